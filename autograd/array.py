@@ -1,0 +1,94 @@
+"""Array: a handle on numbers. Its shape and type are always known, its numbers perhaps not yet."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+NDArray = npt.NDArray[Any]
+
+
+class Spec(NamedTuple):
+    """Shape and type of an array: all that shape rules and cost rules may look at."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the elements take."""
+        return self.size * self.dtype.itemsize
+
+
+class Array:
+    """Handle on an n-dimensional array. `base` is the array that owns the memory (None: this one),
+    `offset` the first element within a flat base; `version` of the owner grows with each write."""
+
+    __slots__ = ("__weakref__", "_value", "_version", "base", "kept", "offset", "spec")
+
+    def __init__(
+        self, spec: Spec, value: NDArray | None, base: Array | None = None, offset: int = 0
+    ) -> None:
+        self.spec = spec
+        self.base = base
+        self.offset = offset
+        self.kept = False
+        self._value = value
+        self._version = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents."""
+        return self.spec.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type."""
+        return self.spec.dtype
+
+    @property
+    def root(self) -> Array:
+        """The array that owns the memory."""
+        return self if self.base is None else self.base
+
+    @property
+    def version(self) -> int:
+        """How often the memory was written through a primitive that declares it."""
+        return self.root._version
+
+    def written(self) -> None:
+        """Note a write to the memory."""
+        self.root._version += 1
+
+    @property
+    def value(self) -> NDArray:
+        """The numbers. RuntimeError for an array of the meta backend, which has none."""
+        if self._value is None:
+            raise RuntimeError(
+                f"an array of shape {self.shape} was computed on the meta backend: no numbers"
+            )
+        return self._value
+
+    def view(self, offset: int, shape: tuple[int, ...]) -> Array:
+        """Return `shape` elements from `offset` on of this flat array, sharing its memory."""
+        size = prod(shape)
+        whole = self._value
+        part = None if whole is None else whole[offset : offset + size].reshape(shape)
+        return Array(Spec(shape, self.dtype), part, self.root, self.offset + offset)
+
+    def __repr__(self) -> str:
+        return f"Array({self.shape}, {self.dtype}, {'meta' if self._value is None else 'ready'})"
+
+
+def array(value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:
+    """Return a handle on the numbers of `value`, without a copy where it is an ndarray already."""
+    numbers = np.asarray(value, dtype)
+    return Array(Spec(numbers.shape, numbers.dtype), numbers)

@@ -1,0 +1,107 @@
+"""The one piece of ambient state: which backend computes, what for, where, and on which tape."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from .ledger import Ledger
+
+if TYPE_CHECKING:
+    from .tape import Tape
+
+PHASES = (
+    "forward",
+    "backward_data",
+    "backward_weights",
+    "update",
+    "communicate",
+    "evaluate",
+)
+
+
+class Context:
+    """Immutable: backend name, phase (one of PHASES), scope (module path), tape (None: inference),
+    ledger (where dispatch counts)."""
+
+    __slots__ = ("backend", "ledger", "phase", "scope", "tape")
+
+    def __init__(
+        self, backend: str, phase: str, scope: str, tape: Tape | None, ledger: Ledger
+    ) -> None:
+        self.backend = backend
+        self.phase = phase
+        self.scope = scope
+        self.tape = tape
+        self.ledger = ledger
+
+    def replace(self, **changes: Any) -> Context:
+        """Return a copy with some fields changed."""
+        return Context(**{name: changes.get(name, getattr(self, name)) for name in self.__slots__})
+
+
+_state: ContextVar[Context] = ContextVar("tallygrad")
+_initial: Context | None = None
+
+
+def current() -> Context:
+    """Return the context of this thread of control."""
+    state = _state.get(_initial)
+    if state is None:
+        raise RuntimeError("tallygrad.autograd was not imported as a package")
+    return state
+
+
+def start(tape: Tape) -> None:
+    """Give every thread its first context; called once, when the package is imported."""
+    global _initial
+    _initial = Context("numpy", "forward", "", tape, Ledger())
+
+
+def enter(state: Context) -> Token[Context]:
+    """Make `state` current; pass the token to `leave`."""
+    return _state.set(state)
+
+
+def leave(token: Token[Context]) -> None:
+    """Undo an `enter`."""
+    _state.reset(token)
+
+
+class using:
+    """Change fields of the context within a `with` block: `with using(phase="evaluate"): ...`."""
+
+    __slots__ = ("changes", "tokens")
+
+    def __init__(self, **changes: Any) -> None:
+        self.changes = changes
+        self.tokens: list[Token[Context]] = []
+
+    def __enter__(self) -> Context:
+        state = current().replace(**self.changes)
+        self.tokens.append(enter(state))
+        return state
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        leave(self.tokens.pop())
+
+
+class scope(using):
+    """Append a name to the scope: nested modules give `stage1.0.conv1`."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def __enter__(self) -> Context:
+        outer = current().scope
+        self.changes["scope"] = f"{outer}.{self.name}" if outer and self.name else outer or self.name
+        return super().__enter__()

@@ -1,0 +1,81 @@
+"""Tensors out of nothing or out of numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import context, random
+from ..array import Array, Spec, array
+from ..tensor import Tensor
+
+FLOAT = np.dtype(np.float32)
+
+
+def tensor(
+    data: npt.ArrayLike, dtype: npt.DTypeLike | None = None, requires_grad: bool = False
+) -> Tensor:
+    """Return a tensor with a copy of the data. Python floats become float32; arrays keep their
+    type unless `dtype` is given."""
+    numbers = np.array(data, dtype)
+    python = not isinstance(data, np.ndarray | np.generic)
+    if dtype is None and python and numbers.dtype == np.float64:
+        numbers = numbers.astype(FLOAT)
+    return Tensor(array(numbers), requires_grad)
+
+
+def from_numpy(data: npt.NDArray[Any]) -> Tensor:
+    """Return a tensor on an ndarray's own memory."""
+    return Tensor(array(data))
+
+
+def full(
+    size: tuple[int, ...],
+    fill_value: float,
+    dtype: npt.DTypeLike = FLOAT,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Return a tensor of one value."""
+    spec = Spec(tuple(size), np.dtype(dtype))
+    meta = context.current().backend == "meta"
+    numbers = None if meta else np.full(spec.shape, fill_value, spec.dtype)
+    return Tensor(Array(spec, numbers), requires_grad)
+
+
+def zeros(*size: int, dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False) -> Tensor:
+    """Return zeros."""
+    return full(size, 0.0, dtype, requires_grad)
+
+
+def ones(*size: int, dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False) -> Tensor:
+    """Return ones."""
+    return full(size, 1.0, dtype, requires_grad)
+
+
+def zeros_like(input: Tensor) -> Tensor:
+    """Return zeros of another tensor's shape and type."""
+    return full(input.shape, 0.0, input.dtype)
+
+
+def ones_like(input: Tensor) -> Tensor:
+    """Return ones of another tensor's shape and type."""
+    return full(input.shape, 1.0, input.dtype)
+
+
+def arange(*bounds: float, dtype: npt.DTypeLike | None = None) -> Tensor:
+    """Return start, start + step, .. below stop: int64 for whole bounds, else float32."""
+    numbers = np.arange(*bounds)
+    default = FLOAT if numbers.dtype.kind == "f" else numbers.dtype
+    return Tensor(array(numbers, np.dtype(dtype or default)))
+
+
+def rand(*size: int, dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False) -> Tensor:
+    """Return numbers drawn evenly from [0, 1)."""
+    return Tensor(random.draw("uniform", size, 0.0, 1.0, dtype), requires_grad)
+
+
+def randn(*size: int, dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False) -> Tensor:
+    """Return numbers drawn from the normal distribution of mean 0 and deviation 1."""
+    return Tensor(random.draw("normal", size, 0.0, 1.0, dtype), requires_grad)

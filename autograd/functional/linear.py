@@ -1,0 +1,21 @@
+"""Fully connected layers and matrix products."""
+
+from __future__ import annotations
+
+from ..ops import linear as ops
+from ..ops.elementwise import add
+from ..tensor import Tensor
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return input @ weight.T + bias; input (.., C), weight (M, C), bias (M,), result (.., M)."""
+    if input.ndim < 1 or weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
+        raise ValueError(f"linear: input {input.shape} does not fit weight {weight.shape} (M, C)")
+    y = ops.product(input, weight.T)
+    return y if bias is None else add(y, bias)
+
+
+def matmul(input: Tensor, other: Tensor) -> Tensor:
+    """Return the matrix product with NumPy's rules: (.., a, b) @ (.., b, c), vectors as rows or
+    columns, stacks broadcast."""
+    return ops.product(input, other)

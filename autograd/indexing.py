@@ -1,0 +1,78 @@
+"""What stands between the brackets: an index is split into views and gathers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .array import Array, array
+from .ops.shape import getslice, index, reshape
+from .primitive import Value
+
+
+def select(x: Value, key: Any) -> Value:
+    """Return x[key] for integers, slices, None, `...` and integer arrays on neighbouring axes.
+    IndexError for a position out of range, TypeError for a truth mask, whose result would have a
+    shape that depends on numbers."""
+    items = list(key) if isinstance(key, tuple) else [key]
+    items = [np.asarray(k) if isinstance(k, list) else k for k in items]
+    items = _without_ellipsis(items, len(x.shape))
+    slices: list[tuple[int, int, int]] = []
+    shape: list[int] = []
+    gathers: list[tuple[int, Any]] = []
+    for item in items:
+        if item is None:
+            shape.append(1)
+            continue
+        length = x.shape[len(slices)]
+        if isinstance(item, slice):
+            slices.append(item.indices(length))
+            shape.append(len(range(*slices[-1])))
+        elif isinstance(item, int | np.integer):
+            place = _place(int(item), length, len(slices))
+            slices.append((place, place + 1, 1))
+        else:
+            gathers.append((len(shape), _positions(item, length)))
+            slices.append((0, length, 1))
+            shape.append(length)
+    whole = all(s == (0, n, 1) for s, n in zip(slices, x.shape, strict=True))
+    y = x if whole else getslice(x, slices=tuple(slices))
+    y = y if tuple(shape) == y.shape else reshape(y, shape=tuple(shape))
+    return _gather(y, gathers) if gathers else y
+
+
+def _without_ellipsis(items: list[Any], ndim: int) -> list[Any]:
+    places = [i for i, k in enumerate(items) if k is Ellipsis]
+    named = sum(k is not None and k is not Ellipsis for k in items)
+    if named > ndim or len(places) > 1:
+        raise IndexError(f"{named} indices (and {len(places)} '...') for {ndim} axes")
+    at = places[0] if places else len(items)
+    return [*items[:at], *[slice(None)] * (ndim - named), *items[at + 1 :]]
+
+
+def _place(item: int, length: int, axis: int) -> int:
+    if not -length <= item < length:
+        raise IndexError(f"index {item} is out of range for axis {axis} of {length}")
+    return item + length if item < 0 else item
+
+
+def _positions(item: Any, length: int) -> Value:
+    if isinstance(item, np.ndarray):
+        item = array(item)
+    if not hasattr(item, "dtype"):
+        raise TypeError(f"cannot index with {type(item).__name__}")
+    if item.dtype.kind not in "iu":
+        raise TypeError(f"cannot index with {item.dtype}: the shape would depend on it; see where()")
+    if isinstance(item, Array) and item._value is not None and item.spec.size:
+        low, high = int(item.value.min()), int(item.value.max())
+        if low < -length or high >= length:
+            raise IndexError(f"index {high if high >= length else low} is out of range ({length})")
+    return item
+
+
+def _gather(y: Value, gathers: list[tuple[int, Any]]) -> Value:
+    axes = [axis for axis, _ in gathers]
+    if axes != list(range(axes[0], axes[0] + len(axes))):
+        raise IndexError(f"index arrays must stand on neighbouring axes, not on {axes}")
+    return index(y, *[item for _, item in gathers], axis=axes[0])

@@ -1,0 +1,148 @@
+"""The books: what dispatch counted, by scope, phase, primitive and backend."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+
+class Cost(NamedTuple):
+    """Work of one call. MACs are multiply-accumulates (2 FLOP), nominal: zero padding counts, bias
+    additions do not. Other operations are counted by kind; `exp` stands for every transcendental
+    function and square root. Bytes: every operand read once, every result written once."""
+
+    macs: int = 0
+    add: int = 0
+    mul: int = 0
+    div: int = 0
+    cmp: int = 0
+    exp: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    bytes_sent: int = 0
+    messages: int = 0
+
+    def times(self, n: int) -> Cost:
+        """Return the cost of n such calls."""
+        return Cost(*[n * field for field in self])
+
+    def plus(self, other: Cost) -> Cost:
+        """Return the cost of both."""
+        return Cost(*map(int.__add__, self, other))
+
+
+class Key(NamedTuple):
+    """What a count is filed under."""
+
+    scope: str
+    phase: str
+    primitive: str
+    backend: str
+
+
+class Row(NamedTuple):
+    """One line of the books: `calls` calls that cost `cost` in all and stashed `stashed` bytes."""
+
+    key: Key
+    calls: int
+    cost: Cost
+    stashed: int
+
+
+class Ledger:
+    """Counts, never prices. Equal calls are counted, not added up, so that a call costs one
+    dictionary update; sums are formed when somebody asks."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[tuple[str, str, str, str, Cost]] = Counter()
+        self.stashed: Counter[Key] = Counter()
+
+    def count(self, key: tuple[str, str, str, str, Cost], n: int = 1) -> None:
+        """File n calls under (scope, phase, primitive, backend, cost)."""
+        self.calls[key] += n
+
+    def stash(self, key: Key, size: int) -> None:
+        """File `size` bytes that the tape keeps for the backward sweep."""
+        self.stashed[key] += size
+
+    def rows(self) -> list[Row]:
+        """Return one row a key, in the order in which the keys were first seen."""
+        found: dict[Key, Row] = {}
+        for (*names, cost), n in self.calls.items():
+            key = Key(*names)
+            old = found.get(key, Row(key, 0, Cost(), self.stashed.get(key, 0)))
+            found[key] = Row(key, old.calls + n, old.cost.plus(cost.times(n)), old.stashed)
+        return list(found.values())
+
+    def total(self, where: Callable[[Key], bool] = lambda key: True) -> Cost:
+        """Return the cost of all rows whose key passes `where`."""
+        total = Cost()
+        for row in self.rows():
+            if where(row.key):
+                total = total.plus(row.cost)
+        return total
+
+    def by(self, field: str) -> dict[str, Cost]:
+        """Return costs summed by one field of the key, "phase" for example."""
+        sums: dict[str, Cost] = {}
+        for row in self.rows():
+            name = getattr(row.key, field)
+            sums[name] = sums.get(name, Cost()).plus(row.cost)
+        return sums
+
+    def merge(self, other: Ledger) -> None:
+        """Add another ledger's counts, those of an earlier run or of another rank."""
+        self.calls.update(other.calls)
+        self.stashed.update(other.stashed)
+
+    def copy(self) -> Ledger:
+        """Return an independent copy."""
+        twin = Ledger()
+        twin.merge(self)
+        return twin
+
+    def clear(self) -> None:
+        """Forget all counts."""
+        self.calls.clear()
+        self.stashed.clear()
+
+    def counts(self) -> Counter[tuple[Any, ...]]:
+        """Return counts without the backend: what must be equal between any two backends."""
+        counts: Counter[tuple[Any, ...]] = Counter()
+        for (where, phase, name, _, cost), n in self.calls.items():
+            counts[where, phase, name, cost] += n
+        for key, size in self.stashed.items():
+            counts[key.scope, key.phase, key.primitive, "stashed"] += size
+        return counts
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ledger) and self.counts() == other.counts()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows())
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the books as a list of plain dictionaries, an entry for each distinct cost of a
+        key, so that `from_json` gives an equal ledger."""
+        entries = [
+            {**Key(*names)._asdict(), "calls": n, **{k: v for k, v in cost._asdict().items() if v}}
+            for (*names, cost), n in self.calls.items()
+        ]
+        kept = [{**key._asdict(), "stashed": size} for key, size in self.stashed.items() if size]
+        return entries + kept
+
+    @classmethod
+    def from_json(cls, entries: Iterable[Mapping[str, Any]]) -> Ledger:
+        """Read what `to_json` wrote. Raises KeyError or ValueError where an entry is not one."""
+        ledger = cls()
+        for entry in entries:
+            key = Key(*[str(entry[name]) for name in Key._fields])
+            if "stashed" in entry:
+                ledger.stash(key, int(entry["stashed"]))
+            else:
+                cost = Cost(*[int(entry.get(name, 0)) for name in Cost._fields])
+                ledger.count((*key, cost), int(entry["calls"]))
+        return ledger

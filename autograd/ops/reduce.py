@@ -1,0 +1,179 @@
+"""Reductions along axes. Axes are attributes: sorted tuples of non-negative numbers."""
+
+from __future__ import annotations
+
+from math import prod
+import numpy as np
+
+from ..array import NDArray, Spec
+from ..ledger import Cost
+from ..primitive import Value, primitive
+from .shape import reshape
+
+INDEX = np.dtype(np.int64)
+
+
+def axes_of(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
+    """Return axes as a sorted tuple of non-negative numbers, all of them for None. ValueError for
+    an axis out of range or named twice."""
+    given = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    axes = tuple(sorted(a + ndim if a < 0 else a for a in given))
+    if len(set(axes)) != len(axes) or any(not 0 <= a < ndim for a in axes):
+        raise ValueError(f"axis {axis} does not fit an array of {ndim} dimensions")
+    return axes
+
+
+def reduced(x: Spec, *, axes: tuple[int, ...]) -> Spec:
+    """Shape rule: without the reduced axes."""
+    return Spec(tuple(n for i, n in enumerate(x.shape) if i not in axes), x.dtype)
+
+
+def occupied(x: Spec, *, axes: tuple[int, ...]) -> Spec:
+    """Shape rule of reductions that have no value over nothing. ValueError for an empty range."""
+    if x.size == 0 and 0 in [x.shape[a] for a in axes]:
+        raise ValueError(f"no largest or smallest value over axes {axes} of shape {x.shape}")
+    return reduced(x, axes=axes)
+
+
+def kept(x: Spec, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape with 1 for each reduced axis."""
+    return tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+
+
+def _spread(dy: Value, x: Spec, axes: tuple[int, ...]) -> Value:
+    return broadcast_to(reshape(dy, shape=kept(x, axes)), shape=x.shape)
+
+
+@primitive(infer=reduced, cost=lambda y, x, **a: Cost(add=max(x.size - y.size, 0)))
+def sum(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
+    """y = the sum of x over axes."""
+    return np.asarray(x.sum(axes, dtype=x.dtype))
+
+
+@sum.vjp("x")
+def _(dy: Value, specs: tuple[Spec, ...], axes: tuple[int, ...]) -> Value:
+    return _spread(dy, specs[0], axes)
+
+
+@primitive(infer=reduced, cost=lambda y, x, **a: Cost(add=max(x.size - y.size, 0), mul=y.size))
+def mean(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
+    """y = the mean of x over axes; not a number over nothing."""
+    count = prod(x.shape[a] for a in axes)
+    return np.asarray(x.sum(axes, dtype=x.dtype) * x.dtype.type(1 / count if count else np.nan))
+
+
+@mean.vjp("x")
+def _(dy: Value, specs: tuple[Spec, ...], axes: tuple[int, ...]) -> Value:
+    count = prod(specs[0].shape[a] for a in axes)
+    return _spread(scale(dy, factor=1 / count if count else 0.0), specs[0], axes)
+
+
+@primitive(infer=lambda x, *, factor: x, cost=lambda y, x, **a: Cost(mul=y.size))
+def scale(x: NDArray, *, factor: float) -> NDArray:
+    """y = x times a factor that follows from shapes alone."""
+    return np.multiply(x, x.dtype.type(factor))
+
+
+@scale.vjp("x")
+def _(dy: Value, factor: float) -> Value:
+    return scale(dy, factor=factor)
+
+
+def _spreads(x: Spec, *, shape: tuple[int, ...]) -> Spec:
+    old = (1,) * (len(shape) - len(x.shape)) + x.shape
+    if len(old) != len(shape) or any(a not in (1, b) for a, b in zip(old, shape, strict=True)):
+        raise ValueError(f"shape {x.shape} does not broadcast to {shape}")
+    return Spec(shape, x.dtype)
+
+
+@primitive(infer=_spreads, cost=lambda y, *s, **a: Cost(), alias=0)
+def broadcast_to(x: NDArray, *, shape: tuple[int, ...]) -> NDArray:
+    """y = x repeated to a larger shape, without a copy."""
+    return np.broadcast_to(x, shape)
+
+
+@broadcast_to.vjp("x")
+def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
+    return sum_to(dy, shape=specs[0].shape)
+
+
+@primitive(
+    infer=lambda x, *, shape: Spec(shape, x.dtype),
+    cost=lambda y, x, **a: Cost(add=max(x.size - y.size, 0)),
+)
+def sum_to(x: NDArray, *, shape: tuple[int, ...]) -> NDArray:
+    """y = x summed over the axes along which `shape` would be broadcast to x."""
+    extra = x.ndim - len(shape)
+    axes = [i + extra for i, n in enumerate(shape) if n == 1 and x.shape[i + extra] != 1]
+    total = x.sum((*range(extra), *axes), dtype=x.dtype, keepdims=True)
+    return np.asarray(total).reshape(shape)
+
+
+@sum_to.vjp("x")
+def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
+    return broadcast_to(dy, shape=specs[0].shape)
+
+
+@primitive(infer=occupied, cost=lambda y, x, **a: Cost(cmp=max(x.size - y.size, 0)))
+def amax(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
+    """y = the largest value over axes; equal ones share the gradient."""
+    return np.asarray(x.max(axes))
+
+
+@amax.vjp("x")
+def _(dy: Value, x: Value, y: Value, specs: tuple[Spec, ...], axes: tuple[int, ...]) -> Value:
+    return amax_dx(dy, x, y, axes=axes)
+
+
+@primitive(infer=occupied, cost=lambda y, x, **a: Cost(cmp=max(x.size - y.size, 0)))
+def amin(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
+    """y = the smallest value over axes; equal ones share the gradient."""
+    return np.asarray(x.min(axes))
+
+
+@amin.vjp("x")
+def _(dy: Value, x: Value, y: Value, specs: tuple[Spec, ...], axes: tuple[int, ...]) -> Value:
+    return amax_dx(dy, x, y, axes=axes)
+
+
+@primitive(
+    infer=lambda dy, x, y, *, axes: x,
+    cost=lambda dx, dy, x, y, **a: Cost(cmp=x.size, mul=x.size, div=y.size, add=x.size),
+    outputs=("dx",),
+)
+def amax_dx(dy: NDArray, x: NDArray, y: NDArray, *, axes: tuple[int, ...]) -> NDArray:
+    """dx = dy shared out among the elements of x that equal the extreme y."""
+    hit = x == np.expand_dims(y, axes)
+    part = np.expand_dims(dy, axes) / hit.sum(axes, keepdims=True, dtype=x.dtype)
+    return np.multiply(hit, part, dtype=x.dtype)
+
+
+@amax_dx.vjp("dy")
+def _(ddx: Value, x: Value, y: Value, axes: tuple[int, ...]) -> Value:
+    return amax_pick(ddx, x, y, axes=axes)
+
+
+@primitive(
+    infer=lambda ddx, x, y, *, axes: y,
+    cost=lambda dy, ddx, x, y, **a: Cost(cmp=x.size, mul=x.size, div=y.size, add=x.size),
+    outputs=("ddy",),
+)
+def amax_pick(ddx: NDArray, x: NDArray, y: NDArray, *, axes: tuple[int, ...]) -> NDArray:
+    """ddy = the mean of ddx over the elements of x that equal the extreme: amax_dx transposed."""
+    hit = x == np.expand_dims(y, axes)
+    return np.asarray((ddx * hit).sum(axes, dtype=x.dtype) / hit.sum(axes, dtype=x.dtype))
+
+
+@amax_pick.vjp("ddx")
+def _(dddy: Value, x: Value, y: Value, axes: tuple[int, ...]) -> Value:
+    return amax_dx(dddy, x, y, axes=axes)
+
+
+def _position(x: Spec, *, axis: int) -> Spec:
+    return Spec(occupied(x, axes=(axis,)).shape, INDEX)
+
+
+@primitive(infer=_position, cost=lambda y, x, **a: Cost(cmp=max(x.size - y.size, 0)))
+def argmax(x: NDArray, *, axis: int) -> NDArray:
+    """y = the position of the (first) largest value along an axis, as int64."""
+    return np.asarray(x.argmax(axis), dtype=np.int64)

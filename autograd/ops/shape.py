@@ -1,0 +1,178 @@
+"""Operations that move elements and compute nothing: no MACs, and no bytes where the result is a
+view. A basic index is an attribute, a tuple of (start, stop, step) for each axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..array import NDArray, Spec
+from ..ledger import Cost
+from ..primitive import Value, primitive
+
+Slices: TypeAlias = tuple[tuple[int, int, int], ...]
+
+
+def free(y: Any, *specs: Spec, **attrs: Any) -> Cost:
+    """Cost rule: no arithmetic."""
+    return Cost()
+
+
+def _reshaped(x: Spec, *, shape: tuple[int, ...]) -> Spec:
+    if prod(shape) != x.size:
+        raise ValueError(f"cannot reshape {x.shape} ({x.size} elements) to {shape}")
+    return Spec(shape, x.dtype)
+
+
+@primitive(infer=_reshaped, cost=free, alias=0)
+def reshape(x: NDArray, *, shape: tuple[int, ...]) -> NDArray:
+    """y = the elements of x, in row-major order of their indices, in another shape."""
+    return x.reshape(shape)
+
+
+@reshape.vjp("x")
+def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
+    return reshape(dy, shape=specs[0].shape)
+
+
+def completed(old: tuple[int, ...], new: Sequence[int]) -> tuple[int, ...]:
+    """Return the new shape with its -1, if any, worked out. ValueError where none fits."""
+    known = prod(n for n in new if n != -1)
+    if list(new).count(-1) > 1 or (-1 in new and (not known or prod(old) % known)):
+        raise ValueError(f"cannot reshape {old} ({prod(old)} elements) to {tuple(new)}")
+    return tuple(prod(old) // known if n == -1 else n for n in new)
+
+
+def _permuted(x: Spec, *, axes: tuple[int, ...]) -> Spec:
+    if sorted(axes) != list(range(len(x.shape))):
+        raise ValueError(f"axes {axes} are no permutation of the axes of shape {x.shape}")
+    return Spec(tuple(x.shape[a] for a in axes), x.dtype)
+
+
+@primitive(infer=_permuted, cost=free, alias=0)
+def permute(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
+    """y = x with its axes in another order, without a copy."""
+    return x.transpose(axes)
+
+
+@permute.vjp("x")
+def _(dy: Value, axes: tuple[int, ...]) -> Value:
+    return permute(dy, axes=tuple(int(i) for i in np.argsort(axes)))
+
+
+def _places(slices: Slices) -> tuple[slice, ...]:
+    """Return NumPy's slices; a negative stop of a downward slice means: to the first element."""
+    return tuple(slice(a, None if b < 0 else b, c) for a, b, c in slices)
+
+
+def _part(x: Spec, *, slices: Slices) -> Spec:
+    return Spec(tuple(len(range(*s)) for s in slices), x.dtype)
+
+
+@primitive(infer=_part, cost=free, alias=0)
+def getslice(x: NDArray, *, slices: Slices) -> NDArray:
+    """y = a regular part of x, without a copy."""
+    return x[_places(slices)]
+
+
+@getslice.vjp("x")
+def _(dy: Value, specs: tuple[Spec, ...], slices: Slices) -> Value:
+    return putslice(dy, slices=slices, shape=specs[0].shape)
+
+
+@primitive(infer=lambda x, *, slices, shape: Spec(shape, x.dtype), cost=free)
+def putslice(x: NDArray, *, slices: Slices, shape: tuple[int, ...]) -> NDArray:
+    """y = zeros of the given shape, with x as its part."""
+    y = np.zeros(shape, x.dtype)
+    y[_places(slices)] = x
+    return y
+
+
+@putslice.vjp("x")
+def _(dy: Value, slices: Slices) -> Value:
+    return getslice(dy, slices=slices)
+
+
+def _indexed(x: Spec, *indices: Spec, axis: int) -> Spec:
+    if any(i.dtype.kind not in "iu" for i in indices):
+        raise TypeError(f"an index array must hold integers, not {indices[0].dtype}; see where()")
+    if axis + len(indices) > len(x.shape):
+        raise ValueError(f"{len(indices)} index arrays from axis {axis} on, shape {x.shape}")
+    shape = np.broadcast_shapes(*[i.shape for i in indices])
+    return Spec(x.shape[:axis] + shape + x.shape[axis + len(indices) :], x.dtype)
+
+
+@primitive(infer=_indexed, cost=lambda y, x, *i, **a: Cost(bytes_read=y.nbytes))
+def index(x: NDArray, *indices: NDArray, axis: int) -> NDArray:
+    """y = x at the positions that integer arrays name for neighbouring axes from `axis` on.
+    IndexError for a position out of range."""
+    return np.asarray(x[(slice(None),) * axis + indices])
+
+
+@index.vjp("x")
+def _(dy: Value, indices: tuple[Value, ...], specs: tuple[Spec, ...], axis: int) -> Value:
+    return index_add(dy, *indices, axis=axis, shape=specs[0].shape)
+
+
+@primitive(
+    infer=lambda x, *indices, axis, shape: Spec(shape, x.dtype),
+    cost=lambda y, x, *i, **a: Cost(add=x.size),
+)
+def index_add(x: NDArray, *indices: NDArray, axis: int, shape: tuple[int, ...]) -> NDArray:
+    """y = zeros to which each element of x is added at its position: `index` transposed."""
+    y = np.zeros(shape, x.dtype)
+    np.add.at(y, (slice(None),) * axis + indices, x)
+    return y
+
+
+@index_add.vjp("x")
+def _(dy: Value, indices: tuple[Value, ...], axis: int) -> Value:
+    return index(dy, *indices, axis=axis)
+
+
+def _joined(*xs: Spec, axis: int) -> Spec:
+    shapes = [x.shape[:axis] + x.shape[axis + 1 :] for x in xs]
+    if len(set(shapes)) != 1 or any(axis >= len(x.shape) for x in xs):
+        raise ValueError(f"cannot join shapes {[x.shape for x in xs]} along axis {axis}")
+    first = xs[0].shape
+    shape = (*first[:axis], sum(x.shape[axis] for x in xs), *first[axis + 1 :])
+    return Spec(shape, np.result_type(*[x.dtype for x in xs]))
+
+
+@primitive(infer=_joined, cost=free)
+def concatenate(*xs: NDArray, axis: int) -> NDArray:
+    """y = the xs one behind the other along an existing axis."""
+    return np.concatenate(xs, axis)
+
+
+@concatenate.vjp("xs")
+def _(dy: Value, specs: tuple[Spec, ...], needs: tuple[bool, ...], axis: int) -> tuple[Value, ...]:
+    parts, start = [], 0
+    for spec, need in zip(specs, needs, strict=True):
+        slices = [(0, n, 1) for n in dy.shape]
+        slices[axis] = (start, start + spec.shape[axis], 1)
+        start += spec.shape[axis]
+        parts.append(getslice(dy, slices=tuple(slices)) if need else None)
+    return tuple(parts)
+
+
+def _padded(x: Spec, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Spec:
+    shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
+    if min((0, *[n for pair in widths for n in pair])) < 0:
+        raise ValueError(f"padding {widths} of shape {x.shape} is negative")
+    return Spec(shape, x.dtype)
+
+
+@primitive(infer=_padded, cost=free)
+def pad(x: NDArray, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> NDArray:
+    """y = x with a border of a constant value, (before, after) for each axis."""
+    return np.pad(x, widths, constant_values=value)
+
+
+@pad.vjp("x")
+def _(dy: Value, specs: tuple[Spec, ...], widths: tuple[tuple[int, int], ...]) -> Value:
+    inner = tuple((a, a + n, 1) for n, (a, _) in zip(specs[0].shape, widths, strict=True))
+    return getslice(dy, slices=inner)

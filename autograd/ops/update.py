@@ -1,0 +1,77 @@
+"""What changes arrays in place: stored gradients, running statistics, the optimizer's step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..array import NDArray, Spec
+from ..ledger import Cost
+from ..primitive import primitive
+from .elementwise import each
+
+
+def _fits(slot: Spec, *others: Spec, **attrs: object) -> None:
+    for other in others:
+        if other.shape not in ((), slot.shape):
+            raise ValueError(f"an array of shape {slot.shape} cannot take one of {other.shape}")
+
+
+
+
+@primitive(
+    infer=_fits, cost=lambda y, slot, g: Cost(bytes_read=g.nbytes), writes=(0,)
+)
+def store(slot: NDArray, g: NDArray) -> None:
+    """slot = g."""
+    slot[...] = g
+
+
+@primitive(infer=_fits, cost=lambda y, slot, g: Cost(add=slot.size), writes=(0,))
+def accumulate(slot: NDArray, g: NDArray) -> None:
+    """slot = slot + g."""
+    np.add(slot, g, out=slot)
+
+
+@primitive(
+    infer=_fits, cost=lambda y, m, x, rate: Cost(add=2 * m.size, mul=m.size), writes=(0,)
+)
+def running_average(m: NDArray, x: NDArray, rate: NDArray) -> None:
+    """m = m + rate (x - m): exponential moving average; the rate is a 0-d array."""
+    m += (rate * (x - m)).astype(m.dtype, copy=False)
+
+
+def _sgd_cost(
+    y: None, w: Spec, g: Spec, v: Spec, lr: Spec, *, momentum: float, dampening: float,
+    weight_decay: float, nesterov: bool,
+) -> Cost:  # fmt: skip
+    pairs = 1 + (weight_decay != 0) + (momentum != 0) + nesterov
+    words = 2 + (momentum != 0)
+    return Cost(
+        add=pairs * w.size,
+        mul=(pairs + (momentum != 0 and dampening != 0)) * w.size,
+        bytes_read=words * w.nbytes + lr.nbytes,
+        bytes_written=(words - 1) * w.nbytes,
+    )
+
+
+@primitive(infer=_fits, cost=_sgd_cost, writes=(0, 2))
+def sgd(
+    w: NDArray,
+    g: NDArray,
+    v: NDArray,
+    lr: NDArray,
+    *,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+) -> None:
+    """One step of stochastic gradient descent (Sutskever et al. 2013, in torch's form):
+    d = g + weight_decay w;  v = momentum v + (1 - dampening) d;  d = d + momentum v (nesterov) or
+    v;  w = w - lr d. Without momentum v is left alone and may be of any size. lr is a 0-d array."""
+    d = g + w.dtype.type(weight_decay) * w if weight_decay else g
+    if momentum:
+        v *= v.dtype.type(momentum)
+        v += d if not dampening else v.dtype.type(1 - dampening) * d
+        d = d + v.dtype.type(momentum) * v if nesterov else v
+    w -= lr.astype(w.dtype) * d

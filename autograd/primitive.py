@@ -1,0 +1,219 @@
+"""The only door to arithmetic: a primitive is declared once, with its shape rule, its cost rule,
+its NumPy reference and its derivative side by side; `dispatch` counts it and runs it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from . import backends, context
+from .array import Array, Spec
+from .ledger import Cost
+
+Value: TypeAlias = Any  # an Array, or a Tensor where the call is to be recorded
+Infer: TypeAlias = Callable[..., Spec | tuple[Spec, ...]]
+REQUIRED = inspect.Parameter.empty
+
+
+class Derivative(NamedTuple):
+    """How the gradients of some arguments come from the gradients of the outputs. The function's
+    parameter names say what it is given and so what the tape keeps: an argument, an output,
+    `d<output>` for an incoming gradient (None where none came), `specs` of all arguments, `needs`
+    (a flag for each wanted argument), and attributes."""
+
+    function: Callable[..., Any]
+    wanted: tuple[int, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    gradients: tuple[int, ...]
+    extras: frozenset[str]
+
+
+class Known(NamedTuple):
+    """What was learned of a call with these shapes and attributes."""
+
+    outputs: tuple[Spec, ...]
+    cost: Cost
+    kernel: Callable[..., Any] | None
+    backend: str
+
+
+class Primitive:
+    """A piece of arithmetic on arrays. Calling it on Arrays runs it; on Tensors also records it.
+
+    Positional parameters of the reference are arrays, keyword-only ones are attributes: hashable
+    and the same in every step. `outputs` names the results; `writes` the positions of arguments
+    that are changed in place (then there is no result); `alias` the argument whose memory the
+    result shares; `phase` the phase it counts under within a backward sweep.
+    """
+
+    def __init__(
+        self,
+        reference: Callable[..., Any],
+        infer: Infer,
+        cost: Callable[..., Cost],
+        outputs: Sequence[str] = ("y",),
+        writes: Sequence[int] = (),
+        alias: int | None = None,
+        phase: str | None = None,
+    ) -> None:
+        self.reference = reference
+        self.name = reference.__name__
+        self.__doc__ = reference.__doc__
+        self.infer, self.cost = infer, cost
+        self.outputs = () if writes else tuple(outputs)
+        self.writes, self.alias, self.phase = tuple(writes), alias, phase
+        parameters = inspect.signature(reference).parameters.values()
+        self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self.arguments = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        self.defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        self.derivatives: list[Derivative] = []
+        self.known: dict[tuple[str, tuple[Spec, ...], tuple[Any, ...]], Known] = {}
+
+    def vjp(self, *wanted: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register the vector-Jacobian product for the named arguments (all of them for `*xs`); it
+        returns one gradient, or a tuple of as many as are named."""
+
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.derivatives.append(self._derivative(function, wanted))
+            return function
+
+        return register
+
+    def _derivative(self, function: Callable[..., Any], wanted: tuple[str, ...]) -> Derivative:
+        named = [p.name for p in inspect.signature(function).parameters.values()]
+        gradients = [f"d{name}" for name in self.outputs]
+        groups = [*self.arguments, *self.outputs, *gradients, *self.defaults]
+        known = set(groups)
+        if len(known) != len(groups):
+            raise TypeError(f"{self.name}: ambiguous names {groups}; give its outputs other names")
+        unknown = set(named) - known - {"specs", "needs", "attrs"}
+        if unknown or set(wanted) - set(self.arguments):
+            raise TypeError(f"{self.name}: its derivative names {sorted(unknown) or wanted}")
+        return Derivative(
+            function,
+            tuple(self.arguments.index(name) for name in wanted),
+            tuple(i for i, name in enumerate(self.arguments) if name in named),
+            tuple(i for i, name in enumerate(self.outputs) if name in named),
+            tuple(i for i, name in enumerate(gradients) if name in named),
+            frozenset(named) & {"specs", "needs", "attrs", *self.defaults},
+        )
+
+    def positions(self, arguments: Sequence[int], count: int) -> list[int]:
+        """Return the positions, among `count` arrays, of declared arguments: `*xs` stands for all
+        from its place on."""
+        last = len(self.arguments) - 1 if self.variadic else count
+        single = [i for i in arguments if i < last]
+        return single + ([*range(last, count)] if last in arguments else [])
+
+    @property
+    def differentiable(self) -> frozenset[int]:
+        """Positions of the outputs whose gradients some derivative asks for."""
+        return frozenset(i for d in self.derivatives for i in d.gradients)
+
+    def attributes(self, given: dict[str, Any]) -> tuple[Any, ...]:
+        """Return the values of all attributes in their declared order. TypeError for a missing,
+        unknown or unhashable one."""
+        merged = {**self.defaults, **given}
+        if len(merged) != len(self.defaults) or REQUIRED in merged.values():
+            wrong = set(given) - set(self.defaults)
+            missing = [name for name, value in merged.items() if value is REQUIRED]
+            raise TypeError(f"{self.name}: unknown attributes {wrong}, missing {missing}")
+        return tuple(merged.values())
+
+    def __call__(self, *args: Value, **given: Any) -> Any:
+        attrs = self.attributes(given) if self.defaults or given else ()
+        for a in args:
+            if type(a) is not Array:
+                return recorder(self, args, attrs)
+        return dispatch(self, args, attrs)
+
+    def learn(self, backend: str, specs: tuple[Spec, ...], attrs: tuple[Any, ...]) -> Known:
+        """Work out result shapes, cost and kernel for a call never seen before. A shape error is
+        raised here, below the line that made the call."""
+        if not self.variadic and len(specs) != len(self.arguments):
+            raise TypeError(f"{self.name} takes {self.arguments}, got {len(specs)} arrays")
+        named = dict(zip(self.defaults, attrs, strict=True))
+        result = self.infer(*specs, **named)
+        outputs = (result,) if isinstance(result, Spec) else tuple(result or ())
+        cost = self.cost(result, *specs, **named)
+        moved = () if self.alias is not None else specs
+        cost = cost._replace(
+            bytes_read=cost.bytes_read or sum(s.nbytes for s in moved),
+            bytes_written=cost.bytes_written
+            or sum(specs[i].nbytes for i in self.writes)
+            + (sum(s.nbytes for s in outputs) if self.alias is None else 0),
+        )
+        kernel, name = backends.get(backend).find(self, specs, named)
+        return Known(outputs, cost, kernel, name)
+
+    def __repr__(self) -> str:
+        return f"<primitive {self.name}>"
+
+
+def primitive(
+    infer: Infer,
+    cost: Callable[..., Cost],
+    outputs: Sequence[str] = ("y",),
+    writes: Sequence[int] = (),
+    alias: int | None = None,
+    phase: str | None = None,
+) -> Callable[[Callable[..., Any]], Primitive]:
+    """Make a Primitive of a NumPy reference. `infer(*specs, **attrs)` gives the results' Specs and
+    raises ValueError for arguments that do not fit; `cost(results, *specs, **attrs)` gives a Cost,
+    in which bytes left at zero are filled in: operands once, results once, none for a view."""
+    return lambda reference: Primitive(reference, infer, cost, outputs, writes, alias, phase)
+
+
+def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ...]) -> Any:
+    """Count a call and run it on the context's backend."""
+    state = context.current()
+    key = (state.backend, tuple([a.spec for a in args]), attrs)
+    known = primitive.known.get(key)
+    fresh = known is None
+    if known is None:
+        known = primitive.known[key] = primitive.learn(*key)
+    phase = state.phase
+    if primitive.phase is not None and phase == "backward_data":
+        phase = primitive.phase
+    state.ledger.count((state.scope, phase, primitive.name, known.backend, known.cost))
+    if known.kernel is None:
+        results: tuple[Any, ...] = (None,) * len(known.outputs)
+    else:
+        named = dict(zip(primitive.defaults, attrs, strict=True))
+        raw = known.kernel(*[a.value for a in args], **named)
+        if primitive.writes:
+            raw = ()
+        results = tuple(map(np.asarray, raw)) if isinstance(raw, tuple) else (np.asarray(raw),)
+        if fresh:
+            _compare(primitive, known.outputs, results)
+    for i in primitive.writes:
+        args[i].written()
+    base = None if primitive.alias is None else args[primitive.alias].root
+    made = [Array(s, v, base) for s, v in zip(known.outputs, results, strict=False)]
+    return None if primitive.writes else made[0] if len(made) == 1 else tuple(made)
+
+
+def _compare(
+    primitive: Primitive, expected: tuple[Spec, ...], results: tuple[Any, ...]
+) -> None:
+    """Hold the first results of a kernel against the shape rule: they must not drift apart."""
+    got = tuple(Spec(r.shape, r.dtype) for r in results)
+    if got != expected:
+        raise AssertionError(f"{primitive.name}: rule says {expected}, kernel gave {got}")
+
+
+def _unset(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+    raise TypeError(f"{primitive.name}: takes Arrays, got {[type(a).__name__ for a in args]}")
+
+
+recorder: Callable[[Primitive, tuple[Any, ...], tuple[Any, ...]], Any] = _unset
+
+
+def record_with(function: Callable[[Primitive, tuple[Any, ...], tuple[Any, ...]], Any]) -> None:
+    """Name the function that handles calls on Tensors; called once, by the tensor module."""
+    global recorder
+    recorder = function

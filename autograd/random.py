@@ -1,0 +1,100 @@
+"""Randomness that does not depend on who computes: keyed by seed, step, call and sample."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from collections.abc import Iterator
+
+import numpy as np
+
+from . import context
+from .array import Array, NDArray, Spec, array
+
+
+class Source:
+    """Keys for the samples of one step; `calls` tells apart the uses within the step."""
+
+    def __init__(self, keys: Array) -> None:
+        self.keys = keys
+        self.calls = 0
+
+
+_generator = np.random.Generator(np.random.Philox(0))
+_source: ContextVar[Source | None] = ContextVar("tallygrad_random", default=None)
+
+
+def manual_seed(seed: int) -> None:
+    """Restart the generator behind `randn`, `rand`, initialisers and dropout outside `keyed`."""
+    global _generator
+    _generator = np.random.Generator(np.random.Philox(seed))
+
+
+def generator() -> np.random.Generator:
+    """Return the generator that `manual_seed` restarts."""
+    return _generator
+
+
+def mix(x: NDArray) -> NDArray:
+    """Hash unsigned 64-bit numbers (the finaliser of SplitMix64, Steele et al. 2014)."""
+    x = x.astype(np.uint64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@contextmanager
+def keyed(samples: NDArray, seed: int, step: int) -> Iterator[Source]:
+    """Within the block dropout masks depend on (seed, step, place in the step, sample) alone, so
+    that any number of ranks draws the same. `samples`: (N,) global numbers of the batch's rows."""
+    start = mix(np.asarray([seed], np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+    start = mix(start ^ np.asarray([step], np.uint64))
+    source = Source(array(mix(start ^ mix(np.asarray(samples, np.uint64)))))
+    token = _source.set(source)
+    try:
+        yield source
+    finally:
+        _source.reset(token)
+
+
+def sample_keys(count: int) -> tuple[Array, int]:
+    """Return (N,) uint64 keys for `count` samples, and the number of this use within the step.
+    ValueError where the batch in work has another number of samples."""
+    source = _source.get()
+    if source is None:
+        keys = _generator.integers(0, 2**64, count, dtype=np.uint64)
+        return array(keys), 0
+    if source.keys.shape != (count,):
+        raise ValueError(f"dropout over {count} rows in a step of {source.keys.shape[0]} samples")
+    source.calls += 1
+    return source.keys, source.calls
+
+
+@contextmanager
+def replayed(calls: int) -> Iterator[None]:
+    """Count uses from `calls` on within the block, then go on as before: for recomputation."""
+    source = _source.get()
+    before = 0 if source is None else source.calls
+    if source is not None:
+        source.calls = calls
+    try:
+        yield
+    finally:
+        if source is not None:
+            source.calls = before
+
+
+def calls() -> int:
+    """Return how many uses this step has seen."""
+    source = _source.get()
+    return 0 if source is None else source.calls
+
+
+def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: object) -> Array:
+    """Return new random numbers: "normal" with mean low and deviation high, or "uniform" between
+    low and high. On the meta backend a shape only."""
+    spec = Spec(shape, np.dtype(dtype))  # type: ignore[call-overload]
+    if context.current().backend == "meta":
+        return Array(spec, None)
+    numbers = getattr(_generator, kind)(low, high, shape)
+    return array(numbers, spec.dtype)

@@ -1,0 +1,344 @@
+"""The tape: records in execution order, and the reverse sweep over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Protocol
+
+from . import context
+from .array import Array
+from .ledger import Key
+from .ops.elementwise import add
+from .primitive import Derivative, Primitive, Value
+
+
+class Leaf(Protocol):
+    """What the sweep asks of a tensor that starts a graph."""
+
+    is_parameter: bool
+
+    def deliver(self, gradient: Value) -> None:
+        """Take the final gradient of one sweep."""
+
+
+class Record:
+    """One call: what made it, where its gradients go (`sources`: a Record with an output position,
+    or a Leaf with 0, or None), and what its derivatives name, with the versions seen.
+
+    A record belongs to the tensors it produced and refers to earlier records only, never to
+    tensors that came later: a result that is dropped frees its records at once, without a cycle.
+    """
+
+    __slots__ = (
+        "__weakref__", "attrs", "hooks", "needs", "operation", "parametric", "saved", "scope",
+        "seq", "sources", "specs", "swept",
+    )  # fmt: skip
+
+    def __init__(self, seq: int, operation: Operation, sources: tuple[Source | None, ...]) -> None:
+        self.seq = seq
+        self.operation = operation
+        self.sources = sources
+        self.scope = context.current().scope
+        self.attrs: tuple[Any, ...] = ()
+        self.specs: tuple[Any, ...] = ()
+        self.saved: dict[tuple[str, int], tuple[Array, int]] = {}
+        self.hooks: dict[int, list[Callable[[Value], Value | None]]] | None = None
+        self.parametric = False
+        self.swept = False
+
+    def release(self) -> None:
+        """Let go of everything that the sweep has no more use for."""
+        for array, _ in self.saved.values():
+            array.root.kept = False
+        self.saved, self.sources, self.swept = {}, (), True
+
+    def take(self, kind: str, position: int) -> Array:
+        """Return a saved input or output. RuntimeError where it was written since."""
+        array, version = self.saved[kind, position]
+        if array.version != version:
+            raise RuntimeError(
+                f"{self.scope or 'top level'}: {kind} {position} of {self.operation.name} was "
+                f"changed in place (version {array.version}, recorded {version}) and its "
+                "gradient needs it"
+            )
+        return array
+
+
+Source = tuple[Record | Leaf, int]
+Wrap = Callable[[Array, "Source | None"], Value]
+
+
+class Operation(Protocol):
+    """What a record can come from: a primitive, or a stretch that is computed again."""
+
+    name: str
+
+
+class Composite(Protocol):
+    """An operation with a backward of its own making."""
+
+    name: str
+
+    def pull(
+        self, record: Record, gradients: Sequence[Value | None], wanted: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        """Return the gradients of the wanted inputs."""
+
+
+class Tape:
+    """Numbers records in execution order. With `keep=False` nothing is saved: links only."""
+
+    def __init__(self, keep: bool = True) -> None:
+        self.keep = keep
+        self.length = 0
+
+    def append(
+        self,
+        primitive: Primitive,
+        arrays: tuple[Array, ...],
+        sources: tuple[Source | None, ...],
+        results: Sequence[Array],
+        attrs: tuple[Any, ...],
+    ) -> Record:
+        """Record a call of a primitive and keep what its wanted derivatives name."""
+        record = self.mark(primitive, sources)
+        record.attrs, record.specs = attrs, tuple([a.spec for a in arrays])
+        record.parametric = all(
+            s is None and not a.shape or s is not None and _parametric(s)
+            for s, a in zip(sources, arrays, strict=True)
+        )
+        if self.keep:
+            for derivative in primitive.derivatives:
+                if wanted(primitive, derivative, sources):
+                    self._keep(record, primitive, derivative, arrays, results)
+        return record
+
+    def mark(self, operation: Operation, sources: tuple[Source | None, ...]) -> Record:
+        """Record anything that has sources."""
+        self.length += 1
+        return Record(self.length, operation, sources)
+
+    def _keep(
+        self,
+        record: Record,
+        primitive: Primitive,
+        derivative: Derivative,
+        arrays: tuple[Array, ...],
+        results: Sequence[Array],
+    ) -> None:
+        inputs = primitive.positions(derivative.inputs, len(arrays))
+        named = [("input", i, arrays[i], record.sources[i]) for i in inputs]
+        named += [("output", i, results[i], None) for i in derivative.outputs]
+        for kind, position, array, source in named:
+            record.saved[kind, position] = (array, array.version)
+            owner = array.root
+            lasting = source is not None and not isinstance(source[0], Record)
+            if not owner.kept and not lasting:
+                owner.kept = True
+                state = context.current()
+                key = Key(state.scope, state.phase, primitive.name, state.backend)
+                state.ledger.stash(key, array.spec.nbytes)
+
+
+def wanted(
+    primitive: Primitive, derivative: Derivative, sources: Sequence[Source | None]
+) -> bool:
+    """Tell whether any argument that the derivative serves has somewhere to send a gradient."""
+    served = primitive.positions(derivative.wanted, len(sources))
+    return any(sources[i] is not None for i in served)
+
+
+def _parametric(source: Source) -> bool:
+    origin = source[0]
+    return origin.parametric if isinstance(origin, Record) else origin.is_parameter
+
+
+def reach(roots: Iterable[Record]) -> list[Record]:
+    """Return every record that the roots depend on, in execution order: the linear tape of one
+    sweep. RuntimeError where a part of it was swept before."""
+    found: dict[int, Record] = {}
+    stack = list(roots)
+    while stack:
+        record = stack.pop()
+        if record.seq in found:
+            continue
+        if record.swept:
+            raise RuntimeError(
+                f"{record.scope or 'top level'}: {record.operation.name} was swept already; "
+                "pass retain_graph=True to the first backward"
+            )
+        found[record.seq] = record
+        stack.extend(s[0] for s in record.sources if s is not None and isinstance(s[0], Record))
+    return [found[seq] for seq in sorted(found)]
+
+
+class Sweep:
+    """One reverse pass. `targets` are the sources whose gradients are asked for (None: deliver to
+    every leaf); `retain` keeps the records for another pass; with `wrap` gradients are tensors
+    and the pass itself is recorded."""
+
+    def __init__(
+        self,
+        roots: Sequence[Record],
+        targets: Collection[Source] | None = None,
+        retain: bool = False,
+        wrap: Wrap | None = None,
+    ) -> None:
+        self.records: list[Record | None] = [*reach(roots)]
+        self.targets = None if targets is None else {(id(o), i) for o, i in targets}
+        self.retain, self.wrap = retain, wrap
+        self.gradients: dict[tuple[int, int], Value] = {}
+        self.found: dict[tuple[int, int], Value] = {}
+        self.last = self._last_readers()
+        self.useful = self._useful()
+
+    def _last_readers(self) -> dict[int, list[Leaf]]:
+        """Map the earliest record that reads a leaf, which the sweep passes last, to the leaf."""
+        seen: set[int] = set()
+        last: dict[int, list[Leaf]] = {}
+        for record in self.records:
+            for source in record.sources if record else ():
+                if source and not isinstance(source[0], Record) and id(source[0]) not in seen:
+                    seen.add(id(source[0]))
+                    last.setdefault(record.seq if record else 0, []).append(source[0])
+        return last
+
+    def _useful(self) -> set[int] | None:
+        """Return the records on a way from a target, None for all."""
+        if self.targets is None:
+            return None
+        useful: set[int] = set()
+        for record in self.records:
+            for source in record.sources if record else ():
+                if source and self._leads(source, useful):
+                    useful.add(id(record))
+        return useful
+
+    def _leads(self, source: Source, useful: set[int] | None) -> bool:
+        if self.targets is None or useful is None:
+            return True
+        return id(source[0]) in useful or (id(source[0]), source[1]) in self.targets
+
+    def send(self, source: Source, gradient: Value) -> None:
+        """Add to the gradient of a source."""
+        key = (id(source[0]), source[1])
+        held = self.gradients.get(key)
+        self.gradients[key] = gradient if held is None else add(held, gradient)
+
+    def run(self) -> dict[tuple[int, int], Value]:
+        """Sweep; return the gradients of the targets by (id of origin, position)."""
+        state = context.current()
+        tape = state.tape if self.wrap else None
+        for i in range(len(self.records) - 1, -1, -1):
+            record = self.records[i]
+            assert record is not None
+            self.records[i] = None
+            phase = "backward_data"
+            token = context.enter(state.replace(scope=record.scope, phase=phase, tape=tape))
+            try:
+                self._pass(record)
+            finally:
+                context.leave(token)
+            if not self.retain:
+                record.release()
+        return self.found
+
+    def _pass(self, record: Record) -> None:
+        outputs = len(getattr(record.operation, "outputs", ())) or 1
+        dys = [self._collect(record, k) for k in range(outputs)]
+        if any(dy is not None for dy in dys):
+            flags = [s is not None and self._leads(s, self.useful) for s in record.sources]
+            operation: Any = record.operation
+            if isinstance(operation, Primitive):
+                self._pull(record, operation, dys, flags)
+            else:
+                pulled = operation.pull(record, dys, flags)
+                self._send_all(record.sources, pulled, flags)
+        for leaf in self.last.get(record.seq, ()):
+            gradient = self.gradients.pop((id(leaf), 0), None)
+            if self.targets is not None:
+                self.found[id(leaf), 0] = gradient
+            elif gradient is not None:
+                with context.using(phase=_phase(leaf.is_parameter)):
+                    leaf.deliver(gradient)
+
+    def _collect(self, record: Record, position: int) -> Value | None:
+        """Take the finished gradient of an output, through its hooks."""
+        key = (id(record), position)
+        gradient = self.gradients.pop(key, None)
+        if gradient is not None:
+            for hook in (record.hooks or {}).get(position, ()):
+                changed = hook(gradient)
+                gradient = gradient if changed is None else changed
+        if self.targets is not None and key in self.targets:
+            self.found[key] = gradient
+        return gradient
+
+    def _pull(
+        self, record: Record, primitive: Primitive, dys: list[Value | None], flags: list[bool]
+    ) -> None:
+        """Call each derivative that is wanted, in the phase that its arguments decide."""
+        served: set[int] = set()
+        for derivative in primitive.derivatives:
+            positions = primitive.positions(derivative.wanted, len(flags))
+            needs = tuple(flags[i] for i in positions)
+            served.update(positions)
+            if any(needs) and any(dys[i] is not None for i in derivative.gradients):
+                own = [i for i, n in zip(positions, needs, strict=True) if n]
+                weights = all(_parametric(s) for i in own if (s := record.sources[i]))
+                with context.using(phase=_phase(weights)):
+                    given = self._given(record, primitive, derivative, dys, needs)
+                    pulled = derivative.function(**given)
+                    pulled = pulled if isinstance(pulled, tuple) else (pulled,)
+                    self._send_all([record.sources[i] for i in positions], pulled, needs)
+        missing = [i for i, flag in enumerate(flags) if flag and i not in served]
+        if missing:
+            last = len(primitive.arguments) - 1
+            names = ", ".join(primitive.arguments[min(i, last)] for i in missing)
+            raise RuntimeError(
+                f"{record.scope or 'top level'}: {primitive.name} has no derivative "
+                f"with respect to {names}"
+            )
+
+    def _send_all(
+        self,
+        sources: Sequence[Source | None],
+        pulled: Sequence[Value | None],
+        flags: Sequence[bool],
+    ) -> None:
+        for source, gradient, flag in zip(sources, pulled, flags, strict=True):
+            if source is not None and flag and gradient is not None:
+                self.send(source, gradient)
+
+    def _given(
+        self,
+        record: Record,
+        primitive: Primitive,
+        derivative: Derivative,
+        dys: list[Value | None],
+        needs: tuple[bool, ...],
+    ) -> dict[str, Any]:
+        """Bind what a derivative's parameters name."""
+        wrap = self.wrap or (lambda array, source: array)
+        given: dict[str, Any] = {f"d{primitive.outputs[i]}": dys[i] for i in derivative.gradients}
+        count = len(record.specs)
+        for i in derivative.inputs:
+            arrays = tuple(
+                wrap(record.take("input", k), record.sources[k])
+                for k in primitive.positions((i,), count)
+            )
+            many = primitive.variadic and i == len(primitive.arguments) - 1
+            given[primitive.arguments[i]] = arrays if many else arrays[0]
+        for i in derivative.outputs:
+            given[primitive.outputs[i]] = wrap(record.take("output", i), (record, i))
+        attrs = dict(zip(primitive.defaults, record.attrs, strict=True))
+        if "specs" in derivative.extras:
+            given["specs"] = record.specs
+        if "needs" in derivative.extras:
+            given["needs"] = needs
+        chosen = attrs if "attrs" in derivative.extras else derivative.extras & attrs.keys()
+        return given | {name: attrs[name] for name in chosen}
+
+
+def _phase(weights: bool) -> str:
+    return "backward_weights" if weights else "backward_data"

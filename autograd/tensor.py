@@ -1,0 +1,309 @@
+"""Tensor: an Array that knows where it came from, with the operators people expect."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import context
+from .array import Array, NDArray, Spec, array
+from .operators import Operand, Operators
+from .ops import elementwise as el
+from .ops import update
+from .primitive import Primitive, Value, dispatch, record_with
+from .tape import Record, Source, Sweep
+
+
+class Tensor(Operators):
+    """Numbers with a history. `data` is an Array handle; numbers leave through `numpy()` and
+    `item()` only. `source` is (record, position) for a computed tensor, None for a leaf.
+
+    A leaf with `requires_grad` gathers `grad` in each backward; in `slot`, an Array of the same
+    shape, where one was given (a slice of a flat buffer). `hooks` see a gradient before it is
+    added, `ready` functions the leaf after its gradient is final.
+    """
+
+    __slots__ = (
+        "__weakref__", "data", "grad", "hooks", "ready", "requires_grad", "slot", "source",
+    )  # fmt: skip
+    __array_ufunc__ = None
+    is_parameter = False
+
+    def __init__(
+        self, data: Array, requires_grad: bool = False, source: tuple[Record, int] | None = None
+    ) -> None:
+        if requires_grad and data.dtype.kind != "f":
+            raise TypeError(f"only floating-point tensors have gradients, not {data.dtype}")
+        self.data = data
+        self.requires_grad = requires_grad
+        self.source = source
+        self.grad: Tensor | None = None
+        self.slot: Array | None = None
+        self.hooks: list[Callable[[Tensor], Tensor | None]] = []
+        self.ready: list[Callable[[Tensor], None]] = []
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents."""
+        return self.data.spec.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type."""
+        return self.data.spec.dtype
+
+    @property
+    def spec(self) -> Spec:
+        """Shape and element type."""
+        return self.data.spec
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.spec.size
+
+    @property
+    def is_leaf(self) -> bool:
+        """True where no record produced this tensor."""
+        return self.source is None
+
+    def numpy(self) -> NDArray:
+        """Return the numbers, without a copy: do not write to them."""
+        return self.data.value
+
+    def item(self) -> float | int | bool:
+        """Return the number of a tensor that holds a single one. ValueError otherwise."""
+        if self.size != 1:
+            raise ValueError(f"item() of a tensor of shape {self.shape}, which is no single number")
+        return self.data.value.item()  # type: ignore[no-any-return]
+
+    def tolist(self) -> Any:
+        """Return nested lists of Python numbers."""
+        return self.data.value.tolist()
+
+    def detach(self) -> Tensor:
+        """Return the same numbers without their history."""
+        return Tensor(self.data)
+
+    def requires_grad_(self, on: bool = True) -> Tensor:
+        """Switch the gathering of a gradient on or off and return self."""
+        if self.source is not None:
+            raise RuntimeError("requires_grad_: only for leaves; a computed tensor has a history")
+        if on and self.dtype.kind != "f":
+            raise TypeError(f"only floating-point tensors have gradients, not {self.dtype}")
+        self.requires_grad = on
+        return self
+
+    def backward(
+        self,
+        gradient: Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+    ) -> None:
+        """Sweep back from this tensor and add to `grad` of every leaf. `gradient`: of this
+        tensor's shape, 1 for a single number."""
+        sweep([self], [gradient], None, bool(create_graph or retain_graph), create_graph)
+
+    def deliver(self, gradient: Value) -> None:
+        """Take the gradient of one sweep, which is final: the engine calls this."""
+        given = gradient if isinstance(gradient, Tensor) else Tensor(gradient)
+        for hook in self.hooks:
+            changed = hook(given)
+            given = given if changed is None else changed
+        if self.slot is not None:
+            write = update.store if self.grad is None else update.accumulate
+            write(self.slot, given.data)
+            self.grad = Tensor(self.slot)
+        else:
+            self.grad = given if self.grad is None else self.grad + given
+        for ready in self.ready:
+            ready(self)
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+        """Call `hook(gradient)` in each backward; what it returns replaces the gradient. Return a
+        function that removes the hook."""
+        if not self.requires_grad:
+            raise RuntimeError("register_hook: this tensor does not require a gradient")
+        if self.source is None:
+            self.hooks.append(hook)
+            return lambda: self.hooks.remove(hook)
+        record, position = self.source
+
+        def inner(gradient: Value) -> Value | None:
+            wrapped = isinstance(gradient, Tensor)
+            changed = hook(gradient if wrapped else Tensor(gradient))
+            return changed if wrapped or changed is None else changed.data
+
+        record.hooks = record.hooks or {}
+        hooks = record.hooks.setdefault(position, [])
+        hooks.append(inner)
+        return lambda: hooks.remove(inner)
+
+    def retain_grad(self) -> None:
+        """Keep `grad` on a computed tensor too."""
+        if self.source is not None:
+            me = weakref.ref(self)
+
+            def keep(gradient: Tensor) -> None:
+                tensor = me()
+                if tensor is not None:
+                    tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+
+            self.register_hook(keep)
+
+    def copy_(self, other: Operand) -> Tensor:
+        """Write other numbers into this tensor's memory. RuntimeError where a tape would miss it."""
+        self._writable("copy_")
+        update.store(self.data, lift(other, self.dtype))
+        return self
+
+    def zero_(self) -> Tensor:
+        """Write zeros into this tensor's memory."""
+        return self.copy_(0)
+
+    def _writable(self, name: str) -> None:
+        if self.requires_grad and context.current().tape is not None:
+            raise RuntimeError(f"{name}: in place on a tensor with a gradient; use no_grad()")
+
+    def __repr__(self) -> str:
+        numbers = "meta" if self.data._value is None else np.array2string(self.data.value, prefix="")
+        grad = ", requires_grad=True" if self.requires_grad else ""
+        return f"tensor({numbers}, shape={self.shape}, dtype={self.dtype}{grad})"
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a tensor without axes")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+
+
+class Parameter(Tensor):
+    """A leaf that training changes: gradients towards it count as backward_weights."""
+
+    __slots__ = ()
+    is_parameter = True
+
+    def __init__(self, data: Array | Tensor, requires_grad: bool = True) -> None:
+        super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
+
+
+def lift(value: Operand, dtype: np.dtype[Any]) -> Array:
+    """Return an array; a Python number takes the given type where that can hold it."""
+    if isinstance(value, Tensor):
+        return value.data
+    if isinstance(value, bool | int | float):
+        real = isinstance(value, float) and dtype.kind != "f"
+        return array(value, np.dtype(np.float32) if real else dtype)
+    if isinstance(value, np.ndarray | np.generic):
+        return array(value)
+    raise TypeError(f"expected a tensor, an array or a number, got {type(value).__name__}")
+
+
+def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+    """Run a primitive on tensors, and put it on the tape where a gradient may come to be asked.
+    Numbers and ndarrays among the arguments become arrays."""
+    dtype = next((a.dtype for a in args if isinstance(a, Tensor)), np.dtype(np.float32))
+    arrays = tuple([a if type(a) is Array else lift(a, dtype) for a in args])
+    tape = context.current().tape
+    sources = tuple([_origin(a) for a in args])
+    if tape is None or not any(sources):
+        result = dispatch(primitive, arrays, attrs)
+        if isinstance(result, tuple):
+            return tuple([Tensor(a) for a in result])
+        return None if result is None else Tensor(result)
+    if primitive.writes:
+        raise RuntimeError(f"{primitive.name}: in place on tensors with gradients; use no_grad()")
+    result = dispatch(primitive, arrays, attrs)
+    results = result if isinstance(result, tuple) else (result,)
+    made = tape.append(primitive, arrays, sources, results, attrs)
+    follows = primitive.differentiable or range(len(results))
+    tensors = [
+        Tensor(a, True, (made, i)) if i in follows and a.dtype.kind == "f" else Tensor(a)
+        for i, a in enumerate(results)
+    ]
+    return tuple(tensors) if isinstance(result, tuple) else tensors[0]
+
+
+def _origin(argument: Any) -> Source | None:
+    if not isinstance(argument, Tensor) or not argument.requires_grad:
+        return None
+    return argument.source or (argument, 0)
+
+
+def sweep(
+    outputs: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    inputs: Sequence[Tensor] | None,
+    retain: bool,
+    create_graph: bool,
+) -> list[Tensor | None]:
+    """Run one reverse pass from the outputs; return the gradients of the inputs, or deliver to the
+    leaves where inputs is None. RuntimeError for an output without a history or a seed."""
+
+    def wrap(a: Array, source: Source | None) -> Tensor:
+        if source is None:
+            return Tensor(a)
+        origin = source[0]
+        if isinstance(origin, Tensor):
+            return origin
+        assert isinstance(origin, Record)
+        return Tensor(a, True, (origin, source[1]))
+
+    origins = [_started(y) for y in outputs]
+    targets = None if inputs is None else [o for t in inputs if (o := _origin(t))]
+    roots = [o[0] for o in origins if isinstance(o[0], Record)]
+    run = Sweep(roots, targets, retain, wrap if create_graph else None)
+    for y, origin, gradient in zip(outputs, origins, gradients, strict=True):
+        seed = _seed(y, gradient)
+        run.send(origin, seed if create_graph else seed.data)
+    found = run.run()
+    for key in [k for k in run.gradients if inputs is not None]:
+        found.setdefault(key, run.gradients[key])
+    if inputs is None:
+        for y, origin in zip(outputs, origins, strict=True):
+            if isinstance(origin[0], Tensor) and (id(y), 0) in run.gradients:
+                y.deliver(run.gradients.pop((id(y), 0)))
+        return []
+    keys = [(id(o[0]), o[1]) if (o := _origin(t)) else None for t in inputs]
+    values = [None if k is None else found.get(k) for k in keys]
+    return [v if v is None or isinstance(v, Tensor) else Tensor(v) for v in values]
+
+
+def _started(y: Tensor) -> Source:
+    origin = _origin(y)
+    if origin is None:
+        raise RuntimeError("backward: the tensor does not depend on anything that requires_grad")
+    return origin
+
+
+def _seed(y: Tensor, gradient: Tensor | None) -> Tensor:
+    if gradient is None:
+        if y.size != 1:
+            raise RuntimeError(f"backward: shape {y.shape} is no single number; pass gradient=")
+        return Tensor(el.full(shape=y.shape, dtype=y.dtype, value=1.0))
+    if gradient.spec != y.spec:
+        raise ValueError(f"backward: gradient is {gradient.spec}, the tensor is {y.spec}")
+    return gradient
+
+
+record_with(record)

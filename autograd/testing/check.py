@@ -1,0 +1,87 @@
+"""Numerical checks of derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..array import NDArray, array
+from ..differentiate import grad
+from ..tensor import Tensor
+
+Function = Callable[..., Any]
+
+
+def _floats(result: Any) -> list[Tensor]:
+    results = result if isinstance(result, tuple | list) else (result,)
+    return [y for y in results if isinstance(y, Tensor) and y.dtype.kind == "f"]
+
+
+def _project(function: Function, arrays: Sequence[Any], weights: Sequence[NDArray]) -> float:
+    results = _floats(function(*[Tensor(array(a)) for a in arrays]))
+    return float(sum((y.numpy() * v).sum() for y, v in zip(results, weights, strict=True)))
+
+
+def gradcheck(
+    function: Function,
+    inputs: Sequence[NDArray],
+    eps: float = 1e-6,
+    rtol: float = 1e-5,
+    atol: float = 1e-7,
+    seed: int = 0,
+) -> float:
+    """Compare the gradient of `function` with central differences along one random direction, its
+    results weighted at random, so that the cost does not grow with the size (as HIPS autograd's
+    check does). `inputs`: arrays; the floating-point ones, float64, are varied. Return the
+    relative error. AssertionError where it passes rtol (and the difference atol), or where a
+    gradient's shape or type is not its input's."""
+    rng = np.random.default_rng(seed)
+    tensors = [Tensor(array(a.copy()), a.dtype.kind == "f") for a in map(np.asarray, inputs)]
+    if any(t.requires_grad and t.dtype != np.float64 for t in tensors):
+        raise TypeError("gradcheck needs float64 inputs: differences drown in float32's rounding")
+    results = _floats(function(*tensors))
+    weights = [rng.standard_normal(y.shape) for y in results]
+    live = [t for t in tensors if t.requires_grad]
+    seeds = [Tensor(array(np.asarray(v))) for v in weights]
+    pairs = [(y, v) for y, v in zip(results, seeds, strict=True) if y.requires_grad]
+    found = grad([y for y, _ in pairs], live, [v for _, v in pairs], allow_unused=True)
+    ways = [rng.standard_normal(t.shape) for t in live]
+    analytic = 0.0
+    for t, g, u in zip(live, found, ways, strict=True):
+        if g is not None:
+            assert g.spec == t.spec, f"gradient {g.spec} of an input {t.spec}"
+            analytic += float((g.numpy() * u).sum())
+
+    def moved(by: float) -> list[NDArray]:
+        step = iter(ways)
+        return [t.numpy() + by * next(step) if t.requires_grad else t.numpy() for t in tensors]
+
+    above, below = (_project(function, moved(e), weights) for e in (eps, -eps))
+    numeric = (above - below) / (2 * eps)
+    off = abs(analytic - numeric)
+    error = off / max(abs(analytic), abs(numeric), 1e-300)
+    assert off <= atol or error <= rtol, f"gradient {analytic:.12g}, differences {numeric:.12g}"
+    return error
+
+
+def gradgradcheck(
+    function: Function, inputs: Sequence[NDArray], seed: int = 0, **tolerances: float
+) -> float:
+    """Run `gradcheck` on the gradient of `function`, taken with create_graph."""
+    rng = np.random.default_rng(seed + 1)
+    arrays = [np.asarray(a) for a in inputs]
+    results = _floats(function(*[Tensor(array(a)) for a in arrays]))
+    weights = [np.asarray(rng.standard_normal(y.shape)) for y in results]
+
+    def first(*tensors: Tensor) -> tuple[Tensor, ...]:
+        xs, vs = tensors[: len(arrays)], tensors[len(arrays) :]
+        live = [x.requires_grad_(True) if x.is_leaf else x for x in xs if x.dtype.kind == "f"]
+        found = _floats(function(*xs))
+        pairs = [(y, v) for y, v in zip(found, vs, strict=True) if y.requires_grad]
+        ys, seeds = [y for y, _ in pairs], [v for _, v in pairs]
+        slopes = grad(ys, live, seeds, create_graph=True, allow_unused=True)
+        return tuple(g for g in slopes if g is not None)
+
+    return gradcheck(first, [*arrays, *weights], seed=seed, **tolerances)

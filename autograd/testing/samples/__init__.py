@@ -1,0 +1,18 @@
+"""The table of operation samples: each row drives every check there is of an operation."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from .sample import Sample
+
+FAMILIES = ("linear",)
+
+
+def samples(family: str | None = None) -> list[Sample]:
+    """Return the rows of one family of operations, or all."""
+    names = FAMILIES if family is None else (family,)
+    return [row for name in names for row in import_module(f".{name}", __package__).ROWS]
+
+
+__all__ = ["FAMILIES", "Sample", "samples"]

@@ -1,0 +1,46 @@
+"""Rows for matrix products."""
+
+from __future__ import annotations
+
+from ...functional.linear import linear, matmul
+from .sample import Sample, normal
+
+ROWS = [
+    Sample(
+        "linear",
+        linear,
+        (normal(4, 5), normal(3, 5), normal(3)),
+        lambda t, x, w, b: t.nn.functional.linear(x, w, b),
+        macs=4 * 5 * 3,
+        wrong=(("(4, 6)", ((4, 6), (3, 5), (3,))),),
+    ),
+    Sample(
+        "linear/no bias, more axes",
+        linear,
+        (normal(2, 3, 5), normal(4, 5)),
+        lambda t, x, w: t.nn.functional.linear(x, w),
+        macs=2 * 3 * 5 * 4,
+    ),
+    Sample(
+        "matmul",
+        matmul,
+        (normal(4, 5), normal(5, 3)),
+        lambda t, x, w: t.matmul(x, w),
+        macs=4 * 5 * 3,
+        wrong=(("(5, 3)", ((4, 6), (5, 3))),),
+    ),
+    Sample(
+        "matmul/stacks",
+        matmul,
+        (normal(2, 1, 4, 5), normal(3, 5, 3)),
+        lambda t, x, w: t.matmul(x, w),
+        macs=2 * 3 * 4 * 5 * 3,
+    ),
+    Sample(
+        "matmul/vectors",
+        matmul,
+        (normal(5), normal(5)),
+        lambda t, x, w: t.matmul(x, w),
+        macs=5,
+    ),
+]

@@ -1,0 +1,61 @@
+"""Data sets in memory, and loaders that share their samples out to ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from . import cifar, mnist
+from .augment import Augment, Cutout, Flip, PadCrop, standard
+from .base import DataError, Dataset
+from .digits import load_digits
+from .loader import Batch, Loader
+from .sampler import Sampler
+
+__all__ = [
+    "Augment",
+    "Batch",
+    "Cutout",
+    "DataError",
+    "Dataset",
+    "Flip",
+    "Loader",
+    "PadCrop",
+    "Sampler",
+    "load",
+    "names",
+    "standard",
+]
+
+SPLITS = ("train", "test")
+
+
+def names() -> tuple[str, ...]:
+    """Return the names that `load` knows; "digits" needs no files."""
+    return ("digits", *mnist.FAMILIES, *cifar.FAMILIES)
+
+
+def load(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    seed: int = 0,
+    download: bool = True,
+    progress: bool = True,
+    mirrors: Sequence[str] | None = None,
+) -> Dataset:
+    """Load the "train" or "test" split of a data set.
+
+    Files are looked for in `data_dir`, then in the folder TALLYGRAD_DATA, then in the cache folder,
+    and fetched into the cache (from `mirrors`, if given) when they are in none. `seed` is that of
+    the drawn set, "digits", which needs no files. Raises DataError.
+    """
+    if name not in names():
+        raise DataError(f"--dataset {name}: unknown, expected one of {', '.join(names())}")
+    if split not in SPLITS:
+        raise DataError(f"split {split}: unknown, expected one of {', '.join(SPLITS)}")
+    if name == "digits":
+        return load_digits(split, seed)
+    reader = mnist.load_mnist if name in mnist.FAMILIES else cifar.load_cifar
+    return reader(name, split, data_dir, fetch=download, progress=progress, mirrors=mirrors)

@@ -1,0 +1,177 @@
+"""The embedded data set: handwritten-looking digits drawn from strokes, without any file.
+
+A digit is a few pen strokes through control points (`glyphs.py`). Each sample moves the control
+points, bends, slants, turns and scales the curve, and draws it by adding up small round stamps
+along it, weighted by the length of curve each stands for; then come pressure, grain and stray
+strokes.
+
+The same seed gives the same bytes on any machine: the random words are raw Philox output, the
+arithmetic on them is + - * / and square roots, which IEEE 754 fixes, and the stamps are rounded to
+integers small enough for the matrix product's sums to be exact in float32 in whatever order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import Bytes, DataError, Dataset, Facts, Ids, assemble
+from .glyphs import MOST_POINTS, STAMPS, Outlines, outlines
+from .sampler import DRAWING, philox
+
+SIZES = {"train": 60_000, "test": 10_000}
+FACTS = Facts(tuple("0123456789"), (1, 28, 28), (0.1307,), (0.3081,))
+
+SIDE = 28
+CHUNK = 500
+STRAY = 6
+# Stamps and their weights are integers up to 255 and 511: (STAMPS + STRAY) 255 511 < 2^24.
+LEVELS = 255
+HEAVIEST = 2.0
+# Integral over d of (1 - d^2 / r^2)^2 from -r to r, divided by r.
+STAMP_LENGTH = 16 / 15
+
+Real = NDArray[np.float64]
+Single = NDArray[np.float32]
+
+
+class Draws:
+    """Hands out uniform numbers of the samples of one chunk, column by column."""
+
+    def __init__(self, seed: int, split: str, chunk: int) -> None:
+        """Key by (seed, split, chunk): chunks do not depend on what was drawn before."""
+        index = 2 * chunk + (split == "test")
+        self.words = philox(seed, DRAWING, index)
+
+    def uniform(self, low: float, high: float, columns: int = 1) -> Real:
+        """Return (CHUNK, columns) numbers in [low, high)."""
+        raw = self.words.random_raw(CHUNK * columns).reshape(CHUNK, columns)
+        return low + (raw >> np.uint64(11)) * 2.0**-53 * (high - low)
+
+    def bell(self, scale: float, columns: int = 1) -> Real:
+        """Return (CHUNK, columns) numbers around 0, of standard deviation `scale`, within 3.5."""
+        total = self.uniform(-1, 1, columns)
+        for _ in range(3):
+            total = total + self.uniform(-1, 1, columns)
+        return total * (scale * 0.75**0.5)
+
+    def noise(self) -> Bytes:
+        """Return (CHUNK, SIDE, SIDE) random bytes."""
+        words = self.words.random_raw(CHUNK * SIDE * SIDE // 8)
+        return words.astype("<u8").view(np.uint8).reshape(CHUNK, SIDE, SIDE)
+
+
+def load_digits(split: str, seed: int = 0) -> Dataset:
+    """Draw the 60,000 training or the 10,000 test digits of a seed."""
+    if split not in SIZES:
+        raise DataError(f"split {split}: unknown, expected one of {', '.join(SIZES)}")
+    shapes = outlines()
+    chunks = [draw_chunk(shapes, seed, split, i) for i in range(SIZES[split] // CHUNK)]
+    images = np.concatenate([images for images, _ in chunks])
+    labels = np.concatenate([labels for _, labels in chunks])
+    return assemble("digits", split, images[:, None], labels, FACTS)
+
+
+def draw_chunk(shapes: Outlines, seed: int, split: str, chunk: int) -> tuple[Bytes, Ids]:
+    """Return CHUNK images (CHUNK, 28, 28) and their labels."""
+    draws = Draws(seed, split, chunk)
+    labels = (draws.uniform(0, 10)[:, 0]).astype(np.int64)
+    variant = shapes.choose(labels, draws.uniform(0, 1)[:, 0])
+    x, y = _curve(shapes, variant, draws)
+    x, y = _bend(x, y, draws)
+    x, y = _place(x, y, draws)
+    weight = _lengths(x, y) * shapes.inside[variant]
+    stray_x, stray_y, stray_weight = _stray(draws)
+    x = np.concatenate([x, stray_x], axis=1)
+    y = np.concatenate([y, stray_y], axis=1)
+    weight = np.concatenate([weight, stray_weight], axis=1)
+    radius = draws.uniform(1.5, 2.5)
+    return _ink(_stamp(x, y, weight, radius), draws), labels
+
+
+def _curve(shapes: Outlines, variant: Ids, draws: Draws) -> tuple[Real, Real]:
+    """Return the stamps' places (CHUNK, STAMPS), each control point moved by its own draw."""
+    sloppiness = draws.uniform(0.3, 1.0)
+    move_x = draws.bell(0.11, MOST_POINTS) * sloppiness
+    move_y = draws.bell(0.09, MOST_POINTS) * sloppiness
+    x, y = np.zeros((CHUNK, STAMPS)), np.zeros((CHUNK, STAMPS))
+    for k in range(MOST_POINTS):
+        basis = shapes.basis[k][variant]
+        x += basis * (shapes.x[variant, k, None] + move_x[:, k, None])
+        y += basis * (shapes.y[variant, k, None] + move_y[:, k, None])
+    return x, y
+
+
+def _bend(x: Real, y: Real, draws: Draws) -> tuple[Real, Real]:
+    """Warp the plane smoothly by a random quadratic and cubic map."""
+    a, b, c, d, e, f = (draws.bell(0.11) for _ in range(6))
+    return (
+        x + a * (y * y - 0.4) + b * x * y + c * y * (y * y - 0.6),
+        y + d * x * x + e * x * y + f * x * (0.8 - y * y),
+    )
+
+
+def _place(x: Real, y: Real, draws: Draws) -> tuple[Real, Real]:
+    """Slant, turn, scale and shift into pixel coordinates."""
+    x = x * draws.uniform(0.75, 1.25) + y * (draws.bell(0.22) - 0.12)
+    half = draws.bell(0.07)
+    cosine = (1 - half * half) / (1 + half * half)
+    sine = 2 * half / (1 + half * half)
+    x, y = cosine * x - sine * y, sine * x + cosine * y
+    scale = draws.uniform(7.9, 10.6)
+    middle = (SIDE - 1) / 2
+    return middle + scale * x + draws.bell(1.4), middle + scale * y + draws.bell(1.4)
+
+
+def _lengths(x: Real, y: Real) -> Real:
+    """Return the length from each stamp to the next one (the last repeats the one before)."""
+    dx, dy = np.diff(x, axis=1), np.diff(y, axis=1)
+    length = np.sqrt(dx * dx + dy * dy)
+    return np.concatenate([length, length[:, -1:]], axis=1)
+
+
+def _stray(draws: Draws) -> tuple[Real, Real, Real]:
+    """Return a short stray stroke's stamps; four samples in five have none."""
+    steps = np.arange(STRAY) - (STRAY - 1) / 2
+    dx, dy = draws.uniform(-0.9, 0.9), draws.uniform(-0.9, 0.9)
+    x, y = draws.uniform(2, SIDE - 3), draws.uniform(2, SIDE - 3)
+    present = draws.uniform(0, 1) < 0.2
+    weight = np.sqrt(dx * dx + dy * dy) * present
+    return x + dx * steps, y + dy * steps, np.repeat(weight, STRAY, axis=1)
+
+
+def _stamp(x: Real, y: Real, weight: Real, radius: Real) -> Single:
+    """Add up stamps `(1 - dx^2/r^2)^2 (1 - dy^2/r^2)^2`: 1 is a full line's middle."""
+    columns = _profile(x, radius)
+    rows = _profile(y, radius)
+    columns *= LEVELS
+    rows *= np.minimum(weight, HEAVIEST).astype(np.float32)[:, :, None] * np.float32(LEVELS)
+    np.floor(columns, out=columns)
+    np.floor(rows, out=rows)
+    total = np.matmul(rows.transpose(0, 2, 1), columns)
+    full = (radius * (STAMP_LENGTH * LEVELS * LEVELS)).astype(np.float32)
+    return total / full[:, :, None]
+
+
+def _profile(place: Real, radius: Real) -> Single:
+    """Return (CHUNK, stamps, SIDE): how much each stamp inks each row or column."""
+    inverse = (1 / radius).astype(np.float32)
+    grid = np.arange(SIDE, dtype=np.float32) * inverse
+    bump = grid[:, None, :] - (place.astype(np.float32) * inverse)[:, :, None]
+    bump *= bump
+    np.subtract(np.float32(1), bump, out=bump)
+    np.maximum(bump, np.float32(0), out=bump)
+    bump *= bump
+    return bump
+
+
+def _ink(density: Single, draws: Draws) -> Bytes:
+    """Turn densities into bytes: pressure, saturation, grain in the ink and on the paper."""
+    pressure = draws.uniform(1.0, 2.4).astype(np.float32)[:, :, None]
+    grain = draws.uniform(0.0, 0.35).astype(np.float32)[:, :, None]
+    ink = np.minimum(density * pressure, np.float32(1))
+    noise = draws.noise().astype(np.float32) * np.float32(1 / 256) - np.float32(0.5)
+    ink += grain * noise
+    np.clip(ink, np.float32(0), np.float32(1), out=ink)
+    ink *= LEVELS
+    return ink.astype(np.uint8)

@@ -1,0 +1,113 @@
+"""IDX files, plain or gzip: two zero bytes, a type byte, a rank byte, big-endian sizes, data."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import DataError
+
+TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+MAX_RANK = 8
+PIECE = 1 << 20
+# Deflate cannot expand further than 1032:1, so a header that claims more is false unread.
+MAX_EXPANSION = 1032
+
+
+def read_idx(path: Path) -> NDArray[Any]:
+    """Read an IDX file (gzip if its name ends in .gz); bad headers fail before any allocation."""
+    try:
+        stored = path.stat().st_size
+        if stored == 0:
+            raise DataError(f"{path}: empty file (0 bytes), expected an IDX header")
+        if path.suffix == ".gz":
+            with gzip.open(path) as stream:
+                return _read_packed(path, stream, stored)
+        with path.open("rb") as stream:
+            return _read_plain(path, stream, stored)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: broken or truncated gzip data ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+
+
+def write_idx(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as a plain IDX file."""
+    kind = array.dtype.newbyteorder(">")
+    codes = {np.dtype(name): code for code, name in TYPES.items()}
+    if kind not in codes or not 1 <= array.ndim <= MAX_RANK:
+        raise DataError(f"{path}: IDX has no {array.ndim}-dimensional arrays of {array.dtype}")
+    header = struct.pack(f">HBB{array.ndim}I", 0, codes[kind], array.ndim, *array.shape)
+    path.write_bytes(header + array.astype(kind).tobytes())
+
+
+def _read_plain(path: Path, stream: IO[bytes], stored: int) -> NDArray[Any]:
+    shape, kind, header = _read_header(path, stream)
+    claimed = header + math.prod(shape) * kind.itemsize
+    if claimed != os.fstat(stream.fileno()).st_size:
+        raise _mismatch(path, shape, claimed, f"the file has {stored}")
+    data = stream.read(claimed - header)
+    if len(data) != claimed - header:
+        raise _mismatch(path, shape, claimed, f"only {header + len(data)} could be read")
+    return _native(np.frombuffer(data, kind).reshape(shape))
+
+
+def _read_packed(path: Path, stream: IO[bytes], stored: int) -> NDArray[Any]:
+    shape, kind, header = _read_header(path, stream)
+    wanted = math.prod(shape) * kind.itemsize
+    if wanted > stored * MAX_EXPANSION:
+        raise _mismatch(path, shape, header + wanted, f"{stored} gzip bytes cannot hold that")
+    data = _read_at_most(stream, wanted + 1)
+    if len(data) != wanted:
+        found = "more" if len(data) > wanted else str(header + len(data))
+        raise _mismatch(path, shape, header + wanted, f"the gzip data hold {found}")
+    return _native(np.frombuffer(data, kind).reshape(shape))
+
+
+def _read_header(path: Path, stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Return shape, element type and the header's length in bytes."""
+    magic = stream.read(4)
+    if len(magic) < 4:
+        raise DataError(f"{path}: truncated header, {len(magic)} bytes of 4")
+    zero, code, rank = struct.unpack(">HBB", magic)
+    if zero or code not in TYPES or not 1 <= rank <= MAX_RANK:
+        raise DataError(
+            f"{path}: wrong magic number 0x{magic.hex()}, expected IDX such as 0x00000803 or "
+            "0x00000801"
+        )
+    sizes = stream.read(4 * rank)
+    if len(sizes) < 4 * rank:
+        raise DataError(f"{path}: truncated header, {4 + len(sizes)} bytes of {4 + 4 * rank}")
+    shape = struct.unpack(f">{rank}I", sizes)
+    if 0 in shape:
+        raise DataError(f"{path}: the header says {_times(shape)}, which is no data")
+    return shape, np.dtype(TYPES[code]), 4 + 4 * rank
+
+
+def _read_at_most(stream: IO[bytes], limit: int) -> bytes:
+    """Read up to `limit` bytes in pieces: memory follows what is there, not what is claimed."""
+    pieces: list[bytes] = []
+    while limit and (piece := stream.read(min(limit, PIECE))):
+        pieces.append(piece)
+        limit -= len(piece)
+    return b"".join(pieces)
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _mismatch(path: Path, shape: tuple[int, ...], claimed: int, found: str) -> DataError:
+    return DataError(f"{path}: the header says {_times(shape)} ({claimed} bytes), {found}")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

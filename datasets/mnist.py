@@ -1,0 +1,132 @@
+"""MNIST and Fashion-MNIST: two IDX files a split, plain or gzip."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .base import DataError, Dataset, Facts, assemble, checked_labels
+from .fetch import Remote, cache_dir, download, folders, missing, roots
+from .idx import read_idx
+
+STEMS = {
+    "train": ("train-images", "train-labels"),
+    "test": ("t10k-images", "t10k-labels"),
+}
+RANKS = ("idx3", "idx1")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One of the two sets: the folders it lies in, the files' checksums, the facts."""
+
+    folders: tuple[str, ...]
+    mirrors: tuple[str, ...]
+    sha256: dict[str, str]
+    facts: Facts
+
+
+FAMILIES = {
+    "mnist": Family(
+        ("mnist", "MNIST/raw", "MNIST"),
+        (
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        ),
+        {
+            "train-images": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "train-labels": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "t10k-images": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "t10k-labels": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        },
+        Facts(tuple("0123456789"), (1, 28, 28), (0.1307,), (0.3081,)),
+    ),
+    "fashion-mnist": Family(
+        ("fashion-mnist", "FashionMNIST/raw", "FashionMNIST"),
+        ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+        {
+            "train-images": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "train-labels": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "t10k-images": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "t10k-labels": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        },
+        Facts(
+            ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
+            + ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+            (1, 28, 28),
+            (0.2860,),
+            (0.3530,),
+        ),
+    ),
+}
+
+
+def load_mnist(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike[str] | None,
+    *,
+    fetch: bool = True,
+    progress: bool = True,
+    mirrors: Sequence[str] | None = None,
+) -> Dataset:
+    """Read a split of "mnist" or "fashion-mnist", fetching its two files if they are nowhere.
+
+    The sub-folders of the set itself are looked at first; files directly in `data_dir` are taken
+    for the set that was asked for, unless the folder is named like the other one.
+    """
+    family = FAMILIES[name]
+    foreign = tuple(f for other, fam in FAMILIES.items() if other != name for f in fam.folders)
+    for root in roots(data_dir):
+        explicit = data_dir is not None and root == Path(data_dir)
+        for folder in folders(root, family.folders, foreign, explicit=explicit):
+            if (pair := _pair(folder, split)) is not None:
+                return read_pair(name, split, *pair)
+    names = [f"{stem}-{rank}-ubyte.gz" for stem, rank in zip(STEMS[split], RANKS, strict=True)]
+    if not fetch:
+        raise missing(name, data_dir, names, family.folders[0], "downloading is switched off")
+    target = cache_dir() / family.folders[0]
+    try:
+        images, labels = (
+            download(
+                Remote(file, family.sha256[stem], family.mirrors), target,
+                mirrors=mirrors, progress=progress,
+            )
+            for file, stem in zip(names, STEMS[split], strict=True)
+        )  # fmt: skip
+    except DataError as error:
+        raise missing(name, data_dir, names, family.folders[0], f"fetching: {error}") from error
+    return read_pair(name, split, images, labels)
+
+
+def read_pair(name: str, split: str, images: Path, labels: Path) -> Dataset:
+    """Read an images file and its labels file, and check that they belong together."""
+    facts = FAMILIES[name].facts
+    pixels, answers = read_idx(images), read_idx(labels)
+    wanted = facts.shape[1:]
+    if pixels.dtype != "uint8" or pixels.shape[1:] != wanted:
+        raise DataError(
+            f"{images}: {pixels.dtype} of shape {pixels.shape}, expected uint8 (N, 28, 28)"
+        )
+    if answers.dtype != "uint8" or answers.ndim != 1:
+        raise DataError(
+            f"{labels}: {answers.dtype} of shape {answers.shape}, expected uint8 (N,)"
+        )
+    if len(pixels) != len(answers):
+        raise DataError(f"{images}: {len(pixels)} images, but {labels}: {len(answers)} labels")
+    checked = checked_labels(answers, len(facts.classes), str(labels))
+    return assemble(name, split, pixels[:, None], checked, facts)
+
+
+def _pair(folder: Path, split: str) -> tuple[Path, Path] | None:
+    """Return the images and the labels file of a folder, if it holds both."""
+    found = [_existing(folder, *both) for both in zip(STEMS[split], RANKS, strict=True)]
+    images, labels = found
+    return (images, labels) if images is not None and labels is not None else None
+
+
+def _existing(folder: Path, stem: str, rank: str) -> Path | None:
+    names = (f"{stem}{dot}{rank}-ubyte{end}" for end in ("", ".gz") for dot in "-.")
+    return next((folder / name for name in names if (folder / name).is_file()), None)

@@ -1,0 +1,241 @@
+"""Start a trainer command on several ranks with the mpirun that belongs to this environment.
+
+An exit status of 0 from mpirun proves little, so a `train` with `--out` counts as completed only
+when it has also written the record `result.json` anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+USAGE = "tallygrad launch -n RANKS [--hosts HOST:SLOTS,...] [--timeout SECONDS] -- train ..."
+COMMANDS = ("train",)
+GRACE = 20.0  # seconds that ranks have to end by themselves after a request to stop
+TIMED_OUT = 124
+# A closing terminal must end the ranks too: they run in a session of their own.
+FORWARDED = {
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGHUP: signal.SIGTERM,
+    signal.SIGUSR1: signal.SIGUSR1,
+}
+# What Open MPI hands to ranks on other hosts only when told to; MPICH hands over everything.
+EXPORTED = ("TALLYGRAD_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_")
+
+
+class LaunchError(Exception):
+    """A launch that cannot begin, in one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise LaunchError(message)
+
+
+def run(arguments: list[str]) -> int:
+    """Run `tallygrad launch` with what follows that word; return the status for the shell."""
+    try:
+        options, command = parse(arguments)
+        mpirun = find_mpirun()
+        openmpi = is_openmpi(mpirun)
+        line = command_line(mpirun, openmpi, options.ranks, options.hosts, command)
+    except LaunchError as error:
+        return _fail(str(error), 2)
+    record = record_path(command)
+    before = _stamp(record)
+    job = Job(line, environment(openmpi))
+    status = job.wait(options.timeout)
+    if job.timed_out:
+        return _fail(f"the job was ended after {options.timeout:g} s", TIMED_OUT)
+    if status == 0 and record and _stamp(record) in (None, before):
+        return _fail(f"mpirun ended with status 0, but the run did not write {record}", 1)
+    return status
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Split at the first `--` into the launcher's options and the trainer's command."""
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    parser = _Parser(prog="tallygrad launch", usage=USAGE, allow_abbrev=False)
+    parser.add_argument("-n", dest="ranks", type=_ranks, required=True, help="number of ranks")
+    parser.add_argument("--hosts", help="comma-separated hosts, each with :SLOTS")
+    parser.add_argument("--timeout", type=_seconds, help="end the job after so many seconds")
+    options = parser.parse_args(arguments[:cut])
+    command = arguments[cut + 1 :]
+    if not command:
+        raise LaunchError(f"no command after --; usage: {USAGE}")
+    if command[0] not in COMMANDS:
+        raise LaunchError(f"cannot launch {command[0]!r}; choose from {', '.join(COMMANDS)}")
+    return options, command
+
+
+def _ranks(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
+    return seconds
+
+
+def find_mpirun() -> str:
+    """Return the mpirun beside this environment's MPI library, else the first on PATH."""
+    own = os.path.join(sys.prefix, "bin")
+    for folder in (own, None):
+        found = shutil.which("mpirun", path=folder) or shutil.which("mpiexec", path=folder)
+        if found:
+            return found
+    raise LaunchError(f"no mpirun in {own} or on PATH; pip install 'tallygrad[mpich]' brings one")
+
+
+def is_openmpi(mpirun: str) -> bool:
+    """Tell Open MPI from MPICH and its relatives by what `mpirun --version` prints."""
+    try:
+        answer = subprocess.run(
+            [mpirun, "--version"],
+            env=environment(openmpi=True),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=30,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LaunchError(f"{mpirun} --version failed: {error}") from None
+    text = answer.stdout + answer.stderr
+    if answer.returncode:
+        first = (text.strip().splitlines() or ["no output"])[0]
+        raise LaunchError(f"{mpirun} --version ended with status {answer.returncode}: {first}")
+    return "Open MPI" in text or "OpenRTE" in text
+
+
+def environment(openmpi: bool) -> dict[str, str]:
+    """Return the environment for mpirun; Open MPI needs two words to start as root."""
+    allow = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return {**os.environ, **allow} if openmpi and os.geteuid() == 0 else dict(os.environ)
+
+
+def command_line(
+    mpirun: str, openmpi: bool, ranks: int, hosts: str | None, command: list[str]
+) -> list[str]:
+    """Return the whole command; several hosts need this environment under the same path."""
+    line = [mpirun, "-n", str(ranks)]
+    if openmpi:
+        cores = len(os.sched_getaffinity(0))
+        line += ["--map-by", ":OVERSUBSCRIBE"]
+        # Two ranks would get a core each, however many there are: no room for their threads.
+        if hosts or ranks != cores:
+            line += ["--bind-to", "none"]
+        if not hosts and ranks > cores:
+            line += ["--mca", "mpi_yield_when_idle", "1"]
+    if hosts:
+        line += ["--host" if openmpi else "-hosts", hosts]
+    if hosts and openmpi:
+        for name in filter(lambda name: name.startswith(EXPORTED), sorted(os.environ)):
+            line += ["-x", name]
+    # -P: a file in the current folder must not stand in for a module of the same name.
+    return [*line, sys.executable, "-P", "-m", "tallygrad.trainer", *command]
+
+
+def record_path(command: list[str]) -> Path | None:
+    """Return the completion record that a `train` command promises through `--out`."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--out")
+    try:
+        out = parser.parse_known_args(command[1:])[0].out
+    except argparse.ArgumentError:
+        return None
+    asks_help = "-h" in command or "--help" in command
+    return Path(out) / "result.json" if out and not asks_help else None
+
+
+def _stamp(record: Path | None) -> tuple[int, int, int] | None:
+    # The file before is compared with the file after: no clock of another host is trusted.
+    try:
+        state = record.stat() if record else None
+    except OSError:
+        return None
+    return (state.st_ino, state.st_mtime_ns, state.st_size) if state else None
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"tallygrad: error: {message}", file=sys.stderr)
+    return status
+
+
+class Job:
+    """A running mpirun that gets this process's signals and leaves no rank behind.
+
+    The first request to stop is forwarded; a second one, or `GRACE` seconds, kills the ranks.
+    """
+
+    def __init__(self, line: list[str], env: dict[str, str]) -> None:
+        self.timed_out = False
+        self._mark = f"TALLYGRAD_JOB={uuid.uuid4().hex}"
+        self._received: list[int] = []
+        self._deadline = float("inf")
+        # Handlers first: a signal between the start and the wait must not be lost.
+        self._previous = {number: signal.signal(number, self._receive) for number in FORWARDED}
+        name, value = self._mark.split("=")
+        self._process = subprocess.Popen(
+            line, env={**env, name: value}, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def wait(self, timeout: float | None) -> int:
+        """Return mpirun's status as a shell shows it; ask it to stop after `timeout` seconds."""
+        limit = time.monotonic() + timeout if timeout else float("inf")
+        try:
+            while self._process.poll() is None:
+                if time.monotonic() > limit:
+                    self.timed_out, limit = True, float("inf")
+                    self._received.append(signal.SIGTERM)
+                self._pass_on()
+                if time.monotonic() > self._deadline:
+                    self._kill()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(0.1)
+        finally:
+            self._kill()
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
+        status = self._process.wait()
+        return status if status >= 0 else 128 - status
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received.append(number)
+
+    def _pass_on(self) -> None:
+        while self._received:
+            number = FORWARDED[signal.Signals(self._received.pop(0))]
+            if number == signal.SIGUSR1:
+                self._process.send_signal(number)
+            elif self._deadline < float("inf"):
+                self._deadline = 0.0
+            else:
+                self._deadline = time.monotonic() + GRACE
+                self._process.send_signal(number)
+
+    def _kill(self) -> None:
+        # Ranks sit in groups and sessions of their own, and outlive an mpirun that was killed:
+        # what the whole job has in common is its environment.
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if self._mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(folder.name), signal.SIGKILL)

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Trains LeNet on two MPI ranks, from nothing: makes .venv in this repository, installs into it, runs.
+# Usage: launch/quickstart.sh [more arguments of `tallygrad train`, such as --epochs 5]
+set -euo pipefail
+# shellcheck source=launch/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+train=(train --model lenet --dataset digits --epochs 2 --batch-size 64 --lr 0.02 --seed 1 --out runs/quickstart)
+
+cd "$root"
+venv=$root/.venv
+make_venv "$venv"
+install_into "$venv" "$(choose_mpi "$venv")"
+"$venv/bin/tallygrad" launch -n 2 -- "${train[@]}" "$@"
+echo
+echo "Longer:          launch/quickstart.sh --epochs 10 --out runs/longer"
+echo "Your own run:    .venv/bin/tallygrad launch -n 4 -- train ...    (.venv/bin/tallygrad train --help)"

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Runs the test suite on this checkout, in $TALLYGRAD_VENV, else the active environment, else .venv.
+# Usage: launch/test.sh [arguments of pytest, such as -k tape -x]
+set -euo pipefail
+# shellcheck source=launch/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+venv=${TALLYGRAD_VENV:-${VIRTUAL_ENV:-$root/.venv}}
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
+make_venv "$venv"
+install_into "$venv" "$(choose_mpi "$venv"),test"
+cd "$root"
+# Not `python -m pytest`: that would put the root on the path, and with it a bare `autograd`.
+exec "$venv/bin/pytest" "$@"

@@ -1,0 +1,84 @@
+"""Fixtures that several test files share."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _find_mpirun() -> str | None:
+    # The wheels put mpirun beside Python: the only one sure to belong to the library in use.
+    beside = Path(sys.executable).parent / "mpirun"
+    return str(beside) if beside.exists() else shutil.which("mpirun")
+
+
+def _launcher_arguments(mpirun: str) -> list[str]:
+    version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, timeout=30)
+    if "Open MPI" not in version.stdout:
+        return []
+    yielding = ["--mca", "mpi_yield_when_idle", "1"]
+    return ["--map-by", ":OVERSUBSCRIBE", "--bind-to", "none", *yielding]
+
+
+def _finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    # The launcher takes its ranks along on SIGTERM; on SIGKILL it could not.
+    process.terminate()
+    try:
+        return process.communicate(timeout=5)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.communicate()
+
+
+@pytest.fixture(scope="session")
+def mpirun(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Return run(ranks, code, *arguments, env={}, timeout=60): Python code on some ranks.
+
+    `code` is a snippet, or a list such as ["-m", "tallygrad.trainer.cli"] that follows `python`.
+    Works for Open MPI and MPICH, as root, with more ranks than cores. A run that outlives
+    `timeout` seconds is ended and raises subprocess.TimeoutExpired with its output so far.
+    """
+    launcher = _find_mpirun()
+    if launcher is None:
+        pytest.skip("no mpirun beside Python or on PATH: pip install mpich")
+    extra = _launcher_arguments(launcher)
+    folder = tmp_path_factory.mktemp("mpirun")
+
+    def run(
+        ranks: int,
+        code: str | list[str],
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+    ) -> subprocess.CompletedProcess[str]:
+        if isinstance(code, str):
+            script = folder / f"snippet{len(list(folder.iterdir()))}.py"
+            script.write_text(code)
+            code = [str(script)]
+        command = [launcher, *extra, "-n", str(ranks), sys.executable, *code, *arguments]
+        root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **root, **threads, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as late:
+            out, err = _finish(process)
+            raise subprocess.TimeoutExpired(command, timeout, out, err) from late
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    return run

@@ -1,0 +1,199 @@
+"""Communication between ranks: one interface for a single process and for many.
+
+Collectives work in place on C-contiguous arrays and are named after MPI. MPI itself is imported
+only by `connect`, and only under a launcher.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+
+OPS = ("sum", "max", "min")
+
+
+class Request(Protocol):
+    """A reduction in flight; its array must not be touched before `wait` returns."""
+
+    def wait(self) -> None:
+        """Block until the array holds the result."""
+
+    def test(self) -> bool:
+        """Drive the exchange a little; true once the array holds the result."""
+
+
+class Comm(Protocol):
+    """What the trainer may ask of a group of ranks."""
+
+    @property
+    def rank(self) -> int:
+        """Place in the group, from 0."""
+
+    @property
+    def size(self) -> int:
+        """Number of ranks in the group."""
+
+    @property
+    def local_rank(self) -> int:
+        """Place among the ranks that share this node's memory."""
+
+    @property
+    def local_size(self) -> int:
+        """Number of ranks that share this node's memory."""
+
+    @property
+    def library(self) -> str:
+        """First line of the MPI library's version, or "none"."""
+
+    def bcast(self, array: NDArray[Any], root: int = 0) -> None:
+        """Overwrite `array` with that of rank `root`."""
+
+    def allreduce(self, array: NDArray[Any], op: str = "sum") -> None:
+        """Overwrite `array` with its elementwise sum, max or min over the ranks."""
+
+    def iallreduce(self, array: NDArray[Any]) -> Request:
+        """Start to overwrite `array` with its sum over the ranks."""
+
+    def allgather(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Stack the ranks' arrays of equal shape: (size, *shape)."""
+
+    def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
+        """Return the bytes that rank `root` passed, of any length."""
+
+    def gather_bytes(self, data: bytes, root: int = 0) -> list[bytes]:
+        """Return every rank's bytes, of any lengths, on rank `root`; an empty list elsewhere."""
+
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+
+    def abort(self, status: int) -> NoReturn:
+        """End all ranks at once; the launcher returns `status`."""
+
+
+def check_buffer(array: NDArray[Any]) -> None:
+    """Raise ValueError unless `array` can be overwritten as one block of memory."""
+    if not array.flags.c_contiguous or not array.flags.writeable:
+        raise ValueError(
+            f"a collective needs a writable C-contiguous array, got shape {array.shape} "
+            f"with strides {array.strides}, writable {array.flags.writeable}"
+        )
+
+
+def check_reduction(array: NDArray[Any], op: str) -> None:
+    """Raise ValueError unless `op` over `array` means the same under every MPI library."""
+    check_buffer(array)
+    if op not in OPS:
+        raise ValueError(f"unknown reduction {op!r}: expected one of {', '.join(OPS)}")
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize not in (1, 2, 4, 8):
+        raise ValueError(f"cannot reduce {array.dtype}: expected integers or floats")
+    if array.dtype == np.float16:
+        raise ValueError("cannot reduce float16, which MPI lacks: reduce float32 instead")
+
+
+class _Done:
+    """The request of a reduction that needed no exchange."""
+
+    def wait(self) -> None:
+        """Return at once."""
+
+    def test(self) -> bool:
+        """Return true."""
+        return True
+
+
+class SerialComm:
+    """The only rank of a group of one; nothing is copied."""
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+    library = "none"
+
+    def bcast(self, array: NDArray[Any], root: int = 0) -> None:
+        """Leave `array` as it is."""
+        self._check_root(root)
+        check_buffer(array)
+
+    def allreduce(self, array: NDArray[Any], op: str = "sum") -> None:
+        """Leave `array` as it is."""
+        check_reduction(array, op)
+
+    def iallreduce(self, array: NDArray[Any]) -> Request:
+        """Leave `array` as it is."""
+        check_reduction(array, "sum")
+        return _Done()
+
+    def allgather(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return a view of `array` with a leading axis of one."""
+        check_buffer(array)
+        return array[None]
+
+    def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
+        """Return `data`."""
+        self._check_root(root)
+        return data
+
+    def gather_bytes(self, data: bytes, root: int = 0) -> list[bytes]:
+        """Return `data` alone."""
+        self._check_root(root)
+        return [data]
+
+    def barrier(self) -> None:
+        """Return at once."""
+
+    def abort(self, status: int) -> NoReturn:
+        """Raise SystemExit."""
+        raise SystemExit(status)
+
+    def _check_root(self, root: int) -> None:
+        if root != 0:
+            raise ValueError(f"root {root} is not a rank of a group of 1")
+
+
+def expected_size(env: Mapping[str, str] = os.environ) -> int | None:
+    """Return how many ranks the launcher says it started, None without a launcher.
+
+    Open MPI's mpirun sets OMPI_COMM_WORLD_SIZE; MPICH's and Intel MPI's, and srun with PMI or
+    PMI2, set PMI_SIZE. srun with PMIx tells it only through the step's own variables:
+    SLURM_NTASKS is of no use, because a batch script that starts one plain process has it too,
+    while SLURM_STEP_ID is a number only in what srun started.
+    """
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
+        if env.get(name, "").isdecimal():
+            return int(env[name])
+    tasks = env.get("SLURM_STEP_NUM_TASKS", "")
+    if env.get("SLURM_STEP_ID", "").isdecimal() and tasks.isdecimal():
+        return int(tasks)
+    return None
+
+
+def connect(env: Mapping[str, str] = os.environ) -> Comm:
+    """Return this process's place among the ranks; without a launcher, a SerialComm.
+
+    Raises UserError where no MPI library loads, and where the library sees another number of
+    ranks than the launcher started: the mpirun of one MPI with the library of another would
+    otherwise train as many independent models as there are ranks.
+    """
+    expected = expected_size(env)
+    if expected is None:
+        return SerialComm()
+    try:
+        from .mpi import MpiComm
+    except (ImportError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"the launcher started {expected} ranks, but MPI cannot be loaded ({reason}): "
+            "install mpi4py and the MPI that your mpirun belongs to, such as `pip install mpich`"
+        ) from error
+    comm = MpiComm()
+    if comm.size != expected:
+        raise UserError(
+            f"the launcher started {expected} ranks, but {comm.library} sees {comm.size}: "
+            "use the mpirun that belongs to this library"
+        )
+    return comm

@@ -1,0 +1,74 @@
+"""End the whole job when one rank fails: the others would wait for it in a collective for ever."""
+
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn, TextIO
+
+from ..errors import UserError
+from .comm import Comm
+
+PATIENCE = 1.0  # seconds that rank 0 gets to report an error that all ranks meet alike
+
+
+@contextmanager
+def guard(comm: Comm) -> Iterator[None]:
+    """End every rank as soon as the block fails in this one.
+
+    Errors of the user (UserError and the datasets' DataError) print one line
+    `tallygrad: error: ...` and end with their status, 2 unless they say otherwise; an interrupt
+    ends with 130; anything else prints this rank's traceback and ends with 1. SystemExit keeps
+    its status, and passes when that is 0.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if end.code is None or end.code == 0:
+            raise
+        if isinstance(end.code, int):
+            _end(comm, end.code, "", shared=True)
+        _end(comm, 1, f"{end.code}\n", shared=True)
+    except KeyboardInterrupt:
+        _end(comm, 130, "tallygrad: interrupted\n", shared=True)
+    except BaseException as error:
+        status = user_status(error)
+        if status is None:
+            _end(comm, 1, _rank_traceback(error, comm.rank), shared=False)
+        line = " ".join(str(error).splitlines())
+        _end(comm, status, f"tallygrad: error: {line}\n", shared=True)
+
+
+def user_status(error: BaseException) -> int | None:
+    """Return the exit status of an error of the user, None for any other exception."""
+    if isinstance(error, UserError):
+        return error.status
+    # By name, so that the datasets need not be loaded in order to fail.
+    package = __package__.rpartition(".trainer.")[0]
+    for kind in type(error).__mro__:
+        if kind.__name__ == "DataError" and kind.__module__.startswith(f"{package}.datasets"):
+            return UserError.status
+    return None
+
+
+def _rank_traceback(error: BaseException, rank: int) -> str:
+    text = "".join(traceback.format_exception(error))
+    return "".join(f"[rank {rank}] {line}\n" for line in text.splitlines())
+
+
+def _end(comm: Comm, status: int, text: str, shared: bool) -> NoReturn:
+    try:
+        if shared and comm.rank > 0:
+            time.sleep(PATIENCE)
+        _write(sys.stdout, "")
+        _write(sys.stderr, text)
+    finally:
+        comm.abort(status)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    # A closed pipe must not keep the other ranks waiting.
+    with suppress(OSError, ValueError):
+        stream.write(text)
+        stream.flush()

@@ -1,0 +1,104 @@
+"""The ranks of an MPI job. Importing this module initialises MPI: see `comm.connect`."""
+
+import os
+from typing import Any, NoReturn
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from .comm import Request, check_buffer, check_reduction
+
+_OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
+
+
+class MpiRequest:
+    """A reduction in flight."""
+
+    def __init__(self, request: MPI.Request) -> None:
+        self._request = request
+
+    def wait(self) -> None:
+        """Block until the array holds the result."""
+        self._request.Wait()
+
+    def test(self) -> bool:
+        """Drive the exchange a little; true once the array holds the result."""
+        return self._request.Test()
+
+
+class MpiComm:
+    """A communicator of mpi4py in buffer mode; by default all ranks of the job."""
+
+    def __init__(self, group: MPI.Intracomm = MPI.COMM_WORLD) -> None:
+        self._group = group
+        self.rank = group.Get_rank()
+        self.size = group.Get_size()
+        node = group.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank = node.Get_rank()
+        self.local_size = node.Get_size()
+        node.Free()
+
+    @property
+    def library(self) -> str:
+        """First line of the MPI library's version."""
+        return MPI.Get_library_version().splitlines()[0].strip("\0 ")
+
+    def bcast(self, array: NDArray[Any], root: int = 0) -> None:
+        """Overwrite `array` with that of rank `root`."""
+        check_buffer(array)
+        self._group.Bcast(_bytes_of(array), root)
+
+    def allreduce(self, array: NDArray[Any], op: str = "sum") -> None:
+        """Overwrite `array` with its elementwise sum, max or min over the ranks."""
+        check_reduction(array, op)
+        self._group.Allreduce(MPI.IN_PLACE, array, _OPS[op])
+
+    def iallreduce(self, array: NDArray[Any]) -> Request:
+        """Start to overwrite `array` with its sum over the ranks."""
+        check_reduction(array, "sum")
+        return MpiRequest(self._group.Iallreduce(MPI.IN_PLACE, array, MPI.SUM))
+
+    def allgather(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Stack the ranks' arrays of equal shape: (size, *shape)."""
+        check_buffer(array)
+        out = np.empty((self.size, *array.shape), array.dtype)
+        self._group.Allgather(_bytes_of(array), _bytes_of(out))
+        return out
+
+    def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
+        """Return the bytes that rank `root` passed, of any length."""
+        length = np.array(len(data), np.int64)
+        self.bcast(length, root)
+        buffer = np.empty(int(length), np.uint8)
+        if self.rank == root:
+            buffer[:] = np.frombuffer(data, np.uint8)
+        self.bcast(buffer, root)
+        return buffer.tobytes()
+
+    def gather_bytes(self, data: bytes, root: int = 0) -> list[bytes]:
+        """Return every rank's bytes, of any lengths, on rank `root`; an empty list elsewhere."""
+        lengths = self.allgather(np.array(len(data), np.int64))
+        ends = np.cumsum(lengths)
+        out = np.empty(int(ends[-1]) if self.rank == root else 0, np.uint8)
+        layout = (lengths, ends - lengths)
+        target = [out, layout, MPI.BYTE] if self.rank == root else None
+        self._group.Gatherv([np.frombuffer(data, np.uint8), MPI.BYTE], target, root)
+        if self.rank != root:
+            return []
+        pieces = zip(ends - lengths, ends, strict=True)
+        return [out[start:end].tobytes() for start, end in pieces]
+
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+        self._group.Barrier()
+
+    def abort(self, status: int) -> NoReturn:
+        """End all ranks of the job at once; the launcher returns `status`."""
+        MPI.COMM_WORLD.Abort(status)
+        os._exit(status)
+
+
+def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
+    # Copies need no arithmetic, so bytes also carry the types that MPI lacks.
+    return array.reshape(-1).view(np.uint8)

@@ -1,0 +1,176 @@
+"""Show what a checkpoint holds, without MPI and without the code of the model."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .checkpoint import CheckpointFolder, load
+from .errors import UserError
+
+COLUMNS = ("name", "shape", "dtype", "bytes", "mean", "std", "min", "max", "zeros")
+_FIRST = ("step", "epoch", "accuracy", "model", "dataset", "seed")
+
+
+def run(path: Path, as_json: bool = False) -> int:
+    """Print a checkpoint, or the newest one of a run's folder; UserError where there is none."""
+    description = describe(path)
+    if as_json:
+        print(json.dumps(description, indent=2, allow_nan=False))
+    else:
+        print(render(description))
+    return 0
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's tensors with statistics, totals by group, and its record.
+
+    Mean, standard deviation and extremes are those of the finite values, in float64; NaN and
+    infinities are counted. What JSON cannot say (NaN, no value) is None.
+    """
+    file = find(Path(path))
+    checkpoint = load(file)
+    rows = [_row(name, array) for name, array in checkpoint.tensors.items()]
+    return {
+        "path": str(file),
+        "file_bytes": file.stat().st_size,
+        "digest": checkpoint.digest,
+        "tensors": rows,
+        "totals": _totals(rows),
+        "meta": _strict(checkpoint.meta),
+    }
+
+
+def find(path: Path) -> Path:
+    """Return `path` itself, or the newest good checkpoint if it is the folder of a run."""
+    if not path.is_dir():
+        return path
+    for folder in (path, path / "checkpoints"):
+        newest = CheckpointFolder(folder).newest()
+        if newest is not None:
+            return newest
+    raise UserError(f"{path}: no good checkpoint in this folder or in its folder checkpoints")
+
+
+def render(description: Mapping[str, Any]) -> str:
+    """Lay a description out as text: tensors, record, totals."""
+    rows = description["tensors"]
+    odd = [name for name in ("nan", "inf") if any(row[name] for row in rows)]
+    columns = [*COLUMNS, *odd]
+    lines = [description["path"], ""]
+    lines += _table(columns, [[_cell(column, row[column]) for column in columns] for row in rows])
+    lines += ["", *_record(description["meta"]), ""]
+    totals = description["totals"]
+    cells = [
+        [name, f"{t['tensors']:,}", f"{t['values']:,}", f"{t['bytes']:,}"]
+        for name, t in totals.items()
+    ]
+    return "\n".join([*lines, *_table(["group", "tensors", "values", "bytes"], cells)])
+
+
+def _row(name: str, array: NDArray[Any]) -> dict[str, Any]:
+    is_float = array.dtype.kind == "f"
+    finite = array[np.isfinite(array)] if is_float else array.reshape(-1)
+    return {
+        "name": name,
+        "shape": list(array.shape),
+        "dtype": array.dtype.name,
+        "bytes": array.nbytes,
+        **_statistics(finite),
+        "zeros": int(array.size - np.count_nonzero(array)),
+        "nan": int(np.isnan(array).sum()) if is_float else 0,
+        "inf": int(np.isinf(array).sum()) if is_float else 0,
+    }
+
+
+def _statistics(finite: NDArray[Any]) -> dict[str, Any]:
+    if not finite.size:
+        return dict.fromkeys(("mean", "std", "min", "max"))
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = float(finite.mean(dtype=np.float64))
+        std = float(finite.std(dtype=np.float64))
+    return {
+        "mean": _strict(mean),
+        "std": _strict(std),
+        "min": finite.min().item(),
+        "max": finite.max().item(),
+    }
+
+
+def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Add up tensors, values and bytes for each first part of the names, and for all."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["name"].partition("/")[0], []).append(row)
+    return {name: _total(members) for name, members in {**groups, "all": rows}.items()}
+
+
+def _total(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {
+        "tensors": len(rows),
+        "values": sum(math.prod(row["shape"]) for row in rows),
+        "bytes": sum(row["bytes"] for row in rows),
+    }
+
+
+def _strict(value: Any) -> Any:
+    """Replace what JSON has no word for by None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    return value
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if column == "shape":
+        return "x".join(map(str, value)) or "scalar"
+    if column in ("bytes", "zeros", "nan", "inf"):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align columns: the first to the left, the others to the right."""
+    table = [list(header), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for first, *others in table:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _record(meta: Mapping[str, Any]) -> list[str]:
+    """List the record of a run, one line a value; the ledger only by its number of entries."""
+    known = [name for name in _FIRST if name in meta]
+    others = sorted(set(meta) - {*known, "config", "ledger"})
+    pairs = [(_plain(name), _plain(meta[name])) for name in [*known, *others]]
+    pairs += _flatten("config", meta.get("config", {}))
+    if isinstance(meta.get("ledger"), list):
+        pairs.append(("ledger", f"{len(meta['ledger'])} entries"))
+    width = max((len(name) for name, _ in pairs), default=0)
+    return [f"{name:{width}}  {value}" for name, value in pairs]
+
+
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flatten(f"{name}.{_plain(key)}", item)
+    elif value != {}:
+        yield name, _plain(value)
+
+
+def _plain(value: Any) -> str:
+    # A string keeps its escapes: a file from elsewhere must not steer the terminal.
+    text = json.dumps(value)
+    return text[1:-1] if isinstance(value, str) else text

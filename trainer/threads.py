@@ -1,0 +1,126 @@
+"""Threads for this rank's arithmetic, settled before NumPy loads its BLAS.
+
+Every rank's BLAS and OpenMP would otherwise start a thread on each core of the node.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_LOCAL_SIZES = (
+    "OMPI_COMM_WORLD_LOCAL_SIZE",  # Open MPI
+    "MPI_LOCALNRANKS",  # MPICH, Intel MPI
+    "MV2_COMM_WORLD_LOCAL_SIZE",  # MVAPICH
+)
+_AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Cores this process may use (mask), cores all of the node's ranks share, and /proc/cpuinfo."""
+
+    mask: int
+    cores: int
+    cpuinfo: str = ""
+
+    @classmethod
+    def here(cls, env: Mapping[str, str]) -> "Machine":
+        """Look at this machine; `cores` heeds a container's and a Slurm job's limits."""
+        cores = [os.cpu_count() or 1, *_cgroup_limits()]
+        if env.get("SLURM_CPUS_ON_NODE", "").isdecimal():
+            cores.append(int(env["SLURM_CPUS_ON_NODE"]))
+        affinity = getattr(os, "sched_getaffinity", None)
+        mask = len(affinity(0)) if affinity else cores[0]
+        return cls(mask, min(cores), _read(Path("/proc/cpuinfo")))
+
+
+def configure(env: MutableMapping[str, str] = os.environ, machine: Machine | None = None) -> int:
+    """Set this rank's number of BLAS and OpenMP threads in `env`, and return it.
+
+    A rank gets its part of the node's cores, and never more than its affinity mask holds: right
+    whether the launcher bound the rank to a core, to a socket shared with others, or not at all.
+    Variables that the user set stay, and OMP_NUM_THREADS then also counts for the others. Once
+    NumPy is loaded its threads are started: nothing is touched then.
+    """
+    machine = machine or Machine.here(env)
+    share = max(1, machine.cores // local_ranks(env))
+    threads = _user_threads(env) or max(1, min(machine.mask, share))
+    if "numpy" in sys.modules and env is os.environ:
+        return threads
+    for name in THREAD_VARIABLES:
+        env.setdefault(name, str(threads))
+    if _wants_skylake_kernels(machine.cpuinfo):
+        env.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
+    return threads
+
+
+def local_ranks(env: Mapping[str, str]) -> int:
+    """Return how many ranks the launcher started on this node, 1 without a launcher."""
+    for name in _LOCAL_SIZES:
+        if env.get(name, "").isdecimal():
+            return max(1, int(env[name]))
+    # A batch script has Slurm's job variables too; only srun's steps have a number.
+    if env.get("SLURM_STEP_ID", "").isdecimal():
+        return _slurm_tasks(env)
+    return 1
+
+
+def _slurm_tasks(env: Mapping[str, str]) -> int:
+    """Read this node's entry of a list such as "4(x2),3"; 1 where it cannot be read."""
+    counts: list[int] = []
+    try:
+        for item in env.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+            tasks, _, repeat = item.rstrip(")").partition("(x")
+            counts += [int(tasks)] * int(repeat or 1)
+        return max(1, counts[int(env.get("SLURM_NODEID", "0"))])
+    except (ValueError, IndexError):
+        fallback = env.get("SLURM_NTASKS_PER_NODE", "")
+        return max(1, int(fallback)) if fallback.isdecimal() else 1
+
+
+def _user_threads(env: Mapping[str, str]) -> int:
+    # OpenMP allows one number for each level of nesting: "4,2".
+    outer = env.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(outer) if outer.isdecimal() else 0
+
+
+def _wants_skylake_kernels(cpuinfo: str) -> bool:
+    """Whether OpenBLAS would pass over this processor's AVX-512, as it does on AMD's."""
+    fields = {}
+    for line in cpuinfo.partition("\n\n")[0].splitlines():
+        name, _, value = line.partition(":")
+        fields[name.strip()] = value.strip()
+    is_amd = fields.get("vendor_id") == "AuthenticAMD"
+    return is_amd and set(fields.get("flags", "").split()) >= _AVX512
+
+
+def _cgroup_limits() -> list[int]:
+    """Return the cores that a container's core set and quota allow (cgroups version 2)."""
+    lines = _read(Path("/proc/self/cgroup")).splitlines()
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    group = _CGROUPS / own.lstrip("/")
+    limits = [_count_cores(_read(group / "cpuset.cpus.effective"))]
+    quota, _, period = _read(group / "cpu.max").strip().partition(" ")
+    if quota.isdecimal() and period.isdecimal():
+        limits.append(max(1, int(quota) // max(1, int(period))))
+    return [limit for limit in limits if limit > 0]
+
+
+def _count_cores(text: str) -> int:
+    """Count a list of cores such as "0-3,8"."""
+    total = 0
+    for item in filter(None, text.strip().split(",")):
+        first, _, last = item.partition("-")
+        total += int(last or first) - int(first) + 1
+    return total
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
