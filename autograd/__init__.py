@@ -3,6 +3,16 @@
 from . import context as _context
 from . import tape as _tape
 from .differentiate import checkpoint, enable_grad, grad, is_grad_enabled, no_grad
+from .functional.activation import (
+    elu,
+    leaky_relu,
+    log_softmax,
+    relu,
+    sigmoid,
+    softmax,
+    softplus,
+    tanh,
+)
 from .functional.arrange import (
     cat,
     concatenate,
@@ -18,6 +28,7 @@ from .functional.arrange import (
     stack,
     where,
 )
+from .functional.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from .functional.create import (
     arange,
     from_numpy,
@@ -31,6 +42,9 @@ from .functional.create import (
     zeros_like,
 )
 from .functional.linear import linear, matmul
+from .functional.loss import cross_entropy
+from .functional.norm import batch_norm
+from .functional.pool import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
 from .ledger import Cost, Ledger
 from .random import manual_seed
 from .tensor import Parameter, Tensor

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .array import Array, array
+from .array import array
 from .ops.shape import getslice, index, reshape
 from .primitive import Value
 
@@ -33,7 +33,7 @@ def select(x: Value, key: Any) -> Value:
             place = _place(int(item), length, len(slices))
             slices.append((place, place + 1, 1))
         else:
-            gathers.append((len(shape), _positions(item, length)))
+            gathers.append((len(shape), _positions(item)))
             slices.append((0, length, 1))
             shape.append(length)
     whole = all(s == (0, n, 1) for s, n in zip(slices, x.shape, strict=True))
@@ -57,17 +57,13 @@ def _place(item: int, length: int, axis: int) -> int:
     return item + length if item < 0 else item
 
 
-def _positions(item: Any, length: int) -> Value:
+def _positions(item: Any) -> Value:
     if isinstance(item, np.ndarray):
         item = array(item)
     if not hasattr(item, "dtype"):
         raise TypeError(f"cannot index with {type(item).__name__}")
     if item.dtype.kind not in "iu":
         raise TypeError(f"cannot index with {item.dtype}: the shape would depend on it; see where()")
-    if isinstance(item, Array) and item._value is not None and item.spec.size:
-        low, high = int(item.value.min()), int(item.value.max())
-        if low < -length or high >= length:
-            raise IndexError(f"index {high if high >= length else low} is out of range ({length})")
     return item
 
 

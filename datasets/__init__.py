@@ -1,4 +1,12 @@
-"""Data sets in memory, and loaders that share their samples out to ranks."""
+"""Data sets in memory, and loaders that share their samples out to ranks.
+
+    train = load("digits", "train")
+    loader = Loader(train, 128, rank=comm.rank, size=comm.size, augment=standard(train.name))
+    for batch in loader.epoch(0):
+        ...
+
+All that is wrong with data or options is a DataError of one line.
+"""
 
 from __future__ import annotations
 

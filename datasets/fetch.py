@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from .base import DataError
 
@@ -32,14 +32,17 @@ class Remote:
 
 
 def cache_dir() -> Path:
-    """Return `$XDG_CACHE_HOME/tallygrad`, or `~/.cache/tallygrad`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base) / "tallygrad" if base else Path.home() / ".cache" / "tallygrad"
+    """Return `$XDG_CACHE_HOME/tallygrad`, or `~/.cache/tallygrad`.
+
+    In containers a user may have no home; then it lies in the folder for temporary files.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(tempfile.gettempdir() if base.startswith("~") else base) / "tallygrad"
 
 
 def roots(data_dir: str | os.PathLike[str] | None) -> list[Path]:
     """Return where to look, in order: data_dir, TALLYGRAD_DATA, the cache folder."""
-    if data_dir is not None and not Path(data_dir).is_dir():
+    if data_dir is not None and not os.path.isdir(data_dir):
         raise DataError(f"--data-dir {data_dir}: no such folder")
     named = [data_dir, os.environ.get("TALLYGRAD_DATA") or None]
     return [*(Path(root) for root in named if root is not None), cache_dir()]
@@ -66,7 +69,10 @@ def _named_like(root: Path, names: Sequence[str]) -> bool:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file that appears under its name complete and synced, or not at all."""
+    """Write a file that appears under its name complete and synced, or not at all.
+
+    An exception in the block, KeyboardInterrupt included, removes what was written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
@@ -92,7 +98,9 @@ def download(
     """Fetch one file into `folder` from the first mirror that delivers it, and return its path.
 
     The SHA-256 is checked before the file gets its name. Safe when several processes fetch the
-    same file: each writes its own temporary file, and the last rename wins.
+    same file: each writes its own temporary file, and the last rename wins. `mirrors` replaces the
+    file's own ones; `timeout` is in seconds and limits every wait for the network, not the whole
+    transfer. Raises DataError with what went wrong at every mirror, and leaves nothing behind.
     """
     target = folder / remote.name
     failures = []
@@ -120,9 +128,7 @@ def missing(
     )
 
 
-def _transfer(
-    url: str, stream: IO[bytes], remote: Remote, progress: bool, timeout: float
-) -> None:
+def _transfer(url: str, stream: IO[bytes], remote: Remote, progress: bool, timeout: float) -> None:
     """Copy a URL into `stream`, counting and hashing on the way."""
     digest, received = hashlib.sha256(), 0
     with urllib.request.urlopen(url, timeout=timeout) as response:

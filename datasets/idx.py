@@ -1,4 +1,8 @@
-"""IDX files, plain or gzip: two zero bytes, a type byte, a rank byte, big-endian sizes, data."""
+"""IDX files, plain or gzip: two zero bytes, a type byte, a rank byte, big-endian sizes, data.
+
+The format is described at the end of http://yann.lecun.com/exdb/mnist/. A header is not believed:
+what it claims is compared with the size of the file before memory is asked for.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +20,7 @@ from numpy.typing import NDArray
 from .base import DataError
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+Stream = BinaryIO | gzip.GzipFile
 MAX_RANK = 8
 PIECE = 1 << 20
 # Deflate cannot expand further than 1032:1, so a header that claims more is false unread.
@@ -23,7 +28,11 @@ MAX_EXPANSION = 1032
 
 
 def read_idx(path: Path) -> NDArray[Any]:
-    """Read an IDX file (gzip if its name ends in .gz); bad headers fail before any allocation."""
+    """Read an IDX file (gzip if its name ends in .gz) into an array of native byte order.
+
+    Raises DataError for empty, truncated, longer than announced or foreign files, for a size of
+    zero and for broken gzip data; bad headers fail before any allocation.
+    """
     try:
         stored = path.stat().st_size
         if stored == 0:
@@ -40,7 +49,10 @@ def read_idx(path: Path) -> NDArray[Any]:
 
 
 def write_idx(path: Path, array: NDArray[Any]) -> None:
-    """Write an array as a plain IDX file."""
+    """Write an array as a plain IDX file.
+
+    Raises DataError for element types that IDX does not have, such as int64.
+    """
     kind = array.dtype.newbyteorder(">")
     codes = {np.dtype(name): code for code, name in TYPES.items()}
     if kind not in codes or not 1 <= array.ndim <= MAX_RANK:
@@ -49,7 +61,8 @@ def write_idx(path: Path, array: NDArray[Any]) -> None:
     path.write_bytes(header + array.astype(kind).tobytes())
 
 
-def _read_plain(path: Path, stream: IO[bytes], stored: int) -> NDArray[Any]:
+def _read_plain(path: Path, stream: BinaryIO, stored: int) -> NDArray[Any]:
+    """Read the rest of a plain file, whose size must be the announced one to the byte."""
     shape, kind, header = _read_header(path, stream)
     claimed = header + math.prod(shape) * kind.itemsize
     if claimed != os.fstat(stream.fileno()).st_size:
@@ -60,7 +73,8 @@ def _read_plain(path: Path, stream: IO[bytes], stored: int) -> NDArray[Any]:
     return _native(np.frombuffer(data, kind).reshape(shape))
 
 
-def _read_packed(path: Path, stream: IO[bytes], stored: int) -> NDArray[Any]:
+def _read_packed(path: Path, stream: gzip.GzipFile, stored: int) -> NDArray[Any]:
+    """Read the rest of a gzip file, unpacking one byte more than announced at most."""
     shape, kind, header = _read_header(path, stream)
     wanted = math.prod(shape) * kind.itemsize
     if wanted > stored * MAX_EXPANSION:
@@ -72,7 +86,7 @@ def _read_packed(path: Path, stream: IO[bytes], stored: int) -> NDArray[Any]:
     return _native(np.frombuffer(data, kind).reshape(shape))
 
 
-def _read_header(path: Path, stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+def _read_header(path: Path, stream: Stream) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Return shape, element type and the header's length in bytes."""
     magic = stream.read(4)
     if len(magic) < 4:
@@ -92,7 +106,7 @@ def _read_header(path: Path, stream: IO[bytes]) -> tuple[tuple[int, ...], np.dty
     return shape, np.dtype(TYPES[code]), 4 + 4 * rank
 
 
-def _read_at_most(stream: IO[bytes], limit: int) -> bytes:
+def _read_at_most(stream: Stream, limit: int) -> bytes:
     """Read up to `limit` bytes in pieces: memory follows what is there, not what is claimed."""
     pieces: list[bytes] = []
     while limit and (piece := stream.read(min(limit, PIECE))):

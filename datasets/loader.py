@@ -42,7 +42,7 @@ class Normalise:
     def __call__(self, images: Bytes) -> NDArray[Any]:
         """Return a new array of the same shape."""
         rows = images.reshape(*images.shape[:2], len(self.scale))
-        result = np.multiply(rows, self.scale, dtype=self.scale.dtype)
+        result: NDArray[Any] = np.multiply(rows, self.scale, dtype=self.scale.dtype)
         result += self.shift
         return result.reshape(images.shape)
 
@@ -88,7 +88,11 @@ class Loader:
         return self.steps_per_epoch
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Return the batches of an epoch from step `start` on; to stop early, drop the iterator."""
+        """Return the batches of an epoch from step `start` on, the same as in a whole epoch.
+
+        To stop early, drop the iterator: its thread ends with it. Raises DataError at once for a
+        `start` outside of the epoch.
+        """
         if not 0 <= start <= self.steps_per_epoch:
             raise DataError(f"step {start}: an epoch has {self.steps_per_epoch} steps")
         make = partial(self._batch, epoch, self.sampler.order(epoch))

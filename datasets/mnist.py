@@ -1,4 +1,8 @@
-"""MNIST and Fashion-MNIST: two IDX files a split, plain or gzip."""
+"""MNIST and Fashion-MNIST: two IDX files a split, plain or gzip.
+
+Both sets use the same file names (`train-images-idx3-ubyte` and so on), so only the folder tells
+them apart. The number of images is what the files say; their size must be 28 x 28.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +57,18 @@ FAMILIES = {
             "t10k-labels": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
         },
         Facts(
-            ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
-            + ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+            (
+                "T-shirt/top",
+                "Trouser",
+                "Pullover",
+                "Dress",
+                "Coat",
+                "Sandal",
+                "Shirt",
+                "Sneaker",
+                "Bag",
+                "Ankle boot",
+            ),
             (1, 28, 28),
             (0.2860,),
             (0.3530,),
@@ -75,7 +89,8 @@ def load_mnist(
     """Read a split of "mnist" or "fashion-mnist", fetching its two files if they are nowhere.
 
     The sub-folders of the set itself are looked at first; files directly in `data_dir` are taken
-    for the set that was asked for, unless the folder is named like the other one.
+    for the set that was asked for, unless the folder is named like the other one. A folder with
+    only one of the two files is passed over. Raises DataError.
     """
     family = FAMILIES[name]
     foreign = tuple(f for other, fam in FAMILIES.items() if other != name for f in fam.folders)
@@ -102,7 +117,10 @@ def load_mnist(
 
 
 def read_pair(name: str, split: str, images: Path, labels: Path) -> Dataset:
-    """Read an images file and its labels file, and check that they belong together."""
+    """Read an images file and its labels file, and check that they belong together.
+
+    Raises DataError that names the file, and both files where their counts differ.
+    """
     facts = FAMILIES[name].facts
     pixels, answers = read_idx(images), read_idx(labels)
     wanted = facts.shape[1:]
@@ -111,9 +129,7 @@ def read_pair(name: str, split: str, images: Path, labels: Path) -> Dataset:
             f"{images}: {pixels.dtype} of shape {pixels.shape}, expected uint8 (N, 28, 28)"
         )
     if answers.dtype != "uint8" or answers.ndim != 1:
-        raise DataError(
-            f"{labels}: {answers.dtype} of shape {answers.shape}, expected uint8 (N,)"
-        )
+        raise DataError(f"{labels}: {answers.dtype} of shape {answers.shape}, expected uint8 (N,)")
     if len(pixels) != len(answers):
         raise DataError(f"{images}: {len(pixels)} images, but {labels}: {len(answers)} labels")
     checked = checked_labels(answers, len(facts.classes), str(labels))
@@ -128,5 +144,6 @@ def _pair(folder: Path, split: str) -> tuple[Path, Path] | None:
 
 
 def _existing(folder: Path, stem: str, rank: str) -> Path | None:
+    """Return the first that exists of the names a file goes by."""
     names = (f"{stem}{dot}{rank}-ubyte{end}" for end in ("", ".gz") for dot in "-.")
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    return next((folder / name for name in names if os.path.isfile(folder / name)), None)

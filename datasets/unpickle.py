@@ -1,7 +1,8 @@
 """A pickle reader that builds nothing but arrays, numbers, bytes, strings and containers.
 
 No callable that a file names is ever imported. The few globals that a pickled NumPy array needs are
-answered with stand-ins defined here, which check what they are given.
+answered with stand-ins defined here, which check what they are given: NumPy's own `ndarray` and
+`dtype` would allocate whatever a file asks for, and take state that they do not check.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def unpickle(data: bytes, where: str) -> dict[Any, Any]:
 
 
 class _Reader(pickle.Unpickler):
+    """Answers every global with a stand-in or with DataError."""
+
     def __init__(self, stream: io.BytesIO, where: str) -> None:
         super().__init__(stream, encoding="bytes")
         self.where = where
@@ -64,10 +67,14 @@ class _StandIn:
 
 
 class _ArrayType(_StandIn):
+    """For `numpy.ndarray`, which a pickle only ever names."""
+
     __slots__ = ()
 
 
 class _Reconstruct(_StandIn):
+    """For `_reconstruct`, which makes the empty array that state is then given to."""
+
     __slots__ = ()
 
     def __call__(self, kind: object, shape: object, code: object) -> _Array:
@@ -77,6 +84,8 @@ class _Reconstruct(_StandIn):
 
 
 class _MakeType(_StandIn):
+    """For `numpy.dtype`."""
+
     __slots__ = ()
 
     def __call__(self, code: object, align: object = 0, copy: object = 0) -> _ElementType:
@@ -84,6 +93,8 @@ class _MakeType(_StandIn):
 
 
 class _Scalar(_StandIn):
+    """For `scalar`; it becomes a plain number."""
+
     __slots__ = ()
 
     def __call__(self, kind: object, data: object = b"") -> Any:
@@ -102,6 +113,8 @@ class _Encode(_StandIn):
 
 
 class _ElementType:
+    """An element type: integers, floats and bools only, no objects and no records."""
+
     __slots__ = ("dtype",)
 
     def __init__(self, code: str) -> None:
@@ -118,6 +131,8 @@ class _ElementType:
 
 
 class _Array:
+    """An array in the making: `value` is set by its state (version, shape, type, order, data)."""
+
     __slots__ = ("value",)
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import NoReturn
 
 USAGE = "tallygrad launch -n RANKS [--hosts HOST:SLOTS,...] [--timeout SECONDS] -- train ..."
-COMMANDS = ("train",)
+COMMANDS = ("train", "eval")
 GRACE = 20.0  # seconds that ranks have to end by themselves after a request to stop
 TIMED_OUT = 124
 # A closing terminal must end the ranks too: they run in a session of their own.

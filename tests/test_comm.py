@@ -6,13 +6,14 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tallygrad.trainer.distributed.comm import SerialComm, connect, expected_size
+from tallygrad.trainer import threads
+from tallygrad.trainer.distributed.comm import SerialComm, expected_size
 from tallygrad.trainer.distributed.guard import guard
 from tallygrad.trainer.errors import NotFinite, UserError
 from tallygrad.trainer.threads import THREAD_VARIABLES, Machine, configure
@@ -143,17 +144,24 @@ def test_exception_in_one_rank_ends_the_job(mpirun: Run, failing: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raising", "error", "status"),
-    [("True", "UserError", 2), ("rank == 1", "UserError", 2), ("True", "NotFinite", 3)],
+    ("ranks", "raising", "error", "status"),
+    [
+        (2, "True", "UserError", 2),
+        (4, "True", "UserError", 2),
+        (2, "rank == 1", "UserError", 2),
+        (2, "True", "NotFinite", 3),
+    ],
 )
-def test_user_error_prints_one_line(mpirun: Run, raising: str, error: str, status: int) -> None:
+def test_user_error_prints_one_line(
+    mpirun: Run, ranks: int, raising: str, error: str, status: int
+) -> None:
     body = f"""
     with guard(comm):
         if {raising}:
             raise {error}("conv1.weight:\\nno such file")
         comm.barrier()
     """
-    result = mpirun(2, write(body), timeout=30)
+    result = mpirun(ranks, write(body), timeout=30)
     assert result.returncode == status, result
     assert len(error_lines(result)) == 1, result.stderr
     assert "tallygrad: error: conv1.weight: no such file" in result.stderr
@@ -187,8 +195,7 @@ class Impostor(Exception):
 
 
 def data_error() -> Exception:
-    module = "tallygrad.datasets.somewhere"
-    kind = type("DataError", (ValueError,), {"__module__": module})
+    kind = type("DataError", (ValueError,), {"__module__": "tallygrad.datasets.somewhere"})
     return type("TruncatedFile", (kind,), {})("train.idx: truncated")
 
 
@@ -223,20 +230,23 @@ def test_guard_keeps_the_traceback_of_a_defect(
     assert "Traceback" in shown and all(line.startswith("[rank 0] ") for line in shown.splitlines())
 
 
-def test_guard_aborts_when_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    with open(os.devnull, "w") as closed:
-        pass
-    monkeypatch.setattr(sys, "stderr", closed)
+@pytest.mark.parametrize(("stream", "seen"), [("stderr", ""), ("stdout", "error: lost")])
+def test_guard_aborts_when_a_stream_is_closed(
+    stream: str, seen: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, stream, closed)
     with pytest.raises(SystemExit) as end, guard(SerialComm()):
-        raise UserError("nobody reads this")
-    assert end.value.code == 2
+        raise UserError("lost")
+    assert end.value.code == 2 and seen in capsys.readouterr().err
 
 
 def test_serial_comm_copies_nothing() -> None:
     comm = SerialComm()
     x = np.arange(6.0)
-    for call in (comm.bcast, comm.allreduce):
-        call(x)
+    comm.bcast(x)
+    comm.allreduce(x)
     comm.iallreduce(x).wait()
     assert comm.iallreduce(x).test()
     gathered = comm.allgather(x)
@@ -254,6 +264,7 @@ SIZES: list[tuple[dict[str, str], int | None]] = [
     ({"OMPI_COMM_WORLD_SIZE": "8", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0"}, 8),
     ({"SLURM_NTASKS": "16", "SLURM_PROCID": "0"}, None),
     ({"SLURM_NTASKS": "16", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3"}, 3),
+    ({"SLURM_STEP_NUM_TASKS": "3"}, None),
     ({"PMI_SIZE": "many"}, None),
 ]
 
@@ -269,7 +280,6 @@ def test_connect_without_a_launcher_never_loads_mpi() -> None:
         "assert type(connect({})) is SerialComm; assert 'mpi4py' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    assert isinstance(connect({}), SerialComm)
 
 
 def test_mismatch_of_launcher_and_library_names_both_sizes() -> None:
@@ -318,13 +328,35 @@ THREADS = [
 ]
 
 
-@pytest.mark.parametrize(("env", "machine", "threads"), THREADS)
-def test_threads(env: dict[str, str], machine: Machine, threads: int) -> None:
+@pytest.mark.parametrize(("env", "machine", "count"), THREADS)
+def test_threads(env: dict[str, str], machine: Machine, count: int) -> None:
     given = dict(env)
-    assert configure(env, machine) == threads
+    assert configure(env, machine) == count
     for name in THREAD_VARIABLES:
-        assert env[name] == given.get(name, str(threads))
+        assert env[name] == given.get(name, str(count))
     assert "OPENBLAS_CORETYPE" not in env
+
+
+@pytest.mark.parametrize(
+    ("files", "env", "cores"),
+    [
+        ({}, {}, 64),
+        ({"jobs/7/cpuset.cpus.effective": "0-3,8\n"}, {}, 5),
+        ({"jobs/7/cpu.max": "250000 100000\n"}, {}, 2),
+        ({"jobs/7/cpu.max": "50000 100000\n"}, {}, 1),
+        ({"jobs/7/cpu.max": "max 100000\n", "jobs/7/cpuset.cpus.effective": "\n"}, {}, 64),
+        ({}, {"SLURM_CPUS_ON_NODE": "6"}, 6),
+    ],
+)
+def test_cores_heed_containers_and_jobs(
+    monkeypatch: pytest.MonkeyPatch, files: dict[str, str], env: dict[str, str], cores: int
+) -> None:
+    root = Path("/sys/fs/cgroup")
+    texts = {Path("/proc/self/cgroup"): "4:memory:/other\n0::/jobs/7\n"}
+    texts |= {root / name: text for name, text in files.items()}
+    monkeypatch.setattr(threads, "_read", lambda path: texts.get(path, ""))
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert Machine.here(env).cores == cores
 
 
 def cpuinfo(vendor: str, flags: str) -> str:
@@ -366,6 +398,4 @@ def test_threads_of_a_fresh_process() -> None:
     shown = subprocess.run(
         [sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True
     ).stdout.split()
-    assert shown[0] == shown[1]
-    with suppress(AttributeError):
-        assert 1 <= int(shown[0]) <= len(os.sched_getaffinity(0))
+    assert shown[0] == shown[1] and 1 <= int(shown[0]) <= (os.cpu_count() or 1)

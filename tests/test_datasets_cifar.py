@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from tallygrad.datasets import DataError, cifar, load
 from tallygrad.datasets.unpickle import unpickle
 
@@ -287,6 +288,12 @@ def test_odd_pickles_are_one_line_errors(data: bytes) -> None:
     with pytest.raises(DataError) as caught:
         unpickle(data, "file")
     assert str(caught.value).startswith("file: ") and "\n" not in str(caught.value)
+
+
+def test_sizes_in_a_pickle_are_checked() -> None:
+    data = b"\x80\x02}(K\x01" + ARRAY.replace(b"K\x03\x85", b"K\x04\x85") + b"u."
+    with pytest.raises(DataError, match=r"f: .*3 bytes for uint8 of shape \(4,\)"):
+        unpickle(data, "f")
 
 
 def test_stand_ins_rebuild_what_numpy_wrote() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tallygrad.datasets import DataError, Dataset, digits, load, names
 from tallygrad.datasets.glyphs import GLYPHS, MOST_POINTS, STAMPS, outlines
 
@@ -34,8 +35,8 @@ def test_sizes_and_form(test_split: Dataset) -> None:
 
 def test_mean_and_std(test_split: Dataset) -> None:
     pixels = test_split.images / 255
-    assert pixels.mean() == pytest.approx(test_split.mean[0], abs=2e-3)
-    assert pixels.std() == pytest.approx(test_split.std[0], abs=2e-3)
+    assert pixels.mean() == pytest.approx(test_split.mean[0], abs=5e-4)
+    assert pixels.std() == pytest.approx(test_split.std[0], abs=5e-4)
 
 
 def draw(seed: int, split: str, chunk: int) -> tuple[bytes, bytes]:
@@ -55,7 +56,7 @@ def test_same_seed_same_bytes(test_split: Dataset) -> None:
 def test_pinned_bytes(test_split: Dataset) -> None:
     """The set must not change between versions or machines: accuracies are compared over it."""
     digest = hashlib.sha256(test_split.images.tobytes() + test_split.labels.tobytes())
-    assert digest.hexdigest() == "PIN"
+    assert digest.hexdigest() == "3522aff2bb6cf7bbf84e75d48c823d4f8f4bf3d7dea4c517acbed3c05e0d6fe6"
 
 
 def test_bad_arguments() -> None:

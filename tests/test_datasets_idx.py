@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import tempfile
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tallygrad.datasets import DataError, load
+from tallygrad.datasets.fetch import cache_dir
 from tallygrad.datasets.idx import read_idx, write_idx
 
 TYPES = ["u1", "i1", "i2", "i4", "f4", "f8"]
@@ -59,6 +62,13 @@ def test_round_trip(
     back = read_idx(path)
     assert back.dtype == array.dtype and back.dtype.isnative
     np.testing.assert_array_equal(back, array)
+
+
+def test_gzip_of_several_pieces(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (3, 1_000_003), np.uint8)
+    write_idx(tmp_path / "x", array)
+    path = packed(tmp_path / "x.gz", (tmp_path / "x").read_bytes())
+    np.testing.assert_array_equal(read_idx(path), array)
 
 
 def test_bytes_are_big_endian(tmp_path: Path) -> None:
@@ -166,10 +176,12 @@ def test_mnist_content(tmp_path: Path) -> None:
     assert (data.name, data.split, len(data)) == ("mnist", "train", 7)
     assert data.input_shape == (1, 28, 28) and data.images.shape == (7, 1, 28, 28)
     assert data.images.dtype == np.uint8 and data.labels.dtype == np.int64
-    assert data.images[6, 0].tolist() == (np.arange(6 * 784, 7 * 784) % 251).reshape(28, 28).tolist()
+    last = (np.arange(6 * 784, 7 * 784) % 251).reshape(28, 28)
+    np.testing.assert_array_equal(data.images[6, 0], last)
     assert data.images.transpose(0, 2, 3, 1).flags.c_contiguous
     assert len(data.classes) == 10 and len(data.mean) == len(data.std) == 1
-    assert load("fashion-mnist", "train", pair(tmp_path / "f"), download=False).classes[9] == "Ankle boot"
+    fashion = load("fashion-mnist", "train", pair(tmp_path / "f"), download=False)
+    assert fashion.classes[9] == "Ankle boot" and len(fashion.classes) == 10
 
 
 @pytest.mark.parametrize(
@@ -192,9 +204,7 @@ def test_gz_and_dotted_names(tmp_path: Path) -> None:
     assert load("mnist", "test", tmp_path, download=False).labels.tolist() == [4, 5, 6, 7, 8]
 
 
-def test_order_of_places(
-    tmp_path: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_order_of_places(tmp_path: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given, named = tmp_path / "given", tmp_path / "named"
     given.mkdir()
     named.mkdir()
@@ -224,6 +234,16 @@ def test_the_two_mnists_are_not_mixed(
             load(name, "train", download=False)
     monkeypatch.setenv("TALLYGRAD_DATA", str(tmp_path / "fashion-mnist"))
     assert first_label("fashion-mnist", None) == 1
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
+    assert cache_dir() == Path("/c/tallygrad")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/h")
+    assert cache_dir() == Path("/h/.cache/tallygrad")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert cache_dir() == Path(tempfile.gettempdir()) / "tallygrad"
 
 
 def test_offline_error_tells_what_to_do(tmp_path: Path, nowhere: Path) -> None:

@@ -11,8 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from tallygrad.datasets import (
-    Batch, Cutout, DataError, Dataset, Flip, Loader, PadCrop, Sampler, standard,
+    Batch,
+    Cutout,
+    DataError,
+    Dataset,
+    Flip,
+    Loader,
+    PadCrop,
+    Sampler,
+    standard,
 )  # fmt: skip
 from tallygrad.datasets.augment import below, mix, sample_keys, uniform
 from tallygrad.datasets.sampler import permutation, share
@@ -93,7 +102,7 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     once = [batch.indices.tolist() for batch in loader.epoch(1)]
     list(loader.epoch(0))
     assert [batch.indices.tolist() for batch in loader.epoch(1)] == once
-    assert sum(once, []) == permutation(50, 2, 1).tolist()
+    assert [index for step in once for index in step] == permutation(50, 2, 1).tolist()
 
 
 def test_permutations_are_even() -> None:
@@ -235,6 +244,15 @@ def test_augmentation_belongs_to_the_sample(size: int, batch_size: int) -> None:
     for other in others:
         same = [np.array_equal(other[i], by_sample[i]) for i in range(30)]
         assert sum(same) < 10
+
+
+def test_augmentations_draw_independently() -> None:
+    """Two flips with the same draws would undo each other."""
+    data = dataset(200)
+    twice = next(Loader(data, 200, shuffle=False, augment=(Flip(), Flip())).epoch(0)).images
+    never = next(Loader(data, 200, shuffle=False).epoch(0)).images
+    changed = (twice != never).any(axis=(1, 2, 3)).sum()
+    assert 60 < changed < 140
 
 
 def keys(count: int) -> NDArray[np.uint64]:

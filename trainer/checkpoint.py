@@ -1,14 +1,13 @@
 """Checkpoints: named arrays and a record of the run in one sealed HDF5 file.
 
-The first 512 bytes, which HDF5 leaves to the user, are the seal: three lines of text with the
-format's version, the length of the file and the SHA-256 of all that follows. It is checked before
-the HDF5 library sees a byte, because a damaged file can make that library crash. A second SHA-256,
-over names, types, shapes, values and record, does not depend on the layout of the file: equal
-contents have equal digests.
+Any HDF5 tool can open the file; this module only writes with the HDF5 library. A few flipped bytes
+can crash that library, so reading goes through the head of the file, which HDF5 leaves to the
+user: a seal (format version, length, SHA-256 of all that follows) and an index in JSON that tells
+where in the file each array lies. A second SHA-256, over names, types, shapes, values and record,
+does not depend on the layout: equal contents have equal digests.
 """
 
 import hashlib
-import io
 import json
 import math
 import os
@@ -20,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,15 @@ from .errors import UserError
 
 VERSION = 1
 META = "meta.json"
-MAX_META = 64 << 20
 MAX_DEPTH = 32  # of groups in the file, and of values in the record
-MAX_TENSORS = 1 << 20
-_SEAL_BYTES = 512
-_SEAL = re.compile(rb"tallygrad checkpoint (\d{1,9})\nbytes (\d{1,19})\nsha256 ([0-9a-f]{64})\n")
-# What h5py, NumPy and json raise on contents that they cannot make sense of.
-_UNREADABLE = (LookupError, ValueError, TypeError, ArithmeticError, AttributeError) + (
-    OSError,
-    RuntimeError,
-    MemoryError,
-)
+_SEAL = re.compile(rb"tallygrad checkpoint (\d{4})\nbytes (\d{20})\nsha256 ([0-9a-f]{64})\n")
+_SEAL_BYTES = 125
+_DTYPES = {
+    np.dtype(code).str: np.dtype(code)
+    for code in ("?", "<f2", "<f4", "<f8", "i1", "<i2", "<i4", "<i8", "u1", "<u2", "<u4", "<u8")
+}
+# What JSON and an index that make no sense raise; RecursionError is a RuntimeError.
+_UNREADABLE = (LookupError, ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -74,43 +72,21 @@ def save(path: Path, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any
 def load(path: Path) -> Checkpoint:
     """Read and verify a checkpoint; UserError names the file and what is wrong with it.
 
-    Nothing in the file is trusted: links, virtual and external data, types other than plain
-    numbers, filters, and sizes beyond the file's own are refused before memory is taken.
+    Nothing in the file is trusted: no code, link or filter in it is ever followed, and sizes
+    beyond the file's own are refused before memory is taken.
     """
-    path = Path(path)
-    verify(path)
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            tensors = _read_tensors(file, path.stat().st_size)
-            text = tensors.pop(META).tobytes()
-            stated = file.attrs["digest"]
-        checkpoint = Checkpoint(tensors, _decode(text), _digest(tensors, text))
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: not a valid checkpoint: {reason}") from error
-    if not isinstance(stated, str) or stated != checkpoint.digest:
-        raise UserError(f"{path}: damaged: the contents do not match their digest")
-    return checkpoint
+    with _verified(Path(path)) as file:
+        try:
+            return _read(file)
+        except _UNREADABLE as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{path}: not a valid checkpoint: {reason}") from error
 
 
 def verify(path: Path) -> None:
     """Raise UserError unless the file has this version's seal and the seal fits its bytes."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_SEAL_BYTES)
-            seal = _SEAL.match(head)
-            if seal is None or head[seal.end() :].strip(b"\0"):
-                raise UserError(f"{path}: not a checkpoint of tallygrad, or damaged")
-            version, length, stated = int(seal[1]), int(seal[2]), seal[3].decode()
-            if version != VERSION:
-                raise UserError(f"{path}: format version {version}, this program reads {VERSION}")
-            found = os.fstat(file.fileno()).st_size
-            if found != length:
-                raise UserError(f"{path}: damaged: {found} bytes long, should be {length}")
-            if hashlib.file_digest(file, "sha256").hexdigest() != stated:
-                raise UserError(f"{path}: damaged: the bytes do not match their SHA-256")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    with _verified(Path(path)):
+        pass
 
 
 class CheckpointFolder:
@@ -149,9 +125,10 @@ class CheckpointFolder:
         save(path, tensors, meta)
         if best:
             self._mark_best(path)
-        for old in [step_path for s, step_path in self._steps() if s <= step][self.keep :]:
-            old.unlink(missing_ok=True)
-        self._collect()
+        with _user_errors(self.folder):
+            for old in [step_path for s, step_path in self._steps() if s <= step][self.keep :]:
+                old.unlink(missing_ok=True)
+            self._collect()
         return path
 
     def newest(self, warn: Callable[[str], None] | None = None) -> Path | None:
@@ -178,6 +155,7 @@ class CheckpointFolder:
         return sorted(found, reverse=True)
 
     def _mark_best(self, path: Path) -> None:
+        """Give the file its second name, in one step like every other write."""
         with _replacing(self.best_path) as temporary:
             try:
                 os.link(path, temporary)
@@ -185,6 +163,7 @@ class CheckpointFolder:
                 shutil.copyfile(path, temporary)
 
     def _collect(self) -> None:
+        """Remove the temporary files of writers that were killed."""
         for path in self.folder.glob(".*.tmp"):
             if _is_stale(path):
                 path.unlink(missing_ok=True)
@@ -198,20 +177,22 @@ def _warn(line: str) -> None:
 
 
 def _encode(meta: Mapping[str, Any]) -> bytes:
+    """Write the record as JSON; TypeError or ValueError where it is none."""
     _check_depth(meta, MAX_DEPTH)
-    text = json.dumps(meta, sort_keys=True).encode("ascii")
-    if len(text) > MAX_META:
-        raise ValueError(f"the record has {len(text)} bytes, a checkpoint holds {MAX_META}")
-    return text
+    return json.dumps(meta, sort_keys=True).encode("ascii")
 
 
 def _storable(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
+    """Return the array in the byte order of the file, little-endian; nearly always itself."""
     array = np.asarray(tensor)
-    _check_dtype(name, array.dtype)
-    return array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+    dtype = _DTYPES.get(array.dtype.newbyteorder("<").str)
+    if dtype is None:
+        raise ValueError(f"{name}: cannot store {array.dtype}, only booleans, integers and floats")
+    return array.astype(dtype, copy=False)
 
 
 def _check_names(names: set[str]) -> None:
+    """Raise ValueError unless every name is a path of its own in a tree of groups."""
     for name in names:
         _check_name(name)
         parts = name.split("/")
@@ -229,6 +210,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_depth(value: object, left: int) -> None:
+    """Raise ValueError for nesting that later readers could only follow into a RecursionError."""
     if left < 0:
         raise ValueError(f"the record is nested more than {MAX_DEPTH} deep")
     inner = value.values() if isinstance(value, Mapping) else value
@@ -237,12 +219,8 @@ def _check_depth(value: object, left: int) -> None:
             _check_depth(item, left - 1)
 
 
-def _check_dtype(name: str, dtype: "np.dtype[Any]") -> None:
-    if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise ValueError(f"{name}: cannot store {dtype}, only booleans, integers and floats")
-
-
 def _digest(tensors: Mapping[str, NDArray[Any]], text: bytes) -> str:
+    """Hash what a checkpoint says, wherever in a file it lies."""
     digest = hashlib.sha256(text)
     for name in sorted(tensors):
         array = tensors[name]
@@ -252,25 +230,38 @@ def _digest(tensors: Mapping[str, NDArray[Any]], text: bytes) -> str:
     return digest.hexdigest()
 
 
-def _image(arrays: Mapping[str, NDArray[Any]], text: bytes, digest: str) -> io.BytesIO:
+def _image(arrays: Mapping[str, NDArray[Any]], text: bytes, digest: str) -> BytesIO:
     """Lay the file out in memory: on a full disk the HDF5 library crashes, Python does not."""
-    image = io.BytesIO()
-    with h5py.File(image, "w", userblock_size=_SEAL_BYTES) as file:
+    stored = {META: np.frombuffer(text, np.uint8), **arrays}
+    longest = _index(stored, dict.fromkeys(stored, 10**19), digest)
+    head = 1 << max(511, _SEAL_BYTES + len(longest)).bit_length()
+    image = BytesIO()
+    with h5py.File(image, "w", userblock_size=head) as file:
         file.attrs["digest"] = digest
-        # Not an attribute: those end at 64 KiB.
-        file.create_dataset(META, data=np.frombuffer(text, np.uint8), track_times=False)
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array, track_times=False)
+        sets = {
+            name: file.create_dataset(name, data=array, track_times=False)
+            for name, array in stored.items()
+        }
+        # An empty array lies nowhere.
+        offsets = {name: dataset.id.get_offset() or 0 for name, dataset in sets.items()}
+    index = _index(stored, offsets, digest)
     with image.getbuffer() as data:
+        data[_SEAL_BYTES : _SEAL_BYTES + len(index)] = index
         data[:_SEAL_BYTES] = _seal(data[_SEAL_BYTES:])
     return image
 
 
+def _index(stored: Mapping[str, NDArray[Any]], offsets: Mapping[str, int], digest: str) -> bytes:
+    """Write the line that tells the reader each array's type, shape and place in the file."""
+    rows = [[name, a.dtype.str, a.shape, offsets[name]] for name, a in stored.items()]
+    return json.dumps({"digest": digest, "arrays": rows}).encode() + b"\n"
+
+
 def _seal(contents: memoryview) -> bytes:
+    """Return the first lines of a file that goes on with `contents`; always equally long."""
     length = _SEAL_BYTES + len(contents)
     digest = hashlib.sha256(contents).hexdigest()
-    lines = f"tallygrad checkpoint {VERSION}\nbytes {length}\nsha256 {digest}\n"
-    return lines.encode().ljust(_SEAL_BYTES, b"\0")
+    return f"tallygrad checkpoint {VERSION:04}\nbytes {length:020}\nsha256 {digest}\n".encode()
 
 
 @contextmanager
@@ -292,6 +283,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _user_errors(path: Path) -> Iterator[None]:
+    """Turn the system's refusals into one line that names the path."""
     try:
         yield
     except OSError as error:
@@ -299,6 +291,7 @@ def _user_errors(path: Path) -> Iterator[None]:
 
 
 def _sync(path: Path, flags: int) -> None:
+    """Return once a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
@@ -324,57 +317,80 @@ def _is_stale(temporary: Path) -> bool:
 # -- Reading -------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _verified(path: Path) -> Iterator[BufferedReader]:
+    """Yield the open file, once its seal is found to be good, at the start of its index."""
+    try:
+        with open(path, "rb") as file:
+            _check_seal(path, file)
+            file.seek(_SEAL_BYTES)
+            yield file
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _check_seal(path: Path, file: BufferedReader) -> None:
+    seal = _SEAL.fullmatch(file.read(_SEAL_BYTES))
+    if seal is None:
+        raise UserError(f"{path}: not a checkpoint of tallygrad, or damaged")
+    version, length, stated = int(seal[1]), int(seal[2]), seal[3].decode()
+    if version != VERSION:
+        raise UserError(f"{path}: format version {version}, this program reads {VERSION}")
+    found = os.fstat(file.fileno()).st_size
+    if found != length:
+        raise UserError(f"{path}: damaged: {found} bytes long, should be {length}")
+    contents = hashlib.sha256()
+    while block := file.read(1 << 20):
+        contents.update(block)
+    if contents.hexdigest() != stated:
+        raise UserError(f"{path}: damaged: the bytes do not match their SHA-256")
+
+
+def _read(file: BufferedReader) -> Checkpoint:
+    """Read the arrays that the index names, and hold them against their digest."""
+    index = json.loads(file.readline())
+    left = os.fstat(file.fileno()).st_size
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, code, shape, offset in index["arrays"]:
+        if not isinstance(name, str) or name in tensors:
+            raise ValueError(f"{name}: not a name, or listed twice")
+        tensors[name] = _read_array(file, left, name, _DTYPES[code], shape, offset)
+        left -= tensors[name].nbytes
+    text = tensors.pop(META).tobytes()
+    _check_names(set(tensors))
+    digest = _digest(tensors, text)
+    if index["digest"] != digest:
+        raise ValueError("the contents do not match their digest")
+    return Checkpoint(tensors, _decode(text), digest)
+
+
+def _read_array(
+    file: BufferedReader,
+    left: int,
+    name: str,
+    dtype: "np.dtype[Any]",
+    shape: list[int],
+    offset: int,
+) -> NDArray[Any]:
+    """Read one array; `left` is what the arrays of a file so long can still hold."""
+    if any(type(number) is not int or number < 0 for number in [*shape, offset]):
+        raise ValueError(f"{name}: shape {shape} at {offset} is not a place in a file")
+    size = math.prod(shape) * dtype.itemsize
+    if size > left:
+        raise ValueError(f"{name}: {shape} of {dtype} is more than the file holds")
+    array = np.empty(shape, dtype)
+    values = array.reshape(-1).view(np.uint8)
+    file.seek(offset)
+    if file.readinto(values.data) != size:
+        raise ValueError(f"{name}: lies outside the file")
+    if dtype.kind == "b" and values.max(initial=0) > 1:
+        raise ValueError(f"{name}: holds bytes that are neither true nor false")
+    return array
+
+
 def _decode(text: bytes) -> dict[str, Any]:
     meta = json.loads(text)
     if not isinstance(meta, dict):
         raise ValueError("its record is not a JSON object")
     _check_depth(meta, MAX_DEPTH)
     return meta
-
-
-def _read_tensors(file: h5py.File, file_size: int) -> dict[str, NDArray[Any]]:
-    tensors: dict[str, NDArray[Any]] = {}
-    left = file_size
-    for name, dataset in _datasets(file, "", set()):
-        size = _declared_bytes(name, dataset)
-        left -= size
-        if left < 0 or len(tensors) > MAX_TENSORS:
-            raise ValueError(f"{name}: declares more data than the file holds")
-        tensors[name] = np.asarray(dataset[()])
-    return tensors
-
-
-def _datasets(group: h5py.Group, prefix: str, seen: set[int]) -> Iterator[tuple[str, h5py.Dataset]]:
-    for part in group:
-        name = f"{prefix}{part}"
-        if name != META:
-            _check_name(name)
-        if not isinstance(group.get(part, getlink=True), h5py.HardLink):
-            raise ValueError(f"{name}: links to other places are refused")
-        entry = group[part]
-        # A second name would allow circles, and a tree that never ends.
-        address = h5py.h5o.get_info(entry.id).addr
-        if address in seen:
-            raise ValueError(f"{name}: is a second name of another entry")
-        seen.add(address)
-        if isinstance(entry, h5py.Group):
-            yield from _datasets(entry, f"{name}/", seen)
-        elif isinstance(entry, h5py.Dataset):
-            yield name, entry
-        else:
-            raise ValueError(f"{name}: neither a group nor a tensor")
-
-
-def _declared_bytes(name: str, dataset: h5py.Dataset) -> int:
-    """Check how a dataset is stored, without reading it, and return its size in memory."""
-    _check_dtype(name, dataset.dtype)
-    if dataset.shape is None:
-        raise ValueError(f"{name}: has no shape")
-    creation = dataset.id.get_create_plist()
-    plain = creation.get_layout() in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
-    if not plain or creation.get_nfilters() or creation.get_external_count():
-        raise ValueError(f"{name}: is not stored as one plain block in this file")
-    size: int = math.prod(dataset.shape) * dataset.dtype.itemsize
-    if size != dataset.id.get_storage_size():
-        raise ValueError(f"{name}: declares {size} bytes, the file has another number")
-    return size

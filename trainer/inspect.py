@@ -73,6 +73,7 @@ def render(description: Mapping[str, Any]) -> str:
 
 
 def _row(name: str, array: NDArray[Any]) -> dict[str, Any]:
+    """Describe one array."""
     is_float = array.dtype.kind == "f"
     finite = array[np.isfinite(array)] if is_float else array.reshape(-1)
     return {
@@ -88,6 +89,7 @@ def _row(name: str, array: NDArray[Any]) -> dict[str, Any]:
 
 
 def _statistics(finite: NDArray[Any]) -> dict[str, Any]:
+    """Return mean, std, min and max of finite values; None for each where there are none."""
     if not finite.size:
         return dict.fromkeys(("mean", "std", "min", "max"))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -129,6 +131,7 @@ def _strict(value: Any) -> Any:
 
 
 def _cell(column: str, value: Any) -> str:
+    """Show one number or name as the table has it."""
     if value is None:
         return "-"
     if column == "shape":
@@ -163,6 +166,7 @@ def _record(meta: Mapping[str, Any]) -> list[str]:
 
 
 def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Name what is nested by its path: config.optimizer.lr."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from _flatten(f"{name}.{_plain(key)}", item)

@@ -192,8 +192,9 @@ def connect(env: Mapping[str, str] = os.environ) -> Comm:
         ) from error
     comm = MpiComm()
     if comm.size != expected:
+        name = comm.library.partition(",")[0]
         raise UserError(
-            f"the launcher started {expected} ranks, but {comm.library} sees {comm.size}: "
+            f"the launcher started {expected} ranks, but {name} sees {comm.size}: "
             "use the mpirun that belongs to this library"
         )
     return comm

@@ -53,11 +53,13 @@ def user_status(error: BaseException) -> int | None:
 
 
 def _rank_traceback(error: BaseException, rank: int) -> str:
+    """Mark every line, because the ranks' lines arrive mixed."""
     text = "".join(traceback.format_exception(error))
     return "".join(f"[rank {rank}] {line}\n" for line in text.splitlines())
 
 
 def _end(comm: Comm, status: int, text: str, shared: bool) -> NoReturn:
+    """Print `text` and end all ranks; what the ranks share is left to rank 0 for a moment."""
     try:
         if shared and comm.rank > 0:
             time.sleep(PATIENCE)

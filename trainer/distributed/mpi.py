@@ -42,7 +42,7 @@ class MpiComm:
     @property
     def library(self) -> str:
         """First line of the MPI library's version."""
-        return MPI.Get_library_version().splitlines()[0].strip("\0 ")
+        return " ".join(MPI.Get_library_version().splitlines()[0].strip("\0").split())
 
     def bcast(self, array: NDArray[Any], root: int = 0) -> None:
         """Overwrite `array` with that of rank `root`."""

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from .sample import Sample
 
-FAMILIES = ("linear",)
+FAMILIES = ("activation", "linear", "loss", "norm")
 
 
 def samples(family: str | None = None) -> list[Sample]:

@@ -1,0 +1,200 @@
+"""Convolutions, with torch.nn.functional's names and argument order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from ..ops import conv as ops
+from ..ops.elementwise import add
+from ..ops.shape import reshape
+from ..tensor import Tensor
+
+Sizes: TypeAlias = int | Sequence[int]
+
+
+def pair(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, int]:
+    """Return (vertical, horizontal) numbers of an option that is one number for all axes or one
+    for each; of a single axis the vertical one is `least`. ValueError where any is below least."""
+    given = (value,) * axes if isinstance(value, int) else tuple(int(v) for v in value)
+    given = given * axes if len(given) == 1 else given
+    if len(given) != axes or min(given) < least:
+        raise ValueError(f"{name} must be one number or {axes}, at least {least}; got {value}")
+    return (least, given[0]) if axes == 1 else (given[0], given[1])
+
+
+def images(name: str, input: Tensor, axes: int = 2) -> Tensor:
+    """Return the input as (N, C, H, W): a missing N, and the H of signals, become 1."""
+    shape = input.shape
+    if len(shape) not in (axes + 1, axes + 2):
+        raise ValueError(f"{name}: input of shape {shape}, expected {axes + 1} or {axes + 2} axes")
+    batched = shape if len(shape) == axes + 2 else (1, *shape)
+    full = batched if axes == 2 else (*batched[:2], 1, batched[2])
+    return input if full == shape else reshape(input, shape=full)
+
+
+def restore(y: Tensor, input: Tensor, axes: int = 2) -> Tensor:
+    """Return (N, C, H, W) in the input's number of axes."""
+    batch = y.shape[:1] if input.ndim == axes + 2 else ()
+    shape = (*batch, y.shape[1], *y.shape[-axes:])
+    return y if shape == y.shape else reshape(y, shape=shape)
+
+
+def _filters(name: str, weight: Tensor, axes: int) -> Tensor:
+    if weight.ndim != axes + 2:
+        raise ValueError(f"{name}: weight of shape {weight.shape}, expected {axes + 2} axes")
+    return weight if axes == 2 else reshape(weight, shape=(*weight.shape[:2], 1, weight.shape[2]))
+
+
+def _biased(name: str, y: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None:
+        return y
+    if bias.shape != (y.shape[1],):
+        raise ValueError(f"{name}: bias of shape {bias.shape}, expected ({y.shape[1]},)")
+    return add(y, reshape(bias, shape=(1, y.shape[1], 1, 1)))
+
+
+def _padding(
+    name: str,
+    padding: Sizes | str,
+    axes: int,
+    taps: tuple[int, ...],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+) -> ops.Padding:
+    if not isinstance(padding, str):
+        top, left = pair(f"{name}: padding", padding, axes)
+        return (top, top), (left, left)
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if padding != "same" or max(stride) > 1:
+        raise ValueError(
+            f"{name}: padding={padding!r} with stride {stride}; there are numbers, 'valid' and, "
+            "for stride 1, 'same'"
+        )
+    (a, b), (c, d) = ((d * (r - 1) // 2, d * (r - 1)) for r, d in zip(taps, dilation, strict=True))
+    return (a, b - a), (c, d - c)
+
+
+def _conv(
+    name: str,
+    axes: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sizes,
+    padding: Sizes | str,
+    dilation: Sizes,
+    groups: int,
+) -> Tensor:
+    x, w = images(name, input, axes), _filters(name, weight, axes)
+    strides = pair(f"{name}: stride", stride, axes, 1)
+    spread = pair(f"{name}: dilation", dilation, axes, 1)
+    border = _padding(name, padding, axes, w.shape[2:], strides, spread)
+    y = ops.conv2d(x, w, stride=strides, padding=border, dilation=spread, groups=groups)
+    return restore(_biased(name, y, bias), input, axes)
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Return the cross-correlation of images with filters, in the notation of Sze et al. (2017)
+
+        O[n,m,x,y] = B[m] + sum over k, i, j of I[n,k,Ux+i,Uy+j] W[m,k,i,j]
+
+    input I (N, C, H, W) or (C, H, W), weight W (M, C/groups, R, S), bias B (M,), result
+    (N, M, E, F) with E = floor((H + 2 padding - dilation (R-1) - 1) / U) + 1, U the stride, F
+    likewise. Options are one number or (vertical, horizontal); padding may be "valid" (none) or
+    "same" (E = H at stride 1; an odd border is wider at the end). ValueError where shapes do not
+    fit."""
+    return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Return `conv2d` of signals: input (N, C, L) or (C, L), weight (M, C/groups, S)."""
+    return _conv("conv1d", 1, input, weight, bias, stride, padding, dilation, groups)
+
+
+def _conv_transpose(
+    name: str,
+    axes: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sizes,
+    padding: Sizes,
+    output_padding: Sizes,
+    groups: int,
+    dilation: Sizes,
+) -> Tensor:
+    x, w = images(name, input, axes), _filters(name, weight, axes)
+    u, p = pair(f"{name}: stride", stride, axes, 1), pair(f"{name}: padding", padding, axes)
+    q = pair(f"{name}: dilation", dilation, axes, 1)
+    more = pair(f"{name}: output_padding", output_padding, axes)
+    if x.shape[1] != w.shape[0]:
+        raise ValueError(f"{name}: input has {x.shape[1]} channels, filter {weight.shape} expects "
+                         f"{w.shape[0]}")  # fmt: skip
+    if any(a >= max(b, c) for a, b, c in zip(more, u, q, strict=True)):
+        raise ValueError(f"{name}: output_padding {more} must be below stride {u} or dilation {q}")
+    reach = [d * (r - 1) + 1 for d, r in zip(q, w.shape[2:], strict=True)]
+    h, k = ((x.shape[2 + i] - 1) * u[i] + reach[i] + more[i] - 2 * p[i] for i in (0, 1))
+    if min(h, k) < 1:
+        raise ValueError(f"{name}: input {input.shape} with padding {p} gives no output ({h}, {k})")
+    # What a whole stride of output_padding uncovers, no window of the convolution may see.
+    top, left = ((p[i], p[i] - more[i] // u[i] * u[i]) for i in (0, 1))
+    y = ops.conv2d_dx(
+        x, w, size=(h, k), stride=u, padding=(top, left), dilation=q, groups=groups
+    )
+    return restore(_biased(name, y, bias), input, axes)
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+) -> Tensor:
+    """Return the transposed convolution: what `conv2d` of these filters does to a gradient.
+
+    Input (N, M, E, F) or (M, E, F), weight (M, C/groups, R, S), bias (C,), result (N, C, H, W)
+    with H = (E-1) stride - 2 padding + dilation (R-1) + output_padding + 1. ValueError where
+    shapes do not fit, or output_padding reaches both stride and dilation."""
+    return _conv_transpose(
+        "conv_transpose2d", 2, input, weight, bias, stride, padding, output_padding, groups,
+        dilation,
+    )  # fmt: skip
+
+
+def conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+) -> Tensor:
+    """Return `conv_transpose2d` of signals: input (N, M, L) or (M, L), weight (M, C/groups, S)."""
+    return _conv_transpose(
+        "conv_transpose1d", 1, input, weight, bias, stride, padding, output_padding, groups,
+        dilation,
+    )  # fmt: skip

@@ -1,0 +1,50 @@
+"""Normalisation."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from ..array import array
+from ..ops import norm as ops
+from ..ops import update
+from ..ops.elementwise import full
+from ..ops.reduce import scale
+from ..primitive import Value
+from ..tensor import Tensor
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return weight (x - mean) / sqrt(var + eps) + bias per channel, input (N, C) or (N, C, ..).
+
+    In training mean and (biased) variance are the batch's, and the running ones, if there are any,
+    move towards the batch's by `momentum`, the variance's unbiased estimate as in torch. Otherwise
+    the running ones are used. ValueError for a single value per channel in training."""
+    w = _constant(input, 1.0) if weight is None else weight
+    b = _constant(input, 0.0) if bias is None else bias
+    if not training:
+        if running_mean is None or running_var is None:
+            raise ValueError("batch_norm: running statistics are needed outside of training")
+        return ops.batch_norm_eval(input, w, b, running_mean, running_var, eps=float(eps))
+    y, mean, var = ops.batch_norm(input, w, b, eps=float(eps))
+    count = prod(input.shape) // input.shape[1]
+    for running, seen, factor in (running_mean, mean, 1.0), (running_var, var, count / (count - 1)):
+        if running is not None:
+            rate = array(np.asarray(momentum, running.dtype))
+            found = seen.data if factor == 1 else scale(seen.data, factor=factor)
+            update.running_average(running.data, found, rate)
+    return y  # type: ignore[no-any-return]
+
+
+def _constant(input: Tensor, value: float) -> Value:
+    return full(shape=input.shape[1:2], dtype=input.dtype, value=value)

@@ -1,0 +1,33 @@
+"""Images read row by row."""
+
+from __future__ import annotations
+
+from ..nn.layers import Linear
+from ..nn.module import Module
+from ..nn.recurrent import LSTM
+from ..tensor import Tensor
+from .registry import Shape, register
+
+
+class RowLSTM(Module):
+    """The rows of an image as a sequence of H vectors of W C numbers through an LSTM; the last
+    output goes through a linear layer (the sequential MNIST task by rows)."""
+
+    def __init__(self, input_shape: Shape, classes: int, hidden: int, layers: int) -> None:
+        channels, _, width = input_shape
+        self.lstm = LSTM(channels * width, hidden, layers, batch_first=True)
+        self.fc = Linear(hidden, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, classes); x (N, C, H, W)."""
+        rows = x.permute(0, 2, 1, 3).flatten(2)
+        y, _ = self.lstm(rows)
+        return self.fc(y[:, -1])  # type: ignore[no-any-return]
+
+
+@register("lstm")
+def lstm(
+    input_shape: Shape = (1, 28, 28), classes: int = 10, hidden: int = 128, layers: int = 1
+) -> Module:
+    """Return an LSTM over the rows of images, see `RowLSTM`."""
+    return RowLSTM(input_shape, classes, hidden, layers)

@@ -1,0 +1,83 @@
+"""Activation functions as layers, with torch's arguments."""
+
+from __future__ import annotations
+
+from ..functional import activation as F
+from ..tensor import Tensor
+from .module import Module
+
+
+class ReLU(Module):
+    """max(x, 0)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        return F.relu(x)
+
+
+class LeakyReLU(Module):
+    """x where it is positive, else negative_slope x."""
+
+    shown = ("negative_slope",)
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        return F.leaky_relu(x, self.negative_slope)
+
+
+class ELU(Module):
+    """x where it is positive, else alpha (exp(x) - 1)."""
+
+    shown = ("alpha",)
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        return F.elu(x, self.alpha)
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        return F.sigmoid(x)
+
+
+class Tanh(Module):
+    """Hyperbolic tangent."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        return F.tanh(x)
+
+
+class Softmax(Module):
+    """exp(x) over its sum along an axis."""
+
+    shown = ("dim",)
+
+    def __init__(self, dim: int = -1) -> None:
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        return F.softmax(x, self.dim)
+
+
+class LogSoftmax(Module):
+    """Logarithm of the softmax along an axis."""
+
+    shown = ("dim",)
+
+    def __init__(self, dim: int = -1) -> None:
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        return F.log_softmax(x, self.dim)

@@ -1,0 +1,32 @@
+"""Dropout layers (Srivastava et al. 2014)."""
+
+from __future__ import annotations
+
+from ..functional.dropout import dropout, dropout2d
+from ..tensor import Tensor
+from .module import Module
+
+
+class _Dropout(Module):
+    shown = ("p",)
+
+    def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"dropout: p must lie in [0, 1], not {p}")
+        self.p = p
+
+
+class Dropout(_Dropout):
+    """In training, zeros elements with probability p and divides the others by 1 - p."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        return dropout(x, self.p, self.training)
+
+
+class Dropout2d(_Dropout):
+    """In training, zeros whole channels with probability p and divides the others by 1 - p."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape; x (N, C, H, W)."""
+        return dropout2d(x, self.p, self.training)

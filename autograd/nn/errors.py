@@ -1,0 +1,36 @@
+"""Messages for names and states that do not fit: what was given, what is there, what is nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+Shape = tuple[int, ...]
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """Return an error for a name that is none of the known ones, with the nearest of them."""
+    there = list(known)
+    near = get_close_matches(name, there, 1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return ValueError(f"{kind} {name!r} is unknown; {guess}there are {', '.join(there)}")
+
+
+def compare(
+    kind: str, expected: Mapping[str, Shape], given: Mapping[str, Shape], strict: bool
+) -> tuple[list[str], list[str]]:
+    """Return the missing and the extra names of a state. ValueError that lists every wrong shape
+    and, if strict, every missing and every extra name."""
+    missing = [name for name in expected if name not in given]
+    extra = [name for name in given if name not in expected]
+    wrong = [
+        f"{name}: expected {shape}, {kind} has {given[name]}"
+        for name, shape in expected.items()
+        if name in given and given[name] != shape
+    ]
+    if strict:
+        wrong += [f"{name}: missing" for name in missing]
+        wrong += [f"{name}: extra, nothing has this name" for name in extra]
+    if wrong:
+        raise ValueError("\n".join([f"the {kind} does not fit, nothing was loaded:", *wrong]))
+    return missing, extra

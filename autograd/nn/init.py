@@ -1,0 +1,113 @@
+"""Numbers to start from. Each function overwrites a tensor and returns it; on the meta backend
+nothing is drawn. Fans are counted for weights (M, C/groups, ..): in C/groups times the window."""
+
+from __future__ import annotations
+
+from math import prod, sqrt
+from typing import Literal
+
+import numpy as np
+
+from .. import context, random
+from ..array import Array, array
+from ..tensor import Tensor
+from .module import assign
+
+Fan = Literal["fan_in", "fan_out"]
+_GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": sqrt(2.0), "selu": 0.75}
+
+
+def calculate_gain(nonlinearity: str, param: float = 0.01) -> float:
+    """Return the factor by which weights before an activation are enlarged; `param` is the slope
+    of "leaky_relu". ValueError for an unknown name."""
+    if nonlinearity == "leaky_relu":
+        return sqrt(2.0 / (1.0 + param**2))
+    if nonlinearity not in _GAINS:
+        raise ValueError(f"no gain for {nonlinearity!r}; there are {', '.join(_GAINS)}, leaky_relu")
+    return _GAINS[nonlinearity]
+
+
+def fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return (fan_in, fan_out) of a weight. ValueError for fewer than two axes."""
+    if len(shape) < 2:
+        raise ValueError(f"a tensor of shape {shape} has no fan-in and fan-out: needs two axes")
+    window = prod(shape[2:])
+    return shape[1] * window, shape[0] * window
+
+
+def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
+    """Draw evenly from [a, b)."""
+    return _write(tensor, random.draw("uniform", tensor.shape, a, b, tensor.dtype))
+
+
+def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Draw from a normal distribution."""
+    return _write(tensor, random.draw("normal", tensor.shape, mean, std, tensor.dtype))
+
+
+def constant_(tensor: Tensor, val: float) -> Tensor:
+    """Write one value everywhere."""
+    return _write(tensor, array(val, tensor.dtype))
+
+
+def zeros_(tensor: Tensor) -> Tensor:
+    """Write zeros."""
+    return constant_(tensor, 0.0)
+
+
+def ones_(tensor: Tensor) -> Tensor:
+    """Write ones."""
+    return constant_(tensor, 1.0)
+
+
+def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """Draw evenly with deviation gain sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
+    bound = gain * sqrt(6.0 / sum(fans(tensor.shape)))
+    return uniform_(tensor, -bound, bound)
+
+
+def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """Draw normally with deviation gain sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
+    return normal_(tensor, 0.0, gain * sqrt(2.0 / sum(fans(tensor.shape))))
+
+
+def kaiming_uniform_(
+    tensor: Tensor, a: float = 0.0, mode: Fan = "fan_in", nonlinearity: str = "leaky_relu"
+) -> Tensor:
+    """Draw evenly with deviation gain / sqrt(fan) (He et al. 2015); `a`: slope of leaky_relu."""
+    bound = sqrt(3.0) * _deviation(tensor, a, mode, nonlinearity)
+    return uniform_(tensor, -bound, bound)
+
+
+def kaiming_normal_(
+    tensor: Tensor, a: float = 0.0, mode: Fan = "fan_in", nonlinearity: str = "leaky_relu"
+) -> Tensor:
+    """Draw normally with deviation gain / sqrt(fan) (He et al. 2015); `a`: slope of leaky_relu."""
+    return normal_(tensor, 0.0, _deviation(tensor, a, mode, nonlinearity))
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """Make the rows, or the columns if they are fewer, of the weight as a matrix (M, rest)
+    orthogonal and of length gain (Saxe et al. 2013)."""
+    fans(tensor.shape)
+    rows = tensor.shape[0]
+    shape = (rows, prod(tensor.shape[1:]))
+    drawn = random.draw("normal", (max(shape), min(shape)), 0.0, 1.0, np.float64)
+    if context.current().backend == "meta":
+        return tensor
+    q, r = np.linalg.qr(drawn.value)
+    q = q * np.sign(np.diagonal(r))  # or the directions would not be evenly distributed
+    q = gain * (q.T if shape[0] < shape[1] else q)
+    return _write(tensor, array(q.reshape(tensor.shape), tensor.dtype))
+
+
+def _deviation(tensor: Tensor, a: float, mode: Fan, nonlinearity: str) -> float:
+    found = dict(zip(("fan_in", "fan_out"), fans(tensor.shape), strict=True))
+    if mode not in found:
+        raise ValueError(f"mode {mode!r} is unknown; there are fan_in, fan_out")
+    return calculate_gain(nonlinearity, a) / sqrt(max(found[mode], 1))
+
+
+def _write(tensor: Tensor, numbers: Array) -> Tensor:
+    assign(tensor, numbers)
+    return tensor

@@ -1,0 +1,160 @@
+"""Linear and convolutional layers, and what stands between them. Arguments, parameter names and
+shapes are torch's; so are the initial numbers (uniform, with deviation sqrt(1 / 3 fan_in))."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from ..functional.conv import conv2d, conv_transpose2d
+from ..functional.create import zeros
+from ..functional.linear import linear
+from ..tensor import Parameter, Tensor
+from . import init
+from .module import Module
+
+FLOAT = np.dtype(np.float32)
+Pair = tuple[int, int]
+
+
+def pair(value: int | Pair) -> Pair:
+    """Return (value, value) for a single number."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def parameter(*shape: int, dtype: npt.DTypeLike = FLOAT) -> Parameter:
+    """Return a parameter of zeros, for an initialiser to fill."""
+    return Parameter(zeros(*shape, dtype=dtype))
+
+
+def reset(weight: Parameter, bias: Parameter | None) -> None:
+    """Draw weights and biases evenly from +- 1 / sqrt(fan_in)."""
+    init.kaiming_uniform_(weight, a=sqrt(5.0))
+    if bias is not None:
+        bound = 1.0 / sqrt(max(init.fans(weight.shape)[0], 1))
+        init.uniform_(bias, -bound, bound)
+
+
+class Linear(Module):
+    """y = x weight.T + bias; x (.., in_features), weight (out_features, in_features)."""
+
+    shown = ("in_features", "out_features")
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, dtype: npt.DTypeLike = FLOAT
+    ) -> None:
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = parameter(out_features, in_features, dtype=dtype)
+        self.bias = parameter(out_features, dtype=dtype) if bias else None
+        reset(self.weight, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (.., out_features)."""
+        return linear(x, self.weight, self.bias)
+
+
+class Conv2d(Module):
+    """Cross-correlation; x (N, in_channels, H, W), weight (out_channels, in_channels / groups,
+    R, S); padding may be "same" or "valid". ValueError where the groups do not divide the
+    channels."""
+
+    shown = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups")
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair | str = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        dtype: npt.DTypeLike = FLOAT,
+    ) -> None:
+        _divides(groups, in_channels, out_channels)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride = pair(kernel_size), pair(stride)
+        self.padding = padding if isinstance(padding, str) else pair(padding)
+        self.dilation, self.groups = pair(dilation), groups
+        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        self.weight = parameter(*shape, dtype=dtype)
+        self.bias = parameter(out_channels, dtype=dtype) if bias else None
+        reset(self.weight, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, out_channels, H', W')."""
+        return conv2d(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
+
+
+class ConvTranspose2d(Module):
+    """The gradient of Conv2d as a layer; x (N, in_channels, H, W), weight (in_channels,
+    out_channels / groups, R, S). ValueError where the groups do not divide the channels."""
+
+    shown = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups")
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        output_padding: int | Pair = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Pair = 1,
+        dtype: npt.DTypeLike = FLOAT,
+    ) -> None:
+        _divides(groups, in_channels, out_channels)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride = pair(kernel_size), pair(stride)
+        self.padding, self.output_padding = pair(padding), pair(output_padding)
+        self.groups, self.dilation = groups, pair(dilation)
+        shape = (in_channels, out_channels // groups, *self.kernel_size)
+        self.weight = parameter(*shape, dtype=dtype)
+        self.bias = parameter(out_channels, dtype=dtype) if bias else None
+        reset(self.weight, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, out_channels, H', W')."""
+        return conv_transpose2d(
+            x,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.output_padding,
+            self.groups,
+            self.dilation,
+        )
+
+
+def _divides(groups: int, in_channels: int, out_channels: int) -> None:
+    if groups < 1 or in_channels % groups or out_channels % groups:
+        raise ValueError(f"{groups} groups do not divide {in_channels} and {out_channels} channels")
+
+
+class Flatten(Module):
+    """Makes axes start_dim to end_dim one."""
+
+    shown = ("start_dim", "end_dim")
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        self.start_dim, self.end_dim = start_dim, end_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with fewer axes."""
+        return x.flatten(self.start_dim, self.end_dim)
+
+
+class Identity(Module):
+    """Changes nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x."""
+        return x

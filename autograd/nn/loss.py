@@ -1,0 +1,63 @@
+"""Losses as layers, with torch's arguments. `reduction`: "mean", "sum" or "none"."""
+
+from __future__ import annotations
+
+from ..functional import loss as F
+from ..tensor import Tensor
+from .module import Module
+
+
+class _Loss(Module):
+    shown = ("reduction",)
+
+    def __init__(self, reduction: str = "mean") -> None:
+        if reduction not in F.REDUCTIONS:
+            raise ValueError(f"reduction {reduction!r} is unknown; there are {F.REDUCTIONS}")
+        self.reduction = reduction
+
+
+class CrossEntropyLoss(_Loss):
+    """Negative logarithm of the softmax of logits (N, C, ..) at integer labels (N, ..); classes
+    weighted by `weight` (C,), labels equal to ignore_index left out."""
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(reduction)
+        self.register_buffer("weight", weight)
+        self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return a number, or (N, ..) for "none"."""
+        weight: Tensor | None = vars(self)["weight"]
+        return F.cross_entropy(
+            input, target, weight, self.ignore_index, self.reduction, self.label_smoothing
+        )
+
+
+class MSELoss(_Loss):
+    """(input - target)^2."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return a number, or the shape of input for "none"."""
+        return F.mse_loss(input, target, reduction=self.reduction)
+
+
+class BCELoss(_Loss):
+    """Binary cross entropy of probabilities with targets between 0 and 1."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return a number, or the shape of input for "none"."""
+        return F.binary_cross_entropy(input, target, reduction=self.reduction)
+
+
+class BCEWithLogitsLoss(_Loss):
+    """Binary cross entropy of sigmoids of logits with targets between 0 and 1."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return a number, or the shape of input for "none"."""
+        return F.binary_cross_entropy_with_logits(input, target, reduction=self.reduction)

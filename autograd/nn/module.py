@@ -1,0 +1,261 @@
+"""Module: parameters, buffers and other modules under one name each, and a forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import context
+from ..array import Array, NDArray, array
+from ..ledger import Ledger
+from ..ops.elementwise import cast
+from ..ops.update import store
+from ..tensor import Parameter, Tensor
+from .errors import compare
+
+
+class Module:
+    """Base of every layer and model. Attributes that are Parameters or Modules belong to it under
+    the attribute's name; `register_buffer` adds tensors that are state but not trained.
+
+    A call enters the scope of the name under which the parent holds this module, so that the
+    ledger files work under the names of `named_modules`; the outermost module's name is "".
+    """
+
+    training: bool = True
+    shown: tuple[str, ...] = ()  # attributes that repr() shows
+    ignored: tuple[str, ...] = ()  # names that a state may have here to no effect
+    _name: str = ""
+    _buffers: Mapping[str, bool] = {}  # name: whether state_dict has it
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, Module):
+            value._called(name)
+
+    def _called(self, name: str) -> None:
+        """Take the name that the parent gives."""
+        super().__setattr__("_name", name)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Hold a tensor that is not trained; `state_dict` has it if `persistent`."""
+        setattr(self, name, tensor)
+        self._buffers = {**self._buffers, name: persistent}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with context.scope(self._name):
+            return self.forward(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the results; a subclass says how."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Yield (name, module) for the modules held directly."""
+        return ((k, v) for k, v in vars(self).items() if isinstance(v, Module))
+
+    def children(self) -> Iterator[Module]:
+        """Yield the modules held directly."""
+        return (module for _, module in self.named_children())
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """Yield (full name, module) for this module and all below it, a shared one once."""
+        seen: set[int] = set()
+        for name, module in self._walk(prefix):
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield name, module
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, Module]]:
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child._walk(_joined(prefix, name))
+
+    def modules(self) -> Iterator[Module]:
+        """Yield this module and all below it."""
+        return (module for _, module in self.named_modules())
+
+    def _own(self, what: type[Tensor]) -> Iterator[tuple[str, Tensor]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                if what is Parameter:
+                    yield name, value
+            elif what is Tensor and name in self._buffers and value is not None:
+                yield name, value
+
+    def _all(self, what: type[Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
+        seen: set[int] = set()
+        for path, module in self.named_modules(prefix):
+            for name, value in module._own(what):
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    yield _joined(path, name), value
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """Yield (full name, parameter), a shared one once, under its first name."""
+        return ((name, p) for name, p in self._all(Parameter, prefix) if isinstance(p, Parameter))
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield every parameter once."""
+        return (p for _, p in self.named_parameters())
+
+    def named_buffers(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """Yield (full name, buffer)."""
+        return self._all(Tensor, prefix)
+
+    def buffers(self) -> Iterator[Tensor]:
+        """Yield every buffer."""
+        return (b for _, b in self.named_buffers())
+
+    def train(self, mode: bool = True) -> Self:
+        """Set `training` here and below: batch statistics, dropout. Return self."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Set `training` to False here and below. Return self."""
+        return self.train(False)
+
+    def apply(self, function: Callable[[Module], object]) -> Self:
+        """Call a function with every module, children first. Return self."""
+        for module in reversed([*self.modules()]):
+            function(module)
+        return self
+
+    def requires_grad_(self, on: bool = True) -> Self:
+        """Switch the gradients of all parameters on or off. Return self."""
+        for p in self.parameters():
+            p.requires_grad_(on)
+        return self
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for p in self.parameters():
+            p.grad = None
+
+    def _state(self) -> dict[str, Tensor]:
+        """Map every name, those of shared tensors too, to what `state_dict` is to have."""
+        found: dict[str, Tensor] = {}
+        for path, module in self._walk(""):
+            buffers = [(k, b) for k, b in module._own(Tensor) if module._buffers[k]]
+            own = [*module._own(Parameter), *buffers]
+            found.update({_joined(path, name): t for name, t in own})
+        return found
+
+    def state_dict(self) -> dict[str, NDArray]:
+        """Return copies of the numbers of parameters and persistent buffers by full name."""
+        return {name: np.array(t.numpy(), order="C") for name, t in self._state().items()}
+
+    def load_state_dict(
+        self, state: Mapping[str, npt.ArrayLike], strict: bool = True
+    ) -> tuple[list[str], list[str]]:
+        """Write numbers into parameters and buffers; return the missing and the extra names.
+        ValueError that lists every wrong shape and, if strict, every missing and extra name;
+        then nothing is loaded."""
+        mine = self._state()
+        idle = {_joined(path, name) for path, m in self._walk("") for name in m.ignored}
+        given = {name: np.asarray(value) for name, value in state.items() if name not in idle}
+        shapes = {name: t.shape for name, t in mine.items()}
+        result = compare("state", shapes, {k: v.shape for k, v in given.items()}, strict)
+        for name in mine.keys() & given.keys():
+            assign(mine[name], array(given[name], mine[name].dtype))
+        return result
+
+    def astype(self, dtype: npt.DTypeLike) -> Self:
+        """Give parameters and floating-point buffers another type, in memory of their own. Return
+        self. RuntimeError for parameters that an optimizer has laid into one flat buffer."""
+        wanted = np.dtype(dtype)
+        for name, t in [*self.named_parameters(), *self.named_buffers()]:
+            if t.dtype.kind == "f" and t.dtype != wanted:
+                if t.slot is not None:
+                    raise RuntimeError(f"{name}: change its type before building the optimizer")
+                with context.using(ledger=Ledger(), tape=None):
+                    t.data, t.grad = cast(t.data, dtype=wanted), None
+        return self
+
+    def float(self) -> Self:
+        """Make parameters and buffers float32. Return self."""
+        return self.astype(np.float32)
+
+    def double(self) -> Self:
+        """Make parameters and buffers float64. Return self."""
+        return self.astype(np.float64)
+
+    def extra_repr(self) -> str:
+        """Return what stands between the brackets of repr() before the children."""
+        return ", ".join(f"{name}={getattr(self, name)}" for name in self.shown)
+
+    def __repr__(self) -> str:
+        lines = [f"({name}): {child!r}" for name, child in self.named_children()]
+        inner = self.extra_repr()
+        if not lines:
+            return f"{type(self).__name__}({inner})"
+        body = "\n".join([*filter(None, [inner]), *lines]).replace("\n", "\n  ")
+        return f"{type(self).__name__}(\n  {body}\n)"
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def assign(target: Tensor, numbers: Array) -> None:
+    """Write numbers into a tensor's memory, outside the books: it is no part of any step."""
+    with context.using(ledger=Ledger(), tape=None):
+        store(target.data, numbers)
+
+
+class Sequential(Module):
+    """Modules called one after the other, each on the result of the one before. Named "0", "1", ..
+    or by the keys of a mapping, given as the only argument."""
+
+    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
+        for i, item in enumerate(modules):
+            for name, module in item.items() if isinstance(item, Mapping) else [(str(i), item)]:
+                setattr(self, name, module)
+
+    def forward(self, x: Any) -> Any:
+        """Return the result of the last module."""
+        for module in self.children():
+            x = module(x)
+        return x
+
+    def __len__(self) -> int:
+        return len([*self.children()])
+
+    def __iter__(self) -> Iterator[Module]:
+        return self.children()
+
+    def __getitem__(self, place: int) -> Module:
+        return [*self.children()][place]
+
+
+class ModuleList(Module):
+    """Modules in a list, called by whoever holds it; their scopes have the list's name in front."""
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        for module in modules:
+            self.append(module)
+
+    def append(self, module: Module) -> Self:
+        """Add a module at the end. Return self."""
+        setattr(self, str(len(self)), module)
+        self._called(self._name)
+        return self
+
+    def _called(self, name: str) -> None:
+        super()._called(name)
+        for key, module in self.named_children():
+            module._called(_joined(name, key))
+
+    def __len__(self) -> int:
+        return len([*self.children()])
+
+    def __iter__(self) -> Iterator[Module]:
+        return self.children()
+
+    def __getitem__(self, place: int) -> Module:
+        return [*self.children()][place]

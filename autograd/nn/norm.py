@@ -1,0 +1,73 @@
+"""Normalisation layers, with torch's arguments and names."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy.typing as npt
+
+from ..functional.create import ones, zeros
+from ..functional.norm import batch_norm
+from ..tensor import Parameter, Tensor
+from .layers import FLOAT
+from .module import Module
+
+
+class _BatchNorm(Module):
+    """weight (x - mean) / sqrt(var + eps) + bias for each channel (Ioffe and Szegedy 2015).
+
+    In training, mean and variance are the batch's and the running ones move towards them by
+    `momentum`, as buffers running_mean and running_var (C,); otherwise the running ones count, or
+    still the batch's where `track_running_stats` is False. Without `affine`: no weight and bias.
+    torch's count of batches has no use here; a state may hold it.
+    """
+
+    shown = ("num_features", "eps", "momentum")
+    ignored = ("num_batches_tracked",)
+    axes: ClassVar[tuple[int, ...]]
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        dtype: npt.DTypeLike = FLOAT,
+    ) -> None:
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.track_running_stats = track_running_stats
+        one, zero = ones(num_features, dtype=dtype), zeros(num_features, dtype=dtype)
+        self.weight = Parameter(one) if affine else None
+        self.bias = Parameter(zero) if affine else None
+        self.running_mean: Tensor | None = None
+        self.running_var: Tensor | None = None
+        if track_running_stats:
+            self.register_buffer("running_mean", zeros(num_features, dtype=dtype))
+            self.register_buffer("running_var", ones(num_features, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape. ValueError for another number of axes."""
+        if x.ndim not in self.axes:
+            wanted = " or ".join(map(str, self.axes))
+            raise ValueError(f"{type(self).__name__}: expected {wanted} axes, got shape {x.shape}")
+        return batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or not self.track_running_stats,
+            self.momentum,
+            self.eps,
+        )
+
+
+class BatchNorm1d(_BatchNorm):
+    __doc__ = f"x (N, C) or (N, C, L): {_BatchNorm.__doc__}"
+    axes = (2, 3)
+
+
+class BatchNorm2d(_BatchNorm):
+    __doc__ = f"x (N, C, H, W): {_BatchNorm.__doc__}"
+    axes = (4,)

@@ -1,0 +1,197 @@
+"""Losses. Class labels are integers; axis 1 of x holds the classes, w optionally their weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..array import NDArray, Spec
+from ..ledger import Cost
+from ..primitive import Value, primitive
+from .activation import softmax_dx
+from .elementwise import add, broadcast, div, each, floating, full, log, maximum, mul, neg, sub
+from .reduce import sum as total
+
+
+def _labelled(name: str, x: Spec, target: Spec, w: tuple[Spec, ...]) -> None:
+    """Check logits, labels and class weights. ValueError or TypeError where they do not fit."""
+    if x.dtype.kind != "f" or target.dtype.kind not in "iu":
+        raise TypeError(
+            f"{name}: expected floating-point inputs and integer labels, got {x.dtype} and "
+            f"{target.dtype}"
+        )
+    if len(x.shape) < 2 or not x.shape[1]:
+        raise ValueError(f"{name}: input {x.shape} has no classes; expected (N, C, ..)")
+    if target.shape != (x.shape[0], *x.shape[2:]):
+        raise ValueError(
+            f"{name}: target {target.shape} does not fit input {x.shape}: expected "
+            f"{(x.shape[0], *x.shape[2:])}"
+        )
+    if w and w[0].shape != (x.shape[1],):
+        raise ValueError(f"{name}: weight {w[0].shape} does not fit {x.shape[1]} classes")
+
+
+class _Labels:
+    """Labels made ready for arithmetic: `place` with a class axis of 1, 0 where ignored; `rate`,
+    the class weight of each sample, 0 where ignored; `norm`, what the reduction divides by."""
+
+    def __init__(
+        self, name: str, target: NDArray, w: tuple[NDArray, ...], classes: int, dtype: Any,
+        ignore_index: int, reduction: str,
+    ) -> None:  # fmt: skip
+        label = np.expand_dims(target, 1)
+        counted = label != ignore_index
+        wrong = counted & ((label < 0) | (label >= classes))
+        if wrong.any():
+            raise IndexError(f"{name}: label {label[wrong][0]} is out of range for {classes} classes")
+        self.place = np.where(counted, label, 0)
+        self.counted = counted
+        self.rate = (w[0][self.place] * counted if w else counted).astype(dtype)
+        self.norm = self.rate.sum(dtype=dtype) if reduction == "mean" else dtype.type(1)
+
+    def reduce(self, loss: NDArray, reduction: str) -> NDArray:
+        """Return losses (N, 1, ..) as the reduction asks: their mean over nothing is no number."""
+        if reduction == "none":
+            return np.asarray(loss[:, 0])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(loss.sum(dtype=loss.dtype) / self.norm)
+
+    def spread(self, dloss: NDArray, reduction: str) -> NDArray:
+        """Return the gradient of each sample's loss, as (N, 1, ..) or ()."""
+        if reduction == "none":
+            return np.expand_dims(dloss, 1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(dloss / self.norm)
+
+
+def _reduced(x: Spec, target: Spec, reduction: str) -> Spec:
+    return Spec(target.shape if reduction == "none" else (), x.dtype)
+
+
+def _across(w: tuple[NDArray, ...], p: NDArray) -> NDArray:
+    """Return class weights, all 1 if there are none, in a shape that broadcasts against p."""
+    v = w[0].astype(p.dtype) if w else np.ones(p.shape[1], p.dtype)
+    return v.reshape(-1, *[1] * (p.ndim - 2))
+
+
+def _entropy(
+    x: Spec, target: Spec, *w: Spec, ignore_index: int, label_smoothing: float, reduction: str
+) -> tuple[Spec, Spec]:
+    _labelled("cross_entropy", x, target, w)
+    return _reduced(x, target, reduction), x
+
+
+def _entropy_cost(
+    y: tuple[Spec, ...], x: Spec, target: Spec, *w: Spec, ignore_index: int,
+    label_smoothing: float, reduction: str,
+) -> Cost:  # fmt: skip
+    n = target.size
+    soft = x.size if label_smoothing else 0
+    return Cost(
+        cmp=x.size + n,
+        exp=x.size + n,
+        add=2 * x.size + 2 * n + soft,
+        div=x.size + 1,
+        mul=n * len(w) + soft,
+    )
+
+
+@primitive(infer=_entropy, cost=_entropy_cost, outputs=("loss", "p"))
+def cross_entropy(
+    x: NDArray, target: NDArray, *w: NDArray, ignore_index: int, label_smoothing: float,
+    reduction: str,
+) -> tuple[NDArray, NDArray]:  # fmt: skip
+    """loss = - the sum over classes of q log p with p = softmax(x) along axis 1 and q the label's
+    class weight, smoothed: (1 - s) at the label and s / C everywhere (Szegedy et al. 2016).
+    Counted a logit: the largest, its difference, exp, sum, division; a sample: log, two additions."""
+    labels = _Labels(
+        "cross_entropy", target, w, x.shape[1], x.dtype, ignore_index, reduction
+    )
+    p = np.subtract(x, x.max(1, keepdims=True), out=np.empty_like(x))
+    picked = np.take_along_axis(p, labels.place, 1)
+    smooth = label_smoothing / x.shape[1]
+    v = _across(w, p)
+    everywhere = (p * v).sum(1, keepdims=True) if smooth else 0
+    np.exp(p, out=p)
+    whole = p.sum(1, keepdims=True)
+    p /= whole
+    np.log(whole, out=whole)
+    loss = (1 - label_smoothing) * labels.rate * (whole - picked)
+    if smooth:
+        loss += smooth * labels.counted * (whole * v.sum() - everywhere)
+    return labels.reduce(loss, reduction), p
+
+
+@cross_entropy.vjp("x")
+def _(
+    dloss: Value | None, dp: Value | None, p: Value, target: Value, w: tuple[Value, ...],
+    **attrs: Any,
+) -> Value:  # fmt: skip
+    dx = None if dloss is None else cross_entropy_dx(dloss, p, target, *w, **attrs)
+    if dp is None:
+        return dx
+    more = softmax_dx(dp, p, axis=1)
+    return more if dx is None else add(dx, more)
+
+
+@primitive(
+    infer=lambda dloss, p, target, *w, **a: p,
+    cost=lambda dx, dloss, p, target, *w, label_smoothing, **a: Cost(
+        mul=p.size, add=target.size + (p.size if label_smoothing else 0)
+    ),
+    outputs=("dx",),
+)
+def cross_entropy_dx(
+    dloss: NDArray, p: NDArray, target: NDArray, *w: NDArray, ignore_index: int,
+    label_smoothing: float, reduction: str,
+) -> NDArray:  # fmt: skip
+    """dx = dloss (p (the sum of q) - q), divided by the weights' sum for a mean."""
+    labels = _Labels(
+        "cross_entropy", target, w, p.shape[1], p.dtype, ignore_index, reduction
+    )
+    rate, v, smooth = labels.spread(dloss, reduction), _across(w, p), label_smoothing / p.shape[1]
+    hit = (1 - label_smoothing) * labels.rate * rate
+    soft = smooth * labels.counted * rate
+    dx = np.multiply(p, (hit + soft * v.sum()).astype(p.dtype), out=np.empty_like(p))
+    if smooth:
+        dx -= (soft * v).astype(p.dtype)
+    at = np.take_along_axis(dx, labels.place, 1)
+    np.put_along_axis(dx, labels.place, at - hit, 1)
+    return dx
+
+
+@cross_entropy_dx.vjp("dloss")
+def _(
+    ddx: Value, p: Value, target: Value, w: tuple[Value, ...], specs: tuple[Spec, ...],
+    **attrs: Any,
+) -> Value:  # fmt: skip
+    one = full(shape=specs[0].shape, dtype=specs[0].dtype, value=1.0)
+    slope = mul(ddx, cross_entropy_dx(one, p, target, *w, **attrs))
+    axes = (1,) if attrs["reduction"] == "none" else tuple(range(len(p.shape)))
+    return total(slope, axes=axes)
+
+
+@cross_entropy_dx.vjp("p")
+def _(
+    ddx: Value, dloss: Value, p: Value, target: Value, w: tuple[Value, ...], **attrs: Any
+) -> Value:
+    return mul(ddx, cross_entropy_rate(dloss, target, *w, classes=p.shape[1], **attrs))
+
+
+@primitive(
+    infer=lambda dloss, target, *w, **a: Spec(
+        (target.shape[0], 1, *target.shape[1:]), dloss.dtype
+    ),
+    cost=lambda y, *specs, **a: Cost(mul=y.size),
+    outputs=("rate",),
+)
+def cross_entropy_rate(
+    dloss: NDArray, target: NDArray, *w: NDArray, classes: int, ignore_index: int,
+    label_smoothing: float, reduction: str,
+) -> NDArray:  # fmt: skip
+    """rate = dloss (the sum of q) for each sample, (N, 1, ..): the slope of cross_entropy_dx in p."""
+    labels = _Labels("cross_entropy", target, w, classes, dloss.dtype, ignore_index, reduction)
+    weights = w[0].sum() if w else classes
+    q = (1 - label_smoothing) * labels.rate + label_smoothing / classes * labels.counted * weights
+    return (labels.spread(dloss, reduction) * q).astype(dloss.dtype)

@@ -1,0 +1,462 @@
+"""Pooling of images (N, C, H, W) to (N, C, E, F): the largest value or the mean of each window.
+
+Attributes are (vertical, horizontal) pairs; padding is ((top, bottom), (left, right)). What the
+bottom and the right have beyond the top and the left is there to complete windows that begin
+inside: it never wins and does not count. Results lie channels-last in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import inf
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..array import NDArray, Spec
+from ..ledger import Cost
+from ..primitive import Value, primitive
+from .conv import Padding, Pair, Windows, blocks, extents, region, scratch
+
+INDEX = np.dtype(np.int64)
+Shares: TypeAlias = Callable[[slice], Iterator[NDArray]]
+
+
+def _images(name: str, x: Spec) -> None:
+    if x.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name}: expected float32 or float64, got {x.dtype}")
+    if len(x.shape) != 4:
+        raise ValueError(f"{name}: expected 4 axes (N, C, H, W), got shape {x.shape}")
+
+
+def _pooled(
+    name: str, x: Spec, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
+) -> tuple[int, ...]:
+    _images(name, x)
+    size = (x.shape[2], x.shape[3])
+    return (*x.shape[:2], *extents(name, size, kernel, stride, padding, dilation))
+
+
+def _expect(name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if got != expected:
+        raise ValueError(f"{name}: dy has shape {got}, pooling gives {expected}")
+
+
+def _max_rule(
+    x: Spec, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
+) -> tuple[Spec, Spec]:
+    shape = _pooled("max_pool2d", x, kernel, stride, padding, dilation)
+    return Spec(shape, x.dtype), Spec(shape, np.min_scalar_type(kernel[0] * kernel[1] - 1))
+
+
+def _max_dx_rule(
+    dy: Spec, place: Spec, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding,
+    dilation: Pair,
+) -> Spec:  # fmt: skip
+    x = Spec((*dy.shape[:2], *size), dy.dtype)
+    shape = _pooled("max_pool2d_dx", x, kernel, stride, padding, dilation)
+    _expect("max_pool2d_dx", dy.shape, shape)
+    return x
+
+
+def _max_cost(ys: tuple[Spec, Spec], x: Spec, *, kernel: Pair, **attrs: Any) -> Cost:
+    return Cost(cmp=(kernel[0] * kernel[1] - 1) * ys[0].size)
+
+
+@primitive(infer=_max_rule, cost=_max_cost, outputs=("y", "place"))
+def max_pool2d(
+    x: NDArray, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
+) -> tuple[NDArray, NDArray]:
+    """y = the largest value of each window, not a number where the window holds one; place = its
+    number within the window, row by row: the first of equal ones, never in the padding."""
+    windows = Windows(kernel, stride, (padding[0][0], padding[1][0]), dilation)
+    n, c, h, w = x.shape
+    e, f = extents("max_pool2d", (h, w), kernel, stride, padding, dilation)
+    y = np.empty((n, e, f, c), x.dtype)
+    place = np.empty((n, e, f, c), np.min_scalar_type(kernel[0] * kernel[1] - 1))
+    images = x.transpose(0, 2, 3, 1)
+    for some, a, b in blocks(n, e, 2 * stride[0] * w * c * x.itemsize):
+        part = region(images[some], windows, (a, b), f, -inf)
+        best, where = y[some, a:b], place[some, a:b]
+        _largest(part, windows, best, where)
+        if not np.isfinite(best).all():
+            _settle(part, windows, _inside(windows, (h, w), (a, b), f), best, where)
+    return y.transpose(0, 3, 1, 2), place.transpose(0, 3, 1, 2)
+
+
+@max_pool2d.vjp("x")
+def _(dy: Value, place: Value, specs: tuple[Spec, ...], **attrs: Any) -> Value:
+    return max_pool2d_dx(dy, place, size=specs[0].shape[2:], **attrs)
+
+
+@primitive(
+    infer=_max_dx_rule, cost=lambda dx, dy, place, **a: Cost(add=dy.size), outputs=("dx",)
+)
+def max_pool2d_dx(
+    dy: NDArray,
+    place: NDArray,
+    *,
+    size: Pair,
+    kernel: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+) -> NDArray:
+    """dx = dy added where the largest values were, in an image of (height, width) `size`."""
+    windows = Windows(kernel, stride, (padding[0][0], padding[1][0]), dilation)
+    tops, places = dy.transpose(0, 2, 3, 1), place.transpose(0, 2, 3, 1)
+
+    def shares(some: slice) -> Iterator[NDArray]:
+        return (np.where(places[some] == t, tops[some], 0) for t in range(kernel[0] * kernel[1]))
+
+    return _scattered(tops.shape, dy.dtype, size, windows, shares)
+
+
+@max_pool2d_dx.vjp("dy")
+def _(ddx: Value, place: Value, size: Pair, **attrs: Any) -> Value:
+    return max_pool2d_pick(ddx, place, **attrs)
+
+
+@primitive(
+    infer=lambda ddx, place, **a: Spec(place.shape, ddx.dtype),
+    cost=lambda ddy, ddx, place, **a: Cost(),
+    outputs=("ddy",),
+)
+def max_pool2d_pick(
+    ddx: NDArray, place: NDArray, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
+) -> NDArray:
+    """ddy = the elements of ddx that are in the given places: max_pool2d_dx transposed."""
+    windows = Windows(kernel, stride, (padding[0][0], padding[1][0]), dilation)
+    n, c, e, f = place.shape
+    ddy = np.zeros((n, e, f, c), ddx.dtype)
+    images, places = ddx.transpose(0, 2, 3, 1), place.transpose(0, 2, 3, 1)
+    for some, a, b in blocks(n, e, 2 * stride[0] * ddx.shape[3] * c * ddx.itemsize):
+        part = region(images[some], windows, (a, b), f, 0)
+        for tap, seen in enumerate(_taps(part, windows, (b - a, f))):
+            np.copyto(ddy[some, a:b], seen, where=places[some, a:b] == tap)
+    return ddy.transpose(0, 3, 1, 2)
+
+
+@max_pool2d_pick.vjp("ddx")
+def _(dddy: Value, place: Value, specs: tuple[Spec, ...], **attrs: Any) -> Value:
+    return max_pool2d_dx(dddy, place, size=specs[0].shape[2:], **attrs)
+
+
+def _avg_rule(
+    x: Spec, *, kernel: Pair, stride: Pair, padding: Padding, counted: bool, divisor: int
+) -> Spec:
+    if divisor < 0:
+        raise ValueError(f"avg_pool2d: divisor {divisor} must be positive, or 0 for none")
+    return Spec(_pooled("avg_pool2d", x, kernel, stride, padding, (1, 1)), x.dtype)
+
+
+def _avg_dx_rule(
+    dy: Spec, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding, counted: bool,
+    divisor: int,
+) -> Spec:  # fmt: skip
+    x = Spec((*dy.shape[:2], *size), dy.dtype)
+    shape = _pooled("avg_pool2d_dx", x, kernel, stride, padding, (1, 1))
+    _expect("avg_pool2d_dx", dy.shape, shape)
+    return x
+
+
+@primitive(
+    infer=_avg_rule,
+    cost=lambda y, x, *, kernel, **a: Cost(add=(kernel[0] * kernel[1] - 1) * y.size, div=y.size),
+)
+def avg_pool2d(
+    x: NDArray, *, kernel: Pair, stride: Pair, padding: Padding, counted: bool, divisor: int
+) -> NDArray:
+    """y = the sum of each window, zeros outside, over its number of elements (with the padding
+    where that is `counted`), or over the divisor where that is not 0."""
+    windows = Windows(kernel, stride, (padding[0][0], padding[1][0]), (1, 1))
+    n, c, h, w = x.shape
+    e, f = extents("avg_pool2d", (h, w), kernel, stride, padding, (1, 1))
+    y = np.empty((n, e, f, c), x.dtype)
+    images, counts = x.transpose(0, 2, 3, 1), _counts(windows, (h, w), (e, f), counted, divisor)
+    for some, a, b in blocks(n, e, 2 * stride[0] * w * c * x.itemsize):
+        part, total = region(images[some], windows, (a, b), f, 0), y[some, a:b]
+        for tap, seen in enumerate(_taps(part, windows, (b - a, f))):
+            if tap:
+                total += seen
+            else:
+                total[...] = seen
+        total /= counts[a:b].astype(x.dtype)
+    return y.transpose(0, 3, 1, 2)
+
+
+@avg_pool2d.vjp("x")
+def _(dy: Value, specs: tuple[Spec, ...], **attrs: Any) -> Value:
+    return avg_pool2d_dx(dy, size=specs[0].shape[2:], **attrs)
+
+
+@primitive(
+    infer=_avg_dx_rule,
+    cost=lambda dx, dy, *, kernel, **a: Cost(add=kernel[0] * kernel[1] * dy.size, div=dy.size),
+    outputs=("dx",),
+)
+def avg_pool2d_dx(
+    dy: NDArray,
+    *,
+    size: Pair,
+    kernel: Pair,
+    stride: Pair,
+    padding: Padding,
+    counted: bool,
+    divisor: int,
+) -> NDArray:
+    """dx = each dy over its window's number of elements, added to all of the window."""
+    windows = Windows(kernel, stride, (padding[0][0], padding[1][0]), (1, 1))
+    tops = dy.transpose(0, 2, 3, 1)
+    counts = _counts(windows, size, (dy.shape[2], dy.shape[3]), counted, divisor)
+
+    def shares(some: slice) -> Iterator[NDArray]:
+        part = tops[some] / counts.astype(dy.dtype)
+        return (part for _ in range(kernel[0] * kernel[1]))
+
+    return _scattered(tops.shape, dy.dtype, size, windows, shares)
+
+
+@avg_pool2d_dx.vjp("dy")
+def _(ddx: Value, size: Pair, **attrs: Any) -> Value:
+    return avg_pool2d(ddx, **attrs)
+
+
+def spans(size: int, count: int) -> list[tuple[int, int]]:
+    """Return the windows of adaptive pooling along an axis: i size/count, rounded down, up to
+    (i + 1) size/count, rounded up."""
+    return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+
+
+def _adaptive(name: str, x: Spec, out: Pair) -> Spec:
+    _images(name, x)
+    if min(out) < 0 or min(x.shape[2:]) < 1:
+        raise ValueError(f"{name}: cannot pool {x.shape} to {out}")
+    return Spec((*x.shape[:2], *out), x.dtype)
+
+
+def _mixing(size: int, count: int, dtype: np.dtype[Any]) -> NDArray:
+    """Return the matrix (count, size) that takes the means of the windows along an axis."""
+    matrix = np.zeros((count, size), dtype)
+    for row, (a, b) in zip(matrix, spans(size, count), strict=True):
+        row[a:b] = 1 / (b - a)
+    return matrix
+
+
+def _mixed(x: NDArray, a: NDArray, b: NDArray) -> NDArray:
+    """Return a x b^T for each image and channel of x (N, C, H, W), channels-last."""
+    n, c, h, w = x.shape
+    rows = np.matmul(a, x.transpose(0, 2, 3, 1).reshape(n, h, w * c))
+    y = np.matmul(b, rows.reshape(n, a.shape[0], w, c))
+    return np.asarray(y.transpose(0, 3, 1, 2))
+
+
+def _covered(size: tuple[int, ...], out: tuple[int, ...]) -> int:
+    """Return the number of elements in all windows of an image together."""
+    (h, e), (w, f) = zip(size[2:], out[2:], strict=True)
+    return sum(b - a for a, b in spans(h, e)) * sum(b - a for a, b in spans(w, f))
+
+
+def _adaptive_avg_cost(x: Spec, y: Spec, adds: int) -> Cost:
+    images = x.shape[0] * x.shape[1]
+    return Cost(add=images * _covered(x.shape, y.shape) - adds * y.size, div=y.size)
+
+
+@primitive(
+    infer=lambda x, *, out: _adaptive("adaptive_avg_pool2d", x, out),
+    cost=lambda y, x, *, out: _adaptive_avg_cost(x, y, 1),
+)
+def adaptive_avg_pool2d(x: NDArray, *, out: Pair) -> NDArray:
+    """y = the mean of each of (E, F) `out` windows that share out the image, as `spans` says."""
+    h, w = x.shape[2:]
+    return _mixed(x, _mixing(h, out[0], x.dtype), _mixing(w, out[1], x.dtype))
+
+
+@adaptive_avg_pool2d.vjp("x")
+def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
+    return adaptive_avg_pool2d_dx(dy, size=specs[0].shape[2:])
+
+
+@primitive(
+    infer=lambda dy, *, size: Spec((*dy.shape[:2], *size), dy.dtype),
+    cost=lambda dx, dy, *, size: _adaptive_avg_cost(dx, dy, 0),
+    outputs=("dx",),
+)
+def adaptive_avg_pool2d_dx(dy: NDArray, *, size: Pair) -> NDArray:
+    """dx = each dy over its window's number of elements, added to all of the window."""
+    e, f = dy.shape[2:]
+    return _mixed(dy, _mixing(size[0], e, dy.dtype).T, _mixing(size[1], f, dy.dtype).T)
+
+
+@adaptive_avg_pool2d_dx.vjp("dy")
+def _(ddx: Value, specs: tuple[Spec, ...]) -> Value:
+    return adaptive_avg_pool2d(ddx, out=specs[0].shape[2:])
+
+
+def _adaptive_max_rule(x: Spec, *, out: Pair) -> tuple[Spec, Spec]:
+    y = _adaptive("adaptive_max_pool2d", x, out)
+    return y, Spec(y.shape, INDEX)
+
+
+@primitive(
+    infer=_adaptive_max_rule,
+    cost=lambda ys, x, *, out: Cost(
+        cmp=x.shape[0] * x.shape[1] * _covered(x.shape, ys[0].shape) - ys[0].size
+    ),
+    outputs=("y", "place"),
+)
+def adaptive_max_pool2d(x: NDArray, *, out: Pair) -> tuple[NDArray, NDArray]:
+    """y = the largest value of each of (E, F) `out` windows that share out the image, as `spans`
+    says; place = its position in the image, row by row."""
+    n, c, h, w = x.shape
+    y, place = np.empty((n, *out, c), x.dtype), np.empty((n, *out, c), INDEX)
+    images = x.transpose(0, 2, 3, 1)
+    for e, (a, b) in enumerate(spans(h, out[0])):
+        for f, (p, q) in enumerate(spans(w, out[1])):
+            window = images[:, a:b, p:q].reshape(n, (b - a) * (q - p), c)
+            first = window.argmax(1)
+            y[:, e, f] = np.take_along_axis(window, first[:, None], 1)[:, 0]
+            place[:, e, f] = (a + first // (q - p)) * w + p + first % (q - p)
+    return y.transpose(0, 3, 1, 2), place.transpose(0, 3, 1, 2)
+
+
+@adaptive_max_pool2d.vjp("x")
+def _(dy: Value, place: Value, specs: tuple[Spec, ...]) -> Value:
+    return plane_put(dy, place, size=specs[0].shape[2:])
+
+
+@primitive(
+    infer=lambda dy, place, *, size: Spec((*dy.shape[:2], *size), dy.dtype),
+    cost=lambda dx, dy, place, *, size: Cost(add=dy.size),
+    outputs=("dx",),
+)
+def plane_put(dy: NDArray, place: NDArray, *, size: Pair) -> NDArray:
+    """dx = zeros to which each dy is added at its position in the image, row by row."""
+    n, c = dy.shape[:2]
+    planes = np.arange(n * c).reshape(n, c, 1, 1) * (size[0] * size[1])
+    dx = np.zeros(n * c * size[0] * size[1], dy.dtype)
+    np.add.at(dx, (planes + place).ravel(), dy.ravel())
+    return dx.reshape(n, c, *size)
+
+
+@plane_put.vjp("dy")
+def _(ddx: Value, place: Value) -> Value:
+    return plane_take(ddx, place)
+
+
+@primitive(
+    infer=lambda x, place: Spec(place.shape, x.dtype), cost=lambda y, x, place: Cost()
+)
+def plane_take(x: NDArray, place: NDArray) -> NDArray:
+    """y = the elements of x at positions in the image: plane_put transposed."""
+    n, c, h, w = x.shape
+    flat = np.take_along_axis(x.reshape(n, c, h * w), place.reshape(n, c, -1), 2)
+    return np.asarray(flat.reshape(place.shape))
+
+
+@plane_take.vjp("x")
+def _(dy: Value, place: Value, specs: tuple[Spec, ...]) -> Value:
+    return plane_put(dy, place, size=specs[0].shape[2:])
+
+
+def _positions(
+    place: Spec, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
+) -> Spec:
+    return Spec(place.shape, INDEX)
+
+
+@primitive(infer=_positions, cost=lambda y, place, **a: Cost(), outputs=("position",))
+def max_pool2d_position(
+    place: NDArray, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
+) -> NDArray:
+    """position = where in the image, row by row, the places within windows lie."""
+    e, f = place.shape[2:]
+    row, column = np.divmod(place.astype(INDEX), kernel[1])
+    row = row * dilation[0] + (np.arange(e) * stride[0] - padding[0][0])[:, None]
+    column = column * dilation[1] + np.arange(f) * stride[1] - padding[1][0]
+    return np.asarray(row * size[1] + column)
+
+
+def _taps(part: NDArray, windows: Windows, places: Pair) -> Iterator[NDArray]:
+    """Yield, tap by tap, what all windows of a region (N,H,W,C) see through it, as views."""
+    (r, s), (u, v), _, (p, q) = windows
+    h, w = (places[0] - 1) * u + 1, (places[1] - 1) * v + 1
+    for i in range(0, r * p, p):
+        for j in range(0, s * q, q):
+            yield part[:, i : i + h : u, j : j + w : v]
+
+
+def _largest(part: NDArray, windows: Windows, best: NDArray, where: NDArray) -> None:
+    """Write the largest values of windows to `best` and their taps to `where`."""
+    larger = scratch("larger", best.shape, np.dtype(bool))
+    for tap, seen in enumerate(_taps(part, windows, best.shape[1:3])):
+        if tap:
+            np.greater(seen, best, out=larger)
+            np.maximum(seen, best, out=best)
+            np.copyto(where, where.dtype.type(tap), where=larger)
+        else:
+            best[...], where[...] = seen, 0
+
+
+def _inside(windows: Windows, size: Pair, rows: Pair, columns: int) -> NDArray:
+    """Tell for each tap and window, (taps, E, F, 1), whether it lies within the image."""
+    axes = []
+    for i, places in enumerate((np.arange(*rows), np.arange(columns))):
+        taps = np.arange(windows.taps[i])[:, None] * windows.dilation[i]
+        at = places * windows.stride[i] - windows.lead[i] + taps
+        axes.append((at >= 0) & (at < size[i]))
+    grid = axes[0][:, None, :, None] & axes[1][None, :, None, :]
+    return grid.reshape(-1, grid.shape[2], columns, 1)
+
+
+def _settle(
+    part: NDArray, windows: Windows, inside: NDArray, best: NDArray, where: NDArray
+) -> None:
+    """Correct the places of values that comparisons miss: the last of those that are not numbers
+    (as torch does), the first within the image of those that are all -inf."""
+    lowest, open_ = best == -inf, np.ones(best.shape, bool)
+    for tap, seen in enumerate(_taps(part, windows, best.shape[1:3])):
+        where[np.isnan(seen)] = tap
+        first = lowest & open_ & inside[tap]
+        where[first] = tap
+        open_ &= ~first
+
+
+def _counts(windows: Windows, size: Pair, places: Pair, counted: bool, divisor: int) -> NDArray:
+    """Return what the sum of each window is divided by, (E, F, 1)."""
+    if divisor:
+        return np.full((*places, 1), divisor)
+    axes = []
+    for i in (0, 1):
+        border = windows.lead[i] if counted else 0
+        start = np.arange(places[i]) * windows.stride[i] - windows.lead[i]
+        stop = np.minimum(start + windows.taps[i], size[i] + border)
+        axes.append(stop - np.maximum(start, -border))
+    return np.maximum(axes[0][:, None, None] * axes[1][:, None], 1)
+
+
+def _scattered(
+    shape: tuple[int, ...], dtype: np.dtype[Any], size: Pair, windows: Windows, shares: Shares
+) -> NDArray:
+    """Return (N, C, H, W) zeros to which, tap by tap, a share of each of (N, E, F, C) windows is
+    added; `shares(images)` yields them."""
+    n, e, f, c = shape
+    (r, s), (u, v), (top, left), (p, q) = windows
+    high, wide = (e - 1) * u + p * (r - 1) + 1, (f - 1) * v + q * (s - 1) + 1
+    dx = np.empty((n, *size, c), dtype)
+    within = not top and not left and high <= size[0] and wide <= size[1]
+    tiled = within and (u, v, p, q) == (r, s, 1, 1) and (high, wide) == size
+    for some, _, _ in blocks(n, 1, 2 * high * wide * c * dtype.itemsize):
+        part = dx[some]
+        if not within:
+            part = scratch("region", (part.shape[0], max(high, top + size[0]), max(wide, left + size[1]), c), dtype)
+        if not tiled:
+            part[...] = 0
+        for seen, share in zip(_taps(part, windows, (e, f)), shares(some), strict=True):
+            if tiled:
+                seen[...] = share
+            else:
+                seen += share
+        if not within:
+            dx[some] = part[:, top : top + size[0], left : left + size[1]]
+    return dx.transpose(0, 3, 1, 2)

@@ -1,0 +1,141 @@
+"""Learning rates: a schedule is a function of the step, which counts updates from 0. Without state,
+so a run that resumes at a step goes on with its rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
+from math import cos, pi
+from typing import TypeAlias
+
+from ..nn.errors import unknown
+
+Schedule: TypeAlias = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same rate in every step."""
+
+    lr: float
+
+    def __call__(self, step: int) -> float:
+        return self.lr
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """Multiply by gamma every `step_size` steps and, besides, at each milestone (a step)."""
+
+    lr: float
+    step_size: int | None = None
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.step_size is None and not self.milestones:
+            raise ValueError("step decay: give step_size or milestones")
+        if self.step_size is not None and self.step_size < 1:
+            raise ValueError(f"step decay: step_size must be positive, not {self.step_size}")
+
+    def __call__(self, step: int) -> float:
+        drops = sum(step >= m for m in self.milestones) + step // (self.step_size or step + 1)
+        return self.lr * self.gamma**drops
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from lr to `minimum` over `total` steps (Loshchilov and Hutter 2017), then
+    constant."""
+
+    lr: float
+    total: int
+    minimum: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive("cosine", self.total)
+
+    def __call__(self, step: int) -> float:
+        return _between(self.lr, self.minimum, min(step / self.total, 1.0))
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Another schedule, whose rates rise linearly in the first `steps` steps: step t takes
+    (t + 1) / (steps + 1) of the rate that the other has for it (Goyal et al. 2017)."""
+
+    after: Schedule
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"warm-up: steps must not be negative, not {self.steps}")
+
+    def __call__(self, step: int) -> float:
+        return self.after(step) * min((step + 1) / (self.steps + 1), 1.0)
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Up to lr over the first `rising` share of `total` steps, then down, both along half a cosine
+    (Smith and Topin 2018, as torch does it): from lr / div_factor, to that / final_div_factor."""
+
+    lr: float
+    total: int
+    rising: float = 0.3
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+
+    def __post_init__(self) -> None:
+        _positive("one-cycle", self.total)
+        if not 0 <= self.rising <= 1:
+            raise ValueError(f"one-cycle: rising must lie in [0, 1], not {self.rising}")
+
+    def __call__(self, step: int) -> float:
+        start = self.lr / self.div_factor
+        top, end = self.rising * self.total - 1, self.total - 1
+        if step <= top:
+            return _between(start, self.lr, step / top if top > 0 else 1.0)
+        done = (step - top) / (end - top) if end > top else 1.0
+        return _between(self.lr, start / self.final_div_factor, min(done, 1.0))
+
+
+def _between(first: float, last: float, done: float) -> float:
+    return last + (first - last) * (1.0 + cos(pi * done)) / 2.0
+
+
+def _positive(kind: str, total: int) -> None:
+    if total < 1:
+        raise ValueError(f"{kind}: total must be positive, not {total}")
+
+
+_SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": Constant,
+    "step": StepDecay,
+    "cosine": Cosine,
+    "one-cycle": OneCycle,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names that `by_name` knows."""
+    return tuple(_SCHEDULES)
+
+
+def by_name(name: str, lr: float, total: int, warmup: int = 0, **options: object) -> Schedule:
+    """Return a schedule for `total` steps with `warmup` steps of linear warm-up. Options are the
+    fields of its class: step_size, milestones, gamma (step); minimum (cosine); rising, div_factor,
+    final_div_factor (one-cycle). ValueError for an unknown name or option, or a negative rate."""
+    if name not in _SCHEDULES:
+        raise unknown("schedule", name, _SCHEDULES)
+    if lr < 0:
+        raise ValueError(f"schedule {name}: lr must not be negative, not {lr}")
+    make = _SCHEDULES[name]
+    fields = [field for field in signature(make).parameters if field not in ("lr", "total")]
+    for option in options.keys() - {*fields}:
+        raise unknown(f"option of schedule {name}", option, fields or ["none"])
+    if "total" in signature(make).parameters:
+        options = {"total": total, **options}
+    schedule = make(lr, **options)
+    return Warmup(schedule, warmup) if warmup else schedule

@@ -1,0 +1,74 @@
+"""Rows for normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...functional import norm as fn
+from ...functional.create import tensor
+from ...tensor import Tensor
+from .sample import Sample, normal, positive
+
+IMAGES = normal(3, 4, 2, 3)
+MEAN, VAR = np.array([0.5, -0.3, 0.1, 2.0]), np.array([0.7, 1.5, 0.2, 3.0])
+
+
+def _train(**options: Any) -> Callable[..., Tensor]:
+    def run(x: Tensor, *affine: Tensor) -> Tensor:
+        return fn.batch_norm(x, None, None, *affine, training=True, **options)
+
+    return run
+
+
+def _torch_train(**options: Any) -> Callable[..., Any]:
+    return lambda t, x, *affine: t.nn.functional.batch_norm(
+        x, None, None, *affine, training=True, **options
+    )
+
+
+def _still(x: Tensor, *affine: Tensor) -> Tensor:
+    return fn.batch_norm(x, tensor(MEAN, x.dtype), tensor(VAR, x.dtype), *affine)
+
+
+def _torch_still(t: Any, x: Any, *affine: Any) -> Any:
+    mean, var = (t.tensor(v, dtype=x.dtype) for v in (MEAN, VAR))
+    return t.nn.functional.batch_norm(x, mean, var, *affine)
+
+
+ROWS = [
+    Sample(
+        "batch_norm",
+        _train(),
+        (IMAGES, normal(4), normal(4)),
+        _torch_train(),
+        wrong=(
+            ("more than one value per channel", ((1, 4, 1, 1), (4,), (4,))),
+            ("more than one value per channel", ((0, 4, 2, 2), (4,), (4,))),
+            ("weight (3,)", ((3, 4, 2, 3), (3,), (4,))),
+            ("bias (5,)", ((3, 4, 2, 3), (4,), (5,))),
+            ("no channel axis", ((4,), (4,), (4,))),
+        ),
+    ),
+    Sample("batch_norm/plain", _train(), (IMAGES,), _torch_train()),
+    Sample("batch_norm/eps", _train(eps=0.5), (IMAGES, normal(4), normal(4)), _torch_train(eps=0.5)),
+    Sample("batch_norm/weight only", _train(), (normal(5, 4), normal(4)), _torch_train()),
+    Sample(
+        "batch_norm/rows", _train(), (normal(5, 4), normal(4), normal(4)), _torch_train()
+    ),
+    Sample(
+        "batch_norm/signals", _train(), (normal(3, 4, 5), normal(4), normal(4)), _torch_train()
+    ),
+    Sample(
+        "batch_norm/evaluation",
+        _still,
+        (IMAGES, positive(4), normal(4)),
+        _torch_still,
+        wrong=(("running_mean (4,)", ((2, 3, 2, 2), (3,), (3,))),),
+    ),
+    Sample("batch_norm/evaluation, plain", _still, (IMAGES,), _torch_still),
+    Sample("batch_norm/evaluation, rows", _still, (normal(1, 4), normal(4)), _torch_still),
+    Sample("batch_norm/evaluation, empty", _still, (normal(0, 4, 2, 2),), _torch_still),
+]

@@ -1,0 +1,152 @@
+"""Using what was trained: evaluation and prediction from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..autograd import context, from_numpy, nn, no_grad, softmax
+from ..datasets import Dataset
+from ..datasets.idx import read_idx
+from ..datasets.loader import Normalise
+from . import build
+from .checkpoint import Checkpoint, CheckpointFolder, load
+from .distributed.comm import Comm, SerialComm
+from .errors import UserError
+from .loop import evaluate
+from .state import load_model
+
+
+def find(path: Path) -> Path:
+    """Return the checkpoint itself, or the best or newest of a run folder. UserError for none."""
+    if not path.is_dir():
+        return path
+    folder = CheckpointFolder(path / "checkpoints")
+    found = folder.best_path if folder.best_path.exists() else folder.newest()
+    if found is None:
+        raise UserError(f"{path}: no checkpoint in this folder")
+    return found
+
+
+class Trained:
+    """A checkpoint with its model, rebuilt from the record in it, and a data set of its kind."""
+
+    def __init__(self, path: str, dataset: str, split: str, data_dir: str, comm: Comm) -> None:
+        self.path = find(Path(path))
+        held = load(self.path)
+        name = dataset or self._recorded(held, "dataset")
+        self.data = build.load_split(name, split, data_dir, comm)
+        self.dtype = np.dtype(held.meta.get("config", {}).get("dtype", "float32"))
+        self.model = self._model(held)
+
+    def _model(self, held: Checkpoint) -> nn.Module:
+        model = build.create_model(self._recorded(held, "model"), self.data, self.dtype)
+        load_model(self.path, held.tensors, model)
+        return model.eval()
+
+    def _recorded(self, held: Checkpoint, name: str) -> str:
+        value = held.meta.get(name)
+        if not isinstance(value, str):
+            raise UserError(f"{self.path}: no {name} on record: not a checkpoint of `train`")
+        return value
+
+
+def evaluate_checkpoint(
+    comm: Comm,
+    checkpoint: str,
+    dataset: str,
+    split: str,
+    data_dir: str,
+    batch_size: int,
+    as_json: bool,
+) -> None:
+    """Print loss and accuracy of a checkpoint over a split, the same for any number of ranks."""
+    if batch_size < 1:
+        raise UserError(f"--batch-size: {batch_size} is less than 1")
+    trained = Trained(checkpoint, dataset, split, data_dir, comm)
+    loader = build.test_loader(trained.data, batch_size, comm, trained.dtype)
+    loss, hits, count = evaluate(trained.model, loader.epoch(0), comm)
+    figures = {
+        "checkpoint": str(trained.path),
+        "dataset": trained.data.name,
+        "split": split,
+        "samples": int(count),
+        "correct": int(hits),
+        "accuracy": hits / count,
+        "loss": loss / count,
+    }
+    if comm.rank == 0:
+        print(_dump(figures) if as_json else "\n".join(f"{k:<11}{v}" for k, v in figures.items()))
+
+
+def predict(
+    checkpoint: str,
+    images: str,
+    samples: str,
+    dataset: str,
+    split: str,
+    data_dir: str,
+    as_json: bool,
+) -> None:
+    """Print the most likely class of each image with its probability."""
+    trained = Trained(checkpoint, dataset, split, data_dir, SerialComm())
+    if images:
+        pixels, names = read_images(Path(images), trained.data), None
+        numbers = list(range(len(pixels)))
+    else:
+        numbers = ranges(samples, len(trained.data))
+        pixels, names = trained.data.images[numbers], trained.data.labels[numbers]
+    x = Normalise(trained.data, trained.dtype)(pixels.transpose(0, 2, 3, 1))
+    rows = []
+    for start in range(0, len(x), 256):
+        with no_grad(), context.using(phase="evaluate"):
+            part = from_numpy(x[start : start + 256].transpose(0, 3, 1, 2))
+            rows.append(softmax(trained.model(part), 1).numpy())
+    for place, (number, row) in enumerate(zip(numbers, np.concatenate(rows), strict=True)):
+        label = None if names is None else trained.data.classes[int(names[place])]
+        best = int(row.argmax())
+        found = trained.data.classes[best]
+        if as_json:
+            answer = {"index": number, "class": best, "name": found, "probability": float(row[best])}
+            print(_dump(answer | ({} if label is None else {"label": label})))
+        else:
+            truth = "" if label is None else f"   (labelled {label})"
+            print(f"{number:>6}  {found:<12} {row[best]:8.2%}{truth}")
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+def ranges(text: str, size: int) -> list[int]:
+    """Return the numbers that `0-9,17` names. UserError for a malformed one or one out of range."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UserError(f"--samples {text}: {part!r} is neither a number nor a range")
+        low, high = int(first), int(last or first)
+        if not low <= high < size or high - low >= size:
+            raise UserError(f"--samples {text}: {part} does not fit a data set of {size}")
+        numbers += range(low, high + 1)
+    return numbers
+
+
+def read_images(path: Path, data: Dataset) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return (N, C, H, W) uint8 images of the data set's shape from a .npy or IDX file."""
+    try:
+        array = np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_idx(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as images: {error}") from error
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
+        raise UserError(f"{path}: expected uint8, found {getattr(array, 'dtype', 'an archive')}")
+    if array.ndim == 2:
+        array = array[None]
+    if array.ndim == 3 and data.input_shape[0] == 1:
+        array = array[:, None]
+    if array.shape[1:] != data.input_shape:
+        raise UserError(f"{path}: images of {array.shape[1:]}, the model takes {data.input_shape}")
+    return array

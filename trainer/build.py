@@ -1,0 +1,106 @@
+"""From options to data, model and optimizer; what is wrong with an option is said here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import datasets
+from ..autograd import context, cross_entropy, manual_seed, models, nn, zeros
+from ..autograd.nn.flat import Flat, finish_order, flatten
+from ..autograd.optim import SGD, schedules
+from ..autograd.tensor import Tensor
+from ..datasets import Dataset, Loader
+from .config import TrainConfig
+from .distributed.comm import Comm
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Loaders of both splits; each rank's holds its share."""
+
+    train: Loader
+    test: Loader
+
+
+def load_split(name: str, split: str, data_dir: str, comm: Comm) -> Dataset:
+    """Load a data set, rank 0 first: it fetches or draws what the others then find."""
+    shows = comm.rank == 0
+    found = datasets.load(name, split, data_dir or None, progress=shows) if shows else None
+    comm.barrier()
+    return found or datasets.load(name, split, data_dir or None, progress=False)
+
+
+def load_data(config: TrainConfig, comm: Comm) -> Data:
+    """Return the loaders that the options ask for."""
+    train, test = (
+        load_split(config.dataset, split, config.data_dir, comm) for split in ("train", "test")
+    )
+    augment = datasets.standard(config.dataset) if config.augment == "standard" else ()
+    dtype = np.dtype(config.dtype)
+    shared: dict[str, Any] = {"rank": comm.rank, "size": comm.size, "dtype": dtype}
+    return Data(
+        Loader(train, config.batch_size, seed=config.seed, augment=augment, **shared),
+        test_loader(test, config.eval_batch_size or config.batch_size, comm, dtype),
+    )
+
+
+def test_loader(data: Dataset, batch_size: int, comm: Comm, dtype: Any) -> Loader:
+    """Return a loader in natural order, without augmentation; a batch is at most the data set and
+    at least one sample a rank."""
+    fitting = max(min(batch_size, len(data)), comm.size)
+    return Loader(data, fitting, rank=comm.rank, size=comm.size, shuffle=False, dtype=dtype)
+
+
+def create_model(name: str, data: Dataset, dtype: Any, seed: int = 0) -> nn.Module:
+    """Return a model for a data set's images and classes, its weights drawn from the seed."""
+    manual_seed(seed)
+    try:
+        model = models.create(name, input_shape=data.input_shape, classes=len(data.classes))
+    except ValueError as error:
+        raise UserError(f"--model: {error}") from error
+    return model.astype(dtype)
+
+
+def gather(model: nn.Module, data: Dataset, dtype: Any) -> Flat:
+    """Move the parameters into one buffer, in the order in which a sweep finishes them, which a
+    step on the meta backend tells."""
+
+    def run() -> Tensor:
+        x = zeros(2, *data.input_shape, dtype=dtype)
+        return cross_entropy(model(x), zeros(2, dtype=np.int64))
+
+    model.train()
+    return flatten(finish_order(run, list(model.parameters())))
+
+
+def create_optimizer(config: TrainConfig, model: nn.Module, flat: Flat, steps: int) -> SGD:
+    """Return the optimizer and its schedule over `steps` steps."""
+    settings: dict[str, Any] = {}
+    if config.schedule == "step":
+        settings["milestones"] = (steps // 2, steps * 3 // 4)
+    schedule = schedules.by_name(
+        config.schedule, config.lr, steps, config.warmup_steps, **settings
+    )
+    return SGD(
+        flat,
+        schedule,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+        named_parameters=model.named_parameters(),
+    )
+
+
+def use_backend(config: TrainConfig) -> context.using:
+    """Return a block in which the chosen backend computes."""
+    return context.using(backend=config.backend)
+
+
+def run_folder(config: TrainConfig, stamp: str) -> Path:
+    """Return the run folder's path, `stamp` telling apart runs without a name."""
+    return Path(config.out or f"runs/{config.model}-{config.dataset}-{stamp}")

@@ -1,0 +1,166 @@
+"""The command line: `tallygrad train|eval|predict|inspect|launch`.
+
+Nothing heavy is imported before a command is chosen: help and `inspect` never load MPI, and the
+number of threads is set before NumPy loads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from . import config as options
+from .errors import UserError
+
+RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
+TRAIN = """Train a model. Works alike alone, under mpirun, and by `tallygrad launch -n 4 -- train ...`.
+Options come from the defaults, then the file given by --config, then the flags."""
+
+
+def parser() -> options.Parser:
+    """Return the parser of all commands."""
+    top = options.Parser(
+        prog="tallygrad", description="Train deep networks with mpirun and count all of the work."
+    )
+    top.add_argument("--version", action="version", version=f"tallygrad {version('tallygrad')}")
+    commands = top.commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    train = commands.add_parser("train", help="train a model", description=TRAIN)
+    options.add_flags(train)
+    test = commands.add_parser("eval", help="evaluate a checkpoint on a data set")
+    _checkpoint_flags(test)
+    test.add_argument("--batch-size", type=int, default=256, help="images of one step")
+    test.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
+    predict = commands.add_parser("predict", help="tell the classes of images")
+    _checkpoint_flags(predict)
+    predict.add_argument(
+        "images", nargs="?", default="",
+        help=".npy (H,W), (N,H,W) or (N,C,H,W) of uint8, or an IDX file; default: --samples",
+    )  # fmt: skip
+    predict.add_argument("--samples", default="0-9", help="samples of the data set: 0-9,17")
+    predict.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
+    look = commands.add_parser("inspect", help="show what a checkpoint holds")
+    look.add_argument("file", help="checkpoint, or run folder: its newest")
+    look.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
+    commands.add_parser("launch", help="start ranks on this machine", add_help=False)
+    return top
+
+
+def parse(given: Sequence[str]) -> dict[str, Any]:
+    """Return the chosen command and its options. UserError for what is unknown, with the nearest
+    known option."""
+    top = parser()
+    found, unknown = top.parse_known_args(given)
+    chosen = vars(found)
+    if unknown:
+        command = top.commands.choices[chosen["command"]]
+        known = tuple(flag for action in command._actions for flag in action.option_strings)
+        name = unknown[0].partition("=")[0]
+        raise UserError(f"{chosen['command']}: unknown option {name}{options.nearest(name, known)}")
+    return chosen
+
+
+def _checkpoint_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("checkpoint", help="checkpoint, or run folder: its best or newest")
+    command.add_argument("--dataset", default="", help="data set; default: the training's")
+    command.add_argument("--split", default="test", choices=("train", "test"))
+    command.add_argument("--data-dir", default="", help="folder to look for the data set in first")
+    command.add_argument("--threads", type=int, default=0, help="threads; 0: cores / ranks")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status: 0, 2 for what the user can mend, 3 for a loss that is
+    not finite, 1 for a fault of ours."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["launch"]:
+        from ..launch.local import run
+
+        return run(given[1:])
+    try:
+        chosen = parse(given)
+        return COMMANDS[chosen.pop("command")](chosen)
+    except UserError as error:
+        return _complain(error)
+
+
+def _complain(error: UserError) -> int:
+    """Say what is wrong before ranks know each other: all meet it alike, the first one speaks."""
+    ranks = (os.environ.get(name) for name in RANKS)
+    if next((rank for rank in ranks if rank), "0") == "0":
+        print(f"tallygrad: error: {error}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(0.5)
+    return error.status
+
+
+def _threads(wanted: int) -> int:
+    from .threads import configure
+
+    if wanted:
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[name] = str(wanted)
+    return configure()
+
+
+def _train(chosen: dict[str, Any]) -> int:
+    config = options.load(chosen.pop("config"), chosen)
+    threads = _threads(config.threads)
+    from .build import run_folder
+    from .distributed.comm import connect
+    from .distributed.guard import guard
+
+    comm = connect()
+    with guard(comm):
+        from .logs import RunFolder
+        from .loop import Training
+        from .report import bill
+
+        stamp = comm.bcast_bytes(time.strftime("%Y%m%d-%H%M%S").encode()).decode()
+        folder = RunFolder(run_folder(config, stamp), writes=comm.rank == 0)
+        training = Training(config, comm, folder, threads)
+        result = training.run()
+        if comm.rank == 0:
+            print(f"\n{bill(training.total)}\n")
+            print(f"test accuracy {result['test_accuracy']:.4f}, loss {result['test_loss']:.4f}")
+            print(f"{result['images_per_second']:,.0f} images/s, {result['wall_seconds']:.1f} s")
+            print(f"checkpoint    {result['checkpoint']}\nlog           {folder.path}/log.jsonl")
+    return 0
+
+
+def _eval(chosen: dict[str, Any]) -> int:
+    _threads(chosen.pop("threads"))
+    from .distributed.comm import connect
+    from .distributed.guard import guard
+
+    comm = connect()
+    with guard(comm):
+        from .apply import evaluate_checkpoint
+
+        evaluate_checkpoint(comm, **chosen)
+    return 0
+
+
+def _predict(chosen: dict[str, Any]) -> int:
+    _threads(chosen.pop("threads"))
+    from .distributed.comm import SerialComm
+    from .distributed.guard import guard
+
+    with guard(SerialComm()):
+        from .apply import predict
+
+        predict(**chosen)
+    return 0
+
+
+def _inspect(chosen: dict[str, Any]) -> int:
+    from .inspect import run
+
+    return run(Path(chosen["file"]), chosen["as_json"])
+
+
+COMMANDS = {"train": _train, "eval": _eval, "predict": _predict, "inspect": _inspect}

@@ -1,0 +1,173 @@
+"""What a run leaves behind: its folder's files, and what the terminal shows meanwhile."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from .errors import UserError
+
+COLUMNS = (
+    "epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
+    "images_per_second", "seconds",
+)  # fmt: skip
+
+
+@contextmanager
+def user_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says of a path into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: {error.strerror or error}") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    with user_errors(path):
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with partial.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class RunFolder:
+    """Writes the files of a run. Ranks other than the first hold one that writes nothing
+    (`writes=False`), so that nobody asks who is who."""
+
+    def __init__(self, path: Path, writes: bool) -> None:
+        self.path = path
+        self.writes = writes
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints lie."""
+        return self.path / "checkpoints"
+
+    def open(self, resumes: bool) -> None:
+        """Make the folder. UserError where that fails, or where another run lies in it and this
+        one does not resume it."""
+        if not self.writes:
+            return
+        with user_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            held = [p.name for p in self.path.iterdir() if p.name in ("log.jsonl", "result.json")]
+        if held and not resumes:
+            raise UserError(
+                f"--out {self.path}: holds a run already ({held[0]}); "
+                "go on with it by --resume auto, or name another folder"
+            )
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a whole JSON file."""
+        if self.writes:
+            write_whole(self.path / name, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop lines of the log beyond a step, and the old result: what a killed run did after its
+        last checkpoint is done again."""
+        log = self.path / "log.jsonl"
+        if not self.writes or not log.exists():
+            return
+        with user_errors(log):
+            lines = [line for line in log.read_text("utf-8").splitlines() if _until(line, step)]
+            write_whole(log, "".join(f"{line}\n" for line in lines))
+            (self.path / "result.json").unlink(missing_ok=True)
+        epochs = [e for e in map(json.loads, lines) if e["event"] == "epoch"]
+        write_whole(self.path / "metrics.csv", _table([COLUMNS, *map(_cells, epochs)]))
+
+    def log(self, event: Mapping[str, Any]) -> None:
+        """Append an event to log.jsonl, and an epoch's figures to metrics.csv too."""
+        if not self.writes:
+            return
+        self._append("log.jsonl", json.dumps(event, allow_nan=False) + "\n")
+        if event["event"] == "epoch":
+            head = [] if (self.path / "metrics.csv").exists() else [COLUMNS]
+            self._append("metrics.csv", _table([*head, _cells(event)]))
+
+    def _append(self, name: str, text: str) -> None:
+        with user_errors(self.path / name), (self.path / name).open("a", encoding="utf-8") as out:
+            out.write(text)
+
+
+def _until(line: str, step: int) -> bool:
+    """Tell whether a line is whole and not beyond a step: a killed run may leave half of one."""
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _cells(event: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(event.get(name, "") for name in COLUMNS)
+
+
+def _table(rows: list[tuple[Any, ...]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+class Progress:
+    """A bar where stderr is a terminal, else a plain line now and then; silent on other ranks."""
+
+    def __init__(
+        self, total: int, done: int, shows: bool, stream: TextIO = sys.stderr, every: float = 10.0
+    ) -> None:
+        self.total, self.done, self.shows = total, done, shows
+        self.stream, self.every = stream, every
+        self.begun = self.said = time.monotonic()
+        self.images = 0
+        self.bar: tqdm[Any] | None = None
+        if shows and stream.isatty():
+            self.bar = tqdm(total=total, initial=done, unit="step", file=stream, smoothing=0.1)
+
+    def step(self, epoch: int, images: int, loss: float, accuracy: float) -> None:
+        """Show that one more step is done."""
+        self.done += 1
+        self.images += images
+        if not self.shows:
+            return
+        now = time.monotonic()
+        speed = self.images / max(now - self.begun, 1e-9)
+        if self.bar is not None:
+            figures = f"{speed:,.0f} images/s, loss {loss:.4f}, accuracy {accuracy:.2%}"
+            self.bar.set_postfix_str(figures, refresh=False)
+            self.bar.set_description(f"epoch {epoch + 1}", refresh=False)
+            self.bar.update()
+        elif now - self.said >= self.every:
+            self.said = now
+            rate = self.images and (now - self.begun) / self.images * images
+            left = (self.total - self.done) * rate
+            self.say(
+                f"epoch {epoch + 1}, step {self.done}/{self.total}: {speed:,.0f} images/s, "
+                f"loss {loss:.4f}, accuracy {accuracy:.2%}, {left:,.0f} s left"
+            )
+
+    def say(self, line: str) -> None:
+        """Print a line without tearing the bar."""
+        if self.bar is not None:
+            self.bar.write(line, file=self.stream)
+        elif self.shows:
+            print(line, file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal clean."""
+        if self.bar is not None:
+            self.bar.close()

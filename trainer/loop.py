@@ -1,0 +1,260 @@
+"""The training loop: forward, backward, exchange, update, over and over."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..autograd import Ledger, Tensor, context, cross_entropy, from_numpy, nn, no_grad
+from ..autograd.random import keyed
+from ..datasets import Batch
+from . import build, provenance, state
+from .checkpoint import CheckpointFolder
+from .checkpoint import load as load_checkpoint
+from .config import AUTO, TrainConfig
+from .distributed.comm import Comm
+from .distributed.sync import GradientSync, average
+from .errors import NotFinite, UserError
+from .logs import Progress, RunFolder
+from .report import training_macs
+
+
+def measure(logits: Tensor, labels: Tensor, loss: Tensor) -> Iterator[float]:
+    """Yield the sums that ranks add up: loss, hits, samples."""
+    with no_grad(), context.using(phase="evaluate", scope="metrics"):
+        hits = (logits.detach().argmax(1) == labels).sum()
+    count = labels.shape[0]
+    yield from (float(loss.item()) * count, float(hits.item()), float(count))
+
+
+class Training:
+    """A training on this rank: `run()` does it all. Every rank builds the same and then takes the
+    weights of rank 0."""
+
+    def __init__(self, config: TrainConfig, comm: Comm, folder: RunFolder, threads: int) -> None:
+        self.config, self.comm, self.folder, self.threads = config, comm, folder, threads
+        data = build.load_data(config, comm)
+        self.train_data, self.test_data = data.train, data.test
+        self.dtype = np.dtype(config.dtype)
+        self.model = build.create_model(config.model, data.train.dataset, self.dtype, config.seed)
+        self.flat = build.gather(self.model, data.train.dataset, self.dtype)
+        self.steps_per_epoch = len(self.train_data)
+        self.planned = config.epochs * self.steps_per_epoch
+        self.optimizer = build.create_optimizer(config, self.model, self.flat, self.planned)
+        self.sync = GradientSync(self.flat, comm, int(config.bucket_mb * 1e6))
+        self.checkpoints = CheckpointFolder(folder.checkpoints, config.keep_checkpoints)
+        self.state = state.State()
+        self.ledger = Ledger()
+        self.earlier = Ledger()
+        self.begun = time.monotonic()
+        self.latest: Path | None = None
+        self.total = Ledger()
+
+    def run(self) -> dict[str, Any]:
+        """Train from the beginning or from a checkpoint to the end; return the result, which is
+        also the last file to be written."""
+        self.prepare()
+        now = self.state
+        last = min(self.planned, self.config.max_steps or self.planned)
+        progress = Progress(last, now.step, self.folder.writes)
+        with build.use_backend(self.config), context.using(ledger=self.ledger):
+            while now.step < last:
+                for batch in self.train_data.epoch(now.epoch, now.step_in_epoch):
+                    loss, hits, count = self.step(batch)
+                    progress.step(now.epoch, int(count), loss / count, hits / count)
+                    ends = now.step_in_epoch == self.steps_per_epoch
+                    if ends or now.step == last:
+                        self.end_epoch(progress, whole=ends, final=now.step == last)
+                    every = self.config.checkpoint_every
+                    if ends or now.step == last or (every and now.step % every == 0):
+                        self.save()
+                    if now.step == last:
+                        break
+            if now.evaluated != now.step:
+                self.test()
+        progress.close()
+        return self.finish()
+
+    def step(self, batch: Batch) -> tuple[float, float, float]:
+        """Do one step; return the sums of loss, hits and samples over all ranks."""
+        now = self.state
+        lr = self.optimizer.rates[0]
+        sums = np.zeros(3)
+        if len(batch.labels):
+            with keyed(batch.indices, self.config.seed, now.step):
+                sums[:] = self.backward(batch)
+        self.comm.allreduce(sums)
+        if not math.isfinite(sums[0]):
+            raise NotFinite(
+                f"loss is {sums[0] / sums[2]} at step {now.step + 1} of epoch {now.epoch + 1} "
+                f"with --lr {self.config.lr}: try a smaller one"
+            )
+        self.sync.wait()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        now.step += 1
+        now.step_in_epoch += 1
+        now.images += int(sums[2])
+        now.sums = [a + float(b) for a, b in zip(now.sums, sums, strict=True)]
+        if now.step % self.config.log_every == 0:
+            self.log("step", lr=lr, loss=sums[0] / sums[2], accuracy=sums[1] / sums[2])
+        return float(sums[0]), float(sums[1]), float(sums[2])
+
+    def backward(self, batch: Batch) -> list[float]:
+        """Run forward and backward on this rank's share. The gradient is seeded with the share, so
+        that the sum over ranks is that of the mean over the whole batch."""
+        self.model.train()
+        x, labels = from_numpy(batch.images), from_numpy(batch.labels)
+        logits = self.model(x)
+        loss = cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        sums = list(measure(logits, labels, loss))
+        share = np.asarray(len(batch.labels) / batch.total, self.dtype)
+        loss.backward(from_numpy(share))
+        return sums
+
+    def end_epoch(self, progress: Progress, whole: bool, final: bool) -> None:
+        """Close an epoch's books, evaluating where it is due."""
+        now = self.state
+        loss, hits, count = now.sums
+        due = final or (now.epoch + 1) % self.config.eval_every == 0
+        now.train_loss = loss / count
+        figures: dict[str, Any] = {"train_loss": now.train_loss, "train_accuracy": hits / count}
+        if due:
+            self.test()
+            figures |= {"test_loss": now.test_loss, "test_accuracy": now.test_accuracy}
+        self.log("epoch", lr=self.optimizer.rates[0], **figures)
+        shown = ", ".join(f"{k.replace('_', ' ')} {v:.4f}" for k, v in figures.items())
+        progress.say(f"epoch {now.epoch + 1}/{self.config.epochs}: {shown}")
+        if whole:
+            now.epoch, now.step_in_epoch, now.sums = now.epoch + 1, 0, [0.0, 0.0, 0.0]
+
+    def test(self) -> None:
+        """Evaluate on the test set."""
+        now = self.state
+        average([b for b in self.model.buffers() if b.dtype.kind == "f"], self.comm)
+        loss, hits, count = evaluate(self.model, self.test_data.epoch(0), self.comm)
+        now.test_loss, now.test_accuracy, now.evaluated = loss / count, hits / count, now.step
+
+    def save(self) -> None:
+        """Write a checkpoint (rank 0); all ranks take part in adding up the books."""
+        now = self.state
+        average([b for b in self.model.buffers() if b.dtype.kind == "f"], self.comm)
+        if not np.isfinite(self.flat.data.value).all():
+            raise NotFinite(f"weights are not finite after step {now.step}: try a smaller --lr")
+        now.seconds += self.lap()
+        best = now.evaluated == now.step and (now.test_accuracy or 0.0) > now.best
+        if best:
+            now.best = now.test_accuracy or 0.0
+        books = self.books()
+        if self.folder.writes:
+            record = state.describe(now, self.config, self.comm.size, books)
+            tensors = state.capture(self.model, self.optimizer)
+            self.latest = self.checkpoints.save(now.step, tensors, record, best=best)
+            self.folder.write_json("ledger.json", books.to_json())
+
+    def books(self) -> Ledger:
+        """Return the ledger over all ranks and over the runs this one goes on from (rank 0)."""
+        total = self.earlier.copy()
+        for text in self.comm.gather_bytes(json.dumps(self.ledger.to_json()).encode()):
+            total.merge(Ledger.from_json(json.loads(text)))
+        return total
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap."""
+        before, self.begun = self.begun, time.monotonic()
+        return self.begun - before
+
+    def log(self, event: str, **figures: Any) -> None:
+        """Write one line of the log."""
+        now = self.state
+        seconds = now.seconds + time.monotonic() - self.begun
+        self.folder.log({
+            "event": event, "step": now.step, "epoch": now.epoch + 1, **figures,
+            "images_per_second": now.images / max(seconds, 1e-9), "seconds": seconds,
+        })  # fmt: skip
+
+    def prepare(self) -> None:
+        """Open the folder, go on from a checkpoint where that is asked for, share the weights."""
+        source = self.source()
+        self.folder.open(resumes=bool(self.config.resume))
+        if source is not None:
+            held = load_checkpoint(source)
+            self.state = state.restore(
+                source, held.tensors, held.meta, self.config, self.model, self.optimizer
+            )
+            self.latest = source
+            self.folder.rewind(self.state.step)
+            if self.comm.rank == 0:
+                self.earlier = Ledger.from_json(held.meta["ledger"])
+        for t in [self.flat.data, *[b.data for b in self.model.buffers()]]:
+            self.comm.bcast(t.value)
+        self.folder.write_json("config.json", self.config.to_json())
+        facts = provenance.collect(self.comm, self.threads, self.config.seed)
+        self.folder.write_json("provenance.json", facts)
+        self.begun = time.monotonic()
+
+    def source(self) -> Path | None:
+        """Return the checkpoint to go on from: rank 0 chooses, for the others may see older files."""
+        chosen = ""
+        if self.comm.rank == 0 and self.config.resume == AUTO:
+            chosen = str(self.checkpoints.newest() or "")
+        elif self.comm.rank == 0:
+            chosen = self.config.resume
+            self.refuse_later(chosen)
+        chosen = self.comm.bcast_bytes(chosen.encode()).decode()
+        return Path(chosen) if chosen else None
+
+    def refuse_later(self, chosen: str) -> None:
+        """UserError where the run folder holds steps beyond the file that is gone back to."""
+        newest = self.checkpoints.newest() if chosen and self.folder.checkpoints.is_dir() else None
+        if newest is None or newest.resolve() == Path(chosen).resolve():
+            return
+        theirs, mine = (int(load_checkpoint(Path(p)).meta.get("step", 0)) for p in (newest, chosen))
+        if theirs > mine:
+            raise UserError(
+                f"--resume {chosen} is at step {mine}, {newest} at step {theirs}: "
+                "name another --out, so that nothing is lost"
+            )
+
+    def finish(self) -> dict[str, Any]:
+        """Write the result: the record that the run is complete."""
+        now = self.state
+        books = self.books()
+        result = {
+            "test_accuracy": now.test_accuracy,
+            "test_loss": now.test_loss,
+            "train_loss": now.train_loss,
+            "epochs": now.epoch,
+            "steps": now.step,
+            "ranks": self.comm.size,
+            "images_per_second": now.images / max(now.seconds, 1e-9),
+            "wall_seconds": now.seconds,
+            "macs": books.total().macs,
+            "training_macs": training_macs(books.by("phase")),
+            "checkpoint": str(self.latest),
+        }
+        self.folder.write_json("ledger.json", books.to_json())
+        self.folder.write_json("result.json", result)
+        self.total = books
+        return result
+
+
+def evaluate(model: nn.Module, batches: Iterable[Batch], comm: Comm) -> tuple[float, float, float]:
+    """Return the sums of loss, hits and samples over the batches of all ranks: ranks with smaller
+    shares weigh less, so the totals do not depend on how many there are."""
+    model.eval()
+    sums = np.zeros(3)
+    with no_grad(), context.using(phase="evaluate"):
+        for batch in batches:
+            if len(batch.labels):
+                labels = from_numpy(batch.labels)
+                logits = model(from_numpy(batch.images))
+                sums += list(measure(logits, labels, cross_entropy(logits, labels)))
+    comm.allreduce(sums)
+    return float(sums[0]), float(sums[1]), float(sums[2])

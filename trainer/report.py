@@ -1,0 +1,67 @@
+"""The bill of work: what a ledger says, in a table that a person can read."""
+
+from __future__ import annotations
+
+from ..autograd.ledger import Cost, Ledger
+
+NAMES = {
+    "forward": "training: forward",
+    "backward_data": "training: backward, data",
+    "backward_weights": "training: backward, weights",
+    "update": "training: update",
+    "communicate": "training: exchange",
+    "evaluate": "evaluation",
+}
+UNITS = ("", "k", "M", "G", "T", "P", "E")
+
+
+def short(number: float) -> str:
+    """Return a number with three digits and a unit: 1.25G."""
+    unit = 0
+    while abs(number) >= 999.5 and unit < len(UNITS) - 1:
+        number /= 1000
+        unit += 1
+    digits = 0 if unit == 0 or abs(number) >= 99.95 else 1 if abs(number) >= 9.995 else 2
+    return f"{number:.{digits}f}{UNITS[unit]}"
+
+
+def other_operations(cost: Cost) -> int:
+    """Return additions, multiplications, divisions, comparisons and functions outside MACs."""
+    return cost.add + cost.mul + cost.div + cost.cmp + cost.exp
+
+
+def bill(ledger: Ledger) -> str:
+    """Return a table of MACs, other operations and bytes by phase, with the sum, and the ratio of
+    training to its own forward passes."""
+    phases = ledger.by("phase")
+    rows = [("phase", "MACs", "other ops", "bytes read", "bytes written", "bytes sent")]
+    rows += [_row(NAMES[p], phases[p]) for p in NAMES if p in phases]
+    rows.append(_row("total", ledger.total()))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(pairs))
+        for pairs in ([*zip(row, widths, strict=True)] for row in rows)
+    ]
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *_ratio(phases)])
+
+
+def _row(name: str, cost: Cost) -> tuple[str, ...]:
+    figures = (
+        cost.macs, other_operations(cost), cost.bytes_read, cost.bytes_written, cost.bytes_sent
+    )  # fmt: skip
+    return (name, *[short(n) for n in figures])
+
+
+def training_macs(phases: dict[str, Cost]) -> int:
+    """Return MACs of forward and both backward passes."""
+    names = ("forward", "backward_data", "backward_weights")
+    return sum(phases[name].macs for name in names if name in phases)
+
+
+def _ratio(phases: dict[str, Cost]) -> list[str]:
+    forward = phases.get("forward", Cost()).macs
+    if not forward:
+        return []
+    ratio = training_macs(phases) / forward
+    return [f"training costs {ratio:.4f} times the MACs of its forward passes (inference)"]
