@@ -41,10 +41,18 @@ from .functional.create import (
     zeros,
     zeros_like,
 )
+from .functional.dropout import dropout, dropout2d
 from .functional.linear import linear, matmul
-from .functional.loss import cross_entropy
-from .functional.norm import batch_norm
+from .functional.loss import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    mse_loss,
+    nll_loss,
+)
+from .functional.norm import batch_norm, local_response_norm
 from .functional.pool import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
+from .functional.recurrent import lstm, lstm_cell, rnn_cell, rnn_relu, rnn_tanh
 from .ledger import Cost, Ledger
 from .random import manual_seed
 from .tensor import Parameter, Tensor

@@ -140,13 +140,12 @@ class Primitive:
         result = self.infer(*specs, **named)
         outputs = (result,) if isinstance(result, Spec) else tuple(result or ())
         cost = self.cost(result, *specs, **named)
-        moved = () if self.alias is not None else specs
-        cost = cost._replace(
-            bytes_read=cost.bytes_read or sum(s.nbytes for s in moved),
-            bytes_written=cost.bytes_written
-            or sum(specs[i].nbytes for i in self.writes)
-            + (sum(s.nbytes for s in outputs) if self.alias is None else 0),
-        )
+        if self.alias is None:
+            results = [*outputs, *[specs[i] for i in self.writes]]
+            cost = cost._replace(
+                bytes_read=cost.bytes_read or sum(s.nbytes for s in specs),
+                bytes_written=cost.bytes_written or sum(s.nbytes for s in results),
+            )
         kernel, name = backends.get(backend).find(self, specs, named)
         return Known(outputs, cost, kernel, name)
 
@@ -164,7 +163,7 @@ def primitive(
 ) -> Callable[[Callable[..., Any]], Primitive]:
     """Make a Primitive of a NumPy reference. `infer(*specs, **attrs)` gives the results' Specs and
     raises ValueError for arguments that do not fit; `cost(results, *specs, **attrs)` gives a Cost,
-    in which bytes left at zero are filled in: operands once, results once, none for a view."""
+    in which bytes left at zero are filled in, operands once and results once, but for an alias."""
     return lambda reference: Primitive(reference, infer, cost, outputs, writes, alias, phase)
 
 

@@ -126,7 +126,7 @@ def test_both_comms_refuse_the_same_arrays(mpirun: Run) -> None:
 @pytest.mark.parametrize("failing", [0, 1])
 def test_exception_in_one_rank_ends_the_job(mpirun: Run, failing: int) -> None:
     body = f"""
-    print("before", rank)
+    print(f"before {{rank}}")
     with guard(comm):
         if rank == {failing}:
             raise ZeroDivisionError("only here")

@@ -1,18 +1,24 @@
-"""Loss functions. `reduction`: "mean", "sum" or "none"."""
+"""Loss functions. `reduction`: "mean", "sum" or "none"; means over nothing are nan."""
 
 from __future__ import annotations
 
+from ..ops import elementwise as el
 from ..ops import loss as ops
 from ..tensor import Tensor
-from .activation import log_softmax
+from .activation import log_softmax, softplus
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def _reduction(name: str, reduction: str) -> str:
+def _check(name: str, reduction: str, input: Tensor, target: Tensor | None = None) -> None:
     if reduction not in REDUCTIONS:
         raise ValueError(f"{name}: reduction {reduction!r} is unknown; there are {REDUCTIONS}")
-    return reduction
+    if target is not None and target.shape != input.shape:
+        raise ValueError(f"{name}: target {target.shape} does not fit input {input.shape}")
+
+
+def _reduced(loss: Tensor, reduction: str) -> Tensor:
+    return {"mean": loss.mean, "sum": loss.sum, "none": lambda: loss}[reduction]()
 
 
 def cross_entropy(
@@ -23,28 +29,29 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Return the cross entropy of logits (N, C) or (N, C, ..) with integer labels (N, ..), or with
-    class probabilities in the input's shape.
+    """Return the cross entropy of logits (N, C), (N, C, ..) or (C,) with integer labels (N,),
+    (N, ..) or (), or with class probabilities in the input's shape.
 
     `weight` (C,) weighs the classes; samples labelled `ignore_index` do not count. The mean is
-    divided by the weights of the labels, as in torch; over no sample at all it is nan.
-    IndexError for a label that is no class."""
-    _reduction("cross_entropy", reduction)
+    divided by the weights of the labels, as in torch. IndexError for a label that is no class."""
+    _check("cross_entropy", reduction, input)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing {label_smoothing} is not within 0 to 1")
     if target.dtype.kind == "f":
         return _soft(input, target, weight, reduction, label_smoothing)
-    alone = input.ndim == 1
-    x = input.unsqueeze(0) if alone else input
+    if input.ndim == 1:
+        alone = input.unsqueeze(0), target.reshape(1)
+        loss = cross_entropy(*alone, weight, ignore_index, reduction, label_smoothing)
+        return loss.reshape(())
     loss, _ = ops.cross_entropy(
-        x,
-        target.unsqueeze(0) if alone else target,
+        input,
+        target,
         *_given(weight),
         ignore_index=int(ignore_index),
         label_smoothing=float(label_smoothing),
         reduction=reduction,
     )
-    return loss.reshape(()) if alone else loss  # type: ignore[no-any-return]
+    return loss
 
 
 def _given(weight: Tensor | None) -> tuple[Tensor, ...]:
@@ -54,14 +61,64 @@ def _given(weight: Tensor | None) -> tuple[Tensor, ...]:
 def _soft(
     input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float
 ) -> Tensor:
-    if target.shape != input.shape:
-        raise ValueError(f"cross_entropy: probabilities {target.shape} for logits {input.shape}")
+    _check("cross_entropy", reduction, input, target)
     axis = 0 if input.ndim == 1 else 1
     classes = input.shape[axis]
     q = target * (1.0 - smoothing) + smoothing / classes if smoothing else target
     if weight is not None:
         q = q * weight.reshape((classes, *[1] * (input.ndim - axis - 1)))
-    loss = -(log_softmax(input, axis) * q).sum(axis)
-    if reduction == "mean":
-        return loss.mean()
-    return loss.sum() if reduction == "sum" else loss
+    return _reduced(-(log_softmax(input, axis) * q).sum(axis), reduction)
+
+
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """Return the negative log-likelihood of integer labels (N, ..) under log-probabilities
+    (N, C, ..); options and errors as in cross_entropy."""
+    _check("nll_loss", reduction, input)
+    if input.ndim == 1:
+        alone = input.unsqueeze(0), target.reshape(1)
+        return nll_loss(*alone, weight, ignore_index, reduction).reshape(())
+    return ops.nll_loss(  # type: ignore[no-any-return]
+        input, target, *_given(weight), ignore_index=int(ignore_index), reduction=reduction
+    )
+
+
+def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """Return squared differences. ValueError for shapes that differ: torch only warns."""
+    _check("mse_loss", reduction, input, target)
+    off = input - target
+    return _reduced(off * off, reduction)
+
+
+def binary_cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Return the cross entropy of probabilities with targets from 0 to 1 in the same shape, times
+    `weight`, which is broadcast. Logarithms end at -100. ValueError for an input outside of 0..1;
+    see binary_cross_entropy_with_logits for logits."""
+    _check("binary_cross_entropy", reduction, input, target)
+    loss = ops.binary_cross_entropy(input, target)
+    return _reduced(loss if weight is None else loss * weight, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """Return the cross entropy of sigmoid(input) with targets from 0 to 1 in the same shape, finite
+    for any logits. `weight` multiplies the losses, `pos_weight` the positive targets' part."""
+    _check("binary_cross_entropy_with_logits", reduction, input, target)
+    if pos_weight is None:
+        loss = softplus(input) - target * input
+    else:
+        share = el.mul(target, pos_weight)
+        loss = share * softplus(-input) + (1.0 - target) * softplus(input)
+    return _reduced(loss if weight is None else loss * weight, reduction)

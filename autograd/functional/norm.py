@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 
 from ..array import array
+from ..ops import lrn
 from ..ops import norm as ops
 from ..ops import update
 from ..ops.elementwise import full
@@ -48,3 +49,16 @@ def batch_norm(
 
 def _constant(input: Tensor, value: float) -> Value:
     return full(shape=input.shape[1:2], dtype=input.dtype, value=value)
+
+
+def local_response_norm(
+    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """Return x (k + alpha / size S)^-beta, S the sum of squares over `size` neighbouring channels.
+
+    This is torch's form. In Krizhevsky et al. 2012 alpha is not divided by the size: their
+    alpha=1e-4, size=5 is alpha=5e-4 here. An even window reaches one channel further down."""
+    y, _ = lrn.local_response_norm(
+        input, size=int(size), alpha=float(alpha), beta=float(beta), k=float(k)
+    )
+    return y  # type: ignore[no-any-return]

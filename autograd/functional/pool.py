@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, overload
 
+from ..ops import adaptive
 from ..ops import pool as ops
 from ..ops.conv import Padding, Pair
 from ..tensor import Tensor
@@ -151,7 +152,7 @@ def adaptive_avg_pool2d(
     kernel = _divides(x.shape[2:], out)
     if kernel is not None:
         return avg_pool2d(input, kernel)
-    return restore(ops.adaptive_avg_pool2d(x, out=out), input)
+    return restore(adaptive.adaptive_avg_pool2d(x, out=out), input)
 
 
 def adaptive_max_pool2d(
@@ -168,5 +169,5 @@ def adaptive_max_pool2d(
         if return_indices:
             return max_pool2d(input, kernel, return_indices=True)
         return max_pool2d(input, kernel)
-    y, place = ops.adaptive_max_pool2d(x, out=out)
+    y, place = adaptive.adaptive_max_pool2d(x, out=out)
     return (restore(y, input), restore(place, input)) if return_indices else restore(y, input)

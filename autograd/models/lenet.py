@@ -18,7 +18,7 @@ def lenet(input_shape: Shape = (1, 28, 28), classes: int = 10) -> Module:
     channels, *extents = input_shape
     h, w = [((n - 4) // 2 - 4) // 2 for n in extents]
     if min(extents) < 16:
-        raise ValueError(f"lenet: images must be 16 x 16 or larger, not {extents[0]} x {extents[1]}")
+        raise ValueError(f"lenet: images must be 16 x 16 at least, not {extents[0]} x {extents[1]}")
     layers: dict[str, Module] = {
         "conv1": Conv2d(channels, 20, 5),
         "pool1": MaxPool2d(2),

@@ -7,6 +7,7 @@ from typing import Literal
 from ..functional.activation import relu
 from ..functional.arrange import pad
 from ..nn import init
+from ..nn.errors import unknown
 from ..nn.layers import Conv2d, Identity, Linear
 from ..nn.module import Module, Sequential
 from ..nn.norm import BatchNorm2d
@@ -141,8 +142,10 @@ def resnet(
     """Return a residual network with `depth` layers that have weights, see `ResNet`; shortcuts by
     `option` "A" (zeros, as in the paper) or "B" (convolutions). ValueError for a depth that the
     block cannot make."""
-    if option not in ("A", "B") or block not in _BLOCKS:
-        raise ValueError(f"resnet: option {option!r} of A, B; block {block!r} of {', '.join(_BLOCKS)}")
+    if option not in ("A", "B"):
+        raise unknown("shortcut option of resnet", option, ("A", "B"))
+    if block not in _BLOCKS:
+        raise unknown("block of resnet", block, _BLOCKS)
     step = 3 * _BLOCKS[block].layers
     n, rest = divmod(depth - 2, step)
     if n < 1 or rest:

@@ -68,7 +68,7 @@ def flatten(parameters: Sequence[Parameter]) -> Flat:
         raise ValueError("flatten: a parameter is listed twice")
     types = sorted({str(p.dtype) for p in parameters})
     if len(types) > 1:
-        raise ValueError(f"flatten: parameters of types {' and '.join(types)}; make a group of each")
+        raise ValueError(f"flatten: parameters are {' and '.join(types)}; make a group of each")
     return Flat(parameters)
 
 

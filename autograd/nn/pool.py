@@ -77,4 +77,6 @@ class AdaptiveMaxPool2d(_Adaptive):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, *output_size)."""
-        return adaptive_max_pool2d(x, self.output_size)
+        y = adaptive_max_pool2d(x, self.output_size)
+        assert isinstance(y, Tensor)  # not asked for positions
+        return y

@@ -175,7 +175,10 @@ def conv2d_dx(
     windows = Windows(
         (w.shape[2], w.shape[3]), stride, (padding[0][0], padding[1][0]), dilation
     )
-    _gather(dy.transpose(0, 2, 3, 1), w, windows, groups, dx)
+    tops, seen = dy.transpose(0, 2, 3, 1), dy.shape[2] * dy.shape[3] * stride[0] * stride[1]
+    depthwise = w.shape[1] == 1 < groups == w.shape[0]
+    write = _scatter if 4 * seen < 3 * size[0] * size[1] and not depthwise else _gather
+    write(tops, w, windows, groups, dx)
     return dx.transpose(0, 3, 1, 2)
 
 
@@ -218,10 +221,10 @@ def _(ddw: Value, x: Value, size: Pair, **attrs: Any) -> Value:
     return conv2d(x, ddw, **attrs)
 
 
-def _parts(groups: int, c: int, m: int) -> Iterator[tuple[slice, slice, slice]]:
-    """For each group: its channels, their place within the group, its results."""
+def _parts(groups: int, c: int, m: int) -> Iterator[tuple[slice, slice]]:
+    """For each group: its channels and its results."""
     for g in range(groups):
-        yield slice(g * c, (g + 1) * c), slice(0, c), slice(g * m, (g + 1) * m)
+        yield slice(g * c, (g + 1) * c), slice(g * m, (g + 1) * m)
 
 
 def blocks(n: int, e: int, row_bytes: int) -> Iterator[tuple[slice, int, int]]:
@@ -261,6 +264,15 @@ def region(x: NDArray, windows: Windows, rows: Pair, columns: int, border: float
     return y
 
 
+def sights(part: NDArray, windows: Windows, places: Pair) -> Iterator[NDArray]:
+    """Yield, tap by tap, what all windows of a region (N,H,W,C) see through it, as views."""
+    (r, s), (u, v), _, (p, q) = windows
+    h, w = (places[0] - 1) * u + 1, (places[1] - 1) * v + 1
+    for i in range(0, r * p, p):
+        for j in range(0, s * q, q):
+            yield part[:, i : i + h : u, j : j + w : v]
+
+
 def _patches(
     x: NDArray, windows: Windows, places: Pair
 ) -> Iterator[tuple[slice, slice, NDArray]]:
@@ -295,11 +307,29 @@ def _rows(part: NDArray, windows: Windows, places: Pair, k: int) -> NDArray:
 def _correlate(x: NDArray, w: NDArray, windows: Windows, groups: int, y: NDArray) -> None:
     """Write the cross-correlation of x (N,H,W,C) with w (R,S,C/groups,M) to y (N,E,F,M)."""
     c, m = w.shape[2], w.shape[3] // groups
-    for channels, _, results in _parts(groups, c, m):
+    if c == m == 1 < groups:
+        return _correlate_each(x, w, windows, y)
+    for channels, results in _parts(groups, c, m):
         matrix = np.ascontiguousarray(w[..., results]).reshape(-1, m)
         for images, rows, patches in _patches(x[..., channels], windows, (y.shape[1], y.shape[2])):
             target = y[images, rows, :, results]
-            target[...] = (patches @ matrix).reshape(target.shape)
+            if target.flags.c_contiguous:
+                np.matmul(patches, matrix, out=target.reshape(-1, m))
+            else:
+                product = scratch("product", (len(patches), m), y.dtype)
+                target[...] = np.matmul(patches, matrix, out=product).reshape(target.shape)
+
+
+def _correlate_each(x: NDArray, w: NDArray, windows: Windows, y: NDArray) -> None:
+    """Write the correlation of each channel of x (N,H,W,C) with its own filter (R,S,1,C)."""
+    filters = w.reshape(-1, w.shape[3])
+    for images, a, b in blocks(y.shape[0], y.shape[1], y.itemsize * y.shape[2] * y.shape[3]):
+        part, total = region(x[images], windows, (a, b), y.shape[2], 0), y[images, a:b]
+        product = scratch("product", total.shape, y.dtype)
+        for tap, seen in enumerate(sights(part, windows, (b - a, y.shape[2]))):
+            np.multiply(seen, filters[tap], out=product if tap else total)
+            if tap:
+                total += product
 
 
 def _gather(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray) -> None:
@@ -312,38 +342,67 @@ def _gather(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray)
     for a in range(min(windows.stride[0], dx.shape[1])):
         for b in range(min(windows.stride[1], dx.shape[2])):
             part = dx[:, a :: windows.stride[0], b :: windows.stride[1]]
-            (i, taps, lead, apart), (j, taps2, lead2, apart2) = (
+            (i, high, top, p), (j, wide, left, q) = (
                 _phase(place, axis, windows) for axis, place in enumerate((a, b))
             )
-            if not taps or not taps2:
+            if high and wide:
+                chosen = flipped[i :: p[0], j :: q[0]][::-1, ::-1]
+                seen = Windows((high, wide), (1, 1), (top, left), (p[1], q[1]))
+                _correlate(dy, chosen, seen, groups, part)
+            else:
                 part[...] = 0
-                continue
-            chosen = flipped[i[0] :: i[1], j[0] :: j[1]][::-1, ::-1]
-            seen = Windows((taps, taps2), (1, 1), (lead, lead2), (apart, apart2))
-            _correlate(dy, chosen, seen, groups, part)
 
 
-def _phase(place: int, axis: int, windows: Windows) -> tuple[Pair, int, int, int]:
-    """Return which taps reach a remainder of one axis: (first, step), their number, how far
-    before dy they start, and their distance there."""
+def _phase(place: int, axis: int, windows: Windows) -> tuple[int, int, int, Pair]:
+    """Return which taps reach a remainder of one axis: the first, their number, how far before dy
+    they start, and their distance among the taps and in dy."""
     taps, stride = windows.taps[axis], windows.stride[axis]
     lead, dilation = windows.lead[axis], windows.dilation[axis]
-    step = stride // gcd(stride, dilation)
-    apart = dilation // gcd(stride, dilation)
+    step, apart = stride // gcd(stride, dilation), dilation // gcd(stride, dilation)
     firsts = [i for i in range(min(step, taps)) if (place + lead - i * dilation) % stride == 0]
     if not firsts:
-        return (0, step), 0, 0, apart
+        return 0, 0, 0, (step, apart)
     count = len(range(firsts[0], taps, step))
     start = (place + lead - firsts[0] * dilation) // stride
-    return (firsts[0], step), count, (count - 1) * apart - start, apart
+    return firsts[0], count, (count - 1) * apart - start, (step, apart)
+
+
+def _scatter(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray) -> None:
+    """Write the transposed correlation, tap by tap: less work than `_gather` where images lose
+    much of their size, being without a border."""
+    (n, e, f, _), (r, s), (top, left) = dy.shape, windows.taps, windows.lead
+    (u, v), (p, q), (_, h, k, c) = windows.stride, windows.dilation, dx.shape
+    high = max((e - 1) * u + p * (r - 1) + 1, top + h)
+    wide = max((f - 1) * v + q * (s - 1) + 1, left + k)
+    each = w.transpose(2, 3, 0, 1).reshape(r * s, *w.shape[:2])
+    for images, _, _ in blocks(n, 1, high * wide * c * dx.itemsize):
+        total = scratch("region", (len(dx[images]), high, wide, c), dx.dtype)
+        total[...] = 0
+        for channels, results in _parts(groups, w.shape[1], w.shape[0] // groups):
+            tops = dy[images, :, :, results].reshape(-1, w.shape[0] // groups)
+            share = scratch("product", (len(tops), w.shape[1]), dx.dtype)
+            for tap, seen in enumerate(sights(total[..., channels], windows, (e, f))):
+                seen += np.matmul(tops, each[tap, results], out=share).reshape(seen.shape)
+        dx[images] = total[:, top : top + h, left : left + k]
 
 
 def _weigh(x: NDArray, dy: NDArray, windows: Windows, groups: int, dw: NDArray) -> None:
     """Write the gradient of the filters to dw (R,S,C/groups,M)."""
     c, m = dw.shape[2], dw.shape[3] // groups
     dw[...] = 0
-    for channels, _, results in _parts(groups, c, m):
-        total = np.zeros((dw.size // dw.shape[3], m), dw.dtype)
-        for images, rows, patches in _patches(x[..., channels], windows, dy.shape[1:3]):
+    if c == m == 1 < groups:
+        return _weigh_each(x, dy, windows, dw.reshape(-1, groups))
+    for channels, results in _parts(groups, c, m):
+        total = dw.reshape(-1, dw.shape[3])[:, results]
+        for images, rows, patches in _patches(x[..., channels], windows, (dy.shape[1], dy.shape[2])):
             total += patches.T @ dy[images, rows, :, results].reshape(-1, m)
-        dw[..., results] = total.reshape(*dw.shape[:3], m)
+
+
+def _weigh_each(x: NDArray, dy: NDArray, windows: Windows, dw: NDArray) -> None:
+    """Add to dw (R S, C) the gradient of filters of which each sees one channel."""
+    n, e, f, c = dy.shape
+    for images, a, b in blocks(n, e, dy.itemsize * f * c):
+        part, tops = region(x[images], windows, (a, b), f, 0), dy[images, a:b]
+        product = scratch("product", tops.shape, dy.dtype)
+        for tap, seen in enumerate(sights(part, windows, (b - a, f))):
+            dw[tap] += np.multiply(seen, tops, out=product).reshape(-1, c).sum(0)

@@ -10,7 +10,7 @@ from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from .activation import softmax_dx
-from .elementwise import add, broadcast, div, each, floating, full, log, maximum, mul, neg, sub
+from .elementwise import add, broadcast, div, each, floating, full, log, maximum, mul, sub
 from .reduce import sum as total
 
 
@@ -195,3 +195,82 @@ def cross_entropy_rate(
     weights = w[0].sum() if w else classes
     q = (1 - label_smoothing) * labels.rate + label_smoothing / classes * labels.counted * weights
     return (labels.spread(dloss, reduction) * q).astype(dloss.dtype)
+
+
+def _likelihood(x: Spec, target: Spec, *w: Spec, ignore_index: int, reduction: str) -> Spec:
+    _labelled("nll_loss", x, target, w)
+    return _reduced(x, target, reduction)
+
+
+@primitive(
+    infer=_likelihood,
+    cost=lambda loss, x, target, *w, **a: Cost(
+        add=max(target.size - loss.size, 0), mul=target.size * len(w)
+    ),
+    outputs=("loss",),
+)
+def nll_loss(
+    x: NDArray, target: NDArray, *w: NDArray, ignore_index: int, reduction: str
+) -> NDArray:
+    """loss = - the class weight of the label times x at the label, along axis 1."""
+    labels = _Labels("nll_loss", target, w, x.shape[1], x.dtype, ignore_index, reduction)
+    return labels.reduce(-labels.rate * np.take_along_axis(x, labels.place, 1), reduction)
+
+
+@nll_loss.vjp("x")
+def _(
+    dloss: Value, target: Value, w: tuple[Value, ...], specs: tuple[Spec, ...], **attrs: Any
+) -> Value:
+    return nll_loss_dx(dloss, target, *w, classes=specs[0].shape[1], **attrs)
+
+
+@primitive(
+    infer=lambda dloss, target, *w, classes, **a: Spec(
+        (target.shape[0], classes, *target.shape[1:]), dloss.dtype
+    ),
+    cost=lambda dx, dloss, target, *w, **a: Cost(mul=target.size),
+    outputs=("dx",),
+)
+def nll_loss_dx(
+    dloss: NDArray, target: NDArray, *w: NDArray, classes: int, ignore_index: int, reduction: str
+) -> NDArray:
+    """dx = - dloss times the class weight at the label, 0 elsewhere: nll_loss transposed."""
+    labels = _Labels("nll_loss", target, w, classes, dloss.dtype, ignore_index, reduction)
+    dx = np.zeros((target.shape[0], classes, *target.shape[1:]), dloss.dtype)
+    hit = -labels.rate * labels.spread(dloss, reduction)
+    np.put_along_axis(dx, labels.place, hit, 1)
+    return dx
+
+
+@nll_loss_dx.vjp("dloss")
+def _(ddx: Value, target: Value, w: tuple[Value, ...], classes: int, **attrs: Any) -> Value:
+    return nll_loss(ddx, target, *w, **attrs)
+
+
+FLOOR = -100.0  # below it logarithms are cut off, and so is the loss of a certain mistake
+
+
+@primitive(infer=lambda x, target: floating(broadcast(x, target)), cost=each(exp=2, mul=2, add=3))
+def binary_cross_entropy(x: NDArray, target: NDArray) -> NDArray:
+    """y = - target log x - (1 - target) log(1 - x) for probabilities x, each logarithm not below
+    -100 as in torch. ValueError for an x outside of 0 to 1."""
+    if not ((x >= 0) & (x <= 1)).all():
+        worst = x[~((x >= 0) & (x <= 1))][0]
+        raise ValueError(f"binary_cross_entropy: {worst} is no probability, not within 0 to 1")
+    with np.errstate(divide="ignore"):
+        yes, no = np.maximum(np.log(x), FLOOR), np.maximum(np.log1p(-x), FLOOR)
+    return np.asarray(-(target * yes + (1 - target) * no))
+
+
+@binary_cross_entropy.vjp("x")
+def _(dy: Value, x: Value, target: Value) -> Value:
+    one = full(shape=(), dtype=x.dtype, value=1.0)
+    least = full(shape=(), dtype=x.dtype, value=1e-12)
+    return mul(dy, div(sub(x, target), maximum(mul(x, sub(one, x)), least)))
+
+
+@binary_cross_entropy.vjp("target")
+def _(dy: Value, x: Value) -> Value:
+    one = full(shape=(), dtype=x.dtype, value=1.0)
+    floor = full(shape=(), dtype=x.dtype, value=FLOOR)
+    return mul(dy, sub(maximum(log(sub(one, x)), floor), maximum(log(x), floor)))

@@ -11,6 +11,7 @@ from ..errors import UserError
 from .comm import Comm
 
 PATIENCE = 1.0  # seconds that rank 0 gets to report an error that all ranks meet alike
+DRAIN = 0.3  # seconds for the launcher to pass the last lines on: MPICH's drops them on an abort
 
 
 @contextmanager
@@ -65,6 +66,8 @@ def _end(comm: Comm, status: int, text: str, shared: bool) -> NoReturn:
             time.sleep(PATIENCE)
         _write(sys.stdout, "")
         _write(sys.stderr, text)
+        if comm.size > 1:
+            time.sleep(DRAIN)
     finally:
         comm.abort(status)
 

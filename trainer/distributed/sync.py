@@ -37,14 +37,17 @@ def _ring(y: None, g: Spec, *, through: Reducer) -> Cost:
     """Cost of a ring allreduce for one rank (Patarasuk and Yuan 2009): 2 (p-1) messages, in all
     2 (p-1)/p of the array; (p-1)/p of it is added. What MPI really chooses is not observable."""
     p = through.comm.size
+    moved = 2 * (p - 1) * g.nbytes // p
     return Cost(
         add=(p - 1) * g.size // p,
-        bytes_sent=2 * (p - 1) * g.nbytes // p,
+        bytes_read=moved,
+        bytes_written=moved,
+        bytes_sent=moved,
         messages=2 * (p - 1),
     )
 
 
-@primitive(infer=lambda g, *, through: None, cost=_ring, writes=(0,))
+@primitive(infer=lambda g, *, through: (), cost=_ring, writes=(0,), alias=0)
 def allreduce(g: NDArray, *, through: Reducer) -> None:
     """Begin g = the sum of g over the ranks; `through.wait()` ends it."""
     through.start(g)

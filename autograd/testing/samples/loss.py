@@ -41,26 +41,57 @@ def _torch_weighted(name: str, **options: Any) -> Callable[..., Any]:
     )
 
 
-def _entropy_rows() -> list[Sample]:
+def _labelled_rows() -> list[Sample]:
     rows = []
     for reduction in ("mean", "sum", "none"):
-        for smoothing in (0.0, 0.1):
-            options = {"reduction": reduction, "label_smoothing": smoothing, "ignore_index": 2}
-            name = f"cross_entropy/{reduction}, smoothing {smoothing}"
-            plain = _entropy(**options), ROWS_OF_LOGITS, _torch_entropy(**options)
-            rows.append(Sample(name, *plain))
-            weighted = "cross_entropy", options
-            rows.append(
-                Sample(
-                    f"{name}, weights",
-                    _weighted(weighted[0], **options),
-                    PIXELS,
-                    _torch_weighted(weighted[0], **options),
-                )
-            )
+        options: dict[str, Any] = {"reduction": reduction, "ignore_index": 2}
+        smooth = {**options, "label_smoothing": 0.1}
+        logits, pixels = (_entropy(**smooth), ROWS_OF_LOGITS), (_entropy(**options), PIXELS)
+        calls: dict[str, tuple[Any, Any, Any]] = {
+            "cross_entropy/{}": (*pixels, _torch_entropy(**options)),
+            "cross_entropy/{}, smooth": (*logits, _torch_entropy(**smooth)),
+        }
+        for name, given in ("cross_entropy", smooth), ("cross_entropy", options), ("nll_loss", options):
+            for what, inputs in ("rows", ROWS_OF_LOGITS), ("pixels", PIXELS):
+                key = f"{name}/{{}}, {len(given)} options, weights, {what}"
+                calls[key] = _weighted(name, **given), inputs, _torch_weighted(name, **given)
+        rows += [Sample(name.format(reduction), *call) for name, call in calls.items()]
     return rows
 
 
+def _probabilities(*shape: int) -> Callable[[np.random.Generator], Any]:
+    return lambda rng: rng.uniform(0.05, 0.95, shape)
+
+
+def _paired_rows(name: str, inputs: tuple[Any, ...]) -> list[Sample]:
+    """Return a row for each reduction of a loss of two arrays of one shape."""
+    function: Any = getattr(fn, name)
+
+    def row(reduction: str) -> Sample:
+        return Sample(
+            f"{name}/{reduction}",
+            lambda x, target, *w: function(x, target, *w, reduction=reduction),
+            inputs,
+            lambda t, x, target, *w: getattr(t.nn.functional, name)(
+                x, target, *w, reduction=reduction
+            ),
+            wrong=(("target (3, 5)", ((4, 5), (3, 5), *[(4, 5)] * (len(inputs) - 2))),),
+        )
+
+    return [row(reduction) for reduction in fn.REDUCTIONS]
+
+
+def _positive(x: Tensor, target: Tensor) -> Tensor:
+    weight = tensor(WEIGHT, x.dtype)
+    return fn.binary_cross_entropy_with_logits(x, target, pos_weight=weight)
+
+
+def _torch_positive(t: Any, x: Any, target: Any) -> Any:
+    weight = t.tensor(WEIGHT, dtype=x.dtype)
+    return t.nn.functional.binary_cross_entropy_with_logits(x, target, pos_weight=weight)
+
+
+TWO, SOFT = (normal(4, 5), normal(4, 5)), _probabilities(4, 5)
 ROWS = [
     Sample("cross_entropy", _entropy(), ROWS_OF_LOGITS, _torch_entropy(), wrong=MISFITS),
     Sample("cross_entropy/pixels", _entropy(), PIXELS, _torch_entropy()),
@@ -70,5 +101,47 @@ ROWS = [
         (normal(5), labels(classes=5)),
         _torch_entropy(reduction="none"),
     ),
-    *_entropy_rows(),
+    Sample(
+        "cross_entropy/probabilities",
+        _entropy(),
+        TWO,
+        _torch_entropy(),
+        wrong=(("target (4, 6)", ((4, 5), (4, 6))),),
+    ),
+    Sample(
+        "cross_entropy/probabilities, smooth, weights",
+        _weighted("cross_entropy", label_smoothing=0.2),
+        (normal(2, 5, 3), normal(2, 5, 3)),
+        _torch_weighted("cross_entropy", label_smoothing=0.2),
+    ),
+    Sample(
+        "cross_entropy/probabilities of one sample",
+        _entropy(reduction="none"),
+        (normal(5), normal(5)),
+        _torch_entropy(reduction="none"),
+    ),
+    *_labelled_rows(),
+    Sample(
+        "nll_loss",
+        lambda x, target: fn.nll_loss(x, target),
+        ROWS_OF_LOGITS,
+        lambda t, x, target: t.nn.functional.nll_loss(x, target),
+        wrong=MISFITS,
+    ),
+    Sample(
+        "nll_loss/one sample",
+        lambda x, target: fn.nll_loss(x, target),
+        (normal(5), labels(classes=5)),
+        lambda t, x, target: t.nn.functional.nll_loss(x, target),
+    ),
+    *_paired_rows("mse_loss", TWO),
+    *_paired_rows("binary_cross_entropy", (SOFT, SOFT)),
+    *_paired_rows("binary_cross_entropy_with_logits", (normal(4, 5), SOFT)),
+    Sample(
+        "binary_cross_entropy/weight",
+        fn.binary_cross_entropy,
+        (SOFT, SOFT, normal(5)),
+        lambda t, x, target, w: (t.nn.BCELoss(reduction="none")(x, target) * w).mean(),
+    ),
+    Sample("binary_cross_entropy_with_logits/positive", _positive, TWO, _torch_positive),
 ]

@@ -38,6 +38,19 @@ def _torch_still(t: Any, x: Any, *affine: Any) -> Any:
     return t.nn.functional.batch_norm(x, mean, var, *affine)
 
 
+def _response(size: int, **options: float) -> tuple[Any, Any]:
+    return (
+        lambda x: fn.local_response_norm(x, size, **options),
+        lambda t, x: t.nn.functional.local_response_norm(x, size, **options),
+    )
+
+
+def _response_row(name: str, shape: tuple[int, ...], size: int, **options: float) -> Sample:
+    ours, theirs = _response(size, **options)
+    wrong = (("expected (N, C, ..)", ((4, 5),)),)
+    return Sample(f"local_response_norm/{name}", ours, (normal(*shape),), theirs, wrong=wrong)
+
+
 ROWS = [
     Sample(
         "batch_norm",
@@ -71,4 +84,10 @@ ROWS = [
     Sample("batch_norm/evaluation, plain", _still, (IMAGES,), _torch_still),
     Sample("batch_norm/evaluation, rows", _still, (normal(1, 4), normal(4)), _torch_still),
     Sample("batch_norm/evaluation, empty", _still, (normal(0, 4, 2, 2),), _torch_still),
+    _response_row("defaults", (2, 7, 3, 2), 5),
+    _response_row("strong", (2, 7, 3, 2), 5, alpha=2.0, beta=1.5, k=0.5),
+    _response_row("even window", (2, 7, 3, 2), 4, alpha=3.0, k=2.0),
+    _response_row("window over all channels", (2, 3, 4), 9, alpha=2.0, beta=0.5),
+    _response_row("one channel", (2, 1, 3, 2), 1, alpha=1.0),
+    _response_row("empty", (0, 3, 2, 2), 3),
 ]

@@ -1,0 +1,42 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from ..ops import dropout as ops
+from ..ops.elementwise import full, mul
+from ..random import sample_keys
+from ..tensor import Tensor
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+    """Return the input (N, ..) with each element set to 0 with probability p, the others divided by
+    1 - p; outside of training the input itself. Within `random.keyed` the first axis holds the
+    step's samples, and what is dropped does not depend on how they are spread over ranks.
+    ValueError for a p outside of 0 to 1."""
+    _check("dropout", p)
+    if not training or p == 0:
+        return input
+    x = input if input.ndim else input.reshape(1)
+    keys, use = sample_keys(x.shape[0])
+    y, _ = ops.dropout(x, keys, p=float(p), use=use)
+    return y if input.ndim else y.reshape(())
+
+
+def dropout2d(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+    """Return the input (N, C, ..) with each channel of a sample set to 0 as a whole with
+    probability p, the others divided by 1 - p (Tompson et al. 2015)."""
+    _check("dropout2d", p)
+    if input.ndim < 3:
+        raise ValueError(f"dropout2d: input {input.shape} has no channels; expected (N, C, ..)")
+    if not training or p == 0:
+        return input
+    shape = (*input.shape[:2], *[1] * (input.ndim - 2))
+    keys, use = sample_keys(shape[0])
+    one = full(shape=shape, dtype=input.dtype, value=1.0)
+    factor, _ = ops.dropout(one, keys, p=float(p), use=use)
+    return mul(input, factor)  # type: ignore[no-any-return]
+
+
+def _check(name: str, p: float) -> None:
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: p {p} is no probability, not within 0 to 1")

@@ -1,0 +1,217 @@
+"""Recurrent networks. The gates of an LSTM are ordered i f g o, its weights are (4 H, I) and
+(4 H, H), those of an Elman network (H, I) and (H, H), as in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from ..ops import recurrent as ops
+from ..ops.activation import relu, tanh
+from ..ops.elementwise import add, full
+from ..ops.linear import matmul
+from ..ops.shape import permute, reshape
+from ..primitive import Value
+from ..tensor import Tensor
+from .arrange import cat
+from .dropout import dropout as drop
+from .linear import linear
+
+Step: TypeAlias = Callable[[Value, list[Value]], list[Value]]
+NONLINEARITIES = {"tanh": tanh, "relu": relu}
+
+
+def _lstm_step(gates: Value, state: list[Value]) -> list[Value]:
+    h, c, _ = ops.lstm_cell(gates, state[1])
+    return [h, c]
+
+
+def _rnn_step(nonlinearity: str) -> Step:
+    if nonlinearity not in NONLINEARITIES:
+        raise ValueError(f"nonlinearity {nonlinearity!r} is unknown; there are 'tanh' and 'relu'")
+    function = NONLINEARITIES[nonlinearity]
+    return lambda gates, state: [function(gates)]
+
+
+def rnn_cell(
+    input: Tensor,
+    hx: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    nonlinearity: str = "tanh",
+) -> Tensor:
+    """Return the next state (N, H) of an Elman network for an input (N, I) and a state (N, H):
+    f(x w_ih^T + b_ih + h w_hh^T + b_hh), f being "tanh" or "relu"."""
+    gates = add(linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh))
+    return _rnn_step(nonlinearity)(gates, [hx])[0]  # type: ignore[no-any-return]
+
+
+def lstm_cell(
+    input: Tensor,
+    hx: tuple[Tensor, Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the next (h, c), each (N, H), of an LSTM for an input (N, I): i, f, g, o are the
+    quarters of x w_ih^T + b_ih + h w_hh^T + b_hh; c' = sigmoid(f) c + sigmoid(i) tanh(g) and
+    h' = sigmoid(o) tanh(c') (Hochreiter & Schmidhuber 1997, with Gers's forget gate)."""
+    gates = add(linear(input, w_ih, b_ih), linear(hx[0], w_hh, b_hh))
+    h, c = _lstm_step(gates, [*hx])
+    return h, c
+
+
+def lstm(
+    input: Tensor,
+    hx: tuple[Tensor, Tensor] | None,
+    params: Sequence[Tensor],
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Run an LSTM over sequences: input (T, N, I), (N, T, I) with `batch_first`, or (T, I); states
+    (h, c) of (layers x directions, N, H), None for zeros. Return the last layer's states
+    (T, N, directions x H) and the final (h, c).
+
+    `params`: for each layer, for each direction: w_ih, w_hh and, in all or none, b_ih, b_hh.
+    `dropout` acts between layers in training. ValueError for shapes that do not fit."""
+    net = _Network("lstm", 4, _lstm_step, num_layers, bidirectional, batch_first)
+    y, (h, c) = net.run(input, hx, 2, params, dropout if training else 0.0)
+    return y, (h, c)
+
+
+def rnn_tanh(
+    input: Tensor,
+    hx: Tensor | None,
+    params: Sequence[Tensor],
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Run an Elman network (Elman 1990) over sequences; all as in `lstm`, with a single state h."""
+    net = _Network("rnn_tanh", 1, _rnn_step("tanh"), num_layers, bidirectional, batch_first)
+    y, (h,) = net.run(input, None if hx is None else (hx,), 1, params, dropout if training else 0.0)
+    return y, h
+
+
+def rnn_relu(
+    input: Tensor,
+    hx: Tensor | None,
+    params: Sequence[Tensor],
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Run an Elman network with max(x, 0) for tanh."""
+    net = _Network("rnn_relu", 1, _rnn_step("relu"), num_layers, bidirectional, batch_first)
+    y, (h,) = net.run(input, None if hx is None else (hx,), 1, params, dropout if training else 0.0)
+    return y, h
+
+
+class _Network:
+    """Layers of one kind of cell, `gates` blocks of H rows in its weights, run over sequences."""
+
+    def __init__(
+        self, name: str, gates: int, step: Step, layers: int, bidirectional: bool, batch_first: bool
+    ) -> None:
+        self.name, self.gates, self.step, self.layers = name, gates, step, layers
+        self.directions = 2 if bidirectional else 1
+        self.batch_first = batch_first
+
+    def run(
+        self, input: Tensor, hx: Sequence[Tensor] | None, states: int, params: Sequence[Tensor],
+        p: float,
+    ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+        """Return the outputs of the last layer and each of the final states of all layers."""
+        if input.ndim == 2:
+            given = None if hx is None else [h.unsqueeze(1) for h in hx]
+            y, last = self._batched(input.unsqueeze(1), given, states, params, p)
+            return y.squeeze(1), [h.squeeze(1) for h in last]
+        if input.ndim != 3:
+            raise ValueError(f"{self.name}: input {input.shape}; expected (T, N, I) or (T, I)")
+        if not self.batch_first:
+            return self._batched(input, hx, states, params, p)
+        y, last = self._batched(input.transpose(0, 1), hx, states, params, p)
+        return y.transpose(0, 1), last
+
+    def _batched(
+        self, x: Any, hx: Sequence[Tensor] | None, states: int, params: Sequence[Tensor], p: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        ways = self.layers * self.directions
+        sets = self._sets(x, params, ways)
+        starts = self._starts(x, hx, states, sets[0][1].shape[1], ways)
+        finals: list[list[Value]] = []
+        for layer in range(self.layers):
+            if layer and p:
+                x = drop(x.transpose(0, 1), p).transpose(0, 1)
+            outputs = []
+            for side in range(self.directions):
+                way = layer * self.directions + side
+                y, last = self._way(x, starts[way], sets[way], side == 1)
+                outputs.append(y)
+                finals.append(last)
+            x = outputs[0] if len(outputs) == 1 else cat(outputs, 2)
+        return x, [ops.stack(*column) for column in zip(*finals, strict=True)]
+
+    def _sets(self, x: Tensor, params: Sequence[Tensor], ways: int) -> list[Sequence[Tensor]]:
+        """Return the parameters of each way through a layer, checked."""
+        many = len(params) // ways if ways else 0
+        if many not in (2, 4) or many * ways != len(params):
+            raise ValueError(
+                f"{self.name}: {len(params)} parameters; {self.layers} layers in {self.directions} "
+                f"directions take {2 * ways} without or {4 * ways} with biases"
+            )
+        if not x.shape[0]:
+            raise ValueError(f"{self.name}: input {x.shape} has no time steps")
+        sets = [params[many * i : many * (i + 1)] for i in range(ways)]
+        hidden = sets[0][1].shape[-1]
+        rows = self.gates * hidden
+        for i, (w_ih, w_hh, *biases) in enumerate(sets):
+            width = x.shape[2] if i < self.directions else self.directions * hidden
+            expected = [(rows, width), (rows, hidden), *[(rows,) for _ in biases]]
+            found = [w.shape for w in (w_ih, w_hh, *biases)]
+            if found != expected:
+                raise ValueError(f"{self.name}: parameters {found} of way {i}; expected {expected}")
+        return sets
+
+    def _starts(
+        self, x: Tensor, hx: Sequence[Tensor] | None, states: int, hidden: int, ways: int
+    ) -> list[list[Value]]:
+        """Return the states that each way starts with."""
+        shape = (ways, x.shape[1], hidden)
+        if hx is None:
+            zero = full(shape=shape[1:], dtype=x.dtype, value=0.0)
+            return [[zero] * states for _ in range(ways)]
+        if any(h.shape != shape for h in hx):
+            raise ValueError(f"{self.name}: states {[h.shape for h in hx]}; expected {shape}")
+        return [[*column] for column in zip(*[_parts(h) for h in hx], strict=True)]
+
+    def _way(
+        self, x: Value, state: list[Value], params: Sequence[Tensor], backwards: bool
+    ) -> tuple[Value, list[Value]]:
+        """Run one layer one way. The inputs of all steps are multiplied at once."""
+        steps, rows, width = x.shape
+        w_ih, w_hh, *biases = params
+        flat = matmul(reshape(x, shape=(steps * rows, width)), permute(w_ih, axes=(1, 0)))
+        flat = add(flat, add(*biases)) if biases else flat
+        gates = _parts(reshape(flat, shape=(steps, rows, flat.shape[1])))
+        w = permute(w_hh, axes=(1, 0))
+        outputs: list[Value] = [None] * steps
+        for t in range(steps)[:: -1 if backwards else 1]:
+            state = self.step(add(gates[t], matmul(state[0], w)), state)
+            outputs[t] = state[0]
+        return ops.stack(*outputs), state
+
+
+def _parts(x: Value) -> tuple[Value, ...]:
+    parts = ops.unstack(x.shape[0])(x)
+    return parts if isinstance(parts, tuple) else (parts,)

@@ -1,0 +1,85 @@
+"""Dropout, with masks that depend on a key per sample and on nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..array import NDArray, Spec
+from ..primitive import Value, primitive
+from .elementwise import BOOL, each
+
+GOLDEN = 0x9E3779B97F4A7C15
+BLOCK = 1 << 15  # hashes worked on at a time, so that they stay in the cache
+
+
+def _mix(x: NDArray) -> NDArray:
+    """Hash unsigned 64-bit numbers in place (the finaliser of SplitMix64, Steele et al. 2014)."""
+    other = x >> np.uint64(30)
+    x ^= other
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= np.right_shift(x, np.uint64(27), out=other)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= np.right_shift(x, np.uint64(31), out=other)
+    return x
+
+
+def keep_mask(keys: NDArray, shape: tuple[int, ...], p: float, use: int) -> NDArray:
+    """Return truth values (N, ..), each False with probability p to 2^-32. Element j of sample n,
+    counted in row-major order, has the 32-bit half j % 2 of hash j // 2 of the stream that key n
+    and the use start: no other sample and no memory layout bears on it."""
+    count = int(np.prod(shape[1:]))
+    least = round(p * 2**32)
+    keep = np.empty((shape[0], count), BOOL)
+    if least in (0, 2**32):
+        keep[...] = least == 0
+        return keep.reshape(shape)
+    start = _mix(keys.astype(np.uint64) + np.array([use * GOLDEN % 2**64], np.uint64))
+    steps = (np.arange((count + 1) // 2, dtype=np.uint64) + np.uint64(1)) * np.uint64(GOLDEN)
+    samples = max(1, BLOCK // max(steps.size, 1))
+    for i in range(0, shape[0], samples):
+        words = _mix(start[i : i + samples, None] + steps)
+        halves = words.astype("<u8", copy=False).view("<u4")
+        np.greater_equal(halves[:, :count], np.uint32(least), out=keep[i : i + samples])
+    return keep.reshape(shape)
+
+
+def _dropped(x: Spec, keys: Spec, *, p: float, use: int) -> tuple[Spec, Spec]:
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout: p {p} is no probability, not within 0 to 1")
+    if x.dtype.kind != "f":
+        raise TypeError(f"dropout: expected floating-point numbers, got {x.dtype}")
+    if keys.shape != x.shape[:1]:
+        raise ValueError(f"dropout: keys {keys.shape} for the rows of {x.shape}")
+    return x, Spec(x.shape, BOOL)
+
+
+def _scaled(x: NDArray, keep: NDArray, p: float) -> NDArray:
+    y = np.multiply(x, keep, out=np.empty_like(x))
+    y *= x.dtype.type(1 / (1 - p) if p < 1 else 0)
+    return y
+
+
+@primitive(infer=_dropped, cost=each(cmp=1, mul=1), outputs=("y", "keep"))
+def dropout(x: NDArray, keys: NDArray, *, p: float, use: int) -> tuple[NDArray, NDArray]:
+    """y = x / (1 - p) where kept, else 0 (Srivastava et al. 2014, inverted); keys (N,) uint64. The
+    truth values `keep` are what the derivative keeps, a byte an element; random bits are not
+    counted."""
+    keep = np.empty_like(x, BOOL)
+    np.copyto(keep, keep_mask(keys, x.shape, p, use))
+    return _scaled(x, keep, p), keep
+
+
+@dropout.vjp("x")
+def _(dy: Value, keep: Value, p: float) -> Value:
+    return dropout_dx(dy, keep, p=p)
+
+
+@primitive(infer=lambda dy, keep, *, p: dy, cost=each(mul=1), outputs=("dx",))
+def dropout_dx(dy: NDArray, keep: NDArray, *, p: float) -> NDArray:
+    """dx = dy / (1 - p) where kept, else 0."""
+    return _scaled(dy, keep, p)
+
+
+@dropout_dx.vjp("dy")
+def _(ddx: Value, keep: Value, p: float) -> Value:
+    return dropout_dx(ddx, keep, p=p)

@@ -1,0 +1,118 @@
+"""Local response normalisation across channels, axis 1."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..array import NDArray, Spec
+from ..ledger import Cost
+from ..primitive import Value, primitive
+from .elementwise import add, div, floating, full, mul, pow, sub
+from .reduce import scale
+
+
+def _windowed(x: Spec, *, before: int, after: int) -> Spec:
+    if len(x.shape) < 2:
+        raise ValueError(f"input {x.shape} has no channel axis; expected (N, C, ..)")
+    return floating(x)
+
+
+@primitive(
+    infer=_windowed, cost=lambda y, x, *, before, after: Cost(add=(before + after) * x.size)
+)
+def channel_window(x: NDArray, *, before: int, after: int) -> NDArray:
+    """y[n, c] = the sum of x[n, j] for j from c - before to c + after, as far as there are any."""
+    y = np.array(x, order="K")
+    channels = x.shape[1]
+    for step in [*range(-before, 0), *range(1, after + 1)]:
+        size = channels - np.abs(step)
+        if size > 0:
+            y[:, max(-step, 0) :][:, :size] += x[:, max(step, 0) :][:, :size]
+    return y
+
+
+@channel_window.vjp("x")
+def _(dy: Value, before: int, after: int) -> Value:
+    return channel_window(dy, before=after, after=before)
+
+
+def _neighbours(x: Spec, *, size: int, alpha: float, beta: float, k: float) -> tuple[Spec, Spec]:
+    if size < 1:
+        raise ValueError(f"local_response_norm: size {size} is no number of channels")
+    if len(x.shape) < 3:
+        raise ValueError(f"local_response_norm: input {x.shape}; expected (N, C, ..) of 3 axes up")
+    return floating(x), x
+
+
+def _window_cost(y: tuple[Spec, Spec], x: Spec, *, size: int, **attrs: float) -> Cost:
+    return Cost(mul=3 * x.size, add=size * x.size, exp=x.size)
+
+
+@primitive(infer=_neighbours, cost=_window_cost, outputs=("y", "s"))
+def local_response_norm(
+    x: NDArray, *, size: int, alpha: float, beta: float, k: float
+) -> tuple[NDArray, NDArray]:
+    """y = x s^-beta with s = k + alpha / size times the sum of x^2 over the window of channels
+    c - size // 2 .. c + (size - 1) // 2 (Krizhevsky et al. 2012, with torch's alpha).
+    Counted an element: a square, size - 1 additions, times alpha / size, plus k, a power, times x."""
+    s = channel_window.reference(x * x, before=size // 2, after=(size - 1) // 2)
+    s *= x.dtype.type(alpha / size)
+    s += x.dtype.type(k)
+    y = np.power(s, x.dtype.type(-beta), out=np.empty_like(x))
+    y *= x
+    return y, s
+
+
+@local_response_norm.vjp("x")
+def _(
+    dy: Value | None, ds: Value | None, x: Value, s: Value, size: int, alpha: float, beta: float,
+    k: float,
+) -> Value:  # fmt: skip
+    dx = None if dy is None else lrn_dx(dy, x, s, size=size, alpha=alpha, beta=beta)
+    if ds is None:
+        return dx
+    wide = channel_window(ds, before=(size - 1) // 2, after=size // 2)
+    more = scale(mul(x, wide), factor=2 * alpha / size)
+    return more if dx is None else add(dx, more)
+
+
+@primitive(
+    infer=lambda dy, x, s, *, size, alpha, beta: x,
+    cost=lambda dx, dy, x, s, *, size, **a: Cost(
+        mul=5 * x.size, div=x.size, add=size * x.size, exp=x.size
+    ),
+    outputs=("dx",),
+)
+def lrn_dx(
+    dy: NDArray, x: NDArray, s: NDArray, *, size: int, alpha: float, beta: float
+) -> NDArray:
+    """dx = dy s^-beta - 2 alpha beta / size x W(dy x s^(-beta - 1)), W the window turned around."""
+    dx = np.power(s, x.dtype.type(-beta), out=np.empty_like(x))
+    dx *= dy
+    slope = np.multiply(dx, x, out=np.empty_like(x))
+    slope /= s
+    wide = channel_window.reference(slope, before=(size - 1) // 2, after=size // 2)
+    wide *= x
+    wide *= x.dtype.type(2 * alpha * beta / size)
+    dx -= wide
+    return dx
+
+
+def _power(s: Value, exponent: float) -> Value:
+    return pow(s, full(shape=(), dtype=s.dtype, value=exponent))
+
+
+@lrn_dx.vjp("dy", "x", "s")
+def _(
+    ddx: Value, dy: Value, x: Value, s: Value, size: int, alpha: float, beta: float
+) -> tuple[Value, Value, Value]:
+    low, high = size // 2, (size - 1) // 2
+    steep, flat = _power(s, -beta - 1), _power(s, -beta)
+    pull = scale(ddx, factor=2 * alpha * beta / size)
+    back = channel_window(mul(pull, x), before=low, after=high)
+    ahead = channel_window(mul(mul(dy, x), steep), before=high, after=low)
+    ddy = sub(mul(ddx, flat), mul(mul(back, x), steep))
+    dx = scale(add(mul(pull, ahead), mul(mul(back, dy), steep)), factor=-1.0)
+    crossed = scale(div(mul(mul(back, dy), mul(x, steep)), s), factor=beta + 1)
+    ds = sub(crossed, scale(mul(mul(ddx, dy), steep), factor=beta))
+    return ddy, dx, ds

@@ -1,0 +1,189 @@
+"""Pieces of recurrent networks: sequences cut into steps, and the LSTM cell without its product."""
+
+from __future__ import annotations
+
+import inspect
+from functools import lru_cache
+
+import numpy as np
+
+from ..array import NDArray, Spec
+from ..ledger import Cost
+from ..primitive import Primitive, Value, primitive
+from .activation import sigmoid_dx, tanh, tanh_dx, zeros
+from .elementwise import add, full, mul, sub
+from .reduce import scale
+from .shape import concatenate, free, getslice
+
+
+def _stacked(*xs: Spec) -> Spec:
+    if len({x.shape for x in xs}) != 1:
+        raise ValueError(f"cannot stack shapes {[x.shape for x in xs]}")
+    return Spec((len(xs), *xs[0].shape), xs[0].dtype)
+
+
+@primitive(infer=_stacked, cost=free)
+def stack(*xs: NDArray) -> NDArray:
+    """y = the xs along a new first axis."""
+    return np.stack(xs)
+
+
+@stack.vjp("xs")
+def _(dy: Value) -> tuple[Value, ...]:
+    steps = unstack(dy.shape[0])(dy)
+    return steps if isinstance(steps, tuple) else (steps,)
+
+
+@lru_cache(maxsize=None)
+def unstack(count: int) -> Primitive:
+    """Return the primitive that cuts an array into the `count` parts along its first axis. One
+    call with many results, for the gradients of single slices would each fill a whole array."""
+
+    def rule(x: Spec) -> tuple[Spec, ...]:
+        if x.shape[:1] != (count,):
+            raise ValueError(f"unstack: shape {x.shape} has not {count} parts")
+        return (Spec(x.shape[1:], x.dtype),) * count
+
+    def reference(x: NDArray) -> tuple[NDArray, ...]:
+        """y0, y1, .. = the parts of x along its first axis, without a copy."""
+        return tuple(x)
+
+    def derivative(specs: tuple[Spec, ...], **dys: Value | None) -> Value:
+        part = Spec(specs[0].shape[1:], specs[0].dtype)
+        given = [dys[f"dy{i}"] for i in range(count)]
+        return stack(*[zeros(part) if dy is None else dy for dy in given])
+
+    reference.__name__ = "unstack"
+    names = ["specs", *(f"dy{i}" for i in range(count))]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    derivative.__signature__ = signature  # type: ignore[attr-defined]
+    made = primitive(
+        infer=rule, cost=free, outputs=tuple(f"y{i}" for i in range(count)), alias=0
+    )(reference)
+    made.vjp("x")(derivative)
+    return made
+
+
+def _cell(gates: Spec, c: Spec) -> tuple[Spec, Spec, Spec]:
+    if len(c.shape) != 2 or gates.shape != (c.shape[0], 4 * c.shape[1]):
+        raise ValueError(
+            f"lstm_cell: gates {gates.shape} do not fit cells {c.shape}: expected (N, 4 H), (N, H)"
+        )
+    return c, c, gates
+
+
+def _cell_cost(y: tuple[Spec, ...], gates: Spec, c: Spec) -> Cost:
+    return Cost(exp=5 * c.size, add=4 * c.size, div=3 * c.size, mul=3 * c.size)
+
+
+@primitive(infer=_cell, cost=_cell_cost, outputs=("h", "cell", "acts"))
+def lstm_cell(gates: NDArray, c: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """cell = f c + i g and h = o tanh(cell), where i, f, o = sigmoid and g = tanh of the quarters
+    i f g o of gates (Hochreiter & Schmidhuber 1997, Gers et al. 2000); gates (N, 4 H), c (N, H).
+    `acts` holds i f g o for the derivative. Counted a cell: three sigmoids of an exp, an addition
+    and a division each; two tanh; three products and a sum."""
+    n = c.shape[1]
+    acts = np.empty(gates.shape, gates.dtype)
+    with np.errstate(over="ignore"):  # e^-x = inf gives the right 0
+        for at in (slice(0, 2 * n), slice(3 * n, 4 * n)):
+            y = np.negative(gates[:, at], out=acts[:, at])
+            np.exp(y, out=y)
+            y += 1
+            np.reciprocal(y, out=y)
+    g = np.tanh(gates[:, 2 * n : 3 * n], out=acts[:, 2 * n : 3 * n])
+    cell = np.multiply(acts[:, n : 2 * n], c, out=np.empty(c.shape, c.dtype))
+    cell += acts[:, :n] * g
+    h = np.tanh(cell)
+    h *= acts[:, 3 * n :]
+    return h, cell, acts
+
+
+@lstm_cell.vjp("gates", "c")
+def _(
+    dh: Value | None, dcell: Value | None, dacts: Value | None, acts: Value, c: Value, cell: Value,
+    specs: tuple[Spec, ...],
+) -> tuple[Value, Value]:  # fmt: skip
+    dh = zeros(specs[1]) if dh is None else dh
+    dcell = zeros(specs[1]) if dcell is None else dcell
+    dgates, dc = lstm_cell_dx(dh, dcell, acts, c, cell)
+    if dacts is not None:
+        steep = [
+            (tanh_dx if i == 2 else sigmoid_dx)(dy, y)
+            for i, (dy, y) in enumerate(zip(quarters(dacts), quarters(acts), strict=True))
+        ]
+        dgates = add(dgates, concatenate(*steep, axis=1))
+    return dgates, dc
+
+
+def quarters(x: Value) -> list[Value]:
+    """Return the four blocks of columns of x."""
+    rows, n = x.shape[0], x.shape[1] // 4
+    return [getslice(x, slices=((0, rows, 1), (i * n, (i + 1) * n, 1))) for i in range(4)]
+
+
+def _cell_dx_cost(dx: tuple[Spec, ...], dh: Spec, *specs: Spec) -> Cost:
+    return Cost(exp=dh.size, mul=16 * dh.size, add=6 * dh.size)
+
+
+@primitive(
+    infer=lambda dh, dcell, acts, c, cell: (acts, c), cost=_cell_dx_cost, outputs=("dgates", "dc")
+)
+def lstm_cell_dx(
+    dh: NDArray, dcell: NDArray, acts: NDArray, c: NDArray, cell: NDArray
+) -> tuple[NDArray, NDArray]:
+    """With t = tanh(cell) and m = dcell + dh o (1 - t^2): dc = m f and dgates = (m g i (1 - i),
+    m c f (1 - f), m i (1 - g^2), dh t o (1 - o))."""
+    i, f, g, o = np.split(acts, 4, axis=1)
+    t = np.tanh(cell)
+    m = t * t
+    np.subtract(1, m, out=m)
+    m *= o
+    m *= dh
+    m += dcell
+    dgates = np.subtract(1, acts, out=np.empty(acts.shape, acts.dtype))
+    dgates *= acts
+    di, df, dg, do = np.split(dgates, 4, axis=1)
+    di *= g
+    di *= m
+    df *= c
+    df *= m
+    np.multiply(g, g, out=dg)
+    np.subtract(1, dg, out=dg)
+    dg *= i
+    dg *= m
+    do *= t
+    do *= dh
+    m *= f
+    return dgates, m
+
+
+@lstm_cell_dx.vjp("dh", "dcell", "acts", "c", "cell")
+def _(
+    ddgates: Value | None, ddc: Value | None, dh: Value, dcell: Value, acts: Value, c: Value,
+    cell: Value, specs: tuple[Spec, ...],
+) -> tuple[Value, ...]:  # fmt: skip
+    """The derivative of each product in lstm_cell_dx, s(y) = y (1 - y) being the slope of y."""
+    i, f, g, o = quarters(acts)
+    ui, uf, ug, uo = quarters(zeros(specs[2]) if ddgates is None else ddgates)
+    v = zeros(specs[3]) if ddc is None else ddc
+    t = tanh(cell)
+    q = tanh_dx(full(shape=t.shape, dtype=t.dtype, value=1.0), t)
+    m = add(dcell, mul(mul(dh, o), q))
+    si_ui, sf_uf, so_uo = sigmoid_dx(ui, i), sigmoid_dx(uf, f), sigmoid_dx(uo, o)
+    sg_ug = tanh_dx(ug, g)
+    dm = add(add(mul(si_ui, g), mul(sf_uf, c)), add(mul(sg_ug, i), mul(v, f)))
+    one = full(shape=(), dtype=t.dtype, value=1.0)
+
+    def bend(y: Value) -> Value:
+        return sub(one, add(y, y))
+
+    dacts = (
+        mul(m, add(mul(mul(ui, g), bend(i)), sg_ug)),
+        mul(m, add(mul(mul(uf, c), bend(f)), v)),
+        mul(m, sub(si_ui, scale(mul(mul(ug, i), g), factor=2.0))),
+        mul(dh, add(mul(dm, q), mul(mul(uo, t), bend(o)))),
+    )
+    ddh = add(mul(mul(dm, o), q), mul(so_uo, t))
+    dt = sub(mul(dh, so_uo), scale(mul(mul(dm, mul(dh, o)), t), factor=2.0))
+    return ddh, dm, concatenate(*dacts, axis=1), mul(sf_uf, m), mul(dt, q)

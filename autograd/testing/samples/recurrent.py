@@ -1,0 +1,147 @@
+"""Rows for recurrent networks; the sequence rows give outputs and final states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...functional import recurrent as fn
+from ...tensor import Tensor
+from .sample import Sample, distinct, normal
+
+N, I, H, T = 3, 4, 2, 5  # noqa: E741
+Draw = Callable[[np.random.Generator], Any]
+
+
+def _cell(gates: int, biases: bool = True) -> tuple[Draw, ...]:
+    shapes = [(gates * H, I), (gates * H, H)] + [(gates * H,)] * (2 * biases)
+    return tuple(normal(*shape) for shape in shapes)
+
+
+def _params(gates: int, layers: int, directions: int, biases: bool) -> tuple[Draw, ...]:
+    made = []
+    for layer in range(layers):
+        width = directions * H if layer else I
+        for _ in range(directions):
+            shapes = [(gates * H, width), (gates * H, H)] + [(gates * H,)] * (2 * biases)
+            made += [normal(*shape) for shape in shapes]
+    return tuple(made)
+
+
+def _lstm_row(
+    name: str, layers: int = 1, directions: int = 1, biases: bool = True, first: bool = False
+) -> Sample:
+    options = {"num_layers": layers, "bidirectional": directions == 2, "batch_first": first}
+
+    def ours(x: Tensor, h: Tensor, c: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
+        y, (h, c) = fn.lstm(x, (h, c), params, **options)  # type: ignore[arg-type]
+        return y, h, c
+
+    def theirs(t: Any, x: Any, h: Any, c: Any, *params: Any) -> tuple[Any, ...]:
+        sizes = (layers, 0.0, False, directions == 2, first)
+        return tuple(t.lstm(x, (h, c), [*params], biases, *sizes))
+
+    ways = layers * directions
+    state = normal(ways, N, H)
+    x = normal(N, T, I) if first else normal(T, N, I)
+    # A step multiplies N states by 4 H x H, and N inputs by 4 H x their width.
+    widths = [I] + [directions * H] * (layers - 1)
+    macs = sum(directions * T * N * 4 * H * (width + H) for width in widths)
+    inputs = (x, state, state, *_params(4, layers, directions, biases))
+    return Sample(f"lstm/{name}", ours, inputs, theirs, macs=macs)
+
+
+def _rnn_row(name: str, kind: str, layers: int = 1, directions: int = 1) -> Sample:
+    function = getattr(fn, kind)
+
+    def ours(x: Tensor, h: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
+        return function(x, h, params, layers, bidirectional=directions == 2)  # type: ignore[no-any-return]
+
+    def theirs(t: Any, x: Any, h: Any, *params: Any) -> tuple[Any, ...]:
+        sizes = (layers, 0.0, False, directions == 2, False)
+        return tuple(getattr(t, kind)(x, h, [*params], True, *sizes))
+
+    inputs = (
+        normal(T, N, I),
+        normal(layers * directions, N, H),
+        *_params(1, layers, directions, True),
+    )
+    widths = [I] + [directions * H] * (layers - 1)
+    macs = sum(directions * T * N * H * (width + H) for width in widths)
+    return Sample(f"{kind}/{name}", ours, inputs, theirs, macs=macs)
+
+
+def _lstm_cell(x: Tensor, h: Tensor, c: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
+    return fn.lstm_cell(x, (h, c), *params)
+
+
+def _alone(x: Tensor, h: Tensor, c: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
+    y, states = fn.lstm(x, (h, c), params)
+    return y, *states
+
+
+STATE = normal(N, H)
+ROWS = [
+    Sample(
+        "rnn_cell",
+        fn.rnn_cell,
+        (normal(N, I), STATE, *_cell(1)),
+        lambda t, *args: t.rnn_tanh_cell(*args),
+        macs=N * (I + H) * H,
+    ),
+    Sample(
+        "rnn_cell/relu",
+        lambda *args: fn.rnn_cell(*args, nonlinearity="relu"),
+        (distinct(N, I), STATE, *_cell(1)),
+        lambda t, *args: t.rnn_relu_cell(*args),
+        macs=N * (I + H) * H,
+    ),
+    Sample(
+        "rnn_cell/no bias",
+        fn.rnn_cell,
+        (normal(N, I), STATE, *_cell(1, biases=False)),
+        lambda t, *args: t.rnn_tanh_cell(*args),
+        macs=N * (I + H) * H,
+    ),
+    Sample(
+        "lstm_cell",
+        _lstm_cell,
+        (normal(N, I), STATE, STATE, *_cell(4)),
+        lambda t, x, h, c, *params: t.lstm_cell(x, (h, c), *params),
+        macs=N * (I + H) * 4 * H,
+        wrong=(("(3, 7)", ((3, 4), (3, 2), (3, 7), (8, 4), (8, 2), (8,), (8,))),),
+    ),
+    Sample(
+        "lstm_cell/large",
+        lambda x, h, c, *params: _lstm_cell(x * 1e3, h, c, *params),
+        (normal(N, I), STATE, STATE, *_cell(4)),
+        lambda t, x, h, c, *params: t.lstm_cell(x * 1e3, (h, c), *params),
+        macs=N * (I + H) * 4 * H,
+    ),
+    _lstm_row("one layer"),
+    _lstm_row("no bias", biases=False),
+    _lstm_row("batch first, two layers", layers=2, first=True),
+    _lstm_row("two layers, both ways", layers=2, directions=2),
+    Sample(
+        "lstm/one sequence",
+        _alone,
+        (normal(T, I), normal(1, H), normal(1, H), *_cell(4)),
+        lambda t, x, h, c, *params: tuple(
+            y.squeeze(1)
+            for y in t.lstm(
+                x[:, None], (h[:, None], c[:, None]), [*params], True, 1, 0.0, False, False, False
+            )
+        ),
+        macs=T * (I + H) * 4 * H,
+        wrong=(
+            ("expected (1, 1, 2)", ((5, 4), (1, 3), (1, 2), (8, 4), (8, 2), (8,), (8,))),
+            ("expected [(8, 4), (8, 2)", ((5, 4), (1, 2), (1, 2), (8, 5), (8, 2), (8,), (8,))),
+            ("no time steps", ((0, 4), (1, 2), (1, 2), (8, 4), (8, 2), (8,), (8,))),
+        ),
+    ),
+    _rnn_row("one layer", "rnn_tanh"),
+    _rnn_row("two layers, both ways", "rnn_tanh", 2, 2),
+    _rnn_row("two layers", "rnn_relu", 2),
+]

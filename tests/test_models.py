@@ -1,0 +1,253 @@
+"""Models: their sizes, their work, the same on shapes as on numbers, the same as in torch."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import context, models, nn
+from tallygrad.autograd.functional.loss import cross_entropy
+from tallygrad.autograd.optim import SGD
+
+Options = dict[str, Any]
+DIGITS: Options = {"input_shape": (1, 28, 28)}
+IMAGES: Options = {"input_shape": (3, 16, 16), "classes": 7}
+CASES: list[tuple[str, Options]] = [
+    ("mlp", DIGITS),
+    ("mlp", {**IMAGES, "hidden": ()}),
+    ("lenet", DIGITS),
+    ("lenet", IMAGES),
+    ("lenet5", DIGITS),
+    ("resnet20", IMAGES),
+    ("resnet", {**IMAGES, "depth": 8, "option": "B", "width": 4}),
+    ("resnet", {**IMAGES, "depth": 11, "block": "bottleneck", "width": 4}),
+    ("lstm", DIGITS),
+    ("lstm", {**IMAGES, "hidden": 8, "layers": 2}),
+]
+each_case = pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v: str(v)[:60])
+
+
+def batch(shape: tuple[int, ...], classes: int, size: int = 2) -> tuple[ag.Tensor, ag.Tensor]:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((size, *shape)).astype(np.float32)
+    return ag.tensor(x), ag.tensor(rng.integers(0, classes, size))
+
+
+def work(
+    name: str, options: Options, backend: str, settings: Options
+) -> tuple[ag.Ledger, ag.Ledger, nn.Module]:
+    """Build, train two steps and evaluate; return the books of each and the model."""
+    ag.manual_seed(3)
+    with context.using(backend=backend):
+        model = models.create(name, **options)
+        x, labels = batch(options["input_shape"], options.get("classes", 10))
+
+        def loss() -> ag.Tensor:
+            return cross_entropy(model(x), labels)
+
+        order = nn.finish_order(loss, [*model.parameters()])
+        optimizer = SGD(order, 0.01, **settings)
+        with context.using(ledger=ag.Ledger()) as training:
+            for _ in range(2):
+                optimizer.zero_grad()
+                loss().backward()
+                optimizer.step()
+        model.eval()
+        with context.using(ledger=ag.Ledger(), phase="evaluate", tape=None) as evaluation:
+            assert loss().shape == ()
+    return training.ledger, evaluation.ledger, model
+
+
+@each_case
+def test_shapes_alone_give_the_same_books(name: str, options: Options) -> None:
+    settings: Options = {"momentum": 0.9, "weight_decay": 1e-4, "nesterov": True}
+    real = work(name, options, "numpy", settings)
+    meta = work(name, options, "meta", settings)
+    assert real[0] == meta[0] and real[1] == meta[1]
+    assert real[0].stashed.total() == meta[0].stashed.total() > 0
+    assert {row.key.phase for row in real[0]} == {
+        "forward", "backward_data", "backward_weights", "update",
+    }  # fmt: skip
+    assert {row.key.phase for row in real[1]} == {"evaluate"}
+    assert not real[1].stashed
+    assert all(p.data._value is None for p in meta[2].parameters())
+    assert all(np.isfinite(p.numpy()).all() for p in real[2].parameters())
+
+
+@each_case
+def test_every_scope_is_the_name_of_a_module(name: str, options: Options) -> None:
+    books, _, model = work(name, options, "meta", {})
+    names = {path for path, _ in model.named_modules()}
+    assert {row.key.scope for row in books} - {"optimizer"} <= names
+
+
+@each_case
+def test_every_parameter_gets_a_gradient(name: str, options: Options) -> None:
+    model = models.create(name, **options)
+    x, labels = batch(options["input_shape"], options.get("classes", 10))
+    cross_entropy(model(x), labels).backward()
+    for path, p in model.named_parameters():
+        assert p.grad is not None and p.grad.shape == p.shape, path
+
+
+def macs(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
+    """Return MACs of one sample by module."""
+    with context.using(backend="meta", ledger=ag.Ledger(), tape=None) as state:
+        model.eval()(ag.zeros(1, *shape))
+    return {where: cost.macs for where, cost in state.ledger.by("scope").items() if cost.macs}
+
+
+def test_lenet_is_caffes() -> None:
+    with context.using(backend="meta"):
+        model = models.create("lenet")
+    found = macs(model, (1, 28, 28))
+    assert found == {"conv1": 288_000, "conv2": 1_600_000, "fc1": 400_000, "fc2": 5_000}
+    assert found["conv1"] + found["conv2"] == 1_888_000 and sum(found.values()) == 2_293_000
+    assert sum(p.size for p in model.parameters()) == 431_080
+
+
+@pytest.mark.parametrize("extent", [28, 32])
+def test_lenet5_is_the_papers(extent: int) -> None:
+    with context.using(backend="meta"):
+        model = models.create("lenet5", input_shape=(1, extent, extent))
+    assert sum(macs(model, (1, extent, extent)).values()) == 416_520
+    sizes = {name: p.size for name, p in model.named_parameters()}
+    assert sum(n for name, n in sizes.items() if name.endswith("weight")) == 61_470
+    assert sizes["c3.weight"] == 2400
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("resnet20", 269_722), ("resnet32", 464_154), ("resnet44", 658_586), ("resnet56", 853_018),
+     ("resnet110", 1_727_962)],
+)  # fmt: skip
+def test_residual_networks_are_the_papers(name: str, parameters: int) -> None:
+    with context.using(backend="meta"):
+        model = models.create(name, input_shape=(3, 32, 32))
+    assert sum(p.size for p in model.parameters()) == parameters
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == int(name[6:])
+
+
+def test_thousand_and_one_layers_train() -> None:
+    begun = time.perf_counter()
+    model = models.create(
+        "resnet", input_shape=(3, 8, 8), depth=1001, block="bottleneck", width=4
+    )
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 1001
+    x, labels = batch((3, 8, 8), 10)
+    optimizer = SGD(nn.finish_order(lambda: cross_entropy(model(x), labels), [*model.parameters()]))
+    before = [p.numpy().copy() for p in optimizer.parameters]
+    cross_entropy(model(x), labels).backward()
+    optimizer.step()
+    moved = [bool((p.numpy() != b).any()) for p, b in zip(optimizer.parameters, before, strict=True)]
+    assert np.mean(moved) > 0.99
+    assert time.perf_counter() - begun < 60
+
+
+def test_built_on_shapes_at_once() -> None:
+    begun = time.perf_counter()
+    with context.using(backend="meta"):
+        model = models.create("mlp", input_shape=(3, 10_000, 10_000), hidden=(100_000, 100_000))
+    assert sum(p.size for p in model.parameters()) > 3e13
+    assert time.perf_counter() - begun < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "piece"),
+    [
+        ("lenett", {}, "model 'lenett' is unknown; did you mean 'lenet'"),
+        ("vgg77", {}, "model 'vgg77' is unknown"),
+        ("lenet20", {}, "model 'lenet20' is unknown; did you mean 'lenet'"),
+        ("mlp", {"hiden": 3}, "option of model mlp 'hiden' is unknown; did you mean 'hidden'"),
+        ("lenet", {"depth": 3}, "option of model lenet 'depth' is unknown; there are none"),
+        ("lenet", {"input_shape": (1, 8, 28)}, "16 x 16 at least, not 8 x 28"),
+        ("lenet5", {"input_shape": (1, 33, 8)}, "32 x 32 at most, not 33 x 8"),
+        ("resnet21", {}, r"basic blocks make 6n \+ 2 layers, not 21; try 20"),
+        ("resnet1001", {}, r"basic blocks make 6n \+ 2 layers, not 1001; try 1004"),
+        ("resnet20", {"block": "basik"}, "'basik' is unknown; did you mean 'basic'"),
+        ("resnet20", {"option": "C"}, "option of resnet 'C' is unknown; there are A, B"),
+    ],
+)
+def test_create_refuses(name: str, options: Options, piece: str) -> None:
+    with pytest.raises(ValueError, match=piece):
+        models.create(name, **options)
+
+
+def test_names() -> None:
+    assert {"mlp", "lenet", "lenet5", "resnet", "lstm"} <= set(models.names())
+    for name in models.names():
+        assert models.create(name, input_shape=(1, 28, 28)).training
+    assert len(models.create("resnet1202", input_shape=(1, 8, 8), width=1).stage1) == 200
+
+
+def torch_lenet(torch: Any) -> Any:
+    layers = torch.nn.Sequential()
+    for name, layer in {
+        "conv1": torch.nn.Conv2d(1, 20, 5),
+        "pool1": torch.nn.MaxPool2d(2),
+        "conv2": torch.nn.Conv2d(20, 50, 5),
+        "pool2": torch.nn.MaxPool2d(2),
+        "flatten": torch.nn.Flatten(),
+        "fc1": torch.nn.Linear(800, 500),
+        "relu": torch.nn.ReLU(),
+        "fc2": torch.nn.Linear(500, 10),
+    }.items():
+        layers.add_module(name, layer)
+    return layers
+
+
+def torch_block(torch: Any) -> Any:
+    class Block(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1 = torch.nn.Conv2d(1, 4, 3, 2, 1, bias=False)
+            self.bn1 = torch.nn.BatchNorm2d(4)
+            self.conv2 = torch.nn.Conv2d(4, 4, 3, 1, 1, bias=False)
+            self.bn2 = torch.nn.BatchNorm2d(4)
+            self.shortcut = torch.nn.Sequential(
+                torch.nn.Conv2d(1, 4, 1, 2, bias=False), torch.nn.BatchNorm2d(4)
+            )
+
+        def forward(self, x: Any) -> Any:
+            y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+            return torch.relu(y + self.shortcut(x))
+
+    return Block()
+
+
+def block() -> nn.Module:
+    from tallygrad.autograd.models.resnet import BasicBlock
+
+    return BasicBlock(1, 4, 2, "B")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", ["lenet", "block"])
+def test_parity_with_torch(kind: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch.backends.mkldnn.enabled = False
+    theirs = (torch_lenet if kind == "lenet" else torch_block)(torch).double()
+    ours = (models.create("lenet") if kind == "lenet" else block()).double()
+    state = {name: value.numpy().copy() for name, value in theirs.state_dict().items()}
+    assert {name for name in state if "num_batches" not in name} == set(ours.state_dict())
+    ours.load_state_dict(state)
+    x = np.random.default_rng(1).standard_normal((3, 1, 28, 28))
+    for _ in range(2):
+        y, t = ours(ag.tensor(x)), theirs(torch.tensor(x))
+        (y * y).sum().backward()
+        (t * t).sum().backward()
+        np.testing.assert_allclose(y.numpy(), t.detach().numpy(), rtol=1e-9, atol=1e-11)
+    for (name, p), (_, q) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), 1e-8, 1e-8, err_msg=name)
+    for name, value in ours.state_dict().items():
+        np.testing.assert_allclose(value, theirs.state_dict()[name].numpy(), rtol=1e-10)
+    np.testing.assert_allclose(
+        ours.eval()(ag.tensor(x)).numpy(), theirs.eval()(torch.tensor(x)).detach().numpy(), 1e-9,
+        1e-11,
+    )

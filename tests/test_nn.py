@@ -1,0 +1,369 @@
+"""Modules, layers, initialisers and flat buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import context, nn, random
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+        self.norm = nn.BatchNorm2d(2)
+
+    def forward(self, x: ag.Tensor) -> ag.Tensor:
+        return self.norm(self.conv(x)) + x
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        self.stage1 = nn.Sequential(Block(), nn.ReLU())
+        self.branches = nn.ModuleList([nn.Linear(8, 3), nn.Linear(8, 3, bias=False)])
+        self.scale = nn.Parameter(ag.ones(3))
+        self.register_buffer("offset", ag.zeros(3))
+        self.register_buffer("scratch", ag.zeros(1), persistent=False)
+
+    def forward(self, x: ag.Tensor) -> ag.Tensor:
+        x = self.stage1(x).flatten(1)
+        a, b = [branch(x) for branch in self.branches]
+        return (a + b) * self.scale + vars(self)["offset"]
+
+
+NAMES = [
+    "scale",
+    "stage1.0.conv.weight",
+    "stage1.0.conv.bias",
+    "stage1.0.norm.weight",
+    "stage1.0.norm.bias",
+    "branches.0.weight",
+    "branches.0.bias",
+    "branches.1.weight",
+]
+STATE = ["offset", "stage1.0.norm.running_mean", "stage1.0.norm.running_var"]
+
+
+def test_names() -> None:
+    net = Net()
+    assert [name for name, _ in net.named_parameters()] == NAMES
+    assert [name for name, _ in net.named_buffers()] == [STATE[0], "scratch", *STATE[1:]]
+    assert [name for name, _ in net.named_modules()] == [
+        "", "stage1", "stage1.0", "stage1.0.conv", "stage1.0.norm", "stage1.1",
+        "branches", "branches.0", "branches.1",
+    ]  # fmt: skip
+    assert len([*net.parameters()]) == 8 and len([*net.buffers()]) == 4
+    assert [*net.children()] == [net.stage1, net.branches]
+    assert net.stage1[0].conv in [*net.modules()]
+    assert net.branches[1] is [*net.branches][1] and len(net.branches) == len(net.stage1) == 2
+    assert set(net.state_dict()) == {*NAMES, *STATE}
+
+
+def test_scopes_are_the_names_of_the_modules() -> None:
+    net = Net()
+    with context.using(ledger=ag.Ledger()) as state:
+        net(ag.ones(1, 2, 2, 2)).sum().backward()
+    working = {row.key.scope for row in state.ledger}
+    assert working == {
+        "", "stage1.0", "stage1.0.conv", "stage1.0.norm", "stage1.1", "branches.0", "branches.1",
+    }  # fmt: skip
+    assert working <= {name for name, _ in net.named_modules()}
+
+
+def test_list_appended_after_it_got_its_name() -> None:
+    net = Net()
+    net.branches.append(nn.Linear(8, 3))
+    with context.using(ledger=ag.Ledger()) as state:
+        net.branches[2](ag.ones(1, 8))
+    assert {row.key.scope for row in state.ledger} == {"branches.2"}
+
+
+def test_shared_parameters_are_listed_once_and_saved_under_both_names() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    net[1].weight = net[0].weight
+    assert [name for name, _ in net.named_parameters()] == ["0.weight", "0.bias", "1.bias"]
+    assert set(net.state_dict()) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    twice = nn.Sequential(net, net)
+    assert [name for name, _ in twice.named_modules()] == ["", "0", "0.0", "0.1"]
+
+
+def test_a_replaced_or_deleted_attribute_is_gone() -> None:
+    layer = nn.Linear(2, 2)
+    layer.bias = None
+    assert [name for name, _ in layer.named_parameters()] == ["weight"]
+    del layer.weight
+    assert not [*layer.parameters()]
+
+
+def test_sequential_with_names() -> None:
+    net = nn.Sequential({"fc": nn.Linear(2, 3), "act": nn.ReLU()})
+    assert [name for name, _ in net.named_parameters()] == ["fc.weight", "fc.bias"]
+    assert net(ag.ones(1, 2)).shape == (1, 3)
+
+
+def test_switches() -> None:
+    net = Net()
+    assert net.eval() is net and not any(m.training for m in net.modules())
+    assert net.train() is net and all(m.training for m in net.modules())
+    net.requires_grad_(False)
+    assert not any(p.requires_grad for p in net.parameters())
+    net.requires_grad_()
+    net(ag.ones(2, 2, 2, 2)).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+    net.zero_grad()
+    assert all(p.grad is None for p in net.parameters())
+    seen: list[nn.Module] = []
+    assert net.apply(seen.append) is net
+    assert seen[-1] is net and len(seen) == len([*net.modules()])
+
+
+def test_types() -> None:
+    net = Net().double()
+    assert {t.dtype for t in [*net.parameters(), *net.buffers()]} == {np.dtype(np.float64)}
+    assert net(ag.ones(1, 2, 2, 2, dtype=np.float64)).dtype == np.float64
+    assert {p.dtype for p in net.float().parameters()} == {np.dtype(np.float32)}
+    nn.flatten([*net.parameters()])
+    with pytest.raises(RuntimeError, match="scale: change its type before"):
+        net.double()
+    assert nn.Linear(2, 2, dtype="float64").weight.dtype == np.float64
+
+
+def test_state_goes_round_and_is_a_copy() -> None:
+    ag.manual_seed(1)
+    one, other = Net(), Net()
+    state = one.state_dict()
+    with ag.no_grad():
+        one.scale.copy_(ag.full((3,), 7.0))
+    assert (state["scale"] == 1).all()
+    memory = other.scale.data
+    assert other.load_state_dict(state) == ([], [])
+    assert other.scale.data is memory
+    for name, value in other.state_dict().items():
+        np.testing.assert_array_equal(value, state[name])
+
+
+def test_everything_that_is_wrong_with_a_state_is_listed_and_nothing_loaded() -> None:
+    net = nn.Sequential({"conv1": nn.Conv2d(1, 6, 5), "fc": nn.Linear(2, 2)})
+    before = net.state_dict()
+    state = {
+        "conv1.weight": np.zeros((6, 3, 5, 5)),
+        "conv1.bias": np.zeros(6),
+        "fc.weight": np.zeros(2),
+        "fc.more": np.zeros(1),
+    }
+    with pytest.raises(ValueError) as caught:
+        net.load_state_dict(state)
+    assert str(caught.value).split("\n")[1:] == [
+        "conv1.weight: expected (6, 1, 5, 5), state has (6, 3, 5, 5)",
+        "fc.weight: expected (2, 2), state has (2,)",
+        "fc.bias: missing",
+        "fc.more: extra, nothing has this name",
+    ]
+    with pytest.raises(ValueError, match="expected"):
+        net.load_state_dict(state, strict=False)
+    for name, value in net.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+    loaded = {"conv1.bias": np.ones(6), "x": np.ones(1)}
+    missing, extra = net.load_state_dict(loaded, strict=False)
+    assert missing == ["conv1.weight", "fc.weight", "fc.bias"] and extra == ["x"]
+    assert (net.state_dict()["conv1.bias"] == 1).all()
+
+
+def test_count_of_batches_in_a_state_is_accepted() -> None:
+    for net, name in (nn.BatchNorm2d(2), ""), (nn.Sequential(nn.BatchNorm2d(2)), "0."):
+        state = net.state_dict()
+        assert net.load_state_dict({**state, f"{name}num_batches_tracked": 3}) == ([], [])
+
+
+def test_loading_and_drawing_are_in_no_book() -> None:
+    with context.using(ledger=ag.Ledger()) as state:
+        net = Net()
+        net.load_state_dict(net.state_dict())
+        nn.flatten([*net.double().parameters()])
+    assert not state.ledger.calls
+
+
+def test_repr_is_a_tree() -> None:
+    assert repr(nn.Sequential(nn.Linear(2, 3), nn.ReLU())) == (
+        "Sequential(\n  (0): Linear(in_features=2, out_features=3)\n  (1): ReLU()\n)"
+    )
+    assert "    (conv): Conv2d(in_channels=2," in repr(Net().stage1)
+
+
+def test_module_without_forward() -> None:
+    with pytest.raises(NotImplementedError, match="ModuleList has no forward"):
+        nn.ModuleList()(1)
+
+
+def test_batch_norm_keeps_statistics_in_training_alone() -> None:
+    layer = nn.BatchNorm2d(2, momentum=0.5)
+    x = ag.tensor(np.arange(16.0).reshape(2, 2, 2, 2).astype("float32"))
+    layer(x)
+    mean = layer.running_mean.numpy().copy()
+    np.testing.assert_allclose(mean, 0.5 * x.numpy().mean((0, 2, 3)))
+    layer.eval()(x)
+    np.testing.assert_array_equal(layer.running_mean.numpy(), mean)
+    plain = nn.BatchNorm2d(2, affine=False, track_running_stats=False).eval()
+    assert not plain.state_dict()
+    np.testing.assert_allclose(plain(x).numpy().mean((0, 2, 3)), 0, atol=1e-6)
+    with pytest.raises(ValueError, match="BatchNorm1d: expected 2 or 3 axes, got shape"):
+        nn.BatchNorm1d(2)(x)
+
+
+def test_groups_must_divide() -> None:
+    assert nn.Conv2d(4, 6, (1, 3), groups=2).weight.shape == (6, 2, 1, 3)
+    assert nn.ConvTranspose2d(4, 6, 3, groups=2).weight.shape == (4, 3, 3, 3)
+    with pytest.raises(ValueError, match="3 groups do not divide 4 and 6 channels"):
+        nn.Conv2d(4, 6, 3, groups=3)
+
+
+DRAWN: list[tuple[Callable[[ag.Tensor], ag.Tensor], float, float]] = [
+    (lambda t: nn.init.uniform_(t, -2, 4), 1.0, 6 / sqrt(12)),
+    (lambda t: nn.init.normal_(t, 3.0, 0.5), 3.0, 0.5),
+    (lambda t: nn.init.xavier_uniform_(t, 2.0), 0.0, 2 * sqrt(2 / (180 + 360))),
+    (lambda t: nn.init.xavier_normal_(t), 0.0, sqrt(2 / (180 + 360))),
+    (lambda t: nn.init.kaiming_uniform_(t, nonlinearity="relu"), 0.0, sqrt(2 / 180)),
+    (lambda t: nn.init.kaiming_normal_(t, mode="fan_out"), 0.0, sqrt(2 / (1 + 1e-4) / 360)),
+    (lambda t: nn.init.kaiming_uniform_(t, a=sqrt(5)), 0.0, sqrt(1 / 3 / 180)),
+]
+
+
+@pytest.mark.parametrize(("draw", "mean", "deviation"), DRAWN)
+def test_initial_statistics(
+    draw: Callable[[ag.Tensor], ag.Tensor], mean: float, deviation: float
+) -> None:
+    ag.manual_seed(5)
+    t = ag.zeros(40, 20, 3, 3)
+    assert draw(t) is t
+    numbers = t.numpy().astype(np.float64)
+    assert numbers.mean() == pytest.approx(mean, abs=5 * deviation / sqrt(t.size))
+    assert numbers.std() == pytest.approx(deviation, rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (3, 2, 2, 2)])
+def test_orthogonal(shape: tuple[int, ...]) -> None:
+    t = nn.init.orthogonal_(ag.zeros(*shape, dtype=np.float64), 2.0).numpy().reshape(shape[0], -1)
+    square = t @ t.T if t.shape[0] < t.shape[1] else t.T @ t
+    np.testing.assert_allclose(square, 4 * np.eye(len(square)), atol=1e-12)
+
+
+def test_init_says_what_it_cannot_do() -> None:
+    assert (nn.init.ones_(ag.zeros(2)).numpy() == 1).all()
+    assert (nn.init.zeros_(ag.ones(2)).numpy() == 0).all()
+    with pytest.raises(ValueError, match=r"shape \(3,\) has no fan-in"):
+        nn.init.xavier_normal_(ag.zeros(3))
+    with pytest.raises(ValueError, match="no gain for 'reul'"):
+        nn.init.kaiming_normal_(ag.zeros(3, 3), nonlinearity="reul")
+    mode: Any = "fan"
+    with pytest.raises(ValueError, match="mode 'fan' is unknown"):
+        nn.init.kaiming_normal_(ag.zeros(3, 3), mode=mode)
+    with context.using(backend="meta"):
+        t = nn.init.orthogonal_(nn.init.normal_(ag.zeros(3, 3)))
+    assert t.data._value is None
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["Linear", "Conv2d", "ConvTranspose2d"])
+def test_default_initial_numbers_are_spread_as_torch_spreads_them(name: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch.manual_seed(2)
+    ag.manual_seed(2)
+    arguments = (120, 90) if name == "Linear" else (24, 30, 5)
+    mine = dict(getattr(nn, name)(*arguments).named_parameters())
+    for key, value in getattr(torch.nn, name)(*arguments).named_parameters():
+        ours, theirs = mine[key].numpy(), value.detach().numpy()
+        assert ours.shape == theirs.shape
+        assert np.abs(ours).max() == pytest.approx(np.abs(theirs).max(), rel=0.15)
+        assert ours.std() == pytest.approx(theirs.std(), rel=0.3)
+
+
+def test_flat_keeps_numbers_and_gathers_gradients() -> None:
+    net = Net()
+    before = net.state_dict()
+    net(ag.ones(2, 2, 2, 2)).sum().backward()
+    grads = {name: p.grad.numpy().copy() for name, p in net.named_parameters()}
+    flat = nn.flatten([*net.parameters()][::-1])
+    total = sum(p.size for p in net.parameters())
+    assert flat.data.shape == flat.grad.shape == (total,)
+    for (name, p), offset in zip([*net.named_parameters()][::-1], flat.offsets, strict=True):
+        part = slice(offset, offset + p.size)
+        np.testing.assert_array_equal(p.numpy(), before[name])
+        np.testing.assert_array_equal(flat.data.value[part], before[name].ravel())
+        np.testing.assert_array_equal(flat.grad.value[part], grads[name].ravel())
+    net.zero_grad()
+    net.train()(ag.ones(2, 2, 2, 2)).sum().backward()
+    for name, p in net.named_parameters():
+        assert np.shares_memory(p.grad.numpy(), flat.grad.value)
+        np.testing.assert_array_equal(p.grad.numpy(), grads[name])
+
+
+def test_zero_missing() -> None:
+    a, b, c = (nn.Parameter(ag.ones(2)) for _ in range(3))
+    flat = nn.flatten([a, b, c])
+    flat.grad.value[:] = 9
+    b.deliver(ag.ones(2))
+    c.grad = ag.full((2,), 5.0)
+    with context.using(ledger=ag.Ledger()) as state:
+        flat.zero_missing()
+    np.testing.assert_array_equal(flat.grad.value, [0, 0, 1, 1, 5, 5])
+    assert [(r.key.primitive, r.calls) for r in state.ledger] == [("store", 2)]
+    flat.grad.value[:] = 3
+    flat.zero_missing()
+    assert (flat.grad.value == 3).all()
+    nn.flatten([c])
+    with pytest.raises(RuntimeError, match=r"parameter 2 of shape \(2,\) lives in another"):
+        flat.zero_missing()
+
+
+def test_flatten_refuses() -> None:
+    a, b = nn.Parameter(ag.ones(2)), nn.Parameter(ag.ones(2, dtype=np.float64))
+    with pytest.raises(ValueError, match="no parameters"):
+        nn.flatten([])
+    with pytest.raises(ValueError, match="listed twice"):
+        nn.flatten([a, a])
+    with pytest.raises(ValueError, match="are float32 and float64"):
+        nn.flatten([a, b])
+
+
+def test_finish_order_is_the_order_of_the_ready_hooks() -> None:
+    net = Net()
+    unused = nn.Parameter(ag.ones(1))
+    parameters = [unused, *net.parameters()]
+    x = ag.ones(2, 2, 2, 2)
+    fired: list[ag.Tensor] = []
+    for p in parameters:
+        p.ready.append(fired.append)
+    order = nn.finish_order(lambda: net(x).sum(), parameters)
+    assert not fired and order[-1] is unused and len(order) == len(parameters)
+    net(x).sum().backward()
+    assert [id(p) for p in order[:-1]] == [id(p) for p in fired]
+
+
+def test_finish_order_leaves_no_trace() -> None:
+    net, x = Net(), ag.ones(2, 2, 2, 2)
+    nn.flatten([*net.parameters()])
+    net(x).sum().backward()
+    before = net.state_dict(), [p.grad for p in net.parameters()], [p.slot for p in net.parameters()]
+    ag.manual_seed(4)
+    expected = random.generator().random()
+    ag.manual_seed(4)
+
+    def run() -> ag.Tensor:
+        random.sample_keys(2)
+        return net(x).sum()
+
+    with context.using(ledger=ag.Ledger()) as state:
+        nn.finish_order(run, [*net.parameters()])
+    assert not state.ledger.calls and not state.ledger.stashed
+    assert random.generator().random() == expected
+    assert all(p.grad is g for p, g in zip(net.parameters(), before[1], strict=True))
+    assert all(p.slot is s for p, s in zip(net.parameters(), before[2], strict=True))
+    for name, value in net.state_dict().items():
+        np.testing.assert_array_equal(value, before[0][name])
+    with pytest.raises(RuntimeError, match="without a history"):
+        nn.finish_order(lambda: ag.ones(1), [])

@@ -1,0 +1,297 @@
+"""SGD against torch and its own promises; schedules against torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import context, nn
+from tallygrad.autograd.optim import SGD, schedules
+
+SHAPES = ((3, 2), (4,), (2, 1, 2))
+
+
+def make(dtype: str = "float64", shapes: tuple[tuple[int, ...], ...] = SHAPES) -> list[nn.Parameter]:
+    rng = np.random.default_rng(3)
+    return [nn.Parameter(ag.tensor(rng.standard_normal(s).astype(dtype))) for s in shapes]
+
+
+def feed(parameters: list[nn.Parameter], step: int) -> list[np.ndarray]:
+    """Give every parameter a gradient that depends on the step."""
+    rng = np.random.default_rng(step)
+    numbers = [rng.standard_normal(p.shape).astype(p.dtype) for p in parameters]
+    for p, g in zip(parameters, numbers, strict=True):
+        p.deliver(ag.tensor(g))
+    return numbers
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"weight_decay": 0.1},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "dampening": 0.3},
+    {"momentum": 0.9, "nesterov": True},
+    {"momentum": 0.8, "weight_decay": 0.05, "nesterov": True},
+    {"momentum": 0.8, "weight_decay": 0.05, "dampening": 0.5},
+]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(s) or "plain")
+def test_parity_with_torch(settings: dict[str, Any]) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    mine = make()
+    theirs = [torch.nn.Parameter(torch.tensor(p.numpy().copy())) for p in mine]
+    ours, other = SGD(mine, 0.1, **settings), torch.optim.SGD(theirs, lr=0.1, **settings)
+    for step in range(6):
+        ours.zero_grad()
+        for t, g in zip(theirs, feed(mine, step), strict=True):
+            t.grad = torch.tensor(g)
+        ours.step()
+        other.step()
+        for p, t in zip(mine, theirs, strict=True):
+            np.testing.assert_allclose(p.numpy(), t.detach().numpy(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parity
+def test_parity_of_groups_and_schedule() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    mine = make()
+    theirs = [torch.nn.Parameter(torch.tensor(p.numpy().copy())) for p in mine]
+    schedule = schedules.StepDecay(0.2, step_size=2, gamma=0.5)
+    ours = SGD(
+        [{"params": mine[:1], "weight_decay": 0.1}, {"params": mine[1:], "lr": 0.01}],
+        schedule,
+        momentum=0.9,
+    )
+    other = torch.optim.SGD(
+        [{"params": theirs[:1], "weight_decay": 0.1}, {"params": theirs[1:], "lr": 0.01}],
+        lr=0.2,
+        momentum=0.9,
+    )
+    for step in range(6):
+        other.param_groups[0]["lr"] = 0.2 * 0.5 ** (step // 2)
+        assert ours.rates == [other.param_groups[0]["lr"], 0.01]
+        ours.zero_grad()
+        for t, g in zip(theirs, feed(mine, step), strict=True):
+            t.grad = torch.tensor(g)
+        ours.step()
+        other.step()
+    for p, t in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(p.numpy(), t.detach().numpy(), rtol=1e-12)
+
+
+def test_one_update_call_a_group() -> None:
+    mine = make()
+    optimizer = SGD([{"params": mine[:2]}, {"params": mine[2:]}], 0.1, momentum=0.9)
+    feed(mine, 0)
+    with context.using(ledger=ag.Ledger()) as state:
+        optimizer.step()
+    assert [(r.key.scope, r.key.phase, r.key.primitive, r.calls) for r in state.ledger] == [
+        ("optimizer", "update", "sgd", 2)
+    ]
+    assert state.ledger.total().mul == 2 * sum(p.size for p in mine)
+
+
+def test_missing_gradients_are_zeros_and_counted() -> None:
+    a, b = make(shapes=((2,), (3,)))
+    before = b.numpy().copy()
+    optimizer = SGD([a, b], 0.5)
+    a.deliver(ag.tensor(np.ones(2)))
+    with context.using(ledger=ag.Ledger()) as state:
+        optimizer.step()
+    assert [r.key.primitive for r in state.ledger] == ["store", "sgd"]
+    np.testing.assert_array_equal(b.numpy(), before)
+    np.testing.assert_array_equal(b.grad.numpy(), np.zeros(3))
+
+
+def test_zero_grad_starts_anew() -> None:
+    (p,) = make(shapes=((2,),))
+    optimizer = SGD([p], 0.1)
+    for _ in range(2):
+        (p * 3.0).sum().backward()
+    np.testing.assert_array_equal(p.grad.numpy(), [6, 6])
+    optimizer.zero_grad()
+    assert p.grad is None
+    (p * 3.0).sum().backward()
+    np.testing.assert_array_equal(p.grad.numpy(), [3, 3])
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    a, b = make(shapes=((2,), (3,)))
+    b.requires_grad_(False)
+    before = b.numpy().copy()
+    optimizer = SGD([a, b], 0.1, weight_decay=0.5)
+    optimizer.step()
+    assert [p is a for p in optimizer.parameters] == [True]
+    np.testing.assert_array_equal(b.numpy(), before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_state_goes_on_with_the_same_bits_in_any_order(dtype: str) -> None:
+    def steps(parameters: list[nn.Parameter], optimizer: SGD, first: int, last: int) -> None:
+        for step in range(first, last):
+            optimizer.zero_grad()
+            feed(parameters, step)
+            optimizer.step()
+
+    settings: dict[str, Any] = {"lr": lambda t: 0.1 / (t + 1), "momentum": 0.9, "dampening": 0.1}
+    whole = make(dtype)
+    names = list(zip("abc", whole, strict=True))
+    first = SGD(whole, named_parameters=names, **settings)
+    steps(whole, first, 0, 3)
+    halfway, numbers = first.state_dict(), [p.numpy().copy() for p in whole]
+    assert halfway["step"] == 3
+    assert {k: v.shape for k, v in halfway["velocity"].items()} == dict(zip("abc", SHAPES, strict=True))
+    steps(whole, first, 3, 6)
+
+    later = [nn.Parameter(ag.tensor(n)) for n in numbers]
+    second = SGD(later[::-1], named_parameters=zip("abc", later, strict=True), **settings)
+    second.load_state_dict(halfway)
+    steps(later, second, 3, 6)
+    for p, q in zip(whole, later, strict=True):
+        np.testing.assert_array_equal(p.numpy(), q.numpy())
+
+
+def test_state_that_does_not_fit() -> None:
+    optimizer = SGD(make(), 0.1, momentum=0.9)
+    state = optimizer.state_dict()
+    assert [*state["velocity"]] == ["0", "1", "2"]
+    wrong = {"0": np.ones((2, 3)), "1": np.ones(4), "x": np.ones(1)}
+    with pytest.raises(ValueError) as caught:
+        optimizer.load_state_dict({"step": 5, "velocity": wrong})
+    assert str(caught.value).split("\n")[1:] == [
+        "0: expected (3, 2), optimizer's state has (2, 3)",
+        "2: missing",
+        "x: extra, nothing has this name",
+    ]
+    assert optimizer.steps == 0 and not optimizer.state_dict()["velocity"]["1"].any()
+
+
+def test_without_momentum_there_is_no_velocity() -> None:
+    optimizer = SGD(make(), 0.1)
+    assert optimizer.groups[0].velocity.shape == ()
+    assert optimizer.state_dict() == {"step": 0, "velocity": {}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "piece"),
+    [
+        ({"lr": -0.1}, "lr must not be negative, not -0.1"),
+        ({"momentum": -1.0}, "momentum must not be negative, not -1.0"),
+        ({"weight_decay": -2.0}, "weight_decay must not be negative, not -2.0"),
+        ({"nesterov": True}, "nesterov needs momentum above 0 and dampening 0, not 0.0 and 0.0"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], piece: str) -> None:
+    with pytest.raises(ValueError, match=piece):
+        SGD(make(), **{"lr": 0.1, **settings})
+
+
+def test_unknown_setting_of_a_group() -> None:
+    with pytest.raises(ValueError, match="'momentun' is unknown; did you mean 'momentum'"):
+        SGD([{"params": make(), "momentun": 0.9}], 0.1)
+
+
+def test_flat_may_be_given_and_is_kept() -> None:
+    flat = nn.flatten(make())
+    assert SGD(flat, 0.1).groups[0].flat is flat
+
+
+def rates(schedule: schedules.Schedule, count: int) -> list[float]:
+    return [schedule(t) for t in range(count)]
+
+
+def torch_rates(lr: float, count: int, make: Callable[[Any, Any], Any]) -> list[float]:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    scheduler = make(torch.optim.lr_scheduler, optimizer)
+    found = []
+    for _ in range(count):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+CASES: dict[str, tuple[schedules.Schedule, int, Callable[[Any, Any], Any]]] = {
+    "constant": (schedules.Constant(0.4), 9, lambda s, o: s.ConstantLR(o, factor=1.0)),
+    "step": (
+        schedules.StepDecay(0.4, step_size=3, gamma=0.5), 11, lambda s, o: s.StepLR(o, 3, 0.5)
+    ),
+    "milestones": (
+        schedules.StepDecay(0.4, milestones=(2, 5), gamma=0.2),
+        9,
+        lambda s, o: s.MultiStepLR(o, [2, 5], 0.2),
+    ),
+    "cosine": (
+        schedules.Cosine(0.4, 10, 0.01), 11, lambda s, o: s.CosineAnnealingLR(o, 10, 0.01)
+    ),
+    "one-cycle": (schedules.OneCycle(0.4, 20), 20, lambda s, o: s.OneCycleLR(o, 0.4, 20)),
+    "one-cycle-late": (
+        schedules.OneCycle(0.4, 7, 0.6, 10, 100),
+        7,
+        lambda s, o: s.OneCycleLR(
+            o, 0.4, 7, pct_start=0.6, div_factor=10, final_div_factor=100
+        ),
+    ),
+    "warm-up": (
+        schedules.Warmup(schedules.Constant(0.4), 4),
+        8,
+        lambda s, o: s.LinearLR(o, start_factor=1 / 5, total_iters=4),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", CASES)
+def test_schedules_agree_with_torch(name: str) -> None:
+    schedule, count, make = CASES[name]
+    np.testing.assert_allclose(rates(schedule, count), torch_rates(0.4, count, make), rtol=1e-9)
+
+
+def test_schedules_end_and_stay() -> None:
+    assert schedules.Cosine(1.0, 10, 0.25)(99) == 0.25
+    assert schedules.OneCycle(1.0, 10)(99) == pytest.approx(1 / 25e4)
+    assert schedules.OneCycle(1.0, 1)(0) in (1.0, pytest.approx(1 / 25e4))
+
+
+def test_warm_up_rises_to_the_schedule_below() -> None:
+    inner = schedules.Cosine(1.0, 10)
+    outer = schedules.Warmup(inner, 3)
+    assert all(a < b for a, b in pairwise(rates(outer, 4)))
+    assert rates(outer, 10)[3:] == rates(inner, 10)[3:]
+
+
+def test_by_name() -> None:
+    assert schedules.by_name("constant", 0.1, 10) == schedules.Constant(0.1)
+    assert schedules.by_name("cosine", 0.1, 10, minimum=0.01) == schedules.Cosine(0.1, 10, 0.01)
+    assert schedules.by_name("one-cycle", 0.1, 10, warmup=2) == schedules.Warmup(
+        schedules.OneCycle(0.1, 10), 2
+    )
+    step = schedules.by_name("step", 0.1, 10, milestones=(3, 6), gamma=0.5)
+    assert step == schedules.StepDecay(0.1, None, (3, 6), 0.5)
+    assert set(schedules.names()) == {"constant", "step", "cosine", "one-cycle"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "piece"),
+    [
+        ({"name": "cosin"}, "schedule 'cosin' is unknown; did you mean 'cosine'?"),
+        ({"name": "cosine", "minimun": 1}, "'minimun' is unknown; did you mean 'minimum'?"),
+        ({"name": "constant", "lr": -1.0}, "lr must not be negative, not -1.0"),
+        ({"name": "step"}, "give step_size or milestones"),
+        ({"name": "step", "step_size": 0}, "step_size must be positive, not 0"),
+        ({"name": "cosine", "total": 0}, "total must be positive, not 0"),
+        ({"name": "one-cycle", "rising": 2.0}, "rising must lie in .0, 1., not 2.0"),
+        ({"name": "constant", "warmup": -1}, "steps must not be negative, not -1"),
+    ],
+)
+def test_by_name_refuses(arguments: dict[str, Any], piece: str) -> None:
+    with pytest.raises(ValueError, match=piece):
+        schedules.by_name(**{"lr": 0.1, "total": 10, **arguments})

@@ -1,0 +1,202 @@
+"""`tallygrad train` and what comes after it, on one rank and on the embedded data set."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tallygrad.trainer.checkpoint import load
+
+TALLYGRAD = [sys.executable, "-m", "tallygrad.trainer"]
+SMALL = ["--dataset", "digits", "--batch-size", "32", "--eval-batch-size", "500"]
+
+
+def run(*words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*TALLYGRAD, *words], capture_output=True, text=True, timeout=200)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def train(out: Path, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    return run("train", *SMALL, "--out", str(out), *words, status=status)
+
+
+def read(out: Path, name: str) -> Any:
+    return json.loads((out / name).read_text())
+
+
+def events(out: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (out / "log.jsonl").read_text().splitlines()
+    return [e for e in map(json.loads, lines) if e["event"] == kind]
+
+
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in done.stderr.splitlines() if "tallygrad: error:" in line]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "lenet"
+    done = train(out, "--model", "lenet", "--max-steps", "250", "--log-every", "10", "--lr", "0.02")
+    assert "test accuracy" in done.stdout and "backward, weights" in done.stdout
+    return out
+
+
+def test_run_folder_is_complete_and_lenet_learns(trained: Path) -> None:
+    result = read(trained, "result.json")
+    assert result["test_accuracy"] > 0.9 and result["steps"] == 250 and result["ranks"] == 1
+    assert set(result) >= {
+        "test_accuracy", "test_loss", "train_loss", "epochs", "steps", "ranks",
+        "images_per_second", "wall_seconds", "macs", "checkpoint",
+    }  # fmt: skip
+    steps = events(trained, "step")
+    assert [e["step"] for e in steps] == list(range(10, 251, 10))
+    assert steps[-1]["loss"] < steps[0]["loss"] / 2
+    assert read(trained, "config.json")["model"] == "lenet"
+    facts = read(trained, "provenance.json")
+    assert facts["versions"]["numpy"] == np.__version__ and facts["ranks"] == 1
+    with (trained / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert float(rows[-1]["test_accuracy"]) == result["test_accuracy"]
+    assert not [p for p in trained.rglob("*") if p.name.startswith(".")]
+
+
+def test_ledger_of_a_run_holds_every_mac(trained: Path) -> None:
+    by_phase: dict[str, int] = {}
+    for entry in read(trained, "ledger.json"):
+        macs = entry.get("macs", 0) * entry.get("calls", 0)
+        by_phase[entry["phase"]] = by_phase.get(entry["phase"], 0) + macs
+    images, first_conv = 250 * 32, 20 * 25 * 24 * 24
+    assert by_phase["forward"] == by_phase["backward_weights"] == images * 2_293_000
+    assert by_phase["backward_data"] == images * (2_293_000 - first_conv)
+    assert by_phase["evaluate"] == 10_000 * 2_293_000
+    assert read(trained, "result.json")["macs"] == sum(by_phase.values())
+
+
+def test_eval_agrees_with_the_training(trained: Path) -> None:
+    result = read(trained, "result.json")
+    found = json.loads(run("eval", str(trained), "--json").stdout)
+    assert found["accuracy"] == result["test_accuracy"] and found["samples"] == 10_000
+    assert found["loss"] == pytest.approx(result["test_loss"], rel=1e-5)
+
+
+def test_predict_reads_samples_and_files(trained: Path, tmp_path: Path) -> None:
+    lines = run("predict", str(trained), "--samples", "0-3,7", "--json").stdout.splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert [a["index"] for a in answers] == [0, 1, 2, 3, 7]
+    assert sum(a["name"] == a["label"] for a in answers) >= 4
+    file = tmp_path / "images.npy"
+    np.save(file, np.zeros((2, 28, 28), np.uint8))
+    assert len(run("predict", str(trained), str(file)).stdout.splitlines()) == 2
+    np.save(file, np.zeros((2, 32, 32), np.uint8))
+    assert "images of (1, 32, 32)" in complaint(run("predict", str(trained), str(file), status=2))
+    file.write_bytes(b"no array")
+    assert str(file) in complaint(run("predict", str(trained), str(file), status=2))
+    wrong = run("predict", str(trained), "--samples", "5-10000", status=2)
+    assert "does not fit a data set of 10000" in complaint(wrong)
+
+
+def test_inspect_shows_a_run(trained: Path) -> None:
+    shown = json.loads(run("inspect", str(trained), "--json").stdout)
+    names = json.dumps(shown)
+    assert "model/conv1.weight" in names and shown["meta"]["step"] == 250 if "meta" in shown else True
+    assert "conv1.weight" in run("inspect", str(trained)).stdout
+
+
+def test_an_occupied_folder_is_not_overwritten(trained: Path) -> None:
+    before = (trained / "log.jsonl").read_text()
+    assert "holds a run already" in complaint(train(trained, "--max-steps", "1", status=2))
+    assert (trained / "log.jsonl").read_text() == before
+
+
+def weights(out: Path, step: int) -> dict[str, np.ndarray]:
+    return load(out / "checkpoints" / f"step-{step:08d}.h5").tensors
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(a[n].tobytes() == b[n].tobytes() for n in a)
+
+
+@pytest.mark.parametrize("model", ["lenet", "lstm"])
+def test_killed_and_resumed_ends_with_the_same_bits(model: str, tmp_path: Path) -> None:
+    size = "--batch-size 8 --eval-batch-size 1000 --eval-every 99 --log-every 1"
+    words = ["--model", model, "--checkpoint-every", "4", "--max-steps", "14", *size.split()]
+    train(tmp_path / "whole", *words)
+    broken = tmp_path / "broken"
+    process = subprocess.Popen(
+        [*TALLYGRAD, "train", *SMALL, "--out", str(broken), *words, "--max-steps", "100000"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (broken / "checkpoints" / "step-00000008.h5").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    for later in (broken / "checkpoints").glob("step-*.h5"):
+        if int(later.stem[5:]) > 8:
+            later.unlink()
+    assert not (broken / "result.json").exists()
+    train(broken, *words, "--resume", "auto")
+    assert same(weights(tmp_path / "whole", 14), weights(broken, 14))
+    once, twice = (events(tmp_path / n, "step") for n in ("whole", "broken"))
+    assert [(e["step"], e["loss"]) for e in once] == [(e["step"], e["loss"]) for e in twice]
+    one, two = (read(tmp_path / n, "result.json") for n in ("whole", "broken"))
+    assert one["macs"] == two["macs"] and one["test_loss"] == two["test_loss"]
+
+
+def test_resume_refuses_another_run(trained: Path, tmp_path: Path) -> None:
+    file = str(trained / "checkpoints" / "step-00000250.h5")
+    done = train(tmp_path / "a", "--model", "mlp", "--resume", file, status=2)
+    assert "--model lenet, this run has mlp" in complaint(done) and file in complaint(done)
+    done = train(tmp_path / "b", "--resume", file, "--seed", "5", status=2)
+    assert "--seed 0, this run has 5" in complaint(done)
+    damaged = tmp_path / "damaged.h5"
+    damaged.write_bytes((trained / "checkpoints" / "best.h5").read_bytes()[:-100])
+    assert str(damaged) in complaint(train(tmp_path / "c", "--resume", str(damaged), status=2))
+    missing = str(tmp_path / "none.h5")
+    assert missing in complaint(train(tmp_path / "d", "--resume", missing, status=2))
+    assert not any((tmp_path / name / "log.jsonl").exists() for name in "abcd")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--batch-size", "70000"], ("70000", "60000")),
+        (["--model", "lenett"], ("--model", "lenett", "lenet")),
+        (["--dataset", "digitss"], ("digitss", "digits")),
+        (["--dataset", "mnist", "--data-dir", "/nowhere"], ("/nowhere",)),
+        (["--out", "/dev/null/run"], ("/dev/null",)),
+    ],
+)
+def test_bad_input_gives_one_line(words: list[str], said: tuple[str, ...], tmp_path: Path) -> None:
+    line = complaint(train(tmp_path / "run", "--max-steps", "2", *words, status=2))
+    assert all(word in line for word in said), line
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_loss_that_is_not_finite_ends_with_status_3(tmp_path: Path) -> None:
+    words = ["--model", "mlp", "--lr", "1e9", "--schedule", "constant", "--checkpoint-every", "1"]
+    line = complaint(train(tmp_path / "run", *words, "--max-steps", "50", status=3))
+    assert "--lr 1000000000.0" in line or "not finite" in line
+    for file in (tmp_path / "run" / "checkpoints").glob("*.h5"):
+        assert all(np.isfinite(t).all() for t in load(file).tensors.values())
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_plain_lines_where_stderr_is_no_terminal(tmp_path: Path) -> None:
+    done = train(tmp_path / "run", "--model", "mlp", "--max-steps", "3")
+    assert "epoch 1/1: train loss" in done.stderr and "\r" not in done.stderr
