@@ -103,5 +103,5 @@ class scope(using):
 
     def __enter__(self) -> Context:
         outer = current().scope
-        self.changes["scope"] = f"{outer}.{self.name}" if outer and self.name else outer or self.name
+        self.changes["scope"] = ".".join(part for part in (outer, self.name) if part)
         return super().__enter__()

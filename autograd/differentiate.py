@@ -65,8 +65,11 @@ def grad(
     outputs do not depend on, unless `allow_unused`, which gives None for it."""
     ys = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     xs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    single = grad_outputs is None or isinstance(grad_outputs, Tensor)
-    seeds = [grad_outputs] * len(ys) if single else list(grad_outputs)  # type: ignore[list-item, arg-type]
+    seeds: list[Tensor | None]
+    if grad_outputs is None or isinstance(grad_outputs, Tensor):
+        seeds = [grad_outputs] * len(ys)
+    else:
+        seeds = list(grad_outputs)
     for i, x in enumerate(xs):
         if not x.requires_grad:
             raise RuntimeError(f"grad: input {i} of shape {x.shape} does not require a gradient")
@@ -96,7 +99,7 @@ class _Recompute:
     ) -> Sequence[Value | None]:
         """Run forward again, this time on a tape, and sweep through it."""
         if any(isinstance(g, Tensor) for g in gradients):
-            raise RuntimeError("checkpoint: gradients of gradients need the whole tape; leave it out")
+            raise RuntimeError("checkpoint: gradients of gradients need the whole tape")
         fresh = [
             Tensor(a.data, a.requires_grad) if isinstance(a, Tensor) else a for a in self.args
         ]
@@ -143,7 +146,7 @@ def checkpoint(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _leaves(results: Sequence[Tensor], known: Sequence[Tensor]) -> list[Tensor]:
-    """Return the leaves that results depend on besides the known ones, in order of their reading."""
+    """Return the leaves that results depend on besides the known ones, in reading order."""
     found: dict[int, Tensor] = {}
     skip = {id(t) for t in known}
     borders = {id(t.source[0]) for t in known if t.source}

@@ -63,7 +63,7 @@ def _positions(item: Any) -> Value:
     if not hasattr(item, "dtype"):
         raise TypeError(f"cannot index with {type(item).__name__}")
     if item.dtype.kind not in "iu":
-        raise TypeError(f"cannot index with {item.dtype}: the shape would depend on it; see where()")
+        raise TypeError(f"cannot index with {item.dtype}: the shape depends on it; see where()")
     return item
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from .array import Spec
 from .indexing import select
 from .ops import elementwise as el
 from .ops import linear, reduce
@@ -26,8 +27,12 @@ class Operators:
     __slots__ = ()
 
     if TYPE_CHECKING:
-        shape: tuple[int, ...]
-        dtype: np.dtype[Any]
+
+        @property
+        def shape(self) -> tuple[int, ...]: ...
+
+        @property
+        def dtype(self) -> np.dtype[Any]: ...
 
     def __add__(self, other: Operand) -> Tensor:
         return el.add(self, other)
@@ -122,7 +127,7 @@ class Operators:
     def _reduce(self, how: Any, axis: Axis, keepdim: bool) -> Tensor:
         axes = reduce.axes_of(axis, len(self.shape))
         y = how(self, axes=axes)
-        spec = el.Spec(self.shape, self.dtype)
+        spec = Spec(self.shape, self.dtype)
         return sh.reshape(y, shape=reduce.kept(spec, axes)) if keepdim else y
 
     def sum(self, axis: Axis = None, keepdim: bool = False) -> Tensor:
@@ -206,8 +211,8 @@ class Operators:
 
     def astype(self, dtype: npt.DTypeLike) -> Tensor:
         """The same numbers in another type; self where it is that type already."""
-        wanted = np.dtype(dtype)
-        return self if wanted == self.dtype else el.cast(self, dtype=wanted)
+        wanted: np.dtype[Any] = np.dtype(dtype)
+        return cast("Tensor", self) if wanted == self.dtype else el.cast(self, dtype=wanted)
 
     def float(self) -> Tensor:
         """The same numbers in float32."""

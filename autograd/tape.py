@@ -104,7 +104,7 @@ class Tape:
         record = self.mark(primitive, sources)
         record.attrs, record.specs = attrs, tuple([a.spec for a in arrays])
         record.parametric = all(
-            s is None and not a.shape or s is not None and _parametric(s)
+            (s is None and not a.shape) or (s is not None and _parametric(s))
             for s, a in zip(sources, arrays, strict=True)
         )
         if self.keep:

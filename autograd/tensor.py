@@ -160,7 +160,7 @@ class Tensor(Operators):
             self.register_hook(keep)
 
     def copy_(self, other: Operand) -> Tensor:
-        """Write other numbers into this tensor's memory. RuntimeError where a tape would miss it."""
+        """Write other numbers into this tensor's memory. RuntimeError on a recorded leaf."""
         self._writable("copy_")
         update.store(self.data, lift(other, self.dtype))
         return self
@@ -174,7 +174,7 @@ class Tensor(Operators):
             raise RuntimeError(f"{name}: in place on a tensor with a gradient; use no_grad()")
 
     def __repr__(self) -> str:
-        numbers = "meta" if self.data._value is None else np.array2string(self.data.value, prefix="")
+        numbers = "meta" if self.data._value is None else np.array2string(self.data.value)
         grad = ", requires_grad=True" if self.requires_grad else ""
         return f"tensor({numbers}, shape={self.shape}, dtype={self.dtype}{grad})"
 
@@ -261,7 +261,7 @@ def sweep(
     leaves where inputs is None. RuntimeError for an output without a history or a seed."""
 
     def wrap(a: Array, source: Source | None) -> Tensor:
-        if source is None:
+        if source is None or a.dtype.kind != "f":
             return Tensor(a)
         origin = source[0]
         if isinstance(origin, Tensor):

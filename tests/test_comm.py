@@ -234,9 +234,8 @@ def test_guard_keeps_the_traceback_of_a_defect(
 def test_guard_aborts_when_a_stream_is_closed(
     stream: str, seen: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    closed = StringIO()
+    monkeypatch.setattr(sys, stream, closed := StringIO())
     closed.close()
-    monkeypatch.setattr(sys, stream, closed)
     with pytest.raises(SystemExit) as end, guard(SerialComm()):
         raise UserError("lost")
     assert end.value.code == 2 and seen in capsys.readouterr().err

@@ -101,7 +101,7 @@ def test_second_sweep_needs_retain_graph() -> None:
     y.backward(retain_graph=True)
     y.backward()
     assert x.grad.item() == 8.0
-    with pytest.raises(RuntimeError, match="swept already; pass retain_graph=True"):
+    with pytest.raises(RuntimeError, match="swept already"):
         y.backward()
 
 
@@ -305,7 +305,7 @@ def test_a_primitive_needs_a_cost_and_clear_names() -> None:
     clash = Primitive(twice, lambda x: x, lambda y, x: Cost(), outputs=("x",))
     with pytest.raises(TypeError, match="ambiguous names"):
         clash.vjp("x")(lambda dx: dx)
-    with pytest.raises(TypeError, match="unknown attributes {'size'}"):
+    with pytest.raises(TypeError, match="unknown attributes .'size'"):
         made(array(np.ones(2)), size=3)
 
 

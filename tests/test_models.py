@@ -145,8 +145,8 @@ def test_thousand_and_one_layers_train() -> None:
     before = [p.numpy().copy() for p in optimizer.parameters]
     cross_entropy(model(x), labels).backward()
     optimizer.step()
-    moved = [bool((p.numpy() != b).any()) for p, b in zip(optimizer.parameters, before, strict=True)]
-    assert np.mean(moved) > 0.99
+    pairs = zip(optimizer.parameters, before, strict=True)
+    assert np.mean([(p.numpy() != b).any() for p, b in pairs]) > 0.99
     assert time.perf_counter() - begun < 60
 
 
@@ -169,7 +169,8 @@ def test_built_on_shapes_at_once() -> None:
         ("lenet", {"input_shape": (1, 8, 28)}, "16 x 16 at least, not 8 x 28"),
         ("lenet5", {"input_shape": (1, 33, 8)}, "32 x 32 at most, not 33 x 8"),
         ("resnet21", {}, r"basic blocks make 6n \+ 2 layers, not 21; try 20"),
-        ("resnet1001", {}, r"basic blocks make 6n \+ 2 layers, not 1001; try 1004"),
+        ("resnet1001", {}, r"basic blocks make 6n \+ 2 layers, not 1001; try 998"),
+        ("resnet20", {"depth": 32}, "option of model resnet20 'depth' is unknown"),
         ("resnet20", {"block": "basik"}, "'basik' is unknown; did you mean 'basic'"),
         ("resnet20", {"option": "C"}, "option of resnet 'C' is unknown; there are A, B"),
     ],
@@ -180,9 +181,12 @@ def test_create_refuses(name: str, options: Options, piece: str) -> None:
 
 
 def test_names() -> None:
-    assert {"mlp", "lenet", "lenet5", "resnet", "lstm"} <= set(models.names())
-    for name in models.names():
-        assert models.create(name, input_shape=(1, 28, 28)).training
+    depths = {f"resnet{n}" for n in (20, 32, 44, 56, 110)}
+    assert {"mlp", "lenet", "lenet5", "lstm"} | depths <= set(models.names())
+    with context.using(backend="meta"):
+        for name in models.names():
+            y = models.create(name, classes=3)(ag.zeros(2, 1, 28, 28))
+            assert y.shape == (2, 3)
     assert len(models.create("resnet1202", input_shape=(1, 8, 8), width=1).stage1) == 200
 
 

@@ -104,6 +104,9 @@ def test_sequential_with_names() -> None:
     net = nn.Sequential({"fc": nn.Linear(2, 3), "act": nn.ReLU()})
     assert [name for name, _ in net.named_parameters()] == ["fc.weight", "fc.bias"]
     assert net(ag.ones(1, 2)).shape == (1, 3)
+    for name in "train", "a.b", "":
+        with pytest.raises(ValueError, match="is taken or no name"):
+            nn.Sequential({name: nn.ReLU()})
 
 
 def test_switches() -> None:
@@ -348,7 +351,8 @@ def test_finish_order_leaves_no_trace() -> None:
     net, x = Net(), ag.ones(2, 2, 2, 2)
     nn.flatten([*net.parameters()])
     net(x).sum().backward()
-    before = net.state_dict(), [p.grad for p in net.parameters()], [p.slot for p in net.parameters()]
+    numbers = net.state_dict()
+    held = [(p.grad, p.slot) for p in net.parameters()]
     ag.manual_seed(4)
     expected = random.generator().random()
     ag.manual_seed(4)
@@ -361,9 +365,9 @@ def test_finish_order_leaves_no_trace() -> None:
         nn.finish_order(run, [*net.parameters()])
     assert not state.ledger.calls and not state.ledger.stashed
     assert random.generator().random() == expected
-    assert all(p.grad is g for p, g in zip(net.parameters(), before[1], strict=True))
-    assert all(p.slot is s for p, s in zip(net.parameters(), before[2], strict=True))
+    for p, (grad, slot) in zip(net.parameters(), held, strict=True):
+        assert p.grad is grad and p.slot is slot
     for name, value in net.state_dict().items():
-        np.testing.assert_array_equal(value, before[0][name])
+        np.testing.assert_array_equal(value, numbers[name])
     with pytest.raises(RuntimeError, match="without a history"):
         nn.finish_order(lambda: ag.ones(1), [])

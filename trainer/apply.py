@@ -110,8 +110,8 @@ def predict(
         best = int(row.argmax())
         found = trained.data.classes[best]
         if as_json:
-            answer = {"index": number, "class": best, "name": found, "probability": float(row[best])}
-            print(_dump(answer | ({} if label is None else {"label": label})))
+            answer = {"index": number, "class": best, "name": found, "label": label}
+            print(_dump({**answer, "probability": float(row[best])}))
         else:
             truth = "" if label is None else f"   (labelled {label})"
             print(f"{number:>6}  {found:<12} {row[best]:8.2%}{truth}")

@@ -19,7 +19,7 @@ from . import config as options
 from .errors import UserError
 
 RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
-TRAIN = """Train a model. Works alike alone, under mpirun, and by `tallygrad launch -n 4 -- train ...`.
+TRAIN = """Train a model. Works alike alone, under mpirun, and by `tallygrad launch -n 4 -- train`.
 Options come from the defaults, then the file given by --config, then the flags."""
 
 
@@ -86,6 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[chosen.pop("command")](chosen)
     except UserError as error:
         return _complain(error)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _complain(error: UserError) -> int:

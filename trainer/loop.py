@@ -200,7 +200,7 @@ class Training:
         self.begun = time.monotonic()
 
     def source(self) -> Path | None:
-        """Return the checkpoint to go on from: rank 0 chooses, for the others may see older files."""
+        """Return the checkpoint to go on from. Rank 0 chooses: others may see older files."""
         chosen = ""
         if self.comm.rank == 0 and self.config.resume == AUTO:
             chosen = str(self.checkpoints.newest() or "")

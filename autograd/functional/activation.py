@@ -10,45 +10,57 @@ from ..tensor import Tensor
 
 def relu(input: Tensor) -> Tensor:
     """Return max(x, 0)."""
-    return ops.relu(input)
+    y: Tensor = ops.relu(input)
+    return y
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
     """Return x where x > 0, else negative_slope x (Maas et al. 2013)."""
     slope = float(negative_slope)
+    y: Tensor
     if slope >= 0:
-        return ops.leaky_relu(input, slope=slope)
-    return el.where(input > 0, input, scale(input, factor=slope))
+        y = ops.leaky_relu(input, slope=slope)
+    else:
+        y = el.where(input > 0, input, scale(input, factor=slope))
+    return y
 
 
 def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """Return x where x > 0, else alpha (e^x - 1) (Clevert et al. 2016)."""
+    y: Tensor
     if alpha >= 0:
-        return ops.elu(input, alpha=float(alpha))
-    below = el.exp(el.minimum(input, 0.0)) - 1.0
-    return el.where(input > 0, input, scale(below, factor=float(alpha)))
+        y = ops.elu(input, alpha=float(alpha))
+    else:
+        below = el.exp(el.minimum(input, 0.0)) - 1.0
+        y = el.where(input > 0, input, scale(below, factor=float(alpha)))
+    return y
 
 
 def sigmoid(input: Tensor) -> Tensor:
     """Return 1 / (1 + e^-x)."""
-    return ops.sigmoid(input)
+    y: Tensor = ops.sigmoid(input)
+    return y
 
 
 def tanh(input: Tensor) -> Tensor:
     """Return the hyperbolic tangent."""
-    return ops.tanh(input)
+    y: Tensor = ops.tanh(input)
+    return y
 
 
 def softplus(input: Tensor) -> Tensor:
     """Return log(1 + e^x), a smooth max(x, 0)."""
-    return ops.softplus(input)
+    y: Tensor = ops.softplus(input)
+    return y
 
 
 def softmax(input: Tensor, dim: int) -> Tensor:
     """Return e^x divided by its sum along an axis. ValueError for an axis that is not there."""
-    return ops.softmax(input, axis=axes_of(dim, input.ndim)[0])
+    y: Tensor = ops.softmax(input, axis=axes_of(dim, input.ndim)[0])
+    return y
 
 
 def log_softmax(input: Tensor, dim: int) -> Tensor:
     """Return the logarithm of softmax along an axis, without its loss of small probabilities."""
-    return ops.log_softmax(input, axis=axes_of(dim, input.ndim)[0])
+    y: Tensor = ops.log_softmax(input, axis=axes_of(dim, input.ndim)[0])
+    return y

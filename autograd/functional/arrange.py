@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
+from ..operators import Operand
 from ..ops import elementwise as el
 from ..ops import shape as sh
-from ..operators import Operand
 from ..tensor import Tensor
 
 
@@ -27,7 +28,9 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return cat([t.unsqueeze(dim) for t in tensors], dim % (tensors[0].ndim + 1) if tensors else 0)
 
 
-def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> list[Tensor]:
+def split(
+    tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0
+) -> list[Tensor]:
     """Return parts along an axis: of one size (the last may be smaller), or of given sizes."""
     length = tensor.shape[dim]
     if isinstance(split_size_or_sections, int):
@@ -39,7 +42,7 @@ def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int 
         raise ValueError(f"split: sizes {sizes} add up to {sum(sizes)}, axis {dim} has {length}")
     ends = np.cumsum([0, *sizes])
     before = (slice(None),) * (dim % tensor.ndim)
-    return [tensor[(*before, slice(int(a), int(b)))] for a, b in zip(ends, ends[1:], strict=False)]
+    return [tensor[(*before, slice(int(a), int(b)))] for a, b in pairwise(ends)]
 
 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from operator import index
+from typing import SupportsIndex, TypeAlias
 
 from ..ops import conv as ops
 from ..ops.elementwise import add
@@ -16,7 +17,8 @@ Sizes: TypeAlias = int | Sequence[int]
 def pair(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, int]:
     """Return (vertical, horizontal) numbers of an option that is one number for all axes or one
     for each; of a single axis the vertical one is `least`. ValueError where any is below least."""
-    given = (value,) * axes if isinstance(value, int) else tuple(int(v) for v in value)
+    many = (value,) if isinstance(value, SupportsIndex) else tuple(value)
+    given = tuple(index(v) for v in many)
     given = given * axes if len(given) == 1 else given
     if len(given) != axes or min(given) < least:
         raise ValueError(f"{name} must be one number or {axes}, at least {least}; got {value}")

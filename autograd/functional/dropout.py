@@ -18,6 +18,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
         return input
     x = input if input.ndim else input.reshape(1)
     keys, use = sample_keys(x.shape[0])
+    y: Tensor
     y, _ = ops.dropout(x, keys, p=float(p), use=use)
     return y if input.ndim else y.reshape(())
 
@@ -34,7 +35,8 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     keys, use = sample_keys(shape[0])
     one = full(shape=shape, dtype=input.dtype, value=1.0)
     factor, _ = ops.dropout(one, keys, p=float(p), use=use)
-    return mul(input, factor)  # type: ignore[no-any-return]
+    y: Tensor = mul(input, factor)
+    return y
 
 
 def _check(name: str, p: float) -> None:

@@ -41,8 +41,9 @@ def cross_entropy(
         return _soft(input, target, weight, reduction, label_smoothing)
     if input.ndim == 1:
         alone = input.unsqueeze(0), target.reshape(1)
-        loss = cross_entropy(*alone, weight, ignore_index, reduction, label_smoothing)
-        return loss.reshape(())
+        one = cross_entropy(*alone, weight, ignore_index, reduction, label_smoothing)
+        return one.reshape(())
+    loss: Tensor
     loss, _ = ops.cross_entropy(
         input,
         target,
@@ -83,9 +84,10 @@ def nll_loss(
     if input.ndim == 1:
         alone = input.unsqueeze(0), target.reshape(1)
         return nll_loss(*alone, weight, ignore_index, reduction).reshape(())
-    return ops.nll_loss(  # type: ignore[no-any-return]
+    loss: Tensor = ops.nll_loss(
         input, target, *_given(weight), ignore_index=int(ignore_index), reduction=reduction
     )
+    return loss
 
 
 def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:

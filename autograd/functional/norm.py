@@ -31,12 +31,14 @@ def batch_norm(
     In training mean and (biased) variance are the batch's, and the running ones, if there are any,
     move towards the batch's by `momentum`, the variance's unbiased estimate as in torch. Otherwise
     the running ones are used. ValueError for a single value per channel in training."""
+    y: Tensor
     w = _constant(input, 1.0) if weight is None else weight
     b = _constant(input, 0.0) if bias is None else bias
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm: running statistics are needed outside of training")
-        return ops.batch_norm_eval(input, w, b, running_mean, running_var, eps=float(eps))
+        y = ops.batch_norm_eval(input, w, b, running_mean, running_var, eps=float(eps))
+        return y
     y, mean, var = ops.batch_norm(input, w, b, eps=float(eps))
     count = prod(input.shape) // input.shape[1]
     for running, seen, factor in (running_mean, mean, 1.0), (running_var, var, count / (count - 1)):
@@ -44,7 +46,7 @@ def batch_norm(
             rate = array(np.asarray(momentum, running.dtype))
             found = seen.data if factor == 1 else scale(seen.data, factor=factor)
             update.running_average(running.data, found, rate)
-    return y  # type: ignore[no-any-return]
+    return y
 
 
 def _constant(input: Tensor, value: float) -> Value:
@@ -58,7 +60,8 @@ def local_response_norm(
 
     This is torch's form. In Krizhevsky et al. 2012 alpha is not divided by the size: their
     alpha=1e-4, size=5 is alpha=5e-4 here. An even window reaches one channel further down."""
+    y: Tensor
     y, _ = lrn.local_response_norm(
         input, size=int(size), alpha=float(alpha), beta=float(beta), k=float(k)
     )
-    return y  # type: ignore[no-any-return]
+    return y

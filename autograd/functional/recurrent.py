@@ -45,7 +45,8 @@ def rnn_cell(
     """Return the next state (N, H) of an Elman network for an input (N, I) and a state (N, H):
     f(x w_ih^T + b_ih + h w_hh^T + b_hh), f being "tanh" or "relu"."""
     gates = add(linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh))
-    return _rnn_step(nonlinearity)(gates, [hx])[0]  # type: ignore[no-any-return]
+    h: Tensor = _rnn_step(nonlinearity)(gates, [hx])[0]
+    return h
 
 
 def lstm_cell(

@@ -11,7 +11,7 @@ from .registry import Shape, register
 
 class RowLSTM(Module):
     """The rows of an image as a sequence of H vectors of W C numbers through an LSTM; the last
-    output goes through a linear layer (the sequential MNIST task by rows)."""
+    state of its highest layer goes through a linear layer (the sequential MNIST task by rows)."""
 
     def __init__(self, input_shape: Shape, classes: int, hidden: int, layers: int) -> None:
         channels, _, width = input_shape
@@ -21,8 +21,8 @@ class RowLSTM(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, classes); x (N, C, H, W)."""
         rows = x.permute(0, 2, 1, 3).flatten(2)
-        y, _ = self.lstm(rows)
-        return self.fc(y[:, -1])  # type: ignore[no-any-return]
+        _, (h, _) = self.lstm(rows)
+        return self.fc(h[-1])  # type: ignore[no-any-return]
 
 
 @register("lstm")

@@ -130,7 +130,7 @@ class ResNet(Module):
         return self.fc(self.pool(x).flatten(1))  # type: ignore[no-any-return]
 
 
-@register("resnet")
+@register("resnet", depths=(20, 32, 44, 56, 110))
 def resnet(
     input_shape: Shape = (3, 32, 32),
     classes: int = 10,

@@ -28,19 +28,19 @@ class CrossEntropyLoss(_Loss):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(reduction)
+        self.weight = weight
         self.register_buffer("weight", weight)
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return a number, or (N, ..) for "none"."""
-        weight: Tensor | None = vars(self)["weight"]
         return F.cross_entropy(
-            input, target, weight, self.ignore_index, self.reduction, self.label_smoothing
+            input, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing
         )
 
 
 class MSELoss(_Loss):
-    """(input - target)^2."""
+    """Squared differences of input and target."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return a number, or the shape of input for "none"."""
@@ -48,16 +48,35 @@ class MSELoss(_Loss):
 
 
 class BCELoss(_Loss):
-    """Binary cross entropy of probabilities with targets between 0 and 1."""
+    """Binary cross entropy of probabilities with targets between 0 and 1, times `weight`."""
+
+    def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.weight = weight
+        self.register_buffer("weight", weight)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return a number, or the shape of input for "none"."""
-        return F.binary_cross_entropy(input, target, reduction=self.reduction)
+        return F.binary_cross_entropy(input, target, self.weight, self.reduction)
 
 
 class BCEWithLogitsLoss(_Loss):
-    """Binary cross entropy of sigmoids of logits with targets between 0 and 1."""
+    """Binary cross entropy of sigmoids of logits with targets between 0 and 1, times `weight`;
+    `pos_weight` multiplies the part of the positive targets."""
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        reduction: str = "mean",
+        pos_weight: Tensor | None = None,
+    ) -> None:
+        super().__init__(reduction)
+        self.weight, self.pos_weight = weight, pos_weight
+        self.register_buffer("weight", weight)
+        self.register_buffer("pos_weight", pos_weight)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return a number, or the shape of input for "none"."""
-        return F.binary_cross_entropy_with_logits(input, target, reduction=self.reduction)
+        return F.binary_cross_entropy_with_logits(
+            input, target, self.weight, self.reduction, self.pos_weight
+        )

@@ -41,7 +41,8 @@ class Module:
         super().__setattr__("_name", name)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Hold a tensor that is not trained; `state_dict` has it if `persistent`."""
+        """Hold a tensor, or None for now, that is not trained; `state_dict` has it if
+        `persistent`."""
         setattr(self, name, tensor)
         self._buffers = {**self._buffers, name: persistent}
 
@@ -215,6 +216,8 @@ class Sequential(Module):
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
         for i, item in enumerate(modules):
             for name, module in item.items() if isinstance(item, Mapping) else [(str(i), item)]:
+                if hasattr(self, name) or "." in name or not name:
+                    raise ValueError(f"Sequential: {name!r} is taken or no name for a module")
                 setattr(self, name, module)
 
     def forward(self, x: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy.typing as npt
 
 from ..functional.create import ones, zeros
-from ..functional.norm import batch_norm
+from ..functional.norm import batch_norm, local_response_norm
 from ..tensor import Parameter, Tensor
 from .layers import FLOAT
 from .module import Module
@@ -71,3 +71,19 @@ class BatchNorm1d(_BatchNorm):
 class BatchNorm2d(_BatchNorm):
     __doc__ = f"x (N, C, H, W): {_BatchNorm.__doc__}"
     axes = (4,)
+
+
+class LocalResponseNorm(Module):
+    """x / (k + alpha / size times the sum of squares over `size` channels around)^beta
+    (Krizhevsky et al. 2012, section 3.3, with torch's alpha)."""
+
+    shown = ("size", "alpha", "beta", "k")
+
+    def __init__(
+        self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+    ) -> None:
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape; x (N, C, ..)."""
+        return local_response_norm(x, self.size, self.alpha, self.beta, self.k)

@@ -71,55 +71,41 @@ def extents(
 
 def _check(name: str, a: Spec, b: Spec) -> None:
     if a.dtype != b.dtype or a.dtype not in (np.float32, np.float64):
-        raise TypeError(f"{name}: expected two arrays of float32 or float64, got {a.dtype}, {b.dtype}")
+        raise TypeError(f"{name}: expected two of float32 or of float64, got {a.dtype}, {b.dtype}")
     if len(a.shape) != 4 or len(b.shape) != 4:
         raise ValueError(f"{name}: expected two arrays of 4 axes, got {a.shape} and {b.shape}")
-
-
-def _channels(name: str, c: int, m: int, w: tuple[int, ...], groups: int) -> None:
-    """Check C channels of images and M of results against filters (M, C/groups, R, S)."""
-    if groups < 1 or w[0] % groups:
-        raise ValueError(f"{name}: groups={groups} does not divide the {w[0]} filters of {w}")
-    if c != w[1] * groups:
-        raise ValueError(
-            f"{name}: input has {c} channels, filter {w} with groups={groups} "
-            f"expects {w[1] * groups}"
-        )
-    if m != w[0]:
-        raise ValueError(f"{name}: output has {m} channels, filter {w} makes {w[0]}")
 
 
 def _forward(
     x: Spec, w: Spec, *, stride: Pair, padding: Padding, dilation: Pair, groups: int
 ) -> Spec:
     _check("conv2d", x, w)
-    _channels("conv2d", x.shape[1], w.shape[0], w.shape, groups)
-    taps, size = w.shape[2:], x.shape[2:]
-    e, f = extents("conv2d", (size[0], size[1]), (taps[0], taps[1]), stride, padding, dilation)
-    return Spec((x.shape[0], w.shape[0], e, f), x.dtype)
+    m, c, *taps = w.shape
+    if groups < 1 or m % groups:
+        raise ValueError(f"conv2d: groups={groups} does not divide the {m} filters of {w.shape}")
+    if x.shape[1] != c * groups:
+        raise ValueError(
+            f"conv2d: input has {x.shape[1]} channels, filter {w.shape} with groups={groups} "
+            f"expects {c * groups}"
+        )
+    size = (x.shape[2], x.shape[3])
+    e, f = extents("conv2d", size, (taps[0], taps[1]), stride, padding, dilation)
+    return Spec((x.shape[0], m, e, f), x.dtype)
 
 
-def _backward_data(
-    dy: Spec, w: Spec, *, size: Pair, stride: Pair, padding: Padding, dilation: Pair, groups: int
-) -> Spec:
+def _backward_data(dy: Spec, w: Spec, *, size: Pair, groups: int, **attrs: Any) -> Spec:
     _check("conv2d_dx", dy, w)
     x = Spec((dy.shape[0], w.shape[1] * groups, *size), dy.dtype)
-    _matches("conv2d_dx", dy, _forward(
-        x, w, stride=stride, padding=padding, dilation=dilation, groups=groups
-    ))  # fmt: skip
+    _matches("conv2d_dx", dy, _forward(x, w, groups=groups, **attrs))
     return x
 
 
-def _backward_weights(
-    x: Spec, dy: Spec, *, size: Pair, stride: Pair, padding: Padding, dilation: Pair, groups: int
-) -> Spec:
+def _backward_weights(x: Spec, dy: Spec, *, size: Pair, groups: int, **attrs: Any) -> Spec:
     _check("conv2d_dw", x, dy)
     if groups < 1 or x.shape[1] % groups:
         raise ValueError(f"conv2d_dw: groups={groups} does not divide {x.shape[1]} channels")
     w = Spec((dy.shape[1], x.shape[1] // groups, *size), x.dtype)
-    _matches("conv2d_dw", dy, _forward(
-        x, w, stride=stride, padding=padding, dilation=dilation, groups=groups
-    ))  # fmt: skip
+    _matches("conv2d_dw", dy, _forward(x, w, groups=groups, **attrs))
     return w
 
 
@@ -392,9 +378,10 @@ def _weigh(x: NDArray, dy: NDArray, windows: Windows, groups: int, dw: NDArray) 
     dw[...] = 0
     if c == m == 1 < groups:
         return _weigh_each(x, dy, windows, dw.reshape(-1, groups))
+    places = (dy.shape[1], dy.shape[2])
     for channels, results in _parts(groups, c, m):
         total = dw.reshape(-1, dw.shape[3])[:, results]
-        for images, rows, patches in _patches(x[..., channels], windows, (dy.shape[1], dy.shape[2])):
+        for images, rows, patches in _patches(x[..., channels], windows, places):
             total += patches.T @ dy[images, rows, :, results].reshape(-1, m)
 
 

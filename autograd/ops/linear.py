@@ -13,7 +13,7 @@ from .shape import permute, reshape
 
 def _product(x: Spec, w: Spec) -> Spec:
     if len(x.shape) < 2 or len(w.shape) < 2 or x.shape[-1] != w.shape[-2]:
-        raise ValueError(f"matmul: shapes {x.shape} and {w.shape} do not fit: (.., a, b) (.., b, c)")
+        raise ValueError(f"matmul: shapes {x.shape} and {w.shape} do not fit (.., a, b) (.., b, c)")
     try:
         batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
     except ValueError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from math import prod
 
 import numpy as np
@@ -20,7 +20,7 @@ BLOCK = 1 << 15  # elements worked on at a time, so that temporaries stay in the
 WIDE = 512  # elements in a row of a block: short rows would cost NumPy's loop overhead
 
 
-@lru_cache(maxsize=None)
+@cache
 def _width(rows: int, channels: int) -> int:
     """Return how many rows of `channels` numbers are laid side by side."""
     most = max(1, WIDE // max(channels, 1))
@@ -46,9 +46,12 @@ def _unrows(rows: NDArray, x: NDArray) -> NDArray:
     return kept
 
 
-def _blocks(rows: NDArray) -> Iterator[slice]:
+def _blocks(rows: NDArray) -> Iterator[tuple[slice, NDArray]]:
+    """Cut rows into blocks; yield the place of each and room for as many numbers."""
     step = max(1, BLOCK // max(rows.shape[1], 1))
-    return (slice(i, i + step) for i in range(0, rows.shape[0], step))
+    room = np.empty((min(step, rows.shape[0]), rows.shape[1]), rows.dtype)
+    for i in range(0, rows.shape[0], step):
+        yield slice(i, i + step), room[: rows.shape[0] - i]
 
 
 def _tiled(v: NDArray, rows: NDArray) -> NDArray:
@@ -71,15 +74,14 @@ def moments(x: NDArray) -> tuple[NDArray, NDArray]:
     elements cost accuracy."""
     rows, channels = _rows(x), x.shape[1]
     count = x.size // channels
-    first = rows[next(_blocks(rows))]
+    first = rows[next(_blocks(rows))[0]]
     guess = _folded(first.mean(0, dtype=np.float64), channels) / (rows.shape[1] // channels)
     shift = _tiled(guess, rows)
     sums = np.zeros((2, rows.shape[1]))
-    for at in _blocks(rows):
-        off = rows[at] - shift
+    for at, off in _blocks(rows):
+        np.subtract(rows[at], shift, out=off)
         sums[0] += _column_sums(off)
-        np.multiply(off, off, out=off)
-        sums[1] += _column_sums(off)
+        sums[1] += np.einsum("ij,ij->j", off, off)
     off_mean, square = (_folded(s, channels) / count for s in sums)
     mean = shift[:channels].astype(np.float64) + off_mean
     return mean, np.maximum(square - off_mean * off_mean, 0)
@@ -92,7 +94,7 @@ def _normalised(
     y = np.empty(rows.shape, x.dtype)
     slope = _tiled(w / np.sqrt(var.astype(np.float64) + eps), rows)
     middle, bias = _tiled(mean, rows), _tiled(b, rows)
-    for at in _blocks(rows):
+    for at, _ in _blocks(rows):
         np.subtract(rows[at], middle, out=y[at])
         y[at] *= slope
         y[at] += bias
@@ -190,10 +192,9 @@ def batch_norm_sums(
     rows, dys, channels = _rows(x), _rows(dy), x.shape[1]
     middle = _tiled(mean, rows)
     sums = np.zeros((2, rows.shape[1]))
-    for at in _blocks(rows):
-        off = rows[at] - middle
-        off *= dys[at]
-        sums[0] += _column_sums(off)
+    for at, off in _blocks(rows):
+        np.subtract(rows[at], middle, out=off)
+        sums[0] += np.einsum("ij,ij->j", off, dys[at])
         sums[1] += _column_sums(dys[at])
     dw, db = (_folded(s, channels) for s in sums)
     return (dw / np.sqrt(var.astype(np.float64) + eps)).astype(x.dtype), db.astype(x.dtype)
@@ -217,7 +218,8 @@ def _(
     slope = mul(ddw, _rate(var, eps))
     ddy = mul(sub(x, across(mean, x)), across(slope, x))
     dw, db = batch_norm_sums(dy, x, mean, var, eps=eps)
-    dvar = scale(div(mul(ddw, dw), add(var, full(shape=(), dtype=var.dtype, value=eps))), factor=-0.5)
+    spread = add(var, full(shape=(), dtype=var.dtype, value=eps))
+    dvar = scale(div(mul(ddw, dw), spread), factor=-0.5)
     return (
         ddy if even is None else add(ddy, even),
         mul(dy, across(slope, x)),
@@ -242,8 +244,8 @@ def batch_norm_dx(
     slope, middle = _tiled(w * rate, rows), _tiled(mean, rows)
     tilt, level = _tiled(w * rate**2 * dw / count, rows), _tiled(w * rate * db / count, rows)
     dx = np.empty(rows.shape, x.dtype)
-    for at in _blocks(rows):
-        off = rows[at] - middle
+    for at, off in _blocks(rows):
+        np.subtract(rows[at], middle, out=off)
         off *= tilt
         off += level
         np.multiply(dys[at], slope, out=dx[at])
@@ -263,7 +265,8 @@ def _(
     plain = total(mul(ddx, dy), axes=(0, *range(2, len(x.shape))))
     held = sub(plain, scale(add(mul(db, even), mul(dw, along)), factor=share))
     steep = mul(slope, tilt)
-    bent = mul(mul(slope, scale(mul(rate, rate), factor=-0.5)), sub(held, scale(mul(dw, along), factor=share)))
+    left = sub(held, scale(mul(dw, along), factor=share))
+    bent = scale(mul(mul(slope, mul(rate, rate)), left), factor=-0.5)
     return (
         mul(ddx, across(slope, x)),
         neg(mul(ddx, across(steep, x))),

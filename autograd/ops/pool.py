@@ -265,7 +265,7 @@ def _largest(part: NDArray, windows: Windows, best: NDArray, where: NDArray) -> 
 
 def _inside(windows: Windows, size: Pair, rows: Pair, columns: int) -> NDArray:
     """Tell for each tap and window, (taps, E, F, 1), whether it lies within the image."""
-    axes = []
+    axes: list[NDArray] = []
     for i, places in enumerate((np.arange(*rows), np.arange(columns))):
         taps = np.arange(windows.taps[i])[:, None] * windows.dilation[i]
         at = places * windows.stride[i] - windows.lead[i] + taps
@@ -297,7 +297,7 @@ def _counts(windows: Windows, size: Pair, places: Pair, counted: bool, divisor: 
         start = np.arange(places[i]) * windows.stride[i] - windows.lead[i]
         stop = np.minimum(start + windows.taps[i], size[i] + border)
         axes.append(stop - np.maximum(start, -border))
-    return np.maximum(axes[0][:, None, None] * axes[1][:, None], 1)
+    return np.asarray(np.maximum(axes[0][:, None, None] * axes[1][:, None], 1))
 
 
 def _scattered(

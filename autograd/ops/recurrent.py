@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def _(dy: Value) -> tuple[Value, ...]:
     return steps if isinstance(steps, tuple) else (steps,)
 
 
-@lru_cache(maxsize=None)
+@cache
 def unstack(count: int) -> Primitive:
     """Return the primitive that cuts an array into the `count` parts along its first axis. One
     call with many results, for the gradients of single slices would each fill a whole array."""

@@ -7,7 +7,6 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import primitive
-from .elementwise import each
 
 
 def _fits(slot: Spec, *others: Spec, **attrs: object) -> None:

@@ -11,7 +11,7 @@ from ..errors import UserError
 from .comm import Comm
 
 PATIENCE = 1.0  # seconds that rank 0 gets to report an error that all ranks meet alike
-DRAIN = 0.3  # seconds for the launcher to pass the last lines on: MPICH's drops them on an abort
+DRAIN = 0.3  # seconds for the launcher to pass the last lines on, which an abort can overtake
 
 
 @contextmanager

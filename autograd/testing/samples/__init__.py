@@ -6,7 +6,7 @@ from importlib import import_module
 
 from .sample import Sample
 
-FAMILIES = ("activation", "linear", "loss", "norm", "recurrent")
+FAMILIES = ("activation", "conv", "linear", "loss", "norm", "pool", "recurrent")
 
 
 def samples(family: str | None = None) -> list[Sample]:

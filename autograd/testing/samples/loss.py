@@ -32,7 +32,11 @@ def _torch_entropy(**options: Any) -> Callable[..., Any]:
 
 def _weighted(name: str, **options: Any) -> Callable[..., Tensor]:
     function: Any = getattr(fn, name)
-    return lambda x, target: function(x, target, tensor(WEIGHT, x.dtype), **options)  # type: ignore[no-any-return]
+
+    def run(x: Tensor, target: Tensor) -> Any:
+        return function(x, target, tensor(WEIGHT, x.dtype), **options)
+
+    return run
 
 
 def _torch_weighted(name: str, **options: Any) -> Callable[..., Any]:
@@ -51,7 +55,8 @@ def _labelled_rows() -> list[Sample]:
             "cross_entropy/{}": (*pixels, _torch_entropy(**options)),
             "cross_entropy/{}, smooth": (*logits, _torch_entropy(**smooth)),
         }
-        for name, given in ("cross_entropy", smooth), ("cross_entropy", options), ("nll_loss", options):
+        given_rows = ("cross_entropy", smooth), ("cross_entropy", options), ("nll_loss", options)
+        for name, given in given_rows:
             for what, inputs in ("rows", ROWS_OF_LOGITS), ("pixels", PIXELS):
                 key = f"{name}/{{}}, {len(given)} options, weights, {what}"
                 calls[key] = _weighted(name, **given), inputs, _torch_weighted(name, **given)

@@ -17,8 +17,8 @@ MEAN, VAR = np.array([0.5, -0.3, 0.1, 2.0]), np.array([0.7, 1.5, 0.2, 3.0])
 
 
 def _train(**options: Any) -> Callable[..., Tensor]:
-    def run(x: Tensor, *affine: Tensor) -> Tensor:
-        return fn.batch_norm(x, None, None, *affine, training=True, **options)
+    def run(x: Tensor, w: Tensor | None = None, b: Tensor | None = None) -> Tensor:
+        return fn.batch_norm(x, None, None, w, b, training=True, **options)
 
     return run
 
@@ -29,8 +29,8 @@ def _torch_train(**options: Any) -> Callable[..., Any]:
     )
 
 
-def _still(x: Tensor, *affine: Tensor) -> Tensor:
-    return fn.batch_norm(x, tensor(MEAN, x.dtype), tensor(VAR, x.dtype), *affine)
+def _still(x: Tensor, w: Tensor | None = None, b: Tensor | None = None) -> Tensor:
+    return fn.batch_norm(x, tensor(MEAN, x.dtype), tensor(VAR, x.dtype), w, b)
 
 
 def _torch_still(t: Any, x: Any, *affine: Any) -> Any:
@@ -66,7 +66,7 @@ ROWS = [
         ),
     ),
     Sample("batch_norm/plain", _train(), (IMAGES,), _torch_train()),
-    Sample("batch_norm/eps", _train(eps=0.5), (IMAGES, normal(4), normal(4)), _torch_train(eps=0.5)),
+    Sample("batch_norm/eps", _train(eps=0.5), (IMAGES, normal(4)), _torch_train(eps=0.5)),
     Sample("batch_norm/weight only", _train(), (normal(5, 4), normal(4)), _torch_train()),
     Sample(
         "batch_norm/rows", _train(), (normal(5, 4), normal(4), normal(4)), _torch_train()

@@ -1,0 +1,207 @@
+"""Recurrent layers. Arguments, parameter names and shapes are torch's, gates in its order i f g o;
+so are the initial numbers, drawn evenly from +- 1 / sqrt(hidden_size)."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy.typing as npt
+
+from ..functional.create import zeros
+from ..functional.recurrent import (
+    NONLINEARITIES,
+    lstm,
+    lstm_cell,
+    rnn_cell,
+    rnn_relu,
+    rnn_tanh,
+)
+from ..tensor import Parameter, Tensor
+from . import init
+from .errors import unknown
+from .layers import FLOAT, parameter
+from .module import Module
+
+
+def _shapes(rows: int, width: int, hidden: int, bias: bool) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, width), "weight_hh": (rows, hidden)}
+    return shapes | ({"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {})
+
+
+def _drawn(module: Module, hidden: int) -> None:
+    bound = 1.0 / sqrt(hidden) if hidden else 0.0
+    for p in module.parameters():
+        init.uniform_(p, -bound, bound)
+
+
+class _Recurrent(Module):
+    """Layers of cells over sequences. Parameters of layer k: weight_ih_lk (gates H, I), in higher
+    layers (gates H, directions H); weight_hh_lk (gates H, H); bias_ih_lk, bias_hh_lk (gates H,);
+    backwards the same with _reverse."""
+
+    shown = ("input_size", "hidden_size", "num_layers", "bidirectional")
+    gates = 1
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        dtype: npt.DTypeLike,
+    ) -> None:
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout must lie in [0, 1], not {dropout}")
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.batch_first, self.bidirectional = batch_first, bidirectional
+        self.dropout = dropout
+        self.order: list[str] = []
+        for layer in range(num_layers):
+            width = hidden_size * (1 + bidirectional) if layer else input_size
+            for side in ("", "_reverse")[: 1 + bidirectional]:
+                shapes = _shapes(self.gates * hidden_size, width, hidden_size, bias)
+                for kind, shape in shapes.items():
+                    self.order.append(f"{kind}_l{layer}{side}")
+                    setattr(self, self.order[-1], parameter(*shape, dtype=dtype))
+        _drawn(self, hidden_size)
+
+    def weights(self) -> list[Parameter]:
+        """Return the parameters, layer by layer and within it direction by direction."""
+        return [getattr(self, name) for name in self.order]
+
+
+class RNN(_Recurrent):
+    """h' = f(x weight_ih.T + bias_ih + h weight_hh.T + bias_hh), f "tanh" or "relu" (Elman 1990)."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: npt.DTypeLike = FLOAT,
+    ) -> None:
+        self.nonlinearity = _known(nonlinearity)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype
+        )
+
+    def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return outputs (T, N, directions H) and final states (layers directions, N, H); x
+        (T, N, I), or (N, T, I) if batch_first; hx: initial states, None for zeros."""
+        run = rnn_tanh if self.nonlinearity == "tanh" else rnn_relu
+        return run(
+            x,
+            hx,
+            self.weights(),
+            self.num_layers,
+            self.dropout,
+            self.training,
+            self.bidirectional,
+            self.batch_first,
+        )
+
+
+class LSTM(_Recurrent):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997), see `functional.lstm_cell`."""
+
+    gates = 4
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: npt.DTypeLike = FLOAT,
+    ) -> None:
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype
+        )
+
+    def forward(
+        self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return outputs (T, N, directions H) and the final h and c, each
+        (layers directions, N, H); x (T, N, I), or (N, T, I) if batch_first; hx: initial h and c,
+        None for zeros."""
+        return lstm(
+            x,
+            hx,
+            self.weights(),
+            self.num_layers,
+            self.dropout,
+            self.training,
+            self.bidirectional,
+            self.batch_first,
+        )
+
+
+class _Cell(Module):
+    shown = ("input_size", "hidden_size")
+    gates = 1
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, dtype: npt.DTypeLike = FLOAT
+    ) -> None:
+        self.input_size, self.hidden_size = input_size, hidden_size
+        rows = self.gates * hidden_size
+        self.weight_ih = parameter(rows, input_size, dtype=dtype)
+        self.weight_hh = parameter(rows, hidden_size, dtype=dtype)
+        self.bias_ih = parameter(rows, dtype=dtype) if bias else None
+        self.bias_hh = parameter(rows, dtype=dtype) if bias else None
+        _drawn(self, hidden_size)
+
+    def start(self, x: Tensor) -> Tensor:
+        """Return a state of zeros for an input (N, I)."""
+        return zeros(*x.shape[:-1], self.hidden_size, dtype=x.dtype)
+
+
+class RNNCell(_Cell):
+    """One step of an Elman network, see `RNN`."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        dtype: npt.DTypeLike = FLOAT,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, dtype)
+        self.nonlinearity = _known(nonlinearity)
+
+    def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Return the next state (N, H); x (N, I), hx (N, H), None for zeros."""
+        h = self.start(x) if hx is None else hx
+        weights = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+        return rnn_cell(x, h, *weights, self.nonlinearity)
+
+
+class LSTMCell(_Cell):
+    """One step of an LSTM, see `functional.lstm_cell`."""
+
+    gates = 4
+
+    def forward(
+        self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the next h and c, each (N, H); x (N, I), hx: h and c, None for zeros."""
+        state = (self.start(x), self.start(x)) if hx is None else hx
+        return lstm_cell(x, state, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+
+
+def _known(nonlinearity: str) -> str:
+    if nonlinearity not in NONLINEARITIES:
+        raise unknown("nonlinearity", nonlinearity, NONLINEARITIES)
+    return nonlinearity

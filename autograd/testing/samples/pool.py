@@ -1,0 +1,76 @@
+"""Rows for pooling, which has no MACs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...functional.pool import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
+from .sample import Sample, distinct
+
+Shape = tuple[int, ...]
+Wrong = tuple[tuple[str, tuple[Shape, ...]], ...]
+FUNCTIONS = {
+    f.__name__: f for f in (adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d)
+}
+
+
+def row(name: str, x: Shape, size: Any, wrong: Wrong = (), **options: Any) -> Sample:
+    """Return the row of one way to pool; its name is the function's, a slash, and what is
+    special; `size` that of the kernel or of the output."""
+    function: Any = FUNCTIONS[name.split("/")[0]]
+
+    def ours(*tensors: Any) -> Any:
+        return function(*tensors, size, **options)
+
+    def theirs(torch: Any, *tensors: Any) -> Any:
+        return getattr(torch.nn.functional, function.__name__)(*tensors, size, **options)
+
+    return Sample(name, ours, (distinct(*x),), theirs, wrong=wrong)
+
+
+ROWS = [
+    row(
+        "max_pool2d", (2, 3, 6, 8), 2,
+        wrong=(
+            ("kernel (2, 2) with dilation (1, 1) reaches over (2, 2), the padded input is (1, 8)",
+             ((2, 3, 1, 8),)),
+            ("input of shape (6, 8)", ((6, 8),)),
+        ),
+    ),
+    row("max_pool2d/rest", (2, 3, 7, 5), (2, 3)),
+    row("max_pool2d/no batch", (3, 6, 8), 2),
+    row("max_pool2d/no images", (0, 3, 6, 8), 2),
+    row("max_pool2d/overlapping", (2, 3, 7, 9), 3, stride=2),
+    row("max_pool2d/padding", (2, 3, 7, 8), 3, stride=2, padding=1),
+    row("max_pool2d/padding of one axis", (2, 3, 7, 8), (3, 4), stride=(1, 2), padding=(0, 2)),
+    row("max_pool2d/dilation", (2, 3, 9, 10), (3, 2), stride=(1, 2), dilation=(2, 3)),
+    row("max_pool2d/stride above kernel", (2, 3, 9, 10), 2, stride=(3, 4)),
+    row("max_pool2d/ceil", (2, 3, 7, 8), 3, stride=2, ceil_mode=True),
+    row("max_pool2d/ceil, padding", (2, 3, 6, 8), 3, stride=2, padding=1, ceil_mode=True),
+    row("max_pool2d/ceil, window dropped", (2, 3, 5, 5), 2, stride=3, padding=1, ceil_mode=True),
+    row("max_pool2d/indices", (2, 3, 7, 8), 3, stride=2, padding=1, return_indices=True),
+    row("max_pool2d/large kernel", (1, 2, 20, 18), (18, 17), stride=1),
+    row("avg_pool2d", (2, 3, 6, 8), 2, wrong=(("(1, 8)", ((2, 3, 1, 8),)),)),
+    row("avg_pool2d/rest", (2, 3, 7, 5), (2, 3)),
+    row("avg_pool2d/no batch", (3, 6, 8), 2),
+    row("avg_pool2d/no images", (0, 3, 6, 8), 2),
+    row("avg_pool2d/overlapping", (2, 3, 7, 9), 3, stride=(2, 1)),
+    row("avg_pool2d/padding", (2, 3, 7, 8), 3, stride=2, padding=1),
+    row("avg_pool2d/padding not counted", (2, 3, 7, 8), 3, stride=2, padding=1,
+        count_include_pad=False),
+    row("avg_pool2d/ceil", (2, 3, 7, 8), 3, stride=2, ceil_mode=True),
+    row("avg_pool2d/ceil, padding", (2, 3, 6, 8), 3, stride=2, padding=1, ceil_mode=True),
+    row("avg_pool2d/ceil, padding not counted", (2, 3, 6, 8), 3, stride=2, padding=1,
+        ceil_mode=True, count_include_pad=False),
+    row("avg_pool2d/divisor", (2, 3, 6, 8), 3, stride=2, padding=1, divisor_override=5),
+    row("adaptive_avg_pool2d", (2, 3, 7, 8), (3, 5), wrong=(("(7, 8)", ((7, 8),)),)),
+    row("adaptive_avg_pool2d/tiles", (2, 3, 6, 8), (3, 2)),
+    row("adaptive_avg_pool2d/whole", (2, 3, 7, 5), 1),
+    row("adaptive_avg_pool2d/larger", (2, 3, 3, 4), 5),
+    row("adaptive_avg_pool2d/one axis, no batch", (3, 7, 5), (None, 2)),
+    row("adaptive_max_pool2d", (2, 3, 7, 8), (3, 5), wrong=(("(7, 8)", ((7, 8),)),)),
+    row("adaptive_max_pool2d/tiles", (2, 3, 6, 8), (3, 2)),
+    row("adaptive_max_pool2d/indices", (2, 3, 7, 5), (3, 4), return_indices=True),
+    row("adaptive_max_pool2d/indices of tiles", (2, 3, 6, 8), (3, 2), return_indices=True),
+    row("adaptive_max_pool2d/larger, no batch", (3, 3, 4), 5),
+]  # fmt: skip
