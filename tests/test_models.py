@@ -11,6 +11,7 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, models, nn
 from tallygrad.autograd.functional.loss import cross_entropy
+from tallygrad.autograd.models import resnet
 from tallygrad.autograd.optim import SGD
 
 Options = dict[str, Any]
@@ -133,6 +134,37 @@ def test_residual_networks_are_the_papers(name: str, parameters: int) -> None:
     assert len(layers) == int(name[6:])
 
 
+def test_resnet20_takes_the_work_that_its_stages_say() -> None:
+    with context.using(backend="meta"):
+        model = models.create("resnet20", input_shape=(3, 32, 32))
+    found = macs(model, (3, 32, 32))
+    assert found["conv1"] == 3 * 16 * 9 * 1024
+    assert found["stage2.0.conv1"] == 16 * 32 * 9 * 256
+    assert found["stage3.2.conv2"] == 64 * 64 * 9 * 64
+    assert sum(found.values()) == 40_551_040
+
+
+def test_shortcut_without_weights_takes_every_second_pixel_and_pads_both_sides() -> None:
+    x = np.arange(2 * 2 * 4 * 4, dtype=np.float32).reshape(2, 2, 4, 4)
+    y = resnet.Subsample(5, 2)(ag.tensor(x)).numpy()
+    assert y.shape == (2, 5, 2, 2)
+    np.testing.assert_array_equal(y[:, 1:3], x[:, :, ::2, ::2])
+    assert not y[:, 0].any() and not y[:, 3:].any()
+
+
+def test_lstm_reads_rows_from_the_top() -> None:
+    model = models.create("lstm", input_shape=(2, 3, 4), classes=5, hidden=6)
+    x = np.random.default_rng(1).standard_normal((2, 2, 3, 4)).astype(np.float32)
+    assert model.lstm.weight_ih_l0.shape == (24, 8)
+    cell = nn.LSTMCell(8, 6)
+    cell.load_state_dict({k[5:-3]: v for k, v in model.state_dict().items() if "lstm" in k})
+    state = None
+    for row in range(3):
+        state = cell(ag.tensor(x[:, :, row].reshape(2, 8)), state)
+    expected = model.fc(state[0]).numpy()
+    np.testing.assert_allclose(model(ag.tensor(x)).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_thousand_and_one_layers_train() -> None:
     begun = time.perf_counter()
     model = models.create(
@@ -225,19 +257,14 @@ def torch_block(torch: Any) -> Any:
     return Block()
 
 
-def block() -> nn.Module:
-    from tallygrad.autograd.models.resnet import BasicBlock
-
-    return BasicBlock(1, 4, 2, "B")
-
-
 @pytest.mark.parity
 @pytest.mark.parametrize("kind", ["lenet", "block"])
 def test_parity_with_torch(kind: str) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     torch.backends.mkldnn.enabled = False
     theirs = (torch_lenet if kind == "lenet" else torch_block)(torch).double()
-    ours = (models.create("lenet") if kind == "lenet" else block()).double()
+    ours = models.create("lenet") if kind == "lenet" else resnet.BasicBlock(1, 4, 2, "B")
+    ours.double()
     state = {name: value.numpy().copy() for name, value in theirs.state_dict().items()}
     assert {name for name in state if "num_batches" not in name} == set(ours.state_dict())
     ours.load_state_dict(state)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import datasets
-from ..autograd import context, cross_entropy, manual_seed, models, nn, zeros
+from ..autograd import cross_entropy, manual_seed, models, nn, zeros
 from ..autograd.nn.flat import Flat, finish_order, flatten
 from ..autograd.optim import SGD, schedules
 from ..autograd.tensor import Tensor
@@ -94,11 +94,6 @@ def create_optimizer(config: TrainConfig, model: nn.Module, flat: Flat, steps: i
         nesterov=config.nesterov,
         named_parameters=model.named_parameters(),
     )
-
-
-def use_backend(config: TrainConfig) -> context.using:
-    """Return a block in which the chosen backend computes."""
-    return context.using(backend=config.backend)
 
 
 def run_folder(config: TrainConfig, stamp: str) -> Path:

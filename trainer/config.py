@@ -30,7 +30,7 @@ class TrainConfig:
     data_dir: str = _option("", "folder to look for the data set in first")
     epochs: int = _option(1, "passes over the training set", low=1)
     batch_size: int = _option(64, "images of one step, shared out among the ranks", low=1)
-    lr: float = _option(0.05, "learning rate at its height", low=0.0)
+    lr: float = _option(0.02, "learning rate at its height", low=0.0)
     momentum: float = _option(0.9, "momentum", low=0.0, high=1.0)
     nesterov: bool = _option(False, "Nesterov's momentum")
     weight_decay: float = _option(5e-4, "weight decay", low=0.0)

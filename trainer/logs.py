@@ -29,7 +29,7 @@ def user_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{error.filename or path}: {error.strerror or error}") from error
+        raise UserError(f"{path}: {error.strerror or error}") from error
 
 
 def write_whole(path: Path, text: str) -> None:

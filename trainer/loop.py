@@ -19,7 +19,7 @@ from .checkpoint import CheckpointFolder
 from .checkpoint import load as load_checkpoint
 from .config import AUTO, TrainConfig
 from .distributed.comm import Comm
-from .distributed.sync import GradientSync, average
+from .distributed.sync import GradientSync, average, total
 from .errors import NotFinite, UserError
 from .logs import Progress, RunFolder
 from .report import training_macs
@@ -63,7 +63,9 @@ class Training:
         now = self.state
         last = min(self.planned, self.config.max_steps or self.planned)
         progress = Progress(last, now.step, self.folder.writes)
-        with build.use_backend(self.config), context.using(ledger=self.ledger):
+        # Numbers that overflow are told as a loss that is not finite, not as NumPy's warnings.
+        quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+        with quiet, context.using(backend=self.config.backend, ledger=self.ledger):
             while now.step < last:
                 for batch in self.train_data.epoch(now.epoch, now.step_in_epoch):
                     loss, hits, count = self.step(batch)
@@ -89,7 +91,7 @@ class Training:
         if len(batch.labels):
             with keyed(batch.indices, self.config.seed, now.step):
                 sums[:] = self.backward(batch)
-        self.comm.allreduce(sums)
+        total(sums, self.comm)
         if not math.isfinite(sums[0]):
             raise NotFinite(
                 f"loss is {sums[0] / sums[2]} at step {now.step + 1} of epoch {now.epoch + 1} "
@@ -160,10 +162,10 @@ class Training:
 
     def books(self) -> Ledger:
         """Return the ledger over all ranks and over the runs this one goes on from (rank 0)."""
-        total = self.earlier.copy()
+        books = self.earlier.copy()
         for text in self.comm.gather_bytes(json.dumps(self.ledger.to_json()).encode()):
-            total.merge(Ledger.from_json(json.loads(text)))
-        return total
+            books.merge(Ledger.from_json(json.loads(text)))
+        return books
 
     def lap(self) -> float:
         """Return the seconds since the last lap."""
@@ -256,5 +258,5 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], comm: Comm) -> tuple[fl
                 labels = from_numpy(batch.labels)
                 logits = model(from_numpy(batch.images))
                 sums += list(measure(logits, labels, cross_entropy(logits, labels)))
-    comm.allreduce(sums)
+    total(sums, comm)
     return float(sums[0]), float(sums[1]), float(sums[2])

@@ -7,9 +7,8 @@ from math import prod
 import numpy as np
 
 from ..array import array
-from ..ops import lrn
+from ..ops import lrn, update
 from ..ops import norm as ops
-from ..ops import update
 from ..ops.elementwise import full
 from ..ops.reduce import scale
 from ..primitive import Value

@@ -44,8 +44,8 @@ def rnn_cell(
 ) -> Tensor:
     """Return the next state (N, H) of an Elman network for an input (N, I) and a state (N, H):
     f(x w_ih^T + b_ih + h w_hh^T + b_hh), f being "tanh" or "relu"."""
-    gates = add(linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh))
-    h: Tensor = _rnn_step(nonlinearity)(gates, [hx])[0]
+    step = _rnn_step(nonlinearity)
+    h: Tensor = step(add(linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh)), [hx])[0]
     return h
 
 

@@ -14,7 +14,10 @@ from .registry import Shape, register
 @register("lenet")
 def lenet(input_shape: Shape = (1, 28, 28), classes: int = 10) -> Module:
     """Return Caffe's LeNet (its MNIST example): convolutions of 20 and 50 filters 5 x 5, each
-    with a maximum over 2 x 2, then 500 units with ReLU. ValueError for images below 16 x 16."""
+    with a maximum over 2 x 2, then 500 units with ReLU and a linear layer.
+
+    An image of 28 x 28 takes 2,293,000 MACs, 1,888,000 of them in the convolutions; there are
+    431,080 parameters. ValueError for images below 16 x 16."""
     channels, *extents = input_shape
     h, w = [((n - 4) // 2 - 4) // 2 for n in extents]
     if min(extents) < 16:
@@ -62,5 +65,6 @@ class LeNet5(Module):
 
 @register("lenet5")
 def lenet5(input_shape: Shape = (1, 28, 28), classes: int = 10) -> Module:
-    """Return LeNet-5 (LeCun et al. 1998), see `LeNet5`."""
+    """Return LeNet-5 (LeCun et al. 1998), see `LeNet5`: 416,520 MACs an image, 61,470 weights and
+    236 biases for one channel and ten classes. ValueError for images above 32 x 32."""
     return LeNet5(input_shape, classes)

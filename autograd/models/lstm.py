@@ -29,5 +29,6 @@ class RowLSTM(Module):
 def lstm(
     input_shape: Shape = (1, 28, 28), classes: int = 10, hidden: int = 128, layers: int = 1
 ) -> Module:
-    """Return an LSTM over the rows of images, see `RowLSTM`."""
+    """Return an LSTM over the rows of images, see `RowLSTM`; `hidden`: numbers in the state of each
+    of its `layers`."""
     return RowLSTM(input_shape, classes, hidden, layers)

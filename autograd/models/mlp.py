@@ -16,7 +16,10 @@ from .registry import Shape, register
 def mlp(
     input_shape: Shape = (1, 28, 28), classes: int = 10, hidden: int | Sequence[int] = (256, 256)
 ) -> Module:
-    """Return linear layers of the `hidden` sizes with ReLU between them; images are flattened."""
+    """Return linear layers with ReLU between them; images are flattened.
+
+    `hidden`: the widths of the layers before the last, a number for a single one; none of them
+    makes a linear classifier."""
     between = [hidden] if isinstance(hidden, int) else [*hidden]
     widths = [prod(input_shape), *between, classes]
     layers: list[Module] = [Flatten()]

@@ -42,7 +42,8 @@ def convolution(inside: int, outside: int, size: int, stride: int = 1) -> Conv2d
 
 def shortcut(inside: int, outside: int, stride: int, option: Option) -> Module:
     """Return what a block adds its result to: the identity where the shapes are equal; else by
-    option A zeros for the new channels, by option B a convolution 1 x 1."""
+    option A every `stride`-th pixel with zeros for the new channels, by option B a convolution
+    1 x 1 with batch norm."""
     if stride == 1 and inside == outside:
         return Identity()
     if option == "A":
@@ -102,9 +103,11 @@ _BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {
 
 
 class ResNet(Module):
-    """A convolution 3 x 3, three stages of n blocks at full, half and quarter extent with `width`,
-    2 and 4 times as many channels, a mean over each channel, a linear layer: 6n + 2 layers with
-    weights of basic blocks, 9n + 2 of bottlenecks."""
+    """A convolution 3 x 3, three stages of n blocks, a mean over each channel, a linear layer.
+
+    The stages work at full, half and quarter extent with `width`, 2 and 4 times as many channels.
+    That makes 6n + 2 layers with weights of basic blocks, 9n + 2 of bottlenecks; convolutions of
+    shortcuts do not count."""
 
     def __init__(
         self, input_shape: Shape, classes: int, n: int, block: str, width: int, option: Option
@@ -139,9 +142,11 @@ def resnet(
     block: str = "basic",
     width: int = 16,
 ) -> Module:
-    """Return a residual network with `depth` layers that have weights, see `ResNet`; shortcuts by
-    `option` "A" (zeros, as in the paper) or "B" (convolutions). ValueError for a depth that the
-    block cannot make."""
+    """Return a residual network with `depth` layers that have weights, see `ResNet`.
+
+    `option`: shortcuts between stages "A" with zeros, as in the paper for CIFAR-10, or "B" with
+    convolutions; `block`: "basic" or "bottleneck"; `width`: channels of the first stage, 16 in the
+    paper. ResNet-20 has 269,722 parameters. ValueError for a depth that the block cannot make."""
     if option not in ("A", "B"):
         raise unknown("shortcut option of resnet", option, ("A", "B"))
     if block not in _BLOCKS:

@@ -19,8 +19,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
 def compare(
     kind: str, expected: Mapping[str, Shape], given: Mapping[str, Shape], strict: bool
 ) -> tuple[list[str], list[str]]:
-    """Return the missing and the extra names of a state. ValueError that lists every wrong shape
-    and, if strict, every missing and every extra name."""
+    """Return the missing and the extra names of a state, given the shapes expected by name and
+    those in it; `kind` is what messages call it. ValueError that lists every wrong shape and, if
+    strict, every missing and every extra name, one a line."""
     missing = [name for name in expected if name not in given]
     extra = [name for name in given if name not in expected]
     wrong = [

@@ -38,7 +38,8 @@ def reset(weight: Parameter, bias: Parameter | None) -> None:
 
 
 class Linear(Module):
-    """y = x weight.T + bias; x (.., in_features), weight (out_features, in_features)."""
+    """y = x weight.T + bias; x (.., in_features), weight (out_features, in_features), bias
+    (out_features,) or None. `dtype`: the type of both, float32 unless given."""
 
     shown = ("in_features", "out_features")
 
@@ -56,9 +57,13 @@ class Linear(Module):
 
 
 class Conv2d(Module):
-    """Cross-correlation; x (N, in_channels, H, W), weight (out_channels, in_channels / groups,
-    R, S); padding may be "same" or "valid". ValueError where the groups do not divide the
-    channels."""
+    """Cross-correlation, see `functional.conv.conv2d`; x (N, in_channels, H, W), weight
+    (out_channels, in_channels / groups, R, S), bias (out_channels,).
+
+    `kernel_size`, `stride`, `padding` and `dilation` are one number or (vertical, horizontal);
+    padding, in zeros on each side, may also be "same" or "valid". In each of the `groups` a share
+    of the filters sees the same share of the channels. ValueError where the groups do not divide
+    the channels."""
 
     shown = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups")
 
@@ -92,8 +97,12 @@ class Conv2d(Module):
 
 
 class ConvTranspose2d(Module):
-    """The gradient of Conv2d as a layer; x (N, in_channels, H, W), weight (in_channels,
-    out_channels / groups, R, S). ValueError where the groups do not divide the channels."""
+    """What Conv2d does to a gradient, as a layer that enlarges images; x (N, in_channels, H, W),
+    weight (in_channels, out_channels / groups, R, S), bias (out_channels,).
+
+    The options are those of the Conv2d that it turns around: H' = (H - 1) stride - 2 padding +
+    dilation (R - 1) + output_padding + 1, W' likewise. ValueError where the groups do not divide
+    the channels."""
 
     shown = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups")
 

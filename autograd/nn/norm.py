@@ -75,7 +75,7 @@ class BatchNorm2d(_BatchNorm):
 
 class LocalResponseNorm(Module):
     """x / (k + alpha / size times the sum of squares over `size` channels around)^beta
-    (Krizhevsky et al. 2012, section 3.3, with torch's alpha)."""
+    (Krizhevsky et al. 2012, section 3.3, whose alpha is not divided by the size)."""
 
     shown = ("size", "alpha", "beta", "k")
 

@@ -9,7 +9,10 @@ from .module import Module
 
 
 class MaxPool2d(Module):
-    """Largest value of each window. The border of a padded input counts as minus infinity."""
+    """Largest value of each window.
+
+    Options are one number or (vertical, horizontal); the stride is the kernel size unless given.
+    The border of a padded input never wins. Extents are rounded down, up with `ceil_mode`."""
 
     shown = ("kernel_size", "stride", "padding")
 
@@ -33,7 +36,9 @@ class MaxPool2d(Module):
 
 
 class AvgPool2d(Module):
-    """Mean of each window. With `count_include_pad` the border's zeros count."""
+    """Mean of each window.
+
+    Options as for MaxPool2d; with `count_include_pad` the zeros of the border count as values."""
 
     shown = ("kernel_size", "stride", "padding")
 

@@ -74,7 +74,12 @@ class _Recurrent(Module):
 
 
 class RNN(_Recurrent):
-    """h' = f(x weight_ih.T + bias_ih + h weight_hh.T + bias_hh), f "tanh" or "relu" (Elman 1990)."""
+    """h' = f(x weight_ih.T + bias_ih + h weight_hh.T + bias_hh) (Elman 1990), f "tanh" or "relu".
+
+    Each of `num_layers` layers reads the outputs of the one below; `bidirectional` adds to each a
+    second one that runs from the end, and their outputs stand side by side. `dropout` is the share
+    of outputs dropped between layers in training. `bias`: with bias_ih and bias_hh or without.
+    """
 
     def __init__(
         self,
@@ -110,7 +115,8 @@ class RNN(_Recurrent):
 
 
 class LSTM(_Recurrent):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997), see `functional.lstm_cell`."""
+    """Long short-term memory (Hochreiter and Schmidhuber 1997, with Gers's forget gate); one step
+    of it is `functional.recurrent.lstm_cell`. Options as for RNN."""
 
     gates = 4
 
@@ -168,7 +174,8 @@ class _Cell(Module):
 
 
 class RNNCell(_Cell):
-    """One step of an Elman network, see `RNN`."""
+    """One step of an Elman network, see `RNN`: weight_ih (H, I), weight_hh (H, H), bias_ih and
+    bias_hh (H,)."""
 
     def __init__(
         self,
@@ -189,7 +196,7 @@ class RNNCell(_Cell):
 
 
 class LSTMCell(_Cell):
-    """One step of an LSTM, see `functional.lstm_cell`."""
+    """One step of an LSTM: weight_ih (4 H, I), weight_hh (4 H, H), bias_ih and bias_hh (4 H,)."""
 
     gates = 4
 

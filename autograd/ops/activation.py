@@ -57,15 +57,17 @@ def _(ddx: Value, specs: tuple[Spec, ...]) -> Value:
 
 def _rising(x: Spec, *, slope: float) -> Spec:
     if slope < 0:
-        raise ValueError(f"leaky_relu: slope {slope} < 0 loses the sign of x; compose it of where()")
+        raise ValueError(f"leaky_relu: slope {slope} < 0 loses the sign of x; see where()")
     return floating(x)
 
 
 @primitive(infer=_rising, cost=each(cmp=1, mul=1))
 def leaky_relu(x: NDArray, *, slope: float) -> NDArray:
     """y = x where x > 0, else slope x; slope >= 0, so that y tells the sign of x."""
-    y = np.multiply(x, x.dtype.type(slope), out=np.empty_like(x))
-    return (np.maximum if slope <= 1 else np.minimum)(x, y, out=y)
+    y = np.empty_like(x)
+    np.multiply(x, x.dtype.type(slope), out=y)
+    (np.maximum if slope <= 1 else np.minimum)(x, y, out=y)
+    return y
 
 
 @leaky_relu.vjp("x")
@@ -99,7 +101,7 @@ def _(ddx: Value, specs: tuple[Spec, ...]) -> Value:
 
 def _bounded(x: Spec, *, alpha: float) -> Spec:
     if alpha < 0:
-        raise ValueError(f"elu: alpha {alpha} < 0 loses the sign of x; compose it of where()")
+        raise ValueError(f"elu: alpha {alpha} < 0 loses the sign of x; see where()")
     return floating(x)
 
 
@@ -226,16 +228,13 @@ def _along(x: Spec, *, axis: int) -> Spec:
     return floating(x)
 
 
-def _row_cost(y: Spec, x: Spec, *, axis: int) -> Cost:
-    return Cost(cmp=x.size, add=2 * x.size, exp=x.size, div=x.size)
-
-
-@primitive(infer=_along, cost=_row_cost)
+@primitive(infer=_along, cost=each(cmp=1, add=2, exp=1, div=1))
 def softmax(x: NDArray, *, axis: int) -> NDArray:
     """y = e^x / (the sum of e^x along an axis), shifted by the largest x so as to stay finite."""
-    y = np.subtract(x, x.max(axis, keepdims=True), out=np.empty_like(x))
+    y = np.empty_like(x)
+    np.subtract(x, x.max(axis, keepdims=True), out=y)
     np.exp(y, out=y)
-    y /= y.sum(axis, keepdims=True)
+    np.divide(y, y.sum(axis, keepdims=True), out=y)
     return y
 
 
@@ -249,8 +248,7 @@ def softmax_dx(dy: NDArray, y: NDArray, *, axis: int) -> NDArray:
     """dx = y (dy - the sum of dy y along the axis)."""
     dx = np.multiply(dy, y, out=np.empty_like(y))
     np.subtract(dy, dx.sum(axis, keepdims=True), out=dx)
-    dx *= y
-    return dx
+    return np.multiply(dx, y, out=dx)
 
 
 def along(x: Value, axis: int) -> Value:
@@ -269,11 +267,16 @@ def _(ddx: Value, dy: Value, y: Value, axis: int) -> Value:
     return sub(first, mul(dy, along(mul(ddx, y), axis)))
 
 
-@primitive(infer=_along, cost=_row_cost)
+def _log_cost(y: Spec, x: Spec, *, axis: int) -> Cost:
+    return Cost(cmp=x.size, add=3 * x.size, exp=x.size + x.size // x.shape[axis])
+
+
+@primitive(infer=_along, cost=_log_cost)
 def log_softmax(x: NDArray, *, axis: int) -> NDArray:
     """y = x - log(the sum of e^x along an axis), shifted by the largest x so as to stay finite."""
-    y = np.subtract(x, x.max(axis, keepdims=True), out=np.empty_like(x))
-    y -= np.log(np.exp(y).sum(axis, keepdims=True))
+    y = np.empty_like(x)
+    np.subtract(x, x.max(axis, keepdims=True), out=y)
+    np.subtract(y, np.log(np.exp(y).sum(axis, keepdims=True)), out=y)
     return y
 
 

@@ -44,7 +44,8 @@ class _Labels:
         counted = label != ignore_index
         wrong = counted & ((label < 0) | (label >= classes))
         if wrong.any():
-            raise IndexError(f"{name}: label {label[wrong][0]} is out of range for {classes} classes")
+            worst = label[wrong][0]
+            raise IndexError(f"{name}: label {worst} is out of range for {classes} classes")
         self.place = np.where(counted, label, 0)
         self.counted = counted
         self.rate = (w[0][self.place] * counted if w else counted).astype(dtype)
@@ -103,11 +104,9 @@ def cross_entropy(
     reduction: str,
 ) -> tuple[NDArray, NDArray]:  # fmt: skip
     """loss = - the sum over classes of q log p with p = softmax(x) along axis 1 and q the label's
-    class weight, smoothed: (1 - s) at the label and s / C everywhere (Szegedy et al. 2016).
-    Counted a logit: the largest, its difference, exp, sum, division; a sample: log, two additions."""
-    labels = _Labels(
-        "cross_entropy", target, w, x.shape[1], x.dtype, ignore_index, reduction
-    )
+    class weight, smoothed: (1 - s) at the label and s / C everywhere (Szegedy et al. 2016). Counted
+    a logit: the largest, its difference, exp, sum, division; a sample: log, two additions."""
+    labels = _Labels("cross_entropy", target, w, x.shape[1], x.dtype, ignore_index, reduction)
     p = np.subtract(x, x.max(1, keepdims=True), out=np.empty_like(x))
     picked = np.take_along_axis(p, labels.place, 1)
     smooth = label_smoothing / x.shape[1]
@@ -147,17 +146,15 @@ def cross_entropy_dx(
     label_smoothing: float, reduction: str,
 ) -> NDArray:  # fmt: skip
     """dx = dloss (p (the sum of q) - q), divided by the weights' sum for a mean."""
-    labels = _Labels(
-        "cross_entropy", target, w, p.shape[1], p.dtype, ignore_index, reduction
-    )
+    labels = _Labels("cross_entropy", target, w, p.shape[1], p.dtype, ignore_index, reduction)
     rate, v, smooth = labels.spread(dloss, reduction), _across(w, p), label_smoothing / p.shape[1]
     hit = (1 - label_smoothing) * labels.rate * rate
     soft = smooth * labels.counted * rate
-    dx = np.multiply(p, (hit + soft * v.sum()).astype(p.dtype), out=np.empty_like(p))
+    dx = np.empty_like(p)
+    np.multiply(p, (hit + soft * v.sum()).astype(p.dtype), out=dx)
     if smooth:
         dx -= (soft * v).astype(p.dtype)
-    at = np.take_along_axis(dx, labels.place, 1)
-    np.put_along_axis(dx, labels.place, at - hit, 1)
+    np.put_along_axis(dx, labels.place, np.take_along_axis(dx, labels.place, 1) - hit, 1)
     return dx
 
 
@@ -190,11 +187,11 @@ def cross_entropy_rate(
     dloss: NDArray, target: NDArray, *w: NDArray, classes: int, ignore_index: int,
     label_smoothing: float, reduction: str,
 ) -> NDArray:  # fmt: skip
-    """rate = dloss (the sum of q) for each sample, (N, 1, ..): the slope of cross_entropy_dx in p."""
+    """rate = dloss (the sum of q) for each sample, (N, 1, ..): cross_entropy_dx's slope in p."""
     labels = _Labels("cross_entropy", target, w, classes, dloss.dtype, ignore_index, reduction)
     weights = w[0].sum() if w else classes
     q = (1 - label_smoothing) * labels.rate + label_smoothing / classes * labels.counted * weights
-    return (labels.spread(dloss, reduction) * q).astype(dloss.dtype)
+    return np.asarray(labels.spread(dloss, reduction) * q, dloss.dtype)
 
 
 def _likelihood(x: Spec, target: Spec, *w: Spec, ignore_index: int, reduction: str) -> Spec:

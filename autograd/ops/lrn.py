@@ -53,8 +53,8 @@ def local_response_norm(
     x: NDArray, *, size: int, alpha: float, beta: float, k: float
 ) -> tuple[NDArray, NDArray]:
     """y = x s^-beta with s = k + alpha / size times the sum of x^2 over the window of channels
-    c - size // 2 .. c + (size - 1) // 2 (Krizhevsky et al. 2012, with torch's alpha).
-    Counted an element: a square, size - 1 additions, times alpha / size, plus k, a power, times x."""
+    c - size // 2 .. c + (size - 1) // 2 (Krizhevsky et al. 2012, with torch's alpha). Counted an
+    element: a square, size - 1 additions, times alpha / size, plus k, a power, times x."""
     s = channel_window.reference(x * x, before=size // 2, after=(size - 1) // 2)
     s *= x.dtype.type(alpha / size)
     s += x.dtype.type(k)
@@ -87,14 +87,15 @@ def lrn_dx(
     dy: NDArray, x: NDArray, s: NDArray, *, size: int, alpha: float, beta: float
 ) -> NDArray:
     """dx = dy s^-beta - 2 alpha beta / size x W(dy x s^(-beta - 1)), W the window turned around."""
-    dx = np.power(s, x.dtype.type(-beta), out=np.empty_like(x))
-    dx *= dy
-    slope = np.multiply(dx, x, out=np.empty_like(x))
+    dx, slope = np.empty_like(x), np.empty_like(x)
+    np.power(s, x.dtype.type(-beta), out=dx)
+    np.multiply(dx, dy, out=dx)
+    np.multiply(dx, x, out=slope)
     slope /= s
     wide = channel_window.reference(slope, before=(size - 1) // 2, after=size // 2)
     wide *= x
     wide *= x.dtype.type(2 * alpha * beta / size)
-    dx -= wide
+    np.subtract(dx, wide, out=dx)
     return dx
 
 

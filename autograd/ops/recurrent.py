@@ -65,6 +65,11 @@ def unstack(count: int) -> Primitive:
     return made
 
 
+def _quarters(x: NDArray) -> list[NDArray]:
+    n = x.shape[1] // 4
+    return [x[:, i * n : (i + 1) * n] for i in range(4)]
+
+
 def _cell(gates: Spec, c: Spec) -> tuple[Spec, Spec, Spec]:
     if len(c.shape) != 2 or gates.shape != (c.shape[0], 4 * c.shape[1]):
         raise ValueError(
@@ -83,19 +88,20 @@ def lstm_cell(gates: NDArray, c: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     i f g o of gates (Hochreiter & Schmidhuber 1997, Gers et al. 2000); gates (N, 4 H), c (N, H).
     `acts` holds i f g o for the derivative. Counted a cell: three sigmoids of an exp, an addition
     and a division each; two tanh; three products and a sum."""
-    n = c.shape[1]
     acts = np.empty(gates.shape, gates.dtype)
+    i, f, g, o = _quarters(acts)
+    np.negative(gates, out=acts)
     with np.errstate(over="ignore"):  # e^-x = inf gives the right 0
-        for at in (slice(0, 2 * n), slice(3 * n, 4 * n)):
-            y = np.negative(gates[:, at], out=acts[:, at])
+        for y in (acts[:, : 2 * c.shape[1]], o):
             np.exp(y, out=y)
             y += 1
             np.reciprocal(y, out=y)
-    g = np.tanh(gates[:, 2 * n : 3 * n], out=acts[:, 2 * n : 3 * n])
-    cell = np.multiply(acts[:, n : 2 * n], c, out=np.empty(c.shape, c.dtype))
-    cell += acts[:, :n] * g
+    np.negative(g, out=g)
+    np.tanh(g, out=g)
+    cell = np.multiply(f, c, out=np.empty(c.shape, c.dtype))
+    cell += i * g
     h = np.tanh(cell)
-    h *= acts[:, 3 * n :]
+    h *= o
     return h, cell, acts
 
 
@@ -134,7 +140,7 @@ def lstm_cell_dx(
 ) -> tuple[NDArray, NDArray]:
     """With t = tanh(cell) and m = dcell + dh o (1 - t^2): dc = m f and dgates = (m g i (1 - i),
     m c f (1 - f), m i (1 - g^2), dh t o (1 - o))."""
-    i, f, g, o = np.split(acts, 4, axis=1)
+    i, f, g, o = _quarters(acts)
     t = np.tanh(cell)
     m = t * t
     np.subtract(1, m, out=m)
@@ -143,7 +149,7 @@ def lstm_cell_dx(
     m += dcell
     dgates = np.subtract(1, acts, out=np.empty(acts.shape, acts.dtype))
     dgates *= acts
-    di, df, dg, do = np.split(dgates, 4, axis=1)
+    di, df, dg, do = _quarters(dgates)
     di *= g
     di *= m
     df *= c

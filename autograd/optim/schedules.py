@@ -26,7 +26,8 @@ class Constant:
 
 @dataclass(frozen=True)
 class StepDecay:
-    """Multiply by gamma every `step_size` steps and, besides, at each milestone (a step)."""
+    """Multiply by gamma every `step_size` steps and, besides, at each milestone, a number of steps.
+    ValueError where neither is given."""
 
     lr: float
     step_size: int | None = None
@@ -124,9 +125,11 @@ def names() -> tuple[str, ...]:
 
 
 def by_name(name: str, lr: float, total: int, warmup: int = 0, **options: object) -> Schedule:
-    """Return a schedule for `total` steps with `warmup` steps of linear warm-up. Options are the
-    fields of its class: step_size, milestones, gamma (step); minimum (cosine); rising, div_factor,
-    final_div_factor (one-cycle). ValueError for an unknown name or option, or a negative rate."""
+    """Return a schedule for `total` steps, the first `warmup` of them with linear warm-up.
+
+    Options are the fields of its class: step_size, milestones, gamma (step); minimum (cosine);
+    rising, div_factor, final_div_factor (one-cycle). ValueError for an unknown name or option,
+    which names the nearest, or a number out of range."""
     if name not in _SCHEDULES:
         raise unknown("schedule", name, _SCHEDULES)
     if lr < 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...autograd import context
-from ...autograd.array import Array, NDArray, Spec
+from ...autograd.array import Array, NDArray, Spec, array
 from ...autograd.ledger import Cost
 from ...autograd.nn.flat import Flat
 from ...autograd.ops.reduce import scale
@@ -115,13 +115,23 @@ class GradientSync:
             bucket.missing = bucket.members
 
 
+def _sum(arrays: Sequence[Array], comm: Comm) -> None:
+    reducer = Reducer(comm)
+    for a in arrays:
+        allreduce(a, through=reducer)
+    reducer.wait()
+
+
 def average(tensors: Sequence[Tensor], comm: Comm) -> None:
     """Overwrite tensors with their means over the ranks: running statistics of batch norm, which
     each rank gathers of its own share."""
-    reducer = Reducer(comm)
     with context.using(phase="communicate", scope="buffers", tape=None):
-        for t in tensors:
-            allreduce(t.data, through=reducer)
-        reducer.wait()
+        _sum([t.data for t in tensors], comm)
         for t in tensors:
             store(t.data, scale(t.data, factor=1.0 / comm.size))
+
+
+def total(values: NDArray, comm: Comm) -> None:
+    """Overwrite figures with their sums over the ranks."""
+    with context.using(phase="communicate", scope="metrics", tape=None):
+        _sum([array(values)], comm)

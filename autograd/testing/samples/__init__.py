@@ -6,7 +6,17 @@ from importlib import import_module
 
 from .sample import Sample
 
-FAMILIES = ("activation", "conv", "linear", "loss", "norm", "pool", "recurrent")
+FAMILIES = (
+    "activation",
+    "conv",
+    "elementwise",
+    "linear",
+    "loss",
+    "norm",
+    "pool",
+    "recurrent",
+    "shape",
+)
 
 
 def samples(family: str | None = None) -> list[Sample]:

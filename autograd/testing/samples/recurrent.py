@@ -94,7 +94,7 @@ ROWS = [
     ),
     Sample(
         "rnn_cell/relu",
-        lambda x, h, *params: fn.rnn_cell(x, h, *params, nonlinearity="relu"),
+        lambda x, h, a, b, c, d: fn.rnn_cell(x, h, a, b, c, d, nonlinearity="relu"),
         (distinct(N, I), STATE, *_cell(1)),
         lambda t, *args: t.rnn_relu_cell(*args),
         macs=N * (I + H) * H,

@@ -1,0 +1,113 @@
+"""Losses at their edges: labels that are no class, nothing to average, extreme logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+
+LABELLED = pytest.mark.parametrize("loss", [ag.cross_entropy, ag.nll_loss])
+Loss = Callable[..., ag.Tensor]
+
+
+def logits(*shape: int) -> ag.Tensor:
+    numbers = np.random.default_rng(0).standard_normal(shape)
+    return ag.tensor(numbers.astype(np.float32), requires_grad=True)
+
+
+@LABELLED
+@pytest.mark.parametrize("label", [5, -1, 2**40])
+def test_a_label_out_of_range_is_named(loss: Loss, label: int) -> None:
+    with pytest.raises(IndexError, match=f"label {label} is out of range for 5 classes"):
+        loss(logits(3, 5), ag.tensor([0, label, 2]))
+
+
+@LABELLED
+def test_an_ignored_label_may_be_a_class(loss: Loss) -> None:
+    x = logits(3, 5)
+    y = loss(x, ag.tensor([1, 4, 2]), ignore_index=4, reduction="none")
+    assert y.numpy()[1] == 0 and y.numpy()[0] != 0
+    y.sum().backward()
+    assert x.grad is not None and not x.grad.numpy()[1].any()
+
+
+@LABELLED
+def test_narrow_labels_will_do(loss: Loss) -> None:
+    x, labels = logits(3, 5), np.array([0, 4, 2])
+    expected = loss(x, ag.tensor(labels)).item()
+    for dtype in ("int32", "uint8"):
+        assert loss(x, ag.tensor(labels.astype(dtype))).item() == expected
+
+
+@LABELLED
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_nothing_to_average(loss: Loss, reduction: str) -> None:
+    x = logits(0, 5)
+    y = loss(x, ag.tensor(np.zeros(0, np.int64)), reduction=reduction)
+    assert y.shape == ((0,) if reduction == "none" else ())
+    if reduction != "none":
+        np.testing.assert_equal(y.item(), np.nan if reduction == "mean" else 0.0)
+    y.backward(ag.ones_like(y))
+    assert x.grad is not None and x.grad.shape == (0, 5)
+
+
+@LABELLED
+def test_all_labels_ignored(loss: Loss) -> None:
+    x = logits(2, 5)
+    assert np.isnan(loss(x, ag.tensor([-100, -100])).item())
+    assert loss(x, ag.tensor([-100, -100]), reduction="sum").item() == 0
+
+
+def test_extreme_logits() -> None:
+    x = ag.tensor(np.array([[1e30, 0, -1e30], [-1e30, 0, 1e30]], np.float32), requires_grad=True)
+    y = ag.cross_entropy(x, ag.tensor([0, 0]), reduction="none")
+    np.testing.assert_array_equal(y.numpy(), np.array([0, 2e30], np.float32))
+    y.sum().backward()
+    assert x.grad is not None
+    np.testing.assert_array_equal(x.grad.numpy(), [[0, 0, 0], [-1, 0, 1]])
+    z = ag.tensor(np.array([1e30, -1e30], np.float32), requires_grad=True)
+    y = ag.binary_cross_entropy_with_logits(z, ag.tensor([0.0, 1.0]), reduction="sum")
+    y.backward()
+    assert z.grad is not None
+    np.testing.assert_array_equal(z.grad.numpy(), [1, -1])
+
+
+@pytest.mark.parity
+def test_certain_probabilities_as_in_torch() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    x, target = np.array([0.0, 1.0, 0.0, 1.0, 0.5]), np.array([0.0, 1.0, 1.0, 0.0, 0.25])
+    ours = ag.tensor(x, requires_grad=True), ag.tensor(target)
+    theirs = torch.tensor(x, requires_grad=True), torch.tensor(target)
+    y = ag.binary_cross_entropy(*ours, reduction="none")
+    z = torch.nn.functional.binary_cross_entropy(*theirs, reduction="none")
+    np.testing.assert_allclose(y.numpy(), z.detach().numpy())
+    y.sum().backward()
+    z.sum().backward()
+    np.testing.assert_allclose(ours[0].grad.numpy(), theirs[0].grad.numpy())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("wrong", [-0.25, 1.25, np.nan])
+def test_probabilities_are_needed(wrong: float) -> None:
+    with pytest.raises(ValueError, match=rf"{wrong} is no probability"):
+        ag.binary_cross_entropy(ag.tensor([0.5, wrong]), ag.tensor([0.0, 1.0]))
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss", "mse_loss", "binary_cross_entropy"])
+def test_unknown_reduction(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}: reduction 'avg' is unknown"):
+        getattr(ag, name)(logits(2, 5), ag.tensor([0, 1]), reduction="avg")
+
+
+def test_other_wrong_arguments() -> None:
+    x = logits(2, 5)
+    with pytest.raises(ValueError, match=r"label_smoothing 1\.5"):
+        ag.cross_entropy(x, ag.tensor([0, 1]), label_smoothing=1.5)
+    with pytest.raises(ValueError, match=r"weight \(4,\) does not fit 5 classes"):
+        ag.cross_entropy(x, ag.tensor([0, 1]), ag.ones(4))
+    with pytest.raises(TypeError, match="integer labels"):
+        ag.nll_loss(x, ag.tensor([0.0, 1.0]))
+    with pytest.raises(RuntimeError, match="no derivative with respect to w"):
+        ag.cross_entropy(x, ag.tensor([0, 1]), ag.ones(5, requires_grad=True)).backward()

@@ -1,0 +1,224 @@
+"""Every layer: torch's arguments and names, the same results, gradients and running statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import context, nn
+
+Row = tuple[str, dict[str, Any], tuple[int, ...]]
+IMAGES = (2, 4, 7, 6)
+ROWS: list[Row] = [
+    ("Linear", {"in_features": 6, "out_features": 3}, (2, 4, 6)),
+    ("Linear", {"in_features": 6, "out_features": 3, "bias": False}, (5, 6)),
+    ("Conv2d", {"in_channels": 4, "out_channels": 6, "kernel_size": 3}, IMAGES),
+    (
+        "Conv2d",
+        {
+            "in_channels": 4, "out_channels": 6, "kernel_size": (3, 2), "stride": (2, 1),
+            "padding": (1, 2), "dilation": 2, "groups": 2, "bias": False,
+        },
+        IMAGES,
+    ),
+    (
+        "Conv2d",
+        {"in_channels": 4, "out_channels": 2, "kernel_size": 3, "padding": "same"},
+        IMAGES,
+    ),
+    ("ConvTranspose2d", {"in_channels": 4, "out_channels": 6, "kernel_size": 3}, IMAGES),
+    (
+        "ConvTranspose2d",
+        {
+            "in_channels": 4, "out_channels": 6, "kernel_size": 3, "stride": 2, "padding": 1,
+            "output_padding": (1, 0), "groups": 2, "bias": False, "dilation": (1, 2),
+        },
+        IMAGES,
+    ),
+    ("MaxPool2d", {"kernel_size": 2}, IMAGES),
+    (
+        "MaxPool2d",
+        {"kernel_size": 3, "stride": (2, 1), "padding": 1, "ceil_mode": True},
+        IMAGES,
+    ),
+    ("MaxPool2d", {"kernel_size": 2, "stride": 1, "dilation": 2}, IMAGES),
+    ("AvgPool2d", {"kernel_size": (2, 3)}, IMAGES),
+    (
+        "AvgPool2d",
+        {
+            "kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True,
+            "count_include_pad": False,
+        },
+        IMAGES,
+    ),
+    ("AdaptiveAvgPool2d", {"output_size": (3, 4)}, IMAGES),
+    ("AdaptiveMaxPool2d", {"output_size": 3}, IMAGES),
+    ("BatchNorm1d", {"num_features": 4, "momentum": 0.3}, (5, 4)),
+    ("BatchNorm1d", {"num_features": 4, "affine": False}, (5, 4, 3)),
+    ("BatchNorm2d", {"num_features": 4, "eps": 0.1}, IMAGES),
+    ("BatchNorm2d", {"num_features": 4, "track_running_stats": False}, IMAGES),
+    ("LocalResponseNorm", {"size": 3, "alpha": 0.2, "beta": 0.5, "k": 2.0}, IMAGES),
+    ("ReLU", {}, IMAGES),
+    ("LeakyReLU", {"negative_slope": 0.2}, IMAGES),
+    ("ELU", {"alpha": 0.7}, IMAGES),
+    ("Sigmoid", {}, IMAGES),
+    ("Tanh", {}, IMAGES),
+    ("Softmax", {"dim": 1}, IMAGES),
+    ("LogSoftmax", {"dim": -1}, IMAGES),
+    ("Flatten", {"start_dim": 1, "end_dim": 2}, IMAGES),
+    ("Identity", {}, IMAGES),
+    ("Dropout", {"p": 0.0}, IMAGES),
+    ("Dropout2d", {"p": 0.0}, IMAGES),
+    ("RNN", {"input_size": 3, "hidden_size": 5}, (4, 2, 3)),
+    (
+        "RNN",
+        {
+            "input_size": 3, "hidden_size": 5, "num_layers": 2, "nonlinearity": "relu",
+            "bidirectional": True, "batch_first": True,
+        },
+        (2, 4, 3),
+    ),
+    ("LSTM", {"input_size": 3, "hidden_size": 5, "bias": False}, (4, 2, 3)),
+    (
+        "LSTM",
+        {
+            "input_size": 3, "hidden_size": 5, "num_layers": 2, "bidirectional": True,
+            "batch_first": True,
+        },
+        (2, 4, 3),
+    ),
+    ("RNNCell", {"input_size": 3, "hidden_size": 5, "nonlinearity": "relu"}, (2, 3)),
+    ("LSTMCell", {"input_size": 3, "hidden_size": 5}, (2, 3)),
+]  # fmt: skip
+each_row = pytest.mark.parametrize(("name", "options", "shape"), ROWS, ids=lambda v: str(v)[:50])
+
+
+def flat(result: Any) -> list[Any]:
+    """Return all tensors of nested tuples."""
+    return [t for r in result for t in flat(r)] if isinstance(result, tuple) else [result]
+
+
+@pytest.mark.parity
+@each_row
+def test_parity_with_torch(name: str, options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch.backends.mkldnn.enabled = False
+    torch.manual_seed(7)
+    theirs = getattr(torch.nn, name)(**options).double()
+    ours = getattr(nn, name)(**options).double()
+    state = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    counted = [key for key in state if key != "num_batches_tracked"]
+    assert counted == [*ours.state_dict()]
+    ours.load_state_dict(state)
+    numbers = np.random.default_rng(2).standard_normal(shape)
+    for training in True, False:
+        x, tx = ag.tensor(numbers, requires_grad=True), torch.tensor(numbers, requires_grad=True)
+        mine, other = flat(ours.train(training)(x)), flat(theirs.train(training)(tx))
+        sum((y * y).sum() for y in mine).backward()
+        sum((y * y).sum() for y in other).backward()
+        for a, b in [*zip(mine, other, strict=True), (x.grad, tx.grad)]:
+            np.testing.assert_allclose(a.numpy(), b.detach().numpy(), rtol=1e-9, atol=1e-11)
+    for (key, p), (_, q) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), 1e-9, 1e-10, err_msg=key)
+    for key, value in ours.state_dict().items():
+        np.testing.assert_allclose(value, theirs.state_dict()[key].numpy(), rtol=1e-12)
+
+
+@each_row
+def test_shapes_alone_give_the_same_books(
+    name: str, options: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    books = []
+    for backend in "numpy", "meta":
+        with context.using(backend=backend, ledger=ag.Ledger()) as state:
+            layer = getattr(nn, name)(**options)
+            x = ag.rand(*shape, requires_grad=True)
+            sum(y.sum() for y in flat(layer(x))).backward()
+        assert x.grad is not None and x.grad.shape == shape
+        books.append(state.ledger)
+    assert books[0] == books[1]
+
+
+LOSSES: list[tuple[str, dict[str, Any]]] = [
+    ("CrossEntropyLoss", {}),
+    ("CrossEntropyLoss", {"weight": 3, "ignore_index": 1, "label_smoothing": 0.1}),
+    ("CrossEntropyLoss", {"reduction": "none"}),
+    ("MSELoss", {"reduction": "sum"}),
+    ("BCELoss", {}),
+    ("BCELoss", {"weight": 3}),
+    ("BCEWithLogitsLoss", {"weight": 3, "pos_weight": 3, "reduction": "none"}),
+]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("name", "options"), LOSSES, ids=lambda v: str(v)[:50])
+def test_losses(name: str, options: dict[str, Any]) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    rng = np.random.default_rng(4)
+    x, target = rng.random((5, 3)), rng.random((5, 3))
+    labels = target.argmax(1) if name == "CrossEntropyLoss" else target
+    arrays = {k: rng.random(v) for k, v in options.items() if k in ("weight", "pos_weight")}
+    ours = getattr(nn, name)(**options | {k: ag.tensor(v) for k, v in arrays.items()})
+    theirs = getattr(torch.nn, name)(**options | {k: torch.tensor(v) for k, v in arrays.items()})
+    y, t = ours(ag.tensor(x), ag.tensor(labels)), theirs(torch.tensor(x), torch.tensor(labels))
+    np.testing.assert_allclose(y.numpy(), t.numpy(), rtol=1e-12)
+    assert [*ours.state_dict()] == [*theirs.state_dict()]
+    with pytest.raises(ValueError, match="reduction 'meen' is unknown"):
+        getattr(nn, name)(reduction="meen")
+
+
+@pytest.mark.parity
+def test_initial_states_are_taken() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    rng = np.random.default_rng(4)
+    x, h, c = rng.random((4, 2, 3)), rng.random((1, 2, 5)), rng.random((1, 2, 5))
+    layers = {"RNN": (h,), "LSTM": (h, c), "RNNCell": (h[0],), "LSTMCell": (h[0], c[0])}
+    for name, start in layers.items():
+        ours, theirs = getattr(nn, name)(3, 5).double(), getattr(torch.nn, name)(3, 5).double()
+        ours.load_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
+        given = x[0] if "Cell" in name else x
+        mine, other = [ag.tensor(a) for a in start], [torch.tensor(a) for a in start]
+        many = len(start) > 1
+        y = ours(ag.tensor(given), tuple(mine) if many else mine[0])
+        t = theirs(torch.tensor(given), tuple(other) if many else other[0])
+        for a, b in zip(flat(y), flat(t), strict=True):
+            np.testing.assert_allclose(a.numpy(), b.detach().numpy(), rtol=1e-9)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "RNNCell", "LSTMCell"])
+def test_initial_numbers_of_recurrent_layers(name: str) -> None:
+    ag.manual_seed(1)
+    for key, p in getattr(nn, name)(30, 100).named_parameters():
+        numbers = p.numpy()
+        assert 0.08 < np.abs(numbers).max() <= 0.1, key
+        assert numbers.std() == pytest.approx(0.1 / np.sqrt(3), rel=0.2), key
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    x = ag.ones(8, 50, 3, 3)
+    for layer in nn.Dropout(0.25), nn.Dropout2d(0.25):
+        y = layer(x).numpy()
+        assert set(np.unique(y)) == {0, np.float32(4 / 3)}
+        assert (y == 0).mean() == pytest.approx(0.25, abs=0.1)
+        assert layer.eval()(x) is x
+    whole = nn.Dropout2d(0.5)(x).numpy()
+    assert (whole == whole[:, :, :1, :1]).all()
+    stacked = nn.LSTM(3, 4, 2, dropout=0.5)
+    z = ag.ones(5, 2, 3)
+    assert (stacked(z)[0].numpy() != stacked(z)[0].numpy()).any()
+    stacked.eval()
+    assert (stacked(z)[0].numpy() == stacked(z)[0].numpy()).all()
+
+
+def test_wrong_options() -> None:
+    with pytest.raises(ValueError, match=r"p must lie in \[0, 1\], not 1.5"):
+        nn.Dropout(1.5)
+    with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\], not -1"):
+        nn.LSTM(2, 2, dropout=-1)
+    for layer in nn.RNN, nn.RNNCell:
+        with pytest.raises(ValueError, match="'tanhh' is unknown; did you mean 'tanh'"):
+            layer(2, 2, nonlinearity="tanhh")

@@ -1,0 +1,140 @@
+"""Recurrent networks: states carried on, steps and sequences alike, dropout between layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import context, random
+from tallygrad.autograd.ops import recurrent as ops
+
+T, N, I, H = 6, 3, 4, 5  # noqa: E741
+
+
+def drawn(*shape: int, seed: int = 0) -> ag.Tensor:
+    numbers = np.random.default_rng((seed, *shape)).standard_normal(shape)
+    return ag.tensor(numbers, requires_grad=True)
+
+
+def parameters(gates: int = 4, layers: int = 1) -> list[ag.Tensor]:
+    widths = [I] + [H] * (layers - 1)
+    shapes = [[(gates * H, w), (gates * H, H), (gates * H,), (gates * H,)] for w in widths]
+    return [drawn(*s, seed=i) for i, layer in enumerate(shapes) for s in layer]
+
+
+def close(a: ag.Tensor, b: ag.Tensor) -> None:
+    np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_states_carry_a_sequence_on() -> None:
+    x, params = drawn(T, N, I), parameters(layers=2)
+    whole, (h, c) = ag.lstm(x, None, params, 2)
+    first, state = ag.lstm(x[:2], None, params, 2)
+    second, (h2, c2) = ag.lstm(x[2:], state, params, 2)
+    close(ag.cat([first, second]), whole)
+    close(h2, h)
+    close(c2, c)
+    close(h[1], whole[-1])
+    (dx,) = ag.grad(second.sum(), x)
+    assert dx is not None and dx.numpy()[0].any(), "the gradient stops at the carried state"
+
+
+def test_no_state_is_a_state_of_zeros() -> None:
+    zeros = ag.zeros(1, N, H, dtype="float64")
+    x, params = drawn(T, N, I), parameters()
+    close(ag.lstm(x, None, params)[0], ag.lstm(x, (zeros, zeros), params)[0])
+    params = parameters(1)
+    close(ag.rnn_tanh(x, None, params)[0], ag.rnn_tanh(x, zeros, params)[0])
+
+
+def test_cells_step_as_sequences_do() -> None:
+    x, params = drawn(T, N, I), parameters()
+    y, (h, c) = ag.lstm(x, None, params)
+    state = (ag.zeros(N, H, dtype="float64"),) * 2
+    for t in range(T):
+        state = ag.lstm_cell(x[t], state, *params)
+        close(state[0], y[t])
+    close(state[1], c[0])
+    w = parameters(1)
+    y, h = ag.rnn_relu(x, None, w)
+    one = ag.zeros(N, H, dtype="float64")
+    for t in range(T):
+        one = ag.rnn_cell(x[t], one, *w, nonlinearity="relu")
+        close(one, y[t])
+    close(one, h[0])
+
+
+def test_backwards_is_forwards_on_the_reversed_sequence() -> None:
+    x, params = drawn(T, N, I), parameters()
+    there, (h, _) = ag.lstm(x, None, [*params, *params], bidirectional=True)
+    back, (g, _) = ag.lstm(x[::-1], None, params)
+    close(there[:, :, H:], back[::-1])
+    close(h[1], g[0])
+
+
+def test_dropout_between_layers_only() -> None:
+    x, params = drawn(T, N, I), parameters(layers=2)
+
+    def run(p: float, training: bool, layers: int = 2) -> np.ndarray:
+        with random.keyed(np.arange(N), 0, 0):
+            given = params[: 4 * layers]
+            return ag.lstm(x, None, given, layers, dropout=p, training=training)[0].numpy()
+
+    plain = run(0.0, True)
+    np.testing.assert_array_equal(run(0.5, False), plain)
+    np.testing.assert_array_equal(run(0.5, True, 1), run(0.0, True, 1))
+    assert not np.allclose(run(0.5, True), plain)
+    np.testing.assert_array_equal(run(0.5, True), run(0.5, True))
+    # With nothing let through, the second layer sees zeros.
+    blind = ag.lstm(ag.zeros(T, N, H, dtype="float64"), None, params[4:])[0]
+    np.testing.assert_allclose(run(1.0, True), blind.numpy())
+
+
+def test_dropout_follows_the_sample_not_the_batch() -> None:
+    x, params = drawn(T, N, I), parameters(layers=2)
+    found = []
+    for samples in (np.arange(N), np.arange(1)):
+        with random.keyed(samples, 0, 0):
+            y, _ = ag.lstm(x[:, : len(samples)], None, params, 2, 0.5, True)
+        found.append(y.numpy()[:, 0])
+    np.testing.assert_allclose(*found)
+
+
+def test_the_input_product_is_one_call() -> None:
+    with context.using(ledger=ag.Ledger()) as state:
+        ag.lstm(drawn(T, N, I), None, parameters())
+    products = {cost.macs: n for (*_, name, _, cost), n in state.ledger.calls.items() if cost.macs}
+    assert products == {T * N * I * 4 * H: 1, N * H * 4 * H: T}
+
+
+def test_an_empty_batch() -> None:
+    params = parameters()
+    y, (h, _) = ag.lstm(drawn(T, 0, I), None, params)
+    assert y.shape == (T, 0, H) and h.shape == (1, 0, H)
+    y.sum().backward()
+    assert params[0].grad is not None and not params[0].grad.numpy().any()
+
+
+def test_steps_without_a_gradient_count_as_zero() -> None:
+    x = drawn(3, 2)
+    first, _, last = ops.unstack(3)(x)
+    ag.Tensor.backward((first * 2.0 + last).sum())
+    np.testing.assert_array_equal(x.grad.numpy(), [[2, 2], [0, 0], [1, 1]])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, w: ag.lstm(x, None, w[:3]), "3 parameters; 1 layers in 1 directions take 2"),
+        (lambda x, w: ag.lstm(x, None, w, 3), "4 parameters; 3 layers in 1 directions take 6"),
+        (lambda x, w: ag.lstm(x[0, 0], None, w), r"expected \(T, N, I\)"),
+        (lambda x, w: ag.rnn_tanh(x, None, w), "rnn_tanh: parameters"),
+        (lambda x, w: ag.rnn_cell(x, x, *w, nonlinearity="gelu"), "'gelu' is unknown"),
+        (lambda x, w: ops.stack(x, x[0]), "cannot stack"),
+        (lambda x, w: ops.unstack(2)(x), "has not 2 parts"),
+    ],
+)
+def test_wrong_arguments(call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(drawn(T, N, I), parameters())  # type: ignore[operator]
