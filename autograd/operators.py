@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from .array import Spec
 from .indexing import select
+from .ops import activation, linear, reduce
 from .ops import elementwise as el
-from .ops import linear, reduce
 from .ops import shape as sh
 
 if TYPE_CHECKING:
@@ -79,16 +79,16 @@ class Operators:
     def __ne__(self, other: Operand) -> Tensor:  # type: ignore[override]
         return el.ne(self, other)
 
-    def __lt__(self, other: Operand) -> Tensor:
+    def __lt__(self, other: Operand) -> Tensor:  # type: ignore[misc]
         return el.lt(self, other)
 
-    def __le__(self, other: Operand) -> Tensor:
+    def __le__(self, other: Operand) -> Tensor:  # type: ignore[misc]
         return el.le(self, other)
 
-    def __gt__(self, other: Operand) -> Tensor:
+    def __gt__(self, other: Operand) -> Tensor:  # type: ignore[misc]
         return el.gt(self, other)
 
-    def __ge__(self, other: Operand) -> Tensor:
+    def __ge__(self, other: Operand) -> Tensor:  # type: ignore[misc]
         return el.ge(self, other)
 
     __hash__ = object.__hash__
@@ -120,70 +120,90 @@ class Operators:
         """Square roots."""
         return el.sqrt(self)
 
+    def relu(self) -> Tensor:
+        """Each element, or 0 where it is negative."""
+        return activation.relu(self)
+
+    def sigmoid(self) -> Tensor:
+        """1 / (1 + e^-x) of each element."""
+        return activation.sigmoid(self)
+
+    def tanh(self) -> Tensor:
+        """Hyperbolic tangents."""
+        return activation.tanh(self)
+
     def clip(self, low: float, high: float) -> Tensor:
         """Each element, or the bound that it passes."""
         return el.minimum(el.maximum(self, low), high)
 
-    def _reduce(self, how: Any, axis: Axis, keepdim: bool) -> Tensor:
-        axes = reduce.axes_of(axis, len(self.shape))
+    clamp = clip
+
+    def _reduce(self, how: Any, dim: Axis, keepdim: bool) -> Tensor:
+        axes = reduce.axes_of(dim, len(self.shape))
         y = how(self, axes=axes)
         spec = Spec(self.shape, self.dtype)
         return sh.reshape(y, shape=reduce.kept(spec, axes)) if keepdim else y
 
-    def sum(self, axis: Axis = None, keepdim: bool = False) -> Tensor:
+    def sum(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Sum over axes, all for None."""
         counted = self.astype(np.int64) if self.dtype.kind == "b" else self
-        return counted._reduce(reduce.sum, axis, keepdim)
+        return counted._reduce(reduce.sum, dim, keepdim)
 
-    def mean(self, axis: Axis = None, keepdim: bool = False) -> Tensor:
+    def mean(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Mean over axes; of truth values and integers in float32."""
         counted = self if self.dtype.kind == "f" else self.astype(np.float32)
-        return counted._reduce(reduce.mean, axis, keepdim)
+        return counted._reduce(reduce.mean, dim, keepdim)
 
-    def var(self, axis: Axis = None, keepdim: bool = False, correction: int = 1) -> Tensor:
+    def var(self, dim: Axis = None, keepdim: bool = False, correction: int = 1) -> Tensor:
         """Variance over axes: squared deviations divided by their number less `correction`."""
-        axes = reduce.axes_of(axis, len(self.shape))
+        axes = reduce.axes_of(dim, len(self.shape))
         count = int(np.prod([self.shape[a] for a in axes]))
-        off = self - self.mean(axis, keepdim=True)
-        return (off * off).sum(axis, keepdim) / max(count - correction, 0)
+        off = self - self.mean(dim, keepdim=True)
+        return (off * off).sum(dim, keepdim) / max(count - correction, 0)
 
-    def max(self, axis: Axis = None, keepdim: bool = False) -> Tensor:
+    def std(self, dim: Axis = None, keepdim: bool = False, correction: int = 1) -> Tensor:
+        """Standard deviation over axes: the square root of `var`."""
+        return self.var(dim, keepdim, correction).sqrt()
+
+    def max(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Largest values over axes."""
-        return self._reduce(reduce.amax, axis, keepdim)
+        return self._reduce(reduce.amax, dim, keepdim)
 
-    def min(self, axis: Axis = None, keepdim: bool = False) -> Tensor:
+    def min(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Smallest values over axes."""
-        return self._reduce(reduce.amin, axis, keepdim)
+        return self._reduce(reduce.amin, dim, keepdim)
 
-    def argmax(self, axis: int | None = None) -> Tensor:
+    def argmax(self, dim: int | None = None) -> Tensor:
         """Position of the largest value along an axis, in the flattened tensor for None."""
-        flat = self.reshape(-1) if axis is None else self
-        (place,) = reduce.axes_of(0 if axis is None else axis, len(flat.shape))
+        flat = self.reshape(-1) if dim is None else self
+        (place,) = reduce.axes_of(0 if dim is None else dim, len(flat.shape))
         return reduce.argmax(flat, axis=place)
 
-    def argmin(self, axis: int | None = None) -> Tensor:
+    def argmin(self, dim: int | None = None) -> Tensor:
         """Position of the smallest value along an axis, in the flattened tensor for None."""
-        return (-self).argmax(axis)
+        return (-self).argmax(dim)
 
     def reshape(self, *shape: int | tuple[int, ...]) -> Tensor:
         """The same elements in another shape; one extent may be -1. ValueError if it can't be."""
-        wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
+        wanted: Any = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
         return sh.reshape(self, shape=sh.completed(self.shape, wanted))
+
+    view = reshape
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
         """Axes start_dim to end_dim made one."""
         end = end_dim % max(len(self.shape), 1) + 1
         return self.reshape((*self.shape[:start_dim], -1, *self.shape[end:]))
 
-    def squeeze(self, axis: int | None = None) -> Tensor:
+    def squeeze(self, dim: int | None = None) -> Tensor:
         """Without the axes of extent 1, or without one of them."""
         drop = {i for i, n in enumerate(self.shape) if n == 1}
-        drop &= set(range(len(self.shape))) if axis is None else {axis % len(self.shape)}
+        drop &= set(range(len(self.shape))) if dim is None else {dim % len(self.shape)}
         return self.reshape(tuple(n for i, n in enumerate(self.shape) if i not in drop))
 
-    def unsqueeze(self, axis: int) -> Tensor:
+    def unsqueeze(self, dim: int) -> Tensor:
         """With a new axis of extent 1 at a place."""
-        at = axis % (len(self.shape) + 1)
+        at = dim % (len(self.shape) + 1)
         return self.reshape((*self.shape[:at], 1, *self.shape[at:]))
 
     def permute(self, *axes: int) -> Tensor:

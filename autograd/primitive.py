@@ -138,7 +138,7 @@ class Primitive:
             raise TypeError(f"{self.name} takes {self.arguments}, got {len(specs)} arrays")
         named = dict(zip(self.defaults, attrs, strict=True))
         result = self.infer(*specs, **named)
-        outputs = (result,) if isinstance(result, Spec) else tuple(result or ())
+        outputs = (result,) if isinstance(result, Spec) else tuple(result)
         cost = self.cost(result, *specs, **named)
         if self.alias is None:
             results = [*outputs, *[specs[i] for i in self.writes]]

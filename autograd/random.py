@@ -61,13 +61,22 @@ def sample_keys(count: int) -> tuple[Array, int]:
     """Return (N,) uint64 keys for `count` samples, and the number of this use within the step.
     ValueError where the batch in work has another number of samples."""
     source = _source.get()
+    if context.current().backend == "meta":
+        return Array(Spec((count,), np.dtype(np.uint64)), None), _next(source)
     if source is None:
         keys = _generator.integers(0, 2**64, count, dtype=np.uint64)
         return array(keys), 0
     if source.keys.shape != (count,):
         raise ValueError(f"dropout over {count} rows in a step of {source.keys.shape[0]} samples")
+    return source.keys, _next(source)
+
+
+def _next(source: Source | None) -> int:
+    """Return the number of one more use within the step, 0 outside a step."""
+    if source is None:
+        return 0
     source.calls += 1
-    return source.keys, source.calls
+    return source.calls
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import numpy as np
 from . import context
 from .array import Array, NDArray, Spec, array
 from .operators import Operand, Operators
-from .ops import elementwise as el
 from .ops import update
+from .ops.shape import full
 from .primitive import Primitive, Value, dispatch, record_with
 from .tape import Record, Source, Sweep
 
@@ -83,7 +83,7 @@ class Tensor(Operators):
         """Return the number of a tensor that holds a single one. ValueError otherwise."""
         if self.size != 1:
             raise ValueError(f"item() of a tensor of shape {self.shape}, which is no single number")
-        return self.data.value.item()  # type: ignore[no-any-return]
+        return self.data.value.item()
 
     def tolist(self) -> Any:
         """Return nested lists of Python numbers."""
@@ -300,7 +300,7 @@ def _seed(y: Tensor, gradient: Tensor | None) -> Tensor:
     if gradient is None:
         if y.size != 1:
             raise RuntimeError(f"backward: shape {y.shape} is no single number; pass gradient=")
-        return Tensor(el.full(shape=y.shape, dtype=y.dtype, value=1.0))
+        return Tensor(full(shape=y.shape, dtype=y.dtype, value=1.0))
     if gradient.spec != y.spec:
         raise ValueError(f"backward: gradient is {gradient.spec}, the tensor is {y.spec}")
     return gradient

@@ -13,7 +13,7 @@ import tallygrad.autograd as ag
 from tallygrad.autograd import context
 from tallygrad.autograd.array import Array, Spec, array
 from tallygrad.autograd.ledger import Cost
-from tallygrad.autograd.ops import elementwise, update
+from tallygrad.autograd.ops import update
 from tallygrad.autograd.primitive import Primitive, primitive
 
 
@@ -215,9 +215,11 @@ def test_third_derivative() -> None:
 
 
 def test_missing_derivative_is_named() -> None:
-    x = leaf(2.0)
-    y = elementwise.log_or_zero(x)
-    with pytest.raises(RuntimeError, match="log_or_zero has no derivative with respect to x"):
+    def floor(x: np.ndarray) -> np.ndarray:
+        return np.floor(x)
+
+    y = Primitive(floor, lambda x: x, lambda y, x: Cost(cmp=x.size))(leaf(2.5))
+    with pytest.raises(RuntimeError, match="floor has no derivative with respect to x"):
         y.backward()
 
 
@@ -305,7 +307,7 @@ def test_a_primitive_needs_a_cost_and_clear_names() -> None:
     clash = Primitive(twice, lambda x: x, lambda y, x: Cost(), outputs=("x",))
     with pytest.raises(TypeError, match="ambiguous names"):
         clash.vjp("x")(lambda dx: dx)
-    with pytest.raises(TypeError, match="unknown attributes .'size'"):
+    with pytest.raises(TypeError, match=r"unknown attributes \{.size.\}"):
         made(array(np.ones(2)), size=3)
 
 

@@ -163,6 +163,20 @@ def test_lstm_reads_rows_from_the_top() -> None:
         state = cell(ag.tensor(x[:, :, row].reshape(2, 8)), state)
     expected = model.fc(state[0]).numpy()
     np.testing.assert_allclose(model(ag.tensor(x)).numpy(), expected, rtol=1e-5, atol=1e-6)
+    deep = models.create("lstm", input_shape=(2, 3, 4), layers=2)
+    outputs, _ = deep.lstm(ag.tensor(x).permute(0, 2, 1, 3).flatten(2))
+    np.testing.assert_array_equal(deep(ag.tensor(x)).numpy(), deep.fc(outputs[:, -1]).numpy())
+
+
+def test_mlp_is_a_product_between_rectifiers() -> None:
+    model = models.create("mlp", input_shape=(1, 2, 3), classes=4, hidden=(5, 6))
+    x, _ = batch((1, 2, 3), 4, 8)
+    y = x.numpy().reshape(8, 6)
+    state = [*model.state_dict().values()]
+    for i in 0, 2, 4:
+        y = (np.maximum(y, 0) if i else y) @ state[i].T + state[i + 1]
+    assert (y < 0).any()
+    np.testing.assert_allclose(model(x).numpy(), y, rtol=1e-5, atol=1e-6)
 
 
 def test_thousand_and_one_layers_train() -> None:

@@ -12,6 +12,9 @@ NAMES = {
     "communicate": "training: exchange",
     "evaluate": "evaluation",
 }
+HEAD: tuple[str, ...] = (
+    "phase", "MACs", "other ops", "bytes read", "bytes written", "bytes sent"
+)  # fmt: skip
 UNITS = ("", "k", "M", "G", "T", "P", "E")
 
 
@@ -34,7 +37,7 @@ def bill(ledger: Ledger) -> str:
     """Return a table of MACs, other operations and bytes by phase, with the sum, and the ratio of
     training to its own forward passes."""
     phases = ledger.by("phase")
-    rows = [("phase", "MACs", "other ops", "bytes read", "bytes written", "bytes sent")]
+    rows = [HEAD]
     rows += [_row(NAMES[p], phases[p]) for p in NAMES if p in phases]
     rows.append(_row("total", ledger.total()))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..ops import dropout as ops
-from ..ops.elementwise import full, mul
+from ..ops.elementwise import mul
+from ..ops.shape import full
 from ..random import sample_keys
 from ..tensor import Tensor
 

@@ -9,8 +9,8 @@ import numpy as np
 from ..array import array
 from ..ops import lrn, update
 from ..ops import norm as ops
-from ..ops.elementwise import full
 from ..ops.reduce import scale
+from ..ops.shape import full
 from ..primitive import Value
 from ..tensor import Tensor
 

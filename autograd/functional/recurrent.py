@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 from ..ops import recurrent as ops
 from ..ops.activation import relu, tanh
-from ..ops.elementwise import add, full
+from ..ops.elementwise import add
 from ..ops.linear import matmul
-from ..ops.shape import permute, reshape
+from ..ops.shape import full, permute, reshape
 from ..primitive import Value
 from ..tensor import Tensor
 from .arrange import cat

@@ -60,7 +60,7 @@ class LeNet5(Module):
         x = self.subsample(self.squash(self.c1(x)))
         x = self.subsample(self.squash(self.c3(x)))
         x = self.squash(self.c5(x)).flatten(1)
-        return self.output(self.squash(self.f6(x)))  # type: ignore[no-any-return]
+        return self.output(self.squash(self.f6(x)))
 
 
 @register("lenet5")

@@ -22,7 +22,7 @@ class RowLSTM(Module):
         """Return (N, classes); x (N, C, H, W)."""
         rows = x.permute(0, 2, 1, 3).flatten(2)
         _, (h, _) = self.lstm(rows)
-        return self.fc(h[-1])  # type: ignore[no-any-return]
+        return self.fc(h[-1])
 
 
 @register("lstm")

@@ -130,7 +130,7 @@ class ResNet(Module):
         """Return (N, classes); x (N, C, H, W)."""
         x = relu(self.bn1(self.conv1(x)))
         x = self.stage3(self.stage2(self.stage1(x)))
-        return self.fc(self.pool(x).flatten(1))  # type: ignore[no-any-return]
+        return self.fc(self.pool(x).flatten(1))
 
 
 @register("resnet", depths=(20, 32, 44, 56, 110))

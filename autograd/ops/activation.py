@@ -7,10 +7,10 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
-from .elementwise import add, each, exp, floating, full, gt, mul, sub, where
+from .elementwise import add, each, exp, floating, gt, mul, sub, where
 from .reduce import kept, scale
 from .reduce import sum as total
-from .shape import reshape
+from .shape import full, reshape, zero
 
 
 def paired(dy: Spec, y: Spec, **attrs: object) -> Spec:
@@ -19,11 +19,6 @@ def paired(dy: Spec, y: Spec, **attrs: object) -> Spec:
     if dy.shape != y.shape:
         raise ValueError(f"gradient of shape {dy.shape} for a result of shape {y.shape}")
     return dy
-
-
-def zeros(spec: Spec) -> Value:
-    """Return zeros of a shape and type."""
-    return full(shape=spec.shape, dtype=spec.dtype, value=0.0)
 
 
 @primitive(infer=floating, cost=each(cmp=1))
@@ -52,7 +47,7 @@ def _(ddx: Value, y: Value) -> Value:
 
 @relu_dx.vjp("y")
 def _(ddx: Value, specs: tuple[Spec, ...]) -> Value:
-    return zeros(specs[1])
+    return zero(specs[1])
 
 
 def _rising(x: Spec, *, slope: float) -> Spec:
@@ -96,7 +91,7 @@ def _(ddx: Value, y: Value, slope: float) -> Value:
 
 @leaky_relu_dx.vjp("y")
 def _(ddx: Value, specs: tuple[Spec, ...]) -> Value:
-    return zeros(specs[1])
+    return zero(specs[1])
 
 
 def _bounded(x: Spec, *, alpha: float) -> Spec:

@@ -11,6 +11,7 @@ from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Primitive, Value, primitive
 from .reduce import sum_to
+from .shape import full, zero
 
 BOOL = np.dtype(bool)
 
@@ -164,10 +165,24 @@ def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
     return fit(mul(dy, mul(w, power_slope(x, sub(w, one)))), specs[0])
 
 
+@power_slope.vjp("w")
+def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
+    one = full(shape=(), dtype=specs[1].dtype, value=1.0)
+    grown = mul(pow(x, sub(w, one)), add(one, mul(w, log_or_zero(x))))
+    return fit(mul(dy, grown), specs[1])
+
+
 @primitive(infer=floating, cost=each(exp=1))
 def log_or_zero(x: NDArray) -> NDArray:
     """y = log x where x > 0, else 0: the slope of x^w in w, 0^w being constant for w > 0."""
     return np.log(np.where(x > 0, x, 1))
+
+
+@log_or_zero.vjp("x")
+def _(dy: Value, x: Value) -> Value:
+    nothing, one = (full(shape=(), dtype=x.dtype, value=v) for v in (0.0, 1.0))
+    positive = gt(x, nothing)
+    return where(positive, div(dy, where(positive, x, one)), nothing)
 
 
 @primitive(infer=floating, cost=each(exp=1))
@@ -247,7 +262,7 @@ def sign(x: NDArray) -> NDArray:
 
 @sign.vjp("x")
 def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
-    return full(shape=specs[0].shape, dtype=specs[0].dtype, value=0.0)
+    return zero(specs[0])
 
 
 @primitive(infer=broadcast, cost=each(cmp=1))
@@ -280,7 +295,7 @@ def share(x: NDArray, w: NDArray) -> NDArray:
 
 @share.vjp("x", "w")
 def _(dy: Value, specs: tuple[Spec, ...]) -> tuple[Value, ...]:
-    return tuple(full(shape=s.shape, dtype=s.dtype, value=0.0) for s in specs)
+    return tuple(map(zero, specs))
 
 
 def _shared(dy: Value, part: Value, specs: tuple[Spec, ...]) -> tuple[Value, Value]:
@@ -306,12 +321,6 @@ def _(dy: Value, c: Value, specs: tuple[Spec, ...]) -> Value:
 def _(dy: Value, c: Value, specs: tuple[Spec, ...]) -> Value:
     zero = full(shape=(), dtype=dy.dtype, value=0.0)
     return fit(where(c, zero, dy), specs[2])
-
-
-@primitive(infer=lambda *, shape, dtype, value: Spec(shape, dtype), cost=lambda y, **a: Cost())
-def full(*, shape: tuple[int, ...], dtype: np.dtype[Any], value: float) -> NDArray:
-    """y = the value everywhere, in the given shape and type."""
-    return np.full(shape, value, dtype)
 
 
 @primitive(infer=same, cost=lambda y, *s: Cost())

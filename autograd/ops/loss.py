@@ -10,8 +10,9 @@ from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from .activation import softmax_dx
-from .elementwise import add, broadcast, div, each, floating, full, log, maximum, mul, sub
+from .elementwise import add, broadcast, div, each, floating, log, maximum, mul, sub
 from .reduce import sum as total
+from .shape import full
 
 
 def _labelled(name: str, x: Spec, target: Spec, w: tuple[Spec, ...]) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
-from .elementwise import add, div, floating, full, mul, pow, sub
+from .elementwise import add, div, floating, mul, pow, sub
 from .reduce import scale
+from .shape import full
 
 
 def _windowed(x: Spec, *, before: int, after: int) -> Spec:

@@ -11,10 +11,10 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
-from .elementwise import add, div, fit, full, mul, neg, sqrt, sub
+from .elementwise import add, div, fit, mul, neg, sqrt, sub
 from .reduce import broadcast_to, scale
 from .reduce import sum as total
-from .shape import reshape
+from .shape import full, reshape
 
 BLOCK = 1 << 15  # elements worked on at a time, so that temporaries stay in the cache
 WIDE = 512  # elements in a row of a block: short rows would cost NumPy's loop overhead

@@ -10,10 +10,10 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Primitive, Value, primitive
-from .activation import sigmoid_dx, tanh, tanh_dx, zeros
-from .elementwise import add, full, mul, sub
+from .activation import sigmoid_dx, tanh, tanh_dx
+from .elementwise import add, mul, sub
 from .reduce import scale
-from .shape import concatenate, free, getslice
+from .shape import concatenate, free, full, getslice, zero
 
 
 def _stacked(*xs: Spec) -> Spec:
@@ -51,7 +51,7 @@ def unstack(count: int) -> Primitive:
     def derivative(specs: tuple[Spec, ...], **dys: Value | None) -> Value:
         part = Spec(specs[0].shape[1:], specs[0].dtype)
         given = [dys[f"dy{i}"] for i in range(count)]
-        return stack(*[zeros(part) if dy is None else dy for dy in given])
+        return stack(*[zero(part) if dy is None else dy for dy in given])
 
     reference.__name__ = "unstack"
     names = ["specs", *(f"dy{i}" for i in range(count))]
@@ -110,8 +110,8 @@ def _(
     dh: Value | None, dcell: Value | None, dacts: Value | None, acts: Value, c: Value, cell: Value,
     specs: tuple[Spec, ...],
 ) -> tuple[Value, Value]:  # fmt: skip
-    dh = zeros(specs[1]) if dh is None else dh
-    dcell = zeros(specs[1]) if dcell is None else dcell
+    dh = zero(specs[1]) if dh is None else dh
+    dcell = zero(specs[1]) if dcell is None else dcell
     dgates, dc = lstm_cell_dx(dh, dcell, acts, c, cell)
     if dacts is not None:
         steep = [
@@ -171,8 +171,8 @@ def _(
 ) -> tuple[Value, ...]:  # fmt: skip
     """The derivative of each product in lstm_cell_dx, s(y) = y (1 - y) being the slope of y."""
     i, f, g, o = quarters(acts)
-    ui, uf, ug, uo = quarters(zeros(specs[2]) if ddgates is None else ddgates)
-    v = zeros(specs[3]) if ddc is None else ddc
+    ui, uf, ug, uo = quarters(zero(specs[2]) if ddgates is None else ddgates)
+    v = zero(specs[3]) if ddc is None else ddc
     t = tanh(cell)
     q = tanh_dx(full(shape=t.shape, dtype=t.dtype, value=1.0), t)
     m = add(dcell, mul(mul(dh, o), q))

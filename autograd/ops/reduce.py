@@ -9,7 +9,7 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
-from .shape import reshape
+from .shape import reshape, zero
 
 INDEX = np.dtype(np.int64)
 
@@ -154,6 +154,11 @@ def _(ddx: Value, x: Value, y: Value, axes: tuple[int, ...]) -> Value:
     return amax_pick(ddx, x, y, axes=axes)
 
 
+@amax_dx.vjp("x", "y")
+def _(ddx: Value, specs: tuple[Spec, ...]) -> tuple[Value, Value]:
+    return zero(specs[1]), zero(specs[2])
+
+
 @primitive(
     infer=lambda ddx, x, y, *, axes: y,
     cost=lambda dy, ddx, x, y, **a: Cost(cmp=x.size, mul=x.size, div=y.size, add=x.size),
@@ -168,6 +173,11 @@ def amax_pick(ddx: NDArray, x: NDArray, y: NDArray, *, axes: tuple[int, ...]) ->
 @amax_pick.vjp("ddx")
 def _(dddy: Value, x: Value, y: Value, axes: tuple[int, ...]) -> Value:
     return amax_dx(dddy, x, y, axes=axes)
+
+
+@amax_pick.vjp("x", "y")
+def _(dddy: Value, specs: tuple[Spec, ...]) -> tuple[Value, Value]:
+    return zero(specs[1]), zero(specs[2])
 
 
 def _position(x: Spec, *, axis: int) -> Spec:

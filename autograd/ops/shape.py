@@ -38,6 +38,17 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
     return reshape(dy, shape=specs[0].shape)
 
 
+@primitive(infer=lambda *, shape, dtype, value: Spec(shape, dtype), cost=lambda y, **a: Cost())
+def full(*, shape: tuple[int, ...], dtype: np.dtype[Any], value: float) -> NDArray:
+    """y = the value everywhere, in the given shape and type."""
+    return np.full(shape, value, dtype)
+
+
+def zero(spec: Spec) -> Value:
+    """Return zeros of a shape and type: the gradient of what is constant in pieces."""
+    return full(shape=spec.shape, dtype=spec.dtype, value=0.0)
+
+
 def completed(old: tuple[int, ...], new: Sequence[int]) -> tuple[int, ...]:
     """Return the new shape with its -1, if any, worked out. ValueError where none fits."""
     known = prod(n for n in new if n != -1)
@@ -124,7 +135,8 @@ def _(dy: Value, indices: tuple[Value, ...], specs: tuple[Spec, ...], axis: int)
 def index_add(x: NDArray, *indices: NDArray, axis: int, shape: tuple[int, ...]) -> NDArray:
     """y = zeros to which each element of x is added at its position: `index` transposed."""
     y = np.zeros(shape, x.dtype)
-    np.add.at(y, (slice(None),) * axis + indices, x)
+    places: Any = (slice(None),) * axis + indices
+    np.add.at(y, places, x)
     return y
 
 

@@ -9,10 +9,11 @@ from ..ledger import Cost
 from ..primitive import primitive
 
 
-def _fits(slot: Spec, *others: Spec, **attrs: object) -> None:
+def _fits(slot: Spec, *others: Spec, **attrs: object) -> tuple[Spec, ...]:
     for other in others:
         if other.shape not in ((), slot.shape):
             raise ValueError(f"an array of shape {slot.shape} cannot take one of {other.shape}")
+    return ()
 
 
 

@@ -107,7 +107,8 @@ class GradientSync:
     def wait(self) -> None:
         """Contribute zeros for parameters without a gradient, begin what has not begun, and return
         when every gradient is the sum over the ranks."""
-        self.flat.zero_missing()
+        with context.using(phase="communicate", scope="gradients", tape=None):
+            self.flat.zero_missing()
         self._begin(len(self.buckets), only_ready=False)
         self.reducer.wait()
         self.started = 0

@@ -44,9 +44,9 @@ ARITHMETIC = [
     _alike("div/broadcast", lambda x, w: x / w, (normal(2, 3, 4), positive(3, 1))),
     _alike("div/numbers", lambda x: 1.0 / x / 3, (positive(3, 4),)),
     _alike("neg", lambda x: -x, X),
-    _alike("pow", lambda x, w: x**w, (positive(3, 4), normal(3, 4)), wrong=APART, second=False),
+    _alike("pow", lambda x, w: x**w, (positive(3, 4), normal(3, 4)), wrong=APART),
     _alike(
-        "pow/broadcast", lambda x, w: x**w, (positive(2, 3, 4), normal(3, 1)), second=False
+        "pow/broadcast", lambda x, w: x**w, (positive(2, 3, 4), normal(3, 1))
     ),
     _alike("pow/square", lambda x: x**2, X),
     _alike("pow/cube of negative numbers", lambda x: x**3.0, (distinct(3, 4),)),
@@ -150,13 +150,12 @@ def _reductions(name: str, draw: Callable[..., Any]) -> list[Sample]:
 def _extreme(name: str) -> list[Sample]:
     over: Any = {"max": "amax", "min": "amin"}[name]
     return [
-        _alike(name, lambda x: getattr(x, name)(), (distinct(3, 4),), second=False),
+        _alike(name, lambda x: getattr(x, name)(), (distinct(3, 4),)),
         Sample(
             f"{name}/one axis",
             lambda x: getattr(x, name)(1),
             (distinct(2, 3, 4),),
             lambda t, x: getattr(x, over)(1),
-            second=False,
             wrong=(("no largest or smallest", ((2, 0, 4),)),),
         ),
         Sample(
@@ -164,14 +163,12 @@ def _extreme(name: str) -> list[Sample]:
             lambda x: getattr(x, name)((0, -1), True),
             (distinct(2, 3, 4),),
             lambda t, x: getattr(x, over)((0, -1), True),
-            second=False,
         ),
         Sample(
             f"{name}/ties",
             lambda x: getattr(x * 0.0, name)(1),
             (normal(2, 3),),
             lambda t, x: getattr(x * 0.0, over)(1),
-            second=False,
         ),
     ]
 
