@@ -10,7 +10,8 @@ import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger
 from tallygrad.trainer.errors import UserError
-from tallygrad.trainer.logs import Progress, RunFolder, write_whole
+from tallygrad.trainer.files import write_whole
+from tallygrad.trainer.logs import Progress, RunFolder
 from tallygrad.trainer.report import bill, short
 
 

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from pathlib import Path
@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UserError
+from .files import replacing, user_errors
 
 VERSION = 1
 META = "meta.json"
@@ -64,7 +65,7 @@ def save(path: Path, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any
     arrays = {name: _storable(name, tensors[name]) for name in sorted(tensors)}
     digest = _digest(arrays, text)
     image = _image(arrays, text, digest)
-    with _replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(image.getbuffer())
     return digest
 
@@ -120,12 +121,12 @@ class CheckpointFolder:
         Checkpoints of later steps, which a run that went back has, are left alone.
         """
         path = self.folder / f"step-{step:08d}.h5"
-        with _user_errors(self.folder):
+        with user_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         save(path, tensors, meta)
         if best:
             self._mark_best(path)
-        with _user_errors(self.folder):
+        with user_errors(self.folder):
             for old in [step_path for s, step_path in self._steps() if s <= step][self.keep :]:
                 old.unlink(missing_ok=True)
             self._collect()
@@ -156,7 +157,7 @@ class CheckpointFolder:
 
     def _mark_best(self, path: Path) -> None:
         """Give the file its second name, in one step like every other write."""
-        with _replacing(self.best_path) as temporary:
+        with replacing(self.best_path) as temporary:
             try:
                 os.link(path, temporary)
             except OSError:
@@ -262,41 +263,6 @@ def _seal(contents: memoryview) -> bytes:
     length = _SEAL_BYTES + len(contents)
     digest = hashlib.sha256(contents).hexdigest()
     return f"tallygrad checkpoint {VERSION:04}\nbytes {length:020}\nsha256 {digest}\n".encode()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file in the same folder that becomes `path` once it is on the disk."""
-    temporary = path.with_name(f".{path.name}~{socket.gethostname()}~{os.getpid()}.tmp")
-    with _user_errors(path):
-        try:
-            temporary.unlink(missing_ok=True)
-            yield temporary
-            _sync(temporary, os.O_RDWR)
-            os.replace(temporary, path)
-            _sync(path.parent, os.O_RDONLY)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def _user_errors(path: Path) -> Iterator[None]:
-    """Turn the system's refusals into one line that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _sync(path: Path, flags: int) -> None:
-    """Return once a file, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_stale(temporary: Path) -> bool:

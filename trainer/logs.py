@@ -5,45 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from .errors import UserError
+from .files import user_errors, write_whole
 
 COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
     "images_per_second", "seconds",
 )  # fmt: skip
-
-
-@contextmanager
-def user_errors(path: Path) -> Iterator[None]:
-    """Turn what the system says of a path into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    with user_errors(path):
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with partial.open("w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 class RunFolder:
