@@ -5,13 +5,14 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-train=(train --model lenet --dataset digits --epochs 2 --batch-size 64 --lr 0.02 --seed 1 --out runs/quickstart)
+train=(train --model lenet --dataset digits --epochs 2 --batch-size 64 --lr 0.02 --seed 1)
 
 cd "$root"
 venv=$root/.venv
 make_venv "$venv"
 install_into "$venv" "$(choose_mpi "$venv")"
-"$venv/bin/tallygrad" launch -n 2 -- "${train[@]}" "$@"
+out=runs/quickstart-$(date +%Y%m%d-%H%M%S)
+"$venv/bin/tallygrad" launch -n 2 -- "${train[@]}" --out "$out" "$@"
 echo
-echo "Longer:          launch/quickstart.sh --epochs 10 --out runs/longer"
+echo "Look into it:    .venv/bin/tallygrad inspect RUN_FOLDER"
 echo "Your own run:    .venv/bin/tallygrad launch -n 4 -- train ...    (.venv/bin/tallygrad train --help)"

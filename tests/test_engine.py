@@ -262,6 +262,16 @@ def test_checkpoint_stashes_only_its_inputs() -> None:
     assert stashed(lambda x: ag.checkpoint(deep, x)) == 8
 
 
+def test_stash_of_an_input_that_is_used_again_is_counted_again() -> None:
+    x, w = ag.tensor(np.ones((2, 3))), leaf(1.0, 2.0, 3.0)
+    held = []
+    for _ in range(2):
+        with context.using(ledger=ag.Ledger()) as state:
+            (x * w * w).sum().backward()
+        held.append(sum(state.ledger.stashed.values()))
+    assert held == [2 * 48, 2 * 48]
+
+
 def test_checkpoint_refuses_gradients_of_gradients() -> None:
     x = leaf(1.0)
     with pytest.raises(RuntimeError, match="checkpoint: gradients of gradients"):
