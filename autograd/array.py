@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from math import prod
 from typing import Any, NamedTuple
 
@@ -30,9 +31,13 @@ class Spec(NamedTuple):
 
 class Array:
     """Handle on an n-dimensional array. `base` is the array that owns the memory (None: this one),
-    `offset` the first element within a flat base; `version` of the owner grows with each write."""
+    `offset` the first element within a flat base, -1 for another kind of view; `version` of the
+    owner grows with each write. Of an owner, `kept` counts the records that hold its memory, and
+    `lasting` tells memory that is there anyway: that of leaves."""
 
-    __slots__ = ("__weakref__", "_value", "_version", "base", "kept", "offset", "spec")
+    __slots__ = (
+        "__weakref__", "_value", "_version", "base", "kept", "lasting", "offset", "spec"
+    )  # fmt: skip
 
     def __init__(
         self, spec: Spec, value: NDArray | None, base: Array | None = None, offset: int = 0
@@ -40,7 +45,8 @@ class Array:
         self.spec = spec
         self.base = base
         self.offset = offset
-        self.kept = False
+        self.kept = 0
+        self.lasting = False
         self._value = value
         self._version = 0
 
@@ -83,6 +89,16 @@ class Array:
         whole = self._value
         part = None if whole is None else whole[offset : offset + size].reshape(shape)
         return Array(Spec(shape, self.dtype), part, self.root, self.offset + offset)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Array:
+        """Copy the numbers; flat views of one array become flat views of its copy."""
+        if self.base is not None and self.offset >= 0:
+            twin = copy.deepcopy(self.base, memo).view(self.offset, self.shape)
+        else:
+            value = None if self._value is None else np.array(self._value, order="K")
+            twin = Array(self.spec, value)
+        memo[id(self)] = twin
+        return twin
 
     def __repr__(self) -> str:
         return f"Array({self.shape}, {self.dtype}, {'meta' if self._value is None else 'ready'})"

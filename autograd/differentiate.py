@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from . import context, random
 from .primitive import Value
-from .tape import Record, Source, Tape, reach
-from .tensor import Tensor, sweep
+from .tape import Record, Source, Sweep, Tape, reach
+from .tensor import Tensor, origin, sweep
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +40,7 @@ class enable_grad(context.using):
 
 
 def _wrapped(block: Callable[[], context.using], function: Callable[P, R]) -> Callable[P, R]:
+    @wraps(function)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
         with block():
             return function(*args, **kwargs)
@@ -70,6 +72,8 @@ def grad(
         seeds = [grad_outputs] * len(ys)
     else:
         seeds = list(grad_outputs)
+    if len(seeds) != len(ys):
+        raise ValueError(f"grad: {len(ys)} outputs, {len(seeds)} grad_outputs")
     for i, x in enumerate(xs):
         if not x.requires_grad:
             raise RuntimeError(f"grad: input {i} of shape {x.shape} does not require a gradient")
@@ -87,74 +91,103 @@ class _Recompute:
     name = "checkpoint"
 
     def __init__(
-        self, function: Callable[..., Any], args: tuple[Any, ...], extra: list[Tensor], many: int
+        self, function: Callable[..., Any], args: tuple[Any, ...], moment: random.Moment, many: int
     ) -> None:
-        self.function, self.args, self.extra = function, args, extra
+        self.function, self.args, self.moment = function, args, moment
         self.outputs = range(many)
         self.state = context.current()
-        self.calls = random.calls()
 
     def pull(
         self, record: Record, gradients: Sequence[Value | None], wanted: Sequence[bool]
     ) -> Sequence[Value | None]:
-        """Run forward again, this time on a tape, and sweep through it."""
+        """Run forward again, this time on a tape of its own, and sweep through that."""
         if any(isinstance(g, Tensor) for g in gradients):
             raise RuntimeError("checkpoint: gradients of gradients need the whole tape")
-        fresh = [
-            Tensor(a.data, a.requires_grad) if isinstance(a, Tensor) else a for a in self.args
-        ]
-        state = self.state.replace(tape=Tape())
-        token = context.enter(state)
+        for i in range(len(record.saved)):
+            record.take("input", i)
+        tape = Tape()
+        fresh = [_leaf(a) if isinstance(a, Tensor) else a for a in self.args]
+        state = context.current()
+        token = context.enter(
+            self.state.replace(tape=tape, backend=state.backend, ledger=state.ledger)
+        )
         try:
-            with random.replayed(self.calls):
-                result = self.function(*fresh)
+            with random.replayed(self.moment):
+                results = _tuple(self.function(*fresh))
         finally:
             context.leave(token)
-        results = result if isinstance(result, tuple) else (result,)
-        pairs = [(y, Tensor(g)) for y, g in zip(results, gradients, strict=True) if g is not None]
-        inputs = [a for a in fresh if isinstance(a, Tensor) and a.requires_grad] + self.extra
-        asked = [x for x, want in zip(inputs, wanted, strict=True) if want]
-        live = [(y, g) for y, g in pairs if y.requires_grad]
-        found = iter(sweep([y for y, _ in live], [g for _, g in live], asked, False, False))
-        pulled = [next(found) if want else None for want in wanted]
-        return [None if g is None else g.data for g in pulled]
+        # Sources in the order of the record: arguments first, then what the function read besides.
+        mine: list[Source] = [(a, 0) for a in fresh if isinstance(a, Tensor) and a.requires_grad]
+        extra = [s for s in record.sources[len(mine) :] if s is not None]
+        return self._sweep(tape, results, gradients, [*mine, *extra])
+
+    def _sweep(
+        self,
+        tape: Tape,
+        results: tuple[Tensor, ...],
+        gradients: Sequence[Value | None],
+        targets: list[Source],
+    ) -> list[Value | None]:
+        """Sweep the records of one tape; return the gradients of the targets."""
+        pairs = [(y, g) for y, g in zip(results, gradients, strict=True) if g is not None]
+        roots = [(o, g) for y, g in pairs if (o := origin(y)) is not None]
+        run = Sweep([o[0] for o, _ in roots if isinstance(o[0], Record)], targets, within=tape)
+        for source, gradient in roots:
+            run.send(source, gradient)
+        found = run.run()
+        return [found.get((id(o), i)) for o, i in targets]
+
+
+def _leaf(argument: Tensor) -> Tensor:
+    kind = type(argument) if argument.is_parameter else Tensor
+    return kind(argument.data, argument.requires_grad)
+
+
+def _tuple(result: Any) -> tuple[Tensor, ...]:
+    results = result if isinstance(result, tuple) else (result,)
+    if not all(isinstance(y, Tensor) for y in results):
+        kinds = ", ".join(type(y).__name__ for y in results)
+        raise TypeError(f"checkpoint: the function must return a tensor or a tuple, got {kinds}")
+    return results
 
 
 def checkpoint(function: Callable[..., Any], *args: Any) -> Any:
     """Return `function(*args)` without keeping what its gradient needs: the backward sweep runs it
     a second time (Chen et al. 2016). The ledger shows both runs. The function must give the same
-    results again; dropout does."""
+    results again: dropout does; running statistics of batch norm move twice. It may read tensors
+    besides its arguments. Gradients of gradients through it are a RuntimeError."""
     outer = context.current().tape
     if outer is None:
         return function(*args)
-    before = random.calls()
-    with context.using(tape=Tape(keep=False)):
+    moment = random.moment()
+    watched = Tape(keep=False)
+    with context.using(tape=watched):
         result = function(*args)
-    many = isinstance(result, tuple)
-    results: tuple[Tensor, ...] = result if many else (result,)
-    mine = [a for a in args if isinstance(a, Tensor) and a.requires_grad]
-    extra = _leaves(results, mine)
-    if not mine and not extra:
+    results = _tuple(result)
+    mine = [o for a in args if isinstance(a, Tensor) and (o := origin(a))]
+    sources = [*mine, *_others(results, watched, mine)]
+    if not sources:
         return result
-    with random.replayed(before):
-        operation = _Recompute(function, args, extra, len(results))
+    operation = _Recompute(function, args, moment, len(results))
     operation.state = operation.state.replace(phase="forward")
-    sources: list[Source | None] = [t.source or (t, 0) for t in [*mine, *extra]]
-    record = outer.mark(operation, tuple(sources))
+    record = Record(outer, operation, tuple(sources))
+    if outer.keep:
+        for i, a in enumerate(a for a in args if isinstance(a, Tensor)):
+            record.hold("input", i, a.data)
     made = [Tensor(y.data, y.requires_grad, (record, i)) for i, y in enumerate(results)]
-    return tuple(made) if many else made[0]
+    return tuple(made) if isinstance(result, tuple) else made[0]
 
 
-def _leaves(results: Sequence[Tensor], known: Sequence[Tensor]) -> list[Tensor]:
-    """Return the leaves that results depend on besides the known ones, in reading order."""
-    found: dict[int, Tensor] = {}
-    skip = {id(t) for t in known}
-    borders = {id(t.source[0]) for t in known if t.source}
-    roots = [y.source[0] for y in results if y.source]
-    for record in reach(roots):
-        if id(record) in borders:
-            continue
-        for source in record.sources:
-            if source and isinstance(source[0], Tensor) and id(source[0]) not in skip:
-                found[id(source[0])] = source[0]
+def _others(results: Sequence[Tensor], watched: Tape, mine: Sequence[Source]) -> list[Source]:
+    """Return what the watched records read from outside besides the arguments: leaves, and
+    computed tensors by the records that made them."""
+    known = {(id(o), i) for o, i in mine}
+    found: dict[tuple[int, int], Source] = {}
+    origins = [o for y in results if (o := origin(y))]
+    roots = [o[0] for o in origins if isinstance(o[0], Record)]
+    read = [s for record in reach(roots, within=watched) for s in record.sources if s is not None]
+    for source in [*origins, *read]:
+        inside = isinstance(source[0], Record) and source[0].tape is watched
+        if not inside and (id(source[0]), source[1]) not in known:
+            found[id(source[0]), source[1]] = source
     return list(found.values())

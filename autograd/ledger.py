@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import add
 from typing import Any, NamedTuple
 
 
@@ -29,7 +30,7 @@ class Cost(NamedTuple):
 
     def plus(self, other: Cost) -> Cost:
         """Return the cost of both."""
-        return Cost(*map(int.__add__, self, other))
+        return Cost(*map(add, self, other))
 
 
 class Key(NamedTuple):

@@ -178,7 +178,6 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
     phase = state.phase
     if primitive.phase is not None and phase == "backward_data":
         phase = primitive.phase
-    state.ledger.count((state.scope, phase, primitive.name, known.backend, known.cost))
     if known.kernel is None:
         results: tuple[Any, ...] = (None,) * len(known.outputs)
     else:
@@ -189,10 +188,12 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
         results = tuple(map(np.asarray, raw)) if isinstance(raw, tuple) else (np.asarray(raw),)
         if fresh:
             _compare(primitive, known.outputs, results)
+    state.ledger.count((state.scope, phase, primitive.name, known.backend, known.cost))
     for i in primitive.writes:
         args[i].written()
     base = None if primitive.alias is None else args[primitive.alias].root
-    made = [Array(s, v, base) for s, v in zip(known.outputs, results, strict=False)]
+    place = 0 if base is None else -1
+    made = [Array(s, v, base, place) for s, v in zip(known.outputs, results, strict=False)]
     return None if primitive.writes else made[0] if len(made) == 1 else tuple(made)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,24 +80,39 @@ def _next(source: Source | None) -> int:
     return source.calls
 
 
-@contextmanager
-def replayed(calls: int) -> Iterator[None]:
-    """Count uses from `calls` on within the block, then go on as before: for recomputation."""
+class Moment(NamedTuple):
+    """Where the randomness of dropout stands."""
+
+    source: Source | None
+    calls: int
+    generator: Any
+
+
+def moment() -> Moment:
+    """Return where the randomness stands, for `replayed`."""
     source = _source.get()
-    before = 0 if source is None else source.calls
-    if source is not None:
-        source.calls = calls
+    calls = 0 if source is None else source.calls
+    return Moment(source, calls, _generator.bit_generator.state)
+
+
+@contextmanager
+def replayed(then: Moment) -> Iterator[None]:
+    """Draw as from an earlier moment on within the block, afterwards as if nothing had been."""
+    now = moment()
+    token = _source.set(then.source)
+    _rewind(then)
     try:
         yield
     finally:
-        if source is not None:
-            source.calls = before
+        _source.reset(token)
+        _rewind(then._replace(calls=now.calls if then.source is now.source else then.calls))
+        _generator.bit_generator.state = now.generator
 
 
-def calls() -> int:
-    """Return how many uses this step has seen."""
-    source = _source.get()
-    return 0 if source is None else source.calls
+def _rewind(to: Moment) -> None:
+    if to.source is not None:
+        to.source.calls = to.calls
+    _generator.bit_generator.state = to.generator
 
 
 def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: object) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import count
 from typing import Any, Protocol
 
 from . import context
@@ -30,12 +31,15 @@ class Record:
     """
 
     __slots__ = (
-        "__weakref__", "attrs", "hooks", "needs", "operation", "parametric", "saved", "scope",
-        "seq", "sources", "specs", "swept",
+        "__weakref__", "attrs", "hooks", "operation", "parametric", "saved", "scope", "seq",
+        "sources", "specs", "swept", "tape",
     )  # fmt: skip
 
-    def __init__(self, seq: int, operation: Operation, sources: tuple[Source | None, ...]) -> None:
-        self.seq = seq
+    def __init__(
+        self, tape: Tape, operation: Operation, sources: tuple[Source | None, ...]
+    ) -> None:
+        self.seq = next(_numbers)
+        self.tape = tape
         self.operation = operation
         self.sources = sources
         self.scope = context.current().scope
@@ -48,9 +52,26 @@ class Record:
 
     def release(self) -> None:
         """Let go of everything that the sweep has no more use for."""
-        for array, _ in self.saved.values():
-            array.root.kept = False
+        self._let_go()
         self.saved, self.sources, self.swept = {}, (), True
+
+    def _let_go(self) -> None:
+        for array, _ in self.saved.values():
+            array.root.kept -= 1
+
+    def __del__(self) -> None:
+        # Only counts: what the record refers to must go after it, or long chains would recurse.
+        self._let_go()
+
+    def hold(self, kind: str, position: int, array: Array) -> None:
+        """Save an array, and file its memory as stashed where no other record holds it yet."""
+        self.saved[kind, position] = (array, array.version)
+        owner = array.root
+        owner.kept += 1
+        if owner.kept == 1 and not owner.lasting:
+            state = context.current()
+            key = Key(state.scope, state.phase, self.operation.name, state.backend)
+            state.ledger.stash(key, owner.spec.nbytes)
 
     def take(self, kind: str, position: int) -> Array:
         """Return a saved input or output. RuntimeError where it was written since."""
@@ -64,6 +85,7 @@ class Record:
         return array
 
 
+_numbers = count()  # of records, in execution order whatever the tape
 Source = tuple[Record | Leaf, int]
 Wrap = Callable[[Array, "Source | None"], Value]
 
@@ -86,11 +108,10 @@ class Composite(Protocol):
 
 
 class Tape:
-    """Numbers records in execution order. With `keep=False` nothing is saved: links only."""
+    """Makes records. With `keep=False` nothing is saved: links only."""
 
     def __init__(self, keep: bool = True) -> None:
         self.keep = keep
-        self.length = 0
 
     def append(
         self,
@@ -101,7 +122,10 @@ class Tape:
         attrs: tuple[Any, ...],
     ) -> Record:
         """Record a call of a primitive and keep what its wanted derivatives name."""
-        record = self.mark(primitive, sources)
+        record = Record(self, primitive, sources)
+        for source, a in zip(sources, arrays, strict=True):
+            if source is not None and not isinstance(source[0], Record):
+                a.root.lasting = True
         record.attrs, record.specs = attrs, tuple([a.spec for a in arrays])
         record.parametric = all(
             (s is None and not a.shape) or (s is not None and _parametric(s))
@@ -113,11 +137,6 @@ class Tape:
                     self._keep(record, primitive, derivative, arrays, results)
         return record
 
-    def mark(self, operation: Operation, sources: tuple[Source | None, ...]) -> Record:
-        """Record anything that has sources."""
-        self.length += 1
-        return Record(self.length, operation, sources)
-
     def _keep(
         self,
         record: Record,
@@ -126,18 +145,12 @@ class Tape:
         arrays: tuple[Array, ...],
         results: Sequence[Array],
     ) -> None:
-        inputs = primitive.positions(derivative.inputs, len(arrays))
-        named = [("input", i, arrays[i], record.sources[i]) for i in inputs]
-        named += [("output", i, results[i], None) for i in derivative.outputs]
-        for kind, position, array, source in named:
-            record.saved[kind, position] = (array, array.version)
-            owner = array.root
-            lasting = source is not None and not isinstance(source[0], Record)
-            if not owner.kept and not lasting:
-                owner.kept = True
-                state = context.current()
-                key = Key(state.scope, state.phase, primitive.name, state.backend)
-                state.ledger.stash(key, array.spec.nbytes)
+        for i in primitive.positions(derivative.inputs, len(arrays)):
+            if ("input", i) not in record.saved:
+                record.hold("input", i, arrays[i])
+        for i in derivative.outputs:
+            if ("output", i) not in record.saved:
+                record.hold("output", i, results[i])
 
 
 def wanted(
@@ -153,14 +166,14 @@ def _parametric(source: Source) -> bool:
     return origin.parametric if isinstance(origin, Record) else origin.is_parameter
 
 
-def reach(roots: Iterable[Record]) -> list[Record]:
+def reach(roots: Iterable[Record], within: Tape | None = None) -> list[Record]:
     """Return every record that the roots depend on, in execution order: the linear tape of one
-    sweep. RuntimeError where a part of it was swept before."""
+    sweep; `within` one tape only, if given. RuntimeError where a part of it was swept before."""
     found: dict[int, Record] = {}
     stack = list(roots)
     while stack:
         record = stack.pop()
-        if record.seq in found:
+        if record.seq in found or (within is not None and record.tape is not within):
             continue
         if record.swept:
             raise RuntimeError(
@@ -175,7 +188,7 @@ def reach(roots: Iterable[Record]) -> list[Record]:
 class Sweep:
     """One reverse pass. `targets` are the sources whose gradients are asked for (None: deliver to
     every leaf); `retain` keeps the records for another pass; with `wrap` gradients are tensors
-    and the pass itself is recorded."""
+    and the pass itself is recorded; `within` confines it to the records of one tape."""
 
     def __init__(
         self,
@@ -183,8 +196,9 @@ class Sweep:
         targets: Collection[Source] | None = None,
         retain: bool = False,
         wrap: Wrap | None = None,
+        within: Tape | None = None,
     ) -> None:
-        self.records: list[Record | None] = [*reach(roots)]
+        self.records: list[Record | None] = [*reach(roots, within)]
         self.targets = None if targets is None else {(id(o), i) for o, i in targets}
         self.retain, self.wrap = retain, wrap
         self.gradients: dict[tuple[int, int], Value] = {}
@@ -226,9 +240,10 @@ class Sweep:
         self.gradients[key] = gradient if held is None else add(held, gradient)
 
     def run(self) -> dict[tuple[int, int], Value]:
-        """Sweep; return the gradients of the targets by (id of origin, position)."""
+        """Sweep; return the gradients of the targets, and of sources beyond the tape that it is
+        confined to, by (id of origin, position)."""
         state = context.current()
-        tape = state.tape if self.wrap else None
+        tape = (state.tape or Tape()) if self.wrap else None
         for i in range(len(self.records) - 1, -1, -1):
             record = self.records[i]
             assert record is not None
@@ -239,9 +254,9 @@ class Sweep:
                 self._pass(record)
             finally:
                 context.leave(token)
-            if not self.retain:
+            if not self.retain and (self.useful is None or id(record) in self.useful):
                 record.release()
-        return self.found
+        return {**self.gradients, **self.found}
 
     def _pass(self, record: Record) -> None:
         outputs = len(getattr(record.operation, "outputs", ())) or 1

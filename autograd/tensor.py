@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from . import context
 from .array import Array, NDArray, Spec, array
 from .operators import Operand, Operators
 from .ops import update
+from .ops.elementwise import copy as clone
 from .ops.shape import full
 from .primitive import Primitive, Value, dispatch, record_with
 from .tape import Record, Source, Sweep
@@ -35,6 +38,8 @@ class Tensor(Operators):
     def __init__(
         self, data: Array, requires_grad: bool = False, source: tuple[Record, int] | None = None
     ) -> None:
+        if not isinstance(data, Array):
+            raise TypeError(f"Tensor takes an Array, not {type(data).__name__}; see tensor()")
         if requires_grad and data.dtype.kind != "f":
             raise TypeError(f"only floating-point tensors have gradients, not {data.dtype}")
         self.data = data
@@ -118,14 +123,27 @@ class Tensor(Operators):
         for hook in self.hooks:
             changed = hook(given)
             given = given if changed is None else changed
+        if given.shape != self.shape:
+            raise ValueError(f"a hook made a gradient of {given.shape} for {self.shape}")
         if self.slot is not None:
-            write = update.store if self.grad is None else update.accumulate
-            write(self.slot, given.data)
-            self.grad = Tensor(self.slot)
+            given = self._settle(self.slot, given)
+        elif self.grad is None:
+            given = clone(given)  # of its own: the sweep's arrays may be shared, or views
         else:
-            self.grad = given if self.grad is None else self.grad + given
+            given = self.grad + given
+        self.grad = given
         for ready in self.ready:
             ready(self)
+
+    def _settle(self, slot: Array, given: Tensor) -> Tensor:
+        """Write a gradient to its slot, adding to what `grad` holds."""
+        if self.grad is None:
+            update.store(slot, given.data)
+            return given if given.source else Tensor(slot)
+        if self.grad.data is not slot:  # set by hand, clipped for example
+            update.store(slot, self.grad.data)
+        update.accumulate(slot, given.data)
+        return self.grad + given if given.source else Tensor(slot)
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
         """Call `hook(gradient)` in each backward; what it returns replaces the gradient. Return a
@@ -149,7 +167,7 @@ class Tensor(Operators):
 
     def retain_grad(self) -> None:
         """Keep `grad` on a computed tensor too."""
-        if self.source is not None:
+        if self.source is not None and not self.hooks:
             me = weakref.ref(self)
 
             def keep(gradient: Tensor) -> None:
@@ -158,10 +176,13 @@ class Tensor(Operators):
                     tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
 
             self.register_hook(keep)
+            self.hooks.append(keep)
 
     def copy_(self, other: Operand) -> Tensor:
         """Write other numbers into this tensor's memory. RuntimeError on a recorded leaf."""
         self._writable("copy_")
+        if isinstance(other, Tensor) and other.requires_grad:
+            other._writable("copy_ from")
         update.store(self.data, lift(other, self.dtype))
         return self
 
@@ -182,6 +203,18 @@ class Tensor(Operators):
         if not self.shape:
             raise TypeError("len() of a tensor without axes")
         return self.shape[0]
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> NDArray:
+        return np.array(self.data.value, dtype, copy=copy)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """Copy a leaf with its numbers, gradient and slot, without its hooks."""
+        if self.source is not None:
+            raise RuntimeError("deepcopy: only of leaves; a computed tensor has a history")
+        twin = type(self)(deepcopy(self.data, memo), self.requires_grad)
+        memo[id(self)] = twin
+        twin.slot, twin.grad = deepcopy((self.slot, self.grad), memo)
+        return twin
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
@@ -211,9 +244,12 @@ def lift(value: Operand, dtype: np.dtype[Any]) -> Array:
     """Return an array; a Python number takes the given type where that can hold it."""
     if isinstance(value, Tensor):
         return value.data
+    if isinstance(value, float) and dtype.kind != "f":
+        return array(value, np.float32)
+    if isinstance(value, int) and not isinstance(value, bool) and dtype.kind == "b":
+        return array(value, np.int64)
     if isinstance(value, bool | int | float):
-        real = isinstance(value, float) and dtype.kind != "f"
-        return array(value, np.dtype(np.float32) if real else dtype)
+        return array(value, dtype)
     if isinstance(value, np.ndarray | np.generic):
         return array(value)
     raise TypeError(f"expected a tensor, an array or a number, got {type(value).__name__}")
@@ -225,7 +261,7 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
     dtype = next((a.dtype for a in args if isinstance(a, Tensor)), np.dtype(np.float32))
     arrays = tuple([a if type(a) is Array else lift(a, dtype) for a in args])
     tape = context.current().tape
-    sources = tuple([_origin(a) for a in args])
+    sources = tuple([origin(a) for a in args])
     if tape is None or not any(sources):
         result = dispatch(primitive, arrays, attrs)
         if isinstance(result, tuple):
@@ -244,7 +280,10 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
     return tuple(tensors) if isinstance(result, tuple) else tensors[0]
 
 
-def _origin(argument: Any) -> Source | None:
+def origin(argument: Any) -> Source | None:
+    """Return where a tensor's gradient goes, None where it goes nowhere."""
+    if isinstance(argument, Tensor) and argument.is_parameter:
+        argument.data.root.lasting = True
     if not isinstance(argument, Tensor) or not argument.requires_grad:
         return None
     return argument.source or (argument, 0)
@@ -259,41 +298,43 @@ def sweep(
 ) -> list[Tensor | None]:
     """Run one reverse pass from the outputs; return the gradients of the inputs, or deliver to the
     leaves where inputs is None. RuntimeError for an output without a history or a seed."""
-
-    def wrap(a: Array, source: Source | None) -> Tensor:
-        if source is None or a.dtype.kind != "f":
-            return Tensor(a)
-        origin = source[0]
-        if isinstance(origin, Tensor):
-            return origin
-        assert isinstance(origin, Record)
-        return Tensor(a, True, (origin, source[1]))
-
+    if any(g is not None and not isinstance(g, Tensor) for g in gradients):
+        raise TypeError("backward: a gradient must be a tensor")
     origins = [_started(y) for y in outputs]
-    targets = None if inputs is None else [o for t in inputs if (o := _origin(t))]
+    targets = None if inputs is None else [o for t in inputs if (o := origin(t))]
     roots = [o[0] for o in origins if isinstance(o[0], Record)]
-    run = Sweep(roots, targets, retain, wrap if create_graph else None)
-    for y, origin, gradient in zip(outputs, origins, gradients, strict=True):
-        seed = _seed(y, gradient)
-        run.send(origin, seed if create_graph else seed.data)
+    run = Sweep(roots, targets, retain, _wrapped if create_graph else None)
+    with context.using(phase="backward_data", tape=None):
+        for y, start, gradient in zip(outputs, origins, gradients, strict=True):
+            seed = _seed(y, gradient)
+            run.send(start, seed if create_graph else seed.data)
     found = run.run()
-    for key in [k for k in run.gradients if inputs is not None]:
-        found.setdefault(key, run.gradients[key])
     if inputs is None:
-        for y, origin in zip(outputs, origins, strict=True):
-            if isinstance(origin[0], Tensor) and (id(y), 0) in run.gradients:
-                y.deliver(run.gradients.pop((id(y), 0)))
+        for y in outputs:
+            if y.source is None and (id(y), 0) in run.gradients:
+                with context.using(phase="backward_data", tape=None):
+                    y.deliver(run.gradients.pop((id(y), 0)))
         return []
-    keys = [(id(o[0]), o[1]) if (o := _origin(t)) else None for t in inputs]
+    keys = [(id(o[0]), o[1]) if (o := origin(t)) else None for t in inputs]
     values = [None if k is None else found.get(k) for k in keys]
     return [v if v is None or isinstance(v, Tensor) else Tensor(v) for v in values]
 
 
 def _started(y: Tensor) -> Source:
-    origin = _origin(y)
-    if origin is None:
+    start = origin(y)
+    if start is None:
         raise RuntimeError("backward: the tensor does not depend on anything that requires_grad")
-    return origin
+    return start
+
+
+def _wrapped(a: Array, source: Source | None) -> Tensor:
+    """Return a saved array as the tensor that it was, so that its history goes on."""
+    if source is None or a.dtype.kind != "f":
+        return Tensor(a)
+    if isinstance(source[0], Tensor):
+        return source[0]
+    assert isinstance(source[0], Record)
+    return Tensor(a, True, (source[0], source[1]))
 
 
 def _seed(y: Tensor, gradient: Tensor | None) -> Tensor:

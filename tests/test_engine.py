@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
 import weakref
@@ -259,7 +260,7 @@ def test_checkpoint_stashes_only_its_inputs() -> None:
         return held
 
     assert stashed(deep) == 8 + 10 * 64
-    assert stashed(lambda x: ag.checkpoint(deep, x)) == 8
+    assert stashed(lambda x: ag.checkpoint(deep, x)) == 8 + 64
 
 
 def test_stash_of_an_input_that_is_used_again_is_counted_again() -> None:
@@ -270,6 +271,150 @@ def test_stash_of_an_input_that_is_used_again_is_counted_again() -> None:
             (x * w * w).sum().backward()
         held.append(sum(state.ledger.stashed.values()))
     assert held == [2 * 48, 2 * 48]
+
+
+def test_checkpoint_may_read_tensors_besides_its_arguments() -> None:
+    def through(call: object) -> tuple[object, ...]:
+        w, x = leaf(2.0), leaf(3.0)
+        h = w * w
+        y = call(lambda t: t * h, x) + call(lambda pair: pair[0] * pair[1], (h, x))  # type: ignore
+        y = y + call(lambda t: (t, h * t), x)[1]  # type: ignore[operator]
+        y.backward()
+        return w.grad.item(), x.grad.item()
+
+    expected = through(lambda f, *a: f(*a))
+    assert through(ag.checkpoint) == expected == (3 * 12.0, 3 * 4.0)
+
+
+def test_checkpoints_within_checkpoints() -> None:
+    w, x = leaf(2.0), leaf(3.0)
+
+    def inner(t: ag.Tensor) -> ag.Tensor:
+        return ag.checkpoint(lambda u: u * w * u, t) * w
+
+    ag.checkpoint(inner, x).backward()
+    assert (x.grad.item(), w.grad.item()) == (2 * 3.0 * 4.0, 9.0 * 4.0)
+
+
+def test_a_long_chain_of_checkpoints_is_swept_once_each() -> None:
+    x = leaf(1.0)
+    y = x
+    for _ in range(2000):
+        y = ag.checkpoint(lambda h: h * 1.0, y)
+    assert len(y.source[0].sources) == 1
+    y.backward()
+    assert x.grad.item() == 1.0
+
+
+def test_checkpoint_draws_the_same_dropout_again() -> None:
+    x = ag.ones(4000, 1, requires_grad=True)
+    y = ag.checkpoint(lambda t: ag.dropout(ag.dropout(t, 0.5), 0.5), x)
+    after = ag.rand(3).tolist()
+    y.sum().backward()
+    np.testing.assert_array_equal(y.numpy(), x.grad.numpy())
+    assert 0 < (y.numpy() == 0).mean() < 1 and after != ag.rand(3).tolist()
+    with ag.random.keyed(np.arange(4000), seed=1, step=2):
+        x.grad = None
+        y = ag.checkpoint(lambda t: ag.dropout(t, 0.5), x)
+    y.sum().backward()
+    np.testing.assert_array_equal(y.numpy(), x.grad.numpy())
+
+
+def test_a_graph_may_span_tapes() -> None:
+    x = leaf(3.0)
+    early = x * 2.0 * 1.0
+    with ag.no_grad(), ag.enable_grad():
+        late = early * 5.0
+    (late * early).backward()
+    assert x.grad.item() == 2 * 20 * 3.0
+
+
+def test_a_gradient_set_by_hand_is_what_the_next_one_is_added_to() -> None:
+    p = ag.Parameter(array(np.ones(1)))
+    flat = array(np.zeros(1))
+    p.slot = flat.view(0, (1,))
+    (p * 5.0).sum().backward()
+    p.grad = p.grad * 0.1
+    (p * 1.0).sum().backward()
+    assert p.grad.item() == flat.value[0] == 1.5
+
+
+def test_gradients_are_nobody_elses_memory() -> None:
+    x, y = leaf(1.0, 2.0), leaf(1.0, 2.0)
+    seed = ag.tensor(np.ones(2))
+    (x + y).backward(seed)
+    x.grad.zero_()
+    assert y.grad.tolist() == seed.tolist() == [1.0, 1.0]
+    y.grad = None
+    y.sum().backward()
+    y.grad.zero_()
+    assert y.grad.tolist() == [0.0, 0.0]
+
+
+def test_grad_leaves_what_it_did_not_sweep() -> None:
+    x = leaf(2.0)
+    h = x * 2.0
+    y = h * h
+    (g,) = ag.grad(y, h)
+    h.backward(g)
+    assert x.grad.item() == 2 * 8.0
+
+
+def test_create_graph_keeps_history_in_a_slot_and_without_a_tape() -> None:
+    p = ag.Parameter(array(np.array([2.0])))
+    p.slot = array(np.zeros(1))
+    (p * p * p).sum().backward(create_graph=True)
+    (bend,) = ag.grad(p.grad.sum(), p)
+    assert p.grad.item() == p.slot.value[0] == 12.0 and bend.item() == 12.0
+    x = leaf(2.0)
+    y = x * x * x
+    with ag.no_grad():
+        (slope,) = ag.grad(y, x, create_graph=True)
+    assert ag.grad(slope, x)[0].item() == 12.0
+
+
+def test_stash_counts_memory_once_and_no_parameters() -> None:
+    w = ag.Parameter(ag.randn(100, 100))
+    for _ in range(2):
+        with context.using(ledger=ag.Ledger()) as state:
+            x = ag.randn(2, 100)
+            ag.linear(ag.linear(x, w), w) + (x[0:1] * x[1:2]).sum()
+        assert sum(state.ledger.stashed.values()) == 2 * 800
+
+
+def test_deepcopy_keeps_parameters_in_their_copied_buffer() -> None:
+    p, q = ag.Parameter(array(np.ones(2))), ag.Parameter(array(np.ones(3)))
+    flat = array(np.arange(5.0))
+    p.data, q.data = flat.view(0, (2,)), flat.view(2, (3,))
+    buffer, a, b = copy.deepcopy((flat, p, q))
+    buffer.value[:] = 7
+    assert a.tolist() == [7, 7] and b.tolist() == [7, 7, 7] and p.tolist() == [0, 1]
+    with pytest.raises(RuntimeError, match="only of leaves"):
+        copy.deepcopy(p * 1.0)
+
+
+def test_wrong_arguments_are_named() -> None:
+    x = leaf(1.0)
+    with pytest.raises(TypeError, match=r"Tensor takes an Array, not ndarray; see tensor\(\)"):
+        ag.Parameter(np.ones(2))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="gradient must be a tensor"):
+        (x * 1.0).backward(np.ones(1))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="2 outputs, 1 grad_outputs"):
+        ag.grad([x * 1.0, x * 2.0], x, [ag.ones_like(x)])
+    with pytest.raises(TypeError, match="must return a tensor or a tuple, got list"):
+        ag.checkpoint(lambda t: [t], x)
+    x.register_hook(lambda g: ag.zeros(3))
+    with pytest.raises(ValueError, match=r"a hook made a gradient of \(3,\) for \(1,\)"):
+        (x * 1.0).backward()
+    with pytest.raises(RuntimeError, match="copy_ from"):
+        ag.zeros(1).copy_(leaf(1.0))
+
+
+def test_a_failed_call_is_not_counted() -> None:
+    with context.using(ledger=ag.Ledger()) as state:
+        with pytest.raises(IndexError):
+            ag.arange(3)[ag.tensor([7])]
+        assert not state.ledger.rows() or "index" not in state.ledger.by("primitive")
 
 
 def test_checkpoint_refuses_gradients_of_gradients() -> None:

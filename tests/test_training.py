@@ -149,6 +149,8 @@ def test_killed_and_resumed_ends_with_the_same_bits(model: str, tmp_path: Path) 
         if int(later.stem[5:]) > 8:
             later.unlink()
     assert not (broken / "result.json").exists()
+    with (broken / "log.jsonl").open("a") as log:
+        log.write('{"event": "step", "step": 99, "loss": 0}\n{"event": "st')
     train(broken, *words, "--resume", "auto")
     assert same(weights(tmp_path / "whole", 14), weights(broken, 14))
     once, twice = (events(tmp_path / n, "step") for n in ("whole", "broken"))
@@ -189,9 +191,12 @@ def test_bad_input_gives_one_line(words: list[str], said: tuple[str, ...], tmp_p
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_loss_that_is_not_finite_ends_with_status_3(tmp_path: Path) -> None:
-    words = ["--model", "mlp", "--lr", "1e9", "--schedule", "constant", "--checkpoint-every", "1"]
-    line = complaint(train(tmp_path / "run", *words, "--max-steps", "50", status=3))
-    assert "--lr 1000000000.0" in line or "not finite" in line
+    words = ["--model", "mlp", "--lr", "1e9", "--schedule", "constant", "--max-steps", "50"]
+    line = complaint(train(tmp_path / "loss", *words, status=3))
+    assert "loss is nan at step" in line and "--lr 1000000000.0" in line
+    words += ["--checkpoint-every", "1"]
+    line = complaint(train(tmp_path / "run", *words, status=3))
+    assert "weights are not finite after step" in line
     for file in (tmp_path / "run" / "checkpoints").glob("*.h5"):
         assert all(np.isfinite(t).all() for t in load(file).tensors.values())
     assert not (tmp_path / "run" / "result.json").exists()

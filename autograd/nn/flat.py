@@ -79,14 +79,9 @@ def finish_order(
     gradients, those that it does not reach last. Runs forward on the meta backend, so no number,
     gradient, hook, count or random stream is touched. RuntimeError without any gradient to sweep.
     """
-    random_state = random.generator().bit_generator.state
     blank = context.using(backend="meta", tape=Tape(), ledger=Ledger(), phase="forward", scope="")
-    try:
-        with blank, random.replayed(random.calls()):
-            loss = run()
-            first = _first_readers(loss)
-    finally:
-        random.generator().bit_generator.state = random_state
+    with blank, random.replayed(random.moment()):
+        first = _first_readers(run())
     never = -1
     return sorted(parameters, key=lambda p: -first.get(id(p), never))
 
