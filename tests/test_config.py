@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ def write(folder: Path, text: str) -> str:
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
     file = write(tmp_path, 'model = "mlp"\nlr = 1\nbatch-size = 32\n')
-    made = config.load(file, {"lr": 0.5})
+    made = config.TrainConfig(**config.gather(file, {"lr": 0.5}))
     assert (made.model, made.lr, made.batch_size, made.epochs) == ("mlp", 0.5, 32, 1)
 
 
@@ -36,17 +37,22 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
         ("dtype = 'int8'", "dtype: unknown value 'int8'; there are float32, float64"),
         ("[model]\nname = 'x'", "[model] is a table; keys stand at the top level"),
         ("model = ", "not TOML"),
+        ("epochs = " + "9" * 5000, "not TOML"),
+        ("model = " + "[" * 3000, "not TOML"),
+        ("lr = " + "9" * 400, "lr: inf is not a finite number"),
+        ("batch-size = 8\nbatch_size = 9", "batch_size is given twice"),
     ],
 )
 def test_bad_files_give_one_line(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(UserError) as caught:
-        config.load(write(tmp_path, text), {})
+        config.gather(write(tmp_path, text), {})
+    assert "options.toml" in str(caught.value)
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--config .*none.toml: No such file"):
-        config.load(str(tmp_path / "none.toml"), {})
+        config.gather(str(tmp_path / "none.toml"), {})
 
 
 @pytest.mark.parametrize(
@@ -56,6 +62,8 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         (["train", "--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
         (["train", "--epochs=0"], "--epochs: 0 is less than 1"),
         (["train", "--mod", "mlp"], "unknown option --mod;"),
+        (["train", "mlp"], "train: unexpected argument 'mlp'"),
+        (["eval", "x.h5", "--threads", "-3"], "--threads: -3 is less than 0"),
         (["tarin"], "invalid choice: 'tarin'"),
         ([], "COMMAND"),
     ],
@@ -68,9 +76,35 @@ def test_bad_flags_give_one_line_and_status_2(
     assert complaint in said.err and said.err.count("\n") == 1 and not said.out
 
 
-def test_only_the_first_rank_complains(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PMI_RANK", "1")
-    assert cli.main(["train", "--lr", "-1"]) == 2
-    assert capsys.readouterr().err == ""
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ranks_that_meet_a_bad_option_alike_give_one_line(mpirun: Any, ranks: int) -> None:
+    done = mpirun(ranks, ["-m", "tallygrad.trainer", "train", "--lr", "-1"])
+    assert done.returncode == 2
+    assert done.stderr.count("tallygrad: error: --lr: -1.0 is less than 0.0") == 1
+
+
+def test_one_rank_with_a_bad_option_does_not_leave_the_others_waiting(mpirun: Any) -> None:
+    code = """
+import os, sys
+from tallygrad.trainer.cli import main
+rank = os.environ.get("PMI_RANK") or os.environ["OMPI_COMM_WORLD_RANK"]
+sys.exit(main(["train", "--config", "/nowhere/x.toml"] if rank == "1" else
+              ["train", "--model", "mlp", "--max-steps", "1", "--out", "/nowhere/../tmp"]))
+"""
+    done = mpirun(2, code, timeout=30)
+    assert done.returncode == 2 and "/nowhere/x.toml: No such file" in done.stderr
+
+
+def test_options_of_a_resumed_run_lie_under_those_given_now() -> None:
+    held = config.TrainConfig(lr=0.5, momentum=0.1, max_steps=5, out="old", threads=2).to_json()
+    made = config.resume({"momentum": 0.3, "resume": "auto", "out": "new"}, held)
+    assert (made.lr, made.momentum, made.out, made.resume) == (0.5, 0.3, "new", "auto")
+    assert (made.max_steps, made.threads) == (0, 0)
+    with pytest.raises(UserError, match="checkpoint: lr: expected float, got 'x'"):
+        config.resume({}, {"lr": "x"})
+
+
+def test_help_names_choices_and_values(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--schedule {constant,step,cosine,one-cycle}" in shown and "--out FOLDER" in shown

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tallygrad.datasets.idx import write_idx
 from tallygrad.trainer.checkpoint import load
 
 SMALL = ["--dataset", "digits", "--eval-batch-size", "1000", "--log-every", "1"]
@@ -56,6 +57,28 @@ def test_ranks_that_do_not_divide_the_batch_and_resume_on_fewer(
     one, many = (load(tmp_path / n / "checkpoints" / "step-00000012.h5") for n in ("one", "many"))
     for name, value in one.tensors.items():
         np.testing.assert_allclose(many.tensors[name], value, rtol=1e-9, atol=1e-12)
+
+
+def write_mnist(folder: Path, train: int, test: int) -> None:
+    """Write a tiny data set in MNIST's files."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, count in (("train", train), ("t10k", test)):
+        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        write_idx(folder / f"{name}-images-idx3-ubyte", images)
+        write_idx(folder / f"{name}-labels-idx1-ubyte", rng.integers(0, 10, count, np.uint8))
+
+
+def test_a_last_batch_with_fewer_samples_than_ranks(mpirun: Any, tmp_path: Path) -> None:
+    write_mnist(tmp_path / "data", 13, 7)
+    words = ["--dataset", "mnist", "--data-dir", str(tmp_path / "data"), "--batch-size", "4"]
+    words += ["--model", "mlp", "--dtype", "float64", "--epochs", "2", "--bucket-mb", "0.1"]
+    for ranks in (1, 2, 4):
+        result = train(mpirun, ranks, tmp_path / str(ranks), *words)
+        assert result["steps"] == 8
+    for ranks in (2, 4):
+        found, expected = losses(tmp_path / str(ranks)), losses(tmp_path / "1")
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 STEP = """
@@ -131,7 +154,8 @@ net = nn.BatchNorm1d(2).double()
 x = np.arange(8.0).reshape(4, 2) ** 2
 mine = np.array_split(x, comm.size)[comm.rank]
 y = net(from_numpy(mine)).numpy()
-print(hashlib.sha256(np.round(comm.allgather(np.ascontiguousarray(y)), 6).tobytes()).hexdigest())
+whole = np.round(comm.allgather(np.ascontiguousarray(y)), 6).tobytes()
+print(hashlib.sha256(whole).hexdigest() + "\\n", end="")
 """
     one, two = (set(on_ranks(mpirun, n, body)) for n in (1, 2))
     assert len(one) == len(two) == 1 and one != two

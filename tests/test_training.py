@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.trainer.checkpoint import load
+from tallygrad.trainer.checkpoint import load, save
 
 TALLYGRAD = [sys.executable, "-m", "tallygrad.trainer"]
 SMALL = ["--dataset", "digits", "--batch-size", "32", "--eval-batch-size", "500"]
@@ -102,6 +102,12 @@ def test_predict_reads_samples_and_files(trained: Path, tmp_path: Path) -> None:
     assert len(run("predict", str(trained), str(file)).stdout.splitlines()) == 2
     np.save(file, np.zeros((2, 32, 32), np.uint8))
     assert "images of (1, 32, 32)" in complaint(run("predict", str(trained), str(file), status=2))
+    np.save(file, np.zeros((0, 28, 28), np.uint8))
+    assert "holds no image" in complaint(run("predict", str(trained), str(file), status=2))
+    header = file.read_bytes().replace(b"(0, 28, 28), }         ", b"(999999999, 28, 28), } ")
+    assert b"999999999" in header
+    file.write_bytes(header)
+    assert str(file) in complaint(run("predict", str(trained), str(file), status=2))
     file.write_bytes(b"no array")
     assert str(file) in complaint(run("predict", str(trained), str(file), status=2))
     wrong = run("predict", str(trained), "--samples", "5-10000", status=2)
@@ -110,7 +116,7 @@ def test_predict_reads_samples_and_files(trained: Path, tmp_path: Path) -> None:
 
 def test_inspect_shows_a_run(trained: Path) -> None:
     shown = json.loads(run("inspect", str(trained), "--json").stdout)
-    assert "conv1.weight" in json.dumps(shown["tensors"]) and shown["step"] == 250
+    assert "conv1.weight" in json.dumps(shown["tensors"]) and shown["meta"]["step"] == 250
     assert "conv1.weight" in run("inspect", str(trained)).stdout
 
 
@@ -159,6 +165,81 @@ def test_killed_and_resumed_ends_with_the_same_bits(model: str, tmp_path: Path) 
     assert one["macs"] == two["macs"] and one["test_loss"] == two["test_loss"]
 
 
+def test_resume_keeps_the_options_that_are_not_given_anew(trained: Path, tmp_path: Path) -> None:
+    words = ["--model", "mlp", "--momentum", "0.5", "--lr", "0.01", "--augment", "none"]
+    train(tmp_path / "a", *words, "--max-steps", "4", "--log-every", "1")
+    run("train", "--out", str(tmp_path / "a"), "--resume", "auto", "--max-steps", "6")
+    made = read(tmp_path / "a", "config.json")
+    assert (made["model"], made["momentum"], made["lr"]) == ("mlp", 0.5, 0.01)
+    assert [e["step"] for e in events(tmp_path / "a", "step")] == [1, 2, 3, 4, 5, 6]
+    assert [e["step"] for e in events(tmp_path / "a", "epoch")] == [6]
+    facts = read(tmp_path / "a", "provenance.json")
+    assert facts["resumed_from"].endswith("step-00000004.h5")
+    assert "--momentum" in facts["before"]["command"]
+    file = str(tmp_path / "a" / "checkpoints" / "step-00000006.h5")
+    run("train", "--out", str(tmp_path / "b"), "--resume", file, "--max-steps", "8")
+    assert (tmp_path / "b" / "checkpoints" / "best.h5").exists()
+    assert read(tmp_path / "b", "result.json")["steps"] == 8
+    mixed = train(tmp_path / "b", "--resume", file, status=2)
+    assert "holds another run" in complaint(mixed)
+    older = str(tmp_path / "a" / "checkpoints" / "step-00000004.h5")
+    assert "nothing is lost" in complaint(train(tmp_path / "a", "--resume", older, status=2))
+
+
+def test_resume_auto_without_a_usable_checkpoint(tmp_path: Path) -> None:
+    words = ["--model", "mlp", "--max-steps", "3", "--log-every", "1", "--resume", "auto"]
+    needs = run("train", "--resume", "auto", status=2)
+    assert "--out must name the run folder" in complaint(needs)
+    train(tmp_path / "a", *words)
+    for file in (tmp_path / "a" / "checkpoints").iterdir():
+        file.write_bytes(file.read_bytes()[:-9])
+    assert "verifies" in complaint(train(tmp_path / "a", *words, status=2))
+    for file in (tmp_path / "a" / "checkpoints").iterdir():
+        file.unlink()
+    train(tmp_path / "a", *words, "--max-steps", "2")
+    assert [e["step"] for e in events(tmp_path / "a", "step")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ledger": None}, "ledger on record is None"),
+        ({"ledger": [5]}, "ledger on record cannot be read"),
+        ({"config": [1]}, "config on record is [1]"),
+        ({"sums": [1.0]}, "sums is [1.0]"),
+        ({"epoch": "x"}, "epoch is 'x'"),
+    ],
+)
+def test_odd_records_give_one_line(
+    change: dict[str, Any], said: str, trained: Path, tmp_path: Path
+) -> None:
+    held = load(trained / "checkpoints" / "step-00000250.h5")
+    save(tmp_path / "odd.h5", held.tensors, {**held.meta, **change})
+    done = train(tmp_path / "run", "--resume", str(tmp_path / "odd.h5"), status=2)
+    assert said in complaint(done) and not (tmp_path / "run").exists()
+
+
+def test_interrupt_ends_quietly(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*TALLYGRAD, "train", *SMALL, "--out", str(tmp_path / "run"), "--log-every", "1"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "log.jsonl").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in said
+    assert said.splitlines()[-1] == "tallygrad: interrupted"
+
+
+def test_a_reader_that_leaves_is_no_fault(trained: Path) -> None:
+    words = " ".join([*TALLYGRAD, "predict", str(trained), "--samples", "0-3000"])
+    done = subprocess.run(["bash", "-c", f"{words} | head -1"], capture_output=True, text=True)
+    assert len(done.stdout.splitlines()) == 1 and done.stderr == ""
+
+
 def test_resume_refuses_another_run(trained: Path, tmp_path: Path) -> None:
     file = str(trained / "checkpoints" / "step-00000250.h5")
     done = train(tmp_path / "a", "--model", "mlp", "--resume", file, status=2)
@@ -181,6 +262,8 @@ def test_resume_refuses_another_run(trained: Path, tmp_path: Path) -> None:
         (["--dataset", "digitss"], ("digitss", "digits")),
         (["--dataset", "mnist", "--data-dir", "/nowhere"], ("/nowhere",)),
         (["--out", "/dev/null/run"], ("/dev/null",)),
+        (["--momentum", "0", "--nesterov"], ("nesterov", "momentum")),
+        (["--warmup-steps", "5000"], ("--warmup-steps 5000", "1875")),
     ],
 )
 def test_bad_input_gives_one_line(words: list[str], said: tuple[str, ...], tmp_path: Path) -> None:
@@ -194,12 +277,12 @@ def test_a_loss_that_is_not_finite_ends_with_status_3(tmp_path: Path) -> None:
     words = ["--model", "mlp", "--lr", "1e9", "--schedule", "constant", "--max-steps", "50"]
     line = complaint(train(tmp_path / "loss", *words, status=3))
     assert "loss is nan at step" in line and "--lr 1000000000.0" in line
-    words += ["--checkpoint-every", "1"]
+    words += ["--lr", "1e39", "--max-steps", "2", "--checkpoint-every", "1"]
     line = complaint(train(tmp_path / "run", *words, status=3))
     assert "weights are not finite after step" in line
-    for file in (tmp_path / "run" / "checkpoints").glob("*.h5"):
-        assert all(np.isfinite(t).all() for t in load(file).tensors.values())
-    assert not (tmp_path / "run" / "result.json").exists()
+    for name in ("loss", "run"):
+        assert not [*(tmp_path / name / "checkpoints").iterdir()]
+        assert not (tmp_path / name / "result.json").exists()
 
 
 def test_plain_lines_where_stderr_is_no_terminal(tmp_path: Path) -> None:

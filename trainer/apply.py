@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
+import tokenize
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..autograd import context, from_numpy, nn, no_grad, softmax
+from ..autograd import context, from_numpy, no_grad, softmax
 from ..datasets import Dataset
 from ..datasets.idx import read_idx
 from ..datasets.loader import Normalise
 from . import build
-from .checkpoint import Checkpoint, CheckpointFolder, load
+from .checkpoint import CheckpointFolder, load, verify
 from .distributed.comm import Comm, SerialComm
-from .errors import UserError
+from .errors import NotFinite, UserError
+from .inspect import find as newest
 from .loop import evaluate
-from .state import load_model
+from .state import load_model, recorded
 
 
 def find(path: Path) -> Path:
-    """Return the checkpoint itself, or the best or newest of a run folder. UserError for none."""
-    if not path.is_dir():
-        return path
-    folder = CheckpointFolder(path / "checkpoints")
-    found = folder.best_path if folder.best_path.exists() else folder.newest()
-    if found is None:
-        raise UserError(f"{path}: no checkpoint in this folder")
-    return found
+    """Return the checkpoint itself, or of a run folder the best one that verifies, else the newest.
+    UserError for none."""
+    best = CheckpointFolder(path / "checkpoints").best_path
+    if path.is_dir() and best.exists():
+        try:
+            verify(best)
+            return best
+        except UserError as error:
+            print(f"tallygrad: warning: {error}", file=sys.stderr, flush=True)
+    return newest(path)
 
 
 class Trained:
@@ -37,21 +43,17 @@ class Trained:
     def __init__(self, path: str, dataset: str, split: str, data_dir: str, comm: Comm) -> None:
         self.path = find(Path(path))
         held = load(self.path)
-        name = dataset or self._recorded(held, "dataset")
+        options = recorded(self.path, held.meta, "config", dict)
+        name = dataset or recorded(self.path, held.meta, "dataset", str)
+        before = str(options.get("data_dir") or "")
+        if not data_dir and Path(before).is_dir():
+            data_dir = before
         self.data = build.load_split(name, split, data_dir, comm)
-        self.dtype = np.dtype(held.meta.get("config", {}).get("dtype", "float32"))
-        self.model = self._model(held)
-
-    def _model(self, held: Checkpoint) -> nn.Module:
-        model = build.create_model(self._recorded(held, "model"), self.data, self.dtype)
-        load_model(self.path, held.tensors, model)
-        return model.eval()
-
-    def _recorded(self, held: Checkpoint, name: str) -> str:
-        value = held.meta.get(name)
-        if not isinstance(value, str):
-            raise UserError(f"{self.path}: no {name} on record: not a checkpoint of `train`")
-        return value
+        self.dtype = np.dtype("float64" if options.get("dtype") == "float64" else "float32")
+        kind = recorded(self.path, held.meta, "model", str)
+        self.model = build.create_model(kind, self.data, self.dtype)
+        load_model(self.path, held.tensors, self.model)
+        self.model.eval()
 
 
 def evaluate_checkpoint(
@@ -69,6 +71,8 @@ def evaluate_checkpoint(
     trained = Trained(checkpoint, dataset, split, data_dir, comm)
     loader = build.test_loader(trained.data, batch_size, comm, trained.dtype)
     loss, hits, count = evaluate(trained.model, loader.epoch(0), comm)
+    if not math.isfinite(loss):
+        raise NotFinite(f"{trained.path}: loss is {loss / count} over {int(count)} samples")
     figures = {
         "checkpoint": str(trained.path),
         "dataset": trained.data.name,
@@ -138,8 +142,10 @@ def ranges(text: str, size: int) -> list[int]:
 def read_images(path: Path, data: Dataset) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Return (N, C, H, W) uint8 images of the data set's shape from a .npy or IDX file."""
     try:
-        array = np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_idx(path)
-    except (OSError, ValueError, EOFError) as error:
+        # Mapped, so that a header which promises more than the file holds takes no memory.
+        mapped = path.suffix == ".npy"
+        array = np.load(path, "r", allow_pickle=False) if mapped else read_idx(path)
+    except (OSError, ValueError, EOFError, OverflowError, tokenize.TokenError) as error:
         raise UserError(f"{path}: cannot be read as images: {error}") from error
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
         raise UserError(f"{path}: expected uint8, found {getattr(array, 'dtype', 'an archive')}")
@@ -147,6 +153,8 @@ def read_images(path: Path, data: Dataset) -> np.ndarray[Any, np.dtype[np.uint8]
         array = array[None]
     if array.ndim == 3 and data.input_shape[0] == 1:
         array = array[:, None]
+    if not array.size:
+        raise UserError(f"{path}: holds no image, its shape is {array.shape}")
     if array.shape[1:] != data.input_shape:
         raise UserError(f"{path}: images of {array.shape[1:]}, the model takes {data.input_shape}")
     return array

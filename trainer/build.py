@@ -80,20 +80,25 @@ def gather(model: nn.Module, data: Dataset, dtype: Any) -> Flat:
 
 def create_optimizer(config: TrainConfig, model: nn.Module, flat: Flat, steps: int) -> SGD:
     """Return the optimizer and its schedule over `steps` steps."""
+    if config.warmup_steps >= steps:
+        raise UserError(f"--warmup-steps {config.warmup_steps}: the epochs have {steps} steps")
     settings: dict[str, Any] = {}
     if config.schedule == "step":
         settings["milestones"] = (steps // 2, steps * 3 // 4)
     schedule = schedules.by_name(
         config.schedule, config.lr, steps, config.warmup_steps, **settings
     )
-    return SGD(
-        flat,
-        schedule,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-        named_parameters=model.named_parameters(),
-    )
+    try:
+        return SGD(
+            flat,
+            schedule,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
+            named_parameters=model.named_parameters(),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def run_folder(config: TrainConfig, stamp: str) -> Path:

@@ -11,14 +11,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from . import config as options
 from .errors import UserError
 
-RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
 TRAIN = """Train a model. Works alike alone, under mpirun, and by `tallygrad launch -n 4 -- train`.
 Options come from the defaults, then the file given by --config, then the flags."""
 
@@ -28,7 +27,7 @@ def parser() -> options.Parser:
     top = options.Parser(
         prog="tallygrad", description="Train deep networks with mpirun and count all of the work."
     )
-    top.add_argument("--version", action="version", version=f"tallygrad {version('tallygrad')}")
+    top.add_argument("--version", action="version", version=f"tallygrad {_version()}")
     commands = top.commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     train = commands.add_parser("train", help="train a model", description=TRAIN)
     options.add_flags(train)
@@ -51,6 +50,13 @@ def parser() -> options.Parser:
     return top
 
 
+def _version() -> str:
+    try:
+        return version("tallygrad")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
 def parse(given: Sequence[str]) -> dict[str, Any]:
     """Return the chosen command and its options. UserError for what is unknown, with the nearest
     known option."""
@@ -61,12 +67,14 @@ def parse(given: Sequence[str]) -> dict[str, Any]:
         command = top.commands.choices[chosen["command"]]
         known = tuple(flag for action in command._actions for flag in action.option_strings)
         name = unknown[0].partition("=")[0]
+        if not name.startswith("-"):
+            raise UserError(f"{chosen['command']}: unexpected argument {name!r}")
         raise UserError(f"{chosen['command']}: unknown option {name}{options.nearest(name, known)}")
     return chosen
 
 
 def _checkpoint_flags(command: argparse.ArgumentParser) -> None:
-    command.add_argument("checkpoint", help="checkpoint, or run folder: its best or newest")
+    command.add_argument("checkpoint", help="checkpoint, or run folder: its best, else its newest")
     command.add_argument("--dataset", default="", help="data set; default: the training's")
     command.add_argument("--split", default="test", choices=("train", "test"))
     command.add_argument("--data-dir", default="", help="folder to look for the data set in first")
@@ -82,28 +90,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return run(given[1:])
     try:
+        return _run(given)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except BrokenPipeError:
+        return 141  # whoever read our output has seen enough
+    except KeyboardInterrupt:
+        print("tallygrad: interrupted", file=sys.stderr, flush=True)
+        return 130
+    finally:
+        _flush()
+
+
+def _run(given: Sequence[str]) -> int:
+    try:
         chosen = parse(given)
         return COMMANDS[chosen.pop("command")](chosen)
     except UserError as error:
         return _complain(error)
-    except BrokenPipeError:  # whoever read our output has seen enough
+
+
+def _flush() -> None:
+    """Send what is left, or drop it where nobody reads: Python would complain at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
 def _complain(error: UserError) -> int:
-    """Say what is wrong before ranks know each other: all meet it alike, the first one speaks."""
-    ranks = (os.environ.get(name) for name in RANKS)
-    if next((rank for rank in ranks if rank), "0") == "0":
-        print(f"tallygrad: error: {error}", file=sys.stderr, flush=True)
-    else:
-        time.sleep(0.5)
-    return error.status
+    """Say what is wrong, and end the ranks that wait for this one."""
+    from .distributed.comm import Comm, SerialComm, connect
+    from .distributed.guard import guard
+
+    try:
+        comm: Comm = connect()
+    except UserError:
+        comm = SerialComm()
+    with guard(comm):
+        raise error
 
 
 def _threads(wanted: int) -> int:
     from .threads import configure
 
+    if wanted < 0:
+        raise UserError(f"--threads: {wanted} is less than 0")
     if wanted:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ[name] = str(wanted)
@@ -111,8 +143,8 @@ def _threads(wanted: int) -> int:
 
 
 def _train(chosen: dict[str, Any]) -> int:
-    config = options.load(chosen.pop("config"), chosen)
-    threads = _threads(config.threads)
+    values = options.gather(chosen.pop("config"), chosen)
+    threads = _threads(values.get("threads", 0))
     from .build import run_folder
     from .distributed.comm import connect
     from .distributed.guard import guard
@@ -122,10 +154,12 @@ def _train(chosen: dict[str, Any]) -> int:
         from .logs import RunFolder
         from .loop import Training
         from .report import bill
+        from .resume import plan
 
+        config, source = plan(values, comm)
         stamp = comm.bcast_bytes(time.strftime("%Y%m%d-%H%M%S").encode()).decode()
         folder = RunFolder(run_folder(config, stamp), writes=comm.rank == 0)
-        training = Training(config, comm, folder, threads)
+        training = Training(config, comm, folder, threads, source)
         result = training.run()
         if comm.rank == 0:
             print(f"\n{bill(training.total)}\n")
@@ -150,13 +184,16 @@ def _eval(chosen: dict[str, Any]) -> int:
 
 def _predict(chosen: dict[str, Any]) -> int:
     _threads(chosen.pop("threads"))
-    from .distributed.comm import SerialComm
+    from .distributed.comm import connect
     from .distributed.guard import guard
 
-    with guard(SerialComm()):
+    comm = connect()
+    with guard(comm):
         from .apply import predict
 
-        predict(**chosen)
+        if comm.rank == 0:
+            predict(**chosen)
+        comm.barrier()
     return 0
 
 

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from difflib import get_close_matches
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,23 +25,29 @@ class TrainConfig:
     """Everything that decides what a training does; the same fields whatever the number of ranks.
     Names are those of the flags and of the TOML file's keys, with `_` for `-`."""
 
-    model: str = _option("lenet", "model by name")
-    dataset: str = _option("digits", "data set by name; digits is built in")
-    data_dir: str = _option("", "folder to look for the data set in first")
+    model: str = _option("lenet", "mlp, lenet, lenet5, lstm, or resnet20, 32, 44, 56, 110")
+    dataset: str = _option(
+        "digits", "digits (drawn, needs no files), mnist, fashion-mnist, cifar10 or cifar100"
+    )
+    data_dir: str = _option("", "folder to look for the data set in first", metavar="FOLDER")
     epochs: int = _option(1, "passes over the training set", low=1)
     batch_size: int = _option(64, "images of one step, shared out among the ranks", low=1)
     lr: float = _option(0.02, "learning rate at its height", low=0.0)
     momentum: float = _option(0.9, "momentum", low=0.0, high=1.0)
     nesterov: bool = _option(False, "Nesterov's momentum")
     weight_decay: float = _option(5e-4, "weight decay", low=0.0)
-    schedule: str = _option("cosine", "constant, step, cosine or one-cycle")
+    schedule: str = _option("cosine", "course of the learning rate over the epochs")
     warmup_steps: int = _option(0, "steps over which the learning rate rises from zero", low=0)
     label_smoothing: float = _option(0.0, "share of a label spread over all classes", low=0, high=1)
-    augment: str = _option("standard", "standard (what suits the data set) or none")
-    dtype: str = _option("float32", "float32 or float64")
+    augment: str = _option("standard", "standard: what suits the data set")
+    dtype: str = _option("float32", "type of all numbers")
     seed: int = _option(0, "seed of weights, order, augmentation and dropout", low=0)
-    out: str = _option("", "run folder; one named after model, data set and time by default")
-    resume: str = _option("", "auto (newest checkpoint of --out that verifies) or a file")
+    out: str = _option(
+        "", "run folder (default: runs/MODEL-DATASET-TIME)", metavar="FOLDER"
+    )
+    resume: str = _option(
+        "", "auto (newest checkpoint of --out that verifies) or a file", metavar="auto|FILE"
+    )
     checkpoint_every: int = _option(0, "steps between checkpoints; 0: each epoch's end only", low=0)
     keep_checkpoints: int = _option(3, "newest checkpoints to keep, besides the best", low=1)
     max_steps: int = _option(0, "stop after so many steps in all; 0: after the epochs", low=0)
@@ -49,7 +55,7 @@ class TrainConfig:
     eval_batch_size: int = _option(0, "images of one evaluation step; 0: as in training", low=0)
     log_every: int = _option(20, "steps between lines of log.jsonl", low=1)
     threads: int = _option(0, "threads of a rank; 0: cores of the host / its ranks", low=0)
-    backend: str = _option("numpy", "numpy")
+    backend: str = _option("numpy", "what computes")
     bucket_mb: float = _option(1.0, "gradient bytes exchanged at a time, in MB", low=0.001)
 
     def identity(self) -> dict[str, Any]:
@@ -62,6 +68,7 @@ class TrainConfig:
         return asdict(self)
 
 
+VALUES = {str: "NAME", int: "N", float: "X"}
 CHOICES = {
     "schedule": ("constant", "step", "cosine", "one-cycle"),
     "augment": ("standard", "none"),
@@ -92,34 +99,46 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add `--config FILE` and a flag for each field; one that is not given leaves no trace."""
     parser.add_argument("--config", metavar="FILE", help="TOML file with the same names as keys")
     for item in fields(TrainConfig):
-        text = f"{item.metadata['help']} (default: {item.default!r})"
-        if item.default is True or item.default is False:
-            parser.add_argument(
-                flag(item.name), action=argparse.BooleanOptionalAction, help=text,
-                default=argparse.SUPPRESS,
-            )  # fmt: skip
+        shown = "" if item.default == "" else f" (default: {item.default})"
+        text = (item.metadata["help"] + shown).replace("%", "%%")
+        name = flag(item.name)
+        if isinstance(item.default, bool):
+            on_off = argparse.BooleanOptionalAction
+            parser.add_argument(name, action=on_off, help=text, default=argparse.SUPPRESS)
         else:
             kind = type(item.default)
+            value = item.metadata.get("metavar") or VALUES[kind]
+            if item.name in CHOICES:
+                value = "{" + ",".join(CHOICES[item.name]) + "}"
             parser.add_argument(
-                flag(item.name), type=kind, help=text.replace("%", "%%"),
-                default=argparse.SUPPRESS, metavar=kind.__name__.upper(),
-            )  # fmt: skip
+                name, type=kind, help=text, metavar=value, default=argparse.SUPPRESS
+            )
 
 
-
-
-def load(file: str | None, flags: Mapping[str, Any]) -> TrainConfig:
-    """Merge defaults < file < flags. UserError for an unknown key, naming the nearest known one, a
-    value of another type, or one out of range."""
-    merged = {**_read(Path(file)), **flags} if file else dict(flags)
+def gather(file: str | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge file < flags into values by field name. UserError for an unknown key, naming the
+    nearest known one, a key given twice, a value of another type, or one out of range."""
     known = {item.name: item for item in fields(TrainConfig)}
-    values = {}
-    for key, value in merged.items():
+    values: dict[str, Any] = {}
+    for key, value in _read(Path(file)).items() if file else ():
         name = key.replace("-", "_")
         if name not in known:
             raise UserError(f"{file}: unknown key {key!r}{nearest(name, known)}")
-        values[name] = _checked(known[name], value, key if key not in flags else flag(name))
-    return TrainConfig(**values)
+        if name in values:
+            raise UserError(f"{file}: {key} is given twice, with - and with _")
+        values[name] = _checked(known[name], value, f"{file}: {key}")
+    for name, value in flags.items():
+        values[name] = _checked(known[name], value, flag(name))
+    return values
+
+
+def resume(given: Mapping[str, Any], held: Mapping[str, Any]) -> TrainConfig:
+    """Return the options of a run that goes on: those of the run before, under those given now.
+    Where it stops, where it writes and its threads are this run's own."""
+    names = {item.name for item in fields(TrainConfig)} - {"out", "resume", "threads", "max_steps"}
+    known = {item.name: item for item in fields(TrainConfig)}
+    kept = {k: _checked(known[k], v, f"checkpoint: {k}") for k, v in held.items() if k in names}
+    return TrainConfig(**{**kept, **given})
 
 
 def nearest(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
@@ -134,8 +153,8 @@ def _read(file: Path) -> dict[str, Any]:
             content = tomllib.load(stream)
     except OSError as error:
         raise UserError(f"--config {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {file}: not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--config {file}: not TOML: {str(error) or 'nested too deep'}") from error
     for key, value in content.items():
         if isinstance(value, dict):
             raise UserError(f"{file}: [{key}] is a table; keys stand at the top level")
@@ -147,7 +166,7 @@ def _checked(item: Field[Any], value: Any, name: str) -> Any:
     assert item.default is not MISSING
     kind = type(item.default)
     if kind is float and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) < 2**1000 else inf
     if type(value) is not kind:
         raise UserError(f"{name}: expected {kind.__name__}, got {value!r}")
     low, high = item.metadata.get("low"), item.metadata.get("high")

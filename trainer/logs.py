@@ -41,32 +41,43 @@ class RunFolder:
         if not self.writes:
             return
         with user_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.mkdir(exist_ok=True)
-            held = [p.name for p in self.path.iterdir() if p.name in ("log.jsonl", "result.json")]
-        if held and not resumes:
-            raise UserError(
-                f"--out {self.path}: holds a run already ({held[0]}); "
-                "go on with it by --resume auto, or name another folder"
-            )
+            held = self.holds()
+            if held and not resumes:
+                raise UserError(
+                    f"--out {self.path}: holds a run already ({held[0]}); "
+                    "go on with it by --resume auto, or name another folder"
+                )
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+
+    def holds(self) -> list[str]:
+        """Return the names of files that show that a run lies here."""
+        return [n for n in ("log.jsonl", "result.json") if (self.path / n).exists()]
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a whole JSON file."""
         if self.writes:
             write_whole(self.path / name, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
-    def rewind(self, step: int) -> None:
-        """Drop lines of the log beyond a step, and the old result: what a killed run did after its
-        last checkpoint is done again."""
+    def rewind(self, step: int, epochs: int) -> None:
+        """Drop lines of the log beyond a step, epochs that were not whole, the old result: what
+        a killed run did after its last checkpoint is done again."""
         log = self.path / "log.jsonl"
         if not self.writes or not log.exists():
             return
         with user_errors(log):
-            lines = [line for line in log.read_text("utf-8").splitlines() if _until(line, step)]
+            text = log.read_text("utf-8", errors="replace")
+            lines = [line for line in text.splitlines() if _until(line, step, epochs)]
             write_whole(log, "".join(f"{line}\n" for line in lines))
             (self.path / "result.json").unlink(missing_ok=True)
-        epochs = [e for e in map(json.loads, lines) if e["event"] == "epoch"]
-        write_whole(self.path / "metrics.csv", _table([COLUMNS, *map(_cells, epochs)]))
+        closed = [e for e in map(json.loads, lines) if e["event"] == "epoch"]
+        write_whole(self.path / "metrics.csv", _table([COLUMNS, *map(_cells, closed)]))
+
+    def read_json(self, name: str) -> Any:
+        """Return what a JSON file of an earlier run holds, None where there is none."""
+        try:
+            return json.loads((self.path / name).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Append an event to log.jsonl, and an epoch's figures to metrics.csv too."""
@@ -82,10 +93,12 @@ class RunFolder:
             out.write(text)
 
 
-def _until(line: str, step: int) -> bool:
-    """Tell whether a line is whole and not beyond a step: a killed run may leave half of one."""
+def _until(line: str, step: int, epochs: int) -> bool:
+    """Tell whether a line is whole (a killed run may leave half of one) and stays true."""
     try:
-        return bool(json.loads(line)["step"] <= step)
+        event = json.loads(line)
+        last = epochs if event["event"] == "epoch" else epochs + 1
+        return bool(event["step"] <= step and event["epoch"] <= last)
     except (ValueError, KeyError, TypeError):
         return False
 

@@ -17,10 +17,10 @@ from ..datasets import Batch
 from . import build, provenance, state
 from .checkpoint import CheckpointFolder
 from .checkpoint import load as load_checkpoint
-from .config import AUTO, TrainConfig
+from .config import TrainConfig
 from .distributed.comm import Comm
 from .distributed.sync import GradientSync, average, total
-from .errors import NotFinite, UserError
+from .errors import NotFinite
 from .logs import Progress, RunFolder
 from .report import training_macs
 
@@ -34,10 +34,17 @@ def measure(logits: Tensor, labels: Tensor, loss: Tensor) -> Iterator[float]:
 
 
 class Training:
-    """A training on this rank: `run()` does it all. Every rank builds the same and then takes the
-    weights of rank 0."""
+    """A training on this rank, new or going on from the checkpoint `source`: `run()` does it all.
+    Every rank builds the same and then takes the weights of rank 0."""
 
-    def __init__(self, config: TrainConfig, comm: Comm, folder: RunFolder, threads: int) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        comm: Comm,
+        folder: RunFolder,
+        threads: int,
+        source: Path | None = None,
+    ) -> None:
         self.config, self.comm, self.folder, self.threads = config, comm, folder, threads
         data = build.load_data(config, comm)
         self.train_data, self.test_data = data.train, data.test
@@ -53,51 +60,59 @@ class Training:
         self.ledger = Ledger()
         self.earlier = Ledger()
         self.begun = time.monotonic()
-        self.latest: Path | None = None
+        self.latest = source
         self.total = Ledger()
+        self.lr = 0.0
 
     def run(self) -> dict[str, Any]:
         """Train from the beginning or from a checkpoint to the end; return the result, which is
         also the last file to be written."""
         self.prepare()
-        now = self.state
         last = min(self.planned, self.config.max_steps or self.planned)
-        progress = Progress(last, now.step, self.folder.writes)
+        progress = Progress(last, self.state.step, self.folder.writes)
         # Numbers that overflow are told as a loss that is not finite, not as NumPy's warnings.
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
-        with quiet, context.using(backend=self.config.backend, ledger=self.ledger):
-            while now.step < last:
-                for batch in self.train_data.epoch(now.epoch, now.step_in_epoch):
-                    loss, hits, count = self.step(batch)
-                    progress.step(now.epoch, int(count), loss / count, hits / count)
-                    ends = now.step_in_epoch == self.steps_per_epoch
-                    if ends or now.step == last:
-                        self.end_epoch(progress, whole=ends, final=now.step == last)
-                    every = self.config.checkpoint_every
-                    if ends or now.step == last or (every and now.step % every == 0):
-                        self.save()
-                    if now.step == last:
-                        break
-            if now.evaluated != now.step:
-                self.test()
-        progress.close()
+        try:
+            with quiet, context.using(backend=self.config.backend, ledger=self.ledger):
+                while self.state.step < last:
+                    self.epoch(last, progress)
+                if self.state.evaluated != self.state.step:
+                    self.test()
+        finally:
+            progress.close()
         return self.finish()
+
+    def epoch(self, last: int, progress: Progress) -> None:
+        """Do the rest of an epoch, up to a last step at most."""
+        now, every = self.state, self.config.checkpoint_every
+        for batch in self.train_data.epoch(now.epoch, now.step_in_epoch):
+            loss, hits, count = self.step(batch)
+            progress.step(now.epoch, int(count), loss / count, hits / count)
+            ends, stops = now.step_in_epoch == self.steps_per_epoch, now.step == last
+            if ends or stops:
+                self.end_epoch(progress, whole=ends, final=stops)
+            if ends or stops or (every and now.step % every == 0):
+                self.save()
+            if stops:
+                return
 
     def step(self, batch: Batch) -> tuple[float, float, float]:
         """Do one step; return the sums of loss, hits and samples over all ranks."""
         now = self.state
-        lr = self.optimizer.rates[0]
+        self.lr = self.optimizer.rates[0]
         sums = np.zeros(3)
         if len(batch.labels):
             with keyed(batch.indices, self.config.seed, now.step):
                 sums[:] = self.backward(batch)
+        # Every rank first ends its buckets: one without a share starts them only here, and ranks
+        # must come to their collectives in one order.
+        self.sync.wait()
         total(sums, self.comm)
         if not math.isfinite(sums[0]):
             raise NotFinite(
                 f"loss is {sums[0] / sums[2]} at step {now.step + 1} of epoch {now.epoch + 1} "
                 f"with --lr {self.config.lr}: try a smaller one"
             )
-        self.sync.wait()
         self.optimizer.step()
         self.optimizer.zero_grad()
         now.step += 1
@@ -105,7 +120,7 @@ class Training:
         now.images += int(sums[2])
         now.sums = [a + float(b) for a, b in zip(now.sums, sums, strict=True)]
         if now.step % self.config.log_every == 0:
-            self.log("step", lr=lr, loss=sums[0] / sums[2], accuracy=sums[1] / sums[2])
+            self.log("step", loss=sums[0] / sums[2], accuracy=sums[1] / sums[2])
         return float(sums[0]), float(sums[1]), float(sums[2])
 
     def backward(self, batch: Batch) -> list[float]:
@@ -130,7 +145,7 @@ class Training:
         if due:
             self.test()
             figures |= {"test_loss": now.test_loss, "test_accuracy": now.test_accuracy}
-        self.log("epoch", lr=self.optimizer.rates[0], **figures)
+        self.log("epoch", **figures)
         shown = ", ".join(f"{k.replace('_', ' ')} {v:.4f}" for k, v in figures.items())
         progress.say(f"epoch {now.epoch + 1}/{self.config.epochs}: {shown}")
         if whole:
@@ -138,14 +153,17 @@ class Training:
 
     def test(self) -> None:
         """Evaluate on the test set."""
-        now = self.state
+        now, begun = self.state, time.monotonic()
         average([b for b in self.model.buffers() if b.dtype.kind == "f"], self.comm)
         loss, hits, count = evaluate(self.model, self.test_data.epoch(0), self.comm)
+        if not math.isfinite(loss):
+            raise NotFinite(f"test loss is {loss / count} after step {now.step}: lower --lr")
         now.test_loss, now.test_accuracy, now.evaluated = loss / count, hits / count, now.step
+        now.aside += time.monotonic() - begun
 
     def save(self) -> None:
         """Write a checkpoint (rank 0); all ranks take part in adding up the books."""
-        now = self.state
+        now, begun = self.state, time.monotonic()
         average([b for b in self.model.buffers() if b.dtype.kind == "f"], self.comm)
         if not np.isfinite(self.flat.data.value).all():
             raise NotFinite(f"weights are not finite after step {now.step}: try a smaller --lr")
@@ -159,6 +177,7 @@ class Training:
             tensors = state.capture(self.model, self.optimizer)
             self.latest = self.checkpoints.save(now.step, tensors, record, best=best)
             self.folder.write_json("ledger.json", books.to_json())
+        now.aside += time.monotonic() - begun
 
     def books(self) -> Ledger:
         """Return the ledger over all ranks and over the runs this one goes on from (rank 0)."""
@@ -177,52 +196,38 @@ class Training:
         now = self.state
         seconds = now.seconds + time.monotonic() - self.begun
         self.folder.log({
-            "event": event, "step": now.step, "epoch": now.epoch + 1, **figures,
-            "images_per_second": now.images / max(seconds, 1e-9), "seconds": seconds,
+            "event": event, "step": now.step, "epoch": now.epoch + 1, "lr": self.lr, **figures,
+            "images_per_second": now.images / max(seconds - now.aside, 1e-9), "seconds": seconds,
         })  # fmt: skip
 
     def prepare(self) -> None:
-        """Open the folder, go on from a checkpoint where that is asked for, share the weights."""
-        source = self.source()
+        """Go on from the checkpoint if there is one, open the folder, share the weights."""
+        if self.latest is not None:
+            self.go_on(self.latest)
         self.folder.open(resumes=bool(self.config.resume))
-        if source is not None:
-            held = load_checkpoint(source)
-            self.state = state.restore(
-                source, held.tensors, held.meta, self.config, self.model, self.optimizer
-            )
-            self.latest = source
-            self.folder.rewind(self.state.step)
-            if self.comm.rank == 0:
-                self.earlier = Ledger.from_json(held.meta["ledger"])
+        self.folder.rewind(self.state.step, self.state.epoch)
         for t in [self.flat.data, *[b.data for b in self.model.buffers()]]:
             self.comm.bcast(t.value)
         self.folder.write_json("config.json", self.config.to_json())
-        facts = provenance.collect(self.comm, self.threads, self.config.seed)
-        self.folder.write_json("provenance.json", facts)
+        if self.folder.writes:
+            before = self.folder.read_json("provenance.json")
+            facts = provenance.collect(self.comm, self.threads, self.config.seed)
+            resumed = str(self.latest) if self.latest else None
+            facts |= {"resumed_from": resumed, "before": before}
+            self.folder.write_json("provenance.json", facts)
         self.begun = time.monotonic()
 
-    def source(self) -> Path | None:
-        """Return the checkpoint to go on from. Rank 0 chooses: others may see older files."""
-        chosen = ""
-        if self.comm.rank == 0 and self.config.resume == AUTO:
-            chosen = str(self.checkpoints.newest() or "")
-        elif self.comm.rank == 0:
-            chosen = self.config.resume
-            self.refuse_later(chosen)
-        chosen = self.comm.bcast_bytes(chosen.encode()).decode()
-        return Path(chosen) if chosen else None
-
-    def refuse_later(self, chosen: str) -> None:
-        """UserError where the run folder holds steps beyond the file that is gone back to."""
-        newest = self.checkpoints.newest() if chosen and self.folder.checkpoints.is_dir() else None
-        if newest is None or newest.resolve() == Path(chosen).resolve():
-            return
-        theirs, mine = (int(load_checkpoint(Path(p)).meta.get("step", 0)) for p in (newest, chosen))
-        if theirs > mine:
-            raise UserError(
-                f"--resume {chosen} is at step {mine}, {newest} at step {theirs}: "
-                "name another --out, so that nothing is lost"
-            )
+    def go_on(self, source: Path) -> None:
+        """Load a checkpoint. One of another folder brings no best: this folder has none yet."""
+        held = load_checkpoint(source)
+        self.state = state.restore(
+            source, held.tensors, held.meta, self.config, self.model, self.optimizer
+        )
+        books = state.books(source, held.meta)
+        if self.comm.rank == 0:
+            self.earlier = books
+        if not self.checkpoints.best_path.exists():
+            self.state.best = -1.0
 
     def finish(self) -> dict[str, Any]:
         """Write the result: the record that the run is complete."""
@@ -235,7 +240,7 @@ class Training:
             "epochs": now.epoch,
             "steps": now.step,
             "ranks": self.comm.size,
-            "images_per_second": now.images / max(now.seconds, 1e-9),
+            "images_per_second": now.images / max(now.seconds - now.aside, 1e-9),
             "wall_seconds": now.seconds,
             "macs": books.total().macs,
             "training_macs": training_macs(books.by("phase")),

@@ -21,13 +21,15 @@ MODEL, VELOCITY = "model/", "optimizer/velocity/"
 @dataclass
 class State:
     """Where a training stands, besides its tensors: steps done in all, in the epoch under way, sums
-    over that epoch (loss, hits, samples), seconds so far, best accuracy."""
+    over that epoch (loss, hits, samples), seconds so far and, of them, those
+    beside training (evaluation, checkpoints), best accuracy."""
 
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     seconds: float = 0.0
+    aside: float = 0.0
     images: int = 0
     best: float = -1.0
     train_loss: float | None = None
@@ -67,28 +69,62 @@ def restore(
 ) -> State:
     """Load tensors and record into a training. UserError where the checkpoint is of another one,
     naming what differs with both values."""
-    held = meta.get("config", {})
+    held = recorded(path, meta, "config", dict)
     for name, mine in config.identity().items():
         if held.get(name) != mine:
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{path}: made with {flag} {held.get(name)}, this run has {mine}")
     load_model(path, tensors, model)
+    names = [n for n in tensors if n.startswith(VELOCITY)]
+    velocity = {n.removeprefix(VELOCITY): tensors[n] for n in names}
     try:
-        names = [n for n in tensors if n.startswith(VELOCITY)]
-        velocity = {n.removeprefix(VELOCITY): tensors[n] for n in names}
         optimizer.load_state_dict({"step": meta["step"], "velocity": velocity})
-        known = {name: meta[name] for name in vars(State())}
+        return _state(meta)
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a checkpoint to go on from: {error}") from error
-    return State(**known)
+        raise UserError(f"{path}: not a checkpoint to go on from: {_line(error)}") from error
+
+
+def recorded(path: Path, meta: dict[str, Any], name: str, kind: type) -> Any:
+    """Return an entry of a checkpoint's record. UserError where it is missing or another type."""
+    value = meta.get(name)
+    if not isinstance(value, kind):
+        raise UserError(
+            f"{path}: {name} on record is {value!r:.60}, expected {kind.__name__}: "
+            "not a checkpoint of `train`"
+        )
+    return value
+
+
+def books(path: Path, meta: dict[str, Any]) -> Ledger:
+    """Return the ledger in a checkpoint's record. UserError where it is none."""
+    try:
+        return Ledger.from_json(recorded(path, meta, "ledger", list))
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: ledger on record cannot be read: {_line(error)}") from error
+
+
+def _state(meta: dict[str, Any]) -> State:
+    """Return the State on record. ValueError for a value of another kind than the default's."""
+    made = State(**{name: meta[name] for name in vars(State())})
+    for name, default in vars(State()).items():
+        value = getattr(made, name)
+        kinds = (int,) if type(default) is int else (int, float, type(default))
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise ValueError(f"{name} is {value!r:.60}")
+    if len(made.sums) != 3 or not all(isinstance(x, int | float) for x in made.sums):
+        raise ValueError(f"sums is {made.sums!r:.60}")
+    return made
+
+
+def _line(error: Exception) -> str:
+    """Return the first lines of a message as one: what does not fit, and the first instance."""
+    return " ".join(str(error.args[0] if error.args else error).splitlines()[:2])
 
 
 def load_model(path: Path, tensors: dict[str, NDArray[Any]], model: nn.Module) -> None:
     """Load a checkpoint's model tensors; every name and shape must fit, or UserError."""
     held = {n.removeprefix(MODEL): a for n, a in tensors.items() if n.startswith(MODEL)}
-    wanted = model.state_dict()
     try:
         model.load_state_dict({n: np.asarray(a) for n, a in held.items()})
     except (KeyError, ValueError) as error:
-        lines = str(error.args[0] if error.args else error).splitlines()
-        raise UserError(f"{path}: not of this model ({len(wanted)} tensors): {lines[0]}") from error
+        raise UserError(f"{path}: {_line(error)}") from error

@@ -33,6 +33,8 @@ def guard(comm: Comm) -> Iterator[None]:
         _end(comm, 1, f"{end.code}\n", shared=True)
     except KeyboardInterrupt:
         _end(comm, 130, "tallygrad: interrupted\n", shared=True)
+    except BrokenPipeError:
+        _end(comm, 141, "", shared=True)  # whoever read our output has seen enough
     except BaseException as error:
         status = user_status(error)
         if status is None:

@@ -1,0 +1,69 @@
+"""Which checkpoint a run goes on from, and with which options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import config as options
+from .checkpoint import CheckpointFolder, load
+from .config import AUTO, TrainConfig
+from .distributed.comm import Comm
+from .errors import UserError
+from .inspect import find
+from .logs import RunFolder
+from .state import recorded
+
+
+def plan(given: Mapping[str, Any], comm: Comm) -> tuple[TrainConfig, Path | None]:
+    """Return the options of a run and the checkpoint that it goes on from, None for a new run.
+    Rank 0 decides for all: others may see older files. UserError where it would overwrite or mix
+    runs."""
+    text = b""
+    if comm.rank == 0:
+        config, source = _decide(given)
+        text = json.dumps([config.to_json(), str(source or "")]).encode()
+    values, name = json.loads(comm.bcast_bytes(text))
+    return TrainConfig(**values), Path(name) if name else None
+
+
+def _decide(given: Mapping[str, Any]) -> tuple[TrainConfig, Path | None]:
+    config = TrainConfig(**given)
+    if not config.resume:
+        return config, None
+    source = _newest(config.out) if config.resume == AUTO else find(Path(config.resume))
+    if source is None:
+        return config, None
+    held = load(source)
+    if config.resume != AUTO and config.out:
+        _refuse_mixing(source, int(recorded(source, held.meta, "step", int)), Path(config.out))
+    return options.resume(given, recorded(source, held.meta, "config", dict)), source
+
+
+def _newest(out: str) -> Path | None:
+    """Return the newest checkpoint of a run folder that verifies, None where there is none yet."""
+    if not out:
+        raise UserError("--resume auto: --out must name the run folder")
+    folder = Path(out) / "checkpoints"
+    newest = CheckpointFolder(folder).newest() if folder.is_dir() else None
+    if newest is None and any(folder.glob("*.h5")):
+        raise UserError(f"--resume auto: no checkpoint in {folder} verifies")
+    return newest
+
+
+def _refuse_mixing(source: Path, step: int, out: Path) -> None:
+    """UserError where the run folder holds another run, or steps beyond the chosen one."""
+    if not RunFolder(out, writes=False).holds():
+        return
+    folder = out / "checkpoints"
+    if source.resolve().parent != folder.resolve():
+        raise UserError(f"--resume {source}: --out {out} holds another run; name a new folder")
+    newest = CheckpointFolder(folder).newest()
+    last = step if newest is None else int(load(newest).meta.get("step", step))
+    if last > step:
+        raise UserError(
+            f"--resume {source} is at step {step}, {newest} at step {last}: "
+            "name another --out, so that nothing is lost"
+        )
