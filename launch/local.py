@@ -70,6 +70,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("-n", dest="ranks", type=_ranks, required=True, help="number of ranks")
     parser.add_argument("--hosts", help="comma-separated hosts, each with :SLOTS")
     parser.add_argument("--timeout", type=_seconds, help="end the job after so many seconds")
+    if "--" not in arguments and any(word in COMMANDS for word in arguments):
+        raise LaunchError(f"put -- before the trainer's command; usage: {USAGE}")
     options = parser.parse_args(arguments[:cut])
     command = arguments[cut + 1 :]
     if not command:

@@ -169,7 +169,7 @@ def test_status_0_counts_only_with_a_new_record(launch: Launch, tmp_path: Path) 
         (["-n", "2"], "no command after --"),
         (["-n", "2", "--"], "no command after --"),
         (["-n", "2", "--", "fly"], "'fly'; choose from train"),
-        (["-n", "2", "train"], "unrecognized arguments: train"),
+        (["-n", "2", "train"], "put -- before"),
         (["-n", "2", "--timeout", "0", "--", "train"], "seconds above 0"),
         (["-n", "2", "--timeout", "nan", "--", "train"], "seconds above 0"),
     ],
