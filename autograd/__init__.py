@@ -23,7 +23,6 @@ from .functional.arrange import (
     minimum,
     pad,
     sin,
-    split,
     sqrt,
     stack,
     where,
@@ -51,7 +50,7 @@ from .functional.loss import (
     nll_loss,
 )
 from .functional.norm import batch_norm, local_response_norm
-from .functional.parts import chunk, flip, unbind
+from .functional.parts import chunk, flip, split, unbind
 from .functional.pool import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
 from .functional.recurrent import lstm, lstm_cell, rnn_cell, rnn_relu, rnn_tanh
 from .ledger import Cost, Ledger

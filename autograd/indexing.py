@@ -27,11 +27,12 @@ def select(x: Value, key: Any) -> Value:
             continue
         length = x.shape[len(slices)]
         if isinstance(item, slice):
-            slices.append(item.indices(length))
+            place = item.indices(length)
+            slices.append(place if range(*place) else (0, 0, 1))  # a start of -1 would wrap around
             shape.append(len(range(*slices[-1])))
         elif isinstance(item, int | np.integer):
-            place = _place(int(item), length, len(slices))
-            slices.append((place, place + 1, 1))
+            at = _place(int(item), length, len(slices))
+            slices.append((at, at + 1, 1))
         else:
             gathers.append((len(shape), _positions(item)))
             slices.append((0, length, 1))

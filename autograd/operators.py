@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
@@ -9,7 +11,8 @@ import numpy.typing as npt
 
 from .array import Spec
 from .indexing import select
-from .ops import activation, linear, reduce
+from .ops import activation, linear, parts, reduce
+from .ops import compare as cp
 from .ops import elementwise as el
 from .ops import shape as sh
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 Operand: TypeAlias = "Tensor | npt.NDArray[Any] | float"
 Axis: TypeAlias = int | tuple[int, ...] | None
+Size: TypeAlias = int | Sequence[int]
 
 
 class Operators:
@@ -64,8 +68,32 @@ class Operators:
     def __rpow__(self, other: Operand) -> Tensor:
         return el.pow(other, self)
 
-    def __matmul__(self, other: Tensor) -> Tensor:
+    def __matmul__(self, other: Tensor | npt.NDArray[Any]) -> Tensor:
         return linear.product(self, other)
+
+    def __rmatmul__(self, other: npt.NDArray[Any]) -> Tensor:
+        return linear.product(other, self)
+
+    def __and__(self, other: Operand) -> Tensor:
+        return cp.bit_and(self, other)
+
+    def __rand__(self, other: Operand) -> Tensor:
+        return cp.bit_and(other, self)
+
+    def __or__(self, other: Operand) -> Tensor:
+        return cp.bit_or(self, other)
+
+    def __ror__(self, other: Operand) -> Tensor:
+        return cp.bit_or(other, self)
+
+    def __xor__(self, other: Operand) -> Tensor:
+        return cp.bit_xor(self, other)
+
+    def __rxor__(self, other: Operand) -> Tensor:
+        return cp.bit_xor(other, self)
+
+    def __invert__(self) -> Tensor:
+        return cp.invert(self)
 
     def __neg__(self) -> Tensor:
         return el.neg(self)
@@ -73,23 +101,23 @@ class Operators:
     def __abs__(self) -> Tensor:
         return el.abs(self)
 
-    def __eq__(self, other: Operand) -> Tensor:  # type: ignore[override]
-        return el.eq(self, other)
+    def __eq__(self, other: Operand | None) -> Any:  # type: ignore[override]
+        return False if other is None else cp.eq(self, other)
 
-    def __ne__(self, other: Operand) -> Tensor:  # type: ignore[override]
-        return el.ne(self, other)
+    def __ne__(self, other: Operand | None) -> Any:  # type: ignore[override]
+        return True if other is None else cp.ne(self, other)
 
     def __lt__(self, other: Operand) -> Tensor:  # type: ignore[misc]
-        return el.lt(self, other)
+        return cp.lt(self, other)
 
     def __le__(self, other: Operand) -> Tensor:  # type: ignore[misc]
-        return el.le(self, other)
+        return cp.le(self, other)
 
     def __gt__(self, other: Operand) -> Tensor:  # type: ignore[misc]
-        return el.gt(self, other)
+        return cp.gt(self, other)
 
     def __ge__(self, other: Operand) -> Tensor:  # type: ignore[misc]
-        return el.ge(self, other)
+        return cp.ge(self, other)
 
     __hash__ = object.__hash__
 
@@ -132,11 +160,25 @@ class Operators:
         """Hyperbolic tangents."""
         return activation.tanh(self)
 
-    def clip(self, low: float, high: float) -> Tensor:
-        """Each element, or the bound that it passes."""
-        return el.minimum(el.maximum(self, low), high)
+    def softmax(self, dim: int) -> Tensor:
+        """e^x divided by its sum along an axis."""
+        return activation.softmax(self, axis=sh.axis_of(dim, len(self.shape)))
 
-    clamp = clip
+    def log_softmax(self, dim: int) -> Tensor:
+        """The logarithm of softmax along an axis."""
+        return activation.log_softmax(self, axis=sh.axis_of(dim, len(self.shape)))
+
+    def clamp(self, min: float | None = None, max: float | None = None) -> Tensor:
+        """Each element, or the bound that it passes; the gradient passes within and at the bounds.
+        Between integers a broken bound gives float32. ValueError without any bound."""
+        given = [b for b in (min, max) if b is not None]
+        if not given:
+            raise ValueError("clamp: give min, max or both")
+        broken = self.dtype.kind != "f" and any(isinstance(b, float | np.floating) for b in given)
+        low, high = (None if b is None else np.asarray(b).item() for b in (min, max))
+        return el.clip(self.float() if broken else self, low=low, high=high)
+
+    clip = clamp
 
     def _reduce(self, how: Any, dim: Axis, keepdim: bool) -> Tensor:
         axes = reduce.axes_of(dim, len(self.shape))
@@ -145,9 +187,23 @@ class Operators:
         return sh.reshape(y, shape=reduce.kept(spec, axes)) if keepdim else y
 
     def sum(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
-        """Sum over axes, all for None."""
-        counted = self.astype(np.int64) if self.dtype.kind == "b" else self
+        """Sum over axes, all for None; of truth values and integers in int64."""
+        counted = self if self.dtype.kind == "f" else self.astype(np.int64)
         return counted._reduce(reduce.sum, dim, keepdim)
+
+    def prod(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
+        """Product over axes; of truth values and integers in int64. Its gradient has no
+        derivative."""
+        counted = self if self.dtype.kind == "f" else self.astype(np.int64)
+        return counted._reduce(reduce.product, dim, keepdim)
+
+    def any(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
+        """True where any element over axes is not 0."""
+        return self._reduce(reduce.any_of, dim, keepdim)
+
+    def all(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
+        """True where no element over axes is 0."""
+        return self._reduce(reduce.all_of, dim, keepdim)
 
     def mean(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Mean over axes; of truth values and integers in float32."""
@@ -166,64 +222,105 @@ class Operators:
         return self.var(dim, keepdim, correction).sqrt()
 
     def max(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
-        """Largest values over axes."""
+        """Largest values over axes: values only, for positions see `argmax`."""
         return self._reduce(reduce.amax, dim, keepdim)
 
     def min(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
-        """Smallest values over axes."""
+        """Smallest values over axes: values only, for positions see `argmin`."""
         return self._reduce(reduce.amin, dim, keepdim)
 
     def argmax(self, dim: int | None = None) -> Tensor:
         """Position of the largest value along an axis, in the flattened tensor for None."""
-        flat = self.reshape(-1) if dim is None else self
-        (place,) = reduce.axes_of(0 if dim is None else dim, len(flat.shape))
-        return reduce.argmax(flat, axis=place)
+        return self._place(reduce.argmax, dim)
 
     def argmin(self, dim: int | None = None) -> Tensor:
         """Position of the smallest value along an axis, in the flattened tensor for None."""
-        return (-self).argmax(dim)
+        return self._place(reduce.argmin, dim)
 
-    def reshape(self, *shape: int | tuple[int, ...]) -> Tensor:
+    def _place(self, how: Any, dim: int | None) -> Tensor:
+        flat = self.reshape(-1) if dim is None else self
+        return how(flat, axis=sh.axis_of(0 if dim is None else dim, len(flat.shape)))
+
+    def reshape(self, *shape: Size) -> Tensor:
         """The same elements in another shape; one extent may be -1. ValueError if it can't be."""
-        wanted: Any = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
-        return sh.reshape(self, shape=sh.completed(self.shape, wanted))
+        return sh.reshape(self, shape=sh.completed(self.shape, shape))
 
     view = reshape
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-        """Axes start_dim to end_dim made one."""
-        end = end_dim % max(len(self.shape), 1) + 1
-        return self.reshape((*self.shape[:start_dim], -1, *self.shape[end:]))
+        """Axes start_dim to end_dim made one; of a number, one element."""
+        ndim = max(len(self.shape), 1)
+        start, end = sh.axis_of(start_dim, ndim), sh.axis_of(end_dim, ndim)
+        if start > end:
+            raise ValueError(f"flatten: axis {start_dim} lies behind axis {end_dim}")
+        inner = prod(self.shape[start : end + 1])
+        return self.reshape((*self.shape[:start], inner, *self.shape[end + 1 :]))
 
     def squeeze(self, dim: int | None = None) -> Tensor:
         """Without the axes of extent 1, or without one of them."""
         drop = {i for i, n in enumerate(self.shape) if n == 1}
-        drop &= set(range(len(self.shape))) if dim is None else {dim % len(self.shape)}
+        if dim is not None:
+            drop &= {sh.axis_of(dim, max(len(self.shape), 1))}
         return self.reshape(tuple(n for i, n in enumerate(self.shape) if i not in drop))
 
     def unsqueeze(self, dim: int) -> Tensor:
         """With a new axis of extent 1 at a place."""
-        at = dim % (len(self.shape) + 1)
+        at = sh.axis_of(dim, len(self.shape) + 1)
         return self.reshape((*self.shape[:at], 1, *self.shape[at:]))
 
-    def permute(self, *axes: int) -> Tensor:
-        """Axes in another order."""
-        return sh.permute(self, axes=tuple(a % len(self.shape) for a in axes))
+    def permute(self, *axes: Size) -> Tensor:
+        """Axes in another order, given one by one or as one sequence."""
+        ndim = len(self.shape)
+        return sh.permute(self, axes=tuple(sh.axis_of(a, ndim) for a in sh.integers(axes)))
 
     def transpose(self, first: int, second: int) -> Tensor:
         """Two axes exchanged."""
         axes = list(range(len(self.shape)))
-        axes[first], axes[second] = axes[second], axes[first]
+        i, k = (sh.axis_of(a, len(axes)) for a in (first, second))
+        axes[i], axes[k] = axes[k], axes[i]
         return self.permute(*axes)
 
     @property
     def T(self) -> Tensor:
         """Axes in reverse order."""
-        return self.permute(*range(len(self.shape))[::-1])
+        return sh.permute(self, axes=tuple(range(len(self.shape))[::-1]))
 
-    def expand(self, *shape: int) -> Tensor:
-        """Repeated to a larger shape, without a copy."""
-        return reduce.broadcast_to(self, shape=shape)
+    def expand(self, *shape: Size) -> Tensor:
+        """Repeated to a larger shape, without a copy; -1 keeps an extent."""
+        wanted = sh.integers(shape)
+        old = (None,) * (len(wanted) - len(self.shape)) + self.shape
+        if any(n == -1 and m is None for n, m in zip(wanted, old, strict=False)):
+            raise ValueError(f"expand: -1 for a new axis, {self.shape} to {wanted}")
+        kept = [m if n == -1 else n for n, m in zip(wanted, old, strict=False)]
+        return reduce.broadcast_to(self, shape=tuple(kept))
+
+    def flip(self, *dims: Size) -> Tensor:
+        """The elements in reverse order along axes."""
+        return parts.flip(self, sh.integers(dims))
+
+    def split(self, sizes: Size, dim: int = 0) -> list[Tensor]:
+        """Parts along an axis: of one size (the last may be smaller), or of given sizes."""
+        return parts.split(self, sizes, dim)
+
+    def chunk(self, chunks: int, dim: int = 0) -> list[Tensor]:
+        """Up to so many parts of one size along an axis; the last may be smaller."""
+        return parts.chunk(self, chunks, dim)
+
+    def unbind(self, dim: int = 0) -> tuple[Tensor, ...]:
+        """The parts along an axis, without it."""
+        return parts.unbind(self, dim)
+
+    def matmul(self, other: Tensor) -> Tensor:
+        """The matrix product, see `@`."""
+        return linear.product(self, other)
+
+    def dim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def numel(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
 
     def clone(self) -> Tensor:
         """A copy with memory of its own; gradients pass."""
@@ -232,7 +329,9 @@ class Operators:
     def astype(self, dtype: npt.DTypeLike) -> Tensor:
         """The same numbers in another type; self where it is that type already."""
         wanted: np.dtype[Any] = np.dtype(dtype)
-        return cast("Tensor", self) if wanted == self.dtype else el.cast(self, dtype=wanted)
+        return cast("Tensor", self) if wanted == self.dtype else sh.cast(self, dtype=wanted)
+
+    to = astype
 
     def float(self) -> Tensor:
         """The same numbers in float32."""

@@ -204,7 +204,7 @@ class Tensor(Operators):
             raise TypeError("len() of a tensor without axes")
         return self.shape[0]
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> NDArray:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> NDArray:
         return np.array(self.data.value, dtype, copy=copy)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:

@@ -38,7 +38,33 @@ ROWS: list[Row] = [
         },
         IMAGES,
     ),
+    ("Conv1d", {"in_channels": 4, "out_channels": 6, "kernel_size": 3}, (2, 4, 7)),
+    (
+        "Conv1d",
+        {
+            "in_channels": 4, "out_channels": 6, "kernel_size": (3,), "stride": 2,
+            "padding": (1,), "dilation": 2, "groups": 2, "bias": False,
+        },
+        (2, 4, 9),
+    ),
+    (
+        "Conv1d",
+        {"in_channels": 4, "out_channels": 2, "kernel_size": 3, "padding": "same"},
+        (2, 4, 7),
+    ),
+    (
+        "ConvTranspose1d",
+        {
+            "in_channels": 4, "out_channels": 6, "kernel_size": 3, "stride": 2, "padding": 1,
+            "output_padding": 1, "groups": 2, "dilation": 2,
+        },
+        (2, 4, 7),
+    ),
     ("MaxPool2d", {"kernel_size": 2}, IMAGES),
+    ("MaxPool2d", {"kernel_size": 3, "padding": 1, "return_indices": True}, IMAGES),
+    ("AvgPool2d", {"kernel_size": 2, "divisor_override": 3}, IMAGES),
+    ("AdaptiveAvgPool2d", {"output_size": (None, 3)}, IMAGES),
+    ("AdaptiveMaxPool2d", {"output_size": [2, None]}, IMAGES),
     (
         "MaxPool2d",
         {"kernel_size": 3, "stride": (2, 1), "padding": 1, "ceil_mode": True},
@@ -62,6 +88,7 @@ ROWS: list[Row] = [
     ("BatchNorm2d", {"num_features": 4, "track_running_stats": False}, IMAGES),
     ("LocalResponseNorm", {"size": 3, "alpha": 0.2, "beta": 0.5, "k": 2.0}, IMAGES),
     ("ReLU", {}, IMAGES),
+    ("Softplus", {}, IMAGES),
     ("LeakyReLU", {"negative_slope": 0.2}, IMAGES),
     ("ELU", {"alpha": 0.7}, IMAGES),
     ("Sigmoid", {}, IMAGES),
@@ -146,6 +173,8 @@ LOSSES: list[tuple[str, dict[str, Any]]] = [
     ("CrossEntropyLoss", {}),
     ("CrossEntropyLoss", {"weight": 3, "ignore_index": 1, "label_smoothing": 0.1}),
     ("CrossEntropyLoss", {"reduction": "none"}),
+    ("NLLLoss", {}),
+    ("NLLLoss", {"weight": 3, "ignore_index": 1, "reduction": "sum"}),
     ("MSELoss", {"reduction": "sum"}),
     ("BCELoss", {}),
     ("BCELoss", {"weight": 3}),
@@ -159,7 +188,7 @@ def test_losses(name: str, options: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     rng = np.random.default_rng(4)
     x, target = rng.random((5, 3)), rng.random((5, 3))
-    labels = target.argmax(1) if name == "CrossEntropyLoss" else target
+    labels = target.argmax(1) if name in ("CrossEntropyLoss", "NLLLoss") else target
     arrays = {k: rng.random(v) for k, v in options.items() if k in ("weight", "pos_weight")}
     ours = getattr(nn, name)(**options | {k: ag.tensor(v) for k, v in arrays.items()})
     theirs = getattr(torch.nn, name)(**options | {k: torch.tensor(v) for k, v in arrays.items()})
@@ -222,3 +251,22 @@ def test_wrong_options() -> None:
     for layer in nn.RNN, nn.RNNCell:
         with pytest.raises(ValueError, match="'tanhh' is unknown; did you mean 'tanh'"):
             layer(2, 2, nonlinearity="tanhh")
+
+
+@pytest.mark.parametrize("name", ["ReLU", "LeakyReLU", "ELU", "Dropout", "Dropout2d"])
+def test_inplace_has_no_effect(name: str) -> None:
+    x = ag.tensor(np.full((2, 3, 4, 4), -1.0))
+    y = getattr(nn, name)(inplace=True)(x)
+    assert y is not x and (x.numpy() == -1).all()
+
+
+def test_options_that_do_not_fit_the_axes() -> None:
+    for layer, size, piece in (
+        (nn.Conv2d, (3, 3, 3), "Conv2d: kernel_size must be one number or 2"),
+        (nn.Conv1d, (3, 3), "Conv1d: kernel_size must be one number or 1"),
+        (nn.ConvTranspose2d, 0, "ConvTranspose2d: kernel_size"),
+    ):
+        with pytest.raises(ValueError, match=piece):
+            layer(1, 1, size)
+    with pytest.raises(ValueError, match="MaxPool2d: stride must be one number or 2, at least 1"):
+        nn.MaxPool2d(2, stride=0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 
+from ..array import Array, array
 from ..operators import Operand
 from ..ops import elementwise as el
 from ..ops import shape as sh
@@ -17,7 +18,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Return tensors one behind the other along an existing axis."""
     if not tensors:
         raise ValueError("cat: no tensors given")
-    return sh.concatenate(*tensors, axis=dim % max(tensors[0].ndim, 1))
+    return sh.concatenate(*tensors, axis=sh.axis_of(dim, tensors[0].ndim))
 
 
 concatenate = cat
@@ -25,45 +26,84 @@ concatenate = cat
 
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Return tensors of one shape one behind the other along a new axis."""
-    return cat([t.unsqueeze(dim) for t in tensors], dim % (tensors[0].ndim + 1) if tensors else 0)
+    if not tensors:
+        raise ValueError("stack: no tensors given")
+    axis = sh.axis_of(dim, tensors[0].ndim + 1)
+    return cat([t.unsqueeze(axis) for t in tensors], axis)
 
 
-def split(
-    tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0
-) -> list[Tensor]:
-    """Return parts along an axis: of one size (the last may be smaller), or of given sizes."""
-    length = tensor.shape[dim]
-    if isinstance(split_size_or_sections, int):
-        step = split_size_or_sections
-        sizes = [min(step, length - i) for i in range(0, length, step)]
-    else:
-        sizes = list(split_size_or_sections)
-    if sum(sizes) != length:
-        raise ValueError(f"split: sizes {sizes} add up to {sum(sizes)}, axis {dim} has {length}")
-    ends = np.cumsum([0, *sizes])
-    before = (slice(None),) * (dim % tensor.ndim)
-    return [tensor[(*before, slice(int(a), int(b)))] for a, b in pairwise(ends)]
+MODES = ("constant", "reflect", "replicate", "circular")
 
 
-def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Tensor:
+def pad(
+    input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Tensor:
     """Return the input with a border. `pad` counts from the last axis: (left, right, top, bottom,
-    ..). Modes: "constant"."""
-    if mode != "constant":
-        raise ValueError(f"pad: mode {mode!r} is unknown; there is 'constant'")
+    ..); a negative width cuts off, before any border is added.
+
+    Modes: "constant", the value (0 for None); "reflect", the elements mirrored at the outermost
+    one; "replicate", the outermost one; "circular", the elements from the other end. ValueError
+    for a border that is wider than its axis allows."""
+    if mode not in MODES:
+        raise ValueError(f"pad: mode {mode!r} is unknown; there are {MODES}")
+    if mode != "constant" and value:
+        raise ValueError(f"pad: a value {value} has no place in mode {mode!r}")
     if len(pad) % 2 or len(pad) > 2 * input.ndim:
         raise ValueError(f"pad: {len(pad)} widths for {input.ndim} axes; give pairs")
-    pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)][::-1]
+    given = sh.integers(pad)
+    pairs = [(given[i], given[i + 1]) for i in range(0, len(given), 2)][::-1]
     widths = ((0, 0),) * (input.ndim - len(pairs)) + tuple(pairs)
-    return sh.pad(input, widths=widths, value=float(value))
+    for axis, (n, (a, b)) in enumerate(zip(input.shape, widths, strict=True)):
+        if n + min(a, 0) + min(b, 0) < 0:
+            raise ValueError(f"pad: widths {(a, b)} cut off more than axis {axis} has, {n}")
+    border = tuple((max(a, 0), max(b, 0)) for a, b in widths)
+    y = _cropped(input, widths) if min(given, default=0) < 0 else input
+    if mode != "constant":
+        return _repeated(y, border, mode)
+    return sh.pad(y, widths=border, value=float(value or 0.0))
+
+
+Widths: TypeAlias = tuple[tuple[int, int], ...]
+
+
+def _cropped(x: Tensor, widths: Widths) -> Tensor:
+    """Return x without what negative widths cut off."""
+    ends = zip(x.shape, widths, strict=True)
+    return sh.getslice(x, slices=tuple((max(-a, 0), n - max(-b, 0), 1) for n, (a, b) in ends))
+
+
+def _repeated(x: Tensor, widths: Widths, mode: str) -> Tensor:
+    """Return x with a border of its own elements, axis by axis."""
+    for axis, (n, (a, b)) in enumerate(zip(x.shape, widths, strict=True)):
+        if not (a or b):
+            continue
+        most = {"reflect": n - 1, "circular": n}.get(mode, max(a, b) if n else 0)
+        if max(a, b) > most:
+            raise ValueError(f"pad: {mode} by {(a, b)}, at most {most} along axis {axis} of {n}")
+        at = np.arange(-a, n + b)
+        if mode == "reflect":
+            at = n - 1 - np.abs(n - 1 - np.abs(at))
+        else:
+            at = at % n if mode == "circular" else at.clip(0, n - 1)
+        x = sh.index(x, array(at.astype(np.int64)), axis=axis)
+    return x
 
 
 def where(condition: Tensor, input: Operand, other: Operand) -> Tensor:
-    """Return elements of input where the condition holds, else of other."""
-    if not isinstance(input, Tensor) and isinstance(other, Tensor):
-        return el.where(condition, other.dtype.type(input), other)
-    if isinstance(input, Tensor) and not isinstance(other, Tensor):
-        return el.where(condition, input, input.dtype.type(other))
-    return el.where(condition, input, other)
+    """Return elements of input where the condition holds, else of other. A Python number takes the
+    other operand's type where that can hold it; two numbers give bool, int64 or float32."""
+    return el.where(condition, _number(input, other), _number(other, input))
+
+
+def _number(value: Operand, beside: Operand) -> Operand | Array:
+    """Return a Python number as an array, of the type of what stands beside it if that can hold
+    it, anything else as it is."""
+    if not isinstance(value, bool | int | float):
+        return value
+    own = np.dtype(np.float32 if isinstance(value, float) else type(value))
+    kinds = {"b": 0, "i": 1, "u": 1, "f": 2}
+    dtype = getattr(beside, "dtype", own)
+    return array(value, dtype if kinds[dtype.kind] >= kinds[own.kind] else own)
 
 
 def maximum(input: Operand, other: Operand) -> Tensor:

@@ -17,7 +17,7 @@ Sizes: TypeAlias = int | Sequence[int]
 def pair(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, int]:
     """Return (vertical, horizontal) numbers of an option that is one number for all axes or one
     for each; of a single axis the vertical one is `least`. ValueError where any is below least."""
-    many = (value,) if isinstance(value, int) else tuple(value)
+    many = tuple(value) if isinstance(value, Sequence) else (value,)
     given = tuple(index(v) for v in many)
     given = given * axes if len(given) == 1 else given
     if len(given) != axes or min(given) < least:

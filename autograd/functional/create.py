@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from .. import context, random
 from ..array import Array, Spec, array
+from ..ops.shape import integers
 from ..tensor import Tensor
 
 FLOAT = np.dtype(np.float32)
@@ -32,26 +34,30 @@ def from_numpy(data: npt.NDArray[Any]) -> Tensor:
 
 
 def full(
-    size: tuple[int, ...],
+    size: int | Sequence[int],
     fill_value: float,
     dtype: npt.DTypeLike = FLOAT,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Return a tensor of one value."""
-    spec = Spec(tuple(size), np.dtype(dtype))
+    """Return a tensor of one value; `size`: its extents."""
+    spec = Spec(integers((size,)), np.dtype(dtype))
     meta = context.current().backend == "meta"
     numbers = None if meta else np.full(spec.shape, fill_value, spec.dtype)
     return Tensor(Array(spec, numbers), requires_grad)
 
 
-def zeros(*size: int, dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False) -> Tensor:
-    """Return zeros."""
-    return full(size, 0.0, dtype, requires_grad)
+def zeros(
+    *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False
+) -> Tensor:
+    """Return zeros; extents one by one or as one sequence."""
+    return full(integers(size), 0.0, dtype, requires_grad)
 
 
-def ones(*size: int, dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False) -> Tensor:
+def ones(
+    *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False
+) -> Tensor:
     """Return ones."""
-    return full(size, 1.0, dtype, requires_grad)
+    return full(integers(size), 1.0, dtype, requires_grad)
 
 
 def zeros_like(input: Tensor) -> Tensor:
@@ -71,11 +77,15 @@ def arange(*bounds: float, dtype: npt.DTypeLike | None = None) -> Tensor:
     return Tensor(array(numbers, np.dtype(dtype or default)))
 
 
-def rand(*size: int, dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False) -> Tensor:
+def rand(
+    *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False
+) -> Tensor:
     """Return numbers drawn evenly from [0, 1)."""
-    return Tensor(random.draw("uniform", size, 0.0, 1.0, dtype), requires_grad)
+    return Tensor(random.draw("uniform", integers(size), 0.0, 1.0, dtype), requires_grad)
 
 
-def randn(*size: int, dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False) -> Tensor:
+def randn(
+    *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False
+) -> Tensor:
     """Return numbers drawn from the normal distribution of mean 0 and deviation 1."""
-    return Tensor(random.draw("normal", size, 0.0, 1.0, dtype), requires_grad)
+    return Tensor(random.draw("normal", integers(size), 0.0, 1.0, dtype), requires_grad)

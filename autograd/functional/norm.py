@@ -31,6 +31,7 @@ def batch_norm(
     move towards the batch's by `momentum`, the variance's unbiased estimate as in torch. Otherwise
     the running ones are used. ValueError for a single value per channel in training."""
     y: Tensor
+    check_momentum(momentum)
     w = _constant(input, 1.0) if weight is None else weight
     b = _constant(input, 0.0) if bias is None else bias
     if not training:
@@ -46,6 +47,12 @@ def batch_norm(
             found = seen.data if factor == 1 else scale(seen.data, factor=factor)
             update.running_average(running.data, found, rate)
     return y
+
+
+def check_momentum(momentum: float | None) -> None:
+    """ValueError for a momentum that is None, torch's way to ask for plain averages."""
+    if momentum is None:
+        raise ValueError("batch_norm: momentum=None (cumulative averages) is not supported; use .1")
 
 
 def _constant(input: Tensor, value: float) -> Value:

@@ -128,7 +128,7 @@ def _output(
     name: str, output_size: int | Sequence[int | None] | None, size: tuple[int, ...]
 ) -> Pair:
     """Return (E, F), with the image's own extent for each None."""
-    given = (output_size,) * 2 if isinstance(output_size, int | None) else tuple(output_size)
+    given = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * 2
     if len(given) != 2 or min(n for n in (*given, 0) if n is not None) < 0:
         raise ValueError(f"{name}: output_size must be one number or 2, got {output_size}")
     h, w = (n if m is None else int(m) for n, m in zip(size, given, strict=True))

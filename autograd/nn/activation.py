@@ -1,4 +1,5 @@
-"""Activation functions as layers, with torch's arguments."""
+"""Activation functions as layers, with torch's arguments. `inplace` is accepted to no effect: what
+is saved for the gradient is never overwritten."""
 
 from __future__ import annotations
 
@@ -10,6 +11,9 @@ from .module import Module
 class ReLU(Module):
     """max(x, 0)."""
 
+    def __init__(self, inplace: bool = False) -> None:
+        self.inplace = inplace
+
     def forward(self, x: Tensor) -> Tensor:
         """Return x's shape."""
         return F.relu(x)
@@ -20,8 +24,8 @@ class LeakyReLU(Module):
 
     shown = ("negative_slope",)
 
-    def __init__(self, negative_slope: float = 0.01) -> None:
-        self.negative_slope = negative_slope
+    def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
+        self.negative_slope, self.inplace = negative_slope, inplace
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x's shape."""
@@ -33,12 +37,20 @@ class ELU(Module):
 
     shown = ("alpha",)
 
-    def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = alpha
+    def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
+        self.alpha, self.inplace = alpha, inplace
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x's shape."""
         return F.elu(x, self.alpha)
+
+
+class Softplus(Module):
+    """log(1 + exp(x)), a smooth max(x, 0)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        return F.softplus(x)
 
 
 class Sigmoid(Module):

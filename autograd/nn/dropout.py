@@ -1,4 +1,4 @@
-"""Dropout layers (Srivastava et al. 2014)."""
+"""Dropout layers (Srivastava et al. 2014). `inplace` is accepted to no effect."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .module import Module
 class _Dropout(Module):
     shown = ("p",)
 
-    def __init__(self, p: float = 0.5) -> None:
+    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         if not 0 <= p <= 1:
             raise ValueError(f"dropout: p must lie in [0, 1], not {p}")
-        self.p = p
+        self.p, self.inplace = p, inplace
 
 
 class Dropout(_Dropout):

@@ -4,11 +4,19 @@ shapes are torch's; so are the initial numbers (uniform, with deviation sqrt(1 /
 from __future__ import annotations
 
 from math import sqrt
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..functional.conv import conv2d, conv_transpose2d
+from ..functional.conv import (
+    Sizes,
+    conv1d,
+    conv2d,
+    conv_transpose1d,
+    conv_transpose2d,
+    pair,
+)
 from ..functional.create import zeros
 from ..functional.linear import linear
 from ..tensor import Parameter, Tensor
@@ -16,12 +24,11 @@ from . import init
 from .module import Module
 
 FLOAT = np.dtype(np.float32)
-Pair = tuple[int, int]
 
 
-def pair(value: int | Pair) -> Pair:
-    """Return (value, value) for a single number."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def numbers(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, ...]:
+    """Return one number for each axis. ValueError for another count, or one below `least`."""
+    return pair(name, value, axes, least)[2 - axes :]
 
 
 def parameter(*shape: int, dtype: npt.DTypeLike = FLOAT) -> Parameter:
@@ -56,7 +63,39 @@ class Linear(Module):
         return linear(x, self.weight, self.bias)
 
 
-class Conv2d(Module):
+class _Filters(Module):
+    """What convolutions share: their options and parameters, of `axes` axes."""
+
+    shown = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups")
+    axes: ClassVar[int]
+    transposed: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes,
+        dilation: Sizes,
+        groups: int,
+        bias: bool,
+        dtype: npt.DTypeLike,
+    ) -> None:
+        _divides(groups, in_channels, out_channels)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size = self._numbers("kernel_size", kernel_size, 1)
+        self.stride = self._numbers("stride", stride, 1)
+        self.dilation, self.groups = self._numbers("dilation", dilation, 1), groups
+        first, second = (out_channels, in_channels)[:: -1 if self.transposed else 1]
+        self.weight = parameter(first, second // groups, *self.kernel_size, dtype=dtype)
+        self.bias = parameter(out_channels, dtype=dtype) if bias else None
+        reset(self.weight, self.bias)
+
+    def _numbers(self, option: str, value: Sizes, least: int = 0) -> tuple[int, ...]:
+        return numbers(f"{type(self).__name__}: {option}", value, self.axes, least)
+
+
+class Conv2d(_Filters):
     """Cross-correlation, see `functional.conv.conv2d`; x (N, in_channels, H, W), weight
     (out_channels, in_channels / groups, R, S), bias (out_channels,).
 
@@ -65,38 +104,40 @@ class Conv2d(Module):
     of the filters sees the same share of the channels. ValueError where the groups do not divide
     the channels."""
 
-    shown = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups")
+    axes = 2
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | Pair,
-        stride: int | Pair = 1,
-        padding: int | Pair | str = 0,
-        dilation: int | Pair = 1,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes | str = 0,
+        dilation: Sizes = 1,
         groups: int = 1,
         bias: bool = True,
         dtype: npt.DTypeLike = FLOAT,
     ) -> None:
-        _divides(groups, in_channels, out_channels)
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride = pair(kernel_size), pair(stride)
-        self.padding = padding if isinstance(padding, str) else pair(padding)
-        self.dilation, self.groups = pair(dilation), groups
-        shape = (out_channels, in_channels // groups, *self.kernel_size)
-        self.weight = parameter(*shape, dtype=dtype)
-        self.bias = parameter(out_channels, dtype=dtype) if bias else None
-        reset(self.weight, self.bias)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, dilation, groups, bias, dtype
+        )
+        self.padding = padding if isinstance(padding, str) else self._numbers("padding", padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, out_channels, H', W')."""
-        return conv2d(
+        convolve = conv2d if self.axes == 2 else conv1d
+        return convolve(
             x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
 
 
-class ConvTranspose2d(Module):
+class Conv1d(Conv2d):
+    """Conv2d of signals: x (N, in_channels, L), weight (out_channels, in_channels / groups, S)."""
+
+    axes = 1
+
+
+class ConvTranspose2d(_Filters):
     """What Conv2d does to a gradient, as a layer that enlarges images; x (N, in_channels, H, W),
     weight (in_channels, out_channels / groups, R, S), bias (out_channels,).
 
@@ -104,34 +145,32 @@ class ConvTranspose2d(Module):
     dilation (R - 1) + output_padding + 1, W' likewise. ValueError where the groups do not divide
     the channels."""
 
-    shown = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups")
+    axes = 2
+    transposed = True
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | Pair,
-        stride: int | Pair = 1,
-        padding: int | Pair = 0,
-        output_padding: int | Pair = 0,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        output_padding: Sizes = 0,
         groups: int = 1,
         bias: bool = True,
-        dilation: int | Pair = 1,
+        dilation: Sizes = 1,
         dtype: npt.DTypeLike = FLOAT,
     ) -> None:
-        _divides(groups, in_channels, out_channels)
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride = pair(kernel_size), pair(stride)
-        self.padding, self.output_padding = pair(padding), pair(output_padding)
-        self.groups, self.dilation = groups, pair(dilation)
-        shape = (in_channels, out_channels // groups, *self.kernel_size)
-        self.weight = parameter(*shape, dtype=dtype)
-        self.bias = parameter(out_channels, dtype=dtype) if bias else None
-        reset(self.weight, self.bias)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, dilation, groups, bias, dtype
+        )
+        self.padding = self._numbers("padding", padding)
+        self.output_padding = self._numbers("output_padding", output_padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, out_channels, H', W')."""
-        return conv_transpose2d(
+        convolve = conv_transpose2d if self.axes == 2 else conv_transpose1d
+        return convolve(
             x,
             self.weight,
             self.bias,
@@ -141,6 +180,13 @@ class ConvTranspose2d(Module):
             self.groups,
             self.dilation,
         )
+
+
+class ConvTranspose1d(ConvTranspose2d):
+    """ConvTranspose2d of signals: x (N, in_channels, L), weight (in_channels, out_channels /
+    groups, S)."""
+
+    axes = 1
 
 
 def _divides(groups: int, in_channels: int, out_channels: int) -> None:

@@ -39,6 +39,23 @@ class CrossEntropyLoss(_Loss):
         )
 
 
+class NLLLoss(_Loss):
+    """Negative log-likelihood of integer labels (N, ..) under log-probabilities (N, C, ..); options
+    as for CrossEntropyLoss."""
+
+    def __init__(
+        self, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
+    ) -> None:
+        super().__init__(reduction)
+        self.weight = weight
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return a number, or (N, ..) for "none"."""
+        return F.nll_loss(input, target, self.weight, self.ignore_index, self.reduction)
+
+
 class MSELoss(_Loss):
     """Squared differences of input and target."""
 

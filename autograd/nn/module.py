@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .. import context
 from ..array import Array, NDArray, array
 from ..ledger import Ledger
-from ..ops.elementwise import cast
+from ..ops.shape import cast
 from ..ops.update import store
 from ..tensor import Parameter, Tensor
 from .errors import compare
@@ -22,7 +22,8 @@ class Module:
     the attribute's name; `register_buffer` adds tensors that are state but not trained.
 
     A call enters the scope of the name under which the parent holds this module, so that the
-    ledger files work under the names of `named_modules`; the outermost module's name is "".
+    ledger files work under the names of `named_modules`; the outermost module's name is "". What
+    a container holds may be called from outside of it: its name has the container's in front.
     """
 
     training: bool = True
@@ -34,7 +35,11 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if isinstance(value, Module):
-            value._called(name)
+            value._called(self._inner(name))
+
+    def _inner(self, name: str) -> str:
+        """Return the scope that a call of the child `name` enters."""
+        return name
 
     def _called(self, name: str) -> None:
         """Take the name that the parent gives."""
@@ -47,7 +52,10 @@ class Module:
         self._buffers = {**self._buffers, name: persistent}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with context.scope(self._name):
+        return self._run(self._name, *args, **kwargs)
+
+    def _run(self, scope: str, /, *args: Any, **kwargs: Any) -> Any:
+        with context.scope(scope):
             return self.forward(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -209,7 +217,28 @@ def assign(target: Tensor, numbers: Array) -> None:
         store(target.data, numbers)
 
 
-class Sequential(Module):
+class _Container(Module):
+    """Modules in order, which may be called one by one by whoever holds the container."""
+
+    def _inner(self, name: str) -> str:
+        return _joined(self._name, name)
+
+    def _called(self, name: str) -> None:
+        super()._called(name)
+        for key, module in self.named_children():
+            module._called(self._inner(key))
+
+    def __len__(self) -> int:
+        return len([*self.children()])
+
+    def __iter__(self) -> Iterator[Module]:
+        return self.children()
+
+    def __getitem__(self, place: int) -> Module:
+        return [*self.children()][place]
+
+
+class Sequential(_Container):
     """Modules called one after the other, each on the result of the one before. Named "0", "1", ..
     or by the keys of a mapping, given as the only argument."""
 
@@ -220,23 +249,18 @@ class Sequential(Module):
                     raise ValueError(f"Sequential: {name!r} is taken or no name for a module")
                 setattr(self, name, module)
 
+    def _inner(self, name: str) -> str:
+        # A subclass with a forward of its own calls its modules within its own scope.
+        return super()._inner(name) if type(self).forward is Sequential.forward else name
+
     def forward(self, x: Any) -> Any:
         """Return the result of the last module."""
-        for module in self.children():
-            x = module(x)
+        for name, module in self.named_children():
+            x = module._run(name, x)
         return x
 
-    def __len__(self) -> int:
-        return len([*self.children()])
 
-    def __iter__(self) -> Iterator[Module]:
-        return self.children()
-
-    def __getitem__(self, place: int) -> Module:
-        return [*self.children()][place]
-
-
-class ModuleList(Module):
+class ModuleList(_Container):
     """Modules in a list, called by whoever holds it; their scopes have the list's name in front."""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
@@ -246,19 +270,4 @@ class ModuleList(Module):
     def append(self, module: Module) -> Self:
         """Add a module at the end. Return self."""
         setattr(self, str(len(self)), module)
-        self._called(self._name)
         return self
-
-    def _called(self, name: str) -> None:
-        super()._called(name)
-        for key, module in self.named_children():
-            module._called(_joined(name, key))
-
-    def __len__(self) -> int:
-        return len([*self.children()])
-
-    def __iter__(self) -> Iterator[Module]:
-        return self.children()
-
-    def __getitem__(self, place: int) -> Module:
-        return [*self.children()][place]

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy.typing as npt
 
 from ..functional.create import ones, zeros
-from ..functional.norm import batch_norm, local_response_norm
+from ..functional.norm import batch_norm, check_momentum, local_response_norm
 from ..tensor import Parameter, Tensor
 from .layers import FLOAT
 from .module import Module
@@ -35,6 +35,7 @@ class _BatchNorm(Module):
         track_running_stats: bool = True,
         dtype: npt.DTypeLike = FLOAT,
     ) -> None:
+        check_momentum(momentum)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.track_running_stats = track_running_stats
         one, zero = ones(num_features, dtype=dtype), zeros(num_features, dtype=dtype)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ..functional.conv import Sizes, pair
 from ..functional.pool import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
 from ..tensor import Tensor
-from .layers import Pair, pair
 from .module import Module
 
 
@@ -12,65 +14,85 @@ class MaxPool2d(Module):
     """Largest value of each window.
 
     Options are one number or (vertical, horizontal); the stride is the kernel size unless given.
-    The border of a padded input never wins. Extents are rounded down, up with `ceil_mode`."""
+    The border of a padded input never wins. Extents are rounded down, up with `ceil_mode`. With
+    `return_indices` a call gives the positions within the image too, row by row."""
 
     shown = ("kernel_size", "stride", "padding")
 
     def __init__(
         self,
-        kernel_size: int | Pair,
-        stride: int | Pair | None = None,
-        padding: int | Pair = 0,
-        dilation: int | Pair = 1,
+        kernel_size: Sizes,
+        stride: Sizes | None = None,
+        padding: Sizes = 0,
+        dilation: Sizes = 1,
+        return_indices: bool = False,
         ceil_mode: bool = False,
     ) -> None:
-        self.kernel_size = pair(kernel_size)
-        self.stride = self.kernel_size if stride is None else pair(stride)
-        self.padding, self.dilation, self.ceil_mode = pair(padding), pair(dilation), ceil_mode
+        name = type(self).__name__
+        self.kernel_size = pair(f"{name}: kernel_size", kernel_size, least=1)
+        given = self.kernel_size if stride is None else stride
+        self.stride = pair(f"{name}: stride", given, least=1)
+        self.padding, self.ceil_mode = pair(f"{name}: padding", padding), ceil_mode
+        self.dilation = pair(f"{name}: dilation", dilation, least=1)
+        self.return_indices = return_indices
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, C, H', W')."""
-        return max_pool2d(
-            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
-        )
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return (N, C, H', W'), and with `return_indices` the positions in the same shape."""
+        options = self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+        if self.return_indices:
+            return max_pool2d(x, *options, return_indices=True)
+        return max_pool2d(x, *options)
 
 
 class AvgPool2d(Module):
     """Mean of each window.
 
-    Options as for MaxPool2d; with `count_include_pad` the zeros of the border count as values."""
+    Options as for MaxPool2d; with `count_include_pad` the zeros of the border count as values;
+    `divisor_override` divides the sums instead of the windows' size."""
 
     shown = ("kernel_size", "stride", "padding")
 
     def __init__(
         self,
-        kernel_size: int | Pair,
-        stride: int | Pair | None = None,
-        padding: int | Pair = 0,
+        kernel_size: Sizes,
+        stride: Sizes | None = None,
+        padding: Sizes = 0,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
+        divisor_override: int | None = None,
     ) -> None:
-        self.kernel_size = pair(kernel_size)
-        self.stride = self.kernel_size if stride is None else pair(stride)
-        self.padding, self.ceil_mode = pair(padding), ceil_mode
+        name = type(self).__name__
+        self.kernel_size = pair(f"{name}: kernel_size", kernel_size, least=1)
+        given = self.kernel_size if stride is None else stride
+        self.stride = pair(f"{name}: stride", given, least=1)
+        self.padding, self.ceil_mode = pair(f"{name}: padding", padding), ceil_mode
         self.count_include_pad = count_include_pad
+        self.divisor_override = divisor_override
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, H', W')."""
         return avg_pool2d(
-            x, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
+            x,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
         )
 
 
 class _Adaptive(Module):
     shown = ("output_size",)
 
-    def __init__(self, output_size: int | Pair) -> None:
-        self.output_size = pair(output_size)
+    def __init__(self, output_size: int | Sequence[int | None] | None) -> None:
+        given = output_size if isinstance(output_size, Sequence) else (output_size,) * 2
+        self.output_size = tuple(given)
 
 
 class AdaptiveAvgPool2d(_Adaptive):
-    """Mean over windows chosen so that the result is `output_size`."""
+    """Mean over windows chosen so that the result is `output_size`; None
+    keeps an extent."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, *output_size)."""
@@ -78,7 +100,8 @@ class AdaptiveAvgPool2d(_Adaptive):
 
 
 class AdaptiveMaxPool2d(_Adaptive):
-    """Largest value over windows chosen so that the result is `output_size`."""
+    """Largest value over windows chosen so that the result is `output_size`; None
+    keeps an extent."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, *output_size)."""

@@ -7,9 +7,11 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
-from .elementwise import add, each, exp, floating, gt, mul, sub, where
+from .compare import gt
+from .elementwise import add, exp, mul, sub, where
 from .reduce import kept, scale
 from .reduce import sum as total
+from .rules import each, floating
 from .shape import full, reshape, zero
 
 
@@ -35,8 +37,11 @@ def _(dy: Value, y: Value) -> Value:
 @primitive(infer=paired, cost=each(cmp=1), outputs=("dx",))
 def relu_dx(dy: NDArray, y: NDArray) -> NDArray:
     """dx = dy where y > 0, else 0."""
-    dx = np.greater(y, 0, out=np.empty_like(dy))  # a product is faster than a choice
-    dx *= dy
+    dx = np.empty_like(dy)
+    # Bits times 0 or 1: faster than a choice, and unlike floats an infinite dy becomes no nan.
+    bits = dx.view(f"i{dy.itemsize}")
+    np.greater(y, 0, out=bits)
+    bits *= dy.view(bits.dtype)
     return dx
 
 
@@ -227,7 +232,8 @@ def _along(x: Spec, *, axis: int) -> Spec:
 def softmax(x: NDArray, *, axis: int) -> NDArray:
     """y = e^x / (the sum of e^x along an axis), shifted by the largest x so as to stay finite."""
     y = np.empty_like(x)
-    np.subtract(x, x.max(axis, keepdims=True), out=y)
+    with np.errstate(invalid="ignore"):  # all of -inf, or one inf: not a number
+        np.subtract(x, x.max(axis, keepdims=True), out=y)
     np.exp(y, out=y)
     np.divide(y, y.sum(axis, keepdims=True), out=y)
     return y
@@ -270,7 +276,8 @@ def _log_cost(y: Spec, x: Spec, *, axis: int) -> Cost:
 def log_softmax(x: NDArray, *, axis: int) -> NDArray:
     """y = x - log(the sum of e^x along an axis), shifted by the largest x so as to stay finite."""
     y = np.empty_like(x)
-    np.subtract(x, x.max(axis, keepdims=True), out=y)
+    with np.errstate(invalid="ignore"):  # all of -inf, or one inf: not a number
+        np.subtract(x, x.max(axis, keepdims=True), out=y)
     np.subtract(y, np.log(np.exp(y).sum(axis, keepdims=True)), out=y)
     return y
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..array import NDArray, Spec
 from ..primitive import Value, primitive
-from .elementwise import BOOL, each
+from .rules import BOOL, each
 
 GOLDEN = 0x9E3779B97F4A7C15
 BLOCK = 1 << 15  # hashes worked on at a time, so that they stay in the cache

@@ -2,68 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from ..array import NDArray, Spec
 from ..ledger import Cost
-from ..primitive import Primitive, Value, primitive
+from ..primitive import Value, primitive
+from .compare import gt, within
 from .reduce import sum_to
-from .shape import full, zero
-
-BOOL = np.dtype(bool)
-
-
-def broadcast(*specs: Spec) -> Spec:
-    """Shape rule of every elementwise operation. ValueError for shapes that do not broadcast."""
-    try:
-        shape = np.broadcast_shapes(*[s.shape for s in specs])
-    except ValueError:
-        shapes = " and ".join(str(s.shape) for s in specs)
-        raise ValueError(f"shapes {shapes} do not broadcast") from None
-    return Spec(shape, np.result_type(*[s.dtype for s in specs]))
-
-
-def same(x: Spec, **attrs: Any) -> Spec:
-    """Shape rule: as the operand."""
-    return x
-
-
-def floating(x: Spec, **attrs: Any) -> Spec:
-    """Shape rule of functions that are defined on floating-point numbers. TypeError for others."""
-    if x.dtype.kind != "f":
-        raise TypeError(f"expected floating-point numbers, got {x.dtype}")
-    return x
-
-
-def truth(*specs: Spec) -> Spec:
-    """Shape rule of comparisons."""
-    return Spec(broadcast(*specs).shape, BOOL)
-
-
-def each(**kinds: int) -> Callable[..., Cost]:
-    """Cost rule: so many operations of each kind for every element of the (first) result."""
-
-    def rule(y: Any, *specs: Spec, **attrs: Any) -> Cost:
-        size = (y if isinstance(y, Spec) else y[0]).size
-        return Cost(**{kind: n * size for kind, n in kinds.items()})
-
-    return rule
+from .rules import (
+    FLOAT,
+    agreed,
+    broadcast,
+    common,
+    each,
+    floating,
+    numeric,
+    quotient,
+    same,
+    together,
+)
+from .shape import cast, full, zero
 
 
 def fit(gradient: Value, spec: Spec) -> Value:
     """Sum a gradient over the axes along which its operand was broadcast, in the operand's type."""
     if gradient.shape != spec.shape:
         gradient = sum_to(gradient, shape=spec.shape)
-    return gradient if gradient.dtype == spec.dtype else cast(gradient, dtype=spec.dtype)
+    if gradient.dtype == spec.dtype or spec.dtype.kind != "f":
+        return gradient  # what is no floating-point number asks for no gradient
+    return cast(gradient, dtype=spec.dtype)
 
 
 @primitive(infer=broadcast, cost=each(add=1))
 def add(x: NDArray, w: NDArray) -> NDArray:
     """y = x + w."""
-    return np.add(x, w)
+    return together(np.add, x, w)
 
 
 @add.vjp("x")
@@ -79,7 +52,7 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
 @primitive(infer=broadcast, cost=each(add=1))
 def sub(x: NDArray, w: NDArray) -> NDArray:
     """y = x - w."""
-    return np.subtract(x, w)
+    return together(np.subtract, x, w)
 
 
 @sub.vjp("x")
@@ -95,7 +68,7 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
 @primitive(infer=broadcast, cost=each(mul=1))
 def mul(x: NDArray, w: NDArray) -> NDArray:
     """y = x w."""
-    return np.multiply(x, w)
+    return together(np.multiply, x, w)
 
 
 @mul.vjp("x")
@@ -108,10 +81,12 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
     return fit(mul(dy, x), specs[1])
 
 
-@primitive(infer=lambda x, w: floating(broadcast(x, w)), cost=each(div=1))
+@primitive(infer=quotient, cost=each(div=1))
 def div(x: NDArray, w: NDArray) -> NDArray:
-    """y = x / w."""
-    return np.divide(x, w)
+    """y = x / w, of integers in float32; infinite or not a number for a w of 0."""
+    dtype = x.dtype if x.dtype == w.dtype else common(x.dtype, w.dtype)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return np.divide(x, w, dtype=dtype if dtype.kind == "f" else FLOAT)
 
 
 @div.vjp("x")
@@ -135,11 +110,12 @@ def _(dy: Value) -> Value:
     return neg(dy)
 
 
-@primitive(infer=lambda x, w: floating(broadcast(x, w)), cost=each(exp=1))
+@primitive(infer=lambda x, w: numeric(broadcast(x, w)), cost=each(exp=1))
 def pow(x: NDArray, w: NDArray) -> NDArray:
-    """y = x^w; not a number for a negative x with a broken exponent, as in NumPy."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.power(x, w)
+    """y = x^w; not a number for a negative x with a broken exponent, as in NumPy. ValueError for a
+    negative power of integers by integers."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return together(np.power, x, w)
 
 
 @pow.vjp("x")
@@ -149,14 +125,16 @@ def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
 
 @pow.vjp("w")
 def _(dy: Value, x: Value, y: Value, specs: tuple[Spec, ...]) -> Value:
-    return fit(mul(dy, mul(y, log_or_zero(x))), specs[1])
+    base = x if x.dtype == y.dtype else cast(x, dtype=y.dtype)
+    return fit(mul(dy, mul(y, log_or_zero(base))), specs[1])
 
 
 @primitive(infer=broadcast, cost=each(exp=1, mul=1, add=1))
 def power_slope(x: NDArray, w: NDArray) -> NDArray:
     """y = w x^(w-1), zero where w is zero."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(w == 0, w, w * np.power(x, w - 1)).astype(np.result_type(x, w), copy=False)
+    x, w = agreed(x, w)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return np.where(w == 0, w, w * np.power(x, w - 1))
 
 
 @power_slope.vjp("x")
@@ -268,7 +246,7 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
 @primitive(infer=broadcast, cost=each(cmp=1))
 def maximum(x: NDArray, w: NDArray) -> NDArray:
     """y = the larger of x and w; equal operands share the gradient half and half."""
-    return np.maximum(x, w)
+    return together(np.maximum, x, w)
 
 
 @maximum.vjp("x", "w")
@@ -279,7 +257,7 @@ def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> tuple[Value, Va
 @primitive(infer=broadcast, cost=each(cmp=1))
 def minimum(x: NDArray, w: NDArray) -> NDArray:
     """y = the smaller of x and w; equal operands share the gradient half and half."""
-    return np.minimum(x, w)
+    return together(np.minimum, x, w)
 
 
 @minimum.vjp("x", "w")
@@ -290,7 +268,7 @@ def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> tuple[Value, Va
 @primitive(infer=broadcast, cost=each(cmp=2))
 def share(x: NDArray, w: NDArray) -> NDArray:
     """y = 1 where x > w, 1/2 where x = w, else 0."""
-    return ((x > w) + 0.5 * (x == w)).astype(np.result_type(x, w))
+    return ((x > w) + 0.5 * (x == w)).astype(common(x.dtype, w.dtype))
 
 
 @share.vjp("x", "w")
@@ -303,12 +281,25 @@ def _shared(dy: Value, part: Value, specs: tuple[Spec, ...]) -> tuple[Value, Val
     return fit(mine, specs[0]), fit(sub(dy, mine), specs[1])
 
 
+@primitive(infer=numeric, cost=each(cmp=2))
+def clip(x: NDArray, *, low: float | None, high: float | None) -> NDArray:
+    """y = x, or the bound that it passes, if that is not None; slope 1 at the bounds too."""
+    y = x if low is None else np.maximum(x, x.dtype.type(low))
+    return y if high is None else np.minimum(y, x.dtype.type(high))
+
+
+@clip.vjp("x")
+def _(dy: Value, x: Value, low: float | None, high: float | None) -> Value:
+    zero = full(shape=(), dtype=dy.dtype, value=0.0)
+    return where(within(x, low=low, high=high), dy, zero)
+
+
 @primitive(
     infer=lambda c, x, w: Spec(broadcast(c, x, w).shape, broadcast(x, w).dtype), cost=each(cmp=1)
 )
 def where(c: NDArray, x: NDArray, w: NDArray) -> NDArray:
     """y = x where the condition c holds, else w."""
-    return np.where(c, x, w)
+    return np.where(c, *agreed(x, w))
 
 
 @where.vjp("x")
@@ -332,28 +323,3 @@ def copy(x: NDArray) -> NDArray:
 @copy.vjp("x")
 def _(dy: Value) -> Value:
     return dy
-
-
-@primitive(infer=lambda x, *, dtype: Spec(x.shape, dtype), cost=lambda y, *s, **a: Cost())
-def cast(x: NDArray, *, dtype: np.dtype[Any]) -> NDArray:
-    """y = x in another type."""
-    return x.astype(dtype)
-
-
-@cast.vjp("x")
-def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
-    return cast(dy, dtype=specs[0].dtype)
-
-
-def _comparison(function: Callable[[NDArray, NDArray], NDArray], name: str) -> Primitive:
-    def reference(x: NDArray, w: NDArray) -> NDArray:
-        return function(x, w)
-
-    reference.__name__ = name
-    reference.__doc__ = f"y = x {name} w, as truth values."
-    return primitive(infer=truth, cost=each(cmp=1))(reference)
-
-
-eq, ne = _comparison(np.equal, "eq"), _comparison(np.not_equal, "ne")
-lt, le = _comparison(np.less, "lt"), _comparison(np.less_equal, "le")
-gt, ge = _comparison(np.greater, "gt"), _comparison(np.greater_equal, "ge")

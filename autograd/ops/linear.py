@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from .elementwise import fit
+from .rules import common, together
 from .shape import permute, reshape
 
 
@@ -18,13 +21,13 @@ def _product(x: Spec, w: Spec) -> Spec:
         batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
     except ValueError:
         raise ValueError(f"matmul: the stacks of {x.shape} and {w.shape} do not fit") from None
-    return Spec((*batch, x.shape[-2], w.shape[-1]), np.result_type(x.dtype, w.dtype))
+    return Spec((*batch, x.shape[-2], w.shape[-1]), common(x.dtype, w.dtype))
 
 
 @primitive(infer=_product, cost=lambda y, x, w: Cost(macs=y.size * x.shape[-1]))
 def matmul(x: NDArray, w: NDArray) -> NDArray:
     """y[.., i, j] = the sum over k of x[.., i, k] w[.., k, j], stacks broadcast."""
-    return np.matmul(x, w)
+    return together(np.matmul, x, w)
 
 
 def swapped(x: Value) -> Value:
@@ -41,7 +44,7 @@ def _(dy: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
 @matmul.vjp("w")
 def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
     if len(specs[1].shape) == 2 and len(specs[0].shape) > 2:
-        x = reshape(x, shape=(x.spec.size // x.shape[-1], x.shape[-1]))
+        x = reshape(x, shape=(prod(x.shape[:-1]), x.shape[-1]))
         dy = reshape(dy, shape=(x.shape[0], dy.shape[-1]))
     return fit(matmul(swapped(x), dy), specs[1])
 

@@ -10,9 +10,10 @@ from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from .activation import softmax_dx
-from .elementwise import add, broadcast, div, each, floating, log, maximum, mul, sub
+from .elementwise import add, div, fit, log, maximum, mul, sub
 from .reduce import sum as total
-from .shape import full
+from .rules import agreed, broadcast, each, floating
+from .shape import cast, full
 
 
 def _labelled(name: str, x: Spec, target: Spec, w: tuple[Spec, ...]) -> None:
@@ -60,11 +61,10 @@ class _Labels:
             return np.asarray(loss.sum(dtype=loss.dtype) / self.norm)
 
     def spread(self, dloss: NDArray, reduction: str) -> NDArray:
-        """Return the gradient of each sample's loss, as (N, 1, ..) or ()."""
+        """Return the gradient of each sample's loss, as (N, 1, ..) or (): 0 where none counts."""
         if reduction == "none":
             return np.expand_dims(dloss, 1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(dloss / self.norm)
+        return np.asarray(dloss / self.norm if self.norm else np.zeros_like(dloss))
 
 
 def _reduced(x: Spec, target: Spec, reduction: str) -> Spec:
@@ -255,20 +255,24 @@ def binary_cross_entropy(x: NDArray, target: NDArray) -> NDArray:
     if not ((x >= 0) & (x <= 1)).all():
         worst = x[~((x >= 0) & (x <= 1))][0]
         raise ValueError(f"binary_cross_entropy: {worst} is no probability, not within 0 to 1")
+    x, target = agreed(x, target)
     with np.errstate(divide="ignore"):
         yes, no = np.maximum(np.log(x), FLOOR), np.maximum(np.log1p(-x), FLOOR)
     return np.asarray(-(target * yes + (1 - target) * no))
 
 
 @binary_cross_entropy.vjp("x")
-def _(dy: Value, x: Value, target: Value) -> Value:
+def _(dy: Value, x: Value, target: Value, specs: tuple[Spec, ...]) -> Value:
     one = full(shape=(), dtype=x.dtype, value=1.0)
     least = full(shape=(), dtype=x.dtype, value=1e-12)
-    return mul(dy, div(sub(x, target), maximum(mul(x, sub(one, x)), least)))
+    slope = div(sub(x, target), maximum(mul(x, sub(one, x)), least))
+    return fit(mul(dy, slope), specs[0])
 
 
 @binary_cross_entropy.vjp("target")
-def _(dy: Value, x: Value) -> Value:
+def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
+    x = x if x.dtype == dy.dtype else cast(x, dtype=dy.dtype)
     one = full(shape=(), dtype=x.dtype, value=1.0)
     floor = full(shape=(), dtype=x.dtype, value=FLOOR)
-    return mul(dy, sub(maximum(log(sub(one, x)), floor), maximum(log(x), floor)))
+    slope = sub(maximum(log(sub(one, x)), floor), maximum(log(x), floor))
+    return fit(mul(dy, slope), specs[1])

@@ -9,7 +9,8 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
-from .shape import reshape, zero
+from .rules import BOOL
+from .shape import integers, reshape, zero
 
 INDEX = np.dtype(np.int64)
 
@@ -17,7 +18,7 @@ INDEX = np.dtype(np.int64)
 def axes_of(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
     """Return axes as a sorted tuple of non-negative numbers, all of them for None. ValueError for
     an axis out of range or named twice."""
-    given = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    given = range(ndim) if axis is None else integers((axis,))
     axes = tuple(sorted(a + ndim if a < 0 else a for a in given))
     if len(set(axes)) != len(axes) or any(not 0 <= a < ndim for a in axes):
         raise ValueError(f"axis {axis} does not fit an array of {ndim} dimensions")
@@ -185,6 +186,56 @@ def _position(x: Spec, *, axis: int) -> Spec:
 
 
 @primitive(infer=_position, cost=lambda y, x, **a: Cost(cmp=max(x.size - y.size, 0)))
+def argmin(x: NDArray, *, axis: int) -> NDArray:
+    """y = the position of the (first) smallest value along an axis, as int64."""
+    return np.asarray(x.argmin(axis), dtype=np.int64)
+
+
+@primitive(infer=_position, cost=lambda y, x, **a: Cost(cmp=max(x.size - y.size, 0)))
 def argmax(x: NDArray, *, axis: int) -> NDArray:
     """y = the position of the (first) largest value along an axis, as int64."""
     return np.asarray(x.argmax(axis), dtype=np.int64)
+
+
+def _truths(x: Spec, *, axes: tuple[int, ...]) -> Spec:
+    return Spec(reduced(x, axes=axes).shape, BOOL)
+
+
+@primitive(infer=_truths, cost=lambda y, x, **a: Cost(cmp=x.size))
+def any_of(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
+    """y = True where any element over axes is not 0."""
+    return np.asarray(x.any(axes))
+
+
+@primitive(infer=_truths, cost=lambda y, x, **a: Cost(cmp=x.size))
+def all_of(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
+    """y = True where no element over axes is 0."""
+    return np.asarray(x.all(axes))
+
+
+@primitive(infer=reduced, cost=lambda y, x, **a: Cost(mul=max(x.size - y.size, 0)))
+def product(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
+    """y = the product of x over axes."""
+    return np.asarray(x.prod(axes, dtype=x.dtype))
+
+
+@product.vjp("x")
+def _(dy: Value, x: Value, axes: tuple[int, ...]) -> Value:
+    return product_dx(dy, x, axes=axes)
+
+
+@primitive(
+    infer=lambda dy, x, *, axes: x, cost=lambda dx, dy, x, **a: Cost(mul=4 * x.size),
+    outputs=("dx",),
+)  # fmt: skip
+def product_dx(dy: NDArray, x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
+    """dx = dy times the product of the other elements, exact beside zeros too: the product of
+    those before times that of those behind."""
+    last = range(x.ndim - len(axes), x.ndim)
+    moved = np.moveaxis(x, axes, last)
+    flat = moved.reshape(*dy.shape, prod(x.shape[a] for a in axes))
+    before, behind = np.ones_like(flat), np.ones_like(flat)
+    np.cumprod(flat[..., :-1], -1, out=before[..., 1:])
+    np.cumprod(flat[..., :0:-1], -1, out=behind[..., -2::-1])
+    dx = before * behind * dy[..., None]
+    return np.moveaxis(dx.reshape(moved.shape), last, axes)

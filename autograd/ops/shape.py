@@ -3,7 +3,8 @@ view. A basic index is an attribute, a tuple of (start, stop, step) for each axi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any, TypeAlias
 
@@ -12,6 +13,7 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
+from .rules import common
 
 Slices: TypeAlias = tuple[tuple[int, int, int], ...]
 
@@ -19,6 +21,19 @@ Slices: TypeAlias = tuple[tuple[int, int, int], ...]
 def free(y: Any, *specs: Spec, **attrs: Any) -> Cost:
     """Cost rule: no arithmetic."""
     return Cost()
+
+
+def axis_of(axis: int, ndim: int) -> int:
+    """Return an axis as a non-negative number. ValueError for one out of range."""
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"axis {axis} does not fit an array of {ndim} dimensions")
+    return operator.index(axis) % ndim
+
+
+def integers(given: Sequence[Any]) -> tuple[int, ...]:
+    """Return integers, listed one by one or as a single sequence, as Python's own."""
+    alone = len(given) == 1 and isinstance(given[0], Iterable)
+    return tuple(operator.index(n) for n in (given[0] if alone else given))
 
 
 def _reshaped(x: Spec, *, shape: tuple[int, ...]) -> Spec:
@@ -49,11 +64,12 @@ def zero(spec: Spec) -> Value:
     return full(shape=spec.shape, dtype=spec.dtype, value=0.0)
 
 
-def completed(old: tuple[int, ...], new: Sequence[int]) -> tuple[int, ...]:
+def completed(old: tuple[int, ...], new: Sequence[Any]) -> tuple[int, ...]:
     """Return the new shape with its -1, if any, worked out. ValueError where none fits."""
+    new = integers(new)
     known = prod(n for n in new if n != -1)
-    if list(new).count(-1) > 1 or (-1 in new and (not known or prod(old) % known)):
-        raise ValueError(f"cannot reshape {old} ({prod(old)} elements) to {tuple(new)}")
+    if new.count(-1) > 1 or (-1 in new and (not known or prod(old) % known)):
+        raise ValueError(f"cannot reshape {old} ({prod(old)} elements) to {new}")
     return tuple(prod(old) // known if n == -1 else n for n in new)
 
 
@@ -145,19 +161,34 @@ def _(dy: Value, indices: tuple[Value, ...], axis: int) -> Value:
     return index(dy, *indices, axis=axis)
 
 
+def _fitted(gradient: Value, dtype: np.dtype[Any]) -> Value:
+    return gradient if gradient.dtype == dtype else cast(gradient, dtype=dtype)
+
+
+@primitive(infer=lambda x, *, dtype: Spec(x.shape, dtype), cost=free)
+def cast(x: NDArray, *, dtype: np.dtype[Any]) -> NDArray:
+    """y = x in another type."""
+    return x.astype(dtype)
+
+
+@cast.vjp("x")
+def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
+    return cast(dy, dtype=specs[0].dtype)
+
+
 def _joined(*xs: Spec, axis: int) -> Spec:
     shapes = [x.shape[:axis] + x.shape[axis + 1 :] for x in xs]
     if len(set(shapes)) != 1 or any(axis >= len(x.shape) for x in xs):
         raise ValueError(f"cannot join shapes {[x.shape for x in xs]} along axis {axis}")
     first = xs[0].shape
     shape = (*first[:axis], sum(x.shape[axis] for x in xs), *first[axis + 1 :])
-    return Spec(shape, np.result_type(*[x.dtype for x in xs]))
+    return Spec(shape, common(*[x.dtype for x in xs]))
 
 
 @primitive(infer=_joined, cost=free)
 def concatenate(*xs: NDArray, axis: int) -> NDArray:
     """y = the xs one behind the other along an existing axis."""
-    return np.concatenate(xs, axis)
+    return np.concatenate(xs, axis, dtype=common(*[x.dtype for x in xs]))
 
 
 @concatenate.vjp("xs")
@@ -167,7 +198,8 @@ def _(dy: Value, specs: tuple[Spec, ...], needs: tuple[bool, ...], axis: int) ->
         slices = [(0, n, 1) for n in dy.shape]
         slices[axis] = (start, start + spec.shape[axis], 1)
         start += spec.shape[axis]
-        parts.append(getslice(dy, slices=tuple(slices)) if need else None)
+        part = getslice(dy, slices=tuple(slices)) if need else None
+        parts.append(None if part is None else _fitted(part, spec.dtype))
     return tuple(parts)
 
 

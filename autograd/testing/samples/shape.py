@@ -68,6 +68,7 @@ PARTS = [
         "slice/backwards to the start", lambda x: x[1::-1, -2::-1], X,
         lambda t, x: x[:2, :3].flip(0, 1),
     ),
+    _alike("slice/backwards, empty", lambda x: x[:, 2:][:, :0], X),
     _alike("index/list", lambda x: x[[2, 0, 2]], X),
     Sample("index/array", lambda x: x[PLACES], X, lambda t, x: x[t.tensor(PLACES)]),
     Sample(
@@ -80,7 +81,7 @@ PARTS = [
 
 
 def _split(x: Any) -> Any:
-    return tuple(fn.split(x, 2, 1))
+    return tuple(parts.split(x, 2, 1))
 
 
 JOINED = [
@@ -113,7 +114,7 @@ JOINED = [
     Sample("split", _split, (normal(3, 5),), lambda t, x: t.split(x, 2, 1)),
     Sample(
         "split/sections",
-        lambda x: tuple(fn.split(x, [1, 0, 2])),
+        lambda x: tuple(parts.split(x, [1, 0, 2])),
         (normal(3, 5),),
         lambda t, x: t.split(x, [1, 0, 2]),
         wrong=(("add up to 3", ((4, 5),)),),
@@ -130,6 +131,33 @@ JOINED = [
         (normal(2, 3, 2, 2),),
         lambda t, x: t.nn.functional.pad(x, (1, 0, 2, 1), value=-1.5),
         wrong=(("4 widths for 1 axes", ((3,),)),),
+    ),
+]
+
+
+def _pad(*widths: int, mode: str = "constant", shape: tuple[int, ...] = (2, 3, 4)) -> Sample:
+    return Sample(
+        f"pad/{mode} by {widths}",
+        lambda x: fn.pad(x, widths, mode, None),
+        (normal(*shape),),
+        lambda t, x: t.nn.functional.pad(x, widths, mode),
+    )
+
+
+BORDERS = [
+    _pad(-1, 2),
+    _pad(-1, -2, 1, -1),
+    *[_pad(2, 1, mode=mode) for mode in fn.MODES[1:]],
+    *[_pad(1, 2, 2, 0, mode=mode, shape=(2, 1, 3, 4)) for mode in fn.MODES[1:]],
+    _pad(3, 3, mode="reflect"),
+    _pad(4, 4, mode="circular"),
+    _pad(9, 0, mode="replicate"),
+    _pad(2, -1, mode="circular"),
+    Sample(
+        "pad/reflect, one element",
+        lambda x: fn.pad(x, (1, 0), "reflect"),
+        (normal(2, 2),),
+        wrong=(("at most 0 along axis 1 of 1", ((2, 1),)),),
     ),
 ]
 
@@ -150,7 +178,8 @@ TAKEN_APART = [
         lambda t, x: t.chunk(x, 3, -1),
     ),
     Sample("flip", lambda x: parts.flip(x, (0, -1)), CUBE, lambda t, x: t.flip(x, (0, -1))),
+    Sample("flip/empty", lambda x: parts.flip(x, 0), (normal(0, 2),), lambda t, x: t.flip(x, (0,))),
     Sample("flip/one axis", lambda x: parts.flip(x, 1), CUBE, lambda t, x: t.flip(x, (1,))),
 ]
 
-ROWS = [*MOVES, *PARTS, *JOINED, *TAKEN_APART]
+ROWS = [*MOVES, *PARTS, *JOINED, *BORDERS, *TAKEN_APART]

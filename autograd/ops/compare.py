@@ -1,0 +1,60 @@
+"""Comparisons, which give truth values, and the logic of truth values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..array import NDArray, Spec
+from ..primitive import Primitive, primitive
+from .rules import BOOL, broadcast, each, together, truth, whole
+
+
+def _comparison(function: Callable[[NDArray, NDArray], NDArray], name: str) -> Primitive:
+    def reference(x: NDArray, w: NDArray) -> NDArray:
+        return function(x, w)
+
+    reference.__name__ = name
+    reference.__doc__ = f"y = x {name} w, as truth values."
+    return primitive(infer=truth, cost=each(cmp=1))(reference)
+
+
+eq, ne = _comparison(np.equal, "eq"), _comparison(np.not_equal, "ne")
+lt, le = _comparison(np.less, "lt"), _comparison(np.less_equal, "le")
+gt, ge = _comparison(np.greater, "gt"), _comparison(np.greater_equal, "ge")
+
+
+def _bits(x: Spec, w: Spec) -> Spec:
+    return whole(broadcast(x, w))
+
+
+@primitive(infer=_bits, cost=each(cmp=1))
+def bit_and(x: NDArray, w: NDArray) -> NDArray:
+    """y = x and w, for integers bit by bit."""
+    return together(np.bitwise_and, x, w)
+
+
+@primitive(infer=_bits, cost=each(cmp=1))
+def bit_or(x: NDArray, w: NDArray) -> NDArray:
+    """y = x or w, for integers bit by bit."""
+    return together(np.bitwise_or, x, w)
+
+
+@primitive(infer=_bits, cost=each(cmp=1))
+def bit_xor(x: NDArray, w: NDArray) -> NDArray:
+    """y = x or w but not both, for integers bit by bit."""
+    return together(np.bitwise_xor, x, w)
+
+
+@primitive(infer=whole, cost=each(cmp=1))
+def invert(x: NDArray) -> NDArray:
+    """y = not x, for integers bit by bit."""
+    return np.invert(x)
+
+
+@primitive(infer=lambda x, *, low, high: Spec(x.shape, BOOL), cost=each(cmp=2))
+def within(x: NDArray, *, low: float | None, high: float | None) -> NDArray:
+    """y = low <= x <= high, without a bound that is None."""
+    above = np.ones(x.shape, bool) if low is None else x >= low
+    return above if high is None else above & (x <= high)

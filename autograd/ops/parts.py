@@ -1,0 +1,62 @@
+"""Ways to take an array apart or to turn it around, each of a few calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+from ..primitive import Value
+from .recurrent import unstack
+from .reduce import axes_of
+from .shape import axis_of, getslice, integers, permute
+
+
+def split(x: Value, sizes: int | Sequence[int], dim: int) -> list[Any]:
+    """Return parts along an axis: of one size (the last may be smaller), or of given sizes.
+    ValueError for sizes that do not add up."""
+    axis = axis_of(dim, len(x.shape))
+    length = x.shape[axis]
+    given = integers((sizes,))
+    if not isinstance(sizes, Iterable):
+        if given[0] < 1:
+            raise ValueError(f"split: parts of {given[0]} elements")
+        given = tuple(min(given[0], length - i) for i in range(0, max(length, 1), given[0]))
+    if sum(given) != length or min(given, default=0) < 0:
+        raise ValueError(
+            f"split: sizes {[*given]} add up to {sum(given)}, axis {dim} has {length}"
+        )
+    whole = [(0, n, 1) for n in x.shape]
+    places = [(*whole[:axis], (a, b, 1), *whole[axis + 1 :]) for a, b in _bounds(given)]
+    return [getslice(x, slices=place) for place in places]
+
+
+def _bounds(sizes: Sequence[int]) -> Any:
+    return pairwise(accumulate(sizes, initial=0))
+
+
+def chunk(x: Value, chunks: int, dim: int) -> list[Any]:
+    """Return up to so many parts of one size along an axis; the last may be smaller. ValueError for
+    fewer than one."""
+    if chunks < 1:
+        raise ValueError(f"chunk: {chunks} parts of shape {x.shape}")
+    axis = axis_of(dim, len(x.shape))
+    return split(x, max(1, -(-x.shape[axis] // chunks)), axis)
+
+
+def unbind(x: Value, dim: int) -> tuple[Any, ...]:
+    """Return the parts along an axis, without it: one call, so that the gradients of many steps of
+    a sequence cost no more than the sequence."""
+    axis = axis_of(dim, len(x.shape))
+    order = (axis, *(i for i in range(len(x.shape)) if i != axis))
+    if not x.shape[axis]:
+        return ()
+    parts = unstack(x.shape[axis])(permute(x, axes=order))
+    return parts if isinstance(parts, tuple) else (parts,)
+
+
+def flip(x: Value, dims: int | Sequence[int]) -> Any:
+    """Return the elements in reverse order along axes."""
+    axes = axes_of(integers((dims,)), len(x.shape))
+    places = [(n - 1, -1, -1) if i in axes and n else (0, n, 1) for i, n in enumerate(x.shape)]
+    return getslice(x, slices=tuple(places))

@@ -1,0 +1,91 @@
+"""Shape, type and cost rules that operations share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ..array import NDArray, Spec
+from ..ledger import Cost
+
+BOOL, FLOAT = np.dtype(bool), np.dtype(np.float32)
+
+
+@cache
+def common(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type of a result of several operands, as torch has it: the widest floating-point
+    type among them, whatever integers and truth values there are besides."""
+    return np.result_type(*([d for d in dtypes if d.kind == "f"] or dtypes))
+
+
+def together(function: np.ufunc, x: NDArray, w: NDArray) -> NDArray:
+    """Return function(x, w), computed in the common type of both."""
+    if x.dtype == w.dtype:
+        return function(x, w)
+    return function(x, w, dtype=common(x.dtype, w.dtype))
+
+
+def agreed(*xs: NDArray) -> list[NDArray]:
+    """Return arrays in their common type."""
+    dtype = common(*[x.dtype for x in xs])
+    return [x.astype(dtype, copy=False) for x in xs]
+
+
+def broadcast(*specs: Spec) -> Spec:
+    """Shape rule of every elementwise operation. ValueError for shapes that do not broadcast."""
+    try:
+        shape = np.broadcast_shapes(*[s.shape for s in specs])
+    except ValueError:
+        shapes = " and ".join(str(s.shape) for s in specs)
+        raise ValueError(f"shapes {shapes} do not broadcast") from None
+    return Spec(shape, common(*[s.dtype for s in specs]))
+
+
+def quotient(x: Spec, w: Spec) -> Spec:
+    """Shape rule of a division, which gives float32 for integers and truth values."""
+    y = broadcast(x, w)
+    return y if y.dtype.kind == "f" else Spec(y.shape, FLOAT)
+
+
+def same(x: Spec, **attrs: Any) -> Spec:
+    """Shape rule: as the operand."""
+    return x
+
+
+def floating(x: Spec, **attrs: Any) -> Spec:
+    """Shape rule of functions that are defined on floating-point numbers. TypeError for others."""
+    if x.dtype.kind != "f":
+        raise TypeError(f"expected floating-point numbers, got {x.dtype}")
+    return x
+
+
+def numeric(x: Spec, **attrs: Any) -> Spec:
+    """Shape rule of functions that are defined on numbers. TypeError for truth values."""
+    if x.dtype.kind == "b":
+        raise TypeError("expected numbers, got truth values")
+    return x
+
+
+def whole(x: Spec, **attrs: Any) -> Spec:
+    """Shape rule of functions of truth values and integers, bit by bit. TypeError for others."""
+    if x.dtype.kind not in "biu":
+        raise TypeError(f"expected truth values or integers, got {x.dtype}")
+    return x
+
+
+def truth(*specs: Spec) -> Spec:
+    """Shape rule of comparisons."""
+    return Spec(broadcast(*specs).shape, BOOL)
+
+
+def each(**kinds: int) -> Callable[..., Cost]:
+    """Cost rule: so many operations of each kind for every element of the (first) result."""
+
+    def rule(y: Any, *specs: Spec, **attrs: Any) -> Cost:
+        size = (y if isinstance(y, Spec) else y[0]).size
+        return Cost(**{kind: n * size for kind, n in kinds.items()})
+
+    return rule
