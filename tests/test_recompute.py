@@ -57,12 +57,13 @@ def test_checkpoint_may_read_tensors_besides_its_arguments() -> None:
         w, x = leaf(2.0), leaf(3.0)
         h = w * w
         y = call(lambda t: t * h, x) + call(lambda pair: pair[0] * pair[1], (h, x))  # type: ignore
+        y = y + call(lambda t: t * h * w, x)  # type: ignore[operator]
         y = y + call(lambda t: (t, h * t), x)[1]  # type: ignore[operator]
         y.backward()
         return w.grad.item(), x.grad.item()
 
     expected = through(lambda f, *a: f(*a))
-    assert through(ag.checkpoint) == expected == (3 * 12.0, 3 * 4.0)
+    assert through(ag.checkpoint) == expected == (3 * 12.0 + 36.0, 3 * 4.0 + 8.0)
 
 
 def test_checkpoints_within_checkpoints() -> None:

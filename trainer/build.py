@@ -40,7 +40,9 @@ def load_data(config: TrainConfig, comm: Comm) -> Data:
     train, test = (
         load_split(config.dataset, split, config.data_dir, comm) for split in ("train", "test")
     )
-    augment = datasets.standard(config.dataset) if config.augment == "standard" else ()
+    augment = datasets.standard(config.dataset) if config.augment != "none" else ()
+    if config.augment == "cutout":
+        augment = (*augment, datasets.Cutout(max(train.input_shape[2] // 2, 1)))
     dtype = np.dtype(config.dtype)
     shared: dict[str, Any] = {"rank": comm.rank, "size": comm.size, "dtype": dtype}
     return Data(

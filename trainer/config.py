@@ -39,7 +39,9 @@ class TrainConfig:
     schedule: str = _option("cosine", "course of the learning rate over the epochs")
     warmup_steps: int = _option(0, "steps over which the learning rate rises from zero", low=0)
     label_smoothing: float = _option(0.0, "share of a label spread over all classes", low=0, high=1)
-    augment: str = _option("standard", "standard: what suits the data set")
+    augment: str = _option(
+        "standard", "standard: what suits the data set; cutout: that and a blank square"
+    )
     dtype: str = _option("float32", "type of all numbers")
     seed: int = _option(0, "seed of weights, order, augmentation and dropout", low=0)
     out: str = _option(
@@ -71,7 +73,7 @@ class TrainConfig:
 VALUES = {str: "NAME", int: "N", float: "X"}
 CHOICES = {
     "schedule": ("constant", "step", "cosine", "one-cycle"),
-    "augment": ("standard", "none"),
+    "augment": ("standard", "cutout", "none"),
     "dtype": ("float32", "float64"),
     "backend": ("numpy",),
 }
