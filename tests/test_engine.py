@@ -278,8 +278,11 @@ def test_create_graph_keeps_history_in_a_slot_and_without_a_tape() -> None:
     p = ag.Parameter(array(np.array([2.0])))
     p.slot = array(np.zeros(1))
     (p * p * p).sum().backward(create_graph=True)
-    (bend,) = ag.grad(p.grad.sum(), p)
+    (bend,) = ag.grad(p.grad.sum(), p, retain_graph=True)
     assert p.grad.item() == p.slot.value[0] == 12.0 and bend.item() == 12.0
+    (p * p).sum().backward(create_graph=True)
+    (bend,) = ag.grad(p.grad.sum(), p)
+    assert p.grad.item() == p.slot.value[0] == 16.0 and bend.item() == 14.0
     x = leaf(2.0)
     y = x * x * x
     with ag.no_grad():
