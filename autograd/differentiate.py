@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
+from inspect import isgeneratorfunction
 from typing import Any, ParamSpec, TypeVar
 
 from . import context, random
@@ -40,6 +41,9 @@ class enable_grad(context.using):
 
 
 def _wrapped(block: Callable[[], context.using], function: Callable[P, R]) -> Callable[P, R]:
+    if isgeneratorfunction(function):
+        raise TypeError(f"{function.__name__} is a generator: use a with block inside it")
+
     @wraps(function)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
         with block():
@@ -151,12 +155,13 @@ def _tuple(result: Any) -> tuple[Tensor, ...]:
     return results
 
 
-def checkpoint(function: Callable[..., Any], *args: Any) -> Any:
-    """Return `function(*args)` without keeping what its gradient needs: the backward sweep runs it
-    a second time (Chen et al. 2016). The ledger shows both runs. The function must give the same
-    results again: dropout does; running statistics of batch norm move twice. It may read tensors
-    besides its arguments. Gradients of gradients through it are a RuntimeError."""
+def checkpoint(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Return `function(*args, **options)` without keeping what its gradient needs: the backward
+    sweep runs it a second time (Chen et al. 2016). The ledger shows both runs. The function must
+    give the same results again: dropout does; running statistics of batch norm move twice. It may
+    read tensors besides its arguments. Gradients of gradients through it are a RuntimeError."""
     outer = context.current().tape
+    function = partial(function, **options) if options else function
     if outer is None:
         return function(*args)
     moment = random.moment()
@@ -174,7 +179,10 @@ def checkpoint(function: Callable[..., Any], *args: Any) -> Any:
     if outer.keep:
         for i, a in enumerate(a for a in args if isinstance(a, Tensor)):
             record.hold("input", i, a.data)
-    made = [Tensor(y.data, y.requires_grad, (record, i)) for i, y in enumerate(results)]
+    made = [
+        Tensor(y.data, True, (record, i)) if y.requires_grad else Tensor(y.data)
+        for i, y in enumerate(results)
+    ]
     return tuple(made) if isinstance(result, tuple) else made[0]
 
 

@@ -16,7 +16,7 @@ def select(x: Value, key: Any) -> Value:
     IndexError for a position out of range, TypeError for a truth mask, whose result would have a
     shape that depends on numbers."""
     items = list(key) if isinstance(key, tuple) else [key]
-    items = [np.asarray(k) if isinstance(k, list) else k for k in items]
+    items = [np.asarray(k, None if k else np.int64) if isinstance(k, list) else k for k in items]
     items = _without_ellipsis(items, len(x.shape))
     slices: list[tuple[int, int, int]] = []
     shape: list[int] = []
@@ -30,7 +30,7 @@ def select(x: Value, key: Any) -> Value:
             place = item.indices(length)
             slices.append(place if range(*place) else (0, 0, 1))  # a start of -1 would wrap around
             shape.append(len(range(*slices[-1])))
-        elif isinstance(item, int | np.integer):
+        elif isinstance(item, int | np.integer) and not isinstance(item, bool):
             at = _place(int(item), length, len(slices))
             slices.append((at, at + 1, 1))
         else:

@@ -119,12 +119,7 @@ class Tensor(Operators):
 
     def deliver(self, gradient: Value) -> None:
         """Take the gradient of one sweep, which is final: the engine calls this."""
-        given = gradient if isinstance(gradient, Tensor) else Tensor(gradient)
-        for hook in self.hooks:
-            changed = hook(given)
-            given = given if changed is None else changed
-        if given.shape != self.shape:
-            raise ValueError(f"a hook made a gradient of {given.shape} for {self.shape}")
+        given = self.hooked(gradient)
         if self.slot is not None:
             given = self._settle(self.slot, given)
         elif self.grad is None:
@@ -134,6 +129,16 @@ class Tensor(Operators):
         self.grad = given
         for ready in self.ready:
             ready(self)
+
+    def hooked(self, gradient: Value) -> Tensor:
+        """Return a gradient as the hooks leave it."""
+        given = gradient if isinstance(gradient, Tensor) else Tensor(gradient)
+        for hook in self.hooks:
+            changed = hook(given)
+            given = given if changed is None else changed
+        if given.shape != self.shape:
+            raise ValueError(f"a hook made a gradient of {given.shape} for {self.shape}")
+        return given
 
     def _settle(self, slot: Array, given: Tensor) -> Tensor:
         """Write a gradient to its slot, adding to what `grad` holds."""
@@ -246,13 +251,20 @@ def lift(value: Operand, dtype: np.dtype[Any]) -> Array:
         return value.data
     if isinstance(value, float) and dtype.kind != "f":
         return array(value, np.float32)
-    if isinstance(value, int) and not isinstance(value, bool) and dtype.kind == "b":
+    if type(value) is int and not _holds(dtype, value):
         return array(value, np.int64)
     if isinstance(value, bool | int | float):
         return array(value, dtype)
     if isinstance(value, np.ndarray | np.generic):
         return array(value)
     raise TypeError(f"expected a tensor, an array or a number, got {type(value).__name__}")
+
+
+def _holds(dtype: np.dtype[Any], value: int) -> bool:
+    """Tell whether a type can hold a whole number; of floats any, rounded."""
+    if dtype.kind == "f":
+        return True
+    return dtype.kind in "iu" and bool(np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
 
 
 def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
@@ -317,7 +329,11 @@ def sweep(
         return []
     keys = [(id(o[0]), o[1]) if (o := origin(t)) else None for t in inputs]
     values = [None if k is None else found.get(k) for k in keys]
-    return [v if v is None or isinstance(v, Tensor) else Tensor(v) for v in values]
+    # Hooks of computed tensors have run in the sweep; those of leaves wait for a final gradient.
+    return [
+        v if v is None else t.hooked(v) if t.is_leaf else v if isinstance(v, Tensor) else Tensor(v)
+        for t, v in zip(inputs, values, strict=True)
+    ]
 
 
 def _started(y: Tensor) -> Source:

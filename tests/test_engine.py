@@ -6,6 +6,7 @@ import copy
 import gc
 import threading
 import weakref
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -86,6 +87,15 @@ def test_hooks_change_gradients_and_can_be_removed() -> None:
     x.grad = None
     (x * 3.0).sum().backward()
     np.testing.assert_array_equal(x.grad.numpy(), [3.0, 3.0])
+
+
+def test_hooks_of_leaves_run_in_grad_too() -> None:
+    x = leaf(3.0)
+    calls: list[float] = []
+    x.register_hook(lambda g: calls.append(g.item()) or g * 2.0)
+    assert ag.grad((x * x).sum(), x)[0].item() == 12.0 and calls == [6.0]
+    ag.checkpoint(lambda t: t * x, x * 1.0).backward()
+    assert x.grad.item() == 12.0 and calls == [6.0, 6.0]
 
 
 def test_retain_grad_keeps_an_inner_gradient() -> None:
@@ -170,6 +180,12 @@ def test_no_grad_records_nothing() -> None:
             z = x * x
     assert y.source is None and not y.requires_grad
     assert z.requires_grad
+
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match="numbers is a generator"):
+        ag.no_grad()(numbers)
 
     @ag.no_grad()
     def square(t: ag.Tensor) -> ag.Tensor:
@@ -392,6 +408,8 @@ def test_python_numbers_and_ndarrays_mix_without_widening() -> None:
     assert (3 - x).tolist() == [2.0, 1.0] and (2.0**x).tolist() == [2.0, 4.0]
     assert (np.array([1.0, 1.0]) + x).dtype == np.float64
     assert (ag.arange(3) * 0.5).tolist() == [0.0, 0.5, 1.0]
+    narrow = ag.tensor(np.array([1, 200], np.uint8))
+    assert (narrow > 300).tolist() == [False, False] and (narrow * -1).tolist() == [-1, -200]
     with pytest.raises(TypeError, match="got str"):
         x + "1"  # type: ignore[operator]
 
@@ -407,6 +425,9 @@ def test_index_errors_name_index_and_extent() -> None:
     with pytest.raises(IndexError, match="index 9 is out of bounds for axis 0 with size 3"):
         x[ag.tensor([0, 9])]
     assert x[-1, 1:3].tolist() == [9, 10] and x[..., -1].tolist() == [3, 7, 11]
+    with pytest.raises(TypeError, match="cannot index with bool"):
+        x[True]
+    assert x[[]].shape == (0, 4)
     assert x[[0, 2], [1, 3]].tolist() == [1, 11] and x[:, None, ::2].shape == (3, 1, 2)
 
 

@@ -66,6 +66,14 @@ def test_checkpoint_may_read_tensors_besides_its_arguments() -> None:
     assert through(ag.checkpoint) == expected == (3 * 12.0 + 36.0, 3 * 4.0 + 8.0)
 
 
+def test_options_and_results_without_a_gradient() -> None:
+    x = leaf(1.0, -2.0)
+    y, positive = ag.checkpoint(lambda t, by: (t * by, t > 0), x, by=3.0)
+    assert positive.is_leaf and positive.tolist() == [True, False]
+    y.sum().backward()
+    assert x.grad.tolist() == [3.0, 3.0]
+
+
 def test_checkpoints_within_checkpoints() -> None:
     w, x = leaf(2.0), leaf(3.0)
 

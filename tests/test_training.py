@@ -196,8 +196,26 @@ def test_resume_auto_without_a_usable_checkpoint(tmp_path: Path) -> None:
     assert "verifies" in complaint(train(tmp_path / "a", *words, status=2))
     for file in (tmp_path / "a" / "checkpoints").iterdir():
         file.unlink()
-    train(tmp_path / "a", *words, "--max-steps", "2")
+    run("train", "--out", str(tmp_path / "a"), "--resume", "auto", "--max-steps", "2")
     assert [e["step"] for e in events(tmp_path / "a", "step")] == [1, 2]
+    assert read(tmp_path / "a", "config.json")["model"] == "mlp"
+
+
+def test_a_complete_run_is_left_as_it_is(tmp_path: Path) -> None:
+    a = tmp_path / "a"
+    train(a, "--model", "mlp", "--max-steps", "3", "--log-every", "1")
+    before = {p: p.read_bytes() for p in a.rglob("*") if p.is_file()}
+    for more in ([], ["--max-steps", "2"]):
+        words = ["--resume", "auto", "--max-steps", "3", *more]
+        done = run("train", "--out", str(a), *words)
+        assert "test accuracy" in done.stdout
+        assert {p: p.read_bytes() for p in a.rglob("*") if p.is_file()} == before
+    words = ["--resume", str(a), "--out", str(tmp_path / "b"), "--max-steps", "3"]
+    new = run("train", *words, status=2)
+    assert "nothing is left to train" in complaint(new) and not (tmp_path / "b").exists()
+    (a / "log.jsonl").unlink()
+    (a / "result.json").unlink()
+    assert "holds a run already (best.h5)" in complaint(train(a, "--max-steps", "1", status=2))
 
 
 @pytest.mark.parametrize(
@@ -223,6 +241,8 @@ def test_interrupt_ends_quietly(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*TALLYGRAD, "train", *SMALL, "--out", str(tmp_path / "run"), "--log-every", "1"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        # A script's background jobs ignore interrupts, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "log.jsonl").exists():
@@ -262,7 +282,7 @@ def test_resume_refuses_another_run(trained: Path, tmp_path: Path) -> None:
         (["--dataset", "digitss"], ("digitss", "digits")),
         (["--dataset", "mnist", "--data-dir", "/nowhere"], ("/nowhere",)),
         (["--out", "/dev/null/run"], ("/dev/null",)),
-        (["--momentum", "0", "--nesterov"], ("nesterov", "momentum")),
+        (["--momentum", "0", "--nesterov"], ("--nesterov", "--momentum", "0.0")),
         (["--warmup-steps", "5000"], ("--warmup-steps 5000", "1875")),
     ],
 )

@@ -46,8 +46,11 @@ class Trained:
         options = recorded(self.path, held.meta, "config", dict)
         name = dataset or recorded(self.path, held.meta, "dataset", str)
         before = str(options.get("data_dir") or "")
-        if not data_dir and Path(before).is_dir():
-            data_dir = before
+        if not data_dir and before and not dataset:
+            if Path(before).is_dir():
+                data_dir = before
+            elif comm.rank == 0:
+                print(f"tallygrad: warning: --data-dir {before} is gone", file=sys.stderr)
         self.data = build.load_split(name, split, data_dir, comm)
         self.dtype = np.dtype("float64" if options.get("dtype") == "float64" else "float32")
         kind = recorded(self.path, held.meta, "model", str)

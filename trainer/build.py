@@ -84,6 +84,8 @@ def create_optimizer(config: TrainConfig, model: nn.Module, flat: Flat, steps: i
     """Return the optimizer and its schedule over `steps` steps."""
     if config.warmup_steps >= steps:
         raise UserError(f"--warmup-steps {config.warmup_steps}: the epochs have {steps} steps")
+    if config.nesterov and not config.momentum:
+        raise UserError(f"--nesterov: needs a --momentum above 0, not {config.momentum}")
     settings: dict[str, Any] = {}
     if config.schedule == "step":
         settings["milestones"] = (steps // 2, steps * 3 // 4)

@@ -51,7 +51,8 @@ class RunFolder:
 
     def holds(self) -> list[str]:
         """Return the names of files that show that a run lies here."""
-        return [n for n in ("log.jsonl", "result.json") if (self.path / n).exists()]
+        found = [p.name for p in sorted(self.checkpoints.glob("*.h5"))]
+        return [n for n in ("log.jsonl", "result.json") if (self.path / n).exists()] + found
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a whole JSON file."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,22 @@ from .checkpoint import load as load_checkpoint
 from .config import TrainConfig
 from .distributed.comm import Comm
 from .distributed.sync import GradientSync, average, total
-from .errors import NotFinite
+from .errors import NotFinite, UserError
 from .logs import Progress, RunFolder
 from .report import training_macs
 
+RESULT = {
+    "test_accuracy", "test_loss", "train_loss", "epochs", "steps", "ranks", "images_per_second",
+    "wall_seconds", "macs", "checkpoint",
+}  # fmt: skip
 
-def measure(logits: Tensor, labels: Tensor, loss: Tensor) -> Iterator[float]:
-    """Yield the sums that ranks add up: loss, hits, samples."""
+
+def measure(logits: Tensor, labels: Tensor, loss: Tensor) -> tuple[float, float, float]:
+    """Return the sums that ranks add up: loss, hits, samples."""
     with no_grad(), context.using(phase="evaluate", scope="metrics"):
         hits = (logits.detach().argmax(1) == labels).sum()
     count = labels.shape[0]
-    yield from (float(loss.item()) * count, float(hits.item()), float(count))
+    return float(loss.item()) * count, float(hits.item()), float(count)
 
 
 class Training:
@@ -67,8 +73,13 @@ class Training:
     def run(self) -> dict[str, Any]:
         """Train from the beginning or from a checkpoint to the end; return the result, which is
         also the last file to be written."""
-        self.prepare()
+        if self.latest is not None:
+            self.go_on(self.latest)
         last = min(self.planned, self.config.max_steps or self.planned)
+        done = self.done(last)
+        if done:
+            return done
+        self.prepare()
         progress = Progress(last, self.state.step, self.folder.writes)
         # Numbers that overflow are told as a loss that is not finite, not as NumPy's warnings.
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
@@ -123,14 +134,14 @@ class Training:
             self.log("step", loss=sums[0] / sums[2], accuracy=sums[1] / sums[2])
         return float(sums[0]), float(sums[1]), float(sums[2])
 
-    def backward(self, batch: Batch) -> list[float]:
+    def backward(self, batch: Batch) -> tuple[float, float, float]:
         """Run forward and backward on this rank's share. The gradient is seeded with the share, so
         that the sum over ranks is that of the mean over the whole batch."""
         self.model.train()
         x, labels = from_numpy(batch.images), from_numpy(batch.labels)
         logits = self.model(x)
         loss = cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        sums = list(measure(logits, labels, loss))
+        sums = measure(logits, labels, loss)
         share = np.asarray(len(batch.labels) / batch.total, self.dtype)
         loss.backward(from_numpy(share))
         return sums
@@ -201,9 +212,7 @@ class Training:
         })  # fmt: skip
 
     def prepare(self) -> None:
-        """Go on from the checkpoint if there is one, open the folder, share the weights."""
-        if self.latest is not None:
-            self.go_on(self.latest)
+        """Open the folder, share the weights."""
         self.folder.open(resumes=bool(self.config.resume))
         self.folder.rewind(self.state.step, self.state.epoch)
         for t in [self.flat.data, *[b.data for b in self.model.buffers()]]:
@@ -216,6 +225,23 @@ class Training:
             facts |= {"resumed_from": resumed, "before": before}
             self.folder.write_json("provenance.json", facts)
         self.begun = time.monotonic()
+
+    def done(self, last: int) -> dict[str, Any]:
+        """Return the result of a run that is complete already, which stays as it is; else nothing.
+        UserError where a new folder would stay empty."""
+        if self.latest is None or self.state.step < last:
+            return {}
+        if self.latest.resolve().parent != self.folder.checkpoints.resolve():
+            raise UserError(
+                f"{self.latest}: at step {self.state.step} of {last}, nothing is left to train; "
+                "give more --epochs or --max-steps"
+            )
+        held = self.folder.read_json("result.json") if self.comm.rank == 0 else None
+        result = held if isinstance(held, dict) and held.keys() >= RESULT else {}
+        if result:
+            print(f"{self.folder.path}: complete at step {self.state.step}", file=sys.stderr)
+        self.total = self.books()
+        return dict(json.loads(self.comm.bcast_bytes(json.dumps(result).encode())))
 
     def go_on(self, source: Path) -> None:
         """Load a checkpoint. One of another folder brings no best: this folder has none yet."""
@@ -262,6 +288,6 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], comm: Comm) -> tuple[fl
             if len(batch.labels):
                 labels = from_numpy(batch.labels)
                 logits = model(from_numpy(batch.images))
-                sums += list(measure(logits, labels, cross_entropy(logits, labels)))
+                sums += measure(logits, labels, cross_entropy(logits, labels))
     total(sums, comm)
     return float(sums[0]), float(sums[1]), float(sums[2])

@@ -30,12 +30,15 @@ def plan(given: Mapping[str, Any], comm: Comm) -> tuple[TrainConfig, Path | None
 
 
 def _decide(given: Mapping[str, Any]) -> tuple[TrainConfig, Path | None]:
+    if given.get("data_dir"):
+        given = {**given, "data_dir": str(Path(given["data_dir"]).absolute())}
     config = TrainConfig(**given)
     if not config.resume:
         return config, None
     source = _newest(config.out) if config.resume == AUTO else find(Path(config.resume))
-    if source is None:
-        return config, None
+    if source is None:  # killed before its first checkpoint: the same run from the start
+        begun = RunFolder(Path(config.out), writes=False).read_json("config.json")
+        return options.resume(given, begun if isinstance(begun, dict) else {}), None
     held = load(source)
     if config.resume != AUTO and config.out:
         _refuse_mixing(source, int(recorded(source, held.meta, "step", int)), Path(config.out))
