@@ -108,3 +108,14 @@ def test_help_names_choices_and_values(capsys: pytest.CaptureFixture[str]) -> No
     assert cli.main(["train", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "--schedule {constant,step,cosine,one-cycle}" in shown and "--out FOLDER" in shown
+
+
+def test_an_interrupt_before_the_ranks_know_each_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(given: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    assert cli.main(["train"]) == 130
+    assert capsys.readouterr().err == "tallygrad: interrupted\n"

@@ -177,7 +177,7 @@ def test_resume_keeps_the_options_that_are_not_given_anew(trained: Path, tmp_pat
     assert facts["resumed_from"].endswith("step-00000004.h5")
     assert "--momentum" in facts["before"]["command"]
     file = str(tmp_path / "a" / "checkpoints" / "step-00000006.h5")
-    run("train", "--out", str(tmp_path / "b"), "--resume", file, "--max-steps", "8")
+    run("train", "--out", str(tmp_path / "b"), "--resume", file, "--max-steps", "8", "--lr", "0")
     assert (tmp_path / "b" / "checkpoints" / "best.h5").exists()
     assert read(tmp_path / "b", "result.json")["steps"] == 8
     mixed = train(tmp_path / "b", "--resume", file, status=2)
