@@ -91,20 +91,10 @@ Wrap = Callable[[Array, "Source | None"], Value]
 
 
 class Operation(Protocol):
-    """What a record can come from: a primitive, or a stretch that is computed again."""
+    """What a record can come from: a primitive, or a stretch that is computed again, which has a
+    `pull(record, gradients, wanted)` that returns the gradients of its sources."""
 
     name: str
-
-
-class Composite(Protocol):
-    """An operation with a backward of its own making."""
-
-    name: str
-
-    def pull(
-        self, record: Record, gradients: Sequence[Value | None], wanted: Sequence[bool]
-    ) -> Sequence[Value | None]:
-        """Return the gradients of the wanted inputs."""
 
 
 class Tape:
