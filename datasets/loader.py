@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +21,22 @@ class Batch(NamedTuple):
     """One rank's part of a step; n may be 0 in a smaller last step.
 
     `images` (n, C, H, W) are normalised floats in channels-last memory, `labels` and `indices`
-    (sample numbers in the data set) int64 (n,). `total` counts the samples of all ranks.
+    (sample numbers in the data set) int64 (n,). `total` counts the samples of all ranks, `borders`
+    has where the micro-batches begin, and n.
     """
 
     images: NDArray[Any]
     labels: Ids
     indices: Ids
     total: int
+    borders: tuple[int, ...]
+
+    def parts(self) -> list[Batch]:
+        """Return the micro-batches, as views."""
+        return [
+            Batch(self.images[a:b], self.labels[a:b], self.indices[a:b], self.total, (0, b - a))
+            for a, b in pairwise(self.borders)
+        ]
 
 
 class Normalise:
@@ -48,7 +58,8 @@ class Normalise:
 
 
 class Loader:
-    """Batches of global size `batch_size`, of which this rank gets its share.
+    """Batches of global size `batch_size`, of which this rank gets its share, cut into
+    micro-batches (see `Sampler`).
 
     Every sample comes exactly once an epoch whatever the number of ranks; the order depends on
     seed and epoch alone and is natural without `shuffle`. `augment` applies to normalised images
@@ -65,6 +76,7 @@ class Loader:
         size: int = 1,
         seed: int = 0,
         shuffle: bool = True,
+        micro_batches: int = 1,
         augment: Sequence[Augment] = (),
         dtype: DTypeLike = np.float32,
         prefetch: int = 2,
@@ -73,7 +85,9 @@ class Loader:
         if prefetch < 0:
             raise DataError(f"prefetch {prefetch}: must be at least 0")
         self.dataset = dataset
-        self.sampler = Sampler(name, len(dataset), batch_size, rank, size, seed, shuffle)
+        self.sampler = Sampler(
+            name, len(dataset), batch_size, rank, size, seed, shuffle, micro_batches
+        )
         self.augment = tuple(augment)
         self.prefetch = prefetch
         self.normalise = Normalise(dataset, dtype)
@@ -114,11 +128,11 @@ class Loader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _batch(self, epoch: int, order: Ids, step: int) -> Batch:
-        indices, total = self.sampler.part(order, step)
+        indices, borders, total = self.sampler.part(order, step)
         images = self.normalise(self._pixels[indices])
         if self.augment:
             keys = sample_keys(self.sampler.seed, epoch, indices)
             for place, change in enumerate(self.augment):
                 images = change(images, fold(keys, place))
         labels = self.dataset.labels[indices]
-        return Batch(images.transpose(0, 3, 1, 2), labels, indices, total)
+        return Batch(images.transpose(0, 3, 1, 2), labels, indices, total, borders)

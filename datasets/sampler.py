@@ -1,4 +1,4 @@
-"""Which samples a rank sees in a step: one permutation an epoch, cut by step, then by rank."""
+"""Which samples a rank sees in a step: one permutation an epoch, cut by step, then into parts."""
 
 from __future__ import annotations
 
@@ -40,12 +40,31 @@ def share(count: int, rank: int, size: int) -> tuple[int, int]:
     return start, start + base + (rank < extra)
 
 
+def owned(parts: int, rank: int, size: int) -> tuple[int, int]:
+    """Return (start, stop) of the parts that are a rank's, for at least as many parts as ranks.
+
+    Parts and ranks are halved together, the first half getting the odd one, until one rank is left.
+    So a rank's parts are a whole branch of the binary tree that halving makes of all parts, and
+    sums along that tree can be formed within ranks first, whatever their number.
+    """
+    start, stop = 0, parts
+    while size > 1:
+        first, middle = (size + 1) // 2, start + (stop - start + 1) // 2
+        if rank < first:
+            stop, size = middle, first
+        else:
+            start, rank, size = middle, rank - first, size - first
+    return start, stop
+
+
 @dataclass(frozen=True)
 class Sampler:
     """Shares out the samples of a data set: step s of an epoch is `order[s*B:(s+1)*B]`.
 
-    Within a step, rank r takes a contiguous part (see `share`), so the parts of all ranks in rank
-    order are the batch of a single rank. The last step may be smaller, and then parts may be empty.
+    A step is cut into `parts` contiguous micro-batches (see `share`), of which a rank takes
+    neighbours (see `owned`), so all ranks' samples in rank order are the batch of a single rank.
+    There are `micro_batches`, but at most one a sample and at least one a rank. The last step may
+    be smaller, and then parts may be empty.
     """
 
     name: str
@@ -55,6 +74,7 @@ class Sampler:
     size: int = 1
     seed: int = 0
     shuffle: bool = True
+    micro_batches: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
@@ -66,7 +86,19 @@ class Sampler:
             raise DataError(f"--batch-size {self.batch_size}: {has}")
         if self.batch_size < self.size:
             raise DataError(f"--batch-size {self.batch_size}: fewer than the {self.size} ranks")
+        if self.micro_batches < 1:
+            raise DataError(f"--micro-batches {self.micro_batches}: must be at least 1")
         philox(self.seed, ORDER, 0)
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches in a step of all ranks."""
+        return max(min(self.micro_batches, self.batch_size), self.size)
+
+    @property
+    def mine(self) -> range:
+        """This rank's micro-batches among them; at least one."""
+        return range(*owned(self.parts, self.rank, self.size))
 
     @property
     def steps(self) -> int:
@@ -79,8 +111,10 @@ class Sampler:
             return np.arange(self.count)
         return permutation(self.count, self.seed, epoch)
 
-    def part(self, order: Ids, step: int) -> tuple[Ids, int]:
-        """Return this rank's samples of a step, and how many all ranks have together."""
+    def part(self, order: Ids, step: int) -> tuple[Ids, tuple[int, ...], int]:
+        """Return this rank's samples of a step, the borders of its micro-batches among them, from
+        0 to their number, and how many samples all ranks have together."""
         whole = order[step * self.batch_size : (step + 1) * self.batch_size]
-        start, stop = share(len(whole), self.rank, self.size)
-        return whole[start:stop], len(whole)
+        start = share(len(whole), self.mine[0], self.parts)[0]
+        borders = (start, *(share(len(whole), part, self.parts)[1] for part in self.mine))
+        return whole[start : borders[-1]], tuple(b - start for b in borders), len(whole)

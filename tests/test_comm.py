@@ -67,11 +67,25 @@ for request in reversed(requests):
     assert request.test()
 assert np.array_equal(flat, np.arange(40000, dtype=np.float32) * size + total)
 
+for dtype, width in (("float32", 5), ("int64", 1), ("float64", 0)):
+    sent = np.asarray(100 * rank + 10 * np.arange(size)[:, None] + np.arange(width), dtype)
+    request, got = comm.ialltoall(sent)
+    request.wait()
+    expected = 100 * np.arange(size)[:, None] + 10 * rank + np.arange(width)
+    assert got.dtype == dtype and np.array_equal(got, expected), (got, expected)
+
 texts = [b"", b"one", b"\\0" * 70000, "drei \\u00e9".encode()]
 for root in range(size):
     assert comm.bcast_bytes(texts[(root + rank) % 4], root) == texts[2 * root % 4]
     gathered = comm.gather_bytes(texts[rank], root)
     assert gathered == (texts[:size] if rank == root else [])
+
+try:
+    comm.ialltoall(np.zeros((size + 1, 2)))
+except ValueError as error:
+    assert f"all-to-all of {size} ranks" in str(error)
+else:
+    raise AssertionError("an all-to-all took a row too many")
 
 comm.barrier()
 assert comm.local_size == size and comm.local_rank == rank
@@ -250,10 +264,14 @@ def test_serial_comm_copies_nothing() -> None:
     assert comm.iallreduce(x).test()
     gathered = comm.allgather(x)
     assert gathered.shape == (1, 6) and np.shares_memory(gathered, x)
+    request, sent = comm.ialltoall(x[None])
+    assert request.test() and sent.shape == (1, 6) and not np.shares_memory(sent, x)
     assert np.array_equal(x, np.arange(6.0))
     assert comm.bcast_bytes(b"ab") == b"ab" and comm.gather_bytes(b"ab") == [b"ab"]
     with pytest.raises(ValueError, match="root 1"):
         comm.bcast(x, 1)
+    with pytest.raises(ValueError, match=r"all-to-all of 1 ranks needs \(1, ..\), got \(2, 3\)"):
+        comm.ialltoall(np.zeros((2, 3)))
 
 
 SIZES: list[tuple[dict[str, str], int | None]] = [
@@ -330,7 +348,8 @@ THREADS = [
 @pytest.mark.parametrize(("env", "machine", "count"), THREADS)
 def test_threads(env: dict[str, str], machine: Machine, count: int) -> None:
     given = dict(env)
-    assert configure(env, machine) == count
+    assert configure(dict(env), machine) == (count if "OMP_NUM_THREADS" in env else 1)
+    assert configure(env, machine, wanted=0) == count
     for name in THREAD_VARIABLES:
         assert env[name] == given.get(name, str(count))
     assert "OPENBLAS_CORETYPE" not in env

@@ -43,9 +43,12 @@ def gather(data: Dataset, batch_size: int, size: int, epoch: int, **options: Any
     for parts in zip(*(loader.epoch(epoch) for loader in loaders), strict=True):
         assert len({part.total for part in parts}) == 1
         lengths = [len(part.labels) for part in parts]
-        assert max(lengths) - min(lengths) <= 1 and sum(lengths) == parts[0].total
+        assert sum(lengths) == parts[0].total
+        cut = [np.diff(part.borders) for part in parts]
+        assert [int(lengths.sum()) for lengths in cut] == lengths
+        borders = (0, *np.cumsum(np.concatenate(cut)).tolist())
         joined = (np.concatenate([part[i] for part in parts]) for i in range(3))
-        steps.append(Batch(*joined, parts[0].total))
+        steps.append(Batch(*joined, parts[0].total, borders))
     return steps
 
 
@@ -58,14 +61,19 @@ def gather(data: Dataset, batch_size: int, size: int, epoch: int, **options: Any
     ),
     st.booleans(),
     st.integers(0, 5),
+    st.integers(1, 70),
 )
 def test_every_sample_once_for_any_ranks(
-    sizes: tuple[int, int, int], shuffle: bool, epoch: int
+    sizes: tuple[int, int, int], shuffle: bool, epoch: int, parts: int
 ) -> None:
     count, batch, ranks = sizes
     data = dataset(count, (1, 2, 2))
-    steps = gather(data, batch, ranks, epoch, seed=3, shuffle=shuffle, prefetch=0)
-    alone = gather(data, batch, 1, epoch, seed=3, shuffle=shuffle, prefetch=0)
+    options: dict[str, Any] = {"seed": 3, "shuffle": shuffle, "prefetch": 0}
+    steps = gather(data, batch, ranks, epoch, micro_batches=parts, **options)
+    parts = max(min(parts, batch), ranks)
+    alone = gather(data, batch, 1, epoch, micro_batches=parts, **options)
+    assert all(len(step.borders) == parts + 1 for step in alone)
+    assert all(max(n := np.diff(step.borders)) - min(n) <= 1 for step in alone)
     assert len(steps) == -(-count // batch)
     assert all(step.total == batch for step in steps[:-1])
     seen = np.concatenate([step.indices for step in steps])
@@ -74,6 +82,15 @@ def test_every_sample_once_for_any_ranks(
         for mine, other in zip(step, single, strict=True):
             np.testing.assert_array_equal(mine, other)
         np.testing.assert_array_equal(step.labels, data.labels[step.indices])
+
+
+def test_micro_batches_of_a_batch() -> None:
+    batch = next(iter(Loader(dataset(20), 11, micro_batches=3).epoch(0)))
+    parts = batch.parts()
+    assert [len(part.labels) for part in parts] == [4, 4, 3]
+    assert all(part.total == 11 and part.borders == (0, len(part.labels)) for part in parts)
+    for i in range(3):
+        np.testing.assert_array_equal(np.concatenate([part[i] for part in parts]), batch[i])
 
 
 @given(st.integers(0, 100), st.integers(1, 20))
@@ -346,5 +363,10 @@ def test_sampler_alone() -> None:
     sampler = Sampler("toy", 10, 4, rank=1, size=2, shuffle=False)
     order = sampler.order(0)
     steps = [sampler.part(order, step) for step in range(3)]
-    parts = [(part.tolist(), total) for part, total in steps]
-    assert parts == [([2, 3], 4), ([6, 7], 4), ([9], 2)]
+    parts = [(part.tolist(), borders, total) for part, borders, total in steps]
+    assert parts == [([2, 3], (0, 2), 4), ([6, 7], (0, 2), 4), ([9], (0, 1), 2)]
+    sampler = Sampler("toy", 10, 4, rank=0, size=2, shuffle=False, micro_batches=3)
+    assert sampler.mine == range(2)
+    assert sampler.part(order, 0)[1] == (0, 2, 3) and sampler.part(order, 2)[1] == (0, 1, 2)
+    with pytest.raises(DataError, match="--micro-batches 0: must be at least 1"):
+        Sampler("toy", 10, 4, micro_batches=0)

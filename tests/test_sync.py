@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, nn
 from tallygrad.trainer.distributed.comm import SerialComm
-from tallygrad.trainer.distributed.sync import GradientSync, average
+from tallygrad.trainer.distributed.reproducible import fold
+from tallygrad.trainer.distributed.sync import GradientSync, Reducer, Statistics, total
 
 
 class Doubling(SerialComm):
@@ -40,7 +42,7 @@ def test_each_bucket_starts_while_the_sweep_still_runs() -> None:
     net, run = network()
     comm = Doubling()
     flat = nn.flatten(nn.finish_order(run, [*net.parameters()]))
-    sync = GradientSync(flat, comm, bucket_bytes=1)
+    sync = GradientSync(flat, Reducer(comm), bucket_bytes=1)
     for name, p in net.named_parameters():
         p.ready.insert(0, lambda t, name=name: comm.log.append(f"final {name}"))
     run().backward()
@@ -57,7 +59,7 @@ def test_buckets_are_slices_of_the_flat_buffer_and_are_summed_once_a_step() -> N
     comm = Doubling()
     alone = [ag.grad(run(), p)[0].numpy().copy() for p in net.parameters()]
     flat = nn.flatten([*net.parameters()])
-    sync = GradientSync(flat, comm, bucket_bytes=100)
+    sync = GradientSync(flat, Reducer(comm), bucket_bytes=100)
     for _ in range(2):
         run().backward()
         sync.wait()
@@ -73,7 +75,7 @@ def test_a_rank_without_a_share_starts_the_same_buckets_in_the_same_order() -> N
     for works in (True, False):
         net, run = network()
         comm = Doubling()
-        sync = GradientSync(nn.flatten([*net.parameters()]), comm, bucket_bytes=1)
+        sync = GradientSync(nn.flatten([*net.parameters()]), Reducer(comm), bucket_bytes=1)
         if works:
             run().backward()
         sync.wait()
@@ -84,7 +86,7 @@ def test_a_rank_without_a_share_starts_the_same_buckets_in_the_same_order() -> N
 def test_the_ledger_shows_a_ring_and_nothing_for_one_rank() -> None:
     for comm, sent, messages in ((Doubling(), 8 * 23, 2 * 4), (SerialComm(), 0, 0)):
         net, run = network()
-        sync = GradientSync(nn.flatten([*net.parameters()]), comm, bucket_bytes=1)
+        sync = GradientSync(nn.flatten([*net.parameters()]), Reducer(comm), bucket_bytes=1)
         with context.using(ledger=ag.Ledger()) as state:
             run().backward()
             sync.wait()
@@ -95,7 +97,69 @@ def test_the_ledger_shows_a_ring_and_nothing_for_one_rank() -> None:
 
 def test_average_leaves_one_rank_bit_identical_and_halves_a_doubled_sum() -> None:
     for comm in (SerialComm(), Doubling()):
-        t = ag.tensor(np.array([0.1, 1 / 3], np.float32))
-        before = t.numpy().tobytes()
-        average([t], comm)
-        assert t.numpy().tobytes() == before
+        net = nn.BatchNorm1d(2)
+        net.running_mean.data.value[:] = 0.1, 1 / 3
+        before = net.running_mean.numpy().tobytes()
+        Statistics(net, Reducer(comm), 1, comm.size).average()
+        assert net.running_mean.numpy().tobytes() == before
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5, 8])
+def test_gradients_of_micro_batches_are_added_along_the_tree(parts: int) -> None:
+    """As many random gradients as parts, one of them missing; two steps, so that nothing stays."""
+    net = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
+    flat = nn.flatten([*net.parameters()])
+    sync = GradientSync(flat, Reducer(SerialComm()), 1, parts)
+    rng = np.random.default_rng(parts)
+    for _ in range(2):
+        alone = rng.standard_normal((parts, flat.grad.spec.size)).astype(np.float32)
+        alone[parts // 2] *= parts < 3
+        for i, whole in enumerate(alone):
+            if i:
+                sync.set_aside()
+            seeds = zip(flat.parameters, flat.offsets, strict=True)
+            pairs = [(p, whole[o : o + p.size].reshape(p.shape)) for p, o in seeds]
+            if whole.any():
+                sum((p * ag.from_numpy(g)).sum() for p, g in pairs).backward()
+        sync.wait()
+        expected = fold(list(alone), lambda a, b: np.add(a, b, out=a))
+        np.testing.assert_array_equal(flat.grad.value, expected)
+        for p in flat.parameters:
+            p.grad = None
+
+
+def test_buckets_wait_for_the_last_micro_batch_and_a_step_for_all_of_them() -> None:
+    net, run = network()
+    comm = Doubling()
+    sync = GradientSync(nn.flatten([*net.parameters()]), Reducer(comm), 1, parts=2)
+    run().backward()
+    with pytest.raises(RuntimeError, match="micro-batch 1 of 2 was not set aside"):
+        sync.wait()
+    sync.set_aside()
+    assert comm.log == []
+    run().backward()
+    assert len(comm.log) == 4
+    with pytest.raises(RuntimeError, match="a step has 2 micro-batches"):
+        sync.set_aside()
+    sync.wait()
+    assert comm.log[4:] == ["wait"] * 4
+
+
+def test_each_micro_batch_has_statistics_of_its_own_until_they_are_averaged() -> None:
+    net = nn.BatchNorm1d(1).double()
+    statistics = Statistics(net, Reducer(SerialComm()), 3, 3)
+    for part, mean in enumerate((10.0, 20.0, 60.0)):
+        statistics.use(part)
+        net(ag.tensor(np.full((2, 1), mean)))
+    assert [copy[0].value.item() for copy in statistics.copies] == [1.0, 2.0, 6.0]
+    statistics.average()
+    assert [copy[0].value.item() for copy in statistics.copies] == [3.0] * 3
+    statistics.use(0)
+    net(ag.tensor(np.full((2, 1), 13.0)))
+    assert [copy[0].value.item() for copy in statistics.copies] == [4.0, 3.0, 3.0]
+
+
+def test_figures_are_summed_over_parts_and_ranks() -> None:
+    rows = np.arange(6.0).reshape(3, 2)
+    assert total(rows.copy(), Reducer(SerialComm())).tolist() == [6.0, 9.0]
+    assert total(rows.copy(), Reducer(Doubling())).tolist() == [12.0, 18.0]

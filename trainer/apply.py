@@ -18,6 +18,7 @@ from ..datasets.loader import Normalise
 from . import build
 from .checkpoint import CheckpointFolder, load, verify
 from .distributed.comm import Comm, SerialComm
+from .distributed.sync import Reducer
 from .errors import NotFinite, UserError
 from .inspect import find as newest
 from .loop import evaluate
@@ -53,6 +54,8 @@ class Trained:
                 print(f"tallygrad: warning: --data-dir {before} is gone", file=sys.stderr)
         self.data = build.load_split(name, split, data_dir, comm)
         self.dtype = np.dtype("float64" if options.get("dtype") == "float64" else "float32")
+        parts = options.get("micro_batches")
+        self.micro_batches = parts if isinstance(parts, int) and parts > 0 else 1
         kind = recorded(self.path, held.meta, "model", str)
         self.model = build.create_model(kind, self.data, self.dtype)
         load_model(self.path, held.tensors, self.model)
@@ -72,8 +75,15 @@ def evaluate_checkpoint(
     if batch_size < 1:
         raise UserError(f"--batch-size: {batch_size} is less than 1")
     trained = Trained(checkpoint, dataset, split, data_dir, comm)
-    loader = build.test_loader(trained.data, batch_size, comm, trained.dtype)
-    loss, hits, count = evaluate(trained.model, loader.epoch(0), comm)
+    loader = build.test_loader(
+        trained.data,
+        batch_size,
+        rank=comm.rank,
+        size=comm.size,
+        dtype=trained.dtype,
+        micro_batches=trained.micro_batches,
+    )
+    loss, hits, count = evaluate(trained.model, loader, Reducer(comm, fixed=True))
     if not math.isfinite(loss):
         raise NotFinite(f"{trained.path}: loss is {loss / count} over {int(count)} samples")
     figures = {

@@ -45,17 +45,18 @@ def load_data(config: TrainConfig, comm: Comm) -> Data:
         augment = (*augment, datasets.Cutout(max(train.input_shape[2] // 2, 1)))
     dtype = np.dtype(config.dtype)
     shared: dict[str, Any] = {"rank": comm.rank, "size": comm.size, "dtype": dtype}
+    shared["micro_batches"] = config.micro_batches
     return Data(
         Loader(train, config.batch_size, seed=config.seed, augment=augment, **shared),
-        test_loader(test, config.eval_batch_size or config.batch_size, comm, dtype),
+        test_loader(test, config.eval_batch_size or config.batch_size, **shared),
     )
 
 
-def test_loader(data: Dataset, batch_size: int, comm: Comm, dtype: Any) -> Loader:
+def test_loader(data: Dataset, batch_size: int, *, size: int, **shared: Any) -> Loader:
     """Return a loader in natural order, without augmentation; a batch is at most the data set and
     at least one sample a rank."""
-    fitting = max(min(batch_size, len(data)), comm.size)
-    return Loader(data, fitting, rank=comm.rank, size=comm.size, shuffle=False, dtype=dtype)
+    fitting = max(min(batch_size, len(data)), size)
+    return Loader(data, fitting, size=size, shuffle=False, **shared)
 
 
 def create_model(name: str, data: Dataset, dtype: Any, seed: int = 0) -> nn.Module:

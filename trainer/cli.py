@@ -78,7 +78,7 @@ def _checkpoint_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dataset", default="", help="data set; default: the training's")
     command.add_argument("--split", default="test", choices=("train", "test"))
     command.add_argument("--data-dir", default="", help="folder to look for the data set in first")
-    command.add_argument("--threads", type=int, default=0, help="threads; 0: cores / ranks")
+    command.add_argument("--threads", type=int, help="threads (default: 1); 0: cores / ranks")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,20 +131,23 @@ def _complain(error: UserError) -> int:
         raise error
 
 
-def _threads(wanted: int) -> int:
-    from .threads import configure
+def _threads(wanted: int | None) -> int:
+    """Set the threads that were asked for; without a wish, those of the environment, or one."""
+    from .threads import THREAD_VARIABLES, configure
 
+    if wanted is None:
+        return configure()
     if wanted < 0:
         raise UserError(f"--threads: {wanted} is less than 0")
-    if wanted:
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    for name in THREAD_VARIABLES:
+        if wanted:
             os.environ[name] = str(wanted)
-    return configure()
+    return configure(wanted=wanted)
 
 
 def _train(chosen: dict[str, Any]) -> int:
     values = options.gather(chosen.pop("config"), chosen)
-    threads = _threads(values.get("threads", 0))
+    threads = _threads(values.get("threads"))
     from .build import run_folder
     from .distributed.comm import connect
     from .distributed.guard import guard

@@ -32,6 +32,10 @@ class TrainConfig:
     data_dir: str = _option("", "folder to look for the data set in first", metavar="FOLDER")
     epochs: int = _option(1, "passes over the training set", low=1)
     batch_size: int = _option(64, "images of one step, shared out among the ranks", low=1)
+    micro_batches: int = _option(
+        2, "parts of a batch, added in a fixed order: same bits on any number of ranks up to it",
+        low=1,
+    )
     lr: float = _option(0.02, "learning rate at its height", low=0.0)
     momentum: float = _option(0.9, "momentum", low=0.0, high=1.0)
     nesterov: bool = _option(False, "Nesterov's momentum")
@@ -56,7 +60,7 @@ class TrainConfig:
     eval_every: int = _option(1, "epochs between evaluations; the last is always", low=1)
     eval_batch_size: int = _option(0, "images of one evaluation step; 0: as in training", low=0)
     log_every: int = _option(20, "steps between lines of log.jsonl", low=1)
-    threads: int = _option(0, "threads of a rank; 0: cores of the host / its ranks", low=0)
+    threads: int = _option(1, "threads of a rank's BLAS; 0: cores of the host / its ranks", low=0)
     backend: str = _option("numpy", "what computes")
     bucket_mb: float = _option(1.0, "gradient bytes exchanged at a time, in MB", low=0.001)
 

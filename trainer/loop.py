@@ -6,7 +6,6 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ import numpy as np
 
 from ..autograd import Ledger, Tensor, context, cross_entropy, from_numpy, nn, no_grad
 from ..autograd.random import keyed
-from ..datasets import Batch
+from ..datasets import Batch, Loader
 from . import build, provenance, state
 from .checkpoint import CheckpointFolder
 from .checkpoint import load as load_checkpoint
 from .config import TrainConfig
 from .distributed.comm import Comm
-from .distributed.sync import GradientSync, average, total
+from .distributed.sync import GradientSync, Reducer, Statistics, total
 from .errors import NotFinite, UserError
 from .logs import Progress, RunFolder
 from .report import training_macs
@@ -60,7 +59,10 @@ class Training:
         self.steps_per_epoch = len(self.train_data)
         self.planned = config.epochs * self.steps_per_epoch
         self.optimizer = build.create_optimizer(config, self.model, self.flat, self.planned)
-        self.sync = GradientSync(self.flat, comm, int(config.bucket_mb * 1e6))
+        self.reducer = Reducer(comm, fixed=comm.size <= config.micro_batches)
+        self.parts = self.train_data.sampler.mine
+        bucket = int(config.bucket_mb * 1e6)
+        self.sync = GradientSync(self.flat, self.reducer, bucket, len(self.parts))
         self.checkpoints = CheckpointFolder(folder.checkpoints, config.keep_checkpoints)
         self.state = state.State()
         self.ledger = Ledger()
@@ -111,14 +113,18 @@ class Training:
         """Do one step; return the sums of loss, hits and samples over all ranks."""
         now = self.state
         self.lr = self.optimizer.rates[0]
-        sums = np.zeros(3)
-        if len(batch.labels):
-            with keyed(batch.indices, self.config.seed, now.step):
-                sums[:] = self.backward(batch)
+        rows = np.zeros((len(self.parts), 3))
+        for i, part in enumerate(batch.parts()):
+            if i:
+                self.sync.set_aside()
+            self.statistics.use(i)
+            if len(part.labels):
+                with keyed(part.indices, self.config.seed, now.step):
+                    rows[i] = self.backward(part)
         # Every rank first ends its buckets: one without a share starts them only here, and ranks
         # must come to their collectives in one order.
         self.sync.wait()
-        total(sums, self.comm)
+        sums = total(rows, self.reducer)
         if not math.isfinite(sums[0]):
             raise NotFinite(
                 f"loss is {sums[0] / sums[2]} at step {now.step + 1} of epoch {now.epoch + 1} "
@@ -135,8 +141,8 @@ class Training:
         return float(sums[0]), float(sums[1]), float(sums[2])
 
     def backward(self, batch: Batch) -> tuple[float, float, float]:
-        """Run forward and backward on this rank's share. The gradient is seeded with the share, so
-        that the sum over ranks is that of the mean over the whole batch."""
+        """Run forward and backward on a micro-batch. The gradient is seeded with its share of the
+        batch, so that the sum over all is that of the mean over the whole batch."""
         self.model.train()
         x, labels = from_numpy(batch.images), from_numpy(batch.labels)
         logits = self.model(x)
@@ -165,8 +171,8 @@ class Training:
     def test(self) -> None:
         """Evaluate on the test set."""
         now, begun = self.state, time.monotonic()
-        average([b for b in self.model.buffers() if b.dtype.kind == "f"], self.comm)
-        loss, hits, count = evaluate(self.model, self.test_data.epoch(0), self.comm)
+        self.statistics.average()
+        loss, hits, count = evaluate(self.model, self.test_data, self.reducer)
         if not math.isfinite(loss):
             raise NotFinite(f"test loss is {loss / count} after step {now.step}: lower --lr")
         now.test_loss, now.test_accuracy, now.evaluated = loss / count, hits / count, now.step
@@ -175,7 +181,7 @@ class Training:
     def save(self) -> None:
         """Write a checkpoint (rank 0); all ranks take part in adding up the books."""
         now, begun = self.state, time.monotonic()
-        average([b for b in self.model.buffers() if b.dtype.kind == "f"], self.comm)
+        self.statistics.average()
         if not np.isfinite(self.flat.data.value).all():
             raise NotFinite(f"weights are not finite after step {now.step}: try a smaller --lr")
         now.seconds += self.lap()
@@ -217,6 +223,8 @@ class Training:
         self.folder.rewind(self.state.step, self.state.epoch)
         for t in [self.flat.data, *[b.data for b in self.model.buffers()]]:
             self.comm.bcast(t.value)
+        shared = len(self.parts), self.train_data.sampler.parts
+        self.statistics = Statistics(self.model, self.reducer, *shared)
         self.folder.write_json("config.json", self.config.to_json())
         if self.folder.writes:
             before = self.folder.read_json("provenance.json")
@@ -278,16 +286,17 @@ class Training:
         return result
 
 
-def evaluate(model: nn.Module, batches: Iterable[Batch], comm: Comm) -> tuple[float, float, float]:
-    """Return the sums of loss, hits and samples over the batches of all ranks: ranks with smaller
-    shares weigh less, so the totals do not depend on how many there are."""
+def evaluate(model: nn.Module, data: Loader, reducer: Reducer) -> tuple[float, float, float]:
+    """Return the sums of loss, hits and samples over the batches of all ranks: smaller parts weigh
+    less, so the totals do not depend on the number of ranks."""
     model.eval()
-    sums = np.zeros(3)
+    rows = np.zeros((len(data.sampler.mine), 3))
     with no_grad(), context.using(phase="evaluate"):
-        for batch in batches:
-            if len(batch.labels):
-                labels = from_numpy(batch.labels)
-                logits = model(from_numpy(batch.images))
-                sums += measure(logits, labels, cross_entropy(logits, labels))
-    total(sums, comm)
-    return float(sums[0]), float(sums[1]), float(sums[2])
+        for batch in data.epoch(0):
+            for row, part in zip(rows, batch.parts(), strict=True):
+                if len(part.labels):
+                    labels = from_numpy(part.labels)
+                    logits = model(from_numpy(part.images))
+                    row += measure(logits, labels, cross_entropy(logits, labels))
+    loss, hits, count = total(rows, reducer).tolist()
+    return loss, hits, count

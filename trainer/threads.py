@@ -1,6 +1,8 @@
 """Threads for this rank's arithmetic, settled before NumPy loads its BLAS.
 
-Every rank's BLAS and OpenMP would otherwise start a thread on each core of the node.
+Every rank's BLAS and OpenMP would otherwise start a thread on each core of the node. Without a
+wish they get one: BLAS rounds otherwise with another number of threads, so that a run would depend
+on how many ranks share the cores, and two threads gain little (LeNet at batch 64 even loses).
 """
 
 import os
@@ -38,17 +40,20 @@ class Machine:
         return cls(mask, min(cores), _read(Path("/proc/cpuinfo")))
 
 
-def configure(env: MutableMapping[str, str] = os.environ, machine: Machine | None = None) -> int:
-    """Set this rank's number of BLAS and OpenMP threads in `env`, and return it.
+def configure(
+    env: MutableMapping[str, str] = os.environ, machine: Machine | None = None, wanted: int = 1
+) -> int:
+    """Set this rank's number of BLAS and OpenMP threads in `env`, and return it: the wanted, or for
+    0 the rank's cores.
 
-    A rank gets its part of the node's cores, and never more than its affinity mask holds: right
-    whether the launcher bound the rank to a core, to a socket shared with others, or not at all.
-    Variables that the user set stay, and OMP_NUM_THREADS then also counts for the others. Once
-    NumPy is loaded its threads are started: nothing is touched then.
+    Those are its part of the node's, and never more than its affinity mask holds: right whether
+    the launcher bound the rank to a core, to a socket shared with others, or not at all. Variables
+    that the user set stay, and OMP_NUM_THREADS then also counts for the others. Once NumPy is
+    loaded its threads are started: nothing is touched then.
     """
     machine = machine or Machine.here(env)
     share = max(1, machine.cores // local_ranks(env))
-    threads = _user_threads(env) or max(1, min(machine.mask, share))
+    threads = _user_threads(env) or wanted or max(1, min(machine.mask, share))
     if "numpy" in sys.modules and env is os.environ:
         return threads
     for name in THREAD_VARIABLES:

@@ -17,13 +17,13 @@ OPS = ("sum", "max", "min")
 
 
 class Request(Protocol):
-    """A reduction in flight; its array must not be touched before `wait` returns."""
+    """An exchange in flight; its arrays must not be touched before `wait` returns."""
 
     def wait(self) -> None:
-        """Block until the array holds the result."""
+        """Block until the arrays hold the result."""
 
     def test(self) -> bool:
-        """Drive the exchange a little; true once the array holds the result."""
+        """Drive the exchange a little; true once the arrays hold the result."""
 
 
 class Comm(Protocol):
@@ -61,6 +61,10 @@ class Comm(Protocol):
     def allgather(self, array: NDArray[Any]) -> NDArray[Any]:
         """Stack the ranks' arrays of equal shape: (size, *shape)."""
 
+    def ialltoall(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
+        """Start to send `array[r]` to each rank r; return the request and a new array of the same
+        shape, whose row r will be what rank r sent. ValueError unless there is a row a rank."""
+
     def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
         """Return the bytes that rank `root` passed, of any length."""
 
@@ -94,8 +98,15 @@ def check_reduction(array: NDArray[Any], op: str) -> None:
         raise ValueError("cannot reduce float16, which MPI lacks: reduce float32 instead")
 
 
+def check_rows(array: NDArray[Any], size: int) -> None:
+    """Raise ValueError unless `array` can be sent in one row a rank."""
+    check_buffer(array)
+    if array.shape[:1] != (size,):
+        raise ValueError(f"an all-to-all of {size} ranks needs ({size}, ..), got {array.shape}")
+
+
 class _Done:
-    """The request of a reduction that needed no exchange."""
+    """The request of an exchange that needed no exchange."""
 
     def wait(self) -> None:
         """Return at once."""
@@ -132,6 +143,11 @@ class SerialComm:
         """Return a view of `array` with a leading axis of one."""
         check_buffer(array)
         return array[None]
+
+    def ialltoall(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
+        """Return a copy of `array`, (1, ..)."""
+        check_rows(array, 1)
+        return _Done(), array.copy()
 
     def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
         """Return `data`."""

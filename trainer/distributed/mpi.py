@@ -7,23 +7,23 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from .comm import Request, check_buffer, check_reduction
+from .comm import Request, check_buffer, check_reduction, check_rows
 
 _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
 
 
 class MpiRequest:
-    """A reduction in flight."""
+    """An exchange in flight."""
 
     def __init__(self, request: MPI.Request) -> None:
         self._request = request
 
     def wait(self) -> None:
-        """Block until the array holds the result."""
+        """Block until the arrays hold the result."""
         self._request.Wait()
 
     def test(self) -> bool:
-        """Drive the exchange a little; true once the array holds the result."""
+        """Drive the exchange a little; true once the arrays hold the result."""
         return self._request.Test()
 
 
@@ -65,6 +65,13 @@ class MpiComm:
         out = np.empty((self.size, *array.shape), array.dtype)
         self._group.Allgather(_bytes_of(array), _bytes_of(out))
         return out
+
+    def ialltoall(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
+        """Start to send `array[r]` to each rank r; return the request and a new array of the same
+        shape, whose row r will be what rank r sent."""
+        check_rows(array, self.size)
+        out = np.empty_like(array)
+        return MpiRequest(self._group.Ialltoall(_bytes_of(array), _bytes_of(out))), out
 
     def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
         """Return the bytes that rank `root` passed, of any length."""

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ...autograd import context
 from ...autograd.array import Array, NDArray, Spec, array
-from ...autograd.ledger import Cost
+from ...autograd.functional.create import zeros
+from ...autograd.ledger import Cost, Ledger
 from ...autograd.nn.flat import Flat
+from ...autograd.nn.module import Module
 from ...autograd.ops.reduce import scale
-from ...autograd.ops.update import store
+from ...autograd.ops.update import accumulate, store
 from ...autograd.primitive import primitive
 from ...autograd.tensor import Parameter, Tensor
 from .comm import Comm, Request
+from .reproducible import FixedSum, fold, merges
 
 
 class Reducer:
-    """Sums arrays over the ranks: `start` begins, `wait` ends all that were begun."""
+    """Sums arrays over the ranks: `start` begins, `wait` ends all that were begun. With `fixed`
+    the additions are done along the tree of `reproducible`; otherwise MPI chooses their order,
+    which for two ranks is no choice."""
 
-    def __init__(self, comm: Comm) -> None:
+    def __init__(self, comm: Comm, fixed: bool = False) -> None:
         self.comm = comm
-        self.pending: list[Request] = []
+        self.fixed = fixed and comm.size > 2
+        self.pending: list[Request | FixedSum] = []
 
     def start(self, array: NDArray) -> None:
         """Begin to overwrite an array with its sum over the ranks."""
-        self.pending.append(self.comm.iallreduce(array))
+        whole = FixedSum(self.comm, array) if self.fixed else self.comm.iallreduce(array)
+        self.pending.append(whole)
 
     def wait(self) -> None:
         """Return when every sum is there."""
@@ -35,7 +40,8 @@ class Reducer:
 
 def _ring(y: None, g: Spec, *, through: Reducer) -> Cost:
     """Cost of a ring allreduce for one rank (Patarasuk and Yuan 2009): 2 (p-1) messages, in all
-    2 (p-1)/p of the array; (p-1)/p of it is added. What MPI really chooses is not observable."""
+    2 (p-1)/p of the array; (p-1)/p of it is added. A sum in fixed order takes just as much; what
+    MPI really chooses is not observable."""
     p = through.comm.size
     moved = 2 * (p - 1) * g.nbytes // p
     return Cost(
@@ -56,8 +62,9 @@ def allreduce(g: NDArray, *, through: Reducer) -> None:
 class Bucket:
     """A slice of the flat gradient buffer, and how many of its parameters are still unready."""
 
-    def __init__(self, array: Array, members: int) -> None:
+    def __init__(self, array: Array, start: int, members: int) -> None:
         self.array = array
+        self.start = start
         self.members = members
         self.missing = members
 
@@ -65,11 +72,22 @@ class Bucket:
 class GradientSync:
     """Hooks the leaves of a model whose gradients live in `flat`. A bucket's exchange begins when
     its last gradient is final; always in the same order, whatever finishes first, or ranks would
-    pair different buckets. `wait()` stands before the update."""
+    pair different buckets. `wait()` stands before the update.
 
-    def __init__(self, flat: Flat, comm: Comm, bucket_bytes: int = 1 << 20) -> None:
+    A rank with several micro-batches a step (`parts`) calls `set_aside()` between their sweeps;
+    their gradients are added along the tree of `reproducible`, and the exchange begins with the
+    last sweep.
+    """
+
+    def __init__(
+        self, flat: Flat, reducer: Reducer, bucket_bytes: int = 1 << 20, parts: int = 1
+    ) -> None:
         self.flat = flat
-        self.reducer = Reducer(comm)
+        self.reducer = reducer
+        self.merges = merges(parts)
+        self.part = 0
+        self.aside: list[Array] = []
+        self.depth = 0
         self.buckets: list[Bucket] = []
         self.home: dict[int, Bucket] = {}
         self.started = 0
@@ -86,12 +104,36 @@ class GradientSync:
             group.append(p)
             size += p.size
             if i == last or size * p.dtype.itemsize >= bucket_bytes:
-                bucket = Bucket(self.flat.grad.view(start, (size,)), len(group))
+                bucket = Bucket(self.flat.grad.view(start, (size,)), start, len(group))
                 self.buckets.append(bucket)
                 self.home.update({id(member): bucket for member in group})
                 start, size, group = start + size, 0, []
 
+    def set_aside(self) -> None:
+        """End a micro-batch that is not the last of this rank: its gradients, zeros where there
+        was no sweep, are added to those before as far as the tree says, and wait for the rest."""
+        if self.part + 1 >= len(self.merges):
+            raise RuntimeError(f"set_aside: a step has {len(self.merges)} micro-batches here")
+        with context.using(phase="communicate", scope="gradients", tape=None):
+            self.flat.zero_missing()
+            self._merge(self.flat.grad, 0)
+            self.depth -= self.merges[self.part]
+            if self.depth == len(self.aside):
+                self.aside.append(zeros(self.flat.grad.spec.size, dtype=self.flat.dtype).data)
+            store(self.aside[self.depth], self.flat.grad)
+        self.depth += 1
+        self.part += 1
+        for p in self.flat.parameters:
+            p.grad = None
+
+    def _merge(self, slot: Array, start: int) -> None:
+        """Add to a slice of the gradients the sums set aside that it completes."""
+        for level in range(self.depth - 1, self.depth - 1 - self.merges[self.part], -1):
+            accumulate(slot, self.aside[level].view(start, slot.spec.shape))
+
     def _finished(self, parameter: Tensor) -> None:
+        if self.part + 1 < len(self.merges):
+            return
         self.home[id(parameter)].missing -= 1
         self._begin(len(self.buckets), only_ready=True)
 
@@ -101,38 +143,62 @@ class GradientSync:
                 bucket = self.buckets[self.started]
                 if only_ready and bucket.missing > 0:
                     return
+                self._merge(bucket.array, bucket.start)
                 allreduce(bucket.array, through=self.reducer)
                 self.started += 1
 
     def wait(self) -> None:
         """Contribute zeros for parameters without a gradient, begin what has not begun, and return
-        when every gradient is the sum over the ranks."""
+        when every gradient is the sum over the ranks. RuntimeError before the last micro-batch."""
+        if self.part + 1 < len(self.merges):
+            raise RuntimeError(
+                f"wait: micro-batch {self.part + 1} of {len(self.merges)} was not set aside"
+            )
         with context.using(phase="communicate", scope="gradients", tape=None):
             self.flat.zero_missing()
         self._begin(len(self.buckets), only_ready=False)
         self.reducer.wait()
-        self.started = 0
+        self.started = self.part = self.depth = 0
         for bucket in self.buckets:
             bucket.missing = bucket.members
 
 
-def _sum(arrays: Sequence[Array], comm: Comm) -> None:
-    reducer = Reducer(comm)
-    for a in arrays:
-        allreduce(a, through=reducer)
-    reducer.wait()
+class Statistics:
+    """The buffers of a model that each micro-batch changes by itself, such as the running
+    statistics of batch norm: a copy for each of the `mine` micro-batches of this rank, out of
+    `parts`, so that they do not depend on how the ranks share them."""
+
+    def __init__(self, model: Module, reducer: Reducer, mine: int = 1, parts: int = 1) -> None:
+        self.reducer, self.parts = reducer, parts
+        self.buffers = [b for b in model.buffers() if b.dtype.kind == "f"]
+        self.copies = [[b.data for b in self.buffers]]
+        with context.using(ledger=Ledger(), tape=None):
+            for _ in range(1, mine):
+                self.copies.append([b.detach().clone().data for b in self.buffers])
+
+    def use(self, part: int) -> None:
+        """Let the model read and write the copies of a micro-batch."""
+        for buffer, copy in zip(self.buffers, self.copies[part], strict=True):
+            buffer.data = copy
+
+    def average(self) -> None:
+        """Overwrite all copies, on all ranks, with their mean."""
+        with context.using(phase="communicate", scope="buffers", tape=None):
+            sums = [fold(copies, accumulate) for copies in zip(*self.copies, strict=True)]
+            for a in sums:
+                allreduce(a, through=self.reducer)
+            self.reducer.wait()
+            for a, *copies in zip(*self.copies, strict=True):
+                store(a, scale(a, factor=1.0 / self.parts))
+                for copy in copies:
+                    store(copy, a)
 
 
-def average(tensors: Sequence[Tensor], comm: Comm) -> None:
-    """Overwrite tensors with their means over the ranks: running statistics of batch norm, which
-    each rank gathers of its own share."""
-    with context.using(phase="communicate", scope="buffers", tape=None):
-        _sum([t.data for t in tensors], comm)
-        for t in tensors:
-            store(t.data, scale(t.data, factor=1.0 / comm.size))
-
-
-def total(values: NDArray, comm: Comm) -> None:
-    """Overwrite figures with their sums over the ranks."""
+def total(rows: NDArray, reducer: Reducer) -> NDArray:
+    """Return the sum of figures (own micro-batches, n) over the micro-batches of all ranks, (n,);
+    overwrites the rows."""
     with context.using(phase="communicate", scope="metrics", tape=None):
-        _sum([array(values)], comm)
+        whole = fold([array(row) for row in rows], accumulate)
+        allreduce(whole, through=reducer)
+        reducer.wait()
+    return whole.value
