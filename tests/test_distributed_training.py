@@ -64,13 +64,14 @@ def test_losses_on_more_ranks_than_micro_batches_differ_by_rounding_alone(
 def test_batch_norm_augmentation_and_ragged_batches_with_the_same_bits_on_any_ranks(
     mpirun: Any, tmp_path: Path
 ) -> None:
-    """Three ranks share five micro-batches unevenly; the last of the steps leaves some empty."""
+    """Four ranks share six micro-batches unevenly; the last of the steps leaves some empty; MPICH
+    itself adds up six ranks in another order."""
     write_mnist(tmp_path / "data", 43, 29)
     words = ["--dataset", "mnist", "--data-dir", str(tmp_path / "data"), "--model", "resnet20"]
-    words += ["--batch-size", "20", "--micro-batches", "5", "--epochs", "2", "--lr", "0.1"]
+    words += ["--batch-size", "20", "--micro-batches", "6", "--epochs", "2", "--lr", "0.1"]
     words += ["--eval-batch-size", "11", "--bucket-mb", "0.2"]
     found = []
-    for ranks in (1, 2, 3, 4):
+    for ranks in (1, 2, 4, 6):
         assert train(mpirun, ranks, tmp_path / str(ranks), *words)["steps"] == 6
         found.append(bits(tmp_path / str(ranks)))
     assert len(found[0]) > 100

@@ -124,6 +124,7 @@ def test_gradients_of_micro_batches_are_added_along_the_tree(parts: int) -> None
         sync.wait()
         expected = fold(list(alone), lambda a, b: np.add(a, b, out=a))
         np.testing.assert_array_equal(flat.grad.value, expected)
+        assert len(sync.aside) == parts.bit_length() - 1
         for p in flat.parameters:
             p.grad = None
 
