@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tallygrad.trainer import threads
+from tallygrad.trainer import cli, threads
 from tallygrad.trainer.distributed.comm import SerialComm, expected_size
 from tallygrad.trainer.distributed.guard import guard
 from tallygrad.trainer.errors import NotFinite, UserError
@@ -341,6 +341,9 @@ THREADS = [
     ({"SLURM_NTASKS_PER_NODE": "4"}, Machine(16, 16), 16),  # a plain process of a batch script
     ({"OMP_NUM_THREADS": "5", OMPI: "2"}, Machine(8, 8), 5),
     ({"OMP_NUM_THREADS": "3,2"}, Machine(8, 8), 3),
+    ({"OPENBLAS_NUM_THREADS": "6"}, Machine(8, 8), 6),
+    ({"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "6"}, Machine(8, 8), 2),
+    ({"OMP_NUM_THREADS": "0"}, Machine(8, 8), 8),
     ({OMPI: "0"}, Machine(4, 4), 4),
 ]
 
@@ -348,11 +351,23 @@ THREADS = [
 @pytest.mark.parametrize(("env", "machine", "count"), THREADS)
 def test_threads(env: dict[str, str], machine: Machine, count: int) -> None:
     given = dict(env)
-    assert configure(dict(env), machine) == (count if "OMP_NUM_THREADS" in env else 1)
     assert configure(env, machine, wanted=0) == count
     for name in THREAD_VARIABLES:
         assert env[name] == given.get(name, str(count))
     assert "OPENBLAS_CORETYPE" not in env
+
+
+def test_one_thread_without_a_wish_and_flags_before_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Machine, "here", lambda env: Machine(8, 8))
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert configure({}, Machine(8, 8)) == 1
+    assert [cli._threads(wanted) for wanted in (None, 0, 3)] == [1, 8, 3]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert cli._threads(None) == 5
+    assert [cli._threads(wanted) for wanted in (0, 3)] == [8, 3]
 
 
 @pytest.mark.parametrize(

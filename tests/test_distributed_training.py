@@ -61,21 +61,44 @@ def test_losses_on_more_ranks_than_micro_batches_differ_by_rounding_alone(
     assert [r["ranks"] for r in results] == [2, 4]
 
 
-def test_batch_norm_augmentation_and_ragged_batches_with_the_same_bits_on_any_ranks(
+def ragged(folder: Path) -> list[str]:
+    """Return the options of a run with batch norm and augmentation whose last step leaves some of
+    the micro-batches empty, on data written to the folder."""
+    write_mnist(folder, 43, 29)
+    words = ["--dataset", "mnist", "--data-dir", str(folder), "--model", "resnet20"]
+    words += ["--batch-size", "20", "--micro-batches", "6", "--epochs", "2", "--lr", "0.1"]
+    return [*words, "--augment", "cutout", "--eval-batch-size", "11", "--bucket-mb", "0.2"]
+
+
+def test_a_ragged_run_has_the_same_bits_on_any_ranks_and_stopped_or_not(
     mpirun: Any, tmp_path: Path
 ) -> None:
-    """Four ranks share six micro-batches unevenly; the last of the steps leaves some empty; MPICH
-    itself adds up six ranks in another order."""
-    write_mnist(tmp_path / "data", 43, 29)
-    words = ["--dataset", "mnist", "--data-dir", str(tmp_path / "data"), "--model", "resnet20"]
-    words += ["--batch-size", "20", "--micro-batches", "6", "--epochs", "2", "--lr", "0.1"]
-    words += ["--eval-batch-size", "11", "--bucket-mb", "0.2"]
+    """Four ranks share six micro-batches unevenly; MPICH itself adds up six ranks in another
+    order. The last run stops twice, in the middle of an epoch and after its empty parts."""
+    words = ragged(tmp_path / "data")
     found = []
     for ranks in (1, 2, 4, 6):
         assert train(mpirun, ranks, tmp_path / str(ranks), *words)["steps"] == 6
         found.append(bits(tmp_path / str(ranks)))
+    out = tmp_path / "stopped"
+    train(mpirun, 4, out, *words, "--max-steps", "2")
+    train(mpirun, 1, out, *words, "--max-steps", "4", "--resume", "auto")
+    train(mpirun, 3, out, *words, "--resume", "auto")
+    found.append(bits(out))
     assert len(found[0]) > 100
     assert all(other == found[0] for other in found[1:])
+
+
+def test_eval_repeats_the_loss_of_the_run_to_the_bit(mpirun: Any, tmp_path: Path) -> None:
+    """Also where its batches are smaller than the number of ranks."""
+    words = [*ragged(tmp_path / "data"), "--eval-batch-size", "1", "--dtype", "float64"]
+    expected = train(mpirun, 1, tmp_path / "run", *words, "--max-steps", "3")
+    newest = tmp_path / "run" / "checkpoints" / "step-00000003.h5"
+    for ranks in (1, 3):
+        command = ["-m", "tallygrad.trainer", "eval", str(newest), "--json", "--batch-size", "1"]
+        done = mpirun(ranks, command)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["loss"] == expected["test_loss"]
 
 
 def test_ranks_that_do_not_divide_the_batch_and_resume_on_fewer(

@@ -95,12 +95,14 @@ def test_the_ledger_shows_a_ring_and_nothing_for_one_rank() -> None:
         assert (cost.bytes_read, cost.bytes_written) == (sent, sent)
 
 
-def test_average_leaves_one_rank_bit_identical_and_halves_a_doubled_sum() -> None:
+def test_the_mean_of_what_two_ranks_share_is_the_same_bits() -> None:
     for comm in (SerialComm(), Doubling()):
         net = nn.BatchNorm1d(2)
         net.running_mean.data.value[:] = 0.1, 1 / 3
         before = net.running_mean.numpy().tobytes()
-        Statistics(net, Reducer(comm), 1, comm.size).average()
+        statistics = Statistics(net, Reducer(comm), range(1), comm.size)
+        statistics.spread()
+        statistics.use_means()
         assert net.running_mean.numpy().tobytes() == before
 
 
@@ -146,18 +148,39 @@ def test_buckets_wait_for_the_last_micro_batch_and_a_step_for_all_of_them() -> N
     assert comm.log[4:] == ["wait"] * 4
 
 
-def test_each_micro_batch_has_statistics_of_its_own_until_they_are_averaged() -> None:
+def test_each_micro_batch_has_statistics_of_its_own() -> None:
     net = nn.BatchNorm1d(1).double()
-    statistics = Statistics(net, Reducer(SerialComm()), 3, 3)
-    for part, mean in enumerate((10.0, 20.0, 60.0)):
-        statistics.use(part)
-        net(ag.tensor(np.full((2, 1), mean)))
-    assert [copy[0].value.item() for copy in statistics.copies] == [1.0, 2.0, 6.0]
-    statistics.average()
-    assert [copy[0].value.item() for copy in statistics.copies] == [3.0] * 3
-    statistics.use(0)
-    net(ag.tensor(np.full((2, 1), 13.0)))
-    assert [copy[0].value.item() for copy in statistics.copies] == [4.0, 3.0, 3.0]
+    statistics = Statistics(net, Reducer(SerialComm()), range(3), 3)
+    statistics.spread()
+
+    def copies() -> list[float]:
+        return [copy[0].value.item() for copy in statistics.copies]
+
+    def see(*means: float) -> None:
+        for part, mean in enumerate(means):
+            statistics.use(part)
+            net(ag.tensor(np.full((2, 1), mean)))
+
+    see(10.0, 20.0, 60.0)
+    assert copies() == [1.0, 2.0, 6.0]
+    for _ in range(2):
+        statistics.use_means()
+        assert net.running_mean.numpy().tolist() == pytest.approx([3.0], rel=1e-15)
+        assert copies() == [1.0, 2.0, 6.0]
+    held = statistics.capture()
+    assert held["running_mean"].tolist() == [[1.0], [2.0], [6.0]]
+    assert held["running_var"].shape == (3, 1)
+    see(11.0, 12.0, 16.0)
+    assert copies() == [2.0, 3.0, 7.0]
+
+    second = nn.BatchNorm1d(1).double()
+    second.running_mean.data.value[:] = 4.0
+    last = Statistics(second, Reducer(SerialComm()), range(2, 3), 3)
+    last.restore(held)
+    assert last.copies[0][0].value.tolist() == [6.0]
+    other = Statistics(second, Reducer(SerialComm()), range(2), 2)
+    other.restore(held)
+    assert [copy[0].value.item() for copy in other.copies] == [4.0, 4.0]
 
 
 def test_figures_are_summed_over_parts_and_ranks() -> None:

@@ -312,7 +312,7 @@ def test_plain_lines_where_stderr_is_no_terminal(tmp_path: Path) -> None:
 
 @pytest.mark.skipif("TALLYGRAD_DATA" not in os.environ, reason="TALLYGRAD_DATA is not set")
 @pytest.mark.parametrize(
-    ("dataset", "model", "least"), [("mnist", "lenet", 0.93), ("cifar10", "mlp", 0.33)]
+    ("dataset", "model", "least"), [("mnist", "lenet", 0.92), ("cifar10", "mlp", 0.33)]
 )
 def test_real_data(dataset: str, model: str, least: float, tmp_path: Path) -> None:
     words = ["--dataset", dataset, "--model", model, "--max-steps", "150", "--lr", "0.01"]

@@ -71,7 +71,8 @@ def evaluate_checkpoint(
     batch_size: int,
     as_json: bool,
 ) -> None:
-    """Print loss and accuracy of a checkpoint over a split, the same for any number of ranks."""
+    """Print loss and accuracy of a checkpoint over a split: the same bits on any number of ranks up
+    to the micro-batches it was trained with, beyond that to rounding."""
     if batch_size < 1:
         raise UserError(f"--batch-size: {batch_size} is less than 1")
     trained = Trained(checkpoint, dataset, split, data_dir, comm)

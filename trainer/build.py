@@ -52,11 +52,14 @@ def load_data(config: TrainConfig, comm: Comm) -> Data:
     )
 
 
-def test_loader(data: Dataset, batch_size: int, *, size: int, **shared: Any) -> Loader:
-    """Return a loader in natural order, without augmentation; a batch is at most the data set and
-    at least one sample a rank."""
-    fitting = max(min(batch_size, len(data)), size)
-    return Loader(data, fitting, size=size, shuffle=False, **shared)
+def test_loader(
+    data: Dataset, batch_size: int, *, size: int, micro_batches: int, **shared: Any
+) -> Loader:
+    """Return a loader in natural order, without augmentation; a batch is at least one sample a
+    micro-batch and a rank, and at most the data set."""
+    fitting = min(max(batch_size, micro_batches, size), len(data))
+    shared |= {"size": size, "micro_batches": micro_batches}
+    return Loader(data, fitting, shuffle=False, **shared)
 
 
 def create_model(name: str, data: Dataset, dtype: Any, seed: int = 0) -> nn.Module:

@@ -140,8 +140,7 @@ def _threads(wanted: int | None) -> int:
     if wanted < 0:
         raise UserError(f"--threads: {wanted} is less than 0")
     for name in THREAD_VARIABLES:
-        if wanted:
-            os.environ[name] = str(wanted)
+        os.environ.pop(name, None)
     return configure(wanted=wanted)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..autograd import Ledger, Tensor, context, cross_entropy, from_numpy, nn, no_grad
 from ..autograd.random import keyed
@@ -63,6 +64,8 @@ class Training:
         self.parts = self.train_data.sampler.mine
         bucket = int(config.bucket_mb * 1e6)
         self.sync = GradientSync(self.flat, self.reducer, bucket, len(self.parts))
+        whole = self.train_data.sampler.parts
+        self.statistics = Statistics(self.model, self.reducer, self.parts, whole)
         self.checkpoints = CheckpointFolder(folder.checkpoints, config.keep_checkpoints)
         self.state = state.State()
         self.ledger = Ledger()
@@ -71,6 +74,7 @@ class Training:
         self.latest = source
         self.total = Ledger()
         self.lr = 0.0
+        self.copies: dict[str, NDArray[Any]] = {}
 
     def run(self) -> dict[str, Any]:
         """Train from the beginning or from a checkpoint to the end; return the result, which is
@@ -171,7 +175,7 @@ class Training:
     def test(self) -> None:
         """Evaluate on the test set."""
         now, begun = self.state, time.monotonic()
-        self.statistics.average()
+        self.statistics.use_means()
         loss, hits, count = evaluate(self.model, self.test_data, self.reducer)
         if not math.isfinite(loss):
             raise NotFinite(f"test loss is {loss / count} after step {now.step}: lower --lr")
@@ -181,7 +185,8 @@ class Training:
     def save(self) -> None:
         """Write a checkpoint (rank 0); all ranks take part in adding up the books."""
         now, begun = self.state, time.monotonic()
-        self.statistics.average()
+        self.statistics.use_means()
+        copies = self.statistics.capture()
         if not np.isfinite(self.flat.data.value).all():
             raise NotFinite(f"weights are not finite after step {now.step}: try a smaller --lr")
         now.seconds += self.lap()
@@ -191,7 +196,7 @@ class Training:
         books = self.books()
         if self.folder.writes:
             record = state.describe(now, self.config, self.comm.size, books)
-            tensors = state.capture(self.model, self.optimizer)
+            tensors = state.capture(self.model, self.optimizer, copies)
             self.latest = self.checkpoints.save(now.step, tensors, record, best=best)
             self.folder.write_json("ledger.json", books.to_json())
         now.aside += time.monotonic() - begun
@@ -223,8 +228,7 @@ class Training:
         self.folder.rewind(self.state.step, self.state.epoch)
         for t in [self.flat.data, *[b.data for b in self.model.buffers()]]:
             self.comm.bcast(t.value)
-        shared = len(self.parts), self.train_data.sampler.parts
-        self.statistics = Statistics(self.model, self.reducer, *shared)
+        self.statistics.restore(self.copies)
         self.folder.write_json("config.json", self.config.to_json())
         if self.folder.writes:
             before = self.folder.read_json("provenance.json")
@@ -257,6 +261,7 @@ class Training:
         self.state = state.restore(
             source, held.tensors, held.meta, self.config, self.model, self.optimizer
         )
+        self.copies = state.copies(held.tensors)
         books = state.books(source, held.meta)
         if self.comm.rank == 0:
             self.earlier = books

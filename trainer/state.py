@@ -15,7 +15,7 @@ from ..autograd.optim import SGD
 from .config import TrainConfig
 from .errors import UserError
 
-MODEL, VELOCITY = "model/", "optimizer/velocity/"
+MODEL, VELOCITY, COPIES = "model/", "optimizer/velocity/", "micro_batches/"
 
 
 @dataclass
@@ -38,11 +38,19 @@ class State:
     evaluated: int = -1
 
 
-def capture(model: nn.Module, optimizer: SGD) -> dict[str, NDArray[Any]]:
-    """Return all tensors by fully qualified name."""
+def capture(
+    model: nn.Module, optimizer: SGD, copies: dict[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Return all tensors by fully qualified name; `copies` are the buffers of each micro-batch."""
     tensors = {MODEL + name: value for name, value in model.state_dict().items()}
     velocity = optimizer.state_dict()["velocity"]
-    return tensors | {VELOCITY + name: value for name, value in velocity.items()}
+    tensors |= {VELOCITY + name: value for name, value in velocity.items()}
+    return tensors | {COPIES + name: value for name, value in copies.items()}
+
+
+def copies(tensors: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the buffers of each micro-batch from a checkpoint's tensors."""
+    return {n.removeprefix(COPIES): a for n, a in tensors.items() if n.startswith(COPIES)}
 
 
 def describe(state: State, config: TrainConfig, ranks: int, ledger: Ledger) -> dict[str, Any]:

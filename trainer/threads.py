@@ -48,8 +48,8 @@ def configure(
 
     Those are its part of the node's, and never more than its affinity mask holds: right whether
     the launcher bound the rank to a core, to a socket shared with others, or not at all. Variables
-    that the user set stay, and OMP_NUM_THREADS then also counts for the others. Once NumPy is
-    loaded its threads are started: nothing is touched then.
+    that the user set stay, and the first of them counts for the others. Once NumPy is loaded its
+    threads are started: nothing is touched then.
     """
     machine = machine or Machine.here(env)
     share = max(1, machine.cores // local_ranks(env))
@@ -89,8 +89,8 @@ def _slurm_tasks(env: Mapping[str, str]) -> int:
 
 def _user_threads(env: Mapping[str, str]) -> int:
     # OpenMP allows one number for each level of nesting: "4,2".
-    outer = env.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(outer) if outer.isdecimal() else 0
+    given = (env.get(name, "").partition(",")[0].strip() for name in THREAD_VARIABLES)
+    return next((int(text) for text in given if text.isdecimal() and int(text)), 0)
 
 
 def _wants_skylake_kernels(cpuinfo: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...autograd import context
 from ...autograd.array import Array, NDArray, Spec, array
 from ...autograd.functional.create import zeros
@@ -40,8 +42,8 @@ class Reducer:
 
 def _ring(y: None, g: Spec, *, through: Reducer) -> Cost:
     """Cost of a ring allreduce for one rank (Patarasuk and Yuan 2009): 2 (p-1) messages, in all
-    2 (p-1)/p of the array; (p-1)/p of it is added. A sum in fixed order takes just as much; what
-    MPI really chooses is not observable."""
+    2 (p-1)/p of the array; (p-1)/p of it is added. A sum in fixed order sends as much; what MPI
+    really chooses is not observable."""
     p = through.comm.size
     moved = 2 * (p - 1) * g.nbytes // p
     return Cost(
@@ -164,34 +166,76 @@ class GradientSync:
 
 
 class Statistics:
-    """The buffers of a model that each micro-batch changes by itself, such as the running
+    """The float buffers of a model that each micro-batch changes by itself, such as the running
     statistics of batch norm: a copy for each of the `mine` micro-batches of this rank, out of
-    `parts`, so that they do not depend on how the ranks share them."""
+    `parts`, so that they do not depend on how ranks share them. To evaluate and to keep, there is
+    their mean, which leaves the copies as they are; a run goes on from them."""
 
-    def __init__(self, model: Module, reducer: Reducer, mine: int = 1, parts: int = 1) -> None:
-        self.reducer, self.parts = reducer, parts
-        self.buffers = [b for b in model.buffers() if b.dtype.kind == "f"]
+    def __init__(self, model: Module, reducer: Reducer, mine: range, parts: int) -> None:
+        self.reducer, self.mine, self.parts = reducer, mine, parts
+        named = [(name, b) for name, b in model.named_buffers() if b.dtype.kind == "f"]
+        self.names = [name for name, _ in named]
+        self.buffers = [b for _, b in named]
         self.copies = [[b.data for b in self.buffers]]
+        if parts > 1:
+            self.copies = [self._blank() for _ in mine]
+        self.means = self._blank() if parts > 1 else self.copies[0]
+
+    def _blank(self) -> list[Array]:
+        return [zeros(b.shape, dtype=b.dtype).data for b in self.buffers]
+
+    def spread(self) -> None:
+        """Begin all copies with what the model's buffers hold."""
         with context.using(ledger=Ledger(), tape=None):
-            for _ in range(1, mine):
-                self.copies.append([b.detach().clone().data for b in self.buffers])
+            for copies in self.copies:
+                for copy, b in zip(copies, self.buffers, strict=True):
+                    if copy is not b.data:
+                        store(copy, b.data)
 
     def use(self, part: int) -> None:
-        """Let the model read and write the copies of a micro-batch."""
-        for buffer, copy in zip(self.buffers, self.copies[part], strict=True):
-            buffer.data = copy
+        """Let the model read and write the copies of this rank's `part`-th micro-batch."""
+        self._use(self.copies[part])
 
-    def average(self) -> None:
-        """Overwrite all copies, on all ranks, with their mean."""
+    def use_means(self) -> None:
+        """Let the model read the means over the micro-batches of all ranks."""
+        if self.parts == 1:
+            return
         with context.using(phase="communicate", scope="buffers", tape=None):
-            sums = [fold(copies, accumulate) for copies in zip(*self.copies, strict=True)]
-            for a in sums:
-                allreduce(a, through=self.reducer)
+            for mean, copies in zip(self.means, zip(*self.copies, strict=True), strict=True):
+                sums = [mean]
+                sums += [zeros(c.spec.shape, dtype=c.spec.dtype).data for c in copies[1:]]
+                for slot, copy in zip(sums, copies, strict=True):
+                    store(slot, copy)
+                allreduce(fold(sums, accumulate), through=self.reducer)
             self.reducer.wait()
-            for a, *copies in zip(*self.copies, strict=True):
-                store(a, scale(a, factor=1.0 / self.parts))
-                for copy in copies:
-                    store(copy, a)
+            for mean in self.means:
+                store(mean, scale(mean, factor=1.0 / self.parts))
+        self._use(self.means)
+
+    def _use(self, arrays: list[Array]) -> None:
+        for buffer, held in zip(self.buffers, arrays, strict=True):
+            buffer.data = held
+
+    def capture(self) -> dict[str, NDArray]:
+        """Return the copies of all micro-batches by name, (parts, ..), on rank 0; elsewhere, and
+        with a single micro-batch, nothing. All ranks must call it."""
+        found = {}
+        for i, name in enumerate(self.names if self.parts > 1 else ()):
+            mine = np.stack([copies[i].value for copies in self.copies])
+            joined = b"".join(self.reducer.comm.gather_bytes(mine.tobytes()))
+            if joined:
+                found[name] = np.frombuffer(joined, mine.dtype).reshape(-1, *mine.shape[1:])
+        return found
+
+    def restore(self, held: dict[str, NDArray]) -> None:
+        """Go on from what `capture` returned; where that is of another number of micro-batches,
+        from the model's own buffers."""
+        self.spread()
+        for i, name in enumerate(self.names):
+            rows = held.get(name)
+            if rows is not None and rows.shape == (self.parts, *self.buffers[i].shape):
+                for copies, part in zip(self.copies, self.mine, strict=True):
+                    copies[i].value[...] = rows[part]
 
 
 def total(rows: NDArray, reducer: Reducer) -> NDArray:
