@@ -1,0 +1,44 @@
+"""What can be measured: models, batches, modes. Loads neither NumPy nor torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MODES = ("train", "infer")
+TORCH_MODES = ("nchw", "channels-last", "compile", "bf16")
+FLOAT32_MODES = ("nchw", "channels-last", "compile")
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model on batches of images of `shape` (C, H, W)."""
+
+    model: str
+    batch: int
+    shape: tuple[int, int, int] = (1, 28, 28)
+    modes: tuple[str, ...] = MODES
+
+    @property
+    def name(self) -> str:
+        """The name that `--cases` takes and the table shows."""
+        return f"{self.model}-{self.batch}"
+
+
+_LISTED = (
+    Case("lenet", 64),
+    Case("lenet", 256),
+    Case("lenet", 1, modes=("infer",)),
+    Case("lenet5", 64),
+    Case("resnet20", 128, (3, 32, 32)),
+    Case("resnet18", 32, (3, 32, 32)),
+    Case("mlp", 64),
+    Case("lstm", 128),
+)
+CASES = {case.name: case for case in _LISTED}
+MODELS = tuple(dict.fromkeys(case.model for case in _LISTED))
+
+
+def find(name: str) -> list[Case]:
+    """Return the case of a name, or all cases of a model."""
+    return [case for case in _LISTED if name in (case.name, case.model)]

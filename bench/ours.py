@@ -1,0 +1,144 @@
+"""Our side: a model of ours at work on one batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tallygrad.autograd import (
+    Ledger,
+    Tensor,
+    backends,
+    context,
+    cross_entropy,
+    from_numpy,
+    manual_seed,
+    models,
+    no_grad,
+)
+from tallygrad.autograd.functional.activation import relu
+from tallygrad.autograd.models.resnet import BasicBlock, convolution
+from tallygrad.autograd.nn import (
+    AdaptiveAvgPool2d,
+    BatchNorm2d,
+    Linear,
+    Module,
+    Sequential,
+    finish_order,
+    flatten,
+)
+from tallygrad.autograd.optim import SGD
+
+from .cases import CLASSES, Case
+from .options import UsageError, unknown
+
+RATE, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
+PREFERRED = ("llvm", "numpy")
+
+
+class ResNet18(Module):
+    """The ResNet-18 of He et al. (2016) for images of 32 x 32: a stem of 3 x 3 without a maximum
+    over it, four stages of two basic blocks, shortcuts by convolutions of 1 x 1."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        self.conv1 = convolution(channels, 64, 3)
+        self.bn1 = BatchNorm2d(64)
+        self.stage1 = self._stage(64, 64, 1)
+        self.stage2 = self._stage(64, 128, 2)
+        self.stage3 = self._stage(128, 256, 2)
+        self.stage4 = self._stage(256, 512, 2)
+        self.pool = AdaptiveAvgPool2d(1)
+        self.fc = Linear(512, classes)
+
+    @staticmethod
+    def _stage(inside: int, width: int, stride: int) -> Sequential:
+        return Sequential(
+            BasicBlock(inside, width, stride, "B"), BasicBlock(width, width, 1, "B")
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, classes); x (N, C, H, W)."""
+        x = relu(self.bn1(self.conv1(x)))
+        x = self.stage4(self.stage3(self.stage2(self.stage1(x))))
+        logits: Tensor = self.fc(self.pool(x).flatten(1))
+        return logits
+
+
+def create(case: Case) -> Module:
+    """Return a new model of ours."""
+    manual_seed(0)
+    if case.model == "resnet18":
+        return ResNet18(case.shape[0], CLASSES)
+    return models.create(case.model, input_shape=case.shape, classes=CLASSES)
+
+
+def batch(case: Case) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return images (N, C, H, W), channels last in memory as the loader gives them, and labels
+    (N,), all random."""
+    channels, height, width = case.shape
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((case.batch, height, width, channels), dtype=np.float32)
+    return images.transpose(0, 3, 1, 2), rng.integers(0, CLASSES, case.batch)
+
+
+class Ours:
+    """A model of ours: `step()` trains it on, or classifies, the same batch each time."""
+
+    def __init__(self, case: Case, mode: str, backend: str) -> None:
+        self.backend, self.ledger = backend, Ledger()
+        self.images, self.labels = batch(case)
+        self.model = create(case).train(mode == "train")
+        self.step = self.train if mode == "train" else self.infer
+        if mode == "train":
+            order = finish_order(self.loss, [*self.model.parameters()])
+            self.optimizer = SGD(flatten(order), RATE, momentum=MOMENTUM, weight_decay=DECAY)
+
+    def loss(self) -> Tensor:
+        """Run forward and the loss."""
+        return cross_entropy(self.model(from_numpy(self.images)), from_numpy(self.labels))
+
+    def train(self) -> None:
+        """Run forward, the loss, backward and the update."""
+        with context.using(backend=self.backend, ledger=self.ledger):
+            self.loss().backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def infer(self) -> Any:
+        """Return the logits."""
+        with no_grad(), context.using(backend=self.backend, ledger=self.ledger, phase="evaluate"):
+            return self.model(from_numpy(self.images))
+
+    def books(self, steps: int = 1) -> Ledger:
+        """Run some steps and return what they cost."""
+        self.ledger = Ledger()
+        for _ in range(steps):
+            self.step()
+        return self.ledger
+
+
+def choose_backend(wanted: str | None, notes: list[str]) -> str:
+    """Return the wanted backend, or the best that loads, noting why one does not. UsageError for
+    an unknown one, or one that cannot be loaded."""
+    known = [name for name in backends.names() if name != "meta"]  # which has no numbers
+    if wanted is not None and wanted not in known:
+        raise UsageError(f"--backend: {unknown('backend', wanted, known)}")
+    for name in [wanted] if wanted else [name for name in PREFERRED if name in known]:
+        try:
+            backends.get(name)
+        except (ImportError, OSError, RuntimeError) as error:
+            reason = f"backend {name} does not load: {first_line(error)}"
+            if wanted:
+                raise UsageError(f"--backend: {reason}") from error
+            notes.append(reason)
+        else:
+            return name
+    return "numpy"
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's kind and the first line of its message."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

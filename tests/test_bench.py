@@ -1,0 +1,281 @@
+"""The benchmarks: options, rows, and the same work on both sides. No test looks at a time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tallygrad.autograd import backends, from_numpy, no_grad
+from tallygrad.autograd import primitive as door
+
+ROOT = Path(__file__).resolve().parent.parent
+HIDING_TORCH = """
+import runpy, sys
+sys.modules["torch"] = None
+runpy.run_module("bench", run_name="__main__", alter_sys=True)
+"""
+ROW = {
+    "case", "mode", "dtype", "ours_ms", "torch_ms", "torch_mode", "ratio", "gflops", "peak_share",
+    "torch_modes",
+}  # fmt: skip
+MODELS = ["lenet-64", "lenet5-64", "resnet20-128", "resnet18-32", "mlp-64", "lstm-128"]
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Any]:
+    """The package, which is not installed: the root on the path would bring a bare `autograd`."""
+    place = ROOT / "bench"
+    spec = importlib.util.spec_from_file_location(
+        "bench", place / "__init__.py", submodule_search_locations=[str(place)]
+    )
+    assert spec and spec.loader
+    sys.modules["bench"] = package = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+    for name in ("cases", "options", "measure", "ours", "profile", "report"):
+        import_module(f"bench.{name}")
+    yield package
+    for name in [name for name in sys.modules if name.partition(".")[0] == "bench"]:
+        del sys.modules[name]
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--cases", "lenet-64,lenet-65"], "case 'lenet-65' is unknown; there are lenet-64, "),
+        (["--modes", "test"], "mode 'test' is unknown; there are train, infer"),
+        (["--torch-modes", "fast"], "'fast' is unknown; there are nchw, channels-last, compile, "),
+        (["--backend", "fpga"], "backend 'fpga' is unknown; there are numpy"),
+        (["--backend", "meta"], "backend 'meta' is unknown; there are numpy"),
+        (["--cases", "lenet-1", "--modes", "train"], "lenet-1 has no mode train; there is infer"),
+        (["--rounds", "0"], "expected a whole number above 0, not '0'"),
+        (["--seconds", "nan"], "expected a number above 0, not 'nan'"),
+        (["--rounds", "2", "--seconds", "1"], "not allowed with argument --rounds"),
+        (["--core", "one"], "expected the number of a core, not 'one'"),
+        (["--core", "99999"], "--core: "),
+        (["--json", "no/such/folder/file.json"], "cannot write 'no/such/folder/file.json'"),
+        (["--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(arguments: list[str], expected: str) -> None:
+    answer = call("-m", "bench", *arguments)
+    assert answer.returncode == 2 and answer.stdout == ""
+    (line,) = answer.stderr.splitlines()
+    assert expected in line
+
+
+def test_a_model_stands_for_its_cases(bench: Any) -> None:
+    options = bench.options.parse(["--cases", "mlp,lenet,lenet-64", "--torch-modes", "none"])
+    work = [(case.name, mode) for case, mode in options.work()]
+    twice = [(n, mode) for n in ("mlp-64", "lenet-64", "lenet-256") for mode in bench.cases.MODES]
+    assert work == [*twice, ("lenet-1", "infer")] and options.torch_modes == ()
+
+
+def test_threads_and_core_are_settled_before_numpy_loads() -> None:
+    code = (
+        "import os, sys\n"
+        "os.environ['OMP_NUM_THREADS'] = '4'\n"
+        "import bench.__main__\n"
+        "from bench import machine\n"
+        "core = machine.settle(None)\n"
+        "assert not {'numpy', 'torch'} & set(sys.modules), 'loaded'\n"
+        "assert os.environ['OMP_NUM_THREADS'] == os.environ['OPENBLAS_NUM_THREADS'] == '1'\n"
+        "if hasattr(os, 'sched_getaffinity'):\n"
+        "    assert os.sched_getaffinity(0) == {core}\n"
+    )
+    answer = call("-c", code)
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_without_torch_it_prints_ours_alone(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    options = ["--cases", "lenet-1,mlp", "--rounds", "2", "--backend", "numpy"]
+    answer = call("-c", HIDING_TORCH, *options, "--json", str(file), "--profile")
+    assert answer.returncode == 0, answer.stderr
+    assert "note: ours alone, torch does not load" in answer.stdout
+    results = json.loads(file.read_text())
+    assert results.keys() == {"host", "rows"}
+    rows, host = results["rows"], results["host"]
+    measured = [(row["case"], row["mode"]) for row in rows]
+    assert measured == [("lenet-1", "infer"), ("mlp-64", "train"), ("mlp-64", "infer")]
+    for row in rows:
+        assert row.keys() == ROW
+        assert row["dtype"] == "float32" and row["torch_modes"] == {}
+        assert row["torch_ms"] is row["torch_mode"] is row["ratio"] is None
+        assert 0 < row["ours_ms"]["min"] <= row["ours_ms"]["median"]
+    macs = [2_293_000, 64 * (3 * 268_800 - 784 * 256), 64 * 268_800]
+    for row, each in zip(rows, macs, strict=True):
+        assert row["gflops"] == pytest.approx(2e-6 * each / row["ours_ms"]["median"])
+        assert row["peak_share"] == pytest.approx(row["gflops"] / host["sgemm_peak_gflops"])
+    assert host["backend"] == "numpy" and host["numpy"] == np.__version__
+    if hasattr(os, "sched_getaffinity"):
+        assert host["core"] == max(os.sched_getaffinity(0))
+    assert {"cpu", "python", "torch", "llvmlite", "date", "notes"} <= host.keys()
+    profile = answer.stdout.partition("mlp-64 train  ")[2].partition("\n\n")[0]
+    lines = {line.split("  ")[0]: line for line in profile.splitlines()[2:]}
+    assert {"matmul", "sgd", "cross_entropy", "python and rest", "step"} <= lines.keys()
+    shares = {name: float(line.partition("%")[0].split()[-1]) for name, line in lines.items()}
+    assert shares.pop("step") == 100 and sum(shares.values()) == pytest.approx(100, abs=2)
+
+
+@pytest.mark.parity
+def test_beside_torch(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    file = tmp_path / "results.json"
+    options = ["--cases", "lenet-1,mlp", "--rounds", "1", "--backend", "numpy"]
+    modes = ["--torch-modes", "nchw,channels-last,bf16"]
+    answer = call("-m", "bench", *options, *modes, "--json", str(file))
+    assert answer.returncode == 0, answer.stderr
+    results = json.loads(file.read_text())
+    assert results["host"]["torch"] and results["host"]["notes"] == []
+    assert [row["dtype"] for row in results["rows"]] == ["float32", "bfloat16"] * 3
+    for row in results["rows"]:
+        assert row.keys() == ROW
+        assert row["torch_modes"].keys() == {"nchw", "channels-last", "bf16"}
+        assert row["torch_ms"] == row["torch_modes"][row["torch_mode"]]
+        assert (row["torch_mode"] == "bf16") == (row["dtype"] == "bfloat16")
+        assert row["ratio"] == row["torch_ms"]["median"] / row["ours_ms"]["median"]
+
+
+@pytest.mark.parity
+def test_compile_that_fails_is_told_once(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    run, theirs = import_module("bench.run"), import_module("bench.theirs")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no compiler\nand more lines")
+
+    monkeypatch.setattr(theirs.torch, "compile", fail)
+    monkeypatch.setattr(run, "sgemm_peak", lambda: 100.0)
+    wanted = ["--cases", "mlp", "--torch-modes", "nchw,compile", "--rounds", "1"]
+    host, rows = run.Bench(bench.options.parse([*wanted, "--backend", "numpy"]), 0).run()
+    assert [row["torch_mode"] for row in rows] == ["nchw", "nchw"]
+    left_out = "torch's compile is left out of mlp-64 train, mlp-64 infer: OSError: no compiler"
+    assert host["notes"] == [left_out]
+
+
+def test_rows_compare_with_the_best_mode_of_each_type(bench: Any) -> None:
+    Times = bench.measure.Times
+    times = {
+        "ours": Times(4.0, 3.0),
+        "nchw": Times(9.0, 1.0),
+        "compile": Times(8.0, 7.0),
+        "bf16": Times(2.0, 1.5),
+    }
+    result = bench.report.Result(bench.cases.CASES["mlp-64"], "infer", times, macs=10_000_000)
+    plain, half = bench.report.rows(result, 50.0)
+    assert (plain["dtype"], plain["torch_mode"], plain["ratio"]) == ("float32", "compile", 2.0)
+    assert (half["dtype"], half["torch_mode"], half["ratio"]) == ("bfloat16", "bf16", 0.5)
+    assert plain["ours_ms"] == half["ours_ms"] == {"median": 4.0, "min": 3.0}
+    assert plain["gflops"] == pytest.approx(5.0) and plain["peak_share"] == pytest.approx(0.1)
+
+
+def test_contenders_take_turns(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(bench.measure, "warm_up", lambda contender: None)
+    fake = [bench.measure.Contender(name, lambda name=name: done.append(name)) for name in "abc"]
+    fake[1].many = 2
+    times = bench.measure.interleave(fake, 3, 0.0)
+    assert "".join(done) == "abbc" + "bbca" + "cabb" and [*times] == ["a", "b", "c"]
+    done.clear()
+    bench.measure.interleave(fake, None, 1e-9)
+    assert len(done) == 3 * 4
+
+
+def test_a_backend_that_does_not_load_is_left_with_a_note(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str) -> None:
+        if name == "llvm":
+            raise ImportError("no llvmlite")
+
+    monkeypatch.setattr(backends, "names", lambda: ("numpy", "meta", "llvm"))
+    monkeypatch.setattr(backends, "get", load)
+    notes: list[str] = []
+    assert bench.ours.choose_backend(None, notes) == "numpy"
+    assert notes == ["backend llvm does not load: ImportError: no llvmlite"]
+    with pytest.raises(bench.options.UsageError, match="no llvmlite"):
+        bench.ours.choose_backend("llvm", notes)
+    monkeypatch.setattr(backends, "get", lambda name: None)
+    assert bench.ours.choose_backend(None, notes) == "llvm"
+
+
+def test_a_profile_counts_calls_and_leaves_no_clocks(bench: Any) -> None:
+    ours = bench.ours.Ours(replace(bench.cases.CASES["mlp-64"], batch=2), "train", "numpy")
+    used = bench.profile.used(ours.step)
+    before = {p: dict(p.known) for p in used}
+    dispatch = door.dispatch
+    lines = {line.name: line for line in bench.profile.profile(ours)}
+    holders = [m for k, m in sys.modules.items() if k.startswith("tallygrad.autograd")]
+    found = [vars(m)["dispatch"] for m in holders if "dispatch" in vars(m)]
+    assert len(found) >= 2 and all(function is dispatch for function in found)
+    assert {p: dict(p.known) for p in used} == before
+    assert lines["matmul"].calls == 3 + 3 + 2 and lines["sgd"].calls == 1
+    assert lines["matmul"].gflops and lines["relu"].gflops is None
+    whole = sum(line.ms for name, line in lines.items() if name != "step")
+    assert whole == pytest.approx(lines["step"].ms)
+
+
+def test_resnet18_is_that_of_32_x_32(bench: Any) -> None:
+    ours = bench.ours.Ours(replace(bench.cases.CASES["resnet18-32"], batch=1), "infer", "meta")
+    assert sum(p.size for p in ours.model.parameters()) == 11_173_962
+    # The stem, a stage of 64 channels, three that halve the extent, the linear layer.
+    assert ours.books().total().macs == 1_769_472 + 150_994_944 + 3 * 134_217_728 + 5_120
+
+
+def test_images_lie_channels_last(bench: Any) -> None:
+    images, labels = bench.ours.batch(bench.cases.CASES["resnet20-128"])
+    assert images.shape == (128, 3, 32, 32) and labels.shape == (128,)
+    assert images.transpose(0, 2, 3, 1).flags.c_contiguous and images.dtype == np.float32
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", MODELS)
+def test_both_sides_have_the_same_parameters_and_results(bench: Any, name: str) -> None:
+    torch: Any = pytest.importorskip("torch", reason="torch is not installed")
+    case = replace(bench.cases.CASES[name], batch=2)
+    mine = bench.ours.create(case).eval()
+    theirs = import_module("bench.torch_models").create(case).eval()
+    shapes = {k: tuple(p.shape) for k, p in theirs.named_parameters()}
+    assert {k: p.shape for k, p in mine.named_parameters()} == shapes
+    state = {k: torch.from_numpy(v) for k, v in mine.state_dict().items()}
+    missing, extra = theirs.load_state_dict(state, strict=False)
+    assert not extra and all(k.endswith("num_batches_tracked") for k in missing)
+    images, _ = bench.ours.batch(case)
+    with torch.no_grad(), no_grad():
+        expected = theirs(torch.from_numpy(images)).numpy()
+        np.testing.assert_allclose(mine(from_numpy(images)).numpy(), expected, 1e-3, 1e-4)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", MODELS)
+def test_both_sides_do_the_same_macs(bench: Any, name: str) -> None:
+    torch: Any = pytest.importorskip("torch", reason="torch is not installed")
+    counter: Any = import_module("torch.utils.flop_counter").FlopCounterMode
+    case = replace(bench.cases.CASES[name], batch=2)
+    model = import_module("bench.torch_models").create(case).to("meta")
+    images = torch.empty(2, *case.shape, device="meta")
+    labels = torch.zeros(2, dtype=torch.int64, device="meta")
+    with counter(display=False) as forward:
+        logits = model(images)
+    with counter(display=False) as backward:
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+    books = bench.ours.Ours(case, "train", "meta").books().by("phase")
+    assert 2 * books["forward"].macs == forward.get_total_flops()
+    swept = books["backward_data"].macs + books["backward_weights"].macs
+    assert 2 * swept == backward.get_total_flops()
