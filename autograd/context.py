@@ -38,7 +38,10 @@ class Context:
 
     def replace(self, **changes: Any) -> Context:
         """Return a copy with some fields changed."""
-        return Context(**{name: changes.get(name, getattr(self, name)) for name in self.__slots__})
+        made = Context(self.backend, self.phase, self.scope, self.tape, self.ledger)
+        for name, value in changes.items():
+            setattr(made, name, value)
+        return made
 
 
 _state: ContextVar[Context] = ContextVar("tallygrad")

@@ -29,7 +29,19 @@ class Derivative(NamedTuple):
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     gradients: tuple[int, ...]
-    extras: frozenset[str]
+    attributes: tuple[tuple[str, int], ...]  # names, and their places among the attributes
+    specs: bool
+    needs: bool
+
+
+class Pull(NamedTuple):
+    """A derivative to call: the arguments that it serves, which of them need a gradient, and the
+    positions of those."""
+
+    derivative: Derivative
+    positions: tuple[int, ...]
+    needs: tuple[bool, ...]
+    own: tuple[int, ...]
 
 
 class Known(NamedTuple):
@@ -39,6 +51,7 @@ class Known(NamedTuple):
     cost: Cost
     kernel: Callable[..., Any] | None
     backend: str
+    attributes: dict[str, Any]
 
 
 class Primitive:
@@ -47,7 +60,8 @@ class Primitive:
     Positional parameters of the reference are arrays, keyword-only ones are attributes: hashable
     and the same in every step. `outputs` names the results; `writes` the positions of arguments
     that are changed in place (then there is no result); `alias` the argument whose memory the
-    result shares; `phase` the phase it counts under within a backward sweep.
+    result shares; `phase` the phase it counts under within a backward sweep; `differentiable` the
+    positions of the outputs whose gradients some derivative asks for.
     """
 
     def __init__(
@@ -72,6 +86,10 @@ class Primitive:
         self.defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         self.derivatives: list[Derivative] = []
         self.known: dict[tuple[str, tuple[Spec, ...], tuple[Any, ...]], Known] = {}
+        self.differentiable: frozenset[int] = frozenset()
+        self._places: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}
+        self._pulls: dict[tuple[tuple[bool, ...], tuple[bool, ...]], tuple[Pull, ...]] = {}
+        self._kept: dict[tuple[bool, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
     def vjp(self, *wanted: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register the vector-Jacobian product for the named arguments (all of them for `*xs`); it
@@ -79,6 +97,7 @@ class Primitive:
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             self.derivatives.append(self._derivative(function, wanted))
+            self.differentiable |= {*self.derivatives[-1].gradients}
             return function
 
         return register
@@ -99,20 +118,59 @@ class Primitive:
             tuple(i for i, name in enumerate(self.arguments) if name in named),
             tuple(i for i, name in enumerate(self.outputs) if name in named),
             tuple(i for i, name in enumerate(gradients) if name in named),
-            frozenset(named) & {"specs", "needs", "attrs", *self.defaults},
+            tuple((n, i) for i, n in enumerate(self.defaults) if n in named or "attrs" in named),
+            "specs" in named,
+            "needs" in named,
         )
 
-    def positions(self, arguments: Sequence[int], count: int) -> list[int]:
+    def positions(self, arguments: tuple[int, ...], count: int) -> tuple[int, ...]:
         """Return the positions, among `count` arrays, of declared arguments: `*xs` stands for all
         from its place on."""
-        last = len(self.arguments) - 1 if self.variadic else count
-        single = [i for i in arguments if i < last]
-        return single + ([*range(last, count)] if last in arguments else [])
+        places = self._places.get((arguments, count))
+        if places is None:
+            last = len(self.arguments) - 1 if self.variadic else count
+            single = [i for i in arguments if i < last]
+            places = (*single, *(range(last, count) if last in arguments else ()))
+            self._places[arguments, count] = places
+        return places
 
-    @property
-    def differentiable(self) -> frozenset[int]:
-        """Positions of the outputs whose gradients some derivative asks for."""
-        return frozenset(i for d in self.derivatives for i in d.gradients)
+    def pulls(self, flags: tuple[bool, ...], given: tuple[bool, ...]) -> tuple[Pull, ...]:
+        """Return the derivatives to call where `flags` tell which arrays need a gradient and
+        `given` which outputs have one. TypeError, naming the arguments, where none serves one."""
+        pulls = self._pulls.get((flags, given))
+        if pulls is None:
+            pulls = self._pulls[flags, given] = self._find_pulls(flags, given)
+        return pulls
+
+    def _find_pulls(self, flags: tuple[bool, ...], given: tuple[bool, ...]) -> tuple[Pull, ...]:
+        found, served = [], set[int]()
+        for derivative in self.derivatives:
+            positions = self.positions(derivative.wanted, len(flags))
+            served.update(positions)
+            needs = tuple(flags[i] for i in positions)
+            if any(needs) and any(given[i] for i in derivative.gradients):
+                own = tuple(i for i in positions if flags[i])
+                found.append(Pull(derivative, positions, needs, own))
+        missing = [i for i, flag in enumerate(flags) if flag and i not in served]
+        if missing:
+            last = len(self.arguments) - 1
+            names = ", ".join(self.arguments[min(i, last)] for i in missing)
+            raise TypeError(f"{self.name} has no derivative with respect to {names}")
+        return tuple(found)
+
+    def kept(self, flags: tuple[bool, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the positions of the inputs and outputs that derivatives name where `flags` tell
+        which arrays may be asked for a gradient."""
+        kept = self._kept.get(flags)
+        if kept is None:
+            inputs: dict[int, None] = {}
+            outputs: dict[int, None] = {}
+            for derivative in self.derivatives:
+                if any(flags[i] for i in self.positions(derivative.wanted, len(flags))):
+                    inputs |= dict.fromkeys(self.positions(derivative.inputs, len(flags)))
+                    outputs |= dict.fromkeys(derivative.outputs)
+            kept = self._kept[flags] = (*inputs,), (*outputs,)
+        return kept
 
     def attributes(self, given: dict[str, Any]) -> tuple[Any, ...]:
         """Return the values of all attributes in their declared order. TypeError for a missing,
@@ -147,7 +205,7 @@ class Primitive:
                 bytes_written=cost.bytes_written or sum(s.nbytes for s in results),
             )
         kernel, name = backends.get(backend).find(self, specs, named)
-        return Known(outputs, cost, kernel, name)
+        return Known(outputs, cost, kernel, name, named)
 
     def __repr__(self) -> str:
         return f"<primitive {self.name}>"
@@ -181,8 +239,7 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
     if known.kernel is None:
         results: tuple[Any, ...] = (None,) * len(known.outputs)
     else:
-        named = dict(zip(primitive.defaults, attrs, strict=True))
-        raw = known.kernel(*[a.value for a in args], **named)
+        raw = known.kernel(*[a.value for a in args], **known.attributes)
         if primitive.writes:
             raw = ()
         results = tuple(map(np.asarray, raw)) if isinstance(raw, tuple) else (np.asarray(raw),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from typing import Any, Protocol
 
@@ -113,42 +114,22 @@ class Tape:
     ) -> Record:
         """Record a call of a primitive and keep what its wanted derivatives name."""
         record = Record(self, primitive, sources)
+        record.attrs, record.specs = attrs, tuple([a.spec for a in arrays])
+        record.parametric = True
         for source, a in zip(sources, arrays, strict=True):
+            if source is None:
+                record.parametric &= not a.spec.shape
+            elif not _parametric(source):
+                record.parametric = False
             if source is not None and not isinstance(source[0], Record):
                 a.root.lasting = True
-        record.attrs, record.specs = attrs, tuple([a.spec for a in arrays])
-        record.parametric = all(
-            (s is None and not a.shape) or (s is not None and _parametric(s))
-            for s, a in zip(sources, arrays, strict=True)
-        )
         if self.keep:
-            for derivative in primitive.derivatives:
-                if wanted(primitive, derivative, sources):
-                    self._keep(record, primitive, derivative, arrays, results)
-        return record
-
-    def _keep(
-        self,
-        record: Record,
-        primitive: Primitive,
-        derivative: Derivative,
-        arrays: tuple[Array, ...],
-        results: Sequence[Array],
-    ) -> None:
-        for i in primitive.positions(derivative.inputs, len(arrays)):
-            if ("input", i) not in record.saved:
+            inputs, outputs = primitive.kept(tuple([s is not None for s in sources]))
+            for i in inputs:
                 record.hold("input", i, arrays[i])
-        for i in derivative.outputs:
-            if ("output", i) not in record.saved:
+            for i in outputs:
                 record.hold("output", i, results[i])
-
-
-def wanted(
-    primitive: Primitive, derivative: Derivative, sources: Sequence[Source | None]
-) -> bool:
-    """Tell whether any argument that the derivative serves has somewhere to send a gradient."""
-    served = primitive.positions(derivative.wanted, len(sources))
-    return any(sources[i] is not None for i in served)
+        return record
 
 
 def _parametric(source: Source) -> bool:
@@ -234,12 +215,14 @@ class Sweep:
         confined to, by (id of origin, position)."""
         state = context.current()
         tape = (state.tape or Tape()) if self.wrap else None
+        state = state.replace(phase="backward_data", tape=tape)
         for i in range(len(self.records) - 1, -1, -1):
             record = self.records[i]
             assert record is not None
             self.records[i] = None
-            phase = "backward_data"
-            token = context.enter(state.replace(scope=record.scope, phase=phase, tape=tape))
+            if record.scope != state.scope:
+                state = state.replace(scope=record.scope)
+            token = context.enter(state)
             try:
                 self._pass(record)
             finally:
@@ -264,7 +247,7 @@ class Sweep:
             if self.targets is not None:
                 self.found[id(leaf), 0] = gradient
             elif gradient is not None:
-                with context.using(phase=_phase(leaf.is_parameter)):
+                with _phase(leaf.is_parameter):
                     leaf.deliver(gradient)
 
     def _collect(self, record: Record, position: int) -> Value | None:
@@ -283,27 +266,17 @@ class Sweep:
         self, record: Record, primitive: Primitive, dys: list[Value | None], flags: list[bool]
     ) -> None:
         """Call each derivative that is wanted, in the phase that its arguments decide."""
-        served: set[int] = set()
-        for derivative in primitive.derivatives:
-            positions = primitive.positions(derivative.wanted, len(flags))
-            needs = tuple(flags[i] for i in positions)
-            served.update(positions)
-            if any(needs) and any(dys[i] is not None for i in derivative.gradients):
-                own = [i for i, n in zip(positions, needs, strict=True) if n]
-                weights = all(_parametric(s) for i in own if (s := record.sources[i]))
-                with context.using(phase=_phase(weights)):
-                    given = self._given(record, primitive, derivative, dys, needs)
-                    pulled = derivative.function(**given)
-                    pulled = pulled if isinstance(pulled, tuple) else (pulled,)
-                    self._send_all([record.sources[i] for i in positions], pulled, needs)
-        missing = [i for i, flag in enumerate(flags) if flag and i not in served]
-        if missing:
-            last = len(primitive.arguments) - 1
-            names = ", ".join(primitive.arguments[min(i, last)] for i in missing)
-            raise RuntimeError(
-                f"{record.scope or 'top level'}: {primitive.name} has no derivative "
-                f"with respect to {names}"
-            )
+        try:
+            pulls = primitive.pulls(tuple(flags), tuple([dy is not None for dy in dys]))
+        except TypeError as error:
+            raise RuntimeError(f"{record.scope or 'top level'}: {error}") from None
+        sources = record.sources
+        for derivative, positions, needs, own in pulls:
+            given = self._given(record, primitive, derivative, dys, needs)
+            with _phase(all([_parametric(s) for i in own if (s := sources[i])])):
+                pulled = derivative.function(**given)
+                pulled = pulled if isinstance(pulled, tuple) else (pulled,)
+                self._send_all([sources[i] for i in positions], pulled, needs)
 
     def _send_all(
         self,
@@ -324,26 +297,33 @@ class Sweep:
         needs: tuple[bool, ...],
     ) -> dict[str, Any]:
         """Bind what a derivative's parameters name."""
-        wrap = self.wrap or (lambda array, source: array)
         given: dict[str, Any] = {f"d{primitive.outputs[i]}": dys[i] for i in derivative.gradients}
-        count = len(record.specs)
+        last = len(primitive.arguments) - 1 if primitive.variadic else -1
         for i in derivative.inputs:
-            arrays = tuple(
-                wrap(record.take("input", k), record.sources[k])
-                for k in primitive.positions((i,), count)
-            )
-            many = primitive.variadic and i == len(primitive.arguments) - 1
-            given[primitive.arguments[i]] = arrays if many else arrays[0]
+            if i == last:
+                many = range(last, len(record.specs))
+                given[primitive.arguments[i]] = tuple(self._input(record, k) for k in many)
+            else:
+                given[primitive.arguments[i]] = self._input(record, i)
         for i in derivative.outputs:
-            given[primitive.outputs[i]] = wrap(record.take("output", i), (record, i))
-        attrs = dict(zip(primitive.defaults, record.attrs, strict=True))
-        if "specs" in derivative.extras:
+            array = record.take("output", i)
+            given[primitive.outputs[i]] = self.wrap(array, (record, i)) if self.wrap else array
+        if derivative.specs:
             given["specs"] = record.specs
-        if "needs" in derivative.extras:
+        if derivative.needs:
             given["needs"] = needs
-        chosen = attrs if "attrs" in derivative.extras else derivative.extras & attrs.keys()
-        return given | {name: attrs[name] for name in chosen}
+        for name, place in derivative.attributes:
+            given[name] = record.attrs[place]
+        return given
+
+    def _input(self, record: Record, position: int) -> Value:
+        array = record.take("input", position)
+        return self.wrap(array, record.sources[position]) if self.wrap else array
 
 
-def _phase(weights: bool) -> str:
-    return "backward_weights" if weights else "backward_data"
+def _phase(weights: bool) -> AbstractContextManager[Any]:
+    """Enter the phase of gradients of weights; that of data is the sweep's own."""
+    return context.using(phase="backward_weights") if weights else _SAME
+
+
+_SAME: AbstractContextManager[Any] = nullcontext()

@@ -19,6 +19,8 @@ from .ops.shape import full
 from .primitive import Primitive, Value, dispatch, record_with
 from .tape import Record, Source, Sweep
 
+_FLOAT = np.dtype(np.float32)
+
 
 class Tensor(Operators):
     """Numbers with a history. `data` is an Array handle; numbers leave through `numpy()` and
@@ -270,20 +272,28 @@ def _holds(dtype: np.dtype[Any], value: int) -> bool:
 def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """Run a primitive on tensors, and put it on the tape where a gradient may come to be asked.
     Numbers and ndarrays among the arguments become arrays."""
-    dtype = next((a.dtype for a in args if isinstance(a, Tensor)), np.dtype(np.float32))
-    arrays = tuple([a if type(a) is Array else lift(a, dtype) for a in args])
+    dtype: np.dtype[Any] | None = None
+    arrays: list[Array] = []
+    for a in args:
+        if isinstance(a, Tensor):
+            arrays.append(a.data)
+        elif type(a) is Array:
+            arrays.append(a)
+        else:
+            dtype = dtype or next((t.dtype for t in args if isinstance(t, Tensor)), _FLOAT)
+            arrays.append(lift(a, dtype))
     tape = context.current().tape
     sources = tuple([origin(a) for a in args])
     if tape is None or not any(sources):
-        result = dispatch(primitive, arrays, attrs)
+        result = dispatch(primitive, tuple(arrays), attrs)
         if isinstance(result, tuple):
             return tuple([Tensor(a) for a in result])
         return None if result is None else Tensor(result)
     if primitive.writes:
         raise RuntimeError(f"{primitive.name}: in place on tensors with gradients; use no_grad()")
-    result = dispatch(primitive, arrays, attrs)
+    result = dispatch(primitive, tuple(arrays), attrs)
     results = result if isinstance(result, tuple) else (result,)
-    made = tape.append(primitive, arrays, sources, results, attrs)
+    made = tape.append(primitive, tuple(arrays), sources, results, attrs)
     follows = primitive.differentiable or range(len(results))
     tensors = [
         Tensor(a, True, (made, i)) if i in follows and a.dtype.kind == "f" else Tensor(a)
@@ -294,11 +304,11 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
 
 def origin(argument: Any) -> Source | None:
     """Return where a tensor's gradient goes, None where it goes nowhere."""
-    if isinstance(argument, Tensor) and argument.is_parameter:
-        argument.data.root.lasting = True
-    if not isinstance(argument, Tensor) or not argument.requires_grad:
+    if not isinstance(argument, Tensor):
         return None
-    return argument.source or (argument, 0)
+    if argument.is_parameter:
+        argument.data.root.lasting = True
+    return (argument.source or (argument, 0)) if argument.requires_grad else None
 
 
 def sweep(

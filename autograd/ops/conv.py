@@ -163,7 +163,8 @@ def conv2d_dx(
     )
     tops, seen = dy.transpose(0, 2, 3, 1), dy.shape[2] * dy.shape[3] * stride[0] * stride[1]
     depthwise = w.shape[1] == 1 < groups == w.shape[0]
-    write = _scatter if 4 * seen < 3 * size[0] * size[1] and not depthwise else _gather
+    fits = min(windows.lead) >= 0 and not depthwise
+    write = _scatter if fits and 4 * seen < 3 * size[0] * size[1] else _gather
     write(tops, w, windows, groups, dx)
     return dx.transpose(0, 3, 1, 2)
 
