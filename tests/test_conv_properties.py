@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import context
+from tallygrad.autograd.array import array
 from tallygrad.autograd.ops import conv as ops
 
 Pair = tuple[int, int]
@@ -397,3 +398,21 @@ def test_other_types_are_refused(dtype: str) -> None:
     ):
         with pytest.raises(TypeError, match="float32"):
             call()
+
+
+def test_negative_padding_cuts_off() -> None:
+    """Seen with a large image, where the gradient is scattered tap by tap, and a small one."""
+    rng = np.random.default_rng(0)
+    for high, wide in ((9, 7), (6, 12)):
+        x, w = rng.standard_normal((2, 5, high, wide)), rng.standard_normal((6, 5, 3, 3))
+        attrs: dict[str, Any] = {"stride": (1, 1), "dilation": (1, 1), "groups": 1}
+        cut = x[:, :, 1:-1, 2:-1]
+        plain, short = ((0, 0), (0, 0)), ((-1, -1), (-2, -1))
+        y = ops.conv2d(array(cut), array(w), padding=plain, **attrs)
+        np.testing.assert_allclose(
+            ops.conv2d(array(x), array(w), padding=short, **attrs).value, y.value, rtol=1e-12
+        )
+        dx = ops.conv2d_dx(y, array(w), size=cut.shape[2:], padding=plain, **attrs)
+        expected = np.pad(dx.value, ((0, 0), (0, 0), (1, 1), (2, 1)))
+        found = ops.conv2d_dx(y, array(w), size=(high, wide), padding=short, **attrs)
+        np.testing.assert_allclose(found.value, expected, rtol=1e-12, atol=1e-12)
