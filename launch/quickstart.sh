@@ -10,7 +10,7 @@ train=(train --model lenet --dataset digits --epochs 2 --batch-size 64 --lr 0.02
 cd "$root"
 venv=$root/.venv
 make_venv "$venv"
-install_into "$venv" "$(choose_mpi "$venv")"
+install_into "$venv" "$(choose_mpi "$venv"),llvm"
 out=runs/quickstart-$(date +%Y%m%d-%H%M%S)
 "$venv/bin/tallygrad" launch -n 2 -- "${train[@]}" --out "$out" "$@"
 echo

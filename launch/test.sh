@@ -8,7 +8,7 @@ set -euo pipefail
 venv=${TALLYGRAD_VENV:-${VIRTUAL_ENV:-$root/.venv}}
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 make_venv "$venv"
-install_into "$venv" "$(choose_mpi "$venv"),test"
+install_into "$venv" "$(choose_mpi "$venv"),llvm,test"
 cd "$root"
 # Not `python -m pytest`: that would put the root on the path, and with it a bare `autograd`.
 exec "$venv/bin/pytest" "$@"

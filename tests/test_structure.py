@@ -60,6 +60,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "numpy": ("autograd", "datasets", "trainer"),
     "tqdm": ("datasets", "trainer"),
     "mpi4py": ("trainer.distributed.mpi",),
+    "llvmlite": ("autograd.backends.llvm",),
     "h5py": ("trainer.checkpoint", "trainer.inspect", "datasets.hdf5"),
 }
 MOST_LINES = 450

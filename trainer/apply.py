@@ -54,6 +54,7 @@ class Trained:
                 print(f"tallygrad: warning: --data-dir {before} is gone", file=sys.stderr)
         self.data = build.load_split(name, split, data_dir, comm)
         self.dtype = np.dtype("float64" if options.get("dtype") == "float64" else "float32")
+        self.backend = build.choose_backend(str(options.get("backend")), comm)
         parts = options.get("micro_batches")
         self.micro_batches = parts if isinstance(parts, int) and parts > 0 else 1
         kind = recorded(self.path, held.meta, "model", str)
@@ -84,7 +85,8 @@ def evaluate_checkpoint(
         dtype=trained.dtype,
         micro_batches=trained.micro_batches,
     )
-    loss, hits, count = evaluate(trained.model, loader, Reducer(comm, fixed=True))
+    with context.using(backend=trained.backend):
+        loss, hits, count = evaluate(trained.model, loader, Reducer(comm, fixed=True))
     if not math.isfinite(loss):
         raise NotFinite(f"{trained.path}: loss is {loss / count} over {int(count)} samples")
     figures = {
@@ -120,7 +122,7 @@ def predict(
     x = Normalise(trained.data, trained.dtype)(pixels.transpose(0, 2, 3, 1))
     rows = []
     for start in range(0, len(x), 256):
-        with no_grad(), context.using(phase="evaluate"):
+        with no_grad(), context.using(backend=trained.backend, phase="evaluate"):
             part = from_numpy(x[start : start + 256].transpose(0, 3, 1, 2))
             rows.append(softmax(trained.model(part), 1).numpy())
     for place, (number, row) in enumerate(zip(numbers, np.concatenate(rows), strict=True)):

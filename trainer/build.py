@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import datasets
-from ..autograd import cross_entropy, manual_seed, models, nn, zeros
+from ..autograd import backends, cross_entropy, manual_seed, models, nn, zeros
 from ..autograd.nn.flat import Flat, finish_order, flatten
 from ..autograd.optim import SGD, schedules
 from ..autograd.tensor import Tensor
@@ -25,6 +26,23 @@ class Data:
 
     train: Loader
     test: Loader
+
+
+def choose_backend(wanted: str, comm: Comm) -> str:
+    """Return the backend that an option asks for; for `auto` the fastest that loads, with a line
+    where that is NumPy. UserError for one that does not load."""
+    if wanted == "numpy":
+        return wanted
+    try:
+        backends.get("llvm")
+        return "llvm"
+    except (ImportError, ValueError) as error:
+        if wanted == "llvm":
+            raise UserError(f"--backend llvm: {error} (pip install 'tallygrad[llvm]')") from error
+        if comm.rank == 0:
+            print(f"tallygrad: NumPy computes: {error} (pip install 'tallygrad[llvm]')",
+                  file=sys.stderr, flush=True)  # fmt: skip
+        return "numpy"
 
 
 def load_split(name: str, split: str, data_dir: str, comm: Comm) -> Dataset:

@@ -61,7 +61,7 @@ class TrainConfig:
     eval_batch_size: int = _option(0, "images of one evaluation step; 0: as in training", low=0)
     log_every: int = _option(20, "steps between lines of log.jsonl", low=1)
     threads: int = _option(1, "threads of a rank's BLAS; 0: cores of the host / its ranks", low=0)
-    backend: str = _option("numpy", "what computes")
+    backend: str = _option("auto", "what computes; auto: llvm where llvmlite is installed")
     bucket_mb: float = _option(1.0, "gradient bytes exchanged at a time, in MB", low=0.001)
 
     def identity(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ CHOICES = {
     "schedule": ("constant", "step", "cosine", "one-cycle"),
     "augment": ("standard", "cutout", "none"),
     "dtype": ("float32", "float64"),
-    "backend": ("numpy",),
+    "backend": ("auto", "llvm", "numpy"),
 }
 
 

@@ -55,6 +55,7 @@ class Training:
         data = build.load_data(config, comm)
         self.train_data, self.test_data = data.train, data.test
         self.dtype = np.dtype(config.dtype)
+        self.backend = build.choose_backend(config.backend, comm)
         self.model = build.create_model(config.model, data.train.dataset, self.dtype, config.seed)
         self.flat = build.gather(self.model, data.train.dataset, self.dtype)
         self.steps_per_epoch = len(self.train_data)
@@ -90,7 +91,7 @@ class Training:
         # Numbers that overflow are told as a loss that is not finite, not as NumPy's warnings.
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
         try:
-            with quiet, context.using(backend=self.config.backend, ledger=self.ledger):
+            with quiet, context.using(backend=self.backend, ledger=self.ledger):
                 while self.state.step < last:
                     self.epoch(last, progress)
                 if self.state.evaluated != self.state.step:

@@ -23,7 +23,13 @@ class Backend(Protocol):
         of None leaves the results without numbers."""
 
 
-_MODULES = {"numpy": "reference", "meta": "meta"}
+def no_options(name: str, options: str) -> None:
+    """Raise ValueError where a backend that has no options is given some."""
+    if options:
+        raise ValueError(f"backend {name} takes no options, got {options!r}")
+
+
+_MODULES = {"numpy": "reference", "meta": "meta", "llvm": "llvm"}
 _loaded: dict[str, Backend] = {}
 
 
@@ -33,10 +39,13 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Backend:
-    """Return a backend by name, imported at its first use. ValueError for an unknown name."""
+    """Return a backend by name, imported at its first use. Options may follow a colon, as in
+    `llvm:avx2,direct`. ValueError for an unknown name or option; ImportError where a backend needs
+    a package that is absent."""
     if name not in _loaded:
-        if name not in _MODULES:
+        base, _, options = name.partition(":")
+        if base not in _MODULES:
             raise ValueError(f"backend {name!r} is unknown; there are {', '.join(_MODULES)}")
-        module = import_module(f".{_MODULES[name]}", __package__)
-        _loaded[name] = module.backend
+        module = import_module(f".{_MODULES[base]}", __package__)
+        _loaded[name] = module.create(options)
     return _loaded[name]

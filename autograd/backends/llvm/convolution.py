@@ -1,0 +1,245 @@
+"""Convolution and its two gradients: which kernels, on which memory."""
+
+from __future__ import annotations
+
+import threading
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ...array import NDArray, Spec
+from . import memory, winograd_plan
+from .border import Pair
+from .direct import Correlation, Tile, correlate, correlate_weights
+from .jit import build
+from .layout import address, channels_last, plain
+from .registry import Kernel, implements
+from .targets import Target
+from .winograd import Winograd
+
+CACHE = 1 << 19  # bytes of images that are worked on at a time: half of a second-level cache
+
+
+def divisor(size: int, most: int) -> int:
+    """Return the number of columns of a tile: the largest up to `most` that leaves no rest, or
+    `most` where that would be less than half of it."""
+    best = max(d for d in range(1, min(size, most) + 1) if size % d == 0)
+    return best if 2 * best > most or best == size else min(size, most)
+
+
+def chunk(c: Correlation, images: int, size: int) -> int:
+    """Return how many images are worked on at a time."""
+    border = c.border
+    each = (border.strides[0] + prod(c.places) * c.results * c.groups) * size
+    return max(1, min(images, CACHE // max(1, each)))
+
+
+def forward_tile(target: Target, c: Correlation, images: int) -> Tile:
+    """Return a good tile for a correlation: the sums, the weights of the shared taps and a number
+    of x must fit the registers."""
+    lanes, size = target.lanes(c.dtype), np.dtype(c.dtype).itemsize
+    vectors = 1 if c.results <= lanes else 2
+    shared = 3 if vectors == 1 and c.stride[1] == 1 else 1
+    room = target.registers - 1 - shared * vectors
+    most = min(16 if vectors == 1 else 8, room // vectors) if target.registers == 32 else (
+        room // vectors
+    )
+    columns = divisor(c.places[1], most)
+    rows = max(1, min(c.places[0], most // columns))
+    unroll = max(1, min(4, 600 // (len(c.taps) * rows * columns * vectors)))
+    return Tile(rows, columns, vectors, shared, unroll, chunk(c, images, size))
+
+
+def weights_tile(target: Target, c: Correlation, images: int) -> Tile:
+    """Return a good tile for the gradient of the weights."""
+    size = np.dtype(c.dtype).itemsize
+    wide = target.registers == 32
+    taps = min(3 if wide else 2, len(c.taps)) if c.stride[1] == 1 else 1
+    channels = min(8 if wide else 4, c.channels)
+    if c.channels < 4 and c.stride[1] == 1:
+        taps = min(len(c.taps), 5 if wide else 3)
+    vectors = 2 if taps == 1 and c.results > target.lanes(c.dtype) else 1
+    unroll = divisor(c.places[1], 16 if taps > 1 else 4)
+    return Tile(1, channels, vectors, taps, unroll, max(1, chunk(c, images, size)))
+
+
+class Scratch:
+    """Memory of a kernel for images with borders, zero where the borders are."""
+
+    def __init__(self, c: Correlation, tile: Tile) -> None:
+        self.size, self.dtype = max(1, c.border.elements * tile.images), c.dtype
+        self.own = threading.local()
+
+    @property
+    def address(self) -> int:
+        """Where this thread's begins."""
+        held = getattr(self.own, "memory", None)
+        if held is None:
+            held = self.own.memory = np.zeros(self.size, self.dtype)
+        return address(held)
+
+
+@implements("conv2d")
+def conv2d(
+    target: Target, x: Spec, w: Spec, *, stride: Pair, padding: Any, dilation: Pair, groups: int
+) -> Kernel:
+    """Plan y = the correlation of x (N, C, H, W) with w (M, C/groups, R, S)."""
+    (n, _, h, wide), (m, _, r, s) = x.shape, w.shape
+    e, f = (
+        (size + before + after - d * (t - 1) - 1) // step + 1
+        for size, (before, after), d, t, step in zip(
+            (h, wide), padding, dilation, (r, s), stride, strict=True
+        )
+    )
+    start = (-padding[0][0], -padding[1][0])
+    if _plain(x, stride, dilation, groups):
+        fast = winograd_plan.find(target, (r, s), w.shape[1], m, n, (h, wide), (e, f), start)
+        if fast:
+            return _fast(target, fast, n)
+    taps = tuple(
+        (i * dilation[0] + start[0], j * dilation[1] + start[1], i * s + j)
+        for i in range(r)
+        for j in range(s)
+    )
+    c = Correlation(
+        x.dtype.name, w.shape[1], m // groups, groups, r * s, (h, wide), (e, f), taps, stride,
+        (e * f * m, f * m, m),
+    )  # fmt: skip
+    tile = forward_tile(target, c, n)
+    function, scratch = build(correlate, target, c, tile), Scratch(c, tile)
+
+    def run(x: NDArray, w: NDArray, **attributes: Any) -> NDArray:
+        source, weights = channels_last(x), _packed(w, groups)
+        y = memory.images(n, m, e, f, x.dtype)
+        function(address(source), address(weights), address(y), scratch.address, n)
+        return y
+
+    return run
+
+
+@implements("conv2d_dx")
+def conv2d_dx(
+    target: Target, dy: Spec, w: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
+    groups: int,
+) -> Kernel:  # fmt: skip
+    """Plan the gradient of x: the pixels of each remainder by the stride are a correlation of dy
+    with the taps that reach them."""
+    (n, m, e, f), (_, channels, r, s) = dy.shape, w.shape
+    h, wide, c = *size, channels * groups
+    if _plain(dy, stride, dilation, groups):
+        start = (padding[0][0] - r + 1, padding[1][0] - s + 1)
+        fast = winograd_plan.find(target, (r, s), m, channels, n, (e, f), size, start)
+        if fast:
+            return _fast(target, fast, n, turned=True)
+    phases = []
+    for a in range(min(stride[0], h)):
+        for b in range(min(stride[1], wide)):
+            rows, columns = (
+                [
+                    (i, (first + pad[0] - i * apart) // step)
+                    for i in range(count)
+                    if (first + pad[0] - i * apart) % step == 0
+                ]
+                for first, pad, apart, step, count in zip(
+                    (a, b), padding, dilation, stride, (r, s), strict=True
+                )
+            )
+            reach = ((down, right, i * s + j) for i, down in rows for j, right in columns)
+            taps = tuple(sorted(reach))
+            if not taps:
+                continue
+            places = (-(-(h - a) // stride[0]), -(-(wide - b) // stride[1]))
+            out = (h * wide * c, stride[0] * wide * c, stride[1] * c)
+            part = Correlation(
+                dy.dtype.name, m // groups, channels, groups, r * s, (e, f), places, taps, (1, 1),
+                out,
+            )  # fmt: skip
+            tile = forward_tile(target, part, n)
+            ready = build(correlate, target, part, tile), Scratch(part, tile)
+            phases.append(((a * wide + b) * c * dy.dtype.itemsize, *ready))
+    whole = len(phases) == stride[0] * stride[1]
+
+    def run(dy: NDArray, w: NDArray, **attributes: Any) -> NDArray:
+        source, weights = channels_last(dy), _packed(w, groups, turned=True)
+        dx = memory.images(n, c, h, wide, dy.dtype)
+        if not whole:
+            dx[...] = 0
+        for offset, function, scratch in phases:
+            to = address(dx) + offset
+            function(address(source), address(weights), to, scratch.address, n)
+        return dx
+
+    return run
+
+
+@implements("conv2d_dw")
+def conv2d_dw(
+    target: Target, x: Spec, dy: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
+    groups: int,
+) -> Kernel:  # fmt: skip
+    """Plan the gradient of w."""
+    (n, channels, h, wide), (_, m, e, f), (r, s) = x.shape, dy.shape, size
+    start = (-padding[0][0], -padding[1][0])
+    if _plain(x, stride, dilation, groups):
+        fast = winograd_plan.find(target, (r, s), channels, m, n, (h, wide), (e, f), start)
+        if fast:
+            return _fast_weights(target, fast, n)
+    taps = tuple(
+        (i * dilation[0] + start[0], j * dilation[1] + start[1], i * s + j)
+        for i in range(r)
+        for j in range(s)
+    )
+    c = Correlation(
+        x.dtype.name, channels // groups, m // groups, groups, r * s, (h, wide), (e, f), taps,
+        stride, (e * f * m, f * m, m),
+    )  # fmt: skip
+    tile = weights_tile(target, c, n)
+    function, scratch = build(correlate_weights, target, c, tile), Scratch(c, tile)
+
+    def run(x: NDArray, dy: NDArray, **attributes: Any) -> NDArray:
+        source, tops = channels_last(x), channels_last(dy)
+        dw = memory.empty((groups, r * s, c.channels, c.results), x.dtype)
+        dw[...] = 0
+        function(address(source), address(dw), address(tops), scratch.address, n)
+        return dw.transpose(0, 3, 2, 1).reshape(m, c.channels, r, s)
+
+    return run
+
+
+def _plain(x: Spec, stride: Pair, dilation: Pair, groups: int) -> bool:
+    """Tell whether Winograd's method can do a convolution, as far as its attributes go."""
+    return x.dtype == np.float32 and stride == dilation == (1, 1) and groups == 1
+
+
+def _fast(target: Target, c: Winograd, n: int, turned: bool = False) -> Kernel:
+    """Plan a convolution, or the gradient of x, by Winograd's method."""
+    function = winograd_plan.forward(target, c, n, turned)
+
+    def run(x: NDArray, w: NDArray, **attributes: Any) -> NDArray:
+        y = memory.images(n, c.results, *c.places, x.dtype)
+        function(channels_last(x), plain(w), y)
+        return y
+
+    return run
+
+
+def _fast_weights(target: Target, c: Winograd, n: int) -> Kernel:
+    """Plan the gradient of w by Winograd's method."""
+    function = winograd_plan.weights(target, c, n)
+
+    def run(x: NDArray, dy: NDArray, **attributes: Any) -> NDArray:
+        return function(channels_last(x), channels_last(dy))
+
+    return run
+
+
+def _packed(w: NDArray, groups: int, turned: bool = False) -> NDArray:
+    """Return w (M, C/groups, R, S) as [group][tap][C/groups][M/groups], or `turned`, with the last
+    two exchanged."""
+    m, c, r, s = w.shape
+    parts = w.reshape(groups, m // groups, c, r * s)
+    order = (0, 3, 1, 2) if turned else (0, 3, 2, 1)
+    packed = memory.empty(tuple(parts.shape[i] for i in order), w.dtype)
+    packed[...] = parts.transpose(order)
+    return packed

@@ -1,0 +1,346 @@
+"""Functions element by element: activations with their slopes, and arithmetic of two arrays, the
+second of which may be a number or numbers for each channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import gcd, prod
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ...array import NDArray, Spec
+from . import mathematics
+from . import registry as plans
+from .flat import Layouts, sweep
+from .jit import build
+from .language import Integer, Kernel, Vector
+from .layout import address
+from .targets import Target
+
+# Gets the kernel, a vector of each array, and vectors of the constants.
+Formula: TypeAlias = Callable[..., Vector]
+
+# Below so many elements NumPy is as fast: in general, in plain arithmetic, with exponentials.
+LEAST, LEAST_PLAIN, LEAST_EXP = 1 << 15, 1 << 18, 1 << 13
+BLOCK = 1 << 14  # numbers that are summed at a time: they fit in the second-level cache
+PERIOD = 1 << 11  # numbers to which those for each channel are repeated, at most
+
+
+def _relu(k: Kernel, x: Vector) -> Vector:
+    return k.larger(k.vector(0.0), x)
+
+
+def _relu_dx(k: Kernel, dy: Vector, y: Vector) -> Vector:
+    return k.select(y > 0.0, dy, 0.0)
+
+
+def _leaky_relu(k: Kernel, x: Vector, slope: Vector) -> Vector:
+    return k.larger(x, x * slope)
+
+
+def _leaky_relu_dx(k: Kernel, dy: Vector, y: Vector, slope: Vector) -> Vector:
+    return k.select(y > 0.0, dy, dy * slope)
+
+
+def _steep_relu(k: Kernel, x: Vector, slope: Vector) -> Vector:
+    """Leaky ReLU with a slope above 1."""
+    return k.select(x < x * slope, x, x * slope)
+
+
+def _steep_relu_dx(k: Kernel, dy: Vector, y: Vector, slope: Vector) -> Vector:
+    return k.select(y <= 0.0, dy * slope, dy)
+
+
+def _elu(k: Kernel, x: Vector, alpha: Vector) -> Vector:
+    return k.select(x > 0.0, x, alpha * mathematics.expm1(k, x))
+
+
+def _elu_dx(k: Kernel, dy: Vector, y: Vector, alpha: Vector) -> Vector:
+    return k.select(y > 0.0, dy, dy * (y + alpha))
+
+
+def _sigmoid(k: Kernel, x: Vector) -> Vector:
+    return mathematics.sigmoid(k, x)
+
+
+def _sigmoid_dx(k: Kernel, dy: Vector, y: Vector) -> Vector:
+    return dy * (y * (1.0 - y))
+
+
+def _tanh(k: Kernel, x: Vector) -> Vector:
+    return mathematics.tanh(k, x)
+
+
+def _tanh_dx(k: Kernel, dy: Vector, y: Vector) -> Vector:
+    return dy * (1.0 - y * y)
+
+
+def _exp(k: Kernel, x: Vector) -> Vector:
+    return mathematics.exp(k, x)
+
+
+def _neg(k: Kernel, x: Vector) -> Vector:
+    return -0.0 - x
+
+
+def _add(k: Kernel, x: Vector, w: Vector) -> Vector:
+    return x + w
+
+
+def _sub(k: Kernel, x: Vector, w: Vector) -> Vector:
+    return x - w
+
+
+def _mul(k: Kernel, x: Vector, w: Vector) -> Vector:
+    return x * w
+
+
+def _div(k: Kernel, x: Vector, w: Vector) -> Vector:
+    return x / w
+
+
+FORMULAS: dict[str, Formula] = {
+    "relu": _relu,
+    "relu_dx": _relu_dx,
+    "leaky_relu": _leaky_relu,
+    "leaky_relu_dx": _leaky_relu_dx,
+    "steep_relu": _steep_relu,
+    "steep_relu_dx": _steep_relu_dx,
+    "elu": _elu,
+    "elu_dx": _elu_dx,
+    "sigmoid": _sigmoid,
+    "sigmoid_dx": _sigmoid_dx,
+    "tanh": _tanh,
+    "tanh_dx": _tanh_dx,
+    "exp": _exp,
+    "neg": _neg,
+    "add": _add,
+    "sub": _sub,
+    "mul": _mul,
+    "div": _div,
+}
+
+
+def pointwise(target: Target, dtype: str, formula: str, arrays: int, constants: int) -> Kernel:
+    """Return the kernel of a formula: arrays, constants, result, number of elements."""
+    names = [f"x{i}" for i in range(arrays)]
+    k = Kernel(target, dtype, (*names, "constants", "y"), ("count",))
+    *xs, given, y, count = k.arguments
+    fixed = [k.broadcast(k.at(given, i)) for i in range(constants)]
+
+    def body(place: Integer, some: Integer | None) -> None:
+        parts = [k.load(k.at(x, place), some) for x in xs]
+        k.store(FORMULAS[formula](k, *parts, *fixed), k.at(y, place), some)
+
+    sweep(k, count, body)
+    return k
+
+
+def periodic(target: Target, dtype: str, formula: str, swapped: bool) -> Kernel:
+    """Return the kernel of a formula of an array and `period` numbers over and over, `swapped` of
+    these and the array: array, numbers, result, number of elements, period."""
+    k = Kernel(target, dtype, ("x", "w", "y"), ("count", "period"))
+    x, w, y, count, period = k.arguments
+    with k.loop(_parts(k, count, period)) as i:
+        start = k.times(i, period)
+        source, to = k.at(x, start), k.at(y, start)
+
+        def body(place: Integer, some: Integer | None) -> None:
+            pair = k.load(k.at(source, place), some), k.load(k.at(w, place), some)
+            made = FORMULAS[formula](k, *(pair[::-1] if swapped else pair))
+            k.store(made, k.at(to, place), some)
+
+        sweep(k, k.least(period, k.builder.sub(count, start)), body)
+    return k
+
+
+def column_sums(target: Target, dtype: str, vectors: int) -> Kernel:
+    """Return the kernel of sums over the rows of a matrix whose last row may be incomplete: matrix,
+    sums, number of elements, of columns, of rows in a block, which is summed before it is added to
+    the sum so far, so that rounding errors stay small."""
+    k = Kernel(target, dtype, ("x", "y"), ("count", "columns", "block"))
+    x, y, count, columns, block = k.arguments
+    rows = k.builder.udiv(count, columns)
+    last = k.builder.sub(count, k.times(rows, columns))
+    beyond, width = k.at(x, (rows, columns)), vectors * k.lanes
+
+    def start(place: Integer, some: Integer | None) -> None:
+        there = k.load(k.at(beyond, place), k.builder.sub(last, k.integer(place)))
+        k.store(there, k.at(y, place), some)
+
+    sweep(k, columns, start, unroll=1)
+    with k.where(k.positive(rows)), k.loop(_parts(k, rows, block)) as i:
+        first = k.times(i, block)
+        top, high = k.at(x, (first, columns)), k.least(block, k.builder.sub(rows, first))
+
+        def chunk(place: Integer, counts: list[Integer | None]) -> None:
+            places = [k.sum(place, v * k.lanes) for v in range(len(counts))]
+            sums = [k.variable() for _ in counts]
+            with k.loop(high) as j:
+                row = k.at(top, (j, columns))
+                for total, at, some in zip(sums, places, counts, strict=True):
+                    total.set(total.get() + k.load(k.at(row, at), some))
+            for total, at, some in zip(sums, places, counts, strict=True):
+                to = k.at(y, at)
+                k.store(k.load(to, some) + total.get(), to, some)
+
+        whole = k.builder.udiv(columns, k.integer(width))
+        with k.where(k.positive(whole)), k.loop(whole) as j:
+            chunk(k.times(j, width), [None] * vectors)
+        done = k.times(whole, width)
+        rest = k.builder.sub(columns, done)
+        with k.where(k.positive(rest)), k.loop(_parts(k, rest, k.lanes)) as j:
+            chunk(k.sum(done, (j, k.lanes)), [k.builder.sub(rest, k.times(j, k.lanes))])
+    return k
+
+
+def _parts(k: Kernel, count: Integer, size: Integer) -> Integer:
+    """Return how many parts of a size there are, the last one perhaps incomplete."""
+    size = k.integer(size)
+    return k.builder.udiv(k.builder.sub(k.sum(count, size), k.integer(1)), size)
+
+
+def _plan(
+    target: Target, formula: str, specs: tuple[Spec, ...], constants: tuple[float, ...], least: int
+) -> plans.Kernel | None:
+    """Return the function of a formula for arrays of one shape and type; None for others."""
+    if specs[0].size < least or any(s != specs[0] for s in specs):
+        return None
+    layouts, dtype = Layouts(specs[0]), specs[0].dtype
+    function = build(pointwise, target, dtype.name, formula, len(specs), len(constants))
+    given = np.array(constants or (0.0,), dtype)
+    fixed, size = address(given), layouts.size
+
+    def run(*xs: NDArray, **attributes: Any) -> NDArray:
+        parts, strides = layouts.agree(*xs)
+        y = layouts.new(strides)
+        function(*[address(x) for x in parts], fixed, address(y), size)
+        return y
+
+    run.given = given  # type: ignore[attr-defined]  # its address is used
+    return run
+
+
+def _register(name: str, exponential: bool = False) -> None:
+    @plans.implements(name)
+    def plan(target: Target, *specs: Spec, **attributes: float) -> plans.Kernel | None:
+        constants = tuple(attributes.values())
+        steep = name.startswith("leaky") and constants[0] > 1
+        formula = name.replace("leaky", "steep") if steep else name
+        return _plan(target, formula, specs, constants, LEAST_EXP if exponential else LEAST)
+
+
+for _name in ("relu", "relu_dx", "leaky_relu", "leaky_relu_dx", "elu_dx", "sigmoid_dx", "tanh_dx"):
+    _register(_name)
+_register("neg")
+for _name in ("elu", "sigmoid", "tanh", "exp"):
+    _register(_name, exponential=True)
+
+
+def _axis(whole: tuple[int, ...], part: tuple[int, ...]) -> int | None:
+    """Return the axis of `whole` along which an array of shape `part` is not repeated; the last one
+    for a single number; None where there are more."""
+    full = (1,) * (len(whole) - len(part)) + part
+    if len(full) > len(whole) or any(a not in (1, b) for a, b in zip(full, whole, strict=True)):
+        return None
+    axes = [i for i, n in enumerate(full) if n > 1]
+    return None if len(axes) > 1 else axes[0] if axes else len(whole) - 1
+
+
+def _repeats(columns: int, lanes: int) -> int:
+    """Return how many times numbers are repeated so that they fill vectors, if that can be."""
+    step = 4 * lanes
+    whole = step // gcd(columns, step)
+    return whole if columns * whole <= PERIOD else max(1, PERIOD // 2 // columns)
+
+
+def _channels(
+    target: Target, formula: str, x: Spec, w: Spec, swapped: bool = False
+) -> plans.Kernel | None:
+    """Return the function of a formula of x and numbers for each channel, or a single one."""
+    axis = _axis(x.shape, w.shape)
+    if axis is None or x.size < LEAST:
+        return None
+    layouts, columns = Layouts(x), w.size
+    repeats = _repeats(columns, target.lanes(x.dtype))
+    function = build(periodic, target, x.dtype.name, formula, swapped)
+    many = np.zeros((repeats, columns), x.dtype)
+    numbers, period = address(many), repeats * columns
+
+    def run(*pair: NDArray, **attributes: Any) -> NDArray:
+        x, w = pair[::-1] if swapped else pair
+        lie = layouts.of(x)
+        if lie is None or (columns > 1 and not layouts.inner(lie, axis)):
+            lie = layouts.along(axis)
+            x = layouts.moved(x, lie[1])
+        y = layouts.new(lie[1])
+        many[...] = w.reshape(columns)
+        function(address(x), numbers, address(y), layouts.size, period)
+        return y
+
+    return run
+
+
+def _arithmetic(name: str) -> None:
+    @plans.implements(name)
+    def plan(target: Target, x: Spec, w: Spec) -> plans.Kernel | None:
+        if x.dtype != w.dtype:
+            return None
+        if x.shape == w.shape:
+            return _plan(target, name, (x, w), (), LEAST_PLAIN)
+        if x.size < w.size:
+            return _channels(target, name, w, x, swapped=True)
+        return _channels(target, name, x, w)
+
+
+for _name in ("add", "sub", "mul", "div"):
+    _arithmetic(_name)
+
+
+@plans.implements("scale")
+def scale(target: Target, x: Spec, *, factor: float) -> plans.Kernel | None:
+    """Plan x times a number."""
+    return _plan(target, "scaled", (x,), (factor,), LEAST_PLAIN)
+
+
+FORMULAS["scaled"] = _mul
+
+
+def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> plans.Kernel | None:
+    """Return the function of sums over all axes but one, or over all of them: into `shape`."""
+    columns = prod(shape)
+    if x.size < LEAST or columns == x.size:
+        return None
+    layouts = Layouts(x)
+    others = tuple(i for i in range(len(x.shape)) if i != axis or columns == 1)
+    repeats = _repeats(columns, target.lanes(x.dtype))
+    function = build(column_sums, target, x.dtype.name, 8 if target.registers == 32 else 4)
+    parts = np.zeros((repeats, columns), x.dtype)
+    to, period = address(parts), repeats * columns
+    block = max(16, min(256, BLOCK // period))
+
+    def run(x: NDArray, **attributes: Any) -> NDArray:
+        lie = layouts.of(x)
+        if lie is None or (columns > 1 and not layouts.inner(lie, axis)):
+            return np.asarray(x.sum(others, dtype=x.dtype)).reshape(shape)
+        function(address(x), to, layouts.size, period, block)
+        return np.asarray(parts.sum(0)).reshape(shape)
+
+    return run
+
+
+@plans.implements("sum_to")
+def sum_to(target: Target, x: Spec, *, shape: tuple[int, ...]) -> plans.Kernel | None:
+    """Plan the sum over the axes along which `shape` would be broadcast to x, all but one."""
+    axis = _axis(x.shape, shape)
+    return None if axis is None else _sums(target, x, axis, shape)
+
+
+@plans.implements("sum")
+def sum(target: Target, x: Spec, *, axes: tuple[int, ...]) -> plans.Kernel | None:
+    """Plan the sum over axes, all but one."""
+    left = [i for i in range(len(x.shape)) if i not in axes]
+    if len(left) > 1:
+        return None
+    return _sums(target, x, left[0] if left else 0, tuple(x.shape[i] for i in left))

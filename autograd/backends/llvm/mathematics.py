@@ -1,0 +1,139 @@
+"""Functions of vectors: exponentials, and sums and maxima over the lanes of one.
+
+e^x is 2^n e^r with n the nearest integer to x / log 2 and |r| <= log 2 / 2, where Taylor's series
+is short (Cody and Waite 1980). What is not a number stays so, through every comparison here.
+"""
+
+from __future__ import annotations
+
+from math import factorial
+from typing import NamedTuple
+
+import llvmlite.ir as ir
+
+from .language import I32, I64, Kernel, Vector
+
+
+class _Format(NamedTuple):
+    """A floating-point format: bits of its fraction, bias of its exponent, log 2 as a sum whose
+    first part times any n is exact, terms of the series, the x beyond which e^x is 0 or infinite,
+    and the x below which e^x - 1 is -1."""
+
+    fraction: int
+    bias: int
+    log2: tuple[float, float]
+    terms: int
+    least: float
+    most: float
+    gone: float
+
+
+FORMATS = {
+    4: _Format(23, 127, (0.693359375, -2.12194440e-4), 7, -105.0, 90.0, -30.0),
+    8: _Format(
+        52, 1023, (6.93145751953125e-1, 1.42860682030941723212e-6), 13, -747.0, 711.0, -50.0
+    ),
+}
+LOG2E = 1.4426950408889634
+
+
+def exp(k: Kernel, x: Vector) -> Vector:
+    """Return e^x, to one unit in the last place or so."""
+    f = FORMATS[k.dtype.itemsize]
+    n, small = _reduce(k, within(k, x, f.least, f.most))
+    # Two factors, since 2^n alone may be no normal number where the product is one.
+    half = k.builder.ashr(n, _whole(k, 1))
+    return (small + 1.0) * _power(k, half) * _power(k, k.builder.sub(n, half))
+
+
+def expm1(k: Kernel, x: Vector) -> Vector:
+    """Return e^x - 1 for x up to 80, exact to a unit or two also where x is small."""
+    f = FORMATS[k.dtype.itemsize]
+    n, small = _reduce(k, within(k, x, f.gone, 80.0))
+    scale = _power(k, n)
+    return k.fma(small, scale, scale - 1.0)
+
+
+def sigmoid(k: Kernel, x: Vector) -> Vector:
+    """Return 1 / (1 + e^-x)."""
+    return 1.0 / (exp(k, 0.0 - x) + 1.0)
+
+
+def tanh(k: Kernel, x: Vector) -> Vector:
+    """Return tanh x = (e^2x - 1) / (e^2x + 1)."""
+    grown = expm1(k, within(k, x + x, -40.0, 40.0))
+    return grown / (grown + 2.0)
+
+
+def within(k: Kernel, x: Vector, low: float, high: float) -> Vector:
+    """Return x, or the bound that it passes."""
+    return k.larger(k.vector(low), k.select(x > high, high, x))
+
+
+def total(k: Kernel, x: Vector) -> Vector:
+    """Return the sum of the lanes, in all of them."""
+    for apart in _distances(k):
+        x = x + _exchanged(k, x, apart)
+    return x
+
+
+def largest(k: Kernel, x: Vector) -> Vector:
+    """Return the largest of the lanes, in all of them."""
+    for apart in _distances(k):
+        x = k.larger(x, _exchanged(k, x, apart))
+    return x
+
+
+def transposed(k: Kernel, rows: list[Vector]) -> list[Vector]:
+    """Return the columns of a square of as many vectors as they have lanes: blocks off the
+    diagonal change places, of half the size, a quarter, and so on."""
+    rows = list(rows)
+    for apart in _distances(k):
+        for i in (i for i in range(k.lanes) if not i & apart):
+            a, b = rows[i], rows[i + apart]
+            first = [j if not j & apart else k.lanes + j - apart for j in range(k.lanes)]
+            second = [j + apart if not j & apart else k.lanes + j for j in range(k.lanes)]
+            rows[i], rows[i + apart] = k.shuffle(a, b, first), k.shuffle(a, b, second)
+    return rows
+
+
+def _distances(k: Kernel) -> list[int]:
+    return [1 << i for i in reversed(range(k.lanes.bit_length() - 1))]
+
+
+def _exchanged(k: Kernel, x: Vector, apart: int) -> Vector:
+    return k.shuffle(x, x, [lane ^ apart for lane in range(k.lanes)])
+
+
+def _reduce(k: Kernel, x: Vector) -> tuple[ir.Value, Vector]:
+    """Return n as integers, and e^r - 1."""
+    f = FORMATS[k.dtype.itemsize]
+    # At this size the last bit of the fraction counts ones: adding rounds to an integer.
+    magic = 1.5 * 2.0**f.fraction
+    moved = k.fma(x, LOG2E, magic)
+    n = k.builder.sub(_bits(k, moved), _bits(k, k.vector(magic)))
+    rounded = moved - magic
+    r = k.fma(rounded, -f.log2[1], k.fma(rounded, -f.log2[0], x))
+    series = k.vector(1.0 / factorial(f.terms))
+    for i in range(f.terms - 1, 1, -1):
+        series = k.fma(series, r, 1.0 / factorial(i))
+    return n, k.fma(r * r, series, r)
+
+
+def _power(k: Kernel, n: ir.Value) -> Vector:
+    """Return 2^n, of integers whose power is a normal number."""
+    f = FORMATS[k.dtype.itemsize]
+    biased = k.builder.add(n, _whole(k, f.bias))
+    return Vector(k, k.builder.bitcast(k.builder.shl(biased, _whole(k, f.fraction)), k.wide))
+
+
+def _bits(k: Kernel, x: Vector) -> ir.Value:
+    return k.builder.bitcast(x.value, _integers(k))
+
+
+def _integers(k: Kernel) -> ir.Type:
+    return ir.VectorType(I32 if k.dtype.itemsize == 4 else I64, k.lanes)
+
+
+def _whole(k: Kernel, value: int) -> ir.Constant:
+    return ir.Constant(_integers(k), [value] * k.lanes)

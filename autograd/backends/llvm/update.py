@@ -1,0 +1,198 @@
+"""What changes arrays in place, each in one pass: the optimizer's step, stored gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ...array import NDArray, Spec
+from . import registry as plans
+from .flat import Layouts, overlap, sweep
+from .jit import build
+from .language import Integer, Kernel, Vector
+from .layout import address
+from .mathematics import transposed
+from .targets import Target
+
+LEAST = 1 << 12  # elements below which NumPy is as fast
+
+
+def descend(
+    target: Target, dtype: str, momentum: bool, weight_decay: bool, nesterov: bool
+) -> Kernel:
+    """Return the kernel of a step of gradient descent: w, g, v, (lr, momentum, 1 - dampening,
+    weight decay), number of elements."""
+    k = Kernel(target, dtype, ("w", "g", "v", "settings"), ("count",))
+    w, g, v, settings, count = k.arguments
+    rate, keep, gain, decay = (k.broadcast(k.at(settings, i)) for i in range(4))
+
+    def body(place: Integer, some: Integer | None) -> None:
+        weight, d = k.load(k.at(w, place), some), k.load(k.at(g, place), some)
+        if weight_decay:
+            d = d + decay * weight
+        if momentum:
+            to = k.at(v, place)
+            speed = keep * k.load(to, some) + gain * d
+            k.store(speed, to, some)
+            d = d + keep * speed if nesterov else speed
+        k.store(weight - rate * d, k.at(w, place), some)
+
+    sweep(k, count, body)
+    return k
+
+
+def increase(target: Target, dtype: str) -> Kernel:
+    """Return the kernel of an addition in place: array, what is added, number of elements."""
+    k = Kernel(target, dtype, ("x", "g"), ("count",))
+    x, g, count = k.arguments
+
+    def body(place: Integer, some: Integer | None) -> None:
+        to = k.at(x, place)
+        k.store(k.load(to, some) + k.load(k.at(g, place), some), to, some)
+
+    sweep(k, count, body)
+    return k
+
+
+def turn(target: Target, dtype: str) -> Kernel:
+    """Return the kernel of y[row, column] = x[offsets[column] + row]: x, offsets, y, number of rows
+    and of columns. It moves squares of as many numbers as a vector holds, both ways."""
+    k = Kernel(target, dtype, ("x", "offsets", "y"), ("rows", "columns"))
+    x, offsets, y, rows, columns = k.arguments
+    across, down = (
+        k.builder.udiv(k.sum(size, k.lanes - 1), k.integer(k.lanes)) for size in (columns, rows)
+    )
+    with k.loop(down) as i, k.loop(across) as j:
+        row, column = k.times(i, k.lanes), k.times(j, k.lanes)
+        high, wide = k.builder.sub(rows, row), k.builder.sub(columns, column)
+        to = k.at(y, (row, columns), column)
+        last = k.builder.sub(columns, k.integer(1))
+        lines = [k.least(k.sum(column, lane), last) for lane in range(k.lanes)]
+        sources = [k.at(x, k.read(offsets, line), row) for line in lines]
+        fits = k.builder.and_(*(k.positive(k.sum(size, 1 - k.lanes)) for size in (high, wide)))
+        with k.builder.if_else(fits) as (inside, edge):
+            with inside:
+                _square(k, [k.load(s) for s in sources], to, columns)
+            with edge:
+                _square(k, [k.load(s, high) for s in sources], to, columns, high, wide)
+    return k
+
+
+def _square(
+    k: Kernel, lines: list[Vector], to: Any, columns: Integer, high: Any = None, wide: Any = None
+) -> None:
+    """Write a square of numbers, the other way round; `high` rows of `wide` at its edges."""
+    for lane, line in enumerate(transposed(k, lines)):
+        place = k.at(to, (lane, columns))
+        if high is None:
+            k.store(line, place)
+        else:
+            with k.where(k.positive(k.sum(high, -lane))):
+                k.store(line, place, wide)
+
+
+def _alike(*specs: Spec) -> bool:
+    return all(s == specs[0] for s in specs) and specs[0].size >= LEAST
+
+
+@plans.implements("sgd")
+def sgd(
+    target: Target, w: Spec, g: Spec, v: Spec, lr: Spec, *, momentum: float, dampening: float,
+    weight_decay: float, nesterov: bool,
+) -> plans.Kernel | None:  # fmt: skip
+    """Plan a step of stochastic gradient descent."""
+    if not _alike(w, g, v if momentum else w) or lr.shape != ():
+        return None
+    layouts, options = Layouts(w), (momentum != 0, weight_decay != 0, bool(nesterov))
+    function = build(descend, target, w.dtype.name, *options)
+    settings = np.array([0, momentum, 1 - dampening, weight_decay], w.dtype)
+    given = address(settings)
+
+    def run(w: NDArray, g: NDArray, v: NDArray, lr: NDArray, **attributes: Any) -> None:
+        settings[0] = lr
+        changed = (w, v) if momentum else (w,)
+
+        def go(w: NDArray, *rest: NDArray) -> None:
+            function(*[address(x) for x in (w, rest[-1], rest[0])], given, layouts.size)
+
+        _in_place(layouts, go, changed, (g,))
+
+    return run
+
+
+@plans.implements("accumulate")
+def accumulate(target: Target, slot: Spec, g: Spec) -> plans.Kernel | None:
+    """Plan slot = slot + g."""
+    if not _alike(slot, g):
+        return None
+    layouts = Layouts(slot)
+    function = build(increase, target, slot.dtype.name)
+
+    def go(slot: NDArray, g: NDArray) -> None:
+        function(address(slot), address(g), layouts.size)
+
+    return lambda slot, g: _in_place(layouts, go, (slot,), (g,))
+
+
+def _in_place(
+    layouts: Layouts, go: Any, changed: Sequence[NDArray], read: Sequence[NDArray]
+) -> None:
+    """Run a kernel that changes arrays and reads others; where they do not lie alike, or one that
+    is changed overlaps one that is read, on copies, which are copied back."""
+    lie, everything = layouts.of(changed[0]), (*changed, *read)
+    alike = lie is not None and all(layouts.of(x) == lie for x in everything)
+    if alike and not _overlapping(layouts, changed, read):
+        go(*everything)
+        return
+    strides = layouts.plain[1]
+    copies = [layouts.moved(x, strides) for x in everything]
+    go(*copies)
+    for x, copy in zip(changed, copies, strict=False):
+        x[...] = copy
+
+
+def _overlapping(layouts: Layouts, changed: Sequence[NDArray], read: Sequence[NDArray]) -> bool:
+    places = [address(x) for x in (*changed, *read)]
+    return any(
+        overlap(places[i], other, layouts.nbytes)
+        for i in range(len(changed))
+        for other in places[i + 1 :]
+    )
+
+
+@plans.implements("store")
+def store(target: Target, slot: Spec, g: Spec) -> plans.Kernel | None:
+    """Plan slot = g where NumPy is slow: where g's first axis is the last one in memory, as in the
+    gradients of matrix products and filters."""
+    if not _alike(slot, g) or len(slot.shape) < 2:
+        return None
+    function = build(turn, target, slot.dtype.name)
+    rows, columns = slot.shape[0], slot.size // slot.shape[0]
+    known: dict[tuple[int, ...], NDArray | None] = {}
+    offsets = partial(_offsets, slot.shape, slot.dtype.itemsize)
+
+    def run(slot: NDArray, g: NDArray) -> None:
+        if g.strides not in known:
+            known[g.strides] = offsets(g.strides)
+        places = known[g.strides]
+        if places is None or not slot.flags.c_contiguous or np.may_share_memory(slot, g):
+            slot[...] = g
+        else:
+            function(address(g), address(places), address(slot), rows, columns)
+
+    return run
+
+
+def _offsets(shape: tuple[int, ...], size: int, strides: tuple[int, ...]) -> NDArray | None:
+    """Return where each column begins, in elements, of an array whose first axis is the last one in
+    memory; None for others."""
+    if strides[0] != size or any(s % size for s in strides):
+        return None
+    steps = [np.arange(n) * (s // size) for n, s in zip(shape[1:], strides[1:], strict=True)]
+    places = np.zeros((), np.int64)
+    for step in steps:
+        places = places[..., None] + step
+    return np.ascontiguousarray(places.reshape(-1), np.int64)

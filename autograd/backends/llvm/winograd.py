@@ -1,0 +1,385 @@
+"""Winograd convolution of stride 1: blocks of tiles are transformed, multiplied position by
+position, and transformed back, all within half of the second-level cache.
+
+Transformed data lie as [position][tile][channel]. While a position is multiplied, a share of the
+memory that comes next is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from .border import Border, Pair, seen
+from .direct import chunks
+from .language import Integer, Kernel, Variable, pieces
+from .targets import Target
+from .winograd_transforms import Grid, Matrix, both, evaluate, images, interpolate, values
+
+LINE = 16  # float32 numbers of a cache line
+
+
+class Winograd(NamedTuple):
+    """y[n, e, f, :] = the sum over i, j < taps of x[n, e + top + i, f + left + j, :] w[i, j], in
+    tiles of `outputs` x `outputs` results; `start` is (top, left), `image` (h, w) of x, `places`
+    (e, f) of y."""
+
+    outputs: int
+    taps: int
+    channels: int
+    results: int
+    image: Pair
+    places: Pair
+    start: Pair
+
+    @property
+    def size(self) -> int:
+        """Rows and columns of x that a tile sees."""
+        return self.outputs + self.taps - 1
+
+    @property
+    def positions(self) -> int:
+        """Numbers of a transformed tile."""
+        return self.size**2
+
+    @property
+    def grid(self) -> Pair:
+        """Rows and columns of tiles; the last ones may reach beyond y."""
+        e, f = self.places
+        return -(-e // self.outputs), -(-f // self.outputs)
+
+    @property
+    def border(self) -> Border:
+        """The part of x that the tiles see."""
+        rows, columns = (n * self.outputs + self.taps - 1 for n in self.grid)
+        return Border(self.image, self.start, (rows, columns), self.channels)
+
+    @property
+    def tops(self) -> Border:
+        """The part of y that the tiles cover."""
+        rows, columns = (n * self.outputs for n in self.grid)
+        return Border(self.places, (0, 0), (rows, columns), self.results)
+
+    @property
+    def out(self) -> tuple[int, int, int]:
+        """Numbers from one image, row and pixel of y to the next."""
+        e, f = self.places
+        return e * f * self.results, f * self.results, self.results
+
+
+class Blocks(NamedTuple):
+    """Images and rows of tiles of a block (all rows where there are several images); what is
+    multiplied in registers: tiles (or, for the gradient of w, channels) and vectors of results;
+    how many steps of the sum are unrolled."""
+
+    images: int
+    rows: int
+    tiles: int
+    vectors: int
+    unroll: int
+
+
+class Plane(NamedTuple):
+    """Transformed data of a block: [position][tile][channel], channels padded to vectors. The
+    positions are an odd number of cache lines apart, so that they do not meet in one cache set."""
+
+    tiles: int
+    width: int
+
+    @property
+    def apart(self) -> int:
+        """Numbers from one position to the next."""
+        return LINE * (-(-self.tiles * self.width // LINE) | 1)
+
+
+def padded(size: int, unit: int) -> int:
+    """Return a size rounded up to whole units."""
+    return -(-size // unit) * unit
+
+
+def planes(target: Target, c: Winograd, b: Blocks) -> tuple[Plane, Plane]:
+    """Return how the transformed x and y of a block lie."""
+    lanes = target.lanes("float32")
+    tiles = padded(b.images * b.rows * c.grid[1], b.tiles)
+    return Plane(tiles, padded(c.channels, lanes)), Plane(tiles, padded(c.results, lanes))
+
+
+class _Block(NamedTuple):
+    """The tiles of some images from `first` on, and of some rows of tiles from `top` on; `number`
+    counts the blocks of the same images."""
+
+    k: Kernel
+    c: Winograd
+    first: Integer
+    images: Integer
+    number: Integer
+    top: Integer
+    rows: Integer
+
+    def tiles(self) -> Iterator[tuple[Integer, Integer, Integer, Integer]]:
+        """Loop over the tiles: yield the image, the row, the column and the number of each."""
+        k, columns = self.k, self.c.grid[1]
+        with k.loop(self.images) as i, k.loop(self.rows) as r, k.loop(columns) as t:
+            yield i, k.sum(self.top, r), t, k.sum((k.sum((i, self.rows), r), columns), t)
+
+    def spread(self, matrix: Matrix, source: Any, border: Border, to: Any, plane: Plane) -> None:
+        """Transform patches of images, which lie as the border says, to a plane."""
+        k, m, (image, row, pixel) = self.k, self.c.outputs, border.strides
+        reach = range(len(matrix[0]))
+        for i, r, t, tile in self.tiles():
+            patch = k.at(source, (i, image), (r, m * row), (t, m * pixel))
+            place = k.at(to, (tile, plane.width))
+            for start, count, size in pieces(border.channels, k.lanes):
+                with k.loop(count) as o:
+                    at = k.at(patch, (o, size), start)
+                    into = k.at(place, (o, size), start)
+                    numbers = [
+                        [k.load(k.at(at, a * row + b * pixel), size) for b in reach] for a in reach
+                    ]
+                    made = both(k, evaluate, matrix, numbers)
+                    for p, value in enumerate(v for line in made for v in line):
+                        k.store(value, k.at(into, p * plane.apart))
+
+    def collect(self, matrix: Matrix, source: Any, plane: Plane, y: Any) -> None:
+        """Transform a plane back to y."""
+        k, c, (image, row, pixel), m = self.k, self.c, self.c.out, self.c.outputs
+        for i, r, t, tile in self.tiles():
+            place = k.at(source, (tile, plane.width))
+            to = k.at(y, (k.sum(self.first, i), image), (r, m * row), (t, m * pixel))
+            for start, count, size in pieces(c.results, k.lanes):
+                with k.loop(count) as o:
+                    at = k.at(place, (o, size), start)
+                    products = [
+                        [k.load(k.at(at, (a * c.size + b) * plane.apart)) for b in range(c.size)]
+                        for a in range(c.size)
+                    ]
+                    made = both(k, interpolate, matrix, products)
+                    self._store(made, k.at(to, (o, size), start), r, t, size)
+
+    def _store(self, made: Grid, to: Any, r: Integer, t: Integer, size: int) -> None:
+        """Write a tile's results: those that exist."""
+        k, (_, row, pixel) = self.k, self.c.out
+        for down, high in self._parts(r, 0):
+            for right, wide in self._parts(t, 1):
+                with ExitStack() as stack:
+                    for flag in (*high, *wide):
+                        stack.enter_context(k.where(flag))
+                    for a in down:
+                        for b in right:
+                            k.store(made[a][b], k.at(to, a * row + b * pixel), size)
+
+    def _parts(self, index: Integer, axis: int) -> list[tuple[range, tuple[Any, ...]]]:
+        """Return the rows (or columns) that all tiles have, and those that the last one lacks,
+        with a flag: whether this is another tile."""
+        k, m, last = self.k, self.c.outputs, self.c.grid[axis] - 1
+        exist = self.c.places[axis] - last * m
+        if exist == m:
+            return [(range(m), ())]
+        other = k.builder.icmp_signed("<", k.integer(index), k.integer(last))
+        return [(range(exist), ()), (range(exist, m), (other,))]
+
+    def fetch_x(self, position: Integer, x: Any, b: Blocks, border: Border) -> None:
+        """Ask for a share of the images that come next."""
+        size = border.image[0] * border.image[1] * border.channels
+        blocks = -(-self.c.grid[0] // b.rows)
+        part = self.k.sum((self.number, self.c.positions), position)
+        start = self.k.at(x, (self.first, size), b.images * size)
+        self._fetch(part, blocks * self.c.positions, start, b.images * size, write=False)
+
+    def fetch_y(self, position: Integer, y: Any, b: Blocks) -> None:
+        """Ask for a share of the results of this block."""
+        image, row, _ = self.c.out
+        size = min(b.images * image, b.images * b.rows * self.c.outputs * row)
+        start = self.k.at(y, (self.first, image), (self.top, self.c.outputs * row))
+        self._fetch(position, self.c.positions, start, size, write=True)
+
+    def _fetch(self, part: Integer, parts: int, start: Any, size: int, write: bool) -> None:
+        k, lines = self.k, -(-size // (LINE * parts))
+        for first, count, unrolled in pieces(lines, 8):
+            with k.loop(count) as i:
+                for j in range(unrolled):
+                    at = k.at(start, (part, lines * LINE), (i, unrolled * LINE), (first + j) * LINE)
+                    k.prefetch(at, write, near=2)
+
+
+def _blocks(k: Kernel, c: Winograd, b: Blocks, first: Integer, images: Integer) -> Iterator[_Block]:
+    """Loop over the blocks of some images."""
+    with k.loop(-(-c.grid[0] // b.rows)) as j:
+        top = k.times(j, b.rows)
+        rows = k.least(b.rows, k.builder.sub(k.integer(c.grid[0]), k.integer(top)))
+        yield _Block(k, c, first, images, j, top, rows)
+
+
+def convolve(target: Target, c: Winograd, b: Blocks) -> Kernel:
+    """Return the kernel of a convolution: x, transformed weights [position][channel][result] with
+    results padded to vectors, y, memory for images with borders and for both planes, number of
+    images."""
+    names = ("x", "u", "y", "border", "v", "p")
+    k = Kernel(target, "float32", names, ("count",))
+    x, u, y, border, v, p, count = k.arguments
+    left, right = planes(target, c, b)
+    for first, some in chunks(k, count, b.images):
+        source = seen(k, c.border, x, border, first, some)
+        for block in _blocks(k, c, b, first, some):
+            block.spread(images(c.size), source, c.border, v, left)
+            tiles = k.times(k.times(some, block.rows), c.grid[1])
+            with k.loop(c.positions) as position:
+                block.fetch_x(position, x, b, c.border)
+                block.fetch_y(position, y, b)
+                ends = (
+                    k.at(v, (position, left.apart)),
+                    k.at(u, (position, c.channels * right.width)),
+                    k.at(p, (position, right.apart)),
+                )
+                _multiply(k, c, b, (left, right), ends, tiles)
+            block.collect(values(c.size, c.outputs), p, right, y)
+    return k
+
+
+def _multiply(
+    k: Kernel, c: Winograd, b: Blocks, both: tuple[Plane, Plane], at: tuple[Any, Any, Any],
+    tiles: Integer,
+) -> None:  # fmt: skip
+    """Multiply one position of all tiles with its weights, a few tiles and vectors at a time; the
+    last tiles may be none of the block's."""
+    (v, u, p), (left, right) = at, both
+    groups = k.builder.udiv(k.sum(tiles, b.tiles - 1), k.integer(b.tiles))
+    for start, count, vectors in pieces(right.width // k.lanes, b.vectors):
+        with k.loop(count) as o, k.loop(groups) as t:
+            result = k.sum((o, vectors * k.lanes), start * k.lanes)
+            x, w = k.at(v, (t, b.tiles * left.width)), k.at(u, result)
+            sums = {(i, j): k.variable() for i in range(b.tiles) for j in range(vectors)}
+            for first, several, size in pieces(c.channels, b.unroll):
+                with k.loop(several) as step:
+                    for channel in range(size):
+                        place = k.sum((step, size), first + channel)
+                        row = k.at(w, (place, right.width))
+                        factors = [k.load(k.at(row, j * k.lanes)) for j in range(vectors)]
+                        column = k.at(x, place)
+                        for i in range(b.tiles):
+                            number = k.broadcast(k.at(column, i * left.width))
+                            _add(k, sums, i, number, factors)
+            to = k.at(p, (t, b.tiles * right.width), result)
+            for (i, j), total in sums.items():
+                k.store(total.get(), k.at(to, i * right.width + j * k.lanes))
+
+
+def _add(
+    k: Kernel, sums: dict[tuple[int, int], Variable], i: int, number: Any, factors: list[Any]
+) -> None:
+    for j, factor in enumerate(factors):
+        sums[i, j].set(k.fma(number, factor, sums[i, j].get()))
+
+
+def convolve_weights(target: Target, c: Winograd, b: Blocks) -> Kernel:
+    """Return the kernel of the gradient of the weights: x, what it adds to
+    [position][channel][result], dy, memory for x and dy with borders and for both planes, number
+    of images."""
+    names = ("x", "u", "y", "border", "tops", "v", "p")
+    k = Kernel(target, "float32", names, ("count",))
+    x, u, y, border, tops, v, p, count = k.arguments
+    left, right = planes(target, c, b)
+    for first, some in chunks(k, count, b.images):
+        source = seen(k, c.border, x, border, first, some)
+        upper = seen(k, c.tops, y, tops, first, some)
+        for block in _blocks(k, c, b, first, some):
+            block.spread(images(c.size), source, c.border, v, left)
+            block.spread(values(c.size, c.outputs), upper, c.tops, p, right)
+            tiles = k.times(k.times(some, block.rows), c.grid[1])
+            with k.loop(c.positions) as position:
+                block.fetch_x(position, x, b, c.border)
+                block.fetch_x(position, y, b, c.tops)
+                ends = (
+                    k.at(v, (position, left.apart)),
+                    k.at(u, (position, c.channels * right.width)),
+                    k.at(p, (position, right.apart)),
+                )
+                _reduce(k, c, b, (left, right), ends, tiles)
+    return k
+
+
+def _reduce(
+    k: Kernel, c: Winograd, b: Blocks, both: tuple[Plane, Plane], at: tuple[Any, Any, Any],
+    tiles: Integer,
+) -> None:  # fmt: skip
+    """Add what the tiles contribute to one position of the weights' gradient, a few channels and
+    vectors of results at a time."""
+    (v, u, p), (left, right) = at, both
+    for start, count, vectors in pieces(right.width // k.lanes, b.vectors):
+        for first, several, size in pieces(c.channels, b.tiles):
+            with k.loop(count) as o, k.loop(several) as s:
+                result = k.sum((o, vectors * k.lanes), start * k.lanes)
+                channel = k.sum((s, size), first)
+                to = k.at(u, (channel, right.width), result)
+                places = {
+                    (i, j): k.at(to, i * right.width + j * k.lanes)
+                    for i in range(size)
+                    for j in range(vectors)
+                }
+                sums = {place: k.variable(k.load(end)) for place, end in places.items()}
+                _over_tiles(k, b, (left, right), k.at(v, channel), k.at(p, result), sums, tiles)
+                for place, total in sums.items():
+                    k.store(total.get(), places[place])
+
+
+def _over_tiles(
+    k: Kernel, b: Blocks, both: tuple[Plane, Plane], x: Any, y: Any,
+    sums: dict[tuple[int, int], Variable], tiles: Integer,
+) -> None:  # fmt: skip
+    """Add the products of all tiles: several at a time, then what is left."""
+    (left, right), size = both, 1 + max(i for i, _ in sums)
+    vectors = 1 + max(j for _, j in sums)
+    whole = k.builder.udiv(k.integer(tiles), k.integer(b.unroll))
+    done = k.times(whole, b.unroll)
+    rest = k.builder.sub(k.integer(tiles), k.integer(done))
+    for start, count, unrolled in ((0, whole, b.unroll), (done, rest, 1)):
+        with k.where(k.positive(count)), k.loop(count) as t:
+            for j in range(unrolled):
+                tile = k.sum((t, unrolled), start, j)
+                row, column = k.at(y, (tile, right.width)), k.at(x, (tile, left.width))
+                factors = [k.load(k.at(row, n * k.lanes)) for n in range(vectors)]
+                for i in range(size):
+                    _add(k, sums, i, k.broadcast(k.at(column, i)), factors)
+
+
+def spread_weights(target: Target, c: Winograd, turned: bool) -> Kernel:
+    """Return the kernel that transforms weights for `convolve`: w [result][channel][tap], and the
+    transformed ones; `turned`, w is [channel][result][tap], with the taps in opposite order."""
+    k = Kernel(target, "float32", ("w", "u"))
+    w, u = k.arguments
+    width, taps = padded(c.results, k.lanes), c.taps**2
+    outer, inner = (c.results, 1) if turned else (1, c.channels)
+    order = range(taps)[::-1] if turned else range(taps)
+    for start, count, size in pieces(c.results, k.lanes):
+        with k.loop(count) as o, k.loop(c.channels) as channel:
+            result = k.sum((o, size), start)
+            at = k.at(w, (channel, outer * taps), (result, inner * taps))
+            into = k.at(u, (channel, width), result)
+            line = [k.gather(k.at(at, t), inner * taps, size) for t in order]
+            grid = [line[i : i + c.taps] for i in range(0, taps, c.taps)]
+            made = both(k, evaluate, values(c.size, c.taps, scaled=True), grid)
+            for p, value in enumerate(v for row in made for v in row):
+                k.store(value, k.at(into, p * c.channels * width))
+    return k
+
+
+def collect_weights(target: Target, c: Winograd) -> Kernel:
+    """Return the kernel that transforms back what `convolve_weights` added up: it, and dw
+    [result][channel][tap]."""
+    k = Kernel(target, "float32", ("u", "w"))
+    u, w = k.arguments
+    width, taps = padded(c.results, k.lanes), c.taps**2
+    for start, count, size in pieces(c.results, k.lanes):
+        with k.loop(count) as o, k.loop(c.channels) as channel:
+            result = k.sum((o, size), start)
+            at = k.at(u, (channel, width), result)
+            into = k.at(w, (result, c.channels * taps), (channel, taps))
+            sums = [
+                [k.load(k.at(at, (a * c.size + b) * c.channels * width)) for b in range(c.size)]
+                for a in range(c.size)
+            ]
+            made = both(k, interpolate, values(c.size, c.taps, scaled=True), sums)
+            for t, value in enumerate(v for row in made for v in row):
+                k.scatter(value, k.at(into, t), c.channels * taps, size)
+    return k

@@ -1,0 +1,178 @@
+"""The llvm backend as a whole: every operation on it against NumPy, its cache, its memory."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import backends, context
+from tallygrad.autograd.array import Array
+from tallygrad.autograd.testing import Sample, samples
+
+pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+
+from tallygrad.autograd.backends.llvm import jit, language, memory, targets
+
+ROWS = {row.name: row for row in samples()}
+WIDTHS = [f"llvm:{name}" for name in targets.available()]
+
+
+def run(row: Sample, arrays: list[np.ndarray], backend: str) -> tuple[list[ag.Tensor], ag.Ledger]:
+    """Forward and backward; return results, gradients and the books."""
+    with context.using(backend=backend, ledger=ag.Ledger()) as state:
+        tensors = [ag.Tensor(Array(ag.tensor(a).spec, a), a.dtype.kind == "f") for a in arrays]
+        result = row.function(*tensors)
+        results = [*result] if isinstance(result, tuple | list) else [result]
+        for y in results:
+            if y.requires_grad:
+                # Not ones: the gradient of batch norm would be nothing but rounding.
+                drawn = np.random.default_rng(y.size).standard_normal(y.shape)
+                y.backward(ag.tensor(drawn.astype(y.dtype)), retain_graph=True)
+        grads = [t.grad for t in tensors if t.grad is not None]
+    return [*results, *grads], state.ledger
+
+
+@pytest.mark.parametrize("backend", WIDTHS)
+@pytest.mark.parametrize("name", ROWS)
+def test_every_operation_equals_numpy(name: str, backend: str) -> None:
+    """Within 32 roundings of the largest value: float32 sums of some hundred terms in another
+    order, and Winograd's, whose transforms cost two more digits; float64 always exact sums."""
+    for dtype, within in (("float32", 2e-5), ("float64", 1e-13)):
+        arrays = ROWS[name].draw(dtype=dtype)
+        expected, books = run(ROWS[name], arrays, "numpy")
+        found, mine = run(ROWS[name], arrays, backend)
+        for a, b in zip(found, expected, strict=True):
+            assert a.spec == b.spec
+            scale = float(np.abs(b.numpy()[np.isfinite(b.numpy())]).max(initial=1e-30))
+            np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=within * scale)
+        assert mine == books
+
+
+def test_what_has_a_kernel_is_booked_on_llvm_and_the_rest_on_numpy() -> None:
+    x = ag.tensor(np.ones((2, 3, 5, 5), np.float32))
+    w = ag.tensor(np.ones((4, 3, 3, 3), np.float32))
+    with context.using(backend="llvm", ledger=ag.Ledger()) as state:
+        ag.conv2d(x, w)
+        ag.conv2d(x[:0], w)
+        ag.cos(x)
+    booked = {(row.key.primitive, row.key.backend) for row in state.ledger}
+    assert {("conv2d", "llvm"), ("conv2d", "numpy"), ("cos", "numpy")} <= booked
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("llvm:neon" if "neon" not in targets.available() else "llvm:sse", "machine executes "),
+        ("llvm:direct,oops", "backend llvm: no option 'oops'; there are avx512, "),
+        ("numpy:fast", "numpy takes no options, got 'fast'"),
+        ("cuda", "backend 'cuda' is unknown"),
+    ],
+)
+def test_unknown_backends_and_options(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        backends.get(name)
+
+
+def copying(target: targets.Target, size: int) -> language.Kernel:
+    k = language.Kernel(target, "float32", ("x", "y"))
+    x, y = k.arguments
+    for start, count, width in language.pieces(size, k.lanes):
+        with k.loop(count) as i:
+            k.store(k.load(k.at(x, (i, width), start), width), k.at(y, (i, width), start), width)
+    return k
+
+
+def copied(size: int) -> bool:
+    """Compile a kernel of a size, or load it; tell whether it copies and touches nothing else."""
+    jit.build.cache_clear()
+    function = jit.build(copying, targets.target(), size)
+    x, y = np.arange(size + 2, dtype=np.float32), np.full(size + 2, -1, np.float32)
+    function(x.ctypes.data + 4, y.ctypes.data + 4)
+    return y[0] == y[-1] == -1 and np.array_equal(x[1:-1], y[1:-1])
+
+
+def test_kernels_are_kept_on_disk_and_damaged_ones_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    jit.cache_folder.cache_clear()
+    try:
+        before = jit.statistics.compiled
+        for _ in range(3):
+            assert copied(21)
+        assert jit.statistics.compiled == before + 1
+        (kept,) = (tmp_path / "tallygrad" / "kernels").iterdir()
+        content = kept.read_bytes()
+        assert kept.stat().st_mode & 0o077 == 0
+        for damaged in (b"", content[:40], content[:-1] + b"?", hashlib.sha256(b"").digest()):
+            kept.write_bytes(damaged)
+            assert copied(21)
+            assert kept.read_bytes() == content
+        assert jit.statistics.compiled == before + 5
+    finally:
+        jit.cache_folder.cache_clear()
+        jit.build.cache_clear()
+
+
+def test_a_folder_that_others_write_to_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "tallygrad" / "kernels"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    jit.cache_folder.cache_clear()
+    try:
+        assert copied(5)
+        assert "others may write to it (mode 777); kernels are not kept" in capsys.readouterr().err
+        assert not [*folder.iterdir()]
+    finally:
+        jit.cache_folder.cache_clear()
+        jit.build.cache_clear()
+
+
+def test_memory_comes_back_with_the_last_view_and_a_limit_is_told() -> None:
+    pool = memory.Pool()
+    held = np.ndarray((1000, 3), np.float32, pool.take(12000))
+    assert held.ctypes.data % memory.ALIGNED == 0
+    first, view = held.ctypes.data, held[1:].T
+    assert pool.used >= 12000 and pool.held == pool.used == pool.peak
+    del held
+    gc.collect()
+    assert pool.used > 0
+    del view
+    gc.collect()
+    assert pool.used == 0 and pool.held > 0
+    again = np.ndarray((3000,), np.float32, pool.take(12000))
+    assert again.ctypes.data == first
+    pool.limit = pool.held + 10_000
+    with pytest.raises(memory.OutOfMemory, match="make --batch-size smaller"):
+        pool.take(100_000)
+
+
+def test_without_llvmlite_training_says_so_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "llvmlite").mkdir()
+    (tmp_path / "llvmlite" / "__init__.py").write_text("raise ImportError('no llvmlite here')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "tallygrad.trainer", "train", "--model", "mlp"]
+    command += ["--max-steps", "1", "--eval-batch-size", "5000", "--out", str(tmp_path / "run")]
+
+    def train(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *words], env={**os.environ, "PYTHONPATH": path}, capture_output=True,
+            text=True, timeout=120,
+        )  # fmt: skip
+
+    done = train("--backend", "llvm")
+    assert done.returncode == 2 and "--backend llvm: no llvmlite here" in done.stderr
+    done = train()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("NumPy computes: no llvmlite here") == 1

@@ -1,0 +1,271 @@
+"""Winograd convolution of the llvm backend against NumPy in float64: values, edges, memory, and
+when it is chosen."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from tallygrad.autograd.array import Spec
+from tallygrad.autograd.ops import conv
+
+pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+
+from tallygrad.autograd.backends.llvm import (
+    convolution,
+    winograd,
+    winograd_plan,
+    winograd_transforms,
+)
+from tallygrad.autograd.backends.llvm.border import Border
+from tallygrad.autograd.backends.llvm.targets import available, target
+
+Pair = tuple[int, int]
+GUARD = 4096  # numbers before and after an array
+PATTERN = np.float32(-7.25)
+
+
+class Layer(NamedTuple):
+    """A convolution of stride 1: images, channels, their size, results, taps, padding."""
+
+    n: int
+    c: int
+    size: Pair
+    m: int
+    r: int
+    padding: tuple[Pair, Pair]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return {"stride": (1, 1), "padding": self.padding, "dilation": (1, 1), "groups": 1}
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of x, w and y."""
+        e, f = (s + sum(p) - self.r + 1 for s, p in zip(self.size, self.padding, strict=True))
+        c, m, r = self.c, self.m, self.r
+        return [(self.n, c, *self.size), (m, c, r, r), (self.n, m, e, f)]
+
+
+ONE, TWO, NONE = ((1, 1), (1, 1)), ((2, 2), (2, 2)), ((0, 0), (0, 0))
+F4 = {
+    "whole tiles": Layer(2, 16, (8, 8), 16, 3, ONE),
+    "ragged, odd channels": Layer(3, 17, (9, 6), 5, 3, ONE),
+    "ragged, many channels": Layer(2, 50, (7, 11), 70, 3, TWO),
+    "asymmetric, no border left": Layer(1, 1, (13, 6), 3, 3, ((2, 0), (0, 1))),
+    "cut off": Layer(2, 3, (9, 10), 20, 3, ((-1, 0), (1, -2))),
+}
+F2 = {
+    "4x4": Layer(5, 20, (4, 4), 33, 3, ONE),
+    "one pixel": Layer(5, 3, (1, 1), 17, 3, ONE),
+    "one result": Layer(2, 5, (3, 3), 1, 3, NONE),
+}
+F25 = {
+    "lenet": Layer(3, 20, (12, 12), 50, 5, NONE),
+    "ragged": Layer(2, 5, (6, 7), 17, 5, ((2, 1), (0, 2))),
+}
+LAYERS = {f"{f}, {name}": layer for f, layers in (("F4", F4), ("F2", F2), ("F(2,5)", F25))
+          for name, layer in layers.items()}  # fmt: skip
+# Relative to the largest value: of y and dx, and of dw, which sums up many more products.
+WITHIN = {4: (1e-5, 1e-4), 2: (1e-6, 1e-5)}
+
+
+def draw(layer: Layer, dtype: str = "float32") -> list[np.ndarray]:
+    """Return x, w and dy."""
+    rng = np.random.default_rng(3)
+    x, w, dy = (rng.standard_normal(shape).astype(dtype) for shape in layer.shapes)
+    return [last(x), w, last(dy)]
+
+
+def last(x: np.ndarray) -> np.ndarray:
+    """Return images channels-last in memory."""
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def passes(
+    layer: Layer, x: np.ndarray, w: np.ndarray, dy: np.ndarray, name: str = ""
+) -> list[np.ndarray]:
+    """Return y, dx and dw: of the kernels for a target, of NumPy without a name."""
+    calls: list[tuple[str, list[np.ndarray], dict[str, Any]]] = [
+        ("conv2d", [x, w], layer.attributes),
+        ("conv2d_dx", [dy, w], {"size": layer.size, **layer.attributes}),
+        ("conv2d_dw", [x, dy], {"size": (layer.r, layer.r), **layer.attributes}),
+    ]
+    found = []
+    for primitive, arrays, attributes in calls:
+        if name:
+            specs = [Spec(a.shape, a.dtype) for a in arrays]
+            kernel = getattr(convolution, primitive)(target(name, "winograd"), *specs, **attributes)
+        else:
+            kernel = getattr(conv, primitive).reference
+        found.append(kernel(*arrays, **attributes))
+    return found
+
+
+def error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference, relative to the largest value; it is nan for nan."""
+    assert found.shape == expected.shape and found.dtype == np.float32
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_all_passes_equal_numpy(name: str) -> None:
+    compare(LAYERS[name], available()[0])
+
+
+@pytest.mark.parametrize("name", available()[1:])
+@pytest.mark.parametrize("layer", ["F4, ragged, odd channels", "F2, 4x4", "F(2,5), ragged"])
+def test_narrow_registers_equal_numpy(layer: str, name: str) -> None:
+    compare(LAYERS[layer], name)
+
+
+def compare(layer: Layer, name: str) -> None:
+    arrays = draw(layer)
+    expected = passes(layer, *[a.astype(np.float64) for a in arrays])
+    found = passes(layer, *arrays, name)
+    for index, (a, b) in enumerate(zip(found, expected, strict=True)):
+        places = layer.size if index == 1 else layer.shapes[2][2:]
+        m = 4 if layer.r == 3 and max(places) > 4 else 2
+        # F(2,5) has as many points as F(4,3), and rounds like it.
+        limits = WITHIN[4 if layer.r == 5 else m]
+        assert error(a, b) < limits[index == 2], ("y", "dx", "dw")[index]
+
+
+class Guarded:
+    """Arrays within larger buffers, whose rest must stay as it was."""
+
+    def __init__(self, rest: float) -> None:
+        self.rest, self.buffers = np.float32(rest), list[tuple[np.ndarray, int]]()
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Return an array between two guards."""
+        size = prod(shape)
+        buffer = np.full(size + 2 * GUARD, self.rest, dtype)
+        self.buffers.append((buffer, size))
+        return buffer[GUARD : GUARD + size].reshape(shape)
+
+    def bordered(self, border: Border, images: int) -> np.ndarray:
+        """Return zeros for images with borders, between two guards."""
+        made = self.empty((max(1, border.elements * images),), np.dtype(np.float32))
+        made[...] = 0
+        return made
+
+    def holding(self, x: np.ndarray) -> np.ndarray:
+        """Return a copy of x between two guards, in the same order."""
+        images = x.ndim == 4 and not x.flags.c_contiguous
+        y = x.transpose(0, 2, 3, 1) if images else x
+        made = self.empty(y.shape, x.dtype)
+        made[...] = y
+        return made.transpose(0, 3, 1, 2) if images else made
+
+    def check(self) -> None:
+        """Assert that no guard was written to."""
+        for buffer, size in self.buffers:
+            np.testing.assert_array_equal(buffer[:GUARD], self.rest)
+            np.testing.assert_array_equal(buffer[GUARD + size :], self.rest)
+
+
+@pytest.mark.parametrize("name", [*F4, *F25])
+def test_nothing_beyond_the_arrays_is_read_or_written(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read beyond an operand is not a number, and would spread to the results."""
+    layer = {**F4, **F25}[name]
+    arrays = draw(layer)
+    plain = passes(layer, *arrays, available()[0])
+    operands, results = Guarded(np.nan), Guarded(PATTERN)
+    held = [operands.holding(a) for a in arrays]
+    monkeypatch.setattr(winograd_plan.memory, "empty", results.empty)
+    monkeypatch.setattr(winograd_plan, "_shared", type("Fresh", (), {})())
+    monkeypatch.setattr(winograd_plan, "bordered", results.bordered)
+    found = passes(layer, *held, available()[0])
+    assert len(results.buffers) >= 3
+    operands.check()
+    results.check()
+    for a, b in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("m", "r"), [(2, 3), (4, 3), (2, 5)])
+def test_matrices_give_a_correlation(m: int, r: int) -> None:
+    size = m + r - 1
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal(size), rng.standard_normal(r)
+    values, images = winograd_transforms.values, winograd_transforms.images
+    products = np.array(values(size, r, scaled=True)) @ w * (np.array(images(size)) @ x)
+    y = np.array(values(size, m)).T @ products
+    np.testing.assert_allclose(y, np.correlate(x, w, "valid"), rtol=0, atol=1e-12)
+
+
+def test_positions_of_a_plane_lie_in_all_cache_sets() -> None:
+    for tiles, width in ((16, 16), (64, 64), (3, 8), (128, 512)):
+        plane = winograd.Plane(tiles, width)
+        assert plane.apart >= tiles * width
+        assert len({p * plane.apart // winograd.LINE % 64 for p in range(36)}) == 36
+
+
+def chosen(layer: Layer, convolution: str) -> int:
+    """Return how many results a tile of the forward pass has, 0 for a direct convolution."""
+    e, f = layer.shapes[2][2:]
+    start = (-layer.padding[0][0], -layer.padding[1][0])
+    machine = target(convolution=convolution)
+    sizes = (layer.r,) * 2, layer.c, layer.m, layer.n, layer.size, (e, f)
+    found = winograd_plan.find(machine, *sizes, start)
+    return found.outputs if found else 0
+
+
+def test_modes_choose() -> None:
+    wide, narrow = Layer(8, 16, (8, 8), 16, 3, ONE), Layer(8, 3, (8, 8), 16, 3, ONE)
+    tiny, single = wide._replace(size=(4, 4)), wide._replace(n=1)
+    lenet = Layer(8, 20, (12, 12), 50, 5, NONE)
+    pointwise = Layer(8, 16, (8, 8), 16, 1, NONE)
+    layers = (wide, narrow, tiny, single, lenet, pointwise)
+    expected = {"auto": (4, 0, 2, 0, 2, 0), "direct": (0,) * 6, "winograd": (4, 4, 2, 4, 2, 0)}
+    for name, outputs in expected.items():
+        assert tuple(chosen(layer, name) for layer in layers) == outputs
+    with pytest.raises(ValueError, match="convolution 'fast': there are auto, direct, winograd"):
+        target(convolution="fast")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "dtype"),
+    [
+        ({}, "float64"),
+        ({"stride": (2, 1)}, "float32"),
+        ({"dilation": (1, 2)}, "float32"),
+        ({"groups": 2}, "float32"),
+    ],
+)
+def test_the_rest_is_direct(
+    attributes: dict[str, Any], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError("Winograd's method was planned")
+
+    monkeypatch.setattr(winograd_plan, "forward", fail)
+    monkeypatch.setattr(winograd_plan, "weights", fail)
+    asked = {**Layer(2, 4, (8, 8), 4, 3, ONE).attributes, **attributes}
+    shapes = ((2, 4, 8, 8), (4, 4 // asked["groups"], 3, 3))
+    x, w = (Spec(shape, np.dtype(dtype)) for shape in shapes)
+    y = conv.conv2d.infer(x, w, **asked)
+    assert isinstance(y, Spec)
+    machine = target(convolution="winograd")
+    assert convolution.conv2d(machine, x, w, **asked)
+    assert convolution.conv2d_dx(machine, y, w, size=(8, 8), **asked)
+    assert convolution.conv2d_dw(machine, x, y, size=(3, 3), **asked)
+    with pytest.raises(AssertionError, match="was planned"):
+        plain = Layer(2, 4, (8, 8), 4, 3, ONE).attributes
+        x, w = (Spec(shape, np.dtype("float32")) for shape in ((2, 4, 8, 8), (4, 4, 3, 3)))
+        convolution.conv2d(machine, x, w, **plain)
+
+
+def test_fewer_images_than_before_and_more_than_a_block() -> None:
+    """The last block is smaller than the others; kernels take the number when they run."""
+    layer = Layer(21, 16, (8, 8), 16, 3, ONE)
+    c = winograd.Winograd(4, 3, 16, 16, (8, 8), (8, 8), (-1, -1))
+    per = winograd_plan.blocks(target(available()[0]), c, layer.n).images
+    assert 1 < per < layer.n and layer.n % per
+    compare(layer, available()[0])
