@@ -15,7 +15,7 @@ from ..autograd import context, from_numpy, no_grad, softmax
 from ..datasets import Dataset
 from ..datasets.idx import read_idx
 from ..datasets.loader import Normalise
-from . import build
+from . import build, config
 from .checkpoint import CheckpointFolder, load, verify
 from .distributed.comm import Comm, SerialComm
 from .distributed.sync import Reducer
@@ -54,7 +54,9 @@ class Trained:
                 print(f"tallygrad: warning: --data-dir {before} is gone", file=sys.stderr)
         self.data = build.load_split(name, split, data_dir, comm)
         self.dtype = np.dtype("float64" if options.get("dtype") == "float64" else "float32")
-        self.backend = build.choose_backend(str(options.get("backend")), comm)
+        conv = options.get("conv")
+        conv = conv if conv in config.CHOICES["conv"] else "auto"
+        self.backend = build.choose_backend(comm, str(options.get("backend")), conv=conv)
         parts = options.get("micro_batches")
         self.micro_batches = parts if isinstance(parts, int) and parts > 0 else 1
         kind = recorded(self.path, held.meta, "model", str)

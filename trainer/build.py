@@ -28,21 +28,28 @@ class Data:
     test: Loader
 
 
-def choose_backend(wanted: str, comm: Comm) -> str:
-    """Return the backend that an option asks for; for `auto` the fastest that loads, with a line
-    where that is NumPy. UserError for one that does not load."""
+def choose_backend(comm: Comm, wanted: str, target: str = "host", conv: str = "auto") -> str:
+    """Return the name of the backend that the options ask for; for `auto` llvm, or NumPy with a
+    line that says why it does not load. UserError for one that does not load, and for a target that
+    this machine does not execute."""
     if wanted == "numpy":
         return wanted
+    name = f"llvm:{conv}" + ("" if target == "host" else f",{target}")
     try:
-        backends.get("llvm")
-        return "llvm"
-    except (ImportError, ValueError) as error:
+        backends.get(name)
+        return name
+    except ImportError as error:
         if wanted == "llvm":
             raise UserError(f"--backend llvm: {error} (pip install 'tallygrad[llvm]')") from error
         if comm.rank == 0:
             print(f"tallygrad: NumPy computes: {error} (pip install 'tallygrad[llvm]')",
                   file=sys.stderr, flush=True)  # fmt: skip
-        return "numpy"
+    except ValueError as error:
+        if target != "host" or wanted == "llvm":
+            raise UserError(f"--backend llvm: {error}") from error
+        if comm.rank == 0:
+            print(f"tallygrad: NumPy computes: {error}", file=sys.stderr, flush=True)
+    return "numpy"
 
 
 def load_split(name: str, split: str, data_dir: str, comm: Comm) -> Dataset:

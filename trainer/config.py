@@ -62,6 +62,8 @@ class TrainConfig:
     log_every: int = _option(20, "steps between lines of log.jsonl", low=1)
     threads: int = _option(1, "threads of a rank's BLAS; 0: cores of the host / its ranks", low=0)
     backend: str = _option("auto", "what computes; auto: llvm where llvmlite is installed")
+    target: str = _option("host", "processor that llvm makes kernels for; host: this one")
+    conv: str = _option("auto", "convolutions of llvm; auto: Winograd's in float32 where it pays")
     bucket_mb: float = _option(1.0, "gradient bytes exchanged at a time, in MB", low=0.001)
 
     def identity(self) -> dict[str, Any]:
@@ -80,6 +82,8 @@ CHOICES = {
     "augment": ("standard", "cutout", "none"),
     "dtype": ("float32", "float64"),
     "backend": ("auto", "llvm", "numpy"),
+    "conv": ("auto", "direct", "winograd"),
+    "target": ("host", "avx512", "avx2", "sse", "neon"),
 }
 
 

@@ -55,7 +55,7 @@ class Training:
         data = build.load_data(config, comm)
         self.train_data, self.test_data = data.train, data.test
         self.dtype = np.dtype(config.dtype)
-        self.backend = build.choose_backend(config.backend, comm)
+        self.backend = build.choose_backend(comm, config.backend, config.target, config.conv)
         self.model = build.create_model(config.model, data.train.dataset, self.dtype, config.seed)
         self.flat = build.gather(self.model, data.train.dataset, self.dtype)
         self.steps_per_epoch = len(self.train_data)
