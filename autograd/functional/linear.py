@@ -9,9 +9,7 @@ from ..tensor import Tensor
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return input @ weight.T + bias; input (.., C), weight (M, C), bias (M,), result (.., M)."""
-    if input.ndim < 1 or weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
-        raise ValueError(f"linear: input {input.shape} does not fit weight {weight.shape} (M, C)")
-    y = ops.product(input, weight.T)
+    y = ops.linear(input, weight)
     return y if bias is None else add(y, bias)
 
 

@@ -9,8 +9,7 @@ from typing import Any, TypeAlias
 from ..ops import recurrent as ops
 from ..ops.activation import relu, tanh
 from ..ops.elementwise import add
-from ..ops.linear import matmul
-from ..ops.shape import full, permute, reshape
+from ..ops.shape import full, reshape
 from ..primitive import Value
 from ..tensor import Tensor
 from .arrange import cat
@@ -202,13 +201,12 @@ class _Network:
         """Run one layer one way. The inputs of all steps are multiplied at once."""
         steps, rows, width = x.shape
         w_ih, w_hh, *biases = params
-        flat = matmul(reshape(x, shape=(steps * rows, width)), permute(w_ih, axes=(1, 0)))
+        flat = linear(reshape(x, shape=(steps * rows, width)), w_ih)
         flat = add(flat, add(*biases)) if biases else flat
         gates = _parts(reshape(flat, shape=(steps, rows, flat.shape[1])))
-        w = permute(w_hh, axes=(1, 0))
         outputs: list[Value] = [None] * steps
         for t in range(steps)[:: -1 if backwards else 1]:
-            state = self.step(add(gates[t], matmul(state[0], w)), state)
+            state = self.step(add(gates[t], linear(state[0], w_hh)), state)
             outputs[t] = state[0]
         return ops.stack(*outputs), state
 

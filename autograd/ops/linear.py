@@ -49,6 +49,34 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
     return fit(matmul(swapped(x), dy), specs[1])
 
 
+def _linear(x: Spec, w: Spec) -> Spec:
+    if not x.shape or len(w.shape) != 2 or x.shape[-1] != w.shape[1]:
+        raise ValueError(f"linear: input {x.shape} does not fit weight {w.shape} (M, C)")
+    return Spec((*x.shape[:-1], w.shape[0]), common(x.dtype, w.dtype))
+
+
+@primitive(infer=_linear, cost=lambda y, x, w: Cost(macs=y.size * x.shape[-1]))
+def linear(x: NDArray, w: NDArray) -> NDArray:
+    """y[.., m] = the sum over c of x[.., c] w[m, c]: a product with weights as layers hold them, so
+    that neither they nor their gradients are turned round."""
+    return together(np.matmul, x, w.T)
+
+
+@linear.vjp("x")
+def _(dy: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
+    rows = dy if len(dy.shape) > 1 else reshape(dy, shape=(1, *dy.shape))
+    dx = matmul(rows, w)
+    return fit(dx if rows is dy else reshape(dx, shape=specs[0].shape), specs[0])
+
+
+@linear.vjp("w")
+def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
+    if len(x.shape) != 2:
+        dy = reshape(dy, shape=(prod(dy.shape[:-1]), dy.shape[-1]))
+        x = reshape(x, shape=(prod(x.shape[:-1]), x.shape[-1]))
+    return fit(matmul(swapped(dy), x), specs[1])
+
+
 def product(x: Value, w: Value) -> Value:
     """Return x @ w with NumPy's rules for vectors: a missing axis is put in and taken out again."""
     if not x.shape or not w.shape:
