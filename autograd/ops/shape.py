@@ -113,7 +113,7 @@ def _(dy: Value, specs: tuple[Spec, ...], slices: Slices) -> Value:
 @primitive(infer=lambda x, *, slices, shape: Spec(shape, x.dtype), cost=free)
 def putslice(x: NDArray, *, slices: Slices, shape: tuple[int, ...]) -> NDArray:
     """y = zeros of the given shape, with x as its part."""
-    y = np.zeros(shape, x.dtype)
+    y = np.zeros_like(x, shape=shape)  # in the layout of x
     y[_places(slices)] = x
     return y
 
@@ -213,7 +213,10 @@ def _padded(x: Spec, *, widths: tuple[tuple[int, int], ...], value: float = 0.0)
 @primitive(infer=_padded, cost=free)
 def pad(x: NDArray, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> NDArray:
     """y = x with a border of a constant value, (before, after) for each axis."""
-    return np.pad(x, widths, constant_values=value)
+    pairs = [*zip(x.shape, widths, strict=True)]
+    y = np.full_like(x, value, shape=[a + n + b for n, (a, b) in pairs])  # in the layout of x
+    y[tuple(slice(a, a + n) for n, (a, _) in pairs)] = x
+    return y
 
 
 @pad.vjp("x")
