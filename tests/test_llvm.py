@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,23 @@ def test_memory_comes_back_with_the_last_view_and_a_limit_is_told() -> None:
     pool.limit = pool.held + 10_000
     with pytest.raises(memory.OutOfMemory, match="make --batch-size smaller"):
         pool.take(100_000)
+
+
+def test_threads_do_not_disturb_one_another() -> None:
+    """The same convolution, with borders in scratch memory, for four images at once."""
+    w = np.random.default_rng(0).standard_normal((20, 20, 3, 3)).astype(np.float32)
+    images = [np.full((4, 20, 24, 24), i, np.float32) for i in range(16)]
+
+    def work(image: np.ndarray) -> np.ndarray:
+        with context.using(backend="llvm", ledger=ag.Ledger()):
+            y = [ag.conv2d(ag.from_numpy(image), ag.from_numpy(w), padding=1) for _ in range(5)]
+        assert all(np.array_equal(a.numpy(), y[0].numpy()) for a in y)
+        return y[0].numpy()
+
+    expected = [work(image) for image in images]
+    with ThreadPoolExecutor(4) as threads:
+        for found, known in zip(threads.map(work, images), expected, strict=True):
+            np.testing.assert_array_equal(found, known)
 
 
 def test_a_steady_step_moves_no_image_and_takes_no_memory() -> None:

@@ -3,9 +3,10 @@ primitives that pay. What it has no kernel for is left to NumPy, and the ledger 
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any
 
-from ...array import Spec
+from ...array import NDArray, Spec
 from ...primitive import Primitive
 from .. import Kernel
 from . import convolution, elementwise, loss, norm, pool, recurrent, update  # noqa: F401  (registers)
@@ -24,7 +25,20 @@ class Llvm:
     ) -> tuple[Kernel, str]:
         """Return a compiled kernel, or the primitive's NumPy reference."""
         kernel = find(self.target, primitive.name, specs, attrs)
-        return (primitive.reference, "numpy") if kernel is None else (kernel, "llvm")
+        if kernel is None:
+            return primitive.reference, "numpy"
+        return _one_at_a_time(kernel), "llvm"
+
+
+def _one_at_a_time(kernel: Kernel) -> Kernel:
+    """Let threads wait for one another: a kernel has scratch memory of its own."""
+    lock = Lock()
+
+    def run(*arrays: NDArray, **attributes: Any) -> Any:
+        with lock:
+            return kernel(*arrays, **attributes)
+
+    return run
 
 
 def create(options: str) -> Llvm:
