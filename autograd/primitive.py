@@ -87,7 +87,6 @@ class Primitive:
         self.derivatives: list[Derivative] = []
         self.known: dict[tuple[str, tuple[Spec, ...], tuple[Any, ...]], Known] = {}
         self.differentiable: frozenset[int] = frozenset()
-        self._places: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}
         self._pulls: dict[tuple[tuple[bool, ...], tuple[bool, ...]], tuple[Pull, ...]] = {}
         self._kept: dict[tuple[bool, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
@@ -126,13 +125,9 @@ class Primitive:
     def positions(self, arguments: tuple[int, ...], count: int) -> tuple[int, ...]:
         """Return the positions, among `count` arrays, of declared arguments: `*xs` stands for all
         from its place on."""
-        places = self._places.get((arguments, count))
-        if places is None:
-            last = len(self.arguments) - 1 if self.variadic else count
-            single = [i for i in arguments if i < last]
-            places = (*single, *(range(last, count) if last in arguments else ()))
-            self._places[arguments, count] = places
-        return places
+        last = len(self.arguments) - 1 if self.variadic else count
+        single = [i for i in arguments if i < last]
+        return (*single, *(range(last, count) if last in arguments else ()))
 
     def pulls(self, flags: tuple[bool, ...], given: tuple[bool, ...]) -> tuple[Pull, ...]:
         """Return the derivatives to call where `flags` tell which arrays need a gradient and

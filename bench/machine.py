@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from tallygrad.trainer import threads
@@ -40,29 +38,16 @@ def settle(core: int | None) -> int | None:
 
 def describe(core: int | None, backend: str, peak: float, notes: list[str]) -> dict[str, Any]:
     """Return what somebody needs to judge the figures; `peak` is that of sgemm, in GFLOP/s."""
+    # Here, since it loads NumPy, whose threads must be settled before.
+    from tallygrad.trainer.provenance import package_version, processor
+
     return {
-        "cpu": _processor(),
+        "cpu": processor(),
         "core": core,
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: package_version(name) for name in PACKAGES},
         "backend": backend,
         "sgemm_peak_gflops": peak,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "notes": notes,
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

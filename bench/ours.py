@@ -128,7 +128,7 @@ def choose_backend(wanted: str | None, notes: list[str]) -> str:
     for name in [wanted] if wanted else [name for name in PREFERRED if name in known]:
         try:
             backends.get(name)
-        except (ImportError, OSError, RuntimeError) as error:
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
             reason = f"backend {name} does not load: {first_line(error)}"
             if wanted:
                 raise UsageError(f"--backend: {reason}") from error

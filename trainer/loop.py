@@ -235,7 +235,7 @@ class Training:
             before = self.folder.read_json("provenance.json")
             facts = provenance.collect(self.comm, self.threads, self.config.seed)
             resumed = str(self.latest) if self.latest else None
-            facts |= {"resumed_from": resumed, "before": before}
+            facts |= {"backend": self.backend, "resumed_from": resumed, "before": before}
             self.folder.write_json("provenance.json", facts)
         self.begun = time.monotonic()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from .distributed.comm import Comm
 
-PACKAGES = ("tallygrad", "numpy", "mpi4py", "h5py", "tqdm")
+PACKAGES = ("tallygrad", "numpy", "mpi4py", "h5py", "tqdm", "llvmlite")
 
 
 def collect(comm: Comm, threads: int, seed: int) -> dict[str, Any]:
@@ -24,11 +24,11 @@ def collect(comm: Comm, threads: int, seed: int) -> dict[str, Any]:
         "threads_per_rank": threads,
         "mpi_library": comm.library,
         "host": platform.node(),
-        "cpu": _processor(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: package_version(name) for name in PACKAGES},
         "git": _git(),
         "environment": {k: v for k, v in sorted(os.environ.items()) if _matters(k)},
     }
@@ -38,14 +38,16 @@ def _matters(name: str) -> bool:
     return name.startswith(("OMP_", "OPENBLAS_", "MKL_", "TALLYGRAD_"))
 
 
-def _version(name: str) -> str | None:
+def package_version(name: str) -> str | None:
+    """Return the version of an installed package."""
     try:
         return version(name)
     except PackageNotFoundError:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:

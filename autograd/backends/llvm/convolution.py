@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from math import prod
 from typing import Any
 
@@ -68,16 +67,8 @@ class Scratch:
     """Memory of a kernel for images with borders, zero where the borders are."""
 
     def __init__(self, c: Correlation, tile: Tile) -> None:
-        self.size, self.dtype = max(1, c.border.elements * tile.images), c.dtype
-        self.own = threading.local()
-
-    @property
-    def address(self) -> int:
-        """Where this thread's begins."""
-        held = getattr(self.own, "memory", None)
-        if held is None:
-            held = self.own.memory = np.zeros(self.size, self.dtype)
-        return address(held)
+        self.memory = np.zeros(max(1, c.border.elements * tile.images), c.dtype)
+        self.address = address(self.memory)
 
 
 @implements("conv2d")
@@ -97,15 +88,7 @@ def conv2d(
         fast = winograd_plan.find(target, (r, s), w.shape[1], m, n, (h, wide), (e, f), start)
         if fast:
             return _fast(target, fast, n)
-    taps = tuple(
-        (i * dilation[0] + start[0], j * dilation[1] + start[1], i * s + j)
-        for i in range(r)
-        for j in range(s)
-    )
-    c = Correlation(
-        x.dtype.name, w.shape[1], m // groups, groups, r * s, (h, wide), (e, f), taps, stride,
-        (e * f * m, f * m, m),
-    )  # fmt: skip
+    c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
     tile = forward_tile(target, c, n)
     function, scratch = build(correlate, target, c, tile), Scratch(c, tile)
 
@@ -185,15 +168,7 @@ def conv2d_dw(
         fast = winograd_plan.find(target, (r, s), channels, m, n, (h, wide), (e, f), start)
         if fast:
             return _fast_weights(target, fast, n)
-    taps = tuple(
-        (i * dilation[0] + start[0], j * dilation[1] + start[1], i * s + j)
-        for i in range(r)
-        for j in range(s)
-    )
-    c = Correlation(
-        x.dtype.name, channels // groups, m // groups, groups, r * s, (h, wide), (e, f), taps,
-        stride, (e * f * m, f * m, m),
-    )  # fmt: skip
+    c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
     tile = weights_tile(target, c, n)
     function, scratch = build(correlate_weights, target, c, tile), Scratch(c, tile)
 
@@ -205,6 +180,23 @@ def conv2d_dw(
         return dw.transpose(0, 3, 2, 1).reshape(m, c.channels, r, s)
 
     return run
+
+
+def _forward(
+    x: Spec, m: int, places: Pair, size: Pair, start: Pair, stride: Pair, dilation: Pair,
+    groups: int,
+) -> Correlation:  # fmt: skip
+    """Return the correlation of x with m filters of a size, the first window from `start` on."""
+    (_, channels, h, wide), (e, f), (r, s) = x.shape, places, size
+    taps = tuple(
+        (i * dilation[0] + start[0], j * dilation[1] + start[1], i * s + j)
+        for i in range(r)
+        for j in range(s)
+    )
+    return Correlation(
+        x.dtype.name, channels // groups, m // groups, groups, r * s, (h, wide), places, taps,
+        stride, (e * f * m, f * m, m),
+    )  # fmt: skip
 
 
 def _plain(x: Spec, stride: Pair, dilation: Pair, groups: int) -> bool:

@@ -162,38 +162,29 @@ def _fits(specs: tuple[Spec, ...], axis: int) -> bool:
 @plans.implements("softmax")
 def softmax(target: Target, x: Spec, *, axis: int) -> plans.Kernel | None:
     """Plan e^x over its sum along an axis."""
-    if not _fits((x,), axis):
-        return None
-    rows, dtype = _Rows(x, axis), x.dtype.name
-    first = build(grown, target, dtype, True, False)
-    second = build(finished, target, dtype, True)
-    extent = rows.count, rows.size
-
-    def run(x: NDArray, **attributes: Any) -> NDArray:
-        source, y, sums = rows.get(x), rows.new(), memory.empty((2, rows.count), x.dtype)
-        at, whole = address(y), address(sums)
-        first(address(source), at, whole, whole, *extent)
-        second(at, whole, *extent)
-        return y
-
-    return run
+    return _shares(target, x, axis, logarithm=False)
 
 
 @plans.implements("log_softmax")
 def log_softmax(target: Target, x: Spec, *, axis: int) -> plans.Kernel | None:
     """Plan x less the logarithm of the sum of e^x along an axis."""
+    return _shares(target, x, axis, logarithm=True)
+
+
+def _shares(target: Target, x: Spec, axis: int, logarithm: bool) -> plans.Kernel | None:
     if not _fits((x,), axis):
         return None
     rows, dtype = _Rows(x, axis), x.dtype.name
-    first = build(grown, target, dtype, False, False)
-    second = build(finished, target, dtype, False)
+    first = build(grown, target, dtype, not logarithm, False)
+    second = build(finished, target, dtype, not logarithm)
     extent = rows.count, rows.size
 
     def run(x: NDArray, **attributes: Any) -> NDArray:
         source, y, sums = rows.get(x), rows.new(), memory.empty((2, rows.count), x.dtype)
         at, whole = address(y), address(sums)
         first(address(source), at, whole, whole, *extent)
-        np.log(sums[0], out=sums[0])
+        if logarithm:
+            np.log(sums[0], out=sums[0])
         second(at, whole, *extent)
         return y
 

@@ -38,8 +38,3 @@ def find(
     if specs[0].dtype.kind != "f" or specs[0].dtype.itemsize not in (4, 8):
         return None
     return plan(target, *specs, **attrs)
-
-
-def planned() -> tuple[str, ...]:
-    """Names of the primitives that have kernels."""
-    return tuple(sorted(_plans))
