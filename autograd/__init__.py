@@ -56,6 +56,7 @@ from .functional.recurrent import lstm, lstm_cell, rnn_cell, rnn_relu, rnn_tanh
 from .ledger import Cost, Ledger
 from .random import manual_seed
 from .tensor import Parameter, Tensor
+from .threads import get_num_threads, set_num_threads
 
 __all__ = [
     "Cost",
@@ -87,6 +88,7 @@ __all__ = [
     "flip",
     "from_numpy",
     "full",
+    "get_num_threads",
     "grad",
     "is_grad_enabled",
     "leaky_relu",
@@ -113,6 +115,7 @@ __all__ = [
     "rnn_cell",
     "rnn_relu",
     "rnn_tanh",
+    "set_num_threads",
     "sigmoid",
     "sin",
     "softmax",

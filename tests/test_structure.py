@@ -17,7 +17,7 @@ FOLDERS = ("autograd", "datasets", "trainer", "launch")
 
 # The layers, lowest first: a module, and what it may import. A name stands for all that lies below
 # it, the longest name that fits a module counts, and what lies below its own name is allowed too.
-BASE = ("autograd.context", "autograd.array", "autograd.ledger")
+BASE = ("autograd.context", "autograd.array", "autograd.ledger", "autograd.threads")
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
 TO_OPS = (*TO_PRIMITIVE, "autograd.ops")
 TO_TAPE = (*TO_OPS, "autograd.tape", "autograd.indexing", "autograd.random")
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.context": BASE,
     "autograd.array": BASE,
     "autograd.ledger": BASE,
+    "autograd.threads": (),
     "autograd.random": BASE,
     "autograd.primitive": (*BASE, "autograd.backends"),  # the registry, which imports lazily
     "autograd.backends": TO_PRIMITIVE,
