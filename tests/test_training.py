@@ -165,6 +165,19 @@ def test_killed_and_resumed_ends_with_the_same_bits(model: str, tmp_path: Path) 
     assert one["macs"] == two["macs"] and one["test_loss"] == two["test_loss"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_results_do_not_depend_on_the_number_of_threads(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--model", "lenet", "--batch-size", "160", "--max-steps", "6", "--dtype", dtype]
+    train(tmp_path / "one", *words, "--threads", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    train(tmp_path / "three", *words)
+    counts = [read(tmp_path / n, "provenance.json")["threads_per_rank"] for n in ("one", "three")]
+    assert counts == [1, 3]
+    assert same(weights(tmp_path / "one", 6), weights(tmp_path / "three", 6))
+
+
 def test_resume_keeps_the_options_that_are_not_given_anew(trained: Path, tmp_path: Path) -> None:
     words = ["--model", "mlp", "--momentum", "0.5", "--lr", "0.01", "--augment", "none"]
     train(tmp_path / "a", *words, "--max-steps", "4", "--log-every", "1")

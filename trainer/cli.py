@@ -10,13 +10,17 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import config as options
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from .distributed.comm import Comm
 
 TRAIN = """Train a model. Works alike alone, under mpirun, and by `tallygrad launch -n 4 -- train`.
 Options come from the defaults, then the file given by --config, then the flags."""
@@ -78,7 +82,7 @@ def _checkpoint_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dataset", default="", help="data set; default: the training's")
     command.add_argument("--split", default="test", choices=("train", "test"))
     command.add_argument("--data-dir", default="", help="folder to look for the data set in first")
-    command.add_argument("--threads", type=int, help="threads (default: 1); 0: cores / ranks")
+    command.add_argument("--threads", type=int, default=0, help="threads; 0: cores / ranks")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,7 +124,7 @@ def _flush() -> None:
 
 def _complain(error: UserError) -> int:
     """Say what is wrong, and end the ranks that wait for this one."""
-    from .distributed.comm import Comm, SerialComm, connect
+    from .distributed.comm import SerialComm, connect
     from .distributed.guard import guard
 
     try:
@@ -131,28 +135,28 @@ def _complain(error: UserError) -> int:
         raise error
 
 
-def _threads(wanted: int | None) -> int:
-    """Set the threads that were asked for; without a wish, those of the environment, or one."""
-    from .threads import THREAD_VARIABLES, configure
+@contextmanager
+def _ranks(threads: int) -> Iterator[Comm]:
+    """Settle the threads, 0 for those of the environment, and meet the other ranks."""
+    from .threads import configure
 
-    if wanted is None:
-        return configure()
-    if wanted < 0:
-        raise UserError(f"--threads: {wanted} is less than 0")
-    for name in THREAD_VARIABLES:
-        os.environ.pop(name, None)
-    return configure(wanted=wanted)
+    if threads < 0:
+        raise UserError(f"--threads: {threads} is less than 0")
+    count = configure(wanted=threads)
+    from ..autograd import set_num_threads
+    from .distributed.comm import connect
+    from .distributed.guard import guard
+
+    set_num_threads(count)
+    comm = connect()
+    with guard(comm):
+        yield comm
 
 
 def _train(chosen: dict[str, Any]) -> int:
     values = options.gather(chosen.pop("config"), chosen)
-    threads = _threads(values.get("threads"))
-    from .build import run_folder
-    from .distributed.comm import connect
-    from .distributed.guard import guard
-
-    comm = connect()
-    with guard(comm):
+    with _ranks(values.get("threads", 0)) as comm:
+        from .build import run_folder
         from .logs import RunFolder
         from .loop import Training
         from .report import bill
@@ -161,7 +165,7 @@ def _train(chosen: dict[str, Any]) -> int:
         config, source = plan(values, comm)
         stamp = comm.bcast_bytes(time.strftime("%Y%m%d-%H%M%S").encode()).decode()
         folder = RunFolder(run_folder(config, stamp), writes=comm.rank == 0)
-        training = Training(config, comm, folder, threads, source)
+        training = Training(config, comm, folder, source)
         result = training.run()
         if comm.rank == 0:
             print(f"\n{bill(training.total)}\n")
@@ -172,12 +176,7 @@ def _train(chosen: dict[str, Any]) -> int:
 
 
 def _eval(chosen: dict[str, Any]) -> int:
-    _threads(chosen.pop("threads"))
-    from .distributed.comm import connect
-    from .distributed.guard import guard
-
-    comm = connect()
-    with guard(comm):
+    with _ranks(chosen.pop("threads")) as comm:
         from .apply import evaluate_checkpoint
 
         evaluate_checkpoint(comm, **chosen)
@@ -185,12 +184,7 @@ def _eval(chosen: dict[str, Any]) -> int:
 
 
 def _predict(chosen: dict[str, Any]) -> int:
-    _threads(chosen.pop("threads"))
-    from .distributed.comm import connect
-    from .distributed.guard import guard
-
-    comm = connect()
-    with guard(comm):
+    with _ranks(chosen.pop("threads")) as comm:
         from .apply import predict
 
         if comm.rank == 0:

@@ -60,7 +60,7 @@ class TrainConfig:
     eval_every: int = _option(1, "epochs between evaluations; the last is always", low=1)
     eval_batch_size: int = _option(0, "images of one evaluation step; 0: as in training", low=0)
     log_every: int = _option(20, "steps between lines of log.jsonl", low=1)
-    threads: int = _option(1, "threads of a rank's BLAS; 0: cores of the host / its ranks", low=0)
+    threads: int = _option(0, "threads of a rank; 0: cores of the host / its ranks", low=0)
     backend: str = _option("auto", "what computes; auto: llvm where llvmlite is installed")
     target: str = _option("host", "processor that llvm makes kernels for; host: this one")
     conv: str = _option("auto", "convolutions of llvm; auto: Winograd's in float32 where it pays")

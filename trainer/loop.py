@@ -48,10 +48,9 @@ class Training:
         config: TrainConfig,
         comm: Comm,
         folder: RunFolder,
-        threads: int,
         source: Path | None = None,
     ) -> None:
-        self.config, self.comm, self.folder, self.threads = config, comm, folder, threads
+        self.config, self.comm, self.folder = config, comm, folder
         data = build.load_data(config, comm)
         self.train_data, self.test_data = data.train, data.test
         self.dtype = np.dtype(config.dtype)
@@ -233,7 +232,7 @@ class Training:
         self.folder.write_json("config.json", self.config.to_json())
         if self.folder.writes:
             before = self.folder.read_json("provenance.json")
-            facts = provenance.collect(self.comm, self.threads, self.config.seed)
+            facts = provenance.collect(self.comm, self.config.seed)
             resumed = str(self.latest) if self.latest else None
             facts |= {"backend": self.backend, "resumed_from": resumed, "before": before}
             self.folder.write_json("provenance.json", facts)

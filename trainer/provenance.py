@@ -10,18 +10,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..autograd import get_num_threads
 from .distributed.comm import Comm
 
 PACKAGES = ("tallygrad", "numpy", "mpi4py", "h5py", "tqdm", "llvmlite")
 
 
-def collect(comm: Comm, threads: int, seed: int) -> dict[str, Any]:
+def collect(comm: Comm, seed: int) -> dict[str, Any]:
     """Return what somebody needs to repeat a run, or to doubt it."""
     return {
         "command": sys.argv,
         "seed": seed,
         "ranks": comm.size,
-        "threads_per_rank": threads,
+        "threads_per_rank": get_num_threads(),
         "mpi_library": comm.library,
         "host": platform.node(),
         "cpu": processor(),

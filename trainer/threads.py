@@ -1,8 +1,8 @@
 """Threads for this rank's arithmetic, settled before NumPy loads its BLAS.
 
-Every rank's BLAS and OpenMP would otherwise start a thread on each core of the node. Without a
-wish they get one: BLAS rounds otherwise with another number of threads, so that a run would depend
-on how many ranks share the cores, and two threads gain little (LeNet at batch 64 even loses).
+Every rank's BLAS would otherwise start a thread on each core of the node, and round otherwise with
+another number of them. It gets one: the threads that share a rank's cores are the engine's own,
+whose results do not depend on how many there are.
 """
 
 import os
@@ -41,23 +41,23 @@ class Machine:
 
 
 def configure(
-    env: MutableMapping[str, str] = os.environ, machine: Machine | None = None, wanted: int = 1
+    env: MutableMapping[str, str] = os.environ, machine: Machine | None = None, wanted: int = 0
 ) -> int:
-    """Set this rank's number of BLAS and OpenMP threads in `env`, and return it: the wanted, or for
-    0 the rank's cores.
+    """Return this rank's number of threads: the wanted, else OMP_NUM_THREADS, else its cores; and
+    keep its BLAS to one, in `env`.
 
-    Those are its part of the node's, and never more than its affinity mask holds: right whether
-    the launcher bound the rank to a core, to a socket shared with others, or not at all. Variables
-    that the user set stay, and the first of them counts for the others. Once NumPy is loaded its
-    threads are started: nothing is touched then.
+    A rank's cores are its part of the node's, and never more than its affinity mask holds: right
+    whether the launcher bound the rank to a core, to a socket shared with others, or not at all.
+    Variables that the user set stay. Once NumPy is loaded its BLAS has its threads: nothing is
+    touched then.
     """
     machine = machine or Machine.here(env)
     share = max(1, machine.cores // local_ranks(env))
-    threads = _user_threads(env) or wanted or max(1, min(machine.mask, share))
+    threads = wanted or _user_threads(env) or max(1, min(machine.mask, share))
     if "numpy" in sys.modules and env is os.environ:
         return threads
     for name in THREAD_VARIABLES:
-        env.setdefault(name, str(threads))
+        env.setdefault(name, "1")
     if _wants_skylake_kernels(machine.cpuinfo):
         env.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
     return threads
@@ -89,8 +89,8 @@ def _slurm_tasks(env: Mapping[str, str]) -> int:
 
 def _user_threads(env: Mapping[str, str]) -> int:
     # OpenMP allows one number for each level of nesting: "4,2".
-    given = (env.get(name, "").partition(",")[0].strip() for name in THREAD_VARIABLES)
-    return next((int(text) for text in given if text.isdecimal() and int(text)), 0)
+    text = env.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(text) if text.isdecimal() else 0
 
 
 def _wants_skylake_kernels(cpuinfo: str) -> bool:
