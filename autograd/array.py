@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from .deferred import Deferred
 
 NDArray = npt.NDArray[Any]
 
@@ -33,10 +36,12 @@ class Array:
     """Handle on an n-dimensional array. `base` is the array that owns the memory (None: this one),
     `offset` the first element within a flat base, -1 for another kind of view; `version` of the
     owner grows with each write. Of an owner, `kept` counts the records that hold its memory, and
-    `lasting` tells memory that is there anyway: that of leaves."""
+    `lasting` tells memory that is there anyway: that of leaves; `made`, memory that only the engine
+    has. Numbers that are not there yet wait for the call in `deferred`."""
 
     __slots__ = (
-        "__weakref__", "_value", "_version", "base", "kept", "lasting", "offset", "spec"
+        "__weakref__", "_value", "_version", "base", "deferred", "kept", "lasting", "made",
+        "offset", "spec",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +54,8 @@ class Array:
         self.lasting = False
         self._value = value
         self._version = 0
+        self.made = False
+        self.deferred: Deferred | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,18 +83,28 @@ class Array:
 
     @property
     def value(self) -> NDArray:
-        """The numbers. RuntimeError for an array of the meta backend, which has none."""
+        """The numbers, computed now if they wait. RuntimeError for an array of the meta backend,
+        which has none."""
         if self._value is None:
-            raise RuntimeError(
-                f"an array of shape {self.shape} was computed on the meta backend: no numbers"
-            )
+            if self.deferred is None:
+                raise RuntimeError(
+                    f"an array of shape {self.shape} was computed on the meta backend: no numbers"
+                )
+            self._value = self.deferred.run()
+            self.deferred = None
         return self._value
+
+    @property
+    def has_numbers(self) -> bool:
+        """True but for an array of the meta backend."""
+        return self._value is not None or self.deferred is not None
 
     def view(self, offset: int, shape: tuple[int, ...]) -> Array:
         """Return `shape` elements from `offset` on of this flat array, sharing its memory."""
         size = prod(shape)
-        whole = self._value
-        part = None if whole is None else whole[offset : offset + size].reshape(shape)
+        part = None
+        if self.has_numbers:
+            part = self.value[offset : offset + size].reshape(shape)
         return Array(Spec(shape, self.dtype), part, self.root, self.offset + offset)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Array:
@@ -95,13 +112,16 @@ class Array:
         if self.base is not None and self.offset >= 0:
             twin = copy.deepcopy(self.base, memo).view(self.offset, self.shape)
         else:
-            value = None if self._value is None else np.array(self._value, order="K")
+            value = np.array(self.value, order="K") if self.has_numbers else None
             twin = Array(self.spec, value)
         memo[id(self)] = twin
         return twin
 
     def __repr__(self) -> str:
-        return f"Array({self.shape}, {self.dtype}, {'meta' if self._value is None else 'ready'})"
+        return f"Array({self.shape}, {self.dtype}, {self._state()})"
+
+    def _state(self) -> str:
+        return "ready" if self._value is not None else "waiting" if self.deferred else "meta"
 
 
 def array(value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import backends, context
 from .array import Array, Spec
+from .deferred import Call, Later, settle, wait
 from .ledger import Cost
 
 Value: TypeAlias = Any  # an Array, or a Tensor where the call is to be recorded
@@ -49,9 +50,9 @@ class Known(NamedTuple):
 
     outputs: tuple[Spec, ...]
     cost: Cost
-    kernel: Callable[..., Any] | None
     backend: str
-    attributes: dict[str, Any]
+    call: Call | None
+    later: Later | None
 
 
 class Primitive:
@@ -199,8 +200,7 @@ class Primitive:
                 bytes_read=cost.bytes_read or sum(s.nbytes for s in specs),
                 bytes_written=cost.bytes_written or sum(s.nbytes for s in results),
             )
-        kernel, name = backends.get(backend).find(self, specs, named)
-        return Known(outputs, cost, kernel, name, named)
+        return Known(outputs, cost, *backends.get(backend).find(self, specs, named))
 
     def __repr__(self) -> str:
         return f"<primitive {self.name}>"
@@ -231,29 +231,72 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
     phase = state.phase
     if primitive.phase is not None and phase == "backward_data":
         phase = primitive.phase
-    if known.kernel is None:
-        results: tuple[Any, ...] = (None,) * len(known.outputs)
+    later = known.later
+    if primitive.writes:
+        _write(primitive, known, args)
+        made = []
+    elif later is not None and all([args[i].root.made for i in later.large]):
+        made = _put_off(later, known.outputs, args)
     else:
-        raw = known.kernel(*[a.value for a in args], **known.attributes)
-        if primitive.writes:
-            raw = ()
-        results = tuple(map(np.asarray, raw)) if isinstance(raw, tuple) else (np.asarray(raw),)
+        made = _compute(primitive, known, args, fresh)
+    state.ledger.count((state.scope, phase, primitive.name, known.backend, known.cost))
+    return made[0] if len(made) == 1 else tuple(made) or None
+
+
+def _compute(
+    primitive: Primitive, known: Known, args: tuple[Array, ...], fresh: bool
+) -> list[Array]:
+    """Run a call now."""
+    results: tuple[Any, ...] = (None,) * len(known.outputs)
+    if known.call is not None:
+        raw = known.call.run(args)
+        results = raw if isinstance(raw, tuple) else (raw,)
         if fresh:
             _compare(primitive, known.outputs, results)
-    state.ledger.count((state.scope, phase, primitive.name, known.backend, known.cost))
+    made = []
+    for spec, value in zip(known.outputs, results, strict=True):
+        if value is not None and type(value) is not np.ndarray:
+            value = np.asarray(value)  # a number
+        if primitive.alias is None:
+            a = Array(spec, value)
+            a.made = True
+        else:
+            a = Array(spec, value, args[primitive.alias].root, -1)
+        made.append(a)
+    return made
+
+
+def _write(primitive: Primitive, known: Known, args: tuple[Array, ...]) -> None:
+    """Run a call that changes arguments in place."""
+    for i in primitive.writes:
+        settle(args[i].root)
+    if known.call is not None:
+        known.call.run(args)
     for i in primitive.writes:
         args[i].written()
-    base = None if primitive.alias is None else args[primitive.alias].root
-    place = 0 if base is None else -1
-    made = [Array(s, v, base, place) for s, v in zip(known.outputs, results, strict=False)]
-    return None if primitive.writes else made[0] if len(made) == 1 else tuple(made)
+
+
+def _put_off(
+    later: Later, outputs: tuple[Spec, ...], args: tuple[Array, ...]
+) -> list[Array]:
+    """Compute the results that a call has besides the one that waits."""
+    made = [Array(spec, None) for spec in outputs]
+    for a in made:
+        a.made = True
+    if later.now is not None:
+        others = [a for i, a in enumerate(made) if i != later.output]
+        for a, value in zip(others, later.now(*[a.value for a in args]), strict=True):
+            a._value = value
+    pool = (*args, *made)
+    wait(made[later.output], later.tail, tuple([pool[i] for i in later.operands]))
+    return made
 
 
 def _compare(
     primitive: Primitive, expected: tuple[Spec, ...], results: tuple[Any, ...]
 ) -> None:
     """Hold the first results of a kernel against the shape rule: they must not drift apart."""
-    got = tuple(Spec(r.shape, r.dtype) for r in results)
+    got = tuple(Spec(np.shape(r), r.dtype) for r in results)
     if got != expected:
         raise AssertionError(f"{primitive.name}: rule says {expected}, kernel gave {got}")
 

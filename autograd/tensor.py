@@ -202,7 +202,7 @@ class Tensor(Operators):
             raise RuntimeError(f"{name}: in place on a tensor with a gradient; use no_grad()")
 
     def __repr__(self) -> str:
-        numbers = "meta" if self.data._value is None else np.array2string(self.data.value)
+        numbers = np.array2string(self.data.value) if self.data.has_numbers else "meta"
         grad = ", requires_grad=True" if self.requires_grad else ""
         return f"tensor({numbers}, shape={self.shape}, dtype={self.dtype}{grad})"
 

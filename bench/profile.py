@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from tallygrad.autograd import primitive as door
+from tallygrad.autograd.deferred import Call, Joined, Kernel
 from tallygrad.autograd.primitive import Primitive
 
 from .measure import seconds
@@ -104,15 +105,29 @@ def used(step: Callable[[], object]) -> set[Primitive]:
 
 @contextmanager
 def clocked(primitives: set[Primitive]) -> Iterator[dict[str, Clock]]:
-    """Put clocks around all kernels learned so far, by the primitive's name, for a while."""
+    """Put clocks around all kernels learned so far, by the primitive's name, for a while. A kernel
+    that does more than one call counts for the last of them."""
     clocks = {p.name: Clock() for p in primitives}
     before = {p: dict(p.known) for p in primitives}
+    calls: dict[Call, tuple[Kernel, dict[Any, Joined | None]]] = {}
     try:
-        for p, calls in before.items():
-            for key, known in calls.items():
-                if known.kernel is not None:
-                    p.known[key] = known._replace(kernel=clocks[p.name].around(known.kernel))
+        for p, knowns in before.items():
+            around = clocks[p.name].around
+            for key, known in knowns.items():
+                later = known.later
+                for call in (known.call, later and later.tail):
+                    if call is None or call in calls:
+                        continue
+                    calls[call] = call.kernel, dict(call.joined)
+                    call.kernel = around(call.kernel)
+                    for signs, old in calls[call][1].items():
+                        call.joined[signs] = old and old._replace(kernel=around(old.kernel))
+                if later and later.now:
+                    p.known[key] = known._replace(later=later._replace(now=around(later.now)))
         yield clocks
     finally:
-        for p, calls in before.items():
-            p.known.update(calls)
+        for p, knowns in before.items():
+            p.known.update(knowns)
+        for call, (kernel, joins) in calls.items():
+            call.kernel = kernel
+            call.joined.update(joins)

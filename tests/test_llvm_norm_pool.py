@@ -53,7 +53,7 @@ def call(name: str, *arrays: NDArray, **attributes: Any) -> Any:
     specs = tuple(Spec(a.shape, a.dtype) for a in arrays)
     kernel = registry.find(MACHINE["target"], name, specs, attributes)
     assert kernel is not None, f"{name}: no kernel"
-    return kernel(*arrays, **attributes)
+    return kernel(*arrays)
 
 
 def near(got: NDArray, expected: NDArray, limit: float) -> None:

@@ -17,7 +17,9 @@ FOLDERS = ("autograd", "datasets", "trainer", "launch")
 
 # The layers, lowest first: a module, and what it may import. A name stands for all that lies below
 # it, the longest name that fits a module counts, and what lies below its own name is allowed too.
-BASE = ("autograd.context", "autograd.array", "autograd.ledger", "autograd.threads")
+BASE = tuple(
+    f"autograd.{name}" for name in ("context", "array", "deferred", "ledger", "threads")
+)
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
 TO_OPS = (*TO_PRIMITIVE, "autograd.ops")
 TO_TAPE = (*TO_OPS, "autograd.tape", "autograd.indexing", "autograd.random")
@@ -29,6 +31,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.array": BASE,
     "autograd.ledger": BASE,
     "autograd.threads": (),
+    "autograd.deferred": BASE,
     "autograd.random": BASE,
     "autograd.primitive": (*BASE, "autograd.backends"),  # the registry, which imports lazily
     "autograd.backends": TO_PRIMITIVE,

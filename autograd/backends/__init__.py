@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from ..array import Spec
+    from ..deferred import Call, Later
     from ..primitive import Primitive
 
 Kernel = Callable[..., Any]
+
+
+class Found(NamedTuple):
+    """What does a call: the name that the ledger shows for it, the kernel behind it (None leaves
+    the results without numbers), and how the call may wait, if it may."""
+
+    name: str
+    call: Call | None
+    later: Later | None = None
 
 
 class Backend(Protocol):
@@ -18,9 +28,8 @@ class Backend(Protocol):
 
     def find(
         self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
-    ) -> tuple[Kernel | None, str]:
-        """Return the kernel for these shapes and the name that the ledger shows for it; a kernel
-        of None leaves the results without numbers."""
+    ) -> Found:
+        """Return what does a call with these shapes."""
 
 
 def no_options(name: str, options: str) -> None:

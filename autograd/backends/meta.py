@@ -6,7 +6,7 @@ from typing import Any
 
 from ..array import Spec
 from ..primitive import Primitive
-from . import no_options
+from . import Found, no_options
 
 
 class Meta:
@@ -14,9 +14,9 @@ class Meta:
 
     def find(
         self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
-    ) -> tuple[None, str]:
+    ) -> Found:
         """Return no kernel."""
-        return None, "meta"
+        return Found("meta", None)
 
 
 def create(options: str) -> Meta:

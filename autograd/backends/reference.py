@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ..array import Spec
+from ..deferred import Call
 from ..primitive import Primitive
-from . import Kernel, no_options
+from . import Found, no_options
+
+
+def reference(primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Found:
+    """Return the function under the `@primitive` decorator, which every primitive has."""
+    function = partial(primitive.reference, **attrs) if attrs else primitive.reference
+    return Found("numpy", Call(primitive.name, specs, attrs, function))
 
 
 class Reference:
-    """Finds the function under the `@primitive` decorator, which every primitive has."""
+    """Finds the reference of every primitive."""
 
     def find(
         self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
-    ) -> tuple[Kernel, str]:
+    ) -> Found:
         """Return the primitive's NumPy reference."""
-        return primitive.reference, "numpy"
+        return reference(primitive, specs, attrs)
 
 
 def create(options: str) -> Reference:

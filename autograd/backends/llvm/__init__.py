@@ -7,47 +7,79 @@ from threading import Lock
 from typing import Any
 
 from ...array import NDArray, Spec
+from ...deferred import Call, Joined, Later, Sign
 from ...primitive import Primitive
-from .. import Kernel
-from . import convolution, elementwise, loss, norm, pool, recurrent, update  # noqa: F401  (registers)
-from .registry import find
+from .. import Found, Kernel
+from ..reference import reference
+from . import convolution, elementwise, joins, loss, norm, pool, recurrent, update  # noqa: F401
+from .registry import Waiting, find, join, joinable, waiting
 from .targets import CONVOLUTIONS, WIDTHS, Target, target
+
+EAGER = "eager"
 
 
 class Llvm:
     """Finds the kernel that is registered for a primitive, if it takes these shapes."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    def __init__(self, target: Target, eager: bool = False) -> None:
+        self.target, self.eager = target, eager
 
     def find(
         self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
-    ) -> tuple[Kernel, str]:
+    ) -> Found:
         """Return a compiled kernel, or the primitive's NumPy reference."""
-        kernel = find(self.target, primitive.name, specs, attrs)
+        name = primitive.name
+        kernel = find(self.target, name, specs, attrs)
         if kernel is None:
-            return primitive.reference, "numpy"
-        return _one_at_a_time(kernel), "llvm"
+            return reference(primitive, specs, attrs)
+        call = self._call(name, specs, attrs, kernel)
+        way = None if self.eager else waiting(self.target, name, specs, attrs)
+        return Found("llvm", call, way and self._later(way, call))
+
+    def _call(
+        self, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any], kernel: Kernel
+    ) -> Call:
+        join = self._join if joinable(name) and not self.eager else None
+        return Call(name, specs, attrs, _one_at_a_time(kernel), join)
+
+    def _later(self, way: Waiting, call: Call) -> Later | None:
+        """Return how a call waits: as itself, or as another for one of its results."""
+        if way.tail is None:
+            all_of_them = tuple(range(len(call.specs)))
+            return Later(call, all_of_them, all_of_them)
+        name, specs, attrs = way.tail
+        kernel = find(self.target, name, specs, attrs)
+        if kernel is None:
+            return None
+        tail = self._call(name, specs, attrs, kernel)
+        return Later(tail, way.operands, way.large, way.output, way.now and _one_at_a_time(way.now))
+
+    def _join(self, call: Call, signs: tuple[Sign | None, ...]) -> Joined | None:
+        joined = join(self.target, call, signs)
+        return joined and joined._replace(kernel=_one_at_a_time(joined.kernel))
 
 
 def _one_at_a_time(kernel: Kernel) -> Kernel:
     """Let threads wait for one another: a kernel has scratch memory of its own."""
     lock = Lock()
 
-    def run(*arrays: NDArray, **attributes: Any) -> Any:
+    def run(*arrays: NDArray) -> Any:
         with lock:
-            return kernel(*arrays, **attributes)
+            return kernel(*arrays)
 
     return run
 
 
 def create(options: str) -> Llvm:
-    """Return the backend. Options are a target (avx512, avx2, sse, neon) and how convolutions are
-    done (auto, direct, winograd), with a comma between. ValueError for others."""
+    """Return the backend. Options are a target (avx512, avx2, sse, neon), how convolutions are
+    done (auto, direct, winograd), and `eager`, so that no call waits for another, with commas
+    between. ValueError for others."""
     chosen = {"name": "", "convolution": "auto"}
-    for word in filter(None, options.split(",")):
-        known = (*WIDTHS, *CONVOLUTIONS)
+    words = [word for word in options.split(",") if word]
+    for word in words:
+        known = (*WIDTHS, *CONVOLUTIONS, EAGER)
         if word not in known:
             raise ValueError(f"backend llvm: no option {word!r}; there are {', '.join(known)}")
-        chosen["name" if word in WIDTHS else "convolution"] = word
-    return Llvm(target(**chosen))
+        if word != EAGER:
+            chosen["name" if word in WIDTHS else "convolution"] = word
+    return Llvm(target(**chosen), EAGER in words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import gcd, prod
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -100,6 +100,14 @@ def _div(k: Kernel, x: Vector, w: Vector) -> Vector:
     return x / w
 
 
+def _add_relu(k: Kernel, x: Vector, w: Vector) -> Vector:
+    return _relu(k, x + w)
+
+
+def _add_relu_dx(k: Kernel, x: Vector, w: Vector, y: Vector) -> Vector:
+    return _relu_dx(k, x + w, y)
+
+
 FORMULAS: dict[str, Formula] = {
     "relu": _relu,
     "relu_dx": _relu_dx,
@@ -116,6 +124,8 @@ FORMULAS: dict[str, Formula] = {
     "exp": _exp,
     "neg": _neg,
     "add": _add,
+    "add_relu": _add_relu,
+    "add_relu_dx": _add_relu_dx,
     "sub": _sub,
     "mul": _mul,
     "div": _div,
@@ -212,7 +222,7 @@ def _plan(
     given = np.array(constants or (0.0,), dtype)
     fixed, size = address(given), layouts.size
 
-    def run(*xs: NDArray, **attributes: Any) -> NDArray:
+    def run(*xs: NDArray) -> NDArray:
         parts, strides = layouts.agree(*xs)
         y = layouts.new(strides)
         function(*[address(x) for x in parts], fixed, address(y), size)
@@ -220,6 +230,11 @@ def _plan(
 
     run.given = given  # type: ignore[attr-defined]  # its address is used
     return run
+
+
+def together(target: Target, formula: str, specs: tuple[Spec, ...]) -> plans.Kernel | None:
+    """Plan a formula of more than one primitive, of arrays of one shape; None for others."""
+    return _plan(target, formula, specs, (), LEAST)
 
 
 def _register(name: str, exponential: bool = False) -> None:
@@ -268,7 +283,7 @@ def _channels(
     many = np.zeros((repeats, columns), x.dtype)
     numbers, period = address(many), repeats * columns
 
-    def run(*pair: NDArray, **attributes: Any) -> NDArray:
+    def run(*pair: NDArray) -> NDArray:
         x, w = pair[::-1] if swapped else pair
         lie = layouts.of(x)
         if lie is None or (columns > 1 and not layouts.inner(lie, axis)):
@@ -320,7 +335,7 @@ def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> plans.K
     to, period = address(parts), repeats * columns
     block = max(16, min(256, BLOCK // period))
 
-    def run(x: NDArray, **attributes: Any) -> NDArray:
+    def run(x: NDArray) -> NDArray:
         lie = layouts.of(x)
         if lie is None or (columns > 1 and not layouts.inner(lie, axis)):
             return np.asarray(x.sum(others, dtype=x.dtype)).reshape(shape)

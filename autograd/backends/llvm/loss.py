@@ -179,7 +179,7 @@ def _shares(target: Target, x: Spec, axis: int, logarithm: bool) -> plans.Kernel
     second = build(finished, target, dtype, not logarithm)
     extent = rows.count, rows.size
 
-    def run(x: NDArray, **attributes: Any) -> NDArray:
+    def run(x: NDArray) -> NDArray:
         source, y, sums = rows.get(x), rows.new(), memory.empty((2, rows.count), x.dtype)
         at, whole = address(y), address(sums)
         first(address(source), at, whole, whole, *extent)
@@ -199,7 +199,7 @@ def _slope(name: str, logarithm: bool) -> None:
         rows = _Rows(y, axis)
         function = build(slope, target, y.dtype.name, logarithm)
 
-        def run(dy: NDArray, y: NDArray, **attributes: Any) -> NDArray:
+        def run(dy: NDArray, y: NDArray) -> NDArray:
             top, value, dx = rows.get(dy), rows.get(y), rows.new()
             function(address(top), address(value), address(dx), rows.count, rows.size)
             return dx
@@ -259,7 +259,7 @@ def cross_entropy(
     extent, lines = (rows.count, rows.size), np.arange(rows.count)
 
     def run(
-        x: NDArray, target: NDArray, *w: NDArray, **attributes: Any
+        x: NDArray, target: NDArray, *w: NDArray
     ) -> tuple[NDArray, NDArray]:
         label = _Labels(target, w[0] if w else None, rows.size, dtype, ignore_index)
         source, p, sums = rows.get(x), rows.new(), memory.empty((3, rows.count), dtype)
@@ -292,7 +292,7 @@ def cross_entropy_dx(
     factors = np.zeros((3, rows.count), dtype)
 
     def run(
-        dloss: NDArray, p: NDArray, target: NDArray, *w: NDArray, **attributes: Any
+        dloss: NDArray, p: NDArray, target: NDArray, *w: NDArray
     ) -> NDArray:
         label = _Labels(target, w[0] if w else None, rows.size, dtype, ignore_index)
         norm = label.norm(reduction)

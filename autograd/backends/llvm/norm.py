@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from ...array import NDArray, Spec
 from .jit import build
 from .layout import Moves, address, plain
 from .memory import empty
-from .passes import arranged, gradient, gradient_sums, normalise
+from .passes import Epilogue, arranged, gradient, gradient_sums, normalise, statistics
 from .registry import Kernel, implements
 from .targets import Target
 
@@ -68,12 +67,26 @@ def batch_norm(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Kern
     call = _Call(target, x)
     function = build(normalise, target, call.rows, float(eps), False)
 
-    def run(x: NDArray, w: NDArray, b: NDArray, **_: Any) -> tuple[NDArray, NDArray, NDArray]:
+    def run(x: NDArray, w: NDArray, b: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         source, w, b = call.last(x), plain(w), plain(b)
         y, ((mean, var), *pair) = call.result(), call.each()
         arrays = address(source), None, address(w), address(b), *pair, address(y)
         function(*arrays, call.room.address, *call.extent)
         return y, mean, var
+
+    return run
+
+
+def moments(target: Target, x: Spec) -> Kernel:
+    """Plan mean and variance of x."""
+    call = _Call(target, x)
+    function = build(statistics, target, call.rows)
+
+    def run(x: NDArray, *_: NDArray) -> tuple[NDArray, NDArray]:
+        source = call.last(x)
+        (mean, var), *pair = call.each()
+        function(address(source), *pair, call.room.address, *call.extent)
+        return mean, var
 
     return run
 
@@ -85,13 +98,21 @@ def batch_norm_eval(
     """Plan a normalisation with given statistics."""
     if not _alike(x, w, b, mean, var):
         return None
-    call = _Call(target, x)
-    function = build(normalise, target, call.rows, float(eps), True)
+    return normalising(target, x, eps, Epilogue())
 
-    def run(x: NDArray, *channels: NDArray, **_: Any) -> NDArray:
-        source, y, given = call.last(x), call.result(), [*map(plain, channels)]
-        arrays = address(source), None, *map(address, given), address(y)
-        function(*arrays, call.room.address, *call.extent)
+
+def normalising(target: Target, x: Spec, eps: float, epilogue: Epilogue) -> Kernel:
+    """Plan a normalisation with given statistics, and what follows it: of x, w, b, mean, var and,
+    where the epilogue wants one, a residual."""
+    call = _Call(target, x)
+    function = build(normalise, target, call.rows, float(eps), True, epilogue)
+
+    def run(x: NDArray, *others: NDArray) -> NDArray:
+        channels, residual = others[:4], others[4:]
+        source, y = call.last(x), call.result()
+        given, rest = [*map(plain, channels)], [*map(call.last, residual)]
+        arrays = address(source), address(rest[0]) if rest else None, *map(address, given)
+        function(*arrays, address(y), call.room.address, *call.extent)
         return y
 
     return run
@@ -104,15 +125,22 @@ def batch_norm_sums(
     """Plan the gradients of w and b."""
     if not _alike(dy, x, mean, var):
         return None
-    call = _Call(target, x)
-    function = build(gradient_sums, target, call.rows, float(eps))
+    return sums(target, x, eps, masked=False)
 
-    def run(
-        dy: NDArray, x: NDArray, mean: NDArray, var: NDArray, **_: Any
-    ) -> tuple[NDArray, NDArray]:
-        arrays = call.last(dy), call.last(x), plain(mean), plain(var)
+
+def sums(target: Target, x: Spec, eps: float, masked: bool) -> Kernel:
+    """Plan the gradients of w and b, of dy, a mask if there is one, x, mean and var."""
+    call = _Call(target, x)
+    function = build(gradient_sums, target, call.rows, float(eps), masked)
+
+    def run(dy: NDArray, *others: NDArray) -> tuple[NDArray, NDArray]:
+        mask = [*map(call.last, others[:masked])]
+        x, mean, var = others[masked:]
+        arrays = call.last(x), plain(mean), plain(var)
+        top = call.last(dy)
         (dw, db), *pair = call.each()
-        function(*map(address, arrays), *pair, call.room.address, *call.extent)
+        given = address(top), address(mask[0]) if mask else None, *map(address, arrays)
+        function(*given, *pair, call.room.address, *call.extent)
         return dw, db
 
     return run
@@ -125,13 +153,20 @@ def batch_norm_dx(
     """Plan the gradient of x."""
     if not _alike(dy, x, *channels):
         return None
-    call = _Call(target, x)
-    function = build(gradient, target, call.rows, float(eps))
+    return slope(target, x, eps, masked=False)
 
-    def run(dy: NDArray, x: NDArray, *channels: NDArray, **_: Any) -> NDArray:
-        arrays = call.last(dy), call.last(x), *map(plain, channels)
-        dx = call.result()
-        function(*map(address, (*arrays, dx)), call.room.address, *call.extent)
+
+def slope(target: Target, x: Spec, eps: float, masked: bool) -> Kernel:
+    """Plan the gradient of x, of dy, a mask if there is one, x, w, mean, var, dw and db."""
+    call = _Call(target, x)
+    function = build(gradient, target, call.rows, float(eps), masked)
+
+    def run(dy: NDArray, *others: NDArray) -> NDArray:
+        mask = [*map(call.last, others[:masked])]
+        arrays = call.last(others[masked]), *map(plain, others[masked + 1 :])
+        top, dx = call.last(dy), call.result()
+        given = address(top), address(mask[0]) if mask else None, *map(address, arrays)
+        function(*given, address(dx), call.room.address, *call.extent)
         return dx
 
     return run

@@ -219,19 +219,26 @@ class _Passes:
 
     # Sums of two arrays, and passes that write.
 
-    def products(self, x: Any, dy: Any, mean: Any) -> None:
-        """Sum up dy (x - mean) and dy."""
+    def products(self, x: Any, dy: Any, y: Any, mean: Any) -> None:
+        """Sum up dy (x - mean) and dy; with y, of dy where y > 0."""
         self.clear()
         self.tile(0, mean)
-        self.over(lambda first, count: self._block_products(x, dy, first, count))
+        self.over(lambda first, count: self._block_products(x, dy, y, first, count))
         k, d = self.k, self.d
         for offset, left in self.shorter():
-            values = [k.load(k.at(a, (self.whole, self.rows.width), offset), left) for a in (x, dy)]
-            off = values[0] - k.load(self.coefficient(0, offset))
-            self.add(0, (offset,), d.convert(off * values[1]))
-            self.add(1, (offset,), d.convert(values[1]))
+            at = ((self.whole, self.rows.width), offset)
+            off = k.load(k.at(x, *at), left) - k.load(self.coefficient(0, offset))
+            top = self._top(dy, y, at, left)
+            self.add(0, (offset,), d.convert(off * top))
+            self.add(1, (offset,), d.convert(top))
 
-    def _block_products(self, x: Any, dy: Any, first: Integer, count: Integer) -> None:
+    def _top(self, dy: Any, y: Any, at: Any, m: Integer) -> Vector:
+        """Return some numbers of dy; with y, zeros where that is not positive."""
+        k = self.k
+        top = k.load(k.at(dy, *at), m)
+        return top if y is None else k.select(k.load(k.at(y, *at), m) > 0.0, top, 0.0)
+
+    def _block_products(self, x: Any, dy: Any, y: Any, first: Integer, count: Integer) -> None:
         k, width = self.k, self.rows.width
         for offset, counts in tiles(k, width, self.most):
             places = [j * k.lanes for j in range(len(counts))]
@@ -241,7 +248,7 @@ class _Passes:
                 row = k.sum(first, i)
                 for j, m in enumerate(counts):
                     at = ((row, width), offset, places[j])
-                    off, top = k.load(k.at(x, *at), m) - middles[j], k.load(k.at(dy, *at), m)
+                    off, top = k.load(k.at(x, *at), m) - middles[j], self._top(dy, y, at, m)
                     sums[j][0].set(k.fma(off, top, sums[j][0].get()))
                     sums[j][1].set(sums[j][1].get() + top)
             for j, pair in zip(places, sums, strict=True):
@@ -329,6 +336,8 @@ def normalise(
             middle, spread = passes.statistics(x, c, m)
             k.store(k.convert(middle), k.at(mean, c), m)
             k.store(k.convert(spread), k.at(var, c), m)
+            # As whoever is given it reads it.
+            spread = passes.d.convert(k.convert(spread))
         slope = passes.doubled(w, c, m) / passes.d.sqrt(spread + eps)
         for which, value in enumerate((middle, slope, passes.doubled(b, c, m))):
             passes.set(which, c, m, value)
@@ -337,14 +346,27 @@ def normalise(
     return k
 
 
-def gradient_sums(target: Target, rows: Rows, eps: float) -> Kernel:
-    """Return the kernel of dw = the sum of dy (x - mean) / sqrt(var + eps) and db = the sum of dy:
-    dy, x, mean, var, dw, db, room and the three of Extent."""
-    names = ("dy", "x", "mean", "var", "dw", "db", "room")
-    k = Kernel(target, rows.dtype, names, Extent._fields)
-    dy, x, mean, var, dw, db, room, *extent = k.arguments
+def statistics(target: Target, rows: Rows) -> Kernel:
+    """Return the kernel of mean and variance: x, mean, var, room and the three of Extent."""
+    k = Kernel(target, rows.dtype, ("x", "mean", "var", "room"), Extent._fields)
+    x, mean, var, room, *extent = k.arguments
     passes = _Passes(k, rows, room, extent)
-    passes.products(x, dy, mean)
+    passes.moments(x)
+    for c, (m,) in tiles(k, rows.channels, 1):
+        for value, to in zip(passes.statistics(x, c, m), (mean, var), strict=True):
+            k.store(k.convert(value), k.at(to, c), m)
+    return k
+
+
+def gradient_sums(target: Target, rows: Rows, eps: float, masked: bool) -> Kernel:
+    """Return the kernel of dw = the sum of dy (x - mean) / sqrt(var + eps) and db = the sum of dy,
+    which counts as 0 where a mask is not positive: dy, mask, x, mean, var, dw, db, room and the
+    three of Extent."""
+    names = ("dy", "mask", "x", "mean", "var", "dw", "db", "room")
+    k = Kernel(target, rows.dtype, names, Extent._fields)
+    dy, mask, x, mean, var, dw, db, room, *extent = k.arguments
+    passes = _Passes(k, rows, room, extent)
+    passes.products(x, dy, mask if masked else None, mean)
     for c, (m,) in tiles(k, rows.channels, 1):
         root = passes.d.sqrt(passes.doubled(var, c, m) + eps)
         k.store(k.convert(passes.folded(0, c, m) / root), k.at(dw, c), m)
@@ -352,12 +374,13 @@ def gradient_sums(target: Target, rows: Rows, eps: float) -> Kernel:
     return k
 
 
-def gradient(target: Target, rows: Rows, eps: float) -> Kernel:
-    """Return the kernel of dx = w r (dy - db / n - (x - mean) r dw / n), r = 1 / sqrt(var + eps):
-    dy, x, w, mean, var, dw, db, dx, room and the three of Extent."""
-    names = ("dy", "x", "w", "mean", "var", "dw", "db", "dx", "room")
+def gradient(target: Target, rows: Rows, eps: float, masked: bool) -> Kernel:
+    """Return the kernel of dx = w r (dy - db / n - (x - mean) r dw / n), r = 1 / sqrt(var + eps),
+    where dy counts as 0 where a mask is not positive: dy, mask, x, w, mean, var, dw, db, dx, room
+    and the three of Extent."""
+    names = ("dy", "mask", "x", "w", "mean", "var", "dw", "db", "dx", "room")
     k = Kernel(target, rows.dtype, names, Extent._fields)
-    dy, x, *channels, dx, room, blocks, rest, tail = k.arguments
+    dy, mask, x, *channels, dx, room, blocks, rest, tail = k.arguments
     passes = _Passes(k, rows, room, (blocks, rest, tail))
     d = passes.d
     share = passes.share()
@@ -371,7 +394,8 @@ def gradient(target: Target, rows: Rows, eps: float) -> Kernel:
 
     def formula(values: Sequence[Vector], known: Sequence[Vector]) -> Vector:
         middle, slope, tilt, level = known
-        return k.fma(values[0], slope, 0.0 - k.fma(values[1] - middle, tilt, level))
+        top = k.select(values[2] > 0.0, values[0], 0.0) if masked else values[0]
+        return k.fma(top, slope, 0.0 - k.fma(values[1] - middle, tilt, level))
 
-    passes.write(dx, (dy, x), 4, formula)
+    passes.write(dx, (dy, x, mask) if masked else (dy, x), 4, formula)
     return k

@@ -284,7 +284,7 @@ def max_pool2d(
     function = build(forward, target, pool, unroll)
     n, c, e, f = *x.shape[:2], pool.vertical.windows, pool.horizontal.windows
 
-    def run(x: NDArray, **attributes: Any) -> tuple[NDArray, NDArray]:
+    def run(x: NDArray) -> tuple[NDArray, NDArray]:
         source = channels_last(x)
         y = memory.images(n, c, e, f, x.dtype)
         place = memory.images(n, c, e, f, np.dtype(np.uint8))
@@ -307,7 +307,7 @@ def max_pool2d_dx(
         return None
     function = build(backward, target, pool, unroll)
 
-    def run(dy: NDArray, place: NDArray, **attributes: Any) -> NDArray:
+    def run(dy: NDArray, place: NDArray) -> NDArray:
         tops, places = channels_last(dy), channels_last(place)
         dx = memory.images(n, c, *size, dy.dtype)
         function(address(tops), address(places), address(dx), n)
@@ -326,7 +326,7 @@ def avg_pool2d(target: Target, x: Spec, **attributes: Any) -> Runner | None:
     function = build(forward, target, pool, unroll)
     n, c, e, f = *x.shape[:2], pool.vertical.windows, pool.horizontal.windows
 
-    def run(x: NDArray, **attributes: Any) -> NDArray:
+    def run(x: NDArray) -> NDArray:
         source = channels_last(x)
         y = memory.images(n, c, e, f, x.dtype)
         function(address(source), address(y), None, n)
@@ -345,7 +345,7 @@ def avg_pool2d_dx(target: Target, dy: Spec, *, size: Pair, **attributes: Any) ->
         return None
     function = build(backward, target, pool, unroll)
 
-    def run(dy: NDArray, **attributes: Any) -> NDArray:
+    def run(dy: NDArray) -> NDArray:
         tops = channels_last(dy)
         dx = memory.images(n, c, *size, dy.dtype)
         function(address(tops), None, address(dx), n)

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...array import Spec
+from ...deferred import Call, Joined, Sign
 from .targets import Target
 
 Kernel = Callable[..., Any]
 # Makes the kernel for arguments of these shapes and attributes; None where it does not pay.
 Plan = Callable[..., Kernel | None]
 
+
+
+class Waiting(NamedTuple):
+    """How a call may wait for its reader: as itself, or (see deferred.Later) with one result as
+    another primitive's: name, specs and attributes of that."""
+
+    tail: tuple[str, tuple[Spec, ...], dict[str, Any]] | None = None
+    operands: tuple[int, ...] = ()
+    large: tuple[int, ...] = ()
+    output: int = 0
+    now: Kernel | None = None
+
+
 _plans: dict[str, Plan] = {}
+_waits: dict[str, Callable[..., Waiting | None]] = {}
+_joins: dict[str, Callable[[Target, Call, tuple[Sign | None, ...]], Joined | None]] = {}
 
 
 def implements(name: str) -> Callable[[Plan], Plan]:
@@ -38,3 +54,31 @@ def find(
     if specs[0].dtype.kind != "f" or specs[0].dtype.itemsize not in (4, 8):
         return None
     return plan(target, *specs, **attrs)
+
+
+def may_wait(name: str) -> Callable[[Any], Any]:
+    """Register how calls of a primitive may wait: `way(target, *specs, **attributes)`."""
+    return lambda way: _waits.setdefault(name, way)
+
+
+def joining(name: str) -> Callable[[Any], Any]:
+    """Register what calls of a primitive can be joined with: `plan(target, call, signs)`."""
+    return lambda plan: _joins.setdefault(name, plan)
+
+
+def waiting(
+    target: Target, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any]
+) -> Waiting | None:
+    """Return how a call that has a kernel may wait, None where it is done at once."""
+    way = _waits.get(name)
+    return None if way is None else way(target, *specs, **attrs)
+
+
+def joinable(name: str) -> bool:
+    """Tell whether calls of a primitive may be joined with those before them."""
+    return name in _joins
+
+
+def join(target: Target, call: Call, signs: tuple[Sign | None, ...]) -> Joined | None:
+    """Return the kernel of a call and of what its arguments wait for, None where there is none."""
+    return _joins[call.name](target, call, signs)

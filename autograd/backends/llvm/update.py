@@ -111,7 +111,7 @@ def sgd(
     settings = np.array([0, momentum, 1 - dampening, weight_decay], w.dtype)
     given = address(settings)
 
-    def run(w: NDArray, g: NDArray, v: NDArray, lr: NDArray, **attributes: Any) -> None:
+    def run(w: NDArray, g: NDArray, v: NDArray, lr: NDArray) -> None:
         settings[0] = lr
         changed = (w, v) if momentum else (w,)
 

@@ -1,0 +1,136 @@
+"""Calls that wait for their reader. A result that only the next call reads need not go through
+memory: that call may take what the result would be made of, and do both in one pass.
+
+A backend says which calls may wait and which calls can be joined with the ones before them. Numbers
+are computed as soon as anybody else asks for them, and before an operand is written over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    from .array import Array, NDArray, Spec
+
+Kernel = Callable[..., Any]
+# Which operands of a call are not to be read but to be made in passing: None for one that is read,
+# else the same for the operands of the call behind it.
+Opened = tuple["Opened | None", ...]
+
+
+class Sign(NamedTuple):
+    """What a backend is told of a call that waits: of itself, and of those among its operands
+    that wait in their turn (None: numbers)."""
+
+    call: Call
+    operands: tuple[Sign | None, ...]
+
+
+class Joined(NamedTuple):
+    """A kernel for a call and for what some of its operands wait for: it is given the operands of
+    those in their place."""
+
+    kernel: Kernel
+    opened: Opened
+
+
+class Call:
+    """A kernel for arguments of certain shapes. `join(call, signs)` finds a kernel that does what
+    the arguments wait for as well, None where there is none; without a `join`, never."""
+
+    __slots__ = ("attrs", "join", "joined", "kernel", "name", "specs")
+
+    def __init__(
+        self,
+        name: str,
+        specs: tuple[Spec, ...],
+        attrs: dict[str, Any],
+        kernel: Kernel,
+        join: Callable[[Call, tuple[Sign | None, ...]], Joined | None] | None = None,
+    ) -> None:
+        self.name, self.specs, self.attrs = name, specs, attrs
+        self.kernel, self.join = kernel, join
+        self.joined: dict[tuple[Sign | None, ...], Joined | None] = {}
+
+    def run(self, args: tuple[Array, ...]) -> Any:
+        """Compute the results, with what the arguments wait for in the same pass if that can be."""
+        if self.join is not None:
+            signs = _signs(args)
+            if any(signs):
+                if signs not in self.joined:
+                    self.joined[signs] = self.join(self, signs)
+                joined = self.joined[signs]
+                if joined is not None:
+                    # All are found before any is computed, which might compute another.
+                    operands = [*_opened(args, joined.opened)]
+                    return joined.kernel(*[a.value for a in operands])
+        return self.kernel(*[a.value for a in args])
+
+
+class Later(NamedTuple):
+    """How a call may wait: `now` computes its other results, None where there are none; the result
+    at `output` waits for `tail`, whose operands are those arguments and results. `large` are the
+    operands that must not be anybody's but the engine's, who could change them unseen."""
+
+    tail: Call
+    operands: tuple[int, ...]
+    large: tuple[int, ...]
+    output: int = 0
+    now: Kernel | None = None
+
+
+class Deferred:
+    """A call that waits, for the one array that it will make."""
+
+    __slots__ = ("call", "operands")
+
+    def __init__(self, call: Call, operands: tuple[Array, ...]) -> None:
+        self.call, self.operands = call, operands
+
+    def run(self) -> NDArray:
+        """Compute the numbers."""
+        value: NDArray = self.call.run(self.operands)
+        return value
+
+    def reads(self, root: Array) -> bool:
+        """Tell whether the call reads the memory of an array."""
+        return any(a.root is root for a in self.operands)
+
+
+_waiting: WeakSet[Array] = WeakSet()
+
+
+def wait(array: Array, call: Call, operands: tuple[Array, ...]) -> None:
+    """Let an array without numbers wait for a call. Of two calls in a row, no third waits: an
+    operand that waits for one that waits is computed."""
+    for a in operands:
+        if a.deferred is not None and any(_signs(a.deferred.operands)):
+            _ = a.value
+    array.deferred = Deferred(call, operands)
+    _waiting.add(array)
+
+
+def settle(root: Array) -> None:
+    """Compute what is made from the memory of an array, which is about to be written."""
+    for array in [*_waiting]:
+        if array.deferred is None:
+            _waiting.discard(array)
+        elif array.deferred.reads(root):
+            _ = array.value
+
+
+def _signs(args: tuple[Array, ...]) -> tuple[Sign | None, ...]:
+    """Return what a backend is told of arguments: None for those that have their numbers."""
+    waits = [a.deferred for a in args]
+    return tuple([None if w is None else Sign(w.call, _signs(w.operands)) for w in waits])
+
+
+def _opened(args: tuple[Array, ...], opened: Opened) -> Iterator[Array]:
+    """Yield the arguments, and in the place of those that are opened, their operands."""
+    for a, inner in zip(args, opened, strict=True):
+        if inner is None or a.deferred is None:
+            yield a
+        else:
+            yield from _opened(a.deferred.operands, inner)

@@ -1,0 +1,198 @@
+"""Calls that wait for their reader: the same bits as calls at once, whatever happens in between."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import context, models
+from tallygrad.autograd.deferred import Call
+
+pytest.importorskip("llvmlite")
+
+SHAPE = (16, 16, 32, 32)  # large enough for all kernels
+
+
+@pytest.fixture
+def joins(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Collect what runs in one pass: the name of a call, and of those that it takes in."""
+    found: list[tuple[str, ...]] = []
+
+    real = Call.run
+
+    def run(self: Call, args: Any) -> Any:
+        before = [a.deferred for a in args]
+        result = real(self, args)
+        # What was taken in still waits.
+        taken = [w.call.name for a, w in zip(args, before, strict=True) if w and a.deferred]
+        if taken:
+            found.append((self.name, *taken))
+        return result
+
+    monkeypatch.setattr(Call, "run", run)
+    return found
+
+
+def numbers(*shape: int, seed: int = 0, dtype: str = "float32") -> ag.Tensor:
+    """Return numbers that the engine made, so that calls may wait."""
+    drawn = np.random.default_rng(seed).normal(size=shape).astype(dtype)
+    return ag.from_numpy(drawn) * 1.0
+
+
+def both(function: Callable[[], Any]) -> tuple[Any, Any]:
+    """Return what a function gives with calls that wait and with calls at once."""
+    found = []
+    for backend in ("llvm", "llvm:eager"):
+        with context.using(backend=backend, ledger=ag.Ledger()) as state:
+            found.append((function(), state.ledger))
+    (waited, one), (at_once, two) = found
+    assert one == two and one.rows()
+    return waited, at_once
+
+
+def step(name: str, shape: tuple[int, ...], batch: int, dtype: str) -> dict[str, np.ndarray]:
+    """Return loss, gradients and buffers of a training step and the loss of an evaluation."""
+    ag.manual_seed(0)
+    model = models.create(name, input_shape=shape, classes=10).astype(dtype)
+    x = ag.from_numpy(np.random.default_rng(1).normal(size=(batch, *shape)).astype(dtype))
+    y = ag.from_numpy(np.arange(batch) % 10)
+    model.train()
+    loss = ag.cross_entropy(model(x), y)
+    loss.backward()
+    found = {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
+    found |= {n: b.numpy() for n, b in model.named_buffers()} | {"loss": loss.numpy()}
+    model.eval()
+    with ag.no_grad():
+        found["evaluated"] = ag.cross_entropy(model(x), y).numpy()
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_step_has_the_same_bits(dtype: str, joins: list[tuple[str, ...]]) -> None:
+    waited, at_once = both(lambda: step("resnet20", (3, 32, 32), 16, dtype))
+    assert waited.keys() == at_once.keys() and len(waited) > 60
+    for name, value in waited.items():
+        np.testing.assert_array_equal(value, at_once[name], err_msg=name)
+    kinds = set(joins)
+    assert ("relu", "batch_norm_eval") in kinds and ("relu", "add") in kinds
+    assert ("relu_dx", "add") in kinds
+    assert ("batch_norm_sums", "relu_dx") in kinds and ("batch_norm_dx", "relu_dx") in kinds
+
+
+def normalised(x: ag.Tensor) -> tuple[ag.Tensor, ag.Tensor, ag.Tensor]:
+    channels = x.shape[1]
+    w, b = numbers(channels, seed=2), numbers(channels, seed=3)
+    y = ag.batch_norm(x, None, None, w, b, training=True)
+    return y, w, b
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_numbers_are_computed_before_an_operand_is_written_over(written: int) -> None:
+    def late() -> np.ndarray:
+        with ag.no_grad():
+            x = numbers(*SHAPE)
+            y, w, b = normalised(x)
+            (x, w, b)[written].copy_(7.0)
+            return ag.relu(y).numpy()
+
+    def early() -> np.ndarray:
+        with ag.no_grad():
+            return ag.relu(normalised(numbers(*SHAPE))[0]).numpy()
+
+    waited, at_once = both(late)
+    np.testing.assert_array_equal(waited, at_once)
+    np.testing.assert_array_equal(waited, both(early)[0])
+
+
+def test_what_an_operand_waits_for_is_computed_too_before_it_is_written_over() -> None:
+    def late() -> np.ndarray:
+        with ag.no_grad():
+            x = numbers(*SHAPE)
+            total = normalised(x)[0] + numbers(*SHAPE, seed=5)
+            x.zero_()
+            return ag.relu(total).numpy()
+
+    waited, at_once = both(late)
+    np.testing.assert_array_equal(waited, at_once)
+    assert np.ptp(waited) > 1
+
+
+def test_arrays_of_the_user_are_read_at_once() -> None:
+    a, b = (np.random.default_rng(i).normal(size=SHAPE).astype("f") for i in (0, 1))
+    expected = a + b
+    with context.using(backend="llvm"):
+        total = ag.from_numpy(a) + ag.from_numpy(b)
+        a[...] = 0
+        np.testing.assert_array_equal(total.numpy(), expected)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("read_first", [False, True])
+def test_sums_take_in_a_normalisation_on_either_side(
+    flipped: bool, read_first: bool, joins: list[tuple[str, ...]]
+) -> None:
+    def block() -> list[np.ndarray]:
+        y, other = normalised(numbers(*SHAPE))[0], numbers(*SHAPE, seed=5)
+        total = other + y if flipped else y + other
+        first = [total.numpy()] if read_first else []
+        return [*first, ag.relu(total).numpy(), total.numpy(), y.numpy()]
+
+    waited, at_once = both(block)
+    for one, two in zip(waited, at_once, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert joins[0] == (("add", "batch_norm_eval") if read_first else ("relu", "add"))
+
+
+def test_two_normalisations_and_sums_of_sums() -> None:
+    def block() -> np.ndarray:
+        x = numbers(*SHAPE)
+        y, z = normalised(x)[0], normalised(x * x)[0]
+        return ag.relu((y + z) + (z + y) + y).numpy()
+
+    waited, at_once = both(block)
+    np.testing.assert_array_equal(waited, at_once)
+
+
+def test_copies_and_texts_of_numbers_that_wait() -> None:
+    with context.using(backend="llvm"):
+        y = normalised(numbers(*SHAPE))[0]
+        assert "waiting" in repr(y.data) and y.data.has_numbers
+        twin = copy.deepcopy(y.data)
+        assert "ready" in repr(y.data)
+        np.testing.assert_array_equal(twin.value, y.numpy())
+        assert "meta" not in repr(normalised(numbers(*SHAPE))[0])
+
+
+def test_an_operand_that_was_computed_meanwhile_is_read() -> None:
+    """The kernel that takes the operand in must not be given the numbers in its place."""
+
+    def block() -> np.ndarray:
+        y = normalised(numbers(*SHAPE))[0]
+        total = y + numbers(*SHAPE, seed=5)
+        _ = y.numpy()
+        return ag.relu(total).numpy()
+
+    waited, at_once = both(block)
+    np.testing.assert_array_equal(waited, at_once)
+
+
+def test_a_call_waits_once_at_most_behind_another() -> None:
+    """So that the operands of a long chain are not kept."""
+    with context.using(backend="llvm"):
+        x = numbers(*SHAPE)
+        first = x + x
+        second = first + x
+        third = second + x
+        assert second.data.deferred is None or first.data.deferred is None
+        assert third.data.deferred is not None
+        np.testing.assert_array_equal(third.numpy(), ((x.numpy() * 2) + x.numpy()) + x.numpy())
+
+
+def test_the_reference_never_waits() -> None:
+    with context.using(backend="numpy"):
+        assert normalised(numbers(*SHAPE))[0].data.deferred is None
