@@ -43,6 +43,10 @@ class Context:
             setattr(made, name, value)
         return made
 
+    def within(self, scope: str) -> Context:
+        """Return a copy with another scope."""
+        return Context(self.backend, self.phase, scope, self.tape, self.ledger)
+
 
 _state: ContextVar[Context] = ContextVar("tallygrad")
 _initial: Context | None = None
@@ -105,6 +109,8 @@ class scope(using):
         self.name = name
 
     def __enter__(self) -> Context:
-        outer = current().scope
-        self.changes["scope"] = ".".join(part for part in (outer, self.name) if part)
-        return super().__enter__()
+        outer = current()
+        name = f"{outer.scope}.{self.name}" if outer.scope and self.name else self.name
+        state = outer.within(name or outer.scope)
+        self.tokens.append(enter(state))
+        return state

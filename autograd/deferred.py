@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakSet
+from weakref import ref
 
 if TYPE_CHECKING:
     from .array import Array, NDArray, Spec
@@ -66,7 +66,7 @@ class Call:
                     # All are found before any is computed, which might compute another.
                     operands = [*_opened(args, joined.opened)]
                     return joined.kernel(*[a.value for a in operands])
-        return self.kernel(*[a.value for a in args])
+        return self.kernel(*[a.value if a._value is None else a._value for a in args])
 
 
 class Later(NamedTuple):
@@ -99,7 +99,8 @@ class Deferred:
         return any(a.root is root for a in self.operands)
 
 
-_waiting: WeakSet[Array] = WeakSet()
+_waiting: list[ref[Array]] = []
+MANY = 256  # arrays that are noted before those that wait no more are struck off
 
 
 def wait(array: Array, call: Call, operands: tuple[Array, ...]) -> None:
@@ -109,16 +110,24 @@ def wait(array: Array, call: Call, operands: tuple[Array, ...]) -> None:
         if a.deferred is not None and any(_signs(a.deferred.operands)):
             _ = a.value
     array.deferred = Deferred(call, operands)
-    _waiting.add(array)
+    _waiting.append(ref(array))
+    if len(_waiting) > MANY:
+        _still_waiting()
 
 
 def settle(root: Array) -> None:
     """Compute what is made from the memory of an array, which is about to be written."""
-    for array in [*_waiting]:
-        if array.deferred is None:
-            _waiting.discard(array)
-        elif array.deferred.reads(root):
-            _ = array.value
+    if _waiting:
+        for array in _still_waiting():
+            if array.deferred is not None and array.deferred.reads(root):
+                _ = array.value
+
+
+def _still_waiting() -> list[Array]:
+    """Return the arrays that wait, and strike the others off."""
+    alive = [(r, array) for r in _waiting if (array := r()) is not None and array.deferred]
+    _waiting[:] = [r for r, _ in alive]
+    return [array for _, array in alive]
 
 
 def _signs(args: tuple[Array, ...]) -> tuple[Sign | None, ...]:

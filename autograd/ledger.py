@@ -57,14 +57,15 @@ class Ledger:
 
     def __init__(self) -> None:
         self.calls: Counter[tuple[str, str, str, str, Cost]] = Counter()
-        self.stashed: Counter[Key] = Counter()
+        self.stashed: Counter[tuple[str, str, str, str]] = Counter()
 
     def count(self, key: tuple[str, str, str, str, Cost], n: int = 1) -> None:
         """File n calls under (scope, phase, primitive, backend, cost)."""
         self.calls[key] += n
 
-    def stash(self, key: Key, size: int) -> None:
-        """File `size` bytes that the tape keeps for the backward sweep."""
+    def stash(self, key: tuple[str, str, str, str], size: int) -> None:
+        """File `size` bytes that the tape keeps for the backward sweep under a Key, or what is
+        equal to one."""
         self.stashed[key] += size
 
     def rows(self) -> list[Row]:
@@ -113,8 +114,8 @@ class Ledger:
         counts: Counter[tuple[Any, ...]] = Counter()
         for (where, phase, name, _, cost), n in self.calls.items():
             counts[where, phase, name, cost] += n
-        for key, size in self.stashed.items():
-            counts[key.scope, key.phase, key.primitive, "stashed"] += size
+        for (where, phase, name, _), size in self.stashed.items():
+            counts[where, phase, name, "stashed"] += size
         return counts
 
     def __eq__(self, other: object) -> bool:
@@ -132,7 +133,11 @@ class Ledger:
             {**Key(*names)._asdict(), "calls": n, **{k: v for k, v in cost._asdict().items() if v}}
             for (*names, cost), n in self.calls.items()
         ]
-        kept = [{**key._asdict(), "stashed": size} for key, size in self.stashed.items() if size]
+        kept = [
+            {**Key(*names)._asdict(), "stashed": size}
+            for names, size in self.stashed.items()
+            if size
+        ]
         return entries + kept
 
     @classmethod

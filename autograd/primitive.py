@@ -171,6 +171,8 @@ class Primitive:
     def attributes(self, given: dict[str, Any]) -> tuple[Any, ...]:
         """Return the values of all attributes in their declared order. TypeError for a missing,
         unknown or unhashable one."""
+        if len(given) == len(self.defaults) == len(given.keys() & self.defaults):
+            return tuple([given[name] for name in self.defaults])
         merged = {**self.defaults, **given}
         if len(merged) != len(self.defaults) or REQUIRED in merged.values():
             wrong = set(given) - set(self.defaults)
@@ -238,32 +240,23 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
     elif later is not None and all([args[i].root.made for i in later.large]):
         made = _put_off(later, known.outputs, args)
     else:
-        made = _compute(primitive, known, args, fresh)
+        results: tuple[Any, ...] = (None,) * len(known.outputs)
+        if known.call is not None:
+            raw = known.call.run(args)
+            results = raw if isinstance(raw, tuple) else (raw,)
+            if fresh:
+                _compare(primitive, known.outputs, results)
+        base = None if primitive.alias is None else args[primitive.alias].root
+        place = 0 if base is None else -1
+        made = []
+        for spec, value in zip(known.outputs, results, strict=True):
+            if type(value) is not np.ndarray and value is not None:
+                value = np.asarray(value)  # a number
+            a = Array(spec, value, base, place)
+            a.made = base is None
+            made.append(a)
     state.ledger.count((state.scope, phase, primitive.name, known.backend, known.cost))
     return made[0] if len(made) == 1 else tuple(made) or None
-
-
-def _compute(
-    primitive: Primitive, known: Known, args: tuple[Array, ...], fresh: bool
-) -> list[Array]:
-    """Run a call now."""
-    results: tuple[Any, ...] = (None,) * len(known.outputs)
-    if known.call is not None:
-        raw = known.call.run(args)
-        results = raw if isinstance(raw, tuple) else (raw,)
-        if fresh:
-            _compare(primitive, known.outputs, results)
-    made = []
-    for spec, value in zip(known.outputs, results, strict=True):
-        if value is not None and type(value) is not np.ndarray:
-            value = np.asarray(value)  # a number
-        if primitive.alias is None:
-            a = Array(spec, value)
-            a.made = True
-        else:
-            a = Array(spec, value, args[primitive.alias].root, -1)
-        made.append(a)
-    return made
 
 
 def _write(primitive: Primitive, known: Known, args: tuple[Array, ...]) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from typing import Any, Protocol
 
 from . import context
 from .array import Array
-from .ledger import Key
 from .ops.elementwise import add
 from .primitive import Derivative, Primitive, Value
 
@@ -66,13 +64,13 @@ class Record:
 
     def hold(self, kind: str, position: int, array: Array) -> None:
         """Save an array, and file its memory as stashed where no other record holds it yet."""
-        self.saved[kind, position] = (array, array.version)
         owner = array.root
+        self.saved[kind, position] = (array, owner._version)
         owner.kept += 1
         if owner.kept == 1 and not owner.lasting:
             state = context.current()
-            key = Key(state.scope, state.phase, self.operation.name, state.backend)
-            state.ledger.stash(key, owner.spec.nbytes)
+            names = (state.scope, state.phase, self.operation.name, state.backend)
+            state.ledger.stash(names, owner.spec.nbytes)
 
     def take(self, kind: str, position: int) -> Array:
         """Return a saved input or output. RuntimeError where it was written since."""
@@ -115,14 +113,16 @@ class Tape:
         """Record a call of a primitive and keep what its wanted derivatives name."""
         record = Record(self, primitive, sources)
         record.attrs, record.specs = attrs, tuple([a.spec for a in arrays])
-        record.parametric = True
+        parametric = True
         for source, a in zip(sources, arrays, strict=True):
             if source is None:
-                record.parametric &= not a.spec.shape
-            elif not _parametric(source):
-                record.parametric = False
-            if source is not None and not isinstance(source[0], Record):
+                parametric = parametric and not a.spec.shape
+                continue
+            if parametric and not _parametric(source):
+                parametric = False
+            if not isinstance(source[0], Record):
                 a.root.lasting = True
+        record.parametric = parametric
         if self.keep:
             inputs, outputs = primitive.kept(tuple([s is not None for s in sources]))
             for i in inputs:
@@ -152,7 +152,7 @@ def reach(roots: Iterable[Record], within: Tape | None = None) -> list[Record]:
                 "pass retain_graph=True to the first backward"
             )
         found[record.seq] = record
-        stack.extend(s[0] for s in record.sources if s is not None and isinstance(s[0], Record))
+        stack += [s[0] for s in record.sources if s is not None and isinstance(s[0], Record)]
     return [found[seq] for seq in sorted(found)]
 
 
@@ -221,7 +221,7 @@ class Sweep:
             assert record is not None
             self.records[i] = None
             if record.scope != state.scope:
-                state = state.replace(scope=record.scope)
+                state = state.within(record.scope)
             token = context.enter(state)
             try:
                 self._pass(record)
@@ -232,22 +232,27 @@ class Sweep:
         return {**self.gradients, **self.found}
 
     def _pass(self, record: Record) -> None:
-        outputs = len(getattr(record.operation, "outputs", ())) or 1
+        operation: Any = record.operation
+        outputs = len(getattr(operation, "outputs", ())) or 1
         dys = [self._collect(record, k) for k in range(outputs)]
-        if any(dy is not None for dy in dys):
-            flags = [s is not None and self._leads(s, self.useful) for s in record.sources]
-            operation: Any = record.operation
+        if any([dy is not None for dy in dys]):
+            flags = [s is not None for s in record.sources]
+            if self.targets is not None:
+                flags = [s is not None and self._leads(s, self.useful) for s in record.sources]
             if isinstance(operation, Primitive):
                 self._pull(record, operation, dys, flags)
             else:
                 pulled = operation.pull(record, dys, flags)
-                self._send_all(record.sources, pulled, flags)
+                self._send_all(record, range(len(flags)), tuple(pulled), flags)
         for leaf in self.last.get(record.seq, ()):
             gradient = self.gradients.pop((id(leaf), 0), None)
             if self.targets is not None:
                 self.found[id(leaf), 0] = gradient
             elif gradient is not None:
-                with _phase(leaf.is_parameter):
+                if leaf.is_parameter:
+                    with context.using(phase="backward_weights"):
+                        leaf.deliver(gradient)
+                else:
                     leaf.deliver(gradient)
 
     def _collect(self, record: Record, position: int) -> Value | None:
@@ -273,18 +278,22 @@ class Sweep:
         sources = record.sources
         for derivative, positions, needs, own in pulls:
             given = self._given(record, primitive, derivative, dys, needs)
-            with _phase(all([_parametric(s) for i in own if (s := sources[i])])):
-                pulled = derivative.function(**given)
-                pulled = pulled if isinstance(pulled, tuple) else (pulled,)
-                self._send_all([sources[i] for i in positions], pulled, needs)
+            for i in own:
+                source = sources[i]
+                if source is not None and not _parametric(source):
+                    self._send_all(record, positions, derivative.function(**given), needs)
+                    break
+            else:
+                with context.using(phase="backward_weights"):
+                    self._send_all(record, positions, derivative.function(**given), needs)
 
     def _send_all(
-        self,
-        sources: Sequence[Source | None],
-        pulled: Sequence[Value | None],
-        flags: Sequence[bool],
+        self, record: Record, positions: Sequence[int], pulled: Value, flags: Sequence[bool]
     ) -> None:
-        for source, gradient, flag in zip(sources, pulled, flags, strict=True):
+        """Send one gradient, or a tuple of them, on from the arguments of a record."""
+        gradients = pulled if isinstance(pulled, tuple) else (pulled,)
+        for i, gradient, flag in zip(positions, gradients, flags, strict=True):
+            source = record.sources[i]
             if source is not None and flag and gradient is not None:
                 self.send(source, gradient)
 
@@ -320,10 +329,3 @@ class Sweep:
         array = record.take("input", position)
         return self.wrap(array, record.sources[position]) if self.wrap else array
 
-
-def _phase(weights: bool) -> AbstractContextManager[Any]:
-    """Enter the phase of gradients of weights; that of data is the sweep's own."""
-    return context.using(phase="backward_weights") if weights else _SAME
-
-
-_SAME: AbstractContextManager[Any] = nullcontext()

@@ -273,27 +273,33 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
     """Run a primitive on tensors, and put it on the tape where a gradient may come to be asked.
     Numbers and ndarrays among the arguments become arrays."""
     dtype: np.dtype[Any] | None = None
-    arrays: list[Array] = []
+    made_of: list[Array] = []
+    origins: list[Source | None] = []
     for a in args:
         if isinstance(a, Tensor):
-            arrays.append(a.data)
-        elif type(a) is Array:
-            arrays.append(a)
+            made_of.append(a.data)
+            if a.is_parameter:
+                a.data.root.lasting = True
+            origins.append((a.source or (a, 0)) if a.requires_grad else None)
+            continue
+        origins.append(None)
+        if type(a) is Array:
+            made_of.append(a)
         else:
             dtype = dtype or next((t.dtype for t in args if isinstance(t, Tensor)), _FLOAT)
-            arrays.append(lift(a, dtype))
+            made_of.append(lift(a, dtype))
+    arrays, sources = tuple(made_of), tuple(origins)
     tape = context.current().tape
-    sources = tuple([origin(a) for a in args])
     if tape is None or not any(sources):
-        result = dispatch(primitive, tuple(arrays), attrs)
+        result = dispatch(primitive, arrays, attrs)
         if isinstance(result, tuple):
             return tuple([Tensor(a) for a in result])
         return None if result is None else Tensor(result)
     if primitive.writes:
         raise RuntimeError(f"{primitive.name}: in place on tensors with gradients; use no_grad()")
-    result = dispatch(primitive, tuple(arrays), attrs)
+    result = dispatch(primitive, arrays, attrs)
     results = result if isinstance(result, tuple) else (result,)
-    made = tape.append(primitive, tuple(arrays), sources, results, attrs)
+    made = tape.append(primitive, arrays, sources, results, attrs)
     follows = primitive.differentiable or range(len(results))
     tensors = [
         Tensor(a, True, (made, i)) if i in follows and a.dtype.kind == "f" else Tensor(a)
@@ -302,13 +308,11 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
     return tuple(tensors) if isinstance(result, tuple) else tensors[0]
 
 
-def origin(argument: Any) -> Source | None:
+def origin(tensor: Tensor) -> Source | None:
     """Return where a tensor's gradient goes, None where it goes nowhere."""
-    if not isinstance(argument, Tensor):
-        return None
-    if argument.is_parameter:
-        argument.data.root.lasting = True
-    return (argument.source or (argument, 0)) if argument.requires_grad else None
+    if tensor.is_parameter:
+        tensor.data.root.lasting = True
+    return (tensor.source or (tensor, 0)) if tensor.requires_grad else None
 
 
 def sweep(
