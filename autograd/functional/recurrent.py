@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from ..ops import recurrent as ops
-from ..ops.activation import relu, tanh
+from ..ops import recurrent_sequence as sequences
 from ..ops.elementwise import add
 from ..ops.shape import full, reshape
 from ..primitive import Value
@@ -16,20 +16,28 @@ from .arrange import cat
 from .dropout import dropout as drop
 from .linear import linear
 
-Step: TypeAlias = Callable[[Value, list[Value]], list[Value]]
-NONLINEARITIES = {"tanh": tanh, "relu": relu}
+# Takes gates without and with their bias apart, the states before the first step, w_hh and whether
+# to walk backwards; returns the outputs of all steps and the last states.
+Walk: TypeAlias = Callable[[Value, Value, list[Value], Value, bool], tuple[Value, list[Value]]]
+NONLINEARITIES = sequences.NONLINEARITIES
 
 
-def _lstm_step(gates: Value, state: list[Value]) -> list[Value]:
-    h, c, _ = ops.lstm_cell(gates, state[1])
-    return [h, c]
+def _lstm_walk(
+    gates: Value, bias: Value, state: list[Value], w: Value, backwards: bool
+) -> tuple[Value, list[Value]]:
+    hs, h, c, *_ = sequences.lstm_sequence(gates, bias, *state, w, backwards=backwards)
+    return hs, [h, c]
 
 
-def _rnn_step(nonlinearity: str) -> Step:
-    if nonlinearity not in NONLINEARITIES:
-        raise ValueError(f"nonlinearity {nonlinearity!r} is unknown; there are 'tanh' and 'relu'")
-    function = NONLINEARITIES[nonlinearity]
-    return lambda gates, state: [function(gates)]
+def _rnn_walk(nonlinearity: str) -> Walk:
+    def walk(
+        gates: Value, bias: Value, state: list[Value], w: Value, backwards: bool
+    ) -> tuple[Value, list[Value]]:
+        options = {"nonlinearity": nonlinearity, "backwards": backwards}
+        hs, h = sequences.rnn_sequence(gates, bias, *state, w, **options)
+        return hs, [h]
+
+    return walk
 
 
 def rnn_cell(
@@ -43,8 +51,10 @@ def rnn_cell(
 ) -> Tensor:
     """Return the next state (N, H) of an Elman network for an input (N, I) and a state (N, H):
     f(x w_ih^T + b_ih + h w_hh^T + b_hh), f being "tanh" or "relu"."""
-    step = _rnn_step(nonlinearity)
-    h: Tensor = step(add(linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh)), [hx])[0]
+    if nonlinearity not in NONLINEARITIES:
+        raise ValueError(f"nonlinearity {nonlinearity!r} is unknown; there are 'tanh' and 'relu'")
+    function, _ = NONLINEARITIES[nonlinearity]
+    h: Tensor = function(add(linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh)))
     return h
 
 
@@ -60,7 +70,7 @@ def lstm_cell(
     quarters of x w_ih^T + b_ih + h w_hh^T + b_hh; c' = sigmoid(f) c + sigmoid(i) tanh(g) and
     h' = sigmoid(o) tanh(c') (Hochreiter & Schmidhuber 1997, with Gers's forget gate)."""
     gates = add(linear(input, w_ih, b_ih), linear(hx[0], w_hh, b_hh))
-    h, c = _lstm_step(gates, [*hx])
+    h, c, _ = ops.lstm_cell(gates, hx[1])
     return h, c
 
 
@@ -80,7 +90,7 @@ def lstm(
 
     `params`: for each layer, for each direction: w_ih, w_hh and, in all or none, b_ih, b_hh.
     `dropout` acts between layers in training. ValueError for shapes that do not fit."""
-    net = _Network("lstm", 4, _lstm_step, num_layers, bidirectional, batch_first)
+    net = _Network("lstm", 4, _lstm_walk, num_layers, bidirectional, batch_first)
     y, (h, c) = net.run(input, hx, 2, params, dropout if training else 0.0)
     return y, (h, c)
 
@@ -96,7 +106,7 @@ def rnn_tanh(
     batch_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run an Elman network (Elman 1990) over sequences; all as in `lstm`, with a single state h."""
-    net = _Network("rnn_tanh", 1, _rnn_step("tanh"), num_layers, bidirectional, batch_first)
+    net = _Network("rnn_tanh", 1, _rnn_walk("tanh"), num_layers, bidirectional, batch_first)
     y, (h,) = net.run(input, None if hx is None else (hx,), 1, params, dropout if training else 0.0)
     return y, h
 
@@ -112,7 +122,7 @@ def rnn_relu(
     batch_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run an Elman network with max(x, 0) for tanh."""
-    net = _Network("rnn_relu", 1, _rnn_step("relu"), num_layers, bidirectional, batch_first)
+    net = _Network("rnn_relu", 1, _rnn_walk("relu"), num_layers, bidirectional, batch_first)
     y, (h,) = net.run(input, None if hx is None else (hx,), 1, params, dropout if training else 0.0)
     return y, h
 
@@ -121,9 +131,9 @@ class _Network:
     """Layers of one kind of cell, `gates` blocks of H rows in its weights, run over sequences."""
 
     def __init__(
-        self, name: str, gates: int, step: Step, layers: int, bidirectional: bool, batch_first: bool
+        self, name: str, gates: int, walk: Walk, layers: int, bidirectional: bool, batch_first: bool
     ) -> None:
-        self.name, self.gates, self.step, self.layers = name, gates, step, layers
+        self.name, self.gates, self.walk, self.layers = name, gates, walk, layers
         self.directions = 2 if bidirectional else 1
         self.batch_first = batch_first
 
@@ -193,7 +203,7 @@ class _Network:
             return [[zero] * states for _ in range(ways)]
         if any(h.shape != shape for h in hx):
             raise ValueError(f"{self.name}: states {[h.shape for h in hx]}; expected {shape}")
-        return [[*column] for column in zip(*[_parts(h) for h in hx], strict=True)]
+        return [[*column] for column in zip(*[ops.parts(h) for h in hx], strict=True)]
 
     def _way(
         self, x: Value, state: list[Value], params: Sequence[Tensor], backwards: bool
@@ -202,15 +212,7 @@ class _Network:
         steps, rows, width = x.shape
         w_ih, w_hh, *biases = params
         flat = linear(reshape(x, shape=(steps * rows, width)), w_ih)
-        flat = add(flat, add(*biases)) if biases else flat
-        gates = _parts(reshape(flat, shape=(steps, rows, flat.shape[1])))
-        outputs: list[Value] = [None] * steps
-        for t in range(steps)[:: -1 if backwards else 1]:
-            state = self.step(add(gates[t], linear(state[0], w_hh)), state)
-            outputs[t] = state[0]
-        return ops.stack(*outputs), state
-
-
-def _parts(x: Value) -> tuple[Value, ...]:
-    parts = ops.unstack(x.shape[0])(x)
-    return parts if isinstance(parts, tuple) else (parts,)
+        rest = flat.shape[1:]
+        bias = add(*biases) if biases else full(shape=rest, dtype=w_hh.dtype, value=0.0)
+        gates = reshape(flat, shape=(steps, rows, *rest))
+        return self.walk(gates, bias, state, w_hh, backwards)

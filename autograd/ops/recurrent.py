@@ -30,8 +30,13 @@ def stack(*xs: NDArray) -> NDArray:
 
 @stack.vjp("xs")
 def _(dy: Value) -> tuple[Value, ...]:
-    steps = unstack(dy.shape[0])(dy)
-    return steps if isinstance(steps, tuple) else (steps,)
+    return parts(dy)
+
+
+def parts(x: Value) -> tuple[Value, ...]:
+    """Return the parts of x along its first axis."""
+    found = unstack(x.shape[0])(x)
+    return found if isinstance(found, tuple) else (found,)
 
 
 @cache
@@ -112,6 +117,13 @@ def _(
 ) -> tuple[Value, Value]:  # fmt: skip
     dh = zero(specs[1]) if dh is None else dh
     dcell = zero(specs[1]) if dcell is None else dcell
+    return cell_gradients(dh, dcell, dacts, acts, c, cell)
+
+
+def cell_gradients(
+    dh: Value, dcell: Value, dacts: Value | None, acts: Value, c: Value, cell: Value
+) -> tuple[Value, Value]:
+    """Return `lstm_cell_dx`, with the gradient of acts, where there is one, put through too."""
     dgates, dc = lstm_cell_dx(dh, dcell, acts, c, cell)
     if dacts is not None:
         steep = [

@@ -11,7 +11,17 @@ from ...deferred import Call, Joined, Later, Sign
 from ...primitive import Primitive
 from .. import Found, Kernel
 from ..reference import reference
-from . import convolution, elementwise, joins, loss, norm, pool, recurrent, update  # noqa: F401
+from . import (  # noqa: F401  (registers)
+    convolution,
+    elementwise,
+    joins,
+    loss,
+    norm,
+    pool,
+    recurrent,
+    recurrent_sequence,
+    update,
+)
 from .registry import Waiting, find, join, joinable, waiting
 from .targets import CONVOLUTIONS, WIDTHS, Target, target
 

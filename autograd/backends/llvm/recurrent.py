@@ -9,7 +9,7 @@ from . import memory
 from . import registry as plans
 from .flat import sweep
 from .jit import build
-from .language import Integer, Kernel
+from .language import Integer, Kernel, Vector
 from .layout import address, plain
 from .mathematics import sigmoid, tanh
 from .targets import Target
@@ -49,22 +49,31 @@ def cell_slope(target: Target, dtype: str) -> Kernel:
 
         def body(place: Integer, some: Integer | None) -> None:
             at, quarters = k.sum(start, place), [k.sum(wide, (size, q), place) for q in range(4)]
-            i, f, g, o = (k.load(k.at(acts, quarter), some) for quarter in quarters)
-            top, old = k.load(k.at(dh, at), some), k.load(k.at(c, at), some)
-            t = tanh(k, k.load(k.at(made, at), some))
-            m = (1.0 - t * t) * o * top + k.load(k.at(dcell, at), some)
-            slopes = (
-                i * (1.0 - i) * g * m,
-                f * (1.0 - f) * old * m,
-                (1.0 - g * g) * i * m,
-                o * (1.0 - o) * t * top,
-            )
-            for slope, quarter in zip(slopes, quarters, strict=True):
+            read = [k.load(k.at(acts, quarter), some) for quarter in quarters]
+            states = [k.load(k.at(x, at), some) for x in (dh, dcell, c, made)]
+            steep, inner = slopes(k, read, *states)
+            for slope, quarter in zip(steep, quarters, strict=True):
                 k.store(slope, k.at(dgates, quarter), some)
-            k.store(m * f, k.at(dc, at), some)
+            k.store(inner, k.at(dc, at), some)
 
         sweep(k, size, body, unroll=1)
     return k
+
+
+def slopes(
+    k: Kernel, acts: list[Vector], dh: Vector, dcell: Vector, c: Vector, cell: Vector
+) -> tuple[list[Vector], Vector]:
+    """Return the gradients of the gates and of c, see the primitive `lstm_cell_dx`."""
+    i, f, g, o = acts
+    t = tanh(k, cell)
+    m = (1.0 - t * t) * o * dh + dcell
+    dgates = [
+        i * (1.0 - i) * g * m,
+        f * (1.0 - f) * c * m,
+        (1.0 - g * g) * i * m,
+        o * (1.0 - o) * t * dh,
+    ]
+    return dgates, m * f
 
 
 @plans.implements("lstm_cell")

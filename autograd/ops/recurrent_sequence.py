@@ -1,0 +1,328 @@
+"""One layer of a recurrent network, one way through a whole sequence, and its derivatives.
+
+Gates are (T, N, G), G being 4 H in an LSTM and H in an Elman network, states (T, N, H), weights
+(G, H); `backwards` walks from the last step to the first. On arrays one primitive goes back through
+time. Where gradients are recorded in turn, the same steps are calls of the cells' primitives."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..array import Array, NDArray, Spec
+from ..ledger import Cost
+from ..primitive import Value, primitive
+from .activation import relu, relu_dx, tanh, tanh_dx
+from .elementwise import add, fit
+from .linear import matmul, swapped
+from .recurrent import cell_gradients, lstm_cell, lstm_cell_dx, parts, stack
+from .rules import agreed, common
+from .shape import concatenate, getslice, reshape, zero
+
+NONLINEARITIES = {"tanh": (tanh, tanh_dx), "relu": (relu, relu_dx)}
+# The work on one number of a state, its products and its sum with the gates aside.
+CELLS = {
+    "lstm": (Cost(exp=5, add=4, div=3, mul=3), Cost(exp=1, mul=16, add=6)),
+    "tanh": (Cost(exp=1), Cost(mul=2, add=1)),
+    "relu": (Cost(cmp=1), Cost(cmp=1)),
+}
+Given = tuple[bool, ...]
+
+
+def _checked(name: str, many: int, gates: Spec, bias: Spec, state: Spec, w: Spec) -> Any:
+    """Return the type of the results. ValueError for shapes that do not fit."""
+    h = state.shape[-1] if state.shape else 0
+    batch = gates.shape[:2]
+    expected = [(*batch, many * h), (many * h,), (*batch[1:], h), (many * h, h)]
+    found = [gates.shape, bias.shape, state.shape, w.shape]
+    if found != expected or not gates.shape[0]:
+        raise ValueError(f"{name}: gates, bias, state and weights {found}; expected {expected}")
+    return common(gates.dtype, bias.dtype, state.dtype, w.dtype)
+
+
+def walk(steps: int, backwards: bool) -> range:
+    """Return the steps in the order in which they are taken."""
+    return range(steps)[:: -1 if backwards else 1]
+
+
+def _forward_cost(cell: str, states: Spec, bias: Spec) -> Cost:
+    made = CELLS[cell][0].times(states.size)
+    sums = 2 * states.size * bias.size // max(states.shape[-1], 1)
+    return made._replace(macs=states.size * bias.size, add=made.add + sums)
+
+
+def _backward_cost(cell: str, states: Spec, gates: int, given: Given) -> Cost:
+    """Cost of going back: the last step takes no product from a later one."""
+    made = CELLS[cell][1].times(states.size)
+    later = prod(states.shape[1:]) * (states.shape[0] - 1)
+    sums = later + (states.size if given[0] else 0)
+    return made._replace(macs=later * gates, add=made.add + sums)
+
+
+def _given(*dys: Value | None) -> tuple[list[Value], Given, bool]:
+    """Return the gradients that there are, which ones they are, and whether to record."""
+    there = [dy for dy in dys if dy is not None]
+    return there, tuple(dy is not None for dy in dys), any(type(dy) is not Array for dy in there)
+
+
+def _taken(dys: tuple[NDArray, ...], given: Given) -> list[NDArray | None]:
+    """Return the gradients in their places, None for those that are not there."""
+    some = iter(dys)
+    return [next(some) if there else None for there in given]
+
+
+def _parts(x: Value | None, steps: int) -> tuple[Value | None, ...]:
+    return (None,) * steps if x is None else parts(x)
+
+
+def _sum(like: Value, x: Value | None, y: Value | None) -> Value:
+    """Return x + y; what is None is 0, of a shape and type like another."""
+    if x is None and y is None:
+        return zero(Spec(like.shape, like.dtype))
+    return x if y is None else y if x is None else add(x, y)
+
+
+def _lstm(
+    gates: Spec, bias: Spec, h: Spec, c: Spec, w: Spec, *, backwards: bool
+) -> tuple[Spec, ...]:
+    dtype = common(_checked("lstm_sequence", 4, gates, bias, h, w), c.dtype)
+    if c.shape != h.shape:
+        raise ValueError(f"lstm_sequence: cells {c.shape} do not fit states {h.shape}")
+    states, last = Spec((gates.shape[0], *h.shape), dtype), Spec(h.shape, dtype)
+    return states, last, last, states, Spec(gates.shape, dtype)
+
+
+@primitive(
+    infer=_lstm,
+    cost=lambda y, gates, bias, *s, **a: _forward_cost("lstm", y[0], bias),
+    outputs=("hs", "last", "cell", "cells", "acts"),
+)
+def lstm_sequence(
+    gates: NDArray, bias: NDArray, h: NDArray, c: NDArray, w: NDArray, *, backwards: bool
+) -> tuple[NDArray, ...]:
+    """hs and cells (T, N, H) = the states of an LSTM that starts with h and c (N, H), its gates
+    being gates[t] + bias + h w^T, see `lstm_cell`; `last` and `cell` (N, H) = the final ones;
+    `acts` (T, N, 4 H) holds i f g o for the derivative."""
+    gates, bias, h, c, w = agreed(gates, bias, h, c, w)
+    hs, cells = (np.empty((len(gates), *h.shape), h.dtype) for _ in range(2))
+    acts = np.empty(gates.shape, h.dtype)
+    for t in walk(len(gates), backwards):
+        h, c, acts[t] = lstm_cell.reference(gates[t] + bias + h @ w.T, c)
+        hs[t], cells[t] = h, c
+    return hs, h, c, cells, acts
+
+
+@lstm_sequence.vjp("gates", "bias", "h", "c", "w")
+def _(
+    dhs: Value | None, dlast: Value | None, dcell: Value | None, dcells: Value | None,
+    dacts: Value | None, hs: Value, cells: Value, acts: Value, h: Value, c: Value, w: Value,
+    specs: tuple[Spec, ...], needs: Given, backwards: bool,
+) -> tuple[Value | None, ...]:  # fmt: skip
+    dys, given, recorded = _given(dhs, dlast, dcell)
+    if recorded or dcells is not None or dacts is not None:
+        incoming = dhs, dlast, dcell, dcells, dacts
+        dgates, dc = _lstm_back(incoming, cells, acts, c, w, backwards)
+    else:
+        dgates, dc = lstm_sequence_dx(acts, cells, c, w, *dys, given=given, backwards=backwards)
+    db, dh, dw = _rest(dgates, hs, h, w, (needs[1] or needs[4], needs[2]), backwards)
+    return _fitted((dgates, db, dh, dc, dw), specs)
+
+
+def _lstm_back(
+    incoming: tuple[Value | None, ...], cells: Value, acts: Value, c: Value, w: Value,
+    backwards: bool,
+) -> tuple[Value, Value]:  # fmt: skip
+    """Do what `lstm_sequence_dx` does step by step, also with gradients of cells and acts."""
+    dhs, dh, dc, dcells, dacts = incoming
+    count, nothing = acts.shape[0], Spec(c.shape, acts.dtype)
+    order, made, values = walk(count, backwards), parts(cells), parts(acts)
+    old = dict(zip(order, [c, *[made[t] for t in order]], strict=False))
+    tops, inner, bends = (_parts(x, count) for x in (dhs, dcells, dacts))
+    dgates: dict[int, Value] = {}
+    for t in reversed(order):
+        dh, dc = _sum(nothing, dh, tops[t]), _sum(nothing, dc, inner[t])
+        dgates[t], dc = cell_gradients(dh, dc, bends[t], values[t], old[t], made[t])
+        dh = matmul(dgates[t], w)
+    return stack(*[dgates[t] for t in range(count)]), dc
+
+
+def _lstm_dx(
+    acts: Spec, cells: Spec, c: Spec, w: Spec, *dys: Spec, given: Given, backwards: bool
+) -> tuple[Spec, Spec]:
+    return acts, Spec(c.shape, acts.dtype)
+
+
+@primitive(
+    infer=_lstm_dx,
+    cost=lambda y, acts, cells, c, w, *dys, given, backwards: _backward_cost(
+        "lstm", cells, w.shape[0], given
+    ),
+    outputs=("dgates", "dc"),
+)
+def lstm_sequence_dx(
+    acts: NDArray, cells: NDArray, c: NDArray, w: NDArray, *dys: NDArray, given: Given,
+    backwards: bool,
+) -> tuple[NDArray, NDArray]:  # fmt: skip
+    """dgates (T, N, 4 H) and dc (N, H) = the gradients of the gates and the first cells; `dys` are
+    those of hs, the last state and the last cells, as far as `given` says. From the last step to
+    the first, dh = dhs[t] + dgates[t + 1] w; the rest is `lstm_cell_dx`."""
+    dhs, dh, dc = _taken(dys, given)
+    dgates = np.empty_like(acts)
+    order = walk(len(acts), backwards)
+    old = dict(zip(order, [c, *[cells[t] for t in order]], strict=False))
+    for t in reversed(order):
+        if t != order[-1]:
+            dh = dgates[t + order.step] @ w
+        dh, dc = (np.zeros(c.shape, acts.dtype) if x is None else x for x in (dh, dc))
+        dh = dh if dhs is None else dh + dhs[t]
+        dgates[t], dc = lstm_cell_dx.reference(dh, dc, acts[t], old[t], cells[t])
+    return dgates, dc
+
+
+def _rnn(
+    gates: Spec, bias: Spec, h: Spec, w: Spec, *, nonlinearity: str, backwards: bool
+) -> tuple[Spec, Spec]:
+    dtype = _checked("rnn_sequence", 1, gates, bias, h, w)
+    return Spec(gates.shape, dtype), Spec(h.shape, dtype)
+
+
+@primitive(
+    infer=_rnn,
+    cost=lambda y, gates, bias, *s, nonlinearity, backwards: _forward_cost(
+        nonlinearity, gates, bias
+    ),
+    outputs=("hs", "last"),
+)
+def rnn_sequence(
+    gates: NDArray, bias: NDArray, h: NDArray, w: NDArray, *, nonlinearity: str, backwards: bool
+) -> tuple[NDArray, NDArray]:
+    """hs (T, N, H) = the states of an Elman network that starts with h (N, H): the tanh or relu of
+    gates[t] + bias + h w^T, h being the state before; `last` (N, H) = the final one."""
+    gates, bias, h, w = agreed(gates, bias, h, w)
+    function, _ = NONLINEARITIES[nonlinearity]
+    hs = np.empty_like(gates)
+    for t in walk(len(gates), backwards):
+        h = function.reference(gates[t] + bias + h @ w.T)
+        hs[t] = h
+    return hs, h
+
+
+@rnn_sequence.vjp("gates", "bias", "h", "w")
+def _(
+    dhs: Value | None, dlast: Value | None, hs: Value, h: Value, w: Value,
+    specs: tuple[Spec, ...], needs: Given, nonlinearity: str, backwards: bool,
+) -> tuple[Value | None, ...]:  # fmt: skip
+    dys, given, recorded = _given(dhs, dlast)
+    if recorded:
+        dgates = _rnn_back(dhs, dlast, hs, w, nonlinearity, backwards)
+    else:
+        dgates = rnn_sequence_dx(
+            hs, w, *dys, given=given, nonlinearity=nonlinearity, backwards=backwards
+        )
+    db, dh, dw = _rest(dgates, hs, h, w, (needs[1] or needs[3], needs[2]), backwards)
+    return _fitted((dgates, db, dh, dw), specs)
+
+
+def _rnn_back(
+    dhs: Value | None, dh: Value | None, hs: Value, w: Value, nonlinearity: str, backwards: bool
+) -> Value:
+    """Do what `rnn_sequence_dx` does step by step."""
+    count = hs.shape[0]
+    values, tops = parts(hs), _parts(dhs, count)
+    _, slope = NONLINEARITIES[nonlinearity]
+    dgates: dict[int, Value] = {}
+    for t in reversed(walk(count, backwards)):
+        dh = slope(_sum(values[t], dh, tops[t]), values[t])
+        dgates[t] = dh
+        dh = matmul(dh, w)
+    return stack(*[dgates[t] for t in range(count)])
+
+
+@primitive(
+    infer=lambda hs, w, *dys, **attrs: hs,
+    cost=lambda y, hs, w, *dys, given, nonlinearity, backwards: _backward_cost(
+        nonlinearity, hs, w.shape[0], given
+    ),
+    outputs=("dgates",),
+)
+def rnn_sequence_dx(
+    hs: NDArray, w: NDArray, *dys: NDArray, given: Given, nonlinearity: str, backwards: bool
+) -> NDArray:
+    """dgates (T, N, H) = the gradient of the gates; `dys` are those of hs and the last state, as
+    far as `given` says. From the last step to the first, dgates[t] = f'(hs[t]) (dhs[t] +
+    dgates[t + 1] w)."""
+    dhs, dh = _taken(dys, given)
+    _, slope = NONLINEARITIES[nonlinearity]
+    dgates = np.empty_like(hs)
+    order = walk(len(hs), backwards)
+    for t in reversed(order):
+        if t != order[-1]:
+            dh = dgates[t + order.step] @ w
+        dh = np.zeros_like(hs[t]) if dh is None else dh
+        dgates[t] = slope.reference(dh if dhs is None else dh + dhs[t], hs[t])
+    return dgates
+
+
+def _rest(
+    dgates: Value, hs: Value, h: Value, w: Value, needs: Given, backwards: bool
+) -> tuple[Value | None, ...]:
+    """Return the gradients of the bias, of the first state and of w; `needs` tells of the
+    parameters, then of the state."""
+    db = dh = dw = None
+    if needs[0]:
+        dw, db = sequence_dw(dgates, hs, h, backwards=backwards)
+    if needs[1]:
+        first = walk(dgates.shape[0], backwards)[0]
+        dh = matmul(reshape(_cut(dgates, first, first + 1), shape=dgates.shape[1:]), w)
+    return db, dh, dw
+
+
+def _fitted(found: tuple[Value | None, ...], specs: tuple[Spec, ...]) -> tuple[Value | None, ...]:
+    return tuple(g if g is None else fit(g, s) for g, s in zip(found, specs, strict=True))
+
+
+def _cut(x: Value, first: int, last: int) -> Value:
+    """Return some steps of x."""
+    return getslice(x, slices=((first, last, 1), *((0, n, 1) for n in x.shape[1:])))
+
+
+def _weights(dgates: Spec, hs: Spec, h: Spec, *, backwards: bool) -> tuple[Spec, Spec]:
+    return Spec((dgates.shape[2], hs.shape[2]), dgates.dtype), Spec(dgates.shape[2:], dgates.dtype)
+
+
+@primitive(
+    infer=_weights,
+    cost=lambda y, dgates, hs, h, **a: Cost(macs=dgates.size * hs.shape[2], add=dgates.size),
+    outputs=("dw", "db"),
+    phase="backward_weights",
+)
+def sequence_dw(
+    dgates: NDArray, hs: NDArray, h: NDArray, *, backwards: bool
+) -> tuple[NDArray, NDArray]:
+    """dw (G, H) = the sum over all steps of dgates[t]^T and the state before, db (G,) = that of
+    dgates[t]; h is the state before the first step."""
+    old = np.concatenate((hs[1:], h[None]) if backwards else (h[None], hs[:-1]))
+    rows = dgates.reshape(-1, dgates.shape[2])
+    return rows.T @ old.reshape(-1, hs.shape[2]), rows.sum(0)
+
+
+@sequence_dw.vjp("dgates", "hs", "h")
+def _(
+    ddw: Value | None, ddb: Value | None, dgates: Value, hs: Value, h: Value,
+    specs: tuple[Spec, ...], backwards: bool,
+) -> tuple[Value, Value, Value]:  # fmt: skip
+    count = hs.shape[0]
+    ddw = zero(Spec((dgates.shape[2], hs.shape[2]), dgates.dtype)) if ddw is None else ddw
+    first, rest = reshape(h, shape=(1, *h.shape)), _cut(hs, *((1, count) if backwards else (0, count - 1)))
+    old = concatenate(*((rest, first) if backwards else (first, rest)), axis=0)
+    ddgates = matmul(old, swapped(ddw))
+    if ddb is not None:
+        ddgates = add(ddgates, ddb)
+    dold = matmul(dgates, ddw)
+    at, empty = count - 1 if backwards else 0, zero(Spec((1, *h.shape), hs.dtype))
+    dh = reshape(_cut(dold, at, at + 1), shape=h.shape)
+    some = _cut(dold, 0, count - 1) if backwards else _cut(dold, 1, count)
+    dhs = concatenate(*((empty, some) if backwards else (some, empty)), axis=0)
+    return ddgates, dhs, dh
