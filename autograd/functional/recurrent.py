@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from .. import context
 from ..ops import recurrent as ops
 from ..ops import recurrent_sequence as sequences
 from ..ops.elementwise import add
@@ -25,7 +26,9 @@ NONLINEARITIES = sequences.NONLINEARITIES
 def _lstm_walk(
     gates: Value, bias: Value, state: list[Value], w: Value, backwards: bool
 ) -> tuple[Value, list[Value]]:
-    hs, h, c, *_ = sequences.lstm_sequence(gates, bias, *state, w, backwards=backwards)
+    # Without a tape nobody asks for a gradient.
+    run = sequences.lstm_states if context.current().tape is None else sequences.lstm_sequence
+    hs, h, c, *_ = run(gates, bias, *state, w, backwards=backwards)
     return hs, [h, c]
 
 

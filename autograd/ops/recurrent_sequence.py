@@ -114,6 +114,23 @@ def lstm_sequence(
     return hs, h, c, cells, acts
 
 
+@primitive(
+    infer=lambda *specs, **attrs: _lstm(*specs, **attrs)[:3],
+    cost=lambda y, gates, bias, *s, **a: _forward_cost("lstm", y[0], bias),
+    outputs=("hs", "last", "cell"),
+)
+def lstm_states(
+    gates: NDArray, bias: NDArray, h: NDArray, c: NDArray, w: NDArray, *, backwards: bool
+) -> tuple[NDArray, ...]:
+    """`lstm_sequence` for inference: its first results, nothing kept for a derivative."""
+    gates, bias, h, c, w = agreed(gates, bias, h, c, w)
+    hs = np.empty((len(gates), *h.shape), h.dtype)
+    for t in walk(len(gates), backwards):
+        h, c, _ = lstm_cell.reference(gates[t] + bias + h @ w.T, c)
+        hs[t] = h
+    return hs, h, c
+
+
 @lstm_sequence.vjp("gates", "bias", "h", "c", "w")
 def _(
     dhs: Value | None, dlast: Value | None, dcell: Value | None, dcells: Value | None,
@@ -168,14 +185,15 @@ def lstm_sequence_dx(
     """dgates (T, N, 4 H) and dc (N, H) = the gradients of the gates and the first cells; `dys` are
     those of hs, the last state and the last cells, as far as `given` says. From the last step to
     the first, dh = dhs[t] + dgates[t + 1] w; the rest is `lstm_cell_dx`."""
-    dhs, dh, dc = _taken(dys, given)
-    dgates = np.empty_like(acts)
+    dhs, dh, dcell = _taken(dys, given)
+    dgates, nothing = np.empty_like(acts), np.zeros_like(cells[0])
+    dc = nothing if dcell is None else dcell
     order = walk(len(acts), backwards)
     old = dict(zip(order, [c, *[cells[t] for t in order]], strict=False))
     for t in reversed(order):
         if t != order[-1]:
             dh = dgates[t + order.step] @ w
-        dh, dc = (np.zeros(c.shape, acts.dtype) if x is None else x for x in (dh, dc))
+        dh = nothing if dh is None else dh
         dh = dh if dhs is None else dh + dhs[t]
         dgates[t], dc = lstm_cell_dx.reference(dh, dc, acts[t], old[t], cells[t])
     return dgates, dc
@@ -313,16 +331,20 @@ def _(
     ddw: Value | None, ddb: Value | None, dgates: Value, hs: Value, h: Value,
     specs: tuple[Spec, ...], backwards: bool,
 ) -> tuple[Value, Value, Value]:  # fmt: skip
-    count = hs.shape[0]
-    ddw = zero(Spec((dgates.shape[2], hs.shape[2]), dgates.dtype)) if ddw is None else ddw
-    first, rest = reshape(h, shape=(1, *h.shape)), _cut(hs, *((1, count) if backwards else (0, count - 1)))
-    old = concatenate(*((rest, first) if backwards else (first, rest)), axis=0)
-    ddgates = matmul(old, swapped(ddw))
+    count, size = hs.shape[0], hs.shape[2]
+    ddw = zero(Spec((dgates.shape[2], size), dgates.dtype)) if ddw is None else ddw
+    inner = _cut(hs, 1, count) if backwards else _cut(hs, 0, count - 1)
+    old = _joined(reshape(h, shape=(1, *h.shape)), inner, backwards)
+    ddgates, dold = matmul(old, swapped(ddw)), matmul(dgates, ddw)
     if ddb is not None:
         ddgates = add(ddgates, ddb)
-    dold = matmul(dgates, ddw)
-    at, empty = count - 1 if backwards else 0, zero(Spec((1, *h.shape), hs.dtype))
-    dh = reshape(_cut(dold, at, at + 1), shape=h.shape)
-    some = _cut(dold, 0, count - 1) if backwards else _cut(dold, 1, count)
-    dhs = concatenate(*((empty, some) if backwards else (some, empty)), axis=0)
+    first = count - 1 if backwards else 0
+    dh = reshape(_cut(dold, first, first + 1), shape=h.shape)
+    later = _cut(dold, 0, count - 1) if backwards else _cut(dold, 1, count)
+    dhs = _joined(zero(Spec((1, *h.shape), hs.dtype)), later, not backwards)
     return ddgates, dhs, dh
+
+
+def _joined(one: Value, others: Value, behind: bool) -> Value:
+    """Return a step and others, before or behind them."""
+    return concatenate(*((others, one) if behind else (one, others)), axis=0)
