@@ -52,11 +52,12 @@ def tile(target: Target) -> int:
     return (target.registers - 2 * WIDE) // WIDE
 
 
-class _Rows(NamedTuple):
-    """The rows of a call: whole tiles from the first row on, and whether the rest follows."""
+class Rows(NamedTuple):
+    """The rows of a call: whole tiles from the first row on, and whether the rest, of so many rows,
+    follows."""
 
     k: Kernel
-    layer: Layer
+    rest: int
     first: Integer
     tiles: Integer
     others: Integer
@@ -66,35 +67,51 @@ class _Rows(NamedTuple):
         k, rows = self.k, tile(self.k.target)
         with k.where(k.positive(self.tiles)), k.loop(self.tiles) as i:
             body(k.sum(self.first, (i, rows)), rows)
-        if self.layer.rest:
+        if self.rest:
             with k.where(k.positive(self.others)):
-                body(k.sum(self.first, (self.tiles, rows)), self.layer.rest)
+                body(k.sum(self.first, (self.tiles, rows)), self.rest)
 
     def many(self) -> Integer:
         """Return how many there are."""
-        return self.k.sum((self.tiles, tile(self.k.target)), (self.others, self.layer.rest))
+        return self.k.sum((self.tiles, tile(self.k.target)), (self.others, self.rest))
 
 
-def _products(
-    k: Kernel, x: Any, apart: int, panel: Any, depth: int, sums: list[list[Variable]]
-) -> None:
-    """Add to sums[r][v] the products of `depth` numbers of row r of x, rows being so far apart,
-    with the vectors v of a panel."""
-    line = WIDE * k.lanes
+class Factors(NamedTuple):
+    """What a tile multiplies: numbers x, `apart` from one row of the tile to the next and `along`
+    from one product to the next; vectors of a panel, `line` numbers from one product to the next,
+    of the last one `some`, None for all; products after which x is asked for ahead, 0 for never."""
+
+    x: Any
+    apart: int
+    along: int
+    panel: Any
+    line: int
+    some: int | None = None
+    ahead: int = 0
+
+
+def products(k: Kernel, f: Factors, depth: int, sums: list[list[Variable]]) -> None:
+    """Add to sums[r][v] the sum of `depth` products of row r and vector v."""
+    last = len(sums[0]) - 1
     for start, count, steps in pieces(depth, UNROLL):
         with k.loop(count) as i:
             for j in range(start, start + steps):
+                if f.ahead:
+                    k.prefetch(k.at(f.x, (i, steps * f.along), (j + f.ahead) * f.along), near=2)
                 columns = [
-                    k.load(k.at(panel, (i, steps * line), j * line + v * k.lanes))
-                    for v in range(len(sums[0]))
+                    k.load(
+                        k.at(f.panel, (i, steps * f.line), j * f.line + v * k.lanes),
+                        f.some if v == last else None,
+                    )
+                    for v in range(last + 1)
                 ]
                 for r, row in enumerate(sums):
-                    number = k.broadcast(k.at(x, (i, steps), r * apart + j))
+                    number = k.broadcast(k.at(f.x, (i, steps * f.along), r * f.apart + j * f.along))
                     for total, column in zip(row, columns, strict=True):
                         total.set(k.fma(number, column, total.get()))
 
 
-def _vectors(k: Kernel, units: int, apart: int) -> list[tuple[int, int]]:
+def vectors_of(k: Kernel, units: int, apart: int) -> list[tuple[int, int]]:
     """Return where the vectors of a block of units begin, and how many numbers of them count: those
     of four gates, which are so far apart, or without gates those side by side."""
     if apart:
@@ -119,13 +136,14 @@ class _Step(NamedTuple):
     def multiply(self, panel: Any, unit: Integer, units: int, row: Integer, many: int) -> None:
         """Write the products of some rows with a panel to the sums, then the cells."""
         k, (_, size, _), wide = self.k, self.layer, self.layer.gates
-        vectors = _vectors(k, units, size if self.layer.lstm else 0)
+        vectors = vectors_of(k, units, size if self.layer.lstm else 0)
         start = k.sum((row, wide), unit)
         for place in (r * wide + place for r in range(many) for place, _ in vectors):
             k.prefetch(k.at(self.given, start, place))
             k.prefetch(k.at(self.sums, start, place), write=True)
         totals = [[k.variable() for _ in vectors] for _ in range(many)]
-        _products(k, k.at(self.before, (row, size)), size, panel, size, totals)
+        x = k.at(self.before, (row, size))
+        products(k, Factors(x, size, 1, panel, WIDE * k.lanes), size, totals)
         for r, line in enumerate(totals):
             for total, (place, some) in zip(line, vectors, strict=True):
                 k.store(total.get(), k.at(self.sums, start, r * wide + place), some)
@@ -136,7 +154,7 @@ class _Step(NamedTuple):
     def _finish(self, rows: list[Integer], unit: Integer, units: int) -> None:
         """Make states of the sums of some rows."""
         k, (_, size, _) = self.k, self.layer
-        vectors = _vectors(k, units, size if self.layer.lstm else 0)
+        vectors = vectors_of(k, units, size if self.layer.lstm else 0)
         places = [
             (k.sum((row, self.layer.gates), unit, place), k.sum(unit, place), some)
             for row in rows
@@ -184,7 +202,7 @@ def forward(target: Target, dtype: str, layer: Layer) -> Kernel:
     k = Kernel(target, dtype, pointers, integers)
     gates, bias, h, c, w, hs, cells, acts = k.arguments[: len(pointers)]
     batch, first, tiles, others, steps, start, way, *apart = k.arguments[len(pointers) :]
-    rows, states = _Rows(k, layer, first, tiles, others), k.times(batch, layer.size)
+    rows, states = Rows(k, layer.rest, first, tiles, others), k.times(batch, layer.size)
     wide, panel = k.times(batch, layer.gates), layer.size * WIDE * k.lanes
     with k.loop(steps) as s:
         t = k.sum(start, (s, way))
@@ -258,11 +276,12 @@ class _Back(NamedTuple):
         k, (_, size, _), wide = self.k, self.layer, self.layer.gates
         at = k.sum((row, size), unit)
         places = [
-            [(k.at(self.dh, at, r * size + place), some) for place, some in _vectors(k, units, 0)]
+            [(k.at(self.dh, at, r * size + place), some) for place, some in vectors_of(k, units, 0)]
             for r in range(many)
         ]
         totals = [[k.variable(k.load(*place)) for place in line] for line in places]
-        _products(k, k.at(self.dgates, (row, wide), deep), wide, panel, depth, totals)
+        x = k.at(self.dgates, (row, wide), deep)
+        products(k, Factors(x, wide, 1, panel, WIDE * k.lanes), depth, totals)
         for line, into in zip(totals, places, strict=True):
             for total, place in zip(line, into, strict=True):
                 k.store(total.get(), *place)
@@ -279,7 +298,7 @@ def backward(target: Target, dtype: str, layer: Layer, tops: bool) -> Kernel:
     )
     dhs, acts, cells, c, w, dgates, dh, dc = k.arguments[: len(pointers)]
     batch, first, tiles, others, steps, start, way = k.arguments[len(pointers) :]
-    rows, states = _Rows(k, layer, first, tiles, others), k.times(batch, layer.size)
+    rows, states = Rows(k, layer.rest, first, tiles, others), k.times(batch, layer.size)
     wide = k.times(batch, layer.gates)
     with k.loop(steps) as s:
         t, last = k.sum(start, (s, way)), k.builder.icmp_signed("==", k.sum(s, 1), steps)
@@ -295,7 +314,7 @@ def backward(target: Target, dtype: str, layer: Layer, tops: bool) -> Kernel:
     return k
 
 
-def _carry(step: _Back, w: Any, rows: _Rows) -> None:
+def _carry(step: _Back, w: Any, rows: Rows) -> None:
     """Multiply the gradients of the gates of all rows by w."""
     k, layer = step.k, step.layer
     line = WIDE * k.lanes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -13,9 +14,26 @@ from . import registry as plans
 from .jit import build
 from .layout import address, plain
 from .recurrent_kernels import WIDE, Layer, backward, forward, tile
+from .recurrent_weights import Sums, weights
 from .targets import Target
 
-Given = tuple[bool, ...]
+Given: TypeAlias = tuple[bool, ...]
+# Takes the first row, the number of tiles, and whether the rest follows.
+Tiles: TypeAlias = Callable[[int, int, int], None]
+
+
+def _shared(count: int, rows: int, macs: int, call: Tiles) -> None:
+    """Let threads share `count` rows, in tiles of so many."""
+    whole, rest = divmod(count, rows)
+
+    def work(first: int, last: int, worker: int) -> None:
+        tiles = min(last, whole) - first
+        call(first * rows, tiles, last - first - tiles)
+
+    if macs < WORTHWHILE:
+        work(0, whole + (rest > 0), 0)
+    else:
+        share(whole + (rest > 0), work)
 
 
 class _Plan:
@@ -24,22 +42,13 @@ class _Plan:
     def __init__(self, target: Target, cell: str, states: Spec, backwards: bool, macs: int) -> None:
         (self.steps, self.batch, self.size), self.dtype = states
         self.rows, self.backwards, self.macs = tile(target), backwards, macs
-        self.whole, rest = divmod(self.batch, self.rows)
-        self.layer, self.lanes = Layer(cell, self.size, rest), target.lanes(self.dtype)
-        self.parts = self.whole + (rest > 0)
+        self.layer = Layer(cell, self.size, self.batch % self.rows)
+        self.lanes = target.lanes(self.dtype)
         self.last = 0 if backwards else -1
 
-    def share(self, call: Callable[[int, int, int], None]) -> None:
-        """Call with the first row, the number of tiles and whether the rest follows."""
-
-        def work(first: int, last: int, worker: int) -> None:
-            tiles = min(last, self.whole) - first
-            call(first * self.rows, tiles, last - first - tiles)
-
-        if self.macs < WORTHWHILE:
-            work(0, self.parts, 0)
-        else:
-            share(self.parts, work)
+    def share(self, call: Tiles) -> None:
+        """Let threads share the rows of the batch."""
+        _shared(self.batch, self.rows, self.macs, call)
 
     def way(self, back: bool) -> tuple[int, int, int]:
         """Return the number of steps, the first, and the way to the next: forward or back."""
@@ -208,19 +217,36 @@ def _start(dy: NDArray | None, like: NDArray) -> NDArray:
 def sequence_dw(
     target: Target, dgates: Spec, hs: Spec, h: Spec, *, backwards: bool
 ) -> plans.Kernel | None:
-    """Plan the gradient of the weights: a product of all steps but the first, and that one's."""
+    """Plan the gradient of the weights: the sum over all steps but the first, then that one's."""
     if not _alike(dgates, hs, h):
         return None
-    (steps, _, wide), size, dtype = dgates.shape, hs.shape[2], dgates.dtype
-    first, others = (steps - 1, slice(steps - 1)) if backwards else (0, slice(1, steps))
-    before = slice(1, steps) if backwards else slice(steps - 1)
+    (steps, batch, wide), size, dtype = dgates.shape, hs.shape[2], dgates.dtype
+    lengths = [batch, (steps - 1) * batch][:steps]
+    functions = [build(weights, target, dtype.name, Sums(n, wide, size)) for n in lengths]
+    rows, first = tile(target), steps - 1 if backwards else 0
+    # Where all steps but the first begin, and the states before them.
+    others, before = (0, 1) if backwards else (1, 0)
 
     def run(dgates: NDArray, hs: NDArray, h: NDArray, backwards: bool) -> tuple[NDArray, NDArray]:
-        dgates, hs = plain(dgates), plain(hs)
-        dw, rest = memory.empty((wide, size), dtype), memory.empty((wide, size), dtype)
-        np.matmul(dgates[others].reshape(-1, wide).T, hs[before].reshape(-1, size), out=dw)
-        np.matmul(dgates[first].T, h, out=rest)
-        dw += rest
-        return dw, np.add.reduce(dgates.reshape(-1, wide), 0, out=memory.empty((wide,), dtype))
+        x, states = plain(dgates), plain(hs)
+        dw, db = _zeros((wide, size), dtype), _zeros((wide,), dtype)
+        pairs = [(x[first], plain(h)), (x[others:], states[before:])][:steps]
+        calls = [
+            (f, [address(a) for a in (*pair, dw, db)])
+            for f, pair in zip(functions, pairs, strict=True)
+        ]
+
+        def work(start: int, tiles: int, others: int) -> None:
+            for function, pointers in calls:
+                function(*pointers, start, tiles, others)
+
+        _shared(wide, rows, dgates.size * size, work)
+        return dw, db
 
     return run
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
+    y = memory.empty(shape, dtype)
+    y[...] = 0
+    return y
