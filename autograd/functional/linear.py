@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from ..ops import linear as ops
-from ..ops.elementwise import add
 from ..tensor import Tensor
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return input @ weight.T + bias; input (.., C), weight (M, C), bias (M,), result (.., M)."""
-    y = ops.linear(input, weight)
-    return y if bias is None else add(y, bias)
+    return ops.linear(input, weight, *(() if bias is None else (bias,)))
 
 
 def matmul(input: Tensor, other: Tensor) -> Tensor:

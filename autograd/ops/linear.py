@@ -9,9 +9,12 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
+from ..threads import WORTHWHILE, share
 from .elementwise import fit
 from .rules import common, together
 from .shape import permute, reshape
+
+BLOCK, BLOCKS = 256, 16  # rows or columns that a thread takes at least; how many blocks at most
 
 
 def _product(x: Spec, w: Spec) -> Spec:
@@ -24,10 +27,35 @@ def _product(x: Spec, w: Spec) -> Spec:
     return Spec((*batch, x.shape[-2], w.shape[-1]), common(x.dtype, w.dtype))
 
 
+def _multiplied(x: NDArray, w: NDArray) -> NDArray:
+    """Return x @ w; a large product of two matrices in blocks of rows or columns, which threads
+    share. Blocks follow from shapes, so results do not depend on the number of threads."""
+    large = x.ndim == w.ndim == 2 and x.size * w.shape[1] >= WORTHWHILE
+    if not large or x.dtype != w.dtype or x.dtype.kind != "f":
+        return together(np.matmul, x, w)
+    y = np.empty((x.shape[0], w.shape[1]), x.dtype)
+    by_rows = y.shape[0] >= y.shape[1]
+    size = max(y.shape)
+    count = max(1, min(BLOCKS, size // BLOCK))
+    step = -(-size // count // 16) * 16
+    borders = [min(size, step * i) for i in range(count + 1)]
+
+    def work(first: int, last: int, worker: int) -> None:
+        for i in range(first, last):
+            part = slice(borders[i], borders[i + 1])
+            if by_rows:
+                np.matmul(x[part], w, out=y[part])
+            else:
+                np.matmul(x, w[:, part], out=y[:, part])
+
+    share(count, work)
+    return y
+
+
 @primitive(infer=_product, cost=lambda y, x, w: Cost(macs=y.size * x.shape[-1]))
 def matmul(x: NDArray, w: NDArray) -> NDArray:
     """y[.., i, j] = the sum over k of x[.., i, k] w[.., k, j], stacks broadcast."""
-    return together(np.matmul, x, w)
+    return _multiplied(x, w)
 
 
 def swapped(x: Value) -> Value:
@@ -49,17 +77,28 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
     return fit(matmul(swapped(x), dy), specs[1])
 
 
-def _linear(x: Spec, w: Spec) -> Spec:
+def _linear(x: Spec, w: Spec, *b: Spec) -> Spec:
     if not x.shape or len(w.shape) != 2 or x.shape[-1] != w.shape[1]:
         raise ValueError(f"linear: input {x.shape} does not fit weight {w.shape} (M, C)")
-    return Spec((*x.shape[:-1], w.shape[0]), common(x.dtype, w.dtype))
+    if b and b[0].shape != w.shape[:1]:
+        raise ValueError(f"linear: bias {b[0].shape} does not fit weight {w.shape} (M, C)")
+    return Spec((*x.shape[:-1], w.shape[0]), common(x.dtype, *[s.dtype for s in (w, *b)]))
 
 
-@primitive(infer=_linear, cost=lambda y, x, w: Cost(macs=y.size * x.shape[-1]))
-def linear(x: NDArray, w: NDArray) -> NDArray:
-    """y[.., m] = the sum over c of x[.., c] w[m, c]: a product with weights as layers hold them, so
-    that neither they nor their gradients are turned round."""
-    return together(np.matmul, x, w.T)
+def _linear_cost(y: Spec, x: Spec, w: Spec, *b: Spec) -> Cost:
+    return Cost(macs=y.size * x.shape[-1], add=y.size * len(b))
+
+
+@primitive(infer=_linear, cost=_linear_cost)
+def linear(x: NDArray, w: NDArray, *b: NDArray) -> NDArray:
+    """y[.., m] = the sum over c of x[.., c] w[m, c], plus b[m] if it is given: a product with
+    weights as layers hold them, so that neither they nor their gradients are turned round."""
+    y = _multiplied(x, w.T)
+    if not b:
+        return y
+    if y.dtype != common(y.dtype, b[0].dtype):
+        return together(np.add, y, b[0])
+    return np.add(y, b[0], out=y)
 
 
 @linear.vjp("x")
@@ -75,6 +114,11 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
         dy = reshape(dy, shape=(prod(dy.shape[:-1]), dy.shape[-1]))
         x = reshape(x, shape=(prod(x.shape[:-1]), x.shape[-1]))
     return fit(matmul(swapped(dy), x), specs[1])
+
+
+@linear.vjp("b")
+def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
+    return fit(dy, specs[2])
 
 
 def product(x: Value, w: Value) -> Value:
