@@ -1,0 +1,188 @@
+"""Matrix products and fully connected layers: which kernel, and how threads share it.
+
+The plan decides by shape. NumPy's own products are kept for small matrices, where a call costs more
+than the arithmetic, for large ones, and for memory that lies in another way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+
+from ...array import NDArray, Spec
+from ...threads import WORTHWHILE, share
+from . import memory
+from . import registry as plans
+from .jit import build
+from .layout import address, plain
+from .product_kernels import Product, Tile, multiply, room
+from .targets import Target
+
+LEAST = 1 << 20  # multiply-accumulates from which a kernel's call pays
+LARGE = 1024  # as long as all axes are at least, NumPy's product is as fast
+NEAR = 1 << 15  # bytes of a panel that stay in the first-level cache
+FEW = 3  # rows from which a product is more than a matrix times a vector
+COPIED = 32  # rows from which a copied panel pays
+BLOCK = 32  # rows that a thread takes at least
+PANELS = 8  # from so many on, threads take panels
+
+Sizes: TypeAlias = tuple[int, int, int]  # rows, inner axis, columns
+Run: TypeAlias = Callable[[int, int, int, int], None]  # gets addresses: x, w, bias and y
+
+
+def tile(target: Target, p: Product, rows: int) -> Tile:
+    """Return the tile that wastes the least of the registers and of the last rows and columns."""
+    lanes = target.lanes(p.dtype)
+    whole = -(-p.columns // lanes)
+
+    def cost(pair: tuple[int, int]) -> float:
+        high, wide = pair
+        parts = [(high, rows // high), (rows % high, 1)]
+        strips = [(wide, whole // wide), (whole % wide, 1)]
+        # Two multiplications in a cycle, and a sum waits four for the one before; loads, of which
+        # those of vectors weigh more, are not quite hidden.
+        return sum(
+            m * n * (max(r * v / 2, 4.0) + r / 4 + v / 2)
+            for r, m in parts
+            for v, n in strips
+            if r and v
+        )
+
+    room = target.registers - 1
+    pairs = [(high, room // (high + 1)) for high in (8, 6, 14, 4, 2, 1) if high < room // 2]
+    high, wide = min(pairs, key=cost)
+    wide = min(wide, whole)
+    depth = NEAR // (wide * lanes * np.dtype(p.dtype).itemsize)
+    return Tile(high, wide, max(128, depth // 32 * 32), 2, rows >= COPIED)
+
+
+class _Multiply:
+    """A product of rows (n, inner) and columns, and how it is cut for threads: into panels, or into
+    blocks of rows where there are few panels. Neither depends on the number of threads."""
+
+    def __init__(self, target: Target, p: Product, rows: int) -> None:
+        t = tile(target, p, rows)
+        self.p = p = p._replace(rest=rows % t.rows)
+        self.function = build(multiply, target, p, t)
+        self.size = np.dtype(p.dtype).itemsize
+        self.width = t.vectors * target.lanes(p.dtype)
+        self.panels = p.columns // self.width, int(p.columns % self.width > 0)
+        self.tiles = rows // t.rows, int(p.rest > 0)
+        self.room = room(p, t, target.lanes(p.dtype), rows)
+        self.rooms: dict[int, NDArray] = {}
+        self.shared = rows * p.inner * p.columns >= WORTHWHILE
+        self.block = -(-BLOCK // t.rows)
+        self.high = self.block * t.rows
+        self.by_panels = sum(self.panels) >= PANELS or rows < 2 * self.high
+
+    def run(self, a: int, b: int, bias: int, y: int) -> None:
+        """Multiply arrays at these addresses."""
+        if not self.shared:
+            self.function(a, b, bias, y, self._room(0), *self.tiles, *self.panels)
+        elif self.by_panels:
+            self._share_panels(a, b, bias, y)
+        else:
+            self._share_rows(a, b, bias, y)
+
+    def _room(self, worker: int) -> int:
+        """Return the address of a thread's scratch memory."""
+        if worker not in self.rooms:
+            self.rooms[worker] = np.zeros(self.room, self.p.dtype)
+        return address(self.rooms[worker])
+
+    def _share_panels(self, a: int, b: int, bias: int, y: int) -> None:
+        p, (whole, end) = self.p, self.panels
+
+        def work(first: int, last: int, worker: int) -> None:
+            start = first * self.width * self.size
+            self.function(
+                a, b + start * (p.inner if p.turned else 1), bias + start * (not p.y_turned),
+                y + start * (p.height if p.y_turned else 1), self._room(worker), *self.tiles,
+                min(last, whole) - first, int(last > whole),
+            )  # fmt: skip
+
+        share(whole + end, work)
+
+    def _share_rows(self, a: int, b: int, bias: int, y: int) -> None:
+        p, (whole, tail) = self.p, self.tiles
+
+        def work(first: int, last: int, worker: int) -> None:
+            start = first * self.high * self.size
+            tiles = min(last * self.block, whole) - first * self.block
+            self.function(
+                a + start * p.steps[0], b, bias + start * p.y_turned,
+                y + start * (1 if p.y_turned else p.columns), self._room(worker), tiles,
+                tail * (last == parts), *self.panels,
+            )  # fmt: skip
+
+        parts = -(-(whole + tail) // self.block)
+        share(parts, work)
+
+
+def _products(
+    target: Target, sizes: Sizes, dtype: str, x_turned: bool, w_turned: bool, biased: bool = False
+) -> Run:
+    """Return the function of y = x w: x (n, c) or turned, w (c, m) or turned, addresses of x, w,
+    bias and y. The smaller of x with y, and w, is turned round for lanes to lie along it."""
+    n, c, m = sizes
+    if w_turned and not x_turned and n * (c + m) < c * m:
+        other = _Multiply(target, Product(dtype, c, n, 0, (c, 1), True, True, m, biased), m)
+        return lambda x, w, bias, y: other.run(w, x, bias, y)
+    steps = (1, n) if x_turned else (c, 1)
+    return _Multiply(target, Product(dtype, c, m, 0, steps, w_turned, biased=biased), n).run
+
+
+def _pays(sizes: Sizes, m_least: int) -> bool:
+    """Tell whether a kernel is faster than NumPy's product."""
+    n, _, m = sizes
+    return prod(sizes) >= LEAST and min(sizes) < LARGE and n >= FEW and m >= m_least
+
+
+@plans.implements("linear")
+def linear(target: Target, x: Spec, w: Spec, *b: Spec) -> plans.Kernel | None:
+    """Plan a fully connected layer."""
+    (m, c), n = w.shape, prod(x.shape[:-1])
+    if any(s.dtype != x.dtype for s in (w, *b)):
+        return None
+    if not _pays((n, c, m), target.lanes(x.dtype) // 2):
+        return None
+    function = _products(target, (n, c, m), x.dtype.name, False, True, bool(b))
+    shape = (*x.shape[:-1], m)
+
+    def run(x: NDArray, w: NDArray, *b: NDArray) -> NDArray:
+        left, right, y = plain(x), plain(w), memory.empty(shape, x.dtype)
+        bias = plain(b[0]) if b else y
+        function(address(left), address(right), address(bias), address(y))
+        return y
+
+    return run
+
+
+@plans.implements("matmul")
+def matmul(target: Target, x: Spec, w: Spec) -> plans.Kernel | None:
+    """Plan a product with one matrix, in whichever of both ways each of the two lies."""
+    n, c, m = prod(x.shape[:-1]), x.shape[-1], w.shape[-1]
+    fits = len(w.shape) == 2 and x.dtype == w.dtype
+    if not fits or not _pays((n, c, m), target.lanes(x.dtype) // 2):
+        return None
+    shape, flat, name = (*x.shape[:-1], m), len(x.shape) == 2, x.dtype.name
+    ways: dict[tuple[bool, bool], Run] = {}
+
+    def run(x: NDArray, w: NDArray) -> NDArray:
+        y = memory.empty(shape, x.dtype)
+        x_turned, w_turned = not x.flags.c_contiguous, not w.flags.c_contiguous
+        if (x_turned and not (flat and x.flags.f_contiguous)) or (
+            w_turned and not w.flags.f_contiguous
+        ):
+            return np.matmul(x, w, out=y)
+        way = ways.get((x_turned, w_turned))
+        if way is None:
+            way = _products(target, (n, c, m), name, x_turned, w_turned)
+            ways[x_turned, w_turned] = way
+        way(address(x), address(w), 0, address(y))
+        return y
+
+    return run

@@ -1,0 +1,229 @@
+"""Kernels of matrix products: tiles of the result stay in registers while the inner axis runs.
+
+`multiply` has its lanes along the columns of the result. A panel, which is some vectors of columns,
+is copied so that its numbers lie side by side in the nearest cache, and turned round where the
+second matrix is given by columns; then all rows pass by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from .language import Integer, Kernel, Variable, Vector, pieces
+from .targets import Target
+
+
+class Product(NamedTuple):
+    """y[i, j] = the sum over k of a[i, k] b[k, j]. `steps` are those of a along i and k; b lies row
+    by row, or `turned`, column by column, and y so, too. `rest`: the rows behind whole tiles;
+    `height`: all rows of a y that is turned; `biased`: y starts from numbers along its axis that
+    lies in vectors at the end."""
+
+    dtype: str
+    inner: int
+    columns: int
+    rest: int
+    steps: tuple[int, int]
+    turned: bool = False
+    y_turned: bool = False
+    height: int = 0
+    biased: bool = False
+
+
+class Tile(NamedTuple):
+    """Rows and vectors of a tile; how much of the inner axis is worked on at a time, and in one
+    turn of the loop; whether panels are copied."""
+
+    rows: int
+    vectors: int
+    depth: int
+    unroll: int
+    copied: bool
+
+
+def turn(k: Kernel, vectors: Sequence[Vector]) -> list[Vector]:
+    """Return the transposed square of as many vectors as they have lanes."""
+    found, lanes = [*vectors], range(k.lanes)
+    apart = k.lanes // 2
+    while apart:
+        low = [k.lanes + i - apart if i & apart else i for i in lanes]
+        high = [k.lanes + i if i & apart else i + apart for i in lanes]
+        for i in lanes:
+            if not i & apart:
+                a, b = found[i], found[i + apart]
+                found[i], found[i + apart] = k.shuffle(a, b, low), k.shuffle(a, b, high)
+        apart //= 2
+    return found
+
+
+def room(p: Product, tile: Tile, lanes: int, rows: int) -> int:
+    """Return how many numbers of scratch memory `multiply` needs for so many rows."""
+    width = tile.vectors * lanes
+    return width * (min(tile.depth, p.inner) + (rows + lanes) * p.y_turned)
+
+
+class _Multiply:
+    """The parts of the kernel. `counts` are the numbers in each vector of a panel."""
+
+    def __init__(self, k: Kernel, p: Product, tile: Tile) -> None:
+        self.k, self.p, self.t = k, p, tile
+        self.a, self.b, self.bias, self.y, self.room, self.tiles, self.tail = k.arguments[:7]
+        self.width = tile.vectors * k.lanes
+        self.sums = k.at(self.room, min(tile.depth, p.inner) * self.width)
+
+    def panel(self, start: Integer, columns: int) -> None:
+        """Multiply all rows with the columns from `start` on."""
+        k, p = self.k, self.p
+        counts = [n for _, times, n in pieces(columns, k.lanes) for _ in range(times)]
+        for first, times, depth in pieces(p.inner, self.t.depth):
+            with k.loop(times) as i:
+                inner = k.sum((i, self.t.depth), first)
+                source, step = self._source(start, inner, depth, counts)
+                with k.where(k.positive(self.tiles)), k.loop(self.tiles) as j:
+                    at = (k.times(j, self.t.rows), start, inner)
+                    ahead = self._ahead(j, start, inner)
+                    self._tile(self.t.rows, at, depth, counts, source, step, ahead)
+                if p.rest:
+                    with k.where(k.positive(self.tail)):
+                        at = (k.times(self.tiles, self.t.rows), start, inner)
+                        self._tile(p.rest, at, depth, counts, source, step)
+        if p.y_turned:
+            self._finish(start, counts)
+
+    def _source(
+        self, start: Integer, inner: Integer, depth: int, counts: list[int]
+    ) -> tuple[Any, int]:
+        """Return where the panel of b is, and how far apart its rows are."""
+        k, p = self.k, self.p
+        if p.turned:
+            for v, n in enumerate(counts):
+                for first, times, size in pieces(depth, k.lanes):
+                    with k.loop(times) as i:
+                        place = k.sum((i, k.lanes), first)
+                        begin = k.at(self.b, (start, p.inner), inner, place, v * k.lanes * p.inner)
+                        to = k.at(self.room, (place, self.width), v * k.lanes)
+                        self._turned(begin, n, size, to)
+            return self.room, self.width
+        begin = k.at(self.b, (inner, p.columns), start)
+        if not self.t.copied:
+            return begin, p.columns
+        with k.loop(depth) as i:
+            for v, n in enumerate(counts):
+                value = k.load(k.at(begin, (i, p.columns), v * k.lanes), n)
+                k.store(value, k.at(self.room, (i, self.width), v * k.lanes))
+        return self.room, self.width
+
+    def _ahead(self, tile: Integer, start: Integer, inner: Integer) -> Any:
+        """Return where the next panel's vectors are that are asked for while a tile is worked on,
+        line by line: memory in short pieces far apart is too slow otherwise."""
+        if self.p.turned or not self.t.copied:
+            return None
+        k = self.k
+        vector = k.least(tile, self.t.vectors - 1)
+        return k.at(self.b, (inner, self.p.columns), start, (vector, k.lanes), self.width)
+
+    def _turned(self, begin: Any, rows: int, size: int, to: Any) -> None:
+        k = self.k
+        zero = k.vector(0.0)
+        given = [
+            k.load(k.at(begin, r * self.p.inner), size) if r < rows else zero
+            for r in range(k.lanes)
+        ]
+        for i, value in enumerate(turn(k, given)[:size]):
+            k.store(value, k.at(to, i * self.width))
+
+    def _tile(
+        self, rows: int, at: tuple[Integer, Integer, Integer], depth: int, counts: list[int],
+        source: Any, step: int, ahead: Any = None,
+    ) -> None:  # fmt: skip
+        k, (along, down) = self.k, self.p.steps
+        row, start, inner = at
+        sums = [[k.variable() for _ in counts] for _ in range(rows)]
+        begin, length = (self.sums, self.width) if self.p.y_turned else (
+            k.at(self.y, start), self.p.columns
+        )
+        places = [
+            [k.at(begin, (row, length), r * length + v * k.lanes) for v in range(len(counts))]
+            for r in range(rows)
+        ]
+        self._start(sums, counts, start, inner)
+        left = k.at(self.a, (row, along), (inner, down))
+        masks = [None if self.t.copied or self.p.turned else n for n in counts]
+        for first, times, size in pieces(depth, self.t.unroll):
+            with k.loop(times) as i:
+                place = k.sum((i, self.t.unroll), first)
+                for u in range(size):
+                    if ahead is not None:
+                        to = k.at(ahead, (place, self.p.columns), u * self.p.columns)
+                        k.prefetch(to, near=2)
+                    beside = [
+                        k.load(k.at(source, (place, step), u * step + v * k.lanes), n)
+                        for v, n in enumerate(masks)
+                    ]
+                    for r in range(rows):
+                        x = k.broadcast(k.at(left, (place, down), u * down + r * along))
+                        for total, w in zip(sums[r], beside, strict=True):
+                            total.set(k.fma(x, w, total.get()))
+        self._add_before(sums, places, counts, inner)
+        for line, to in zip(sums, places, strict=True):
+            for total, at_y, n in zip(line, to, counts, strict=True):
+                k.store(total.get(), at_y, n)
+
+    def _start(
+        self, sums: list[list[Variable]], counts: list[int], start: Integer, inner: Integer
+    ) -> None:
+        """Let the first sums begin with the bias."""
+        k = self.k
+        if self.p.biased and not self.p.y_turned:
+            with k.where(k.builder.not_(k.positive(inner))):
+                for v, n in enumerate(counts):
+                    value = k.load(k.at(self.bias, start, v * k.lanes), n)
+                    for line in sums:
+                        line[v].set(value)
+
+    def _add_before(
+        self, sums: list[list[Variable]], places: list[list[Any]], counts: list[int],
+        inner: Integer,
+    ) -> None:  # fmt: skip
+        """Add the sums over what came before of the inner axis: at the end, so that rounding
+        errors stay those of short sums."""
+        k = self.k
+        if self.p.inner > self.t.depth:
+            with k.where(k.positive(inner)):
+                for line, to in zip(sums, places, strict=True):
+                    for total, place, n in zip(line, to, counts, strict=True):
+                        total.set(total.get() + k.load(place, n))
+
+    def _finish(self, start: Integer, counts: list[int]) -> None:
+        """Write the sums of a panel into a y that is turned."""
+        k, p = self.k, self.p
+        rows = k.sum((self.tiles, self.t.rows), (self.tail, p.rest))
+        with k.loop(k.builder.udiv(k.sum(rows, k.lanes - 1), k.integer(k.lanes))) as i:
+            row = k.times(i, k.lanes)
+            some = k.builder.sub(rows, row)
+            bias = k.load(k.at(self.bias, row), some) if p.biased else None
+            for v, n in enumerate(counts):
+                begin = k.at(self.sums, (row, self.width), v * k.lanes)
+                lines = [k.load(k.at(begin, r * self.width)) for r in range(k.lanes)]
+                to = k.at(self.y, (start, p.height), row, v * k.lanes * p.height)
+                for j, value in enumerate(turn(k, lines)[:n]):
+                    total = value if bias is None else value + bias
+                    k.store(total, k.at(to, j * p.height), some)
+
+
+def multiply(target: Target, p: Product, tile: Tile) -> Kernel:
+    """Return the kernel of a product: a, b, bias, y, scratch memory, number of whole tiles of rows,
+    whether the rest of them follows (1 or 0), number of whole panels, whether the last columns
+    follow."""
+    names = ("a", "b", "bias", "y", "room")
+    k = Kernel(target, p.dtype, names, ("tiles", "tail", "panels", "end"))
+    *_, panels, end = k.arguments
+    parts = _Multiply(k, p, tile)
+    if p.columns >= parts.width:
+        with k.where(k.positive(panels)), k.loop(panels) as i:
+            parts.panel(k.times(i, parts.width), parts.width)
+    if p.columns % parts.width:
+        with k.where(k.positive(end)):
+            parts.panel(k.times(panels, parts.width), p.columns % parts.width)
+    return k
