@@ -134,6 +134,17 @@ def compare(layer: Layer, name: str) -> None:
         assert error(a, b) < limits[index == 2], ("y", "dx", "dw")[index]
 
 
+@pytest.mark.parametrize("layer", ["F4, ragged, odd channels", "F2, 4x4", "F(2,5), ragged"])
+def test_a_bias_is_added(layer: str) -> None:
+    x, w, dy = draw(LAYERS[layer])
+    b = np.random.default_rng(4).standard_normal(len(w)).astype("float32")
+    attributes = LAYERS[layer].attributes
+    specs = [Spec(a.shape, a.dtype) for a in (x, w, b)]
+    kernel = convolution.conv2d(target(convolution="winograd"), *specs, **attributes)
+    y = passes(LAYERS[layer], x, w, dy, available()[0])[0]
+    np.testing.assert_array_equal(kernel(x, w, b, **attributes), y + b[:, None, None])
+
+
 class Guarded:
     """Arrays within larger buffers, whose rest must stay as it was."""
 

@@ -95,8 +95,9 @@ def _conv(
     strides = pair(f"{name}: stride", stride, axes, 1)
     spread = pair(f"{name}: dilation", dilation, axes, 1)
     border = _padding(name, padding, axes, w.shape[2:], strides, spread)
-    y = ops.conv2d(x, w, stride=strides, padding=border, dilation=spread, groups=groups)
-    return restore(_biased(name, y, bias), input, axes)
+    biases = () if bias is None else (bias,)
+    y = ops.conv2d(x, w, *biases, stride=strides, padding=border, dilation=spread, groups=groups)
+    return restore(y, input, axes)
 
 
 def conv2d(

@@ -18,6 +18,7 @@ from numpy.lib.stride_tricks import as_strided
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
+from .reduce import sum
 
 Pair: TypeAlias = tuple[int, int]
 Padding: TypeAlias = tuple[Pair, Pair]
@@ -77,9 +78,14 @@ def _check(name: str, a: Spec, b: Spec) -> None:
 
 
 def _forward(
-    x: Spec, w: Spec, *, stride: Pair, padding: Padding, dilation: Pair, groups: int
+    x: Spec, w: Spec, *b: Spec, stride: Pair, padding: Padding, dilation: Pair, groups: int
 ) -> Spec:
     _check("conv2d", x, w)
+    for bias in b:
+        if bias.dtype != w.dtype:
+            raise TypeError(f"conv2d: bias of {bias.dtype}, expected {w.dtype}")
+        if bias.shape != w.shape[:1]:
+            raise ValueError(f"conv2d: bias of shape {bias.shape}, expected {w.shape[:1]}")
     m, c, *taps = w.shape
     if groups < 1 or m % groups:
         raise ValueError(f"conv2d: groups={groups} does not divide the {m} filters of {w.shape}")
@@ -119,18 +125,24 @@ def _macs(y: Spec, w: Spec) -> Cost:
     return Cost(macs=y.size * w.shape[1] * w.shape[2] * w.shape[3])
 
 
-@primitive(infer=_forward, cost=lambda y, x, w, **a: _macs(y, w))
+@primitive(
+    infer=_forward, cost=lambda y, x, w, *b, **a: _macs(y, w)._replace(add=len(b) * y.size)
+)
 def conv2d(
-    x: NDArray, w: NDArray, *, stride: Pair, padding: Padding, dilation: Pair, groups: int
-) -> NDArray:
-    """y[n,m,e,f] = the sum over k, i, j of x[n,k,Ue+i,Uf+j] w[m,k,i,j], U the stride, i and j
-    spaced by the dilation, k within the group of m; x is taken as 0 outside (cross-correlation)."""
+    x: NDArray, w: NDArray, *b: NDArray, stride: Pair, padding: Padding, dilation: Pair,
+    groups: int,
+) -> NDArray:  # fmt: skip
+    """y[n,m,e,f] = b[m] + the sum over k, i, j of x[n,k,Ue+i,Uf+j] w[m,k,i,j], U the stride, i and
+    j spaced by the dilation, k within the group of m; x is taken as 0 outside (cross-correlation).
+    One bias b (M,) or none."""
     taps = (w.shape[2], w.shape[3])
     size = (x.shape[2], x.shape[3])
     e, f = extents("conv2d", size, taps, stride, padding, dilation)
     y = np.empty((x.shape[0], e, f, w.shape[0]), x.dtype)
     windows = Windows(taps, stride, (padding[0][0], padding[1][0]), dilation)
     _correlate(x.transpose(0, 2, 3, 1), w.transpose(2, 3, 1, 0), windows, groups, y)
+    for bias in b:
+        y += bias
     return y.transpose(0, 3, 1, 2)
 
 
@@ -142,6 +154,11 @@ def _(dy: Value, w: Value, specs: tuple[Spec, ...], **attrs: Any) -> Value:
 @conv2d.vjp("w")
 def _(dy: Value, x: Value, specs: tuple[Spec, ...], **attrs: Any) -> Value:
     return conv2d_dw(x, dy, size=specs[1].shape[2:], **attrs)
+
+
+@conv2d.vjp("b")
+def _(dy: Value) -> Value:
+    return sum(dy, axes=(0, 2, 3))
 
 
 @primitive(infer=_backward_data, cost=lambda dx, dy, w, **a: _macs(dy, w), outputs=("dx",))

@@ -73,9 +73,11 @@ class Scratch:
 
 @implements("conv2d")
 def conv2d(
-    target: Target, x: Spec, w: Spec, *, stride: Pair, padding: Any, dilation: Pair, groups: int
-) -> Kernel:
-    """Plan y = the correlation of x (N, C, H, W) with w (M, C/groups, R, S)."""
+    target: Target, x: Spec, w: Spec, *b: Spec, stride: Pair, padding: Any, dilation: Pair,
+    groups: int,
+) -> Kernel:  # fmt: skip
+    """Plan y = the correlation of x (N, C, H, W) with w (M, C/groups, R, S), plus a bias b (M,) if
+    there is one."""
     (n, _, h, wide), (m, _, r, s) = x.shape, w.shape
     e, f = (
         (size + before + after - d * (t - 1) - 1) // step + 1
@@ -87,15 +89,16 @@ def conv2d(
     if _plain(x, stride, dilation, groups):
         fast = winograd_plan.find(target, (r, s), w.shape[1], m, n, (h, wide), (e, f), start)
         if fast:
-            return _fast(target, fast, n)
+            return _fast(target, fast, n, biased=bool(b))
     c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
     tile = forward_tile(target, c, n)
-    function, scratch = build(correlate, target, c, tile), Scratch(c, tile)
+    function, scratch = build(correlate, target, c, tile, bool(b)), Scratch(c, tile)
 
-    def run(x: NDArray, w: NDArray, **attributes: Any) -> NDArray:
-        source, weights = channels_last(x), _packed(w, groups)
+    def run(x: NDArray, w: NDArray, *b: NDArray, **attributes: Any) -> NDArray:
+        source, weights, bias = channels_last(x), _packed(w, groups), [plain(a) for a in b]
         y = memory.images(n, m, e, f, x.dtype)
-        function(address(source), address(weights), address(y), scratch.address, n)
+        ends = [address(a) for a in (source, weights, y)]
+        function(*ends, scratch.address, *map(address, bias), n)
         return y
 
     return run
@@ -139,7 +142,7 @@ def conv2d_dx(
                 out,
             )  # fmt: skip
             tile = forward_tile(target, part, n)
-            ready = build(correlate, target, part, tile), Scratch(part, tile)
+            ready = build(correlate, target, part, tile, False), Scratch(part, tile)
             phases.append(((a * wide + b) * c * dy.dtype.itemsize, *ready))
     whole = len(phases) == stride[0] * stride[1]
 
@@ -204,13 +207,15 @@ def _plain(x: Spec, stride: Pair, dilation: Pair, groups: int) -> bool:
     return x.dtype == np.float32 and stride == dilation == (1, 1) and groups == 1
 
 
-def _fast(target: Target, c: Winograd, n: int, turned: bool = False) -> Kernel:
+def _fast(
+    target: Target, c: Winograd, n: int, turned: bool = False, biased: bool = False
+) -> Kernel:
     """Plan a convolution, or the gradient of x, by Winograd's method."""
-    function = winograd_plan.forward(target, c, n, turned)
+    function = winograd_plan.forward(target, c, n, turned, biased)
 
-    def run(x: NDArray, w: NDArray, **attributes: Any) -> NDArray:
+    def run(x: NDArray, w: NDArray, *b: NDArray, **attributes: Any) -> NDArray:
         y = memory.images(n, c.results, *c.places, x.dtype)
-        function(channels_last(x), plain(w), y)
+        function(channels_last(x), plain(w), [plain(a) for a in b], y)
         return y
 
     return run

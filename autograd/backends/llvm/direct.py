@@ -73,10 +73,11 @@ def chunks(k: Kernel, count: Integer, size: int) -> Iterator[tuple[Integer, Inte
         yield first, k.least(size, k.builder.sub(count, k.integer(first)))
 
 
-def correlate(target: Target, c: Correlation, tile: Tile) -> Kernel:
-    """Return the kernel of a correlation: x, w, y, scratch, number of images."""
-    k = Kernel(target, c.dtype, ("x", "w", "y", "scratch"), ("count",))
-    x, w, y, scratch, count = k.arguments
+def correlate(target: Target, c: Correlation, tile: Tile, biased: bool) -> Kernel:
+    """Return the kernel of a correlation: x, w, y, scratch, the bias if there is one, number of
+    images."""
+    k = Kernel(target, c.dtype, ("x", "w", "y", "scratch", *("bias",) * biased), ("count",))
+    x, w, y, scratch, *bias, count = k.arguments
     weights = c.channels * c.results
     for first, images in chunks(k, count, tile.images):
         source = seen(k, c.border, x, scratch, first, images)
@@ -84,7 +85,7 @@ def correlate(target: Target, c: Correlation, tile: Tile) -> Kernel:
         with k.loop(c.groups) as g:
             block = _Block(
                 k, c, tile, k.at(source, (g, c.channels)), k.at(w, (g, c.indices * weights)),
-                k.at(target_, (g, c.results)), images,
+                [k.at(b, (g, c.results)) for b in bias], k.at(target_, (g, c.results)), images,
             )  # fmt: skip
             block.run()
     return k
@@ -94,10 +95,11 @@ class _Block:
     """The correlation of one group over some images."""
 
     def __init__(
-        self, k: Kernel, c: Correlation, tile: Tile, x: Any, w: Any, y: Any, images: Integer
-    ) -> None:
+        self, k: Kernel, c: Correlation, tile: Tile, x: Any, w: Any, bias: list[Any], y: Any,
+        images: Integer,
+    ) -> None:  # fmt: skip
         self.k, self.c, self.tile = k, c, tile
-        self.x, self.w, self.y, self.images = x, w, y, images
+        self.x, self.w, self.bias, self.y, self.images = x, w, bias, y, images
         self.apart = c.border.strides
 
     def run(self) -> None:
@@ -134,7 +136,10 @@ class _Block:
         weights = k.at(self.w, o)
         places = [*product(range(extent[0]), range(extent[1]))]
         counts = [min(k.lanes, size - v * k.lanes) for v in range(vectors)]
-        sums = {(p, v): k.variable() for p in places for v in range(vectors)}
+        first = [k.vector(0.0)] * vectors
+        for bias in self.bias:
+            first = [k.load(k.at(bias, o, v * k.lanes), n) for v, n in enumerate(counts)]
+        sums = {(p, v): k.variable(first[v]) for p in places for v in range(vectors)}
         for a, b in places:
             for v in range(vectors):
                 k.prefetch(k.at(y, a * c.out[1] + b * c.out[2] + v * k.lanes), write=True)

@@ -141,8 +141,8 @@ class _Block(NamedTuple):
                     for p, value in enumerate(v for line in made for v in line):
                         k.store(value, k.at(into, p * plane.apart))
 
-    def collect(self, matrix: Matrix, source: Any, plane: Plane, y: Any) -> None:
-        """Transform a plane back to y."""
+    def collect(self, matrix: Matrix, source: Any, plane: Plane, biases: list[Any], y: Any) -> None:
+        """Transform a plane back to y, plus one bias or none."""
         k, c, (image, row, pixel), m = self.k, self.c, self.c.out, self.c.outputs
         for i, r, t, tile in self.tiles():
             place = k.at(source, (tile, plane.width))
@@ -155,6 +155,9 @@ class _Block(NamedTuple):
                         for a in range(c.size)
                     ]
                     made = both(k, interpolate, matrix, products)
+                    for bias in biases:
+                        more = k.load(k.at(bias, (o, size), start), size)
+                        made = [[value + more for value in line] for line in made]
                     self._store(made, k.at(to, (o, size), start), r, t, size)
 
     def _store(self, made: Grid, to: Any, r: Integer, t: Integer, size: int) -> None:
@@ -211,13 +214,13 @@ def _blocks(k: Kernel, c: Winograd, b: Blocks, first: Integer, images: Integer) 
         yield _Block(k, c, first, images, j, top, rows)
 
 
-def convolve(target: Target, c: Winograd, b: Blocks) -> Kernel:
+def convolve(target: Target, c: Winograd, b: Blocks, biased: bool) -> Kernel:
     """Return the kernel of a convolution: x, transformed weights [position][channel][result] with
-    results padded to vectors, y, memory for images with borders and for both planes, number of
-    images."""
-    names = ("x", "u", "y", "border", "v", "p")
+    results padded to vectors, y, memory for images with borders and for both planes, the bias if
+    there is one, number of images."""
+    names = ("x", "u", "y", "border", "v", "p", *("bias",) * biased)
     k = Kernel(target, "float32", names, ("count",))
-    x, u, y, border, v, p, count = k.arguments
+    x, u, y, border, v, p, *bias, count = k.arguments
     left, right = planes(target, c, b)
     for first, some in chunks(k, count, b.images):
         source = seen(k, c.border, x, border, first, some)
@@ -233,7 +236,7 @@ def convolve(target: Target, c: Winograd, b: Blocks) -> Kernel:
                     k.at(p, (position, right.apart)),
                 )
                 _multiply(k, c, b, (left, right), ends, tiles)
-            block.collect(values(c.size, c.outputs), p, right, y)
+            block.collect(values(c.size, c.outputs), p, right, bias, y)
     return k
 
 

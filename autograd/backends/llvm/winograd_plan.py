@@ -96,21 +96,23 @@ def bordered(border: Border, images: int) -> NDArray:
 
 
 def forward(
-    target: Target, c: Winograd, images: int, turned: bool = False
-) -> Callable[[NDArray, NDArray, NDArray], None]:
-    """Return `run(x, w, y)` for images (N, H, W, C) and weights (M, C, R, R), or for the gradient
-    of x, `turned`: weights (C, M, R, R) with the taps in opposite order."""
+    target: Target, c: Winograd, images: int, turned: bool = False, biased: bool = False
+) -> Callable[[NDArray, NDArray, list[NDArray], NDArray], None]:
+    """Return `run(x, w, b, y)` for images (N, H, W, C), weights (M, C, R, R) and one bias (M,) or
+    none, or for the gradient of x, `turned`: weights (C, M, R, R) with the taps in opposite
+    order."""
     b = blocks(target, c, images)
-    function, spread = build(convolve, target, c, b), build(spread_weights, target, c, turned)
+    function = build(convolve, target, c, b, biased)
+    spread = build(spread_weights, target, c, turned)
     both, border = planes(target, c, b), bordered(c.border, b.images)
     scratch = Scratch(both, c.positions)
     shape = (c.positions, c.channels, both[1].width)
 
-    def run(x: NDArray, w: NDArray, y: NDArray) -> None:
+    def run(x: NDArray, w: NDArray, b: list[NDArray], y: NDArray) -> None:
         u = memory.empty(shape, w.dtype)
         spread(address(w), address(u))
         ends = [address(a) for a in (x, u, y, border)]
-        function(*ends, *scratch.planes(), images)
+        function(*ends, *scratch.planes(), *map(address, b), images)
 
     return run
 

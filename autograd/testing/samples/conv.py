@@ -43,6 +43,7 @@ ROWS = [
         ),
     ),
     row("conv2d/no bias, no batch", 4 * 3 * 3 * 3 * 6 * 5, (3, 8, 7), (4, 3, 3, 3)),
+    row("conv2d/bias of many results", 2 * 37 * 3 * 9 * 12, (2, 3, 5, 6), (37, 3, 3, 3), 37),
     row("conv2d/no images", 0, (0, 3, 8, 7), (4, 3, 3, 3), 4),
     row("conv2d/one pixel", 2 * 4 * 5 * 3 * 4, (2, 5, 3, 4), (4, 5, 1, 1), 4),
     row("conv2d/one pixel, stride", 2 * 4 * 5 * 2 * 2, (2, 5, 3, 4), (4, 5, 1, 1), stride=2),
