@@ -16,11 +16,11 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
 from tallygrad.autograd.backends.llvm import (
     convolution,
+    parts,
     winograd,
     winograd_plan,
     winograd_transforms,
 )
-from tallygrad.autograd.backends.llvm.border import Border
 from tallygrad.autograd.backends.llvm.targets import available, target
 
 Pair = tuple[int, int]
@@ -56,6 +56,7 @@ F4 = {
     "ragged, odd channels": Layer(3, 17, (9, 6), 5, 3, ONE),
     "ragged, many channels": Layer(2, 50, (7, 11), 70, 3, TWO),
     "asymmetric, no border left": Layer(1, 1, (13, 6), 3, 3, ((2, 0), (0, 1))),
+    "fewer tiles of dy": Layer(2, 5, (10, 10), 18, 3, NONE),
     "cut off": Layer(2, 3, (9, 10), 20, 3, ((-1, 0), (1, -2))),
 }
 F2 = {
@@ -158,10 +159,11 @@ class Guarded:
         self.buffers.append((buffer, size))
         return buffer[GUARD : GUARD + size].reshape(shape)
 
-    def bordered(self, border: Border, images: int) -> np.ndarray:
-        """Return zeros for images with borders, between two guards."""
-        made = self.empty((max(1, border.elements * images),), np.dtype(np.float32))
-        made[...] = 0
+    def scratch(self, size: int, dtype: str) -> parts.Scratch:
+        """Return scratch memory whose zeros, for the first thread, lie between two guards."""
+        made = parts.Scratch(size, dtype)
+        made.held[0] = self.empty((made.size,), made.dtype)
+        made.held[0][...] = 0
         return made
 
     def holding(self, x: np.ndarray) -> np.ndarray:
@@ -191,7 +193,7 @@ def test_nothing_beyond_the_arrays_is_read_or_written(
     held = [operands.holding(a) for a in arrays]
     monkeypatch.setattr(winograd_plan.memory, "empty", results.empty)
     monkeypatch.setattr(winograd_plan, "_shared", type("Fresh", (), {})())
-    monkeypatch.setattr(winograd_plan, "bordered", results.bordered)
+    monkeypatch.setattr(winograd_plan, "Scratch", results.scratch)
     found = passes(layer, *held, available()[0])
     assert len(results.buffers) >= 3
     operands.check()
@@ -239,6 +241,26 @@ def test_modes_choose() -> None:
         assert tuple(chosen(layer, name) for layer in layers) == outputs
     with pytest.raises(ValueError, match="convolution 'fast': there are auto, direct, winograd"):
         target(convolution="fast")
+
+
+def turned_back(layer: Layer, convolution: str = "auto") -> int:
+    """Return how many rows a tile of dy has where the transposed method gives dx, else 0."""
+    e, f = layer.shapes[2][2:]
+    start = (-layer.padding[0][0], -layer.padding[1][0])
+    sizes = (layer.r,) * 2, layer.c, layer.m, layer.n, layer.size, (e, f)
+    found = winograd_plan.find_back(target(convolution=convolution), *sizes, start)
+    return found.outputs if found else 0
+
+
+def test_dx_is_by_tiles_of_dy_where_these_are_fewer() -> None:
+    lenet, same = Layer(8, 20, (12, 12), 50, 5, NONE), Layer(8, 20, (12, 12), 50, 5, TWO)
+    assert turned_back(lenet) == 2 and turned_back(lenet, "direct") == 0
+    assert turned_back(lenet._replace(c=6, m=16)) == 2
+    assert turned_back(lenet._replace(c=1)) == 2 and turned_back(lenet._replace(m=1)) == 0
+    assert turned_back(lenet._replace(n=1)) == 0 and turned_back(same) == 0
+    assert turned_back(lenet._replace(n=1), "winograd") == 2
+    assert turned_back(lenet._replace(r=3, size=(10, 10))) == 4
+    assert turned_back(lenet._replace(padding=((-1, 0), (0, 0)))) == 0
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from .border import Pair
 from .direct import Correlation, Tile, correlate, correlate_weights
 from .jit import build
 from .layout import address, channels_last, plain
+from .parts import Scratch, in_parts, over_images, parts_of
 from .registry import Kernel, implements
 from .targets import Target
 from .winograd import Winograd
@@ -63,12 +64,9 @@ def weights_tile(target: Target, c: Correlation, images: int) -> Tile:
     return Tile(1, channels, vectors, taps, unroll, max(1, chunk(c, images, size)))
 
 
-class Scratch:
-    """Memory of a kernel for images with borders, zero where the borders are."""
-
-    def __init__(self, c: Correlation, tile: Tile) -> None:
-        self.memory = np.zeros(max(1, c.border.elements * tile.images), c.dtype)
-        self.address = address(self.memory)
+def bordered(c: Correlation, tile: Tile) -> Scratch:
+    """Return a kernel's memory for images with borders, zero where the borders are."""
+    return Scratch(c.border.elements * tile.images, c.dtype)
 
 
 @implements("conv2d")
@@ -89,16 +87,22 @@ def conv2d(
     if _plain(x, stride, dilation, groups):
         fast = winograd_plan.find(target, (r, s), w.shape[1], m, n, (h, wide), (e, f), start)
         if fast:
-            return _fast(target, fast, n, biased=bool(b))
+            return _fast(winograd_plan.forward(target, fast, n, False, bool(b)), n, m, (e, f))
     c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
     tile = forward_tile(target, c, n)
-    function, scratch = build(correlate, target, c, tile, bool(b)), Scratch(c, tile)
+    function, scratch = build(correlate, target, c, tile, bool(b)), bordered(c, tile)
+    steps = x.nbytes // n, c.out[0] * x.dtype.itemsize
 
     def run(x: NDArray, w: NDArray, *b: NDArray, **attributes: Any) -> NDArray:
         source, weights, bias = channels_last(x), _packed(w, groups), [plain(a) for a in b]
         y = memory.images(n, m, e, f, x.dtype)
-        ends = [address(a) for a in (source, weights, y)]
-        function(*ends, scratch.address, *map(address, bias), n)
+
+        def some(first: int, count: int, worker: int) -> None:
+            ends = address(source) + first * steps[0], address(weights)
+            to = address(y) + first * steps[1]
+            function(*ends, to, scratch.address(worker), *map(address, bias), count)
+
+        over_images(c.macs * n, n, some)
         return y
 
     return run
@@ -113,11 +117,16 @@ def conv2d_dx(
     with the taps that reach them."""
     (n, m, e, f), (_, channels, r, s) = dy.shape, w.shape
     h, wide, c = *size, channels * groups
+    size_of = dy.dtype.itemsize
     if _plain(dy, stride, dilation, groups):
+        start = (-padding[0][0], -padding[1][0])
+        back = winograd_plan.find_back(target, (r, s), channels, m, n, size, (e, f), start)
+        if back:
+            return _fast(winograd_plan.backward(target, back, n), n, channels, size)
         start = (padding[0][0] - r + 1, padding[1][0] - s + 1)
         fast = winograd_plan.find(target, (r, s), m, channels, n, (e, f), size, start)
         if fast:
-            return _fast(target, fast, n, turned=True)
+            return _fast(winograd_plan.forward(target, fast, n, turned=True), n, channels, size)
     phases = []
     for a in range(min(stride[0], h)):
         for b in range(min(stride[1], wide)):
@@ -142,18 +151,24 @@ def conv2d_dx(
                 out,
             )  # fmt: skip
             tile = forward_tile(target, part, n)
-            ready = build(correlate, target, part, tile, False), Scratch(part, tile)
-            phases.append(((a * wide + b) * c * dy.dtype.itemsize, *ready))
+            ready = build(correlate, target, part, tile, False), bordered(part, tile)
+            phases.append(((a * wide + b) * c * size_of, *ready))
     whole = len(phases) == stride[0] * stride[1]
+    macs, steps = n * prod((e, f, m, channels, r, s)), (dy.nbytes // n, h * wide * c * size_of)
 
     def run(dy: NDArray, w: NDArray, **attributes: Any) -> NDArray:
         source, weights = channels_last(dy), _packed(w, groups, turned=True)
         dx = memory.images(n, c, h, wide, dy.dtype)
         if not whole:
             dx[...] = 0
-        for offset, function, scratch in phases:
-            to = address(dx) + offset
-            function(address(source), address(weights), to, scratch.address, n)
+
+        def some(first: int, count: int, worker: int) -> None:
+            ends = address(source) + first * steps[0], address(weights)
+            to = address(dx) + first * steps[1]
+            for offset, function, scratch in phases:
+                function(*ends, to + offset, scratch.address(worker), count)
+
+        over_images(macs, n, some)
         return dx
 
     return run
@@ -173,14 +188,23 @@ def conv2d_dw(
             return _fast_weights(target, fast, n)
     c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
     tile = weights_tile(target, c, n)
-    function, scratch = build(correlate_weights, target, c, tile), Scratch(c, tile)
+    function, scratch = build(correlate_weights, target, c, tile), bordered(c, tile)
+    shape = (groups, r * s, c.channels, c.results)
+    parts = parts_of(c.macs * n, n, prod(shape))
+    steps = x.nbytes // n, prod(shape) * x.dtype.itemsize, dy.nbytes // n
 
     def run(x: NDArray, dy: NDArray, **attributes: Any) -> NDArray:
         source, tops = channels_last(x), channels_last(dy)
-        dw = memory.empty((groups, r * s, c.channels, c.results), x.dtype)
-        dw[...] = 0
-        function(address(source), address(dw), address(tops), scratch.address, n)
-        return dw.transpose(0, 3, 2, 1).reshape(m, c.channels, r, s)
+        sums = memory.empty((parts, *shape), x.dtype)
+
+        def one(part: int, first: int, count: int, worker: int) -> None:
+            ends = address(source) + first * steps[0], address(sums) + part * steps[1]
+            top = address(tops) + first * steps[2]
+            function(*ends, top, scratch.address(worker), count)
+
+        in_parts(n, parts, one)
+        whole = sums[0] if parts == 1 else np.add.reduce(sums, 0, out=memory.empty(shape, x.dtype))
+        return whole.transpose(0, 3, 2, 1).reshape(m, c.channels, r, s)
 
     return run
 
@@ -207,14 +231,11 @@ def _plain(x: Spec, stride: Pair, dilation: Pair, groups: int) -> bool:
     return x.dtype == np.float32 and stride == dilation == (1, 1) and groups == 1
 
 
-def _fast(
-    target: Target, c: Winograd, n: int, turned: bool = False, biased: bool = False
-) -> Kernel:
+def _fast(function: winograd_plan.Function, n: int, results: int, places: Pair) -> Kernel:
     """Plan a convolution, or the gradient of x, by Winograd's method."""
-    function = winograd_plan.forward(target, c, n, turned, biased)
 
     def run(x: NDArray, w: NDArray, *b: NDArray, **attributes: Any) -> NDArray:
-        y = memory.images(n, c.results, *c.places, x.dtype)
+        y = memory.images(n, results, *places, x.dtype)
         function(channels_last(x), plain(w), [plain(a) for a in b], y)
         return y
 

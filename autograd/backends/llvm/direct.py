@@ -59,6 +59,12 @@ class Correlation(NamedTuple):
         whole = self.groups * self.channels
         return Border(self.image, (lows[0], lows[1]), (size[0], size[1]), whole)
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of an image."""
+        weights = self.channels * self.results * self.groups * len(self.taps)
+        return self.places[0] * self.places[1] * weights
+
     def offset(self, tap: Tap) -> Pair:
         """Return where a tap sees x, counted from the first pixel that any sees."""
         start = self.border.start
@@ -194,8 +200,8 @@ class _Block:
 
 
 def correlate_weights(target: Target, c: Correlation, tile: Tile) -> Kernel:
-    """Return the kernel of the gradient of the weights: x, dw, dy, scratch, number of images; it
-    adds to dw[group][index][channels][results] the sum over images and pixels of x and dy."""
+    """Return the kernel of the gradient of the weights: x, dw, dy, scratch, number of images; dw
+    [group][index][channels][results] is the sum over images and pixels of x and dy."""
     k = Kernel(target, c.dtype, ("x", "w", "y", "scratch"), ("count",))
     x, w, y, scratch, count = k.arguments
     for first, images in chunks(k, count, tile.images):
@@ -203,15 +209,16 @@ def correlate_weights(target: Target, c: Correlation, tile: Tile) -> Kernel:
         tops = k.at(y, (first, c.out[0]))
         with k.loop(c.groups) as g:
             part = k.at(source, (g, c.channels)), k.at(tops, (g, c.results))
-            _weights(k, c, tile, *part, k.at(w, (g, c.indices * c.channels * c.results)), images)
+            to = k.at(w, (g, c.indices * c.channels * c.results))
+            _weights(k, c, tile, *part, to, images, k.positive(first))
     return k
 
 
 def _weights(
-    k: Kernel, c: Correlation, tile: Tile, x: Any, y: Any, w: Any, images: Integer
+    k: Kernel, c: Correlation, tile: Tile, x: Any, y: Any, w: Any, images: Integer, again: Any
 ) -> None:
     """Go through blocks of taps, channels and results; each is summed in registers over all
-    images."""
+    images, and added to what is there only where a flag says `again`."""
     width = tile.vectors * k.lanes
     for start in range(0, len(c.taps), tile.taps):
         taps = c.taps[start : start + tile.taps]
@@ -234,7 +241,8 @@ def _weights(
                 for (t, p, v), total in sums.items():
                     place = (taps[t][2] * c.channels + p) * c.results + v * k.lanes
                     to = k.at(w, (channel, c.results), result, place)
-                    k.store(k.load(to, counts[v]) + total.get(), to, counts[v])
+                    before = k.select(again, k.load(to, counts[v]), 0.0)
+                    k.store(before + total.get(), to, counts[v])
 
 
 def _sweep(

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import reduce
+from math import prod
+from operator import add
 from typing import Any, NamedTuple
 
 from .border import Border, Pair, seen
@@ -42,6 +45,11 @@ class Winograd(NamedTuple):
     def positions(self) -> int:
         """Numbers of a transformed tile."""
         return self.size**2
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of an image, done directly."""
+        return prod(self.places) * self.taps**2 * self.channels * self.results
 
     @property
     def grid(self) -> Pair:
@@ -105,7 +113,7 @@ def planes(target: Target, c: Winograd, b: Blocks) -> tuple[Plane, Plane]:
     return Plane(tiles, padded(c.channels, lanes)), Plane(tiles, padded(c.results, lanes))
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     """The tiles of some images from `first` on, and of some rows of tiles from `top` on; `number`
     counts the blocks of the same images."""
 
@@ -206,12 +214,14 @@ class _Block(NamedTuple):
                     k.prefetch(at, write, near=2)
 
 
-def _blocks(k: Kernel, c: Winograd, b: Blocks, first: Integer, images: Integer) -> Iterator[_Block]:
+def blocks_of(
+    k: Kernel, c: Winograd, b: Blocks, first: Integer, images: Integer
+) -> Iterator[Block]:
     """Loop over the blocks of some images."""
     with k.loop(-(-c.grid[0] // b.rows)) as j:
         top = k.times(j, b.rows)
         rows = k.least(b.rows, k.builder.sub(k.integer(c.grid[0]), k.integer(top)))
-        yield _Block(k, c, first, images, j, top, rows)
+        yield Block(k, c, first, images, j, top, rows)
 
 
 def convolve(target: Target, c: Winograd, b: Blocks, biased: bool) -> Kernel:
@@ -224,7 +234,7 @@ def convolve(target: Target, c: Winograd, b: Blocks, biased: bool) -> Kernel:
     left, right = planes(target, c, b)
     for first, some in chunks(k, count, b.images):
         source = seen(k, c.border, x, border, first, some)
-        for block in _blocks(k, c, b, first, some):
+        for block in blocks_of(k, c, b, first, some):
             block.spread(images(c.size), source, c.border, v, left)
             tiles = k.times(k.times(some, block.rows), c.grid[1])
             with k.loop(c.positions) as position:
@@ -235,12 +245,12 @@ def convolve(target: Target, c: Winograd, b: Blocks, biased: bool) -> Kernel:
                     k.at(u, (position, c.channels * right.width)),
                     k.at(p, (position, right.apart)),
                 )
-                _multiply(k, c, b, (left, right), ends, tiles)
+                multiply(k, c, b, (left, right), ends, tiles)
             block.collect(values(c.size, c.outputs), p, right, bias, y)
     return k
 
 
-def _multiply(
+def multiply(
     k: Kernel, c: Winograd, b: Blocks, both: tuple[Plane, Plane], at: tuple[Any, Any, Any],
     tiles: Integer,
 ) -> None:  # fmt: skip
@@ -276,9 +286,8 @@ def _add(
 
 
 def convolve_weights(target: Target, c: Winograd, b: Blocks) -> Kernel:
-    """Return the kernel of the gradient of the weights: x, what it adds to
-    [position][channel][result], dy, memory for x and dy with borders and for both planes, number
-    of images."""
+    """Return the kernel of the gradient of the weights: x, the result [position][channel][result],
+    dy, memory for x and dy with borders and for both planes, number of images."""
     names = ("x", "u", "y", "border", "tops", "v", "p")
     k = Kernel(target, "float32", names, ("count",))
     x, u, y, border, tops, v, p, count = k.arguments
@@ -286,7 +295,7 @@ def convolve_weights(target: Target, c: Winograd, b: Blocks) -> Kernel:
     for first, some in chunks(k, count, b.images):
         source = seen(k, c.border, x, border, first, some)
         upper = seen(k, c.tops, y, tops, first, some)
-        for block in _blocks(k, c, b, first, some):
+        for block in blocks_of(k, c, b, first, some):
             block.spread(images(c.size), source, c.border, v, left)
             block.spread(values(c.size, c.outputs), upper, c.tops, p, right)
             tiles = k.times(k.times(some, block.rows), c.grid[1])
@@ -298,17 +307,18 @@ def convolve_weights(target: Target, c: Winograd, b: Blocks) -> Kernel:
                     k.at(u, (position, c.channels * right.width)),
                     k.at(p, (position, right.apart)),
                 )
-                _reduce(k, c, b, (left, right), ends, tiles)
+                _reduce(k, c, b, (left, right), ends, tiles, k.sum(first, block.number))
     return k
 
 
 def _reduce(
     k: Kernel, c: Winograd, b: Blocks, both: tuple[Plane, Plane], at: tuple[Any, Any, Any],
-    tiles: Integer,
+    tiles: Integer, before: Integer,
 ) -> None:  # fmt: skip
     """Add what the tiles contribute to one position of the weights' gradient, a few channels and
-    vectors of results at a time."""
+    vectors of results at a time. Where nothing came `before`, sums begin with zero."""
     (v, u, p), (left, right) = at, both
+    again = k.positive(before)
     for start, count, vectors in pieces(right.width // k.lanes, b.vectors):
         for first, several, size in pieces(c.channels, b.tiles):
             with k.loop(count) as o, k.loop(several) as s:
@@ -320,7 +330,10 @@ def _reduce(
                     for i in range(size)
                     for j in range(vectors)
                 }
-                sums = {place: k.variable(k.load(end)) for place, end in places.items()}
+                sums = {
+                    place: k.variable(k.select(again, k.load(end), 0.0))
+                    for place, end in places.items()
+                }
                 _over_tiles(k, b, (left, right), k.at(v, channel), k.at(p, result), sums, tiles)
                 for place, total in sums.items():
                     k.store(total.get(), places[place])
@@ -346,14 +359,15 @@ def _over_tiles(
                     _add(k, sums, i, k.broadcast(k.at(column, i)), factors)
 
 
-def spread_weights(target: Target, c: Winograd, turned: bool) -> Kernel:
+def spread_weights(target: Target, c: Winograd, turned: bool, opposite: bool) -> Kernel:
     """Return the kernel that transforms weights for `convolve`: w [result][channel][tap], and the
-    transformed ones; `turned`, w is [channel][result][tap], with the taps in opposite order."""
+    transformed ones; `turned`, w is [channel][result][tap]; `opposite`, the taps are read in
+    opposite order."""
     k = Kernel(target, "float32", ("w", "u"))
     w, u = k.arguments
     width, taps = padded(c.results, k.lanes), c.taps**2
     outer, inner = (c.results, 1) if turned else (1, c.channels)
-    order = range(taps)[::-1] if turned else range(taps)
+    order = range(taps)[::-1] if opposite else range(taps)
     for start, count, size in pieces(c.results, k.lanes):
         with k.loop(count) as o, k.loop(c.channels) as channel:
             result = k.sum((o, size), start)
@@ -367,9 +381,9 @@ def spread_weights(target: Target, c: Winograd, turned: bool) -> Kernel:
     return k
 
 
-def collect_weights(target: Target, c: Winograd) -> Kernel:
-    """Return the kernel that transforms back what `convolve_weights` added up: it, and dw
-    [result][channel][tap]."""
+def collect_weights(target: Target, c: Winograd, parts: int) -> Kernel:
+    """Return the kernel that folds and transforms back what `convolve_weights` summed up for parts
+    of the images: it [part], and dw [result][channel][tap]."""
     k = Kernel(target, "float32", ("u", "w"))
     u, w = k.arguments
     width, taps = padded(c.results, k.lanes), c.taps**2
@@ -378,11 +392,13 @@ def collect_weights(target: Target, c: Winograd) -> Kernel:
             result = k.sum((o, size), start)
             at = k.at(u, (channel, width), result)
             into = k.at(w, (result, c.channels * taps), (channel, taps))
-            sums = [
-                [k.load(k.at(at, (a * c.size + b) * c.channels * width)) for b in range(c.size)]
-                for a in range(c.size)
-            ]
-            made = both(k, interpolate, values(c.size, c.taps, scaled=True), sums)
+            sums = []
+            for p in range(c.positions):
+                places = [q * c.positions + p for q in range(parts)]
+                first, *more = (k.load(k.at(at, place * c.channels * width)) for place in places)
+                sums.append(reduce(add, more, first))
+            grid = [sums[i : i + c.size] for i in range(0, c.positions, c.size)]
+            made = both(k, interpolate, values(c.size, c.taps, scaled=True), grid)
             for t, value in enumerate(v for row in made for v in row):
                 k.scatter(value, k.at(into, t), c.channels * taps, size)
     return k

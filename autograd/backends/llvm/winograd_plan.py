@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from math import prod
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from . import memory
 from .border import Border, Pair
 from .jit import build
 from .layout import address
+from .parts import Scratch, in_parts, over_images, parts_of
 from .targets import Target
 from .winograd import (
     Blocks,
@@ -24,10 +26,15 @@ from .winograd import (
     planes,
     spread_weights,
 )
+from .winograd_back import canvas, convolve_back, reaches, turned
 
 CACHE = 1 << 20  # bytes of weights that stay in the second-level cache
 PLANES = 1 << 18  # bytes of transformed tiles that leave the first-level cache little to fetch
 CHANNELS, TILES = 16, 32  # fewer are not worth the transforms
+TRANSFORM = 10  # products of vectors in whose time one is transformed
+
+# Convolves images (N, H, W, C) with weights and biases: `run(x, w, biases, y)`.
+Function = Callable[[NDArray, NDArray, list[NDArray], NDArray], None]
 
 _shared = threading.local()
 
@@ -43,6 +50,27 @@ def find(
     m = 4 if taps == (3, 3) and max(places) > 4 else 2
     c = Winograd(m, taps[0], channels, results, image, places, start)
     pays = min(channels, results) >= CHANNELS and images * c.grid[0] * c.grid[1] >= TILES
+    return c if pays or target.convolution == "winograd" else None
+
+
+def find_back(
+    target: Target, taps: Pair, channels: int, results: int, images: int, image: Pair,
+    places: Pair, start: Pair,
+) -> Winograd | None:  # fmt: skip
+    """Return how the transposed method gives dx of a convolution with these parameters, None where
+    the convolution of dy with turned weights needs no more products, or direct sums are fewer."""
+    if target.convolution == "direct" or taps not in ((3, 3), (5, 5)):
+        return None
+    m = 4 if taps == (3, 3) and max(places) > 4 else 2
+    c = Winograd(m, taps[0], channels, results, image, places, start)
+    other = turned(c)._replace(places=image, image=places)
+    fewer = 5 * prod(c.grid) <= 4 * prod(other.grid)
+    if not (fewer and reaches(c)):
+        return None
+    lanes = target.lanes("float32")
+    x, y = (-(-n // lanes) for n in (channels, results))
+    products = prod(c.grid) * c.positions * (results * x + TRANSFORM * (x + y))
+    pays = products < prod(image) * c.taps**2 * results * x and images * prod(c.grid) >= TILES
     return c if pays or target.convolution == "winograd" else None
 
 
@@ -72,15 +100,15 @@ def blocks(target: Target, c: Winograd, images: int, gradient: bool = False) -> 
     return Blocks(some, high, _whole(size, most), vectors, 2 if gradient else 4)
 
 
-class Scratch:
-    """Memory of a kernel: images with borders, which are zero, of its own; planes that are shared
-    with all kernels of a thread, so that they stay in the cache."""
+class Planes:
+    """Memory for both planes of a kernel, shared by all kernels of a thread, so that it stays in
+    the cache."""
 
     def __init__(self, both: tuple[Plane, Plane], positions: int) -> None:
         self.sizes = [positions * plane.apart for plane in both]
 
-    def planes(self) -> tuple[int, int]:
-        """Return the addresses of both planes."""
+    def addresses(self) -> tuple[int, int]:
+        """Return the addresses of both planes, in this thread."""
         whole = sum(self.sizes)
         held = getattr(_shared, "memory", None)
         if held is None or held.size < whole:
@@ -90,29 +118,69 @@ class Scratch:
         return start, start + 4 * self.sizes[0]
 
 
-def bordered(border: Border, images: int) -> NDArray:
+def bordered(border: Border, images: int) -> Scratch:
     """Return zeros for so many images with borders."""
-    return np.zeros(max(1, border.elements * images), np.float32)
+    return Scratch(border.elements * images, "float32")
+
+
+def _bytes(extents: tuple[int, ...]) -> int:
+    """Return the bytes of an image."""
+    return 4 * prod(extents)
 
 
 def forward(
     target: Target, c: Winograd, images: int, turned: bool = False, biased: bool = False
-) -> Callable[[NDArray, NDArray, list[NDArray], NDArray], None]:
+) -> Function:
     """Return `run(x, w, b, y)` for images (N, H, W, C), weights (M, C, R, R) and one bias (M,) or
     none, or for the gradient of x, `turned`: weights (C, M, R, R) with the taps in opposite
     order."""
     b = blocks(target, c, images)
     function = build(convolve, target, c, b, biased)
-    spread = build(spread_weights, target, c, turned)
+    spread = build(spread_weights, target, c, turned, turned)
     both, border = planes(target, c, b), bordered(c.border, b.images)
-    scratch = Scratch(both, c.positions)
+    scratch = Planes(both, c.positions)
     shape = (c.positions, c.channels, both[1].width)
+    steps = _bytes((*c.image, c.channels)), _bytes((*c.places, c.results))
 
-    def run(x: NDArray, w: NDArray, b: list[NDArray], y: NDArray) -> None:
+    def run(x: NDArray, w: NDArray, bias: list[NDArray], y: NDArray) -> None:
         u = memory.empty(shape, w.dtype)
         spread(address(w), address(u))
-        ends = [address(a) for a in (x, u, y, border)]
-        function(*ends, *scratch.planes(), *map(address, b), images)
+
+        def some(first: int, count: int, worker: int) -> None:
+            ends = address(x) + first * steps[0], address(u), address(y) + first * steps[1]
+            own = border.address(worker), *scratch.addresses()
+            function(*ends, *own, *map(address, bias), count)
+
+        over_images(c.macs * images, images, some)
+
+    return run
+
+
+def backward(
+    target: Target, c: Winograd, images: int
+) -> Function:
+    """Return `run(dy, w, [], dx)` for the gradient of x of a convolution, from dy (N, E, F, M) and
+    weights (M, C, R, R), by the transposed method."""
+    back = turned(c)
+    b = blocks(target, back, images)
+    function = build(convolve_back, target, c, b)
+    spread = build(spread_weights, target, back, True, False)
+    both, border = planes(target, back, b), bordered(c.tops, b.images)
+    scratch = Planes(both, c.positions)
+    sums = Scratch(canvas(c, both[1])[0] * b.images, "float32")
+    shape = (c.positions, c.results, both[1].width)
+    steps = _bytes((*c.places, c.results)), _bytes((*c.image, c.channels))
+
+    def run(dy: NDArray, w: NDArray, bias: list[NDArray], dx: NDArray) -> None:
+        u = memory.empty(shape, w.dtype)
+        spread(address(w), address(u))
+
+        def some(first: int, count: int, worker: int) -> None:
+            ends = address(dy) + first * steps[0], address(u), address(dx) + first * steps[1]
+            own = border.address(worker), *scratch.addresses(), sums.address(worker)
+            function(*ends, *own, count)
+
+        over_images(c.macs * images, images, some)
 
     return run
 
@@ -122,17 +190,25 @@ def weights(
 ) -> Callable[[NDArray, NDArray], NDArray]:
     """Return `run(x, dy)`, which gives dw (M, C, R, R) for images (N, H, W, C)."""
     b = blocks(target, c, images, gradient=True)
-    function, collect = build(convolve_weights, target, c, b), build(collect_weights, target, c)
     both = planes(target, c, b)
+    work = images * prod(c.grid) * c.positions * c.channels * c.results
+    parts = parts_of(work, images, c.positions * c.channels * both[1].width)
+    function = build(convolve_weights, target, c, b)
+    collect = build(collect_weights, target, c, parts)
     borders = bordered(c.border, b.images), bordered(c.tops, b.images)
-    scratch = Scratch(both, c.positions)
+    scratch = Planes(both, c.positions)
     shape = (c.positions, c.channels, both[1].width)
+    steps = _bytes((*c.image, c.channels)), _bytes(shape), _bytes((*c.places, c.results))
 
     def run(x: NDArray, dy: NDArray) -> NDArray:
-        u = memory.empty(shape, x.dtype)
-        u[...] = 0
-        ends = [address(a) for a in (x, u, dy, *borders)]
-        function(*ends, *scratch.planes(), images)
+        u = memory.empty((parts, *shape), x.dtype)
+
+        def one(part: int, first: int, count: int, worker: int) -> None:
+            ends = address(x) + first * steps[0], address(u) + part * steps[1]
+            own = address(dy) + first * steps[2], *[b.address(worker) for b in borders]
+            function(*ends, *own, *scratch.addresses(), count)
+
+        in_parts(images, parts, one)
         dw = memory.empty((c.results, c.channels, c.taps, c.taps), x.dtype)
         collect(address(u), address(dw))
         return dw

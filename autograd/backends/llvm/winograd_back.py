@@ -1,0 +1,110 @@
+"""The gradient of x by Winograd's method turned round: tiles of dy are transformed, multiplied, and
+transformed to all that they add to dx, where neighbours overlap.
+
+Every step is the transpose of the convolution's own: dx = B [(G w) . (A dy)]. Where windows reach
+little beyond the image, dy has fewer tiles than dx, and so this needs fewer products than the
+convolution of dy with turned weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .border import seen
+from .direct import chunks
+from .language import Integer, Kernel, pieces
+from .targets import Target
+from .winograd import Block, Blocks, Plane, Winograd, blocks_of, multiply, planes
+from .winograd_transforms import both, images, interpolate, values
+
+
+def turned(c: Winograd) -> Winograd:
+    """Return a convolution with channels and results exchanged: the shape of its products when
+    they run backward."""
+    return c._replace(channels=c.results, results=c.channels)
+
+
+def reaches(c: Winograd) -> bool:
+    """Tell whether the tiles of a convolution cover all of x."""
+    _, start, size, _ = c.border
+    ends = zip(start, size, c.image, strict=True)
+    return all(first <= 0 and first + seen_here >= whole for first, seen_here, whole in ends)
+
+
+def canvas(c: Winograd, plane: Plane) -> tuple[int, int, int]:
+    """Return numbers from one image, row and pixel to the next of the memory where dx is summed:
+    all that tiles reach, channels padded to vectors."""
+    rows, columns = c.border.size
+    return rows * columns * plane.width, columns * plane.width, plane.width
+
+
+def convolve_back(target: Target, c: Winograd, b: Blocks) -> Kernel:
+    """Return the kernel of the gradient of x of a convolution: dy, transformed weights
+    [position][result][channel] with channels padded to vectors, dx, memory for images of dy with
+    borders and for both planes, that of a canvas, number of images."""
+    names = ("y", "u", "x", "border", "v", "p", "canvas")
+    k = Kernel(target, "float32", names, ("count",))
+    y, u, x, border, v, p, memory, count = k.arguments
+    back = turned(c)
+    left, right = planes(target, back, b)
+    apart = canvas(c, right)
+    for first, some in chunks(k, count, b.images):
+        tops = seen(k, c.tops, y, border, first, some)
+        _clear(k, memory, k.times(some, apart[0] // k.lanes))
+        for block in blocks_of(k, c, b, first, some):
+            block.spread(values(c.size, c.outputs), tops, c.tops, v, left)
+            tiles = k.times(k.times(some, block.rows), c.grid[1])
+            with k.loop(c.positions) as position:
+                block.fetch_x(position, y, b, c.tops)
+                ends = (
+                    k.at(v, (position, left.apart)),
+                    k.at(u, (position, c.results * right.width)),
+                    k.at(p, (position, right.apart)),
+                )
+                multiply(k, back, b, (left, right), ends, tiles)
+            _add(block, p, right, memory, apart)
+        _copy_out(k, c, memory, apart, x, first, some)
+    return k
+
+
+def _clear(k: Kernel, memory: Any, vectors: Integer) -> None:
+    with k.loop(vectors) as i:
+        k.store(k.vector(0.0), k.at(memory, (i, k.lanes)))
+
+
+def _add(
+    block: Block, source: Any, plane: Plane, memory: Any, apart: tuple[int, int, int]
+) -> None:
+    """Transform a plane back, and add each tile to what it saw of x."""
+    k, c, m, (image, row, pixel) = block.k, block.c, block.c.outputs, apart
+    for i, r, t, tile in block.tiles():
+        place = k.at(source, (tile, plane.width))
+        to = k.at(memory, (i, image), (r, m * row), (t, m * pixel))
+        with k.loop(plane.width // k.lanes) as o:
+            at, into = k.at(place, (o, k.lanes)), k.at(to, (o, k.lanes))
+            products = [
+                [k.load(k.at(at, (a * c.size + b) * plane.apart)) for b in range(c.size)]
+                for a in range(c.size)
+            ]
+            for a, line in enumerate(both(k, interpolate, images(c.size), products)):
+                for b, value in enumerate(line):
+                    end = k.at(into, a * row + b * pixel)
+                    k.store(k.load(end) + value, end)
+
+
+def _copy_out(
+    k: Kernel, c: Winograd, memory: Any, apart: tuple[int, int, int], x: Any, first: Integer,
+    count: Integer,
+) -> None:  # fmt: skip
+    """Copy what lies within the images."""
+    (h, w), (top, left), size = c.image, c.start, c.channels
+    with k.loop(count) as i, k.loop(h) as row, k.loop(w) as column:
+        source = k.at(
+            memory, (i, apart[0]), (row, apart[1]), (column, apart[2]),
+            -top * apart[1] - left * apart[2],
+        )  # fmt: skip
+        to = k.at(x, (k.sum(first, i), h * w * size), (row, w * size), (column, size))
+        for start, vectors, width in pieces(size, k.lanes):
+            with k.loop(vectors) as o:
+                value = k.load(k.at(source, (o, width), start))
+                k.store(value, k.at(to, (o, width), start), width)
