@@ -18,6 +18,7 @@ import tallygrad.autograd as ag
 from tallygrad.autograd import context
 from tallygrad.autograd.array import array
 from tallygrad.autograd.ops import conv as ops
+from tallygrad.autograd.ops import windows
 
 Pair = tuple[int, int]
 calm = [HealthCheck.function_scoped_fixture]
@@ -104,7 +105,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 def in_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Cut images into blocks of so many bytes."""
-    monkeypatch.setattr(ops, "BLOCK_BYTES", size)
+    monkeypatch.setattr(windows, "BLOCK_BYTES", size)
 
 
 def leaf(a: np.ndarray) -> ag.Tensor:

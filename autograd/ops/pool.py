@@ -16,7 +16,7 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
-from .conv import Padding, Pair, Windows, blocks, extents, region, scratch, sights
+from .windows import Padding, Pair, Windows, blocks, extents, region, scratch, sights
 
 INDEX = np.dtype(np.int64)
 Shares: TypeAlias = Callable[[slice], Iterator[NDArray]]

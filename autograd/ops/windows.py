@@ -1,0 +1,117 @@
+"""How windows lie over images (N, H, W, C), channels-last, and what they see: shared by convolution
+and pooling. Work goes block by block, so that what is copied stays in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from threading import local
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ..array import NDArray
+
+Pair: TypeAlias = tuple[int, int]
+Padding: TypeAlias = tuple[Pair, Pair]
+
+# Copies of one block: smaller ones would cost more calls, larger ones leave the second-level cache.
+BLOCK_BYTES = 1 << 21
+
+_memory = local()
+
+
+class Windows(NamedTuple):
+    """How windows lie over an image, along both axes: taps of each, distance of neighbouring
+    windows, how far before the image the first one starts, distance of neighbouring taps."""
+
+    taps: Pair
+    stride: Pair
+    lead: Pair
+    dilation: Pair
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
+    """Return unset memory that this thread uses again for the next request of that name: fresh
+    memory would cost page faults."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    held = getattr(_memory, name, None)
+    if held is None or held.nbytes < size:
+        held = np.empty(size, np.uint8)
+        setattr(_memory, name, held)
+    return held[:size].view(dtype).reshape(shape)
+
+
+def extents(
+    name: str, size: Pair, taps: Pair, stride: Pair, padding: Padding, dilation: Pair
+) -> Pair:
+    """Return how many windows fit each axis: floor((size + padding - reach) / stride) + 1, where
+    reach is dilation (taps - 1) + 1. ValueError where none fits or an attribute is below 1."""
+    if min(*stride, *dilation, *taps) < 1:
+        raise ValueError(
+            f"{name}: stride {stride}, dilation {dilation} and kernel {taps} must be at least 1"
+        )
+    reach = [d * (r - 1) + 1 for d, r in zip(dilation, taps, strict=True)]
+    padded = [n + a + b for n, (a, b) in zip(size, padding, strict=True)]
+    if padded[0] < reach[0] or padded[1] < reach[1]:
+        raise ValueError(
+            f"{name}: kernel {taps} with dilation {dilation} reaches over {tuple(reach)}, "
+            f"the padded input is {tuple(padded)}"
+        )
+    e, f = ((n - r) // s + 1 for n, r, s in zip(padded, reach, stride, strict=True))
+    return e, f
+
+
+class Block(NamedTuple):
+    """Some images, and of these the rows of windows from one up to another, not including it."""
+
+    images: slice
+    first: int
+    last: int
+
+
+def blocks(n: int, e: int, row_bytes: int) -> Iterator[Block]:
+    """Cut n images of e rows of windows into blocks that stay in cache: whole images, or rows of
+    one image."""
+    if e * row_bytes > BLOCK_BYTES:
+        step = max(1, BLOCK_BYTES // row_bytes)
+        for i in range(n):
+            for a in range(0, e, step):
+                yield Block(slice(i, i + 1), a, min(a + step, e))
+    else:
+        count = max(1, BLOCK_BYTES // max(1, e * row_bytes))
+        for i in range(0, n, count):
+            yield Block(slice(i, min(i + count, n)), 0, e)
+
+
+def _span(size: int, start: int, stop: int) -> tuple[int, int]:
+    """Return which of the places start:stop lie within 0:size, counted from start."""
+    first = min(max(-start, 0), stop - start)
+    return first, max(first, min(size - start, stop - start))
+
+
+def region(x: NDArray, windows: Windows, rows: Pair, columns: int, border: float) -> NDArray:
+    """Return the part of x (N,H,W,C) that some rows of windows see: a view where it lies within x,
+    else a copy with the border put in."""
+    (r, s), (u, v), (top, left), (p, q) = windows
+    h = (rows[0] * u - top, (rows[1] - 1) * u + p * (r - 1) + 1 - top)
+    w = (-left, (columns - 1) * v + q * (s - 1) + 1 - left)
+    if h[0] >= 0 and w[0] >= 0 and h[1] <= x.shape[1] and w[1] <= x.shape[2]:
+        return x[:, h[0] : h[1], w[0] : w[1]]
+    y = scratch("region", (x.shape[0], h[1] - h[0], w[1] - w[0], x.shape[3]), x.dtype)
+    a, b = _span(x.shape[1], *h)
+    c, d = _span(x.shape[2], *w)
+    edges = (y[:, :a], y[:, b:], y[:, a:b, :c], y[:, a:b, d:])
+    for edge in edges:
+        if edge.size:
+            edge[...] = border
+    y[:, a:b, c:d] = x[:, h[0] + a : h[0] + b, w[0] + c : w[0] + d]
+    return y
+
+
+def sights(part: NDArray, windows: Windows, places: Pair) -> Iterator[NDArray]:
+    """Yield, tap by tap, what all windows of a region (N,H,W,C) see through it, as views."""
+    (r, s), (u, v), _, (p, q) = windows
+    h, w = (places[0] - 1) * u + 1, (places[1] - 1) * v + 1
+    for i in range(0, r * p, p):
+        for j in range(0, s * q, q):
+            yield part[:, i : i + h : u, j : j + w : v]
