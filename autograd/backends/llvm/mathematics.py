@@ -1,4 +1,4 @@
-"""Functions of vectors: exponentials, and sums and maxima over the lanes of one.
+"""Functions of vectors: exponentials, logarithms, and sums and maxima over the lanes of one.
 
 e^x is 2^n e^r with n the nearest integer to x / log 2 and |r| <= log 2 / 2, where Taylor's series
 is short (Cody and Waite 1980). What is not a number stays so, through every comparison here.
@@ -6,7 +6,7 @@ is short (Cody and Waite 1980). What is not a number stays so, through every com
 
 from __future__ import annotations
 
-from math import factorial
+from math import factorial, inf, nan
 from typing import NamedTuple
 
 import llvmlite.ir as ir
@@ -36,6 +36,7 @@ FORMATS = {
     ),
 }
 LOG2E = 1.4426950408889634
+LOG_TERMS = {4: 5, 8: 11}  # of the series of a logarithm, by bytes of a number
 
 
 def exp(k: Kernel, x: Vector) -> Vector:
@@ -163,3 +164,24 @@ def _integers(k: Kernel) -> ir.Type:
 
 def _whole(k: Kernel, value: int) -> ir.Constant:
     return ir.Constant(_integers(k), [value] * k.lanes)
+
+
+def log(k: Kernel, x: Vector) -> Vector:
+    """Return the natural logarithm, to two units in the last place or so. x is 2^n m with m near 1,
+    and log m = 2 (z + z^3 / 3 + z^5 / 5 ..) with z = (m - 1) / (m + 1)."""
+    f, builder = FORMATS[k.dtype.itemsize], k.builder
+    low = x < 2.0 ** (1 - f.bias)
+    bits = _bits(k, k.select(low, x * 2.0**f.fraction, x))
+    least = _bits(k, k.vector(0.5**0.5))
+    n = builder.ashr(builder.sub(bits, least), _whole(k, f.fraction))
+    m = Vector(k, builder.bitcast(builder.sub(bits, builder.shl(n, _whole(k, f.fraction))), k.wide))
+    magic = k.vector(1.5 * 2.0**f.fraction)
+    count = Vector(k, builder.bitcast(builder.add(n, _bits(k, magic)), k.wide)) - magic
+    count = k.select(low, count - f.fraction, count)
+    z = (m - 1.0) / (m + 1.0)
+    square, series = z * z, k.vector(0.0)
+    for i in reversed(range(LOG_TERMS[k.dtype.itemsize])):
+        series = k.fma(series, square, 2.0 / (2 * i + 1))
+    found = k.fma(count, f.log2[0], k.fma(count, f.log2[1], z * series))
+    found = k.select(x < 0.0, nan, k.select(x < inf, found, x))
+    return k.select(x.equals(0.0), -inf, found)

@@ -1,0 +1,198 @@
+"""Local response normalisation, which divides by a power of sums over neighbouring channels: of any
+array (N, C, ..), brought channels-last."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from math import prod
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ...array import NDArray, Spec
+from .jit import build
+from .language import Integer, Kernel, Vector, pieces
+from .layout import Moves, address
+from .mathematics import exp, log
+from .memory import empty
+from .registry import Kernel as Run
+from .registry import implements
+from .targets import Target
+
+# Rows between writing the numbers that windows add up and reading them, at other places than they
+# were written: read at once, they would not have arrived.
+ROWS = 8
+MOST = 4  # powers of quarters up to this are products of roots
+# Gets a place in the arrays, the place in the room where its window starts, and how many numbers
+# count there; None for a whole vector.
+Body: TypeAlias = Callable[[Integer, Integer, "int | None"], None]
+
+
+class Rows(NamedTuple):
+    """Rows of channels, and how many neighbours a window has on both sides."""
+
+    dtype: str
+    channels: int
+    before: int
+    after: int
+
+    def room(self, lanes: int) -> int:
+        """Return how many numbers a row takes with zeros around."""
+        return self.before + -(-self.channels // lanes) * lanes + self.after
+
+
+def _swept(k: Kernel, rows: Rows, count: Integer, bodies: tuple[Body, ...]) -> None:
+    """Write down each body for all channels of ROWS rows, and all for the next rows, and so on."""
+    span = rows.room(k.lanes)
+    with k.loop(k.builder.udiv(k.sum(count, ROWS - 1), k.integer(ROWS))) as group:
+        first = k.times(group, ROWS)
+        some = k.least(ROWS, k.builder.sub(count, first))
+        for body in bodies:
+            with k.loop(some) as i:
+                for start, times, size in pieces(rows.channels, k.lanes):
+                    with k.loop(times) as j:
+                        c = k.sum(start, (j, size))
+                        place = k.sum((first, rows.channels), (i, rows.channels), c)
+                        body(place, k.sum((i, span), c), size if size < k.lanes else None)
+
+
+def _window(k: Kernel, rows: Rows, start: Any) -> Vector:
+    """Return the sums of the windows that start at an address and behind."""
+    sum = k.variable()
+    for first, times, step in pieces(rows.before + 1 + rows.after, 8):
+        with k.loop(times) as j:
+            for d in range(step):
+                sum.set(sum.get() + k.load(k.at(start, (j, step), first + d)))
+    return sum.get()
+
+
+def _power(k: Kernel, s: Vector, exponent: float) -> Vector:
+    """Return s^exponent, of a number that is not negative: by roots for quarters."""
+    quarters = 4 * exponent
+    if quarters != int(quarters) or exponent > MOST:
+        return exp(k, exponent * log(k, s))
+    whole, rest = divmod(int(quarters), 4)
+    root = k.sqrt(s)
+    factors = [s] * whole + [root] * (rest // 2) + [k.sqrt(root)] * (rest % 2)
+    return prod(factors, start=k.vector(1.0))
+
+
+def _lowered(k: Kernel, x: Vector, s: Vector, beta: float) -> Vector:
+    """Return x s^-beta."""
+    return x / _power(k, s, beta) if beta > 0 else x * _power(k, s, -beta)
+
+
+def forward(target: Target, rows: Rows, factor: float, beta: float, constant: float) -> Kernel:
+    """Return the kernel of y and s = constant + factor times the sum of squares: x, y, s, room of
+    zeros, number of rows."""
+    k = Kernel(target, rows.dtype, ("x", "y", "s", "room"), ("count",))
+    x, y, s, room, count = k.arguments
+
+    def square(place: Integer, spot: Integer, some: int | None) -> None:
+        value = k.load(k.at(x, place), some)
+        k.store(value * value, k.at(room, spot, rows.before), some)
+
+    def divide(place: Integer, spot: Integer, some: int | None) -> None:
+        sum = k.fma(_window(k, rows, k.at(room, spot)), factor, constant)
+        k.store(sum, k.at(s, place), some)
+        k.store(_lowered(k, k.load(k.at(x, place), some), sum, beta), k.at(y, place), some)
+
+    _swept(k, rows, count, (square, divide))
+    return k
+
+
+def backward(target: Target, rows: Rows, factor: float, beta: float) -> Kernel:
+    """Return the kernel of dx = dy s^-beta - factor x times the sum of dy x s^(-beta - 1): dy, x,
+    s, dx, room of zeros, number of rows."""
+    k = Kernel(target, rows.dtype, ("dy", "x", "s", "dx", "room"), ("count",))
+    dy, x, s, dx, room, count = k.arguments
+
+    def slope(place: Integer, spot: Integer, some: int | None) -> None:
+        top, value, sum = (k.load(k.at(p, place), some) for p in (dy, x, s))
+        share = _lowered(k, top, sum, beta)
+        k.store(share, k.at(dx, place), some)
+        k.store(share * value / sum, k.at(room, spot, rows.before), some)
+
+    def less(place: Integer, spot: Integer, some: int | None) -> None:
+        to, value = k.at(dx, place), k.load(k.at(x, place), some)
+        wide = _window(k, rows, k.at(room, spot))
+        k.store(k.load(to, some) - wide * value * factor, to, some)
+
+    _swept(k, rows, count, (slope, less))
+    return k
+
+
+class _Room(threading.local):
+    """Memory of ROWS rows, zeros where no kernel writes; of each thread its own."""
+
+    def __init__(self, size: int, dtype: np.dtype[Any]) -> None:
+        self.memory = np.zeros(size, dtype)
+
+
+class _Call:
+    """What the calls of a plan share: rows and their number, the order of axes, and memory."""
+
+    def __init__(self, target: Target, x: Spec, before: int, after: int) -> None:
+        axes, channels = len(x.shape), x.shape[1]
+        most = channels - 1
+        self.rows = Rows(x.dtype.name, channels, min(before, most), min(after, most))
+        self.count = x.size // channels
+        self.order = (0, *range(2, axes), 1)
+        self.back = (0, axes - 1, *range(1, axes - 1))
+        self.shape, self.dtype = tuple(x.shape[i] for i in self.order), x.dtype
+        self.room = _Room(ROWS * self.rows.room(target.lanes(x.dtype)), x.dtype)
+
+    def last(self, x: NDArray) -> NDArray:
+        """Return x with its channels last, in row-major order; a copy only where need be."""
+        y = x.transpose(self.order)
+        if y.flags.c_contiguous:
+            return y
+        Moves.count += 1
+        return np.ascontiguousarray(y)
+
+    def result(self) -> NDArray:
+        """Return an array of x's shape with its channels last."""
+        return empty(self.shape, self.dtype).transpose(self.back)
+
+
+def _takes(beta: float) -> bool:
+    """Tell whether kernels have this power: a whole one is defined for negative numbers too."""
+    return abs(beta) <= MOST or beta != int(beta)
+
+
+@implements("local_response_norm")
+def local_response_norm(
+    target: Target, x: Spec, *, size: int, alpha: float, beta: float, k: float
+) -> Run | None:
+    """Plan y and s."""
+    if not _takes(beta):
+        return None
+    call = _Call(target, x, size // 2, (size - 1) // 2)
+    function = build(forward, target, call.rows, float(alpha / size), float(beta), float(k))
+
+    def run(x: NDArray, **_: Any) -> tuple[NDArray, NDArray]:
+        arrays = call.last(x), call.result(), call.result()
+        function(*map(address, (*arrays, call.room.memory)), call.count)
+        return arrays[1], arrays[2]
+
+    return run
+
+
+@implements("lrn_dx")
+def lrn_dx(
+    target: Target, dy: Spec, x: Spec, s: Spec, *, size: int, alpha: float, beta: float
+) -> Run | None:
+    """Plan the gradient of x."""
+    if not _takes(beta) or not dy.dtype == x.dtype == s.dtype:
+        return None
+    call = _Call(target, x, (size - 1) // 2, size // 2)
+    function = build(backward, target, call.rows, float(2 * alpha * beta / size), float(beta))
+
+    def run(dy: NDArray, x: NDArray, s: NDArray, **_: Any) -> NDArray:
+        dx = call.result()
+        arrays = call.last(dy), call.last(x), call.last(s), dx, call.room.memory
+        function(*map(address, arrays), call.count)
+        return dx
+
+    return run
