@@ -19,7 +19,8 @@ from numpy.lib.stride_tricks import as_strided
 
 from ..array import NDArray
 from ..threads import WORTHWHILE, share
-from .windows import Block, Pair, Windows, blocks, region, scratch, sights
+from .scratch import scratch
+from .windows import Block, Pair, Windows, blocks, region, sights
 
 # OpenBLAS does products of up to 100^3 multiply-accumulates without packing its operands first:
 # with 16 to 64 columns this takes a third to a half off the time.

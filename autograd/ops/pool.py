@@ -16,7 +16,8 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
-from .windows import Padding, Pair, Windows, blocks, extents, region, scratch, sights
+from .scratch import scratch
+from .windows import Padding, Pair, Windows, blocks, extents, region, sights
 
 INDEX = np.dtype(np.int64)
 Shares: TypeAlias = Callable[[slice], Iterator[NDArray]]

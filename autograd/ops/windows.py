@@ -4,20 +4,16 @@ and pooling. Work goes block by block, so that what is copied stays in cache."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from threading import local
-from typing import Any, NamedTuple, TypeAlias
-
-import numpy as np
+from typing import NamedTuple, TypeAlias
 
 from ..array import NDArray
+from .scratch import scratch
 
 Pair: TypeAlias = tuple[int, int]
 Padding: TypeAlias = tuple[Pair, Pair]
 
 # Copies of one block: smaller ones would cost more calls, larger ones leave the second-level cache.
 BLOCK_BYTES = 1 << 21
-
-_memory = local()
 
 
 class Windows(NamedTuple):
@@ -28,17 +24,6 @@ class Windows(NamedTuple):
     stride: Pair
     lead: Pair
     dilation: Pair
-
-
-def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
-    """Return unset memory that this thread uses again for the next request of that name: fresh
-    memory would cost page faults."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    held = getattr(_memory, name, None)
-    if held is None or held.nbytes < size:
-        held = np.empty(size, np.uint8)
-        setattr(_memory, name, held)
-    return held[:size].view(dtype).reshape(shape)
 
 
 def extents(
