@@ -13,8 +13,11 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from ..autograd.backends import Building
 from .errors import UserError
 from .files import user_errors, write_whole
+
+COMPILING = 1.0  # seconds of compiling that are no reason to say anything
 
 COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
@@ -124,6 +127,8 @@ class Progress:
         self.stream, self.every = stream, every
         self.begun = self.said = time.monotonic()
         self.images = 0
+        self.building: Building | None = None  # what was shown last, and
+        self.told = Building(0, 0, 0.0)  # what was told when the compiling before it ended
         self.bar: tqdm[Any] | None = None
         if shows and stream.isatty():
             self.bar = tqdm(total=total, initial=done, unit="step", file=stream, smoothing=0.1)
@@ -134,6 +139,7 @@ class Progress:
         self.images += images
         if not self.shows:
             return
+        self._end_of_building()
         now = time.monotonic()
         speed = self.images / max(now - self.begun, 1e-9)
         if self.bar is not None:
@@ -149,6 +155,27 @@ class Progress:
                 f"epoch {epoch + 1}, step {self.done}/{self.total}: {speed:,.0f} images/s, "
                 f"loss {loss:.4f}, accuracy {accuracy:.2%}, {left:,.0f} s left"
             )
+
+    def compiling(self, state: Building) -> None:
+        """Show that kernels are made, once that has taken more than a second."""
+        made, cached, seconds = (a - b for a, b in zip(state, self.told, strict=True))
+        if not self.shows or seconds < COMPILING:
+            return
+        first, self.building = self.building is None, state
+        line = f"compiling kernels: {made} made, {cached} from the cache"
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.set_postfix_str(line)
+        elif first or now - self.said >= self.every:
+            self.said = now
+            self.say(line)
+
+    def _end_of_building(self) -> None:
+        """Say once how many kernels were made before this step, and in which time."""
+        if self.building is not None:
+            made, _, seconds = (a - b for a, b in zip(self.building, self.told, strict=True))
+            self.say(f"{made} kernels compiled in {seconds:.1f} s")
+            self.told, self.building = self.building, None
 
     def say(self, line: str) -> None:
         """Print a line without tearing the bar."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..autograd import Ledger, Tensor, context, cross_entropy, from_numpy, nn, no_grad
+from ..autograd import Ledger, Tensor, backends, context, cross_entropy, from_numpy, nn, no_grad
 from ..autograd.random import keyed
 from ..datasets import Batch, Loader
 from . import build, provenance, state
@@ -90,7 +90,11 @@ class Training:
         # Numbers that overflow are told as a loss that is not finite, not as NumPy's warnings.
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
         try:
-            with quiet, context.using(backend=self.backend, ledger=self.ledger):
+            with (
+                quiet,
+                backends.watching(progress.compiling),
+                context.using(backend=self.backend, ledger=self.ledger),
+            ):
                 while self.state.step < last:
                     self.epoch(last, progress)
                 if self.state.evaluated != self.state.step:

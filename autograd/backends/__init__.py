@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from ..array import Spec
@@ -30,6 +31,35 @@ class Backend(Protocol):
         self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
     ) -> Found:
         """Return what does a call with these shapes."""
+
+
+class Building(NamedTuple):
+    """Kernels that this process has made and taken from the cache so far, and the seconds that
+    making them took."""
+
+    made: int
+    cached: int
+    seconds: float
+
+
+Watcher: TypeAlias = Callable[[Building], None]
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Call `watcher` within the block whenever a backend has made a kernel."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def built(state: Building) -> None:
+    """Tell the watchers that a kernel was made; backends call it."""
+    for watcher in _watchers:
+        watcher(state)
 
 
 def no_options(name: str, options: str) -> None:

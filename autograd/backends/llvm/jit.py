@@ -11,6 +11,7 @@ import hashlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,7 @@ from typing import Any, TypeAlias
 import llvmlite
 import llvmlite.binding as llvm
 
+from .. import Building, built
 from .language import Kernel
 from .targets import Target
 
@@ -32,10 +34,11 @@ _kept: list[Any] = []
 
 @dataclass
 class Statistics:
-    """Kernels compiled and kernels taken from the cache by this process."""
+    """Kernels compiled and kernels taken from the cache by this process; seconds of compiling."""
 
     compiled: int = 0
     cached: int = 0
+    seconds: float = 0.0
 
 
 statistics = Statistics()
@@ -49,15 +52,23 @@ def build(make: Maker, target: Target, *parameters: Any) -> Function:
     folder = cache_folder()
     code = _read(folder / name) if folder else None
     if code is None:
-        kernel = make(target, *parameters)
-        # The number of arguments goes first, in a byte.
-        code = bytes([len(kernel.arguments)]) + _compile(kernel, target)
-        statistics.compiled += 1
+        code = _make(make, target, parameters)
         if folder:
             _write(folder / name, code)
     else:
         statistics.cached += 1
     return _load(code, target)
+
+
+def _make(make: Maker, target: Target, parameters: tuple[Any, ...]) -> bytes:
+    """Return compiled code, the number of arguments in front of it, in a byte."""
+    begun = time.perf_counter()
+    kernel = make(target, *parameters)
+    code = bytes([len(kernel.arguments)]) + _compile(kernel, target)
+    statistics.compiled += 1
+    statistics.seconds += time.perf_counter() - begun
+    built(Building(statistics.compiled, statistics.cached, statistics.seconds))
+    return code
 
 
 def _compile(kernel: Kernel, target: Target) -> bytes:
