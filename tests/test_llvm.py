@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from tallygrad.autograd.testing import Sample, samples
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
-from tallygrad.autograd.backends.llvm import jit, language, layout, memory, targets
+from tallygrad.autograd.backends.llvm import layout, memory, targets
 
 ROWS = {row.name: row for row in samples()}
 WIDTHS = [f"llvm:{name}" for name in targets.available()]
@@ -80,64 +79,6 @@ def test_what_has_a_kernel_is_booked_on_llvm_and_the_rest_on_numpy() -> None:
 def test_unknown_backends_and_options(name: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         backends.get(name)
-
-
-def copying(target: targets.Target, size: int) -> language.Kernel:
-    k = language.Kernel(target, "float32", ("x", "y"))
-    x, y = k.arguments
-    for start, count, width in language.pieces(size, k.lanes):
-        with k.loop(count) as i:
-            k.store(k.load(k.at(x, (i, width), start), width), k.at(y, (i, width), start), width)
-    return k
-
-
-def copied(size: int) -> bool:
-    """Compile a kernel of a size, or load it; tell whether it copies and touches nothing else."""
-    jit.build.cache_clear()
-    function = jit.build(copying, targets.target(), size)
-    x, y = np.arange(size + 2, dtype=np.float32), np.full(size + 2, -1, np.float32)
-    function(x.ctypes.data + 4, y.ctypes.data + 4)
-    return y[0] == y[-1] == -1 and np.array_equal(x[1:-1], y[1:-1])
-
-
-def test_kernels_are_kept_on_disk_and_damaged_ones_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    jit.cache_folder.cache_clear()
-    try:
-        before = jit.statistics.compiled
-        for _ in range(3):
-            assert copied(21)
-        assert jit.statistics.compiled == before + 1
-        (kept,) = (tmp_path / "tallygrad" / "kernels").iterdir()
-        content = kept.read_bytes()
-        assert kept.stat().st_mode & 0o077 == 0
-        for damaged in (b"", content[:40], content[:-1] + b"?", hashlib.sha256(b"").digest()):
-            kept.write_bytes(damaged)
-            assert copied(21)
-            assert kept.read_bytes() == content
-        assert jit.statistics.compiled == before + 5
-    finally:
-        jit.cache_folder.cache_clear()
-        jit.build.cache_clear()
-
-
-def test_a_folder_that_others_write_to_is_not_trusted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = tmp_path / "tallygrad" / "kernels"
-    folder.mkdir(parents=True)
-    folder.chmod(0o777)
-    jit.cache_folder.cache_clear()
-    try:
-        assert copied(5)
-        assert "others may write to it (mode 777); kernels are not kept" in capsys.readouterr().err
-        assert not [*folder.iterdir()]
-    finally:
-        jit.cache_folder.cache_clear()
-        jit.build.cache_clear()
 
 
 def test_memory_comes_back_with_the_last_view_and_a_limit_is_told() -> None:

@@ -1,16 +1,10 @@
-"""From a kernel's text to a function: compiled by LLVM once, kept on disk, loaded from there.
-
-The cache holds machine code that will run, so its folder must belong to this user alone, and each
-file carries a checksum: what is damaged or foreign is made anew.
-"""
+"""From a kernel's text to a function: compiled by LLVM once, kept on disk, loaded from there."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,12 +16,12 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from .. import Building, built
+from . import cache as disk
 from .language import Kernel
 from .targets import Target
 
 Maker: TypeAlias = Callable[..., Kernel]
 Function: TypeAlias = Callable[..., None]
-CHECK = 32  # bytes of the checksum in front of the object code
 
 _kept: list[Any] = []
 
@@ -48,13 +42,12 @@ statistics = Statistics()
 def build(make: Maker, target: Target, *parameters: Any) -> Function:
     """Return the function of `make(target, *parameters)`: from this process, from the cache, or
     compiled. Parameters must be hashable, and their `repr` must say all about them."""
-    name = _key(make, target, parameters)
-    folder = cache_folder()
-    code = _read(folder / name) if folder else None
+    name, kept = _key(make, target, parameters), disk.opened()
+    code = kept.read(name) if kept else None
     if code is None:
         code = _make(make, target, parameters)
-        if folder:
-            _write(folder / name, code)
+        if kept:
+            kept.write(name, code)
     else:
         statistics.cached += 1
     return _load(code, target)
@@ -116,54 +109,3 @@ def _key(make: Maker, target: Target, parameters: tuple[Any, ...]) -> str:
     made_for = (target.name, target.bits, target.registers, target.cpu, target.features)
     whole = (_sources(), make.__module__, make.__qualname__, parameters, made_for, versions)
     return hashlib.sha256(repr(whole).encode()).hexdigest()
-
-
-@cache
-def cache_folder() -> Path | None:
-    """Return the folder of compiled kernels, made if need be; None, with a line that says why,
-    where it cannot be had or others could write to it."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(base) / "tallygrad" / "kernels"
-    why = _unfit(folder)
-    if why:
-        _warn(folder, why)
-    return None if why else folder
-
-
-def _unfit(folder: Path) -> str:
-    """Make the folder; return why it cannot be trusted, or nothing."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state = folder.stat()
-    except OSError as error:
-        return error.strerror or "cannot be used"
-    if hasattr(os, "getuid") and state.st_uid != os.getuid():
-        return f"belongs to user {state.st_uid}, not {os.getuid()}"
-    if state.st_mode & 0o022:
-        return f"others may write to it (mode {state.st_mode & 0o777:o})"
-    return ""
-
-
-def _warn(path: Path, why: str) -> None:
-    print(f"tallygrad: warning: {path}: {why}; kernels are not kept", file=sys.stderr)
-
-
-def _read(path: Path) -> bytes | None:
-    """Return the code in a file of the cache; None for no file, or a damaged one."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    check, code = content[:CHECK], content[CHECK:]
-    return code if code and hashlib.sha256(code).digest() == check else None
-
-
-def _write(path: Path, code: bytes) -> None:
-    """Write a file of the cache at once, as two processes may do together."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(hashlib.sha256(code).digest() + code)
-        os.replace(name, path)
-    except OSError as error:
-        _warn(path, error.strerror or "cannot be written")

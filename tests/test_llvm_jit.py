@@ -1,0 +1,185 @@
+"""Compiled kernels on disk: kept, found again, made anew where they are damaged, and limited."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+
+from tallygrad.autograd.backends.llvm import cache, jit, language, targets
+
+
+def copying(target: targets.Target, size: int) -> language.Kernel:
+    k = language.Kernel(target, "float32", ("x", "y"))
+    x, y = k.arguments
+    for start, count, width in language.pieces(size, k.lanes):
+        with k.loop(count) as i:
+            k.store(k.load(k.at(x, (i, width), start), width), k.at(y, (i, width), start), width)
+    return k
+
+
+def copied(size: int) -> bool:
+    """Compile a kernel of a size, or load it; tell whether it copies and touches nothing else."""
+    jit.build.cache_clear()
+    function = jit.build(copying, targets.target(), size)
+    x, y = np.arange(size + 2, dtype=np.float32), np.full(size + 2, -1, np.float32)
+    function(x.ctypes.data + 4, y.ctypes.data + 4)
+    return y[0] == y[-1] == -1 and np.array_equal(x[1:-1], y[1:-1])
+
+
+def forget() -> None:
+    for known in (cache.opened, cache._warn, jit.build):
+        known.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the folder of kernels below an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    forget()
+    yield tmp_path / "tallygrad" / "kernels"
+    forget()
+
+
+def test_kernels_are_kept_and_damaged_ones_made_anew(folder: Path) -> None:
+    before = jit.statistics.compiled
+    for _ in range(3):
+        assert copied(21)
+    assert jit.statistics.compiled == before + 1
+    (kept,) = folder.iterdir()
+    content = kept.read_bytes()
+    assert kept.stat().st_mode & 0o077 == 0 and folder.stat().st_mode & 0o077 == 0
+    truncated = (b"", content[:40], content[:-1])
+    wrong = (content[:-1] + b"?", b"\0" + content[1:], hashlib.sha256(b"").digest())
+    for damaged in (*truncated, *wrong):
+        kept.write_bytes(damaged)
+        assert copied(21)
+        assert kept.read_bytes() == content
+    assert jit.statistics.compiled == before + 1 + 6
+
+
+def test_what_the_name_does_not_stand_for_is_not_taken(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other sources, another processor: another name."""
+    assert copied(3)
+    monkeypatch.setattr(jit, "_sources", lambda: "changed")
+    assert copied(3)
+    assert len([*folder.iterdir()]) == 2
+    if len(targets.available()) > 1:
+        jit.build(copying, targets.target(targets.available()[1]), 3)
+        assert len([*folder.iterdir()]) == 3
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_folder_that_others_write_to_is_not_trusted(
+    folder: Path, capsys: pytest.CaptureFixture[str], mode: int
+) -> None:
+    folder.mkdir(parents=True)
+    folder.chmod(mode)
+    assert copied(5) and copied(6)
+    said = f"{folder}: others may write to it (mode {mode:o}); kernels are not kept"
+    assert capsys.readouterr().err == f"tallygrad: warning: {said}\n"
+    assert not [*folder.iterdir()]
+
+
+def test_a_folder_of_another_user_is_not_trusted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    assert copied(5)
+    assert f"belongs to user {owner}, not {owner + 1}; kernels" in capsys.readouterr().err
+    assert not [*folder.iterdir()]
+
+
+def test_no_folder_is_no_obstacle(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder.parent.mkdir()
+    folder.write_text("a file")
+    assert copied(5)
+    assert "File exists; kernels are not kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_folder_that_cannot_be_written_is_told_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], late: bool
+) -> None:
+    """Read-only from the start, or full when the file is to take its name."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os if late else tempfile, "replace" if late else "mkstemp", fail)
+    assert copied(5) and copied(6)
+    said = f"tallygrad: warning: {folder}: Read-only file system; kernels are not kept\n"
+    assert capsys.readouterr().err == said
+    assert not [*folder.iterdir()]
+
+
+def test_the_longest_unread_files_go_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cache.LIMIT, "0.01")
+    kept = cache.opened()
+    assert kept is not None
+    for number in range(9):
+        kept.write(str(number), bytes(1000))
+        os.utime(folder / str(number), (number, number))
+    assert kept.read("2") == bytes(1000)
+    kept.write("9", bytes(1000))
+    assert {p.name for p in folder.iterdir()} == {"2", "4", "5", "6", "7", "8", "9"}
+    assert sum(p.stat().st_size for p in folder.iterdir()) <= 7500
+    cache.opened.cache_clear()
+    again = cache.opened()
+    assert again is not None and again.size == kept.size
+
+
+@pytest.mark.parametrize("text", ["-1", "much", "nan", "inf"])
+def test_a_limit_that_is_none_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    monkeypatch.setenv(cache.LIMIT, text)
+    kept = cache.opened()
+    assert kept is not None and kept.limit == 256_000_000
+    assert f"{cache.LIMIT}={text}: no number of MB; taking 256" in capsys.readouterr().err
+
+
+def test_a_limit_of_zero_keeps_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.LIMIT, "0")
+    assert copied(5) and not folder.exists()
+
+
+WRITING = """
+import sys
+from tallygrad.autograd.backends.llvm import cache
+kept = cache.opened()
+for turn in range(300):
+    kept.write("shared", bytes([turn % 251, 7]) * 20_000)
+    assert len(kept.read("shared")) == 40_000
+    kept.write(f"{sys.argv[1]}-{turn}", bytes(1000))
+"""
+
+
+def test_two_processes_may_write_and_remove_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never half a file, and never an error, while both of them remove old files too."""
+    monkeypatch.setenv(cache.LIMIT, "0.2")
+    both = [
+        subprocess.Popen([sys.executable, "-c", WRITING, name], stderr=subprocess.PIPE, text=True)
+        for name in "ab"
+    ]
+    for process in both:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0 and not said, said
+    assert sum(p.stat().st_size for p in folder.iterdir()) <= 400_000
