@@ -44,7 +44,7 @@ def run(target: targets.Target, p: Primitive, *arrays: NDArray, **attrs: Any) ->
     specs = tuple(Spec(a.shape, a.dtype) for a in arrays)
     kernel = registry.find(target, p.name, specs, attrs)
     assert kernel is not None
-    return kernel(*arrays, **attrs)
+    return kernel(*arrays)
 
 
 def last(x: NDArray) -> NDArray:

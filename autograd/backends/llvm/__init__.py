@@ -24,27 +24,6 @@ from . import (  # noqa: F401  (registers)
     recurrent_sequence,
     update,
 )
-    convolution,
-    elementwise,
-    joins,
-    loss,
-    norm,
-    pool,
-    product,
-    recurrent,
-    recurrent_sequence,
-    update,
-)
-    convolution,
-    elementwise,
-    joins,
-    loss,
-    norm,
-    pool,
-    recurrent,
-    recurrent_sequence,
-    update,
-)
 from .registry import Waiting, find, join, joinable, waiting
 from .targets import CONVOLUTIONS, WIDTHS, Target, target
 

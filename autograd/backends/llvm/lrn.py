@@ -171,7 +171,7 @@ def local_response_norm(
     call = _Call(target, x, size // 2, (size - 1) // 2)
     function = build(forward, target, call.rows, float(alpha / size), float(beta), float(k))
 
-    def run(x: NDArray, **_: Any) -> tuple[NDArray, NDArray]:
+    def run(x: NDArray) -> tuple[NDArray, NDArray]:
         arrays = call.last(x), call.result(), call.result()
         function(*map(address, (*arrays, call.room.memory)), call.count)
         return arrays[1], arrays[2]
@@ -189,7 +189,7 @@ def lrn_dx(
     call = _Call(target, x, (size - 1) // 2, size // 2)
     function = build(backward, target, call.rows, float(2 * alpha * beta / size), float(beta))
 
-    def run(dy: NDArray, x: NDArray, s: NDArray, **_: Any) -> NDArray:
+    def run(dy: NDArray, x: NDArray, s: NDArray) -> NDArray:
         dx = call.result()
         arrays = call.last(dy), call.last(x), call.last(s), dx, call.room.memory
         function(*map(address, arrays), call.count)

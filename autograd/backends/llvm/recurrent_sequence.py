@@ -110,7 +110,7 @@ def _lstm(
     apart = (state.size, 4 * state.size) if kept else (0, 0)
     where = plan.way(back=False)
 
-    def run(*xs: NDArray, backwards: bool) -> tuple[NDArray, ...]:
+    def run(*xs: NDArray) -> tuple[NDArray, ...]:
         x, bias, h, c, w = map(plain, xs)
         hs, panels = memory.empty(shape, dtype), lay(w)
         cells = memory.empty(shape if kept else state.shape, dtype)
@@ -135,7 +135,7 @@ def rnn_sequence(
     function, lay = build(forward, target, gates.dtype.name, plan.layer), plan.panels(back=False)
     where, apart = plan.way(back=False), gates.size // plan.steps
 
-    def run(*xs: NDArray, nonlinearity: str, backwards: bool) -> tuple[NDArray, ...]:
+    def run(*xs: NDArray) -> tuple[NDArray, ...]:
         x, bias, h, w = map(plain, xs)
         hs, panels = memory.empty(x.shape, x.dtype), lay(w)
         pointers = [address(a) for a in (x, bias, h, h, panels, hs, hs, hs)]
@@ -163,7 +163,7 @@ def lstm_sequence_dx(
     function = build(backward, target, acts.dtype.name, plan.layer, given[0])
     lay, where = plan.panels(back=True), plan.way(back=True)
 
-    def run(*xs: NDArray, given: Given, backwards: bool) -> tuple[NDArray, NDArray]:
+    def run(*xs: NDArray) -> tuple[NDArray, NDArray]:
         acts, cells, c, w, *dys = map(plain, xs)
         dhs, dlast, dcell = _placed(dys, given)
         dh, dc = _start(dlast, c), _start(dcell, c)
@@ -188,7 +188,7 @@ def rnn_sequence_dx(
     function = build(backward, target, states.dtype.name, plan.layer, given[0])
     lay, where = plan.panels(back=True), plan.way(back=True)
 
-    def run(*xs: NDArray, given: Given, nonlinearity: str, backwards: bool) -> NDArray:
+    def run(*xs: NDArray) -> NDArray:
         hs, w, *dys = map(plain, xs)
         dhs, dlast = _placed(dys, given)
         dh, panels = _start(dlast, hs), lay(w)
@@ -227,7 +227,7 @@ def sequence_dw(
     # Where all steps but the first begin, and the states before them.
     others, before = (0, 1) if backwards else (1, 0)
 
-    def run(dgates: NDArray, hs: NDArray, h: NDArray, backwards: bool) -> tuple[NDArray, NDArray]:
+    def run(dgates: NDArray, hs: NDArray, h: NDArray) -> tuple[NDArray, NDArray]:
         x, states = plain(dgates), plain(hs)
         dw, db = _zeros((wide, size), dtype), _zeros((wide,), dtype)
         pairs = [(x[first], plain(h)), (x[others:], states[before:])][:steps]
