@@ -17,6 +17,7 @@ from .targets import Target
 
 BLOCK = 1 << 15  # bytes of rows whose sums run in the arrays' type
 GUESS = 4  # rows whose mean is subtracted from those of a block
+AHEAD = 1 << 12  # bytes between what is read and what is asked for, across the border of a page
 CHAINS = 4  # vectors of a row at least, so that sums do not wait for one another
 Formula = Callable[[Sequence[Vector], Sequence[Vector]], Vector]
 
@@ -135,6 +136,11 @@ class _Passes:
             for offset, _ in tiles(self.k, self.rows.width, 1):
                 yield offset, self.k.builder.sub(self.tail, self.k.integer(offset))
 
+    def ask(self, at: Any, arrays: Sequence[Any]) -> None:
+        """Ask for numbers some way ahead: one core alone waits for memory more than it reads."""
+        for a in arrays:
+            self.k.prefetch(self.k.at(a, *at, AHEAD // self.k.dtype.itemsize))
+
     def add(self, which: int, place: Any, value: Vector) -> None:
         """Add float64 numbers to the sums."""
         to = self.total(which, *place)
@@ -165,6 +171,7 @@ class _Passes:
             sums = [(k.variable(), k.variable()) for _ in counts]
             with k.loop(count) as row:
                 for j, m in enumerate(counts):
+                    self.ask(((row, width), j * k.lanes), (start,))
                     off = k.load(k.at(start, (row, width), j * k.lanes), m) - shifts[j]
                     sums[j][0].set(sums[j][0].get() + off)
                     sums[j][1].set(k.fma(off, off, sums[j][1].get()))
@@ -248,6 +255,7 @@ class _Passes:
                 row = k.sum(first, i)
                 for j, m in enumerate(counts):
                     at = ((row, width), offset, places[j])
+                    self.ask(at, (x, dy) if y is None else (x, dy, y))
                     off, top = k.load(k.at(x, *at), m) - middles[j], self._top(dy, y, at, m)
                     sums[j][0].set(k.fma(off, top, sums[j][0].get()))
                     sums[j][1].set(sums[j][1].get() + top)
@@ -293,6 +301,7 @@ class _Passes:
                     row = k.sum(first, i)
                     for j, m in enumerate(counts):
                         at = ((row, width), offset, places[j])
+                        self.ask(at, reads)
                         values = [k.load(k.at(a, *at), m) for a in reads]
                         k.store(formula(values, known[j]), k.at(y, *at), m)
 
