@@ -16,6 +16,7 @@ import tallygrad.autograd as ag
 from tallygrad.autograd import context, get_num_threads, set_num_threads
 from tallygrad.autograd.array import Spec
 from tallygrad.autograd.backends.llvm import memory, recurrent_sequence, registry, targets
+from tallygrad.autograd.ops import recurrent
 from tallygrad.autograd.ops import recurrent_sequence as ops
 from tallygrad.autograd.primitive import Primitive
 
@@ -102,6 +103,16 @@ def test_rnn(
     for there in ((True, True), (False, True), (True, False)):
         some = [dy for dy, flag in zip(dys, there, strict=True) if flag]
         check(target, ops.rnn_sequence_dx, hs, w, *some, given=there, **options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_rnn_cell(
+    nonlinearity: str, dtype: str, target: targets.Target, guards: list[np.ndarray]
+) -> None:
+    for shape in ((1,), (3, 5), (9, 37)):
+        x, h = numbers(dtype, *shape), numbers(dtype, *shape, seed=1)
+        check(target, recurrent.rnn_cell, x, h, nonlinearity=nonlinearity)
 
 
 def step() -> list[np.ndarray]:

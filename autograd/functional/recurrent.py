@@ -20,7 +20,7 @@ from .linear import linear
 # Takes gates without and with their bias apart, the states before the first step, w_hh and whether
 # to walk backwards; returns the outputs of all steps and the last states.
 Walk: TypeAlias = Callable[[Value, Value, list[Value], Value, bool], tuple[Value, list[Value]]]
-NONLINEARITIES = sequences.NONLINEARITIES
+NONLINEARITIES = ops.NONLINEARITIES
 
 
 def _lstm_walk(
@@ -56,8 +56,8 @@ def rnn_cell(
     f(x w_ih^T + b_ih + h w_hh^T + b_hh), f being "tanh" or "relu"."""
     if nonlinearity not in NONLINEARITIES:
         raise ValueError(f"nonlinearity {nonlinearity!r} is unknown; there are 'tanh' and 'relu'")
-    function, _ = NONLINEARITIES[nonlinearity]
-    h: Tensor = function(add(linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh)))
+    sums = linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh)
+    h: Tensor = ops.rnn_cell(*sums, nonlinearity=nonlinearity)
     return h
 
 

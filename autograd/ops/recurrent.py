@@ -1,4 +1,4 @@
-"""Pieces of recurrent networks: sequences cut into steps, and the LSTM cell without its product."""
+"""Pieces of recurrent networks: sequences cut into steps, and cells without their products."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Primitive, Value, primitive
-from .activation import sigmoid_dx, tanh, tanh_dx
-from .elementwise import add, mul, sub
+from .activation import relu, relu_dx, sigmoid_dx, tanh, tanh_dx
+from .elementwise import add, fit, mul, sub
 from .reduce import scale
+from .rules import broadcast
 from .shape import concatenate, free, full, getslice, zero
+
+NONLINEARITIES = {"tanh": (tanh, tanh_dx), "relu": (relu, relu_dx)}
 
 
 def _stacked(*xs: Spec) -> Spec:
@@ -68,6 +71,28 @@ def unstack(count: int) -> Primitive:
     )(reference)
     made.vjp("x")(derivative)
     return made
+
+
+def _elman_cost(y: Spec, x: Spec, h: Spec, *, nonlinearity: str) -> Cost:
+    function, _ = NONLINEARITIES[nonlinearity]
+    return function.cost(y, y).plus(Cost(add=y.size))
+
+
+@primitive(infer=lambda x, h, *, nonlinearity: broadcast(x, h), cost=_elman_cost)
+def rnn_cell(x: NDArray, h: NDArray, *, nonlinearity: str) -> NDArray:
+    """y = f(x + h), f being "tanh" or "relu": the next state of an Elman network, from what its
+    input and its state give (Elman 1990)."""
+    function, _ = NONLINEARITIES[nonlinearity]
+    return np.asarray(function.reference(x + h))
+
+
+@rnn_cell.vjp("x", "h")
+def _(
+    dy: Value, y: Value, specs: tuple[Spec, ...], nonlinearity: str
+) -> tuple[Value, Value]:
+    _, slope = NONLINEARITIES[nonlinearity]
+    dx = slope(dy, y)
+    return fit(dx, specs[0]), fit(dx, specs[1])
 
 
 def _quarters(x: NDArray) -> list[NDArray]:

@@ -7,28 +7,28 @@ time. Where gradients are recorded in turn, the same steps are calls of the cell
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..array import Array, NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
-from .activation import relu, relu_dx, tanh, tanh_dx
 from .elementwise import add, fit
 from .linear import matmul, swapped
-from .recurrent import cell_gradients, lstm_cell, lstm_cell_dx, parts, stack
+from .recurrent import (
+    NONLINEARITIES,
+    cell_gradients,
+    lstm_cell,
+    lstm_cell_dx,
+    parts,
+    rnn_cell,
+    stack,
+)
 from .rules import agreed, common
 from .shape import concatenate, getslice, reshape, zero
 
-NONLINEARITIES = {"tanh": (tanh, tanh_dx), "relu": (relu, relu_dx)}
-# The work on one number of a state, its products and its sum with the gates aside.
-CELLS = {
-    "lstm": (Cost(exp=5, add=4, div=3, mul=3), Cost(exp=1, mul=16, add=6)),
-    "tanh": (Cost(exp=1), Cost(mul=2, add=1)),
-    "relu": (Cost(cmp=1), Cost(cmp=1)),
-}
-Given = tuple[bool, ...]
+Given: TypeAlias = tuple[bool, ...]
 
 
 def _checked(name: str, many: int, gates: Spec, bias: Spec, state: Spec, w: Spec) -> Any:
@@ -47,18 +47,18 @@ def walk(steps: int, backwards: bool) -> range:
     return range(steps)[:: -1 if backwards else 1]
 
 
-def _forward_cost(cell: str, states: Spec, bias: Spec) -> Cost:
-    made = CELLS[cell][0].times(states.size)
+def _forward_cost(cells: Cost, states: Spec, bias: Spec) -> Cost:
+    """Return the cost of the cells, and of the products and both sums that they take."""
     sums = 2 * states.size * bias.size // max(states.shape[-1], 1)
-    return made._replace(macs=states.size * bias.size, add=made.add + sums)
+    return cells._replace(macs=states.size * bias.size, add=cells.add + sums)
 
 
-def _backward_cost(cell: str, states: Spec, gates: int, given: Given) -> Cost:
-    """Cost of going back: the last step takes no product from a later one."""
-    made = CELLS[cell][1].times(states.size)
+def _backward_cost(slopes: Cost, states: Spec, w: Spec, given: Given) -> Cost:
+    """Return the cost of the slopes, and of going back: the last step takes no product from a later
+    one."""
     later = prod(states.shape[1:]) * (states.shape[0] - 1)
     sums = later + (states.size if given[0] else 0)
-    return made._replace(macs=later * gates, add=made.add + sums)
+    return slopes._replace(macs=later * w.shape[0], add=slopes.add + sums)
 
 
 def _given(*dys: Value | None) -> tuple[list[Value], Given, bool]:
@@ -96,7 +96,9 @@ def _lstm(
 
 @primitive(
     infer=_lstm,
-    cost=lambda y, gates, bias, *s, **a: _forward_cost("lstm", y[0], bias),
+    cost=lambda y, gates, bias, *s, **a: _forward_cost(
+        lstm_cell.cost(y, gates, y[0]), y[0], bias
+    ),
     outputs=("hs", "last", "cell", "cells", "acts"),
 )
 def lstm_sequence(
@@ -116,7 +118,9 @@ def lstm_sequence(
 
 @primitive(
     infer=lambda *specs, **attrs: _lstm(*specs, **attrs)[:3],
-    cost=lambda y, gates, bias, *s, **a: _forward_cost("lstm", y[0], bias),
+    cost=lambda y, gates, bias, *s, **a: _forward_cost(
+        lstm_cell.cost(y, gates, y[0]), y[0], bias
+    ),
     outputs=("hs", "last", "cell"),
 )
 def lstm_states(
@@ -174,7 +178,7 @@ def _lstm_dx(
 @primitive(
     infer=_lstm_dx,
     cost=lambda y, acts, cells, c, w, *dys, given, backwards: _backward_cost(
-        "lstm", cells, w.shape[0], given
+        lstm_cell_dx.cost(y, cells), cells, w, given
     ),
     outputs=("dgates", "dc"),
 )
@@ -209,7 +213,7 @@ def _rnn(
 @primitive(
     infer=_rnn,
     cost=lambda y, gates, bias, *s, nonlinearity, backwards: _forward_cost(
-        nonlinearity, gates, bias
+        NONLINEARITIES[nonlinearity][0].cost(gates, gates), gates, bias
     ),
     outputs=("hs", "last"),
 )
@@ -219,10 +223,9 @@ def rnn_sequence(
     """hs (T, N, H) = the states of an Elman network that starts with h (N, H): the tanh or relu of
     gates[t] + bias + h w^T, h being the state before; `last` (N, H) = the final one."""
     gates, bias, h, w = agreed(gates, bias, h, w)
-    function, _ = NONLINEARITIES[nonlinearity]
     hs = np.empty_like(gates)
     for t in walk(len(gates), backwards):
-        h = function.reference(gates[t] + bias + h @ w.T)
+        h = rnn_cell.reference(gates[t] + bias, h @ w.T, nonlinearity=nonlinearity)
         hs[t] = h
     return hs, h
 
@@ -261,7 +264,7 @@ def _rnn_back(
 @primitive(
     infer=lambda hs, w, *dys, **attrs: hs,
     cost=lambda y, hs, w, *dys, given, nonlinearity, backwards: _backward_cost(
-        nonlinearity, hs, w.shape[0], given
+        NONLINEARITIES[nonlinearity][1].cost(hs, hs), hs, w, given
     ),
     outputs=("dgates",),
 )

@@ -1,4 +1,5 @@
-"""The LSTM cell without its product, forward and backward, each in one pass over the gates."""
+"""Cells without their products: the LSTM's forward and backward, each in one pass over the gates,
+and that of Elman's network."""
 
 from __future__ import annotations
 
@@ -74,6 +75,39 @@ def slopes(
         o * (1.0 - o) * t * dh,
     ]
     return dgates, m * f
+
+
+def bent(k: Kernel, nonlinearity: str, x: Vector) -> Vector:
+    """Return tanh or relu of x."""
+    return tanh(k, x) if nonlinearity == "tanh" else k.larger(k.vector(0.0), x)
+
+
+def elman(target: Target, dtype: str, nonlinearity: str) -> Kernel:
+    """Return the kernel of an Elman network's cell: both sums, the state, their size."""
+    k = Kernel(target, dtype, ("x", "h", "y"), ("size",))
+    x, h, y, size = k.arguments
+
+    def body(place: Integer, some: Integer | None) -> None:
+        total = k.load(k.at(x, place), some) + k.load(k.at(h, place), some)
+        k.store(bent(k, nonlinearity, total), k.at(y, place), some)
+
+    sweep(k, size, body)
+    return k
+
+
+@plans.implements("rnn_cell")
+def rnn_cell(target: Target, x: Spec, h: Spec, *, nonlinearity: str) -> plans.Kernel | None:
+    """Plan the cell of an Elman network."""
+    if x != h:
+        return None
+    function, size = build(elman, target, x.dtype.name, nonlinearity), x.size
+
+    def run(x: NDArray, h: NDArray, nonlinearity: str) -> NDArray:
+        sums, y = (plain(x), plain(h)), memory.empty(x.shape, x.dtype)
+        function(*[address(a) for a in (*sums, y)], size)
+        return y
+
+    return run
 
 
 @plans.implements("lstm_cell")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from .flat import sweep
 from .language import Integer, Kernel, Variable, Vector, pieces
 from .mathematics import sigmoid, tanh
-from .recurrent import slopes
+from .recurrent import bent, slopes
 from .targets import Target
 
 WIDE = 4  # vectors of a panel
@@ -138,9 +138,6 @@ class _Step(NamedTuple):
         k, (_, size, _), wide = self.k, self.layer, self.layer.gates
         vectors = vectors_of(k, units, size if self.layer.lstm else 0)
         start = k.sum((row, wide), unit)
-        for place in (r * wide + place for r in range(many) for place, _ in vectors):
-            k.prefetch(k.at(self.given, start, place))
-            k.prefetch(k.at(self.sums, start, place), write=True)
         totals = [[k.variable() for _ in vectors] for _ in range(many)]
         x = k.at(self.before, (row, size))
         products(k, Factors(x, size, 1, panel, WIDE * k.lanes), size, totals)
@@ -169,7 +166,7 @@ class _Step(NamedTuple):
         if self.layer.lstm:
             values = self._lstm(sums, [k.sum((row, size), unit) for row in rows], units)
         else:
-            values = [_bent(k, self.layer.cell, x) for x in sums]
+            values = [bent(k, self.layer.cell, x) for x in sums]
         for value, (at, _, some) in zip(values, places, strict=True):
             k.store(value, k.at(self.sums, at), some)
 
@@ -185,10 +182,6 @@ class _Step(NamedTuple):
         for cell, o, at in zip(made, acts[3::4], places, strict=True):
             k.store(o * tanh(k, cell), k.at(self.states, at), units)
         return acts
-
-
-def _bent(k: Kernel, cell: str, x: Vector) -> Vector:
-    return tanh(k, x) if cell == "tanh" else k.larger(k.vector(0.0), x)
 
 
 def forward(target: Target, dtype: str, layer: Layer) -> Kernel:
