@@ -22,7 +22,6 @@ from .recurrent import (
     lstm_cell,
     lstm_cell_dx,
     parts,
-    rnn_cell,
     stack,
 )
 from .rules import agreed, common
@@ -59,6 +58,14 @@ def _backward_cost(slopes: Cost, states: Spec, w: Spec, given: Given) -> Cost:
     later = prod(states.shape[1:]) * (states.shape[0] - 1)
     sums = later + (states.size if given[0] else 0)
     return slopes._replace(macs=later * w.shape[0], add=slopes.add + sums)
+
+
+def _total(gates: NDArray, bias: NDArray, h: NDArray, w: NDArray) -> NDArray:
+    """Return gates + bias + h w^T."""
+    y = h @ w.T
+    y += gates
+    y += bias
+    return y
 
 
 def _given(*dys: Value | None) -> tuple[list[Value], Given, bool]:
@@ -111,7 +118,7 @@ def lstm_sequence(
     hs, cells = (np.empty((len(gates), *h.shape), h.dtype) for _ in range(2))
     acts = np.empty(gates.shape, h.dtype)
     for t in walk(len(gates), backwards):
-        h, c, acts[t] = lstm_cell.reference(gates[t] + bias + h @ w.T, c)
+        h, c, acts[t] = lstm_cell.reference(_total(gates[t], bias, h, w), c)
         hs[t], cells[t] = h, c
     return hs, h, c, cells, acts
 
@@ -130,7 +137,7 @@ def lstm_states(
     gates, bias, h, c, w = agreed(gates, bias, h, c, w)
     hs = np.empty((len(gates), *h.shape), h.dtype)
     for t in walk(len(gates), backwards):
-        h, c, _ = lstm_cell.reference(gates[t] + bias + h @ w.T, c)
+        h, c, _ = lstm_cell.reference(_total(gates[t], bias, h, w), c)
         hs[t] = h
     return hs, h, c
 
@@ -223,9 +230,10 @@ def rnn_sequence(
     """hs (T, N, H) = the states of an Elman network that starts with h (N, H): the tanh or relu of
     gates[t] + bias + h w^T, h being the state before; `last` (N, H) = the final one."""
     gates, bias, h, w = agreed(gates, bias, h, w)
+    function, _ = NONLINEARITIES[nonlinearity]
     hs = np.empty_like(gates)
     for t in walk(len(gates), backwards):
-        h = rnn_cell.reference(gates[t] + bias, h @ w.T, nonlinearity=nonlinearity)
+        h = function.reference(_total(gates[t], bias, h, w))
         hs[t] = h
     return hs, h
 
