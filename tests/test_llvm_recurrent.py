@@ -15,7 +15,13 @@ pytest.importorskip("llvmlite")
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, get_num_threads, set_num_threads
 from tallygrad.autograd.array import Spec
-from tallygrad.autograd.backends.llvm import memory, recurrent_sequence, registry, targets
+from tallygrad.autograd.backends.llvm import (
+    layout,
+    memory,
+    recurrent_sequence,
+    registry,
+    targets,
+)
 from tallygrad.autograd.ops import recurrent
 from tallygrad.autograd.ops import recurrent_sequence as ops
 from tallygrad.autograd.primitive import Primitive
@@ -139,6 +145,15 @@ def test_threads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
                 np.testing.assert_array_equal(a, b)
     finally:
         set_num_threads(before)
+
+
+def test_a_steady_step_moves_nothing_and_takes_no_memory() -> None:
+    for _ in range(3):
+        step()
+    before = memory.pool.held, layout.Moves.count
+    for _ in range(3):
+        step()
+    assert (memory.pool.held, layout.Moves.count) == before
 
 
 def test_without_a_tape_the_same_bits_come_out() -> None:

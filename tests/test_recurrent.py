@@ -8,6 +8,7 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, random
 from tallygrad.autograd.ops import recurrent as ops
+from tallygrad.autograd.ops import recurrent_sequence as sequences
 
 T, N, I, H = 6, 3, 4, 5  # noqa: E741
 
@@ -133,6 +134,18 @@ def test_steps_without_a_gradient_count_as_zero() -> None:
         (lambda x, w: ag.rnn_cell(x, x, *w, nonlinearity="gelu"), "'gelu' is unknown"),
         (lambda x, w: ops.stack(x, x[0]), "cannot stack"),
         (lambda x, w: ops.unstack(2)(x), "has not 2 parts"),
+        (
+            lambda x, w: sequences.rnn_sequence(
+                x, w[2], x[0], w[1], nonlinearity="tanh", backwards=False
+            ),
+            r"rnn_sequence: gates, bias, .* \(20, 5\)\]; expected \[\(6, 3, 4\)",
+        ),
+        (
+            lambda x, w: sequences.lstm_sequence(
+                ag.cat([x] * 5, 2), w[2], drawn(N, H), x[0], w[1], backwards=False
+            ),
+            r"cells \(3, 4\) do not fit states \(3, 5\)",
+        ),
     ],
 )
 def test_wrong_arguments(call: object, message: str) -> None:
