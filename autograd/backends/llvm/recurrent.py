@@ -102,7 +102,7 @@ def rnn_cell(target: Target, x: Spec, h: Spec, *, nonlinearity: str) -> plans.Ke
         return None
     function, size = build(elman, target, x.dtype.name, nonlinearity), x.size
 
-    def run(x: NDArray, h: NDArray, nonlinearity: str) -> NDArray:
+    def run(x: NDArray, h: NDArray) -> NDArray:
         sums, y = (plain(x), plain(h)), memory.empty(x.shape, x.dtype)
         function(*[address(a) for a in (*sums, y)], size)
         return y
