@@ -7,7 +7,7 @@ inside: it never wins and does not count. Results lie channels-last in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import inf
 from typing import Any, TypeAlias
 
@@ -20,7 +20,7 @@ from .scratch import scratch
 from .windows import Padding, Pair, Windows, blocks, extents, region, sights
 
 INDEX = np.dtype(np.int64)
-Shares: TypeAlias = Callable[[slice], Iterator[NDArray]]
+Write: TypeAlias = Callable[[NDArray, slice, bool], None]
 
 
 def check_images(name: str, x: Spec) -> None:
@@ -108,17 +108,22 @@ def max_pool2d_dx(
     windows = Windows(kernel, stride, (padding[0][0], padding[1][0]), dilation)
     tops, places = dy.transpose(0, 2, 3, 1), place.transpose(0, 2, 3, 1)
 
-    def shares(some: slice) -> Iterator[NDArray]:
+    def write(part: NDArray, some: slice, tiled: bool) -> None:
+        if not tiled:
+            # From the last window to the first: a pixel adds up what its taps get in their order.
+            index = _addresses(places[some], part, windows).reshape(-1)[::-1]
+            np.add.at(part.reshape(-1), index, tops[some].reshape(-1)[::-1])
+            return
         hit = scratch("hit", places[some].shape, np.dtype(bool))
         share = scratch("share", hit.shape, dy.dtype)
         bits = np.dtype(f"i{dy.itemsize}")
-        for tap in range(kernel[0] * kernel[1]):
+        for tap, seen in enumerate(sights(part, windows, tops.shape[1:3])):
             # Bits times 0 or 1: unlike a product of floats it keeps inf from becoming nan.
             np.equal(places[some], place.dtype.type(tap), out=hit)
             np.multiply(tops[some].view(bits), hit.view(np.uint8), out=share.view(bits))
-            yield share
+            seen[...] = share
 
-    return _scattered(tops.shape, dy.dtype, size, windows, shares)
+    return _scattered(tops.shape, dy.dtype, size, windows, write)
 
 
 @max_pool2d_dx.vjp("dy")
@@ -219,11 +224,15 @@ def avg_pool2d_dx(
     tops = dy.transpose(0, 2, 3, 1)
     counts = _counts(windows, size, (dy.shape[2], dy.shape[3]), counted, divisor)
 
-    def shares(some: slice) -> Iterator[NDArray]:
-        part = tops[some] / counts.astype(dy.dtype)
-        return (part for _ in range(kernel[0] * kernel[1]))
+    def write(part: NDArray, some: slice, tiled: bool) -> None:
+        share = tops[some] / counts.astype(dy.dtype)
+        for seen in sights(part, windows, tops.shape[1:3]):
+            if tiled:
+                seen[...] = share
+            else:
+                seen += share
 
-    return _scattered(tops.shape, dy.dtype, size, windows, shares)
+    return _scattered(tops.shape, dy.dtype, size, windows, write)
 
 
 @avg_pool2d_dx.vjp("dy")
@@ -301,11 +310,26 @@ def _counts(windows: Windows, size: Pair, places: Pair, counted: bool, divisor: 
     return np.asarray(np.maximum(axes[0][:, None, None] * axes[1][:, None], 1))
 
 
+def _addresses(places: NDArray, part: NDArray, windows: Windows) -> NDArray:
+    """Return where in the memory of a region (N, H, W, C) the taps lie that places (N, E, F, C) of
+    its windows name."""
+    (n, e, f, c), (_, high, wide, _) = places.shape, part.shape
+    rows, columns = np.indices(windows.taps)
+    taps = (rows * windows.dilation[0] * wide + columns * windows.dilation[1]) * c
+    index = scratch("index", places.shape, INDEX)
+    np.take(taps.reshape(-1), places, out=index, mode="clip")
+    i, j = np.arange(e)[:, None] * windows.stride[0], np.arange(f) * windows.stride[1]
+    index += ((i * wide + j) * c)[:, :, None] + np.arange(c)
+    index += (np.arange(n) * high * wide * c)[:, None, None, None]
+    return index
+
+
 def _scattered(
-    shape: tuple[int, ...], dtype: np.dtype[Any], size: Pair, windows: Windows, shares: Shares
+    shape: tuple[int, ...], dtype: np.dtype[Any], size: Pair, windows: Windows, write: Write
 ) -> NDArray:
-    """Return (N, C, H, W) zeros to which, tap by tap, a share of each of (N, E, F, C) windows is
-    added; `shares(images)` yields them."""
+    """Return (N, C, H, W) zeros to which shares of (N, E, F, C) windows are added.
+    `write(part, images, tiled)` adds those of some images to part (N, H, W, C), or, where windows
+    are tiles of the image, puts them there: nothing is set then."""
     n, e, f, c = shape
     (r, s), (u, v), (top, left), (p, q) = windows
     high, wide = (e - 1) * u + p * (r - 1) + 1, (f - 1) * v + q * (s - 1) + 1
@@ -319,11 +343,7 @@ def _scattered(
             part = scratch("region", (part.shape[0], *extent, c), dtype)
         if not tiled:
             part[...] = 0
-        for seen, share in zip(sights(part, windows, (e, f)), shares(some), strict=True):
-            if tiled:
-                seen[...] = share
-            else:
-                seen += share
+        write(part, some, tiled)
         if not within:
             dx[some] = part[:, top : top + size[0], left : left + size[1]]
     return dx.transpose(0, 3, 1, 2)
