@@ -28,6 +28,7 @@ SMALL = 100**3
 SHORT = 12  # numbers that lie together in a patch: below this, copies of single runs are slow
 LONG = 24  # numbers in a stripe's window: below this, products of single rows are slow
 PARTS = 8  # sums of a weight gradient that threads can make side by side
+PLACES = 2048  # windows for each of these sums at least: their addition must not cost much
 
 
 def _parts(groups: int, c: int, m: int) -> Iterator[tuple[slice, slice]]:
@@ -275,7 +276,7 @@ def _scatter(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray
                 seen += product.reshape(seen.shape)
         dx[images] = total[:, top : top + h, left : left + k]
 
-    size = (high * wide * c + e * f * (m + c)) * dx.itemsize
+    size = 2 * (high * wide * c + e * f * (m + c)) * dx.itemsize
     _each([*blocks(n, 1, size)], dy.size * w[0].size, work)
 
 
@@ -289,7 +290,7 @@ def weigh(x: NDArray, dy: NDArray, windows: Windows, groups: int, dw: NDArray) -
         cut = [*blocks(n, e, f * m * dw.itemsize)]
     else:
         cut = _blocks(windows, (e, f), n, c, m // groups, dw.itemsize)
-    count = max(1, min(PARTS, len(cut), places * dw.size // WORTHWHILE, places // 256))
+    count = max(1, min(PARTS, len(cut), places * dw.size // WORTHWHILE, places // PLACES))
     sums = np.zeros((count, *dw.shape), dw.dtype)
 
     def some(first: int, last: int, worker: int = 0) -> None:
