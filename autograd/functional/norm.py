@@ -9,7 +9,6 @@ import numpy as np
 from ..array import array
 from ..ops import lrn, update
 from ..ops import norm as ops
-from ..ops.reduce import scale
 from ..ops.shape import full
 from ..primitive import Value
 from ..tensor import Tensor
@@ -40,12 +39,17 @@ def batch_norm(
         y = ops.batch_norm_eval(input, w, b, running_mean, running_var, eps=float(eps))
         return y
     y, mean, var = ops.batch_norm(input, w, b, eps=float(eps))
-    count = prod(input.shape) // input.shape[1]
-    for running, seen, factor in (running_mean, mean, 1.0), (running_var, var, count / (count - 1)):
-        if running is not None:
-            rate = array(np.asarray(momentum, running.dtype))
-            found = seen.data if factor == 1 else scale(seen.data, factor=factor)
-            update.running_average(running.data, found, rate)
+    running = running_var if running_mean is None else running_mean
+    if running is not None:
+        count = prod(input.shape) // input.shape[1]
+        # One that is not wanted moves all the same, and is gone.
+        moving = [
+            full(shape=mean.shape, dtype=running.dtype, value=0.0) if r is None else r.data
+            for r in (running_mean, running_var)
+        ]
+        rate = array(np.asarray(momentum, running.dtype))
+        unbiased = count / (count - 1)
+        update.running_average(*moving, mean.data, var.data, rate, unbiased=unbiased)
     return y
 
 

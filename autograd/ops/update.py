@@ -33,11 +33,21 @@ def accumulate(slot: NDArray, g: NDArray) -> None:
 
 
 @primitive(
-    infer=_fits, cost=lambda y, m, x, rate: Cost(add=2 * m.size, mul=m.size), writes=(0,)
+    infer=_fits,
+    cost=lambda y, mean, *others, unbiased: Cost(
+        add=4 * mean.size, mul=(2 + (unbiased != 1)) * mean.size
+    ),
+    writes=(0, 1),
 )
-def running_average(m: NDArray, x: NDArray, rate: NDArray) -> None:
-    """m = m + rate (x - m): exponential moving average; the rate is a 0-d array."""
-    m += (rate * (x - m)).astype(m.dtype, copy=False)
+def running_average(
+    mean: NDArray, var: NDArray, new_mean: NDArray, new_var: NDArray, rate: NDArray, *,
+    unbiased: float,
+) -> None:  # fmt: skip
+    """mean = mean + rate (new_mean - mean), and var likewise towards `unbiased` new_var: moving
+    averages with exponential weights; the rate is a 0-d array."""
+    mean += (rate * (new_mean - mean)).astype(mean.dtype, copy=False)
+    new_var = new_var * new_var.dtype.type(unbiased)
+    var += (rate * (new_var - var)).astype(var.dtype, copy=False)
 
 
 def _sgd_cost(

@@ -18,6 +18,7 @@ from . import (  # noqa: F401  (registers)
     loss,
     lrn,
     norm,
+    place,
     pool,
     product,
     recurrent,
