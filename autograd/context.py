@@ -47,6 +47,12 @@ class Context:
         """Return a copy with another scope."""
         return Context(self.backend, self.phase, scope, self.tape, self.ledger)
 
+    def inside(self, name: str) -> Context:
+        """Return a copy with a name, if any, appended to the scope."""
+        if not name:
+            return self
+        return self.within(f"{self.scope}.{name}" if self.scope else name)
+
 
 _state: ContextVar[Context] = ContextVar("tallygrad")
 _initial: Context | None = None
@@ -109,8 +115,6 @@ class scope(using):
         self.name = name
 
     def __enter__(self) -> Context:
-        outer = current()
-        name = f"{outer.scope}.{self.name}" if outer.scope and self.name else self.name
-        state = outer.within(name or outer.scope)
+        state = current().inside(self.name)
         self.tokens.append(enter(state))
         return state

@@ -17,8 +17,13 @@ Sizes: TypeAlias = int | Sequence[int]
 def pair(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, int]:
     """Return (vertical, horizontal) numbers of an option that is one number for all axes or one
     for each; of a single axis the vertical one is `least`. ValueError where any is below least."""
-    if type(value) is int and axes == 2 and value >= least:
-        return value, value  # by far the most frequent, and met in every call
+    if axes == 2:  # by far the most frequent, and met in every call
+        if type(value) is int and value >= least:
+            return value, value
+        if type(value) is tuple and len(value) == 2:
+            a, b = value
+            if type(a) is int and type(b) is int and a >= least and b >= least:
+                return a, b
     many = tuple(value) if isinstance(value, Sequence) else (value,)
     given = tuple(index(v) for v in many)
     given = given * axes if len(given) == 1 else given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal, overload
 
 from ..ops import adaptive
@@ -27,6 +28,16 @@ def _windows(
     strides = kernel if stride is None else pair(f"{name}: stride", stride, least=1)
     border = pair(f"{name}: padding", padding)
     spread = pair(f"{name}: dilation", dilation, least=1)
+    down, right = _ends(name, size, kernel, strides, border, spread, ceil_mode)
+    return kernel, strides, ((border[0], down), (border[1], right)), spread
+
+
+@cache
+def _ends(
+    name: str, size: tuple[int, ...], kernel: Pair, strides: Pair, border: Pair, spread: Pair,
+    ceil_mode: bool,
+) -> Pair:  # fmt: skip
+    """Return the borders at the end."""
     ends = list(border)
     for i in (0, 1):
         reach = spread[i] * (kernel[i] - 1) + 1
@@ -37,7 +48,7 @@ def _windows(
         if ceil_mode and last >= 0:
             last -= last * strides[i] >= size[i] + border[i]
             ends[i] += last * strides[i] - free
-    return kernel, strides, ((border[0], ends[0]), (border[1], ends[1])), spread
+    return ends[0], ends[1]
 
 
 @overload

@@ -55,8 +55,11 @@ class Module:
         return self._run(self._name, *args, **kwargs)
 
     def _run(self, scope: str, /, *args: Any, **kwargs: Any) -> Any:
-        with context.scope(scope):
+        token = context.enter(context.current().inside(scope))
+        try:
             return self.forward(*args, **kwargs)
+        finally:
+            context.leave(token)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the results; a subclass says how."""
