@@ -14,7 +14,7 @@ from tallygrad.autograd.ops import conv
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
-from tallygrad.autograd.backends.llvm import convolution, parts
+from tallygrad.autograd.backends.llvm import convolution, parts, winograd_plan
 from tallygrad.autograd.backends.llvm.targets import target
 
 ONE, NONE = ((1, 1), (1, 1)), ((0, 0), (0, 0))
@@ -33,7 +33,8 @@ LAYERS = {
 def _everything_is_shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(parts, "WORTHWHILE", 1)
     monkeypatch.setattr(parts, "CALL", 1)
-    monkeypatch.setattr(parts, "FOLD", 0)
+    monkeypatch.setattr(convolution, "FOLD", 0)
+    monkeypatch.setattr(winograd_plan, "FOLD", 0)
     before = get_num_threads()
     yield
     set_num_threads(before)
@@ -83,14 +84,13 @@ def test_bits_do_not_depend_on_threads(name: str, monkeypatch: pytest.MonkeyPatc
             np.testing.assert_array_equal(other, found[0])
 
 
-def test_parts_are_few_where_folding_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_few_where_folding_costs() -> None:
     """Their number follows from the sizes; a small call is one part."""
-    assert parts.parts_of(0, 64, 10) == 1
+    assert parts.parts_of(0, 64, 0) == 1
     assert parts.parts_of(1 << 30, 64, 10) == 8
     assert parts.parts_of(1 << 30, 3, 10) == 3
-    monkeypatch.setattr(parts, "FOLD", 24)
-    assert parts.parts_of(1 << 24, 64, 1 << 15) == 1
-    assert parts.parts_of(1 << 26, 64, 1 << 15) == 3
+    assert parts.parts_of(1 << 24, 64, 1 << 20) == 1
+    assert parts.parts_of(1 << 26, 64, (1 << 20) - 1) == 3
 
 
 def test_each_thread_has_memory_of_its_own() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ...array import NDArray, Spec
 from . import memory, winograd_plan
 from .border import Pair
-from .direct import Correlation, Tile, correlate, correlate_weights
+from .direct import Correlation, Tile, correlate, correlate_weights, pack
 from .jit import build
 from .layout import address, channels_last, plain
 from .parts import Scratch, in_parts, over_images, parts_of
@@ -18,6 +20,7 @@ from .registry import Kernel, implements
 from .targets import Target
 from .winograd import Winograd
 
+FOLD = 128  # multiply-accumulates in whose time a number of a part's sums is written and folded
 CACHE = 1 << 19  # bytes of images that are worked on at a time: half of a second-level cache
 
 
@@ -35,11 +38,15 @@ def chunk(c: Correlation, images: int, size: int) -> int:
     return max(1, min(images, CACHE // max(1, each)))
 
 
+def _vectors(target: Target, dtype: npt.DTypeLike, results: int) -> int:
+    """Return how many vectors of results a tile of a correlation has."""
+    return 1 if results <= target.lanes(dtype) else 2
+
+
 def forward_tile(target: Target, c: Correlation, images: int) -> Tile:
     """Return a good tile for a correlation: the sums, the weights of the shared taps and a number
     of x must fit the registers."""
-    lanes, size = target.lanes(c.dtype), np.dtype(c.dtype).itemsize
-    vectors = 1 if c.results <= lanes else 2
+    size, vectors = np.dtype(c.dtype).itemsize, _vectors(target, c.dtype, c.results)
     shared = 3 if vectors == 1 and c.stride[1] == 1 else 1
     room = target.registers - 1 - shared * vectors
     most = min(16 if vectors == 1 else 8, room // vectors) if target.registers == 32 else (
@@ -58,7 +65,8 @@ def weights_tile(target: Target, c: Correlation, images: int) -> Tile:
     taps = min(3 if wide else 2, len(c.taps)) if c.stride[1] == 1 else 1
     channels = min(8 if wide else 4, c.channels)
     if c.channels < 4 and c.stride[1] == 1:
-        taps = min(len(c.taps), 5 if wide else 3)
+        # Too few sums wait for one another.
+        taps = -(-len(c.taps) // -(-len(c.taps) * c.channels // (15 if wide else 9)))
     vectors = 2 if taps == 1 and c.results > target.lanes(c.dtype) else 1
     unroll = divisor(c.places[1], 16 if taps > 1 else 4)
     return Tile(1, channels, vectors, taps, unroll, max(1, chunk(c, images, size)))
@@ -91,10 +99,11 @@ def conv2d(
     c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
     tile = forward_tile(target, c, n)
     function, scratch = build(correlate, target, c, tile, bool(b)), bordered(c, tile)
+    packed = _packer(target, w, groups)
     steps = x.nbytes // n, c.out[0] * x.dtype.itemsize
 
     def run(x: NDArray, w: NDArray, *b: NDArray, **attributes: Any) -> NDArray:
-        source, weights, bias = channels_last(x), _packed(w, groups), [plain(a) for a in b]
+        source, weights, bias = channels_last(x), packed(w), [plain(a) for a in b]
         y = memory.images(n, m, e, f, x.dtype)
 
         def some(first: int, count: int, worker: int) -> None:
@@ -153,11 +162,12 @@ def conv2d_dx(
             tile = forward_tile(target, part, n)
             ready = build(correlate, target, part, tile, False), bordered(part, tile)
             phases.append(((a * wide + b) * c * size_of, *ready))
+    packed = _packer(target, w, groups, turned=True)
     whole = len(phases) == stride[0] * stride[1]
     macs, steps = n * prod((e, f, m, channels, r, s)), (dy.nbytes // n, h * wide * c * size_of)
 
     def run(dy: NDArray, w: NDArray, **attributes: Any) -> NDArray:
-        source, weights = channels_last(dy), _packed(w, groups, turned=True)
+        source, weights = channels_last(dy), packed(w)
         dx = memory.images(n, c, h, wide, dy.dtype)
         if not whole:
             dx[...] = 0
@@ -190,7 +200,7 @@ def conv2d_dw(
     tile = weights_tile(target, c, n)
     function, scratch = build(correlate_weights, target, c, tile), bordered(c, tile)
     shape = (groups, r * s, c.channels, c.results)
-    parts = parts_of(c.macs * n, n, prod(shape))
+    parts = parts_of(c.macs * n, n, FOLD * prod(shape))
     steps = x.nbytes // n, prod(shape) * x.dtype.itemsize, dy.nbytes // n
 
     def run(x: NDArray, dy: NDArray, **attributes: Any) -> NDArray:
@@ -252,12 +262,21 @@ def _fast_weights(target: Target, c: Winograd, n: int) -> Kernel:
     return run
 
 
-def _packed(w: NDArray, groups: int, turned: bool = False) -> NDArray:
-    """Return w (M, C/groups, R, S) as [group][tap][C/groups][M/groups], or `turned`, with the last
-    two exchanged."""
-    m, c, r, s = w.shape
-    parts = w.reshape(groups, m // groups, c, r * s)
-    order = (0, 3, 1, 2) if turned else (0, 3, 2, 1)
-    packed = memory.empty(tuple(parts.shape[i] for i in order), w.dtype)
-    packed[...] = parts.transpose(order)
-    return packed
+def _packer(
+    target: Target, w: Spec, groups: int, turned: bool = False
+) -> Callable[[NDArray], NDArray]:
+    """Return the function that lays out weights (M, C/groups, R, S) for a correlation, or,
+    `turned`, for one that gives the gradient of x."""
+    results, channels, indices = w.shape[0] // groups, w.shape[1], w.shape[2] * w.shape[3]
+    if turned:
+        results, channels = channels, results
+    width = _vectors(target, w.dtype, results) * target.lanes(w.dtype)
+    sizes = groups, indices, channels, results, width
+    function = build(pack, target, w.dtype.name, *sizes, turned)
+
+    def run(w: NDArray) -> NDArray:
+        packed = memory.empty((w.size,), w.dtype)
+        function(address(plain(w)), address(packed))
+        return packed
+
+    return run

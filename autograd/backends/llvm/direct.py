@@ -35,7 +35,8 @@ class Correlation(NamedTuple):
     """y[n, e, f, :] = the sum over taps of x[n, u e + row, v f + column, :] w[index], per group.
 
     `image` is (h, w) of x, `places` (e, f) of y, `out` the numbers from one image, row and pixel of
-    y to the next. Weights are [group][index][channels][results]."""
+    y to the next. Weights are as `pack` leaves them; their gradient is
+    [group][index][channels][results]."""
 
     dtype: str
     channels: int
@@ -97,6 +98,35 @@ def correlate(target: Target, c: Correlation, tile: Tile, biased: bool) -> Kerne
     return k
 
 
+def pack(
+    target: Target, dtype: str, groups: int, indices: int, channels: int, results: int, width: int,
+    turned: bool,
+) -> Kernel:  # fmt: skip
+    """Return the kernel that lays out weights for a correlation in blocks of `width` results: w
+    [group][result][channel][index], or `turned`, [group][channel][result][index], and what it
+    writes, [group][block][index][channel][result]. So each block's weights lie together, and do not
+    meet in few cache sets."""
+    k = Kernel(target, dtype, ("w", "packed"))
+    w, packed = k.arguments
+    whole = indices * channels * results
+    outer, inner = (results, 1) if turned else (1, channels)
+    apart = inner * indices
+    for first, count, size in pieces(results, width):
+        loops = [k.loop(n) for n in (groups, count, channels, indices)]
+        with loops[0] as g, loops[1] as o, loops[2] as channel, loops[3] as index:
+            start = k.sum((o, size), first)
+            source = k.at(w, (g, whole), (start, apart), (channel, outer * indices), index)
+            to = k.at(
+                packed, (g, whole), (start, indices * channels), (index, channels * size),
+                (channel, size),
+            )  # fmt: skip
+            for lane in range(0, size, k.lanes):
+                some = min(k.lanes, size - lane)
+                part = k.gather(k.at(source, lane * apart), apart, some)
+                k.store(part, k.at(to, lane), some)
+    return k
+
+
 class _Block:
     """The correlation of one group over some images."""
 
@@ -139,7 +169,7 @@ class _Block:
         k, c, (image, row, pixel) = self.k, self.c, self.apart
         x = k.at(self.x, (n, image), (h, c.stride[0] * row), (w, c.stride[1] * pixel))
         y = k.at(self.y, (n, c.out[0]), (h, c.out[1]), (w, c.out[2]), o)
-        weights = k.at(self.w, o)
+        weights = k.at(self.w, (o, c.indices * c.channels))
         places = [*product(range(extent[0]), range(extent[1]))]
         counts = [min(k.lanes, size - v * k.lanes) for v in range(vectors)]
         first = [k.vector(0.0)] * vectors
@@ -150,7 +180,8 @@ class _Block:
             for v in range(vectors):
                 k.prefetch(k.at(y, a * c.out[1] + b * c.out[2] + v * k.lanes), write=True)
         for start in range(0, len(c.taps), self.tile.taps):
-            self._taps(c.taps[start : start + self.tile.taps], x, weights, sums, counts)
+            taps = c.taps[start : start + self.tile.taps]
+            self._taps(taps, x, weights, sums, counts, size)
         for (a, b), v in sums:
             to = k.at(y, a * c.out[1] + b * c.out[2] + v * k.lanes)
             k.store(sums[(a, b), v].get(), to, counts[v])
@@ -162,6 +193,7 @@ class _Block:
         w: Any,
         sums: dict[tuple[Pair, int], Variable],
         counts: list[int],
+        width: int,
     ) -> None:
         """Add what some taps contribute, all channels."""
         k, c, unroll = self.k, self.c, min(self.tile.unroll, self.c.channels)
@@ -169,8 +201,8 @@ class _Block:
             with k.loop(count) as i:
                 for j in range(size):
                     channel = k.sum((i, size), start + j)
-                    at = k.at(x, channel), k.at(w, (channel, c.results))
-                    self._channel(taps, *at, sums, counts)
+                    at = k.at(x, channel), k.at(w, (channel, width))
+                    self._channel(taps, *at, sums, counts, c.channels * width)
 
     def _channel(
         self,
@@ -179,9 +211,9 @@ class _Block:
         w: Any,
         sums: dict[tuple[Pair, int], Variable],
         counts: list[int],
+        matrix: int,
     ) -> None:
         k, c, (_, row, pixel) = self.k, self.c, self.apart
-        matrix = c.channels * c.results
         factors = [
             [k.load(k.at(w, tap[2] * matrix + v * k.lanes), n) for v, n in enumerate(counts)]
             for tap in taps

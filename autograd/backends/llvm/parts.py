@@ -12,8 +12,7 @@ from ...array import NDArray
 from ...threads import WORTHWHILE, share
 from .layout import address
 
-# MACs in whose time a kernel is called once more, and a number more is written and folded.
-CALL, FOLD = 1 << 19, 24
+CALL = 1 << 19  # MACs in whose time a kernel is called once more
 
 # Works on so many images from the first on: `work(first, count, worker)`.
 Work = Callable[[int, int, int], None]
@@ -55,9 +54,9 @@ def in_parts(images: int, parts: int, work: Callable[[int, int, int, int], None]
     share(parts, several)
 
 
-def parts_of(work: int, images: int, size: int) -> int:
-    """Return in how many parts images are to be summed up to arrays of a size, in `work` MACs: at
-    most 8, so few that calling and folding them costs about 3% more."""
+def parts_of(work: int, images: int, folding: int) -> int:
+    """Return in how many parts images are to be summed up in `work` MACs, where folding one takes
+    the time of so many: at most 8, so few that they cost about 3% more."""
     if work < WORTHWHILE:
         return 1
-    return max(1, min(8, images, 1 + work // (32 * (CALL + FOLD * size))))
+    return max(1, min(8, images, 1 + work // (32 * (CALL + folding))))

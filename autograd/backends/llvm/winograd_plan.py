@@ -31,6 +31,7 @@ from .winograd_back import canvas, convolve_back, reaches, turned
 CACHE = 1 << 20  # bytes of weights that stay in the second-level cache
 PLANES = 1 << 18  # bytes of transformed tiles that leave the first-level cache little to fetch
 CHANNELS, TILES = 16, 32  # fewer are not worth the transforms
+FOLD = 24  # multiply-accumulates in whose time a number of a part's sums is written and folded
 TRANSFORM = 10  # products of vectors in whose time one is transformed
 
 # Convolves images (N, H, W, C) with weights and biases: `run(x, w, biases, y)`.
@@ -192,7 +193,7 @@ def weights(
     b = blocks(target, c, images, gradient=True)
     both = planes(target, c, b)
     work = images * prod(c.grid) * c.positions * c.channels * c.results
-    parts = parts_of(work, images, c.positions * c.channels * both[1].width)
+    parts = parts_of(work, images, FOLD * c.positions * c.channels * both[1].width)
     function = build(convolve_weights, target, c, b)
     collect = build(collect_weights, target, c, parts)
     borders = bordered(c.border, b.images), bordered(c.tops, b.images)
