@@ -113,6 +113,12 @@ def planes(target: Target, c: Winograd, b: Blocks) -> tuple[Plane, Plane]:
     return Plane(tiles, padded(c.channels, lanes)), Plane(tiles, padded(c.results, lanes))
 
 
+def factors(target: Target, c: Winograd) -> Plane:
+    """Return how the transformed weights lie, or what is summed up for them: channels take the
+    place of tiles, results that of channels."""
+    return Plane(c.channels, padded(c.results, target.lanes("float32")))
+
+
 class Block(NamedTuple):
     """The tiles of some images from `first` on, and of some rows of tiles from `top` on; `number`
     counts the blocks of the same images."""
@@ -242,7 +248,7 @@ def convolve(target: Target, c: Winograd, b: Blocks, biased: bool) -> Kernel:
                 block.fetch_y(position, y, b)
                 ends = (
                     k.at(v, (position, left.apart)),
-                    k.at(u, (position, c.channels * right.width)),
+                    k.at(u, (position, factors(target, c).apart)),
                     k.at(p, (position, right.apart)),
                 )
                 multiply(k, c, b, (left, right), ends, tiles)
@@ -304,7 +310,7 @@ def convolve_weights(target: Target, c: Winograd, b: Blocks) -> Kernel:
                 block.fetch_x(position, y, b, c.tops)
                 ends = (
                     k.at(v, (position, left.apart)),
-                    k.at(u, (position, c.channels * right.width)),
+                    k.at(u, (position, factors(target, c).apart)),
                     k.at(p, (position, right.apart)),
                 )
                 _reduce(k, c, b, (left, right), ends, tiles, k.sum(first, block.number))
@@ -365,19 +371,19 @@ def spread_weights(target: Target, c: Winograd, turned: bool, opposite: bool) ->
     opposite order."""
     k = Kernel(target, "float32", ("w", "u"))
     w, u = k.arguments
-    width, taps = padded(c.results, k.lanes), c.taps**2
+    plane, taps = factors(target, c), c.taps**2
     outer, inner = (c.results, 1) if turned else (1, c.channels)
     order = range(taps)[::-1] if opposite else range(taps)
     for start, count, size in pieces(c.results, k.lanes):
         with k.loop(count) as o, k.loop(c.channels) as channel:
             result = k.sum((o, size), start)
             at = k.at(w, (channel, outer * taps), (result, inner * taps))
-            into = k.at(u, (channel, width), result)
+            into = k.at(u, (channel, plane.width), result)
             line = [k.gather(k.at(at, t), inner * taps, size) for t in order]
             grid = [line[i : i + c.taps] for i in range(0, taps, c.taps)]
             made = both(k, evaluate, values(c.size, c.taps, scaled=True), grid)
             for p, value in enumerate(v for row in made for v in row):
-                k.store(value, k.at(into, p * c.channels * width))
+                k.store(value, k.at(into, p * plane.apart))
     return k
 
 
@@ -386,16 +392,16 @@ def collect_weights(target: Target, c: Winograd, parts: int) -> Kernel:
     of the images: it [part], and dw [result][channel][tap]."""
     k = Kernel(target, "float32", ("u", "w"))
     u, w = k.arguments
-    width, taps = padded(c.results, k.lanes), c.taps**2
+    plane, taps = factors(target, c), c.taps**2
     for start, count, size in pieces(c.results, k.lanes):
         with k.loop(count) as o, k.loop(c.channels) as channel:
             result = k.sum((o, size), start)
-            at = k.at(u, (channel, width), result)
+            at = k.at(u, (channel, plane.width), result)
             into = k.at(w, (result, c.channels * taps), (channel, taps))
             sums = []
             for p in range(c.positions):
                 places = [q * c.positions + p for q in range(parts)]
-                first, *more = (k.load(k.at(at, place * c.channels * width)) for place in places)
+                first, *more = (k.load(k.at(at, place * plane.apart)) for place in places)
                 sums.append(reduce(add, more, first))
             grid = [sums[i : i + c.size] for i in range(0, c.positions, c.size)]
             made = both(k, interpolate, values(c.size, c.taps, scaled=True), grid)

@@ -14,7 +14,7 @@ from .border import seen
 from .direct import chunks
 from .language import Integer, Kernel, pieces
 from .targets import Target
-from .winograd import Block, Blocks, Plane, Winograd, blocks_of, multiply, planes
+from .winograd import Block, Blocks, Plane, Winograd, blocks_of, factors, multiply, planes
 from .winograd_transforms import both, images, interpolate, values
 
 
@@ -58,7 +58,7 @@ def convolve_back(target: Target, c: Winograd, b: Blocks) -> Kernel:
                 block.fetch_x(position, y, b, c.tops)
                 ends = (
                     k.at(v, (position, left.apart)),
-                    k.at(u, (position, c.results * right.width)),
+                    k.at(u, (position, factors(target, back).apart)),
                     k.at(p, (position, right.apart)),
                 )
                 multiply(k, back, b, (left, right), ends, tiles)

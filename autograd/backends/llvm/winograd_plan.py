@@ -22,6 +22,7 @@ from .winograd import (
     collect_weights,
     convolve,
     convolve_weights,
+    factors,
     padded,
     planes,
     spread_weights,
@@ -140,7 +141,7 @@ def forward(
     spread = build(spread_weights, target, c, turned, turned)
     both, border = planes(target, c, b), bordered(c.border, b.images)
     scratch = Planes(both, c.positions)
-    shape = (c.positions, c.channels, both[1].width)
+    shape = (c.positions, factors(target, c).apart)
     steps = _bytes((*c.image, c.channels)), _bytes((*c.places, c.results))
 
     def run(x: NDArray, w: NDArray, bias: list[NDArray], y: NDArray) -> None:
@@ -169,7 +170,7 @@ def backward(
     both, border = planes(target, back, b), bordered(c.tops, b.images)
     scratch = Planes(both, c.positions)
     sums = Scratch(canvas(c, both[1])[0] * b.images, "float32")
-    shape = (c.positions, c.results, both[1].width)
+    shape = (c.positions, factors(target, back).apart)
     steps = _bytes((*c.places, c.results)), _bytes((*c.image, c.channels))
 
     def run(dy: NDArray, w: NDArray, bias: list[NDArray], dx: NDArray) -> None:
@@ -193,12 +194,12 @@ def weights(
     b = blocks(target, c, images, gradient=True)
     both = planes(target, c, b)
     work = images * prod(c.grid) * c.positions * c.channels * c.results
-    parts = parts_of(work, images, FOLD * c.positions * c.channels * both[1].width)
+    shape = (c.positions, factors(target, c).apart)
+    parts = parts_of(work, images, FOLD * prod(shape))
     function = build(convolve_weights, target, c, b)
     collect = build(collect_weights, target, c, parts)
     borders = bordered(c.border, b.images), bordered(c.tops, b.images)
     scratch = Planes(both, c.positions)
-    shape = (c.positions, c.channels, both[1].width)
     steps = _bytes((*c.image, c.channels)), _bytes(shape), _bytes((*c.places, c.results))
 
     def run(x: NDArray, dy: NDArray) -> NDArray:
