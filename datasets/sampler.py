@@ -101,6 +101,12 @@ class Sampler:
         return range(*owned(self.parts, self.rank, self.size))
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of the micro-batches of a whole step, over all ranks, each once."""
+        cut = [share(self.batch_size, part, self.parts) for part in range(self.parts)]
+        return (*dict.fromkeys(stop - start for start, stop in cut),)
+
+    @property
     def steps(self) -> int:
         """Steps per epoch, counting a smaller last one."""
         return -(-self.count // self.batch_size)

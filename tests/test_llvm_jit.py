@@ -30,7 +30,7 @@ def copying(target: targets.Target, size: int) -> language.Kernel:
 
 def copied(size: int) -> bool:
     """Compile a kernel of a size, or load it; tell whether it copies and touches nothing else."""
-    jit.build.cache_clear()
+    jit._build.cache_clear()
     function = jit.build(copying, targets.target(), size)
     x, y = np.arange(size + 2, dtype=np.float32), np.full(size + 2, -1, np.float32)
     function(x.ctypes.data + 4, y.ctypes.data + 4)
@@ -38,7 +38,7 @@ def copied(size: int) -> bool:
 
 
 def forget() -> None:
-    for known in (cache.opened, cache._warn, jit.build):
+    for known in (cache.opened, cache._warn, jit._build):
         known.cache_clear()
 
 

@@ -10,9 +10,21 @@ from typing import Any
 import numpy as np
 
 from .. import datasets
-from ..autograd import backends, cross_entropy, manual_seed, models, nn, zeros
+from ..autograd import (
+    Ledger,
+    backends,
+    context,
+    cross_entropy,
+    grad,
+    manual_seed,
+    models,
+    nn,
+    zeros,
+)
 from ..autograd.nn.flat import Flat, finish_order, flatten
 from ..autograd.optim import SGD, schedules
+from ..autograd.random import moment, replayed
+from ..autograd.tape import Tape
 from ..autograd.tensor import Tensor
 from ..datasets import Dataset, Loader
 from .config import TrainConfig
@@ -28,13 +40,16 @@ class Data:
     test: Loader
 
 
-def choose_backend(comm: Comm, wanted: str, target: str = "host", conv: str = "auto") -> str:
+def choose_backend(
+    comm: Comm, wanted: str, target: str = "host", conv: str = "auto", tune: str = "off"
+) -> str:
     """Return the name of the backend that the options ask for; for `auto` llvm, or NumPy with a
     line that says why it does not load. UserError for one that does not load, and for a target that
     this machine does not execute."""
     if wanted == "numpy":
         return wanted
-    name = f"llvm:{conv}" + ("" if target == "host" else f",{target}")
+    words = [conv, *([] if target == "host" else [target])]
+    name = f"llvm:{','.join(words + ([] if tune == 'off' else [f'tune={tune}']))}"
     try:
         backends.get(name)
         return name
@@ -107,6 +122,34 @@ def gather(model: nn.Module, data: Dataset, dtype: Any) -> Flat:
 
     model.train()
     return flatten(finish_order(run, list(model.parameters())))
+
+
+def tune(name: str, comm: Comm, model: nn.Module, data: Data) -> None:
+    """Let rank 0 find the fastest tiles for whole micro-batches, and all ranks take these; every
+    other shape gets the plans' guesses. Nothing else is changed: the run has no numbers."""
+    backend = backends.get(name)
+    if "tune=" not in name or not isinstance(backend, backends.Tunable):
+        return
+    found = b""
+    if comm.rank == 0:
+        dry = backends.get(f"{name},dry")
+        assert isinstance(dry, backends.Tunable)
+        for loader, trains in ((data.train, True), (data.test, False)):
+            model.train(trains)
+            for size in loader.sampler.sizes:
+                _run_dry(f"{name},dry", model, loader, size, trains)
+        found = dry.choices()
+    backend.adopt(comm.bcast_bytes(found))
+
+
+def _run_dry(name: str, model: nn.Module, loader: Loader, size: int, trains: bool) -> None:
+    """Run a step on shapes alone, on a backend that has no numbers."""
+    x = zeros(size, *loader.dataset.input_shape, dtype=loader.normalise.scale.dtype)
+    blank = context.using(backend=name, tape=Tape(), ledger=Ledger(), scope="")
+    with blank, replayed(moment()):
+        loss = cross_entropy(model(x), zeros(size, dtype=np.int64))
+        if trains:
+            grad(loss, [*model.parameters()], allow_unused=True)
 
 
 def create_optimizer(config: TrainConfig, model: nn.Module, flat: Flat, steps: int) -> SGD:

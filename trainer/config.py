@@ -64,6 +64,9 @@ class TrainConfig:
     backend: str = _option("auto", "what computes; auto: llvm where llvmlite is installed")
     target: str = _option("host", "processor that llvm makes kernels for; host: this one")
     conv: str = _option("auto", "convolutions of llvm; auto: Winograd's in float32 where it pays")
+    tune: str = _option(
+        "off", "how long llvm seeks the fastest tiles of convolutions before it trains"
+    )
     bucket_mb: float = _option(1.0, "gradient bytes exchanged at a time, in MB", low=0.001)
 
     def identity(self) -> dict[str, Any]:
@@ -83,6 +86,7 @@ CHOICES = {
     "dtype": ("float32", "float64"),
     "backend": ("auto", "llvm", "numpy"),
     "conv": ("auto", "direct", "winograd"),
+    "tune": ("off", "fast", "full"),
     "target": ("host", "avx512", "avx2", "sse", "neon"),
 }
 

@@ -52,9 +52,11 @@ class Training:
     ) -> None:
         self.config, self.comm, self.folder = config, comm, folder
         data = build.load_data(config, comm)
-        self.train_data, self.test_data = data.train, data.test
+        self.data, self.train_data, self.test_data = data, data.train, data.test
         self.dtype = np.dtype(config.dtype)
-        self.backend = build.choose_backend(comm, config.backend, config.target, config.conv)
+        self.backend = build.choose_backend(
+            comm, config.backend, config.target, config.conv, config.tune
+        )
         self.model = build.create_model(config.model, data.train.dataset, self.dtype, config.seed)
         self.flat = build.gather(self.model, data.train.dataset, self.dtype)
         self.steps_per_epoch = len(self.train_data)
@@ -95,6 +97,7 @@ class Training:
                 backends.watching(progress.compiling),
                 context.using(backend=self.backend, ledger=self.ledger),
             ):
+                self.tune()
                 while self.state.step < last:
                     self.epoch(last, progress)
                 if self.state.evaluated != self.state.step:
@@ -241,6 +244,12 @@ class Training:
             facts |= {"backend": self.backend, "resumed_from": resumed, "before": before}
             self.folder.write_json("provenance.json", facts)
         self.begun = time.monotonic()
+
+    def tune(self) -> None:
+        """Have the fastest kernels found, which counts as time aside."""
+        begun = time.monotonic()
+        build.tune(self.backend, self.comm, self.model, self.data)
+        self.state.aside += time.monotonic() - begun
 
     def done(self, last: int) -> dict[str, Any]:
         """Return the result of a run that is complete already, which stays as it is; else nothing.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from ..array import Spec
@@ -31,6 +31,18 @@ class Backend(Protocol):
         self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
     ) -> Found:
         """Return what does a call with these shapes."""
+
+
+@runtime_checkable
+class Tunable(Backend, Protocol):
+    """A backend that finds out by timing how calls are done best, on a dry run say. What it chose
+    decides how sums are rounded, so ranks have to agree: one chooses, all adopt."""
+
+    def choices(self) -> bytes:
+        """Return what was chosen so far."""
+
+    def adopt(self, choices: bytes) -> None:
+        """Take what another process chose, and choose nothing from now on."""
 
 
 class Building(NamedTuple):

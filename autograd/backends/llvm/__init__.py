@@ -25,15 +25,31 @@ from . import (  # noqa: F401  (registers)
     recurrent_sequence,
     update,
 )
+    convolution,
+    elementwise,
+    joins,
+    loss,
+    lrn,
+    norm,
+    place,
+    pool,
+    product,
+    recurrent,
+    recurrent_sequence,
+    update,
+)
 from .registry import Waiting, find, join, joinable, waiting
 from .targets import CONVOLUTIONS, WIDTHS, Target, target
+from .tuning import LEVELS, Tuner
 
 EAGER = "eager"
 
 
 class Llvm:
-    """Finds the kernel that is registered for a primitive, if it takes these shapes."""
+    """Finds the kernel that is registered for a primitive, if it takes these shapes. A `dry` one
+    makes the choices of `tune` and runs nothing."""
 
+<<<<<<< HEAD
     def __init__(self, target: Target, eager: bool = False) -> None:
         self.target, self.eager = target, eager
 
@@ -43,6 +59,19 @@ class Llvm:
         """Return a compiled kernel, or the primitive's NumPy reference."""
         name = primitive.name
         kernel = find(self.target, name, specs, attrs)
+=======
+    def __init__(self, target: Target, tune: str = "off", dry: bool = False) -> None:
+        self.tuner, self.dry = Tuner(target, tune), dry
+
+    def find(
+        self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
+    ) -> tuple[Kernel | None, str]:
+        """Return a compiled kernel, or the primitive's NumPy reference."""
+        target = self.tuner.fit(primitive.name, specs, attrs)
+        if self.dry:
+            return None, "llvm"
+        kernel = find(target, primitive.name, specs, attrs)
+>>>>>>> d49de41 (Choose methods and tiles of convolutions by timing: --tune fast or full; rank 0 chooses for all)
         if kernel is None:
             return reference(primitive, specs, attrs)
         call = self._call(name, specs, attrs, kernel)
@@ -71,6 +100,14 @@ class Llvm:
         joined = join(self.target, call, signs)
         return joined and joined._replace(kernel=_one_at_a_time(joined.kernel))
 
+    def choices(self) -> bytes:
+        """Return the tiles that were chosen by timing so far."""
+        return self.tuner.dump()
+
+    def adopt(self, choices: bytes) -> None:
+        """Use the tiles that another process chose, and guesses for all else."""
+        self.tuner.adopt(choices)
+
 
 def _one_at_a_time(kernel: Kernel) -> Kernel:
     """Let threads wait for one another: a kernel has scratch memory of its own."""
@@ -84,6 +121,7 @@ def _one_at_a_time(kernel: Kernel) -> Kernel:
 
 
 def create(options: str) -> Llvm:
+<<<<<<< HEAD
     """Return the backend. Options are a target (avx512, avx2, sse, neon), how convolutions are
     done (auto, direct, winograd), and `eager`, so that no call waits for another, with commas
     between. ValueError for others."""
@@ -96,3 +134,21 @@ def create(options: str) -> Llvm:
         if word != EAGER:
             chosen["name" if word in WIDTHS else "convolution"] = word
     return Llvm(target(**chosen), EAGER in words)
+=======
+    """Return the backend. Options, with a comma between, are a target (avx512, avx2, sse, neon),
+    how convolutions are done (auto, direct, winograd), how long fast tiles are sought (tune=off,
+    tune=fast, tune=full), and dry: nothing but that. ValueError for others."""
+    chosen = {"name": "", "convolution": "auto"}
+    levels, level, dry = [f"tune={level}" for level in LEVELS], "off", False
+    for word in filter(None, options.split(",")):
+        known = (*WIDTHS, *CONVOLUTIONS, *levels, "dry")
+        if word not in known:
+            raise ValueError(f"backend llvm: no option {word!r}; there are {', '.join(known)}")
+        if word in levels:
+            level = word.partition("=")[2]
+        elif word == "dry":
+            dry = True
+        else:
+            chosen["name" if word in WIDTHS else "convolution"] = word
+    return Llvm(target(**chosen), level, dry)
+>>>>>>> d49de41 (Choose methods and tiles of convolutions by timing: --tune fast or full; rank 0 chooses for all)

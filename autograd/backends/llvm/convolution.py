@@ -55,7 +55,7 @@ def forward_tile(target: Target, c: Correlation, images: int) -> Tile:
     columns = divisor(c.places[1], most)
     rows = max(1, min(c.places[0], most // columns))
     unroll = max(1, min(4, 600 // (len(c.taps) * rows * columns * vectors)))
-    return Tile(rows, columns, vectors, shared, unroll, chunk(c, images, size))
+    return target.vary(Tile(rows, columns, vectors, shared, unroll, chunk(c, images, size)))
 
 
 def weights_tile(target: Target, c: Correlation, images: int) -> Tile:
@@ -69,7 +69,7 @@ def weights_tile(target: Target, c: Correlation, images: int) -> Tile:
         taps = -(-len(c.taps) // -(-len(c.taps) * c.channels // (15 if wide else 9)))
     vectors = 2 if taps == 1 and c.results > target.lanes(c.dtype) else 1
     unroll = divisor(c.places[1], 16 if taps > 1 else 4)
-    return Tile(1, channels, vectors, taps, unroll, max(1, chunk(c, images, size)))
+    return target.vary(Tile(1, channels, vectors, taps, unroll, chunk(c, images, size)))
 
 
 def bordered(c: Correlation, tile: Tile) -> Scratch:

@@ -38,10 +38,15 @@ class Statistics:
 statistics = Statistics()
 
 
-@cache
 def build(make: Maker, target: Target, *parameters: Any) -> Function:
     """Return the function of `make(target, *parameters)`: from this process, from the cache, or
-    compiled. Parameters must be hashable, and their `repr` must say all about them."""
+    compiled. Parameters must be hashable, and their `repr` must say all about them; of the target,
+    `make` sees the processor only."""
+    return _build(make, target.bare, *parameters)
+
+
+@cache
+def _build(make: Maker, target: Target, *parameters: Any) -> Function:
     name, kept = _key(make, target, parameters), disk.opened()
     code = kept.read(name) if kept else None
     if code is None:
@@ -104,8 +109,13 @@ def _sources() -> str:
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 
-def _key(make: Maker, target: Target, parameters: tuple[Any, ...]) -> str:
+def made_by(target: Target) -> tuple[Any, ...]:
+    """Return what kernels depend on besides their parameters: sources, processor, versions."""
     versions = (llvmlite.__version__, llvm.llvm_version_info, sys.platform)
     made_for = (target.name, target.bits, target.registers, target.cpu, target.features)
-    whole = (_sources(), make.__module__, make.__qualname__, parameters, made_for, versions)
+    return _sources(), made_for, versions
+
+
+def _key(make: Maker, target: Target, parameters: tuple[Any, ...]) -> str:
+    whole = (make.__module__, make.__qualname__, parameters, made_by(target))
     return hashlib.sha256(repr(whole).encode()).hexdigest()

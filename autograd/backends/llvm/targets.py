@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeAlias, TypeVar
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -13,6 +15,8 @@ llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
 
 
+Variation: TypeAlias = tuple[tuple[str, float], ...]  # fields of a tile and factors
+Tile = TypeVar("Tile", bound=tuple[int, ...])
 CONVOLUTIONS = ("auto", "direct", "winograd")
 
 
@@ -20,7 +24,8 @@ CONVOLUTIONS = ("auto", "direct", "winograd")
 class Target:
     """A kind of processor: bits of a vector register, number of registers, LLVM's processor and
     features. `convolution` says how convolutions are planned for it: "direct", "winograd" wherever
-    that can be done, or "auto", where it pays; its rounding errors are up to ten times as large."""
+    that can be done, "winograd2" with tiles of 2x2 results only, or "auto", where it pays; its
+    rounding errors are up to ten times as large. `varied` changes the tiles that plans choose."""
 
     name: str
     bits: int
@@ -28,10 +33,23 @@ class Target:
     cpu: str
     features: str
     convolution: str = "auto"
+    varied: Variation = ()
 
     def lanes(self, dtype: npt.DTypeLike) -> int:
         """Return how many numbers a register holds."""
         return self.bits // (8 * np.dtype(dtype).itemsize)
+
+    @cached_property
+    def bare(self) -> Target:
+        """The processor alone."""
+        return replace(self, convolution="auto", varied=())
+
+    def vary(self, tile: Tile) -> Tile:
+        """Return a tile whose fields are multiplied as `varied` says; other names are no fields of
+        this kind of tile."""
+        fields = tile._asdict()  # type: ignore[attr-defined]
+        changes = {n: max(1, round(fields[n] * factor)) for n, factor in self.varied if n in fields}
+        return tile._replace(**changes)  # type: ignore[attr-defined]
 
 
 WIDTHS = {"avx512": (512, 32), "avx2": (256, 16), "sse": (128, 16), "neon": (128, 32)}

@@ -49,10 +49,11 @@ def find(
     parameters are those of `Winograd`."""
     if target.convolution == "direct" or taps not in ((3, 3), (5, 5)):
         return None
-    m = 4 if taps == (3, 3) and max(places) > 4 else 2
+    large = target.convolution != "winograd2" and taps == (3, 3) and max(places) > 4
+    m = 4 if large else 2
     c = Winograd(m, taps[0], channels, results, image, places, start)
     pays = min(channels, results) >= CHANNELS and images * c.grid[0] * c.grid[1] >= TILES
-    return c if pays or target.convolution == "winograd" else None
+    return c if pays or target.convolution != "auto" else None
 
 
 def find_back(
@@ -99,7 +100,8 @@ def blocks(target: Target, c: Winograd, images: int, gradient: bool = False) -> 
     room = 16 if target.registers == 32 else target.registers - 2 - vectors
     most = room // vectors
     size = c.channels if gradient else some * high * columns
-    return Blocks(some, high, _whole(size, most), vectors, 2 if gradient else 4)
+    unroll = 2 if gradient else 4
+    return target.vary(Blocks(some, high, _whole(size, most), vectors, unroll))
 
 
 class Planes:
