@@ -54,6 +54,7 @@ from .functional.parts import chunk, flip, split, unbind
 from .functional.pool import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
 from .functional.recurrent import lstm, lstm_cell, rnn_cell, rnn_relu, rnn_tanh
 from .ledger import Cost, Ledger
+from .memory import OutOfMemory, memory_in_use, set_memory_limit
 from .random import manual_seed
 from .tensor import Parameter, Tensor
 from .threads import get_num_threads, set_num_threads
@@ -61,6 +62,7 @@ from .threads import get_num_threads, set_num_threads
 __all__ = [
     "Cost",
     "Ledger",
+    "OutOfMemory",
     "Parameter",
     "Tensor",
     "adaptive_avg_pool2d",
@@ -102,6 +104,7 @@ __all__ = [
     "matmul",
     "max_pool2d",
     "maximum",
+    "memory_in_use",
     "minimum",
     "mse_loss",
     "nll_loss",
@@ -115,6 +118,7 @@ __all__ = [
     "rnn_cell",
     "rnn_relu",
     "rnn_tanh",
+    "set_memory_limit",
     "set_num_threads",
     "sigmoid",
     "sin",

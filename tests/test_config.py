@@ -23,9 +23,17 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
     assert (made.model, made.lr, made.batch_size, made.epochs) == ("mlp", 0.5, 32, 1)
 
 
+def test_sizes_are_megabytes_or_say_what_they_are() -> None:
+    for text, size in (("0", 0), ("1.5", 1_500_000), ("20mb", 20_000_000), ("2 GB", 2 * 10**9)):
+        assert config.parse_size(text) == size
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("memory-limit = 'much'", "memory-limit: 'much' is no size, such as 500MB or 2GB"),
+        ("memory-limit = '-1GB'", "memory-limit: '-1GB' is no size"),
+        ("memory-limit = 'nan'", "memory-limit: 'nan' is no size"),
         ("modle = 'mlp'", "unknown key 'modle'; did you mean 'model'?"),
         ("epochs = 1.5", "epochs: expected int, got 1.5"),
         ("epochs = true", "epochs: expected int, got True"),

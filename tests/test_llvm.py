@@ -95,8 +95,23 @@ def test_memory_comes_back_with_the_last_view_and_a_limit_is_told() -> None:
     assert pool.used == 0 and pool.held > 0
     again = np.ndarray((3000,), np.float32, pool.take(12000))
     assert again.ctypes.data == first
+    before = ag.memory_in_use()
+    kept = [ag.zeros(300, 300) * 1.0]
+    with context.using(backend="llvm"):
+        kept.append(ag.relu(ag.zeros(300, 300)))
+    after = ag.memory_in_use()
+    assert 360_000 <= after.used - before.used < 400_000 and after.used <= after.peak
+    ag.set_memory_limit(after.used + 500_000)
+    try:
+        assert memory.pool.limit == after.used + 500_000
+        with pytest.raises(ag.OutOfMemory), context.using(backend="llvm"):
+            ag.relu(ag.zeros(600, 600))
+    finally:
+        ag.set_memory_limit(0)
+    with pytest.raises(ValueError, match="-1 bytes"):
+        ag.set_memory_limit(-1)
     pool.limit = pool.held + 10_000
-    with pytest.raises(memory.OutOfMemory, match="make --batch-size smaller"):
+    with pytest.raises(memory.OutOfMemory, match=r"MB of results needed, the limit is 0\.0"):
         pool.take(100_000)
 
 

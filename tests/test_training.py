@@ -35,6 +35,24 @@ def read(out: Path, name: str) -> Any:
     return json.loads((out / name).read_text())
 
 
+def test_a_limit_of_memory_is_kept_told_and_shown(tmp_path: Path) -> None:
+    pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+    lenet = ["--model", "lenet", "--max-steps", "1"]
+    done = train(tmp_path / "a", *lenet, "--memory-limit", "0.5MB", status=2)
+    said = complaint(done)
+    assert "--memory-limit: 0." in said and "MB of results needed, the limit is 0.5 MB" in said
+    fitting = int(said.split("try --batch-size ")[1].split(",")[0])
+    assert 0 < fitting < 32
+    done = train(tmp_path / "b", *lenet, "--memory-limit", "0.005", status=2)
+    assert "the limit is 0.005 MB; give it more" in complaint(done)
+    done = train(tmp_path / "c", *lenet, "--memory-limit", "1GB")
+    assert "memory of results" in done.stderr
+    peak = read(tmp_path / "c", "result.json")["memory_peak"]
+    assert 1e6 < peak == events(tmp_path / "c", "epoch")[0]["memory_peak"] < 1e9
+    done = train(tmp_path / "d", *lenet, "--memory-limit", "1GB", "--backend", "numpy", status=2)
+    assert "it needs --backend llvm" in complaint(done)
+
+
 def events(out: Path, kind: str) -> list[dict[str, Any]]:
     lines = (out / "log.jsonl").read_text().splitlines()
     return [e for e in map(json.loads, lines) if e["event"] == kind]

@@ -12,6 +12,7 @@ import numpy as np
 from .. import datasets
 from ..autograd import (
     Ledger,
+    OutOfMemory,
     backends,
     context,
     cross_entropy,
@@ -19,6 +20,7 @@ from ..autograd import (
     manual_seed,
     models,
     nn,
+    set_memory_limit,
     zeros,
 )
 from ..autograd.nn.flat import Flat, finish_order, flatten
@@ -137,19 +139,43 @@ def tune(name: str, comm: Comm, model: nn.Module, data: Data) -> None:
         for loader, trains in ((data.train, True), (data.test, False)):
             model.train(trains)
             for size in loader.sampler.sizes:
-                _run_dry(f"{name},dry", model, loader, size, trains)
+                loss = _run_dry(f"{name},dry", model, loader, size, Ledger())
+                if trains:
+                    with context.using(backend=f"{name},dry", ledger=Ledger()):
+                        grad(loss, [*model.parameters()], allow_unused=True)
         found = dry.choices()
     backend.adopt(comm.bcast_bytes(found))
 
 
-def _run_dry(name: str, model: nn.Module, loader: Loader, size: int, trains: bool) -> None:
-    """Run a step on shapes alone, on a backend that has no numbers."""
+def _run_dry(name: str, model: nn.Module, loader: Loader, size: int, books: Ledger) -> Tensor:
+    """Run forward on shapes alone, on a backend that has no numbers; return the loss."""
     x = zeros(size, *loader.dataset.input_shape, dtype=loader.normalise.scale.dtype)
-    blank = context.using(backend=name, tape=Tape(), ledger=Ledger(), scope="")
+    blank = context.using(backend=name, tape=Tape(), ledger=books, scope="")
     with blank, replayed(moment()):
-        loss = cross_entropy(model(x), zeros(size, dtype=np.int64))
-        if trains:
-            grad(loss, [*model.parameters()], allow_unused=True)
+        return cross_entropy(model(x), zeros(size, dtype=np.int64))
+
+
+def limit_memory(backend: str, size: int) -> None:
+    """Set the limit of a rank's results. UserError where it would not be kept."""
+    if size and backend == "numpy":
+        raise UserError("--memory-limit: NumPy's memory is not counted; it needs --backend llvm")
+    set_memory_limit(size)
+
+
+def too_much(error: OutOfMemory, option: str, batch: int, kept: int = 0) -> UserError:
+    """Return what to say where a batch does not fit the limit, and about how much would; `kept` is
+    known to be needed, where the error tells only how far it came."""
+    error = OutOfMemory(max(error.needed, kept), error.limit)
+    fitting = int(0.9 * batch * error.limit / error.needed)
+    way = f"try {option} {fitting}, or more --micro-batches" if fitting else "give it more"
+    return UserError(f"--memory-limit: {error}; {way}")
+
+
+def stashed(model: nn.Module, loader: Loader, size: int) -> int:
+    """Return the bytes that a micro-batch keeps for its backward sweep."""
+    books = Ledger()
+    _run_dry("meta", model, loader, size, books)
+    return sum(row.stashed for row in books)
 
 
 def create_optimizer(config: TrainConfig, model: nn.Module, flat: Flat, steps: int) -> SGD:

@@ -20,6 +20,16 @@ def _option(default: Any, text: str, **limits: Any) -> Any:
     return field(default=default, metadata={"help": text, **limits})
 
 
+def parse_size(text: str) -> int:
+    """Return the bytes that `500`, `500MB` or `2GB` stands for. ValueError for others."""
+    digits = text.upper().removesuffix("B").strip()
+    unit = {"M": 1e6, "G": 1e9}.get(digits[-1:], 0)
+    size = float(digits[:-1] if unit else digits) * (unit or 1e6)
+    if not 0 <= size < 2**60:
+        raise ValueError(f"{text} is out of range")
+    return int(size)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides what a training does; the same fields whatever the number of ranks.
@@ -66,6 +76,10 @@ class TrainConfig:
     conv: str = _option("auto", "convolutions of llvm; auto: Winograd's in float32 where it pays")
     tune: str = _option(
         "off", "how long llvm seeks the fastest tiles of convolutions before it trains"
+    )
+    memory_limit: str = _option(
+        "0", "memory of results that a rank may hold, in MB or as 2GB; 0: no limit",
+        metavar="SIZE", parse=parse_size,
     )
     bucket_mb: float = _option(1.0, "gradient bytes exchanged at a time, in MB", low=0.001)
 
@@ -190,6 +204,11 @@ def _checked(item: Field[Any], value: Any, name: str) -> Any:
         raise UserError(f"{name}: {value} is less than {low}")
     if high is not None and value > high:
         raise UserError(f"{name}: {value} is more than {high}")
+    if "parse" in item.metadata:
+        try:
+            item.metadata["parse"](value)
+        except ValueError as error:
+            raise UserError(f"{name}: {value!r} is no size, such as 500MB or 2GB") from error
     choices = CHOICES.get(item.name, ())
     if choices and value not in choices:
         raise UserError(f"{name}: unknown value {value!r}{nearest(value, choices)}")

@@ -12,13 +12,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..autograd import Ledger, Tensor, backends, context, cross_entropy, from_numpy, nn, no_grad
+from ..autograd import (
+    Ledger,
+    OutOfMemory,
+    Tensor,
+    backends,
+    context,
+    cross_entropy,
+    from_numpy,
+    memory_in_use,
+    nn,
+    no_grad,
+)
 from ..autograd.random import keyed
 from ..datasets import Batch, Loader
 from . import build, provenance, state
 from .checkpoint import CheckpointFolder
 from .checkpoint import load as load_checkpoint
-from .config import TrainConfig
+from .config import TrainConfig, parse_size
 from .distributed.comm import Comm
 from .distributed.sync import GradientSync, Reducer, Statistics, total
 from .errors import NotFinite, UserError
@@ -57,6 +68,7 @@ class Training:
         self.backend = build.choose_backend(
             comm, config.backend, config.target, config.conv, config.tune
         )
+        build.limit_memory(self.backend, parse_size(config.memory_limit))
         self.model = build.create_model(config.model, data.train.dataset, self.dtype, config.seed)
         self.flat = build.gather(self.model, data.train.dataset, self.dtype)
         self.steps_per_epoch = len(self.train_data)
@@ -131,7 +143,7 @@ class Training:
             self.statistics.use(i)
             if len(part.labels):
                 with keyed(part.indices, self.config.seed, now.step):
-                    rows[i] = self.backward(part)
+                    rows[i] = self.fitting_backward(part)
         # Every rank first ends its buckets: one without a share starts them only here, and ranks
         # must come to their collectives in one order.
         self.sync.wait()
@@ -150,6 +162,14 @@ class Training:
         if now.step % self.config.log_every == 0:
             self.log("step", loss=sums[0] / sums[2], accuracy=sums[1] / sums[2])
         return float(sums[0]), float(sums[1]), float(sums[2])
+
+    def fitting_backward(self, batch: Batch) -> tuple[float, float, float]:
+        """Run `backward`; UserError where its results do not fit the limit of memory."""
+        try:
+            return self.backward(batch)
+        except OutOfMemory as error:
+            kept = build.stashed(self.model, self.train_data, len(batch.labels))
+            raise build.too_much(error, "--batch-size", self.config.batch_size, kept) from error
 
     def backward(self, batch: Batch) -> tuple[float, float, float]:
         """Run forward and backward on a micro-batch. The gradient is seeded with its share of the
@@ -173,8 +193,10 @@ class Training:
         if due:
             self.test()
             figures |= {"test_loss": now.test_loss, "test_accuracy": now.test_accuracy}
-        self.log("epoch", **figures)
+        memory = memory_in_use().peak
+        self.log("epoch", **figures, memory_peak=memory)
         shown = ", ".join(f"{k.replace('_', ' ')} {v:.4f}" for k, v in figures.items())
+        shown += f", memory of results {memory / 1e6:,.0f} MB" if memory else ""
         progress.say(f"epoch {now.epoch + 1}/{self.config.epochs}: {shown}")
         if whole:
             now.epoch, now.step_in_epoch, now.sums = now.epoch + 1, 0, [0.0, 0.0, 0.0]
@@ -183,7 +205,11 @@ class Training:
         """Evaluate on the test set."""
         now, begun = self.state, time.monotonic()
         self.statistics.use_means()
-        loss, hits, count = evaluate(self.model, self.test_data, self.reducer)
+        try:
+            loss, hits, count = evaluate(self.model, self.test_data, self.reducer)
+        except OutOfMemory as error:
+            size = self.test_data.sampler.batch_size
+            raise build.too_much(error, "--eval-batch-size", size) from error
         if not math.isfinite(loss):
             raise NotFinite(f"test loss is {loss / count} after step {now.step}: lower --lr")
         now.test_loss, now.test_accuracy, now.evaluated = loss / count, hits / count, now.step
@@ -285,6 +311,7 @@ class Training:
         """Write the result: the record that the run is complete."""
         now = self.state
         books = self.books()
+        peaks = self.comm.gather_bytes(str(memory_in_use().peak).encode())
         result = {
             "test_accuracy": now.test_accuracy,
             "test_loss": now.test_loss,
@@ -297,6 +324,7 @@ class Training:
             "macs": books.total().macs,
             "training_macs": training_macs(books.by("phase")),
             "checkpoint": str(self.latest),
+            "memory_peak": max([0, *map(int, peaks)]),
         }
         self.folder.write_json("ledger.json", books.to_json())
         self.folder.write_json("result.json", result)

@@ -10,13 +10,10 @@ from typing import Any
 import numpy as np
 
 from ...array import NDArray
+from ...memory import Account, OutOfMemory, register
 
 ALIGNED = 64  # bytes: a cache line, and the widest vector
 SMALL = 1 << 12
-
-
-class OutOfMemory(MemoryError):
-    """A limit that the user set is reached."""
 
 
 class Memory:
@@ -30,14 +27,13 @@ class Memory:
         self.start = start + -start % ALIGNED
 
 
-class Pool:
+class Pool(Account):
     """Blocks of memory by size. A block comes back when the last array that lies in it is gone."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.free: dict[int, list[Memory]] = defaultdict(list)
         self.kinds: dict[int, type[Any]] = {}
-        self.used = self.held = self.peak = 0
-        self.limit = 0
 
     def take(self, size: int) -> Any:
         """Return a block of at least `size` bytes, as a ctypes array. OutOfMemory beyond the
@@ -60,10 +56,7 @@ class Pool:
             self.free.clear()
             self.held = self.used
             if self.held + room > self.limit:
-                raise OutOfMemory(
-                    f"{(self.used + room) / 1e6:.0f} MB of results needed, the limit is "
-                    f"{self.limit / 1e6:.0f} MB: make --batch-size smaller"
-                )
+                raise OutOfMemory(self.used + room, self.limit)
         self.held += room
 
     def _kind(self, room: int) -> type[Any]:
@@ -93,6 +86,7 @@ def _rounded(size: int) -> int:
 
 
 pool = Pool()
+register(pool)
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:

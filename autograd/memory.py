@@ -1,0 +1,61 @@
+"""How much memory results take, and the limit that a user set. Pools of memory keep these accounts;
+what NumPy itself allocates is in none."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class OutOfMemory(MemoryError):
+    """A limit that the user set is reached: `needed` bytes of results, so far, where `limit` are
+    allowed."""
+
+    def __init__(self, needed: int, limit: int) -> None:
+        super().__init__(
+            f"{needed / 1e6:.4g} MB of results needed, the limit is {limit / 1e6:.4g} MB"
+        )
+        self.needed, self.limit = needed, limit
+
+
+class Memory(NamedTuple):
+    """Bytes of results: alive, held from the system (those to be used again too), and most that
+    were alive at once."""
+
+    used: int
+    held: int
+    peak: int
+
+
+class Account:
+    """What one pool has given out; `limit` is the most it may hold, 0 for as much as it likes."""
+
+    def __init__(self) -> None:
+        self.used = self.held = self.peak = 0
+        self.limit = 0
+
+
+_accounts: list[Account] = []
+_limit = 0
+
+
+def register(account: Account) -> None:
+    """Add a pool's account to those that `memory_in_use` adds up, under the limit of all."""
+    _accounts.append(account)
+    account.limit = _limit
+
+
+def memory_in_use() -> Memory:
+    """Return the bytes of results in the pools of this process."""
+    used, held, peak = (sum(getattr(a, n) for a in _accounts) for n in Memory._fields)
+    return Memory(used, held, peak)
+
+
+def set_memory_limit(size: int) -> None:
+    """Let each pool hold `size` bytes at most, 0 for no limit; OutOfMemory is raised beyond.
+    ValueError for less than 0."""
+    global _limit
+    if size < 0:
+        raise ValueError(f"set_memory_limit: {size} bytes; at least 0 is needed")
+    _limit = size
+    for account in _accounts:
+        account.limit = size
