@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 class Cost(NamedTuple):
     """Work of one call. MACs are multiply-accumulates (2 FLOP), nominal: zero padding counts, bias
     additions do not. Other operations are counted by kind; `exp` stands for every transcendental
-    function and square root. Bytes: every operand read once, every result written once."""
+    function and square root. Bytes: every operand read once, every result written once. `saved` are
+    multiplications that the backend's method did without: all else is the same on any backend."""
 
     macs: int = 0
     add: int = 0
@@ -23,6 +24,13 @@ class Cost(NamedTuple):
     bytes_written: int = 0
     bytes_sent: int = 0
     messages: int = 0
+    saved: int = 0
+
+    @property
+    def executed(self) -> int:
+        """Multiplications that were really done for the MACs: those of results and of transforms
+        that save others, without what fills up blocks and vectors."""
+        return self.macs - self.saved
 
     def times(self, n: int) -> Cost:
         """Return the cost of n such calls."""
@@ -31,6 +39,12 @@ class Cost(NamedTuple):
     def plus(self, other: Cost) -> Cost:
         """Return the cost of both."""
         return Cost(*map(add, self, other))
+
+
+def _plain(cost: Cost) -> dict[str, int]:
+    """Return the counts that are not zero, and for MACs how many multiplications were executed."""
+    counts = {name: count for name, count in cost._asdict().items() if count}
+    return counts | ({"executed": cost.executed} if cost.macs else {})
 
 
 class Key(NamedTuple):
@@ -110,10 +124,11 @@ class Ledger:
         self.stashed.clear()
 
     def counts(self) -> Counter[tuple[Any, ...]]:
-        """Return counts without the backend: what must be equal between any two backends."""
+        """Return counts without the backend and what it saved: what must be equal between any two
+        backends."""
         counts: Counter[tuple[Any, ...]] = Counter()
         for (where, phase, name, _, cost), n in self.calls.items():
-            counts[where, phase, name, cost] += n
+            counts[where, phase, name, cost._replace(saved=0)] += n
         for (where, phase, name, _), size in self.stashed.items():
             counts[where, phase, name, "stashed"] += size
         return counts
@@ -130,7 +145,7 @@ class Ledger:
         """Return the books as a list of plain dictionaries, an entry for each distinct cost of a
         key, so that `from_json` gives an equal ledger."""
         entries = [
-            {**Key(*names)._asdict(), "calls": n, **{k: v for k, v in cost._asdict().items() if v}}
+            {**Key(*names)._asdict(), "calls": n, **_plain(cost)}
             for (*names, cost), n in self.calls.items()
         ]
         kept = [

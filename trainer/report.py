@@ -13,7 +13,7 @@ NAMES = {
     "evaluate": "evaluation",
 }
 HEAD: tuple[str, ...] = (
-    "phase", "MACs", "other ops", "bytes read", "bytes written", "bytes sent"
+    "phase", "MACs", "executed", "other ops", "bytes read", "bytes written", "bytes sent"
 )  # fmt: skip
 UNITS = ("", "k", "M", "G", "T", "P", "E")
 
@@ -34,8 +34,8 @@ def other_operations(cost: Cost) -> int:
 
 
 def bill(ledger: Ledger) -> str:
-    """Return a table of MACs, other operations and bytes by phase, with the sum, and the ratio of
-    training to its own forward passes."""
+    """Return a table of MACs, multiplications executed for them, other operations and bytes by
+    phase, with the sum, and the ratio of training to its own forward passes."""
     phases = ledger.by("phase")
     rows = [HEAD]
     rows += [_row(NAMES[p], phases[p]) for p in NAMES if p in phases]
@@ -51,7 +51,8 @@ def bill(ledger: Ledger) -> str:
 
 def _row(name: str, cost: Cost) -> tuple[str, ...]:
     figures = (
-        cost.macs, other_operations(cost), cost.bytes_read, cost.bytes_written, cost.bytes_sent
+        cost.macs, cost.executed, other_operations(cost),
+        cost.bytes_read, cost.bytes_written, cost.bytes_sent,
     )  # fmt: skip
     return (name, *[short(n) for n in figures])
 

@@ -25,58 +25,37 @@ from . import (  # noqa: F401  (registers)
     recurrent_sequence,
     update,
 )
-    convolution,
-    elementwise,
-    joins,
-    loss,
-    lrn,
-    norm,
-    place,
-    pool,
-    product,
-    recurrent,
-    recurrent_sequence,
-    update,
-)
 from .registry import Waiting, find, join, joinable, waiting
 from .targets import CONVOLUTIONS, WIDTHS, Target, target
 from .tuning import LEVELS, Tuner
 
-EAGER = "eager"
+EAGER, DRY = "eager", "dry"
 
 
 class Llvm:
-    """Finds the kernel that is registered for a primitive, if it takes these shapes. A `dry` one
-    makes the choices of `tune` and runs nothing."""
+    """Finds the kernel that is registered for a primitive, if it takes these shapes. With `eager`
+    no call waits for another. A `dry` one makes the choices of `tune` and runs nothing."""
 
-<<<<<<< HEAD
-    def __init__(self, target: Target, eager: bool = False) -> None:
-        self.target, self.eager = target, eager
+    def __init__(
+        self, target: Target, tune: str = "off", eager: bool = False, dry: bool = False
+    ) -> None:
+        self.target, self.tuner, self.eager, self.dry = target, Tuner(target, tune), eager, dry
 
     def find(
         self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
     ) -> Found:
         """Return a compiled kernel, or the primitive's NumPy reference."""
         name = primitive.name
-        kernel = find(self.target, name, specs, attrs)
-=======
-    def __init__(self, target: Target, tune: str = "off", dry: bool = False) -> None:
-        self.tuner, self.dry = Tuner(target, tune), dry
-
-    def find(
-        self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
-    ) -> tuple[Kernel | None, str]:
-        """Return a compiled kernel, or the primitive's NumPy reference."""
-        target = self.tuner.fit(primitive.name, specs, attrs)
+        target = self.tuner.fit(name, specs, attrs)
         if self.dry:
-            return None, "llvm"
-        kernel = find(target, primitive.name, specs, attrs)
->>>>>>> d49de41 (Choose methods and tiles of convolutions by timing: --tune fast or full; rank 0 chooses for all)
+            return Found("llvm", None)
+        kernel = find(target, name, specs, attrs)
         if kernel is None:
             return reference(primitive, specs, attrs)
         call = self._call(name, specs, attrs, kernel)
-        way = None if self.eager else waiting(self.target, name, specs, attrs)
-        return Found("llvm", call, way and self._later(way, call))
+        way = None if self.eager else waiting(target, name, specs, attrs)
+        executed = getattr(kernel, "executed", None)
+        return Found("llvm", call, way and self._later(way, call), executed)
 
     def _call(
         self, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any], kernel: Kernel
@@ -121,34 +100,21 @@ def _one_at_a_time(kernel: Kernel) -> Kernel:
 
 
 def create(options: str) -> Llvm:
-<<<<<<< HEAD
-    """Return the backend. Options are a target (avx512, avx2, sse, neon), how convolutions are
-    done (auto, direct, winograd), and `eager`, so that no call waits for another, with commas
-    between. ValueError for others."""
-    chosen = {"name": "", "convolution": "auto"}
-    words = [word for word in options.split(",") if word]
-    for word in words:
-        known = (*WIDTHS, *CONVOLUTIONS, EAGER)
-        if word not in known:
-            raise ValueError(f"backend llvm: no option {word!r}; there are {', '.join(known)}")
-        if word != EAGER:
-            chosen["name" if word in WIDTHS else "convolution"] = word
-    return Llvm(target(**chosen), EAGER in words)
-=======
     """Return the backend. Options, with a comma between, are a target (avx512, avx2, sse, neon),
     how convolutions are done (auto, direct, winograd), how long fast tiles are sought (tune=off,
-    tune=fast, tune=full), and dry: nothing but that. ValueError for others."""
+    tune=fast, tune=full), eager: no call waits for another, and dry: nothing but seeking tiles.
+    ValueError for others."""
     chosen = {"name": "", "convolution": "auto"}
-    levels, level, dry = [f"tune={level}" for level in LEVELS], "off", False
-    for word in filter(None, options.split(",")):
-        known = (*WIDTHS, *CONVOLUTIONS, *levels, "dry")
+    levels, level = [f"tune={level}" for level in LEVELS], "off"
+    words = [word for word in options.split(",") if word]
+    for word in words:
+        known = (*WIDTHS, *CONVOLUTIONS, *levels, EAGER, DRY)
         if word not in known:
             raise ValueError(f"backend llvm: no option {word!r}; there are {', '.join(known)}")
         if word in levels:
             level = word.partition("=")[2]
-        elif word == "dry":
-            dry = True
-        else:
-            chosen["name" if word in WIDTHS else "convolution"] = word
-    return Llvm(target(**chosen), level, dry)
->>>>>>> d49de41 (Choose methods and tiles of convolutions by timing: --tune fast or full; rank 0 chooses for all)
+        elif word in WIDTHS:
+            chosen["name"] = word
+        elif word in CONVOLUTIONS:
+            chosen["convolution"] = word
+    return Llvm(target(**chosen), level, EAGER in words, DRY in words)

@@ -16,9 +16,9 @@ from .direct import Correlation, Tile, correlate, correlate_weights, pack
 from .jit import build
 from .layout import address, channels_last, plain
 from .parts import Scratch, in_parts, over_images, parts_of
-from .registry import Kernel, implements
+from .registry import Kernel, executing, implements
 from .targets import Target
-from .winograd import Winograd
+from .winograd import Winograd, multiplications
 
 FOLD = 128  # multiply-accumulates in whose time a number of a part's sums is written and folded
 CACHE = 1 << 19  # bytes of images that are worked on at a time: half of a second-level cache
@@ -95,14 +95,15 @@ def conv2d(
     if _plain(x, stride, dilation, groups):
         fast = winograd_plan.find(target, (r, s), w.shape[1], m, n, (h, wide), (e, f), start)
         if fast:
-            return _fast(winograd_plan.forward(target, fast, n, False, bool(b)), n, m, (e, f))
+            plan = _fast(winograd_plan.forward(target, fast, n, False, bool(b)), n, m, (e, f))
+            return executing(plan, multiplications(fast, n))
     c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
     tile = forward_tile(target, c, n)
     function, scratch = build(correlate, target, c, tile, bool(b)), bordered(c, tile)
     packed = _packer(target, w, groups)
     steps = x.nbytes // n, c.out[0] * x.dtype.itemsize
 
-    def run(x: NDArray, w: NDArray, *b: NDArray, **attributes: Any) -> NDArray:
+    def run(x: NDArray, w: NDArray, *b: NDArray) -> NDArray:
         source, weights, bias = channels_last(x), packed(w), [plain(a) for a in b]
         y = memory.images(n, m, e, f, x.dtype)
 
@@ -131,12 +132,14 @@ def conv2d_dx(
         start = (-padding[0][0], -padding[1][0])
         back = winograd_plan.find_back(target, (r, s), channels, m, n, size, (e, f), start)
         if back:
-            return _fast(winograd_plan.backward(target, back, n), n, channels, size)
+            plan = _fast(winograd_plan.backward(target, back, n), n, channels, size)
+            return executing(plan, multiplications(back, n))  # the transposed method's are as many
         start = (padding[0][0] - r + 1, padding[1][0] - s + 1)
         fast = winograd_plan.find(target, (r, s), m, channels, n, (e, f), size, start)
         if fast:
-            return _fast(winograd_plan.forward(target, fast, n, turned=True), n, channels, size)
-    phases = []
+            plan = _fast(winograd_plan.forward(target, fast, n, turned=True), n, channels, size)
+            return executing(plan, multiplications(fast, n))
+    phases, sums = [], 0
     for a in range(min(stride[0], h)):
         for b in range(min(stride[1], wide)):
             rows, columns = (
@@ -162,11 +165,12 @@ def conv2d_dx(
             tile = forward_tile(target, part, n)
             ready = build(correlate, target, part, tile, False), bordered(part, tile)
             phases.append(((a * wide + b) * c * size_of, *ready))
+            sums += prod(places) * len(taps) * m * channels
     packed = _packer(target, w, groups, turned=True)
     whole = len(phases) == stride[0] * stride[1]
     macs, steps = n * prod((e, f, m, channels, r, s)), (dy.nbytes // n, h * wide * c * size_of)
 
-    def run(dy: NDArray, w: NDArray, **attributes: Any) -> NDArray:
+    def run(dy: NDArray, w: NDArray) -> NDArray:
         source, weights = channels_last(dy), packed(w)
         dx = memory.images(n, c, h, wide, dy.dtype)
         if not whole:
@@ -181,7 +185,7 @@ def conv2d_dx(
         over_images(macs, n, some)
         return dx
 
-    return run
+    return executing(run, n * sums)
 
 
 @implements("conv2d_dw")
@@ -203,7 +207,7 @@ def conv2d_dw(
     parts = parts_of(c.macs * n, n, FOLD * prod(shape))
     steps = x.nbytes // n, prod(shape) * x.dtype.itemsize, dy.nbytes // n
 
-    def run(x: NDArray, dy: NDArray, **attributes: Any) -> NDArray:
+    def run(x: NDArray, dy: NDArray) -> NDArray:
         source, tops = channels_last(x), channels_last(dy)
         sums = memory.empty((parts, *shape), x.dtype)
 
@@ -244,7 +248,7 @@ def _plain(x: Spec, stride: Pair, dilation: Pair, groups: int) -> bool:
 def _fast(function: winograd_plan.Function, n: int, results: int, places: Pair) -> Kernel:
     """Plan a convolution, or the gradient of x, by Winograd's method."""
 
-    def run(x: NDArray, w: NDArray, *b: NDArray, **attributes: Any) -> NDArray:
+    def run(x: NDArray, w: NDArray, *b: NDArray) -> NDArray:
         y = memory.images(n, results, *places, x.dtype)
         function(channels_last(x), plain(w), [plain(a) for a in b], y)
         return y
@@ -256,10 +260,10 @@ def _fast_weights(target: Target, c: Winograd, n: int) -> Kernel:
     """Plan the gradient of w by Winograd's method."""
     function = winograd_plan.weights(target, c, n)
 
-    def run(x: NDArray, dy: NDArray, **attributes: Any) -> NDArray:
+    def run(x: NDArray, dy: NDArray) -> NDArray:
         return function(channels_last(x), channels_last(dy))
 
-    return run
+    return executing(run, multiplications(c, n, gradient=True))
 
 
 def _packer(

@@ -31,6 +31,13 @@ _waits: dict[str, Callable[..., Waiting | None]] = {}
 _joins: dict[str, Callable[[Target, Call, tuple[Sign | None, ...]], Joined | None]] = {}
 
 
+def executing(kernel: Kernel, multiplications: int) -> Kernel:
+    """Return the kernel, marked with the multiplications that a call executes, for the ledger; one
+    without a mark executes the nominal ones."""
+    kernel.executed = multiplications  # type: ignore[attr-defined]
+    return kernel
+
+
 def implements(name: str) -> Callable[[Plan], Plan]:
     """Register a plan for the primitive of that name: `plan(target, *specs, **attributes)`."""
 

@@ -18,7 +18,16 @@ from .border import Border, Pair, seen
 from .direct import chunks
 from .language import Integer, Kernel, Variable, pieces
 from .targets import Target
-from .winograd_transforms import Grid, Matrix, both, evaluate, images, interpolate, values
+from .winograd_transforms import (
+    Grid,
+    Matrix,
+    both,
+    evaluate,
+    images,
+    interpolate,
+    price,
+    values,
+)
 
 LINE = 16  # float32 numbers of a cache line
 
@@ -74,6 +83,23 @@ class Winograd(NamedTuple):
         """Numbers from one image, row and pixel of y to the next."""
         e, f = self.places
         return e * f * self.results, f * self.results, self.results
+
+
+def multiplications(c: Winograd, images_: int, gradient: bool = False) -> int:
+    """Return the multiplications of a convolution, or of the gradient of its weights: products and
+    transforms, without those of tiles and channels that fill up blocks and vectors."""
+    patches, outputs = images(c.size), values(c.size, c.outputs)
+    weights = values(c.size, c.taps, scaled=True)
+    x = c.channels * price(evaluate, patches, c.size)
+    if gradient:
+        y = c.results * price(evaluate, outputs, c.outputs)
+        once = price(interpolate, weights, c.size)
+    else:
+        y = c.results * price(interpolate, outputs, c.size)
+        once = price(evaluate, weights, c.taps)
+    tiles = images_ * c.grid[0] * c.grid[1]
+    products = c.positions * c.channels * c.results
+    return tiles * (products + x + y) + c.channels * c.results * once
 
 
 class Blocks(NamedTuple):

@@ -8,7 +8,8 @@ polynomials are evaluated: infinity is one, the others come in opposite pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from functools import cache
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -126,3 +127,31 @@ def both(k: Kernel, transform: Transform, matrix: Matrix, grid: Grid) -> Grid:
     """Transform the columns of a grid, then its rows."""
     columns = [transform(k, matrix, column) for column in zip(*grid, strict=True)]
     return [transform(k, matrix, row) for row in zip(*columns, strict=True)]
+
+
+class _Tally:
+    """Stands for a kernel and for its vectors, and counts multiplications."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def fma(self, a: float, b: _Tally, c: _Tally) -> _Tally:
+        self.count += 1
+        return self
+
+    def __rmul__(self, factor: float) -> _Tally:
+        self.count += 1
+        return self
+
+    def __add__(self, other: _Tally) -> _Tally:
+        return self
+
+    __sub__ = __add__
+
+
+@cache
+def price(transform: Transform, matrix: Matrix, size: int) -> int:
+    """Return how many multiplications it takes to transform a grid of size x size numbers."""
+    tally: Any = _Tally()
+    both(tally, transform, matrix, [[tally] * size] * size)
+    return int(tally.count)
