@@ -153,7 +153,7 @@ class _Trials:
             for i in range(len(choices)):
                 place = (turn + i) % len(choices)  # none is always the first after a change
                 start = perf_counter()
-                kernels[place](*arrays, **self.attrs)
+                kernels[place](*arrays)
                 times[place].append(perf_counter() - start)
             turn += 1
         least = [min(of_one) for of_one in times]
