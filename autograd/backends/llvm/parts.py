@@ -10,6 +10,7 @@ import numpy as np
 
 from ...array import NDArray
 from ...threads import WORTHWHILE, share
+from . import memory
 from .layout import address
 
 CALL = 1 << 19  # MACs in whose time a kernel is called once more
@@ -27,10 +28,11 @@ class Scratch:
 
     def address(self, worker: int) -> int:
         """Return the address of a thread's memory."""
-        memory = self.held.get(worker)
-        if memory is None:
-            memory = self.held[worker] = np.zeros(self.size, self.dtype)
-        return address(memory)
+        made = self.held.get(worker)
+        if made is None:
+            made = self.held[worker] = memory.empty((self.size,), self.dtype)
+            made[...] = 0
+        return address(made)
 
 
 def over_images(macs: int, images: int, work: Work) -> None:
