@@ -7,7 +7,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...array import NDArray, Spec
 from . import memory, winograd_plan
@@ -38,15 +37,10 @@ def chunk(c: Correlation, images: int, size: int) -> int:
     return max(1, min(images, CACHE // max(1, each)))
 
 
-def _vectors(target: Target, dtype: npt.DTypeLike, results: int) -> int:
-    """Return how many vectors of results a tile of a correlation has."""
-    return 1 if results <= target.lanes(dtype) else 2
-
-
 def forward_tile(target: Target, c: Correlation, images: int) -> Tile:
     """Return a good tile for a correlation: the sums, the weights of the shared taps and a number
     of x must fit the registers."""
-    size, vectors = np.dtype(c.dtype).itemsize, _vectors(target, c.dtype, c.results)
+    size, vectors = np.dtype(c.dtype).itemsize, 1 if c.results <= target.lanes(c.dtype) else 2
     shared = 3 if vectors == 1 and c.stride[1] == 1 else 1
     room = target.registers - 1 - shared * vectors
     most = min(16 if vectors == 1 else 8, room // vectors) if target.registers == 32 else (
@@ -100,7 +94,7 @@ def conv2d(
     c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
     tile = forward_tile(target, c, n)
     function, scratch = build(correlate, target, c, tile, bool(b)), bordered(c, tile)
-    packed = _packer(target, w, groups)
+    packed = _packer(target, w, groups, tile.vectors)
     steps = x.nbytes // n, c.out[0] * x.dtype.itemsize
 
     def run(x: NDArray, w: NDArray, *b: NDArray) -> NDArray:
@@ -139,7 +133,7 @@ def conv2d_dx(
         if fast:
             plan = _fast(winograd_plan.forward(target, fast, n, turned=True), n, channels, size)
             return executing(plan, multiplications(fast, n))
-    phases, sums = [], 0
+    phases, sums, vectors = [], 0, 1
     for a in range(min(stride[0], h)):
         for b in range(min(stride[1], wide)):
             rows, columns = (
@@ -163,10 +157,12 @@ def conv2d_dx(
                 out,
             )  # fmt: skip
             tile = forward_tile(target, part, n)
+            vectors = tile.vectors
             ready = build(correlate, target, part, tile, False), bordered(part, tile)
             phases.append(((a * wide + b) * c * size_of, *ready))
             sums += prod(places) * len(taps) * m * channels
-    packed = _packer(target, w, groups, turned=True)
+    # All parts have as many results, and so as many vectors of them.
+    packed = _packer(target, w, groups, vectors, turned=True)
     whole = len(phases) == stride[0] * stride[1]
     macs, steps = n * prod((e, f, m, channels, r, s)), (dy.nbytes // n, h * wide * c * size_of)
 
@@ -267,14 +263,14 @@ def _fast_weights(target: Target, c: Winograd, n: int) -> Kernel:
 
 
 def _packer(
-    target: Target, w: Spec, groups: int, turned: bool = False
+    target: Target, w: Spec, groups: int, vectors: int, turned: bool = False
 ) -> Callable[[NDArray], NDArray]:
-    """Return the function that lays out weights (M, C/groups, R, S) for a correlation, or,
-    `turned`, for one that gives the gradient of x."""
+    """Return the function that lays out weights (M, C/groups, R, S) for a correlation whose tiles
+    have so many vectors of results, or, `turned`, for one that gives the gradient of x."""
     results, channels, indices = w.shape[0] // groups, w.shape[1], w.shape[2] * w.shape[3]
     if turned:
         results, channels = channels, results
-    width = _vectors(target, w.dtype, results) * target.lanes(w.dtype)
+    width = vectors * target.lanes(w.dtype)
     sizes = groups, indices, channels, results, width
     function = build(pack, target, w.dtype.name, *sizes, turned)
 

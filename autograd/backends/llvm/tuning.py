@@ -172,4 +172,6 @@ class _Trials:
 def _drawn(spec: Spec, seed: int) -> NDArray:
     """Return normal random numbers; images channels-last, as everywhere."""
     drawn = np.random.default_rng(seed).standard_normal(spec.shape).astype(spec.dtype)
+    if drawn.ndim != 4:
+        return drawn
     return np.ascontiguousarray(drawn.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
