@@ -30,10 +30,12 @@ class Sign(NamedTuple):
 
 class Joined(NamedTuple):
     """A kernel for a call and for what some of its operands wait for: it is given the operands of
-    those in their place."""
+    those in their place. It makes the numbers of the argument at `makes` too, if there is one, and
+    returns them behind the result."""
 
     kernel: Kernel
     opened: Opened
+    makes: int | None = None
 
 
 class Call:
@@ -65,7 +67,12 @@ class Call:
                 if joined is not None:
                     # All are found before any is computed, which might compute another.
                     operands = [*_opened(args, joined.opened)]
-                    return joined.kernel(*[a.value for a in operands])
+                    result = joined.kernel(*[a.value for a in operands])
+                    if joined.makes is None:
+                        return result
+                    result, made = result
+                    args[joined.makes].receive(made)
+                    return result
         return self.kernel(*[a.value if a._value is None else a._value for a in args])
 
 
@@ -99,20 +106,27 @@ class Deferred:
         return any(a.root is root for a in self.operands)
 
 
+DEEP = 3
 _waiting: list[ref[Array]] = []
 MANY = 256  # arrays that are noted before those that wait no more are struck off
 
 
 def wait(array: Array, call: Call, operands: tuple[Array, ...]) -> None:
-    """Let an array without numbers wait for a call. Of two calls in a row, no third waits: an
-    operand that waits for one that waits is computed."""
+    """Let an array without numbers wait for a call. Behind a row of DEEP calls that wait no other
+    does: its operand is computed."""
     for a in operands:
-        if a.deferred is not None and any(_signs(a.deferred.operands)):
+        if _depth(a) >= DEEP:
             _ = a.value
     array.deferred = Deferred(call, operands)
     _waiting.append(ref(array))
     if len(_waiting) > MANY:
         _still_waiting()
+
+
+def _depth(array: Array) -> int:
+    """Return how many calls an array waits for, one behind the other."""
+    waits = array.deferred
+    return 0 if waits is None else 1 + max(map(_depth, waits.operands))
 
 
 def settle(root: Array) -> None:

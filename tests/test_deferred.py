@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
-from tallygrad.autograd import context, models
+from tallygrad.autograd import context, deferred, models
 from tallygrad.autograd.deferred import Call
 
 pytest.importorskip("llvmlite")
@@ -26,12 +26,10 @@ def joins(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     real = Call.run
 
     def run(self: Call, args: Any) -> Any:
-        before = [a.deferred for a in args]
+        signs = deferred._signs(args)
         result = real(self, args)
-        # What was taken in still waits.
-        taken = [w.call.name for a, w in zip(args, before, strict=True) if w and a.deferred]
-        if taken:
-            found.append((self.name, *taken))
+        if self.joined.get(signs):
+            found.append((self.name, *[sign.call.name for sign in signs if sign]))
         return result
 
     monkeypatch.setattr(Call, "run", run)
@@ -79,9 +77,8 @@ def test_a_step_has_the_same_bits(dtype: str, joins: list[tuple[str, ...]]) -> N
     for name, value in waited.items():
         np.testing.assert_array_equal(value, at_once[name], err_msg=name)
     kinds = set(joins)
-    assert ("relu", "batch_norm_eval") in kinds and ("relu", "add") in kinds
-    assert ("relu_dx", "add") in kinds
-    assert ("batch_norm_sums", "relu_dx") in kinds and ("batch_norm_dx", "relu_dx") in kinds
+    assert {("conv2d", "relu"), ("relu_dx", "add")} <= kinds
+    assert {("batch_norm_sums", "relu_dx"), ("conv2d_dx", "batch_norm_dx")} <= kinds
 
 
 def normalised(x: ag.Tensor) -> tuple[ag.Tensor, ag.Tensor, ag.Tensor]:
@@ -181,16 +178,49 @@ def test_an_operand_that_was_computed_meanwhile_is_read() -> None:
     np.testing.assert_array_equal(waited, at_once)
 
 
-def test_a_call_waits_once_at_most_behind_another() -> None:
-    """So that the operands of a long chain are not kept."""
-    with context.using(backend="llvm"):
+def test_no_long_row_of_calls_waits() -> None:
+    """Its operands would be kept, and nothing is made for it."""
+    with context.using(backend="llvm"), ag.no_grad():
         x = numbers(*SHAPE)
-        first = x + x
-        second = first + x
-        third = second + x
-        assert second.data.deferred is None or first.data.deferred is None
-        assert third.data.deferred is not None
-        np.testing.assert_array_equal(third.numpy(), ((x.numpy() * 2) + x.numpy()) + x.numpy())
+        sums = [x]
+        for _ in range(8):
+            sums.append(sums[-1] + x)
+        assert [y.data.deferred is not None for y in sums[1:]] == [False] * 6 + [True] * 2
+        expected = x.numpy()
+        for _ in range(8):
+            expected = expected + x.numpy()
+        np.testing.assert_array_equal(sums[-1].numpy(), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_convolutions_go_on_image_by_image(
+    with_residual: bool, stride: int, threads: int, joins: list[tuple[str, ...]]
+) -> None:
+    """What is normalised on the way is there for others too, and there once."""
+
+    def block() -> list[np.ndarray]:
+        x, w = numbers(*SHAPE).requires_grad_(), numbers(8, 16, 3, 3, seed=4).requires_grad_()
+        residual = numbers(*SHAPE, seed=5) if with_residual else None
+        y = normalised(x)[0]
+        read = ag.relu(y if residual is None else y + residual)
+        z = ag.conv2d(read, w, stride=stride, padding=1)
+        assert read.data.deferred is None
+        loss = (z * z).sum() + read.sum()
+        loss.backward()
+        assert x.grad is not None and w.grad is not None
+        return [z.numpy(), read.numpy(), x.grad.numpy(), w.grad.numpy()]
+
+    before = ag.get_num_threads()
+    ag.set_num_threads(threads)
+    try:
+        waited, at_once = both(block)
+    finally:
+        ag.set_num_threads(before)
+    for one, two in zip(waited, at_once, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert ("conv2d", "relu") in joins
 
 
 def test_the_reference_never_waits() -> None:

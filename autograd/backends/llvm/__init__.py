@@ -76,7 +76,7 @@ class Llvm:
         return Later(tail, way.operands, way.large, way.output, way.now and _one_at_a_time(way.now))
 
     def _join(self, call: Call, signs: tuple[Sign | None, ...]) -> Joined | None:
-        joined = join(self.target, call, signs)
+        joined = join(self.tuner.fit(call.name, call.specs, call.attrs), call, signs)
         return joined and joined._replace(kernel=_one_at_a_time(joined.kernel))
 
     def choices(self) -> bytes:

@@ -14,7 +14,7 @@ from .border import Pair
 from .direct import Correlation, Tile, correlate, correlate_weights, pack
 from .jit import build
 from .layout import address, channels_last, plain
-from .parts import Scratch, in_parts, over_images, parts_of
+from .parts import ByImages, Scratch, Work, in_parts, parts_of
 from .registry import Kernel, executing, implements
 from .targets import Target
 from .winograd import Winograd, multiplications
@@ -97,7 +97,7 @@ def conv2d(
     packed = _packer(target, w, groups, tile.vectors)
     steps = x.nbytes // n, c.out[0] * x.dtype.itemsize
 
-    def run(x: NDArray, w: NDArray, *b: NDArray) -> NDArray:
+    def begin(x: NDArray, w: NDArray, *b: NDArray) -> tuple[NDArray, Work]:
         source, weights, bias = channels_last(x), packed(w), [plain(a) for a in b]
         y = memory.images(n, m, e, f, x.dtype)
 
@@ -106,10 +106,9 @@ def conv2d(
             to = address(y) + first * steps[1]
             function(*ends, to, scratch.address(worker), *map(address, bias), count)
 
-        over_images(c.macs * n, n, some)
-        return y
+        return y, some
 
-    return run
+    return ByImages(n, c.macs * n, begin)
 
 
 @implements("conv2d_dx")
@@ -166,7 +165,7 @@ def conv2d_dx(
     whole = len(phases) == stride[0] * stride[1]
     macs, steps = n * prod((e, f, m, channels, r, s)), (dy.nbytes // n, h * wide * c * size_of)
 
-    def run(dy: NDArray, w: NDArray) -> NDArray:
+    def begin(dy: NDArray, w: NDArray) -> tuple[NDArray, Work]:
         source, weights = channels_last(dy), packed(w)
         dx = memory.images(n, c, h, wide, dy.dtype)
         if not whole:
@@ -178,10 +177,9 @@ def conv2d_dx(
             for offset, function, scratch in phases:
                 function(*ends, to + offset, scratch.address(worker), count)
 
-        over_images(macs, n, some)
-        return dx
+        return dx, some
 
-    return executing(run, n * sums)
+    return executing(ByImages(n, macs, begin), n * sums)
 
 
 @implements("conv2d_dw")
@@ -241,15 +239,14 @@ def _plain(x: Spec, stride: Pair, dilation: Pair, groups: int) -> bool:
     return x.dtype == np.float32 and stride == dilation == (1, 1) and groups == 1
 
 
-def _fast(function: winograd_plan.Function, n: int, results: int, places: Pair) -> Kernel:
+def _fast(plan: winograd_plan.Plan, n: int, results: int, places: Pair) -> Kernel:
     """Plan a convolution, or the gradient of x, by Winograd's method."""
 
-    def run(x: NDArray, w: NDArray, *b: NDArray) -> NDArray:
+    def begin(x: NDArray, w: NDArray, *b: NDArray) -> tuple[NDArray, Work]:
         y = memory.images(n, results, *places, x.dtype)
-        function(channels_last(x), plain(w), [plain(a) for a in b], y)
-        return y
+        return y, plan.begin(channels_last(x), plain(w), [plain(a) for a in b], y)
 
-    return run
+    return ByImages(n, plan.macs, begin)
 
 
 def _fast_weights(target: Target, c: Winograd, n: int) -> Kernel:

@@ -4,17 +4,18 @@ normalisation, a sum and a ReLU, and their gradients."""
 from __future__ import annotations
 
 from ...array import Spec
-from ...deferred import Call, Joined, Sign
+from ...deferred import Call, Joined, Opened, Sign
 from .elementwise import together
 from .norm import moments, normalising, slope, sums
+from .parts import ByImages, chained
 from .passes import Epilogue
-from .registry import Kernel, Waiting, joining, may_wait
+from .registry import Kernel, Waiting, find, join, joining, may_wait
 from .targets import Target
 
 LEAST = 1 << 16  # numbers from which on a pass over memory costs more than what is done for it
 NORM = (None,) * 5  # the operands of a normalisation are read: x, w, b, mean, var
 PAIR = (None,) * 2  # and those of a sum, or of the gradient of a ReLU
-Signs = tuple[Sign | None, ...]
+Signs = tuple[Sign | None, ...]  # of a call's arguments, None where they have numbers
 
 
 @may_wait("batch_norm")
@@ -28,11 +29,13 @@ def _(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Waiting | Non
 
 
 @may_wait("batch_norm_eval")
+@may_wait("batch_norm_dx")
 @may_wait("add")
+@may_wait("relu")
 @may_wait("relu_dx")
 def _(target: Target, x: Spec, *others: Spec, eps: float = 0.0) -> Waiting | None:
     """All of it waits, but for sums that repeat an operand."""
-    alike = len(others) > 1 or others == (x,)
+    alike = len(others) != 1 or others == (x,)
     return Waiting() if alike and x.size >= LEAST else None
 
 
@@ -65,7 +68,7 @@ def _(target: Target, call: Call, signs: Signs) -> Joined | None:
 def _(target: Target, call: Call, signs: Signs) -> Joined | None:
     """The gradient of a ReLU, of two gradients that meet there."""
     given, y = signs
-    if given is None or given.call.name != "add" or any(given.operands) or y is not None:
+    if given is None or given.call.name != "add" or any((*given.operands, y)):
         return None
     plan = together(target, "add_relu_dx", (*given.call.specs, call.specs[1]))
     return Joined(plan, (PAIR, None)) if plan else None
@@ -115,3 +118,30 @@ def _(target: Target, call: Call, signs: Signs) -> Joined | None:
         return None
     kernel = slope(target, call.specs[1], call.attrs["eps"], masked=True)
     return Joined(kernel, (PAIR, *(None,) * (len(signs) - 1)))
+
+
+@joining("conv2d")
+@joining("conv2d_dx")
+def _(target: Target, call: Call, signs: Signs) -> Joined | None:
+    """A convolution that goes on with each few images while they are in the cache."""
+    sign, *others = signs
+    if sign is None or any(others):
+        return None
+    # Of its own: kernels have memory of their own, and two calls may run at the same time.
+    then = find(target, call.name, call.specs, call.attrs)
+    inner = join(target, sign.call, sign.operands) if any(sign.operands) else None
+    opened: Opened = (None,) * len(sign.operands)
+    first = sign.call.kernel
+    if inner is not None:
+        first, opened = inner.kernel, inner.opened
+    elif sign.call.name == "batch_norm_dx":
+        first = slope(target, sign.call.specs[1], sign.call.attrs["eps"], masked=False)
+    if not isinstance(first, ByImages) or not isinstance(then, ByImages):
+        return None
+    kernel = chained(first, _many(opened), then)
+    return Joined(kernel, (opened, *(None for _ in others)), makes=0)
+
+
+def _many(opened: Opened) -> int:
+    """Return how many arrays a kernel is given for a call."""
+    return sum(1 if inner is None else _many(inner) for inner in opened)

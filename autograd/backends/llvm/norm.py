@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from math import prod
 
 import numpy as np
 
@@ -10,9 +11,12 @@ from ...array import NDArray, Spec
 from .jit import build
 from .layout import Moves, address, plain
 from .memory import empty
+from .parts import ByImages, Work
 from .passes import Epilogue, arranged, gradient, gradient_sums, normalise, statistics
 from .registry import Kernel, implements
 from .targets import Target
+
+WORK = 8  # MACs in whose time a number is read and written
 
 
 class _Room(threading.local):
@@ -35,6 +39,18 @@ class _Call:
         self.dtype = x.dtype
         padded = -(-self.rows.width // target.lanes(x.dtype)) * target.lanes(x.dtype)
         self.room = _Room(padded * (16 + 4 * x.dtype.itemsize))
+
+    def some(self, images: int) -> tuple[int, int, int]:
+        """Return the extent of so many images."""
+        pixels = images * prod(self.shape[1:-1])
+        rows, tail = divmod(pixels, self.rows.side)
+        blocks, rest = divmod(rows, self.rows.block)
+        return blocks, rest, tail * self.rows.channels
+
+    @property
+    def each_image(self) -> int:
+        """Bytes of an image."""
+        return prod(self.shape[1:]) * self.dtype.itemsize
 
     def last(self, x: NDArray) -> NDArray:
         """Return x with its channels last, in row-major order; a copy only where need be."""
@@ -101,21 +117,26 @@ def batch_norm_eval(
     return normalising(target, x, eps, Epilogue())
 
 
-def normalising(target: Target, x: Spec, eps: float, epilogue: Epilogue) -> Kernel:
+def normalising(target: Target, x: Spec, eps: float, epilogue: Epilogue) -> ByImages:
     """Plan a normalisation with given statistics, and what follows it: of x, w, b, mean, var and,
     where the epilogue wants one, a residual."""
     call = _Call(target, x)
     function = build(normalise, target, call.rows, float(eps), True, epilogue)
+    step = call.each_image
 
-    def run(x: NDArray, *others: NDArray) -> NDArray:
-        channels, residual = others[:4], others[4:]
+    def begin(x: NDArray, *others: NDArray) -> tuple[NDArray, Work]:
         source, y = call.last(x), call.result()
-        given, rest = [*map(plain, channels)], [*map(call.last, residual)]
-        arrays = address(source), address(rest[0]) if rest else None, *map(address, given)
-        function(*arrays, address(y), call.room.address, *call.extent)
-        return y
+        given, rest = [*map(plain, others[:4])], [*map(call.last, others[4:])]
 
-    return run
+        def work(first: int, count: int, worker: int) -> None:
+            off = first * step
+            read = address(source) + off, address(rest[0]) + off if rest else None
+            ends = *map(address, given), address(y) + off
+            function(*read, *ends, call.room.address, *call.some(count))
+
+        return y, work
+
+    return ByImages(x.shape[0], WORK * x.size, begin)
 
 
 @implements("batch_norm_sums")
@@ -156,17 +177,23 @@ def batch_norm_dx(
     return slope(target, x, eps, masked=False)
 
 
-def slope(target: Target, x: Spec, eps: float, masked: bool) -> Kernel:
+def slope(target: Target, x: Spec, eps: float, masked: bool) -> ByImages:
     """Plan the gradient of x, of dy, a mask if there is one, x, w, mean, var, dw and db."""
     call = _Call(target, x)
     function = build(gradient, target, call.rows, float(eps), masked)
+    step, pixels = call.each_image, x.size // x.shape[1]
 
-    def run(dy: NDArray, *others: NDArray) -> NDArray:
+    def begin(dy: NDArray, *others: NDArray) -> tuple[NDArray, Work]:
         mask = [*map(call.last, others[:masked])]
-        arrays = call.last(others[masked]), *map(plain, others[masked + 1 :])
+        source, given = call.last(others[masked]), [*map(plain, others[masked + 1 :])]
         top, dx = call.last(dy), call.result()
-        given = address(top), address(mask[0]) if mask else None, *map(address, arrays)
-        function(*given, address(dx), call.room.address, *call.extent)
-        return dx
 
-    return run
+        def work(first: int, count: int, worker: int) -> None:
+            off = first * step
+            read = address(top) + off, address(mask[0]) + off if mask else None
+            ends = address(source) + off, *map(address, given), address(dx) + off
+            function(*read, *ends, call.room.address, *call.some(count), pixels)
+
+        return dx, work
+
+    return ByImages(x.shape[0], WORK * x.size, begin)

@@ -15,8 +15,49 @@ from .layout import address
 
 CALL = 1 << 19  # MACs in whose time a kernel is called once more
 
+CACHED = 1 << 19  # bytes of a result that the next kernel finds in the second-level cache
+
 # Works on so many images from the first on: `work(first, count, worker)`.
 Work = Callable[[int, int, int], None]
+
+
+# Gets a call's arrays; makes its result and what works on it.
+Begin = Callable[..., tuple[Any, Work]]
+
+
+class ByImages:
+    """The kernel of a call that works image by image, so that threads can share them, and so that
+    another such kernel can go on with each few of them while they are in the cache."""
+
+    def __init__(self, images: int, macs: int, begin: Begin) -> None:
+        self.images, self.macs, self.begin = images, macs, begin
+
+    def __call__(self, *arrays: NDArray) -> Any:
+        result, work = self.begin(*arrays)
+        over_images(self.macs, self.images, work)
+        return result
+
+
+def chained(first: ByImages, count: int, then: ByImages) -> Callable[..., Any]:
+    """Return the kernel of two calls, of which the second reads the result of the first: given the
+    `count` arrays of the first and the others of the second, it returns both results, the second's
+    first."""
+
+    def run(*arrays: NDArray) -> tuple[Any, Any]:
+        made, fill = first.begin(*arrays[:count])
+        result, work = then.begin(made, *arrays[count:])
+        few = max(1, CACHED * first.images // made.nbytes)
+
+        def both(begin: int, many: int, worker: int) -> None:
+            for start in range(begin, begin + many, few):
+                size = min(few, begin + many - start)
+                fill(start, size, worker)
+                work(start, size, worker)
+
+        over_images(first.macs + then.macs, first.images, both)
+        return result, made
+
+    return run
 
 
 class Scratch:

@@ -385,14 +385,14 @@ def gradient_sums(target: Target, rows: Rows, eps: float, masked: bool) -> Kerne
 
 def gradient(target: Target, rows: Rows, eps: float, masked: bool) -> Kernel:
     """Return the kernel of dx = w r (dy - db / n - (x - mean) r dw / n), r = 1 / sqrt(var + eps),
-    where dy counts as 0 where a mask is not positive: dy, mask, x, w, mean, var, dw, db, dx, room
-    and the three of Extent."""
+    where dy counts as 0 where a mask is not positive: dy, mask, x, w, mean, var, dw, db, dx, room,
+    the three of Extent for the rows to be written, and n, of all of them."""
     names = ("dy", "mask", "x", "w", "mean", "var", "dw", "db", "dx", "room")
-    k = Kernel(target, rows.dtype, names, Extent._fields)
-    dy, mask, x, *channels, dx, room, blocks, rest, tail = k.arguments
+    k = Kernel(target, rows.dtype, names, (*Extent._fields, "pixels"))
+    dy, mask, x, *channels, dx, room, blocks, rest, tail, pixels = k.arguments
     passes = _Passes(k, rows, room, (blocks, rest, tail))
     d = passes.d
-    share = passes.share()
+    share = 1.0 / d.number(pixels)
     for c, (m,) in tiles(k, rows.channels, 1):
         w, mean, var, dw, db = (passes.doubled(a, c, m) for a in channels)
         rate = 1.0 / d.sqrt(var + eps)

@@ -88,4 +88,5 @@ def joinable(name: str) -> bool:
 
 def join(target: Target, call: Call, signs: tuple[Sign | None, ...]) -> Joined | None:
     """Return the kernel of a call and of what its arguments wait for, None where there is none."""
-    return _joins[call.name](target, call, signs)
+    plan = _joins.get(call.name)
+    return None if plan is None else plan(target, call, signs)

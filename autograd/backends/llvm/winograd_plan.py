@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from . import memory
 from .border import Border, Pair
 from .jit import build
 from .layout import address
-from .parts import Scratch, in_parts, over_images, parts_of
+from .parts import Scratch, Work, in_parts, parts_of
 from .targets import Target
 from .winograd import (
     Blocks,
@@ -36,7 +37,13 @@ FOLD = 24  # multiply-accumulates in whose time a number of a part's sums is wri
 TRANSFORM = 10  # products of vectors in whose time one is transformed
 
 # Convolves images (N, H, W, C) with weights and biases: `run(x, w, biases, y)`.
-Function = Callable[[NDArray, NDArray, list[NDArray], NDArray], None]
+
+
+class Plan(NamedTuple):
+    """A convolution of so many MACs: `begin(x, w, b, y)` returns what works on some images."""
+
+    macs: int
+    begin: Callable[[NDArray, NDArray, list[NDArray], NDArray], Work]
 
 _shared = threading.local()
 
@@ -134,8 +141,8 @@ def _bytes(extents: tuple[int, ...]) -> int:
 
 def forward(
     target: Target, c: Winograd, images: int, turned: bool = False, biased: bool = False
-) -> Function:
-    """Return `run(x, w, b, y)` for images (N, H, W, C), weights (M, C, R, R) and one bias (M,) or
+) -> Plan:
+    """Return `begin(x, w, b, y)` for images (N, H, W, C), weights (M, C, R, R) and one bias (M,) or
     none, or for the gradient of x, `turned`: weights (C, M, R, R) with the taps in opposite
     order."""
     b = blocks(target, c, images)
@@ -146,7 +153,7 @@ def forward(
     shape = (c.positions, factors(target, c).apart)
     steps = _bytes((*c.image, c.channels)), _bytes((*c.places, c.results))
 
-    def run(x: NDArray, w: NDArray, bias: list[NDArray], y: NDArray) -> None:
+    def begin(x: NDArray, w: NDArray, bias: list[NDArray], y: NDArray) -> Work:
         u = memory.empty(shape, w.dtype)
         spread(address(w), address(u))
 
@@ -155,16 +162,16 @@ def forward(
             own = border.address(worker), *scratch.addresses()
             function(*ends, *own, *map(address, bias), count)
 
-        over_images(c.macs * images, images, some)
+        return some
 
-    return run
+    return Plan(c.macs * images, begin)
 
 
 def backward(
     target: Target, c: Winograd, images: int
-) -> Function:
-    """Return `run(dy, w, [], dx)` for the gradient of x of a convolution, from dy (N, E, F, M) and
-    weights (M, C, R, R), by the transposed method."""
+) -> Plan:
+    """Return `begin(dy, w, [], dx)` for the gradient of x of a convolution, from dy (N, E, F, M)
+    and weights (M, C, R, R), by the transposed method."""
     back = turned(c)
     b = blocks(target, back, images)
     function = build(convolve_back, target, c, b)
@@ -175,7 +182,7 @@ def backward(
     shape = (c.positions, factors(target, back).apart)
     steps = _bytes((*c.places, c.results)), _bytes((*c.image, c.channels))
 
-    def run(dy: NDArray, w: NDArray, bias: list[NDArray], dx: NDArray) -> None:
+    def begin(dy: NDArray, w: NDArray, bias: list[NDArray], dx: NDArray) -> Work:
         u = memory.empty(shape, w.dtype)
         spread(address(w), address(u))
 
@@ -184,9 +191,9 @@ def backward(
             own = border.address(worker), *scratch.addresses(), sums.address(worker)
             function(*ends, *own, count)
 
-        over_images(c.macs * images, images, some)
+        return some
 
-    return run
+    return Plan(c.macs * images, begin)
 
 
 def weights(
