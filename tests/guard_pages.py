@@ -1,0 +1,148 @@
+"""Runs every operation sample with pages that may not be touched directly behind or before all
+arrays of kernels; prints the name of each sample before it begins.
+
+Usage: guard_pages.py BACKEND behind|before
+       guard_pages.py self-test behind|before read|write|result
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import context
+from tallygrad.autograd.array import Array
+from tallygrad.autograd.backends import get
+from tallygrad.autograd.backends.llvm import flat, memory, winograd_plan
+from tallygrad.autograd.testing import samples
+
+PAGE = mmap.PAGESIZE
+_libc = ctypes.CDLL(None, use_errno=True)
+_behind = True
+
+
+def block(size: int) -> Any:
+    """Return a ctypes array of so many bytes between two pages that may not be touched: its end, or
+    its beginning, is the border of one."""
+    room = max(1, -(-size // PAGE)) * PAGE
+    pages = mmap.mmap(-1, room + 2 * PAGE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    for guard in (start, start + PAGE + room):
+        if _libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(PAGE), 0):
+            raise OSError(ctypes.get_errno(), "mprotect")
+    offset = PAGE + (room - size if _behind else 0)
+    return (ctypes.c_char * size).from_buffer(pages, offset)
+
+
+def guarded_zeros(shape: Any, dtype: Any = float, **_: Any) -> Any:
+    """Stand in for np.zeros, from which plans have their scratch memory."""
+    shape, dtype = tuple(map(int, np.atleast_1d(shape))), np.dtype(dtype)
+    size = prod(shape) * dtype.itemsize
+    # New mappings are zero. An empty array has no memory to guard.
+    return np.ndarray(shape, dtype, block(size)) if size else np.empty(shape, dtype)
+
+
+def guarded_copy(x: Any) -> Any:
+    """Return a copy of an array with its axes in the same order in memory."""
+    x = np.asarray(x)
+    if not x.size:
+        return x
+    order = sorted(range(x.ndim), key=lambda axis: (-abs(x.strides[axis]), axis))
+    made = guarded_zeros([x.shape[axis] for axis in order] or [1], x.dtype)
+    copy = made.reshape(x.transpose(order).shape).transpose(np.argsort(order))
+    copy[...] = x
+    return copy
+
+
+def guard(backend: Any) -> None:
+    """Let all kernels of a backend have guarded copies of their arrays, and guarded memory."""
+    plain = type(backend).find
+
+    def find(self: Any, primitive: Any, specs: Any, attrs: Any) -> Any:
+        kernel, name = plain(self, primitive, specs, attrs)
+        if name != "llvm":
+            return kernel, name
+
+        def run(*arrays: Any, **attributes: Any) -> Any:
+            vars(winograd_plan._shared).clear()  # which larger ones before may have left too large
+            copies = {id(a): guarded_copy(a) for a in arrays}
+            result = kernel(*[copies[id(a)] for a in arrays], **attributes)
+            for place in primitive.writes:
+                arrays[place][...] = copies[id(arrays[place])]
+            return result
+
+        return run, name
+
+    type(backend).find = find
+    memory.pool.take = lambda size: block(max(1, size))  # type: ignore[method-assign]
+    np.zeros, flat.SMALL = guarded_zeros, 0
+
+
+# Images, filters, options: tiles and vectors that are not full, several blocks, all borders.
+CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "ragged": ((3, 17, 9, 6), (5, 17, 3, 3), {"padding": 1}),
+    "many channels": ((2, 50, 7, 11), (70, 50, 3, 3), {"padding": 2}),
+    "many images": ((21, 16, 8, 8), (16, 16, 3, 3), {"padding": 1}),
+    "small images": ((5, 20, 4, 4), (33, 20, 3, 3), {"padding": 1}),
+    "one pixel": ((5, 3, 1, 1), (17, 3, 3, 3), {"padding": 1}),
+    "five taps": ((3, 20, 12, 12), (50, 20, 5, 5), {}),
+    "five taps, ragged": ((2, 5, 6, 7), (17, 5, 5, 5), {"padding": (1, 2)}),
+    "strided": ((3, 17, 15, 13), (34, 17, 3, 3), {"padding": 1, "stride": 2}),
+    "dilated groups": ((2, 18, 13, 11), (20, 9, 3, 3), {"padding": 2, "dilation": 2, "groups": 2}),
+    "pointwise": ((3, 33, 5, 7), (18, 33, 1, 1), {"stride": (2, 1)}),
+    "one row": ((2, 1, 1, 40), (20, 1, 1, 7), {"padding": (0, 3)}),
+}
+
+
+def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
+    """Yield name, arrays and function of all samples, and of the convolutions above."""
+    for row in samples():
+        yield row.name, row.draw(dtype=dtype), row.function
+    for name, (*shapes, options) in CONVOLUTIONS.items():
+        drawn = [np.random.default_rng(0).standard_normal(shape).astype(dtype) for shape in shapes]
+        yield f"convolution, {name}", drawn, partial(ag.conv2d, **options)
+
+
+def run(backend: str) -> None:
+    """Run everything forward and backward in both types."""
+    for dtype in ("float32", "float64"):
+        for name, arrays, function in calls(dtype):
+            print(name, dtype, flush=True)
+            with context.using(backend=backend, ledger=ag.Ledger()):
+                tensors = [
+                    ag.Tensor(Array(ag.tensor(a).spec, a), a.dtype.kind == "f") for a in arrays
+                ]
+                result = function(*tensors)
+                for y in result if isinstance(result, tuple | list) else [result]:
+                    if y.requires_grad:
+                        y.backward(ag.tensor(np.ones(y.shape, y.dtype)), retain_graph=True)
+    print("done", flush=True)
+
+
+def step_outside(what: str) -> None:
+    """Read or write one number outside of an array, as no kernel must."""
+    print(what, flush=True)
+    made = guarded_zeros(5, np.float32) if what != "result" else memory.empty((5,), np.dtype("f4"))
+    at = made.ctypes.data + (made.nbytes if _behind else -4)
+    if what == "write":
+        ctypes.c_float.from_address(at).value = 1.0
+    else:
+        print(ctypes.c_float.from_address(at).value)
+
+
+if __name__ == "__main__":
+    _behind = sys.argv[2] == "behind"
+    chosen = "llvm" if sys.argv[1] == "self-test" else sys.argv[1]
+    guard(get(chosen))
+    if sys.argv[1] == "self-test":
+        step_outside(sys.argv[3])
+    else:
+        run(chosen)

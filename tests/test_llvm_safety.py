@@ -1,0 +1,83 @@
+"""Memory of kernels. None reads or writes outside of its arrays: a page that may not be touched
+lies directly behind each of them, and then directly before, so that a step outside ends the
+process. And a steady step takes no new memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import context, models, nn, optim
+
+pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+if not sys.platform.startswith("linux"):
+    pytest.skip("pages are protected through Linux's mprotect", allow_module_level=True)
+
+from tallygrad.autograd.backends.llvm import layout, targets
+
+SCRIPT = Path(__file__).parent / "guard_pages.py"
+KINDS = ("auto", "direct", "winograd")
+RUNS = [f"llvm:{name},{kind}" for name in targets.available() for kind in KINDS]
+
+
+def guarded(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=500
+    )
+
+
+@pytest.mark.parametrize("end", ["behind", "before"])
+@pytest.mark.parametrize("backend", RUNS)
+def test_no_sample_leaves_its_arrays(backend: str, end: str) -> None:
+    done = guarded(backend, end)
+    last = done.stdout.splitlines()[-1:]
+    assert done.returncode == 0, f"{backend}, a page {end}: crash in {last}\n{done.stderr[-2000:]}"
+    assert last == ["done"]
+
+
+@pytest.mark.parametrize("end", ["behind", "before"])
+def test_a_step_outside_is_seen(end: str) -> None:
+    for what in ("read", "write", "result"):
+        done = guarded("self-test", end, what)
+        assert done.returncode < 0, f"{what} {end}: {done.stdout}"
+        assert done.stdout.splitlines()[-1] == what
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "batch", "moved"),
+    [("lenet", (1, 28, 28), 32, 1), ("resnet20", (3, 32, 32), 8, 0)],
+)
+def test_a_steady_step_takes_no_page_and_moves_no_image(
+    name: str, shape: tuple[int, int, int], batch: int, moved: int
+) -> None:
+    """Of 40 steps together: Python's own objects may take a page now and then (three were seen),
+    but the smallest array that kernels keep memory for has 16. LeNet's gradient moves once, where
+    flattened images come back to their shape."""
+    resource = pytest.importorskip("resource", reason="page faults are not counted here")
+    net = models.create(name, input_shape=shape, classes=10)
+    flat = nn.flatten([*net.parameters()])
+    sgd = optim.SGD(flat, 0.01, momentum=0.9)
+    drawn = np.random.default_rng(0).standard_normal((batch, *shape[1:], shape[0]))
+    x = ag.from_numpy(drawn.astype(np.float32).transpose(0, 3, 1, 2))
+    labels = ag.from_numpy(np.arange(batch) % 10)
+
+    def steps(count: int) -> tuple[int, int]:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, layout.Moves.count
+        for _ in range(count):
+            ag.cross_entropy(net(x), labels).backward()
+            sgd.step()
+            sgd.zero_grad()
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, layout.Moves.count
+        return after[0] - before[0], after[1] - before[1]
+
+    with context.using(backend="llvm"):
+        steps(10)
+        tries = [steps(40) for _ in range(3)]
+    assert {moves for _, moves in tries} == {40 * moved}
+    # The system may take a page away and give it back; what steps take, they take every time.
+    assert min(faults for faults, _ in tries) < 16
