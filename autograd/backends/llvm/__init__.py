@@ -66,8 +66,8 @@ class Llvm:
     def _later(self, way: Waiting, call: Call) -> Later | None:
         """Return how a call waits: as itself, or as another for one of its results."""
         if way.tail is None:
-            all_of_them = tuple(range(len(call.specs)))
-            return Later(call, all_of_them, all_of_them)
+            large = [i for i, spec in enumerate(call.specs) if spec == call.specs[0]]
+            return Later(call, tuple(range(len(call.specs))), tuple(large))
         name, specs, attrs = way.tail
         kernel = find(self.target, name, specs, attrs)
         if kernel is None:
