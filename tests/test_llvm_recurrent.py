@@ -58,6 +58,11 @@ def numbers(dtype: str, *shape: int, seed: int = 0) -> np.ndarray:
     return np.asarray(drawn * 0.5, dtype)
 
 
+def inputs(dtype: str, t: int, n: int, i: int) -> np.ndarray:
+    """Return inputs (T, N, I) which, for some sizes, lie as (N, T, I)."""
+    return numbers(dtype, n, t, i).transpose(1, 0, 2) if t == 3 else numbers(dtype, t, n, i)
+
+
 def check(target: targets.Target, p: Primitive, *xs: np.ndarray, **attrs: Any) -> Any:
     """Hold a kernel against its reference; return the results."""
     run = registry.find(target, p.name, tuple(Spec(x.shape, x.dtype) for x in xs), attrs)
@@ -81,7 +86,8 @@ def test_lstm(
     t, n, h = size
     backwards = h % 2 == 0
     state, cell, w = (numbers(dtype, *s) for s in ((n, h), (n, h), (4 * h, h)))
-    given = numbers(dtype, t, n, 4 * h), numbers(dtype, 4 * h), state, cell, w
+    i = h // 2 + 1
+    given = inputs(dtype, t, n, i), numbers(dtype, 4 * h, i), numbers(dtype, 4 * h), state, cell, w
     hs, _, _, cells, acts = check(target, ops.lstm_sequence, *given, backwards=backwards)
     check(target, ops.lstm_states, *given, backwards=backwards)
     dys = numbers(dtype, t, n, h), numbers(dtype, n, h, seed=1), numbers(dtype, n, h, seed=2)
@@ -89,7 +95,7 @@ def test_lstm(
         some = [dy for dy, flag in zip(dys, there, strict=True) if flag]
         kept = acts, cells, cell, w, *some
         dgates, _ = check(target, ops.lstm_sequence_dx, *kept, given=there, backwards=backwards)
-    check(target, ops.sequence_dw, dgates, hs, state, backwards=backwards)
+    check(target, ops.sequence_dw, dgates, given[0], hs, state, backwards=backwards)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -102,9 +108,8 @@ def test_rnn(
     t, n, h = size
     options = {"nonlinearity": nonlinearity, "backwards": nonlinearity == "tanh"}
     state, w = numbers(dtype, n, h), numbers(dtype, h, h) / max(1, h / 20)
-    hs, _ = check(
-        target, ops.rnn_sequence, numbers(dtype, t, n, h), numbers(dtype, h), state, w, **options
-    )
+    given = inputs(dtype, t, n, 3), numbers(dtype, h, 3), numbers(dtype, h), state, w
+    hs, _ = check(target, ops.rnn_sequence, *given, **options)
     dys = numbers(dtype, t, n, h, seed=1), numbers(dtype, n, h, seed=2)
     for there in ((True, True), (False, True), (True, False)):
         some = [dy for dy, flag in zip(dys, there, strict=True) if flag]
@@ -122,15 +127,16 @@ def test_rnn_cell(
 
 
 def step() -> list[np.ndarray]:
-    """Return results and gradients of an LSTM and an Elman network."""
+    """Return results and gradients of an LSTM and an Elman network, inputs lying both ways."""
     x = ag.tensor(numbers("float32", 4, 50, 9), requires_grad=True)
     found = []
     with context.using(backend="llvm"):
         for run, gates in ((ag.lstm, 4), (ag.rnn_tanh, 1)):
             shapes = (gates * 40, 9), (gates * 40, 40), (gates * 40,), (gates * 40,)
             params = [ag.tensor(numbers("float32", *s), requires_grad=True) for s in shapes]
-            y, _ = run(x, None, params)
-            found += [y, *ag.grad((y * y).sum(), [x, *params])]
+            for first in (False, True):
+                y, _ = run(x, None, params, batch_first=first)
+                found += [y, *ag.grad((y * y).sum(), [x, *params])]
     return [t.numpy() for t in found]
 
 

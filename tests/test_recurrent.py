@@ -102,11 +102,11 @@ def test_dropout_follows_the_sample_not_the_batch() -> None:
     np.testing.assert_allclose(*found)
 
 
-def test_the_products_of_a_sequence_are_two_calls() -> None:
+def test_the_products_of_a_sequence_are_one_call() -> None:
     with context.using(ledger=ag.Ledger()) as state:
         ag.lstm(drawn(T, N, I), None, parameters())
     products = {cost.macs: n for (*_, name, _, cost), n in state.ledger.calls.items() if cost.macs}
-    assert products == {T * N * I * 4 * H: 1, T * N * H * 4 * H: 1}
+    assert products == {T * N * (I + H) * 4 * H: 1}
 
 
 def test_an_empty_batch() -> None:
@@ -136,13 +136,13 @@ def test_steps_without_a_gradient_count_as_zero() -> None:
         (lambda x, w: ops.unstack(2)(x), "has not 2 parts"),
         (
             lambda x, w: sequences.rnn_sequence(
-                x, w[2], x[0], w[1], nonlinearity="tanh", backwards=False
+                x, w[0], w[2], drawn(N, H), w[1], nonlinearity="tanh", backwards=False
             ),
-            r"rnn_sequence: gates, bias, .* \(20, 5\)\]; expected \[\(6, 3, 4\)",
+            r"rnn_sequence: x, w_ih, .* \(20, 5\)\]; expected \[\(6, 3, 4\), \(5, 4\)",
         ),
         (
             lambda x, w: sequences.lstm_sequence(
-                ag.cat([x] * 5, 2), w[2], drawn(N, H), x[0], w[1], backwards=False
+                x, w[0], w[2], drawn(N, H), x[0], w[1], backwards=False
             ),
             r"cells \(3, 4\) do not fit states \(3, 5\)",
         ),

@@ -10,34 +10,36 @@ from .. import context
 from ..ops import recurrent as ops
 from ..ops import recurrent_sequence as sequences
 from ..ops.elementwise import add
-from ..ops.shape import full, reshape
+from ..ops.shape import full
 from ..primitive import Value
 from ..tensor import Tensor
 from .arrange import cat
 from .dropout import dropout as drop
 from .linear import linear
 
-# Takes gates without and with their bias apart, the states before the first step, w_hh and whether
-# to walk backwards; returns the outputs of all steps and the last states.
-Walk: TypeAlias = Callable[[Value, Value, list[Value], Value, bool], tuple[Value, list[Value]]]
+# Takes inputs, w_ih and both biases' sum, the states before the first step, w_hh and whether to
+# walk backwards; returns the outputs of all steps and the last states.
+Walk: TypeAlias = Callable[
+    [tuple[Value, Value, Value], list[Value], Value, bool], tuple[Value, list[Value]]
+]
 NONLINEARITIES = ops.NONLINEARITIES
 
 
 def _lstm_walk(
-    gates: Value, bias: Value, state: list[Value], w: Value, backwards: bool
+    inputs: tuple[Value, Value, Value], state: list[Value], w: Value, backwards: bool
 ) -> tuple[Value, list[Value]]:
     # Without a tape nobody asks for a gradient.
     run = sequences.lstm_states if context.current().tape is None else sequences.lstm_sequence
-    hs, h, c, *_ = run(gates, bias, *state, w, backwards=backwards)
+    hs, h, c, *_ = run(*inputs, *state, w, backwards=backwards)
     return hs, [h, c]
 
 
 def _rnn_walk(nonlinearity: str) -> Walk:
     def walk(
-        gates: Value, bias: Value, state: list[Value], w: Value, backwards: bool
+        inputs: tuple[Value, Value, Value], state: list[Value], w: Value, backwards: bool
     ) -> tuple[Value, list[Value]]:
         options = {"nonlinearity": nonlinearity, "backwards": backwards}
-        hs, h = sequences.rnn_sequence(gates, bias, *state, w, **options)
+        hs, h = sequences.rnn_sequence(*inputs, *state, w, **options)
         return hs, [h]
 
     return walk
@@ -211,11 +213,8 @@ class _Network:
     def _way(
         self, x: Value, state: list[Value], params: Sequence[Tensor], backwards: bool
     ) -> tuple[Value, list[Value]]:
-        """Run one layer one way. The inputs of all steps are multiplied at once."""
-        steps, rows, width = x.shape
+        """Run one layer one way."""
         w_ih, w_hh, *biases = params
-        flat = linear(reshape(x, shape=(steps * rows, width)), w_ih)
-        rest = flat.shape[1:]
-        bias = add(*biases) if biases else full(shape=rest, dtype=w_hh.dtype, value=0.0)
-        gates = reshape(flat, shape=(steps, rows, *rest))
-        return self.walk(gates, bias, state, w_hh, backwards)
+        rows = w_ih.shape[:1]
+        bias = add(*biases) if biases else full(shape=rows, dtype=w_hh.dtype, value=0.0)
+        return self.walk((x, w_ih, bias), state, w_hh, backwards)

@@ -1,8 +1,9 @@
 """One layer of a recurrent network, one way through a whole sequence, and its derivatives.
 
-Gates are (T, N, G), G being 4 H in an LSTM and H in an Elman network, states (T, N, H), weights
-(G, H); `backwards` walks from the last step to the first. On arrays one primitive goes back through
-time. Where gradients are recorded in turn, the same steps are calls of the cells' primitives."""
+Inputs x are (T, N, I), gates (T, N, G), G being 4 H in an LSTM and H in an Elman network, states
+(T, N, H), weights w_ih (G, I) and w (G, H); `backwards` walks from the last step to the first. On
+arrays one primitive goes back through time. Where gradients are recorded in turn, the same steps
+are calls of the cells' primitives."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from ..array import Array, NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from .elementwise import add, fit
-from .linear import matmul, swapped
+from .linear import linear, matmul, swapped
 from .recurrent import (
     NONLINEARITIES,
     cell_gradients,
@@ -30,15 +31,16 @@ from .shape import concatenate, getslice, reshape, zero
 Given: TypeAlias = tuple[bool, ...]
 
 
-def _checked(name: str, many: int, gates: Spec, bias: Spec, state: Spec, w: Spec) -> Any:
+def _checked(name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec, w: Spec) -> Any:
     """Return the type of the results. ValueError for shapes that do not fit."""
     h = state.shape[-1] if state.shape else 0
-    batch = gates.shape[:2]
-    expected = [(*batch, many * h), (many * h,), (*batch[1:], h), (many * h, h)]
-    found = [gates.shape, bias.shape, state.shape, w.shape]
-    if found != expected or not gates.shape[0]:
-        raise ValueError(f"{name}: gates, bias, state and weights {found}; expected {expected}")
-    return common(gates.dtype, bias.dtype, state.dtype, w.dtype)
+    batch, width = x.shape[:2], x.shape[-1] if x.shape else 0
+    rows = many * h
+    expected = [(*batch, width), (rows, width), (rows,), (*batch[1:], h), (rows, h)]
+    found = [x.shape, w_ih.shape, bias.shape, state.shape, w.shape]
+    if found != expected or len(x.shape) != 3 or not x.shape[0]:
+        raise ValueError(f"{name}: x, w_ih, bias, state and w {found}; expected {expected}")
+    return common(*[s.dtype for s in (x, w_ih, bias, state, w)])
 
 
 def walk(steps: int, backwards: bool) -> range:
@@ -46,10 +48,11 @@ def walk(steps: int, backwards: bool) -> range:
     return range(steps)[:: -1 if backwards else 1]
 
 
-def _forward_cost(cells: Cost, states: Spec, bias: Spec) -> Cost:
-    """Return the cost of the cells, and of the products and both sums that they take."""
-    sums = 2 * states.size * bias.size // max(states.shape[-1], 1)
-    return cells._replace(macs=states.size * bias.size, add=cells.add + sums)
+def _forward_cost(cells: Cost, states: Spec, x: Spec, bias: Spec) -> Cost:
+    """Return the cost of the cells, and of both products and both sums that they take."""
+    gates = prod(states.shape[:2]) * bias.size
+    width = x.shape[2] + states.shape[2]
+    return cells._replace(macs=gates * width, add=cells.add + 2 * gates)
 
 
 def _backward_cost(slopes: Cost, states: Spec, w: Spec, given: Given) -> Cost:
@@ -58,6 +61,12 @@ def _backward_cost(slopes: Cost, states: Spec, w: Spec, given: Given) -> Cost:
     later = prod(states.shape[1:]) * (states.shape[0] - 1)
     sums = later + (states.size if given[0] else 0)
     return slopes._replace(macs=later * w.shape[0], add=slopes.add + sums)
+
+
+def _inputs(x: NDArray, w_ih: NDArray) -> NDArray:
+    """Return x w_ih^T of all steps."""
+    rows = x.reshape(-1, x.shape[2])
+    return linear.reference(rows, w_ih).reshape(*x.shape[:2], len(w_ih))
 
 
 def _total(gates: NDArray, bias: NDArray, h: NDArray, w: NDArray) -> NDArray:
@@ -92,29 +101,35 @@ def _sum(like: Value, x: Value | None, y: Value | None) -> Value:
 
 
 def _lstm(
-    gates: Spec, bias: Spec, h: Spec, c: Spec, w: Spec, *, backwards: bool
+    x: Spec, w_ih: Spec, bias: Spec, h: Spec, c: Spec, w: Spec, *, backwards: bool
 ) -> tuple[Spec, ...]:
-    dtype = common(_checked("lstm_sequence", 4, gates, bias, h, w), c.dtype)
+    dtype = common(_checked("lstm_sequence", 4, x, w_ih, bias, h, w), c.dtype)
     if c.shape != h.shape:
         raise ValueError(f"lstm_sequence: cells {c.shape} do not fit states {h.shape}")
-    states, last = Spec((gates.shape[0], *h.shape), dtype), Spec(h.shape, dtype)
-    return states, last, last, states, Spec(gates.shape, dtype)
+    states, last = Spec((x.shape[0], *h.shape), dtype), Spec(h.shape, dtype)
+    return states, last, last, states, Spec((*x.shape[:2], *bias.shape), dtype)
+
+
+def _lstm_cost(
+    y: tuple[Spec, ...], x: Spec, w_ih: Spec, bias: Spec, *others: Spec, backwards: bool
+) -> Cost:
+    return _forward_cost(lstm_cell.cost(y, w_ih, y[0]), y[0], x, bias)
 
 
 @primitive(
     infer=_lstm,
-    cost=lambda y, gates, bias, *s, **a: _forward_cost(
-        lstm_cell.cost(y, gates, y[0]), y[0], bias
-    ),
+    cost=_lstm_cost,
     outputs=("hs", "last", "cell", "cells", "acts"),
 )
 def lstm_sequence(
-    gates: NDArray, bias: NDArray, h: NDArray, c: NDArray, w: NDArray, *, backwards: bool
-) -> tuple[NDArray, ...]:
+    x: NDArray, w_ih: NDArray, bias: NDArray, h: NDArray, c: NDArray, w: NDArray, *,
+    backwards: bool,
+) -> tuple[NDArray, ...]:  # fmt: skip
     """hs and cells (T, N, H) = the states of an LSTM that starts with h and c (N, H), its gates
-    being gates[t] + bias + h w^T, see `lstm_cell`; `last` and `cell` (N, H) = the final ones;
+    being x[t] w_ih^T + bias + h w^T, see `lstm_cell`; `last` and `cell` (N, H) = the final ones;
     `acts` (T, N, 4 H) holds i f g o for the derivative."""
-    gates, bias, h, c, w = agreed(gates, bias, h, c, w)
+    x, w_ih, bias, h, c, w = agreed(x, w_ih, bias, h, c, w)
+    gates = _inputs(x, w_ih)
     hs, cells = (np.empty((len(gates), *h.shape), h.dtype) for _ in range(2))
     acts = np.empty(gates.shape, h.dtype)
     for t in walk(len(gates), backwards):
@@ -125,16 +140,16 @@ def lstm_sequence(
 
 @primitive(
     infer=lambda *specs, **attrs: _lstm(*specs, **attrs)[:3],
-    cost=lambda y, gates, bias, *s, **a: _forward_cost(
-        lstm_cell.cost(y, gates, y[0]), y[0], bias
-    ),
+    cost=_lstm_cost,
     outputs=("hs", "last", "cell"),
 )
 def lstm_states(
-    gates: NDArray, bias: NDArray, h: NDArray, c: NDArray, w: NDArray, *, backwards: bool
-) -> tuple[NDArray, ...]:
+    x: NDArray, w_ih: NDArray, bias: NDArray, h: NDArray, c: NDArray, w: NDArray, *,
+    backwards: bool,
+) -> tuple[NDArray, ...]:  # fmt: skip
     """`lstm_sequence` for inference: its first results, nothing kept for a derivative."""
-    gates, bias, h, c, w = agreed(gates, bias, h, c, w)
+    x, w_ih, bias, h, c, w = agreed(x, w_ih, bias, h, c, w)
+    gates = _inputs(x, w_ih)
     hs = np.empty((len(gates), *h.shape), h.dtype)
     for t in walk(len(gates), backwards):
         h, c, _ = lstm_cell.reference(_total(gates[t], bias, h, w), c)
@@ -142,11 +157,11 @@ def lstm_states(
     return hs, h, c
 
 
-@lstm_sequence.vjp("gates", "bias", "h", "c", "w")
+@lstm_sequence.vjp("x", "w_ih", "bias", "h", "c", "w")
 def _(
     dhs: Value | None, dlast: Value | None, dcell: Value | None, dcells: Value | None,
-    dacts: Value | None, hs: Value, cells: Value, acts: Value, h: Value, c: Value, w: Value,
-    specs: tuple[Spec, ...], needs: Given, backwards: bool,
+    dacts: Value | None, hs: Value, cells: Value, acts: Value, x: Value, w_ih: Value, h: Value,
+    c: Value, w: Value, specs: tuple[Spec, ...], needs: Given, backwards: bool,
 ) -> tuple[Value | None, ...]:  # fmt: skip
     dys, given, recorded = _given(dhs, dlast, dcell)
     if recorded or dcells is not None or dacts is not None:
@@ -154,8 +169,8 @@ def _(
         dgates, dc = _lstm_back(incoming, cells, acts, c, w, backwards)
     else:
         dgates, dc = lstm_sequence_dx(acts, cells, c, w, *dys, given=given, backwards=backwards)
-    db, dh, dw = _rest(dgates, hs, h, w, (needs[1] or needs[4], needs[2]), backwards)
-    return _fitted((dgates, db, dh, dc, dw), specs)
+    dx, dw_ih, db, dh, dw = _rest(dgates, (x, hs, h), (w_ih, w), needs, backwards)
+    return _fitted((dx, dw_ih, db, dh, dc, dw), specs)
 
 
 def _lstm_back(
@@ -211,25 +226,27 @@ def lstm_sequence_dx(
 
 
 def _rnn(
-    gates: Spec, bias: Spec, h: Spec, w: Spec, *, nonlinearity: str, backwards: bool
+    x: Spec, w_ih: Spec, bias: Spec, h: Spec, w: Spec, *, nonlinearity: str, backwards: bool
 ) -> tuple[Spec, Spec]:
-    dtype = _checked("rnn_sequence", 1, gates, bias, h, w)
-    return Spec(gates.shape, dtype), Spec(h.shape, dtype)
+    dtype = _checked("rnn_sequence", 1, x, w_ih, bias, h, w)
+    return Spec((x.shape[0], *h.shape), dtype), Spec(h.shape, dtype)
 
 
 @primitive(
     infer=_rnn,
-    cost=lambda y, gates, bias, *s, nonlinearity, backwards: _forward_cost(
-        NONLINEARITIES[nonlinearity][0].cost(gates, gates), gates, bias
+    cost=lambda y, x, w_ih, bias, *s, nonlinearity, backwards: _forward_cost(
+        NONLINEARITIES[nonlinearity][0].cost(y[0], y[0]), y[0], x, bias
     ),
     outputs=("hs", "last"),
 )
 def rnn_sequence(
-    gates: NDArray, bias: NDArray, h: NDArray, w: NDArray, *, nonlinearity: str, backwards: bool
-) -> tuple[NDArray, NDArray]:
+    x: NDArray, w_ih: NDArray, bias: NDArray, h: NDArray, w: NDArray, *, nonlinearity: str,
+    backwards: bool,
+) -> tuple[NDArray, NDArray]:  # fmt: skip
     """hs (T, N, H) = the states of an Elman network that starts with h (N, H): the tanh or relu of
-    gates[t] + bias + h w^T, h being the state before; `last` (N, H) = the final one."""
-    gates, bias, h, w = agreed(gates, bias, h, w)
+    x[t] w_ih^T + bias + h w^T, h being the state before; `last` (N, H) = the final one."""
+    x, w_ih, bias, h, w = agreed(x, w_ih, bias, h, w)
+    gates = _inputs(x, w_ih)
     function, _ = NONLINEARITIES[nonlinearity]
     hs = np.empty_like(gates)
     for t in walk(len(gates), backwards):
@@ -238,9 +255,9 @@ def rnn_sequence(
     return hs, h
 
 
-@rnn_sequence.vjp("gates", "bias", "h", "w")
+@rnn_sequence.vjp("x", "w_ih", "bias", "h", "w")
 def _(
-    dhs: Value | None, dlast: Value | None, hs: Value, h: Value, w: Value,
+    dhs: Value | None, dlast: Value | None, hs: Value, x: Value, w_ih: Value, h: Value, w: Value,
     specs: tuple[Spec, ...], needs: Given, nonlinearity: str, backwards: bool,
 ) -> tuple[Value | None, ...]:  # fmt: skip
     dys, given, recorded = _given(dhs, dlast)
@@ -250,8 +267,8 @@ def _(
         dgates = rnn_sequence_dx(
             hs, w, *dys, given=given, nonlinearity=nonlinearity, backwards=backwards
         )
-    db, dh, dw = _rest(dgates, hs, h, w, (needs[1] or needs[3], needs[2]), backwards)
-    return _fitted((dgates, db, dh, dw), specs)
+    found = _rest(dgates, (x, hs, h), (w_ih, w), needs, backwards)
+    return _fitted(found, specs)
 
 
 def _rnn_back(
@@ -295,17 +312,20 @@ def rnn_sequence_dx(
 
 
 def _rest(
-    dgates: Value, hs: Value, h: Value, w: Value, needs: Given, backwards: bool
-) -> tuple[Value | None, ...]:
-    """Return the gradients of the bias, of the first state and of w; `needs` tells of the
-    parameters, then of the state."""
-    db = dh = dw = None
+    dgates: Value, read: tuple[Value, Value, Value], ws: tuple[Value, Value], needs: Given,
+    backwards: bool,
+) -> tuple[Value | None, ...]:  # fmt: skip
+    """Return the gradients of x, w_ih, bias, the first state and w; `read` are x, hs and that
+    state, `needs` tells of x, w_ih, bias and the state first, of w last."""
+    dx = dw_ih = db = dh = dw = None
     if needs[0]:
-        dw, db = sequence_dw(dgates, hs, h, backwards=backwards)
-    if needs[1]:
+        dx = matmul(dgates, ws[0])
+    if needs[1] or needs[2] or needs[-1]:
+        dw_ih, dw, db = sequence_dw(dgates, *read, backwards=backwards)
+    if needs[3]:
         first = walk(dgates.shape[0], backwards)[0]
-        dh = matmul(reshape(_cut(dgates, first, first + 1), shape=dgates.shape[1:]), w)
-    return db, dh, dw
+        dh = matmul(reshape(_cut(dgates, first, first + 1), shape=dgates.shape[1:]), ws[1])
+    return dx, dw_ih, db, dh, dw
 
 
 def _fitted(found: tuple[Value | None, ...], specs: tuple[Spec, ...]) -> tuple[Value | None, ...]:
@@ -317,43 +337,52 @@ def _cut(x: Value, first: int, last: int) -> Value:
     return getslice(x, slices=((first, last, 1), *((0, n, 1) for n in x.shape[1:])))
 
 
-def _weights(dgates: Spec, hs: Spec, h: Spec, *, backwards: bool) -> tuple[Spec, Spec]:
-    return Spec((dgates.shape[2], hs.shape[2]), dgates.dtype), Spec(dgates.shape[2:], dgates.dtype)
+def _weights(
+    dgates: Spec, x: Spec, hs: Spec, h: Spec, *, backwards: bool
+) -> tuple[Spec, Spec, Spec]:
+    rows, dtype = dgates.shape[2], dgates.dtype
+    return Spec((rows, x.shape[2]), dtype), Spec((rows, hs.shape[2]), dtype), Spec((rows,), dtype)
 
 
 @primitive(
     infer=_weights,
-    cost=lambda y, dgates, hs, h, **a: Cost(macs=dgates.size * hs.shape[2], add=dgates.size),
-    outputs=("dw", "db"),
+    cost=lambda y, dgates, x, hs, h, **a: Cost(
+        macs=dgates.size * (x.shape[2] + hs.shape[2]), add=dgates.size
+    ),
+    outputs=("dw_ih", "dw", "db"),
     phase="backward_weights",
 )
 def sequence_dw(
-    dgates: NDArray, hs: NDArray, h: NDArray, *, backwards: bool
-) -> tuple[NDArray, NDArray]:
-    """dw (G, H) = the sum over all steps of dgates[t]^T and the state before, db (G,) = that of
-    dgates[t]; h is the state before the first step."""
+    dgates: NDArray, x: NDArray, hs: NDArray, h: NDArray, *, backwards: bool
+) -> tuple[NDArray, NDArray, NDArray]:
+    """dw_ih (G, I) = the sum over all steps of dgates[t]^T x[t], dw (G, H) that of dgates[t]^T and
+    the state before, db (G,) that of dgates[t]; h is the state before the first step."""
     old = np.concatenate((hs[1:], h[None]) if backwards else (h[None], hs[:-1]))
     rows = dgates.reshape(-1, dgates.shape[2])
-    return rows.T @ old.reshape(-1, hs.shape[2]), rows.sum(0)
+    dw_ih = rows.T @ x.reshape(-1, x.shape[2])
+    return dw_ih, rows.T @ old.reshape(-1, hs.shape[2]), rows.sum(0)
 
 
-@sequence_dw.vjp("dgates", "hs", "h")
+@sequence_dw.vjp("dgates", "x", "hs", "h")
 def _(
-    ddw: Value | None, ddb: Value | None, dgates: Value, hs: Value, h: Value,
-    specs: tuple[Spec, ...], backwards: bool,
-) -> tuple[Value, Value, Value]:  # fmt: skip
+    ddw_ih: Value | None, ddw: Value | None, ddb: Value | None, dgates: Value, x: Value, hs: Value,
+    h: Value, specs: tuple[Spec, ...], backwards: bool,
+) -> tuple[Value, ...]:  # fmt: skip
     count, size = hs.shape[0], hs.shape[2]
     ddw = zero(Spec((dgates.shape[2], size), dgates.dtype)) if ddw is None else ddw
     inner = _cut(hs, 1, count) if backwards else _cut(hs, 0, count - 1)
     old = _joined(reshape(h, shape=(1, *h.shape)), inner, backwards)
     ddgates, dold = matmul(old, swapped(ddw)), matmul(dgates, ddw)
+    dx = zero(Spec(x.shape, x.dtype))
+    if ddw_ih is not None:
+        ddgates, dx = add(ddgates, matmul(x, swapped(ddw_ih))), matmul(dgates, ddw_ih)
     if ddb is not None:
         ddgates = add(ddgates, ddb)
     first = count - 1 if backwards else 0
     dh = reshape(_cut(dold, first, first + 1), shape=h.shape)
     later = _cut(dold, 0, count - 1) if backwards else _cut(dold, 1, count)
     dhs = _joined(zero(Spec((1, *h.shape), hs.dtype)), later, not backwards)
-    return ddgates, dhs, dh
+    return ddgates, dx, dhs, dh
 
 
 def _joined(one: Value, others: Value, behind: bool) -> Value:

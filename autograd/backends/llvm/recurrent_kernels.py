@@ -2,7 +2,8 @@
 
 Rows of the batch do not depend on one another. A tile of rows is multiplied by a panel of weights
 with all sums in registers, and the cells follow while the sums are near. Panels lie as
-[block][k][4][lanes]: the four gates of as many units as a vector holds, or four vectors of units.
+[block][k][4][lanes]: the four gates of as many units as a vector holds, or four vectors of units;
+forward, k counts the inputs first, then the states.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ TOGETHER = 3  # rows whose cells are written side by side, for their functions a
 
 class Layer(NamedTuple):
     """A kind of cell (lstm, tanh or relu), the numbers in its state, and the rows of the batch that
-    fill no whole tile."""
+    fill no whole tile; forward also the numbers in an input, and how far apart rows of them are."""
 
     cell: str
     size: int
     rest: int
+    inputs: int = 0
+    apart: int = 0
 
     @property
     def lstm(self) -> bool:
@@ -120,12 +123,12 @@ def vectors_of(k: Kernel, units: int, apart: int) -> list[tuple[int, int]]:
 
 
 class _Step(NamedTuple):
-    """Where the numbers of one step forward lie: gates given, bias, sums (and then acts or states),
+    """Where the numbers of one step forward lie: inputs, bias, sums (and then acts or states),
     states before and after, cells before and after."""
 
     k: Kernel
     layer: Layer
-    given: Any
+    inputs: Any
     bias: Any
     sums: Any
     before: Any
@@ -135,12 +138,14 @@ class _Step(NamedTuple):
 
     def multiply(self, panel: Any, unit: Integer, units: int, row: Integer, many: int) -> None:
         """Write the products of some rows with a panel to the sums, then the cells."""
-        k, (_, size, _), wide = self.k, self.layer, self.layer.gates
-        vectors = vectors_of(k, units, size if self.layer.lstm else 0)
+        k, (_, size, _, inputs, apart), wide = self.k, self.layer, self.layer.gates
+        vectors, apiece = vectors_of(k, units, size if self.layer.lstm else 0), WIDE * k.lanes
         start = k.sum((row, wide), unit)
-        totals = [[k.variable() for _ in vectors] for _ in range(many)]
-        x = k.at(self.before, (row, size))
-        products(k, Factors(x, size, 1, panel, WIDE * k.lanes), size, totals)
+        bias = [k.load(k.at(self.bias, unit, place), some) for place, some in vectors]
+        totals = [[k.variable(b) for b in bias] for _ in range(many)]
+        x, h = k.at(self.inputs, (row, apart)), k.at(self.before, (row, size))
+        products(k, Factors(x, apart, 1, panel, apiece), inputs, totals)
+        products(k, Factors(h, size, 1, k.at(panel, inputs * apiece), apiece), size, totals)
         for r, line in enumerate(totals):
             for total, (place, some) in zip(line, vectors, strict=True):
                 k.store(total.get(), k.at(self.sums, start, r * wide + place), some)
@@ -150,25 +155,19 @@ class _Step(NamedTuple):
 
     def _finish(self, rows: list[Integer], unit: Integer, units: int) -> None:
         """Make states of the sums of some rows."""
-        k, (_, size, _) = self.k, self.layer
-        vectors = vectors_of(k, units, size if self.layer.lstm else 0)
+        k, size = self.k, self.layer.size
         places = [
-            (k.sum((row, self.layer.gates), unit, place), k.sum(unit, place), some)
+            (k.at(self.sums, (row, self.layer.gates), unit, place), some)
             for row in rows
-            for place, some in vectors
+            for place, some in vectors_of(k, units, size if self.layer.lstm else 0)
         ]
-        sums = [
-            k.load(k.at(self.sums, at), some)
-            + k.load(k.at(self.given, at), some)
-            + k.load(k.at(self.bias, column), some)
-            for at, column, some in places
-        ]
+        sums = [k.load(*place) for place in places]
         if self.layer.lstm:
             values = self._lstm(sums, [k.sum((row, size), unit) for row in rows], units)
         else:
             values = [bent(k, self.layer.cell, x) for x in sums]
-        for value, (at, _, some) in zip(values, places, strict=True):
-            k.store(value, k.at(self.sums, at), some)
+        for value, place in zip(values, places, strict=True):
+            k.store(value, *place)
 
     def _lstm(self, sums: list[Vector], places: list[Integer], units: int) -> list[Vector]:
         """Write cells and states of some rows; return their gates i f g o, row by row."""
@@ -186,25 +185,27 @@ class _Step(NamedTuple):
 
 def forward(target: Target, dtype: str, layer: Layer) -> Kernel:
     """Return the kernel of a sequence: what `lstm_sequence` takes and gives (without gates, hs for
-    acts); rows of the batch and those of the call; steps, the first one, and how far it is to the
-    next; numbers between the cells of two steps, and between their acts."""
-    pointers = ("gates", "bias", "h", "c", "w", "hs", "cells", "acts")
+    acts), both weights being panels; rows of the batch and those of the call; steps, the first one,
+    and how far it is to the next; numbers between the inputs of two steps, between their cells, and
+    between their acts."""
+    pointers = ("x", "bias", "h", "c", "w", "hs", "cells", "acts")
     integers = (
-        "batch", "first", "tiles", "others", "steps", "start", "way", "cells_apart", "acts_apart",
+        "batch", "first", "tiles", "others", "steps", "start", "way", "x_apart", "cells_apart",
+        "acts_apart",
     )  # fmt: skip
     k = Kernel(target, dtype, pointers, integers)
-    gates, bias, h, c, w, hs, cells, acts = k.arguments[: len(pointers)]
+    x, bias, h, c, w, hs, cells, acts = k.arguments[: len(pointers)]
     batch, first, tiles, others, steps, start, way, *apart = k.arguments[len(pointers) :]
     rows, states = Rows(k, layer.rest, first, tiles, others), k.times(batch, layer.size)
-    wide, panel = k.times(batch, layer.gates), layer.size * WIDE * k.lanes
+    panel = (layer.inputs + layer.size) * WIDE * k.lanes
     with k.loop(steps) as s:
         t = k.sum(start, (s, way))
         begins, earlier = k.builder.icmp_signed("==", s, k.integer(0)), k.builder.sub(t, way)
         step = _Step(
-            k, layer, k.at(gates, (t, wide)), bias, k.at(acts, (t, apart[1])),
+            k, layer, k.at(x, (t, apart[0])), bias, k.at(acts, (t, apart[2])),
             k.builder.select(begins, h, k.at(hs, (earlier, states))), k.at(hs, (t, states)),
-            k.builder.select(begins, c, k.at(cells, (earlier, apart[0]))),
-            k.at(cells, (t, apart[0])),
+            k.builder.select(begins, c, k.at(cells, (earlier, apart[1]))),
+            k.at(cells, (t, apart[1])),
         )  # fmt: skip
         for begin, count, units in pieces(layer.size, layer.block(k.lanes)):
             with k.loop(count) as j:
@@ -231,7 +232,7 @@ class _Back(NamedTuple):
 
     def slopes(self, row: Integer) -> None:
         """Turn a row's gradient of the state into those of the gates; set it to zero."""
-        k, (_, size, _) = self.k, self.layer
+        k, size = self.k, self.layer.size
 
         def body(unit: Integer, some: Integer | None) -> None:
             at = k.sum((row, size), unit)
@@ -266,7 +267,7 @@ class _Back(NamedTuple):
     ) -> None:  # fmt: skip
         """Add the products of some rows' gradients of the gates, from the number `deep` on, with a
         panel to the gradients of the state."""
-        k, (_, size, _), wide = self.k, self.layer, self.layer.gates
+        k, size, wide = self.k, self.layer.size, self.layer.gates
         at = k.sum((row, size), unit)
         places = [
             [(k.at(self.dh, at, r * size + place), some) for place, some in vectors_of(k, units, 0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +21,8 @@ from .targets import Target
 Given: TypeAlias = tuple[bool, ...]
 # Takes the first row, the number of tiles, and whether the rest follows.
 Tiles: TypeAlias = Callable[[int, int, int], None]
+# Takes inputs, both weights, the kernel's other arrays, and distances of cells and acts.
+Forward: TypeAlias = Callable[..., None]
 
 
 def _shared(count: int, rows: int, macs: int, call: Tiles) -> None:
@@ -42,8 +45,8 @@ class _Plan:
     def __init__(self, target: Target, cell: str, states: Spec, backwards: bool, macs: int) -> None:
         (self.steps, self.batch, self.size), self.dtype = states
         self.rows, self.backwards, self.macs = tile(target), backwards, macs
+        self.target, self.lanes = target, target.lanes(self.dtype)
         self.layer = Layer(cell, self.size, self.batch % self.rows)
-        self.lanes = target.lanes(self.dtype)
         self.last = 0 if backwards else -1
 
     def share(self, call: Tiles) -> None:
@@ -55,30 +58,62 @@ class _Plan:
         down = self.backwards != back
         return self.steps, self.steps - 1 if down else 0, -1 if down else 1
 
-    def panels(self, back: bool) -> Callable[[NDArray], NDArray]:
-        """Return a function that lays the weights out as panels, in memory of its own."""
-        layer, lanes, size = self.layer, self.lanes, self.size
-        line = WIDE * lanes
-        many = layer.gates // size
-        unit = line if back else layer.block(lanes)
-        blocks = -(-size // unit)
-        wide: NDArray
-        turned: NDArray
-        if back:
-            wide = np.zeros((layer.gates, blocks * line), self.dtype)
-            turned = wide.reshape(layer.gates, blocks, line).transpose(1, 0, 2)
-        else:
-            wide = np.zeros((many, blocks * unit, size), self.dtype)
-            turned = wide.reshape(many, blocks, unit, size).transpose(1, 3, 0, 2)
-        inside = wide[:, :size]
-        made = np.empty(turned.shape, self.dtype)
+    def forward(self, width: int) -> Forward:
+        """Return the function that calls the kernel for inputs so wide, however they lie."""
+        lay, where, kernels = self.panels(width), self.way(back=False), {}
 
-        def lay(w: NDArray) -> NDArray:
-            inside[...] = w.reshape(inside.shape)
+        def call(x: NDArray, w_ih: NDArray, w: NDArray, arrays: list[NDArray], *apart: int) -> None:
+            x, row, step = _rows(x)
+            if row not in kernels:
+                layer = self.layer._replace(inputs=width, apart=row)
+                kernels[row] = build(forward, self.target, self.dtype.name, layer)
+            bias, h, c, *made = arrays
+            pointers = [address(a) for a in (x, bias, h, c, lay(w_ih, w), *made)]
+            self.share(
+                lambda *rows: kernels[row](*pointers, self.batch, *rows, *where, step, *apart)
+            )
+
+        return call
+
+    def panels(self, width: int) -> Callable[[NDArray, NDArray], NDArray]:
+        """Return a function that lays both weights out as panels, in memory of its own."""
+        many, unit = self.layer.gates // self.size, self.layer.block(self.lanes)
+        blocks = -(-self.size // unit)
+        wide = np.zeros((many, blocks * unit, width + self.size), self.dtype)
+        turned = wide.reshape(many, blocks, unit, -1).transpose(1, 3, 0, 2)
+        inside, made = wide[:, : self.size], np.empty(turned.shape, self.dtype)
+
+        def lay(w_ih: NDArray, w: NDArray) -> NDArray:
+            inside[..., :width] = w_ih.reshape(many, self.size, width)
+            inside[..., width:] = w.reshape(many, self.size, self.size)
             made[...] = turned
             return made
 
         return lay
+
+    def panels_back(self) -> Callable[[NDArray], NDArray]:
+        """Return a function that lays the weights of the states out for the way back."""
+        gates, line = self.layer.gates, WIDE * self.lanes
+        blocks = -(-self.size // line)
+        wide = np.zeros((gates, blocks * line), self.dtype)
+        turned = wide.reshape(gates, blocks, line).transpose(1, 0, 2)
+        made = np.empty(turned.shape, self.dtype)
+
+        def lay(w: NDArray) -> NDArray:
+            wide[:, : self.size] = w
+            made[...] = turned
+            return made
+
+        return lay
+
+
+def _rows(x: NDArray) -> tuple[NDArray, int, int]:
+    """Return inputs (T, N, I) and how many numbers apart two rows and two steps are; they may lie
+    as (N, T, I), too."""
+    steps, batch, width = x.shape
+    if not x.flags.c_contiguous and x.transpose(1, 0, 2).flags.c_contiguous:
+        return x, steps * width, width
+    return plain(x), width, batch * width
 
 
 def _alike(*specs: Spec) -> bool:
@@ -103,20 +138,20 @@ def _lstm(
     """Cells and acts are kept for all steps, or written over the last step's."""
     if not _alike(*specs):
         return None
-    gates, _, state, *_ = specs
-    shape, dtype = (gates.shape[0], *state.shape), gates.dtype
-    plan = _Plan(target, "lstm", Spec(shape, dtype), backwards, gates.size * state.shape[1])
-    function, lay = build(forward, target, dtype.name, plan.layer), plan.panels(back=False)
+    x, w_ih, _, state, *_ = specs
+    dtype, gates = x.dtype, (*x.shape[:2], w_ih.shape[0])
+    shape = (*x.shape[:2], state.shape[1])
+    macs = prod(gates) * (x.shape[2] + state.shape[1])
+    plan = _Plan(target, "lstm", Spec(shape, dtype), backwards, macs)
+    call = plan.forward(x.shape[2])
     apart = (state.size, 4 * state.size) if kept else (0, 0)
-    where = plan.way(back=False)
 
-    def run(*xs: NDArray) -> tuple[NDArray, ...]:
-        x, bias, h, c, w = map(plain, xs)
-        hs, panels = memory.empty(shape, dtype), lay(w)
+    def run(x: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
+        w_ih, bias, h, c, w = map(plain, xs)
+        hs = memory.empty(shape, dtype)
         cells = memory.empty(shape if kept else state.shape, dtype)
-        acts = memory.empty(x.shape if kept else x.shape[1:], dtype)
-        pointers = [address(a) for a in (x, bias, h, c, panels, hs, cells, acts)]
-        plan.share(lambda *rows: function(*pointers, plan.batch, *rows, *where, *apart))
+        acts = memory.empty(gates if kept else gates[1:], dtype)
+        call(x, w_ih, w, [bias, h, c, hs, cells, acts], *apart)
         last = _copy(hs[plan.last])
         return (hs, last, _copy(cells[plan.last]), cells, acts) if kept else (hs, last, cells)
 
@@ -130,16 +165,16 @@ def rnn_sequence(
     """Plan an Elman network's way through a sequence."""
     if not _alike(*specs):
         return None
-    gates = specs[0]
-    plan = _Plan(target, nonlinearity, gates, backwards, gates.size * gates.shape[2])
-    function, lay = build(forward, target, gates.dtype.name, plan.layer), plan.panels(back=False)
-    where, apart = plan.way(back=False), gates.size // plan.steps
+    x, _, _, state, *_ = specs
+    states = Spec((*x.shape[:2], state.shape[1]), x.dtype)
+    macs = states.size * (x.shape[2] + state.shape[1])
+    plan = _Plan(target, nonlinearity, states, backwards, macs)
+    call = plan.forward(x.shape[2])
 
-    def run(*xs: NDArray) -> tuple[NDArray, ...]:
-        x, bias, h, w = map(plain, xs)
-        hs, panels = memory.empty(x.shape, x.dtype), lay(w)
-        pointers = [address(a) for a in (x, bias, h, h, panels, hs, hs, hs)]
-        plan.share(lambda *rows: function(*pointers, plan.batch, *rows, *where, apart, apart))
+    def run(x: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
+        w_ih, bias, h, w = map(plain, xs)
+        hs = memory.empty(*states)
+        call(x, w_ih, w, [bias, h, h, hs, hs, hs], state.size, state.size)
         return hs, _copy(hs[plan.last])
 
     return run
@@ -161,7 +196,7 @@ def lstm_sequence_dx(
     acts, cells = specs[:2]
     plan = _Plan(target, "lstm", cells, backwards, acts.size * cells.shape[2])
     function = build(backward, target, acts.dtype.name, plan.layer, given[0])
-    lay, where = plan.panels(back=True), plan.way(back=True)
+    lay, where = plan.panels_back(), plan.way(back=True)
 
     def run(*xs: NDArray) -> tuple[NDArray, NDArray]:
         acts, cells, c, w, *dys = map(plain, xs)
@@ -186,7 +221,7 @@ def rnn_sequence_dx(
     states = specs[0]
     plan = _Plan(target, nonlinearity, states, backwards, states.size * states.shape[2])
     function = build(backward, target, states.dtype.name, plan.layer, given[0])
-    lay, where = plan.panels(back=True), plan.way(back=True)
+    lay, where = plan.panels_back(), plan.way(back=True)
 
     def run(*xs: NDArray) -> NDArray:
         hs, w, *dys = map(plain, xs)
@@ -215,34 +250,28 @@ def _start(dy: NDArray | None, like: NDArray) -> NDArray:
 
 @plans.implements("sequence_dw")
 def sequence_dw(
-    target: Target, dgates: Spec, hs: Spec, h: Spec, *, backwards: bool
+    target: Target, dgates: Spec, x: Spec, hs: Spec, h: Spec, *, backwards: bool
 ) -> plans.Kernel | None:
-    """Plan the gradient of the weights: the sum over all steps but the first, then that one's."""
-    if not _alike(dgates, hs, h):
+    """Plan the gradients of the weights and the bias."""
+    if not _alike(dgates, x, hs, h):
         return None
     (steps, batch, wide), size, dtype = dgates.shape, hs.shape[2], dgates.dtype
-    lengths = [batch, (steps - 1) * batch][:steps]
-    functions = [build(weights, target, dtype.name, Sums(n, wide, size)) for n in lengths]
-    rows, first = tile(target), steps - 1 if backwards else 0
-    # Where all steps but the first begin, and the states before them.
-    others, before = (0, 1) if backwards else (1, 0)
+    width, kernels = x.shape[2], {}
+    where = (steps, steps - 1, -1) if backwards else (steps, 0, 1)
+    macs = dgates.size * (width + size)
 
-    def run(dgates: NDArray, hs: NDArray, h: NDArray) -> tuple[NDArray, NDArray]:
-        x, states = plain(dgates), plain(hs)
-        dw, db = _zeros((wide, size), dtype), _zeros((wide,), dtype)
-        pairs = [(x[first], plain(h)), (x[others:], states[before:])][:steps]
-        calls = [
-            (f, [address(a) for a in (*pair, dw, db)])
-            for f, pair in zip(functions, pairs, strict=True)
-        ]
+    def run(dgates: NDArray, x: NDArray, *states: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        x, row, step = _rows(x)
+        if row not in kernels:
+            sums = Sums(batch, wide, size, width, row)
+            kernels[row] = build(weights, target, dtype.name, sums)
+        dw_ih, dw, db = (_zeros(s, dtype) for s in ((wide, width), (wide, size), (wide,)))
+        arrays = (plain(dgates), x, *map(plain, states), dw_ih, dw, db)
+        pointers = [address(a) for a in arrays]
+        _shared(wide, rows, macs, lambda *some: kernels[row](*pointers, *some, *where, step))
+        return dw_ih, dw, db
 
-        def work(start: int, tiles: int, others: int) -> None:
-            for function, pointers in calls:
-                function(*pointers, start, tiles, others)
-
-        _shared(wide, rows, dgates.size * size, work)
-        return dw, db
-
+    rows = tile(target)
     return run
 
 

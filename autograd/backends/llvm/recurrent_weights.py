@@ -1,5 +1,5 @@
-"""The gradient of a recurrent layer's weights: dgates^T times the states before, in one pass over
-both, which takes the sums of dgates along."""
+"""The gradients of a recurrent layer's weights: dgates^T times the inputs and the states before, in
+one pass over all, which takes the sums of dgates along."""
 
 from __future__ import annotations
 
@@ -15,43 +15,72 @@ CHUNK = 64  # rows of states that all tiles of gates use in turn, while the firs
 
 
 class Sums(NamedTuple):
-    """Rows to sum over, numbers in a row of dgates and in a state."""
+    """Rows of a step, numbers in a row of dgates, in a state and in an input, and how far apart
+    rows of inputs are."""
 
     rows: int
     gates: int
     size: int
+    inputs: int
+    apart: int
 
 
 def weights(target: Target, dtype: str, s: Sums) -> Kernel:
-    """Return the kernel that adds products of dgates and states to dw (gates, size) and sums of
-    dgates to db; the call does some tiles of gates."""
-    k = Kernel(target, dtype, ("dgates", "states", "dw", "db"), ("first", "tiles", "others"))
-    dgates, states, dw, db, *which = k.arguments
-    gates = Rows(k, s.gates % tile(target), *which)
-    for top, count, depth in pieces(s.rows, CHUNK):
-        with k.loop(count) as i:
-            x = k.at(dgates, (i, depth * s.gates), top * s.gates)
-            y = k.at(states, (i, depth * s.size), top * s.size)
-            for begin, blocks, units in pieces(s.size, WIDE * k.lanes):
-                with k.loop(blocks) as j:
-                    unit = k.sum((j, units), begin)
-                    gates.each_tile(partial(_multiply, k, s, (x, y, dw), depth, unit, units))
-            _add(k, s, x, k.at(db, gates.first), depth, gates)
+    """Return the kernel that adds products of dgates with inputs to dw_ih (gates, inputs), with the
+    states before to dw (gates, size), and sums of dgates to db; the call does some tiles of gates.
+    It takes the steps, the first one and how far it is to the next, and the numbers between the
+    inputs of two steps."""
+    pointers = ("dgates", "x", "hs", "h", "dw_ih", "dw", "db")
+    integers = ("first", "tiles", "others", "steps", "start", "way", "x_apart")
+    k = Kernel(target, dtype, pointers, integers)
+    dgates, x, hs, h, dw_ih, dw, db, first, tiles, others, steps, start, way, apart = k.arguments
+    gates = Rows(k, s.gates % tile(target), first, tiles, others)
+    # Sums do not care for the order of steps; memory is read on and on.
+    with k.loop(steps) as t:
+        begins = k.builder.icmp_signed("==", k.integer(t), start)
+        earlier = k.at(hs, (k.builder.sub(k.integer(t), way), s.rows * s.size))
+        before = k.builder.select(begins, h, earlier)
+        for top, count, depth in pieces(s.rows, CHUNK):
+            with k.loop(count) as i:
+                row = k.sum((i, depth), top)
+                dy = k.at(dgates, (t, s.rows * s.gates), (row, s.gates))
+                states = _Columns(k.at(before, (row, s.size)), s.size, s.size, dw)
+                inputs = _Columns(k.at(x, (t, apart), (row, s.apart)), s.apart, s.inputs, dw_ih)
+                factors = Factors(dy, 1, s.gates, None, 0)
+                _all_columns(k, gates, factors._replace(ahead=CHUNK), states, depth)
+                _all_columns(k, gates, factors, inputs, depth)
+                _add(k, s, dy, k.at(db, gates.first), depth, gates)
     return k
 
 
+class _Columns(NamedTuple):
+    """Numbers that dgates are multiplied by: where they lie, how far apart their rows are, how many
+    there are in a row, and the sums (gates, so many) of the products."""
+
+    y: Any
+    apart: int
+    many: int
+    dw: Any
+
+
+def _all_columns(k: Kernel, gates: Rows, f: Factors, columns: _Columns, depth: int) -> None:
+    """Add `depth` products to all columns."""
+    for begin, blocks, units in pieces(columns.many, WIDE * k.lanes):
+        with k.loop(blocks) as j:
+            unit = k.sum((j, units), begin)
+            gates.each_tile(partial(_multiply, k, f, columns, depth, unit, units))
+
+
 def _multiply(
-    k: Kernel, s: Sums, arrays: tuple[Any, Any, Any], depth: int, unit: Integer, units: int,
-    row: Integer, many: int,
+    k: Kernel, f: Factors, columns: _Columns, depth: int, unit: Integer, units: int, row: Integer,
+    many: int,
 ) -> None:  # fmt: skip
     """Add `depth` products to some rows and columns of dw."""
-    x, y, dw = arrays
-    at, vectors = k.sum((row, s.size), unit), vectors_of(k, units, 0)
-    places = [[(k.at(dw, at, r * s.size + v), some) for v, some in vectors] for r in range(many)]
+    y, apart, size, dw = columns
+    at, vectors = k.sum((row, size), unit), vectors_of(k, units, 0)
+    places = [[(k.at(dw, at, r * size + v), some) for v, some in vectors] for r in range(many)]
     totals = [[k.variable(k.load(*place)) for place in line] for line in places]
-    factors = Factors(
-        k.at(x, row), 1, s.gates, k.at(y, unit), s.size, vectors[-1][1], ahead=CHUNK
-    )
+    factors = f._replace(x=k.at(f.x, row), panel=k.at(y, unit), line=apart, some=vectors[-1][1])
     products(k, factors, depth, totals)
     for line, into in zip(totals, places, strict=True):
         for total, place in zip(line, into, strict=True):
