@@ -11,9 +11,7 @@ import numpy as np
 from ...array import NDArray, Spec
 from .language import Integer, Kernel
 from .layout import Moves
-from .memory import pool
-
-SMALL = 1 << 16  # bytes up to which memory from malloc costs less than keeping it
+from .memory import MALLOC, pool
 
 Strides: TypeAlias = tuple[int, ...]
 Layout: TypeAlias = tuple[Strides, Strides]
@@ -71,7 +69,7 @@ class Layouts:
 
     def new(self, strides: Strides) -> NDArray:
         """Return an array whose numbers are not set."""
-        memory = pool.take(self.nbytes) if self.nbytes > SMALL else None
+        memory = pool.take(self.nbytes) if self.nbytes > MALLOC else None
         return np.ndarray(self.shape, self.dtype, memory, 0, strides)
 
     def agree(self, *xs: NDArray) -> tuple[tuple[NDArray, ...], Strides]:

@@ -23,7 +23,7 @@ def _slow_address(x: NDArray) -> int:
 def _fast_address(x: NDArray) -> int:
     """Read the field `data`, the first of NumPy's array object behind Python's header: five times
     as fast as asking for it, and a kernel's call needs three."""
-    return int(_field(id(x) + object.__basicsize__).value)
+    return _field(id(x) + _HEADER).value
 
 
 def _works() -> bool:
@@ -34,7 +34,7 @@ def _works() -> bool:
     )
 
 
-_field = ctypes.c_size_t.from_address
+_field, _HEADER = ctypes.c_size_t.from_address, object.__basicsize__
 # Return the address of the first number.
 address = _fast_address if _works() else _slow_address
 

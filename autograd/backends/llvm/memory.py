@@ -14,6 +14,7 @@ from ...memory import Account, OutOfMemory, register
 
 ALIGNED = 64  # bytes: a cache line, and the widest vector
 SMALL = 1 << 12
+MALLOC = 1 << 16  # bytes up to which memory from malloc costs less than keeping it
 
 
 class Memory:
@@ -38,22 +39,24 @@ class Pool(Account):
     def take(self, size: int) -> Any:
         """Return a block of at least `size` bytes, as a ctypes array. OutOfMemory beyond the
         limit."""
-        room = _rounded(size)
+        room = SMALL if size <= SMALL else _rounded(size)
         try:
             memory = self.free[room].pop()
         except IndexError:
             self._grow(room)
             memory = Memory(room)
         # Counts may be off by a block where threads meet; they decide nothing but a limit.
-        self.used += room
-        self.peak = max(self.peak, self.used)
+        self.used = used = self.used + room
+        if used > self.peak:
+            self.peak = used
         block = (self.kinds.get(room) or self._kind(room)).from_address(memory.start)
         block.memory = memory
         return block
 
     def _grow(self, room: int) -> None:
         if self.limit and self.held + room > self.limit:
-            self.free.clear()
+            for free in self.free.values():
+                free.clear()
             self.held = self.used
             if self.held + room > self.limit:
                 raise OutOfMemory(self.used + room, self.limit)
@@ -61,26 +64,22 @@ class Pool(Account):
 
     def _kind(self, room: int) -> type[Any]:
         """Return the ctypes array of that size whose end gives its memory back."""
-        pool = self
+        pool, free = self, self.free[room]
 
         class Block(ctypes.c_char * room):  # type: ignore[misc]
+            __slots__ = ("memory",)
+
             def __del__(self) -> None:
-                pool.give(room, self.memory)
+                pool.used -= room
+                free.append(self.memory)
 
         self.kinds[room] = Block
         return Block
-
-    def give(self, room: int, memory: Memory) -> None:
-        """Take a block's memory back."""
-        self.used -= room
-        self.free[room].append(memory)
 
 
 def _rounded(size: int) -> int:
     """Return the size of the block for so many bytes: an eighth of a power of two at most is lost,
     so that arrays of nearly one size share their blocks."""
-    if size <= SMALL:
-        return SMALL
     step = 1 << max(12, (size - 1).bit_length() - 4)
     return -(-size // step) * step
 
@@ -98,5 +97,7 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
 
 
 def images(n: int, c: int, h: int, w: int, dtype: np.dtype[Any]) -> NDArray:
-    """Return an array (N, C, H, W), channels-last in memory, whose numbers are not set."""
-    return empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
+    """Return an array (N, C, H, W), channels-last in memory, whose numbers are not set. Small ones
+    are not aligned."""
+    make = np.empty if n * c * h * w * dtype.itemsize <= MALLOC else empty
+    return make((n, h, w, c), dtype).transpose(0, 3, 1, 2)

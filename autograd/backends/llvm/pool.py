@@ -24,7 +24,7 @@ from .registry import implements
 from .targets import Target
 from .windows import Padding, Pool, Reach, Run, Strip, pooling, runs, strips
 
-I8 = ir.IntType(8)
+I8, BYTE = ir.IntType(8), np.dtype(np.uint8)
 UNROLLED = 64  # taps of a window that are written down one by one
 MOST = 1500  # taps that a kernel's code may have
 PLACES = 256  # taps that a byte tells apart
@@ -287,7 +287,7 @@ def max_pool2d(
     def run(x: NDArray) -> tuple[NDArray, NDArray]:
         source = channels_last(x)
         y = memory.images(n, c, e, f, x.dtype)
-        place = memory.images(n, c, e, f, np.dtype(np.uint8))
+        place = memory.images(n, c, e, f, BYTE)
         function(address(source), address(y), address(place), n)
         return y, place
 
