@@ -51,7 +51,8 @@ class Context:
         """Return a copy with a name, if any, appended to the scope."""
         if not name:
             return self
-        return self.within(f"{self.scope}.{name}" if self.scope else name)
+        scope = f"{self.scope}.{name}" if self.scope else name
+        return Context(self.backend, self.phase, scope, self.tape, self.ledger)
 
 
 _state: ContextVar[Context] = ContextVar("tallygrad")
@@ -75,6 +76,11 @@ def start(tape: Tape) -> None:
 def enter(state: Context) -> Token[Context]:
     """Make `state` current; pass the token to `leave`."""
     return _state.set(state)
+
+
+def descend(name: str) -> Token[Context]:
+    """Enter the scope of a name within the current one; pass the token to `leave`."""
+    return _state.set(current().inside(name))
 
 
 def leave(token: Token[Context]) -> None:

@@ -253,8 +253,10 @@ class Operators:
         start, end = sh.axis_of(start_dim, ndim), sh.axis_of(end_dim, ndim)
         if start > end:
             raise ValueError(f"flatten: axis {start_dim} lies behind axis {end_dim}")
-        inner = prod(self.shape[start : end + 1])
-        return self.reshape((*self.shape[:start], inner, *self.shape[end + 1 :]))
+        shape = self.shape
+        flat = (*shape[:start], prod(shape[start : end + 1]), *shape[end + 1 :])
+        y: Tensor = sh.reshape(self, shape=flat)
+        return y
 
     def squeeze(self, dim: int | None = None) -> Tensor:
         """Without the axes of extent 1, or without one of them."""

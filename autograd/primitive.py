@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -85,6 +86,7 @@ class Primitive:
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self.arguments = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        self._in_order = itemgetter(*self.defaults) if len(self.defaults) > 1 else None
         self.derivatives: list[Derivative] = []
         self.known: dict[tuple[str, tuple[Spec, ...], tuple[Any, ...]], Known] = {}
         self.differentiable: frozenset[int] = frozenset()
@@ -171,8 +173,14 @@ class Primitive:
     def attributes(self, given: dict[str, Any]) -> tuple[Any, ...]:
         """Return the values of all attributes in their declared order. TypeError for a missing,
         unknown or unhashable one."""
-        if len(given) == len(self.defaults) == len(given.keys() & self.defaults):
-            return tuple([given[name] for name in self.defaults])
+        if len(given) == len(self.defaults):
+            try:
+                if self._in_order is not None:  # a tuple, and the fastest one
+                    values: tuple[Any, ...] = self._in_order(given)
+                    return values
+                return tuple([given[name] for name in self.defaults])
+            except KeyError:
+                pass  # told below
         merged = {**self.defaults, **given}
         if len(merged) != len(self.defaults) or REQUIRED in merged.values():
             wrong = set(given) - set(self.defaults)

@@ -272,24 +272,18 @@ def _holds(dtype: np.dtype[Any], value: int) -> bool:
 def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """Run a primitive on tensors, and put it on the tape where a gradient may come to be asked.
     Numbers and ndarrays among the arguments become arrays."""
-    dtype: np.dtype[Any] | None = None
     made_of: list[Array] = []
-    origins: list[Source | None] = []
     for a in args:
         if isinstance(a, Tensor):
-            made_of.append(a.data)
+            data = a.data
             if a.is_parameter:
-                a.data.root.lasting = True
-            origins.append((a.source or (a, 0)) if a.requires_grad else None)
-            continue
-        origins.append(None)
-        if type(a) is Array:
-            made_of.append(a)
+                data.root.lasting = True
         else:
-            dtype = dtype or next((t.dtype for t in args if isinstance(t, Tensor)), _FLOAT)
-            made_of.append(lift(a, dtype))
-    arrays, sources = tuple(made_of), tuple(origins)
+            data = a if type(a) is Array else _lifted(a, args)
+        made_of.append(data)
+    arrays = tuple(made_of)
     tape = context.current().tape
+    sources = () if tape is None else tuple([_source(a) for a in args])
     if tape is None or not any(sources):
         result = dispatch(primitive, arrays, attrs)
         if isinstance(result, tuple):
@@ -306,6 +300,17 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
         for i, a in enumerate(results)
     ]
     return tuple(tensors) if isinstance(result, tuple) else tensors[0]
+
+
+def _lifted(value: Operand, args: tuple[Any, ...]) -> Array:
+    """Return a number or an ndarray among a call's arguments as an array."""
+    return lift(value, next((t.dtype for t in args if isinstance(t, Tensor)), _FLOAT))
+
+
+def _source(a: Any) -> Source | None:
+    if isinstance(a, Tensor) and a.requires_grad:
+        return a.source or (a, 0)
+    return None
 
 
 def origin(tensor: Tensor) -> Source | None:

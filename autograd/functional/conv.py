@@ -35,6 +35,8 @@ def pair(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, i
 def images(name: str, input: Tensor, axes: int = 2) -> Tensor:
     """Return the input as (N, C, H, W): a missing N, and the H of signals, become 1."""
     shape = input.shape
+    if axes == 2 and len(shape) == 4:
+        return input
     if len(shape) not in (axes + 1, axes + 2):
         raise ValueError(f"{name}: input of shape {shape}, expected {axes + 1} or {axes + 2} axes")
     batched = shape if len(shape) == axes + 2 else (1, *shape)
@@ -44,6 +46,8 @@ def images(name: str, input: Tensor, axes: int = 2) -> Tensor:
 
 def restore(y: Tensor, input: Tensor, axes: int = 2) -> Tensor:
     """Return (N, C, H, W) in the input's number of axes."""
+    if axes == 2 and input.ndim == 4:
+        return y
     batch = y.shape[:1] if input.ndim == axes + 2 else ()
     shape = (*batch, y.shape[1], *y.shape[-axes:])
     return y if shape == y.shape else reshape(y, shape=shape)

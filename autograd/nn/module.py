@@ -55,7 +55,9 @@ class Module:
         return self._run(self._name, *args, **kwargs)
 
     def _run(self, scope: str, /, *args: Any, **kwargs: Any) -> Any:
-        token = context.enter(context.current().inside(scope))
+        if not scope:
+            return self.forward(*args, **kwargs)
+        token = context.descend(scope)
         try:
             return self.forward(*args, **kwargs)
         finally:
