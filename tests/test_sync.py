@@ -47,8 +47,8 @@ def test_each_bucket_starts_while_the_sweep_still_runs() -> None:
         p.ready.insert(0, lambda t, name=name: comm.log.append(f"final {name}"))
     run().backward()
     assert comm.log == [
-        "final 2.bias", "start 2", "final 2.weight", "start 6",
-        "final 0.bias", "start 3", "final 0.weight", "start 12",
+        "final 2.weight", "start 6", "final 2.bias", "start 2",
+        "final 0.weight", "start 12", "final 0.bias", "start 3",
     ]  # fmt: skip
     sync.wait()
     assert comm.log[8:] == ["wait"] * 4
