@@ -46,8 +46,6 @@ def images(name: str, input: Tensor, axes: int = 2) -> Tensor:
 
 def restore(y: Tensor, input: Tensor, axes: int = 2) -> Tensor:
     """Return (N, C, H, W) in the input's number of axes."""
-    if axes == 2 and input.ndim == 4:
-        return y
     batch = y.shape[:1] if input.ndim == axes + 2 else ()
     shape = (*batch, y.shape[1], *y.shape[-axes:])
     return y if shape == y.shape else reshape(y, shape=shape)
@@ -106,7 +104,7 @@ def _conv(
     border = _padding(name, padding, axes, w.shape[2:], strides, spread)
     biases = () if bias is None else (bias,)
     y = ops.conv2d(x, w, *biases, stride=strides, padding=border, dilation=spread, groups=groups)
-    return restore(y, input, axes)
+    return y if x is input else restore(y, input, axes)
 
 
 def conv2d(

@@ -102,7 +102,7 @@ def max_pool2d(
     attrs = {"kernel": kernel, "stride": strides, "padding": border, "dilation": spread}
     y, place = ops.max_pool2d(x, **attrs)
     if not return_indices:
-        return restore(y, input)
+        return y if x is input else restore(y, input)
     position = ops.max_pool2d_position(place, size=x.shape[2:], **attrs)
     return restore(y, input), restore(position, input)
 
@@ -134,7 +134,7 @@ def avg_pool2d(
         counted=bool(count_include_pad),
         divisor=divisor_override or 0,
     )
-    return restore(y, input)
+    return y if x is input else restore(y, input)
 
 
 def _output(

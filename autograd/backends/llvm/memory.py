@@ -55,7 +55,7 @@ class Pool(Account):
 
     def _grow(self, room: int) -> None:
         if self.limit and self.held + room > self.limit:
-            for free in self.free.values():
+            for free in [*self.free.values()]:
                 free.clear()
             self.held = self.used
             if self.held + room > self.limit:
