@@ -250,7 +250,7 @@ class Sweep:
                 self.found[id(leaf), 0] = gradient
             elif gradient is not None:
                 if leaf.is_parameter:
-                    with context.using(phase="backward_weights"):
+                    with context.during("backward_weights"):
                         leaf.deliver(gradient)
                 else:
                     leaf.deliver(gradient)
@@ -284,7 +284,7 @@ class Sweep:
                     self._send_all(record, positions, derivative.function(**given), needs)
                     break
             else:
-                with context.using(phase="backward_weights"):
+                with context.during("backward_weights"):
                     self._send_all(record, positions, derivative.function(**given), needs)
 
     def _send_all(
