@@ -82,7 +82,8 @@ class Rows(NamedTuple):
 class Factors(NamedTuple):
     """What a tile multiplies: numbers x, `apart` from one row of the tile to the next and `along`
     from one product to the next; vectors of a panel, `line` numbers from one product to the next,
-    of the last one `some`, None for all; products after which x is asked for ahead, 0 for never."""
+    of the last one `some`, None for all; memory to ask for meanwhile, and how many numbers further
+    from one product to the next."""
 
     x: Any
     apart: int
@@ -90,7 +91,7 @@ class Factors(NamedTuple):
     panel: Any
     line: int
     some: int | None = None
-    ahead: int = 0
+    soon: tuple[Any, int] | None = None
 
 
 def products(k: Kernel, f: Factors, depth: int, sums: list[list[Variable]]) -> None:
@@ -99,8 +100,9 @@ def products(k: Kernel, f: Factors, depth: int, sums: list[list[Variable]]) -> N
     for start, count, steps in pieces(depth, UNROLL):
         with k.loop(count) as i:
             for j in range(start, start + steps):
-                if f.ahead:
-                    k.prefetch(k.at(f.x, (i, steps * f.along), (j + f.ahead) * f.along), near=2)
+                if f.soon:
+                    memory, further = f.soon
+                    k.prefetch(k.at(memory, (i, steps * further), j * further), near=2)
                 columns = [
                     k.load(
                         k.at(f.panel, (i, steps * f.line), j * f.line + v * k.lanes),
@@ -217,13 +219,14 @@ def forward(target: Target, dtype: str, layer: Layer) -> Kernel:
 
 class _Back(NamedTuple):
     """Where the numbers of one step back lie: the gradient of the state from above (None without),
-    acts (of a network without cells its states), cells before and after, the gradients of the
-    gates, the state and the cells."""
+    acts (of a network without cells its states), those of the step that follows, cells before and
+    after, the gradients of the gates, the state and the cells."""
 
     k: Kernel
     layer: Layer
     top: Any
     acts: Any
+    later: Any
     old: Any
     cells: Any
     dgates: Any
@@ -275,7 +278,9 @@ class _Back(NamedTuple):
         ]
         totals = [[k.variable(k.load(*place)) for place in line] for line in places]
         x = k.at(self.dgates, (row, wide), deep)
-        products(k, Factors(x, wide, 1, panel, WIDE * k.lanes), depth, totals)
+        # All tiles and depths together ask for all acts of these rows.
+        soon = k.at(self.later, (row, wide), (deep, many)), many
+        products(k, Factors(x, wide, 1, panel, WIDE * k.lanes, soon=soon), depth, totals)
         for line, into in zip(totals, places, strict=True):
             for total, place in zip(line, into, strict=True):
                 k.store(total.get(), *place)
@@ -298,6 +303,7 @@ def backward(target: Target, dtype: str, layer: Layer, tops: bool) -> Kernel:
         t, last = k.sum(start, (s, way)), k.builder.icmp_signed("==", k.sum(s, 1), steps)
         step = _Back(
             k, layer, k.at(dhs, (t, states)) if tops else None, k.at(acts, (t, wide)),
+            k.at(acts, (k.sum(t, way), wide)),
             k.builder.select(last, c, k.at(cells, (k.sum(t, way), states))),
             k.at(cells, (t, states)), k.at(dgates, (t, wide)), dh, dc,
         )  # fmt: skip

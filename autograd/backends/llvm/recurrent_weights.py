@@ -47,7 +47,8 @@ def weights(target: Target, dtype: str, s: Sums) -> Kernel:
                 states = _Columns(k.at(before, (row, s.size)), s.size, s.size, dw)
                 inputs = _Columns(k.at(x, (t, apart), (row, s.apart)), s.apart, s.inputs, dw_ih)
                 factors = Factors(dy, 1, s.gates, None, 0)
-                _all_columns(k, gates, factors._replace(ahead=CHUNK), states, depth)
+                soon = k.at(dy, CHUNK * s.gates), s.gates
+                _all_columns(k, gates, factors._replace(soon=soon), states, depth)
                 _all_columns(k, gates, factors, inputs, depth)
                 _add(k, s, dy, k.at(db, gates.first), depth, gates)
     return k
@@ -81,6 +82,9 @@ def _multiply(
     places = [[(k.at(dw, at, r * size + v), some) for v, some in vectors] for r in range(many)]
     totals = [[k.variable(k.load(*place)) for place in line] for line in places]
     factors = f._replace(x=k.at(f.x, row), panel=k.at(y, unit), line=apart, some=vectors[-1][1])
+    if f.soon:
+        memory, further = f.soon
+        factors = factors._replace(soon=(k.at(memory, row), further))
     products(k, factors, depth, totals)
     for line, into in zip(totals, places, strict=True):
         for total, place in zip(line, into, strict=True):
