@@ -10,7 +10,7 @@ from .. import context
 from ..ops import recurrent as ops
 from ..ops import recurrent_sequence as sequences
 from ..ops.elementwise import add
-from ..ops.shape import full
+from ..ops.shape import full, reshape
 from ..primitive import Value
 from ..tensor import Tensor
 from .arrange import cat
@@ -132,6 +132,13 @@ def rnn_relu(
     return y, h
 
 
+def _stacked(states: Sequence[Value]) -> Value:
+    """Return states along a new first axis; a single one is not copied."""
+    if len(states) == 1:
+        return reshape(states[0], shape=(1, *states[0].shape))
+    return ops.stack(*states)
+
+
 class _Network:
     """Layers of one kind of cell, `gates` blocks of H rows in its weights, run over sequences."""
 
@@ -175,7 +182,7 @@ class _Network:
                 outputs.append(y)
                 finals.append(last)
             x = outputs[0] if len(outputs) == 1 else cat(outputs, 2)
-        return x, [ops.stack(*column) for column in zip(*finals, strict=True)]
+        return x, [_stacked(column) for column in zip(*finals, strict=True)]
 
     def _sets(self, x: Tensor, params: Sequence[Tensor], ways: int) -> list[Sequence[Tensor]]:
         """Return the parameters of each way through a layer, checked."""

@@ -15,12 +15,12 @@ class RowLSTM(Module):
 
     def __init__(self, input_shape: Shape, classes: int, hidden: int, layers: int) -> None:
         channels, _, width = input_shape
-        self.lstm = LSTM(channels * width, hidden, layers, batch_first=True)
+        self.lstm = LSTM(channels * width, hidden, layers)
         self.fc = Linear(hidden, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, classes); x (N, C, H, W)."""
-        rows = x.permute(0, 2, 1, 3).flatten(2)
+        rows = x.permute(2, 0, 1, 3).flatten(2)
         _, (h, _) = self.lstm(rows)
         return self.fc(h[-1])
 
