@@ -359,8 +359,8 @@ def sequence_dw(
     the state before, db (G,) that of dgates[t]; h is the state before the first step."""
     old = np.concatenate((hs[1:], h[None]) if backwards else (h[None], hs[:-1]))
     rows = dgates.reshape(-1, dgates.shape[2])
-    dw_ih = rows.T @ x.reshape(-1, x.shape[2])
-    return dw_ih, rows.T @ old.reshape(-1, hs.shape[2]), rows.sum(0)
+    dw_ih, dw = (matmul.reference(rows.T, y.reshape(-1, y.shape[2])) for y in (x, old))
+    return dw_ih, dw, rows.sum(0)
 
 
 @sequence_dw.vjp("dgates", "x", "hs", "h")
