@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .deferred import lock, settle
+
 if TYPE_CHECKING:
     from .deferred import Deferred
 
@@ -86,18 +88,34 @@ class Array:
         """The numbers, computed now if they wait. RuntimeError for an array of the meta backend,
         which has none."""
         if self._value is None:
-            if self.deferred is None:
-                raise RuntimeError(
-                    f"an array of shape {self.shape} was computed on the meta backend: no numbers"
-                )
-            self._value = self.deferred.run()
-            self.deferred = None
+            with lock:
+                if self.deferred is not None:
+                    self.receive(self.deferred.run())
+        if self._value is None:
+            raise RuntimeError(
+                f"an array of shape {self.shape} was computed on the meta backend: no numbers"
+            )
         return self._value
 
     def receive(self, value: NDArray) -> None:
         """Take the numbers that it waits for."""
+        if (value.shape, value.dtype) != self.spec:
+            raise AssertionError(f"rule says {self.spec}, kernel gave {value.shape} {value.dtype}")
         self._value = value
         self.deferred = None
+
+    def shown(self) -> NDArray:
+        """Return the numbers for somebody outside of the engine, who may write to them: nothing
+        waits for them any more."""
+        settle(self.root)
+        self.root.made = False
+        return self.value
+
+    def write(self, value: npt.ArrayLike) -> None:
+        """Write numbers to the memory."""
+        settle(self.root)
+        self.value[...] = value
+        self.written()
 
     @property
     def has_numbers(self) -> bool:

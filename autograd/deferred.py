@@ -8,6 +8,7 @@ are computed as soon as anybody else asks for them, and before an operand is wri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
@@ -58,28 +59,34 @@ class Call:
 
     def run(self, args: tuple[Array, ...]) -> Any:
         """Compute the results, with what the arguments wait for in the same pass if that can be."""
-        if self.join is not None:
-            signs = _signs(args)
-            if any(signs):
-                if signs not in self.joined:
-                    self.joined[signs] = self.join(self, signs)
-                joined = self.joined[signs]
-                if joined is not None:
-                    # All are found before any is computed, which might compute another.
-                    operands = [*_opened(args, joined.opened)]
-                    result = joined.kernel(*[a.value for a in operands])
-                    if joined.makes is None:
-                        return result
-                    result, made = result
-                    args[joined.makes].receive(made)
+        if self.join is not None and any([a.deferred is not None for a in args]):
+            joined, operands = self._joined(args)
+            if joined is not None:
+                result = joined.kernel(*[a.value for a in operands])
+                if joined.makes is None:
                     return result
+                result, made = result
+                args[joined.makes].receive(made)
+                return result
         return self.kernel(*[a.value if a._value is None else a._value for a in args])
+
+
+    def _joined(self, args: tuple[Array, ...]) -> tuple[Joined | None, list[Array]]:
+        """Return the kernel that takes in what the arguments wait for, None where there is none,
+        and its operands: all are found before any is computed, which might compute another."""
+        with lock:
+            signs = _signs(args)
+            if signs not in self.joined:
+                self.joined[signs] = self.join(self, signs) if self.join and any(signs) else None
+            joined = self.joined[signs]
+            return joined, [*_opened(args, joined.opened)] if joined else []
 
 
 class Later(NamedTuple):
     """How a call may wait: `now` computes its other results, None where there are none; the result
     at `output` waits for `tail`, whose operands are those arguments and results. `large` are the
-    operands that must not be anybody's but the engine's, who could change them unseen."""
+    operands that must not be anybody's but the engine's, who could change them unseen; of others,
+    which are small, a copy is kept."""
 
     tail: Call
     operands: tuple[int, ...]
@@ -89,7 +96,8 @@ class Later(NamedTuple):
 
 
 class Deferred:
-    """A call that waits, for the one array that it will make."""
+    """A call that waits, for the one array that it will make. It is counted when it is made, as
+    any other, whether its numbers are read or not."""
 
     __slots__ = ("call", "operands")
 
@@ -108,19 +116,24 @@ class Deferred:
 
 DEEP = 3
 _waiting: list[ref[Array]] = []
-MANY = 256  # arrays that are noted before those that wait no more are struck off
+MANY = 256  # arrays that wait at most
+# Held while it is settled who waits for what, and while what waits is computed.
+lock = RLock()
 
 
 def wait(array: Array, call: Call, operands: tuple[Array, ...]) -> None:
     """Let an array without numbers wait for a call. Behind a row of DEEP calls that wait no other
     does: its operand is computed."""
-    for a in operands:
-        if _depth(a) >= DEEP:
-            _ = a.value
-    array.deferred = Deferred(call, operands)
-    _waiting.append(ref(array))
-    if len(_waiting) > MANY:
-        _still_waiting()
+    with lock:
+        for a in operands:
+            if _depth(a) >= DEEP:
+                _ = a.value
+        array.deferred = Deferred(call, operands)
+        _waiting.append(ref(array))
+        if len(_waiting) > MANY:
+            # Whoever keeps so many unread would keep their operands too.
+            for old in _still_waiting()[: -MANY // 2]:
+                _ = old.value
 
 
 def _depth(array: Array) -> int:
@@ -132,9 +145,10 @@ def _depth(array: Array) -> int:
 def settle(root: Array) -> None:
     """Compute what is made from the memory of an array, which is about to be written."""
     if _waiting:
-        for array in _still_waiting():
-            if array.deferred is not None and array.deferred.reads(root):
-                _ = array.value
+        with lock:
+            for array in _still_waiting():
+                if array.deferred is not None and array.deferred.reads(root):
+                    _ = array.value
 
 
 def _still_waiting() -> list[Array]:

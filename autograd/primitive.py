@@ -264,7 +264,7 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
             if type(value) is not np.ndarray and value is not None:
                 value = np.asarray(value)  # a number
             a = Array(spec, value, base, place)
-            a.made = base is None
+            a.made = base is None and value is not None
             made.append(a)
     state.ledger.count((state.scope, phase, primitive.name, known.backend, known.cost))
     return made[0] if len(made) == 1 else tuple(made) or None
@@ -292,15 +292,24 @@ def _put_off(
         for a, value in zip(others, later.now(*[a.value for a in args]), strict=True):
             a._value = value
     pool = (*args, *made)
-    wait(made[later.output], later.tail, tuple([pool[i] for i in later.operands]))
+    operands = [(pool[i], i in later.large) for i in later.operands]
+    wait(
+        made[later.output],
+        later.tail,
+        tuple([a if large or a.root.made else _copied(a) for a, large in operands]),
+    )
     return made
+
+
+def _copied(a: Array) -> Array:
+    return Array(a.spec, a.value.copy())
 
 
 def _compare(
     primitive: Primitive, expected: tuple[Spec, ...], results: tuple[Any, ...]
 ) -> None:
     """Hold the first results of a kernel against the shape rule: they must not drift apart."""
-    got = tuple(Spec(np.shape(r), r.dtype) for r in results)
+    got = tuple(Spec(np.shape(r), np.asarray(r).dtype) for r in results)
     if got != expected:
         raise AssertionError(f"{primitive.name}: rule says {expected}, kernel gave {got}")
 

@@ -84,7 +84,7 @@ class Tensor(Operators):
 
     def numpy(self) -> NDArray:
         """Return the numbers, without a copy: do not write to them."""
-        return self.data.value
+        return self.data.shown()
 
     def item(self) -> float | int | bool:
         """Return the number of a tensor that holds a single one. ValueError otherwise."""
@@ -317,7 +317,7 @@ def origin(tensor: Tensor) -> Source | None:
     """Return where a tensor's gradient goes, None where it goes nowhere."""
     if tensor.is_parameter:
         tensor.data.root.lasting = True
-    return (tensor.source or (tensor, 0)) if tensor.requires_grad else None
+    return _source(tensor)
 
 
 def sweep(

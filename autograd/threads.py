@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextvars import Context, copy_context
+from operator import index
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import TypeAlias
 
 # Does the parts from one number up to another, not including it; the last is the thread's own.
@@ -17,26 +19,42 @@ Work: TypeAlias = Callable[[int, int, int], None]
 WORTHWHILE = 1 << 24  # multiply-accumulates that pay for waking a thread, which takes 0.1 ms
 
 
+class _Task:
+    """Some parts of a piece of work, in the context of whoever asks for it."""
+
+    def __init__(self, work: Work, first: int, last: int) -> None:
+        self.work: Work | None = work
+        self.first, self.last = first, last
+        self.context: Context = copy_context()
+        self.error: BaseException | None = None
+        self.ended = Event()
+
+    def run(self, worker: int) -> None:
+        """Do the parts, and forget the work before anybody goes on."""
+        try:
+            self.context.run(self.work or _nothing, self.first, self.last, worker)
+        except BaseException as error:
+            self.error = error
+        self.work = None
+        self.ended.set()
+
+
+def _nothing(first: int, last: int, worker: int) -> None:
+    """Do no work."""
+
+
 class _Worker:
     """A thread that waits for its share."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.tasks: SimpleQueue[tuple[Work, int, int]] = SimpleQueue()
-        self.ends: SimpleQueue[BaseException | None] = SimpleQueue()
+        self.tasks: SimpleQueue[_Task] = SimpleQueue()
         Thread(target=self._run, name=f"tallygrad-{number}", daemon=True).start()
 
     def _run(self) -> None:
         while True:
-            work, first, last = self.tasks.get()
-            error: BaseException | None = None
-            try:
-                work(first, last, self.number)
-            except BaseException as caught:
-                error = caught
-            # What the work refers to must be gone before the caller goes on.
-            del work
-            self.ends.put(error)
+            # Nothing of a task is kept while the next one is waited for.
+            self.tasks.get().run(self.number)
 
 
 class _Crew:
@@ -62,17 +80,29 @@ class _Crew:
 
     def _together(self, parts: int, work: Work, workers: list[_Worker]) -> None:
         borders = [parts * i // (len(workers) + 1) for i in range(len(workers) + 2)]
-        for i, worker in enumerate(workers, 1):
-            worker.tasks.put((work, borders[i], borders[i + 1]))
-        errors: list[BaseException | None] = []
+        tasks = [_Task(work, *borders[i : i + 2]) for i in range(1, len(workers) + 1)]
+        begun: list[_Task] = []
+        failed: BaseException | None = None
         try:
+            for worker, task in zip(workers, tasks, strict=True):
+                begun.append(task)
+                worker.tasks.put(task)
             work(0, borders[1], 0)
-        except BaseException as caught:
-            errors.append(caught)
-        errors += [worker.ends.get() for worker in workers]
-        for error in errors:
-            if error is not None:
-                raise error
+        except BaseException as error:
+            failed = error
+        for task in begun:
+            # Whatever comes in between, the memory that others work on must stay until they end.
+            while not task.ended.is_set():
+                try:
+                    task.ended.wait()
+                except BaseException as error:
+                    failed = failed or error
+            failed = failed or task.error
+        if failed is not None:
+            try:
+                raise failed
+            finally:
+                del failed, tasks, begun
 
 
 _crew = _Crew()
@@ -96,15 +126,17 @@ def get_num_threads() -> int:
 
 def set_num_threads(count: int) -> None:
     """Let `count` threads share the work of one call: 1 until this is called. Results do not depend
-    on it. ValueError below 1."""
-    if count < 1:
+    on it. ValueError below 1, TypeError for what is no whole number."""
+    if index(count) < 1:
         raise ValueError(f"set_num_threads: {count} threads; at least 1 is needed")
-    _crew.size = count
+    _crew.size = index(count)
 
 
 def share(parts: int, work: Work) -> None:
     """Do `parts` independent parts of a piece of work: `work(first, last, worker)` does those from
-    first up to last, in the thread of that number, below `get_num_threads()`. One thread does all
-    in one call. What a part gives must not depend on the ranges. An error in a thread is raised
-    here, after all have ended."""
+    first up to last; no two at the same time have the same worker, a number below
+    `get_num_threads()`. One thread does all in one call, as worker 0, and so does a second caller
+    while the threads are busy: memory by worker must belong to one call at a time. What a part
+    gives must not depend on the ranges. An error in a thread is raised here, after all have
+    ended."""
     _crew.share(parts, work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,49 @@ def test_arrays_of_the_user_are_read_at_once() -> None:
         total = ag.from_numpy(a) + ag.from_numpy(b)
         a[...] = 0
         np.testing.assert_array_equal(total.numpy(), expected)
+
+
+def test_numbers_that_were_given_away_may_be_changed() -> None:
+    """Small operands of the user's, and results that were shown."""
+
+    def late() -> list[np.ndarray]:
+        x, w, b = numbers(*SHAPE), np.ones(16, "f"), np.zeros(16, "f")
+        y = ag.batch_norm(x, None, None, ag.from_numpy(w), ag.from_numpy(b), training=True)
+        w *= 2
+        b += 1
+        z = ag.relu(x)
+        x.numpy()[...] = 0
+        return [y.numpy(), z.numpy(), ag.relu(x).numpy()]
+
+    waited, at_once = both(late)
+    for one, two in zip(waited, at_once, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert waited[1].any() and not waited[2].any()
+
+
+def test_many_results_that_nobody_reads_are_computed() -> None:
+    with context.using(backend="llvm"):
+        x = numbers(2, 32, 32, 32)
+        kept = [ag.relu(x) for _ in range(2 * deferred.MANY)]
+        assert sum(y.data.deferred is not None for y in kept) <= deferred.MANY
+        assert all((y.numpy() >= 0).all() for y in kept[:3])
+
+
+def test_arrays_without_numbers_never_wait() -> None:
+    with context.using(backend="meta"):
+        x = numbers(*SHAPE)
+    with context.using(backend="llvm"), pytest.raises(RuntimeError, match="meta backend"):
+        ag.relu(x)
+
+
+def test_two_threads_read_what_waits() -> None:
+    with context.using(backend="llvm"):
+        for number in range(5):
+            y = normalised(numbers(*SHAPE, seed=number))[0]
+            z = ag.relu(y)
+            with ThreadPoolExecutor(2) as pool:
+                first, second = pool.map(lambda t: t.numpy(), [z, y])
+            np.testing.assert_array_equal(first, np.maximum(second, 0))
 
 
 @pytest.mark.parametrize("flipped", [False, True])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
+import time
+import weakref
 from collections.abc import Iterator
 from threading import Barrier, current_thread
 
@@ -92,3 +96,61 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
 def test_less_than_one_thread_is_refused() -> None:
     with pytest.raises(ValueError, match="set_num_threads: 0 threads"):
         set_num_threads(0)
+
+
+def test_an_interrupt_waits_for_the_other_threads_and_leaves_nothing_behind() -> None:
+    set_num_threads(2)
+    done: list[int] = []
+
+    def slow(first: int, last: int, worker: int) -> None:
+        if worker == 1:
+            time.sleep(0.3)
+            done.append(worker)
+
+    def interrupted(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupted)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            share(2, slow)
+        assert done == [1]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    for _ in range(3):
+        done.clear()
+        share(2, slow)
+        assert done == [1]
+
+
+def test_threads_work_in_the_context_of_the_caller() -> None:
+    set_num_threads(2)
+    big = np.full((2, 4), 1e38, np.float32)
+
+    def overflow(first: int, last: int, worker: int) -> None:
+        np.multiply(big[first:last], big[first:last])
+
+    with np.errstate(over="ignore"):
+        share(2, overflow)
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        share(2, overflow)
+
+
+def test_an_error_keeps_nothing_alive() -> None:
+    set_num_threads(2)
+
+    class Large:
+        pass
+
+    def failing(first: int, last: int, worker: int) -> None:
+        large = Large()
+        alive.append(weakref.ref(large))
+        raise ValueError("no room")
+
+    alive: list[weakref.ref[Large]] = []
+    with pytest.raises(ValueError, match="no room"):
+        share(2, failing)
+    gc.collect()
+    assert len(alive) == 2 and not any(r() for r in alive)

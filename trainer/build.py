@@ -128,13 +128,13 @@ def gather(model: nn.Module, data: Dataset, dtype: Any) -> Flat:
 
 def tune(name: str, comm: Comm, model: nn.Module, data: Data) -> None:
     """Let rank 0 find the fastest tiles for whole micro-batches, and all ranks take these; every
-    other shape gets the plans' guesses. Nothing else is changed: the run has no numbers."""
+    other shape gets the plans' guesses. The model stays as it is: the run has no numbers."""
     backend = backends.get(name)
     if "tune=" not in name or not isinstance(backend, backends.Tunable):
         return
     found = b""
     if comm.rank == 0:
-        dry = backends.get(f"{name},dry")
+        was, dry = model.training, backends.get(f"{name},dry")
         assert isinstance(dry, backends.Tunable)
         for loader, trains in ((data.train, True), (data.test, False)):
             model.train(trains)
@@ -143,6 +143,7 @@ def tune(name: str, comm: Comm, model: nn.Module, data: Data) -> None:
                 if trains:
                     with context.using(backend=f"{name},dry", ledger=Ledger()):
                         grad(loss, [*model.parameters()], allow_unused=True)
+        model.train(was)
         found = dry.choices()
     backend.adopt(comm.bcast_bytes(found))
 

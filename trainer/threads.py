@@ -48,8 +48,7 @@ def configure(
 
     A rank's cores are its part of the node's, and never more than its affinity mask holds: right
     whether the launcher bound the rank to a core, to a socket shared with others, or not at all.
-    Variables that the user set stay. Once NumPy is loaded its BLAS has its threads: nothing is
-    touched then.
+    Once NumPy is loaded its BLAS has its threads: nothing is touched then.
     """
     machine = machine or Machine.here(env)
     share = max(1, machine.cores // local_ranks(env))
@@ -57,7 +56,7 @@ def configure(
     if "numpy" in sys.modules and env is os.environ:
         return threads
     for name in THREAD_VARIABLES:
-        env.setdefault(name, "1")
+        env[name] = "1"
     if _wants_skylake_kernels(machine.cpuinfo):
         env.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
     return threads

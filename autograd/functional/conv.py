@@ -102,6 +102,8 @@ def _conv(
     strides = pair(f"{name}: stride", stride, axes, 1)
     spread = pair(f"{name}: dilation", dilation, axes, 1)
     border = _padding(name, padding, axes, w.shape[2:], strides, spread)
+    if bias is not None and bias.shape != w.shape[:1]:
+        raise ValueError(f"{name}: bias of shape {bias.shape}, expected {w.shape[:1]}")
     biases = () if bias is None else (bias,)
     y = ops.conv2d(x, w, *biases, stride=strides, padding=border, dilation=spread, groups=groups)
     return y if x is input else restore(y, input, axes)

@@ -235,7 +235,7 @@ class Statistics:
             rows = held.get(name)
             if rows is not None and rows.shape == (self.parts, *self.buffers[i].shape):
                 for copies, part in zip(self.copies, self.mine, strict=True):
-                    copies[i].value[...] = rows[part]
+                    copies[i].write(rows[part])
 
 
 def total(rows: NDArray, reducer: Reducer) -> NDArray:

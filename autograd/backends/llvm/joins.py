@@ -86,9 +86,9 @@ def _residual(target: Target, added: Sign, epilogue: Epilogue) -> Joined | None:
     return None
 
 
-def _turned(plan: Kernel) -> Kernel:
+def _turned(plan: ByImages) -> ByImages:
     """Let a kernel take its last argument first."""
-    return lambda x, *others: plan(*others, x)
+    return ByImages(plan.images, plan.macs, lambda x, *others: plan.begin(*others, x))
 
 
 @joining("batch_norm_sums")
@@ -131,7 +131,7 @@ def _(target: Target, call: Call, signs: Signs) -> Joined | None:
     then = find(target, call.name, call.specs, call.attrs)
     inner = join(target, sign.call, sign.operands) if any(sign.operands) else None
     opened: Opened = (None,) * len(sign.operands)
-    first = sign.call.kernel
+    first: Kernel | None = None
     if inner is not None:
         first, opened = inner.kernel, inner.opened
     elif sign.call.name == "batch_norm_dx":

@@ -41,13 +41,7 @@ def executing(kernel: Kernel, multiplications: int) -> Kernel:
 def implements(name: str) -> Callable[[Plan], Plan]:
     """Register a plan for the primitive of that name: `plan(target, *specs, **attributes)`."""
 
-    def register(plan: Plan) -> Plan:
-        if name in _plans:
-            raise ValueError(f"{name} has a plan already")
-        _plans[name] = plan
-        return plan
-
-    return register
+    return lambda plan: _once(_plans, name, plan)
 
 
 def find(
@@ -65,12 +59,19 @@ def find(
 
 def may_wait(name: str) -> Callable[[Any], Any]:
     """Register how calls of a primitive may wait: `way(target, *specs, **attributes)`."""
-    return lambda way: _waits.setdefault(name, way)
+    return lambda way: _once(_waits, name, way)
 
 
 def joining(name: str) -> Callable[[Any], Any]:
     """Register what calls of a primitive can be joined with: `plan(target, call, signs)`."""
-    return lambda plan: _joins.setdefault(name, plan)
+    return lambda plan: _once(_joins, name, plan)
+
+
+def _once(table: dict[str, Any], name: str, entry: Any) -> Any:
+    if name in table:
+        raise ValueError(f"{name} is registered already")
+    table[name] = entry
+    return entry
 
 
 def waiting(
