@@ -88,28 +88,6 @@ def leave(token: Token[Context]) -> None:
     _state.reset(token)
 
 
-class during:
-    """Change the phase within a `with` block, at half the cost of `using`; not to be entered
-    twice."""
-
-    __slots__ = ("phase", "token")
-
-    def __init__(self, phase: str) -> None:
-        self.phase = phase
-
-    def __enter__(self) -> None:
-        now = current()
-        self.token = _state.set(Context(now.backend, self.phase, now.scope, now.tape, now.ledger))
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        _state.reset(self.token)
-
-
 class using:
     """Change fields of the context within a `with` block: `with using(phase="evaluate"): ...`."""
 

@@ -20,6 +20,12 @@ Kernel = Callable[..., Any]
 # else the same for the operands of the call behind it.
 Opened = tuple["Opened | None", ...]
 
+DEEP = 3  # calls that wait in a row at most
+MANY = 256  # arrays that wait at most
+# Held while it is settled who waits for what, and while what waits is computed.
+lock = RLock()
+_waiting: list[ref[Array]] = []
+
 
 class Sign(NamedTuple):
     """What a backend is told of a call that waits: of itself, and of those among its operands
@@ -70,7 +76,6 @@ class Call:
                 return result
         return self.kernel(*[a.value if a._value is None else a._value for a in args])
 
-
     def _joined(self, args: tuple[Array, ...]) -> tuple[Joined | None, list[Array]]:
         """Return the kernel that takes in what the arguments wait for, None where there is none,
         and its operands: all are found before any is computed, which might compute another."""
@@ -112,13 +117,6 @@ class Deferred:
     def reads(self, root: Array) -> bool:
         """Tell whether the call reads the memory of an array."""
         return any(a.root is root for a in self.operands)
-
-
-DEEP = 3
-_waiting: list[ref[Array]] = []
-MANY = 256  # arrays that wait at most
-# Held while it is settled who waits for what, and while what waits is computed.
-lock = RLock()
 
 
 def wait(array: Array, call: Call, operands: tuple[Array, ...]) -> None:

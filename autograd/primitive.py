@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -86,7 +85,6 @@ class Primitive:
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self.arguments = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-        self._in_order = itemgetter(*self.defaults) if len(self.defaults) > 1 else None
         self.derivatives: list[Derivative] = []
         self.known: dict[tuple[str, tuple[Spec, ...], tuple[Any, ...]], Known] = {}
         self.differentiable: frozenset[int] = frozenset()
@@ -173,14 +171,8 @@ class Primitive:
     def attributes(self, given: dict[str, Any]) -> tuple[Any, ...]:
         """Return the values of all attributes in their declared order. TypeError for a missing,
         unknown or unhashable one."""
-        if len(given) == len(self.defaults):
-            try:
-                if self._in_order is not None:  # a tuple, and the fastest one
-                    values: tuple[Any, ...] = self._in_order(given)
-                    return values
-                return tuple([given[name] for name in self.defaults])
-            except KeyError:
-                pass  # told below
+        if given.keys() == self.defaults.keys():
+            return tuple([given[name] for name in self.defaults])
         merged = {**self.defaults, **given}
         if len(merged) != len(self.defaults) or REQUIRED in merged.values():
             wrong = set(given) - set(self.defaults)
@@ -280,9 +272,7 @@ def _write(primitive: Primitive, known: Known, args: tuple[Array, ...]) -> None:
         args[i].written()
 
 
-def _put_off(
-    later: Later, outputs: tuple[Spec, ...], args: tuple[Array, ...]
-) -> list[Array]:
+def _put_off(later: Later, outputs: tuple[Spec, ...], args: tuple[Array, ...]) -> list[Array]:
     """Compute the results that a call has besides the one that waits."""
     made = [Array(spec, None) for spec in outputs]
     for a in made:
@@ -290,7 +280,7 @@ def _put_off(
     if later.now is not None:
         others = [a for i, a in enumerate(made) if i != later.output]
         for a, value in zip(others, later.now(*[a.value for a in args]), strict=True):
-            a._value = value
+            a.receive(value)
     pool = (*args, *made)
     operands = [(pool[i], i in later.large) for i in later.operands]
     wait(

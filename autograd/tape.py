@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from . import context
 from .array import Array
 from .ops.elementwise import add
-from .primitive import Derivative, Primitive, Value
+from .primitive import Derivative, Primitive, Pull, Value
 
 
 class Leaf(Protocol):
@@ -137,6 +137,15 @@ def _parametric(source: Source) -> bool:
     return origin.parametric if isinstance(origin, Record) else origin.is_parameter
 
 
+def _for_weights(function: Callable[..., None], *args: Any) -> None:
+    """Call a function in the phase of the gradients of weights."""
+    token = context.enter(context.current().replace(phase="backward_weights"))
+    try:
+        function(*args)
+    finally:
+        context.leave(token)
+
+
 def reach(roots: Iterable[Record], within: Tape | None = None) -> list[Record]:
     """Return every record that the roots depend on, in execution order: the linear tape of one
     sweep; `within` one tape only, if given. RuntimeError where a part of it was swept before."""
@@ -250,8 +259,7 @@ class Sweep:
                 self.found[id(leaf), 0] = gradient
             elif gradient is not None:
                 if leaf.is_parameter:
-                    with context.during("backward_weights"):
-                        leaf.deliver(gradient)
+                    _for_weights(leaf.deliver, gradient)
                 else:
                     leaf.deliver(gradient)
 
@@ -276,16 +284,19 @@ class Sweep:
         except TypeError as error:
             raise RuntimeError(f"{record.scope or 'top level'}: {error}") from None
         sources = record.sources
-        for derivative, positions, needs, own in pulls:
-            given = self._given(record, primitive, derivative, dys, needs)
-            for i in own:
+        for pull in pulls:
+            given = self._given(record, primitive, pull.derivative, dys, pull.needs)
+            for i in pull.own:
                 source = sources[i]
                 if source is not None and not _parametric(source):
-                    self._send_all(record, positions, derivative.function(**given), needs)
+                    self._apply(record, pull, given)
                     break
             else:
-                with context.during("backward_weights"):
-                    self._send_all(record, positions, derivative.function(**given), needs)
+                _for_weights(self._apply, record, pull, given)
+
+    def _apply(self, record: Record, pull: Pull, given: dict[str, Any]) -> None:
+        """Call a derivative and send its gradients on."""
+        self._send_all(record, pull.positions, pull.derivative.function(**given), pull.needs)
 
     def _send_all(
         self, record: Record, positions: Sequence[int], pulled: Value, flags: Sequence[bool]

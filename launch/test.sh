@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the test suite on this checkout, in $TALLYGRAD_VENV, else the active environment, else .venv.
 # Usage: launch/test.sh [arguments of pytest, such as -k tape -x]
+# Each core runs tests, up to four of them; -n 0 runs all in one process.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -11,4 +12,4 @@ make_venv "$venv"
 install_into "$venv" "$(choose_mpi "$venv"),llvm,test"
 cd "$root"
 # Not `python -m pytest`: that would put the root on the path, and with it a bare `autograd`.
-exec "$venv/bin/pytest" "$@"
+exec "$venv/bin/pytest" --numprocesses auto --maxprocesses 4 --dist loadgroup "$@"

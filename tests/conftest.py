@@ -13,6 +13,13 @@ import pytest
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let only one process start MPI jobs, whose ranks wait for one another."""
+    for item in items:
+        if "mpirun" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("mpirun"))
+
+
 def _find_mpirun() -> str | None:
     # The wheels put mpirun beside Python: the only one sure to belong to the library in use.
     beside = Path(sys.executable).parent / "mpirun"

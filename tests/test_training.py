@@ -67,14 +67,14 @@ def complaint(done: subprocess.CompletedProcess[str]) -> str:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "lenet"
-    done = train(out, "--model", "lenet", "--max-steps", "250", "--log-every", "10", "--lr", "0.02")
+    done = train(out, "--model", "lenet", "--max-steps", "250", "--log-every", "10", "--lr", "0.01")
     assert "test accuracy" in done.stdout and "backward, weights" in done.stdout
     return out
 
 
 def test_run_folder_is_complete_and_lenet_learns(trained: Path) -> None:
     result = read(trained, "result.json")
-    assert result["test_accuracy"] > 0.85 and result["steps"] == 250 and result["ranks"] == 1
+    assert result["test_accuracy"] > 0.9 and result["steps"] == 250 and result["ranks"] == 1
     assert set(result) >= {
         "test_accuracy", "test_loss", "train_loss", "epochs", "steps", "ranks",
         "images_per_second", "wall_seconds", "macs", "checkpoint",

@@ -127,8 +127,6 @@ def _(target: Target, call: Call, signs: Signs) -> Joined | None:
     sign, *others = signs
     if sign is None or any(others):
         return None
-    # Of its own: kernels have memory of their own, and two calls may run at the same time.
-    then = find(target, call.name, call.specs, call.attrs)
     inner = join(target, sign.call, sign.operands) if any(sign.operands) else None
     opened: Opened = (None,) * len(sign.operands)
     first: Kernel | None = None
@@ -136,7 +134,11 @@ def _(target: Target, call: Call, signs: Signs) -> Joined | None:
         first, opened = inner.kernel, inner.opened
     elif sign.call.name == "batch_norm_dx":
         first = slope(target, sign.call.specs[1], sign.call.attrs["eps"], masked=False)
-    if not isinstance(first, ByImages) or not isinstance(then, ByImages):
+    if not isinstance(first, ByImages):
+        return None
+    # Of its own: kernels have memory of their own, and two calls may run at the same time.
+    then = find(target, call.name, call.specs, call.attrs)
+    if not isinstance(then, ByImages):
         return None
     kernel = chained(first, _many(opened), then)
     return Joined(kernel, (opened, *(None for _ in others)), makes=0)

@@ -7,7 +7,8 @@ import sys
 
 import numpy as np
 
-from ...array import NDArray
+from ...array import NDArray, Spec
+from .memory import empty
 
 
 class Moves:
@@ -39,14 +40,29 @@ _field, _HEADER = ctypes.c_size_t.from_address, object.__basicsize__
 address = _fast_address if _works() else _slow_address
 
 
+class ChannelsLast:
+    """Arrays (N, C, ..) of one shape, which kernels take with the channels last."""
+
+    def __init__(self, x: Spec) -> None:
+        axes = len(x.shape)
+        self.order = (0, *range(2, axes), 1)
+        self.back = (0, axes - 1, *range(1, axes - 1))
+        self.shape, self.dtype = tuple(x.shape[i] for i in self.order), x.dtype
+
+    def last(self, x: NDArray) -> NDArray:
+        """Return x with its channels last, in row-major order; a copy only where it does not lie
+        so already."""
+        return plain(x.transpose(self.order))
+
+    def result(self) -> NDArray:
+        """Return an array of x's shape, without numbers yet, with its channels last."""
+        return empty(self.shape, self.dtype).transpose(self.back)
+
+
 def channels_last(x: NDArray) -> NDArray:
     """Return x (N, C, H, W) as (N, H, W, C) in row-major order; a copy only where it does not lie
     so already."""
-    y = x.transpose(0, 2, 3, 1)
-    if y.flags.c_contiguous:
-        return y
-    Moves.count += 1
-    return np.ascontiguousarray(y)
+    return plain(x.transpose(0, 2, 3, 1))
 
 
 def plain(x: NDArray) -> NDArray:
@@ -55,5 +71,3 @@ def plain(x: NDArray) -> NDArray:
         return x
     Moves.count += 1
     return np.ascontiguousarray(x)
-
-

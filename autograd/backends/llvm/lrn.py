@@ -3,19 +3,16 @@ array (N, C, ..), brought channels-last."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-
 from ...array import NDArray, Spec
 from .jit import build
 from .language import Integer, Kernel, Vector, pieces
-from .layout import Moves, address
+from .layout import ChannelsLast, address
 from .mathematics import exp, log
-from .memory import empty
+from .parts import Scratch
 from .registry import Kernel as Run
 from .registry import implements
 from .targets import Target
@@ -123,37 +120,16 @@ def backward(target: Target, rows: Rows, factor: float, beta: float) -> Kernel:
     return k
 
 
-class _Room(threading.local):
-    """Memory of ROWS rows, zeros where no kernel writes; of each thread its own."""
-
-    def __init__(self, size: int, dtype: np.dtype[Any]) -> None:
-        self.memory = np.zeros(size, dtype)
-
-
-class _Call:
-    """What the calls of a plan share: rows and their number, the order of axes, and memory."""
+class _Call(ChannelsLast):
+    """What the calls of a plan share: rows, their number, and zeros around ROWS of them."""
 
     def __init__(self, target: Target, x: Spec, before: int, after: int) -> None:
-        axes, channels = len(x.shape), x.shape[1]
+        super().__init__(x)
+        channels = x.shape[1]
         most = channels - 1
         self.rows = Rows(x.dtype.name, channels, min(before, most), min(after, most))
         self.count = x.size // channels
-        self.order = (0, *range(2, axes), 1)
-        self.back = (0, axes - 1, *range(1, axes - 1))
-        self.shape, self.dtype = tuple(x.shape[i] for i in self.order), x.dtype
-        self.room = _Room(ROWS * self.rows.room(target.lanes(x.dtype)), x.dtype)
-
-    def last(self, x: NDArray) -> NDArray:
-        """Return x with its channels last, in row-major order; a copy only where need be."""
-        y = x.transpose(self.order)
-        if y.flags.c_contiguous:
-            return y
-        Moves.count += 1
-        return np.ascontiguousarray(y)
-
-    def result(self) -> NDArray:
-        """Return an array of x's shape with its channels last."""
-        return empty(self.shape, self.dtype).transpose(self.back)
+        self.room = Scratch(ROWS * self.rows.room(target.lanes(x.dtype)), x.dtype)
 
 
 def _takes(beta: float) -> bool:
@@ -173,7 +149,7 @@ def local_response_norm(
 
     def run(x: NDArray) -> tuple[NDArray, NDArray]:
         arrays = call.last(x), call.result(), call.result()
-        function(*map(address, (*arrays, call.room.memory)), call.count)
+        function(*map(address, arrays), call.room.address(0), call.count)
         return arrays[1], arrays[2]
 
     return run
@@ -191,8 +167,8 @@ def lrn_dx(
 
     def run(dy: NDArray, x: NDArray, s: NDArray) -> NDArray:
         dx = call.result()
-        arrays = call.last(dy), call.last(x), call.last(s), dx, call.room.memory
-        function(*map(address, arrays), call.count)
+        arrays = call.last(dy), call.last(x), call.last(s), dx
+        function(*map(address, arrays), call.room.address(0), call.count)
         return dx
 
     return run

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from math import prod
 
 import numpy as np
 
 from ...array import NDArray, Spec
 from .jit import build
-from .layout import Moves, address, plain
-from .memory import empty
-from .parts import ByImages, Work
+from .layout import ChannelsLast, address, plain
+from .parts import ByImages, Scratch, Work
 from .passes import Epilogue, arranged, gradient, gradient_sums, normalise, statistics
 from .registry import Kernel, implements
 from .targets import Target
@@ -19,26 +17,14 @@ from .targets import Target
 WORK = 8  # MACs in whose time a number is read and written
 
 
-class _Room(threading.local):
-    """Memory for sums and coefficients, of each thread its own, as kernels run side by side."""
-
-    def __init__(self, size: int) -> None:
-        self.memory = np.empty(size, np.uint8)
-        self.address = address(self.memory)
-
-
-class _Call:
-    """What the calls of a plan share: the order of axes with channels last, and the sizes."""
+class _Call(ChannelsLast):
+    """What the calls of a plan share: the sizes, and memory for sums and coefficients."""
 
     def __init__(self, target: Target, x: Spec) -> None:
+        super().__init__(x)
         self.rows, self.extent = arranged(target, x)
-        axes = len(x.shape)
-        self.order = (0, *range(2, axes), 1)
-        self.back = (0, axes - 1, *range(1, axes - 1))
-        self.shape = tuple(x.shape[i] for i in self.order)
-        self.dtype = x.dtype
         padded = -(-self.rows.width // target.lanes(x.dtype)) * target.lanes(x.dtype)
-        self.room = _Room(padded * (16 + 4 * x.dtype.itemsize))
+        self.room = Scratch(padded * (16 + 4 * x.dtype.itemsize), "uint8")
 
     def some(self, images: int) -> tuple[int, int, int]:
         """Return the extent of so many images."""
@@ -51,18 +37,6 @@ class _Call:
     def each_image(self) -> int:
         """Bytes of an image."""
         return prod(self.shape[1:]) * self.dtype.itemsize
-
-    def last(self, x: NDArray) -> NDArray:
-        """Return x with its channels last, in row-major order; a copy only where need be."""
-        y = x.transpose(self.order)
-        if y.flags.c_contiguous:
-            return y
-        Moves.count += 1
-        return np.ascontiguousarray(y)
-
-    def result(self) -> NDArray:
-        """Return an array of x's shape with its channels last."""
-        return empty(self.shape, self.dtype).transpose(self.back)
 
     def each(self) -> tuple[NDArray, int, int]:
         """Return two arrays for a number per channel, in one, and their addresses."""
@@ -87,7 +61,7 @@ def batch_norm(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Kern
         source, w, b = call.last(x), plain(w), plain(b)
         y, ((mean, var), *pair) = call.result(), call.each()
         arrays = address(source), None, address(w), address(b), *pair, address(y)
-        function(*arrays, call.room.address, *call.extent)
+        function(*arrays, call.room.address(0), *call.extent)
         return y, mean, var
 
     return run
@@ -101,7 +75,7 @@ def moments(target: Target, x: Spec) -> Kernel:
     def run(x: NDArray, *_: NDArray) -> tuple[NDArray, NDArray]:
         source = call.last(x)
         (mean, var), *pair = call.each()
-        function(address(source), *pair, call.room.address, *call.extent)
+        function(address(source), *pair, call.room.address(0), *call.extent)
         return mean, var
 
     return run
@@ -132,7 +106,7 @@ def normalising(target: Target, x: Spec, eps: float, epilogue: Epilogue) -> ByIm
             off = first * step
             read = address(source) + off, address(rest[0]) + off if rest else None
             ends = *map(address, given), address(y) + off
-            function(*read, *ends, call.room.address, *call.some(count))
+            function(*read, *ends, call.room.address(worker), *call.some(count))
 
         return y, work
 
@@ -161,7 +135,7 @@ def sums(target: Target, x: Spec, eps: float, masked: bool) -> Kernel:
         top = call.last(dy)
         (dw, db), *pair = call.each()
         given = address(top), address(mask[0]) if mask else None, *map(address, arrays)
-        function(*given, *pair, call.room.address, *call.extent)
+        function(*given, *pair, call.room.address(0), *call.extent)
         return dw, db
 
     return run
@@ -192,7 +166,7 @@ def slope(target: Target, x: Spec, eps: float, masked: bool) -> ByImages:
             off = first * step
             read = address(top) + off, address(mask[0]) + off if mask else None
             ends = address(source) + off, *map(address, given), address(dx) + off
-            function(*read, *ends, call.room.address, *call.some(count), pixels)
+            function(*read, *ends, call.room.address(worker), *call.some(count), pixels)
 
         return dx, work
 

@@ -14,13 +14,10 @@ from . import memory
 from .layout import address
 
 CALL = 1 << 19  # MACs in whose time a kernel is called once more
-
 CACHED = 1 << 19  # bytes of a result that the next kernel finds in the second-level cache
 
 # Works on so many images from the first on: `work(first, count, worker)`.
 Work = Callable[[int, int, int], None]
-
-
 # Gets a call's arrays; makes its result and what works on it.
 Begin = Callable[..., tuple[Any, Work]]
 

@@ -14,7 +14,6 @@ Kernel = Callable[..., Any]
 Plan = Callable[..., Kernel | None]
 
 
-
 class Waiting(NamedTuple):
     """How a call may wait for its reader: as itself, or (see deferred.Later) with one result as
     another primitive's: name, specs and attributes of that."""

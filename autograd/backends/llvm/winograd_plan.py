@@ -36,14 +36,13 @@ CHANNELS, TILES = 16, 32  # fewer are not worth the transforms
 FOLD = 24  # multiply-accumulates in whose time a number of a part's sums is written and folded
 TRANSFORM = 10  # products of vectors in whose time one is transformed
 
-# Convolves images (N, H, W, C) with weights and biases: `run(x, w, biases, y)`.
-
 
 class Plan(NamedTuple):
     """A convolution of so many MACs: `begin(x, w, b, y)` returns what works on some images."""
 
     macs: int
     begin: Callable[[NDArray, NDArray, list[NDArray], NDArray], Work]
+
 
 _shared = threading.local()
 
@@ -139,6 +138,32 @@ def _bytes(extents: tuple[int, ...]) -> int:
     return 4 * prod(extents)
 
 
+Ends = tuple[int, int, int]  # addresses of images, spread weights and results
+
+
+def _plan(
+    macs: int,
+    spread: Callable[[int, int], None],
+    shape: tuple[int, ...],
+    steps: tuple[int, int],
+    some: Callable[[Ends, list[NDArray], int, int], None],
+) -> Plan:
+    """Return the plan that spreads weights to an array of that shape, once, and then works on some
+    images of so many bytes, for read ones and written ones: `some(ends, bias, count, worker)`."""
+
+    def begin(x: NDArray, w: NDArray, bias: list[NDArray], y: NDArray) -> Work:
+        u = memory.empty(shape, w.dtype)
+        spread(address(w), address(u))
+
+        def work(first: int, count: int, worker: int) -> None:
+            ends = address(x) + first * steps[0], address(u), address(y) + first * steps[1]
+            some(ends, bias, count, worker)
+
+        return work
+
+    return Plan(macs, begin)
+
+
 def forward(
     target: Target, c: Winograd, images: int, turned: bool = False, biased: bool = False
 ) -> Plan:
@@ -153,23 +178,14 @@ def forward(
     shape = (c.positions, factors(target, c).apart)
     steps = _bytes((*c.image, c.channels)), _bytes((*c.places, c.results))
 
-    def begin(x: NDArray, w: NDArray, bias: list[NDArray], y: NDArray) -> Work:
-        u = memory.empty(shape, w.dtype)
-        spread(address(w), address(u))
+    def some(ends: Ends, bias: list[NDArray], count: int, worker: int) -> None:
+        own = border.address(worker), *scratch.addresses()
+        function(*ends, *own, *map(address, bias), count)
 
-        def some(first: int, count: int, worker: int) -> None:
-            ends = address(x) + first * steps[0], address(u), address(y) + first * steps[1]
-            own = border.address(worker), *scratch.addresses()
-            function(*ends, *own, *map(address, bias), count)
-
-        return some
-
-    return Plan(c.macs * images, begin)
+    return _plan(c.macs * images, spread, shape, steps, some)
 
 
-def backward(
-    target: Target, c: Winograd, images: int
-) -> Plan:
+def backward(target: Target, c: Winograd, images: int) -> Plan:
     """Return `begin(dy, w, [], dx)` for the gradient of x of a convolution, from dy (N, E, F, M)
     and weights (M, C, R, R), by the transposed method."""
     back = turned(c)
@@ -182,18 +198,11 @@ def backward(
     shape = (c.positions, factors(target, back).apart)
     steps = _bytes((*c.places, c.results)), _bytes((*c.image, c.channels))
 
-    def begin(dy: NDArray, w: NDArray, bias: list[NDArray], dx: NDArray) -> Work:
-        u = memory.empty(shape, w.dtype)
-        spread(address(w), address(u))
+    def some(ends: Ends, _: list[NDArray], count: int, worker: int) -> None:
+        own = border.address(worker), *scratch.addresses(), sums.address(worker)
+        function(*ends, *own, count)
 
-        def some(first: int, count: int, worker: int) -> None:
-            ends = address(dy) + first * steps[0], address(u), address(dx) + first * steps[1]
-            own = border.address(worker), *scratch.addresses(), sums.address(worker)
-            function(*ends, *own, count)
-
-        return some
-
-    return Plan(c.macs * images, begin)
+    return _plan(c.macs * images, spread, shape, steps, some)
 
 
 def weights(
