@@ -58,6 +58,7 @@ from .memory import OutOfMemory, memory_in_use, set_memory_limit
 from .random import manual_seed
 from .tensor import Parameter, Tensor
 from .threads import get_num_threads, set_num_threads
+from .trace import trace
 
 __all__ = [
     "Cost",
@@ -129,6 +130,7 @@ __all__ = [
     "stack",
     "tanh",
     "tensor",
+    "trace",
     "unbind",
     "where",
     "zeros",

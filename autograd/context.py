@@ -10,6 +10,7 @@ from .ledger import Ledger
 
 if TYPE_CHECKING:
     from .tape import Tape
+    from .trace import Calls
 
 PHASES = (
     "forward",
@@ -23,36 +24,43 @@ PHASES = (
 
 class Context:
     """Immutable: backend name, phase (one of PHASES), scope (module path), tape (None: inference),
-    ledger (where dispatch counts)."""
+    ledger (where dispatch counts), trace (None, or what is told of each call)."""
 
-    __slots__ = ("backend", "ledger", "phase", "scope", "tape")
+    __slots__ = ("backend", "ledger", "phase", "scope", "tape", "trace")
 
     def __init__(
-        self, backend: str, phase: str, scope: str, tape: Tape | None, ledger: Ledger
+        self,
+        backend: str,
+        phase: str,
+        scope: str,
+        tape: Tape | None,
+        ledger: Ledger,
+        trace: Calls | None = None,
     ) -> None:
         self.backend = backend
         self.phase = phase
         self.scope = scope
         self.tape = tape
         self.ledger = ledger
+        self.trace = trace
 
     def replace(self, **changes: Any) -> Context:
         """Return a copy with some fields changed."""
-        made = Context(self.backend, self.phase, self.scope, self.tape, self.ledger)
+        made = Context(self.backend, self.phase, self.scope, self.tape, self.ledger, self.trace)
         for name, value in changes.items():
             setattr(made, name, value)
         return made
 
     def within(self, scope: str) -> Context:
         """Return a copy with another scope."""
-        return Context(self.backend, self.phase, scope, self.tape, self.ledger)
+        return Context(self.backend, self.phase, scope, self.tape, self.ledger, self.trace)
 
     def inside(self, name: str) -> Context:
         """Return a copy with a name, if any, appended to the scope."""
         if not name:
             return self
         scope = f"{self.scope}.{name}" if self.scope else name
-        return Context(self.backend, self.phase, scope, self.tape, self.ledger)
+        return Context(self.backend, self.phase, scope, self.tape, self.ledger, self.trace)
 
 
 _state: ContextVar[Context] = ContextVar("tallygrad")
@@ -86,6 +94,12 @@ def descend(name: str) -> Token[Context]:
 def leave(token: Token[Context]) -> None:
     """Undo an `enter`."""
     _state.reset(token)
+
+
+def untraced(what: str) -> None:
+    """RuntimeError while calls are traced: they would not depend on `what` any more."""
+    if current().trace is not None:
+        raise RuntimeError(f"trace: the function {what}, which its calls would not do again")
 
 
 class using:

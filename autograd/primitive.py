@@ -236,30 +236,40 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
     phase = state.phase
     if primitive.phase is not None and phase == "backward_data":
         phase = primitive.phase
-    later = known.later
+    made = perform(primitive, known, args, fresh)
+    count = (state.scope, phase, primitive.name, known.backend, known.cost)
+    state.ledger.count(count)
+    if state.trace is not None:
+        state.trace.add(primitive, known, args, made, count)
+    return made[0] if len(made) == 1 else tuple(made) or None
+
+
+def perform(
+    primitive: Primitive, known: Known, args: tuple[Array, ...], fresh: bool = False
+) -> list[Array]:
+    """Run a call of which all is known; one that is `fresh` is held against its shape rule."""
     if primitive.writes:
         _write(primitive, known, args)
-        made = []
-    elif later is not None and all([args[i].root.made for i in later.large]):
-        made = _put_off(later, known.outputs, args)
-    else:
-        results: tuple[Any, ...] = (None,) * len(known.outputs)
-        if known.call is not None:
-            raw = known.call.run(args)
-            results = raw if isinstance(raw, tuple) else (raw,)
-            if fresh:
-                _compare(primitive, known.outputs, results)
-        base = None if primitive.alias is None else args[primitive.alias].root
-        place = 0 if base is None else -1
-        made = []
-        for spec, value in zip(known.outputs, results, strict=True):
-            if type(value) is not np.ndarray and value is not None:
-                value = np.asarray(value)  # a number
-            a = Array(spec, value, base, place)
-            a.made = base is None and value is not None
-            made.append(a)
-    state.ledger.count((state.scope, phase, primitive.name, known.backend, known.cost))
-    return made[0] if len(made) == 1 else tuple(made) or None
+        return []
+    later = known.later
+    if later is not None and all([args[i].root.made for i in later.large]):
+        return _put_off(later, known.outputs, args)
+    results: tuple[Any, ...] = (None,) * len(known.outputs)
+    if known.call is not None:
+        raw = known.call.run(args)
+        results = raw if isinstance(raw, tuple) else (raw,)
+        if fresh:
+            _compare(primitive, known.outputs, results)
+    base = None if primitive.alias is None else args[primitive.alias].root
+    place = 0 if base is None else -1
+    made = []
+    for spec, value in zip(known.outputs, results, strict=True):
+        if type(value) is not np.ndarray and value is not None:
+            value = np.asarray(value)  # a number
+        a = Array(spec, value, base, place)
+        a.made = base is None and value is not None
+        made.append(a)
+    return made
 
 
 def _write(primitive: Primitive, known: Known, args: tuple[Array, ...]) -> None:

@@ -84,16 +84,19 @@ class Tensor(Operators):
 
     def numpy(self) -> NDArray:
         """Return the numbers, without a copy: do not write to them."""
+        context.untraced("reads a tensor's numbers")
         return self.data.shown()
 
     def item(self) -> float | int | bool:
         """Return the number of a tensor that holds a single one. ValueError otherwise."""
         if self.size != 1:
             raise ValueError(f"item() of a tensor of shape {self.shape}, which is no single number")
+        context.untraced("reads a tensor's numbers")
         return self.data.value.item()
 
     def tolist(self) -> Any:
         """Return nested lists of Python numbers."""
+        context.untraced("reads a tensor's numbers")
         return self.data.value.tolist()
 
     def detach(self) -> Tensor:

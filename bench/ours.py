@@ -17,6 +17,7 @@ from tallygrad.autograd import (
     manual_seed,
     models,
     no_grad,
+    trace,
 )
 from tallygrad.autograd.functional.activation import relu
 from tallygrad.autograd.models.resnet import BasicBlock, convolution
@@ -94,6 +95,8 @@ class Ours:
         if mode == "train":
             order = finish_order(self.loss, [*self.model.parameters()])
             self.optimizer = SGD(flatten(order), RATE, momentum=MOMENTUM, weight_decay=DECAY)
+        else:
+            self.classify = trace(self.model)
 
     def loss(self) -> Tensor:
         """Run forward and the loss."""
@@ -109,7 +112,7 @@ class Ours:
     def infer(self) -> Any:
         """Return the logits."""
         with no_grad(), context.using(backend=self.backend, ledger=self.ledger, phase="evaluate"):
-            return self.model(from_numpy(self.images))
+            return self.classify(from_numpy(self.images))
 
     def books(self, steps: int = 1) -> Ledger:
         """Run some steps and return what they cost."""

@@ -84,22 +84,22 @@ def profile(ours: Ours) -> list[Line]:
 def used(step: Callable[[], object]) -> set[Primitive]:
     """Return the primitives that a step calls."""
     found: set[Primitive] = set()
-    real = door.dispatch
+    real = door.perform
 
-    def noting(primitive: Primitive, args: Any, attrs: Any) -> Any:
+    def noting(primitive: Primitive, *others: Any) -> Any:
         found.add(primitive)
-        return real(primitive, args, attrs)
+        return real(primitive, *others)
 
     # Some modules import the function by name.
     loaded = [m for name, m in [*sys.modules.items()] if name.startswith("tallygrad.autograd")]
-    holders = [m for m in loaded if vars(m).get("dispatch") is real]
+    holders = [m for m in loaded if vars(m).get("perform") is real]
     try:
         for module in holders:
-            vars(module)["dispatch"] = noting
+            vars(module)["perform"] = noting
         step()
     finally:
         for module in holders:
-            vars(module)["dispatch"] = real
+            vars(module)["perform"] = real
     return found
 
 

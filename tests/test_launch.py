@@ -364,7 +364,8 @@ def test_scripts_install_once_and_pass_arguments_on(checkout: Path) -> None:
         assert status == 0 and "tallygrad launch -n 2 -- train --model lenet" in text
         assert "--lr 0.5" in text
         status, text = _script(checkout, "test.sh", "-k", "a b", LOG=str(log))
-        assert status == 0 and f"pytest in {checkout}: 2 -k a b" in text
+        ours = "--numprocesses auto --maxprocesses 4 --dist loadgroup"
+        assert status == 0 and f"pytest in {checkout}: 8 {ours} -k a b" in text
     calls = log.read_text().splitlines()
     asked = f"{checkout}: -m pip install --no-input -e "
     assert calls == [f"{asked}.[mpich,llvm]", f"{asked}.[mpich,llvm,test]"]

@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.tensor": (*TO_TAPE, "autograd.operators"),
     "autograd.differentiate": TO_TENSOR,
     "autograd.functional": TO_TENSOR,
+    "autograd.trace": TO_TENSOR,
     "autograd.nn": TO_FUNCTIONAL,
     "autograd.models": TO_NN,
     "autograd.optim": TO_NN,
@@ -55,7 +56,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Allowed besides: inside a function only, and for type checkers only.
 MAY_IMPORT_LAZILY: dict[str, tuple[str, ...]] = {"trainer.cli": ("launch",)}
 MAY_NAME: dict[str, tuple[str, ...]] = {
-    "autograd.context": ("autograd.tape",),
+    "autograd.context": ("autograd.tape", "autograd.trace"),
     "autograd.operators": ("autograd.tensor",),
 }
 # A backend is imported by the registry alone, inside a function.

@@ -74,7 +74,7 @@ def _compile(kernel: Kernel, target: Target) -> bytes:
     module.triple = llvm.get_process_triple()
     module.verify()
     machine = _machine(target)
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options = llvm.create_pipeline_tuning_options(speed_level=1)
     # The kernels are unrolled and vectorised by hand, for a known number of registers.
     options.loop_unrolling = options.loop_interleaving = False
     options.loop_vectorization = options.slp_vectorization = False

@@ -1,0 +1,185 @@
+"""Functions whose calls run without their Python: the same bits and books, and what they refuse."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import context, models, nn
+from tallygrad.autograd.tensor import Tensor
+
+SHAPES = {"lenet": (1, 28, 28), "mlp": (1, 28, 28), "lstm": (1, 28, 28), "resnet20": (3, 32, 32)}
+
+
+def images(model: str, count: int, seed: int) -> Tensor:
+    draw = np.random.default_rng(seed)
+    return ag.from_numpy(draw.standard_normal((count, *SHAPES[model]), dtype=np.float32))
+
+
+def outcome(function: Callable[..., Any], *inputs: Tensor) -> tuple[np.ndarray, ag.Ledger]:
+    """Return the numbers, and the books of one call."""
+    books = ag.Ledger()
+    with context.using(ledger=books), ag.no_grad():
+        return function(*inputs).numpy(), books
+
+
+@pytest.fixture(params=["numpy", "llvm", "llvm:eager"])
+def backend(request: pytest.FixtureRequest) -> Any:
+    if request.param != "numpy":
+        pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+    with context.using(backend=request.param):
+        yield request.param
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("name", SHAPES)
+def test_models_give_the_same_bits_and_books(name: str) -> None:
+    ag.manual_seed(0)
+    model = models.create(name, input_shape=SHAPES[name], classes=10).eval()
+    traced = ag.trace(model)
+    for seed, count in enumerate((3, 3, 2, 3, 2)):
+        x = images(name, count, seed)
+        expected, books = outcome(model, x)
+        found, counted = outcome(traced, x)
+        np.testing.assert_array_equal(found, expected)
+        assert counted == books and counted.rows() == books.rows()
+
+
+@pytest.mark.usefixtures("backend")
+def test_weights_are_read_in_each_call() -> None:
+    layer = nn.Linear(4, 3)
+    traced, x = ag.trace(layer), ag.ones(2, 4)
+    before = traced(x).numpy().copy()
+    layer.weight.data.write(np.zeros((3, 4)))
+    assert not np.array_equal(traced(x).numpy(), before)
+    np.testing.assert_array_equal(traced(x).numpy(), np.tile(layer.bias.numpy(), (2, 1)))
+
+
+@pytest.mark.usefixtures("backend")
+def test_running_statistics_move_in_each_call() -> None:
+    draw = np.random.default_rng(0)
+    twins = [nn.BatchNorm2d(5).train() for _ in range(2)]
+    traced = ag.trace(twins[1])
+    for _ in range(3):
+        x = ag.from_numpy(draw.standard_normal((4, 5, 6, 6)).astype("f"))
+        expected, found = outcome(twins[0], x)[0], outcome(traced, x)[0]
+        np.testing.assert_array_equal(found, expected)
+        for name in ("running_mean", "running_var"):
+            moved = [getattr(m, name).numpy() for m in twins]
+            np.testing.assert_array_equal(*moved)
+    assert np.abs(twins[1].running_mean.numpy()).max() > 0
+
+
+def test_the_python_runs_once_for_each_shape_and_backend_and_phase() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def double(x: Tensor) -> Tensor:
+        seen.append(x.shape)
+        return x + x
+
+    traced = ag.trace(double)
+    for shape in ((2,), (3,), (2,), (3,)):
+        assert traced(ag.ones(*shape)).tolist() == [2.0] * shape[0]
+    assert seen == [(2,), (3,)]
+    with context.using(phase="evaluate"):
+        traced(ag.ones(2))
+    with context.using(backend="meta"):
+        assert traced(ag.ones(2)).shape == (2,)
+    traced(ag.ones(2, dtype=np.float64))
+    assert len(seen) == 5
+    outer = ag.trace(lambda x: traced(x) * 3.0)
+    assert outer(ag.ones(2)).tolist() == outer(ag.ones(2)).tolist() == [6.0, 6.0]
+    assert len(seen) == 6
+
+
+def test_several_tensors_in_and_out() -> None:
+    weight = ag.ones(3)
+
+    def both(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return x - y, x, weight, (x * y).reshape(3, 1)[1:]
+
+    ones, twos = ag.ones(3), ag.full((3,), 2.0)
+    pairs = [(ones, twos), (twos, ones), (ones, ones), (twos, twos), (ones, twos)]
+    for order in (pairs, pairs[::-1], pairs[2:]):
+        traced = ag.trace(both)
+        for x, y in order:
+            result = traced(x, y)
+            assert isinstance(result, tuple)
+            for found, expected in zip(result, both(x, y), strict=True):
+                np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    traced = ag.trace(lambda x: [x])
+    assert [type(traced(ones)) for _ in range(2)] == [list, list]
+
+
+def test_results_have_no_history_and_nothing_is_kept() -> None:
+    layer = nn.Linear(4, 4)
+    kept: list[weakref.ref[Any]] = []
+    traced = ag.trace(lambda x: ag.relu(layer(x)))
+    for _ in range(3):
+        x = ag.ones(2, 4, requires_grad=True)
+        y = traced(x)
+        assert y.is_leaf and not y.requires_grad
+        kept += weakref.ref(x.data), weakref.ref(y.data)
+        del x, y
+    assert not any(r() for r in kept)
+
+
+def test_memory_of_a_step_goes_to_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module("tallygrad.autograd.trace")
+    made: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    def spy(*call: Any) -> Any:
+        results = perform(*call)
+        made.extend(map(weakref.ref, results))
+        alive.append(sum(r() is not None for r in made))
+        return results
+
+    def many(x: Tensor) -> Tensor:
+        for _ in range(20):
+            x = x + x
+        return x
+
+    traced = ag.trace(many)
+    traced(ag.ones(2))
+    perform = module.perform
+    monkeypatch.setattr(module, "perform", spy)
+    assert traced(ag.ones(2)).tolist() == [2.0**20] * 2
+    assert len(alive) == 20 and max(alive) == 2
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "said"),
+    [
+        (lambda x: x if x.sum().item() > 0 else -x, RuntimeError, "reads a tensor's numbers"),
+        (lambda x: ag.from_numpy(x.numpy() + 1), RuntimeError, "reads a tensor's numbers"),
+        (lambda x: ag.tensor(x.tolist()), RuntimeError, "reads a tensor's numbers"),
+        (lambda x: ag.dropout(x, 0.5), RuntimeError, "draws random numbers"),
+        (lambda x: x + ag.randn(2), RuntimeError, "draws random numbers"),
+        (lambda x: 3, TypeError, "returned a int"),
+        (lambda x: (x, 3), TypeError, "returned a tuple"),
+    ],
+)
+def test_what_calls_cannot_repeat_is_refused(
+    function: Callable[..., Any], error: type[Exception], said: str
+) -> None:
+    traced = ag.trace(function)
+    for _ in range(2):
+        with pytest.raises(error, match=said):
+            traced(ag.ones(2))
+    assert ag.ones(2).tolist() == [1.0, 1.0]  # outside of it numbers are read as ever
+
+
+def test_an_error_leaves_nothing_behind() -> None:
+    layer = nn.Linear(4, 4)
+    traced = ag.trace(layer)
+    with pytest.raises(ValueError, match="4"):
+        traced(ag.ones(2, 5))
+    assert traced(ag.ones(2, 4)).shape == (2, 4)
+    assert context.current().trace is None
