@@ -65,17 +65,40 @@ class Row(NamedTuple):
     stashed: int
 
 
+class Batch:
+    """Calls that are always made together, by what they are filed under: counted like one."""
+
+    __slots__ = ("keys",)
+
+    def __init__(self, keys: Iterable[tuple[str, str, str, str, Cost]]) -> None:
+        self.keys = tuple(keys)
+
+
 class Ledger:
     """Counts, never prices. Equal calls are counted, not added up, so that a call costs one
     dictionary update; sums are formed when somebody asks."""
 
     def __init__(self) -> None:
-        self.calls: Counter[tuple[str, str, str, str, Cost]] = Counter()
+        self._calls: Counter[tuple[str, str, str, str, Cost]] = Counter()
+        self._batches: Counter[Batch] = Counter()
         self.stashed: Counter[tuple[str, str, str, str]] = Counter()
 
     def count(self, key: tuple[str, str, str, str, Cost], n: int = 1) -> None:
         """File n calls under (scope, phase, primitive, backend, cost)."""
-        self.calls[key] += n
+        self._calls[key] += n
+
+    def count_batch(self, batch: Batch) -> None:
+        """File one call for each key of a batch."""
+        self._batches[batch] += 1
+
+    @property
+    def calls(self) -> Counter[tuple[str, str, str, str, Cost]]:
+        """Numbers of calls by (scope, phase, primitive, backend, cost)."""
+        while self._batches:
+            batch, n = self._batches.popitem()
+            for key in batch.keys:
+                self._calls[key] += n
+        return self._calls
 
     def stash(self, key: tuple[str, str, str, str], size: int) -> None:
         """File `size` bytes that the tape keeps for the backward sweep under a Key, or what is
@@ -120,7 +143,8 @@ class Ledger:
 
     def clear(self) -> None:
         """Forget all counts."""
-        self.calls.clear()
+        self._calls.clear()
+        self._batches.clear()
         self.stashed.clear()
 
     def counts(self) -> Counter[tuple[Any, ...]]:
