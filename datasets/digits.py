@@ -8,18 +8,31 @@ strokes.
 The same seed gives the same bytes on any machine: the random words are raw Philox output, the
 arithmetic on them is + - * / and square roots, which IEEE 754 fixes, and the stamps are rounded to
 integers small enough for the matrix product's sums to be exact in float32 in whatever order.
+
+Drawing takes a second or two, so the set of seed 0, once drawn, is kept in the cache folder. Its
+bytes are known by their SHA-256: a file that is damaged or foreign is drawn anew.
 """
 
 from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .base import Bytes, DataError, Dataset, Facts, Ids, assemble
+from .fetch import cache_dir, whole_file
 from .glyphs import MOST_POINTS, STAMPS, Outlines, outlines
 from .sampler import DRAWING, philox
 
 SIZES = {"train": 60_000, "test": 10_000}
+# Of images and labels (int64, little-endian) of seed 0, one behind the other.
+SHA256 = {
+    "train": "5b85a4166a2f0d69927910e67a3391395eabadaeccdae7a92d350407efa66bd0",
+    "test": "3522aff2bb6cf7bbf84e75d48c823d4f8f4bf3d7dea4c517acbed3c05e0d6fe6",
+}
 FACTS = Facts(tuple("0123456789"), (1, 28, 28), (0.1455,), (0.2999,))
 
 SIDE = 28
@@ -63,17 +76,52 @@ class Draws:
 
 
 def load_digits(split: str, seed: int = 0) -> Dataset:
-    """Draw the 60,000 training or the 10,000 test digits of a seed; takes about 2 s.
+    """Return the 60,000 training or the 10,000 test digits of a seed, drawn or from the cache.
 
     After two epochs a LeNet reaches 98.8% on them, an MLP of 256 hidden units 96.8%.
     """
     if split not in SIZES:
         raise DataError(f"split {split}: unknown, expected one of {', '.join(SIZES)}")
+    images, labels = _kept(split) if seed == 0 else draw(split, seed)
+    return assemble("digits", split, images[:, None], labels, FACTS)
+
+
+def draw(split: str, seed: int) -> tuple[Bytes, Ids]:
+    """Draw the images (N, 28, 28) and labels of a split; takes one or two seconds for 60,000."""
     shapes = outlines()
     chunks = [draw_chunk(shapes, seed, split, i) for i in range(SIZES[split] // CHUNK)]
     images = np.concatenate([images for images, _ in chunks])
-    labels = np.concatenate([labels for _, labels in chunks])
-    return assemble("digits", split, images[:, None], labels, FACTS)
+    return images, np.concatenate([labels for _, labels in chunks])
+
+
+def _kept(split: str) -> tuple[Bytes, Ids]:
+    """Return a split of seed 0 from the cache folder, or draw it and put it there."""
+    path = cache_dir() / "digits" / f"{split}.bin"
+    data = _read(path, split)
+    if data is None:
+        images, labels = draw(split, 0)
+        data = images.tobytes() + labels.astype("<i8").tobytes()
+        if not _is_known(data, split):
+            return images, labels
+        with suppress(OSError), whole_file(path) as stream:
+            stream.write(data)
+    count = SIZES[split]
+    numbers = np.frombuffer(data, np.uint8, count * SIDE * SIDE)
+    labels = np.frombuffer(data, "<i8", count, numbers.nbytes).astype(np.int64)
+    return numbers.reshape(count, SIDE, SIDE), labels
+
+
+def _read(path: Path, split: str) -> bytes | None:
+    """Return what a file of the cache holds, None where that is not the split's bytes."""
+    with suppress(OSError):
+        if path.stat().st_size == SIZES[split] * (SIDE * SIDE + 8):
+            data = path.read_bytes()
+            return data if _is_known(data, split) else None
+    return None
+
+
+def _is_known(data: bytes, split: str) -> bool:
+    return hashlib.sha256(data).hexdigest() == SHA256[split]
 
 
 def draw_chunk(shapes: Outlines, seed: int, split: str, chunk: int) -> tuple[Bytes, Ids]:

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from tallygrad.datasets import DataError, Dataset, digits, load, names
+from tallygrad.datasets.base import assemble
 from tallygrad.datasets.glyphs import GLYPHS, MOST_POINTS, STAMPS, outlines
 
 
 @pytest.fixture(scope="module")
 def test_split() -> Dataset:
-    return load("digits", "test")
+    images, labels = digits.draw("test", 0)
+    return assemble("digits", "test", images[:, None], labels, digits.FACTS)
 
 
 def test_names() -> None:
@@ -39,16 +41,16 @@ def test_mean_and_std(test_split: Dataset) -> None:
     assert pixels.std() == pytest.approx(test_split.std[0], abs=5e-4)
 
 
-def draw(seed: int, split: str, chunk: int) -> tuple[bytes, bytes]:
+def draw_bytes(seed: int, split: str, chunk: int) -> tuple[bytes, bytes]:
     images, labels = digits.draw_chunk(outlines(), seed, split, chunk)
     return images.tobytes(), labels.tobytes()
 
 
 def test_same_seed_same_bytes(test_split: Dataset) -> None:
-    late = draw(0, "test", 7)
+    late = draw_bytes(0, "test", 7)
     rows = slice(7 * digits.CHUNK, 8 * digits.CHUNK)
     assert late == (test_split.images[rows].tobytes(), test_split.labels[rows].tobytes())
-    drawn = [draw(seed, split, chunk) for seed in (0, 5) for split in ("train", "test")
+    drawn = [draw_bytes(seed, split, chunk) for seed in (0, 5) for split in ("train", "test")
              for chunk in (0, 1)]  # fmt: skip
     assert len(set(drawn)) == 8
 
@@ -56,7 +58,9 @@ def test_same_seed_same_bytes(test_split: Dataset) -> None:
 def test_pinned_bytes(test_split: Dataset) -> None:
     """The set must not change between versions or machines: accuracies are compared over it."""
     digest = hashlib.sha256(test_split.images.tobytes() + test_split.labels.tobytes())
-    assert digest.hexdigest() == "3522aff2bb6cf7bbf84e75d48c823d4f8f4bf3d7dea4c517acbed3c05e0d6fe6"
+    assert digest.hexdigest() == digits.SHA256["test"]
+    first = hashlib.sha256(b"".join(draw_bytes(0, "train", 0))).hexdigest()
+    assert first == "8853299071469b62a44ef6cf769a6e220a8d64d1dc5860fe90a96d3b29deac3a"
 
 
 def test_bad_arguments() -> None:
@@ -71,6 +75,38 @@ def test_digits_need_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(digits.SIZES, "test", 2 * digits.CHUNK)
     assert len(load("digits", "test", tmp_path / "absent", download=False)) == 2 * digits.CHUNK
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_drawn_set_is_kept_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, test_split: Dataset
+) -> None:
+    calls: list[int] = []
+    real = digits.draw
+
+    def counted(split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        calls.append(seed)
+        return real(split, seed)
+
+    monkeypatch.setattr(digits, "draw", counted)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = tmp_path / "tallygrad" / "digits" / "test.bin"
+
+    def same() -> bool:
+        found = load("digits", "test")
+        pairs = (found.images, test_split.images), (found.labels, test_split.labels)
+        return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in pairs)
+
+    assert same() and same() and calls == [0]
+    kept = path.read_bytes()
+    for damaged in (b"", kept[:-8], kept[:100] + b"\0\1" + kept[102:]):
+        path.write_bytes(damaged)
+        assert same() and path.read_bytes() == kept
+    assert calls == [0] * 4
+    load("digits", "test", seed=1)
+    load("digits", "test", seed=1)
+    assert calls[4:] == [1, 1] and [*path.parent.iterdir()] == [path]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # a file: nothing can be kept there
+    assert same() and calls[6:] == [0]
 
 
 def test_drawing_is_quick() -> None:
