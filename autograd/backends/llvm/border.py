@@ -1,4 +1,5 @@
-"""Images with a border of zeros in scratch memory, so that no kernel asks where an image ends."""
+"""Where windows see beyond images: borders of zeros in scratch memory, so that no kernel asks where
+an image ends, and the columns of tiles that exist."""
 
 from __future__ import annotations
 
@@ -42,6 +43,22 @@ def inside(start: int, size: int, whole: int) -> tuple[int, int]:
     """Return which places of start .. start + size lie in 0 .. whole, counted from start."""
     first = min(max(-start, 0), size)
     return first, max(first, min(whole - start, size))
+
+
+def seen_columns(
+    border: Border, apart: int, count: int, size: int
+) -> list[tuple[int, int, range]]:
+    """Return rows of tiles, so many numbers apart, cut where tiles miss columns of the image: the
+    first of each group, how many they are, and which of the columns they see exist."""
+    groups: list[tuple[int, int, range]] = []
+    for tile in range(count):
+        first, end = inside(border.start[1] + tile * apart, size, border.image[1])
+        columns = range(first, end)
+        if groups and groups[-1][2] == columns:
+            groups[-1] = groups[-1][0], groups[-1][1] + 1, columns
+        else:
+            groups.append((tile, 1, columns))
+    return groups
 
 
 def seen(k: Kernel, border: Border, x: Any, scratch: Any, first: Integer, count: Integer) -> Any:

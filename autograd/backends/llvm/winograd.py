@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import reduce
 from math import prod
-from operator import add
 from typing import Any, NamedTuple
 
-from .border import Border, Pair, seen
+from .border import Border, Pair, seen_columns
 from .direct import chunks
 from .language import Integer, Kernel, Variable, pieces
 from .targets import Target
@@ -163,23 +161,48 @@ class Block(NamedTuple):
         with k.loop(self.images) as i, k.loop(self.rows) as r, k.loop(columns) as t:
             yield i, k.sum(self.top, r), t, k.sum((k.sum((i, self.rows), r), columns), t)
 
-    def spread(self, matrix: Matrix, source: Any, border: Border, to: Any, plane: Plane) -> None:
-        """Transform patches of images, which lie as the border says, to a plane."""
-        k, m, (image, row, pixel) = self.k, self.c.outputs, border.strides
+    def spread(
+        self, matrix: Matrix, x: Any, zeros: Any, border: Border, to: Any, plane: Plane
+    ) -> None:
+        """Transform patches of images, of which tiles see the part that the border says, to a
+        plane. Beyond the images there are `zeros`, of which a row is given."""
+        k, m, columns, pixel = self.k, self.c.outputs, self.c.grid[1], border.channels
+        high, wide = border.image
         reach = range(len(matrix[0]))
-        for i, r, t, tile in self.tiles():
-            patch = k.at(source, (i, image), (r, m * row), (t, m * pixel))
-            place = k.at(to, (tile, plane.width))
-            for start, count, size in pieces(border.channels, k.lanes):
-                with k.loop(count) as o:
-                    at = k.at(patch, (o, size), start)
-                    into = k.at(place, (o, size), start)
-                    numbers = [
-                        [k.load(k.at(at, a * row + b * pixel), size) for b in reach] for a in reach
-                    ]
-                    made = both(k, evaluate, matrix, numbers)
-                    for p, value in enumerate(v for line in made for v in line):
-                        k.store(value, k.at(into, p * plane.apart))
+        with k.loop(self.images) as i, k.loop(self.rows) as r:
+            image = k.at(x, (k.sum(self.first, i), high * wide * pixel))
+            top = k.sum(self.top, r)
+            rows = [self._row(image, zeros, border, k.sum((top, m), a)) for a in reach]
+            for first, count, inside in seen_columns(border, m, columns, len(reach)):
+                with k.loop(count) as j:
+                    t = k.sum(j, first)
+                    tile = k.sum((k.sum((i, self.rows), r), columns), t)
+                    for start, several, size in pieces(pixel, k.lanes):
+                        with k.loop(several) as o:
+                            at = (t, m * pixel), (o, size), start + border.start[1] * pixel
+                            numbers = [
+                                [
+                                    k.load(k.at(row, *at, b * pixel), size)
+                                    if b in inside
+                                    else k.vector(0.0)
+                                    for b in reach
+                                ]
+                                for row in rows
+                            ]
+                            made = both(k, evaluate, matrix, numbers)
+                            into = k.at(to, (tile, plane.width), (o, size), start)
+                            for p, value in enumerate(v for line in made for v in line):
+                                k.store(value, k.at(into, p * plane.apart))
+
+    def _row(self, image: Any, zeros: Any, border: Border, row: Integer) -> Any:
+        """Return the address of a row of what tiles see, counted from its first one."""
+        k, (high, wide), top = self.k, border.image, border.start[0]
+        place = k.sum(row, top)
+        at = k.at(image, (place, wide * border.channels))
+        if top >= 0 and top + border.size[0] <= high:
+            return at
+        within = k.builder.icmp_unsigned("<", k.integer(place), k.integer(high))
+        return k.builder.select(within, at, zeros)
 
     def collect(self, matrix: Matrix, source: Any, plane: Plane, biases: list[Any], y: Any) -> None:
         """Transform a plane back to y, plus one bias or none."""
@@ -258,16 +281,15 @@ def blocks_of(
 
 def convolve(target: Target, c: Winograd, b: Blocks, biased: bool) -> Kernel:
     """Return the kernel of a convolution: x, transformed weights [position][channel][result] with
-    results padded to vectors, y, memory for images with borders and for both planes, the bias if
-    there is one, number of images."""
-    names = ("x", "u", "y", "border", "v", "p", *("bias",) * biased)
+    results padded to vectors, y, a row of zeros, memory for both planes, the bias if there is one,
+    number of images."""
+    names = ("x", "u", "y", "zeros", "v", "p", *("bias",) * biased)
     k = Kernel(target, "float32", names, ("count",))
-    x, u, y, border, v, p, *bias, count = k.arguments
+    x, u, y, zeros, v, p, *bias, count = k.arguments
     left, right = planes(target, c, b)
     for first, some in chunks(k, count, b.images):
-        source = seen(k, c.border, x, border, first, some)
         for block in blocks_of(k, c, b, first, some):
-            block.spread(images(c.size), source, c.border, v, left)
+            block.spread(images(c.size), x, zeros, c.border, v, left)
             tiles = k.times(k.times(some, block.rows), c.grid[1])
             with k.loop(c.positions) as position:
                 block.fetch_x(position, x, b, c.border)
@@ -319,17 +341,15 @@ def _add(
 
 def convolve_weights(target: Target, c: Winograd, b: Blocks) -> Kernel:
     """Return the kernel of the gradient of the weights: x, the result [position][channel][result],
-    dy, memory for x and dy with borders and for both planes, number of images."""
-    names = ("x", "u", "y", "border", "tops", "v", "p")
+    dy, a row of zeros, memory for both planes, number of images."""
+    names = ("x", "u", "y", "zeros", "v", "p")
     k = Kernel(target, "float32", names, ("count",))
-    x, u, y, border, tops, v, p, count = k.arguments
+    x, u, y, zeros, v, p, count = k.arguments
     left, right = planes(target, c, b)
     for first, some in chunks(k, count, b.images):
-        source = seen(k, c.border, x, border, first, some)
-        upper = seen(k, c.tops, y, tops, first, some)
         for block in blocks_of(k, c, b, first, some):
-            block.spread(images(c.size), source, c.border, v, left)
-            block.spread(values(c.size, c.outputs), upper, c.tops, p, right)
+            block.spread(images(c.size), x, zeros, c.border, v, left)
+            block.spread(values(c.size, c.outputs), y, zeros, c.tops, p, right)
             tiles = k.times(k.times(some, block.rows), c.grid[1])
             with k.loop(c.positions) as position:
                 block.fetch_x(position, x, b, c.border)
@@ -389,48 +409,3 @@ def _over_tiles(
                 factors = [k.load(k.at(row, n * k.lanes)) for n in range(vectors)]
                 for i in range(size):
                     _add(k, sums, i, k.broadcast(k.at(column, i)), factors)
-
-
-def spread_weights(target: Target, c: Winograd, turned: bool, opposite: bool) -> Kernel:
-    """Return the kernel that transforms weights for `convolve`: w [result][channel][tap], and the
-    transformed ones; `turned`, w is [channel][result][tap]; `opposite`, the taps are read in
-    opposite order."""
-    k = Kernel(target, "float32", ("w", "u"))
-    w, u = k.arguments
-    plane, taps = factors(target, c), c.taps**2
-    outer, inner = (c.results, 1) if turned else (1, c.channels)
-    order = range(taps)[::-1] if opposite else range(taps)
-    for start, count, size in pieces(c.results, k.lanes):
-        with k.loop(count) as o, k.loop(c.channels) as channel:
-            result = k.sum((o, size), start)
-            at = k.at(w, (channel, outer * taps), (result, inner * taps))
-            into = k.at(u, (channel, plane.width), result)
-            line = [k.gather(k.at(at, t), inner * taps, size) for t in order]
-            grid = [line[i : i + c.taps] for i in range(0, taps, c.taps)]
-            made = both(k, evaluate, values(c.size, c.taps, scaled=True), grid)
-            for p, value in enumerate(v for row in made for v in row):
-                k.store(value, k.at(into, p * plane.apart))
-    return k
-
-
-def collect_weights(target: Target, c: Winograd, parts: int) -> Kernel:
-    """Return the kernel that folds and transforms back what `convolve_weights` summed up for parts
-    of the images: it [part], and dw [result][channel][tap]."""
-    k = Kernel(target, "float32", ("u", "w"))
-    u, w = k.arguments
-    plane, taps = factors(target, c), c.taps**2
-    for start, count, size in pieces(c.results, k.lanes):
-        with k.loop(count) as o, k.loop(c.channels) as channel:
-            result = k.sum((o, size), start)
-            at = k.at(u, (channel, plane.width), result)
-            into = k.at(w, (result, c.channels * taps), (channel, taps))
-            sums = []
-            for p in range(c.positions):
-                places = [q * c.positions + p for q in range(parts)]
-                first, *more = (k.load(k.at(at, place * plane.apart)) for place in places)
-                sums.append(reduce(add, more, first))
-            grid = [sums[i : i + c.size] for i in range(0, c.positions, c.size)]
-            made = both(k, interpolate, values(c.size, c.taps, scaled=True), grid)
-            for t, value in enumerate(v for row in made for v in row):
-                k.scatter(value, k.at(into, t), c.channels * taps, size)
-    return k

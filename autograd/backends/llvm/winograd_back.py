@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .border import seen
 from .direct import chunks
 from .language import Integer, Kernel, pieces
 from .targets import Target
@@ -40,19 +39,18 @@ def canvas(c: Winograd, plane: Plane) -> tuple[int, int, int]:
 
 def convolve_back(target: Target, c: Winograd, b: Blocks) -> Kernel:
     """Return the kernel of the gradient of x of a convolution: dy, transformed weights
-    [position][result][channel] with channels padded to vectors, dx, memory for images of dy with
-    borders and for both planes, that of a canvas, number of images."""
-    names = ("y", "u", "x", "border", "v", "p", "canvas")
+    [position][result][channel] with channels padded to vectors, dx, a row of zeros, memory for both
+    planes and for a canvas, number of images."""
+    names = ("y", "u", "x", "zeros", "v", "p", "canvas")
     k = Kernel(target, "float32", names, ("count",))
-    y, u, x, border, v, p, memory, count = k.arguments
+    y, u, x, zeros, v, p, memory, count = k.arguments
     back = turned(c)
     left, right = planes(target, back, b)
     apart = canvas(c, right)
     for first, some in chunks(k, count, b.images):
-        tops = seen(k, c.tops, y, border, first, some)
         _clear(k, memory, k.times(some, apart[0] // k.lanes))
         for block in blocks_of(k, c, b, first, some):
-            block.spread(values(c.size, c.outputs), tops, c.tops, v, left)
+            block.spread(values(c.size, c.outputs), y, zeros, c.tops, v, left)
             tiles = k.times(k.times(some, block.rows), c.grid[1])
             with k.loop(c.positions) as position:
                 block.fetch_x(position, y, b, c.tops)

@@ -20,15 +20,14 @@ from .winograd import (
     Blocks,
     Plane,
     Winograd,
-    collect_weights,
     convolve,
     convolve_weights,
     factors,
     padded,
     planes,
-    spread_weights,
 )
 from .winograd_back import canvas, convolve_back, reaches, turned
+from .winograd_weights import collect_weights, spread_weights
 
 CACHE = 1 << 20  # bytes of weights that stay in the second-level cache
 PLANES = 1 << 18  # bytes of transformed tiles that leave the first-level cache little to fetch
@@ -128,9 +127,9 @@ class Planes:
         return start, start + 4 * self.sizes[0]
 
 
-def bordered(border: Border, images: int) -> Scratch:
-    """Return zeros for so many images with borders."""
-    return Scratch(border.elements * images, "float32")
+def zeros(*borders: Border) -> Scratch:
+    """Return a row of zeros, which takes the place of rows that images do not have."""
+    return Scratch(max(b.image[1] * b.channels for b in borders), "float32")
 
 
 def _bytes(extents: tuple[int, ...]) -> int:
@@ -173,13 +172,13 @@ def forward(
     b = blocks(target, c, images)
     function = build(convolve, target, c, b, biased)
     spread = build(spread_weights, target, c, turned, turned)
-    both, border = planes(target, c, b), bordered(c.border, b.images)
+    both, row = planes(target, c, b), zeros(c.border)
     scratch = Planes(both, c.positions)
     shape = (c.positions, factors(target, c).apart)
     steps = _bytes((*c.image, c.channels)), _bytes((*c.places, c.results))
 
     def some(ends: Ends, bias: list[NDArray], count: int, worker: int) -> None:
-        own = border.address(worker), *scratch.addresses()
+        own = row.address(worker), *scratch.addresses()
         function(*ends, *own, *map(address, bias), count)
 
     return _plan(c.macs * images, spread, shape, steps, some)
@@ -192,14 +191,14 @@ def backward(target: Target, c: Winograd, images: int) -> Plan:
     b = blocks(target, back, images)
     function = build(convolve_back, target, c, b)
     spread = build(spread_weights, target, back, True, False)
-    both, border = planes(target, back, b), bordered(c.tops, b.images)
+    both, row = planes(target, back, b), zeros(c.tops)
     scratch = Planes(both, c.positions)
     sums = Scratch(canvas(c, both[1])[0] * b.images, "float32")
     shape = (c.positions, factors(target, back).apart)
     steps = _bytes((*c.places, c.results)), _bytes((*c.image, c.channels))
 
     def some(ends: Ends, _: list[NDArray], count: int, worker: int) -> None:
-        own = border.address(worker), *scratch.addresses(), sums.address(worker)
+        own = row.address(worker), *scratch.addresses(), sums.address(worker)
         function(*ends, *own, count)
 
     return _plan(c.macs * images, spread, shape, steps, some)
@@ -216,7 +215,7 @@ def weights(
     parts = parts_of(work, images, FOLD * prod(shape))
     function = build(convolve_weights, target, c, b)
     collect = build(collect_weights, target, c, parts)
-    borders = bordered(c.border, b.images), bordered(c.tops, b.images)
+    row = zeros(c.border, c.tops)
     scratch = Planes(both, c.positions)
     steps = _bytes((*c.image, c.channels)), _bytes(shape), _bytes((*c.places, c.results))
 
@@ -225,7 +224,7 @@ def weights(
 
         def one(part: int, first: int, count: int, worker: int) -> None:
             ends = address(x) + first * steps[0], address(u) + part * steps[1]
-            own = address(dy) + first * steps[2], *[b.address(worker) for b in borders]
+            own = address(dy) + first * steps[2], row.address(worker)
             function(*ends, *own, *scratch.addresses(), count)
 
         in_parts(images, parts, one)
