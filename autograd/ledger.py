@@ -89,6 +89,9 @@ class Ledger:
 
     def count_batch(self, batch: Batch) -> None:
         """File one call for each key of a batch."""
+        if batch not in self._batches:
+            for key in batch.keys:
+                self._calls.setdefault(key, 0)  # in the order in which keys were first seen
         self._batches[batch] += 1
 
     @property

@@ -240,7 +240,7 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
     count = (state.scope, phase, primitive.name, known.backend, known.cost)
     state.ledger.count(count)
     if state.trace is not None:
-        state.trace.add(primitive, known, args, made, count)
+        state.trace.add(primitive, known, args, made, count, state.ledger)
     return made[0] if len(made) == 1 else tuple(made) or None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ class Tensor(Operators):
     )  # fmt: skip
     __array_ufunc__ = None
     is_parameter = False
+    exchanges: ClassVar[int] = 0  # how often any tensor got other memory
 
     def __init__(
         self, data: Array, requires_grad: bool = False, source: tuple[Record, int] | None = None
@@ -98,6 +99,12 @@ class Tensor(Operators):
         """Return nested lists of Python numbers."""
         context.untraced("reads a tensor's numbers")
         return self.data.value.tolist()
+
+    def exchange(self, data: Array) -> None:
+        """Lay the tensor somewhere else: functions that `trace` returned learn their calls anew."""
+        if data is not self.data:
+            self.data = data
+            Tensor.exchanges += 1
 
     def detach(self) -> Tensor:
         """Return the same numbers without their history."""
@@ -215,12 +222,14 @@ class Tensor(Operators):
         return self.shape[0]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> NDArray:
+        context.untraced("reads a tensor's numbers")
         return np.array(self.data.value, dtype, copy=copy)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """Copy a leaf with its numbers, gradient and slot, without its hooks."""
         if self.source is not None:
             raise RuntimeError("deepcopy: only of leaves; a computed tensor has a history")
+        context.untraced("reads a tensor's numbers")
         twin = type(self)(deepcopy(self.data, memo), self.requires_grad)
         memo[id(self)] = twin
         twin.slot, twin.grad = deepcopy((self.slot, self.grad), memo)
@@ -292,6 +301,7 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
         if isinstance(result, tuple):
             return tuple([Tensor(a) for a in result])
         return None if result is None else Tensor(result)
+    context.untraced("records gradients")
     if primitive.writes:
         raise RuntimeError(f"{primitive.name}: in place on tensors with gradients; use no_grad()")
     result = dispatch(primitive, arrays, attrs)

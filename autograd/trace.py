@@ -6,11 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-
 from . import context
-from .array import Array, Spec
-from .deferred import Kernel
+from .array import Array, Spec, array
+from .deferred import Call
 from .ledger import Batch, Ledger
 from .primitive import Known, Primitive, perform
 from .tensor import Tensor
@@ -33,7 +31,9 @@ class Step(NamedTuple):
 class Calls:
     """Gathers the calls that are dispatched; each array has a place, in order of its first use."""
 
-    def __init__(self, inputs: Sequence[Array]) -> None:
+    def __init__(self, inputs: Sequence[Array], ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.created: list[Array] = []  # by no call
         self.arrays: list[Array] = []
         self.steps: list[Step] = []
         self._places: dict[int, int] = {}
@@ -48,11 +48,19 @@ class Calls:
 
     def add(
         self, primitive: Primitive, known: Known, args: Sequence[Array], made: Sequence[Array],
-        key: Any,
+        key: Any, ledger: Ledger,
     ) -> None:  # fmt: skip
         """Take down a call."""
+        if ledger is not self.ledger:
+            raise RuntimeError("trace: the function changes the ledger; do so around the call")
+        created = {id(a) for a in self.created}
+        if any(id(args[i].root) in created for i in primitive.writes):
+            raise RuntimeError(f"trace: the function writes to a tensor that it {MAKES}")
         places = tuple(map(self.place, args)), tuple(map(self.place, made))
         self.steps.append(Step(primitive, known, *places, key, ()))
+
+
+MAKES = "makes of numbers; make it outside"
 
 
 class Program:
@@ -60,11 +68,12 @@ class Program:
     read anew each time."""
 
     def __init__(self, calls: Calls, outputs: Sequence[Array]) -> None:
+        if {id(a.root) for a in outputs} & {id(a) for a in calls.created}:
+            raise RuntimeError(f"trace: the function returns a tensor that it {MAKES}")
         self.inputs, self.outputs = calls.inputs, [calls.place(a) for a in outputs]
         computed = {place for step in calls.steps for place in step.results}
         dropped = computed | {*self.inputs}
         self.arrays = [None if i in dropped else a for i, a in enumerate(calls.arrays)]
-        self.specs = [calls.arrays[place].spec for place in self.outputs]
         self.batch = Batch(step.key for step in calls.steps)
         self.steps: list[Step] = []
         read = {*self.outputs, *self.inputs}
@@ -73,10 +82,10 @@ class Program:
             read |= done
             self.steps.append(step._replace(done=tuple(done)))
         self.steps.reverse()
-        self.kernels = self._kernels()
+        self.bare = self._bare()
 
-    def _kernels(self) -> list[tuple[Kernel, Places, Places, Places]] | None:
-        """Return the bare kernels, and the places of operands, results and what is done with, if
+    def _bare(self) -> list[tuple[Call, Places, Places, Places]] | None:
+        """Return the calls alone, and the places of operands, results and what is done with, if
         numbers are all that passes between them: nothing waits, nothing is written in place,
         outputs have memory of their own. None otherwise."""
         found = []
@@ -84,16 +93,18 @@ class Program:
         for primitive, known, operands, results, _, done in self.steps:
             if known.call is None or known.later or primitive.writes:
                 return None
-            found.append((known.call.kernel, operands, results, done))
+            found.append((known.call, operands, results, done))
             if primitive.alias is None:
                 own.update(results)
         return found if own.issuperset(self.outputs) else None
 
     def run(self, inputs: Sequence[Array], ledger: Ledger) -> list[Array]:
         """Run the calls on other inputs of the same shapes."""
+        made = self._run(inputs) if self.bare is None else self._run_bare(self.bare, inputs)
         ledger.count_batch(self.batch)
-        if self.kernels is not None:
-            return self._run_kernels(self.kernels, inputs)
+        return [made[place] for place in self.outputs]
+
+    def _run(self, inputs: Sequence[Array]) -> list[Any]:
         arrays: list[Any] = self.arrays.copy()
         for place, a in zip(self.inputs, inputs, strict=True):
             arrays[place] = a
@@ -103,14 +114,14 @@ class Program:
                 arrays[place] = a
             for place in done:
                 arrays[place] = None
-        return [arrays[place] for place in self.outputs]
+        return arrays
 
-    def _run_kernels(self, kernels: Any, inputs: Sequence[Array]) -> list[Array]:
+    def _run_bare(self, calls: Any, inputs: Sequence[Array]) -> dict[int, Array]:
         numbers: list[Any] = [a if a is None else a.value for a in self.arrays]
         for place, a in zip(self.inputs, inputs, strict=True):
             numbers[place] = a.value
-        for kernel, operands, results, done in kernels:
-            made = kernel(*[numbers[i] for i in operands])
+        for call, operands, results, done in calls:
+            made = call.kernel(*[numbers[i] for i in operands])
             if type(made) is tuple:
                 for place, value in zip(results, made, strict=True):
                     numbers[place] = value
@@ -118,8 +129,7 @@ class Program:
                 numbers[results[0]] = made
             for place in done:
                 numbers[place] = None
-        values = [np.asarray(numbers[place]) for place in self.outputs]
-        return [Array(spec, value) for spec, value in zip(self.specs, values, strict=True)]
+        return {place: array(numbers[place]) for place in self.outputs}
 
 
 class Traced:
@@ -128,32 +138,47 @@ class Traced:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self._programs: dict[Any, tuple[Program, type | None]] = {}
+        self._exchanges = Tensor.exchanges
 
     def __call__(self, *inputs: Tensor) -> Any:
         state = context.current()
         if state.trace is not None:
             return self.function(*inputs)  # within another trace
+        for i, x in enumerate(inputs):
+            if not isinstance(x, Tensor):
+                raise TypeError(f"trace: input {i} is no tensor but of type {type(x).__name__}")
+        if self._exchanges != Tensor.exchanges:
+            self._programs, self._exchanges = {}, Tensor.exchanges
         arrays = [x.data for x in inputs]
         key = _kind(state, arrays)
         found = self._programs.get(key)
         if found is None:
-            result, self._programs[key] = self._learn(arrays)
-            return result
-        program, container = found
-        made = [Tensor(a) for a in program.run(arrays, state.ledger)]
-        return made[0] if container is None else container(made)
+            made, found = self._learn(arrays, key[-1], state.ledger)
+            self._programs[key] = found
+        else:
+            made = found[0].run(arrays, state.ledger)
+        container = found[1]
+        return Tensor(made[0]) if container is None else container([Tensor(a) for a in made])
 
-    def _learn(self, arrays: list[Array]) -> tuple[Any, tuple[Program, type | None]]:
-        """Run the function once and return its result and the program that it makes."""
-        calls = Calls(arrays)
+    def _learn(
+        self, arrays: list[Array], same: Places, ledger: Ledger
+    ) -> tuple[list[Array], tuple[Program, type | None]]:
+        """Run the function once and return its results and the program that it makes."""
+        # Under handles of their own inputs are told from what the function has from elsewhere.
+        given = [Array(a.spec, a.value if a.has_numbers else None, a.root, -1) for a in arrays]
+        inputs = [given[i] for i in same]
+        calls = Calls(inputs, ledger)
         with context.using(tape=None, trace=calls):
-            result = self.function(*[Tensor(a) for a in arrays])
+            result = self.function(*[Tensor(a) for a in inputs])
         container = None if isinstance(result, Tensor) else type(result)
         tensors = [result] if container is None else result
-        if container not in (None, tuple, list) or not all(isinstance(t, Tensor) for t in tensors):
-            kind = type(result).__name__
-            raise TypeError(f"trace: the function returned a {kind}, no tensor or tuple of tensors")
-        return result, (Program(calls, [t.data for t in tensors]), container)
+        if container not in (None, tuple, list):
+            raise TypeError(f"trace: the function must return tensors, not a {container.__name__}")
+        for i, t in enumerate(tensors):
+            if not isinstance(t, Tensor):
+                raise TypeError(f"trace: result {i} is no tensor but of type {type(t).__name__}")
+        made = [t.data for t in tensors]
+        return made, (Program(calls, made), container)
 
 
 def _kind(state: context.Context, arrays: Sequence[Array]) -> tuple[Any, ...]:
@@ -171,7 +196,9 @@ def trace(function: Callable[..., Any]) -> Traced:
     or list of them, without a history.
 
     Weights are read in each call. What else `function` looks at is fixed by the first one: trace
-    anew after `train()`, `eval()` or an exchange of parameters. RuntimeError where it reads numbers
-    of tensors or draws random ones, on which calls would depend; TypeError for other results.
+    anew after `train()` and `eval()`, and start no threads in it. RuntimeError where it reads
+    numbers of tensors or draws random ones, on which calls would depend, where it records gradients
+    or changes the ledger, and where it writes to or returns tensors that it makes of numbers.
+    TypeError for inputs and results that are no tensors.
     """
     return Traced(function)

@@ -92,6 +92,7 @@ class Ours:
         self.images, self.labels = batch(case)
         self.model = create(case).train(mode == "train")
         self.step = self.train if mode == "train" else self.infer
+        self.plain = self.step if mode == "train" else self.infer_plainly
         if mode == "train":
             order = finish_order(self.loss, [*self.model.parameters()])
             self.optimizer = SGD(flatten(order), RATE, momentum=MOMENTUM, weight_decay=DECAY)
@@ -109,9 +110,14 @@ class Ours:
             self.optimizer.step()
             self.optimizer.zero_grad()
 
+    def infer_plainly(self) -> Any:
+        """Return the logits, running the Python of the model."""
+        with no_grad(), context.using(backend=self.backend, ledger=self.ledger, phase="evaluate"):
+            return self.model(from_numpy(self.images))
+
     def infer(self) -> Any:
         """Return the logits."""
-        with no_grad(), context.using(backend=self.backend, ledger=self.ledger, phase="evaluate"):
+        with context.using(backend=self.backend, ledger=self.ledger, phase="evaluate"):
             return self.classify(from_numpy(self.images))
 
     def books(self, steps: int = 1) -> Ledger:

@@ -58,7 +58,7 @@ def profile(ours: Ours) -> list[Line]:
     """Return the parts of a step, the longest first, then what is spent outside of kernels, in
     Python above all, then the whole. The model must have run before."""
     many = max(FEWEST, min(MOST, round(SECONDS / seconds(ours.step))))
-    with clocked(used(ours.step)) as clocks:
+    with clocked(used(ours.plain)) as clocks:
         begun = perf_counter()
         ledger = ours.books(many)
         step = (perf_counter() - begun) / many

@@ -1,23 +1,18 @@
 """Fixtures that several test files share."""
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let only one process start MPI jobs, whose ranks wait for one another."""
-    for item in items:
-        if "mpirun" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("mpirun"))
 
 
 def _find_mpirun() -> str | None:
@@ -45,7 +40,24 @@ def _finish(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def mpirun(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], AbstractContextManager[None]]:
+    """Return alone(): a block that one process at a time may be in, of those that run tests. Ranks
+    of two MPI jobs, which all wait busily, would take the cores from one another."""
+    path = tmp_path_factory.getbasetemp().parent / "alone.lock"
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        with path.open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+    return block
+
+
+@pytest.fixture(scope="session")
+def mpirun(
+    tmp_path_factory: pytest.TempPathFactory, alone: Callable[[], AbstractContextManager[None]]
+) -> Run:
     """Return run(ranks, code, *arguments, env={}, timeout=60): Python code on some ranks.
 
     `code` is a snippet, or a list such as ["-m", "tallygrad.trainer.cli"] that follows `python`.
@@ -72,20 +84,21 @@ def mpirun(tmp_path_factory: pytest.TempPathFactory) -> Run:
         command = [launcher, *extra, "-n", str(ranks), sys.executable, *code, *arguments]
         root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **root, **threads, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired as late:
-            out, err = _finish(process)
-            raise subprocess.TimeoutExpired(command, timeout, out, err) from late
+        with alone():
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **root, **threads, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            try:
+                out, err = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired as late:
+                out, err = _finish(process)
+                raise subprocess.TimeoutExpired(command, timeout, out, err) from late
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     return run

@@ -217,19 +217,26 @@ def test_a_backend_that_does_not_load_is_left_with_a_note(
 
 def test_a_profile_counts_calls_and_leaves_no_clocks(bench: Any) -> None:
     ours = bench.ours.Ours(replace(bench.cases.CASES["mlp-64"], batch=2), "train", "numpy")
-    used = bench.profile.used(ours.step)
+    used = bench.profile.used(ours.plain)
     before = {p: dict(p.known) for p in used}
-    dispatch = door.dispatch
+    perform = door.perform
     lines = {line.name: line for line in bench.profile.profile(ours)}
     holders = [m for k, m in sys.modules.items() if k.startswith("tallygrad.autograd")]
-    found = [vars(m)["dispatch"] for m in holders if "dispatch" in vars(m)]
-    assert len(found) >= 2 and all(function is dispatch for function in found)
+    found = [vars(m)["perform"] for m in holders if "perform" in vars(m)]
+    assert len(found) >= 2 and all(function is perform for function in found)
     assert {p: dict(p.known) for p in used} == before
     assert lines["linear"].calls == 3 and lines["matmul"].calls == 3 + 2
     assert lines["sgd"].calls == 1
     assert lines["matmul"].gflops and lines["relu"].gflops is None
     whole = sum(line.ms for name, line in lines.items() if name != "step")
     assert whole == pytest.approx(lines["step"].ms)
+
+
+def test_a_profile_of_inference_sees_the_kernels(bench: Any) -> None:
+    ours = bench.ours.Ours(replace(bench.cases.CASES["mlp-64"], batch=2), "infer", "numpy")
+    lines = {line.name: line for line in bench.profile.profile(ours)}
+    assert lines["linear"].calls == 3 and lines["relu"].calls == 2
+    assert np.array_equal(ours.infer().numpy(), ours.infer_plainly().numpy())
 
 
 def test_resnet18_is_that_of_32_x_32(bench: Any) -> None:

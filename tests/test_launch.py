@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,9 @@ Launch = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Launch:
+def launch(
+    tmp_path: Path, alone: Callable[[], AbstractContextManager[None]]
+) -> Iterator[Launch]:
     """Return launch(ranks, *words): `tallygrad launch -n RANKS -- train WORDS`, a fake trainer."""
     try:
         local.find_mpirun()
@@ -62,7 +65,8 @@ def launch(tmp_path: Path) -> Launch:
             command, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True, errors="replace"
         )
 
-    return start
+    with alone():
+        yield start
 
 
 def _finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -364,7 +368,7 @@ def test_scripts_install_once_and_pass_arguments_on(checkout: Path) -> None:
         assert status == 0 and "tallygrad launch -n 2 -- train --model lenet" in text
         assert "--lr 0.5" in text
         status, text = _script(checkout, "test.sh", "-k", "a b", LOG=str(log))
-        ours = "--numprocesses auto --maxprocesses 4 --dist loadgroup"
+        ours = "--numprocesses auto --maxprocesses 4 --dist worksteal"
         assert status == 0 and f"pytest in {checkout}: 8 {ours} -k a b" in text
     calls = log.read_text().splitlines()
     asked = f"{checkout}: -m pip install --no-input -e "

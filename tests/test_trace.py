@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from copy import deepcopy
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, models, nn
+from tallygrad.autograd.optim import SGD
 from tallygrad.autograd.tensor import Tensor
 
 SHAPES = {"lenet": (1, 28, 28), "mlp": (1, 28, 28), "lstm": (1, 28, 28), "resnet20": (3, 32, 32)}
@@ -153,12 +155,25 @@ def test_memory_of_a_step_goes_to_later_ones(bare: bool, monkeypatch: pytest.Mon
     traced = ag.trace(many)
     traced(ag.ones(2))
     [(program, _)] = traced._programs.values()
-    assert program.kernels is not None
-    wrapped = [(spied(kernel), *places) for kernel, *places in program.kernels]
-    program.kernels = wrapped if bare else None
-    monkeypatch.setattr(module, "perform", spied(module.perform))
+    assert program.bare is not None
+    if bare:
+        for call in {call for call, *_ in program.bare}:
+            monkeypatch.setattr(call, "kernel", spied(call.kernel))
+    else:
+        program.bare = None
+        monkeypatch.setattr(module, "perform", spied(module.perform))
     assert traced(ag.ones(2)).tolist() == [2.0**20] * 2
     assert len(alive) == 20 and max(alive) == 2
+
+
+def with_gradients(x: Tensor) -> Tensor:
+    with ag.enable_grad():
+        return ag.relu(ag.Parameter(x))
+
+
+def counted_elsewhere(x: Tensor) -> Tensor:
+    with context.using(ledger=ag.Ledger()):
+        return x + x
 
 
 @pytest.mark.parametrize(
@@ -169,8 +184,14 @@ def test_memory_of_a_step_goes_to_later_ones(bare: bool, monkeypatch: pytest.Mon
         (lambda x: ag.tensor(x.tolist()), RuntimeError, "reads a tensor's numbers"),
         (lambda x: ag.dropout(x, 0.5), RuntimeError, "draws random numbers"),
         (lambda x: x + ag.randn(2), RuntimeError, "draws random numbers"),
-        (lambda x: 3, TypeError, "returned a int"),
-        (lambda x: (x, 3), TypeError, "returned a tuple"),
+        (lambda x: ag.from_numpy(np.asarray(x) + 1), RuntimeError, "reads a tensor's numbers"),
+        (lambda x: deepcopy(x) + 1, RuntimeError, "reads a tensor's numbers"),
+        (lambda x: with_gradients(x), RuntimeError, "records gradients"),
+        (lambda x: counted_elsewhere(x), RuntimeError, "changes the ledger"),
+        (lambda x: ag.zeros(2).copy_(x), RuntimeError, "writes to a tensor that it makes of"),
+        (lambda x: ag.zeros(3)[1:], RuntimeError, "returns a tensor that it makes of numbers"),
+        (lambda x: 3, TypeError, "must return tensors, not a int"),
+        (lambda x: (x, 3), TypeError, "result 1 is no tensor but of type int"),
     ],
 )
 def test_what_calls_cannot_repeat_is_refused(
@@ -181,6 +202,64 @@ def test_what_calls_cannot_repeat_is_refused(
         with pytest.raises(error, match=said):
             traced(ag.ones(2))
     assert ag.ones(2).tolist() == [1.0, 1.0]  # outside of it numbers are read as ever
+
+
+@pytest.mark.parametrize("given", [3, np.ones(2), [1.0]])
+def test_inputs_are_tensors(given: Any) -> None:
+    with pytest.raises(TypeError, match=f"input 1 is no tensor but of type {type(given).__name__}"):
+        ag.trace(lambda x, y: x + y)(ag.ones(2), given)
+
+
+@pytest.mark.usefixtures("backend")
+def test_parameters_may_be_laid_elsewhere() -> None:
+    layer = nn.Linear(4, 3)
+    traced, x = ag.trace(layer), ag.ones(2, 4)
+    traced(x)
+    sgd = SGD(layer.parameters(), lr=0.5)  # which lays them in a flat buffer
+    for _ in range(2):
+        layer(x).sum().backward()
+        sgd.step()
+        np.testing.assert_array_equal(traced(x).numpy(), outcome(layer, x)[0])
+
+
+def test_what_the_function_holds_is_no_input() -> None:
+    held, other = ag.ones(2), ag.full((2,), 5.0)
+    traced = ag.trace(lambda x: (x - held) * 2.0)
+    assert traced(held).tolist() == [0.0, 0.0]
+    assert traced(other).tolist() == [8.0, 8.0]
+
+
+def test_one_result_given_twice_is_one() -> None:
+    def twice(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x * 2.0
+        return y, y
+
+    traced, x = ag.trace(twice), ag.ones(2)
+    for _ in range(2):
+        a, b = traced(x)
+        assert a.data is b.data
+
+
+def test_results_of_the_first_call_have_no_history_either() -> None:
+    weight = ag.Parameter(ag.ones(2))
+    traced = ag.trace(lambda x: (weight, x))
+    for _ in range(2):
+        y, x = traced(ag.ones(2, requires_grad=True))
+        assert type(y) is Tensor and not y.requires_grad and not x.requires_grad
+
+
+def test_the_books_keep_their_order_and_leave_out_what_failed() -> None:
+    traced, index = ag.trace(lambda x, i: (x * x + x)[i]), ag.tensor(np.array([1]))
+    traced(ag.ones(4), index)
+    with context.using(ledger=ag.Ledger()) as state:
+        traced(ag.ones(4), index)
+        ag.ones(2) - 1.0
+        names = [row.key.primitive for row in state.ledger.rows()]
+        assert names[:2] == ["mul", "add"] and names[-1] == "sub"
+        before = state.ledger.copy()
+        with pytest.raises(IndexError):
+            traced(ag.ones(4), ag.tensor(np.array([9])))
+        assert state.ledger == before
 
 
 def test_an_error_leaves_nothing_behind() -> None:

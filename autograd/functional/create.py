@@ -16,6 +16,14 @@ from ..tensor import Tensor
 FLOAT = np.dtype(np.float32)
 
 
+def _new(a: Array, requires_grad: bool = False) -> Tensor:
+    """Return a tensor on an array that comes from no call, which a trace has to know of."""
+    trace = context.current().trace
+    if trace is not None:
+        trace.created.append(a)
+    return Tensor(a, requires_grad)
+
+
 def tensor(
     data: npt.ArrayLike, dtype: npt.DTypeLike | None = None, requires_grad: bool = False
 ) -> Tensor:
@@ -25,12 +33,12 @@ def tensor(
     python = not isinstance(data, np.ndarray | np.generic)
     if dtype is None and python and numbers.dtype == np.float64:
         numbers = numbers.astype(FLOAT)
-    return Tensor(array(numbers), requires_grad)
+    return _new(array(numbers), requires_grad)
 
 
 def from_numpy(data: npt.NDArray[Any]) -> Tensor:
     """Return a tensor on an ndarray's own memory."""
-    return Tensor(array(data))
+    return _new(array(data))
 
 
 def full(
@@ -43,7 +51,7 @@ def full(
     spec = Spec(integers((size,)), np.dtype(dtype))
     meta = context.current().backend == "meta"
     numbers = None if meta else np.full(spec.shape, fill_value, spec.dtype)
-    return Tensor(Array(spec, numbers), requires_grad)
+    return _new(Array(spec, numbers), requires_grad)
 
 
 def zeros(
@@ -74,7 +82,7 @@ def arange(*bounds: float, dtype: npt.DTypeLike | None = None) -> Tensor:
     """Return start, start + step, .. below stop: int64 for whole bounds, else float32."""
     numbers = np.arange(*bounds)
     default = FLOAT if numbers.dtype.kind == "f" else numbers.dtype
-    return Tensor(array(numbers, np.dtype(dtype or default)))
+    return _new(array(numbers, np.dtype(dtype or default)))
 
 
 def rand(

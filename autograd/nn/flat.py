@@ -37,7 +37,7 @@ class Flat:
         """Move a parameter's numbers, and its gradient if there is one, into the buffers."""
         home = self.data.view(offset, p.shape)
         store(home, p.data)
-        p.data = home
+        p.exchange(home)
         p.slot = self.grad.view(offset, p.shape)
         if p.grad is not None:
             store(p.slot, p.grad.data)

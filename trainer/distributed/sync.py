@@ -214,7 +214,7 @@ class Statistics:
 
     def _use(self, arrays: list[Array]) -> None:
         for buffer, held in zip(self.buffers, arrays, strict=True):
-            buffer.data = held
+            buffer.exchange(held)
 
     def capture(self) -> dict[str, NDArray]:
         """Return the copies of all micro-batches by name, (parts, ..), on rank 0; elsewhere, and
