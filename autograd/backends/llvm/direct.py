@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from .border import Border, Pair, seen
 from .language import Integer, Kernel, Variable, Vector, pieces
 from .targets import Target
+from .transpose import columns_of
 
 Tap = tuple[int, int, int]
 
@@ -112,18 +113,19 @@ def pack(
     outer, inner = (results, 1) if turned else (1, channels)
     apart = inner * indices
     for first, count, size in pieces(results, width):
-        loops = [k.loop(n) for n in (groups, count, channels, indices)]
-        with loops[0] as g, loops[1] as o, loops[2] as channel, loops[3] as index:
+        with k.loop(groups) as g, k.loop(count) as o, k.loop(channels) as channel:
             start = k.sum((o, size), first)
-            source = k.at(w, (g, whole), (start, apart), (channel, outer * indices), index)
-            to = k.at(
-                packed, (g, whole), (start, indices * channels), (index, channels * size),
-                (channel, size),
-            )  # fmt: skip
-            for lane in range(0, size, k.lanes):
-                some = min(k.lanes, size - lane)
-                part = k.gather(k.at(source, lane * apart), apart, some)
-                k.store(part, k.at(to, lane), some)
+            source = k.at(w, (g, whole), (start, apart), (channel, outer * indices))
+            to = k.at(packed, (g, whole), (start, indices * channels), (channel, size))
+            for begin, times, some in pieces(indices, k.lanes):
+                with k.loop(times) as i:
+                    index = k.sum((i, some), begin)
+                    for lane in range(0, size, k.lanes):
+                        rows = min(k.lanes, size - lane)
+                        at = k.at(source, index, lane * apart)
+                        into = k.at(to, (index, channels * size), lane)
+                        for j, value in enumerate(columns_of(k, at, apart, rows, some)):
+                            k.store(value, k.at(into, j * channels * size), rows)
     return k
 
 

@@ -270,15 +270,6 @@ class Kernel:
         number = self.builder.load(pointer, align=size, typ=self.real)
         return Vector(self, self._spread(number, self.real))
 
-    def gather(self, pointer: Any, stride: int, count: int) -> Vector:
-        """Return `count` numbers, so many apart from an address on, zeros beyond."""
-        wide, size = self.vector(0.0).value, self.dtype.itemsize
-        for lane in range(min(count, self.lanes)):
-            at = self.at(pointer, lane * stride)
-            number = self.builder.load(at, align=size, typ=self.real)
-            wide = self.builder.insert_element(wide, number, I32(lane))
-        return Vector(self, wide)
-
     def scatter(self, value: Vector, pointer: Any, stride: int, count: int) -> None:
         """Write the first `count` numbers, so many apart from an address on."""
         for lane in range(min(count, self.lanes)):

@@ -7,11 +7,11 @@ second matrix is given by columns; then all rows pass by it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .language import Integer, Kernel, Variable, Vector, pieces
+from .language import Integer, Kernel, Variable, pieces
 from .targets import Target
+from .transpose import columns_of, turn
 
 
 class Product(NamedTuple):
@@ -40,21 +40,6 @@ class Tile(NamedTuple):
     depth: int
     unroll: int
     copied: bool
-
-
-def turn(k: Kernel, vectors: Sequence[Vector]) -> list[Vector]:
-    """Return the transposed square of as many vectors as they have lanes."""
-    found, lanes = [*vectors], range(k.lanes)
-    apart = k.lanes // 2
-    while apart:
-        low = [k.lanes + i - apart if i & apart else i for i in lanes]
-        high = [k.lanes + i if i & apart else i + apart for i in lanes]
-        for i in lanes:
-            if not i & apart:
-                a, b = found[i], found[i + apart]
-                found[i], found[i + apart] = k.shuffle(a, b, low), k.shuffle(a, b, high)
-        apart //= 2
-    return found
 
 
 def room(p: Product, tile: Tile, lanes: int, rows: int) -> int:
@@ -124,14 +109,8 @@ class _Multiply:
         return k.at(self.b, (inner, self.p.columns), start, (vector, k.lanes), self.width)
 
     def _turned(self, begin: Any, rows: int, size: int, to: Any) -> None:
-        k = self.k
-        zero = k.vector(0.0)
-        given = [
-            k.load(k.at(begin, r * self.p.inner), size) if r < rows else zero
-            for r in range(k.lanes)
-        ]
-        for i, value in enumerate(turn(k, given)[:size]):
-            k.store(value, k.at(to, i * self.width))
+        for i, value in enumerate(columns_of(self.k, begin, self.p.inner, rows, size)):
+            self.k.store(value, self.k.at(to, i * self.width))
 
     def _tile(
         self, rows: int, at: tuple[Integer, Integer, Integer], depth: int, counts: list[int],

@@ -7,6 +7,7 @@ from operator import add
 
 from .language import Kernel, pieces
 from .targets import Target
+from .transpose import columns_of
 from .winograd import Winograd, factors
 from .winograd_transforms import both, evaluate, interpolate, values
 
@@ -25,7 +26,13 @@ def spread_weights(target: Target, c: Winograd, turned: bool, opposite: bool) ->
             result = k.sum((o, size), start)
             at = k.at(w, (channel, outer * taps), (result, inner * taps))
             into = k.at(u, (channel, plane.width), result)
-            line = [k.gather(k.at(at, t), inner * taps, size) for t in order]
+            found = [
+                value
+                for first, times, some in pieces(taps, k.lanes)
+                for i in range(times)
+                for value in columns_of(k, k.at(at, first + i * some), inner * taps, size, some)
+            ]
+            line = [found[t] for t in order]
             grid = [line[i : i + c.taps] for i in range(0, taps, c.taps)]
             made = both(k, evaluate, values(c.size, c.taps, scaled=True), grid)
             for p, value in enumerate(v for row in made for v in row):
