@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product as pairs
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +63,27 @@ def test_layers_equal_numpy(sizes: tuple[int, int, int], dtype: str, width: str)
     expected = x.astype(float) @ w.T.astype(float)
     close(planned("linear", width, x, w)(x, w), expected)
     close(planned("linear", width, x, w, b)(x, w, b), expected + b)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [(150, 75), (33, 100), (7, 3), (400, 16), (1, 40), (64, 1)])
+def test_one_row_equals_numpy_and_nothing_beside_it_is_written(
+    sizes: tuple[int, int], dtype: str, width: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(product, "VECTOR", 1)
+    c, m = sizes
+    x, w, b = drawn(1, c, dtype=dtype), drawn(m, c, dtype=dtype), drawn(m, dtype=dtype)
+    expected = x.astype(float) @ w.T.astype(float)
+    room = np.full(m + 200, np.nan, dtype)
+
+    def inner(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        return room[100:-100].reshape(shape)
+
+    monkeypatch.setattr(product.memory, "empty", inner)
+    close(planned("linear", width, x, w)(x, w).copy(), expected)
+    close(planned("linear", width, x, w, b)(x, w, b), expected + b)
+    assert np.isnan(room[:100]).all() and np.isnan(room[-100:]).all()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -147,7 +169,9 @@ def test_what_does_not_pay_is_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> 
         return getattr(product, name)(targets.target(), *specs) is not None
 
     assert kept((64, 800), (500, 800), (500,)) and kept((64, 500), (500, 800), name="matmul")
-    assert not kept((1, 8000), (500, 8000), (500,))
+    assert kept((1, 800), (500, 800), (500,)) and kept((1, 1, 800), (500, 800))
+    assert not kept((1, 80), (500, 80), (500,)) and not kept((1, 8000), (8000, 8000))
+    assert not kept((2, 8000), (500, 8000), (500,))
     assert not kept((64, 500), (10, 500), (10,))
     assert not kept((2048, 2048), (2048, 2048))
     assert not kept((8, 64, 80), (8, 80, 64), name="matmul")

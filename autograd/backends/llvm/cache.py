@@ -26,7 +26,7 @@ class Cache:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
-        self.size = sum(size for _, size, _ in self._files())
+        self.size: int | None = None  # of all files, from the first one that is written on
 
     def read(self, name: str) -> bytes | None:
         """Return a file's content; None for no file, or a damaged one."""
@@ -57,28 +57,33 @@ class Cache:
         except OSError as error:
             _warn(self.folder, error.strerror or "cannot be written")
             return
-        self.size += CHECK + len(content)
+        if self.size is None:
+            self.size = sum(size for _, size, _ in self._files())
+        else:
+            self.size += CHECK + len(content)
         if self.size > self.limit:
             self._prune()
 
     def _prune(self) -> None:
         """Remove the files that were not read for the longest time."""
         files = sorted(self._files())
-        self.size = sum(size for _, size, _ in files)
+        left = sum(size for _, size, _ in files)
         for _, size, path in files:
-            if self.size <= KEPT * self.limit:
-                return
+            if left <= KEPT * self.limit:
+                break
             with suppress(OSError):
-                path.unlink()
-            self.size -= size
+                os.unlink(path)
+            left -= size
+        self.size = left
 
-    def _files(self) -> list[tuple[float, int, Path]]:
+    def _files(self) -> list[tuple[float, int, str]]:
         """Return time, size and path of all files; other processes may remove some meanwhile."""
         found = []
-        for path in self.folder.iterdir():
-            with suppress(OSError):
-                state = path.stat()
-                found.append((state.st_mtime, state.st_size, path))
+        with suppress(OSError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    state = entry.stat()
+                    found.append((state.st_mtime, state.st_size, entry.path))
         return found
 
 

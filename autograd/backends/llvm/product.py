@@ -19,12 +19,14 @@ from . import registry as plans
 from .jit import build
 from .layout import address, plain
 from .product_kernels import Product, Tile, multiply, room
+from .product_vector import times_vector
 from .targets import Target
 
 LEAST = 1 << 20  # multiply-accumulates from which a kernel's call pays
 LARGE = 1024  # as long as all axes are at least, NumPy's product is as fast
 NEAR = 1 << 15  # bytes of a panel that stay in the first-level cache
 FEW = 3  # rows from which a product is more than a matrix times a vector
+VECTOR = 1 << 17  # numbers of a matrix from which that with one row pays
 COPIED = 32  # rows from which a copied panel pays
 BLOCK = 32  # rows that a thread takes at least
 PANELS = 8  # from so many on, threads take panels
@@ -147,9 +149,13 @@ def linear(target: Target, x: Spec, w: Spec, *b: Spec) -> plans.Kernel | None:
     (m, c), n = w.shape, prod(x.shape[:-1])
     if any(s.dtype != x.dtype for s in (w, *b)):
         return None
-    if not _pays((n, c, m), target.lanes(x.dtype) // 2):
+    function: Run
+    if n == 1 and VECTOR <= c * m < WORTHWHILE:
+        function = build(times_vector, target, x.dtype.name, m, c, bool(b))
+    elif _pays((n, c, m), target.lanes(x.dtype) // 2):
+        function = _products(target, (n, c, m), x.dtype.name, False, True, bool(b))
+    else:
         return None
-    function = _products(target, (n, c, m), x.dtype.name, False, True, bool(b))
     shape = (*x.shape[:-1], m)
 
     def run(x: NDArray, w: NDArray, *b: NDArray) -> NDArray:
