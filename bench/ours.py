@@ -132,7 +132,7 @@ def choose_backend(wanted: str | None, notes: list[str]) -> str:
     """Return the wanted backend, or the best that loads, noting why one does not. UsageError for
     an unknown one, or one that cannot be loaded."""
     known = [name for name in backends.names() if name != "meta"]  # which has no numbers
-    if wanted is not None and wanted not in known:
+    if wanted is not None and wanted.partition(":")[0] not in known:
         raise UsageError(f"--backend: {unknown('backend', wanted, known)}")
     for name in [wanted] if wanted else [name for name in PREFERRED if name in known]:
         try:

@@ -213,6 +213,14 @@ def test_a_backend_that_does_not_load_is_left_with_a_note(
         bench.ours.choose_backend("llvm", notes)
     monkeypatch.setattr(backends, "get", lambda name: None)
     assert bench.ours.choose_backend(None, notes) == "llvm"
+    assert bench.ours.choose_backend("llvm:eager", notes) == "llvm:eager"
+    with pytest.raises(bench.options.UsageError, match="backend 'fast:eager' is unknown"):
+        bench.ours.choose_backend("fast:eager", notes)
+
+
+def test_a_backend_with_an_unknown_option_ends_in_one_line(bench: Any) -> None:
+    with pytest.raises(bench.options.UsageError, match="takes no options, got 'much'"):
+        bench.ours.choose_backend("numpy:much", [])
 
 
 def test_a_profile_counts_calls_and_leaves_no_clocks(bench: Any) -> None:
