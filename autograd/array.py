@@ -39,10 +39,11 @@ class Array:
     `offset` the first element within a flat base, -1 for another kind of view; `version` of the
     owner grows with each write. Of an owner, `kept` counts the records that hold its memory, and
     `lasting` tells memory that is there anyway: that of leaves; `made`, memory that only the engine
-    has. Numbers that are not there yet wait for the call in `deferred`."""
+    has; `left`, an array whose tensor lies elsewhere now. Numbers that are not there yet wait for
+    the call in `deferred`."""
 
     __slots__ = (
-        "__weakref__", "_value", "_version", "base", "deferred", "kept", "lasting", "made",
+        "__weakref__", "_value", "_version", "base", "deferred", "kept", "lasting", "left", "made",
         "offset", "spec",
     )  # fmt: skip
 
@@ -56,7 +57,7 @@ class Array:
         self.lasting = False
         self._value = value
         self._version = 0
-        self.made = False
+        self.made = self.left = False
         self.deferred: Deferred | None = None
 
     @property
@@ -110,6 +111,10 @@ class Array:
         settle(self.root)
         self.root.made = False
         return self.value
+
+    def detach(self) -> None:
+        """Move the numbers to memory of their own."""
+        self._value = self.value.copy("K")
 
     def write(self, value: npt.ArrayLike) -> None:
         """Write numbers to the memory."""

@@ -10,7 +10,7 @@ from .ledger import Ledger
 
 if TYPE_CHECKING:
     from .tape import Tape
-    from .trace import Calls
+    from .watch import Watch
 
 PHASES = (
     "forward",
@@ -35,7 +35,7 @@ class Context:
         scope: str,
         tape: Tape | None,
         ledger: Ledger,
-        trace: Calls | None = None,
+        trace: Watch | None = None,
     ) -> None:
         self.backend = backend
         self.phase = phase
@@ -97,9 +97,10 @@ def leave(token: Token[Context]) -> None:
 
 
 def untraced(what: str) -> None:
-    """RuntimeError while calls are traced: they would not depend on `what` any more."""
-    if current().trace is not None:
-        raise RuntimeError(f"trace: the function {what}, which its calls would not do again")
+    """Tell whoever watches the calls that a function does what they would not do again."""
+    trace = current().trace
+    if trace is not None:
+        trace.refuse(f"{what}, which its calls would not do again")
 
 
 class using:

@@ -7,9 +7,9 @@ are computed as soon as anybody else asks for them, and before an operand is wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from threading import RLock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from threading import RLock, get_ident
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import ref
 
 if TYPE_CHECKING:
@@ -19,6 +19,24 @@ Kernel = Callable[..., Any]
 # Which operands of a call are not to be read but to be made in passing: None for one that is read,
 # else the same for the operands of the call behind it.
 Opened = tuple["Opened | None", ...]
+
+
+
+class Recorder(Protocol):
+    """Takes down the computations of a thread, so that they can be repeated."""
+
+    def compute(self, kernel: Kernel, values: Sequence[NDArray]) -> Any:
+        """Call a kernel and take it down."""
+
+
+recorders: dict[int, Recorder] = {}  # by thread
+
+
+def compute(kernel: Kernel, values: Sequence[NDArray]) -> Any:
+    """Call a kernel: all numbers are made here."""
+    recorder = recorders.get(get_ident()) if recorders else None
+    return kernel(*values) if recorder is None else recorder.compute(kernel, values)
+
 
 DEEP = 3  # calls that wait in a row at most
 MANY = 256  # arrays that wait at most
@@ -68,13 +86,14 @@ class Call:
         if self.join is not None and any([a.deferred is not None for a in args]):
             joined, operands = self._joined(args)
             if joined is not None:
-                result = joined.kernel(*[a.value for a in operands])
+                result = compute(joined.kernel, [a.value for a in operands])
                 if joined.makes is None:
                     return result
                 result, made = result
                 args[joined.makes].receive(made)
                 return result
-        return self.kernel(*[a.value if a._value is None else a._value for a in args])
+        values = [a.value if a._value is None else a._value for a in args]
+        return compute(self.kernel, values)
 
     def _joined(self, args: tuple[Array, ...]) -> tuple[Joined | None, list[Array]]:
         """Return the kernel that takes in what the arguments wait for, None where there is none,
@@ -147,6 +166,13 @@ def settle(root: Array) -> None:
             for array in _still_waiting():
                 if array.deferred is not None and array.deferred.reads(root):
                     _ = array.value
+
+
+def compute_all() -> None:
+    """Compute all that waits."""
+    with lock:
+        for array in _still_waiting():
+            _ = array.value
 
 
 def _still_waiting() -> list[Array]:

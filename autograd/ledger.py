@@ -66,12 +66,17 @@ class Row(NamedTuple):
 
 
 class Batch:
-    """Calls that are always made together, by what they are filed under: counted like one."""
+    """Calls that are always made together, by what they are filed under, and bytes that the tape
+    keeps meanwhile: counted like one."""
 
-    __slots__ = ("keys",)
+    __slots__ = ("keys", "stashes")
 
-    def __init__(self, keys: Iterable[tuple[str, str, str, str, Cost]]) -> None:
-        self.keys = tuple(keys)
+    def __init__(
+        self,
+        keys: Iterable[tuple[str, str, str, str, Cost]],
+        stashes: Iterable[tuple[tuple[str, str, str, str], int]] = (),
+    ) -> None:
+        self.keys, self.stashes = tuple(keys), tuple(stashes)
 
 
 class Ledger:
@@ -81,7 +86,7 @@ class Ledger:
     def __init__(self) -> None:
         self._calls: Counter[tuple[str, str, str, str, Cost]] = Counter()
         self._batches: Counter[Batch] = Counter()
-        self.stashed: Counter[tuple[str, str, str, str]] = Counter()
+        self._stashed: Counter[tuple[str, str, str, str]] = Counter()
 
     def count(self, key: tuple[str, str, str, str, Cost], n: int = 1) -> None:
         """File n calls under (scope, phase, primitive, backend, cost)."""
@@ -97,16 +102,27 @@ class Ledger:
     @property
     def calls(self) -> Counter[tuple[str, str, str, str, Cost]]:
         """Numbers of calls by (scope, phase, primitive, backend, cost)."""
+        self._add_batches()
+        return self._calls
+
+    @property
+    def stashed(self) -> Counter[tuple[str, str, str, str]]:
+        """Bytes that the tape kept by (scope, phase, primitive, backend)."""
+        self._add_batches()
+        return self._stashed
+
+    def _add_batches(self) -> None:
         while self._batches:
             batch, n = self._batches.popitem()
             for key in batch.keys:
                 self._calls[key] += n
-        return self._calls
+            for names, size in batch.stashes:
+                self._stashed[names] += n * size
 
     def stash(self, key: tuple[str, str, str, str], size: int) -> None:
         """File `size` bytes that the tape keeps for the backward sweep under a Key, or what is
         equal to one."""
-        self.stashed[key] += size
+        self._stashed[key] += size
 
     def rows(self) -> list[Row]:
         """Return one row a key, in the order in which the keys were first seen."""
@@ -148,7 +164,7 @@ class Ledger:
         """Forget all counts."""
         self._calls.clear()
         self._batches.clear()
-        self.stashed.clear()
+        self._stashed.clear()
 
     def counts(self) -> Counter[tuple[Any, ...]]:
         """Return counts without the backend and what it saved: what must be equal between any two

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import backends, context
 from .array import Array, Spec
-from .deferred import Call, Later, settle, wait
+from .deferred import Call, Later, compute, settle, wait
 from .ledger import Cost
 
 Value: TypeAlias = Any  # an Array, or a Tensor where the call is to be recorded
@@ -289,7 +289,7 @@ def _put_off(later: Later, outputs: tuple[Spec, ...], args: tuple[Array, ...]) -
         a.made = True
     if later.now is not None:
         others = [a for i, a in enumerate(made) if i != later.output]
-        for a, value in zip(others, later.now(*[a.value for a in args]), strict=True):
+        for a, value in zip(others, compute(later.now, [a.value for a in args]), strict=True):
             a.receive(value)
     pool = (*args, *made)
     operands = [(pool[i], i in later.large) for i in later.operands]
@@ -302,7 +302,7 @@ def _put_off(later: Later, outputs: tuple[Spec, ...], args: tuple[Array, ...]) -
 
 
 def _copied(a: Array) -> Array:
-    return Array(a.spec, a.value.copy())
+    return Array(a.spec, compute(np.copy, [a.value]))
 
 
 def _compare(

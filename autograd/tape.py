@@ -71,6 +71,8 @@ class Record:
             state = context.current()
             names = (state.scope, state.phase, self.operation.name, state.backend)
             state.ledger.stash(names, owner.spec.nbytes)
+            if state.trace is not None:
+                state.trace.stashes.append((names, owner.spec.nbytes))
 
     def take(self, kind: str, position: int) -> Array:
         """Return a saved input or output. RuntimeError where it was written since."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,6 @@ class Tensor(Operators):
     )  # fmt: skip
     __array_ufunc__ = None
     is_parameter = False
-    exchanges: ClassVar[int] = 0  # how often any tensor got other memory
 
     def __init__(
         self, data: Array, requires_grad: bool = False, source: tuple[Record, int] | None = None
@@ -103,8 +102,8 @@ class Tensor(Operators):
     def exchange(self, data: Array) -> None:
         """Lay the tensor somewhere else: functions that `trace` returned learn their calls anew."""
         if data is not self.data:
+            self.data.left, data.left = True, False
             self.data = data
-            Tensor.exchanges += 1
 
     def detach(self) -> Tensor:
         """Return the same numbers without their history."""
@@ -131,7 +130,9 @@ class Tensor(Operators):
 
     def deliver(self, gradient: Value) -> None:
         """Take the gradient of one sweep, which is final: the engine calls this."""
-        given = self.hooked(gradient)
+        given, trace = self.hooked(gradient), context.current().trace
+        if trace is not None:
+            trace.deliver(self)
         if self.slot is not None:
             given = self._settle(self.slot, given)
         elif self.grad is None:
@@ -139,6 +140,13 @@ class Tensor(Operators):
         else:
             given = self.grad + given
         self.grad = given
+        if trace is None:
+            self.announce()
+        elif self.ready:
+            trace.announce(self)
+
+    def announce(self) -> None:
+        """Tell whoever waits for it that the gradient is final."""
         for ready in self.ready:
             ready(self)
 
@@ -301,7 +309,9 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
         if isinstance(result, tuple):
             return tuple([Tensor(a) for a in result])
         return None if result is None else Tensor(result)
-    context.untraced("records gradients")
+    trace = context.current().trace
+    if trace is not None and not trace.training:
+        trace.refuse("records gradients")
     if primitive.writes:
         raise RuntimeError(f"{primitive.name}: in place on tensors with gradients; use no_grad()")
     result = dispatch(primitive, arrays, attrs)

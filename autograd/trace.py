@@ -7,11 +7,24 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from . import context
-from .array import Array, Spec, array
-from .deferred import Call
+from .array import Array, array
+from .deferred import Call, compute
 from .ledger import Batch, Ledger
 from .primitive import Known, Primitive, perform
+from .repeat import (
+    MANY,
+    Kind,
+    Repeat,
+    Repeating,
+    TracedTraining,
+    check_inputs,
+    kind,
+    opened,
+    recordable,
+    still_there,
+)
 from .tensor import Tensor
+from .watch import MAKES, Watch
 
 Places: TypeAlias = tuple[int, ...]
 
@@ -28,12 +41,11 @@ class Step(NamedTuple):
     done: Places
 
 
-class Calls:
+class Calls(Watch):
     """Gathers the calls that are dispatched; each array has a place, in order of its first use."""
 
     def __init__(self, inputs: Sequence[Array], ledger: Ledger) -> None:
-        self.ledger = ledger
-        self.created: list[Array] = []  # by no call
+        super().__init__(ledger)
         self.arrays: list[Array] = []
         self.steps: list[Step] = []
         self._places: dict[int, int] = {}
@@ -51,29 +63,27 @@ class Calls:
         key: Any, ledger: Ledger,
     ) -> None:  # fmt: skip
         """Take down a call."""
-        if ledger is not self.ledger:
-            raise RuntimeError("trace: the function changes the ledger; do so around the call")
-        created = {id(a) for a in self.created}
-        if any(id(args[i].root) in created for i in primitive.writes):
-            raise RuntimeError(f"trace: the function writes to a tensor that it {MAKES}")
+        super().add(primitive, known, args, made, key, ledger)
         places = tuple(map(self.place, args)), tuple(map(self.place, made))
         self.steps.append(Step(primitive, known, *places, key, ()))
-
-
-MAKES = "makes of numbers; make it outside"
 
 
 class Program:
     """Calls to run again. What is neither an input nor the result of a call, such as a weight, is
     read anew each time."""
 
-    def __init__(self, calls: Calls, outputs: Sequence[Array]) -> None:
+    def __init__(
+        self, calls: Calls, outputs: Sequence[Array], container: type | None
+    ) -> None:
+        self.container = container
+        self.repeat: Repeat | None = None
         if {id(a.root) for a in outputs} & {id(a) for a in calls.created}:
             raise RuntimeError(f"trace: the function returns a tensor that it {MAKES}")
         self.inputs, self.outputs = calls.inputs, [calls.place(a) for a in outputs]
         computed = {place for step in calls.steps for place in step.results}
         dropped = computed | {*self.inputs}
         self.arrays = [None if i in dropped else a for i, a in enumerate(calls.arrays)]
+        self.given = [a for a in self.arrays if a is not None]
         self.batch = Batch(step.key for step in calls.steps)
         self.steps: list[Step] = []
         read = {*self.outputs, *self.inputs}
@@ -121,7 +131,7 @@ class Program:
         for place, a in zip(self.inputs, inputs, strict=True):
             numbers[place] = a.value
         for call, operands, results, done in calls:
-            made = call.kernel(*[numbers[i] for i in operands])
+            made = compute(call.kernel, [numbers[i] for i in operands])
             if type(made) is tuple:
                 for place, value in zip(results, made, strict=True):
                     numbers[place] = value
@@ -137,32 +147,42 @@ class Traced:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self._programs: dict[Any, tuple[Program, type | None]] = {}
-        self._exchanges = Tensor.exchanges
+        self.programs: dict[Kind, list[Program]] = {}
 
     def __call__(self, *inputs: Tensor) -> Any:
         state = context.current()
         if state.trace is not None:
             return self.function(*inputs)  # within another trace
-        for i, x in enumerate(inputs):
-            if not isinstance(x, Tensor):
-                raise TypeError(f"trace: input {i} is no tensor but of type {type(x).__name__}")
-        if self._exchanges != Tensor.exchanges:
-            self._programs, self._exchanges = {}, Tensor.exchanges
+        check_inputs(inputs)
         arrays = [x.data for x in inputs]
-        key = _kind(state, arrays)
-        found = self._programs.get(key)
-        if found is None:
-            made, found = self._learn(arrays, key[-1], state.ledger)
-            self._programs[key] = found
+        key = kind(state, arrays)
+        for program in self.programs.get(key, ()):
+            if still_there(program.given):
+                made = self._run(program, arrays, state)
+                break
         else:
-            made = found[0].run(arrays, state.ledger)
-        container = found[1]
+            made, program = self._learn(arrays, key.same, state.ledger)
+            self.programs[key] = [*self.programs.get(key, ())[1 - MANY :], program]
+        container = program.container
         return Tensor(made[0]) if container is None else container([Tensor(a) for a in made])
+
+    def _run(
+        self, program: Program, arrays: list[Array], state: context.Context
+    ) -> list[Array]:
+        """Run a program, the second time so that it can be repeated without Python."""
+        backend = recordable(state.backend)
+        if backend is None:
+            return program.run(arrays, state.ledger)
+        if program.repeat is not None:
+            return program.repeat.run(arrays, state.ledger)
+        with Repeating(backend, arrays) as repeating:
+            made = program.run(repeating.inputs, state.ledger)
+            program.repeat = repeating.end(made, program.batch)
+        return repeating.results
 
     def _learn(
         self, arrays: list[Array], same: Places, ledger: Ledger
-    ) -> tuple[list[Array], tuple[Program, type | None]]:
+    ) -> tuple[list[Array], Program]:
         """Run the function once and return its results and the program that it makes."""
         # Under handles of their own inputs are told from what the function has from elsewhere.
         given = [Array(a.spec, a.value if a.has_numbers else None, a.root, -1) for a in arrays]
@@ -170,26 +190,12 @@ class Traced:
         calls = Calls(inputs, ledger)
         with context.using(tape=None, trace=calls):
             result = self.function(*[Tensor(a) for a in inputs])
-        container = None if isinstance(result, Tensor) else type(result)
-        tensors = [result] if container is None else result
-        if container not in (None, tuple, list):
-            raise TypeError(f"trace: the function must return tensors, not a {container.__name__}")
-        for i, t in enumerate(tensors):
-            if not isinstance(t, Tensor):
-                raise TypeError(f"trace: result {i} is no tensor but of type {type(t).__name__}")
+        tensors, container = opened(result)
         made = [t.data for t in tensors]
-        return made, (Program(calls, made), container)
+        return made, Program(calls, made, container)
 
 
-def _kind(state: context.Context, arrays: Sequence[Array]) -> tuple[Any, ...]:
-    """Return what decides which calls are made: where they run, the shapes, and which inputs are
-    one and the same."""
-    specs: tuple[Spec, ...] = tuple([a.spec for a in arrays])
-    ids = [id(a) for a in arrays]
-    return state.backend, state.phase, state.scope, specs, tuple([ids.index(i) for i in ids])
-
-
-def trace(function: Callable[..., Any]) -> Traced:
+def trace(function: Callable[..., Any], training: bool = False) -> Traced | TracedTraining:
     """Return a function that computes what `function`, a model say, computes without a tape, and
     counts the same, but runs its Python once for each combination of backend, phase and input
     shapes; then only the calls that it made. Inputs are tensors; the result is a tensor, or a tuple
@@ -200,5 +206,13 @@ def trace(function: Callable[..., Any]) -> Traced:
     numbers of tensors or draws random ones, on which calls would depend, where it records gradients
     or changes the ledger, and where it writes to or returns tensors that it makes of numbers.
     TypeError for inputs and results that are no tensors.
+
+    With `training` the function may run `backward` to the end: gradients of parameters that lie in
+    flat buffers are stored and announced as ever, unless some are there already. Nothing is refused
+    then: where calls would not do the same again the function is run as it is, each time.
+
+    On a backend whose calls can be recorded (llvm, with one thread), later calls take no Python at
+    all between those of NumPy. They work in memory of their own, as much as one call takes, for
+    each combination.
     """
-    return Traced(function)
+    return TracedTraining(function) if training else Traced(function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -92,10 +93,11 @@ class Ours:
         self.images, self.labels = batch(case)
         self.model = create(case).train(mode == "train")
         self.step = self.train if mode == "train" else self.infer
-        self.plain = self.step if mode == "train" else self.infer_plainly
+        self.plain = self.train_plainly if mode == "train" else self.infer_plainly
         if mode == "train":
             order = finish_order(self.loss, [*self.model.parameters()])
             self.optimizer = SGD(flatten(order), RATE, momentum=MOMENTUM, weight_decay=DECAY)
+            self.fit = trace(self.backward, training=True)
         else:
             self.classify = trace(self.model)
 
@@ -103,10 +105,23 @@ class Ours:
         """Run forward and the loss."""
         return cross_entropy(self.model(from_numpy(self.images)), from_numpy(self.labels))
 
+    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Run forward, the loss and backward."""
+        loss = cross_entropy(self.model(images), labels)
+        loss.backward()
+        return loss
+
     def train(self) -> None:
         """Run forward, the loss, backward and the update."""
+        self._train(self.fit)
+
+    def train_plainly(self) -> None:
+        """Do the same, running the Python of the model."""
+        self._train(self.backward)
+
+    def _train(self, backward: Callable[[Tensor, Tensor], Tensor]) -> None:
         with context.using(backend=self.backend, ledger=self.ledger):
-            self.loss().backward()
+            backward(from_numpy(self.images), from_numpy(self.labels))
             self.optimizer.step()
             self.optimizer.zero_grad()
 

@@ -34,8 +34,7 @@ def guarded(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("end", ["behind", "before"])
 @pytest.mark.parametrize("backend", RUNS)
 def test_no_sample_leaves_its_arrays(backend: str, end: str) -> None:
-    # How convolutions are done matters to them alone.
-    done = guarded(backend, end, "all" if backend.endswith("auto") else "convolutions")
+    done = guarded(backend, end)
     last = done.stdout.splitlines()[-1:]
     assert done.returncode == 0, f"{backend}, a page {end}: crash in {last}\n{done.stderr[-2000:]}"
     assert last == ["done"]

@@ -70,7 +70,7 @@ def test_gradients_of_a_step(backend: str, dtype: str, bound: float) -> None:
     off = gradients(backend, dtype) - exact
     error = np.linalg.norm(off) / np.linalg.norm(exact)
     assert error < bound
-    assert error > 0 or backend == "numpy"  # of their own, not the same numbers
+    assert error > (1e-7 if dtype == "float32" else 0)  # rounded so, not the same numbers
 
 
 @cache

@@ -43,7 +43,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.tensor": (*TO_TAPE, "autograd.operators"),
     "autograd.differentiate": TO_TENSOR,
     "autograd.functional": TO_TENSOR,
-    "autograd.trace": TO_TENSOR,
+    "autograd.repeat": (*TO_TENSOR, "autograd.backends", "autograd.watch"),
+    "autograd.trace": (*TO_TENSOR, "autograd.repeat", "autograd.watch"),
+    "autograd.watch": (),
     "autograd.nn": TO_FUNCTIONAL,
     "autograd.models": TO_NN,
     "autograd.optim": TO_NN,
@@ -56,7 +58,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Allowed besides: inside a function only, and for type checkers only.
 MAY_IMPORT_LAZILY: dict[str, tuple[str, ...]] = {"trainer.cli": ("launch",)}
 MAY_NAME: dict[str, tuple[str, ...]] = {
-    "autograd.context": ("autograd.tape", "autograd.trace"),
+    "autograd.context": ("autograd.tape", "autograd.watch"),
+    "autograd.watch": tuple(
+        f"autograd.{name}" for name in ("array", "ledger", "primitive", "tensor")
+    ),
     "autograd.operators": ("autograd.tensor",),
 }
 # A backend is imported by the registry alone, inside a function.

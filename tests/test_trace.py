@@ -154,7 +154,7 @@ def test_memory_of_a_step_goes_to_later_ones(bare: bool, monkeypatch: pytest.Mon
 
     traced = ag.trace(many)
     traced(ag.ones(2))
-    [(program, _)] = traced._programs.values()
+    [[program]] = traced.programs.values()
     assert program.bare is not None
     if bare:
         for call in {call for call, *_ in program.bare}:

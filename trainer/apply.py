@@ -21,7 +21,7 @@ from .distributed.comm import Comm, SerialComm
 from .distributed.sync import Reducer
 from .errors import NotFinite, UserError
 from .inspect import find as newest
-from .loop import evaluate
+from .loop import evaluate, judging
 from .state import load_model, recorded
 
 
@@ -88,7 +88,8 @@ def evaluate_checkpoint(
         micro_batches=trained.micro_batches,
     )
     with context.using(backend=trained.backend):
-        loss, hits, count = evaluate(trained.model, loader, Reducer(comm, fixed=True))
+        judge = judging(trained.model)
+        loss, right, count = evaluate(judge, loader, Reducer(comm, fixed=True))
     if not math.isfinite(loss):
         raise NotFinite(f"{trained.path}: loss is {loss / count} over {int(count)} samples")
     figures = {
@@ -96,8 +97,8 @@ def evaluate_checkpoint(
         "dataset": trained.data.name,
         "split": split,
         "samples": int(count),
-        "correct": int(hits),
-        "accuracy": hits / count,
+        "correct": int(right),
+        "accuracy": right / count,
         "loss": loss / count,
     }
     if comm.rank == 0:

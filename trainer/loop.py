@@ -6,8 +6,9 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from ..autograd import (
     memory_in_use,
     nn,
     no_grad,
+    trace,
 )
 from ..autograd.random import keyed
 from ..datasets import Batch, Loader
@@ -42,12 +44,32 @@ RESULT = {
 }  # fmt: skip
 
 
-def measure(logits: Tensor, labels: Tensor, loss: Tensor) -> tuple[float, float, float]:
-    """Return the sums that ranks add up: loss, hits, samples."""
+Judged: TypeAlias = tuple[Tensor, Tensor]  # mean loss and number of hits
+
+
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how many images are classified right."""
     with no_grad(), context.using(phase="evaluate", scope="metrics"):
-        hits = (logits.detach().argmax(1) == labels).sum()
-    count = labels.shape[0]
-    return float(loss.item()) * count, float(hits.item()), float(count)
+        right: Tensor = (logits.detach().argmax(1) == labels).sum()
+    return right
+
+
+def sums(judged: Judged, count: int) -> tuple[float, float, float]:
+    """Return the sums that ranks add up: loss, hits, samples."""
+    loss, right = judged
+    return float(loss.item()) * count, float(right.item()), float(count)
+
+
+def judging(model: nn.Module) -> Callable[[Tensor, Tensor], Judged]:
+    """Return the function that judges a model, in evaluation mode, by images and labels."""
+
+    def judge(images: Tensor, labels: Tensor) -> Judged:
+        logits = model(images)
+        return cross_entropy(logits, labels), hits(logits, labels)
+
+    model.eval()
+    judged: Callable[[Tensor, Tensor], Judged] = trace(judge)
+    return judged
 
 
 class Training:
@@ -77,6 +99,7 @@ class Training:
         self.reducer = Reducer(comm, fixed=comm.size <= config.micro_batches)
         self.parts = self.train_data.sampler.mine
         bucket = int(config.bucket_mb * 1e6)
+        self.fit, self.judge = trace(self.forward_backward, training=True), judging(self.model)
         self.sync = GradientSync(self.flat, self.reducer, bucket, len(self.parts))
         whole = self.train_data.sampler.parts
         self.statistics = Statistics(self.model, self.reducer, self.parts, whole)
@@ -147,21 +170,21 @@ class Training:
         # Every rank first ends its buckets: one without a share starts them only here, and ranks
         # must come to their collectives in one order.
         self.sync.wait()
-        sums = total(rows, self.reducer)
-        if not math.isfinite(sums[0]):
+        loss, right, count = total(rows, self.reducer).tolist()
+        if not math.isfinite(loss):
             raise NotFinite(
-                f"loss is {sums[0] / sums[2]} at step {now.step + 1} of epoch {now.epoch + 1} "
+                f"loss is {loss / count} at step {now.step + 1} of epoch {now.epoch + 1} "
                 f"with --lr {self.config.lr}: try a smaller one"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
         now.step += 1
         now.step_in_epoch += 1
-        now.images += int(sums[2])
-        now.sums = [a + float(b) for a, b in zip(now.sums, sums, strict=True)]
+        now.images += int(count)
+        now.sums = [a + b for a, b in zip(now.sums, (loss, right, count), strict=True)]
         if now.step % self.config.log_every == 0:
-            self.log("step", loss=sums[0] / sums[2], accuracy=sums[1] / sums[2])
-        return float(sums[0]), float(sums[1]), float(sums[2])
+            self.log("step", loss=loss / count, accuracy=right / count)
+        return loss, right, count
 
     def fitting_backward(self, batch: Batch) -> tuple[float, float, float]:
         """Run `backward`; UserError where its results do not fit the limit of memory."""
@@ -175,13 +198,18 @@ class Training:
         """Run forward and backward on a micro-batch. The gradient is seeded with its share of the
         batch, so that the sum over all is that of the mean over the whole batch."""
         self.model.train()
-        x, labels = from_numpy(batch.images), from_numpy(batch.labels)
-        logits = self.model(x)
+        count = len(batch.labels)
+        share = np.asarray(count / batch.total, self.dtype)
+        given = (from_numpy(a) for a in (batch.images, batch.labels, share))
+        return sums(self.fit(*given), count)
+
+    def forward_backward(self, images: Tensor, labels: Tensor, share: Tensor) -> Judged:
+        """Compute loss, hits and the gradients of all weights."""
+        logits = self.model(images)
         loss = cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        sums = measure(logits, labels, loss)
-        share = np.asarray(len(batch.labels) / batch.total, self.dtype)
-        loss.backward(from_numpy(share))
-        return sums
+        right = hits(logits, labels)
+        loss.backward(share)
+        return loss, right
 
     def end_epoch(self, progress: Progress, whole: bool, final: bool) -> None:
         """Close an epoch's books, evaluating where it is due."""
@@ -206,13 +234,14 @@ class Training:
         now, begun = self.state, time.monotonic()
         self.statistics.use_means()
         try:
-            loss, hits, count = evaluate(self.model, self.test_data, self.reducer)
+            self.model.eval()
+            loss, right, count = evaluate(self.judge, self.test_data, self.reducer)
         except OutOfMemory as error:
             size = self.test_data.sampler.batch_size
             raise build.too_much(error, "--eval-batch-size", size) from error
         if not math.isfinite(loss):
             raise NotFinite(f"test loss is {loss / count} after step {now.step}: lower --lr")
-        now.test_loss, now.test_accuracy, now.evaluated = loss / count, hits / count, now.step
+        now.test_loss, now.test_accuracy, now.evaluated = loss / count, right / count, now.step
         now.aside += time.monotonic() - begun
 
     def save(self) -> None:
@@ -332,17 +361,17 @@ class Training:
         return result
 
 
-def evaluate(model: nn.Module, data: Loader, reducer: Reducer) -> tuple[float, float, float]:
+def evaluate(
+    judge: Callable[[Tensor, Tensor], Judged], data: Loader, reducer: Reducer
+) -> tuple[float, float, float]:
     """Return the sums of loss, hits and samples over the batches of all ranks: smaller parts weigh
     less, so the totals do not depend on the number of ranks."""
-    model.eval()
     rows = np.zeros((len(data.sampler.mine), 3))
     with no_grad(), context.using(phase="evaluate"):
         for batch in data.epoch(0):
             for row, part in zip(rows, batch.parts(), strict=True):
                 if len(part.labels):
-                    labels = from_numpy(part.labels)
-                    logits = model(from_numpy(part.images))
-                    row += measure(logits, labels, cross_entropy(logits, labels))
-    loss, hits, count = total(rows, reducer).tolist()
-    return loss, hits, count
+                    judged = judge(from_numpy(part.images), from_numpy(part.labels))
+                    row += sums(judged, len(part.labels))
+    loss, right, count = total(rows, reducer).tolist()
+    return loss, right, count

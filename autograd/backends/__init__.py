@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+from ..deferred import Recorder
+
 if TYPE_CHECKING:
-    from ..array import Spec
+    from ..array import NDArray, Spec
     from ..deferred import Call, Later
     from ..primitive import Primitive
 
@@ -45,6 +48,40 @@ class Tunable(Backend, Protocol):
 
     def adopt(self, choices: bytes) -> None:
         """Take what another process chose, and choose nothing from now on."""
+
+
+class Recording(Recorder, Protocol):
+    """Takes down what this thread computes within a `with` block, so that it can be repeated on the
+    same memory, with other numbers in it."""
+
+    def __enter__(self) -> Recording:
+        """Begin."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End."""
+
+    def hold(self, value: NDArray) -> None:
+        """Keep the numbers of an array that came into being here; others are lost."""
+
+    def effect(self, step: Callable[[], Any]) -> None:
+        """Call a function now, of which nothing is taken down, and at this place in each
+        repetition."""
+
+    def repeat(self) -> None:
+        """Do it again."""
+
+
+@runtime_checkable
+class Recordable(Backend, Protocol):
+    """A backend whose calls can be repeated without Python."""
+
+    def recording(self) -> Recording:
+        """Return a new recording."""
 
 
 class Building(NamedTuple):

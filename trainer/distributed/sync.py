@@ -94,7 +94,8 @@ class GradientSync:
         self.home: dict[int, Bucket] = {}
         self.started = 0
         self._cut(bucket_bytes)
-        for p in flat.parameters:
+        # Alone, nobody waits for a sum: there is nothing to begin early.
+        for p in flat.parameters if reducer.comm.size > 1 else ():
             p.ready.append(self._finished)
 
     def _cut(self, bucket_bytes: int) -> None:

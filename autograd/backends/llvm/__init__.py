@@ -25,7 +25,8 @@ from . import (  # noqa: F401  (registers)
     recurrent_sequence,
     update,
 )
-from .registry import Waiting, find, join, joinable, waiting
+from .recording import Recording
+from .registry import Waiting, find, is_native, join, joinable, native, waiting
 from .targets import CONVOLUTIONS, WIDTHS, Target, target
 from .tuning import LEVELS, Tuner
 
@@ -79,6 +80,10 @@ class Llvm:
         joined = join(self.tuner.fit(call.name, call.specs, call.attrs), call, signs)
         return joined and joined._replace(kernel=_one_at_a_time(joined.kernel))
 
+    def recording(self) -> Recording:
+        """Return what takes down the calls of a thread, so that they can be repeated."""
+        return Recording(self.target)
+
     def choices(self) -> bytes:
         """Return the tiles that were chosen by timing so far."""
         return self.tuner.dump()
@@ -96,7 +101,7 @@ def _one_at_a_time(kernel: Kernel) -> Kernel:
         with lock:
             return kernel(*arrays)
 
-    return run
+    return native(run) if is_native(kernel) else run
 
 
 def create(options: str) -> Llvm:

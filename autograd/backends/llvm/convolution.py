@@ -12,10 +12,11 @@ from ...array import NDArray, Spec
 from . import memory, winograd_plan
 from .border import Pair
 from .direct import Correlation, Tile, correlate, correlate_weights, pack
+from .flat import increase
 from .jit import build
 from .layout import address, channels_last, plain
 from .parts import ByImages, Scratch, Work, in_parts, parts_of
-from .registry import Kernel, executing, implements
+from .registry import Kernel, executing, implements, native
 from .targets import Target
 from .winograd import Winograd, multiplications
 
@@ -179,7 +180,9 @@ def conv2d_dx(
 
         return dx, some
 
-    return executing(ByImages(n, macs, begin), n * sums)
+    plan = ByImages(n, macs, begin)
+    plan.native = whole
+    return executing(plan, n * sums)
 
 
 @implements("conv2d_dw")
@@ -200,6 +203,7 @@ def conv2d_dw(
     shape = (groups, r * s, c.channels, c.results)
     parts = parts_of(c.macs * n, n, FOLD * prod(shape))
     steps = x.nbytes // n, prod(shape) * x.dtype.itemsize, dy.nbytes // n
+    add = build(increase, target, c.dtype)
 
     def run(x: NDArray, dy: NDArray) -> NDArray:
         source, tops = channels_last(x), channels_last(dy)
@@ -211,10 +215,11 @@ def conv2d_dw(
             function(*ends, top, scratch.address(worker), count)
 
         in_parts(n, parts, one)
-        whole = sums[0] if parts == 1 else np.add.reduce(sums, 0, out=memory.empty(shape, x.dtype))
-        return whole.transpose(0, 3, 2, 1).reshape(m, c.channels, r, s)
+        for part in range(1, parts):
+            add(address(sums), address(sums) + part * steps[1], prod(shape))
+        return sums[0].transpose(0, 3, 2, 1).reshape(m, c.channels, r, s)
 
-    return run
+    return native(run) if groups == 1 else run
 
 
 def _forward(
@@ -256,7 +261,7 @@ def _fast_weights(target: Target, c: Winograd, n: int) -> Kernel:
     def run(x: NDArray, dy: NDArray) -> NDArray:
         return function(channels_last(x), channels_last(dy))
 
-    return executing(run, multiplications(c, n, gradient=True))
+    return executing(native(run), multiplications(c, n, gradient=True))
 
 
 def _packer(

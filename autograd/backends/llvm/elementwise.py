@@ -12,17 +12,17 @@ import numpy as np
 from ...array import NDArray, Spec
 from . import mathematics
 from . import registry as plans
-from .flat import Layouts, sweep
+from .flat import Layouts, copied, increase, sweep
 from .jit import build
 from .language import Integer, Kernel, Vector
-from .layout import address
+from .layout import Moves, address
+from .memory import empty
 from .targets import Target
 
 # Gets the kernel, a vector of each array, and vectors of the constants.
 Formula: TypeAlias = Callable[..., Vector]
 
-# Below so many elements NumPy is as fast: in general, in plain arithmetic, with exponentials.
-LEAST, LEAST_PLAIN, LEAST_EXP = 1 << 15, 1 << 18, 1 << 13
+LEAST = 1 << 8  # elements below which NumPy is as fast
 BLOCK = 1 << 14  # numbers that are summed at a time: they fit in the second-level cache
 PERIOD = 1 << 11  # numbers to which those for each channel are repeated, at most
 
@@ -212,10 +212,10 @@ def _parts(k: Kernel, count: Integer, size: Integer) -> Integer:
 
 
 def _plan(
-    target: Target, formula: str, specs: tuple[Spec, ...], constants: tuple[float, ...], least: int
+    target: Target, formula: str, specs: tuple[Spec, ...], constants: tuple[float, ...]
 ) -> plans.Kernel | None:
     """Return the function of a formula for arrays of one shape and type; None for others."""
-    if specs[0].size < least or any(s != specs[0] for s in specs):
+    if specs[0].size < LEAST or any(s != specs[0] for s in specs):
         return None
     layouts, dtype = Layouts(specs[0]), specs[0].dtype
     function = build(pointwise, target, dtype.name, formula, len(specs), len(constants))
@@ -229,28 +229,28 @@ def _plan(
         return y
 
     run.given = given  # type: ignore[attr-defined]  # its address is used
-    return run
+    return plans.native(run)
 
 
 def together(target: Target, formula: str, specs: tuple[Spec, ...]) -> plans.Kernel | None:
     """Plan a formula of more than one primitive, of arrays of one shape; None for others."""
-    return _plan(target, formula, specs, (), LEAST)
+    return _plan(target, formula, specs, ())
 
 
-def _register(name: str, exponential: bool = False) -> None:
+def _register(name: str) -> None:
     @plans.implements(name)
     def plan(target: Target, *specs: Spec, **attributes: float) -> plans.Kernel | None:
         constants = tuple(attributes.values())
         steep = name.startswith("leaky") and constants[0] > 1
         formula = name.replace("leaky", "steep") if steep else name
-        return _plan(target, formula, specs, constants, LEAST_EXP if exponential else LEAST)
+        return _plan(target, formula, specs, constants)
 
 
-for _name in ("relu", "relu_dx", "leaky_relu", "leaky_relu_dx", "elu_dx", "sigmoid_dx", "tanh_dx"):
+for _name in (
+    "relu", "relu_dx", "leaky_relu", "leaky_relu_dx", "elu", "elu_dx", "sigmoid", "sigmoid_dx",
+    "tanh", "tanh_dx", "exp", "neg",
+):  # fmt: skip
     _register(_name)
-_register("neg")
-for _name in ("elu", "sigmoid", "tanh", "exp"):
-    _register(_name, exponential=True)
 
 
 def _axis(whole: tuple[int, ...], part: tuple[int, ...]) -> int | None:
@@ -303,7 +303,7 @@ def _arithmetic(name: str) -> None:
         if x.dtype != w.dtype:
             return None
         if x.shape == w.shape:
-            return _plan(target, name, (x, w), (), LEAST_PLAIN)
+            return _plan(target, name, (x, w), ())
         if x.size < w.size:
             return _channels(target, name, w, x, swapped=True)
         return _channels(target, name, x, w)
@@ -316,7 +316,7 @@ for _name in ("add", "sub", "mul", "div"):
 @plans.implements("scale")
 def scale(target: Target, x: Spec, *, factor: float) -> plans.Kernel | None:
     """Plan x times a number."""
-    return _plan(target, "scaled", (x,), (factor,), LEAST_PLAIN)
+    return _plan(target, "scaled", (x,), (factor,))
 
 
 FORMULAS["scaled"] = _mul
@@ -334,15 +334,22 @@ def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> plans.K
     parts = np.zeros((repeats, columns), x.dtype)
     to, period = address(parts), repeats * columns
     block = max(16, min(256, BLOCK // period))
+    add, copy = (build(make, target, x.dtype.name) for make in (increase, copied))
 
     def run(x: NDArray) -> NDArray:
         lie = layouts.of(x)
         if lie is None or (columns > 1 and not layouts.inner(lie, axis)):
+            Moves.aside += 1
             return np.asarray(x.sum(others, dtype=x.dtype)).reshape(shape)
         function(address(x), to, layouts.size, period, block)
-        return np.asarray(parts.sum(0)).reshape(shape)
+        for row in range(1, repeats):
+            add(to, to + row * columns * x.itemsize, columns)
+        y = empty(shape, x.dtype)
+        copy(to, address(y), columns)
+        return y
 
-    return run
+    run.parts = parts  # type: ignore[attr-defined]  # its address is used
+    return plans.native(run)
 
 
 @plans.implements("sum_to")

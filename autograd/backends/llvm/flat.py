@@ -12,6 +12,7 @@ from ...array import NDArray, Spec
 from .language import Integer, Kernel
 from .layout import Moves
 from .memory import MALLOC, pool
+from .targets import Target
 
 Strides: TypeAlias = tuple[int, ...]
 Layout: TypeAlias = tuple[Strides, Strides]
@@ -35,6 +36,31 @@ def sweep(k: Kernel, count: Integer, body: Body, unroll: int = 4) -> None:
 
 def _some(k: Kernel, count: Integer) -> AbstractContextManager[None]:
     return k.where(k.positive(count))
+
+
+def copied(target: Target, dtype: str) -> Kernel:
+    """Return the kernel that copies numbers: from, to, how many."""
+    k = Kernel(target, dtype, ("x", "y"), ("count",))
+    x, y, count = k.arguments
+
+    def move(place: Integer, some: Integer | None) -> None:
+        k.store(k.load(k.at(x, place), some), k.at(y, place), some)
+
+    sweep(k, count, move)
+    return k
+
+
+def increase(target: Target, dtype: str) -> Kernel:
+    """Return the kernel of an addition in place: array, what is added, number of elements."""
+    k = Kernel(target, dtype, ("x", "g"), ("count",))
+    x, g, count = k.arguments
+
+    def body(place: Integer, some: Integer | None) -> None:
+        to = k.at(x, place)
+        k.store(k.load(to, some) + k.load(k.at(g, place), some), to, some)
+
+    sweep(k, count, body)
+    return k
 
 
 class Layouts:

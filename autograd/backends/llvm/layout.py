@@ -12,9 +12,11 @@ from .memory import empty
 
 
 class Moves:
-    """Counts the arrays that had to be copied into another order."""
+    """Counts the arrays that had to be copied into another order, and what else kernels that are
+    marked as native left to NumPy (`aside`)."""
 
     count = 0
+    aside = 0
 
 
 def _slow_address(x: NDArray) -> int:

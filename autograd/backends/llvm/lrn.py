@@ -14,7 +14,7 @@ from .layout import ChannelsLast, address
 from .mathematics import exp, log
 from .parts import Scratch
 from .registry import Kernel as Run
-from .registry import implements
+from .registry import implements, native
 from .targets import Target
 
 # Rows between writing the numbers that windows add up and reading them, at other places than they
@@ -152,7 +152,7 @@ def local_response_norm(
         function(*map(address, arrays), call.room.address(0), call.count)
         return arrays[1], arrays[2]
 
-    return run
+    return native(run)
 
 
 @implements("lrn_dx")
@@ -171,4 +171,4 @@ def lrn_dx(
         function(*map(address, arrays), call.room.address(0), call.count)
         return dx
 
-    return run
+    return native(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import defaultdict
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -28,30 +29,73 @@ class Memory:
         self.start = start + -start % ALIGNED
 
 
+class Arena:
+    """Memory that one recording has for itself: what is used again while it is made must be used
+    in the same order by whoever repeats it, and by nobody else. `taken` lists what is taken."""
+
+    def __init__(self) -> None:
+        self.free: dict[int, list[Memory]] = defaultdict(list)
+        self.reserved = 0
+        self.taken: list[Memory] = []
+
+
+class Again:
+    """Gives out memory that was taken before, in the same order; it belongs to an arena still."""
+
+    def __init__(self, memory: list[Memory]) -> None:
+        self.memory = memory[::-1]
+
+    def take(self, room: int) -> Any:
+        """Return the next block. RuntimeError where it is smaller than `room` bytes, or missing."""
+        if not self.memory or self.memory[-1].numbers.size < room + ALIGNED:
+            raise RuntimeError("a kernel takes other memory than when it was recorded")
+        memory = self.memory.pop()
+        block = (ctypes.c_char * room).from_address(memory.start)
+        block.memory = memory  # type: ignore[attr-defined]
+        return block
+
+
 class Pool(Account):
-    """Blocks of memory by size. A block comes back when the last array that lies in it is gone."""
+    """Blocks of memory by size. A block comes back when the last array that lies in it is gone. In
+    a thread that has an arena, blocks come from there and go back there."""
 
     def __init__(self) -> None:
         super().__init__()
         self.free: dict[int, list[Memory]] = defaultdict(list)
         self.kinds: dict[int, type[Any]] = {}
+        self.arenas: dict[int, Arena | Again] = {}  # by thread
 
-    def take(self, size: int) -> Any:
-        """Return a block of at least `size` bytes, as a ctypes array. OutOfMemory beyond the
-        limit."""
+    def take(self, size: int, lasting: bool = False) -> Any:
+        """Return a block of at least `size` bytes, as a ctypes array; a `lasting` one never lies in
+        an arena. OutOfMemory beyond the limit."""
         room = SMALL if size <= SMALL else _rounded(size)
+        home: Pool | Arena = self
+        if self.arenas and not lasting:
+            arena = self.arenas.get(get_ident())
+            if isinstance(arena, Again):
+                return arena.take(room)
+            home = arena or self
         try:
-            memory = self.free[room].pop()
+            memory = home.free[room].pop()
         except IndexError:
-            self._grow(room)
-            memory = Memory(room)
+            memory = self._more(room)
+        if isinstance(home, Arena):
+            home.taken.append(memory)
         # Counts may be off by a block where threads meet; they decide nothing but a limit.
         self.used = used = self.used + room
         if used > self.peak:
             self.peak = used
         block = (self.kinds.get(room) or self._kind(room)).from_address(memory.start)
-        block.memory = memory
+        block.memory, block.home = memory, home
         return block
+
+    def _more(self, room: int) -> Memory:
+        """Return memory that is free, or new from the system."""
+        try:
+            return self.free[room].pop()
+        except IndexError:
+            self._grow(room)
+            return Memory(room)
 
     def _grow(self, room: int) -> None:
         if self.limit and self.held + room > self.limit:
@@ -62,16 +106,45 @@ class Pool(Account):
                 raise OutOfMemory(self.used + room, self.limit)
         self.held += room
 
+    def open(self, arena: Arena | None) -> Arena:
+        """Give this thread an arena, a new one or the one that it had, until `close`."""
+        arena = self.arenas[get_ident()] = arena or Arena()
+        self.used -= arena.reserved
+        return arena
+
+    def close(self) -> None:
+        """Take this thread's arena away; its memory counts as used until it is released."""
+        arena = self.arenas.pop(get_ident())
+        assert isinstance(arena, Arena)
+        arena.reserved = sum(room * len(free) for room, free in arena.free.items())
+        self.used += arena.reserved
+        self.peak = max(self.peak, self.used)
+
+    def again(self, memory: list[Memory]) -> None:
+        """Give this thread memory that was taken before, until `end`."""
+        self.arenas[get_ident()] = Again(memory)
+
+    def end(self) -> None:
+        """End what `again` began."""
+        del self.arenas[get_ident()]
+
+    def release(self, arena: Arena) -> None:
+        """Let everybody use an arena's memory."""
+        self.used -= arena.reserved
+        arena.reserved, kept, arena.free = 0, arena.free, self.free
+        for room, free in kept.items():
+            self.free[room].extend(free)
+
     def _kind(self, room: int) -> type[Any]:
         """Return the ctypes array of that size whose end gives its memory back."""
-        pool, free = self, self.free[room]
+        pool = self
 
         class Block(ctypes.c_char * room):  # type: ignore[misc]
-            __slots__ = ("memory",)
+            __slots__ = ("home", "memory")
 
             def __del__(self) -> None:
                 pool.used -= room
-                free.append(self.memory)
+                self.home.free[room].append(self.memory)
 
         self.kinds[room] = Block
         return Block
@@ -88,12 +161,13 @@ pool = Pool()
 register(pool)
 
 
-def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
-    """Return an array in row-major order whose numbers are not set."""
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any], lasting: bool = False) -> NDArray:
+    """Return an array in row-major order whose numbers are not set. What a kernel keeps from call
+    to call must be `lasting`."""
     size = dtype.itemsize
     for extent in shape:
         size *= extent
-    return np.ndarray(shape, dtype, pool.take(size))
+    return np.ndarray(shape, dtype, pool.take(size, lasting))
 
 
 def images(n: int, c: int, h: int, w: int, dtype: np.dtype[Any]) -> NDArray:

@@ -11,7 +11,7 @@ from .jit import build
 from .layout import ChannelsLast, address, plain
 from .parts import ByImages, Scratch, Work
 from .passes import Epilogue, arranged, gradient, gradient_sums, normalise, statistics
-from .registry import Kernel, implements
+from .registry import Kernel, implements, native
 from .targets import Target
 
 WORK = 8  # MACs in whose time a number is read and written
@@ -64,7 +64,7 @@ def batch_norm(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Kern
         function(*arrays, call.room.address(0), *call.extent)
         return y, mean, var
 
-    return run
+    return native(run)
 
 
 def moments(target: Target, x: Spec) -> Kernel:
@@ -78,7 +78,7 @@ def moments(target: Target, x: Spec) -> Kernel:
         function(address(source), *pair, call.room.address(0), *call.extent)
         return mean, var
 
-    return run
+    return native(run)
 
 
 @implements("batch_norm_eval")
@@ -138,7 +138,7 @@ def sums(target: Target, x: Spec, eps: float, masked: bool) -> Kernel:
         function(*given, *pair, call.room.address(0), *call.extent)
         return dw, db
 
-    return run
+    return native(run)
 
 
 @implements("batch_norm_dx")

@@ -12,6 +12,7 @@ from ...array import NDArray
 from ...threads import WORTHWHILE, share
 from . import memory
 from .layout import address
+from .registry import native
 
 CALL = 1 << 19  # MACs in whose time a kernel is called once more
 CACHED = 1 << 19  # bytes of a result that the next kernel finds in the second-level cache
@@ -25,6 +26,8 @@ Begin = Callable[..., tuple[Any, Work]]
 class ByImages:
     """The kernel of a call that works image by image, so that threads can share them, and so that
     another such kernel can go on with each few of them while they are in the cache."""
+
+    native = True
 
     def __init__(self, images: int, macs: int, begin: Begin) -> None:
         self.images, self.macs, self.begin = images, macs, begin
@@ -54,7 +57,7 @@ def chained(first: ByImages, count: int, then: ByImages) -> Callable[..., Any]:
         over_images(first.macs + then.macs, first.images, both)
         return result, made
 
-    return run
+    return native(run) if first.native and then.native else run
 
 
 class Scratch:
@@ -68,7 +71,7 @@ class Scratch:
         """Return the address of a thread's memory."""
         made = self.held.get(worker)
         if made is None:
-            made = self.held[worker] = memory.empty((self.size,), self.dtype)
+            made = self.held[worker] = memory.empty((self.size,), self.dtype, lasting=True)
             made[...] = 0
         return address(made)
 

@@ -11,9 +11,9 @@ from . import memory
 from .flat import sweep
 from .jit import build
 from .language import Integer, Kernel
-from .layout import address
+from .layout import Moves, address
 from .registry import Kernel as Run
-from .registry import implements
+from .registry import implements, native
 from .targets import Target
 
 LEAST = 1 << 15  # numbers of the result below which NumPy is as fast
@@ -63,6 +63,7 @@ def _plan(target: Target, x: Spec, shape: tuple[int, ...], slices: Slices) -> Ru
 
     def run(x: NDArray) -> NDArray:
         if c > 1 and x.strides[1] != size:  # in another layout
+            Moves.aside += 1
             y = np.zeros_like(x, shape=shape)
             y[parts] = x
             return y
@@ -71,7 +72,7 @@ def _plan(target: Target, x: Spec, shape: tuple[int, ...], slices: Slices) -> Ru
         function(address(x), address(y), n, h, w, c, first, *steps, *apart)
         return y
 
-    return run
+    return native(run)
 
 
 @implements("putslice")

@@ -20,7 +20,7 @@ from .jit import build
 from .language import I1, I32, POINTER, Integer, Kernel, Vector, pieces
 from .layout import address, channels_last
 from .registry import Kernel as Runner
-from .registry import implements
+from .registry import implements, native
 from .targets import Target
 from .windows import Padding, Pool, Reach, Run, Strip, pooling, runs, strips
 
@@ -291,7 +291,7 @@ def max_pool2d(
         function(address(source), address(y), address(place), n)
         return y, place
 
-    return run
+    return native(run)
 
 
 @implements("max_pool2d_dx")
@@ -313,7 +313,7 @@ def max_pool2d_dx(
         function(address(tops), address(places), address(dx), n)
         return dx
 
-    return run
+    return native(run)
 
 
 @implements("avg_pool2d")
@@ -332,7 +332,7 @@ def avg_pool2d(target: Target, x: Spec, **attributes: Any) -> Runner | None:
         function(address(source), address(y), None, n)
         return y
 
-    return run
+    return native(run)
 
 
 @implements("avg_pool2d_dx")
@@ -351,4 +351,4 @@ def avg_pool2d_dx(target: Target, dy: Spec, *, size: Pair, **attributes: Any) ->
         function(address(tops), None, address(dx), n)
         return dx
 
-    return run
+    return native(run)

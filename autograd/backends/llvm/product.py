@@ -17,16 +17,16 @@ from ...threads import WORTHWHILE, share
 from . import memory
 from . import registry as plans
 from .jit import build
-from .layout import address, plain
+from .layout import Moves, address, plain
 from .product_kernels import Product, Tile, multiply, room
 from .product_vector import times_vector
 from .targets import Target
 
-LEAST = 1 << 20  # multiply-accumulates from which a kernel's call pays
+LEAST = 1 << 14  # multiply-accumulates from which a kernel's call pays
 LARGE = 1024  # as long as all axes are at least, NumPy's product is as fast
 NEAR = 1 << 15  # bytes of a panel that stay in the first-level cache
 FEW = 3  # rows from which a product is more than a matrix times a vector
-VECTOR = 1 << 17  # numbers of a matrix from which that with one row pays
+VECTOR = 1 << 12  # numbers of a matrix from which that with one row pays
 COPIED = 32  # rows from which a copied panel pays
 BLOCK = 32  # rows that a thread takes at least
 PANELS = 8  # from so many on, threads take panels
@@ -164,7 +164,7 @@ def linear(target: Target, x: Spec, w: Spec, *b: Spec) -> plans.Kernel | None:
         function(address(left), address(right), address(bias), address(y))
         return y
 
-    return run
+    return plans.native(run)
 
 
 @plans.implements("matmul")
@@ -183,6 +183,7 @@ def matmul(target: Target, x: Spec, w: Spec) -> plans.Kernel | None:
         if (x_turned and not (flat and x.flags.f_contiguous)) or (
             w_turned and not w.flags.f_contiguous
         ):
+            Moves.aside += 1
             return np.matmul(x, w, out=y)
         way = ways.get((x_turned, w_turned))
         if way is None:
@@ -191,4 +192,4 @@ def matmul(target: Target, x: Spec, w: Spec) -> plans.Kernel | None:
         way(address(x), address(w), 0, address(y))
         return y
 
-    return run
+    return plans.native(run)

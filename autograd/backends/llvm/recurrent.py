@@ -107,7 +107,7 @@ def rnn_cell(target: Target, x: Spec, h: Spec, *, nonlinearity: str) -> plans.Ke
         function(*[address(a) for a in (*sums, y)], size)
         return y
 
-    return run
+    return plans.native(run)
 
 
 @plans.implements("lstm_cell")
@@ -124,7 +124,7 @@ def lstm_cell(target: Target, gates: Spec, c: Spec) -> plans.Kernel | None:
         function(*[address(a) for a in (x, old, *made)], rows, size)
         return made[0], made[1], made[2]
 
-    return run
+    return plans.native(run)
 
 
 @plans.implements("lstm_cell_dx")
@@ -141,7 +141,7 @@ def lstm_cell_dx(target: Target, *specs: Spec) -> plans.Kernel | None:
         function(*[address(a) for a in (*given, dgates, dc)], rows, size)
         return dgates, dc
 
-    return run
+    return plans.native(run)
 
 
 @plans.implements("stack")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ...array import Spec
 from ...deferred import Call, Joined, Sign
@@ -25,6 +25,8 @@ class Waiting(NamedTuple):
     now: Kernel | None = None
 
 
+Function = TypeVar("Function", bound=Kernel)
+
 _plans: dict[str, Plan] = {}
 _waits: dict[str, Callable[..., Waiting | None]] = {}
 _joins: dict[str, Callable[[Target, Call, tuple[Sign | None, ...]], Joined | None]] = {}
@@ -35,6 +37,19 @@ def executing(kernel: Kernel, multiplications: int) -> Kernel:
     without a mark executes the nominal ones."""
     kernel.executed = multiplications  # type: ignore[attr-defined]
     return kernel
+
+
+def native(kernel: Function) -> Function:
+    """Mark a kernel as native: whatever it does to numbers compiled functions do, on memory of its
+    arguments, of `memory.empty`, or its own. So calling these again is calling it again; a call in
+    which this does not hold adds to `Moves`."""
+    kernel.native = True  # type: ignore[attr-defined]
+    return kernel
+
+
+def is_native(kernel: Kernel) -> bool:
+    """Tell whether a kernel was marked."""
+    return getattr(kernel, "native", False)
 
 
 def implements(name: str) -> Callable[[Plan], Plan]:

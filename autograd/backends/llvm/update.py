@@ -10,10 +10,10 @@ import numpy as np
 
 from ...array import NDArray, Spec
 from . import registry as plans
-from .flat import Layouts, overlap, sweep
+from .flat import Layouts, copied, increase, overlap, sweep
 from .jit import build
 from .language import Integer, Kernel, Vector
-from .layout import address
+from .layout import Moves, address, plain
 from .mathematics import transposed
 from .targets import Target
 
@@ -44,14 +44,16 @@ def descend(
     return k
 
 
-def increase(target: Target, dtype: str) -> Kernel:
-    """Return the kernel of an addition in place: array, what is added, number of elements."""
-    k = Kernel(target, dtype, ("x", "g"), ("count",))
-    x, g, count = k.arguments
+def averaged(target: Target, dtype: str) -> Kernel:
+    """Return the kernel of x = x + rate (factor y - x): x, y, rate, factor, number of elements."""
+    k = Kernel(target, dtype, ("x", "y", "rate", "factor"), ("count",))
+    x, y, rate, factor, count = k.arguments
+    share, gain = k.broadcast(rate), k.broadcast(factor)
 
     def body(place: Integer, some: Integer | None) -> None:
         to = k.at(x, place)
-        k.store(k.load(to, some) + k.load(k.at(g, place), some), to, some)
+        old, new = k.load(to, some), k.load(k.at(y, place), some) * gain
+        k.store(old + share * (new - old), to, some)
 
     sweep(k, count, body)
     return k
@@ -134,7 +136,7 @@ def accumulate(target: Target, slot: Spec, g: Spec) -> plans.Kernel | None:
     def go(slot: NDArray, g: NDArray) -> None:
         function(address(slot), address(g), layouts.size)
 
-    return lambda slot, g: _in_place(layouts, go, (slot,), (g,))
+    return plans.native(lambda slot, g: _in_place(layouts, go, (slot,), (g,)))
 
 
 def _in_place(
@@ -148,7 +150,7 @@ def _in_place(
         go(*everything)
         return
     strides = layouts.plain[1]
-    copies = [layouts.moved(x, strides) for x in everything]
+    copies = [layouts.moved(x, strides) for x in everything]  # which Moves counts
     go(*copies)
     for x, copy in zip(changed, copies, strict=False):
         x[...] = copy
@@ -165,25 +167,56 @@ def _overlapping(layouts: Layouts, changed: Sequence[NDArray], read: Sequence[ND
 
 @plans.implements("store")
 def store(target: Target, slot: Spec, g: Spec) -> plans.Kernel | None:
-    """Plan slot = g where NumPy is slow: where g's first axis is the last one in memory, as in the
-    gradients of matrix products and filters."""
-    if not _alike(slot, g) or len(slot.shape) < 2:
+    """Plan slot = g: where g's first axis is the last one in memory, as in the gradients of matrix
+    products and filters, squares are turned round."""
+    if slot != g:
         return None
+    copy, layouts = build(copied, target, slot.dtype.name), Layouts(slot)
     function = build(turn, target, slot.dtype.name)
-    rows, columns = slot.shape[0], slot.size // slot.shape[0]
+    rows, columns = (slot.shape or (1,))[0], slot.size // (slot.shape or (1,))[0]
     known: dict[tuple[int, ...], NDArray | None] = {}
     offsets = partial(_offsets, slot.shape, slot.dtype.itemsize)
 
     def run(slot: NDArray, g: NDArray) -> None:
+        lie = layouts.of(slot)
+        if lie is not None and layouts.of(g) == lie and not _overlapping(layouts, [slot], [g]):
+            copy(address(g), address(slot), layouts.size)
+            return
         if g.strides not in known:
             known[g.strides] = offsets(g.strides)
         places = known[g.strides]
         if places is None or not slot.flags.c_contiguous or np.may_share_memory(slot, g):
+            Moves.aside += 1
             slot[...] = g
         else:
             function(address(g), address(places), address(slot), rows, columns)
 
-    return run
+    return plans.native(run)
+
+
+@plans.implements("running_average")
+def running_average(
+    target: Target, mean: Spec, var: Spec, new_mean: Spec, new_var: Spec, rate: Spec, *,
+    unbiased: float,
+) -> plans.Kernel | None:  # fmt: skip
+    """Plan moving averages of means and variances."""
+    each = (mean, var, new_mean, new_var)
+    if any(s != mean for s in each) or rate != Spec((), mean.dtype):
+        return None
+    function = build(averaged, target, mean.dtype.name)
+    factors = np.array([1, unbiased], mean.dtype)
+    size, one, other = mean.size, address(factors), address(factors) + mean.dtype.itemsize
+
+    def run(mean: NDArray, var: NDArray, *new: NDArray) -> None:
+        new_mean, new_var, rate = map(plain, new)
+        for old, value, factor in ((mean, new_mean, one), (var, new_var, other)):
+            moved = plain(old)
+            function(address(moved), address(value), address(rate), factor, size)
+            if moved is not old:
+                old[...] = moved
+
+    run.factors = factors  # type: ignore[attr-defined]  # its address is used
+    return plans.native(run)
 
 
 def _offsets(shape: tuple[int, ...], size: int, strides: tuple[int, ...]) -> NDArray | None:

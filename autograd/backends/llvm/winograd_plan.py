@@ -44,6 +44,8 @@ class Plan(NamedTuple):
 
 
 _shared = threading.local()
+# All that there were: a recording may use those that are too small for others by now.
+_planes: list[NDArray] = []
 
 
 def find(
@@ -121,8 +123,9 @@ class Planes:
         whole = sum(self.sizes)
         held = getattr(_shared, "memory", None)
         if held is None or held.size < whole:
-            held = _shared.memory = memory.empty((whole,), np.dtype(np.float32))
+            held = _shared.memory = memory.empty((whole,), np.dtype(np.float32), lasting=True)
             held[...] = 0
+            _planes.append(held)
         start = address(held)
         return start, start + 4 * self.sizes[0]
 

@@ -1,0 +1,211 @@
+"""Calls that are taken down while they are made, so that they can be repeated without Python: the
+addresses of compiled functions and their arguments, in a table that a compiled loop walks.
+
+What is repeated works on the same memory again, which is why a recording has memory of its own.
+What is not native, NumPy's above all, stays a call of Python between two walks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from threading import get_ident
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import llvmlite.ir as ir
+import numpy as np
+
+from ... import deferred
+from ...array import NDArray
+from . import jit
+from .flat import copied
+from .language import I64, Kernel
+from .layout import Moves, address, plain
+from .memory import Arena, Memory, empty, pool
+from .registry import is_native, native
+from .targets import Target
+
+MOST = 30  # arguments of a function
+ENTRY = 2 + MOST  # 64-bit words: the function's address, how many arguments it has, those
+
+Noted: TypeAlias = tuple[int, tuple[int | None, ...]]
+Step: TypeAlias = Callable[[], Any]
+
+
+def walk(target: Target) -> Kernel:
+    """Return the kernel that calls functions one after the other: a table of entries, each the
+    address of a function, how many arguments it takes, and the arguments; how many there are."""
+    k = Kernel(target, "float64", ("table",), ("count",))
+    table, count = k.arguments
+    b = k.builder
+    with k.loop(count) as i:
+        entry = k.at(table, (i, ENTRY))
+        code, end = k.read(entry, 0), b.append_basic_block("next")
+        choice = b.switch(k.read(entry, 1), end)
+        for size in range(1, MOST + 1):
+            block = b.append_basic_block()
+            choice.add_case(ir.Constant(I64, size), block)
+            b.position_at_end(block)
+            # Pointers and integers of 64 bits are passed alike.
+            kind = ir.FunctionType(ir.VoidType(), [I64] * size)
+            function = b.inttoptr(code, ir.PointerType(kind))
+            b.call(function, [k.read(entry, 2 + j) for j in range(size)])
+            b.branch(end)
+        b.position_at_end(end)
+    return k
+
+
+class Recording:
+    """Takes down what this thread computes within a `with` block. `repeat()` then does it again, on
+    the same memory: results that are still wanted must be copied before. Arrays that came into
+    being within the block lose their numbers, unless `hold` keeps them."""
+
+    def __init__(self, target: Target) -> None:
+        self.arena: Arena | None = None
+        self.walk = jit.build(walk, target)
+        self._copy = _copying(target)
+        self.taken: list[Noted | Step] = []
+        self.steps: list[Step] = []
+        self.held: dict[int, Any] = {}
+
+    def __enter__(self) -> Recording:
+        self._begin()
+        return self
+
+    def _begin(self) -> None:
+        me = get_ident()
+        self.arena = pool.open(self.arena)
+        deferred.recorders[me], jit.notes[me] = self, self._note
+
+    def _end(self) -> None:
+        me = get_ident()
+        del deferred.recorders[me], jit.notes[me]
+        pool.close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+        self.steps = [*self._steps()] if kind is None else []
+        if self.arena is not None:
+            self.arena.taken.clear()
+        self.taken.clear()
+
+    def __del__(self) -> None:
+        if self.arena is not None:
+            pool.release(self.arena)
+
+    def _note(self, code: int, arguments: tuple[int | None, ...]) -> None:
+        self.taken.append((code, arguments))
+
+    def compute(self, kernel: Callable[..., Any], values: Sequence[NDArray]) -> Any:
+        """Call a kernel and take it down."""
+        if kernel is np.copy:
+            kernel = self._copy
+        arena = self.arena
+        assert arena is not None
+        mark, moves, taken = len(self.taken), (Moves.count, Moves.aside), len(arena.taken)
+        result = kernel(*values)
+        results = result if isinstance(result, tuple) else (result,)
+        if is_native(kernel) and (Moves.count, Moves.aside) == moves:
+            for kept in (kernel, *values, *results):
+                self._hold_foreign(kept)
+            return result
+        # Functions that it called are called again when it is.
+        del self.taken[mark:]
+        results = tuple([r if r is None else np.asarray(r) for r in results])
+        if result is None or not all(_is_view(r, values) for r in results):
+            self.taken.append(partial(_again, kernel, values, results, arena.taken[taken:]))
+        return results if isinstance(result, tuple) else results[0]
+
+    def effect(self, step: Step) -> None:
+        """Call a function now, of which nothing is taken down, and at this place in each
+        repetition."""
+        self._end()
+        try:
+            step()
+        finally:
+            self._begin()
+        self.taken.append(step)
+
+    def hold(self, value: NDArray) -> None:
+        """Keep the numbers of an array that came into being here."""
+        self.held[id(value)] = value
+
+    def _hold_foreign(self, kept: Any) -> None:
+        """Keep a kernel, or an array whose memory is not the recording's own."""
+        memory = kept
+        while isinstance(memory, np.ndarray) and memory.base is not None:
+            memory = memory.base
+        if getattr(memory, "home", None) is not self.arena:
+            self.held[id(kept)] = kept
+
+    def _steps(self) -> Iterator[Step]:
+        """Yield what a repetition does: walks, and calls of Python between them."""
+        for _, group in groupby(self.taken, lambda step: isinstance(step, tuple)):
+            noted: list[Noted] = []
+            for step in group:
+                if isinstance(step, tuple):
+                    noted.append(step)
+                else:
+                    yield step
+            if noted:
+                yield self._walk(noted)
+
+    def _walk(self, noted: list[Noted]) -> Step:
+        """Return what calls functions with their arguments."""
+        table = np.zeros((len(noted), ENTRY), np.uint64)
+        for row, (code, arguments) in zip(table, noted, strict=True):
+            row[:2] = code, len(arguments)
+            row[2 : 2 + len(arguments)] = [(a or 0) % (1 << 64) for a in arguments]
+        self.hold(table)
+        return partial(self.walk, address(table), len(noted))
+
+    def repeat(self) -> None:
+        """Do it again."""
+        for step in self.steps:
+            step()
+
+
+def _copying(target: Target) -> Callable[[NDArray], NDArray]:
+    """Return a native copy."""
+
+    @native
+    def copy(x: NDArray) -> NDArray:
+        y = empty(x.shape, x.dtype)
+        function = jit.build(copied, target, x.dtype.name) if x.dtype.kind == "f" else None
+        if function is None or not x.size:
+            Moves.aside += 1
+            y[...] = x
+        else:
+            function(address(plain(x)), address(y), x.size)
+        return y
+
+    return copy
+
+
+def _is_view(result: NDArray, values: Sequence[NDArray]) -> bool:
+    """Tell whether a result is no new numbers but part of an argument's memory."""
+    return any(np.may_share_memory(result, v) for v in values)
+
+
+def _again(
+    kernel: Callable[..., Any], values: Sequence[NDArray], results: Sequence[Any],
+    memory: list[Memory],
+) -> None:  # fmt: skip
+    """Call a kernel again, in the same memory, and put its results where those of the first call
+    are, where they do not lie there already."""
+    pool.again(memory)
+    try:
+        made = kernel(*values)
+    finally:
+        pool.end()
+    for old, new in zip(results, made if isinstance(made, tuple) else (made,), strict=True):
+        there = old is None or (type(new) is np.ndarray and address(old) == address(new))
+        if not there and not _is_view(old, values):
+            old[...] = new
