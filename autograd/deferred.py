@@ -38,7 +38,7 @@ def compute(kernel: Kernel, values: Sequence[NDArray]) -> Any:
     return kernel(*values) if recorder is None else recorder.compute(kernel, values)
 
 
-DEEP = 3  # calls that wait in a row at most
+DEEP = 5  # calls that wait in a row at most
 MANY = 256  # arrays that wait at most
 # Held while it is settled who waits for what, and while what waits is computed.
 lock = RLock()
@@ -55,19 +55,20 @@ class Sign(NamedTuple):
 
 class Joined(NamedTuple):
     """A kernel for a call and for what some of its operands wait for: it is given the operands of
-    those in their place. It makes the numbers of the argument at `makes` too, if there is one, and
-    returns them behind the result."""
+    those in their place. Behind the result it returns the numbers of other arrays that it makes:
+    each is told by the place of an argument, of an operand of what that waits for, and so on."""
 
     kernel: Kernel
     opened: Opened
-    makes: int | None = None
+    makes: tuple[tuple[int, ...], ...] = ()
 
 
 class Call:
     """A kernel for arguments of certain shapes. `join(call, signs)` finds a kernel that does what
-    the arguments wait for as well, None where there is none; without a `join`, never."""
+    the arguments wait for as well, None where there is none; without a `join`, never. `machine` is
+    what the backend made the kernel for."""
 
-    __slots__ = ("attrs", "join", "joined", "kernel", "name", "specs")
+    __slots__ = ("attrs", "join", "joined", "kernel", "machine", "name", "specs")
 
     def __init__(
         self,
@@ -76,9 +77,10 @@ class Call:
         attrs: dict[str, Any],
         kernel: Kernel,
         join: Callable[[Call, tuple[Sign | None, ...]], Joined | None] | None = None,
+        machine: Any = None,
     ) -> None:
         self.name, self.specs, self.attrs = name, specs, attrs
-        self.kernel, self.join = kernel, join
+        self.kernel, self.join, self.machine = kernel, join, machine
         self.joined: dict[tuple[Sign | None, ...], Joined | None] = {}
 
     def run(self, args: tuple[Array, ...]) -> Any:
@@ -86,11 +88,13 @@ class Call:
         if self.join is not None and any([a.deferred is not None for a in args]):
             joined, operands = self._joined(args)
             if joined is not None:
+                others = [_found(args, path) for path in joined.makes]
                 result = compute(joined.kernel, [a.value for a in operands])
-                if joined.makes is None:
+                if not others:
                     return result
-                result, made = result
-                args[joined.makes].receive(made)
+                result, *made = result
+                for a, value in zip(others, made, strict=True):
+                    a.receive(value)
                 return result
         values = [a.value if a._value is None else a._value for a in args]
         return compute(self.kernel, values)
@@ -107,16 +111,17 @@ class Call:
 
 
 class Later(NamedTuple):
-    """How a call may wait: `now` computes its other results, None where there are none; the result
+    """How a call may wait: `now` makes its other results, None where there are none; the result
     at `output` waits for `tail`, whose operands are those arguments and results. `large` are the
     operands that must not be anybody's but the engine's, who could change them unseen; of others,
-    which are small, a copy is kept."""
+    which are small, a copy is kept. No more than `deep` calls wait in a row, this one included."""
 
     tail: Call
     operands: tuple[int, ...]
     large: tuple[int, ...]
     output: int = 0
-    now: Kernel | None = None
+    now: Call | None = None
+    deep: int = DEEP
 
 
 class Deferred:
@@ -138,13 +143,14 @@ class Deferred:
         return any(a.root is root for a in self.operands)
 
 
-def wait(array: Array, call: Call, operands: tuple[Array, ...]) -> None:
-    """Let an array without numbers wait for a call. Behind a row of DEEP calls that wait no other
-    does: its operand is computed."""
+def wait(array: Array, call: Call, operands: tuple[Array, ...], deep: int = DEEP) -> None:
+    """Let an array without numbers wait for a call. Where it would be more than `deep` in a row,
+    what the last one before it reads is computed."""
     with lock:
         for a in operands:
-            if _depth(a) >= DEEP:
-                _ = a.value
+            if _depth(a) >= deep and a.deferred is not None:
+                for b in a.deferred.operands:
+                    _ = b.value
         array.deferred = Deferred(call, operands)
         _waiting.append(ref(array))
         if len(_waiting) > MANY:
@@ -186,6 +192,16 @@ def _signs(args: tuple[Array, ...]) -> tuple[Sign | None, ...]:
     """Return what a backend is told of arguments: None for those that have their numbers."""
     waits = [a.deferred for a in args]
     return tuple([None if w is None else Sign(w.call, _signs(w.operands)) for w in waits])
+
+
+def _found(args: tuple[Array, ...], path: tuple[int, ...]) -> Array:
+    """Return an argument, or what lies behind what it waits for."""
+    first, *rest = path
+    a = args[first]
+    for i in rest:
+        assert a.deferred is not None
+        a = a.deferred.operands[i]
+    return a
 
 
 def _opened(args: tuple[Array, ...], opened: Opened) -> Iterator[Array]:

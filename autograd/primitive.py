@@ -289,7 +289,7 @@ def _put_off(later: Later, outputs: tuple[Spec, ...], args: tuple[Array, ...]) -
         a.made = True
     if later.now is not None:
         others = [a for i, a in enumerate(made) if i != later.output]
-        for a, value in zip(others, compute(later.now, [a.value for a in args]), strict=True):
+        for a, value in zip(others, later.now.run(args), strict=True):
             a.receive(value)
     pool = (*args, *made)
     operands = [(pool[i], i in later.large) for i in later.operands]
@@ -297,6 +297,7 @@ def _put_off(later: Later, outputs: tuple[Spec, ...], args: tuple[Array, ...]) -
         made[later.output],
         later.tail,
         tuple([a if large or a.root.made else _copied(a) for a, large in operands]),
+        later.deep,
     )
     return made
 

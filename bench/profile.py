@@ -113,17 +113,15 @@ def clocked(primitives: set[Primitive]) -> Iterator[dict[str, Clock]]:
     try:
         for p, knowns in before.items():
             around = clocks[p.name].around
-            for key, known in knowns.items():
+            for known in knowns.values():
                 later = known.later
-                for call in (known.call, later and later.tail):
+                for call in (known.call, later and later.tail, later and later.now):
                     if call is None or call in calls:
                         continue
                     calls[call] = call.kernel, dict(call.joined)
                     call.kernel = around(call.kernel)
                     for signs, old in calls[call][1].items():
                         call.joined[signs] = old and old._replace(kernel=around(old.kernel))
-                if later and later.now:
-                    p.known[key] = known._replace(later=later._replace(now=around(later.now)))
         yield clocks
     finally:
         for p, knowns in before.items():

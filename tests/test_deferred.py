@@ -71,15 +71,17 @@ def step(name: str, shape: tuple[int, ...], batch: int, dtype: str) -> dict[str,
     return found
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_step_has_the_same_bits(dtype: str, joins: list[tuple[str, ...]]) -> None:
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 3e-3), ("float64", 1e-11)])
+def test_a_step_gives_the_same(dtype: str, bound: float, joins: list[tuple[str, ...]]) -> None:
+    """But for rounding where convolutions sum up for batch norm; in float32 a ReLU may tip."""
     waited, at_once = both(lambda: step("resnet20", (3, 32, 32), 16, dtype))
     assert waited.keys() == at_once.keys() and len(waited) > 60
     for name, value in waited.items():
-        np.testing.assert_array_equal(value, at_once[name], err_msg=name)
+        off = np.linalg.norm(value - at_once[name])
+        assert off <= bound * np.linalg.norm(at_once[name]) + 1e-12, name
     kinds = set(joins)
-    assert {("conv2d", "relu"), ("relu_dx", "add")} <= kinds
-    assert {("batch_norm_sums", "relu_dx"), ("conv2d_dx", "batch_norm_dx")} <= kinds
+    assert {("moments", "conv2d"), ("batch_norm_sums", "relu_dx"), ("relu", "add")} <= kinds
+    assert {("relu", "batch_norm_eval"), ("batch_norm_dx", "relu_dx")} <= kinds
 
 
 def normalised(x: ag.Tensor) -> tuple[ag.Tensor, ag.Tensor, ag.Tensor]:
@@ -105,6 +107,21 @@ def test_numbers_are_computed_before_an_operand_is_written_over(written: int) ->
     waited, at_once = both(late)
     np.testing.assert_array_equal(waited, at_once)
     np.testing.assert_array_equal(waited, both(early)[0])
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_convolution_reads_its_operands_as_they_were(written: int) -> None:
+    def late() -> np.ndarray:
+        with ag.no_grad():
+            x, w = numbers(*SHAPE), numbers(8, 16, 3, 3, seed=4)
+            y = ag.conv2d(x, w, padding=1)
+            assert (y.data.deferred is None) == (context.current().backend == "llvm:eager")
+            (x, w)[written].copy_(7.0)
+            return ag.relu(normalised(y)[0]).numpy()
+
+    waited, at_once = both(late)
+    np.testing.assert_allclose(waited, at_once, rtol=1e-5, atol=1e-5)
+    assert np.ptp(waited) > 1
 
 
 def test_what_an_operand_waits_for_is_computed_too_before_it_is_written_over() -> None:
@@ -229,7 +246,8 @@ def test_no_long_row_of_calls_waits() -> None:
         sums = [x]
         for _ in range(8):
             sums.append(sums[-1] + x)
-        assert [y.data.deferred is not None for y in sums[1:]] == [False] * 6 + [True] * 2
+        depths = [deferred._depth(y.data) for y in sums[1:]]
+        assert depths[-1] > 1 and max(depths) < deferred.DEEP
         expected = x.numpy()
         for _ in range(8):
             expected = expected + x.numpy()
@@ -250,7 +268,7 @@ def test_convolutions_go_on_image_by_image(
         y = normalised(x)[0]
         read = ag.relu(y if residual is None else y + residual)
         z = ag.conv2d(read, w, stride=stride, padding=1)
-        assert read.data.deferred is None
+        assert z.data.value is not None and read.data.deferred is None
         loss = (z * z).sum() + read.sum()
         loss.backward()
         assert x.grad is not None and w.grad is not None
@@ -262,8 +280,8 @@ def test_convolutions_go_on_image_by_image(
         waited, at_once = both(block)
     finally:
         ag.set_num_threads(before)
-    for one, two in zip(waited, at_once, strict=True):
-        np.testing.assert_array_equal(one, two)
+    for one, two, near in zip(waited, at_once, (0, 0, 1e-5, 0), strict=True):
+        np.testing.assert_allclose(one, two, rtol=near, atol=near * np.abs(two).max())
     assert ("conv2d", "relu") in joins
 
 

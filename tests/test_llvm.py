@@ -56,6 +56,22 @@ def test_every_operation_equals_numpy(name: str, backend: str) -> None:
         assert mine == books
 
 
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"groups": 2}])
+def test_filters_may_lie_in_any_order(options: dict[str, int]) -> None:
+    """Copies that kernels need are there until they end."""
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((2, 16, 9, 9))
+    w = draw.standard_normal((16, 3, 3, 16 // options.get("groups", 1))).transpose(0, 3, 1, 2)
+    found = []
+    for backend in ("numpy", "llvm"):
+        with context.using(backend=backend):
+            images, filters = (ag.from_numpy(a).requires_grad_() for a in (x, w))
+            y = ag.conv2d(images, filters, padding=1, **options)
+            found.append([y, *ag.grad(y, [images, filters], ag.ones_like(y))])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-10, atol=1e-10)
+
+
 def test_what_has_a_kernel_is_booked_on_llvm_and_the_rest_on_numpy() -> None:
     x = ag.tensor(np.ones((2, 3, 5, 5), np.float32))
     w = ag.tensor(np.ones((4, 3, 3, 3), np.float32))

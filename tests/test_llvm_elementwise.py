@@ -17,6 +17,7 @@ from tallygrad.autograd.backends.llvm import flat, registry, targets
 from tallygrad.autograd.backends.llvm import loss as loss_kernels
 from tallygrad.autograd.backends.llvm import update as update_kernels
 from tallygrad.autograd.ops import activation, elementwise, loss, recurrent, reduce, update
+from tallygrad.autograd.ops import shape as shape_ops
 from tallygrad.autograd.primitive import Primitive
 
 SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-30, -1e-30, 88.8, -88.8, -103.5, 1e30, -1e30]
@@ -121,6 +122,19 @@ def check(
         if x.base is not None:
             assert intact(x)
     return got
+
+
+@pytest.mark.parametrize("layout", ["plain", "last", "turned", "gaps"])
+def test_casts(dtype: str, layout: str) -> None:
+    other = np.dtype("float64" if dtype == "float32" else "float32")
+    for i, shape in enumerate(SHAPES):
+        x = numbers(*shape, dtype=dtype, seed=i, layout=layout)
+        y = check(shape_ops.cast, x, ulps=0, dtype=other)
+        if layout != "gaps":
+            assert flat.Layouts(Spec(shape, other)).of(y) is not None
+    large = np.array([1e300, -1e300, np.nan, 1e-300] * 5)
+    if dtype == "float64":
+        check(shape_ops.cast, large, ulps=0, dtype=other)
 
 
 def named(case: Any) -> str:

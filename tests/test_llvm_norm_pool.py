@@ -9,9 +9,10 @@ pytest.importorskip("llvmlite")
 
 from tallygrad.autograd.array import NDArray, Spec
 from tallygrad.autograd.backends.llvm import memory, registry
+from tallygrad.autograd.backends.llvm.epilogue import Epilogue
 from tallygrad.autograd.backends.llvm.jit import build
 from tallygrad.autograd.backends.llvm.layout import address
-from tallygrad.autograd.backends.llvm.passes import Epilogue, arranged, normalise
+from tallygrad.autograd.backends.llvm.passes import arranged, normalise
 from tallygrad.autograd.backends.llvm.pool import backward, forward
 from tallygrad.autograd.backends.llvm.targets import available, target
 from tallygrad.autograd.backends.llvm.windows import pooling
@@ -145,7 +146,9 @@ def intact(around: NDArray) -> bool:
 
 
 @pytest.mark.parametrize("channels", [3, 20, 70])
-@pytest.mark.parametrize("epilogue", [Epilogue(), Epilogue(True, True)], ids=["plain", "fused"])
+@pytest.mark.parametrize(
+    "epilogue", [Epilogue(), Epilogue(residual=True, relu=True)], ids=["plain", "fused"]
+)
 def test_normalise_stays_within_its_arrays(
     chosen: str, channels: int, epilogue: Epilogue
 ) -> None:

@@ -53,31 +53,33 @@ class Llvm:
         kernel = find(target, name, specs, attrs)
         if kernel is None:
             return reference(primitive, specs, attrs)
-        call = self._call(name, specs, attrs, kernel)
+        call = self._call(target, name, specs, attrs, kernel)
         way = None if self.eager else waiting(target, name, specs, attrs)
         executed = getattr(kernel, "executed", None)
         return Found("llvm", call, way and self._later(way, call), executed)
 
     def _call(
-        self, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any], kernel: Kernel
-    ) -> Call:
+        self, target: Target, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any],
+        kernel: Kernel,
+    ) -> Call:  # fmt: skip
         join = self._join if joinable(name) and not self.eager else None
-        return Call(name, specs, attrs, _one_at_a_time(kernel), join)
+        return Call(name, specs, attrs, _one_at_a_time(kernel), join, target)
 
     def _later(self, way: Waiting, call: Call) -> Later | None:
         """Return how a call waits: as itself, or as another for one of its results."""
         if way.tail is None:
             large = [i for i, spec in enumerate(call.specs) if spec == call.specs[0]]
-            return Later(call, tuple(range(len(call.specs))), tuple(large))
+            return Later(call, tuple(range(len(call.specs))), tuple(large), deep=way.deep)
         name, specs, attrs = way.tail
         kernel = find(self.target, name, specs, attrs)
         if kernel is None:
             return None
-        tail = self._call(name, specs, attrs, kernel)
-        return Later(tail, way.operands, way.large, way.output, way.now and _one_at_a_time(way.now))
+        tail = self._call(self.target, name, specs, attrs, kernel)
+        now = way.now and self._call(self.target, way.name, call.specs, call.attrs, way.now)
+        return Later(tail, way.operands, way.large, way.output, now)
 
     def _join(self, call: Call, signs: tuple[Sign | None, ...]) -> Joined | None:
-        joined = join(self.tuner.fit(call.name, call.specs, call.attrs), call, signs)
+        joined = join(self.target, call, signs)
         return joined and joined._replace(kernel=_one_at_a_time(joined.kernel))
 
     def recording(self) -> Recording:

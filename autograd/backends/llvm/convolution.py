@@ -12,6 +12,7 @@ from ...array import NDArray, Spec
 from . import memory, winograd_plan
 from .border import Pair
 from .direct import Correlation, Tile, correlate, correlate_weights, pack
+from .epilogue import NOTHING, Epilogue, tail_of
 from .flat import increase
 from .jit import build
 from .layout import address, channels_last, plain
@@ -75,10 +76,10 @@ def bordered(c: Correlation, tile: Tile) -> Scratch:
 @implements("conv2d")
 def conv2d(
     target: Target, x: Spec, w: Spec, *b: Spec, stride: Pair, padding: Any, dilation: Pair,
-    groups: int,
-) -> Kernel:  # fmt: skip
+    groups: int, epilogue: Epilogue = NOTHING,
+) -> ByImages | None:  # fmt: skip
     """Plan y = the correlation of x (N, C, H, W) with w (M, C/groups, R, S), plus a bias b (M,) if
-    there is one."""
+    there is one, and what follows, whose arrays come last; None where that cannot be."""
     (n, _, h, wide), (m, _, r, s) = x.shape, w.shape
     e, f = (
         (size + before + after - d * (t - 1) - 1) // step + 1
@@ -90,22 +91,26 @@ def conv2d(
     if _plain(x, stride, dilation, groups):
         fast = winograd_plan.find(target, (r, s), w.shape[1], m, n, (h, wide), (e, f), start)
         if fast:
-            plan = _fast(winograd_plan.forward(target, fast, n, False, bool(b)), n, m, (e, f))
+            if any(epilogue) and not fast.whole:
+                return None
+            found = winograd_plan.forward(target, fast, n, False, bool(b), epilogue)
+            plan = _fast(found, n, m, (e, f), 2 + len(b), epilogue)
             return executing(plan, multiplications(fast, n))
     c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
     tile = forward_tile(target, c, n)
-    function, scratch = build(correlate, target, c, tile, bool(b)), bordered(c, tile)
-    packed = _packer(target, w, groups, tile.vectors)
-    steps = x.nbytes // n, c.out[0] * x.dtype.itemsize
+    function = build(correlate, target, c, tile, bool(b), epilogue)
+    packed, scratch = _packer(target, w, groups, tile.vectors), bordered(c, tile)
+    steps, biases = (x.nbytes // n, c.out[0] * x.dtype.itemsize), len(b)
 
-    def begin(x: NDArray, w: NDArray, *b: NDArray) -> tuple[NDArray, Work]:
-        source, weights, bias = channels_last(x), packed(w), [plain(a) for a in b]
-        y = memory.images(n, m, e, f, x.dtype)
+    def begin(x: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
+        source, weights, bias = channels_last(x), packed(w), [plain(a) for a in more[:biases]]
+        y, tail = memory.images(n, m, e, f, x.dtype), tail_of(epilogue, more[biases:])
 
         def some(first: int, count: int, worker: int) -> None:
             ends = address(source) + first * steps[0], address(weights)
             to = address(y) + first * steps[1]
-            function(*ends, to, scratch.address(worker), *map(address, bias), count)
+            given = *map(address, bias), *tail(first)
+            function(*ends, to, scratch.address(worker), *given, count)
 
         return y, some
 
@@ -115,10 +120,13 @@ def conv2d(
 @implements("conv2d_dx")
 def conv2d_dx(
     target: Target, dy: Spec, w: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
-    groups: int,
-) -> Kernel:  # fmt: skip
+    groups: int, epilogue: Epilogue = NOTHING,
+) -> ByImages | None:  # fmt: skip
     """Plan the gradient of x: the pixels of each remainder by the stride are a correlation of dy
-    with the taps that reach them."""
+    with the taps that reach them. And what follows, whose arrays come last; None where that cannot
+    be."""
+    if any(epilogue) and stride != (1, 1):
+        return None
     (n, m, e, f), (_, channels, r, s) = dy.shape, w.shape
     h, wide, c = *size, channels * groups
     size_of = dy.dtype.itemsize
@@ -126,12 +134,17 @@ def conv2d_dx(
         start = (-padding[0][0], -padding[1][0])
         back = winograd_plan.find_back(target, (r, s), channels, m, n, size, (e, f), start)
         if back:
-            plan = _fast(winograd_plan.backward(target, back, n), n, channels, size)
+            if any(epilogue):
+                return None
+            plan = _fast(winograd_plan.backward(target, back, n), n, channels, size, 2, epilogue)
             return executing(plan, multiplications(back, n))  # the transposed method's are as many
         start = (padding[0][0] - r + 1, padding[1][0] - s + 1)
         fast = winograd_plan.find(target, (r, s), m, channels, n, (e, f), size, start)
         if fast:
-            plan = _fast(winograd_plan.forward(target, fast, n, turned=True), n, channels, size)
+            if any(epilogue) and not fast.whole:
+                return None
+            found = winograd_plan.forward(target, fast, n, True, False, epilogue)
+            plan = _fast(found, n, channels, size, 2, epilogue)
             return executing(plan, multiplications(fast, n))
     phases, sums, vectors = [], 0, 1
     for a in range(min(stride[0], h)):
@@ -158,7 +171,7 @@ def conv2d_dx(
             )  # fmt: skip
             tile = forward_tile(target, part, n)
             vectors = tile.vectors
-            ready = build(correlate, target, part, tile, False), bordered(part, tile)
+            ready = build(correlate, target, part, tile, False, epilogue), bordered(part, tile)
             phases.append(((a * wide + b) * c * size_of, *ready))
             sums += prod(places) * len(taps) * m * channels
     # All parts have as many results, and so as many vectors of them.
@@ -166,9 +179,9 @@ def conv2d_dx(
     whole = len(phases) == stride[0] * stride[1]
     macs, steps = n * prod((e, f, m, channels, r, s)), (dy.nbytes // n, h * wide * c * size_of)
 
-    def begin(dy: NDArray, w: NDArray) -> tuple[NDArray, Work]:
+    def begin(dy: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
         source, weights = channels_last(dy), packed(w)
-        dx = memory.images(n, c, h, wide, dy.dtype)
+        dx, tail = memory.images(n, c, h, wide, dy.dtype), tail_of(epilogue, more)
         if not whole:
             dx[...] = 0
 
@@ -176,7 +189,7 @@ def conv2d_dx(
             ends = address(source) + first * steps[0], address(weights)
             to = address(dx) + first * steps[1]
             for offset, function, scratch in phases:
-                function(*ends, to + offset, scratch.address(worker), count)
+                function(*ends, to + offset, scratch.address(worker), *tail(first), count)
 
         return dx, some
 
@@ -244,12 +257,17 @@ def _plain(x: Spec, stride: Pair, dilation: Pair, groups: int) -> bool:
     return x.dtype == np.float32 and stride == dilation == (1, 1) and groups == 1
 
 
-def _fast(plan: winograd_plan.Plan, n: int, results: int, places: Pair) -> Kernel:
-    """Plan a convolution, or the gradient of x, by Winograd's method."""
+def _fast(
+    plan: winograd_plan.Plan, n: int, results: int, places: Pair, operands: int,
+    epilogue: Epilogue,
+) -> ByImages:  # fmt: skip
+    """Plan a convolution, or the gradient of x, by Winograd's method; what follows takes the arrays
+    behind the first `operands`."""
 
-    def begin(x: NDArray, w: NDArray, *b: NDArray) -> tuple[NDArray, Work]:
-        y = memory.images(n, results, *places, x.dtype)
-        return y, plan.begin(channels_last(x), plain(w), [plain(a) for a in b], y)
+    def begin(x: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
+        y, tail = memory.images(n, results, *places, x.dtype), more[operands - 2 :]
+        bias = [plain(a) for a in more[: operands - 2]]
+        return y, plan.begin(channels_last(x), plain(w), bias, y, tail_of(epilogue, tail))
 
     return ByImages(n, plan.macs, begin)
 
@@ -277,8 +295,8 @@ def _packer(
     function = build(pack, target, w.dtype.name, *sizes, turned)
 
     def run(w: NDArray) -> NDArray:
-        packed = memory.empty((w.size,), w.dtype)
-        function(address(plain(w)), address(packed))
+        w, packed = plain(w), memory.empty((w.size,), w.dtype)
+        function(address(w), address(packed))
         return packed
 
     return run

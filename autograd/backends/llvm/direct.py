@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from .border import Border, Pair, seen
+from .epilogue import NOTHING, Epilogue, Tail
 from .language import Integer, Kernel, Variable, Vector, pieces
 from .targets import Target
 from .transpose import columns_of
@@ -81,11 +82,16 @@ def chunks(k: Kernel, count: Integer, size: int) -> Iterator[tuple[Integer, Inte
         yield first, k.least(size, k.builder.sub(count, k.integer(first)))
 
 
-def correlate(target: Target, c: Correlation, tile: Tile, biased: bool) -> Kernel:
-    """Return the kernel of a correlation: x, w, y, scratch, the bias if there is one, number of
-    images."""
-    k = Kernel(target, c.dtype, ("x", "w", "y", "scratch", *("bias",) * biased), ("count",))
-    x, w, y, scratch, *bias, count = k.arguments
+def correlate(
+    target: Target, c: Correlation, tile: Tile, biased: bool, epilogue: Epilogue = NOTHING
+) -> Kernel:
+    """Return the kernel of a correlation: x, w, y, scratch, the bias if there is one, what the
+    epilogue takes, number of images."""
+    names = ("x", "w", "y", "scratch", *("bias",) * biased, *epilogue.pointers)
+    k = Kernel(target, c.dtype, names, ("count",))
+    x, w, y, scratch, *more, count = k.arguments
+    bias, whole = more[:biased], c.groups * c.results
+    tail = Tail(k, epilogue, more[biased:], c.out[0], whole) if any(epilogue) else None
     weights = c.channels * c.results
     for first, images in chunks(k, count, tile.images):
         source = seen(k, c.border, x, scratch, first, images)
@@ -94,6 +100,7 @@ def correlate(target: Target, c: Correlation, tile: Tile, biased: bool) -> Kerne
             block = _Block(
                 k, c, tile, k.at(source, (g, c.channels)), k.at(w, (g, c.indices * weights)),
                 [k.at(b, (g, c.results)) for b in bias], k.at(target_, (g, c.results)), images,
+                tail, first, k.times(g, c.results),
             )  # fmt: skip
             block.run()
     return k
@@ -134,10 +141,11 @@ class _Block:
 
     def __init__(
         self, k: Kernel, c: Correlation, tile: Tile, x: Any, w: Any, bias: list[Any], y: Any,
-        images: Integer,
+        images: Integer, tail: Tail | None, first: Integer, channel: Integer,
     ) -> None:  # fmt: skip
         self.k, self.c, self.tile = k, c, tile
         self.x, self.w, self.bias, self.y, self.images = x, w, bias, y, images
+        self.tail, self.first, self.channel = tail, first, channel
         self.apart = c.border.strides
 
     def run(self) -> None:
@@ -184,9 +192,16 @@ class _Block:
         for start in range(0, len(c.taps), self.tile.taps):
             taps = c.taps[start : start + self.tile.taps]
             self._taps(taps, x, weights, sums, counts, size)
-        for (a, b), v in sums:
-            to = k.at(y, a * c.out[1] + b * c.out[2] + v * k.lanes)
-            k.store(sums[(a, b), v].get(), to, counts[v])
+        for v, count in enumerate(counts):
+            made = {p: sums[p, v].get() for p in places}
+            if self.tail is not None:
+                channel = k.sum(self.channel, o, v * k.lanes)
+                made = self.tail.finish(
+                    made, k.sum(self.first, n), ((h, c.out[1]), (w, c.out[2]), channel),
+                    lambda p: p[0] * c.out[1] + p[1] * c.out[2], channel, count, k.none(h, w),
+                )  # fmt: skip
+            for (a, b), value in made.items():
+                k.store(value, k.at(y, a * c.out[1] + b * c.out[2] + v * k.lanes), count)
 
     def _taps(
         self,

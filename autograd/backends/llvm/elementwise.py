@@ -322,6 +322,40 @@ def scale(target: Target, x: Spec, *, factor: float) -> plans.Kernel | None:
 FORMULAS["scaled"] = _mul
 
 
+def converted(target: Target, narrow: bool) -> Kernel:
+    """Return the kernel that writes numbers in another type, float32 for float64 if `narrow`, else
+    the other way: from, to, how many."""
+    k = Kernel(target, "float32", ("x", "y"), ("count",))
+    x, y, count = k.arguments
+    source, to = (k.doubles(), k) if narrow else (k, k.doubles())
+
+    def body(place: Integer, some: Integer | None) -> None:
+        to.store(to.convert(source.load(source.at(x, place), some)), to.at(y, place), some)
+
+    sweep(k, count, body)
+    return k
+
+
+@plans.implements("cast")
+def cast(target: Target, x: Spec, *, dtype: np.dtype[np.generic]) -> plans.Kernel | None:
+    """Plan x in the other of the two types."""
+    if {x.dtype.itemsize, dtype.itemsize} != {4, 8} or dtype.kind != "f" or x.size < LEAST:
+        return None
+    layouts, results = Layouts(x), Layouts(Spec(x.shape, dtype))
+    function = build(converted, target, dtype.itemsize == 4)
+
+    def run(x: NDArray) -> NDArray:
+        lie = layouts.of(x)
+        if lie is None:
+            Moves.aside += 1
+            return x.astype(dtype)
+        y = results.new(tuple(s // x.itemsize * dtype.itemsize for s in lie[1]))
+        function(address(x), address(y), layouts.size)
+        return y
+
+    return plans.native(run)
+
+
 def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> plans.Kernel | None:
     """Return the function of sums over all axes but one, or over all of them: into `shape`."""
     columns = prod(shape)

@@ -219,6 +219,14 @@ class Kernel:
         """Return a flag: whether an integer is above 0."""
         return self.builder.icmp_signed(">", self.integer(count), self.integer(0))
 
+    def none(self, *values: Integer) -> Any:
+        """Return a flag: whether all integers are 0."""
+        flag: Any = I1(1)
+        for value in values:
+            zero = self.builder.icmp_signed("==", self.integer(value), self.integer(0))
+            flag = self.builder.and_(flag, zero)
+        return flag
+
     def read(self, pointer: Any, place: Integer) -> Any:
         """Return one of the 64-bit integers at an address."""
         at = self.builder.gep(pointer, [self.integer(place)], source_etype=I64)

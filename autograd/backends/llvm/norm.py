@@ -7,10 +7,11 @@ from math import prod
 import numpy as np
 
 from ...array import NDArray, Spec
+from .epilogue import NOTHING, Epilogue
 from .jit import build
 from .layout import ChannelsLast, address, plain
 from .parts import ByImages, Scratch, Work
-from .passes import Epilogue, arranged, gradient, gradient_sums, normalise, statistics
+from .passes import arranged, gradient, gradient_sums, normalise, statistics
 from .registry import Kernel, implements, native
 from .targets import Target
 
@@ -88,7 +89,7 @@ def batch_norm_eval(
     """Plan a normalisation with given statistics."""
     if not _alike(x, w, b, mean, var):
         return None
-    return normalising(target, x, eps, Epilogue())
+    return normalising(target, x, eps, NOTHING)
 
 
 def normalising(target: Target, x: Spec, eps: float, epilogue: Epilogue) -> ByImages:

@@ -12,6 +12,7 @@ from math import gcd
 from typing import Any, NamedTuple
 
 from ...array import Spec
+from .epilogue import NOTHING, Epilogue
 from .language import Integer, Kernel, Vector, pieces
 from .targets import Target
 
@@ -42,17 +43,6 @@ class Extent(NamedTuple):
     blocks: int
     rest: int
     tail: int
-
-
-class Epilogue(NamedTuple):
-    """What follows a normalisation in the same pass: a residual is added, then negative numbers
-    become 0."""
-
-    residual: bool = False
-    relu: bool = False
-
-
-PLAIN = Epilogue()
 
 
 def arranged(target: Target, x: Spec) -> tuple[Rows, Extent]:
@@ -328,7 +318,7 @@ def _normalising(k: Kernel, epilogue: Epilogue) -> Formula:
 
 
 def normalise(
-    target: Target, rows: Rows, eps: float, given: bool, epilogue: Epilogue = PLAIN
+    target: Target, rows: Rows, eps: float, given: bool, epilogue: Epilogue = NOTHING
 ) -> Kernel:
     """Return the kernel of y = w (x - mean) / sqrt(var + eps) + b: x, residual, w, b, mean, var, y,
     room and the three of Extent. Mean and variance are written, or `given`."""

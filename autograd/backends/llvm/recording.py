@@ -111,17 +111,17 @@ class Recording:
         assert arena is not None
         mark, moves, taken = len(self.taken), (Moves.count, Moves.aside), len(arena.taken)
         result = kernel(*values)
-        results = result if isinstance(result, tuple) else (result,)
         if is_native(kernel) and (Moves.count, Moves.aside) == moves:
-            for kept in (kernel, *values, *results):
+            for kept in (kernel, *values, *_leaves(result)):
                 self._hold_foreign(kept)
             return result
         # Functions that it called are called again when it is.
         del self.taken[mark:]
-        results = tuple([r if r is None else np.asarray(r) for r in results])
+        result = _as_arrays(result)
+        results = [*_leaves(result)]
         if result is None or not all(_is_view(r, values) for r in results):
             self.taken.append(partial(_again, kernel, values, results, arena.taken[taken:]))
-        return results if isinstance(result, tuple) else results[0]
+        return result
 
     def effect(self, step: Step) -> None:
         """Call a function now, of which nothing is taken down, and at this place in each
@@ -183,10 +183,27 @@ def _copying(target: Target) -> Callable[[NDArray], NDArray]:
             Moves.aside += 1
             y[...] = x
         else:
-            function(address(plain(x)), address(y), x.size)
+            x = plain(x)
+            function(address(x), address(y), x.size)
         return y
 
     return copy
+
+
+def _leaves(result: Any) -> Iterator[Any]:
+    """Yield the arrays of a kernel's result, which may be none, one, or tuples of them."""
+    if isinstance(result, tuple):
+        for part in result:
+            yield from _leaves(part)
+    elif result is not None:
+        yield result
+
+
+def _as_arrays(result: Any) -> Any:
+    """Return a result whose numbers are arrays."""
+    if isinstance(result, tuple):
+        return tuple(map(_as_arrays, result))
+    return None if result is None else np.asarray(result)
 
 
 def _is_view(result: NDArray, values: Sequence[NDArray]) -> bool:
@@ -195,7 +212,7 @@ def _is_view(result: NDArray, values: Sequence[NDArray]) -> bool:
 
 
 def _again(
-    kernel: Callable[..., Any], values: Sequence[NDArray], results: Sequence[Any],
+    kernel: Callable[..., Any], values: Sequence[NDArray], results: Sequence[NDArray],
     memory: list[Memory],
 ) -> None:  # fmt: skip
     """Call a kernel again, in the same memory, and put its results where those of the first call
@@ -205,7 +222,7 @@ def _again(
         made = kernel(*values)
     finally:
         pool.end()
-    for old, new in zip(results, made if isinstance(made, tuple) else (made,), strict=True):
-        there = old is None or (type(new) is np.ndarray and address(old) == address(new))
+    for old, new in zip(results, _leaves(made), strict=True):
+        there = type(new) is np.ndarray and address(old) == address(new)
         if not there and not _is_view(old, values):
             old[...] = new

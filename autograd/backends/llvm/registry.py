@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from ...array import Spec
-from ...deferred import Call, Joined, Sign
+from ...deferred import DEEP, Call, Joined, Sign
 from .targets import Target
 
 Kernel = Callable[..., Any]
@@ -16,13 +16,16 @@ Plan = Callable[..., Kernel | None]
 
 class Waiting(NamedTuple):
     """How a call may wait for its reader: as itself, or (see deferred.Later) with one result as
-    another primitive's: name, specs and attributes of that."""
+    another primitive's: name, specs and attributes of that; `now` makes the other results, a call
+    of that `name` for whoever joins it. At most `deep` calls wait in a row then."""
 
     tail: tuple[str, tuple[Spec, ...], dict[str, Any]] | None = None
     operands: tuple[int, ...] = ()
     large: tuple[int, ...] = ()
     output: int = 0
     now: Kernel | None = None
+    name: str = ""
+    deep: int = DEEP
 
 
 Function = TypeVar("Function", bound=Kernel)
@@ -32,7 +35,7 @@ _waits: dict[str, Callable[..., Waiting | None]] = {}
 _joins: dict[str, Callable[[Target, Call, tuple[Sign | None, ...]], Joined | None]] = {}
 
 
-def executing(kernel: Kernel, multiplications: int) -> Kernel:
+def executing(kernel: Function, multiplications: int) -> Function:
     """Return the kernel, marked with the multiplications that a call executes, for the ledger; one
     without a mark executes the nominal ones."""
     kernel.executed = multiplications  # type: ignore[attr-defined]
@@ -52,7 +55,7 @@ def is_native(kernel: Kernel) -> bool:
     return getattr(kernel, "native", False)
 
 
-def implements(name: str) -> Callable[[Plan], Plan]:
+def implements(name: str) -> Callable[[Function], Function]:
     """Register a plan for the primitive of that name: `plan(target, *specs, **attributes)`."""
 
     return lambda plan: _once(_plans, name, plan)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from .border import Border, Pair, seen_columns
 from .direct import chunks
+from .epilogue import NOTHING, Epilogue, Tail
 from .language import Integer, Kernel, Variable, pieces
 from .targets import Target
 from .winograd_transforms import (
@@ -63,6 +64,11 @@ class Winograd(NamedTuple):
         """Rows and columns of tiles; the last ones may reach beyond y."""
         e, f = self.places
         return -(-e // self.outputs), -(-f // self.outputs)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all results of all tiles exist."""
+        return all(n % self.outputs == 0 for n in self.places)
 
     @property
     def border(self) -> Border:
@@ -204,8 +210,11 @@ class Block(NamedTuple):
         within = k.builder.icmp_unsigned("<", k.integer(place), k.integer(high))
         return k.builder.select(within, at, zeros)
 
-    def collect(self, matrix: Matrix, source: Any, plane: Plane, biases: list[Any], y: Any) -> None:
-        """Transform a plane back to y, plus one bias or none."""
+    def collect(
+        self, matrix: Matrix, source: Any, plane: Plane, biases: list[Any], y: Any,
+        tail: Tail | None,
+    ) -> None:  # fmt: skip
+        """Transform a plane back to y, plus one bias or none, and what follows."""
         k, c, (image, row, pixel), m = self.k, self.c, self.c.out, self.c.outputs
         for i, r, t, tile in self.tiles():
             place = k.at(source, (tile, plane.width))
@@ -221,6 +230,14 @@ class Block(NamedTuple):
                     for bias in biases:
                         more = k.load(k.at(bias, (o, size), start), size)
                         made = [[value + more for value in line] for line in made]
+                    if tail is not None:
+                        channel = k.sum((o, size), start)
+                        done = tail.finish(
+                            {(a, b): v for a, line in enumerate(made) for b, v in enumerate(line)},
+                            k.sum(self.first, i), ((r, m * row), (t, m * pixel), channel),
+                            lambda p: p[0] * row + p[1] * pixel, channel, size, k.none(r, t),
+                        )  # fmt: skip
+                        made = [[done[a, b] for b in range(m)] for a in range(m)]
                     self._store(made, k.at(to, (o, size), start), r, t, size)
 
     def _store(self, made: Grid, to: Any, r: Integer, t: Integer, size: int) -> None:
@@ -279,13 +296,16 @@ def blocks_of(
         yield Block(k, c, first, images, j, top, rows)
 
 
-def convolve(target: Target, c: Winograd, b: Blocks, biased: bool) -> Kernel:
+def convolve(
+    target: Target, c: Winograd, b: Blocks, biased: bool, epilogue: Epilogue = NOTHING
+) -> Kernel:
     """Return the kernel of a convolution: x, transformed weights [position][channel][result] with
     results padded to vectors, y, a row of zeros, memory for both planes, the bias if there is one,
-    number of images."""
-    names = ("x", "u", "y", "zeros", "v", "p", *("bias",) * biased)
+    what the epilogue takes (with one, tiles must be whole), number of images."""
+    names = ("x", "u", "y", "zeros", "v", "p", *("bias",) * biased, *epilogue.pointers)
     k = Kernel(target, "float32", names, ("count",))
-    x, u, y, zeros, v, p, *bias, count = k.arguments
+    x, u, y, zeros, v, p, *more, count = k.arguments
+    tail = Tail(k, epilogue, more[biased:], c.out[0], c.results) if any(epilogue) else None
     left, right = planes(target, c, b)
     for first, some in chunks(k, count, b.images):
         for block in blocks_of(k, c, b, first, some):
@@ -300,7 +320,7 @@ def convolve(target: Target, c: Winograd, b: Blocks, biased: bool) -> Kernel:
                     k.at(p, (position, right.apart)),
                 )
                 multiply(k, c, b, (left, right), ends, tiles)
-            block.collect(values(c.size, c.outputs), p, right, bias, y)
+            block.collect(values(c.size, c.outputs), p, right, more[:biased], y, tail)
     return k
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from ...array import NDArray
 from . import memory
 from .border import Border, Pair
+from .epilogue import NOTHING, Epilogue
 from .jit import build
 from .layout import address
 from .parts import Scratch, Work, in_parts, parts_of
@@ -36,11 +37,15 @@ FOLD = 24  # multiply-accumulates in whose time a number of a part's sums is wri
 TRANSFORM = 10  # products of vectors in whose time one is transformed
 
 
+Following = Callable[[int], list[int]]  # gives addresses, from an image on
+
+
 class Plan(NamedTuple):
-    """A convolution of so many MACs: `begin(x, w, b, y)` returns what works on some images."""
+    """A convolution of so many MACs: `begin(x, w, b, y, tail)` returns what works on some
+    images."""
 
     macs: int
-    begin: Callable[[NDArray, NDArray, list[NDArray], NDArray], Work]
+    begin: Callable[[NDArray, NDArray, list[NDArray], NDArray, Following], Work]
 
 
 _shared = threading.local()
@@ -148,18 +153,18 @@ def _plan(
     spread: Callable[[int, int], None],
     shape: tuple[int, ...],
     steps: tuple[int, int],
-    some: Callable[[Ends, list[NDArray], int, int], None],
+    some: Callable[[Ends, list[int], int, int], None],
 ) -> Plan:
     """Return the plan that spreads weights to an array of that shape, once, and then works on some
-    images of so many bytes, for read ones and written ones: `some(ends, bias, count, worker)`."""
+    images of so many bytes, for read ones and written ones: `some(ends, more, count, worker)`."""
 
-    def begin(x: NDArray, w: NDArray, bias: list[NDArray], y: NDArray) -> Work:
+    def begin(x: NDArray, w: NDArray, bias: list[NDArray], y: NDArray, tail: Following) -> Work:
         u = memory.empty(shape, w.dtype)
         spread(address(w), address(u))
 
         def work(first: int, count: int, worker: int) -> None:
             ends = address(x) + first * steps[0], address(u), address(y) + first * steps[1]
-            some(ends, bias, count, worker)
+            some(ends, [*map(address, bias), *tail(first)], count, worker)
 
         return work
 
@@ -167,29 +172,30 @@ def _plan(
 
 
 def forward(
-    target: Target, c: Winograd, images: int, turned: bool = False, biased: bool = False
-) -> Plan:
-    """Return `begin(x, w, b, y)` for images (N, H, W, C), weights (M, C, R, R) and one bias (M,) or
-    none, or for the gradient of x, `turned`: weights (C, M, R, R) with the taps in opposite
-    order."""
+    target: Target, c: Winograd, images: int, turned: bool = False, biased: bool = False,
+    epilogue: Epilogue = NOTHING,
+) -> Plan:  # fmt: skip
+    """Return `begin(x, w, b, y, tail)` for images (N, H, W, C), weights (M, C, R, R) and one bias
+    (M,) or none, or for the gradient of x, `turned`: weights (C, M, R, R) with the taps in opposite
+    order; `tail` gives the addresses that the epilogue takes."""
     b = blocks(target, c, images)
-    function = build(convolve, target, c, b, biased)
+    function = build(convolve, target, c, b, biased, epilogue)
     spread = build(spread_weights, target, c, turned, turned)
     both, row = planes(target, c, b), zeros(c.border)
     scratch = Planes(both, c.positions)
     shape = (c.positions, factors(target, c).apart)
     steps = _bytes((*c.image, c.channels)), _bytes((*c.places, c.results))
 
-    def some(ends: Ends, bias: list[NDArray], count: int, worker: int) -> None:
+    def some(ends: Ends, more: list[int], count: int, worker: int) -> None:
         own = row.address(worker), *scratch.addresses()
-        function(*ends, *own, *map(address, bias), count)
+        function(*ends, *own, *more, count)
 
     return _plan(c.macs * images, spread, shape, steps, some)
 
 
 def backward(target: Target, c: Winograd, images: int) -> Plan:
-    """Return `begin(dy, w, [], dx)` for the gradient of x of a convolution, from dy (N, E, F, M)
-    and weights (M, C, R, R), by the transposed method."""
+    """Return `begin(dy, w, [], dx, tail)`, with an empty tail, for the gradient of x of a
+    convolution, from dy (N, E, F, M) and weights (M, C, R, R), by the transposed method."""
     back = turned(c)
     b = blocks(target, back, images)
     function = build(convolve_back, target, c, b)
@@ -200,7 +206,7 @@ def backward(target: Target, c: Winograd, images: int) -> Plan:
     shape = (c.positions, factors(target, back).apart)
     steps = _bytes((*c.places, c.results)), _bytes((*c.image, c.channels))
 
-    def some(ends: Ends, _: list[NDArray], count: int, worker: int) -> None:
+    def some(ends: Ends, _: list[int], count: int, worker: int) -> None:
         own = row.address(worker), *scratch.addresses(), sums.address(worker)
         function(*ends, *own, count)
 

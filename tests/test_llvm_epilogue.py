@@ -1,0 +1,163 @@
+"""What follows convolutions in the same pass, against the same one after the other, in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+
+from tallygrad.autograd.array import NDArray, Spec
+from tallygrad.autograd.backends.llvm import targets
+from tallygrad.autograd.backends.llvm.convolution import conv2d, conv2d_dx
+from tallygrad.autograd.backends.llvm.epilogue import (
+    ROWS,
+    Epilogue,
+    merge_moments,
+    merge_sums,
+    scaling,
+)
+from tallygrad.autograd.backends.llvm.jit import build
+from tallygrad.autograd.backends.llvm.layout import address
+from tallygrad.autograd.ops import conv as ops
+
+SIZE = 8
+PLAIN = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+EPILOGUES = [
+    Epilogue(scale=True),
+    Epilogue(residual=True),
+    Epilogue(relu=True),
+    Epilogue(mask=True),
+    Epilogue(scale=True, residual=True, relu=True),
+    Epilogue(moments=True),
+    Epilogue(sums=True),
+    Epilogue(residual=True, mask=True, sums=True),
+]
+KERNELS = [
+    ("direct", 17, {}), ("winograd2", 17, {}), ("winograd", 33, {}),
+    ("direct", 18, {"groups": 3, "dilation": (2, 2), "padding": ((2, 2), (2, 2))}),
+]  # fmt: skip
+
+
+def drawn(seed: int, *shape: int, dtype: str, last: bool = True) -> NDArray:
+    """Return numbers, images with their channels last in memory."""
+    x = np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+    if len(shape) == 4 and last:
+        return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    return x
+
+
+def specs(*arrays: NDArray) -> list[Spec]:
+    return [Spec(a.shape, a.dtype) for a in arrays]
+
+
+def given(epilogue: Epilogue, shape: tuple[int, ...], dtype: str) -> dict[str, NDArray]:
+    """Return the arrays that an epilogue takes, sums as they are when nobody has set them."""
+    n, channels = shape[:2]
+    made: dict[str, NDArray] = {}
+    for i, name in enumerate(epilogue.pointers):
+        if name in ROWS:
+            made[name] = np.full((n, ROWS[name], channels), np.nan, dtype)
+        else:
+            whole = name in ("residual", "mask", "seen")
+            made[name] = drawn(50 + i, *(shape if whole else (channels,)), dtype=dtype)
+    return made
+
+
+def expected(epilogue: Epilogue, y: NDArray, arrays: dict[str, NDArray]) -> NDArray:
+    def each(name: str) -> NDArray:
+        return arrays[name].astype(float)[:, None, None]
+
+    if epilogue.scale:
+        y = y * each("slope") + each("level")
+    if epilogue.residual:
+        y = y + arrays["residual"]
+    if epilogue.relu:
+        y = np.where(y < 0, 0, y)
+    return np.where(arrays["mask"] > 0, y, 0) if epilogue.mask else y
+
+
+@pytest.mark.parametrize("epilogue", EPILOGUES, ids=lambda e: "-".join(e.pointers) or "relu")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("how", "channels", "other"), KERNELS, ids=lambda v: str(v)[:12])
+@pytest.mark.parametrize("name", targets.available())
+@pytest.mark.parametrize("back", [False, True], ids=["forward", "dx"])
+def test_convolutions(
+    name: str, how: str, channels: int, other: dict[str, Any], dtype: str, epilogue: Epilogue,
+    back: bool,
+) -> None:  # fmt: skip
+    attrs = {**PLAIN, **other}
+    inner = channels // attrs["groups"]
+    x = drawn(0, 5, channels, SIZE, SIZE, dtype=dtype) + np.asarray(3, dtype)
+    w = drawn(1, channels, inner, 3, 3, dtype=dtype, last=False) / np.asarray(9, dtype)
+    machine = targets.replace(targets.target(name), convolution=how)
+    sizes = {"size": (SIZE, SIZE)} if back else {}
+    operation, reference = (conv2d_dx, ops.conv2d_dx) if back else (conv2d, ops.conv2d)
+    plan = operation(machine, *specs(x, w), **sizes, **attrs, epilogue=epilogue)
+    assert plan is not None
+    y = reference.reference(x.astype(float), w.astype(float), **sizes, **attrs)
+    arrays = given(epilogue, y.shape, dtype)
+    found = plan(x, w, *arrays.values())
+    wanted = expected(epilogue, y, arrays)
+    near = 1e-12 if dtype == "float64" else 3e-5
+    np.testing.assert_allclose(found, wanted, rtol=near, atol=near * np.abs(wanted).max())
+    n, c = y.shape[:2]
+    if epilogue.moments:
+        mean, var = np.empty((2, c), dtype)
+        function = build(merge_moments, machine, dtype, c, SIZE**2)
+        function(address(arrays["moments"]), address(mean), address(var), n)
+        np.testing.assert_allclose(mean, wanted.mean((0, 2, 3)), rtol=near, atol=near)
+        np.testing.assert_allclose(var, wanted.var((0, 2, 3)), rtol=10 * near)
+    if epilogue.sums:
+        var, dw, db = (np.abs(drawn(9, 3, c, dtype=dtype)) + np.asarray(0.1, dtype)).copy()
+        function = build(merge_sums, machine, dtype, c, 1e-5)
+        function(*(address(a) for a in (arrays["sums"], var, dw, db)), n)
+        off = arrays["seen"].astype(float) - arrays["mean"].astype(float)[:, None, None]
+        axes, scale = (0, 2, 3), np.abs(wanted).sum((0, 2, 3)).max()
+        np.testing.assert_allclose(db, wanted.sum(axes), atol=near * scale)
+        steep = (wanted * off).sum(axes) / np.sqrt(var.astype(float) + 1e-5)
+        np.testing.assert_allclose(dw, steep, atol=10 * near * scale)
+
+
+@pytest.mark.parametrize("name", targets.available())
+@pytest.mark.parametrize("how", ["direct", "winograd"])
+def test_a_mean_far_from_zero_costs_nothing(name: str, how: str) -> None:
+    machine = targets.replace(targets.target(name), convolution=how)
+    x, w = drawn(0, 6, 16, 16, 16, dtype="float32"), drawn(1, 16, 16, 3, 3, dtype="float32")
+    level = np.full(16, 1000, np.float32)
+    epilogue = Epilogue(scale=True, moments=True)
+    plan = conv2d(machine, *specs(x, w), **PLAIN, epilogue=epilogue)
+    rows, mean, var = np.empty((6, 3, 16), "f"), np.empty(16, "f"), np.empty(16, "f")
+    y = plan(x, w, np.full(16, 0.01, "f"), level, rows).astype(float)
+    build(merge_moments, machine, "float32", 16, 256)(*map(address, (rows, mean, var)), 6)
+    np.testing.assert_allclose(mean, y.mean((0, 2, 3)), rtol=1e-7)
+    np.testing.assert_allclose(var, y.var((0, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"), [((2, 16, 9, 9), {}), ((2, 16, 8, 8), {"stride": (2, 2)})]
+)
+def test_what_cannot_be_is_refused(shape: tuple[int, ...], options: dict[str, Any]) -> None:
+    """Tiles that are not whole, and the gradient of x of a strided convolution."""
+    attrs = {**PLAIN, **options}
+    machine = targets.replace(targets.target(), convolution="winograd")
+    x, w = Spec(shape, np.dtype("f")), Spec((16, 16, 3, 3), np.dtype("f"))
+    moments = Epilogue(moments=True)
+    if options:
+        top = Spec((2, 16, 4, 4), np.dtype("f"))
+        assert conv2d_dx(machine, top, w, size=(8, 8), **attrs, epilogue=moments) is None
+        assert conv2d(machine, x, w, **attrs, epilogue=moments) is not None
+    else:
+        assert conv2d(machine, x, w, **attrs, epilogue=moments) is None
+
+
+def test_what_a_normalisation_multiplies_by() -> None:
+    w, b, mean, var = np.random.default_rng(0).uniform(0.5, 2, (4, 37))
+    slope, level = np.empty((2, 37))
+    build(scaling, targets.target(), "float64", 37, 1e-3)(
+        *map(address, (w, b, mean, var, slope, level))
+    )
+    np.testing.assert_allclose(slope, w / np.sqrt(var + 1e-3), rtol=1e-14)
+    np.testing.assert_allclose(level, b - mean * w / np.sqrt(var + 1e-3), rtol=1e-13)
