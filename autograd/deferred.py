@@ -21,9 +21,11 @@ Kernel = Callable[..., Any]
 Opened = tuple["Opened | None", ...]
 
 
-
 class Recorder(Protocol):
-    """Takes down the computations of a thread, so that they can be repeated."""
+    """Takes down the computations of a thread, so that they can be repeated. `spoiled`: what waited
+    there was computed elsewhere, or the other way round."""
+
+    spoiled: bool
 
     def compute(self, kernel: Kernel, values: Sequence[NDArray]) -> Any:
         """Call a kernel and take it down."""
@@ -113,8 +115,8 @@ class Call:
 class Later(NamedTuple):
     """How a call may wait: `now` makes its other results, None where there are none; the result
     at `output` waits for `tail`, whose operands are those arguments and results. `large` are the
-    operands that must not be anybody's but the engine's, who could change them unseen; of others,
-    which are small, a copy is kept. No more than `deep` calls wait in a row, this one included."""
+    operands that must not be anybody's but the engine's, who could change them unseen; of others, a
+    copy is kept. No more than `deep` calls wait in a row, this one included."""
 
     tail: Call
     operands: tuple[int, ...]
@@ -128,13 +130,19 @@ class Deferred:
     """A call that waits, for the one array that it will make. It is counted when it is made, as
     any other, whether its numbers are read or not."""
 
-    __slots__ = ("call", "operands")
+    __slots__ = ("call", "operands", "recorder")
 
     def __init__(self, call: Call, operands: tuple[Array, ...]) -> None:
         self.call, self.operands = call, operands
+        self.recorder = recorders.get(get_ident()) if recorders else None
 
     def run(self) -> NDArray:
         """Compute the numbers."""
+        if recorders or self.recorder is not None:
+            here = recorders.get(get_ident())
+            for recorder in (here, self.recorder) if here is not self.recorder else ():
+                if recorder is not None:
+                    recorder.spoiled = True
         value: NDArray = self.call.run(self.operands)
         return value
 
@@ -155,8 +163,7 @@ def wait(array: Array, call: Call, operands: tuple[Array, ...], deep: int = DEEP
         _waiting.append(ref(array))
         if len(_waiting) > MANY:
             # Whoever keeps so many unread would keep their operands too.
-            for old in _still_waiting()[: -MANY // 2]:
-                _ = old.value
+            compute_all(MANY // 2)
 
 
 def _depth(array: Array) -> int:
@@ -174,11 +181,14 @@ def settle(root: Array) -> None:
                     _ = array.value
 
 
-def compute_all() -> None:
-    """Compute all that waits."""
+def compute_all(but: int = 0) -> None:
+    """Compute all that waits, `but` for so many newest ones; nothing of another's recording."""
     with lock:
-        for array in _still_waiting():
-            _ = array.value
+        here = recorders.get(get_ident())
+        alive = _still_waiting()
+        for array in alive[: len(alive) - but]:
+            if array.deferred is not None and array.deferred.recorder is here:
+                _ = array.value
 
 
 def _still_waiting() -> list[Array]:

@@ -50,6 +50,11 @@ def memory_in_use() -> Memory:
     return Memory(used, held, peak)
 
 
+def memory_limit() -> int:
+    """Return the limit that was set, 0 for none."""
+    return _limit
+
+
 def set_memory_limit(size: int) -> None:
     """Let each pool hold `size` bytes at most, 0 for no limit; OutOfMemory is raised beyond.
     ValueError for less than 0."""

@@ -4,42 +4,48 @@ copied to memory of its own, results from there; books and gradients are kept as
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
-from threading import Lock
+from collections.abc import Callable, Collection, Iterable, Sequence
+from threading import RLock
 from types import TracebackType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import backends, context
 from .array import Array, NDArray, Spec, array
 from .backends import Recordable, Recording
-from .deferred import compute_all
+from .deferred import compute_all, settle
 from .ledger import Batch, Ledger
+from .memory import memory_limit
 from .primitive import Known, Primitive
 from .tensor import Tensor
 from .threads import get_num_threads
 from .watch import MAKES, Watch
 
-Slots: TypeAlias = list[tuple[Tensor, Array]]
-MANY = 8  # recordings of one function, each with memory of its own
+MANY = 8  # recordings of one function
+LONG = 4 * MANY  # calls for which a recording is kept that is not used
 
 
 def recordable(name: str) -> Recordable | None:
-    """Return a backend if its calls can be recorded now: by one thread."""
+    """Return a backend if its calls can be recorded now: by one thread, and without a limit of
+    memory, which the recording's own might exceed."""
+    if get_num_threads() > 1 or memory_limit():
+        return None
     backend = backends.get(name)
-    return backend if isinstance(backend, Recordable) and get_num_threads() == 1 else None
+    return backend if isinstance(backend, Recordable) else None
 
 
 class Kind(NamedTuple):
-    """What decides which calls are made: which inputs are one and the same, their shapes, and where
-    they run."""
+    """What decides which calls are made: which inputs are one and the same, their shapes, how they
+    lie, which of them the engine made, where the calls run, and whether they are put on a tape."""
 
     same: tuple[int, ...]
     specs: tuple[Spec, ...]
+    lie: tuple[Any, ...]
     backend: str
     phase: str
     scope: str
+    taped: bool
 
 
 def kind(state: context.Context, arrays: Sequence[Array]) -> Kind:
@@ -47,12 +53,32 @@ def kind(state: context.Context, arrays: Sequence[Array]) -> Kind:
     ids = [id(a) for a in arrays]
     same = tuple([ids.index(i) for i in ids])
     specs = tuple([a.spec for a in arrays])
-    return Kind(same, specs, state.backend, state.phase, state.scope)
+    lie = tuple([(a.root.made, a.value.strides if a.has_numbers else ()) for a in arrays])
+    taped = state.tape is not None
+    return Kind(same, specs, lie, state.backend, state.phase, state.scope, taped)
 
 
-def still_there(arrays: Sequence[Array]) -> bool:
-    """Tell whether what calls read from elsewhere is where they know it."""
-    return not any([a.left for a in arrays])
+class Standing:
+    """Where the tensors lie that some arrays belong to. Of a tensor that was ever laid elsewhere it
+    is known which; another array must not have been left since."""
+
+    def __init__(self, given: Iterable[Array]) -> None:
+        arrays = {id(a): a for a in given}
+        moved = [(r, t.data) for r in Tensor.moved.values() if (t := r()) is not None]
+        if len(moved) < len(Tensor.moved):
+            alive = [t for r, _ in moved if (t := r()) is not None]
+            Tensor.moved = {id(t): weakref.ref(t) for t in alive}
+        self.pairs = [(r, a) for r, a in moved if id(a) in arrays]
+        known = {id(a) for _, a in self.pairs}
+        self.counts = [(a, a.left) for a in arrays.values() if id(a) not in known]
+
+    def holds(self) -> bool:
+        """Tell whether they lie there still."""
+        for r, a in self.pairs:
+            t = r()
+            if t is not None and t.data is not a:
+                return False
+        return all([a.left == count for a, count in self.counts])
 
 
 def check_inputs(inputs: Sequence[Any]) -> None:
@@ -75,37 +101,86 @@ def opened(result: Any) -> tuple[Sequence[Tensor], type | None]:
     return tensors, container
 
 
+class Shared:
+    """What all recordings of one function share: their memory, so that they are repeated one at a
+    time."""
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self.first: weakref.ref[Any] | None = None
+
+    def recording(self, backend: Recordable) -> Recording:
+        """Return a new recording, beside an older one if there is one."""
+        made = backend.recording(self.first and self.first())
+        self.first = weakref.ref(made)
+        return made
+
+
 class Repeat:
-    """Calls to repeat: from inputs in memory of their own to results there, one call at a time."""
+    """Calls to repeat: from inputs in memory of their own to results there, one call at a time.
+    `written` is what they write to besides. A result that is an input, or that comes from elsewhere
+    (ids in `foreign`), is given as it is."""
 
     def __init__(
-        self, recording: Recording, inputs: list[NDArray], results: list[Array], batch: Batch
-    ) -> None:
-        self.recording, self.inputs, self.batch = recording, inputs, batch
-        self.values = [a.value for a in results]
-        self.places = [results.index(a) for a in results]
-        self.lock = Lock()
+        self, repeating: Repeating, results: list[Array], batch: Batch, written: Iterable[Array],
+        foreign: Collection[int],
+    ) -> None:  # fmt: skip
+        self.recording, self.lock = repeating.recording, repeating.shared.lock
+        self.inputs, self.batch, self.written = repeating.values, batch, [*written]
+        inputs = [id(a) for a in repeating.inputs]
+        self.results: list[int | Array] = []
+        self.made: dict[int, tuple[NDArray, bool]] = {}
+        for a in results:
+            if id(a) in inputs:
+                self.results.append(inputs.index(id(a)))
+            elif id(a) in foreign:
+                self.results.append(a)
+            else:
+                self.recording.hold(a.value)
+                self.made[id(a)] = a.value, a.made
+                self.results.append(-1 - [*self.made].index(id(a)))
+
+    def collect(self, inputs: Sequence[Array]) -> list[Array]:
+        """Return the results, copies of those that are made."""
+        copies = []
+        for value, made in self.made.values():
+            copies.append(array(value.copy("K")))
+            copies[-1].made = made
+        found = []
+        for where in self.results:
+            if isinstance(where, Array):
+                found.append(where)
+            else:
+                found.append(inputs[where] if where >= 0 else copies[-1 - where])
+        return found
 
     def run(self, inputs: Sequence[Array], ledger: Ledger) -> list[Array]:
         """Repeat the calls for other inputs of the same shapes."""
         with self.lock:
             for mine, given in zip(self.inputs, inputs, strict=True):
                 mine[...] = given.value
+            for root in self.written:
+                settle(root)
             self.recording.repeat()
-            made = [array(value.copy("K")) for value in self.values]
+            for root in self.written:
+                root.written()
+            made = self.collect(inputs)
         ledger.count_batch(self.batch)
-        return [made[place] for place in self.places]
+        return made
 
 
 class Repeating:
-    """A `with` block in which calls are recorded: run them on `inputs`, then call `end`; behind it,
-    `results` are there."""
+    """A `with` block in which calls are recorded: run them on `inputs`, then call `end`."""
 
-    def __init__(self, backend: Recordable, inputs: Sequence[Array]) -> None:
+    def __init__(self, backend: Recordable, shared: Shared, given: Sequence[Array]) -> None:
+        self.shared, self.given = shared, given
+        self.shared.lock.acquire()
         compute_all()
-        self.recording = backend.recording()
-        self.values = [np.array(a.value, order="K") for a in inputs]
+        self.recording = shared.recording(backend)
+        self.values = [np.array(a.value, order="K") for a in given]
         self.inputs = [array(value) for value in self.values]
+        for mine, a in zip(self.inputs, given, strict=True):
+            mine.made = a.root.made
         self.results: list[Array] = []
 
     def __enter__(self) -> Repeating:
@@ -118,16 +193,27 @@ class Repeating:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.recording.__exit__(kind, error, trace)
+        try:
+            self.recording.__exit__(kind, error, trace)
+        finally:
+            self.shared.lock.release()
 
-    def end(self, results: list[Array], batch: Batch) -> Repeat:
-        """Return what was recorded, with these results."""
+    def end(
+        self, results: list[Array], batch: Batch, written: Iterable[Array],
+        foreign: Collection[int],
+    ) -> Repeat:  # fmt: skip
+        """Return what was recorded, with these results, which are in `results` then."""
         for a in results:
-            self.recording.hold(a.value)
-        repeat = Repeat(self.recording, self.values, results, batch)
-        copies = [array(value.copy("K")) for value in repeat.values]
-        self.results = [copies[place] for place in repeat.places]
+            _ = a.value
+        repeat = Repeat(self, results, batch, written, foreign)
+        self.results = repeat.collect(self.given)
         return repeat
+
+
+    def give_back(self) -> None:
+        """Write what became of the inputs to where they came from."""
+        for mine, a in zip(self.values, self.given, strict=True):
+            a.write(mine)
 
 
 class Steps(Watch):
@@ -136,13 +222,13 @@ class Steps(Watch):
 
     training = True
 
-    def __init__(self, ledger: Ledger, recording: Recording) -> None:
-        super().__init__(ledger)
+    def __init__(self, inputs: Sequence[Array], ledger: Ledger, recording: Recording) -> None:
+        super().__init__(inputs, ledger)
         self.recording = recording
         self.keys: list[Any] = []
         self.given: dict[int, Array] = {}  # from elsewhere
         self._made: dict[int, weakref.ref[Array]] = {}
-        self.slots: Slots = []
+        self.leaves: list[Tensor] = []
         self.refused = ""
 
     def add(
@@ -152,11 +238,13 @@ class Steps(Watch):
         """Take down what a call is filed under and what it makes."""
         super().add(primitive, known, args, made, key, ledger)
         self.keys.append(key)
-        for a in args:
-            own = self._made.get(id(a))
-            if own is None or own() is not a:
-                self.given[id(a)] = a
+        self.given.update((id(a), a) for a in args if not self.makes(a))
         self._made.update((id(a), weakref.ref(a)) for a in made)
+
+    def makes(self, a: Array) -> bool:
+        """Tell whether an array comes from a call."""
+        own = self._made.get(id(a))
+        return own is not None and own() is a
 
     def refuse(self, what: str) -> None:
         """Remember that calls would not do the same again."""
@@ -167,50 +255,77 @@ class Steps(Watch):
         if leaf.slot is None or leaf.grad is not None or leaf.hooks:
             self.refuse("delivers a gradient to a tensor with another, with hooks or without slot")
         else:
-            self.slots.append((leaf, leaf.slot))
+            self.leaves.append(leaf)
 
     def announce(self, leaf: Tensor) -> None:
         """Tell those who wait for a gradient, now and in each repetition."""
-
-        slot = leaf.slot
+        slot, state = leaf.slot, context.current()
 
         def told() -> None:
             if slot is not None:
                 leaf.grad = Tensor(slot)
-            with context.using(trace=None):
+            with context.using(trace=None, phase=state.phase, scope=state.scope, tape=state.tape):
                 leaf.announce()
 
         self.recording.effect(told)
 
-    def settle(self) -> None:
-        """Give arrays that outlive the recording memory of their own."""
+    def check(self) -> None:
+        """Find out, behind the function, what its calls would not do again."""
+        if self.writes_inputs:
+            self.refuse("writes to an input")
+        if any(p.grad is None or p.grad.data is not p.slot for p in self.leaves):
+            self.refuse("takes a gradient away again; do so around the call")
+        if self.recording.spoiled:
+            self.refuse("has something computed by others, or for others")
+
+    def survivors(self) -> None:
+        """Find arrays that outlive the function, which would not be made anew; give them memory of
+        their own."""
         for r in self._made.values():
             a = r()
-            if a is not None and a.has_numbers:
+            if a is None:
+                continue
+            self.refuse("keeps a tensor that it computes")
+            if a.has_numbers and self.recording.owns(a.value):
                 a.detach()
 
 
-class Recorded(NamedTuple):
-    """A step that can be repeated: arrays that it has from elsewhere, leaves and where their
-    gradients go, and in what its results are."""
+class Leaf(NamedTuple):
+    """A leaf, where its gradient goes, and whether somebody waits for it."""
 
-    repeat: Repeat
-    given: tuple[Array, ...]
-    slots: Slots
-    container: type | None
+    tensor: Tensor
+    slot: Array
+    told: bool
+
+    def untouched(self) -> bool:
+        """Tell whether it is as it was before the step that was recorded: without a gradient, which
+        would be added to, without hooks, and with somebody or nobody who waits."""
+        p = self.tensor
+        as_it_was = p.grad is None and p.slot is self.slot and p.requires_grad
+        return as_it_was and not p.hooks and bool(p.ready) == self.told
+
+
+class Recorded:
+    """A step that can be repeated: where what it reads lies, leaves, and in what its results are;
+    `used` is the number of the call that did so last."""
+
+    def __init__(
+        self, repeat: Repeat, given: Iterable[Array], leaves: Iterable[Tensor],
+        container: type | None,
+    ) -> None:  # fmt: skip
+        self.repeat, self.standing, self.container = repeat, Standing(given), container
+        self.leaves = [Leaf(p, p.slot, bool(p.ready)) for p in leaves if p.slot is not None]
+        self.used = 0
 
     def applies(self) -> bool:
-        """Tell whether weights lie where they did, and leaves are as they were before the step:
-        without gradients, which would be added to, and without hooks."""
-        untouched = [p.grad is None and p.slot is slot and not p.hooks for p, slot in self.slots]
-        return all(untouched) and still_there(self.given)
+        """Tell whether weights lie where they did, and leaves are as they were."""
+        return all([leaf.untouched() for leaf in self.leaves]) and self.standing.holds()
 
     def run(self, arrays: Sequence[Array], ledger: Ledger) -> Any:
         """Repeat it."""
         made = self.repeat.run(arrays, ledger)
-        for leaf, slot in self.slots:
-            slot.written()
-            leaf.grad = Tensor(slot)
+        for leaf in self.leaves:
+            leaf.tensor.grad = Tensor(leaf.slot)
         return _bare([Tensor(a) for a in made], self.container)
 
 
@@ -222,53 +337,78 @@ class TracedTraining:
         self.function = function
         self.refused: dict[Kind, str] = {}  # why a kind of call is not repeated
         self.recorded: dict[Kind, list[Recorded]] = {}  # empty after the first call
+        self.shared, self.calls = Shared(), 0
 
     def __call__(self, *inputs: Tensor) -> Any:
         state = context.current()
         check_inputs(inputs)
-        backend = None if state.trace is not None else recordable(state.backend)
-        arrays = [x.data for x in inputs]
-        if backend is None or not all([a.has_numbers for a in arrays]):
-            return self.function(*inputs)
+        if state.trace is not None:
+            return self.function(*inputs)  # within another trace
+        backend, arrays = recordable(state.backend), [x.data for x in inputs]
+        known = all([x.data.has_numbers and not x.requires_grad for x in inputs])
+        if backend is None or not known:
+            return self._plain(inputs)
         key = kind(state, arrays)
+        self.calls += 1
         recorded = self.recorded.get(key)
         for one in recorded or ():
             if one.applies():
+                one.used = self.calls
                 return one.run(arrays, state.ledger)
-        known = [one for one in recorded or () if still_there(one.given)]
-        if recorded is not None and not known and key not in self.refused:
-            return self._record(backend, key, inputs, state.ledger)
-        self.recorded.setdefault(key, [])
+        if recorded is None:
+            self.recorded[key] = []
+        elif key not in self.refused and not any(one.standing.holds() for one in recorded):
+            room = self._room()
+            return self._record(backend, key, inputs, state.ledger) if room else self._plain(inputs)
+        return self._plain(inputs)
+
+    def _plain(self, inputs: Sequence[Tensor]) -> Any:
         return _bare(*opened(self.function(*inputs)))
+
+    def _room(self) -> bool:
+        """Make room for another recording: what was not used for long goes."""
+        every = [(one.used, key, one) for key, some in self.recorded.items() for one in some]
+        if len(every) < MANY:
+            return True
+        used, key, oldest = min(every, key=lambda entry: entry[0])
+        if self.calls - used > LONG:
+            self.recorded[key].remove(oldest)
+            return True
+        return False
 
     def _record(
         self, backend: Recordable, key: Kind, inputs: Sequence[Tensor], ledger: Ledger
     ) -> Any:
         """Run the function and keep what it does, if it can be done again."""
-        with Repeating(backend, [x.data for x in inputs]) as repeating:
-            steps = Steps(ledger, repeating.recording)
+        with Repeating(backend, self.shared, [x.data for x in inputs]) as repeating:
+            steps = Steps(repeating.inputs, ledger, repeating.recording)
             with context.using(trace=steps):
                 mine = [Tensor(a) for a in repeating.inputs]
                 tensors, container = opened(self.function(*[mine[i] for i in key.same]))
             made = [t.data for t in tensors]
             if {id(a.root) for a in made} & {id(a) for a in steps.created}:
                 steps.refuse(f"returns a tensor that it {MAKES}")
-            repeat = repeating.end(made, Batch(steps.keys, steps.stashes))
+            batch = Batch(steps.keys, steps.stashes)
+            given = {id(a.root) for a in steps.given.values()}
+            written = [a for a in steps.written.values() if id(a) in given]
+            foreign = {id(a) for a in made if not steps.makes(a)}
+            repeat = repeating.end(made, batch, written, foreign)
+            steps.check()
+        if steps.writes_inputs:
+            repeating.give_back()
         del tensors, made
-        steps.settle()
-        given = (*steps.given.values(),)
-        if not still_there(given):
-            steps.refuse("reads memory that a tensor has left")
-        if sum(map(len, self.recorded.values())) >= MANY:
-            steps.refuse(f"is recorded for {MANY} kinds of calls already")
+        steps.survivors()
         if steps.refused:
             self.refused[key] = steps.refused
         else:
-            self.recorded[key].append(Recorded(repeat, given, steps.slots, container))
+            one = Recorded(repeat, steps.given.values(), steps.leaves, container)
+            one.used = self.calls
+            self.recorded[key].append(one)
         return _bare([Tensor(a) for a in repeating.results], container)
 
 
 def _bare(tensors: Sequence[Tensor], container: type | None) -> Any:
     """Return tensors without their history, in what they were."""
-    bare = [Tensor(t.data) for t in tensors]
-    return bare[0] if container is None else container(bare)
+    bare = {id(t): Tensor(t.data) for t in tensors}
+    every = [bare[id(t)] for t in tensors]
+    return every[0] if container is None else container(every)

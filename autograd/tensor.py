@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,8 @@ class Tensor(Operators):
     )  # fmt: skip
     __array_ufunc__ = None
     is_parameter = False
+    # Those that were ever laid elsewhere, by id.
+    moved: ClassVar[dict[int, weakref.ref[Tensor]]] = {}
 
     def __init__(
         self, data: Array, requires_grad: bool = False, source: tuple[Record, int] | None = None
@@ -102,8 +104,9 @@ class Tensor(Operators):
     def exchange(self, data: Array) -> None:
         """Lay the tensor somewhere else: functions that `trace` returned learn their calls anew."""
         if data is not self.data:
-            self.data.left, data.left = True, False
+            self.data.left += 1
             self.data = data
+            Tensor.moved[id(self)] = weakref.ref(self)
 
     def detach(self) -> Tensor:
         """Return the same numbers without their history."""

@@ -16,12 +16,13 @@ from .repeat import (
     Kind,
     Repeat,
     Repeating,
+    Shared,
+    Standing,
     TracedTraining,
     check_inputs,
     kind,
     opened,
     recordable,
-    still_there,
 )
 from .tensor import Tensor
 from .watch import MAKES, Watch
@@ -45,11 +46,11 @@ class Calls(Watch):
     """Gathers the calls that are dispatched; each array has a place, in order of its first use."""
 
     def __init__(self, inputs: Sequence[Array], ledger: Ledger) -> None:
-        super().__init__(ledger)
+        super().__init__(inputs, ledger)
         self.arrays: list[Array] = []
         self.steps: list[Step] = []
         self._places: dict[int, int] = {}
-        self.inputs = [self.place(a) for a in inputs]
+        self.given = [self.place(a) for a in inputs]
 
     def place(self, a: Array) -> int:
         """Return the place of an array."""
@@ -77,13 +78,16 @@ class Program:
     ) -> None:
         self.container = container
         self.repeat: Repeat | None = None
+        self.repeatable = not calls.writes_inputs
         if {id(a.root) for a in outputs} & {id(a) for a in calls.created}:
             raise RuntimeError(f"trace: the function returns a tensor that it {MAKES}")
-        self.inputs, self.outputs = calls.inputs, [calls.place(a) for a in outputs]
+        self.inputs, self.outputs = calls.given, [calls.place(a) for a in outputs]
         computed = {place for step in calls.steps for place in step.results}
         dropped = computed | {*self.inputs}
         self.arrays = [None if i in dropped else a for i, a in enumerate(calls.arrays)]
-        self.given = [a for a in self.arrays if a is not None]
+        given = [a for a in self.arrays if a is not None]
+        self.standing, roots = Standing(given), {id(a.root) for a in given}
+        self.written = [a for a in calls.written.values() if id(a) in roots]
         self.batch = Batch(step.key for step in calls.steps)
         self.steps: list[Step] = []
         read = {*self.outputs, *self.inputs}
@@ -139,7 +143,10 @@ class Program:
                 numbers[results[0]] = made
             for place in done:
                 numbers[place] = None
-        return {place: array(numbers[place]) for place in self.outputs}
+        made = {place: array(numbers[place]) for place in self.outputs}
+        for a in made.values():
+            a.made = True
+        return made
 
 
 class Traced:
@@ -148,6 +155,7 @@ class Traced:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.programs: dict[Kind, list[Program]] = {}
+        self.shared, self.many = Shared(), 0
 
     def __call__(self, *inputs: Tensor) -> Any:
         state = context.current()
@@ -157,12 +165,15 @@ class Traced:
         arrays = [x.data for x in inputs]
         key = kind(state, arrays)
         for program in self.programs.get(key, ()):
-            if still_there(program.given):
+            if program.standing.holds():
                 made = self._run(program, arrays, state)
                 break
         else:
             made, program = self._learn(arrays, key.same, state.ledger)
-            self.programs[key] = [*self.programs.get(key, ())[1 - MANY :], program]
+            older = self.programs.get(key, [])[1 - MANY :]
+            self.programs[key] = [*older, program]
+            kept = (p for found in self.programs.values() for p in found)
+            self.many = sum(p.repeat is not None for p in kept)
         container = program.container
         return Tensor(made[0]) if container is None else container([Tensor(a) for a in made])
 
@@ -171,13 +182,16 @@ class Traced:
     ) -> list[Array]:
         """Run a program, the second time so that it can be repeated without Python."""
         backend = recordable(state.backend)
-        if backend is None:
-            return program.run(arrays, state.ledger)
-        if program.repeat is not None:
+        if backend is not None and program.repeat is not None:
             return program.repeat.run(arrays, state.ledger)
-        with Repeating(backend, arrays) as repeating:
+        if backend is None or not program.repeatable or self.many >= MANY:
+            return program.run(arrays, state.ledger)
+        with Repeating(backend, self.shared, arrays) as repeating:
             made = program.run(repeating.inputs, state.ledger)
-            program.repeat = repeating.end(made, program.batch)
+            foreign = {id(a) for a in program.arrays if a is not None}
+            repeat = repeating.end(made, program.batch, program.written, foreign)
+        if not repeat.recording.spoiled:
+            program.repeat, self.many = repeat, self.many + 1
         return repeating.results
 
     def _learn(
@@ -211,8 +225,8 @@ def trace(function: Callable[..., Any], training: bool = False) -> Traced | Trac
     flat buffers are stored and announced as ever, unless some are there already. Nothing is refused
     then: where calls would not do the same again the function is run as it is, each time.
 
-    On a backend whose calls can be recorded (llvm, with one thread), later calls take no Python at
-    all between those of NumPy. They work in memory of their own, as much as one call takes, for
-    each combination.
+    On a backend whose calls can be recorded (llvm, with one thread and no limit of memory), later
+    calls take no Python at all between those of NumPy. They work in memory of their own, as much as
+    the largest one takes.
     """
     return TracedTraining(function) if training else Traced(function)

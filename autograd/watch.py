@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 
 
 class Watch:
-    """Is told of each call, and of what a function does besides. `created` are arrays that come
-    from no call, `stashes` what the tape keeps, as the ledger files it."""
+    """Is told of each call, and of what a function does besides. `inputs` are what the function is
+    given, `created` arrays that come from no call, `stashes` what the tape keeps, as the ledger
+    files it, `written` the memory that calls write to."""
 
     training = False  # whether gradients may be recorded
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, inputs: Sequence[Array], ledger: Ledger) -> None:
         self.ledger = ledger
+        self.inputs = {id(a.root) for a in inputs}
+        self.written: dict[int, Array] = {}
         self.created: list[Array] = []
         self.stashes: list[tuple[tuple[str, str, str, str], int]] = []
 
@@ -30,9 +33,17 @@ class Watch:
         """Take down a call and what it is filed under."""
         if ledger is not self.ledger:
             self.refuse("changes the ledger; do so around the call")
-        created = {id(a) for a in self.created}
-        if any(id(args[i].root) in created for i in primitive.writes):
+        if not primitive.writes:
+            return
+        roots = {id(args[i].root): args[i].root for i in primitive.writes}
+        if not roots.keys().isdisjoint({id(a) for a in self.created}):
             self.refuse(f"writes to a tensor that it {MAKES}")
+        self.written.update(roots)
+
+    @property
+    def writes_inputs(self) -> bool:
+        """Whether a call wrote to what the function is given."""
+        return not self.written.keys().isdisjoint(self.inputs)
 
     def refuse(self, what: str) -> None:
         """Hear that the function does what its calls would not do again: RuntimeError."""

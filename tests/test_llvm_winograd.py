@@ -153,9 +153,7 @@ class Guarded:
     def __init__(self, rest: float) -> None:
         self.rest, self.buffers = np.float32(rest), list[tuple[np.ndarray, int]]()
 
-    def empty(
-        self, shape: tuple[int, ...], dtype: np.dtype[Any], lasting: bool = False
-    ) -> np.ndarray:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         """Return an array between two guards."""
         size = prod(shape)
         buffer = np.full(size + 2 * GUARD, self.rest, dtype)

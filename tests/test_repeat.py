@@ -149,7 +149,7 @@ def test_a_repetition_is_a_few_walks_without_python_between() -> None:
     [[one]] = fitting.fit.recorded.values()
     done = one.repeat.recording
     walks = [s for s in done.steps if s.func is done.walk]
-    assert len(one.slots) == len([*fitting.model.parameters()])
+    assert len(one.leaves) == len([*fitting.model.parameters()])
     assert len(done.steps) <= 12 and sum(s.args[1] for s in walks) > 300
 
 
@@ -271,9 +271,13 @@ def test_results_and_what_is_kept_elsewhere_stay_as_they_are() -> None:
     for number in (1.0, 2.0, 3.0, 4.0):
         results.append(traced(ag.full((300,), number)))
     assert [float(r.numpy().max()) for r in results] == [1.0, 2.0, 3.0, 4.0]
-    assert [k.numpy().tolist() for k in kept] == [[2.0] * 300, [4.0] * 300]
-    results[0].data.write(np.zeros(300))
+    assert [k.numpy().tolist() for k in kept] == [[2.0 * n] * 300 for n in (1, 2, 3, 4)]
+    assert "keeps a tensor that it computes" in " ".join(traced.refused.values())
+    traced = ag.trace(lambda x: ag.relu(x), training=True)
+    results = [traced(ag.full((300,), number)) for number in (1.0, 2.0, 3.0, 4.0)]
+    results[3].data.write(np.zeros(300))
     assert traced(ag.full((300,), 5.0)).tolist() == [5.0] * 300
+    assert results[2].tolist() == [3.0] * 300
 
 
 @pytest.mark.usefixtures("llvm")
@@ -392,8 +396,18 @@ def test_so_many_recordings_and_no_more() -> None:
     for size in range(300, 312):
         for _ in range(3):
             assert traced(ag.ones(size)).tolist() == [2.0] * size
-    assert sum(map(len, traced.recorded.values())) == 8 and len(traced.refused) == 4
-    assert "8 kinds of calls" in next(iter(traced.refused.values()))
+        assert sum(map(len, traced.recorded.values())) <= 8
+    seen: list[int] = []
+    traced = ag.trace(lambda x: (seen.append(1), x * 2.0)[1], training=True)
+    for size in [*range(300, 310)] * 4:
+        traced(ag.ones(size))
+    assert len(seen) == 10 + 10 + 2 * 2  # what is recorded stays as long as it is used
+    traced = ag.trace(lambda x: x * 2.0)
+    before = memory.pool.used
+    for size in range(300, 340):
+        for _ in range(3):
+            traced(ag.ones(size))
+    assert memory.pool.used - before <= 8 * 10 * 4096
 
 
 def test_without_numbers_the_function_is_run() -> None:
@@ -424,3 +438,245 @@ def test_the_walk_passes_any_number_of_arguments() -> None:
         row[1], row[2 : 2 + n] = n, np.arange(n) + 1000 * n
     jit.build(recording.walk, target)(table.ctypes.data, len(table))
     assert seen == [tuple(range(1000 * n, 1001 * n)) for n in range(1, recording.MOST + 1)]
+
+
+def halves(draw: np.random.Generator, count: int = 8) -> tuple[Tensor, Tensor]:
+    images = draw.standard_normal((count, 3, 32, 32), dtype=np.float32)
+    return ag.from_numpy(images), ag.from_numpy(draw.integers(0, 10, count))
+
+
+def test_threads_that_repeat_do_not_disturb_one_another() -> None:
+    """Nor those who call kernels of the same shapes meanwhile."""
+    nets = [models.create("resnet20", input_shape=(3, 32, 32), classes=10).eval() for _ in range(3)]
+    x = halves(np.random.default_rng(0), 4)[0]
+    functions: list[Any] = [ag.trace(nets[0]), ag.trace(nets[1], training=True), nets[2]]
+    wrong: list[int] = []
+
+    def work(which: int) -> None:
+        with context.using(backend="llvm", ledger=ag.Ledger()), ag.no_grad():
+            expected = nets[which](x).numpy()
+            for _ in range(40):
+                if not np.array_equal(functions[which](x).numpy(), expected):
+                    wrong.append(which)
+
+    threads = [Thread(target=work, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.usefixtures("llvm")
+@pytest.mark.parametrize("training", [False, True])
+def test_tensors_may_change_places(training: bool) -> None:
+    a, b = ag.full((300,), 2.0), ag.full((300,), 3.0)
+    traced = ag.trace(lambda x: x * a, training=training)
+    for turn in range(6):
+        assert traced(ag.ones(300)).tolist() == [2.0 + (turn % 2)] * 300
+        assert traced(ag.ones(300)).tolist() == [2.0 + (turn % 2)] * 300
+        mine, other = a.data, b.data
+        a.exchange(other)
+        b.exchange(mine)
+
+
+@pytest.mark.usefixtures("llvm")
+def test_whoever_waits_may_repeat_calls_himself() -> None:
+    """What waits in the outer recording is not computed beside it."""
+    layer = nn.Linear(4, 3)
+    sgd = SGD(layer.parameters(), lr=0.1)
+    inner = ag.trace(lambda x: x + 1.0, training=True)
+    # Once a step, so that both are recorded in the second one.
+    layer.bias.ready.append(lambda leaf: inner(ag.ones(300)))
+
+    def step(x: Tensor) -> Tensor:
+        large = ag.relu(x * 3.0)
+        layer(x[:2, :4]).sum().backward()
+        return large.sum()
+
+    traced = ag.trace(step, training=True)
+    for number in (1.0, 2.0, 3.0, 4.0):
+        x = ag.full((300, 300), number)
+        assert traced(x).item() == pytest.approx(3 * number * 90_000)
+        sgd.zero_grad()
+
+
+@pytest.mark.usefixtures("llvm")
+@pytest.mark.parametrize("training", [False, True])
+def test_nothing_is_repeated_that_was_not_recorded_to_its_end(
+    training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced = ag.trace(lambda x: ag.relu(x) * 2.0, training=training)
+    traced(ag.ones(300))
+    with monkeypatch.context() as broken:
+        broken.setattr(recording.Recording, "_walk", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            traced(ag.ones(300))
+    for number in (3.0, 4.0, 5.0):
+        assert traced(ag.full((300,), number)).tolist() == [2 * number] * 300
+
+
+@pytest.mark.usefixtures("llvm")
+@pytest.mark.parametrize("training", [False, True])
+def test_readers_of_what_it_writes_come_first(training: bool) -> None:
+    buffer = ag.relu(ag.ones(1 << 17))
+    traced = ag.trace(lambda x: (buffer.copy_(x), x + 0.0)[1], training=training)
+    for turn, number in enumerate((1.0, 10.0, 20.0, 30.0, 40.0)):
+        waits = ag.relu(buffer)
+        traced(ag.full((1 << 17,), number))
+        assert waits.numpy()[0] == (1.0, 1.0, 10.0, 20.0, 30.0)[turn]
+    w = ag.ones(1 << 17, requires_grad=True)
+    product = (w * buffer).sum()
+    traced(ag.ones(1 << 17))
+    with pytest.raises(RuntimeError, match="changed in place"):
+        product.backward()
+
+
+@pytest.mark.usefixtures("llvm")
+@pytest.mark.parametrize("training", [False, True])
+def test_inputs_may_be_written_to(training: bool) -> None:
+    traced = ag.trace(lambda x: (x.copy_(x * 2.0), x + 0.0)[1], training=training)
+    for _ in range(4):
+        x = ag.ones(300) + 0.0
+        assert traced(x).tolist() == x.tolist() == [2.0] * 300
+
+
+@pytest.mark.usefixtures("llvm")
+@pytest.mark.parametrize("training", [False, True])
+def test_bits_are_those_of_the_function_whoever_made_the_input(training: bool) -> None:
+    ag.manual_seed(0)
+    conv, norm = nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16).train()
+
+    def block(x: Tensor) -> Tensor:
+        with ag.no_grad():
+            return norm(conv(x))
+
+    draw = np.random.default_rng(0).standard_normal((8, 32, 32, 16), dtype=np.float32)
+    traced = ag.trace(block, training=training)
+    double = ag.trace(lambda x: ag.relu(x) * 2.0, training=training)
+    for make in (
+        lambda: ag.from_numpy(draw.transpose(0, 3, 1, 2)),
+        lambda: ag.from_numpy(draw.transpose(0, 3, 1, 2)) * 1.0,
+        lambda: ag.from_numpy(np.ascontiguousarray(draw.transpose(0, 3, 1, 2))),
+    ):
+        for _ in range(4):
+            np.testing.assert_array_equal(traced(make()).numpy(), block(make()).numpy())
+            found, expected = block(double(make())), block(ag.relu(make()) * 2.0)
+            np.testing.assert_array_equal(found.numpy(), expected.numpy())
+
+
+@pytest.mark.usefixtures("llvm")
+def test_a_step_that_updates_is_run_each_time() -> None:
+    (one, sgd_one), (two, sgd_two) = layer_of(), layer_of()
+
+    def stepping(layer: nn.Linear, sgd: SGD) -> Callable[[Tensor], Tensor]:
+        def step(x: Tensor) -> Tensor:
+            loss = (layer(x) * layer(x)).sum()
+            loss.backward()
+            sgd.step()
+            sgd.zero_grad()
+            return loss
+
+        return step
+
+    plain, traced = stepping(one, sgd_one), ag.trace(stepping(two, sgd_two), training=True)
+    for _ in range(6):
+        assert plain(ag.ones(2, 4)).item() == traced(ag.ones(2, 4)).item()
+    assert "takes a gradient away" in " ".join(traced.refused.values())
+
+
+@pytest.mark.usefixtures("llvm")
+def test_what_changes_about_leaves_is_seen() -> None:
+    (layer, sgd), seen = layer_of(), list[int]()
+    step, x, told = traced_layer(layer, seen), ag.ones(2, 4), list[Tensor]()
+    for _ in range(3):
+        step(x)
+        sgd.zero_grad()
+    layer.bias.ready.append(told.append)
+    step(x)
+    assert len(seen) == 3 and told == [layer.bias]
+    sgd.zero_grad()
+    layer.bias.ready.clear()
+    layer.weight.requires_grad_(False)
+    step(x)
+    assert layer.weight.grad is None and layer.bias.grad is not None
+    wanting = ag.ones(2, 4, requires_grad=True)
+    for _ in range(3):
+        wanting.grad = None
+        ag.trace(lambda x: (x * x).sum().backward() or x, training=True)(wanting)
+        assert wanting.grad.tolist() == [[2.0] * 4] * 2
+
+
+def test_all_kinds_of_a_function_share_memory() -> None:
+    fitting = Fitting("lenet", True)
+    gc.collect()
+    before = memory.pool.used
+    used = []
+    for count in (32, 31, 30):
+        for seed in range(3):
+            fitting.step(seed, count)
+        used.append(memory.pool.used - before)
+    assert used[2] < 1.7 * used[0]
+
+
+@pytest.mark.usefixtures("llvm")
+def test_a_limit_of_memory_is_kept() -> None:
+    seen: list[int] = []
+    traced = ag.trace(lambda x: (seen.append(1), x * 2.0)[1], training=True)
+    ag.set_memory_limit(memory.pool.held + (1 << 24))
+    try:
+        for _ in range(4):
+            traced(ag.ones(300))
+    finally:
+        ag.set_memory_limit(0)
+    assert len(seen) == 4
+
+
+@pytest.mark.usefixtures("llvm")
+def test_forward_passes_alone_leave_right_accounts() -> None:
+    layer = nn.Conv2d(4, 16, 3)
+    traced, x = ag.trace(lambda x: ag.relu(layer(x)), training=True), ag.ones(8, 4, 32, 32)
+    for _ in range(4):
+        traced(x)
+        gc.collect()
+        free = sum(room * len(some) for room, some in memory.pool.free.items())
+        assert memory.pool.used + free == memory.pool.held
+
+
+def test_books_tell_where_and_when_somebody_was_told() -> None:
+    books = []
+    for wrap in (lambda f: f, lambda f: ag.trace(f, training=True)):
+        layer, sgd = layer_of()
+        layer.weight.ready.append(lambda leaf: ag.relu(leaf.grad))
+
+        def forward_backward(x: Tensor, layer: nn.Linear = layer) -> Tensor:
+            y = layer(x).sum()
+            if y.requires_grad:
+                y.backward()
+            return y
+
+        with context.using(backend="llvm", ledger=ag.Ledger()) as state:
+            step = wrap(forward_backward)
+            for turn in range(8):
+                with ag.no_grad() if turn % 2 else ag.enable_grad():
+                    step(ag.ones(2, 4))
+                sgd.zero_grad()
+        books.append(state.ledger)
+    assert books[0] == books[1] and books[0].stashed == books[1].stashed
+    assert ("", "backward_weights", "relu") in {row.key[:3] for row in books[1].rows()}
+
+
+@pytest.mark.parametrize("backend", ["numpy", "llvm"])
+@pytest.mark.parametrize("training", [False, True])
+def test_what_comes_from_elsewhere_is_returned_as_it_is(backend: str, training: bool) -> None:
+    weight = ag.Parameter(ag.ones(3))
+    with context.using(backend=backend):
+        traced = ag.trace(lambda x: (weight, x, x * 2.0), training=training)
+        for _ in range(4):
+            x = ag.ones(3)
+            found = traced(x)
+            for a, b in zip(found, (weight, x), strict=False):
+                assert np.shares_memory(a.numpy(), b.numpy())
+            assert not any(t.requires_grad for t in found)
+        with pytest.raises(TypeError, match="not a dict"):
+            ag.trace(lambda x: {"x": x}, training=training)(ag.ones(2))

@@ -52,7 +52,8 @@ class Tunable(Backend, Protocol):
 
 class Recording(Recorder, Protocol):
     """Takes down what this thread computes within a `with` block, so that it can be repeated on the
-    same memory, with other numbers in it."""
+    same memory, with other numbers in it. One `beside` another shares its memory, so that they
+    cannot be repeated at the same time."""
 
     def __enter__(self) -> Recording:
         """Begin."""
@@ -64,6 +65,9 @@ class Recording(Recorder, Protocol):
         trace: TracebackType | None,
     ) -> None:
         """End."""
+
+    def owns(self, value: NDArray) -> bool:
+        """Tell whether an array lies in the recording's memory."""
 
     def hold(self, value: NDArray) -> None:
         """Keep the numbers of an array that came into being here; others are lost."""
@@ -80,7 +84,7 @@ class Recording(Recorder, Protocol):
 class Recordable(Backend, Protocol):
     """A backend whose calls can be repeated without Python."""
 
-    def recording(self) -> Recording:
+    def recording(self, beside: Any = None) -> Recording:
         """Return a new recording."""
 
 

@@ -82,9 +82,9 @@ class Llvm:
         joined = join(self.target, call, signs)
         return joined and joined._replace(kernel=_one_at_a_time(joined.kernel))
 
-    def recording(self) -> Recording:
+    def recording(self, beside: Recording | None = None) -> Recording:
         """Return what takes down the calls of a thread, so that they can be repeated."""
-        return Recording(self.target)
+        return Recording(self.target, beside)
 
     def choices(self) -> bytes:
         """Return the tiles that were chosen by timing so far."""

@@ -17,6 +17,7 @@ from .jit import build
 from .language import Integer, Kernel, Vector
 from .layout import Moves, address
 from .memory import empty
+from .parts import Scratch
 from .targets import Target
 
 # Gets the kernel, a vector of each array, and vectors of the constants.
@@ -365,8 +366,7 @@ def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> plans.K
     others = tuple(i for i in range(len(x.shape)) if i != axis or columns == 1)
     repeats = _repeats(columns, target.lanes(x.dtype))
     function = build(column_sums, target, x.dtype.name, 8 if target.registers == 32 else 4)
-    parts = np.zeros((repeats, columns), x.dtype)
-    to, period = address(parts), repeats * columns
+    parts, period = Scratch(repeats * columns, x.dtype), repeats * columns
     block = max(16, min(256, BLOCK // period))
     add, copy = (build(make, target, x.dtype.name) for make in (increase, copied))
 
@@ -375,6 +375,7 @@ def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> plans.K
         if lie is None or (columns > 1 and not layouts.inner(lie, axis)):
             Moves.aside += 1
             return np.asarray(x.sum(others, dtype=x.dtype)).reshape(shape)
+        to = parts.address(0)
         function(address(x), to, layouts.size, period, block)
         for row in range(1, repeats):
             add(to, to + row * columns * x.itemsize, columns)
@@ -382,7 +383,6 @@ def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> plans.K
         copy(to, address(y), columns)
         return y
 
-    run.parts = parts  # type: ignore[attr-defined]  # its address is used
     return plans.native(run)
 
 

@@ -30,13 +30,20 @@ class Memory:
 
 
 class Arena:
-    """Memory that one recording has for itself: what is used again while it is made must be used
-    in the same order by whoever repeats it, and by nobody else. `taken` lists what is taken."""
+    """Memory that recordings which are repeated one at a time have for themselves: what is used
+    again while one is made must be used in the same order by whoever repeats it, and by nobody
+    else. `taken` lists what is taken, `kept` what kernels keep from call to call, by whoever asked
+    for it; `reserved` are the bytes that are free and still nobody else's."""
 
     def __init__(self) -> None:
         self.free: dict[int, list[Memory]] = defaultdict(list)
         self.reserved = 0
+        self.closed = True
         self.taken: list[Memory] = []
+        self.kept: dict[Any, tuple[Any, NDArray]] = {}
+
+    def __del__(self) -> None:
+        pool.release(self)
 
 
 class Again:
@@ -64,6 +71,7 @@ class Pool(Account):
         self.free: dict[int, list[Memory]] = defaultdict(list)
         self.kinds: dict[int, type[Any]] = {}
         self.arenas: dict[int, Arena | Again] = {}  # by thread
+        self.closed = False
 
     def take(self, size: int, lasting: bool = False) -> Any:
         """Return a block of at least `size` bytes, as a ctypes array; a `lasting` one never lies in
@@ -106,16 +114,22 @@ class Pool(Account):
                 raise OutOfMemory(self.used + room, self.limit)
         self.held += room
 
-    def open(self, arena: Arena | None) -> Arena:
-        """Give this thread an arena, a new one or the one that it had, until `close`."""
-        arena = self.arenas[get_ident()] = arena or Arena()
+    def arena(self) -> Arena | None:
+        """Return the arena that this thread has."""
+        arena = self.arenas.get(get_ident()) if self.arenas else None
+        return arena if isinstance(arena, Arena) else None
+
+    def open(self, arena: Arena) -> None:
+        """Give this thread an arena, until `close`."""
+        self.arenas[get_ident()], arena.closed = arena, False
         self.used -= arena.reserved
-        return arena
+        arena.reserved = 0
 
     def close(self) -> None:
         """Take this thread's arena away; its memory counts as used until it is released."""
         arena = self.arenas.pop(get_ident())
         assert isinstance(arena, Arena)
+        arena.closed = True
         arena.reserved = sum(room * len(free) for room, free in arena.free.items())
         self.used += arena.reserved
         self.peak = max(self.peak, self.used)
@@ -131,8 +145,7 @@ class Pool(Account):
     def release(self, arena: Arena) -> None:
         """Let everybody use an arena's memory."""
         self.used -= arena.reserved
-        arena.reserved, kept, arena.free = 0, arena.free, self.free
-        for room, free in kept.items():
+        for room, free in arena.free.items():
             self.free[room].extend(free)
 
     def _kind(self, room: int) -> type[Any]:
@@ -143,8 +156,12 @@ class Pool(Account):
             __slots__ = ("home", "memory")
 
             def __del__(self) -> None:
-                pool.used -= room
-                self.home.free[room].append(self.memory)
+                home = self.home
+                home.free[room].append(self.memory)
+                if home.closed:
+                    home.reserved += room
+                else:
+                    pool.used -= room
 
         self.kinds[room] = Block
         return Block
@@ -161,13 +178,30 @@ pool = Pool()
 register(pool)
 
 
-def empty(shape: tuple[int, ...], dtype: np.dtype[Any], lasting: bool = False) -> NDArray:
-    """Return an array in row-major order whose numbers are not set. What a kernel keeps from call
-    to call must be `lasting`."""
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
+    """Return an array in row-major order whose numbers are not set."""
     size = dtype.itemsize
     for extent in shape:
         size *= extent
-    return np.ndarray(shape, dtype, pool.take(size, lasting))
+    return np.ndarray(shape, dtype, pool.take(size))
+
+
+def lasting(asker: Any, size: int, dtype: np.dtype[Any], own: dict[Any, NDArray]) -> NDArray:
+    """Return zeros that somebody keeps from call to call: in `own`, by his name; while calls are
+    recorded, those that he has for all recordings of the arena."""
+    arena = pool.arena()
+    name = id(own), asker
+    made = own.get(asker) if arena is None else arena.kept.get(name, (own, None))[1]
+    if made is None or made.size < size:
+        made = np.ndarray((size,), dtype, pool.take(size * dtype.itemsize, lasting=True))
+        made[...] = 0
+        if arena is None:
+            own[asker] = made
+        else:
+            # Calls that were recorded before use what was too small for this one.
+            arena.kept[name, len(arena.kept)] = arena.kept.get(name, (own, made))
+            arena.kept[name] = own, made
+    return made
 
 
 def images(n: int, c: int, h: int, w: int, dtype: np.dtype[Any]) -> NDArray:

@@ -61,7 +61,8 @@ def chained(first: ByImages, count: int, then: ByImages) -> Callable[..., Any]:
 
 
 class Scratch:
-    """Zeros for each thread that works on a plan, made when it first does."""
+    """Zeros for each thread that works on a plan, made when it first does; a recording has its own,
+    since it is repeated while others work on the plan."""
 
     def __init__(self, size: int, dtype: np.dtype[Any] | str) -> None:
         self.size, self.dtype = max(1, size), np.dtype(dtype)
@@ -69,11 +70,7 @@ class Scratch:
 
     def address(self, worker: int) -> int:
         """Return the address of a thread's memory."""
-        made = self.held.get(worker)
-        if made is None:
-            made = self.held[worker] = memory.empty((self.size,), self.dtype, lasting=True)
-            made[...] = 0
-        return address(made)
+        return address(memory.lasting(worker, self.size, self.dtype, self.held))
 
 
 def over_images(macs: int, images: int, work: Work) -> None:

@@ -18,6 +18,7 @@ from . import memory
 from . import registry as plans
 from .jit import build
 from .layout import Moves, address, plain
+from .parts import Scratch
 from .product_kernels import Product, Tile, multiply, room
 from .product_vector import times_vector
 from .targets import Target
@@ -73,8 +74,7 @@ class _Multiply:
         self.width = t.vectors * target.lanes(p.dtype)
         self.panels = p.columns // self.width, int(p.columns % self.width > 0)
         self.tiles = rows // t.rows, int(p.rest > 0)
-        self.room = room(p, t, target.lanes(p.dtype), rows)
-        self.rooms: dict[int, NDArray] = {}
+        self.room = Scratch(room(p, t, target.lanes(p.dtype), rows), p.dtype)
         self.shared = rows * p.inner * p.columns >= WORTHWHILE
         self.block = -(-BLOCK // t.rows)
         self.high = self.block * t.rows
@@ -83,17 +83,11 @@ class _Multiply:
     def run(self, a: int, b: int, bias: int, y: int) -> None:
         """Multiply arrays at these addresses."""
         if not self.shared:
-            self.function(a, b, bias, y, self._room(0), *self.tiles, *self.panels)
+            self.function(a, b, bias, y, self.room.address(0), *self.tiles, *self.panels)
         elif self.by_panels:
             self._share_panels(a, b, bias, y)
         else:
             self._share_rows(a, b, bias, y)
-
-    def _room(self, worker: int) -> int:
-        """Return the address of a thread's scratch memory."""
-        if worker not in self.rooms:
-            self.rooms[worker] = np.zeros(self.room, self.p.dtype)
-        return address(self.rooms[worker])
 
     def _share_panels(self, a: int, b: int, bias: int, y: int) -> None:
         p, (whole, end) = self.p, self.panels
@@ -102,7 +96,7 @@ class _Multiply:
             start = first * self.width * self.size
             self.function(
                 a, b + start * (p.inner if p.turned else 1), bias + start * (not p.y_turned),
-                y + start * (p.height if p.y_turned else 1), self._room(worker), *self.tiles,
+                y + start * (p.height if p.y_turned else 1), self.room.address(worker), *self.tiles,
                 min(last, whole) - first, int(last > whole),
             )  # fmt: skip
 
@@ -116,7 +110,7 @@ class _Multiply:
             tiles = min(last * self.block, whole) - first * self.block
             self.function(
                 a + start * p.steps[0], b, bias + start * p.y_turned,
-                y + start * (1 if p.y_turned else p.columns), self._room(worker), tiles,
+                y + start * (1 if p.y_turned else p.columns), self.room.address(worker), tiles,
                 tail * (last == parts), *self.panels,
             )  # fmt: skip
 

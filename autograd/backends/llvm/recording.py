@@ -60,12 +60,15 @@ def walk(target: Target) -> Kernel:
 class Recording:
     """Takes down what this thread computes within a `with` block. `repeat()` then does it again, on
     the same memory: results that are still wanted must be copied before. Arrays that came into
-    being within the block lose their numbers, unless `hold` keeps them."""
+    being within the block lose their numbers, unless `hold` keeps them. One `beside` another shares
+    its memory: both must not be repeated at the same time. `spoiled`: something was computed
+    elsewhere, which a repetition would lack."""
 
-    def __init__(self, target: Target) -> None:
-        self.arena: Arena | None = None
+    def __init__(self, target: Target, beside: Recording | None = None) -> None:
+        self.arena: Arena = Arena() if beside is None else beside.arena
         self.walk = jit.build(walk, target)
         self._copy = _copying(target)
+        self.spoiled = False
         self.taken: list[Noted | Step] = []
         self.steps: list[Step] = []
         self.held: dict[int, Any] = {}
@@ -76,7 +79,7 @@ class Recording:
 
     def _begin(self) -> None:
         me = get_ident()
-        self.arena = pool.open(self.arena)
+        pool.open(self.arena)
         deferred.recorders[me], jit.notes[me] = self, self._note
 
     def _end(self) -> None:
@@ -92,13 +95,8 @@ class Recording:
     ) -> None:
         self._end()
         self.steps = [*self._steps()] if kind is None else []
-        if self.arena is not None:
-            self.arena.taken.clear()
+        self.arena.taken.clear()
         self.taken.clear()
-
-    def __del__(self) -> None:
-        if self.arena is not None:
-            pool.release(self.arena)
 
     def _note(self, code: int, arguments: tuple[int | None, ...]) -> None:
         self.taken.append((code, arguments))
@@ -107,9 +105,8 @@ class Recording:
         """Call a kernel and take it down."""
         if kernel is np.copy:
             kernel = self._copy
-        arena = self.arena
-        assert arena is not None
-        mark, moves, taken = len(self.taken), (Moves.count, Moves.aside), len(arena.taken)
+        taken = self.arena.taken
+        mark, moves, before = len(self.taken), (Moves.count, Moves.aside), len(taken)
         result = kernel(*values)
         if is_native(kernel) and (Moves.count, Moves.aside) == moves:
             for kept in (kernel, *values, *_leaves(result)):
@@ -120,7 +117,7 @@ class Recording:
         result = _as_arrays(result)
         results = [*_leaves(result)]
         if result is None or not all(_is_view(r, values) for r in results):
-            self.taken.append(partial(_again, kernel, values, results, arena.taken[taken:]))
+            self.taken.append(partial(_again, kernel, values, results, taken[before:]))
         return result
 
     def effect(self, step: Step) -> None:
@@ -137,12 +134,15 @@ class Recording:
         """Keep the numbers of an array that came into being here."""
         self.held[id(value)] = value
 
+    def owns(self, value: Any) -> bool:
+        """Tell whether an array lies in the recording's memory."""
+        while isinstance(value, np.ndarray) and value.base is not None:
+            value = value.base
+        return getattr(value, "home", None) is self.arena
+
     def _hold_foreign(self, kept: Any) -> None:
         """Keep a kernel, or an array whose memory is not the recording's own."""
-        memory = kept
-        while isinstance(memory, np.ndarray) and memory.base is not None:
-            memory = memory.base
-        if getattr(memory, "home", None) is not self.arena:
+        if not self.owns(kept):
             self.held[id(kept)] = kept
 
     def _steps(self) -> Iterator[Step]:

@@ -49,8 +49,6 @@ class Plan(NamedTuple):
 
 
 _shared = threading.local()
-# All that there were: a recording may use those that are too small for others by now.
-_planes: list[NDArray] = []
 
 
 def find(
@@ -125,13 +123,8 @@ class Planes:
 
     def addresses(self) -> tuple[int, int]:
         """Return the addresses of both planes, in this thread."""
-        whole = sum(self.sizes)
-        held = getattr(_shared, "memory", None)
-        if held is None or held.size < whole:
-            held = _shared.memory = memory.empty((whole,), np.dtype(np.float32), lasting=True)
-            held[...] = 0
-            _planes.append(held)
-        start = address(held)
+        held = vars(_shared)
+        start = address(memory.lasting("memory", sum(self.sizes), np.dtype(np.float32), held))
         return start, start + 4 * self.sizes[0]
 
 
