@@ -13,6 +13,7 @@ from . import backends, context
 from .array import Array, Spec
 from .deferred import Call, Later, compute, settle, wait
 from .ledger import Cost
+from .watch import Dispatched
 
 Value: TypeAlias = Any  # an Array, or a Tensor where the call is to be recorded
 Infer: TypeAlias = Callable[..., Spec | tuple[Spec, ...]]
@@ -240,7 +241,7 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
     count = (state.scope, phase, primitive.name, known.backend, known.cost)
     state.ledger.count(count)
     if state.trace is not None:
-        state.trace.add(primitive, known, args, made, count, state.ledger)
+        state.trace.add(Dispatched(primitive, attrs, known, args, made, count, state.ledger))
     return made[0] if len(made) == 1 else tuple(made) or None
 
 

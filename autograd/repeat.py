@@ -17,10 +17,9 @@ from .backends import Recordable, Recording
 from .deferred import compute_all, settle
 from .ledger import Batch, Ledger
 from .memory import memory_limit
-from .primitive import Known, Primitive
 from .tensor import Tensor
 from .threads import get_num_threads
-from .watch import MAKES, Watch
+from .watch import MAKES, Dispatched, Watch
 
 MANY = 8  # recordings of one function
 LONG = 4 * MANY  # calls for which a recording is kept that is not used
@@ -231,15 +230,12 @@ class Steps(Watch):
         self.leaves: list[Tensor] = []
         self.refused = ""
 
-    def add(
-        self, primitive: Primitive, known: Known, args: Sequence[Array], made: Sequence[Array],
-        key: Any, ledger: Ledger,
-    ) -> None:  # fmt: skip
+    def add(self, call: Dispatched) -> None:
         """Take down what a call is filed under and what it makes."""
-        super().add(primitive, known, args, made, key, ledger)
-        self.keys.append(key)
-        self.given.update((id(a), a) for a in args if not self.makes(a))
-        self._made.update((id(a), weakref.ref(a)) for a in made)
+        super().add(call)
+        self.keys.append(call.key)
+        self.given.update((id(a), a) for a in call.args if not self.makes(a))
+        self._made.update((id(a), weakref.ref(a)) for a in call.made)
 
     def makes(self, a: Array) -> bool:
         """Tell whether an array comes from a call."""

@@ -25,7 +25,7 @@ from .repeat import (
     recordable,
 )
 from .tensor import Tensor
-from .watch import MAKES, Watch
+from .watch import MAKES, Dispatched, Watch
 
 Places: TypeAlias = tuple[int, ...]
 
@@ -59,14 +59,11 @@ class Calls(Watch):
             self.arrays.append(a)  # which also keeps its id its own
         return place
 
-    def add(
-        self, primitive: Primitive, known: Known, args: Sequence[Array], made: Sequence[Array],
-        key: Any, ledger: Ledger,
-    ) -> None:  # fmt: skip
+    def add(self, call: Dispatched) -> None:
         """Take down a call."""
-        super().add(primitive, known, args, made, key, ledger)
-        places = tuple(map(self.place, args)), tuple(map(self.place, made))
-        self.steps.append(Step(primitive, known, *places, key, ()))
+        super().add(call)
+        places = tuple(map(self.place, call.args)), tuple(map(self.place, call.made))
+        self.steps.append(Step(call.primitive, call.known, *places, call.key, ()))
 
 
 class Program:

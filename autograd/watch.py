@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from .array import Array
-    from .ledger import Ledger
+    from .ledger import Cost, Ledger
     from .primitive import Known, Primitive
     from .tensor import Tensor
+
+
+class Dispatched(NamedTuple):
+    """A call: attributes in the order in which the primitive declares them, arguments and results,
+    what it is filed under and in which ledger."""
+
+    primitive: Primitive
+    attrs: tuple[Any, ...]
+    known: Known
+    args: Sequence[Array]
+    made: Sequence[Array]
+    key: tuple[str, str, str, str, Cost]
+    ledger: Ledger
 
 
 class Watch:
@@ -26,16 +39,13 @@ class Watch:
         self.created: list[Array] = []
         self.stashes: list[tuple[tuple[str, str, str, str], int]] = []
 
-    def add(
-        self, primitive: Primitive, known: Known, args: Sequence[Array], made: Sequence[Array],
-        key: Any, ledger: Ledger,
-    ) -> None:  # fmt: skip
-        """Take down a call and what it is filed under."""
-        if ledger is not self.ledger:
+    def add(self, call: Dispatched) -> None:
+        """Take down a call."""
+        if call.ledger is not self.ledger:
             self.refuse("changes the ledger; do so around the call")
-        if not primitive.writes:
+        if not call.primitive.writes:
             return
-        roots = {id(args[i].root): args[i].root for i in primitive.writes}
+        roots = {id(a.root): a.root for a in (call.args[i] for i in call.primitive.writes)}
         if not roots.keys().isdisjoint({id(a) for a in self.created}):
             self.refuse(f"writes to a tensor that it {MAKES}")
         self.written.update(roots)

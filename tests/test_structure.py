@@ -34,7 +34,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.threads": (),
     "autograd.deferred": BASE,
     "autograd.random": BASE,
-    "autograd.primitive": (*BASE, "autograd.backends"),  # the registry, which imports lazily
+    # The registry imports backends lazily.
+    "autograd.primitive": (*BASE, "autograd.backends", "autograd.watch"),
     "autograd.backends": TO_PRIMITIVE,
     "autograd.ops": TO_PRIMITIVE,
     "autograd.indexing": TO_OPS,

@@ -1,4 +1,4 @@
-"""The command line: `tallygrad train|eval|predict|inspect|launch`.
+"""The command line: `tallygrad train|eval|predict|inspect|cost|launch`.
 
 Nothing heavy is imported before a command is chosen: help and `inspect` never load MPI, and the
 number of threads is set before NumPy loads.
@@ -50,6 +50,17 @@ def parser() -> options.Parser:
     look = commands.add_parser("inspect", help="show what a checkpoint holds")
     look.add_argument("file", help="checkpoint, or run folder: its newest")
     look.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
+    cost = commands.add_parser("cost", help="tell what a model costs, without running it")
+    cost.add_argument("model", help="name of a model, such as resnet20")
+    cost.add_argument("--batch", type=int, default=1, help="images of a step")
+    cost.add_argument("--input", default="", metavar="C,H,W", help="default: the model's own")
+    cost.add_argument("--classes", type=int, default=0, help="default: the model's own")
+    cost.add_argument("--training", action="store_true", help="a step of training, not inference")
+    cost.add_argument("--machine", default="", help="price it on a machine: a name, or FILE.toml")
+    cost.add_argument("--ranks", type=int, default=1, help="ranks that share the gradients")
+    form = cost.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
+    form.add_argument("--csv", dest="as_csv", action="store_true", help="print a line a layer")
     commands.add_parser("launch", help="start ranks on this machine", add_help=False)
     return top
 
@@ -199,4 +210,16 @@ def _inspect(chosen: dict[str, Any]) -> int:
     return run(Path(chosen["file"]), chosen["as_json"])
 
 
-COMMANDS = {"train": _train, "eval": _eval, "predict": _predict, "inspect": _inspect}
+def _cost(chosen: dict[str, Any]) -> int:
+    from .cost.command import run
+
+    return run(chosen)
+
+
+COMMANDS = {
+    "train": _train,
+    "eval": _eval,
+    "predict": _predict,
+    "inspect": _inspect,
+    "cost": _cost,
+}

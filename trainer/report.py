@@ -19,7 +19,9 @@ UNITS = ("", "k", "M", "G", "T", "P", "E")
 
 
 def short(number: float) -> str:
-    """Return a number with three digits and a unit: 1.25G."""
+    """Return a number with three digits and a unit: 1.25G; without one below 1: 0.0125."""
+    if 0 < abs(number) < 0.995:
+        return f"{number:.3g}"
     unit = 0
     while abs(number) >= 999.5 and unit < len(UNITS) - 1:
         number /= 1000

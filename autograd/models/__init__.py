@@ -3,6 +3,8 @@
 They classify images (N, C, H, W) and return logits (N, classes). Sources stand with each."""
 
 from . import lenet, lstm, mlp, resnet
-from .registry import create, names, register
+from .registry import classes, create, input_shape, names, register
 
-__all__ = ["create", "lenet", "lstm", "mlp", "names", "register", "resnet"]
+__all__ = [
+    "classes", "create", "input_shape", "lenet", "lstm", "mlp", "names", "register", "resnet",
+]  # fmt: skip

@@ -53,3 +53,27 @@ def create(
     for option in options.keys() - {*known}:
         raise unknown(f"option of model {name}", option, known or ["none"])
     return builder(input_shape=input_shape, classes=classes, **options)
+
+
+def _default(name: str, option: str) -> Any:
+    """Return what a model takes where nothing is said."""
+    builder = _models.get(name)
+    family = re.fullmatch(r"([a-z]+)(\d+)", name)
+    if builder is None and family and _depths.get(family[1]):
+        builder = _models[family[1]]
+    if builder is None:
+        raise unknown("model", name, names())
+    return signature(builder).parameters[option].default
+
+
+def input_shape(name: str) -> Shape:
+    """Return the (C, H, W) of the images that a model was made for. ValueError for an unknown
+    one."""
+    shape: Shape = _default(name, "input_shape")
+    return shape
+
+
+def classes(name: str) -> int:
+    """Return how many classes the model of a name tells apart by default."""
+    count: int = _default(name, "classes")
+    return count

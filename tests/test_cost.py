@@ -1,0 +1,189 @@
+"""`tallygrad cost`: exact counts without data, prices on machines, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tallygrad.autograd.ledger import Cost
+from tallygrad.trainer.cli import main
+from tallygrad.trainer.cost import machine
+from tallygrad.trainer.cost.table import exchanged
+from tallygrad.trainer.cost.work import Shape, count
+from tallygrad.trainer.errors import UserError
+
+PRICES = """name = "mine"
+kind = "prices"
+source = "a test"
+[energy_pj]
+mac = 2.0
+add = 1.0
+mul = 1
+div = 0
+cmp = 0.5
+exp = 10.0
+dram_byte = 100.0
+"""
+
+
+def described(*words: str, capsys: pytest.CaptureFixture[str]) -> Any:
+    assert main(["cost", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_lenet_to_the_integer(capsys: pytest.CaptureFixture[str]) -> None:
+    found = described("lenet", "--training", "--ranks", "4", capsys=capsys)
+    totals = found["totals"]
+    assert (totals["conv_weights"], totals["fc_weights"]) == (25_500, 405_000)
+    assert (totals["conv_macs"], totals["fc_macs"]) == (1_888_000, 405_000)
+    assert totals["inference_macs"] == 2_293_000 and totals["weights"] == 430_500
+    assert totals["parameters"] == 431_080
+    training = totals["training"]
+    assert training["forward_macs"] == training["backward_weights_macs"] == 2_293_000
+    assert training["backward_data_macs"] == 2_293_000 - 288_000
+    assert training["total_macs"] == 6_591_000
+    assert totals["training_over_inference"] == 6_591_000 / 2_293_000
+    assert training["update_bytes"] == 5 * 4 * 431_080 + 4  # and the learning rate
+    assert training["exchange_bytes_per_rank"] == 2 * 3 * 4 * 431_080 // 4
+    layers = {layer["name"]: layer for layer in found["layers"]}
+    shape = {"N": 1, "M": 50, "C": 20, "H": 12, "W": 12, "R": 5, "S": 5, "E": 8, "F": 8, "U": 1}
+    assert layers["conv2"]["shape"] == {**shape, "groups": 1}
+    assert layers["conv2"]["weights"] == 25_000 and layers["conv2"]["parameters"] == 25_050
+    assert layers["conv1"]["backward_data_macs"] == 0 and layers["fc1"]["kind"] == "fc"
+
+
+@pytest.mark.parametrize("name", ["lenet", "lenet5", "resnet20", "mlp"])
+def test_work_grows_with_the_batch_and_shapes_give_it(name: str) -> None:
+    shape = (3, 32, 32) if name == "resnet20" else (1, 28, 28)
+    one, many = (count(name, n, shape, 10, training=True) for n in (1, 7))
+    for a, b in zip(one.layers, many.layers, strict=True):
+        for phase in ("forward", "backward_data", "backward_weights"):
+            assert 7 * a.macs(phase) == b.macs(phase)
+        assert sum(s.macs for s in a.shapes) == a.macs("forward")
+        assert a.stashed <= b.stashed and a.weights == b.weights
+    assert one.parameters == many.parameters and one.peak < many.peak
+    plain = count(name, 7, shape, 10, training=False)
+    assert plain.phase("forward").macs == many.phase("forward").macs
+    assert plain.peak < many.peak and "backward_data" not in plain.ledger.by("phase")
+
+
+def test_groups_are_seen() -> None:
+    shape = Shape(2, 256, 96, 27, 27, 5, 5, 27, 27, (1, 1), 2)
+    assert shape.macs == 2 * 223_948_800  # AlexNet's second layer, with groups
+
+
+def test_inference_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    totals = described("lenet", "--batch", "3", capsys=capsys)["totals"]
+    assert totals["inference_macs"] == 3 * 2_293_000 and "training" not in totals
+
+
+def test_a_line_a_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cost", "resnet20", "--training", "--csv"]) == 0
+    rows = [*csv.DictReader(io.StringIO(capsys.readouterr().out))]
+    macs = sum(int(row["forward_macs"]) for row in rows)
+    assert macs == 40_551_040 and {row["kind"] for row in rows} == {"conv", "fc", "other"}
+
+
+def test_the_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cost", "lenet", "--training", "--machine", "horowitz45"]) == 0
+    out = capsys.readouterr().out
+    assert "20x12x12 * 50x5x5 -> 8x8" in out and "training 6,591,000 MACs, 2.8744 times" in out
+    assert "training on horowitz45: " in out and "82.3% in convolutions" in out
+
+
+@pytest.mark.parametrize("name", machine.names())
+def test_machines_price_every_layer_and_pass(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = described("lenet", "--training", "--machine", name, capsys=capsys)
+    assert found["machine"]["name"] == name and found["machine"]["source"]
+    total = found["totals"]["on_machine"]
+    assert 0 < total["inference"]["energy_joules"] < total["training"]["energy_joules"]
+    parts = [p for layer in found["layers"] for p in layer["passes"].values()]
+    for key in total["training"]:
+        whole = total["training"][key]
+        optimizer = whole - sum(p[key] for p in parts)
+        assert -1e-9 * whole <= optimizer  # which is no layer
+    assert found["layers"][0]["passes"].keys() == {"forward", "backward_weights"}
+
+
+def test_prices_by_hand(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(PRICES)
+    mine = machine.load(str(file))
+    cost = Cost(macs=5, add=3, mul=2, div=7, cmp=4, exp=1, bytes_read=6, bytes_written=2)
+    price = mine.price(cost)
+    assert price["energy_arithmetic_joules"] == pytest.approx((10 + 3 + 2 + 0 + 2 + 10) * 1e-12)
+    assert price["energy_memory_joules"] == pytest.approx(800e-12) and price["dram_bytes"] == 8
+    assert price["energy_joules"] == pytest.approx(827e-12)
+    etann = machine.load("etann").price(Cost(macs=4_000_000_000))
+    assert etann == {"energy_joules": 3.0, "latency_seconds": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("mac = 2.0", "", "energy_pj.mac = None: a number is needed"),
+        ("mac = 2.0", 'mac = "2"', "energy_pj.mac = '2': a number is needed"),
+        ("mac = 2.0", "mac = true", "energy_pj.mac = True: a number is needed"),
+        ("mac = 2.0", "mac = -1", "energy_pj.mac = -1: it must be 0 or more"),
+        ("mac = 2.0", "mac = inf", "energy_pj.mac = inf: it must be 0 or more, and finite"),
+        ("mac = 2.0", "mac = 2.0\nmca = 1", "energy_pj.mca is unknown; did you mean 'mac'?"),
+        ("[energy_pj]", "[energy]", "unknown key energy; did you mean 'energy_pj'?"),
+        ('kind = "prices"', 'kind = "price"', "kind = 'price'; there are prices, throughput"),
+        ('kind = "prices"', 'kind = "throughput"', "unknown key energy_pj"),
+        ('name = "mine"', "", "name = None: a text is needed"),
+        ("mac = 2.0", "mac 2.0", "is no TOML"),
+    ],
+)
+def test_bad_machine_files(tmp_path: Path, old: str, new: str, said: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(PRICES.replace(old, new))
+    with pytest.raises(UserError) as caught:
+        machine.load(str(file))
+    assert said in str(caught.value) and str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["lenets"], "model 'lenets' is unknown; did you mean 'lenet'?"),
+        (["lenet", "--input", "3,4"], "--input: '3,4' is not C,H,W"),
+        (["lenet", "--input", "1,-8,8"], "--input: '1,-8,8' is not C,H,W"),
+        (["lenet", "--input", "1,8,8"], "images must be 16 x 16 at least, not 8 x 8"),
+        (["lenet", "--batch", "0"], "--batch: 0 is less than 1"),
+        (["lenet", "--ranks", "0"], "--ranks: 0 is less than 1"),
+        (["lenet", "--machine", "eniac"], "no machine 'eniac'; there are "),
+        (["lenet", "--machine", "nowhere.toml"], "nowhere.toml: No such file"),
+    ],
+)
+def test_what_does_not_fit_gives_one_line(
+    words: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        raise SystemExit(main(["cost", *words]))
+    assert end.value.code == 2
+    err = capfd.readouterr().err
+    assert said in err and err.count("\n") == 1
+
+
+def test_no_mpi_and_no_llvm_is_loaded() -> None:
+    code = (
+        "import sys; from tallygrad.trainer.cli import main; main(['cost', 'lenet']);"
+        "print(sorted({'mpi4py', 'h5py', 'llvmlite'} & {m.partition('.')[0] for m in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_ring_sends_almost_twice_the_gradients() -> None:
+    assert exchanged(60_965_224, 4) == 365_791_344  # AlexNet with biases
+    assert exchanged(1000, 1) == 0

@@ -1,0 +1,1 @@
+"""What training and inference cost: work, memory traffic, energy and time, on shapes alone."""

@@ -1,0 +1,71 @@
+"""`tallygrad cost`: what a model costs, without data and without running it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ...autograd import models
+from ...autograd.ledger import Cost
+from ..errors import UserError
+from .machine import Machine, load
+from .table import as_csv, as_text, describe
+from .work import PHASES, Layer, Work, count
+
+
+def run(chosen: Mapping[str, Any]) -> int:
+    """Print the cost of a model. UserError for options that do not fit."""
+    work = _work(chosen)
+    described = describe(work, chosen["ranks"], chosen["training"])
+    if chosen["machine"]:
+        price(described, work, load(chosen["machine"]))
+    if chosen["as_json"]:
+        print(json.dumps(described, indent=1))
+    else:
+        print(as_csv(described) if chosen["as_csv"] else as_text(described), end="")
+        print(end="" if chosen["as_csv"] else "\n")
+    return 0
+
+
+def _work(chosen: Mapping[str, Any]) -> Work:
+    for name in ("batch", "ranks", "classes"):
+        if chosen[name] < (0 if name == "classes" else 1):
+            raise UserError(f"--{name}: {chosen[name]} is less than 1")
+    try:
+        shape = _input(chosen["input"]) or models.input_shape(chosen["model"])
+        classes = chosen["classes"] or models.classes(chosen["model"])
+        return count(chosen["model"], chosen["batch"], shape, classes, chosen["training"])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _input(text: str) -> tuple[int, int, int] | None:
+    """Return C,H,W as numbers. UserError for what is not three of them."""
+    if not text:
+        return None
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UserError(f"--input: {text!r} is not C,H,W, such as 3,224,224")
+    c, h, w = map(int, parts)
+    return c, h, w
+
+
+def price(described: dict[str, Any], work: Work, machine: Machine) -> None:
+    """Add what a machine makes of the work to the description: of each layer and pass, and of all
+    of it."""
+    described["machine"] = {
+        "name": machine.name, "kind": machine.kind, "source": machine.source, "note": machine.note
+    }  # fmt: skip
+    for entry, layer in zip(described["layers"], work.layers, strict=True):
+        entry["passes"] = {name: machine.price(layer.costs[name]) for name in _done(layer)}
+    phases = work.ledger.by("phase")
+    inference, whole = phases.get("forward", Cost()), work.ledger.total()
+    described["totals"]["on_machine"] = {
+        "inference": machine.price(inference),
+        **({"training": machine.price(whole)} if "training" in described["totals"] else {}),
+    }
+
+
+def _done(layer: Layer) -> list[str]:
+    return [name for name in PHASES if name in layer.costs]

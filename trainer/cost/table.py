@@ -1,0 +1,185 @@
+"""What a model costs, as JSON, CSV and text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import Any
+
+from ..report import other_operations, short
+from .work import PASSES, Layer, Shape, Work
+
+CONVENTIONS = {
+    "mac": "one multiply-accumulate, 2 FLOP; zero padding counts, bias additions do not",
+    "weights": "filters and matrices, without biases and what normalisation learns",
+    "backward_data": "none for an input that needs no gradient, as the first layer's",
+    "bytes": "float32; each call reads its operands once and writes its results once",
+    "update": "SGD with momentum and weight decay",
+    "exchange": "ring allreduce: 2 (p - 1) / p of the gradients sent by each of p ranks",
+    "peak_bytes": "results alive at once, weights, gradients and velocity not counted",
+}
+
+
+def describe(work: Work, ranks: int = 1, training: bool = True) -> dict[str, Any]:
+    """Return what `tallygrad cost --json` prints."""
+    return {
+        "model": work.model,
+        "batch": work.batch,
+        "input": [*work.input],
+        "conventions": CONVENTIONS,
+        "totals": totals(work, ranks, training),
+        "layers": [_layer(layer) for layer in work.layers],
+    }
+
+
+def totals(work: Work, ranks: int = 1, training: bool = True) -> dict[str, Any]:
+    """Return the sums over all layers."""
+    conv, fc = (_macs(work, kind) for kind in ("conv", "fc"))
+    forward = work.phase("forward").macs
+    found: dict[str, Any] = {
+        "weights": sum(layer.weights for layer in work.layers),
+        "parameters": work.parameters,
+        "conv_weights": sum(layer.weights for layer in work.layers if layer.kind == "conv"),
+        "fc_weights": sum(layer.weights for layer in work.layers if layer.kind == "fc"),
+        "conv_macs": conv,
+        "fc_macs": fc,
+        "inference_macs": forward,
+        "conv_share": conv / forward if forward else 0.0,
+        "peak_bytes": work.peak,
+    }
+    if training:
+        found |= _training(work, ranks)
+    return found
+
+
+def _training(work: Work, ranks: int) -> dict[str, Any]:
+    by_pass = {f"{name}_macs": work.phase(name).macs for name in PASSES}
+    total, update = sum(by_pass.values()), work.phase("update")
+    forward = by_pass["forward_macs"]
+    return {
+        "training": {
+            **by_pass,
+            "total_macs": total,
+            "other_ops": sum(other_operations(c) for c in work.ledger.by("phase").values()),
+            "update_bytes": update.bytes_read + update.bytes_written,
+            "exchange_bytes_per_rank": exchanged(work.parameters, ranks),
+        },
+        "training_over_inference": total / forward if forward else 0.0,
+        "activation_bytes_stashed": sum(layer.stashed for layer in work.layers),
+    }
+
+
+def exchanged(parameters: int, ranks: int) -> int:
+    """Return the bytes that a rank sends in a ring allreduce of float32 gradients (Patarasuk and
+    Yuan 2009)."""
+    return 2 * (ranks - 1) * 4 * parameters // ranks
+
+
+def _macs(work: Work, kind: str) -> int:
+    return sum(layer.macs("forward") for layer in work.layers if layer.kind == kind)
+
+
+def _layer(layer: Layer) -> dict[str, Any]:
+    shape = layer.shapes[0] if layer.shapes else None
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "shape": shape and letters(shape),
+        "weights": layer.weights,
+        "parameters": layer.parameters,
+        **{f"{name}_macs": layer.macs(name) for name in PASSES},
+        "other_ops": sum(other_operations(c) for c in layer.costs.values()),
+        "bytes_read": sum(c.bytes_read for c in layer.costs.values()),
+        "bytes_written": sum(c.bytes_written for c in layer.costs.values()),
+        "activation_bytes_stashed": layer.stashed,
+    }
+
+
+def letters(shape: Shape) -> dict[str, Any]:
+    """Return a shape in the survey's letters; U is a pair where the strides differ."""
+    u = shape.U[0] if shape.U[0] == shape.U[1] else [*shape.U]
+    return {**shape._asdict(), "U": u}
+
+
+def as_csv(described: dict[str, Any]) -> str:
+    """Return one line for each layer, with a head."""
+    out = io.StringIO()
+    rows = [_flat(row) for row in described["layers"]]
+    names = [*dict.fromkeys(name for row in rows for name in row)]
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without nested entries: those of a shape by their letters."""
+    shape = row["shape"] or {}
+    flat = {name: value for name, value in row.items() if not isinstance(value, dict)}
+    return {k: v for k, v in flat.items() if k != "shape"} | shape
+
+
+HEAD = ("layer", "shape", "weights", "forward", "backward, data", "backward, weights", "stashed")
+
+
+def as_text(described: dict[str, Any]) -> str:
+    """Return the layers that have MACs in a table, and the totals."""
+    rows = [HEAD]
+    for row in described["layers"]:
+        if row["forward_macs"]:
+            figures = [row["weights"], *[row[f"{name}_macs"] for name in PASSES]]
+            figures.append(row["activation_bytes_stashed"])
+            rows.append((row["name"], _text(row["shape"]), *map(short, figures)))
+    lines = _aligned(rows)
+    return "\n".join([*lines, "", *_summary(described)])
+
+
+def _text(shape: dict[str, Any]) -> str:
+    if shape["R"] == shape["H"] == 1 and shape["F"] == 1:
+        return f"{shape['C']} -> {shape['M']}"
+    groups = f" / {shape['groups']}" if shape["groups"] > 1 else ""
+    return (
+        f"{shape['C']}x{shape['H']}x{shape['W']} * {shape['M']}x{shape['R']}x{shape['S']}"
+        f"{groups} -> {shape['E']}x{shape['F']}"
+    )
+
+
+def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    rows = [*rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(pairs)).rstrip()
+        for pairs in ([*zip(row, widths, strict=True)] for row in rows)
+    ]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def _summary(described: dict[str, Any]) -> list[str]:
+    t = described["totals"]
+    lines = [
+        f"weights {t['weights']:,}, parameters {t['parameters']:,}",
+        f"inference {t['inference_macs']:,} MACs, {100 * t['conv_share']:.1f}% in convolutions",
+    ]
+    if "training" in t:
+        lines += [
+            f"training {t['training']['total_macs']:,} MACs, "
+            f"{t['training_over_inference']:.4f} times inference",
+            f"kept for the way back {short(t['activation_bytes_stashed'])}B, "
+            f"results alive at most {short(t['peak_bytes'])}B, "
+            f"update {short(t['training']['update_bytes'])}B, "
+            f"exchange {short(t['training']['exchange_bytes_per_rank'])}B a rank",
+        ]
+    return [*lines, *_priced(described)]
+
+
+def _priced(described: dict[str, Any]) -> list[str]:
+    """Return what a machine makes of it, if one was asked for."""
+    prices = described["totals"].get("on_machine", {})
+    lines = []
+    for what, price in prices.items():
+        figures = [f"{short(price['energy_joules'] * 1e6)} uJ"]
+        if "latency_seconds" in price:
+            figures.append(f"{short(price['latency_seconds'] * 1e6)} us at least")
+        lines.append(f"{what} on {described['machine']['name']}: {', '.join(figures)}")
+    return lines
