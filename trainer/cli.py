@@ -1,4 +1,4 @@
-"""The command line: `tallygrad train|eval|predict|inspect|cost|launch`.
+"""The command line: `tallygrad train|eval|predict|inspect|cost|profile|launch`.
 
 Nothing heavy is imported before a command is chosen: help and `inspect` never load MPI, and the
 number of threads is set before NumPy loads.
@@ -51,16 +51,23 @@ def parser() -> options.Parser:
     look.add_argument("file", help="checkpoint, or run folder: its newest")
     look.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     cost = commands.add_parser("cost", help="tell what a model costs, without running it")
-    cost.add_argument("model", help="name of a model, such as resnet20")
-    cost.add_argument("--batch", type=int, default=1, help="images of a step")
-    cost.add_argument("--input", default="", metavar="C,H,W", help="default: the model's own")
-    cost.add_argument("--classes", type=int, default=0, help="default: the model's own")
-    cost.add_argument("--training", action="store_true", help="a step of training, not inference")
     cost.add_argument("--machine", default="", help="price it on a machine: a name, or FILE.toml")
     cost.add_argument("--ranks", type=int, default=1, help="ranks that share the gradients")
     form = cost.add_mutually_exclusive_group()
     form.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     form.add_argument("--csv", dest="as_csv", action="store_true", help="print a line a layer")
+    profile = commands.add_parser("profile", help="tell where the time of a model goes here")
+    for command in (cost, profile):
+        command.add_argument("model", help="name of a model, such as resnet20")
+        command.add_argument("--batch", type=int, default=1, help="images of a step")
+        command.add_argument("--input", default="", metavar="C,H,W", help="default: the model's")
+        command.add_argument("--classes", type=int, default=0, help="default: the model's")
+        command.add_argument(
+            "--training", action="store_true", help="a step of training, not inference"
+        )
+    profile.add_argument("--steps", type=int, default=5, help="steps to measure")
+    profile.add_argument("--backend", default="", help="default: llvm:eager, else numpy")
+    profile.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     commands.add_parser("launch", help="start ranks on this machine", add_help=False)
     return top
 
@@ -216,7 +223,17 @@ def _cost(chosen: dict[str, Any]) -> int:
     return run(chosen)
 
 
+def _profile(chosen: dict[str, Any]) -> int:
+    from .threads import configure
+
+    configure(wanted=1)  # before NumPy loads
+    from .cost.profile import run
+
+    return run(chosen)
+
+
 COMMANDS = {
+    "profile": _profile,
     "train": _train,
     "eval": _eval,
     "predict": _predict,

@@ -29,13 +29,25 @@ def run(chosen: Mapping[str, Any]) -> int:
 
 
 def _work(chosen: Mapping[str, Any]) -> Work:
-    for name in ("batch", "ranks", "classes"):
-        if chosen[name] < (0 if name == "classes" else 1):
-            raise UserError(f"--{name}: {chosen[name]} is less than 1")
+    shape, classes = given(chosen)
+    if chosen["ranks"] < 1:
+        raise UserError(f"--ranks: {chosen['ranks']} is less than 1")
+    try:
+        return count(chosen["model"], chosen["batch"], shape, classes, chosen["training"])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def given(chosen: Mapping[str, Any]) -> tuple[tuple[int, int, int], int]:
+    """Return shape of the images and number of classes, the model's own where nothing is said.
+    UserError for what cannot be."""
+    if chosen["batch"] < 1:
+        raise UserError(f"--batch: {chosen['batch']} is less than 1")
+    if chosen["classes"] < 0:
+        raise UserError(f"--classes: {chosen['classes']} is less than 0")
     try:
         shape = _input(chosen["input"]) or models.input_shape(chosen["model"])
-        classes = chosen["classes"] or models.classes(chosen["model"])
-        return count(chosen["model"], chosen["batch"], shape, classes, chosen["training"])
+        return shape, chosen["classes"] or models.classes(chosen["model"])
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -131,7 +131,7 @@ def as_text(described: dict[str, Any]) -> str:
             figures = [row["weights"], *[row[f"{name}_macs"] for name in PASSES]]
             figures.append(row["activation_bytes_stashed"])
             rows.append((row["name"], _text(row["shape"]), *map(short, figures)))
-    lines = _aligned(rows)
+    lines = aligned(rows)
     return "\n".join([*lines, "", *_summary(described)])
 
 
@@ -145,7 +145,8 @@ def _text(shape: dict[str, Any]) -> str:
     )
 
 
-def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Return lines of a table: head, rule, rows; the first two columns are words."""
     rows = [*rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [

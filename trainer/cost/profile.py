@@ -1,0 +1,295 @@
+"""`tallygrad profile`: where the time of a step goes on this machine, by layer and pass, beside
+what its arithmetic and its memory allow (Williams, Waterman and Patterson 2009)."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from threading import get_ident
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...autograd import (
+    Ledger,
+    backends,
+    context,
+    cross_entropy,
+    from_numpy,
+    models,
+    nn,
+    no_grad,
+)
+from ...autograd.array import NDArray
+from ...autograd.deferred import recorders
+from ...autograd.ledger import Cost
+from ...autograd.optim import SGD
+from ...autograd.watch import Dispatched, Watch
+from ..errors import UserError
+from .table import aligned
+
+Key = tuple[str, str]  # scope and phase
+SIZES = (384, 512, 768, 1024)  # of matrices whose product gives the peak
+STREAM = 1 << 24  # float32 numbers of an array that no cache holds
+REPEATS = 5
+POWER = Path("/sys/class/powercap")
+
+
+class Roofs(NamedTuple):
+    """What this machine can do at most: GFLOP/s of a float32 matrix product, and GB/s of a copy,
+    read and written bytes together, in one thread."""
+
+    gflops: float
+    gbytes: float
+
+    def seconds(self, cost: Cost) -> tuple[float, str]:
+        """Return the least time for so much work, and which roof binds: "compute" or "memory"."""
+        compute = 2e-9 * cost.macs / self.gflops
+        memory = 1e-9 * (cost.bytes_read + cost.bytes_written) / self.gbytes
+        return max(compute, memory), "compute" if compute >= memory else "memory"
+
+
+def calibrate() -> Roofs:
+    """Measure the roofs of this machine: some tenths of a second."""
+    flops = max(2e-9 * n**3 / _fastest(_product(n)) for n in SIZES)
+    x = np.ones(STREAM, np.float32)
+    y = np.ones_like(x)
+    return Roofs(flops, 2e-9 * x.nbytes / _fastest(lambda: np.copyto(y, x)))
+
+
+def _product(n: int) -> Callable[[], object]:
+    a, b = np.random.default_rng(n).standard_normal((2, n, n), dtype=np.float32)
+    c = np.empty_like(a)
+    return lambda: np.matmul(a, b, out=c)
+
+
+def _fastest(run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(REPEATS):
+        begun = perf_counter()
+        run()
+        times.append(perf_counter() - begun)
+    return min(times)
+
+
+class Clock(Watch):
+    """Adds up the seconds that kernels take, and what they cost, by scope and phase: each kernel's
+    for the call that is dispatched next, which is the one that ran it."""
+
+    training = True
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__((), ledger)
+        self.spoiled = False
+        self.pending = 0.0
+        self.seconds: dict[Key, float] = defaultdict(float)
+        self.kinds: dict[str, str] = {}
+
+    def refuse(self, what: str) -> None:
+        """Nothing is repeated here."""
+
+    def compute(self, kernel: Callable[..., Any], values: Sequence[NDArray]) -> Any:
+        """Call a kernel."""
+        begun = perf_counter()
+        try:
+            return kernel(*values)
+        finally:
+            self.pending += perf_counter() - begun
+
+    def add(self, call: Dispatched) -> None:
+        """File the time since the last call."""
+        scope, phase = call.key[:2]
+        self.seconds[scope, phase] += self.pending
+        self.pending = 0.0
+        if call.primitive.name in ("conv2d", "linear"):
+            self.kinds[scope] = "conv" if call.primitive.name == "conv2d" else "fc"
+
+
+class Measured(NamedTuple):
+    """A layer in a phase: the median seconds of a step, and what it costs."""
+
+    scope: str
+    phase: str
+    kind: str
+    seconds: float
+    cost: Cost
+
+
+def measure(
+    name: str, batch: int, shape: tuple[int, int, int], classes: int, training: bool,
+    backend: str, steps: int,
+) -> list[Measured]:  # fmt: skip
+    """Run some steps, each kernel by itself, and return what they took. ValueError for an unknown
+    model and what it cannot take."""
+    step = _step(name, batch, shape, classes, training)
+    runs: list[Mapping[Key, float]] = []
+    with context.using(backend=backend, ledger=Ledger()), np.errstate(all="ignore"):
+        step()
+        for _ in range(steps):
+            clock, books = _timed(step)
+            runs.append(clock.seconds)
+    costs: dict[Key, Cost] = {}
+    for row in books.rows():
+        key = row.key.scope, row.key.phase
+        costs[key] = costs.get(key, Cost()).plus(row.cost)
+    return [
+        Measured(*key, clock.kinds.get(key[0], "other"), median(r[key] for r in runs), costs[key])
+        for key in clock.seconds
+    ]
+
+
+def _timed(step: Callable[[], None]) -> tuple[Clock, Ledger]:
+    books = Ledger()
+    clock = Clock(books)
+    recorders[get_ident()] = clock
+    try:
+        with context.using(ledger=books, trace=clock):
+            step()
+    finally:
+        del recorders[get_ident()]
+    return clock, books
+
+
+def _step(
+    name: str, batch: int, shape: tuple[int, int, int], classes: int, training: bool
+) -> Callable[[], None]:
+    draw = np.random.default_rng(0)
+    c, h, w = shape
+    images = draw.standard_normal((batch, h, w, c), dtype=np.float32).transpose(0, 3, 1, 2)
+    x, labels = from_numpy(images), from_numpy(draw.integers(0, classes, batch))
+    model: nn.Module = models.create(name, input_shape=shape, classes=classes)
+    if not training:
+        model.eval()
+
+        def infer() -> None:
+            with no_grad():
+                model(x)
+
+        return infer
+    sgd = SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4)
+
+    def train() -> None:
+        cross_entropy(model(x), labels).backward()
+        sgd.step()
+        sgd.zero_grad()
+
+    return train
+
+
+def joules() -> float | None:
+    """Return the energy that the processor's packages have used, by RAPL's counters; None where
+    the kernel does not let them be read. They begin anew now and then."""
+    try:
+        files = sorted(POWER.glob("intel-rapl:[0-9]*/energy_uj"))
+        counts = [int(file.read_text()) for file in files if file.parent.name.count(":") == 1]
+    except (OSError, ValueError):
+        return None
+    return 1e-6 * sum(counts) if counts else None
+
+
+def _backend() -> str:
+    """Return the backend that runs each call by itself and fast, if it loads."""
+    try:
+        backends.get("llvm:eager")
+    except (ImportError, ValueError):
+        return "numpy"
+    return "llvm:eager"
+
+
+def describe(
+    rows: Sequence[Measured], roofs: Roofs, energy: float | None
+) -> dict[str, Any]:
+    """Return what `tallygrad profile --json` prints; `energy` are joules of a step, None where they
+    are not known."""
+    total = sum(row.seconds for row in rows)
+    phases = [*dict.fromkeys(row.phase for row in rows)]
+    return {
+        "roofs": {"gflops": roofs.gflops, "gbytes_per_second": roofs.gbytes},
+        "seconds": total,
+        "energy_joules": "not available" if energy is None or energy < 0 else energy,
+        "conv_share": {phase: _share([r for r in rows if r.phase == phase]) for phase in phases},
+        "layers": [_entry(row, roofs, total) for row in rows],
+    }
+
+
+def _share(rows: Sequence[Measured]) -> dict[str, float]:
+    """Return which share convolutions have in the MACs and in the time of some rows."""
+    conv = [row for row in rows if row.kind == "conv"]
+    macs, seconds = sum(r.cost.macs for r in rows), sum(r.seconds for r in rows)
+    return {
+        "macs": sum(r.cost.macs for r in conv) / macs if macs else 0.0,
+        "seconds": sum(r.seconds for r in conv) / seconds if seconds else 0.0,
+    }
+
+
+def _entry(row: Measured, roofs: Roofs, total: float) -> dict[str, Any]:
+    moved = row.cost.bytes_read + row.cost.bytes_written
+    bound, roof = roofs.seconds(row.cost)
+    return {
+        "layer": row.scope,
+        "pass": row.phase,
+        "kind": row.kind,
+        "seconds": row.seconds,
+        "share": row.seconds / total if total else 0.0,
+        "macs": row.cost.macs,
+        "bytes": moved,
+        "gflops": 2e-9 * row.cost.macs / row.seconds if row.seconds else 0.0,
+        "flops_per_byte": 2 * row.cost.macs / moved if moved else 0.0,
+        "bound_seconds": bound,
+        "roof": roof,
+    }
+
+
+HEAD = ("layer", "pass", "ms", "share", "GFLOP/s", "FLOP/byte", "bound ms", "roof")
+
+
+def as_text(described: dict[str, Any]) -> str:
+    """Return a table of the layers that take a thousandth of the time at least, and the sums."""
+    rows = [HEAD]
+    for e in described["layers"]:
+        if e["share"] >= 1e-3:
+            rows.append((
+                e["layer"], e["pass"], f"{1e3 * e['seconds']:.3f}", f"{100 * e['share']:.1f}%",
+                f"{e['gflops']:.1f}", f"{e['flops_per_byte']:.1f}",
+                f"{1e3 * e['bound_seconds']:.3f}", e["roof"],
+            ))  # fmt: skip
+    roofs = described["roofs"]
+    lines = [
+        f"kernels take {1e3 * described['seconds']:.2f} ms; this machine does at most "
+        f"{roofs['gflops']:.0f} GFLOP/s and {roofs['gbytes_per_second']:.1f} GB/s in one thread",
+        f"energy of a step, in joules: {described['energy_joules']}",
+    ]
+    for phase, share in described["conv_share"].items():
+        if share["macs"]:
+            lines.append(
+                f"{phase}: convolutions are {100 * share['macs']:.1f}% of the MACs, "
+                f"{100 * share['seconds']:.1f}% of the time"
+            )
+    return "\n".join([*aligned(rows), "", *lines])
+
+
+def run(chosen: Mapping[str, Any]) -> int:
+    """Print where the time goes. UserError for options that do not fit."""
+    from .command import given
+
+    if chosen["steps"] < 1:
+        raise UserError(f"--steps: {chosen['steps']} is less than 1")
+    shape, classes = given(chosen)
+    backend, before = chosen["backend"] or _backend(), joules()
+    settings = chosen["training"], backend, chosen["steps"]
+    try:
+        rows = measure(chosen["model"], chosen["batch"], shape, classes, *settings)
+    except (ImportError, ValueError) as error:
+        raise UserError(str(error)) from error
+    after = joules()
+    used = None if before is None or after is None else (after - before) / (1 + chosen["steps"])
+    described = {
+        "model": chosen["model"], "batch": chosen["batch"], "backend": backend,
+        **describe(rows, calibrate(), used),
+    }  # fmt: skip
+    print(json.dumps(described, indent=1) if chosen["as_json"] else as_text(described))
+    return 0
