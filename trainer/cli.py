@@ -1,4 +1,4 @@
-"""The command line: `tallygrad train|eval|predict|inspect|cost|profile|launch`.
+"""The command line: `tallygrad train|eval|predict|inspect|cost|bill|profile|launch`.
 
 Nothing heavy is imported before a command is chosen: help and `inspect` never load MPI, and the
 number of threads is set before NumPy loads.
@@ -68,6 +68,11 @@ def parser() -> options.Parser:
     profile.add_argument("--steps", type=int, default=5, help="steps to measure")
     profile.add_argument("--backend", default="", help="default: llvm:eager, else numpy")
     profile.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
+    bill = commands.add_parser("bill", help="tell what a whole run cost")
+    bill.add_argument("run", help="run folder, or checkpoint")
+    bill.add_argument("--machine", default="", help="price it on a machine: a name, or FILE.toml")
+    bill.add_argument("--co2", type=float, metavar="G", help="grams of CO2 for a kilowatt hour")
+    bill.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     commands.add_parser("launch", help="start ranks on this machine", add_help=False)
     return top
 
@@ -232,7 +237,14 @@ def _profile(chosen: dict[str, Any]) -> int:
     return run(chosen)
 
 
+def _bill(chosen: dict[str, Any]) -> int:
+    from .cost.bill import run
+
+    return run(chosen)
+
+
 COMMANDS = {
+    "bill": _bill,
     "profile": _profile,
     "train": _train,
     "eval": _eval,

@@ -1,0 +1,91 @@
+"""`tallygrad bill`: what a run cost, from its own books."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tallygrad.autograd.ledger import Ledger
+from tallygrad.trainer.cli import main
+from tallygrad.trainer.cost.work import count
+
+STEPS, BATCH = 6, 32
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that was stopped and went on."""
+    out = tmp_path_factory.mktemp("bill") / "run"
+    words = ["train", "--model", "lenet", "--dataset", "digits", "--batch-size", str(BATCH)]
+    words += ["--backend", "numpy", "--threads", "1", "--micro-batches", "1", "--out", str(out)]
+    for steps in (4, STEPS):
+        assert main([*words, "--max-steps", str(steps), "--resume", "auto"]) == 0
+    return out
+
+
+def billed(run: Path, *words: str, capsys: pytest.CaptureFixture[str]) -> Any:
+    capsys.readouterr()
+    assert main(["bill", str(run), "--json", *words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_it_adds_up_to_the_books(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = billed(run, capsys=capsys)
+    books = Ledger.from_json(json.loads((run / "ledger.json").read_text()))
+    assert found["total"]["macs"] == books.total().macs > 0
+    assert found["total"]["bytes_read"] == books.total().bytes_read
+    for key in ("macs", "other_ops", "bytes_written"):
+        phases = sum(p[key] for p in found["phases"].values())
+        layers = sum(p[key] for layer in found["layers"] for p in layer["phases"].values())
+        assert found["total"][key] == phases == layers
+    assert (found["steps"], found["images"]) == (STEPS, STEPS * BATCH)
+    assert found["training_over_inference"] == 6_591_000 / 2_293_000
+    assert found["inferences"] == pytest.approx(STEPS * BATCH * 6_591_000 / 2_293_000)
+
+
+def test_it_is_what_shapes_alone_predict(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """To the integer, across a resume."""
+    found = billed(run, capsys=capsys)
+    predicted = count("lenet", BATCH, (1, 28, 28), 10, training=True)
+    for phase in ("forward", "backward_data", "backward_weights", "update"):
+        cost, mine = predicted.phase(phase), found["phases"][phase]
+        assert mine["macs"] == STEPS * cost.macs
+        assert mine["bytes_read"] == STEPS * cost.bytes_read
+        assert mine["other_ops"] == STEPS * sum(cost[1:6])
+
+
+def test_prices_and_carbon(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = billed(run, "--machine", "horowitz45", "--co2", "300", capsys=capsys)
+    joules = found["total"]["energy_joules"]
+    assert joules == pytest.approx(sum(p["energy_joules"] for p in found["phases"].values()))
+    assert found["grams_co2"] == pytest.approx(joules / 3.6e6 * 300)
+    assert found["machine"]["name"] == "horowitz45"
+    assert main(["bill", str(run), "--machine", "horowitz45", "--co2", "300"]) == 0
+    out = capsys.readouterr().out
+    assert "training costs 2.8744 times" in out and "at 300 g a kilowatt hour" in out
+    assert "not recorded: work that was lost" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--co2", "300"], "--co2: energy is known with --machine only"),
+        (["--co2", "-1", "--machine", "etann"], "--co2: -1.0 is no number of grams"),
+        (["--machine", "eniac"], "no machine 'eniac'"),
+    ],
+)
+def test_what_does_not_fit(
+    run: Path, words: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
+    assert main(["bill", str(run), *words]) == 2
+    err = capfd.readouterr().err
+    assert said in err and err.count("\n") == 1
+
+
+def test_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["bill", str(tmp_path)]) == 2
+    assert f"{tmp_path}: no good checkpoint" in capfd.readouterr().err
