@@ -15,6 +15,7 @@ import pytest
 from tallygrad.autograd.ledger import Cost
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.cost import machine
+from tallygrad.trainer.cost.systolic import estimate
 from tallygrad.trainer.cost.table import exchanged
 from tallygrad.trainer.cost.work import Shape, count
 from tallygrad.trainer.errors import UserError
@@ -114,6 +115,27 @@ def test_machines_price_every_layer_and_pass(
     assert found["layers"][0]["passes"].keys() == {"forward", "backward_weights"}
 
 
+@pytest.mark.parametrize("dataflow", ["os", "ws", "is"])
+def test_layers_on_an_array(dataflow: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["lenet", "--batch", "4", "--training", "--machine", f"systolic-{dataflow}"]
+    found = described(*words, capsys=capsys)
+    layers = {layer["name"]: layer["passes"] for layer in found["layers"]}
+    assert layers["conv2"].keys() == {"forward", "backward_data", "backward_weights"}
+    assert layers["pool1"] == {} and layers["conv1"].keys() == {"forward", "backward_weights"}
+    product = (4 * 64, 500, 50)  # pixels, window, filters of the second convolution
+    alone = estimate(*product, 32, 32, dataflow)
+    traffic = alone.input_reads + alone.filter_reads + alone.output_writes
+    price = layers["conv2"]["forward"]
+    assert price["global_buffer_bytes"] == 2 * traffic
+    assert price["cycles"] == 1 + max(alone.cycles, -(-traffic // 128))
+    assert price["latency_seconds"] == pytest.approx(1e-9 * price["cycles"])
+    dram = 4 * 20 * 144 + 25_000 + 4 * 50 * 64
+    assert price["dram_bytes"] == 2 * dram
+    joules = 1.5 * 4 * 1_600_000 + 2.5 * traffic + 320 * dram
+    assert price["energy_joules"] == pytest.approx(1e-12 * joules)
+    assert price["active_pes"] == pytest.approx(1024 * price["utilization"])
+
+
 def test_prices_by_hand(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(PRICES)
@@ -137,7 +159,7 @@ def test_prices_by_hand(tmp_path: Path) -> None:
         ("mac = 2.0", "mac = inf", "energy_pj.mac = inf: it must be 0 or more, and finite"),
         ("mac = 2.0", "mac = 2.0\nmca = 1", "energy_pj.mca is unknown; did you mean 'mac'?"),
         ("[energy_pj]", "[energy]", "unknown key energy; did you mean 'energy_pj'?"),
-        ('kind = "prices"', 'kind = "price"', "kind = 'price'; there are prices, throughput"),
+        ('kind = "prices"', 'kind = "price"', "kind = 'price'; there are prices, thr"),
         ('kind = "prices"', 'kind = "throughput"', "unknown key energy_pj"),
         ('name = "mine"', "", "name = None: a text is needed"),
         ("mac = 2.0", "mac 2.0", "is no TOML"),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...autograd import models
-from ...autograd.ledger import Cost
 from ..errors import UserError
 from .machine import Machine, load
 from .table import as_csv, as_text, describe
-from .work import PHASES, Layer, Work, count
+from .work import PHASES, Work, count
+
+Price: TypeAlias = dict[str, float]
+RATES = ("active_pes", "utilization")  # which are not added up
 
 
 def run(chosen: Mapping[str, Any]) -> int:
@@ -69,15 +72,22 @@ def price(described: dict[str, Any], work: Work, machine: Machine) -> None:
     described["machine"] = {
         "name": machine.name, "kind": machine.kind, "source": machine.source, "note": machine.note
     }  # fmt: skip
+    sums: dict[str, list[Price]] = {phase: [] for phase in PHASES}
     for entry, layer in zip(described["layers"], work.layers, strict=True):
-        entry["passes"] = {name: machine.price(layer.costs[name]) for name in _done(layer)}
-    phases = work.ledger.by("phase")
-    inference, whole = phases.get("forward", Cost()), work.ledger.total()
-    described["totals"]["on_machine"] = {
-        "inference": machine.price(inference),
-        **({"training": machine.price(whole)} if "training" in described["totals"] else {}),
-    }
+        prices = {phase: machine.price_layer(layer, phase) for phase in PHASES}
+        entry["passes"] = {phase: price for phase, price in prices.items() if price}
+        for phase, price in entry["passes"].items():
+            sums[phase].append(price)
+    if machine.kind != "systolic":
+        sums["update"].append(machine.price(work.phase("update")))  # which is no layer's
+    totals = described["totals"]
+    totals["on_machine"] = {"inference": _sum(sums["forward"])}
+    if "training" in totals:
+        every = [price for prices in sums.values() for price in prices]
+        totals["on_machine"]["training"] = _sum(every)
 
 
-def _done(layer: Layer) -> list[str]:
-    return [name for name in PHASES if name in layer.costs]
+def _sum(prices: list[Price]) -> Price:
+    """Return the sums of what can be added up."""
+    keys = dict.fromkeys(key for price in prices for key in price if key not in RATES)
+    return {key: math.fsum(price.get(key, 0.0) for price in prices) for key in keys}

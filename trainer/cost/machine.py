@@ -6,7 +6,10 @@ is from. The kinds:
 - `prices`: picojoules for each operation and each byte moved; `[energy_pj]` mac, add, mul, div,
   cmp, exp, dram_byte; no time.
 - `throughput`: a machine of which only its speed and its power are known: `[throughput]`
-  macs_per_second, watts; `events` of true prices MACs with a non-zero activation only.
+  macs_per_second, watts.
+- `systolic`: an array of multipliers, with a `dataflow`, "os", "ws" or "is": `[array]` rows,
+  columns, word_bytes, clock_hz, sram_words (words that its memories move in a cycle);
+  `[energy_pj]` mac, sram_word, dram_word. Only products are done there.
 """
 
 from __future__ import annotations
@@ -21,13 +24,21 @@ from typing import Any
 from ...autograd.ledger import Cost
 from ..config import nearest
 from ..errors import UserError
+from . import arrays
+from .systolic import DATAFLOWS
+from .work import Layer
 
 FOLDER = Path(__file__).parent / "machines"
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "prices": {"energy_pj": ("mac", "add", "mul", "div", "cmp", "exp", "dram_byte")},
     "throughput": {"throughput": ("macs_per_second", "watts")},
+    "systolic": {
+        "array": ("rows", "columns", "word_bytes", "clock_hz", "sram_words"),
+        "energy_pj": ("mac", "sram_word", "dram_word"),
+    },
 }
-TOP = ("name", "kind", "source", "bits", "note")
+WHOLE = ("rows", "columns", "word_bytes")  # numbers that must be whole
+TOP = ("name", "kind", "source", "bits", "note", "dataflow")
 
 
 @dataclass(frozen=True)
@@ -39,11 +50,21 @@ class Machine:
     source: str
     numbers: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    dataflow: str = ""
+
+    def price_layer(self, layer: Layer, phase: str) -> dict[str, float]:
+        """Return what a pass of a layer takes here, nothing where it is not done here."""
+        if self.kind == "systolic":
+            return arrays.price(self.numbers, self.dataflow, layer, phase)
+        return self.price(layer.costs[phase]) if phase in layer.costs else {}
 
     def price(self, cost: Cost) -> dict[str, float]:
         """Return `energy_joules`, of it that of arithmetic and of memory where they are known
-        apart, and `latency_seconds` where the machine has a speed."""
+        apart, and `latency_seconds` where the machine has a speed. UserError for an array, which
+        has to know the shapes of layers."""
         n = self.numbers
+        if self.kind == "systolic":
+            raise UserError(f"--machine {self.name}: it prices layers (cost), not books (bill)")
         if self.kind == "throughput":
             seconds = cost.macs / n["macs_per_second"]
             return {"energy_joules": seconds * n["watts"], "latency_seconds": seconds}
@@ -98,7 +119,11 @@ def _machine(path: Path, held: dict[str, Any]) -> Machine:
     numbers: dict[str, float] = {}
     for table, keys in wanted.items():
         numbers |= _numbers(path, table, held.get(table), keys)
-    return Machine(held["name"], kind, held["source"], numbers, str(held.get("note", "")))
+    dataflow = held.get("dataflow", "")
+    if kind == "systolic" and dataflow not in DATAFLOWS:
+        raise UserError(f"{path}: dataflow = {dataflow!r}; there are {', '.join(DATAFLOWS)}")
+    note = str(held.get("note", ""))
+    return Machine(held["name"], kind, held["source"], numbers, note, dataflow)
 
 
 def _numbers(path: Path, table: str, held: Any, keys: tuple[str, ...]) -> dict[str, float]:
@@ -114,6 +139,8 @@ def _numbers(path: Path, table: str, held: Any, keys: tuple[str, ...]) -> dict[s
             raise UserError(f"{path}: {table}.{key} = {value!r}: a number is needed")
         if not 0 <= value < math.inf:
             raise UserError(f"{path}: {table}.{key} = {value}: it must be 0 or more, and finite")
-        if table == "throughput" and value == 0:
+        if table != "energy_pj" and value == 0:
             raise UserError(f"{path}: {table}.{key} = 0: it must be more than 0")
+        if key in WHOLE and value != int(value):
+            raise UserError(f"{path}: {table}.{key} = {value}: it must be whole")
     return {key: float(held[key]) for key in keys}
