@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from tallygrad.autograd.ledger import Cost
+import tallygrad.autograd as ag
+from tallygrad.autograd import context
+from tallygrad.autograd.ledger import Cost, Ledger
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.cost import machine
 from tallygrad.trainer.cost.systolic import estimate
 from tallygrad.trainer.cost.table import exchanged
-from tallygrad.trainer.cost.work import Shape, count
+from tallygrad.trainer.cost.work import Calls, Shape, count
 from tallygrad.trainer.errors import UserError
 
 PRICES = """name = "mine"
@@ -73,6 +75,17 @@ def test_work_grows_with_the_batch_and_shapes_give_it(name: str) -> None:
     plain = count(name, 7, shape, 10, training=False)
     assert plain.phase("forward").macs == many.phase("forward").macs
     assert plain.peak < many.peak and "backward_data" not in plain.ledger.by("phase")
+
+
+def test_what_is_dropped_is_not_alive() -> None:
+    books = Ledger()
+    watch = Calls(books)
+    with context.using(backend="meta", ledger=books, trace=watch), ag.no_grad():
+        x = ag.relu(ag.ones(250))
+        for _ in range(9):
+            x = ag.relu(x)
+        kept = [ag.relu(x) for _ in range(5)]
+    assert watch.peak == (1 + len(kept)) * 1000 and watch.alive == watch.peak
 
 
 def test_groups_are_seen() -> None:

@@ -137,6 +137,23 @@ def test_casts(dtype: str, layout: str) -> None:
         check(shape_ops.cast, large, ulps=0, dtype=other)
 
 
+def test_running_averages(dtype: str) -> None:
+    for unbiased, size in ((1.0, 3), (1.25, 70)):
+        drawn = [numbers(size, dtype=dtype, seed=i) for i in range(4)]
+        rate = np.asarray(0.1, dtype)
+        wanted = [x.copy() for x in drawn]
+        update.running_average.reference(*wanted, rate, unbiased=unbiased)
+        kernel(update.running_average, *drawn, rate, unbiased=unbiased)(*drawn, rate)
+        for a, b in zip(drawn, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=4 * np.finfo(dtype).eps)
+        apart = [np.repeat(x, 2)[::2] for x in drawn]
+        wanted = [x.copy() for x in drawn]
+        update.running_average.reference(*wanted, rate, unbiased=unbiased)
+        kernel(update.running_average, *apart, rate, unbiased=unbiased)(*apart, rate)
+        for a, b in zip(apart, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=4 * np.finfo(dtype).eps)
+
+
 def named(case: Any) -> str:
     p, attrs = case
     return p.name + "".join(f"-{v}" for v in attrs.values())
