@@ -19,7 +19,7 @@ from tallygrad.trainer.cli import main
 from tallygrad.trainer.cost import machine
 from tallygrad.trainer.cost.systolic import estimate
 from tallygrad.trainer.cost.table import exchanged
-from tallygrad.trainer.cost.work import Calls, Shape, count
+from tallygrad.trainer.cost.work import Calls, Layer, Shape, count
 from tallygrad.trainer.errors import UserError
 
 PRICES = """name = "mine"
@@ -119,7 +119,8 @@ def test_machines_price_every_layer_and_pass(
     found = described("lenet", "--training", "--machine", name, capsys=capsys)
     assert found["machine"]["name"] == name and found["machine"]["source"]
     total = found["totals"]["on_machine"]
-    assert 0 < total["inference"]["energy_joules"] < total["training"]["energy_joules"]
+    energy = "energy_macs" if name == "eyeriss-isca16" else "energy_joules"
+    assert 0 < total["inference"][energy] < total["training"][energy]
     parts = [p for layer in found["layers"] for p in layer["passes"].values()]
     for key in total["training"]:
         whole = total["training"][key]
@@ -147,6 +148,20 @@ def test_layers_on_an_array(dataflow: str, capsys: pytest.CaptureFixture[str]) -
     joules = 1.5 * 4 * 1_600_000 + 2.5 * traffic + 320 * dram
     assert price["energy_joules"] == pytest.approx(1e-12 * joules)
     assert price["active_pes"] == pytest.approx(1024 * price["utilization"])
+
+
+def test_layers_on_eyeriss(capsys: pytest.CaptureFixture[str]) -> None:
+    """AlexNet's third layer alone, in the mapping of the paper's Table V."""
+    layer = Layer("conv3", "conv", costs={"forward": Cost(macs=598_081_536)})
+    layer.shapes.append(Shape(4, 384, 256, 13, 13, 3, 3, 13, 13, (1, 1), 1))
+    price = machine.load("eyeriss").price_layer(layer, "forward")
+    assert price["active_pes"] == 156
+    assert price["global_buffer_bytes"] == pytest.approx(50.2e6, abs=0.1e6)
+    assert price["latency_seconds"] == pytest.approx(21.8e-3, rel=0.2)
+    assert machine.load("eyeriss").price_layer(layer, "backward_data") == {}
+    layer.shapes[0] = layer.shapes[0]._replace(U=(1, 2))
+    with pytest.raises(UserError, match="conv3: strides 1 and 2"):
+        machine.load("eyeriss").price_layer(layer, "forward")
 
 
 def test_prices_by_hand(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from ...autograd import models
 from ..errors import UserError
-from .machine import Machine, load
+from .machine import ARRAYS, Machine, load
 from .table import as_csv, as_text, describe
 from .work import PHASES, Work, count
 
@@ -78,7 +78,7 @@ def price(described: dict[str, Any], work: Work, machine: Machine) -> None:
         entry["passes"] = {phase: price for phase, price in prices.items() if price}
         for phase, price in entry["passes"].items():
             sums[phase].append(price)
-    if machine.kind != "systolic":
+    if machine.kind not in ARRAYS:
         sums["update"].append(machine.price(work.phase("update")))  # which is no layer's
     totals = described["totals"]
     totals["on_machine"] = {"inference": _sum(sums["forward"])}

@@ -10,6 +10,9 @@ is from. The kinds:
 - `systolic`: an array of multipliers, with a `dataflow`, "os", "ws" or "is": `[array]` rows,
   columns, word_bytes, clock_hz, sram_words (words that its memories move in a cycle);
   `[energy_pj]` mac, sram_word, dram_word. Only products are done there.
+- `row-stationary`: a chip like Eyeriss: `[chip]` with the fields of `row_mapping.Chip`, and
+  `[energy_pj]` mac, register_file, array, buffer, dram, of a word each; with `unit = "mac"` these
+  are relative to a MAC. Only products are done there.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import Any
 from ...autograd.ledger import Cost
 from ..config import nearest
 from ..errors import UserError
-from . import arrays
+from . import arrays, row_machine
 from .systolic import DATAFLOWS
 from .work import Layer
 
@@ -36,9 +39,13 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "array": ("rows", "columns", "word_bytes", "clock_hz", "sram_words"),
         "energy_pj": ("mac", "sram_word", "dram_word"),
     },
+    "row-stationary": {"chip": row_machine.CHIP, "energy_pj": row_machine.COSTS},
 }
-WHOLE = ("rows", "columns", "word_bytes")  # numbers that must be whole
-TOP = ("name", "kind", "source", "bits", "note", "dataflow")
+ENERGY = "energy_pj"
+FRACTIONS = ("clock_hz", "link_hz", "sram_words", "macs_per_second", "watts")
+MAY_BE_ZERO = ("filter_bytes",)
+TOP = ("name", "kind", "source", "bits", "note", "dataflow", "unit")
+ARRAYS = ("systolic", "row-stationary")  # kinds that price layers by their shapes
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,14 @@ class Machine:
     numbers: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
     dataflow: str = ""
+    unit: str = ""
 
     def price_layer(self, layer: Layer, phase: str) -> dict[str, float]:
         """Return what a pass of a layer takes here, nothing where it is not done here."""
         if self.kind == "systolic":
             return arrays.price(self.numbers, self.dataflow, layer, phase)
+        if self.kind == "row-stationary":
+            return row_machine.price(self.numbers, self.unit, layer, phase)
         return self.price(layer.costs[phase]) if phase in layer.costs else {}
 
     def price(self, cost: Cost) -> dict[str, float]:
@@ -63,7 +73,7 @@ class Machine:
         apart, and `latency_seconds` where the machine has a speed. UserError for an array, which
         has to know the shapes of layers."""
         n = self.numbers
-        if self.kind == "systolic":
+        if self.kind in ARRAYS:
             raise UserError(f"--machine {self.name}: it prices layers (cost), not books (bill)")
         if self.kind == "throughput":
             seconds = cost.macs / n["macs_per_second"]
@@ -122,8 +132,11 @@ def _machine(path: Path, held: dict[str, Any]) -> Machine:
     dataflow = held.get("dataflow", "")
     if kind == "systolic" and dataflow not in DATAFLOWS:
         raise UserError(f"{path}: dataflow = {dataflow!r}; there are {', '.join(DATAFLOWS)}")
+    unit = held.get("unit", "")
+    if unit not in ("", "mac"):
+        raise UserError(f"{path}: unit = {unit!r}; there is 'mac'")
     note = str(held.get("note", ""))
-    return Machine(held["name"], kind, held["source"], numbers, note, dataflow)
+    return Machine(held["name"], kind, held["source"], numbers, note, dataflow, unit)
 
 
 def _numbers(path: Path, table: str, held: Any, keys: tuple[str, ...]) -> dict[str, float]:
@@ -139,8 +152,8 @@ def _numbers(path: Path, table: str, held: Any, keys: tuple[str, ...]) -> dict[s
             raise UserError(f"{path}: {table}.{key} = {value!r}: a number is needed")
         if not 0 <= value < math.inf:
             raise UserError(f"{path}: {table}.{key} = {value}: it must be 0 or more, and finite")
-        if table != "energy_pj" and value == 0:
+        if table != ENERGY and value == 0 and key not in MAY_BE_ZERO:
             raise UserError(f"{path}: {table}.{key} = 0: it must be more than 0")
-        if key in WHOLE and value != int(value):
+        if table != ENERGY and key not in FRACTIONS and value != int(value):
             raise UserError(f"{path}: {table}.{key} = {value}: it must be whole")
     return {key: float(held[key]) for key in keys}

@@ -179,7 +179,10 @@ def _priced(described: dict[str, Any]) -> list[str]:
     prices = described["totals"].get("on_machine", {})
     lines = []
     for what, price in prices.items():
-        figures = [f"{short(price['energy_joules'] * 1e6)} uJ"]
+        if "energy_macs" in price:
+            figures = [f"energy of {short(price['energy_macs'])} MACs"]
+        else:
+            figures = [f"{short(price['energy_joules'] * 1e6)} uJ"]
         if "latency_seconds" in price:
             figures.append(f"{short(price['latency_seconds'] * 1e6)} us at least")
         lines.append(f"{what} on {described['machine']['name']}: {', '.join(figures)}")
