@@ -35,7 +35,10 @@ class TrainConfig:
     """Everything that decides what a training does; the same fields whatever the number of ranks.
     Names are those of the flags and of the TOML file's keys, with `_` for `-`."""
 
-    model: str = _option("lenet", "mlp, lenet, lenet5, lstm, or resnet20, 32, 44, 56, 110")
+    model: str = _option(
+        "lenet", "mlp, lenet, lenet5, lstm, resnet20, 32, 44, 56, 110 or 1001; for larger images "
+        "alexnet, overfeat, googlenet, vgg11, 13, 16 or 19, resnet18, 34, 50, 101 or 152",
+    )
     dataset: str = _option(
         "digits", "digits (drawn, needs no files), mnist, fashion-mnist, cifar10 or cifar100"
     )

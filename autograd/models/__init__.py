@@ -2,9 +2,21 @@
 
 They classify images (N, C, H, W) and return logits (N, classes). Sources stand with each."""
 
-from . import lenet, lstm, mlp, resnet
+from . import alexnet, googlenet, imagenet_resnet, lenet, lstm, mlp, resnet, vgg
 from .registry import classes, create, input_shape, names, register
 
 __all__ = [
-    "classes", "create", "input_shape", "lenet", "lstm", "mlp", "names", "register", "resnet",
-]  # fmt: skip
+    "alexnet",
+    "classes",
+    "create",
+    "googlenet",
+    "imagenet_resnet",
+    "input_shape",
+    "lenet",
+    "lstm",
+    "mlp",
+    "names",
+    "register",
+    "resnet",
+    "vgg",
+]

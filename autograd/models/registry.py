@@ -34,46 +34,42 @@ def names() -> tuple[str, ...]:
     return tuple(name for members in listed for name in members)
 
 
-def create(
-    name: str, *, input_shape: Shape = (1, 28, 28), classes: int = 10, **options: Any
-) -> Module:
-    """Return a new model for images of `input_shape` (C, H, W), whose result is (N, classes).
-    A number at the end of a name is the option `depth`, any that the model can have: resnet20.
-    ValueError for an unknown name or option, with the nearest one, and for what the model cannot
-    take."""
-    builder = _models.get(name)
+def _builder(name: str) -> Callable[..., Module]:
+    """Return what makes the model of a name. ValueError for an unknown one, with the nearest."""
     family = re.fullmatch(r"([a-z]+)(\d+)", name)
-    if builder is None and family and _depths.get(family[1]):
-        builder = partial(_models[family[1]], depth=int(family[2]))
-    if builder is None:
+    if name not in _models and family and _depths.get(family[1]):
+        return partial(_models[family[1]], depth=int(family[2]))
+    if name not in _models:
         raise unknown("model", name, names())
+    return _models[name]
+
+
+def create(
+    name: str, *, input_shape: Shape | None = None, classes: int | None = None, **options: Any
+) -> Module:
+    """Return a new model for images of `input_shape` (C, H, W), whose result is (N, classes); those
+    of its paper unless given. A number at the end of a name that is not entered itself is the
+    option `depth`, any that the model can have: resnet20. ValueError for an unknown name or option,
+    with the nearest one, and for what the model cannot take."""
+    builder = _builder(name)
     fixed = builder.keywords if isinstance(builder, partial) else {}
     taken = {"input_shape", "classes", *fixed}
     known = [p for p in signature(builder).parameters if p not in taken]
     for option in options.keys() - {*known}:
         raise unknown(f"option of model {name}", option, known or ["none"])
-    return builder(input_shape=input_shape, classes=classes, **options)
-
-
-def _default(name: str, option: str) -> Any:
-    """Return what a model takes where nothing is said."""
-    builder = _models.get(name)
-    family = re.fullmatch(r"([a-z]+)(\d+)", name)
-    if builder is None and family and _depths.get(family[1]):
-        builder = _models[family[1]]
-    if builder is None:
-        raise unknown("model", name, names())
-    return signature(builder).parameters[option].default
+    given = {"input_shape": input_shape, "classes": classes}
+    return builder(**{k: v for k, v in given.items() if v is not None}, **options)
 
 
 def input_shape(name: str) -> Shape:
     """Return the (C, H, W) of the images that a model was made for. ValueError for an unknown
     one."""
-    shape: Shape = _default(name, "input_shape")
+    shape: Shape = signature(_builder(name)).parameters["input_shape"].default
     return shape
 
 
 def classes(name: str) -> int:
-    """Return how many classes the model of a name tells apart by default."""
-    count: int = _default(name, "classes")
+    """Return how many classes the model of a name tells apart by default. ValueError for an unknown
+    one."""
+    count: int = signature(_builder(name)).parameters["classes"].default
     return count

@@ -1,0 +1,68 @@
+"""What the ImageNet networks without shortcuts share: numbers to start from, the linear layers at
+the end, the sizes of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from .. import context
+from ..functional.create import zeros
+from ..ledger import Ledger
+from ..nn import init
+from ..nn.activation import ReLU
+from ..nn.dropout import Dropout
+from ..nn.layers import Conv2d, Flatten, Linear
+from ..nn.module import Module, Sequential
+from ..nn.norm import LocalResponseNorm
+from ..tensor import Tensor
+from .registry import Shape
+
+Layers = Mapping[str, Module]
+L = TypeVar("L", Conv2d, Linear)
+
+
+def he(layer: L) -> L:
+    """Draw a layer's weights as in He et al. (2015), its biases zero, and return it: from the usual
+    numbers the signal fades in deep networks without batch norm, and they hardly train."""
+    init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    if layer.bias is not None:
+        init.zeros_(layer.bias)
+    return layer
+
+
+def response_norm() -> LocalResponseNorm:
+    """Return the local response norm of Krizhevsky et al. (2012): x / (2 + 1e-4 S)^0.75, S the sum
+    of squares over 5 channels."""
+    return LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+
+
+def check_extent(name: str, input_shape: Shape, least: int, usual: int) -> None:
+    """ValueError for images below `least` x `least`."""
+    _, height, width = input_shape
+    if min(height, width) < least:
+        raise ValueError(
+            f"{name}: images must be {least} x {least} at least, not {height} x {width}; "
+            f"its own are {usual} x {usual}"
+        )
+
+
+def outcome(function: Callable[[Tensor], Tensor], input_shape: Shape) -> tuple[int, ...]:
+    """Return the shape that a function makes of one image, without computing it."""
+    with context.using(backend="meta", ledger=Ledger(), tape=None):
+        return function(zeros(1, *input_shape)).shape[1:]
+
+
+def classifier(
+    features: Layers, input_shape: Shape, hidden: Sequence[int], classes: int, dropout: float
+) -> Sequential:
+    """Return the features and behind them linear layers fc6, fc7, .., with ReLU and dropout after
+    each but the last, as many as `hidden` has widths and one more for the classes."""
+    layers = {**features, "flatten": Flatten()}
+    (inside,) = outcome(Sequential(layers), input_shape)
+    for i, width in enumerate(hidden, 6):
+        layers[f"fc{i}"] = he(Linear(inside, width))
+        layers[f"relu{i}"], layers[f"dropout{i}"] = ReLU(), Dropout(dropout)
+        inside = width
+    layers[f"fc{6 + len(hidden)}"] = Linear(inside, classes)
+    return Sequential(layers)
