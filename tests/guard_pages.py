@@ -21,7 +21,7 @@ import tallygrad.autograd as ag
 from tallygrad.autograd import context
 from tallygrad.autograd.array import Array
 from tallygrad.autograd.backends import llvm
-from tallygrad.autograd.backends.llvm import flat, memory, winograd_plan
+from tallygrad.autograd.backends.llvm import flat, joins, memory, winograd_plan
 from tallygrad.autograd.testing import samples
 
 PAGE = mmap.PAGESIZE
@@ -80,7 +80,7 @@ def guard() -> None:
 
     llvm._one_at_a_time = guarded
     memory.pool.take = lambda size, lasting=False: block(max(1, size))  # type: ignore[method-assign]
-    np.zeros, flat.SMALL, memory.MALLOC = guarded_zeros, 0, 0
+    np.zeros, flat.SMALL, memory.MALLOC, joins.LEAST = guarded_zeros, 0, 0, 0
 
 
 # Images, filters, options: tiles and vectors that are not full, several blocks, all borders.
@@ -99,6 +99,35 @@ CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]]
 }
 
 
+def training(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Any:
+    """Convolutions between normalisations, which they sum up for; gradients meet before ReLUs."""
+
+    def normal(y: Any) -> Any:
+        return ag.batch_norm(y, None, None, slope, level, training=True)
+
+    x = ag.relu(normal(x * 1.0))
+    y = ag.relu(normal(ag.conv2d(x, w, padding=1)))
+    y = ag.relu(normal(ag.conv2d(y, v, padding=1)) + x)
+    return ag.relu(normal(ag.conv2d(y, w, padding=1)))
+
+
+def inference(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Any:
+    """Convolutions that normalise, add a residual and apply a ReLU."""
+
+    def normal(y: Any) -> Any:
+        return ag.batch_norm(y, level, slope * slope + 1.0, slope, level)
+
+    with ag.no_grad():
+        x = x * 1.0
+        y = ag.relu(normal(ag.conv2d(x, w, padding=1)))
+        return ag.relu(normal(ag.conv2d(y, v, padding=1)) + x)
+
+
+JOINED = {"training": training, "inference": inference}
+# Whole tiles of Winograd's method, also of two results; channels that fill no vector.
+CHANNELS, SIZE = 18, 8
+
+
 def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
     """Yield name, arrays and function of all samples, and of the convolutions above."""
     for row in samples():
@@ -106,6 +135,11 @@ def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
     for name, (*shapes, options) in CONVOLUTIONS.items():
         drawn = [np.random.default_rng(0).standard_normal(shape).astype(dtype) for shape in shapes]
         yield f"convolution, {name}", drawn, partial(ag.conv2d, **options)
+    filters, each = (CHANNELS, CHANNELS, 3, 3), (CHANNELS,)
+    for name, function in JOINED.items():
+        shapes = ((5, CHANNELS, SIZE, SIZE), filters, filters, each, each)
+        rng = np.random.default_rng(0)
+        yield f"joined, {name}", [rng.standard_normal(s).astype(dtype) for s in shapes], function
 
 
 def run(backend: str) -> None:
