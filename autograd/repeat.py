@@ -106,12 +106,12 @@ class Shared:
 
     def __init__(self) -> None:
         self.lock = RLock()
-        self.first: weakref.ref[Any] | None = None
+        self.newest: weakref.ref[Any] | None = None
 
     def recording(self, backend: Recordable) -> Recording:
         """Return a new recording, beside an older one if there is one."""
-        made = backend.recording(self.first and self.first())
-        self.first = weakref.ref(made)
+        made = backend.recording(self.newest and self.newest())
+        self.newest = weakref.ref(made)
         return made
 
 
@@ -173,7 +173,6 @@ class Repeating:
 
     def __init__(self, backend: Recordable, shared: Shared, given: Sequence[Array]) -> None:
         self.shared, self.given = shared, given
-        self.shared.lock.acquire()
         compute_all()
         self.recording = shared.recording(backend)
         self.values = [np.array(a.value, order="K") for a in given]
@@ -183,7 +182,12 @@ class Repeating:
         self.results: list[Array] = []
 
     def __enter__(self) -> Repeating:
-        self.recording.__enter__()
+        self.shared.lock.acquire()
+        try:
+            self.recording.__enter__()
+        except BaseException:
+            self.shared.lock.release()
+            raise
         return self
 
     def __exit__(
@@ -353,9 +357,12 @@ class TracedTraining:
                 return one.run(arrays, state.ledger)
         if recorded is None:
             self.recorded[key] = []
-        elif key not in self.refused and not any(one.standing.holds() for one in recorded):
-            room = self._room()
-            return self._record(backend, key, inputs, state.ledger) if room else self._plain(inputs)
+        elif (
+            key not in self.refused
+            and not any(one.standing.holds() for one in recorded)
+            and self._room()
+        ):
+            return self._record(backend, key, inputs, state.ledger)
         return self._plain(inputs)
 
     def _plain(self, inputs: Sequence[Tensor]) -> Any:

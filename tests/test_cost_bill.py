@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tallygrad.autograd.ledger import Ledger
+from tallygrad.trainer.checkpoint import load
 from tallygrad.trainer.cli import main
+from tallygrad.trainer.cost import bill
+from tallygrad.trainer.cost.bill import read
 from tallygrad.trainer.cost.work import count
 
 STEPS, BATCH = 6, 32
@@ -42,6 +46,7 @@ def test_it_adds_up_to_the_books(run: Path, capsys: pytest.CaptureFixture[str]) 
         layers = sum(p[key] for layer in found["layers"] for p in layer["phases"].values())
         assert found["total"][key] == phases == layers
     assert (found["steps"], found["images"]) == (STEPS, STEPS * BATCH)
+    assert found["epochs"] is None and "per_epoch" not in found
     assert found["training_over_inference"] == 6_591_000 / 2_293_000
     assert found["inferences"] == pytest.approx(STEPS * BATCH * 6_591_000 / 2_293_000)
 
@@ -89,3 +94,13 @@ def test_what_does_not_fit(
 def test_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["bill", str(tmp_path)]) == 2
     assert f"{tmp_path}: no good checkpoint" in capfd.readouterr().err
+
+
+def test_epochs_are_those_of_the_run(run: Path) -> None:
+    held = read(run)
+    meta = {**load(held.source).meta, "step": 25, "epoch": 2, "step_in_epoch": 5}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bill, "load_checkpoint", lambda file: SimpleNamespace(meta=meta))
+        later = read(run)
+    assert later.epochs == 2.5
+    assert bill.describe(later, None, None)["per_epoch"]["seconds"] == later.seconds / 2.5

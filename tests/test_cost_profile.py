@@ -19,9 +19,14 @@ ROOFS = Roofs(gflops=100.0, gbytes=10.0)
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["lenet", "resnet20"])
-def test_work_is_that_of_shapes_alone(name: str, training: bool) -> None:
+def test_work_is_that_of_shapes_alone(
+    name: str, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape = (1, 28, 28) if name == "lenet" else (3, 32, 32)
-    rows = profile.measure(name, 2, shape, 10, training, "numpy", steps=2)
+    counts = iter([5.0, 8.0])
+    monkeypatch.setattr(profile, "joules", lambda: next(counts))
+    rows, energy = profile.measure(name, 2, shape, 10, training, "numpy", steps=2)
+    assert energy == 1.5
     ledger = count(name, 2, shape, 10, training).ledger
     predicted = {(r.key.scope, r.key.phase) for r in ledger.rows()}
     assert {(r.scope, r.phase) for r in rows} == predicted

@@ -4,13 +4,14 @@ memory that they write to, tensors that are laid elsewhere."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
-from tallygrad.autograd import context, nn
+from tallygrad.autograd import backends, context, nn
 from tallygrad.autograd.optim import SGD
 from tallygrad.autograd.tensor import Tensor
 
@@ -271,3 +272,18 @@ def test_what_comes_from_elsewhere_is_returned_as_it_is(backend: str, training: 
             assert not any(t.requires_grad for t in found)
         with pytest.raises(TypeError, match="not a dict"):
             ag.trace(lambda x: {"x": x}, training=training)(ag.ones(2))
+
+
+@pytest.mark.usefixtures("llvm")
+def test_a_recording_that_cannot_begin_locks_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = ag.trace(lambda x: x * 2.0, training=True)
+    traced(ag.ones(300))
+    with monkeypatch.context() as broken:
+        broken.setattr(type(backends.get("llvm")), "recording", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            traced(ag.ones(300))
+    free: list[bool] = []
+    thread = Thread(target=lambda: free.append(traced.shared.lock.acquire(timeout=5)))
+    thread.start()
+    thread.join()
+    assert free == [True]

@@ -27,7 +27,7 @@ class Run(NamedTuple):
     source: Path
     ledger: Ledger
     steps: int
-    epochs: float
+    epochs: float | None  # None within the first one, whose length is on no record
     images: int
     seconds: float
 
@@ -36,13 +36,11 @@ def read(path: Path) -> Run:
     """Return the run of a folder or a checkpoint. UserError where there is none, or no books."""
     file = find(path)
     meta = load_checkpoint(file).meta
-    config = recorded(file, meta, "config", dict)
     steps, epoch = (recorded(file, meta, name, int) for name in ("step", "epoch"))
     images, within = (recorded(file, meta, name, int) for name in ("images", "step_in_epoch"))
     seconds = recorded(file, meta, "seconds", float)
-    done = steps - within
-    part = within * epoch / done if done else within / max(1, steps) * config.get("epochs", 1)
-    return Run(file, books(file, meta), steps, epoch + part, images, seconds)
+    epochs = epoch * steps / (steps - within) if epoch and steps > within else None
+    return Run(file, books(file, meta), steps, epochs, images, seconds)
 
 
 def describe(run: Run, machine: Machine | None, intensity: float | None) -> dict[str, Any]:
@@ -110,10 +108,10 @@ def _layers(ledger: Ledger, machine: Machine | None) -> list[dict[str, Any]]:
 def as_text(described: dict[str, Any], ledger: Ledger) -> str:
     """Return the bill for people."""
     d = described
+    epochs = "less than 1" if d["epochs"] is None else f"{d['epochs']:.4g}"
     lines = [bill(ledger), "", *aligned(_rows(d)), ""]
     lines.append(
-        f"{d['steps']:,} steps, {d['epochs']:.4g} epochs, {d['images']:,} images, "
-        f"{d['seconds']:.1f} s"
+        f"{d['steps']:,} steps, {epochs} epochs, {d['images']:,} images, {d['seconds']:.1f} s"
     )
     if d["inferences"]:
         lines.append(f"the training took as many MACs as {short(d['inferences'])} answers")

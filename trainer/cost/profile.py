@@ -122,24 +122,28 @@ class Measured(NamedTuple):
 def measure(
     name: str, batch: int, shape: tuple[int, int, int], classes: int, training: bool,
     backend: str, steps: int,
-) -> list[Measured]:  # fmt: skip
-    """Run some steps, each kernel by itself, and return what they took. ValueError for an unknown
-    model and what it cannot take."""
+) -> tuple[list[Measured], float | None]:  # fmt: skip
+    """Run some steps, each kernel by itself, and return what they took, and the joules of one, None
+    where they are not known. ValueError for an unknown model and what it cannot take."""
     step = _step(name, batch, shape, classes, training)
     runs: list[Mapping[Key, float]] = []
     with context.using(backend=backend, ledger=Ledger()), np.errstate(all="ignore"):
         step()
+        before = joules()
         for _ in range(steps):
             clock, books = _timed(step)
             runs.append(clock.seconds)
+        after = joules()
+    energy = None if before is None or after is None else (after - before) / steps
     costs: dict[Key, Cost] = {}
     for row in books.rows():
         key = row.key.scope, row.key.phase
         costs[key] = costs.get(key, Cost()).plus(row.cost)
-    return [
+    rows = [
         Measured(*key, clock.kinds.get(key[0], "other"), median(r[key] for r in runs), costs[key])
         for key in clock.seconds
     ]
+    return rows, energy
 
 
 def _timed(step: Callable[[], None]) -> tuple[Clock, Ledger]:
@@ -279,17 +283,15 @@ def run(chosen: Mapping[str, Any]) -> int:
     if chosen["steps"] < 1:
         raise UserError(f"--steps: {chosen['steps']} is less than 1")
     shape, classes = given(chosen)
-    backend, before = chosen["backend"] or _backend(), joules()
+    backend = chosen["backend"] or _backend()
     settings = chosen["training"], backend, chosen["steps"]
     try:
-        rows = measure(chosen["model"], chosen["batch"], shape, classes, *settings)
+        rows, energy = measure(chosen["model"], chosen["batch"], shape, classes, *settings)
     except (ImportError, ValueError) as error:
         raise UserError(str(error)) from error
-    after = joules()
-    used = None if before is None or after is None else (after - before) / (1 + chosen["steps"])
     described = {
         "model": chosen["model"], "batch": chosen["batch"], "backend": backend,
-        **describe(rows, calibrate(), used),
+        **describe(rows, calibrate(), energy),
     }  # fmt: skip
     print(json.dumps(described, indent=1) if chosen["as_json"] else as_text(described))
     return 0

@@ -198,8 +198,8 @@ def lasting(asker: Any, size: int, dtype: np.dtype[Any], own: dict[Any, NDArray]
         if arena is None:
             own[asker] = made
         else:
-            # Calls that were recorded before use what was too small for this one.
-            arena.kept[name, len(arena.kept)] = arena.kept.get(name, (own, made))
+            if name in arena.kept:  # too small for this call, but earlier ones use it
+                arena.kept[name, len(arena.kept)] = arena.kept[name]
             arena.kept[name] = own, made
     return made
 
