@@ -178,12 +178,13 @@ pool = Pool()
 register(pool)
 
 
-def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
-    """Return an array in row-major order whose numbers are not set."""
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any], lasting: bool = False) -> NDArray:
+    """Return an array in row-major order whose numbers are not set; a `lasting` one, which is kept
+    from call to call, never lies in an arena."""
     size = dtype.itemsize
     for extent in shape:
         size *= extent
-    return np.ndarray(shape, dtype, pool.take(size))
+    return np.ndarray(shape, dtype, pool.take(size, lasting))
 
 
 def lasting(asker: Any, size: int, dtype: np.dtype[Any], own: dict[Any, NDArray]) -> NDArray:

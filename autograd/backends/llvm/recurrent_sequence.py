@@ -81,7 +81,7 @@ class _Plan:
         blocks = -(-self.size // unit)
         wide = np.zeros((many, blocks * unit, width + self.size), self.dtype)
         turned = wide.reshape(many, blocks, unit, -1).transpose(1, 3, 0, 2)
-        inside, made = wide[:, : self.size], np.empty(turned.shape, self.dtype)
+        inside, made = wide[:, : self.size], memory.empty(turned.shape, self.dtype, lasting=True)
 
         def lay(w_ih: NDArray, w: NDArray) -> NDArray:
             inside[..., :width] = w_ih.reshape(many, self.size, width)
@@ -97,7 +97,7 @@ class _Plan:
         blocks = -(-self.size // line)
         wide = np.zeros((gates, blocks * line), self.dtype)
         turned = wide.reshape(gates, blocks, line).transpose(1, 0, 2)
-        made = np.empty(turned.shape, self.dtype)
+        made = memory.empty(turned.shape, self.dtype, lasting=True)
 
         def lay(w: NDArray) -> NDArray:
             wide[:, : self.size] = w
