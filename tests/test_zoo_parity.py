@@ -142,6 +142,24 @@ def test_torch_counts_the_same(name: str, options: Options) -> None:
     assert back == 2 * (2 * sum(macs.values()) - next(iter(macs.values())))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(("name", "options"), [*COMPARED, ("alexnet", {})], ids=str)
+def test_fvcore_counts_the_same(name: str, options: Options) -> None:
+    """Its flops are MACs where there are filters, and operations elsewhere."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    fvcore = pytest.importorskip("fvcore.nn", reason="fvcore is not installed")
+    model, extent, macs = on_shapes(name, options)
+    with torch.device("meta"):
+        theirs = twin(torch, model).eval()
+    theirs = theirs.to_empty(device="cpu")  # which it has to run on
+    counted = fvcore.FlopCountAnalysis(theirs, torch.zeros(1, 3, extent, extent))
+    counted.unsupported_ops_warnings(False).tracer_warnings("none")
+    by_operator = counted.by_operator()
+    assert by_operator["conv"] + by_operator["linear"] == sum(macs.values())
+    by_module = counted.by_module()
+    assert {where: by_module[where] for where in macs} == macs
+
+
 def test_torch_counts_too_much_where_there_are_groups() -> None:
     # Its counter multiplies the gradient of grouped weights by the number of groups: a group's
     # filters see a share of the channels there, too, so that it is the forward's work again.
