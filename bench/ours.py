@@ -20,17 +20,7 @@ from tallygrad.autograd import (
     no_grad,
     trace,
 )
-from tallygrad.autograd.functional.activation import relu
-from tallygrad.autograd.models.resnet import BasicBlock, convolution
-from tallygrad.autograd.nn import (
-    AdaptiveAvgPool2d,
-    BatchNorm2d,
-    Linear,
-    Module,
-    Sequential,
-    finish_order,
-    flatten,
-)
+from tallygrad.autograd.nn import Module, finish_order, flatten
 from tallygrad.autograd.optim import SGD
 
 from .cases import CLASSES, Case
@@ -40,39 +30,9 @@ RATE, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
 PREFERRED = ("llvm", "numpy")
 
 
-class ResNet18(Module):
-    """The ResNet-18 of He et al. (2016) for images of 32 x 32: a stem of 3 x 3 without a maximum
-    over it, four stages of two basic blocks, shortcuts by convolutions of 1 x 1."""
-
-    def __init__(self, channels: int, classes: int) -> None:
-        self.conv1 = convolution(channels, 64, 3)
-        self.bn1 = BatchNorm2d(64)
-        self.stage1 = self._stage(64, 64, 1)
-        self.stage2 = self._stage(64, 128, 2)
-        self.stage3 = self._stage(128, 256, 2)
-        self.stage4 = self._stage(256, 512, 2)
-        self.pool = AdaptiveAvgPool2d(1)
-        self.fc = Linear(512, classes)
-
-    @staticmethod
-    def _stage(inside: int, width: int, stride: int) -> Sequential:
-        return Sequential(
-            BasicBlock(inside, width, stride, "B"), BasicBlock(width, width, 1, "B")
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, classes); x (N, C, H, W)."""
-        x = relu(self.bn1(self.conv1(x)))
-        x = self.stage4(self.stage3(self.stage2(self.stage1(x))))
-        logits: Tensor = self.fc(self.pool(x).flatten(1))
-        return logits
-
-
 def create(case: Case) -> Module:
     """Return a new model of ours."""
     manual_seed(0)
-    if case.model == "resnet18":
-        return ResNet18(case.shape[0], CLASSES)
     return models.create(case.model, input_shape=case.shape, classes=CLASSES)
 
 
