@@ -12,6 +12,7 @@ import mmap
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -124,8 +125,8 @@ def inference(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Any:
 
 
 JOINED = {"training": training, "inference": inference}
-# Whole tiles of Winograd's method, also of two results; channels that fill no vector.
-CHANNELS, SIZE = 18, 8
+# Whole tiles of Winograd's method, also of two results, and others; channels that fill no vector.
+CHANNELS, SIZES = 18, ((8, 8), (7, 9))
 
 
 def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
@@ -136,10 +137,11 @@ def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
         drawn = [np.random.default_rng(0).standard_normal(shape).astype(dtype) for shape in shapes]
         yield f"convolution, {name}", drawn, partial(ag.conv2d, **options)
     filters, each = (CHANNELS, CHANNELS, 3, 3), (CHANNELS,)
-    for name, function in JOINED.items():
-        shapes = ((5, CHANNELS, SIZE, SIZE), filters, filters, each, each)
+    for (name, function), size in product(JOINED.items(), SIZES):
+        shapes = ((5, CHANNELS, *size), filters, filters, each, each)
         rng = np.random.default_rng(0)
-        yield f"joined, {name}", [rng.standard_normal(s).astype(dtype) for s in shapes], function
+        drawn = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+        yield f"joined, {name}, {size}", drawn, function
 
 
 def run(backend: str) -> None:

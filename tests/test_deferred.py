@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,20 +17,31 @@ from tallygrad.autograd.deferred import Call
 pytest.importorskip("llvmlite")
 
 SHAPE = (16, 16, 32, 32)  # large enough for all kernels
+Passes = list[tuple[tuple[str, ...], tuple[str, ...]]]
+
+
+def inside(signs: tuple[Any, ...], opened: tuple[Any, ...]) -> Iterator[str]:
+    """Yield the names of the calls whose work a kernel does on the way."""
+    for sign, inner in zip(signs, opened, strict=True):
+        if inner is not None:
+            yield sign.call.name
+            yield from inside(sign.operands, inner)
 
 
 @pytest.fixture
-def joins(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """Collect what runs in one pass: the name of a call, and of those that it takes in."""
-    found: list[tuple[str, ...]] = []
-
+def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
+    """Collect what runs in one pass: the name of a call and of those that it is given, and the
+    names of all that it does on the way."""
+    found: Passes = []
     real = Call.run
 
     def run(self: Call, args: Any) -> Any:
         signs = deferred._signs(args)
         result = real(self, args)
-        if self.joined.get(signs):
-            found.append((self.name, *[sign.call.name for sign in signs if sign]))
+        joined = self.joined.get(signs)
+        if joined:
+            given = (self.name, *[sign.call.name for sign in signs if sign])
+            found.append((given, (*inside(signs, joined.opened),)))
         return result
 
     monkeypatch.setattr(Call, "run", run)
@@ -72,14 +83,14 @@ def step(name: str, shape: tuple[int, ...], batch: int, dtype: str) -> dict[str,
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 3e-3), ("float64", 1e-11)])
-def test_a_step_gives_the_same(dtype: str, bound: float, joins: list[tuple[str, ...]]) -> None:
+def test_a_step_gives_the_same(dtype: str, bound: float, passes: Passes) -> None:
     """But for rounding where convolutions sum up for batch norm; in float32 a ReLU may tip."""
     waited, at_once = both(lambda: step("resnet20", (3, 32, 32), 16, dtype))
     assert waited.keys() == at_once.keys() and len(waited) > 60
     for name, value in waited.items():
         off = np.linalg.norm(value - at_once[name])
         assert off <= bound * np.linalg.norm(at_once[name]) + 1e-12, name
-    kinds = set(joins)
+    kinds = {given for given, _ in passes}
     assert {("moments", "conv2d"), ("batch_norm_sums", "relu_dx"), ("relu", "add")} <= kinds
     assert {("relu", "batch_norm_eval"), ("batch_norm_dx", "relu_dx")} <= kinds
 
@@ -192,7 +203,7 @@ def test_two_threads_read_what_waits() -> None:
 @pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("read_first", [False, True])
 def test_sums_take_in_a_normalisation_on_either_side(
-    flipped: bool, read_first: bool, joins: list[tuple[str, ...]]
+    flipped: bool, read_first: bool, passes: Passes
 ) -> None:
     def block() -> list[np.ndarray]:
         y, other = normalised(numbers(*SHAPE))[0], numbers(*SHAPE, seed=5)
@@ -203,7 +214,7 @@ def test_sums_take_in_a_normalisation_on_either_side(
     waited, at_once = both(block)
     for one, two in zip(waited, at_once, strict=True):
         np.testing.assert_array_equal(one, two)
-    assert joins[0] == (("add", "batch_norm_eval") if read_first else ("relu", "add"))
+    assert passes[0][0] == (("add", "batch_norm_eval") if read_first else ("relu", "add"))
 
 
 def test_two_normalisations_and_sums_of_sums() -> None:
@@ -258,7 +269,7 @@ def test_no_long_row_of_calls_waits() -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("with_residual", [False, True])
 def test_convolutions_go_on_image_by_image(
-    with_residual: bool, stride: int, threads: int, joins: list[tuple[str, ...]]
+    with_residual: bool, stride: int, threads: int, passes: Passes
 ) -> None:
     """What is normalised on the way is there for others too, and there once."""
 
@@ -282,7 +293,30 @@ def test_convolutions_go_on_image_by_image(
         ag.set_num_threads(before)
     for one, two, near in zip(waited, at_once, (0, 0, 1e-5, 0), strict=True):
         np.testing.assert_allclose(one, two, rtol=near, atol=near * np.abs(two).max())
-    assert ("conv2d", "relu") in joins
+    assert ("conv2d", "relu") in [given for given, _ in passes]
+
+
+@pytest.mark.parametrize(
+    ("size", "options"), [((32, 32), {"padding": 1}), ((33, 31), {"padding": 1})], ids=str
+)
+def test_all_convolutions_do_what_follows(
+    size: tuple[int, int], options: dict[str, int], passes: Passes
+) -> None:
+    """Sums for batch norm on the way and, with a mask, on the way back."""
+
+    def block() -> list[np.ndarray]:
+        x, w = numbers(16, 16, *size).requires_grad_(), numbers(16, 16, 3, 3, seed=4) * 0.1
+        y, slope, level = normalised(x)
+        z = ag.conv2d(ag.relu(y), w, **options)
+        (ag.relu(ag.batch_norm(z, None, None, slope, level, training=True)) ** 2).sum().backward()
+        assert x.grad is not None
+        return [x.grad.numpy()]
+
+    (waited,), (at_once,) = both(block)
+    np.testing.assert_allclose(waited, at_once, atol=2e-4 * np.abs(at_once).max())
+    names = [(given[0], on_the_way) for given, on_the_way in passes]
+    assert any(name == "moments" and "conv2d" in way for name, way in names)
+    assert any(name == "batch_norm_sums" and "conv2d_dx" in way for name, way in names)
 
 
 def test_the_reference_never_waits() -> None:

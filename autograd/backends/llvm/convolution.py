@@ -91,8 +91,6 @@ def conv2d(
     if _plain(x, stride, dilation, groups):
         fast = winograd_plan.find(target, (r, s), w.shape[1], m, n, (h, wide), (e, f), start)
         if fast:
-            if any(epilogue) and not fast.whole:
-                return None
             found = winograd_plan.forward(target, fast, n, False, bool(b), epilogue)
             plan = _fast(found, n, m, (e, f), 2 + len(b), epilogue)
             return executing(plan, multiplications(fast, n))
@@ -141,8 +139,6 @@ def conv2d_dx(
         start = (padding[0][0] - r + 1, padding[1][0] - s + 1)
         fast = winograd_plan.find(target, (r, s), m, channels, n, (e, f), size, start)
         if fast:
-            if any(epilogue) and not fast.whole:
-                return None
             found = winograd_plan.forward(target, fast, n, True, False, epilogue)
             plan = _fast(found, n, channels, size, 2, epilogue)
             return executing(plan, multiplications(fast, n))

@@ -75,7 +75,7 @@ class Tail:
     ) -> dict[Pair, Vector]:  # fmt: skip
         """Return the results at some pixels of a tile, m channels from one on. `place` is where the
         tile and the channel lie in the image, `offset` where a pixel lies in the tile; a flag tells
-        whether the image `begins` with it."""
+        whether the image `begins` with it, None: never."""
         k, e = self.k, self.epilogue
 
         def there(name: str, pixel: Pair) -> Vector:
@@ -115,8 +115,10 @@ class Tail:
         off = [v - middle for v in values]
         square = reduce(add, [x * x for x in off])
         first = k.at(self.arrays["moments"], (image, 3 * self.channels), channel)
-        shift = k.select(begins, middle, k.load(first, m))
-        k.store(shift, first, m)
+        shift = k.load(first, m)
+        if begins is not None:
+            shift = k.select(begins, middle, shift)
+            k.store(shift, first, m)
         apart = middle - shift
         whole = apart * float(len(values))
         both = whole, k.fma(whole, apart, square)
@@ -130,7 +132,10 @@ class Tail:
         for row, value in enumerate(values, skip):
             rows = (image, ROWS[name] * self.channels), row * self.channels
             to = k.at(self.arrays[name], *rows, channel)
-            k.store(k.select(begins, 0.0, k.load(to, m)) + value, to, m)
+            before = k.load(to, m)
+            if begins is not None:
+                before = k.select(begins, 0.0, before)
+            k.store(before + value, to, m)
 
 
 def merge_moments(target: Target, dtype: str, channels: int, pixels: int) -> Kernel:

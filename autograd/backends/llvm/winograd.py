@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
@@ -230,27 +231,31 @@ class Block(NamedTuple):
                     for bias in biases:
                         more = k.load(k.at(bias, (o, size), start), size)
                         made = [[value + more for value in line] for line in made]
-                    if tail is not None:
-                        channel = k.sum((o, size), start)
-                        done = tail.finish(
-                            {(a, b): v for a, line in enumerate(made) for b, v in enumerate(line)},
-                            k.sum(self.first, i), ((r, m * row), (t, m * pixel), channel),
-                            lambda p: p[0] * row + p[1] * pixel, channel, size, k.none(r, t),
-                        )  # fmt: skip
-                        made = [[done[a, b] for b in range(m)] for a in range(m)]
-                    self._store(made, k.at(to, (o, size), start), r, t, size)
+                    into = k.at(to, (o, size), start)
+                    channel = k.sum((o, size), start)
+                    self._store(made, into, i, r, t, channel, size, tail)
 
-    def _store(self, made: Grid, to: Any, r: Integer, t: Integer, size: int) -> None:
-        """Write a tile's results: those that exist."""
-        k, (_, row, pixel) = self.k, self.c.out
-        for down, high in self._parts(r, 0):
-            for right, wide in self._parts(t, 1):
-                with ExitStack() as stack:
-                    for flag in (*high, *wide):
-                        stack.enter_context(k.where(flag))
-                    for a in down:
-                        for b in right:
-                            k.store(made[a][b], k.at(to, a * row + b * pixel), size)
+    def _store(
+        self, made: Grid, to: Any, i: Integer, r: Integer, t: Integer, channel: Integer, size: int,
+        tail: Tail | None,
+    ) -> None:  # fmt: skip
+        """Write a tile's results, those that exist, with what follows. All tiles have the first
+        part of them, which begins an image's sums."""
+        k, (_, row, pixel), m = self.k, self.c.out, self.c.outputs
+        begins: Any = k.none(r, t) if tail is not None else None
+        for (down, high), (right, wide) in product(self._parts(r, 0), self._parts(t, 1)):
+            with ExitStack() as stack:
+                for flag in (*high, *wide):
+                    stack.enter_context(k.where(flag))
+                part = {(a, b): made[a][b] for a in down for b in right}
+                if tail is not None:
+                    part = tail.finish(
+                        part, k.sum(self.first, i), ((r, m * row), (t, m * pixel), channel),
+                        lambda p: p[0] * row + p[1] * pixel, channel, size, begins,
+                    )  # fmt: skip
+                    begins = None
+                for (a, b), value in part.items():
+                    k.store(value, k.at(to, a * row + b * pixel), size)
 
     def _parts(self, index: Integer, axis: int) -> list[tuple[range, tuple[Any, ...]]]:
         """Return the rows (or columns) that all tiles have, and those that the last one lacks,
@@ -301,7 +306,7 @@ def convolve(
 ) -> Kernel:
     """Return the kernel of a convolution: x, transformed weights [position][channel][result] with
     results padded to vectors, y, a row of zeros, memory for both planes, the bias if there is one,
-    what the epilogue takes (with one, tiles must be whole), number of images."""
+    what the epilogue takes, number of images."""
     names = ("x", "u", "y", "zeros", "v", "p", *("bias",) * biased, *epilogue.pointers)
     k = Kernel(target, "float32", names, ("count",))
     x, u, y, zeros, v, p, *more, count = k.arguments
