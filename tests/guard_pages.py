@@ -112,6 +112,17 @@ def training(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Any:
     return ag.relu(normal(ag.conv2d(y, w, padding=1)))
 
 
+def narrowing(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Any:
+    """Convolutions without padding, whose gradients go through ReLUs and are summed up."""
+
+    def normal(y: Any) -> Any:
+        return ag.batch_norm(y, None, None, slope, level, training=True)
+
+    x = ag.relu(normal(x * 1.0))
+    y = ag.relu(normal(ag.conv2d(x, w)))
+    return ag.relu(normal(ag.conv2d(y, v)))
+
+
 def inference(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Any:
     """Convolutions that normalise, add a residual and apply a ReLU."""
 
@@ -124,7 +135,7 @@ def inference(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Any:
         return ag.relu(normal(ag.conv2d(y, v, padding=1)) + x)
 
 
-JOINED = {"training": training, "inference": inference}
+JOINED = {"training": training, "narrowing": narrowing, "inference": inference}
 # Whole tiles of Winograd's method, also of two results, and others; channels that fill no vector.
 CHANNELS, SIZES = 18, ((8, 8), (7, 9))
 

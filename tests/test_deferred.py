@@ -297,7 +297,9 @@ def test_convolutions_go_on_image_by_image(
 
 
 @pytest.mark.parametrize(
-    ("size", "options"), [((32, 32), {"padding": 1}), ((33, 31), {"padding": 1})], ids=str
+    ("size", "options"),
+    [((32, 32), {"padding": 1}), ((33, 31), {"padding": 1}), ((18, 18), {"padding": 0})],
+    ids=str,
 )
 def test_all_convolutions_do_what_follows(
     size: tuple[int, int], options: dict[str, int], passes: Passes

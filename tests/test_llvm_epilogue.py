@@ -24,6 +24,7 @@ from tallygrad.autograd.backends.llvm.layout import address
 from tallygrad.autograd.ops import conv as ops
 
 PLAIN = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+UNPADDED = {"padding": ((0, 0), (0, 0))}  # dx by the transposed method
 EPILOGUES = [
     Epilogue(scale=True),
     Epilogue(residual=True),
@@ -41,6 +42,7 @@ KERNELS = [
     ("winograd", SINGLE, 33, (8, 8), {}),
     ("direct", BOTH, 18, (8, 8), {"groups": 3, "dilation": (2, 2), "padding": ((2, 2), (2, 2))}),
     ("winograd2", SINGLE, 17, (9, 9), {}), ("winograd", SINGLE, 17, (7, 10), {}),
+    ("winograd", SINGLE, 17, (10, 9), UNPADDED),
 ]  # fmt: skip
 CASES = [(dtype, how, *rest) for how, dtypes, *rest in KERNELS for dtype in dtypes]
 

@@ -132,9 +132,8 @@ def conv2d_dx(
         start = (-padding[0][0], -padding[1][0])
         back = winograd_plan.find_back(target, (r, s), channels, m, n, size, (e, f), start)
         if back:
-            if any(epilogue):
-                return None
-            plan = _fast(winograd_plan.backward(target, back, n), n, channels, size, 2, epilogue)
+            found = winograd_plan.backward(target, back, n, epilogue)
+            plan = _fast(found, n, channels, size, 2, epilogue)
             return executing(plan, multiplications(back, n))  # the transposed method's are as many
         start = (padding[0][0] - r + 1, padding[1][0] - s + 1)
         fast = winograd_plan.find(target, (r, s), m, channels, n, (e, f), size, start)

@@ -8,13 +8,17 @@ convolution of dy with turned weights.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from .direct import chunks
+from .epilogue import NOTHING, Epilogue, Tail
 from .language import Integer, Kernel, pieces
 from .targets import Target
 from .winograd import Block, Blocks, Plane, Winograd, blocks_of, factors, multiply, planes
 from .winograd_transforms import both, images, interpolate, values
+
+PIXELS = 4  # of the result, that are finished at once
 
 
 def turned(c: Winograd) -> Winograd:
@@ -37,13 +41,17 @@ def canvas(c: Winograd, plane: Plane) -> tuple[int, int, int]:
     return rows * columns * plane.width, columns * plane.width, plane.width
 
 
-def convolve_back(target: Target, c: Winograd, b: Blocks) -> Kernel:
+def convolve_back(
+    target: Target, c: Winograd, b: Blocks, epilogue: Epilogue = NOTHING
+) -> Kernel:
     """Return the kernel of the gradient of x of a convolution: dy, transformed weights
     [position][result][channel] with channels padded to vectors, dx, a row of zeros, memory for both
-    planes and for a canvas, number of images."""
-    names = ("y", "u", "x", "zeros", "v", "p", "canvas")
+    planes and for a canvas, what the epilogue takes, number of images."""
+    names = ("y", "u", "x", "zeros", "v", "p", "canvas", *epilogue.pointers)
     k = Kernel(target, "float32", names, ("count",))
-    y, u, x, zeros, v, p, memory, count = k.arguments
+    y, u, x, zeros, v, p, memory, *more, count = k.arguments
+    each = prod(c.image) * c.channels
+    tail = Tail(k, epilogue, more, each, c.channels) if any(epilogue) else None
     back = turned(c)
     left, right = planes(target, back, b)
     apart = canvas(c, right)
@@ -61,7 +69,7 @@ def convolve_back(target: Target, c: Winograd, b: Blocks) -> Kernel:
                 )
                 multiply(k, back, b, (left, right), ends, tiles)
             _add(block, p, right, memory, apart)
-        _copy_out(k, c, memory, apart, x, first, some)
+        _copy_out(k, c, memory, apart, x, first, some, tail)
     return k
 
 
@@ -92,17 +100,32 @@ def _add(
 
 def _copy_out(
     k: Kernel, c: Winograd, memory: Any, apart: tuple[int, int, int], x: Any, first: Integer,
-    count: Integer,
+    count: Integer, tail: Tail | None,
 ) -> None:  # fmt: skip
-    """Copy what lies within the images."""
+    """Copy what lies within the images, some pixels at a time, and do what follows."""
     (h, w), (top, left), size = c.image, c.start, c.channels
-    with k.loop(count) as i, k.loop(h) as row, k.loop(w) as column:
-        source = k.at(
-            memory, (i, apart[0]), (row, apart[1]), (column, apart[2]),
-            -top * apart[1] - left * apart[2],
-        )  # fmt: skip
-        to = k.at(x, (k.sum(first, i), h * w * size), (row, w * size), (column, size))
-        for start, vectors, width in pieces(size, k.lanes):
-            with k.loop(vectors) as o:
-                value = k.load(k.at(source, (o, width), start))
-                k.store(value, k.at(to, (o, width), start), width)
+    with k.loop(count) as i, k.loop(h) as row:
+        image = k.sum(first, i)
+        for begin, times, pixels in pieces(w, PIXELS):
+            with k.loop(times) as j:
+                column = k.sum((j, pixels), begin)
+                source = k.at(
+                    memory, (i, apart[0]), (row, apart[1]), (column, apart[2]),
+                    -top * apart[1] - left * apart[2],
+                )  # fmt: skip
+                place = (row, w * size), (column, size)
+                to, begins = k.at(x, (image, h * w * size), *place), k.none(row, column)
+                for start, vectors, width in pieces(size, k.lanes):
+                    with k.loop(vectors) as o:
+                        channel = k.sum((o, width), start)
+                        made = {
+                            (0, p): k.load(k.at(source, channel, p * apart[2]))
+                            for p in range(pixels)
+                        }
+                        if tail is not None:
+                            made = tail.finish(
+                                made, image, (*place, channel), lambda p: p[1] * size, channel,
+                                width, begins,
+                            )  # fmt: skip
+                        for (_, p), value in made.items():
+                            k.store(value, k.at(to, channel, p * size), width)

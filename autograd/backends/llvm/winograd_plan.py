@@ -186,12 +186,14 @@ def forward(
     return _plan(c.macs * images, spread, shape, steps, some)
 
 
-def backward(target: Target, c: Winograd, images: int) -> Plan:
-    """Return `begin(dy, w, [], dx, tail)`, with an empty tail, for the gradient of x of a
-    convolution, from dy (N, E, F, M) and weights (M, C, R, R), by the transposed method."""
+def backward(
+    target: Target, c: Winograd, images: int, epilogue: Epilogue = NOTHING
+) -> Plan:
+    """Return `begin(dy, w, [], dx, tail)` for the gradient of x of a convolution, from dy (N, E, F,
+    M) and weights (M, C, R, R), by the transposed method."""
     back = turned(c)
     b = blocks(target, back, images)
-    function = build(convolve_back, target, c, b)
+    function = build(convolve_back, target, c, b, epilogue)
     spread = build(spread_weights, target, back, True, False)
     both, row = planes(target, back, b), zeros(c.tops)
     scratch = Planes(both, c.positions)
@@ -199,9 +201,9 @@ def backward(target: Target, c: Winograd, images: int) -> Plan:
     shape = (c.positions, factors(target, back).apart)
     steps = _bytes((*c.places, c.results)), _bytes((*c.image, c.channels))
 
-    def some(ends: Ends, _: list[int], count: int, worker: int) -> None:
+    def some(ends: Ends, more: list[int], count: int, worker: int) -> None:
         own = row.address(worker), *scratch.addresses(), sums.address(worker)
-        function(*ends, *own, count)
+        function(*ends, *own, *more, count)
 
     return _plan(c.macs * images, spread, shape, steps, some)
 
