@@ -298,9 +298,12 @@ def test_convolutions_go_on_image_by_image(
 
 @pytest.mark.parametrize(
     ("size", "options"),
-    [((32, 32), {"padding": 1}), ((33, 31), {"padding": 1}), ((18, 18), {"padding": 0})],
+    [
+        ((32, 32), {"padding": 1}), ((33, 31), {"padding": 1}), ((18, 18), {"padding": 0}),
+        ((65, 66), {"padding": 1, "stride": 2}),
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_all_convolutions_do_what_follows(
     size: tuple[int, int], options: dict[str, int], passes: Passes
 ) -> None:
@@ -319,6 +322,26 @@ def test_all_convolutions_do_what_follows(
     names = [(given[0], on_the_way) for given, on_the_way in passes]
     assert any(name == "moments" and "conv2d" in way for name, way in names)
     assert any(name == "batch_norm_sums" and "conv2d_dx" in way for name, way in names)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_gradients_of_two_convolutions_meet(flipped: bool, passes: Passes) -> None:
+    """As at the input of a block whose shortcut has a convolution, too."""
+
+    def block() -> list[np.ndarray]:
+        x = numbers(16, 16, 32, 32).requires_grad_()
+        w, shortcut = numbers(16, 16, 3, 3, seed=4) * 0.1, numbers(16, 16, 1, 1, seed=5)
+        y = ag.relu(normalised(x)[0])
+        ways = [ag.conv2d(y, w, padding=1, stride=2), ag.conv2d(y, shortcut, stride=2)]
+        one, two = reversed(ways) if flipped else ways
+        (one + two).sum().backward()
+        assert x.grad is not None
+        return [x.grad.numpy()]
+
+    (waited,), (at_once,) = both(block)
+    np.testing.assert_allclose(waited, at_once, atol=2e-4 * np.abs(at_once).max())
+    on_the_way = ("relu_dx", "add", "conv2d_dx")
+    assert ("batch_norm_sums", on_the_way) in [(given[0], way) for given, way in passes]
 
 
 def test_the_reference_never_waits() -> None:

@@ -35,14 +35,16 @@ EPILOGUES = [
     Epilogue(sums=True),
     Epilogue(residual=True, mask=True, sums=True),
 ]
-# How, types, channels, image, options. Winograd's method knows float32 alone.
+# How, types, channels, image, taps, options. Winograd's method knows float32 alone.
 BOTH, SINGLE = ("float32", "float64"), ("float32",)
 KERNELS = [
-    ("direct", BOTH, 17, (8, 8), {}), ("winograd2", SINGLE, 17, (8, 8), {}),
-    ("winograd", SINGLE, 33, (8, 8), {}),
-    ("direct", BOTH, 18, (8, 8), {"groups": 3, "dilation": (2, 2), "padding": ((2, 2), (2, 2))}),
-    ("winograd2", SINGLE, 17, (9, 9), {}), ("winograd", SINGLE, 17, (7, 10), {}),
-    ("winograd", SINGLE, 17, (10, 9), UNPADDED),
+    ("direct", BOTH, 17, (8, 8), 3, {}), ("winograd2", SINGLE, 17, (8, 8), 3, {}),
+    ("winograd", SINGLE, 33, (8, 8), 3, {}),
+    ("direct", BOTH, 18, (8, 8), 3, {"groups": 3, "dilation": (2, 2), "padding": ((2, 2), (2, 2))}),
+    ("winograd2", SINGLE, 17, (9, 9), 3, {}), ("winograd", SINGLE, 17, (7, 10), 3, {}),
+    ("winograd", SINGLE, 17, (10, 9), 3, UNPADDED),
+    ("direct", SINGLE, 17, (9, 8), 3, {"stride": (2, 2)}),
+    ("direct", BOTH, 18, (7, 9), 1, {"stride": (2, 2), "groups": 2, **UNPADDED}),
 ]  # fmt: skip
 CASES = [(dtype, how, *rest) for how, dtypes, *rest in KERNELS for dtype in dtypes]
 
@@ -86,17 +88,17 @@ def expected(epilogue: Epilogue, y: NDArray, arrays: dict[str, NDArray]) -> NDAr
 
 
 @pytest.mark.parametrize("epilogue", EPILOGUES, ids=lambda e: "-".join(e.pointers) or "relu")
-@pytest.mark.parametrize(("dtype", "how", "channels", "size", "other"), CASES, ids=str)
+@pytest.mark.parametrize(("dtype", "how", "channels", "size", "taps", "other"), CASES, ids=str)
 @pytest.mark.parametrize("name", targets.available())
 @pytest.mark.parametrize("back", [False, True], ids=["forward", "dx"])
 def test_convolutions(
-    name: str, how: str, channels: int, size: tuple[int, int], other: dict[str, Any], dtype: str,
-    epilogue: Epilogue, back: bool,
+    name: str, how: str, channels: int, size: tuple[int, int], taps: int, other: dict[str, Any],
+    dtype: str, epilogue: Epilogue, back: bool,
 ) -> None:  # fmt: skip
     attrs = {**PLAIN, **other}
     inner = channels // attrs["groups"]
     x = drawn(0, 5, channels, *size, dtype=dtype) + np.asarray(3, dtype)
-    w = drawn(1, channels, inner, 3, 3, dtype=dtype, last=False) / np.asarray(9, dtype)
+    w = drawn(1, channels, inner, taps, taps, dtype=dtype, last=False) / np.asarray(9, dtype)
     machine = targets.replace(targets.target(name), convolution=how)
     y = ops.conv2d.reference(x.astype(float), w.astype(float), **attrs)
     operation: Any = conv2d

@@ -50,7 +50,7 @@ def forward_tile(target: Target, c: Correlation, images: int) -> Tile:
     )
     columns = divisor(c.places[1], most)
     rows = max(1, min(c.places[0], most // columns))
-    unroll = max(1, min(4, 600 // (len(c.taps) * rows * columns * vectors)))
+    unroll = max(1, min(4, 600 // max(1, len(c.taps) * rows * columns * vectors)))
     return target.vary(Tile(rows, columns, vectors, shared, unroll, chunk(c, images, size)))
 
 
@@ -77,9 +77,9 @@ def bordered(c: Correlation, tile: Tile) -> Scratch:
 def conv2d(
     target: Target, x: Spec, w: Spec, *b: Spec, stride: Pair, padding: Any, dilation: Pair,
     groups: int, epilogue: Epilogue = NOTHING,
-) -> ByImages | None:  # fmt: skip
+) -> ByImages:  # fmt: skip
     """Plan y = the correlation of x (N, C, H, W) with w (M, C/groups, R, S), plus a bias b (M,) if
-    there is one, and what follows, whose arrays come last; None where that cannot be."""
+    there is one, and what follows, whose arrays come last."""
     (n, _, h, wide), (m, _, r, s) = x.shape, w.shape
     e, f = (
         (size + before + after - d * (t - 1) - 1) // step + 1
@@ -119,12 +119,9 @@ def conv2d(
 def conv2d_dx(
     target: Target, dy: Spec, w: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
     groups: int, epilogue: Epilogue = NOTHING,
-) -> ByImages | None:  # fmt: skip
+) -> ByImages:  # fmt: skip
     """Plan the gradient of x: the pixels of each remainder by the stride are a correlation of dy
-    with the taps that reach them. And what follows, whose arrays come last; None where that cannot
-    be."""
-    if any(epilogue) and stride != (1, 1):
-        return None
+    with the taps that reach them, which may be none. And what follows, whose arrays come last."""
     (n, m, e, f), (_, channels, r, s) = dy.shape, w.shape
     h, wide, c = *size, channels * groups
     size_of = dy.dtype.itemsize
@@ -141,7 +138,8 @@ def conv2d_dx(
             found = winograd_plan.forward(target, fast, n, True, False, epilogue)
             plan = _fast(found, n, channels, size, 2, epilogue)
             return executing(plan, multiplications(fast, n))
-    phases, sums, vectors = [], 0, 1
+    phases: list[tuple[int, Any, Scratch]] = []
+    sums, vectors = 0, 1
     for a in range(min(stride[0], h)):
         for b in range(min(stride[1], wide)):
             rows, columns = (
@@ -156,8 +154,6 @@ def conv2d_dx(
             )
             reach = ((down, right, i * s + j) for i, down in rows for j, right in columns)
             taps = tuple(sorted(reach))
-            if not taps:
-                continue
             places = (-(-(h - a) // stride[0]), -(-(wide - b) // stride[1]))
             out = (h * wide * c, stride[0] * wide * c, stride[1] * c)
             part = Correlation(
@@ -166,31 +162,28 @@ def conv2d_dx(
             )  # fmt: skip
             tile = forward_tile(target, part, n)
             vectors = tile.vectors
-            ready = build(correlate, target, part, tile, False, epilogue), bordered(part, tile)
-            phases.append(((a * wide + b) * c * size_of, *ready))
+            begins = not (phases and any(epilogue))
+            function = build(correlate, target, part, tile, False, epilogue, begins)
+            phases.append(((a * wide + b) * c * size_of, function, bordered(part, tile)))
             sums += prod(places) * len(taps) * m * channels
     # All parts have as many results, and so as many vectors of them.
     packed = _packer(target, w, groups, vectors, turned=True)
-    whole = len(phases) == stride[0] * stride[1]
     macs, steps = n * prod((e, f, m, channels, r, s)), (dy.nbytes // n, h * wide * c * size_of)
 
     def begin(dy: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
         source, weights = channels_last(dy), packed(w)
         dx, tail = memory.images(n, c, h, wide, dy.dtype), tail_of(epilogue, more)
-        if not whole:
-            dx[...] = 0
 
         def some(first: int, count: int, worker: int) -> None:
             ends = address(source) + first * steps[0], address(weights)
             to = address(dx) + first * steps[1]
             for offset, function, scratch in phases:
-                function(*ends, to + offset, scratch.address(worker), *tail(first), count)
+                own = to + offset, scratch.address(worker)
+                function(*ends, *own, *tail(first, offset), count)
 
         return dx, some
 
-    plan = ByImages(n, macs, begin)
-    plan.native = whole
-    return executing(plan, n * sums)
+    return executing(ByImages(n, macs, begin), n * sums)
 
 
 @implements("conv2d_dw")

@@ -54,6 +54,8 @@ class Correlation(NamedTuple):
     @property
     def border(self) -> Border:
         """The part of x that its windows see."""
+        if not self.taps:
+            return Border(self.image, (0, 0), (0, 0), self.groups * self.channels)
         lows = [min(t[axis] for t in self.taps) for axis in (0, 1)]
         highs = [max(t[axis] for t in self.taps) for axis in (0, 1)]
         size = [
@@ -83,10 +85,11 @@ def chunks(k: Kernel, count: Integer, size: int) -> Iterator[tuple[Integer, Inte
 
 
 def correlate(
-    target: Target, c: Correlation, tile: Tile, biased: bool, epilogue: Epilogue = NOTHING
-) -> Kernel:
+    target: Target, c: Correlation, tile: Tile, biased: bool, epilogue: Epilogue = NOTHING,
+    begins: bool = True,
+) -> Kernel:  # fmt: skip
     """Return the kernel of a correlation: x, w, y, scratch, the bias if there is one, what the
-    epilogue takes, number of images."""
+    epilogue takes, number of images. It `begins` the epilogue's sums, or goes on with them."""
     names = ("x", "w", "y", "scratch", *("bias",) * biased, *epilogue.pointers)
     k = Kernel(target, c.dtype, names, ("count",))
     x, w, y, scratch, *more, count = k.arguments
@@ -100,7 +103,7 @@ def correlate(
             block = _Block(
                 k, c, tile, k.at(source, (g, c.channels)), k.at(w, (g, c.indices * weights)),
                 [k.at(b, (g, c.results)) for b in bias], k.at(target_, (g, c.results)), images,
-                tail, first, k.times(g, c.results),
+                tail, first, k.times(g, c.results), begins,
             )  # fmt: skip
             block.run()
     return k
@@ -141,11 +144,11 @@ class _Block:
 
     def __init__(
         self, k: Kernel, c: Correlation, tile: Tile, x: Any, w: Any, bias: list[Any], y: Any,
-        images: Integer, tail: Tail | None, first: Integer, channel: Integer,
+        images: Integer, tail: Tail | None, first: Integer, channel: Integer, begins: bool,
     ) -> None:  # fmt: skip
         self.k, self.c, self.tile = k, c, tile
         self.x, self.w, self.bias, self.y, self.images = x, w, bias, y, images
-        self.tail, self.first, self.channel = tail, first, channel
+        self.tail, self.first, self.channel, self.begins = tail, first, channel, begins
         self.apart = c.border.strides
 
     def run(self) -> None:
@@ -196,9 +199,10 @@ class _Block:
             made = {p: sums[p, v].get() for p in places}
             if self.tail is not None:
                 channel = k.sum(self.channel, o, v * k.lanes)
+                begins = k.none(h, w) if self.begins else None
                 made = self.tail.finish(
                     made, k.sum(self.first, n), ((h, c.out[1]), (w, c.out[2]), channel),
-                    lambda p: p[0] * c.out[1] + p[1] * c.out[2], channel, count, k.none(h, w),
+                    lambda p: p[0] * c.out[1] + p[1] * c.out[2], channel, count, begins,
                 )  # fmt: skip
             for (a, b), value in made.items():
                 k.store(value, k.at(y, a * c.out[1] + b * c.out[2] + v * k.lanes), count)

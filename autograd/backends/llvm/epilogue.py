@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ...array import NDArray
 from .language import Integer, Kernel, Term, Vector, pieces
@@ -44,20 +44,29 @@ class Epilogue(NamedTuple):
 
 
 NOTHING = Epilogue()
+IMAGES = ("residual", "mask", "seen")  # arrays of the result's shape
 ROWS = {"moments": 3, "sums": 2}  # numbers for each channel of an image
 
 
-def tail_of(epilogue: Epilogue, arrays: Sequence[NDArray]) -> Callable[[int], list[int]]:
-    """Return the function that gives the addresses of an epilogue's arrays, from an image on."""
-    found: list[tuple[NDArray, int]] = []
+class Following(Protocol):
+    """Gives the addresses of an epilogue's arrays, from an image on; those of images so many bytes
+    further."""
+
+    def __call__(self, first: int, offset: int = 0) -> list[int]: ...
+
+
+def tail_of(epilogue: Epilogue, arrays: Sequence[NDArray]) -> Following:
+    """Return the function that gives the addresses of an epilogue's arrays."""
+    found: list[tuple[NDArray, int, bool]] = []
     for name, a in zip(epilogue.pointers, arrays, strict=True):
-        if name in ("residual", "mask", "seen"):
-            a = channels_last(a)
-            found.append((a, a.nbytes // len(a)))
-        else:
-            a = plain(a)
-            found.append((a, a.nbytes // len(a) if name in ROWS else 0))
-    return lambda first: [address(a) + first * step for a, step in found]
+        whole = name in IMAGES
+        a = channels_last(a) if whole else plain(a)
+        found.append((a, a.nbytes // len(a) if whole or name in ROWS else 0, whole))
+
+    def addresses(first: int, offset: int = 0) -> list[int]:
+        return [address(a) + first * step + offset * whole for a, step, whole in found]
+
+    return addresses
 
 
 class Tail:

@@ -122,16 +122,13 @@ def _normalised(target: Target, sign: Sign, epilogue: Epilogue) -> tuple[ByImage
     if before is not None and before.call.name == "conv2d" and not any(before.operands):
         eps = call.attrs["eps"]
         kernel = _scaled(target, before.call, eps, epilogue._replace(scale=True))
-        if kernel is not None:
-            return kernel, ((None,) * len(before.operands), *(None,) * 4)
+        return kernel, ((None,) * len(before.operands), *(None,) * 4)
     return normalising(target, call.specs[0], call.attrs["eps"], epilogue), NORM
 
 
-def _scaled(target: Target, call: Call, eps: float, epilogue: Epilogue) -> ByImages | None:
+def _scaled(target: Target, call: Call, eps: float, epilogue: Epilogue) -> ByImages:
     """Return the kernel of a convolution, a normalisation, and what follows."""
     plan = conv2d(call.machine, *call.specs, **call.attrs, epilogue=epilogue)
-    if plan is None:
-        return None
     count, channels = len(call.specs), call.specs[1].shape[0]
     dtype = call.specs[0].dtype
     function = build(scaling, target, dtype.name, channels, float(eps))
@@ -171,8 +168,8 @@ def _(target: Target, call: Call, signs: Signs) -> Joined | None:
     before, (n, channels, *size) = sign.call, call.specs[0].shape
     summed = Epilogue(moments=True)
     plan = conv2d(before.machine, *before.specs, **before.attrs, epilogue=summed)
-    way = plan and _behind(target, sign, plan)
-    if not way:
+    way = _behind(target, sign, plan)
+    if way is None:
         return None
     dtype, count = call.specs[0].dtype, _many(way.opened)
     merge = build(merge_moments, target, dtype.name, channels, prod(size))
@@ -190,8 +187,7 @@ def _(target: Target, call: Call, signs: Signs) -> Joined | None:
 
 
 def _behind(target: Target, sign: Sign, plan: ByImages) -> _Way | None:
-    """Return the kernel of a convolution, for which there is a plan, and of what its first operand
-    waits for."""
+    """Return the kernel of a convolution and of what its first operand waits for."""
     waits, *others = sign.operands
     if any(others):
         return None
@@ -223,23 +219,18 @@ def _summing(target: Target, call: Call, sign: Sign) -> Joined | None:
     given, mask = sign.operands
     if given is None or mask is not None:
         return None
-    last: Sign | None = given
-    place = 0
+    last, place = given, 0
     if given.call.name == "add":
-        a, b = given.operands
-        if a is not None and b is not None:
-            return None
-        last, place = (b, 1) if a is None else (a, 0)
-    if last is None:
-        return None
+        found = [(s, i) for i, s in enumerate(given.operands) if s is not None]
+        last, place = next((f for f in found if f[0].call.name == "conv2d_dx"), (given, 0))
     if last.call.name != "conv2d_dx":
         return None
     meets = given is not last
     epilogue = Epilogue(residual=meets, mask=True, sums=True)
     back = last.call
     plan = conv2d_dx(back.machine, *back.specs, **back.attrs, epilogue=epilogue)
-    way = plan and _behind(target, last, plan)
-    if not way:
+    way = _behind(target, last, plan)
+    if way is None:
         return None
     (n, channels, *_), dtype, count = call.specs[1].shape, call.specs[1].dtype, _many(way.opened)
     merge = build(merge_sums, target, dtype.name, channels, float(call.attrs["eps"]))

@@ -12,7 +12,7 @@ import numpy as np
 from ...array import NDArray
 from . import memory
 from .border import Border, Pair
-from .epilogue import NOTHING, Epilogue
+from .epilogue import NOTHING, Epilogue, Following
 from .jit import build
 from .layout import address
 from .parts import Scratch, Work, in_parts, parts_of
@@ -35,10 +35,6 @@ PLANES = 1 << 18  # bytes of transformed tiles that leave the first-level cache 
 CHANNELS, TILES = 16, 32  # fewer are not worth the transforms
 FOLD = 24  # multiply-accumulates in whose time a number of a part's sums is written and folded
 TRANSFORM = 10  # products of vectors in whose time one is transformed
-
-
-Following = Callable[[int], list[int]]  # gives addresses, from an image on
-
 
 class Plan(NamedTuple):
     """A convolution of so many MACs: `begin(x, w, b, y, tail)` returns what works on some
