@@ -9,8 +9,9 @@ import pytest
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
+import tallygrad.autograd as ag
 from tallygrad.autograd.array import NDArray, Spec
-from tallygrad.autograd.backends.llvm import targets
+from tallygrad.autograd.backends.llvm import product, targets
 from tallygrad.autograd.backends.llvm.convolution import conv2d, conv2d_dx
 from tallygrad.autograd.backends.llvm.epilogue import (
     ROWS,
@@ -21,6 +22,7 @@ from tallygrad.autograd.backends.llvm.epilogue import (
 )
 from tallygrad.autograd.backends.llvm.jit import build
 from tallygrad.autograd.backends.llvm.layout import address
+from tallygrad.autograd.backends.llvm.product import linear, matmul
 from tallygrad.autograd.ops import conv as ops
 
 PLAIN = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
@@ -46,6 +48,12 @@ KERNELS = [
     ("direct", SINGLE, 17, (9, 8), 3, {"stride": (2, 2)}),
     ("direct", BOTH, 18, (7, 9), 1, {"stride": (2, 2), "groups": 2, **UNPADDED}),
 ]  # fmt: skip
+# Rows, inner axis (also in more than one piece), columns; whether x, or the second matrix, is given
+# by columns: many rows, and so few that y is turned.
+PRODUCTS = [
+    ("linear", 39, 1050, 75, False, True), ("linear", 7, 150, 133, False, True),
+    ("matmul", 67, 40, 37, False, False), ("matmul", 33, 1024, 40, True, False),
+]  # fmt: skip
 CASES = [(dtype, how, *rest) for how, dtypes, *rest in KERNELS for dtype in dtypes]
 
 
@@ -63,7 +71,7 @@ def specs(*arrays: NDArray) -> list[Spec]:
 
 def given(epilogue: Epilogue, shape: tuple[int, ...], dtype: str) -> dict[str, NDArray]:
     """Return the arrays that an epilogue takes, sums as they are when nobody has set them."""
-    n, channels = shape[:2]
+    n, channels = shape[0] if len(shape) == 4 else 1, shape[1]
     made: dict[str, NDArray] = {}
     for i, name in enumerate(epilogue.pointers):
         if name in ROWS:
@@ -74,12 +82,14 @@ def given(epilogue: Epilogue, shape: tuple[int, ...], dtype: str) -> dict[str, N
     return made
 
 
-def expected(epilogue: Epilogue, y: NDArray, arrays: dict[str, NDArray]) -> NDArray:
-    def each(name: str) -> NDArray:
-        return arrays[name].astype(float)[:, None, None]
+def each(channels: NDArray, axes: int) -> NDArray:
+    """Return a number for each channel, in float64, as an array of so many axes."""
+    return channels.astype(float).reshape(-1, *[1] * (axes - 2))
 
+
+def expected(epilogue: Epilogue, y: NDArray, arrays: dict[str, NDArray]) -> NDArray:
     if epilogue.scale:
-        y = y * each("slope") + each("level")
+        y = y * each(arrays["slope"], y.ndim) + each(arrays["level"], y.ndim)
     if epilogue.residual:
         y = y + arrays["residual"]
     if epilogue.relu:
@@ -110,6 +120,56 @@ def test_convolutions(
     check(plan, (x, w), y, epilogue, machine)
 
 
+@pytest.mark.parametrize("epilogue", EPILOGUES, ids=lambda e: "-".join(e.pointers) or "relu")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", PRODUCTS, ids=str)
+@pytest.mark.parametrize("name", targets.available())
+def test_products(
+    name: str, case: tuple[str, int, int, int, bool, bool], dtype: str, epilogue: Epilogue
+) -> None:
+    how, n, c, m, x_turned, w_turned = case
+
+    def matrix(seed: int, *shape: int, turned: bool = False) -> NDArray:
+        made = drawn(seed, *(shape[::-1] if turned else shape), dtype=dtype)
+        return made.T if turned else made
+
+    x, w = matrix(0, n, c, turned=x_turned), matrix(1, c, m, turned=w_turned)
+    y = x.astype(float) @ w.astype(float)
+    if how == "linear":
+        bias = drawn(2, m, dtype=dtype)
+        operands, y = (x, w.T, bias), y + bias
+        plan = linear(targets.target(name), *specs(*operands), epilogue=epilogue)
+    else:
+        operands = (x, w)
+        plan = matmul(targets.target(name), *specs(x, w), epilogue=epilogue)
+    check(plan, operands, y, epilogue, targets.target(name))
+
+
+@pytest.mark.parametrize("sizes", [(70, 40, 300), (150, 300, 400)], ids=["panels", "turned"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_of_products_are_the_same_for_any_number_of_threads(
+    sizes: tuple[int, int, int], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(product, "WORTHWHILE", 1)
+    (n, c, m), found = sizes, []
+    operands = [drawn(i, *shape, dtype=dtype) for i, shape in enumerate([(n, c), (m, c), (m,)])]
+    epilogue = Epilogue(scale=True, residual=True, mask=True, moments=True, sums=True)
+    y = operands[0].astype(float) @ operands[1].T.astype(float) + operands[2]
+    before = ag.get_num_threads()
+    try:
+        for threads in (1, 3):
+            ag.set_num_threads(threads)
+            plan = linear(targets.target(), *specs(*operands), epilogue=epilogue)
+            check(plan, tuple(operands), y, epilogue, targets.target())
+            arrays = given(epilogue, (n, m), dtype)
+            made = plan(*operands, *arrays.values())
+            found.append([made, arrays["moments"], arrays["sums"]])
+    finally:
+        ag.set_num_threads(before)
+    for one, three in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, three)
+
+
 def check(
     plan: Any, operands: tuple[NDArray, ...], y: NDArray, epilogue: Epilogue, machine: Any
 ) -> None:
@@ -120,19 +180,21 @@ def check(
     wanted = expected(epilogue, y, arrays)
     near = 1e-12 if dtype == "float64" else 3e-5
     np.testing.assert_allclose(found, wanted, rtol=near, atol=near * np.abs(wanted).max())
-    n, c = y.shape[:2]
+    # All rows of a matrix are one image.
+    n, c = (len(y) if y.ndim == 4 else 1), y.shape[1]
+    axes = (0, *range(2, y.ndim))
     if epilogue.moments:
         mean, var = np.empty((2, c), dtype)
-        function = build(merge_moments, machine, dtype, c, y[0, 0].size)
+        function = build(merge_moments, machine, dtype, c, y.size // n // c)
         function(address(arrays["moments"]), address(mean), address(var), n)
-        np.testing.assert_allclose(mean, wanted.mean((0, 2, 3)), rtol=near, atol=near)
-        np.testing.assert_allclose(var, wanted.var((0, 2, 3)), rtol=10 * near)
+        np.testing.assert_allclose(mean, wanted.mean(axes), rtol=near, atol=near)
+        np.testing.assert_allclose(var, wanted.var(axes), rtol=10 * near)
     if epilogue.sums:
         var, dw, db = (np.abs(drawn(9, 3, c, dtype=dtype)) + np.asarray(0.1, dtype)).copy()
         function = build(merge_sums, machine, dtype, c, 1e-5)
         function(*(address(a) for a in (arrays["sums"], var, dw, db)), n)
-        off = arrays["seen"].astype(float) - arrays["mean"].astype(float)[:, None, None]
-        axes, scale = (0, 2, 3), np.abs(wanted).sum((0, 2, 3)).max()
+        off = arrays["seen"].astype(float) - each(arrays["mean"], y.ndim)
+        scale = np.abs(wanted).sum(axes).max()
         np.testing.assert_allclose(db, wanted.sum(axes), atol=near * scale)
         steep = (wanted * off).sum(axes) / np.sqrt(var.astype(float) + 1e-5)
         np.testing.assert_allclose(dw, steep, atol=10 * near * scale)

@@ -6,7 +6,7 @@ than the arithmetic, for large ones, and for memory that lies in another way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import TypeAlias
 
@@ -16,6 +16,7 @@ from ...array import NDArray, Spec
 from ...threads import WORTHWHILE, share
 from . import memory
 from . import registry as plans
+from .epilogue import IMAGES, NOTHING, Epilogue
 from .jit import build
 from .layout import Moves, address, plain
 from .parts import Scratch
@@ -33,7 +34,7 @@ BLOCK = 32  # rows that a thread takes at least
 PANELS = 8  # from so many on, threads take panels
 
 Sizes: TypeAlias = tuple[int, int, int]  # rows, inner axis, columns
-Run: TypeAlias = Callable[[int, int, int, int], None]  # gets addresses: x, w, bias and y
+Run: TypeAlias = Callable[..., None]  # gets addresses: x, w, bias, y and what follows
 
 
 def tile(target: Target, p: Product, rows: int) -> Tile:
@@ -64,12 +65,14 @@ def tile(target: Target, p: Product, rows: int) -> Tile:
 
 class _Multiply:
     """A product of rows (n, inner) and columns, and how it is cut for threads: into panels, or into
-    blocks of rows where there are few panels. Neither depends on the number of threads."""
+    blocks of rows where there are few panels. Neither depends on the number of threads. What is
+    summed up for a channel, one of them does."""
 
-    def __init__(self, target: Target, p: Product, rows: int) -> None:
+    def __init__(self, target: Target, p: Product, rows: int, epilogue: Epilogue) -> None:
         t = tile(target, p, rows)
         self.p = p = p._replace(rest=rows % t.rows)
-        self.function = build(multiply, target, p, t)
+        self.function = build(multiply, target, p, t, epilogue)
+        self.names = epilogue.pointers
         self.size = np.dtype(p.dtype).itemsize
         self.width = t.vectors * target.lanes(p.dtype)
         self.panels = p.columns // self.width, int(p.columns % self.width > 0)
@@ -79,39 +82,51 @@ class _Multiply:
         self.block = -(-BLOCK // t.rows)
         self.high = self.block * t.rows
         self.by_panels = sum(self.panels) >= PANELS or rows < 2 * self.high
+        if epilogue.moments or epilogue.sums:
+            self.by_panels = not p.y_turned
 
-    def run(self, a: int, b: int, bias: int, y: int) -> None:
+    def run(self, a: int, b: int, bias: int, y: int, *more: int) -> None:
         """Multiply arrays at these addresses."""
         if not self.shared:
-            self.function(a, b, bias, y, self.room.address(0), *self.tiles, *self.panels)
+            own = self.room.address(0), *more
+            self.function(a, b, bias, y, *own, *self.tiles, *self.panels)
         elif self.by_panels:
-            self._share_panels(a, b, bias, y)
+            self._share_panels(a, b, bias, y, more)
         else:
-            self._share_rows(a, b, bias, y)
+            self._share_rows(a, b, bias, y, more)
 
-    def _share_panels(self, a: int, b: int, bias: int, y: int) -> None:
+    def _further(self, more: Sequence[int], pixels: int, channels: int) -> list[int]:
+        """Return the addresses of what follows for a part of y: so many bytes further in arrays
+        like y, and in those of channels."""
+        return [
+            a + (pixels if name in IMAGES else channels)
+            for name, a in zip(self.names, more, strict=True)
+        ]
+
+    def _share_panels(self, a: int, b: int, bias: int, y: int, more: Sequence[int]) -> None:
         p, (whole, end) = self.p, self.panels
 
         def work(first: int, last: int, worker: int) -> None:
             start = first * self.width * self.size
+            each, far = start * (not p.y_turned), start * (p.height if p.y_turned else 1)
             self.function(
-                a, b + start * (p.inner if p.turned else 1), bias + start * (not p.y_turned),
-                y + start * (p.height if p.y_turned else 1), self.room.address(worker), *self.tiles,
+                a, b + start * (p.inner if p.turned else 1), bias + each, y + far,
+                self.room.address(worker), *self._further(more, far, each), *self.tiles,
                 min(last, whole) - first, int(last > whole),
             )  # fmt: skip
 
         share(whole + end, work)
 
-    def _share_rows(self, a: int, b: int, bias: int, y: int) -> None:
+    def _share_rows(self, a: int, b: int, bias: int, y: int, more: Sequence[int]) -> None:
         p, (whole, tail) = self.p, self.tiles
 
         def work(first: int, last: int, worker: int) -> None:
             start = first * self.high * self.size
             tiles = min(last * self.block, whole) - first * self.block
+            each, far = start * p.y_turned, start * (1 if p.y_turned else p.columns)
             self.function(
-                a + start * p.steps[0], b, bias + start * p.y_turned,
-                y + start * (1 if p.y_turned else p.columns), self.room.address(worker), tiles,
-                tail * (last == parts), *self.panels,
+                a + start * p.steps[0], b, bias + each, y + far, self.room.address(worker),
+                *self._further(more, far, each), tiles, tail * (last == parts), *self.panels,
             )  # fmt: skip
 
         parts = -(-(whole + tail) // self.block)
@@ -119,16 +134,20 @@ class _Multiply:
 
 
 def _products(
-    target: Target, sizes: Sizes, dtype: str, x_turned: bool, w_turned: bool, biased: bool = False
-) -> Run:
+    target: Target, sizes: Sizes, dtype: str, x_turned: bool, w_turned: bool, biased: bool,
+    epilogue: Epilogue,
+) -> Run:  # fmt: skip
     """Return the function of y = x w: x (n, c) or turned, w (c, m) or turned, addresses of x, w,
-    bias and y. The smaller of x with y, and w, is turned round for lanes to lie along it."""
+    bias, y and what follows. The smaller of x with y, and w, is turned round for lanes to lie along
+    it."""
     n, c, m = sizes
     if w_turned and not x_turned and n * (c + m) < c * m:
-        other = _Multiply(target, Product(dtype, c, n, 0, (c, 1), True, True, m, biased), m)
-        return lambda x, w, bias, y: other.run(w, x, bias, y)
+        back = Product(dtype, c, n, 0, (c, 1), True, True, m, biased)
+        other = _Multiply(target, back, m, epilogue)
+        return lambda x, w, bias, y, *more: other.run(w, x, bias, y, *more)
     steps = (1, n) if x_turned else (c, 1)
-    return _Multiply(target, Product(dtype, c, m, 0, steps, w_turned, biased=biased), n).run
+    p = Product(dtype, c, m, 0, steps, w_turned, biased=biased)
+    return _Multiply(target, p, n, epilogue).run
 
 
 def _pays(sizes: Sizes, m_least: int) -> bool:
@@ -138,32 +157,39 @@ def _pays(sizes: Sizes, m_least: int) -> bool:
 
 
 @plans.implements("linear")
-def linear(target: Target, x: Spec, w: Spec, *b: Spec) -> plans.Kernel | None:
-    """Plan a fully connected layer."""
+def linear(
+    target: Target, x: Spec, w: Spec, *b: Spec, epilogue: Epilogue = NOTHING
+) -> plans.Kernel | None:
+    """Plan a fully connected layer, and what follows, whose arrays come last; all rows of y
+    together are an image."""
     (m, c), n = w.shape, prod(x.shape[:-1])
     if any(s.dtype != x.dtype for s in (w, *b)):
         return None
     function: Run
-    if n == 1 and VECTOR <= c * m < WORTHWHILE:
+    if n == 1 and VECTOR <= c * m < WORTHWHILE and not any(epilogue):
         function = build(times_vector, target, x.dtype.name, m, c, bool(b))
     elif _pays((n, c, m), target.lanes(x.dtype) // 2):
-        function = _products(target, (n, c, m), x.dtype.name, False, True, bool(b))
+        function = _products(target, (n, c, m), x.dtype.name, False, True, bool(b), epilogue)
     else:
         return None
-    shape = (*x.shape[:-1], m)
+    shape, biases = (*x.shape[:-1], m), len(b)
 
-    def run(x: NDArray, w: NDArray, *b: NDArray) -> NDArray:
+    def run(x: NDArray, w: NDArray, *more: NDArray) -> NDArray:
         left, right, y = plain(x), plain(w), memory.empty(shape, x.dtype)
-        bias = plain(b[0]) if b else y
-        function(address(left), address(right), address(bias), address(y))
+        others = [*map(plain, more)] if biases else [y, *map(plain, more)]
+        bias, *rest = map(address, others)
+        function(address(left), address(right), bias, address(y), *rest)
         return y
 
     return plans.native(run)
 
 
 @plans.implements("matmul")
-def matmul(target: Target, x: Spec, w: Spec) -> plans.Kernel | None:
-    """Plan a product with one matrix, in whichever of both ways each of the two lies."""
+def matmul(
+    target: Target, x: Spec, w: Spec, *, epilogue: Epilogue = NOTHING
+) -> plans.Kernel | None:
+    """Plan a product with one matrix, in whichever of both ways each of the two lies, and what
+    follows, as for `linear`."""
     n, c, m = prod(x.shape[:-1]), x.shape[-1], w.shape[-1]
     fits = len(w.shape) == 2 and x.dtype == w.dtype
     if not fits or not _pays((n, c, m), target.lanes(x.dtype) // 2):
@@ -171,19 +197,22 @@ def matmul(target: Target, x: Spec, w: Spec) -> plans.Kernel | None:
     shape, flat, name = (*x.shape[:-1], m), len(x.shape) == 2, x.dtype.name
     ways: dict[tuple[bool, bool], Run] = {}
 
-    def run(x: NDArray, w: NDArray) -> NDArray:
+    def run(x: NDArray, w: NDArray, *more: NDArray) -> NDArray:
         y = memory.empty(shape, x.dtype)
         x_turned, w_turned = not x.flags.c_contiguous, not w.flags.c_contiguous
         if (x_turned and not (flat and x.flags.f_contiguous)) or (
             w_turned and not w.flags.f_contiguous
         ):
+            if any(epilogue):
+                return run(plain(x), plain(w), *more)
             Moves.aside += 1
             return np.matmul(x, w, out=y)
         way = ways.get((x_turned, w_turned))
         if way is None:
-            way = _products(target, (n, c, m), name, x_turned, w_turned)
+            way = _products(target, (n, c, m), name, x_turned, w_turned, False, epilogue)
             ways[x_turned, w_turned] = way
-        way(address(x), address(w), 0, address(y))
+        rest = [*map(plain, more)]
+        way(address(x), address(w), 0, address(y), *map(address, rest))
         return y
 
     return plans.native(run)

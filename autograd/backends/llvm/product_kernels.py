@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .language import Integer, Kernel, Variable, pieces
+from .epilogue import NOTHING, Epilogue, Tail
+from .language import Integer, Kernel, Variable, Vector, pieces
 from .targets import Target
 from .transpose import columns_of, turn
 
@@ -51,9 +52,13 @@ def room(p: Product, tile: Tile, lanes: int, rows: int) -> int:
 class _Multiply:
     """The parts of the kernel. `counts` are the numbers in each vector of a panel."""
 
-    def __init__(self, k: Kernel, p: Product, tile: Tile) -> None:
+    def __init__(self, k: Kernel, p: Product, tile: Tile, epilogue: Epilogue) -> None:
         self.k, self.p, self.t = k, p, tile
-        self.a, self.b, self.bias, self.y, self.room, self.tiles, self.tail = k.arguments[:7]
+        self.a, self.b, self.bias, self.y, self.room, *more = k.arguments[:-4]
+        self.tiles, self.tail = k.arguments[-4:-2]
+        channels = p.height if p.y_turned else p.columns
+        # All of y is one image.
+        self.after = Tail(k, epilogue, more, 0, channels) if any(epilogue) else None
         self.width = tile.vectors * k.lanes
         self.sums = k.at(self.room, min(tile.depth, p.inner) * self.width)
 
@@ -61,20 +66,29 @@ class _Multiply:
         """Multiply all rows with the columns from `start` on."""
         k, p = self.k, self.p
         counts = [n for _, times, n in pieces(columns, k.lanes) for _ in range(times)]
-        for first, times, depth in pieces(p.inner, self.t.depth):
+        for first, times, depth, last in self._stretches():
             with k.loop(times) as i:
                 inner = k.sum((i, self.t.depth), first)
                 source, step = self._source(start, inner, depth, counts)
                 with k.where(k.positive(self.tiles)), k.loop(self.tiles) as j:
                     at = (k.times(j, self.t.rows), start, inner)
                     ahead = self._ahead(j, start, inner)
-                    self._tile(self.t.rows, at, depth, counts, source, step, ahead)
+                    self._tile(self.t.rows, at, depth, counts, source, step, last, ahead)
                 if p.rest:
                     with k.where(k.positive(self.tail)):
                         at = (k.times(self.tiles, self.t.rows), start, inner)
-                        self._tile(p.rest, at, depth, counts, source, step)
+                        self._tile(p.rest, at, depth, counts, source, step, last)
         if p.y_turned:
             self._finish(start, counts)
+
+    def _stretches(self) -> list[tuple[int, int, int, bool]]:
+        """Return pieces of the inner axis, and whether sums are ready behind one. Where something
+        follows then, the last piece stands alone."""
+        *found, (first, times, depth) = pieces(self.p.inner, self.t.depth)
+        if self.after is not None and times > 1:
+            found.append((first, times - 1, depth))
+            first, times = first + (times - 1) * depth, 1
+        return [*((*piece, False) for piece in found), (first, times, depth, times == 1)]
 
     def _source(
         self, start: Integer, inner: Integer, depth: int, counts: list[int]
@@ -114,7 +128,7 @@ class _Multiply:
 
     def _tile(
         self, rows: int, at: tuple[Integer, Integer, Integer], depth: int, counts: list[int],
-        source: Any, step: int, ahead: Any = None,
+        source: Any, step: int, last: bool, ahead: Any = None,
     ) -> None:  # fmt: skip
         k, (along, down) = self.k, self.p.steps
         row, start, inner = at
@@ -145,9 +159,27 @@ class _Multiply:
                         for total, w in zip(sums[r], beside, strict=True):
                             total.set(k.fma(x, w, total.get()))
         self._add_before(sums, places, counts, inner)
-        for line, to in zip(sums, places, strict=True):
-            for total, at_y, n in zip(line, to, counts, strict=True):
-                k.store(total.get(), at_y, n)
+        made = [[total.get() for total in line] for line in sums]
+        if last and self.after is not None and not self.p.y_turned:
+            self._follow(self.after, made, row, start, counts)
+        for line, to in zip(made, places, strict=True):
+            for value, at_y, n in zip(line, to, counts, strict=True):
+                k.store(value, at_y, n)
+
+    def _follow(
+        self, after: Tail, made: list[list[Vector]], row: Integer, start: Integer,
+        counts: list[int],
+    ) -> None:  # fmt: skip
+        """Put in place of a tile's sums what follows from them."""
+        k, length = self.k, self.p.columns
+        for v, n in enumerate(counts):
+            channel = k.sum(start, v * k.lanes)
+            done = after.finish(
+                {(r, 0): line[v] for r, line in enumerate(made)}, 0, ((row, length), channel),
+                lambda pixel: pixel[0] * length, channel, n, k.none(row),
+            )  # fmt: skip
+            for r, line in enumerate(made):
+                line[v] = done[r, 0]
 
     def _start(
         self, sums: list[list[Variable]], counts: list[int], start: Integer, inner: Integer
@@ -186,19 +218,31 @@ class _Multiply:
                 begin = k.at(self.sums, (row, self.width), v * k.lanes)
                 lines = [k.load(k.at(begin, r * self.width)) for r in range(k.lanes)]
                 to = k.at(self.y, (start, p.height), row, v * k.lanes * p.height)
-                for j, value in enumerate(turn(k, lines)[:n]):
-                    total = value if bias is None else value + bias
-                    k.store(total, k.at(to, j * p.height), some)
+                made = {(0, j): value for j, value in enumerate(turn(k, lines)[:n])}
+                if bias is not None:
+                    made = {place: value + bias for place, value in made.items()}
+                if self.after is not None:
+                    # Along y's rows there are channels, and its columns are pixels.
+                    place = (start, p.height), row, v * k.lanes * p.height
+                    begins = None if v else k.none(start)
+                    made = self.after.finish(
+                        made, 0, place, lambda q: q[1] * p.height, row, some, begins
+                    )
+                for (_, j), value in made.items():
+                    k.store(value, k.at(to, j * p.height), some)
 
 
-def multiply(target: Target, p: Product, tile: Tile) -> Kernel:
-    """Return the kernel of a product: a, b, bias, y, scratch memory, number of whole tiles of rows,
-    whether the rest of them follows (1 or 0), number of whole panels, whether the last columns
-    follow."""
-    names = ("a", "b", "bias", "y", "room")
+def multiply(
+    target: Target, p: Product, tile: Tile, epilogue: Epilogue = NOTHING
+) -> Kernel:
+    """Return the kernel of a product: a, b, bias, y, scratch memory, what the epilogue takes,
+    number of whole tiles of rows, whether the rest of them follows (1 or 0), number of whole
+    panels, whether the last columns follow. Channels are the columns of y, or, where that is
+    turned, the rows; its sums begin with the other axis."""
+    names = ("a", "b", "bias", "y", "room", *epilogue.pointers)
     k = Kernel(target, p.dtype, names, ("tiles", "tail", "panels", "end"))
     *_, panels, end = k.arguments
-    parts = _Multiply(k, p, tile)
+    parts = _Multiply(k, p, tile, epilogue)
     if p.columns >= parts.width:
         with k.where(k.positive(panels)), k.loop(panels) as i:
             parts.panel(k.times(i, parts.width), parts.width)
