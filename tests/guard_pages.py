@@ -82,6 +82,7 @@ def guard() -> None:
     llvm._one_at_a_time = guarded
     memory.pool.take = lambda size, lasting=False: block(max(1, size))  # type: ignore[method-assign]
     np.zeros, flat.SMALL, memory.MALLOC, joins.LEAST = guarded_zeros, 0, 0, 0
+    joins.COPIED = 0
 
 
 # Images, filters, options: tiles and vectors that are not full, several blocks, all borders.
@@ -122,7 +123,21 @@ def narrowing(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Any:
     x = ag.relu(normal(x * 1.0))
     y = ag.relu(normal(ag.conv2d(x, w)))
     y = ag.relu(normal(ag.conv2d(y, v, padding=1)))
-    return ag.conv2d(y, v, padding=1, stride=2) + ag.conv2d(y, w[:, :, 1:2, 1:2], stride=2)
+    return 2.0 * (ag.conv2d(y, v, padding=1, stride=2) + ag.conv2d(y, w[:, :, 1:2, 1:2], stride=2))
+
+
+def layers(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Iterator[Any]:
+    """Linear layers before ReLUs and normalisations: of many rows, and of so few that the result is
+    turned."""
+
+    def normal(y: Any) -> Any:
+        return ag.batch_norm(y, None, None, slope, level, training=True)
+
+    for rows in (x.permute(0, 2, 3, 1).reshape(-1, CHANNELS), x[:, :, :3, :6].reshape(10, -1)):
+        first = w.reshape(CHANNELS, -1)[:, : rows.shape[1]]
+        y = ag.relu(ag.linear(rows * 1.0, first, level))
+        yield normal(ag.linear(ag.relu(ag.linear(y, v[:, :, 1, 1])), w[:, :, 1, 1], slope))
+        yield normal(ag.linear(rows * 2.0, first))
 
 
 def inference(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Any:
@@ -137,7 +152,10 @@ def inference(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Any:
         return ag.relu(normal(ag.conv2d(y, v, padding=1)) + x)
 
 
-JOINED = {"training": training, "narrowing": narrowing, "inference": inference}
+JOINED = {
+    "training": training, "narrowing": narrowing, "layers": lambda *xs: [*layers(*xs)],
+    "inference": inference,
+}  # fmt: skip
 # Whole tiles of Winograd's method, also of two results, and others; channels that fill no vector.
 CHANNELS, SIZES = 18, ((8, 8), (7, 9))
 

@@ -3,7 +3,6 @@ normalisation, a sum and a ReLU, and their gradients."""
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +17,12 @@ from .layout import address, plain
 from .memory import empty
 from .norm import moments, normalising, slope, sums
 from .parts import ByImages, Work, chained
+from .product import linear, matmul
 from .registry import Kernel, Waiting, find, is_native, join, joining, may_wait, native
 from .targets import Target
 
 LEAST = 1 << 16  # numbers from which on a pass over memory costs more than what is done for it
+COPIED = 2  # results for each number that is copied, so that a pass over them costs more
 NORM = (None,) * 5  # the operands of a normalisation are read: x, w, b, mean, var
 PAIR = (None,) * 2  # and those of a sum, or of the gradient of a ReLU
 MOMENTS = "moments"  # what a normalisation computes at once
@@ -62,6 +63,16 @@ def _(target: Target, x: Spec, *others: Spec, **attributes: Any) -> Waiting | No
     return Waiting() if x.size >= LEAST else None
 
 
+@may_wait("linear")
+@may_wait("matmul")
+def _(target: Target, x: Spec, w: Spec, *b: Spec) -> Waiting | None:
+    """What follows may be done while the results are in registers, where there are more of them
+    than of weights: of those a copy is kept."""
+    columns = w.size // x.shape[-1]
+    rows = x.size // x.shape[-1]
+    return Waiting() if LEAST <= rows * columns >= COPIED * w.size else None
+
+
 class _Way(NamedTuple):
     """A kernel of calls that wait for one another, what it opens of the operands of the last one,
     and what it makes besides its result."""
@@ -73,10 +84,15 @@ class _Way(NamedTuple):
 
 @joining("relu")
 def _(target: Target, call: Call, signs: Signs) -> Joined | None:
-    """A ReLU behind a normalisation, with or without a residual between them, or behind a sum."""
+    """A ReLU behind a normalisation, with or without a residual between them, or behind a sum, or a
+    linear layer."""
     (given,) = signs
     if given is None:
         return None
+    if given.call.name == "linear":
+        before = given.call
+        product = linear(before.machine, *before.specs, epilogue=Epilogue(relu=True))
+        return Joined(product, (_read(given),)) if product else None
     if given.call.name == "batch_norm_eval":
         kernel, opened = _normalised(target, given, Epilogue(relu=True))
         return Joined(kernel, (opened,))
@@ -107,8 +123,12 @@ def _(target: Target, call: Call, signs: Signs) -> Joined | None:
 
 @joining("relu_dx")
 def _(target: Target, call: Call, signs: Signs) -> Joined | None:
-    """The gradient of a ReLU, of two gradients that meet there."""
+    """The gradient of a ReLU, of two gradients that meet there, or that of a linear layer."""
     given, y = signs
+    if given is not None and given.call.name == "matmul":
+        before = given.call
+        product = matmul(before.machine, *before.specs, epilogue=Epilogue(mask=True))
+        return Joined(product, (_read(given), None)) if product else None
     if given is None or given.call.name != "add" or any((*given.operands, y)):
         return None
     plan = together(target, "add_relu_dx", (*given.call.specs, call.specs[1]))
@@ -122,7 +142,7 @@ def _normalised(target: Target, sign: Sign, epilogue: Epilogue) -> tuple[ByImage
     if before is not None and before.call.name == "conv2d" and not any(before.operands):
         eps = call.attrs["eps"]
         kernel = _scaled(target, before.call, eps, epilogue._replace(scale=True))
-        return kernel, ((None,) * len(before.operands), *(None,) * 4)
+        return kernel, (_read(before), *(None,) * 4)
     return normalising(target, call.specs[0], call.attrs["eps"], epilogue), NORM
 
 
@@ -161,18 +181,23 @@ def _turned(plan: ByImages) -> ByImages:
 
 @joining(MOMENTS)
 def _(target: Target, call: Call, signs: Signs) -> Joined | None:
-    """Mean and variance of the results of a convolution, which sums them up as it goes."""
+    """Mean and variance of the results of a convolution or a linear layer, which sums them up as it
+    goes. All rows of a layer are one image."""
     sign, *others = signs
-    if sign is None or sign.call.name != "conv2d" or any(others):
+    if sign is None or any(others):
         return None
-    before, (n, channels, *size) = sign.call, call.specs[0].shape
-    summed = Epilogue(moments=True)
-    plan = conv2d(before.machine, *before.specs, **before.attrs, epilogue=summed)
-    way = _behind(target, sign, plan)
+    x, before, summed = call.specs[0], sign.call, Epilogue(moments=True)
+    n, channels, way = x.shape[0], x.shape[1], None
+    if before.name == "conv2d":
+        plan = conv2d(before.machine, *before.specs, **before.attrs, epilogue=summed)
+        way = _behind(target, sign, plan)
+    elif before.name == "linear" and len(x.shape) == 2:
+        product, n = linear(before.machine, *before.specs, epilogue=summed), 1
+        way = _Way(product, _read(sign)) if product else None
     if way is None:
         return None
-    dtype, count = call.specs[0].dtype, _many(way.opened)
-    merge = build(merge_moments, target, dtype.name, channels, prod(size))
+    dtype, count = x.dtype, _many(way.opened)
+    merge = build(merge_moments, target, dtype.name, channels, x.size // n // channels)
 
     def run(*arrays: NDArray) -> tuple[Any, ...]:
         rows, pair = empty((n, ROWS["moments"], channels), dtype), np.empty((2, channels), dtype)
@@ -186,13 +211,18 @@ def _(target: Target, call: Call, signs: Signs) -> Joined | None:
     return Joined(native(run) if is_native(way.kernel) else run, opened, makes)
 
 
+def _read(sign: Sign) -> Opened:
+    """Open a call whose operands are all read."""
+    return (None,) * len(sign.operands)
+
+
 def _behind(target: Target, sign: Sign, plan: ByImages) -> _Way | None:
     """Return the kernel of a convolution and of what its first operand waits for."""
     waits, *others = sign.operands
     if any(others):
         return None
     if waits is None:
-        return _Way(plan, (None,) * len(sign.operands))
+        return _Way(plan, _read(sign))
     first, opened = _by_images(target, waits)
     if first is None:
         return None

@@ -68,7 +68,9 @@ class _Multiply:
     blocks of rows where there are few panels. Neither depends on the number of threads. What is
     summed up for a channel, one of them does."""
 
-    def __init__(self, target: Target, p: Product, rows: int, epilogue: Epilogue) -> None:
+    def __init__(
+        self, target: Target, p: Product, rows: int, epilogue: Epilogue = NOTHING
+    ) -> None:
         t = tile(target, p, rows)
         self.p = p = p._replace(rest=rows % t.rows)
         self.function = build(multiply, target, p, t, epilogue)
@@ -134,8 +136,8 @@ class _Multiply:
 
 
 def _products(
-    target: Target, sizes: Sizes, dtype: str, x_turned: bool, w_turned: bool, biased: bool,
-    epilogue: Epilogue,
+    target: Target, sizes: Sizes, dtype: str, x_turned: bool, w_turned: bool, biased: bool = False,
+    epilogue: Epilogue = NOTHING,
 ) -> Run:  # fmt: skip
     """Return the function of y = x w: x (n, c) or turned, w (c, m) or turned, addresses of x, w,
     bias, y and what follows. The smaller of x with y, and w, is turned round for lanes to lie along
