@@ -145,6 +145,21 @@ def test_products(
     check(plan, operands, y, epilogue, targets.target(name))
 
 
+@pytest.mark.parametrize("epilogue", EPILOGUES, ids=lambda e: "-".join(e.pointers) or "relu")
+@pytest.mark.parametrize(("sizes", "turned"), [((9, 300, 75), False), ((70, 33, 100), True)])
+def test_products_with_long_rows(
+    sizes: tuple[int, int, int], turned: bool, epilogue: Epilogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which go through pieces of the inner axis first, or through tiles of rows."""
+    monkeypatch.setattr(product, "LONG", 1)
+    monkeypatch.setattr(product, "BLOCKED", 1 << 14)
+    n, c, m = sizes
+    x, w = drawn(0, n, c, dtype="float32"), drawn(1, c, m, dtype="float32")
+    x = np.asfortranarray(x) if turned else x
+    plan = matmul(targets.target(), *specs(x, w), epilogue=epilogue)
+    check(plan, (x, w), x.astype(float) @ w.astype(float), epilogue, targets.target())
+
+
 @pytest.mark.parametrize("sizes", [(70, 40, 300), (150, 300, 400)], ids=["panels", "turned"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_sums_of_products_are_the_same_for_any_number_of_threads(

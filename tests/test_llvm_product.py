@@ -101,6 +101,44 @@ def test_products_equal_numpy_in_every_layout_without_a_copy(
     assert layout.Moves.count == before
 
 
+LONG = [(37, 150, 75), (200, 33, 100), (3, 90, 70), (64, 400, 9), (33, 1, 40), (5, 700, 130)]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", LONG)
+def test_long_rows_are_gone_through_in_another_order(
+    sizes: tuple[int, int, int], dtype: str, width: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few rows of the second matrix or of the result at a time; in threads, too."""
+    monkeypatch.setattr(product, "LONG", 1)
+    monkeypatch.setattr(product, "BLOCKED", 1 << 14)
+    n, c, m = sizes
+    orders = set()
+
+    def tile(*given: Any) -> product.Tile:
+        made = choose(*given)
+        orders.add(made.order)
+        return made
+
+    choose = product.tile
+    monkeypatch.setattr(product, "tile", tile)
+    y = np.full(n * m + 200, np.nan, dtype)
+    for turned in (False, True):
+        x, w = drawn(n, c, dtype=dtype, turned=turned), drawn(c, m, dtype=dtype)
+        for worthwhile, threads in ((1 << 60, 1), (1, 3)):
+            monkeypatch.setattr(product, "WORTHWHILE", worthwhile)
+            ag.set_num_threads(threads)
+            y[...] = np.nan
+            inner = y[100 : 100 + n * m]
+            run = product._products(targets.target(width), sizes, dtype, turned, False)
+            run(*(layout.address(a) for a in (x, w, w, inner)))
+            assert np.isnan(y[:100]).all() and np.isnan(y[-100:]).all()
+            close(inner.reshape(n, m), x.astype(float) @ w.astype(float))
+    first, deep = product.Order.PANELS, n < product.COPIED or c > 128
+    assert first not in orders and (deep or orders == {product.Order.ROWS})
+
+
 def test_one_plan_serves_every_layout_and_stacks_of_rows() -> None:
     x, w = drawn(4, 50, 30), drawn(30, 70)
     kernel = planned("matmul", WIDTHS[0], x[0], w)

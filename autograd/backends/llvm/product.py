@@ -20,7 +20,7 @@ from .epilogue import IMAGES, NOTHING, Epilogue
 from .jit import build
 from .layout import Moves, address, plain
 from .parts import Scratch
-from .product_kernels import Product, Tile, multiply, room
+from .product_kernels import Order, Product, Tile, multiply, room
 from .product_vector import times_vector
 from .targets import Target
 
@@ -29,6 +29,9 @@ LARGE = 1024  # as long as all axes are at least, NumPy's product is as fast
 NEAR = 1 << 15  # bytes of a panel that stay in the first-level cache
 FEW = 3  # rows from which a product is more than a matrix times a vector
 VECTOR = 1 << 12  # numbers of a matrix from which that with one row pays
+LONG = 1 << 13  # bytes of a row from which on it matters how many rows are visited in turn
+FLAT = 32  # rows of a matrix that are visited in turn
+BLOCKED = 1 << 18  # bytes of panels that stay in the second-level cache
 COPIED = 32  # rows from which a copied panel pays
 BLOCK = 32  # rows that a thread takes at least
 PANELS = 8  # from so many on, threads take panels
@@ -59,8 +62,14 @@ def tile(target: Target, p: Product, rows: int) -> Tile:
     pairs = [(high, room // (high + 1)) for high in (8, 6, 14, 4, 2, 1) if high < room // 2]
     high, wide = min(pairs, key=cost)
     wide = min(wide, whole)
-    depth = NEAR // (wide * lanes * np.dtype(p.dtype).itemsize)
-    return Tile(high, wide, max(128, depth // 32 * 32), 2, rows >= COPIED)
+    size = np.dtype(p.dtype).itemsize
+    line = wide * lanes * size
+    made = Tile(high, wide, max(128, NEAR // line // 32 * 32), 2, rows >= COPIED)
+    if p.turned or p.y_turned or p.columns * size < LONG:
+        return made
+    if made.copied and p.inner <= made.depth:
+        return made._replace(order=Order.ROWS, block=max(1, BLOCKED // (line * p.inner)))
+    return made._replace(order=Order.INNER, depth=made.depth if made.copied else FLAT)
 
 
 class _Multiply:

@@ -3,10 +3,17 @@
 `multiply` has its lanes along the columns of the result. A panel, which is some vectors of columns,
 is copied so that its numbers lie side by side in the nearest cache, and turned round where the
 second matrix is given by columns; then all rows pass by it.
+
+Long rows lie on pages of their own, of which a processor knows few at a time. Where each panel
+would visit all of them, panels are gone through within some rows of the second matrix, or within
+some rows of the result.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
 from typing import Any, NamedTuple
 
 from .epilogue import NOTHING, Epilogue, Tail
@@ -32,21 +39,32 @@ class Product(NamedTuple):
     biased: bool = False
 
 
+class Order(Enum):
+    """What the outer loop is over."""
+
+    PANELS = "panels"
+    INNER = "pieces of the inner axis"
+    ROWS = "tiles of rows, the panels of a block in each"
+
+
 class Tile(NamedTuple):
     """Rows and vectors of a tile; how much of the inner axis is worked on at a time, and in one
-    turn of the loop; whether panels are copied."""
+    turn of the loop; whether panels are copied; the order, and how many panels are copied before
+    rows pass by them."""
 
     rows: int
     vectors: int
     depth: int
     unroll: int
     copied: bool
+    order: Order = Order.PANELS
+    block: int = 1
 
 
 def room(p: Product, tile: Tile, lanes: int, rows: int) -> int:
     """Return how many numbers of scratch memory `multiply` needs for so many rows."""
     width = tile.vectors * lanes
-    return width * (min(tile.depth, p.inner) + (rows + lanes) * p.y_turned)
+    return width * (tile.block * min(tile.depth, p.inner) + (rows + lanes) * p.y_turned)
 
 
 class _Multiply:
@@ -62,24 +80,94 @@ class _Multiply:
         self.width = tile.vectors * k.lanes
         self.sums = k.at(self.room, min(tile.depth, p.inner) * self.width)
 
-    def panel(self, start: Integer, columns: int) -> None:
-        """Multiply all rows with the columns from `start` on."""
-        k, p = self.k, self.p
-        counts = [n for _, times, n in pieces(columns, k.lanes) for _ in range(times)]
+    def run(self, panels: Integer, end: Integer) -> None:
+        """Multiply all rows with so many whole panels, and with the last columns if they follow."""
+        if self.t.order is Order.INNER:
+            self._over_inner(lambda *piece: self._over_panels(panels, end, self._piece, *piece))
+        elif self.t.order is Order.ROWS:
+            self._over_blocks(panels)
+            self._over_panels(self.k.integer(0), end, self._panel, first=panels)
+        else:
+            self._over_panels(panels, end, self._panel)
+
+    def _over_panels(
+        self, panels: Integer, end: Integer, body: Callable[..., None], *piece: Any,
+        first: Integer = 0,
+    ) -> None:  # fmt: skip
+        """Write down `body` for so many whole panels, and for the last columns behind them and the
+        `first` ones."""
+        k, columns = self.k, self.p.columns
+        if columns >= self.width and not first:
+            with k.where(k.positive(panels)), k.loop(panels) as i:
+                body(k.times(i, self.width), self._counts(self.width), *piece)
+        if columns % self.width:
+            with k.where(k.positive(end)):
+                start = k.times(k.sum(panels, first), self.width)
+                body(start, self._counts(columns % self.width), *piece)
+
+    def _counts(self, columns: int) -> list[int]:
+        return [n for _, times, n in pieces(columns, self.k.lanes) for _ in range(times)]
+
+    def _over_inner(self, body: Callable[[Integer, int, bool], None]) -> None:
+        """Write down `body` for each piece of the inner axis: its first place, its size, and
+        whether sums are ready behind it."""
         for first, times, depth, last in self._stretches():
-            with k.loop(times) as i:
-                inner = k.sum((i, self.t.depth), first)
-                source, step = self._source(start, inner, depth, counts)
-                with k.where(k.positive(self.tiles)), k.loop(self.tiles) as j:
-                    at = (k.times(j, self.t.rows), start, inner)
-                    ahead = self._ahead(j, start, inner)
-                    self._tile(self.t.rows, at, depth, counts, source, step, last, ahead)
-                if p.rest:
-                    with k.where(k.positive(self.tail)):
-                        at = (k.times(self.tiles, self.t.rows), start, inner)
-                        self._tile(p.rest, at, depth, counts, source, step, last)
-        if p.y_turned:
+            with self.k.loop(times) as i:
+                body(self.k.sum((i, self.t.depth), first), depth, last)
+
+    def _panel(self, start: Integer, counts: list[int]) -> None:
+        """Multiply all rows with the columns from `start` on."""
+        self._over_inner(partial(self._piece, start, counts))
+        if self.p.y_turned:
             self._finish(start, counts)
+
+    def _piece(
+        self, start: Integer, counts: list[int], inner: Integer, depth: int, last: bool
+    ) -> None:
+        """Add what a piece of the inner axis gives for a panel to all rows."""
+        source, step = self._source(start, inner, depth, counts)
+
+        def body(row: Integer, rows: int, ahead: Any) -> None:
+            self._tile(rows, (row, start, inner), depth, counts, source, step, last, ahead)
+
+        self._over_tiles(body, lambda tile: self._ahead(tile, start, inner))
+
+    def _over_tiles(
+        self, body: Callable[[Integer, int, Any], None], ahead: Callable[[Integer], Any]
+    ) -> None:
+        """Write down `body` for the tiles of all rows: the first row, their number, and what is
+        asked for meanwhile."""
+        k, rows = self.k, self.t.rows
+        with k.where(k.positive(self.tiles)), k.loop(self.tiles) as j:
+            body(k.times(j, rows), rows, ahead(j))
+        if self.p.rest:
+            with k.where(k.positive(self.tail)):
+                body(k.times(self.tiles, rows), self.p.rest, None)
+
+    def _over_blocks(self, panels: Integer) -> None:
+        """Multiply all rows with whole panels, some of which are copied before; the inner axis is
+        one piece."""
+        k, depth, many, counts = self.k, self.p.inner, self.t.block, self._counts(self.width)
+        blocks = k.builder.udiv(k.sum(panels, many - 1), k.integer(many))
+        with k.where(k.positive(panels)), k.loop(blocks) as b:
+            first = k.times(b, many)
+            some = k.least(many, k.builder.sub(k.integer(panels), k.integer(first)))
+
+            def at(i: Integer) -> tuple[Integer, Any]:
+                return k.times(k.sum(first, i), self.width), (i, depth * self.width)
+
+            with k.loop(some) as i:
+                start, place = at(i)
+                self._copy(k.at(self.b, start), depth, counts, k.at(self.room, place))
+
+            def body(row: Integer, rows: int, ahead: Any) -> None:
+                with k.loop(some) as i:
+                    start, place = at(i)
+                    source = k.at(self.room, place)
+                    at_ = (row, start, k.integer(0))
+                    self._tile(rows, at_, depth, counts, source, self.width, True, ahead)
+
+            self._over_tiles(body, lambda tile: None)
 
     def _stretches(self) -> list[tuple[int, int, int, bool]]:
         """Return pieces of the inner axis, and whether sums are ready behind one. Where something
@@ -107,11 +195,15 @@ class _Multiply:
         begin = k.at(self.b, (inner, p.columns), start)
         if not self.t.copied:
             return begin, p.columns
+        self._copy(begin, depth, counts, self.room)
+        return self.room, self.width
+
+    def _copy(self, begin: Any, depth: int, counts: list[int], to: Any) -> None:
+        k = self.k
         with k.loop(depth) as i:
             for v, n in enumerate(counts):
-                value = k.load(k.at(begin, (i, p.columns), v * k.lanes), n)
-                k.store(value, k.at(self.room, (i, self.width), v * k.lanes))
-        return self.room, self.width
+                value = k.load(k.at(begin, (i, self.p.columns), v * k.lanes), n)
+                k.store(value, k.at(to, (i, self.width), v * k.lanes))
 
     def _ahead(self, tile: Integer, start: Integer, inner: Integer) -> Any:
         """Return where the next panel's vectors are that are asked for while a tile is worked on,
@@ -242,11 +334,5 @@ def multiply(
     names = ("a", "b", "bias", "y", "room", *epilogue.pointers)
     k = Kernel(target, p.dtype, names, ("tiles", "tail", "panels", "end"))
     *_, panels, end = k.arguments
-    parts = _Multiply(k, p, tile, epilogue)
-    if p.columns >= parts.width:
-        with k.where(k.positive(panels)), k.loop(panels) as i:
-            parts.panel(k.times(i, parts.width), parts.width)
-    if p.columns % parts.width:
-        with k.where(k.positive(end)):
-            parts.panel(k.times(panels, parts.width), p.columns % parts.width)
+    _Multiply(k, p, tile, epilogue).run(panels, end)
     return k
