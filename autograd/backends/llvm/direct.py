@@ -189,9 +189,14 @@ class _Block:
         for bias in self.bias:
             first = [k.load(k.at(bias, o, v * k.lanes), n) for v, n in enumerate(counts)]
         sums = {(p, v): k.variable(first[v]) for p in places for v in range(vectors)}
-        for a, b in places:
-            for v in range(vectors):
-                k.prefetch(k.at(y, a * c.out[1] + b * c.out[2] + v * k.lanes), write=True)
+        offsets = [
+            a * c.out[1] + b * c.out[2] + v * k.lanes for a, b in places for v in range(vectors)
+        ]
+        for offset in offsets:
+            k.prefetch(k.at(y, offset), write=True)
+        place = (h, c.out[1]), (w, c.out[2]), o
+        if self.tail is not None and c.taps:
+            self.tail.ask(k.sum(self.first, n), (*place, self.channel), offsets)
         for start in range(0, len(c.taps), self.tile.taps):
             taps = c.taps[start : start + self.tile.taps]
             self._taps(taps, x, weights, sums, counts, size)

@@ -78,6 +78,14 @@ class Tail:
         self.k, self.epilogue, self.each, self.channels = k, epilogue, each, channels
         self.arrays = dict(zip(epilogue.pointers, arrays, strict=True))
 
+    def ask(self, image: Integer, place: Sequence[Term], offsets: Sequence[int]) -> None:
+        """Ask for what `finish` will read of images, some places of a tile."""
+        for name in IMAGES:
+            if name in self.arrays:
+                at = self.k.at(self.arrays[name], (image, self.each), *place)
+                for offset in offsets:
+                    self.k.prefetch(self.k.at(at, offset))
+
     def finish(
         self, values: dict[Pair, Vector], image: Integer, place: Sequence[Term],
         offset: Callable[[Pair], int], channel: Integer, m: int, begins: Any,
