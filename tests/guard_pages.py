@@ -12,7 +12,6 @@ import mmap
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import product
 from math import prod
 from typing import Any
 
@@ -152,12 +151,13 @@ def inference(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Any:
         return ag.relu(normal(ag.conv2d(y, v, padding=1)) + x)
 
 
-JOINED = {
-    "training": training, "narrowing": narrowing, "layers": lambda *xs: [*layers(*xs)],
-    "inference": inference,
-}  # fmt: skip
-# Whole tiles of Winograd's method, also of two results, and others; channels that fill no vector.
-CHANNELS, SIZES = 18, ((8, 8), (7, 9))
+CHANNELS = 18  # which fill no vector
+# Function, size (whole tiles of Winograd's method, and others), types.
+BOTH = "float32", "float64"
+JOINED = [
+    (training, (8, 8), BOTH[:1]), (training, (7, 9), BOTH), (narrowing, (7, 9), BOTH[:1]),
+    (lambda *xs: [*layers(*xs)], (7, 9), BOTH), (inference, (7, 9), BOTH),
+]  # fmt: skip
 
 
 def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
@@ -168,16 +168,18 @@ def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
         drawn = [np.random.default_rng(0).standard_normal(shape).astype(dtype) for shape in shapes]
         yield f"convolution, {name}", drawn, partial(ag.conv2d, **options)
     filters, each = (CHANNELS, CHANNELS, 3, 3), (CHANNELS,)
-    for (name, function), size in product(JOINED.items(), SIZES):
+    for number, (function, size, types) in enumerate(JOINED):
+        if dtype not in types:
+            continue
         shapes = ((5, CHANNELS, *size), filters, filters, each, each)
         rng = np.random.default_rng(0)
         drawn = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
-        yield f"joined, {name}, {size}", drawn, function
+        yield f"joined {number}", drawn, function
 
 
 def run(backend: str) -> None:
     """Run everything forward and backward in both types."""
-    for dtype in ("float32", "float64"):
+    for dtype in BOTH:
         for name, arrays, function in calls(dtype):
             print(name, dtype, flush=True)
             with context.using(backend=backend, ledger=ag.Ledger()):
