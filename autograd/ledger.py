@@ -65,6 +65,27 @@ class Row(NamedTuple):
     stashed: int
 
 
+class Sample(NamedTuple):
+    """What was found in the numbers of some calls: nominal MACs, those whose factors both are not
+    zero, and by kind of factor the numbers that were looked at and the zeros among them.
+    `uncounted` are MACs of calls that cannot be looked into."""
+
+    calls: int = 0
+    macs: int = 0
+    nonzero: int = 0
+    activations: int = 0
+    activation_zeros: int = 0
+    gradients: int = 0
+    gradient_zeros: int = 0
+    weights: int = 0
+    weight_zeros: int = 0
+    uncounted: int = 0
+
+    def plus(self, other: Sample) -> Sample:
+        """Return what was found in both."""
+        return Sample(*map(add, self, other))
+
+
 class Batch:
     """Calls that are always made together, by what they are filed under, and bytes that the tape
     keeps meanwhile: counted like one."""
@@ -81,12 +102,16 @@ class Batch:
 
 class Ledger:
     """Counts, never prices. Equal calls are counted, not added up, so that a call costs one
-    dictionary update; sums are formed when somebody asks."""
+    dictionary update; sums are formed when somebody asks. `sampled` is what was found in numbers,
+    by (scope, phase, primitive, backend), on `sampled_steps` steps: it differs from step to step,
+    and is no part of the comparison of two ledgers."""
 
     def __init__(self) -> None:
         self._calls: Counter[tuple[str, str, str, str, Cost]] = Counter()
         self._batches: Counter[Batch] = Counter()
         self._stashed: Counter[tuple[str, str, str, str]] = Counter()
+        self.sampled: dict[tuple[str, str, str, str], Sample] = {}
+        self.sampled_steps = 0
 
     def count(self, key: tuple[str, str, str, str, Cost], n: int = 1) -> None:
         """File n calls under (scope, phase, primitive, backend, cost)."""
@@ -124,6 +149,10 @@ class Ledger:
         equal to one."""
         self._stashed[key] += size
 
+    def sample(self, key: tuple[str, str, str, str], found: Sample) -> None:
+        """File what was found in the numbers of calls under a Key, or what is equal to one."""
+        self.sampled[key] = self.sampled.get(key, Sample()).plus(found)
+
     def rows(self) -> list[Row]:
         """Return one row a key, in the order in which the keys were first seen."""
         found: dict[Key, Row] = {}
@@ -153,6 +182,9 @@ class Ledger:
         """Add another ledger's counts, those of an earlier run or of another rank."""
         self.calls.update(other.calls)
         self.stashed.update(other.stashed)
+        for key, found in other.sampled.items():
+            self.sample(key, found)
+        self.sampled_steps += other.sampled_steps
 
     def copy(self) -> Ledger:
         """Return an independent copy."""
@@ -165,6 +197,8 @@ class Ledger:
         self._calls.clear()
         self._batches.clear()
         self._stashed.clear()
+        self.sampled.clear()
+        self.sampled_steps = 0
 
     def counts(self) -> Counter[tuple[Any, ...]]:
         """Return counts without the backend and what it saved: what must be equal between any two
@@ -196,16 +230,32 @@ class Ledger:
             for names, size in self.stashed.items()
             if size
         ]
-        return entries + kept
+        return entries + kept + self._samples()
+
+    def _samples(self) -> list[dict[str, Any]]:
+        """Return the entries of the samples: what they hold is under a name of its own, so that it
+        is not taken for work."""
+        found: list[dict[str, Any]] = [
+            {**Key(*names)._asdict(), "sampled": {k: n for k, n in one._asdict().items() if n}}
+            for names, one in self.sampled.items()
+        ]
+        return found + ([{"sampled_steps": self.sampled_steps}] if self.sampled_steps else [])
 
     @classmethod
     def from_json(cls, entries: Iterable[Mapping[str, Any]]) -> Ledger:
         """Read what `to_json` wrote. Raises KeyError or ValueError where an entry is not one."""
         ledger = cls()
         for entry in entries:
+            if "sampled_steps" in entry:
+                ledger.sampled_steps += int(entry["sampled_steps"])
+                continue
             key = Key(*[str(entry[name]) for name in Key._fields])
             if "stashed" in entry:
                 ledger.stash(key, int(entry["stashed"]))
+            elif "sampled" in entry:
+                held = dict(entry["sampled"])
+                counts = [int(held.get(name, 0)) for name in Sample._fields]
+                ledger.sample(key, Sample(*counts))
             else:
                 cost = Cost(*[int(entry.get(name, 0)) for name in Cost._fields])
                 ledger.count((*key, cost), int(entry["calls"]))

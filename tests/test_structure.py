@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.repeat": (*TO_TENSOR, "autograd.backends", "autograd.watch"),
     "autograd.trace": (*TO_TENSOR, "autograd.repeat", "autograd.watch"),
     "autograd.watch": (),
+    "autograd.sparsity": (*BASE, "autograd.watch"),
     "autograd.nn": TO_FUNCTIONAL,
     "autograd.models": TO_NN,
     "autograd.optim": TO_NN,
@@ -64,6 +65,7 @@ MAY_NAME: dict[str, tuple[str, ...]] = {
         f"autograd.{name}" for name in ("array", "ledger", "primitive", "tensor")
     ),
     "autograd.operators": ("autograd.tensor",),
+    "autograd.sparsity": ("autograd.tensor",),
 }
 # A backend is imported by the registry alone, inside a function.
 REGISTRY = "autograd.backends"

@@ -30,6 +30,15 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
+def parse_every(text: str) -> int:
+    """Return K of `every=K`, at least 1, and 0 for `off`. ValueError for others."""
+    name, _, digits = text.partition("=")
+    every = int(digits) if name == "every" and digits.isascii() and digits.isdigit() else 0
+    if every < 1 and text != "off":
+        raise ValueError(f"{text} is not every=K")
+    return every
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides what a training does; the same fields whatever the number of ranks.
@@ -82,7 +91,11 @@ class TrainConfig:
     )
     memory_limit: str = _option(
         "0", "memory of results that a rank may hold, in MB or as 2GB; 0: no limit",
-        metavar="SIZE", parse=parse_size,
+        metavar="SIZE", parse=parse_size, such="no size, such as 500MB or 2GB",
+    )
+    sparsity: str = _option(
+        "off", "count zeros, and MACs without any, on every K-th step", metavar="every=K",
+        parse=parse_every, such="neither off nor every=K, such as every=100, with K at least 1",
     )
     bucket_mb: float = _option(1.0, "gradient bytes exchanged at a time, in MB", low=0.001)
 
@@ -211,7 +224,8 @@ def _checked(item: Field[Any], value: Any, name: str) -> Any:
         try:
             item.metadata["parse"](value)
         except ValueError as error:
-            raise UserError(f"{name}: {value!r} is no size, such as 500MB or 2GB") from error
+            such = item.metadata["such"]
+            raise UserError(f"{name}: {value!r:.60} is {such}") from error
     choices = CHOICES.get(item.name, ())
     if choices and value not in choices:
         raise UserError(f"{name}: unknown value {value!r}{nearest(value, choices)}")

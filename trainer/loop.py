@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,11 +28,12 @@ from ..autograd import (
     trace,
 )
 from ..autograd.random import keyed
+from ..autograd.sparsity import Sparsity
 from ..datasets import Batch, Loader
 from . import build, provenance, state
 from .checkpoint import CheckpointFolder
 from .checkpoint import load as load_checkpoint
-from .config import TrainConfig, parse_size
+from .config import TrainConfig, parse_every, parse_size
 from .distributed.comm import Comm
 from .distributed.sync import GradientSync, Reducer, Statistics, total
 from .errors import NotFinite, UserError
@@ -87,6 +89,7 @@ class Training:
         data = build.load_data(config, comm)
         self.data, self.train_data, self.test_data = data, data.train, data.test
         self.dtype = np.dtype(config.dtype)
+        self.sampling = parse_every(config.sparsity)
         self.backend = build.choose_backend(
             comm, config.backend, config.target, config.conv, config.tune
         )
@@ -178,6 +181,8 @@ class Training:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.sampled() and self.comm.rank == 0:  # a step is one, however many ranks share it
+            self.ledger.sampled_steps += 1
         now.step += 1
         now.step_in_epoch += 1
         now.images += int(count)
@@ -201,7 +206,13 @@ class Training:
         count = len(batch.labels)
         share = np.asarray(count / batch.total, self.dtype)
         given = (from_numpy(a) for a in (batch.images, batch.labels, share))
-        return sums(self.fit(*given), count)
+        watch = Sparsity(self.ledger, [self.flat.data]) if self.sampled() else None
+        with context.using(trace=watch) if watch else nullcontext():
+            return sums(self.fit(*given), count)
+
+    def sampled(self) -> bool:
+        """Tell whether zeros are counted in the step under way, which is not repeated then."""
+        return bool(self.sampling) and (self.state.step + 1) % self.sampling == 0
 
     def forward_backward(self, images: Tensor, labels: Tensor, share: Tensor) -> Judged:
         """Compute loss, hits and the gradients of all weights."""

@@ -107,7 +107,7 @@ def books(path: Path, meta: dict[str, Any]) -> Ledger:
     """Return the ledger in a checkpoint's record. UserError where it is none."""
     try:
         return Ledger.from_json(recorded(path, meta, "ledger", list))
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{path}: ledger on record cannot be read: {_line(error)}") from error
 
 
