@@ -182,7 +182,7 @@ def _train(chosen: dict[str, Any]) -> int:
         from .build import run_folder
         from .logs import RunFolder
         from .loop import Training
-        from .report import bill
+        from .report import bill, sparsity
         from .resume import plan
 
         config, source = plan(values, comm)
@@ -191,7 +191,8 @@ def _train(chosen: dict[str, Any]) -> int:
         training = Training(config, comm, folder, source)
         result = training.run()
         if comm.rank == 0:
-            print(f"\n{bill(training.total)}\n")
+            table = [bill(training.total), *sparsity(training.total, training.state.step)]
+            print("\n" + "\n".join(table) + "\n")
             print(f"test accuracy {result['test_accuracy']:.4f}, loss {result['test_loss']:.4f}")
             print(f"{result['images_per_second']:,.0f} images/s, {result['wall_seconds']:.1f} s")
             print(f"checkpoint    {result['checkpoint']}\nlog           {folder.path}/log.jsonl")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..autograd.ledger import Cost, Ledger
+from ..autograd.ledger import Cost, Key, Ledger, Sample
 
 NAMES = {
     "forward": "training: forward",
@@ -71,3 +71,51 @@ def _ratio(phases: dict[str, Cost]) -> list[str]:
         return []
     ratio = training_macs(phases) / forward
     return [f"training costs {ratio:.4f} times the MACs of its forward passes (inference)"]
+
+
+PASSES = ("forward", "backward_data", "backward_weights")
+
+
+def share(part: float, whole: float) -> float | None:
+    """Return a part's share, None of nothing."""
+    return part / whole if whole else None
+
+
+def percent(part: float | None) -> str:
+    """Return a share for people."""
+    return "-" if part is None else f"{100 * part:.1f}%"
+
+
+def samples(ledger: Ledger, field: str = "phase") -> dict[str, Sample]:
+    """Return what was found in the numbers of sampled steps, summed by a field of the key."""
+    place = Key._fields.index(field)
+    sums: dict[str, Sample] = {}
+    for names, found in ledger.sampled.items():
+        sums[names[place]] = sums.get(names[place], Sample()).plus(found)
+    return sums
+
+
+def sparsity(ledger: Ledger, steps: int) -> list[str]:
+    """Return lines on zeros and non-zero MACs, none where no step was sampled."""
+    if not ledger.sampled_steps:
+        return []
+    phases = samples(ledger)
+    total = Sample()
+    for found in phases.values():
+        total = total.plus(found)
+    each = [
+        f"{NAMES[name].removeprefix('training: ')} {percent(share(one.nonzero, one.macs))}"
+        for name, one in ((name, phases.get(name, Sample())) for name in PASSES)
+    ]
+    zeros = [
+        f"{percent(share(getattr(total, f'{kind}_zeros'), getattr(total, name)))} of {name}"
+        for kind, name in (
+            ("activation", "activations"), ("gradient", "gradients"), ("weight", "weights")
+        )
+    ]  # fmt: skip
+    uncounted = f"; not looked into: {short(total.uncounted)} MACs" if total.uncounted else ""
+    return [
+        f"non-zero MACs, sampled on {ledger.sampled_steps:,} of {steps:,} steps: "
+        f"{percent(share(total.nonzero, total.macs))} ({'; '.join(each)})",
+        f"zeros there: {', '.join(zeros)}{uncounted}",
+    ]
