@@ -112,7 +112,7 @@ def test_the_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "training on horowitz45: " in out and "82.3% in convolutions" in out
 
 
-@pytest.mark.parametrize("name", machine.names())
+@pytest.mark.parametrize("name", [name for name in machine.names() if name != "host"])
 def test_machines_price_every_layer_and_pass(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,7 +160,7 @@ def test_layers_on_eyeriss(capsys: pytest.CaptureFixture[str]) -> None:
     assert price["latency_seconds"] == pytest.approx(21.8e-3, rel=0.2)
     assert machine.load("eyeriss").price_layer(layer, "backward_data") == {}
     layer.shapes[0] = layer.shapes[0]._replace(U=(1, 2))
-    with pytest.raises(UserError, match="conv3: strides 1 and 2"):
+    with pytest.raises(UserError, match="conv3, forward: strides 1 and 2"):
         machine.load("eyeriss").price_layer(layer, "forward")
 
 
@@ -185,10 +185,10 @@ def test_prices_by_hand(tmp_path: Path) -> None:
         ("mac = 2.0", "mac = true", "energy_pj.mac = True: a number is needed"),
         ("mac = 2.0", "mac = -1", "energy_pj.mac = -1: it must be 0 or more"),
         ("mac = 2.0", "mac = inf", "energy_pj.mac = inf: it must be 0 or more, and finite"),
-        ("mac = 2.0", "mac = 2.0\nmca = 1", "energy_pj.mca is unknown; did you mean 'mac'?"),
-        ("[energy_pj]", "[energy]", "unknown key energy; did you mean 'energy_pj'?"),
+        ("mac = 2.0", "mac = 2.0\nmca = 1", "unknown key 'energy_pj.mca'; did you mean 'mac'?"),
+        ("[energy_pj]", "[energy]", "unknown key 'energy'; did you mean 'energy_pj'?"),
         ('kind = "prices"', 'kind = "price"', "kind = 'price'; there are prices, thr"),
-        ('kind = "prices"', 'kind = "throughput"', "unknown key energy_pj"),
+        ('kind = "prices"', 'kind = "throughput"', "unknown key 'energy_pj'"),
         ('name = "mine"', "", "name = None: a text is needed"),
         ("mac = 2.0", "mac 2.0", "is no TOML"),
     ],

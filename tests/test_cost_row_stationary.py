@@ -272,8 +272,34 @@ def test_a_mapping_that_does_not_fit_is_refused() -> None:
             estimate(alexnet("CONV3", 4), mapping=good._replace(**change))
     with pytest.raises(UserError, match="bytes of filter buffer"):
         estimate(alexnet("CONV1", 4), mapping=Mapping(4, 18, 1, 1, 3, 54, 1))
-    with pytest.raises(UserError, match="larger buffer_bytes"):
-        search(alexnet("CONV3", 4), EYERISS._replace(buffer_bytes=4096))
+
+
+@pytest.mark.parametrize("shape", [alexnet("CONV1", 2), alexnet("CONV3", 2)])
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [({}, "buffer_bytes"), ({"fewest_strips": True}, "buffer_bytes"), ({}, "filter_bytes")],
+)
+def test_a_chip_that_is_too_small_names_what_would_do(
+    shape: Shape, change: dict[str, bool], key: str
+) -> None:
+    """That much does, and a byte less does not."""
+    chip = EYERISS._replace(bank_bytes=16, **change)
+    with pytest.raises(UserError, match=f"chip.{key} = 1 is less than the ") as caught:
+        search(shape, chip._replace(**{key: 1}))
+    least = int(str(caught.value).split("less than the ")[1].split()[0].strip(","))
+    assert search(shape, chip._replace(**{key: least})).p == 1
+    with pytest.raises(UserError, match=f"{key} = {least - 1} is less than the {least}"):
+        search(shape, chip._replace(**{key: least - 1}))
+
+
+def test_a_chip_of_any_size_is_searched_at_once() -> None:
+    huge = EYERISS._replace(**dict.fromkeys(("rows", "columns", "psum_words"), 10**18))
+    assert search(Shape(1, 12, 4, 8, 8, 3, 3, 6, 6), huge).t <= 12
+    tiny = EYERISS._replace(
+        **dict.fromkeys(("rows", "columns", "filter_words", "input_words", "psum_words"), 1)
+    )
+    shape = Shape(1, 4, 4, 8, 8, 3, 3, 6, 6)
+    assert count(shape, tiny, search(shape, tiny)).macs == shape.macs  # in pieces of 1 x 1
 
 
 def test_shapes_that_cannot_be_are_refused() -> None:

@@ -52,6 +52,10 @@ def parser() -> options.Parser:
     look.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     cost = commands.add_parser("cost", help="tell what a model costs, without running it")
     cost.add_argument("--machine", default="", help="price it on a machine: a name, or FILE.toml")
+    cost.add_argument(
+        "--zeros", default="", metavar="RUN|FILE",
+        help="shares of zeros for the machine: of a run with --sparsity, or of FILE.toml or .json",
+    )  # fmt: skip
     cost.add_argument("--ranks", type=int, default=1, help="ranks that share the gradients")
     form = cost.add_mutually_exclusive_group()
     form.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
@@ -224,6 +228,7 @@ def _inspect(chosen: dict[str, Any]) -> int:
 
 
 def _cost(chosen: dict[str, Any]) -> int:
+    _alone(chosen["machine"])
     from .cost.command import run
 
     return run(chosen)
@@ -238,7 +243,16 @@ def _profile(chosen: dict[str, Any]) -> int:
     return run(chosen)
 
 
+def _alone(machine: str) -> None:
+    """Have this machine measured in one thread, which is to be settled before NumPy loads."""
+    if machine == "host":
+        from .threads import configure
+
+        configure(wanted=1)
+
+
 def _bill(chosen: dict[str, Any]) -> int:
+    _alone(chosen["machine"])
     from .cost.bill import run
 
     return run(chosen)

@@ -9,9 +9,11 @@ from typing import Any, TypeAlias
 
 from ...autograd import models
 from ..errors import UserError
-from .machine import ARRAYS, Machine, load
+from .machine import ARRAYS, CODED, Machine, load
 from .table import as_csv, as_text, describe
 from .work import PHASES, Work, count
+from .zeros import Zeros
+from .zeros import read as read_zeros
 
 Price: TypeAlias = dict[str, float]
 RATES = ("active_pes", "utilization")  # which are not added up
@@ -21,8 +23,11 @@ def run(chosen: Mapping[str, Any]) -> int:
     """Print the cost of a model. UserError for options that do not fit."""
     work = _work(chosen)
     described = describe(work, chosen["ranks"], chosen["training"])
+    if chosen["zeros"] and not chosen["machine"]:
+        raise UserError("--zeros: zeros are a matter of machines; give a --machine")
     if chosen["machine"]:
-        price(described, work, load(chosen["machine"]))
+        machine = load(chosen["machine"])
+        price(described, work, machine, _zeros(chosen["zeros"], machine, work))
     if chosen["as_json"]:
         print(json.dumps(described, indent=1))
     else:
@@ -66,7 +71,19 @@ def _input(text: str) -> tuple[int, int, int] | None:
     return c, h, w
 
 
-def price(described: dict[str, Any], work: Work, machine: Machine) -> None:
+def _zeros(name: str, machine: Machine, work: Work) -> Zeros | None:
+    """Return the shares of zeros that were asked for. UserError where the machine takes none."""
+    if not name:
+        return None
+    if machine.kind not in CODED:
+        kinds = " or ".join(CODED)
+        raise UserError(f"--zeros: machine {machine.name} is of kind {machine.kind}, not {kinds}")
+    return read_zeros(name, [layer.name for layer in work.layers if layer.macs("forward")])
+
+
+def price(
+    described: dict[str, Any], work: Work, machine: Machine, zeros: Zeros | None = None
+) -> None:
     """Add what a machine makes of the work to the description: of each layer and pass, and of all
     of it."""
     described["machine"] = {
@@ -74,10 +91,13 @@ def price(described: dict[str, Any], work: Work, machine: Machine) -> None:
     }  # fmt: skip
     sums: dict[str, list[Price]] = {phase: [] for phase in PHASES}
     for entry, layer in zip(described["layers"], work.layers, strict=True):
-        prices = {phase: machine.price_layer(layer, phase) for phase in PHASES}
+        known = zeros.of(layer.name) if zeros else None
+        prices = {phase: machine.price_layer(layer, phase, known) for phase in PHASES}
         entry["passes"] = {phase: price for phase, price in prices.items() if price}
         for phase, price in entry["passes"].items():
             sums[phase].append(price)
+    if machine.kind in CODED:
+        described["machine"]["zeros"] = _taken(work, zeros)
     if machine.kind not in ARRAYS:
         sums["update"].append(machine.price(work.phase("update")))  # which is no layer's
     totals = described["totals"]
@@ -85,6 +105,13 @@ def price(described: dict[str, Any], work: Work, machine: Machine) -> None:
     if "training" in totals:
         every = [price for prices in sums.values() for price in prices]
         totals["on_machine"]["training"] = _sum(every)
+
+
+def _taken(work: Work, zeros: Zeros | None) -> dict[str, Any]:
+    """Return where zeros are from, and which layers are taken to have none."""
+    named = [layer.name for layer in work.layers if layer.macs("forward")]
+    dense = [name for name in named if zeros is None or zeros.of(name) is None]
+    return {"source": zeros.source if zeros else None, "without": dense}
 
 
 def _sum(prices: list[Price]) -> Price:

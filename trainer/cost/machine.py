@@ -13,6 +13,9 @@ is from. The kinds:
 - `row-stationary`: a chip like Eyeriss: `[chip]` with the fields of `row_mapping.Chip`, and
   `[energy_pj]` mac, register_file, array, buffer, dram, of a word each; with `unit = "mac"` these
   are relative to a MAC. Only products are done there.
+- `events`: a machine that works only where neither factor is zero: `[energy_pj]` event; no time.
+
+`host` is no file: it is this machine, measured.
 """
 
 from __future__ import annotations
@@ -27,9 +30,10 @@ from typing import Any
 from ...autograd.ledger import Cost
 from ..config import nearest
 from ..errors import UserError
-from . import arrays, row_machine
+from . import arrays, host, row_machine
 from .systolic import DATAFLOWS
-from .work import Layer
+from .work import PASSES, Layer
+from .zeros import LayerZeros
 
 FOLDER = Path(__file__).parent / "machines"
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -40,12 +44,17 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "energy_pj": ("mac", "sram_word", "dram_word"),
     },
     "row-stationary": {"chip": row_machine.CHIP, "energy_pj": row_machine.COSTS},
+    "events": {"energy_pj": ("event",)},
 }
+HOST = "host"
 ENERGY = "energy_pj"
 FRACTIONS = ("clock_hz", "link_hz", "sram_words", "macs_per_second", "watts")
 MAY_BE_ZERO = ("filter_bytes",)
-TOP = ("name", "kind", "source", "bits", "note", "dataflow", "unit")
+TOP = ("name", "kind", "source", "bits", "note")
+OWN = {"systolic": ("dataflow",), "row-stationary": ("unit",)}  # keys of one kind alone
+LEAST, MOST = 1e-21, 1e21  # beyond, products of numbers would overflow
 ARRAYS = ("systolic", "row-stationary")  # kinds that price layers by their shapes
+CODED = ("events", "row-stationary")  # kinds that make something of zeros
 
 
 @dataclass(frozen=True)
@@ -60,21 +69,35 @@ class Machine:
     dataflow: str = ""
     unit: str = ""
 
-    def price_layer(self, layer: Layer, phase: str) -> dict[str, float]:
-        """Return what a pass of a layer takes here, nothing where it is not done here."""
+    def price_layer(
+        self, layer: Layer, phase: str, zeros: LayerZeros | None = None
+    ) -> dict[str, float]:
+        """Return what a pass of a layer takes here, nothing where it is not done here. Without
+        `zeros` there are none."""
         if self.kind == "systolic":
             return arrays.price(self.numbers, self.dataflow, layer, phase)
         if self.kind == "row-stationary":
-            return row_machine.price(self.numbers, self.unit, layer, phase)
+            return row_machine.price(self.numbers, self.unit, layer, phase, zeros)
+        if self.kind == "events":
+            share = zeros.nonzero.get(phase, 1.0) if zeros else 1.0
+            macs = layer.macs(phase)
+            done = phase in PASSES and macs
+            return self.price(layer.costs[phase], macs * share) if done else {}
         return self.price(layer.costs[phase]) if phase in layer.costs else {}
 
-    def price(self, cost: Cost) -> dict[str, float]:
+    def price(self, cost: Cost, events: float | None = None) -> dict[str, float]:
         """Return `energy_joules`, of it that of arithmetic and of memory where they are known
-        apart, and `latency_seconds` where the machine has a speed. UserError for an array, which
-        has to know the shapes of layers."""
+        apart, and `latency_seconds` where the machine has a speed. `events` are MACs without a zero,
+        all of them where nothing is said. UserError for an array, which has to know the shapes of
+        layers."""
         n = self.numbers
         if self.kind in ARRAYS:
             raise UserError(f"--machine {self.name}: it prices layers (cost), not books (bill)")
+        if self.kind == HOST:
+            return host.price(n, cost)
+        if self.kind == "events":
+            met = cost.macs if events is None else events
+            return {"energy_joules": 1e-12 * n["event"] * met, "events": met}
         if self.kind == "throughput":
             seconds = cost.macs / n["macs_per_second"]
             return {"energy_joules": seconds * n["watts"], "latency_seconds": seconds}
@@ -91,7 +114,7 @@ class Machine:
 
 def names() -> tuple[str, ...]:
     """Return the names of the machines that come with the program."""
-    return tuple(sorted(file.stem for file in FOLDER.glob("*.toml")))
+    return (*sorted(file.stem for file in FOLDER.glob("*.toml")), HOST)
 
 
 def load(name_or_file: str) -> Machine:
@@ -105,55 +128,67 @@ def load(name_or_file: str) -> Machine:
                 f"--machine: no machine {name_or_file!r}; there are {known}, and files that end in "
                 ".toml"
             )
+        if name_or_file == HOST:
+            numbers, note = host.measure()
+            return Machine(HOST, HOST, host.SOURCE, numbers, note)
         path = FOLDER / f"{name_or_file}.toml"
     try:
         held = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"--machine: {path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"--machine: {path} is no TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        said = str(error).splitlines() or ["nested too deep"]
+        raise UserError(f"--machine: {path} is no TOML: {said[0]:.200}") from error
     return _machine(path, held)
 
 
 def _machine(path: Path, held: dict[str, Any]) -> Machine:
-    for key in ("name", "kind", "source"):
+    for key in ("name", "kind", "source", *[k for k in ("note",) if k in held]):
         if not isinstance(held.get(key), str):
-            raise UserError(f"{path}: {key} = {held.get(key)!r}: a text is needed")
+            raise UserError(f"{path}: {key} = {held.get(key)!r:.60}: a text is needed")
     kind = held["kind"]
     if kind not in TABLES:
-        raise UserError(f"{path}: kind = {kind!r}; there are {', '.join(TABLES)}")
+        raise UserError(f"{path}: kind = {kind!r:.60}; there are {', '.join(TABLES)}")
     wanted = TABLES[kind]
+    known = (*TOP, *OWN.get(kind, ()), *wanted)
     for key in held:
-        if key not in (*TOP, *wanted):
-            raise UserError(f"{path}: unknown key {key}{nearest(key, (*TOP, *wanted))}")
+        if key not in known:
+            raise UserError(f"{path}: unknown key {key!r:.60}{nearest(key, known)}")
+    bits = held.get("bits", 1)
+    if type(bits) is not int or not 0 < bits <= MOST:
+        raise UserError(f"{path}: bits = {bits!r:.60}: a whole number above 0 is needed")
     numbers: dict[str, float] = {}
     for table, keys in wanted.items():
         numbers |= _numbers(path, table, held.get(table), keys)
     dataflow = held.get("dataflow", "")
     if kind == "systolic" and dataflow not in DATAFLOWS:
-        raise UserError(f"{path}: dataflow = {dataflow!r}; there are {', '.join(DATAFLOWS)}")
+        raise UserError(f"{path}: dataflow = {dataflow!r:.60}; there are {', '.join(DATAFLOWS)}")
     unit = held.get("unit", "")
     if unit not in ("", "mac"):
-        raise UserError(f"{path}: unit = {unit!r}; there is 'mac'")
-    note = str(held.get("note", ""))
+        raise UserError(f"{path}: unit = {unit!r:.60}; there is 'mac'")
+    note = held.get("note", "")
     return Machine(held["name"], kind, held["source"], numbers, note, dataflow, unit)
 
 
 def _numbers(path: Path, table: str, held: Any, keys: tuple[str, ...]) -> dict[str, float]:
     """Return the numbers of a table, all of which must be there and positive or zero."""
     if not isinstance(held, dict):
-        raise UserError(f"{path}: table [{table}] is missing; it has {', '.join(keys)}")
+        given = "is missing" if held is None else f"= {held!r:.60} is none"
+        raise UserError(f"{path}: table [{table}] {given}; it has {', '.join(keys)}")
     for key in held:
         if key not in keys:
-            raise UserError(f"{path}: {table}.{key} is unknown{nearest(key, keys)}")
+            unknown = f"{table}.{key}"
+            raise UserError(f"{path}: unknown key {unknown!r:.60}{nearest(key, keys)}")
     for key in keys:
-        value = held.get(key)
+        value, name = held.get(key), f"{path}: {table}.{key}"
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{path}: {table}.{key} = {value!r}: a number is needed")
+            raise UserError(f"{name} = {value!r:.60}: a number is needed")
         if not 0 <= value < math.inf:
-            raise UserError(f"{path}: {table}.{key} = {value}: it must be 0 or more, and finite")
+            raise UserError(f"{name} = {value!r:.60}: it must be 0 or more, and finite")
         if table != ENERGY and value == 0 and key not in MAY_BE_ZERO:
-            raise UserError(f"{path}: {table}.{key} = 0: it must be more than 0")
+            raise UserError(f"{name} = 0: it must be more than 0")
+        if value and not LEAST <= value <= MOST:
+            raise UserError(f"{name} = {value!r:.60}: it must be from {LEAST:g} to {MOST:g}")
         if table != ENERGY and key not in FRACTIONS and value != int(value):
-            raise UserError(f"{path}: {table}.{key} = {value}: it must be whole")
+            raise UserError(f"{name} = {value!r:.60}: it must be whole")
     return {key: float(held[key]) for key in keys}

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping as Table
 from functools import cache
 from typing import Any
 
 from ..errors import UserError
 from . import work
-from .row_mapping import Chip, Costs
-from .row_stationary import Estimate, Shape, energy, estimate, passes
+from .row_mapping import Chip, Costs, Mapping, search
+from .row_stationary import Estimate, Shape, Zeros, energy, estimate, passes
+from .zeros import LayerZeros
 
 CHIP = tuple(name for name in Chip._fields if name != "fewest_strips")
 COSTS = Costs._fields
 
 
-def chip_of(numbers: Mapping[str, float]) -> Chip:
+def chip_of(numbers: Table[str, float]) -> Chip:
     """Return the chip of a machine's numbers."""
     fields: dict[str, Any] = {
         name: numbers[name] if name.endswith("_hz") else int(numbers[name]) for name in CHIP
@@ -24,16 +25,24 @@ def chip_of(numbers: Mapping[str, float]) -> Chip:
 
 
 def price(
-    numbers: Mapping[str, float], unit: str, layer: work.Layer, phase: str
-) -> dict[str, float]:
+    numbers: Table[str, float], unit: str, layer: work.Layer, phase: str,
+    zeros: LayerZeros | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Return what a pass of a layer takes, nothing where it has no products: each shape in its best
-    mapping, images without zeros. Energy is in joules, or in that of a MAC where `unit` is "mac".
-    UserError where rows and columns have different strides."""
+    mapping. With `zeros` images are run-length coded in DRAM where that pays. Energy is in joules,
+    or in that of a MAC where `unit` is "mac". UserError where rows and columns have different
+    strides, and where nothing fits."""
     if phase not in work.PASSES or not layer.macs(phase):
         return {}
     chip = chip_of(numbers)
     costs = Costs(**{name: numbers[name] for name in COSTS})
-    found = [_best(passes(_shape(layer.name, shape))[phase], chip) for shape in layer.shapes]
+    coded = zeros and _zeros(zeros, phase)
+    try:
+        found = [
+            _best(passes(_shape(shape))[phase], chip, coded) for shape in layer.shapes
+        ]
+    except UserError as error:
+        raise UserError(f"{layer.name}, {phase}: {error}") from error
     total = sum(energy(one, costs).total for one in found)
     macs, seconds = sum(one.macs for one in found), sum(one.latency_seconds for one in found)
     return {
@@ -48,11 +57,26 @@ def price(
 
 
 @cache
-def _best(shape: Shape, chip: Chip) -> Estimate:
-    return estimate(shape, chip)
+def _best(shape: Shape, chip: Chip, zeros: Zeros | None) -> Estimate:
+    return estimate(shape, chip, _mapping(shape, chip), zeros)
 
 
-def _shape(layer: str, s: work.Shape) -> Shape:
+@cache
+def _mapping(shape: Shape, chip: Chip) -> Mapping:
+    return search(shape, chip)
+
+
+def _zeros(zeros: LayerZeros, phase: str) -> Zeros:
+    """Return the zeros of what a pass takes for its images, and of its results: gradients of
+    weights have none."""
+    return {
+        "forward": Zeros(zeros.input, zeros.output),
+        "backward_data": Zeros(zeros.gradient, zeros.input_gradient),
+        "backward_weights": Zeros(zeros.input, 0.0),
+    }[phase]
+
+
+def _shape(s: work.Shape) -> Shape:
     if s.U[0] != s.U[1]:
-        raise UserError(f"{layer}: strides {s.U[0]} and {s.U[1]}: the mapping needs them equal")
+        raise UserError(f"strides {s.U[0]} and {s.U[1]}: the mapping needs them equal")
     return Shape(s.N, s.M, s.C, s.H, s.W, s.R, s.S, s.E, s.F, s.U[0], s.groups)

@@ -233,9 +233,25 @@ def search(shape: Shape, chip: Chip = EYERISS, costs: Costs | None = None) -> Ma
     work = folded(shape, chip)
     best = min(_candidates(work, chip), key=rank, default=None)
     if best is None:
-        has = f"a buffer of {chip.buffer_bytes} bytes"
-        raise UserError(f"{shape}: no mapping fits {has}: give the chip a larger buffer_bytes")
+        raise UserError(f"nothing fits the chip: {_missing(work, chip)}")
     return best
+
+
+def _missing(shape: Shape, chip: Chip) -> str:
+    """Return which number of a chip is too small for a folded shape, and what would do: the least
+    mapping is a filter, a channel and an image in the lowest strip."""
+    filters = shape.r * shape.s * chip.word_bytes
+    if 0 < chip.filter_bytes < filters:
+        return (
+            f"chip.filter_bytes = {chip.filter_bytes} is less than the {filters} of {shape.r} x "
+            f"{shape.s} words of a filter"
+        )
+    least = Mapping(_strips(shape, chip)[-1], 1, 1, 1, 1, 1, 1)
+    needed = banks(shape, chip, least) * chip.bank_bytes
+    return (
+        f"chip.buffer_bytes = {chip.buffer_bytes} is less than the {needed}, in banks of "
+        f"{chip.bank_bytes}, of what makes {least.e} x {shape.f} outputs of one filter"
+    )
 
 
 def _candidates(shape: Shape, chip: Chip) -> Iterator[Mapping]:
@@ -265,7 +281,7 @@ def _array_mappings(
                 for total in tiles:
                     if chip.filter_bytes and total * q * r * weights > chip.filter_bytes:
                         continue
-                    for t in range(ceil_div(total, most), room // r + 1):
+                    for t in range(ceil_div(total, most), min(room // r, total) + 1):
                         if total % t == 0:
                             yield e, total // t, q, r, t
 

@@ -179,11 +179,28 @@ def _priced(described: dict[str, Any]) -> list[str]:
     prices = described["totals"].get("on_machine", {})
     lines = []
     for what, price in prices.items():
+        figures = []
         if "energy_macs" in price:
-            figures = [f"energy of {short(price['energy_macs'])} MACs"]
-        else:
-            figures = [f"{short(price['energy_joules'] * 1e6)} uJ"]
+            figures.append(f"energy of {short(price['energy_macs'])} MACs")
+        elif "energy_joules" in price:
+            figures.append(f"{short(price['energy_joules'] * 1e6)} uJ")
         if "latency_seconds" in price:
             figures.append(f"{short(price['latency_seconds'] * 1e6)} us at least")
+        if "events" in price:
+            figures.append(f"{short(price['events'])} events")
         lines.append(f"{what} on {described['machine']['name']}: {', '.join(figures)}")
-    return lines
+    return lines + _notes(described.get("machine", {}))
+
+
+def _notes(machine: dict[str, Any]) -> list[str]:
+    """Return what the prices leave open, or where their zeros are from."""
+    if machine.get("kind") == "host":
+        return [str(machine["note"])]
+    if "zeros" not in machine:
+        return []
+    source, without = machine["zeros"]["source"], machine["zeros"]["without"]
+    if source is None:
+        bound = "; every MAC is an event: an upper bound" if machine["kind"] == "events" else ""
+        return [f"no zeros are known (--zeros){bound}"]
+    others = f"; none are known of {', '.join(without)}" if without else ""
+    return [f"zeros are those of {source}{others}"]
