@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -164,6 +165,13 @@ def test_layers_on_eyeriss(capsys: pytest.CaptureFixture[str]) -> None:
         machine.load("eyeriss").price_layer(layer, "forward")
 
 
+def test_a_folder_is_no_machine(tmp_path: Path) -> None:
+    folder = tmp_path / "folder.toml"
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"folder.toml: Is a directory"):
+        machine.load(str(folder))
+
+
 def test_prices_by_hand(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(PRICES)
@@ -189,17 +197,91 @@ def test_prices_by_hand(tmp_path: Path) -> None:
         ("[energy_pj]", "[energy]", "unknown key 'energy'; did you mean 'energy_pj'?"),
         ('kind = "prices"', 'kind = "price"', "kind = 'price'; there are prices, thr"),
         ('kind = "prices"', 'kind = "throughput"', "unknown key 'energy_pj'"),
+        ("mac = 2.0", "mac = nan", "energy_pj.mac = nan: it must be 0 or more"),
+        ("mac = 2.0", "mac = [1]", "energy_pj.mac = [1]: a number is needed"),
+        ("mac = 2.0", "mac = 1e300", "energy_pj.mac = 1e+300: it must be from 1e-21 to 1e+21"),
+        ("mac = 2.0", "mac = 1" + "0" * 400, "0: it must be from 1e-21 to 1e+21"),
+        ("mac = 2.0", "mac = 1" + "0" * 5000, "is no TOML"),
+        ("mac = 2.0", "mac = 1e-300", "energy_pj.mac = 1e-300: it must be from"),
+        ("mac = 2.0", '"m\\nc" = 1', "unknown key 'energy_pj.m\\nc'"),
+        ("mac = 2.0", "mac = " + "[" * 3000, "is no TOML"),
+        ("[energy_pj]\n", "", "unknown key 'mac'"),
+        ("[energy_pj]", "[[energy_pj]]", "table [energy_pj] = [{'mac': 2.0"),
+        ('kind = "prices"', 'kind = ["prices"]', "kind = ['prices']: a text is needed"),
+        ('kind = "prices"', 'kind = "prices"\nunit = "mac"', "unknown key 'unit'"),
+        ('kind = "prices"', 'kind = "prices"\ndataflow = "os"', "unknown key 'dataflow'"),
+        ('kind = "prices"', 'kind = "prices"\nbits = -8', "bits = -8: a whole number above 0"),
+        ('kind = "prices"', 'kind = "prices"\nnote = 8', "note = 8: a text is needed"),
+        ('kind = "prices"', 'kind = "host"', "kind = 'host'; there are prices, "),
         ('name = "mine"', "", "name = None: a text is needed"),
         ("mac = 2.0", "mac 2.0", "is no TOML"),
+        ("mine", "\udcff", "is no TOML: 'utf-8' codec can't decode byte 0xff"),
     ],
 )
 def test_bad_machine_files(tmp_path: Path, old: str, new: str, said: str) -> None:
     file = tmp_path / "bad.toml"
-    file.write_text(PRICES.replace(old, new))
+    file.write_bytes(PRICES.replace(old, new).encode(errors="surrogateescape"))
     with pytest.raises(UserError) as caught:
         machine.load(str(file))
     assert said in str(caught.value) and str(file) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "said"),
+    [
+        ("systolic-os", "rows", "0", "array.rows = 0: it must be more than 0"),
+        ("systolic-os", "columns", "2.5", "array.columns = 2.5: it must be whole"),
+        ("systolic-os", "sram_words", "-1", "array.sram_words = -1: it must be 0 or more"),
+        ("systolic-os", "clock_hz", "0.0", "array.clock_hz = 0: it must be more than 0"),
+        ("systolic-os", "dataflow", '"rs"', "dataflow = 'rs'; there are os, ws, is"),
+        ("systolic-os", "dataflow", "{}", "dataflow = {}; there are os, ws, is"),
+        ("eyeriss", "psum_words", "nan", "chip.psum_words = nan: it must be 0 or more"),
+        ("eyeriss", "bank_bytes", "0", "chip.bank_bytes = 0: it must be more than 0"),
+        ("eyeriss-isca16", "unit", '"pj"', "unit = 'pj'; there is 'mac'"),
+        ("etann", "watts", "inf", "throughput.watts = inf: it must be 0 or more, and finite"),
+        ("truenorth", "event", "'26'", "energy_pj.event = '26': a number is needed"),
+    ],
+)
+def test_bad_numbers_of_other_kinds(
+    tmp_path: Path, name: str, key: str, value: str, said: str
+) -> None:
+    lines = (machine.FOLDER / f"{name}.toml").read_text().splitlines()
+    changed = [f"{key} = {value}" if line.startswith(f"{key} =") else line for line in lines]
+    file = tmp_path / "bad.toml"
+    file.write_text("\n".join(changed))
+    with pytest.raises(UserError, match=re.escape(said)):
+        machine.load(str(file))
+
+
+@pytest.mark.parametrize("name", ["eyeriss", "systolic-os", "systolic-ws", "etann", "truenorth"])
+@pytest.mark.parametrize("size", [1.0, 1e20])
+def test_machines_of_any_size_price_a_model(
+    tmp_path: Path, name: str, size: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All numbers as small, or as large, as can be, but for the buffer; in finite numbers."""
+    lines = (machine.FOLDER / f"{name}.toml").read_text().splitlines()
+    file = tmp_path / "any.toml"
+    keep = ("buffer_bytes", "filter_bytes", "bank_bytes", "word_bytes", "bits")
+    for i, line in enumerate(lines):
+        key, _, value = line.partition(" = ")
+        if value[:1].isdigit() and key not in keep:
+            lines[i] = f"{key} = {size}"
+    file.write_text("\n".join(lines))
+    found = described("lenet", "--training", "--machine", str(file), capsys=capsys)
+    prices = found["totals"]["on_machine"]["training"].values()
+    assert prices and all(0 < price < 1e60 for price in prices)
+
+
+def test_a_chip_that_is_too_small_names_layer_key_and_value(tmp_path: Path) -> None:
+    file = tmp_path / "small.toml"
+    text = (machine.FOLDER / "eyeriss.toml").read_text()
+    file.write_text(text.replace("buffer_bytes = 102400", "buffer_bytes = 4096"))
+    said = "conv1, forward: nothing fits the chip: chip.buffer_bytes = 4096 is less than the 8192,"
+    with pytest.raises(UserError, match=re.escape(said)):
+        price = machine.load(str(file)).price_layer
+        for layer in count("lenet", 1, (1, 28, 28), 10, training=False).layers:
+            price(layer, "forward")
 
 
 @pytest.mark.parametrize(
@@ -213,6 +295,9 @@ def test_bad_machine_files(tmp_path: Path, old: str, new: str, said: str) -> Non
         (["lenet", "--ranks", "0"], "--ranks: 0 is less than 1"),
         (["lenet", "--machine", "eniac"], "no machine 'eniac'; there are "),
         (["lenet", "--machine", "nowhere.toml"], "nowhere.toml: No such file"),
+        (["lenet", "--zeros", "x.toml"], "--zeros: zeros are a matter of machines"),
+        (["lenet", "--zeros", "x.toml", "--machine", "etann"], "etann is of kind throughput, not "),
+        (["lenet", "--zeros", "x.toml", "--machine", "truenorth"], "x.toml: No such file"),
     ],
 )
 def test_what_does_not_fit_gives_one_line(

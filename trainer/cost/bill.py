@@ -12,9 +12,10 @@ from ...autograd.ledger import Cost, Ledger
 from ..checkpoint import load as load_checkpoint
 from ..errors import UserError
 from ..inspect import find
-from ..report import NAMES, bill, other_operations, short, training_macs
+from ..report import NAMES, bill, other_operations, short, sparsity, training_macs
 from ..state import books, recorded
-from .machine import Machine
+from . import sampled
+from .machine import HOST, Machine
 from .machine import load as load_machine
 from .table import aligned
 
@@ -48,16 +49,21 @@ def describe(run: Run, machine: Machine | None, intensity: float | None) -> dict
     hour."""
     phases = run.ledger.by("phase")
     forward = phases.get("forward", Cost())
-    training = training_macs(phases)
+    training, met = training_macs(phases), sampled.events(run.ledger)
+    by_phase = {name: sum(n for (_, p), n in met.items() if p == name) for name in phases}
     found: dict[str, Any] = {
         "checkpoint": str(run.source),
         "steps": run.steps,
         "epochs": run.epochs,
         "images": run.images,
         "seconds": run.seconds,
-        "phases": {name: _figures(phases[name], machine) for name in NAMES if name in phases},
-        "total": _figures(run.ledger.total(), machine),
-        "layers": _layers(run.ledger, machine),
+        "phases": {
+            name: _figures(phases[name], machine, by_phase[name])
+            for name in NAMES
+            if name in phases
+        },
+        "total": _figures(run.ledger.total(), machine, sum(met.values())),
+        "layers": _layers(run.ledger, machine, met),
         "training_macs": training,
         "training_over_inference": training / forward.macs if forward.macs else 0.0,
         "inferences": _inferences(run, training, forward),
@@ -67,8 +73,15 @@ def describe(run: Run, machine: Machine | None, intensity: float | None) -> dict
         found["per_epoch"] = {
             "macs": found["total"]["macs"] / run.epochs, "seconds": run.seconds / run.epochs
         }  # fmt: skip
+    if run.ledger.sampled_steps:
+        found["sparsity"] = sampled.describe(run.ledger, run.steps)
     if machine is not None:
-        found["machine"] = {"name": machine.name, "source": machine.source, "note": machine.note}
+        found["machine"] = {
+            "name": machine.name, "kind": machine.kind, "source": machine.source,
+            "note": machine.note,
+        }  # fmt: skip
+        if machine.kind == "events":
+            found["machine"]["zeros"] = sampled.basis(run.ledger, run.steps)
         if intensity is not None:
             kwh = found["total"]["energy_joules"] / JOULES_PER_KWH
             found |= {"grams_co2": kwh * intensity, "grams_co2_per_kwh": intensity}
@@ -81,7 +94,7 @@ def _inferences(run: Run, training: int, forward: Cost) -> float:
     return training * run.images / forward.macs if forward.macs else 0.0
 
 
-def _figures(cost: Cost, machine: Machine | None) -> dict[str, Any]:
+def _figures(cost: Cost, machine: Machine | None, events: float) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "macs": cost.macs,
         "executed": cost.executed,
@@ -91,16 +104,21 @@ def _figures(cost: Cost, machine: Machine | None) -> dict[str, Any]:
         "bytes_sent": cost.bytes_sent,
         "messages": cost.messages,
     }
-    return figures | (machine.price(cost) if machine else {})
+    return figures | (machine.price(cost, events) if machine else {})
 
 
-def _layers(ledger: Ledger, machine: Machine | None) -> list[dict[str, Any]]:
+def _layers(
+    ledger: Ledger, machine: Machine | None, met: Mapping[tuple[str, str], float]
+) -> list[dict[str, Any]]:
     costs: dict[str, dict[str, Cost]] = {}
     for row in ledger.rows():
         phases = costs.setdefault(row.key.scope, {})
         phases[row.key.phase] = phases.get(row.key.phase, Cost()).plus(row.cost)
     return [
-        {"name": scope, "phases": {name: _figures(c, machine) for name, c in phases.items()}}
+        {
+            "name": scope,
+            "phases": {name: _figures(c, machine, met[scope, name]) for name, c in phases.items()},
+        }
         for scope, phases in costs.items()
     ]
 
@@ -109,19 +127,30 @@ def as_text(described: dict[str, Any], ledger: Ledger) -> str:
     """Return the bill for people."""
     d = described
     epochs = "less than 1" if d["epochs"] is None else f"{d['epochs']:.4g}"
-    lines = [bill(ledger), "", *aligned(_rows(d)), ""]
+    lines = [bill(ledger), *sparsity(ledger, d["steps"]), "", *aligned(_rows(d)), ""]
+    if "sparsity" in d:
+        lines += [*sampled.as_lines(d["sparsity"]), ""]
     lines.append(
         f"{d['steps']:,} steps, {epochs} epochs, {d['images']:,} images, {d['seconds']:.1f} s"
     )
     if d["inferences"]:
         lines.append(f"the training took as many MACs as {short(d['inferences'])} answers")
     if "machine" in d:
-        joules = d["total"]["energy_joules"]
-        lines.append(f"on {d['machine']['name']}: {short(joules)} J")
+        lines.append(f"on {d['machine']['name']}: {_priced(d)}")
     if "grams_co2" in d:
         grams = d["grams_co2"]
         lines.append(f"{short(grams)} g of CO2 at {d['grams_co2_per_kwh']:g} g a kilowatt hour")
     return "\n".join([*lines, f"not recorded: {', '.join(d['not_recorded'])}"])
+
+
+def _priced(described: dict[str, Any]) -> str:
+    """Return joules and seconds, as far as the machine has them, and what they are taken from."""
+    total, machine = described["total"], described["machine"]
+    joules, seconds = total.get("energy_joules"), total.get("latency_seconds")
+    figures = [] if joules is None else [f"{short(joules)} J"]
+    if machine["kind"] == HOST:
+        figures += [f"{short(seconds)} s at least", machine["note"]]
+    return "; ".join([*figures, *[machine[k] for k in ("zeros",) if k in machine]])
 
 
 def _rows(described: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -144,6 +173,8 @@ def run(chosen: Mapping[str, Any]) -> int:
         raise UserError("--co2: energy is known with --machine only")
     held = read(Path(chosen["run"]))
     machine = load_machine(chosen["machine"]) if chosen["machine"] else None
+    if intensity is not None and machine and not machine.has_energy:
+        raise UserError(f"--co2: {machine.note}")
     described = describe(held, machine, intensity)
     text = json.dumps(described, indent=1) if chosen["as_json"] else ""
     print(text or as_text(described, held.ledger))

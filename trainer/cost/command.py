@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from ...autograd import models
 from ..errors import UserError
-from .machine import ARRAYS, CODED, Machine, load
+from .machine import ARRAYS, CODED, HOST, Machine, load
 from .table import as_csv, as_text, describe
 from .work import PHASES, Work, count
 from .zeros import Zeros
@@ -96,6 +96,9 @@ def price(
         entry["passes"] = {phase: price for phase, price in prices.items() if price}
         for phase, price in entry["passes"].items():
             sums[phase].append(price)
+    if machine.kind == HOST:
+        energy = {} if machine.has_energy else {"energy_joules": "not available"}
+        described["machine"] |= {"measured": {**machine.numbers}, **energy}
     if machine.kind in CODED:
         described["machine"]["zeros"] = _taken(work, zeros)
     if machine.kind not in ARRAYS:

@@ -9,6 +9,7 @@ from ...autograd.ledger import Cost
 from .profile import Roofs, calibrate, joules
 
 SOURCE = "measured now, in one thread: GFLOP/s of a float32 matrix product, GB/s of a copy"
+SPEED = "{:.0f} GFLOP/s and {:.1f} GB/s in one thread; "
 NO_ENERGY = "energy is not available: RAPL's counters cannot be read here"
 ENERGY = (
     "energy is the latency bound times the power of the packages, {watts:.1f} W by RAPL while the "
@@ -17,16 +18,16 @@ ENERGY = (
 
 
 def measure() -> tuple[dict[str, float], str]:
-    """Return `gflops`, `gbytes` and, where RAPL's counters can be read, `watts`, and a note on the
-    energy: about a second."""
+    """Return `gflops`, `gbytes` and, where RAPL's counters can be read, `watts`, and a note that
+    tells them: about a second."""
     before, begun = joules(), perf_counter()
     roofs = calibrate()
     after, seconds = joules(), perf_counter() - begun
-    numbers = roofs._asdict()
+    numbers, speed = roofs._asdict(), SPEED.format(*roofs)
     if before is None or after is None or after <= before:
-        return numbers, NO_ENERGY
+        return numbers, speed + NO_ENERGY
     watts = (after - before) / seconds
-    return numbers | {"watts": watts}, ENERGY.format(watts=watts)
+    return numbers | {"watts": watts}, speed + ENERGY.format(watts=watts)
 
 
 def price(numbers: Mapping[str, float], cost: Cost) -> dict[str, float]:

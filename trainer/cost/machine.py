@@ -69,6 +69,11 @@ class Machine:
     dataflow: str = ""
     unit: str = ""
 
+    @property
+    def has_energy(self) -> bool:
+        """Whether it tells joules: this machine does where its counters can be read."""
+        return self.kind != HOST or "watts" in self.numbers
+
     def price_layer(
         self, layer: Layer, phase: str, zeros: LayerZeros | None = None
     ) -> dict[str, float]:
@@ -87,9 +92,9 @@ class Machine:
 
     def price(self, cost: Cost, events: float | None = None) -> dict[str, float]:
         """Return `energy_joules`, of it that of arithmetic and of memory where they are known
-        apart, and `latency_seconds` where the machine has a speed. `events` are MACs without a zero,
-        all of them where nothing is said. UserError for an array, which has to know the shapes of
-        layers."""
+        apart, and `latency_seconds` where the machine has a speed. `events` are MACs without a
+        zero, all of them where nothing is said. UserError for an array, which has to know the
+        shapes of layers."""
         n = self.numbers
         if self.kind in ARRAYS:
             raise UserError(f"--machine {self.name}: it prices layers (cost), not books (bill)")

@@ -52,7 +52,7 @@ class Zeros:
 def read(name: str, layers: Iterable[str]) -> Zeros:
     """Return the shares of a run folder, of a checkpoint or of a file for a model's layers, named
     in order. UserError where there are none, and for layers that the model has not."""
-    path, known = Path(name), [*layers]
+    path, known, source = Path(name), [*layers], name
     if path.suffix in (".toml", ".json"):
         given = _of_file(path)
         for layer in given:
@@ -60,11 +60,13 @@ def read(name: str, layers: Iterable[str]) -> Zeros:
                 hint = nearest(layer, tuple(known))
                 raise UserError(f"--zeros {path}: the model has no layer {layer!r}{hint}")
     else:
-        given = _of_run(path)
+        ledger, steps = _of_run(path)
+        given = of_ledger(ledger)
+        source += f", sampled on {ledger.sampled_steps:,} of {steps:,} steps"
     mine = {layer: given[layer] for layer in known if layer in given}
     if not mine:
         raise UserError(f"--zeros {path}: knows of no layer of this model: is it of another one?")
-    return Zeros(name, _chained(mine))
+    return Zeros(source, _chained(mine))
 
 
 def of_ledger(ledger: Ledger) -> dict[str, dict[str, float]]:
@@ -89,13 +91,14 @@ def _shares(found: Mapping[str, Sample]) -> dict[str, float]:
     return {name: value for name, value in shares.items() if value is not None}
 
 
-def _of_run(path: Path) -> dict[str, dict[str, float]]:
+def _of_run(path: Path) -> tuple[Ledger, int]:
+    """Return the books of a run and its steps. UserError where it has counted no zeros."""
     from .bill import read as read_run
 
-    ledger = read_run(path).ledger
-    if not ledger.sampled_steps:
+    run = read_run(path)
+    if not run.ledger.sampled_steps:
         raise UserError(f"--zeros {path}: this run has counted none: train with --sparsity every=K")
-    return of_ledger(ledger)
+    return run.ledger, run.steps
 
 
 def _of_file(path: Path) -> dict[str, dict[str, float]]:
