@@ -28,12 +28,23 @@ def test_sizes_are_megabytes_or_say_what_they_are() -> None:
         assert config.parse_size(text) == size
 
 
+def test_every_k() -> None:
+    assert [config.parse_every(text) for text in ("off", "every=1", "every=250")] == [0, 1, 250]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("memory-limit = 'much'", "memory-limit: 'much' is no size, such as 500MB or 2GB"),
         ("memory-limit = '-1GB'", "memory-limit: '-1GB' is no size"),
         ("memory-limit = 'nan'", "memory-limit: 'nan' is no size"),
+        ("sparsity = 'every=0'", "sparsity: 'every=0' is neither off nor every=K, such as every="),
+        ("sparsity = 'every=-1'", "sparsity: 'every=-1' is neither"),
+        ("sparsity = 'every=1.5'", "sparsity: 'every=1.5' is neither"),
+        ("sparsity = 'each=2'", "sparsity: 'each=2' is neither"),
+        ("sparsity = '5'", "sparsity: '5' is neither"),
+        ("sparsity = ''", "sparsity: '' is neither"),
+        ("sparsity = 5", "sparsity: expected str, got 5"),
         ("modle = 'mlp'", "unknown key 'modle'; did you mean 'model'?"),
         ("epochs = 1.5", "epochs: expected int, got 1.5"),
         ("epochs = true", "epochs: expected int, got True"),

@@ -78,7 +78,8 @@ def _zeros(name: str, machine: Machine, work: Work) -> Zeros | None:
     if machine.kind not in CODED:
         kinds = " or ".join(CODED)
         raise UserError(f"--zeros: machine {machine.name} is of kind {machine.kind}, not {kinds}")
-    return read_zeros(name, [layer.name for layer in work.layers if layer.macs("forward")])
+    layers = [layer.name for layer in work.layers if layer.macs("forward")]
+    return read_zeros(name, work.model, layers)
 
 
 def price(

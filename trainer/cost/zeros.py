@@ -49,24 +49,22 @@ class Zeros:
         return self.layers.get(layer)
 
 
-def read(name: str, layers: Iterable[str]) -> Zeros:
+def read(name: str, model: str, layers: Iterable[str]) -> Zeros:
     """Return the shares of a run folder, of a checkpoint or of a file for a model's layers, named
-    in order. UserError where there are none, and for layers that the model has not."""
+    in order. UserError where there are none, for a run of another model, and for layers that the
+    model has not."""
     path, known, source = Path(name), [*layers], name
     if path.suffix in (".toml", ".json"):
         given = _of_file(path)
-        for layer in given:
-            if layer not in known:
-                hint = nearest(layer, tuple(known))
-                raise UserError(f"--zeros {path}: the model has no layer {layer!r}{hint}")
     else:
-        ledger, steps = _of_run(path)
+        ledger, steps = _of_run(path, model)
         given = of_ledger(ledger)
         source += f", sampled on {ledger.sampled_steps:,} of {steps:,} steps"
-    mine = {layer: given[layer] for layer in known if layer in given}
-    if not mine:
-        raise UserError(f"--zeros {path}: knows of no layer of this model: is it of another one?")
-    return Zeros(source, _chained(mine))
+    for layer in given:
+        if layer not in known:
+            hint = nearest(layer, tuple(known))
+            raise UserError(f"--zeros {path}: {model} has no layer {layer!r:.60}{hint}")
+    return Zeros(source, _chained({layer: given[layer] for layer in known if layer in given}))
 
 
 def of_ledger(ledger: Ledger) -> dict[str, dict[str, float]]:
@@ -91,14 +89,21 @@ def _shares(found: Mapping[str, Sample]) -> dict[str, float]:
     return {name: value for name, value in shares.items() if value is not None}
 
 
-def _of_run(path: Path) -> tuple[Ledger, int]:
-    """Return the books of a run and its steps. UserError where it has counted no zeros."""
-    from .bill import read as read_run
+def _of_run(path: Path, model: str) -> tuple[Ledger, int]:
+    """Return the books of a run and its steps."""
+    from ..checkpoint import load  # which load h5py
+    from ..inspect import find
+    from ..state import books, recorded
 
-    run = read_run(path)
-    if not run.ledger.sampled_steps:
+    file = find(path)
+    meta = load(file).meta
+    mine = recorded(file, meta, "model", str)
+    if mine != model:
+        raise UserError(f"--zeros {path}: a run of {mine}, not of {model}")
+    ledger = books(file, meta)
+    if not ledger.sampled_steps:
         raise UserError(f"--zeros {path}: this run has counted none: train with --sparsity every=K")
-    return run.ledger, run.steps
+    return ledger, recorded(file, meta, "step", int)
 
 
 def _of_file(path: Path) -> dict[str, dict[str, float]]:

@@ -1,0 +1,278 @@
+"""Zeros on machines: shares of a sampled run or a file, events, coded images; this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tallygrad.autograd.ledger import Cost, Ledger, Sample
+from tallygrad.datasets.idx import write_idx
+from tallygrad.trainer.cli import main
+from tallygrad.trainer.cost import host, machine
+from tallygrad.trainer.cost.profile import Roofs
+from tallygrad.trainer.cost.row_stationary import EYERISS, Shape, Zeros, estimate, passes
+from tallygrad.trainer.cost.sampled import events
+from tallygrad.trainer.errors import UserError
+from tallygrad.trainer.report import PASSES
+
+STEPS, SAMPLED = 5, 2
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run whose second and fourth step were sampled."""
+    folder = tmp_path_factory.mktemp("zeros")
+    draw = np.random.default_rng(0)
+    for name in ("train", "t10k"):
+        images = draw.integers(0, 256, (40, 28, 28), np.uint8)
+        write_idx(folder / f"{name}-images-idx3-ubyte", images)
+        write_idx(folder / f"{name}-labels-idx1-ubyte", draw.integers(0, 10, 40, np.uint8))
+    words = ["train", "--model", "lenet", "--dataset", "mnist", "--data-dir", str(folder)]
+    words += ["--backend", "numpy", "--threads", "1", "--batch-size", "8", "--micro-batches", "1"]
+    for name, every in (("run", "every=2"), ("plain", "off")):
+        assert main([*words, "--sparsity", every, "--out", str(folder / name)]) == 0
+    return folder / "run"
+
+
+def asked(*words: str, capsys: pytest.CaptureFixture[str]) -> Any:
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def books(run: Path) -> Ledger:
+    return Ledger.from_json(json.loads((run / "ledger.json").read_text()))
+
+
+def test_a_bill_tells_what_was_sampled(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked("bill", str(run), capsys=capsys)["sparsity"]
+    assert (found["sampled_steps"], found["steps"]) == (SAMPLED, STEPS)
+    samples = books(run).sampled
+    for key in ("macs", "nonzero_macs", "gradient_zeros", "weights"):
+        field = {"nonzero_macs": "nonzero"}.get(key, key)
+        total = sum(getattr(one, field) for one in samples.values())
+        phases = sum(p[key] for p in found["phases"].values())
+        layers = sum(p[key] for layer in found["layers"] for p in layer["phases"].values())
+        assert found["total"][key] == phases == layers == total > 0
+    layers = {layer["name"]: layer["phases"] for layer in found["layers"]}
+    assert [*layers] == ["conv1", "conv2", "fc1", "fc2"]
+    # Each pooling of 2 x 2 sends the gradient on to one of four: conv1's is zero elsewhere.
+    assert 0.75 <= layers["conv1"]["backward_weights"]["gradient_zero_share"] < 0.8
+    assert layers["conv1"]["forward"]["gradient_zero_share"] is None
+    assert "backward_data" not in layers["conv1"]
+    assert main(["bill", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "sampled on 2 of 5 steps; not counted: evaluation" in out
+    assert "sparsity" not in asked("bill", str(run.parent / "plain"), capsys=capsys)
+
+
+def test_events_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """26 pJ for each MAC without a zero, by layer and pass as sampled; else an upper bound."""
+    found = asked("bill", str(run), "--machine", "truenorth", capsys=capsys)
+    sampled, total = books(run), 0.0
+    for row in sampled.rows():
+        phase = "forward" if row.key.phase == "evaluate" else row.key.phase
+        one = [s for k, s in sampled.sampled.items() if k[:2] == (row.key.scope, phase)]
+        if row.cost.macs:
+            total += row.cost.macs * one[0].nonzero / one[0].macs
+    assert found["total"]["events"] == pytest.approx(total)
+    assert total < found["total"]["macs"]
+    assert found["total"]["energy_joules"] == pytest.approx(26e-12 * total)
+    for key in ("events", "energy_joules"):
+        assert found["total"][key] == pytest.approx(sum(p[key] for p in found["phases"].values()))
+        layers = sum(p[key] for layer in found["layers"] for p in layer["phases"].values())
+        assert found["total"][key] == pytest.approx(layers)
+    assert found["machine"]["zeros"] == "events as sampled on 2 of 5 steps"
+    plain = asked("bill", str(run.parent / "plain"), "--machine", "truenorth", capsys=capsys)
+    assert plain["total"]["events"] == plain["total"]["macs"] == found["total"]["macs"]
+    assert "every MAC is an event, an upper bound" in plain["machine"]["zeros"]
+
+
+def test_evaluation_and_layers_that_were_not_sampled() -> None:
+    ledger = Ledger()
+    for scope, phase in (("a", "forward"), ("a", "evaluate"), ("b", "forward")):
+        ledger.count((scope, phase, "linear", "numpy", Cost(macs=100)), 3)
+    ledger.sample(("a", "forward", "linear", "numpy"), Sample(1, macs=100, nonzero=25))
+    half = {("a", "forward"): 75.0, ("a", "evaluate"): 75.0, ("b", "forward"): 300.0}
+    assert events(ledger) == half
+
+
+def test_a_model_is_priced_with_the_zeros_of_a_run(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["cost", "lenet", "--training", "--machine", "truenorth"]
+    dense = asked(*words, capsys=capsys)
+    assert dense["totals"]["on_machine"]["training"]["events"] == 6_591_000
+    assert dense["machine"]["zeros"]["source"] is None
+    newest = max((run / "checkpoints").glob("step-*.h5"))
+    for source in (run, newest):
+        found = asked(*words, "--zeros", str(source), capsys=capsys)
+        layers = {layer["name"]: layer for layer in found["layers"]}
+        for (scope, phase, *_), one in books(run).sampled.items():
+            macs = layers[scope][f"{phase}_macs"]
+            price = layers[scope]["passes"][phase]
+            assert price["events"] == pytest.approx(macs * one.nonzero / one.macs)
+            assert price["energy_joules"] == pytest.approx(26e-12 * price["events"])
+        assert found["machine"]["zeros"]["source"] == f"{source}, sampled on 2 of 5 steps"
+        assert not found["machine"]["zeros"]["without"]
+    assert main([*words, "--zeros", str(run)]) == 0
+    assert "sampled on 2 of 5 steps" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "every MAC is an event: an upper bound" in capsys.readouterr().out
+
+
+# Eyeriss, JSSC 2017, Table V, AlexNet: zeros of each CONV layer's input; see
+# test_cost_row_stationary.py, which holds the estimates against the chip.
+INPUTS = {"conv1": 0.0001, "conv2": 0.387, "conv3": 0.725, "conv4": 0.793, "conv5": 0.776}
+
+
+@pytest.mark.parametrize("form", ["toml", "json"])
+def test_eyeriss_codes_images_with_the_zeros_of_a_file(
+    tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / f"alexnet.{form}"
+    tables = {name: {"input": share} for name, share in INPUTS.items()}
+    tables["conv5"]["output"] = 0.776
+    toml = [f"[{n}]\n" + "\n".join(f"{k} = {v}" for k, v in t.items()) for n, t in tables.items()]
+    file.write_text("\n".join(toml) if form == "toml" else json.dumps(tables))
+    words = ["cost", "alexnet", "--batch", "4", "--machine", "eyeriss"]
+    dense, found = (asked(*words, *more, capsys=capsys) for more in ([], ["--zeros", str(file)]))
+    assert found["machine"]["zeros"]["without"] == ["fc6", "fc7", "fc8"]
+    layers = {layer["name"]: layer for layer in found["layers"]}
+    shares = [*INPUTS.values(), 0.776]
+    for i, name in enumerate(INPUTS):
+        shape = Shape(*layers[name]["shape"].values())
+        mine = estimate(shape, EYERISS, zeros=Zeros(shares[i], shares[i + 1]))
+        assert layers[name]["passes"]["forward"]["dram_bytes"] == mine.dram_bytes
+    # Zeros of DRAM's traffic alone: 15.4 MB on the chip, within the 10% of the other tests.
+    total = sum(layers[name]["passes"]["forward"]["dram_bytes"] for name in INPUTS)
+    assert total == pytest.approx(15.4e6, rel=0.1)
+    before, after = (f["totals"]["on_machine"]["inference"] for f in (dense, found))
+    assert after["dram_bytes"] < before["dram_bytes"]
+    assert after["cycles"] == before["cycles"]
+
+
+def test_each_pass_has_its_own_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Gradients are the images of backward-data, and go out as the layer before reads them."""
+    file = tmp_path / "zeros.toml"
+    file.write_text("[conv1]\ngradient = 0.9\ninput = 0.2\n[conv2]\ngradient = 0.8\ninput = 0.6\n")
+    words = ["cost", "lenet", "--batch", "2", "--training", "--machine", "eyeriss"]
+    found = asked(*words, "--zeros", str(file), capsys=capsys)
+    conv2 = next(layer for layer in found["layers"] if layer["name"] == "conv2")
+    shape = passes(Shape(2, 50, 20, 12, 12, 5, 5, 8, 8))
+    expected = {
+        "forward": Zeros(0.6, 0.0), "backward_data": Zeros(0.8, 0.9),
+        "backward_weights": Zeros(0.6, 0.0),
+    }  # fmt: skip
+    for phase in PASSES:
+        mine = estimate(shape[phase], EYERISS, zeros=expected[phase])
+        assert conv2["passes"][phase]["dram_bytes"] == mine.dram_bytes
+
+
+def test_events_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is not told of a pass is the product of its factors' shares, as if independent."""
+    file = tmp_path / "zeros.json"
+    file.write_text(json.dumps({
+        "conv1": {"forward": 0.25}, "fc1": {"input": 0.5, "weights": 0.2, "gradient": 0.9},
+    }))  # fmt: skip
+    words = ["cost", "lenet", "--training", "--machine", "truenorth", "--zeros", str(file)]
+    found = asked(*words, capsys=capsys)
+    layers = {layer["name"]: layer["passes"] for layer in found["layers"]}
+    assert layers["conv1"]["forward"]["events"] == 72_000
+    macs = 400_000
+    shares = {"forward": 0.5 * 0.8, "backward_data": 0.1 * 0.8, "backward_weights": 0.5 * 0.1}
+    for phase, share in shares.items():
+        assert layers["fc1"][phase]["events"] == pytest.approx(macs * share)
+    assert layers["fc2"]["forward"]["events"] == 5000
+    assert found["machine"]["zeros"]["without"] == ["conv2", "fc2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[conv1]\ninput = 1.5", "conv1.input = 1.5: it must be from 0 to 1"),
+        ("[conv1]\ninput = -0.1", "conv1.input = -0.1: it must be from 0 to 1"),
+        ("[conv1]\ninput = nan", "conv1.input = nan: it must be from 0 to 1"),
+        ("[conv1]\ninput = true", "conv1.input = True: a number from 0 to 1 is needed"),
+        ("[conv1]\ninput = 'x'", "conv1.input = 'x': a number from 0 to 1 is needed"),
+        ("[conv1]\ninputs = 0.5", "conv1.inputs is unknown; did you mean 'input'?"),
+        ("[conv7]\ninput = 0.5", "lenet has no layer 'conv7'; did you mean 'conv"),
+        ("[a.conv1]\ninput = 0.5", "lenet has no layer 'a.conv1'"),
+        ("[conv1]\ninput = 0.5\n[conv1.more]\ninput = 0.5", "conv1.input = 0.5: a table of"),
+        ("input = 0.5", "input = 0.5: a table of shares is needed"),
+        ("", "the file = {}: a table of shares is needed"),
+        ("[conv1]", "conv1 = {}: a table of shares is needed"),
+        ("conv1", "is no TOML"),
+        ("a = " + "[" * 3000, "is no TOML"),
+        ("# \udcff", "is no TOML: 'utf-8' codec"),
+    ],
+)
+def test_bad_files_of_zeros(
+    tmp_path: Path, text: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "zeros.toml"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    assert main(["cost", "lenet", "--machine", "truenorth", "--zeros", str(file)]) == 2
+    err = capfd.readouterr().err
+    assert said in err and str(file) in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "3", "[" * 100_000, '{"conv1": [0.5]}', "nan", "{"])
+def test_bad_json(tmp_path: Path, text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "zeros.json"
+    file.write_text(text)
+    assert main(["cost", "lenet", "--machine", "truenorth", "--zeros", str(file)]) == 2
+    err = capfd.readouterr().err
+    assert str(file) in err and err.count("\n") == 1 and len(err) < 400
+
+
+def test_runs_that_do_not_do(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["cost", "lenet", "--machine", "truenorth", "--zeros"]
+    assert main([*words, str(run.parent / "plain")]) == 2
+    assert "this run has counted none: train with --sparsity every=K" in capfd.readouterr().err
+    assert main(["cost", "resnet20", *words[2:], str(run)]) == 2
+    assert "a run of lenet, not of resnet20" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("energy", [None, (10.0, 14.0), (14.0, 10.0)])
+def test_this_machine(
+    run: Path, energy: tuple[float, float] | None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Roofs as measured; joules only where the counters are there and have not begun anew."""
+    counts = iter((energy or (None, None)) * 4)
+    seconds = iter((0.0, 2.0) * 4)
+    monkeypatch.setattr(host, "calibrate", lambda: Roofs(100.0, 10.0))
+    monkeypatch.setattr(host, "joules", lambda: next(counts))
+    monkeypatch.setattr(host, "perf_counter", lambda: next(seconds))
+    known = energy == (10.0, 14.0)
+    here = machine.load("host")
+    assert here.has_energy is known and here.note.startswith("100 GFLOP/s and 10.0 GB/s")
+    price = here.price(Cost(macs=10**9, bytes_read=10**6))  # 20 ms of arithmetic, 0.1 of memory
+    assert price["latency_seconds"] == pytest.approx(0.02)
+    assert price.get("energy_joules") == (pytest.approx(0.04) if known else None)
+    found = asked("cost", "lenet", "--training", "--machine", "host", capsys=capsys)
+    conv2 = next(layer for layer in found["layers"] if layer["name"] == "conv2")
+    moved = 4 * (20 * 144 + 25_000 + 50 + 50 * 64)
+    bound = max(2e-11 * 1_600_000, 1e-10 * moved)
+    assert conv2["passes"]["forward"]["latency_seconds"] == pytest.approx(bound)
+    assert found["machine"]["measured"]["gflops"] == 100.0
+    assert ("energy_joules" in found["totals"]["on_machine"]["training"]) is known
+    assert ("energy_joules" in found["machine"]) is not known
+    assert main(["bill", str(run), "--machine", "host"]) == 0
+    out = capsys.readouterr().out
+    assert "s at least" in out and ("2.0 W by RAPL" if known else "energy is not available") in out
+    status = main(["bill", str(run), "--machine", "host", "--co2", "300"])
+    assert status == (0 if known else 2)
+    if not known:
+        assert "--co2: " in capsys.readouterr().err
+
+
+def test_an_unknown_machine_names_this_one() -> None:
+    assert {"host", "truenorth"} < {*machine.names()}
+    with pytest.raises(UserError, match=r"there are .*host"):
+        machine.load("hots")
