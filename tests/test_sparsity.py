@@ -12,6 +12,7 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, nn
 from tallygrad.autograd.ledger import Cost, Ledger, Sample
+from tallygrad.autograd.nn.flat import flatten
 from tallygrad.autograd.ops.conv import conv2d
 from tallygrad.autograd.ops.linear import linear, matmul
 from tallygrad.autograd.primitive import primitive
@@ -182,6 +183,18 @@ def test_recurrent_layers_are_those_of_single_products(name: str, kind: str, bot
     assert data.gradients == steps * gates + (steps - 2 * ways) * gates
     assert 0 < data.nonzero < data.macs and not data.uncounted
     assert 0 < total["backward_weights"].nonzero < total["backward_weights"].macs
+
+
+def test_those_who_wait_for_a_gradient_are_told_at_its_place() -> None:
+    books, told = Ledger(), list[str]()
+    layers = [nn.Linear(2, 2), nn.Linear(2, 2)]
+    flatten([p for layer in layers for p in layer.parameters()])
+    for i, layer in enumerate(layers):
+        layer.weight.ready.append(lambda p, i=i: told.append(f"{i} {p.grad is not None}"))
+    with context.using(ledger=books, trace=Sparsity(books)):
+        y = layers[1](layers[0](ag.ones(1, 2))).sum()
+        y.backward()
+    assert told == ["1 True", "0 True"]
 
 
 @primitive(infer=lambda x: x, cost=lambda y, x: Cost(macs=7))
