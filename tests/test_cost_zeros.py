@@ -18,6 +18,7 @@ from tallygrad.trainer.cost.row_stationary import EYERISS, Shape, Zeros, estimat
 from tallygrad.trainer.cost.sampled import events
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.report import PASSES
+from tallygrad.trainer.state import books as recorded_books
 
 STEPS, SAMPLED = 5, 2
 
@@ -236,6 +237,22 @@ def test_runs_that_do_not_do(run: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert "this run has counted none: train with --sparsity every=K" in capfd.readouterr().err
     assert main(["cost", "resnet20", *words[2:], str(run)]) == 2
     assert "a run of lenet, not of resnet20" in capfd.readouterr().err
+
+
+KEY = {"scope": "a", "phase": "forward", "primitive": "linear", "backend": "numpy"}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"sampled_steps": "many"}, {"sampled_steps": None}, {**KEY, "sampled": 3},
+        {**KEY, "sampled": {"macs": "x"}}, {**KEY, "sampled": {"macs": float("inf")}},
+        {"sampled": {"macs": 3}},
+    ],
+)  # fmt: skip
+def test_books_whose_samples_cannot_be_read(entry: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"run.h5: ledger on record cannot be read"):
+        recorded_books(Path("run.h5"), {"ledger": [entry]})
 
 
 @pytest.mark.parametrize("energy", [None, (10.0, 14.0), (14.0, 10.0)])
