@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .bounds import compulsory_words
 from .systolic import estimate, gemms, stalled_cycles
-from .work import PASSES, Layer, Shape
+from .work import PASSES, Layer
 
 
 def price(
@@ -27,12 +28,15 @@ def price(
         cycles += times * (1 + stalled_cycles(found, numbers["sram_words"]))
         macs += times * m * k * n
         sram += times * (found.input_reads + found.filter_reads + found.output_writes)
-        dram += _compulsory(shape)
-    joules = 1e-12 * (
-        numbers["mac"] * macs + numbers["sram_word"] * sram + numbers["dram_word"] * dram
-    )
+        dram += compulsory_words(shape)
+    joules = {
+        "energy_mac_joules": 1e-12 * numbers["mac"] * macs,
+        "energy_sram_joules": 1e-12 * numbers["sram_word"] * sram,
+        "energy_dram_joules": 1e-12 * numbers["dram_word"] * dram,
+    }
     return {
-        "energy_joules": joules,
+        "energy_joules": sum(joules.values()),
+        **joules,
         "latency_seconds": cycles / numbers["clock_hz"],
         "cycles": cycles,
         "global_buffer_bytes": sram * word,
@@ -40,11 +44,3 @@ def price(
         "active_pes": macs / cycles,
         "utilization": macs / (rows * columns * cycles),
     }
-
-
-def _compulsory(shape: Shape) -> int:
-    """Return the words that DRAM gives and takes at least: images, filters and results once, which
-    each pass reads or writes."""
-    images = shape.N * shape.C * shape.H * shape.W
-    filters = shape.M * (shape.C // shape.groups) * shape.R * shape.S
-    return images + filters + shape.N * shape.M * shape.E * shape.F

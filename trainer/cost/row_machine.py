@@ -38,15 +38,16 @@ def price(
     costs = Costs(**{name: numbers[name] for name in COSTS})
     coded = zeros and _zeros(zeros, phase)
     try:
-        found = [
-            _best(passes(_shape(shape))[phase], chip, coded) for shape in layer.shapes
-        ]
+        found = [_best(passes(_shape(s))[phase], chip, coded) for s in layer.shapes]
     except UserError as error:
         raise UserError(f"{layer.name}, {phase}: {error}") from error
-    total = sum(energy(one, costs).total for one in found)
+    levels = [energy(one, costs)._asdict() for one in found]
+    priced = {f"energy_{name}": sum(one[name] for one in levels) for name in COSTS}
+    priced = {"energy": sum(priced.values()), **priced}
+    scale = 1.0 if unit == "mac" else 1e-12
     macs, seconds = sum(one.macs for one in found), sum(one.latency_seconds for one in found)
     return {
-        **({"energy_macs": total} if unit == "mac" else {"energy_joules": 1e-12 * total}),
+        **{f"{name}_{unit or 'joule'}s": scale * value for name, value in priced.items()},
         "latency_seconds": seconds,
         "cycles": sum(one.latency_cycles for one in found),
         "global_buffer_bytes": sum(one.global_buffer_bytes for one in found),

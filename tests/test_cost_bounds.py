@@ -1,0 +1,61 @@
+"""Bounds of a pass: compulsory traffic, and the roof that binds."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tallygrad.trainer.cost import machine
+from tallygrad.trainer.cost.bounds import Roofline, compulsory_words, intensity, peak, roofline
+from tallygrad.trainer.cost.work import Shape
+
+ROOFS = Roofline(100.0, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "megabytes"),
+    [  # AlexNet, batch 4, words of 16 bit
+        (Shape(4, 96, 3, 227, 227, 11, 11, 55, 55, (4, 4), 1), 3.63),
+        (Shape(4, 256, 96, 27, 27, 5, 5, 27, 27, (1, 1), 2), 2.67),
+        (Shape(4, 384, 256, 13, 13, 3, 3, 13, 13, (1, 1), 1), 2.63),
+        (Shape(4, 384, 384, 13, 13, 3, 3, 13, 13, (1, 1), 2), 2.37),
+        (Shape(4, 256, 384, 13, 13, 3, 3, 13, 13, (1, 1), 2), 1.75),
+    ],
+)
+def test_what_memory_must_move(shape: Shape, megabytes: float) -> None:
+    assert 2e-6 * compulsory_words(shape) == pytest.approx(megabytes, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("macs", "moved", "seconds", "roof"),
+    [
+        (1000, 20, 10.0, "compute"),
+        (100, 400, 20.0, "memory"),
+        (100, 20, 1.0, "compute"),  # at the ridge
+        (0, 20, 1.0, "memory"),
+        (0, 0, 0.0, "compute"),
+    ],
+)
+def test_what_binds(macs: int, moved: int, seconds: float, roof: str) -> None:
+    assert ROOFS.bound(macs, moved) == (pytest.approx(seconds), roof)
+    if seconds and macs:
+        assert ROOFS.attainable(intensity(macs, moved)) == pytest.approx(macs / seconds)
+
+
+def test_the_ridge() -> None:
+    assert ROOFS.ridge == 5.0 and ROOFS.attainable(5.0) == 100.0
+    assert ROOFS.attainable(2.5) == 50.0 and ROOFS.attainable(math.inf) == 100.0
+    assert (intensity(3, 0), intensity(0, 0)) == (math.inf, 0.0)
+
+
+def test_roofs_of_machines() -> None:
+    eyeriss = machine.load("eyeriss")
+    found = roofline(eyeriss.kind, eyeriss.numbers)
+    assert found == (33.6e9, 480e6, "DRAM")  # the paper's peak; 60 MHz of 64 bit
+    array = machine.load("systolic-os")
+    assert roofline(array.kind, array.numbers) == (1024e9, 256e9, "global buffer")
+    for name, most in (("etann", 2e9), ("horowitz45", None)):
+        other = machine.load(name)
+        assert peak(other.kind, other.numbers) == most
+        assert roofline(other.kind, other.numbers) is None
