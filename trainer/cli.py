@@ -77,6 +77,8 @@ def parser() -> options.Parser:
     bill.add_argument("--machine", default="", help="price it on a machine: a name, or FILE.toml")
     bill.add_argument("--co2", type=float, metavar="G", help="grams of CO2 for a kilowatt hour")
     bill.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
+    for command in (cost, profile, bill):
+        command.add_argument("--html", default="", metavar="FILE", help="write a page with charts")
     commands.add_parser("launch", help="start ranks on this machine", add_help=False)
     return top
 

@@ -15,6 +15,7 @@ from ..autograd.optim import SGD
 from .config import TrainConfig
 from .errors import UserError
 
+MOST = 1 << 100  # of anything counted
 MODEL, VELOCITY, COPIES = "model/", "optimizer/velocity/", "micro_batches/"
 
 
@@ -93,9 +94,10 @@ def restore(
 
 
 def recorded(path: Path, meta: dict[str, Any], name: str, kind: type) -> Any:
-    """Return an entry of a checkpoint's record. UserError where it is missing or another type."""
+    """Return an entry of a checkpoint's record. UserError where it is missing or another type, and
+    for a number that counts nothing."""
     value = meta.get(name)
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or (isinstance(value, int | float) and not abs(value) < MOST):
         raise UserError(
             f"{path}: {name} on record is {value!r:.60}, expected {kind.__name__}: "
             "not a checkpoint of `train`"
@@ -106,7 +108,10 @@ def recorded(path: Path, meta: dict[str, Any], name: str, kind: type) -> Any:
 def books(path: Path, meta: dict[str, Any]) -> Ledger:
     """Return the ledger in a checkpoint's record. UserError where it is none."""
     try:
-        return Ledger.from_json(recorded(path, meta, "ledger", list))
+        ledger = Ledger.from_json(recorded(path, meta, "ledger", list))
+        if any(abs(count) > MOST for row in ledger.rows() for count in row.cost):
+            raise ValueError(f"a count of more than {MOST}")
+        return ledger
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{path}: ledger on record cannot be read: {_line(error)}") from error
 

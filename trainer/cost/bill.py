@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...autograd.ledger import Cost, Ledger
+from ..checkpoint import Checkpoint
 from ..checkpoint import load as load_checkpoint
 from ..errors import UserError
 from ..inspect import find
@@ -17,6 +18,10 @@ from ..state import books, recorded
 from . import sampled
 from .machine import HOST, Machine
 from .machine import load as load_machine
+from .metrics import as_text as metrics_text
+from .metrics import of_run
+from .page import write
+from .pages import of_bill
 from .table import aligned
 
 JOULES_PER_KWH = 3.6e6
@@ -31,17 +36,19 @@ class Run(NamedTuple):
     epochs: float | None  # None within the first one, whose length is on no record
     images: int
     seconds: float
+    checkpoint: Checkpoint
 
 
 def read(path: Path) -> Run:
     """Return the run of a folder or a checkpoint. UserError where there is none, or no books."""
     file = find(path)
-    meta = load_checkpoint(file).meta
+    held = load_checkpoint(file)
+    meta = held.meta
     steps, epoch = (recorded(file, meta, name, int) for name in ("step", "epoch"))
     images, within = (recorded(file, meta, name, int) for name in ("images", "step_in_epoch"))
     seconds = recorded(file, meta, "seconds", float)
     epochs = epoch * steps / (steps - within) if epoch and steps > within else None
-    return Run(file, books(file, meta), steps, epochs, images, seconds)
+    return Run(file, books(file, meta), steps, epochs, images, seconds, held)
 
 
 def describe(run: Run, machine: Machine | None, intensity: float | None) -> dict[str, Any]:
@@ -160,7 +167,8 @@ def _rows(described: dict[str, Any]) -> list[tuple[str, ...]]:
     for layer in described["layers"]:
         macs = [layer["phases"].get(name, {}).get("macs", 0) for name in phases]
         if any(macs):
-            rows.append((layer["name"], "", *map(short, macs)))
+            # A name from a file keeps its escapes, so that it cannot steer a terminal.
+            rows.append((json.dumps(layer["name"])[1:-1], "", *map(short, macs)))
     return rows
 
 
@@ -176,6 +184,9 @@ def run(chosen: Mapping[str, Any]) -> int:
     if intensity is not None and machine and not machine.has_energy:
         raise UserError(f"--co2: {machine.note}")
     described = describe(held, machine, intensity)
+    described["metrics"] = of_run(described, held.checkpoint.tensors, held.checkpoint.meta, machine)
+    if chosen["html"]:
+        write(chosen["html"], of_bill(described, held.ledger, machine))
     text = json.dumps(described, indent=1) if chosen["as_json"] else ""
-    print(text or as_text(described, held.ledger))
+    print(text or f"{as_text(described, held.ledger)}\n\n{metrics_text(described['metrics'])}")
     return 0

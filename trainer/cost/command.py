@@ -10,6 +10,10 @@ from typing import Any, TypeAlias
 from ...autograd import models
 from ..errors import UserError
 from .machine import ARRAYS, CODED, HOST, Machine, load
+from .metrics import as_text as metrics_text
+from .metrics import of_model
+from .page import write
+from .pages import of_cost
 from .table import as_csv, as_text, describe
 from .work import PHASES, Work, count
 from .zeros import Zeros
@@ -25,14 +29,17 @@ def run(chosen: Mapping[str, Any]) -> int:
     described = describe(work, chosen["ranks"], chosen["training"])
     if chosen["zeros"] and not chosen["machine"]:
         raise UserError("--zeros: zeros are a matter of machines; give a --machine")
-    if chosen["machine"]:
-        machine = load(chosen["machine"])
+    machine = load(chosen["machine"]) if chosen["machine"] else None
+    if machine is not None:
         price(described, work, machine, _zeros(chosen["zeros"], machine, work))
+    described["metrics"] = of_model(described, machine)
+    if chosen["html"]:
+        write(chosen["html"], of_cost(described, machine))
     if chosen["as_json"]:
         print(json.dumps(described, indent=1))
     else:
-        print(as_csv(described) if chosen["as_csv"] else as_text(described), end="")
-        print(end="" if chosen["as_csv"] else "\n")
+        shown = f"{as_text(described)}\n\n{metrics_text(described['metrics'])}\n"
+        print(as_csv(described) if chosen["as_csv"] else shown, end="")
     return 0
 
 

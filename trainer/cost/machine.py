@@ -68,6 +68,7 @@ class Machine:
     note: str = ""
     dataflow: str = ""
     unit: str = ""
+    bits: int | None = None
 
     @property
     def has_energy(self) -> bool:
@@ -159,9 +160,6 @@ def _machine(path: Path, held: dict[str, Any]) -> Machine:
     for key in held:
         if key not in known:
             raise UserError(f"{path}: unknown key {key!r:.60}{nearest(key, known)}")
-    bits = held.get("bits", 1)
-    if type(bits) is not int or not 0 < bits <= MOST:
-        raise UserError(f"{path}: bits = {bits!r:.60}: a whole number above 0 is needed")
     numbers: dict[str, float] = {}
     for table, keys in wanted.items():
         numbers |= _numbers(path, table, held.get(table), keys)
@@ -171,8 +169,11 @@ def _machine(path: Path, held: dict[str, Any]) -> Machine:
     unit = held.get("unit", "")
     if unit not in ("", "mac"):
         raise UserError(f"{path}: unit = {unit!r:.60}; there is 'mac'")
+    bits = held.get("bits")
+    if "bits" in held and (type(bits) is not int or not 1 <= bits <= 1024):
+        raise UserError(f"{path}: bits = {bits!r:.60}: a number from 1 to 1024 is needed")
     note = held.get("note", "")
-    return Machine(held["name"], kind, held["source"], numbers, note, dataflow, unit)
+    return Machine(held["name"], kind, held["source"], numbers, note, dataflow, unit, bits)
 
 
 def _numbers(path: Path, table: str, held: Any, keys: tuple[str, ...]) -> dict[str, float]:

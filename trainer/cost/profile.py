@@ -30,6 +30,9 @@ from ...autograd.ledger import Cost
 from ...autograd.optim import SGD
 from ...autograd.watch import Dispatched, Watch
 from ..errors import UserError
+from .bounds import Bound, Roofline
+from .page import write
+from .pages import of_profile
 from .table import aligned
 
 Key = tuple[str, str]  # scope and phase
@@ -46,11 +49,10 @@ class Roofs(NamedTuple):
     gflops: float
     gbytes: float
 
-    def seconds(self, cost: Cost) -> tuple[float, str]:
+    def seconds(self, cost: Cost) -> Bound:
         """Return the least time for so much work, and which roof binds: "compute" or "memory"."""
-        compute = 2e-9 * cost.macs / self.gflops
-        memory = 1e-9 * (cost.bytes_read + cost.bytes_written) / self.gbytes
-        return max(compute, memory), "compute" if compute >= memory else "memory"
+        roofs = Roofline(self.gflops / 2e-9, self.gbytes / 1e-9)
+        return roofs.bound(cost.macs, cost.bytes_read + cost.bytes_written)
 
 
 def calibrate() -> Roofs:
@@ -293,5 +295,7 @@ def run(chosen: Mapping[str, Any]) -> int:
         "model": chosen["model"], "batch": chosen["batch"], "backend": backend,
         **describe(rows, calibrate(), energy),
     }  # fmt: skip
+    if chosen["html"]:
+        write(chosen["html"], of_profile(described))
     print(json.dumps(described, indent=1) if chosen["as_json"] else as_text(described))
     return 0

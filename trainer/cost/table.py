@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
+from ...autograd.ledger import Cost
 from ..report import other_operations, short
 from .work import PASSES, Layer, Shape, Work
 
@@ -45,6 +46,7 @@ def totals(work: Work, ranks: int = 1, training: bool = True) -> dict[str, Any]:
         "conv_macs": conv,
         "fc_macs": fc,
         "inference_macs": forward,
+        "inference_bytes": moved(work.phase("forward")),
         "conv_share": conv / forward if forward else 0.0,
         "peak_bytes": work.peak,
     }
@@ -61,13 +63,19 @@ def _training(work: Work, ranks: int) -> dict[str, Any]:
         "training": {
             **by_pass,
             "total_macs": total,
+            "total_bytes": moved(work.ledger.total()),
             "other_ops": sum(other_operations(c) for c in work.ledger.by("phase").values()),
-            "update_bytes": update.bytes_read + update.bytes_written,
+            "update_bytes": moved(update),
             "exchange_bytes_per_rank": exchanged(work.parameters, ranks),
         },
         "training_over_inference": total / forward if forward else 0.0,
         "activation_bytes_stashed": sum(layer.stashed for layer in work.layers),
     }
+
+
+def moved(cost: Cost) -> int:
+    """Return the bytes that calls read and write."""
+    return cost.bytes_read + cost.bytes_written
 
 
 def exchanged(parameters: int, ranks: int) -> int:
@@ -89,6 +97,7 @@ def _layer(layer: Layer) -> dict[str, Any]:
         "weights": layer.weights,
         "parameters": layer.parameters,
         **{f"{name}_macs": layer.macs(name) for name in PASSES},
+        **{f"{name}_bytes": moved(layer.costs.get(name, Cost())) for name in PASSES},
         "other_ops": sum(other_operations(c) for c in layer.costs.values()),
         "bytes_read": sum(c.bytes_read for c in layer.costs.values()),
         "bytes_written": sum(c.bytes_written for c in layer.costs.values()),

@@ -1,0 +1,59 @@
+"""Elements of a page. Every text and every attribute goes through here, so none is unescaped."""
+
+from __future__ import annotations
+
+import unicodedata
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+UNFIT = ("Cc", "Cf", "Cn", "Cs")  # what steers a reader, turns text around, or is no character
+
+
+def element(tag: str, *children: Element | str | None, **attributes: str | float) -> Element:
+    """Return an element. None is no child; `class_` and `_` in the names of attributes are what
+    HTML calls `class` and `-`."""
+    made = Element(tag, {_attribute(name): _value(value) for name, value in attributes.items()})
+    for child in children:
+        if isinstance(child, Element):
+            made.append(child)
+        elif child is not None:
+            _add_text(made, clean(child))
+    return made
+
+
+def clean(text: str) -> str:
+    """Return a text with U+FFFD for control characters, surrogates and what turns text around."""
+    return "".join("\ufffd" if unicodedata.category(c) in UNFIT else c for c in text)
+
+
+def document(*parts: Element, title: str, style: str) -> str:
+    """Return a page of its own: it loads nothing and runs nothing, which it also forbids."""
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    sheet = Element("style")
+    sheet.text = style  # our own: HTML takes it as it is
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", title),
+        sheet,
+    )
+    page = element("html", head, element("body", element("main", *parts)), lang="en")
+    return f"<!doctype html>\n{ElementTree.tostring(page, encoding='unicode', method='html')}\n"
+
+
+def _attribute(name: str) -> str:
+    return "viewBox" if name == "viewBox" else name.rstrip("_").replace("_", "-")
+
+
+def _value(value: str | float) -> str:
+    return clean(value) if isinstance(value, str) else f"{value:.6g}"
+
+
+def _add_text(parent: Element, text: str) -> None:
+    if len(parent):
+        parent[-1].tail = (parent[-1].tail or "") + text
+    else:
+        parent.text = (parent.text or "") + text
