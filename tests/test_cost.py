@@ -210,7 +210,7 @@ def test_prices_by_hand(tmp_path: Path) -> None:
         ('kind = "prices"', 'kind = ["prices"]', "kind = ['prices']: a text is needed"),
         ('kind = "prices"', 'kind = "prices"\nunit = "mac"', "unknown key 'unit'"),
         ('kind = "prices"', 'kind = "prices"\ndataflow = "os"', "unknown key 'dataflow'"),
-        ('kind = "prices"', 'kind = "prices"\nbits = -8', "bits = -8: a whole number above 0"),
+        ('kind = "prices"', 'kind = "prices"\nbits = -8', "bits = -8: a number from 1 to 1024"),
         ('kind = "prices"', 'kind = "prices"\nnote = 8', "note = 8: a text is needed"),
         ('kind = "prices"', 'kind = "host"', "kind = 'host'; there are prices, "),
         ('name = "mine"', "", "name = None: a text is needed"),

@@ -55,6 +55,8 @@ def test_roofs_of_machines() -> None:
     assert found == (33.6e9, 480e6, "DRAM")  # the paper's peak; 60 MHz of 64 bit
     array = machine.load("systolic-os")
     assert roofline(array.kind, array.numbers) == (1024e9, 256e9, "global buffer")
+    here = roofline("host", {"gflops": 64.0, "gbytes": 8.0})
+    assert here is not None and here[:2] == pytest.approx((32e9, 8e9))
     for name, most in (("etann", 2e9), ("horowitz45", None)):
         other = machine.load(name)
         assert peak(other.kind, other.numbers) == most

@@ -29,7 +29,8 @@ from tallygrad.trainer.cost.markup import clean
 from tallygrad.trainer.cost.metrics import of_model
 from tallygrad.trainer.cost.page import DARK, LIGHT, SERIES, cell
 from tallygrad.trainer.cost.pages import of_cost, of_profile
-from tallygrad.trainer.cost.profile import Measured, Roofs
+from tallygrad.trainer.cost.profile import Measured
+from tallygrad.trainer.cost.roofs import Roofs
 from tallygrad.trainer.cost.table import describe
 from tallygrad.trainer.cost.work import count
 

@@ -10,8 +10,9 @@ import pytest
 from tallygrad.autograd.deferred import recorders
 from tallygrad.autograd.ledger import Cost
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.cost import profile
-from tallygrad.trainer.cost.profile import Measured, Roofs
+from tallygrad.trainer.cost import profile, roofs
+from tallygrad.trainer.cost.profile import Measured
+from tallygrad.trainer.cost.roofs import Roofs
 from tallygrad.trainer.cost.work import count
 
 ROOFS = Roofs(gflops=100.0, gbytes=10.0)
@@ -61,16 +62,16 @@ def test_figures_of_a_layer() -> None:
 
 
 def test_energy_is_read_where_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profile, "POWER", tmp_path)
-    assert profile.joules() is None
+    monkeypatch.setattr(roofs, "POWER", tmp_path)
+    assert roofs.joules() is None
     for zone, count_ in (("intel-rapl:0", 2_000_000), ("intel-rapl:1", 500_000)):
         (tmp_path / zone).mkdir()
         (tmp_path / zone / "energy_uj").write_text(f"{count_}\n")
     (tmp_path / "intel-rapl:0:0").mkdir()  # a part of the first
     (tmp_path / "intel-rapl:0:0" / "energy_uj").write_text("1000000\n")
-    assert profile.joules() == pytest.approx(2.5)
+    assert roofs.joules() == pytest.approx(2.5)
     (tmp_path / "intel-rapl:1" / "energy_uj").write_text("what")
-    assert profile.joules() is None
+    assert roofs.joules() is None
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +103,7 @@ def test_what_does_not_fit(
 
 
 def test_roofs_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profile, "SIZES", (64,))
-    monkeypatch.setattr(profile, "STREAM", 1 << 12)
-    found = profile.calibrate()
+    monkeypatch.setattr(roofs, "SIZES", (64,))
+    monkeypatch.setattr(roofs, "STREAM", 1 << 12)
+    found = roofs.calibrate()
     assert found.gflops > 0 and found.gbytes > 0

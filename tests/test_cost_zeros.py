@@ -13,7 +13,7 @@ from tallygrad.autograd.ledger import Cost, Ledger, Sample
 from tallygrad.datasets.idx import write_idx
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.cost import host, machine
-from tallygrad.trainer.cost.profile import Roofs
+from tallygrad.trainer.cost.roofs import Roofs
 from tallygrad.trainer.cost.row_stationary import EYERISS, Shape, Zeros, estimate, passes
 from tallygrad.trainer.cost.sampled import events
 from tallygrad.trainer.errors import UserError

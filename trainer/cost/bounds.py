@@ -59,6 +59,8 @@ def peak(kind: str, numbers: Mapping[str, float]) -> float | None:
     """Return the most MACs a second of a machine of a kind, None where it has no speed."""
     if kind == "throughput":
         return numbers["macs_per_second"]
+    if kind == "host":
+        return numbers["gflops"] / 2e-9
     if kind in ("systolic", "row-stationary"):
         return numbers["rows"] * numbers["columns"] * numbers["clock_hz"]
     return None
@@ -75,4 +77,6 @@ def roofline(kind: str, numbers: Mapping[str, float]) -> Roofline | None:
     if kind == "systolic":
         width = numbers["sram_words"] * numbers["word_bytes"]
         return Roofline(most, width * numbers["clock_hz"], "global buffer")
+    if kind == "host":
+        return Roofline(most, numbers["gbytes"] / 1e-9)
     return None

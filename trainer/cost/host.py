@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from time import perf_counter
 
 from ...autograd.ledger import Cost
-from .profile import Roofs, calibrate, joules
+from .roofs import Roofs, calibrate, joules
 
 SOURCE = "measured now, in one thread: GFLOP/s of a float32 matrix product, GB/s of a copy"
 SPEED = "{:.0f} GFLOP/s and {:.1f} GB/s in one thread; "
