@@ -57,12 +57,14 @@ class Key(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of the books: `calls` calls that cost `cost` in all and stashed `stashed` bytes."""
+    """One line of the books: `calls` calls that cost `cost` in all and stashed `stashed` bytes;
+    while one of them ran, `peak` bytes of results were alive at most, 0 where nobody looked."""
 
     key: Key
     calls: int
     cost: Cost
     stashed: int
+    peak: int = 0
 
 
 class Sample(NamedTuple):
@@ -87,17 +89,18 @@ class Sample(NamedTuple):
 
 
 class Batch:
-    """Calls that are always made together, by what they are filed under, and bytes that the tape
-    keeps meanwhile: counted like one."""
+    """Calls that are always made together, by what they are filed under, bytes that the tape keeps
+    meanwhile, and the most bytes that are alive then: counted like one."""
 
-    __slots__ = ("keys", "stashes")
+    __slots__ = ("keys", "peaks", "stashes")
 
     def __init__(
         self,
         keys: Iterable[tuple[str, str, str, str, Cost]],
         stashes: Iterable[tuple[tuple[str, str, str, str], int]] = (),
+        peaks: Iterable[tuple[tuple[str, str, str, str], int]] = (),
     ) -> None:
-        self.keys, self.stashes = tuple(keys), tuple(stashes)
+        self.keys, self.stashes, self.peaks = tuple(keys), tuple(stashes), tuple(peaks)
 
 
 class Ledger:
@@ -112,6 +115,7 @@ class Ledger:
         self._stashed: Counter[tuple[str, str, str, str]] = Counter()
         self.sampled: dict[tuple[str, str, str, str], Sample] = {}
         self.sampled_steps = 0
+        self._peaks: dict[tuple[str, str, str, str], int] = {}
 
     def count(self, key: tuple[str, str, str, str, Cost], n: int = 1) -> None:
         """File n calls under (scope, phase, primitive, backend, cost)."""
@@ -136,6 +140,13 @@ class Ledger:
         self._add_batches()
         return self._stashed
 
+    @property
+    def peaks(self) -> dict[tuple[str, str, str, str], int]:
+        """Most bytes of results that were alive while a call ran, by (scope, phase, primitive,
+        backend), as far as somebody looked: `trace` does, in the first call of a kind."""
+        self._add_batches()
+        return self._peaks
+
     def _add_batches(self) -> None:
         while self._batches:
             batch, n = self._batches.popitem()
@@ -143,6 +154,7 @@ class Ledger:
                 self._calls[key] += n
             for names, size in batch.stashes:
                 self._stashed[names] += n * size
+            self.add_peaks(batch.peaks)
 
     def stash(self, key: tuple[str, str, str, str], size: int) -> None:
         """File `size` bytes that the tape keeps for the backward sweep under a Key, or what is
@@ -153,13 +165,33 @@ class Ledger:
         """File what was found in the numbers of calls under a Key, or what is equal to one."""
         self.sampled[key] = self.sampled.get(key, Sample()).plus(found)
 
+    def peak(self, key: tuple[str, str, str, str], size: int) -> None:
+        """File that `size` bytes were alive at once; of several the largest counts."""
+        self._peaks[key] = max(size, self._peaks.get(key, 0))
+
+    def add_peaks(self, peaks: Iterable[tuple[tuple[str, str, str, str], int]]) -> None:
+        """File several peaks."""
+        for key, size in peaks:
+            self.peak(key, size)
+
     def rows(self) -> list[Row]:
         """Return one row a key, in the order in which the keys were first seen."""
         found: dict[Key, Row] = {}
         for (*names, cost), n in self.calls.items():
             key = Key(*names)
-            old = found.get(key, Row(key, 0, Cost(), self.stashed.get(key, 0)))
-            found[key] = Row(key, old.calls + n, old.cost.plus(cost.times(n)), old.stashed)
+            old = found.get(key, Row(key, 0, Cost(), 0))
+            found[key] = old._replace(calls=old.calls + n, cost=old.cost.plus(cost.times(n)))
+        # The tape knows the backend by its full name, a call by who did it: they may differ.
+        alike: dict[tuple[str, ...], Key] = {}
+        for key in found:
+            alike.setdefault(key[:3], key)
+        for names in dict.fromkeys([*self.stashed, *self.peaks]):
+            own = Key(*names)
+            key = own if own in found else alike.get(own[:3], own)
+            old = found.get(key, Row(key, 0, Cost(), 0))
+            stashed = old.stashed + self.stashed.get(own, 0)
+            peak = max(old.peak, self.peaks.get(own, 0))
+            found[key] = old._replace(stashed=stashed, peak=peak)
         return list(found.values())
 
     def total(self, where: Callable[[Key], bool] = lambda key: True) -> Cost:
@@ -179,12 +211,14 @@ class Ledger:
         return sums
 
     def merge(self, other: Ledger) -> None:
-        """Add another ledger's counts, those of an earlier run or of another rank."""
+        """Add another ledger's counts, those of an earlier run or of another rank. Of peaks the
+        larger one stays: each is that of one process."""
         self.calls.update(other.calls)
         self.stashed.update(other.stashed)
         for key, found in other.sampled.items():
             self.sample(key, found)
         self.sampled_steps += other.sampled_steps
+        self.add_peaks(other.peaks.items())
 
     def copy(self) -> Ledger:
         """Return an independent copy."""
@@ -199,6 +233,7 @@ class Ledger:
         self._stashed.clear()
         self.sampled.clear()
         self.sampled_steps = 0
+        self._peaks.clear()
 
     def counts(self) -> Counter[tuple[Any, ...]]:
         """Return counts without the backend and what it saved: what must be equal between any two
@@ -225,12 +260,9 @@ class Ledger:
             {**Key(*names)._asdict(), "calls": n, **_plain(cost)}
             for (*names, cost), n in self.calls.items()
         ]
-        kept = [
-            {**Key(*names)._asdict(), "stashed": size}
-            for names, size in self.stashed.items()
-            if size
-        ]
-        return entries + kept + self._samples()
+        for name, sizes in (("stashed", self.stashed), ("peak", self.peaks)):
+            entries += [{**Key(*key)._asdict(), name: n} for key, n in sizes.items() if n]
+        return entries + self._samples()
 
     def _samples(self) -> list[dict[str, Any]]:
         """Return the entries of the samples: what they hold is under a name of its own, so that it
@@ -252,6 +284,8 @@ class Ledger:
             key = Key(*[str(entry[name]) for name in Key._fields])
             if "stashed" in entry:
                 ledger.stash(key, int(entry["stashed"]))
+            elif "peak" in entry:
+                ledger.peak(key, int(entry["peak"]))
             elif "sampled" in entry:
                 held = dict(entry["sampled"])
                 counts = [int(held.get(name, 0)) for name in Sample._fields]

@@ -16,6 +16,7 @@ from .array import Array, NDArray, Spec, array
 from .backends import Recordable, Recording
 from .deferred import compute_all, settle
 from .ledger import Batch, Ledger
+from .live import Lives, Living
 from .memory import memory_limit
 from .tensor import Tensor
 from .threads import get_num_threads
@@ -229,6 +230,7 @@ class Steps(Watch):
         super().__init__(inputs, ledger)
         self.recording = recording
         self.keys: list[Any] = []
+        self.lives = Lives()
         self.given: dict[int, Array] = {}  # from elsewhere
         self._made: dict[int, weakref.ref[Array]] = {}
         self.leaves: list[Tensor] = []
@@ -238,6 +240,7 @@ class Steps(Watch):
         """Take down what a call is filed under and what it makes."""
         super().add(call)
         self.keys.append(call.key)
+        self.lives.add(call)
         self.given.update((id(a), a) for a in call.args if not self.makes(a))
         self._made.update((id(a), weakref.ref(a)) for a in call.made)
 
@@ -337,6 +340,7 @@ class TracedTraining:
         self.function = function
         self.refused: dict[Kind, str] = {}  # why a kind of call is not repeated
         self.recorded: dict[Kind, list[Recorded]] = {}  # empty after the first call
+        self.alive: dict[Kind, Batch] = {}  # what was alive in the first call
         self.shared, self.calls = Shared(), 0
 
     def __call__(self, *inputs: Tensor) -> Any:
@@ -346,9 +350,9 @@ class TracedTraining:
             return self.function(*inputs)  # within another trace
         backend, arrays = recordable(state.backend), [x.data for x in inputs]
         known = all([x.data.has_numbers and not x.requires_grad for x in inputs])
-        if backend is None or not known:
-            return self._plain(inputs)
         key = kind(state, arrays)
+        if backend is None or not known:
+            return self._plain(inputs, key, state)
         self.calls += 1
         recorded = self.recorded.get(key)
         for one in recorded or ():
@@ -363,10 +367,19 @@ class TracedTraining:
             and self._room()
         ):
             return self._record(backend, key, inputs, state.ledger)
-        return self._plain(inputs)
+        return self._plain(inputs, key, state)
 
-    def _plain(self, inputs: Sequence[Tensor]) -> Any:
-        return _bare(*opened(self.function(*inputs)))
+    def _plain(self, inputs: Sequence[Tensor], key: Kind, state: context.Context) -> Any:
+        """Run the function as it is; in the first call of a kind see what is alive."""
+        if key in self.alive:
+            result = opened(self.function(*inputs))
+        else:
+            watch = Living(state.ledger)
+            with context.using(trace=watch):
+                result = opened(self.function(*inputs))
+            self.alive[key] = Batch((), (), watch.lives.peaks())
+        state.ledger.count_batch(self.alive[key])
+        return _bare(*result)
 
     def _room(self) -> bool:
         """Make room for another recording: what was not used for long goes."""
@@ -391,7 +404,8 @@ class TracedTraining:
             made = [t.data for t in tensors]
             if {id(a.root) for a in made} & {id(a) for a in steps.created}:
                 steps.refuse(f"returns a tensor that it {MAKES}")
-            batch = Batch(steps.keys, steps.stashes)
+            batch = Batch(steps.keys, steps.stashes, steps.lives.peaks())
+            ledger.add_peaks(batch.peaks)
             given = {id(a.root) for a in steps.given.values()}
             written = [a for a in steps.written.values() if id(a) in given]
             foreign = {id(a) for a in made if not steps.makes(a)}

@@ -10,6 +10,7 @@ from . import context
 from .array import Array, array
 from .deferred import Call, compute
 from .ledger import Batch, Ledger
+from .live import Lives
 from .primitive import Known, Primitive, perform
 from .repeat import (
     MANY,
@@ -50,6 +51,7 @@ class Calls(Watch):
         self.arrays: list[Array] = []
         self.steps: list[Step] = []
         self._places: dict[int, int] = {}
+        self.lives = Lives()
         self.given = [self.place(a) for a in inputs]
 
     def place(self, a: Array) -> int:
@@ -62,6 +64,7 @@ class Calls(Watch):
     def add(self, call: Dispatched) -> None:
         """Take down a call."""
         super().add(call)
+        self.lives.add(call)
         places = tuple(map(self.place, call.args)), tuple(map(self.place, call.made))
         self.steps.append(Step(call.primitive, call.known, *places, call.key, ()))
 
@@ -85,7 +88,8 @@ class Program:
         given = [a for a in self.arrays if a is not None]
         self.standing, roots = Standing(given), {id(a.root) for a in given}
         self.written = [a for a in calls.written.values() if id(a) in roots]
-        self.batch = Batch(step.key for step in calls.steps)
+        keys = [step.key for step in calls.steps]
+        self.batch = Batch(keys, (), calls.lives.peaks())
         self.steps: list[Step] = []
         read = {*self.outputs, *self.inputs}
         for step in reversed(calls.steps):
@@ -203,7 +207,9 @@ class Traced:
             result = self.function(*[Tensor(a) for a in inputs])
         tensors, container = opened(result)
         made = [t.data for t in tensors]
-        return made, Program(calls, made, container)
+        program = Program(calls, made, container)
+        ledger.add_peaks(program.batch.peaks)
+        return made, program
 
 
 def trace(function: Callable[..., Any], training: bool = False) -> Traced | TracedTraining:

@@ -44,10 +44,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.tensor": (*TO_TAPE, "autograd.operators"),
     "autograd.differentiate": TO_TENSOR,
     "autograd.functional": TO_TENSOR,
-    "autograd.repeat": (*TO_TENSOR, "autograd.backends", "autograd.watch"),
-    "autograd.trace": (*TO_TENSOR, "autograd.repeat", "autograd.watch"),
+    "autograd.repeat": (*TO_TENSOR, "autograd.backends", "autograd.live", "autograd.watch"),
+    "autograd.trace": (*TO_TENSOR, "autograd.live", "autograd.repeat", "autograd.watch"),
     "autograd.watch": (),
     "autograd.sparsity": (*BASE, "autograd.watch"),
+    "autograd.live": ("autograd.context", "autograd.watch"),
     "autograd.nn": TO_FUNCTIONAL,
     "autograd.models": TO_NN,
     "autograd.optim": TO_NN,
@@ -64,6 +65,7 @@ MAY_NAME: dict[str, tuple[str, ...]] = {
     "autograd.watch": tuple(
         f"autograd.{name}" for name in ("array", "ledger", "primitive", "tensor")
     ),
+    "autograd.live": ("autograd.array", "autograd.ledger", "autograd.tensor"),
     "autograd.operators": ("autograd.tensor",),
     "autograd.sparsity": ("autograd.tensor",),
 }

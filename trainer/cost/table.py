@@ -18,7 +18,8 @@ CONVENTIONS = {
     "bytes": "float32; each call reads its operands once and writes its results once",
     "update": "SGD with momentum and weight decay",
     "exchange": "ring allreduce: 2 (p - 1) / p of the gradients sent by each of p ranks",
-    "peak_bytes": "results alive at once, weights, gradients and velocity not counted",
+    "peak_bytes": "results alive at once, each from the call that makes it to the last that reads "
+    "it; weights, their gradients and velocity not counted",
 }
 
 

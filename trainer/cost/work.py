@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -21,8 +20,9 @@ from ...autograd import (
 )
 from ...autograd.array import Array
 from ...autograd.ledger import Cost
+from ...autograd.live import Living
 from ...autograd.optim import SGD
-from ...autograd.watch import Dispatched, Watch
+from ...autograd.watch import Dispatched
 
 PASSES = ("forward", "backward_data", "backward_weights")
 PHASES = (*PASSES, "update")
@@ -87,34 +87,21 @@ class Work:
         return self.ledger.by("phase").get(name, Cost())
 
 
-class Calls(Watch):
+class Calls(Living):
     """Takes down shapes of layers, and how many bytes of results are alive."""
 
-    training = True
-
     def __init__(self, ledger: Ledger) -> None:
-        super().__init__((), ledger)
+        super().__init__(ledger)
         self.shapes: dict[str, list[tuple[str, Shape]]] = {}
-        self.alive = self.peak = 0
-
-    def refuse(self, what: str) -> None:
-        """Nothing is repeated here."""
 
     def add(self, call: Dispatched) -> None:
         """Take down a call."""
+        super().add(call)
         primitive, (scope, phase, *_) = call.primitive, call.key
-        for a in call.made:
-            if a.base is None:
-                self.alive += a.spec.nbytes
-                weakref.finalize(a, self._gone, a.spec.nbytes)
-        self.peak = max(self.peak, self.alive)
         if primitive.name in FEATURES and phase == "forward":
             named = dict(zip(primitive.defaults, call.attrs, strict=True))
             shape = _shape(primitive.name, call.args, call.made[0], named)
             self.shapes.setdefault(scope, []).append((primitive.name, shape))
-
-    def _gone(self, size: int) -> None:
-        self.alive -= size
 
 
 def _shape(name: str, args: Sequence[Array], y: Array, attrs: dict[str, Any]) -> Shape:
@@ -147,9 +134,10 @@ def count(
                 sgd.step()
             else:
                 _infer(model.eval(), x)
+    books.add_peaks(watch.lives.peaks())
     layers = _layers(model, books, watch)
-    size = sum(p.size for p in parameters)
-    return Work(name, batch, input_shape, layers, books, size, watch.peak)
+    size, peak = sum(p.size for p in parameters), max(watch.lives.alive(), default=0)
+    return Work(name, batch, input_shape, layers, books, size, peak)
 
 
 def _infer(model: nn.Module, x: Tensor) -> None:
