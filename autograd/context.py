@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PHASES = (
     "forward",
+    "recompute",
     "backward_data",
     "backward_weights",
     "update",

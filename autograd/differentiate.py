@@ -157,9 +157,10 @@ def _tuple(result: Any) -> tuple[Tensor, ...]:
 
 def checkpoint(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Return `function(*args, **options)` without keeping what its gradient needs: the backward
-    sweep runs it a second time (Chen et al. 2016). The ledger shows both runs. The function must
-    give the same results again: dropout does; running statistics of batch norm move twice. It may
-    read tensors besides its arguments. Gradients of gradients through it are a RuntimeError."""
+    sweep runs it a second time (Chen et al. 2016), which is the phase "recompute" in the ledger.
+    The function must give the same results again: dropout does; running statistics of batch norm
+    move twice. It may read tensors besides its arguments. Gradients of gradients through it are a
+    RuntimeError."""
     outer = context.current().tape
     function = partial(function, **options) if options else function
     if outer is None:
@@ -174,7 +175,7 @@ def checkpoint(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     if not sources:
         return result
     operation = _Recompute(function, args, moment, len(results))
-    operation.state = operation.state.replace(phase="forward")
+    operation.state = operation.state.replace(phase="recompute")
     record = Record(outer, operation, tuple(sources))
     if outer.keep:
         for i, a in enumerate(a for a in args if isinstance(a, Tensor)):

@@ -185,8 +185,7 @@ class Ledger:
         alike: dict[tuple[str, ...], Key] = {}
         for key in found:
             alike.setdefault(key[:3], key)
-        for names in dict.fromkeys([*self.stashed, *self.peaks]):
-            own = Key(*names)
+        for own in [Key(*key) for key in dict.fromkeys([*self.stashed, *self.peaks])]:
             key = own if own in found else alike.get(own[:3], own)
             old = found.get(key, Row(key, 0, Cost(), 0))
             stashed = old.stashed + self.stashed.get(own, 0)

@@ -18,7 +18,7 @@ def segment(x: ag.Tensor, w: ag.Tensor) -> ag.Tensor:
 
 
 def test_checkpoint_gives_the_same_gradients_and_the_ledger_shows_both_runs() -> None:
-    found = []
+    found, phases = [], []
     for wrap in (lambda f, *a: f(*a), ag.checkpoint):
         x, w = leaf(0.5, 1.0), leaf(2.0, 3.0)
         ready: list[int] = []
@@ -28,10 +28,12 @@ def test_checkpoint_gives_the_same_gradients_and_the_ledger_shows_both_runs() ->
             y.sum().backward()
         exps = sum(r.calls for r in state.ledger if r.key.primitive == "exp")
         found.append((x.grad.numpy(), w.grad.numpy(), exps, ready))
+        phases.append({p: cost.exp for p, cost in state.ledger.by("phase").items() if cost.exp})
     (dx, dw, once, ready), (cx, cw, twice, again) = found
     np.testing.assert_allclose(cx, dx, rtol=1e-15)
     np.testing.assert_allclose(cw, dw, rtol=1e-15)
     assert (once, twice, ready, again) == (1, 2, [1], [1])
+    assert phases == [{"forward": 2}, {"forward": 2, "recompute": 2}]
 
 
 def test_checkpoint_stashes_only_its_inputs() -> None:

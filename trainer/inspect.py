@@ -13,6 +13,7 @@ from .checkpoint import CheckpointFolder, load
 from .errors import UserError
 
 COLUMNS = ("name", "shape", "dtype", "bytes", "mean", "std", "min", "max", "zeros")
+_LONG = ("ledger", "closed", "restarts")
 _FIRST = ("step", "epoch", "accuracy", "model", "dataset", "seed")
 
 
@@ -154,13 +155,14 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _record(meta: Mapping[str, Any]) -> list[str]:
-    """List the record of a run, one line a value; the ledger only by its number of entries."""
+    """List the record of a run, one line a value; what is long by its number of entries."""
     known = [name for name in _FIRST if name in meta]
-    others = sorted(set(meta) - {*known, "config", "ledger"})
+    others = sorted(set(meta) - {*known, "config", *_LONG})
     pairs = [(_plain(name), _plain(meta[name])) for name in [*known, *others]]
     pairs += _flatten("config", meta.get("config", {}))
-    if isinstance(meta.get("ledger"), list):
-        pairs.append(("ledger", f"{len(meta['ledger'])} entries"))
+    for name in _LONG:
+        if isinstance(meta.get(name), list):
+            pairs.append((name, f"{len(meta[name])} entries"))
     width = max((len(name) for name, _ in pairs), default=0)
     return [f"{name:{width}}  {value}" for name, value in pairs]
 

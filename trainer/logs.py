@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -62,12 +63,13 @@ class RunFolder:
         if self.writes:
             write_whole(self.path / name, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
-    def rewind(self, step: int, epochs: int) -> None:
+    def rewind(self, step: int, epochs: int) -> list[dict[str, Any]]:
         """Drop lines of the log beyond a step, epochs that were not whole, the old result: what
-        a killed run did after its last checkpoint is done again."""
+        a killed run did after its last checkpoint is done again. Return the events beyond it."""
         log = self.path / "log.jsonl"
         if not self.writes or not log.exists():
-            return
+            return []
+        beyond = self.events(step)
         with user_errors(log):
             text = log.read_text("utf-8", errors="replace")
             lines = [line for line in text.splitlines() if _until(line, step, epochs)]
@@ -75,6 +77,16 @@ class RunFolder:
             (self.path / "result.json").unlink(missing_ok=True)
         closed = [e for e in map(json.loads, lines) if e["event"] == "epoch"]
         write_whole(self.path / "metrics.csv", _table([COLUMNS, *map(_cells, closed)]))
+        return beyond
+
+    def events(self, step: int) -> list[dict[str, Any]]:
+        """Return the events beyond a step that log.jsonl tells of, without half a line that a
+        killed run may leave."""
+        try:
+            lines = (self.path / "log.jsonl").read_text("utf-8", errors="replace").splitlines()
+        except OSError:
+            return []
+        return [event for line in lines if (event := _event(line)) and event["step"] > step]
 
     def read_json(self, name: str) -> Any:
         """Return what a JSON file of an earlier run holds, None where there is none."""
@@ -105,6 +117,17 @@ def _until(line: str, step: int, epochs: int) -> bool:
         return bool(event["step"] <= step and event["epoch"] <= last)
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """Return a line of the log, None where it is not one."""
+    try:
+        event = json.loads(line)
+        numbers = event["step"], event.get("seconds", 0.0)
+        known = all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+        return event if known else None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return None
 
 
 def _cells(event: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -30,12 +30,12 @@ from ..autograd import (
 from ..autograd.random import keyed
 from ..autograd.sparsity import Sparsity
 from ..datasets import Batch, Loader
-from . import build, provenance, state
+from . import build, history, provenance, state
 from .checkpoint import CheckpointFolder
 from .checkpoint import load as load_checkpoint
 from .config import TrainConfig, parse_every, parse_size
 from .distributed.comm import Comm
-from .distributed.sync import GradientSync, Reducer, Statistics, total
+from .distributed.sync import GradientSync, Reducer, Statistics, share, total
 from .errors import NotFinite, UserError
 from .logs import Progress, RunFolder
 from .report import training_macs
@@ -253,6 +253,7 @@ class Training:
         if not math.isfinite(loss):
             raise NotFinite(f"test loss is {loss / count} after step {now.step}: lower --lr")
         now.test_loss, now.test_accuracy, now.evaluated = loss / count, right / count, now.step
+        now.evaluations += 1
         now.aside += time.monotonic() - begun
 
     def save(self) -> None:
@@ -267,8 +268,12 @@ class Training:
         if best:
             now.best = now.test_accuracy or 0.0
         books = self.books()
+        if now.epoch and not now.step_in_epoch:  # which one has just ended
+            now.closed.append(history.epoch_of(now, books))
         if self.folder.writes:
             record = state.describe(now, self.config, self.comm.size, books)
+            data = self.train_data.dataset
+            record |= {"input": [*data.input_shape], "classes": len(data.classes)}
             tensors = state.capture(self.model, self.optimizer, copies)
             self.latest = self.checkpoints.save(now.step, tensors, record, best=best)
             self.folder.write_json("ledger.json", books.to_json())
@@ -298,9 +303,9 @@ class Training:
     def prepare(self) -> None:
         """Open the folder, share the weights."""
         self.folder.open(resumes=bool(self.config.resume))
-        self.folder.rewind(self.state.step, self.state.epoch)
-        for t in [self.flat.data, *[b.data for b in self.model.buffers()]]:
-            self.comm.bcast(t.value)
+        self.restart()
+        with context.using(backend=self.backend, ledger=self.ledger):
+            share([self.flat.data, *[b.data for b in self.model.buffers()]], self.comm)
         self.statistics.restore(self.copies)
         self.folder.write_json("config.json", self.config.to_json())
         if self.folder.writes:
@@ -310,6 +315,24 @@ class Training:
             facts |= {"backend": self.backend, "resumed_from": resumed, "before": before}
             self.folder.write_json("provenance.json", facts)
         self.begun = time.monotonic()
+
+    def restart(self) -> None:
+        """Let the folder's log end at the checkpoint, and put on record what is lost by that where
+        the run before died: one that came to its end left a result."""
+        now, folder = self.state, self.folder
+        held, earlier = (folder.read_json(f"{n}.json") for n in ("config", "restarts"))
+        died = folder.read_json("result.json") is None and bool(folder.holds())
+        beyond = folder.rewind(now.step, now.epoch)
+        if not self.config.resume or not folder.writes:
+            return
+        known = history.restarts(folder.path / "restarts.json", earlier or [])
+        if len(known) > len(now.restarts):
+            now.restarts = [restart._asdict() for restart in known]
+        if died:
+            every = held.get("log_every") if isinstance(held, dict) else None
+            every = every if isinstance(every, int) and every > 0 else self.config.log_every
+            now.restarts = [*now.restarts, history.lost(beyond, now.step, now.seconds, every)]
+            folder.write_json("restarts.json", now.restarts)
 
     def tune(self) -> None:
         """Have the fastest kernels found, which counts as time aside."""

@@ -6,6 +6,7 @@ from ..autograd.ledger import Cost, Key, Ledger, Sample
 
 NAMES = {
     "forward": "training: forward",
+    "recompute": "training: forward again",
     "backward_data": "training: backward, data",
     "backward_weights": "training: backward, weights",
     "update": "training: update",
@@ -60,8 +61,8 @@ def _row(name: str, cost: Cost) -> tuple[str, ...]:
 
 
 def training_macs(phases: dict[str, Cost]) -> int:
-    """Return MACs of forward and both backward passes."""
-    names = ("forward", "backward_data", "backward_weights")
+    """Return MACs of forward, those computed again, and both backward passes."""
+    names = ("forward", "recompute", "backward_data", "backward_weights")
     return sum(phases[name].macs for name in names if name in phases)
 
 

@@ -16,6 +16,7 @@ from .config import TrainConfig
 from .errors import UserError
 
 MOST = 1 << 100  # of anything counted
+HISTORY = ("closed", "restarts")
 MODEL, VELOCITY, COPIES = "model/", "optimizer/velocity/", "micro_batches/"
 
 
@@ -23,7 +24,8 @@ MODEL, VELOCITY, COPIES = "model/", "optimizer/velocity/", "micro_batches/"
 class State:
     """Where a training stands, besides its tensors: steps done in all, in the epoch under way, sums
     over that epoch (loss, hits, samples), seconds so far and, of them, those
-    beside training (evaluation, checkpoints), best accuracy."""
+    beside training (evaluation, checkpoints), best accuracy, evaluations done, and what `history`
+    keeps: epochs `closed`, and `restarts`."""
 
     step: int = 0
     epoch: int = 0
@@ -37,6 +39,9 @@ class State:
     test_loss: float | None = None
     test_accuracy: float | None = None
     evaluated: int = -1
+    evaluations: int = 0
+    closed: list[dict[str, Any]] = field(default_factory=list)
+    restarts: list[dict[str, Any]] = field(default_factory=list)
 
 
 def capture(
@@ -118,7 +123,8 @@ def books(path: Path, meta: dict[str, Any]) -> Ledger:
 
 def _state(meta: dict[str, Any]) -> State:
     """Return the State on record. ValueError for a value of another kind than the default's."""
-    made = State(**{name: meta[name] for name in vars(State())})
+    held = {name: [] for name in HISTORY} | {"evaluations": 0} | meta
+    made = State(**{name: held[name] for name in vars(State())})
     for name, default in vars(State()).items():
         value = getattr(made, name)
         kinds = (int,) if type(default) is int else (int, float, type(default))

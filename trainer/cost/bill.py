@@ -1,27 +1,27 @@
-"""`tallygrad bill`: what a whole run cost, from its books: by phase and by layer, in MACs, bytes,
-joules and grams of CO2, and how many answers of the finished model cost as much."""
+"""`tallygrad bill`: what a whole run cost, from its books: by phase, layer and epoch, in MACs,
+bytes, joules and grams of CO2, what restarts wasted, and how many answers of the finished model
+cost as much."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...autograd.ledger import Cost, Ledger
-from ..checkpoint import Checkpoint
+from .. import history
 from ..checkpoint import load as load_checkpoint
 from ..errors import UserError
+from ..history import Epoch, Restart
 from ..inspect import find
-from ..report import NAMES, bill, other_operations, short, sparsity, training_macs
+from ..logs import RunFolder
+from ..report import NAMES, bill, other_operations, short, training_macs
 from ..state import books, recorded
-from . import sampled
-from .machine import HOST, Machine
+from . import past
+from .machine import Machine
 from .machine import load as load_machine
-from .metrics import as_text as metrics_text
-from .metrics import of_run
-from .page import write
-from .pages import of_bill
+from .pricing import Prices, prices
 from .table import aligned
 
 JOULES_PER_KWH = 3.6e6
@@ -36,28 +36,65 @@ class Run(NamedTuple):
     epochs: float | None  # None within the first one, whose length is on no record
     images: int
     seconds: float
-    checkpoint: Checkpoint
+    meta: Mapping[str, Any]  # the record as it is
+    closed: Sequence[Epoch] = ()
+    restarts: Sequence[Restart] = ()
+    unsaved: Sequence[Restart] = ()  # what the log has beyond the checkpoint, if anything
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations in the books, 0 where they are not on record."""
+        count = self.meta.get("evaluations", 0)
+        return count if type(count) is int and count > 0 else 0
+
+
+PARTS = {
+    "training": ("forward", "backward_data", "backward_weights", "update"),
+    "recomputation": ("recompute",),
+    "evaluation": ("evaluate",),
+    "exchange": ("communicate",),
+}
 
 
 def read(path: Path) -> Run:
     """Return the run of a folder or a checkpoint. UserError where there is none, or no books."""
     file = find(path)
-    held = load_checkpoint(file)
-    meta = held.meta
+    meta = load_checkpoint(file).meta
     steps, epoch = (recorded(file, meta, name, int) for name in ("step", "epoch"))
     images, within = (recorded(file, meta, name, int) for name in ("images", "step_in_epoch"))
     seconds = recorded(file, meta, "seconds", float)
     epochs = epoch * steps / (steps - within) if epoch and steps > within else None
-    return Run(file, books(file, meta), steps, epochs, images, seconds, held)
+    closed = history.epochs(file, meta.get("closed", []))
+    known = history.restarts(file, meta.get("restarts", []))
+    unsaved: list[Restart] = []
+    if path.is_dir():
+        folder = RunFolder(path, writes=False)
+        told = path / "restarts.json"
+        known = max(known, history.restarts(told, folder.read_json(told.name) or []), key=len)
+        every = recorded(file, meta, "config", dict).get("log_every")
+        lost = history.lost(folder.events(steps), steps, seconds, every or 1)
+        unsaved = [r for r in history.restarts(file, [lost]) if r.at_least]
+    held = books(file, meta)
+    return Run(file, held, steps, epochs, images, seconds, meta, closed, known, unsaved)
 
 
 def describe(run: Run, machine: Machine | None, intensity: float | None) -> dict[str, Any]:
     """Return what `tallygrad bill --json` prints; `intensity` are grams of CO2 for a kilowatt
     hour."""
+    priced = Prices(None)
+    if machine is not None:
+        priced = prices(run.source, run.meta, run.ledger, machine)
+
+    def figures(phases: Mapping[str, Cost]) -> dict[str, Any]:
+        total = Cost()
+        for cost in phases.values():
+            total = total.plus(cost)
+        return _with_carbon(_figures(total) | priced.part(phases), intensity)
+
     phases = run.ledger.by("phase")
     forward = phases.get("forward", Cost())
-    training, met = training_macs(phases), sampled.events(run.ledger)
-    by_phase = {name: sum(n for (_, p), n in met.items() if p == name) for name in phases}
+    training, total = training_macs(phases), run.ledger.total()
+    known = run.ledger, run.steps, run.evaluations
     found: dict[str, Any] = {
         "checkpoint": str(run.source),
         "steps": run.steps,
@@ -65,34 +102,59 @@ def describe(run: Run, machine: Machine | None, intensity: float | None) -> dict
         "images": run.images,
         "seconds": run.seconds,
         "phases": {
-            name: _figures(phases[name], machine, by_phase[name])
-            for name in NAMES
-            if name in phases
+            name: _figures(phases[name]) | priced.of(phases[name], phase=name) | kept
+            for name, kept in _kept(run.ledger).items()
         },
-        "total": _figures(run.ledger.total(), machine, sum(met.values())),
-        "layers": _layers(run.ledger, machine, met),
+        "parts": {
+            part: figures({name: phases[name] for name in names if name in phases})
+            for part, names in PARTS.items()
+        },
+        "total": _with_carbon(_figures(total) | priced.of(total), intensity),
+        "layers": _layers(run.ledger, priced),
+        "collectives": past.collectives(run.ledger),
+        "each_epoch": past.epochs(run.closed, figures),
+        "restarts": past.restarts(run.restarts, *known, figures),
+        "unsaved": past.restarts(run.unsaved, *known, figures),
         "training_macs": training,
         "training_over_inference": training / forward.macs if forward.macs else 0.0,
         "inferences": _inferences(run, training, forward),
-        "not_recorded": ["work that was lost between the last checkpoint and a restart"],
+        "not_recorded": [
+            "steps of a run that died since the last line of its log",
+            "books and buffers that ranks gather for a checkpoint",
+        ],
     }
     if run.epochs:
         found["per_epoch"] = {
             "macs": found["total"]["macs"] / run.epochs, "seconds": run.seconds / run.epochs
         }  # fmt: skip
-    if run.ledger.sampled_steps:
-        found["sparsity"] = sampled.describe(run.ledger, run.steps)
     if machine is not None:
-        found["machine"] = {
-            "name": machine.name, "kind": machine.kind, "source": machine.source,
-            "note": machine.note,
-        }  # fmt: skip
-        if machine.kind == "events":
-            found["machine"]["zeros"] = sampled.basis(run.ledger, run.steps)
+        found["machine"] = {"name": machine.name, "source": machine.source, "note": machine.note}
         if intensity is not None:
-            kwh = found["total"]["energy_joules"] / JOULES_PER_KWH
-            found |= {"grams_co2": kwh * intensity, "grams_co2_per_kwh": intensity}
+            grams = found["total"]["grams_co2"]
+            found |= {"grams_co2": grams, "grams_co2_per_kwh": intensity}
     return found
+
+
+def _with_carbon(figures: dict[str, Any], intensity: float | None) -> dict[str, Any]:
+    """Add grams of CO2 where joules are known. UserError where they are not."""
+    if intensity is None:
+        return figures
+    if "energy_macs" in figures:
+        raise UserError("--co2: the machine tells energy in that of MACs, not in joules")
+    kwh = figures.get("energy_joules", 0.0) / JOULES_PER_KWH
+    return {**figures, "grams_co2": kwh * intensity}
+
+
+def _kept(ledger: Ledger) -> dict[str, dict[str, int]]:
+    """Return, for each phase, bytes that the tape kept in it, all calls together, and the most that
+    were alive at once on one rank."""
+    found: dict[str, dict[str, int]] = {}
+    for row in ledger.rows():
+        new = {"activation_bytes_stashed": 0, "peak_bytes": 0}
+        kept = found.setdefault(row.key.phase, new)
+        kept["activation_bytes_stashed"] += row.stashed
+        kept["peak_bytes"] = max(kept["peak_bytes"], row.peak)
+    return {name: found[name] for name in NAMES if name in found}
 
 
 def _inferences(run: Run, training: int, forward: Cost) -> float:
@@ -101,8 +163,8 @@ def _inferences(run: Run, training: int, forward: Cost) -> float:
     return training * run.images / forward.macs if forward.macs else 0.0
 
 
-def _figures(cost: Cost, machine: Machine | None, events: float) -> dict[str, Any]:
-    figures: dict[str, Any] = {
+def _figures(cost: Cost) -> dict[str, Any]:
+    return {
         "macs": cost.macs,
         "executed": cost.executed,
         "other_ops": other_operations(cost),
@@ -111,12 +173,9 @@ def _figures(cost: Cost, machine: Machine | None, events: float) -> dict[str, An
         "bytes_sent": cost.bytes_sent,
         "messages": cost.messages,
     }
-    return figures | (machine.price(cost, events) if machine else {})
 
 
-def _layers(
-    ledger: Ledger, machine: Machine | None, met: Mapping[tuple[str, str], float]
-) -> list[dict[str, Any]]:
+def _layers(ledger: Ledger, priced: Prices) -> list[dict[str, Any]]:
     costs: dict[str, dict[str, Cost]] = {}
     for row in ledger.rows():
         phases = costs.setdefault(row.key.scope, {})
@@ -124,7 +183,9 @@ def _layers(
     return [
         {
             "name": scope,
-            "phases": {name: _figures(c, machine, met[scope, name]) for name, c in phases.items()},
+            "phases": {
+                name: _figures(c) | priced.of(c, scope, name) for name, c in phases.items()
+            },
         }
         for scope, phases in costs.items()
     ]
@@ -134,30 +195,32 @@ def as_text(described: dict[str, Any], ledger: Ledger) -> str:
     """Return the bill for people."""
     d = described
     epochs = "less than 1" if d["epochs"] is None else f"{d['epochs']:.4g}"
-    lines = [bill(ledger), *sparsity(ledger, d["steps"]), "", *aligned(_rows(d)), ""]
-    if "sparsity" in d:
-        lines += [*sampled.as_lines(d["sparsity"]), ""]
+    lines = [bill(ledger), "", *aligned(_rows(d)), "", *past.as_text(d)]
+    peak = max((phase["peak_bytes"] for phase in d["phases"].values()), default=0)
+    if peak:
+        lines.append(f"results alive at once on a rank: {short(peak)}B at most")
     lines.append(
         f"{d['steps']:,} steps, {epochs} epochs, {d['images']:,} images, {d['seconds']:.1f} s"
     )
     if d["inferences"]:
         lines.append(f"the training took as many MACs as {short(d['inferences'])} answers")
     if "machine" in d:
-        lines.append(f"on {d['machine']['name']}: {_priced(d)}")
+        lines += [f"on {d['machine']['name']}: {_energy(d['total'])}"]
+        lines += [f"  {n}: {_energy(part)}" for n, part in d["parts"].items() if part["macs"]]
     if "grams_co2" in d:
         grams = d["grams_co2"]
         lines.append(f"{short(grams)} g of CO2 at {d['grams_co2_per_kwh']:g} g a kilowatt hour")
     return "\n".join([*lines, f"not recorded: {', '.join(d['not_recorded'])}"])
 
 
-def _priced(described: dict[str, Any]) -> str:
-    """Return joules and seconds, as far as the machine has them, and what they are taken from."""
-    total, machine = described["total"], described["machine"]
-    joules, seconds = total.get("energy_joules"), total.get("latency_seconds")
-    figures = [] if joules is None else [f"{short(joules)} J"]
-    if machine["kind"] == HOST:
-        figures += [f"{short(seconds)} s at least", machine["note"]]
-    return "; ".join([*figures, *[machine[k] for k in ("zeros",) if k in machine]])
+def _energy(price: Mapping[str, Any]) -> str:
+    """Return energy, and the least time where the machine has a speed."""
+    if "energy_macs" in price:
+        text = f"energy of {short(price['energy_macs'])} MACs"
+    else:
+        text = f"{short(price.get('energy_joules', 0.0))} J"
+    seconds = price.get("latency_seconds")
+    return text if seconds is None else f"{text}, {short(seconds)} s at least"
 
 
 def _rows(described: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -167,8 +230,7 @@ def _rows(described: dict[str, Any]) -> list[tuple[str, ...]]:
     for layer in described["layers"]:
         macs = [layer["phases"].get(name, {}).get("macs", 0) for name in phases]
         if any(macs):
-            # A name from a file keeps its escapes, so that it cannot steer a terminal.
-            rows.append((json.dumps(layer["name"])[1:-1], "", *map(short, macs)))
+            rows.append((layer["name"], "", *map(short, macs)))
     return rows
 
 
@@ -181,12 +243,7 @@ def run(chosen: Mapping[str, Any]) -> int:
         raise UserError("--co2: energy is known with --machine only")
     held = read(Path(chosen["run"]))
     machine = load_machine(chosen["machine"]) if chosen["machine"] else None
-    if intensity is not None and machine and not machine.has_energy:
-        raise UserError(f"--co2: {machine.note}")
     described = describe(held, machine, intensity)
-    described["metrics"] = of_run(described, held.checkpoint.tensors, held.checkpoint.meta, machine)
-    if chosen["html"]:
-        write(chosen["html"], of_bill(described, held.ledger, machine))
     text = json.dumps(described, indent=1) if chosen["as_json"] else ""
-    print(text or f"{as_text(described, held.ledger)}\n\n{metrics_text(described['metrics'])}")
+    print(text or as_text(described, held.ledger))
     return 0

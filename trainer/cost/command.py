@@ -112,10 +112,10 @@ def price(
     if machine.kind not in ARRAYS:
         sums["update"].append(machine.price(work.phase("update")))  # which is no layer's
     totals = described["totals"]
-    totals["on_machine"] = {"inference": _sum(sums["forward"])}
+    totals["on_machine"] = {"inference": add_up(sums["forward"])}
     if "training" in totals:
         every = [price for prices in sums.values() for price in prices]
-        totals["on_machine"]["training"] = _sum(every)
+        totals["on_machine"]["training"] = add_up(every)
 
 
 def _taken(work: Work, zeros: Zeros | None) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _taken(work: Work, zeros: Zeros | None) -> dict[str, Any]:
     return {"source": zeros.source if zeros else None, "without": dense}
 
 
-def _sum(prices: list[Price]) -> Price:
+def add_up(prices: list[Price]) -> Price:
     """Return the sums of what can be added up."""
     keys = dict.fromkeys(key for price in prices for key in price if key not in RATES)
     return {key: math.fsum(price.get(key, 0.0) for price in prices) for key in keys}

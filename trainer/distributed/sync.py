@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ...autograd import context
@@ -59,6 +61,35 @@ def _ring(y: None, g: Spec, *, through: Reducer) -> Cost:
 def allreduce(g: NDArray, *, through: Reducer) -> None:
     """Begin g = the sum of g over the ranks; `through.wait()` ends it."""
     through.start(g)
+
+
+def _tree(y: None, x: Spec, *, through: Comm) -> Cost:
+    """Cost of a broadcast from rank 0 along a binomial tree for one rank: a message of the whole
+    array to each of its children, p-1 over all ranks."""
+    reach = through.rank & -through.rank or through.size
+    children = sum(
+        1 << k < reach and through.rank + (1 << k) < through.size
+        for k in range(through.size.bit_length())
+    )
+    return Cost(
+        bytes_read=children * x.nbytes,
+        bytes_written=x.nbytes if through.rank else 0,
+        bytes_sent=children * x.nbytes,
+        messages=children,
+    )
+
+
+@primitive(infer=lambda x, *, through: (), cost=_tree, writes=(0,), alias=0)
+def broadcast(x: NDArray, *, through: Comm) -> None:
+    """Overwrite x with that of rank 0."""
+    through.bcast(x)
+
+
+def share(arrays: Iterable[Array], comm: Comm) -> None:
+    """Give every rank the numbers of rank 0."""
+    with context.using(phase="communicate", scope="weights", tape=None):
+        for a in arrays:
+            broadcast(a, through=comm)
 
 
 class Bucket:

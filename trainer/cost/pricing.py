@@ -1,0 +1,128 @@
+"""What a machine makes of the books of a run. A machine that prices layers by their shapes has the
+model of the run counted again on shapes, for each batch size that its books tell of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ...autograd.ledger import Cost, Ledger
+from ..errors import UserError
+from .command import Price, add_up
+from .machine import ARRAYS, Machine
+from .work import FEATURES, PASSES, Work, count
+
+Passes: TypeAlias = dict[tuple[str, str], Price]  # by scope and phase
+FORWARD = ("forward", "recompute", "evaluate")  # phases that do what a forward pass does
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Prices on a machine, None for no machine. `passes` are those of the layers of the run, on a
+    machine that prices layers; `phases` the costs of the run by phase."""
+
+    machine: Machine | None
+    phases: Mapping[str, Cost] = field(default_factory=dict)
+    passes: Passes = field(default_factory=dict)
+
+    def of(self, cost: Cost, scope: str | None = None, phase: str | None = None) -> Price:
+        """Return the price of what the run did in a scope and a phase, None for all of them."""
+        if self.machine is None:
+            return {}
+        if self.machine.kind not in ARRAYS:
+            return self.machine.price(cost)
+        fits = [
+            price
+            for (where, what), price in self.passes.items()
+            if scope in (None, where) and phase in (None, what)
+        ]
+        return add_up(fits)
+
+    def part(self, phases: Mapping[str, Cost]) -> Price:
+        """Return the price of a part of the run, given by phase. Where layers are priced, a part
+        has the share in its phase's price that it has in the MACs."""
+        found = []
+        for name, cost in phases.items():
+            price = self.of(cost, phase=name)
+            if self.machine is not None and self.machine.kind in ARRAYS:
+                whole = self.phases.get(name, Cost()).macs
+                share = cost.macs / whole if whole else 0.0
+                price = {key: share * value for key, value in price.items()}
+            found.append(price)
+        return add_up(found)
+
+
+def prices(source: Path, meta: Mapping[str, Any], ledger: Ledger, machine: Machine) -> Prices:
+    """Return the prices of a run that a checkpoint has on record. UserError where its layers are
+    wanted and are not on record, or are not those of its books."""
+    phases = ledger.by("phase")
+    if machine.kind not in ARRAYS:
+        return Prices(machine, phases)
+    try:
+        return Prices(machine, phases, _passes(meta, ledger, machine))
+    except ValueError as error:
+        raise UserError(f"{source}: --machine {machine.name} prices layers: {error}") from error
+
+
+def _passes(meta: Mapping[str, Any], ledger: Ledger, machine: Machine) -> Passes:
+    name, shape, classes = _model(meta)
+    one = count(name, 1, shape, classes, training=True)
+    found: dict[tuple[str, str], list[Price]] = {}
+    macs: Counter[str] = Counter()
+    for phase, sizes in _batches(one, ledger).items():
+        for size, times in sizes.items():
+            work = count(name, size, shape, classes, training=phase != "evaluate")
+            for own, shown in _pairs(phase):
+                macs[shown] += times * work.phase(own).macs
+                for layer in work.layers:
+                    price = machine.price_layer(layer, own)
+                    if price:
+                        sums = found.setdefault((layer.name, shown), [])
+                        sums.append({key: times * n for key, n in price.items()})
+    for phase, cost in ledger.by("phase").items():
+        if cost.macs != macs[phase]:
+            raise ValueError(
+                f"the books have {cost.macs} MACs of phase {phase}, {name} on record {macs[phase]}"
+            )
+    return {key: add_up(some) for key, some in found.items()}
+
+
+def _pairs(phase: str) -> list[tuple[str, str]]:
+    """Return which passes a forward pass of a phase goes with, and the phase that shows each."""
+    if phase == "forward":
+        return [(name, name) for name in PASSES]
+    return [("forward", phase)]
+
+
+def _model(meta: Mapping[str, Any]) -> tuple[str, tuple[int, int, int], int]:
+    """Return name, input and classes on record. ValueError where they are not."""
+    name, shape, classes = (meta.get(key) for key in ("model", "input", "classes"))
+    numbers = [*shape, classes] if isinstance(shape, list) else []
+    if not isinstance(name, str) or len(numbers) != 4:
+        raise ValueError(f"model {name!r:.60} with input {shape!r:.60} is on record")
+    if not all(type(n) is int and 0 < n < 1 << 20 for n in numbers):
+        raise ValueError(f"input {shape!r:.60} with {classes!r:.60} classes is on record")
+    c, h, w, classes = numbers
+    return name, (c, h, w), classes
+
+
+def _batches(one: Work, ledger: Ledger) -> dict[str, dict[int, int]]:
+    """Return how many forward passes of each phase were done on how many images, by the calls of
+    one layer: what they cost tells for how many images each was. `one` is the work of one image.
+    ValueError where there is no such layer."""
+    layers = [layer for layer in one.layers if len(layer.shapes) == 1]
+    if not layers:
+        raise ValueError(f"{one.model} has no layer of filters that is called once")
+    layer, sizes = layers[0], dict[str, dict[int, int]]()
+    each = layer.macs("forward")
+    for (scope, phase, primitive, _, cost), n in ledger.calls.items():
+        if scope == layer.name and phase in FORWARD and primitive in FEATURES:
+            images, rest = divmod(cost.macs, each)
+            if rest or not 0 < images < 1 << 30:
+                raise ValueError(f"a call of {scope} has {cost.macs} MACs, an image {each}")
+            found = sizes.setdefault(phase, {})
+            found[images] = found.get(images, 0) + n
+    return sizes

@@ -1,0 +1,125 @@
+"""What a run has on record besides its books: what they came to at each epoch's end, and what was
+computed for nothing before its restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..autograd.ledger import Cost, Ledger
+from .errors import UserError
+
+
+class Epoch(NamedTuple):
+    """Where a run stood when an epoch ended: steps, images and seconds in all until then, of these
+    `aside` beside training, and the books by phase."""
+
+    epoch: int
+    step: int
+    images: int
+    seconds: float
+    aside: float
+    phases: Mapping[str, Cost]
+
+    def since(self, earlier: Epoch) -> Epoch:
+        """Return what an epoch took by itself, `earlier` being the end of the one before."""
+        differences = {
+            name: cost.plus(earlier.phases.get(name, Cost()).times(-1))
+            for name, cost in self.phases.items()
+        }
+        return Epoch(
+            self.epoch,
+            self.step - earlier.step,
+            self.images - earlier.images,
+            self.seconds - earlier.seconds,
+            self.aside - earlier.aside,
+            {name: cost for name, cost in differences.items() if any(cost)},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; costs as lists, in the order of `Cost`."""
+        return {**self._asdict(), "phases": {name: [*c] for name, c in self.phases.items()}}
+
+
+START = Epoch(0, 0, 0, 0.0, 0.0, {})
+
+
+class Restart(NamedTuple):
+    """A run that died and went on from its checkpoint at `step`. Its log, which had a line every
+    `log_every` steps, knew of the step `reached`, of evaluations since the checkpoint and of
+    seconds since then."""
+
+    step: int
+    reached: int
+    log_every: int
+    evaluations: int
+    seconds: float
+
+    @property
+    def at_least(self) -> int:
+        """Steps that are known to be lost."""
+        return max(self.reached - self.step, 0)
+
+    @property
+    def at_most(self) -> int:
+        """Steps that may be lost: the log would have told of its next line."""
+        last = max(self.reached, self.step)
+        return (last // self.log_every + 1) * self.log_every - self.step
+
+
+def epoch_of(state: Any, books: Ledger) -> dict[str, Any]:
+    """Return the record of an epoch that has just ended."""
+    return Epoch(
+        state.epoch, state.step, state.images, state.seconds, state.aside, books.by("phase")
+    ).to_json()
+
+
+def lost(
+    events: Iterable[Mapping[str, Any]], step: int, seconds: float, log_every: int
+) -> dict[str, Any]:
+    """Return the record of a restart from a checkpoint at `step` and `seconds`, by the events that
+    the log has beyond it."""
+    reached, latest, evaluations = step, seconds, 0
+    for event in events:
+        reached = max(reached, int(event["step"]))
+        latest = max(latest, float(event.get("seconds", 0.0)))
+        evaluations += "test_loss" in event
+    return Restart(step, reached, log_every, evaluations, latest - seconds)._asdict()
+
+
+def epochs(path: Path, held: Any) -> list[Epoch]:
+    """Return the epochs on record, each by itself. UserError where they cannot be read."""
+    found, before = [], START
+    for entry in _entries(path, "closed", held):
+        try:
+            phases = {str(n): Cost(*map(int, cost)) for n, cost in entry["phases"].items()}
+            step, images = int(entry["step"]), int(entry["images"])
+            seconds, aside = float(entry["seconds"]), float(entry["aside"])
+            ends = Epoch(int(entry["epoch"]), step, images, seconds, aside, phases)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise UserError(f"{path}: closed on record cannot be read: {entry!r:.60}") from error
+        found.append(ends.since(before))
+        before = ends
+    return found
+
+
+def restarts(path: Path, held: Any) -> list[Restart]:
+    """Return the restarts on record. UserError where they cannot be read."""
+    found = []
+    for entry in _entries(path, "restarts", held):
+        try:
+            step, reached, every, evaluations = (int(entry[n]) for n in Restart._fields[:4])
+            restart = Restart(step, reached, every, evaluations, float(entry["seconds"]))
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{path}: restarts on record cannot be read: {entry!r:.60}") from error
+        if restart.log_every < 1:
+            raise UserError(f"{path}: restarts: log_every {restart.log_every} is less than 1")
+        found.append(restart)
+    return found
+
+
+def _entries(path: Path, name: str, held: Any) -> list[Any]:
+    if not isinstance(held, list):
+        raise UserError(f"{path}: {name} on record is {held!r:.60}, expected a list")
+    return held
