@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,10 @@ from tallygrad.trainer.checkpoint import load
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.cost import bill
 from tallygrad.trainer.cost.bill import read
+from tallygrad.trainer.cost.machine import load as load_machine
+from tallygrad.trainer.cost.pricing import prices
 from tallygrad.trainer.cost.work import count
+from tallygrad.trainer.errors import UserError
 
 STEPS, BATCH = 6, 32
 
@@ -62,6 +66,46 @@ def test_it_is_what_shapes_alone_predict(run: Path, capsys: pytest.CaptureFixtur
         assert mine["other_ops"] == STEPS * sum(cost[1:6])
 
 
+@pytest.mark.parametrize("name", ["systolic-os", "eyeriss-isca16"])
+def test_layers_are_priced_by_their_shapes(
+    run: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps and evaluations take as often what `tallygrad cost` tells of one, the last and smaller
+    batch of an evaluation included."""
+    found = billed(run, "--machine", name, capsys=capsys)
+    prices = {}
+    for batch, kind in ((BATCH, "training"), (BATCH, "inference"), (16, "inference")):
+        words = ["cost", "lenet", "--batch", str(batch), "--json", "--machine", name]
+        assert main([*words, *(["--training"] if kind == "training" else [])]) == 0
+        totals = json.loads(capsys.readouterr().out)["totals"]
+        prices[batch, kind] = totals["on_machine"][kind]
+    energy = "energy_macs" if name == "eyeriss-isca16" else "energy_joules"
+    evaluations = 2
+    for key in (energy, "latency_seconds", "dram_bytes"):
+        steps = STEPS * prices[BATCH, "training"][key]
+        tested = 312 * prices[BATCH, "inference"][key] + prices[16, "inference"][key]
+        assert found["parts"]["training"][key] == pytest.approx(steps)
+        assert found["parts"]["evaluation"][key] == pytest.approx(evaluations * tested)
+        assert found["total"][key] == pytest.approx(steps + evaluations * tested)
+        layers = sum(
+            p.get(key, 0.0) for layer in found["layers"] for p in layer["phases"].values()
+        )
+        assert found["total"][key] == pytest.approx(layers)
+
+
+def test_books_of_another_model_are_not_priced(run: Path) -> None:
+    held = read(run)
+    machine = load_machine("systolic-os")
+    for changed, said in (
+        ({"model": "lenet5"}, "lenet5"),
+        ({"input": None}, "input None is on record"),
+        ({"input": [1, 28, -28]}, "input [1, 28, -28] with 10 classes is on record"),
+        ({"model": "vgg99"}, "depth of vgg '99' is unknown"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            prices(held.source, {**held.meta, **changed}, held.ledger, machine)
+
+
 def test_prices_and_carbon(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = billed(run, "--machine", "horowitz45", "--co2", "300", capsys=capsys)
     joules = found["total"]["energy_joules"]
@@ -71,7 +115,7 @@ def test_prices_and_carbon(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["bill", str(run), "--machine", "horowitz45", "--co2", "300"]) == 0
     out = capsys.readouterr().out
     assert "training costs 2.8744 times" in out and "at 300 g a kilowatt hour" in out
-    assert "not recorded: work that was lost" in out
+    assert "not recorded: steps of a run that died since" in out
 
 
 @pytest.mark.parametrize(
@@ -80,6 +124,7 @@ def test_prices_and_carbon(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["--co2", "300"], "--co2: energy is known with --machine only"),
         (["--co2", "-1", "--machine", "etann"], "--co2: -1.0 is no number of grams"),
         (["--machine", "eniac"], "no machine 'eniac'"),
+        (["--machine", "eyeriss-isca16", "--co2", "3"], "--co2: the machine tells energy in that"),
     ],
 )
 def test_what_does_not_fit(

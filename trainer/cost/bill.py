@@ -218,9 +218,9 @@ def _energy(price: Mapping[str, Any]) -> str:
     if "energy_macs" in price:
         text = f"energy of {short(price['energy_macs'])} MACs"
     else:
-        text = f"{short(price.get('energy_joules', 0.0))} J"
+        text = f"{past.joules(price.get('energy_joules', 0.0))} J"
     seconds = price.get("latency_seconds")
-    return text if seconds is None else f"{text}, {short(seconds)} s at least"
+    return text if seconds is None else f"{text}, {past.joules(seconds)} s at least"
 
 
 def _rows(described: dict[str, Any]) -> list[tuple[str, ...]]:

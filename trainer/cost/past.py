@@ -94,6 +94,11 @@ def restarts(
     }
 
 
+def joules(number: float) -> str:
+    """Return a number with three digits, which `short` gives from a thousand on."""
+    return f"{number:.3g}" if abs(number) < 999.5 else short(number)
+
+
 def as_text(described: Mapping[str, Any]) -> list[str]:
     """Return the lines for people: epochs, exchange, restarts, as far as there are any."""
     lines = []
@@ -122,7 +127,7 @@ def _epochs(every: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [(*head, *[{"energy_joules": "J", "energy_macs": "energy"}[key] for key in priced])]
     for e in every[-SHOWN:]:
         cells = [short(e[name]) for name in names]
-        cells += [f"{e['seconds']:.1f}", *[short(e[key]) for key in priced]]
+        cells += [f"{e['seconds']:.1f}", *[joules(e[key]) for key in priced]]
         rows.append((str(e["epoch"]), "", *cells))
     left = len(every) - SHOWN
     return [*aligned(rows), *([f"{left} earlier epochs: --json"] if left > 0 else [])]
@@ -141,5 +146,5 @@ def _lost(held: Mapping[str, Any], what: str) -> str:
         f"{held['seconds_at_least']:.1f} s",
     ]
     if "energy_joules" in held:
-        figures.append(f"{short(held['energy_joules'])} J")
+        figures.append(f"{joules(held['energy_joules'])} J")
     return f"{start} {', '.join(figures)}"

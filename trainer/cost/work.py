@@ -123,14 +123,14 @@ def count(
     with context.using(backend="meta", ledger=Ledger(), phase="forward", scope=""):
         model = models.create(name, input_shape=input_shape, classes=classes, **options)
         x = zeros(batch, *input_shape)
-        labels = zeros(batch, dtype=np.int64)
+        labels, share = zeros(batch, dtype=np.int64), zeros(())
         parameters = [*model.parameters()]
         if training:
             sgd = SGD(parameters, 0.1, momentum=0.9, weight_decay=1e-4)
         watch = Calls(books)
         with context.using(ledger=books, trace=watch):
             if training:
-                cross_entropy(model.train()(x), labels).backward()
+                cross_entropy(model.train()(x), labels).backward(share)  # as a micro-batch's
                 sgd.step()
             else:
                 _infer(model.eval(), x)
