@@ -91,13 +91,13 @@ def test_rewind_drops_what_a_killed_run_did_after_its_checkpoint(tmp_path: Path)
     with (folder.path / "log.jsonl").open("a") as out:
         out.write('{"event": "step", "st')
     folder.write_json("result.json", {})
-    folder.rewind(2, 2)
+    assert [e["event"] for e in folder.rewind(2, 2)] == ["step", "epoch"]
     lines = (folder.path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 1, 2, 2]
     rows = (folder.path / "metrics.csv").read_text().splitlines()
     assert len(rows) == 3 and rows[0].startswith("epoch,step,lr") and rows[2].startswith("2,2,")
     assert not (folder.path / "result.json").exists()
-    folder.rewind(2, 1)
+    assert folder.rewind(2, 1) == []
     lines = (folder.path / "log.jsonl").read_text().splitlines()
     kinds = [json.loads(line)["event"] for line in lines]
     assert kinds == ["step", "epoch", "step"]

@@ -12,7 +12,7 @@ import tallygrad.autograd as ag
 from tallygrad.autograd import context, nn
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.distributed.reproducible import fold
-from tallygrad.trainer.distributed.sync import GradientSync, Reducer, Statistics, total
+from tallygrad.trainer.distributed.sync import GradientSync, Reducer, Statistics, share, total
 
 
 class Doubling(SerialComm):
@@ -93,6 +93,20 @@ def test_the_ledger_shows_a_ring_and_nothing_for_one_rank() -> None:
         cost = state.ledger.by("phase")["communicate"]
         assert (cost.bytes_sent, cost.messages) == (sent, messages)
         assert (cost.bytes_read, cost.bytes_written) == (sent, sent)
+
+
+def test_a_broadcast_goes_along_a_binomial_tree() -> None:
+    """As many messages as a sender has children: 8 ranks take three rounds."""
+    x = ag.ones(25).data
+    for children in ([0], [1, 0], [3, 0, 1, 0, 0], [3, 0, 1, 0, 2, 0, 1, 0]):
+        for rank, count in enumerate(children):
+            comm = SerialComm()
+            comm.rank, comm.size = rank, len(children)
+            with context.using(ledger=ag.Ledger()) as state:
+                share([x], comm)
+            cost = state.ledger.by("phase")["communicate"]
+            assert (cost.bytes_sent, cost.messages) == (100 * count, count)
+            assert (cost.bytes_read, cost.bytes_written) == (100 * count, 100 * (rank > 0))
 
 
 def test_the_mean_of_what_two_ranks_share_is_the_same_bits() -> None:

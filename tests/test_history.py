@@ -1,0 +1,44 @@
+"""What a run remembers of its course."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tallygrad.trainer import history
+from tallygrad.trainer.errors import UserError
+from tallygrad.trainer.history import Restart
+
+
+@pytest.mark.parametrize(("step", "events", "every", "least", "most", "evaluations"), [
+    (10, [], 20, 0, 10, 0),  # died before its next line: any step up to it
+    (10, [{"step": 20}], 20, 10, 30, 0),
+    (10, [{"step": 20}, {"step": 25, "test_loss": 1.0}], 20, 15, 30, 1),
+    (0, [{"step": 3, "seconds": 9.0}], 1, 3, 4, 0),
+    (7, [{"step": 9, "train_loss": 1.0}], 1, 2, 3, 0),
+])  # fmt: skip
+def test_what_a_log_tells_of_lost_steps(
+    step: int, events: list[dict[str, Any]], every: int, least: int, most: int, evaluations: int
+) -> None:
+    held = history.lost(events, step, 4.0, every)
+    (restart,) = history.restarts(Path("x.h5"), [held])
+    assert (restart.at_least, restart.at_most) == (least, most)
+    assert restart.evaluations == evaluations
+    assert restart.seconds == (5.0 if events and "seconds" in events[0] else 0.0)
+
+
+@pytest.mark.parametrize(("read", "held", "said"), [
+    (history.restarts, 5, "restarts on record is 5, expected a list"),
+    (history.restarts, [{"step": 1}], "restarts on record cannot be read: {'step': 1}"),
+    (history.restarts, [[]], "restarts on record cannot be read: []"),
+    (history.restarts, [Restart(1, 2, 0, 0, 0.0)._asdict()], "log_every 0 is less than 1"),
+    (history.epochs, {}, "closed on record is {}, expected a list"),
+    (history.epochs, [{"epoch": 1, "phases": 3}], "closed on record cannot be read"),
+    (history.epochs, [{"epoch": 1, "phases": {"forward": ["x"]}}], "closed on record cannot be"),
+])  # fmt: skip
+def test_a_record_that_is_none(read: Any, held: Any, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(Path("x.h5"), held)
+    assert str(caught.value).startswith("x.h5: ") and said in str(caught.value)
