@@ -298,6 +298,7 @@ def test_a_chip_that_is_too_small_names_layer_key_and_value(tmp_path: Path) -> N
         (["lenet", "--batch", "0"], "--batch: 0 is less than 1"),
         (["lenet", "--ranks", "0"], "--ranks: 0 is less than 1"),
         (["lenet", "--machine", "eniac"], "no machine 'eniac'; there are "),
+        (["lstm", "--machine", "systolic-os"], "lstm has 2236416 MACs of forward outside"),
         (["lenet", "--machine", "nowhere.toml"], "nowhere.toml: No such file"),
         (["lenet", "--zeros", "x.toml"], "--zeros: zeros are a matter of machines"),
         (["lenet", "--zeros", "x.toml", "--machine", "etann"], "etann is of kind throughput, not "),

@@ -79,7 +79,12 @@ class Machine:
         self, layer: Layer, phase: str, zeros: LayerZeros | None = None
     ) -> dict[str, float]:
         """Return what a pass of a layer takes here, nothing where it is not done here. Without
-        `zeros` there are none."""
+        `zeros` there are none. UserError for MACs whose shapes an array does not know."""
+        if self.kind in ARRAYS and layer.macs(phase) and not layer.shapes:
+            raise UserError(
+                f"--machine {self.name}: {layer.name} has {layer.macs(phase)} MACs of {phase} "
+                "outside convolutions and products, which it does not price"
+            )
         if self.kind == "systolic":
             return arrays.price(self.numbers, self.dataflow, layer, phase)
         if self.kind == "row-stationary":
