@@ -49,6 +49,13 @@ def test_it_adds_up_to_the_books(run: Path, capsys: pytest.CaptureFixture[str]) 
         phases = sum(p[key] for p in found["phases"].values())
         layers = sum(p[key] for layer in found["layers"] for p in layer["phases"].values())
         assert found["total"][key] == phases == layers
+    for key in ("activation_bytes_stashed", "peak_bytes"):
+        every = [p[key] for layer in found["layers"] for p in layer["phases"].values()]
+        whole = sum if key == "activation_bytes_stashed" else max
+        assert whole(every) == whole(p[key] for p in found["phases"].values()) > 0
+    predicted = count("lenet", BATCH, (1, 28, 28), 10, training=True)
+    peaks = {name: phase["peak_bytes"] for name, phase in found["phases"].items()}
+    assert max(peaks.values()) == predicted.peak > peaks["evaluate"] > 0
     assert (found["steps"], found["images"]) == (STEPS, STEPS * BATCH)
     assert found["epochs"] is None and "per_epoch" not in found
     assert found["training_over_inference"] == 6_591_000 / 2_293_000

@@ -270,6 +270,30 @@ def test_work_lost_by_a_kill_is_on_the_bill(
     assert [(r["step"], r["steps_at_least"]) for r in each] == [(10, lost), (24, 0)]
     newest = out / "checkpoints" / "step-00000026.h5"
     assert bill(newest, capsys)["restarts"]["each"] == each
+    # It died behind an evaluation, before the checkpoint.
+    (out / "result.json").unlink()
+    with (out / "log.jsonl").open("a") as log:
+        log.write('{"event": "epoch", "step": 28, "epoch": 1, "test_loss": 1.0}\n')
+    assert main([*words, "--resume", "auto", "--max-steps", "30"]) == 0
+    tested = 8 * work.phase("forward").macs // 8
+    assert bill(out, capsys)["restarts"]["macs"] == (lost + 2) * macs + tested
     capsys.readouterr()
     assert main(["bill", str(out)]) == 0
-    assert f"lost before 2 restarts: {lost} steps at least" in capsys.readouterr().out
+    assert f"lost before 3 restarts: {lost + 2} steps at least" in capsys.readouterr().out
+
+
+def test_work_before_the_first_checkpoint_is_lost_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    words = ["train", "--model", "mlp", "--batch-size", "8", "--out", str(out), "--log-every", "2"]
+    words += ["--dataset", "mnist", "--data-dir", str(write_mnist(tmp_path / "data", 80, 8))]
+    words += ["--backend", "numpy", "--threads", "1"]
+    assert main([*words, "--max-steps", "5"]) == 0
+    (out / "result.json").unlink()
+    for file in (out / "checkpoints").iterdir():
+        file.unlink()
+    assert main([*words, "--max-steps", "3", "--resume", "auto"]) == 0
+    (restart,) = bill(out, capsys)["restarts"]["each"]
+    assert [restart[f"steps_at_{what}"] for what in ("least", "most")] == [5, 6]
+    assert restart["step"] == 0 and restart["evaluations"] == 1

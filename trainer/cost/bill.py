@@ -5,11 +5,11 @@ cost as much."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from ...autograd.ledger import Cost, Ledger
+from ...autograd.ledger import Cost, Key, Ledger
 from .. import history
 from ..checkpoint import load as load_checkpoint
 from ..errors import UserError
@@ -24,7 +24,12 @@ from .machine import load as load_machine
 from .pricing import Prices, prices
 from .table import aligned
 
+T = TypeVar("T", bound=Hashable)
 JOULES_PER_KWH = 3.6e6
+NOT_RECORDED = [
+    "steps of a run that died since the last line of its log",
+    "books and buffers that ranks gather for a checkpoint",
+]
 
 
 class Run(NamedTuple):
@@ -66,16 +71,19 @@ def read(path: Path) -> Run:
     epochs = epoch * steps / (steps - within) if epoch and steps > within else None
     closed = history.epochs(file, meta.get("closed", []))
     known = history.restarts(file, meta.get("restarts", []))
-    unsaved: list[Restart] = []
-    if path.is_dir():
-        folder = RunFolder(path, writes=False)
-        told = path / "restarts.json"
-        known = max(known, history.restarts(told, folder.read_json(told.name) or []), key=len)
-        every = recorded(file, meta, "config", dict).get("log_every")
-        lost = history.lost(folder.events(steps), steps, seconds, every or 1)
-        unsaved = [r for r in history.restarts(file, [lost]) if r.at_least]
-    held = books(file, meta)
-    return Run(file, held, steps, epochs, images, seconds, meta, closed, known, unsaved)
+    run = Run(file, books(file, meta), steps, epochs, images, seconds, meta, closed, known)
+    return _beside(run, path) if path.is_dir() else run
+
+
+def _beside(run: Run, path: Path) -> Run:
+    """Return a run with what its folder tells besides the checkpoint: newer restarts, and steps
+    beyond it."""
+    folder, told = RunFolder(path, writes=False), path / "restarts.json"
+    known = max(run.restarts, history.restarts(told, folder.read_json(told.name) or []), key=len)
+    every = recorded(run.source, dict(run.meta), "config", dict).get("log_every") or 1
+    lost = history.lost(folder.events(run.steps), run.steps, run.seconds, every)
+    unsaved = [r for r in history.restarts(run.source, [lost]) if r.at_least]
+    return run._replace(restarts=known, unsaved=unsaved)
 
 
 def describe(run: Run, machine: Machine | None, intensity: float | None) -> dict[str, Any]:
@@ -91,9 +99,6 @@ def describe(run: Run, machine: Machine | None, intensity: float | None) -> dict
             total = total.plus(cost)
         return _with_carbon(_figures(total) | priced.part(phases), intensity)
 
-    phases = run.ledger.by("phase")
-    forward = phases.get("forward", Cost())
-    training, total = training_macs(phases), run.ledger.total()
     known = run.ledger, run.steps, run.evaluations
     found: dict[str, Any] = {
         "checkpoint": str(run.source),
@@ -101,27 +106,14 @@ def describe(run: Run, machine: Machine | None, intensity: float | None) -> dict
         "epochs": run.epochs,
         "images": run.images,
         "seconds": run.seconds,
-        "phases": {
-            name: _figures(phases[name]) | priced.of(phases[name], phase=name) | kept
-            for name, kept in _kept(run.ledger).items()
-        },
-        "parts": {
-            part: figures({name: phases[name] for name in names if name in phases})
-            for part, names in PARTS.items()
-        },
-        "total": _with_carbon(_figures(total) | priced.of(total), intensity),
+        **_sums(run.ledger, priced, figures),
         "layers": _layers(run.ledger, priced),
         "collectives": past.collectives(run.ledger),
         "each_epoch": past.epochs(run.closed, figures),
         "restarts": past.restarts(run.restarts, *known, figures),
         "unsaved": past.restarts(run.unsaved, *known, figures),
-        "training_macs": training,
-        "training_over_inference": training / forward.macs if forward.macs else 0.0,
-        "inferences": _inferences(run, training, forward),
-        "not_recorded": [
-            "steps of a run that died since the last line of its log",
-            "books and buffers that ranks gather for a checkpoint",
-        ],
+        **_ratios(run),
+        "not_recorded": NOT_RECORDED,
     }
     if run.epochs:
         found["per_epoch"] = {
@@ -135,6 +127,35 @@ def describe(run: Run, machine: Machine | None, intensity: float | None) -> dict
     return found
 
 
+def _sums(ledger: Ledger, priced: Prices, figures: past.Figures) -> dict[str, Any]:
+    """Return the figures of phases, parts and all of it."""
+    phases, kept = ledger.by("phase"), _kept(ledger, lambda key: key.phase)
+    return {
+        "phases": {
+            name: _figures(phases[name]) | priced.of(phases[name], phase=name) | kept[name]
+            for name in NAMES
+            if name in phases
+        },
+        "parts": {
+            part: figures({name: phases[name] for name in names if name in phases})
+            for part, names in PARTS.items()
+        },
+        "total": figures(phases),
+    }
+
+
+def _ratios(run: Run) -> dict[str, Any]:
+    """Return MACs of training, and how many forward passes and how many answers take as many: a
+    forward pass for an image costs what those of the training cost on average."""
+    phases = run.ledger.by("phase")
+    forward, training = phases.get("forward", Cost()).macs, training_macs(phases)
+    return {
+        "training_macs": training,
+        "training_over_inference": training / forward if forward else 0.0,
+        "inferences": training * run.images / forward if forward else 0.0,
+    }
+
+
 def _with_carbon(figures: dict[str, Any], intensity: float | None) -> dict[str, Any]:
     """Add grams of CO2 where joules are known. UserError where they are not."""
     if intensity is None:
@@ -145,22 +166,16 @@ def _with_carbon(figures: dict[str, Any], intensity: float | None) -> dict[str, 
     return {**figures, "grams_co2": kwh * intensity}
 
 
-def _kept(ledger: Ledger) -> dict[str, dict[str, int]]:
-    """Return, for each phase, bytes that the tape kept in it, all calls together, and the most that
-    were alive at once on one rank."""
-    found: dict[str, dict[str, int]] = {}
+def _kept(ledger: Ledger, what: Callable[[Key], T]) -> dict[T, dict[str, int]]:
+    """Return, for each phase say, bytes that the tape kept in it, all calls together, and the most
+    that were alive at once on one rank."""
+    found: dict[T, dict[str, int]] = {}
     for row in ledger.rows():
         new = {"activation_bytes_stashed": 0, "peak_bytes": 0}
-        kept = found.setdefault(row.key.phase, new)
+        kept = found.setdefault(what(row.key), new)
         kept["activation_bytes_stashed"] += row.stashed
         kept["peak_bytes"] = max(kept["peak_bytes"], row.peak)
-    return {name: found[name] for name in NAMES if name in found}
-
-
-def _inferences(run: Run, training: int, forward: Cost) -> float:
-    """Return how many answers take as many MACs as the training did: a forward pass for an image
-    costs what those of the training cost on average."""
-    return training * run.images / forward.macs if forward.macs else 0.0
+    return found
 
 
 def _figures(cost: Cost) -> dict[str, Any]:
@@ -180,11 +195,13 @@ def _layers(ledger: Ledger, priced: Prices) -> list[dict[str, Any]]:
     for row in ledger.rows():
         phases = costs.setdefault(row.key.scope, {})
         phases[row.key.phase] = phases.get(row.key.phase, Cost()).plus(row.cost)
+    kept = _kept(ledger, lambda key: (key.scope, key.phase))
     return [
         {
             "name": scope,
             "phases": {
-                name: _figures(c) | priced.of(c, scope, name) for name, c in phases.items()
+                name: _figures(c) | priced.of(c, scope, name) | kept[scope, name]
+                for name, c in phases.items()
             },
         }
         for scope, phases in costs.items()
