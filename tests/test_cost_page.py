@@ -37,8 +37,8 @@ from tallygrad.trainer.cost.work import count
 EVIL = "<script>alert(1)</script>\"'&\u202e\x07<img src=x onerror=alert(2)>"
 VOID = {"meta"}
 NS = "{http://www.w3.org/2000/svg}"
-ALL = ("Work", "Energy by pass", "Energy by layer", "Roofline", "Training against inference",
-       "Communication")  # fmt: skip
+ALL = ("Work", "Energy by pass", "Energy by layer", "Roofline", "Memory",
+       "Training against inference", "Communication")  # fmt: skip
 WITHOUT = {"Energy by pass", "Energy by layer", "Roofline"}
 
 
@@ -104,6 +104,7 @@ def billed(folder: Path, scope: str = "", machine: str = "horowitz45") -> str:
         for phase, macs in work.items():
             cost = Cost(macs=scale * macs, bytes_read=scale * 64, bytes_written=32)
             books.count((layer + scope, phase, "conv2d", "numpy", cost), 7)
+            books.peak((layer + scope, phase, "conv2d", "numpy"), scale * 1000 + macs)
     sent = Cost(bytes_sent=1000, bytes_read=1000, messages=2)
     books.count((f"gradients{scope}", "communicate", "allreduce", "numpy", sent), 14)
     record = {
@@ -129,7 +130,7 @@ def profiled(layer: str = "conv1") -> str:
 
 
 PAGES: dict[str, Callable[[Path], tuple[str, set[str]]]] = {  # with what they have no chart of
-    "inference": lambda _: (of("lenet", False)[1], {*WITHOUT, *ALL[4:]}),
+    "inference": lambda _: (of("lenet", False)[1], {*WITHOUT, *ALL[5:]}),
     "training": lambda _: (of("lenet", True)[1], WITHOUT),
     "chip": lambda _: (of("lenet", True, "eyeriss")[1], set()),
     "relative": lambda _: (of("lenet", True, "eyeriss-isca16")[1], set()),
@@ -189,6 +190,8 @@ def test_the_numbers_are_those_of_the_account() -> None:
              for p in ("forward", "backward_data", "backward_weights")]  # fmt: skip
     longest = 3 * 2 * 1_600_000  # the second convolution
     assert widths == pytest.approx([100 * n / longest for n in sizes if n], abs=1e-3)
+    alive = [int(row[1].replace(",", "")) for row in table(found["Memory"])[1:]]
+    assert len(alive) > 4 and max(alive) == described["totals"]["peak_bytes"]
     total = described["totals"]["on_machine"]["training"]
     books = count("lenet", 2, (1, 28, 28), 10, True).ledger.total()
     moved = described["totals"]["training"]["total_bytes"]
@@ -230,6 +233,10 @@ def test_levels_add_up_to_the_energy(name: str) -> None:
 def test_a_bill_and_a_profile(tmp_path: Path) -> None:
     found = sections(billed(tmp_path))
     assert table(found["Work"])[-1] == ["sum", "3,780", "3,360", "3,780", "1,260", "12,180"]
+    assert table(found["Memory"])[1:] == [
+        ["conv1", "1,090", "1,090", "1,080", "1,090", "1,030"],
+        ["conv2", "5,090", "5,090", "5,080", "5,090", "5,030"],
+    ]
     assert table(found["Communication"])[1:] == [
         ["gradients, allreduce", "14,000"], ["sum", "14,000"]
     ]  # fmt: skip
@@ -250,7 +257,7 @@ def test_names_in_a_bill_do_not_steer_a_terminal(
 ) -> None:
     billed(tmp_path, EVIL)
     out = capsys.readouterr().out
-    assert "conv1<script>" in out and "\\u0007" in out and "\x07" not in out and out.isascii()
+    assert "conv1<script>" in out and "gradients<script>" in out and "\\u0007" in out and "\x07" not in out and out.isascii()
 
 
 def test_what_ranks_send() -> None:

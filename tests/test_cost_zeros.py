@@ -13,6 +13,7 @@ from tallygrad.autograd.ledger import Cost, Ledger, Sample
 from tallygrad.datasets.idx import write_idx
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.cost import host, machine
+from tallygrad.trainer.cost.pricing import prices
 from tallygrad.trainer.cost.roofs import Roofs
 from tallygrad.trainer.cost.row_stationary import EYERISS, Shape, Zeros, estimate, passes
 from tallygrad.trainer.cost.sampled import events
@@ -21,6 +22,7 @@ from tallygrad.trainer.report import PASSES
 from tallygrad.trainer.state import books as recorded_books
 
 STEPS, SAMPLED = 5, 2
+BARE = ("b", "forward")  # a layer that was not sampled
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,10 @@ def test_events_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for key in ("events", "energy_joules"):
         assert found["total"][key] == pytest.approx(sum(p[key] for p in found["phases"].values()))
         layers = sum(p[key] for layer in found["layers"] for p in layer["phases"].values())
-        assert found["total"][key] == pytest.approx(layers)
+        parts = sum(p.get(key, 0.0) for p in found["parts"].values())
+        assert found["total"][key] == pytest.approx(layers) == parts
+        (epoch,) = found["each_epoch"]  # which is all of it
+        assert found["total"][key] == pytest.approx(epoch[key])
     assert found["machine"]["zeros"] == "events as sampled on 2 of 5 steps"
     plain = asked("bill", str(run.parent / "plain"), "--machine", "truenorth", capsys=capsys)
     assert plain["total"]["events"] == plain["total"]["macs"] == found["total"]["macs"]
@@ -95,11 +100,15 @@ def test_events_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_evaluation_and_layers_that_were_not_sampled() -> None:
     ledger = Ledger()
-    for scope, phase in (("a", "forward"), ("a", "evaluate"), ("b", "forward")):
+    for scope, phase in (*[("a", p) for p in ("forward", "recompute", "evaluate")], BARE):
         ledger.count((scope, phase, "linear", "numpy", Cost(macs=100)), 3)
     ledger.sample(("a", "forward", "linear", "numpy"), Sample(1, macs=100, nonzero=25))
-    half = {("a", "forward"): 75.0, ("a", "evaluate"): 75.0, ("b", "forward"): 300.0}
-    assert events(ledger) == half
+    known = {("a", phase): 75.0 for phase in ("forward", "recompute", "evaluate")}
+    assert events(ledger) == known | {BARE: 300.0}
+    priced = prices(Path("x.h5"), {}, ledger, machine.load("truenorth"))
+    assert [priced.of(Cost(), *key)["events"] for key in (("a",), (None, "forward"))] == [225, 375]
+    lost = {"forward": Cost(macs=60), "evaluate": Cost(macs=300)}
+    assert priced.part(lost)["events"] == pytest.approx(375 / 10 + 75)
 
 
 def test_a_model_is_priced_with_the_zeros_of_a_run(
@@ -247,7 +256,8 @@ KEY = {"scope": "a", "phase": "forward", "primitive": "linear", "backend": "nump
     [
         {"sampled_steps": "many"}, {"sampled_steps": None}, {**KEY, "sampled": 3},
         {**KEY, "sampled": {"macs": "x"}}, {**KEY, "sampled": {"macs": float("inf")}},
-        {"sampled": {"macs": 3}},
+        {"sampled": {"macs": 3}}, {**KEY, "sampled": {"nonzero": 10**400}},
+        {"sampled_steps": 10**400}, {**KEY, "peak": 10**400}, {**KEY, "stashed": 10**400},
     ],
 )  # fmt: skip
 def test_books_whose_samples_cannot_be_read(entry: dict[str, Any]) -> None:
@@ -261,8 +271,8 @@ def test_this_machine(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Roofs as measured; joules only where the counters are there and have not begun anew."""
-    counts = iter((energy or (None, None)) * 4)
-    seconds = iter((0.0, 2.0) * 4)
+    counts = iter((energy or (None, None)) * 5)
+    seconds = iter((0.0, 2.0) * 5)
     monkeypatch.setattr(host, "calibrate", lambda: Roofs(100.0, 10.0))
     monkeypatch.setattr(host, "joules", lambda: next(counts))
     monkeypatch.setattr(host, "perf_counter", lambda: next(seconds))
@@ -283,6 +293,13 @@ def test_this_machine(
     assert main(["bill", str(run), "--machine", "host"]) == 0
     out = capsys.readouterr().out
     assert "s at least" in out and ("2.0 W by RAPL" if known else "energy is not available") in out
+    found = asked("bill", str(run), "--machine", "host", capsys=capsys)
+    for key in ("latency_seconds", "energy_joules") if known else ("latency_seconds",):
+        layers = sum(p[key] for layer in found["layers"] for p in layer["phases"].values())
+        phases = sum(p[key] for p in found["phases"].values())
+        assert found["total"][key] == pytest.approx(layers) == pytest.approx(phases)
+        assert found["total"][key] == pytest.approx(found["each_epoch"][0][key])
+    assert ("energy_joules" in found["total"]) is known
     status = main(["bill", str(run), "--machine", "host", "--co2", "300"])
     assert status == (0 if known else 2)
     if not known:

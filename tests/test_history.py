@@ -11,6 +11,8 @@ from tallygrad.trainer import history
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.history import Restart
 
+CLOSED = {"epoch": 1, "step": 1, "images": 1, "seconds": 1.0, "aside": 0.0, "phases": {}}
+
 
 @pytest.mark.parametrize(("step", "events", "every", "least", "most", "evaluations"), [
     (10, [], 20, 0, 10, 0),  # died before its next line: any step up to it
@@ -34,6 +36,9 @@ def test_what_a_log_tells_of_lost_steps(
     (history.restarts, [{"step": 1}], "restarts on record cannot be read: {'step': 1}"),
     (history.restarts, [[]], "restarts on record cannot be read: []"),
     (history.restarts, [Restart(1, 2, 0, 0, 0.0)._asdict()], "log_every 0 is less than 1"),
+    (history.restarts, [Restart(1, 10**400, 1, 0, 0.0)._asdict()], "restarts on record cannot be"),
+    (history.epochs, [CLOSED | {"phases": {"forward": [10**40]}}], "closed on record cannot be"),
+    (history.epochs, [CLOSED | {"seconds": float("nan")}], "closed on record cannot be read"),
     (history.epochs, {}, "closed on record is {}, expected a list"),
     (history.epochs, [{"epoch": 1, "phases": 3}], "closed on record cannot be read"),
     (history.epochs, [{"epoch": 1, "phases": {"forward": ["x"]}}], "closed on record cannot be"),

@@ -4,11 +4,13 @@ computed for nothing before its restarts."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..autograd.ledger import Cost, Ledger
 from .errors import UserError
+from .state import MOST
 
 
 class Epoch(NamedTuple):
@@ -97,6 +99,7 @@ def epochs(path: Path, held: Any) -> list[Epoch]:
             step, images = int(entry["step"]), int(entry["images"])
             seconds, aside = float(entry["seconds"]), float(entry["aside"])
             ends = Epoch(int(entry["epoch"]), step, images, seconds, aside, phases)
+            _check(ends[:5], *phases.values())
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}: closed on record cannot be read: {entry!r:.60}") from error
         found.append(ends.since(before))
@@ -111,12 +114,19 @@ def restarts(path: Path, held: Any) -> list[Restart]:
         try:
             step, reached, every, evaluations = (int(entry[n]) for n in Restart._fields[:4])
             restart = Restart(step, reached, every, evaluations, float(entry["seconds"]))
+            _check(restart)
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{path}: restarts on record cannot be read: {entry!r:.60}") from error
         if restart.log_every < 1:
             raise UserError(f"{path}: restarts: log_every {restart.log_every} is less than 1")
         found.append(restart)
     return found
+
+
+def _check(*numbers: Iterable[float]) -> None:
+    """ValueError for a number that counts nothing."""
+    if not all(abs(number) < MOST for number in chain(*numbers)):
+        raise ValueError(f"a count of {MOST} or more")
 
 
 def _entries(path: Path, name: str, held: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,12 @@ def books(path: Path, meta: dict[str, Any]) -> Ledger:
     """Return the ledger in a checkpoint's record. UserError where it is none."""
     try:
         ledger = Ledger.from_json(recorded(path, meta, "ledger", list))
-        if any(abs(count) > MOST for row in ledger.rows() for count in row.cost):
+        counts = chain(
+            [ledger.sampled_steps],
+            *[(*row.cost, row.stashed, row.peak) for row in ledger.rows()],
+            *ledger.sampled.values(),
+        )
+        if any(abs(count) > MOST for count in counts):
             raise ValueError(f"a count of more than {MOST}")
         return ledger
     except (KeyError, ValueError, TypeError, OverflowError) as error:

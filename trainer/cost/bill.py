@@ -11,16 +11,21 @@ from typing import Any, NamedTuple, TypeVar
 
 from ...autograd.ledger import Cost, Key, Ledger
 from .. import history
+from ..checkpoint import Checkpoint
 from ..checkpoint import load as load_checkpoint
 from ..errors import UserError
 from ..history import Epoch, Restart
 from ..inspect import find
 from ..logs import RunFolder
-from ..report import NAMES, bill, other_operations, short, training_macs
-from ..state import books, recorded
-from . import past
-from .machine import Machine
+from ..report import NAMES, bill, escaped, other_operations, short, sparsity, training_macs
+from ..state import MOST, books, recorded
+from . import past, sampled
+from .machine import HOST, Machine
 from .machine import load as load_machine
+from .metrics import as_text as metrics_text
+from .metrics import of_run
+from .page import write
+from .pages import of_bill
 from .pricing import Prices, prices
 from .table import aligned
 
@@ -41,16 +46,21 @@ class Run(NamedTuple):
     epochs: float | None  # None within the first one, whose length is on no record
     images: int
     seconds: float
-    meta: Mapping[str, Any]  # the record as it is
+    checkpoint: Checkpoint
     closed: Sequence[Epoch] = ()
     restarts: Sequence[Restart] = ()
     unsaved: Sequence[Restart] = ()  # what the log has beyond the checkpoint, if anything
 
     @property
+    def meta(self) -> dict[str, Any]:
+        """The record as it is."""
+        return self.checkpoint.meta
+
+    @property
     def evaluations(self) -> int:
         """Evaluations in the books, 0 where they are not on record."""
         count = self.meta.get("evaluations", 0)
-        return count if type(count) is int and count > 0 else 0
+        return count if type(count) is int and 0 < count < MOST else 0
 
 
 PARTS = {
@@ -64,14 +74,15 @@ PARTS = {
 def read(path: Path) -> Run:
     """Return the run of a folder or a checkpoint. UserError where there is none, or no books."""
     file = find(path)
-    meta = load_checkpoint(file).meta
+    held = load_checkpoint(file)
+    meta = held.meta
     steps, epoch = (recorded(file, meta, name, int) for name in ("step", "epoch"))
     images, within = (recorded(file, meta, name, int) for name in ("images", "step_in_epoch"))
     seconds = recorded(file, meta, "seconds", float)
     epochs = epoch * steps / (steps - within) if epoch and steps > within else None
     closed = history.epochs(file, meta.get("closed", []))
     known = history.restarts(file, meta.get("restarts", []))
-    run = Run(file, books(file, meta), steps, epochs, images, seconds, meta, closed, known)
+    run = Run(file, books(file, meta), steps, epochs, images, seconds, held, closed, known)
     return _beside(run, path) if path.is_dir() else run
 
 
@@ -80,7 +91,7 @@ def _beside(run: Run, path: Path) -> Run:
     beyond it."""
     folder, told = RunFolder(path, writes=False), path / "restarts.json"
     known = max(run.restarts, history.restarts(told, folder.read_json(told.name) or []), key=len)
-    every = recorded(run.source, dict(run.meta), "config", dict).get("log_every") or 1
+    every = recorded(run.source, run.meta, "config", dict).get("log_every") or 1
     lost = history.lost(folder.events(run.steps), run.steps, run.seconds, every)
     unsaved = [r for r in history.restarts(run.source, [lost]) if r.at_least]
     return run._replace(restarts=known, unsaved=unsaved)
@@ -119,8 +130,15 @@ def describe(run: Run, machine: Machine | None, intensity: float | None) -> dict
         found["per_epoch"] = {
             "macs": found["total"]["macs"] / run.epochs, "seconds": run.seconds / run.epochs
         }  # fmt: skip
+    if run.ledger.sampled_steps:
+        found["sparsity"] = sampled.describe(run.ledger, run.steps)
     if machine is not None:
-        found["machine"] = {"name": machine.name, "source": machine.source, "note": machine.note}
+        found["machine"] = {
+            "name": machine.name, "kind": machine.kind, "source": machine.source,
+            "note": machine.note,
+        }  # fmt: skip
+        if machine.kind == "events":
+            found["machine"]["zeros"] = sampled.basis(run.ledger, run.steps)
         if intensity is not None:
             grams = found["total"]["grams_co2"]
             found |= {"grams_co2": grams, "grams_co2_per_kwh": intensity}
@@ -212,7 +230,10 @@ def as_text(described: dict[str, Any], ledger: Ledger) -> str:
     """Return the bill for people."""
     d = described
     epochs = "less than 1" if d["epochs"] is None else f"{d['epochs']:.4g}"
-    lines = [bill(ledger), "", *aligned(_rows(d)), "", *past.as_text(d)]
+    lines = [bill(ledger), *sparsity(ledger, d["steps"]), "", *aligned(_rows(d)), ""]
+    if "sparsity" in d:
+        lines += [*sampled.as_lines(d["sparsity"]), ""]
+    lines += past.as_text(d)
     peak = max((phase["peak_bytes"] for phase in d["phases"].values()), default=0)
     if peak:
         lines.append(f"results alive at once on a rank: {short(peak)}B at most")
@@ -222,22 +243,31 @@ def as_text(described: dict[str, Any], ledger: Ledger) -> str:
     if d["inferences"]:
         lines.append(f"the training took as many MACs as {short(d['inferences'])} answers")
     if "machine" in d:
-        lines += [f"on {d['machine']['name']}: {_energy(d['total'])}"]
-        lines += [f"  {n}: {_energy(part)}" for n, part in d["parts"].items() if part["macs"]]
+        lines.append(f"on {d['machine']['name']}: {'; '.join([_priced(d['total']), *_notes(d)])}")
+        lines += [f"  {n}: {_priced(part)}" for n, part in d["parts"].items() if part["macs"]]
     if "grams_co2" in d:
         grams = d["grams_co2"]
         lines.append(f"{short(grams)} g of CO2 at {d['grams_co2_per_kwh']:g} g a kilowatt hour")
     return "\n".join([*lines, f"not recorded: {', '.join(d['not_recorded'])}"])
 
 
-def _energy(price: Mapping[str, Any]) -> str:
-    """Return energy, and the least time where the machine has a speed."""
+def _priced(price: Mapping[str, Any]) -> str:
+    """Return energy, and the least time, as far as the machine tells them."""
+    figures = []
     if "energy_macs" in price:
-        text = f"energy of {short(price['energy_macs'])} MACs"
-    else:
-        text = f"{past.joules(price.get('energy_joules', 0.0))} J"
-    seconds = price.get("latency_seconds")
-    return text if seconds is None else f"{text}, {past.joules(seconds)} s at least"
+        figures.append(f"energy of {short(price['energy_macs'])} MACs")
+    elif "energy_joules" in price:
+        figures.append(f"{past.digits(price['energy_joules'])} J")
+    if "latency_seconds" in price:
+        figures.append(f"{past.digits(price['latency_seconds'])} s at least")
+    return ", ".join(figures) or "not available"
+
+
+def _notes(described: Mapping[str, Any]) -> list[str]:
+    """Return what the figures of a machine are taken from, where its file does not tell."""
+    machine = described["machine"]
+    notes = [machine["note"]] if machine["kind"] == HOST else []
+    return [*notes, *[machine[key] for key in ("zeros",) if key in machine]]
 
 
 def _rows(described: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -247,7 +277,7 @@ def _rows(described: dict[str, Any]) -> list[tuple[str, ...]]:
     for layer in described["layers"]:
         macs = [layer["phases"].get(name, {}).get("macs", 0) for name in phases]
         if any(macs):
-            rows.append((layer["name"], "", *map(short, macs)))
+            rows.append((escaped(layer["name"]), "", *map(short, macs)))
     return rows
 
 
@@ -260,7 +290,12 @@ def run(chosen: Mapping[str, Any]) -> int:
         raise UserError("--co2: energy is known with --machine only")
     held = read(Path(chosen["run"]))
     machine = load_machine(chosen["machine"]) if chosen["machine"] else None
+    if intensity is not None and machine and not machine.has_energy:
+        raise UserError(f"--co2: {machine.note}")
     described = describe(held, machine, intensity)
+    described["metrics"] = of_run(described, held.checkpoint.tensors, held.meta, machine)
+    if chosen["html"]:
+        write(chosen["html"], of_bill(described, machine))
     text = json.dumps(described, indent=1) if chosen["as_json"] else ""
-    print(text or as_text(described, held.ledger))
+    print(text or f"{as_text(described, held.ledger)}\n\n{metrics_text(described['metrics'])}")
     return 0

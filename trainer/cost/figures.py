@@ -15,6 +15,7 @@ from .work import PASSES
 Described = Mapping[str, Any]
 NAMES = {
     "forward": "forward",
+    "recompute": "forward again",
     "backward_data": "backward, data",
     "backward_weights": "backward, weights",
     "update": "update",
@@ -201,6 +202,23 @@ def exchange(size: int) -> Figure:
     )
     rows = [(p, *[sends(size, p) for sends in ALGORITHMS.values()]) for p in RANKS]
     return Figure(title, about, chart, [*sent], ("ranks", *[f"{n} (B)" for n in sent]), rows)
+
+
+def memory(about: str, layers: Sequence[tuple[str, Mapping[str, int]]]) -> Figure:
+    """Return the most bytes of results alive at once while a layer worked, by phase: a bar for the
+    largest of them."""
+    title, order = "Memory", [p for p in NAMES if any(held.get(p) for _, held in layers)]
+    used = [(name or WHOLE, held) for name, held in layers if any(held.values())]
+    found = [(name, held, max(held.values())) for name, held in used]
+    if not found:
+        return Figure(title, about, missing="Nobody looked which results were alive at once.")
+    largest = sorted(range(len(found)), key=lambda i: -found[i][2])[:MOST_ROWS]
+    shown = [Bar(found[i][0], [found[i][2]], si(found[i][2], "B")) for i in sorted(largest)]
+    chart = bars("memory", title, about, shown)
+    rows: list[tuple[str | float, ...]]
+    rows = [(name, most, *[held.get(p, 0) for p in order]) for name, held, most in found]
+    head = ("", "most (B)", *[f"{NAMES[phase]} (B)" for phase in order])
+    return Figure(title, about, chart, (), head, rows)
 
 
 def by_pass(layers: Sequence[Described], name: str) -> Table:

@@ -3,7 +3,6 @@ Yang and Emer, Proc. IEEE 105(12), 2017. What is not known is said, with what wo
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeGuard
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from ..report import short
+from ..report import escaped, short
 from ..state import MODEL
 from .machine import ARRAYS, Machine
 
@@ -301,7 +300,7 @@ def shown(m: Metric) -> str:
     if value is None:
         return "-"
     if isinstance(value, str):
-        return json.dumps(value)[1:-1]
+        return escaped(value)
     text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     if isinstance(value, float) and abs(value) >= 1e4:
         text = short(value)

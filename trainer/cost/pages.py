@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...autograd.ledger import Ledger
 from .bounds import Roofline, roofline
 from .figures import NAMES, Described, Figure, Table, against, by_pass, energy, exchange, stacked
+from .figures import memory as memory_figure
 from .figures import roofline as roofline_figure
 from .machine import Machine
 from .page import render
@@ -15,6 +15,7 @@ from .work import PASSES
 
 Pass = tuple[str, str, float, float, float]  # layer, phase, MACs, bytes, seconds
 TRAFFIC = {"DRAM": "dram_bytes", "global buffer": "global_buffer_bytes"}
+ALIVE = "The most bytes of results that are alive at once"
 NO_MACS = "No layer does any MACs."
 
 
@@ -30,6 +31,10 @@ def of_cost(described: Described, machine: Machine | None) -> str:
         stacked("work", "Work", about, series, by_pass(layers, "macs"), "MAC", NO_MACS),
         *_energies(passes),
         _under_roofs(passes, machine, _macs(layers)),
+        memory_figure(
+            f"{ALIVE} while a layer works, in a step.",
+            [(e["name"], {p: e[f"{p}_peak_bytes"] for p in PASSES}) for e in layers],
+        ),
         against(_ratios(totals)),
         exchange(size),
     ]
@@ -42,8 +47,8 @@ def of_cost(described: Described, machine: Machine | None) -> str:
     )  # fmt: skip
 
 
-def of_bill(described: Described, ledger: Ledger, machine: Machine | None) -> str:
-    """Return the page of what `tallygrad bill` describes, with the books it is from."""
+def of_bill(described: Described, machine: Machine | None) -> str:
+    """Return the page of what `tallygrad bill` describes."""
     layers = described["layers"]
     phases = {layer["name"]: layer["phases"] for layer in layers}
     order = [phase for phase in NAMES if phase in described["phases"]]
@@ -54,8 +59,12 @@ def of_bill(described: Described, ledger: Ledger, machine: Machine | None) -> st
         stacked("work", "Work", about, series, Table([*phases], macs), "MAC", NO_MACS),
         *_energies(phases, {p: described["phases"][p] for p in order}),
         _under_roofs(phases, machine, {}),
+        memory_figure(
+            f"{ALIVE} on one rank while a layer worked.",
+            [(name, {p: held[p]["peak_bytes"] for p in held}) for name, held in phases.items()],
+        ),
         against(_billed_ratios(described)),
-        sent(ledger),
+        sent(described["collectives"]),
     ]
     lead = [
         f"{described['steps']:,} steps, {described['images']:,} images, "
@@ -194,14 +203,16 @@ def _energy_ratio(
     return []
 
 
-def sent(ledger: Ledger) -> Figure:
-    """Return what a run sent, by what it was and by collective."""
+def sent(collectives: Sequence[Described]) -> Figure:
+    """Return what a run sent, by collective and by what it was."""
+    kinds = {c["collective"]: c["algorithm"] for c in collectives if c["bytes_sent"] > 0}
+    algorithms = "; ".join(f"{name}: {algorithm}" for name, algorithm in kinds.items())
+    about = "Bytes that all ranks together sent, by collective, as these algorithms send them."
     sums: dict[str, float] = {}
-    for row in ledger.rows():
-        if row.cost.bytes_sent > 0:
-            name = f"{row.key.scope}, {row.key.primitive}"
-            sums[name] = sums.get(name, 0) + row.cost.bytes_sent
-    about = "Bytes that all ranks together sent, as a ring allreduce sends them, by collective."
+    for c in collectives:
+        name = f"{c['of']}, {c['collective']}"
+        sums[name] = sums.get(name, 0) + c["bytes_sent"]
     table = Table([*sums], [[value] for value in sums.values()])
     missing = "This run sent nothing: it had one rank."
+    about = f"{about} {algorithms}." if kinds else about
     return stacked("sent", "Communication", about, {"sent": "sent"}, table, "B", missing)

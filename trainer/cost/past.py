@@ -7,7 +7,7 @@ from typing import Any
 
 from ...autograd.ledger import Cost, Ledger
 from ..history import Epoch, Restart
-from ..report import short
+from ..report import escaped, short
 from .table import aligned
 
 # Bytes and messages are those of these algorithms: what a library of MPI does is not observable.
@@ -94,7 +94,7 @@ def restarts(
     }
 
 
-def joules(number: float) -> str:
+def digits(number: float) -> str:
     """Return a number with three digits, which `short` gives from a thousand on."""
     return f"{number:.3g}" if abs(number) < 999.5 else short(number)
 
@@ -107,9 +107,9 @@ def as_text(described: Mapping[str, Any]) -> list[str]:
     sent = [c for c in described["collectives"] if c["messages"]]
     if sent:
         head = ("exchange", "of", "calls", "messages", "bytes")
+        names = ("calls", "messages", "bytes_sent")
         rows = [
-            (c["collective"], c["of"], *[short(c[k]) for k in ("calls", "messages", "bytes_sent")])
-            for c in sent
+            (c["collective"], escaped(c["of"]), *[short(c[name]) for name in names]) for c in sent
         ]
         used = dict.fromkeys(c["collective"] for c in sent)
         lines += [*aligned([head, *rows])]
@@ -127,7 +127,7 @@ def _epochs(every: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [(*head, *[{"energy_joules": "J", "energy_macs": "energy"}[key] for key in priced])]
     for e in every[-SHOWN:]:
         cells = [short(e[name]) for name in names]
-        cells += [f"{e['seconds']:.1f}", *[joules(e[key]) for key in priced]]
+        cells += [f"{e['seconds']:.1f}", *[digits(e[key]) for key in priced]]
         rows.append((str(e["epoch"]), "", *cells))
     left = len(every) - SHOWN
     return [*aligned(rows), *([f"{left} earlier epochs: --json"] if left > 0 else [])]
@@ -146,5 +146,5 @@ def _lost(held: Mapping[str, Any], what: str) -> str:
         f"{held['seconds_at_least']:.1f} s",
     ]
     if "energy_joules" in held:
-        figures.append(f"{joules(held['energy_joules'])} J")
+        figures.append(f"{digits(held['energy_joules'])} J")
     return f"{start} {', '.join(figures)}"

@@ -1,5 +1,6 @@
 """What a machine makes of the books of a run. A machine that prices layers by their shapes has the
-model of the run counted again on shapes, for each batch size that its books tell of."""
+model of the run counted again on shapes, for each batch size that its books tell of; one that works
+only where no factor is zero has the events that were sampled."""
 
 from __future__ import annotations
 
@@ -13,16 +14,19 @@ from ...autograd.ledger import Cost, Ledger
 from ..errors import UserError
 from .command import Price, add_up
 from .machine import ARRAYS, Machine
+from .sampled import AGAIN, events
+from .table import moved
 from .work import FEATURES, PASSES, Work, count
 
 Passes: TypeAlias = dict[tuple[str, str], Price]  # by scope and phase
-FORWARD = ("forward", "recompute", "evaluate")  # phases that do what a forward pass does
+FORWARD = ("forward", *AGAIN)
+LINEAR = ("prices", "throughput")  # kinds to which a sum of costs costs the sum of the prices
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Prices on a machine, None for no machine. `passes` are those of the layers of the run, on a
-    machine that prices layers; `phases` the costs of the run by phase."""
+    """Prices on a machine, None for no machine. `phases` are the costs of the run by phase;
+    `passes` the prices of its layers, where that of a sum is not told by the sum of the costs."""
 
     machine: Machine | None
     phases: Mapping[str, Cost] = field(default_factory=dict)
@@ -32,7 +36,7 @@ class Prices:
         """Return the price of what the run did in a scope and a phase, None for all of them."""
         if self.machine is None:
             return {}
-        if self.machine.kind not in ARRAYS:
+        if self.machine.kind in LINEAR:
             return self.machine.price(cost)
         fits = [
             price
@@ -43,13 +47,12 @@ class Prices:
 
     def part(self, phases: Mapping[str, Cost]) -> Price:
         """Return the price of a part of the run, given by phase. Where layers are priced, a part
-        has the share in its phase's price that it has in the MACs."""
+        has the share in its phase's price that it has in its MACs, or bytes if it has none."""
         found = []
         for name, cost in phases.items():
             price = self.of(cost, phase=name)
-            if self.machine is not None and self.machine.kind in ARRAYS:
-                whole = self.phases.get(name, Cost()).macs
-                share = cost.macs / whole if whole else 0.0
+            if self.machine is not None and self.machine.kind not in LINEAR:
+                share = _share(cost, self.phases.get(name, Cost()))
                 price = {key: share * value for key, value in price.items()}
             found.append(price)
         return add_up(found)
@@ -59,12 +62,30 @@ def prices(source: Path, meta: Mapping[str, Any], ledger: Ledger, machine: Machi
     """Return the prices of a run that a checkpoint has on record. UserError where its layers are
     wanted and are not on record, or are not those of its books."""
     phases = ledger.by("phase")
-    if machine.kind not in ARRAYS:
+    if machine.kind in LINEAR:
         return Prices(machine, phases)
+    if machine.kind not in ARRAYS:
+        return Prices(machine, phases, _from_books(ledger, machine))
     try:
         return Prices(machine, phases, _passes(meta, ledger, machine))
     except ValueError as error:
         raise UserError(f"{source}: --machine {machine.name} prices layers: {error}") from error
+
+
+def _share(part: Cost, whole: Cost) -> float:
+    done, of = (cost.macs if whole.macs else moved(cost) for cost in (part, whole))
+    return done / of if of else 0.0
+
+
+def _from_books(ledger: Ledger, machine: Machine) -> Passes:
+    """Return the prices of what layers did, on a machine that need not know their shapes: of MACs
+    without a zero as they were sampled."""
+    costs: dict[tuple[str, str], Cost] = {}
+    for row in ledger.rows():
+        key = row.key.scope, row.key.phase
+        costs[key] = costs.get(key, Cost()).plus(row.cost)
+    met = events(ledger)
+    return {key: machine.price(cost, met[key]) for key, cost in costs.items()}
 
 
 def _passes(meta: Mapping[str, Any], ledger: Ledger, machine: Machine) -> Passes:

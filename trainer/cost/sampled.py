@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...autograd.ledger import Ledger, Sample
-from ..report import NAMES, PASSES, percent, samples, share
+from ..report import NAMES, PASSES, escaped, percent, samples, share
 from .table import aligned
 from .zeros import of_ledger
 
 KINDS = {"activations": "activation", "gradients": "gradient", "weights": "weight"}
+AGAIN = ("recompute", "evaluate")  # phases that do what a forward pass does
 NOT_COUNTED = "evaluation, and what has no MACs"
 
 
@@ -64,18 +65,18 @@ def as_lines(described: Mapping[str, Any]) -> list[str]:
             percent(table.get(f"{KINDS[name]}_zero_share"))
             for name, table in zip(KINDS, (forward, back, forward), strict=True)
         ]
-        rows.append((layer["name"], "", *shares, *zeros))
+        rows.append((escaped(layer["name"]), "", *shares, *zeros))
     of = f"{described['sampled_steps']:,} of {described['steps']:,} steps"
     return [*aligned(rows), f"sampled on {of}; not counted: {described['not_counted']}"]
 
 
 def events(ledger: Ledger) -> dict[tuple[str, str], float]:
     """Return the MACs without a zero that all steps are likely to have, by layer and phase: those
-    that the layer's sampled steps found, in evaluation those of its forward pass; all MACs where
-    nothing is known."""
+    that the layer's sampled steps found, in recomputation and evaluation those of its forward pass;
+    all MACs where nothing is known."""
     shares, found = of_ledger(ledger), dict[tuple[str, str], float]()
     for row in ledger.rows():
-        phase = "forward" if row.key.phase == "evaluate" else row.key.phase
+        phase = "forward" if row.key.phase in AGAIN else row.key.phase
         key = row.key.scope, row.key.phase
         part = shares.get(row.key.scope, {}).get(phase, 1.0)
         found[key] = found.get(key, 0.0) + row.cost.macs * part

@@ -103,6 +103,8 @@ def _layer(layer: Layer) -> dict[str, Any]:
         "bytes_read": sum(c.bytes_read for c in layer.costs.values()),
         "bytes_written": sum(c.bytes_written for c in layer.costs.values()),
         "activation_bytes_stashed": layer.stashed,
+        "peak_bytes": max(layer.peaks.values(), default=0),
+        **{f"{name}_peak_bytes": layer.peaks.get(name, 0) for name in PASSES},
     }
 
 

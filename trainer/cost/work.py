@@ -53,8 +53,9 @@ class Shape(NamedTuple):
 
 @dataclass
 class Layer:
-    """What a module does: `costs` by phase, bytes that the tape keeps for it, and the `shapes` of
-    its convolutions and products, in the order of their calls."""
+    """What a module does: `costs` and `peaks`, the most bytes of results that were alive at once
+    meanwhile, by phase; bytes that the tape keeps for it; and the `shapes` of its convolutions and
+    products, in the order of their calls."""
 
     name: str
     kind: str = "other"
@@ -62,6 +63,7 @@ class Layer:
     parameters: int = 0
     stashed: int = 0
     costs: dict[str, Cost] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)
     shapes: list[Shape] = field(default_factory=list)
 
     def macs(self, phase: str) -> int:
@@ -153,6 +155,7 @@ def _layers(model: nn.Module, books: Ledger, watch: Calls) -> list[Layer]:
         old = layer.costs.get(row.key.phase, Cost())
         layer.costs[row.key.phase] = old.plus(row.cost)
         layer.stashed += row.stashed
+        layer.peaks[row.key.phase] = max(row.peak, layer.peaks.get(row.key.phase, 0))
     for scope, calls in watch.shapes.items():
         layer = found[scope]
         layer.kind = {"conv2d": "conv", "linear": "fc"}[calls[0][0]]
