@@ -257,7 +257,8 @@ def test_names_in_a_bill_do_not_steer_a_terminal(
 ) -> None:
     billed(tmp_path, EVIL)
     out = capsys.readouterr().out
-    assert "conv1<script>" in out and "gradients<script>" in out and "\\u0007" in out and "\x07" not in out and out.isascii()
+    assert "conv1<script>" in out and "gradients<script>" in out and "\\u0007" in out
+    assert "\x07" not in out and out.isascii()
 
 
 def test_what_ranks_send() -> None:

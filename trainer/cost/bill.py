@@ -244,7 +244,7 @@ def as_text(described: dict[str, Any], ledger: Ledger) -> str:
         lines.append(f"the training took as many MACs as {short(d['inferences'])} answers")
     if "machine" in d:
         lines.append(f"on {d['machine']['name']}: {'; '.join([_priced(d['total']), *_notes(d)])}")
-        lines += [f"  {n}: {_priced(part)}" for n, part in d["parts"].items() if part["macs"]]
+        lines += [f"  {n}: {_priced(part)}" for n, part in d["parts"].items() if _costs(part)]
     if "grams_co2" in d:
         grams = d["grams_co2"]
         lines.append(f"{short(grams)} g of CO2 at {d['grams_co2_per_kwh']:g} g a kilowatt hour")
@@ -261,6 +261,10 @@ def _priced(price: Mapping[str, Any]) -> str:
     if "latency_seconds" in price:
         figures.append(f"{past.digits(price['latency_seconds'])} s at least")
     return ", ".join(figures) or "not available"
+
+
+def _costs(price: Mapping[str, Any]) -> bool:
+    return any(price.get(key) for key in ("energy_macs", "energy_joules", "latency_seconds"))
 
 
 def _notes(described: Mapping[str, Any]) -> list[str]:
