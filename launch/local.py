@@ -63,6 +63,16 @@ def run(arguments: list[str]) -> int:
     return status
 
 
+def start(ranks: int, command: list[str], timeout: float) -> int:
+    """Run a trainer command on ranks of this machine; return the status for the shell, `TIMED_OUT`
+    where it took longer. LaunchError where it cannot begin."""
+    mpirun = find_mpirun()
+    openmpi = is_openmpi(mpirun)
+    job = Job(command_line(mpirun, openmpi, ranks, None, command), environment(openmpi))
+    status = job.wait(timeout)
+    return TIMED_OUT if job.timed_out else status
+
+
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Split at the first `--` into the launcher's options and the trainer's command."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)

@@ -82,7 +82,12 @@ def load_data(config: TrainConfig, comm: Comm) -> Data:
     train, test = (
         load_split(config.dataset, split, config.data_dir, comm) for split in ("train", "test")
     )
-    augment = datasets.standard(config.dataset) if config.augment != "none" else ()
+    return loaders(config, comm, train, test)
+
+
+def loaders(config: TrainConfig, comm: Comm, train: Dataset, test: Dataset) -> Data:
+    """Return the loaders of two splits, augmented as the options and the data set's name say."""
+    augment = datasets.standard(train.name) if config.augment != "none" else ()
     if config.augment == "cutout":
         augment = (*augment, datasets.Cutout(max(train.input_shape[2] // 2, 1)))
     dtype = np.dtype(config.dtype)

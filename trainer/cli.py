@@ -1,4 +1,4 @@
-"""The command line: `tallygrad train|eval|predict|inspect|cost|bill|profile|launch`.
+"""The command line: `tallygrad train|eval|predict|inspect|cost|plan|bill|profile|launch`.
 
 Nothing heavy is imported before a command is chosen: help and `inspect` never load MPI, and the
 number of threads is set before NumPy loads.
@@ -61,11 +61,15 @@ def parser() -> options.Parser:
     form.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     form.add_argument("--csv", dest="as_csv", action="store_true", help="print a line a layer")
     profile = commands.add_parser("profile", help="tell where the time of a model goes here")
-    for command in (cost, profile):
+    plan = commands.add_parser("plan", help="predict steps on more ranks than there are here")
+    _plan_flags(plan)
+    for command in (cost, profile, plan):
         command.add_argument("model", help="name of a model, such as resnet20")
-        command.add_argument("--batch", type=int, default=1, help="images of a step")
+        images = 64 if command is plan else 1
+        command.add_argument("--batch", type=int, default=images, help="images of a step")
         command.add_argument("--input", default="", metavar="C,H,W", help="default: the model's")
         command.add_argument("--classes", type=int, default=0, help="default: the model's")
+    for command in (cost, profile):
         command.add_argument(
             "--training", action="store_true", help="a step of training, not inference"
         )
@@ -81,6 +85,28 @@ def parser() -> options.Parser:
         command.add_argument("--html", default="", metavar="FILE", help="write a page with charts")
     commands.add_parser("launch", help="start ranks on this machine", add_help=False)
     return top
+
+
+def _plan_flags(plan: argparse.ArgumentParser) -> None:
+    plan.add_argument("--ranks", default="1,2,4,8,16,32,64", metavar="P,P,..", help="how many")
+    plan.add_argument(
+        "--network", default="calibrate", metavar="NAME|FILE", help="what joins hosts, or all of it"
+    )
+    plan.add_argument("--ranks-per-host", type=int, default=0, help="default: the network's")
+    plan.add_argument("--scaling", default="weak", choices=("weak", "strong", "both"))
+    plan.add_argument(
+        "--algorithm", default="auto", help="of the allreduce; default: the fastest, by formula"
+    )
+    plan.add_argument("--bucket-mb", type=float, default=1.0, help="as in train")
+    plan.add_argument("--machine", default="", help="joules of a step on a machine, as in cost")
+    plan.add_argument("--seconds", type=float, default=16.0, help="to measure for, at most 20")
+    plan.add_argument("--save", default="", metavar="FILE", help="keep the calibration, as TOML")
+    plan.add_argument(
+        "--check", action=argparse.BooleanOptionalAction, default=True,
+        help="hold the plan against measured steps of this host (default: yes)",
+    )  # fmt: skip
+    plan.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
+    plan.add_argument("--worker", default="", help=argparse.SUPPRESS)
 
 
 def _version() -> str:
@@ -253,6 +279,32 @@ def _alone(machine: str) -> None:
         configure(wanted=1)
 
 
+def _plan(chosen: dict[str, Any]) -> int:
+    if chosen["worker"]:
+        with _ranks(1) as comm:
+            from .cost.calibrate import worker
+
+            worker(comm, Path(chosen["worker"]))
+        return 0
+    from .threads import configure
+
+    configure(wanted=1)  # before NumPy loads
+    from ..launch import local
+    from .cost.plan_command import run
+
+    def start(ranks: int, command: list[str], timeout: float) -> int:
+        try:
+            return local.start(ranks, command, timeout)
+        except local.LaunchError as error:
+            raise UserError(str(error)) from error
+
+    try:
+        local.find_mpirun()
+    except local.LaunchError as error:
+        return run(chosen, None, str(error))
+    return run(chosen, start)
+
+
 def _bill(chosen: dict[str, Any]) -> int:
     _alone(chosen["machine"])
     from .cost.bill import run
@@ -262,6 +314,7 @@ def _bill(chosen: dict[str, Any]) -> int:
 
 COMMANDS = {
     "bill": _bill,
+    "plan": _plan,
     "profile": _profile,
     "train": _train,
     "eval": _eval,

@@ -76,7 +76,8 @@ def judging(model: nn.Module) -> Callable[[Tensor, Tensor], Judged]:
 
 class Training:
     """A training on this rank, new or going on from the checkpoint `source`: `run()` does it all.
-    Every rank builds the same and then takes the weights of rank 0."""
+    Every rank builds the same and then takes the weights of rank 0. `data` stands in for the data
+    set that the options name."""
 
     def __init__(
         self,
@@ -84,9 +85,10 @@ class Training:
         comm: Comm,
         folder: RunFolder,
         source: Path | None = None,
+        data: build.Data | None = None,
     ) -> None:
         self.config, self.comm, self.folder = config, comm, folder
-        data = build.load_data(config, comm)
+        data = data or build.load_data(config, comm)
         self.data, self.train_data, self.test_data = data, data.train, data.test
         self.dtype = np.dtype(config.dtype)
         self.sampling = parse_every(config.sparsity)

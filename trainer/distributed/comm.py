@@ -65,6 +65,9 @@ class Comm(Protocol):
         """Start to send `array[r]` to each rank r; return the request and a new array of the same
         shape, whose row r will be what rank r sent. ValueError unless there is a row a rank."""
 
+    def sendrecv(self, array: NDArray[Any], out: NDArray[Any], other: int) -> None:
+        """Send `array` to a rank while `out`, of as many bytes, receives what that one sends."""
+
     def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
         """Return the bytes that rank `root` passed, of any length."""
 
@@ -148,6 +151,12 @@ class SerialComm:
         """Return a copy of `array`, (1, ..)."""
         check_rows(array, 1)
         return _Done(), array.copy()
+
+    def sendrecv(self, array: NDArray[Any], out: NDArray[Any], other: int) -> None:
+        """Copy `array` to `out`."""
+        self._check_root(other)
+        check_buffer(array)
+        out[...] = array
 
     def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
         """Return `data`."""

@@ -73,6 +73,12 @@ class MpiComm:
         out = np.empty_like(array)
         return MpiRequest(self._group.Ialltoall(_bytes_of(array), _bytes_of(out))), out
 
+    def sendrecv(self, array: NDArray[Any], out: NDArray[Any], other: int) -> None:
+        """Send `array` to a rank while `out`, of as many bytes, receives what that one sends."""
+        check_buffer(array)
+        check_buffer(out)
+        self._group.Sendrecv(_bytes_of(array), other, recvbuf=_bytes_of(out), source=other)
+
     def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
         """Return the bytes that rank `root` passed, of any length."""
         length = np.array(len(data), np.int64)

@@ -1,0 +1,265 @@
+"""The calibration that a plan is made from, and the measured step that it is held against.
+
+Ranks of one MPI job on this host measure, one after the other: what a message between two of them
+takes, how fast one adds, how much of an exchange goes on meanwhile; the trainer's step where a rank
+is alone, and where all compute at once, without a message; and then, as the check, the step with
+its messages. Predictions read nothing of the check.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...autograd import set_num_threads
+from ..distributed.comm import Comm
+from ..files import write_whole
+from .allreduce import Group, Link, allreduce
+from .compute import Compute, Step
+from .network import Exchange, Network
+from .rehearsal import FEWEST, Rehearsal, Silent
+
+TASK, FOUND = "task.json", "found.json"
+QUANTILES = 101
+LARGE = tuple(1 << k for k in (19, 20, 21))  # bytes of messages, about those of a bucket
+SMALL = 8
+SHARES = {"link": 0.15, "alone": 0.25, "busy": 0.35, "check": 0.25}  # of the seconds
+LEAST = 0.1  # of the time that is left, for few images
+NAP = 0.005  # seconds between looks of a rank that must not take time from others
+
+
+class Task(NamedTuple):
+    """What to measure: a model's step by images a rank, checks by images a rank of all ranks, in
+    about so many seconds."""
+
+    model: str
+    input: tuple[int, int, int]
+    classes: int
+    batches: tuple[int, ...]
+    checks: tuple[int, ...]
+    bucket_mb: float
+    seconds: float
+
+    @classmethod
+    def from_json(cls, text: str) -> Task:
+        """Return what `json.dumps(task._asdict())` wrote."""
+        held = json.loads(text)
+        lists = {key: tuple(held[key]) for key in ("input", "batches", "checks")}
+        return cls(**{**held, **lists})
+
+
+def worker(comm: Comm, folder: Path) -> None:
+    """Do the task of a folder as a rank; rank 0 leaves there what was found."""
+    found = measure(comm, Task.from_json((folder / TASK).read_text("utf-8")))
+    if comm.rank == 0:
+        write_whole(folder / FOUND, json.dumps(found))
+
+
+def measure(comm: Comm, task: Task) -> dict[str, Any]:
+    """Measure all of it; return, on rank 0, what was found, as plain values."""
+    found: dict[str, Any] = {"ranks": comm.size, "library": comm.library, "link": None}
+    set_num_threads(1)
+    if comm.size > 1:
+        found["link"] = link(comm, task)
+    alone = Silent(0, max(comm.size, 2))
+    if comm.rank == 0:
+        found |= steps(comm, task, alone, 1)
+    doze(comm)
+    if comm.size > 1:
+        busy = steps(comm, task, Silent(comm.rank, comm.size), comm.size)
+        found = {**busy, **found, "steps": found.get("steps", []) + busy["steps"]}
+        found["checks"] = [check(comm, task, share) for share in task.checks]
+    return found
+
+
+def link(comm: Comm, task: Task) -> dict[str, Any]:
+    """Measure messages between ranks 0 and 1 in both directions at once, additions, and MPI's own
+    allreduce over all ranks beside the formulas and beside a rank that computes."""
+    each = task.seconds * SHARES["link"] / (3 * len(LARGE) + 2)
+    pair = comm.rank < 2
+    latency = _median(comm, each, _message(comm, SMALL) if pair else None)
+    rates, adding, whole = [], [], {}
+    for size in LARGE:
+        taken = _median(comm, each, _message(comm, size) if pair else None)
+        rates.append(size / max(taken - latency, 1e-9))
+        array = np.ones(size // 4, np.float32)
+        adding.append(size / _median(comm, each, _addition(array)))
+        whole[size] = _median(comm, each, partial(_allreduce, comm, array))
+    near = Link(latency, median(rates))
+    group = Group(comm.size, comm.size, near, near, median(adding))
+    factor = median(taken / allreduce(group, size)[0] for size, taken in whole.items())
+    middle = LARGE[len(LARGE) // 2]
+    hidden = _hidden(comm, each, middle, whole[middle])
+    return {
+        "latency": latency, "bandwidth": near.bandwidth, "reduction": group.reduction,
+        "factor": factor, "overlap": hidden, "allreduce": [*whole.items()],
+    }  # fmt: skip
+
+
+def _message(comm: Comm, size: int) -> Callable[[], None]:
+    array = np.zeros(size, np.uint8)
+    out = np.zeros_like(array)
+    return lambda: comm.sendrecv(array, out, 1 - comm.rank)
+
+
+def _addition(array: NDArray[Any]) -> Callable[[], object]:
+    other = array.copy()
+    return lambda: np.add(array, other, out=array)
+
+
+def _allreduce(comm: Comm, array: NDArray[Any]) -> None:
+    comm.iallreduce(array).wait()
+
+
+def _median(comm: Comm, seconds: float, run: Callable[[], object] | None) -> float:
+    """Return rank 0's median time of what ranks do together, for so long; None: only wait."""
+    times: list[float] = []
+    end = perf_counter() + seconds
+    going = np.array(1)
+    while going:
+        comm.barrier()
+        begun = perf_counter()
+        if run is not None:
+            run()
+        times.append(perf_counter() - begun)
+        going[...] = perf_counter() < end or len(times) < FEWEST
+        comm.bcast(going)
+    found = np.array(median(times))
+    comm.bcast(found)
+    return float(found)
+
+
+def _hidden(comm: Comm, seconds: float, size: int, whole: float) -> float:
+    """Return the share of an exchange that goes on while ranks compute for twice as long as it
+    takes: none where they begin and wait as long as without."""
+    array = np.zeros(size // 4, np.float32)
+    exposed: list[float] = []
+
+    def run() -> None:
+        begun = perf_counter()
+        request = comm.iallreduce(array)
+        left = perf_counter()
+        while perf_counter() < left + 2 * whole:
+            pass
+        back = perf_counter()
+        request.wait()
+        exposed.append(left - begun + perf_counter() - back)
+
+    _median(comm, seconds, run)
+    found = np.array(min(max(1 - median(exposed) / whole, 0.0), 1.0))
+    comm.bcast(found)
+    return float(found)
+
+
+def doze(comm: Comm) -> None:
+    """Wait for all ranks without taking a core's time from one that works."""
+    request = comm.iallreduce(np.zeros(1))
+    while not request.test():
+        time.sleep(NAP)
+
+
+def steps(comm: Comm, task: Task, silent: Silent, busy: int) -> dict[str, Any]:
+    """Measure steps without messages, of this rank alone or, where `busy` is more than 1, of all
+    ranks at once, from the fewest images on. More than the time allows are left out."""
+    left = task.seconds * SHARES["busy" if busy > 1 else "alone"]
+    together = comm if busy > 1 else silent
+    found: list[Step] = []
+    parameters: list[str] = []
+    sizes: list[int] = []
+    backend, last = "", 0.0
+    for i, share in enumerate(task.batches):
+        if found:
+            dear = np.array(last * share / found[-1].batch * 2 * FEWEST > left)
+            together.bcast(dear)
+            if dear:
+                break
+        job = Rehearsal(silent, task.model, task.input, task.classes, share, task.bucket_mb)
+        parameters, sizes, backend = job.names, job.sizes, job.training.backend
+        job.stamp()
+        job.warm()
+        together.barrier()
+        begun = perf_counter()
+        step = _timed(job, silent, left * max(share / sum(task.batches[i:]), LEAST))
+        last, left = step.quantile(0.5), left - (perf_counter() - begun)
+        found.append(_pooled(together, step._replace(batch=share, busy=busy)))
+    return {
+        "steps": [step._asdict() for step in found], "parameters": parameters, "bytes": sizes,
+        "backend": backend,
+    }  # fmt: skip
+
+
+def _timed(job: Rehearsal, silent: Silent, seconds: float) -> Step:
+    """Do steps for so long; return quantiles of their times, and medians of when gradients are
+    final, from a step's beginning, which is the end of the one before."""
+    sweeps: list[float] = []
+    ready: list[list[float]] = []
+    first, end = len(job.ends), perf_counter() + seconds
+    silent.waited = 0.0
+
+    def after() -> None:
+        begun = job.ends[-2]
+        sweeps.append(silent.waited - begun)
+        ready.append([moment - begun for moment in job.ready])
+        silent.waited = 0.0
+
+    job.run(lambda: perf_counter() < end or len(job.ends) < first + FEWEST, after)
+    times = np.quantile(np.diff(job.ends[first - 1 :]), np.linspace(0, 1, QUANTILES))
+    final = np.median(ready, 0)
+    return Step(0, 0, tuple(times.tolist()), median(sweeps), tuple(final.tolist()))
+
+
+def _pooled(comm: Comm, step: Step) -> Step:
+    """Return the quantiles over the ranks' steps, and the means of the rest."""
+    times = np.quantile(comm.allgather(np.array(step.seconds)), np.linspace(0, 1, QUANTILES))
+    final = comm.allgather(np.array([step.sweep, *step.ready])).reshape(-1, 1 + len(step.ready))
+    sweep, *ready = final.mean(0).tolist()
+    return step._replace(seconds=tuple(times.tolist()), sweep=sweep, ready=tuple(ready))
+
+
+def check(comm: Comm, task: Task, share: int) -> dict[str, Any]:
+    """Measure the trainer's step on all ranks, with its messages: the median of rank 0's."""
+    job = Rehearsal(comm, task.model, task.input, task.classes, share, task.bucket_mb)
+    job.warm()
+    first, seconds = len(job.ends), task.seconds * SHARES["check"] / len(task.checks)
+    steps = np.array(seconds / median(np.diff(job.ends[-FEWEST:])))
+    comm.bcast(steps)
+    last = first + max(FEWEST, int(steps))
+    job.run(lambda: len(job.ends) < last)
+    times = np.diff(job.ends[first - 1 :])
+    low, middle, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
+    return {
+        "ranks": comm.size, "batch_per_rank": share, "steps": len(times), "seconds": middle,
+        "quarter_below": low, "quarter_above": high,
+    }  # fmt: skip
+
+
+def network(found: dict[str, Any]) -> Network:
+    """Return what a calibration found between the ranks of this host."""
+    held, size = found["link"], found["ranks"]
+    if held is None:
+        return Network("this host", "no link was measured", "", size)
+    where = f"measured between two ranks here, {found['library']}"
+    near = Link(held["latency"], held["bandwidth"], where)
+    exchange = Exchange(held["reduction"], held["overlap"], held["factor"])
+    return Network("this host", where, "", size, 0, near, None, exchange)
+
+
+def compute(found: dict[str, Any], task: Task, source: str) -> Compute:
+    """Return what a calibration found of the model's step."""
+    return Compute(
+        task.model, task.input, task.classes, f"{found['backend']}, one thread a rank, {source}",
+        tuple(found["parameters"]), tuple(found["bytes"]),
+        tuple(
+            Step(s["batch"], s["busy"], tuple(s["seconds"]), s["sweep"], tuple(s["ready"]))
+            for s in found["steps"]
+        ),
+    )  # fmt: skip
