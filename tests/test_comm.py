@@ -74,6 +74,11 @@ for dtype, width in (("float32", 5), ("int64", 1), ("float64", 0)):
     expected = 100 * np.arange(size)[:, None] + 10 * rank + np.arange(width)
     assert got.dtype == dtype and np.array_equal(got, expected), (got, expected)
 
+other = rank ^ 1 if rank ^ 1 < size else rank
+sent, got = np.full(3, 10.0 * rank), np.zeros(3)
+comm.sendrecv(sent, got, other)
+assert got.tolist() == [10.0 * other] * 3, got
+
 texts = [b"", b"one", b"\\0" * 70000, "drei \\u00e9".encode()]
 for root in range(size):
     assert comm.bcast_bytes(texts[(root + rank) % 4], root) == texts[2 * root % 4]
@@ -267,6 +272,8 @@ def test_serial_comm_copies_nothing() -> None:
     request, sent = comm.ialltoall(x[None])
     assert request.test() and sent.shape == (1, 6) and not np.shares_memory(sent, x)
     assert np.array_equal(x, np.arange(6.0))
+    comm.sendrecv(x, twin := np.zeros(6), 0)
+    assert np.array_equal(twin, x)
     assert comm.bcast_bytes(b"ab") == b"ab" and comm.gather_bytes(b"ab") == [b"ab"]
     with pytest.raises(ValueError, match="root 1"):
         comm.bcast(x, 1)

@@ -99,7 +99,7 @@ class Compute:
         head = [f"{key} = {json.dumps(getattr(self, key))}" for key in KEYS[:-1]]
         lines = ["[compute]", *head]
         for step in self.steps:
-            values = [f"{key} = {json.dumps(getattr(step, key))}" for key in STEP]
+            values = [f"{key} = {json.dumps(_rounded(getattr(step, key)))}" for key in STEP]
             lines += ["", "[[compute.step]]", *values]
         return [*lines, ""]
 
@@ -125,6 +125,13 @@ class Compute:
             tuple(map(int, sizes)),
             tuple(_step(path, i, step, len(named)) for i, step in enumerate(steps)),
         )  # fmt: skip
+
+
+def _rounded(value: Any) -> Any:
+    """Return seconds to the nanosecond."""
+    if isinstance(value, tuple):
+        return [round(one, 9) for one in value]
+    return round(value, 9)
 
 
 def _between(steps: Sequence[Step], places: Sequence[int], place: int) -> Step:

@@ -1,0 +1,374 @@
+"""`tallygrad plan`: formulas against numbers by hand, files and options, and a real calibration."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tallygrad.launch import local
+from tallygrad.trainer.cli import main
+from tallygrad.trainer.cost import plan_command
+from tallygrad.trainer.cost.allreduce import ALGORITHMS, Group, Link, allreduce
+from tallygrad.trainer.cost.calibrate import QUANTILES, Task, measure
+from tallygrad.trainer.cost.calibrate import compute as measured_compute
+from tallygrad.trainer.cost.calibrate import network as measured_network
+from tallygrad.trainer.cost.compute import Compute, Step
+from tallygrad.trainer.cost.network import Exchange, Network, as_toml, load, names
+from tallygrad.trainer.cost.plan import Bucket, buckets, exposed, memory, predict, scale
+from tallygrad.trainer.cost.rehearsal import Rehearsal, Silent
+from tallygrad.trainer.cost.work import count
+from tallygrad.trainer.distributed.comm import SerialComm
+from tallygrad.trainer.errors import UserError
+
+INSIDE, BETWEEN = Link(1e-6, 1e9), Link(1e-5, 1e8)
+SIZE, REDUCTION = 1e6, 2e9
+
+# Microseconds of 1 MB. Inside: 1 us, 1000 us for all of it; between: 10 us, 10 000; adding: 500.
+BY_HAND = [
+    ("ring", 4, 4, 6 * (1 + 250) + 375),
+    ("recursive-doubling", 4, 4, 2 * (1 + 1000 + 500)),
+    ("recursive-doubling", 3, 4, (1 + 1000 + 500) + 2 * (1 + 1000) + 500),
+    ("rabenseifner", 4, 4, 4 * 1 + 2 * 750 + 375),
+    ("hierarchical", 4, 4, 6 * (1 + 250) + 375),
+    ("ring", 4, 2, 6 * (10 + 2500) + 375),
+    ("ring", 2, 1, 2 * (10 + 5000) + 250),
+    ("recursive-doubling", 4, 2, (1 + 1000 + 500) + (10 + 2 * 10_000 + 500)),
+    ("rabenseifner", 4, 2, 2 * (10 + 2 * 5000 + 1 + 250) + 375),
+    ("hierarchical", 4, 2, 2 * (1 + 500) + 250 + 2 * (10 + 5000) + 125),
+    ("hierarchical", 4, 1, 2 * (2 * 10 + 7500) + 375),
+]
+
+
+@pytest.mark.parametrize(("name", "ranks", "per_host", "expected"), BY_HAND)
+def test_formulas(name: str, ranks: int, per_host: int, expected: float) -> None:
+    group = Group(ranks, per_host, INSIDE, BETWEEN, REDUCTION)
+    assert ALGORITHMS[name](group, SIZE) == pytest.approx(1e-6 * expected)
+    assert allreduce(group, SIZE, name) == (pytest.approx(1e-6 * expected), name)
+
+
+def test_the_fastest_is_taken() -> None:
+    near, far = (Group(4, n, INSIDE, BETWEEN, REDUCTION) for n in (4, 2))
+    assert allreduce(near, SIZE)[1] == "rabenseifner" and allreduce(far, SIZE)[1] == "hierarchical"
+    assert allreduce(near, 8)[1] == "recursive-doubling"
+    assert allreduce(Group(1, 4, INSIDE, BETWEEN, REDUCTION), SIZE) == (0.0, "none")
+
+
+@pytest.mark.parametrize(
+    ("sweep", "overlap", "expected"),
+    [(4.0, 0.0, 4.0), (4.0, 1.0, 1.0), (4.0, 0.5, 2.5), (9.0, 1.0, 0.0), (2.5, 1.0, 2.5)],
+)
+def test_what_does_not_hide_behind_the_sweep(sweep: float, overlap: float, expected: float) -> None:
+    """Two exchanges of 2 s, from 1 s on and, since the first ends at 3 s, from then on."""
+    assert exposed([1.0, 2.0], [2.0, 2.0], sweep, overlap) == expected
+
+
+def test_an_exchange_begins_when_its_bucket_is_final() -> None:
+    assert exposed([0.0, 5.0], [1.0, 1.0], 5.5, 1.0) == 0.5
+
+
+def test_buckets_are_those_of_the_trainer() -> None:
+    cut = buckets([4, 8, 2, 1], [0.1, 0.2, 0.4, 0.3], 10)
+    assert cut == [Bucket(12, 0.2), Bucket(3, 0.4)]
+    job = Rehearsal(Silent(0, 2), "lenet", (1, 28, 28), 10, 1, bucket_mb=0.05)
+    found = buckets(job.sizes, [0.0] * len(job.sizes), 50_000)
+    held = job.training.sync.buckets
+    assert [b.size for b in found] == [b.array.spec.nbytes for b in held] and len(held) == 3
+    assert sum(job.sizes) == 4 * 431_080
+
+
+def compute(*steps: Step) -> Compute:
+    return Compute("lenet", (1, 28, 28), 10, "by hand", ("b", "a"), (600_000, 400_000), steps)
+
+
+def network(overlap: float = 0.0, factor: float = 1.0, **others: Any) -> Network:
+    exchange = Exchange(REDUCTION, overlap, factor)
+    return Network("by hand", "", "", 2, 0, INSIDE, BETWEEN, exchange, **others)
+
+
+# Times in proportion to images; two busy ranks take twice as long as one alone.
+LINEAR = compute(
+    *[
+        Step(n, busy, (0.001 * n * busy,), 0.0008 * n * busy, (0.0004 * n * busy,) * 2)
+        for busy in (1, 3)
+        for n in (2, 10)
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("batch", "busy", "expected"),
+    [(2, 1, 2.0), (6, 1, 6.0), (10, 3, 30.0), (6, 2, 12.0), (20, 1, 20.0), (6, 9, 18.0)],
+)
+def test_steps_between_and_beyond_what_was_measured(batch: int, busy: int, expected: float) -> None:
+    step = LINEAR.at(batch, busy)
+    assert step.quantile(0.5) == pytest.approx(1e-3 * expected)
+    assert (step.sweep, step.ready[1]) == pytest.approx((8e-4 * expected, 4e-4 * expected))
+    single = replace(LINEAR, steps=LINEAR.steps[:1])
+    assert single.at(6, 1).quantile(0.5) == pytest.approx(6e-3)
+
+
+def test_a_plan_by_hand() -> None:
+    """The median of the slower of two is the quantile of the root of a half; both buckets are
+    final before the sweep ends, and 24 bytes of loss and hits follow."""
+    step = Step(4, 2, (0.010, 0.010, 0.030), 0.009, (0.002, 0.008))
+    slower = 0.010 + (2 * 0.5**0.5 - 1) * 0.020
+    group = Group(2, 2, INSIDE, INSIDE, REDUCTION)
+    first, second, last = (allreduce(group, n)[0] for n in (600_000, 400_000, 24))
+    for overlap, waits in ((0.0, first + second), (1.0, 0.008 + second - 0.009)):
+        row = predict(compute(step), network(overlap), 2, 4, 8, least=500_000)
+        assert row.compute == 0.010 and row.waiting == pytest.approx(slower - 0.010)
+        assert row.exposed == pytest.approx(max(waits, 0.0) + last)
+        assert row.seconds == pytest.approx(slower + row.exposed)
+        assert row.communication == pytest.approx(first + second + last)
+    doubled = predict(compute(step), network(factor=2.0), 2, 4, 8, least=500_000)
+    assert doubled.exposed == pytest.approx(2 * (first + second + last))
+
+
+def test_weak_and_strong_scaling() -> None:
+    free = Link(0.0, 1e30)
+    quick = replace(network(), per_host=1, inside=free, between=free, exchange=Exchange(1e30))
+    weak = scale(LINEAR, quick, [1, 2, 4, 100], 10, "weak", 1)
+    assert [(r.batch, r.images) for r in weak] == [(10, 10), (10, 20), (10, 40), (10, 1000)]
+    assert [r.efficiency for r in weak] == pytest.approx([1.0] * 4)
+    strong = scale(LINEAR, quick, [1, 2, 4, 100], 10, "strong", 1)
+    assert [(r.ranks, r.batch, r.images) for r in strong] == [(1, 10, 10), (2, 5, 10), (4, 3, 10)]
+    assert [r.efficiency for r in strong] == pytest.approx([1.0, 1.0, 10 / 12])
+    slow = scale(LINEAR, replace(quick, between=BETWEEN), [4, 16], 10, "weak", 1)
+    assert [r.hosts for r in slow] == [4, 16] and 0 < slow[1].efficiency < slow[0].efficiency < 1
+    assert slow[0].seconds - slow[0].exposed == pytest.approx(0.010)
+
+
+def test_memory_is_that_of_the_work() -> None:
+    found = memory(count("lenet", 8, (1, 28, 28), 10, training=True))
+    assert found["weights"] == found["gradients"] == found["momentum"] == 4 * 431_080
+    assert found["total"] == 3 * 4 * 431_080 + found["results"]
+    assert 0 < found["kept_for_backward"] < found["results"]
+
+
+def test_a_silent_rank_moves_nothing_and_tells_when_it_waits() -> None:
+    job = Rehearsal(silent := Silent(1, 2), "lenet", (1, 28, 28), 10, 2, bucket_mb=1.0)
+    job.stamp()
+    job.run(lambda: len(job.ends) < 2)
+    assert job.training.state.images == 4  # its own: nobody sent the others' numbers
+    assert 0 < job.ends[0] < min(job.ready) <= max(job.ready) < job.ends[1]
+    assert 0 < silent.waited < job.ends[0]
+    assert job.ready == sorted(job.ready) and job.names[0] == "fc2.weight"
+
+
+def test_a_saved_calibration_reads_back(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.toml"
+    file.write_text(as_toml(replace(network(0.25, 1.5), count=3, note='a "note"'), LINEAR))
+    read, held = load(str(file))
+    assert read == replace(network(0.25, 1.5), count=3, note='a "note"')
+    assert held is not None and held.fits("lenet", (1, 28, 28), 10)
+    assert not held.fits("lenet", (1, 32, 32), 10)
+    for one, other in zip(held.steps, LINEAR.steps, strict=True):
+        flat = np.concatenate([one.seconds, [one.sweep], one.ready])
+        assert flat == pytest.approx([*other.seconds, other.sweep, *other.ready], abs=1e-9)
+        assert (one.batch, one.busy) == (other.batch, other.busy)
+    assert as_toml(read, held) == file.read_text()
+
+
+def test_networks_that_come_with_the_program() -> None:
+    assert len(names()) == 3
+    for name in names():
+        found, measured = load(name)
+        assert found.between is not None and found.between.source and measured is None
+        assert found.inside is None and not found.known and found.note
+    assert load("infiniband-hdr")[0].between.bandwidth == 25e9  # type: ignore[union-attr]
+
+
+GOOD = as_toml(network(), LINEAR)
+WRONG = [
+    ("name = ", "nam = ", "unknown key nam; did you mean 'name'?"),
+    ('name = "by hand"', "name = 3", "name = 3: a text is needed"),
+    ("ranks = 2\n", "ranks = 0\n", "hosts.ranks = 0: a whole number from 1 up is needed"),
+    ("ranks = 2\n", "rank = 2\n", "hosts.rank is unknown; did you mean 'ranks'?"),
+    ("[hosts]\nranks = 2\n", "", "table [hosts] is missing; it has ranks, count"),
+    ("latency_seconds = 1e-06", "latency_seconds = -1.0", "latency_seconds = -1.0: it must be 0"),
+    ("bytes_per_second = 1000000000.0", "bytes_per_second = 0", "inside.bytes_per_second = 0: it"),
+    ("bytes_per_second = 1000000000.0", "", "inside.bytes_per_second = None: a number is needed"),
+    ("bytes_per_second = 1000000000.0", "bytes_per_second = nan", "= nan: it must be more than 0"),
+    ('source = ""\n\n[between]', "\n[between]", "inside.source = None: a text is needed"),
+    ("overlap = 0.0", "overlap = 1.5", "exchange.overlap = 1.5: it is a share, at most 1"),
+    ("overlap = 0.0", "overlap = true", "exchange.overlap = True: a number is needed"),
+    ("overlap = 0.0", "overlaps = 0.0", "exchange.overlaps is unknown; did you mean 'overlap'?"),
+    ("classes = 10\n", "", "compute.classes is missing"),
+    ("input = [1, 28, 28]", "input = [1, -28, 28]", "compute.input = [1, -28, 28]: a list of"),
+    ("bytes = [600000, 400000]", "bytes = [1]", "compute has 2 parameters, 1 bytes"),
+    ("busy = 1\n", 'busy = "1"\n', "compute.step[0].busy = '1': a whole number"),
+    ("seconds = [0.002]", "seconds = []", "compute.step[0].seconds = []: a list of"),
+    ("ready = [0.0008, 0.0008]", "ready = [0.1]", "compute.step[0].ready has 1 of 2 parameters"),
+    ("[hosts]", "[hosts", "is no TOML"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), WRONG)
+def test_a_file_that_is_wrong_is_told_in_one_line(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    assert old in GOOD
+    (file := tmp_path / "net.toml").write_text(GOOD.replace(old, new, 1))
+    with pytest.raises(UserError) as error:
+        load(str(file))
+    assert expected in str(error.value) and "net.toml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> str:
+    """Return a file that leaves nothing to be measured."""
+    (file := tmp_path / "saved.toml").write_text(as_toml(replace(network(), count=8), LINEAR))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["nonet"], "nonet"),
+        (["lenet", "--ranks", "1,two"], "--ranks: 'two' is no number of ranks from 1 to"),
+        (["lenet", "--ranks", "0"], "--ranks: '0' is no number"),
+        (["lenet", "--ranks", "17"], "--ranks: 17 ranks, but by hand has 8 hosts of 2"),
+        (
+            ["lenet", "--ranks", "16", "--batch", "8", "--scaling", "strong"],
+            "16 ranks cannot share",
+        ),
+        (["lenet", "--batch", "0"], "--batch: 0 is less than 1"),
+        (["lenet", "--seconds", "21"], "--seconds: 21.0 is not above 0 and at most 20"),
+        (["lenet", "--seconds", "nan"], "--seconds: nan is not"),
+        (["lenet", "--bucket-mb", "0"], "--bucket-mb: 0.0 is less than 0.001"),
+        (["lenet", "--ranks-per-host", "-1"], "--ranks-per-host: -1 is less than 0"),
+        (["lenet", "--algorithm", "rings"], "unknown value 'rings'; did you mean 'ring'?"),
+        (["lenet", "--network", "ethernet"], "no network 'ethernet'; there are calibrate, 10-gig"),
+        (["lenet", "--network", "none.toml"], "none.toml: No such file"),
+        (["lenet", "--machine", "abacus"], "no machine 'abacus'"),
+        (["lenet", "--save", "/nowhere/x.toml"], "cannot write /nowhere/x.toml"),
+    ],
+)
+def test_options_that_are_wrong_are_told_in_one_line(
+    words: list[str], expected: str, saved: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--network", saved, "--ranks", "1", *words]) == 2
+    err = capsys.readouterr().err
+    assert expected in err and err.count("\n") == 1
+
+
+def test_without_mpirun_a_link_must_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {
+        "model": "lenet", "batch": 4, "input": "", "classes": 0, "ranks": "1,2",
+        "network": "gigabit-ethernet", "scaling": "weak", "algorithm": "auto", "seconds": 1.0,
+        "bucket_mb": 1.0, "ranks_per_host": 0, "machine": "", "save": "", "check": True,
+    }  # fmt: skip
+    with pytest.raises(UserError, match="gigabit-ethernet: no link inside a host, and no mpirun"):
+        plan_command.run(chosen, None, "no mpirun here")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    with pytest.raises(UserError, match="run it without mpirun"):
+        plan_command.run(chosen, None, "no mpirun here")
+
+
+KEYS = {
+    "ranks", "hosts", "batch_per_rank", "images", "step_seconds", "compute_seconds",
+    "waiting_seconds", "communication_seconds", "exposed_seconds", "algorithm", "efficiency",
+    "images_per_second", "memory_bytes", "energy_joules",
+}  # fmt: skip
+
+
+def test_a_plan_from_a_file_needs_no_mpi(saved: str) -> None:
+    """Ten images on four ranks: two ranks have three, two have two."""
+    words = ["plan", "lenet", "--network", saved, "--ranks", "4,1", "--batch", "10", "--json"]
+    words += ["--scaling", "both", "--machine", "horowitz45"]
+    code = (
+        "import sys; from tallygrad.trainer.cli import main; status = main(sys.argv[1:]); "
+        "assert 'mpi4py.MPI' not in sys.modules; sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (
+        found["check"] == [] and f"nothing was measured here: all is from {saved}" in found["notes"]
+    )
+    one, four = found["plans"]["strong"]
+    assert set(one) == set(four) == KEYS and (one["ranks"], four["ranks"]) == (1, 4)
+    assert (one["exposed_seconds"], one["efficiency"], four["batch_per_rank"]) == (0.0, 1.0, 3)
+    assert four["images_per_second"] == pytest.approx(10 / four["step_seconds"])
+    assert [row["images"] for row in found["plans"]["weak"]] == [10, 40]
+    priced = [cost_of(n) for n in (2, 3, 10)]
+    assert four["energy_joules"] == pytest.approx(2 * priced[0] + 2 * priced[1])
+    assert found["plans"]["weak"][1]["energy_joules"] == pytest.approx(4 * priced[2])
+
+
+def cost_of(batch: int) -> float:
+    """Return the joules of a step as `tallygrad cost` tells them."""
+    words = ["cost", "lenet", "--training", "--machine", "horowitz45", "--json"]
+    line = [sys.executable, "-m", "tallygrad.trainer", *words, "--batch", str(batch)]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout)["totals"]["on_machine"]["training"]["energy_joules"])
+
+
+def test_what_a_plan_takes_for_granted_is_said(
+    saved: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (other := tmp_path / "other.toml").write_text(as_toml(replace(network(), between=None), LINEAR))
+    words = ["plan", "lenet", "--batch", "64", "--scaling", "both", "--ranks", "4,128"]
+    assert main([*words, "--network", str(other)]) == 0
+    out = capsys.readouterr().out
+    for said in (
+        "the link between hosts is unknown", "measured up to 10 images; 64 follow the line",
+        "128 ranks and more cannot share 64 images", "up to the 95th percentile",
+        "with 3 busy ranks", "64 images for each rank (weak",
+    ):  # fmt: skip
+        assert said in out
+    assert main([*words[:2], "--network", saved, "--ranks", "4", "--ranks-per-host", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "that 4 of a host slow each other down no more is assumed" in out
+    assert "unknown" not in out
+
+
+@pytest.mark.parametrize(("seconds", "batches"), [(3.0, [1, 4]), (1e-9, [1])])
+def test_a_process_alone_measures_computing(seconds: float, batches: list[int]) -> None:
+    """Where a network is known and no rank can be started; what would take too long is left out."""
+    task = Task("mlp", (1, 28, 28), 10, (1, 4), (), 1.0, seconds)
+    found = measure(SerialComm(), task)
+    held = measured_compute(found, task, "here")
+    assert [(s.batch, s.busy) for s in held.steps] == [(n, 1) for n in batches]
+    assert found["link"] is None and not measured_network(found).known
+    for step in held.steps:
+        assert 0 < step.ready[0] <= step.ready[-1] <= step.sweep < step.seconds[-1]
+        assert [*step.seconds] == sorted(step.seconds) and len(step.seconds) == QUANTILES
+
+
+def test_a_real_calibration_comes_to_an_end(
+    alone: Callable[[], AbstractContextManager[None]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        local.find_mpirun()
+    except local.LaunchError as error:
+        pytest.skip(str(error))
+    file = str(tmp_path / "here.toml")
+    words = ["plan", "mlp", "--batch", "4", "--ranks", "1,2", "--scaling", "both", "--json"]
+    with alone():
+        assert main([*words, "--seconds", "1", "--save", file]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(c["ranks"], c["batch_per_rank"]) for c in found["check"]] == [(2, 2), (2, 4)]
+    for held in found["check"]:
+        assert held["seconds"] > 0 and held["predicted_seconds"] > 0 and held["steps"] >= 5
+        assert held["error"] == pytest.approx(held["predicted_seconds"] / held["seconds"] - 1)
+    inside, exchange = found["network"]["inside"], found["network"]["exchange"]
+    assert inside["latency"] > 0 and inside["bandwidth"] > 0 and inside["source"]
+    assert exchange["reduction"] > 0 and exchange["factor"] > 0 and 0 <= exchange["overlap"] <= 1
+    one, two = found["plans"]["weak"]
+    assert one["exposed_seconds"] == 0 < two["exposed_seconds"] < two["step_seconds"]
+    assert main([*words, "--network", file]) == 0
+    again = json.loads(capsys.readouterr().out)["plans"]["weak"][1]
+    assert again["step_seconds"] == pytest.approx(two["step_seconds"], rel=1e-4)
