@@ -358,11 +358,11 @@ def test_a_real_calibration_comes_to_an_end(
     file = str(tmp_path / "here.toml")
     words = ["plan", "mlp", "--batch", "4", "--ranks", "1,2", "--scaling", "both", "--json"]
     with alone():
-        assert main([*words, "--seconds", "1", "--save", file]) == 0
+        assert main([*words, "--seconds", "3", "--save", file]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [(c["ranks"], c["batch_per_rank"]) for c in found["check"]] == [(2, 2), (2, 4)]
+    assert (found["check"][0]["ranks"], found["check"][0]["batch_per_rank"]) == (2, 2)
     for held in found["check"]:
-        assert held["seconds"] > 0 and held["predicted_seconds"] > 0 and held["steps"] >= 5
+        assert held["seconds"] > 0 and held["predicted_seconds"] > 0 and held["steps"] >= 8
         assert held["error"] == pytest.approx(held["predicted_seconds"] / held["seconds"] - 1)
     inside, exchange = found["network"]["inside"], found["network"]["exchange"]
     assert inside["latency"] > 0 and inside["bandwidth"] > 0 and inside["source"]

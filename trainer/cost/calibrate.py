@@ -2,8 +2,8 @@
 
 Ranks of one MPI job on this host measure, one after the other: what a message between two of them
 takes, how fast one adds, how much of an exchange goes on meanwhile; the trainer's step where a rank
-is alone, and where all compute at once, without a message; and then, as the check, the step with
-its messages. Predictions read nothing of the check.
+is alone, and where all compute at once, without a message; and, as the check, in turn with the
+latter, the step with its messages. Predictions read nothing of the check.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from ..files import write_whole
 from .allreduce import Group, Link, allreduce
 from .compute import Compute, Step
 from .network import Exchange, Network
-from .rehearsal import FEWEST, Rehearsal, Silent
+from .rehearsal import Rehearsal, Silent
 
 TASK, FOUND = "task.json", "found.json"
 QUANTILES = 101
+ROUNDS, FEWEST = 3, 2  # of measuring, and steps of each at least
 LARGE = tuple(1 << k for k in (19, 20, 21))  # bytes of messages, about those of a bucket
 SMALL = 8
-SHARES = {"link": 0.15, "alone": 0.25, "busy": 0.35, "check": 0.25}  # of the seconds
+SHARES = {"link": 0.15, "alone": 0.25, "busy": 0.6}  # of the seconds; busy with the check
 LEAST = 0.1  # of the time that is left, for few images
 NAP = 0.005  # seconds between looks of a rank that must not take time from others
 
@@ -76,8 +77,7 @@ def measure(comm: Comm, task: Task) -> dict[str, Any]:
     doze(comm)
     if comm.size > 1:
         busy = steps(comm, task, Silent(comm.rank, comm.size), comm.size)
-        found = {**busy, **found, "steps": found.get("steps", []) + busy["steps"]}
-        found["checks"] = [check(comm, task, share) for share in task.checks]
+        found |= {**busy, "steps": found.get("steps", []) + busy["steps"]}
     return found
 
 
@@ -86,14 +86,14 @@ def link(comm: Comm, task: Task) -> dict[str, Any]:
     allreduce over all ranks beside the formulas and beside a rank that computes."""
     each = task.seconds * SHARES["link"] / (3 * len(LARGE) + 2)
     pair = comm.rank < 2
-    latency = _median(comm, each, _message(comm, SMALL) if pair else None)
+    latency = _quick(comm, each, _message(comm, SMALL) if pair else None)
     rates, adding, whole = [], [], {}
     for size in LARGE:
-        taken = _median(comm, each, _message(comm, size) if pair else None)
+        taken = _quick(comm, each, _message(comm, size) if pair else None)
         rates.append(size / max(taken - latency, 1e-9))
         array = np.ones(size // 4, np.float32)
-        adding.append(size / _median(comm, each, _addition(array)))
-        whole[size] = _median(comm, each, partial(_allreduce, comm, array))
+        adding.append(size / _quick(comm, each, _addition(array)))
+        whole[size] = _quick(comm, each, partial(_allreduce, comm, array))
     near = Link(latency, median(rates))
     group = Group(comm.size, comm.size, near, near, median(adding))
     factor = median(taken / allreduce(group, size)[0] for size, taken in whole.items())
@@ -120,8 +120,9 @@ def _allreduce(comm: Comm, array: NDArray[Any]) -> None:
     comm.iallreduce(array).wait()
 
 
-def _median(comm: Comm, seconds: float, run: Callable[[], object] | None) -> float:
-    """Return rank 0's median time of what ranks do together, for so long; None: only wait."""
+def _quick(comm: Comm, seconds: float, run: Callable[[], object] | None) -> float:
+    """Return the lower quartile of rank 0's times of what ranks do together, for so long: others'
+    work on this host only adds. None: only wait."""
     times: list[float] = []
     end = perf_counter() + seconds
     going = np.array(1)
@@ -133,7 +134,7 @@ def _median(comm: Comm, seconds: float, run: Callable[[], object] | None) -> flo
         times.append(perf_counter() - begun)
         going[...] = perf_counter() < end or len(times) < FEWEST
         comm.bcast(going)
-    found = np.array(median(times))
+    found = np.array(np.quantile(times, 0.25))
     comm.bcast(found)
     return float(found)
 
@@ -154,8 +155,8 @@ def _hidden(comm: Comm, seconds: float, size: int, whole: float) -> float:
         request.wait()
         exposed.append(left - begun + perf_counter() - back)
 
-    _median(comm, seconds, run)
-    found = np.array(min(max(1 - median(exposed) / whole, 0.0), 1.0))
+    _quick(comm, seconds, run)
+    found = np.array(min(max(1 - np.quantile(exposed, 0.25) / whole, 0.0), 1.0))
     comm.bcast(found)
     return float(found)
 
@@ -167,77 +168,97 @@ def doze(comm: Comm) -> None:
         time.sleep(NAP)
 
 
+class Series:
+    """Steps of a rehearsal, in rounds: seconds of each, and, of a silent rank, when all gradients
+    are final and when each is, from the step's beginning, which is the end of the one before."""
+
+    def __init__(self, job: Rehearsal, silent: Silent | None = None) -> None:
+        self.job, self.silent = job, silent
+        self.times: list[float] = []
+        self.sweeps: list[float] = []
+        self.ready: list[list[float]] = []
+        if silent is not None:
+            job.stamp()
+        job.warm()
+
+    def round(self, more: Callable[[int], bool]) -> None:
+        """Do steps while there are more to do than so many, behind one that does not count: what
+        was loaded meanwhile is there at once."""
+        ends = self.job.ends
+        first = len(ends) + 1
+        self.job.run(lambda: len(ends) < first)
+        if self.silent is not None:
+            self.silent.waited = 0.0
+        self.job.run(lambda: more(len(ends) - first), self._after)
+
+    def _after(self) -> None:
+        begun, end = self.job.ends[-2:]
+        self.times.append(end - begun)
+        if self.silent is not None:
+            self.sweeps.append(self.silent.waited - begun)
+            self.ready.append([moment - begun for moment in self.job.ready])
+            self.silent.waited = 0.0
+
+    def pooled(self, comm: Comm, batch: int, busy: int) -> Step:
+        """Return the quantiles over the steps of all ranks, and means of the ranks' medians."""
+        levels = np.linspace(0, 1, QUANTILES)
+        times = np.quantile(comm.allgather(np.quantile(self.times, levels)), levels)
+        final = np.array([median(self.sweeps), *np.median(self.ready, 0)])
+        sweep, *ready = comm.allgather(final).mean(0).tolist()
+        return Step(batch, busy, tuple(times.tolist()), sweep, tuple(ready))
+
+
 def steps(comm: Comm, task: Task, silent: Silent, busy: int) -> dict[str, Any]:
     """Measure steps without messages, of this rank alone or, where `busy` is more than 1, of all
-    ranks at once, from the fewest images on. More than the time allows are left out."""
+    ranks at once, and then, in turn with them, the trainer's own. From the fewest images on; more
+    than the time allows are left out."""
     left = task.seconds * SHARES["busy" if busy > 1 else "alone"]
     together = comm if busy > 1 else silent
     found: list[Step] = []
-    parameters: list[str] = []
-    sizes: list[int] = []
-    backend, last = "", 0.0
+    checks: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {}
     for i, share in enumerate(task.batches):
+        checked = busy > 1 and share in task.checks
         if found:
-            dear = np.array(last * share / found[-1].batch * 2 * FEWEST > left)
+            expected = found[-1].quantile(0.5) * share / found[-1].batch
+            dear = np.array(expected * ROUNDS * (FEWEST + 1) * (1 + checked) > left)
             together.bcast(dear)
             if dear:
                 break
-        job = Rehearsal(silent, task.model, task.input, task.classes, share, task.bucket_mb)
-        parameters, sizes, backend = job.names, job.sizes, job.training.backend
-        job.stamp()
-        job.warm()
-        together.barrier()
+        each = (task.model, task.input, task.classes, share, task.bucket_mb)
+        series = Series(Rehearsal(silent, *each), silent)
+        real = Series(Rehearsal(comm, *each)) if checked else None
+        facts = {"parameters": series.job.names, "bytes": series.job.sizes}
+        facts["backend"] = series.job.training.backend
         begun = perf_counter()
-        step = _timed(job, silent, left * max(share / sum(task.batches[i:]), LEAST))
-        last, left = step.quantile(0.5), left - (perf_counter() - begun)
-        found.append(_pooled(together, step._replace(batch=share, busy=busy)))
-    return {
-        "steps": [step._asdict() for step in found], "parameters": parameters, "bytes": sizes,
-        "backend": backend,
-    }  # fmt: skip
+        _rounds(together, series, real, left * max(share / sum(task.batches[i:]), LEAST))
+        left -= perf_counter() - begun
+        found.append(series.pooled(together, share, busy))
+        if real is not None:
+            checks.append(_measured(real.times, comm.size, share))
+    return {"steps": [step._asdict() for step in found], "checks": checks, **facts}
 
 
-def _timed(job: Rehearsal, silent: Silent, seconds: float) -> Step:
-    """Do steps for so long; return quantiles of their times, and medians of when gradients are
-    final, from a step's beginning, which is the end of the one before."""
-    sweeps: list[float] = []
-    ready: list[list[float]] = []
-    first, end = len(job.ends), perf_counter() + seconds
-    silent.waited = 0.0
-
-    def after() -> None:
-        begun = job.ends[-2]
-        sweeps.append(silent.waited - begun)
-        ready.append([moment - begun for moment in job.ready])
-        silent.waited = 0.0
-
-    job.run(lambda: perf_counter() < end or len(job.ends) < first + FEWEST, after)
-    times = np.quantile(np.diff(job.ends[first - 1 :]), np.linspace(0, 1, QUANTILES))
-    final = np.median(ready, 0)
-    return Step(0, 0, tuple(times.tolist()), median(sweeps), tuple(final.tolist()))
+def _rounds(comm: Comm, series: Series, real: Series | None, seconds: float) -> None:
+    """Do both in turn for so long, so that what else goes on here troubles both alike."""
+    each = seconds / ROUNDS / (1 if real is None else 2)
+    for _ in range(ROUNDS):
+        comm.barrier()
+        series.round(_until(perf_counter() + each))
+        if real is not None:
+            wanted = np.array(max(FEWEST, int(each / median(series.times))))
+            comm.bcast(wanted)
+            real.round(wanted.__gt__)
 
 
-def _pooled(comm: Comm, step: Step) -> Step:
-    """Return the quantiles over the ranks' steps, and the means of the rest."""
-    times = np.quantile(comm.allgather(np.array(step.seconds)), np.linspace(0, 1, QUANTILES))
-    final = comm.allgather(np.array([step.sweep, *step.ready])).reshape(-1, 1 + len(step.ready))
-    sweep, *ready = final.mean(0).tolist()
-    return step._replace(seconds=tuple(times.tolist()), sweep=sweep, ready=tuple(ready))
+def _until(end: float) -> Callable[[int], bool]:
+    return lambda done: perf_counter() < end or done < FEWEST
 
 
-def check(comm: Comm, task: Task, share: int) -> dict[str, Any]:
-    """Measure the trainer's step on all ranks, with its messages: the median of rank 0's."""
-    job = Rehearsal(comm, task.model, task.input, task.classes, share, task.bucket_mb)
-    job.warm()
-    first, seconds = len(job.ends), task.seconds * SHARES["check"] / len(task.checks)
-    steps = np.array(seconds / median(np.diff(job.ends[-FEWEST:])))
-    comm.bcast(steps)
-    last = first + max(FEWEST, int(steps))
-    job.run(lambda: len(job.ends) < last)
-    times = np.diff(job.ends[first - 1 :])
+def _measured(times: list[float], ranks: int, share: int) -> dict[str, Any]:
     low, middle, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
     return {
-        "ranks": comm.size, "batch_per_rank": share, "steps": len(times), "seconds": middle,
+        "ranks": ranks, "batch_per_rank": share, "steps": len(times), "seconds": middle,
         "quarter_below": low, "quarter_above": high,
     }  # fmt: skip
 

@@ -117,6 +117,8 @@ def _plan(
         here, measured = calibrate.network(found), calibrate.compute(found, task, _cpu())
         checks = [_checked(held, measured, here, chosen) for held in found.get("checks", ())]
         network, compute, notes = network.completed(here), compute or measured, []
+        if len(checks) < len(task.checks):
+            notes.append("not every step could be checked: it takes ranks, and --seconds")
     if chosen["ranks_per_host"]:
         network = replace(network, per_host=chosen["ranks_per_host"])
     _room(network, ranks)

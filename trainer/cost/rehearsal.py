@@ -24,7 +24,6 @@ from ..loop import Training
 
 POOL = 48 << 20  # bytes of random images that a rank draws from, at most
 WARM, WARM_SECONDS = 4, 0.3  # steps and seconds until code is made, recorded and settled
-FEWEST = 5  # steps that are measured at least
 
 
 class Silent(SerialComm):
