@@ -18,7 +18,7 @@ from tallygrad.launch import local
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.cost import plan_command
 from tallygrad.trainer.cost.allreduce import ALGORITHMS, Group, Link, allreduce
-from tallygrad.trainer.cost.calibrate import QUANTILES, Task, measure
+from tallygrad.trainer.cost.calibrate import LEVELS, QUANTILES, Task, measure, mixed
 from tallygrad.trainer.cost.calibrate import compute as measured_compute
 from tallygrad.trainer.cost.calibrate import network as measured_network
 from tallygrad.trainer.cost.compute import Compute, Step
@@ -331,6 +331,20 @@ def test_what_a_plan_takes_for_granted_is_said(
     out = capsys.readouterr().out
     assert "that 4 of a host slow each other down no more is assumed" in out
     assert "unknown" not in out
+
+
+def test_ranks_that_differ_have_the_slowest_of_their_own() -> None:
+    draw = np.random.default_rng(0)
+    a, b, c = (draw.normal(mean, 1.0, 100_000) for mean in (10.0, 10.0, 14.0))
+    quantiles = {name: np.quantile(x, LEVELS) for name, x in zip("abc", (a, b, c), strict=True)}
+    for first, second, slowest in (("a", "b", np.maximum(a, b)), ("a", "c", np.maximum(a, c))):
+        both = mixed(np.stack([quantiles[first], quantiles[second]]))
+        assert (np.diff(both) >= 0).all()
+        of_two = np.interp(0.5**0.5, LEVELS, both)
+        assert of_two == pytest.approx(np.median(slowest), rel=2e-3)
+    assert mixed(quantiles["c"][None]) == pytest.approx(quantiles["c"])
+    constant = np.repeat([[2.0], [3.0]], QUANTILES, 1)
+    assert mixed(constant)[-1] == 3.0
 
 
 @pytest.mark.parametrize(("seconds", "batches"), [(3.0, [1, 4]), (1e-9, [1])])

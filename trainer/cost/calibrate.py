@@ -30,6 +30,7 @@ from .rehearsal import Rehearsal, Silent
 
 TASK, FOUND = "task.json", "found.json"
 QUANTILES = 101
+LEVELS = np.linspace(0, 1, QUANTILES)
 ROUNDS, FEWEST = 3, 2  # of measuring, and steps of each at least
 LARGE = tuple(1 << k for k in (19, 20, 21))  # bytes of messages, about those of a bucket
 SMALL = 8
@@ -90,7 +91,7 @@ def link(comm: Comm, task: Task) -> dict[str, Any]:
     rates, adding, whole = [], [], {}
     for size in LARGE:
         taken = _quick(comm, each, _message(comm, size) if pair else None)
-        rates.append(size / max(taken - latency, 1e-9))
+        rates.append(size / (taken - latency if taken > latency else taken))
         array = np.ones(size // 4, np.float32)
         adding.append(size / _quick(comm, each, _addition(array)))
         whole[size] = _quick(comm, each, partial(_allreduce, comm, array))
@@ -121,8 +122,8 @@ def _allreduce(comm: Comm, array: NDArray[Any]) -> None:
 
 
 def _quick(comm: Comm, seconds: float, run: Callable[[], object] | None) -> float:
-    """Return the lower quartile of rank 0's times of what ranks do together, for so long: others'
-    work on this host only adds. None: only wait."""
+    """Return the least of rank 0's times of what ranks do together, for so long: others' work on
+    this host only adds. None: only wait."""
     times: list[float] = []
     end = perf_counter() + seconds
     going = np.array(1)
@@ -134,7 +135,7 @@ def _quick(comm: Comm, seconds: float, run: Callable[[], object] | None) -> floa
         times.append(perf_counter() - begun)
         going[...] = perf_counter() < end or len(times) < FEWEST
         comm.bcast(going)
-    found = np.array(np.quantile(times, 0.25))
+    found = np.array(min(times))
     comm.bcast(found)
     return float(found)
 
@@ -156,7 +157,7 @@ def _hidden(comm: Comm, seconds: float, size: int, whole: float) -> float:
         exposed.append(left - begun + perf_counter() - back)
 
     _quick(comm, seconds, run)
-    found = np.array(min(max(1 - np.quantile(exposed, 0.25) / whole, 0.0), 1.0))
+    found = np.array(min(max(1 - min(exposed) / whole, 0.0), 1.0))
     comm.bcast(found)
     return float(found)
 
@@ -201,11 +202,23 @@ class Series:
 
     def pooled(self, comm: Comm, batch: int, busy: int) -> Step:
         """Return the quantiles over the steps of all ranks, and means of the ranks' medians."""
-        levels = np.linspace(0, 1, QUANTILES)
-        times = np.quantile(comm.allgather(np.quantile(self.times, levels)), levels)
+        times = comm.allgather(np.quantile(self.times, LEVELS))
         final = np.array([median(self.sweeps), *np.median(self.ready, 0)])
         sweep, *ready = comm.allgather(final).mean(0).tolist()
-        return Step(batch, busy, tuple(times.tolist()), sweep, tuple(ready))
+        return Step(batch, busy, tuple(mixed(times).tolist()), sweep, tuple(ready))
+
+
+def mixed(times: NDArray[Any]) -> NDArray[Any]:
+    """Return the quantiles of one distribution for ranks that differ, given those of each, (ranks,
+    QUANTILES): so many draws from it have the same slowest as a draw from each. Its distribution
+    function is the geometric mean of theirs."""
+    moments = np.unique(times)
+    reached = [np.interp(moments, row, LEVELS, left=0.0) for row in times]
+    mean = np.prod(reached, 0) ** (1 / len(times))
+    last = np.flatnonzero(mean == 0)[-1:]  # nobody is slower than all until then
+    start = int(last[0]) if len(last) else 0
+    found: NDArray[Any] = np.interp(LEVELS, mean[start:], moments[start:])
+    return found
 
 
 def steps(comm: Comm, task: Task, silent: Silent, busy: int) -> dict[str, Any]:
@@ -248,7 +261,11 @@ def _rounds(comm: Comm, series: Series, real: Series | None, seconds: float) -> 
         if real is not None:
             wanted = np.array(max(FEWEST, int(each / median(series.times))))
             comm.bcast(wanted)
-            real.round(wanted.__gt__)
+            real.round(_so_many(int(wanted)))
+
+
+def _so_many(steps: int) -> Callable[[int], bool]:
+    return lambda done: done < steps
 
 
 def _until(end: float) -> Callable[[int], bool]:
