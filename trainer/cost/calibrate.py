@@ -175,7 +175,7 @@ class Series:
 
     def __init__(self, job: Rehearsal, silent: Silent | None = None) -> None:
         self.job, self.silent = job, silent
-        self.times: list[float] = []
+        self.rounds: list[list[float]] = []
         self.sweeps: list[float] = []
         self.ready: list[list[float]] = []
         if silent is not None:
@@ -187,6 +187,7 @@ class Series:
         was loaded meanwhile is there at once."""
         ends = self.job.ends
         first = len(ends) + 1
+        self.rounds.append([])
         self.job.run(lambda: len(ends) < first)
         if self.silent is not None:
             self.silent.waited = 0.0
@@ -194,18 +195,20 @@ class Series:
 
     def _after(self) -> None:
         begun, end = self.job.ends[-2:]
-        self.times.append(end - begun)
+        self.rounds[-1].append(end - begun)
         if self.silent is not None:
             self.sweeps.append(self.silent.waited - begun)
             self.ready.append([moment - begun for moment in self.job.ready])
             self.silent.waited = 0.0
 
     def pooled(self, comm: Comm, batch: int, busy: int) -> Step:
-        """Return the quantiles over the steps of all ranks, and means of the ranks' medians."""
-        times = comm.allgather(np.quantile(self.times, LEVELS))
+        """Return the quantiles over the steps of all ranks, their mean over rounds, since what
+        changes from one to the next changes for all; and means of the ranks' medians."""
+        drawn = [mixed(comm.allgather(np.quantile(r, LEVELS))) for r in self.rounds]
+        times = np.mean(drawn, 0)
         final = np.array([median(self.sweeps), *np.median(self.ready, 0)])
         sweep, *ready = comm.allgather(final).mean(0).tolist()
-        return Step(batch, busy, tuple(mixed(times).tolist()), sweep, tuple(ready))
+        return Step(batch, busy, tuple(times.tolist()), sweep, tuple(ready))
 
 
 def mixed(times: NDArray[Any]) -> NDArray[Any]:
@@ -233,7 +236,7 @@ def steps(comm: Comm, task: Task, silent: Silent, busy: int) -> dict[str, Any]:
     for i, share in enumerate(task.batches):
         checked = busy > 1 and share in task.checks
         if found:
-            expected = found[-1].quantile(0.5) * share / found[-1].batch
+            expected = _expected(found, share)
             dear = np.array(expected * ROUNDS * (FEWEST + 1) * (1 + checked) > left)
             together.bcast(dear)
             if dear:
@@ -248,8 +251,16 @@ def steps(comm: Comm, task: Task, silent: Silent, busy: int) -> dict[str, Any]:
         left -= perf_counter() - begun
         found.append(series.pooled(together, share, busy))
         if real is not None:
-            checks.append(_measured(real.times, comm.size, share))
+            checks.append(_measured(real.rounds, comm.size, share))
     return {"steps": [step._asdict() for step in found], "checks": checks, **facts}
+
+
+def _expected(found: list[Step], share: int) -> float:
+    """Return the seconds of a step by the line through the largest two batches so far; through no
+    images and no time where there is but one."""
+    old, new = (found[-2] if len(found) > 1 else Step(0, 0, (0.0,), 0.0, ()), found[-1])
+    slope = (new.quantile(0.5) - old.quantile(0.5)) / (new.batch - old.batch)
+    return max(new.quantile(0.5) + slope * (share - new.batch), new.quantile(0.5))
 
 
 def _rounds(comm: Comm, series: Series, real: Series | None, seconds: float) -> None:
@@ -259,7 +270,7 @@ def _rounds(comm: Comm, series: Series, real: Series | None, seconds: float) -> 
         comm.barrier()
         series.round(_until(perf_counter() + each))
         if real is not None:
-            wanted = np.array(max(FEWEST, int(each / median(series.times))))
+            wanted = np.array(max(FEWEST, int(each / median(series.rounds[-1]))))
             comm.bcast(wanted)
             real.round(_so_many(int(wanted)))
 
@@ -272,11 +283,12 @@ def _until(end: float) -> Callable[[int], bool]:
     return lambda done: perf_counter() < end or done < FEWEST
 
 
-def _measured(times: list[float], ranks: int, share: int) -> dict[str, Any]:
-    low, middle, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
+def _measured(rounds: list[list[float]], ranks: int, share: int) -> dict[str, Any]:
+    """Return the mean over rounds of their medians, and between which of these it lies."""
+    middles = [median(times) for times in rounds]
     return {
-        "ranks": ranks, "batch_per_rank": share, "steps": len(times), "seconds": middle,
-        "quarter_below": low, "quarter_above": high,
+        "ranks": ranks, "batch_per_rank": share, "steps": sum(map(len, rounds)),
+        "seconds": float(np.mean(middles)), "least": min(middles), "most": max(middles),
     }  # fmt: skip
 
 

@@ -153,10 +153,10 @@ def _task(
     """Return what to measure: a rank's images of the plan, and few that lines run between."""
     shape, classes = given(chosen)
     batch, size = chosen["batch"], local_ranks(max(ranks))
-    shares = {1, batch}
+    shares = {1, max(batch // 8, 1), batch}
     checks = []
     if "strong" in scalings:
-        shares |= {max(batch // 8, 1), -(-batch // size)}
+        shares.add(-(-batch // size))
         checks.append(-(-batch // size))
     if "weak" in scalings:
         checks.append(batch)
