@@ -322,7 +322,7 @@ def test_what_a_plan_takes_for_granted_is_said(
     assert main([*words, "--network", str(other)]) == 0
     out = capsys.readouterr().out
     for said in (
-        "the link between hosts is unknown", "measured up to 10 images; 64 follow the line",
+        "the link between hosts is unknown", "measured up to 10 images, for want of time; up to",
         "128 ranks and more cannot share 64 images", "up to the 95th percentile",
         "with 3 busy ranks", "64 images for each rank (weak",
     ):  # fmt: skip

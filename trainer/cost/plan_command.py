@@ -94,6 +94,8 @@ def _check(chosen: Mapping[str, Any], ranks: Sequence[int], scalings: Sequence[s
         raise UserError(f"--ranks-per-host: {chosen['ranks_per_host']} is less than 0")
     if scalings == ("strong",) and ranks[0] > chosen["batch"]:
         raise UserError(f"--ranks: {ranks[0]} ranks cannot share --batch {chosen['batch']}")
+    if chosen["save"] and not (folder := Path(chosen["save"]).parent).is_dir():
+        raise UserError(f"--save: cannot write {chosen['save']}: there is no folder {folder}")
     if expected_size() is not None:
         raise UserError("plan: it starts ranks by itself; run it without mpirun")
 
@@ -106,6 +108,9 @@ def _plan(
     network, compute = Network("this host", "measured here"), None
     if chosen["network"] != "calibrate":
         network, compute = load_network(chosen["network"])
+    if chosen["ranks_per_host"]:
+        network = replace(network, per_host=chosen["ranks_per_host"])
+    _room(network, ranks)
     if compute is not None and not compute.fits(chosen["model"], *given(chosen)):
         compute = None
     notes, checks = [f"nothing was measured here: all is from {chosen['network']}"], []
@@ -119,9 +124,6 @@ def _plan(
         network, compute, notes = network.completed(here), compute or measured, []
         if len(checks) < len(task.checks):
             notes.append("not every step could be checked: it takes ranks, and --seconds")
-    if chosen["ranks_per_host"]:
-        network = replace(network, per_host=chosen["ranks_per_host"])
-    _room(network, ranks)
     if chosen["save"]:
         write_whole(Path(chosen["save"]), as_toml(network, compute))
     settings = _least(chosen), chosen["algorithm"]
@@ -153,7 +155,7 @@ def _task(
     """Return what to measure: a rank's images of the plan, and few that lines run between."""
     shape, classes = given(chosen)
     batch, size = chosen["batch"], local_ranks(max(ranks))
-    shares = {1, max(batch // 8, 1), batch}
+    shares = {1, min(batch, 2), max(batch // 8, 1), batch}
     checks = []
     if "strong" in scalings:
         shares.add(-(-batch // size))
@@ -223,8 +225,8 @@ def _notes(
         )
     if chosen["batch"] > compute.largest():
         notes.append(
-            f"steps were measured up to {compute.largest()} images; {chosen['batch']} follow the "
-            "line through the largest two"
+            f"steps were measured up to {compute.largest()} images, for want of time; up to "
+            f"{chosen['batch']} they follow in a straight line"
         )
     skipped = [p for p in ranks if p > chosen["batch"]]
     if skipped and chosen["scaling"] != "weak":
