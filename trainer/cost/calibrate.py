@@ -87,14 +87,14 @@ def link(comm: Comm, task: Task) -> dict[str, Any]:
     allreduce over all ranks beside the formulas and beside a rank that computes."""
     each = task.seconds * SHARES["link"] / (3 * len(LARGE) + 2)
     pair = comm.rank < 2
-    latency = _quick(comm, each, _message(comm, SMALL) if pair else None)
+    latency = _time(comm, each, _message(comm, SMALL) if pair else None)
     rates, adding, whole = [], [], {}
     for size in LARGE:
-        taken = _quick(comm, each, _message(comm, size) if pair else None)
+        taken = _time(comm, each, _message(comm, size) if pair else None)
         rates.append(size / (taken - latency if taken > latency else taken))
         array = np.ones(size // 4, np.float32)
-        adding.append(size / _quick(comm, each, _addition(array)))
-        whole[size] = _quick(comm, each, partial(_allreduce, comm, array))
+        adding.append(size / _time(comm, each, _addition(array)))
+        whole[size] = _time(comm, each, partial(_allreduce, comm, array), 0.5)
     near = Link(latency, median(rates))
     group = Group(comm.size, comm.size, near, near, median(adding))
     factor = median(taken / allreduce(group, size)[0] for size, taken in whole.items())
@@ -121,9 +121,11 @@ def _allreduce(comm: Comm, array: NDArray[Any]) -> None:
     comm.iallreduce(array).wait()
 
 
-def _quick(comm: Comm, seconds: float, run: Callable[[], object] | None) -> float:
-    """Return the least of rank 0's times of what ranks do together, for so long: others' work on
-    this host only adds. None: only wait."""
+def _time(
+    comm: Comm, seconds: float, run: Callable[[], object] | None, level: float = 0.0
+) -> float:
+    """Return a quantile of rank 0's times of what ranks do together, for so long: the least, since
+    others' work on this host only adds, unless that shall count. None: only wait."""
     times: list[float] = []
     end = perf_counter() + seconds
     going = np.array(1)
@@ -135,7 +137,7 @@ def _quick(comm: Comm, seconds: float, run: Callable[[], object] | None) -> floa
         times.append(perf_counter() - begun)
         going[...] = perf_counter() < end or len(times) < FEWEST
         comm.bcast(going)
-    found = np.array(min(times))
+    found = np.array(np.quantile(times, level))
     comm.bcast(found)
     return float(found)
 
@@ -156,8 +158,8 @@ def _hidden(comm: Comm, seconds: float, size: int, whole: float) -> float:
         request.wait()
         exposed.append(left - begun + perf_counter() - back)
 
-    _quick(comm, seconds, run)
-    found = np.array(min(max(1 - min(exposed) / whole, 0.0), 1.0))
+    _time(comm, seconds, run)
+    found = np.array(min(max(1 - median(exposed) / whole, 0.0), 1.0))
     comm.bcast(found)
     return float(found)
 
