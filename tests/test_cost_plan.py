@@ -112,6 +112,8 @@ def test_steps_between_and_beyond_what_was_measured(batch: int, busy: int, expec
     step = LINEAR.at(batch, busy)
     assert step.quantile(0.5) == pytest.approx(1e-3 * expected)
     assert (step.sweep, step.ready[1]) == pytest.approx((8e-4 * expected, 4e-4 * expected))
+    shrinking = replace(LINEAR, steps=(LINEAR.steps[0], LINEAR.steps[1]._replace(seconds=(1e-3,))))
+    assert shrinking.at(100, 1).quantile(0.5) == 1e-3
     single = replace(LINEAR, steps=LINEAR.steps[:1])
     assert single.at(6, 1).quantile(0.5) == pytest.approx(6e-3)
 
@@ -206,6 +208,10 @@ WRONG = [
     ("input = [1, 28, 28]", "input = [1, -28, 28]", "compute.input = [1, -28, 28]: a list of"),
     ("bytes = [600000, 400000]", "bytes = [1]", "compute has 2 parameters, 1 bytes"),
     ("busy = 1\n", 'busy = "1"\n', "compute.step[0].busy = '1': a whole number"),
+    ("seconds = [0.002]", "seconds = [0]", "compute.step[0].seconds = [0]: a step takes more"),
+    ("batch = 10\nbusy = 1", "batch = 2\nbusy = 1", "step[1]: batch = 2 with busy = 1 is there"),
+    ("bytes_per_second = 1000000000.0", f"bytes_per_second = 1{'0' * 400}", "it must be more than"),
+    ("sweep = 0.0016", f"sweep = 1{'0' * 400}", "a number from 0 up is needed"),
     ("seconds = [0.002]", "seconds = []", "compute.step[0].seconds = []: a list of"),
     ("ready = [0.0008, 0.0008]", "ready = [0.1]", "compute.step[0].ready has 1 of 2 parameters"),
     ("[hosts]", "[hosts", "is no TOML"),
@@ -251,7 +257,10 @@ def saved(tmp_path: Path) -> str:
         (["lenet", "--network", "ethernet"], "no network 'ethernet'; there are calibrate, 10-gig"),
         (["lenet", "--network", "none.toml"], "none.toml: No such file"),
         (["lenet", "--machine", "abacus"], "no machine 'abacus'"),
-        (["lenet", "--save", "/nowhere/x.toml"], "cannot write /nowhere/x.toml"),
+        (
+            ["lenet", "--save", "/nowhere/x.toml"],
+            "cannot write /nowhere/x.toml: there is no folder /nowhere",
+        ),
     ],
 )
 def test_options_that_are_wrong_are_told_in_one_line(

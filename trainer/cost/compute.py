@@ -22,7 +22,6 @@ In a file:
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,6 +31,7 @@ from typing import Any, NamedTuple
 from ..errors import UserError
 
 KEYS = ("model", "input", "classes", "source", "parameters", "bytes", "step")
+LARGEST = 1e30  # of any number in a file
 STEP = ("batch", "busy", "seconds", "sweep", "ready")
 
 
@@ -81,7 +81,8 @@ class Compute:
     def at(self, batch: int, busy: int) -> Step:
         """Return the step of a rank with so many images on a host with so many busy ranks. Between
         what was measured the times run in straight lines; beyond the largest batch the last line
-        goes on; beyond the busiest host nothing is known, and its times stand."""
+        goes on; below the smallest, and beyond the busiest host, nothing is known, and its times
+        stand."""
         levels = sorted({step.busy for step in self.steps})
         found = [self._at(batch, level) for level in levels]
         busy = min(max(busy, levels[0]), levels[-1])
@@ -120,10 +121,16 @@ class Compute:
         steps = held["step"]
         if not isinstance(steps, list) or not steps:
             raise UserError(f"{path}: compute.step = {steps!r}: a list of steps is needed")
+        found = tuple(_step(path, i, step, len(named)) for i, step in enumerate(steps))
+        for i, step in enumerate(found):
+            if (step.batch, step.busy) in [(s.batch, s.busy) for s in found[:i]]:
+                raise UserError(
+                    f"{path}: compute.step[{i}]: batch = {step.batch} with busy = {step.busy} is "
+                    "there twice"
+                )
         return cls(
             held["model"], tuple(map(int, shape)), held["classes"], held["source"], tuple(named),
-            tuple(map(int, sizes)),
-            tuple(_step(path, i, step, len(named)) for i, step in enumerate(steps)),
+            tuple(map(int, sizes)), found,
         )  # fmt: skip
 
 
@@ -140,16 +147,18 @@ def _between(steps: Sequence[Step], places: Sequence[int], place: int) -> Step:
         return steps[0]
     pairs = zip(pairwise(steps), pairwise(places), strict=True)
     for (a, b), (low, high) in pairs:
-        if place <= high or high == places[-1]:
+        if place <= high:
             return _mix(a, b, (place - low) / (high - low))
-    return steps[-1]
+    low, high = places[-2:]
+    return _mix(steps[-2], steps[-1], (place - low) / (high - low))
 
 
 def _mix(a: Step, b: Step, share: float) -> Step:
-    """Return a + share (b - a), no time below 0."""
+    """Return a + share (b - a); beyond b no time is less than there."""
 
     def every(xs: Iterable[float], ys: Iterable[float]) -> tuple[float, ...]:
-        return tuple(max(x + share * (y - x), 0.0) for x, y in zip(xs, ys, strict=True))
+        pairs = zip(xs, ys, strict=True)
+        return tuple(max(x + share * (y - x), y if share > 1 else 0.0) for x, y in pairs)
 
     (sweep,) = every([a.sweep], [b.sweep])
     return Step(a.batch, a.busy, every(a.seconds, b.seconds), sweep, every(a.ready, b.ready))
@@ -173,18 +182,20 @@ def _numbers(path: Path, key: str, value: Any) -> tuple[float, ...]:
 
 def _is_number(value: Any) -> bool:
     real = isinstance(value, int | float) and not isinstance(value, bool)
-    return real and 0 <= value < math.inf
+    return real and 0 <= value < LARGEST
 
 
 def _step(path: Path, place: int, held: Any, parameters: int) -> Step:
     name = f"compute.step[{place}]"
     _check(path, name, held, STEP)
     for key in ("batch", "busy"):
-        if isinstance(held[key], bool) or not isinstance(held[key], int) or held[key] < 1:
+        if not isinstance(held[key], int) or not _is_number(held[key]) or held[key] < 1:
             raise UserError(f"{path}: {name}.{key} = {held[key]!r}: a whole number from 1 up")
     if not _is_number(held["sweep"]):
         raise UserError(f"{path}: {name}.sweep = {held['sweep']!r}: a number from 0 up is needed")
     seconds, ready = (_numbers(path, f"{name}.{key}", held[key]) for key in ("seconds", "ready"))
+    if min(seconds) == 0:
+        raise UserError(f"{path}: {name}.seconds = {held['seconds']}: a step takes more than 0")
     if len(ready) != parameters:
         raise UserError(f"{path}: {name}.ready has {len(ready)} of {parameters} parameters")
     return Step(held["batch"], held["busy"], seconds, float(held["sweep"]), ready)

@@ -29,7 +29,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +37,7 @@ from typing import Any, NamedTuple
 from ..config import nearest
 from ..errors import UserError
 from .allreduce import Link
-from .compute import Compute
+from .compute import LARGEST, Compute
 
 FOLDER = Path(__file__).parent / "networks"
 HOSTS, LINK = ("ranks", "count"), ("latency_seconds", "bytes_per_second", "source")
@@ -139,7 +138,7 @@ def _table(path: Path, name: str, held: Any, keys: tuple[str, ...]) -> dict[str,
 
 
 def _whole(path: Path, key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < LARGEST:
         raise UserError(f"{path}: {key} = {value!r}: a whole number from 1 up is needed")
     return value
 
@@ -148,7 +147,7 @@ def _number(path: Path, key: str, value: Any, zero: bool = False) -> float:
     """Return a finite number above 0; `zero`: or 0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{path}: {key} = {value!r}: a number is needed")
-    if value < 0 or (value == 0 and not zero) or not math.isfinite(value):
+    if not (0 <= value < LARGEST) or (value == 0 and not zero):
         least = "0 or more" if zero else "more than 0"
         raise UserError(f"{path}: {key} = {value}: it must be {least}, and finite")
     return float(value)
