@@ -192,6 +192,7 @@ def test_the_numbers_are_those_of_the_account() -> None:
     assert widths == pytest.approx([100 * n / longest for n in sizes if n], abs=1e-3)
     alive = [int(row[1].replace(",", "")) for row in table(found["Memory"])[1:]]
     assert len(alive) > 4 and max(alive) == described["totals"]["peak_bytes"]
+    assert max(e["peak_bytes"] for e in described["layers"]) == max(alive)
     total = described["totals"]["on_machine"]["training"]
     books = count("lenet", 2, (1, 28, 28), 10, True).ledger.total()
     moved = described["totals"]["training"]["total_bytes"]

@@ -16,7 +16,7 @@ import pytest
 
 from tallygrad.launch import local
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.cost import plan_command
+from tallygrad.trainer.cost import host, plan_command
 from tallygrad.trainer.cost.allreduce import ALGORITHMS, Group, Link, allreduce
 from tallygrad.trainer.cost.calibrate import LEVELS, QUANTILES, Task, measure, mixed
 from tallygrad.trainer.cost.calibrate import compute as measured_compute
@@ -271,7 +271,7 @@ def test_options_that_are_wrong_are_told_in_one_line(
     assert expected in err and err.count("\n") == 1
 
 
-def test_without_mpirun_a_link_must_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_plan_needs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = {
         "model": "lenet", "batch": 4, "input": "", "classes": 0, "ranks": "1,2",
         "network": "gigabit-ethernet", "scaling": "weak", "algorithm": "auto", "seconds": 1.0,
@@ -279,6 +279,9 @@ def test_without_mpirun_a_link_must_be_given(monkeypatch: pytest.MonkeyPatch) ->
     }  # fmt: skip
     with pytest.raises(UserError, match="gigabit-ethernet: no link inside a host, and no mpirun"):
         plan_command.run(chosen, None, "no mpirun here")
+    monkeypatch.setattr(host, "measure", lambda: ({"gflops": 1.0, "gbytes": 1.0}, "no energy"))
+    with pytest.raises(UserError, match="--machine: no energy"):
+        plan_command.run({**chosen, "machine": "host"}, None, "no mpirun here")
     monkeypatch.setenv("PMI_SIZE", "2")
     with pytest.raises(UserError, match="run it without mpirun"):
         plan_command.run(chosen, None, "no mpirun here")

@@ -240,6 +240,8 @@ def _energy(machine: str, work: Callable[[int], Work]) -> Callable[[Row], dict[s
     if not machine:
         return None
     priced = load_machine(machine)
+    if not priced.has_energy:
+        raise UserError(f"--machine: {priced.note}")
 
     @cache
     def rank(batch: int) -> dict[str, float]:
