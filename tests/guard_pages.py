@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 import tallygrad.autograd as ag
-from tallygrad.autograd import context
-from tallygrad.autograd.array import Array
+from tallygrad.autograd import backends, context
+from tallygrad.autograd.array import Array, Spec
 from tallygrad.autograd.backends import llvm
 from tallygrad.autograd.backends.llvm import flat, joins, memory, winograd_plan
+from tallygrad.autograd.backends.llvm.epilogue import IMAGES, ROWS, Epilogue
+from tallygrad.autograd.backends.llvm.product import linear
 from tallygrad.autograd.testing import samples
 
 PAGE = mmap.PAGESIZE
@@ -81,7 +83,6 @@ def guard() -> None:
     llvm._one_at_a_time = guarded
     memory.pool.take = lambda size, lasting=False: block(max(1, size))  # type: ignore[method-assign]
     np.zeros, flat.SMALL, memory.MALLOC, joins.LEAST = guarded_zeros, 0, 0, 0
-    joins.COPIED = 0
 
 
 # Images, filters, options: tiles and vectors that are not full, several blocks, all borders.
@@ -125,20 +126,6 @@ def narrowing(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Any:
     return 2.0 * (ag.conv2d(y, v, padding=1, stride=2) + ag.conv2d(y, w[:, :, 1:2, 1:2], stride=2))
 
 
-def layers(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Iterator[Any]:
-    """Linear layers before ReLUs and normalisations: of many rows, and of so few that the result is
-    turned."""
-
-    def normal(y: Any) -> Any:
-        return ag.batch_norm(y, None, None, slope, level, training=True)
-
-    for rows in (x.permute(0, 2, 3, 1).reshape(-1, CHANNELS), x[:, :, :3, :6].reshape(10, -1)):
-        first = w.reshape(CHANNELS, -1)[:, : rows.shape[1]]
-        y = ag.relu(ag.linear(rows * 1.0, first, level))
-        yield normal(ag.linear(ag.relu(ag.linear(y, v[:, :, 1, 1])), w[:, :, 1, 1], slope))
-        yield normal(ag.linear(rows * 2.0, first))
-
-
 def inference(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Any:
     """Convolutions that normalise, add a residual and apply a ReLU."""
 
@@ -156,7 +143,7 @@ CHANNELS = 18  # which fill no vector
 BOTH = "float32", "float64"
 JOINED = [
     (training, (8, 8), BOTH[:1]), (training, (7, 9), BOTH), (narrowing, (7, 9), BOTH[:1]),
-    (lambda *xs: [*layers(*xs)], (7, 9), BOTH), (inference, (7, 9), BOTH),
+    (inference, (7, 9), BOTH),
 ]  # fmt: skip
 
 
@@ -177,9 +164,25 @@ def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
         yield f"joined {number}", drawn, function
 
 
+def products(backend: str, dtype: str) -> None:
+    """Let products do what follows, all at once: of many rows, and of so few that y is turned."""
+    target = backends.get(backend).target  # type: ignore[attr-defined]
+    epilogue = Epilogue(scale=True, residual=True, relu=True, mask=True, moments=True, sums=True)
+    for rows, inner, columns in ((45, 35, 19), (7, 150, 133)):
+        print("product", rows, dtype, flush=True)
+        shapes = [(rows, inner), (columns, inner), (columns,)]
+        for name in epilogue.pointers:
+            each = (ROWS[name], columns) if name in ROWS else (columns,)
+            shapes.append((rows, columns) if name in IMAGES else each)
+        arrays = [guarded_copy(np.ones(shape, dtype)) for shape in shapes]
+        plan = linear(target, *[Spec(a.shape, a.dtype) for a in arrays[:3]], epilogue=epilogue)
+        assert plan is not None and (plan(*arrays) == max(0, inner + 3)).all()
+
+
 def run(backend: str) -> None:
     """Run everything forward and backward in both types."""
     for dtype in BOTH:
+        products(backend, dtype)
         for name, arrays, function in calls(dtype):
             print(name, dtype, flush=True)
             with context.using(backend=backend, ledger=ag.Ledger()):

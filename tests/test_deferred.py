@@ -344,42 +344,6 @@ def test_gradients_of_two_convolutions_meet(flipped: bool, passes: Passes) -> No
     assert ("batch_norm_sums", on_the_way) in [(given[0], way) for given, way in passes]
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("size", [(515, 130, 150), (1041, 60, 63)], ids=str)
-def test_linear_layers_do_what_follows(
-    size: tuple[int, int, int], bias: bool, passes: Passes
-) -> None:
-    """A ReLU, the mask of one on the way back, and sums for batch norm."""
-    rows, inner, columns = size
-
-    def block() -> list[np.ndarray]:
-        x = numbers(rows, inner).requires_grad_()
-        w, v = numbers(columns, inner, seed=4), numbers(columns, columns, seed=5)
-        for weights in (w, v):
-            weights.requires_grad_()
-        b = (numbers(columns, seed=6),) if bias else ()
-        y = ag.relu(ag.linear(ag.relu(ag.linear(x, w, *b)), v, *b))
-        z, *_ = normalised(ag.linear(y, v))
-        (z * z * z).sum().backward()
-        assert x.grad is not None and w.grad is not None
-        return [y.numpy(), z.numpy(), x.grad.numpy(), w.grad.numpy()]
-
-    waited, at_once = both(block)
-    np.testing.assert_array_equal(waited[0], at_once[0])
-    for one, two in zip(waited, at_once, strict=True):
-        np.testing.assert_allclose(one, two, atol=2e-4 * np.abs(two).max())
-    found = [(given[0], way) for given, way in passes]
-    wanted = ("relu", ("linear",)), ("relu_dx", ("matmul",)), ("moments", ("linear",))
-    assert [found.count(pair) for pair in wanted] == [2, 2, 1]
-
-
-def test_layers_with_many_weights_do_not_wait() -> None:
-    """Of weights that the engine does not own a copy would be kept."""
-    with context.using(backend="llvm"), ag.no_grad():
-        x, w = numbers(128, 700), ag.from_numpy(np.ones((600, 700), "f"))
-        assert ag.linear(x, w).data.deferred is None
-
-
 def test_the_reference_never_waits() -> None:
     with context.using(backend="numpy"):
         assert normalised(numbers(*SHAPE))[0].data.deferred is None

@@ -17,12 +17,10 @@ from .layout import address, plain
 from .memory import empty
 from .norm import moments, normalising, slope, sums
 from .parts import ByImages, Work, chained
-from .product import linear, matmul
 from .registry import Kernel, Waiting, find, is_native, join, joining, may_wait, native
 from .targets import Target
 
 LEAST = 1 << 16  # numbers from which on a pass over memory costs more than what is done for it
-COPIED = 2  # results for each number that is copied, so that a pass over them costs more
 NORM = (None,) * 5  # the operands of a normalisation are read: x, w, b, mean, var
 PAIR = (None,) * 2  # and those of a sum, or of the gradient of a ReLU
 MOMENTS = "moments"  # what a normalisation computes at once
@@ -63,16 +61,6 @@ def _(target: Target, x: Spec, *others: Spec, **attributes: Any) -> Waiting | No
     return Waiting() if x.size >= LEAST else None
 
 
-@may_wait("linear")
-@may_wait("matmul")
-def _(target: Target, x: Spec, w: Spec, *b: Spec) -> Waiting | None:
-    """What follows may be done while the results are in registers, where there are more of them
-    than of weights: of those a copy is kept."""
-    columns = w.size // x.shape[-1]
-    rows = x.size // x.shape[-1]
-    return Waiting() if LEAST <= rows * columns >= COPIED * w.size else None
-
-
 class _Way(NamedTuple):
     """A kernel of calls that wait for one another, what it opens of the operands of the last one,
     and what it makes besides its result."""
@@ -84,15 +72,10 @@ class _Way(NamedTuple):
 
 @joining("relu")
 def _(target: Target, call: Call, signs: Signs) -> Joined | None:
-    """A ReLU behind a normalisation, with or without a residual between them, or behind a sum, or a
-    linear layer."""
+    """A ReLU behind a normalisation, with or without a residual between them, or behind a sum."""
     (given,) = signs
     if given is None:
         return None
-    if given.call.name == "linear":
-        before = given.call
-        product = linear(before.machine, *before.specs, epilogue=Epilogue(relu=True))
-        return Joined(product, (_read(given),)) if product else None
     if given.call.name == "batch_norm_eval":
         kernel, opened = _normalised(target, given, Epilogue(relu=True))
         return Joined(kernel, (opened,))
@@ -123,12 +106,8 @@ def _(target: Target, call: Call, signs: Signs) -> Joined | None:
 
 @joining("relu_dx")
 def _(target: Target, call: Call, signs: Signs) -> Joined | None:
-    """The gradient of a ReLU, of two gradients that meet there, or that of a linear layer."""
+    """The gradient of a ReLU, of two gradients that meet there."""
     given, y = signs
-    if given is not None and given.call.name == "matmul":
-        before = given.call
-        product = matmul(before.machine, *before.specs, epilogue=Epilogue(mask=True))
-        return Joined(product, (_read(given), None)) if product else None
     if given is None or given.call.name != "add" or any((*given.operands, y)):
         return None
     plan = together(target, "add_relu_dx", (*given.call.specs, call.specs[1]))
@@ -181,19 +160,14 @@ def _turned(plan: ByImages) -> ByImages:
 
 @joining(MOMENTS)
 def _(target: Target, call: Call, signs: Signs) -> Joined | None:
-    """Mean and variance of the results of a convolution or a linear layer, which sums them up as it
-    goes. All rows of a layer are one image."""
+    """Mean and variance of the results of a convolution, which sums them up as it goes."""
     sign, *others = signs
-    if sign is None or any(others):
+    if sign is None or sign.call.name != "conv2d" or any(others):
         return None
     x, before, summed = call.specs[0], sign.call, Epilogue(moments=True)
-    n, channels, way = x.shape[0], x.shape[1], None
-    if before.name == "conv2d":
-        plan = conv2d(before.machine, *before.specs, **before.attrs, epilogue=summed)
-        way = _behind(target, sign, plan)
-    elif before.name == "linear" and len(x.shape) == 2:
-        product, n = linear(before.machine, *before.specs, epilogue=summed), 1
-        way = _Way(product, _read(sign)) if product else None
+    n, channels = x.shape[:2]
+    plan = conv2d(before.machine, *before.specs, **before.attrs, epilogue=summed)
+    way = _behind(target, sign, plan)
     if way is None:
         return None
     dtype, count = x.dtype, _many(way.opened)

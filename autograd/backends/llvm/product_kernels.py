@@ -86,24 +86,28 @@ class _Multiply:
             self._over_inner(lambda *piece: self._over_panels(panels, end, self._piece, *piece))
         elif self.t.order is Order.ROWS:
             self._over_blocks(panels)
-            self._over_panels(self.k.integer(0), end, self._panel, first=panels)
+            self._last_columns(panels, end, self._panel)
         else:
             self._over_panels(panels, end, self._panel)
 
     def _over_panels(
-        self, panels: Integer, end: Integer, body: Callable[..., None], *piece: Any,
-        first: Integer = 0,
-    ) -> None:  # fmt: skip
-        """Write down `body` for so many whole panels, and for the last columns behind them and the
-        `first` ones."""
-        k, columns = self.k, self.p.columns
-        if columns >= self.width and not first:
+        self, panels: Integer, end: Integer, body: Callable[..., None], *piece: Any
+    ) -> None:
+        """Write down `body` for so many whole panels, and for the last columns behind them."""
+        k = self.k
+        if self.p.columns >= self.width:
             with k.where(k.positive(panels)), k.loop(panels) as i:
                 body(k.times(i, self.width), self._counts(self.width), *piece)
-        if columns % self.width:
+        self._last_columns(panels, end, body, *piece)
+
+    def _last_columns(
+        self, panels: Integer, end: Integer, body: Callable[..., None], *piece: Any
+    ) -> None:
+        """Write down `body` for the columns behind so many panels, if they follow."""
+        k, rest = self.k, self.p.columns % self.width
+        if rest:
             with k.where(k.positive(end)):
-                start = k.times(k.sum(panels, first), self.width)
-                body(start, self._counts(columns % self.width), *piece)
+                body(k.times(panels, self.width), self._counts(rest), *piece)
 
     def _counts(self, columns: int) -> list[int]:
         return [n for _, times, n in pieces(columns, self.k.lanes) for _ in range(times)]
@@ -173,7 +177,7 @@ class _Multiply:
         """Return pieces of the inner axis, and whether sums are ready behind one. Where something
         follows then, the last piece stands alone."""
         *found, (first, times, depth) = pieces(self.p.inner, self.t.depth)
-        if self.after is not None and times > 1:
+        if self.after is not None and not self.p.y_turned and times > 1:
             found.append((first, times - 1, depth))
             first, times = first + (times - 1) * depth, 1
         return [*((*piece, False) for piece in found), (first, times, depth, times == 1)]
@@ -330,7 +334,7 @@ def multiply(
     """Return the kernel of a product: a, b, bias, y, scratch memory, what the epilogue takes,
     number of whole tiles of rows, whether the rest of them follows (1 or 0), number of whole
     panels, whether the last columns follow. Channels are the columns of y, or, where that is
-    turned, the rows; its sums begin with the other axis."""
+    turned, the rows; its sums begin with the other axis, and run over all of it in float32."""
     names = ("a", "b", "bias", "y", "room", *epilogue.pointers)
     k = Kernel(target, p.dtype, names, ("tiles", "tail", "panels", "end"))
     *_, panels, end = k.arguments

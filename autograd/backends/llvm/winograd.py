@@ -67,11 +67,6 @@ class Winograd(NamedTuple):
         return -(-e // self.outputs), -(-f // self.outputs)
 
     @property
-    def whole(self) -> bool:
-        """Whether all results of all tiles exist."""
-        return all(n % self.outputs == 0 for n in self.places)
-
-    @property
     def border(self) -> Border:
         """The part of x that the tiles see."""
         rows, columns = (n * self.outputs + self.taps - 1 for n in self.grid)

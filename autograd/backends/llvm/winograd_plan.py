@@ -36,6 +36,7 @@ CHANNELS, TILES = 16, 32  # fewer are not worth the transforms
 FOLD = 24  # multiply-accumulates in whose time a number of a part's sums is written and folded
 TRANSFORM = 10  # products of vectors in whose time one is transformed
 
+
 class Plan(NamedTuple):
     """A convolution of so many MACs: `begin(x, w, b, y, tail)` returns what works on some
     images."""
