@@ -327,3 +327,47 @@ def test_no_mpi_and_no_llvm_is_loaded() -> None:
 def test_a_ring_sends_almost_twice_the_gradients() -> None:
     assert exchanged(60_965_224, 4) == 365_791_344  # AlexNet with biases
     assert exchanged(1000, 1) == 0
+
+
+@pytest.mark.parametrize("words", [[], ["--csv"], ["--json"]], ids=str)
+@pytest.mark.parametrize("name", ["", "horowitz45", "truenorth", "etann"])
+def test_a_recurrent_model_is_shown(
+    name: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its layer has MACs, but no shape in the survey's letters."""
+    chosen = ["--machine", name] if name else []
+    assert main(["cost", "lstm", "--training", *chosen, *words]) == 0
+    assert "lstm" in capsys.readouterr().out
+
+
+def test_prices_are_in_the_csv(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["cost", "lenet", "--training", "--machine", "systolic-os"]
+    assert main([*words, "--csv"]) == 0
+    rows = [*csv.DictReader(io.StringIO(capsys.readouterr().out))]
+    assert main([*words, "--json"]) == 0
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    for row, layer in zip(rows, layers, strict=True):
+        for phase, price in layer["passes"].items():
+            for key, value in price.items():
+                assert float(row[f"{phase}_{key}"]) == value
+    assert isinstance(layers[0]["passes"]["forward"]["cycles"], int)
+
+
+@pytest.mark.parametrize("file", sorted(machine.FOLDER.glob("*.toml")), ids=lambda file: file.stem)
+def test_numbers_of_machines_have_their_source_beside_them(file: Path) -> None:
+    """In the line, or in a line above those of its table."""
+    said = False
+    for line in file.read_text("utf-8").splitlines():
+        if line.startswith("["):
+            said = False
+        said = said or line.startswith("#")
+        if re.match(r"\w+ = [\d.]", line) and not line.startswith("bits"):
+            assert said or "#" in line, line
+
+
+@pytest.mark.parametrize("words", [1, 5, 11])
+def test_scratchpads_of_unequal_size(words: int, tmp_path: Path) -> None:
+    text = (machine.FOLDER / "eyeriss.toml").read_text("utf-8")
+    file = tmp_path / "small.toml"
+    file.write_text(text.replace("filter_words = 224", f"filter_words = {words}"), "utf-8")
+    assert main(["cost", "lenet", "--machine", str(file)]) == 0

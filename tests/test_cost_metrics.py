@@ -71,6 +71,9 @@ def test_every_metric_says_how_it_is_known(name: str, capsys: pytest.CaptureFixt
             assert (entry["value"] is None) == (entry["status"] == "unknown")
     assert value(found, "weights") == 430_500 and value(found, "macs") == 2_293_000
     assert value(found, "accuracy") is value(found, "nonzero_weights") is None
+    if name:
+        origin = found["hardware"]["machine"]["how"]
+        assert ("file" in origin) == (name != machine.HOST)
     if name != machine.HOST:  # of which counters may tell
         assert (value(found, "energy_per_inference") is None) == (not name)
     for needed in ("latency", "throughput", "power", "off_chip_accesses", "on_chip_storage"):

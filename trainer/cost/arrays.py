@@ -25,7 +25,7 @@ def price(
         )
         m, k, n, times = products[phase]
         found = estimate(m, k, n, rows, columns, dataflow)
-        cycles += times * (1 + stalled_cycles(found, numbers["sram_words"]))
+        cycles += times * max(1 + found.cycles, stalled_cycles(found, numbers["sram_words"]))
         macs += times * m * k * n
         sram += times * (found.input_reads + found.filter_reads + found.output_writes)
         dram += compulsory_words(shape)

@@ -243,7 +243,8 @@ def as_text(described: dict[str, Any], ledger: Ledger) -> str:
     if d["inferences"]:
         lines.append(f"the training took as many MACs as {short(d['inferences'])} answers")
     if "machine" in d:
-        lines.append(f"on {d['machine']['name']}: {'; '.join([_priced(d['total']), *_notes(d)])}")
+        figures = "; ".join([_priced(d["total"]), *_notes(d)])
+        lines.append(f"on {escaped(d['machine']['name'])}: {figures}")
         lines += [f"  {n}: {_priced(part)}" for n, part in d["parts"].items() if _costs(part)]
     if "grams_co2" in d:
         grams = d["grams_co2"]

@@ -37,9 +37,10 @@ def run(chosen: Mapping[str, Any]) -> int:
         write(chosen["html"], of_cost(described, machine))
     if chosen["as_json"]:
         print(json.dumps(described, indent=1))
+    elif chosen["as_csv"]:
+        print(as_csv(described), end="")
     else:
-        shown = f"{as_text(described)}\n\n{metrics_text(described['metrics'])}\n"
-        print(as_csv(described) if chosen["as_csv"] else shown, end="")
+        print(f"{as_text(described)}\n\n{metrics_text(described['metrics'])}")
     return 0
 
 
@@ -72,7 +73,7 @@ def _input(text: str) -> tuple[int, int, int] | None:
     if not text:
         return None
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise UserError(f"--input: {text!r} is not C,H,W, such as 3,224,224")
     c, h, w = map(int, parts)
     return c, h, w
@@ -128,4 +129,9 @@ def _taken(work: Work, zeros: Zeros | None) -> dict[str, Any]:
 def add_up(prices: list[Price]) -> Price:
     """Return the sums of what can be added up."""
     keys = dict.fromkeys(key for price in prices for key in price if key not in RATES)
-    return {key: math.fsum(price.get(key, 0.0) for price in prices) for key in keys}
+    found: Price = {}
+    for key in keys:
+        values = [price.get(key, 0) for price in prices]
+        whole = all(isinstance(value, int) for value in values)
+        found[key] = sum(values) if whole else math.fsum(values)
+    return found

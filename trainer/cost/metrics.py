@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..report import escaped, short
 from ..state import MODEL
-from .machine import ARRAYS, Machine
+from .machine import ARRAYS, HOST, Machine
 
 PER_IMAGE = "MACs/image"
 AMOUNTS = ("latency_seconds", "dram_bytes")
@@ -23,12 +23,13 @@ Metrics = dict[str, dict[str, Metric]]
 
 class Answer(NamedTuple):
     """One inference on a machine, as far as it is known: what a forward pass takes for `inputs`
-    images at once, and the numbers of the machine."""
+    images at once, the numbers of the machine, and whether images are coded by known zeros."""
 
     machine: Machine | None
     price: Mapping[str, float]
     inputs: int
     used: float | None = None
+    coded: bool = False
 
 
 def metric(value: Any, unit: str, status: str, how: str) -> Metric:
@@ -45,7 +46,8 @@ def of_model(described: Mapping[str, Any], machine: Machine | None) -> Metrics:
     """Return the metrics of what `tallygrad cost` describes, priced if there is a machine."""
     totals, batch = described["totals"], described["batch"]
     prices = totals.get("on_machine", {})
-    answer = Answer(machine, prices.get("inference", {}), batch, _used(described["layers"]))
+    coded = described.get("machine", {}).get("zeros", {}).get("source") is not None
+    answer = Answer(machine, prices.get("inference", {}), batch, _used(described["layers"]), coded)
     needs = "needs trained weights: `tallygrad bill RUN`"
     return {
         "model": {
@@ -155,10 +157,10 @@ def _hardware(answer: Answer) -> dict[str, Metric]:
     if machine.bits is not None:
         bits = metric(machine.bits, "bit", "exact", "of a word, by the machine's file")
     return {
-        "machine": metric(machine.name, "", "modelled", "its numbers are those of its file"),
+        "machine": metric(machine.name, "", "modelled", _origin(machine)),
         "bits": bits,
         **_energy(machine, price, inputs),
-        "off_chip_accesses": _off_chip(machine, price, inputs),
+        "off_chip_accesses": _off_chip(machine, price, inputs, answer.coded),
         **_time(price, inputs),
         **_units(machine, answer.used),
         "inputs": metric(inputs, "images", "exact", "at once"),
@@ -197,13 +199,20 @@ def _training_energy(price: Mapping[str, float], images: int) -> dict[str, Metri
     return {}
 
 
-def _off_chip(machine: Machine, price: Mapping[str, float], inputs: int) -> Metric:
+def _origin(machine: Machine) -> str:
+    """Return where a machine's numbers are from."""
+    return "measured now" if machine.kind == HOST else "its numbers are those of its file"
+
+
+def _off_chip(
+    machine: Machine, price: Mapping[str, float], inputs: int, coded: bool
+) -> Metric:
     moved = price.get("dram_bytes")
     if moved is None:
         return unknown("words/image", "the machine's traffic is not known")
     how = {
         "systolic": "compulsory: each operand once",
-        "row-stationary": "of the best mapping, without coding of zeros",
+        "row-stationary": f"of the best mapping, with{'' if coded else 'out'} coding of zeros",
     }.get(machine.kind, "operands and results of every call")
     if machine.bits is None:
         return metric(moved / inputs, "B/image", "modelled", how)

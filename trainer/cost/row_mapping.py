@@ -275,7 +275,8 @@ def _array_mappings(
     weights = shape.r * shape.s * chip.word_bytes
     for e in _strips(shape, chip):
         room = sets(shape.r, e, chip)
-        for q in range(1, min(shape.channels, chip.input_words // shape.s) + 1):
+        held = min(chip.input_words, chip.filter_words) // shape.s
+        for q in range(1, min(shape.channels, held) + 1):
             most = min(chip.psum_words, chip.filter_words // (q * shape.s))
             for r in _useful(ceil_div(shape.channels, q), room):
                 for total in tiles:

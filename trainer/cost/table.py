@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...autograd.ledger import Cost
-from ..report import other_operations, short
+from ..report import escaped, other_operations, short
+from .figures import si
 from .work import PASSES, Layer, Shape, Work
 
 CONVENTIONS = {
@@ -19,7 +20,8 @@ CONVENTIONS = {
     "update": "SGD with momentum and weight decay",
     "exchange": "ring allreduce: 2 (p - 1) / p of the gradients sent by each of p ranks",
     "peak_bytes": "results alive at once, each from the call that makes it to the last that reads "
-    "it; weights, their gradients and velocity not counted",
+    "it, a gradient of weights until it is added to the others; weights, the flat gradient and "
+    "velocity are not counted",
 }
 
 
@@ -126,10 +128,15 @@ def as_csv(described: dict[str, Any]) -> str:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row without nested entries: those of a shape by their letters."""
+    """Return a row without nested entries: those of a shape by their letters, prices by pass."""
     shape = row["shape"] or {}
     flat = {name: value for name, value in row.items() if not isinstance(value, dict)}
-    return {k: v for k, v in flat.items() if k != "shape"} | shape
+    prices = {
+        f"{phase}_{name}": value
+        for phase, price in row.get("passes", {}).items()
+        for name, value in price.items()
+    }
+    return {k: v for k, v in flat.items() if k != "shape"} | shape | prices
 
 
 HEAD = ("layer", "shape", "weights", "forward", "backward, data", "backward, weights", "stashed")
@@ -147,7 +154,9 @@ def as_text(described: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *_summary(described)])
 
 
-def _text(shape: dict[str, Any]) -> str:
+def _text(shape: dict[str, Any] | None) -> str:
+    if shape is None:  # of a recurrent layer, for one
+        return ""
     if shape["R"] == shape["H"] == 1 and shape["F"] == 1:
         return f"{shape['C']} -> {shape['M']}"
     groups = f" / {shape['groups']}" if shape["groups"] > 1 else ""
@@ -195,12 +204,13 @@ def _priced(described: dict[str, Any]) -> list[str]:
         if "energy_macs" in price:
             figures.append(f"energy of {short(price['energy_macs'])} MACs")
         elif "energy_joules" in price:
-            figures.append(f"{short(price['energy_joules'] * 1e6)} uJ")
+            figures.append(si(price["energy_joules"], "J"))
         if "latency_seconds" in price:
-            figures.append(f"{short(price['latency_seconds'] * 1e6)} us at least")
+            figures.append(f"{si(price['latency_seconds'], 's')} at least")
         if "events" in price:
             figures.append(f"{short(price['events'])} events")
-        lines.append(f"{what} on {described['machine']['name']}: {', '.join(figures)}")
+        name = escaped(described["machine"]["name"])
+        lines.append(f"{what} on {name}: {', '.join(figures)}")
     return lines + _notes(described.get("machine", {}))
 
 
