@@ -13,6 +13,27 @@ from pathlib import Path
 import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+Write = Callable[[Path, int, int], Path]
+
+
+@pytest.fixture(scope="session")
+def write_mnist() -> Write:
+    """Return write_mnist(folder, train, test): it makes a folder with a tiny data set, of so many
+    images, in MNIST's files."""
+    import numpy as np
+
+    from tallygrad.datasets.idx import write_idx
+
+    def write(folder: Path, train: int, test: int) -> Path:
+        folder.mkdir()
+        rng = np.random.default_rng(0)
+        for name, count in (("train", train), ("t10k", test)):
+            images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+            write_idx(folder / f"{name}-images-idx3-ubyte", images)
+            write_idx(folder / f"{name}-labels-idx1-ubyte", rng.integers(0, 10, count, np.uint8))
+        return folder
+
+    return write
 
 
 def _find_mpirun() -> str | None:

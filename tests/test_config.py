@@ -55,9 +55,9 @@ def test_every_k() -> None:
         ("schedule = 'cosin'", "schedule: unknown value 'cosin'; did you mean 'cosine'?"),
         ("dtype = 'int8'", "dtype: unknown value 'int8'; there are float32, float64"),
         ("[model]\nname = 'x'", "[model] is a table; keys stand at the top level"),
-        ("model = ", "not TOML"),
-        ("epochs = " + "9" * 5000, "not TOML"),
-        ("model = " + "[" * 3000, "not TOML"),
+        ("model = ", "is no TOML"),
+        ("epochs = " + "9" * 5000, "is no TOML"),
+        ("model = " + "[" * 3000, "is no TOML"),
         ("lr = " + "9" * 400, "lr: inf is not a finite number"),
         ("batch-size = 8\nbatch_size = 9", "batch_size is given twice"),
     ],
@@ -70,7 +70,7 @@ def test_bad_files_give_one_line(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--config .*none.toml: No such file"):
+    with pytest.raises(UserError, match=r"--config: .*none.toml: No such file"):
         config.gather(str(tmp_path / "none.toml"), {})
 
 

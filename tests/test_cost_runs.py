@@ -19,7 +19,6 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd import Ledger, context, models
 from tallygrad.autograd.ledger import Cost
-from tallygrad.datasets.idx import write_idx
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.cost.work import count
 from tallygrad.trainer.loop import hits, judging
@@ -27,17 +26,6 @@ from tallygrad.trainer.loop import hits, judging
 LENET = 431_080  # parameters
 SHAPE = (1, 28, 28)
 Books = dict[tuple[str, str, str], tuple[int, Cost, int, int]]
-
-
-def write_mnist(folder: Path, train: int, test: int) -> Path:
-    """Write a tiny data set in MNIST's files."""
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name, many in (("train", train), ("t10k", test)):
-        images = rng.integers(0, 256, (many, 28, 28), np.uint8)
-        write_idx(folder / f"{name}-images-idx3-ubyte", images)
-        write_idx(folder / f"{name}-labels-idx1-ubyte", rng.integers(0, 10, many, np.uint8))
-    return folder
 
 
 def parts(images: int, batch: int, micro_batches: int = 2) -> Counter[int]:
@@ -149,7 +137,7 @@ def train(mpirun: Any, out: Path, words: list[str], run: list[Part]) -> Ledger:
 )
 def test_books_are_what_shapes_predict_to_the_integer(
     mpirun: Any, tmp_path: Path, ranks: tuple[int, int], backend: str,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], write_mnist: Any,
 ) -> None:  # fmt: skip
     """Two epochs whose last batch is smaller, as that of an evaluation, stopped within the first:
     calls, all kinds of operations, bytes, stashed and peak bytes, exchange."""
@@ -224,7 +212,7 @@ def logged(out: Path) -> int:
 
 
 def test_work_lost_by_a_kill_is_on_the_bill(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], write_mnist: Any
 ) -> None:
     """To the step and the integer, where the log has a line for each step."""
     out = tmp_path / "run"
@@ -283,7 +271,7 @@ def test_work_lost_by_a_kill_is_on_the_bill(
 
 
 def test_work_before_the_first_checkpoint_is_lost_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], write_mnist: Any
 ) -> None:
     out = tmp_path / "run"
     words = ["train", "--model", "mlp", "--batch-size", "8", "--out", str(out), "--log-every", "2"]

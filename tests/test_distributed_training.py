@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.datasets.idx import write_idx
 from tallygrad.trainer.checkpoint import load
 
 SMALL = ["--dataset", "digits", "--eval-batch-size", "1000", "--log-every", "1"]
@@ -61,7 +60,7 @@ def test_losses_on_more_ranks_than_micro_batches_differ_by_rounding_alone(
     assert [r["ranks"] for r in results] == [2, 4]
 
 
-def ragged(folder: Path) -> list[str]:
+def ragged(folder: Path, write_mnist: Any) -> list[str]:
     """Return the options of a run with batch norm and augmentation whose last step leaves some of
     the micro-batches empty, on data written to the folder."""
     write_mnist(folder, 43, 29)
@@ -71,11 +70,11 @@ def ragged(folder: Path) -> list[str]:
 
 
 def test_a_ragged_run_has_the_same_bits_on_any_ranks_and_stopped_or_not(
-    mpirun: Any, tmp_path: Path
+    mpirun: Any, tmp_path: Path, write_mnist: Any
 ) -> None:
     """Four ranks share six micro-batches unevenly; MPICH itself adds up six ranks in another
     order. The last run stops twice, in the middle of an epoch and after its empty parts."""
-    words = ragged(tmp_path / "data")
+    words = ragged(tmp_path / "data", write_mnist)
     found = []
     for ranks in (1, 2, 4, 6):
         assert train(mpirun, ranks, tmp_path / str(ranks), *words)["steps"] == 6
@@ -89,9 +88,12 @@ def test_a_ragged_run_has_the_same_bits_on_any_ranks_and_stopped_or_not(
     assert all(other == found[0] for other in found[1:])
 
 
-def test_eval_repeats_the_loss_of_the_run_to_the_bit(mpirun: Any, tmp_path: Path) -> None:
+def test_eval_repeats_the_loss_of_the_run_to_the_bit(
+    mpirun: Any, tmp_path: Path, write_mnist: Any
+) -> None:
     """Also where its batches are smaller than the number of ranks."""
-    words = [*ragged(tmp_path / "data"), "--eval-batch-size", "1", "--dtype", "float64"]
+    words = ragged(tmp_path / "data", write_mnist)
+    words += ["--eval-batch-size", "1", "--dtype", "float64"]
     expected = train(mpirun, 1, tmp_path / "run", *words, "--max-steps", "3")
     newest = tmp_path / "run" / "checkpoints" / "step-00000003.h5"
     for ranks in (1, 3):
@@ -116,17 +118,9 @@ def test_ranks_that_do_not_divide_the_batch_and_resume_on_fewer(
         np.testing.assert_allclose(many.tensors[name], value, rtol=1e-9, atol=1e-12)
 
 
-def write_mnist(folder: Path, train: int, test: int) -> None:
-    """Write a tiny data set in MNIST's files."""
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name, count in (("train", train), ("t10k", test)):
-        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
-        write_idx(folder / f"{name}-images-idx3-ubyte", images)
-        write_idx(folder / f"{name}-labels-idx1-ubyte", rng.integers(0, 10, count, np.uint8))
-
-
-def test_a_last_batch_with_fewer_samples_than_ranks(mpirun: Any, tmp_path: Path) -> None:
+def test_a_last_batch_with_fewer_samples_than_ranks(
+    mpirun: Any, tmp_path: Path, write_mnist: Any
+) -> None:
     write_mnist(tmp_path / "data", 13, 7)
     words = ["--dataset", "mnist", "--data-dir", str(tmp_path / "data"), "--batch-size", "4"]
     words += ["--model", "mlp", "--dtype", "float64", "--epochs", "2", "--bucket-mb", "0.1"]

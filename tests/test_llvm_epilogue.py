@@ -156,11 +156,26 @@ def test_products(
 
 
 @pytest.mark.parametrize("epilogue", EPILOGUES, ids=name_of)
-@pytest.mark.parametrize(("sizes", "turned"), [((9, 300, 75), False), ((70, 33, 100), True)])
+@pytest.mark.parametrize(
+    ("sizes", "turned", "order"),
+    [
+        ((9, 300, 75), False, product.Order.INNER),
+        ((40, 1100, 75), False, product.Order.INNER),
+        ((70, 33, 100), True, product.Order.ROWS),
+    ],
+)
 def test_products_with_long_rows(
-    sizes: tuple[int, int, int], turned: bool, epilogue: Epilogue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Which go through pieces of the inner axis first, or through tiles of rows."""
+    sizes: tuple[int, int, int], turned: bool, order: product.Order, epilogue: Epilogue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Which go through pieces of the inner axis first, copied or not, or through tiles of rows."""
+    tiles: list[product.Tile] = []
+
+    def built(kernel: Any, target: Any, p: Any, tile: product.Tile, *rest: Any) -> Any:
+        tiles.append(tile)
+        return build(kernel, target, p, tile, *rest)
+
+    monkeypatch.setattr(product, "build", built)
     monkeypatch.setattr(product, "LONG", 1)
     monkeypatch.setattr(product, "BLOCKED", 1 << 14)
     n, c, m = sizes
@@ -168,6 +183,7 @@ def test_products_with_long_rows(
     x = np.asfortranarray(x) if turned else x
     plan = matmul(targets.target(), *specs(x, w), epilogue=epilogue)
     check(plan, (x, w), x.astype(float) @ w.astype(float), epilogue, targets.target())
+    assert {(tile.order, tile.copied) for tile in tiles} == {(order, n >= product.COPIED)}
 
 
 @pytest.mark.parametrize("sizes", [(300, 100, 100), (400, 900, 900)], ids=["panels", "turned"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from difflib import get_close_matches
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import UserError
+from .files import read_data
 
 AUTO = "auto"
 
@@ -192,13 +192,7 @@ def nearest(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            content = tomllib.load(stream)
-    except OSError as error:
-        raise UserError(f"--config {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--config {file}: not TOML: {str(error) or 'nested too deep'}") from error
+    content: dict[str, Any] = read_data("--config", file)
     for key, value in content.items():
         if isinstance(value, dict):
             raise UserError(f"{file}: [{key}] is a table; keys stand at the top level")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
+
+PARSERS = {"TOML": tomllib.loads, "JSON": json.loads}
 
 
 @contextmanager
@@ -26,6 +31,34 @@ def replacing(path: Path) -> Iterator[Path]:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+
+
+def read_data(option: str, path: Path, kind: str = "TOML") -> Any:
+    """Return what a file of an option holds, TOML or JSON. UserError, in one line, where it cannot
+    be read or is none."""
+    try:
+        return PARSERS[kind](path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"{option}: {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        said = str(error).splitlines() or ["nested too deep"]
+        raise UserError(f"{option}: {path} is no {kind}: {said[0]:.200}") from error
+
+
+def named_file(option: str, name_or_file: str, folder: Path, other: str) -> Path:
+    """Return the file that an option names: one that ends in .toml, or one of a folder without its
+    ending. UserError for what is neither, with all names and the `other` that the option knows."""
+    path = Path(name_or_file)
+    if path.suffix == ".toml":
+        return path
+    names = sorted(file.stem for file in folder.glob("*.toml"))
+    if name_or_file not in names:
+        known = ", ".join([other, *names])
+        raise UserError(
+            f"{option}: no {option.strip('-')} {name_or_file!r}; there are {known}, and files that "
+            "end in .toml"
+        )
+    return folder / f"{name_or_file}.toml"
 
 
 @contextmanager

@@ -21,7 +21,6 @@ is from. The kinds:
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import Any
 from ...autograd.ledger import Cost
 from ..config import nearest
 from ..errors import UserError
+from ..files import named_file, read_data
 from . import arrays, host, row_machine
 from .systolic import DATAFLOWS
 from .work import PASSES, Layer
@@ -131,26 +131,11 @@ def names() -> tuple[str, ...]:
 def load(name_or_file: str) -> Machine:
     """Return a machine by name, or from a TOML file. UserError, naming the key, the value and what
     would fit, for a file that is not one."""
-    path = Path(name_or_file)
-    if path.suffix != ".toml":
-        if name_or_file not in names():
-            known = ", ".join(names())
-            raise UserError(
-                f"--machine: no machine {name_or_file!r}; there are {known}, and files that end in "
-                ".toml"
-            )
-        if name_or_file == HOST:
-            numbers, note = host.measure()
-            return Machine(HOST, HOST, host.SOURCE, numbers, note)
-        path = FOLDER / f"{name_or_file}.toml"
-    try:
-        held = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"--machine: {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        said = str(error).splitlines() or ["nested too deep"]
-        raise UserError(f"--machine: {path} is no TOML: {said[0]:.200}") from error
-    return _machine(path, held)
+    if name_or_file == HOST:
+        numbers, note = host.measure()
+        return Machine(HOST, HOST, host.SOURCE, numbers, note)
+    path = named_file("--machine", name_or_file, FOLDER, HOST)
+    return _machine(path, read_data("--machine", path))
 
 
 def _machine(path: Path, held: dict[str, Any]) -> Machine:

@@ -29,13 +29,13 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import nearest
 from ..errors import UserError
+from ..files import named_file, read_data
 from .allreduce import Link
 from .compute import LARGEST, Compute
 
@@ -82,29 +82,11 @@ class Network:
         )
 
 
-def names() -> tuple[str, ...]:
-    """Return the names of the networks that come with the program."""
-    return tuple(sorted(file.stem for file in FOLDER.glob("*.toml")))
-
-
 def load(name_or_file: str) -> tuple[Network, Compute | None]:
     """Return a network by name, or from a TOML file, and what the file has of a model's step.
     UserError, naming the key, the value and what would fit, for a file that is not one."""
-    path = Path(name_or_file)
-    if path.suffix != ".toml":
-        if name_or_file not in names():
-            raise UserError(
-                f"--network: no network {name_or_file!r}; there are calibrate, "
-                f"{', '.join(names())}, and files that end in .toml"
-            )
-        path = FOLDER / f"{name_or_file}.toml"
-    try:
-        held = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"--network: {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        reason = str(error) or "nested too deep"
-        raise UserError(f"--network: {path} is no TOML: {reason}") from error
+    path = named_file("--network", name_or_file, FOLDER, "calibrate")
+    held = read_data("--network", path)
     return _network(path, held), Compute.read(path, held["compute"]) if "compute" in held else None
 
 

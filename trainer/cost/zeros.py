@@ -3,8 +3,6 @@ a small file of TOML or JSON."""
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from ...autograd.ledger import Ledger, Sample
 from ..config import nearest
 from ..errors import UserError
+from ..files import read_data
 from ..report import PASSES, share
 
 SHARES = ("input", "output", "gradient", "weights")
@@ -109,15 +108,7 @@ def _of_run(path: Path, model: str) -> tuple[Ledger, int]:
 def _of_file(path: Path) -> dict[str, dict[str, float]]:
     """Return the shares of a file: a table for each layer. UserError, naming key and value, for a
     file that is not one."""
-    try:
-        text = path.read_text("utf-8")
-        held = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except OSError as error:
-        raise UserError(f"--zeros: {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        kind, said = path.suffix[1:].upper(), str(error).splitlines() or ["nested too deep"]
-        raise UserError(f"--zeros: {path} is no {kind}: {said[0]:.200}") from error
-    flat = _tables(path, held)
+    flat = _tables(path, read_data("--zeros", path, path.suffix[1:].upper()))
     keys = (*SHARES, *PASSES)
     for layer, table in flat.items():
         for key, value in table.items():
