@@ -80,10 +80,10 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         (["train", "--modle", "mlp"], "unknown option --modle; did you mean '--model'?"),
         (["train", "--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
         (["train", "--epochs=0"], "--epochs: 0 is less than 1"),
-        (["train", "--mod", "mlp"], "unknown option --mod;"),
+        (["train", "--mod", "mlp"], "unknown option --mod; did you mean '--model'?"),
         (["train", "mlp"], "train: unexpected argument 'mlp'"),
         (["eval", "x.h5", "--threads", "-3"], "--threads: -3 is less than 0"),
-        (["tarin"], "invalid choice: 'tarin'"),
+        (["tarin"], "unknown command 'tarin'; did you mean 'train'?"),
         ([], "COMMAND"),
     ],
 )

@@ -255,7 +255,7 @@ def saved(tmp_path: Path) -> str:
         (["lenet", "--bucket-mb", "0"], "--bucket-mb: 0.0 is less than 0.001"),
         (["lenet", "--ranks-per-host", "-1"], "--ranks-per-host: -1 is less than 0"),
         (["lenet", "--algorithm", "rings"], "unknown value 'rings'; did you mean 'ring'?"),
-        (["lenet", "--network", "ethernet"], "no network 'ethernet'; there are calibrate, 10-gig"),
+        (["lenet", "--network", "ethernet"], "'ethernet'; there are calibrate, 10-gigabit"),
         (["lenet", "--network", "none.toml"], "none.toml: No such file"),
         (["lenet", "--machine", "abacus"], "no machine 'abacus'"),
         (

@@ -308,5 +308,5 @@ def test_this_machine(
 
 def test_an_unknown_machine_names_this_one() -> None:
     assert {"host", "truenorth"} < {*machine.names()}
-    with pytest.raises(UserError, match=r"there are .*host"):
+    with pytest.raises(UserError, match=r"no machine 'hots'; did you mean 'host'\?"):
         machine.load("hots")

@@ -25,12 +25,13 @@ TO_OPS = (*TO_PRIMITIVE, "autograd.ops")
 TO_TAPE = (*TO_OPS, "autograd.tape", "autograd.indexing", "autograd.random")
 TO_TENSOR = (*TO_TAPE, "autograd.operators", "autograd.tensor")
 TO_FUNCTIONAL = (*TO_TENSOR, "autograd.functional")
-TO_NN = (*TO_FUNCTIONAL, "autograd.nn")
+TO_NN = (*TO_FUNCTIONAL, "autograd.nn", "autograd.suggest")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.context": BASE,
     "autograd.array": BASE,
     "autograd.ledger": BASE,
     "autograd.memory": (),
+    "autograd.suggest": (),
     "autograd.threads": (),
     "autograd.deferred": BASE,
     "autograd.random": BASE,
@@ -49,7 +50,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.watch": (),
     "autograd.sparsity": (*BASE, "autograd.watch"),
     "autograd.live": ("autograd.context", "autograd.watch"),
-    "autograd.nn": TO_FUNCTIONAL,
+    "autograd.nn": (*TO_FUNCTIONAL, "autograd.suggest"),
     "autograd.models": TO_NN,
     "autograd.optim": TO_NN,
     "autograd.testing": ("autograd",),

@@ -31,7 +31,7 @@ from ..autograd.tensor import Tensor
 from ..datasets import Dataset, Loader
 from .config import TrainConfig
 from .distributed.comm import Comm
-from .errors import UserError
+from .errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,10 @@ def choose_backend(
 
 
 def load_split(name: str, split: str, data_dir: str, comm: Comm) -> Dataset:
-    """Load a data set, rank 0 first: it fetches or draws what the others then find."""
+    """Load a data set, rank 0 first: it fetches or draws what the others then find. UserError for
+    an unknown name, with the nearest."""
+    if name not in datasets.names():
+        raise UserError(f"--dataset {name}: unknown{nearest(name, datasets.names())}")
     shows = comm.rank == 0
     found = datasets.load(name, split, data_dir or None, progress=shows) if shows else None
     comm.barrier()

@@ -10,20 +10,28 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config as options
-from .errors import UserError
+from .errors import UserError, nearest
 
 if TYPE_CHECKING:
     from .distributed.comm import Comm
 
 TRAIN = """Train a model. Works alike alone, under mpirun, and by `tallygrad launch -n 4 -- train`.
 Options come from the defaults, then the file given by --config, then the flags."""
+
+# Options of other programs that are something else here.
+_RANKS = ": ranks come from the launcher, such as `tallygrad launch -n 4 -- train ...`"
+_SGD = ": the optimizer is SGD, with --lr, --momentum, --nesterov and --weight-decay"
+ELSEWHERE = {
+    **dict.fromkeys(("n", "np", "ranks", "nproc", "nproc-per-node", "world-size"), _RANKS),
+    **dict.fromkeys(("optimizer", "optim", "opt"), _SGD),
+}
 
 
 def parser() -> options.Parser:
@@ -120,6 +128,7 @@ def parse(given: Sequence[str]) -> dict[str, Any]:
     """Return the chosen command and its options. UserError for what is unknown, with the nearest
     known option."""
     top = parser()
+    _check_command(given, top.commands.choices)
     found, unknown = top.parse_known_args(given)
     chosen = vars(found)
     if unknown:
@@ -128,8 +137,17 @@ def parse(given: Sequence[str]) -> dict[str, Any]:
         name = unknown[0].partition("=")[0]
         if not name.startswith("-"):
             raise UserError(f"{chosen['command']}: unexpected argument {name!r}")
-        raise UserError(f"{chosen['command']}: unknown option {name}{options.nearest(name, known)}")
+        hint = ELSEWHERE.get(name.strip("-")) or nearest(name, known)
+        way = hint or f" (see tallygrad {chosen['command']} --help)"
+        raise UserError(f"{chosen['command']}: unknown option {name}{way}")
     return chosen
+
+
+def _check_command(given: Sequence[str], commands: Mapping[str, Any]) -> None:
+    """UserError for a first word that is no command, with the nearest."""
+    word = next(iter(given), "-")
+    if not word.startswith("-") and word not in commands:
+        raise UserError(f"unknown command {word!r}{nearest(word, commands)}")
 
 
 def _checkpoint_flags(command: argparse.ArgumentParser) -> None:

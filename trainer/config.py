@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
-from difflib import get_close_matches
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import UserError
+from .errors import UserError, nearest
 from .files import read_data
 
 AUTO = "auto"
@@ -183,12 +182,6 @@ def resume(given: Mapping[str, Any], held: Mapping[str, Any]) -> TrainConfig:
     known = {item.name: item for item in fields(TrainConfig)}
     kept = {k: _checked(known[k], v, f"checkpoint: {k}") for k, v in held.items() if k in names}
     return TrainConfig(**{**kept, **given})
-
-
-def nearest(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
-    """Return `; did you mean 'x'?` for the nearest known name, or a list of all."""
-    close = get_close_matches(name, list(known), 1, 0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
 
 
 def _read(file: Path) -> dict[str, Any]:

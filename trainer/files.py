@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, nearest
 
 PARSERS = {"TOML": tomllib.loads, "JSON": json.loads}
 
@@ -53,10 +53,9 @@ def named_file(option: str, name_or_file: str, folder: Path, other: str) -> Path
         return path
     names = sorted(file.stem for file in folder.glob("*.toml"))
     if name_or_file not in names:
-        known = ", ".join([other, *names])
         raise UserError(
-            f"{option}: no {option.strip('-')} {name_or_file!r}; there are {known}, and files that "
-            "end in .toml"
+            f"{option}: no {option.strip('-')} {name_or_file!r}"
+            f"{nearest(name_or_file, [other, *names, 'FILE.toml'])}"
         )
     return folder / f"{name_or_file}.toml"
 

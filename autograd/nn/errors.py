@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+
+from ..suggest import closest
 
 Shape = tuple[int, ...]
 
@@ -11,8 +12,8 @@ Shape = tuple[int, ...]
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """Return an error for a name that is none of the known ones, with the nearest of them."""
     there = list(known)
-    near = get_close_matches(name, there, 1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
+    near = closest(name, there)
+    guess = f"did you mean {near!r}? " if near else ""
     return ValueError(f"{kind} {name!r} is unknown; {guess}there are {', '.join(there)}")
 
 

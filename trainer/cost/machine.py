@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ...autograd.ledger import Cost
-from ..config import nearest
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..files import named_file, read_data
 from . import arrays, host, row_machine
 from .systolic import DATAFLOWS

@@ -33,8 +33,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import nearest
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..files import named_file, read_data
 from .allreduce import Link
 from .compute import LARGEST, Compute

@@ -11,9 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import nearest
 from ..distributed.comm import SerialComm, expected_size
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..files import write_whole
 from ..report import short
 from ..threads import Machine as Cores

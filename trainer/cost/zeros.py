@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...autograd.ledger import Ledger, Sample
-from ..config import nearest
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..files import read_data
 from ..report import PASSES, share
 
