@@ -9,7 +9,12 @@ from math import isfinite
 from pathlib import Path
 from typing import NoReturn
 
+from tallygrad.trainer.errors import UserError
+from tallygrad.trainer.files import OutputFile
+
 from .cases import CASES, MODELS, MODES, TORCH_MODES, Case, find
+
+MARK = '{\n "host": {'  # files of results begin with it
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,13 @@ class Options:
     rounds: int | None
     seconds: float
     json: Path | None
+    force: bool
     profile: bool
     core: int | None
+
+    def output(self) -> OutputFile | None:
+        """Return the file of `--json`, if one is wanted."""
+        return OutputFile("--json", self.json, "results", MARK, self.force) if self.json else None
 
     def work(self) -> list[tuple[Case, str]]:
         """Return the pairs of case and mode to measure."""
@@ -92,13 +102,6 @@ def _core(text: str) -> int:
     return int(text)
 
 
-def _file(text: str) -> Path:
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"cannot write {text!r}: no file in an existing folder")
-    return path
-
-
 def _parser() -> argparse.ArgumentParser:
     about = "Measure training and inference of some models, ours and torch's in turn."
     parser = _Parser("python -m bench", description=about, allow_abbrev=False)
@@ -116,7 +119,8 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds for each case and mode, warming up not counted (default: 10)")  # fmt: skip
     add("--core", type=_core, metavar="K", help="core to run on (default: the last allowed one)")
     add("--profile", action="store_true", help="print where our time goes, by primitive")
-    add("--json", type=_file, metavar="FILE", help="write the results there, too")
+    add("--json", type=Path, metavar="FILE", help="write the results there, too")
+    add("--force", action="store_true", help="let --json replace a file of other content")
     return parser
 
 
@@ -127,4 +131,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     if not options.work():
         names = ", ".join(case.name for case in options.cases)
         parser.error(f"{names} has no mode {', '.join(options.modes)}; there is infer")
+    if file := options.output():
+        try:
+            file.check()
+        except UserError as error:
+            parser.error(str(error))
     return options

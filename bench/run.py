@@ -88,5 +88,5 @@ def run(options: Options, core: int | None, out: TextIO) -> None:
     print(report.table(rows, host), file=out)
     for text in bench.profiles:
         print(f"\n{text}", file=out)
-    if options.json:
-        options.json.write_text(json.dumps({"host": host, "rows": rows}, indent=1) + "\n", "utf-8")
+    if file := options.output():
+        file.write(json.dumps({"host": host, "rows": rows}, indent=1) + "\n")

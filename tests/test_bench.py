@@ -68,7 +68,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--rounds", "2", "--seconds", "1"], "not allowed with argument --rounds"),
         (["--core", "one"], "expected the number of a core, not 'one'"),
         (["--core", "99999"], "--core: "),
-        (["--json", "no/such/folder/file.json"], "cannot write 'no/such/folder/file.json'"),
+        (["--json", "no/such/folder/file.json"], "cannot write no/such/folder/file.json: No such"),
         (["--fast"], "unrecognized arguments: --fast"),
     ],
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 import re
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -342,44 +341,6 @@ def test_contrast(theme: dict[str, str]) -> None:
     for name, least in {"text": 4.5, "quiet": 4.5, **dict.fromkeys(SERIES, 3.0)}.items():
         pair = sorted((luminance(theme[name]), back))
         assert (pair[1] + 0.05) / (pair[0] + 0.05) >= least, name
-
-
-@pytest.mark.parametrize(
-    ("place", "said"),
-    [("nowhere/page.html", "No such file"), (".", "it is no file"), ("pipe", "it is no file"),
-     ("x" * 300, "name too long")],
-)  # fmt: skip
-@pytest.mark.parametrize("command", ["cost", "profile"])
-def test_where_no_page_can_be_written(
-    command: str, place: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    os.mkfifo("pipe")
-    monkeypatch.setattr(profile, "calibrate", lambda: Roofs(100.0, 10.0))
-    monkeypatch.setattr(profile, "measure", lambda *given: ([], None))
-    capfd.readouterr()
-    assert main([command, "lenet", "--html", place]) == 2
-    out, err = capfd.readouterr()
-    assert f"cannot write {place}: " in err and said in err and err.count("\n") == 1
-    assert not out and os.listdir() == ["pipe"] and Path("pipe").is_fifo()
-
-
-def test_a_page_that_fails_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = tmp_path / "page.html"
-    page.write_text("old")
-
-    def full(*given: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("os.fsync", full)
-        assert main(["cost", "lenet", "--html", str(page)]) == 2
-    assert page.read_text() == "old" and [*tmp_path.iterdir()] == [page]
-    assert main(["cost", "lenet", "--html", str(page)]) == 0
-    assert page.read_text("utf-8").startswith("<!doctype html>\n")
 
 
 # -- In a browser --------------------------------------------------------------------------------

@@ -260,7 +260,7 @@ def saved(tmp_path: Path) -> str:
         (["lenet", "--machine", "abacus"], "no machine 'abacus'"),
         (
             ["lenet", "--save", "/nowhere/x.toml"],
-            "/x.toml: there is no folder /nowhere",
+            "cannot write /nowhere/x.toml: No such file or directory",
         ),
     ],
 )
@@ -272,11 +272,25 @@ def test_options_that_are_wrong_are_told_in_one_line(
     assert expected in err and err.count("\n") == 1
 
 
+def test_a_calibration_replaces_calibrations_alone(
+    saved: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file := tmp_path / "cluster.toml").write_text('name = "mine"\n')
+    words = ["plan", "lenet", "--network", saved, "--ranks", "2", "--save", str(file)]
+    assert main(words) == 2 and file.read_text() == 'name = "mine"\n'
+    err = capsys.readouterr().err
+    assert f"--save: expected a new file or a network of tallygrad, got {file}, a file" in err
+    for more in (["--force"], []):
+        assert main([*words, *more]) == 0
+        assert file.read_text() == Path(saved).read_text()
+
+
 def test_what_a_plan_needs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = {
         "model": "lenet", "batch": 4, "input": "", "classes": 0, "ranks": "1,2",
         "network": "gigabit-ethernet", "scaling": "weak", "algorithm": "auto", "seconds": 1.0,
         "bucket_mb": 1.0, "ranks_per_host": 0, "machine": "", "save": "", "check": True,
+        "force": False,
     }  # fmt: skip
     with pytest.raises(UserError, match="gigabit-ethernet: no link inside a host, and no mpirun"):
         plan_command.run(chosen, None, "no mpirun here")

@@ -91,6 +91,10 @@ def parser() -> options.Parser:
     bill.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     for command in (cost, profile, bill):
         command.add_argument("--html", default="", metavar="FILE", help="write a page with charts")
+    for command in (cost, profile, bill, plan):
+        command.add_argument(
+            "--force", action="store_true", help="replace a file that tallygrad did not write"
+        )
     commands.add_parser("launch", help="start ranks on this machine", add_help=False)
     return top
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import stat
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import UserError, nearest
 
@@ -82,3 +85,77 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file that appears under `path` whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+class OutputFile(NamedTuple):
+    """A file that `option` names, for a text of ours: `kind`, in words, all of which begin with
+    `mark`. It may be new, empty, one that begins with the mark, or standard output; what else lies
+    there is replaced with `force` alone, and nothing is ever written through a link."""
+
+    option: str
+    path: Path
+    kind: str
+    mark: str
+    force: bool = False
+
+    def check(self) -> None:
+        """Do nothing where `write` may go on. UserError else: before work whose result would have
+        no place."""
+        with user_errors(self.path):
+            found = self._found()
+            if not found:
+                _check_folder(self.path.parent)
+        if found and not (self.force and found.replaceable):
+            way = "; --force replaces it" if found.replaceable else ""
+            raise UserError(
+                f"{self.option}: expected a new file or {self.kind} of tallygrad, got {self.path}, "
+                f"{found.what}{way}"
+            )
+
+    def write(self, text: str) -> None:
+        """Write a text that begins with the mark, whole or not at all. UserError, as `check`."""
+        self.check()
+        with user_errors(self.path):
+            is_output = self._is_output()
+        if is_output:
+            sys.stdout.write(text)
+        else:
+            write_whole(self.path, text)
+
+    def _found(self) -> Foreign | None:
+        """Return what lies there that is not ours."""
+        if self._is_output():
+            return None
+        try:
+            mode = self.path.lstat().st_mode
+        except FileNotFoundError:
+            return None
+        if stat.S_ISLNK(mode):
+            return Foreign(f"a link to {os.readlink(self.path)}", True)
+        if not stat.S_ISREG(mode):
+            return Foreign("a folder" if stat.S_ISDIR(mode) else "no regular file", False)
+        with open(self.path, "rb") as file:
+            start = file.read(len(self.mark.encode()))
+        ours = start in (b"", self.mark.encode())
+        return None if ours else Foreign("a file with other content", True)
+
+    def _is_output(self) -> bool:
+        """Tell whether the path is this process's standard output, as /dev/stdout is."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(1))
+        except OSError:
+            return False
+
+
+class Foreign(NamedTuple):
+    """What lies where a file of ours shall be, in words, and whether a file can take its place."""
+
+    what: str
+    replaceable: bool
+
+
+def _check_folder(folder: Path) -> None:
+    """OSError where no new file can be made."""
+    folder.stat()
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

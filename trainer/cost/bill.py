@@ -24,7 +24,7 @@ from .machine import HOST, Machine
 from .machine import load as load_machine
 from .metrics import as_text as metrics_text
 from .metrics import of_run
-from .page import write
+from .page import page_file
 from .pages import of_bill
 from .pricing import Prices, prices
 from .table import aligned
@@ -293,14 +293,14 @@ def run(chosen: Mapping[str, Any]) -> int:
         raise UserError(f"--co2: {intensity} is no number of grams a kilowatt hour")
     if intensity is not None and not chosen["machine"]:
         raise UserError("--co2: energy is known with --machine only")
-    held = read(Path(chosen["run"]))
+    held, page = read(Path(chosen["run"])), page_file(chosen)
     machine = load_machine(chosen["machine"]) if chosen["machine"] else None
     if intensity is not None and machine and not machine.has_energy:
         raise UserError(f"--co2: {machine.note}")
     described = describe(held, machine, intensity)
     described["metrics"] = of_run(described, held.checkpoint.tensors, held.meta, machine)
-    if chosen["html"]:
-        write(chosen["html"], of_bill(described, machine))
+    if page:
+        page.write(of_bill(described, machine))
     text = json.dumps(described, indent=1) if chosen["as_json"] else ""
     print(text or f"{as_text(described, held.ledger)}\n\n{metrics_text(described['metrics'])}")
     return 0

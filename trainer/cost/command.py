@@ -12,7 +12,7 @@ from ..errors import UserError
 from .machine import ARRAYS, CODED, HOST, Machine, load
 from .metrics import as_text as metrics_text
 from .metrics import of_model
-from .page import write
+from .page import page_file
 from .pages import of_cost
 from .table import as_csv, as_text, describe
 from .work import PHASES, Work, count
@@ -25,7 +25,7 @@ RATES = ("active_pes", "utilization")  # which are not added up
 
 def run(chosen: Mapping[str, Any]) -> int:
     """Print the cost of a model. UserError for options that do not fit."""
-    work = _work(chosen)
+    work, page = _work(chosen), page_file(chosen)
     described = describe(work, chosen["ranks"], chosen["training"])
     if chosen["zeros"] and not chosen["machine"]:
         raise UserError("--zeros: zeros are a matter of machines; give a --machine")
@@ -33,8 +33,8 @@ def run(chosen: Mapping[str, Any]) -> int:
     if machine is not None:
         price(described, work, machine, _zeros(chosen["zeros"], machine, work))
     described["metrics"] = of_model(described, machine)
-    if chosen["html"]:
-        write(chosen["html"], of_cost(described, machine))
+    if page:
+        page.write(of_cost(described, machine))
     if chosen["as_json"]:
         print(json.dumps(described, indent=1))
     elif chosen["as_csv"]:

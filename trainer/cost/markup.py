@@ -6,6 +6,7 @@ import unicodedata
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+MARK = '<!doctype html>\n<html lang="en"><head><meta name="generator" content="tallygrad">'
 UNFIT = ("Cc", "Cf", "Cn", "Cs")  # what steers a reader, turns text around, or is no character
 
 
@@ -33,6 +34,7 @@ def document(*parts: Element, title: str, style: str) -> str:
     sheet.text = style  # our own: HTML takes it as it is
     head = element(
         "head",
+        element("meta", name="generator", content="tallygrad"),  # `MARK`: pages begin with it
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),

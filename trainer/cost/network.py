@@ -40,6 +40,7 @@ from .compute import LARGEST, Compute
 
 FOLDER = Path(__file__).parent / "networks"
 HOSTS, LINK = ("ranks", "count"), ("latency_seconds", "bytes_per_second", "source")
+MARK = "# A network, as `tallygrad plan --save` writes it.\n"
 EXCHANGE = ("reduction_bytes_per_second", "overlap", "factor")
 TOP = ("name", "source", "note", "hosts", "inside", "between", "exchange", "compute")
 
@@ -159,6 +160,7 @@ def _exchange(path: Path, held: dict[str, Any]) -> Exchange | None:
 def as_toml(network: Network, compute: Compute | None = None) -> str:
     """Return what `load` reads again."""
     lines = [f"{key} = {json.dumps(getattr(network, key))}" for key in ("name", "source", "note")]
+    lines.insert(0, MARK)
     lines += ["", "[hosts]", f"ranks = {network.per_host}"]
     lines += [f"count = {network.count}"] if network.count else []
     for name, link in (("inside", network.inside), ("between", network.between)):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from ..errors import UserError
-from ..files import user_errors, write_whole
+from ..files import OutputFile
 from .charts import mark
 from .figures import Described, Figure
-from .markup import document, element
+from .markup import MARK, document, element
 from .metrics import Metrics, shown
 
 LIGHT = {
@@ -91,13 +90,13 @@ def render(
     return document(*parts, title=title, style=style())
 
 
-def write(path: str, page: str) -> None:
-    """Write a page whole or not at all. UserError where that cannot be."""
-    file = Path(path)
-    with user_errors(file):
-        if not file.name or (file.exists() and not file.is_file()):
-            raise UserError(f"cannot write {path}: it is no file")
-    write_whole(file, page)
+def page_file(chosen: Mapping[str, Any]) -> OutputFile | None:
+    """Return the file of `--html`, if one is wanted. UserError where no page may be written."""
+    if not chosen["html"]:
+        return None
+    file = OutputFile("--html", Path(chosen["html"]), "a page", MARK, chosen["force"])
+    file.check()
+    return file
 
 
 def _figure(figure: Figure) -> Element:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..distributed.comm import SerialComm, expected_size
 from ..errors import UserError, nearest
-from ..files import write_whole
+from ..files import OutputFile
 from ..report import short
 from ..threads import Machine as Cores
 from . import calibrate
@@ -21,7 +21,7 @@ from .allreduce import ALGORITHMS
 from .command import given, price
 from .compute import Compute
 from .machine import load as load_machine
-from .network import Network, as_toml
+from .network import MARK, Network, as_toml
 from .network import load as load_network
 from .plan import LATEST, SCALINGS, Row, memory, predict, scale
 from .table import aligned, describe
@@ -93,8 +93,8 @@ def _check(chosen: Mapping[str, Any], ranks: Sequence[int], scalings: Sequence[s
         raise UserError(f"--ranks-per-host: {chosen['ranks_per_host']} is less than 0")
     if scalings == ("strong",) and ranks[0] > chosen["batch"]:
         raise UserError(f"--ranks: {ranks[0]} ranks cannot share --batch {chosen['batch']}")
-    if chosen["save"] and not (folder := Path(chosen["save"]).parent).is_dir():
-        raise UserError(f"--save: cannot write {chosen['save']}: there is no folder {folder}")
+    if file := _saved(chosen):
+        file.check()
     if expected_size() is not None:
         raise UserError("plan: it starts ranks by itself; run it without mpirun")
 
@@ -123,14 +123,21 @@ def _plan(
         network, compute, notes = network.completed(here), compute or measured, []
         if len(checks) < len(task.checks):
             notes.append("not every step could be checked: it takes ranks, and --seconds")
-    if chosen["save"]:
-        write_whole(Path(chosen["save"]), as_toml(network, compute))
+    if file := _saved(chosen):
+        file.write(as_toml(network, compute))
     settings = _least(chosen), chosen["algorithm"]
     rows = {
         name: scale(compute, network, ranks, chosen["batch"], name, *settings) for name in scalings
     }
     notes += _notes(network, compute, ranks, chosen)
     return Plan(network, compute, rows, checks, notes)
+
+
+def _saved(chosen: Mapping[str, Any]) -> OutputFile | None:
+    """Return the file of `--save`, if one is wanted."""
+    if not chosen["save"]:
+        return None
+    return OutputFile("--save", Path(chosen["save"]), "a network", MARK, chosen["force"])
 
 
 def _least(chosen: Mapping[str, Any]) -> int:

@@ -29,7 +29,7 @@ from ...autograd.ledger import Cost
 from ...autograd.optim import SGD
 from ...autograd.watch import Dispatched, Watch
 from ..errors import UserError
-from .page import write
+from .page import page_file
 from .pages import of_profile
 from .roofs import Roofs, calibrate, joules
 from .table import aligned
@@ -233,6 +233,7 @@ def run(chosen: Mapping[str, Any]) -> int:
     if chosen["steps"] < 1:
         raise UserError(f"--steps: {chosen['steps']} is less than 1")
     shape, classes = given(chosen)
+    page = page_file(chosen)
     backend = chosen["backend"] or _backend()
     settings = chosen["training"], backend, chosen["steps"]
     try:
@@ -243,7 +244,7 @@ def run(chosen: Mapping[str, Any]) -> int:
         "model": chosen["model"], "batch": chosen["batch"], "backend": backend,
         **describe(rows, calibrate(), energy),
     }  # fmt: skip
-    if chosen["html"]:
-        write(chosen["html"], of_profile(described))
+    if page:
+        page.write(of_profile(described))
     print(json.dumps(described, indent=1) if chosen["as_json"] else as_text(described))
     return 0
