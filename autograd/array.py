@@ -81,6 +81,24 @@ class Array:
         """How often the memory was written through a primitive that declares it."""
         return self.root._version
 
+    def check_writable(self, what: str) -> None:
+        """ValueError where `what` must not write here: to read-only memory, or where elements
+        share their place. Numbers that wait get memory of their own."""
+        value = self._value
+        if value is None:
+            return
+        flags = value.flags
+        if not flags.c_contiguous and _overlaps(value):
+            raise ValueError(
+                f"{what}: expected an element to write to in each place, got a view of shape "
+                f"{self.shape} whose elements share memory; clone() it first"
+            )
+        if not flags.writeable:
+            raise ValueError(
+                f"{what}: expected writable memory, got a read-only array of shape {self.shape}; "
+                "copy it first, tensor(x) does"
+            )
+
     def written(self) -> None:
         """Note a write to the memory."""
         self.root._version += 1
@@ -118,7 +136,8 @@ class Array:
         self._value = self.value.copy("K")
 
     def write(self, value: npt.ArrayLike) -> None:
-        """Write numbers to the memory."""
+        """Write numbers to the memory. ValueError where that must not be written."""
+        self.check_writable("write")
         settle(self.root)
         self.value[...] = value
         self.written()
@@ -151,6 +170,22 @@ class Array:
 
     def _state(self) -> str:
         return "ready" if self._value is not None else "waiting" if self.deferred else "meta"
+
+
+def _overlaps(value: NDArray) -> bool:
+    """Tell whether elements of an array share memory."""
+    axes = sorted((abs(s), n) for s, n in zip(value.strides, value.shape, strict=True) if n > 1)
+    reach = value.itemsize
+    for stride, extent in axes:
+        if stride < reach:
+            break  # a slice of an ordinary array never comes here
+        reach += stride * (extent - 1)
+    else:
+        return False
+    places = np.zeros((), np.int64)
+    for stride, extent in axes:
+        places = np.unique(np.add.outer(places, np.arange(extent) * stride))
+    return bool(places.size < value.size or (np.diff(places) < value.itemsize).any())
 
 
 def array(value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:

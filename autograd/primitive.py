@@ -274,7 +274,9 @@ def perform(
 
 
 def _write(primitive: Primitive, known: Known, args: tuple[Array, ...]) -> None:
-    """Run a call that changes arguments in place."""
+    """Run a call that changes arguments in place, all of them or none."""
+    for i in primitive.writes:
+        args[i].check_writable(primitive.name)
     for i in primitive.writes:
         settle(args[i].root)
     if known.call is not None:

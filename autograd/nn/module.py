@@ -168,13 +168,15 @@ class Module:
         self, state: Mapping[str, npt.ArrayLike], strict: bool = True
     ) -> tuple[list[str], list[str]]:
         """Write numbers into parameters and buffers; return the missing and the extra names.
-        ValueError that lists every wrong shape and, if strict, every missing and extra name;
-        then nothing is loaded."""
+        ValueError that lists every wrong shape and, if strict, every missing and extra name, or
+        names read-only memory; then nothing is loaded."""
         mine = self._state()
         idle = {_joined(path, name) for path, m in self._walk("") for name in m.ignored}
         given = {name: np.asarray(value) for name, value in state.items() if name not in idle}
         shapes = {name: t.shape for name, t in mine.items()}
         result = compare("state", shapes, {k: v.shape for k, v in given.items()}, strict)
+        for name in mine.keys() & given.keys():
+            mine[name].data.check_writable(name)
         for name in mine.keys() & given.keys():
             assign(mine[name], array(given[name], mine[name].dtype))
         return result
