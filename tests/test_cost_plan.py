@@ -214,6 +214,10 @@ WRONG = [
     ("bytes_per_second = 1000000000.0", f"bytes_per_second = 1{'0' * 400}", "it must be more than"),
     ("sweep = 0.0016", f"sweep = 1{'0' * 400}", "a number from 0 up is needed"),
     ("seconds = [0.002]", "seconds = []", "compute.step[0].seconds = []: a list of"),
+    ("seconds = [0.002]", "seconds = [2, 1]", "expected ascending numbers, got 1 after 2"),
+    ("seconds = [0.002]", "seconds = [1, 2]", "step[1].seconds: expected 2 numbers, as many as"),
+    ("ready = [0.0008, 0.0008]", "ready = [0.0008, 0.0008]\nrounds = [0]", "expected more than 0"),
+    ("ready = [0.0008, 0.0008]", "ready = [0.0008, 0.0008]\nround = [1]", "[0].round is unknown"),
     ("ready = [0.0008, 0.0008]", "ready = [0.1]", "compute.step[0].ready has 1 of 2 parameters"),
     ("[hosts]", "[hosts", "is no TOML"),
 ]
@@ -305,7 +309,7 @@ def test_what_a_plan_needs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 KEYS = {
     "ranks", "hosts", "batch_per_rank", "images", "step_seconds", "compute_seconds",
     "waiting_seconds", "communication_seconds", "exposed_seconds", "algorithm", "efficiency",
-    "images_per_second", "memory_bytes", "energy_joules",
+    "images_per_second", "memory_bytes", "energy_joules", "step_seconds_range", "efficiency_range",
 }  # fmt: skip
 
 

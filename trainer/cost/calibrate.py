@@ -210,7 +210,8 @@ class Series:
         times = np.mean(drawn, 0)
         final = np.array([median(self.sweeps), *np.median(self.ready, 0)])
         sweep, *ready = comm.allgather(final).mean(0).tolist()
-        return Step(batch, busy, tuple(times.tolist()), sweep, tuple(ready))
+        middles = tuple(float(np.median(quantiles)) for quantiles in drawn)
+        return Step(batch, busy, tuple(times.tolist()), sweep, tuple(ready), middles)
 
 
 def mixed(times: NDArray[Any]) -> NDArray[Any]:
@@ -311,7 +312,10 @@ def compute(found: dict[str, Any], task: Task, source: str) -> Compute:
         task.model, task.input, task.classes, f"{found['backend']}, one thread a rank, {source}",
         tuple(found["parameters"]), tuple(found["bytes"]),
         tuple(
-            Step(s["batch"], s["busy"], tuple(s["seconds"]), s["sweep"], tuple(s["ready"]))
+            Step(
+                s["batch"], s["busy"], tuple(s["seconds"]), s["sweep"], tuple(s["ready"]),
+                tuple(s["rounds"]),
+            )
             for s in found["steps"]
         ),
     )  # fmt: skip

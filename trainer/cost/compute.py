@@ -17,6 +17,7 @@ In a file:
     seconds = [0.010, 0.011]     # of a step, from the shortest to the longest, at even quantiles
     sweep = 0.009                # from a step's beginning until all its gradients are final
     ready = [0.004, 0.005]       # until that of each parameter is
+    rounds = [0.0103, 0.0101]    # optional: medians of the rounds of measuring
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,17 +34,20 @@ from ..errors import UserError
 KEYS = ("model", "input", "classes", "source", "parameters", "bytes", "step")
 LARGEST = 1e30  # of any number in a file
 STEP = ("batch", "busy", "seconds", "sweep", "ready")
+ROUNDS = "rounds"
 
 
 class Step(NamedTuple):
     """A step of a rank with `batch` images, among `busy` ranks of its host: quantiles of its
-    seconds, and when gradients are final, all of them (`sweep`) and each parameter's."""
+    seconds, in ascending order, and when gradients are final, all of them (`sweep`) and each
+    parameter's. `rounds` are the medians of the rounds of measuring, where they are known."""
 
     batch: int
     busy: int
     seconds: tuple[float, ...]
     sweep: float
     ready: tuple[float, ...]
+    rounds: tuple[float, ...] = ()
 
     def quantile(self, share: float) -> float:
         """Return the seconds that this share of the steps does not exceed."""
@@ -82,9 +86,9 @@ class Compute:
         """Return the step of a rank with so many images on a host with so many busy ranks. Between
         what was measured the times run in straight lines; beyond the largest batch the last line
         goes on; below the smallest, and beyond the busiest host, nothing is known, and its times
-        stand."""
+        stand. No time is less than that among fewer busy ranks."""
         levels = sorted({step.busy for step in self.steps})
-        found = [self._at(batch, level) for level in levels]
+        found = [*accumulate((self._at(batch, level) for level in levels), _longer)]
         busy = min(max(busy, levels[0]), levels[-1])
         return _between(found, levels, busy)._replace(busy=busy)
 
@@ -100,7 +104,8 @@ class Compute:
         head = [f"{key} = {json.dumps(getattr(self, key))}" for key in KEYS[:-1]]
         lines = ["[compute]", *head]
         for step in self.steps:
-            values = [f"{key} = {json.dumps(_rounded(getattr(step, key)))}" for key in STEP]
+            keys = (*STEP, ROUNDS) if step.rounds else STEP
+            values = [f"{key} = {json.dumps(_rounded(getattr(step, key)))}" for key in keys]
             lines += ["", "[[compute.step]]", *values]
         return [*lines, ""]
 
@@ -123,6 +128,11 @@ class Compute:
             raise UserError(f"{path}: compute.step = {steps!r}: a list of steps is needed")
         found = tuple(_step(path, i, step, len(named)) for i, step in enumerate(steps))
         for i, step in enumerate(found):
+            if len(step.seconds) != len(found[0].seconds):
+                raise UserError(
+                    f"{path}: compute.step[{i}].seconds: expected {len(found[0].seconds)} numbers, "
+                    f"as many as step[0] has, got {len(step.seconds)}"
+                )
             if (step.batch, step.busy) in [(s.batch, s.busy) for s in found[:i]]:
                 raise UserError(
                     f"{path}: compute.step[{i}]: batch = {step.batch} with busy = {step.busy} is "
@@ -154,22 +164,37 @@ def _between(steps: Sequence[Step], places: Sequence[int], place: int) -> Step:
 
 
 def _mix(a: Step, b: Step, share: float) -> Step:
-    """Return a + share (b - a); beyond b no time is less than there."""
+    """Return a + share (b - a); beyond b no time is less than there, and steps are spread about
+    their median as there: lines through single quantiles would cross."""
 
     def every(xs: Iterable[float], ys: Iterable[float]) -> tuple[float, ...]:
         pairs = zip(xs, ys, strict=True)
         return tuple(max(x + share * (y - x), y if share > 1 else 0.0) for x, y in pairs)
 
     (sweep,) = every([a.sweep], [b.sweep])
-    return Step(a.batch, a.busy, every(a.seconds, b.seconds), sweep, every(a.ready, b.ready))
+    if share > 1:
+        (middle,) = every([a.quantile(0.5)], [b.quantile(0.5)])
+        seconds = tuple(middle / b.quantile(0.5) * x for x in b.seconds)
+    else:
+        seconds = every(a.seconds, b.seconds)
+    return Step(a.batch, a.busy, seconds, sweep, every(a.ready, b.ready))
 
 
-def _check(path: Path, name: str, held: Any, keys: tuple[str, ...]) -> None:
+def _longer(few: Step, many: Step) -> Step:
+    """Return the step among `many` busy ranks, nowhere shorter than that among `few`."""
+    seconds = tuple(map(max, few.seconds, many.seconds))
+    ready = tuple(map(max, few.ready, many.ready))
+    return many._replace(seconds=seconds, ready=ready, sweep=max(few.sweep, many.sweep))
+
+
+def _check(
+    path: Path, name: str, held: Any, keys: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> None:
     if not isinstance(held, dict) or (missing := [key for key in keys if key not in held]):
         what = f"{name}.{missing[0]}" if isinstance(held, dict) else f"table [{name}]"
         raise UserError(f"{path}: {what} is missing; there are {', '.join(keys)}")
     for key in held:
-        if key not in keys:
+        if key not in (*keys, *optional):
             raise UserError(f"{path}: {name}.{key} is unknown; there are {', '.join(keys)}")
 
 
@@ -187,7 +212,7 @@ def _is_number(value: Any) -> bool:
 
 def _step(path: Path, place: int, held: Any, parameters: int) -> Step:
     name = f"compute.step[{place}]"
-    _check(path, name, held, STEP)
+    _check(path, name, held, STEP, (ROUNDS,))
     for key in ("batch", "busy"):
         if not isinstance(held[key], int) or not _is_number(held[key]) or held[key] < 1:
             raise UserError(f"{path}: {name}.{key} = {held[key]!r}: a whole number from 1 up")
@@ -196,6 +221,14 @@ def _step(path: Path, place: int, held: Any, parameters: int) -> Step:
     seconds, ready = (_numbers(path, f"{name}.{key}", held[key]) for key in ("seconds", "ready"))
     if min(seconds) == 0:
         raise UserError(f"{path}: {name}.seconds = {held['seconds']}: a step takes more than 0")
+    for one, other in pairwise(seconds):
+        if one > other:
+            raise UserError(
+                f"{path}: {name}.seconds: expected ascending numbers, got {other:g} after {one:g}"
+            )
     if len(ready) != parameters:
         raise UserError(f"{path}: {name}.ready has {len(ready)} of {parameters} parameters")
-    return Step(held["batch"], held["busy"], seconds, float(held["sweep"]), ready)
+    rounds = _numbers(path, f"{name}.{ROUNDS}", held[ROUNDS]) if ROUNDS in held else ()
+    if 0 in rounds:
+        raise UserError(f"{path}: {name}.{ROUNDS}: expected more than 0, got {held[ROUNDS]}")
+    return Step(held["batch"], held["busy"], seconds, float(held["sweep"]), ready, rounds)

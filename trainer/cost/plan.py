@@ -8,11 +8,13 @@ from when its last gradient is final (`distributed/sync.py`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from .allreduce import Group, Link, allreduce
 from .compute import Compute, Step
+from .fitness import bounds
 from .network import Network
 from .work import Work
 
@@ -37,7 +39,8 @@ class Exposed(NamedTuple):
 
 class Row(NamedTuple):
     """A plan for a number of ranks. `batch` is of the rank with most images; `waiting` is for the
-    slowest rank, `exposed` for messages, both within `seconds`."""
+    slowest rank, `exposed` for messages, both within `seconds`. Ranges are there where the
+    calibration is unfit."""
 
     ranks: int
     hosts: int
@@ -50,6 +53,8 @@ class Row(NamedTuple):
     exposed: float
     algorithm: str
     efficiency: float = 0.0
+    seconds_range: tuple[float, float] | None = None
+    efficiency_range: tuple[float, float] | None = None
 
 
 def buckets(sizes: Sequence[int], ready: Sequence[float], least: int) -> list[Bucket]:
@@ -141,6 +146,32 @@ def scale(
         rate = images / row.seconds / p
         found.append(row._replace(efficiency=rate / (batch / alone.seconds)))
     return found
+
+
+def scale_between(
+    compute: Compute, network: Network, ranks: Sequence[int], batch: int, scaling: str, least: int,
+    algorithm: str = "auto",
+) -> list[Row]:  # fmt: skip
+    """Return what `scale` does for an unfit calibration, with the ranges that it allows."""
+    low, high = bounds(compute)
+    rows = [
+        scale(some, network, ranks, batch, scaling, least, algorithm)
+        for some in (low, compute, high)
+    ]
+    most = 1.0 if scaling == "weak" else math.inf  # fewer images of a rank may fit into its caches
+    return [_ranged(a, b, c, most) for a, b, c in zip(*rows, strict=True)]
+
+
+def _ranged(low: Row, row: Row, high: Row, most: float) -> Row:
+    """Return a row with the ranges between two others: of its time, and of one rank's time beside
+    it, each at its own end."""
+    ends = low.seconds / high.seconds
+    seconds = min(low.seconds, row.seconds), max(high.seconds, row.seconds)
+    least, most = low.efficiency * ends, min(high.efficiency / ends, most)
+    if row.ranks == 1:  # beside itself
+        least = most = row.efficiency
+    efficiency = min(least, row.efficiency), max(most, row.efficiency)
+    return row._replace(seconds_range=seconds, efficiency_range=efficiency)
 
 
 def memory(work: Work) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,10 +20,11 @@ from . import calibrate
 from .allreduce import ALGORITHMS
 from .command import given, price
 from .compute import Compute
+from .fitness import faults
 from .machine import load as load_machine
 from .network import MARK, Network, as_toml
 from .network import load as load_network
-from .plan import LATEST, SCALINGS, Row, memory, predict, scale
+from .plan import LATEST, SCALINGS, Row, memory, predict, scale, scale_between
 from .table import aligned, describe
 from .work import Work, count
 
@@ -31,6 +32,7 @@ Start = Callable[[int, list[str], float], int]
 MOST_SECONDS = 20.0
 MOST_RANKS = 1 << 20
 PATIENCE = 600.0  # seconds beyond those of measuring, for code that is compiled once
+SHOWN = 3  # faults of a calibration in the text
 ENERGY = ("energy_joules", "energy_macs")
 STEP = (
     "a step of the trainer on one thread a rank: loading, augmenting, forward, backward, exchange, "
@@ -45,6 +47,7 @@ class Plan(NamedTuple):
     compute: Compute
     rows: dict[str, list[Row]]
     checks: list[dict[str, Any]]
+    unfit: list[str]  # what disagrees within the calibration
     notes: list[str]
 
 
@@ -126,11 +129,15 @@ def _plan(
     if file := _saved(chosen):
         file.write(as_toml(network, compute))
     settings = _least(chosen), chosen["algorithm"]
+    unfit = faults(compute)
     rows = {
-        name: scale(compute, network, ranks, chosen["batch"], name, *settings) for name in scalings
+        name: (scale_between if unfit else scale)(
+            compute, network, ranks, chosen["batch"], name, *settings
+        )
+        for name in scalings
     }
-    notes += _notes(network, compute, ranks, chosen)
-    return Plan(network, compute, rows, checks, notes)
+    notes += _notes(network, compute, ranks, chosen, rows.get("strong", ()))
+    return Plan(network, compute, rows, checks, unfit, notes)
 
 
 def _saved(chosen: Mapping[str, Any]) -> OutputFile | None:
@@ -214,8 +221,9 @@ def _room(network: Network, ranks: Sequence[int]) -> None:
 
 
 def _notes(
-    network: Network, compute: Compute, ranks: Sequence[int], chosen: Mapping[str, Any]
-) -> list[str]:
+    network: Network, compute: Compute, ranks: Sequence[int], chosen: Mapping[str, Any],
+    strong: Sequence[Row],
+) -> list[str]:  # fmt: skip
     """Return what a plan takes for granted."""
     notes = [STEP, f"computing was measured on {compute.source}; images are random"]
     busy, wanted = compute.busiest(), min(max(ranks), network.per_host)
@@ -234,6 +242,8 @@ def _notes(
             f"steps were measured up to {compute.largest()} images, for want of time; up to "
             f"{chosen['batch']} they follow in a straight line"
         )
+    if any(row.efficiency > 1 for row in strong):
+        notes.append("an efficiency over 100%: fewer images of a rank took less time an image here")
     skipped = [p for p in ranks if p > chosen["batch"]]
     if skipped and chosen["scaling"] != "weak":
         notes.append(f"{skipped[0]} ranks and more cannot share {chosen['batch']} images")
@@ -282,6 +292,7 @@ def _describe(
             "between": network.between and network.between._asdict(),
             "exchange": network.exchange and network.exchange._asdict(),
         },
+        "calibration": {"fit": not plan.unfit, "faults": plan.unfit},
         "notes": plan.notes,
         "check": plan.checks,
         "plans": {
@@ -299,7 +310,8 @@ def _entry(
         "step_seconds": row.seconds, "compute_seconds": row.compute,
         "waiting_seconds": row.waiting, "communication_seconds": row.communication,
         "exposed_seconds": row.exposed, "algorithm": row.algorithm,
-        "efficiency": row.efficiency, "images_per_second": row.images / row.seconds,
+        "efficiency": row.efficiency, "step_seconds_range": row.seconds_range,
+        "efficiency_range": row.efficiency_range, "images_per_second": row.images / row.seconds,
         "memory_bytes": memory(work(row.batch)), **(energy(row) if energy else {}),
     }  # fmt: skip
 
@@ -312,7 +324,7 @@ HEAD = (
 
 def as_text(described: dict[str, Any]) -> str:
     """Return a table for each scaling, the check, and what all of it takes for granted."""
-    lines = []
+    lines = _unfit(described["calibration"]["faults"])
     for scaling, rows in described["plans"].items():
         who = "for each rank" if scaling == "weak" else "for all ranks"
         lines.append(f"{described['model']}, {described['batch']} images {who} ({scaling} scaling)")
@@ -327,13 +339,34 @@ def as_text(described: dict[str, Any]) -> str:
     return "\n".join([*lines, *_network_lines(described["network"]), *described["notes"]])
 
 
+def _unfit(faults: Sequence[str]) -> list[str]:
+    """Return what is wrong with a calibration, and what to do, if anything."""
+    if not faults:
+        return []
+    more = [f"and {len(faults) - SHOWN} more (--json)"] if len(faults) > SHOWN else []
+    said = "; ".join([*faults[:SHOWN], *more])
+    return [
+        f"unfit calibration: {said}. Other work troubled the host, so times and efficiencies are "
+        "ranges; measure again while it is idle.", ""
+    ]  # fmt: skip
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    times = ("step_seconds", "compute_seconds", "waiting_seconds", "exposed_seconds")
     cells = [str(row["ranks"]), row["algorithm"], str(row["hosts"]), str(row["batch_per_rank"])]
+    steps = row["step_seconds_range"] or [row["step_seconds"]]
+    shares = row["efficiency_range"] or [row["efficiency"]]
+    times = ("compute_seconds", "waiting_seconds", "exposed_seconds")
+    cells.append(_range(f"{1e3 * seconds:.2f}" for seconds in steps))
     cells += [f"{1e3 * row[key]:.2f}" for key in times]
-    cells += [f"{100 * row['efficiency']:.1f}%", short(row["images_per_second"])]
+    cells.append(_range(f"{100 * share:.1f}" for share in shares) + "%")
+    cells.append(_range(short(row["images"] / seconds) for seconds in reversed(steps)))
     cells.append(f"{short(row['memory_bytes']['total'])}B")
     return (*cells, *[short(row[key]) for key in ENERGY if key in row])
+
+
+def _range(ends: Iterable[str]) -> str:
+    """Return one text, or two as a range."""
+    return "-".join(dict.fromkeys(ends))
 
 
 def _network_lines(network: dict[str, Any]) -> list[str]:
