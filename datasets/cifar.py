@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .base import Bytes, DataError, Dataset, Facts, Ids, assemble, checked_labels
-from .fetch import Remote, cache_dir, download, folders, missing, roots
+from .fetch import Remote, download, download_dir, folders, missing, roots
 from .unpickle import unpickle
 
 PIXELS = 3 * 32 * 32
@@ -133,7 +133,7 @@ def load_cifar(
         raise missing(name, data_dir, [binary.archive], "", why)
     try:
         remote = Remote(binary.archive, binary.sha256, MIRRORS)
-        archive = download(remote, cache_dir(), mirrors=mirrors, progress=progress)
+        archive = download(remote, download_dir(), mirrors=mirrors, progress=progress)
     except DataError as error:
         raise missing(name, data_dir, [binary.archive], "", f"fetching: {error}") from error
     return read_cifar(name, split, binary, archive)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import tempfile
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
+from ..autograd import private
 from .base import DataError
 
 PIECE = 1 << 20
@@ -31,21 +31,27 @@ class Remote:
     mirrors: tuple[str, ...]
 
 
-def cache_dir() -> Path:
-    """Return `$XDG_CACHE_HOME/tallygrad`, or `~/.cache/tallygrad`.
+def cache_dir() -> Path | None:
+    """Return `$XDG_CACHE_HOME/tallygrad`, or `~/.cache/tallygrad`; None for a user without a home,
+    as in some containers."""
+    home = private.cache_home()
+    return None if home is None else home / "tallygrad"
 
-    In containers a user may have no home; then it lies in the folder for temporary files.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(tempfile.gettempdir() if base.startswith("~") else base) / "tallygrad"
+
+def download_dir(name: str = "") -> Path:
+    """Return the folder of the cache that a set is fetched into. DataError where there is none."""
+    home = cache_dir()
+    if home is None:
+        raise DataError("no home folder is known to keep it in: set XDG_CACHE_HOME")
+    return home / name
 
 
 def roots(data_dir: str | os.PathLike[str] | None) -> list[Path]:
     """Return where to look, in order: data_dir, TALLYGRAD_DATA, the cache folder."""
     if data_dir is not None and not os.path.isdir(data_dir):
         raise DataError(f"--data-dir {data_dir}: no such folder")
-    named = [data_dir, os.environ.get("TALLYGRAD_DATA") or None]
-    return [*(Path(root) for root in named if root is not None), cache_dir()]
+    named = [data_dir, os.environ.get("TALLYGRAD_DATA") or None, cache_dir()]
+    return [Path(root) for root in named if root is not None]
 
 
 def folders(
@@ -69,22 +75,19 @@ def _named_like(root: Path, names: Sequence[str]) -> bool:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file that appears under its name complete and synced, or not at all.
+    """Write a file that appears under its name complete and synced, or not at all, into a folder
+    that no other user can change. OSError, which names the part, where another can.
 
     An exception in the block, KeyboardInterrupt included, removes what was written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    folder = private.open_folder(path.parent)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with private.writing(folder, path.name, 0o644) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        os.replace(name, path)
     finally:
-        with suppress(FileNotFoundError):
-            os.unlink(name)
+        os.close(folder)
 
 
 def download(
@@ -112,6 +115,9 @@ def download(
             return target
         except DataError as error:
             failures.append(str(error))
+        except PermissionError as error:
+            raise DataError(f"{error.filename}: {error.strerror}; XDG_CACHE_HOME can name another "
+                            "folder") from error  # fmt: skip
         except (OSError, http.client.HTTPException, ValueError) as error:
             failures.append(f"{url}: {_one_line(error)}")
     raise DataError("; ".join(failures) or f"{remote.name}: no mirror to fetch it from")
@@ -122,9 +128,11 @@ def missing(
 ) -> DataError:
     """Return the error that says which files to put where, and what works without any."""
     places = roots(data_dir)
+    looked = ", ".join(map(str, places)) or "any folder"
+    target = places[0] / own if places else "the folder that TALLYGRAD_DATA names"
     return DataError(
-        f"{name}: not found in {', '.join(map(str, places))}; {why}; put {', '.join(files)} into "
-        f"{places[0] / own}, or use the embedded data set 'digits', which needs no files"
+        f"{name}: not found in {looked}; {why}; put {', '.join(files)} into "
+        f"{target}, or use the embedded data set 'digits', which needs no files"
     )
 
 
@@ -134,6 +142,8 @@ def _transfer(url: str, stream: IO[bytes], remote: Remote, progress: bool, timeo
     with urllib.request.urlopen(url, timeout=timeout) as response:
         length = response.headers.get("Content-Length")
         expected = int(length) if length else None
+        if expected is not None and not 0 <= expected <= LARGEST:
+            raise DataError(f"{url}: announces no size, or more than {LARGEST} bytes")
         bar = tqdm(
             total=expected, desc=remote.name, unit="B", unit_scale=True,
             disable=None if progress else True,

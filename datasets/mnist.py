@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .base import DataError, Dataset, Facts, assemble, checked_labels
-from .fetch import Remote, cache_dir, download, folders, missing, roots
+from .fetch import Remote, download, download_dir, folders, missing, roots
 from .idx import read_idx
 
 STEMS = {
@@ -102,8 +102,8 @@ def load_mnist(
     names = [f"{stem}-{rank}-ubyte.gz" for stem, rank in zip(STEMS[split], RANKS, strict=True)]
     if not fetch:
         raise missing(name, data_dir, names, family.folders[0], "downloading is switched off")
-    target = cache_dir() / family.folders[0]
     try:
+        target = download_dir(family.folders[0])
         images, labels = (
             download(
                 Remote(file, family.sha256[stem], family.mirrors), target,

@@ -100,7 +100,8 @@ def test_endless_transfer_is_stopped(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch, "LARGEST", 1_000_000)
-    fails(tmp_path / "x", remote(server), "more than 1000000 bytes")
+    for url in (server, server + "/bare"):
+        fails(tmp_path / "x", remote(url), "more than 1000000 bytes")
 
 
 def test_every_failure_is_told(server: str, tmp_path: Path) -> None:
@@ -145,6 +146,31 @@ def test_whole_file_is_whole_or_absent(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_bytes() == b"new"
+
+
+def test_nothing_is_fetched_into_a_folder_that_others_may_change(
+    server: str, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    for mirrors in ((server,), (server, server)):
+        with pytest.raises(DataError, match=r"^\S+/shared: others may write to it .* XDG"):
+            download(remote(*mirrors), shared / "mine", progress=False)
+    assert Handler.asked == [] and not [*shared.iterdir()]
+
+
+@pytest.mark.parametrize("announced", ["9" * 400, "-1"])
+def test_lengths_that_are_none_are_refused(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, announced: str
+) -> None:
+    send = Handler.send_header
+
+    def lie(handler: Handler, name: str, value: str) -> None:
+        send(handler, name, announced if name == "Content-Length" else value)
+
+    monkeypatch.setattr(Handler, "send_header", lie)
+    fails(tmp_path / "x", remote(server), f"{server}/a.bin: announces no size, or more than")
 
 
 def test_progress_bar(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

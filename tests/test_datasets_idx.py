@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import struct
-import tempfile
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -242,8 +241,12 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/h")
     assert cache_dir() == Path("/h/.cache/tallygrad")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_dir() == Path("/h/.cache/tallygrad")
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
-    assert cache_dir() == Path(tempfile.gettempdir()) / "tallygrad"
+    assert cache_dir() is None
+    with pytest.raises(DataError, match=r"found in any folder; fetching: no home folder is known"):
+        load("mnist", "train")
 
 
 def test_offline_error_tells_what_to_do(tmp_path: Path, nowhere: Path) -> None:

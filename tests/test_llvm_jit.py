@@ -7,7 +7,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,33 +80,156 @@ def test_what_the_name_does_not_stand_for_is_not_taken(
         assert len([*folder.iterdir()]) == 3
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+OTHER = 12345  # somebody else's number
+TOLD = "kernels are not kept (XDG_CACHE_HOME can name another folder)"
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to other users")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702, 0o1777])
 def test_a_folder_that_others_write_to_is_not_trusted(
     folder: Path, capsys: pytest.CaptureFixture[str], mode: int
 ) -> None:
     folder.mkdir(parents=True)
     folder.chmod(mode)
     assert copied(5) and copied(6)
-    said = f"{folder}: others may write to it (mode {mode:o}); kernels are not kept"
+    said = f"{folder}: others may write to it (mode {mode:o}); {TOLD}"
     assert capsys.readouterr().err == f"tallygrad: warning: {said}\n"
     assert not [*folder.iterdir()]
 
 
-def test_a_folder_of_another_user_is_not_trusted(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_no_folder_above_may_be_others(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owner = os.getuid()
-    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    """They could put another folder in its place; in a sticky one, such as /tmp, they cannot."""
+    shared = folder.parents[1] / "shared"
+    shared.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared / "mine"))
+    shared.chmod(0o777)
     assert copied(5)
-    assert f"belongs to user {owner}, not {owner + 1}; kernels" in capsys.readouterr().err
+    assert f"{shared}: others may write to it (mode 777)" in capsys.readouterr().err
+    assert not [*shared.iterdir()]
+    shared.chmod(0o1777)
+    forget()
+    assert copied(5) and not capsys.readouterr().err
+    assert len([*(shared / "mine/tallygrad/kernels").iterdir()]) == 1
+
+
+@root_only
+@pytest.mark.parametrize("part", ["", "tallygrad", "tallygrad/kernels"])
+def test_a_folder_of_another_user_is_not_trusted(
+    folder: Path, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    folder.mkdir(parents=True)
+    given = folder.parents[1] / part
+    os.chown(given, OTHER, OTHER)
+    assert copied(5)
+    said = f"{given}: belongs to user {OTHER}, not {os.geteuid()}; {TOLD}"
+    assert said in capsys.readouterr().err
     assert not [*folder.iterdir()]
+
+
+def test_to_another_user_this_folder_is_not_safe(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("what belongs to root is safe for all")
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(os, "geteuid", lambda: OTHER)
+    assert copied(5) and TOLD in capsys.readouterr().err
+    assert not [*folder.iterdir()]
+
+
+def test_a_planted_file_is_not_run(folder: Path) -> None:
+    """A link, a pipe, a file that others may write to or own: compiled anew, never read."""
+    assert copied(21)
+    (kept,) = folder.iterdir()
+    good = folder.parents[1] / "good"
+    good.write_bytes(kept.read_bytes())
+
+    def linked() -> None:
+        kept.symlink_to(good)
+
+    def pipe() -> None:
+        os.mkfifo(kept)
+
+    def writable() -> None:
+        kept.write_bytes(good.read_bytes())
+        kept.chmod(0o666)
+
+    def others() -> None:
+        kept.write_bytes(good.read_bytes())
+        os.chown(kept, OTHER, OTHER)
+
+    before = jit.statistics.compiled
+    plants = [linked, pipe, writable, *([others] if os.geteuid() == 0 else [])]
+    for plant in plants:
+        kept.unlink()
+        plant()
+        assert copied(21)
+        assert kept.is_file() and not kept.is_symlink() and kept.stat().st_mode & 0o077 == 0
+    assert jit.statistics.compiled == before + len(plants) and good.exists()
+
+
+@pytest.mark.parametrize("name", ["kernels", "tallygrad"])
+def test_a_link_is_no_folder_and_what_it_leads_to_stays(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv(cache.LIMIT, "0.000001")
+    documents = tmp_path / "documents"
+    (documents / "kernels").mkdir(parents=True)
+    papers = [documents / "paper", documents / "kernels/paper"]
+    for paper in papers:
+        paper.write_bytes(bytes(100))
+    link = folder if name == "kernels" else folder.parent
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(documents)
+    assert copied(5)
+    assert f"{link}: is a link, or no folder; {TOLD}" in capsys.readouterr().err
+    assert all(paper.exists() for paper in papers)
+
+
+def test_links_above_the_folder_may_lead_to_a_safe_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "home").symlink_to("disk")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert copied(5)
+    assert len([*(tmp_path / "disk/tallygrad/kernels").iterdir()]) == 1
+
+
+def test_a_folder_exchanged_meanwhile_is_not_read(folder: Path) -> None:
+    assert copied(21)
+    moved = folder.with_name("moved")
+    folder.rename(moved)
+    folder.mkdir()
+    (old,) = moved.iterdir()
+    (folder / old.name).write_bytes(hashlib.sha256(b"code").digest() + b"code")
+    kept = cache.opened()
+    assert kept is not None and kept.read(old.name) == old.read_bytes()[cache.CHECK :]
+
+
+@pytest.mark.parametrize("relative", ["", "cache", "~/.cache"])
+def test_without_a_home_nothing_is_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A folder named `~` below the current one would be another's, as would a relative one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", relative)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    assert copied(5)
+    said = f"tallygrad: warning: ~/.cache: no home folder is known; {TOLD}\n"
+    assert capsys.readouterr().err == said
+    assert not [*tmp_path.iterdir()]
 
 
 def test_no_folder_is_no_obstacle(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder.parent.mkdir()
     folder.write_text("a file")
     assert copied(5)
-    assert "File exists; kernels are not kept" in capsys.readouterr().err
+    assert f"{folder}: is a link, or no folder; {TOLD}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -119,9 +241,10 @@ def test_a_folder_that_cannot_be_written_is_told_once(
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(os if late else tempfile, "replace" if late else "mkstemp", fail)
+    assert cache.opened() is not None
+    monkeypatch.setattr(os, "replace" if late else "open", fail)
     assert copied(5) and copied(6)
-    said = f"tallygrad: warning: {folder}: Read-only file system; kernels are not kept\n"
+    said = f"tallygrad: warning: {folder}: Read-only file system; {TOLD}\n"
     assert capsys.readouterr().err == said
     assert not [*folder.iterdir()]
 

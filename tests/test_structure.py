@@ -32,12 +32,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.ledger": BASE,
     "autograd.memory": (),
     "autograd.suggest": (),
+    "autograd.private": (),
     "autograd.threads": (),
     "autograd.deferred": BASE,
     "autograd.random": BASE,
     # The registry imports backends lazily.
     "autograd.primitive": (*BASE, "autograd.backends", "autograd.watch"),
-    "autograd.backends": TO_PRIMITIVE,
+    "autograd.backends": (*TO_PRIMITIVE, "autograd.private"),
     "autograd.ops": TO_PRIMITIVE,
     "autograd.indexing": TO_OPS,
     "autograd.tape": TO_OPS,
@@ -55,7 +56,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.optim": TO_NN,
     "autograd.testing": ("autograd",),
     "autograd": ("autograd",),  # the package's own file alone
-    "datasets": (),
+    # What several wings need has one home each.
+    "datasets": ("autograd.private", "trainer.errors"),
+    "trainer.errors": ("autograd.suggest",),
     "trainer": ("autograd", "datasets"),
     "launch": (),
 }
