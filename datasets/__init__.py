@@ -13,12 +13,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+import numpy as np
+
 from . import cifar, mnist
 from .augment import Augment, Cutout, Flip, PadCrop, standard
 from .base import DataError, Dataset
 from .digits import load_digits
 from .loader import Batch, Loader
-from .sampler import Sampler
+from .sampler import HOLDING_OUT, Sampler, philox
 
 __all__ = [
     "Augment",
@@ -30,6 +32,7 @@ __all__ = [
     "Loader",
     "PadCrop",
     "Sampler",
+    "hold_out",
     "load",
     "names",
     "standard",
@@ -67,3 +70,22 @@ def load(
         return load_digits(split, seed)
     reader = mnist.load_mnist if name in mnist.FAMILIES else cifar.load_cifar
     return reader(name, split, data_dir, fetch=download, progress=progress, mirrors=mirrors)
+
+
+def hold_out(dataset: Dataset, count: int, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Return a split without `count` of its samples, and these as the split "validation".
+
+    Which ones depends on seed and size alone; both keep their order. Raises DataError where fewer
+    than one sample would be left in either.
+    """
+    size = len(dataset)
+    if not 0 < count < size:
+        raise DataError(
+            f"--validation: expected 1 to {size - 1} of the {size} samples of "
+            f"{dataset.name}/{dataset.split}, got {count}"
+        )
+    words = philox(seed, HOLDING_OUT, 0).random_raw(size)
+    held = np.zeros(size, bool)
+    held[np.argsort(words, kind="stable")[:count]] = True
+    kept, out = (np.flatnonzero(chosen).astype(np.int64) for chosen in (~held, held))
+    return dataset.subset(kept, dataset.split), dataset.subset(out, "validation")

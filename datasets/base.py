@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,11 @@ class Dataset:
         """(C, H, W) of one image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
+
+    def subset(self, indices: Ids, split: str) -> Dataset:
+        """Return a copy of the samples of `indices` (int64 (n,)), in that order, as a split of its
+        own."""
+        return replace(self, split=split, images=self.images[indices], labels=self.labels[indices])
 
 
 def assemble(name: str, split: str, images: Bytes, labels: Ids, facts: Facts) -> Dataset:

@@ -10,7 +10,7 @@ from .base import DataError, Ids
 
 SEEDS = 1 << 64
 # Streams of random numbers that one seed feeds; the upper half of a Philox key's second word.
-ORDER, DRAWING = 1, 2
+ORDER, DRAWING, HOLDING_OUT = 1, 2, 3
 
 
 def philox(seed: int, stream: int, index: int) -> np.random.Philox:

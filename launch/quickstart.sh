@@ -14,5 +14,5 @@ install_into "$venv" "$(choose_mpi "$venv"),llvm"
 out=runs/quickstart-$(date +%Y%m%d-%H%M%S)
 "$venv/bin/tallygrad" launch -n 2 -- "${train[@]}" --out "$out" "$@"
 echo
-echo "Look into it:    .venv/bin/tallygrad inspect RUN_FOLDER"
+echo "Look into it:    .venv/bin/tallygrad inspect $out"
 echo "Your own run:    .venv/bin/tallygrad launch -n 4 -- train ...    (.venv/bin/tallygrad train --help)"

@@ -1,81 +1,17 @@
-"""What a run shows and leaves behind, apart from training."""
+"""What a run leaves behind, apart from training."""
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
 import pytest
 
-from tallygrad.autograd.backends import Building, built, watching
 from tallygrad.autograd.ledger import Cost, Ledger
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.files import write_whole
-from tallygrad.trainer.logs import Progress, RunFolder
+from tallygrad.trainer.logs import RunFolder
 from tallygrad.trainer.report import bill, short
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_bar_on_a_terminal_shows_speed_loss_accuracy_and_time_left() -> None:
-    screen = Terminal()
-    progress = Progress(4, 1, True, stream=screen)
-    progress.bar.mininterval = 0.0  # type: ignore[union-attr]
-    progress.step(0, 64, 0.5, 0.75)
-    progress.step(0, 64, 0.25, 1.0)
-    progress.say("a line")
-    progress.close()
-    shown = screen.getvalue()
-    assert "images/s, loss 0.2500, accuracy 100.00%" in shown and "3/4" in shown
-    assert "\na line\n" in shown or "\ra line\n" in shown
-
-
-def test_plain_lines_come_now_and_then_elsewhere() -> None:
-    for every, lines in ((0.0, 3), (60.0, 0)):
-        out = io.StringIO()
-        progress = Progress(10, 0, True, stream=out, every=every)
-        for _ in range(3):
-            progress.step(1, 32, 0.5, 0.5)
-        said = out.getvalue().splitlines()
-        assert len(said) == lines and "\r" not in out.getvalue()
-        assert all("epoch 2, step " in line and "s left" in line for line in said)
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_long_compiling_is_shown_and_short_is_not(terminal: bool) -> None:
-    out = Terminal() if terminal else io.StringIO()
-    progress = Progress(9, 0, True, stream=out)
-    shown: list[str] = []
-    with watching(progress.compiling):
-        for made, seconds in ((4, 0.9), (12, 1.5), (13, 1.6)):
-            built(Building(made, 3, seconds))
-            shown.append(out.getvalue())
-        progress.step(0, 1, 0.5, 0.5)
-        before = out.getvalue()
-        built(Building(14, 3, 1.7))
-        assert out.getvalue() == before
-    assert "compiling" not in shown[0]
-    assert "compiling kernels: 12 made, 3 from the cache" in shown[1]
-    # A terminal's line is written anew; elsewhere lines come now and then.
-    assert ("13 made" in shown[2]) == terminal
-    assert "13 kernels compiled in 1.6 s\n" in before
-    built(Building(99, 3, 9.9))
-    assert "99" not in out.getvalue()
-    progress.close()
-
-
-def test_other_ranks_are_silent() -> None:
-    out = Terminal()
-    progress = Progress(3, 0, False, stream=out, every=0.0)
-    progress.compiling(Building(9, 0, 9.0))
-    progress.step(0, 1, 0.0, 0.0)
-    progress.say("nothing")
-    progress.close()
-    assert out.getvalue() == ""
 
 
 def event(kind: str, step: int) -> dict[str, object]:

@@ -46,7 +46,7 @@ def test_a_limit_of_memory_is_kept_told_and_shown(tmp_path: Path) -> None:
     done = train(tmp_path / "b", *lenet, "--memory-limit", "0.005", status=2)
     assert "the limit is 0.005 MB; give it more" in complaint(done)
     done = train(tmp_path / "c", *lenet, "--memory-limit", "1GB")
-    assert "memory of results" in done.stderr
+    assert ", memory " in done.stderr
     peak = read(tmp_path / "c", "result.json")["memory_peak"]
     assert 1e6 < peak == events(tmp_path / "c", "epoch")[0]["memory_peak"] < 1e9
     done = train(tmp_path / "d", *lenet, "--memory-limit", "1GB", "--backend", "numpy", status=2)

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import tokenize
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from .checkpoint import CheckpointFolder, load, verify
 from .distributed.comm import Comm, SerialComm
 from .distributed.sync import Reducer
 from .errors import NotFinite, UserError
+from .evaluation import evaluate, judging
 from .inspect import find as newest
-from .loop import evaluate, judging
+from .progress import Progress, percent
 from .state import load_model, recorded
 
 
@@ -52,7 +54,7 @@ class Trained:
                 data_dir = before
             elif comm.rank == 0:
                 print(f"tallygrad: warning: --data-dir {before} is gone", file=sys.stderr)
-        self.data = build.load_split(name, split, data_dir, comm)
+        self.data = self._load(name, split, data_dir, comm, options)
         self.dtype = np.dtype("float64" if options.get("dtype") == "float64" else "float32")
         conv = options.get("conv")
         conv = conv if conv in config.CHOICES["conv"] else "auto"
@@ -63,6 +65,23 @@ class Trained:
         self.model = build.create_model(kind, self.data, self.dtype)
         load_model(self.path, held.tensors, self.model)
         self.model.eval()
+
+
+    def _load(
+        self, name: str, split: str, data_dir: str, comm: Comm, options: dict[str, Any]
+    ) -> Dataset:
+        """Return a split; "validation" is the part of the training set that the run held out."""
+        if split != "validation":
+            return build.load_split(name, split, data_dir, comm)
+        train = build.load_split(name, "train", data_dir, comm)
+        part, seed = str(options.get("validation", "0")), options.get("seed")
+        try:
+            held = build.hold_out(train, part, seed if isinstance(seed, int) else 0)[1]
+        except ValueError as error:
+            raise UserError(f"{self.path}: validation on record: {error}") from error
+        if held is None:
+            raise UserError(f"--split validation: {self.path} was trained without --validation")
+        return held
 
 
 def evaluate_checkpoint(
@@ -89,7 +108,9 @@ def evaluate_checkpoint(
     )
     with context.using(backend=trained.backend):
         judge = judging(trained.model)
-        loss, right, count = evaluate(judge, loader, Reducer(comm, fixed=True))
+        progress = Progress(len(loader), 0, comm.rank == 0)
+        with closing(progress):
+            loss, right, count = evaluate(judge, loader, Reducer(comm, fixed=True), progress)
     if not math.isfinite(loss):
         raise NotFinite(f"{trained.path}: loss is {loss / count} over {int(count)} samples")
     figures = {
@@ -102,7 +123,8 @@ def evaluate_checkpoint(
         "loss": loss / count,
     }
     if comm.rank == 0:
-        print(_dump(figures) if as_json else "\n".join(f"{k:<11}{v}" for k, v in figures.items()))
+        shown = {**figures, "accuracy": percent(right / count), "loss": f"{loss / count:.4f}"}
+        print(_dump(figures) if as_json else "\n".join(f"{k:<11}{v}" for k, v in shown.items()))
 
 
 def predict(

@@ -29,17 +29,18 @@ from ..autograd.random import moment, replayed
 from ..autograd.tape import Tape
 from ..autograd.tensor import Tensor
 from ..datasets import Dataset, Loader
-from .config import TrainConfig
+from .config import TrainConfig, parse_part
 from .distributed.comm import Comm
 from .errors import UserError, nearest
 
 
 @dataclass(frozen=True)
 class Data:
-    """Loaders of both splits; each rank's holds its share."""
+    """Loaders of the splits; each rank's holds its share."""
 
     train: Loader
     test: Loader
+    validation: Loader | None = None
 
 
 def choose_backend(
@@ -88,17 +89,28 @@ def load_data(config: TrainConfig, comm: Comm) -> Data:
     return loaders(config, comm, train, test)
 
 
+def hold_out(data: Dataset, part: str, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Return a training set without the part of it that `--validation` holds out, and that."""
+    number = parse_part(part)
+    if not number:
+        return data, None
+    return datasets.hold_out(data, round(number * len(data)) if number < 1 else int(number), seed)
+
+
 def loaders(config: TrainConfig, comm: Comm, train: Dataset, test: Dataset) -> Data:
-    """Return the loaders of two splits, augmented as the options and the data set's name say."""
+    """Return the loaders of the splits, augmented as the options and the data set's name say."""
+    train, held = hold_out(train, config.validation, config.seed)
     augment = datasets.standard(train.name) if config.augment != "none" else ()
     if config.augment == "cutout":
         augment = (*augment, datasets.Cutout(max(train.input_shape[2] // 2, 1)))
     dtype = np.dtype(config.dtype)
     shared: dict[str, Any] = {"rank": comm.rank, "size": comm.size, "dtype": dtype}
     shared["micro_batches"] = config.micro_batches
+    size = config.eval_batch_size or config.batch_size
     return Data(
         Loader(train, config.batch_size, seed=config.seed, augment=augment, **shared),
-        test_loader(test, config.eval_batch_size or config.batch_size, **shared),
+        test_loader(test, size, **shared),
+        test_loader(held, size, **shared) if held else None,
     )
 
 
@@ -144,7 +156,9 @@ def tune(name: str, comm: Comm, model: nn.Module, data: Data) -> None:
     if comm.rank == 0:
         was, dry = model.training, backends.get(f"{name},dry")
         assert isinstance(dry, backends.Tunable)
-        for loader, trains in ((data.train, True), (data.test, False)):
+        for loader, trains in ((data.train, True), (data.validation, False), (data.test, False)):
+            if loader is None:
+                continue
             model.train(trains)
             for size in loader.sampler.sizes:
                 loss = _run_dry(f"{name},dry", model, loader, size, Ledger())

@@ -157,7 +157,7 @@ def _check_command(given: Sequence[str], commands: Mapping[str, Any]) -> None:
 def _checkpoint_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("checkpoint", help="checkpoint, or run folder: its best, else its newest")
     command.add_argument("--dataset", default="", help="data set; default: the training's")
-    command.add_argument("--split", default="test", choices=("train", "test"))
+    command.add_argument("--split", default="test", choices=("train", "validation", "test"))
     command.add_argument("--data-dir", default="", help="folder to look for the data set in first")
     command.add_argument("--threads", type=int, default=0, help="threads; 0: cores / ranks")
 
@@ -238,6 +238,7 @@ def _train(chosen: dict[str, Any]) -> int:
         from .loop import Training
         from .report import bill, sparsity
         from .resume import plan
+        from .summary import outcome
 
         config, source = plan(values, comm)
         stamp = comm.bcast_bytes(time.strftime("%Y%m%d-%H%M%S").encode()).decode()
@@ -247,9 +248,7 @@ def _train(chosen: dict[str, Any]) -> int:
         if comm.rank == 0:
             table = [bill(training.total), *sparsity(training.total, training.state.step)]
             print("\n" + "\n".join(table) + "\n")
-            print(f"test accuracy {result['test_accuracy']:.4f}, loss {result['test_loss']:.4f}")
-            print(f"{result['images_per_second']:,.0f} images/s, {result['wall_seconds']:.1f} s")
-            print(f"checkpoint    {result['checkpoint']}\nlog           {folder.path}/log.jsonl")
+            print("\n".join(outcome(result, folder.path)))
     return 0
 
 

@@ -38,6 +38,15 @@ def parse_every(text: str) -> int:
     return every
 
 
+def parse_part(text: str) -> float:
+    """Return the samples that `5000`, or the share of them that `0.1` or `10%` stands for; 0 for
+    none. ValueError for others."""
+    part = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not (0 <= part < 1 or (1 <= part < 2**40 and part == int(part) and "%" not in text)):
+        raise ValueError(f"{text} is neither")
+    return part
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides what a training does; the same fields whatever the number of ranks.
@@ -79,6 +88,14 @@ class TrainConfig:
     keep_checkpoints: int = _option(3, "newest checkpoints to keep, besides the best", low=1)
     max_steps: int = _option(0, "stop after so many steps in all; 0: after the epochs", low=0)
     eval_every: int = _option(1, "epochs between evaluations; the last is always", low=1)
+    validation: str = _option(
+        "0", "samples of the training set held out, to choose the best checkpoint and to stop "
+        "early; 0: none, the test set chooses", metavar="N|SHARE", numbers=True,
+        parse=parse_part, such="neither a number of samples nor a share, such as 5000 or 0.1",
+    )
+    patience: int = _option(
+        0, "stop after so many evaluations without a better accuracy; 0: never", low=0
+    )
     eval_batch_size: int = _option(0, "images of one evaluation step; 0: as in training", low=0)
     log_every: int = _option(20, "steps between lines of log.jsonl", low=1)
     threads: int = _option(0, "threads of a rank; 0: cores of the host / its ranks", low=0)
@@ -100,7 +117,7 @@ class TrainConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return the options that a resumed run must share with the run it goes on with."""
-        names = ("model", "dataset", "batch_size", "dtype", "seed")
+        names = ("model", "dataset", "batch_size", "dtype", "seed", "validation")
         return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
@@ -198,6 +215,8 @@ def _checked(item: Field[Any], value: Any, name: str) -> Any:
     kind = type(item.default)
     if kind is float and type(value) is int:
         value = float(value) if abs(value) < 2**1000 else inf
+    if kind is str and "numbers" in item.metadata and type(value) in (int, float):
+        value = f"{value}"
     if type(value) is not kind:
         raise UserError(f"{name}: expected {kind.__name__}, got {value!r}")
     low, high = item.metadata.get("low"), item.metadata.get("high")

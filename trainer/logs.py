@@ -1,4 +1,4 @@
-"""What a run leaves behind: its folder's files, and what the terminal shows meanwhile."""
+"""What a run leaves behind: its folder's files."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ import csv
 import io
 import json
 import math
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from tqdm import tqdm
-
-from ..autograd.backends import Building
 from .errors import UserError
 from .files import user_errors, write_whole
 
-COMPILING = 1.0  # seconds of compiling that are no reason to say anything
-
 COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
-    "images_per_second", "seconds",
+    "images_per_second", "seconds", "validation_loss", "validation_accuracy",
 )  # fmt: skip
 
 
@@ -138,76 +131,3 @@ def _table(rows: list[tuple[Any, ...]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-class Progress:
-    """A bar where stderr is a terminal, else a plain line now and then; silent on other ranks."""
-
-    def __init__(
-        self, total: int, done: int, shows: bool, stream: TextIO = sys.stderr, every: float = 10.0
-    ) -> None:
-        self.total, self.done, self.shows = total, done, shows
-        self.stream, self.every = stream, every
-        self.begun = self.said = time.monotonic()
-        self.images = 0
-        self.building: Building | None = None  # what was shown last, and
-        self.told = Building(0, 0, 0.0)  # what was told when the compiling before it ended
-        self.bar: tqdm[Any] | None = None
-        if shows and stream.isatty():
-            self.bar = tqdm(total=total, initial=done, unit="step", file=stream, smoothing=0.1)
-
-    def step(self, epoch: int, images: int, loss: float, accuracy: float) -> None:
-        """Show that one more step is done."""
-        self.done += 1
-        self.images += images
-        if not self.shows:
-            return
-        self._end_of_building()
-        now = time.monotonic()
-        speed = self.images / max(now - self.begun, 1e-9)
-        if self.bar is not None:
-            figures = f"{speed:,.0f} images/s, loss {loss:.4f}, accuracy {accuracy:.2%}"
-            self.bar.set_postfix_str(figures, refresh=False)
-            self.bar.set_description(f"epoch {epoch + 1}", refresh=False)
-            self.bar.update()
-        elif now - self.said >= self.every:
-            self.said = now
-            rate = self.images and (now - self.begun) / self.images * images
-            left = (self.total - self.done) * rate
-            self.say(
-                f"epoch {epoch + 1}, step {self.done}/{self.total}: {speed:,.0f} images/s, "
-                f"loss {loss:.4f}, accuracy {accuracy:.2%}, {left:,.0f} s left"
-            )
-
-    def compiling(self, state: Building) -> None:
-        """Show that kernels are made, once that has taken more than a second."""
-        made, cached, seconds = (a - b for a, b in zip(state, self.told, strict=True))
-        if not self.shows or seconds < COMPILING:
-            return
-        first, self.building = self.building is None, state
-        line = f"compiling kernels: {made} made, {cached} from the cache"
-        now = time.monotonic()
-        if self.bar is not None:
-            self.bar.set_postfix_str(line)
-        elif first or now - self.said >= self.every:
-            self.said = now
-            self.say(line)
-
-    def _end_of_building(self) -> None:
-        """Say once how many kernels were made before this step, and in which time."""
-        if self.building is not None:
-            made, _, seconds = (a - b for a, b in zip(self.building, self.told, strict=True))
-            self.say(f"{made} kernels compiled in {seconds:.1f} s")
-            self.told, self.building = self.building, None
-
-    def say(self, line: str) -> None:
-        """Print a line without tearing the bar."""
-        if self.bar is not None:
-            self.bar.write(line, file=self.stream)
-        elif self.shows:
-            print(line, file=self.stream, flush=True)
-
-    def close(self) -> None:
-        """Leave the terminal clean."""
-        if self.bar is not None:
-            self.bar.close()

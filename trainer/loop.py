@@ -6,10 +6,9 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,55 +22,27 @@ from ..autograd import (
     cross_entropy,
     from_numpy,
     memory_in_use,
-    nn,
-    no_grad,
     trace,
 )
 from ..autograd.random import keyed
 from ..autograd.sparsity import Sparsity
 from ..datasets import Batch, Loader
-from . import build, history, provenance, state
+from . import build, history, provenance, state, summary
 from .checkpoint import CheckpointFolder
 from .checkpoint import load as load_checkpoint
 from .config import TrainConfig, parse_every, parse_size
 from .distributed.comm import Comm
 from .distributed.sync import GradientSync, Reducer, Statistics, share, total
 from .errors import NotFinite, UserError
-from .logs import Progress, RunFolder
+from .evaluation import Judged, evaluate, hits, judging, sums
+from .logs import RunFolder
+from .progress import Progress
 from .report import training_macs
 
 RESULT = {
     "test_accuracy", "test_loss", "train_loss", "epochs", "steps", "ranks", "images_per_second",
     "wall_seconds", "macs", "checkpoint",
 }  # fmt: skip
-
-
-Judged: TypeAlias = tuple[Tensor, Tensor]  # mean loss and number of hits
-
-
-def hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return how many images are classified right."""
-    with no_grad(), context.using(phase="evaluate", scope="metrics"):
-        right: Tensor = (logits.detach().argmax(1) == labels).sum()
-    return right
-
-
-def sums(judged: Judged, count: int) -> tuple[float, float, float]:
-    """Return the sums that ranks add up: loss, hits, samples."""
-    loss, right = judged
-    return float(loss.item()) * count, float(right.item()), float(count)
-
-
-def judging(model: nn.Module) -> Callable[[Tensor, Tensor], Judged]:
-    """Return the function that judges a model, in evaluation mode, by images and labels."""
-
-    def judge(images: Tensor, labels: Tensor) -> Judged:
-        logits = model(images)
-        return cross_entropy(logits, labels), hits(logits, labels)
-
-    model.eval()
-    judged: Callable[[Tensor, Tensor], Judged] = trace(judge)
-    return judged
 
 
 class Training:
@@ -90,6 +61,7 @@ class Training:
         self.config, self.comm, self.folder = config, comm, folder
         data = data or build.load_data(config, comm)
         self.data, self.train_data, self.test_data = data, data.train, data.test
+        self.judging_data = data.validation or data.test  # what chooses the best
         self.dtype = np.dtype(config.dtype)
         self.sampling = parse_every(config.sparsity)
         self.backend = build.choose_backend(
@@ -117,6 +89,7 @@ class Training:
         self.total = Ledger()
         self.lr = 0.0
         self.copies: dict[str, NDArray[Any]] = {}
+        self.progress = Progress(self.planned, 0, folder.writes)
 
     def run(self) -> dict[str, Any]:
         """Train from the beginning or from a checkpoint to the end; return the result, which is
@@ -128,7 +101,11 @@ class Training:
         if done:
             return done
         self.prepare()
-        progress = Progress(last, self.state.step, self.folder.writes)
+        self.tell()
+        self.progress = progress = Progress(
+            last, self.state.step, self.folder.writes,
+            per_epoch=self.steps_per_epoch, epochs=self.config.epochs,
+        )  # fmt: skip
         # Numbers that overflow are told as a loss that is not finite, not as NumPy's warnings.
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
         try:
@@ -138,13 +115,14 @@ class Training:
                 context.using(backend=self.backend, ledger=self.ledger),
             ):
                 self.tune()
-                while self.state.step < last:
+                while self.state.step < last and not self.exhausted():
                     self.epoch(last, progress)
                 if self.state.evaluated != self.state.step:
-                    self.test()
+                    self.validate()
+                best = self.test()
         finally:
             progress.close()
-        return self.finish()
+        return self.finish(best)
 
     def epoch(self, last: int, progress: Progress) -> None:
         """Do the rest of an epoch, up to a last step at most."""
@@ -155,6 +133,7 @@ class Training:
             ends, stops = now.step_in_epoch == self.steps_per_epoch, now.step == last
             if ends or stops:
                 self.end_epoch(progress, whole=ends, final=stops)
+                stops = stops or self.exhausted()
             if ends or stops or (every and now.step % every == 0):
                 self.save()
             if stops:
@@ -232,31 +211,73 @@ class Training:
         now.train_loss = loss / count
         figures: dict[str, Any] = {"train_loss": now.train_loss, "train_accuracy": hits / count}
         if due:
-            self.test()
-            figures |= {"test_loss": now.test_loss, "test_accuracy": now.test_accuracy}
+            figures |= self.validate()
         memory = memory_in_use().peak
         self.log("epoch", **figures, memory_peak=memory)
-        shown = ", ".join(f"{k.replace('_', ' ')} {v:.4f}" for k, v in figures.items())
-        shown += f", memory of results {memory / 1e6:,.0f} MB" if memory else ""
-        progress.say(f"epoch {now.epoch + 1}/{self.config.epochs}: {shown}")
+        progress.epoch(now.epoch + 1, figures, memory)
         if whole:
             now.epoch, now.step_in_epoch, now.sums = now.epoch + 1, 0, [0.0, 0.0, 0.0]
 
-    def test(self) -> None:
-        """Evaluate on the test set."""
-        now, begun = self.state, time.monotonic()
+    def validate(self) -> dict[str, float]:
+        """Evaluate on the set that chooses the best checkpoint; return loss and accuracy under the
+        names that the log has for them."""
+        now, split = self.state, self.judging_data.dataset.split
         self.statistics.use_means()
+        loss, accuracy = self.evaluate(self.judging_data)
+        figures = {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
+        vars(now).update(figures, evaluated=now.step)
+        now.not_better += 1
+        if accuracy > now.best:
+            now.best, now.best_step, now.not_better = accuracy, now.step, 0
+        return figures
+
+    def evaluate(self, data: Loader) -> tuple[float, float]:
+        """Return mean loss and accuracy over a set."""
+        now, begun = self.state, time.monotonic()
         try:
             self.model.eval()
-            loss, right, count = evaluate(self.judge, self.test_data, self.reducer)
+            loss, right, count = evaluate(self.judge, data, self.reducer, self.progress)
         except OutOfMemory as error:
-            size = self.test_data.sampler.batch_size
-            raise build.too_much(error, "--eval-batch-size", size) from error
+            raise build.too_much(error, "--eval-batch-size", data.sampler.batch_size) from error
         if not math.isfinite(loss):
-            raise NotFinite(f"test loss is {loss / count} after step {now.step}: lower --lr")
-        now.test_loss, now.test_accuracy, now.evaluated = loss / count, right / count, now.step
+            split = data.dataset.split
+            raise NotFinite(f"{split} loss is {loss / count} after step {now.step}: lower --lr")
         now.evaluations += 1
         now.aside += time.monotonic() - begun
+        return loss / count, right / count
+
+    def exhausted(self) -> bool:
+        """Tell whether `--patience` evaluations in a row brought no better one."""
+        return 0 < self.config.patience <= self.state.not_better
+
+    def test(self) -> dict[str, Any]:
+        """Evaluate on the test set, which had no part in the training where there is a validation
+        set: last weights, then best ones, which replace them. Return what there is to tell."""
+        now, found = self.state, {}
+        if self.judging_data is not self.test_data:
+            self.statistics.use_means()
+            now.test_loss, now.test_accuracy = self.evaluate(self.test_data)
+            of_best: float | None = now.test_accuracy
+            if now.best_step != now.step:
+                of_best = self.evaluate(self.test_data)[1] if self.take_best() else None
+            found["validation_accuracy"] = now.validation_accuracy
+            found["best_test_accuracy"] = of_best
+        return {"best_accuracy": now.best, "best_step": now.best_step, **found}
+
+    def take_best(self) -> bool:
+        """Take the weights and buffers of the best checkpoint, which rank 0 reads for all; false
+        where it cannot be read."""
+        best, held = self.checkpoints.best_path, None
+        if self.folder.writes:
+            try:
+                held = load_checkpoint(best)
+                state.load_model(best, held.tensors, self.model)
+            except UserError as error:
+                self.progress.say(f"warning: {error}: the best is not tested")
+        if not self.comm.bcast_bytes(b"read" if held else b""):
+            return False
+        share([self.flat.data, *[b.data for b in self.model.buffers()]], self.comm)
+        return True
 
     def save(self) -> None:
         """Write a checkpoint (rank 0); all ranks take part in adding up the books."""
@@ -266,9 +287,7 @@ class Training:
         if not np.isfinite(self.flat.data.value).all():
             raise NotFinite(f"weights are not finite after step {now.step}: try a smaller --lr")
         now.seconds += self.lap()
-        best = now.evaluated == now.step and (now.test_accuracy or 0.0) > now.best
-        if best:
-            now.best = now.test_accuracy or 0.0
+        best = now.evaluated == now.step == now.best_step
         books = self.books()
         if now.epoch and not now.step_in_epoch:  # which one has just ended
             now.closed.append(history.epoch_of(now, books))
@@ -318,6 +337,12 @@ class Training:
             self.folder.write_json("provenance.json", facts)
         self.begun = time.monotonic()
 
+    def tell(self) -> None:
+        """Say what is about to be trained."""
+        args = self.config, self.model, self.data, self.comm, self.backend, self.folder.path
+        for line in summary.header(*args):
+            self.progress.say(line)
+
     def restart(self) -> None:
         """Let the folder's log end at the checkpoint, and put on record what is lost by that where
         the run before died: one that came to its end left a result."""
@@ -345,7 +370,7 @@ class Training:
     def done(self, last: int) -> dict[str, Any]:
         """Return the result of a run that is complete already, which stays as it is; else nothing.
         UserError where a new folder would stay empty."""
-        if self.latest is None or self.state.step < last:
+        if self.latest is None or (self.state.step < last and not self.exhausted()):
             return {}
         if self.latest.resolve().parent != self.folder.checkpoints.resolve():
             raise UserError(
@@ -370,9 +395,9 @@ class Training:
         if self.comm.rank == 0:
             self.earlier = books
         if not self.checkpoints.best_path.exists():
-            self.state.best = -1.0
+            self.state.best, self.state.best_step, self.state.not_better = -1.0, -1, 0
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, found: dict[str, Any]) -> dict[str, Any]:
         """Write the result: the record that the run is complete."""
         now = self.state
         books = self.books()
@@ -390,24 +415,9 @@ class Training:
             "training_macs": training_macs(books.by("phase")),
             "checkpoint": str(self.latest),
             "memory_peak": max([0, *map(int, peaks)]),
+            **found,
         }
         self.folder.write_json("ledger.json", books.to_json())
         self.folder.write_json("result.json", result)
         self.total = books
         return result
-
-
-def evaluate(
-    judge: Callable[[Tensor, Tensor], Judged], data: Loader, reducer: Reducer
-) -> tuple[float, float, float]:
-    """Return the sums of loss, hits and samples over the batches of all ranks: smaller parts weigh
-    less, so the totals do not depend on the number of ranks."""
-    rows = np.zeros((len(data.sampler.mine), 3))
-    with no_grad(), context.using(phase="evaluate"):
-        for batch in data.epoch(0):
-            for row, part in zip(rows, batch.parts(), strict=True):
-                if len(part.labels):
-                    judged = judge(from_numpy(part.images), from_numpy(part.labels))
-                    row += sums(judged, len(part.labels))
-    loss, right, count = total(rows, reducer).tolist()
-    return loss, right, count

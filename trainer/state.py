@@ -17,7 +17,12 @@ from .config import TrainConfig
 from .errors import UserError
 
 MOST = 1 << 100  # of anything counted
-HISTORY = ("closed", "restarts")
+# What checkpoints of before do not have, in the state and in the options.
+LATER = (
+    "closed", "restarts", "evaluations", "validation_loss", "validation_accuracy", "best_step",
+    "not_better",
+)  # fmt: skip
+LATER_OPTIONS = {"validation": "0"}
 MODEL, VELOCITY, COPIES = "model/", "optimizer/velocity/", "micro_batches/"
 
 
@@ -25,8 +30,9 @@ MODEL, VELOCITY, COPIES = "model/", "optimizer/velocity/", "micro_batches/"
 class State:
     """Where a training stands, besides its tensors: steps done in all, in the epoch under way, sums
     over that epoch (loss, hits, samples), seconds so far and, of them, those
-    beside training (evaluation, checkpoints), best accuracy, evaluations done, and what `history`
-    keeps: epochs `closed`, and `restarts`."""
+    beside training (evaluation, checkpoints), best accuracy (on the validation set, where there is
+    one) and its step, evaluations done, those since the best, and what `history` keeps: epochs
+    `closed`, and `restarts`."""
 
     step: int = 0
     epoch: int = 0
@@ -41,8 +47,18 @@ class State:
     test_accuracy: float | None = None
     evaluated: int = -1
     evaluations: int = 0
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    best_step: int = -1
+    not_better: int = 0
     closed: list[dict[str, Any]] = field(default_factory=list)
     restarts: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The last accuracy on the set that chooses the best: validation's where there is one."""
+        held_out = self.validation_accuracy
+        return self.test_accuracy if held_out is None else held_out
 
 
 def capture(
@@ -64,7 +80,7 @@ def describe(state: State, config: TrainConfig, ranks: int, ledger: Ledger) -> d
     """Return the record that goes with the tensors."""
     return {
         **vars(state),
-        "accuracy": state.test_accuracy,
+        "accuracy": state.accuracy,
         "model": config.model,
         "dataset": config.dataset,
         "seed": config.seed,
@@ -84,7 +100,7 @@ def restore(
 ) -> State:
     """Load tensors and record into a training. UserError where the checkpoint is of another one,
     naming what differs with both values."""
-    held = recorded(path, meta, "config", dict)
+    held = LATER_OPTIONS | recorded(path, meta, "config", dict)
     for name, mine in config.identity().items():
         if held.get(name) != mine:
             flag = "--" + name.replace("_", "-")
@@ -129,7 +145,7 @@ def books(path: Path, meta: dict[str, Any]) -> Ledger:
 
 def _state(meta: dict[str, Any]) -> State:
     """Return the State on record. ValueError for a value of another kind than the default's."""
-    held = {name: [] for name in HISTORY} | {"evaluations": 0} | meta
+    held = {name: vars(State())[name] for name in LATER} | meta
     made = State(**{name: held[name] for name in vars(State())})
     for name, default in vars(State()).items():
         value = getattr(made, name)

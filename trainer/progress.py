@@ -1,0 +1,145 @@
+"""What the terminal shows while a command runs: a bar, or a plain line now and then."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from ..autograd.backends import Building
+
+COMPILING = 1.0  # seconds of compiling that are no reason to say anything
+BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {postfix}"
+
+
+def fit(text: str) -> str:
+    """Return a line cut at spaces to the terminal's width ($COLUMNS, else its own, else 80)."""
+    width = max(shutil.get_terminal_size().columns, 20)
+    return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False,
+                         break_on_hyphens=False)  # fmt: skip
+
+
+def percent(share: float) -> str:
+    """Return an accuracy as all texts have it: 0.98765 is 98.77%. It is 100.00% only where it is
+    1."""
+    return f"{min(share, 0.9999) if share < 1 else 1.0:.2%}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span: 9 s, 1:05, 2:01:05."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Progress:
+    """Shows how far `total` steps are, of which `done` are done before, in epochs of `per_epoch`.
+
+    A bar of the epoch under way where stderr is a terminal, else a plain line every so many
+    seconds; silent where `shows` is false, as on other ranks."""
+
+    def __init__(
+        self, total: int, done: int, shows: bool, stream: TextIO | None = None, every: float = 10.0,
+        per_epoch: int = 0, epochs: int = 1,
+    ) -> None:  # fmt: skip
+        self.total, self.done, self.shows = total, done, shows
+        self.stream, self.every = stream or sys.stderr, every
+        self.per_epoch, self.epochs = per_epoch or total, epochs
+        self.begun = self.said = time.monotonic()
+        self.images = self.steps = 0
+        self.building: Building | None = None  # what was shown last, and
+        self.told = Building(0, 0, 0.0)  # what was told when the compiling before it ended
+        self.bar: tqdm[Any] | None = None
+        if shows and self.stream.isatty():
+            self.bar = tqdm(
+                total=self.per_epoch, initial=done % self.per_epoch, file=self.stream,
+                bar_format=BAR, dynamic_ncols=True,
+            )  # fmt: skip
+
+    def step(self, epoch: int, images: int, loss: float, accuracy: float) -> None:
+        """Show that one more step is done, of an epoch counted from 0."""
+        place = self.done % self.per_epoch + 1
+        self.done, self.steps, self.images = self.done + 1, self.steps + 1, self.images + images
+        if not self.shows:
+            return
+        self._end_of_building()
+        now = time.monotonic()
+        passed = max(now - self.begun, 1e-9)
+        left = duration((self.total - self.done) * passed / self.steps)
+        figures = f"loss {loss:.4f}, {percent(accuracy)}, {self.images / passed:,.0f} images/s"
+        name = f"epoch {epoch + 1}/{self.epochs}"
+        if self.bar is not None:
+            if place == 1:
+                self.bar.reset(self.per_epoch)
+            self.bar.set_description_str(name, refresh=False)
+            self.bar.set_postfix_str(f"{figures}, {left} left", refresh=False)
+            self.bar.update()
+        elif now - self.said >= self.every:
+            self.said = now
+            self.say(f"{name} step {place}/{self.per_epoch}: {figures}, {left} left")
+
+    def evaluating(self, split: str, step: int, steps: int) -> None:
+        """Show that a step of an evaluation is done."""
+        if not self.shows:
+            return
+        self._end_of_building()
+        line = f"evaluating on {split}: {step}/{steps}"
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.set_postfix_str(line, refresh=False)
+            self.bar.update(0)
+        elif now - self.said >= self.every:
+            self.said = now
+            self.say(line)
+
+    def epoch(self, epoch: int, figures: Mapping[str, float], memory: int) -> None:
+        """Tell what an epoch, counted from 1, came to: losses and accuracies by the names that the
+        log has for them, and the most bytes of results, where they are counted."""
+        parts = [
+            f"{name} loss {figures[f'{name}_loss']:.4f} ({percent(figures[f'{name}_accuracy'])})"
+            for name in ("train", "validation", "test")
+            if f"{name}_loss" in figures
+        ]
+        parts += [f"memory {memory / 1e6:,.0f} MB"] if memory else []
+        self.say(f"epoch {epoch}/{self.epochs}: {', '.join(parts)}")
+
+    def compiling(self, state: Building) -> None:
+        """Show that kernels are made, once that has taken more than a second."""
+        made, cached, seconds = (a - b for a, b in zip(state, self.told, strict=True))
+        if not self.shows or seconds < COMPILING:
+            return
+        first, self.building = self.building is None, state
+        line = f"compiling kernels: {made} made, {cached} from the cache"
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.set_postfix_str(line)
+        elif first or now - self.said >= self.every:
+            self.said = now
+            self.say(line)
+
+    def _end_of_building(self) -> None:
+        """Say once how many kernels were made before this step, and in which time."""
+        if self.building is not None:
+            made, _, seconds = (a - b for a, b in zip(self.building, self.told, strict=True))
+            self.say(f"{made} kernels compiled in {seconds:.1f} s")
+            self.told, self.building = self.building, None
+
+    def say(self, line: str) -> None:
+        """Print a line without tearing the bar."""
+        if self.bar is not None:
+            self.bar.write(fit(line), file=self.stream)
+        elif self.shows:
+            print(fit(line), file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal clean."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,67 @@
+"""What `train` tells before its first step and after its last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..autograd import get_num_threads, nn
+from ..datasets import Dataset
+from .build import Data
+from .config import TrainConfig
+from .distributed.comm import Comm
+from .progress import percent
+from .report import short
+
+
+def header(
+    config: TrainConfig, model: nn.Module, data: Data, comm: Comm, backend: str, folder: Path
+) -> list[str]:
+    """Return what is about to be trained, on what, and where it is kept."""
+    values = sum(p.size for p in model.parameters())
+    sets = [data.train.dataset, *([data.validation.dataset] if data.validation else [])]
+    samples = ", ".join(_samples(one) for one in (*sets, data.test.dataset))
+    shape = "x".join(map(str, data.train.dataset.input_shape))
+    threads = get_num_threads()
+    return [
+        f"model    {config.model}, {short(values)} parameters, {config.dtype}",
+        f"data     {config.dataset}: {samples}; {shape}, {len(data.train.dataset.classes)} classes",
+        f"ranks    {comm.size} x {threads} thread{'s' if threads > 1 else ''}, MPI "
+        f"{comm.library}, backend {backend}",
+        f"folder   {folder}",
+    ]
+
+
+def _samples(data: Dataset) -> str:
+    return f"{len(data):,} {data.split}"
+
+
+def outcome(result: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return what a training came to, from its result, and how to go on."""
+    last = percent(result["test_accuracy"])
+    return [
+        f"test accuracy {last}, loss {result['test_loss']:.4f}",
+        *_best(result),
+        f"{result['images_per_second']:,.0f} images/s, {result['wall_seconds']:.1f} s",
+        f"checkpoint    {result['checkpoint']}",
+        f"log           {folder}/log.jsonl",
+        f"evaluate      tallygrad eval {folder}",
+    ]
+
+
+def _best(result: Mapping[str, Any]) -> list[str]:
+    """Return lines on the best checkpoint, none where it is the last and was chosen fairly."""
+    step, best = result.get("best_step", -1), result.get("best_accuracy")
+    if step < 0 or best is None:
+        return []
+    if "validation_accuracy" in result:
+        tested = result.get("best_test_accuracy")
+        shown = "not tested" if tested is None else f"test accuracy {percent(tested)}"
+        return [f"best          step {step:,}, validation accuracy {percent(best)}: {shown}"]
+    if step == result["steps"]:
+        return []
+    return [
+        f"best          step {step:,}, test accuracy {percent(best)}, chosen on the test set, so",
+        "              too good: --validation 5000 holds training images out to choose it",
+    ]
