@@ -87,8 +87,23 @@ def test_temporaries_of_dead_writers_are_collected(tmp_path: Path) -> None:
     for name in [*stale, *fresh]:
         (tmp_path / name).write_bytes(b"part")
     os.utime(tmp_path / stale[2], (1, 1))
+    (tmp_path / f".b.h5~{host}~{dead.pid}.tmp").mkdir()  # which no writer made
     CheckpointFolder(tmp_path).save(1, {}, {})
-    assert names(tmp_path) == sorted([*fresh, "step-00000001.h5"])
+    kept = [*fresh, f".b.h5~{host}~{dead.pid}.tmp", "step-00000001.h5"]
+    assert names(tmp_path) == sorted(kept)
+
+
+def test_pipes_and_folders_are_no_checkpoints(tmp_path: Path) -> None:
+    """A pipe would have its reader wait for ever; a folder is not to be removed as an old step."""
+    run = CheckpointFolder(tmp_path, keep=1)
+    fill(run, range(3, 4))
+    (tmp_path / "step-00000001.h5").mkdir()
+    os.mkfifo(tmp_path / "step-00000009.h5")
+    said: list[str] = []
+    assert run.newest(said.append) == tmp_path / "step-00000003.h5"
+    assert len(said) == 1 and "step-00000009.h5: not a regular file" in said[0]
+    fill(run, range(4, 5))
+    assert names(tmp_path) == ["step-00000001.h5", "step-00000004.h5", "step-00000009.h5"]
 
 
 def test_unwritable_places_are_user_errors(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,19 @@ def test_a_folder_that_writes_nothing(tmp_path: Path) -> None:
     folder.write_json("config.json", {})
     folder.rewind(0, 0)
     assert not (tmp_path / "run").exists()
+
+
+def test_temporaries_are_collected_and_pipes_are_not_awaited(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, writes=True)
+    (stale := tmp_path / ".ledger.json~gone~1.tmp").touch()
+    os.utime(stale, (1, 1))
+    folder.open(resumes=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoints"]
+    for name in ("log.jsonl", "result.json"):
+        os.mkfifo(tmp_path / name)
+    assert folder.read_json("result.json") is None and folder.events(0) == []
+    with pytest.raises(UserError, match=r"log\.jsonl: not a regular file"):
+        folder.rewind(0, 0)
 
 
 def test_a_whole_file_or_none(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -224,8 +223,3 @@ def create_optimizer(config: TrainConfig, model: nn.Module, flat: Flat, steps: i
         )
     except ValueError as error:
         raise UserError(str(error)) from error
-
-
-def run_folder(config: TrainConfig, stamp: str) -> Path:
-    """Return the run folder's path, `stamp` telling apart runs without a name."""
-    return Path(config.out or f"runs/{config.model}-{config.dataset}-{stamp}")

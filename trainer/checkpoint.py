@@ -13,9 +13,7 @@ import math
 import os
 import re
 import shutil
-import socket
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UserError
-from .files import replacing, user_errors
+from .files import collect_temporaries, regular_file, replacing, user_errors
 
 VERSION = 1
 META = "meta.json"
@@ -129,7 +127,7 @@ class CheckpointFolder:
         with user_errors(self.folder):
             for old in [step_path for s, step_path in self._steps() if s <= step][self.keep :]:
                 old.unlink(missing_ok=True)
-            self._collect()
+            collect_temporaries(self.folder)
         return path
 
     def newest(self, warn: Callable[[str], None] | None = None) -> Path | None:
@@ -151,7 +149,7 @@ class CheckpointFolder:
         found = []
         for path in self.folder.glob("step-*.h5"):
             match = re.fullmatch(r"step-(\d{8,18})\.h5", path.name)
-            if match:
+            if match and not path.is_dir():
                 found.append((int(match[1]), path))
         return sorted(found, reverse=True)
 
@@ -162,12 +160,6 @@ class CheckpointFolder:
                 os.link(path, temporary)
             except OSError:
                 shutil.copyfile(path, temporary)
-
-    def _collect(self) -> None:
-        """Remove the temporary files of writers that were killed."""
-        for path in self.folder.glob(".*.tmp"):
-            if _is_stale(path):
-                path.unlink(missing_ok=True)
 
 
 def _warn(line: str) -> None:
@@ -265,21 +257,6 @@ def _seal(contents: memoryview) -> bytes:
     return f"tallygrad checkpoint {VERSION:04}\nbytes {length:020}\nsha256 {digest}\n".encode()
 
 
-def _is_stale(temporary: Path) -> bool:
-    """Whether nobody writes this file any more; a writer on another node gets an hour."""
-    try:
-        age = time.time() - temporary.stat().st_mtime
-        _, host, pid = temporary.name.removesuffix(".tmp").rsplit("~", 2)
-        if host == socket.gethostname() and int(pid) != os.getpid():
-            os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, ValueError, OverflowError):
-        return False
-    # This process writes one file at a time, so its number here is a predecessor's.
-    return age > 3600 or (host == socket.gethostname() and int(pid) == os.getpid())
-
-
 # -- Reading -------------------------------------------------------------------------------------
 
 
@@ -287,7 +264,7 @@ def _is_stale(temporary: Path) -> bool:
 def _verified(path: Path) -> Iterator[BufferedReader]:
     """Yield the open file, once its seal is found to be good, at the start of its index."""
     try:
-        with open(path, "rb") as file:
+        with regular_file(path) as file:
             _check_seal(path, file)
             file.seek(_SEAL_BYTES)
             yield file

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -233,18 +232,14 @@ def _ranks(threads: int) -> Iterator[Comm]:
 def _train(chosen: dict[str, Any]) -> int:
     values = options.gather(chosen.pop("config"), chosen)
     with _ranks(values.get("threads", 0)) as comm:
-        from .build import run_folder
-        from .logs import RunFolder
         from .loop import Training
         from .report import bill, sparsity
-        from .resume import plan
+        from .resume import occupy
         from .summary import outcome
 
-        config, source = plan(values, comm)
-        stamp = comm.bcast_bytes(time.strftime("%Y%m%d-%H%M%S").encode()).decode()
-        folder = RunFolder(run_folder(config, stamp), writes=comm.rank == 0)
-        training = Training(config, comm, folder, source)
-        result = training.run()
+        with occupy(values, comm) as (config, source, folder):
+            training = Training(config, comm, folder, source)
+            result = training.run()
         if comm.rank == 0:
             table = [bill(training.total), *sparsity(training.total, training.state.step)]
             print("\n" + "\n".join(table) + "\n")

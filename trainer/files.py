@@ -8,9 +8,11 @@ import os
 import socket
 import stat
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,18 +24,61 @@ PARSERS = {"TOML": tomllib.loads, "JSON": json.loads}
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file in the same folder that becomes `path` once it is on the disk."""
-    temporary = path.with_name(f".{path.name}~{socket.gethostname()}~{os.getpid()}.tmp")
+    part = temporary(path)
     with user_errors(path):
         try:
-            temporary.unlink(missing_ok=True)
-            yield temporary
-            _sync(temporary, os.O_RDWR)
-            os.replace(temporary, path)
+            part.unlink(missing_ok=True)
+            yield part
+            _sync(part, os.O_RDWR)
+            os.replace(part, path)
             _sync(path.parent, os.O_RDONLY)
         except BaseException:
             with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                part.unlink(missing_ok=True)
             raise
+
+
+def temporary(path: Path) -> Path:
+    """Return the name beside `path` under which this process keeps what is not to be seen yet."""
+    return path.with_name(f".{path.name}~{socket.gethostname()}~{os.getpid()}.tmp")
+
+
+def collect_temporaries(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed. What cannot be removed, such as a
+    folder of that name, is no reason to end."""
+    for path in folder.glob(".*.tmp"):
+        if _is_stale(path):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_stale(part: Path) -> bool:
+    """Whether nobody writes this file any more; a writer on another node gets an hour."""
+    try:
+        age = time.time() - part.stat().st_mtime
+        _, host, pid = part.name.removesuffix(".tmp").rsplit("~", 2)
+        if host == socket.gethostname() and int(pid) != os.getpid():
+            os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, OverflowError):
+        return False
+    # This process writes one file at a time, so its number here is a predecessor's.
+    return age > 3600 or (host == socket.gethostname() and int(pid) == os.getpid())
+
+
+@contextmanager
+def regular_file(path: Path, flags: int = 0) -> Iterator[BufferedReader]:
+    """Yield a file open for reading, with more `flags` of `open`. OSError for what is no regular
+    file: opening a pipe, or reading it, would wait for a writer that may never come."""
+
+    def opener(name: str, mode: int) -> int:
+        return os.open(name, mode | os.O_NONBLOCK | flags)
+
+    with open(path, "rb", opener=opener) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        yield file
 
 
 def read_data(option: str, path: Path, kind: str = "TOML") -> Any:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .files import user_errors, write_whole
+from .files import collect_temporaries, regular_file, user_errors, write_whole
+from .lock import Lock
 
 COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
@@ -20,12 +21,13 @@ COLUMNS = (
 
 
 class RunFolder:
-    """Writes the files of a run. Ranks other than the first hold one that writes nothing
-    (`writes=False`), so that nobody asks who is who."""
+    """Writes the files of a run, as long as its `lock` is held. Ranks other than the first hold
+    one that writes nothing (`writes=False`), so that nobody asks who is who."""
 
-    def __init__(self, path: Path, writes: bool) -> None:
+    def __init__(self, path: Path, writes: bool, lock: Lock | None = None) -> None:
         self.path = path
         self.writes = writes
+        self.lock = lock
 
     @property
     def checkpoints(self) -> Path:
@@ -45,6 +47,12 @@ class RunFolder:
                     "go on with it by --resume auto, or name another folder"
                 )
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            collect_temporaries(self.path)
+
+    def check(self) -> None:
+        """Raise UserError where another run has taken the folder over."""
+        if self.lock is not None:
+            self.lock.check()
 
     def holds(self) -> list[str]:
         """Return the names of files that show that a run lies here."""
@@ -54,6 +62,7 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         """Write a whole JSON file."""
         if self.writes:
+            self.check()
             write_whole(self.path / name, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def rewind(self, step: int, epochs: int) -> list[dict[str, Any]]:
@@ -64,7 +73,7 @@ class RunFolder:
             return []
         beyond = self.events(step)
         with user_errors(log):
-            text = log.read_text("utf-8", errors="replace")
+            text = _read(log)
             lines = [line for line in text.splitlines() if _until(line, step, epochs)]
             write_whole(log, "".join(f"{line}\n" for line in lines))
             (self.path / "result.json").unlink(missing_ok=True)
@@ -76,7 +85,7 @@ class RunFolder:
         """Return the events beyond a step that log.jsonl tells of, without half a line that a
         killed run may leave."""
         try:
-            lines = (self.path / "log.jsonl").read_text("utf-8", errors="replace").splitlines()
+            lines = _read(self.path / "log.jsonl").splitlines()
         except OSError:
             return []
         return [event for line in lines if (event := _event(line)) and event["step"] > step]
@@ -84,7 +93,7 @@ class RunFolder:
     def read_json(self, name: str) -> Any:
         """Return what a JSON file of an earlier run holds, None where there is none."""
         try:
-            return json.loads((self.path / name).read_text("utf-8"))
+            return json.loads(_read(self.path / name))
         except (OSError, ValueError):
             return None
 
@@ -92,6 +101,7 @@ class RunFolder:
         """Append an event to log.jsonl, and an epoch's figures to metrics.csv too."""
         if not self.writes:
             return
+        self.check()
         self._append("log.jsonl", json.dumps(event, allow_nan=False) + "\n")
         if event["event"] == "epoch":
             head = [] if (self.path / "metrics.csv").exists() else [COLUMNS]
@@ -100,6 +110,12 @@ class RunFolder:
     def _append(self, name: str, text: str) -> None:
         with user_errors(self.path / name), (self.path / name).open("a", encoding="utf-8") as out:
             out.write(text)
+
+
+def _read(path: Path) -> str:
+    """Return a file's text. OSError where it is none."""
+    with regular_file(path) as file:
+        return file.read().decode("utf-8", errors="replace")
 
 
 def _until(line: str, step: int, epochs: int) -> bool:

@@ -292,6 +292,7 @@ class Training:
         if now.epoch and not now.step_in_epoch:  # which one has just ended
             now.closed.append(history.epoch_of(now, books))
         if self.folder.writes:
+            self.folder.check()
             record = state.describe(now, self.config, self.comm.size, books)
             data = self.train_data.dataset
             record |= {"input": [*data.input_shape], "classes": len(data.classes)}

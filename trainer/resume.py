@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +16,42 @@ from .checkpoint import CheckpointFolder, load
 from .config import AUTO, TrainConfig
 from .distributed.comm import Comm
 from .errors import UserError
+from .files import user_errors
 from .inspect import find
+from .lock import Lock
 from .logs import RunFolder
 from .state import recorded
 
 
-def plan(given: Mapping[str, Any], comm: Comm) -> tuple[TrainConfig, Path | None]:
-    """Return the options of a run and the checkpoint that it goes on from, None for a new run.
-    Rank 0 decides for all: others may see older files. UserError where it would overwrite or mix
-    runs."""
-    text = b""
-    if comm.rank == 0:
-        config, source = _decide(given)
-        text = json.dumps([config.to_json(), str(source or "")]).encode()
-    values, name = json.loads(comm.bcast_bytes(text))
-    return TrainConfig(**values), Path(name) if name else None
+@contextmanager
+def occupy(
+    given: Mapping[str, Any], comm: Comm
+) -> Iterator[tuple[TrainConfig, Path | None, RunFolder]]:
+    """Yield the options of a run, the checkpoint that it goes on from, None for a new run, and its
+    folder, held for it until the end. Rank 0 decides for all: others may see older files. UserError
+    where it would overwrite or mix runs, or where another run holds the folder."""
+    with ExitStack() as stack:
+        lock, text = None, b""
+        if comm.rank == 0:
+            # Before anything in it is read: a run that still writes would change it.
+            lock = stack.enter_context(Lock(Path(given["out"]))) if given.get("out") else None
+            config, source = _decide(given)
+            lock = lock or stack.enter_context(Lock(_new_folder(config), made=True))
+            text = json.dumps([config.to_json(), str(source or ""), str(lock.folder)]).encode()
+        values, name, path = json.loads(comm.bcast_bytes(text))
+        folder = RunFolder(Path(path), writes=comm.rank == 0, lock=lock)
+        yield TrainConfig(**values), Path(name) if name else None, folder
+
+
+def _new_folder(config: TrainConfig) -> Path:
+    """Make a folder that no other run has, named after the model, the data set and the time."""
+    name = f"{config.model}-{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in chain([""], map("-{}".format, count(2))):
+        path = Path("runs", name + suffix)
+        with user_errors(path), suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
+    raise AssertionError("count ended")
 
 
 def _decide(given: Mapping[str, Any]) -> tuple[TrainConfig, Path | None]:
@@ -36,7 +61,9 @@ def _decide(given: Mapping[str, Any]) -> tuple[TrainConfig, Path | None]:
     if not config.resume:
         return config, None
     source = _newest(config.out) if config.resume == AUTO else find(Path(config.resume))
-    if source is None:  # killed before its first checkpoint: the same run from the start
+    if source is None:  # a new run, or one killed before its first checkpoint
+        print(f"tallygrad: {config.out}: nothing to resume, training starts anew",
+              file=sys.stderr, flush=True)  # fmt: skip
         begun = RunFolder(Path(config.out), writes=False).read_json("config.json")
         return options.resume(given, begun if isinstance(begun, dict) else {}), None
     held = load(source)
