@@ -39,11 +39,10 @@ class Array:
     `offset` the first element within a flat base, -1 for another kind of view; `version` of the
     owner grows with each write. Of an owner, `kept` counts the records that hold its memory, and
     `lasting` tells memory that is there anyway: that of leaves; `made`, memory that only the engine
-    has. `left` counts how often a tensor that had this array was laid elsewhere. Numbers that are
-    not there yet wait for the call in `deferred`."""
+    has. Numbers that are not there yet wait for the call in `deferred`."""
 
     __slots__ = (
-        "__weakref__", "_value", "_version", "base", "deferred", "kept", "lasting", "left", "made",
+        "__weakref__", "_value", "_version", "base", "deferred", "kept", "lasting", "made",
         "offset", "spec",
     )  # fmt: skip
 
@@ -58,7 +57,6 @@ class Array:
         self._value = value
         self._version = 0
         self.made = False
-        self.left = 0
         self.deferred: Deferred | None = None
 
     @property

@@ -10,6 +10,7 @@ from .ledger import Ledger
 
 if TYPE_CHECKING:
     from .tape import Tape
+    from .tensor import Tensor
     from .watch import Watch
 
 PHASES = (
@@ -87,11 +88,6 @@ def enter(state: Context) -> Token[Context]:
     return _state.set(state)
 
 
-def descend(name: str) -> Token[Context]:
-    """Enter the scope of a name within the current one; pass the token to `leave`."""
-    return _state.set(current().inside(name))
-
-
 def leave(token: Token[Context]) -> None:
     """Undo an `enter`."""
     _state.reset(token)
@@ -102,6 +98,13 @@ def untraced(what: str) -> None:
     trace = current().trace
     if trace is not None:
         trace.refuse(f"{what}, which its calls would not do again")
+
+
+def reads(tensor: Tensor) -> None:
+    """Tell whoever watches the calls that a tensor's array is read past `record`."""
+    trace = current().trace
+    if trace is not None:
+        trace.reads(tensor)
 
 
 class using:

@@ -15,12 +15,13 @@ from . import backends, context
 from .array import Array, NDArray, Spec, array
 from .backends import Recordable, Recording
 from .deferred import compute_all, settle
+from .guards import Guards, Learner
 from .ledger import Batch, Ledger
 from .live import Lives, Living
 from .memory import memory_limit
 from .tensor import Tensor
 from .threads import get_num_threads
-from .watch import MAKES, Dispatched, Watch
+from .watch import MAKES, Dispatched
 
 MANY = 8  # recordings of one function
 LONG = 4 * MANY  # calls for which a recording is kept that is not used
@@ -56,29 +57,6 @@ def kind(state: context.Context, arrays: Sequence[Array]) -> Kind:
     lie = tuple([(a.root.made, a.value.strides if a.has_numbers else ()) for a in arrays])
     taped = state.tape is not None
     return Kind(same, specs, lie, state.backend, state.phase, state.scope, taped)
-
-
-class Standing:
-    """Where the tensors lie that some arrays belong to. Of a tensor that was ever laid elsewhere it
-    is known which; another array must not have been left since."""
-
-    def __init__(self, given: Iterable[Array]) -> None:
-        arrays = {id(a): a for a in given}
-        moved = [(r, t.data) for r in Tensor.moved.values() if (t := r()) is not None]
-        if len(moved) < len(Tensor.moved):
-            alive = [t for r, _ in moved if (t := r()) is not None]
-            Tensor.moved = {id(t): weakref.ref(t) for t in alive}
-        self.pairs = [(r, a) for r, a in moved if id(a) in arrays]
-        known = {id(a) for _, a in self.pairs}
-        self.counts = [(a, a.left) for a in arrays.values() if id(a) not in known]
-
-    def holds(self) -> bool:
-        """Tell whether they lie there still."""
-        for r, a in self.pairs:
-            t = r()
-            if t is not None and t.data is not a:
-                return False
-        return all([a.left == count for a, count in self.counts])
 
 
 def check_inputs(inputs: Sequence[Any]) -> None:
@@ -220,7 +198,7 @@ class Repeating:
             a.write(mine)
 
 
-class Steps(Watch):
+class Steps(Learner):
     """Watches a step of training: what it is filed under, what it makes, which leaves get their
     gradients, and whether it could be repeated (`refused` tells why not)."""
 
@@ -232,7 +210,6 @@ class Steps(Watch):
         self.keys: list[Any] = []
         self.lives = Lives()
         self.given: dict[int, Array] = {}  # from elsewhere
-        self._made: dict[int, weakref.ref[Array]] = {}
         self.leaves: list[Tensor] = []
         self.refused = ""
 
@@ -242,12 +219,6 @@ class Steps(Watch):
         self.keys.append(call.key)
         self.lives.add(call)
         self.given.update((id(a), a) for a in call.args if not self.makes(a))
-        self._made.update((id(a), weakref.ref(a)) for a in call.made)
-
-    def makes(self, a: Array) -> bool:
-        """Tell whether an array comes from a call."""
-        own = self._made.get(id(a))
-        return own is not None and own() is a
 
     def refuse(self, what: str) -> None:
         """Remember that calls would not do the same again."""
@@ -309,20 +280,19 @@ class Leaf(NamedTuple):
 
 
 class Recorded:
-    """A step that can be repeated: where what it reads lies, leaves, and in what its results are;
-    `used` is the number of the call that did so last."""
+    """A step that can be repeated: what it depends on, leaves, and in what its results are; `used`
+    is the number of the call that did so last."""
 
     def __init__(
-        self, repeat: Repeat, given: Iterable[Array], leaves: Iterable[Tensor],
-        container: type | None,
-    ) -> None:  # fmt: skip
-        self.repeat, self.standing, self.container = repeat, Standing(given), container
+        self, repeat: Repeat, guards: Guards, leaves: Iterable[Tensor], container: type | None
+    ) -> None:
+        self.repeat, self.guards, self.container = repeat, guards, container
         self.leaves = [Leaf(p, p.slot, bool(p.ready)) for p in leaves if p.slot is not None]
         self.used = 0
 
     def applies(self) -> bool:
-        """Tell whether weights lie where they did, and leaves are as they were."""
-        return all([leaf.untouched() for leaf in self.leaves]) and self.standing.holds()
+        """Tell whether all is as it was, leaves too."""
+        return all([leaf.untouched() for leaf in self.leaves]) and self.guards.hold()
 
     def run(self, arrays: Sequence[Array], ledger: Ledger) -> Any:
         """Repeat it."""
@@ -363,7 +333,7 @@ class TracedTraining:
             self.recorded[key] = []
         elif (
             key not in self.refused
-            and not any(one.standing.holds() for one in recorded)
+            and not any(one.guards.hold() for one in recorded)
             and self._room()
         ):
             return self._record(backend, key, inputs, state.ledger)
@@ -418,7 +388,8 @@ class TracedTraining:
         if steps.refused:
             self.refused[key] = steps.refused
         else:
-            one = Recorded(repeat, steps.given.values(), steps.leaves, container)
+            guards = Guards(steps, self.function)
+            one = Recorded(repeat, guards, steps.leaves, container)
             one.used = self.calls
             self.recorded[key].append(one)
         return _bare([Tensor(a) for a in repeating.results], container)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +36,6 @@ class Tensor(Operators):
     )  # fmt: skip
     __array_ufunc__ = None
     is_parameter = False
-    # Those that were ever laid elsewhere, by id.
-    moved: ClassVar[dict[int, weakref.ref[Tensor]]] = {}
 
     def __init__(
         self, data: Array, requires_grad: bool = False, source: tuple[Record, int] | None = None
@@ -103,13 +101,11 @@ class Tensor(Operators):
 
     def exchange(self, data: Array) -> None:
         """Lay the tensor somewhere else: functions that `trace` returned learn their calls anew."""
-        if data is not self.data:
-            self.data.left += 1
-            self.data = data
-            Tensor.moved[id(self)] = weakref.ref(self)
+        self.data = data
 
     def detach(self) -> Tensor:
         """Return the same numbers without their history."""
+        context.reads(self)
         return Tensor(self.data)
 
     def requires_grad_(self, on: bool = True) -> Tensor:
@@ -181,6 +177,7 @@ class Tensor(Operators):
         if self.source is None:
             self.hooks.append(hook)
             return lambda: self.hooks.remove(hook)
+        context.untraced("hooks a gradient of its own")
         record, position = self.source
 
         def inner(gradient: Value) -> Value | None:
@@ -209,6 +206,7 @@ class Tensor(Operators):
     def copy_(self, other: Operand) -> Tensor:
         """Write other numbers into this tensor's memory. RuntimeError on a recorded leaf."""
         self._writable("copy_")
+        context.reads(self)
         if isinstance(other, Tensor) and other.requires_grad:
             other._writable("copy_ from")
         update.store(self.data, lift(other, self.dtype))
@@ -273,6 +271,7 @@ class Parameter(Tensor):
 def lift(value: Operand, dtype: np.dtype[Any]) -> Array:
     """Return an array; a Python number takes the given type where that can hold it."""
     if isinstance(value, Tensor):
+        context.reads(value)
         return value.data
     if isinstance(value, float) and dtype.kind != "f":
         return array(value, np.float32)
@@ -296,8 +295,12 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
     """Run a primitive on tensors, and put it on the tape where a gradient may come to be asked.
     Numbers and ndarrays among the arguments become arrays."""
     made_of: list[Array] = []
+    state = context.current()
+    tape, trace = state.tape, state.trace
     for a in args:
         if isinstance(a, Tensor):
+            if trace is not None:
+                trace.reads(a)
             data = a.data
             if a.is_parameter:
                 data.root.lasting = True
@@ -305,14 +308,12 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
             data = a if type(a) is Array else _lifted(a, args)
         made_of.append(data)
     arrays = tuple(made_of)
-    tape = context.current().tape
     sources = () if tape is None else tuple([_source(a) for a in args])
     if tape is None or not any(sources):
         result = dispatch(primitive, arrays, attrs)
         if isinstance(result, tuple):
             return tuple([Tensor(a) for a in result])
         return None if result is None else Tensor(result)
-    trace = context.current().trace
     if trace is not None and not trace.training:
         trace.refuse("records gradients")
     if primitive.writes:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from . import context
 from .array import Array, array
 from .deferred import Call, compute
+from .guards import Guards, Learner
 from .ledger import Batch, Ledger
 from .live import Lives
 from .primitive import Known, Primitive, perform
@@ -18,7 +19,6 @@ from .repeat import (
     Repeat,
     Repeating,
     Shared,
-    Standing,
     TracedTraining,
     check_inputs,
     kind,
@@ -26,7 +26,7 @@ from .repeat import (
     recordable,
 )
 from .tensor import Tensor
-from .watch import MAKES, Dispatched, Watch
+from .watch import MAKES, Dispatched
 
 Places: TypeAlias = tuple[int, ...]
 
@@ -43,7 +43,7 @@ class Step(NamedTuple):
     done: Places
 
 
-class Calls(Watch):
+class Calls(Learner):
     """Gathers the calls that are dispatched; each array has a place, in order of its first use."""
 
     def __init__(self, inputs: Sequence[Array], ledger: Ledger) -> None:
@@ -74,9 +74,9 @@ class Program:
     read anew each time."""
 
     def __init__(
-        self, calls: Calls, outputs: Sequence[Array], container: type | None
+        self, calls: Calls, outputs: Sequence[Array], container: type | None, guards: Guards
     ) -> None:
-        self.container = container
+        self.container, self.guards = container, guards
         self.repeat: Repeat | None = None
         self.repeatable = not calls.writes_inputs
         if {id(a.root) for a in outputs} & {id(a) for a in calls.created}:
@@ -86,7 +86,7 @@ class Program:
         dropped = computed | {*self.inputs}
         self.arrays = [None if i in dropped else a for i, a in enumerate(calls.arrays)]
         given = [a for a in self.arrays if a is not None]
-        self.standing, roots = Standing(given), {id(a.root) for a in given}
+        roots = {id(a.root) for a in given}
         self.written = [a for a in calls.written.values() if id(a) in roots]
         keys = [step.key for step in calls.steps]
         self.batch = Batch(keys, (), calls.lives.peaks())
@@ -166,7 +166,7 @@ class Traced:
         arrays = [x.data for x in inputs]
         key = kind(state, arrays)
         for program in self.programs.get(key, ()):
-            if program.standing.holds():
+            if program.guards.hold():
                 made = self._run(program, arrays, state)
                 break
         else:
@@ -207,7 +207,7 @@ class Traced:
             result = self.function(*[Tensor(a) for a in inputs])
         tensors, container = opened(result)
         made = [t.data for t in tensors]
-        program = Program(calls, made, container)
+        program = Program(calls, made, container, Guards(calls, self.function))
         ledger.add_peaks(program.batch.peaks)
         return made, program
 
@@ -218,11 +218,12 @@ def trace(function: Callable[..., Any], training: bool = False) -> Traced | Trac
     shapes; then only the calls that it made. Inputs are tensors; the result is a tensor, or a tuple
     or list of them, without a history.
 
-    Weights are read in each call. What else `function` looks at is fixed by the first one: trace
-    anew after `train()` and `eval()`, and start no threads in it. RuntimeError where it reads
-    numbers of tensors or draws random ones, on which calls would depend, where it records gradients
-    or changes the ledger, and where it writes to or returns tensors that it makes of numbers.
-    TypeError for inputs and results that are no tensors.
+    Weights are read in each call. Calls are learned anew where tensors have other arrays, and where
+    modules or variables that `function` looks at have changed; not where lists or other objects
+    have in place (docs/engine.md has the whole list). Start no threads in it. RuntimeError where it
+    reads numbers of tensors or draws random ones, on which calls would depend, where it records
+    gradients or changes the ledger, and where it writes to or returns tensors that it makes of
+    numbers. TypeError for inputs and results that are no tensors.
 
     With `training` the function may run `backward` to the end: gradients of parameters that lie in
     flat buffers are stored and announced as ever, unless some are there already. Nothing is refused

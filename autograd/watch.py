@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from .array import Array
     from .ledger import Cost, Ledger
+    from .nn.module import Module
     from .primitive import Known, Primitive
     from .tensor import Tensor
 
@@ -23,6 +24,13 @@ class Dispatched(NamedTuple):
     made: Sequence[Array]
     key: tuple[str, str, str, str, Cost]
     ledger: Ledger
+
+
+class Changes:
+    """Counts how often an attribute of any module was set, so that a look at one number tells that
+    there is nothing to look for."""
+
+    count = 0
 
 
 class Watch:
@@ -58,6 +66,12 @@ class Watch:
     def refuse(self, what: str) -> None:
         """Hear that the function does what its calls would not do again: RuntimeError."""
         raise RuntimeError(f"trace: the function {what}")
+
+    def reads(self, tensor: Tensor) -> None:
+        """Hear that a call, or what is no call, reads a tensor."""
+
+    def called(self, module: Module) -> None:
+        """Hear that a module is called."""
 
     def deliver(self, leaf: Tensor) -> None:
         """Hear that a leaf is about to get its gradient."""

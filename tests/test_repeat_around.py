@@ -194,23 +194,29 @@ def test_bits_are_those_of_the_function_whoever_made_the_input(training: bool) -
 
 
 @pytest.mark.usefixtures("llvm")
-def test_a_step_that_updates_is_run_each_time() -> None:
-    (one, sgd_one), (two, sgd_two) = layer_of(), layer_of()
+@pytest.mark.parametrize("what", ["counts a step of an optimizer", "takes a gradient away"])
+def test_a_step_that_updates_is_run_each_time(what: str) -> None:
+    updates = what.startswith("counts")
 
     def stepping(layer: nn.Linear, sgd: SGD) -> Callable[[Tensor], Tensor]:
         def step(x: Tensor) -> Tensor:
             loss = (layer(x) * layer(x)).sum()
             loss.backward()
-            sgd.step()
-            sgd.zero_grad()
+            (sgd.step if updates else sgd.zero_grad)()
             return loss
 
         return step
 
-    plain, traced = stepping(one, sgd_one), ag.trace(stepping(two, sgd_two), training=True)
+    twins = [layer_of(), layer_of()]
+    for _, sgd in twins:
+        sgd.groups[0].lr = lambda step: 0.1 / (1 + step)
+    one, two = (stepping(*twin) for twin in twins)
+    traced = ag.trace(two, training=True)
     for _ in range(6):
-        assert plain(ag.ones(2, 4)).item() == traced(ag.ones(2, 4)).item()
-    assert "takes a gradient away" in " ".join(traced.refused.values())
+        assert one(ag.ones(2, 4)).item() == traced(ag.ones(2, 4)).item()
+        for _, sgd in twins:
+            sgd.zero_grad()
+    assert what in " ".join(traced.refused.values()) and twins[1][1].steps == 6 * updates
 
 
 @pytest.mark.usefixtures("llvm")

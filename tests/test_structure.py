@@ -46,12 +46,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.tensor": (*TO_TAPE, "autograd.operators"),
     "autograd.differentiate": TO_TENSOR,
     "autograd.functional": TO_TENSOR,
-    "autograd.repeat": (*TO_TENSOR, "autograd.backends", "autograd.live", "autograd.watch"),
-    "autograd.trace": (*TO_TENSOR, "autograd.live", "autograd.repeat", "autograd.watch"),
+    "autograd.guards": (*TO_NN, "autograd.watch"),
+    "autograd.repeat": (
+        *TO_TENSOR, "autograd.backends", "autograd.guards", "autograd.live", "autograd.watch",
+    ),
+    "autograd.trace": (
+        *TO_TENSOR, "autograd.guards", "autograd.live", "autograd.repeat", "autograd.watch",
+    ),
     "autograd.watch": (),
     "autograd.sparsity": (*BASE, "autograd.watch"),
     "autograd.live": ("autograd.context", "autograd.watch"),
-    "autograd.nn": (*TO_FUNCTIONAL, "autograd.suggest"),
+    "autograd.nn": (*TO_FUNCTIONAL, "autograd.suggest", "autograd.watch"),
     "autograd.models": TO_NN,
     "autograd.optim": TO_NN,
     "autograd.testing": ("autograd",),
@@ -65,9 +70,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Allowed besides: inside a function only, and for type checkers only.
 MAY_IMPORT_LAZILY: dict[str, tuple[str, ...]] = {"trainer.cli": ("launch",)}
 MAY_NAME: dict[str, tuple[str, ...]] = {
-    "autograd.context": ("autograd.tape", "autograd.watch"),
+    "autograd.context": ("autograd.tape", "autograd.tensor", "autograd.watch"),
     "autograd.watch": tuple(
-        f"autograd.{name}" for name in ("array", "ledger", "primitive", "tensor")
+        f"autograd.{name}" for name in ("array", "ledger", "nn", "primitive", "tensor")
     ),
     "autograd.live": ("autograd.array", "autograd.ledger", "autograd.tensor"),
     "autograd.operators": ("autograd.tensor",),

@@ -11,7 +11,7 @@ from ..ops import lrn, update
 from ..ops import norm as ops
 from ..ops.shape import full
 from ..primitive import Value
-from ..tensor import Tensor
+from ..tensor import Tensor, lift
 
 
 def batch_norm(
@@ -43,8 +43,9 @@ def batch_norm(
     if running is not None:
         count = prod(input.shape) // input.shape[1]
         # One that is not wanted moves all the same, and is gone.
+        dtype = running.dtype
         moving = [
-            full(shape=mean.shape, dtype=running.dtype, value=0.0) if r is None else r.data
+            full(shape=mean.shape, dtype=dtype, value=0.0) if r is None else lift(r, dtype)
             for r in (running_mean, running_var)
         ]
         rate = array(np.asarray(momentum, running.dtype))

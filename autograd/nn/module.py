@@ -14,6 +14,7 @@ from ..ledger import Ledger
 from ..ops.shape import cast
 from ..ops.update import store
 from ..tensor import Parameter, Tensor
+from ..watch import Changes
 from .errors import compare
 
 
@@ -36,6 +37,11 @@ class Module:
         super().__setattr__(name, value)
         if isinstance(value, Module):
             value._called(self._inner(name))
+        Changes.count += 1
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        Changes.count += 1
 
     def _inner(self, name: str) -> str:
         """Return the scope that a call of the child `name` enters."""
@@ -55,9 +61,12 @@ class Module:
         return self._run(self._name, *args, **kwargs)
 
     def _run(self, scope: str, /, *args: Any, **kwargs: Any) -> Any:
+        state = context.current()
+        if state.trace is not None:
+            state.trace.called(self)
         if not scope:
             return self.forward(*args, **kwargs)
-        token = context.descend(scope)
+        token = context.enter(state.inside(scope))
         try:
             return self.forward(*args, **kwargs)
         finally:
@@ -190,7 +199,8 @@ class Module:
                 if t.slot is not None:
                     raise RuntimeError(f"{name}: change its type before building the optimizer")
                 with context.using(ledger=Ledger(), tape=None):
-                    t.data, t.grad = cast(t.data, dtype=wanted), None
+                    t.exchange(cast(t.data, dtype=wanted))
+                    t.grad = None
         return self
 
     def float(self) -> Self:

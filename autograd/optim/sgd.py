@@ -102,6 +102,7 @@ class SGD:
 
     def step(self) -> None:
         """Update all parameters by their gradients."""
+        context.untraced("counts a step of an optimizer")
         with context.using(phase="update", scope=SCOPE, tape=None):
             for group in self.groups:
                 flat = group.flat

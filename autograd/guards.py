@@ -1,0 +1,155 @@
+"""What calls that were learned depend on besides their inputs, and guards, which tell when they no
+longer hold: another array under a tensor, a gradient switched on or off, an attribute of a module,
+a variable of the function."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from types import CodeType, FunctionType
+from typing import Any, TypeAlias
+
+from .array import Array
+from .ledger import Ledger
+from .nn.module import Module
+from .tensor import Tensor
+from .watch import Changes, Dispatched, Watch
+
+PLAIN = (bool, int, float, complex, str, bytes)  # equal ones are as good as the same
+NOTHING = object()  # the value of a variable that has none
+Read: TypeAlias = Callable[[], Any]
+
+
+class Learner(Watch):
+    """Watches a function whose calls are learned: which tensors it reads that it does not make,
+    inputs aside, and which modules it calls."""
+
+    def __init__(self, inputs: Sequence[Array], ledger: Ledger) -> None:
+        super().__init__(inputs, ledger)
+        self.tensors: dict[int, Tensor] = {}
+        self.modules: dict[int, Module] = {}
+        self._inputs = {id(a) for a in inputs}
+        self._made: dict[int, weakref.ref[Array]] = {}
+
+    def add(self, call: Dispatched) -> None:
+        """Take down what a call makes."""
+        super().add(call)
+        self._made.update((id(a), weakref.ref(a)) for a in call.made)
+
+    def makes(self, a: Array) -> bool:
+        """Tell whether an array comes from a call."""
+        own = self._made.get(id(a))
+        return own is not None and own() is a
+
+    def reads(self, tensor: Tensor) -> None:
+        """Remember a tensor from elsewhere."""
+        if id(tensor.data) not in self._inputs and not self.makes(tensor.data):
+            self.tensors[id(tensor)] = tensor
+
+    def called(self, module: Module) -> None:
+        """Remember a module."""
+        self.modules[id(module)] = module
+
+
+class Guards:
+    """What a learned function found: calls are the same again while `hold` says so. Modules are
+    looked at only after an attribute of some module was set."""
+
+    def __init__(self, learner: Learner, function: Callable[..., Any]) -> None:
+        self.tensors = [(t, t.data, t.requires_grad) for t in learner.tensors.values()]
+        self.variables = _variables(function)
+        values = [value for _, value in self.variables]
+        roots = [*learner.modules.values(), *(v for v in values if isinstance(v, Module))]
+        self.seen = Changes.count
+        modules = {id(m): m for root in roots for m in root.modules()}
+        self.modules = [(vars(m), vars(m).copy()) for m in modules.values()]
+
+    def hold(self) -> bool:
+        """Tell whether all is as it was."""
+        for tensor, data, wants in self.tensors:
+            if tensor.data is not data or tensor.requires_grad is not wants:
+                return False
+        for read, value in self.variables:
+            now = read()
+            if now is not value and not _alike(now, value):
+                return False
+        return self.seen == Changes.count or self._modules_hold()
+
+    def _modules_hold(self) -> bool:
+        count = Changes.count
+        for now, then in self.modules:
+            if len(now) != len(then):
+                return False
+            for name, value in then.items():
+                if not _alike(now.get(name, NOTHING), value):
+                    return False
+        self.seen = count
+        return True
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Tell whether two values are one, or equal ones that nobody can change. (The text tells -0.0
+    from 0.0, and not one NaN from another.)"""
+    return a is b or (type(a) is type(b) and type(a) in PLAIN and repr(a) == repr(b))
+
+
+def _variables(function: Any) -> list[tuple[Read, Any]]:
+    """Return the variables that a function finds around it, and those of the functions beside it
+    that it calls: what reads each, and the value. Their objects are among them."""
+    found: dict[Any, tuple[Read, Any]] = {}
+    queue = [function]
+    home = getattr(_plain(function), "__globals__", None)
+    while queue:
+        for key, read in _around(queue.pop()):
+            if key not in found:
+                value = read()
+                found[key] = read, value
+                if home is not None and getattr(_plain(value), "__globals__", None) is home:
+                    queue.append(value)
+    return [*found.values()]
+
+
+def _plain(function: Any) -> Any:
+    """Return the function behind a method or a partial call."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__func__", function)
+
+
+def _around(function: Any) -> Iterator[tuple[Any, Read]]:
+    """Yield a key for each variable of a function, and what reads it."""
+    while isinstance(function, partial):
+        for value in (*function.args, *function.keywords.values()):
+            yield id(value), partial(_itself, value)
+        function = function.func
+    owner = getattr(function, "__self__", None)
+    if owner is not None:
+        yield id(owner), partial(_itself, owner)
+    function = _plain(function)
+    if not isinstance(function, FunctionType):
+        return
+    for cell in function.__closure__ or ():
+        yield id(cell), partial(_content, cell)
+    for name in _names(function.__code__):
+        if name in function.__globals__:
+            yield name, partial(function.__globals__.get, name, NOTHING)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Yield the names of variables and attributes in a function and in those within it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return NOTHING
