@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..trainer.errors import UserError
+
 Bytes = NDArray[np.uint8]
 Ids = NDArray[np.int64]
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """Data or options that cannot be used; its one line is shown to the user as it is."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tallygrad.datasets import DataError
 from tallygrad.trainer import threads
 from tallygrad.trainer.distributed.comm import SerialComm, expected_size
 from tallygrad.trainer.distributed.guard import guard
@@ -213,9 +214,8 @@ class Impostor(Exception):
     status = 404
 
 
-def data_error() -> Exception:
-    kind = type("DataError", (ValueError,), {"__module__": "tallygrad.datasets.somewhere"})
-    return type("TruncatedFile", (kind,), {})("train.idx: truncated")
+class TruncatedFile(DataError):
+    """A data set's own kind of error."""
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def data_error() -> Exception:
     [
         (UserError("no model"), 2, "tallygrad: error: no model\n"),
         (NotFinite("loss is nan"), 3, "tallygrad: error: loss is nan\n"),
-        (data_error(), 2, "tallygrad: error: train.idx: truncated\n"),
+        (TruncatedFile("train.idx: truncated"), 2, "tallygrad: error: train.idx: truncated\n"),
         (KeyboardInterrupt(), 130, "tallygrad: interrupted\n"),
         (SystemExit(7), 7, ""),
         (SystemExit("usage"), 1, "usage\n"),

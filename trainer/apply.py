@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import tokenize
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +19,7 @@ from . import build, config
 from .checkpoint import CheckpointFolder, load, verify
 from .distributed.comm import Comm, SerialComm
 from .distributed.sync import Reducer
-from .errors import NotFinite, UserError
+from .errors import NotFinite, UserError, show, warn
 from .evaluation import evaluate, judging
 from .inspect import find as newest
 from .progress import Progress, percent
@@ -36,7 +35,7 @@ def find(path: Path) -> Path:
             verify(best)
             return best
         except UserError as error:
-            print(f"tallygrad: warning: {error}", file=sys.stderr, flush=True)
+            warn(error)
     return newest(path)
 
 
@@ -53,7 +52,7 @@ class Trained:
             if Path(before).is_dir():
                 data_dir = before
             elif comm.rank == 0:
-                print(f"tallygrad: warning: --data-dir {before} is gone", file=sys.stderr)
+                warn(f"--data-dir {before} is gone")
         self.data = self._load(name, split, data_dir, comm, options)
         self.dtype = np.dtype("float64" if options.get("dtype") == "float64" else "float32")
         conv = options.get("conv")
@@ -124,7 +123,7 @@ def evaluate_checkpoint(
     }
     if comm.rank == 0:
         shown = {**figures, "accuracy": percent(right / count), "loss": f"{loss / count:.4f}"}
-        print(_dump(figures) if as_json else "\n".join(f"{k:<11}{v}" for k, v in shown.items()))
+        show(_dump(figures) if as_json else "\n".join(f"{k:<11}{v}" for k, v in shown.items()))
 
 
 def predict(
@@ -159,7 +158,7 @@ def predict(
             print(_dump({**answer, "probability": float(row[best])}))
         else:
             truth = "" if label is None else f"   (labelled {label})"
-            print(f"{number:>6}  {found:<12} {row[best]:8.2%}{truth}")
+            show(f"{number:>6}  {found:<12} {row[best]:8.2%}{truth}")
 
 
 def _dump(value: Any) -> str:

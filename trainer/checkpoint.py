@@ -13,7 +13,6 @@ import math
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import UserError
+from .errors import UserError, warn
 from .files import collect_temporaries, regular_file, replacing, user_errors
 
 VERSION = 1
@@ -130,10 +129,10 @@ class CheckpointFolder:
             collect_temporaries(self.folder)
         return path
 
-    def newest(self, warn: Callable[[str], None] | None = None) -> Path | None:
+    def newest(self, tell: Callable[[str], None] | None = None) -> Path | None:
         """Return the newest checkpoint that verifies, the best one if no step does, or None.
 
-        Each damaged file that is skipped is told to `warn`, by default on stderr.
+        Each damaged file that is skipped is told to `tell`, by default on stderr.
         """
         steps = [path for _, path in self._steps()]
         for path in [*steps, *([self.best_path] if self.best_path.exists() else [])]:
@@ -141,7 +140,7 @@ class CheckpointFolder:
                 verify(path)
                 return path
             except UserError as error:
-                (warn or _warn)(f"checkpoint skipped: {error}")
+                (tell or warn)(f"checkpoint skipped: {error}")
         return None
 
     def _steps(self) -> list[tuple[int, Path]]:
@@ -160,10 +159,6 @@ class CheckpointFolder:
                 os.link(path, temporary)
             except OSError:
                 shutil.copyfile(path, temporary)
-
-
-def _warn(line: str) -> None:
-    print(f"tallygrad: warning: {line}", file=sys.stderr, flush=True)
 
 
 # -- Writing -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config as options
-from .errors import UserError, nearest
+from .errors import UserError, nearest, show
 
 if TYPE_CHECKING:
     from .distributed.comm import Comm
@@ -242,8 +242,8 @@ def _train(chosen: dict[str, Any]) -> int:
             result = training.run()
         if comm.rank == 0:
             table = [bill(training.total), *sparsity(training.total, training.state.step)]
-            print("\n" + "\n".join(table) + "\n")
-            print("\n".join(outcome(result, folder.path)))
+            show("\n" + "\n".join(table) + "\n")
+            show("\n".join(outcome(result, folder.path)))
     return 0
 
 

@@ -1,16 +1,49 @@
-"""Errors that a user can mend: shown as one line, without a traceback."""
+"""Errors that a user can mend, shown as one line without a traceback, and the one place through
+which text from files and servers comes to a terminal."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 LISTED = 24  # names that a message may list
+LONGEST = 2000  # characters of a message
+
+
+def printable(text: str) -> str:
+    """Return a line without anything that could steer a terminal: what is not printable, such as
+    escape sequences and marks of direction, appears as its escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: object) -> str:
+    """Return a message as a printable line of bounded length; its line breaks become spaces."""
+    whole = str(text)
+    cut = whole[:LONGEST]
+    more = f"... ({len(whole):,} characters)" if len(whole) > LONGEST else ""
+    return printable(" ".join(cut.splitlines())) + more
+
+
+def show(text: str) -> None:
+    """Print lines for people, which may hold names from files."""
+    print("\n".join(map(printable, text.split("\n"))))
+
+
+def warn(text: object) -> None:
+    """Print a warning."""
+    print(f"tallygrad: warning: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 class UserError(Exception):
-    """One clear line for the user; the process ends with `status`."""
+    """One clear line for the user, printable and of bounded length whatever it quotes; the process
+    ends with `status`."""
 
     status: int = 2
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(message))
 
 
 class NotFinite(UserError):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checkpoint import CheckpointFolder, load
-from .errors import UserError
+from .errors import UserError, show
 
 COLUMNS = ("name", "shape", "dtype", "bytes", "mean", "std", "min", "max", "zeros")
 _LONG = ("ledger", "closed", "restarts")
@@ -23,7 +23,7 @@ def run(path: Path, as_json: bool = False) -> int:
     if as_json:
         print(json.dumps(description, indent=2, allow_nan=False))
     else:
-        print(render(description))
+        show(render(description))
     return 0
 
 

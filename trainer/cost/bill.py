@@ -13,7 +13,7 @@ from ...autograd.ledger import Cost, Key, Ledger
 from .. import history
 from ..checkpoint import Checkpoint
 from ..checkpoint import load as load_checkpoint
-from ..errors import UserError
+from ..errors import UserError, show
 from ..history import Epoch, Restart
 from ..inspect import find
 from ..logs import RunFolder
@@ -302,5 +302,5 @@ def run(chosen: Mapping[str, Any]) -> int:
     if page:
         page.write(of_bill(described, machine))
     text = json.dumps(described, indent=1) if chosen["as_json"] else ""
-    print(text or f"{as_text(described, held.ledger)}\n\n{metrics_text(described['metrics'])}")
+    show(text or f"{as_text(described, held.ledger)}\n\n{metrics_text(described['metrics'])}")
     return 0

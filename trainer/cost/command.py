@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from ...autograd import models
-from ..errors import UserError
+from ..errors import UserError, show
 from .machine import ARRAYS, CODED, HOST, Machine, load
 from .metrics import as_text as metrics_text
 from .metrics import of_model
@@ -40,7 +40,7 @@ def run(chosen: Mapping[str, Any]) -> int:
     elif chosen["as_csv"]:
         print(as_csv(described), end="")
     else:
-        print(f"{as_text(described)}\n\n{metrics_text(described['metrics'])}")
+        show(f"{as_text(described)}\n\n{metrics_text(described['metrics'])}")
     return 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..distributed.comm import SerialComm, expected_size
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, show
 from ..files import OutputFile
 from ..report import short
 from ..threads import Machine as Cores
@@ -70,7 +70,7 @@ def run(chosen: Mapping[str, Any], start: Start | None, why: str = "") -> int:
     energy = _energy(chosen["machine"], work)
     plan = _plan(chosen, ranks, scalings, start, why)
     described = _describe(chosen, plan, work, energy)
-    print(json.dumps(described, indent=1) if chosen["as_json"] else as_text(described))
+    show(json.dumps(described, indent=1) if chosen["as_json"] else as_text(described))
     return 0
 
 

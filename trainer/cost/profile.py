@@ -28,7 +28,7 @@ from ...autograd.deferred import recorders
 from ...autograd.ledger import Cost
 from ...autograd.optim import SGD
 from ...autograd.watch import Dispatched, Watch
-from ..errors import UserError
+from ..errors import UserError, show
 from .page import page_file
 from .pages import of_profile
 from .roofs import Roofs, calibrate, joules
@@ -246,5 +246,5 @@ def run(chosen: Mapping[str, Any]) -> int:
     }  # fmt: skip
     if page:
         page.write(of_profile(described))
-    print(json.dumps(described, indent=1) if chosen["as_json"] else as_text(described))
+    show(json.dumps(described, indent=1) if chosen["as_json"] else as_text(described))
     return 0

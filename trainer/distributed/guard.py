@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from .comm import Comm
 
 PATIENCE = 1.0  # seconds that rank 0 gets to report an error that all ranks meet alike
@@ -18,7 +18,7 @@ DRAIN = 0.3  # seconds for the launcher to pass the last lines on, which an abor
 def guard(comm: Comm) -> Iterator[None]:
     """End every rank as soon as the block fails in this one.
 
-    Errors of the user (UserError and the datasets' DataError) print one line
+    Errors of the user (UserError, the datasets' DataError among them) print one line
     `tallygrad: error: ...` and end with their status, 2 unless they say otherwise; an interrupt
     ends with 130; anything else prints this rank's traceback and ends with 1. SystemExit keeps
     its status, and passes when that is 0.
@@ -36,29 +36,15 @@ def guard(comm: Comm) -> Iterator[None]:
     except BrokenPipeError:
         _end(comm, 141, "", shared=True)  # whoever read our output has seen enough
     except BaseException as error:
-        status = user_status(error)
-        if status is None:
+        if not isinstance(error, UserError):
             _end(comm, 1, _rank_traceback(error, comm.rank), shared=False)
-        line = " ".join(str(error).splitlines())
-        _end(comm, status, f"tallygrad: error: {line}\n", shared=True)
-
-
-def user_status(error: BaseException) -> int | None:
-    """Return the exit status of an error of the user, None for any other exception."""
-    if isinstance(error, UserError):
-        return error.status
-    # By name, so that the datasets need not be loaded in order to fail.
-    package = __package__.rpartition(".trainer.")[0]
-    for kind in type(error).__mro__:
-        if kind.__name__ == "DataError" and kind.__module__.startswith(f"{package}.datasets"):
-            return UserError.status
-    return None
+        _end(comm, error.status, f"tallygrad: error: {error}\n", shared=True)
 
 
 def _rank_traceback(error: BaseException, rank: int) -> str:
     """Mark every line, because the ranks' lines arrive mixed."""
     text = "".join(traceback.format_exception(error))
-    return "".join(f"[rank {rank}] {line}\n" for line in text.splitlines())
+    return "".join(f"[rank {rank}] {printable(line)}\n" for line in text.splitlines())
 
 
 def _end(comm: Comm, status: int, text: str, shared: bool) -> NoReturn:
