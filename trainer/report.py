@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from ..autograd.ledger import Cost, Key, Ledger, Sample
 
 NAMES = {
@@ -96,11 +94,6 @@ def samples(ledger: Ledger, field: str = "phase") -> dict[str, Sample]:
     for names, found in ledger.sampled.items():
         sums[names[place]] = sums.get(names[place], Sample()).plus(found)
     return sums
-
-
-def escaped(text: str) -> str:
-    """Return a name from a file with its escapes, so that it cannot steer a terminal."""
-    return json.dumps(text)[1:-1]
 
 
 def sparsity(ledger: Ledger, steps: int) -> list[str]:

@@ -13,11 +13,11 @@ from ...autograd.ledger import Cost, Key, Ledger
 from .. import history
 from ..checkpoint import Checkpoint
 from ..checkpoint import load as load_checkpoint
-from ..errors import UserError, show
+from ..errors import UserError, printable, show
 from ..history import Epoch, Restart
 from ..inspect import find
 from ..logs import RunFolder
-from ..report import NAMES, bill, escaped, other_operations, short, sparsity, training_macs
+from ..report import NAMES, bill, other_operations, short, sparsity, training_macs
 from ..state import MOST, books, recorded
 from . import past, sampled
 from .machine import HOST, Machine
@@ -244,7 +244,7 @@ def as_text(described: dict[str, Any], ledger: Ledger) -> str:
         lines.append(f"the training took as many MACs as {short(d['inferences'])} answers")
     if "machine" in d:
         figures = "; ".join([_priced(d["total"]), *_notes(d)])
-        lines.append(f"on {escaped(d['machine']['name'])}: {figures}")
+        lines.append(f"on {printable(d['machine']['name'])}: {figures}")
         lines += [f"  {n}: {_priced(part)}" for n, part in d["parts"].items() if _costs(part)]
     if "grams_co2" in d:
         grams = d["grams_co2"]
@@ -282,7 +282,7 @@ def _rows(described: dict[str, Any]) -> list[tuple[str, ...]]:
     for layer in described["layers"]:
         macs = [layer["phases"].get(name, {}).get("macs", 0) for name in phases]
         if any(macs):
-            rows.append((escaped(layer["name"]), "", *map(short, macs)))
+            rows.append((printable(layer["name"]), "", *map(short, macs)))
     return rows
 
 

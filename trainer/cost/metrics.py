@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from ..report import escaped, short
+from ..errors import printable
+from ..report import short
 from ..state import MODEL
 from .machine import ARRAYS, HOST, Machine
 
@@ -309,7 +310,7 @@ def shown(m: Metric) -> str:
     if value is None:
         return "-"
     if isinstance(value, str):
-        return escaped(value)
+        return printable(value)
     text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     if isinstance(value, float) and abs(value) >= 1e4:
         text = short(value)

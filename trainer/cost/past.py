@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...autograd.ledger import Cost, Ledger
+from ..errors import printable
 from ..history import Epoch, Restart
-from ..report import escaped, short
+from ..report import short
 from .table import aligned
 
 # Bytes and messages are those of these algorithms: what a library of MPI does is not observable.
@@ -109,7 +110,7 @@ def as_text(described: Mapping[str, Any]) -> list[str]:
         head = ("exchange", "of", "calls", "messages", "bytes")
         names = ("calls", "messages", "bytes_sent")
         rows = [
-            (c["collective"], escaped(c["of"]), *[short(c[name]) for name in names]) for c in sent
+            (c["collective"], printable(c["of"]), *[short(c[name]) for name in names]) for c in sent
         ]
         used = dict.fromkeys(c["collective"] for c in sent)
         lines += [*aligned([head, *rows])]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...autograd.ledger import Ledger, Sample
-from ..report import NAMES, PASSES, escaped, percent, samples, share
+from ..errors import printable
+from ..report import NAMES, PASSES, percent, samples, share
 from .table import aligned
 from .zeros import of_ledger
 
@@ -65,7 +66,7 @@ def as_lines(described: Mapping[str, Any]) -> list[str]:
             percent(table.get(f"{KINDS[name]}_zero_share"))
             for name, table in zip(KINDS, (forward, back, forward), strict=True)
         ]
-        rows.append((escaped(layer["name"]), "", *shares, *zeros))
+        rows.append((printable(layer["name"]), "", *shares, *zeros))
     of = f"{described['sampled_steps']:,} of {described['steps']:,} steps"
     return [*aligned(rows), f"sampled on {of}; not counted: {described['not_counted']}"]
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...autograd.ledger import Cost
-from ..report import escaped, other_operations, short
+from ..errors import printable
+from ..report import other_operations, short
 from .figures import si
 from .work import PASSES, Layer, Shape, Work
 
@@ -209,7 +210,7 @@ def _priced(described: dict[str, Any]) -> list[str]:
             figures.append(f"{si(price['latency_seconds'], 's')} at least")
         if "events" in price:
             figures.append(f"{short(price['events'])} events")
-        name = escaped(described["machine"]["name"])
+        name = printable(described["machine"]["name"])
         lines.append(f"{what} on {name}: {', '.join(figures)}")
     return lines + _notes(described.get("machine", {}))
 
