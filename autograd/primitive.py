@@ -237,7 +237,13 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
     phase = state.phase
     if primitive.phase is not None and phase == "backward_data":
         phase = primitive.phase
-    made = perform(primitive, known, args, fresh)
+    try:
+        made = perform(primitive, known, args, fresh)
+    except MemoryError as error:
+        shapes = " and ".join([str(a.shape) for a in args if a.shape])
+        where = f"{state.scope}, {phase}" if state.scope else phase
+        error.add_note(f"({where}: {primitive.name} of {shapes})")
+        raise
     count = (state.scope, phase, primitive.name, known.backend, known.cost)
     state.ledger.count(count)
     if state.trace is not None:

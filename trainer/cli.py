@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import config as options
 from .errors import UserError, nearest, show
+from .memory import memory_errors
 
 if TYPE_CHECKING:
     from .distributed.comm import Comm
@@ -30,6 +31,18 @@ _SGD = ": the optimizer is SGD, with --lr, --momentum, --nesterov and --weight-d
 ELSEWHERE = {
     **dict.fromkeys(("n", "np", "ranks", "nproc", "nproc-per-node", "world-size"), _RANKS),
     **dict.fromkeys(("optimizer", "optim", "opt"), _SGD),
+}
+
+# What takes less memory, by command.
+SMALLER = {
+    "train": "take a smaller --batch-size, more --micro-batches, or more ranks on other hosts",
+    "eval": "take a smaller --batch-size",
+    "predict": "take fewer --samples, or images",
+    "plan": "take a smaller --batch",
+    "profile": "take a smaller --batch",
+    "cost": "take a smaller --batch",
+    "inspect": "free some memory",
+    "bill": "free some memory",
 }
 
 
@@ -185,7 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: Sequence[str]) -> int:
     try:
         chosen = parse(given)
-        return COMMANDS[chosen.pop("command")](chosen)
+        command = chosen.pop("command")
+        with memory_errors(SMALLER[command]):
+            return COMMANDS[command](chosen)
     except UserError as error:
         return _complain(error)
 
@@ -212,7 +227,7 @@ def _complain(error: UserError) -> int:
 
 
 @contextmanager
-def _ranks(threads: int) -> Iterator[Comm]:
+def _ranks(threads: int, command: str) -> Iterator[Comm]:
     """Settle the threads, 0 for those of the environment, and meet the other ranks."""
     from .threads import configure
 
@@ -225,13 +240,13 @@ def _ranks(threads: int) -> Iterator[Comm]:
 
     set_num_threads(count)
     comm = connect()
-    with guard(comm):
+    with guard(comm), memory_errors(SMALLER[command]):
         yield comm
 
 
 def _train(chosen: dict[str, Any]) -> int:
     values = options.gather(chosen.pop("config"), chosen)
-    with _ranks(values.get("threads", 0)) as comm:
+    with _ranks(values.get("threads", 0), "train") as comm:
         from .loop import Training
         from .report import bill, sparsity
         from .resume import occupy
@@ -248,7 +263,7 @@ def _train(chosen: dict[str, Any]) -> int:
 
 
 def _eval(chosen: dict[str, Any]) -> int:
-    with _ranks(chosen.pop("threads")) as comm:
+    with _ranks(chosen.pop("threads"), "eval") as comm:
         from .apply import evaluate_checkpoint
 
         evaluate_checkpoint(comm, **chosen)
@@ -256,7 +271,7 @@ def _eval(chosen: dict[str, Any]) -> int:
 
 
 def _predict(chosen: dict[str, Any]) -> int:
-    with _ranks(chosen.pop("threads")) as comm:
+    with _ranks(chosen.pop("threads"), "predict") as comm:
         from .apply import predict
 
         if comm.rank == 0:
@@ -297,7 +312,7 @@ def _alone(machine: str) -> None:
 
 def _plan(chosen: dict[str, Any]) -> int:
     if chosen["worker"]:
-        with _ranks(1) as comm:
+        with _ranks(1, "plan") as comm:
             from .cost.calibrate import worker
 
             worker(comm, Path(chosen["worker"]))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from statistics import median
 from threading import get_ident
 from time import perf_counter
@@ -29,10 +30,12 @@ from ...autograd.ledger import Cost
 from ...autograd.optim import SGD
 from ...autograd.watch import Dispatched, Watch
 from ..errors import UserError, show
+from ..memory import check_memory
 from .page import page_file
 from .pages import of_profile
 from .roofs import Roofs, calibrate, joules
 from .table import aligned
+from .work import Work, count
 
 Key = tuple[str, str]  # scope and phase
 
@@ -226,6 +229,14 @@ def as_text(described: dict[str, Any]) -> str:
     return "\n".join([*aligned(rows), "", *lines])
 
 
+def _check_room(work: Work) -> None:
+    """UserError where a step's numbers, of four bytes each, do not fit into the memory."""
+    copies = 3 if work.phase("update").mul else 1  # of weights: gradients and momentum
+    numbers = work.batch * prod(work.input) + copies * work.parameters
+    what = "images, weights and the results that are alive at once"
+    check_memory("--batch", 4 * numbers + work.peak, what, work.batch)
+
+
 def run(chosen: Mapping[str, Any]) -> int:
     """Print where the time goes. UserError for options that do not fit."""
     from .command import given
@@ -237,6 +248,7 @@ def run(chosen: Mapping[str, Any]) -> int:
     backend = chosen["backend"] or _backend()
     settings = chosen["training"], backend, chosen["steps"]
     try:
+        _check_room(count(chosen["model"], chosen["batch"], shape, classes, chosen["training"]))
         rows, energy = measure(chosen["model"], chosen["batch"], shape, classes, *settings)
     except (ImportError, ValueError) as error:
         raise UserError(str(error)) from error

@@ -1,0 +1,92 @@
+"""What is said where memory does not suffice: one line that names what did not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import backends, context, nn
+from tallygrad.trainer import memory
+from tallygrad.trainer.cli import main
+from tallygrad.trainer.cost import profile
+from tallygrad.trainer.errors import UserError
+
+
+@pytest.mark.parametrize("backend", ["numpy", "llvm"])
+def test_the_layer_is_named(backend: str) -> None:
+    """No system has 2^46 bytes: nothing is taken."""
+    try:
+        backends.get(backend)
+    except ImportError as error:
+        pytest.skip(str(error))
+    with context.using(backend=backend):
+        layer = nn.Sequential(nn.Linear(1, 1 << 20))
+        x = ag.from_numpy(np.broadcast_to(np.float32(1), (1 << 24, 1)))
+        with pytest.raises(UserError) as error, memory.memory_errors("take less"):
+            layer(x).numpy()
+    said = str(error.value)
+    assert said.startswith("not enough memory: Unable to allocate") and said.endswith("; take less")
+    assert "(0, forward: linear of (16777216, 1) and (1048576, 1) and (1048576,))" in said
+    assert "\n" not in said
+
+
+def test_an_error_that_says_nothing_has_a_line_too() -> None:
+    with (
+        pytest.raises(UserError, match="no more memory is to be had; take less"),
+        memory.memory_errors("take less"),
+    ):
+        raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("command", "where", "way"),
+    [("profile lenet", "cost.profile.measure", "take a smaller --batch"),
+     ("cost lenet", "cost.command.count", "take a smaller --batch"),
+     ("plan lenet", "cost.plan_command.count", "take a smaller --batch"),
+     ("train --dataset digits", "resume.occupy", "take a smaller --batch-size, more"),
+     ("eval run", "apply.evaluate_checkpoint", "take a smaller --batch-size"),
+     ("predict run", "apply.predict", "take fewer --samples"),
+     ("inspect run", "inspect.run", "free some memory"),
+     ("bill run", "cost.bill.read", "free some memory")],
+)  # fmt: skip
+def test_every_command_says_it_in_a_line(
+    command: str, where: str, way: str, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def full(*given: object, **options: object) -> None:
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    monkeypatch.setattr(f"tallygrad.trainer.{where}", full)
+    assert main(command.split()) == 2
+    err = capfd.readouterr().err
+    assert f"tallygrad: error: not enough memory: Unable to allocate 9 TiB; {way}" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("batch", [100_000_000, 10**30])
+def test_a_batch_that_cannot_fit_is_not_tried(
+    batch: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(profile, "measure", lambda *given: pytest.fail("it was tried"))
+    monkeypatch.setattr(memory, "available", lambda: 16e9)
+    assert main(["profile", "lenet", "--batch", str(batch), "--training"]) == 2
+    err = capsys.readouterr().err
+    assert f"not enough memory: --batch {batch} needs about " in err and err.count("\n") == 1
+    fitting = int(err.rpartition("--batch ")[2])
+    assert 50_000 < fitting < 250_000  # a step on one image keeps some 70 kB
+
+
+def test_what_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert memory.available() == float("inf")
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 5 kB\nSwapFree: 2 kB\n\n")
+    assert memory.available() == 7 * 1024
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert memory.available() == 7 * 1024
+    (tmp_path / "memory.max").write_text("3000\n")
+    assert memory.available() == 2000

@@ -1,0 +1,66 @@
+"""How much memory this process can still have, and what to say where it is not enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import UserError
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+BESIDES = 1.4  # what kernels, pools and the interpreter take besides, as a factor
+
+
+@contextmanager
+def memory_errors(way: str) -> Iterator[None]:
+    """Turn a lack of memory into one line: what did not fit, where, and a `way` out."""
+    try:
+        yield
+    except MemoryError as error:
+        said = [str(error) or "no more memory is to be had", *getattr(error, "__notes__", ())]
+        line = " ".join(" ".join(said).split())
+        raise UserError(f"not enough memory: {line}; {way}") from error
+
+
+def check_memory(option: str, needed: float, what: str, batch: int) -> None:
+    """UserError where a batch of an option needs more than can be had: to try it may cost another
+    process its life."""
+    needed, free = BESIDES * needed, available()
+    if needed > free:
+        fitting = int(0.9 * batch * free / needed)
+        way = f"; try {option} {fitting}" if fitting else ""
+        raise UserError(
+            f"not enough memory: {option} {batch} needs about {_shown(needed)} for {what}, and "
+            f"{_shown(free)} can be had{way}"
+        )
+
+
+def available() -> float:
+    """Return the bytes that this process can still have, as the system and its control group say;
+    infinity where neither does."""
+    return min(_of_system(), _of_group())
+
+
+def _of_system() -> float:
+    try:
+        lines = [line.split() for line in MEMINFO.read_text().splitlines()]
+        held = {words[0]: 1024 * int(words[1]) for words in lines if len(words) > 1}
+        return held["MemAvailable:"] + held.get("SwapFree:", 0)
+    except (OSError, ValueError, KeyError):
+        return math.inf
+
+
+def _of_group() -> float:
+    """Return what the limit of a control group (version 2) leaves."""
+    try:
+        most, now = ((CGROUP / f"memory.{name}").read_text() for name in ("max", "current"))
+        return int(most) - int(now)
+    except (OSError, ValueError):  # no such group, or "max"
+        return math.inf
+
+
+def _shown(size: float) -> str:
+    return f"{size / 1e9:,.3g} GB" if size < 1e14 else f"{size:.3g} bytes"
