@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from .array import array
-from .ops.shape import getslice, index, reshape
+from . import context
+from .array import Array, array
+from .ops.reduce import broadcast_to
+from .ops.shape import getslice, index, indexed, reshape
+from .ops.update import put, store
 from .primitive import Value
 
 
@@ -15,6 +18,44 @@ def select(x: Value, key: Any) -> Value:
     """Return x[key] for integers, slices, None, `...` and integer arrays on neighbouring axes.
     IndexError for a position out of range, TypeError for a truth mask, whose result would have a
     shape that depends on numbers."""
+    y, gathers = _viewed(x, key)
+    return _gather(y, gathers) if gathers else y
+
+
+def assign(x: Array, key: Any, value: Array) -> None:
+    """x[key] = value, broadcast, for the keys that `select` knows and truth masks. Of several
+    values for one place, the last one stays."""
+    y, gathers = _viewed(x, _without_masks(key))
+    positions = [item for _, item in gathers]
+    axis = _first_axis(gathers)
+    shape = indexed(y.spec, *[p.spec for p in positions], axis=axis).shape if gathers else y.shape
+    if value.shape not in ((), shape):
+        extra = max(len(value.shape) - len(shape), 0)
+        if not any(n != 1 for n in value.shape[:extra]):
+            value = reshape(value, shape=value.shape[extra:])
+        value = broadcast_to(value, shape=shape)
+    if gathers:
+        put(y, value, *positions, axis=axis)
+    else:
+        store(y, value)
+
+
+def _without_masks(key: Any) -> tuple[Any, ...]:
+    """Return the items of a key, with positions in the place of truth masks."""
+    items: list[Any] = []
+    for item in key if isinstance(key, tuple) else (key,):
+        numbers = np.asarray(item) if isinstance(item, list) else item
+        if getattr(numbers, "dtype", None) == np.bool_ and numbers.shape:
+            context.untraced("writes where numbers tell it to")
+            items += np.nonzero(np.asarray(numbers))
+        else:
+            items.append(item)
+    return tuple(items)
+
+
+def _viewed(x: Value, key: Any) -> tuple[Value, list[tuple[int, Value]]]:
+    """Return the view that the integers and slices of a key leave, and the positions to gather of
+    some of its axes."""
     items = list(key) if isinstance(key, tuple) else [key]
     items = [np.asarray(k, None if k else np.int64) if isinstance(k, list) else k for k in items]
     items = _without_ellipsis(items, len(x.shape))
@@ -40,7 +81,7 @@ def select(x: Value, key: Any) -> Value:
     whole = all(s == (0, n, 1) for s, n in zip(slices, x.shape, strict=True))
     y = x if whole else getslice(x, slices=tuple(slices))
     y = y if tuple(shape) == y.shape else reshape(y, shape=tuple(shape))
-    return _gather(y, gathers) if gathers else y
+    return y, gathers
 
 
 def _without_ellipsis(items: list[Any], ndim: int) -> list[Any]:
@@ -69,7 +110,11 @@ def _positions(item: Any) -> Value:
 
 
 def _gather(y: Value, gathers: list[tuple[int, Any]]) -> Value:
-    axes = [axis for axis, _ in gathers]
+    return index(y, *[item for _, item in gathers], axis=_first_axis(gathers))
+
+
+def _first_axis(gathers: list[tuple[int, Any]]) -> int:
+    axes = [axis for axis, _ in gathers] or [0]
     if axes != list(range(axes[0], axes[0] + len(axes))):
         raise IndexError(f"index arrays must stand on neighbouring axes, not on {axes}")
-    return index(y, *[item for _, item in gathers], axis=axes[0])
+    return axes[0]

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from . import context
 from .array import Array, NDArray, Spec, array
-from .operators import Operand, Operators
+from .inplace import InPlace
+from .operators import Operand
 from .ops import update
 from .ops.elementwise import copy as clone
 from .ops.shape import full
@@ -22,7 +23,7 @@ from .tape import Record, Source, Sweep
 _FLOAT = np.dtype(np.float32)
 
 
-class Tensor(Operators):
+class Tensor(InPlace):
     """Numbers with a history. `data` is an Array handle; numbers leave through `numpy()` and
     `item()` only. `source` is (record, position) for a computed tensor, None for a leaf.
 
@@ -32,7 +33,7 @@ class Tensor(Operators):
     """
 
     __slots__ = (
-        "__weakref__", "data", "grad", "hooks", "ready", "requires_grad", "slot", "source",
+        "__weakref__", "_grad", "data", "hooks", "ready", "requires_grad", "slot", "source",
     )  # fmt: skip
     __array_ufunc__ = None
     is_parameter = False
@@ -47,7 +48,7 @@ class Tensor(Operators):
         self.data = data
         self.requires_grad = requires_grad
         self.source = source
-        self.grad: Tensor | None = None
+        self._grad: Tensor | None = None
         self.slot: Array | None = None
         self.hooks: list[Callable[[Tensor], Tensor | None]] = []
         self.ready: list[Callable[[Tensor], None]] = []
@@ -78,6 +79,24 @@ class Tensor(Operators):
         return self.spec.size
 
     @property
+    def grad(self) -> Tensor | None:
+        """The gradient that was gathered, None before. What is set must fit: TypeError and
+        ValueError otherwise."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            if not isinstance(gradient, Tensor):
+                raise TypeError(f"grad: expected a Tensor or None, got {type(gradient).__name__}")
+            if gradient.data.spec != self.data.spec:
+                raise ValueError(
+                    f"grad: expected shape {self.shape} of {self.dtype}, "
+                    f"got {gradient.shape} of {gradient.dtype}"
+                )
+        self._grad = gradient
+
+    @property
     def is_leaf(self) -> bool:
         """True where no record produced this tensor."""
         return self.source is None
@@ -102,6 +121,14 @@ class Tensor(Operators):
     def exchange(self, data: Array) -> None:
         """Lay the tensor somewhere else: functions that `trace` returned learn their calls anew."""
         self.data = data
+
+    def lifted(self, value: Operand) -> Array:
+        """Return an operand as an array; a number takes the tensor's type if that can hold it."""
+        return lift(value, self.dtype)
+
+    def become(self, result: Tensor) -> None:
+        """Go on with the numbers and the history of another tensor."""
+        self.data, self.source, self.requires_grad = result.data, result.source, True
 
     def detach(self) -> Tensor:
         """Return the same numbers without their history."""
@@ -138,7 +165,7 @@ class Tensor(Operators):
             given = clone(given)  # of its own: the sweep's arrays may be shared, or views
         else:
             given = self.grad + given
-        self.grad = given
+        self._grad = given
         if trace is None:
             self.announce()
         elif self.ready:
@@ -202,23 +229,6 @@ class Tensor(Operators):
 
             self.register_hook(keep)
             self.hooks.append(keep)
-
-    def copy_(self, other: Operand) -> Tensor:
-        """Write other numbers into this tensor's memory. RuntimeError on a recorded leaf."""
-        self._writable("copy_")
-        context.reads(self)
-        if isinstance(other, Tensor) and other.requires_grad:
-            other._writable("copy_ from")
-        update.store(self.data, lift(other, self.dtype))
-        return self
-
-    def zero_(self) -> Tensor:
-        """Write zeros into this tensor's memory."""
-        return self.copy_(0)
-
-    def _writable(self, name: str) -> None:
-        if self.requires_grad and context.current().tape is not None:
-            raise RuntimeError(f"{name}: in place on a tensor with a gradient; use no_grad()")
 
     def __repr__(self) -> str:
         numbers = np.array2string(self.data.value) if self.data.has_numbers else "meta"
@@ -302,6 +312,11 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
             if trace is not None:
                 trace.reads(a)
             data = a.data
+            if type(data) is not Array:
+                raise TypeError(
+                    f"data: expected an Array, got {type(data).__name__}; write numbers into a "
+                    "tensor with no_grad() and copy_()"
+                )
             if a.is_parameter:
                 data.root.lasting = True
         else:

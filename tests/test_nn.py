@@ -371,3 +371,57 @@ def test_finish_order_leaves_no_trace() -> None:
         np.testing.assert_array_equal(value, numbers[name])
     with pytest.raises(RuntimeError, match="without a history"):
         nn.finish_order(lambda: ag.ones(1), [])
+
+
+def test_only_its_like_replaces_a_parameter_a_buffer_or_a_module() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2, bias=False))
+    names = [*net.state_dict()]
+    for module, name, value, piece in (
+        (net[0], "weight", net[0].weight - 0.1, "Linear.weight: expected a Parameter or None, got"),
+        (net[0], "bias", np.ones(2), "got ndarray; to write numbers into it: with no_grad()"),
+        (net[0], "bias", nn.Identity(), "expected a Parameter or None, got Identity"),
+        (net[2], "bias", ag.ones(2), "Linear.bias: expected a Parameter or None, got Tensor"),
+        (net[1], "running_mean", np.ones(2), "running_mean: expected a Tensor or None, got nda"),
+        (net, "0", ag.ones(2), "Sequential.0: expected a Module or None, got Tensor"),
+    ):
+        before = getattr(module, name)
+        with pytest.raises(TypeError, match=piece):
+            setattr(module, name, value)
+        assert getattr(module, name) is before
+    net[0].bias, net[2].bias = None, nn.Parameter(ag.ones(2))
+    net[1].running_mean = ag.ones(2)
+    assert [*net.state_dict()] == [n for n in names if n != "0.bias"] + ["2.bias"]
+    with pytest.raises(TypeError, match="expected a Parameter or None"):
+        net[0].bias = ag.ones(2)
+
+
+def test_what_is_deleted_is_gone_and_its_name_free() -> None:
+    layer = nn.BatchNorm1d(2)
+    del layer.weight, layer.running_mean
+    layer.weight = layer.running_mean = ag.ones(2)
+    assert [*layer.state_dict()] == ["bias", "running_var"]
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[-1] = nn.Identity()
+    assert [*net.state_dict()] == ["0.weight", "0.bias"] and len(net) == 2
+    delattr(net, "0")
+    assert [*net.parameters()] == []
+
+
+@pytest.mark.parametrize("kind", ["parameter", "buffer"])
+def test_what_cannot_be_registered(kind: str) -> None:
+    register = getattr(nn.Module(), f"register_{kind}")
+    with pytest.raises(TypeError, match=r"x: expected a \w+ or None, got ndarray"):
+        register("x", np.ones(2))
+    for name in ("", "a.b"):
+        with pytest.raises(ValueError, match=f"register_{kind}: expected a name without dots"):
+            register(name, None)
+
+
+def test_a_parameter_under_two_names_is_one() -> None:
+    net = nn.Module()
+    net.a = net.b = nn.Parameter(ag.ones(2))
+    assert len([*net.parameters()]) == 1 and [*net.state_dict()] == ["a", "b"]
+    net.load_state_dict({"a": np.full(2, 3.0), "b": np.full(2, 3.0)})
+    assert net.b.tolist() == [3, 3]
+    del net.a
+    assert [*net.state_dict()] == ["b"]

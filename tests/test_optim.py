@@ -124,14 +124,92 @@ def test_zero_grad_starts_anew() -> None:
     np.testing.assert_array_equal(p.grad.numpy(), [3, 3])
 
 
-def test_frozen_parameters_are_left_out() -> None:
-    a, b = make(shapes=((2,), (3,)))
-    b.requires_grad_(False)
-    before = b.numpy().copy()
-    optimizer = SGD([a, b], 0.1, weight_decay=0.5)
+@pytest.mark.parity
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(s) or "plain")
+def test_frozen_parameters_wait_as_in_torch(settings: dict[str, Any]) -> None:
+    """Of four parameters some are frozen when the optimizer is built, and move once they are not;
+    half of the way the state goes through `state_dict`."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    mine = make(shapes=((2,), (3, 2), (4,), (1,)))
+    theirs = [torch.nn.Parameter(torch.tensor(p.numpy().copy())) for p in mine]
+    flags = [(0, 1, 0, 1), (0, 1, 0, 1), (1, 1, 0, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 1)]
+    for p, t, flag in zip(mine, theirs, flags[0], strict=True):
+        p.requires_grad_(bool(flag))
+        t.requires_grad_(bool(flag))
+    ours, other = SGD(mine, 0.1, **settings), torch.optim.SGD(theirs, lr=0.1, **settings)
+    for step, on in enumerate(flags):
+        if step == 3:
+            state = ours.state_dict()
+            assert state.get("unmoved", []) == ["2"]
+            ours = SGD(mine, 0.1, **settings)
+            ours.load_state_dict(state)
+        ours.zero_grad()
+        other.zero_grad()
+        rng = np.random.default_rng(step)
+        for p, t, flag in zip(mine, theirs, on, strict=True):
+            p.requires_grad_(bool(flag))
+            t.requires_grad_(bool(flag))
+            g = rng.standard_normal(p.shape)
+            if flag:
+                p.deliver(ag.tensor(g))
+                t.grad = torch.tensor(g)
+        ours.step()
+        other.step()
+        for p, t in zip(mine, theirs, strict=True):
+            np.testing.assert_allclose(p.numpy(), t.detach().numpy(), rtol=1e-12, atol=1e-12)
+
+
+def test_a_layer_that_is_unfrozen_trains() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    net[0].requires_grad_(False)
+    optimizer = SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    numbers = net.state_dict()
+
+    def moved() -> list[bool]:
+        net(ag.ones(3, 2)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return [bool((numbers[n] != v).all()) for n, v in net.state_dict().items()]
+
+    assert moved() == [False, False, True, True]
+    net[0].requires_grad_(True)
+    assert moved() == [True] * 4
+
+
+def test_an_optimizer_of_frozen_parameters_does_nothing() -> None:
+    (p,) = make(shapes=((2,),))
+    before = p.requires_grad_(False).numpy().copy()
+    optimizer = SGD([p], 0.1, momentum=0.9, weight_decay=0.5)
     optimizer.step()
-    assert [p is a for p in optimizer.parameters] == [True]
-    np.testing.assert_array_equal(b.numpy(), before)
+    assert p.grad is None
+    np.testing.assert_array_equal(p.numpy(), before)
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "piece"),
+    [
+        (lambda p: [], ValueError, "expected at least one parameter, got none"),
+        (lambda p: [{"params": []}], ValueError, "expected at least one parameter, got none"),
+        (lambda p: p, TypeError, "expected parameters in a list or iterator, got Parameter"),
+        (lambda p: nn.Linear(1, 1), TypeError, "list or iterator, got Linear"),
+        (lambda p: {"params": [p]}, TypeError, "list or iterator, got dict"),
+        (lambda p: [np.ones(2)], TypeError, "expected parameters, got ndarray"),
+        (lambda p: [p * 1.0], ValueError, r"leaves, got a computed tensor of shape \(2,\)"),
+        (lambda p: [p, p], ValueError, "expected each parameter once"),
+        (lambda p: [{"params": [p]}, {"params": [p]}], ValueError, "expected each parameter once"),
+        (lambda p: [{"params": [p]}, p], TypeError, "expected groups with 'params', got Param"),
+        (lambda p: [{"lr": 1}], TypeError, "expected groups with 'params', got dict"),
+    ],
+)
+def test_what_cannot_be_optimized(params: Any, error: type[Exception], piece: str) -> None:
+    (p,) = make(shapes=((2,),))
+    with pytest.raises(error, match=f"^SGD: .*{piece}"):
+        SGD(params(p), 0.1)
+
+
+def test_a_group_may_hold_a_single_parameter() -> None:
+    (p,) = make(shapes=((2,),))
+    assert SGD([{"params": p}], 0.1).parameters == [p]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

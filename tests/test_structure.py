@@ -23,7 +23,7 @@ BASE = tuple(
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
 TO_OPS = (*TO_PRIMITIVE, "autograd.ops")
 TO_TAPE = (*TO_OPS, "autograd.tape", "autograd.indexing", "autograd.random")
-TO_TENSOR = (*TO_TAPE, "autograd.operators", "autograd.tensor")
+TO_TENSOR = (*TO_TAPE, "autograd.inplace", "autograd.operators", "autograd.tensor")
 TO_FUNCTIONAL = (*TO_TENSOR, "autograd.functional")
 TO_NN = (*TO_FUNCTIONAL, "autograd.nn", "autograd.suggest")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.indexing": TO_OPS,
     "autograd.tape": TO_OPS,
     "autograd.operators": TO_TAPE,
-    "autograd.tensor": (*TO_TAPE, "autograd.operators"),
+    "autograd.inplace": (*TO_TAPE, "autograd.operators"),
+    "autograd.tensor": (*TO_TAPE, "autograd.inplace", "autograd.operators"),
     "autograd.differentiate": TO_TENSOR,
     "autograd.functional": TO_TENSOR,
     "autograd.guards": (*TO_NN, "autograd.watch"),
@@ -75,6 +76,7 @@ MAY_NAME: dict[str, tuple[str, ...]] = {
         f"autograd.{name}" for name in ("array", "ledger", "nn", "primitive", "tensor")
     ),
     "autograd.live": ("autograd.array", "autograd.ledger", "autograd.tensor"),
+    "autograd.inplace": ("autograd.tensor",),
     "autograd.operators": ("autograd.tensor",),
     "autograd.sparsity": ("autograd.tensor",),
 }

@@ -44,8 +44,9 @@ class Flat:
             p.grad = Tensor(p.slot)
 
     def zero_missing(self) -> None:
-        """Write zeros for parameters without a gradient, and move gradients that somebody set by
-        hand to where they belong. RuntimeError where a parameter was laid into another buffer."""
+        """Write zeros for parameters without a gradient, which is theirs then but for frozen ones,
+        and move gradients that somebody set by hand to where they belong. RuntimeError where a
+        parameter was laid into another buffer."""
         for i, p in enumerate(self.parameters):
             slot = p.slot
             if slot is None or slot.base is not self.grad:
@@ -54,8 +55,16 @@ class Flat:
                 store(slot, array(0, self.dtype))
             elif p.grad.data is not slot:
                 store(slot, p.grad.data)
-            # Set, so that a second call does not wipe out what an exchange has summed meanwhile.
-            p.grad = Tensor(slot)
+            if p.requires_grad or p.grad is not None:
+                # So that a second call does not wipe out what an exchange has summed meanwhile.
+                p.grad = Tensor(slot)
+
+    def part(self, array: Array, first: int, last: int) -> Array:
+        """Return the parameters from `first` to `last` in an array like `data`, (size,)."""
+        if last - first == len(self.parameters) - 1:
+            return array
+        start = self.offsets[first]
+        return array.view(start, (self.offsets[last] + self.parameters[last].size - start,))
 
 
 def flatten(parameters: Sequence[Parameter]) -> Flat:

@@ -49,13 +49,14 @@ class Linear(Module):
     (out_features,) or None. `dtype`: the type of both, float32 unless given."""
 
     shown = ("in_features", "out_features")
+    bias: Parameter | None
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, dtype: npt.DTypeLike = FLOAT
     ) -> None:
         self.in_features, self.out_features = in_features, out_features
         self.weight = parameter(out_features, in_features, dtype=dtype)
-        self.bias = parameter(out_features, dtype=dtype) if bias else None
+        self.register_parameter("bias", parameter(out_features, dtype=dtype) if bias else None)
         reset(self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,6 +68,7 @@ class _Filters(Module):
     """What convolutions share: their options and parameters, of `axes` axes."""
 
     shown = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups")
+    bias: Parameter | None
     axes: ClassVar[int]
     transposed: ClassVar[bool] = False
 
@@ -88,7 +90,7 @@ class _Filters(Module):
         self.dilation, self.groups = self._numbers("dilation", dilation, 1), groups
         first, second = (out_channels, in_channels)[:: -1 if self.transposed else 1]
         self.weight = parameter(first, second // groups, *self.kernel_size, dtype=dtype)
-        self.bias = parameter(out_channels, dtype=dtype) if bias else None
+        self.register_parameter("bias", parameter(out_channels, dtype=dtype) if bias else None)
         reset(self.weight, self.bias)
 
     def _numbers(self, option: str, value: Sizes, least: int = 0) -> tuple[int, ...]:

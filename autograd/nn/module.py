@@ -20,7 +20,8 @@ from .errors import compare
 
 class Module:
     """Base of every layer and model. Attributes that are Parameters or Modules belong to it under
-    the attribute's name; `register_buffer` adds tensors that are state but not trained.
+    the attribute's name; `register_buffer` adds tensors that are state but not trained. In the
+    place of each only its like may be set, or None; TypeError otherwise.
 
     A call enters the scope of the name under which the parent holds this module, so that the
     ledger files work under the names of `named_modules`; the outermost module's name is "". What
@@ -32,15 +33,35 @@ class Module:
     ignored: tuple[str, ...] = ()  # names that a state may have here to no effect
     _name: str = ""
     _buffers: Mapping[str, bool] = {}  # name: whether state_dict has it
+    _parameters: frozenset[str] = frozenset()  # names, of those that are None too
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Parameter):
+            self._parameters |= {name}
+        elif value is not None and (kind := self._kind(name)) and not isinstance(value, kind):
+            raise TypeError(
+                f"{type(self).__name__}.{name}: expected a {kind.__name__} or None, got "
+                f"{type(value).__name__}; to write numbers into it: with no_grad(): x.copy_(y)"
+            )
         super().__setattr__(name, value)
         if isinstance(value, Module):
             value._called(self._inner(name))
         Changes.count += 1
 
+    def _kind(self, name: str) -> type | None:
+        """Return what may be set under a name besides Parameters, None for anything."""
+        if name in self._parameters:
+            return Parameter
+        if name in self._buffers:
+            return Tensor
+        return Module if isinstance(vars(self).get(name), Module) else None
+
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
+        if name in self._parameters:
+            self._parameters -= {name}
+        if name in self._buffers:
+            self._buffers = {k: v for k, v in self._buffers.items() if k != name}
         Changes.count += 1
 
     def _inner(self, name: str) -> str:
@@ -51,9 +72,16 @@ class Module:
         """Take the name that the parent gives."""
         super().__setattr__("_name", name)
 
+    def register_parameter(self, name: str, parameter: Parameter | None) -> None:
+        """Hold a parameter, or None in the place of one. TypeError for anything else."""
+        _check_registration("parameter", name, parameter, Parameter)
+        self._parameters |= {name}
+        setattr(self, name, parameter)
+
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Hold a tensor, or None for now, that is not trained; `state_dict` has it if
-        `persistent`."""
+        `persistent`. TypeError for anything else."""
+        _check_registration("buffer", name, tensor, Tensor)
         setattr(self, name, tensor)
         self._buffers = {**self._buffers, name: persistent}
 
@@ -224,6 +252,14 @@ class Module:
         return f"{type(self).__name__}(\n  {body}\n)"
 
 
+def _check_registration(what: str, name: str, value: object, kind: type) -> None:
+    if not name or "." in name:
+        raise ValueError(f"register_{what}: expected a name without dots, got {name!r}")
+    if value is not None and not isinstance(value, kind):
+        expected = f"{kind.__name__} or None"
+        raise TypeError(f"{name}: expected a {expected}, got {type(value).__name__}")
+
+
 def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
@@ -253,6 +289,9 @@ class _Container(Module):
 
     def __getitem__(self, place: int) -> Module:
         return [*self.children()][place]
+
+    def __setitem__(self, place: int, module: Module) -> None:
+        setattr(self, [name for name, _ in self.named_children()][place], module)
 
 
 class Sequential(_Container):

@@ -25,6 +25,8 @@ class _BatchNorm(Module):
     shown = ("num_features", "eps", "momentum")
     ignored = ("num_batches_tracked",)
     axes: ClassVar[tuple[int, ...]]
+    weight: Parameter | None
+    bias: Parameter | None
 
     def __init__(
         self,
@@ -39,8 +41,8 @@ class _BatchNorm(Module):
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.track_running_stats = track_running_stats
         one, zero = ones(num_features, dtype=dtype), zeros(num_features, dtype=dtype)
-        self.weight = Parameter(one) if affine else None
-        self.bias = Parameter(zero) if affine else None
+        self.register_parameter("weight", Parameter(one) if affine else None)
+        self.register_parameter("bias", Parameter(zero) if affine else None)
         self.running_mean: Tensor | None = None
         self.running_var: Tensor | None = None
         if track_running_stats:

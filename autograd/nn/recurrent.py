@@ -156,6 +156,8 @@ class LSTM(_Recurrent):
 class _Cell(Module):
     shown = ("input_size", "hidden_size")
     gates = 1
+    bias_ih: Parameter | None
+    bias_hh: Parameter | None
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, dtype: npt.DTypeLike = FLOAT
@@ -164,8 +166,8 @@ class _Cell(Module):
         rows = self.gates * hidden_size
         self.weight_ih = parameter(rows, input_size, dtype=dtype)
         self.weight_hh = parameter(rows, hidden_size, dtype=dtype)
-        self.bias_ih = parameter(rows, dtype=dtype) if bias else None
-        self.bias_hh = parameter(rows, dtype=dtype) if bias else None
+        self.register_parameter("bias_ih", parameter(rows, dtype=dtype) if bias else None)
+        self.register_parameter("bias_hh", parameter(rows, dtype=dtype) if bias else None)
         _drawn(self, hidden_size)
 
     def start(self, x: Tensor) -> Tensor:

@@ -123,7 +123,8 @@ def _(dy: Value, slices: Slices) -> Value:
     return getslice(dy, slices=slices)
 
 
-def _indexed(x: Spec, *indices: Spec, axis: int) -> Spec:
+def indexed(x: Spec, *indices: Spec, axis: int) -> Spec:
+    """Return what `index` makes of these. TypeError and ValueError for what does not fit."""
     if any(i.dtype.kind not in "iu" for i in indices):
         raise TypeError(f"an index array must hold integers, not {indices[0].dtype}; see where()")
     if axis + len(indices) > len(x.shape):
@@ -132,7 +133,7 @@ def _indexed(x: Spec, *indices: Spec, axis: int) -> Spec:
     return Spec(x.shape[:axis] + shape + x.shape[axis + len(indices) :], x.dtype)
 
 
-@primitive(infer=_indexed, cost=lambda y, x, *i, **a: Cost(bytes_read=y.nbytes))
+@primitive(infer=indexed, cost=lambda y, x, *i, **a: Cost(bytes_read=y.nbytes))
 def index(x: NDArray, *indices: NDArray, axis: int) -> NDArray:
     """y = x at the positions that integer arrays name for neighbouring axes from `axis` on.
     IndexError for a position out of range."""

@@ -1,12 +1,15 @@
-"""What changes arrays in place: stored gradients, running statistics, the optimizer's step."""
+"""What changes arrays in place: stored numbers, running statistics, the optimizer's step."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import primitive
+from .shape import indexed
 
 
 def _fits(slot: Spec, *others: Spec, **attrs: object) -> tuple[Spec, ...]:
@@ -16,14 +19,27 @@ def _fits(slot: Spec, *others: Spec, **attrs: object) -> tuple[Spec, ...]:
     return ()
 
 
-
-
-@primitive(
-    infer=_fits, cost=lambda y, slot, g: Cost(bytes_read=g.nbytes), writes=(0,)
-)
+@primitive(infer=_fits, cost=lambda y, slot, g: Cost(bytes_read=g.nbytes), writes=(0,))
 def store(slot: NDArray, g: NDArray) -> None:
     """slot = g."""
     slot[...] = g
+
+
+def _placed(slot: Spec, g: Spec, *indices: Spec, axis: int) -> tuple[Spec, ...]:
+    return _fits(indexed(slot, *indices, axis=axis), g)
+
+
+def _placing_cost(y: None, slot: Spec, g: Spec, *indices: Spec, axis: int) -> Cost:
+    written = indexed(slot, *indices, axis=axis).nbytes
+    return Cost(bytes_read=g.nbytes + sum(i.nbytes for i in indices), bytes_written=written)
+
+
+@primitive(infer=_placed, cost=_placing_cost, writes=(0,))
+def put(slot: NDArray, g: NDArray, *indices: NDArray, axis: int) -> None:
+    """slot = g at the positions that integer arrays name for neighbouring axes from `axis` on: the
+    last value where they name one twice. IndexError for a position out of range."""
+    places: Any = (slice(None),) * axis + indices
+    slot[places] = g
 
 
 @primitive(infer=_fits, cost=lambda y, slot, g: Cost(add=slot.size), writes=(0,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from itertools import groupby, islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -46,6 +47,7 @@ class Group:
             )
         size = self.flat.data.shape if self.momentum else ()
         self.velocity: Array = zeros(*size, dtype=self.flat.dtype).data
+        self.moved = [False] * len(self.flat.parameters)  # in any step so far
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -57,6 +59,36 @@ class Group:
         return [self.velocity.view(i, p.shape) if self.momentum else None for p, i in pairs]
 
 
+    def step(self, rate: float) -> None:
+        """Update the parameters that have a gradient: one call for each run of neighbours."""
+        flat = self.flat
+        flat.zero_missing()
+        lr = array(rate, flat.dtype)
+        for begun, first, last in self._runs():
+            update.sgd(
+                flat.part(flat.data, first, last),
+                flat.part(flat.grad, first, last),
+                flat.part(self.velocity, first, last) if self.momentum else self.velocity,
+                lr,
+                momentum=self.momentum,
+                dampening=self.dampening if begun else 0.0,
+                weight_decay=self.weight_decay,
+                nesterov=self.nesterov,
+            )
+
+    def _runs(self) -> list[tuple[bool, int, int]]:
+        """Return runs of parameters to move: whether they moved before, the first and the last."""
+        ways = [None if p.grad is None else begun or not self.dampening
+                for p, begun in zip(self.flat.parameters, self.moved, strict=True)]  # fmt: skip
+        self.moved = [begun or way is not None for way, begun in zip(ways, self.moved, strict=True)]
+        runs = []
+        for way, run in groupby(range(len(ways)), ways.__getitem__):
+            if way is not None:
+                first, *rest = run
+                runs.append((way, first, rest[-1] if rest else first))
+        return runs
+
+
 _SETTINGS = tuple(f.name for f in fields(Group) if f.name != "flat")
 
 
@@ -65,11 +97,12 @@ class SGD:
     velocity starts as the first gradient, without dampening.
 
     `params`: Parameters, a Flat, or groups, which are mappings with "params" and settings of their
-    own. Lays the parameters that require a gradient into flat buffers, those of a group in the
-    given order. A parameter without a gradient counts as one with zeros: momentum and weight decay
-    move it. `lr`: a number, or a schedule of the step, which is an input of the update and so may
-    change. `named_parameters` names the parameters in `state_dict`; else they are numbered in the
-    order of `params`. ValueError for negative settings.
+    own. Lays the parameters into flat buffers, those of a group in the given order. A frozen one
+    stays as it is until it requires a gradient again. Any other without a gradient counts as one
+    with zeros: momentum and weight decay move it. `lr`: a number, or a schedule of the step, which
+    is an input of the update and so may change. `named_parameters` names the parameters in
+    `state_dict`; else they are numbered in the order of `params`. ValueError for negative settings,
+    no parameters, computed tensors and one that is listed twice; TypeError for what is no tensor.
     """
 
     def __init__(
@@ -105,19 +138,7 @@ class SGD:
         context.untraced("counts a step of an optimizer")
         with context.using(phase="update", scope=SCOPE, tape=None):
             for group in self.groups:
-                flat = group.flat
-                flat.zero_missing()
-                rate = array(group.rate(self.steps), flat.dtype)
-                update.sgd(
-                    flat.data,
-                    flat.grad,
-                    group.velocity,
-                    rate,
-                    momentum=group.momentum,
-                    dampening=group.dampening if self.steps else 0.0,
-                    weight_decay=group.weight_decay,
-                    nesterov=group.nesterov,
-                )
+                group.step(group.rate(self.steps))
         self.steps += 1
 
     def zero_grad(self) -> None:
@@ -130,9 +151,13 @@ class SGD:
         return {name: v for name, v in zip(self.names, parts, strict=True) if v is not None}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return {"step": updates so far, "velocity": {name: copy in the parameter's shape}}."""
+        """Return {"step": updates so far, "velocity": {name: copy in the parameter's shape}}, and
+        under "unmoved" the names of those, if any, that were frozen in all of the updates."""
         velocity = {name: Tensor(v).numpy().copy() for name, v in self._velocities().items()}
-        return {"step": self.steps, "velocity": velocity}
+        moved = [m for group in self.groups for m in group.moved]
+        unmoved = [name for name, m in zip(self.names, moved, strict=True) if self.steps and not m]
+        state: dict[str, Any] = {"step": self.steps, "velocity": velocity}
+        return {**state, "unmoved": unmoved} if unmoved else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned, by the names in it, whatever the order of the flat
@@ -145,21 +170,55 @@ class SGD:
         for name, velocity in mine.items():
             assign(Tensor(velocity), array(given[name], velocity.dtype))
         self.steps = int(state["step"])
+        unmoved, names = {*state.get("unmoved", ())}, iter(self.names)
+        for group in self.groups:
+            count = len(group.moved)
+            group.moved = [self.steps > 0 and n not in unmoved for n in islice(names, count)]
 
 
 def _listed(params: Parameters | Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return groups, one where there are none."""
+    """Return groups, one where there are none, with their parameters in lists."""
     if isinstance(params, Flat):
         return [{"params": params}]
-    items: list[Any] = [*params]
-    groups = items and all(isinstance(item, Mapping) for item in items)
-    return items if groups else [{"params": items}]
+    items = _items(params)
+    groups = items if items and isinstance(items[0], Mapping) else [{"params": items}]
+    members: list[Tensor] = []
+    found: list[Mapping[str, Any]] = []
+    for group in groups:
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError(f"SGD: expected groups with 'params', got {type(group).__name__}")
+        own = group["params"]
+        if not isinstance(own, Flat):
+            own = _checked([own] if isinstance(own, Tensor) else _items(own))
+        members += own.parameters if isinstance(own, Flat) else own
+        found.append({**group, "params": own})
+    if len({id(p) for p in members}) < len(members):
+        raise ValueError("SGD: expected each parameter once, got one twice")
+    return found
+
+
+def _items(params: Any) -> list[Any]:
+    if isinstance(params, Tensor | Mapping) or not isinstance(params, Iterable):
+        kind = type(params).__name__
+        raise TypeError(f"SGD: expected parameters in a list or iterator, got {kind}")
+    return [*params]
+
+
+def _checked(params: list[Any]) -> list[Any]:
+    """Return parameters that training can change."""
+    if not params:
+        raise ValueError("SGD: expected at least one parameter, got none")
+    for p in params:
+        if not isinstance(p, Tensor):
+            raise TypeError(f"SGD: expected parameters, got {type(p).__name__}")
+        if not p.is_leaf:
+            raise ValueError(f"SGD: expected leaves, got a computed tensor of shape {p.shape}")
+    return params
 
 
 def _group(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Group:
     for name in given.keys() - {"params", *_SETTINGS}:
         raise unknown("setting of a group", name, _SETTINGS)
     params = given["params"]
-    if not isinstance(params, Flat):
-        params = flatten([p for p in params if p.requires_grad])
-    return Group(params, **{name: given.get(name, value) for name, value in defaults.items()})
+    flat = params if isinstance(params, Flat) else flatten(params)
+    return Group(flat, **{name: given.get(name, value) for name, value in defaults.items()})

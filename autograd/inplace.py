@@ -1,0 +1,157 @@
+"""What changes a tensor in place, by torch's rules: numbers are written to its memory, and where
+gradients are recorded the tensor goes on with what was computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from . import context
+from .indexing import assign
+from .operators import Operand, Operators
+from .ops import compare, reduce, update
+from .ops import elementwise as el
+from .ops.shape import cast as to_type
+
+if TYPE_CHECKING:
+    from .array import Array
+    from .tensor import Tensor
+
+KINDS = "biuf"  # each holds, in torch's sense, what those before it do
+
+
+class InPlace(Operators):
+    """Mixed into Tensor. Without a tape, or between tensors that want no gradient, all who share
+    the memory see the new numbers, and a gradient that needs the old ones is an error. A computed
+    tensor that has a history is given new memory: earlier views of it keep the old numbers."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        data: Array
+        requires_grad: bool
+
+        def lifted(self, value: Operand) -> Array: ...
+
+        def become(self, result: Tensor) -> None: ...
+
+    def __iadd__(self, other: Operand) -> Tensor:
+        return self._change("+=", el.add, other)
+
+    def __isub__(self, other: Operand) -> Tensor:
+        return self._change("-=", el.sub, other)
+
+    def __imul__(self, other: Operand) -> Tensor:
+        return self._change("*=", el.mul, other)
+
+    def __itruediv__(self, other: Operand) -> Tensor:
+        return self._change("/=", el.div, other)
+
+    def __ipow__(self, other: Operand) -> Tensor:
+        return self._change("**=", el.pow, other)
+
+    def __iand__(self, other: Operand) -> Tensor:
+        return self._change("&=", compare.bit_and, other)
+
+    def __ior__(self, other: Operand) -> Tensor:
+        return self._change("|=", compare.bit_or, other)
+
+    def __ixor__(self, other: Operand) -> Tensor:
+        return self._change("^=", compare.bit_xor, other)
+
+    def add_(self, other: Operand, alpha: float = 1) -> Tensor:
+        """Add alpha times another tensor or number in place."""
+        return self._change("add_", el.add, _times(other, alpha))
+
+    def sub_(self, other: Operand, alpha: float = 1) -> Tensor:
+        """Subtract alpha times another tensor or number in place."""
+        return self._change("sub_", el.sub, _times(other, alpha))
+
+    def mul_(self, other: Operand) -> Tensor:
+        """Multiply in place."""
+        return self._change("mul_", el.mul, other)
+
+    def div_(self, other: Operand) -> Tensor:
+        """Divide in place."""
+        return self._change("div_", el.div, other)
+
+    def clamp_(self, min: float | None = None, max: float | None = None) -> Tensor:
+        """Put the bound in the place of each element that passes it."""
+        return self._change("clamp_", lambda x, _: x.clamp(min, max), 0)
+
+    def copy_(self, other: Operand) -> Tensor:
+        """Write other numbers, broadcast to the shape, into the memory. RuntimeError where
+        gradients are recorded."""
+        self._unrecorded("copy_", other)
+        self._write(self.lifted(other))
+        return cast("Tensor", self)
+
+    def fill_(self, value: float) -> Tensor:
+        """Write one number everywhere."""
+        self._unrecorded("fill_")
+        self._write(self.lifted(value))
+        return cast("Tensor", self)
+
+    def zero_(self) -> Tensor:
+        """Write zeros."""
+        self._unrecorded("zero_")
+        self._write(self.lifted(0))
+        return cast("Tensor", self)
+
+    def __setitem__(self, key: Any, value: Operand) -> None:
+        self._unrecorded("x[...] = ", value)
+        context.reads(cast("Tensor", self))
+        assign(self.data, key, self.lifted(value))
+
+    def _change(self, name: str, compute: Callable[..., Tensor], other: Operand) -> Tensor:
+        """Compute with the tensor and another, and let it have the result."""
+        recorded = self._recorded(other)
+        if recorded:
+            self._changeable(name)
+        else:
+            self.data.check_writable(name)
+        result = compute(self, other)
+        if result.shape != self.shape:
+            raise ValueError(f"{name}: expected shape {self.shape}, got {result.shape}")
+        if KINDS.index(result.dtype.kind) > KINDS.index(self.dtype.kind):
+            raise TypeError(f"{name}: expected what {self.dtype} can hold, got {result.dtype}")
+        if recorded:
+            same = result.dtype == self.dtype
+            self.become(result if same else to_type(result, dtype=self.dtype))
+        else:
+            update.store(self.data, result.data)
+        return cast("Tensor", self)
+
+    def _recorded(self, other: Any = None) -> bool:
+        """Tell whether the tape takes down what is computed with the tensor and another."""
+        wanted = self.requires_grad or getattr(other, "requires_grad", False)
+        return wanted and context.current().tape is not None
+
+    def _changeable(self, name: str) -> None:
+        """RuntimeError for what must not be changed while gradients are recorded: leaves that
+        gather one, parameters, and views, of whose change the rest of the memory would not know."""
+        me = cast("Tensor", self)
+        if me.is_leaf and (me.requires_grad or me.is_parameter):
+            raise RuntimeError(f"{name}: in place on a leaf with a gradient; use no_grad()")
+        if self.data.base is not None:
+            raise RuntimeError(
+                f"{name}: in place on a view while gradients are recorded; write x = x + y instead"
+            )
+        if me.is_leaf:
+            context.untraced("gives a tensor other memory")
+
+    def _unrecorded(self, name: str, other: Any = None) -> None:
+        if self._recorded(other):
+            raise RuntimeError(
+                f"{name}: in place on a tensor with a gradient; use no_grad(), or where() and cat()"
+            )
+
+    def _write(self, given: Array) -> None:
+        context.reads(cast("Tensor", self))
+        if given.shape not in ((), self.shape):
+            given = reduce.broadcast_to(given, shape=self.shape)
+        update.store(self.data, given)
+
+
+def _times(other: Operand, alpha: float) -> Operand:
+    return other if alpha == 1 else other * alpha
