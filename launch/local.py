@@ -1,7 +1,7 @@
 """Start a trainer command on several ranks with the mpirun that belongs to this environment.
 
 An exit status of 0 from mpirun proves little, so a `train` with `--out` counts as completed only
-when it has also written the record `result.json` anew.
+when it has also written the record `result.json` anew, or touched that of a run it found complete.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from typing import NoReturn
 
 USAGE = "tallygrad launch -n RANKS [--hosts HOST:SLOTS,...] [--timeout SECONDS] -- train ..."
 COMMANDS = ("train", "eval")
-GRACE = 20.0  # seconds that ranks have to end by themselves after a request to stop
+GRACE = 120.0  # seconds that ranks have to finish their step and keep it after a request to stop
+ONCE = 1.0  # seconds that belong to one request: a terminal and a scheduler may both send one
 TIMED_OUT = 124
-# A closing terminal must end the ranks too: they run in a session of their own.
-FORWARDED = {
-    signal.SIGINT: signal.SIGINT,
-    signal.SIGTERM: signal.SIGTERM,
-    signal.SIGHUP: signal.SIGTERM,
-    signal.SIGUSR1: signal.SIGUSR1,
-}
+# A closing terminal must end the ranks too: they run in a session of their own. All are passed on
+# as SIGUSR1, which both MPIs hand to the ranks: of the others, Open MPI's mpirun kills them.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FORWARDED = (*STOPPING, signal.SIGUSR1)
+OWN = (0, 1, 2, 3)  # statuses that the trainer ends with by itself
 # What Open MPI hands to ranks on other hosts only when told to; MPICH hands over everything.
 EXPORTED = ("TALLYGRAD_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_")
 
@@ -181,10 +180,14 @@ def record_path(command: list[str]) -> Path | None:
 def _stamp(record: Path | None) -> tuple[int, int, int] | None:
     # The file before is compared with the file after: no clock of another host is trusted.
     try:
-        state = record.stat() if record else None
+        if record is None:
+            return None
+        # Opening it makes a network file system ask its server anew.
+        with record.open("rb") as file:
+            state = os.fstat(file.fileno())
     except OSError:
         return None
-    return (state.st_ino, state.st_mtime_ns, state.st_size) if state else None
+    return state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def _fail(message: str, status: int) -> int:
@@ -195,16 +198,24 @@ def _fail(message: str, status: int) -> int:
 class Job:
     """A running mpirun that gets this process's signals and leaves no rank behind.
 
-    The first request to stop is forwarded; a second one, or `GRACE` seconds, kills the ranks.
+    The first request to stop is forwarded; a second one, or `GRACE` seconds, kills the ranks. The
+    status tells which signal asked.
     """
 
     def __init__(self, line: list[str], env: dict[str, str]) -> None:
         self.timed_out = False
         self._mark = f"TALLYGRAD_JOB={uuid.uuid4().hex}"
         self._received: list[int] = []
+        self._asked = 0  # the signal that asked first
+        self._asked_at = 0.0
         self._deadline = float("inf")
-        # Handlers first: a signal between the start and the wait must not be lost.
-        self._previous = {number: signal.signal(number, self._receive) for number in FORWARDED}
+        # Handlers first: a signal between the start and the wait must not be lost. What is
+        # ignored, as under nohup, stays so.
+        self._previous = {
+            number: signal.signal(number, self._receive)
+            for number in FORWARDED
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
         name, value = self._mark.split("=")
         self._process = subprocess.Popen(
             line, env={**env, name: value}, stdin=subprocess.DEVNULL, start_new_session=True
@@ -228,6 +239,8 @@ class Job:
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
         status = self._process.wait()
+        if self._asked and status not in OWN:
+            return 128 + self._asked
         return status if status >= 0 else 128 - status
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -235,14 +248,14 @@ class Job:
 
     def _pass_on(self) -> None:
         while self._received:
-            number = FORWARDED[signal.Signals(self._received.pop(0))]
-            if number == signal.SIGUSR1:
-                self._process.send_signal(number)
-            elif self._deadline < float("inf"):
-                self._deadline = 0.0
-            else:
-                self._deadline = time.monotonic() + GRACE
-                self._process.send_signal(number)
+            number, now = self._received.pop(0), time.monotonic()
+            if number in STOPPING and self._asked:
+                if now - self._asked_at >= ONCE:
+                    self._deadline = 0.0
+                continue
+            if number in STOPPING:
+                self._asked, self._asked_at, self._deadline = number, now, now + GRACE
+            self._process.send_signal(signal.SIGUSR1)
 
     def _kill(self) -> None:
         # Ranks sit in groups and sessions of their own, and outlive an mpirun that was killed:

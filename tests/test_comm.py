@@ -1,6 +1,7 @@
 """Ranks: collectives against analytic sums, the end of failing jobs, and threads per rank."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,7 @@ from tallygrad.datasets import DataError
 from tallygrad.trainer import threads
 from tallygrad.trainer.distributed.comm import SerialComm, expected_size
 from tallygrad.trainer.distributed.guard import guard
-from tallygrad.trainer.errors import NotFinite, UserError
+from tallygrad.trainer.errors import Interrupted, NotFinite, UserError
 from tallygrad.trainer.threads import THREAD_VARIABLES, Machine, configure
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -224,7 +225,8 @@ class TruncatedFile(DataError):
         (UserError("no model"), 2, "tallygrad: error: no model\n"),
         (NotFinite("loss is nan"), 3, "tallygrad: error: loss is nan\n"),
         (TruncatedFile("train.idx: truncated"), 2, "tallygrad: error: train.idx: truncated\n"),
-        (KeyboardInterrupt(), 130, "tallygrad: interrupted\n"),
+        (KeyboardInterrupt(), 130, "tallygrad: interrupted by SIGINT\n"),
+        (Interrupted(signal.SIGTERM), 143, "tallygrad: interrupted by SIGTERM\n"),
         (SystemExit(7), 7, ""),
         (SystemExit("usage"), 1, "usage\n"),
     ],

@@ -25,11 +25,17 @@ rank = os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["PMI_RANK"]
 size = os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ["PMI_SIZE"]
 word, *rest = sys.argv[2:]
 if word == "stubborn":
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 if word == "preempted":
     signal.signal(signal.SIGUSR1, lambda number, frame: os._exit(3))
 folder = pathlib.Path(os.environ["FAKE_FOLDER"])
+def keep(number, frame):
+    time.sleep(0.5)
+    (folder / f"kept-{rank}").touch()
+    os._exit(138)
+if word == "keeps":
+    signal.signal(signal.SIGUSR1, keep)
 (folder / f"new-{rank}").write_text(f"{os.getpid()} {size}")
 (folder / f"new-{rank}").rename(folder / f"rank-{rank}")
 if word == "status" and rank == rest[0]:
@@ -37,7 +43,7 @@ if word == "status" and rank == rest[0]:
 if word == "--out" and rank == "0":
     if rest[1:] == ["record"]:
         pathlib.Path(rest[0], "result.json").write_text("{}")
-if word in ("sleep", "stubborn", "preempted"):
+if word in ("sleep", "stubborn", "preempted", "keeps"):
     time.sleep(60)
 """
 Launch = Callable[..., "subprocess.Popen[str]"]
@@ -110,8 +116,37 @@ def test_a_signal_ends_all_ranks(launch: Launch, tmp_path: Path, number: signal.
     process = launch(2, "sleep")
     ranks = _processes(tmp_path, 2)
     process.send_signal(number)
-    assert _finish(process)[0] != 0
+    assert _finish(process)[0] == 128 + number
     assert not any(_alive(rank) for rank in ranks)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ranks_can_keep_their_work_when_asked_to_stop(
+    launch: Launch, tmp_path: Path, number: signal.Signals
+) -> None:
+    """On both MPIs, also when the request comes twice at once; their status is no failure of
+    theirs, but a failure of theirs keeps its status."""
+    for word, status in (("keeps", 128 + number), ("preempted", 3)):
+        process = launch(2, word)
+        _processes(tmp_path, 2)
+        process.send_signal(number)
+        process.send_signal(number)
+        assert _finish(process)[0] == status
+        for file in tmp_path.glob("rank-*"):
+            file.unlink()
+    assert len([*tmp_path.glob("kept-*")]) == 2
+
+
+def test_an_ignored_hangup_stays_ignored(tmp_path: Path) -> None:
+    """As under nohup."""
+    line = [sys.executable, "-c", "import os, time; time.sleep(1)"]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        job = local.Job(line, dict(os.environ))
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert job.wait(None) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_signal_kills_ranks_that_ignore_the_first(launch: Launch, tmp_path: Path) -> None:
@@ -119,10 +154,9 @@ def test_a_second_signal_kills_ranks_that_ignore_the_first(launch: Launch, tmp_p
     ranks = _processes(tmp_path, 2)
     start = time.monotonic()
     process.terminate()
-    time.sleep(0.5)
-    if process.poll() is None:
-        process.terminate()
-    assert _finish(process)[0] != 0
+    time.sleep(local.ONCE + 0.2)
+    process.send_signal(signal.SIGINT)
+    assert _finish(process)[0] == 128 + signal.SIGTERM
     assert time.monotonic() - start < local.GRACE / 2
     assert not any(_alive(rank) for rank in ranks)
 

@@ -268,23 +268,6 @@ def test_odd_records_give_one_line(
     assert said in complaint(done) and not (tmp_path / "run").exists()
 
 
-def test_interrupt_ends_quietly(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [*TALLYGRAD, "train", *SMALL, "--out", str(tmp_path / "run"), "--log-every", "1"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        # A script's background jobs ignore interrupts, and so would what they start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "log.jsonl").exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 130 and "Traceback" not in said
-    assert said.splitlines()[-1] == "tallygrad: interrupted"
-
-
 def test_a_reader_that_leaves_is_no_fault(trained: Path) -> None:
     words = " ".join([*TALLYGRAD, "predict", str(trained), "--samples", "0-3000"])
     done = subprocess.run(["bash", "-c", f"{words} | head -1"], capture_output=True, text=True)

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config as options
-from .errors import UserError, nearest, show
+from .errors import Interrupted, UserError, nearest, show
 from .memory import memory_errors
 
 if TYPE_CHECKING:
     from .distributed.comm import Comm
+    from .stop import Stop
 
 TRAIN = """Train a model. Works alike alone, under mpirun, and by `tallygrad launch -n 4 -- train`.
 Options come from the defaults, then the file given by --config, then the flags."""
@@ -188,9 +189,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:
         return 141  # whoever read our output has seen enough
-    except KeyboardInterrupt:
-        print("tallygrad: interrupted", file=sys.stderr, flush=True)
-        return 130
+    except KeyboardInterrupt as error:
+        by = Interrupted.of(error)
+        print(f"tallygrad: {by}", file=sys.stderr, flush=True)
+        return by.status
     finally:
         _flush()
 
@@ -227,8 +229,8 @@ def _complain(error: UserError) -> int:
 
 
 @contextmanager
-def _ranks(threads: int, command: str) -> Iterator[Comm]:
-    """Settle the threads, 0 for those of the environment, and meet the other ranks."""
+def _ranks(threads: int, command: str) -> Iterator[tuple[Comm, Stop]]:
+    """Settle the threads, 0 for those of the environment, meet the other ranks, heed signals."""
     from .threads import configure
 
     if threads < 0:
@@ -237,24 +239,31 @@ def _ranks(threads: int, command: str) -> Iterator[Comm]:
     from ..autograd import set_num_threads
     from .distributed.comm import connect
     from .distributed.guard import guard
+    from .stop import Stop
 
     set_num_threads(count)
     comm = connect()
-    with guard(comm), memory_errors(SMALLER[command]):
-        yield comm
+    # After `connect`: MPICH installs a handler of its own for SIGUSR1.
+    with Stop(says=comm.rank == 0) as stop, guard(comm), memory_errors(SMALLER[command]):
+        yield comm, stop
 
 
 def _train(chosen: dict[str, Any]) -> int:
     values = options.gather(chosen.pop("config"), chosen)
-    with _ranks(values.get("threads", 0), "train") as comm:
+    with _ranks(values.get("threads", 0), "train") as (comm, stop):
         from .loop import Training
         from .report import bill, sparsity
         from .resume import occupy
-        from .summary import outcome
+        from .summary import continuation, outcome
 
         with occupy(values, comm) as (config, source, folder):
-            training = Training(config, comm, folder, source)
+            training = Training(config, comm, folder, source, stop=stop)
             result = training.run()
+        if training.stopped:
+            if comm.rank == 0:
+                print(continuation(training.state.step, config, comm.size, folder.path),
+                      file=sys.stderr, flush=True)  # fmt: skip
+            return stop.status
         if comm.rank == 0:
             table = [bill(training.total), *sparsity(training.total, training.state.step)]
             show("\n" + "\n".join(table) + "\n")
@@ -263,7 +272,7 @@ def _train(chosen: dict[str, Any]) -> int:
 
 
 def _eval(chosen: dict[str, Any]) -> int:
-    with _ranks(chosen.pop("threads"), "eval") as comm:
+    with _ranks(chosen.pop("threads"), "eval") as (comm, _):
         from .apply import evaluate_checkpoint
 
         evaluate_checkpoint(comm, **chosen)
@@ -271,7 +280,7 @@ def _eval(chosen: dict[str, Any]) -> int:
 
 
 def _predict(chosen: dict[str, Any]) -> int:
-    with _ranks(chosen.pop("threads"), "predict") as comm:
+    with _ranks(chosen.pop("threads"), "predict") as (comm, _):
         from .apply import predict
 
         if comm.rank == 0:
@@ -312,7 +321,7 @@ def _alone(machine: str) -> None:
 
 def _plan(chosen: dict[str, Any]) -> int:
     if chosen["worker"]:
-        with _ranks(1, "plan") as comm:
+        with _ranks(1, "plan") as (comm, _):
             from .cost.calibrate import worker
 
             worker(comm, Path(chosen["worker"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from signal import SIGINT, Signals
 
 LISTED = 24  # names that a message may list
 LONGEST = 2000  # characters of a message
@@ -50,6 +51,19 @@ class NotFinite(UserError):
     """The loss or a gradient is NaN or infinite."""
 
     status = 3
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that asks this process to end, which it does with `status`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {Signals(number).name}")
+        self.status = 128 + number
+
+    @classmethod
+    def of(cls, error: KeyboardInterrupt) -> Interrupted:
+        """Return an interrupt as one that knows its signal."""
+        return error if isinstance(error, cls) else cls(SIGINT)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -38,6 +38,8 @@ from .evaluation import Judged, evaluate, hits, judging, sums
 from .logs import RunFolder
 from .progress import Progress
 from .report import training_macs
+from .resume import settle
+from .stop import Stop
 
 RESULT = {
     "test_accuracy", "test_loss", "train_loss", "epochs", "steps", "ranks", "images_per_second",
@@ -57,6 +59,7 @@ class Training:
         folder: RunFolder,
         source: Path | None = None,
         data: build.Data | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self.config, self.comm, self.folder = config, comm, folder
         data = data or build.load_data(config, comm)
@@ -89,11 +92,12 @@ class Training:
         self.total = Ledger()
         self.lr = 0.0
         self.copies: dict[str, NDArray[Any]] = {}
+        self.stop, self.stopped = stop or Stop(), False
         self.progress = Progress(self.planned, 0, folder.writes)
 
     def run(self) -> dict[str, Any]:
         """Train from the beginning or from a checkpoint to the end; return the result, which is
-        also the last file to be written."""
+        also the last file to be written. Where the run was `stopped`, there is none."""
         if self.latest is not None:
             self.go_on(self.latest)
         last = min(self.planned, self.config.max_steps or self.planned)
@@ -115,8 +119,12 @@ class Training:
                 context.using(backend=self.backend, ledger=self.ledger),
             ):
                 self.tune()
-                while self.state.step < last and not self.exhausted():
+                self.stop.finish_steps()
+                while not self.stopped and self.state.step < last and not self.exhausted():
                     self.epoch(last, progress)
+                if self.stopped:
+                    self.log("stop")
+                    return {}
                 if self.state.evaluated != self.state.step:
                     self.validate()
                 best = self.test()
@@ -134,9 +142,10 @@ class Training:
             if ends or stops:
                 self.end_epoch(progress, whole=ends, final=stops)
                 stops = stops or self.exhausted()
-            if ends or stops or (every and now.step % every == 0):
+            self.stopped = self.stop.agreed(self.comm) and not stops
+            if ends or stops or self.stopped or (every and now.step % every == 0):
                 self.save()
-            if stops:
+            if stops or self.stopped:
                 return
 
     def step(self, batch: Batch) -> tuple[float, float, float]:
@@ -325,7 +334,7 @@ class Training:
     def prepare(self) -> None:
         """Open the folder, share the weights."""
         self.folder.open(resumes=bool(self.config.resume))
-        self.restart()
+        settle(self.folder, self.config, self.state)
         with context.using(backend=self.backend, ledger=self.ledger):
             share([self.flat.data, *[b.data for b in self.model.buffers()]], self.comm)
         self.statistics.restore(self.copies)
@@ -343,24 +352,8 @@ class Training:
         args = self.config, self.model, self.data, self.comm, self.backend, self.folder.path
         for line in summary.header(*args):
             self.progress.say(line)
-
-    def restart(self) -> None:
-        """Let the folder's log end at the checkpoint, and put on record what is lost by that where
-        the run before died: one that came to its end left a result."""
-        now, folder = self.state, self.folder
-        held, earlier = (folder.read_json(f"{n}.json") for n in ("config", "restarts"))
-        died = folder.read_json("result.json") is None and bool(folder.holds())
-        beyond = folder.rewind(now.step, now.epoch)
-        if not self.config.resume or not folder.writes:
-            return
-        known = history.restarts(folder.path / "restarts.json", earlier or [])
-        if len(known) > len(now.restarts):
-            now.restarts = [restart._asdict() for restart in known]
-        if died:
-            every = held.get("log_every") if isinstance(held, dict) else None
-            every = every if isinstance(every, int) and every > 0 else self.config.log_every
-            now.restarts = [*now.restarts, history.lost(beyond, now.step, now.seconds, every)]
-            folder.write_json("restarts.json", now.restarts)
+        if self.latest is not None:
+            self.progress.say(f"resumed from step {self.state.step} ({self.latest.name})")
 
     def tune(self) -> None:
         """Have the fastest kernels found, which counts as time aside."""
@@ -382,6 +375,7 @@ class Training:
         result = held if isinstance(held, dict) and held.keys() >= RESULT else {}
         if result:
             print(f"{self.folder.path}: complete at step {self.state.step}", file=sys.stderr)
+            self.folder.touch("result.json")
         self.total = self.books()
         return dict(json.loads(self.comm.bcast_bytes(json.dumps(result).encode())))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import config as options
+from . import history
 from .checkpoint import CheckpointFolder, load
 from .config import AUTO, TrainConfig
 from .distributed.comm import Comm
@@ -20,7 +21,7 @@ from .files import user_errors
 from .inspect import find
 from .lock import Lock
 from .logs import RunFolder
-from .state import recorded
+from .state import State, recorded
 
 
 @contextmanager
@@ -97,3 +98,22 @@ def _refuse_mixing(source: Path, step: int, out: Path) -> None:
             f"--resume {source} is at step {step}, {newest} at step {last}: "
             "name another --out, so that nothing is lost"
         )
+
+
+def settle(folder: RunFolder, config: TrainConfig, now: State) -> None:
+    """Let the folder's log end at the checkpoint, and put on record what is lost by that where the
+    run before died: one that came to its end left a result, one that was stopped says so last."""
+    held, earlier = (folder.read_json(f"{n}.json") for n in ("config", "restarts"))
+    died = folder.read_json("result.json") is None and bool(folder.holds())
+    last = [event.get("event") for event in folder.events(-1)][-1:]
+    beyond = folder.rewind(now.step, now.epoch)
+    if not config.resume or not folder.writes:
+        return
+    known = history.restarts(folder.path / "restarts.json", earlier or [])
+    if len(known) > len(now.restarts):
+        now.restarts = [restart._asdict() for restart in known]
+    if died and last != ["stop"]:
+        every = held.get("log_every") if isinstance(held, dict) else None
+        every = every if isinstance(every, int) and every > 0 else config.log_every
+        now.restarts = [*now.restarts, history.lost(beyond, now.step, now.seconds, every)]
+        folder.write_json("restarts.json", now.restarts)

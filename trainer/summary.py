@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import join
 from typing import Any
 
 from ..autograd import get_num_threads, nn
 from ..datasets import Dataset
 from .build import Data
-from .config import TrainConfig
+from .config import TrainConfig, flag
 from .distributed.comm import Comm
 from .progress import percent
 from .report import short
@@ -48,6 +49,17 @@ def outcome(result: Mapping[str, Any], folder: Path) -> list[str]:
         f"log           {folder}/log.jsonl",
         f"evaluate      tallygrad eval {folder}",
     ]
+
+
+def continuation(step: int, config: TrainConfig, ranks: int, folder: Path) -> str:
+    """Return where a run was stopped, and the command that goes on: it must give anew what a
+    checkpoint does not keep."""
+    words = ["tallygrad", "train", "--out", str(folder), "--resume", "auto"]
+    for name in ("max_steps", "threads"):
+        value = getattr(config, name)
+        words += [flag(name), str(value)] if value else []
+    shared = ", on any number of ranks" if ranks > 1 else ""
+    return f"stopped at step {step}; continue with `{join(words)}`{shared}"
 
 
 def _best(result: Mapping[str, Any]) -> list[str]:

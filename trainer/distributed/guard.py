@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO
 
-from ..errors import UserError, printable
+from ..errors import Interrupted, UserError, printable
 from .comm import Comm
 
 PATIENCE = 1.0  # seconds that rank 0 gets to report an error that all ranks meet alike
@@ -20,8 +20,8 @@ def guard(comm: Comm) -> Iterator[None]:
 
     Errors of the user (UserError, the datasets' DataError among them) print one line
     `tallygrad: error: ...` and end with their status, 2 unless they say otherwise; an interrupt
-    ends with 130; anything else prints this rank's traceback and ends with 1. SystemExit keeps
-    its status, and passes when that is 0.
+    ends with 130, another signal with 128 and its number; anything else prints this rank's
+    traceback and ends with 1. SystemExit keeps its status, and passes when that is 0.
     """
     try:
         yield
@@ -31,8 +31,9 @@ def guard(comm: Comm) -> Iterator[None]:
         if isinstance(end.code, int):
             _end(comm, end.code, "", shared=True)
         _end(comm, 1, f"{end.code}\n", shared=True)
-    except KeyboardInterrupt:
-        _end(comm, 130, "tallygrad: interrupted\n", shared=True)
+    except KeyboardInterrupt as error:
+        by = Interrupted.of(error)
+        _end(comm, by.status, f"tallygrad: {by}\n", shared=True)
     except BrokenPipeError:
         _end(comm, 141, "", shared=True)  # whoever read our output has seen enough
     except BaseException as error:
