@@ -7,10 +7,7 @@ dict with a (N, 3072) uint8 array and a list of labels; `unpickle` reads it with
 
 from __future__ import annotations
 
-import gzip
 import os
-import tarfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +17,11 @@ import numpy as np
 
 from .base import Bytes, DataError, Dataset, Facts, Ids, assemble, checked_labels
 from .fetch import Remote, download, download_dir, folders, missing, roots
+from .packed import members, unpacking
 from .unpickle import unpickle
 
 PIXELS = 3 * 32 * 32
 MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)
-# No official archive unpacks to more than 190 MB; pickles of one are a little larger than that.
-LARGEST_ARCHIVE = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -184,47 +180,18 @@ def _from_folder(place: Path, version: Version, split: str, family: Family) -> l
 def _from_archive(place: Path, version: Version, split: str, family: Family) -> list[bytes]:
     """Return the contents of a split's files, in order, whatever their order in the archive."""
     wanted = {f"{version.folder}/{file}": count for file, count in version.files[split]}
-    try:
-        with gzip.open(place) as packed:
-            bounded: Any = _Bounded(packed, place)
-            with tarfile.open(fileobj=bounded, mode="r|") as archive:
-                contents = dict(_members(archive, wanted, place, version, family))
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise DataError(f"{place}: broken or truncated tar.gz ({error})") from error
+    contents: dict[str, bytes] = {}
+    with unpacking(place, "tar.gz") as archive:
+        for name, size in members(archive):
+            if name in wanted and name not in contents:
+                _check_size(str(place / name), size, wanted[name], version, family)
+                contents[name] = archive.take(size)
+            if len(contents) == len(wanted):
+                break
     absent = [member for member in wanted if member not in contents]
     if absent:
         raise DataError(f"{place}: has {len(contents)} of {len(wanted)} files, no {absent[0]}")
     return [contents[member] for member in wanted]
-
-
-def _members(
-    archive: tarfile.TarFile, wanted: dict[str, int], place: Path, version: Version, family: Family
-) -> Iterator[tuple[str, bytes]]:
-    """Yield the wanted regular files of an archive, and stop reading after the last one."""
-    left = set(wanted)
-    for member in archive:
-        if member.name in left and member.isreg():
-            where = str(place / member.name)
-            _check_size(where, member.size, wanted[member.name], version, family)
-            stream = archive.extractfile(member)
-            yield member.name, stream.read() if stream else b""
-            left.remove(member.name)
-        if not left:
-            return
-
-
-class _Bounded:
-    """Reads a stream up to a limit that no real archive reaches, against gzip bombs."""
-
-    def __init__(self, stream: gzip.GzipFile, place: Path) -> None:
-        self.stream, self.place, self.left = stream, place, LARGEST_ARCHIVE
-
-    def read(self, size: int) -> bytes:
-        data = self.stream.read(size)
-        self.left -= len(data)
-        if self.left < 0:
-            raise DataError(f"{self.place}: unpacks to more than {LARGEST_ARCHIVE} bytes")
-        return data
 
 
 def _check_size(where: str, size: int, count: int, version: Version, family: Family) -> None:
@@ -257,7 +224,8 @@ def _decode_pickle(data: bytes, where: str, count: int, family: Family) -> tuple
         raise DataError(f"{where}: 'data' has shape {images.shape}, expected {(count, PIXELS)}")
     if isinstance(answers, list) and not all(type(label) is int for label in answers):
         raise DataError(f"{where}: {family.label_key.decode()!r} holds something but integers")
-    labels = np.asarray(answers)
+    # What is neither would be looked through, however deep it is nested.
+    labels = np.asarray(answers if isinstance(answers, list | np.ndarray) else ())
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise DataError(f"{where}: labels of shape {labels.shape}, expected {(count,)} integers")
     return images, checked_labels(labels, len(family.facts.classes), where)

@@ -1,49 +1,50 @@
 """IDX files, plain or gzip: two zero bytes, a type byte, a rank byte, big-endian sizes, data.
 
 The format is described at the end of http://yann.lecun.com/exdb/mnist/. A header is not believed:
-what it claims is compared with the size of the file before memory is asked for.
+what it claims is compared with what is wanted and with the size of the file before memory is asked
+for.
 """
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import struct
-import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .base import DataError
+from .packed import Unpacked, unpacking
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-Stream = BinaryIO | gzip.GzipFile
 MAX_RANK = 8
-PIECE = 1 << 20
-# Deflate cannot expand further than 1032:1, so a header that claims more is false unread.
-MAX_EXPANSION = 1032
+# Raises DataError for an element type and a shape that a file may not have.
+Check: TypeAlias = Callable[[np.dtype[Any], tuple[int, ...]], None]
 
 
-def read_idx(path: Path) -> NDArray[Any]:
+def _any(kind: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Take every type and shape."""
+
+
+def read_idx(path: Path, check: Check = _any) -> NDArray[Any]:
     """Read an IDX file (gzip if its name ends in .gz) into an array of native byte order.
 
     Raises DataError for empty, truncated, longer than announced or foreign files, for a size of
-    zero and for broken gzip data; bad headers fail before any allocation.
+    zero, for what `check` refuses and for broken gzip data; bad headers fail before any allocation.
     """
     try:
         stored = path.stat().st_size
         if stored == 0:
             raise DataError(f"{path}: empty file (0 bytes), expected an IDX header")
         if path.suffix == ".gz":
-            with gzip.open(path) as stream:
-                return _read_packed(path, stream, stored)
+            with unpacking(path, "gzip data") as packed:
+                return _read_packed(path, packed, stored, check)
         with path.open("rb") as stream:
-            return _read_plain(path, stream, stored)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: broken or truncated gzip data ({error})") from error
+            return _read_plain(path, stream, stored, check)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
 
@@ -61,9 +62,10 @@ def write_idx(path: Path, array: NDArray[Any]) -> None:
     path.write_bytes(header + array.astype(kind).tobytes())
 
 
-def _read_plain(path: Path, stream: BinaryIO, stored: int) -> NDArray[Any]:
+def _read_plain(path: Path, stream: BinaryIO, stored: int, check: Check) -> NDArray[Any]:
     """Read the rest of a plain file, whose size must be the announced one to the byte."""
     shape, kind, header = _read_header(path, stream)
+    check(kind.newbyteorder("="), shape)
     claimed = header + math.prod(shape) * kind.itemsize
     if claimed != os.fstat(stream.fileno()).st_size:
         raise _mismatch(path, shape, claimed, f"the file has {stored}")
@@ -73,20 +75,25 @@ def _read_plain(path: Path, stream: BinaryIO, stored: int) -> NDArray[Any]:
     return _native(np.frombuffer(data, kind).reshape(shape))
 
 
-def _read_packed(path: Path, stream: gzip.GzipFile, stored: int) -> NDArray[Any]:
+def _read_packed(path: Path, packed: Unpacked, stored: int, check: Check) -> NDArray[Any]:
     """Read the rest of a gzip file, unpacking one byte more than announced at most."""
-    shape, kind, header = _read_header(path, stream)
+    shape, kind, header = _read_header(path, packed)
+    check(kind.newbyteorder("="), shape)
     wanted = math.prod(shape) * kind.itemsize
-    if wanted > stored * MAX_EXPANSION:
-        raise _mismatch(path, shape, header + wanted, f"{stored} gzip bytes cannot hold that")
-    data = _read_at_most(stream, wanted + 1)
-    if len(data) != wanted:
-        found = "more" if len(data) > wanted else str(header + len(data))
-        raise _mismatch(path, shape, header + wanted, f"the gzip data hold {found}")
-    return _native(np.frombuffer(data, kind).reshape(shape))
+    if wanted > packed.left:
+        why = f"{stored} gzip bytes may hold {packed.limit}; gunzip it if it is meant to"
+        raise _mismatch(path, shape, header + wanted, why)
+    data = np.empty(wanted, np.uint8)
+    found = packed.fill(data.data)
+    if found < wanted or packed.read(1):
+        told = "more" if found == wanted else str(header + found)
+        raise _mismatch(path, shape, header + wanted, f"the gzip data hold {told}")
+    return _native(data.view(kind).reshape(shape))
 
 
-def _read_header(path: Path, stream: Stream) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+def _read_header(
+    path: Path, stream: BinaryIO | Unpacked
+) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Return shape, element type and the header's length in bytes."""
     magic = stream.read(4)
     if len(magic) < 4:
@@ -104,15 +111,6 @@ def _read_header(path: Path, stream: Stream) -> tuple[tuple[int, ...], np.dtype[
     if 0 in shape:
         raise DataError(f"{path}: the header says {_times(shape)}, which is no data")
     return shape, np.dtype(TYPES[code]), 4 + 4 * rank
-
-
-def _read_at_most(stream: Stream, limit: int) -> bytes:
-    """Read up to `limit` bytes in pieces: memory follows what is there, not what is claimed."""
-    pieces: list[bytes] = []
-    while limit and (piece := stream.read(min(limit, PIECE))):
-        pieces.append(piece)
-        limit -= len(piece)
-    return b"".join(pieces)
 
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:

@@ -10,6 +10,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from .base import DataError, Dataset, Facts, assemble, checked_labels
 from .fetch import Remote, download, download_dir, folders, missing, roots
@@ -122,14 +125,16 @@ def read_pair(name: str, split: str, images: Path, labels: Path) -> Dataset:
     Raises DataError that names the file, and both files where their counts differ.
     """
     facts = FAMILIES[name].facts
-    pixels, answers = read_idx(images), read_idx(labels)
-    wanted = facts.shape[1:]
-    if pixels.dtype != "uint8" or pixels.shape[1:] != wanted:
-        raise DataError(
-            f"{images}: {pixels.dtype} of shape {pixels.shape}, expected uint8 (N, 28, 28)"
-        )
-    if answers.dtype != "uint8" or answers.ndim != 1:
-        raise DataError(f"{labels}: {answers.dtype} of shape {answers.shape}, expected uint8 (N,)")
+
+    def check_images(kind: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        if kind != "uint8" or shape[1:] != facts.shape[1:]:
+            raise DataError(f"{images}: {kind} of shape {shape}, expected uint8 (N, 28, 28)")
+
+    def check_labels(kind: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        if kind != "uint8" or len(shape) != 1:
+            raise DataError(f"{labels}: {kind} of shape {shape}, expected uint8 (N,)")
+
+    pixels, answers = read_idx(images, check_images), read_idx(labels, check_labels)
     if len(pixels) != len(answers):
         raise DataError(f"{images}: {len(pixels)} images, but {labels}: {len(answers)} labels")
     checked = checked_labels(answers, len(facts.classes), str(labels))

@@ -37,6 +37,13 @@ class Unpacked:
             self._count(len(piece))
         return b"".join(pieces)
 
+    def take(self, size: int) -> bytes:
+        """Return `size` bytes. EOFError where there are fewer."""
+        data = self.read(size)
+        if len(data) < size:
+            raise EOFError(f"it ends {size - len(data)} bytes too early")
+        return data
+
     def fill(self, buffer: memoryview) -> int:
         """Read into a buffer, and return how many bytes there were. DataError beyond the limit."""
         done = 0
@@ -75,8 +82,8 @@ def unpacking(path: Path, kind: str) -> Iterator[Unpacked]:
 
 
 def members(archive: Unpacked) -> Iterator[tuple[str, int]]:
-    """Yield name and size of each plain file of a tar archive; the consumer reads its bytes, all of
-    them or none, before the next.
+    """Yield name and size of each plain file of a tar archive; the consumer may read its bytes
+    before the next.
 
     Links, folders and extended headers are passed over: their names, lengths and values, which may
     be of any size, are never looked at. EOFError where the archive is damaged.

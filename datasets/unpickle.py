@@ -1,15 +1,19 @@
 """A pickle reader that builds nothing but arrays, numbers, bytes, strings and containers.
 
-No callable that a file names is ever imported. The few globals that a pickled NumPy array needs are
-answered with stand-ins defined here, which check what they are given: NumPy's own `ndarray` and
-`dtype` would allocate whatever a file asks for, and take state that they do not check.
+It is a machine of its own: Python's would hash keys of any depth, fill memos of any length and stop
+for no interrupt while it does. No callable that a file names is ever imported: the few globals that
+a pickled NumPy array needs stand for the functions below, which check what they are given. Memory
+and time follow the length of the pickle: at most `MOST_STEPS` steps, none of which copies more than
+the pickle itself holds.
 """
 
 from __future__ import annotations
 
-import io
+import codecs
 import math
 import pickle
+import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,12 +21,56 @@ from numpy.typing import NDArray
 
 from .base import DataError
 
-# MemoryError and RecursionError: a pickle may ask for either in a few bytes.
-BROKEN = (
-    pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError,
-    OverflowError, MemoryError, RecursionError,
-)  # fmt: skip
+MOST_STEPS = 1 << 20  # CIFAR-100's larger file has 200,000
+MOST_KEYS = 1000  # of a dict, which has four to five
+MOST_AXES = 32
 NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f4", "f8", "b1"}
+KEYS = (str, bytes, int, float, type(None))  # quickly hashed and compared
+MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
+
+
+class Broken(ValueError):
+    """What is wrong with a pickle, without its name."""
+
+
+class Global:
+    """A function that a pickle may name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class ElementType:
+    """An element type in the making: its state sets the byte order."""
+
+    def __init__(self, code: object) -> None:
+        name = _short(code)
+        if name not in NUMBERS:
+            raise Broken(f"elements of type {name!r}")
+        self.dtype: np.dtype[Any] = np.dtype(name)
+
+    def build(self, state: tuple[Any, ...]) -> None:
+        """Take the state (version, byte order, ...)."""
+        order = _short(state[1])
+        if order not in ("<", ">", "|", "="):
+            raise Broken(f"byte order {order!r}")
+        if order in "<>":
+            self.dtype = self.dtype.newbyteorder("<" if order == "<" else ">")
+
+
+class PickledArray:
+    """An array in the making: its state (version, shape, type, order, data) sets the value."""
+
+    def __init__(self) -> None:
+        self.value: NDArray[Any] = np.empty(0, np.uint8)
+
+    def build(self, state: tuple[Any, ...]) -> None:
+        """Take the state."""
+        _, shape, kind, fortran, data = state
+        if not isinstance(shape, tuple):
+            raise Broken("an array whose shape is no tuple")
+        value = _from_bytes(kind, shape[::-1] if fortran else shape, data)
+        self.value = value.T if fortran else value
 
 
 def unpickle(data: bytes, where: str) -> dict[Any, Any]:
@@ -32,146 +80,246 @@ def unpickle(data: bytes, where: str) -> dict[Any, Any]:
     with `where`.
     """
     try:
-        value = _Reader(io.BytesIO(data), where).load()
-    except DataError:
-        raise
-    except BROKEN as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{where}: not a readable pickle ({reason})") from error
+        value = _Machine(data).run()
+    except _Refused as error:
+        raise DataError(f"{where}: the pickle asks for {error}, which is refused") from error
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error) as error:
+        raise DataError(f"{where}: not a readable pickle ({error!s:.200})") from error
     if not isinstance(value, dict):
         raise DataError(f"{where}: the pickle holds a {type(value).__name__}, expected a dict")
-    return {key: _value(item) for key, item in value.items()}
+    return {key: item.value if isinstance(item, PickledArray) else item
+            for key, item in value.items()}  # fmt: skip
 
 
-class _Reader(pickle.Unpickler):
-    """Answers every global with a stand-in or with DataError."""
-
-    def __init__(self, stream: io.BytesIO, where: str) -> None:
-        super().__init__(stream, encoding="bytes")
-        self.where = where
-
-    def find_class(self, module: str, name: str) -> Any:
-        stand_in = _ALLOWED.get((module, name))
-        if stand_in is None:
-            raise DataError(f"{self.where}: the pickle asks for {module}.{name}, which is refused")
-        return stand_in()
+class _Refused(Exception):
+    """A global that is none of the known ones."""
 
 
-class _StandIn:
-    """Has no dict and takes no state, so a pickle cannot alter it; one is made for each use."""
+class _Machine:
+    """Runs a pickle's opcodes on a stack."""
 
-    __slots__ = ()
+    def __init__(self, data: bytes) -> None:
+        self.data, self.place = data, 0
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.left = len(data)  # bytes that `encode` may make: an honest pickle holds each as text
 
-    def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError(f"state for {type(self).__name__}")
+    def run(self) -> Any:
+        """Return what is on top of the stack at the end."""
+        for _ in range(MOST_STEPS):
+            code = self.take(1)
+            if code == pickle.STOP:
+                return self.pop()
+            action = _ACTIONS.get(code)
+            if action is None:
+                raise Broken(f"opcode {code!r}")
+            action(self)
+        raise Broken(f"more than {MOST_STEPS} steps")
 
+    def take(self, size: int) -> bytes:
+        """Return the next bytes."""
+        if not 0 <= size <= len(self.data) - self.place:
+            raise Broken(f"{size} bytes at {self.place} of {len(self.data)}")
+        self.place += size
+        return self.data[self.place - size : self.place]
 
-class _ArrayType(_StandIn):
-    """For `numpy.ndarray`, which a pickle only ever names."""
+    def number(self, form: str) -> Any:
+        """Return the next number of a format of `struct`."""
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
-    __slots__ = ()
+    def line(self) -> bytes:
+        """Return the rest of the line."""
+        end = self.data.find(b"\n", self.place)
+        return self.take(end + 1 - self.place)[:-1]
 
+    def push(self, value: Any) -> None:
+        """Put a value on the stack."""
+        self.stack.append(value)
 
-class _Reconstruct(_StandIn):
-    """For `_reconstruct`, which makes the empty array that state is then given to."""
+    def pop(self) -> Any:
+        """Take the top of the stack, down to the last mark at most."""
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise Broken("nothing is left on the stack")
+        return self.stack.pop()
 
-    __slots__ = ()
+    def pop_mark(self) -> list[Any]:
+        """Take all that lies above the last mark."""
+        start = self.marks.pop()
+        items = self.stack[start:]
+        del self.stack[start:]
+        return items
 
-    def __call__(self, kind: object, shape: object, code: object) -> _Array:
-        if not isinstance(kind, _ArrayType):
-            raise pickle.UnpicklingError("an array of an unknown class")
-        return _Array()
+    def top(self, kind: type) -> Any:
+        """Return the top of the stack, which must be of a kind."""
+        if not self.stack or not isinstance(self.stack[-1], kind):
+            raise Broken(f"no {kind.__name__} to add to")
+        return self.stack[-1]
 
+    def extend(self, items: list[Any]) -> None:
+        """Add to the list on top."""
+        self.top(list).extend(items)
 
-class _MakeType(_StandIn):
-    """For `numpy.dtype`."""
+    def set_items(self, items: list[Any]) -> None:
+        """Add keys and values to the dict on top."""
+        target = self.top(dict)
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(key) not in (*KEYS, bool):
+                raise Broken(f"a {type(key).__name__} as a key")
+            target[key] = value
+            if len(target) > MOST_KEYS:
+                raise Broken(f"more than {MOST_KEYS} keys")
 
-    __slots__ = ()
+    def find(self, module: object, name: object) -> None:
+        """Put a global on the stack that is one of the known ones."""
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise Broken("a global without a name")
+        if (module, name) not in GLOBALS:
+            raise _Refused(f"{module:.100}.{name:.100}")
+        self.push(Global(name))
 
-    def __call__(self, code: object, align: object = 0, copy: object = 0) -> _ElementType:
-        return _ElementType(_text(code))
+    def reduce(self) -> None:
+        """Call a global with a tuple of arguments."""
+        arguments, function = self.pop(), self.pop()
+        if not isinstance(function, Global) or not isinstance(arguments, tuple):
+            raise Broken("a call of something else than a function")
+        if function.name == "encode":
+            self.push(self.encode(*arguments))
+        elif function.name == "dtype":
+            self.push(ElementType(arguments[0]))
+        elif function.name == "scalar":
+            kind, data = arguments
+            self.push(_from_bytes(kind, (), data).item())
+        elif function.name == "_reconstruct":
+            kind, _, _ = arguments
+            if not isinstance(kind, Global) or kind.name != "ndarray":
+                raise Broken("an array of an unknown class")
+            self.push(PickledArray())
+        else:
+            raise Broken(f"a call of {function.name}")
 
-
-class _Scalar(_StandIn):
-    """For `scalar`; it becomes a plain number."""
-
-    __slots__ = ()
-
-    def __call__(self, kind: object, data: object = b"") -> Any:
-        return _from_bytes(kind, (), data).item()
-
-
-class _Encode(_StandIn):
-    """What protocols 0 to 2 use to store bytes under Python 3."""
-
-    __slots__ = ()
-
-    def __call__(self, text: object, encoding: object = "latin1") -> bytes:
-        if not isinstance(text, str) or _text(encoding) not in ("latin1", "latin-1"):
-            raise pickle.UnpicklingError("an encoding other than latin1")
+    def encode(self, text: object, encoding: object = "latin1") -> bytes:
+        """Do what protocols 0 to 2 use to store bytes under Python 3."""
+        if not isinstance(text, str) or _short(encoding) not in ("latin1", "latin-1"):
+            raise Broken("an encoding other than latin1")
+        self.left -= len(text)
+        if self.left < 0:
+            raise Broken("more bytes than the pickle holds")
         return text.encode("latin1")
 
+    def build(self) -> None:
+        """Give an array or a type its state."""
+        state, target = self.pop(), self.stack[-1]
+        if not isinstance(target, ElementType | PickledArray) or not isinstance(state, tuple):
+            raise Broken(f"state for {type(target).__name__}")
+        target.build(state)
 
-class _ElementType:
-    """An element type: integers, floats and bools only, no objects and no records."""
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, code: str) -> None:
-        if code not in NUMBERS:
-            raise pickle.UnpicklingError(f"elements of type {code!r}")
-        self.dtype: np.dtype[Any] = np.dtype(code)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        order = _text(state[1])
-        if order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError(f"byte order {order!r}")
-        if order in "<>":
-            self.dtype = self.dtype.newbyteorder("<" if order == "<" else ">")
+    def remember(self, place: int) -> None:
+        """Note the top of the stack."""
+        self.memo[place] = self.stack[-1]
 
 
-class _Array:
-    """An array in the making: `value` is set by its state (version, shape, type, order, data)."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value: NDArray[Any] = np.empty(0, np.uint8)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, kind, fortran, data = state
-        if fortran:
-            self.value = _from_bytes(kind, tuple(reversed(shape)), data).T
-        else:
-            self.value = _from_bytes(kind, tuple(shape), data)
+# What a global may be.
+GLOBALS = {
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
+    *((module, name) for module in MULTIARRAY for name in ("_reconstruct", "scalar")),
+}  # fmt: skip
 
 
-_ALLOWED: dict[tuple[str, str], type[_StandIn]] = {
-    ("numpy", "ndarray"): _ArrayType,
-    ("numpy", "dtype"): _MakeType,
-    ("_codecs", "encode"): _Encode,
-    **{
-        (f"numpy.{core}.multiarray", name): stand_in
-        for core in ("core", "_core")
-        for name, stand_in in (("_reconstruct", _Reconstruct), ("scalar", _Scalar))
-    },
-}
-
-
-def _from_bytes(kind: object, shape: tuple[int, ...], data: object) -> NDArray[Any]:
+def _from_bytes(kind: object, shape: tuple[Any, ...], data: object) -> NDArray[Any]:
     """Return an array over `data`; its size is compared with the shape's before."""
-    if not isinstance(kind, _ElementType) or not isinstance(data, bytes):
-        raise pickle.UnpicklingError("an array without an element type or without bytes")
-    if not all(type(length) is int and length >= 0 for length in shape):
-        raise pickle.UnpicklingError(f"an array of shape {shape}")
+    if not isinstance(kind, ElementType) or not isinstance(data, bytes):
+        raise Broken("an array without an element type or without bytes")
+    if len(shape) > MOST_AXES or not all(type(n) is int and 0 <= n < 2**62 for n in shape):
+        raise Broken(f"an array whose shape is not of up to {MOST_AXES} sizes")
     if len(data) != math.prod(shape) * kind.dtype.itemsize:
-        raise pickle.UnpicklingError(f"{len(data)} bytes for {kind.dtype} of shape {shape}")
+        raise Broken(f"{len(data)} bytes for {kind.dtype} of shape {shape}")
     return np.frombuffer(data, kind.dtype).reshape(shape)
 
 
-def _text(value: object) -> str:
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+def _short(value: object) -> str:
+    """Return a word that a pickle holds as text or as bytes."""
+    if not isinstance(value, str | bytes) or len(value) > 8:
+        raise Broken(f"a {type(value).__name__} instead of a short word")
+    return value.decode("latin1") if isinstance(value, bytes) else value
 
 
-def _value(item: Any) -> Any:
-    return item.value if isinstance(item, _Array) else item
+def _quoted(line: bytes) -> bytes:
+    if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+        raise Broken("a string without quotes")
+    return codecs.escape_decode(line[1:-1])[0]
+
+
+def _integer(line: bytes) -> int:
+    """Return what protocol 0 writes of a number or a truth value."""
+    return {b"00": False, b"01": True}.get(line, int(line))
+
+
+_PUSH: dict[bytes, Callable[[_Machine], Any]] = {
+    pickle.NONE: lambda m: None,
+    pickle.NEWTRUE: lambda m: True,
+    pickle.NEWFALSE: lambda m: False,
+    pickle.INT: lambda m: _integer(m.line()),
+    pickle.LONG: lambda m: int(m.line().removesuffix(b"L")),
+    pickle.FLOAT: lambda m: float(m.line()),
+    pickle.BININT: lambda m: m.number("<i"),
+    pickle.BININT1: lambda m: m.number("<B"),
+    pickle.BININT2: lambda m: m.number("<H"),
+    pickle.LONG1: lambda m: int.from_bytes(m.take(m.number("<B")), "little", signed=True),
+    pickle.BINFLOAT: lambda m: m.number(">d"),
+    pickle.STRING: lambda m: _quoted(m.line()),
+    pickle.UNICODE: lambda m: m.line().decode("raw-unicode-escape"),
+    # Strings of Python 2, and bytes.
+    pickle.SHORT_BINSTRING: lambda m: m.take(m.number("<B")),
+    pickle.SHORT_BINBYTES: lambda m: m.take(m.number("<B")),
+    pickle.BINSTRING: lambda m: m.take(m.number("<i")),
+    pickle.BINBYTES: lambda m: m.take(m.number("<I")),
+    pickle.BINBYTES8: lambda m: m.take(m.number("<Q")),
+    pickle.SHORT_BINUNICODE: lambda m: m.take(m.number("<B")).decode("utf-8", "surrogatepass"),
+    pickle.BINUNICODE: lambda m: m.take(m.number("<I")).decode("utf-8", "surrogatepass"),
+    pickle.BINUNICODE8: lambda m: m.take(m.number("<Q")).decode("utf-8", "surrogatepass"),
+    pickle.EMPTY_LIST: lambda m: [],
+    pickle.EMPTY_DICT: lambda m: {},
+    pickle.EMPTY_TUPLE: lambda m: (),
+    pickle.LIST: lambda m: m.pop_mark(),
+    pickle.TUPLE: lambda m: tuple(m.pop_mark()),
+    pickle.TUPLE1: lambda m: (m.pop(),),
+    pickle.TUPLE2: lambda m: (m.pop(), m.pop())[::-1],
+    pickle.TUPLE3: lambda m: (m.pop(), m.pop(), m.pop())[::-1],
+    pickle.GET: lambda m: m.memo[int(m.line())],
+    pickle.BINGET: lambda m: m.memo[m.number("<B")],
+    pickle.LONG_BINGET: lambda m: m.memo[m.number("<I")],
+}
+
+
+def _pushing(value: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
+    return lambda m: m.push(value(m))
+
+
+def _dict(m: _Machine) -> None:
+    items = m.pop_mark()
+    m.push({})
+    m.set_items(items)
+
+
+_ACTIONS: dict[bytes, Callable[[_Machine], Any]] = {
+    **{code: _pushing(value) for code, value in _PUSH.items()},
+    pickle.PROTO: lambda m: m.take(1),
+    pickle.FRAME: lambda m: m.take(8),
+    pickle.MARK: lambda m: m.marks.append(len(m.stack)),
+    pickle.POP: lambda m: m.pop(),
+    pickle.POP_MARK: lambda m: m.pop_mark(),
+    pickle.DICT: _dict,
+    pickle.APPEND: lambda m: m.extend([m.pop()]),
+    pickle.APPENDS: lambda m: m.extend(m.pop_mark()),
+    pickle.SETITEM: lambda m: m.set_items([m.pop(), m.pop()][::-1]),
+    pickle.SETITEMS: lambda m: m.set_items(m.pop_mark()),
+    pickle.PUT: lambda m: m.remember(int(m.line())),
+    pickle.BINPUT: lambda m: m.remember(m.number("<B")),
+    pickle.LONG_BINPUT: lambda m: m.remember(m.number("<I")),
+    pickle.MEMOIZE: lambda m: m.remember(len(m.memo)),
+    pickle.GLOBAL: lambda m: m.find(m.line().decode(), m.line().decode()),
+    pickle.STACK_GLOBAL: lambda m: m.find(*[m.pop(), m.pop()][::-1]),
+    pickle.REDUCE: lambda m: m.reduce(),
+    pickle.BUILD: lambda m: m.build(),
+}

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tallygrad.datasets import DataError, cifar, load
+from tallygrad.datasets import DataError, cifar, load, packed
 from tallygrad.datasets.unpickle import unpickle
 
 COUNT = 6
@@ -102,13 +102,15 @@ def write_folder(root: Path, name: str, pickled: bool) -> Path:
     return folder
 
 
-def write_archive(root: Path, name: str, pickled: bool, **change: bytes) -> Path:
+def write_archive(
+    root: Path, name: str, pickled: bool, form: int = tarfile.PAX_FORMAT, **change: bytes
+) -> Path:
     version = cifar.FAMILIES[name].versions[pickled]
     path = root / version.archive
-    with tarfile.open(path, "w:gz") as archive:
+    with tarfile.open(path, "w:gz", format=form) as archive:
         for file, data in reversed((contents(name, pickled) | change).items()):
             member = tarfile.TarInfo(f"{version.folder}/{file}")
-            member.size = len(data)
+            member.size, member.uname = len(data), "größer"  # which takes extended headers
             archive.addfile(member, io.BytesIO(data))
     return path
 
@@ -127,11 +129,11 @@ def check(name: str, root: Path) -> None:
     assert train.input_shape == (3, 32, 32) and len(train.mean) == 3
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("archived", [False, True])
 @pytest.mark.parametrize("pickled", [False, True])
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_versions(tmp_path: Path, name: str, pickled: bool, packed: bool) -> None:
-    if packed:
+def test_versions(tmp_path: Path, name: str, pickled: bool, archived: bool) -> None:
+    if archived:
         write_archive(tmp_path, name, pickled)
         check(name, tmp_path)
         assert len(list(tmp_path.iterdir())) == 1
@@ -139,6 +141,12 @@ def test_versions(tmp_path: Path, name: str, pickled: bool, packed: bool) -> Non
         folder = write_folder(tmp_path, name, pickled)
         check(name, tmp_path)
         check(name, folder)
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_archives_of_every_form(tmp_path: Path, form: int) -> None:
+    write_archive(tmp_path, "cifar10", False, form)
+    check("cifar10", tmp_path)
 
 
 def test_python_3_pickles(tmp_path: Path) -> None:
@@ -205,8 +213,9 @@ def test_bad_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         archive.addfile(link)
     fails("0 of 1 files, no cifar-10-batches-bin/test_batch.bin")
     write_archive(tmp_path, "cifar10", False)
-    monkeypatch.setattr(cifar, "LARGEST_ARCHIVE", 10_000)
-    fails("unpacks to more than 10000 bytes")
+    monkeypatch.setattr(packed, "FREE", 10_000)
+    monkeypatch.setattr(packed, "EXPANSION", 0)
+    fails("unpacks to more than 10000 bytes", "gunzip it")
 
 
 def test_bad_pickle_contents(tmp_path: Path) -> None:
