@@ -27,12 +27,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
 
 def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """Return x where x > 0, else alpha (e^x - 1) (Clevert et al. 2016)."""
-    y: Tensor
-    if alpha >= 0:
-        y = ops.elu(input, alpha=float(alpha))
-    else:
-        below = el.exp(el.minimum(input, 0.0)) - 1.0
-        y = el.where(input > 0, input, scale(below, factor=float(alpha)))
+    y: Tensor = ops.elu(input, alpha=float(alpha))
     return y
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..ops import elementwise as el
 from ..ops import loss as ops
 from ..tensor import Tensor
-from .activation import log_softmax, softplus
+from .activation import log_softmax
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -118,9 +118,6 @@ def binary_cross_entropy_with_logits(
     """Return the cross entropy of sigmoid(input) with targets from 0 to 1 in the same shape, finite
     for any logits. `weight` multiplies the losses, `pos_weight` the positive targets' part."""
     _check("binary_cross_entropy_with_logits", reduction, input, target)
-    if pos_weight is None:
-        loss = softplus(input) - target * input
-    else:
-        share = el.mul(target, pos_weight)
-        loss = share * softplus(-input) + (1.0 - target) * softplus(input)
+    share = target if pos_weight is None else el.mul(target, pos_weight)
+    loss = ops.logistic_loss(input, share, 1.0 - target)
     return _reduced(loss if weight is None else loss * weight, reduction)

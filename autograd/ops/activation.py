@@ -7,7 +7,7 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
-from .compare import gt
+from .compare import ge
 from .elementwise import add, exp, mul, sub, where
 from .reduce import kept, scale
 from .reduce import sum as total
@@ -36,12 +36,13 @@ def _(dy: Value, y: Value) -> Value:
 
 @primitive(infer=paired, cost=each(cmp=1), outputs=("dx",))
 def relu_dx(dy: NDArray, y: NDArray) -> NDArray:
-    """dx = dy where y > 0, else 0."""
+    """dx = 0 where y <= 0, else dy: beside what is not a number too, as in torch."""
     dx = np.empty_like(dy)
-    # Bits times 0 or 1: faster than a choice, and unlike floats an infinite dy becomes no nan.
+    # Bits masked by zeros or ones: faster than a choice, and an infinite dy becomes no nan.
     bits = dx.view(f"i{dy.itemsize}")
-    np.greater(y, 0, out=bits)
-    bits *= dy.view(bits.dtype)
+    np.less_equal(y, 0, out=bits)
+    bits -= 1
+    bits &= dy.view(bits.dtype)
     return dx
 
 
@@ -64,9 +65,9 @@ def _rising(x: Spec, *, slope: float) -> Spec:
 @primitive(infer=_rising, cost=each(cmp=1, mul=1))
 def leaky_relu(x: NDArray, *, slope: float) -> NDArray:
     """y = x where x > 0, else slope x; slope >= 0, so that y tells the sign of x."""
-    y = np.empty_like(x)
-    np.multiply(x, x.dtype.type(slope), out=y)
-    (np.maximum if slope <= 1 else np.minimum)(x, y, out=y)
+    y = np.minimum(x, 0, out=np.empty_like(x))
+    y *= x.dtype.type(slope)  # an infinite x is not among them: a slope of 0 leaves it as it is
+    y += np.maximum(x, 0)
     return y
 
 
@@ -78,11 +79,11 @@ def _(dy: Value, y: Value, slope: float) -> Value:
 @primitive(infer=paired, cost=each(cmp=1, mul=1), outputs=("dx",))
 def leaky_relu_dx(dy: NDArray, y: NDArray, *, slope: float) -> NDArray:
     """dx = dy where y > 0, else slope dy."""
+    dx = np.greater(y, 0, out=np.empty_like(dy))
     if slope <= 1:
-        dx = np.greater(y, 0, out=np.empty_like(dy))
         np.maximum(dx, dy.dtype.type(slope), out=dx)
     else:
-        dx = np.less_equal(y, 0, out=np.empty_like(dy))
+        np.subtract(1, dx, out=dx)
         dx *= dy.dtype.type(slope)
         np.maximum(dx, 1, out=dx)
     dx *= dy
@@ -99,15 +100,9 @@ def _(ddx: Value, specs: tuple[Spec, ...]) -> Value:
     return zero(specs[1])
 
 
-def _bounded(x: Spec, *, alpha: float) -> Spec:
-    if alpha < 0:
-        raise ValueError(f"elu: alpha {alpha} < 0 loses the sign of x; see where()")
-    return floating(x)
-
-
-@primitive(infer=_bounded, cost=each(cmp=1, exp=1, add=1, mul=1))
+@primitive(infer=floating, cost=each(cmp=1, exp=1, add=1, mul=1))
 def elu(x: NDArray, *, alpha: float) -> NDArray:
-    """y = x where x > 0, else alpha (e^x - 1), alpha >= 0 (Clevert et al. 2016)."""
+    """y = x where x > 0, else alpha (e^x - 1) (Clevert et al. 2016)."""
     y = np.minimum(x, 0, out=np.empty_like(x))
     np.expm1(y, out=y)
     y *= x.dtype.type(alpha)
@@ -116,30 +111,31 @@ def elu(x: NDArray, *, alpha: float) -> NDArray:
 
 
 @elu.vjp("x")
-def _(dy: Value, y: Value, alpha: float) -> Value:
-    return elu_dx(dy, y, alpha=alpha)
+def _(dy: Value, x: Value, alpha: float) -> Value:
+    return elu_dx(dy, x, alpha=alpha)
 
 
-@primitive(infer=paired, cost=each(cmp=1, add=1, mul=1), outputs=("dx",))
-def elu_dx(dy: NDArray, y: NDArray, *, alpha: float) -> NDArray:
-    """dx = dy where y > 0, else dy (y + alpha)."""
-    dx = np.greater(y, 0, out=np.empty_like(y))
-    dx *= y.dtype.type(1 - alpha)
-    dx += np.minimum(y, 0)
-    dx += y.dtype.type(alpha)
+@primitive(infer=paired, cost=each(cmp=1, exp=1, mul=2), outputs=("dx",))
+def elu_dx(dy: NDArray, x: NDArray, *, alpha: float) -> NDArray:
+    """dx = dy where x > 0, else dy alpha e^x, which y + alpha would lose where y is nearly -alpha:
+    so x is kept."""
+    dx = np.minimum(x, 0, out=np.empty_like(x))
+    np.exp(dx, out=dx)
+    dx *= x.dtype.type(alpha)
+    np.copyto(dx, 1, where=x > 0)
     dx *= dy
     return dx
 
 
 @elu_dx.vjp("dy")
-def _(ddx: Value, y: Value, alpha: float) -> Value:
-    return elu_dx(ddx, y, alpha=alpha)
+def _(ddx: Value, x: Value, alpha: float) -> Value:
+    return elu_dx(ddx, x, alpha=alpha)
 
 
-@elu_dx.vjp("y")
-def _(ddx: Value, dy: Value, y: Value) -> Value:
-    zero = full(shape=(), dtype=y.dtype, value=0.0)
-    return where(gt(y, zero), zero, mul(ddx, dy))
+@elu_dx.vjp("x")
+def _(ddx: Value, dy: Value, x: Value, alpha: float) -> Value:
+    zero = full(shape=(), dtype=x.dtype, value=0.0)
+    return where(ge(x, zero), zero, mul(ddx, elu_dx(dy, x, alpha=alpha)))
 
 
 @primitive(infer=floating, cost=each(exp=1, add=1, div=1))
@@ -159,7 +155,7 @@ def _(dy: Value, y: Value) -> Value:
 
 @primitive(infer=paired, cost=each(mul=2, add=1), outputs=("dx",))
 def sigmoid_dx(dy: NDArray, y: NDArray) -> NDArray:
-    """dx = dy y (1 - y)."""
+    """dx = dy y (1 - y): exact to the rounding of y, so 0 where that is 1, as in torch."""
     dx = np.subtract(1, y, out=np.empty_like(y))
     dx *= y
     dx *= dy
@@ -190,7 +186,7 @@ def _(dy: Value, y: Value) -> Value:
 
 @primitive(infer=paired, cost=each(mul=2, add=1), outputs=("dx",))
 def tanh_dx(dy: NDArray, y: NDArray) -> NDArray:
-    """dx = dy (1 - y^2)."""
+    """dx = dy (1 - y^2): exact to the rounding of y, so 0 where that is 1, as in torch."""
     dx = np.multiply(y, y, out=np.empty_like(y))
     np.subtract(1, dx, out=dx)
     dx *= dy
@@ -222,18 +218,21 @@ def _(dy: Value, x: Value) -> Value:
     return mul(dy, sigmoid(x))
 
 
-def _along(x: Spec, *, axis: int) -> Spec:
-    if x.shape[axis] == 0:
-        raise ValueError(f"softmax over axis {axis} of shape {x.shape}, which is empty")
-    return floating(x)
+def sum_less_one(powers: NDArray, axis: int) -> NDArray:
+    """Return the sum of powers along an axis less 1, which is the largest of them: beside it, the
+    small ones would be lost."""
+    small = np.less(powers, 1, out=np.empty_like(powers))
+    ones = powers.shape[axis] - small.sum(axis, keepdims=True)
+    small *= powers
+    return np.asarray(small.sum(axis, keepdims=True) + (ones - 1))
 
 
-@primitive(infer=_along, cost=each(cmp=1, add=2, exp=1, div=1))
+@primitive(infer=lambda x, *, axis: floating(x), cost=each(cmp=1, add=2, exp=1, div=1))
 def softmax(x: NDArray, *, axis: int) -> NDArray:
     """y = e^x / (the sum of e^x along an axis), shifted by the largest x so as to stay finite."""
     y = np.empty_like(x)
     with np.errstate(invalid="ignore"):  # all of -inf, or one inf: not a number
-        np.subtract(x, x.max(axis, keepdims=True), out=y)
+        np.subtract(x, x.max(axis, keepdims=True, initial=-np.inf), out=y)
     np.exp(y, out=y)
     np.divide(y, y.sum(axis, keepdims=True), out=y)
     return y
@@ -246,10 +245,12 @@ def _(dy: Value, y: Value, axis: int) -> Value:
 
 @primitive(infer=paired, cost=each(mul=2, add=2), outputs=("dx",))
 def softmax_dx(dy: NDArray, y: NDArray, *, axis: int) -> NDArray:
-    """dx = y (dy - the sum of dy y along the axis)."""
-    dx = np.multiply(dy, y, out=np.empty_like(y))
-    np.subtract(dy, dx.sum(axis, keepdims=True), out=dx)
-    return np.multiply(dx, y, out=dx)
+    """dx = y (dy - the sum of dy y along the axis). Once more, of what that leaves, it is exact
+    where one y is nearly 1."""
+    off = dy
+    for _ in range(2):
+        off = np.subtract(off, (off * y).sum(axis, keepdims=True), out=np.empty_like(y))
+    return np.multiply(off, y, out=off)
 
 
 def along(x: Value, axis: int) -> Value:
@@ -269,17 +270,17 @@ def _(ddx: Value, dy: Value, y: Value, axis: int) -> Value:
 
 
 def _log_cost(y: Spec, x: Spec, *, axis: int) -> Cost:
-    return Cost(cmp=x.size, add=3 * x.size, exp=x.size + x.size // x.shape[axis])
+    return Cost(cmp=x.size, add=3 * x.size, exp=x.size + x.size // max(x.shape[axis], 1))
 
 
-@primitive(infer=_along, cost=_log_cost)
+@primitive(infer=lambda x, *, axis: floating(x), cost=_log_cost)
 def log_softmax(x: NDArray, *, axis: int) -> NDArray:
     """y = x - log(the sum of e^x along an axis), shifted by the largest x so as to stay finite."""
     y = np.empty_like(x)
-    with np.errstate(invalid="ignore"):  # all of -inf, or one inf: not a number
-        np.subtract(x, x.max(axis, keepdims=True), out=y)
-    np.subtract(y, np.log(np.exp(y).sum(axis, keepdims=True)), out=y)
-    return y
+    # All of -inf, or one inf: not a number. The logarithm of a sum of nothing is not used.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        np.subtract(x, x.max(axis, keepdims=True, initial=-np.inf), out=y)
+        return np.subtract(y, np.log1p(sum_less_one(np.exp(y), axis)), out=y)
 
 
 @log_softmax.vjp("x")
@@ -289,10 +290,14 @@ def _(dy: Value, y: Value, axis: int) -> Value:
 
 @primitive(infer=paired, cost=each(exp=1, mul=1, add=2), outputs=("dx",))
 def log_softmax_dx(dy: NDArray, y: NDArray, *, axis: int) -> NDArray:
-    """dx = dy - e^y (the sum of dy along the axis)."""
-    dx = np.exp(y, out=np.empty_like(y))
-    dx *= dy.sum(axis, keepdims=True)
-    return np.subtract(dy, dx, out=dx)
+    """dx = dy - e^y (the sum of dy along the axis), as dy (1 - e^y) - e^y (the sum of the others):
+    nothing is lost where e^y is nearly 1."""
+    others = np.subtract(dy.sum(axis, keepdims=True), dy, out=np.empty_like(y))
+    others *= np.exp(y)
+    dx = np.expm1(y, out=np.empty_like(y))
+    dx *= dy
+    dx += others
+    return np.negative(dx, out=dx)
 
 
 @log_softmax_dx.vjp("dy")

@@ -9,8 +9,8 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
-from .activation import softmax_dx
-from .elementwise import add, div, fit, log, maximum, mul, sub
+from .activation import sigmoid, softmax_dx, softplus, sum_less_one
+from .elementwise import add, div, fit, log, maximum, mul, neg, sub
 from .reduce import sum as total
 from .rules import agreed, broadcast, each, floating
 from .shape import cast, full
@@ -55,16 +55,19 @@ class _Labels:
 
     def reduce(self, loss: NDArray, reduction: str) -> NDArray:
         """Return losses (N, 1, ..) as the reduction asks: their mean over nothing is no number."""
+        loss = np.where(self.counted, loss, loss.dtype.type(0))  # 0 times inf would be nan
         if reduction == "none":
             return np.asarray(loss[:, 0])
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(loss.sum(dtype=loss.dtype) / self.norm)
 
     def spread(self, dloss: NDArray, reduction: str) -> NDArray:
-        """Return the gradient of each sample's loss, as (N, 1, ..) or (): 0 where none counts."""
+        """Return the gradient of each sample's loss, (N, 1, ..): 0 where ignored."""
         if reduction == "none":
-            return np.expand_dims(dloss, 1)
-        return np.asarray(dloss / self.norm if self.norm else np.zeros_like(dloss))
+            each = np.expand_dims(dloss, 1)
+        else:
+            each = dloss / self.norm if self.norm else np.zeros_like(dloss)
+        return np.where(self.counted, each, dloss.dtype.type(0))
 
 
 def _reduced(x: Spec, target: Spec, reduction: str) -> Spec:
@@ -105,21 +108,24 @@ def cross_entropy(
     reduction: str,
 ) -> tuple[NDArray, NDArray]:  # fmt: skip
     """loss = - the sum over classes of q log p with p = softmax(x) along axis 1 and q the label's
-    class weight, smoothed: (1 - s) at the label and s / C everywhere (Szegedy et al. 2016). Counted
-    a logit: the largest, its difference, exp, sum, division; a sample: log, two additions."""
+    class weight, smoothed: (1 - s) at the label and s / C everywhere (Szegedy et al. 2016). Of
+    ignored samples loss and p are 0, whatever their logits are. Counted a logit: the largest, its
+    difference, exp, sum, division; a sample: log, two additions."""
     labels = _Labels("cross_entropy", target, w, x.shape[1], x.dtype, ignore_index, reduction)
-    p = np.subtract(x, x.max(1, keepdims=True), out=np.empty_like(x))
-    picked = np.take_along_axis(p, labels.place, 1)
-    smooth = label_smoothing / x.shape[1]
-    v = _across(w, p)
-    everywhere = (p * v).sum(1, keepdims=True) if smooth else 0
-    np.exp(p, out=p)
-    whole = p.sum(1, keepdims=True)
-    p /= whole
-    np.log(whole, out=whole)
-    loss = (1 - label_smoothing) * labels.rate * (whole - picked)
-    if smooth:
-        loss += smooth * labels.counted * (whole * v.sum() - everywhere)
+    smooth, v = label_smoothing / x.shape[1], _across(w, x)
+    with np.errstate(invalid="ignore"):  # all of -inf, or one inf: not a number
+        p = np.subtract(x, x.max(1, keepdims=True), out=np.empty_like(x))
+        picked = np.take_along_axis(p, labels.place, 1)
+        everywhere = (p * v).sum(1, keepdims=True) if smooth else 0
+        np.exp(p, out=p)
+        rest = sum_less_one(p, 1)
+        p /= rest + 1
+        whole = np.log1p(rest, out=rest)
+        loss = (1 - label_smoothing) * labels.rate * (whole - picked)
+        if smooth:
+            loss += smooth * (whole * v.sum() - everywhere)
+    if not labels.counted.all():
+        np.copyto(p, 0, where=~labels.counted)
     return labels.reduce(loss, reduction), p
 
 
@@ -149,13 +155,15 @@ def cross_entropy_dx(
     """dx = dloss (p (the sum of q) - q), divided by the weights' sum for a mean."""
     labels = _Labels("cross_entropy", target, w, p.shape[1], p.dtype, ignore_index, reduction)
     rate, v, smooth = labels.spread(dloss, reduction), _across(w, p), label_smoothing / p.shape[1]
-    hit = (1 - label_smoothing) * labels.rate * rate
-    soft = smooth * labels.counted * rate
+    hit = ((1 - label_smoothing) * labels.rate * rate).astype(p.dtype)
     dx = np.empty_like(p)
-    np.multiply(p, (hit + soft * v.sum()).astype(p.dtype), out=dx)
+    dx[...] = p
+    # p - 1 at the label, as what the others have: nothing is lost where p is nearly 1.
+    np.put_along_axis(dx, labels.place, 0, 1)
+    np.put_along_axis(dx, labels.place, -dx.sum(1, keepdims=True), 1)
+    dx *= hit
     if smooth:
-        dx -= (soft * v).astype(p.dtype)
-    np.put_along_axis(dx, labels.place, np.take_along_axis(dx, labels.place, 1) - hit, 1)
+        dx += (smooth * rate).astype(p.dtype) * (p * v.sum() - v)
     return dx
 
 
@@ -191,7 +199,7 @@ def cross_entropy_rate(
     """rate = dloss (the sum of q) for each sample, (N, 1, ..): cross_entropy_dx's slope in p."""
     labels = _Labels("cross_entropy", target, w, classes, dloss.dtype, ignore_index, reduction)
     weights = w[0].sum() if w else classes
-    q = (1 - label_smoothing) * labels.rate + label_smoothing / classes * labels.counted * weights
+    q = (1 - label_smoothing) * labels.rate + label_smoothing / classes * weights
     return np.asarray(labels.spread(dloss, reduction) * q, dloss.dtype)
 
 
@@ -212,7 +220,9 @@ def nll_loss(
 ) -> NDArray:
     """loss = - the class weight of the label times x at the label, along axis 1."""
     labels = _Labels("nll_loss", target, w, x.shape[1], x.dtype, ignore_index, reduction)
-    return labels.reduce(-labels.rate * np.take_along_axis(x, labels.place, 1), reduction)
+    with np.errstate(invalid="ignore"):
+        loss = -labels.rate * np.take_along_axis(x, labels.place, 1)
+    return labels.reduce(loss, reduction)
 
 
 @nll_loss.vjp("x")
@@ -276,3 +286,38 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
     floor = full(shape=(), dtype=x.dtype, value=FLOOR)
     slope = sub(maximum(log(sub(one, x)), floor), maximum(log(x), floor))
     return fit(mul(dy, slope), specs[1])
+
+
+@primitive(
+    infer=lambda x, yes, no: floating(broadcast(x, yes, no)),
+    cost=each(exp=2, cmp=2, mul=2, add=3),
+)
+def logistic_loss(x: NDArray, yes: NDArray, no: NDArray) -> NDArray:
+    """y = yes log(1 + e^-x) + no log(1 + e^x) for a logit x and the weights of its two outcomes:
+    finite for any x, and a sum of what is not negative, so that small losses keep their digits."""
+    x, yes, no = agreed(x, yes, no)
+    least = np.abs(x, out=np.empty_like(x))
+    np.exp(np.negative(least, out=least), out=least)
+    np.log1p(least, out=least)
+    with np.errstate(invalid="ignore"):
+        y = yes * (np.maximum(-x, 0) + least)
+        return np.asarray(y + no * (np.maximum(x, 0) + least))
+
+
+@logistic_loss.vjp("x")
+def _(dy: Value, x: Value, yes: Value, no: Value, specs: tuple[Spec, ...]) -> Value:
+    x = x if x.dtype == dy.dtype else cast(x, dtype=dy.dtype)
+    slope = sub(mul(no, sigmoid(x)), mul(yes, sigmoid(neg(x))))
+    return fit(mul(dy, slope), specs[0])
+
+
+@logistic_loss.vjp("yes")
+def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
+    x = x if x.dtype == dy.dtype else cast(x, dtype=dy.dtype)
+    return fit(mul(dy, softplus(neg(x))), specs[1])
+
+
+@logistic_loss.vjp("no")
+def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
+    x = x if x.dtype == dy.dtype else cast(x, dtype=dy.dtype)
+    return fit(mul(dy, softplus(x)), specs[2])

@@ -33,32 +33,23 @@ def _relu(k: Kernel, x: Vector) -> Vector:
 
 
 def _relu_dx(k: Kernel, dy: Vector, y: Vector) -> Vector:
-    return k.select(y > 0.0, dy, 0.0)
+    return k.select(y <= 0.0, 0.0, dy)
 
 
 def _leaky_relu(k: Kernel, x: Vector, slope: Vector) -> Vector:
-    return k.larger(x, x * slope)
+    return k.select(x > 0.0, x, x * slope)
 
 
 def _leaky_relu_dx(k: Kernel, dy: Vector, y: Vector, slope: Vector) -> Vector:
     return k.select(y > 0.0, dy, dy * slope)
 
 
-def _steep_relu(k: Kernel, x: Vector, slope: Vector) -> Vector:
-    """Leaky ReLU with a slope above 1."""
-    return k.select(x < x * slope, x, x * slope)
-
-
-def _steep_relu_dx(k: Kernel, dy: Vector, y: Vector, slope: Vector) -> Vector:
-    return k.select(y <= 0.0, dy * slope, dy)
-
-
 def _elu(k: Kernel, x: Vector, alpha: Vector) -> Vector:
     return k.select(x > 0.0, x, alpha * mathematics.expm1(k, x))
 
 
-def _elu_dx(k: Kernel, dy: Vector, y: Vector, alpha: Vector) -> Vector:
-    return k.select(y > 0.0, dy, dy * (y + alpha))
+def _elu_dx(k: Kernel, dy: Vector, x: Vector, alpha: Vector) -> Vector:
+    return k.select(x > 0.0, dy, dy * (alpha * mathematics.exp(k, x)))
 
 
 def _sigmoid(k: Kernel, x: Vector) -> Vector:
@@ -114,8 +105,6 @@ FORMULAS: dict[str, Formula] = {
     "relu_dx": _relu_dx,
     "leaky_relu": _leaky_relu,
     "leaky_relu_dx": _leaky_relu_dx,
-    "steep_relu": _steep_relu,
-    "steep_relu_dx": _steep_relu_dx,
     "elu": _elu,
     "elu_dx": _elu_dx,
     "sigmoid": _sigmoid,
@@ -241,10 +230,7 @@ def together(target: Target, formula: str, specs: tuple[Spec, ...]) -> plans.Ker
 def _register(name: str) -> None:
     @plans.implements(name)
     def plan(target: Target, *specs: Spec, **attributes: float) -> plans.Kernel | None:
-        constants = tuple(attributes.values())
-        steep = name.startswith("leaky") and constants[0] > 1
-        formula = name.replace("leaky", "steep") if steep else name
-        return _plan(target, formula, specs, constants)
+        return _plan(target, name, specs, tuple(attributes.values()))
 
 
 for _name in (

@@ -110,7 +110,7 @@ class Tail:
                 # Not the larger of it and 0, so that what is not a number stays.
                 value = k.select(value < 0.0, 0.0, value)
             if e.mask:
-                value = k.select(there("mask", pixel) > 0.0, value, 0.0)
+                value = k.select(there("mask", pixel) <= 0.0, 0.0, value)
             made[pixel] = value
         if e.moments:
             self._moments([*made.values()], image, channel, m, begins)

@@ -13,7 +13,7 @@ from .flat import Layout, Layouts, sweep
 from .jit import build
 from .language import Integer, Kernel, Variable, Vector
 from .layout import address
-from .mathematics import exp, largest, total
+from .mathematics import exp, expm1, largest, total
 from .targets import Target
 
 LEAST = 1 << 8  # elements below which NumPy is as fast
@@ -36,27 +36,35 @@ def _add(k: Kernel, sum: Variable, x: Vector, some: Integer | None) -> None:
     sum.set(sum.get() + (x if some is None else k.select(k.mask(some), x, 0.0)))
 
 
-def grown(target: Target, dtype: str, powers: bool, weighted: bool) -> Kernel:
+def grown(target: Target, dtype: str, powers: bool, logarithm: bool, weighted: bool) -> Kernel:
     """Return the kernel of a softmax before its division: x, y, weights, sums, number of rows and
     of columns. A row of y is x less its largest, or `powers` of e with that exponent; of each row,
-    one after the other, sums get that of the powers, the largest x and, if `weighted`, the sum of
-    the exponents times weights."""
+    one after the other, sums get that of the powers (if a `logarithm` is taken, less 1 for the
+    largest, beside which it would lose the small ones), the largest x and, if `weighted`, the sum
+    of the exponents times weights."""
     k = Kernel(target, dtype, ("x", "y", "w", "sums"), ("rows", "size"))
     x, y, w, sums, rows, size = k.arguments
     with k.loop(rows) as i:
         source, to = k.at(x, (i, size)), k.at(y, (i, size))
         most, whole, inner = _most(k, source, size), k.variable(), k.variable()
+        ones = k.variable()
 
         def body(place: Integer, some: Integer | None) -> None:
             exponent = k.load(k.at(source, place), some) - most
             power = exp(k, exponent)
-            _add(k, whole, power, some)
+            if logarithm:
+                top = exponent.equals(0.0)
+                _add(k, ones, k.select(top, 1.0, 0.0), some)
+                _add(k, whole, k.select(top, 0.0, power), some)
+            else:
+                _add(k, whole, power, some)
             if weighted:
                 _add(k, inner, exponent * k.load(k.at(w, place), some), some)
             k.store(power if powers else exponent, k.at(to, place), some)
 
         sweep(k, size, body)
-        k.store(total(k, whole.get()), k.at(sums, i), 1)
+        sum = total(k, whole.get())
+        k.store(sum + (total(k, ones.get()) - 1.0) if logarithm else sum, k.at(sums, i), 1)
         k.store(most, k.at(sums, rows, i), 1)
         if weighted:
             k.store(total(k, inner.get()), k.at(sums, rows, rows, i), 1)
@@ -82,32 +90,43 @@ def finished(target: Target, dtype: str, quotient: bool) -> Kernel:
 
 def slope(target: Target, dtype: str, logarithm: bool) -> Kernel:
     """Return the kernel of the gradient of a softmax, or of its logarithm: dy, y, dx, number of
-    rows and of columns."""
+    rows and of columns. A softmax's sum is taken twice, as by its reference."""
     k = Kernel(target, dtype, ("dy", "y", "dx"), ("rows", "size"))
     dy, y, dx, rows, size = k.arguments
     with k.loop(rows) as i:
         top, value, to = (k.at(p, (i, size)) for p in (dy, y, dx))
-        sum = k.variable()
 
-        def inner(place: Integer, some: Integer | None) -> None:
-            d = k.load(k.at(top, place), some)
-            sum.set(sum.get() + (d if logarithm else d * k.load(k.at(value, place), some)))
+        def summed(base: Vector) -> Vector:
+            sum = k.variable()
 
-        def outer(place: Integer, some: Integer | None) -> None:
+            def body(place: Integer, some: Integer | None) -> None:
+                d = k.load(k.at(top, place), some)
+                part = d if logarithm else (d - base) * k.load(k.at(value, place), some)
+                sum.set(sum.get() + part)
+
+            sweep(k, size, body)
+            return total(k, sum.get())
+
+        base = k.vector(0.0) if logarithm else summed(k.vector(0.0))
+        whole = summed(base)
+
+        def body(place: Integer, some: Integer | None) -> None:
             d, p = k.load(k.at(top, place), some), k.load(k.at(value, place), some)
-            made = d - exp(k, p) * whole if logarithm else p * (d - whole)
+            if logarithm:  # d (1 - e^p) - e^p (the sum of the others)
+                made = 0.0 - k.fma(d, expm1(k, p), exp(k, p) * (whole - d))
+            else:
+                made = p * ((d - base) - whole)
             k.store(made, k.at(to, place), some)
 
-        sweep(k, size, inner)
-        whole = total(k, sum.get())
-        sweep(k, size, outer)
+        sweep(k, size, body)
     return k
 
 
 def entropy_slope(target: Target, dtype: str, smooth: bool) -> Kernel:
     """Return the kernel of the gradient of a cross entropy: p, labels, weights, factors, dx, number
-    of rows and of columns. Factors are what each row of p is multiplied with, what is subtracted at
-    its label, and, if `smooth`, what is subtracted, times the weights, everywhere."""
+    of rows and of columns. Factors are what each row of p is multiplied with, what of that is
+    multiplied with p - 1 at its label, and, if `smooth`, what is subtracted, times the weights,
+    everywhere. p - 1 is what the others have: nothing is lost where p is nearly 1."""
     k = Kernel(target, dtype, ("p", "labels", "w", "factors", "dx"), ("rows", "size"))
     p, labels, w, factors, dx, rows, size = k.arguments
     with k.loop(rows) as i:
@@ -116,16 +135,22 @@ def entropy_slope(target: Target, dtype: str, smooth: bool) -> Kernel:
             k.broadcast(k.at(factors, (rows, j), i)) if j < 2 or smooth else k.vector(0.0)
             for j in range(3)
         )
+        label, others = k.read(labels, i), k.variable()
 
         def body(place: Integer, some: Integer | None) -> None:
-            made = k.load(k.at(source, place), some) * many
+            value = k.load(k.at(source, place), some)
+            before = k.builder.sub(label, k.integer(place))
+            here = k.builder.xor(k.mask(before), k.mask(k.sum(before, 1)))
+            others.set(others.get() + k.select(here, 0.0, value))
+            made = value * many
             if smooth:
                 made = made - soft * k.load(k.at(w, place), some)
             k.store(made, k.at(to, place), some)
 
         sweep(k, size, body)
-        spot = k.at(to, k.read(labels, i))
-        k.store(k.load(spot, 1) - hit, spot, 1)
+        spot = k.at(to, label)
+        made = k.load(spot, 1) - k.load(k.at(source, label), 1) * hit
+        k.store(made - total(k, others.get()) * hit, spot, 1)
     return k
 
 
@@ -156,7 +181,7 @@ class _Rows:
 
 def _fits(specs: tuple[Spec, ...], axis: int) -> bool:
     x = specs[0]
-    return x.size >= LEAST and len(x.shape) > 0 and all(s == x for s in specs)
+    return x.size >= max(LEAST, 1) and len(x.shape) > 0 and all(s == x for s in specs)
 
 
 @plans.implements("softmax")
@@ -175,7 +200,7 @@ def _shares(target: Target, x: Spec, axis: int, logarithm: bool) -> plans.Kernel
     if not _fits((x,), axis):
         return None
     rows, dtype = _Rows(x, axis), x.dtype.name
-    first = build(grown, target, dtype, not logarithm, False)
+    first = build(grown, target, dtype, not logarithm, logarithm, False)
     second = build(finished, target, dtype, not logarithm)
     extent = rows.count, rows.size
 
@@ -184,7 +209,7 @@ def _shares(target: Target, x: Spec, axis: int, logarithm: bool) -> plans.Kernel
         at, whole = address(y), address(sums)
         first(address(source), at, whole, whole, *extent)
         if logarithm:
-            np.log(sums[0], out=sums[0])
+            np.log1p(sums[0], out=sums[0])
         second(at, whole, *extent)
         return y
 
@@ -239,6 +264,12 @@ class _Labels:
         dtype = self.rate.dtype
         return self.rate.sum(dtype=dtype) if reduction == "mean" else dtype.type(1)
 
+    def spread(self, dloss: NDArray, reduction: str) -> NDArray:
+        """Return the gradient of each sample's loss: 0 where ignored."""
+        norm = self.norm(reduction)
+        each = dloss.reshape(-1) / norm if norm else np.zeros_like(dloss).reshape(-1)
+        return np.where(self.counted, each, dloss.dtype.type(0))
+
 
 def _weights(w: tuple[NDArray, ...], classes: int, dtype: Any) -> NDArray:
     """Return class weights, all 1 if there are none."""
@@ -254,7 +285,7 @@ def cross_entropy(
     if not _fits((x,), 1):
         return None
     rows, dtype, smooth = _Rows(x, 1), x.dtype, label_smoothing / x.shape[1]
-    first = build(grown, target, dtype.name, True, smooth != 0)
+    first = build(grown, target, dtype.name, True, True, smooth != 0)
     second = build(finished, target, dtype.name, True)
     extent, lines = (rows.count, rows.size), np.arange(rows.count)
 
@@ -265,12 +296,17 @@ def cross_entropy(
         source, p, sums = rows.get(x), rows.new(), memory.empty((3, rows.count), dtype)
         v = _weights(w, rows.size, dtype) if smooth else sums
         first(address(source), address(p), address(v), address(sums), *extent)
-        picked = rows.table(source)[lines, label.place] - sums[1]
-        whole = np.log(sums[0])
+        whole = np.log1p(sums[0])
+        sums[0] += 1
         second(address(p), address(sums), *extent)
-        loss = (1 - label_smoothing) * label.rate * (whole - picked)
-        if smooth:
-            loss += smooth * label.counted * (whole * v.sum() - sums[2])
+        with np.errstate(invalid="ignore"):  # all of -inf, or one inf: not a number
+            picked = rows.table(source)[lines, label.place] - sums[1]
+            loss = (1 - label_smoothing) * label.rate * (whole - picked)
+            if smooth:
+                loss += smooth * (whole * v.sum() - sums[2])
+        if not label.counted.all():
+            loss[~label.counted] = 0
+            rows.table(p)[~label.counted] = 0
         if reduction == "none":
             return loss.astype(dtype, copy=False).reshape(target.shape), p
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -295,13 +331,12 @@ def cross_entropy_dx(
         dloss: NDArray, p: NDArray, target: NDArray, *w: NDArray
     ) -> NDArray:
         label = _Labels(target, w[0] if w else None, rows.size, dtype, ignore_index)
-        norm = label.norm(reduction)
-        rate = dloss.reshape(-1) / norm if norm else dloss.reshape(-1) * 0
+        rate = label.spread(dloss, reduction)
         v = _weights(w, rows.size, dtype) if smooth else factors
         factors[1] = (1 - label_smoothing) * label.rate * rate
         factors[0] = factors[1]
         if smooth:
-            factors[2] = smooth * label.counted * rate
+            factors[2] = smooth * rate
             factors[0] += factors[2] * v.sum()
         source, dx = rows.get(p), rows.new()
         given = source, label.place, v, factors, dx

@@ -61,10 +61,12 @@ def _expm1(k: Kernel, x: Vector) -> Vector:
 
 
 def sigmoid(k: Kernel, x: Vector) -> Vector:
-    """Return 1 / (1 + e^-x), but nothing below the normal numbers."""
-    moved, small = _reduce(k, 0.0 - within(k, x, FORMATS[k.dtype.itemsize].normal, 40.0))
+    """Return 1 / (1 + e^-x), 0 below the normal numbers."""
+    least = FORMATS[k.dtype.itemsize].normal
+    moved, small = _reduce(k, 0.0 - within(k, x, least, 40.0))
     scale = _power(k, moved)
-    return _quotient(k, None, k.fma(small, scale, scale) + 1.0)
+    y = _quotient(k, None, k.fma(small, scale, scale) + 1.0)
+    return k.select(x < least, 0.0, y)
 
 
 def tanh(k: Kernel, x: Vector) -> Vector:

@@ -233,7 +233,7 @@ class _Passes:
         """Return some numbers of dy; with y, zeros where that is not positive."""
         k = self.k
         top = k.load(k.at(dy, *at), m)
-        return top if y is None else k.select(k.load(k.at(y, *at), m) > 0.0, top, 0.0)
+        return top if y is None else k.select(k.load(k.at(y, *at), m) <= 0.0, 0.0, top)
 
     def _block_products(self, x: Any, dy: Any, y: Any, first: Integer, count: Integer) -> None:
         k, width = self.k, self.rows.width
@@ -393,7 +393,7 @@ def gradient(target: Target, rows: Rows, eps: float, masked: bool) -> Kernel:
 
     def formula(values: Sequence[Vector], known: Sequence[Vector]) -> Vector:
         middle, slope, tilt, level = known
-        top = k.select(values[2] > 0.0, values[0], 0.0) if masked else values[0]
+        top = k.select(values[2] <= 0.0, 0.0, values[0]) if masked else values[0]
         return k.fma(top, slope, 0.0 - k.fma(values[1] - middle, tilt, level))
 
     passes.write(dx, (dy, x, mask) if masked else (dy, x), 4, formula)

@@ -262,7 +262,7 @@ class _Back(NamedTuple):
             steep, dc = slopes(k, values, dh, *kept)
             k.store(dc, k.at(self.dc, at), some)
             return steep
-        return [dh * (1.0 - y * y) if self.layer.cell == "tanh" else k.select(y > 0.0, dh, 0.0)]
+        return [dh * (1.0 - y * y) if self.layer.cell == "tanh" else k.select(y <= 0.0, 0.0, dh)]
 
     def multiply(
         self, panel: Any, deep: Integer, depth: int, unit: Integer, units: int, row: Integer,
