@@ -150,7 +150,8 @@ def test_wrong_probability(p: float) -> None:
         with pytest.raises(ValueError, match="no probability"):
             drop(ones(2, 3, 4), p, training=False)
     with pytest.raises(ValueError, match="no probability"):
-        ops.dropout(*[Array(Spec((2,), np.dtype(t)), None) for t in ("f4", "u8")], p=p, use=0)
+        given = [Array(Spec((2,), np.dtype(t)), None) for t in ("f4", "u8")]
+        ops.dropout(*given, p=p, use=0, channels=False)
 
 
 def test_channels_are_needed() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from ..ops import dropout as ops
-from ..ops.elementwise import mul
-from ..ops.shape import full
 from ..random import sample_keys
 from ..tensor import Tensor
 
@@ -20,7 +18,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     x = input if input.ndim else input.reshape(1)
     keys, use = sample_keys(x.shape[0])
     y: Tensor
-    y, _ = ops.dropout(x, keys, p=float(p), use=use)
+    y, _ = ops.dropout(x, keys, p=float(p), use=use, channels=False)
     return y if input.ndim else y.reshape(())
 
 
@@ -32,11 +30,9 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
         raise ValueError(f"dropout2d: input {input.shape} has no channels; expected (N, C, ..)")
     if not training or p == 0:
         return input
-    shape = (*input.shape[:2], *[1] * (input.ndim - 2))
-    keys, use = sample_keys(shape[0])
-    one = full(shape=shape, dtype=input.dtype, value=1.0)
-    factor, _ = ops.dropout(one, keys, p=float(p), use=use)
-    y: Tensor = mul(input, factor)
+    keys, use = sample_keys(input.shape[0])
+    y: Tensor
+    y, _ = ops.dropout(input, keys, p=float(p), use=use, channels=True)
     return y
 
 

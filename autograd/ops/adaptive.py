@@ -3,8 +3,6 @@ not divide. Results lie channels-last in memory."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..array import NDArray, Spec
@@ -27,20 +25,22 @@ def _adaptive(name: str, x: Spec, out: Pair) -> Spec:
     return Spec((*x.shape[:2], *out), x.dtype)
 
 
-def _mixing(size: int, count: int, dtype: np.dtype[Any]) -> NDArray:
-    """Return the matrix (count, size) that takes the means of the windows along an axis."""
-    matrix = np.zeros((count, size), dtype)
-    for row, (a, b) in zip(matrix, spans(size, count), strict=True):
-        row[a:b] = 1 / (b - a)
-    return matrix
+def _means(x: NDArray, axis: int, count: int) -> NDArray:
+    """Return the means of the windows along an axis."""
+    y = np.empty((*x.shape[:axis], count, *x.shape[axis + 1 :]), x.dtype)
+    source, to = np.moveaxis(x, axis, 0), np.moveaxis(y, axis, 0)
+    for i, (a, b) in enumerate(spans(x.shape[axis], count)):
+        np.mean(source[a:b], 0, dtype=x.dtype, out=to[i])
+    return y
 
 
-def _mixed(x: NDArray, a: NDArray, b: NDArray) -> NDArray:
-    """Return a x b^T for each image and channel of x (N, C, H, W), channels-last."""
-    n, c, h, w = x.shape
-    rows = np.matmul(a, x.transpose(0, 2, 3, 1).reshape(n, h, w * c))
-    y = np.matmul(b, rows.reshape(n, a.shape[0], w, c))
-    return np.asarray(y.transpose(0, 3, 1, 2))
+def _shares(dy: NDArray, axis: int, size: int) -> NDArray:
+    """Return what the elements along an axis get of their windows' means: `_means` transposed."""
+    dx = np.zeros((*dy.shape[:axis], size, *dy.shape[axis + 1 :]), dy.dtype)
+    source, to = np.moveaxis(dy, axis, 0), np.moveaxis(dx, axis, 0)
+    for i, (a, b) in enumerate(spans(size, dy.shape[axis])):
+        to[a:b] += source[i] / dy.dtype.type(b - a)
+    return dx
 
 
 def _covered(size: tuple[int, ...], out: tuple[int, ...]) -> int:
@@ -60,8 +60,9 @@ def _adaptive_avg_cost(x: Spec, y: Spec, adds: int) -> Cost:
 )
 def adaptive_avg_pool2d(x: NDArray, *, out: Pair) -> NDArray:
     """y = the mean of each of (E, F) `out` windows that share out the image, as `spans` says."""
-    h, w = x.shape[2:]
-    return _mixed(x, _mixing(h, out[0], x.dtype), _mixing(w, out[1], x.dtype))
+    with np.errstate(invalid="ignore"):  # inf and -inf in a window
+        y = _means(_means(x.transpose(0, 2, 3, 1), 1, out[0]), 2, out[1])
+    return y.transpose(0, 3, 1, 2)
 
 
 @adaptive_avg_pool2d.vjp("x")
@@ -76,8 +77,9 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
 )
 def adaptive_avg_pool2d_dx(dy: NDArray, *, size: Pair) -> NDArray:
     """dx = each dy over its window's number of elements, added to all of the window."""
-    e, f = dy.shape[2:]
-    return _mixed(dy, _mixing(size[0], e, dy.dtype).T, _mixing(size[1], f, dy.dtype).T)
+    with np.errstate(invalid="ignore"):
+        dx = _shares(_shares(dy.transpose(0, 2, 3, 1), 1, size[0]), 2, size[1])
+    return dx.transpose(0, 3, 1, 2)
 
 
 @adaptive_avg_pool2d_dx.vjp("dy")
@@ -99,16 +101,20 @@ def _adaptive_max_rule(x: Spec, *, out: Pair) -> tuple[Spec, Spec]:
 )
 def adaptive_max_pool2d(x: NDArray, *, out: Pair) -> tuple[NDArray, NDArray]:
     """y = the largest value of each of (E, F) `out` windows that share out the image, as `spans`
-    says; place = its position in the image, row by row."""
+    says; place = its position in the image, row by row: the first of equal ones, the last of those
+    that are not numbers, as in torch."""
     n, c, h, w = x.shape
     y, place = np.empty((n, *out, c), x.dtype), np.empty((n, *out, c), INDEX)
     images = x.transpose(0, 2, 3, 1)
     for e, (a, b) in enumerate(spans(h, out[0])):
         for f, (p, q) in enumerate(spans(w, out[1])):
             window = images[:, a:b, p:q].reshape(n, (b - a) * (q - p), c)
-            first = window.argmax(1)
-            y[:, e, f] = np.take_along_axis(window, first[:, None], 1)[:, 0]
-            place[:, e, f] = (a + first // (q - p)) * w + p + first % (q - p)
+            best = window.argmax(1)
+            y[:, e, f] = np.take_along_axis(window, best[:, None], 1)[:, 0]
+            if np.isnan(y[:, e, f]).any():
+                last = window.shape[1] - 1 - np.isnan(window)[:, ::-1].argmax(1)
+                best = np.where(np.isnan(y[:, e, f]), last, best)
+            place[:, e, f] = (a + best // (q - p)) * w + p + best % (q - p)
     return y.transpose(0, 3, 1, 2), place.transpose(0, 3, 1, 2)
 
 

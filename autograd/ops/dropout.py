@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..array import NDArray, Spec
+from ..ledger import Cost
 from ..primitive import Value, primitive
 from .rules import BOOL, each
 
@@ -43,29 +44,43 @@ def keep_mask(keys: NDArray, shape: tuple[int, ...], p: float, use: int) -> NDAr
     return keep.reshape(shape)
 
 
-def _dropped(x: Spec, keys: Spec, *, p: float, use: int) -> tuple[Spec, Spec]:
+def _dropped(
+    x: Spec, keys: Spec, *, p: float, use: int, channels: bool
+) -> tuple[Spec, Spec]:
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: p {p} is no probability, not within 0 to 1")
     if x.dtype.kind != "f":
         raise TypeError(f"dropout: expected floating-point numbers, got {x.dtype}")
     if keys.shape != x.shape[:1]:
         raise ValueError(f"dropout: keys {keys.shape} for the rows of {x.shape}")
-    return x, Spec(x.shape, BOOL)
+    return x, Spec((*x.shape[:2], *[1] * (len(x.shape) - 2)) if channels else x.shape, BOOL)
 
 
 def _scaled(x: NDArray, keep: NDArray, p: float) -> NDArray:
-    y = np.multiply(x, keep, out=np.empty_like(x))
+    y = np.empty_like(x)
+    # Bits times 0 or 1: unlike a product of floats, what is dropped is 0 where x is infinite too.
+    bits = np.dtype(f"i{x.itemsize}")
+    np.multiply(x.view(bits), keep, out=y.view(bits))
     y *= x.dtype.type(1 / (1 - p) if p < 1 else 0)
     return y
 
 
-@primitive(infer=_dropped, cost=each(cmp=1, mul=1), outputs=("y", "keep"))
-def dropout(x: NDArray, keys: NDArray, *, p: float, use: int) -> tuple[NDArray, NDArray]:
-    """y = x / (1 - p) where kept, else 0 (Srivastava et al. 2014, inverted); keys (N,) uint64. The
-    truth values `keep` are what the derivative keeps, a byte an element; random bits are not
-    counted."""
-    keep = np.empty_like(x, BOOL)
-    np.copyto(keep, keep_mask(keys, x.shape, p, use))
+def _cost(ys: tuple[Spec, Spec], *specs: Spec, **attrs: object) -> Cost:
+    return Cost(cmp=ys[1].size, mul=ys[0].size)
+
+
+@primitive(infer=_dropped, cost=_cost, outputs=("y", "keep"))
+def dropout(
+    x: NDArray, keys: NDArray, *, p: float, use: int, channels: bool
+) -> tuple[NDArray, NDArray]:
+    """y = x / (1 - p) where kept, else 0 (Srivastava et al. 2014, inverted); keys (N,) uint64. With
+    `channels` those of x (N, C, ..) are kept or not as a whole (Tompson et al. 2015). The truth
+    values `keep` are what the derivative keeps, a byte each; random bits are not counted."""
+    if channels:
+        keep = keep_mask(keys, (*x.shape[:2], *[1] * (x.ndim - 2)), p, use)
+    else:
+        keep = np.empty_like(x, BOOL)
+        np.copyto(keep, keep_mask(keys, x.shape, p, use))
     return _scaled(x, keep, p), keep
 
 

@@ -145,9 +145,9 @@ def _(dy: Value, x: Value, y: Value, specs: tuple[Spec, ...], axes: tuple[int, .
 )
 def amax_dx(dy: NDArray, x: NDArray, y: NDArray, *, axes: tuple[int, ...]) -> NDArray:
     """dx = dy shared out among the elements of x that equal the extreme y."""
-    hit = x == np.expand_dims(y, axes)
+    hit = _extreme(x, y, axes)
     part = np.expand_dims(dy, axes) / hit.sum(axes, keepdims=True, dtype=x.dtype)
-    return np.multiply(hit, part, dtype=x.dtype)
+    return np.where(hit, part, x.dtype.type(0))
 
 
 @amax_dx.vjp("dy")
@@ -167,8 +167,14 @@ def _(ddx: Value, specs: tuple[Spec, ...]) -> tuple[Value, Value]:
 )
 def amax_pick(ddx: NDArray, x: NDArray, y: NDArray, *, axes: tuple[int, ...]) -> NDArray:
     """ddy = the mean of ddx over the elements of x that equal the extreme: amax_dx transposed."""
-    hit = x == np.expand_dims(y, axes)
-    return np.asarray((ddx * hit).sum(axes, dtype=x.dtype) / hit.sum(axes, dtype=x.dtype))
+    hit = _extreme(x, y, axes)
+    picked = np.where(hit, ddx, x.dtype.type(0))
+    return np.asarray(picked.sum(axes, dtype=x.dtype) / hit.sum(axes, dtype=x.dtype))
+
+
+def _extreme(x: NDArray, y: NDArray, axes: tuple[int, ...]) -> NDArray:
+    """Tell which elements are the extreme y: what is not a number is, wherever there is any."""
+    return (x == np.expand_dims(y, axes)) | np.isnan(x)
 
 
 @amax_pick.vjp("ddx")
