@@ -218,8 +218,8 @@ class Operators:
         return (off * off).sum(dim, keepdim) / max(count - correction, 0)
 
     def std(self, dim: Axis = None, keepdim: bool = False, correction: int = 1) -> Tensor:
-        """Standard deviation over axes: the square root of `var`."""
-        return self.var(dim, keepdim, correction).sqrt()
+        """Standard deviation over axes: the square root of `var`, with gradient 0 where it is 0."""
+        return el.deviation(self.var(dim, keepdim, correction))
 
     def max(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Largest values over axes: values only, for positions see `argmax`."""

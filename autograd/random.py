@@ -121,7 +121,16 @@ def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: obje
     low and high. On the meta backend a shape only."""
     context.untraced("draws random numbers")
     spec = Spec(shape, np.dtype(dtype))  # type: ignore[call-overload]
+    if spec.dtype.kind != "f":
+        raise TypeError(f"random numbers: expected a floating-point type, got {spec.dtype}")
     if context.current().backend == "meta":
         return Array(spec, None)
-    numbers = getattr(_generator, kind)(low, high, shape)
-    return array(numbers, spec.dtype)
+    numbers = getattr(_generator, kind)(low, high, shape).astype(spec.dtype, copy=False)
+    if kind == "uniform":
+        _below(numbers, spec.dtype.type(low), spec.dtype.type(high))
+    return array(numbers)
+
+
+def _below(numbers: NDArray, low: Any, high: Any) -> None:
+    """Lower what was rounded up to the upper end, which is not among the numbers drawn."""
+    np.minimum(numbers, np.nextafter(high, low), out=numbers)

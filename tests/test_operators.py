@@ -329,3 +329,27 @@ def test_division_by_zero_is_silent() -> None:
     np.testing.assert_array_equal((x / 0.0).numpy(), [np.inf, np.nan, -np.inf])
     np.testing.assert_array_equal((ag.arange(2) / 0).numpy(), [np.nan, np.inf])
     assert np.isnan(ag.softmax(ag.full((2,), -np.inf), 0).numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype"),
+    [
+        (ag.ones(2, dtype="float64"), "float64"),
+        ([ag.ones(2, dtype="float64"), ag.ones(2)], "float64"),
+        ([ag.ones(2), ag.ones(2)], "float32"),
+        (np.float64(1), "float64"),
+        ([np.float64(1), 2.0], "float64"),
+        ([[np.zeros(2)], [[1.0, 2.0]]], "float64"),
+        ([np.float16(1)], "float16"),
+        ([1.0, 2], "float32"),
+        (((1.0, True),), "float32"),
+        ([], "float32"),
+        (range(3), "int64"),
+        (True, "bool"),
+    ],
+    ids=str,
+)
+def test_types_of_new_tensors_are_those_of_torch(data: Any, dtype: str) -> None:
+    made = ag.tensor(data)
+    assert made.dtype == dtype
+    assert ag.tensor(data, dtype="float32").dtype == "float32"

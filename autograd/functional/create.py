@@ -27,13 +27,19 @@ def _new(a: Array, requires_grad: bool = False) -> Tensor:
 def tensor(
     data: npt.ArrayLike, dtype: npt.DTypeLike | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """Return a tensor with a copy of the data. Python floats become float32; arrays keep their
-    type unless `dtype` is given."""
+    """Return a tensor with a copy of the data. Python floats become float32; arrays and tensors,
+    those in lists too, keep their type unless `dtype` is given."""
     numbers = np.array(data, dtype)
-    python = not isinstance(data, np.ndarray | np.generic)
-    if dtype is None and python and numbers.dtype == np.float64:
+    if dtype is None and numbers.dtype == np.float64 and _python(data):
         numbers = numbers.astype(FLOAT)
     return _new(array(numbers), requires_grad)
+
+
+def _python(data: Any) -> bool:
+    """Tell whether all numbers are Python's own, in lists or not."""
+    if isinstance(data, list | tuple):
+        return all(map(_python, data))
+    return type(data) in (bool, int, float)
 
 
 def from_numpy(data: npt.NDArray[Any]) -> Tensor:

@@ -28,11 +28,16 @@ def batch_norm(
 
     In training mean and (biased) variance are the batch's, and the running ones, if there are any,
     move towards the batch's by `momentum`, the variance's unbiased estimate as in torch. Otherwise
-    the running ones are used. ValueError for a single value per channel in training."""
+    the running ones are used. An empty batch moves nothing. ValueError for a single value per
+    channel in training."""
     y: Tensor
     check_momentum(momentum)
     w = _constant(input, 1.0) if weight is None else weight
     b = _constant(input, 0.0) if bias is None else bias
+    if training and 0 in input.shape:
+        nothing = _constant(input, 0.0), _constant(input, 1.0)
+        y = ops.batch_norm_eval(input, w, b, *nothing, eps=float(eps))
+        return y
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm: running statistics are needed outside of training")

@@ -7,7 +7,7 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
-from .compare import gt, within
+from .compare import bit_and, eq, ge, within
 from .reduce import sum_to
 from .rules import (
     FLOAT,
@@ -124,9 +124,8 @@ def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
 
 
 @pow.vjp("w")
-def _(dy: Value, x: Value, y: Value, specs: tuple[Spec, ...]) -> Value:
-    base = x if x.dtype == y.dtype else cast(x, dtype=y.dtype)
-    return fit(mul(dy, mul(y, log_or_zero(base))), specs[1])
+def _(dy: Value, x: Value, w: Value, y: Value, specs: tuple[Spec, ...]) -> Value:
+    return fit(mul(dy, mul(y, log_of_base(x, w))), specs[1])
 
 
 @primitive(infer=broadcast, cost=each(exp=1, mul=1, add=1))
@@ -146,21 +145,30 @@ def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
 @power_slope.vjp("w")
 def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
     one = full(shape=(), dtype=specs[1].dtype, value=1.0)
-    grown = mul(pow(x, sub(w, one)), add(one, mul(w, log_or_zero(x))))
+    less = sub(w, one)
+    grown = mul(pow(x, less), add(one, mul(w, log_of_base(x, less))))
     return fit(mul(dy, grown), specs[1])
 
 
-@primitive(infer=floating, cost=each(exp=1))
-def log_or_zero(x: NDArray) -> NDArray:
-    """y = log x where x > 0, else 0: the slope of x^w in w, 0^w being constant for w > 0."""
-    return np.log(np.where(x > 0, x, 1))
+@primitive(infer=lambda x, w: floating(broadcast(x, w)), cost=each(exp=1, cmp=2))
+def log_of_base(x: NDArray, w: NDArray) -> NDArray:
+    """y = log x, which times x^w is the slope of that in w; but 0 for an x of 0 with w >= 0, where
+    x^w is constant, as in torch."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.log(np.where((x == 0) & (w >= 0), 1, x), dtype=common(x.dtype, w.dtype))
 
 
-@log_or_zero.vjp("x")
-def _(dy: Value, x: Value) -> Value:
+@log_of_base.vjp("x")
+def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
     nothing, one = (full(shape=(), dtype=x.dtype, value=v) for v in (0.0, 1.0))
-    positive = gt(x, nothing)
-    return where(positive, div(dy, where(positive, x, one)), nothing)
+    constant = bit_and(eq(x, nothing), ge(w, nothing))
+    slope = div(where(constant, nothing, dy), where(constant, one, x))
+    return fit(slope, specs[0])
+
+
+@log_of_base.vjp("w")
+def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
+    return zero(specs[1])
 
 
 @primitive(infer=floating, cost=each(exp=1))
@@ -200,6 +208,20 @@ def _(dy: Value, y: Value) -> Value:
 
 
 @primitive(infer=floating, cost=each(exp=1))
+def deviation(x: NDArray) -> NDArray:
+    """y = the square root of a variance x, with slope 0 where that is 0, as in torch."""
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(x)
+
+
+@deviation.vjp("x")
+def _(dy: Value, y: Value) -> Value:
+    nothing, one = (full(shape=(), dtype=y.dtype, value=v) for v in (0.0, 1.0))
+    flat = eq(y, nothing)
+    return div(where(flat, nothing, dy), where(flat, one, add(y, y)))
+
+
+@primitive(infer=floating, cost=each(exp=1))
 def sin(x: NDArray) -> NDArray:
     """y = sin x, x in radians."""
     return np.sin(x)
@@ -234,8 +256,8 @@ def _(dy: Value, x: Value) -> Value:
 
 @primitive(infer=same, cost=each(cmp=1))
 def sign(x: NDArray) -> NDArray:
-    """y = -1, 0 or 1."""
-    return np.sign(x)
+    """y = -1, 0 or 1; 0 for what is not a number, as in torch."""
+    return np.subtract(x > 0, x < 0, dtype=x.dtype)
 
 
 @sign.vjp("x")
@@ -249,9 +271,14 @@ def maximum(x: NDArray, w: NDArray) -> NDArray:
     return together(np.maximum, x, w)
 
 
-@maximum.vjp("x", "w")
-def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> tuple[Value, Value]:
-    return _shared(dy, share(x, w), specs)
+@maximum.vjp("x")
+def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
+    return fit(share(dy, x, w), specs[0])
+
+
+@maximum.vjp("w")
+def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
+    return fit(share(dy, w, x), specs[1])
 
 
 @primitive(infer=broadcast, cost=each(cmp=1))
@@ -260,25 +287,31 @@ def minimum(x: NDArray, w: NDArray) -> NDArray:
     return together(np.minimum, x, w)
 
 
-@minimum.vjp("x", "w")
-def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> tuple[Value, Value]:
-    return _shared(dy, share(w, x), specs)
+@minimum.vjp("x")
+def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
+    return fit(share(dy, w, x), specs[0])
 
 
-@primitive(infer=broadcast, cost=each(cmp=2))
-def share(x: NDArray, w: NDArray) -> NDArray:
-    """y = 1 where x > w, 1/2 where x = w, else 0."""
-    return ((x > w) + 0.5 * (x == w)).astype(common(x.dtype, w.dtype))
+@minimum.vjp("w")
+def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
+    return fit(share(dy, x, w), specs[1])
+
+
+@primitive(infer=lambda dy, x, w: dy, cost=each(cmp=2, mul=1), outputs=("dx",))
+def share(dy: NDArray, x: NDArray, w: NDArray) -> NDArray:
+    """dx = dy, half of it where x = w, 0 where x < w; all of it beside what is not a number."""
+    half = np.where(x == w, dy.dtype.type(0.5), dy.dtype.type(1))
+    return np.where(x < w, dy.dtype.type(0), dy * half)
+
+
+@share.vjp("dy")
+def _(ddx: Value, x: Value, w: Value) -> Value:
+    return share(ddx, x, w)
 
 
 @share.vjp("x", "w")
-def _(dy: Value, specs: tuple[Spec, ...]) -> tuple[Value, ...]:
-    return tuple(map(zero, specs))
-
-
-def _shared(dy: Value, part: Value, specs: tuple[Spec, ...]) -> tuple[Value, Value]:
-    mine = mul(dy, part)
-    return fit(mine, specs[0]), fit(sub(dy, mine), specs[1])
+def _(ddx: Value, specs: tuple[Spec, ...]) -> tuple[Value, ...]:
+    return zero(specs[1]), zero(specs[2])
 
 
 @primitive(infer=numeric, cost=each(cmp=2))

@@ -1,0 +1,64 @@
+"""Numbers drawn: the ends of their range, for every type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import nn, random
+
+TYPES = ["float16", "float32", "float64"]
+
+
+class Greatest(np.random.Generator):
+    """Draws nothing but the number nearest to the upper end, which it may round up to."""
+
+    def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> np.ndarray:  # type: ignore[override]
+        return np.full(shape, low + (high - low) * np.nextafter(1.0, 0.0))
+
+
+def test_rand_stays_below_1() -> None:
+    ag.manual_seed(0)
+    last = ag.rand(4853087).numpy()[-1]
+    assert last == np.nextafter(np.float32(1), np.float32(0))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(
+    ("draw", "high"),
+    [
+        (lambda t: nn.init.uniform_(t), 1.0),
+        (lambda t: nn.init.uniform_(t, -3.0, -1.0), -1.0),
+        (lambda t: nn.init.uniform_(t, -1.0, 0.1), 0.1),
+        (lambda t: nn.init.uniform_(t, 0.0, 1e-3), 1e-3),
+        (lambda t: nn.init.kaiming_uniform_(t), 3.0**0.5 * (2 / 5) ** 0.5),
+    ],
+)
+def test_no_draw_gives_the_upper_end(
+    draw: Callable[[ag.Tensor], ag.Tensor], high: float, dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(random, "_generator", Greatest(np.random.Philox(0)))
+    end = np.asarray(high, dtype)
+    drawn = draw(ag.zeros(4, 5, dtype=dtype)).numpy()
+    assert drawn.dtype == dtype
+    assert (drawn < end).all()
+    np.testing.assert_allclose(drawn, end, rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_range_of_one_number(dtype: str) -> None:
+    drawn = nn.init.uniform_(ag.zeros(3, dtype=dtype), 0.5, 0.5)
+    assert (drawn.numpy() == 0.5).all()
+
+
+@pytest.mark.parametrize("make", [ag.rand, ag.randn])
+@pytest.mark.parametrize("dtype", ["int64", "bool"])
+def test_only_floating_point_numbers_are_drawn(
+    make: Callable[..., ag.Tensor], dtype: str
+) -> None:
+    with pytest.raises(TypeError, match=f"expected a floating-point type, got {dtype}"):
+        make(3, dtype=dtype)
