@@ -19,6 +19,7 @@ from . import cifar, mnist
 from .augment import Augment, Cutout, Flip, PadCrop, standard
 from .base import DataError, Dataset
 from .digits import load_digits
+from .fetch import check_data_dir
 from .loader import Batch, Loader
 from .sampler import HOLDING_OUT, Sampler, philox
 
@@ -66,6 +67,7 @@ def load(
         raise DataError(f"--dataset {name}: unknown, expected one of {', '.join(names())}")
     if split not in SPLITS:
         raise DataError(f"split {split}: unknown, expected one of {', '.join(SPLITS)}")
+    check_data_dir(data_dir)
     if name == "digits":
         return load_digits(split, seed)
     reader = mnist.load_mnist if name in mnist.FAMILIES else cifar.load_cifar

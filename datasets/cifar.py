@@ -8,7 +8,7 @@ dict with a (N, 3072) uint8 array and a list of labels; `unpickle` reads it with
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .base import Bytes, DataError, Dataset, Facts, Ids, assemble, checked_labels
-from .fetch import Remote, download, download_dir, folders, missing, roots
+from .fetch import Remote, download, download_dir, folders, incomplete, missing, roots
 from .packed import members, unpacking
 from .unpickle import unpickle
 
@@ -119,10 +119,16 @@ def load_cifar(
     Labels of CIFAR-100 are the 100 fine ones. Nothing is unpacked to disk. Raises DataError.
     """
     family = FAMILIES[name]
+    parts: list[DataError] = []
     for version, place in _places(family, data_dir):
-        parts = (place / file for file, _ in version.files[split])
-        if os.path.isfile(place) or all(map(os.path.isfile, parts)):
+        absent = _names(version, place, (split,), found=False)
+        if parts and data_dir is not None and not place.is_relative_to(data_dir):
+            break  # the folder that was named is the one to be mended
+        if os.path.isfile(place) or not absent:
             return read_cifar(name, split, version, place)
+        parts += incomplete(place, _names(version, place, version.files, found=True), absent)
+    if parts:
+        raise parts[0]
     binary = family.versions[0]
     if not fetch:
         why = "downloading is switched off"
@@ -149,6 +155,12 @@ def read_cifar(name: str, split: str, version: Version, place: Path) -> Dataset:
     images = np.concatenate([images for images, _ in parts])
     labels = np.concatenate([labels for _, labels in parts])
     return assemble(name, split, images.reshape(-1, *family.facts.shape), labels, family.facts)
+
+
+def _names(version: Version, place: Path, splits: Iterable[str], found: bool) -> list[str]:
+    """Return which files of some splits are in a folder, or are not."""
+    files = [file for split in splits for file, _ in version.files[split]]
+    return [file for file in files if found == os.path.isfile(place / file)]
 
 
 def _places(

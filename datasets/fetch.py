@@ -46,10 +46,16 @@ def download_dir(name: str = "") -> Path:
     return home / name
 
 
+def check_data_dir(data_dir: str | os.PathLike[str] | None) -> None:
+    """Raise DataError for a folder that is none."""
+    if data_dir is not None and not os.path.isdir(data_dir):
+        said = "is not a folder" if os.path.lexists(data_dir) else "no such folder"
+        raise DataError(f"--data-dir {data_dir}: {said}")
+
+
 def roots(data_dir: str | os.PathLike[str] | None) -> list[Path]:
     """Return where to look, in order: data_dir, TALLYGRAD_DATA, the cache folder."""
-    if data_dir is not None and not os.path.isdir(data_dir):
-        raise DataError(f"--data-dir {data_dir}: no such folder")
+    check_data_dir(data_dir)
     named = [data_dir, os.environ.get("TALLYGRAD_DATA") or None, cache_dir()]
     return [Path(root) for root in named if root is not None]
 
@@ -121,6 +127,15 @@ def download(
         except (OSError, http.client.HTTPException, ValueError) as error:
             failures.append(f"{url}: {_one_line(error)}")
     raise DataError("; ".join(failures) or f"{remote.name}: no mirror to fetch it from")
+
+
+def incomplete(folder: Path, there: Sequence[str], absent: Sequence[str]) -> list[DataError]:
+    """Return the error for a folder in which files of a set are, but not all that are needed; none
+    for a folder without any. What a download left half done is no fault."""
+    cache = cache_dir()
+    if not there or not absent or (cache and folder.is_relative_to(cache)):
+        return []
+    return [DataError(f"{folder}: has {there[0]}, but no {', '.join(absent)}")]
 
 
 def missing(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .base import DataError, Dataset, Facts, assemble, checked_labels
-from .fetch import Remote, download, download_dir, folders, missing, roots
+from .fetch import Remote, download, download_dir, folders, incomplete, missing, roots
 from .idx import read_idx
 
 STEMS = {
@@ -93,15 +93,23 @@ def load_mnist(
 
     The sub-folders of the set itself are looked at first; files directly in `data_dir` are taken
     for the set that was asked for, unless the folder is named like the other one. A folder with
-    only one of the two files is passed over. Raises DataError.
+    only one of the two files is passed over, and named where no other has both, or where it is the
+    `data_dir`. Raises DataError.
     """
     family = FAMILIES[name]
+    parts: list[DataError] = []
     foreign = tuple(f for other, fam in FAMILIES.items() if other != name for f in fam.folders)
     for root in roots(data_dir):
         explicit = data_dir is not None and root == Path(data_dir)
+        if parts and not explicit and data_dir is not None:
+            break  # the folder that was named is the one to be mended
         for folder in folders(root, family.folders, foreign, explicit=explicit):
             if (pair := _pair(folder, split)) is not None:
                 return read_pair(name, split, *pair)
+            there = [name for each in STEMS for name in _names(folder, each, found=True)]
+            parts += incomplete(folder, there, _names(folder, split, found=False))
+    if parts:
+        raise parts[0]
     names = [f"{stem}-{rank}-ubyte.gz" for stem, rank in zip(STEMS[split], RANKS, strict=True)]
     if not fetch:
         raise missing(name, data_dir, names, family.folders[0], "downloading is switched off")
@@ -146,6 +154,12 @@ def _pair(folder: Path, split: str) -> tuple[Path, Path] | None:
     found = [_existing(folder, *both) for both in zip(STEMS[split], RANKS, strict=True)]
     images, labels = found
     return (images, labels) if images is not None and labels is not None else None
+
+
+def _names(folder: Path, split: str, found: bool) -> list[str]:
+    """Return which of a split's two files are in a folder, or are not."""
+    pairs = zip(STEMS[split], RANKS, strict=True)
+    return [f"{a}-{b}-ubyte" for a, b in pairs if found == bool(_existing(folder, a, b))]
 
 
 def _existing(folder: Path, stem: str, rank: str) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,17 @@ def test_bad_files_give_one_line(tmp_path: Path, text: str, words: str) -> None:
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_options_come_from_the_record_of_a_run_too(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config.TrainConfig(model="mlp", lr=0.5, nesterov=True).to_json()))
+    made = config.TrainConfig(**config.gather(str(file), {"epochs": 3}))
+    assert made == config.TrainConfig(model="mlp", lr=0.5, nesterov=True, epochs=3)
+    for text, words in (("[1]", "expected an object of options"), ("{", "is no JSON")):
+        file.write_text(text)
+        with pytest.raises(UserError, match=words):
+            config.gather(str(file), {})
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--config: .*none.toml: No such file"):
         config.gather(str(tmp_path / "none.toml"), {})
@@ -81,6 +93,8 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         (["train", "--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
         (["train", "--epochs=0"], "--epochs: 0 is less than 1"),
         (["train", "--mod", "mlp"], "unknown option --mod; did you mean '--model'?"),
+        (["train", "--threads", "10000"], "--threads: 10000 is more than 1024"),
+        (["eval", "x.h5", "--threads", "9999"], "--threads: 9999 is more than 1024"),
         (["train", "mlp"], "train: unexpected argument 'mlp'"),
         (["eval", "x.h5", "--threads", "-3"], "--threads: -3 is less than 0"),
         (["tarin"], "unknown command 'tarin'; did you mean 'train'?"),
@@ -93,6 +107,24 @@ def test_bad_flags_give_one_line_and_status_2(
     assert cli.main(words) == 2
     said = capsys.readouterr()
     assert complaint in said.err and said.err.count("\n") == 1 and not said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "lines"),
+    [
+        (["cost", "lenet", "--csv"], 0, 9),
+        (["cost", "lenett"], 2, 0),
+        (["--version"], 0, 1),
+        (["frobnicate"], 2, 0),
+    ],
+)
+def test_what_one_rank_can_do_is_done_once(
+    mpirun: Any, words: list[str], status: int, lines: int
+) -> None:
+    done = mpirun(2, ["-m", "tallygrad.trainer", *words])
+    assert done.returncode == status
+    assert len(done.stdout.splitlines()) == lines
+    assert done.stderr.count("tallygrad: error:") == (status > 0)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -176,9 +176,28 @@ def test_missing_truncated_and_oversized(tmp_path: Path, pickled: bool) -> None:
         assert str(caught.value).startswith(f"{file}: ") and "\n" not in str(caught.value)
         assert all(part in str(caught.value) for part in parts), caught.value
     file.unlink()
-    with pytest.raises(DataError, match=r"cifar10: not found.*cifar-10-binary.tar.gz.*'digits'"):
+    with pytest.raises(DataError, match=rf"{folder}: has data_batch_1.*, but no {file.name}$"):
         load("cifar10", "test", tmp_path, download=False)
     assert len(load("cifar10", "train", tmp_path, download=False)) == 5 * COUNT
+
+
+def test_an_absent_batch_is_named_and_other_folders_do_not_stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = write_folder(tmp_path / "given", "cifar10", False)
+    write_folder(tmp_path / "other", "cifar10", False)
+    monkeypatch.setenv("TALLYGRAD_DATA", str(tmp_path / "other"))
+    for number in (2, 4):
+        (given / f"data_batch_{number}.bin").unlink()
+    absent = "has data_batch_1.bin, but no data_batch_2.bin, data_batch_4.bin$"
+    with pytest.raises(DataError, match=f"{given}: {absent}"):
+        load("cifar10", "train", tmp_path / "given", download=False)
+    assert len(load("cifar10", "test", tmp_path / "given", download=False)) == COUNT
+    # A folder nobody named is passed over where another place has all of it.
+    monkeypatch.setenv("TALLYGRAD_DATA", str(tmp_path / "given"))
+    assert len(load("cifar10", "train", tmp_path / "other", download=False)) == 5 * COUNT
+    write_archive(tmp_path / "given", "cifar10", False)
+    assert len(load("cifar10", "train", tmp_path / "given", download=False)) == 5 * COUNT
 
 
 def test_labels_out_of_range(tmp_path: Path) -> None:

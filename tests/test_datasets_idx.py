@@ -259,6 +259,26 @@ def test_offline_error_tells_what_to_do(tmp_path: Path, nowhere: Path) -> None:
         assert part in message
 
 
+def test_the_absent_file_of_a_pair_is_named(
+    tmp_path: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = pair(tmp_path / "given" / "mnist")
+    monkeypatch.setenv("TALLYGRAD_DATA", str(tmp_path / "other"))
+    pair(tmp_path / "other" / "mnist", first=2)
+    (given / "train-labels-idx1-ubyte").unlink()
+    absent = f"{given}: has train-images-idx3-ubyte, but no "
+    with pytest.raises(DataError, match=f"{absent}train-labels-idx1-ubyte$"):
+        load("mnist", "train", tmp_path / "given", download=False)
+    with pytest.raises(DataError, match=f"{absent}t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte$"):
+        load("mnist", "test", tmp_path / "given", download=False)
+    assert first_label("mnist", None) == 2
+    # A download that broke off between its two files is gone on with.
+    monkeypatch.delenv("TALLYGRAD_DATA")
+    (pair(nowhere / "mnist") / "train-labels-idx1-ubyte").unlink()
+    with pytest.raises(DataError, match="downloading is switched off"):
+        load("mnist", "train", download=False)
+
+
 def test_bad_pairs(tmp_path: Path) -> None:
     def fails_with(*parts: str, **content: Any) -> None:
         pair(tmp_path, **content)
@@ -277,6 +297,11 @@ def test_bad_pairs(tmp_path: Path) -> None:
 def test_bad_options(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"--data-dir .*/absent: no such folder"):
         load("mnist", "train", tmp_path / "absent")
+    with pytest.raises(DataError, match=r"--data-dir .*/absent: no such folder"):
+        load("digits", "train", tmp_path / "absent")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"--data-dir .*/file: is not a folder"):
+        load("digits", "train", tmp_path / "file")
     with pytest.raises(DataError, match="--dataset mnits: unknown, expected one of digits, mnist"):
         load("mnits", "train")
     with pytest.raises(DataError, match="split valid"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tokenize
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 
 from ..autograd import context, from_numpy, no_grad, softmax
 from ..datasets import Dataset
-from ..datasets.idx import read_idx
 from ..datasets.loader import Normalise
 from . import build, config
 from .checkpoint import CheckpointFolder, load, verify
@@ -21,6 +19,7 @@ from .distributed.comm import Comm, SerialComm
 from .distributed.sync import Reducer
 from .errors import NotFinite, UserError, show, warn
 from .evaluation import evaluate, judging
+from .images import read_images
 from .inspect import find as newest
 from .progress import Progress, percent
 from .state import load_model, recorded
@@ -138,7 +137,7 @@ def predict(
     """Print the most likely class of each image with its probability."""
     trained = Trained(checkpoint, dataset, split, data_dir, SerialComm())
     if images:
-        pixels, names = read_images(Path(images), trained.data), None
+        pixels, names = read_images(Path(images), trained.data.input_shape), None
         numbers = list(range(len(pixels)))
     else:
         numbers = ranges(samples, len(trained.data))
@@ -177,24 +176,3 @@ def ranges(text: str, size: int) -> list[int]:
             raise UserError(f"--samples {text}: {part} does not fit a data set of {size}")
         numbers += range(low, high + 1)
     return numbers
-
-
-def read_images(path: Path, data: Dataset) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return (N, C, H, W) uint8 images of the data set's shape from a .npy or IDX file."""
-    try:
-        # Mapped, so that a header which promises more than the file holds takes no memory.
-        mapped = path.suffix == ".npy"
-        array = np.load(path, "r", allow_pickle=False) if mapped else read_idx(path)
-    except (OSError, ValueError, EOFError, OverflowError, tokenize.TokenError) as error:
-        raise UserError(f"{path}: cannot be read as images: {error}") from error
-    if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
-        raise UserError(f"{path}: expected uint8, found {getattr(array, 'dtype', 'an archive')}")
-    if array.ndim == 2:
-        array = array[None]
-    if array.ndim == 3 and data.input_shape[0] == 1:
-        array = array[:, None]
-    if not array.size:
-        raise UserError(f"{path}: holds no image, its shape is {array.shape}")
-    if array.shape[1:] != data.input_shape:
-        raise UserError(f"{path}: images of {array.shape[1:]}, the model takes {data.input_shape}")
-    return array

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from . import config as options
 from .errors import Interrupted, UserError, nearest, show
 from .memory import memory_errors
+from .threads import MOST_THREADS, launched_rank
 
 if TYPE_CHECKING:
     from .distributed.comm import Comm
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 TRAIN = """Train a model. Works alike alone, under mpirun, and by `tallygrad launch -n 4 -- train`.
 Options come from the defaults, then the file given by --config, then the flags."""
 
+SHARED = ("train", "eval", "predict")  # commands that ranks do together
 # Options of other programs that are something else here.
 _RANKS = ": ranks come from the launcher, such as `tallygrad launch -n 4 -- train ...`"
 _SGD = ": the optimizer is SGD, with --lr, --momentum, --nesterov and --weight-decay"
@@ -64,7 +66,7 @@ def parser() -> options.Parser:
     _checkpoint_flags(predict)
     predict.add_argument(
         "images", nargs="?", default="",
-        help=".npy (H,W), (N,H,W) or (N,C,H,W) of uint8, or an IDX file; default: --samples",
+        help="one image or several, .npy or IDX file, 0 to 255 or shares; default: --samples",
     )  # fmt: skip
     predict.add_argument("--samples", default="0-9", help="samples of the data set: 0-9,17")
     predict.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
@@ -198,13 +200,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: Sequence[str]) -> int:
+    alone = not _shared(given)
+    if alone and launched_rank():
+        return 0  # rank 0 does it, and says what is wrong
     try:
         chosen = parse(given)
         command = chosen.pop("command")
         with memory_errors(SMALLER[command]):
             return COMMANDS[command](chosen)
     except UserError as error:
-        return _complain(error)
+        return _complain(error, alone)
+
+
+def _shared(given: Sequence[str]) -> bool:
+    """Tell whether ranks do a command together; else rank 0 does it alone, and nobody loads MPI."""
+    asks_help = {"-h", "--help", "--version"} & {*given}
+    return not asks_help and ({*given[:1]} <= {*SHARED} or "--worker" in given)
 
 
 def _flush() -> None:
@@ -215,15 +226,15 @@ def _flush() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _complain(error: UserError) -> int:
+def _complain(error: UserError, alone: bool) -> int:
     """Say what is wrong, and end the ranks that wait for this one."""
     from .distributed.comm import SerialComm, connect
     from .distributed.guard import guard
 
-    try:
-        comm: Comm = connect()
-    except UserError:
-        comm = SerialComm()
+    comm: Comm = SerialComm()
+    if not alone:
+        with suppress(UserError):
+            comm = connect()
     with guard(comm):
         raise error
 
@@ -235,6 +246,8 @@ def _ranks(threads: int, command: str) -> Iterator[tuple[Comm, Stop]]:
 
     if threads < 0:
         raise UserError(f"--threads: {threads} is less than 0")
+    if threads > MOST_THREADS:
+        raise UserError(f"--threads: {threads} is more than {MOST_THREADS}")
     count = configure(wanted=threads)
     from ..autograd import set_num_threads
     from .distributed.comm import connect

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from .errors import UserError, nearest
 from .files import read_data
+from .threads import MOST_THREADS
 
 AUTO = "auto"
 
@@ -98,7 +99,9 @@ class TrainConfig:
     )
     eval_batch_size: int = _option(0, "images of one evaluation step; 0: as in training", low=0)
     log_every: int = _option(20, "steps between lines of log.jsonl", low=1)
-    threads: int = _option(0, "threads of a rank; 0: cores of the host / its ranks", low=0)
+    threads: int = _option(
+        0, "threads of a rank; 0: cores of the host / its ranks", low=0, high=MOST_THREADS
+    )
     backend: str = _option("auto", "what computes; auto: llvm where llvmlite is installed")
     target: str = _option("host", "processor that llvm makes kernels for; host: this one")
     conv: str = _option("auto", "convolutions of llvm; auto: Winograd's in float32 where it pays")
@@ -157,7 +160,8 @@ def flag(name: str) -> str:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add `--config FILE` and a flag for each field; one that is not given leaves no trace."""
-    parser.add_argument("--config", metavar="FILE", help="TOML file with the same names as keys")
+    text = "TOML file with the same names as keys, or the config.json of a run"
+    parser.add_argument("--config", metavar="FILE", help=text)
     for item in fields(TrainConfig):
         shown = "" if item.default == "" else f" (default: {item.default})"
         text = (item.metadata["help"] + shown).replace("%", "%%")
@@ -202,7 +206,10 @@ def resume(given: Mapping[str, Any], held: Mapping[str, Any]) -> TrainConfig:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = read_data("--config", file)
+    kind = "JSON" if file.suffix == ".json" else "TOML"
+    content: dict[str, Any] = read_data("--config", file, kind)
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: expected an object of options, got {content!r:.60}")
     for key, value in content.items():
         if isinstance(value, dict):
             raise UserError(f"{file}: [{key}] is a table; keys stand at the top level")

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+MOST_THREADS = 1024  # of a rank
 _LOCAL_SIZES = (
     "OMPI_COMM_WORLD_LOCAL_SIZE",  # Open MPI
     "MPI_LOCALNRANKS",  # MPICH, Intel MPI
     "MV2_COMM_WORLD_LOCAL_SIZE",  # MVAPICH
 )
+_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -60,6 +62,16 @@ def configure(
     if _wants_skylake_kernels(machine.cpuinfo):
         env.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
     return threads
+
+
+def launched_rank(env: Mapping[str, str] = os.environ) -> int:
+    """Return the rank that the launcher gave this process, 0 without a launcher."""
+    for name in _RANKS:
+        if env.get(name, "").isdecimal():
+            return int(env[name])
+    in_step = env.get("SLURM_STEP_ID", "").isdecimal()
+    task = env.get("SLURM_PROCID", "")
+    return int(task) if in_step and task.isdecimal() else 0
 
 
 def local_ranks(env: Mapping[str, str]) -> int:
