@@ -183,8 +183,9 @@ def _stamp(record: Path | None) -> tuple[int, int, int] | None:
         if record is None:
             return None
         # Opening it makes a network file system ask its server anew.
-        with record.open("rb") as file:
-            state = os.fstat(file.fileno())
+        descriptor = os.open(record, os.O_RDONLY | os.O_NONBLOCK)
+        state = os.fstat(descriptor)
+        os.close(descriptor)
     except OSError:
         return None
     return state.st_ino, state.st_mtime_ns, state.st_size

@@ -15,7 +15,7 @@ import pytest
 
 from tallygrad.datasets import DataError
 from tallygrad.trainer import threads
-from tallygrad.trainer.distributed.comm import SerialComm, expected_size
+from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.distributed.guard import guard
 from tallygrad.trainer.errors import Interrupted, NotFinite, UserError
 from tallygrad.trainer.threads import THREAD_VARIABLES, Machine, configure
@@ -281,23 +281,6 @@ def test_serial_comm_copies_nothing() -> None:
         comm.bcast(x, 1)
     with pytest.raises(ValueError, match=r"all-to-all of 1 ranks needs \(1, ..\), got \(2, 3\)"):
         comm.ialltoall(np.zeros((2, 3)))
-
-
-SIZES: list[tuple[dict[str, str], int | None]] = [
-    ({}, None),
-    ({"OMPI_COMM_WORLD_SIZE": "4"}, 4),
-    ({"PMI_SIZE": "2"}, 2),
-    ({"OMPI_COMM_WORLD_SIZE": "8", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0"}, 8),
-    ({"SLURM_NTASKS": "16", "SLURM_PROCID": "0"}, None),
-    ({"SLURM_NTASKS": "16", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3"}, 3),
-    ({"SLURM_STEP_NUM_TASKS": "3"}, None),
-    ({"PMI_SIZE": "many"}, None),
-]
-
-
-@pytest.mark.parametrize(("env", "size"), SIZES)
-def test_expected_size(env: dict[str, str], size: int | None) -> None:
-    assert expected_size(env) == size
 
 
 def test_connect_without_a_launcher_never_loads_mpi() -> None:

@@ -7,7 +7,6 @@ number of threads is set before NumPy loads.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config as options
+from . import streams
 from .errors import Interrupted, UserError, nearest, show
 from .memory import memory_errors
 from .threads import MOST_THREADS, launched_rank
@@ -181,25 +181,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 0, 2 for what the user can mend, 3 for a loss that is
     not finite, 1 for a fault of ours."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["launch"]:
-        from ..launch.local import run
-
-        return run(given[1:])
+    streams.prepare()
     try:
-        return _run(given)
+        status = _run(given)
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
+        status = end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:
-        return 141  # whoever read our output has seen enough
+        status = 141  # whoever read our output has seen enough
     except KeyboardInterrupt as error:
         by = Interrupted.of(error)
         print(f"tallygrad: {by}", file=sys.stderr, flush=True)
-        return by.status
-    finally:
-        _flush()
+        status = by.status
+    try:
+        streams.finish()
+    except UserError as error:
+        print(f"tallygrad: error: {error}", file=sys.stderr, flush=True)
+        status = status or error.status
+    return status
 
 
 def _run(given: Sequence[str]) -> int:
+    if given[:1] == ["launch"]:
+        from ..launch.local import run
+
+        return run([*given[1:]])
     alone = not _shared(given)
     if alone and launched_rank():
         return 0  # rank 0 does it, and says what is wrong
@@ -216,14 +221,6 @@ def _shared(given: Sequence[str]) -> bool:
     """Tell whether ranks do a command together; else rank 0 does it alone, and nobody loads MPI."""
     asks_help = {"-h", "--help", "--version"} & {*given}
     return not asks_help and ({*given[:1]} <= {*SHARED} or "--worker" in given)
-
-
-def _flush() -> None:
-    """Send what is left, or drop it where nobody reads: Python would complain at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(error: UserError, alone: bool) -> int:

@@ -5,6 +5,7 @@ only by `connect`, and only under a launcher.
 """
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Any, NoReturn, Protocol
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from ..errors import UserError
 
 OPS = ("sum", "max", "min")
+OTHERS = (("WORLD_SIZE", "RANK"), ("HOROVOD_SIZE", "HOROVOD_RANK"))  # launchers without MPI
+PATIENCE = 1.0  # seconds that rank 0 gets to report an error that all ranks meet alike
 
 
 class Request(Protocol):
@@ -189,12 +192,35 @@ def expected_size(env: Mapping[str, str] = os.environ) -> int | None:
     while SLURM_STEP_ID is a number only in what srun started.
     """
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
-        if env.get(name, "").isdecimal():
-            return int(env[name])
-    tasks = env.get("SLURM_STEP_NUM_TASKS", "")
-    if env.get("SLURM_STEP_ID", "").isdecimal() and tasks.isdecimal():
-        return int(tasks)
-    return None
+        if (size := _count(env, name)) is not None:
+            return size
+    return _count(env, "SLURM_STEP_NUM_TASKS") if _in_srun(env) else None
+
+
+def _count(env: Mapping[str, str], name: str) -> int | None:
+    text = env.get(name, "")
+    return int(text) if text.isdecimal() and len(text) < 10 else None
+
+
+def _in_srun(env: Mapping[str, str]) -> bool:
+    return _count(env, "SLURM_STEP_ID") is not None
+
+
+def _check_others(env: Mapping[str, str]) -> None:
+    """Refuse the processes of a launcher without MPI, such as torchrun: each would train the whole
+    model. One line is enough, from the first of them."""
+    for size_name, rank_name in OTHERS:
+        size, rank = _count(env, size_name), _count(env, rank_name)
+        if size is None or rank is None or size < 2:
+            continue
+        if rank > 0:
+            time.sleep(PATIENCE)
+            raise SystemExit(UserError.status)
+        raise UserError(
+            f"{size_name}={size}: expected ranks that MPI connects, got {size} processes of a "
+            f"launcher without it, such as torchrun; run `tallygrad launch -n {size} -- train ...`,"
+            f" or mpirun or srun; to run alone, unset {size_name}"
+        )
 
 
 def connect(env: Mapping[str, str] = os.environ) -> Comm:
@@ -202,24 +228,33 @@ def connect(env: Mapping[str, str] = os.environ) -> Comm:
 
     Raises UserError where no MPI library loads, and where the library sees another number of
     ranks than the launcher started: the mpirun of one MPI with the library of another would
-    otherwise train as many independent models as there are ranks.
+    otherwise train as many independent models as there are ranks. The same for launchers without
+    MPI, which are known by their variables. A single rank needs no MPI library.
     """
     expected = expected_size(env)
+    if expected in (None, 1):
+        _check_others(env)
     if expected is None:
         return SerialComm()
     try:
         from .mpi import MpiComm
     except (ImportError, RuntimeError) as error:
+        if expected == 1:
+            return SerialComm()
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"the launcher started {expected} ranks, but MPI cannot be loaded ({reason}): "
             "install mpi4py and the MPI that your mpirun belongs to, such as `pip install mpich`"
+            + (" (then `srun --mpi=pmi2`)" if _in_srun(env) else "")
         ) from error
     comm = MpiComm()
     if comm.size != expected:
         name = comm.library.partition(",")[0]
+        way = "use the mpirun that belongs to this library"
+        if _in_srun(env):
+            plugin = "pmix" if name.startswith("Open MPI") else "pmi2"
+            way = f"start them with `srun --mpi={plugin}`, or {way}"
         raise UserError(
-            f"the launcher started {expected} ranks, but {name} sees {comm.size}: "
-            "use the mpirun that belongs to this library"
+            f"the launcher started {expected} ranks, but {name} sees {comm.size}: {way}"
         )
     return comm

@@ -8,9 +8,8 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO
 
 from ..errors import Interrupted, UserError, printable
-from .comm import Comm
+from .comm import PATIENCE, Comm
 
-PATIENCE = 1.0  # seconds that rank 0 gets to report an error that all ranks meet alike
 DRAIN = 0.3  # seconds for the launcher to pass the last lines on, which an abort can overtake
 
 
@@ -63,6 +62,6 @@ def _end(comm: Comm, status: int, text: str, shared: bool) -> NoReturn:
 
 def _write(stream: TextIO, text: str) -> None:
     # A closed pipe must not keep the other ranks waiting.
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, UserError):
         stream.write(text)
         stream.flush()
