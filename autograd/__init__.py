@@ -1,7 +1,15 @@
-"""Tensors, their gradients, and the books of the work that both take."""
+"""Tensors, their gradients, and the books of the work that both take.
 
-from . import context as _context
+    import tallygrad.autograd as ag
+
+    model = ag.nn.Linear(2, 1)
+"""
+
+from typing import TYPE_CHECKING
+
+from . import backends, context, models, nn, optim
 from . import tape as _tape
+from .backends import get_backend, set_backend
 from .differentiate import checkpoint, enable_grad, grad, is_grad_enabled, no_grad
 from .functional.activation import (
     elu,
@@ -56,6 +64,7 @@ from .functional.recurrent import lstm, lstm_cell, rnn_cell, rnn_relu, rnn_tanh
 from .ledger import Cost, Ledger
 from .memory import OutOfMemory, memory_in_use, set_memory_limit
 from .random import manual_seed
+from .saving import load, save
 from .tensor import Parameter, Tensor
 from .threads import get_num_threads, set_num_threads
 from .trace import trace
@@ -66,10 +75,12 @@ __all__ = [
     "OutOfMemory",
     "Parameter",
     "Tensor",
+    "__version__",
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
     "arange",
     "avg_pool2d",
+    "backends",
     "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
@@ -77,6 +88,7 @@ __all__ = [
     "checkpoint",
     "chunk",
     "concatenate",
+    "context",
     "conv1d",
     "conv2d",
     "conv_transpose1d",
@@ -91,11 +103,13 @@ __all__ = [
     "flip",
     "from_numpy",
     "full",
+    "get_backend",
     "get_num_threads",
     "grad",
     "is_grad_enabled",
     "leaky_relu",
     "linear",
+    "load",
     "local_response_norm",
     "log",
     "log_softmax",
@@ -107,11 +121,14 @@ __all__ = [
     "maximum",
     "memory_in_use",
     "minimum",
+    "models",
     "mse_loss",
     "nll_loss",
+    "nn",
     "no_grad",
     "ones",
     "ones_like",
+    "optim",
     "pad",
     "rand",
     "randn",
@@ -119,6 +136,8 @@ __all__ = [
     "rnn_cell",
     "rnn_relu",
     "rnn_tanh",
+    "save",
+    "set_backend",
     "set_memory_limit",
     "set_num_threads",
     "sigmoid",
@@ -137,4 +156,16 @@ __all__ = [
     "zeros_like",
 ]
 
-_context.start(_tape.Tape())
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("tallygrad")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+context.start(_tape.Tape(), backends.default())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,27 @@ class Spec(NamedTuple):
     def nbytes(self) -> int:
         """Bytes that the elements take."""
         return self.size * self.dtype.itemsize
+
+
+class Size(int):
+    """The number of elements of a shape, which a call returns."""
+
+    shape: tuple[int, ...]
+
+    def __new__(cls, shape: tuple[int, ...]) -> Size:
+        made = super().__new__(cls, prod(shape))
+        made.shape = shape
+        return made
+
+    @overload
+    def __call__(self) -> tuple[int, ...]: ...
+    @overload
+    def __call__(self, dim: int) -> int: ...
+    def __call__(self, dim: int | None = None) -> tuple[int, ...] | int:
+        """Return the extents, or that of one axis. IndexError for one that is not there."""
+        if dim is not None and not -len(self.shape) <= dim < len(self.shape):
+            raise IndexError(f"size: expected one of {len(self.shape)} axes, got {dim}")
+        return self.shape if dim is None else self.shape[dim]
 
 
 class Array:

@@ -77,10 +77,23 @@ def current() -> Context:
     return state
 
 
-def start(tape: Tape) -> None:
+def start(tape: Tape, backend: str) -> None:
     """Give every thread its first context; called once, when the package is imported."""
     global _initial
-    _initial = Context("numpy", "forward", "", tape, Ledger())
+    _initial = Context(backend, "forward", "", tape, Ledger())
+
+
+def start_with(backend: str) -> None:
+    """Change the backend of the first context, for all threads. RuntimeError within a block that
+    has a context of its own."""
+    global _initial
+    state = current()
+    if state is not _initial:
+        raise RuntimeError(
+            "set_backend: expected a call outside of blocks such as no_grad() and using(), got one "
+            "inside"
+        )
+    _initial = state.replace(backend=backend)
 
 
 def enter(state: Context) -> Token[Context]:

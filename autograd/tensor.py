@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import context
-from .array import Array, NDArray, Spec, array
+from .array import Array, NDArray, Size, Spec, array
 from .inplace import InPlace
 from .operators import Operand
 from .ops import update
@@ -74,9 +74,9 @@ class Tensor(InPlace):
         return len(self.shape)
 
     @property
-    def size(self) -> int:
-        """Number of elements."""
-        return self.spec.size
+    def size(self) -> Size:
+        """Number of elements. Called, the shape, or one extent of it, as in torch: `x.size(0)`."""
+        return Size(self.shape)
 
     @property
     def grad(self) -> Tensor | None:
@@ -108,7 +108,7 @@ class Tensor(InPlace):
 
     def item(self) -> float | int | bool:
         """Return the number of a tensor that holds a single one. ValueError otherwise."""
-        if self.size != 1:
+        if self.spec.size != 1:
             raise ValueError(f"item() of a tensor of shape {self.shape}, which is no single number")
         context.untraced("reads a tensor's numbers")
         return self.data.value.item()
@@ -235,6 +235,14 @@ class Tensor(InPlace):
         grad = ", requires_grad=True" if self.requires_grad else ""
         return f"tensor({numbers}, shape={self.shape}, dtype={self.dtype}{grad})"
 
+    def __format__(self, spec: str) -> str:
+        """Format the number of a tensor that holds a single one; TypeError for others."""
+        if not spec:
+            return str(self)
+        if self.spec.size != 1:
+            raise TypeError(f"format {spec!r}: expected a single number, got shape {self.shape}")
+        return format(self.item(), spec)
+
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("len() of a tensor without axes")
@@ -265,7 +273,6 @@ class Tensor(InPlace):
 
     def __int__(self) -> int:
         return int(self.item())
-
 
 
 class Parameter(Tensor):
@@ -416,7 +423,7 @@ def _wrapped(a: Array, source: Source | None) -> Tensor:
 
 def _seed(y: Tensor, gradient: Tensor | None) -> Tensor:
     if gradient is None:
-        if y.size != 1:
+        if y.spec.size != 1:
             raise RuntimeError(f"backward: shape {y.shape} is no single number; pass gradient=")
         return Tensor(full(shape=y.shape, dtype=y.dtype, value=1.0))
     if gradient.spec != y.spec:

@@ -27,7 +27,7 @@ class Facts:
     std: tuple[float, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """One split in memory.
 
@@ -54,6 +54,13 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.input_shape))
+        return (
+            f"Dataset({self.name}/{self.split}: {len(self)} images of {shape}, "
+            f"{len(self.classes)} classes)"
+        )
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

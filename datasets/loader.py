@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,8 +63,10 @@ class Loader:
 
     Every sample comes exactly once an epoch whatever the number of ranks; the order depends on
     seed and epoch alone and is natural without `shuffle`. `augment` applies to normalised images
-    in the given order, keyed by seed, epoch and sample. Up to `prefetch` batches are prepared ahead
-    by a thread that lives as long as the iterator; 0 prepares them in the caller.
+    in the given order, keyed by seed, epoch and sample. Iterating the loader gives the batches of
+    the next epoch, the first time of epoch 0; `epoch(n)` those of any. Up to `prefetch` batches
+    are prepared ahead by a thread that lives as long as the iterator; 0 prepares them in the
+    caller.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Loader:
         )
         self.augment = tuple(augment)
         self.prefetch = prefetch
+        self._epochs = count()
         self.normalise = Normalise(dataset, dtype)
         self._pixels = dataset.images.transpose(0, 2, 3, 1)
 
@@ -100,6 +103,9 @@ class Loader:
 
     def __len__(self) -> int:
         return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(next(self._epochs))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Return the batches of an epoch from step `start` on, the same as in a whole epoch.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+from .. import context
 from ..deferred import Recorder
 
 if TYPE_CHECKING:
@@ -132,14 +136,56 @@ def names() -> tuple[str, ...]:
     return tuple(_MODULES)
 
 
+ENVIRONMENT = "TALLYGRAD_BACKEND"
+_unasked = ""  # the default, where nobody asked for it
+
+
+def default() -> str:
+    """Return the name of the backend that computes where none is chosen: what the environment
+    variable TALLYGRAD_BACKEND says, else llvm where llvmlite is installed, else numpy."""
+    global _unasked
+    asked = os.environ.get(ENVIRONMENT, "")
+    if not asked and find_spec("llvmlite") is not None:
+        _unasked = "llvm"
+    return asked or _unasked or "numpy"
+
+
+def set_backend(name: str) -> None:
+    """Let a backend compute from now on, in all threads, but for blocks with one of their own.
+    Errors as of `get`; RuntimeError within such a block."""
+    global _unasked
+    if name == _unasked:
+        _loaded.pop(name, None)  # which may be NumPy in its place
+    _unasked = ""
+    get(name)
+    context.start_with(name)
+
+
+def get_backend() -> str:
+    """Return the name of the backend that computes."""
+    return context.current().backend
+
+
 def get(name: str) -> Backend:
     """Return a backend by name, imported at its first use. Options may follow a colon, as in
     `llvm:avx2,direct`. ValueError for an unknown name or option; ImportError where a backend needs
-    a package that is absent."""
+    a package that is absent. In the place of a default that nobody asked for and that does not
+    load, NumPy computes, with a warning."""
     if name not in _loaded:
-        base, _, options = name.partition(":")
-        if base not in _MODULES:
-            raise ValueError(f"backend {name!r} is unknown; there are {', '.join(_MODULES)}")
-        module = import_module(f".{_MODULES[base]}", __package__)
-        _loaded[name] = module.create(options)
+        try:
+            _loaded[name] = _load(name)
+        except (ImportError, OSError, ValueError) as error:
+            if name != _unasked:
+                raise
+            warnings.warn(f"NumPy computes: {error}", RuntimeWarning, stacklevel=2)
+            _loaded[name] = _load("numpy")
     return _loaded[name]
+
+
+def _load(name: str) -> Backend:
+    base, _, options = name.partition(":")
+    if base not in _MODULES:
+        where = f"{ENVIRONMENT}: " if name == os.environ.get(ENVIRONMENT) else ""
+        raise ValueError(f"{where}backend {name!r} is unknown; there are {', '.join(_MODULES)}")
+    backend: Backend = import_module(f".{_MODULES[base]}", __package__).create(options)
+    return backend

@@ -1,0 +1,143 @@
+"""Nested dicts of tensors, arrays, numbers and texts in one file, from which no code is ever run.
+
+The file is a NumPy archive (.npz, without compression): `tree.json` says how things are nested,
+and `0.npy`, `1.npy` .. hold the numbers, bit by bit. `numpy.load(path)["0"]` reads them, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from .array import NDArray, array
+from .tensor import Tensor
+
+TREE = "tree.json"
+DEEP = 100  # levels of nesting
+KINDS = "biufc"  # of numbers: truth values, integers, real and complex ones
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def save(state: Any, path: str | os.PathLike[str]) -> None:
+    """Write a state, `model.state_dict()` say: tensors, arrays, numbers, texts, None, and dicts
+    (by texts), lists and tuples of these. The file appears whole or not at all. TypeError, which
+    names the place, for anything else."""
+    numbers: list[NDArray] = []
+    tree = _described(state, numbers, "state", 0)
+    with _replacing(Path(path)) as stream, zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(TREE, json.dumps(tree))
+        for i, values in enumerate(numbers):
+            with archive.open(f"{i}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, values, allow_pickle=False)
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Return what `save` wrote: tensors are leaves without a gradient. ValueError for a file that
+    is none of these, or damaged; none takes more memory than the file is long."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            reader = _Reader(archive, os.path.getsize(path))
+            return reader.built(json.loads(reader.entry(TREE)))
+    except OSError:
+        raise
+    except Exception as error:  # of zipfile, json and NumPy's format
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        where = os.fspath(path)
+        raise ValueError(f"{where}: expected a file of save(), got {said:.200}") from error
+
+
+def _described(value: Any, numbers: list[NDArray], where: str, depth: int) -> Any:
+    """Return a value as JSON has it, and append its arrays to `numbers`."""
+    if depth > DEEP:
+        raise TypeError(f"{where:.80}..: expected {DEEP} levels at most")
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        values = np.asarray(value)
+        if values.dtype.kind not in KINDS:
+            raise TypeError(f"{where}: expected numbers, got an array of {values.dtype}")
+        numbers.append(values)
+        return {"tensor" if isinstance(value, Tensor) else "array": len(numbers) - 1}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if type(key) is not str:
+                raise TypeError(f"{where}: expected texts as keys, got {key!r:.80}")
+        parts = {k: _described(v, numbers, f"{where}[{k!r}]", depth + 1) for k, v in value.items()}
+        return {"dict": parts}
+    if type(value) in (list, tuple):
+        items = [_described(v, numbers, f"{where}[{i}]", depth + 1) for i, v in enumerate(value)]
+        return {type(value).__name__: items}
+    raise TypeError(f"{where}: expected tensors, numbers or texts, got {type(value).__name__}")
+
+
+class _Reader:
+    """Reads an archive of `size` bytes, and no more than so many from it."""
+
+    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
+        self.archive, self.left = archive, size
+
+    def entry(self, name: str) -> bytes:
+        """Return the bytes of an entry, which is as long as it says: nothing is compressed."""
+        info = self.archive.getinfo(name)
+        self.left -= info.file_size
+        if info.compress_type != zipfile.ZIP_STORED or self.left < 0:
+            raise ValueError(f"{name}, which is longer than the file or compressed")
+        return self.archive.read(info)
+
+    def built(self, tree: Any) -> Any:
+        """Return what a part of the tree stands for."""
+        if not isinstance(tree, dict):
+            return tree
+        ((kind, inner),) = tree.items()
+        if kind == "dict":
+            return {key: self.built(part) for key, part in inner.items()}
+        if kind in ("list", "tuple"):
+            parts = [self.built(part) for part in inner]
+            return parts if kind == "list" else tuple(parts)
+        if kind not in ("tensor", "array"):
+            raise ValueError(f"an entry of kind {kind!r:.80}")
+        numbers = _numbers(self.entry(f"{int(inner)}.npy"))
+        return Tensor(array(numbers)) if kind == "tensor" else numbers
+
+
+def _numbers(data: bytes) -> NDArray:
+    """Return the array of an .npy file, whose length is what its header says."""
+    stream = BytesIO(data)
+    header = _HEADERS[np.lib.format.read_magic(stream)]
+    shape, columns_first, dtype = header(stream)
+    if dtype.kind not in KINDS or stream.tell() + prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f"an array {shape} of {dtype} in {len(data)} bytes")
+    order: Any = "F" if columns_first else "C"
+    return np.ndarray(shape, dtype, data, stream.tell(), order=order).copy("K")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file in the same folder that becomes `path` once it is on the disk."""
+    descriptor, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(descriptor)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
