@@ -178,10 +178,12 @@ def test_what_is_ignored_stays_ignored_and_handlers_come_back() -> None:
 def test_ranks_agree_when_one_is_asked(mpirun: Run, number: signal.Signals) -> None:
     """Also by SIGUSR1, for which MPICH has a handler of its own."""
     done = mpirun(2, f"""
+import os
 from tallygrad.trainer.distributed.comm import connect
+from tallygrad.trainer.distributed.guard import guard
 from tallygrad.trainer.stop import Stop
 comm = connect()
-with Stop() as stop:
+with Stop() as stop, guard(comm):
     stop.finish_steps()
     for step in range(4):
         if comm.rank == 1 and step == 2:
