@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .errors import NotFinite, UserError, show, warn
 from .evaluation import evaluate, judging
 from .images import read_images
 from .inspect import find as newest
+from .numbers import whole_number
 from .progress import Progress, percent
 from .state import load_model, recorded
 
@@ -29,7 +31,7 @@ def find(path: Path) -> Path:
     """Return the checkpoint itself, or of a run folder the best one that verifies, else the newest.
     UserError for none."""
     best = CheckpointFolder(path / "checkpoints").best_path
-    if path.is_dir() and best.exists():
+    if os.path.isdir(path) and best.exists():
         try:
             verify(best)
             return best
@@ -48,7 +50,7 @@ class Trained:
         name = dataset or recorded(self.path, held.meta, "dataset", str)
         before = str(options.get("data_dir") or "")
         if not data_dir and before and not dataset:
-            if Path(before).is_dir():
+            if os.path.isdir(before):
                 data_dir = before
             elif comm.rank == 0:
                 warn(f"--data-dir {before} is gone")
@@ -169,9 +171,9 @@ def ranges(text: str, size: int) -> list[int]:
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        low, high = whole_number(first), whole_number(last if dash else first)
+        if low is None or high is None:
             raise UserError(f"--samples {text}: {part!r} is neither a number nor a range")
-        low, high = int(first), int(last or first)
         if not low <= high < size or high - low >= size:
             raise UserError(f"--samples {text}: {part} does not fit a data set of {size}")
         numbers += range(low, high + 1)

@@ -209,10 +209,10 @@ def create_optimizer(config: TrainConfig, model: nn.Module, flat: Flat, steps: i
     settings: dict[str, Any] = {}
     if config.schedule == "step":
         settings["milestones"] = (steps // 2, steps * 3 // 4)
-    schedule = schedules.by_name(
-        config.schedule, config.lr, steps, config.warmup_steps, **settings
-    )
     try:
+        schedule = schedules.by_name(
+            config.schedule, config.lr, steps, config.warmup_steps, **settings
+        )
         return SGD(
             flat,
             schedule,

@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UserError, warn
-from .files import collect_temporaries, regular_file, replacing, user_errors
+from .files import MAX_DEPTH, collect_temporaries, parse_json, regular_file, replacing, user_errors
 
 VERSION = 1
 META = "meta.json"
-MAX_DEPTH = 32  # of groups in the file, and of values in the record
+# MAX_DEPTH is that of groups in the file, of values in the record and of an array's axes.
 _SEAL = re.compile(rb"tallygrad checkpoint (\d{4})\nbytes (\d{20})\nsha256 ([0-9a-f]{64})\n")
 _SEAL_BYTES = 125
 _DTYPES = {
@@ -311,7 +311,7 @@ def _read_array(
     offset: int,
 ) -> NDArray[Any]:
     """Read one array; `left` is what the arrays of a file so long can still hold."""
-    if any(type(number) is not int or number < 0 for number in [*shape, offset]):
+    if len(shape) > MAX_DEPTH or any(type(n) is not int or n < 0 for n in [*shape, offset]):
         raise ValueError(f"{name}: shape {shape} at {offset} is not a place in a file")
     size = math.prod(shape) * dtype.itemsize
     if size > left:
@@ -327,7 +327,7 @@ def _read_array(
 
 
 def _decode(text: bytes) -> dict[str, Any]:
-    meta = json.loads(text)
+    meta = parse_json(text)
     if not isinstance(meta, dict):
         raise ValueError("its record is not a JSON object")
     _check_depth(meta, MAX_DEPTH)

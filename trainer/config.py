@@ -14,6 +14,7 @@ from .files import read_data
 from .threads import MOST_THREADS
 
 AUTO = "auto"
+MOST = 1 << 63  # beyond any whole number
 
 
 def _option(default: Any, text: str, **limits: Any) -> Any:
@@ -216,6 +217,11 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
+def _digits(value: int) -> str:
+    """Return a number that may be too long to print."""
+    return str(value) if abs(value) < 1 << 1024 else f"one of {value.bit_length()} bits"
+
+
 def _checked(item: Field[Any], value: Any, name: str) -> Any:
     """Return a value of the field's type within its limits."""
     assert item.default is not MISSING
@@ -227,6 +233,8 @@ def _checked(item: Field[Any], value: Any, name: str) -> Any:
     if type(value) is not kind:
         raise UserError(f"{name}: expected {kind.__name__}, got {value!r}")
     low, high = item.metadata.get("low"), item.metadata.get("high")
+    if kind is int and abs(value) >= MOST:
+        raise UserError(f"{name}: expected less than {MOST}, got {_digits(value)}")
     if kind is float and not isfinite(value):
         raise UserError(f"{name}: {value} is not a finite number")
     if low is not None and value < low:

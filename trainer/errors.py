@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from signal import SIGINT, Signals
 
 LISTED = 24  # names that a message may list
-LONGEST = 2000  # characters of a message
+LONGEST, TAIL = 2000, 400  # characters of a message, and of its end where it is cut
 
 
 def printable(text: str) -> str:
@@ -22,9 +22,9 @@ def printable(text: str) -> str:
 def one_line(text: object) -> str:
     """Return a message as a printable line of bounded length; its line breaks become spaces."""
     whole = str(text)
-    cut = whole[:LONGEST]
-    more = f"... ({len(whole):,} characters)" if len(whole) > LONGEST else ""
-    return printable(" ".join(cut.splitlines())) + more
+    if len(whole) > LONGEST:  # the reason often stands last
+        whole = f"{whole[: LONGEST - TAIL]}... ({len(whole):,} characters) ...{whole[-TAIL:]}"
+    return printable(" ".join(whole.splitlines()))
 
 
 def show(text: str) -> None:

@@ -21,6 +21,12 @@ PICTURES = {
     b"RIFF": "a WebP image", b"PK\x03\x04": "an archive, as of np.savez",
 }  # fmt: skip
 
+# What NumPy's reader of headers raises: they are Python's literals, of any depth.
+_UNREADABLE = (
+    ValueError, EOFError, OverflowError, tokenize.TokenError, RecursionError, MemoryError,
+    SyntaxError, TypeError,
+)  # fmt: skip
+
 
 def read_images(path: Path, shape: Shape) -> Bytes:
     """Return the (N, C, H, W) uint8 images of a .npy or IDX file, for a model of `shape` (C, H, W).
@@ -54,7 +60,7 @@ def _read(path: Path) -> NDArray[Any]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except DataError:
         raise  # names the file itself
-    except (ValueError, EOFError, OverflowError, tokenize.TokenError) as error:
+    except _UNREADABLE as error:
         raise UserError(f"{path}: cannot be read as images: {error}") from error
 
 

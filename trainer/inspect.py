@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 def find(path: Path) -> Path:
     """Return `path` itself, or the newest good checkpoint if it is the folder of a run."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path
     for folder in (path, path / "checkpoints"):
         newest = CheckpointFolder(folder).newest()

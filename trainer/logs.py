@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .files import collect_temporaries, regular_file, user_errors, write_whole
+from .files import collect_temporaries, parse_json, regular_file, user_errors, write_whole
 from .lock import Lock
 
 COLUMNS = (
@@ -100,7 +100,7 @@ class RunFolder:
     def read_json(self, name: str) -> Any:
         """Return what a JSON file of an earlier run holds, None where there is none."""
         try:
-            return json.loads(_read(self.path / name))
+            return parse_json(_read(self.path / name), finite=True)
         except (OSError, ValueError):
             return None
 
@@ -128,7 +128,7 @@ def _read(path: Path) -> str:
 def _until(line: str, step: int, epochs: int) -> bool:
     """Tell whether a line is whole (a killed run may leave half of one) and stays true."""
     try:
-        event = json.loads(line)
+        event = parse_json(line)
         last = epochs if event["event"] == "epoch" else epochs + 1
         return bool(event["step"] <= step and event["epoch"] <= last)
     except (ValueError, KeyError, TypeError):
@@ -138,7 +138,7 @@ def _until(line: str, step: int, epochs: int) -> bool:
 def _event(line: str) -> dict[str, Any] | None:
     """Return a line of the log, None where it is not one."""
     try:
-        event = json.loads(line)
+        event = parse_json(line)
         numbers = event["step"], event.get("seconds", 0.0)
         known = all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
         return event if known else None

@@ -372,7 +372,7 @@ class Training:
                 "give more --epochs or --max-steps"
             )
         held = self.folder.read_json("result.json") if self.comm.rank == 0 else None
-        result = held if isinstance(held, dict) and held.keys() >= RESULT else {}
+        result = held if _is_result(held) else {}
         if result:
             print(f"{self.folder.path}: complete at step {self.state.step}", file=sys.stderr)
             self.folder.touch("result.json")
@@ -416,3 +416,13 @@ class Training:
         self.folder.write_json("result.json", result)
         self.total = books
         return result
+
+
+def _is_result(held: Any) -> bool:
+    """Tell whether a file holds a result: all figures are there, and are numbers."""
+    if not isinstance(held, dict) or not held.keys() >= RESULT:
+        return False
+    figures = (value for name, value in held.items() if name != "checkpoint" and value is not None)
+    return all(type(value) in (int, float) for value in figures) and None not in map(
+        held.get, RESULT
+    )

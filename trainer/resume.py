@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -78,7 +79,7 @@ def _newest(out: str) -> Path | None:
     if not out:
         raise UserError("--resume auto: --out must name the run folder")
     folder = Path(out) / "checkpoints"
-    newest = CheckpointFolder(folder).newest() if folder.is_dir() else None
+    newest = CheckpointFolder(folder).newest() if os.path.isdir(folder) else None
     if newest is None and any(folder.glob("*.h5")):
         raise UserError(f"--resume auto: no checkpoint in {folder} verifies")
     return newest

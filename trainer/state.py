@@ -150,9 +150,14 @@ def _state(meta: dict[str, Any]) -> State:
     for name, default in vars(State()).items():
         value = getattr(made, name)
         kinds = (int,) if type(default) is int else (int, float, type(default))
-        if isinstance(value, bool) or not isinstance(value, kinds):
+        counts = isinstance(value, int | float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or (
+            counts and not abs(value) < MOST
+        ):
             raise ValueError(f"{name} is {value!r:.60}")
-    if len(made.sums) != 3 or not all(isinstance(x, int | float) for x in made.sums):
+    if len(made.sums) != 3 or not all(
+        isinstance(x, int | float) and abs(x) < MOST for x in made.sums
+    ):
         raise ValueError(f"sums is {made.sums!r:.60}")
     return made
 

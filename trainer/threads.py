@@ -11,6 +11,8 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .numbers import whole_number
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 MOST_THREADS = 1024  # of a rank
 _LOCAL_SIZES = (
@@ -35,8 +37,8 @@ class Machine:
     def here(cls, env: Mapping[str, str]) -> "Machine":
         """Look at this machine; `cores` heeds a container's and a Slurm job's limits."""
         cores = [os.cpu_count() or 1, *_cgroup_limits()]
-        if env.get("SLURM_CPUS_ON_NODE", "").isdecimal():
-            cores.append(int(env["SLURM_CPUS_ON_NODE"]))
+        if given := whole_number(env.get("SLURM_CPUS_ON_NODE", "")):
+            cores.append(given)
         affinity = getattr(os, "sched_getaffinity", None)
         mask = len(affinity(0)) if affinity else cores[0]
         return cls(mask, min(cores), _read(Path("/proc/cpuinfo")))
@@ -77,8 +79,8 @@ def launched_rank(env: Mapping[str, str] = os.environ) -> int:
 def local_ranks(env: Mapping[str, str]) -> int:
     """Return how many ranks the launcher started on this node, 1 without a launcher."""
     for name in _LOCAL_SIZES:
-        if env.get(name, "").isdecimal():
-            return max(1, int(env[name]))
+        if ranks := whole_number(env.get(name, "")):
+            return ranks
     # A batch script has Slurm's job variables too; only srun's steps have a number.
     if env.get("SLURM_STEP_ID", "").isdecimal():
         return _slurm_tasks(env)
@@ -93,15 +95,14 @@ def _slurm_tasks(env: Mapping[str, str]) -> int:
             tasks, _, repeat = item.rstrip(")").partition("(x")
             counts += [int(tasks)] * int(repeat or 1)
         return max(1, counts[int(env.get("SLURM_NODEID", "0"))])
-    except (ValueError, IndexError):
-        fallback = env.get("SLURM_NTASKS_PER_NODE", "")
-        return max(1, int(fallback)) if fallback.isdecimal() else 1
+    except (ValueError, IndexError, OverflowError, MemoryError):
+        return whole_number(env.get("SLURM_NTASKS_PER_NODE", "")) or 1
 
 
 def _user_threads(env: Mapping[str, str]) -> int:
     # OpenMP allows one number for each level of nesting: "4,2".
     text = env.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(text) if text.isdecimal() else 0
+    return whole_number(text) or 0
 
 
 def _wants_skylake_kernels(cpuinfo: str) -> bool:

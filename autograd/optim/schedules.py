@@ -109,6 +109,9 @@ def _between(first: float, last: float, done: float) -> float:
 def _positive(kind: str, total: int) -> None:
     if total < 1:
         raise ValueError(f"{kind}: total must be positive, not {total}")
+    if total >= 1 << 63:  # far larger ones are no floats
+        raise ValueError(f"{kind}: expected a total below 2^63, got one of "
+                         f"{total.bit_length()} bits")  # fmt: skip
 
 
 _SCHEDULES: dict[str, Callable[..., Schedule]] = {

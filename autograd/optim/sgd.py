@@ -21,6 +21,7 @@ from .schedules import Schedule
 
 Parameters: TypeAlias = Flat | Iterable[Parameter]
 SCOPE = "optimizer"
+LATEST = 1 << 63  # beyond any step
 
 
 @dataclass
@@ -163,13 +164,16 @@ class SGD:
         """Go on from what `state_dict` returned, by the names in it, whatever the order of the flat
         buffers is now. ValueError that lists every missing or extra name and every wrong shape;
         then nothing is loaded."""
+        step = state["step"]
+        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < LATEST:
+            raise ValueError(f"SGD: step: expected a whole number from 0 up, got {step!r:.60}")
         mine = self._velocities()
         given: dict[str, NDArray] = {k: np.asarray(v) for k, v in state["velocity"].items()}
         shapes = {name: v.shape for name, v in mine.items()}
         compare("optimizer's state", shapes, {k: v.shape for k, v in given.items()}, strict=True)
         for name, velocity in mine.items():
             assign(Tensor(velocity), array(given[name], velocity.dtype))
-        self.steps = int(state["step"])
+        self.steps = step
         unmoved, names = {*state.get("unmoved", ())}, iter(self.names)
         for group in self.groups:
             count = len(group.moved)

@@ -5,6 +5,7 @@ cost as much."""
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -83,7 +84,7 @@ def read(path: Path) -> Run:
     closed = history.epochs(file, meta.get("closed", []))
     known = history.restarts(file, meta.get("restarts", []))
     run = Run(file, books(file, meta), steps, epochs, images, seconds, held, closed, known)
-    return _beside(run, path) if path.is_dir() else run
+    return _beside(run, path) if os.path.isdir(path) else run
 
 
 def _beside(run: Run, path: Path) -> Run:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from ...autograd import models
 from ..errors import UserError, show
+from ..numbers import whole_number
 from .machine import ARRAYS, CODED, HOST, Machine, load
 from .metrics import as_text as metrics_text
 from .metrics import of_model
@@ -72,10 +73,10 @@ def _input(text: str) -> tuple[int, int, int] | None:
     """Return C,H,W as numbers. UserError for what is not three of them."""
     if not text:
         return None
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    sizes = [whole_number(part.strip()) for part in text.split(",")]
+    if len(sizes) != 3 or not all(sizes):
         raise UserError(f"--input: {text!r} is not C,H,W, such as 3,224,224")
-    c, h, w = map(int, parts)
+    c, h, w = (size or 0 for size in sizes)
     return c, h, w
 
 

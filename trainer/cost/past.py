@@ -124,11 +124,11 @@ def as_text(described: Mapping[str, Any]) -> list[str]:
 def _epochs(every: Sequence[Mapping[str, Any]]) -> list[str]:
     names = ("steps", "images", "macs", "other_ops", "bytes_read", "bytes_written", "bytes_sent")
     head = ["epoch", "", "steps", "images", "MACs", "other ops", "read", "written", "sent", "s"]
-    priced = [key for key in ("energy_joules", "energy_macs") if key in every[0]]
+    priced = [key for key in ("energy_joules", "energy_macs") if any(key in e for e in every)]
     rows = [(*head, *[{"energy_joules": "J", "energy_macs": "energy"}[key] for key in priced])]
     for e in every[-SHOWN:]:
         cells = [short(e[name]) for name in names]
-        cells += [f"{e['seconds']:.1f}", *[digits(e[key]) for key in priced]]
+        cells += [f"{e['seconds']:.1f}", *[digits(e[key]) if key in e else "-" for key in priced]]
         rows.append((str(e["epoch"]), "", *cells))
     left = len(every) - SHOWN
     return [*aligned(rows), *([f"{left} earlier epochs: --json"] if left > 0 else [])]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ..distributed.comm import SerialComm, expected_size
 from ..errors import UserError, nearest, show
 from ..files import OutputFile
+from ..numbers import whole_number
 from ..report import short
 from ..threads import Machine as Cores
 from . import calibrate
@@ -76,11 +77,13 @@ def run(chosen: Mapping[str, Any], start: Start | None, why: str = "") -> int:
 
 def _ranks(text: str) -> list[int]:
     """Return numbers of ranks in ascending order. UserError for what is none."""
-    parts = [part.strip() for part in text.split(",")]
-    for part in parts:
-        if not part.isdecimal() or not 1 <= int(part) <= MOST_RANKS:
-            raise UserError(f"--ranks: {part!r} is no number of ranks from 1 to {MOST_RANKS}")
-    return sorted({int(part) for part in parts})
+    found = set()
+    for part in text.split(","):
+        ranks = whole_number(part.strip())
+        if ranks is None or not 1 <= ranks <= MOST_RANKS:
+            raise UserError(f"--ranks: {part!r:.60} is no number of ranks from 1 to {MOST_RANKS}")
+        found.add(ranks)
+    return sorted(found)
 
 
 def _check(chosen: Mapping[str, Any], ranks: Sequence[int], scalings: Sequence[str]) -> None:

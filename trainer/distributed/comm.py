@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..numbers import whole_number
 
 OPS = ("sum", "max", "min")
 OTHERS = (("WORLD_SIZE", "RANK"), ("HOROVOD_SIZE", "HOROVOD_RANK"))  # launchers without MPI
@@ -198,8 +199,7 @@ def expected_size(env: Mapping[str, str] = os.environ) -> int | None:
 
 
 def _count(env: Mapping[str, str], name: str) -> int | None:
-    text = env.get(name, "")
-    return int(text) if text.isdecimal() and len(text) < 10 else None
+    return whole_number(env.get(name, ""))
 
 
 def _in_srun(env: Mapping[str, str]) -> bool:
