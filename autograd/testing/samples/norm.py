@@ -59,13 +59,13 @@ ROWS = [
         _torch_train(),
         wrong=(
             ("more than one value per channel", ((1, 4, 1, 1), (4,), (4,))),
-            ("more than one value per channel", ((0, 4, 2, 2), (4,), (4,))),
             ("weight (3,)", ((3, 4, 2, 3), (3,), (4,))),
             ("bias (5,)", ((3, 4, 2, 3), (4,), (5,))),
             ("no channel axis", ((4,), (4,), (4,))),
         ),
     ),
     Sample("batch_norm/plain", _train(), (IMAGES,), _torch_train()),
+    Sample("batch_norm/empty", _train(), (normal(0, 4, 2, 2), normal(4)), _torch_train()),
     Sample("batch_norm/eps", _train(eps=0.5), (IMAGES, normal(4)), _torch_train(eps=0.5)),
     Sample("batch_norm/weight only", _train(), (normal(5, 4), normal(4)), _torch_train()),
     Sample(
