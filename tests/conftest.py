@@ -126,3 +126,9 @@ def mpirun(
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal on which no line is cut."""
+    monkeypatch.setenv("COLUMNS", "400")

@@ -33,6 +33,8 @@ from tallygrad.trainer.cost.roofs import Roofs
 from tallygrad.trainer.cost.table import describe
 from tallygrad.trainer.cost.work import count
 
+pytestmark = pytest.mark.usefixtures("wide")
+
 EVIL = "<script>alert(1)</script>\"'&\u202e\x07<img src=x onerror=alert(2)>"
 VOID = {"meta"}
 NS = "{http://www.w3.org/2000/svg}"
@@ -257,7 +259,7 @@ def test_names_in_a_bill_do_not_steer_a_terminal(
 ) -> None:
     billed(tmp_path, EVIL)
     out = capsys.readouterr().out
-    assert "conv1<script>" in out and "gradients<script>" in out and "\\u0007" in out
+    assert "conv1<script>" in out and "gradients<script>" in out and "\\x07" in out
     assert "\x07" not in out and out.isascii()
 
 

@@ -29,6 +29,8 @@ from tallygrad.trainer.cost.work import count
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("wide")
+
 INSIDE, BETWEEN = Link(1e-6, 1e9), Link(1e-5, 1e8)
 SIZE, REDUCTION = 1e6, 2e9
 
@@ -263,8 +265,8 @@ def saved(tmp_path: Path) -> str:
         (["lenet", "--network", "none.toml"], "none.toml: No such file"),
         (["lenet", "--machine", "abacus"], "no machine 'abacus'"),
         (
-            ["lenet", "--save", "/nowhere/x.toml"],
-            "cannot write /nowhere/x.toml: No such file or directory",
+            ["lenet", "--save", "no/such/folder/x.toml"],
+            "cannot write no/such/folder/x.toml: No such file or directory",
         ),
     ],
 )

@@ -21,6 +21,8 @@ from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.report import PASSES
 from tallygrad.trainer.state import books as recorded_books
 
+pytestmark = pytest.mark.usefixtures("wide")
+
 STEPS, SAMPLED = 5, 2
 BARE = ("b", "forward")  # a layer that was not sampled
 

@@ -13,6 +13,8 @@ from tallygrad.trainer.checkpoint import CheckpointFolder, save
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.inspect import COLUMNS, describe, render, run
 
+pytestmark = pytest.mark.usefixtures("wide")
+
 META: dict[str, Any] = {
     "step": 1200,
     "epoch": 3,
@@ -85,7 +87,7 @@ def test_totals(path: Path) -> None:
 def test_text_is_an_aligned_table_and_the_record(path: Path) -> None:
     lines = render(describe(path)).splitlines()
     header = next(line for line in lines if line.startswith("name "))
-    assert header.split() == [*COLUMNS, "nan", "inf"]
+    assert header.split() == [*[column.head for column in COLUMNS], "nan", "inf"]
     weight = next(line for line in lines if line.startswith("model/weight"))
     assert weight.split()[1:] == ["2x2", "float32", "16", "0", "3.742", "-6", "4", "1", "0", "0"]
     for column in ("dtype", "bytes", "max", "zeros"):

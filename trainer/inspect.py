@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 
 from .checkpoint import CheckpointFolder, load
 from .errors import UserError, show
+from .text_table import Column, fit, name_column, text_table
 
-COLUMNS = ("name", "shape", "dtype", "bytes", "mean", "std", "min", "max", "zeros")
+COLUMNS = (
+    name_column("name"), Column("shape"), Column("dtype", 4), Column("bytes", 5), Column("mean", 1),
+    Column("std", 1), Column("min", 2), Column("max", 2), Column("zeros", 3),
+)  # fmt: skip
+GROUPS = (name_column("group"), Column("tensors", 1), Column("values", 2), Column("bytes"))
 _LONG = ("ledger", "closed", "restarts")
 _FIRST = ("step", "epoch", "accuracy", "model", "dataset", "seed")
 
@@ -62,16 +67,17 @@ def render(description: Mapping[str, Any]) -> str:
     """Lay a description out as text: tensors, record, totals."""
     rows = description["tensors"]
     odd = [name for name in ("nan", "inf") if any(row[name] for row in rows)]
-    columns = [*COLUMNS, *odd]
+    columns = [*COLUMNS, *map(Column, odd)]
     lines = [description["path"], ""]
-    lines += _table(columns, [[_cell(column, row[column]) for column in columns] for row in rows])
+    cells = [[_cell(column.head, row[column.head]) for column in columns] for row in rows]
+    lines += text_table(columns, cells)
     lines += ["", *_record(description["meta"]), ""]
     totals = description["totals"]
     cells = [
         [name, f"{t['tensors']:,}", f"{t['values']:,}", f"{t['bytes']:,}"]
         for name, t in totals.items()
     ]
-    return "\n".join([*lines, *_table(["group", "tensors", "values", "bytes"], cells)])
+    return "\n".join([*lines, *text_table(GROUPS, cells)])
 
 
 def _row(name: str, array: NDArray[Any]) -> dict[str, Any]:
@@ -143,18 +149,6 @@ def _cell(column: str, value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Align columns: the first to the left, the others to the right."""
-    table = [list(header), *map(list, rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = []
-    for first, *others in table:
-        cells = [first.ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
 def _record(meta: Mapping[str, Any]) -> list[str]:
     """List the record of a run, one line a value; what is long by its number of entries."""
     known = [name for name in _FIRST if name in meta]
@@ -165,7 +159,7 @@ def _record(meta: Mapping[str, Any]) -> list[str]:
         if isinstance(meta.get(name), list):
             pairs.append((name, f"{len(meta[name])} entries"))
     width = max((len(name) for name, _ in pairs), default=0)
-    return [f"{name:{width}}  {value}" for name, value in pairs]
+    return [fit(f"{name:{width}}  {value}") for name, value in pairs]
 
 
 def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import textwrap
 import time
 from collections.abc import Mapping
 from typing import Any, TextIO
@@ -12,16 +10,10 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from ..autograd.backends import Building
+from .text_table import fit
 
 COMPILING = 1.0  # seconds of compiling that are no reason to say anything
 BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {postfix}"
-
-
-def fit(text: str) -> str:
-    """Return a line cut at spaces to the terminal's width ($COLUMNS, else its own, else 80)."""
-    width = max(shutil.get_terminal_size().columns, 20)
-    return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False,
-                         break_on_hyphens=False)  # fmt: skip
 
 
 def percent(share: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..autograd.ledger import Cost, Key, Ledger, Sample
+from .text_table import Column, fit, name_column, text_table
 
 NAMES = {
     "forward": "training: forward",
@@ -13,8 +14,9 @@ NAMES = {
     "communicate": "training: exchange",
     "evaluate": "evaluation",
 }
-HEAD: tuple[str, ...] = (
-    "phase", "MACs", "executed", "other ops", "bytes read", "bytes written", "bytes sent"
+COLUMNS = (
+    name_column("phase"), Column("MACs"), Column("executed", 1), Column("other ops", 2),
+    Column("bytes read", 3), Column("bytes written", 3), Column("bytes sent", 3),
 )  # fmt: skip
 UNITS = ("", "k", "M", "G", "T", "P", "E")
 
@@ -40,16 +42,9 @@ def bill(ledger: Ledger) -> str:
     """Return a table of MACs, multiplications executed for them, other operations and bytes by
     phase, with the sum, and the ratio of training to its own forward passes."""
     phases = ledger.by("phase")
-    rows = [HEAD]
-    rows += [_row(NAMES[p], phases[p]) for p in NAMES if p in phases]
-    rows.append(_row("total", ledger.total()))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(pairs))
-        for pairs in ([*zip(row, widths, strict=True)] for row in rows)
-    ]
-    rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *_ratio(phases)])
+    rows = [_row(NAMES[p], phases[p]) for p in NAMES if p in phases]
+    table = text_table(COLUMNS, rows, _row("total", ledger.total()))
+    return "\n".join([*table, *map(fit, _ratio(phases))])
 
 
 def _row(name: str, cost: Cost) -> tuple[str, ...]:
@@ -115,8 +110,9 @@ def sparsity(ledger: Ledger, steps: int) -> list[str]:
         )
     ]  # fmt: skip
     uncounted = f"; not looked into: {short(total.uncounted)} MACs" if total.uncounted else ""
-    return [
+    lines = [
         f"non-zero MACs, sampled on {ledger.sampled_steps:,} of {steps:,} steps: "
         f"{percent(share(total.nonzero, total.macs))} ({'; '.join(each)})",
         f"zeros there: {', '.join(zeros)}{uncounted}",
     ]
+    return [*map(fit, lines)]

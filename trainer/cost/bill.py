@@ -20,7 +20,9 @@ from ..inspect import find
 from ..logs import RunFolder
 from ..report import NAMES, bill, other_operations, short, sparsity, training_macs
 from ..state import MOST, books, recorded
+from ..text_table import Column, fit, name_column, text_table
 from . import past, sampled
+from .figures import WHOLE
 from .machine import HOST, Machine
 from .machine import load as load_machine
 from .metrics import as_text as metrics_text
@@ -28,7 +30,6 @@ from .metrics import of_run
 from .page import page_file
 from .pages import of_bill
 from .pricing import Prices, prices
-from .table import aligned
 
 T = TypeVar("T", bound=Hashable)
 JOULES_PER_KWH = 3.6e6
@@ -231,26 +232,28 @@ def as_text(described: dict[str, Any], ledger: Ledger) -> str:
     """Return the bill for people."""
     d = described
     epochs = "less than 1" if d["epochs"] is None else f"{d['epochs']:.4g}"
-    lines = [bill(ledger), *sparsity(ledger, d["steps"]), "", *aligned(_rows(d)), ""]
+    lines = [bill(ledger), *sparsity(ledger, d["steps"]), "", *_layer_table(d), ""]
     if "sparsity" in d:
         lines += [*sampled.as_lines(d["sparsity"]), ""]
     lines += past.as_text(d)
+    said = []
     peak = max((phase["peak_bytes"] for phase in d["phases"].values()), default=0)
     if peak:
-        lines.append(f"results alive at once on a rank: {short(peak)}B at most")
-    lines.append(
+        said.append(f"results alive at once on a rank: {short(peak)}B at most")
+    said.append(
         f"{d['steps']:,} steps, {epochs} epochs, {d['images']:,} images, {d['seconds']:.1f} s"
     )
     if d["inferences"]:
-        lines.append(f"the training took as many MACs as {short(d['inferences'])} answers")
+        said.append(f"the training took as many MACs as {short(d['inferences'])} answers")
     if "machine" in d:
         figures = "; ".join([_priced(d["total"]), *_notes(d)])
-        lines.append(f"on {printable(d['machine']['name'])}: {figures}")
-        lines += [f"  {n}: {_priced(part)}" for n, part in d["parts"].items() if _costs(part)]
+        said.append(f"on {printable(d['machine']['name'])}: {figures}")
+        said += [f"  {n}: {_priced(part)}" for n, part in d["parts"].items() if _costs(part)]
     if "grams_co2" in d:
         grams = d["grams_co2"]
-        lines.append(f"{short(grams)} g of CO2 at {d['grams_co2_per_kwh']:g} g a kilowatt hour")
-    return "\n".join([*lines, f"not recorded: {', '.join(d['not_recorded'])}"])
+        said.append(f"{short(grams)} g of CO2 at {d['grams_co2_per_kwh']:g} g a kilowatt hour")
+    said.append(f"not recorded: {', '.join(d['not_recorded'])}")
+    return "\n".join([*lines, *map(fit, said)])
 
 
 def _priced(price: Mapping[str, Any]) -> str:
@@ -276,15 +279,17 @@ def _notes(described: Mapping[str, Any]) -> list[str]:
     return [*notes, *[machine[key] for key in ("zeros",) if key in machine]]
 
 
-def _rows(described: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return the layers with MACs, and those of each phase."""
+def _layer_table(described: dict[str, Any]) -> list[str]:
+    """Return a table of the layers with MACs, and those of each phase."""
     phases = [name for name in NAMES if described["phases"].get(name, {}).get("macs")]
-    rows: list[tuple[str, ...]] = [("layer", "", *[NAMES[name] for name in phases])]
+    heads = [f"{NAMES[name].removeprefix('training: ')} MACs" for name in phases]
+    rows = []
     for layer in described["layers"]:
         macs = [layer["phases"].get(name, {}).get("macs", 0) for name in phases]
         if any(macs):
-            rows.append((printable(layer["name"]), "", *map(short, macs)))
-    return rows
+            rows.append((printable(layer["name"]) or WHOLE, *map(short, macs)))
+    columns = [name_column("layer"), *[Column(head, i + 1) for i, head in enumerate(heads)]]
+    return text_table(columns, rows)
 
 
 def run(chosen: Mapping[str, Any]) -> int:

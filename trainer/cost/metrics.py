@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from ..errors import printable
 from ..report import short
 from ..state import MODEL
+from ..text_table import Column, fit, name_column, text_table
 from .machine import ARRAYS, HOST, Machine
 
 PER_IMAGE = "MACs/image"
 AMOUNTS = ("latency_seconds", "dram_bytes")
+UNKNOWN = "unknown"
 ASK_MACHINE = "--machine prices it"
 Metric = dict[str, Any]
 Metrics = dict[str, dict[str, Metric]]
@@ -40,7 +42,7 @@ def metric(value: Any, unit: str, status: str, how: str) -> Metric:
 
 def unknown(unit: str, how: str) -> Metric:
     """Return a metric that nothing here tells."""
-    return metric(None, unit, "unknown", how)
+    return metric(None, unit, UNKNOWN, how)
 
 
 def of_model(described: Mapping[str, Any], machine: Machine | None) -> Metrics:
@@ -295,13 +297,37 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def as_text(metrics: Metrics) -> str:
-    """Return a line for each metric."""
+    """Return a table of what is known, and lines of what is not, by what would tell it."""
     lines = []
     for what, entries in metrics.items():
-        lines.append(f"metrics of the {what}")
-        for name, m in entries.items():
-            lines.append(f"  {name.replace('_', ' '):25} {shown(m):24} {m['status']}: {m['how']}")
-    return "\n".join(line.rstrip() for line in lines)
+        rows = [
+            (name, shown(m), f"{m['status']}: {m['how']}")
+            for name, m in by_reason(entries)
+            if m["status"] != UNKNOWN
+        ]
+        columns = (
+            name_column(f"metrics of the {what}"), Column("value", is_text=True),
+            Column("known how", is_text=True, wraps=True),
+        )  # fmt: skip
+        lines += ["", *text_table(columns, rows)] if rows else ["", f"metrics of the {what}"]
+        lines += [
+            fit(f"{UNKNOWN} ({m['how']}): {names}")
+            for names, m in by_reason(entries)
+            if m["status"] == UNKNOWN
+        ]
+    return "\n".join(lines[1:])
+
+
+def by_reason(entries: Mapping[str, Metric]) -> list[tuple[str, Metric]]:
+    """Return the metrics with their names, those that are unknown for the same reason as one, with
+    the names of all."""
+    names: dict[str, list[str]] = {}
+    for name, m in entries.items():
+        key = f"{UNKNOWN}: {m['how']}" if m["status"] == UNKNOWN else name
+        names.setdefault(key, []).append(name)
+    return [
+        (", ".join(some).replace("_", " "), entries[some[0]]) for some in names.values()
+    ]
 
 
 def shown(m: Metric) -> str:

@@ -12,7 +12,7 @@ from ..files import OutputFile
 from .charts import mark
 from .figures import Described, Figure
 from .markup import MARK, document, element
-from .metrics import Metrics, shown
+from .metrics import Metrics, by_reason, shown
 
 LIGHT = {
     "back": "#ffffff", "text": "#1c1f23", "quiet": "#555b63", "rule": "#d5d9de",
@@ -151,8 +151,7 @@ def _metrics(metrics: Metrics) -> Element:
     made = element("section", element("h2", "Metrics"))
     for what, entries in metrics.items():
         rows = [
-            (name.replace("_", " "), shown(m), f"{m['status']}: {m['how']}")
-            for name, m in entries.items()
+            (name, shown(m), f"{m['status']}: {m['how']}") for name, m in by_reason(entries)
         ]
         head = ("metric", "value", "known how")
         made.append(_table(f"Metrics of the {what}", head, rows, "scroll words"))

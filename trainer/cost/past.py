@@ -9,7 +9,7 @@ from ...autograd.ledger import Cost, Ledger
 from ..errors import printable
 from ..history import Epoch, Restart
 from ..report import short
-from .table import aligned
+from ..text_table import Column, fit, name_column, text_table
 
 # Bytes and messages are those of these algorithms: what a library of MPI does is not observable.
 COLLECTIVES = {
@@ -18,6 +18,15 @@ COLLECTIVES = {
 }
 Figures = Callable[[Mapping[str, Cost]], dict[str, Any]]
 SHOWN = 20  # epochs in the text
+EXCHANGE = (
+    name_column("exchange"), name_column("of"), Column("calls", 2), Column("messages", 1),
+    Column("bytes"),
+)  # fmt: skip
+EPOCHS = (
+    Column("epoch"), Column("steps", 1), Column("images", 2), Column("MACs"),
+    Column("other ops", 3), Column("bytes read", 4), Column("bytes written", 4),
+    Column("bytes sent", 4), Column("s"),
+)  # fmt: skip
 
 
 def collectives(ledger: Ledger) -> list[dict[str, Any]]:
@@ -107,31 +116,31 @@ def as_text(described: Mapping[str, Any]) -> list[str]:
         lines += [*_epochs(described["each_epoch"]), ""]
     sent = [c for c in described["collectives"] if c["messages"]]
     if sent:
-        head = ("exchange", "of", "calls", "messages", "bytes")
         names = ("calls", "messages", "bytes_sent")
         rows = [
             (c["collective"], printable(c["of"]), *[short(c[name]) for name in names]) for c in sent
         ]
         used = dict.fromkeys(c["collective"] for c in sent)
-        lines += [*aligned([head, *rows])]
-        lines += [f"{name}: counted as {COLLECTIVES[name]}" for name in used] + [""]
+        lines += text_table(EXCHANGE, rows)
+        lines += [*[fit(f"{name}: counted as {COLLECTIVES[name]}") for name in used], ""]
     for name, what in (("restarts", "lost before"), ("unsaved", "beyond")):
         if described[name]["count"]:
-            lines.append(_lost(described[name], what))
+            lines.append(fit(_lost(described[name], what)))
     return lines
 
 
 def _epochs(every: Sequence[Mapping[str, Any]]) -> list[str]:
     names = ("steps", "images", "macs", "other_ops", "bytes_read", "bytes_written", "bytes_sent")
-    head = ["epoch", "", "steps", "images", "MACs", "other ops", "read", "written", "sent", "s"]
     priced = [key for key in ("energy_joules", "energy_macs") if any(key in e for e in every)]
-    rows = [(*head, *[{"energy_joules": "J", "energy_macs": "energy"}[key] for key in priced])]
+    heads = {"energy_joules": "J", "energy_macs": "energy in MACs"}
+    columns = [*EPOCHS, *[Column(heads[key]) for key in priced]]
+    rows = []
     for e in every[-SHOWN:]:
         cells = [short(e[name]) for name in names]
         cells += [f"{e['seconds']:.1f}", *[digits(e[key]) if key in e else "-" for key in priced]]
-        rows.append((str(e["epoch"]), "", *cells))
+        rows.append((str(e["epoch"]), *cells))
     left = len(every) - SHOWN
-    return [*aligned(rows), *([f"{left} earlier epochs: --json"] if left > 0 else [])]
+    return [*text_table(columns, rows), *([f"{left} earlier epochs: --json"] if left > 0 else [])]
 
 
 def _lost(held: Mapping[str, Any], what: str) -> str:

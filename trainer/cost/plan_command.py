@@ -16,6 +16,7 @@ from ..errors import UserError, nearest, show
 from ..files import OutputFile
 from ..numbers import whole_number
 from ..report import short
+from ..text_table import Column, fit, text_table
 from ..threads import Machine as Cores
 from . import calibrate
 from .allreduce import ALGORITHMS
@@ -26,7 +27,7 @@ from .machine import load as load_machine
 from .network import MARK, Network, as_toml
 from .network import load as load_network
 from .plan import LATEST, SCALINGS, Row, memory, predict, scale, scale_between
-from .table import aligned, describe
+from .table import describe
 from .work import Work, count
 
 Start = Callable[[int, list[str], float], int]
@@ -319,9 +320,10 @@ def _entry(
     }  # fmt: skip
 
 
-HEAD = (
-    "ranks", "allreduce", "hosts", "batch", "ms", "compute", "waiting", "exposed", "efficiency",
-    "images/s", "memory",
+COLUMNS = (
+    Column("ranks"), Column("allreduce", 4, is_text=True), Column("hosts", 6),
+    Column("images a rank", 5), Column("step ms"), Column("compute ms", 2), Column("waiting ms", 2),
+    Column("exposed ms", 2), Column("efficiency %"), Column("images/s", 1), Column("memory", 3),
 )  # fmt: skip
 
 
@@ -330,16 +332,22 @@ def as_text(described: dict[str, Any]) -> str:
     lines = _unfit(described["calibration"]["faults"])
     for scaling, rows in described["plans"].items():
         who = "for each rank" if scaling == "weak" else "for all ranks"
-        lines.append(f"{described['model']}, {described['batch']} images {who} ({scaling} scaling)")
-        head = (*HEAD, "joules") if described["machine"] else HEAD
-        lines += [*aligned([head, *[_cells(row) for row in rows]]), ""]
+        what = f"{described['model']}, {described['batch']} images {who} ({scaling} scaling)"
+        priced = [Column(_energy_head(rows[0]), 1)] if described["machine"] and rows else []
+        table = text_table([*COLUMNS, *priced], [_cells(row) for row in rows])
+        lines += [fit(what), *table, ""]
     for held in described["check"]:
-        lines.append(
+        lines.append(fit(
             f"check: {held['ranks']} ranks here, {held['batch_per_rank']} images a rank: predicted "
             f"{1e3 * held['predicted_seconds']:.2f} ms, measured {1e3 * held['seconds']:.2f} ms "
             f"({held['steps']} steps), error {100 * held['error']:+.1f}%"
-        )
-    return "\n".join([*lines, *_network_lines(described["network"]), *described["notes"]])
+        ))  # fmt: skip
+    said = [*_network_lines(described["network"]), *described["notes"]]
+    return "\n".join([*lines, *map(fit, said)])
+
+
+def _energy_head(row: Mapping[str, Any]) -> str:
+    return "energy in MACs" if "energy_macs" in row else "J"
 
 
 def _unfit(faults: Sequence[str]) -> list[str]:
@@ -349,8 +357,8 @@ def _unfit(faults: Sequence[str]) -> list[str]:
     more = [f"and {len(faults) - SHOWN} more (--json)"] if len(faults) > SHOWN else []
     said = "; ".join([*faults[:SHOWN], *more])
     return [
-        f"unfit calibration: {said}. Other work troubled the host, so times and efficiencies are "
-        "ranges; measure again while it is idle.", ""
+        fit(f"unfit calibration: {said}. Other work troubled the host, so times and efficiencies "
+            "are ranges; measure again while it is idle."), "",
     ]  # fmt: skip
 
 
@@ -361,7 +369,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     times = ("compute_seconds", "waiting_seconds", "exposed_seconds")
     cells.append(_range(f"{1e3 * seconds:.2f}" for seconds in steps))
     cells += [f"{1e3 * row[key]:.2f}" for key in times]
-    cells.append(_range(f"{100 * share:.1f}" for share in shares) + "%")
+    cells.append(_range(f"{100 * share:.1f}" for share in shares))
     cells.append(_range(short(row["images"] / seconds) for seconds in reversed(steps)))
     cells.append(f"{short(row['memory_bytes']['total'])}B")
     return (*cells, *[short(row[key]) for key in ENERGY if key in row])

@@ -31,10 +31,12 @@ from ...autograd.optim import SGD
 from ...autograd.watch import Dispatched, Watch
 from ..errors import UserError, show
 from ..memory import check_memory
+from ..text_table import Column, fit, name_column, text_table
+from .figures import WHOLE
 from .page import page_file
 from .pages import of_profile
 from .roofs import Roofs, calibrate, joules
-from .table import aligned
+from .table import SHORT
 from .work import Work, count
 
 Key = tuple[str, str]  # scope and phase
@@ -193,6 +195,7 @@ def _entry(row: Measured, roofs: Roofs, total: float) -> dict[str, Any]:
         "seconds": row.seconds,
         "share": row.seconds / total if total else 0.0,
         "macs": row.cost.macs,
+        "executed": row.cost.executed,
         "bytes": moved,
         "gflops": 2e-9 * row.cost.macs / row.seconds if row.seconds else 0.0,
         "flops_per_byte": 2 * row.cost.macs / moved if moved else 0.0,
@@ -201,21 +204,29 @@ def _entry(row: Measured, roofs: Roofs, total: float) -> dict[str, Any]:
     }
 
 
-HEAD = ("layer", "pass", "ms", "share", "GFLOP/s", "FLOP/byte", "bound ms", "roof")
+COLUMNS = (
+    name_column("layer"), Column("pass", is_text=True), Column("ms"), Column("share", 4),
+    Column("GFLOP/s", 1), Column("FLOP/byte", 5), Column("bound ms", 2),
+    Column("roof", 3, is_text=True),
+)  # fmt: skip
+LEAST = 1e-3  # of the time, of a layer with a row of its own
 
 
 def as_text(described: dict[str, Any]) -> str:
-    """Return a table of the layers that take a thousandth of the time at least, and the sums."""
-    rows = [HEAD]
-    for e in described["layers"]:
-        if e["share"] >= 1e-3:
-            rows.append((
-                e["layer"], e["pass"], f"{1e3 * e['seconds']:.3f}", f"{100 * e['share']:.1f}%",
-                f"{e['gflops']:.1f}", f"{e['flops_per_byte']:.1f}",
-                f"{1e3 * e['bound_seconds']:.3f}", e["roof"],
-            ))  # fmt: skip
+    """Return a table of the layers that take a thousandth of the time at least, the others and the
+    sums, and what they mean."""
+    entries = described["layers"]
+    shown = [e for e in entries if e["share"] >= LEAST]
+    rows = [
+        (e["layer"] or WHOLE, SHORT.get(e["pass"], e["pass"]), *_figures([e]), _roof(e))
+        for e in shown
+    ]
+    if rest := [e for e in entries if e["share"] < LEAST]:
+        rows.append((f"{len(rest)} under 0.1%", "", *_figures(rest), ""))
+    table = text_table(COLUMNS, rows, ("all", "", *_figures(entries), ""))
     roofs = described["roofs"]
     lines = [
+        *_quick(described),
         f"kernels take {1e3 * described['seconds']:.2f} ms; this machine does at most "
         f"{roofs['gflops']:.0f} GFLOP/s and {roofs['gbytes_per_second']:.1f} GB/s in one thread",
         f"energy of a step, in joules: {described['energy_joules']}",
@@ -226,7 +237,47 @@ def as_text(described: dict[str, Any]) -> str:
                 f"{phase}: convolutions are {100 * share['macs']:.1f}% of the MACs, "
                 f"{100 * share['seconds']:.1f}% of the time"
             )
-    return "\n".join([*aligned(rows), "", *lines])
+    return "\n".join([*table, "", *map(fit, lines)])
+
+
+def _figures(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the numbers of some rows together; without MACs there are no FLOP."""
+    seconds, bound, share, macs, moved = (
+        sum(e[key] for e in entries)
+        for key in ("seconds", "bound_seconds", "share", "macs", "bytes")
+    )
+    return [
+        f"{1e3 * seconds:.3f}", f"{100 * share:.1f}%",
+        f"{2e-9 * macs / seconds:.1f}" if macs and seconds else "-",
+        f"{2 * macs / moved:.1f}" if macs and moved else "-", f"{1e3 * bound:.3f}",
+    ]  # fmt: skip
+
+
+def _roof(entry: dict[str, Any]) -> str:
+    """Return the roof that binds, with a mark where the row is above it."""
+    return f"{entry['roof']}{'*' * _is_quick(entry)}"
+
+
+def _is_quick(entry: dict[str, Any]) -> bool:
+    return bool(entry["seconds"] < entry["bound_seconds"])
+
+
+def _quick(described: dict[str, Any]) -> list[str]:
+    """Return what explains rows that take less than their bounds, if there are any."""
+    quick = [e for e in described["layers"] if _is_quick(e) and e["share"] >= LEAST]
+    reasons = []
+    if any(e["roof"] == "memory" for e in quick):
+        reasons.append("operands that are still in a cache need not come from memory")
+    done = sum(e["macs"] for e in quick if e["executed"] < e["macs"])
+    executed = sum(e["executed"] for e in quick if e["executed"] < e["macs"])
+    if done:
+        reasons.append(
+            f"Winograd's method executes {100 * executed / done:.0f}% of the multiplications that "
+            "GFLOP/s count, two FLOP a MAC"
+        )
+    if any(e["roof"] == "compute" and e["executed"] >= e["macs"] for e in quick):
+        reasons.append("a matrix product, which gives the roof, ran slower than this layer")
+    return [f"* faster than its bound: {'; '.join(reasons)}"] if quick else []
 
 
 def _check_room(work: Work) -> None:

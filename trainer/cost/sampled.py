@@ -8,11 +8,17 @@ from typing import Any
 from ...autograd.ledger import Ledger, Sample
 from ..errors import printable
 from ..report import NAMES, PASSES, percent, samples, share
-from .table import aligned
+from ..text_table import Column, fit, name_column, text_table
+from .figures import WHOLE
 from .zeros import of_ledger
 
 KINDS = {"activations": "activation", "gradients": "gradient", "weights": "weight"}
 AGAIN = ("recompute", "evaluate")  # phases that do what a forward pass does
+COLUMNS = (
+    name_column("layer"), Column("forward non-zero"), Column("backward data non-zero", 1),
+    Column("backward weights non-zero", 1), Column("activations zero", 2),
+    Column("gradients zero", 3), Column("weights zero", 4),
+)  # fmt: skip
 NOT_COUNTED = "evaluation, and what has no MACs"
 
 
@@ -54,10 +60,7 @@ def _figures(found: Sample) -> dict[str, Any]:
 def as_lines(described: Mapping[str, Any]) -> list[str]:
     """Return a table of layers: the share of MACs without a zero in each pass, and of zeros in what
     each reads."""
-    rows: list[tuple[str, ...]] = [
-        ("non-zero MACs", "", "forward", "backward, data", "backward, weights",
-         "zeros: activations", "gradients", "weights")
-    ]  # fmt: skip
+    rows = []
     for layer in described["layers"]:
         phases = layer["phases"]
         shares = [percent(phases.get(name, {}).get("nonzero_share")) for name in PASSES]
@@ -66,9 +69,10 @@ def as_lines(described: Mapping[str, Any]) -> list[str]:
             percent(table.get(f"{KINDS[name]}_zero_share"))
             for name, table in zip(KINDS, (forward, back, forward), strict=True)
         ]
-        rows.append((printable(layer["name"]), "", *shares, *zeros))
+        rows.append((printable(layer["name"]) or WHOLE, *shares, *zeros))
     of = f"{described['sampled_steps']:,} of {described['steps']:,} steps"
-    return [*aligned(rows), f"sampled on {of}; not counted: {described['not_counted']}"]
+    said = f"sampled on {of}; not counted: {described['not_counted']}"
+    return [*text_table(COLUMNS, rows), fit(said)]
 
 
 def events(ledger: Ledger) -> dict[tuple[str, str], float]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from ...autograd.ledger import Cost
 from ..errors import printable
 from ..report import other_operations, short
-from .figures import si
+from ..text_table import Column, fit, name_column, text_table
+from .figures import WHOLE, si
 from .work import PASSES, Layer, Shape, Work
 
 CONVENTIONS = {
@@ -140,19 +141,38 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if k != "shape"} | shape | prices
 
 
-HEAD = ("layer", "shape", "weights", "forward", "backward, data", "backward, weights", "stashed")
+SHORT = {"forward": "fwd", "backward_data": "bwd data", "backward_weights": "bwd weights"}
 
 
 def as_text(described: dict[str, Any]) -> str:
-    """Return the layers that have MACs in a table, and the totals."""
-    rows = [HEAD]
-    for row in described["layers"]:
-        if row["forward_macs"]:
-            figures = [row["weights"], *[row[f"{name}_macs"] for name in PASSES]]
-            figures.append(row["activation_bytes_stashed"])
-            rows.append((row["name"], _text(row["shape"]), *map(short, figures)))
-    lines = aligned(rows)
-    return "\n".join([*lines, "", *_summary(described)])
+    """Return the layers that have MACs in a table, the others in a row, and the totals."""
+    training = "training" in described["totals"]
+    passes = PASSES if training else PASSES[:1]
+    columns = [
+        name_column("layer"), Column("shape", 1, is_text=True), Column("weights", 2),
+        *[Column(f"{SHORT[name]} MACs") for name in passes],
+        Column("other ops", 4), Column("bytes", 5), *[Column("kept bytes", 3)] * training,
+    ]  # fmt: skip
+    layers = described["layers"]
+    busy = [row for row in layers if any(row[f"{name}_macs"] for name in PASSES)]
+    idle = [row for row in layers if row not in busy]
+    rows = [
+        (row["name"] or WHOLE, _text(row["shape"]), *_sums([row], passes, training)) for row in busy
+    ]
+    if idle:
+        rows.append((f"{len(idle)} without MACs", "", *_sums(idle, passes, training)))
+    table = text_table(columns, rows, ("all layers", "", *_sums(layers, passes, training)))
+    return "\n".join([*table, "", *map(fit, _summary(described))])
+
+
+def _sums(layers: Sequence[dict[str, Any]], passes: Sequence[str], training: bool) -> list[str]:
+    """Return the figures of some layers together."""
+    names = ["weights", *[f"{name}_macs" for name in passes], "other_ops"]
+    figures = [sum(row[name] for row in layers) for name in names]
+    figures.append(sum(row["bytes_read"] + row["bytes_written"] for row in layers))
+    if training:
+        figures.append(sum(row["activation_bytes_stashed"] for row in layers))
+    return [*map(short, figures)]
 
 
 def _text(shape: dict[str, Any] | None) -> str:
@@ -165,17 +185,6 @@ def _text(shape: dict[str, Any] | None) -> str:
         f"{shape['C']}x{shape['H']}x{shape['W']} * {shape['M']}x{shape['R']}x{shape['S']}"
         f"{groups} -> {shape['E']}x{shape['F']}"
     )
-
-
-def aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """Return lines of a table: head, rule, rows; the first two columns are words."""
-    rows = [*rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(pairs)).rstrip()
-        for pairs in ([*zip(row, widths, strict=True)] for row in rows)
-    ]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def _summary(described: dict[str, Any]) -> list[str]:
