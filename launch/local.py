@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -24,6 +27,11 @@ COMMANDS = ("train", "eval")
 GRACE = 120.0  # seconds that ranks have to finish their step and keep it after a request to stop
 ONCE = 1.0  # seconds that belong to one request: a terminal and a scheduler may both send one
 TIMED_OUT = 124
+LOOK = 5.0  # seconds between looks at which ranks are there
+MISSED = 3  # looks in a row at which a rank is missing until the job is ended
+RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")  # where MPICH and Open MPI tell a rank its number
+# Nothing that ssh would take for an option, and nothing that is empty.
+HOST = re.compile(r"(\w[\w.-]*@)?[A-Za-z0-9][\w.-]*(:[1-9][0-9]*)?", re.ASCII)
 # A closing terminal must end the ranks too: they run in a session of their own. All are passed on
 # as SIGUSR1, which both MPIs hand to the ranks: of the others, Open MPI's mpirun kills them.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -53,10 +61,13 @@ def run(arguments: list[str]) -> int:
         return _fail(str(error), 2)
     record = record_path(command)
     before = _stamp(record)
-    job = Job(line, environment(openmpi))
+    job = Job(line, environment(openmpi), 0 if options.hosts else options.ranks)
     status = job.wait(options.timeout)
     if job.timed_out:
         return _fail(f"the job was ended after {options.timeout:g} s", TIMED_OUT)
+    if job.lost:
+        names = ", ".join(map(str, job.lost))
+        return _fail(f"rank {names} ended while others went on: the job was ended", 1)
     if status == 0 and record and _stamp(record) in (None, before):
         return _fail(f"mpirun ended with status 0, but the run did not write {record}", 1)
     return status
@@ -67,7 +78,7 @@ def start(ranks: int, command: list[str], timeout: float) -> int:
     where it took longer. LaunchError where it cannot begin."""
     mpirun = find_mpirun()
     openmpi = is_openmpi(mpirun)
-    job = Job(command_line(mpirun, openmpi, ranks, None, command), environment(openmpi))
+    job = Job(command_line(mpirun, openmpi, ranks, None, command), environment(openmpi), ranks)
     status = job.wait(timeout)
     return TIMED_OUT if job.timed_out else status
 
@@ -77,7 +88,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     parser = _Parser(prog="tallygrad launch", usage=USAGE, allow_abbrev=False)
     parser.add_argument("-n", dest="ranks", type=_ranks, required=True, help="number of ranks")
-    parser.add_argument("--hosts", help="comma-separated hosts, each with :SLOTS")
+    parser.add_argument("--hosts", type=_hosts, help="comma-separated hosts, each with :SLOTS")
     parser.add_argument("--timeout", type=_seconds, help="end the job after so many seconds")
     if "--" not in arguments and any(word in COMMANDS for word in arguments):
         raise LaunchError(f"put -- before the trainer's command; usage: {USAGE}")
@@ -94,6 +105,13 @@ def _ranks(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, got {text!r}")
     return int(text)
+
+
+def _hosts(text: str) -> str:
+    for host in text.split(","):
+        if not HOST.fullmatch(host):
+            raise argparse.ArgumentTypeError(f"expected HOST or HOST:SLOTS,.., got {host!r}")
+    return text
 
 
 def _seconds(text: str) -> float:
@@ -196,15 +214,34 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
+def _dying_with(parent: int) -> Callable[[], None]:
+    """Return what a new process calls so that the kernel kills it when `parent`, its parent, ends
+    in whatever way; where that is not Linux, nothing."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+
+    def call() -> None:
+        if prctl is not None:
+            prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+            if os.getppid() != parent:  # it was quicker
+                os._exit(1)
+
+    return call
+
+
 class Job:
     """A running mpirun that gets this process's signals and leaves no rank behind.
 
     The first request to stop is forwarded; a second one, or `GRACE` seconds, kills the ranks. The
-    status tells which signal asked.
+    status tells which signal asked. Where all `ranks` are on this machine, the end of one without
+    the others ends the job: an MPI does not see it before a rank's MPI_Init, nor after an exit with
+    status 0. When this process is killed, mpirun is too, and its ranks with it, those of Open MPI
+    since they watch their parent.
     """
 
-    def __init__(self, line: list[str], env: dict[str, str]) -> None:
+    def __init__(self, line: list[str], env: dict[str, str], ranks: int = 0) -> None:
         self.timed_out = False
+        self.lost: list[int] = []
+        self._ranks, self._missed = set(range(ranks)), 0
         self._mark = f"TALLYGRAD_JOB={uuid.uuid4().hex}"
         self._received: list[int] = []
         self._asked = 0  # the signal that asked first
@@ -219,17 +256,25 @@ class Job:
         }
         name, value = self._mark.split("=")
         self._process = subprocess.Popen(
-            line, env={**env, name: value}, stdin=subprocess.DEVNULL, start_new_session=True
+            line,
+            env={**env, name: value},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_dying_with(os.getpid()),
         )
 
     def wait(self, timeout: float | None) -> int:
         """Return mpirun's status as a shell shows it; ask it to stop after `timeout` seconds."""
         limit = time.monotonic() + timeout if timeout else float("inf")
+        look = time.monotonic() + LOOK
         try:
             while self._process.poll() is None:
                 if time.monotonic() > limit:
                     self.timed_out, limit = True, float("inf")
                     self._received.append(signal.SIGTERM)
+                if self._ranks and not self._asked and time.monotonic() > look:
+                    self._look()
+                    look = time.monotonic() + LOOK
                 self._pass_on()
                 if time.monotonic() > self._deadline:
                     self._kill()
@@ -258,10 +303,31 @@ class Job:
                 self._asked, self._asked_at, self._deadline = number, now, now + GRACE
             self._process.send_signal(signal.SIGUSR1)
 
+    def _look(self) -> None:
+        """Ask for the end of a job that has lost ranks for `MISSED` looks."""
+        here = {value for _, env in self._processes() for value in map(_rank_in, env)}
+        missing = self._ranks - here if here & self._ranks else set()
+        self._missed = self._missed + 1 if missing else 0
+        if self._missed >= MISSED:
+            self.lost, self._deadline = sorted(missing), 0.0
+
     def _kill(self) -> None:
-        # Ranks sit in groups and sessions of their own, and outlive an mpirun that was killed:
-        # what the whole job has in common is its environment.
+        for process, _ in self._processes():
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+
+    def _processes(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the job's processes and their environments. Ranks sit in groups and sessions of
+        their own, and outlive an mpirun that was killed: what the whole job has in common is its
+        environment."""
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if self._mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(folder.name), signal.SIGKILL)
+                env = (folder / "environ").read_text(errors="replace").split("\0")
+                if self._mark in env:
+                    yield int(folder.name), env
+
+
+def _rank_in(entry: str) -> int | None:
+    """Return the rank that a variable of an environment tells."""
+    name, _, value = entry.partition("=")
+    return int(value) if name in RANKS and value.isdecimal() else None

@@ -1,15 +1,11 @@
-"""`tallygrad launch`: statuses, signals, refusals; the shell scripts where something is missing."""
+"""`tallygrad launch`: its words, its mpirun; the shell scripts where something is missing."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,183 +13,36 @@ import pytest
 from tallygrad.launch import local
 
 ROOT = Path(__file__).resolve().parents[1]
-CALL = "import sys; from tallygrad.launch.local import run; sys.exit(run(sys.argv[1:]))"
-# Stands in for the trainer. Each rank leaves its number and process id in the folder of the test.
-TRAINER = """
-import os, pathlib, signal, sys, time
-rank = os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["PMI_RANK"]
-size = os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ["PMI_SIZE"]
-word, *rest = sys.argv[2:]
-if word == "stubborn":
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-if word == "preempted":
-    signal.signal(signal.SIGUSR1, lambda number, frame: os._exit(3))
-folder = pathlib.Path(os.environ["FAKE_FOLDER"])
-def keep(number, frame):
-    time.sleep(0.5)
-    (folder / f"kept-{rank}").touch()
-    os._exit(138)
-if word == "keeps":
-    signal.signal(signal.SIGUSR1, keep)
-(folder / f"new-{rank}").write_text(f"{os.getpid()} {size}")
-(folder / f"new-{rank}").rename(folder / f"rank-{rank}")
-if word == "status" and rank == rest[0]:
-    sys.exit(int(rest[1]))
-if word == "--out" and rank == "0":
-    if rest[1:] == ["record"]:
-        pathlib.Path(rest[0], "result.json").write_text("{}")
-if word in ("sleep", "stubborn", "preempted", "keeps"):
-    time.sleep(60)
-"""
-Launch = Callable[..., "subprocess.Popen[str]"]
+
+# A list of hosts, and its first part that is none.
+HOSTS = [
+    ("", ""),
+    ("a,", ""),
+    (",a", ""),
+    ("a b", "a b"),
+    ("-oProxyCommand=touch x", "-oProxyCommand=touch x"),
+    ("a:2,-v", "-v"),
+    ("a,-i@b", "-i@b"),
+    ("a:0", "a:0"),
+    ("a:", "a:"),
+    ("a:b", "a:b"),
+    ("a\n", "a\n"),
+    ("a;b", "a;b"),
+    ("$(b)", "$(b)"),
+    ("n\N{LATIN SMALL LETTER O WITH DIAERESIS}de", "n\N{LATIN SMALL LETTER O WITH DIAERESIS}de"),
+]
 
 
-@pytest.fixture
-def launch(
-    tmp_path: Path, alone: Callable[[], AbstractContextManager[None]]
-) -> Iterator[Launch]:
-    """Return launch(ranks, *words): `tallygrad launch -n RANKS -- train WORDS`, a fake trainer."""
-    try:
-        local.find_mpirun()
-    except local.LaunchError as error:
-        pytest.skip(str(error))
-    package = tmp_path / "fake" / "tallygrad" / "trainer"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(TRAINER)
-    path = os.pathsep.join(filter(None, [str(tmp_path / "fake"), os.environ.get("PYTHONPATH")]))
-    env = {**os.environ, "PYTHONPATH": path, "FAKE_FOLDER": str(tmp_path)}
-
-    def start(ranks: int, *words: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", CALL, "-n", str(ranks), *options, "--", "train", *words]
-        return subprocess.Popen(
-            command, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True, errors="replace"
-        )
-
-    with alone():
-        yield start
+@pytest.mark.parametrize(("hosts", "wrong"), HOSTS)
+def test_host_names_are_checked(hosts: str, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """ssh would take the one for an option, an MPI the other for this machine."""
+    assert local.run(["-n", "2", f"--hosts={hosts}", "--", "train"]) == 2
+    assert f"--hosts: expected HOST or HOST:SLOTS,.., got {wrong!r}" in capsys.readouterr().err
 
 
-def _finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, err = process.communicate(timeout=30)
-    return process.returncode, err
-
-
-def _processes(folder: Path, ranks: int) -> list[int]:
-    """Wait until all ranks are up; return their process ids."""
-    files = [folder / f"rank-{rank}" for rank in range(ranks)]
-    end = time.monotonic() + 20
-    while not all(file.exists() for file in files):
-        assert time.monotonic() < end, "the ranks did not start"
-        time.sleep(0.05)
-    return [int(file.read_text().split()[0]) for file in files]
-
-
-def _alive(process: int) -> bool:
-    # A process that ended but was not collected yet is no orphan.
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 5])
-def test_all_ranks_start(launch: Launch, tmp_path: Path, ranks: int) -> None:
-    assert _finish(launch(ranks, "end"))[0] == 0
-    sizes = [file.read_text().split()[1] for file in tmp_path.glob("rank-*")]
-    assert sizes == [str(ranks)] * ranks
-
-
-@pytest.mark.parametrize("status", [1, 2, 3])
-def test_status_of_a_rank_comes_back(launch: Launch, status: int) -> None:
-    assert _finish(launch(2, "status", "1", str(status)))[0] == status
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_all_ranks(launch: Launch, tmp_path: Path, number: signal.Signals) -> None:
-    process = launch(2, "sleep")
-    ranks = _processes(tmp_path, 2)
-    process.send_signal(number)
-    assert _finish(process)[0] == 128 + number
-    assert not any(_alive(rank) for rank in ranks)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_ranks_can_keep_their_work_when_asked_to_stop(
-    launch: Launch, tmp_path: Path, number: signal.Signals
-) -> None:
-    """On both MPIs, also when the request comes twice at once; their status is no failure of
-    theirs, but a failure of theirs keeps its status."""
-    for word, status in (("keeps", 128 + number), ("preempted", 3)):
-        process = launch(2, word)
-        _processes(tmp_path, 2)
-        process.send_signal(number)
-        process.send_signal(number)
-        assert _finish(process)[0] == status
-        for file in tmp_path.glob("rank-*"):
-            file.unlink()
-    assert len([*tmp_path.glob("kept-*")]) == 2
-
-
-def test_an_ignored_hangup_stays_ignored(tmp_path: Path) -> None:
-    """As under nohup."""
-    line = [sys.executable, "-c", "import os, time; time.sleep(1)"]
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        job = local.Job(line, dict(os.environ))
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert job.wait(None) == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_a_second_signal_kills_ranks_that_ignore_the_first(launch: Launch, tmp_path: Path) -> None:
-    process = launch(2, "stubborn")
-    ranks = _processes(tmp_path, 2)
-    start = time.monotonic()
-    process.terminate()
-    time.sleep(local.ONCE + 0.2)
-    process.send_signal(signal.SIGINT)
-    assert _finish(process)[0] == 128 + signal.SIGTERM
-    assert time.monotonic() - start < local.GRACE / 2
-    assert not any(_alive(rank) for rank in ranks)
-
-
-def test_a_preemption_signal_reaches_the_ranks(launch: Launch, tmp_path: Path) -> None:
-    process = launch(2, "preempted")
-    _processes(tmp_path, 2)
-    process.send_signal(signal.SIGUSR1)
-    assert _finish(process)[0] == 3
-
-
-def test_timeout_ends_the_job(launch: Launch, tmp_path: Path) -> None:
-    process = launch(2, "sleep", options=("--timeout", "1.5"))
-    status, err = _finish(process)
-    assert status == local.TIMED_OUT
-    assert "tallygrad: error: the job was ended after 1.5 s" in err
-    assert not any(_alive(rank) for rank in _processes(tmp_path, 2))
-
-
-def test_ranks_outlive_no_killed_mpirun(launch: Launch, tmp_path: Path) -> None:
-    process = launch(2, "sleep")
-    ranks = _processes(tmp_path, 2)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGKILL)
-    assert _finish(process)[0] == 128 + signal.SIGKILL
-    assert not any(_alive(rank) for rank in ranks)
-
-
-def test_status_0_counts_only_with_a_new_record(launch: Launch, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for stale in (False, True):
-        if stale:
-            (folder / "result.json").write_text("{}")
-        status, err = _finish(launch(1, "--out", str(folder)))
-        assert status == 1 and "did not write" in err and "result.json" in err
-    assert _finish(launch(1, "--out", str(folder), "record")) == (0, "")
+@pytest.mark.parametrize("hosts", ["a", "n1:4,n2:4", "a-b.example.org:12", "10.0.0.1", "me@n_1:2"])
+def test_host_names(hosts: str) -> None:
+    assert local.parse(["-n", "2", "--hosts", hosts, "--", "train"])[0].hosts == hosts
 
 
 @pytest.mark.parametrize(
