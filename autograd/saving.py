@@ -127,9 +127,8 @@ def _numbers(data: bytes) -> NDArray:
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """Yield a file in the same folder that becomes `path` once it is on the disk."""
-    temporary = ""
+    descriptor, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
     try:
-        descriptor, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
             stream.flush()
@@ -138,9 +137,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
-    except BaseException as error:
-        if isinstance(error, OSError):
-            error.filename = os.fspath(path)
+    except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise

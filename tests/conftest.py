@@ -123,6 +123,9 @@ def mpirun(
             except subprocess.TimeoutExpired as late:
                 out, err = _finish(process)
                 raise subprocess.TimeoutExpired(command, timeout, out, err) from late
+            except BaseException:  # an interrupt, or the time limit of the test itself
+                _finish(process)
+                raise
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     return run

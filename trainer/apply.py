@@ -16,6 +16,7 @@ from ..datasets import Dataset
 from ..datasets.loader import Normalise
 from . import build, config
 from .checkpoint import CheckpointFolder, load, verify
+from .distributed.agreement import agree, work_facts
 from .distributed.comm import Comm, SerialComm
 from .distributed.sync import Reducer
 from .errors import NotFinite, UserError, show, warn
@@ -46,6 +47,7 @@ class Trained:
     def __init__(self, path: str, dataset: str, split: str, data_dir: str, comm: Comm) -> None:
         self.path = find(Path(path))
         held = load(self.path)
+        self.digest = held.digest
         options = recorded(self.path, held.meta, "config", dict)
         name = dataset or recorded(self.path, held.meta, "dataset", str)
         before = str(options.get("data_dir") or "")
@@ -65,6 +67,11 @@ class Trained:
         self.model = build.create_model(kind, self.data, self.dtype)
         load_model(self.path, held.tensors, self.model)
         self.model.eval()
+
+    def facts(self) -> dict[str, object]:
+        """Return what is applied to what, which must be the same on all ranks."""
+        checkpoint = {f"digest of {self.path}": self.digest}
+        return checkpoint | work_facts(self.backend, self.data)
 
 
     def _load(
@@ -98,6 +105,7 @@ def evaluate_checkpoint(
     if batch_size < 1:
         raise UserError(f"--batch-size: {batch_size} is less than 1")
     trained = Trained(checkpoint, dataset, split, data_dir, comm)
+    agree(comm, trained.facts)
     loader = build.test_loader(
         trained.data,
         batch_size,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,7 +213,9 @@ def _run(given: Sequence[str]) -> int:
         command = chosen.pop("command")
         with memory_errors(SMALLER[command]):
             return COMMANDS[command](chosen)
-    except UserError as error:
+    except BrokenPipeError:
+        raise
+    except Exception as error:
         return _complain(error, alone)
 
 
@@ -223,22 +225,29 @@ def _shared(given: Sequence[str]) -> bool:
     return not asks_help and ({*given[:1]} <= {*SHARED} or "--worker" in given)
 
 
-def _complain(error: UserError, alone: bool) -> int:
+def _complain(error: Exception, alone: bool) -> int:
     """Say what is wrong, and end the ranks that wait for this one."""
-    from .distributed.comm import SerialComm, connect
+    from .distributed.comm import SerialComm, UnmetComm, connect, expected_size
     from .distributed.guard import guard
 
+    if not isinstance(error, UserError) and (alone or expected_size() is None):
+        raise error
     comm: Comm = SerialComm()
     if not alone:
-        with suppress(UserError):
+        try:
             comm = connect()
+        except UserError:
+            comm = UnmetComm()
     with guard(comm):
         raise error
 
 
 @contextmanager
-def _ranks(threads: int, command: str) -> Iterator[tuple[Comm, Stop]]:
-    """Settle the threads, 0 for those of the environment, meet the other ranks, heed signals."""
+def _ranks(
+    command: str, threads: int, values: Mapping[str, Any]
+) -> Iterator[tuple[Comm, Stop]]:
+    """Settle the threads, 0 for those of the environment, meet the other ranks, which must run the
+    same command with the same options, heed signals."""
     from .threads import configure
 
     if threads < 0:
@@ -247,6 +256,7 @@ def _ranks(threads: int, command: str) -> Iterator[tuple[Comm, Stop]]:
         raise UserError(f"--threads: {threads} is more than {MOST_THREADS}")
     count = configure(wanted=threads)
     from ..autograd import set_num_threads
+    from .distributed.agreement import agree, program_facts
     from .distributed.comm import connect
     from .distributed.guard import guard
     from .stop import Stop
@@ -255,12 +265,13 @@ def _ranks(threads: int, command: str) -> Iterator[tuple[Comm, Stop]]:
     comm = connect()
     # After `connect`: MPICH installs a handler of its own for SIGUSR1.
     with Stop(says=comm.rank == 0) as stop, guard(comm), memory_errors(SMALLER[command]):
+        agree(comm, lambda: program_facts(command, values))
         yield comm, stop
 
 
 def _train(chosen: dict[str, Any]) -> int:
     values = options.gather(chosen.pop("config"), chosen)
-    with _ranks(values.get("threads", 0), "train") as (comm, stop):
+    with _ranks("train", values.get("threads", 0), values) as (comm, stop):
         from .loop import Training
         from .report import bill, sparsity
         from .resume import occupy
@@ -282,7 +293,7 @@ def _train(chosen: dict[str, Any]) -> int:
 
 
 def _eval(chosen: dict[str, Any]) -> int:
-    with _ranks(chosen.pop("threads"), "eval") as (comm, _):
+    with _ranks("eval", chosen.pop("threads"), chosen) as (comm, _):
         from .apply import evaluate_checkpoint
 
         evaluate_checkpoint(comm, **chosen)
@@ -290,7 +301,7 @@ def _eval(chosen: dict[str, Any]) -> int:
 
 
 def _predict(chosen: dict[str, Any]) -> int:
-    with _ranks(chosen.pop("threads"), "predict") as (comm, _):
+    with _ranks("predict", chosen.pop("threads"), chosen) as (comm, _):
         from .apply import predict
 
         if comm.rank == 0:
@@ -331,7 +342,7 @@ def _alone(machine: str) -> None:
 
 def _plan(chosen: dict[str, Any]) -> int:
     if chosen["worker"]:
-        with _ranks(1, "plan") as (comm, _):
+        with _ranks("plan", 1, chosen) as (comm, _):
             from .cost.calibrate import worker
 
             worker(comm, Path(chosen["worker"]))

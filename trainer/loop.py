@@ -31,6 +31,7 @@ from . import build, history, provenance, state, summary
 from .checkpoint import CheckpointFolder
 from .checkpoint import load as load_checkpoint
 from .config import TrainConfig, parse_every, parse_size
+from .distributed.agreement import agree, work_facts
 from .distributed.comm import Comm
 from .distributed.sync import GradientSync, Reducer, Statistics, share, total
 from .errors import NotFinite, UserError
@@ -70,6 +71,8 @@ class Training:
         self.backend = build.choose_backend(
             comm, config.backend, config.target, config.conv, config.tune
         )
+        splits = [x.dataset for x in (data.train, data.validation, data.test) if x]
+        agree(comm, lambda: work_facts(self.backend, *splits))
         build.limit_memory(self.backend, parse_size(config.memory_limit))
         self.model = build.create_model(config.model, data.train.dataset, self.dtype, config.seed)
         self.flat = build.gather(self.model, data.train.dataset, self.dtype)
@@ -382,6 +385,7 @@ class Training:
     def go_on(self, source: Path) -> None:
         """Load a checkpoint. One of another folder brings no best: this folder has none yet."""
         held = load_checkpoint(source)
+        agree(self.comm, lambda: {f"digest of {source}": held.digest})
         self.state = state.restore(
             source, held.tensors, held.meta, self.config, self.model, self.optimizer
         )

@@ -1,19 +1,25 @@
 """Communication between ranks: one interface for a single process and for many.
 
 Collectives work in place on C-contiguous arrays and are named after MPI. MPI itself is imported
-only by `connect`, and only under a launcher.
+only by `connect`, and only under a launcher. NumPy is not needed to import this module: a rank that
+lacks it must still be able to end the others.
 """
+
+from __future__ import annotations
 
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, NoReturn, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ..errors import UserError
 from ..numbers import whole_number
+from ..threads import launched_rank
+from .orphan import watch_parent
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 OPS = ("sum", "max", "min")
 OTHERS = (("WORLD_SIZE", "RANK"), ("HOROVOD_SIZE", "HOROVOD_RANK"))  # launchers without MPI
@@ -81,6 +87,10 @@ class Comm(Protocol):
     def barrier(self) -> None:
         """Wait until every rank has come here."""
 
+    def depart(self, seconds: float) -> bool:
+        """Tell that this rank ends its work, and wait for the others to end theirs; return whether
+        they did within so many seconds."""
+
     def abort(self, status: int) -> NoReturn:
         """End all ranks at once; the launcher returns `status`."""
 
@@ -101,7 +111,7 @@ def check_reduction(array: NDArray[Any], op: str) -> None:
         raise ValueError(f"unknown reduction {op!r}: expected one of {', '.join(OPS)}")
     if array.dtype.kind not in "iuf" or array.dtype.itemsize not in (1, 2, 4, 8):
         raise ValueError(f"cannot reduce {array.dtype}: expected integers or floats")
-    if array.dtype == np.float16:
+    if array.dtype.name == "float16":
         raise ValueError("cannot reduce float16, which MPI lacks: reduce float32 instead")
 
 
@@ -175,6 +185,10 @@ class SerialComm:
     def barrier(self) -> None:
         """Return at once."""
 
+    def depart(self, seconds: float) -> bool:
+        """Return at once."""
+        return True
+
     def abort(self, status: int) -> NoReturn:
         """Raise SystemExit."""
         raise SystemExit(status)
@@ -182,6 +196,22 @@ class SerialComm:
     def _check_root(self, root: int) -> None:
         if root != 0:
             raise ValueError(f"root {root} is not a rank of a group of 1")
+
+
+class UnmetComm(SerialComm):
+    """A rank of several that fails before it has met the others."""
+
+    def __init__(self, env: Mapping[str, str] = os.environ) -> None:
+        self.rank = launched_rank(env)
+        self.size = expected_size(env) or 1
+        self._manager = env.get("PMI_FD", "")
+
+    def abort(self, status: int) -> NoReturn:
+        """Raise SystemExit. MPICH's launcher is told to end the job: it would leave the others
+        waiting for a rank that ends before MPI_Init, whatever its status."""
+        with suppress(OSError, ValueError):
+            os.write(int(self._manager), b"cmd=abort exitcode=%d\n" % status)
+        super().abort(status)
 
 
 def expected_size(env: Mapping[str, str] = os.environ) -> int | None:
@@ -236,6 +266,7 @@ def connect(env: Mapping[str, str] = os.environ) -> Comm:
         _check_others(env)
     if expected is None:
         return SerialComm()
+    watch_parent()
     try:
         from .mpi import MpiComm
     except (ImportError, RuntimeError) as error:

@@ -1,6 +1,10 @@
 """End the whole job when one rank fails: the others would wait for it in a collective for ever."""
 
+from __future__ import annotations
+
+import math
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -11,34 +15,67 @@ from ..errors import Interrupted, UserError, printable
 from .comm import PATIENCE, Comm
 
 DRAIN = 0.3  # seconds for the launcher to pass the last lines on, which an abort can overtake
+FAREWELL = 8.0  # seconds that the other ranks get to end too where one exits with status 0
 
 
 @contextmanager
 def guard(comm: Comm) -> Iterator[None]:
-    """End every rank as soon as the block fails in this one.
+    """End every rank as soon as the block, or a thread that it leaves unwatched, fails in this one.
 
     Errors of the user (UserError, the datasets' DataError among them) print one line
     `tallygrad: error: ...` and end with their status, 2 unless they say otherwise; an interrupt
     ends with 130, another signal with 128 and its number; anything else prints this rank's
-    traceback and ends with 1. SystemExit keeps its status, and passes when that is 0.
+    traceback and ends with 1. SystemExit keeps its status; where that is 0 it passes once all ranks
+    end too, and ends the job with 1 where they do not within `FAREWELL` seconds. A block that ends
+    waits for those of the other ranks.
     """
+    with _threads_too(comm):
+        try:
+            yield
+            comm.depart(math.inf)
+        except BaseException as error:
+            _fail(comm, error)
+            raise
+
+
+@contextmanager
+def _threads_too(comm: Comm) -> Iterator[None]:
+    """Have an exception that ends a thread end the job: somebody may wait for the thread's work."""
+
+    def fail(thread: threading.ExceptHookArgs) -> None:
+        if thread.exc_value is not None and not isinstance(thread.exc_value, SystemExit):
+            _fail(comm, thread.exc_value)
+
+    before, threading.excepthook = threading.excepthook, fail
     try:
         yield
-    except SystemExit as end:
-        if end.code is None or end.code == 0:
-            raise
-        if isinstance(end.code, int):
-            _end(comm, end.code, "", shared=True)
-        _end(comm, 1, f"{end.code}\n", shared=True)
-    except KeyboardInterrupt as error:
+    finally:
+        threading.excepthook = before
+
+
+def _fail(comm: Comm, error: BaseException) -> None:
+    """End all ranks as `guard` says; return only for an exit with status 0 that all ranks take."""
+    if isinstance(error, SystemExit):
+        _leave(comm, error)
+    elif isinstance(error, KeyboardInterrupt):
         by = Interrupted.of(error)
         _end(comm, by.status, f"tallygrad: {by}\n", shared=True)
-    except BrokenPipeError:
+    elif isinstance(error, BrokenPipeError):
         _end(comm, 141, "", shared=True)  # whoever read our output has seen enough
-    except BaseException as error:
-        if not isinstance(error, UserError):
-            _end(comm, 1, _rank_traceback(error, comm.rank), shared=False)
+    elif isinstance(error, UserError):
         _end(comm, error.status, f"tallygrad: error: {error}\n", shared=True)
+    else:
+        _end(comm, 1, _rank_traceback(error, comm.rank), shared=False)
+
+
+def _leave(comm: Comm, end: SystemExit) -> None:
+    if end.code is not None and not isinstance(end.code, int):
+        _end(comm, 1, f"{end.code}\n", shared=True)
+    if end.code:
+        _end(comm, end.code, "", shared=True)
+    if not comm.depart(FAREWELL):
+        text = f"rank {comm.rank} ended with status 0 while other ranks were at work"
+        _end(comm, 1, f"tallygrad: error: {text}\n", shared=False)
 
 
 def _rank_traceback(error: BaseException, rank: int) -> str:

@@ -1,6 +1,7 @@
 """The ranks of an MPI job. Importing this module initialises MPI: see `comm.connect`."""
 
 import os
+import time
 from typing import Any, NoReturn
 
 import numpy as np
@@ -38,6 +39,8 @@ class MpiComm:
         self.local_rank = node.Get_rank()
         self.local_size = node.Get_size()
         node.Free()
+        # Its own group: a rank may leave while others are in a collective.
+        self._leaving = group.Dup()
 
     @property
     def library(self) -> str:
@@ -105,6 +108,16 @@ class MpiComm:
     def barrier(self) -> None:
         """Wait until every rank has come here."""
         self._group.Barrier()
+
+    def depart(self, seconds: float) -> bool:
+        """Tell that this rank ends its work, and wait for the others to end theirs; return whether
+        they did within so many seconds."""
+        end, request = time.monotonic() + seconds, self._leaving.Ibarrier()
+        while not request.Test():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.001)
+        return True
 
     def abort(self, status: int) -> NoReturn:
         """End all ranks of the job at once; the launcher returns `status`."""
