@@ -311,7 +311,9 @@ def _read_array(
     offset: int,
 ) -> NDArray[Any]:
     """Read one array; `left` is what the arrays of a file so long can still hold."""
-    if len(shape) > MAX_DEPTH or any(type(n) is not int or n < 0 for n in [*shape, offset]):
+    if len(shape) > MAX_DEPTH:
+        raise ValueError(f"{name}: expected {MAX_DEPTH} dimensions at most, got {len(shape)}")
+    if any(type(number) is not int or number < 0 for number in [*shape, offset]):
         raise ValueError(f"{name}: shape {shape} at {offset} is not a place in a file")
     size = math.prod(shape) * dtype.itemsize
     if size > left:
