@@ -125,6 +125,10 @@ def test_options_beyond_all_counts(option: str, capsys: pytest.CaptureFixture[st
     ("command", "told"),
     [
         (["plan", "mlp", "--ranks", LONG], "--ranks: "),
+        (["plan", "mlp", "--batch", "9" * 400], "--batch: expected less than"),
+        (["cost", "mlp", "--batch", "9" * 400], "--batch: expected less than"),
+        (["cost", "mlp", "--ranks", LONG], "--ranks: expected a whole number"),
+        (["profile", "mlp", "--steps", "9" * 400], "--steps: expected less than"),
         (["cost", "mlp", "--input", f"1,28,{LONG}"], "--input: "),
         (["inspect", "a" * 5000], "File name too long"),
         (["bill", "a" * 5000], "File name too long"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import config as options
 from . import streams
+from .config import integer
 from .errors import Interrupted, UserError, nearest, show
 from .memory import memory_errors
 from .threads import MOST_THREADS, launched_rank
@@ -60,7 +61,7 @@ def parser() -> options.Parser:
     options.add_flags(train)
     test = commands.add_parser("eval", help="evaluate a checkpoint on a data set")
     _checkpoint_flags(test)
-    test.add_argument("--batch-size", type=int, default=256, help="images of one step")
+    test.add_argument("--batch-size", type=integer, default=256, help="images of one step")
     test.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     predict = commands.add_parser("predict", help="tell the classes of images")
     _checkpoint_flags(predict)
@@ -79,7 +80,7 @@ def parser() -> options.Parser:
         "--zeros", default="", metavar="RUN|FILE",
         help="shares of zeros for the machine: of a run with --sparsity, or of FILE.toml or .json",
     )  # fmt: skip
-    cost.add_argument("--ranks", type=int, default=1, help="ranks that share the gradients")
+    cost.add_argument("--ranks", type=integer, default=1, help="ranks that share the gradients")
     form = cost.add_mutually_exclusive_group()
     form.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     form.add_argument("--csv", dest="as_csv", action="store_true", help="print a line a layer")
@@ -89,14 +90,14 @@ def parser() -> options.Parser:
     for command in (cost, profile, plan):
         command.add_argument("model", help="name of a model, such as resnet20")
         images = 64 if command is plan else 1
-        command.add_argument("--batch", type=int, default=images, help="images of a step")
+        command.add_argument("--batch", type=integer, default=images, help="images of a step")
         command.add_argument("--input", default="", metavar="C,H,W", help="default: the model's")
-        command.add_argument("--classes", type=int, default=0, help="default: the model's")
+        command.add_argument("--classes", type=integer, default=0, help="default: the model's")
     for command in (cost, profile):
         command.add_argument(
             "--training", action="store_true", help="a step of training, not inference"
         )
-    profile.add_argument("--steps", type=int, default=5, help="steps to measure")
+    profile.add_argument("--steps", type=integer, default=5, help="steps to measure")
     profile.add_argument("--backend", default="", help="default: llvm:eager, else numpy")
     profile.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     bill = commands.add_parser("bill", help="tell what a whole run cost")
@@ -119,7 +120,7 @@ def _plan_flags(plan: argparse.ArgumentParser) -> None:
     plan.add_argument(
         "--network", default="calibrate", metavar="NAME|FILE", help="what joins hosts, or all of it"
     )
-    plan.add_argument("--ranks-per-host", type=int, default=0, help="default: the network's")
+    plan.add_argument("--ranks-per-host", type=integer, default=0, help="default: the network's")
     plan.add_argument("--scaling", default="weak", choices=("weak", "strong", "both"))
     plan.add_argument(
         "--algorithm", default="auto", help="of the allreduce; default: the fastest, by formula"
@@ -174,7 +175,7 @@ def _checkpoint_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dataset", default="", help="data set; default: the training's")
     command.add_argument("--split", default="test", choices=("train", "validation", "test"))
     command.add_argument("--data-dir", default="", help="folder to look for the data set in first")
-    command.add_argument("--threads", type=int, default=0, help="threads; 0: cores / ranks")
+    command.add_argument("--threads", type=integer, default=0, help="threads; 0: cores / ranks")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -154,6 +154,17 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+def integer(text: str) -> int:
+    """Return the whole number that an option is given, for `argparse`."""
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r:.60}") from error
+    if abs(value) >= MOST:
+        raise argparse.ArgumentTypeError(f"expected less than {MOST}, got {text!s:.60}")
+    return value
+
+
 def flag(name: str) -> str:
     """Return the flag of a field."""
     return "--" + name.replace("_", "-")
