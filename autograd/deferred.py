@@ -12,6 +12,8 @@ from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import ref
 
+from .recent import WAYS, Recent
+
 if TYPE_CHECKING:
     from .array import Array, NDArray, Spec
 
@@ -83,7 +85,7 @@ class Call:
     ) -> None:
         self.name, self.specs, self.attrs = name, specs, attrs
         self.kernel, self.join, self.machine = kernel, join, machine
-        self.joined: dict[tuple[Sign | None, ...], Joined | None] = {}
+        self.joined: Recent[tuple[Sign | None, ...], Joined | None] = Recent(WAYS)
 
     def run(self, args: tuple[Array, ...]) -> Any:
         """Compute the results, with what the arguments wait for in the same pass if that can be."""
@@ -106,9 +108,11 @@ class Call:
         and its operands: all are found before any is computed, which might compute another."""
         with lock:
             signs = _signs(args)
-            if signs not in self.joined:
-                self.joined[signs] = self.join(self, signs) if self.join and any(signs) else None
-            joined = self.joined[signs]
+            try:
+                joined = self.joined[signs]
+            except KeyError:
+                joined = self.join(self, signs) if self.join and any(signs) else None
+                self.joined[signs] = joined
             return joined, [*_opened(args, joined.opened)] if joined else []
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import add
 from typing import Any, NamedTuple
 
+from .recent import KINDS
+
 
 class Cost(NamedTuple):
     """Work of one call. MACs are multiply-accumulates (2 FLOP), nominal: zero padding counts, bias
@@ -127,6 +129,8 @@ class Ledger:
             for key in batch.keys:
                 self._calls.setdefault(key, 0)  # in the order in which keys were first seen
         self._batches[batch] += 1
+        if len(self._batches) > KINDS:
+            self._add_batches()  # a batch that is made no more would be kept
 
     @property
     def calls(self) -> Counter[tuple[str, str, str, str, Cost]]:

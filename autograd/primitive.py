@@ -13,6 +13,7 @@ from . import backends, context
 from .array import Array, Spec
 from .deferred import Call, Later, compute, settle, wait
 from .ledger import Cost
+from .recent import CALLS, Recent
 from .watch import Dispatched
 
 Value: TypeAlias = Any  # an Array, or a Tensor where the call is to be recorded
@@ -87,10 +88,10 @@ class Primitive:
         self.arguments = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         self.derivatives: list[Derivative] = []
-        self.known: dict[tuple[str, tuple[Spec, ...], tuple[Any, ...]], Known] = {}
+        self.known: Recent[tuple[str, tuple[Spec, ...], tuple[Any, ...]], Known] = Recent(CALLS)
         self.differentiable: frozenset[int] = frozenset()
-        self._pulls: dict[tuple[tuple[bool, ...], tuple[bool, ...]], tuple[Pull, ...]] = {}
-        self._kept: dict[tuple[bool, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self._pulls: Recent[tuple[tuple[bool, ...], ...], tuple[Pull, ...]] = Recent(CALLS)
+        self._kept: Recent[tuple[bool, ...], tuple[tuple[int, ...], ...]] = Recent(CALLS)
 
     def vjp(self, *wanted: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register the vector-Jacobian product for the named arguments (all of them for `*xs`); it
@@ -134,7 +135,7 @@ class Primitive:
     def pulls(self, flags: tuple[bool, ...], given: tuple[bool, ...]) -> tuple[Pull, ...]:
         """Return the derivatives to call where `flags` tell which arrays need a gradient and
         `given` which outputs have one. TypeError, naming the arguments, where none serves one."""
-        pulls = self._pulls.get((flags, given))
+        pulls = self._pulls.find((flags, given))
         if pulls is None:
             pulls = self._pulls[flags, given] = self._find_pulls(flags, given)
         return pulls
@@ -155,10 +156,10 @@ class Primitive:
             raise TypeError(f"{self.name} has no derivative with respect to {names}")
         return tuple(found)
 
-    def kept(self, flags: tuple[bool, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def kept(self, flags: tuple[bool, ...]) -> tuple[tuple[int, ...], ...]:
         """Return the positions of the inputs and outputs that derivatives name where `flags` tell
         which arrays may be asked for a gradient."""
-        kept = self._kept.get(flags)
+        kept = self._kept.find(flags)
         if kept is None:
             inputs: dict[int, None] = {}
             outputs: dict[int, None] = {}
@@ -230,10 +231,12 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
     """Count a call and run it on the context's backend."""
     state = context.current()
     key = (state.backend, tuple([a.spec for a in args]), attrs)
-    known = primitive.known.get(key)
-    fresh = known is None
-    if known is None:
-        known = primitive.known[key] = primitive.learn(*key)
+    fresh = False
+    try:
+        known = primitive.known[key]
+    except KeyError:
+        fresh, known = True, primitive.learn(*key)
+        primitive.known[key] = known
     phase = state.phase
     if primitive.phase is not None and phase == "backward_data":
         phase = primitive.phase

@@ -19,12 +19,12 @@ from .guards import Guards, Learner
 from .ledger import Batch, Ledger
 from .live import Lives, Living
 from .memory import memory_limit
+from .recent import KINDS, RECORDINGS, Recent
 from .tensor import Tensor
 from .threads import get_num_threads
 from .watch import MAKES, Dispatched
 
-MANY = 8  # recordings of one function
-LONG = 4 * MANY  # calls for which a recording is kept that is not used
+LONG = 4 * RECORDINGS  # calls for which a recording is kept that is not used
 
 
 def recordable(name: str) -> Recordable | None:
@@ -81,16 +81,19 @@ def opened(result: Any) -> tuple[Sequence[Tensor], type | None]:
 
 class Shared:
     """What all recordings of one function share: their memory, so that they are repeated one at a
-    time."""
+    time. After as many as are kept they begin with new memory, which lacks what those needed that
+    are gone."""
 
     def __init__(self) -> None:
         self.lock = RLock()
         self.newest: weakref.ref[Any] | None = None
+        self.made = 0
 
     def recording(self, backend: Recordable) -> Recording:
         """Return a new recording, beside an older one if there is one."""
-        made = backend.recording(self.newest and self.newest())
-        self.newest = weakref.ref(made)
+        beside = self.newest() if self.newest and self.made % RECORDINGS else None
+        made = backend.recording(beside)
+        self.newest, self.made = weakref.ref(made), self.made + 1
         return made
 
 
@@ -308,9 +311,9 @@ class TracedTraining:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.refused: dict[Kind, str] = {}  # why a kind of call is not repeated
-        self.recorded: dict[Kind, list[Recorded]] = {}  # empty after the first call
-        self.alive: dict[Kind, Batch] = {}  # what was alive in the first call
+        self.refused: Recent[Kind, str] = Recent(KINDS)  # why a kind of call is not repeated
+        self.recorded: Recent[Kind, list[Recorded]] = Recent(KINDS)  # empty after the first call
+        self.alive: Recent[Kind, Batch] = Recent(KINDS)  # what was alive in the first call
         self.shared, self.calls = Shared(), 0
 
     def __call__(self, *inputs: Tensor) -> Any:
@@ -324,7 +327,7 @@ class TracedTraining:
         if backend is None or not known:
             return self._plain(inputs, key, state)
         self.calls += 1
-        recorded = self.recorded.get(key)
+        recorded = self.recorded.find(key)
         for one in recorded or ():
             if one.applies():
                 one.used = self.calls
@@ -332,7 +335,7 @@ class TracedTraining:
         if recorded is None:
             self.recorded[key] = []
         elif (
-            key not in self.refused
+            self.refused.find(key) is None
             and not any(one.guards.hold() for one in recorded)
             and self._room()
         ):
@@ -341,20 +344,21 @@ class TracedTraining:
 
     def _plain(self, inputs: Sequence[Tensor], key: Kind, state: context.Context) -> Any:
         """Run the function as it is; in the first call of a kind see what is alive."""
-        if key in self.alive:
+        alive = self.alive.find(key)
+        if alive is not None:
             result = opened(self.function(*inputs))
         else:
             watch = Living(state.ledger)
             with context.using(trace=watch):
                 result = opened(self.function(*inputs))
-            self.alive[key] = Batch((), (), watch.lives.peaks())
-        state.ledger.count_batch(self.alive[key])
+            alive = self.alive[key] = Batch((), (), watch.lives.peaks())
+        state.ledger.count_batch(alive)
         return _bare(*result)
 
     def _room(self) -> bool:
         """Make room for another recording: what was not used for long goes."""
-        every = [(one.used, key, one) for key, some in self.recorded.items() for one in some]
-        if len(every) < MANY:
+        every = [(one.used, key, one) for key, some in self.recorded.all() for one in some]
+        if len(every) < RECORDINGS:
             return True
         used, key, oldest = min(every, key=lambda entry: entry[0])
         if self.calls - used > LONG:

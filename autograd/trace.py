@@ -13,8 +13,8 @@ from .guards import Guards, Learner
 from .ledger import Batch, Ledger
 from .live import Lives
 from .primitive import Known, Primitive, perform
+from .recent import KINDS, RECORDINGS, Recent
 from .repeat import (
-    MANY,
     Kind,
     Repeat,
     Repeating,
@@ -155,7 +155,7 @@ class Traced:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.programs: dict[Kind, list[Program]] = {}
+        self.programs: Recent[Kind, list[Program]] = Recent(KINDS)
         self.shared, self.many = Shared(), 0
 
     def __call__(self, *inputs: Tensor) -> Any:
@@ -165,15 +165,15 @@ class Traced:
         check_inputs(inputs)
         arrays = [x.data for x in inputs]
         key = kind(state, arrays)
-        for program in self.programs.get(key, ()):
+        for program in self.programs.find(key) or ():
             if program.guards.hold():
                 made = self._run(program, arrays, state)
                 break
         else:
             made, program = self._learn(arrays, key.same, state.ledger)
-            older = self.programs.get(key, [])[1 - MANY :]
+            older = (self.programs.find(key) or [])[1 - RECORDINGS :]
             self.programs[key] = [*older, program]
-            kept = (p for found in self.programs.values() for p in found)
+            kept = (p for _, found in self.programs.all() for p in found)
             self.many = sum(p.repeat is not None for p in kept)
         container = program.container
         return Tensor(made[0]) if container is None else container([Tensor(a) for a in made])
@@ -185,7 +185,7 @@ class Traced:
         backend = recordable(state.backend)
         if backend is not None and program.repeat is not None:
             return program.repeat.run(arrays, state.ledger)
-        if backend is None or not program.repeatable or self.many >= MANY:
+        if backend is None or not program.repeatable or self.many >= RECORDINGS:
             return program.run(arrays, state.ledger)
         with Repeating(backend, self.shared, arrays) as repeating:
             made = program.run(repeating.inputs, state.ledger)

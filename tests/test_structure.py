@@ -18,7 +18,8 @@ FOLDERS = ("autograd", "datasets", "trainer", "launch")
 # The layers, lowest first: a module, and what it may import. A name stands for all that lies below
 # it, the longest name that fits a module counts, and what lies below its own name is allowed too.
 BASE = tuple(
-    f"autograd.{name}" for name in ("context", "array", "deferred", "ledger", "memory", "threads")
+    f"autograd.{name}"
+    for name in ("context", "array", "deferred", "ledger", "memory", "recent", "threads")
 )
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
 TO_OPS = (*TO_PRIMITIVE, "autograd.ops")
@@ -31,6 +32,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.array": BASE,
     "autograd.ledger": BASE,
     "autograd.memory": (),
+    "autograd.recent": (),
     "autograd.suggest": (),
     "autograd.private": (),
     "autograd.threads": (),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Literal, overload
 
 from ..ops import adaptive
 from ..ops import pool as ops
 from ..ops.conv import Padding, Pair
+from ..recent import CALLS
 from ..tensor import Tensor
 from .conv import Sizes, images, pair, restore
 
@@ -34,7 +35,7 @@ def _windows(
     return kernel, strides, ((border[0], down), (border[1], right)), spread
 
 
-@cache
+@lru_cache(CALLS)
 def _ends(
     name: str, size: tuple[int, ...], kernel: Pair, strides: Pair, border: Pair, spread: Pair,
     ceil_mode: bool,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Primitive, Value, primitive
+from ..recent import WAYS
 from .activation import relu, relu_dx, sigmoid_dx, tanh, tanh_dx
 from .elementwise import add, fit, mul, sub
 from .reduce import scale
@@ -42,7 +43,7 @@ def parts(x: Value) -> tuple[Value, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
-@cache
+@lru_cache(WAYS)
 def unstack(count: int) -> Primitive:
     """Return the primitive that cuts an array into the `count` parts along its first axis. One
     call with many results, for the gradients of single slices would each fill a whole array."""

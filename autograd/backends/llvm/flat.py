@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ...array import NDArray, Spec
+from ...recent import WAYS, Recent
 from .language import Integer, Kernel
 from .layout import Moves
 from .memory import MALLOC, pool
@@ -70,16 +71,18 @@ class Layouts:
     def __init__(self, spec: Spec) -> None:
         self.shape, self.dtype = spec
         self.size, self.nbytes = spec.size, spec.nbytes
-        self.known: dict[Strides, Layout | None] = {}
+        self.known: Recent[Strides, Layout | None] = Recent(WAYS)
         self.plain = self._learn(np.empty(self.shape, self.dtype)) or ((), ())
 
     def of(self, x: NDArray) -> Layout | None:
         """Return how a dense array lies, and the strides of a new one like it; else None. Of axes
         of one element, it does not matter how they lie."""
         strides = x.strides
-        if strides not in self.known:
-            self.known[strides] = self._learn(x)
-        return self.known[strides]
+        try:
+            return self.known[strides]
+        except KeyError:
+            self.known[strides] = lie = self._learn(x)
+            return lie
 
     def _learn(self, x: NDArray) -> Layout | None:
         like = np.empty_like(x).strides

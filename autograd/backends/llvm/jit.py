@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from threading import get_ident
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import llvmlite
 import llvmlite.binding as llvm
 
+from ...recent import KERNELS
 from .. import Building, built
 from . import cache as disk
 from .language import Kernel
@@ -24,9 +25,9 @@ from .targets import Target
 Maker: TypeAlias = Callable[..., Kernel]
 Function: TypeAlias = Callable[..., None]
 
-_kept: list[Any] = []
-# By thread: what is told the address of each function that is called there, and the arguments.
-notes: dict[int, Callable[[int, tuple[int | None, ...]], None]] = {}
+# By thread: what is told of each function that is called there: its address, the arguments, and
+# what must be kept as long as the address is used.
+notes: dict[int, Callable[[int, tuple[int | None, ...], Any], None]] = {}
 
 
 @dataclass
@@ -48,7 +49,7 @@ def build(make: Maker, target: Target, *parameters: Any) -> Function:
     return _build(make, target.bare, *parameters)
 
 
-@cache
+@lru_cache(KERNELS)
 def _build(make: Maker, target: Target, *parameters: Any) -> Function:
     name, kept = _key(make, target, parameters), disk.opened()
     code = kept.read(name) if kept else None
@@ -99,20 +100,19 @@ def _load(code: bytes, target: Target) -> Function:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code[1:]))
     engine.finalize_object()
-    _kept.append(engine)
     address = engine.get_function_address("kernel")
     # Pointers and integers both have 64 bits, which Python's integers pass as addresses.
     run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * code[0])(address)
 
     def call(*arguments: int | None) -> None:
         if notes:
-            notes.get(get_ident(), _nowhere)(address, arguments)
+            notes.get(get_ident(), _nowhere)(address, arguments, engine)
         run(*arguments)
 
     return call
 
 
-def _nowhere(code: int, arguments: tuple[int | None, ...]) -> None:
+def _nowhere(code: int, arguments: tuple[int | None, ...], engine: Any) -> None:
     """Take no note of a call."""
 
 

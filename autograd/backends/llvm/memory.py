@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import defaultdict
+from math import inf
 from threading import get_ident
 from typing import Any
 
@@ -15,6 +16,7 @@ from ...memory import Account, OutOfMemory, register
 
 ALIGNED = 64  # bytes: a cache line, and the widest vector
 SMALL = 1 << 12
+IDLE = 1 << 25  # bytes that may be held besides twice those that were ever used at once
 MALLOC = 1 << 16  # bytes up to which memory from malloc costs less than keeping it
 
 
@@ -106,12 +108,13 @@ class Pool(Account):
             return Memory(room)
 
     def _grow(self, room: int) -> None:
-        if self.limit and self.held + room > self.limit:
+        needed = self.used + room
+        if self.held + room > min(self.limit or inf, IDLE + 2 * max(self.peak, needed)):
             for free in [*self.free.values()]:
                 free.clear()
             self.held = self.used
-            if self.held + room > self.limit:
-                raise OutOfMemory(self.used + room, self.limit)
+            if self.limit and needed > self.limit:
+                raise OutOfMemory(needed, self.limit)
         self.held += room
 
     def arena(self) -> Arena | None:

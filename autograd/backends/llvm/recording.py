@@ -98,8 +98,9 @@ class Recording:
         self.arena.taken.clear()
         self.taken.clear()
 
-    def _note(self, code: int, arguments: tuple[int | None, ...]) -> None:
+    def _note(self, code: int, arguments: tuple[int | None, ...], engine: Any) -> None:
         self.taken.append((code, arguments))
+        self.held[id(engine)] = engine
 
     def compute(self, kernel: Callable[..., Any], values: Sequence[NDArray]) -> Any:
         """Call a kernel and take it down."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...array import NDArray, Spec
+from ...recent import WAYS
 from . import registry as plans
 from .flat import Layouts, copied, increase, overlap, sweep
 from .jit import build
@@ -182,9 +183,9 @@ def store(target: Target, slot: Spec, g: Spec) -> plans.Kernel | None:
         if lie is not None and layouts.of(g) == lie and not _overlapping(layouts, [slot], [g]):
             copy(address(g), address(slot), layouts.size)
             return
-        if g.strides not in known:
+        if g.strides not in known and len(known) < WAYS:  # none is forgotten: recordings use them
             known[g.strides] = offsets(g.strides)
-        places = known[g.strides]
+        places = known.get(g.strides)
         if places is None or not slot.flags.c_contiguous or np.may_share_memory(slot, g):
             Moves.aside += 1
             slot[...] = g
