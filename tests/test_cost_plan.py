@@ -396,18 +396,23 @@ def test_a_process_alone_measures_computing(seconds: float, batches: list[int]) 
 def test_a_real_calibration_comes_to_an_end(
     alone: Callable[[], AbstractContextManager[None]],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     try:
         local.find_mpirun()
     except local.LaunchError as error:
         pytest.skip(str(error))
     file = str(tmp_path / "here.toml")
-    words = ["plan", "mlp", "--batch", "4", "--ranks", "1,2", "--scaling", "both", "--json"]
+    # One image: that is measured however busy the machine is, and so is its check.
+    words = ["plan", "mlp", "--batch", "1", "--ranks", "1,2", "--scaling", "both", "--json"]
     with alone():
         assert main([*words, "--seconds", "3", "--save", file]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["check"][0]["ranks"], found["check"][0]["batch_per_rank"]) == (2, 2)
+    said = capfd.readouterr()
+    found = json.loads(said.out)
+    told = [line for line in said.err.splitlines() if line.startswith("plan: measuring ")]
+    assert [line.split()[2] for line in told] == ["messages", "steps", "steps"]
+    assert "messages between 2 ranks" in told[0] and "of 2 ranks at once for about" in told[2]
+    assert (found["check"][0]["ranks"], found["check"][0]["batch_per_rank"]) == (2, 1)
     for held in found["check"]:
         assert held["seconds"] > 0 and held["predicted_seconds"] > 0 and held["steps"] >= 8
         assert held["error"] == pytest.approx(held["predicted_seconds"] / held["seconds"] - 1)
@@ -417,5 +422,5 @@ def test_a_real_calibration_comes_to_an_end(
     one, two = found["plans"]["weak"]
     assert one["exposed_seconds"] == 0 < two["exposed_seconds"] < two["step_seconds"]
     assert main([*words, "--network", file]) == 0
-    again = json.loads(capsys.readouterr().out)["plans"]["weak"][1]
+    again = json.loads(capfd.readouterr().out)["plans"]["weak"][1]
     assert again["step_seconds"] == pytest.approx(two["step_seconds"], rel=1e-4)

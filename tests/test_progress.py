@@ -12,7 +12,7 @@ import pytest
 
 from tallygrad.autograd.backends import Building, built, watching
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.progress import Progress, duration, percent
+from tallygrad.trainer.progress import Progress, compiling, duration, percent
 
 
 class Terminal(io.StringIO):
@@ -65,6 +65,18 @@ def test_long_compiling_is_shown_and_short_is_not(terminal: bool) -> None:
     built(Building(99, 3, 9.9))
     assert "99" not in out.getvalue()
     progress.close()
+
+
+@pytest.mark.parametrize("shows", [True, False])
+def test_commands_without_steps_show_compiling(
+    shows: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with compiling(shows):
+        built(Building(4, 0, 0.9))
+        built(Building(9, 2, 1.5))
+    built(Building(20, 2, 9.0))
+    said = "compiling kernels: 9 made, 2 from the cache\n" if shows else ""
+    assert capsys.readouterr().err == said
 
 
 def test_other_ranks_are_silent() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import context, from_numpy, no_grad, softmax
+from ..autograd import backends, context, from_numpy, no_grad, softmax
 from ..datasets import Dataset
 from ..datasets.loader import Normalise
 from . import build, config
@@ -24,7 +24,7 @@ from .evaluation import evaluate, judging
 from .images import read_images
 from .inspect import find as newest
 from .numbers import whole_number
-from .progress import Progress, percent
+from .progress import Progress, compiling, percent
 from .state import load_model, recorded
 
 
@@ -117,7 +117,7 @@ def evaluate_checkpoint(
     with context.using(backend=trained.backend):
         judge = judging(trained.model)
         progress = Progress(len(loader), 0, comm.rank == 0)
-        with closing(progress):
+        with closing(progress), backends.watching(progress.compiling):
             loss, right, count = evaluate(judge, loader, Reducer(comm, fixed=True), progress)
     if not math.isfinite(loss):
         raise NotFinite(f"{trained.path}: loss is {loss / count} over {int(count)} samples")
@@ -154,8 +154,8 @@ def predict(
         pixels, names = trained.data.images[numbers], trained.data.labels[numbers]
     x = Normalise(trained.data, trained.dtype)(pixels.transpose(0, 2, 3, 1))
     rows = []
-    for start in range(0, len(x), 256):
-        with no_grad(), context.using(backend=trained.backend, phase="evaluate"):
+    with compiling(), no_grad(), context.using(backend=trained.backend, phase="evaluate"):
+        for start in range(0, len(x), 256):
             part = from_numpy(x[start : start + 256].transpose(0, 3, 1, 2))
             rows.append(softmax(trained.model(part), 1).numpy())
     for place, (number, row) in enumerate(zip(numbers, np.concatenate(rows), strict=True)):

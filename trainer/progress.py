@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from ..autograd.backends import Building
+from ..autograd.backends import Building, watching
 from .text_table import fit
 
 COMPILING = 1.0  # seconds of compiling that are no reason to say anything
@@ -32,15 +33,22 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+@contextmanager
+def compiling(shows: bool = True) -> Iterator[None]:
+    """Show within the block that kernels are made, for commands that have no steps to show."""
+    with watching(Progress(1, 0, shows, bars=False).compiling):
+        yield
+
+
 class Progress:
     """Shows how far `total` steps are, of which `done` are done before, in epochs of `per_epoch`.
 
-    A bar of the epoch under way where stderr is a terminal, else a plain line every so many
-    seconds; silent where `shows` is false, as on other ranks."""
+    A bar of the epoch under way where stderr is a terminal, unless `bars` is false, else a plain
+    line every so many seconds; silent where `shows` is false, as on other ranks."""
 
     def __init__(
         self, total: int, done: int, shows: bool, stream: TextIO | None = None, every: float = 10.0,
-        per_epoch: int = 0, epochs: int = 1,
+        per_epoch: int = 0, epochs: int = 1, bars: bool = True,
     ) -> None:  # fmt: skip
         self.total, self.done, self.shows = total, done, shows
         self.stream, self.every = stream or sys.stderr, every
@@ -50,7 +58,7 @@ class Progress:
         self.building: Building | None = None  # what was shown last, and
         self.told = Building(0, 0, 0.0)  # what was told when the compiling before it ended
         self.bar: tqdm[Any] | None = None
-        if shows and self.stream.isatty():
+        if shows and bars and self.stream.isatty():
             self.bar = tqdm(
                 total=self.per_epoch, initial=done % self.per_epoch, file=self.stream,
                 bar_format=BAR, dynamic_ncols=True,

@@ -9,6 +9,7 @@ latter, the step with its messages. Predictions read nothing of the check.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from ...autograd import set_num_threads
 from ..distributed.comm import Comm
 from ..files import write_whole
+from ..progress import compiling
 from .allreduce import Group, Link, allreduce
 from .compute import Compute, Step
 from .network import Exchange, Network
@@ -70,16 +72,26 @@ def measure(comm: Comm, task: Task) -> dict[str, Any]:
     """Measure all of it; return, on rank 0, what was found, as plain values."""
     found: dict[str, Any] = {"ranks": comm.size, "library": comm.library, "link": None}
     set_num_threads(1)
+    parts = {name: f"for about {task.seconds * share:.0f} s" for name, share in SHARES.items()}
     if comm.size > 1:
+        _tell(comm, f"measuring messages between {comm.size} ranks of this host {parts['link']}")
         found["link"] = link(comm, task)
     alone = Silent(0, max(comm.size, 2))
+    _tell(comm, f"measuring steps of one rank {parts['alone']}, and compiling before")
     if comm.rank == 0:
-        found |= steps(comm, task, alone, 1)
+        with compiling():
+            found |= steps(comm, task, alone, 1)
     doze(comm)
     if comm.size > 1:
+        _tell(comm, f"measuring steps of {comm.size} ranks at once {parts['busy']}")
         busy = steps(comm, task, Silent(comm.rank, comm.size), comm.size)
         found |= {**busy, "steps": found.get("steps", []) + busy["steps"]}
     return found
+
+
+def _tell(comm: Comm, text: str) -> None:
+    if comm.rank == 0:
+        print(f"plan: {text}", file=sys.stderr, flush=True)
 
 
 def link(comm: Comm, task: Task) -> dict[str, Any]:

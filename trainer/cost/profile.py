@@ -31,6 +31,7 @@ from ...autograd.optim import SGD
 from ...autograd.watch import Dispatched, Watch
 from ..errors import UserError, show
 from ..memory import check_memory
+from ..progress import compiling
 from ..text_table import Column, fit, name_column, text_table
 from .figures import WHOLE
 from .page import page_file
@@ -94,7 +95,8 @@ def measure(
     step = _step(name, batch, shape, classes, training)
     runs: list[Mapping[Key, float]] = []
     with context.using(backend=backend, ledger=Ledger()), np.errstate(all="ignore"):
-        step()
+        with compiling():
+            step()
         before = joules()
         for _ in range(steps):
             clock, books = _timed(step)
