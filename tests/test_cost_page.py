@@ -263,6 +263,24 @@ def test_names_in_a_bill_do_not_steer_a_terminal(
     assert "\x07" not in out and out.isascii()
 
 
+def test_points_of_a_roofline_are_named() -> None:
+    """By their layers, without covering one another; of those in one place, the longest."""
+    (chart,) = charts(sections(profiled())["Roofline"])
+    assert [t.text for t in chart.iter(f"{NS}text") if t.get("class") == "name"] == ["conv1"] * 2
+    points = [Point(1.0, 1.0, 0, "", name) for name in ("first", "second", "a", "b", "c", "d")]
+    far = Point(50.0, 40.0, 0, "", "far")
+    chart = log_chart("k", "t", "a", ("x", "y"), [*points, far])
+    names = [t.text for t in chart.iter("text") if t.get("class") == "name"]
+    assert names[:2] == ["first", "second"] and names[-1] == "far" and len(names) < 7
+
+
+def test_a_printed_page_has_all_rows() -> None:
+    page = of("resnet20", True)[1]
+    printed = page[page.index("@media print") :]
+    assert "max-height: none; overflow: visible" in printed[: printed.index("</style>")]
+    assert page.index("max-height: 24rem") < page.index("@media print")
+
+
 def test_what_ranks_send() -> None:
     assert ring(4 * 60_965_224, 4) == 365_791_344  # AlexNet with biases
     assert doubling(1000, 2) == ring(1000, 2) == 1000 and doubling(1000, 4096) == 12_000

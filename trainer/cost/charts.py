@@ -20,6 +20,7 @@ HEIGHT = 340  # of a chart with axes
 TOP, BOTTOM = 26, 44  # of it, for the names of the axes and the numbers
 LEFT, RIGHT = 0.13, 0.97  # shares of the width that numbers may lie between
 MOST_TICKS = 5
+PAGE, LETTER = 640, 6.5  # pixels of a chart that names have room on, and of a letter
 LONGEST = 28  # characters of a label
 MARKS = (
     "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z",
@@ -40,12 +41,13 @@ class Bar(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A mark: both coordinates, the number of its series, and what it is."""
+    """A mark: both coordinates, the number of its series, what it is, and its name."""
 
     x: float
     y: float
     series: int
     label: str
+    name: str = ""  # written beside it, where there is room
 
 
 class Line(NamedTuple):
@@ -126,7 +128,34 @@ def log_chart(
             )  # fmt: skip
     for p in points:
         made.append(mark(p.series, p.label, x=_across(x, p.x), y=_down(y, p.y)))
+    made.extend(_names(points, x, y))
     return made
+
+
+def _names(points: Sequence[Point], x: Axis, y: Axis) -> list[Element]:
+    """Return the names of points, the first ones first, each where it covers no mark and no other
+    name on a page of `PAGE` pixels; one that has no such place is left to the table."""
+    at = [(PAGE * (LEFT + (RIGHT - LEFT) * x.place(p.x)), _down(y, p.y)) for p in points]
+    taken = [(across - 6, down - 6, across + 6, down + 6) for across, down in at]
+    made = []
+    for p, (across, down) in zip(points, at, strict=True):
+        wide = LETTER * len(text := shorten(p.name))
+        for dx, dy, anchor, left in (
+            (9, 4, "start", 9.0), (-9, 4, "end", -9 - wide),
+            (0, -9, "middle", -wide / 2), (0, 18, "middle", -wide / 2),
+        ):  # fmt: skip
+            box = (across + left, down + dy - 10, across + left + wide, down + dy + 2)
+            fits = box[0] >= 0 and box[2] <= PAGE and box[1] >= TOP and box[3] <= HEIGHT - BOTTOM
+            if text and fits and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                made.append(element("text", text, x=_across(x, p.x), dx=dx, y=down + dy,
+                                    text_anchor=anchor, class_="name"))  # fmt: skip
+                break
+    return made
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def drawable(*values: float) -> bool:

@@ -124,7 +124,8 @@ def roofline(
 ) -> Figure:
     """Return points of (layer, pass, MACs, bytes, seconds) under the roofs of a machine."""
     phases = [phase for phase in NAMES if any(p == phase for _, p, *_ in passes)]
-    points, rows = [], []
+    timed: list[tuple[float, Point]] = []
+    rows = []
     for name, phase, macs, moved, seconds in passes:
         layer = name or WHOLE
         at, rate = intensity(macs, moved), macs / seconds if seconds > 0 else 0.0
@@ -133,9 +134,10 @@ def roofline(
         rows.append((layer, NAMES[phase], at, rate, bound.roof, f"{100 * share:.1f}%"))
         if drawable(at, rate):
             label = f"{layer}, {NAMES[phase]}: {si(rate, 'MAC/s')} at {at:.3g} MAC/B"
-            points.append(Point(at, rate, phases.index(phase), label))
-    if not points:
+            timed.append((seconds, Point(at, rate, phases.index(phase), label, layer)))
+    if not timed:
         return Figure("Roofline", about, missing="No layer has both MACs and a time here.")
+    points = [p for _, p in sorted(timed, key=lambda pair: -pair[0])]  # long ones are named first
     ends = (min(p.x for p in points), roofs.ridge, max(p.x for p in points))
     roof = [(x, roofs.attainable(x)) for x in sorted(x for x in ends if drawable(x))]
     axes = (f"MACs a byte of {roofs.memory}", "MACs a second")
