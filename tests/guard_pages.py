@@ -170,11 +170,11 @@ def products(backend: str, dtype: str) -> None:
     epilogue = Epilogue(scale=True, residual=True, relu=True, mask=True, moments=True, sums=True)
     for rows, inner, columns in ((45, 35, 19), (7, 150, 133)):
         print("product", rows, dtype, flush=True)
-        shapes = [(rows, inner), (columns, inner), (columns,)]
+        whole = [np.ones(s, dtype) for s in ((rows, inner), (columns, inner), (columns,))]
         for name in epilogue.pointers:
-            each = (ROWS[name], columns) if name in ROWS else (columns,)
-            shapes.append((rows, columns) if name in IMAGES else each)
-        arrays = [guarded_copy(np.ones(shape, dtype)) for shape in shapes]
+            each = np.ones((ROWS[name], columns)) if name in ROWS else np.ones(columns, dtype)
+            whole.append(np.ones((rows, columns), dtype) if name in IMAGES else each)
+        arrays = [guarded_copy(a) for a in whole]
         plan = linear(target, *[Spec(a.shape, a.dtype) for a in arrays[:3]], epilogue=epilogue)
         assert plan is not None and (plan(*arrays) == max(0, inner + 3)).all()
 

@@ -15,6 +15,7 @@ from tallygrad.autograd.array import Spec
 from tallygrad.autograd.backends.llvm import elementwise as kernels
 from tallygrad.autograd.backends.llvm import flat, registry, targets
 from tallygrad.autograd.backends.llvm import loss as loss_kernels
+from tallygrad.autograd.backends.llvm import sums as sum_kernels
 from tallygrad.autograd.backends.llvm import update as update_kernels
 from tallygrad.autograd.ops import activation, elementwise, loss, recurrent, reduce, update
 from tallygrad.autograd.ops import shape as shape_ops
@@ -55,6 +56,7 @@ MACHINE = {"target": targets.target()}  # what kernels are made for
 def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Make kernels for each target, for the smallest arrays too."""
     monkeypatch.setattr(kernels, "LEAST", 0)
+    monkeypatch.setattr(sum_kernels, "LEAST", 0)
     monkeypatch.setattr(update_kernels, "LEAST", 0)
     monkeypatch.setattr(loss_kernels, "LEAST", 0)
     monkeypatch.setitem(MACHINE, "target", targets.target(request.param))

@@ -84,7 +84,7 @@ def given(epilogue: Epilogue, shape: tuple[int, ...], dtype: str) -> dict[str, N
     made: dict[str, NDArray] = {}
     for i, name in enumerate(epilogue.pointers):
         if name in ROWS:
-            made[name] = np.full((n, ROWS[name], channels), np.nan, dtype)
+            made[name] = np.full((n, ROWS[name], channels), np.nan)
         else:
             whole = name in ("residual", "mask", "seen")
             made[name] = drawn(50 + i, *(shape if whole else (channels,)), dtype=dtype)
@@ -249,11 +249,27 @@ def test_a_mean_far_from_zero_costs_nothing(name: str, how: str) -> None:
     level = np.full(16, 1000, np.float32)
     epilogue = Epilogue(scale=True, moments=True)
     plan = conv2d(machine, *specs(x, w), **PLAIN, epilogue=epilogue)
-    rows, mean, var = np.empty((6, 3, 16), "f"), np.empty(16, "f"), np.empty(16, "f")
+    rows, mean, var = np.empty((6, 3, 16)), np.empty(16, "f"), np.empty(16, "f")
     y = plan(x, w, np.full(16, 0.01, "f"), level, rows).astype(float)
     build(merge_moments, machine, "float32", 16, 256)(*map(address, (rows, mean, var)), 6)
     np.testing.assert_allclose(mean, y.mean((0, 2, 3)), rtol=1e-7)
     np.testing.assert_allclose(var, y.var((0, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["direct", "winograd"])
+def test_sums_of_large_images_are_exact(how: str) -> None:
+    """Of one image with 2^16 pixels, that are all 0.1, and whose own sums would be a running one
+    over 4,096 tiles."""
+    machine, tenth = targets.replace(targets.target(), convolution=how), float(np.float32(0.1))
+    x = np.full((1, 256, 256, 16), 0.1, "f").transpose(0, 3, 1, 2)
+    w = np.zeros((16, 16, 3, 3), "f")
+    w[range(16), range(16), 1, 1] = 1
+    plan = conv2d(machine, *specs(x, w), **PLAIN, epilogue=Epilogue(sums=True))
+    rows, zero = np.empty((1, 2, 16)), np.zeros(16, "f")
+    y = plan(x, w, x, zero, rows)
+    np.testing.assert_allclose(y, tenth, rtol=1e-5)
+    np.testing.assert_allclose(rows[0, 0], y.sum((0, 2, 3), dtype=float), rtol=5e-7)
+    np.testing.assert_allclose(rows[0, 1], (y * x).sum((0, 2, 3), dtype=float), rtol=5e-7)
 
 
 def test_what_a_normalisation_multiplies_by() -> None:

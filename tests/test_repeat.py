@@ -69,7 +69,7 @@ def there_and_back(row: Sample) -> Callable[..., tuple[Tensor, ...]]:
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_operation(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("elementwise", "product", "loss", "place", "joins"):
+    for module in ("elementwise", "sums", "product", "loss", "place", "joins"):
         kernels = import_module(f"tallygrad.autograd.backends.llvm.{module}")
         monkeypatch.setattr(kernels, "LEAST", 0)
     plain = there_and_back(ROWS[name])

@@ -19,7 +19,9 @@ FOLDERS = ("autograd", "datasets", "trainer", "launch")
 # it, the longest name that fits a module counts, and what lies below its own name is allowed too.
 BASE = tuple(
     f"autograd.{name}"
-    for name in ("context", "array", "deferred", "ledger", "memory", "recent", "threads")
+    for name in (
+        "context", "array", "deferred", "ledger", "memory", "recent", "summation", "threads",
+    )
 )
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
 TO_OPS = (*TO_PRIMITIVE, "autograd.ops")
@@ -35,6 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.recent": (),
     "autograd.suggest": (),
     "autograd.private": (),
+    "autograd.summation": BASE,
     "autograd.threads": (),
     "autograd.deferred": BASE,
     "autograd.random": BASE,

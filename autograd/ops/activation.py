@@ -7,6 +7,7 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
+from ..summation import sum_over
 from .compare import ge
 from .elementwise import add, exp, mul, sub, where
 from .reduce import kept, scale
@@ -218,13 +219,17 @@ def _(dy: Value, x: Value) -> Value:
     return mul(dy, sigmoid(x))
 
 
+def _sums(x: NDArray, axis: int) -> NDArray:
+    return np.expand_dims(sum_over(x, (axis,)), axis)
+
+
 def sum_less_one(powers: NDArray, axis: int) -> NDArray:
     """Return the sum of powers along an axis less 1, which is the largest of them: beside it, the
     small ones would be lost."""
     small = np.less(powers, 1, out=np.empty_like(powers))
-    ones = powers.shape[axis] - small.sum(axis, keepdims=True)
+    ones = powers.shape[axis] - _sums(small, axis)
     small *= powers
-    return np.asarray(small.sum(axis, keepdims=True) + (ones - 1))
+    return np.asarray(_sums(small, axis) + (ones - 1))
 
 
 @primitive(infer=lambda x, *, axis: floating(x), cost=each(cmp=1, add=2, exp=1, div=1))
@@ -234,7 +239,7 @@ def softmax(x: NDArray, *, axis: int) -> NDArray:
     with np.errstate(invalid="ignore"):  # all of -inf, or one inf: not a number
         np.subtract(x, x.max(axis, keepdims=True, initial=-np.inf), out=y)
     np.exp(y, out=y)
-    np.divide(y, y.sum(axis, keepdims=True), out=y)
+    np.divide(y, _sums(y, axis), out=y)
     return y
 
 
@@ -249,7 +254,7 @@ def softmax_dx(dy: NDArray, y: NDArray, *, axis: int) -> NDArray:
     where one y is nearly 1."""
     off = dy
     for _ in range(2):
-        off = np.subtract(off, (off * y).sum(axis, keepdims=True), out=np.empty_like(y))
+        off = np.subtract(off, _sums(off * y, axis), out=np.empty_like(y))
     return np.multiply(off, y, out=off)
 
 
@@ -292,7 +297,7 @@ def _(dy: Value, y: Value, axis: int) -> Value:
 def log_softmax_dx(dy: NDArray, y: NDArray, *, axis: int) -> NDArray:
     """dx = dy - e^y (the sum of dy along the axis), as dy (1 - e^y) - e^y (the sum of the others):
     nothing is lost where e^y is nearly 1."""
-    others = np.subtract(dy.sum(axis, keepdims=True), dy, out=np.empty_like(y))
+    others = np.subtract(_sums(dy, axis), dy, out=np.empty_like(y))
     others *= np.exp(y)
     dx = np.expm1(y, out=np.empty_like(y))
     dx *= dy

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ..array import NDArray
+from ..summation import sum_over
 from ..threads import WORTHWHILE, share
 from .scratch import scratch
 from .windows import Block, Pair, Windows, blocks, region, sights
@@ -141,7 +142,7 @@ def _contract(a: NDArray, b: NDArray, y: NDArray) -> None:
     sums = scratch("product", (len(tops.pieces) + 1, *y.shape), y.dtype)
     np.matmul(tops.pieces.transpose(0, 2, 1), ends.pieces, out=sums[:-1])
     np.matmul(tops.rest.T, ends.rest, out=sums[-1])
-    y += sums.sum(0)
+    y += sum_over(sums, (0,))
 
 
 def correlate(x: NDArray, w: NDArray, windows: Windows, groups: int, y: NDArray) -> None:
@@ -338,4 +339,4 @@ def _weigh_each(
     product = scratch("product", tops.shape, dy.dtype)
     for tap, seen in enumerate(sights(part, windows, (b - a, dy.shape[2]))):
         np.multiply(seen, tops, out=product)
-        each[tap] += product.reshape(-1, groups).sum(0)
+        each[tap] += sum_over(product.reshape(-1, groups), (0,))

@@ -9,12 +9,15 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
+from ..summation import sum_over
 from ..threads import WORTHWHILE, share
 from .elementwise import fit
 from .rules import common, together
 from .shape import permute, reshape
 
 BLOCK, BLOCKS = 256, 16  # rows or columns that a thread takes at least; how many blocks at most
+LONG = 1024  # numbers of an inner axis that are added up in blocks,
+NARROW = 4096  # if the result has so few
 
 
 def _product(x: Spec, w: Spec) -> Spec:
@@ -30,9 +33,12 @@ def _product(x: Spec, w: Spec) -> Spec:
 def _multiplied(x: NDArray, w: NDArray) -> NDArray:
     """Return x @ w; a large product of two matrices in blocks of rows or columns, which threads
     share. Blocks follow from shapes, so results do not depend on the number of threads."""
-    large = x.ndim == w.ndim == 2 and x.size * w.shape[1] >= WORTHWHILE
-    if not large or x.dtype != w.dtype or x.dtype.kind != "f":
+    if x.dtype != w.dtype or x.dtype.kind != "f":
         return together(np.matmul, x, w)
+    if x.shape[-1] >= LONG and x.shape[-2] * w.shape[-1] <= NARROW:
+        return _long(x, w)
+    if x.ndim != 2 or w.ndim != 2 or x.size * w.shape[1] < WORTHWHILE:
+        return np.matmul(x, w)
     y = np.empty((x.shape[0], w.shape[1]), x.dtype)
     by_rows = y.shape[0] >= y.shape[1]
     size = max(y.shape)
@@ -50,6 +56,18 @@ def _multiplied(x: NDArray, w: NDArray) -> NDArray:
 
     share(count, work)
     return y
+
+
+def _long(x: NDArray, w: NDArray) -> NDArray:
+    """Return x @ w, the inner axis in blocks. BLAS adds the products of small or narrow matrices
+    one after the other, however many there are."""
+    inner, step = x.shape[-1], BLOCK * (1 if x.shape[-2] * w.shape[-1] > 1 else BLOCKS)
+    whole = inner - inner % step
+    left = x[..., :whole].reshape(*x.shape[:-1], -1, step).swapaxes(-3, -2)
+    right = w[..., :whole, :].reshape(*w.shape[:-2], -1, step, w.shape[-1])
+    products = np.matmul(left, right)
+    y = sum_over(products, (products.ndim - 3,))
+    return y + np.matmul(x[..., whole:], w[..., whole:, :]) if whole < inner else y
 
 
 @primitive(infer=_product, cost=lambda y, x, w: Cost(macs=y.size * x.shape[-1]))

@@ -7,8 +7,9 @@ inside: it never wins and does not count. Results lie channels-last in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import inf
+from collections.abc import Callable, Iterator
+from itertools import islice
+from math import inf, prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
+from ..summation import BLOCK
 from .scratch import scratch
 from .windows import Padding, Pair, Windows, blocks, extents, region, sights
 
@@ -190,13 +192,23 @@ def avg_pool2d(
     images, counts = x.transpose(0, 2, 3, 1), _counts(windows, (h, w), (e, f), counted, divisor)
     for some, a, b in blocks(n, e, 2 * stride[0] * w * c * x.itemsize):
         part, total = region(images[some], windows, (a, b), f, 0), y[some, a:b]
-        for tap, seen in enumerate(sights(part, windows, (b - a, f))):
-            if tap:
-                total += seen
-            else:
-                total[...] = seen
+        _sum_taps(sights(part, windows, (b - a, f)), prod(kernel), total)
         total /= counts[a:b].astype(x.dtype)
     return y.transpose(0, 3, 1, 2)
+
+
+def _sum_taps(seen: Iterator[NDArray], count: int, total: NDArray) -> None:
+    """Write the sum of the next taps, pairwise where there are many, so that rounding errors stay
+    those of short sums."""
+    if count <= BLOCK:
+        total[...] = next(seen)
+        for part in islice(seen, count - 1):
+            total += part
+        return
+    _sum_taps(seen, count // 2, total)
+    rest = np.empty_like(total)
+    _sum_taps(seen, count - count // 2, rest)
+    total += rest
 
 
 @avg_pool2d.vjp("x")

@@ -15,6 +15,7 @@ import numpy as np
 from ..array import Array, NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
+from ..summation import sum_over
 from .elementwise import add, fit
 from .linear import linear, matmul, swapped
 from .recurrent import (
@@ -360,7 +361,7 @@ def sequence_dw(
     old = np.concatenate((hs[1:], h[None]) if backwards else (h[None], hs[:-1]))
     rows = dgates.reshape(-1, dgates.shape[2])
     dw_ih, dw = (matmul.reference(rows.T, y.reshape(-1, y.shape[2])) for y in (x, old))
-    return dw_ih, dw, rows.sum(0)
+    return dw_ih, dw, sum_over(rows, (0,))
 
 
 @sequence_dw.vjp("dgates", "x", "hs", "h")

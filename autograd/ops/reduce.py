@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
+from ..summation import sum_over
 from .rules import BOOL
 from .shape import integers, reshape, zero
 
@@ -49,7 +51,7 @@ def _spread(dy: Value, x: Spec, axes: tuple[int, ...]) -> Value:
 @primitive(infer=reduced, cost=lambda y, x, **a: Cost(add=max(x.size - y.size, 0)))
 def sum(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
     """y = the sum of x over axes."""
-    return np.asarray(x.sum(axes, dtype=x.dtype))
+    return sum_over(x, axes)
 
 
 @sum.vjp("x")
@@ -61,7 +63,7 @@ def _(dy: Value, specs: tuple[Spec, ...], axes: tuple[int, ...]) -> Value:
 def mean(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
     """y = the mean of x over axes; not a number over nothing."""
     count = prod(x.shape[a] for a in axes)
-    return np.asarray(x.sum(axes, dtype=x.dtype) * x.dtype.type(1 / count if count else np.nan))
+    return np.asarray(sum_over(x, axes) * x.dtype.type(1 / count if count else np.nan))
 
 
 @mean.vjp("x")
@@ -107,8 +109,7 @@ def sum_to(x: NDArray, *, shape: tuple[int, ...]) -> NDArray:
     """y = x summed over the axes along which `shape` would be broadcast to x."""
     extra = x.ndim - len(shape)
     axes = [i + extra for i, n in enumerate(shape) if n == 1 and x.shape[i + extra] != 1]
-    total = x.sum((*range(extra), *axes), dtype=x.dtype, keepdims=True)
-    return np.asarray(total).reshape(shape)
+    return sum_over(x, (*range(extra), *axes)).reshape(shape)
 
 
 @sum_to.vjp("x")
@@ -138,6 +139,11 @@ def _(dy: Value, x: Value, y: Value, specs: tuple[Spec, ...], axes: tuple[int, .
     return amax_dx(dy, x, y, axes=axes)
 
 
+def _counted(hit: NDArray, axes: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
+    # Counted as integers: in float32, ones that are added up stop at 2^24.
+    return np.asarray(np.count_nonzero(hit, axes), dtype)
+
+
 @primitive(
     infer=lambda dy, x, y, *, axes: x,
     cost=lambda dx, dy, x, y, **a: Cost(cmp=x.size, mul=x.size, div=y.size, add=x.size),
@@ -146,7 +152,7 @@ def _(dy: Value, x: Value, y: Value, specs: tuple[Spec, ...], axes: tuple[int, .
 def amax_dx(dy: NDArray, x: NDArray, y: NDArray, *, axes: tuple[int, ...]) -> NDArray:
     """dx = dy shared out among the elements of x that equal the extreme y."""
     hit = _extreme(x, y, axes)
-    part = np.expand_dims(dy, axes) / hit.sum(axes, keepdims=True, dtype=x.dtype)
+    part = np.expand_dims(dy, axes) / np.expand_dims(_counted(hit, axes, x.dtype), axes)
     return np.where(hit, part, x.dtype.type(0))
 
 
@@ -169,7 +175,7 @@ def amax_pick(ddx: NDArray, x: NDArray, y: NDArray, *, axes: tuple[int, ...]) ->
     """ddy = the mean of ddx over the elements of x that equal the extreme: amax_dx transposed."""
     hit = _extreme(x, y, axes)
     picked = np.where(hit, ddx, x.dtype.type(0))
-    return np.asarray(picked.sum(axes, dtype=x.dtype) / hit.sum(axes, dtype=x.dtype))
+    return np.asarray(sum_over(picked, axes) / _counted(hit, axes, x.dtype))
 
 
 def _extreme(x: NDArray, y: NDArray, axes: tuple[int, ...]) -> NDArray:

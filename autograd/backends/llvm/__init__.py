@@ -23,6 +23,7 @@ from . import (  # noqa: F401  (registers)
     product,
     recurrent,
     recurrent_sequence,
+    sums,
     update,
 )
 from .recording import Recording

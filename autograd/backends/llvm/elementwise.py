@@ -4,7 +4,7 @@ second of which may be a number or numbers for each channel."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import gcd, prod
+from math import gcd
 from typing import TypeAlias
 
 import numpy as np
@@ -12,19 +12,16 @@ import numpy as np
 from ...array import NDArray, Spec
 from . import mathematics
 from . import registry as plans
-from .flat import Layouts, copied, increase, sweep
+from .flat import Layouts, sweep
 from .jit import build
 from .language import Integer, Kernel, Vector
 from .layout import Moves, address
-from .memory import empty
-from .parts import Scratch
 from .targets import Target
 
 # Gets the kernel, a vector of each array, and vectors of the constants.
 Formula: TypeAlias = Callable[..., Vector]
 
 LEAST = 1 << 8  # elements below which NumPy is as fast
-BLOCK = 1 << 14  # numbers that are summed at a time: they fit in the second-level cache
 PERIOD = 1 << 11  # numbers to which those for each channel are repeated, at most
 
 
@@ -142,7 +139,7 @@ def periodic(target: Target, dtype: str, formula: str, swapped: bool) -> Kernel:
     these and the array: array, numbers, result, number of elements, period."""
     k = Kernel(target, dtype, ("x", "w", "y"), ("count", "period"))
     x, w, y, count, period = k.arguments
-    with k.loop(_parts(k, count, period)) as i:
+    with k.loop(parts_of(k, count, period)) as i:
         start = k.times(i, period)
         source, to = k.at(x, start), k.at(y, start)
 
@@ -155,47 +152,7 @@ def periodic(target: Target, dtype: str, formula: str, swapped: bool) -> Kernel:
     return k
 
 
-def column_sums(target: Target, dtype: str, vectors: int) -> Kernel:
-    """Return the kernel of sums over the rows of a matrix whose last row may be incomplete: matrix,
-    sums, number of elements, of columns, of rows in a block, which is summed before it is added to
-    the sum so far, so that rounding errors stay small."""
-    k = Kernel(target, dtype, ("x", "y"), ("count", "columns", "block"))
-    x, y, count, columns, block = k.arguments
-    rows = k.builder.udiv(count, columns)
-    last = k.builder.sub(count, k.times(rows, columns))
-    beyond, width = k.at(x, (rows, columns)), vectors * k.lanes
-
-    def start(place: Integer, some: Integer | None) -> None:
-        there = k.load(k.at(beyond, place), k.builder.sub(last, k.integer(place)))
-        k.store(there, k.at(y, place), some)
-
-    sweep(k, columns, start, unroll=1)
-    with k.where(k.positive(rows)), k.loop(_parts(k, rows, block)) as i:
-        first = k.times(i, block)
-        top, high = k.at(x, (first, columns)), k.least(block, k.builder.sub(rows, first))
-
-        def chunk(place: Integer, counts: list[Integer | None]) -> None:
-            places = [k.sum(place, v * k.lanes) for v in range(len(counts))]
-            sums = [k.variable() for _ in counts]
-            with k.loop(high) as j:
-                row = k.at(top, (j, columns))
-                for total, at, some in zip(sums, places, counts, strict=True):
-                    total.set(total.get() + k.load(k.at(row, at), some))
-            for total, at, some in zip(sums, places, counts, strict=True):
-                to = k.at(y, at)
-                k.store(k.load(to, some) + total.get(), to, some)
-
-        whole = k.builder.udiv(columns, k.integer(width))
-        with k.where(k.positive(whole)), k.loop(whole) as j:
-            chunk(k.times(j, width), [None] * vectors)
-        done = k.times(whole, width)
-        rest = k.builder.sub(columns, done)
-        with k.where(k.positive(rest)), k.loop(_parts(k, rest, k.lanes)) as j:
-            chunk(k.sum(done, (j, k.lanes)), [k.builder.sub(rest, k.times(j, k.lanes))])
-    return k
-
-
-def _parts(k: Kernel, count: Integer, size: Integer) -> Integer:
+def parts_of(k: Kernel, count: Integer, size: Integer) -> Integer:
     """Return how many parts of a size there are, the last one perhaps incomplete."""
     size = k.integer(size)
     return k.builder.udiv(k.builder.sub(k.sum(count, size), k.integer(1)), size)
@@ -240,7 +197,7 @@ for _name in (
     _register(_name)
 
 
-def _axis(whole: tuple[int, ...], part: tuple[int, ...]) -> int | None:
+def axis_left(whole: tuple[int, ...], part: tuple[int, ...]) -> int | None:
     """Return the axis of `whole` along which an array of shape `part` is not repeated; the last one
     for a single number; None where there are more."""
     full = (1,) * (len(whole) - len(part)) + part
@@ -250,7 +207,7 @@ def _axis(whole: tuple[int, ...], part: tuple[int, ...]) -> int | None:
     return None if len(axes) > 1 else axes[0] if axes else len(whole) - 1
 
 
-def _repeats(columns: int, lanes: int) -> int:
+def repeats(columns: int, lanes: int) -> int:
     """Return how many times numbers are repeated so that they fill vectors, if that can be."""
     step = 4 * lanes
     whole = step // gcd(columns, step)
@@ -261,14 +218,14 @@ def _channels(
     target: Target, formula: str, x: Spec, w: Spec, swapped: bool = False
 ) -> plans.Kernel | None:
     """Return the function of a formula of x and numbers for each channel, or a single one."""
-    axis = _axis(x.shape, w.shape)
+    axis = axis_left(x.shape, w.shape)
     if axis is None or x.size < LEAST:
         return None
     layouts, columns = Layouts(x), w.size
-    repeats = _repeats(columns, target.lanes(x.dtype))
+    times = repeats(columns, target.lanes(x.dtype))
     function = build(periodic, target, x.dtype.name, formula, swapped)
-    many = np.zeros((repeats, columns), x.dtype)
-    numbers, period = address(many), repeats * columns
+    many = np.zeros((times, columns), x.dtype)
+    numbers, period = address(many), times * columns
 
     def run(*pair: NDArray) -> NDArray:
         x, w = pair[::-1] if swapped else pair
@@ -341,48 +298,3 @@ def cast(target: Target, x: Spec, *, dtype: np.dtype[np.generic]) -> plans.Kerne
         return y
 
     return plans.native(run)
-
-
-def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> plans.Kernel | None:
-    """Return the function of sums over all axes but one, or over all of them: into `shape`."""
-    columns = prod(shape)
-    if x.size < LEAST or columns == x.size:
-        return None
-    layouts = Layouts(x)
-    others = tuple(i for i in range(len(x.shape)) if i != axis or columns == 1)
-    repeats = _repeats(columns, target.lanes(x.dtype))
-    function = build(column_sums, target, x.dtype.name, 8 if target.registers == 32 else 4)
-    parts, period = Scratch(repeats * columns, x.dtype), repeats * columns
-    block = max(16, min(256, BLOCK // period))
-    add, copy = (build(make, target, x.dtype.name) for make in (increase, copied))
-
-    def run(x: NDArray) -> NDArray:
-        lie = layouts.of(x)
-        if lie is None or (columns > 1 and not layouts.inner(lie, axis)):
-            Moves.aside += 1
-            return np.asarray(x.sum(others, dtype=x.dtype)).reshape(shape)
-        to = parts.address(0)
-        function(address(x), to, layouts.size, period, block)
-        for row in range(1, repeats):
-            add(to, to + row * columns * x.itemsize, columns)
-        y = empty(shape, x.dtype)
-        copy(to, address(y), columns)
-        return y
-
-    return plans.native(run)
-
-
-@plans.implements("sum_to")
-def sum_to(target: Target, x: Spec, *, shape: tuple[int, ...]) -> plans.Kernel | None:
-    """Plan the sum over the axes along which `shape` would be broadcast to x, all but one."""
-    axis = _axis(x.shape, shape)
-    return None if axis is None else _sums(target, x, axis, shape)
-
-
-@plans.implements("sum")
-def sum(target: Target, x: Spec, *, axes: tuple[int, ...]) -> plans.Kernel | None:
-    """Plan the sum over axes, all but one."""
-    left = [i for i in range(len(x.shape)) if i not in axes]
-    if len(left) > 1:
-        return None
-    return _sums(target, x, left[0] if left else 0, tuple(x.shape[i] for i in left))

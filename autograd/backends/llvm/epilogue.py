@@ -1,6 +1,6 @@
 """What follows a kernel's arithmetic while its results are in registers: a scale for each channel,
 a residual, a ReLU or the mask of one; and what batch norm sums up, for each image by itself, so
-that it depends neither on threads nor on how images are taken."""
+that it depends neither on threads nor on how images are taken: in float64 from tile to tile."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Epilogue(NamedTuple):
 
 NOTHING = Epilogue()
 IMAGES = ("residual", "mask", "seen")  # arrays of the result's shape
-ROWS = {"moments": 3, "sums": 2}  # numbers for each channel of an image
+ROWS = {"moments": 3, "sums": 2}  # float64 numbers for each channel of an image
 
 
 class Following(Protocol):
@@ -75,7 +75,8 @@ class Tail:
     def __init__(
         self, k: Kernel, epilogue: Epilogue, arrays: Sequence[Any], each: int, channels: int
     ) -> None:
-        self.k, self.epilogue, self.each, self.channels = k, epilogue, each, channels
+        self.k, self.d, self.epilogue = k, k.doubles(), epilogue
+        self.each, self.channels = each, channels
         self.arrays = dict(zip(epilogue.pointers, arrays, strict=True))
 
     def ask(self, image: Integer, place: Sequence[Term], offsets: Sequence[int]) -> None:
@@ -119,7 +120,7 @@ class Tail:
             off = [there("seen", pixel) - mean for pixel in made]
             products = [v * x for v, x in zip(made.values(), off, strict=True)]
             both = reduce(add, made.values()), reduce(add, products)
-            self._add("sums", both, image, channel, m, begins)
+            self._add("sums", [*map(self.d.convert, both)], image, channel, m, begins)
         return made
 
     def _moments(
@@ -127,32 +128,32 @@ class Tail:
     ) -> None:
         """Add to what the image has summed up: a tile's own deviations from its mean, and that of
         its mean from the first tile's."""
-        k = self.k
+        d = self.d
         middle = reduce(add, values) * (1 / len(values))
         off = [v - middle for v in values]
-        square = reduce(add, [x * x for x in off])
-        first = k.at(self.arrays["moments"], (image, 3 * self.channels), channel)
-        shift = k.load(first, m)
+        square = d.convert(reduce(add, [x * x for x in off]))
+        first = d.at(self.arrays["moments"], (image, 3 * self.channels), channel)
+        shift, middle = d.load(first, m), d.convert(middle)
         if begins is not None:
-            shift = k.select(begins, middle, shift)
-            k.store(shift, first, m)
+            shift = d.select(begins, middle, shift)
+            d.store(shift, first, m)
         apart = middle - shift
         whole = apart * float(len(values))
-        both = whole, k.fma(whole, apart, square)
+        both = whole, d.fma(whole, apart, square)
         self._add("moments", both, image, channel, m, begins, skip=1)
 
     def _add(
         self, name: str, values: Sequence[Vector], image: Integer, channel: Integer, m: int,
         begins: Any, skip: int = 0,
     ) -> None:  # fmt: skip
-        k = self.k
+        d = self.d
         for row, value in enumerate(values, skip):
             rows = (image, ROWS[name] * self.channels), row * self.channels
-            to = k.at(self.arrays[name], *rows, channel)
-            before = k.load(to, m)
+            to = d.at(self.arrays[name], *rows, channel)
+            before = d.load(to, m)
             if begins is not None:
-                before = k.select(begins, 0.0, before)
-            k.store(before + value, to, m)
+                before = d.select(begins, 0.0, before)
+            d.store(before + value, to, m)
 
 
 def merge_moments(target: Target, dtype: str, channels: int, pixels: int) -> Kernel:
@@ -167,8 +168,8 @@ def merge_moments(target: Target, dtype: str, channels: int, pixels: int) -> Ker
             c = k.sum((i, size), start)
 
             def rows(n: Integer, c: Integer = c, size: int = size) -> list[Vector]:
-                at = [k.at(moments, (n, 3 * channels), row * channels, c) for row in range(3)]
-                return [d.convert(k.load(a, size)) for a in at]
+                at = [d.at(moments, (n, 3 * channels), row * channels, c) for row in range(3)]
+                return [d.load(a, size) for a in at]
 
             total, square = d.variable(), d.variable()
             with k.loop(count) as n:
@@ -198,8 +199,8 @@ def merge_sums(target: Target, dtype: str, channels: int, eps: float) -> Kernel:
             totals = [d.variable(), d.variable()]
             with k.loop(count) as n:
                 for row, total in enumerate(totals):
-                    at = k.at(sums, (n, 2 * channels), row * channels, c)
-                    total.set(total.get() + d.convert(k.load(at, size)))
+                    at = d.at(sums, (n, 2 * channels), row * channels, c)
+                    total.set(total.get() + d.load(at, size))
             root = d.sqrt(d.convert(k.load(k.at(var, c), size)) + eps)
             k.store(k.convert(totals[0].get()), k.at(db, c), size)
             k.store(k.convert(totals[1].get() / root), k.at(dw, c), size)

@@ -23,6 +23,7 @@ from .targets import Target
 LEAST = 1 << 16  # numbers from which on a pass over memory costs more than what is done for it
 NORM = (None,) * 5  # the operands of a normalisation are read: x, w, b, mean, var
 PAIR = (None,) * 2  # and those of a sum, or of the gradient of a ReLU
+DOUBLE = np.dtype(np.float64)  # of sums in an epilogue
 MOMENTS = "moments"  # what a normalisation computes at once
 Signs = tuple[Sign | None, ...]  # of a call's arguments, None where they have numbers
 
@@ -174,7 +175,7 @@ def _(target: Target, call: Call, signs: Signs) -> Joined | None:
     merge = build(merge_moments, target, dtype.name, channels, x.size // n // channels)
 
     def run(*arrays: NDArray) -> tuple[Any, ...]:
-        rows, pair = empty((n, ROWS["moments"], channels), dtype), np.empty((2, channels), dtype)
+        rows, pair = empty((n, ROWS["moments"], channels), DOUBLE), np.empty((2, channels), dtype)
         made = way.kernel(*arrays[:count], rows)
         mean, var = pair
         merge(address(rows), address(mean), address(var), n)
@@ -243,7 +244,7 @@ def _summing(target: Target, call: Call, sign: Sign) -> Joined | None:
         if meets and place == 1:
             arrays = (*arrays[1 : count + 1], arrays[0], *arrays[count + 1 :])
         own, (*images, mean, var) = arrays[:count], arrays[count:]
-        rows, pair = empty((n, ROWS["sums"], channels), dtype), np.empty((2, channels), dtype)
+        rows, pair = empty((n, ROWS["sums"], channels), DOUBLE), np.empty((2, channels), dtype)
         made, var = way.kernel(*own, *images, mean, rows), plain(var)
         dw, db = pair
         merge(address(rows), address(var), address(dw), address(db), n)

@@ -157,12 +157,21 @@ class _Forward(_Writer):
         return total / divides
 
     def _looped(self, source: Any, window: tuple[Run, Run], m: int) -> Vector:
-        """Return the sum of a large window."""
+        """Return the sum of a large window: of a row's pieces, then of its rows, so that rounding
+        errors stay those of short sums."""
         k, (_, row, pixel) = self.k, self.pool.image
-        total = k.variable()
-        with k.loop(len(window[0].taps)) as i, k.loop(len(window[1].taps)) as j:
-            total.set(total.get() + k.load(k.at(source, (i, row), (j, pixel)), m))
-        return total.get()
+        whole, line, short = k.variable(), k.variable(), k.variable()
+        with k.loop(len(window[0].taps)) as i:
+            line.set(k.vector(0.0))
+            for first, times, size in pieces(len(window[1].taps), UNROLLED):
+                with k.loop(times) as j:
+                    short.set(k.vector(0.0))
+                    with k.loop(size) as tap:
+                        at = (i, row), (j, size * pixel), (tap, pixel), first * pixel
+                        short.set(short.get() + k.load(k.at(source, *at), m))
+                    line.set(line.get() + short.get())
+            whole.set(whole.get() + line.get())
+        return whole.get()
 
 
 class _Backward(_Writer):

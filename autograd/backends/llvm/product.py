@@ -16,7 +16,7 @@ from ...array import NDArray, Spec
 from ...threads import WORTHWHILE, share
 from . import memory
 from . import registry as plans
-from .epilogue import IMAGES, NOTHING, Epilogue
+from .epilogue import IMAGES, NOTHING, ROWS, Epilogue
 from .jit import build
 from .layout import Moves, address, plain
 from .parts import Scratch
@@ -108,9 +108,10 @@ class _Multiply:
 
     def _further(self, more: Sequence[int], pixels: int, channels: int) -> list[int]:
         """Return the addresses of what follows for a part of y: so many bytes further in arrays
-        like y, and in those of channels."""
+        like y, and in those of channels, whose sums are float64."""
+        sums = channels * 8 // self.size
         return [
-            a + (pixels if name in IMAGES else channels)
+            a + (pixels if name in IMAGES else sums if name in ROWS else channels)
             for name, a in zip(self.names, more, strict=True)
         ]
 

@@ -11,7 +11,9 @@ from .language import Integer, Kernel, pieces
 from .recurrent_kernels import WIDE, Factors, Rows, products, tile, vectors_of
 from .targets import Target
 
-CHUNK = 64  # rows of states that all tiles of gates use in turn, while the first level holds them
+# Rows of states that all tiles of gates use in turn, while the first level holds them; their
+# products are added up before they are added to the sums so far.
+CHUNK = 64
 
 
 class Sums(NamedTuple):
@@ -76,28 +78,29 @@ def _multiply(
     k: Kernel, f: Factors, columns: _Columns, depth: int, unit: Integer, units: int, row: Integer,
     many: int,
 ) -> None:  # fmt: skip
-    """Add `depth` products to some rows and columns of dw."""
+    """Add `depth` products to some rows and columns of dw: at the end, so that rounding errors stay
+    those of short sums."""
     y, apart, size, dw = columns
     at, vectors = k.sum((row, size), unit), vectors_of(k, units, 0)
     places = [[(k.at(dw, at, r * size + v), some) for v, some in vectors] for r in range(many)]
-    totals = [[k.variable(k.load(*place)) for place in line] for line in places]
+    totals = [[k.variable() for _ in line] for line in places]
     factors = f._replace(x=k.at(f.x, row), panel=k.at(y, unit), line=apart, some=vectors[-1][1])
     if f.soon:
         memory, further = f.soon
         factors = factors._replace(soon=(k.at(memory, row), further))
     products(k, factors, depth, totals)
     for line, into in zip(totals, places, strict=True):
-        for total, place in zip(line, into, strict=True):
-            k.store(total.get(), *place)
+        for total, (to, some) in zip(line, into, strict=True):
+            k.store(k.load(to, some) + total.get(), to, some)
 
 
 def _add(k: Kernel, s: Sums, x: Any, db: Any, depth: int, gates: Rows) -> None:
     """Add `depth` rows of dgates to db."""
 
     def body(place: Integer, some: Integer | None) -> None:
-        total = k.variable(k.load(k.at(db, place), some))
+        total, to = k.variable(), k.at(db, place)
         with k.loop(depth) as i:
             total.set(total.get() + k.load(k.at(x, gates.first, place, (i, s.gates)), some))
-        k.store(total.get(), k.at(db, place), some)
+        k.store(k.load(to, some) + total.get(), to, some)
 
     sweep(k, gates.many(), body)

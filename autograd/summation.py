@@ -1,0 +1,71 @@
+"""NumPy's sums with small rounding errors, however many numbers there are.
+
+`numpy.sum` adds pairwise only along the axis that is innermost in memory; along others it adds one
+number after the other, so that 2^20 of them lose four digits in float32. Here these run over short
+blocks, whose sums are added up in the same way: the error grows with the logarithm of the count.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from .array import NDArray
+
+BLOCK = 64  # numbers that are added one after the other
+WIDE = 512  # numbers in a row that is added: short rows would cost overhead
+
+
+def sum_over(x: NDArray, axes: tuple[int, ...]) -> NDArray:
+    """Return the sum of x over axes (non-negative, in order), in x's own type."""
+    if x.size <= BLOCK or _innermost(x, axes) or prod(x.shape[a] for a in axes) <= BLOCK:
+        return np.asarray(x.sum(axes, dtype=x.dtype))
+    order = sorted(range(x.ndim), key=lambda a: -abs(x.strides[a]))
+    extents, reduced = _merged(x, order, axes)
+    y = x.transpose(order).reshape(extents)
+    for i in reversed(range(len(extents))):
+        if reduced[i]:
+            last = i == y.ndim - 1
+            y = y.sum(i, dtype=x.dtype) if last else _sum_rows(np.moveaxis(y, i, 0))
+    rest = [a for a in order if a not in axes]
+    result = np.asarray(y).reshape([x.shape[a] for a in rest])
+    return result.transpose(sorted(range(len(rest)), key=rest.__getitem__))
+
+
+def _innermost(x: NDArray, axes: tuple[int, ...]) -> bool:
+    """Tell whether the numbers that are summed up lie side by side."""
+    return axes[:1] == (x.ndim - len(axes),) and x.flags.c_contiguous
+
+
+def _merged(
+    x: NDArray, order: list[int], axes: tuple[int, ...]
+) -> tuple[list[int], list[bool]]:
+    """Return extents of the axes in an order, and whether each is summed over. Neighbours of one
+    kind that can be walked through in one stride are one."""
+    extents: list[int] = []
+    reduced: list[bool] = []
+    before = 0
+    for a in order:
+        size, stride = x.shape[a], x.strides[a]
+        if size == 1:
+            continue
+        if extents and reduced[-1] == (a in axes) and before == size * stride:
+            extents[-1] *= size
+        else:
+            extents.append(size)
+            reduced.append(a in axes)
+        before = stride
+    return extents, reduced
+
+
+def _sum_rows(y: NDArray) -> NDArray:
+    """Return the sum over the first axis."""
+    count = len(y)
+    if count <= BLOCK:
+        return np.asarray(y.sum(0, dtype=y.dtype))
+    rows = max(1, min(WIDE * count // y.size, count // BLOCK))
+    whole = count - count % (BLOCK * rows)
+    blocks = y[:whole].reshape(-1, BLOCK, rows, *y.shape[1:])
+    total = _sum_rows(blocks.sum(1, dtype=y.dtype).reshape(-1, *y.shape[1:]))
+    return total + _sum_rows(y[whole:]) if whole < count else total
