@@ -303,3 +303,60 @@ def test_fewer_images_than_before_and_more_than_a_block() -> None:
     per = winograd_plan.blocks(target(available()[0]), c, layer.n).images
     assert 1 < per < layer.n and layer.n % per
     compare(layer, available()[0])
+
+
+# What is not finite, and where: in the middle of an image, in its first and last corner.
+POISONS = [np.nan, np.inf, -np.inf]
+SPOTS = [0.5, 0.0, 0.999]
+
+
+@pytest.mark.parametrize("poison", POISONS)
+@pytest.mark.parametrize(
+    "layer",
+    ["F4, ragged, odd channels", "F4, fewer tiles of dy", "F2, 4x4", "F(2,5), lenet"],
+)
+def test_what_is_not_finite_stays_where_it_belongs(layer: str, poison: float) -> None:
+    """An infinity or NaN of x, w or dy reaches the results that depend on it, and no others."""
+    for which in range(3):
+        for spot in SPOTS:
+            arrays = draw(LAYERS[layer])
+            a = arrays[which]
+            a[tuple(int(spot * n) for n in a.shape)] = poison
+            with np.errstate(invalid="ignore"):
+                expected = passes(LAYERS[layer], *[b.astype(np.float64) for b in arrays])
+                found = passes(LAYERS[layer], *arrays, available()[0])
+            for a, b in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
+                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.nanmax(np.abs(
+                    b, where=np.isfinite(b), out=np.zeros_like(b))))  # fmt: skip
+
+
+def test_a_tile_of_nan_is_all_nan() -> None:
+    """Also where a vector is not full, and where sums have ended early."""
+    layer = LAYERS["F4, ragged, odd channels"]
+    x, w, dy = draw(layer)
+    for a, b in zip(
+        passes(layer, x * np.nan, w, dy * np.nan, available()[0]), layer.shapes[2:], strict=False
+    ):
+        assert a.shape == b and np.isnan(a).all()
+
+
+def test_numbers_too_large_for_the_transforms() -> None:
+    """Their results are finite: a tenth of the largest float32 number, seen once."""
+    layer = F4["whole tiles"]
+    x, w, dy = draw(layer)
+    x[:], w[:] = 0, 0
+    x[0, 3, 4, 4], w[:, 3, 1, 1] = 2e38, 0.5
+    y = passes(layer, x, w, dy, available()[0])[0]
+    assert (y[0, :, 4, 4] == 1e38).all() and np.count_nonzero(y) == layer.m
+
+
+def test_witnesses_tell_of_each_term() -> None:
+    for size, m in ((6, 4), (6, 2), (4, 2)):
+        for matrix in (
+            winograd_transforms.values(size, m),
+            winograd_transforms.images(size),
+            winograd_transforms.values(size, size - m + 1, scaled=True),
+        ):
+            a, b = winograd_transforms.witnesses(matrix)
+            assert all(row[a] or row[b] for row in matrix)

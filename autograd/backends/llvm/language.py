@@ -210,9 +210,9 @@ class Kernel:
         builder.position_at_end(end)
 
     @contextmanager
-    def where(self, flag: Any) -> Iterator[None]:
+    def where(self, flag: Any, likely: bool | None = None) -> Iterator[None]:
         """Run the block where a flag is set."""
-        with self.builder.if_then(flag):
+        with self.builder.if_then(flag, likely=likely):
             yield
 
     def positive(self, count: Integer) -> Any:
@@ -254,6 +254,11 @@ class Kernel:
         lanes = ir.Constant(ir.VectorType(I64, self.lanes), [*range(self.lanes)])
         return self.builder.icmp_signed("<", lanes, self._spread(count, I64))
 
+    def any(self, mask: Any) -> Any:
+        """Return a flag: whether a mask is set in some lane."""
+        bits = ir.IntType(self.lanes)
+        return self.builder.icmp_unsigned("!=", self.builder.bitcast(mask, bits), bits(0))
+
     def load(self, pointer: Any, count: Integer | None = None) -> Vector:
         """Return the numbers at an address, zeros beyond `count`."""
         if count is None or (isinstance(count, int) and count >= self.lanes):
@@ -277,6 +282,15 @@ class Kernel:
         size = self.dtype.itemsize
         number = self.builder.load(pointer, align=size, typ=self.real)
         return Vector(self, self._spread(number, self.real))
+
+    def gather(self, pointer: Any, stride: int, count: int) -> Vector:
+        """Return `count` numbers that are so many apart from an address on, and zeros."""
+        value = self.vector(0.0).value
+        for lane in range(min(count, self.lanes)):
+            at, size = self.at(pointer, lane * stride), self.dtype.itemsize
+            number = self.builder.load(at, align=size, typ=self.real)
+            value = self.builder.insert_element(value, number, I32(lane))
+        return Vector(self, value)
 
     def scatter(self, value: Vector, pointer: Any, stride: int, count: int) -> None:
         """Write the first `count` numbers, so many apart from an address on."""

@@ -18,6 +18,7 @@ from .direct import chunks
 from .epilogue import NOTHING, Epilogue, Tail
 from .language import Integer, Kernel, Variable, pieces
 from .targets import Target
+from .winograd_exact import Filters, Pixels, checked, correlated
 from .winograd_transforms import (
     Grid,
     Matrix,
@@ -145,6 +146,14 @@ def factors(target: Target, c: Winograd) -> Plane:
     return Plane(c.channels, padded(c.results, target.lanes("float32")))
 
 
+class Given(NamedTuple):
+    """What tiles are computed from where they are computed directly."""
+
+    x: Any
+    zeros: Any
+    filters: Filters
+
+
 class Block(NamedTuple):
     """The tiles of some images from `first` on, and of some rows of tiles from `top` on; `number`
     counts the blocks of the same images."""
@@ -207,13 +216,14 @@ class Block(NamedTuple):
         return k.builder.select(within, at, zeros)
 
     def collect(
-        self, matrix: Matrix, source: Any, plane: Plane, biases: list[Any], y: Any,
+        self, matrix: Matrix, source: Any, plane: Plane, given: Given, biases: list[Any], y: Any,
         tail: Tail | None,
     ) -> None:  # fmt: skip
         """Transform a plane back to y, plus one bias or none, and what follows."""
         k, c, (image, row, pixel), m = self.k, self.c, self.c.out, self.c.outputs
         for i, r, t, tile in self.tiles():
             place = k.at(source, (tile, plane.width))
+            pixels = self.pixels(given, c.border, i, r, t)
             to = k.at(y, (k.sum(self.first, i), image), (r, m * row), (t, m * pixel))
             for start, count, size in pieces(c.results, k.lanes):
                 with k.loop(count) as o:
@@ -223,12 +233,23 @@ class Block(NamedTuple):
                         for a in range(c.size)
                     ]
                     made = both(k, interpolate, matrix, products)
+                    result = k.sum((o, size), start)
+                    again = correlated(k, pixels, given.filters, c.channels, result, size)
+                    made = checked(k, matrix, made, size, again)
                     for bias in biases:
                         more = k.load(k.at(bias, (o, size), start), size)
                         made = [[value + more for value in line] for line in made]
                     into = k.at(to, (o, size), start)
-                    channel = k.sum((o, size), start)
-                    self._store(made, into, i, r, t, channel, size, tail)
+                    self._store(made, into, i, r, t, result, size, tail)
+
+    def pixels(
+        self, given: Given, border: Border, i: Integer, r: Integer, t: Integer
+    ) -> Pixels:
+        """Return what a tile sees of an image."""
+        k, m, (high, wide), (top, left) = self.k, self.c.outputs, border.image, border.start
+        image = k.at(given.x, (k.sum(self.first, i), high * wide * border.channels))
+        start = k.sum((r, m), top), k.sum((t, m), left)
+        return Pixels(image, given.zeros, border, start)
 
     def _store(
         self, made: Grid, to: Any, i: Integer, r: Integer, t: Integer, channel: Integer, size: int,
@@ -297,14 +318,17 @@ def blocks_of(
 
 
 def convolve(
-    target: Target, c: Winograd, b: Blocks, biased: bool, epilogue: Epilogue = NOTHING
-) -> Kernel:
-    """Return the kernel of a convolution: x, transformed weights [position][channel][result] with
-    results padded to vectors, y, a row of zeros, memory for both planes, the bias if there is one,
-    what the epilogue takes, number of images."""
-    names = ("x", "u", "y", "zeros", "v", "p", *("bias",) * biased, *epilogue.pointers)
+    target: Target, c: Winograd, b: Blocks, turned: bool, biased: bool,
+    epilogue: Epilogue = NOTHING,
+) -> Kernel:  # fmt: skip
+    """Return the kernel of a convolution: x, the weights, or, `turned`, those of which it gives the
+    gradient of x, transformed ones [position][channel][result] with results padded to vectors, y, a
+    row of zeros, memory for both planes, the bias if there is one, what the epilogue takes, number
+    of images."""
+    names = ("x", "w", "u", "y", "zeros", "v", "p", *("bias",) * biased, *epilogue.pointers)
     k = Kernel(target, "float32", names, ("count",))
-    x, u, y, zeros, v, p, *more, count = k.arguments
+    x, w, u, y, zeros, v, p, *more, count = k.arguments
+    filters = Filters.of(w, (c.channels, c.results), c.taps, turned, turned)
     tail = Tail(k, epilogue, more[biased:], c.out[0], c.results) if any(epilogue) else None
     left, right = planes(target, c, b)
     for first, some in chunks(k, count, b.images):
@@ -320,7 +344,8 @@ def convolve(
                     k.at(p, (position, right.apart)),
                 )
                 multiply(k, c, b, (left, right), ends, tiles)
-            block.collect(values(c.size, c.outputs), p, right, more[:biased], y, tail)
+            given = Given(x, zeros, filters)
+            block.collect(values(c.size, c.outputs), p, right, given, more[:biased], y, tail)
     return k
 
 
@@ -346,86 +371,14 @@ def multiply(
                         column = k.at(x, place)
                         for i in range(b.tiles):
                             number = k.broadcast(k.at(column, i * left.width))
-                            _add(k, sums, i, number, factors)
+                            add_products(k, sums, i, number, factors)
             to = k.at(p, (t, b.tiles * right.width), result)
             for (i, j), total in sums.items():
                 k.store(total.get(), k.at(to, i * right.width + j * k.lanes))
 
 
-def _add(
+def add_products(
     k: Kernel, sums: dict[tuple[int, int], Variable], i: int, number: Any, factors: list[Any]
 ) -> None:
     for j, factor in enumerate(factors):
         sums[i, j].set(k.fma(number, factor, sums[i, j].get()))
-
-
-def convolve_weights(target: Target, c: Winograd, b: Blocks) -> Kernel:
-    """Return the kernel of the gradient of the weights: x, the result [position][channel][result],
-    dy, a row of zeros, memory for both planes, number of images."""
-    names = ("x", "u", "y", "zeros", "v", "p")
-    k = Kernel(target, "float32", names, ("count",))
-    x, u, y, zeros, v, p, count = k.arguments
-    left, right = planes(target, c, b)
-    for first, some in chunks(k, count, b.images):
-        for block in blocks_of(k, c, b, first, some):
-            block.spread(images(c.size), x, zeros, c.border, v, left)
-            block.spread(values(c.size, c.outputs), y, zeros, c.tops, p, right)
-            tiles = k.times(k.times(some, block.rows), c.grid[1])
-            with k.loop(c.positions) as position:
-                block.fetch_x(position, x, b, c.border)
-                block.fetch_x(position, y, b, c.tops)
-                ends = (
-                    k.at(v, (position, left.apart)),
-                    k.at(u, (position, factors(target, c).apart)),
-                    k.at(p, (position, right.apart)),
-                )
-                _reduce(k, c, b, (left, right), ends, tiles, k.sum(first, block.number))
-    return k
-
-
-def _reduce(
-    k: Kernel, c: Winograd, b: Blocks, both: tuple[Plane, Plane], at: tuple[Any, Any, Any],
-    tiles: Integer, before: Integer,
-) -> None:  # fmt: skip
-    """Add what the tiles contribute to one position of the weights' gradient, a few channels and
-    vectors of results at a time. Where nothing came `before`, sums begin with zero."""
-    (v, u, p), (left, right) = at, both
-    again = k.positive(before)
-    for start, count, vectors in pieces(right.width // k.lanes, b.vectors):
-        for first, several, size in pieces(c.channels, b.tiles):
-            with k.loop(count) as o, k.loop(several) as s:
-                result = k.sum((o, vectors * k.lanes), start * k.lanes)
-                channel = k.sum((s, size), first)
-                to = k.at(u, (channel, right.width), result)
-                places = {
-                    (i, j): k.at(to, i * right.width + j * k.lanes)
-                    for i in range(size)
-                    for j in range(vectors)
-                }
-                sums = {
-                    place: k.variable(k.select(again, k.load(end), 0.0))
-                    for place, end in places.items()
-                }
-                _over_tiles(k, b, (left, right), k.at(v, channel), k.at(p, result), sums, tiles)
-                for place, total in sums.items():
-                    k.store(total.get(), places[place])
-
-
-def _over_tiles(
-    k: Kernel, b: Blocks, both: tuple[Plane, Plane], x: Any, y: Any,
-    sums: dict[tuple[int, int], Variable], tiles: Integer,
-) -> None:  # fmt: skip
-    """Add the products of all tiles: several at a time, then what is left."""
-    (left, right), size = both, 1 + max(i for i, _ in sums)
-    vectors = 1 + max(j for _, j in sums)
-    whole = k.builder.udiv(k.integer(tiles), k.integer(b.unroll))
-    done = k.times(whole, b.unroll)
-    rest = k.builder.sub(k.integer(tiles), k.integer(done))
-    for start, count, unrolled in ((0, whole, b.unroll), (done, rest, 1)):
-        with k.where(k.positive(count)), k.loop(count) as t:
-            for j in range(unrolled):
-                tile = k.sum((t, unrolled), start, j)
-                row, column = k.at(y, (tile, right.width)), k.at(x, (tile, left.width))
-                factors = [k.load(k.at(row, n * k.lanes)) for n in range(vectors)]
-                for i in range(size):
-                    _add(k, sums, i, k.broadcast(k.at(column, i)), factors)

@@ -15,7 +15,18 @@ from .direct import chunks
 from .epilogue import NOTHING, Epilogue, Tail
 from .language import Integer, Kernel, pieces
 from .targets import Target
-from .winograd import Block, Blocks, Plane, Winograd, blocks_of, factors, multiply, planes
+from .winograd import (
+    Block,
+    Blocks,
+    Given,
+    Plane,
+    Winograd,
+    blocks_of,
+    factors,
+    multiply,
+    planes,
+)
+from .winograd_exact import Filters, checked, spread_out
 from .winograd_transforms import both, images, interpolate, values
 
 PIXELS = 4  # of the result, that are finished at once
@@ -44,16 +55,17 @@ def canvas(c: Winograd, plane: Plane) -> tuple[int, int, int]:
 def convolve_back(
     target: Target, c: Winograd, b: Blocks, epilogue: Epilogue = NOTHING
 ) -> Kernel:
-    """Return the kernel of the gradient of x of a convolution: dy, transformed weights
+    """Return the kernel of the gradient of x of a convolution: dy, the weights, transformed ones
     [position][result][channel] with channels padded to vectors, dx, a row of zeros, memory for both
     planes and for a canvas, what the epilogue takes, number of images."""
-    names = ("y", "u", "x", "zeros", "v", "p", "canvas", *epilogue.pointers)
+    names = ("y", "w", "u", "x", "zeros", "v", "p", "canvas", *epilogue.pointers)
     k = Kernel(target, "float32", names, ("count",))
-    y, u, x, zeros, v, p, memory, *more, count = k.arguments
+    y, w, u, x, zeros, v, p, memory, *more, count = k.arguments
     each = prod(c.image) * c.channels
     tail = Tail(k, epilogue, more, each, c.channels) if any(epilogue) else None
     back = turned(c)
     left, right = planes(target, back, b)
+    filters = Filters.of(w, (back.channels, back.results), c.taps, True, False)
     apart = canvas(c, right)
     for first, some in chunks(k, count, b.images):
         _clear(k, memory, k.times(some, apart[0] // k.lanes))
@@ -68,7 +80,7 @@ def convolve_back(
                     k.at(p, (position, right.apart)),
                 )
                 multiply(k, back, b, (left, right), ends, tiles)
-            _add(block, p, right, memory, apart)
+            _add(block, p, right, Given(y, zeros, filters), memory, apart)
         _copy_out(k, c, memory, apart, x, first, some, tail)
     return k
 
@@ -79,23 +91,30 @@ def _clear(k: Kernel, memory: Any, vectors: Integer) -> None:
 
 
 def _add(
-    block: Block, source: Any, plane: Plane, memory: Any, apart: tuple[int, int, int]
-) -> None:
+    block: Block, source: Any, plane: Plane, given: Given, memory: Any,
+    apart: tuple[int, int, int],
+) -> None:  # fmt: skip
     """Transform a plane back, and add each tile to what it saw of x."""
     k, c, m, (image, row, pixel) = block.k, block.c, block.c.outputs, apart
     for i, r, t, tile in block.tiles():
         place = k.at(source, (tile, plane.width))
         to = k.at(memory, (i, image), (r, m * row), (t, m * pixel))
-        with k.loop(plane.width // k.lanes) as o:
-            at, into = k.at(place, (o, k.lanes)), k.at(to, (o, k.lanes))
-            products = [
-                [k.load(k.at(at, (a * c.size + b) * plane.apart)) for b in range(c.size)]
-                for a in range(c.size)
-            ]
-            for a, line in enumerate(both(k, interpolate, images(c.size), products)):
-                for b, value in enumerate(line):
-                    end = k.at(into, a * row + b * pixel)
-                    k.store(k.load(end) + value, end)
+        pixels = block.pixels(given, c.tops, i, r, t)
+        for start, count, size in pieces(c.channels, k.lanes):
+            with k.loop(count) as o:
+                channel = k.sum((o, size), start)
+                at, into = k.at(place, channel), k.at(to, channel)
+                products = [
+                    [k.load(k.at(at, (a * c.size + b) * plane.apart)) for b in range(c.size)]
+                    for a in range(c.size)
+                ]
+                made = both(k, interpolate, images(c.size), products)
+                again = spread_out(k, pixels, given.filters, c.results, channel, size, m)
+                made = checked(k, images(c.size), made, size, again)
+                for a, line in enumerate(made):
+                    for b, value in enumerate(line):
+                        end = k.at(into, a * row + b * pixel)
+                        k.store(k.load(end) + value, end)
 
 
 def _copy_out(

@@ -22,13 +22,12 @@ from .winograd import (
     Plane,
     Winograd,
     convolve,
-    convolve_weights,
     factors,
     padded,
     planes,
 )
 from .winograd_back import canvas, convolve_back, reaches, turned
-from .winograd_weights import collect_weights, spread_weights
+from .winograd_weights import collect_weights, convolve_weights, spread_weights
 
 CACHE = 1 << 20  # bytes of weights that stay in the second-level cache
 PLANES = 1 << 18  # bytes of transformed tiles that leave the first-level cache little to fetch
@@ -135,7 +134,7 @@ def _bytes(extents: tuple[int, ...]) -> int:
     return 4 * prod(extents)
 
 
-Ends = tuple[int, int, int]  # addresses of images, spread weights and results
+Ends = tuple[int, ...]  # addresses of images, weights, spread ones and results
 
 
 def _plan(
@@ -153,7 +152,8 @@ def _plan(
         spread(address(w), address(u))
 
         def work(first: int, count: int, worker: int) -> None:
-            ends = address(x) + first * steps[0], address(u), address(y) + first * steps[1]
+            filters = address(w), address(u)
+            ends = address(x) + first * steps[0], *filters, address(y) + first * steps[1]
             some(ends, [*map(address, bias), *tail(first)], count, worker)
 
         return work
@@ -169,7 +169,7 @@ def forward(
     (M,) or none, or for the gradient of x, `turned`: weights (C, M, R, R) with the taps in opposite
     order; `tail` gives the addresses that the epilogue takes."""
     b = blocks(target, c, images)
-    function = build(convolve, target, c, b, biased, epilogue)
+    function = build(convolve, target, c, b, turned, biased, epilogue)
     spread = build(spread_weights, target, c, turned, turned)
     both, row = planes(target, c, b), zeros(c.border)
     scratch = Planes(both, c.positions)
@@ -230,7 +230,8 @@ def weights(
 
         in_parts(images, parts, one)
         dw = memory.empty((c.results, c.channels, c.taps, c.taps), x.dtype)
-        collect(address(u), address(dw))
+        whole = address(x), address(dy), row.address(0)
+        collect(address(u), address(dw), *whole, images)
         return dw
 
     return run

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import combinations
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -47,6 +48,16 @@ def images(size: int) -> Matrix:
             polynomial = [a + b for a, b in zip(shifted, lower, strict=True)]
         rows.append(tuple(polynomial + [0.0] * (size - len(polynomial))))
     return tuple(rows)
+
+
+def witnesses(matrix: Matrix) -> tuple[int, int]:
+    """Return two columns of which one is not zero in each row: of the results of `interpolate`,
+    these two are not finite as soon as any term is not."""
+    return next(
+        (a, b)
+        for a, b in combinations(range(len(matrix[0])), 2)
+        if all(row[a] or row[b] for row in matrix)
+    )
 
 
 def _combined(
