@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tallygrad.trainer import cli, config
+from tallygrad.trainer import build, cli, config
+from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.errors import UserError
 
 
@@ -169,4 +170,32 @@ def test_an_interrupt_before_the_ranks_know_each_other(
 
     monkeypatch.setattr(cli, "_run", interrupted)
     assert cli.main(["train"]) == 130
-    assert capsys.readouterr().err == "tallygrad: interrupted\n"
+    assert capsys.readouterr().err == "tallygrad: interrupted by SIGINT\n"
+
+
+@pytest.mark.parametrize("name", ["meta", "cuda"])
+@pytest.mark.parametrize("words", [["train", "--model", "mlp"], ["profile", "mlp"]])
+def test_a_backend_of_the_environment_that_cannot_train(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    words: list[str],
+) -> None:
+    monkeypatch.setenv("TALLYGRAD_BACKEND", name)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    said = f"TALLYGRAD_BACKEND: expected one of auto, llvm, numpy, got {name!r}"
+    assert said in capsys.readouterr().err
+
+
+def test_a_backend_of_the_environment_is_taken_where_no_option_names_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for asked in ("numpy", "llvm:direct"):
+        monkeypatch.setenv("TALLYGRAD_BACKEND", asked)
+        if asked != "numpy":
+            pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+        found = build.choose_backend(SerialComm(), "auto")
+        assert found.partition(":")[0] == asked.partition(":")[0]
+        assert build.choose_backend(SerialComm(), "numpy") == "numpy"

@@ -256,7 +256,7 @@ def _ranks(
     if threads > MOST_THREADS:
         raise UserError(f"--threads: {threads} is more than {MOST_THREADS}")
     count = configure(wanted=threads)
-    from ..autograd import set_num_threads
+    from ..autograd import context, set_num_threads
     from .distributed.agreement import agree, program_facts
     from .distributed.comm import connect
     from .distributed.guard import guard
@@ -265,7 +265,13 @@ def _ranks(
     set_num_threads(count)
     comm = connect()
     # After `connect`: MPICH installs a handler of its own for SIGUSR1.
-    with Stop(says=comm.rank == 0) as stop, guard(comm), memory_errors(SMALLER[command]):
+    # Options choose the backend of the work itself; what is made before is NumPy's.
+    with (
+        Stop(says=comm.rank == 0) as stop,
+        guard(comm),
+        memory_errors(SMALLER[command]),
+        context.using(backend="numpy"),
+    ):
         agree(comm, lambda: program_facts(command, values))
         yield comm, stop
 

@@ -29,6 +29,7 @@ from ...autograd.deferred import recorders
 from ...autograd.ledger import Cost
 from ...autograd.optim import SGD
 from ...autograd.watch import Dispatched, Watch
+from ..build import environment_backend
 from ..errors import UserError, show
 from ..memory import check_memory
 from ..progress import compiling
@@ -92,7 +93,8 @@ def measure(
 ) -> tuple[list[Measured], float | None]:  # fmt: skip
     """Run some steps, each kernel by itself, and return what they took, and the joules of one, None
     where they are not known. ValueError for an unknown model and what it cannot take."""
-    step = _step(name, batch, shape, classes, training)
+    with context.using(backend="numpy"):
+        step = _step(name, batch, shape, classes, training)
     runs: list[Mapping[Key, float]] = []
     with context.using(backend=backend, ledger=Ledger()), np.errstate(all="ignore"):
         with compiling():
@@ -298,7 +300,7 @@ def run(chosen: Mapping[str, Any]) -> int:
         raise UserError(f"--steps: {chosen['steps']} is less than 1")
     shape, classes = given(chosen)
     page = page_file(chosen)
-    backend = chosen["backend"] or _backend()
+    backend = chosen["backend"] or environment_backend() or _backend()
     settings = chosen["training"], backend, chosen["steps"]
     try:
         _check_room(count(chosen["model"], chosen["batch"], shape, classes, chosen["training"]))
