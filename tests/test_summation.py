@@ -188,6 +188,12 @@ def test_products_of_few_rows_and_columns(
     np.testing.assert_allclose(stack, inner * TENTH**2, rtol=NEAR)
 
 
+def test_a_row_of_very_many_features(backend: str) -> None:
+    with context.using(backend=backend):
+        y = ag.linear(ag.from_numpy(tenths(1, MANY)), ag.from_numpy(tenths(8, MANY))).numpy()
+    np.testing.assert_allclose(y, MANY * TENTH**2, rtol=NEAR)
+
+
 @pytest.mark.parametrize("size", [(1 << 6, 1 << 8), (1, 1 << 14)])
 def test_means_of_large_windows(size: tuple[int, int], backend: str) -> None:
     with context.using(backend=backend):

@@ -29,6 +29,7 @@ LARGE = 1024  # as long as all axes are at least, NumPy's product is as fast
 NEAR = 1 << 15  # bytes of a panel that stay in the first-level cache
 FEW = 3  # rows from which a product is more than a matrix times a vector
 VECTOR = 1 << 12  # numbers of a matrix from which that with one row pays
+SPREAD = 1 << 14  # numbers of a row that the lanes of one vector add up without losing digits
 LONG = 1 << 13  # bytes of a row from which on it matters how many rows are visited in turn
 FLAT = 32  # rows of a matrix that are visited in turn
 BLOCKED = 1 << 18  # bytes of panels that stay in the second-level cache
@@ -178,7 +179,7 @@ def linear(
     if any(s.dtype != x.dtype for s in (w, *b)):
         return None
     function: Run
-    if n == 1 and VECTOR <= c * m < WORTHWHILE and not any(epilogue):
+    if n == 1 and VECTOR <= c * m < WORTHWHILE and c < SPREAD and not any(epilogue):
         function = build(times_vector, target, x.dtype.name, m, c, bool(b))
     elif _pays((n, c, m), target.lanes(x.dtype) // 2):
         function = _products(target, (n, c, m), x.dtype.name, False, True, bool(b), epilogue)
