@@ -52,6 +52,7 @@ def folders(tmp_path: Path, write_mnist: Any) -> tuple[Path, Path]:
 def run_odd(mpirun: Run, folders: tuple[Path, Path], line: str, *words: str) -> str:
     """Run a command on two ranks of which the second is odd; return its only line of error."""
     env = {"TALLYGRAD_DATA": str(folders[0]), "OTHER_DATA": str(folders[1])}
+    env["TALLYGRAD_BACKEND"] = ""
     done = mpirun(2, ODD_RANK, line, *words, env=env, timeout=60)
     lines = [line for line in done.stderr.splitlines() if line.startswith("tallygrad: error:")]
     assert done.returncode == 2 and len(lines) == 1, done.stderr

@@ -1,14 +1,19 @@
-"""The ranks of an MPI job. Importing this module initialises MPI: see `comm.connect`."""
+"""The ranks of an MPI job. Importing this module initialises MPI: see `comm.connect`. A rank that
+lacks NumPy can import it too, to end the others."""
+
+from __future__ import annotations
 
 import os
 import time
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
 from mpi4py import MPI
-from numpy.typing import NDArray
 
 from .comm import Request, check_buffer, check_reduction, check_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
 
@@ -64,6 +69,8 @@ class MpiComm:
 
     def allgather(self, array: NDArray[Any]) -> NDArray[Any]:
         """Stack the ranks' arrays of equal shape: (size, *shape)."""
+        import numpy as np
+
         check_buffer(array)
         out = np.empty((self.size, *array.shape), array.dtype)
         self._group.Allgather(_bytes_of(array), _bytes_of(out))
@@ -72,6 +79,8 @@ class MpiComm:
     def ialltoall(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
         """Start to send `array[r]` to each rank r; return the request and a new array of the same
         shape, whose row r will be what rank r sent."""
+        import numpy as np
+
         check_rows(array, self.size)
         out = np.empty_like(array)
         return MpiRequest(self._group.Ialltoall(_bytes_of(array), _bytes_of(out))), out
@@ -84,6 +93,8 @@ class MpiComm:
 
     def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
         """Return the bytes that rank `root` passed, of any length."""
+        import numpy as np
+
         length = np.array(len(data), np.int64)
         self.bcast(length, root)
         buffer = np.empty(int(length), np.uint8)
@@ -94,6 +105,8 @@ class MpiComm:
 
     def gather_bytes(self, data: bytes, root: int = 0) -> list[bytes]:
         """Return every rank's bytes, of any lengths, on rank `root`; an empty list elsewhere."""
+        import numpy as np
+
         lengths = self.allgather(np.array(len(data), np.int64))
         ends = np.cumsum(lengths)
         out = np.empty(int(ends[-1]) if self.rank == root else 0, np.uint8)
@@ -127,4 +140,4 @@ class MpiComm:
 
 def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
     # Copies need no arithmetic, so bytes also carry the types that MPI lacks.
-    return array.reshape(-1).view(np.uint8)
+    return array.reshape(-1).view("u1")
