@@ -135,7 +135,8 @@ class InPlace(Operators):
             raise RuntimeError(f"{name}: in place on a leaf with a gradient; use no_grad()")
         if self.data.base is not None:
             raise RuntimeError(
-                f"{name}: in place on a view while gradients are recorded; write x = x + y instead"
+                f"{name}: in place on a view while gradients are recorded; use no_grad(), or "
+                "write x = x + y"
             )
         if me.is_leaf:
             context.untraced("gives a tensor other memory")

@@ -82,14 +82,19 @@ def reading(folder: int, name: str) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def writing(folder: int, name: str, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """Open a new file that gets its name in a folder when the block is done; an exception in it,
-    KeyboardInterrupt included, removes what was written."""
+def writing(
+    folder: int, name: str, mode: int = 0o600, sync: bool = False
+) -> Iterator[BinaryIO]:
+    """Open a new file that gets its name in a folder when the block is done, with `sync` once it is
+    on the disk; an exception in it, KeyboardInterrupt included, removes what was written."""
     temporary = f".{name}.{token_hex(8)}.part"
     descriptor = os.open(temporary, CREATE, mode, dir_fd=folder)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
+            if sync:
+                stream.flush()
+                os.fsync(descriptor)
         os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with suppress(OSError):

@@ -6,12 +6,12 @@ and `0.npy`, `1.npy` .. hold the numbers, bit by bit. `numpy.load(path)["0"]` re
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from . import private
 from .array import NDArray, array
 from .tensor import Tensor
 
@@ -126,18 +127,17 @@ def _numbers(data: bytes) -> NDArray:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file in the same folder that becomes `path` once it is on the disk."""
-    descriptor, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
+    """Yield a file that becomes `path` once it is on the disk. OSError, which names `path`, where
+    that fails, and for a device or a pipe, which root would replace, too."""
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(descriptor)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "expected a new or a regular file")
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with private.writing(folder, path.name, 0o666, sync=True) as stream:
+                yield stream
+        finally:
+            os.close(folder)
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise OSError(error.errno, said, os.fspath(path)) from error

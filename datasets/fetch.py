@@ -88,10 +88,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """
     folder = private.open_folder(path.parent)
     try:
-        with private.writing(folder, path.name, 0o644) as stream:
+        with private.writing(folder, path.name, 0o644, sync=True) as stream:
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
     finally:
         os.close(folder)
 

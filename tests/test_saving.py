@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,21 @@ def test_a_failed_write_leaves_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np.lib.format, "write_array", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"No space left on device: .*x'$"):
         ag.save({"a": np.ones(3)}, tmp_path / "x")
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: .*none/x'$"):
+        ag.save({}, tmp_path / "none" / "x")
     assert ag.load(tmp_path / "x") == {"a": 1} and len([*tmp_path.iterdir()]) == 1
+
+
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link, tmp_path):
+        with pytest.raises(OSError, match=rf"expected a new or a regular file: '{path}'$"):
+            ag.save({}, path)
+    assert pipe.is_fifo() and link.is_symlink() and len([*tmp_path.iterdir()]) == 2
 
 
 def crafted(path: Path, tree: Any, data: bytes = b"", packed: bool = False) -> Path:

@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.inplace": (*TO_TAPE, "autograd.operators"),
     "autograd.tensor": (*TO_TAPE, "autograd.inplace", "autograd.operators"),
     "autograd.differentiate": TO_TENSOR,
-    "autograd.saving": TO_TENSOR,
+    "autograd.saving": (*TO_TENSOR, "autograd.private"),
     "autograd.functional": TO_TENSOR,
     "autograd.guards": (*TO_NN, "autograd.watch"),
     "autograd.repeat": (

@@ -10,6 +10,7 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, nn
+from tallygrad.autograd.optim import SGD
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.distributed.reproducible import fold
 from tallygrad.trainer.distributed.sync import GradientSync, Reducer, Statistics, share, total
@@ -52,6 +53,27 @@ def test_each_bucket_starts_while_the_sweep_still_runs() -> None:
     ]  # fmt: skip
     sync.wait()
     assert comm.log[8:] == ["wait"] * 4
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_frozen_parameters_stay_and_their_gradients_are_zeros(parts: int) -> None:
+    net, run = network()
+    net[0].requires_grad_(False)
+    flat = nn.flatten([*net.parameters()])
+    flat.grad.value[...] = 7.0  # left behind from before they were frozen
+    sync = GradientSync(flat, Reducer(Doubling()), bucket_bytes=1, parts=parts)
+    sgd = SGD(flat, 0.1, momentum=0.9, weight_decay=0.5)
+    before = net.state_dict()
+    for part in range(parts):
+        run().backward()
+        if part + 1 < parts:
+            sync.set_aside()
+    sync.wait()
+    np.testing.assert_array_equal(flat.grad.value[:15], 0)
+    sgd.step()
+    after = net.state_dict()
+    moved = [name for name, numbers in before.items() if (numbers != after[name]).any()]
+    assert moved == ["2.weight", "2.bias"]
 
 
 def test_buckets_are_slices_of_the_flat_buffer_and_are_summed_once_a_step() -> None:
