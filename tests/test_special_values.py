@@ -169,7 +169,7 @@ POINTS: dict[str, tuple[Function, list[float], list[float], list[float], list[fl
     "nan^x": (lambda x: nan**x, [0, 1], [1, 1], [1, nan], [nan, nan]),
     "(-2)^x": (lambda x: (-2.0) ** x, [2, 3], [1, 1], [4, -8], [nan, nan]),
     "x^-1": (lambda x: x**-1.0, [0, inf], [1, 1], [inf, 0], [-inf, 0]),
-    "x^0": (lambda x: x**0.0, [nan, 0, inf], [1] * 3, [1, 1, 1], [0, 0, 0]),
+    "x^0": (lambda x: x**0.0, [nan, 0, inf, 2], [1, nan, inf, nan], [1] * 4, [0] * 4),
     "logistic/0": (
         lambda x: ag.binary_cross_entropy_with_logits(x, ag.zeros_like(x), reduction="none"),
         [nan, inf, 0], [1, 1, inf], [nan, inf, 0.6931472], [nan, 1, inf],
@@ -276,6 +276,36 @@ def test_empty_batches(name: str) -> None:
     y = EMPTY[name](x)
     assert 0 in y.shape
     assert gradient(y, x).shape == x.shape
+
+
+@pytest.mark.parametrize(("channels", "filters"), [(0, 3), (3, 0), (0, 0)])
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("size", [1, 3])
+def test_convolutions_without_channels(
+    channels: int, filters: int, stride: int, size: int
+) -> None:
+    """torch leaves out the bias of a convolution without input channels."""
+    x, w = leaf(np.ones((2, channels, 7, 7))), leaf(np.ones((filters, channels, size, size)))
+    b, back = leaf(np.arange(filters)), leaf(np.arange(channels))
+    y = ag.conv2d(x, w, b, stride=stride)
+    e = (7 - size) // stride + 1
+    assert y.shape == (2, filters, e, e)
+    np.testing.assert_array_equal(y.numpy(), np.arange(filters)[:, None, None] + 0 * y.numpy())
+    z = ag.conv_transpose2d(y, w, back, stride=stride)
+    assert z.shape[:2] == (2, channels)
+    assert (z.numpy() == np.arange(channels)[:, None, None]).all()
+    gradients = [gradient(t, v) for t, v in ((y, x), (y, w), (y, b), (z, y), (z, w), (z, back))]
+    assert [g.shape for g in gradients] == [v.shape for v in (x, w, b, y, w, back)]
+    assert not (gradients[0].any() or gradients[3].any())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(2, 0, 3, 3), (2, 0), (0, 0, 3)])
+def test_batch_norm_without_channels(training: bool, shape: tuple[int, ...]) -> None:
+    x, w, b = leaf(np.zeros(shape)), leaf([]), leaf([])
+    y = ag.batch_norm(x, ag.zeros(0), ag.ones(0), w, b, training=training)
+    assert y.shape == shape
+    assert [gradient(y, v).shape for v in (x, w, b)] == [shape, (0,), (0,)]
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(3), nn.BatchNorm2d(3)])

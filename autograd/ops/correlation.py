@@ -147,6 +147,9 @@ def _contract(a: NDArray, b: NDArray, y: NDArray) -> None:
 
 def correlate(x: NDArray, w: NDArray, windows: Windows, groups: int, y: NDArray) -> None:
     """Write the cross-correlation of x (N,H,W,C) with w (R,S,C/groups,M) to y (N,E,F,M)."""
+    if not w.size:  # nothing to add up, or no results
+        y[...] = 0
+        return
     r, s, c, m = (*w.shape[:3], w.shape[3] // groups)
     if c == m == 1 < groups:
         return _correlate_each(x, w, windows, y)
@@ -214,6 +217,9 @@ def _correlate_each(x: NDArray, w: NDArray, windows: Windows, y: NDArray) -> Non
 
 def spread(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray) -> None:
     """Write the transposed correlation of dy (N,E,F,M) with w (M,C/groups,R,S) to dx (N,H,W,C)."""
+    if not w.size:
+        dx[...] = 0
+        return
     seen = dy.shape[1] * dy.shape[2] * windows.stride[0] * windows.stride[1]
     depthwise = w.shape[1] == 1 < groups == w.shape[0]
     fits = min(windows.lead) >= 0 and not depthwise
@@ -284,6 +290,8 @@ def _scatter(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray
 def weigh(x: NDArray, dy: NDArray, windows: Windows, groups: int, dw: NDArray) -> None:
     """Write the gradient of the filters to dw (R,S,C/groups,M). Each of some parts of the images
     has its own sum; these are added in order."""
+    if not dw.size:
+        return
     n, e, f, m = dy.shape
     c, places = dw.shape[2], n * e * f
     add = _weigh_each if c == 1 < groups == m else _weigh_block

@@ -120,6 +120,8 @@ def pow(x: NDArray, w: NDArray) -> NDArray:
 
 @pow.vjp("x")
 def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
+    nothing = full(shape=(), dtype=specs[1].dtype, value=0.0)
+    dy = where(eq(w, nothing), full(shape=(), dtype=dy.dtype, value=0.0), dy)
     return fit(mul(dy, power_slope(x, w)), specs[0])
 
 

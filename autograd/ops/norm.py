@@ -26,7 +26,8 @@ class _Blocks:
 
     def __init__(self, x: NDArray) -> None:
         self.x, self.channels = x, x.shape[1]
-        self.wide = self.channels * max(1, WIDE // max(self.channels, 1))
+        self.repeats = max(1, WIDE // max(self.channels, 1))
+        self.wide = self.channels * self.repeats
         self.size = min(x.size, self.wide * max(1, BLOCK // max(self.wide, 1)))
 
     def flat(self, x: NDArray) -> NDArray:
@@ -44,7 +45,7 @@ class _Blocks:
 
     def each(self, v: NDArray) -> NDArray:
         """Return numbers per channel for all places of a block."""
-        row = np.tile(v.astype(self.x.dtype), self.wide // max(self.channels, 1))
+        row = np.tile(v.astype(self.x.dtype), self.repeats)
         return np.tile(row, -(-self.size // max(self.wide, 1)))[: self.size]
 
     def sums(self) -> NDArray:
@@ -61,7 +62,7 @@ class _Blocks:
 
     def folded(self, sums: NDArray) -> NDArray:
         """Return the sum for each channel."""
-        return np.asarray(sums.reshape(-1, self.channels).sum(0))
+        return np.asarray(sums.reshape(self.repeats, self.channels).sum(0))
 
     def shaped(self, flat: NDArray) -> NDArray:
         """Return a row of numbers in the shape and memory layout of x."""
