@@ -211,6 +211,25 @@ def test_shares_of_many_classes(axis: int, backend: str) -> None:
     with context.using(backend=backend):
         largest = ag.softmax(ag.from_numpy(x), axis).numpy().max()
         logarithm = ag.log_softmax(ag.from_numpy(x), axis).numpy().max()
-    near = NEAR if backend == "numpy" else 2e-5  # each lane of a kernel has its own sum
-    np.testing.assert_allclose(largest, 1 / total, rtol=near)
-    np.testing.assert_allclose(logarithm, -np.log(total), atol=near)
+    np.testing.assert_allclose(largest, 1 / total, rtol=NEAR)
+    np.testing.assert_allclose(logarithm, -np.log(total), atol=NEAR)
+
+
+def test_losses_and_gradients_of_many_classes(backend: str) -> None:
+    """Of 2^18 classes, the first has e^0 and the others 0.1."""
+    x = np.full((1, 1 << 18), np.log(TENTH), np.float32)
+    x[0, 0] = 0
+    powers = np.exp(x.astype(float))
+    p, weights = powers / powers.sum(), np.arange(1 << 18) % 7
+    with context.using(backend=backend):
+        t = leaf(x)
+        loss = ag.cross_entropy(t, ag.tensor([0]))
+        smooth = ag.cross_entropy(t, ag.tensor([0]), label_smoothing=0.5)
+        (dx,) = gradients(loss, t)
+        (share,) = ag.grad((ag.softmax(t, 1) * ag.tensor(weights.astype("f"))).sum(), t)
+    np.testing.assert_allclose(loss.item(), np.log(powers.sum()), rtol=NEAR)
+    np.testing.assert_allclose(smooth.item(), np.log(powers.sum()) - x.mean() / 2, rtol=NEAR)
+    np.testing.assert_allclose(dx[0], [-p[0, 1:].sum() * TENTH, *(p[0, 1:] * TENTH)], rtol=NEAR)
+    np.testing.assert_allclose(
+        share.numpy(), p * (weights - (p * weights).sum()), rtol=NEAR, atol=1e-11
+    )

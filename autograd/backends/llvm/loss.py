@@ -9,14 +9,16 @@ import numpy as np
 from ...array import NDArray, Spec
 from . import memory
 from . import registry as plans
-from .flat import Layout, Layouts, sweep
+from .elementwise import parts_of
+from .flat import Body, Layout, Layouts, sweep
 from .jit import build
-from .language import Integer, Kernel, Variable, Vector
+from .language import Integer, Kernel, Vector
 from .layout import address
 from .mathematics import exp, expm1, largest, total
 from .targets import Target
 
 LEAST = 1 << 8  # elements below which NumPy is as fast
+BLOCK = 1 << 10  # columns whose sums run in the arrays' type
 
 
 def _most(k: Kernel, row: Any, size: Integer) -> Vector:
@@ -32,11 +34,45 @@ def _most(k: Kernel, row: Any, size: Integer) -> Vector:
     return largest(k, most.get())
 
 
-def _add(k: Kernel, sum: Variable, x: Vector, some: Integer | None) -> None:
-    sum.set(sum.get() + (x if some is None else k.select(k.mask(some), x, 0.0)))
+class _Sum:
+    """A sum over a row: in the arrays' type over a block of columns, in float64 over blocks, where
+    there are several."""
+
+    def __init__(self, k: Kernel, blocks: bool) -> None:
+        self._k, self._wide, self._many = k, k.doubles(), blocks
+        self._part, self._blocks = k.variable(), self._wide.variable()
+
+    def add(self, x: Vector, some: Integer | None) -> None:
+        """Add what is there of a vector."""
+        x = x if some is None else self._k.select(self._k.mask(some), x, 0.0)
+        self._part.set(self._part.get() + x)
+
+    def end_block(self) -> None:
+        """Add up what a block came to."""
+        self._blocks.set(self._blocks.get() + self._wide.convert(self._part.get()))
+        self._part.set(self._k.vector(0.0))
+
+    def total(self) -> Vector:
+        """Return the sum, in all lanes."""
+        sums = self._blocks if self._many else self._part
+        return total(self._k, self._k.convert(sums.get()))
 
 
-def grown(target: Target, dtype: str, powers: bool, logarithm: bool, weighted: bool) -> Kernel:
+def _sweep_blocks(k: Kernel, size: Integer, blocks: bool, body: Body, *sums: _Sum) -> None:
+    """Write down `body` for all places of a row, with what adds up sums in blocks."""
+    if not blocks:
+        return sweep(k, size, body)
+    with k.loop(parts_of(k, size, BLOCK)) as i:
+        start = k.times(i, BLOCK)
+        count = k.least(BLOCK, k.builder.sub(k.integer(size), k.integer(start)))
+        sweep(k, count, lambda place, some: body(k.sum(start, place), some))
+        for sum in sums:
+            sum.end_block()
+
+
+def grown(
+    target: Target, dtype: str, powers: bool, logarithm: bool, weighted: bool, blocks: bool
+) -> Kernel:
     """Return the kernel of a softmax before its division: x, y, weights, sums, number of rows and
     of columns. A row of y is x less its largest, or `powers` of e with that exponent; of each row,
     one after the other, sums get that of the powers (if a `logarithm` is taken, less 1 for the
@@ -46,28 +82,28 @@ def grown(target: Target, dtype: str, powers: bool, logarithm: bool, weighted: b
     x, y, w, sums, rows, size = k.arguments
     with k.loop(rows) as i:
         source, to = k.at(x, (i, size)), k.at(y, (i, size))
-        most, whole, inner = _most(k, source, size), k.variable(), k.variable()
-        ones = k.variable()
+        most = _most(k, source, size)
+        whole, inner, ones = (_Sum(k, blocks) for _ in range(3))
 
         def body(place: Integer, some: Integer | None) -> None:
             exponent = k.load(k.at(source, place), some) - most
             power = exp(k, exponent)
             if logarithm:
                 top = exponent.equals(0.0)
-                _add(k, ones, k.select(top, 1.0, 0.0), some)
-                _add(k, whole, k.select(top, 0.0, power), some)
+                ones.add(k.select(top, 1.0, 0.0), some)
+                whole.add(k.select(top, 0.0, power), some)
             else:
-                _add(k, whole, power, some)
+                whole.add(power, some)
             if weighted:
-                _add(k, inner, exponent * k.load(k.at(w, place), some), some)
+                inner.add(exponent * k.load(k.at(w, place), some), some)
             k.store(power if powers else exponent, k.at(to, place), some)
 
-        sweep(k, size, body)
-        sum = total(k, whole.get())
-        k.store(sum + (total(k, ones.get()) - 1.0) if logarithm else sum, k.at(sums, i), 1)
+        _sweep_blocks(k, size, blocks, body, whole, inner, ones)
+        sum = whole.total()
+        k.store(sum + (ones.total() - 1.0) if logarithm else sum, k.at(sums, i), 1)
         k.store(most, k.at(sums, rows, i), 1)
         if weighted:
-            k.store(total(k, inner.get()), k.at(sums, rows, rows, i), 1)
+            k.store(inner.total(), k.at(sums, rows, rows, i), 1)
     return k
 
 
@@ -88,7 +124,7 @@ def finished(target: Target, dtype: str, quotient: bool) -> Kernel:
     return k
 
 
-def slope(target: Target, dtype: str, logarithm: bool) -> Kernel:
+def slope(target: Target, dtype: str, logarithm: bool, blocks: bool) -> Kernel:
     """Return the kernel of the gradient of a softmax, or of its logarithm: dy, y, dx, number of
     rows and of columns. A softmax's sum is taken twice, as by its reference."""
     k = Kernel(target, dtype, ("dy", "y", "dx"), ("rows", "size"))
@@ -97,15 +133,15 @@ def slope(target: Target, dtype: str, logarithm: bool) -> Kernel:
         top, value, to = (k.at(p, (i, size)) for p in (dy, y, dx))
 
         def summed(base: Vector) -> Vector:
-            sum = k.variable()
+            sum = _Sum(k, blocks)
 
             def body(place: Integer, some: Integer | None) -> None:
                 d = k.load(k.at(top, place), some)
                 part = d if logarithm else (d - base) * k.load(k.at(value, place), some)
-                sum.set(sum.get() + part)
+                sum.add(part, some)
 
-            sweep(k, size, body)
-            return total(k, sum.get())
+            _sweep_blocks(k, size, blocks, body, sum)
+            return sum.total()
 
         base = k.vector(0.0) if logarithm else summed(k.vector(0.0))
         whole = summed(base)
@@ -122,7 +158,7 @@ def slope(target: Target, dtype: str, logarithm: bool) -> Kernel:
     return k
 
 
-def entropy_slope(target: Target, dtype: str, smooth: bool) -> Kernel:
+def entropy_slope(target: Target, dtype: str, smooth: bool, blocks: bool) -> Kernel:
     """Return the kernel of the gradient of a cross entropy: p, labels, weights, factors, dx, number
     of rows and of columns. Factors are what each row of p is multiplied with, what of that is
     multiplied with p - 1 at its label, and, if `smooth`, what is subtracted, times the weights,
@@ -135,22 +171,22 @@ def entropy_slope(target: Target, dtype: str, smooth: bool) -> Kernel:
             k.broadcast(k.at(factors, (rows, j), i)) if j < 2 or smooth else k.vector(0.0)
             for j in range(3)
         )
-        label, others = k.read(labels, i), k.variable()
+        label, others = k.read(labels, i), _Sum(k, blocks)
 
         def body(place: Integer, some: Integer | None) -> None:
             value = k.load(k.at(source, place), some)
             before = k.builder.sub(label, k.integer(place))
             here = k.builder.xor(k.mask(before), k.mask(k.sum(before, 1)))
-            others.set(others.get() + k.select(here, 0.0, value))
+            others.add(k.select(here, 0.0, value), some)
             made = value * many
             if smooth:
                 made = made - soft * k.load(k.at(w, place), some)
             k.store(made, k.at(to, place), some)
 
-        sweep(k, size, body)
+        _sweep_blocks(k, size, blocks, body, others)
         spot = k.at(to, label)
         made = k.load(spot, 1) - k.load(k.at(source, label), 1) * hit
-        k.store(made - total(k, others.get()) * hit, spot, 1)
+        k.store(made - others.total() * hit, spot, 1)
     return k
 
 
@@ -161,6 +197,7 @@ class _Rows:
         self.layouts, self.axis = Layouts(spec), axis % len(spec.shape)
         self.size = spec.shape[axis]
         self.count = spec.size // self.size
+        self.blocks = self.size > BLOCK
         self.lie: Layout = self.layouts.along(self.axis)
         self.order = [*(i for i in range(len(spec.shape)) if i != self.axis), self.axis]
 
@@ -200,7 +237,7 @@ def _shares(target: Target, x: Spec, axis: int, logarithm: bool) -> plans.Kernel
     if not _fits((x,), axis):
         return None
     rows, dtype = _Rows(x, axis), x.dtype.name
-    first = build(grown, target, dtype, not logarithm, logarithm, False)
+    first = build(grown, target, dtype, not logarithm, logarithm, False, rows.blocks)
     second = build(finished, target, dtype, not logarithm)
     extent = rows.count, rows.size
 
@@ -222,7 +259,7 @@ def _slope(name: str, logarithm: bool) -> None:
         if not _fits((dy, y), axis):
             return None
         rows = _Rows(y, axis)
-        function = build(slope, target, y.dtype.name, logarithm)
+        function = build(slope, target, y.dtype.name, logarithm, rows.blocks)
 
         def run(dy: NDArray, y: NDArray) -> NDArray:
             top, value, dx = rows.get(dy), rows.get(y), rows.new()
@@ -285,7 +322,7 @@ def cross_entropy(
     if not _fits((x,), 1):
         return None
     rows, dtype, smooth = _Rows(x, 1), x.dtype, label_smoothing / x.shape[1]
-    first = build(grown, target, dtype.name, True, True, smooth != 0)
+    first = build(grown, target, dtype.name, True, True, smooth != 0, rows.blocks)
     second = build(finished, target, dtype.name, True)
     extent, lines = (rows.count, rows.size), np.arange(rows.count)
 
@@ -324,7 +361,7 @@ def cross_entropy_dx(
     if not _fits((p,), 1) or dloss.dtype != p.dtype:
         return None
     rows, dtype, smooth = _Rows(p, 1), p.dtype, label_smoothing / p.shape[1]
-    function = build(entropy_slope, target, dtype.name, smooth != 0)
+    function = build(entropy_slope, target, dtype.name, smooth != 0, rows.blocks)
     factors = np.zeros((3, rows.count), dtype)
 
     def run(
