@@ -204,7 +204,7 @@ def test_prices_by_hand(tmp_path: Path) -> None:
         ("mac = 2.0", "mac = nan", "energy_pj.mac = nan: it must be 0 or more"),
         ("mac = 2.0", "mac = [1]", "energy_pj.mac = [1]: a number is needed"),
         ("mac = 2.0", "mac = 1e300", "energy_pj.mac = 1e+300: it must be from 1e-21 to 1e+21"),
-        ("mac = 2.0", "mac = 1" + "0" * 400, "0: it must be from 1e-21 to 1e+21"),
+        ("mac = 2.0", "mac = 1" + "0" * 300, "0: it must be from 1e-21 to 1e+21"),
         ("mac = 2.0", "mac = 1" + "0" * 5000, "is no TOML"),
         ("mac = 2.0", "mac = 1e-300", "energy_pj.mac = 1e-300: it must be from"),
         ("mac = 2.0", '"m\\nc" = 1', "unknown key 'energy_pj.m\\nc'"),

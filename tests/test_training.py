@@ -295,7 +295,7 @@ def test_resume_refuses_another_run(trained: Path, tmp_path: Path) -> None:
         (["--batch-size", "70000"], ("70000", "60000")),
         (["--model", "lenett"], ("--model", "lenett", "lenet")),
         (["--dataset", "digitss"], ("digitss", "digits")),
-        (["--dataset", "mnist", "--data-dir", "/nowhere"], ("/nowhere",)),
+        (["--dataset", "mnist", "--data-dir", "/dev/null/none"], ("/dev/null/none",)),
         (["--out", "/dev/null/run"], ("/dev/null",)),
         (["--momentum", "0", "--nesterov"], ("--nesterov", "--momentum", "0.0")),
         (["--warmup-steps", "5000"], ("--warmup-steps 5000", "1875")),

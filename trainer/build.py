@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +28,7 @@ from ..autograd.random import moment, replayed
 from ..autograd.tape import Tape
 from ..autograd.tensor import Tensor
 from ..datasets import Dataset, Loader
-from .config import CHOICES, TrainConfig, parse_part
+from .config import TrainConfig, parse_part
 from .distributed.comm import Comm
 from .errors import UserError, nearest
 
@@ -43,25 +42,12 @@ class Data:
     validation: Loader | None = None
 
 
-def environment_backend() -> str:
-    """Return the backend that TALLYGRAD_BACKEND names, without its options, "" for none. UserError
-    for one that cannot train."""
-    asked = os.environ.get(backends.ENVIRONMENT, "").partition(":")[0]
-    known = CHOICES["backend"]
-    if asked not in ("", *known):
-        what = f"expected one of {', '.join(known)}, got {asked!r}"
-        raise UserError(f"{backends.ENVIRONMENT}: {what}")
-    return asked
-
-
 def choose_backend(
     comm: Comm, wanted: str, target: str = "host", conv: str = "auto", tune: str = "off"
 ) -> str:
-    """Return the name of the backend that the options ask for; for `auto` what TALLYGRAD_BACKEND
-    says, else llvm, or NumPy with a line that says why it does not load. UserError for one that
-    does not load, and for a target that this machine does not execute."""
-    if wanted == "auto":
-        wanted = environment_backend() or wanted
+    """Return the name of the backend that the options ask for; for `auto` llvm, or NumPy with a
+    line that says why it does not load. UserError for one that does not load, and for a target that
+    this machine does not execute."""
     if wanted == "numpy":
         return wanted
     words = [conv, *([] if target == "host" else [target])]

@@ -29,7 +29,6 @@ from ...autograd.deferred import recorders
 from ...autograd.ledger import Cost
 from ...autograd.optim import SGD
 from ...autograd.watch import Dispatched, Watch
-from ..build import environment_backend
 from ..errors import UserError, show
 from ..memory import check_memory
 from ..progress import compiling
@@ -300,7 +299,7 @@ def run(chosen: Mapping[str, Any]) -> int:
         raise UserError(f"--steps: {chosen['steps']} is less than 1")
     shape, classes = given(chosen)
     page = page_file(chosen)
-    backend = chosen["backend"] or environment_backend() or _backend()
+    backend = chosen["backend"] or _backend()
     settings = chosen["training"], backend, chosen["steps"]
     try:
         _check_room(count(chosen["model"], chosen["batch"], shape, classes, chosen["training"]))
