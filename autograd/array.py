@@ -44,6 +44,9 @@ class Size(int):
         made.shape = shape
         return made
 
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (self.shape,)
+
     @overload
     def __call__(self) -> tuple[int, ...]: ...
     @overload

@@ -194,7 +194,6 @@ class Repeating:
         self.results = repeat.collect(self.given)
         return repeat
 
-
     def give_back(self) -> None:
         """Write what became of the inputs to where they came from."""
         for mine, a in zip(self.values, self.given, strict=True):

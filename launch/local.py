@@ -29,6 +29,7 @@ ONCE = 1.0  # seconds that belong to one request: a terminal and a scheduler may
 TIMED_OUT = 124
 LOOK = 5.0  # seconds between looks at which ranks are there
 MISSED = 3  # looks in a row at which a rank is missing until the job is ended
+MOST_RANKS = 1 << 20
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")  # where MPICH and Open MPI tell a rank its number
 # Nothing that ssh would take for an option, and nothing that is empty.
 HOST = re.compile(r"(\w[\w.-]*@)?[A-Za-z0-9][\w.-]*(:[1-9][0-9]*)?", re.ASCII)
@@ -102,15 +103,15 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _ranks(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, got {text!r}")
+    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST_RANKS:
+        raise argparse.ArgumentTypeError(f"expected 1 to {MOST_RANKS} ranks, got {text!r:.60}")
     return int(text)
 
 
 def _hosts(text: str) -> str:
     for host in text.split(","):
         if not HOST.fullmatch(host):
-            raise argparse.ArgumentTypeError(f"expected HOST or HOST:SLOTS,.., got {host!r}")
+            raise argparse.ArgumentTypeError(f"expected HOST or HOST:SLOTS,.., got {host!r:.60}")
     return text
 
 
@@ -120,7 +121,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r:.60}")
     return seconds
 
 

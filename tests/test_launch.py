@@ -50,7 +50,9 @@ def test_host_names(hosts: str) -> None:
     [
         ([], "-n"),
         (["--", "train"], "-n"),
-        (["-n", "0", "--", "train"], "whole number from 1 up, got '0'"),
+        (["-n", "0", "--", "train"], "expected 1 to 1048576 ranks, got '0'"),
+        (["-n", "99999999999", "--", "train"], "got '99999999999'"),
+        (["-n", "9" * 5000, "--", "train"], f"got '{'9' * 59}\n"),
         (["-n", "two", "--", "train"], "got 'two'"),
         (["-n", "-1", "--", "train"], "-n"),
         (["-n", "2"], "no command after --"),

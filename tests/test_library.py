@@ -104,6 +104,7 @@ def test_size_is_a_number_and_a_call() -> None:
     assert x.size == 6 and x.size() == (2, 3) and x.size(0) == 2 and x.size(-1) == 3
     assert ag.tensor(1.0).size() == () and ag.tensor(1.0).size == 1
     assert range(x.size)[-1] == 5 and f"{x.size}" == "6" and np.zeros(x.size).shape == (6,)
+    assert copy.deepcopy(x.size)() == pickle.loads(pickle.dumps(x.size))() == (2, 3)
     with pytest.raises(IndexError, match="size: expected one of 2 axes, got 2"):
         x.size(2)
 

@@ -278,7 +278,7 @@ def test_a_limit_that_is_none_is_told(
     monkeypatch.setenv(cache.LIMIT, text)
     kept = cache.opened()
     assert kept is not None and kept.limit == 256_000_000
-    assert f"{cache.LIMIT}={text}: no number of MB; taking 256" in capsys.readouterr().err
+    assert f"{cache.LIMIT}: expected MB, got {text!r:.60}; taking 256" in capsys.readouterr().err
 
 
 def test_a_limit_of_zero_keeps_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

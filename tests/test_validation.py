@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from tallygrad.datasets import DataError, Dataset, hold_out
-from tallygrad.trainer import config
+from tallygrad.trainer import config, loop
 from tallygrad.trainer.checkpoint import load, save
 from tallygrad.trainer.cli import main
 
@@ -113,6 +114,16 @@ def test_validation_chooses_and_test_tells_of_the_best(
     assert json.loads(capsys.readouterr().out)["accuracy"] == result["test_accuracy"]
     assert f"best          step {best['step']}, validation accuracy" in said
     assert f"test accuracy {result['best_test_accuracy']:.2%}" in said
+
+
+def test_a_best_of_another_model_is_not_tested(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop, "load_checkpoint", lambda path: replace(load(path), tensors={}))
+    words = ["--validation", "0.25", "--epochs", "8", "--seed", "3"]
+    result = train(data, tmp_path / "run", *words)
+    assert result["best_step"] < result["steps"] and result["best_test_accuracy"] is None
+    assert "the best is not tested" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_best_chosen_on_the_test_set_is_told_as_such(

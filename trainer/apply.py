@@ -73,7 +73,6 @@ class Trained:
         checkpoint = {f"digest of {self.path}": self.digest}
         return checkpoint | work_facts(self.backend, self.data)
 
-
     def _load(
         self, name: str, split: str, data_dir: str, comm: Comm, options: dict[str, Any]
     ) -> Dataset:

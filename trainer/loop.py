@@ -279,14 +279,14 @@ class Training:
     def take_best(self) -> bool:
         """Take the weights and buffers of the best checkpoint, which rank 0 reads for all; false
         where it cannot be read."""
-        best, held = self.checkpoints.best_path, None
+        best, said = self.checkpoints.best_path, b""
         if self.folder.writes:
             try:
-                held = load_checkpoint(best)
-                state.load_model(best, held.tensors, self.model)
+                state.load_model(best, load_checkpoint(best).tensors, self.model)
+                said = b"read"
             except UserError as error:
                 self.progress.say(f"warning: {error}: the best is not tested")
-        if not self.comm.bcast_bytes(b"read" if held else b""):
+        if not self.comm.bcast_bytes(said):
             return False
         share([self.flat.data, *[b.data for b in self.model.buffers()]], self.comm)
         return True

@@ -59,7 +59,6 @@ class Group:
         pairs = zip(self.flat.parameters, self.flat.offsets, strict=True)
         return [self.velocity.view(i, p.shape) if self.momentum else None for p, i in pairs]
 
-
     def step(self, rate: float) -> None:
         """Update the parameters that have a gradient: one call for each run of neighbours."""
         flat = self.flat

@@ -75,7 +75,7 @@ def _input(text: str) -> tuple[int, int, int] | None:
         return None
     sizes = [whole_number(part.strip()) for part in text.split(",")]
     if len(sizes) != 3 or not all(sizes):
-        raise UserError(f"--input: {text!r} is not C,H,W, such as 3,224,224")
+        raise UserError(f"--input: {text!r:.60} is not C,H,W, such as 3,224,224")
     c, h, w = (size or 0 for size in sizes)
     return c, h, w
 

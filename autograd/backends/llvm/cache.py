@@ -104,7 +104,7 @@ def _limit() -> int:
         if not 0 <= size < 1e9:
             raise ValueError
     except ValueError:
-        print(f"tallygrad: warning: {LIMIT}={text}: no number of MB; taking {USUAL:.0f}",
+        print(f"tallygrad: warning: {LIMIT}: expected MB, got {text!r:.60}; taking {USUAL:.0f}",
               file=sys.stderr)  # fmt: skip
         size = USUAL
     return int(size * 1e6)
