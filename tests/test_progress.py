@@ -142,6 +142,25 @@ def test_a_bar_is_wide_enough_to_be_one(columns: int, monkeypatch: pytest.Monkey
     lines = [line for line in re.split(r"[\r\n]+", screen.getvalue()) if "3/938" in line]
     assert "98.76%" in lines[-1] and len(lines[-1]) <= columns
     assert len(lines[-1].split("|")[1]) >= 8
+    assert lines[-1].startswith("epoch 1/2 3/938 |") and "| loss 1.2345, 98.76%, " in lines[-1]
+
+
+def test_a_training_draws_one_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    words = ["--model", "mlp", "--dataset", "digits", "--max-steps", "2", "--backend", "numpy"]
+    assert main(["train", *words, "--out", str(tmp_path / "run"), "--eval-batch-size", "2000"]) == 0
+    shown = screen.getvalue()
+    assert "\x1b[A" not in shown, "tqdm's way up from a second bar"
+    assert shown.startswith("model    mlp"), "no bar before the first step"
+
+
+def test_kernels_are_counted_in_words_that_fit() -> None:
+    out = io.StringIO()
+    progress = Progress(9, 0, True, stream=out)
+    progress.compiling(Building(1, 0, 1.2))
+    progress.step(0, 1, 0.5, 0.5)
+    assert out.getvalue().endswith("1 kernel compiled in 1.2 s\n")
 
 
 def test_accuracies_and_times_have_one_form() -> None:

@@ -96,7 +96,7 @@ class Training:
         self.lr = 0.0
         self.copies: dict[str, NDArray[Any]] = {}
         self.stop, self.stopped = stop or Stop(), False
-        self.progress = Progress(self.planned, 0, folder.writes)
+        self.progress = Progress(self.planned, 0, folder.writes, bars=False)
 
     def run(self) -> dict[str, Any]:
         """Train from the beginning or from a checkpoint to the end; return the result, which is

@@ -14,7 +14,6 @@ from ..autograd.backends import Building, watching
 from .text_table import fit
 
 COMPILING = 1.0  # seconds of compiling that are no reason to say anything
-BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {postfix}"
 
 
 def percent(share: float) -> str:
@@ -31,6 +30,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _bar(place: str, figures: str = "") -> str:
+    """Return tqdm's format of a bar between two texts; its own `{postfix}` begins with a comma."""
+    return f"{place} |{{bar}}| {figures}"
 
 
 @contextmanager
@@ -59,9 +63,11 @@ class Progress:
         self.told = Building(0, 0, 0.0)  # what was told when the compiling before it ended
         self.bar: tqdm[Any] | None = None
         if shows and bars and self.stream.isatty():
+            place = done % self.per_epoch
+            self.place = f"{place}/{self.per_epoch}"
             self.bar = tqdm(
-                total=self.per_epoch, initial=done % self.per_epoch, file=self.stream,
-                bar_format=BAR, dynamic_ncols=True,
+                total=self.per_epoch, initial=place, file=self.stream,
+                bar_format=_bar(self.place), dynamic_ncols=True,
             )  # fmt: skip
 
     def step(self, epoch: int, images: int, loss: float, accuracy: float) -> None:
@@ -79,8 +85,8 @@ class Progress:
         if self.bar is not None:
             if place == 1:
                 self.bar.reset(self.per_epoch)
-            self.bar.set_description_str(name, refresh=False)
-            self.bar.set_postfix_str(f"{figures}, {left} left", refresh=False)
+            self.place = f"{name} {place}/{self.per_epoch}"
+            self.bar.bar_format = _bar(self.place, f"{figures}, {left} left")
             self.bar.update()
         elif now - self.said >= self.every:
             self.said = now
@@ -94,7 +100,7 @@ class Progress:
         line = f"evaluating on {split}: {step}/{steps}"
         now = time.monotonic()
         if self.bar is not None:
-            self.bar.set_postfix_str(line, refresh=False)
+            self.bar.bar_format = _bar(self.place, line)
             self.bar.update(0)
         elif now - self.said >= self.every:
             self.said = now
@@ -120,7 +126,8 @@ class Progress:
         line = f"compiling kernels: {made} made, {cached} from the cache"
         now = time.monotonic()
         if self.bar is not None:
-            self.bar.set_postfix_str(line)
+            self.bar.bar_format = _bar(self.place, line)
+            self.bar.refresh()
         elif first or now - self.said >= self.every:
             self.said = now
             self.say(line)
@@ -129,7 +136,7 @@ class Progress:
         """Say once how many kernels were made before this step, and in which time."""
         if self.building is not None:
             made, _, seconds = (a - b for a, b in zip(self.building, self.told, strict=True))
-            self.say(f"{made} kernels compiled in {seconds:.1f} s")
+            self.say(f"{made} kernel{'s' * (made != 1)} compiled in {seconds:.1f} s")
             self.told, self.building = self.building, None
 
     def say(self, line: str) -> None:
