@@ -20,7 +20,7 @@ HEIGHT = 340  # of a chart with axes
 TOP, BOTTOM = 26, 44  # of it, for the names of the axes and the numbers
 LEFT, RIGHT = 0.13, 0.97  # shares of the width that numbers may lie between
 MOST_TICKS = 5
-PAGE, LETTER = 640, 6.5  # pixels of a chart that names have room on, and of a letter
+PAGE, LETTER = 640, 7  # pixels of a chart that names have room on, and of a letter
 LONGEST = 28  # characters of a label
 MARKS = (
     "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z",

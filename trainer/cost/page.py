@@ -58,12 +58,13 @@ th:first-child, .word { text-align: left }
 .words th, .words td { white-space: normal; min-width: 0; overflow-wrap: normal }
 .words td:last-child { min-width: 9rem }
 tbody th { font-weight: normal; white-space: normal; min-width: 8rem; overflow-wrap: anywhere }
-svg .name { font-size: 11px }
+svg .name { font-size: 12px }
 @media (max-width: 40rem) { svg .name { display: none } }
 @media print {
   .scroll { max-height: none; overflow: visible; border: 0 }
   thead { display: table-header-group }
-  tr, .chart, dd { break-inside: avoid }
+  h2, p, caption, .legend { break-after: avoid }
+  tr, .chart, .legend, dd { break-inside: avoid }
   svg .name { display: inline }
 }
 dt { font-weight: 600 }
