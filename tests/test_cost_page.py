@@ -391,7 +391,8 @@ SIZES = """[...document.querySelectorAll('.chart > svg')].map(e => e.getBounding
 # Texts of charts that the chart's edges cut, and texts beside each other that touch.
 CUT = """[...document.querySelectorAll('.chart > svg')].flatMap(s => {
   const edge = s.getBoundingClientRect()
-  const boxes = [...s.querySelectorAll('text')].filter(t => t.textContent && t.getClientRects().length)
+  const boxes = [...s.querySelectorAll('text')]
+    .filter(t => t.textContent && t.getClientRects().length)  // those on display
     .map(t => [t.textContent, t.getBoundingClientRect()])
   const out = boxes.filter(([, b]) => b.left < edge.left - 1 || b.right > edge.right + 1
     || b.top < edge.top - 1 || b.bottom > edge.bottom + 1)

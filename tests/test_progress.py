@@ -155,6 +155,17 @@ def test_a_training_draws_one_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert shown.startswith("model    mlp"), "no bar before the first step"
 
 
+def test_the_usual_line_of_an_epoch_is_one_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = io.StringIO()
+    figures = {f"{split}_{name}": 0.5 for split in ("train", "validation")
+               for name in ("loss", "accuracy")}  # fmt: skip
+    Progress(9, 0, True, stream=out, epochs=30).epoch(30, figures, 123_000_000)
+    assert out.getvalue() == (
+        "epoch 30/30: train loss 0.5000 (50.00%), val loss 0.5000 (50.00%), memory 123 MB\n"
+    )
+
+
 def test_kernels_are_counted_in_words_that_fit() -> None:
     out = io.StringIO()
     progress = Progress(9, 0, True, stream=out)

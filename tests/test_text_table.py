@@ -85,3 +85,12 @@ def test_columns_of_the_terminal(
 def test_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert text_table((name_column("layer"), Column("MACs")), []) == ["layer  MACs", "-" * 11]
+
+
+def test_a_number_keeps_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    assert fit("digits: 60,000 train, 10,000 test images") == (
+        "digits: 60,000 train,\n  10,000 test images"
+    )
+    assert fit("epochs, and in memory there 4 MB") == "epochs, and in memory there\n  4 MB"
+    assert fit("no cut, 4 MB") == "no cut, 4 MB"

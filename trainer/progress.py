@@ -110,8 +110,8 @@ class Progress:
         """Tell what an epoch, counted from 1, came to: losses and accuracies by the names that the
         log has for them, and the most bytes of results, where they are counted."""
         parts = [
-            f"{name} loss {figures[f'{name}_loss']:.4f} ({percent(figures[f'{name}_accuracy'])})"
-            for name in ("train", "validation", "test")
+            f"{short} loss {figures[f'{name}_loss']:.4f} ({percent(figures[f'{name}_accuracy'])})"
+            for name, short in (("train", "train"), ("validation", "val"), ("test", "test"))
             if f"{name}_loss" in figures
         ]
         parts += [f"memory {memory / 1e6:,.0f} MB"] if memory else []

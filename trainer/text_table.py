@@ -7,6 +7,7 @@ on in the next line. What is still too wide loses columns, the least important f
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ NARROWEST = 20  # columns of a terminal for which anything is laid out
 GAP = 2
 WRAPPED = 24  # characters that texts are wrapped to at the least
 CUT, SHORTEST = "..", 3
+UNIT = re.compile(r"(?<=\d) (?=[A-Za-z]{1,9}\b)")  # the space in `4 MB`, `10 classes`
+GLUE = "\N{NO-BREAK SPACE}"
 
 
 class Column(NamedTuple):
@@ -41,9 +44,12 @@ def terminal_width() -> int:
 
 
 def fit(text: str) -> str:
-    """Return a line cut at spaces to the terminal's width."""
-    return textwrap.fill(text, terminal_width(), subsequent_indent="  ", break_long_words=False,
-                         break_on_hyphens=False)  # fmt: skip
+    """Return a line cut at spaces to the terminal's width, none between a number and its unit."""
+    lines = textwrap.fill(
+        UNIT.sub(GLUE, text), terminal_width(), subsequent_indent="  ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return lines.replace(GLUE, " ")
 
 
 def text_table(
