@@ -101,7 +101,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         (["train", "mlp"], "train: unexpected argument 'mlp'"),
         (["eval", "x.h5", "--threads", "-3"], "--threads: -3 is less than 0"),
         (["tarin"], "unknown command 'tarin'; did you mean 'train'?"),
-        ([], "COMMAND"),
+        ([], "expected a command"),
     ],
 )
 def test_bad_flags_give_one_line_and_status_2(

@@ -10,6 +10,7 @@ import pytest
 
 from tallygrad.datasets import DataError
 from tallygrad.datasets.idx import write_idx
+from tallygrad.trainer import cli
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.images import read_images
 
@@ -83,9 +84,10 @@ def test_what_is_no_image_is_refused_in_words(tmp_path: Path, array: Any, words:
     [
         (b"\x89PNG\r\n\x1a\n", "expected a .npy or IDX file, got a PNG image"),
         (b"\xff\xd8\xff\xe0", "got a JPEG image"),
-        (b"PK\x03\x04", "got an archive, as of np.savez"),
+        (b"PK\x03\x04", "got an archive, as of np.savez: save one of its arrays by numpy.save$"),
         (b"\x93NUMPY\x01\0", "cannot be read as images"),
-        (b"what is this", "wrong magic number"),
+        (b"what is this", "expected a .npy or IDX file, got one that begins with b'what is '"),
+        (b"\0\0\7\1", "wrong magic number"),
         (b"", "empty file"),
     ],
 )
@@ -99,3 +101,9 @@ def test_other_files_are_told_by_what_they_are(tmp_path: Path, head: bytes, word
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.npy: cannot be read: No such file"):
         read_images(tmp_path / "none.npy", GRAY)
+
+
+def test_images_and_samples_at_once_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", "runs/x", "images.npy", "--samples", "0-3"]) == 2
+    said = "--samples 0-3: are of the data set, got images of images.npy too\n"
+    assert capsys.readouterr().err.endswith(said)

@@ -143,13 +143,15 @@ def predict(
     data_dir: str,
     as_json: bool,
 ) -> None:
-    """Print the most likely class of each image with its probability."""
+    """Print the most likely class of each image of a file, or of samples, with its probability."""
+    if images and samples:
+        raise UserError(f"--samples {samples}: are of the data set, got images of {images} too")
     trained = Trained(checkpoint, dataset, split, data_dir, SerialComm())
     if images:
         pixels, names = read_images(Path(images), trained.data.input_shape), None
         numbers = list(range(len(pixels)))
     else:
-        numbers = ranges(samples, len(trained.data))
+        numbers = ranges(samples or "0-9", len(trained.data))
         pixels, names = trained.data.images[numbers], trained.data.labels[numbers]
     x = Normalise(trained.data, trained.dtype)(pixels.transpose(0, 2, 3, 1))
     rows = []

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TRAIN = """Train a model. Works alike alone, under mpirun, and by `tallygrad launch -n 4 -- train`.
 Options come from the defaults, then the file given by --config, then the flags."""
 
+TOP = ("--help", "-h", "--version")  # options without a command
 SHARED = ("train", "eval", "predict")  # commands that ranks do together
 # Options of other programs that are something else here.
 _RANKS = ": ranks come from the launcher, such as `tallygrad launch -n 4 -- train ...`"
@@ -69,7 +70,7 @@ def parser() -> options.Parser:
         "images", nargs="?", default="",
         help="one image or several, .npy or IDX file, 0 to 255 or shares; default: --samples",
     )  # fmt: skip
-    predict.add_argument("--samples", default="0-9", help="samples of the data set: 0-9,17")
+    predict.add_argument("--samples", default="", help="samples of the data set: 0-9,17 (0-9)")
     predict.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     look = commands.add_parser("inspect", help="show what a checkpoint holds")
     look.add_argument("file", help="checkpoint, or run folder: its newest")
@@ -121,7 +122,8 @@ def _plan_flags(plan: argparse.ArgumentParser) -> None:
         "--network", default="calibrate", metavar="NAME|FILE", help="what joins hosts, or all of it"
     )
     plan.add_argument("--ranks-per-host", type=integer, default=0, help="default: the network's")
-    plan.add_argument("--scaling", default="weak", choices=("weak", "strong", "both"))
+    plan.add_argument("--scaling", default="weak", choices=("weak", "strong", "both"),
+                      help="weak: --batch is a rank's; strong: that of all")  # fmt: skip
     plan.add_argument(
         "--algorithm", default="auto", help="of the allreduce; default: the fastest, by formula"
     )
@@ -156,7 +158,8 @@ def parse(given: Sequence[str]) -> dict[str, Any]:
         known = tuple(flag for action in command._actions for flag in action.option_strings)
         name = unknown[0].partition("=")[0]
         if not name.startswith("-"):
-            raise UserError(f"{chosen['command']}: unexpected argument {name!r}")
+            hint = ": models are named by --model" if chosen["command"] == "train" else ""
+            raise UserError(f"{chosen['command']}: unexpected argument {name!r}{hint}")
         hint = ELSEWHERE.get(name.strip("-")) or nearest(name, known)
         way = hint or f" (see tallygrad {chosen['command']} --help)"
         raise UserError(f"{chosen['command']}: unknown option {name}{way}")
@@ -165,7 +168,10 @@ def parse(given: Sequence[str]) -> dict[str, Any]:
 
 def _check_command(given: Sequence[str], commands: Mapping[str, Any]) -> None:
     """UserError for a first word that is no command, with the nearest."""
-    word = next(iter(given), "-")
+    if not (word := next(iter(given), "")):
+        raise UserError(f"expected a command, one of {', '.join(commands)} (see tallygrad --help)")
+    if word.startswith("-") and word not in TOP:
+        raise UserError(f"a command comes first: unknown option {word}{nearest(word, TOP)}")
     if not word.startswith("-") and word not in commands:
         raise UserError(f"unknown command {word!r}{nearest(word, commands)}")
 
@@ -173,7 +179,8 @@ def _check_command(given: Sequence[str], commands: Mapping[str, Any]) -> None:
 def _checkpoint_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("checkpoint", help="checkpoint, or run folder: its best, else its newest")
     command.add_argument("--dataset", default="", help="data set; default: the training's")
-    command.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    command.add_argument("--split", default="test", choices=("train", "validation", "test"),
+                         help="validation: what the training held out (default: test)")  # fmt: skip
     command.add_argument("--data-dir", default="", help="folder to look for the data set in first")
     command.add_argument("--threads", type=integer, default=0, help="threads; 0: cores / ranks")
 

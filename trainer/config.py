@@ -44,7 +44,7 @@ def parse_part(text: str) -> float:
     """Return the samples that `5000`, or the share of them that `0.1` or `10%` stands for; 0 for
     none. ValueError for others."""
     part = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    if not (0 <= part < 1 or (1 <= part < 2**40 and part == int(part) and "%" not in text)):
+    if not (0 <= part < 1 or (part < 2**40 and text.strip().isdecimal())):
         raise ValueError(f"{text} is neither")
     return part
 

@@ -18,8 +18,18 @@ Shape = tuple[int, int, int]
 PICTURES = {
     b"\x89PNG": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"GIF8": "a GIF image",
     b"BM": "a BMP image", b"II*\0": "a TIFF image", b"MM\0*": "a TIFF image",
-    b"RIFF": "a WebP image", b"PK\x03\x04": "an archive, as of np.savez",
+    b"RIFF": "a WebP image",
 }  # fmt: skip
+_OF_PICTURE = (
+    "make an array of it, such as by numpy.save('images.npy', "
+    "numpy.asarray(PIL.Image.open('image.png')))"
+)
+# The same, and what to do about it.
+FOREIGN = {
+    **{magic: (kind, _OF_PICTURE) for magic, kind in PICTURES.items()},
+    b"PK\x03\x04": ("an archive, as of np.savez", "save one of its arrays by numpy.save"),
+}
+NUMPY, IDX, GZIP = b"\x93NUMPY", b"\0\0", b"\x1f\x8b"
 
 # What NumPy's reader of headers raises: they are Python's literals, of any depth.
 _UNREADABLE = (
@@ -45,13 +55,8 @@ def _read(path: Path) -> NDArray[Any]:
     try:
         with path.open("rb") as file:
             head = file.read(8)
-        kind = next((name for magic, name in PICTURES.items() if head.startswith(magic)), None)
-        if kind is not None:
-            raise UserError(
-                f"{path}: expected a .npy or IDX file, got {kind}: make an array of it, such as by "
-                "numpy.save('images.npy', numpy.asarray(PIL.Image.open('image.png')))"
-            )
-        if not head.startswith(b"\x93NUMPY"):
+        if not head.startswith(NUMPY):
+            _check_idx(path, head)
             return read_idx(path)
         # Mapped, so that a header which promises more than the file holds takes no memory.
         array: NDArray[Any] = np.load(path, "r", allow_pickle=False)
@@ -62,6 +67,16 @@ def _read(path: Path) -> NDArray[Any]:
         raise  # names the file itself
     except _UNREADABLE as error:
         raise UserError(f"{path}: cannot be read as images: {error}") from error
+
+
+def _check_idx(path: Path, head: bytes) -> None:
+    """UserError for a file that begins as no IDX file does, plain or gzipped."""
+    kind, way = next(
+        (known for magic, known in FOREIGN.items() if head.startswith(magic)),
+        (f"one that begins with {head!r}", "make an array of it for numpy.save"),
+    )
+    if head and not head.startswith((IDX, GZIP)):
+        raise UserError(f"{path}: expected a .npy or IDX file, got {kind}: {way}")
 
 
 def _in_shape(path: Path, array: NDArray[Any], shape: Shape) -> NDArray[Any]:
