@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger
+from tallygrad.trainer.checkpoint import save
 from tallygrad.trainer.errors import UserError
-from tallygrad.trainer.files import write_whole
+from tallygrad.trainer.files import temporary, write_whole
 from tallygrad.trainer.logs import RunFolder
 from tallygrad.trainer.report import bill, short
 
@@ -60,6 +61,12 @@ def test_temporaries_are_collected_and_pipes_are_not_awaited(tmp_path: Path) -> 
     assert folder.read_json("result.json") is None and folder.events(0) == []
     with pytest.raises(UserError, match=r"log\.jsonl: not a regular file"):
         folder.rewind(0, 0)
+    for name in ("log.jsonl", "result.json"):
+        (tmp_path / name).unlink()
+    folder.log(event("step", 1))
+    (tmp_path / "result.json").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*result\.json: Is a directory"):
+        folder.rewind(0, 0)
 
 
 def test_a_whole_file_or_none(tmp_path: Path) -> None:
@@ -70,6 +77,21 @@ def test_a_whole_file_or_none(tmp_path: Path) -> None:
     assert target.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["x.json"]
     with pytest.raises(UserError, match=r"none/x\.json"):
         write_whole(tmp_path / "none" / "x.json", "text")
+
+
+def test_a_link_in_place_of_the_temporary_is_not_written_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (victim := tmp_path / "victim").write_text("old")
+    target = tmp_path / "x"
+    for write in (lambda: write_whole(target, "new"), lambda: save(target, {}, {})):
+        temporary(target).symlink_to(victim)
+        with monkeypatch.context() as patch:  # as if it was made right after
+            patch.setattr(Path, "unlink", lambda *args, **options: None)
+            with pytest.raises(UserError, match=r"cannot write .*x: File exists"):
+                write()
+        temporary(target).unlink()
+    assert victim.read_text() == "old" and [*tmp_path.iterdir()] == [victim]
 
 
 @pytest.mark.parametrize(

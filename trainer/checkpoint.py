@@ -62,7 +62,7 @@ def save(path: Path, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any
     arrays = {name: _storable(name, tensors[name]) for name in sorted(tensors)}
     digest = _digest(arrays, text)
     image = _image(arrays, text, digest)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "xb") as file:
         file.write(image.getbuffer())
     return digest
 

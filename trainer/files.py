@@ -178,8 +178,9 @@ def _sync(path: Path, flags: int) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file that appears under `path` whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    # Made anew: what somebody puts under that name meanwhile, a link say, is not written to.
+    with replacing(path) as part, part.open("x", encoding="utf-8") as file:
+        file.write(text)
 
 
 class OutputFile(NamedTuple):

@@ -75,7 +75,7 @@ class RunFolder:
     def rewind(self, step: int, epochs: int) -> list[dict[str, Any]]:
         """Drop lines of the log beyond a step, epochs that were not whole, the old result: what
         a killed run did after its last checkpoint is done again. Return the events beyond it."""
-        log = self.path / "log.jsonl"
+        log, result = self.path / "log.jsonl", self.path / "result.json"
         if not self.writes or not log.exists():
             return []
         beyond = self.events(step)
@@ -83,7 +83,8 @@ class RunFolder:
             text = _read(log)
             lines = [line for line in text.splitlines() if _until(line, step, epochs)]
             write_whole(log, "".join(f"{line}\n" for line in lines))
-            (self.path / "result.json").unlink(missing_ok=True)
+        with user_errors(result):
+            result.unlink(missing_ok=True)
         closed = [e for e in map(json.loads, lines) if e["event"] == "epoch"]
         write_whole(self.path / "metrics.csv", _table([COLUMNS, *map(_cells, closed)]))
         return beyond
