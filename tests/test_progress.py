@@ -166,6 +166,16 @@ def test_the_usual_line_of_an_epoch_is_one_of_80_columns(monkeypatch: pytest.Mon
     )
 
 
+def test_compiling_does_not_count_for_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress(10, 0, True, stream=out, every=0.0)
+    now[0] = 20.0
+    progress.compiling(Building(30, 0, 19.0))
+    progress.step(0, 64, 0.5, 0.5)
+    assert out.getvalue().endswith("64 images/s, 9 s left\n")
+
+
 def test_kernels_are_counted_in_words_that_fit() -> None:
     out = io.StringIO()
     progress = Progress(9, 0, True, stream=out)

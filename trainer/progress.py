@@ -138,6 +138,7 @@ class Progress:
             made, _, seconds = (a - b for a, b in zip(self.building, self.told, strict=True))
             self.say(f"{made} kernel{'s' * (made != 1)} compiled in {seconds:.1f} s")
             self.told, self.building = self.building, None
+            self.begun += seconds  # so that speed and time left are those of steps
 
     def say(self, line: str) -> None:
         """Print a line without tearing the bar."""
