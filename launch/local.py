@@ -331,4 +331,4 @@ class Job:
 def _rank_in(entry: str) -> int | None:
     """Return the rank that a variable of an environment tells."""
     name, _, value = entry.partition("=")
-    return int(value) if name in RANKS and value.isdecimal() else None
+    return int(value) if name in RANKS and value.isdecimal() and len(value) < 10 else None

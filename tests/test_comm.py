@@ -330,6 +330,7 @@ THREADS = [
     ({**STEP, "SLURM_NODEID": "1"}, Machine(16, 16), 4),
     ({**STEP, "SLURM_NODEID": "2"}, Machine(16, 16), 16),
     ({**STEP, "SLURM_NODEID": "7", "SLURM_NTASKS_PER_NODE": "2"}, Machine(16, 16), 8),
+    ({**STEP, "SLURM_STEP_TASKS_PER_NODE": f"4(x{10**12})"}, Machine(16, 16), 4),
     ({"SLURM_NTASKS_PER_NODE": "4"}, Machine(16, 16), 16),  # a plain process of a batch script
     ({"OMP_NUM_THREADS": "5", OMPI: "2"}, Machine(8, 8), 5),
     ({"OMP_NUM_THREADS": "3,2"}, Machine(8, 8), 3),

@@ -10,6 +10,7 @@ import pytest
 from tallygrad.trainer.distributed import comm
 from tallygrad.trainer.distributed.comm import SerialComm, expected_size
 from tallygrad.trainer.errors import UserError
+from tallygrad.trainer.threads import launched_rank
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
 SIZES: list[tuple[dict[str, str], int | None]] = [
@@ -28,6 +29,22 @@ SIZES: list[tuple[dict[str, str], int | None]] = [
 @pytest.mark.parametrize(("env", "size"), SIZES)
 def test_expected_size(env: dict[str, str], size: int | None) -> None:
     assert expected_size(env) == size
+
+
+RANKS: list[tuple[dict[str, str], int]] = [
+    ({}, 0),
+    ({"PMI_RANK": "3"}, 3),
+    ({"OMPI_COMM_WORLD_RANK": "2", "PMI_RANK": "3"}, 2),
+    ({"SLURM_STEP_ID": "0", "SLURM_PROCID": "5"}, 5),
+    ({"SLURM_PROCID": "5"}, 0),
+    ({"PMI_RANK": "9" * 5000}, 0),
+    ({"SLURM_STEP_ID": "0", "SLURM_PROCID": "9" * 5000}, 0),
+]
+
+
+@pytest.mark.parametrize(("env", "rank"), RANKS)
+def test_launched_rank(env: dict[str, str], rank: int) -> None:
+    assert launched_rank(env) == rank
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,10 @@ def configure(
 def launched_rank(env: Mapping[str, str] = os.environ) -> int:
     """Return the rank that the launcher gave this process, 0 without a launcher."""
     for name in _RANKS:
-        if env.get(name, "").isdecimal():
-            return int(env[name])
+        if (rank := whole_number(env.get(name, ""))) is not None:
+            return rank
     in_step = env.get("SLURM_STEP_ID", "").isdecimal()
-    task = env.get("SLURM_PROCID", "")
-    return int(task) if in_step and task.isdecimal() else 0
+    return (in_step and whole_number(env.get("SLURM_PROCID", ""))) or 0
 
 
 def local_ranks(env: Mapping[str, str]) -> int:
@@ -89,14 +88,16 @@ def local_ranks(env: Mapping[str, str]) -> int:
 
 def _slurm_tasks(env: Mapping[str, str]) -> int:
     """Read this node's entry of a list such as "4(x2),3"; 1 where it cannot be read."""
-    counts: list[int] = []
-    try:
-        for item in env.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
-            tasks, _, repeat = item.rstrip(")").partition("(x")
-            counts += [int(tasks)] * int(repeat or 1)
-        return max(1, counts[int(env.get("SLURM_NODEID", "0"))])
-    except (ValueError, IndexError, OverflowError, MemoryError):
-        return whole_number(env.get("SLURM_NTASKS_PER_NODE", "")) or 1
+    node = whole_number(env.get("SLURM_NODEID", "0"))
+    for item in env.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        text, _, times = item.rstrip(")").partition("(x")
+        tasks, nodes = whole_number(text), whole_number(times or "1")
+        if tasks is None or nodes is None or node is None:
+            break
+        node -= nodes
+        if node < 0:
+            return max(1, tasks)
+    return whole_number(env.get("SLURM_NTASKS_PER_NODE", "")) or 1
 
 
 def _user_threads(env: Mapping[str, str]) -> int:
