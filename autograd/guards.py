@@ -1,13 +1,14 @@
 """What calls that were learned depend on besides their inputs, and guards, which tell when they no
 longer hold: another array under a tensor, a gradient switched on or off, an attribute of a module,
-a variable of the function."""
+a variable of the function or of its objects."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from types import CodeType, FunctionType
+from inspect import getattr_static
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
 from .array import Array
@@ -17,6 +18,7 @@ from .tensor import Tensor
 from .watch import Changes, Dispatched, Watch
 
 PLAIN = (bool, int, float, complex, str, bytes)  # equal ones are as good as the same
+READABLE = (FunctionType, MemberDescriptorType)  # methods, and attributes in slots
 NOTHING = object()  # the value of a variable that has none
 Read: TypeAlias = Callable[[], Any]
 
@@ -91,23 +93,52 @@ class Guards:
 def _alike(a: Any, b: Any) -> bool:
     """Tell whether two values are one, or equal ones that nobody can change. (The text tells -0.0
     from 0.0, and not one NaN from another.)"""
-    return a is b or (type(a) is type(b) and type(a) in PLAIN and repr(a) == repr(b))
+    if a is b or type(a) is not type(b):
+        return a is b
+    return repr(a) == repr(b) if type(a) in PLAIN else type(a) is MethodType and a == b
 
 
 def _variables(function: Any) -> list[tuple[Read, Any]]:
     """Return the variables that a function finds around it, and those of the functions beside it
-    that it calls: what reads each, and the value. Their objects are among them."""
+    that it calls: what reads each, and the value. Their objects are among them, and attributes of
+    objects under names that the function uses."""
     found: dict[Any, tuple[Read, Any]] = {}
-    queue = [function]
-    home = getattr(_plain(function), "__globals__", None)
+    queue = [_called(function)]
+    home = getattr(_plain(queue[0]), "__globals__", None)
     while queue:
-        for key, read in _around(queue.pop()):
+        function = queue.pop()
+        names = {*_names(getattr(_plain(function), "__code__", None))}
+        around, looked = [*_around(function)], set()
+        while around:
+            key, read = around.pop()
             if key not in found:
-                value = read()
-                found[key] = read, value
-                if home is not None and getattr(_plain(value), "__globals__", None) is home:
-                    queue.append(value)
+                found[key] = read, read()
+                called = _called(found[key][1])
+                if home is not None and getattr(_plain(called), "__globals__", None) is home:
+                    queue.append(called)
+            value = found[key][1]
+            if id(value) not in looked:
+                looked.add(id(value))
+                around += _attributes(value, names)
     return [*found.values()]
+
+
+def _called(value: Any) -> Any:
+    """Return what runs where a value is called: of an object, its method."""
+    own = isinstance(getattr_static(type(value), "__call__", None), FunctionType)
+    return value.__call__ if own and not isinstance(value, Module) else value
+
+
+def _attributes(value: Any, names: set[str]) -> Iterator[tuple[Any, Read]]:
+    """Yield a key for each attribute of an object under one of the names, and what reads it.
+    Nothing is computed for it, as properties would."""
+    if isinstance(value, Module | Tensor | FunctionType | ModuleType):
+        return
+    for name in names:
+        held = getattr_static(value, name, NOTHING)
+        computed = hasattr(type(held), "__get__")
+        if held is not NOTHING and (not computed or isinstance(held, READABLE)):
+            yield (id(value), name), partial(getattr, value, name, NOTHING)
 
 
 def _plain(function: Any) -> Any:
@@ -136,8 +167,10 @@ def _around(function: Any) -> Iterator[tuple[Any, Read]]:
             yield name, partial(function.__globals__.get, name, NOTHING)
 
 
-def _names(code: CodeType) -> Iterator[str]:
+def _names(code: CodeType | None) -> Iterator[str]:
     """Yield the names of variables and attributes in a function and in those within it."""
+    if code is None:
+        return
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

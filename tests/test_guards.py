@@ -257,6 +257,60 @@ def test_partials_and_methods_have_their_object_looked_at() -> None:
                 np.testing.assert_array_equal(traced(x).numpy(), net(x).numpy())
 
 
+class Settings:
+    __slots__ = ("factor",)
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+
+
+class Learner:
+    """A net in an object that is no module, as in scripts."""
+
+    offset = 0.0
+
+    def __init__(self) -> None:
+        self.net, self.settings, self.weight = Net().eval(), Settings(), ag.ones(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shifted(self.net(x)) * self.settings.factor
+
+    def shifted(self, y: Tensor) -> Tensor:
+        return y * self.weight + self.offset
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+
+OBJECTS: dict[str, Callable[[Learner], object]] = {
+    "module replaced": lambda o: setattr(o, "net", Net().eval()),
+    "module loaded": lambda o: o.net.load_state_dict(Net().state_dict()),
+    "number of the class": lambda o: setattr(Learner, "offset", 2.0),
+    "number": lambda o: setattr(o, "offset", 3.0),
+    "number in an object of the object": lambda o: setattr(o.settings, "factor", 2.0),
+    "object replaced": lambda o: setattr(o, "settings", Settings()),
+    "tensor replaced": lambda o: setattr(o, "weight", ag.full((4,), 2.0)),
+    "tensor's memory": lambda o: o.weight.mul_(3.0),
+    "method replaced": lambda o: setattr(o, "shifted", lambda y: y * 5.0),
+}
+
+
+@pytest.mark.parametrize("called", ["method", "object", "closure"])
+@pytest.mark.parametrize("name", OBJECTS)
+def test_attributes_of_objects_are_looked_at(
+    name: str, called: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Learner, "offset", 0.0)
+    learner = Learner()
+    functions = {"method": learner.forward, "object": learner, "closure": lambda x: learner(x)}
+    traced, x = ag.trace(functions[called]), ag.randn(1, 3, 8, 8)
+    with context.using(backend=backend), ag.no_grad():
+        for change in (None, None, None, OBJECTS[name], None, None):
+            if change is not None:
+                change(learner)
+            np.testing.assert_array_equal(traced(x).numpy(), learner(x).numpy())
+
+
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("read", ["detach", "copy_", "lift"])
 def test_tensors_that_are_read_past_the_tape_are_seen(read: str) -> None:
