@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-USAGE = "tallygrad launch -n RANKS [--hosts HOST:SLOTS,...] [--timeout SECONDS] -- train ..."
+USAGE = "tallygrad launch -n RANKS [--hosts HOST:N,...] [--timeout S] -- train ..."
 COMMANDS = ("train", "eval")
 GRACE = 120.0  # seconds that ranks have to finish their step and keep it after a request to stop
 ONCE = 1.0  # seconds that belong to one request: a terminal and a scheduler may both send one
@@ -88,9 +88,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Split at the first `--` into the launcher's options and the trainer's command."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     parser = _Parser(prog="tallygrad launch", usage=USAGE, allow_abbrev=False)
-    parser.add_argument("-n", dest="ranks", type=_ranks, required=True, help="number of ranks")
-    parser.add_argument("--hosts", type=_hosts, help="comma-separated hosts, each with :SLOTS")
-    parser.add_argument("--timeout", type=_seconds, help="end the job after so many seconds")
+    parser.add_argument("-n", dest="ranks", metavar="RANKS", type=_ranks, required=True,
+                        help="number of ranks")  # fmt: skip
+    parser.add_argument("--hosts", metavar="HOST:N,...", type=_hosts,
+                        help="hosts, each with the ranks that it takes")  # fmt: skip
+    parser.add_argument("--timeout", metavar="S", type=_seconds,
+                        help="end the job after so many seconds")  # fmt: skip
     if "--" not in arguments and any(word in COMMANDS for word in arguments):
         raise LaunchError(f"put -- before the trainer's command; usage: {USAGE}")
     options = parser.parse_args(arguments[:cut])
@@ -111,7 +114,7 @@ def _ranks(text: str) -> int:
 def _hosts(text: str) -> str:
     for host in text.split(","):
         if not HOST.fullmatch(host):
-            raise argparse.ArgumentTypeError(f"expected HOST or HOST:SLOTS,.., got {host!r:.60}")
+            raise argparse.ArgumentTypeError(f"expected HOST or HOST:N,.., got {host!r:.60}")
     return text
 
 

@@ -13,7 +13,7 @@ from tallygrad.autograd.ledger import Cost, Ledger
 from tallygrad.trainer.checkpoint import save
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.cost import machine
-from tallygrad.trainer.cost.metrics import as_text, of_run
+from tallygrad.trainer.cost.metrics import as_text, metric, of_run, shown
 
 pytestmark = pytest.mark.usefixtures("wide")
 
@@ -201,3 +201,12 @@ def test_bits_of_a_machine(bits: str, tmp_path: Path, capfd: pytest.CaptureFixtu
     assert main(["cost", "lenet", "--machine", str(file)]) == 2
     err = capfd.readouterr().err
     assert f"{file}: bits = " in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "text"),
+    [(1, "images", "1 image"), (2, "images", "2 images"), (1, "s", "1 s"),
+     (1.0, "images/s", "1 images/s"), (1, "bit", "1 bit"), (0, "ranks", "0 ranks")],
+)  # fmt: skip
+def test_one_is_no_plural(number: float, unit: str, text: str) -> None:
+    assert shown(metric(number, unit, "exact", "by hand")) == text

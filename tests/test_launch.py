@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tallygrad.launch import local
+from tallygrad.trainer import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,7 +38,7 @@ HOSTS = [
 def test_host_names_are_checked(hosts: str, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     """ssh would take the one for an option, an MPI the other for this machine."""
     assert local.run(["-n", "2", f"--hosts={hosts}", "--", "train"]) == 2
-    assert f"--hosts: expected HOST or HOST:SLOTS,.., got {wrong!r}" in capsys.readouterr().err
+    assert f"--hosts: expected HOST or HOST:N,.., got {wrong!r}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("hosts", ["a", "n1:4,n2:4", "a-b.example.org:12", "10.0.0.1", "me@n_1:2"])
@@ -261,3 +262,13 @@ def test_scripts_install_once_and_pass_arguments_on(checkout: Path) -> None:
     (checkout / "pyproject.toml").write_text("[project]\nname = 'other'\n")
     _script(checkout, "test.sh", LOG=str(log))
     assert log.read_text().count("pip install") == 3
+
+
+@pytest.mark.parametrize("command", [*cli.COMMANDS, "launch"])
+def test_help_fits_a_terminal(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main([command, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"usage: tallygrad {command} ") and max(map(len, lines)) <= 80

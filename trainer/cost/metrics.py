@@ -340,4 +340,7 @@ def shown(m: Metric) -> str:
     text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     if isinstance(value, float) and abs(value) >= 1e4:
         text = short(value)
-    return f"{text} {m['unit']}".rstrip()
+    unit = m["unit"]
+    if value == 1 and unit.isalpha() and len(unit) > 1:
+        unit = unit.removesuffix("s")  # 1 image, 1 rank
+    return f"{text} {unit}".rstrip()
