@@ -65,6 +65,14 @@ def test_a_folder_made_for_nothing_is_removed_again(tmp_path: Path) -> None:
     assert tmp_path.is_dir()
 
 
+def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(UserError, match=f"{name}: expected a folder, .* name another --out"):
+            Lock(tmp_path / name).__enter__()
+
+
 def test_a_dead_holder_here_is_taken_over_at_once(tmp_path: Path) -> None:
     """Also where another process has its number by now, or where it awaits collection."""
     zombie = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)

@@ -92,7 +92,11 @@ class Lock:
     def __enter__(self) -> Lock:
         with user_errors(self.folder):
             missing = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except FileExistsError:
+                line = f"{self.folder}: expected a folder, got something else of that name"
+                raise UserError(f"{line}; name another --out") from None
             self._made += missing
             self._acquire()
         return self
