@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
 import re
+import struct
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -143,6 +147,24 @@ def test_a_bar_is_wide_enough_to_be_one(columns: int, monkeypatch: pytest.Monkey
     assert "98.76%" in lines[-1] and len(lines[-1]) <= columns
     assert len(lines[-1].split("|")[1]) >= 8
     assert lines[-1].startswith("epoch 1/2 3/938 |") and "| loss 1.2345, 98.76%, " in lines[-1]
+
+
+@pytest.mark.parametrize("size", [(80, 0), (0, 0), (80, 24)])
+def test_a_terminal_that_tells_no_size_has_a_bar(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    reader, writer = os.openpty()
+    try:
+        fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", *size[::-1], 0, 0))
+        with open(writer, "w", closefd=False) as screen:
+            progress = Progress(9, 0, True, stream=screen)
+            progress.close()
+        shown = os.read(reader, 4096).decode()
+    finally:
+        os.close(writer)
+        os.close(reader)
+    assert "0/9 |" in shown and 60 < max(map(len, re.split(r"[\r\n]+", shown))) <= 80
 
 
 def test_a_training_draws_one_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -11,8 +12,9 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from ..autograd.backends import Building, watching
-from .text_table import fit
+from .text_table import fit, terminal_width
 
+ROWS = 24  # of a terminal that does not tell
 COMPILING = 1.0  # seconds of compiling that are no reason to say anything
 
 
@@ -35,6 +37,17 @@ def duration(seconds: float) -> str:
 def _bar(place: str, figures: str = "") -> str:
     """Return tqdm's format of a bar between two texts; its own `{postfix}` begins with a comma."""
     return f"{place} |{{bar}}| {figures}"
+
+
+def _size(terminal: TextIO) -> dict[str, int | bool]:
+    """Return tqdm's options for the size of a bar, which follows the terminal's. On one that tells
+    no size, such as a container's, tqdm would draw nothing."""
+    try:
+        if all(os.get_terminal_size(terminal.fileno())):
+            return {"dynamic_ncols": True}
+    except OSError:
+        pass
+    return {"ncols": terminal_width() - 1, "nrows": ROWS}
 
 
 @contextmanager
@@ -67,7 +80,7 @@ class Progress:
             self.place = f"{place}/{self.per_epoch}"
             self.bar = tqdm(
                 total=self.per_epoch, initial=place, file=self.stream,
-                bar_format=_bar(self.place), dynamic_ncols=True,
+                bar_format=_bar(self.place), **_size(self.stream),
             )  # fmt: skip
 
     def step(self, epoch: int, images: int, loss: float, accuracy: float) -> None:
