@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dis import get_instructions
 from functools import partial
 from inspect import getattr_static
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
@@ -101,13 +102,14 @@ def _alike(a: Any, b: Any) -> bool:
 def _variables(function: Any) -> list[tuple[Read, Any]]:
     """Return the variables that a function finds around it, and those of the functions beside it
     that it calls: what reads each, and the value. Their objects are among them, and attributes of
-    objects under names that the function uses."""
+    objects under names that the function reads and does not write (a count of its runs, say)."""
     found: dict[Any, tuple[Read, Any]] = {}
     queue = [_called(function)]
     home = getattr(_plain(queue[0]), "__globals__", None)
     while queue:
         function = queue.pop()
-        names = {*_names(getattr(_plain(function), "__code__", None))}
+        code = getattr(_plain(function), "__code__", None)
+        names = {*_names(code)} - {*_written(code)}
         around, looked = [*_around(function)], set()
         while around:
             key, read = around.pop()
@@ -175,6 +177,13 @@ def _names(code: CodeType | None) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant)
+
+
+def _written(code: CodeType | None) -> Iterator[str]:
+    """Yield the names of attributes that a function sets, without those within it."""
+    for step in get_instructions(code) if code is not None else ():
+        if step.opname == "STORE_ATTR":
+            yield step.argval
 
 
 def _itself(value: Any) -> Any:
