@@ -15,6 +15,13 @@ import pytest
 # What a test compares are NumPy's bits, unless it asks for another backend.
 os.environ.setdefault("TALLYGRAD_BACKEND", "numpy")
 
+# Children inherit what is ignored, as under nohup or in the background of a script, and Python
+# heeds that; what a signal does is for the tests to say.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Write = Callable[[Path, int, int], Path]
 

@@ -47,6 +47,7 @@ def specs(given: list[np.ndarray]) -> tuple[Spec, ...]:
     return tuple(Spec(a.shape, a.dtype) for a in given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", targets.available())
 @pytest.mark.parametrize("attributes", [PLAIN, STRIDED])
 @pytest.mark.parametrize("name", tuning.TUNED)

@@ -272,7 +272,8 @@ def test_odd_records_give_one_line(
 def test_a_reader_that_leaves_is_no_fault(trained: Path) -> None:
     words = " ".join([*TALLYGRAD, "predict", str(trained), "--samples", "0-3000"])
     done = subprocess.run(["bash", "-c", f"{words} | head -1"], capture_output=True, text=True)
-    assert len(done.stdout.splitlines()) == 1 and done.stderr == ""
+    assert len(done.stdout.splitlines()) == 1
+    assert all(line.startswith("compiling kernels") for line in done.stderr.splitlines())
 
 
 def test_resume_refuses_another_run(trained: Path, tmp_path: Path) -> None:
