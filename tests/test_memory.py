@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +92,18 @@ def test_what_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert memory.available() == 7 * 1024
     (tmp_path / "memory.max").write_text("3000\n")
     assert memory.available() == 2000
+
+
+def test_a_limit_of_address_space_counts() -> None:
+    """In a process of its own, whose limit cannot trouble the others."""
+    limit = 8 << 30
+    code = f"""
+import resource
+from tallygrad.trainer import memory
+resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
+memory.MEMINFO = memory.CGROUP = memory.Path("/nowhere")
+print(memory.available())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    left = float(done.stdout)
+    assert 0.8 * limit < left < limit - (10 << 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from .errors import UserError
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
+STATM = Path("/proc/self/statm")  # pages of address space come first
 BESIDES = 1.4  # what kernels, pools and the interpreter take besides, as a factor
 
 
@@ -39,9 +41,9 @@ def check_memory(option: str, needed: float, what: str, batch: int) -> None:
 
 
 def available() -> float:
-    """Return the bytes that this process can still have, as the system and its control group say;
-    infinity where neither does."""
-    return min(_of_system(), _of_group())
+    """Return the bytes that this process can still have, as the system, its control group and
+    `ulimit -v` say; infinity where none does."""
+    return min(_of_system(), _of_group(), _of_process())
 
 
 def _of_system() -> float:
@@ -60,6 +62,18 @@ def _of_group() -> float:
         return int(most) - int(now)
     except (OSError, ValueError):  # no such group, or "max"
         return math.inf
+
+
+def _of_process() -> float:
+    """Return what the limit of address space leaves."""
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most == resource.RLIM_INFINITY:
+        return math.inf
+    try:
+        pages = int(STATM.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        pages = 0
+    return max(0, most - pages * resource.getpagesize())
 
 
 def _shown(size: float) -> str:
