@@ -15,7 +15,7 @@ from tallygrad.autograd.optim import SGD, schedules
 from tallygrad.trainer import checkpoint, files, history, state
 from tallygrad.trainer.apply import ranges
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.cost import past
+from tallygrad.trainer.cost.report import run_history as past
 from tallygrad.trainer.distributed.comm import expected_size
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.images import read_images
@@ -49,7 +49,7 @@ def test_files_of_options(tmp_path: Path, kind: str, text: str, why: str) -> Non
     path = tmp_path / "file"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError) as caught:
-        files.read_data("--option", path, kind)
+        files.read_toml_or_json("--option", path, kind)
     said = str(caught.value)
     assert said.startswith(f"--option: {path} is no {kind}: ") and why in said and len(said) < 500
 
@@ -58,7 +58,7 @@ def test_what_is_within_bounds_is_read(tmp_path: Path) -> None:
     path = tmp_path / "file"
     dotted = ".".join("a" * 31)
     path.write_text(f"{dotted} = [{', '.join(['0.5'] * 1000)}]\nb = 'a.b.'\nc = {2**1000}\n")
-    held = files.read_data("--option", path)
+    held = files.read_toml_or_json("--option", path)
     assert held["b"] == "a.b." and held["c"] == 2**1000
 
 

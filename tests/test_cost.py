@@ -17,10 +17,10 @@ import tallygrad.autograd as ag
 from tallygrad.autograd import context
 from tallygrad.autograd.ledger import Cost, Ledger
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.cost import machine
-from tallygrad.trainer.cost.systolic import estimate
-from tallygrad.trainer.cost.table import exchanged
-from tallygrad.trainer.cost.work import Calls, Layer, Shape, count
+from tallygrad.trainer.cost.machines import machine
+from tallygrad.trainer.cost.machines.systolic.array import estimate
+from tallygrad.trainer.cost.report.text import exchanged
+from tallygrad.trainer.cost.workload import Calls, Layer, Shape, count
 from tallygrad.trainer.errors import UserError
 
 PRICES = """name = "mine"

@@ -13,11 +13,11 @@ import pytest
 from tallygrad.autograd.ledger import Ledger
 from tallygrad.trainer.checkpoint import load
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.cost import bill
-from tallygrad.trainer.cost.bill import read
-from tallygrad.trainer.cost.machine import load as load_machine
+from tallygrad.trainer.commands import bill
+from tallygrad.trainer.commands.bill import read
+from tallygrad.trainer.cost.machines.machine import load as load_machine
 from tallygrad.trainer.cost.pricing import prices
-from tallygrad.trainer.cost.work import count
+from tallygrad.trainer.cost.workload import count
 from tallygrad.trainer.errors import UserError
 
 STEPS, BATCH = 6, 32

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from tallygrad.trainer.cost import machine
-from tallygrad.trainer.cost.bounds import Roofline, compulsory_words, intensity, peak, roofline
-from tallygrad.trainer.cost.work import Shape
+from tallygrad.trainer.cost.machines import machine
+from tallygrad.trainer.cost.roofline import Roofline, compulsory_words, intensity, peak, roofline
+from tallygrad.trainer.cost.workload import Shape
 
 ROOFS = Roofline(100.0, 20.0)
 

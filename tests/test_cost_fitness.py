@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.cost.allreduce import Link
-from tallygrad.trainer.cost.compute import Compute, Step
-from tallygrad.trainer.cost.fitness import bounds, faults
-from tallygrad.trainer.cost.network import Exchange, Network, as_toml
+from tallygrad.trainer.cost.cluster.allreduce import Link
+from tallygrad.trainer.cost.cluster.fitness import bounds, faults
+from tallygrad.trainer.cost.cluster.network import Exchange, Network, as_toml
+from tallygrad.trainer.cost.cluster.step_time import Step, StepTimes
 
 LINK = Link(1e-6, 1e20)
 NETWORK = Network("two cores", "", "", 2, 0, LINK, LINK, Exchange(1e20))
@@ -26,8 +26,8 @@ def step(batch: int, busy: int, ms: list[float], rounds: list[float] | None = No
     return Step(batch, busy, seconds, 0.8 * seconds[0], (0.4 * seconds[0],) * 2, middles)
 
 
-def compute(*steps: Step) -> Compute:
-    return Compute("lenet", (1, 28, 28), 10, "recorded", ("b", "a"), (600_000, 400_000), steps)
+def compute(*steps: Step) -> StepTimes:
+    return StepTimes("lenet", (1, 28, 28), 10, "recorded", ("b", "a"), (600_000, 400_000), steps)
 
 
 QUIET = compute(
@@ -49,7 +49,7 @@ Planned = Callable[..., dict[str, Any]]
 def planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Planned:
     """Return a function that plans from a recorded calibration, as JSON says it."""
 
-    def plan(held: Compute, *words: str, batch: int = 128) -> dict[str, Any]:
+    def plan(held: StepTimes, *words: str, batch: int = 128) -> dict[str, Any]:
         (file := tmp_path / "recorded.toml").write_text(as_toml(NETWORK, held))
         line = ["plan", "lenet", "--ranks", "1,8,64,512", "--network", str(file), *words]
         assert main([*line, "--batch", str(batch), "--json"]) == 0
@@ -81,7 +81,7 @@ def test_a_fit_calibration_has_no_ranges(planned: Planned) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("scaling", ["weak", "strong"])
 def test_an_unfit_calibration_gives_ranges(
-    held: Compute, fault: str, scaling: str, planned: Planned
+    held: StepTimes, fault: str, scaling: str, planned: Planned
 ) -> None:
     found = planned(held, "--scaling", scaling)
     assert found["calibration"]["fit"] is False and fault in found["calibration"]["faults"]

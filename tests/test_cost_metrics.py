@@ -12,8 +12,8 @@ import pytest
 from tallygrad.autograd.ledger import Cost, Ledger
 from tallygrad.trainer.checkpoint import save
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.cost import machine
-from tallygrad.trainer.cost.metrics import as_text, metric, of_run, shown
+from tallygrad.trainer.cost.machines import machine
+from tallygrad.trainer.cost.report.metrics import as_text, metric, of_run, shown
 
 pytestmark = pytest.mark.usefixtures("wide")
 

@@ -18,20 +18,30 @@ import numpy as np
 import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger
+from tallygrad.trainer.calibration.roofs import Roofs
 from tallygrad.trainer.checkpoint import save
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.cost import machine, profile
-from tallygrad.trainer.cost.charts import Bar, Line, Point, axis, bars, log_chart, number, shorten
-from tallygrad.trainer.cost.command import price
-from tallygrad.trainer.cost.figures import MOST_ROWS, doubling, ring, si
-from tallygrad.trainer.cost.markup import clean
-from tallygrad.trainer.cost.metrics import of_model
-from tallygrad.trainer.cost.page import DARK, LIGHT, SERIES, cell
-from tallygrad.trainer.cost.pages import of_cost, of_profile
-from tallygrad.trainer.cost.profile import Measured
-from tallygrad.trainer.cost.roofs import Roofs
-from tallygrad.trainer.cost.table import describe
-from tallygrad.trainer.cost.work import count
+from tallygrad.trainer.commands import profile
+from tallygrad.trainer.commands.cost import price
+from tallygrad.trainer.commands.profile import Measured
+from tallygrad.trainer.cost.machines import machine
+from tallygrad.trainer.cost.report.charts import (
+    Bar,
+    Line,
+    Point,
+    axis,
+    bars,
+    log_chart,
+    number,
+    shorten,
+)
+from tallygrad.trainer.cost.report.figures import MOST_ROWS, doubling, ring, si
+from tallygrad.trainer.cost.report.markup import clean
+from tallygrad.trainer.cost.report.metrics import of_model
+from tallygrad.trainer.cost.report.page import DARK, LIGHT, SERIES, cell
+from tallygrad.trainer.cost.report.pages import of_cost, of_profile
+from tallygrad.trainer.cost.report.text import describe
+from tallygrad.trainer.cost.workload import count
 
 pytestmark = pytest.mark.usefixtures("wide")
 

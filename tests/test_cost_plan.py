@@ -15,17 +15,19 @@ import numpy as np
 import pytest
 
 from tallygrad.launch import local
+from tallygrad.trainer.calibration import measure as calibrate
+from tallygrad.trainer.calibration.measure import LEVELS, QUANTILES, Task, measure, mixed
+from tallygrad.trainer.calibration.measure import compute as measured_compute
+from tallygrad.trainer.calibration.measure import network as measured_network
+from tallygrad.trainer.calibration.rehearsal import Rehearsal, Silent
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.cost import calibrate, host, plan_command
-from tallygrad.trainer.cost.allreduce import ALGORITHMS, Group, Link, allreduce
-from tallygrad.trainer.cost.calibrate import LEVELS, QUANTILES, Task, measure, mixed
-from tallygrad.trainer.cost.calibrate import compute as measured_compute
-from tallygrad.trainer.cost.calibrate import network as measured_network
-from tallygrad.trainer.cost.compute import Compute, Step
-from tallygrad.trainer.cost.network import FOLDER, Exchange, Network, as_toml, load
-from tallygrad.trainer.cost.plan import Bucket, buckets, exposed, memory, predict, scale
-from tallygrad.trainer.cost.rehearsal import Rehearsal, Silent
-from tallygrad.trainer.cost.work import count
+from tallygrad.trainer.commands import plan as plan_command
+from tallygrad.trainer.cost.cluster.allreduce import ALGORITHMS, Group, Link, allreduce
+from tallygrad.trainer.cost.cluster.network import FOLDER, Exchange, Network, as_toml, load
+from tallygrad.trainer.cost.cluster.scaling import Bucket, buckets, exposed, memory, predict, scale
+from tallygrad.trainer.cost.cluster.step_time import Step, StepTimes
+from tallygrad.trainer.cost.machines import host
+from tallygrad.trainer.cost.workload import count
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.errors import UserError
 
@@ -87,8 +89,8 @@ def test_buckets_are_those_of_the_trainer() -> None:
     assert sum(job.sizes) == 4 * 431_080
 
 
-def compute(*steps: Step) -> Compute:
-    return Compute("lenet", (1, 28, 28), 10, "by hand", ("b", "a"), (600_000, 400_000), steps)
+def compute(*steps: Step) -> StepTimes:
+    return StepTimes("lenet", (1, 28, 28), 10, "by hand", ("b", "a"), (600_000, 400_000), steps)
 
 
 def network(overlap: float = 0.0, factor: float = 1.0, **others: Any) -> Network:

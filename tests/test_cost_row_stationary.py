@@ -9,9 +9,9 @@ from itertools import product
 
 import pytest
 
-from tallygrad.trainer.cost.other_dataflows import other_dataflows
-from tallygrad.trainer.cost.row_mapping import banks, count, misfit
-from tallygrad.trainer.cost.row_stationary import (
+from tallygrad.trainer.cost.machines.eyeriss.baseline_dataflows import baseline_dataflows
+from tallygrad.trainer.cost.machines.eyeriss.mapping import banks, count, misfit
+from tallygrad.trainer.cost.machines.eyeriss.row_stationary import (
     EYERISS,
     ISCA2016,
     Chip,
@@ -125,7 +125,7 @@ def test_row_stationary_is_better_than_the_other_dataflows() -> None:
     for name in NAMES:
         shape = alexnet(name, 16)
         best = energy(estimate(shape, ISCA2016, search(shape, ISCA2016, Costs())))
-        for dataflow, found in {"RS": best, **other_dataflows(shape)}.items():
+        for dataflow, found in {"RS": best, **baseline_dataflows(shape)}.items():
             totals[dataflow] = totals.get(dataflow, 0) + found.total
     worse = {dataflow: total / totals["RS"] for dataflow, total in totals.items()}
     assert set(worse) == {"RS", "WS", "OSA", "OSB", "OSC", "NLR"}
@@ -134,7 +134,7 @@ def test_row_stationary_is_better_than_the_other_dataflows() -> None:
 
 def test_other_dataflows_keep_what_their_names_say() -> None:
     shape = alexnet("CONV3", 16)
-    found = other_dataflows(shape)
+    found = baseline_dataflows(shape)
     assert {name: x.register_file / shape.macs for name, x in found.items()} == {
         "WS": 1, "OSA": 3, "OSB": 3, "OSC": 2, "NLR": 0,
     }  # fmt: skip
@@ -142,7 +142,7 @@ def test_other_dataflows_keep_what_their_names_say() -> None:
     compulsory = 16 * 256 * 15 * 15 + shape.weights + shape.outputs
     assert all(x.dram >= 200 * compulsory for x in found.values())
     assert found["NLR"].buffer >= 6 * shape.macs and found["OSC"].buffer >= 6 * shape.macs
-    assert "WS" not in other_dataflows(alexnet("CONV1", 64))
+    assert "WS" not in baseline_dataflows(alexnet("CONV1", 64))
 
 
 def code(values: list[bool]) -> int:
@@ -367,7 +367,7 @@ def test_a_slow_bus_makes_the_array_wait() -> None:
 def test_the_model_loads_neither_mpi_nor_numpy() -> None:
     code = (
         "import sys\n"
-        "import tallygrad.trainer.cost.row_stationary, tallygrad.trainer.cost.other_dataflows\n"
+        "from tallygrad.trainer.cost.machines.eyeriss import baseline_dataflows, row_stationary\n"
         "sys.exit(', '.join({'mpi4py', 'numpy'} & set(sys.modules)) or 0)"
     )
     answer = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)

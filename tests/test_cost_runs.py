@@ -20,7 +20,7 @@ import tallygrad.autograd as ag
 from tallygrad.autograd import Ledger, context, models
 from tallygrad.autograd.ledger import Cost
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.cost.work import count
+from tallygrad.trainer.cost.workload import count
 from tallygrad.trainer.loop import hits, judging
 
 LENET = 431_080  # parameters

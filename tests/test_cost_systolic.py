@@ -19,7 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tallygrad.trainer.cost.systolic import DATAFLOWS, estimate, gemms, stalled_cycles
+from tallygrad.trainer.cost.machines.systolic.array import (
+    DATAFLOWS,
+    estimate,
+    gemms,
+    stalled_cycles,
+)
 
 Matrix = NDArray[np.int64]
 
@@ -198,7 +203,7 @@ def test_passes_of_alexnet() -> None:
 
 def test_neither_mpi_nor_numpy_is_loaded() -> None:
     code = (
-        "import sys, tallygrad.trainer.cost.systolic;"
+        "import sys, tallygrad.trainer.cost.machines.systolic.array;"
         "bad = [name for name in ('mpi4py', 'numpy') if name in sys.modules];"
         "assert not bad, bad"
     )

@@ -11,14 +11,20 @@ import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger, Sample
 from tallygrad.datasets.idx import write_idx
+from tallygrad.trainer.calibration.roofs import Roofs
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.cost import host, machine
+from tallygrad.trainer.cost.machines import host, machine
+from tallygrad.trainer.cost.machines.eyeriss.row_stationary import (
+    EYERISS,
+    Shape,
+    Zeros,
+    estimate,
+    passes,
+)
 from tallygrad.trainer.cost.pricing import prices
-from tallygrad.trainer.cost.roofs import Roofs
-from tallygrad.trainer.cost.row_stationary import EYERISS, Shape, Zeros, estimate, passes
-from tallygrad.trainer.cost.sampled import events
+from tallygrad.trainer.cost.report.ledger import PASSES
+from tallygrad.trainer.cost.report.sampled_sparsity import events
 from tallygrad.trainer.errors import UserError
-from tallygrad.trainer.report import PASSES
 from tallygrad.trainer.state import books as recorded_books
 
 pytestmark = pytest.mark.usefixtures("wide")

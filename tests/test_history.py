@@ -24,7 +24,7 @@ CLOSED = {"epoch": 1, "step": 1, "images": 1, "seconds": 1.0, "aside": 0.0, "pha
 def test_what_a_log_tells_of_lost_steps(
     step: int, events: list[dict[str, Any]], every: int, least: int, most: int, evaluations: int
 ) -> None:
-    held = history.lost(events, step, 4.0, every)
+    held = history.lost_work(events, step, 4.0, every)
     (restart,) = history.restarts(Path("x.h5"), [held])
     assert (restart.at_least, restart.at_most) == (least, most)
     assert restart.evaluations == evaluations

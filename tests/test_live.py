@@ -11,7 +11,7 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd import Ledger, Tensor, context, models, nn
 from tallygrad.autograd.live import Living
-from tallygrad.trainer.cost.work import count
+from tallygrad.trainer.cost.workload import count
 
 SHAPES = {"mlp": (1, 28, 28), "lenet": (1, 28, 28), "lstm": (1, 28, 28), "resnet20": (3, 32, 32)}
 

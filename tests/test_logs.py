@@ -10,10 +10,10 @@ import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger
 from tallygrad.trainer.checkpoint import save
+from tallygrad.trainer.cost.report.ledger import bill, short
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.files import temporary, write_whole
 from tallygrad.trainer.logs import RunFolder
-from tallygrad.trainer.report import bill, short
 
 
 def event(kind: str, step: int) -> dict[str, object]:

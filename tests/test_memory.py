@@ -13,7 +13,7 @@ import tallygrad.autograd as ag
 from tallygrad.autograd import backends, context, nn
 from tallygrad.trainer import memory
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.cost import profile
+from tallygrad.trainer.commands import profile
 from tallygrad.trainer.errors import UserError
 
 
@@ -45,14 +45,14 @@ def test_an_error_that_says_nothing_has_a_line_too() -> None:
 
 @pytest.mark.parametrize(
     ("command", "where", "way"),
-    [("profile lenet", "cost.profile.measure", "take a smaller --batch"),
-     ("cost lenet", "cost.command.count", "take a smaller --batch"),
-     ("plan lenet", "cost.plan_command.count", "take a smaller --batch"),
+    [("profile lenet", "commands.profile.measure", "take a smaller --batch"),
+     ("cost lenet", "commands.cost.count", "take a smaller --batch"),
+     ("plan lenet", "commands.plan.count", "take a smaller --batch"),
      ("train --dataset digits", "resume.occupy", "take a smaller --batch-size, more"),
      ("eval run", "apply.evaluate_checkpoint", "take a smaller --batch-size"),
      ("predict run", "apply.predict", "take fewer --samples"),
      ("inspect run", "inspect.run", "free some memory"),
-     ("bill run", "cost.bill.read", "free some memory")],
+     ("bill run", "commands.bill.read", "free some memory")],
 )  # fmt: skip
 def test_every_command_says_it_in_a_line(
     command: str, where: str, way: str, monkeypatch: pytest.MonkeyPatch,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.cost import profile
-from tallygrad.trainer.cost.markup import MARK
+from tallygrad.trainer.commands import profile
+from tallygrad.trainer.cost.report.markup import MARK
 
 
 def listed() -> list[tuple[str, int, int, int]]:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tallygrad.trainer.text_table import Column, fit, name_column, terminal_width, text_table
+from tallygrad.trainer.cost.report.text_table import (
+    Column,
+    fit,
+    name_column,
+    terminal_width,
+    text_table,
+)
 
 COLUMNS = (
     name_column("layer"), Column("shape", 2, is_text=True), Column("forward MACs"),

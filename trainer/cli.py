@@ -286,8 +286,8 @@ def _ranks(
 def _train(chosen: dict[str, Any]) -> int:
     values = options.gather(chosen.pop("config"), chosen)
     with _ranks("train", values.get("threads", 0), values) as (comm, stop):
+        from .cost.report.ledger import bill, sparsity
         from .loop import Training
-        from .report import bill, sparsity
         from .resume import occupy
         from .summary import continuation, outcome
 
@@ -332,7 +332,7 @@ def _inspect(chosen: dict[str, Any]) -> int:
 
 def _cost(chosen: dict[str, Any]) -> int:
     _alone(chosen["machine"])
-    from .cost.command import run
+    from .commands.cost import run
 
     return run(chosen)
 
@@ -341,7 +341,7 @@ def _profile(chosen: dict[str, Any]) -> int:
     from .threads import configure
 
     configure(wanted=1)  # before NumPy loads
-    from .cost.profile import run
+    from .commands.profile import run
 
     return run(chosen)
 
@@ -357,7 +357,7 @@ def _alone(machine: str) -> None:
 def _plan(chosen: dict[str, Any]) -> int:
     if chosen["worker"]:
         with _ranks("plan", 1, chosen) as (comm, _):
-            from .cost.calibrate import worker
+            from .calibration.measure import worker
 
             worker(comm, Path(chosen["worker"]))
         return 0
@@ -365,7 +365,7 @@ def _plan(chosen: dict[str, Any]) -> int:
 
     configure(wanted=1)  # before NumPy loads
     from ..launch import local
-    from .cost.plan_command import run
+    from .commands.plan import run
 
     def start(ranks: int, command: list[str], timeout: float) -> int:
         try:
@@ -382,7 +382,7 @@ def _plan(chosen: dict[str, Any]) -> int:
 
 def _bill(chosen: dict[str, Any]) -> int:
     _alone(chosen["machine"])
-    from .cost.bill import run
+    from .commands.bill import run
 
     return run(chosen)
 

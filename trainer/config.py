@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import UserError, nearest
-from .files import read_data
+from .files import read_toml_or_json
 from .threads import MOST_THREADS
 
 AUTO = "auto"
@@ -219,7 +219,7 @@ def resume(given: Mapping[str, Any], held: Mapping[str, Any]) -> TrainConfig:
 
 def _read(file: Path) -> dict[str, Any]:
     kind = "JSON" if file.suffix == ".json" else "TOML"
-    content: dict[str, Any] = read_data("--config", file, kind)
+    content: dict[str, Any] = read_toml_or_json("--config", file, kind)
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected an object of options, got {content!r:.60}")
     for key, value in content.items():

@@ -127,7 +127,7 @@ def regular_file(path: Path, flags: int = 0) -> Iterator[BufferedReader]:
         yield file
 
 
-def read_data(option: str, path: Path, kind: str = "TOML") -> Any:
+def read_toml_or_json(option: str, path: Path, kind: str = "TOML") -> Any:
     """Return what a file of an option holds, TOML or JSON. UserError, in one line, where it cannot
     be read or is none."""
     try:
@@ -143,7 +143,7 @@ def read_data(option: str, path: Path, kind: str = "TOML") -> Any:
         raise UserError(f"{option}: {path} is no {kind}: {said[0]:.200}") from error
 
 
-def named_file(option: str, name_or_file: str, folder: Path, other: str) -> Path:
+def resolve_preset(option: str, name_or_file: str, folder: Path, other: str) -> Path:
     """Return the file that an option names: one that ends in .toml, or one of a folder without its
     ending. UserError for what is neither, with all names and the `other` that the option knows."""
     path = Path(name_or_file)

@@ -77,7 +77,7 @@ def epoch_of(state: Any, books: Ledger) -> dict[str, Any]:
     ).to_json()
 
 
-def lost(
+def lost_work(
     events: Iterable[Mapping[str, Any]], step: int, seconds: float, log_every: int
 ) -> dict[str, Any]:
     """Return the record of a restart from a checkpoint at `step` and `seconds`, by the events that

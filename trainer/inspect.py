@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checkpoint import CheckpointFolder, load
+from .cost.report.text_table import Column, fit, name_column, text_table
 from .errors import UserError, show
-from .text_table import Column, fit, name_column, text_table
 
 COLUMNS = (
     name_column("name"), Column("shape"), Column("dtype", 4), Column("bytes", 5), Column("mean", 1),

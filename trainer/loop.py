@@ -31,6 +31,7 @@ from . import build, history, provenance, state, summary
 from .checkpoint import CheckpointFolder
 from .checkpoint import load as load_checkpoint
 from .config import TrainConfig, parse_every, parse_size
+from .cost.report.ledger import training_macs
 from .distributed.agreement import agree, work_facts
 from .distributed.comm import Comm
 from .distributed.sync import GradientSync, Reducer, Statistics, share, total
@@ -38,7 +39,6 @@ from .errors import NotFinite, UserError
 from .evaluation import Judged, evaluate, hits, judging, sums
 from .logs import RunFolder
 from .progress import Progress
-from .report import training_macs
 from .resume import settle
 from .stop import Stop
 
@@ -208,7 +208,7 @@ class Training:
         return bool(self.sampling) and (self.state.step + 1) % self.sampling == 0
 
     def forward_backward(self, images: Tensor, labels: Tensor, share: Tensor) -> Judged:
-        """Compute loss, hits and the gradients of all weights."""
+        """StepTimes loss, hits and the gradients of all weights."""
         logits = self.model(images)
         loss = cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         right = hits(logits, labels)

@@ -116,5 +116,5 @@ def settle(folder: RunFolder, config: TrainConfig, now: State) -> None:
     if died and last != ["stop"]:
         every = held.get("log_every") if isinstance(held, dict) else None
         every = every if isinstance(every, int) and every > 0 else config.log_every
-        now.restarts = [*now.restarts, history.lost(beyond, now.step, now.seconds, every)]
+        now.restarts = [*now.restarts, history.lost_work(beyond, now.step, now.seconds, every)]
         folder.write_json("restarts.json", now.restarts)

@@ -11,9 +11,9 @@ from ..autograd import get_num_threads, nn
 from ..datasets import Dataset
 from .build import Data
 from .config import TrainConfig, flag
+from .cost.report.ledger import short
 from .distributed.comm import Comm
 from .progress import percent
-from .report import short
 
 
 def header(

@@ -4,6 +4,7 @@ only where no factor is zero has the events that were sampled."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,15 +13,17 @@ from typing import Any, TypeAlias
 
 from ...autograd.ledger import Cost, Ledger
 from ..errors import UserError
-from .command import Price, add_up
-from .machine import ARRAYS, Machine
-from .sampled import AGAIN, events
-from .table import moved
-from .work import FEATURES, PASSES, Work, count
+from .machines.machine import ARRAYS, CODED, HOST, Machine
+from .report.sampled_sparsity import AGAIN, events
+from .report.text import moved
+from .sparsity import Zeros
+from .workload import FEATURES, PASSES, PHASES, Work, count
 
+Price: TypeAlias = dict[str, float]
 Passes: TypeAlias = dict[tuple[str, str], Price]  # by scope and phase
 FORWARD = ("forward", *AGAIN)
 LINEAR = ("prices", "throughput")  # kinds to which a sum of costs costs the sum of the prices
+RATES = ("active_pes", "utilization")  # which are not added up
 
 
 @dataclass(frozen=True)
@@ -147,3 +150,50 @@ def _batches(one: Work, ledger: Ledger) -> dict[str, dict[int, int]]:
             found = sizes.setdefault(phase, {})
             found[images] = found.get(images, 0) + n
     return sizes
+
+
+def price(
+    described: dict[str, Any], work: Work, machine: Machine, zeros: Zeros | None = None
+) -> None:
+    """Add what a machine makes of the work to the description: of each layer and pass, and of all
+    of it."""
+    described["machine"] = {
+        "name": machine.name, "kind": machine.kind, "source": machine.source, "note": machine.note
+    }  # fmt: skip
+    sums: dict[str, list[Price]] = {phase: [] for phase in PHASES}
+    for entry, layer in zip(described["layers"], work.layers, strict=True):
+        known = zeros.of(layer.name) if zeros else None
+        prices = {phase: machine.price_layer(layer, phase, known) for phase in PHASES}
+        entry["passes"] = {phase: price for phase, price in prices.items() if price}
+        for phase, price in entry["passes"].items():
+            sums[phase].append(price)
+    if machine.kind == HOST:
+        energy = {} if machine.has_energy else {"energy_joules": "not available"}
+        described["machine"] |= {"measured": {**machine.numbers}, **energy}
+    if machine.kind in CODED:
+        described["machine"]["zeros"] = _taken(work, zeros)
+    if machine.kind not in ARRAYS:
+        sums["update"].append(machine.price(work.phase("update")))  # which is no layer's
+    totals = described["totals"]
+    totals["on_machine"] = {"inference": add_up(sums["forward"])}
+    if "training" in totals:
+        every = [price for prices in sums.values() for price in prices]
+        totals["on_machine"]["training"] = add_up(every)
+
+
+def _taken(work: Work, zeros: Zeros | None) -> dict[str, Any]:
+    """Return where zeros are from, and which layers are taken to have none."""
+    named = [layer.name for layer in work.layers if layer.macs("forward")]
+    dense = [name for name in named if zeros is None or zeros.of(name) is None]
+    return {"source": zeros.source if zeros else None, "without": dense}
+
+
+def add_up(prices: list[Price]) -> Price:
+    """Return the sums of what can be added up."""
+    keys = dict.fromkeys(key for price in prices for key in price if key not in RATES)
+    found: Price = {}
+    for key in keys:
+        values = [price.get(key, 0) for price in prices]
+        whole = all(isinstance(value, int) for value in values)
+        found[key] = sum(values) if whole else math.fsum(values)
+    return found

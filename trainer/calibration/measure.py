@@ -1,0 +1,333 @@
+"""The calibration that a plan is made from, and the measured step that it is held against.
+
+Ranks of one MPI job on this host measure, one after the other: what a message between two of them
+takes, how fast one adds, how much of an exchange goes on meanwhile; the trainer's step where a rank
+is alone, and where all compute at once, without a message; and, as the check, in turn with the
+latter, the step with its messages. Predictions read nothing of the check.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...autograd import set_num_threads
+from ..cost.cluster.allreduce import Group, Link, allreduce
+from ..cost.cluster.network import Exchange, Network
+from ..cost.cluster.step_time import Step, StepTimes
+from ..distributed.comm import Comm
+from ..files import write_whole
+from ..progress import compiling
+from .rehearsal import Rehearsal, Silent
+
+TASK, FOUND = "task.json", "found.json"
+QUANTILES = 101
+LEVELS = np.linspace(0, 1, QUANTILES)
+ROUNDS, FEWEST = 3, 2  # of measuring, and steps of each at least
+LARGE = tuple(1 << k for k in (19, 20, 21))  # bytes of messages, about those of a bucket
+SMALL = 8
+SHARES = {"link": 0.15, "alone": 0.25, "busy": 0.6}  # of the seconds; busy with the check
+LEAST = 0.1  # of the time that is left, for few images
+NAP = 0.005  # seconds between looks of a rank that must not take time from others
+
+
+class Task(NamedTuple):
+    """What to measure: a model's step by images a rank, checks by images a rank of all ranks, in
+    about so many seconds."""
+
+    model: str
+    input: tuple[int, int, int]
+    classes: int
+    batches: tuple[int, ...]
+    checks: tuple[int, ...]
+    bucket_mb: float
+    seconds: float
+
+    @classmethod
+    def from_json(cls, text: str) -> Task:
+        """Return what `json.dumps(task._asdict())` wrote."""
+        held = json.loads(text)
+        lists = {key: tuple(held[key]) for key in ("input", "batches", "checks")}
+        return cls(**{**held, **lists})
+
+
+def worker(comm: Comm, folder: Path) -> None:
+    """Do the task of a folder as a rank; rank 0 leaves there what was found."""
+    found = measure(comm, Task.from_json((folder / TASK).read_text("utf-8")))
+    if comm.rank == 0:
+        write_whole(folder / FOUND, json.dumps(found))
+
+
+def measure(comm: Comm, task: Task) -> dict[str, Any]:
+    """Measure all of it; return, on rank 0, what was found, as plain values."""
+    found: dict[str, Any] = {"ranks": comm.size, "library": comm.library, "link": None}
+    set_num_threads(1)
+    parts = {name: f"for about {task.seconds * share:.0f} s" for name, share in SHARES.items()}
+    if comm.size > 1:
+        _tell(comm, f"measuring messages between {comm.size} ranks of this host {parts['link']}")
+        found["link"] = link(comm, task)
+    alone = Silent(0, max(comm.size, 2))
+    _tell(comm, f"measuring steps of one rank {parts['alone']}, and compiling before")
+    if comm.rank == 0:
+        with compiling():
+            found |= steps(comm, task, alone, 1)
+    doze(comm)
+    if comm.size > 1:
+        _tell(comm, f"measuring steps of {comm.size} ranks at once {parts['busy']}")
+        busy = steps(comm, task, Silent(comm.rank, comm.size), comm.size)
+        found |= {**busy, "steps": found.get("steps", []) + busy["steps"]}
+    return found
+
+
+def _tell(comm: Comm, text: str) -> None:
+    if comm.rank == 0:
+        print(f"plan: {text}", file=sys.stderr, flush=True)
+
+
+def link(comm: Comm, task: Task) -> dict[str, Any]:
+    """Measure messages between ranks 0 and 1 in both directions at once, additions, and MPI's own
+    allreduce over all ranks beside the formulas and beside a rank that computes."""
+    each = task.seconds * SHARES["link"] / (3 * len(LARGE) + 2)
+    pair = comm.rank < 2
+    latency = _time(comm, each, _message(comm, SMALL) if pair else None)
+    rates, adding, whole = [], [], {}
+    for size in LARGE:
+        taken = _time(comm, each, _message(comm, size) if pair else None)
+        rates.append(size / (taken - latency if taken > latency else taken))
+        array = np.ones(size // 4, np.float32)
+        adding.append(size / _time(comm, each, _addition(array)))
+        whole[size] = _time(comm, each, partial(_allreduce, comm, array), 0.25)
+    near = Link(latency, median(rates))
+    group = Group(comm.size, comm.size, near, near, median(adding))
+    factor = median(taken / allreduce(group, size)[0] for size, taken in whole.items())
+    middle = LARGE[len(LARGE) // 2]
+    hidden = _hidden(comm, each, middle, whole[middle])
+    return {
+        "latency": latency, "bandwidth": near.bandwidth, "reduction": group.reduction,
+        "factor": factor, "overlap": hidden, "allreduce": [*whole.items()],
+    }  # fmt: skip
+
+
+def _message(comm: Comm, size: int) -> Callable[[], None]:
+    array = np.zeros(size, np.uint8)
+    out = np.zeros_like(array)
+    return lambda: comm.sendrecv(array, out, 1 - comm.rank)
+
+
+def _addition(array: NDArray[Any]) -> Callable[[], object]:
+    other = array.copy()
+    return lambda: np.add(array, other, out=array)
+
+
+def _allreduce(comm: Comm, array: NDArray[Any]) -> None:
+    comm.iallreduce(array).wait()
+
+
+def _time(
+    comm: Comm, seconds: float, run: Callable[[], object] | None, level: float = 0.0
+) -> float:
+    """Return a quantile of rank 0's times of what ranks do together, for so long: the least, since
+    others' work on this host only adds, unless that shall count. None: only wait."""
+    times: list[float] = []
+    end = perf_counter() + seconds
+    going = np.array(1)
+    while going:
+        comm.barrier()
+        begun = perf_counter()
+        if run is not None:
+            run()
+        times.append(perf_counter() - begun)
+        going[...] = perf_counter() < end or len(times) < FEWEST
+        comm.bcast(going)
+    found = np.array(np.quantile(times, level))
+    comm.bcast(found)
+    return float(found)
+
+
+def _hidden(comm: Comm, seconds: float, size: int, whole: float) -> float:
+    """Return the share of an exchange that goes on while ranks compute for twice as long as it
+    takes: none where they begin and wait as long as without."""
+    array = np.zeros(size // 4, np.float32)
+    exposed: list[float] = []
+
+    def run() -> None:
+        begun = perf_counter()
+        request = comm.iallreduce(array)
+        left = perf_counter()
+        while perf_counter() < left + 2 * whole:
+            pass
+        back = perf_counter()
+        request.wait()
+        exposed.append(left - begun + perf_counter() - back)
+
+    _time(comm, seconds, run)
+    found = np.array(min(max(1 - np.quantile(exposed, 0.25) / whole, 0.0), 1.0))
+    comm.bcast(found)
+    return float(found)
+
+
+def doze(comm: Comm) -> None:
+    """Wait for all ranks without taking a core's time from one that works."""
+    request = comm.iallreduce(np.zeros(1))
+    while not request.test():
+        time.sleep(NAP)
+
+
+class Series:
+    """Steps of a rehearsal, in rounds: seconds of each, and, of a silent rank, when all gradients
+    are final and when each is, from the step's beginning, which is the end of the one before."""
+
+    def __init__(self, job: Rehearsal, silent: Silent | None = None) -> None:
+        self.job, self.silent = job, silent
+        self.rounds: list[list[float]] = []
+        self.sweeps: list[float] = []
+        self.ready: list[list[float]] = []
+        if silent is not None:
+            job.stamp()
+        job.warm()
+
+    def round(self, more: Callable[[int], bool]) -> None:
+        """Do steps while there are more to do than so many, behind one that does not count: what
+        was loaded meanwhile is there at once."""
+        ends = self.job.ends
+        first = len(ends) + 1
+        self.rounds.append([])
+        self.job.run(lambda: len(ends) < first)
+        if self.silent is not None:
+            self.silent.waited = 0.0
+        self.job.run(lambda: more(len(ends) - first), self._after)
+
+    def _after(self) -> None:
+        begun, end = self.job.ends[-2:]
+        self.rounds[-1].append(end - begun)
+        if self.silent is not None:
+            self.sweeps.append(self.silent.waited - begun)
+            self.ready.append([moment - begun for moment in self.job.ready])
+            self.silent.waited = 0.0
+
+    def pooled(self, comm: Comm, batch: int, busy: int) -> Step:
+        """Return the quantiles over the steps of all ranks, their mean over rounds, since what
+        changes from one to the next changes for all; and means of the ranks' medians."""
+        drawn = [mixed(comm.allgather(np.quantile(r, LEVELS))) for r in self.rounds]
+        times = np.mean(drawn, 0)
+        final = np.array([median(self.sweeps), *np.median(self.ready, 0)])
+        sweep, *ready = comm.allgather(final).mean(0).tolist()
+        middles = tuple(float(np.median(quantiles)) for quantiles in drawn)
+        return Step(batch, busy, tuple(times.tolist()), sweep, tuple(ready), middles)
+
+
+def mixed(times: NDArray[Any]) -> NDArray[Any]:
+    """Return the quantiles of one distribution for ranks that differ, given those of each, (ranks,
+    QUANTILES): so many draws from it have the same slowest as a draw from each. Its distribution
+    function is the geometric mean of theirs."""
+    moments = np.unique(times)
+    reached = [np.interp(moments, row, LEVELS, left=0.0) for row in times]
+    mean = np.prod(reached, 0) ** (1 / len(times))
+    last = np.flatnonzero(mean == 0)[-1:]  # nobody is slower than all until then
+    start = int(last[0]) if len(last) else 0
+    found: NDArray[Any] = np.interp(LEVELS, mean[start:], moments[start:])
+    return found
+
+
+def steps(comm: Comm, task: Task, silent: Silent, busy: int) -> dict[str, Any]:
+    """Measure steps without messages, of this rank alone or, where `busy` is more than 1, of all
+    ranks at once, and then, in turn with them, the trainer's own. From the fewest images on; more
+    than the time allows are left out."""
+    left = task.seconds * SHARES["busy" if busy > 1 else "alone"]
+    together = comm if busy > 1 else silent
+    found: list[Step] = []
+    checks: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {}
+    for i, share in enumerate(task.batches):
+        checked = busy > 1 and share in task.checks
+        if found:
+            expected = _expected(found, share)
+            dear = np.array(expected * ROUNDS * (FEWEST + 1) * (1 + checked) > left)
+            together.bcast(dear)
+            if dear:
+                break
+        each = (task.model, task.input, task.classes, share, task.bucket_mb)
+        series = Series(Rehearsal(silent, *each), silent)
+        real = Series(Rehearsal(comm, *each)) if checked else None
+        facts = {"parameters": series.job.names, "bytes": series.job.sizes}
+        facts["backend"] = series.job.training.backend
+        begun = perf_counter()
+        _rounds(together, series, real, left * max(share / sum(task.batches[i:]), LEAST))
+        left -= perf_counter() - begun
+        found.append(series.pooled(together, share, busy))
+        if real is not None:
+            checks.append(_measured(real.rounds, comm.size, share))
+    return {"steps": [step._asdict() for step in found], "checks": checks, **facts}
+
+
+def _expected(found: list[Step], share: int) -> float:
+    """Return the seconds of a step by the line through the largest two batches so far; through no
+    images and no time where there is but one."""
+    old, new = (found[-2] if len(found) > 1 else Step(0, 0, (0.0,), 0.0, ()), found[-1])
+    slope = (new.quantile(0.5) - old.quantile(0.5)) / (new.batch - old.batch)
+    return max(new.quantile(0.5) + slope * (share - new.batch), new.quantile(0.5))
+
+
+def _rounds(comm: Comm, series: Series, real: Series | None, seconds: float) -> None:
+    """Do both in turn for so long, so that what else goes on here troubles both alike."""
+    each = seconds / ROUNDS / (1 if real is None else 2)
+    for _ in range(ROUNDS):
+        comm.barrier()
+        series.round(_until(perf_counter() + each))
+        if real is not None:
+            wanted = np.array(max(FEWEST, int(each / median(series.rounds[-1]))))
+            comm.bcast(wanted)
+            real.round(_so_many(int(wanted)))
+
+
+def _so_many(steps: int) -> Callable[[int], bool]:
+    return lambda done: done < steps
+
+
+def _until(end: float) -> Callable[[int], bool]:
+    return lambda done: perf_counter() < end or done < FEWEST
+
+
+def _measured(rounds: list[list[float]], ranks: int, share: int) -> dict[str, Any]:
+    """Return the mean over rounds of their medians, and between which of these it lies."""
+    middles = [median(times) for times in rounds]
+    return {
+        "ranks": ranks, "batch_per_rank": share, "steps": sum(map(len, rounds)),
+        "seconds": float(np.mean(middles)), "least": min(middles), "most": max(middles),
+    }  # fmt: skip
+
+
+def network(found: dict[str, Any]) -> Network:
+    """Return what a calibration found between the ranks of this host."""
+    held, size = found["link"], found["ranks"]
+    if held is None:
+        return Network("this host", "no link was measured", "", size)
+    where = f"measured between two ranks here, {found['library']}"
+    near = Link(held["latency"], held["bandwidth"], where)
+    exchange = Exchange(held["reduction"], held["overlap"], held["factor"])
+    return Network("this host", where, "", size, 0, near, None, exchange)
+
+
+def compute(found: dict[str, Any], task: Task, source: str) -> StepTimes:
+    """Return what a calibration found of the model's step."""
+    return StepTimes(
+        task.model, task.input, task.classes, f"{found['backend']}, one thread a rank, {source}",
+        tuple(found["parameters"]), tuple(found["bytes"]),
+        tuple(
+            Step(
+                s["batch"], s["busy"], tuple(s["seconds"]), s["sweep"], tuple(s["ready"]),
+                tuple(s["rounds"]),
+            )
+            for s in found["steps"]
+        ),
+    )  # fmt: skip

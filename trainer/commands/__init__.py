@@ -1,0 +1,1 @@
+"""The commands of `tallygrad`, one module each: read what the options name, call, print."""

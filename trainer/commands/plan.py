@@ -1,0 +1,399 @@
+"""`tallygrad plan`: what a step takes on more ranks than there are here."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..calibration import measure as calibrate
+from ..cost.cluster.allreduce import ALGORITHMS
+from ..cost.cluster.fitness import faults
+from ..cost.cluster.network import MARK, Network, as_toml
+from ..cost.cluster.network import load as load_network
+from ..cost.cluster.scaling import LATEST, SCALINGS, Row, memory, predict, scale, scale_between
+from ..cost.cluster.step_time import StepTimes
+from ..cost.machines.machine import load as load_machine
+from ..cost.pricing import price
+from ..cost.report.ledger import short
+from ..cost.report.text import describe
+from ..cost.report.text_table import Column, fit, text_table
+from ..cost.workload import Work, count
+from ..distributed.comm import SerialComm, expected_size
+from ..errors import UserError, nearest, show
+from ..files import OutputFile
+from ..numbers import whole_number
+from ..threads import Machine as Cores
+from .cost import given
+
+Start = Callable[[int, list[str], float], int]
+MOST_SECONDS = 20.0
+MOST_RANKS = 1 << 20
+PATIENCE = 600.0  # seconds beyond those of measuring, for code that is compiled once
+SHOWN = 3  # faults of a calibration in the text
+ENERGY = ("energy_joules", "energy_macs")
+STEP = (
+    "a step of the trainer on one thread a rank: loading, augmenting, forward, backward, exchange, "
+    "update; without evaluation, checkpoints and log"
+)
+
+
+class Plan(NamedTuple):
+    """All that is needed to print: rows by scaling, and what they rest on."""
+
+    network: Network
+    compute: StepTimes
+    rows: dict[str, list[Row]]
+    checks: list[dict[str, Any]]
+    unfit: list[str]  # what disagrees within the calibration
+    notes: list[str]
+
+
+def run(chosen: Mapping[str, Any], start: Start | None, why: str = "") -> int:
+    """Print a plan. `start` runs a command on ranks of this machine; without it, for the reason
+    `why`, no link can be measured. UserError for options that do not fit."""
+    shape, classes = given(chosen)
+    ranks = _ranks(chosen["ranks"])
+    scalings = SCALINGS if chosen["scaling"] == "both" else (chosen["scaling"],)
+    _check(chosen, ranks, scalings)
+
+    @cache
+    def work(batch: int) -> Work:
+        try:
+            return count(chosen["model"], batch, shape, classes, training=True)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    work(1)  # before anything is measured
+    energy = _energy(chosen["machine"], work)
+    plan = _plan(chosen, ranks, scalings, start, why)
+    described = _describe(chosen, plan, work, energy)
+    show(json.dumps(described, indent=1) if chosen["as_json"] else as_text(described))
+    return 0
+
+
+def _ranks(text: str) -> list[int]:
+    """Return numbers of ranks in ascending order. UserError for what is none."""
+    found = set()
+    for part in text.split(","):
+        ranks = whole_number(part.strip())
+        if ranks is None or not 1 <= ranks <= MOST_RANKS:
+            raise UserError(f"--ranks: {part!r:.60} is no number of ranks from 1 to {MOST_RANKS}")
+        found.add(ranks)
+    return sorted(found)
+
+
+def _check(chosen: Mapping[str, Any], ranks: Sequence[int], scalings: Sequence[str]) -> None:
+    algorithm, seconds = chosen["algorithm"], chosen["seconds"]
+    if algorithm not in ("auto", *ALGORITHMS):
+        known = ("auto", *ALGORITHMS)
+        raise UserError(f"--algorithm: unknown value {algorithm!r}{nearest(algorithm, known)}")
+    if not 0 < seconds <= MOST_SECONDS:
+        raise UserError(f"--seconds: {seconds} is not above 0 and at most {MOST_SECONDS:g}")
+    if not 0.001 <= chosen["bucket_mb"] < 1e6:
+        raise UserError(f"--bucket-mb: {chosen['bucket_mb']} is less than 0.001, or no size")
+    if chosen["ranks_per_host"] < 0:
+        raise UserError(f"--ranks-per-host: {chosen['ranks_per_host']} is less than 0")
+    if scalings == ("strong",) and ranks[0] > chosen["batch"]:
+        raise UserError(f"--ranks: {ranks[0]} ranks cannot share --batch {chosen['batch']}")
+    if file := _saved(chosen):
+        file.check()
+    if expected_size() is not None:
+        raise UserError("plan: it starts ranks by itself; run it without mpirun")
+
+
+def _plan(
+    chosen: Mapping[str, Any], ranks: Sequence[int], scalings: Sequence[str],
+    start: Start | None, why: str,
+) -> Plan:  # fmt: skip
+    """Measure what the network file leaves open, and predict."""
+    network, compute = Network("this host", "measured here"), None
+    if chosen["network"] != "calibrate":
+        network, compute = load_network(chosen["network"])
+    if chosen["ranks_per_host"]:
+        network = replace(network, per_host=chosen["ranks_per_host"])
+    _room(network, ranks)
+    if compute is not None and not compute.fits(chosen["model"], *given(chosen)):
+        compute = None
+    notes, checks = [f"nothing was measured here: all is from {chosen['network']}"], []
+    if not network.known or compute is None:
+        if not network.known and start is None:
+            raise UserError(f"--network {chosen['network']}: no link inside a host, and {why}")
+        task = _task(chosen, ranks, scalings)
+        found = _calibrate(task, max(ranks), start)
+        here, measured = calibrate.network(found), calibrate.compute(found, task, _cpu())
+        checks = [_checked(held, measured, here, chosen) for held in found.get("checks", ())]
+        network, compute, notes = network.completed(here), compute or measured, []
+        if len(checks) < len(task.checks):
+            notes.append("not every step could be checked: it takes ranks, and --seconds")
+    if file := _saved(chosen):
+        file.write(as_toml(network, compute))
+    settings = _least(chosen), chosen["algorithm"]
+    unfit = faults(compute)
+    rows = {
+        name: (scale_between if unfit else scale)(
+            compute, network, ranks, chosen["batch"], name, *settings
+        )
+        for name in scalings
+    }
+    notes += _notes(network, compute, ranks, chosen, rows.get("strong", ()))
+    return Plan(network, compute, rows, checks, unfit, notes)
+
+
+def _saved(chosen: Mapping[str, Any]) -> OutputFile | None:
+    """Return the file of `--save`, if one is wanted."""
+    if not chosen["save"]:
+        return None
+    return OutputFile("--save", Path(chosen["save"]), "a network", MARK, chosen["force"])
+
+
+def _least(chosen: Mapping[str, Any]) -> int:
+    """Return the bytes of a bucket, as the trainer reads the option."""
+    return int(chosen["bucket_mb"] * 1e6)
+
+
+def _checked(
+    held: dict[str, Any], compute: StepTimes, here: Network, chosen: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a measured step of this host beside what the calibration alone predicts."""
+    size, share = held["ranks"], held["batch_per_rank"]
+    settings = _least(chosen), chosen["algorithm"]
+    predicted = predict(compute, here, size, share, share * size, *settings).seconds
+    return {**held, "predicted_seconds": predicted, "error": predicted / held["seconds"] - 1}
+
+
+def _task(
+    chosen: Mapping[str, Any], ranks: Sequence[int], scalings: Sequence[str]
+) -> calibrate.Task:
+    """Return what to measure: a rank's images of the plan, and few that lines run between."""
+    shape, classes = given(chosen)
+    batch, size = chosen["batch"], local_ranks(max(ranks))
+    shares = {1, min(batch, 2), max(batch // 8, 1), batch}
+    checks = []
+    if "strong" in scalings:
+        shares.add(-(-batch // size))
+        checks.append(-(-batch // size))
+    if "weak" in scalings:
+        checks.append(batch)
+    wanted = tuple(dict.fromkeys(checks)) if chosen["check"] else ()
+    return calibrate.Task(
+        chosen["model"], shape, classes, tuple(sorted(shares)), wanted, chosen["bucket_mb"],
+        chosen["seconds"],
+    )  # fmt: skip
+
+
+def local_ranks(most: int) -> int:
+    """Return how many ranks measure here: two at least, else as many as cores, at most `most`."""
+    cores = Cores.here(os.environ)
+    return max(2, min(cores.mask, cores.cores, most))
+
+
+def _calibrate(task: calibrate.Task, most: int, start: Start | None) -> dict[str, Any]:
+    """Return what ranks of this machine find, or this process alone where none can be started."""
+    if start is None:
+        return calibrate.measure(SerialComm(), task)
+    with tempfile.TemporaryDirectory(prefix="tallygrad-plan-") as name:
+        folder = Path(name)
+        (folder / calibrate.TASK).write_text(json.dumps(task._asdict()), "utf-8")
+        command = ["plan", task.model, "--worker", name]
+        status = start(local_ranks(most), command, task.seconds + PATIENCE)
+        if status or not (folder / calibrate.FOUND).exists():
+            raise UserError(f"plan: the ranks that measure ended with status {status}")
+        return dict(json.loads((folder / calibrate.FOUND).read_text("utf-8")))
+
+
+def _cpu() -> str:
+    """Return the processor's name."""
+    for line in Cores.here(os.environ).cpuinfo.splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "a processor without a name"
+
+
+def _room(network: Network, ranks: Sequence[int]) -> None:
+    """UserError for more ranks than a network has room for."""
+    for p in ranks:
+        if network.count and p > network.count * network.per_host:
+            raise UserError(
+                f"--ranks: {p} ranks, but {network.name} has {network.count} hosts of "
+                f"{network.per_host}"
+            )
+
+
+def _notes(
+    network: Network, compute: StepTimes, ranks: Sequence[int], chosen: Mapping[str, Any],
+    strong: Sequence[Row],
+) -> list[str]:  # fmt: skip
+    """Return what a plan takes for granted."""
+    notes = [STEP, f"computing was measured on {compute.source}; images are random"]
+    busy, wanted = compute.busiest(), min(max(ranks), network.per_host)
+    notes.append(f"and with {busy} busy ranks on the host")
+    if wanted > busy:
+        notes[-1] += f"; that {wanted} of a host slow each other down no more is assumed"
+    if 0.5 ** (1 / max(ranks)) > LATEST:
+        notes.append(f"a rank waits for steps up to the {100 * LATEST:.0f}th percentile, no later")
+    if network.between is None and max(ranks) > network.per_host:
+        notes.append(
+            "the link between hosts is unknown: taken as that inside a host, which it hardly is; "
+            "--network tells"
+        )
+    if chosen["batch"] > compute.largest():
+        notes.append(
+            f"steps were measured up to {compute.largest()} images, for want of time; up to "
+            f"{chosen['batch']} they follow in a straight line"
+        )
+    if any(row.efficiency > 1 for row in strong):
+        notes.append("an efficiency over 100%: fewer images of a rank took less time an image here")
+    skipped = [p for p in ranks if p > chosen["batch"]]
+    if skipped and chosen["scaling"] != "weak":
+        notes.append(f"{skipped[0]} ranks and more cannot share {chosen['batch']} images")
+    return notes
+
+
+def _energy(machine: str, work: Callable[[int], Work]) -> Callable[[Row], dict[str, float]] | None:
+    """Return what tells a step's energy on all ranks, on a machine, if one is named; messages are
+    not in it."""
+    if not machine:
+        return None
+    priced = load_machine(machine)
+    if not priced.has_energy:
+        raise UserError(f"--machine: {priced.note}")
+
+    @cache
+    def rank(batch: int) -> dict[str, float]:
+        described = describe(work(batch))
+        price(described, work(batch), priced)
+        held = described["totals"]["on_machine"]["training"]
+        return {key: held[key] for key in ENERGY if key in held}
+
+    def step(row: Row) -> dict[str, float]:
+        share, more = divmod(row.images, row.ranks)
+        few = rank(share)
+        many = rank(share + 1) if more else few
+        return {key: (row.ranks - more) * few[key] + more * many[key] for key in few}
+
+    return step
+
+
+def _describe(
+    chosen: Mapping[str, Any], plan: Plan, work: Callable[[int], Work],
+    energy: Callable[[Row], dict[str, float]] | None,
+) -> dict[str, Any]:  # fmt: skip
+    shape, classes = given(chosen)
+    network = plan.network
+    return {
+        "model": chosen["model"], "batch": chosen["batch"], "input": [*shape], "classes": classes,
+        "bucket_mb": chosen["bucket_mb"],
+        "machine": chosen["machine"] or None,
+        "network": {
+            "name": network.name, "source": network.source, "note": network.note,
+            "ranks_per_host": network.per_host,
+            "inside": network.inside and network.inside._asdict(),
+            "between": network.between and network.between._asdict(),
+            "exchange": network.exchange and network.exchange._asdict(),
+        },
+        "calibration": {"fit": not plan.unfit, "faults": plan.unfit},
+        "notes": plan.notes,
+        "check": plan.checks,
+        "plans": {
+            scaling: [_entry(row, work, energy) for row in rows]
+            for scaling, rows in plan.rows.items()
+        },
+    }  # fmt: skip
+
+
+def _entry(
+    row: Row, work: Callable[[int], Work], energy: Callable[[Row], dict[str, float]] | None
+) -> dict[str, Any]:
+    return {
+        "ranks": row.ranks, "hosts": row.hosts, "batch_per_rank": row.batch, "images": row.images,
+        "step_seconds": row.seconds, "compute_seconds": row.compute,
+        "waiting_seconds": row.waiting, "communication_seconds": row.communication,
+        "exposed_seconds": row.exposed, "algorithm": row.algorithm,
+        "efficiency": row.efficiency, "step_seconds_range": row.seconds_range,
+        "efficiency_range": row.efficiency_range, "images_per_second": row.images / row.seconds,
+        "memory_bytes": memory(work(row.batch)), **(energy(row) if energy else {}),
+    }  # fmt: skip
+
+
+COLUMNS = (
+    Column("ranks"), Column("allreduce", 4, is_text=True), Column("hosts", 6),
+    Column("images a rank", 5), Column("step ms"), Column("compute ms", 2), Column("waiting ms", 2),
+    Column("exposed ms", 2), Column("efficiency %"), Column("images/s", 1), Column("memory", 3),
+)  # fmt: skip
+
+
+def as_text(described: dict[str, Any]) -> str:
+    """Return a table for each scaling, the check, and what all of it takes for granted."""
+    lines = _unfit(described["calibration"]["faults"])
+    for scaling, rows in described["plans"].items():
+        who = "for each rank" if scaling == "weak" else "for all ranks"
+        what = f"{described['model']}, {described['batch']} images {who} ({scaling} scaling)"
+        priced = [Column(_energy_head(rows[0]), 1)] if described["machine"] and rows else []
+        table = text_table([*COLUMNS, *priced], [_cells(row) for row in rows])
+        lines += [fit(what), *table, ""]
+    for held in described["check"]:
+        lines.append(fit(
+            f"check: {held['ranks']} ranks here, {held['batch_per_rank']} images a rank: predicted "
+            f"{1e3 * held['predicted_seconds']:.2f} ms, measured {1e3 * held['seconds']:.2f} ms "
+            f"({held['steps']} steps), error {100 * held['error']:+.1f}%"
+        ))  # fmt: skip
+    said = [*_network_lines(described["network"]), *described["notes"]]
+    return "\n".join([*lines, *map(fit, said)])
+
+
+def _energy_head(row: Mapping[str, Any]) -> str:
+    return "energy in MACs" if "energy_macs" in row else "J"
+
+
+def _unfit(faults: Sequence[str]) -> list[str]:
+    """Return what is wrong with a calibration, and what to do, if anything."""
+    if not faults:
+        return []
+    more = [f"and {len(faults) - SHOWN} more (--json)"] if len(faults) > SHOWN else []
+    said = "; ".join([*faults[:SHOWN], *more])
+    return [
+        fit(f"unfit calibration: {said}. Other work troubled the host, so times and efficiencies "
+            "are ranges; measure again while it is idle."), "",
+    ]  # fmt: skip
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    cells = [str(row["ranks"]), row["algorithm"], str(row["hosts"]), str(row["batch_per_rank"])]
+    steps = row["step_seconds_range"] or [row["step_seconds"]]
+    shares = row["efficiency_range"] or [row["efficiency"]]
+    times = ("compute_seconds", "waiting_seconds", "exposed_seconds")
+    cells.append(_range(f"{1e3 * seconds:.2f}" for seconds in steps))
+    cells += [f"{1e3 * row[key]:.2f}" for key in times]
+    cells.append(_range(f"{100 * share:.1f}" for share in shares))
+    cells.append(_range(short(row["images"] / seconds) for seconds in reversed(steps)))
+    cells.append(f"{short(row['memory_bytes']['total'])}B")
+    return (*cells, *[short(row[key]) for key in ENERGY if key in row])
+
+
+def _range(ends: Iterable[str]) -> str:
+    """Return one text, or two as a range."""
+    return "-".join(dict.fromkeys(ends))
+
+
+def _network_lines(network: dict[str, Any]) -> list[str]:
+    """Return what is known of links and exchange."""
+    lines = []
+    for where in ("inside", "between"):
+        if link := network[where]:
+            lines.append(
+                f"{where} hosts: {1e6 * link['latency']:.2f} us, {1e-9 * link['bandwidth']:.3g} "
+                f"GB/s ({link['source']})"
+            )
+    held = network["exchange"]
+    lines.append(
+        f"a rank adds {1e-9 * held['reduction']:.3g} GB/s; MPI's allreduce inside a host takes "
+        f"{held['factor']:.2f} times as long as by formula; {100 * held['overlap']:.0f}% of an "
+        "exchange goes on while ranks compute"
+    )
+    return [*lines, network["note"]] if network["note"] else lines

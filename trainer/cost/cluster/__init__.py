@@ -1,0 +1,1 @@
+"""Data-parallel steps on many ranks: links, collectives, predictions."""

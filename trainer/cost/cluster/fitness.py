@@ -1,0 +1,69 @@
+"""Whether the steps of a calibration agree with one another, and between which bounds they lie.
+
+Other work on a host only adds to a time, and troubles some of what is measured more than the rest:
+its rounds disagree, or a step takes longer alone than among busy ranks, or with fewer images than
+with more. A plan from such a calibration is given as a range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from statistics import fmean
+
+from .step_time import Step, StepTimes
+
+ROUNDS_APART = 1.2  # the slowest round over the quickest one; a quiet host's stay below 1.1
+STEPS_APART = 1.1  # a step over one that should take as long at least
+
+
+def faults(compute: StepTimes) -> list[str]:
+    """Return what disagrees, in words; nothing where the calibration is fit."""
+    return [*_rounds(compute), *_orders(compute)]
+
+
+def _rounds(compute: StepTimes) -> Iterator[str]:
+    for step in compute.steps:
+        if step.rounds and max(step.rounds) > ROUNDS_APART * min(step.rounds):
+            low, high = (f"{1e3 * end(step.rounds):.3g}" for end in (min, max))
+            yield f"rounds of {_named(step)} took from {low} to {high} ms"
+
+
+def _orders(compute: StepTimes) -> Iterator[str]:
+    for less, more in combinations(sorted(compute.steps), 2):
+        same = less.batch == more.batch or less.busy == more.busy
+        if same and less.quantile(0.5) > STEPS_APART * more.quantile(0.5):
+            took = [f"{_named(s)} took {1e3 * s.quantile(0.5):.3g} ms" for s in (less, more)]
+            yield ", ".join(took)
+
+
+def _named(step: Step) -> str:
+    images = f"{step.batch:,} image{'s' * (step.batch > 1)}"
+    return f"{images} {f'on each of {step.busy} ranks' if step.busy > 1 else 'on one rank'}"
+
+
+def bounds(compute: StepTimes) -> tuple[StepTimes, StepTimes]:
+    """Return the steps as the quickest rounds took them, none longer than one that should take as
+    long at least, and as the slowest rounds did."""
+    quick = [_scaled(step, min) for step in compute.steps]
+    low = tuple(_shortest([s, *[o for o in quick if _is_more(o, s)]]) for s in quick)
+    high = tuple(_scaled(step, max) for step in compute.steps)
+    return replace(compute, steps=low), replace(compute, steps=high)
+
+
+def _scaled(step: Step, end: Callable[[Sequence[float]], float]) -> Step:
+    """Return a step as one of its rounds took it."""
+    factor = end(step.rounds) / fmean(step.rounds) if step.rounds else 1.0
+    seconds, ready = (tuple(factor * x for x in some) for some in (step.seconds, step.ready))
+    return step._replace(seconds=seconds, ready=ready, sweep=factor * step.sweep)
+
+
+def _is_more(other: Step, step: Step) -> bool:
+    return other != step and other.batch >= step.batch and other.busy >= step.busy
+
+
+def _shortest(steps: list[Step]) -> Step:
+    """Return the first step, no quantile longer than that of another."""
+    seconds = tuple(min(times) for times in zip(*[s.seconds for s in steps], strict=True))
+    return steps[0]._replace(seconds=seconds)

@@ -1,0 +1,1 @@
+"""Machines that price work: one module or sub-package for each kind."""

@@ -1,0 +1,1 @@
+"""Row-stationary machines such as Eyeriss: mappings, traffic, energy."""

@@ -1,0 +1,1 @@
+"""Systolic arrays: cycles and traffic of matrix products in closed form."""

@@ -1,0 +1,1 @@
+"""Reports of costs: figures, tables, metrics and pages."""

@@ -1,0 +1,231 @@
+"""What the pages of `cost`, `bill` and `profile` show: charts, the numbers beside them, and where
+there is nothing to draw, why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+from xml.etree.ElementTree import Element
+
+from ..roofline import Roofline, intensity
+from ..workload import PASSES
+from .charts import Bar, Line, Point, bars, drawable, log_chart
+
+Described = Mapping[str, Any]
+NAMES = {
+    "forward": "forward",
+    "recompute": "forward again",
+    "backward_data": "backward, data",
+    "backward_weights": "backward, weights",
+    "update": "update",
+    "communicate": "exchange",
+    "evaluate": "evaluation",
+}
+LEVELS = {  # of the energy of machines, as they call it
+    "mac": "MACs",
+    "arithmetic": "arithmetic",
+    "register_file": "register file",
+    "array": "array",
+    "sram": "SRAM",
+    "buffer": "buffer",
+    "memory": "memory",
+    "dram": "DRAM",
+}
+WHOLE = "(the model itself)"  # what is done outside of its layers
+MOST_ROWS = 40  # of a chart; a table has them all
+RANKS = tuple(2**k for k in range(1, 13))
+PREFIXES = tuple(zip([10.0 ** (3 * k) for k in range(6, -5, -1)], "EPTGMk mµnp", strict=True))
+
+
+class Figure(NamedTuple):
+    """A heading, a line of explanation, and a chart with a table, or why there is none. `legend`
+    names the series in their order; the cells of `rows` are texts and numbers."""
+
+    title: str
+    about: str
+    chart: Element | None = None
+    legend: Sequence[str] = ()
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str | float]] = ()
+    missing: str = ""
+
+
+class Table(NamedTuple):
+    """Rows of figures by series: for each label the sizes of its parts."""
+
+    labels: list[str]
+    parts: list[list[float]]
+
+
+def si(value: float, unit: str) -> str:
+    """Return a number with three digits and a prefix of the unit: 226 mJ."""
+    for size, prefix in PREFIXES:
+        if abs(value) >= 0.9995 * size:
+            scaled = value / size
+            digits = f"{scaled:.3g}" if scaled < 999.5 else f"{scaled:,.0f}"
+            return f"{digits} {prefix.strip()}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def stacked(
+    key: str, title: str, about: str, series: Mapping[str, str], table: Table, unit: str,
+    missing: str,
+) -> Figure:  # fmt: skip
+    """Return bars for rows of parts, of which those that are nowhere more than 0 are left out."""
+    used = [i for i in range(len(series)) if any(row[i] > 0 for row in table.parts)]
+    kept = [
+        (label or WHOLE, [row[i] for i in used])
+        for label, row in zip(table.labels, table.parts, strict=True)
+        if any(part > 0 for part in row)
+    ]
+    if not kept:
+        return Figure(title, about, missing=missing)
+    names = [[*series.values()][i] for i in used]
+    chart = bars(key, title, about, _largest(kept, unit))
+    if len(names) > 1:
+        kept = [(label, [*parts, math.fsum(parts)]) for label, parts in kept]
+    sums = [math.fsum(column) for column in zip(*[parts for _, parts in kept], strict=True)]
+    head = ("", *[f"{name} ({unit})" for name in [*names, "sum"][: len(sums)]])
+    kept.append(("sum", sums))
+    return Figure(title, about, chart, names, head, [(label, *parts) for label, parts in kept])
+
+
+def _largest(rows: Sequence[tuple[str, list[float]]], unit: str) -> list[Bar]:
+    """Return bars of the largest rows in their order, and one for the rest together."""
+    order = sorted(range(len(rows)), key=lambda i: -math.fsum(rows[i][1]))
+    shown = sorted(order[:MOST_ROWS])
+    made = [Bar(rows[i][0], rows[i][1], si(math.fsum(rows[i][1]), unit)) for i in shown]
+    if rest := [rows[i][1] for i in order[MOST_ROWS:]]:
+        parts = [math.fsum(column) for column in zip(*rest, strict=True)]
+        made.append(Bar(f"the other {len(rest)}", parts, si(math.fsum(parts), unit)))
+    return made
+
+
+def energy(
+    key: str, title: str, about: str, prices: Sequence[tuple[str, Mapping[str, float]]]
+) -> Figure:
+    """Return the energy by level of memory of some prices; `about` says of what they are."""
+    unit, name = ("macs", "MAC energies") if _relative(prices) else ("joules", "J")
+    parts = [[p.get(f"energy_{level}_{unit}", 0.0) for level in LEVELS] for _, p in prices]
+    if not any(f"energy_{unit}" in p for _, p in prices):
+        missing = "No energy is known: --machine NAME prices the work."
+    else:
+        missing = "This machine tells the sum of its energy only, not that of its levels."
+    return stacked(key, title, about, LEVELS, Table([n for n, _ in prices], parts), name, missing)
+
+
+def _relative(prices: Sequence[tuple[str, Mapping[str, float]]]) -> bool:
+    return any("energy_macs" in price for _, price in prices)
+
+
+def roofline(
+    key: str, roofs: Roofline, passes: Sequence[tuple[str, str, float, float, float]], about: str
+) -> Figure:
+    """Return points of (layer, pass, MACs, bytes, seconds) under the roofs of a machine."""
+    phases = [phase for phase in NAMES if any(p == phase for _, p, *_ in passes)]
+    timed: list[tuple[float, Point]] = []
+    rows = []
+    for name, phase, macs, moved, seconds in passes:
+        layer = name or WHOLE
+        at, rate = intensity(macs, moved), macs / seconds if seconds > 0 else 0.0
+        bound = roofs.bound(macs, moved)
+        share = bound.seconds / seconds if seconds > 0 else 0.0
+        rows.append((layer, NAMES[phase], at, rate, bound.roof, f"{100 * share:.1f}%"))
+        if drawable(at, rate):
+            label = f"{layer}, {NAMES[phase]}: {si(rate, 'MAC/s')} at {at:.3g} MAC/B"
+            timed.append((seconds, Point(at, rate, phases.index(phase), label, layer)))
+    if not timed:
+        return Figure("Roofline", about, missing="No layer has both MACs and a time here.")
+    points = [p for _, p in sorted(timed, key=lambda pair: -pair[0])]  # long ones are named first
+    ends = (min(p.x for p in points), roofs.ridge, max(p.x for p in points))
+    roof = [(x, roofs.attainable(x)) for x in sorted(x for x in ends if drawable(x))]
+    axes = (f"MACs a byte of {roofs.memory}", "MACs a second")
+    chart = log_chart(key, "Roofline", about, axes, points, [Line(roof)])
+    head = ("layer", "pass", "MAC/B", "MAC/s", "roof that binds", "share of the bound")
+    return Figure("Roofline", about, chart, [NAMES[p] for p in phases], head, rows)
+
+
+def against(rows: Sequence[tuple[str, str, float, float]]) -> Figure:
+    """Return training beside inference: (what, unit, inference, training)."""
+    title = "Training against inference"
+    about = (
+        "What training takes, for each unit that its own forward passes take: all passes, for "
+        "bytes and energy with loss, update and exchange."
+    )
+    known = [row for row in rows if row[2] > 0 and row[3] > 0]
+    if not known:
+        return Figure(title, about, missing="Only one of both is known here: see --training.")
+    made, cells = [], []
+    for what, unit, inference, training in known:
+        ratio = training / inference
+        made.append(Bar(f"{what}, inference", [1.0], si(inference, unit)))
+        said = f"{si(training, unit)}, {ratio:.4g} times"
+        made.append(Bar(f"{what}, training", [0.0, ratio], said))
+        cells.append((f"{what} ({unit})", inference, training, ratio))
+    head = ("", "inference", "training", "ratio")
+    chart = bars("against", title, about, made)
+    return Figure(title, about, chart, ("inference", "training"), head, cells)
+
+
+def ring(size: int, ranks: int) -> float:
+    """Return bytes a rank sends to add up `size` bytes over a ring, 2 (p - 1) / p of them
+    (Patarasuk and Yuan 2009); reduce-scatter and allgather by halving and doubling send as many."""
+    return 2 * (ranks - 1) * size / ranks
+
+
+def doubling(size: int, ranks: int) -> float:
+    """Return bytes a rank sends by recursive doubling among a power of two of ranks: all of them,
+    log2(p) times (Thakur, Rabenseifner and Gropp 2005)."""
+    return math.log2(ranks) * size
+
+
+ALGORITHMS: dict[str, Callable[[int, int], float]] = {
+    "ring, or halving and doubling": ring,
+    "recursive doubling": doubling,
+}
+
+
+def exchange(size: int) -> Figure:
+    """Return what each rank sends in a step to add up gradients of `size` bytes."""
+    title = "Communication"
+    about = "Bytes that each rank sends in a step to add up the gradients, by algorithm and ranks."
+    if not size:
+        return Figure(title, about, missing="Inference exchanges nothing: see --training.")
+    sent = {name: [(p, sends(size, p)) for p in RANKS] for name, sends in ALGORITHMS.items()}
+    points = [
+        Point(p, y, i, f"{name}: {si(y, 'B')} a rank of {p}")
+        for i, (name, found) in enumerate(sent.items())
+        for p, y in found
+    ]
+    lines = [Line(found, i) for i, found in enumerate(sent.values())]
+    chart = log_chart(
+        "exchange", title, about, ("ranks", "bytes sent by a rank"), points, lines, True
+    )
+    rows = [(p, *[sends(size, p) for sends in ALGORITHMS.values()]) for p in RANKS]
+    return Figure(title, about, chart, [*sent], ("ranks", *[f"{n} (B)" for n in sent]), rows)
+
+
+def memory(about: str, layers: Sequence[tuple[str, Mapping[str, int]]]) -> Figure:
+    """Return the most bytes of results alive at once while a layer worked, by phase: a bar for the
+    largest of them."""
+    title, order = "Memory", [p for p in NAMES if any(held.get(p) for _, held in layers)]
+    used = [(name or WHOLE, held) for name, held in layers if any(held.values())]
+    found = [(name, held, max(held.values())) for name, held in used]
+    if not found:
+        return Figure(title, about, missing="Nobody looked which results were alive at once.")
+    largest = sorted(range(len(found)), key=lambda i: -found[i][2])[:MOST_ROWS]
+    shown = [Bar(found[i][0], [found[i][2]], si(found[i][2], "B")) for i in sorted(largest)]
+    chart = bars("memory", title, about, shown)
+    rows: list[tuple[str | float, ...]]
+    rows = [(name, most, *[held.get(p, 0) for p in order]) for name, held, most in found]
+    head = ("", "most (B)", *[f"{NAMES[phase]} (B)" for phase in order])
+    return Figure(title, about, chart, (), head, rows)
+
+
+def by_pass(layers: Sequence[Described], name: str) -> Table:
+    """Return a figure of each layer and pass of a `cost`: "macs" or "bytes"."""
+    return Table(
+        [layer["name"] for layer in layers],
+        [[layer[f"{phase}_{name}"] for phase in PASSES] for layer in layers],
+    )

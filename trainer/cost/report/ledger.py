@@ -1,0 +1,118 @@
+"""The bill of work: what a ledger says, in a table that a person can read."""
+
+from __future__ import annotations
+
+from ....autograd.ledger import Cost, Key, Ledger, Sample
+from .text_table import Column, fit, name_column, text_table
+
+NAMES = {
+    "forward": "training: forward",
+    "recompute": "training: forward again",
+    "backward_data": "training: backward, data",
+    "backward_weights": "training: backward, weights",
+    "update": "training: update",
+    "communicate": "training: exchange",
+    "evaluate": "evaluation",
+}
+COLUMNS = (
+    name_column("phase"), Column("MACs"), Column("executed", 1), Column("other ops", 2),
+    Column("bytes read", 3), Column("bytes written", 3), Column("bytes sent", 3),
+)  # fmt: skip
+UNITS = ("", "k", "M", "G", "T", "P", "E")
+
+
+def short(number: float) -> str:
+    """Return a number with three digits and a unit: 1.25G; without one below 1: 0.0125."""
+    if 0 < abs(number) < 0.995:
+        return f"{number:.3g}"
+    unit = 0
+    while abs(number) >= 999.5 and unit < len(UNITS) - 1:
+        number /= 1000
+        unit += 1
+    digits = 0 if unit == 0 or abs(number) >= 99.95 else 1 if abs(number) >= 9.995 else 2
+    return f"{number:.{digits}f}{UNITS[unit]}"
+
+
+def other_operations(cost: Cost) -> int:
+    """Return additions, multiplications, divisions, comparisons and functions outside MACs."""
+    return cost.add + cost.mul + cost.div + cost.cmp + cost.exp
+
+
+def bill(ledger: Ledger) -> str:
+    """Return a table of MACs, multiplications executed for them, other operations and bytes by
+    phase, with the sum, and the ratio of training to its own forward passes."""
+    phases = ledger.by("phase")
+    rows = [_row(NAMES[p], phases[p]) for p in NAMES if p in phases]
+    table = text_table(COLUMNS, rows, _row("total", ledger.total()))
+    return "\n".join([*table, *map(fit, _ratio(phases))])
+
+
+def _row(name: str, cost: Cost) -> tuple[str, ...]:
+    figures = (
+        cost.macs, cost.executed, other_operations(cost),
+        cost.bytes_read, cost.bytes_written, cost.bytes_sent,
+    )  # fmt: skip
+    return (name, *[short(n) for n in figures])
+
+
+def training_macs(phases: dict[str, Cost]) -> int:
+    """Return MACs of forward, those computed again, and both backward passes."""
+    names = ("forward", "recompute", "backward_data", "backward_weights")
+    return sum(phases[name].macs for name in names if name in phases)
+
+
+def _ratio(phases: dict[str, Cost]) -> list[str]:
+    forward = phases.get("forward", Cost()).macs
+    if not forward:
+        return []
+    ratio = training_macs(phases) / forward
+    return [f"training costs {ratio:.4f} times the MACs of its forward passes (inference)"]
+
+
+PASSES = ("forward", "backward_data", "backward_weights")
+
+
+def share(part: float, whole: float) -> float | None:
+    """Return a part's share, None of nothing."""
+    return part / whole if whole else None
+
+
+def percent(part: float | None) -> str:
+    """Return a share for people."""
+    return "-" if part is None else f"{100 * part:.1f}%"
+
+
+def samples(ledger: Ledger, field: str = "phase") -> dict[str, Sample]:
+    """Return what was found in the numbers of sampled steps, summed by a field of the key."""
+    place = Key._fields.index(field)
+    sums: dict[str, Sample] = {}
+    for names, found in ledger.sampled.items():
+        sums[names[place]] = sums.get(names[place], Sample()).plus(found)
+    return sums
+
+
+def sparsity(ledger: Ledger, steps: int) -> list[str]:
+    """Return lines on zeros and non-zero MACs, none where no step was sampled."""
+    if not ledger.sampled_steps:
+        return []
+    phases = samples(ledger)
+    total = Sample()
+    for found in phases.values():
+        total = total.plus(found)
+    each = [
+        f"{NAMES[name].removeprefix('training: ')} {percent(share(one.nonzero, one.macs))}"
+        for name, one in ((name, phases.get(name, Sample())) for name in PASSES)
+    ]
+    zeros = [
+        f"{percent(share(getattr(total, f'{kind}_zeros'), getattr(total, name)))} of {name}"
+        for kind, name in (
+            ("activation", "activations"), ("gradient", "gradients"), ("weight", "weights")
+        )
+    ]  # fmt: skip
+    uncounted = f"; not looked into: {short(total.uncounted)} MACs" if total.uncounted else ""
+    lines = [
+        f"non-zero MACs, sampled on {ledger.sampled_steps:,} of {steps:,} steps: "
+        f"{percent(share(total.nonzero, total.macs))} ({'; '.join(each)})",
+        f"zeros there: {', '.join(zeros)}{uncounted}",
+    ]
+    return [*map(fit, lines)]

@@ -1,0 +1,158 @@
+"""The work of a model, layer by layer and pass by pass, from a run on shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...autograd import Ledger, Tensor, context, cross_entropy, models, nn, no_grad, zeros
+from ...autograd.array import Array
+from ...autograd.ledger import Cost
+from ...autograd.live import Living
+from ...autograd.optim import SGD
+from ...autograd.watch import Dispatched
+
+PASSES = ("forward", "backward_data", "backward_weights")
+PHASES = (*PASSES, "update")
+FEATURES = ("conv2d", "linear")  # primitives that make a layer of filters
+
+
+class Shape(NamedTuple):
+    """A layer of filters in the letters of Sze et al. (2017): batch, filters, channels, rows and
+    columns of the input, of the filters and of the output, strides, groups."""
+
+    N: int
+    M: int
+    C: int
+    H: int
+    W: int
+    R: int
+    S: int
+    E: int
+    F: int
+    U: tuple[int, int]
+    groups: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the forward pass."""
+        return self.N * self.M * (self.C // self.groups) * self.R * self.S * self.E * self.F
+
+
+@dataclass
+class Layer:
+    """What a module does: `costs` and `peaks`, the most bytes of results that were alive at once
+    meanwhile, by phase; bytes that the tape keeps for it; and the `shapes` of its convolutions and
+    products, in the order of their calls."""
+
+    name: str
+    kind: str = "other"
+    weights: int = 0
+    parameters: int = 0
+    stashed: int = 0
+    costs: dict[str, Cost] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)
+    shapes: list[Shape] = field(default_factory=list)
+
+    def macs(self, phase: str) -> int:
+        """Return the MACs of a phase."""
+        return self.costs.get(phase, Cost()).macs
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of a step on a batch: layers in order of their first call, the books, and the most
+    bytes of results that were alive at once; `parameters` counts all that is trained."""
+
+    model: str
+    batch: int
+    input: tuple[int, ...]
+    layers: list[Layer]
+    ledger: Ledger
+    parameters: int
+    peak: int
+
+    def phase(self, name: str) -> Cost:
+        """Return the cost of a phase."""
+        return self.ledger.by("phase").get(name, Cost())
+
+
+class Calls(Living):
+    """Takes down shapes of layers, and how many bytes of results are alive."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger)
+        self.shapes: dict[str, list[tuple[str, Shape]]] = {}
+
+    def add(self, call: Dispatched) -> None:
+        """Take down a call."""
+        super().add(call)
+        primitive, (scope, phase, *_) = call.primitive, call.key
+        if primitive.name in FEATURES and phase == "forward":
+            named = dict(zip(primitive.defaults, call.attrs, strict=True))
+            shape = _shape(primitive.name, call.args, call.made[0], named)
+            self.shapes.setdefault(scope, []).append((primitive.name, shape))
+
+
+def _shape(name: str, args: Sequence[Array], y: Array, attrs: dict[str, Any]) -> Shape:
+    x, w = args[0].shape, args[1].shape
+    if name == "linear":
+        rows = int(np.prod(x[:-1]))
+        return Shape(rows, w[0], w[1], 1, 1, 1, 1, 1, 1, (1, 1), 1)
+    (n, c, h, wide), (m, _, r, s), (e, f) = x, w, y.shape[2:]
+    return Shape(n, m, c, h, wide, r, s, e, f, attrs["stride"], attrs["groups"])
+
+
+def count(
+    name: str, batch: int, input_shape: tuple[int, int, int], classes: int, training: bool,
+    **options: Any,
+) -> Work:  # fmt: skip
+    """Return the work of a step of training, SGD with momentum and weight decay, or of a forward
+    pass in evaluation mode. ValueError for an unknown model and for what it cannot take."""
+    books = Ledger()
+    with context.using(backend="meta", ledger=Ledger(), phase="forward", scope=""):
+        model = models.create(name, input_shape=input_shape, classes=classes, **options)
+        x = zeros(batch, *input_shape)
+        labels, share = zeros(batch, dtype=np.int64), zeros(())
+        parameters = [*model.parameters()]
+        if training:
+            sgd = SGD(parameters, 0.1, momentum=0.9, weight_decay=1e-4)
+        watch = Calls(books)
+        with context.using(ledger=books, trace=watch):
+            if training:
+                cross_entropy(model.train()(x), labels).backward(share)  # as a micro-batch's
+                sgd.step()
+            else:
+                _infer(model.eval(), x)
+    books.add_peaks(watch.lives.peaks())
+    layers = _layers(model, books, watch)
+    size, peak = sum(p.size for p in parameters), max(watch.lives.alive(), default=0)
+    return Work(name, batch, input_shape, layers, books, size, peak)
+
+
+def _infer(model: nn.Module, x: Tensor) -> None:
+    with no_grad():
+        model(x)
+
+
+def _layers(model: nn.Module, books: Ledger, watch: Calls) -> list[Layer]:
+    """Return the layers of the books, with what is known of them."""
+    found: dict[str, Layer] = {}
+    for row in books.rows():
+        layer = found.setdefault(row.key.scope, Layer(row.key.scope))
+        old = layer.costs.get(row.key.phase, Cost())
+        layer.costs[row.key.phase] = old.plus(row.cost)
+        layer.stashed += row.stashed
+        layer.peaks[row.key.phase] = max(row.peak, layer.peaks.get(row.key.phase, 0))
+    for scope, calls in watch.shapes.items():
+        layer = found[scope]
+        layer.kind = {"conv2d": "conv", "linear": "fc"}[calls[0][0]]
+        layer.shapes = [shape for _, shape in calls]
+    for name, p in model.named_parameters():
+        layer = found.get(name.rpartition(".")[0], Layer(name))
+        layer.parameters += p.size
+        layer.weights += p.size * (p.ndim > 1)
+    return [layer for layer in found.values() if layer.name != "optimizer"]
