@@ -189,7 +189,7 @@ class Repeating:
     ) -> Repeat:  # fmt: skip
         """Return what was recorded, with these results, which are in `results` then."""
         for a in results:
-            a.realize()
+            _ = a.value
         repeat = Repeat(self, results, batch, written, foreign)
         self.results = repeat.collect(self.given)
         return repeat
