@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    str(path.relative_to(ROOT)) for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+]
 
 
 def blocks(page: str) -> list[str]:
@@ -27,8 +29,18 @@ def test_python_blocks_run(page: str) -> None:
         exec(compile(block, f"{page}, block {number + 1}", "exec"), names)
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the names by which links reach a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert ((ROOT / page).parent / target).exists(), target
+    for target in re.findall(r"\]\(([^):]+)\)|(?:src|href)=\"([^\":]+)\"", text):
+        name, _, anchor = (target[0] or target[1]).partition("#")
+        path = ROOT / page if not name else (ROOT / page).parent / name
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
