@@ -13,7 +13,7 @@ import pytest
 from tallygrad.launch import local
 from tallygrad.trainer import cli
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # A list of hosts, and its first part that is none.
 HOSTS = [

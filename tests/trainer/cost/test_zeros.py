@@ -144,7 +144,7 @@ def test_a_model_is_priced_with_the_zeros_of_a_run(
 
 
 # Eyeriss, JSSC 2017, Table V, AlexNet: zeros of each CONV layer's input; see
-# test_cost_row_stationary.py, which holds the estimates against the chip.
+# test_row_stationary.py, which holds the estimates against the chip.
 INPUTS = {"conv1": 0.0001, "conv2": 0.387, "conv3": 0.725, "conv4": 0.793, "conv5": 0.776}
 
 
