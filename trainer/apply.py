@@ -20,7 +20,7 @@ from .distributed.agreement import agree, work_facts
 from .distributed.comm import Comm, SerialComm
 from .distributed.sync import Reducer
 from .errors import NotFinite, UserError, show, warn
-from .evaluation import evaluate, judging
+from .evaluation import evaluate, make_eval_step
 from .images import read_images
 from .inspect import find as newest
 from .numbers import whole_number
@@ -114,10 +114,10 @@ def evaluate_checkpoint(
         micro_batches=trained.micro_batches,
     )
     with context.using(backend=trained.backend):
-        judge = judging(trained.model)
+        eval_step = make_eval_step(trained.model)
         progress = Progress(len(loader), 0, comm.rank == 0)
         with closing(progress), backends.watching(progress.compiling):
-            loss, right, count = evaluate(judge, loader, Reducer(comm, fixed=True), progress)
+            loss, right, count = evaluate(eval_step, loader, Reducer(comm, fixed=True), progress)
     if not math.isfinite(loss):
         raise NotFinite(f"{trained.path}: loss is {loss / count} over {int(count)} samples")
     figures = {

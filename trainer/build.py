@@ -169,10 +169,10 @@ def tune(name: str, comm: Comm, model: nn.Module, data: Data) -> None:
     backend.adopt(comm.bcast_bytes(found))
 
 
-def _run_dry(name: str, model: nn.Module, loader: Loader, size: int, books: Ledger) -> Tensor:
+def _run_dry(name: str, model: nn.Module, loader: Loader, size: int, ledger: Ledger) -> Tensor:
     """Run forward on shapes alone, on a backend that has no numbers; return the loss."""
     x = zeros(size, *loader.dataset.input_shape, dtype=loader.normalise.scale.dtype)
-    blank = context.using(backend=name, tape=Tape(), ledger=books, scope="")
+    blank = context.using(backend=name, tape=Tape(), ledger=ledger, scope="")
     with blank, replayed(moment()):
         return cross_entropy(model(x), zeros(size, dtype=np.int64))
 
@@ -184,7 +184,7 @@ def limit_memory(backend: str, size: int) -> None:
     set_memory_limit(size)
 
 
-def too_much(error: OutOfMemory, option: str, batch: int, kept: int = 0) -> UserError:
+def memory_error(error: OutOfMemory, option: str, batch: int, kept: int = 0) -> UserError:
     """Return what to say where a batch does not fit the limit, and about how much would; `kept` is
     known to be needed, where the error tells only how far it came."""
     error = OutOfMemory(max(error.needed, kept), error.limit)
@@ -195,9 +195,9 @@ def too_much(error: OutOfMemory, option: str, batch: int, kept: int = 0) -> User
 
 def stashed(model: nn.Module, loader: Loader, size: int) -> int:
     """Return the bytes that a micro-batch keeps for its backward sweep."""
-    books = Ledger()
-    _run_dry("meta", model, loader, size, books)
-    return sum(row.stashed for row in books)
+    ledger = Ledger()
+    _run_dry("meta", model, loader, size, ledger)
+    return sum(row.stashed for row in ledger)
 
 
 def create_optimizer(config: TrainConfig, model: nn.Module, flat: Flat, steps: int) -> SGD:

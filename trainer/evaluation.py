@@ -12,49 +12,49 @@ from ..datasets import Loader
 from .distributed.sync import Reducer, total
 from .progress import Progress
 
-Judged: TypeAlias = tuple[Tensor, Tensor]  # mean loss and number of hits
+StepOutput: TypeAlias = tuple[Tensor, Tensor]  # mean loss, number of correct samples
 
 
-def hits(logits: Tensor, labels: Tensor) -> Tensor:
+def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
     """Return how many images are classified right."""
     with no_grad(), context.using(phase="evaluate", scope="metrics"):
         right: Tensor = (logits.detach().argmax(1) == labels).sum()
     return right
 
 
-def sums(judged: Judged, count: int) -> tuple[float, float, float]:
-    """Return the sums that ranks add up: loss, hits, samples."""
-    loss, right = judged
+def sums(output: StepOutput, count: int) -> tuple[float, float, float]:
+    """Return the sums that ranks add up: loss, correct, samples."""
+    loss, right = output
     return float(loss.item()) * count, float(right.item()), float(count)
 
 
-def judging(model: nn.Module) -> Callable[[Tensor, Tensor], Judged]:
-    """Return the function that judges a model, in evaluation mode, by images and labels."""
+def make_eval_step(model: nn.Module) -> Callable[[Tensor, Tensor], StepOutput]:
+    """Return the traced function (images, labels) -> StepOutput of a model in evaluation mode."""
 
-    def judge(images: Tensor, labels: Tensor) -> Judged:
+    def eval_step(images: Tensor, labels: Tensor) -> StepOutput:
         logits = model(images)
-        return cross_entropy(logits, labels), hits(logits, labels)
+        return cross_entropy(logits, labels), num_correct(logits, labels)
 
     model.eval()
-    judged: Callable[[Tensor, Tensor], Judged] = trace(judge)
-    return judged
+    output: Callable[[Tensor, Tensor], StepOutput] = trace(eval_step)
+    return output
 
 
 def evaluate(
-    judge: Callable[[Tensor, Tensor], Judged],
+    eval_step: Callable[[Tensor, Tensor], StepOutput],
     data: Loader,
     reducer: Reducer,
     progress: Progress,
 ) -> tuple[float, float, float]:
-    """Return the sums of loss, hits and samples over the batches of all ranks: smaller parts weigh
-    less, so the totals do not depend on the number of ranks."""
+    """Return the sums of loss, correct and samples over the batches of all ranks. Smaller parts
+    weigh less, so the totals do not depend on the number of ranks."""
     rows = np.zeros((len(data.sampler.mine), 3))
     with no_grad(), context.using(phase="evaluate"):
         for step, batch in enumerate(data.epoch(0), 1):
             for row, part in zip(rows, batch.parts(), strict=True):
                 if len(part.labels):
-                    judged = judge(from_numpy(part.images), from_numpy(part.labels))
-                    row += sums(judged, len(part.labels))
+                    output = eval_step(from_numpy(part.images), from_numpy(part.labels))
+                    row += sums(output, len(part.labels))
             progress.evaluating(data.dataset.split, step, len(data))
     loss, right, count = total(rows, reducer).tolist()
     return loss, right, count

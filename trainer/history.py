@@ -1,5 +1,5 @@
-"""What a run has on record besides its books: what they came to at each epoch's end, and what was
-computed for nothing before its restarts."""
+"""The history of a run beside its ledger: the totals at each epoch's end, and the work lost by
+restarts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .state import MOST
 
 
 class Epoch(NamedTuple):
-    """Where a run stood when an epoch ended: steps, images and seconds in all until then, of these
-    `aside` beside training, and the books by phase."""
+    """Totals of a run at the end of an epoch: steps, images, seconds, the seconds of them that were
+    not training (evaluation, checkpoints, tuning), and costs by phase."""
 
     epoch: int
     step: int
     images: int
     seconds: float
-    aside: float
+    overhead_seconds: float
     phases: Mapping[str, Cost]
 
     def since(self, earlier: Epoch) -> Epoch:
@@ -35,13 +35,20 @@ class Epoch(NamedTuple):
             self.step - earlier.step,
             self.images - earlier.images,
             self.seconds - earlier.seconds,
-            self.aside - earlier.aside,
+            self.overhead_seconds - earlier.overhead_seconds,
             {name: cost for name, cost in differences.items() if any(cost)},
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; costs as lists, in the order of `Cost`."""
-        return {**self._asdict(), "phases": {name: [*c] for name, c in self.phases.items()}}
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "images": self.images,
+            "seconds": self.seconds,
+            "aside": self.overhead_seconds,
+            "phases": {name: [*cost] for name, cost in self.phases.items()},
+        }
 
 
 START = Epoch(0, 0, 0, 0.0, 0.0, {})
@@ -70,11 +77,10 @@ class Restart(NamedTuple):
         return (last // self.log_every + 1) * self.log_every - self.step
 
 
-def epoch_of(state: Any, books: Ledger) -> dict[str, Any]:
+def epoch_of(state: Any, ledger: Ledger) -> dict[str, Any]:
     """Return the record of an epoch that has just ended."""
-    return Epoch(
-        state.epoch, state.step, state.images, state.seconds, state.aside, books.by("phase")
-    ).to_json()
+    totals = state.epoch, state.step, state.images, state.seconds, state.overhead_seconds
+    return Epoch(*totals, ledger.by("phase")).to_json()
 
 
 def lost_work(
@@ -97,8 +103,8 @@ def epochs(path: Path, held: Any) -> list[Epoch]:
         try:
             phases = {str(n): Cost(*map(int, cost)) for n, cost in entry["phases"].items()}
             step, images = int(entry["step"]), int(entry["images"])
-            seconds, aside = float(entry["seconds"]), float(entry["aside"])
-            ends = Epoch(int(entry["epoch"]), step, images, seconds, aside, phases)
+            seconds, overhead = float(entry["seconds"]), float(entry["aside"])
+            ends = Epoch(int(entry["epoch"]), step, images, seconds, overhead, phases)
             _check(ends[:5], *phases.values())
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}: closed on record cannot be read: {entry!r:.60}") from error

@@ -34,9 +34,9 @@ from .config import TrainConfig, parse_every, parse_size
 from .cost.report.ledger import training_macs
 from .distributed.agreement import agree, work_facts
 from .distributed.comm import Comm
-from .distributed.sync import GradientSync, Reducer, Statistics, share, total
+from .distributed.sync import GradientSync, MicroBatchBuffers, Reducer, share, total
 from .errors import NotFinite, UserError
-from .evaluation import Judged, evaluate, hits, judging, sums
+from .evaluation import StepOutput, evaluate, make_eval_step, num_correct, sums
 from .logs import RunFolder
 from .progress import Progress
 from .resume import settle
@@ -65,7 +65,7 @@ class Training:
         self.config, self.comm, self.folder = config, comm, folder
         data = data or build.load_data(config, comm)
         self.data, self.train_data, self.test_data = data, data.train, data.test
-        self.judging_data = data.validation or data.test  # what chooses the best
+        self.choosing_data = data.validation or data.test  # what chooses the best
         self.dtype = np.dtype(config.dtype)
         self.sampling = parse_every(config.sparsity)
         self.backend = build.choose_backend(
@@ -82,10 +82,11 @@ class Training:
         self.reducer = Reducer(comm, fixed=comm.size <= config.micro_batches)
         self.parts = self.train_data.sampler.mine
         bucket = int(config.bucket_mb * 1e6)
-        self.fit, self.judge = trace(self.forward_backward, training=True), judging(self.model)
+        self.train_step = trace(self.forward_backward, training=True)
+        self.eval_step = make_eval_step(self.model)
         self.sync = GradientSync(self.flat, self.reducer, bucket, len(self.parts))
         whole = self.train_data.sampler.parts
-        self.statistics = Statistics(self.model, self.reducer, self.parts, whole)
+        self.buffers = MicroBatchBuffers(self.model, self.reducer, self.parts, whole)
         self.checkpoints = CheckpointFolder(folder.checkpoints, config.keep_checkpoints)
         self.state = state.State()
         self.ledger = Ledger()
@@ -139,8 +140,8 @@ class Training:
         """Do the rest of an epoch, up to a last step at most."""
         now, every = self.state, self.config.checkpoint_every
         for batch in self.train_data.epoch(now.epoch, now.step_in_epoch):
-            loss, hits, count = self.step(batch)
-            progress.step(now.epoch, int(count), loss / count, hits / count)
+            loss, correct, count = self.step(batch)
+            progress.step(now.epoch, int(count), loss / count, correct / count)
             ends, stops = now.step_in_epoch == self.steps_per_epoch, now.step == last
             if ends or stops:
                 self.end_epoch(progress, whole=ends, final=stops)
@@ -152,14 +153,14 @@ class Training:
                 return
 
     def step(self, batch: Batch) -> tuple[float, float, float]:
-        """Do one step; return the sums of loss, hits and samples over all ranks."""
+        """Do one step; return the sums of loss, correct and samples over all ranks."""
         now = self.state
         self.lr = self.optimizer.rates[0]
         rows = np.zeros((len(self.parts), 3))
         for i, part in enumerate(batch.parts()):
             if i:
                 self.sync.set_aside()
-            self.statistics.use(i)
+            self.buffers.use(i)
             if len(part.labels):
                 with keyed(part.indices, self.config.seed, now.step):
                     rows[i] = self.fitting_backward(part)
@@ -190,7 +191,7 @@ class Training:
             return self.backward(batch)
         except OutOfMemory as error:
             kept = build.stashed(self.model, self.train_data, len(batch.labels))
-            raise build.too_much(error, "--batch-size", self.config.batch_size, kept) from error
+            raise build.memory_error(error, "--batch-size", self.config.batch_size, kept) from error
 
     def backward(self, batch: Batch) -> tuple[float, float, float]:
         """Run forward and backward on a micro-batch. The gradient is seeded with its share of the
@@ -201,27 +202,27 @@ class Training:
         given = (from_numpy(a) for a in (batch.images, batch.labels, share))
         watch = Sparsity(self.ledger, [self.flat.data]) if self.sampled() else None
         with context.using(trace=watch) if watch else nullcontext():
-            return sums(self.fit(*given), count)
+            return sums(self.train_step(*given), count)
 
     def sampled(self) -> bool:
         """Tell whether zeros are counted in the step under way, which is not repeated then."""
         return bool(self.sampling) and (self.state.step + 1) % self.sampling == 0
 
-    def forward_backward(self, images: Tensor, labels: Tensor, share: Tensor) -> Judged:
-        """StepTimes loss, hits and the gradients of all weights."""
+    def forward_backward(self, images: Tensor, labels: Tensor, share: Tensor) -> StepOutput:
+        """Compute the loss, the number of correct samples and the gradients of all weights."""
         logits = self.model(images)
         loss = cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        right = hits(logits, labels)
+        right = num_correct(logits, labels)
         loss.backward(share)
         return loss, right
 
     def end_epoch(self, progress: Progress, whole: bool, final: bool) -> None:
-        """Close an epoch's books, evaluating where it is due."""
+        """End an epoch: evaluate where it is due, log its figures."""
         now = self.state
-        loss, hits, count = now.sums
+        loss, correct, count = now.sums
         due = final or (now.epoch + 1) % self.config.eval_every == 0
         now.train_loss = loss / count
-        figures: dict[str, Any] = {"train_loss": now.train_loss, "train_accuracy": hits / count}
+        figures: dict[str, Any] = {"train_loss": now.train_loss, "train_accuracy": correct / count}
         if due:
             figures |= self.validate()
         memory = memory_in_use().peak
@@ -233,9 +234,9 @@ class Training:
     def validate(self) -> dict[str, float]:
         """Evaluate on the set that chooses the best checkpoint; return loss and accuracy under the
         names that the log has for them."""
-        now, split = self.state, self.judging_data.dataset.split
-        self.statistics.use_means()
-        loss, accuracy = self.evaluate(self.judging_data)
+        now, split = self.state, self.choosing_data.dataset.split
+        self.buffers.use_means()
+        loss, accuracy = self.evaluate(self.choosing_data)
         figures = {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
         vars(now).update(figures, evaluated=now.step)
         now.not_better += 1
@@ -248,14 +249,14 @@ class Training:
         now, begun = self.state, time.monotonic()
         try:
             self.model.eval()
-            loss, right, count = evaluate(self.judge, data, self.reducer, self.progress)
+            loss, right, count = evaluate(self.eval_step, data, self.reducer, self.progress)
         except OutOfMemory as error:
-            raise build.too_much(error, "--eval-batch-size", data.sampler.batch_size) from error
+            raise build.memory_error(error, "--eval-batch-size", data.sampler.batch_size) from error
         if not math.isfinite(loss):
             split = data.dataset.split
             raise NotFinite(f"{split} loss is {loss / count} after step {now.step}: lower --lr")
         now.evaluations += 1
-        now.aside += time.monotonic() - begun
+        now.overhead_seconds += time.monotonic() - begun
         return loss / count, right / count
 
     def exhausted(self) -> bool:
@@ -266,8 +267,8 @@ class Training:
         """Evaluate on the test set, which had no part in the training where there is a validation
         set: last weights, then best ones, which replace them. Return what there is to tell."""
         now, found = self.state, {}
-        if self.judging_data is not self.test_data:
-            self.statistics.use_means()
+        if self.choosing_data is not self.test_data:
+            self.buffers.use_means()
             now.test_loss, now.test_accuracy = self.evaluate(self.test_data)
             of_best: float | None = now.test_accuracy
             if now.best_step != now.step:
@@ -292,36 +293,36 @@ class Training:
         return True
 
     def save(self) -> None:
-        """Write a checkpoint (rank 0); all ranks take part in adding up the books."""
+        """Write a checkpoint (rank 0); all ranks take part in merging the ledgers."""
         now, begun = self.state, time.monotonic()
-        self.statistics.use_means()
-        copies = self.statistics.capture()
+        self.buffers.use_means()
+        copies = self.buffers.capture()
         if not np.isfinite(self.flat.data.value).all():
             raise NotFinite(f"weights are not finite after step {now.step}: try a smaller --lr")
-        now.seconds += self.lap()
+        now.seconds += self.elapsed()
         best = now.evaluated == now.step == now.best_step
-        books = self.books()
+        ledger = self.merged_ledger()
         if now.epoch and not now.step_in_epoch:  # which one has just ended
-            now.closed.append(history.epoch_of(now, books))
+            now.finished_epochs.append(history.epoch_of(now, ledger))
         if self.folder.writes:
             self.folder.check()
-            record = state.describe(now, self.config, self.comm.size, books)
+            record = state.describe(now, self.config, self.comm.size, ledger)
             data = self.train_data.dataset
             record |= {"input": [*data.input_shape], "classes": len(data.classes)}
             tensors = state.capture(self.model, self.optimizer, copies)
             self.latest = self.checkpoints.save(now.step, tensors, record, best=best)
-            self.folder.write_json("ledger.json", books.to_json())
-        now.aside += time.monotonic() - begun
+            self.folder.write_json("ledger.json", ledger.to_json())
+        now.overhead_seconds += time.monotonic() - begun
 
-    def books(self) -> Ledger:
+    def merged_ledger(self) -> Ledger:
         """Return the ledger over all ranks and over the runs this one goes on from (rank 0)."""
-        books = self.earlier.copy()
+        ledger = self.earlier.copy()
         for text in self.comm.gather_bytes(json.dumps(self.ledger.to_json()).encode()):
-            books.merge(Ledger.from_json(json.loads(text)))
-        return books
+            ledger.merge(Ledger.from_json(json.loads(text)))
+        return ledger
 
-    def lap(self) -> float:
-        """Return the seconds since the last lap."""
+    def elapsed(self) -> float:
+        """Return the seconds since the last call."""
         before, self.begun = self.begun, time.monotonic()
         return self.begun - before
 
@@ -329,9 +330,10 @@ class Training:
         """Write one line of the log."""
         now = self.state
         seconds = now.seconds + time.monotonic() - self.begun
+        speed = now.images / max(seconds - now.overhead_seconds, 1e-9)
         self.folder.log({
             "event": event, "step": now.step, "epoch": now.epoch + 1, "lr": self.lr, **figures,
-            "images_per_second": now.images / max(seconds - now.aside, 1e-9), "seconds": seconds,
+            "images_per_second": speed, "seconds": seconds,
         })  # fmt: skip
 
     def prepare(self) -> None:
@@ -340,7 +342,7 @@ class Training:
         settle(self.folder, self.config, self.state)
         with context.using(backend=self.backend, ledger=self.ledger):
             share([self.flat.data, *[b.data for b in self.model.buffers()]], self.comm)
-        self.statistics.restore(self.copies)
+        self.buffers.restore(self.copies)
         self.folder.write_json("config.json", self.config.to_json())
         if self.folder.writes:
             before = self.folder.read_json("provenance.json")
@@ -359,10 +361,10 @@ class Training:
             self.progress.say(f"resumed from step {self.state.step} ({self.latest.name})")
 
     def tune(self) -> None:
-        """Have the fastest kernels found, which counts as time aside."""
+        """Have the fastest kernels found, which counts as overhead."""
         begun = time.monotonic()
         build.tune(self.backend, self.comm, self.model, self.data)
-        self.state.aside += time.monotonic() - begun
+        self.state.overhead_seconds += time.monotonic() - begun
 
     def done(self, last: int) -> dict[str, Any]:
         """Return the result of a run that is complete already, which stays as it is; else nothing.
@@ -379,7 +381,7 @@ class Training:
         if result:
             print(f"{self.folder.path}: complete at step {self.state.step}", file=sys.stderr)
             self.folder.touch("result.json")
-        self.total = self.books()
+        self.total = self.merged_ledger()
         return dict(json.loads(self.comm.bcast_bytes(json.dumps(result).encode())))
 
     def go_on(self, source: Path) -> None:
@@ -390,16 +392,16 @@ class Training:
             source, held.tensors, held.meta, self.config, self.model, self.optimizer
         )
         self.copies = state.copies(held.tensors)
-        books = state.books(source, held.meta)
+        ledger = state.read_ledger(source, held.meta)
         if self.comm.rank == 0:
-            self.earlier = books
+            self.earlier = ledger
         if not self.checkpoints.best_path.exists():
             self.state.best, self.state.best_step, self.state.not_better = -1.0, -1, 0
 
     def finish(self, found: dict[str, Any]) -> dict[str, Any]:
         """Write the result: the record that the run is complete."""
         now = self.state
-        books = self.books()
+        ledger = self.merged_ledger()
         peaks = self.comm.gather_bytes(str(memory_in_use().peak).encode())
         result = {
             "test_accuracy": now.test_accuracy,
@@ -408,17 +410,17 @@ class Training:
             "epochs": now.epoch,
             "steps": now.step,
             "ranks": self.comm.size,
-            "images_per_second": now.images / max(now.seconds - now.aside, 1e-9),
+            "images_per_second": now.images / max(now.seconds - now.overhead_seconds, 1e-9),
             "wall_seconds": now.seconds,
-            "macs": books.total().macs,
-            "training_macs": training_macs(books.by("phase")),
+            "macs": ledger.total().macs,
+            "training_macs": training_macs(ledger.by("phase")),
             "checkpoint": str(self.latest),
             "memory_peak": max([0, *map(int, peaks)]),
             **found,
         }
-        self.folder.write_json("ledger.json", books.to_json())
+        self.folder.write_json("ledger.json", ledger.to_json())
         self.folder.write_json("result.json", result)
-        self.total = books
+        self.total = ledger
         return result
 
 

@@ -102,7 +102,7 @@ def _refuse_mixing(source: Path, step: int, out: Path) -> None:
 
 
 def settle(folder: RunFolder, config: TrainConfig, now: State) -> None:
-    """Let the folder's log end at the checkpoint, and put on record what is lost by that where the
+    """Let the folder's log end at the checkpoint, and record the work lost by that where the
     run before died: one that came to its end left a result, one that was stopped says so last."""
     held, earlier = (folder.read_json(f"{n}.json") for n in ("config", "restarts"))
     died = folder.read_json("result.json") is None and bool(folder.holds())

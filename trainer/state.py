@@ -23,23 +23,25 @@ LATER = (
     "not_better",
 )  # fmt: skip
 LATER_OPTIONS = {"validation": "0"}
+# Names in checkpoints that differ from the attributes of State.
+RECORDED = {"overhead_seconds": "aside", "finished_epochs": "closed"}
 MODEL, VELOCITY, COPIES = "model/", "optimizer/velocity/", "micro_batches/"
 
 
 @dataclass
 class State:
-    """Where a training stands, besides its tensors: steps done in all, in the epoch under way, sums
-    over that epoch (loss, hits, samples), seconds so far and, of them, those
-    beside training (evaluation, checkpoints), best accuracy (on the validation set, where there is
-    one) and its step, evaluations done, those since the best, and what `history` keeps: epochs
-    `closed`, and `restarts`."""
+    """Progress of a training, all but its tensors: steps in all and in the current epoch, sums over
+    that epoch (loss, correct, samples), seconds so far and those of them spent on evaluation,
+    checkpoints and tuning, the best accuracy (on the validation set, where there is one) and its
+    step, evaluations done, those since the best, and the records that `history` reads:
+    `finished_epochs` and `restarts`."""
 
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     seconds: float = 0.0
-    aside: float = 0.0
+    overhead_seconds: float = 0.0
     images: int = 0
     best: float = -1.0
     train_loss: float | None = None
@@ -51,7 +53,7 @@ class State:
     validation_accuracy: float | None = None
     best_step: int = -1
     not_better: int = 0
-    closed: list[dict[str, Any]] = field(default_factory=list)
+    finished_epochs: list[dict[str, Any]] = field(default_factory=list)
     restarts: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -59,6 +61,10 @@ class State:
         """The last accuracy on the set that chooses the best: validation's where there is one."""
         held_out = self.validation_accuracy
         return self.test_accuracy if held_out is None else held_out
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all values under the names that checkpoints have for them."""
+        return {RECORDED.get(name, name): value for name, value in vars(self).items()}
 
 
 def capture(
@@ -79,7 +85,7 @@ def copies(tensors: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 def describe(state: State, config: TrainConfig, ranks: int, ledger: Ledger) -> dict[str, Any]:
     """Return the record that goes with the tensors."""
     return {
-        **vars(state),
+        **state.state_dict(),
         "accuracy": state.accuracy,
         "model": config.model,
         "dataset": config.dataset,
@@ -127,7 +133,7 @@ def recorded(path: Path, meta: dict[str, Any], name: str, kind: type) -> Any:
     return value
 
 
-def books(path: Path, meta: dict[str, Any]) -> Ledger:
+def read_ledger(path: Path, meta: dict[str, Any]) -> Ledger:
     """Return the ledger in a checkpoint's record. UserError where it is none."""
     try:
         ledger = Ledger.from_json(recorded(path, meta, "ledger", list))
@@ -145,21 +151,22 @@ def books(path: Path, meta: dict[str, Any]) -> Ledger:
 
 def _state(meta: dict[str, Any]) -> State:
     """Return the State on record. ValueError for a value of another kind than the default's."""
-    held = {name: vars(State())[name] for name in LATER} | meta
-    made = State(**{name: held[name] for name in vars(State())})
-    for name, default in vars(State()).items():
-        value = getattr(made, name)
+    defaults = State().state_dict()
+    values = {name: defaults[name] for name in LATER} | meta
+    state = State(**{name: values[RECORDED.get(name, name)] for name in vars(State())})
+    for name, default in defaults.items():
+        value = values[name]
         kinds = (int,) if type(default) is int else (int, float, type(default))
         counts = isinstance(value, int | float)
         if isinstance(value, bool) or not isinstance(value, kinds) or (
             counts and not abs(value) < MOST
         ):
             raise ValueError(f"{name} is {value!r:.60}")
-    if len(made.sums) != 3 or not all(
-        isinstance(x, int | float) and abs(x) < MOST for x in made.sums
+    if len(state.sums) != 3 or not all(
+        isinstance(x, int | float) and abs(x) < MOST for x in state.sums
     ):
-        raise ValueError(f"sums is {made.sums!r:.60}")
-    return made
+        raise ValueError(f"sums is {state.sums!r:.60}")
+    return state
 
 
 def _line(error: Exception) -> str:

@@ -26,7 +26,7 @@ Function = Callable[[ag.Tensor], ag.Tensor]
 
 @pytest.fixture(autouse=True, params=BACKENDS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """StepTimes on each backend, with kernels for the smallest arrays too."""
+    """Compute on each backend, with kernels for the smallest arrays too."""
     if request.param != "numpy":
         for module in (elementwise, loss):
             monkeypatch.setattr(module, "LEAST", 0)

@@ -171,7 +171,7 @@ def test_variables_of_the_environment() -> None:
 
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 10**400, -(2**101)])
 def test_the_state_on_record_counts_something(seconds: float) -> None:
-    held = vars(state.State())
+    held = state.State().state_dict()
     assert state._state(held).seconds == 0
     for change in ({"seconds": seconds}, {"sums": [0, seconds, 0]}, {"images": seconds}):
         with pytest.raises(ValueError, match=r" is "):

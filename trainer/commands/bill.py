@@ -30,7 +30,7 @@ from ..errors import UserError, printable, show
 from ..history import Epoch, Restart
 from ..inspect import find
 from ..logs import RunFolder
-from ..state import MOST, books, recorded
+from ..state import MOST, read_ledger, recorded
 
 T = TypeVar("T", bound=Hashable)
 JOULES_PER_KWH = 3.6e6
@@ -85,7 +85,7 @@ def read(path: Path) -> Run:
     epochs = epoch * steps / (steps - within) if epoch and steps > within else None
     closed = history.epochs(file, meta.get("closed", []))
     known = history.restarts(file, meta.get("restarts", []))
-    run = Run(file, books(file, meta), steps, epochs, images, seconds, held, closed, known)
+    run = Run(file, read_ledger(file, meta), steps, epochs, images, seconds, held, closed, known)
     return _beside(run, path) if os.path.isdir(path) else run
 
 

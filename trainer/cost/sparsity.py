@@ -91,14 +91,14 @@ def _of_run(path: Path, model: str) -> tuple[Ledger, int]:
     """Return the books of a run and its steps."""
     from ..checkpoint import load  # which load h5py
     from ..inspect import find
-    from ..state import books, recorded
+    from ..state import read_ledger, recorded
 
     file = find(path)
     meta = load(file).meta
     mine = recorded(file, meta, "model", str)
     if mine != model:
         raise UserError(f"--zeros {path}: a run of {mine}, not of {model}")
-    ledger = books(file, meta)
+    ledger = read_ledger(file, meta)
     if not ledger.sampled_steps:
         raise UserError(f"--zeros {path}: this run has counted none: train with --sparsity every=K")
     return ledger, recorded(file, meta, "step", int)

@@ -119,7 +119,7 @@ class GradientSync:
         self.reducer = reducer
         self.merges = merges(parts)
         self.part = 0
-        self.aside: list[Array] = []
+        self.branch_sums: list[Array] = []
         self.depth = 0
         self.buckets: list[Bucket] = []
         self.home: dict[int, Bucket] = {}
@@ -152,9 +152,9 @@ class GradientSync:
             self.flat.zero_missing()
             self._merge(self.flat.grad, 0)
             self.depth -= self.merges[self.part]
-            if self.depth == len(self.aside):
-                self.aside.append(zeros(self.flat.grad.spec.size, dtype=self.flat.dtype).data)
-            store(self.aside[self.depth], self.flat.grad)
+            if self.depth == len(self.branch_sums):
+                self.branch_sums.append(zeros(self.flat.grad.spec.size, dtype=self.flat.dtype).data)
+            store(self.branch_sums[self.depth], self.flat.grad)
         self.depth += 1
         self.part += 1
         for p in self.flat.parameters:
@@ -163,7 +163,7 @@ class GradientSync:
     def _merge(self, slot: Array, start: int) -> None:
         """Add to a slice of the gradients the sums set aside that it completes."""
         for level in range(self.depth - 1, self.depth - 1 - self.merges[self.part], -1):
-            accumulate(slot, self.aside[level].view(start, slot.spec.shape))
+            accumulate(slot, self.branch_sums[level].view(start, slot.spec.shape))
 
     def _finished(self, parameter: Tensor) -> None:
         if self.part + 1 < len(self.merges):
@@ -197,7 +197,7 @@ class GradientSync:
             bucket.missing = bucket.members
 
 
-class Statistics:
+class MicroBatchBuffers:
     """The float buffers of a model that each micro-batch changes by itself, such as the running
     statistics of batch norm: a copy for each of the `mine` micro-batches of this rank, out of
     `parts`, so that they do not depend on how ranks share them. To evaluate and to keep, there is

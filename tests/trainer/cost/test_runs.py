@@ -21,7 +21,7 @@ from tallygrad.autograd import Ledger, context, models
 from tallygrad.autograd.ledger import Cost
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.cost.workload import count
-from tallygrad.trainer.loop import hits, judging
+from tallygrad.trainer.loop import make_eval_step, num_correct
 
 LENET = 431_080  # parameters
 SHAPE = (1, 28, 28)
@@ -65,15 +65,15 @@ def predicted(training: Counter[int], updates: int, evaluating: Counter[int]) ->
         step = count("lenet", size, SHAPE, 10, training=True).ledger
         add(books, step, times, lambda phase: phase != "update")
         with context.using(backend="meta", ledger=Ledger()) as state:
-            hits(ag.zeros(size, 10), ag.zeros(size, dtype=np.int64))
+            num_correct(ag.zeros(size, 10), ag.zeros(size, dtype=np.int64))
         add(books, state.ledger, times, lambda phase: True)
     add(books, without(step), updates, lambda phase: phase == "update")
     with context.using(backend="meta", ledger=Ledger()):
-        judge = judging(models.create("lenet", input_shape=SHAPE, classes=10))
+        eval_step = make_eval_step(models.create("lenet", input_shape=SHAPE, classes=10))
     for size, times in evaluating.items():
         evaluation = context.using(backend="meta", ledger=Ledger(), phase="evaluate")
         with evaluation as state, ag.no_grad():
-            judge(ag.zeros(size, *SHAPE), ag.zeros(size, dtype=np.int64))
+            eval_step(ag.zeros(size, *SHAPE), ag.zeros(size, dtype=np.int64))
         add(books, state.ledger, times, lambda phase: True)
     return books
 

@@ -25,7 +25,7 @@ from tallygrad.trainer.cost.pricing import prices
 from tallygrad.trainer.cost.report.ledger import PASSES
 from tallygrad.trainer.cost.report.sampled_sparsity import events
 from tallygrad.trainer.errors import UserError
-from tallygrad.trainer.state import books as recorded_books
+from tallygrad.trainer.state import read_ledger
 
 pytestmark = pytest.mark.usefixtures("wide")
 
@@ -270,7 +270,7 @@ KEY = {"scope": "a", "phase": "forward", "primitive": "linear", "backend": "nump
 )  # fmt: skip
 def test_books_whose_samples_cannot_be_read(entry: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"run.h5: ledger on record cannot be read"):
-        recorded_books(Path("run.h5"), {"ledger": [entry]})
+        read_ledger(Path("run.h5"), {"ledger": [entry]})
 
 
 @pytest.mark.parametrize("energy", [None, (10.0, 14.0), (14.0, 10.0)])

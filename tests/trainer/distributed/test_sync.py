@@ -13,7 +13,13 @@ from tallygrad.autograd import context, nn
 from tallygrad.autograd.optim import SGD
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.distributed.reproducible import fold
-from tallygrad.trainer.distributed.sync import GradientSync, Reducer, Statistics, share, total
+from tallygrad.trainer.distributed.sync import (
+    GradientSync,
+    MicroBatchBuffers,
+    Reducer,
+    share,
+    total,
+)
 
 
 class Doubling(SerialComm):
@@ -136,9 +142,9 @@ def test_the_mean_of_what_two_ranks_share_is_the_same_bits() -> None:
         net = nn.BatchNorm1d(2)
         net.running_mean.data.value[:] = 0.1, 1 / 3
         before = net.running_mean.numpy().tobytes()
-        statistics = Statistics(net, Reducer(comm), range(1), comm.size)
-        statistics.spread()
-        statistics.use_means()
+        buffers = MicroBatchBuffers(net, Reducer(comm), range(1), comm.size)
+        buffers.spread()
+        buffers.use_means()
         assert net.running_mean.numpy().tobytes() == before
 
 
@@ -162,7 +168,7 @@ def test_gradients_of_micro_batches_are_added_along_the_tree(parts: int) -> None
         sync.wait()
         expected = fold(list(alone), lambda a, b: np.add(a, b, out=a))
         np.testing.assert_array_equal(flat.grad.value, expected)
-        assert len(sync.aside) == parts.bit_length() - 1
+        assert len(sync.branch_sums) == parts.bit_length() - 1
         for p in flat.parameters:
             p.grad = None
 
@@ -186,24 +192,24 @@ def test_buckets_wait_for_the_last_micro_batch_and_a_step_for_all_of_them() -> N
 
 def test_each_micro_batch_has_statistics_of_its_own() -> None:
     net = nn.BatchNorm1d(1).double()
-    statistics = Statistics(net, Reducer(SerialComm()), range(3), 3)
-    statistics.spread()
+    buffers = MicroBatchBuffers(net, Reducer(SerialComm()), range(3), 3)
+    buffers.spread()
 
     def copies() -> list[float]:
-        return [copy[0].value.item() for copy in statistics.copies]
+        return [copy[0].value.item() for copy in buffers.copies]
 
     def see(*means: float) -> None:
         for part, mean in enumerate(means):
-            statistics.use(part)
+            buffers.use(part)
             net(ag.tensor(np.full((2, 1), mean)))
 
     see(10.0, 20.0, 60.0)
     assert copies() == [1.0, 2.0, 6.0]
     for _ in range(2):
-        statistics.use_means()
+        buffers.use_means()
         assert net.running_mean.numpy().tolist() == pytest.approx([3.0], rel=1e-15)
         assert copies() == [1.0, 2.0, 6.0]
-    held = statistics.capture()
+    held = buffers.capture()
     assert held["running_mean"].tolist() == [[1.0], [2.0], [6.0]]
     assert held["running_var"].shape == (3, 1)
     see(11.0, 12.0, 16.0)
@@ -211,10 +217,10 @@ def test_each_micro_batch_has_statistics_of_its_own() -> None:
 
     second = nn.BatchNorm1d(1).double()
     second.running_mean.data.value[:] = 4.0
-    last = Statistics(second, Reducer(SerialComm()), range(2, 3), 3)
+    last = MicroBatchBuffers(second, Reducer(SerialComm()), range(2, 3), 3)
     last.restore(held)
     assert last.copies[0][0].value.tolist() == [6.0]
-    other = Statistics(second, Reducer(SerialComm()), range(2), 2)
+    other = MicroBatchBuffers(second, Reducer(SerialComm()), range(2), 2)
     other.restore(held)
     assert [copy[0].value.item() for copy in other.copies] == [4.0, 4.0]
 

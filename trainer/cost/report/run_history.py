@@ -54,7 +54,7 @@ def epochs(found: Sequence[Epoch], figures: Figures) -> list[dict[str, Any]]:
             "steps": e.step,
             "images": e.images,
             "seconds": e.seconds,
-            "seconds_aside": e.aside,
+            "seconds_aside": e.overhead_seconds,
             **figures(e.phases),
             "phases": {name: figures({name: cost}) for name, cost in e.phases.items()},
         }
