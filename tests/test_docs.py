@@ -44,3 +44,11 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
         path = ROOT / page if not name else (ROOT / page).parent / name
         assert path.exists(), target
         assert not anchor or anchor in anchors(path), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    folders = "autograd|bench|datasets|docs|launch|tests|trainer"
+    for name in re.findall(rf"`((?:{folders})/[\w./*-]*)`", text):
+        assert any(ROOT.glob(name)), name
