@@ -11,7 +11,7 @@ from .ledger import Ledger
 if TYPE_CHECKING:
     from .tape import Tape
     from .tensor import Tensor
-    from .watch import Watch
+    from .watch import Observer
 
 PHASES = (
     "forward",
@@ -26,9 +26,9 @@ PHASES = (
 
 class Context:
     """Immutable: backend name, phase (one of PHASES), scope (module path), tape (None: inference),
-    ledger (where dispatch counts), trace (None, or what is told of each call)."""
+    ledger (where dispatch counts), observer (None, or who is told of each call)."""
 
-    __slots__ = ("backend", "ledger", "phase", "scope", "tape", "trace")
+    __slots__ = ("backend", "ledger", "observer", "phase", "scope", "tape")
 
     def __init__(
         self,
@@ -37,32 +37,32 @@ class Context:
         scope: str,
         tape: Tape | None,
         ledger: Ledger,
-        trace: Watch | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.backend = backend
         self.phase = phase
         self.scope = scope
         self.tape = tape
         self.ledger = ledger
-        self.trace = trace
+        self.observer = observer
 
     def replace(self, **changes: Any) -> Context:
         """Return a copy with some fields changed."""
-        made = Context(self.backend, self.phase, self.scope, self.tape, self.ledger, self.trace)
+        made = Context(self.backend, self.phase, self.scope, self.tape, self.ledger, self.observer)
         for name, value in changes.items():
             setattr(made, name, value)
         return made
 
     def within(self, scope: str) -> Context:
         """Return a copy with another scope."""
-        return Context(self.backend, self.phase, scope, self.tape, self.ledger, self.trace)
+        return Context(self.backend, self.phase, scope, self.tape, self.ledger, self.observer)
 
     def inside(self, name: str) -> Context:
         """Return a copy with a name, if any, appended to the scope."""
         if not name:
             return self
         scope = f"{self.scope}.{name}" if self.scope else name
-        return Context(self.backend, self.phase, scope, self.tape, self.ledger, self.trace)
+        return Context(self.backend, self.phase, scope, self.tape, self.ledger, self.observer)
 
 
 _state: ContextVar[Context] = ContextVar("tallygrad")
@@ -106,18 +106,18 @@ def leave(token: Token[Context]) -> None:
     _state.reset(token)
 
 
-def untraced(what: str) -> None:
-    """Tell whoever watches the calls that a function does what they would not do again."""
-    trace = current().trace
-    if trace is not None:
-        trace.refuse(f"{what}, which its calls would not do again")
+def not_replayable(what: str) -> None:
+    """Tell the observer, if any, that a function does what its calls alone would not do again."""
+    observer = current().observer
+    if observer is not None:
+        observer.refuse(f"{what}, which its calls would not do again")
 
 
 def reads(tensor: Tensor) -> None:
-    """Tell whoever watches the calls that a tensor's array is read past `record`."""
-    trace = current().trace
-    if trace is not None:
-        trace.reads(tensor)
+    """Tell the observer, if any, that a tensor's array is read past `record`."""
+    observer = current().observer
+    if observer is not None:
+        observer.reads(tensor)
 
 
 class using:

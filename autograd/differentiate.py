@@ -101,11 +101,11 @@ class _Recompute:
         self.outputs = range(many)
         self.state = context.current()
 
-    def pull(
-        self, record: Record, gradients: Sequence[Value | None], wanted: Sequence[bool]
+    def backward(
+        self, record: Record, grad_outputs: Sequence[Value | None], wanted: Sequence[bool]
     ) -> Sequence[Value | None]:
         """Run forward again, this time on a tape of its own, and sweep through that."""
-        if any(isinstance(g, Tensor) for g in gradients):
+        if any(isinstance(g, Tensor) for g in grad_outputs):
             raise RuntimeError("checkpoint: gradients of gradients need the whole tape")
         for i in range(len(record.saved)):
             record.take("input", i)
@@ -123,7 +123,7 @@ class _Recompute:
         # Sources in the order of the record: arguments first, then what the function read besides.
         mine: list[Source] = [(a, 0) for a in fresh if isinstance(a, Tensor) and a.requires_grad]
         extra = [s for s in record.sources[len(mine) :] if s is not None]
-        return self._sweep(tape, results, gradients, [*mine, *extra])
+        return self._sweep(tape, results, grad_outputs, [*mine, *extra])
 
     def _sweep(
         self,

@@ -16,7 +16,7 @@ from .array import Array
 from .ledger import Ledger
 from .nn.module import Module
 from .tensor import Tensor
-from .watch import Changes, Dispatched, Watch
+from .watch import Changes, Dispatched, Observer
 
 PLAIN = (bool, int, float, complex, str, bytes)  # equal ones are as good as the same
 READABLE = (FunctionType, MemberDescriptorType)  # methods, and attributes in slots
@@ -24,7 +24,7 @@ NOTHING = object()  # the value of a variable that has none
 Read: TypeAlias = Callable[[], Any]
 
 
-class Learner(Watch):
+class DependencyRecorder(Observer):
     """Watches a function whose calls are learned: which tensors it reads that it does not make,
     inputs aside, and which modules it calls."""
 
@@ -59,7 +59,7 @@ class Guards:
     """What a learned function found: calls are the same again while `hold` says so. Modules are
     looked at only after an attribute of some module was set."""
 
-    def __init__(self, learner: Learner, function: Callable[..., Any]) -> None:
+    def __init__(self, learner: DependencyRecorder, function: Callable[..., Any]) -> None:
         self.tensors = [(t, t.data, t.requires_grad) for t in learner.tensors.values()]
         self.variables = _variables(function)
         values = [value for _, value in self.variables]

@@ -46,7 +46,7 @@ def _without_masks(key: Any) -> tuple[Any, ...]:
     for item in key if isinstance(key, tuple) else (key,):
         numbers = np.asarray(item) if isinstance(item, list) else item
         if getattr(numbers, "dtype", None) == np.bool_ and numbers.shape:
-            context.untraced("writes where numbers tell it to")
+            context.not_replayable("writes where numbers tell it to")
             items += np.nonzero(np.asarray(numbers))
         else:
             items.append(item)

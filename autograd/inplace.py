@@ -139,7 +139,7 @@ class InPlace(Operators):
                 "write x = x + y"
             )
         if me.is_leaf:
-            context.untraced("gives a tensor other memory")
+            context.not_replayable("gives a tensor other memory")
 
     def _unrecorded(self, name: str, other: Any = None) -> None:
         if self._recorded(other):

@@ -90,7 +90,7 @@ class Sample(NamedTuple):
         return Sample(*map(add, self, other))
 
 
-class Batch:
+class CallBatch:
     """Calls that are always made together, by what they are filed under, bytes that the tape keeps
     meanwhile, and the most bytes that are alive then: counted like one."""
 
@@ -113,7 +113,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._calls: Counter[tuple[str, str, str, str, Cost]] = Counter()
-        self._batches: Counter[Batch] = Counter()
+        self._batches: Counter[CallBatch] = Counter()
         self._stashed: Counter[tuple[str, str, str, str]] = Counter()
         self.sampled: dict[tuple[str, str, str, str], Sample] = {}
         self.sampled_steps = 0
@@ -123,7 +123,7 @@ class Ledger:
         """File n calls under (scope, phase, primitive, backend, cost)."""
         self._calls[key] += n
 
-    def count_batch(self, batch: Batch) -> None:
+    def count_batch(self, batch: CallBatch) -> None:
         """File one call for each key of a batch."""
         if batch not in self._batches:
             for key in batch.keys:

@@ -7,7 +7,7 @@ import weakref
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from . import context
-from .watch import Dispatched, Watch
+from .watch import Dispatched, Observer
 
 if TYPE_CHECKING:
     from .array import Array
@@ -24,7 +24,7 @@ class Result(NamedTuple):
     place: int
 
 
-class Lives:
+class Lifetimes:
     """Follows results from the call that makes them to the last one that reads them, or a view of
     them. What comes from elsewhere, weights, gradients in a flat buffer or images, has no part in
     it."""
@@ -74,23 +74,23 @@ class Lives:
         return tuple(found.items())
 
 
-class Living(Watch):
+class PeakMemory(Observer):
     """Looks on while a function runs, which notices nothing of it."""
 
     training = True
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__((), ledger)
-        self.lives = Lives()
+        self.lifetimes = Lifetimes()
 
     def add(self, call: Dispatched) -> None:
         """Take down a call."""
-        self.lives.add(call)
+        self.lifetimes.add(call)
 
     def refuse(self, what: str) -> None:
         """Nothing is repeated here."""
 
     def announce(self, leaf: Tensor) -> None:
         """Tell those who wait for a gradient, whose calls are no part of the function."""
-        with context.using(trace=None):
+        with context.using(observer=None):
             leaf.announce()

@@ -18,6 +18,7 @@ from .watch import Dispatched
 
 Value: TypeAlias = Any  # an Array, or a Tensor where the call is to be recorded
 Infer: TypeAlias = Callable[..., Spec | tuple[Spec, ...]]
+CallKey: TypeAlias = tuple[str, tuple[Spec, ...], tuple[Any, ...]]  # backend, specs, attributes
 REQUIRED = inspect.Parameter.empty
 
 
@@ -37,18 +38,18 @@ class Derivative(NamedTuple):
     needs: bool
 
 
-class Pull(NamedTuple):
-    """A derivative to call: the arguments that it serves, which of them need a gradient, and the
-    positions of those."""
+class VjpCall(NamedTuple):
+    """A derivative to call: `positions` are the arguments that it serves, `needs` tells which of
+    them want a gradient, and `wanted` are the positions of those."""
 
     derivative: Derivative
     positions: tuple[int, ...]
     needs: tuple[bool, ...]
-    own: tuple[int, ...]
+    wanted: tuple[int, ...]
 
 
-class Known(NamedTuple):
-    """What was learned of a call with these shapes and attributes."""
+class CallInfo(NamedTuple):
+    """A resolved call: all that shapes, attributes and the backend decide of it."""
 
     outputs: tuple[Spec, ...]
     cost: Cost
@@ -88,10 +89,10 @@ class Primitive:
         self.arguments = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         self.derivatives: list[Derivative] = []
-        self.known: Recent[tuple[str, tuple[Spec, ...], tuple[Any, ...]], Known] = Recent(CALLS)
+        self.resolved: Recent[CallKey, CallInfo] = Recent(CALLS)
         self.differentiable: frozenset[int] = frozenset()
-        self._pulls: Recent[tuple[tuple[bool, ...], ...], tuple[Pull, ...]] = Recent(CALLS)
-        self._kept: Recent[tuple[bool, ...], tuple[tuple[int, ...], ...]] = Recent(CALLS)
+        self._vjp_calls: Recent[tuple[tuple[bool, ...], ...], tuple[VjpCall, ...]] = Recent(CALLS)
+        self._saved_positions: Recent[tuple[bool, ...], tuple[tuple[int, ...], ...]] = Recent(CALLS)
 
     def vjp(self, *wanted: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register the vector-Jacobian product for the named arguments (all of them for `*xs`); it
@@ -132,43 +133,45 @@ class Primitive:
         single = [i for i in arguments if i < last]
         return (*single, *(range(last, count) if last in arguments else ()))
 
-    def pulls(self, flags: tuple[bool, ...], given: tuple[bool, ...]) -> tuple[Pull, ...]:
+    def vjp_calls(self, flags: tuple[bool, ...], given: tuple[bool, ...]) -> tuple[VjpCall, ...]:
         """Return the derivatives to call where `flags` tell which arrays need a gradient and
         `given` which outputs have one. TypeError, naming the arguments, where none serves one."""
-        pulls = self._pulls.find((flags, given))
-        if pulls is None:
-            pulls = self._pulls[flags, given] = self._find_pulls(flags, given)
-        return pulls
+        calls = self._vjp_calls.find((flags, given))
+        if calls is None:
+            calls = self._vjp_calls[flags, given] = self._find_vjp_calls(flags, given)
+        return calls
 
-    def _find_pulls(self, flags: tuple[bool, ...], given: tuple[bool, ...]) -> tuple[Pull, ...]:
-        found, served = [], set[int]()
+    def _find_vjp_calls(
+        self, flags: tuple[bool, ...], given: tuple[bool, ...]
+    ) -> tuple[VjpCall, ...]:
+        calls, served = [], set[int]()
         for derivative in self.derivatives:
             positions = self.positions(derivative.wanted, len(flags))
             served.update(positions)
             needs = tuple(flags[i] for i in positions)
             if any(needs) and any(given[i] for i in derivative.gradients):
-                own = tuple(i for i in positions if flags[i])
-                found.append(Pull(derivative, positions, needs, own))
+                wanted = tuple(i for i in positions if flags[i])
+                calls.append(VjpCall(derivative, positions, needs, wanted))
         missing = [i for i, flag in enumerate(flags) if flag and i not in served]
         if missing:
             last = len(self.arguments) - 1
             names = ", ".join(self.arguments[min(i, last)] for i in missing)
             raise TypeError(f"{self.name} has no derivative with respect to {names}")
-        return tuple(found)
+        return tuple(calls)
 
-    def kept(self, flags: tuple[bool, ...]) -> tuple[tuple[int, ...], ...]:
+    def saved_positions(self, flags: tuple[bool, ...]) -> tuple[tuple[int, ...], ...]:
         """Return the positions of the inputs and outputs that derivatives name where `flags` tell
         which arrays may be asked for a gradient."""
-        kept = self._kept.find(flags)
-        if kept is None:
+        positions = self._saved_positions.find(flags)
+        if positions is None:
             inputs: dict[int, None] = {}
             outputs: dict[int, None] = {}
             for derivative in self.derivatives:
                 if any(flags[i] for i in self.positions(derivative.wanted, len(flags))):
                     inputs |= dict.fromkeys(self.positions(derivative.inputs, len(flags)))
                     outputs |= dict.fromkeys(derivative.outputs)
-            kept = self._kept[flags] = (*inputs,), (*outputs,)
-        return kept
+            positions = self._saved_positions[flags] = (*inputs,), (*outputs,)
+        return positions
 
     def attributes(self, given: dict[str, Any]) -> tuple[Any, ...]:
         """Return the values of all attributes in their declared order. TypeError for a missing,
@@ -189,7 +192,7 @@ class Primitive:
                 return recorder(self, args, attrs)
         return dispatch(self, args, attrs)
 
-    def learn(self, backend: str, specs: tuple[Spec, ...], attrs: tuple[Any, ...]) -> Known:
+    def resolve(self, backend: str, specs: tuple[Spec, ...], attrs: tuple[Any, ...]) -> CallInfo:
         """Work out result shapes, cost and kernel for a call never seen before. A shape error is
         raised here, below the line that made the call."""
         if not self.variadic and len(specs) != len(self.arguments):
@@ -204,10 +207,12 @@ class Primitive:
                 bytes_read=cost.bytes_read or sum(s.nbytes for s in specs),
                 bytes_written=cost.bytes_written or sum(s.nbytes for s in results),
             )
-        found = backends.get(backend).find(self, specs, named)
-        if found.executed is not None:
-            cost = cost._replace(saved=cost.macs - found.executed)
-        return Known(outputs, cost, found.name, found.call, found.later)
+        implementation = backends.get(backend).find(self, specs, named)
+        if implementation.executed is not None:
+            cost = cost._replace(saved=cost.macs - implementation.executed)
+        return CallInfo(
+            outputs, cost, implementation.name, implementation.call, implementation.later
+        )
 
     def __repr__(self) -> str:
         return f"<primitive {self.name}>"
@@ -233,85 +238,85 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
     key = (state.backend, tuple([a.spec for a in args]), attrs)
     fresh = False
     try:
-        known = primitive.known[key]
+        info = primitive.resolved[key]
     except KeyError:
-        fresh, known = True, primitive.learn(*key)
-        primitive.known[key] = known
+        fresh, info = True, primitive.resolve(*key)
+        primitive.resolved[key] = info
     phase = state.phase
     if primitive.phase is not None and phase == "backward_data":
         phase = primitive.phase
     try:
-        made = perform(primitive, known, args, fresh)
+        results = perform(primitive, info, args, fresh)
     except MemoryError as error:
         shapes = " and ".join([str(a.shape) for a in args if a.shape])
         where = f"{state.scope}, {phase}" if state.scope else phase
         error.add_note(f"({where}: {primitive.name} of {shapes})")
         raise
-    count = (state.scope, phase, primitive.name, known.backend, known.cost)
+    count = (state.scope, phase, primitive.name, info.backend, info.cost)
     state.ledger.count(count)
-    if state.trace is not None:
-        state.trace.add(Dispatched(primitive, attrs, known, args, made, count, state.ledger))
-    return made[0] if len(made) == 1 else tuple(made) or None
+    if state.observer is not None:
+        state.observer.add(Dispatched(primitive, attrs, info, args, results, count, state.ledger))
+    return results[0] if len(results) == 1 else tuple(results) or None
 
 
 def perform(
-    primitive: Primitive, known: Known, args: tuple[Array, ...], fresh: bool = False
+    primitive: Primitive, info: CallInfo, args: tuple[Array, ...], fresh: bool = False
 ) -> list[Array]:
-    """Run a call of which all is known; one that is `fresh` is held against its shape rule."""
+    """Run a resolved call; the results of a `fresh` one are checked against its shape rule."""
     if primitive.writes:
-        _write(primitive, known, args)
+        _write(primitive, info, args)
         return []
-    later = known.later
+    later = info.later
     if later is not None and all([args[i].root.made for i in later.large]):
-        return _put_off(later, known.outputs, args)
-    results: tuple[Any, ...] = (None,) * len(known.outputs)
-    if known.call is not None:
-        raw = known.call.run(args)
-        results = raw if isinstance(raw, tuple) else (raw,)
+        return _put_off(later, info.outputs, args)
+    values: tuple[Any, ...] = (None,) * len(info.outputs)
+    if info.call is not None:
+        raw = info.call.run(args)
+        values = raw if isinstance(raw, tuple) else (raw,)
         if fresh:
-            _compare(primitive, known.outputs, results)
+            _compare(primitive, info.outputs, values)
     base = None if primitive.alias is None else args[primitive.alias].root
-    place = 0 if base is None else -1
-    made = []
-    for spec, value in zip(known.outputs, results, strict=True):
+    offset = 0 if base is None else -1
+    results = []
+    for spec, value in zip(info.outputs, values, strict=True):
         if type(value) is not np.ndarray and value is not None:
             value = np.asarray(value)  # a number
-        a = Array(spec, value, base, place)
+        a = Array(spec, value, base, offset)
         a.made = base is None and value is not None
-        made.append(a)
-    return made
+        results.append(a)
+    return results
 
 
-def _write(primitive: Primitive, known: Known, args: tuple[Array, ...]) -> None:
+def _write(primitive: Primitive, info: CallInfo, args: tuple[Array, ...]) -> None:
     """Run a call that changes arguments in place, all of them or none."""
     for i in primitive.writes:
         args[i].check_writable(primitive.name)
     for i in primitive.writes:
         settle(args[i].root)
-    if known.call is not None:
-        known.call.run(args)
+    if info.call is not None:
+        info.call.run(args)
     for i in primitive.writes:
         args[i].written()
 
 
 def _put_off(later: Later, outputs: tuple[Spec, ...], args: tuple[Array, ...]) -> list[Array]:
     """Compute the results that a call has besides the one that waits."""
-    made = [Array(spec, None) for spec in outputs]
-    for a in made:
+    results = [Array(spec, None) for spec in outputs]
+    for a in results:
         a.made = True
     if later.now is not None:
-        others = [a for i, a in enumerate(made) if i != later.output]
+        others = [a for i, a in enumerate(results) if i != later.output]
         for a, value in zip(others, later.now.run(args), strict=True):
             a.receive(value)
-    pool = (*args, *made)
+    pool = (*args, *results)
     operands = [(pool[i], i in later.large) for i in later.operands]
     wait(
-        made[later.output],
+        results[later.output],
         later.tail,
         tuple([a if large or a.root.made else _copied(a) for a, large in operands]),
         later.deep,
     )
-    return made
+    return results
 
 
 def _copied(a: Array) -> Array:

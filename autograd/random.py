@@ -61,7 +61,7 @@ def keyed(samples: NDArray, seed: int, step: int) -> Iterator[Source]:
 def sample_keys(count: int) -> tuple[Array, int]:
     """Return (N,) uint64 keys for `count` samples, and the number of this use within the step.
     ValueError where the batch in work has another number of samples."""
-    context.untraced("draws random numbers")
+    context.not_replayable("draws random numbers")
     source = _source.get()
     if context.current().backend == "meta":
         return Array(Spec((count,), np.dtype(np.uint64)), None), _next(source)
@@ -119,7 +119,7 @@ def _rewind(to: Moment) -> None:
 def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: object) -> Array:
     """Return new random numbers: "normal" with mean low and deviation high, or "uniform" between
     low and high. On the meta backend a shape only."""
-    context.untraced("draws random numbers")
+    context.not_replayable("draws random numbers")
     spec = Spec(shape, np.dtype(dtype))  # type: ignore[call-overload]
     if spec.dtype.kind != "f":
         raise TypeError(f"random numbers: expected a floating-point type, got {spec.dtype}")

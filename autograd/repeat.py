@@ -15,9 +15,9 @@ from . import backends, context
 from .array import Array, NDArray, Spec, array
 from .backends import Recordable, Recording
 from .deferred import compute_all, settle
-from .guards import Guards, Learner
-from .ledger import Batch, Ledger
-from .live import Lives, Living
+from .guards import DependencyRecorder, Guards
+from .ledger import CallBatch, Ledger
+from .live import Lifetimes, PeakMemory
 from .memory import memory_limit
 from .recent import KINDS, RECORDINGS, Recent
 from .tensor import Tensor
@@ -36,7 +36,7 @@ def recordable(name: str) -> Recordable | None:
     return backend if isinstance(backend, Recordable) else None
 
 
-class Kind(NamedTuple):
+class CallSignature(NamedTuple):
     """What decides which calls are made: which inputs are one and the same, their shapes, how they
     lie, which of them the engine made, where the calls run, and whether they are put on a tape."""
 
@@ -49,14 +49,14 @@ class Kind(NamedTuple):
     taped: bool
 
 
-def kind(state: context.Context, arrays: Sequence[Array]) -> Kind:
+def call_signature(state: context.Context, arrays: Sequence[Array]) -> CallSignature:
     """Return what decides which calls are made."""
     ids = [id(a) for a in arrays]
     same = tuple([ids.index(i) for i in ids])
     specs = tuple([a.spec for a in arrays])
     lie = tuple([(a.root.made, a.value.strides if a.has_numbers else ()) for a in arrays])
     taped = state.tape is not None
-    return Kind(same, specs, lie, state.backend, state.phase, state.scope, taped)
+    return CallSignature(same, specs, lie, state.backend, state.phase, state.scope, taped)
 
 
 def check_inputs(inputs: Sequence[Any]) -> None:
@@ -97,18 +97,18 @@ class Shared:
         return made
 
 
-class Repeat:
+class Replay:
     """Calls to repeat: from inputs in memory of their own to results there, one call at a time.
     `written` is what they write to besides. A result that is an input, or that comes from elsewhere
     (ids in `foreign`), is given as it is."""
 
     def __init__(
-        self, repeating: Repeating, results: list[Array], batch: Batch, written: Iterable[Array],
+        self, capture: Capture, results: list[Array], batch: CallBatch, written: Iterable[Array],
         foreign: Collection[int],
     ) -> None:  # fmt: skip
-        self.recording, self.lock = repeating.recording, repeating.shared.lock
-        self.inputs, self.batch, self.written = repeating.values, batch, [*written]
-        inputs = [id(a) for a in repeating.inputs]
+        self.recording, self.lock = capture.recording, capture.shared.lock
+        self.inputs, self.batch, self.written = capture.values, batch, [*written]
+        inputs = [id(a) for a in capture.inputs]
         self.results: list[int | Array] = []
         self.made: dict[int, tuple[NDArray, bool]] = {}
         for a in results:
@@ -136,7 +136,7 @@ class Repeat:
         return found
 
     def run(self, inputs: Sequence[Array], ledger: Ledger) -> list[Array]:
-        """Repeat the calls for other inputs of the same shapes."""
+        """Replay the calls for other inputs of the same shapes."""
         with self.lock:
             for mine, given in zip(self.inputs, inputs, strict=True):
                 mine[...] = given.value
@@ -150,7 +150,7 @@ class Repeat:
         return made
 
 
-class Repeating:
+class Capture:
     """A `with` block in which calls are recorded: run them on `inputs`, then call `end`."""
 
     def __init__(self, backend: Recordable, shared: Shared, given: Sequence[Array]) -> None:
@@ -163,7 +163,7 @@ class Repeating:
             mine.made = a.root.made
         self.results: list[Array] = []
 
-    def __enter__(self) -> Repeating:
+    def __enter__(self) -> Capture:
         self.shared.lock.acquire()
         try:
             self.recording.__enter__()
@@ -184,13 +184,13 @@ class Repeating:
             self.shared.lock.release()
 
     def end(
-        self, results: list[Array], batch: Batch, written: Iterable[Array],
+        self, results: list[Array], batch: CallBatch, written: Iterable[Array],
         foreign: Collection[int],
-    ) -> Repeat:  # fmt: skip
+    ) -> Replay:  # fmt: skip
         """Return what was recorded, with these results, which are in `results` then."""
         for a in results:
-            _ = a.value
-        repeat = Repeat(self, results, batch, written, foreign)
+            a.realize()
+        repeat = Replay(self, results, batch, written, foreign)
         self.results = repeat.collect(self.given)
         return repeat
 
@@ -200,7 +200,7 @@ class Repeating:
             a.write(mine)
 
 
-class Steps(Learner):
+class StepRecorder(DependencyRecorder):
     """Watches a step of training: what it is filed under, what it makes, which leaves get their
     gradients, and whether it could be repeated (`refused` tells why not)."""
 
@@ -210,7 +210,7 @@ class Steps(Learner):
         super().__init__(inputs, ledger)
         self.recording = recording
         self.keys: list[Any] = []
-        self.lives = Lives()
+        self.lifetimes = Lifetimes()
         self.given: dict[int, Array] = {}  # from elsewhere
         self.leaves: list[Tensor] = []
         self.refused = ""
@@ -219,7 +219,7 @@ class Steps(Learner):
         """Take down what a call is filed under and what it makes."""
         super().add(call)
         self.keys.append(call.key)
-        self.lives.add(call)
+        self.lifetimes.add(call)
         self.given.update((id(a), a) for a in call.args if not self.makes(a))
 
     def refuse(self, what: str) -> None:
@@ -240,7 +240,8 @@ class Steps(Learner):
         def told() -> None:
             if slot is not None:
                 leaf.grad = Tensor(slot)
-            with context.using(trace=None, phase=state.phase, scope=state.scope, tape=state.tape):
+            fields = {"phase": state.phase, "scope": state.scope, "tape": state.tape}
+            with context.using(observer=None, **fields):
                 leaf.announce()
 
         self.recording.effect(told)
@@ -266,7 +267,7 @@ class Steps(Learner):
                 a.detach()
 
 
-class Leaf(NamedTuple):
+class CapturedLeaf(NamedTuple):
     """A leaf, where its gradient goes, and whether somebody waits for it."""
 
     tensor: Tensor
@@ -278,18 +279,20 @@ class Leaf(NamedTuple):
         would be added to, without hooks, and with somebody or nobody who waits."""
         p = self.tensor
         as_it_was = p.grad is None and p.slot is self.slot and p.requires_grad
-        return as_it_was and not p.hooks and bool(p.ready) == self.told
+        return as_it_was and not p.hooks and bool(p.post_grad_hooks) == self.told
 
 
-class Recorded:
+class CapturedStep:
     """A step that can be repeated: what it depends on, leaves, and in what its results are; `used`
     is the number of the call that did so last."""
 
     def __init__(
-        self, repeat: Repeat, guards: Guards, leaves: Iterable[Tensor], container: type | None
+        self, repeat: Replay, guards: Guards, leaves: Iterable[Tensor], container: type | None
     ) -> None:
         self.repeat, self.guards, self.container = repeat, guards, container
-        self.leaves = [Leaf(p, p.slot, bool(p.ready)) for p in leaves if p.slot is not None]
+        self.leaves = [
+            CapturedLeaf(p, p.slot, bool(p.post_grad_hooks)) for p in leaves if p.slot is not None
+        ]
         self.used = 0
 
     def applies(self) -> bool:
@@ -297,32 +300,34 @@ class Recorded:
         return all([leaf.untouched() for leaf in self.leaves]) and self.guards.hold()
 
     def run(self, arrays: Sequence[Array], ledger: Ledger) -> Any:
-        """Repeat it."""
+        """Replay it."""
         made = self.repeat.run(arrays, ledger)
         for leaf in self.leaves:
             leaf.tensor.grad = Tensor(leaf.slot)
         return _bare([Tensor(a) for a in made], self.container)
 
 
-class TracedTraining:
+class TrainingTrace:
     """What `trace` returns for a step of training: the first call of a kind runs the function, the
     second one records it, later ones repeat that, if they can."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.refused: Recent[Kind, str] = Recent(KINDS)  # why a kind of call is not repeated
-        self.recorded: Recent[Kind, list[Recorded]] = Recent(KINDS)  # empty after the first call
-        self.alive: Recent[Kind, Batch] = Recent(KINDS)  # what was alive in the first call
+        # By signature: why calls are not replayed, their recordings (none after the first call),
+        # and the peaks of the first call.
+        self.refused: Recent[CallSignature, str] = Recent(KINDS)
+        self.recorded: Recent[CallSignature, list[CapturedStep]] = Recent(KINDS)
+        self.peaks: Recent[CallSignature, CallBatch] = Recent(KINDS)
         self.shared, self.calls = Shared(), 0
 
     def __call__(self, *inputs: Tensor) -> Any:
         state = context.current()
         check_inputs(inputs)
-        if state.trace is not None:
+        if state.observer is not None:
             return self.function(*inputs)  # within another trace
         backend, arrays = recordable(state.backend), [x.data for x in inputs]
         known = all([x.data.has_numbers and not x.requires_grad for x in inputs])
-        key = kind(state, arrays)
+        key = call_signature(state, arrays)
         if backend is None or not known:
             return self._plain(inputs, key, state)
         self.calls += 1
@@ -341,17 +346,17 @@ class TracedTraining:
             return self._record(backend, key, inputs, state.ledger)
         return self._plain(inputs, key, state)
 
-    def _plain(self, inputs: Sequence[Tensor], key: Kind, state: context.Context) -> Any:
+    def _plain(self, inputs: Sequence[Tensor], key: CallSignature, state: context.Context) -> Any:
         """Run the function as it is; in the first call of a kind see what is alive."""
-        alive = self.alive.find(key)
-        if alive is not None:
+        peaks = self.peaks.find(key)
+        if peaks is not None:
             result = opened(self.function(*inputs))
         else:
-            watch = Living(state.ledger)
-            with context.using(trace=watch):
+            watch = PeakMemory(state.ledger)
+            with context.using(observer=watch):
                 result = opened(self.function(*inputs))
-            alive = self.alive[key] = Batch((), (), watch.lives.peaks())
-        state.ledger.count_batch(alive)
+            peaks = self.peaks[key] = CallBatch((), (), watch.lifetimes.peaks())
+        state.ledger.count_batch(peaks)
         return _bare(*result)
 
     def _room(self) -> bool:
@@ -366,36 +371,36 @@ class TracedTraining:
         return False
 
     def _record(
-        self, backend: Recordable, key: Kind, inputs: Sequence[Tensor], ledger: Ledger
+        self, backend: Recordable, key: CallSignature, inputs: Sequence[Tensor], ledger: Ledger
     ) -> Any:
         """Run the function and keep what it does, if it can be done again."""
-        with Repeating(backend, self.shared, [x.data for x in inputs]) as repeating:
-            steps = Steps(repeating.inputs, ledger, repeating.recording)
-            with context.using(trace=steps):
-                mine = [Tensor(a) for a in repeating.inputs]
+        with Capture(backend, self.shared, [x.data for x in inputs]) as capture:
+            steps = StepRecorder(capture.inputs, ledger, capture.recording)
+            with context.using(observer=steps):
+                mine = [Tensor(a) for a in capture.inputs]
                 tensors, container = opened(self.function(*[mine[i] for i in key.same]))
             made = [t.data for t in tensors]
             if {id(a.root) for a in made} & {id(a) for a in steps.created}:
                 steps.refuse(f"returns a tensor that it {MAKES}")
-            batch = Batch(steps.keys, steps.stashes, steps.lives.peaks())
+            batch = CallBatch(steps.keys, steps.stashes, steps.lifetimes.peaks())
             ledger.add_peaks(batch.peaks)
             given = {id(a.root) for a in steps.given.values()}
             written = [a for a in steps.written.values() if id(a) in given]
             foreign = {id(a) for a in made if not steps.makes(a)}
-            repeat = repeating.end(made, batch, written, foreign)
+            repeat = capture.end(made, batch, written, foreign)
             steps.check()
         if steps.writes_inputs:
-            repeating.give_back()
+            capture.give_back()
         del tensors, made
         steps.survivors()
         if steps.refused:
             self.refused[key] = steps.refused
         else:
             guards = Guards(steps, self.function)
-            one = Recorded(repeat, guards, steps.leaves, container)
+            one = CapturedStep(repeat, guards, steps.leaves, container)
             one.used = self.calls
             self.recorded[key].append(one)
-        return _bare([Tensor(a) for a in repeating.results], container)
+        return _bare([Tensor(a) for a in capture.results], container)
 
 
 def _bare(tensors: Sequence[Tensor], container: type | None) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .array import Array, NDArray
 from .ledger import Ledger, Sample
-from .watch import Dispatched, Watch
+from .watch import Dispatched, Observer
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -43,8 +43,8 @@ class Product(NamedTuple):
 Rule: TypeAlias = Callable[[Sequence[Array], Sequence[Array], Attrs], list[Product]]
 
 
-class Sparsity(Watch):
-    """Counts, within `context.using(trace=...)`, what each call with MACs finds, and files it in
+class Sparsity(Observer):
+    """Counts, within `context.using(observer=...)`, what each call with MACs finds, and files it in
     the ledger's samples. It reads numbers and changes none, also where calls wait: they give the
     same bits one by one. `weights` are arrays whose memory holds weights; what a backward sweep has
     made is a gradient; all else are activations. Take a new one for each sweep."""

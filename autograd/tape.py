@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from . import context
 from .array import Array
 from .ops.elementwise import add
-from .primitive import Derivative, Primitive, Pull, Value
+from .primitive import Derivative, Primitive, Value, VjpCall
 
 
 class Leaf(Protocol):
@@ -71,8 +71,8 @@ class Record:
             state = context.current()
             names = (state.scope, state.phase, self.operation.name, state.backend)
             state.ledger.stash(names, owner.spec.nbytes)
-            if state.trace is not None:
-                state.trace.stashes.append((names, owner.spec.nbytes))
+            if state.observer is not None:
+                state.observer.stashes.append((names, owner.spec.nbytes))
 
     def take(self, kind: str, position: int) -> Array:
         """Return a saved input or output. RuntimeError where it was written since."""
@@ -93,7 +93,7 @@ Wrap = Callable[[Array, "Source | None"], Value]
 
 class Operation(Protocol):
     """What a record can come from: a primitive, or a stretch that is computed again, which has a
-    `pull(record, gradients, wanted)` that returns the gradients of its sources."""
+    `backward(record, grad_outputs, wanted)` that returns the gradients of its sources."""
 
     name: str
 
@@ -126,7 +126,7 @@ class Tape:
                 a.root.lasting = True
         record.parametric = parametric
         if self.keep:
-            inputs, outputs = primitive.kept(tuple([s is not None for s in sources]))
+            inputs, outputs = primitive.saved_positions(tuple([s is not None for s in sources]))
             for i in inputs:
                 record.hold("input", i, arrays[i])
             for i in outputs:
@@ -218,8 +218,8 @@ class Sweep:
     def send(self, source: Source, gradient: Value) -> None:
         """Add to the gradient of a source."""
         key = (id(source[0]), source[1])
-        held = self.gradients.get(key)
-        self.gradients[key] = gradient if held is None else add(held, gradient)
+        earlier = self.gradients.get(key)
+        self.gradients[key] = gradient if earlier is None else add(earlier, gradient)
 
     def run(self) -> dict[tuple[int, int], Value]:
         """Sweep; return the gradients of the targets, and of sources beyond the tape that it is
@@ -245,16 +245,16 @@ class Sweep:
     def _pass(self, record: Record) -> None:
         operation: Any = record.operation
         outputs = len(getattr(operation, "outputs", ())) or 1
-        dys = [self._collect(record, k) for k in range(outputs)]
-        if any([dy is not None for dy in dys]):
+        grad_outputs = [self._collect(record, k) for k in range(outputs)]
+        if any([dy is not None for dy in grad_outputs]):
             flags = [s is not None for s in record.sources]
             if self.targets is not None:
                 flags = [s is not None and self._leads(s, self.useful) for s in record.sources]
             if isinstance(operation, Primitive):
-                self._pull(record, operation, dys, flags)
+                self._call_vjps(record, operation, grad_outputs, flags)
             else:
-                pulled = operation.pull(record, dys, flags)
-                self._send_all(record, range(len(flags)), tuple(pulled), flags)
+                gradients = operation.backward(record, grad_outputs, flags)
+                self._send_all(record, range(len(flags)), tuple(gradients), flags)
         for leaf in self.last.get(record.seq, ()):
             gradient = self.gradients.pop((id(leaf), 0), None)
             if self.targets is not None:
@@ -277,66 +277,73 @@ class Sweep:
             self.found[key] = gradient
         return gradient
 
-    def _pull(
-        self, record: Record, primitive: Primitive, dys: list[Value | None], flags: list[bool]
+    def _call_vjps(
+        self,
+        record: Record,
+        primitive: Primitive,
+        grad_outputs: list[Value | None],
+        flags: list[bool],
     ) -> None:
         """Call each derivative that is wanted, in the phase that its arguments decide."""
         try:
-            pulls = primitive.pulls(tuple(flags), tuple([dy is not None for dy in dys]))
+            there = tuple([dy is not None for dy in grad_outputs])
+            calls = primitive.vjp_calls(tuple(flags), there)
         except TypeError as error:
             raise RuntimeError(f"{record.scope or 'top level'}: {error}") from None
         sources = record.sources
-        for pull in pulls:
-            given = self._given(record, primitive, pull.derivative, dys, pull.needs)
-            for i in pull.own:
+        for call in calls:
+            bound = self._bind(record, primitive, call.derivative, grad_outputs, call.needs)
+            for i in call.wanted:
                 source = sources[i]
                 if source is not None and not _parametric(source):
-                    self._apply(record, pull, given)
+                    self._apply(record, call, bound)
                     break
             else:
-                _for_weights(self._apply, record, pull, given)
+                _for_weights(self._apply, record, call, bound)
 
-    def _apply(self, record: Record, pull: Pull, given: dict[str, Any]) -> None:
+    def _apply(self, record: Record, call: VjpCall, bound: dict[str, Any]) -> None:
         """Call a derivative and send its gradients on."""
-        self._send_all(record, pull.positions, pull.derivative.function(**given), pull.needs)
+        self._send_all(record, call.positions, call.derivative.function(**bound), call.needs)
 
     def _send_all(
-        self, record: Record, positions: Sequence[int], pulled: Value, flags: Sequence[bool]
+        self, record: Record, positions: Sequence[int], vjp: Value, flags: Sequence[bool]
     ) -> None:
         """Send one gradient, or a tuple of them, on from the arguments of a record."""
-        gradients = pulled if isinstance(pulled, tuple) else (pulled,)
+        gradients = vjp if isinstance(vjp, tuple) else (vjp,)
         for i, gradient, flag in zip(positions, gradients, flags, strict=True):
             source = record.sources[i]
             if source is not None and flag and gradient is not None:
                 self.send(source, gradient)
 
-    def _given(
+    def _bind(
         self,
         record: Record,
         primitive: Primitive,
         derivative: Derivative,
-        dys: list[Value | None],
+        grad_outputs: list[Value | None],
         needs: tuple[bool, ...],
     ) -> dict[str, Any]:
         """Bind what a derivative's parameters name."""
-        given: dict[str, Any] = {f"d{primitive.outputs[i]}": dys[i] for i in derivative.gradients}
+        bound: dict[str, Any] = {
+            f"d{primitive.outputs[i]}": grad_outputs[i] for i in derivative.gradients
+        }
         last = len(primitive.arguments) - 1 if primitive.variadic else -1
         for i in derivative.inputs:
             if i == last:
                 many = range(last, len(record.specs))
-                given[primitive.arguments[i]] = tuple(self._input(record, k) for k in many)
+                bound[primitive.arguments[i]] = tuple(self._input(record, k) for k in many)
             else:
-                given[primitive.arguments[i]] = self._input(record, i)
+                bound[primitive.arguments[i]] = self._input(record, i)
         for i in derivative.outputs:
             array = record.take("output", i)
-            given[primitive.outputs[i]] = self.wrap(array, (record, i)) if self.wrap else array
+            bound[primitive.outputs[i]] = self.wrap(array, (record, i)) if self.wrap else array
         if derivative.specs:
-            given["specs"] = record.specs
+            bound["specs"] = record.specs
         if derivative.needs:
-            given["needs"] = needs
-        for name, place in derivative.attributes:
-            given[name] = record.attrs[place]
-        return given
+            bound["needs"] = needs
+        for name, index in derivative.attributes:
+            bound[name] = record.attrs[index]
+        return bound
 
     def _input(self, record: Record, position: int) -> Value:
         array = record.take("input", position)

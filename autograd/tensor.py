@@ -29,11 +29,12 @@ class Tensor(InPlace):
 
     A leaf with `requires_grad` gathers `grad` in each backward; in `slot`, an Array of the same
     shape, where one was given (a slice of a flat buffer). `hooks` see a gradient before it is
-    added, `ready` functions the leaf after its gradient is final.
+    added, `post_grad_hooks` the leaf after its gradient is final.
     """
 
     __slots__ = (
-        "__weakref__", "_grad", "data", "hooks", "ready", "requires_grad", "slot", "source",
+        "__weakref__", "_grad", "data", "hooks", "post_grad_hooks", "requires_grad", "slot",
+        "source",
     )  # fmt: skip
     __array_ufunc__ = None
     is_parameter = False
@@ -51,7 +52,7 @@ class Tensor(InPlace):
         self._grad: Tensor | None = None
         self.slot: Array | None = None
         self.hooks: list[Callable[[Tensor], Tensor | None]] = []
-        self.ready: list[Callable[[Tensor], None]] = []
+        self.post_grad_hooks: list[Callable[[Tensor], None]] = []
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,23 +104,23 @@ class Tensor(InPlace):
 
     def numpy(self) -> NDArray:
         """Return the numbers, without a copy: do not write to them."""
-        context.untraced("reads a tensor's numbers")
+        context.not_replayable("reads a tensor's numbers")
         return self.data.shown()
 
     def item(self) -> float | int | bool:
         """Return the number of a tensor that holds a single one. ValueError otherwise."""
         if self.spec.size != 1:
             raise ValueError(f"item() of a tensor of shape {self.shape}, which is no single number")
-        context.untraced("reads a tensor's numbers")
+        context.not_replayable("reads a tensor's numbers")
         return self.data.value.item()
 
     def tolist(self) -> Any:
         """Return nested lists of Python numbers."""
-        context.untraced("reads a tensor's numbers")
+        context.not_replayable("reads a tensor's numbers")
         return self.data.value.tolist()
 
-    def exchange(self, data: Array) -> None:
-        """Lay the tensor somewhere else: functions that `trace` returned learn their calls anew."""
+    def rebind(self, data: Array) -> None:
+        """Give the tensor another array: functions that `trace` returned trace their calls anew."""
         self.data = data
 
     def lifted(self, value: Operand) -> Array:
@@ -156,9 +157,9 @@ class Tensor(InPlace):
 
     def deliver(self, gradient: Value) -> None:
         """Take the gradient of one sweep, which is final: the engine calls this."""
-        given, trace = self.hooked(gradient), context.current().trace
-        if trace is not None:
-            trace.deliver(self)
+        given, observer = self.hooked(gradient), context.current().observer
+        if observer is not None:
+            observer.deliver(self)
         if self.slot is not None:
             given = self._settle(self.slot, given)
         elif self.grad is None:
@@ -166,15 +167,15 @@ class Tensor(InPlace):
         else:
             given = self.grad + given
         self._grad = given
-        if trace is None:
+        if observer is None:
             self.announce()
-        elif self.ready:
-            trace.announce(self)
+        elif self.post_grad_hooks:
+            observer.announce(self)
 
     def announce(self) -> None:
         """Tell whoever waits for it that the gradient is final."""
-        for ready in self.ready:
-            ready(self)
+        for hook in self.post_grad_hooks:
+            hook(self)
 
     def hooked(self, gradient: Value) -> Tensor:
         """Return a gradient as the hooks leave it."""
@@ -204,7 +205,7 @@ class Tensor(InPlace):
         if self.source is None:
             self.hooks.append(hook)
             return lambda: self.hooks.remove(hook)
-        context.untraced("hooks a gradient of its own")
+        context.not_replayable("hooks a gradient of its own")
         record, position = self.source
 
         def inner(gradient: Value) -> Value | None:
@@ -249,14 +250,14 @@ class Tensor(InPlace):
         return self.shape[0]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> NDArray:
-        context.untraced("reads a tensor's numbers")
+        context.not_replayable("reads a tensor's numbers")
         return np.array(self.data.value, dtype, copy=copy)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """Copy a leaf with its numbers, gradient and slot, without its hooks."""
         if self.source is not None:
             raise RuntimeError("deepcopy: only of leaves; a computed tensor has a history")
-        context.untraced("reads a tensor's numbers")
+        context.not_replayable("reads a tensor's numbers")
         twin = type(self)(deepcopy(self.data, memo), self.requires_grad)
         memo[id(self)] = twin
         twin.slot, twin.grad = deepcopy((self.slot, self.grad), memo)
@@ -313,11 +314,11 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
     Numbers and ndarrays among the arguments become arrays."""
     made_of: list[Array] = []
     state = context.current()
-    tape, trace = state.tape, state.trace
+    tape, observer = state.tape, state.observer
     for a in args:
         if isinstance(a, Tensor):
-            if trace is not None:
-                trace.reads(a)
+            if observer is not None:
+                observer.reads(a)
             data = a.data
             if type(data) is not Array:
                 raise TypeError(
@@ -336,8 +337,8 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
         if isinstance(result, tuple):
             return tuple([Tensor(a) for a in result])
         return None if result is None else Tensor(result)
-    if trace is not None and not trace.training:
-        trace.refuse("records gradients")
+    if observer is not None and not observer.training:
+        observer.refuse("records gradients")
     if primitive.writes:
         raise RuntimeError(f"{primitive.name}: in place on tensors with gradients; use no_grad()")
     result = dispatch(primitive, arrays, attrs)

@@ -9,19 +9,19 @@ from typing import Any, NamedTuple, TypeAlias
 from . import context
 from .array import Array, array
 from .deferred import Call, compute
-from .guards import Guards, Learner
-from .ledger import Batch, Ledger
-from .live import Lives
-from .primitive import Known, Primitive, perform
+from .guards import DependencyRecorder, Guards
+from .ledger import CallBatch, Ledger
+from .live import Lifetimes
+from .primitive import CallInfo, Primitive, perform
 from .recent import KINDS, RECORDINGS, Recent
 from .repeat import (
-    Kind,
-    Repeat,
-    Repeating,
+    CallSignature,
+    Capture,
+    Replay,
     Shared,
-    TracedTraining,
+    TrainingTrace,
+    call_signature,
     check_inputs,
-    kind,
     opened,
     recordable,
 )
@@ -31,27 +31,27 @@ from .watch import MAKES, Dispatched
 Places: TypeAlias = tuple[int, ...]
 
 
-class Step(NamedTuple):
+class TracedCall(NamedTuple):
     """One call: the places of its operands and results, what it is filed under in the ledger, and
     the places that nothing reads any more."""
 
     primitive: Primitive
-    known: Known
+    known: CallInfo
     operands: Places
     results: Places
     key: Any
     done: Places
 
 
-class Calls(Learner):
+class CallRecorder(DependencyRecorder):
     """Gathers the calls that are dispatched; each array has a place, in order of its first use."""
 
     def __init__(self, inputs: Sequence[Array], ledger: Ledger) -> None:
         super().__init__(inputs, ledger)
         self.arrays: list[Array] = []
-        self.steps: list[Step] = []
+        self.steps: list[TracedCall] = []
         self._places: dict[int, int] = {}
-        self.lives = Lives()
+        self.lifetimes = Lifetimes()
         self.given = [self.place(a) for a in inputs]
 
     def place(self, a: Array) -> int:
@@ -64,9 +64,9 @@ class Calls(Learner):
     def add(self, call: Dispatched) -> None:
         """Take down a call."""
         super().add(call)
-        self.lives.add(call)
+        self.lifetimes.add(call)
         places = tuple(map(self.place, call.args)), tuple(map(self.place, call.made))
-        self.steps.append(Step(call.primitive, call.known, *places, call.key, ()))
+        self.steps.append(TracedCall(call.primitive, call.info, *places, call.key, ()))
 
 
 class Program:
@@ -74,10 +74,10 @@ class Program:
     read anew each time."""
 
     def __init__(
-        self, calls: Calls, outputs: Sequence[Array], container: type | None, guards: Guards
+        self, calls: CallRecorder, outputs: Sequence[Array], container: type | None, guards: Guards
     ) -> None:
         self.container, self.guards = container, guards
-        self.repeat: Repeat | None = None
+        self.repeat: Replay | None = None
         self.repeatable = not calls.writes_inputs
         if {id(a.root) for a in outputs} & {id(a) for a in calls.created}:
             raise RuntimeError(f"trace: the function returns a tensor that it {MAKES}")
@@ -89,8 +89,8 @@ class Program:
         roots = {id(a.root) for a in given}
         self.written = [a for a in calls.written.values() if id(a) in roots]
         keys = [step.key for step in calls.steps]
-        self.batch = Batch(keys, (), calls.lives.peaks())
-        self.steps: list[Step] = []
+        self.batch = CallBatch(keys, (), calls.lifetimes.peaks())
+        self.steps: list[TracedCall] = []
         read = {*self.outputs, *self.inputs}
         for step in reversed(calls.steps):
             done = (computed & {*step.operands, *step.results}) - read
@@ -150,21 +150,21 @@ class Program:
         return made
 
 
-class Traced:
+class InferenceTrace:
     """What `trace` returns; called like the function, with tensors alone."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.programs: Recent[Kind, list[Program]] = Recent(KINDS)
+        self.programs: Recent[CallSignature, list[Program]] = Recent(KINDS)
         self.shared, self.many = Shared(), 0
 
     def __call__(self, *inputs: Tensor) -> Any:
         state = context.current()
-        if state.trace is not None:
+        if state.observer is not None:
             return self.function(*inputs)  # within another trace
         check_inputs(inputs)
         arrays = [x.data for x in inputs]
-        key = kind(state, arrays)
+        key = call_signature(state, arrays)
         for program in self.programs.find(key) or ():
             if program.guards.hold():
                 made = self._run(program, arrays, state)
@@ -187,13 +187,13 @@ class Traced:
             return program.repeat.run(arrays, state.ledger)
         if backend is None or not program.repeatable or self.many >= RECORDINGS:
             return program.run(arrays, state.ledger)
-        with Repeating(backend, self.shared, arrays) as repeating:
-            made = program.run(repeating.inputs, state.ledger)
+        with Capture(backend, self.shared, arrays) as capture:
+            made = program.run(capture.inputs, state.ledger)
             foreign = {id(a) for a in program.arrays if a is not None}
-            repeat = repeating.end(made, program.batch, program.written, foreign)
+            repeat = capture.end(made, program.batch, program.written, foreign)
         if not repeat.recording.spoiled:
             program.repeat, self.many = repeat, self.many + 1
-        return repeating.results
+        return capture.results
 
     def _learn(
         self, arrays: list[Array], same: Places, ledger: Ledger
@@ -202,8 +202,8 @@ class Traced:
         # Under handles of their own inputs are told from what the function has from elsewhere.
         given = [Array(a.spec, a.value if a.has_numbers else None, a.root, -1) for a in arrays]
         inputs = [given[i] for i in same]
-        calls = Calls(inputs, ledger)
-        with context.using(tape=None, trace=calls):
+        calls = CallRecorder(inputs, ledger)
+        with context.using(tape=None, observer=calls):
             result = self.function(*[Tensor(a) for a in inputs])
         tensors, container = opened(result)
         made = [t.data for t in tensors]
@@ -212,7 +212,7 @@ class Traced:
         return made, program
 
 
-def trace(function: Callable[..., Any], training: bool = False) -> Traced | TracedTraining:
+def trace(function: Callable[..., Any], training: bool = False) -> InferenceTrace | TrainingTrace:
     """Return a function that computes what `function`, a model say, computes without a tape, and
     counts the same, but runs its Python once for each combination of backend, phase and input
     shapes; then only the calls that it made. Inputs are tensors; the result is a tensor, or a tuple
@@ -233,4 +233,4 @@ def trace(function: Callable[..., Any], training: bool = False) -> Traced | Trac
     calls take no Python at all between those of NumPy. They work in memory of their own, as much as
     the largest one takes.
     """
-    return TracedTraining(function) if training else Traced(function)
+    return TrainingTrace(function) if training else InferenceTrace(function)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .array import Array
     from .ledger import Cost, Ledger
     from .nn.module import Module
-    from .primitive import Known, Primitive
+    from .primitive import CallInfo, Primitive
     from .tensor import Tensor
 
 
@@ -19,7 +19,7 @@ class Dispatched(NamedTuple):
 
     primitive: Primitive
     attrs: tuple[Any, ...]
-    known: Known
+    info: CallInfo
     args: Sequence[Array]
     made: Sequence[Array]
     key: tuple[str, str, str, str, Cost]
@@ -33,7 +33,7 @@ class Changes:
     count = 0
 
 
-class Watch:
+class Observer:
     """Is told of each call, and of what a function does besides. `inputs` are what the function is
     given, `created` arrays that come from no call, `stashes` what the tape keeps, as the ledger
     files it, `written` the memory that calls write to."""

@@ -20,7 +20,7 @@ from tallygrad.autograd import (
     no_grad,
     trace,
 )
-from tallygrad.autograd.nn import Module, finish_order, flatten
+from tallygrad.autograd.nn import Module, flatten, gradient_order
 from tallygrad.autograd.optim import SGD
 
 from .cases import CLASSES, Case
@@ -55,7 +55,7 @@ class Ours:
         self.step = self.train if mode == "train" else self.infer
         self.plain = self.train_plainly if mode == "train" else self.infer_plainly
         if mode == "train":
-            order = finish_order(self.loss, [*self.model.parameters()])
+            order = gradient_order(self.loss, [*self.model.parameters()])
             self.optimizer = SGD(flatten(order), RATE, momentum=MOMENTUM, weight_decay=DECAY)
             self.fit = trace(self.backward, training=True)
         else:

@@ -108,7 +108,7 @@ def clocked(primitives: set[Primitive]) -> Iterator[dict[str, Clock]]:
     """Put clocks around all kernels learned so far, by the primitive's name, for a while. A kernel
     that does more than one call counts for the last of them."""
     clocks = {p.name: Clock() for p in primitives}
-    before = {p: dict(p.known) for p in primitives}
+    before = {p: dict(p.resolved) for p in primitives}
     calls: dict[Call, tuple[Kernel, dict[Any, Joined | None]]] = {}
     try:
         for p, knowns in before.items():
@@ -125,7 +125,7 @@ def clocked(primitives: set[Primitive]) -> Iterator[dict[str, Clock]]:
         yield clocks
     finally:
         for p, knowns in before.items():
-            p.known.update(knowns)
+            p.resolved.update(knowns)
         for call, (kernel, joins) in calls.items():
             call.kernel = kernel
             call.joined.update(joins)

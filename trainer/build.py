@@ -22,7 +22,7 @@ from ..autograd import (
     set_memory_limit,
     zeros,
 )
-from ..autograd.nn.flat import Flat, finish_order, flatten
+from ..autograd.nn.flat import FlatParameters, flatten, gradient_order
 from ..autograd.optim import SGD, schedules
 from ..autograd.random import moment, replayed
 from ..autograd.tape import Tape
@@ -133,7 +133,7 @@ def create_model(name: str, data: Dataset, dtype: Any, seed: int = 0) -> nn.Modu
     return model.astype(dtype)
 
 
-def gather(model: nn.Module, data: Dataset, dtype: Any) -> Flat:
+def flatten_parameters(model: nn.Module, data: Dataset, dtype: Any) -> FlatParameters:
     """Move the parameters into one buffer, in the order in which a sweep finishes them, which a
     step on the meta backend tells."""
 
@@ -142,7 +142,7 @@ def gather(model: nn.Module, data: Dataset, dtype: Any) -> Flat:
         return cross_entropy(model(x), zeros(2, dtype=np.int64))
 
     model.train()
-    return flatten(finish_order(run, list(model.parameters())))
+    return flatten(gradient_order(run, list(model.parameters())))
 
 
 def tune(name: str, comm: Comm, model: nn.Module, data: Data) -> None:
@@ -200,7 +200,9 @@ def stashed(model: nn.Module, loader: Loader, size: int) -> int:
     return sum(row.stashed for row in ledger)
 
 
-def create_optimizer(config: TrainConfig, model: nn.Module, flat: Flat, steps: int) -> SGD:
+def create_optimizer(
+    config: TrainConfig, model: nn.Module, flat: FlatParameters, steps: int
+) -> SGD:
     """Return the optimizer and its schedule over `steps` steps."""
     if config.warmup_steps >= steps:
         raise UserError(f"--warmup-steps {config.warmup_steps}: the epochs have {steps} steps")

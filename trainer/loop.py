@@ -75,7 +75,7 @@ class Training:
         agree(comm, lambda: work_facts(self.backend, *splits))
         build.limit_memory(self.backend, parse_size(config.memory_limit))
         self.model = build.create_model(config.model, data.train.dataset, self.dtype, config.seed)
-        self.flat = build.gather(self.model, data.train.dataset, self.dtype)
+        self.flat = build.flatten_parameters(self.model, data.train.dataset, self.dtype)
         self.steps_per_epoch = len(self.train_data)
         self.planned = config.epochs * self.steps_per_epoch
         self.optimizer = build.create_optimizer(config, self.model, self.flat, self.planned)
@@ -201,7 +201,7 @@ class Training:
         share = np.asarray(count / batch.total, self.dtype)
         given = (from_numpy(a) for a in (batch.images, batch.labels, share))
         watch = Sparsity(self.ledger, [self.flat.data]) if self.sampled() else None
-        with context.using(trace=watch) if watch else nullcontext():
+        with context.using(observer=watch) if watch else nullcontext():
             return sums(self.train_step(*given), count)
 
     def sampled(self) -> bool:

@@ -18,9 +18,9 @@ FLOAT = np.dtype(np.float32)
 
 def _new(a: Array, requires_grad: bool = False) -> Tensor:
     """Return a tensor on an array that comes from no call, which a trace has to know of."""
-    trace = context.current().trace
-    if trace is not None:
-        trace.created.append(a)
+    observer = context.current().observer
+    if observer is not None:
+        observer.created.append(a)
     return Tensor(a, requires_grad)
 
 

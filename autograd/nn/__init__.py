@@ -4,7 +4,7 @@ from ..tensor import Parameter
 from . import init
 from .activation import ELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, Softmax, Softplus, Tanh
 from .dropout import Dropout, Dropout2d
-from .flat import Flat, finish_order, flatten
+from .flat import FlatParameters, flatten, gradient_order
 from .layers import (
     Conv1d,
     Conv2d,
@@ -38,7 +38,7 @@ __all__ = [
     "CrossEntropyLoss",
     "Dropout",
     "Dropout2d",
-    "Flat",
+    "FlatParameters",
     "Flatten",
     "Identity",
     "LSTMCell",
@@ -59,7 +59,7 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
-    "finish_order",
     "flatten",
+    "gradient_order",
     "init",
 ]

@@ -17,7 +17,7 @@ from ..tape import Record, Tape, reach
 from ..tensor import Parameter, Tensor
 
 
-class Flat:
+class FlatParameters:
     """Parameters whose numbers are views of `data` and whose gradients are written to views of
     `grad`, both (total size,), one behind the other in the order of `parameters`; `offsets` has
     the first element of each. Built by `flatten`."""
@@ -37,7 +37,7 @@ class Flat:
         """Move a parameter's numbers, and its gradient if there is one, into the buffers."""
         home = self.data.view(offset, p.shape)
         store(home, p.data)
-        p.exchange(home)
+        p.rebind(home)
         p.slot = self.grad.view(offset, p.shape)
         if p.grad is not None:
             store(p.slot, p.grad.data)
@@ -67,9 +67,9 @@ class Flat:
         return array.view(start, (self.offsets[last] + self.parameters[last].size - start,))
 
 
-def flatten(parameters: Sequence[Parameter]) -> Flat:
+def flatten(parameters: Sequence[Parameter]) -> FlatParameters:
     """Lay parameters of one type into a flat buffer in the given order, which had best be that of
-    `finish_order`. Their numbers and gradients stay. ValueError for no parameters, one that is
+    `gradient_order`. Their numbers and gradients stay. ValueError for no parameters, one that is
     listed twice, or several types."""
     if not parameters:
         raise ValueError("flatten: no parameters given")
@@ -78,10 +78,10 @@ def flatten(parameters: Sequence[Parameter]) -> Flat:
     types = sorted({str(p.dtype) for p in parameters})
     if len(types) > 1:
         raise ValueError(f"flatten: parameters are {' and '.join(types)}; make a group of each")
-    return Flat(parameters)
+    return FlatParameters(parameters)
 
 
-def finish_order(
+def gradient_order(
     run: Callable[[], Tensor], parameters: Sequence[Parameter]
 ) -> list[Parameter]:
     """Return the parameters in the order in which a backward sweep from `run()` finishes their
@@ -99,7 +99,7 @@ def _first_readers(loss: Tensor) -> dict[int, int]:
     """Map leaves to a number that is the smaller the later the sweep finishes with them: it does
     so at the earliest record that reads them."""
     if loss.source is None:
-        raise RuntimeError("finish_order: run() returned a tensor without a history")
+        raise RuntimeError("gradient_order: run() returned a tensor without a history")
     first: dict[int, int] = {}
     for record in reach([loss.source[0]]):
         leaves = [id(s[0]) for s in record.sources if s and not isinstance(s[0], Record)]

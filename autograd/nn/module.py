@@ -90,8 +90,8 @@ class Module:
 
     def _run(self, scope: str, /, *args: Any, **kwargs: Any) -> Any:
         state = context.current()
-        if state.trace is not None:
-            state.trace.called(self)
+        if state.observer is not None:
+            state.observer.called(self)
         if not scope:
             return self.forward(*args, **kwargs)
         token = context.enter(state.inside(scope))
@@ -227,7 +227,7 @@ class Module:
                 if t.slot is not None:
                     raise RuntimeError(f"{name}: change its type before building the optimizer")
                 with context.using(ledger=Ledger(), tape=None):
-                    t.exchange(cast(t.data, dtype=wanted))
+                    t.rebind(cast(t.data, dtype=wanted))
                     t.grad = None
         return self
 

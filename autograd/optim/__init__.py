@@ -1,6 +1,6 @@
 """Optimizers and learning rates."""
 
 from . import schedules
-from .sgd import SGD, Group
+from .sgd import SGD, ParameterGroup
 
-__all__ = ["SGD", "Group", "schedules"]
+__all__ = ["SGD", "ParameterGroup", "schedules"]

@@ -13,23 +13,23 @@ from .. import context
 from ..array import Array, NDArray, array
 from ..functional.create import zeros
 from ..nn.errors import compare, unknown
-from ..nn.flat import Flat, flatten
+from ..nn.flat import FlatParameters, flatten
 from ..nn.module import assign
 from ..ops import update
 from ..tensor import Parameter, Tensor
 from .schedules import Schedule
 
-Parameters: TypeAlias = Flat | Iterable[Parameter]
+Parameters: TypeAlias = FlatParameters | Iterable[Parameter]
 SCOPE = "optimizer"
 LATEST = 1 << 63  # beyond any step
 
 
 @dataclass
-class Group:
+class ParameterGroup:
     """Parameters that share their settings, and their velocity (total size,), or () without
     momentum. `lr` is a number or a schedule."""
 
-    flat: Flat
+    flat: FlatParameters
     lr: float | Schedule
     momentum: float
     dampening: float
@@ -89,20 +89,21 @@ class Group:
         return runs
 
 
-_SETTINGS = tuple(f.name for f in fields(Group) if f.name != "flat")
+_SETTINGS = tuple(f.name for f in fields(ParameterGroup) if f.name != "flat")
 
 
 class SGD:
     """Stochastic gradient descent with momentum (Sutskever et al. 2013), in torch's form: the
     velocity starts as the first gradient, without dampening.
 
-    `params`: Parameters, a Flat, or groups, which are mappings with "params" and settings of their
-    own. Lays the parameters into flat buffers, those of a group in the given order. A frozen one
-    stays as it is until it requires a gradient again. Any other without a gradient counts as one
-    with zeros: momentum and weight decay move it. `lr`: a number, or a schedule of the step, which
-    is an input of the update and so may change. `named_parameters` names the parameters in
-    `state_dict`; else they are numbered in the order of `params`. ValueError for negative settings,
-    no parameters, computed tensors and one that is listed twice; TypeError for what is no tensor.
+    `params`: Parameters, FlatParameters, or groups, which are mappings with "params" and settings
+    of their own. Lays the parameters into flat buffers, those of a group in the given order. A
+    frozen one stays as it is until it requires a gradient again. Any other without a gradient
+    counts as one with zeros: momentum and weight decay move it. `lr`: a number, or a schedule of
+    the step, which is an input of the update and so may change. `named_parameters` names the
+    parameters in `state_dict`; else they are numbered in the order of `params`. ValueError for
+    negative settings, no parameters, computed tensors and one that is listed twice; TypeError for
+    what is no tensor.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class SGD:
 
     def step(self) -> None:
         """Update all parameters by their gradients."""
-        context.untraced("counts a step of an optimizer")
+        context.not_replayable("counts a step of an optimizer")
         with context.using(phase="update", scope=SCOPE, tape=None):
             for group in self.groups:
                 group.step(group.rate(self.steps))
@@ -181,7 +182,7 @@ class SGD:
 
 def _listed(params: Parameters | Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return groups, one where there are none, with their parameters in lists."""
-    if isinstance(params, Flat):
+    if isinstance(params, FlatParameters):
         return [{"params": params}]
     items = _items(params)
     groups = items if items and isinstance(items[0], Mapping) else [{"params": items}]
@@ -191,9 +192,9 @@ def _listed(params: Parameters | Iterable[Mapping[str, Any]]) -> list[Mapping[st
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError(f"SGD: expected groups with 'params', got {type(group).__name__}")
         own = group["params"]
-        if not isinstance(own, Flat):
+        if not isinstance(own, FlatParameters):
             own = _checked([own] if isinstance(own, Tensor) else _items(own))
-        members += own.parameters if isinstance(own, Flat) else own
+        members += own.parameters if isinstance(own, FlatParameters) else own
         found.append({**group, "params": own})
     if len({id(p) for p in members}) < len(members):
         raise ValueError("SGD: expected each parameter once, got one twice")
@@ -219,9 +220,10 @@ def _checked(params: list[Any]) -> list[Any]:
     return params
 
 
-def _group(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Group:
+def _group(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> ParameterGroup:
     for name in given.keys() - {"params", *_SETTINGS}:
         raise unknown("setting of a group", name, _SETTINGS)
     params = given["params"]
-    flat = params if isinstance(params, Flat) else flatten(params)
-    return Group(flat, **{name: given.get(name, value) for name, value in defaults.items()})
+    flat = params if isinstance(params, FlatParameters) else flatten(params)
+    settings = {name: given.get(name, value) for name, value in defaults.items()}
+    return ParameterGroup(flat, **settings)

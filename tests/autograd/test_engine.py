@@ -67,8 +67,8 @@ def test_gradient_lands_in_its_slot() -> None:
 def test_leaf_is_ready_when_its_earliest_reader_was_swept() -> None:
     first, last = leaf(2.0), leaf(3.0)
     order: list[str] = []
-    first.ready.append(lambda t: order.append(f"first {t.grad.item()}"))
-    last.ready.append(lambda t: order.append(f"last {t.grad.item()}"))
+    first.post_grad_hooks.append(lambda t: order.append(f"first {t.grad.item()}"))
+    last.post_grad_hooks.append(lambda t: order.append(f"last {t.grad.item()}"))
     h = first * 1.0
     h.register_hook(lambda g: order.append("h"))
     (h * last * first).backward()

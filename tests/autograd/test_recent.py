@@ -12,7 +12,7 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, deferred, nn, recent, repeat
-from tallygrad.autograd.ledger import Batch, Cost, Ledger
+from tallygrad.autograd.ledger import CallBatch, Cost, Ledger
 from tallygrad.autograd.ops.reduce import scale
 from tallygrad.autograd.recent import KINDS, WAYS, Recent
 
@@ -59,8 +59,8 @@ def test_new_attributes_and_shapes_do_not_pile_up(monkeypatch: pytest.MonkeyPatc
     for i in range(100):
         assert scale(x, factor=float(i)).tolist() == [float(i)] * 3
         assert scale(ag.ones(i + 1), factor=2.0).shape == (i + 1,)
-        assert entries(scale.known) <= 20
-    assert scale.known[context.current().backend, (x.spec,), (99.0,)].outputs == (x.spec,)
+        assert entries(scale.resolved) <= 20
+    assert scale.resolved[context.current().backend, (x.spec,), (99.0,)].outputs == (x.spec,)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -98,7 +98,7 @@ def test_batches_that_are_counted_no_more_are_added_up() -> None:
     ledger = Ledger()
     for i in range(3 * KINDS):
         for _ in range(2):
-            ledger.count_batch(Batch([("a", "forward", "b", "c", Cost(add=i % 2))]))
+            ledger.count_batch(CallBatch([("a", "forward", "b", "c", Cost(add=i % 2))]))
         assert len(ledger._batches) <= KINDS
     assert sum(ledger.calls.values()) == 6 * KINDS and ledger.total().add == 3 * KINDS
 

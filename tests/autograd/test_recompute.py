@@ -22,7 +22,7 @@ def test_checkpoint_gives_the_same_gradients_and_the_ledger_shows_both_runs() ->
     for wrap in (lambda f, *a: f(*a), ag.checkpoint):
         x, w = leaf(0.5, 1.0), leaf(2.0, 3.0)
         ready: list[int] = []
-        w.ready.append(lambda t, ready=ready: ready.append(1))
+        w.post_grad_hooks.append(lambda t, ready=ready: ready.append(1))
         with context.using(ledger=ag.Ledger()) as state:
             y = wrap(segment, x * 1.0, w) + wrap(lambda h, w=w: h * w, x)
             y.sum().backward()

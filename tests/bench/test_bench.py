@@ -226,13 +226,13 @@ def test_a_backend_with_an_unknown_option_ends_in_one_line(bench: Any) -> None:
 def test_a_profile_counts_calls_and_leaves_no_clocks(bench: Any) -> None:
     ours = bench.ours.Ours(replace(bench.cases.CASES["mlp-64"], batch=2), "train", "numpy")
     used = bench.profile.used(ours.plain)
-    before = {p: dict(p.known) for p in used}
+    before = {p: dict(p.resolved) for p in used}
     perform = door.perform
     lines = {line.name: line for line in bench.profile.profile(ours)}
     holders = [m for k, m in sys.modules.items() if k.startswith("tallygrad.autograd")]
     found = [vars(m)["perform"] for m in holders if "perform" in vars(m)]
     assert len(found) >= 2 and all(function is perform for function in found)
-    assert {p: dict(p.known) for p in used} == before
+    assert {p: dict(p.resolved) for p in used} == before
     assert lines["linear"].calls == 3 and lines["matmul"].calls == 3 + 2
     assert lines["sgd"].calls == 1
     assert lines["matmul"].gflops and lines["relu"].gflops is None

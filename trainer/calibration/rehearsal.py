@@ -75,7 +75,7 @@ class Rehearsal:
     def stamp(self) -> None:
         """From now on take down when each gradient is final."""
         for i, p in enumerate(self.parameters):
-            p.ready.append(self._stamper(i))
+            p.post_grad_hooks.append(self._stamper(i))
 
     def _stamper(self, place: int) -> Callable[[Tensor], None]:
         def final(parameter: Tensor) -> None:

@@ -19,7 +19,7 @@ from ...autograd.array import NDArray
 from ...autograd.deferred import recorders
 from ...autograd.ledger import Cost
 from ...autograd.optim import SGD
-from ...autograd.watch import Dispatched, Watch
+from ...autograd.watch import Dispatched, Observer
 from ..calibration.roofs import Roofs, calibrate, joules
 from ..cost.report.figures import WHOLE
 from ..cost.report.page import page_file
@@ -34,7 +34,7 @@ from ..progress import compiling
 Key = tuple[str, str]  # scope and phase
 
 
-class Clock(Watch):
+class Clock(Observer):
     """Adds up the seconds that kernels take, and what they cost, by scope and phase: each kernel's
     for the call that is dispatched next, which is the one that ran it."""
 
@@ -111,7 +111,7 @@ def _timed(step: Callable[[], None]) -> tuple[Clock, Ledger]:
     clock = Clock(books)
     recorders[get_ident()] = clock
     try:
-        with context.using(ledger=books, trace=clock):
+        with context.using(ledger=books, observer=clock):
             step()
     finally:
         del recorders[get_ident()]

@@ -11,7 +11,7 @@ import numpy as np
 from ...autograd import Ledger, Tensor, context, cross_entropy, models, nn, no_grad, zeros
 from ...autograd.array import Array
 from ...autograd.ledger import Cost
-from ...autograd.live import Living
+from ...autograd.live import PeakMemory
 from ...autograd.optim import SGD
 from ...autograd.watch import Dispatched
 
@@ -80,7 +80,7 @@ class Work:
         return self.ledger.by("phase").get(name, Cost())
 
 
-class Calls(Living):
+class Calls(PeakMemory):
     """Takes down shapes of layers, and how many bytes of results are alive."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -121,15 +121,15 @@ def count(
         if training:
             sgd = SGD(parameters, 0.1, momentum=0.9, weight_decay=1e-4)
         watch = Calls(books)
-        with context.using(ledger=books, trace=watch):
+        with context.using(ledger=books, observer=watch):
             if training:
                 cross_entropy(model.train()(x), labels).backward(share)  # as a micro-batch's
                 sgd.step()
             else:
                 _infer(model.eval(), x)
-    books.add_peaks(watch.lives.peaks())
+    books.add_peaks(watch.lifetimes.peaks())
     layers = _layers(model, books, watch)
-    size, peak = sum(p.size for p in parameters), max(watch.lives.alive(), default=0)
+    size, peak = sum(p.size for p in parameters), max(watch.lifetimes.alive(), default=0)
     return Work(name, batch, input_shape, layers, books, size, peak)
 
 

@@ -10,7 +10,7 @@ from ...autograd import context
 from ...autograd.array import Array, NDArray, Spec, array
 from ...autograd.functional.create import zeros
 from ...autograd.ledger import Cost, Ledger
-from ...autograd.nn.flat import Flat
+from ...autograd.nn.flat import FlatParameters
 from ...autograd.nn.module import Module
 from ...autograd.ops.reduce import scale
 from ...autograd.ops.update import accumulate, store
@@ -113,7 +113,7 @@ class GradientSync:
     """
 
     def __init__(
-        self, flat: Flat, reducer: Reducer, bucket_bytes: int = 1 << 20, parts: int = 1
+        self, flat: FlatParameters, reducer: Reducer, bucket_bytes: int = 1 << 20, parts: int = 1
     ) -> None:
         self.flat = flat
         self.reducer = reducer
@@ -127,7 +127,7 @@ class GradientSync:
         self._cut(bucket_bytes)
         # Alone, nobody waits for a sum: there is nothing to begin early.
         for p in flat.parameters if reducer.comm.size > 1 else ():
-            p.ready.append(self._finished)
+            p.post_grad_hooks.append(self._finished)
 
     def _cut(self, bucket_bytes: int) -> None:
         """Cut the flat buffer between parameters into buckets of at least the given size."""
@@ -246,7 +246,7 @@ class MicroBatchBuffers:
 
     def _use(self, arrays: list[Array]) -> None:
         for buffer, held in zip(self.buffers, arrays, strict=True):
-            buffer.exchange(held)
+            buffer.rebind(held)
 
     def capture(self) -> dict[str, NDArray]:
         """Return the copies of all micro-batches by name, (parts, ..), on rank 0; elsewhere, and

@@ -14,7 +14,7 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, nn
-from tallygrad.autograd.live import Living
+from tallygrad.autograd.live import PeakMemory
 from tallygrad.autograd.memory import set_memory_limit
 from tallygrad.autograd.optim import SGD
 from tallygrad.autograd.sparsity import Sparsity
@@ -143,14 +143,14 @@ CHANGES: dict[str, Change] = {
     "attribute requires_grad": lambda case: setattr(case.net.first.bias, "requires_grad", False),
     "hook": _hook,
     "hook and gone": _hook_and_gone,
-    "waits for a gradient": lambda case: case.net.first.weight.ready.append(lambda p: None),
+    "waits for a gradient": lambda c: c.net.first.weight.post_grad_hooks.append(lambda p: None),
     "parameter replaced": _set("first.weight", lambda: nn.Parameter(ag.ones(4, 3, 3, 3))),
     "parameter removed": _set("first.bias", None),
     "parameter laid elsewhere": _elsewhere,
     "parameter written": lambda case: case.net.first.weight.data.write(np.ones((4, 3, 3, 3))),
     "through other types": _through_types,
     "buffer replaced": _set("norm.running_mean", lambda: ag.ones(4)),
-    "buffer laid elsewhere": lambda case: case.net.norm.running_mean.exchange(ag.ones(4).data),
+    "buffer laid elsewhere": lambda case: case.net.norm.running_mean.rebind(ag.ones(4).data),
     "module added": lambda case: setattr(case.net, "extra", case.spare),
     "module replaced": _replaced,
     "module's class": _set("last", lambda: nn.Sequential(nn.Flatten(), nn.Linear(256, 4))),
@@ -170,8 +170,8 @@ CHANGES: dict[str, Change] = {
     "direct": _with(lambda: context.using(backend="llvm:direct")),
     "phase": _with(lambda: context.using(phase="evaluate")),
     "ledger": _with(lambda: context.using(ledger=ag.Ledger())),
-    "somebody looks on": _with(lambda: context.using(trace=Living(context.current().ledger))),
-    "sparsity": _with(lambda: context.using(trace=Sparsity(context.current().ledger))),
+    "peak memory": _with(lambda: context.using(observer=PeakMemory(context.current().ledger))),
+    "sparsity": _with(lambda: context.using(observer=Sparsity(context.current().ledger))),
     "threads": lambda case: ag.set_num_threads(2),
     "limit": lambda case: set_memory_limit(1 << 33),
 }

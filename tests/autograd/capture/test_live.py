@@ -10,7 +10,7 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import Ledger, Tensor, context, models, nn
-from tallygrad.autograd.live import Living
+from tallygrad.autograd.live import PeakMemory
 from tallygrad.trainer.cost.workload import count
 
 SHAPES = {"mlp": (1, 28, 28), "lenet": (1, 28, 28), "lstm": (1, 28, 28), "resnet20": (3, 32, 32)}
@@ -72,15 +72,15 @@ def test_so_has_inference(backend: str) -> None:
 
 
 def test_a_view_keeps_what_it_is_of_and_numbers_from_elsewhere_do_not_count() -> None:
-    watch = Living(Ledger())
-    with context.using(backend="numpy", ledger=watch.ledger, trace=watch), ag.no_grad():
+    watch = PeakMemory(Ledger())
+    with context.using(backend="numpy", ledger=watch.ledger, observer=watch), ag.no_grad():
         given = ag.ones(250)
         x = ag.relu(given)
         part = x.reshape(25, 10)
         del x
         ag.relu(given)
         ag.relu(part)
-    assert watch.lives.alive() == [1000, 1000, 2000, 2000]
+    assert watch.lifetimes.alive() == [1000, 1000, 2000, 2000]
 
 
 def test_of_peaks_the_largest_stays_and_files_keep_it() -> None:

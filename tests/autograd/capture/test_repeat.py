@@ -268,7 +268,7 @@ def test_an_error_leaves_nothing_behind() -> None:
     wrong[0] = True
     with pytest.raises(ValueError, match="as told"):
         traced(ag.ones(300))
-    assert context.current().trace is None and not memory.pool.arenas and not jit.notes
+    assert context.current().observer is None and not memory.pool.arenas and not jit.notes
     wrong[0] = False
     for number in (1.0, 2.0, 3.0):
         assert traced(ag.full((300,), number)).tolist() == [2 * number] * 300

@@ -68,7 +68,7 @@ def test_whoever_waits_for_a_gradient_is_told_each_time_when_it_is_final() -> No
     (layer, sgd), seen = layer_of(), list[int]()
     told: list[tuple[int, float]] = []
     for i, p in enumerate(layer.parameters()):
-        p.ready.append(lambda leaf, i=i: told.append((i, float(leaf.grad.sum().item()))))
+        p.post_grad_hooks.append(lambda leaf, i=i: told.append((i, float(leaf.grad.sum().item()))))
     step = traced_layer(layer, seen)
     for scale in (1.0, 2.0, 3.0, 4.0):
         step(ag.full((2, 4), scale))
@@ -101,7 +101,7 @@ def test_buffers_that_change_places_have_recordings_of_their_own() -> None:
     for turn in range(8):
         x = ag.from_numpy(draw.standard_normal((4, 3, 8, 8), dtype=np.float32))
         for name, mine in zip(("running_mean", "running_var"), places[turn % 2], strict=True):
-            getattr(norm, name).exchange(mine)
+            getattr(norm, name).rebind(mine)
         np.testing.assert_array_equal(step(x).numpy(), twin(x).numpy())
         if turn % 2 == 0:
             held = places[1][0].value.copy()
@@ -119,8 +119,8 @@ def test_tensors_may_change_places(training: bool) -> None:
         assert traced(ag.ones(300)).tolist() == [2.0 + (turn % 2)] * 300
         assert traced(ag.ones(300)).tolist() == [2.0 + (turn % 2)] * 300
         mine, other = a.data, b.data
-        a.exchange(other)
-        b.exchange(mine)
+        a.rebind(other)
+        b.rebind(mine)
 
 
 @pytest.mark.usefixtures("llvm")
@@ -130,7 +130,7 @@ def test_whoever_waits_may_repeat_calls_himself() -> None:
     sgd = SGD(layer.parameters(), lr=0.1)
     inner = ag.trace(lambda x: x + 1.0, training=True)
     # Once a step, so that both are recorded in the second one.
-    layer.bias.ready.append(lambda leaf: inner(ag.ones(300)))
+    layer.bias.post_grad_hooks.append(lambda leaf: inner(ag.ones(300)))
 
     def step(x: Tensor) -> Tensor:
         large = ag.relu(x * 3.0)
@@ -226,11 +226,11 @@ def test_what_changes_about_leaves_is_seen() -> None:
     for _ in range(3):
         step(x)
         sgd.zero_grad()
-    layer.bias.ready.append(told.append)
+    layer.bias.post_grad_hooks.append(told.append)
     step(x)
     assert len(seen) == 3 and told == [layer.bias]
     sgd.zero_grad()
-    layer.bias.ready.clear()
+    layer.bias.post_grad_hooks.clear()
     layer.weight.requires_grad_(False)
     step(x)
     assert layer.weight.grad is None and layer.bias.grad is not None
@@ -245,7 +245,7 @@ def test_books_tell_where_and_when_somebody_was_told() -> None:
     books = []
     for wrap in (lambda f: f, lambda f: ag.trace(f, training=True)):
         layer, sgd = layer_of()
-        layer.weight.ready.append(lambda leaf: ag.relu(leaf.grad))
+        layer.weight.post_grad_hooks.append(lambda leaf: ag.relu(leaf.grad))
 
         def forward_backward(x: Tensor, layer: nn.Linear = layer) -> Tensor:
             y = layer(x).sum()

@@ -43,7 +43,7 @@ def swept(
     books = Ledger()
     with context.using(backend=name, ledger=books):
         a, b = ag.tensor(x, requires_grad=True), nn.Parameter(ag.tensor(w))
-        with context.using(trace=Sparsity(books, [b.data])):
+        with context.using(observer=Sparsity(books, [b.data])):
             y = f(a, b)
             dy = sparse(*y.shape, seed=seed, zeros=0.6)
             (y * ag.tensor(dy)).sum().backward()
@@ -155,7 +155,7 @@ def test_recurrent_layers_are_those_of_single_products(name: str, kind: str, bot
     with context.using(backend=backend(name), ledger=books):
         a = ag.tensor(x, requires_grad=True)
         weights_of = [p.data for p in layer.parameters()]
-        with context.using(trace=Sparsity(books, weights_of)):
+        with context.using(observer=Sparsity(books, weights_of)):
             y, _ = layer(a)
             dy = sparse(*y.shape, seed=6, zeros=0.6)
             (y * ag.tensor(dy)).sum().backward()
@@ -190,8 +190,8 @@ def test_those_who_wait_for_a_gradient_are_told_at_its_place() -> None:
     layers = [nn.Linear(2, 2), nn.Linear(2, 2)]
     flatten([p for layer in layers for p in layer.parameters()])
     for i, layer in enumerate(layers):
-        layer.weight.ready.append(lambda p, i=i: told.append(f"{i} {p.grad is not None}"))
-    with context.using(ledger=books, trace=Sparsity(books)):
+        layer.weight.post_grad_hooks.append(lambda p, i=i: told.append(f"{i} {p.grad is not None}"))
+    with context.using(ledger=books, observer=Sparsity(books)):
         y = layers[1](layers[0](ag.ones(1, 2))).sum()
         y.backward()
     assert told == ["1 True", "0 True"]
@@ -205,7 +205,7 @@ def strange(x: Any) -> Any:
 
 def test_what_cannot_be_looked_into_is_told_apart() -> None:
     books = Ledger()
-    with context.using(ledger=books, trace=Sparsity(books)):
+    with context.using(ledger=books, observer=Sparsity(books)):
         strange(ag.ones(3))
     assert [*books.sampled.values()] == [Sample(calls=1, uncounted=7)]
 

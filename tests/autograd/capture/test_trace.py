@@ -269,4 +269,4 @@ def test_an_error_leaves_nothing_behind() -> None:
     with pytest.raises(ValueError, match="4"):
         traced(ag.ones(2, 5))
     assert traced(ag.ones(2, 4)).shape == (2, 4)
-    assert context.current().trace is None
+    assert context.current().observer is None

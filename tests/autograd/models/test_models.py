@@ -50,7 +50,7 @@ def work(
         def loss() -> ag.Tensor:
             return cross_entropy(model(x), labels)
 
-        order = nn.finish_order(loss, [*model.parameters()])
+        order = nn.gradient_order(loss, [*model.parameters()])
         optimizer = SGD(order, 0.01, **settings)
         with context.using(ledger=ag.Ledger()) as training:
             for _ in range(2):
@@ -195,7 +195,8 @@ def test_thousand_and_one_layers_train() -> None:
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert len(layers) == 1001
     x, labels = batch((3, 8, 8), 10)
-    optimizer = SGD(nn.finish_order(lambda: cross_entropy(model(x), labels), [*model.parameters()]))
+    order = nn.gradient_order(lambda: cross_entropy(model(x), labels), [*model.parameters()])
+    optimizer = SGD(order)
     before = [p.numpy().copy() for p in optimizer.parameters]
     cross_entropy(model(x), labels).backward()
     optimizer.step()

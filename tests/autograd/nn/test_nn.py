@@ -340,8 +340,8 @@ def test_finish_order_is_the_order_of_the_ready_hooks() -> None:
     x = ag.ones(2, 2, 2, 2)
     fired: list[ag.Tensor] = []
     for p in parameters:
-        p.ready.append(fired.append)
-    order = nn.finish_order(lambda: net(x).sum(), parameters)
+        p.post_grad_hooks.append(fired.append)
+    order = nn.gradient_order(lambda: net(x).sum(), parameters)
     assert not fired and order[-1] is unused and len(order) == len(parameters)
     net(x).sum().backward()
     assert [id(p) for p in order[:-1]] == [id(p) for p in fired]
@@ -362,7 +362,7 @@ def test_finish_order_leaves_no_trace() -> None:
         return net(x).sum()
 
     with context.using(ledger=ag.Ledger()) as state:
-        nn.finish_order(run, [*net.parameters()])
+        nn.gradient_order(run, [*net.parameters()])
     assert not state.ledger.calls and not state.ledger.stashed
     assert random.generator().random() == expected
     for p, (grad, slot) in zip(net.parameters(), held, strict=True):
@@ -370,7 +370,7 @@ def test_finish_order_leaves_no_trace() -> None:
     for name, value in net.state_dict().items():
         np.testing.assert_array_equal(value, numbers[name])
     with pytest.raises(RuntimeError, match="without a history"):
-        nn.finish_order(lambda: ag.ones(1), [])
+        nn.gradient_order(lambda: ag.ones(1), [])
 
 
 def test_only_its_like_replaces_a_parameter_a_buffer_or_a_module() -> None:

@@ -81,14 +81,14 @@ def test_work_grows_with_the_batch_and_shapes_give_it(name: str) -> None:
 def test_what_is_dropped_is_not_alive() -> None:
     books = Ledger()
     watch = Calls(books)
-    with context.using(backend="meta", ledger=books, trace=watch), ag.no_grad():
+    with context.using(backend="meta", ledger=books, observer=watch), ag.no_grad():
         x = ag.relu(ag.ones(250))
         for _ in range(9):
             x = ag.relu(x)
         kept = [ag.relu(x) for _ in range(5)]
         ag.relu(x)  # which nobody reads
         kept[0] + kept[4]
-    alive = watch.lives.alive()
+    alive = watch.lifetimes.alive()
     assert alive[:10] == [1000] + 9 * [2000]
     assert alive[10:] == [2000, 3000, 3000, 3000, 3000, 4000, 3000]
 

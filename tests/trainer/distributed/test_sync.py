@@ -48,10 +48,10 @@ def network() -> tuple[nn.Module, Callable[[], ag.Tensor]]:
 def test_each_bucket_starts_while_the_sweep_still_runs() -> None:
     net, run = network()
     comm = Doubling()
-    flat = nn.flatten(nn.finish_order(run, [*net.parameters()]))
+    flat = nn.flatten(nn.gradient_order(run, [*net.parameters()]))
     sync = GradientSync(flat, Reducer(comm), bucket_bytes=1)
     for name, p in net.named_parameters():
-        p.ready.insert(0, lambda t, name=name: comm.log.append(f"final {name}"))
+        p.post_grad_hooks.insert(0, lambda t, name=name: comm.log.append(f"final {name}"))
     run().backward()
     assert comm.log == [
         "final 2.weight", "start 6", "final 2.bias", "start 2",

@@ -408,4 +408,4 @@ def test_the_backend_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     x = array(np.ones((32, 32), np.float32))
     with context.using(backend="llvm"):
         assert (elementwise.add(x, x).value == 2).all()
-    assert [k.backend for k in elementwise.add.known.values()] == ["llvm"]
+    assert [k.backend for k in elementwise.add.resolved.values()] == ["llvm"]

@@ -14,7 +14,7 @@ from tallygrad.autograd import backends, context, models, nn, optim
 pytest.importorskip("llvmlite")
 
 from tallygrad.autograd.backends.llvm import Llvm, targets
-from tallygrad.autograd.nn.flat import finish_order, flatten
+from tallygrad.autograd.nn.flat import flatten, gradient_order
 
 BATCH, SHAPE = 16, (3, 32, 32)
 PATTERNS = np.random.default_rng(0).normal(size=(10, *SHAPE)).astype("f")
@@ -78,7 +78,7 @@ def losses(backend: str) -> np.ndarray:
     """Return the losses of a hundred steps."""
     with context.using(backend=backend):
         model, found = resnet("float32"), []
-        order = finish_order(
+        order = gradient_order(
             lambda: ag.cross_entropy(model(ag.zeros(2, *SHAPE)), ag.zeros(2, dtype=np.int64)),
             [*model.parameters()],
         )
