@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from . import backends, context, models, nn, optim
 from . import tape as _tape
 from .backends import get_backend, set_backend
+from .capture.trace import trace
 from .differentiate import checkpoint, enable_grad, grad, is_grad_enabled, no_grad
 from .functional.activation import (
     elu,
@@ -67,7 +68,6 @@ from .random import manual_seed
 from .saving import load, save
 from .tensor import Parameter, Tensor
 from .threads import get_num_threads, set_num_threads
-from .trace import trace
 
 __all__ = [
     "Cost",

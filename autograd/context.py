@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from .ledger import Ledger
 
 if TYPE_CHECKING:
+    from .capture.observer import Observer
     from .tape import Tape
     from .tensor import Tensor
-    from .watch import Observer
 
 PHASES = (
     "forward",

@@ -11,10 +11,10 @@ import numpy as np
 
 from . import backends, context
 from .array import Array, Spec
+from .capture.observer import Dispatched
 from .deferred import Call, Later, compute, settle, wait
 from .ledger import Cost
 from .recent import CALLS, Recent
-from .watch import Dispatched
 
 Value: TypeAlias = Any  # an Array, or a Tensor where the call is to be recorded
 Infer: TypeAlias = Callable[..., Spec | tuple[Spec, ...]]

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.deferred": BASE,
     "autograd.random": BASE,
     # The registry imports backends lazily.
-    "autograd.primitive": (*BASE, "autograd.backends", "autograd.watch"),
+    "autograd.primitive": (*BASE, "autograd.backends", "autograd.capture.observer"),
     "autograd.backends": (*TO_PRIMITIVE, "autograd.private"),
     "autograd.ops": TO_PRIMITIVE,
     "autograd.indexing": TO_OPS,
@@ -53,17 +53,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.differentiate": TO_TENSOR,
     "autograd.saving": (*TO_TENSOR, "autograd.private"),
     "autograd.functional": TO_TENSOR,
-    "autograd.guards": (*TO_NN, "autograd.watch"),
-    "autograd.repeat": (
-        *TO_TENSOR, "autograd.backends", "autograd.guards", "autograd.live", "autograd.watch",
-    ),
-    "autograd.trace": (
-        *TO_TENSOR, "autograd.guards", "autograd.live", "autograd.repeat", "autograd.watch",
-    ),
-    "autograd.watch": (),
-    "autograd.sparsity": (*BASE, "autograd.watch"),
-    "autograd.live": ("autograd.context", "autograd.watch"),
-    "autograd.nn": (*TO_FUNCTIONAL, "autograd.suggest", "autograd.watch"),
+    "autograd.capture": (*TO_NN, "autograd.backends"),
+    "autograd.capture.observer": (),
+    "autograd.capture.sparsity": (*BASE, "autograd.capture.observer"),
+    "autograd.capture.peak_memory": ("autograd.context", "autograd.capture.observer"),
+    "autograd.nn": (*TO_FUNCTIONAL, "autograd.suggest", "autograd.capture.observer"),
     "autograd.models": TO_NN,
     "autograd.optim": TO_NN,
     "autograd.testing": ("autograd",),
@@ -77,14 +71,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Allowed besides: inside a function only, and for type checkers only.
 MAY_IMPORT_LAZILY: dict[str, tuple[str, ...]] = {"trainer.cli": ("launch",)}
 MAY_NAME: dict[str, tuple[str, ...]] = {
-    "autograd.context": ("autograd.tape", "autograd.tensor", "autograd.watch"),
-    "autograd.watch": tuple(
+    "autograd.context": ("autograd.tape", "autograd.tensor", "autograd.capture.observer"),
+    "autograd.capture.observer": tuple(
         f"autograd.{name}" for name in ("array", "ledger", "nn", "primitive", "tensor")
     ),
-    "autograd.live": ("autograd.array", "autograd.ledger", "autograd.tensor"),
+    "autograd.capture.peak_memory": ("autograd.array", "autograd.ledger", "autograd.tensor"),
     "autograd.inplace": ("autograd.tensor",),
     "autograd.operators": ("autograd.tensor",),
-    "autograd.sparsity": ("autograd.tensor",),
+    "autograd.capture.sparsity": ("autograd.tensor",),
 }
 # A backend is imported by the registry alone, inside a function.
 REGISTRY = "autograd.backends"

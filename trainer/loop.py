@@ -24,8 +24,8 @@ from ..autograd import (
     memory_in_use,
     trace,
 )
+from ..autograd.capture.sparsity import Sparsity
 from ..autograd.random import keyed
-from ..autograd.sparsity import Sparsity
 from ..datasets import Batch, Loader
 from . import build, history, provenance, state, summary
 from .checkpoint import CheckpointFolder

@@ -80,7 +80,7 @@ class Recording(Recorder, Protocol):
         """Call a function now, of which nothing is taken down, and at this place in each
         repetition."""
 
-    def repeat(self) -> None:
+    def replay(self) -> None:
         """Do it again."""
 
 

@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from .. import context
 from ..array import Array, NDArray, array
+from ..capture.observer import Changes
 from ..ledger import Ledger
 from ..ops.shape import cast
 from ..ops.update import store
 from ..tensor import Parameter, Tensor
-from ..watch import Changes
 from .errors import compare
 
 

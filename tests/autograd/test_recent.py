@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
-from tallygrad.autograd import context, deferred, nn, recent, repeat
+from tallygrad.autograd import context, deferred, nn, recent
+from tallygrad.autograd.capture import trace
 from tallygrad.autograd.ledger import CallBatch, Cost, Ledger
 from tallygrad.autograd.ops.reduce import scale
 from tallygrad.autograd.recent import KINDS, WAYS, Recent
@@ -54,7 +55,7 @@ def test_setting_an_older_entry_anew_leaves_one() -> None:
 
 @pytest.mark.usefixtures("backend")
 def test_new_attributes_and_shapes_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale, "known", Recent(20))
+    monkeypatch.setattr(scale, "resolved", Recent(20))
     x = ag.ones(3)
     for i in range(100):
         assert scale(x, factor=float(i)).tolist() == [float(i)] * 3
@@ -67,7 +68,7 @@ def test_new_attributes_and_shapes_do_not_pile_up(monkeypatch: pytest.MonkeyPatc
 def test_kinds_of_calls_of_a_traced_function_do_not_pile_up(
     training: bool, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repeat, "LONG", 0)
+    monkeypatch.setattr(trace, "LONG", 0)
     traced = ag.trace(lambda x: x * 2.0, training=training)
     arenas = []
     for size in range(1, 2 * KINDS):
@@ -77,7 +78,7 @@ def test_kinds_of_calls_of_a_traced_function_do_not_pile_up(
             arenas.append(weakref.ref(one.arena))
         del newest
         one = None
-    tables = [traced.alive, traced.recorded] if training else [traced.programs]
+    tables = [traced.peaks, traced.captured] if training else [traced.programs]
     assert all(entries(t) <= KINDS for t in tables)
     if training and backend == "llvm":
         gc.collect()
@@ -157,7 +158,7 @@ def test_recordings_keep_the_machine_code_that_they_call() -> None:
         for _ in range(2):
             assert traced(x).tolist() == expected
         (program,) = next(traced.programs.all())[1]
-        recording = program.repeat.recording
+        recording = program.replay.recording
         kept = [h for h in recording.held.values() if isinstance(h, ExecutionEngine)]
         steps = sum(getattr(s, "args", (0, 0))[-1] for s in recording.steps)
         assert steps and kept

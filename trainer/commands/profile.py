@@ -16,10 +16,10 @@ import numpy as np
 
 from ...autograd import Ledger, backends, context, cross_entropy, from_numpy, models, nn, no_grad
 from ...autograd.array import NDArray
+from ...autograd.capture.observer import Dispatched, Observer
 from ...autograd.deferred import recorders
 from ...autograd.ledger import Cost
 from ...autograd.optim import SGD
-from ...autograd.watch import Dispatched, Observer
 from ..calibration.roofs import Roofs, calibrate, joules
 from ..cost.report.figures import WHOLE
 from ..cost.report.page import page_file

@@ -10,10 +10,10 @@ import numpy as np
 
 from ...autograd import Ledger, Tensor, context, cross_entropy, models, nn, no_grad, zeros
 from ...autograd.array import Array
+from ...autograd.capture.observer import Dispatched
+from ...autograd.capture.peak_memory import PeakMemory
 from ...autograd.ledger import Cost
-from ...autograd.live import PeakMemory
 from ...autograd.optim import SGD
-from ...autograd.watch import Dispatched
 
 PASSES = ("forward", "backward_data", "backward_weights")
 PHASES = (*PASSES, "update")
@@ -93,7 +93,7 @@ class Calls(PeakMemory):
         primitive, (scope, phase, *_) = call.primitive, call.key
         if primitive.name in FEATURES and phase == "forward":
             named = dict(zip(primitive.defaults, call.attrs, strict=True))
-            shape = _shape(primitive.name, call.args, call.made[0], named)
+            shape = _shape(primitive.name, call.args, call.results[0], named)
             self.shapes.setdefault(scope, []).append((primitive.name, shape))
 
 

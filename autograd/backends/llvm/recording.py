@@ -58,7 +58,7 @@ def walk(target: Target) -> Kernel:
 
 
 class Recording:
-    """Takes down what this thread computes within a `with` block. `repeat()` then does it again, on
+    """Takes down what this thread computes within a `with` block. `replay()` then does it again, on
     the same memory: results that are still wanted must be copied before. Arrays that came into
     being within the block lose their numbers, unless `hold` keeps them. One `beside` another shares
     its memory: both must not be repeated at the same time. `spoiled`: something was computed
@@ -167,7 +167,7 @@ class Recording:
         self.hold(table)
         return partial(self.walk, address(table), len(noted))
 
-    def repeat(self) -> None:
+    def replay(self) -> None:
         """Do it again."""
         for step in self.steps:
             step()

@@ -14,10 +14,10 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, nn
-from tallygrad.autograd.live import PeakMemory
+from tallygrad.autograd.capture.peak_memory import PeakMemory
+from tallygrad.autograd.capture.sparsity import Sparsity
 from tallygrad.autograd.memory import set_memory_limit
 from tallygrad.autograd.optim import SGD
-from tallygrad.autograd.sparsity import Sparsity
 from tallygrad.autograd.tensor import Tensor
 
 GLOBAL = 1.0

@@ -10,7 +10,7 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import Ledger, Tensor, context, models, nn
-from tallygrad.autograd.live import PeakMemory
+from tallygrad.autograd.capture.peak_memory import PeakMemory
 from tallygrad.trainer.cost.workload import count
 
 SHAPES = {"mlp": (1, 28, 28), "lenet": (1, 28, 28), "lstm": (1, 28, 28), "resnet20": (3, 32, 32)}

@@ -85,7 +85,7 @@ def test_every_operation(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch)
             for a, b in zip(found, plain(*tensors(xs)), strict=True):
                 np.testing.assert_array_equal(a.numpy(), b.numpy())
                 assert not a.requires_grad and a.is_leaf
-    assert sum(map(len, traced.recorded.values())) == ("dropout" not in name)
+    assert sum(map(len, traced.captured.values())) == ("dropout" not in name)
 
 
 SHAPES = {"lenet": (1, 28, 28), "mlp": (1, 28, 28), "lstm": (1, 28, 28), "resnet20": (3, 32, 32)}
@@ -146,8 +146,8 @@ def test_a_repetition_is_a_few_walks_without_python_between() -> None:
     fitting = Fitting("resnet20", True)
     for seed in range(2):
         fitting.step(seed)
-    [[one]] = fitting.fit.recorded.values()
-    done = one.repeat.recording
+    [[one]] = fitting.fit.captured.values()
+    done = one.replay.recording
     walks = [s for s in done.steps if s.func is done.walk]
     assert len(one.leaves) == len([*fitting.model.parameters()])
     assert len(done.steps) <= 12 and sum(s.args[1] for s in walks) > 300
@@ -272,7 +272,7 @@ def test_an_error_leaves_nothing_behind() -> None:
     wrong[0] = False
     for number in (1.0, 2.0, 3.0):
         assert traced(ag.full((300,), number)).tolist() == [2 * number] * 300
-    assert [len(found) for found in traced.recorded.values()] == [1]
+    assert [len(found) for found in traced.captured.values()] == [1]
 
 
 @pytest.mark.usefixtures("llvm")
@@ -318,7 +318,7 @@ def test_so_many_recordings_and_no_more() -> None:
     for size in range(300, 312):
         for _ in range(3):
             assert traced(ag.ones(size)).tolist() == [2.0] * size
-        assert sum(map(len, traced.recorded.values())) <= 8
+        assert sum(map(len, traced.captured.values())) <= 8
     seen: list[int] = []
     traced = ag.trace(lambda x: (seen.append(1), x * 2.0)[1], training=True)
     for size in [*range(300, 310)] * 4:
@@ -339,7 +339,7 @@ def test_without_numbers_the_function_is_run() -> None:
             assert traced(ag.ones(5)).shape == (5,)
     for _ in range(3):
         assert traced(ag.ones(5)).tolist() == [2.0] * 5  # NumPy's calls are not recorded
-    assert not any(traced.recorded.values())
+    assert not any(traced.captured.values())
 
 
 def test_inputs_are_tensors() -> None:

@@ -105,7 +105,7 @@ def test_buffers_that_change_places_have_recordings_of_their_own() -> None:
         np.testing.assert_array_equal(step(x).numpy(), twin(x).numpy())
         if turn % 2 == 0:
             held = places[1][0].value.copy()
-    assert [len(found) for found in step.recorded.values()] == [2]
+    assert [len(found) for found in step.captured.values()] == [2]
     assert not np.array_equal(places[0][0].value, places[1][0].value)
     assert not np.array_equal(places[1][0].value, held)
 

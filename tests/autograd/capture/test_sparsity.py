@@ -11,12 +11,12 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, nn
+from tallygrad.autograd.capture.sparsity import Sparsity
 from tallygrad.autograd.ledger import Cost, Ledger, Sample
 from tallygrad.autograd.nn.flat import flatten
 from tallygrad.autograd.ops.conv import conv2d
 from tallygrad.autograd.ops.linear import linear, matmul
 from tallygrad.autograd.primitive import primitive
-from tallygrad.autograd.sparsity import Sparsity
 
 PASSES = ("forward", "backward_data", "backward_weights")
 BACKENDS = ["numpy", "llvm"]

@@ -135,7 +135,7 @@ def test_results_have_no_history_and_nothing_is_kept() -> None:
 
 @pytest.mark.parametrize("bare", [True, False])
 def test_memory_of_a_step_goes_to_later_ones(bare: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = import_module("tallygrad.autograd.trace")
+    module = import_module("tallygrad.autograd.capture.program")
     made: list[weakref.ref[Any]] = []
     alive: list[int] = []
 

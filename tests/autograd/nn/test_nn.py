@@ -333,7 +333,7 @@ def test_flatten_refuses() -> None:
         nn.flatten([a, b])
 
 
-def test_finish_order_is_the_order_of_the_ready_hooks() -> None:
+def test_gradient_order_is_that_of_the_post_grad_hooks() -> None:
     net = Net()
     unused = nn.Parameter(ag.ones(1))
     parameters = [unused, *net.parameters()]
@@ -347,7 +347,7 @@ def test_finish_order_is_the_order_of_the_ready_hooks() -> None:
     assert [id(p) for p in order[:-1]] == [id(p) for p in fired]
 
 
-def test_finish_order_leaves_no_trace() -> None:
+def test_gradient_order_leaves_no_trace() -> None:
     net, x = Net(), ag.ones(2, 2, 2, 2)
     nn.flatten([*net.parameters()])
     net(x).sum().backward()

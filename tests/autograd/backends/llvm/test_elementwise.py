@@ -404,7 +404,7 @@ def test_results_lie_between_canaries(dtype: str, monkeypatch: pytest.MonkeyPatc
 def test_the_backend_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     from tallygrad.autograd.array import array
 
-    monkeypatch.setattr(elementwise.add, "known", {})
+    monkeypatch.setattr(elementwise.add, "resolved", {})
     x = array(np.ones((32, 32), np.float32))
     with context.using(backend="llvm"):
         assert (elementwise.add(x, x).value == 2).all()

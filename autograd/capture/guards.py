@@ -1,6 +1,5 @@
-"""What calls that were learned depend on besides their inputs, and guards, which tell when they no
-longer hold: another array under a tensor, a gradient switched on or off, an attribute of a module,
-a variable of the function or of its objects."""
+"""Guards of traced calls: they are valid while every tensor still has its array and its
+`requires_grad`, every module its attributes, and the function and its objects their variables."""
 
 from __future__ import annotations
 
@@ -12,11 +11,11 @@ from inspect import getattr_static
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
-from .array import Array
-from .ledger import Ledger
-from .nn.module import Module
-from .tensor import Tensor
-from .watch import Changes, Dispatched, Observer
+from ..array import Array
+from ..ledger import Ledger
+from ..nn.module import Module
+from ..tensor import Tensor
+from .observer import Changes, Dispatched, Observer
 
 PLAIN = (bool, int, float, complex, str, bytes)  # equal ones are as good as the same
 READABLE = (FunctionType, MemberDescriptorType)  # methods, and attributes in slots
@@ -25,67 +24,71 @@ Read: TypeAlias = Callable[[], Any]
 
 
 class DependencyRecorder(Observer):
-    """Watches a function whose calls are learned: which tensors it reads that it does not make,
-    inputs aside, and which modules it calls."""
+    """Records what a traced function depends on: the tensors that it reads but does not compute,
+    inputs aside, and the modules that it calls."""
 
     def __init__(self, inputs: Sequence[Array], ledger: Ledger) -> None:
         super().__init__(inputs, ledger)
         self.tensors: dict[int, Tensor] = {}
         self.modules: dict[int, Module] = {}
         self._inputs = {id(a) for a in inputs}
-        self._made: dict[int, weakref.ref[Array]] = {}
+        self._computed: dict[int, weakref.ref[Array]] = {}
 
     def add(self, call: Dispatched) -> None:
-        """Take down what a call makes."""
+        """Record the results of a call."""
         super().add(call)
-        self._made.update((id(a), weakref.ref(a)) for a in call.made)
+        self._computed.update((id(a), weakref.ref(a)) for a in call.results)
 
-    def makes(self, a: Array) -> bool:
-        """Tell whether an array comes from a call."""
-        own = self._made.get(id(a))
+    def computed(self, a: Array) -> bool:
+        """Tell whether an array is the result of a call."""
+        own = self._computed.get(id(a))
         return own is not None and own() is a
 
     def reads(self, tensor: Tensor) -> None:
-        """Remember a tensor from elsewhere."""
-        if id(tensor.data) not in self._inputs and not self.makes(tensor.data):
+        """Record a tensor from elsewhere."""
+        if id(tensor.data) not in self._inputs and not self.computed(tensor.data):
             self.tensors[id(tensor)] = tensor
 
     def called(self, module: Module) -> None:
-        """Remember a module."""
+        """Record a module."""
         self.modules[id(module)] = module
+
+    def alive(self) -> Iterator[Array]:
+        """Yield the results that somebody still holds."""
+        return (a for r in self._computed.values() if (a := r()) is not None)
 
 
 class Guards:
-    """What a learned function found: calls are the same again while `hold` says so. Modules are
-    looked at only after an attribute of some module was set."""
+    """What a traced function depended on: its calls are the same again while `hold` is true.
+    Modules are compared only after an attribute of some module was set."""
 
-    def __init__(self, learner: DependencyRecorder, function: Callable[..., Any]) -> None:
-        self.tensors = [(t, t.data, t.requires_grad) for t in learner.tensors.values()]
+    def __init__(self, recorder: DependencyRecorder, function: Callable[..., Any]) -> None:
+        self.tensors = [(t, t.data, t.requires_grad) for t in recorder.tensors.values()]
         self.variables = _variables(function)
         values = [value for _, value in self.variables]
-        roots = [*learner.modules.values(), *(v for v in values if isinstance(v, Module))]
+        roots = [*recorder.modules.values(), *(v for v in values if isinstance(v, Module))]
         self.seen = Changes.count
         modules = {id(m): m for root in roots for m in root.modules()}
         self.modules = [(vars(m), vars(m).copy()) for m in modules.values()]
 
     def hold(self) -> bool:
-        """Tell whether all is as it was."""
+        """Tell whether nothing has changed."""
         for tensor, data, wants in self.tensors:
             if tensor.data is not data or tensor.requires_grad is not wants:
                 return False
         for read, value in self.variables:
-            now = read()
-            if now is not value and not _alike(now, value):
+            current = read()
+            if current is not value and not _alike(current, value):
                 return False
         return self.seen == Changes.count or self._modules_hold()
 
     def _modules_hold(self) -> bool:
         count = Changes.count
-        for now, then in self.modules:
-            if len(now) != len(then):
+        for current, recorded in self.modules:
+            if len(current) != len(recorded):
                 return False
-            for name, value in then.items():
-                if not _alike(now.get(name, NOTHING), value):
+            for name, value in recorded.items():
+                if not _alike(current.get(name, NOTHING), value):
                     return False
         self.seen = count
         return True

@@ -1,4 +1,4 @@
-"""Who watches the calls that dispatch makes, to make them again later."""
+"""Observers: told of each call that dispatch makes, to replay it later or to measure it."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from .array import Array
-    from .ledger import Cost, Ledger
-    from .nn.module import Module
-    from .primitive import CallInfo, Primitive
-    from .tensor import Tensor
+    from ..array import Array
+    from ..ledger import Cost, Ledger
+    from ..nn.module import Module
+    from ..primitive import CallInfo, Primitive
+    from ..tensor import Tensor
 
 
 class Dispatched(NamedTuple):
-    """A call: attributes in the order in which the primitive declares them, arguments and results,
-    what it is filed under and in which ledger."""
+    """A call: its attributes in the order in which the primitive declares them, its arguments and
+    results, its key in the ledger, and that ledger."""
 
     primitive: Primitive
     attrs: tuple[Any, ...]
     info: CallInfo
     args: Sequence[Array]
-    made: Sequence[Array]
+    results: Sequence[Array]
     key: tuple[str, str, str, str, Cost]
     ledger: Ledger
 
 
 class Changes:
-    """Counts how often an attribute of any module was set, so that a look at one number tells that
-    there is nothing to look for."""
+    """Counts how often an attribute of any module was set: while the number stays, no guard needs
+    to look at a module."""
 
     count = 0
 
 
 class Observer:
-    """Is told of each call, and of what a function does besides. `inputs` are what the function is
-    given, `created` arrays that come from no call, `stashes` what the tape keeps, as the ledger
-    files it, `written` the memory that calls write to."""
+    """Told of each call, and of what a function does besides, within
+    `context.using(observer=...)`. `inputs` are the function's arguments, `created` arrays that come
+    from no call, `stashes` what the tape keeps, as the ledger files it, `written` the memory that
+    calls write to."""
 
     training = False  # whether gradients may be recorded
 
@@ -48,36 +49,36 @@ class Observer:
         self.stashes: list[tuple[tuple[str, str, str, str], int]] = []
 
     def add(self, call: Dispatched) -> None:
-        """Take down a call."""
+        """Observe a call."""
         if call.ledger is not self.ledger:
             self.refuse("changes the ledger; do so around the call")
         if not call.primitive.writes:
             return
         roots = {id(a.root): a.root for a in (call.args[i] for i in call.primitive.writes)}
         if not roots.keys().isdisjoint({id(a) for a in self.created}):
-            self.refuse(f"writes to a tensor that it {MAKES}")
+            self.refuse(f"writes to a tensor that it {FROM_NUMBERS}")
         self.written.update(roots)
 
     @property
     def writes_inputs(self) -> bool:
-        """Whether a call wrote to what the function is given."""
+        """Whether a call wrote to an argument of the function."""
         return not self.written.keys().isdisjoint(self.inputs)
 
     def refuse(self, what: str) -> None:
-        """Hear that the function does what its calls would not do again: RuntimeError."""
+        """Reject what the function's calls would not do again: RuntimeError."""
         raise RuntimeError(f"trace: the function {what}")
 
     def reads(self, tensor: Tensor) -> None:
-        """Hear that a call, or what is no call, reads a tensor."""
+        """Observe that a tensor is read, by a call or past it."""
 
     def called(self, module: Module) -> None:
-        """Hear that a module is called."""
+        """Observe that a module is called."""
 
     def deliver(self, leaf: Tensor) -> None:
-        """Hear that a leaf is about to get its gradient."""
+        """Observe that a leaf is about to get its gradient."""
 
     def announce(self, leaf: Tensor) -> None:
-        """Tell those who wait for a leaf's gradient that it is final."""
+        """Call a leaf's `post_grad_hooks`, or not: its gradient is final."""
 
 
-MAKES = "makes of numbers; make it outside"
+FROM_NUMBERS = "makes of numbers; make it outside"

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .array import Array, NDArray
-from .ledger import Ledger, Sample
-from .watch import Dispatched, Observer
+from ..array import Array, NDArray
+from ..ledger import Ledger, Sample
+from .observer import Dispatched, Observer
 
 if TYPE_CHECKING:
-    from .tensor import Tensor
+    from ..tensor import Tensor
 
 Attrs: TypeAlias = dict[str, Any]
 Slices: TypeAlias = tuple[slice, slice]
@@ -66,7 +66,7 @@ class Sparsity(Observer):
     def add(self, call: Dispatched) -> None:
         """Count a call."""
         *names, cost = call.key
-        for a in call.made:
+        for a in call.results:
             if a.base is None:  # the id may have been that of another array before
                 sweeps = names[1].startswith("backward")
                 (self.gradients.add if sweeps else self.gradients.discard)(id(a))
@@ -77,7 +77,7 @@ class Sparsity(Observer):
             found = Sample(calls=1, uncounted=cost.macs)
         else:
             attrs = dict(zip(call.primitive.defaults, call.attrs, strict=True))
-            products = rule(call.args, call.made, attrs)
+            products = rule(call.args, call.results, attrs)
             nonzero = sum(p.nonzero for p in products)
             found = Sample(calls=1, macs=cost.macs, nonzero=nonzero)
             for factor in (f for p in products for f in (p.left, p.right)):

@@ -1,0 +1,271 @@
+"""Replay captured calls without Python. A backend records the addresses of its kernels and their
+arguments; here is what such a recording needs around it: inputs are copied to memory of its own,
+results from there, and the ledger and the gradients are kept as in a plain run."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Collection, Iterable, Sequence
+from threading import RLock
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import backends, context
+from ..array import Array, NDArray, array
+from ..backends import Recordable, Recording
+from ..deferred import compute_all, settle
+from ..ledger import CallBatch, Ledger
+from ..memory import memory_limit
+from ..recent import RECORDINGS
+from ..tensor import Tensor
+from ..threads import get_num_threads
+from .guards import DependencyRecorder, Guards
+from .observer import Dispatched
+from .peak_memory import Lifetimes
+
+
+def recordable(name: str) -> Recordable | None:
+    """Return a backend if its calls can be recorded now: by one thread, and without a limit of
+    memory, which the recording's own might exceed."""
+    if get_num_threads() > 1 or memory_limit():
+        return None
+    backend = backends.get(name)
+    return backend if isinstance(backend, Recordable) else None
+
+
+class SharedMemory:
+    """The memory that all recordings of one function share, which is why they are replayed one at
+    a time. Every RECORDINGS recordings it starts afresh: the old memory also holds what recordings
+    needed that are gone by now."""
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self.newest: weakref.ref[Any] | None = None
+        self.count = 0
+
+    def recording(self, backend: Recordable) -> Recording:
+        """Return a new recording, beside an older one if there is one."""
+        beside = self.newest() if self.newest and self.count % RECORDINGS else None
+        recording = backend.recording(beside)
+        self.newest, self.count = weakref.ref(recording), self.count + 1
+        return recording
+
+
+class Replay:
+    """Calls to replay, from inputs in memory of their own to results there. `written` is what they
+    write to besides. A result that is an input, or that comes from elsewhere (ids in `foreign`), is
+    returned as it is."""
+
+    def __init__(
+        self, capture: Capture, results: list[Array], batch: CallBatch, written: Iterable[Array],
+        foreign: Collection[int],
+    ) -> None:  # fmt: skip
+        self.recording, self.lock = capture.recording, capture.shared.lock
+        self.inputs, self.batch, self.written = capture.values, batch, [*written]
+        inputs = [id(a) for a in capture.inputs]
+        # Of each result: an array from elsewhere, the position of an input (from 0 up), or of a
+        # computed array (from -1 down).
+        self.results: list[int | Array] = []
+        self.computed: dict[int, tuple[NDArray, bool]] = {}
+        for a in results:
+            if id(a) in inputs:
+                self.results.append(inputs.index(id(a)))
+            elif id(a) in foreign:
+                self.results.append(a)
+            else:
+                self.recording.hold(a.value)
+                self.computed[id(a)] = a.value, a.made
+                self.results.append(-1 - [*self.computed].index(id(a)))
+
+    def collect(self, inputs: Sequence[Array]) -> list[Array]:
+        """Return the results: of those that are computed, copies."""
+        copies = []
+        for value, owned in self.computed.values():
+            copies.append(array(value.copy("K")))
+            copies[-1].made = owned
+        results = []
+        for source in self.results:
+            if isinstance(source, Array):
+                results.append(source)
+            else:
+                results.append(inputs[source] if source >= 0 else copies[-1 - source])
+        return results
+
+    def run(self, inputs: Sequence[Array], ledger: Ledger) -> list[Array]:
+        """Replay the calls for other inputs of the same shapes."""
+        with self.lock:
+            for value, a in zip(self.inputs, inputs, strict=True):
+                value[...] = a.value
+            for root in self.written:
+                settle(root)
+            self.recording.replay()
+            for root in self.written:
+                root.written()
+            results = self.collect(inputs)
+        ledger.count_batch(self.batch)
+        return results
+
+
+class Capture:
+    """A `with` block in which calls are recorded: run them on `inputs`, then call `end`."""
+
+    def __init__(
+        self, backend: Recordable, shared: SharedMemory, originals: Sequence[Array]
+    ) -> None:
+        self.shared, self.originals = shared, originals
+        compute_all()
+        self.recording = shared.recording(backend)
+        self.values = [np.array(a.value, order="K") for a in originals]
+        self.inputs = [array(value) for value in self.values]
+        for a, original in zip(self.inputs, originals, strict=True):
+            a.made = original.root.made
+        self.results: list[Array] = []
+
+    def __enter__(self) -> Capture:
+        self.shared.lock.acquire()
+        try:
+            self.recording.__enter__()
+        except BaseException:
+            self.shared.lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.recording.__exit__(kind, error, trace)
+        finally:
+            self.shared.lock.release()
+
+    def end(
+        self, results: list[Array], batch: CallBatch, written: Iterable[Array],
+        foreign: Collection[int],
+    ) -> Replay:  # fmt: skip
+        """Return what was recorded, with these results, which are in `results` then."""
+        for a in results:
+            a.realize()
+        replay = Replay(self, results, batch, written, foreign)
+        self.results = replay.collect(self.originals)
+        return replay
+
+    def copy_back(self) -> None:
+        """Write what became of the inputs to where they came from."""
+        for value, original in zip(self.values, self.originals, strict=True):
+            original.write(value)
+
+
+class StepRecorder(DependencyRecorder):
+    """Observes a step of training: what it is filed under, what it computes, which leaves get
+    their gradients, and whether it could be replayed (`refused` tells why not)."""
+
+    training = True
+
+    def __init__(self, inputs: Sequence[Array], ledger: Ledger, recording: Recording) -> None:
+        super().__init__(inputs, ledger)
+        self.recording = recording
+        self.keys: list[Any] = []
+        self.lifetimes = Lifetimes()
+        self.foreign: dict[int, Array] = {}  # arrays from elsewhere
+        self.leaves: list[Tensor] = []
+        self.refused = ""
+
+    def add(self, call: Dispatched) -> None:
+        """Record what a call is filed under and what it computes."""
+        super().add(call)
+        self.keys.append(call.key)
+        self.lifetimes.add(call)
+        self.foreign.update((id(a), a) for a in call.args if not self.computed(a))
+
+    def refuse(self, what: str) -> None:
+        """Remember the first reason why calls would not do the same again."""
+        self.refused = self.refused or what
+
+    def deliver(self, leaf: Tensor) -> None:
+        """Record a leaf that gets its gradient, the first one, in a flat buffer."""
+        if leaf.slot is None or leaf.grad is not None or leaf.hooks:
+            self.refuse("delivers a gradient to a tensor with another, with hooks or without slot")
+        else:
+            self.leaves.append(leaf)
+
+    def announce(self, leaf: Tensor) -> None:
+        """Call the hooks of a final gradient, now and in each replay."""
+        slot, state = leaf.slot, context.current()
+        fields = {"phase": state.phase, "scope": state.scope, "tape": state.tape}
+
+        def call_hooks() -> None:
+            if slot is not None:
+                leaf.grad = Tensor(slot)
+            with context.using(observer=None, **fields):
+                leaf.announce()
+
+        self.recording.effect(call_hooks)
+
+    def check(self) -> None:
+        """Find out, after the function returned, what its calls would not do again."""
+        if self.writes_inputs:
+            self.refuse("writes to an input")
+        if any(p.grad is None or p.grad.data is not p.slot for p in self.leaves):
+            self.refuse("takes a gradient away again; do so around the call")
+        if self.recording.spoiled:
+            self.refuse("has something computed by others, or for others")
+
+    def detach_survivors(self) -> None:
+        """Give arrays that outlive the function memory of their own, and refuse: a replay would
+        not compute them anew."""
+        for a in self.alive():
+            self.refuse("keeps a tensor that it computes")
+            if a.has_numbers and self.recording.owns(a.value):
+                a.detach()
+
+
+class CapturedLeaf(NamedTuple):
+    """A leaf, where its gradient goes, and whether a hook waits for it."""
+
+    tensor: Tensor
+    slot: Array
+    hooked: bool
+
+    def untouched(self) -> bool:
+        """Tell whether it is as it was before the captured step: without a gradient, which would be
+        added to, without hooks that change it, and with or without hooks that wait for it."""
+        p = self.tensor
+        unchanged = p.grad is None and p.slot is self.slot and p.requires_grad
+        return unchanged and not p.hooks and bool(p.post_grad_hooks) == self.hooked
+
+
+class CapturedStep:
+    """A step that can be replayed: its guards, its leaves, and the container of its results;
+    `used` is the number of the call that replayed it last."""
+
+    def __init__(
+        self, replay: Replay, guards: Guards, leaves: Iterable[Tensor], container: type | None
+    ) -> None:
+        self.replay, self.guards, self.container = replay, guards, container
+        self.leaves = [
+            CapturedLeaf(p, p.slot, bool(p.post_grad_hooks)) for p in leaves if p.slot is not None
+        ]
+        self.used = 0
+
+    def applies(self) -> bool:
+        """Tell whether nothing has changed, leaves included."""
+        return all([leaf.untouched() for leaf in self.leaves]) and self.guards.hold()
+
+    def run(self, arrays: Sequence[Array], ledger: Ledger) -> Any:
+        """Replay it."""
+        results = self.replay.run(arrays, ledger)
+        for leaf in self.leaves:
+            leaf.tensor.grad = Tensor(leaf.slot)
+        return pack([Tensor(a) for a in results], self.container)
+
+
+def pack(tensors: Sequence[Tensor], container: type | None) -> Any:
+    """Return tensors without their history, in the container that they came in."""
+    bare = {id(t): Tensor(t.data) for t in tensors}
+    every = [bare[id(t)] for t in tensors]
+    return every[0] if container is None else container(every)

@@ -1,0 +1,246 @@
+"""Tracing: run a function of tensors without its Python, which on small batches takes as long as
+the arithmetic itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from .. import context
+from ..array import Array, Spec
+from ..backends import Recordable
+from ..ledger import CallBatch, Ledger
+from ..recent import KINDS, RECORDINGS, Recent
+from ..tensor import Tensor
+from .guards import Guards
+from .observer import FROM_NUMBERS
+from .peak_memory import PeakMemory
+from .program import CallRecorder, Program
+from .replay import Capture, CapturedStep, SharedMemory, StepRecorder, pack, recordable
+
+LONG = 4 * RECORDINGS  # calls for which a recording is kept that is not used
+
+
+class CallSignature(NamedTuple):
+    """What decides which calls are made: which inputs are one and the same, their shapes, their
+    layouts (whether the engine owns them, and their strides), where the calls run, and whether they
+    are put on a tape."""
+
+    same: tuple[int, ...]
+    specs: tuple[Spec, ...]
+    layouts: tuple[Any, ...]
+    backend: str
+    phase: str
+    scope: str
+    taped: bool
+
+
+def call_signature(state: context.Context, arrays: Sequence[Array]) -> CallSignature:
+    """Return what decides which calls are made."""
+    ids = [id(a) for a in arrays]
+    same = tuple([ids.index(i) for i in ids])
+    specs = tuple([a.spec for a in arrays])
+    layouts = tuple([(a.root.made, a.value.strides if a.has_numbers else ()) for a in arrays])
+    taped = state.tape is not None
+    return CallSignature(same, specs, layouts, state.backend, state.phase, state.scope, taped)
+
+
+def _check_inputs(inputs: Sequence[Any]) -> None:
+    """TypeError for an input that is no tensor."""
+    for i, x in enumerate(inputs):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"trace: input {i} is no tensor but of type {type(x).__name__}")
+
+
+def _unpack(result: Any) -> tuple[Sequence[Tensor], type | None]:
+    """Return the tensors of a result and their container, None for a single one. TypeError for
+    others."""
+    container = None if isinstance(result, Tensor) else type(result)
+    tensors: Sequence[Tensor] = [result] if container is None else result
+    if container not in (None, tuple, list):
+        raise TypeError(f"trace: the function must return tensors, not a {container.__name__}")
+    for i, t in enumerate(tensors):
+        if not isinstance(t, Tensor):
+            raise TypeError(f"trace: result {i} is no tensor but of type {type(t).__name__}")
+    return tensors, container
+
+
+class InferenceTrace:
+    """What `trace` returns; called like the function, with tensors alone."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.programs: Recent[CallSignature, list[Program]] = Recent(KINDS)
+        self.shared, self.replays = SharedMemory(), 0
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        state = context.current()
+        if state.observer is not None:
+            return self.function(*inputs)  # within another trace
+        _check_inputs(inputs)
+        arrays = [x.data for x in inputs]
+        key = call_signature(state, arrays)
+        for program in self.programs.find(key) or ():
+            if program.guards.hold():
+                results = self._run(program, arrays, state)
+                break
+        else:
+            results, program = self._trace(arrays, key.same, state.ledger)
+            older = (self.programs.find(key) or [])[1 - RECORDINGS :]
+            self.programs[key] = [*older, program]
+            every = (p for _, programs in self.programs.all() for p in programs)
+            self.replays = sum(p.replay is not None for p in every)
+        container = program.container
+        return Tensor(results[0]) if container is None else container(map(Tensor, results))
+
+    def _run(
+        self, program: Program, arrays: list[Array], state: context.Context
+    ) -> list[Array]:
+        """Run a program; the second time, capture it for replays without Python."""
+        backend = recordable(state.backend)
+        if backend is not None and program.replay is not None:
+            return program.replay.run(arrays, state.ledger)
+        if backend is None or not program.replayable or self.replays >= RECORDINGS:
+            return program.run(arrays, state.ledger)
+        with Capture(backend, self.shared, arrays) as capture:
+            results = program.run(capture.inputs, state.ledger)
+            foreign = {id(a) for a in program.arrays if a is not None}
+            replay = capture.end(results, program.batch, program.written, foreign)
+        if not replay.recording.spoiled:
+            program.replay, self.replays = replay, self.replays + 1
+        return capture.results
+
+    def _trace(
+        self, arrays: list[Array], same: tuple[int, ...], ledger: Ledger
+    ) -> tuple[list[Array], Program]:
+        """Run the function once and return its results and the program that it makes."""
+        # Under new handles, inputs are told from arrays that the function has from elsewhere.
+        handles = [Array(a.spec, a.value if a.has_numbers else None, a.root, -1) for a in arrays]
+        inputs = [handles[i] for i in same]
+        recorder = CallRecorder(inputs, ledger)
+        with context.using(tape=None, observer=recorder):
+            result = self.function(*[Tensor(a) for a in inputs])
+        tensors, container = _unpack(result)
+        results = [t.data for t in tensors]
+        program = Program(recorder, results, container, Guards(recorder, self.function))
+        ledger.add_peaks(program.batch.peaks)
+        return results, program
+
+
+class TrainingTrace:
+    """What `trace` returns for a step of training: of each signature the first call runs the
+    function, the second captures it, and later ones replay that where they can."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        # By signature: why calls are not replayed, their recordings (none after the first call),
+        # and the peaks of the first call.
+        self.refused: Recent[CallSignature, str] = Recent(KINDS)
+        self.captured: Recent[CallSignature, list[CapturedStep]] = Recent(KINDS)
+        self.peaks: Recent[CallSignature, CallBatch] = Recent(KINDS)
+        self.shared, self.calls = SharedMemory(), 0
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        state = context.current()
+        _check_inputs(inputs)
+        if state.observer is not None:
+            return self.function(*inputs)  # within another trace
+        backend, arrays = recordable(state.backend), [x.data for x in inputs]
+        plain = all([x.data.has_numbers and not x.requires_grad for x in inputs])
+        key = call_signature(state, arrays)
+        if backend is None or not plain:
+            return self._run(inputs, key, state)
+        self.calls += 1
+        steps = self.captured.find(key)
+        for step in steps or ():
+            if step.applies():
+                step.used = self.calls
+                return step.run(arrays, state.ledger)
+        if steps is None:
+            self.captured[key] = []
+        elif (
+            self.refused.find(key) is None
+            and not any(step.guards.hold() for step in steps)
+            and self._make_room()
+        ):
+            return self._capture(backend, key, inputs, state.ledger)
+        return self._run(inputs, key, state)
+
+    def _run(self, inputs: Sequence[Tensor], key: CallSignature, state: context.Context) -> Any:
+        """Run the function as it is; in the first call of a signature, measure the peaks."""
+        peaks = self.peaks.find(key)
+        if peaks is not None:
+            result = _unpack(self.function(*inputs))
+        else:
+            observer = PeakMemory(state.ledger)
+            with context.using(observer=observer):
+                result = _unpack(self.function(*inputs))
+            peaks = self.peaks[key] = CallBatch((), (), observer.lifetimes.peaks())
+        state.ledger.count_batch(peaks)
+        return pack(*result)
+
+    def _make_room(self) -> bool:
+        """Make room for another recording: one that has not been used for LONG calls goes."""
+        every = [(step.used, key, step) for key, some in self.captured.all() for step in some]
+        if len(every) < RECORDINGS:
+            return True
+        used, key, oldest = min(every, key=lambda entry: entry[0])
+        if self.calls - used > LONG:
+            self.captured[key].remove(oldest)
+            return True
+        return False
+
+    def _capture(
+        self, backend: Recordable, key: CallSignature, inputs: Sequence[Tensor], ledger: Ledger
+    ) -> Any:
+        """Run the function and keep its calls, if they can be replayed."""
+        with Capture(backend, self.shared, [x.data for x in inputs]) as capture:
+            recorder = StepRecorder(capture.inputs, ledger, capture.recording)
+            with context.using(observer=recorder):
+                copies = [Tensor(a) for a in capture.inputs]
+                tensors, container = _unpack(self.function(*[copies[i] for i in key.same]))
+            results = [t.data for t in tensors]
+            if {id(a.root) for a in results} & {id(a) for a in recorder.created}:
+                recorder.refuse(f"returns a tensor that it {FROM_NUMBERS}")
+            batch = CallBatch(recorder.keys, recorder.stashes, recorder.lifetimes.peaks())
+            ledger.add_peaks(batch.peaks)
+            roots = {id(a.root) for a in recorder.foreign.values()}
+            written = [a for a in recorder.written.values() if id(a) in roots]
+            foreign = {id(a) for a in results if not recorder.computed(a)}
+            replay = capture.end(results, batch, written, foreign)
+            recorder.check()
+        if recorder.writes_inputs:
+            capture.copy_back()
+        del tensors, results  # or they would count as survivors
+        recorder.detach_survivors()
+        if recorder.refused:
+            self.refused[key] = recorder.refused
+        else:
+            step = CapturedStep(replay, Guards(recorder, self.function), recorder.leaves, container)
+            step.used = self.calls
+            self.captured[key].append(step)
+        return pack([Tensor(a) for a in capture.results], container)
+
+
+def trace(function: Callable[..., Any], training: bool = False) -> InferenceTrace | TrainingTrace:
+    """Return a function that computes what `function`, a model say, computes without a tape, and
+    counts the same, but runs its Python once for each combination of backend, phase and input
+    shapes; then only the calls that it made. Inputs are tensors; the result is a tensor, or a tuple
+    or list of them, without a history.
+
+    Weights are read in each call. Calls are learned anew where tensors have other arrays, and where
+    modules or variables that `function` looks at have changed; not where lists or other objects
+    have in place (docs/engine.md has the whole list). Start no threads in it. RuntimeError where it
+    reads numbers of tensors or draws random ones, on which calls would depend, where it records
+    gradients or changes the ledger, and where it writes to or returns tensors that it makes of
+    numbers. TypeError for inputs and results that are no tensors.
+
+    With `training` the function may run `backward` to the end: gradients of parameters that lie in
+    flat buffers are stored and announced as ever, unless some are there already. Nothing is refused
+    then: where calls would not do the same again the function is run as it is, each time.
+
+    On a backend whose calls can be recorded (llvm, with one thread and no limit of memory), later
+    calls take no Python at all between those of NumPy. They work in memory of their own, as much as
+    the largest one takes.
+    """
+    return TrainingTrace(function) if training else InferenceTrace(function)
