@@ -130,14 +130,18 @@ class Array:
         """The numbers, computed now if they wait. RuntimeError for an array of the meta backend,
         which has none."""
         if self._value is None:
-            with lock:
-                if self.deferred is not None:
-                    self.receive(self.deferred.run())
-        if self._value is None:
-            raise RuntimeError(
-                f"an array of shape {self.shape} was computed on the meta backend: no numbers"
-            )
+            self.realize()
+            if self._value is None:
+                raise RuntimeError(
+                    f"an array of shape {self.shape} was computed on the meta backend: no numbers"
+                )
         return self._value
+
+    def realize(self) -> None:
+        """Compute the numbers now if they wait for a call."""
+        with lock:
+            if self.deferred is not None:
+                self.receive(self.deferred.run())
 
     def receive(self, value: NDArray) -> None:
         """Take the numbers that it waits for."""

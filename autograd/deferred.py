@@ -162,7 +162,7 @@ def wait(array: Array, call: Call, operands: tuple[Array, ...], deep: int = DEEP
         for a in operands:
             if _depth(a) >= deep and a.deferred is not None:
                 for b in a.deferred.operands:
-                    _ = b.value
+                    b.realize()
         array.deferred = Deferred(call, operands)
         _waiting.append(ref(array))
         if len(_waiting) > MANY:
@@ -182,7 +182,7 @@ def settle(root: Array) -> None:
         with lock:
             for array in _still_waiting():
                 if array.deferred is not None and array.deferred.reads(root):
-                    _ = array.value
+                    array.realize()
 
 
 def compute_all(but: int = 0) -> None:
@@ -192,7 +192,7 @@ def compute_all(but: int = 0) -> None:
         alive = _still_waiting()
         for array in alive[: len(alive) - but]:
             if array.deferred is not None and array.deferred.recorder is here:
-                _ = array.value
+                array.realize()
 
 
 def _still_waiting() -> list[Array]:

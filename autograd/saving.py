@@ -52,9 +52,10 @@ def load(path: str | os.PathLike[str]) -> Any:
         with zipfile.ZipFile(path) as archive:
             reader = _Reader(archive, os.path.getsize(path))
             return reader.built(json.loads(reader.entry(TREE)))
-    except OSError:
-        raise
     except Exception as error:  # of zipfile, json and NumPy's format
+        # zipfile seeks to where a damaged file says: before its start is EINVAL.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         said = (str(error).splitlines() or [type(error).__name__])[0]
         where = os.fspath(path)
         raise ValueError(f"{where}: expected a file of save(), got {said:.200}") from error

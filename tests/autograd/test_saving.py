@@ -172,3 +172,17 @@ def test_other_files(tmp_path: Path) -> None:
             ag.load(path)
     with pytest.raises(FileNotFoundError):
         ag.load(tmp_path / "none")
+
+
+def test_an_entry_that_starts_before_the_file(tmp_path: Path) -> None:
+    """The system refuses to read there: the file is damaged, not unreadable."""
+    path = tmp_path / "model.npz"
+    ag.save({"w": ag.zeros(3)}, path)
+    content = bytearray(path.read_bytes())
+    start = content.rindex(b"PK\x05\x06") + 16  # of the index, in the record at the end
+    content[start : start + 4] = (1 << 30).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model.npz: expected a file of save\(\), got"):
+        ag.load(path)
+    with pytest.raises(FileNotFoundError):
+        ag.load(tmp_path / "absent.npz")
