@@ -161,6 +161,17 @@ class CheckpointFolder:
                 shutil.copyfile(path, temporary)
 
 
+def newest_checkpoint(path: Path) -> Path:
+    """Return `path` itself, or the newest good checkpoint if it is the folder of a run."""
+    if not os.path.isdir(path):
+        return path
+    for folder in (path, path / "checkpoints"):
+        newest = CheckpointFolder(folder).newest()
+        if newest is not None:
+            return newest
+    raise UserError(f"{path}: no good checkpoint in this folder or in its folder checkpoints")
+
+
 # -- Writing -------------------------------------------------------------------------------------
 
 

@@ -14,12 +14,11 @@ from typing import Any
 
 from . import config as options
 from . import history
-from .checkpoint import CheckpointFolder, load
+from .checkpoint import CheckpointFolder, load, newest_checkpoint
 from .config import AUTO, TrainConfig
 from .distributed.comm import Comm
 from .errors import UserError
 from .files import user_errors
-from .inspect import find
 from .lock import Lock
 from .logs import RunFolder
 from .state import State, recorded
@@ -62,7 +61,10 @@ def _decide(given: Mapping[str, Any]) -> tuple[TrainConfig, Path | None]:
     config = TrainConfig(**given)
     if not config.resume:
         return config, None
-    source = _newest(config.out) if config.resume == AUTO else find(Path(config.resume))
+    if config.resume == AUTO:
+        source = _newest(config.out)
+    else:
+        source = newest_checkpoint(Path(config.resume))
     if source is None:  # a new run, or one killed before its first checkpoint
         print(f"tallygrad: {config.out}: nothing to resume, training starts anew",
               file=sys.stderr, flush=True)  # fmt: skip

@@ -264,7 +264,7 @@ def test_scripts_install_once_and_pass_arguments_on(checkout: Path) -> None:
     assert log.read_text().count("pip install") == 3
 
 
-@pytest.mark.parametrize("command", [*cli.COMMANDS, "launch"])
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_fits_a_terminal(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

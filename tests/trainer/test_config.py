@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tallygrad.trainer import cli, config
+from tallygrad.trainer.commands import dispatch
 from tallygrad.trainer.errors import UserError
 
 
@@ -169,10 +170,10 @@ def test_help_names_choices_and_values(capsys: pytest.CaptureFixture[str]) -> No
 def test_an_interrupt_before_the_ranks_know_each_other(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(given: list[str]) -> int:
+    def interrupted(*given: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_run", interrupted)
+    monkeypatch.setattr(dispatch, "_run", interrupted)
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().err == "tallygrad: interrupted by SIGINT\n"
 

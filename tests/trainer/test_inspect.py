@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tallygrad.trainer.checkpoint import CheckpointFolder, save
+from tallygrad.trainer.commands.inspect import COLUMNS, describe, render, run
 from tallygrad.trainer.errors import UserError
-from tallygrad.trainer.inspect import COLUMNS, describe, render, run
 
 pytestmark = pytest.mark.usefixtures("wide")
 
@@ -115,7 +115,7 @@ def test_json_is_strict(path: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     other = tmp_path / "b.h5"
     save(other, {"x": np.array([np.nan])}, {"accuracy": float("nan"), "log": [float("-inf")]})
     for file in (path, other):
-        assert run(file, as_json=True) == 0
+        assert run({"file": file, "as_json": True}) == 0
         shown = json.loads(capsys.readouterr().out, parse_constant=refuse)
         assert shown == describe(file)
     assert shown["meta"] == {"accuracy": None, "log": [None]}
@@ -126,7 +126,7 @@ def test_nothing_in_a_file_steers_the_terminal(
 ) -> None:
     evil = "\x1b[2J\x07\u202e"
     save(tmp_path / "a.h5", {}, {evil: evil, "model": evil, "config": {evil: [evil]}})
-    assert run(tmp_path / "a.h5") == 0
+    assert run({"file": tmp_path / "a.h5", "as_json": False}) == 0
     assert all(letter.isprintable() for letter in capsys.readouterr().out.replace("\n", ""))
 
 
@@ -145,8 +145,8 @@ def test_folder_of_a_run_shows_its_newest(tmp_path: Path) -> None:
 
 def test_neither_mpi_nor_the_engine_is_loaded(path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tallygrad.trainer.inspect import run;"
-        "run(Path(sys.argv[1]));"
+        "import sys; from tallygrad.trainer.cli import main;"
+        "assert main(['inspect', sys.argv[1]]) == 0;"
         "bad = [m for m in sys.modules if m.startswith(('mpi4py', 'tallygrad.autograd'))];"
         "assert not bad, bad"
     )

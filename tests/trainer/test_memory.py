@@ -49,9 +49,9 @@ def test_an_error_that_says_nothing_has_a_line_too() -> None:
      ("cost lenet", "commands.cost.count", "take a smaller --batch"),
      ("plan lenet", "commands.plan.count", "take a smaller --batch"),
      ("train --dataset digits", "resume.occupy", "take a smaller --batch-size, more"),
-     ("eval run", "apply.evaluate_checkpoint", "take a smaller --batch-size"),
-     ("predict run", "apply.predict", "take fewer --samples"),
-     ("inspect run", "inspect.run", "free some memory"),
+     ("eval run", "inference.evaluate_checkpoint", "take a smaller --batch-size"),
+     ("predict run", "inference.predict", "take fewer --samples"),
+     ("inspect run", "commands.inspect.describe", "free some memory"),
      ("bill run", "commands.bill.read", "free some memory")],
 )  # fmt: skip
 def test_every_command_says_it_in_a_line(

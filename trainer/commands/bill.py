@@ -4,6 +4,7 @@ cost as much."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ...autograd.ledger import Cost, Key, Ledger
 from .. import history
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, newest_checkpoint
 from ..checkpoint import load as load_checkpoint
 from ..cost.machines.machine import HOST, Machine
 from ..cost.machines.machine import load as load_machine
@@ -28,16 +29,26 @@ from ..cost.report.pages import of_bill
 from ..cost.report.text_table import Column, fit, name_column, text_table
 from ..errors import UserError, printable, show
 from ..history import Epoch, Restart
-from ..inspect import find
 from ..logs import RunFolder
 from ..state import MOST, read_ledger, recorded
+from . import flags
 
+LESS_MEMORY = "free some memory"
 T = TypeVar("T", bound=Hashable)
 JOULES_PER_KWH = 3.6e6
 NOT_RECORDED = [
     "steps of a run that died since the last line of its log",
     "books and buffers that ranks gather for a checkpoint",
 ]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the run, the machine that prices it, and how to print it."""
+    parser.add_argument("run", help="run folder, or checkpoint")
+    parser.add_argument("--machine", default="", help="price it on a machine: a name, or FILE.toml")
+    parser.add_argument("--co2", type=float, metavar="G", help="grams of CO2 for a kilowatt hour")
+    flags.add_json(parser)
+    flags.add_page(parser)
 
 
 class Run(NamedTuple):
@@ -76,7 +87,7 @@ PARTS = {
 
 def read(path: Path) -> Run:
     """Return the run of a folder or a checkpoint. UserError where there is none, or no books."""
-    file = find(path)
+    file = newest_checkpoint(path)
     held = load_checkpoint(file)
     meta = held.meta
     steps, epoch = (recorded(file, meta, name, int) for name in ("step", "epoch"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from ...autograd import models
+from ..config import integer
 from ..cost.machines.machine import CODED, Machine, load
 from ..cost.pricing import price
 from ..cost.report.metrics import as_text as metrics_text
@@ -19,6 +21,25 @@ from ..cost.sparsity import read as read_zeros
 from ..cost.workload import Work, count
 from ..errors import UserError, show
 from ..numbers import whole_number
+from . import flags
+
+LESS_MEMORY = "take a smaller --batch"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the model, the machine that prices it, and how to print it."""
+    parser.add_argument("--machine", default="", help="price it on a machine: a name, or FILE.toml")
+    parser.add_argument(
+        "--zeros", default="", metavar="RUN|FILE",
+        help="shares of zeros for the machine: of a run with --sparsity, or of FILE.toml or .json",
+    )  # fmt: skip
+    parser.add_argument("--ranks", type=integer, default=1, help="ranks that share the gradients")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
+    form.add_argument("--csv", dest="as_csv", action="store_true", help="print a line a layer")
+    flags.add_model(parser, batch=1)
+    parser.add_argument("--training", action="store_true", help="a step of training, not inference")
+    flags.add_page(parser)
 
 
 def run(chosen: Mapping[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..calibration import measure as calibrate
+from ..config import integer
 from ..cost.cluster.allreduce import ALGORITHMS
 from ..cost.cluster.fitness import faults
 from ..cost.cluster.network import MARK, Network, as_toml
@@ -29,9 +31,12 @@ from ..errors import UserError, nearest, show
 from ..files import OutputFile
 from ..numbers import whole_number
 from ..threads import Machine as Cores
+from . import flags
 from .cost import given
+from .ranks import Start, launcher, meet
 
-Start = Callable[[int, list[str], float], int]
+LESS_MEMORY = "take a smaller --batch"
+
 MOST_SECONDS = 20.0
 MOST_RANKS = 1 << 20
 PATIENCE = 600.0  # seconds beyond those of measuring, for code that is compiled once
@@ -54,7 +59,43 @@ class Plan(NamedTuple):
     notes: list[str]
 
 
-def run(chosen: Mapping[str, Any], start: Start | None, why: str = "") -> int:
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the model, the ranks to plan for, what joins them, and how to print the plan."""
+    parser.add_argument("--ranks", default="1,2,4,8,16,32,64", metavar="P,P,..", help="how many")
+    parser.add_argument(
+        "--network", default="calibrate", metavar="NAME|FILE", help="what joins hosts, or all of it"
+    )
+    parser.add_argument("--ranks-per-host", type=integer, default=0, help="default: the network's")
+    parser.add_argument("--scaling", default="weak", choices=("weak", "strong", "both"),
+                        help="weak: --batch is a rank's; strong: that of all")  # fmt: skip
+    parser.add_argument(
+        "--algorithm", default="auto", help="of the allreduce; default: the fastest, by formula"
+    )
+    parser.add_argument("--bucket-mb", type=float, default=1.0, help="as in train")
+    parser.add_argument("--machine", default="", help="joules of a step on a machine, as in cost")
+    parser.add_argument("--seconds", type=float, default=16.0, help="to measure for, at most 20")
+    parser.add_argument("--save", default="", metavar="FILE", help="keep the calibration, as TOML")
+    parser.add_argument(
+        "--check", action=argparse.BooleanOptionalAction, default=True,
+        help="hold the plan against measured steps of this host (default: yes)",
+    )  # fmt: skip
+    flags.add_json(parser)
+    parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
+    flags.add_model(parser, batch=64)
+    flags.add_force(parser)
+
+
+def run(chosen: Mapping[str, Any]) -> int:
+    """Print a plan, or measure as one of the ranks that another process's plan started; return the
+    exit status."""
+    if chosen["worker"]:
+        with meet("plan", 1, chosen, LESS_MEMORY) as (comm, _):
+            calibrate.worker(comm, Path(chosen["worker"]))
+        return 0
+    return print_plan(chosen, *launcher())
+
+
+def print_plan(chosen: Mapping[str, Any], start: Start | None, why: str = "") -> int:
     """Print a plan. `start` runs a command on ranks of this machine; without it, for the reason
     `why`, no link can be measured. UserError for options that do not fit."""
     shape, classes = given(chosen)

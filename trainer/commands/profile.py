@@ -3,6 +3,7 @@ what its arithmetic and its memory allow (Williams, Waterman and Patterson 2009)
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from ...autograd.deferred import recorders
 from ...autograd.ledger import Cost
 from ...autograd.optim import SGD
 from ..calibration.roofs import Roofs, calibrate, joules
+from ..config import integer
 from ..cost.report.figures import WHOLE
 from ..cost.report.page import page_file
 from ..cost.report.pages import of_profile
@@ -30,8 +32,21 @@ from ..cost.workload import Work, count
 from ..errors import UserError, show
 from ..memory import check_memory
 from ..progress import compiling
+from . import flags
+
+LESS_MEMORY = "take a smaller --batch"
 
 Key = tuple[str, str]  # scope and phase
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the model, what to measure, and how to print it."""
+    flags.add_model(parser, batch=1)
+    parser.add_argument("--training", action="store_true", help="a step of training, not inference")
+    parser.add_argument("--steps", type=integer, default=5, help="steps to measure")
+    parser.add_argument("--backend", default="", help="default: llvm:eager, else numpy")
+    flags.add_json(parser)
+    flags.add_page(parser)
 
 
 class Clock(Observer):

@@ -301,13 +301,13 @@ def test_what_a_plan_needs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         "force": False,
     }  # fmt: skip
     with pytest.raises(UserError, match="gigabit-ethernet: no link inside a host, and no mpirun"):
-        plan_command.run(chosen, None, "no mpirun here")
+        plan_command.print_plan(chosen, None, "no mpirun here")
     monkeypatch.setattr(host, "measure", lambda: ({"gflops": 1.0, "gbytes": 1.0}, "no energy"))
     with pytest.raises(UserError, match="--machine: no energy"):
-        plan_command.run({**chosen, "machine": "host"}, None, "no mpirun here")
+        plan_command.print_plan({**chosen, "machine": "host"}, None, "no mpirun here")
     monkeypatch.setenv("PMI_SIZE", "2")
     with pytest.raises(UserError, match="run it without mpirun"):
-        plan_command.run(chosen, None, "no mpirun here")
+        plan_command.print_plan(chosen, None, "no mpirun here")
 
 
 KEYS = {

@@ -1,8 +1,8 @@
-"""Show what a checkpoint holds, without MPI and without the code of the model."""
+"""`tallygrad inspect`: what a checkpoint holds, without MPI and without the code of the model."""
 
+import argparse
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import CheckpointFolder, load
-from .cost.report.text_table import Column, fit, name_column, text_table
-from .errors import UserError, show
+from ..checkpoint import load, newest_checkpoint
+from ..cost.report.text_table import Column, fit, name_column, text_table
+from ..errors import show
+from . import flags
 
 COLUMNS = (
     name_column("name"), Column("shape"), Column("dtype", 4), Column("bytes", 5), Column("mean", 1),
     Column("std", 1), Column("min", 2), Column("max", 2), Column("zeros", 3),
 )  # fmt: skip
 GROUPS = (name_column("group"), Column("tensors", 1), Column("values", 2), Column("bytes"))
+LESS_MEMORY = "free some memory"
 _LONG = ("ledger", "closed", "restarts")
 _FIRST = ("step", "epoch", "accuracy", "model", "dataset", "seed")
 
 
-def run(path: Path, as_json: bool = False) -> int:
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the checkpoint and how to print it."""
+    parser.add_argument("file", help="checkpoint, or run folder: its newest")
+    flags.add_json(parser)
+
+
+def run(options: Mapping[str, Any]) -> int:
     """Print a checkpoint, or the newest one of a run's folder; UserError where there is none."""
-    description = describe(path)
-    if as_json:
+    description = describe(Path(options["file"]))
+    if options["as_json"]:
         print(json.dumps(description, indent=2, allow_nan=False))
     else:
         show(render(description))
@@ -39,7 +47,7 @@ def describe(path: Path) -> dict[str, Any]:
     Mean, standard deviation and extremes are those of the finite values, in float64; NaN and
     infinities are counted. What JSON cannot say (NaN, no value) is None.
     """
-    file = find(Path(path))
+    file = newest_checkpoint(Path(path))
     checkpoint = load(file)
     rows = [_row(name, array) for name, array in checkpoint.tensors.items()]
     return {
@@ -50,17 +58,6 @@ def describe(path: Path) -> dict[str, Any]:
         "totals": _totals(rows),
         "meta": _strict(checkpoint.meta),
     }
-
-
-def find(path: Path) -> Path:
-    """Return `path` itself, or the newest good checkpoint if it is the folder of a run."""
-    if not os.path.isdir(path):
-        return path
-    for folder in (path, path / "checkpoints"):
-        newest = CheckpointFolder(folder).newest()
-        if newest is not None:
-            return newest
-    raise UserError(f"{path}: no good checkpoint in this folder or in its folder checkpoints")
 
 
 def render(description: Mapping[str, Any]) -> str:

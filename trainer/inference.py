@@ -15,14 +15,13 @@ from ..autograd import backends, context, from_numpy, no_grad, softmax
 from ..datasets import Dataset
 from ..datasets.loader import Normalise
 from . import build, config
-from .checkpoint import CheckpointFolder, load, verify
+from .checkpoint import CheckpointFolder, load, newest_checkpoint, verify
 from .distributed.agreement import agree, work_facts
 from .distributed.comm import Comm, SerialComm
 from .distributed.sync import Reducer
 from .errors import NotFinite, UserError, show, warn
 from .evaluation import evaluate, make_eval_step
 from .images import read_images
-from .inspect import find as newest
 from .numbers import whole_number
 from .progress import Progress, compiling, percent
 from .state import load_model, recorded
@@ -38,7 +37,7 @@ def find(path: Path) -> Path:
             return best
         except UserError as error:
             warn(error)
-    return newest(path)
+    return newest_checkpoint(path)
 
 
 class Trained:

@@ -1,0 +1,11 @@
+"""`tallygrad launch`: start ranks on this machine, or on hosts that are named."""
+
+from __future__ import annotations
+
+
+def run(arguments: list[str]) -> int:
+    """Start a command on ranks; return the exit status. The launcher parses its own arguments: it
+    needs the standard library only, and runs where NumPy does not."""
+    from ...launch.local import run as launch
+
+    return launch(arguments)
