@@ -230,7 +230,7 @@ def trace(function: Callable[..., Any], training: bool = False) -> InferenceTrac
 
     Weights are read in each call. Calls are learned anew where tensors have other arrays, and where
     modules or variables that `function` looks at have changed; not where lists or other objects
-    have in place (docs/engine.md has the whole list). Start no threads in it. RuntimeError where it
+    have in place (docs/tracing.md has a full list). Start no threads in it. RuntimeError where it
     reads numbers of tensors or draws random ones, on which calls would depend, where it records
     gradients or changes the ledger, and where it writes to or returns tensors that it makes of
     numbers. TypeError for inputs and results that are no tensors.
