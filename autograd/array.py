@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from .deferred import lock, settle
-
-if TYPE_CHECKING:
-    from .deferred import Deferred
+from .storage import Storage
 
 NDArray = npt.NDArray[Any]
 
@@ -59,16 +57,11 @@ class Size(int):
 
 
 class Array:
-    """Handle on an n-dimensional array. `base` is the array that owns the memory (None: this one),
-    `offset` the first element within a flat base, -1 for another kind of view; `version` of the
-    owner grows with each write. Of an owner, `kept` counts the records that hold its memory, and
-    `lasting` tells memory that is there anyway: that of leaves; `made`, memory that only the engine
-    has. Numbers that are not there yet wait for the call in `deferred`."""
+    """Handle on an n-dimensional array. `storage` is the memory, `base` the array that owns it
+    (None: this one), `offset` the first element within a flat base, -1 for another kind of
+    view."""
 
-    __slots__ = (
-        "__weakref__", "_value", "_version", "base", "deferred", "kept", "lasting", "made",
-        "offset", "spec",
-    )  # fmt: skip
+    __slots__ = ("__weakref__", "_value", "base", "offset", "spec", "storage")
 
     def __init__(
         self, spec: Spec, value: NDArray | None, base: Array | None = None, offset: int = 0
@@ -76,12 +69,8 @@ class Array:
         self.spec = spec
         self.base = base
         self.offset = offset
-        self.kept = 0
-        self.lasting = False
+        self.storage: Storage = Storage(spec) if base is None else base.storage
         self._value = value
-        self._version = 0
-        self.made = False
-        self.deferred: Deferred | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -94,14 +83,9 @@ class Array:
         return self.spec.dtype
 
     @property
-    def root(self) -> Array:
-        """The array that owns the memory."""
+    def owner(self) -> Array:
+        """The array that owns the memory: this one, or the one that it is a view of."""
         return self if self.base is None else self.base
-
-    @property
-    def version(self) -> int:
-        """How often the memory was written through a primitive that declares it."""
-        return self.root._version
 
     def check_writable(self, what: str) -> None:
         """ValueError where `what` must not write here: to read-only memory, or where elements
@@ -121,10 +105,6 @@ class Array:
                 "copy it first, tensor(x) does"
             )
 
-    def written(self) -> None:
-        """Note a write to the memory."""
-        self.root._version += 1
-
     @property
     def value(self) -> NDArray:
         """The numbers, computed now if they wait. RuntimeError for an array of the meta backend,
@@ -140,21 +120,21 @@ class Array:
     def realize(self) -> None:
         """Compute the numbers now if they wait for a call."""
         with lock:
-            if self.deferred is not None:
-                self.receive(self.deferred.run())
+            if self.storage.pending is not None:
+                self.receive(self.storage.pending.run())
 
     def receive(self, value: NDArray) -> None:
-        """Take the numbers that it waits for."""
+        """Take the numbers that were pending."""
         if (value.shape, value.dtype) != self.spec:
             raise AssertionError(f"rule says {self.spec}, kernel gave {value.shape} {value.dtype}")
         self._value = value
-        self.deferred = None
+        self.storage.pending = None
 
     def shown(self) -> NDArray:
         """Return the numbers for somebody outside of the engine, who may write to them: nothing
         waits for them any more."""
-        settle(self.root)
-        self.root.made = False
+        settle(self.storage)
+        self.storage.owned = False
         return self.value
 
     def detach(self) -> None:
@@ -164,14 +144,14 @@ class Array:
     def write(self, value: npt.ArrayLike) -> None:
         """Write numbers to the memory. ValueError where that must not be written."""
         self.check_writable("write")
-        settle(self.root)
+        settle(self.storage)
         self.value[...] = value
-        self.written()
+        self.storage.version += 1
 
     @property
     def has_numbers(self) -> bool:
         """True but for an array of the meta backend."""
-        return self._value is not None or self.deferred is not None
+        return self._value is not None or self.storage.pending is not None
 
     def view(self, offset: int, shape: tuple[int, ...]) -> Array:
         """Return `shape` elements from `offset` on of this flat array, sharing its memory."""
@@ -179,7 +159,7 @@ class Array:
         part = None
         if self.has_numbers:
             part = self.value[offset : offset + size].reshape(shape)
-        return Array(Spec(shape, self.dtype), part, self.root, self.offset + offset)
+        return Array(Spec(shape, self.dtype), part, self.owner, self.offset + offset)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Array:
         """Copy the numbers; flat views of one array become flat views of its copy."""
@@ -195,7 +175,9 @@ class Array:
         return f"Array({self.shape}, {self.dtype}, {self._state()})"
 
     def _state(self) -> str:
-        return "ready" if self._value is not None else "waiting" if self.deferred else "meta"
+        if self._value is not None:
+            return "ready"
+        return "meta" if self.storage.pending is None else "pending"
 
 
 def _overlaps(value: NDArray) -> bool:

@@ -16,6 +16,7 @@ from .recent import WAYS, Recent
 
 if TYPE_CHECKING:
     from .array import Array, NDArray, Spec
+    from .storage import Storage
 
 Kernel = Callable[..., Any]
 # Which operands of a call are not to be read but to be made in passing: None for one that is read,
@@ -89,7 +90,7 @@ class Call:
 
     def run(self, args: tuple[Array, ...]) -> Any:
         """Compute the results, with what the arguments wait for in the same pass if that can be."""
-        if self.join is not None and any([a.deferred is not None for a in args]):
+        if self.join is not None and any([a.storage.pending is not None for a in args]):
             joined, operands = self._joined(args)
             if joined is not None:
                 others = [_found(args, path) for path in joined.makes]
@@ -150,9 +151,9 @@ class Deferred:
         value: NDArray = self.call.run(self.operands)
         return value
 
-    def reads(self, root: Array) -> bool:
+    def reads(self, storage: Storage) -> bool:
         """Tell whether the call reads the memory of an array."""
-        return any(a.root is root for a in self.operands)
+        return any(a.storage is storage for a in self.operands)
 
 
 def wait(array: Array, call: Call, operands: tuple[Array, ...], deep: int = DEEP) -> None:
@@ -160,10 +161,10 @@ def wait(array: Array, call: Call, operands: tuple[Array, ...], deep: int = DEEP
     what the last one before it reads is computed."""
     with lock:
         for a in operands:
-            if _depth(a) >= deep and a.deferred is not None:
-                for b in a.deferred.operands:
+            if _depth(a) >= deep and a.storage.pending is not None:
+                for b in a.storage.pending.operands:
                     b.realize()
-        array.deferred = Deferred(call, operands)
+        array.storage.pending = Deferred(call, operands)
         _waiting.append(ref(array))
         if len(_waiting) > MANY:
             # Whoever keeps so many unread would keep their operands too.
@@ -172,16 +173,16 @@ def wait(array: Array, call: Call, operands: tuple[Array, ...], deep: int = DEEP
 
 def _depth(array: Array) -> int:
     """Return how many calls an array waits for, one behind the other."""
-    waits = array.deferred
+    waits = array.storage.pending
     return 0 if waits is None else 1 + max(map(_depth, waits.operands))
 
 
-def settle(root: Array) -> None:
+def settle(storage: Storage) -> None:
     """Compute what is made from the memory of an array, which is about to be written."""
     if _waiting:
         with lock:
             for array in _still_waiting():
-                if array.deferred is not None and array.deferred.reads(root):
+                if array.storage.pending is not None and array.storage.pending.reads(storage):
                     array.realize()
 
 
@@ -191,20 +192,20 @@ def compute_all(but: int = 0) -> None:
         here = recorders.get(get_ident())
         alive = _still_waiting()
         for array in alive[: len(alive) - but]:
-            if array.deferred is not None and array.deferred.recorder is here:
+            if array.storage.pending is not None and array.storage.pending.recorder is here:
                 array.realize()
 
 
 def _still_waiting() -> list[Array]:
     """Return the arrays that wait, and strike the others off."""
-    alive = [(r, array) for r in _waiting if (array := r()) is not None and array.deferred]
+    alive = [(r, array) for r in _waiting if (array := r()) is not None and array.storage.pending]
     _waiting[:] = [r for r, _ in alive]
     return [array for _, array in alive]
 
 
 def _signs(args: tuple[Array, ...]) -> tuple[Sign | None, ...]:
     """Return what a backend is told of arguments: None for those that have their numbers."""
-    waits = [a.deferred for a in args]
+    waits = [a.storage.pending for a in args]
     return tuple([None if w is None else Sign(w.call, _signs(w.operands)) for w in waits])
 
 
@@ -213,15 +214,15 @@ def _found(args: tuple[Array, ...], path: tuple[int, ...]) -> Array:
     first, *rest = path
     a = args[first]
     for i in rest:
-        assert a.deferred is not None
-        a = a.deferred.operands[i]
+        assert a.storage.pending is not None
+        a = a.storage.pending.operands[i]
     return a
 
 
 def _opened(args: tuple[Array, ...], opened: Opened) -> Iterator[Array]:
     """Yield the arguments, and in the place of those that are opened, their operands."""
     for a, inner in zip(args, opened, strict=True):
-        if inner is None or a.deferred is None:
+        if inner is None or a.storage.pending is None:
             yield a
         else:
-            yield from _opened(a.deferred.operands, inner)
+            yield from _opened(a.storage.pending.operands, inner)

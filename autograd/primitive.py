@@ -267,7 +267,7 @@ def perform(
         _write(primitive, info, args)
         return []
     later = info.later
-    if later is not None and all([args[i].root.made for i in later.large]):
+    if later is not None and all([args[i].storage.owned for i in later.large]):
         return _put_off(later, info.outputs, args)
     values: tuple[Any, ...] = (None,) * len(info.outputs)
     if info.call is not None:
@@ -275,14 +275,15 @@ def perform(
         values = raw if isinstance(raw, tuple) else (raw,)
         if fresh:
             _compare(primitive, info.outputs, values)
-    base = None if primitive.alias is None else args[primitive.alias].root
+    base = None if primitive.alias is None else args[primitive.alias].owner
     offset = 0 if base is None else -1
     results = []
     for spec, value in zip(info.outputs, values, strict=True):
         if type(value) is not np.ndarray and value is not None:
             value = np.asarray(value)  # a number
         a = Array(spec, value, base, offset)
-        a.made = base is None and value is not None
+        if base is None:
+            a.storage.owned = value is not None
         results.append(a)
     return results
 
@@ -292,18 +293,18 @@ def _write(primitive: Primitive, info: CallInfo, args: tuple[Array, ...]) -> Non
     for i in primitive.writes:
         args[i].check_writable(primitive.name)
     for i in primitive.writes:
-        settle(args[i].root)
+        settle(args[i].storage)
     if info.call is not None:
         info.call.run(args)
     for i in primitive.writes:
-        args[i].written()
+        args[i].storage.version += 1
 
 
 def _put_off(later: Later, outputs: tuple[Spec, ...], args: tuple[Array, ...]) -> list[Array]:
     """Compute the results that a call has besides the one that waits."""
     results = [Array(spec, None) for spec in outputs]
     for a in results:
-        a.made = True
+        a.storage.owned = True
     if later.now is not None:
         others = [a for i, a in enumerate(results) if i != later.output]
         for a, value in zip(others, later.now.run(args), strict=True):
@@ -313,7 +314,7 @@ def _put_off(later: Later, outputs: tuple[Spec, ...], args: tuple[Array, ...]) -
     wait(
         results[later.output],
         later.tail,
-        tuple([a if large or a.root.made else _copied(a) for a, large in operands]),
+        tuple([a if large or a.storage.owned else _copied(a) for a, large in operands]),
         later.deep,
     )
     return results

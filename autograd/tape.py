@@ -56,7 +56,7 @@ class Record:
 
     def _let_go(self) -> None:
         for array, _ in self.saved.values():
-            array.root.kept -= 1
+            array.storage.saved_by -= 1
 
     def __del__(self) -> None:
         # Only counts: what the record refers to must go after it, or long chains would recurse.
@@ -64,23 +64,24 @@ class Record:
 
     def hold(self, kind: str, position: int, array: Array) -> None:
         """Save an array, and file its memory as stashed where no other record holds it yet."""
-        owner = array.root
-        self.saved[kind, position] = (array, owner._version)
-        owner.kept += 1
-        if owner.kept == 1 and not owner.lasting:
+        storage = array.storage
+        self.saved[kind, position] = (array, storage.version)
+        storage.saved_by += 1
+        if storage.saved_by == 1 and not storage.persistent:
             state = context.current()
             names = (state.scope, state.phase, self.operation.name, state.backend)
-            state.ledger.stash(names, owner.spec.nbytes)
+            state.ledger.stash(names, storage.spec.nbytes)
             if state.observer is not None:
-                state.observer.stashes.append((names, owner.spec.nbytes))
+                state.observer.stashes.append((names, storage.spec.nbytes))
 
     def take(self, kind: str, position: int) -> Array:
         """Return a saved input or output. RuntimeError where it was written since."""
         array, version = self.saved[kind, position]
-        if array.version != version:
+        current = array.storage.version
+        if current != version:
             raise RuntimeError(
                 f"{self.scope or 'top level'}: {kind} {position} of {self.operation.name} was "
-                f"changed in place (version {array.version}, recorded {version}) and its "
+                f"changed in place (version {current}, recorded {version}) and its "
                 "gradient needs it"
             )
         return array
@@ -123,7 +124,7 @@ class Tape:
             if parametric and not _parametric(source):
                 parametric = False
             if not isinstance(source[0], Record):
-                a.root.lasting = True
+                a.storage.persistent = True
         record.parametric = parametric
         if self.keep:
             inputs, outputs = primitive.saved_positions(tuple([s is not None for s in sources]))

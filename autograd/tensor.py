@@ -326,7 +326,7 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
                     "tensor with no_grad() and copy_()"
                 )
             if a.is_parameter:
-                data.root.lasting = True
+                data.storage.persistent = True
         else:
             data = a if type(a) is Array else _lifted(a, args)
         made_of.append(data)
@@ -366,7 +366,7 @@ def _source(a: Any) -> Source | None:
 def origin(tensor: Tensor) -> Source | None:
     """Return where a tensor's gradient goes, None where it goes nowhere."""
     if tensor.is_parameter:
-        tensor.data.root.lasting = True
+        tensor.data.storage.persistent = True
     return _source(tensor)
 
 

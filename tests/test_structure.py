@@ -20,7 +20,8 @@ FOLDERS = ("autograd", "datasets", "trainer", "launch")
 BASE = tuple(
     f"autograd.{name}"
     for name in (
-        "context", "array", "deferred", "ledger", "memory", "recent", "summation", "threads",
+        "context", "array", "deferred", "ledger", "memory", "recent", "storage", "summation",
+        "threads",
     )
 )
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
@@ -35,6 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.ledger": BASE,
     "autograd.memory": (),
     "autograd.recent": (),
+    "autograd.storage": (),
     "autograd.suggest": (),
     "autograd.private": (),
     "autograd.summation": BASE,
@@ -76,10 +78,11 @@ MAY_IMPORT_LAZILY: dict[str, tuple[str, ...]] = {
 MAY_NAME: dict[str, tuple[str, ...]] = {
     "autograd.context": ("autograd.tape", "autograd.tensor", "autograd.capture.observer"),
     "autograd.capture.observer": tuple(
-        f"autograd.{name}" for name in ("array", "ledger", "nn", "primitive", "tensor")
+        f"autograd.{name}" for name in ("array", "ledger", "nn", "primitive", "storage", "tensor")
     ),
-    "autograd.capture.peak_memory": ("autograd.array", "autograd.ledger", "autograd.tensor"),
+    "autograd.capture.peak_memory": ("autograd.ledger", "autograd.storage", "autograd.tensor"),
     "autograd.inplace": ("autograd.tensor",),
+    "autograd.storage": ("autograd.array", "autograd.deferred"),
     "autograd.operators": ("autograd.tensor",),
     "autograd.capture.sparsity": ("autograd.tensor",),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ..ledger import Cost, Ledger
     from ..nn.module import Module
     from ..primitive import CallInfo, Primitive
+    from ..storage import Storage
     from ..tensor import Tensor
 
 
@@ -43,8 +44,8 @@ class Observer:
 
     def __init__(self, inputs: Sequence[Array], ledger: Ledger) -> None:
         self.ledger = ledger
-        self.inputs = {id(a.root) for a in inputs}
-        self.written: dict[int, Array] = {}
+        self.inputs = {id(a.storage) for a in inputs}
+        self.written: dict[int, Storage] = {}
         self.created: list[Array] = []
         self.stashes: list[tuple[tuple[str, str, str, str], int]] = []
 
@@ -54,10 +55,14 @@ class Observer:
             self.refuse("changes the ledger; do so around the call")
         if not call.primitive.writes:
             return
-        roots = {id(a.root): a.root for a in (call.args[i] for i in call.primitive.writes)}
-        if not roots.keys().isdisjoint({id(a) for a in self.created}):
+        written = [call.args[i].storage for i in call.primitive.writes]
+        if self.has_created(written):
             self.refuse(f"writes to a tensor that it {FROM_NUMBERS}")
-        self.written.update(roots)
+        self.written.update((id(s), s) for s in written)
+
+    def has_created(self, storages: Iterable[Storage]) -> bool:
+        """Tell whether some of the memory comes from no call."""
+        return not {id(s) for s in storages}.isdisjoint({id(a.storage) for a in self.created})
 
     @property
     def writes_inputs(self) -> bool:

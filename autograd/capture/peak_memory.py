@@ -11,8 +11,8 @@ from .. import context
 from .observer import Dispatched, Observer
 
 if TYPE_CHECKING:
-    from ..array import Array
     from ..ledger import Ledger
+    from ..storage import Storage
     from ..tensor import Tensor
 
 Names: TypeAlias = tuple[str, str, str, str]  # scope, phase, primitive, backend
@@ -21,7 +21,7 @@ Names: TypeAlias = tuple[str, str, str, str]  # scope, phase, primitive, backend
 class TrackedResult(NamedTuple):
     """Memory that a call allocated: `number` counts them."""
 
-    owner: weakref.ref[Array]
+    storage: weakref.ref[Storage]
     number: int
 
 
@@ -41,13 +41,13 @@ class Lifetimes:
         now = len(self.calls)
         self.calls.append(call.key[:4])
         for a in call.args:
-            root = a.root
-            known = self._known.get(id(root))
-            if known is not None and known.owner() is root:
+            storage = a.storage
+            known = self._known.get(id(storage))
+            if known is not None and known.storage() is storage:
                 self._last[known.number] = now
         for a in call.results:
             if a.base is None:
-                self._known[id(a)] = TrackedResult(weakref.ref(a), len(self._sizes))
+                self._known[id(a.storage)] = TrackedResult(weakref.ref(a.storage), len(self._sizes))
                 self._sizes.append(a.spec.nbytes)
                 self._born.append(now)
                 self._last.append(now)

@@ -76,14 +76,14 @@ class Program:
         self.container, self.guards = container, guards
         self.replay: Replay | None = None
         self.replayable = not recorder.writes_inputs
-        if {id(a.root) for a in outputs} & {id(a) for a in recorder.created}:
+        if recorder.has_created(a.storage for a in outputs):
             raise RuntimeError(f"trace: the function returns a tensor that it {FROM_NUMBERS}")
         self.inputs, self.outputs = recorder.input_indices, [recorder.index(a) for a in outputs]
         computed = {index for call in recorder.calls for index in call.results}
         dropped = computed | {*self.inputs}
         self.arrays = [None if i in dropped else a for i, a in enumerate(recorder.arrays)]
-        roots = {id(a.root) for a in self.arrays if a is not None}
-        self.written = [a for a in recorder.written.values() if id(a) in roots]
+        read = {id(a.storage) for a in self.arrays if a is not None}
+        self.written = [s for s in recorder.written.values() if id(s) in read]
         keys = [call.key for call in recorder.calls]
         self.batch = CallBatch(keys, (), recorder.lifetimes.peaks())
         self.calls = _with_last_uses(recorder.calls, computed, {*self.outputs, *self.inputs})
@@ -135,7 +135,7 @@ class Program:
                 values[index] = None
         arrays = {index: array(values[index]) for index in self.outputs}
         for a in arrays.values():
-            a.made = True
+            a.storage.owned = True
         return arrays
 
 

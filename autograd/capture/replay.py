@@ -19,6 +19,7 @@ from ..deferred import compute_all, settle
 from ..ledger import CallBatch, Ledger
 from ..memory import memory_limit
 from ..recent import RECORDINGS
+from ..storage import Storage
 from ..tensor import Tensor
 from ..threads import get_num_threads
 from .guards import DependencyRecorder, Guards
@@ -59,7 +60,7 @@ class Replay:
     returned as it is."""
 
     def __init__(
-        self, capture: Capture, results: list[Array], batch: CallBatch, written: Iterable[Array],
+        self, capture: Capture, results: list[Array], batch: CallBatch, written: Iterable[Storage],
         foreign: Collection[int],
     ) -> None:  # fmt: skip
         self.recording, self.lock = capture.recording, capture.shared.lock
@@ -76,7 +77,7 @@ class Replay:
                 self.results.append(a)
             else:
                 self.recording.hold(a.value)
-                self.computed[id(a)] = a.value, a.made
+                self.computed[id(a)] = a.value, a.storage.owned
                 self.results.append(-1 - [*self.computed].index(id(a)))
 
     def collect(self, inputs: Sequence[Array]) -> list[Array]:
@@ -84,7 +85,7 @@ class Replay:
         copies = []
         for value, owned in self.computed.values():
             copies.append(array(value.copy("K")))
-            copies[-1].made = owned
+            copies[-1].storage.owned = owned
         results = []
         for source in self.results:
             if isinstance(source, Array):
@@ -98,11 +99,11 @@ class Replay:
         with self.lock:
             for value, a in zip(self.inputs, inputs, strict=True):
                 value[...] = a.value
-            for root in self.written:
-                settle(root)
+            for storage in self.written:
+                settle(storage)
             self.recording.replay()
-            for root in self.written:
-                root.written()
+            for storage in self.written:
+                storage.version += 1
             results = self.collect(inputs)
         ledger.count_batch(self.batch)
         return results
@@ -120,7 +121,7 @@ class Capture:
         self.values = [np.array(a.value, order="K") for a in originals]
         self.inputs = [array(value) for value in self.values]
         for a, original in zip(self.inputs, originals, strict=True):
-            a.made = original.root.made
+            a.storage.owned = original.storage.owned
         self.results: list[Array] = []
 
     def __enter__(self) -> Capture:
@@ -144,7 +145,7 @@ class Capture:
             self.shared.lock.release()
 
     def end(
-        self, results: list[Array], batch: CallBatch, written: Iterable[Array],
+        self, results: list[Array], batch: CallBatch, written: Iterable[Storage],
         foreign: Collection[int],
     ) -> Replay:  # fmt: skip
         """Return what was recorded, with these results, which are in `results` then."""

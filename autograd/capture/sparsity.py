@@ -27,7 +27,7 @@ class Factor(NamedTuple):
     """One side of a product: which numbers are not zero, the array that they belong to, and whether
     they are weights by their place among the arguments."""
 
-    owner: Array
+    array: Array
     there: NDArray
     weights: bool = False
 
@@ -53,7 +53,7 @@ class Sparsity(Observer):
 
     def __init__(self, ledger: Ledger, weights: Iterable[Array] = ()) -> None:
         super().__init__((), ledger)
-        self.weights = {id(a.root): a.root for a in weights}
+        self.weights = {id(a.storage): a.storage for a in weights}
         self.gradients: set[int] = set()
 
     def refuse(self, what: str) -> None:
@@ -67,9 +67,9 @@ class Sparsity(Observer):
         """Count a call."""
         *names, cost = call.key
         for a in call.results:
-            if a.base is None:  # the id may have been that of another array before
+            if a.base is None:  # the id may have been that of other memory before
                 sweeps = names[1].startswith("backward")
-                (self.gradients.add if sweeps else self.gradients.discard)(id(a))
+                (self.gradients.add if sweeps else self.gradients.discard)(id(a.storage))
         if not cost.macs:
             return
         rule = RULES.get(call.primitive.name)
@@ -86,11 +86,11 @@ class Sparsity(Observer):
 
     def _zeros(self, factor: Factor) -> Sample:
         """Return the numbers of a factor and the zeros among them, by what they are."""
-        root, size = factor.owner.root, factor.there.size
+        storage, size = factor.array.storage, factor.there.size
         zeros = size - int(np.count_nonzero(factor.there))
-        if factor.weights or id(root) in self.weights:
+        if factor.weights or id(storage) in self.weights:
             return Sample(weights=size, weight_zeros=zeros)
-        if id(root) in self.gradients:
+        if id(storage) in self.gradients:
             return Sample(gradients=size, gradient_zeros=zeros)
         return Sample(activations=size, activation_zeros=zeros)
 

@@ -40,7 +40,7 @@ def call_signature(state: context.Context, arrays: Sequence[Array]) -> CallSigna
     ids = [id(a) for a in arrays]
     same = tuple([ids.index(i) for i in ids])
     specs = tuple([a.spec for a in arrays])
-    layouts = tuple([(a.root.made, a.value.strides if a.has_numbers else ()) for a in arrays])
+    layouts = tuple([(a.storage.owned, a.value.strides if a.has_numbers else ()) for a in arrays])
     taped = state.tape is not None
     return CallSignature(same, specs, layouts, state.backend, state.phase, state.scope, taped)
 
@@ -115,7 +115,7 @@ class InferenceTrace:
     ) -> tuple[list[Array], Program]:
         """Run the function once and return its results and the program that it makes."""
         # Under new handles, inputs are told from arrays that the function has from elsewhere.
-        handles = [Array(a.spec, a.value if a.has_numbers else None, a.root, -1) for a in arrays]
+        handles = [Array(a.spec, a.value if a.has_numbers else None, a.owner, -1) for a in arrays]
         inputs = [handles[i] for i in same]
         recorder = CallRecorder(inputs, ledger)
         with context.using(tape=None, observer=recorder):
@@ -200,12 +200,12 @@ class TrainingTrace:
                 copies = [Tensor(a) for a in capture.inputs]
                 tensors, container = _unpack(self.function(*[copies[i] for i in key.same]))
             results = [t.data for t in tensors]
-            if {id(a.root) for a in results} & {id(a) for a in recorder.created}:
+            if recorder.has_created(a.storage for a in results):
                 recorder.refuse(f"returns a tensor that it {FROM_NUMBERS}")
             batch = CallBatch(recorder.keys, recorder.stashes, recorder.lifetimes.peaks())
             ledger.add_peaks(batch.peaks)
-            roots = {id(a.root) for a in recorder.foreign.values()}
-            written = [a for a in recorder.written.values() if id(a) in roots]
+            read = {id(a.storage) for a in recorder.foreign.values()}
+            written = [s for s in recorder.written.values() if id(s) in read]
             foreign = {id(a) for a in results if not recorder.computed(a)}
             replay = capture.end(results, batch, written, foreign)
             recorder.check()

@@ -49,7 +49,7 @@ class FlatParameters:
         parameter was laid into another buffer."""
         for i, p in enumerate(self.parameters):
             slot = p.slot
-            if slot is None or slot.base is not self.grad:
+            if slot is None or slot.storage is not self.grad.storage:
                 raise RuntimeError(f"parameter {i} of shape {p.shape} lives in another flat buffer")
             if p.grad is None:
                 store(slot, array(0, self.dtype))

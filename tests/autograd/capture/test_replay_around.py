@@ -293,3 +293,17 @@ def test_a_recording_that_cannot_begin_locks_nobody_out(monkeypatch: pytest.Monk
     thread.start()
     thread.join()
     assert free == [True]
+
+
+@pytest.mark.usefixtures("llvm")
+def test_a_step_may_write_to_what_it_computes() -> None:
+    def step(x: Tensor) -> Tensor:
+        y = x * 2.0
+        y += 1.0
+        return y.sum()
+
+    traced = ag.trace(step, training=True)
+    for number in (1.0, 2.0, 3.0, 4.0):
+        assert traced(ag.full((300,), number)).item() == 300 * (2 * number + 1)
+    assert not [*traced.refused.values()]
+    assert [len(steps) for steps in traced.captured.values()] == [1]
