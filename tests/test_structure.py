@@ -94,7 +94,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "tqdm": ("datasets", "trainer"),
     "mpi4py": ("trainer.distributed.mpi",),
     "llvmlite": ("autograd.backends.llvm",),
-    "h5py": ("trainer.checkpoint", "datasets.hdf5"),
+    "h5py": ("trainer.components.checkpoint", "datasets.hdf5"),
 }
 MOST_LINES = 450
 

@@ -15,16 +15,16 @@ from ..autograd import backends, context, from_numpy, no_grad, softmax
 from ..datasets import Dataset
 from ..datasets.loader import Normalise
 from . import build, config
-from .checkpoint import CheckpointFolder, load, newest_checkpoint, verify
+from .components.checkpoint import CheckpointFolder, load, newest_checkpoint, verify
+from .components.evaluate import evaluate, make_eval_step
+from .components.state import load_model, recorded
 from .distributed.agreement import agree, work_facts
 from .distributed.comm import Comm, SerialComm
 from .distributed.sync import Reducer
 from .errors import NotFinite, UserError, show, warn
-from .evaluation import evaluate, make_eval_step
 from .images import read_images
 from .numbers import whole_number
 from .progress import Progress, compiling, percent
-from .state import load_model, recorded
 
 
 def find(path: Path) -> Path:

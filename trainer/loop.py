@@ -27,19 +27,20 @@ from ..autograd import (
 from ..autograd.capture.sparsity import Sparsity
 from ..autograd.random import keyed
 from ..datasets import Batch, Loader
-from . import build, history, provenance, state, summary
-from .checkpoint import CheckpointFolder
-from .checkpoint import load as load_checkpoint
+from . import build, provenance, summary
+from .components import history, state
+from .components.checkpoint import CheckpointFolder
+from .components.checkpoint import load as load_checkpoint
+from .components.evaluate import StepOutput, evaluate, make_eval_step, num_correct, sums
+from .components.logs import RunFolder
+from .components.resume import settle
 from .config import TrainConfig, parse_every, parse_size
 from .cost.report.ledger import training_macs
 from .distributed.agreement import agree, work_facts
 from .distributed.comm import Comm
 from .distributed.sync import GradientSync, MicroBatchBuffers, Reducer, share, total
 from .errors import NotFinite, UserError
-from .evaluation import StepOutput, evaluate, make_eval_step, num_correct, sums
-from .logs import RunFolder
 from .progress import Progress
-from .resume import settle
 from .stop import Stop
 
 RESULT = {

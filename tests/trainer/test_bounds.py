@@ -12,14 +12,15 @@ import pytest
 
 from tallygrad.autograd import nn
 from tallygrad.autograd.optim import SGD, schedules
-from tallygrad.trainer import checkpoint, files, history, state
+from tallygrad.trainer import files
 from tallygrad.trainer.cli import main
+from tallygrad.trainer.components import checkpoint, history, state
+from tallygrad.trainer.components.logs import RunFolder
 from tallygrad.trainer.cost.report import run_history as past
 from tallygrad.trainer.distributed.comm import expected_size
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.images import read_images
 from tallygrad.trainer.inference import ranges
-from tallygrad.trainer.logs import RunFolder
 from tallygrad.trainer.loop import RESULT, _is_result
 from tallygrad.trainer.threads import Machine, configure, local_ranks
 

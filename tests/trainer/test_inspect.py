@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.trainer.checkpoint import CheckpointFolder, save
 from tallygrad.trainer.commands.inspect import COLUMNS, describe, render, run
+from tallygrad.trainer.components.checkpoint import CheckpointFolder, save
 from tallygrad.trainer.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("wide")

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tallygrad.trainer import lock, resume
+from tallygrad.trainer import lock
+from tallygrad.trainer.components import resume
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.lock import Holder, Lock
@@ -216,7 +217,7 @@ def test_ranks_agree_on_the_folder(mpirun: Run, tmp_path: Path) -> None:
     code = f"""
 import os, time
 from tallygrad.trainer.distributed.comm import connect
-from tallygrad.trainer.resume import occupy
+from tallygrad.trainer.components.resume import occupy
 comm = connect()
 os.chdir({str(tmp_path)!r})
 time.strftime = lambda form: f"rank{{comm.rank}}"

@@ -48,7 +48,7 @@ def test_an_error_that_says_nothing_has_a_line_too() -> None:
     [("profile lenet", "commands.profile.measure", "take a smaller --batch"),
      ("cost lenet", "commands.cost.count", "take a smaller --batch"),
      ("plan lenet", "commands.plan.count", "take a smaller --batch"),
-     ("train --dataset digits", "resume.occupy", "take a smaller --batch-size, more"),
+     ("train --dataset digits", "components.resume.occupy", "take a smaller --batch-size, more"),
      ("eval run", "inference.evaluate_checkpoint", "take a smaller --batch-size"),
      ("predict run", "inference.predict", "take fewer --samples"),
      ("inspect run", "commands.inspect.describe", "free some memory"),

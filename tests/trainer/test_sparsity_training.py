@@ -11,8 +11,8 @@ import pytest
 
 from tallygrad.autograd.ledger import Ledger, Sample
 from tallygrad.datasets.idx import write_idx
-from tallygrad.trainer.checkpoint import load
 from tallygrad.trainer.cli import main
+from tallygrad.trainer.components.checkpoint import load
 from tallygrad.trainer.cost.report.ledger import PASSES
 
 

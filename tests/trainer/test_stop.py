@@ -18,7 +18,7 @@ import pytest
 
 from tallygrad.launch import local
 from tallygrad.trainer import stop
-from tallygrad.trainer.checkpoint import load
+from tallygrad.trainer.components.checkpoint import load
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 MODULE = [sys.executable, "-m", "tallygrad.trainer"]
@@ -85,7 +85,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, small: list[str]
 PHASES = """
 import os, signal, sys
 from pathlib import Path
-from tallygrad.trainer import build, checkpoint, cli, loop, resume
+from tallygrad.trainer import build, cli, loop
+from tallygrad.trainer.components import checkpoint, resume
 
 out = Path(sys.argv.pop(1))
 first = True

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.trainer.checkpoint import load, save
+from tallygrad.trainer.components.checkpoint import load, save
 
 TALLYGRAD = [sys.executable, "-m", "tallygrad.trainer"]
 SMALL = ["--dataset", "digits", "--batch-size", "32", "--eval-batch-size", "500"]

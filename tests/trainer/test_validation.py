@@ -13,8 +13,8 @@ import pytest
 
 from tallygrad.datasets import DataError, Dataset, hold_out
 from tallygrad.trainer import config, loop
-from tallygrad.trainer.checkpoint import load, save
 from tallygrad.trainer.cli import main
+from tallygrad.trainer.components.checkpoint import load, save
 
 WORDS = ["train", "--model", "mlp", "--batch-size", "16", "--backend", "numpy", "--lr", "0.05"]
 

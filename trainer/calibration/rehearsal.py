@@ -17,9 +17,9 @@ from ...autograd import context
 from ...autograd.tensor import Tensor
 from ...datasets import Batch, Dataset
 from ..build import loaders
+from ..components.logs import RunFolder
 from ..config import TrainConfig
 from ..distributed.comm import Comm, SerialComm, check_reduction
-from ..logs import RunFolder
 from ..loop import Training
 
 POOL = 48 << 20  # bytes of random images that a rank draws from, at most

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ...autograd.ledger import Cost, Key, Ledger
-from .. import history
-from ..checkpoint import Checkpoint, newest_checkpoint
-from ..checkpoint import load as load_checkpoint
+from ..components import history
+from ..components.checkpoint import Checkpoint, newest_checkpoint
+from ..components.checkpoint import load as load_checkpoint
+from ..components.history import Epoch, Restart
+from ..components.logs import RunFolder
+from ..components.state import MOST, read_ledger, recorded
 from ..cost.machines.machine import HOST, Machine
 from ..cost.machines.machine import load as load_machine
 from ..cost.pricing import Prices, prices
@@ -28,9 +31,6 @@ from ..cost.report.page import page_file
 from ..cost.report.pages import of_bill
 from ..cost.report.text_table import Column, fit, name_column, text_table
 from ..errors import UserError, printable, show
-from ..history import Epoch, Restart
-from ..logs import RunFolder
-from ..state import MOST, read_ledger, recorded
 from . import flags
 
 LESS_MEMORY = "free some memory"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint import load, newest_checkpoint
+from ..components.checkpoint import load, newest_checkpoint
 from ..cost.report.text_table import Column, fit, name_column, text_table
 from ..errors import show
 from . import flags

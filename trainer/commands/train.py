@@ -25,9 +25,9 @@ def run(options: dict[str, Any]) -> int:
     """Train, or go on with a training; return the exit status."""
     values = config.gather(options.pop("config"), options)
     with ranks.meet("train", values.get("threads", 0), values, LESS_MEMORY) as (comm, stop):
+        from ..components.resume import occupy
         from ..cost.report.ledger import bill, sparsity
         from ..loop import Training
-        from ..resume import occupy
         from ..summary import continuation, outcome
 
         with occupy(values, comm) as (chosen, source, folder):

@@ -89,11 +89,11 @@ def _shares(found: Mapping[str, Sample]) -> dict[str, float]:
 
 def _of_run(path: Path, model: str) -> tuple[Ledger, int]:
     """Return the books of a run and its steps."""
-    from ..checkpoint import (
+    from ..components.checkpoint import (
         load,  # which load h5py
         newest_checkpoint,
     )
-    from ..state import read_ledger, recorded
+    from ..components.state import read_ledger, recorded
 
     file = newest_checkpoint(path)
     meta = load(file).meta

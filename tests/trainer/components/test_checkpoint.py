@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tallygrad.trainer import checkpoint
-from tallygrad.trainer.checkpoint import load, save, verify
+from tallygrad.trainer.components import checkpoint
+from tallygrad.trainer.components.checkpoint import load, save, verify
 from tallygrad.trainer.errors import UserError
 
 META: dict[str, Any] = {

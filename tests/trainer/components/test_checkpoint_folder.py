@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tallygrad.trainer.checkpoint import CheckpointFolder, load, save
+from tallygrad.trainer.components.checkpoint import CheckpointFolder, load, save
 from tallygrad.trainer.errors import UserError
 
 
@@ -124,7 +124,7 @@ def test_full_disk_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 import numpy as np
-from tallygrad.trainer.checkpoint import save
+from tallygrad.trainer.components.checkpoint import save
 from tallygrad.trainer.errors import UserError
 path = Path(sys.argv[1])
 save(path, {"x": np.zeros(3)}, {"step": 1})
@@ -148,7 +148,7 @@ SAVING = """
 import itertools, sys
 from pathlib import Path
 import numpy as np
-from tallygrad.trainer.checkpoint import CheckpointFolder
+from tallygrad.trainer.components.checkpoint import CheckpointFolder
 run = CheckpointFolder(Path(sys.argv[1]))
 print("ready", flush=True)
 for step in itertools.count(int(sys.argv[2])):

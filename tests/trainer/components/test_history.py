@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tallygrad.trainer import history
+from tallygrad.trainer.components import history
+from tallygrad.trainer.components.history import Restart
 from tallygrad.trainer.errors import UserError
-from tallygrad.trainer.history import Restart
 
 CLOSED = {"epoch": 1, "step": 1, "images": 1, "seconds": 1.0, "aside": 0.0, "phases": {}}
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger
-from tallygrad.trainer.checkpoint import save
+from tallygrad.trainer.components.checkpoint import save
+from tallygrad.trainer.components.logs import RunFolder
 from tallygrad.trainer.cost.report.ledger import bill, short
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.files import temporary, write_whole
-from tallygrad.trainer.logs import RunFolder
 
 
 def event(kind: str, step: int) -> dict[str, object]:

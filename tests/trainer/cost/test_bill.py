@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tallygrad.autograd.ledger import Ledger
-from tallygrad.trainer.checkpoint import load
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import bill
 from tallygrad.trainer.commands.bill import read
+from tallygrad.trainer.components.checkpoint import load
 from tallygrad.trainer.cost.machines.machine import load as load_machine
 from tallygrad.trainer.cost.pricing import prices
 from tallygrad.trainer.cost.workload import count

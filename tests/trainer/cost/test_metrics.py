@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger
-from tallygrad.trainer.checkpoint import save
 from tallygrad.trainer.cli import main
+from tallygrad.trainer.components.checkpoint import save
 from tallygrad.trainer.cost.machines import machine
 from tallygrad.trainer.cost.report.metrics import as_text, metric, of_run, shown
 

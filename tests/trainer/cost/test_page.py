@@ -19,11 +19,11 @@ import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger
 from tallygrad.trainer.calibration.roofs import Roofs
-from tallygrad.trainer.checkpoint import save
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import profile
 from tallygrad.trainer.commands.cost import price
 from tallygrad.trainer.commands.profile import Measured
+from tallygrad.trainer.components.checkpoint import save
 from tallygrad.trainer.cost.machines import machine
 from tallygrad.trainer.cost.report.charts import (
     Bar,

@@ -10,10 +10,10 @@ import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger
 from tallygrad.trainer.calibration.roofs import Roofs
-from tallygrad.trainer.checkpoint import save
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import profile
 from tallygrad.trainer.commands.profile import Measured
+from tallygrad.trainer.components.checkpoint import save
 
 LONG = "encoder.stage3.blocks.17.attention.projection.conv2"
 Printed = Callable[..., list[str]]

@@ -13,6 +13,7 @@ from tallygrad.autograd.ledger import Cost, Ledger, Sample
 from tallygrad.datasets.idx import write_idx
 from tallygrad.trainer.calibration.roofs import Roofs
 from tallygrad.trainer.cli import main
+from tallygrad.trainer.components.state import read_ledger
 from tallygrad.trainer.cost.machines import host, machine
 from tallygrad.trainer.cost.machines.eyeriss.row_stationary import (
     EYERISS,
@@ -25,7 +26,6 @@ from tallygrad.trainer.cost.pricing import prices
 from tallygrad.trainer.cost.report.ledger import PASSES
 from tallygrad.trainer.cost.report.sampled_sparsity import events
 from tallygrad.trainer.errors import UserError
-from tallygrad.trainer.state import read_ledger
 
 pytestmark = pytest.mark.usefixtures("wide")
 

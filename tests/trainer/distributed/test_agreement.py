@@ -29,7 +29,7 @@ sys.exit(main(sys.argv[2:]))
 """
 OLDER = """
 import pathlib
-import tallygrad.trainer.checkpoint as module
+import tallygrad.trainer.components.checkpoint as module
 load = module.load
 module.load = lambda path: load(pathlib.Path(str(path).replace("00004", "00002")))
 """

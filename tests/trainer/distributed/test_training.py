@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.trainer.checkpoint import load
+from tallygrad.trainer.components.checkpoint import load
 
 SMALL = ["--dataset", "digits", "--eval-batch-size", "1000", "--log-every", "1"]
 

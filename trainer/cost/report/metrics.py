@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from ...components.state import MODEL
 from ...errors import printable
-from ...state import MODEL
 from ..machines.machine import ARRAYS, HOST, Machine
 from .ledger import short
 from .text_table import Column, fit, name_column, text_table

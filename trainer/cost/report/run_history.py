@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ....autograd.ledger import Cost, Ledger
+from ...components.history import Epoch, Restart
 from ...errors import printable
-from ...history import Epoch, Restart
 from .ledger import short
 from .text_table import Column, fit, name_column, text_table
 

@@ -8,8 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..autograd.ledger import Cost, Ledger
-from .errors import UserError
+from ...autograd.ledger import Cost, Ledger
+from ..errors import UserError
 from .state import MOST
 
 

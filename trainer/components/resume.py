@@ -12,14 +12,14 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from . import config as options
+from .. import config as options
+from ..config import AUTO, TrainConfig
+from ..distributed.comm import Comm
+from ..errors import UserError
+from ..files import user_errors
+from ..lock import Lock
 from . import history
 from .checkpoint import CheckpointFolder, load, newest_checkpoint
-from .config import AUTO, TrainConfig
-from .distributed.comm import Comm
-from .errors import UserError
-from .files import user_errors
-from .lock import Lock
 from .logs import RunFolder
 from .state import State, recorded
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
-from .files import collect_temporaries, parse_json, regular_file, user_errors, write_whole
-from .lock import Lock
+from ..errors import UserError
+from ..files import collect_temporaries, parse_json, regular_file, user_errors, write_whole
+from ..lock import Lock
 
 COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",

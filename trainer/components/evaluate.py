@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..autograd import Tensor, context, cross_entropy, from_numpy, nn, no_grad, trace
-from ..datasets import Loader
-from .distributed.sync import Reducer, total
-from .progress import Progress
+from ...autograd import Tensor, context, cross_entropy, from_numpy, nn, no_grad, trace
+from ...datasets import Loader
+from ..distributed.sync import Reducer, total
+from ..progress import Progress
 
 StepOutput: TypeAlias = tuple[Tensor, Tensor]  # mean loss, number of correct samples
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..autograd import nn
-from ..autograd.ledger import Ledger
-from ..autograd.optim import SGD
-from .config import TrainConfig
-from .errors import UserError
+from ...autograd import nn
+from ...autograd.ledger import Ledger
+from ...autograd.optim import SGD
+from ..config import TrainConfig
+from ..errors import UserError
 
 MOST = 1 << 100  # of anything counted
 # What checkpoints of before do not have, in the state and in the options.

@@ -24,8 +24,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import UserError, warn
-from .files import MAX_DEPTH, collect_temporaries, parse_json, regular_file, replacing, user_errors
+from ..errors import UserError, warn
+from ..files import MAX_DEPTH, collect_temporaries, parse_json, regular_file, replacing, user_errors
 
 VERSION = 1
 META = "meta.json"

@@ -1,0 +1,1 @@
+"""What changes while a model trains: its state, how it is kept, and how a run goes on from it."""
