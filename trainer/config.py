@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import UserError, nearest
-from .files import read_toml_or_json
+from .parsing import read_toml_or_json
 from .threads import MOST_THREADS
 
 AUTO = "auto"

@@ -18,13 +18,14 @@ from . import build, config
 from .components.checkpoint import CheckpointFolder, load, newest_checkpoint, verify
 from .components.evaluate import evaluate, make_eval_step
 from .components.state import load_model, recorded
+from .cost.report.units import accuracy_text
 from .distributed.agreement import agree, work_facts
 from .distributed.comm import Comm, SerialComm
 from .distributed.sync import Reducer
 from .errors import NotFinite, UserError, show, warn
 from .images import read_images
 from .numbers import whole_number
-from .progress import Progress, compiling, percent
+from .progress import Progress, compiling
 
 
 def find(path: Path) -> Path:
@@ -129,7 +130,7 @@ def evaluate_checkpoint(
         "loss": loss / count,
     }
     if comm.rank == 0:
-        shown = {**figures, "accuracy": percent(right / count), "loss": f"{loss / count:.4f}"}
+        shown = {**figures, "accuracy": accuracy_text(right / count), "loss": f"{loss / count:.4f}"}
         show(_dump(figures) if as_json else "\n".join(f"{k:<11}{v}" for k, v in shown.items()))
 
 

@@ -13,25 +13,10 @@ from tqdm import tqdm
 
 from ..autograd.backends import Building, watching
 from .cost.report.text_table import fit, terminal_width
+from .cost.report.units import accuracy_text, duration
 
 ROWS = 24  # of a terminal that does not tell
 COMPILING = 1.0  # seconds of compiling that are no reason to say anything
-
-
-def percent(share: float) -> str:
-    """Return an accuracy as all texts have it: 0.98765 is 98.77%. It is 100.00% only where it is
-    1."""
-    return f"{min(share, 0.9999) if share < 1 else 1.0:.2%}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time span: 9 s, 1:05, 2:01:05."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, tail = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{tail:02}" if hours else f"{minutes}:{tail:02}"
 
 
 def _bar(place: str, figures: str = "") -> str:
@@ -93,7 +78,8 @@ class Progress:
         now = time.monotonic()
         passed = max(now - self.begun, 1e-9)
         left = duration((self.total - self.done) * passed / self.steps)
-        figures = f"loss {loss:.4f}, {percent(accuracy)}, {self.images / passed:,.0f} images/s"
+        rate = f"{self.images / passed:,.0f} images/s"
+        figures = f"loss {loss:.4f}, {accuracy_text(accuracy)}, {rate}"
         name = f"epoch {epoch + 1}/{self.epochs}"
         if self.bar is not None:
             if place == 1:
@@ -123,7 +109,8 @@ class Progress:
         """Tell what an epoch, counted from 1, came to: losses and accuracies by the names that the
         log has for them, and the most bytes of results, where they are counted."""
         parts = [
-            f"{short} loss {figures[f'{name}_loss']:.4f} ({percent(figures[f'{name}_accuracy'])})"
+            f"{short} loss {figures[f'{name}_loss']:.4f} "
+            f"({accuracy_text(figures[f'{name}_accuracy'])})"
             for name, short in (("train", "train"), ("validation", "val"), ("test", "test"))
             if f"{name}_loss" in figures
         ]

@@ -11,9 +11,8 @@ from ..autograd import get_num_threads, nn
 from ..datasets import Dataset
 from .build import Data
 from .config import TrainConfig, flag
-from .cost.report.ledger import short
+from .cost.report.units import accuracy_text, short
 from .distributed.comm import Comm
-from .progress import percent
 
 
 def header(
@@ -40,7 +39,7 @@ def _samples(data: Dataset) -> str:
 
 def outcome(result: Mapping[str, Any], folder: Path) -> list[str]:
     """Return what a training came to, from its result, and how to go on."""
-    last = percent(result["test_accuracy"])
+    last = accuracy_text(result["test_accuracy"])
     return [
         f"test accuracy {last}, loss {result['test_loss']:.4f}",
         *_best(result),
@@ -69,11 +68,12 @@ def _best(result: Mapping[str, Any]) -> list[str]:
         return []
     if "validation_accuracy" in result:
         tested = result.get("best_test_accuracy")
-        shown = "not tested" if tested is None else f"test accuracy {percent(tested)}"
-        return [f"best          step {step:,}, validation accuracy {percent(best)}: {shown}"]
+        shown = "not tested" if tested is None else f"test accuracy {accuracy_text(tested)}"
+        return [f"best          step {step:,}, validation accuracy {accuracy_text(best)}: {shown}"]
     if step == result["steps"]:
         return []
     return [
-        f"best          step {step:,}, test accuracy {percent(best)}, chosen on the test set, so",
+        f"best          step {step:,}, test accuracy {accuracy_text(best)}, "
+        "chosen on the test set, so",
         "              too good: --validation 5000 holds training images out to choose it",
     ]

@@ -12,7 +12,7 @@ import pytest
 
 from tallygrad.autograd import nn
 from tallygrad.autograd.optim import SGD, schedules
-from tallygrad.trainer import files
+from tallygrad.trainer import parsing
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components import checkpoint, history, state
 from tallygrad.trainer.components.logs import RunFolder
@@ -50,7 +50,7 @@ def test_files_of_options(tmp_path: Path, kind: str, text: str, why: str) -> Non
     path = tmp_path / "file"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError) as caught:
-        files.read_toml_or_json("--option", path, kind)
+        parsing.read_toml_or_json("--option", path, kind)
     said = str(caught.value)
     assert said.startswith(f"--option: {path} is no {kind}: ") and why in said and len(said) < 500
 
@@ -59,7 +59,7 @@ def test_what_is_within_bounds_is_read(tmp_path: Path) -> None:
     path = tmp_path / "file"
     dotted = ".".join("a" * 31)
     path.write_text(f"{dotted} = [{', '.join(['0.5'] * 1000)}]\nb = 'a.b.'\nc = {2**1000}\n")
-    held = files.read_toml_or_json("--option", path)
+    held = parsing.read_toml_or_json("--option", path)
     assert held["b"] == "a.b." and held["c"] == 2**1000
 
 

@@ -16,7 +16,8 @@ import pytest
 
 from tallygrad.autograd.backends import Building, built, watching
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.progress import Progress, compiling, duration, percent
+from tallygrad.trainer.cost.report.units import accuracy_text, duration
+from tallygrad.trainer.progress import Progress, compiling
 
 
 class Terminal(io.StringIO):
@@ -207,7 +208,7 @@ def test_kernels_are_counted_in_words_that_fit() -> None:
 
 
 def test_accuracies_and_times_have_one_form() -> None:
-    assert [percent(x) for x in (0.0, 0.98765, 0.99999, 1.0)] == [
+    assert [accuracy_text(x) for x in (0.0, 0.98765, 0.99999, 1.0)] == [
         "0.00%", "98.77%", "99.99%", "100.00%",
     ]  # fmt: skip
     assert [duration(x) for x in (0.2, 59.4, 65, 7265)] == ["0 s", "59 s", "1:05", "2:01:05"]

@@ -13,7 +13,7 @@ from tallygrad.autograd.ledger import Ledger, Sample
 from tallygrad.datasets.idx import write_idx
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components.checkpoint import load
-from tallygrad.trainer.cost.report.ledger import PASSES
+from tallygrad.trainer.cost.phases import PASSES
 
 
 @pytest.fixture(scope="module")

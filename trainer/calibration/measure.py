@@ -252,7 +252,7 @@ def steps(comm: Comm, task: Task, silent: Silent, busy: int) -> dict[str, Any]:
         checked = busy > 1 and share in task.checks
         if found:
             expected = _expected(found, share)
-            dear = np.array(expected * ROUNDS * (FEWEST + 1) * (1 + checked) > left)
+            dear = np.array(expected * ROUNDS * (FEWEST + 1) * (1 + checked) > max(left, 0.0))
             together.bcast(dear)
             if dear:
                 break

@@ -20,16 +20,17 @@ from ..components.logs import RunFolder
 from ..components.state import MOST, read_ledger, recorded
 from ..cost.machines.machine import HOST, Machine
 from ..cost.machines.machine import load as load_machine
+from ..cost.phases import NAMES, WHOLE
 from ..cost.pricing import Prices, prices
 from ..cost.report import run_history as past
 from ..cost.report import sampled_sparsity as sampled
-from ..cost.report.figures import WHOLE
-from ..cost.report.ledger import NAMES, bill, other_operations, short, sparsity, training_macs
+from ..cost.report.ledger import bill, other_operations, sparsity, training_macs
 from ..cost.report.metrics import as_text as metrics_text
 from ..cost.report.metrics import of_run
 from ..cost.report.page import page_file
 from ..cost.report.pages import of_bill
 from ..cost.report.text_table import Column, fit, name_column, text_table
+from ..cost.report.units import digits, short
 from ..errors import UserError, printable, show
 from . import flags
 
@@ -274,9 +275,9 @@ def _priced(price: Mapping[str, Any]) -> str:
     if "energy_macs" in price:
         figures.append(f"energy of {short(price['energy_macs'])} MACs")
     elif "energy_joules" in price:
-        figures.append(f"{past.digits(price['energy_joules'])} J")
+        figures.append(f"{digits(price['energy_joules'])} J")
     if "latency_seconds" in price:
-        figures.append(f"{past.digits(price['latency_seconds'])} s at least")
+        figures.append(f"{digits(price['latency_seconds'])} s at least")
     return ", ".join(figures) or "not available"
 
 
@@ -294,7 +295,7 @@ def _notes(described: Mapping[str, Any]) -> list[str]:
 def _layer_table(described: dict[str, Any]) -> list[str]:
     """Return a table of the layers with MACs, and those of each phase."""
     phases = [name for name in NAMES if described["phases"].get(name, {}).get("macs")]
-    heads = [f"{NAMES[name].removeprefix('training: ')} MACs" for name in phases]
+    heads = [f"{NAMES[name]} MACs" for name in phases]
     rows = []
     for layer in described["layers"]:
         macs = [layer["phases"].get(name, {}).get("macs", 0) for name in phases]

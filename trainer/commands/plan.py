@@ -22,9 +22,9 @@ from ..cost.cluster.scaling import LATEST, SCALINGS, Row, memory, predict, scale
 from ..cost.cluster.step_time import StepTimes
 from ..cost.machines.machine import load as load_machine
 from ..cost.pricing import price
-from ..cost.report.ledger import short
 from ..cost.report.text import describe
 from ..cost.report.text_table import Column, fit, text_table
+from ..cost.report.units import short
 from ..cost.workload import Work, count
 from ..distributed.comm import SerialComm, expected_size
 from ..errors import UserError, nearest, show

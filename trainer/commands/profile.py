@@ -23,10 +23,9 @@ from ...autograd.ledger import Cost
 from ...autograd.optim import SGD
 from ..calibration.roofs import Roofs, calibrate, joules
 from ..config import integer
-from ..cost.report.figures import WHOLE
+from ..cost.phases import SHORT, WHOLE
 from ..cost.report.page import page_file
 from ..cost.report.pages import of_profile
-from ..cost.report.text import SHORT
 from ..cost.report.text_table import Column, fit, name_column, text_table
 from ..cost.workload import Work, count
 from ..errors import UserError, show

@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError, warn
-from ..files import MAX_DEPTH, collect_temporaries, parse_json, regular_file, replacing, user_errors
+from ..files import collect_temporaries, regular_file, replacing, user_errors
+from ..parsing import MAX_DEPTH, parse_json
 
 VERSION = 1
 META = "meta.json"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import collect_temporaries, parse_json, regular_file, user_errors, write_whole
+from ..files import collect_temporaries, regular_file, user_errors, write_whole
 from ..lock import Lock
+from ..parsing import parse_json
 
 COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",

@@ -14,14 +14,15 @@ from typing import Any, TypeAlias
 from ...autograd.ledger import Cost, Ledger
 from ..errors import UserError
 from .machines.machine import ARRAYS, CODED, HOST, Machine
-from .report.sampled_sparsity import AGAIN, events
+from .phases import PASSES, PHASES, REPEATED
+from .report.sampled_sparsity import events
 from .report.text import moved
 from .sparsity import Zeros
-from .workload import FEATURES, PASSES, PHASES, Work, count
+from .workload import FEATURES, Work, count
 
 Price: TypeAlias = dict[str, float]
 Passes: TypeAlias = dict[tuple[str, str], Price]  # by scope and phase
-FORWARD = ("forward", *AGAIN)
+FORWARD = ("forward", *REPEATED)
 LINEAR = ("prices", "throughput")  # kinds to which a sum of costs costs the sum of the prices
 RATES = ("active_pes", "utilization")  # which are not added up
 

@@ -3,15 +3,17 @@ a small file of TOML or JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ...autograd.ledger import Ledger, Sample
 from ..errors import UserError, nearest
-from ..files import read_toml_or_json
-from .report.ledger import PASSES, share
+from ..parsing import read_toml_or_json
+from .phases import PASSES
+from .reader import SHARE, Optional, Table, Where
+from .report.ledger import share
 
 SHARES = ("input", "output", "gradient", "weights")
 FACTORS = {  # what meets in a pass
@@ -109,39 +111,31 @@ def _of_run(path: Path, model: str) -> tuple[Ledger, int]:
 def _of_file(path: Path) -> dict[str, dict[str, float]]:
     """Return the shares of a file: a table for each layer. UserError, naming key and value, for a
     file that is not one."""
-    flat = _tables(path, read_toml_or_json("--zeros", path, path.suffix[1:].upper()))
-    keys = (*SHARES, *PASSES)
-    for layer, table in flat.items():
-        for key, value in table.items():
-            where = f"--zeros {path}: {layer}.{key}"
-            if key not in keys:
-                raise UserError(f"{where} is unknown{nearest(key, keys)}")
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise UserError(f"{where} = {value!r:.60}: a number from 0 to 1 is needed")
-            if not 0 <= value <= 1:
-                raise UserError(f"{where} = {value!r:.60}: it must be from 0 to 1")
-    return flat
+    content = read_toml_or_json("--zeros", path, path.suffix[1:].upper())
+    return dict(_layers(Where(f"--zeros {path}"), content))
 
 
-def _tables(path: Path, held: Any, name: str = "") -> dict[str, dict[str, Any]]:
-    """Return the tables by the layers' names; TOML nests those of `[stage1.0.conv1]`."""
-    if not isinstance(held, dict) or not held:
-        where = name or "the file"
-        raise UserError(f"--zeros {path}: {where} = {held!r:.60}: a table of shares is needed")
-    nested = {key: value for key, value in held.items() if isinstance(value, dict)}
-    if nested and len(nested) < len(held):
-        odd = next(key for key in held if key not in nested)
-        where = f"{name}.{odd}" if name else odd
-        raise UserError(f"--zeros {path}: {where} = {held[odd]!r:.60}: a table of shares is needed")
-    if not nested:
-        if not name:
-            odd, value = next(iter(held.items()))
-            raise UserError(f"--zeros {path}: {odd} = {value!r:.60}: a table of shares is needed")
-        return {name: held}
-    found: dict[str, dict[str, Any]] = {}
+def _layers(where: Where, content: Any) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield names of layers with their shares; TOML nests the tables of `[stage1.0.conv1]`."""
+    expected = "a table of shares"
+    if not isinstance(content, dict) or not content:
+        where.refuse(expected, content)
+    nested = {key: value for key, value in content.items() if isinstance(value, dict)}
+    for key, value in content.items():
+        if key not in nested and (nested or not where.key):
+            where.at(key).refuse(expected, value)
     for key, value in nested.items():
-        found |= _tables(path, value, f"{name}.{key}" if name else key)
-    return found
+        yield from _layers(where.at(key), value)
+    if not nested:
+        shares = _LAYER.read(where, content)
+        yield where.key, {key: share for key, share in shares.items() if share is not None}
+
+
+def _shares_by_name(**shares: float | None) -> dict[str, float | None]:
+    return shares
+
+
+_LAYER = Table(_shares_by_name, **{key: Optional(SHARE) for key in (*SHARES, *PASSES)})
 
 
 def _chained(given: Mapping[str, Mapping[str, float]]) -> dict[str, LayerZeros]:

@@ -15,8 +15,6 @@ from ...autograd.capture.peak_memory import PeakMemory
 from ...autograd.ledger import Cost
 from ...autograd.optim import SGD
 
-PASSES = ("forward", "backward_data", "backward_weights")
-PHASES = (*PASSES, "update")
 FEATURES = ("conv2d", "linear")  # primitives that make a layer of filters
 
 

@@ -16,6 +16,7 @@ from ...autograd.ops.reduce import scale
 from ...autograd.ops.update import accumulate, store
 from ...autograd.primitive import primitive
 from ...autograd.tensor import Parameter, Tensor
+from ..cost.cluster.allreduce import ring_volume
 from .comm import Comm, Request
 from .reproducible import FixedSum, fold, merges
 
@@ -47,7 +48,7 @@ def _ring(y: None, g: Spec, *, through: Reducer) -> Cost:
     2 (p-1)/p of the array; (p-1)/p of it is added. A sum in fixed order sends as much; what MPI
     really chooses is not observable."""
     p = through.comm.size
-    moved = 2 * (p - 1) * g.nbytes // p
+    moved = int(ring_volume(g.nbytes, p))
     return Cost(
         add=(p - 1) * g.size // p,
         bytes_read=moved,

@@ -11,7 +11,8 @@ import pytest
 from tallygrad.autograd.ledger import Cost, Ledger
 from tallygrad.trainer.components.checkpoint import save
 from tallygrad.trainer.components.logs import RunFolder
-from tallygrad.trainer.cost.report.ledger import bill, short
+from tallygrad.trainer.cost.report.ledger import bill
+from tallygrad.trainer.cost.report.units import short
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.files import temporary, write_whole
 

@@ -24,6 +24,7 @@ from tallygrad.trainer.commands import profile
 from tallygrad.trainer.commands.cost import price
 from tallygrad.trainer.commands.profile import Measured
 from tallygrad.trainer.components.checkpoint import save
+from tallygrad.trainer.cost.cluster.allreduce import doubling_volume, ring_volume
 from tallygrad.trainer.cost.machines import machine
 from tallygrad.trainer.cost.report.charts import (
     Bar,
@@ -32,15 +33,15 @@ from tallygrad.trainer.cost.report.charts import (
     axis,
     bars,
     log_chart,
-    number,
     shorten,
 )
-from tallygrad.trainer.cost.report.figures import MOST_ROWS, doubling, ring, si
+from tallygrad.trainer.cost.report.figures import MOST_ROWS
 from tallygrad.trainer.cost.report.markup import clean
 from tallygrad.trainer.cost.report.metrics import of_model
-from tallygrad.trainer.cost.report.page import DARK, LIGHT, SERIES, cell
+from tallygrad.trainer.cost.report.page import DARK, LIGHT, SERIES
 from tallygrad.trainer.cost.report.pages import of_cost, of_profile
 from tallygrad.trainer.cost.report.text import describe
+from tallygrad.trainer.cost.report.units import cell, si, tick
 from tallygrad.trainer.cost.workload import count
 
 pytestmark = pytest.mark.usefixtures("wide")
@@ -292,8 +293,9 @@ def test_a_printed_page_has_all_rows() -> None:
 
 
 def test_what_ranks_send() -> None:
-    assert ring(4 * 60_965_224, 4) == 365_791_344  # AlexNet with biases
-    assert doubling(1000, 2) == ring(1000, 2) == 1000 and doubling(1000, 4096) == 12_000
+    assert ring_volume(4 * 60_965_224, 4) == 365_791_344  # AlexNet with biases
+    assert doubling_volume(1000, 2) == ring_volume(1000, 2) == 1000
+    assert doubling_volume(1000, 4096) == 12_000
 
 
 def test_points_lie_where_they_should() -> None:
@@ -331,7 +333,7 @@ def test_ticks(values: list[float], base: int, ticks: tuple[float, ...]) -> None
 
 def test_texts_of_numbers() -> None:
     said = {1: "1", 4096: "4096", 2e4: "20k", 7e8: "700M", 1e12: "1T", 0.01: "0.01"}
-    assert {n: number(n) for n in said} == said
+    assert {n: tick(n) for n in said} == said
     units = {2.26e-4: "226 \u00b5J", 1.5: "1.5 J", 999.7e6: "1 GJ", 1234.0: "1.23 kJ", 0: "0 J"}
     assert {n: si(n, "J") for n in units} == units
     cells: dict[Any, str] = {1234567: "1,234,567", 0.5: "0.5", 1234567.8: "1,234,568", "a": "a"}

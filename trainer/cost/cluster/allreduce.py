@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from math import ceil, log2
 from typing import NamedTuple
 
@@ -44,6 +45,18 @@ class Group:
     def local(self) -> int:
         """Ranks of a host that is full."""
         return min(self.ranks, self.per_host)
+
+
+def ring_volume(size: int, ranks: int) -> Fraction:
+    """Return bytes a rank sends to add up `size` bytes over a ring, 2 (p - 1) / p of them
+    (Patarasuk and Yuan 2009); reduce-scatter and allgather by halving and doubling send as many."""
+    return Fraction(2 * (ranks - 1) * size, ranks)
+
+
+def doubling_volume(size: int, ranks: int) -> float:
+    """Return bytes a rank sends by recursive doubling among a power of two of ranks: all of them,
+    log2(p) times (Thakur, Rabenseifner and Gropp 2005)."""
+    return log2(ranks) * size
 
 
 def ring(group: Group, size: float) -> float:

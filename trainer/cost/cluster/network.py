@@ -31,18 +31,23 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ...errors import UserError, nearest
-from ...files import read_toml_or_json, resolve_preset
+from ...parsing import read_toml_or_json, resolve_preset
+from ..reader import COUNT, SHARE, TEXT, Number, Optional, Table, Where
 from .allreduce import Link
 from .step_time import LARGEST, StepTimes
 
 FOLDER = Path(__file__).parent / "presets"
-HOSTS, LINK = ("ranks", "count"), ("latency_seconds", "bytes_per_second", "source")
 MARK = "# A network, as `tallygrad plan --save` writes it.\n"
-EXCHANGE = ("reduction_bytes_per_second", "overlap", "factor")
-TOP = ("name", "source", "note", "hosts", "inside", "between", "exchange", "compute")
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Ranks of a host, and the number of hosts, 0 for no limit."""
+
+    ranks: int
+    count: int = 0
 
 
 class Exchange(NamedTuple):
@@ -83,79 +88,40 @@ class Network:
 
 
 def load(name_or_file: str) -> tuple[Network, StepTimes | None]:
-    """Return a network by name, or from a TOML file, and what the file has of a model's step.
+    """Return a network by name, or from a TOML file, and the step times that the file holds.
     UserError, naming the key, the value and what would fit, for a file that is not one."""
     path = resolve_preset("--network", name_or_file, FOLDER, "calibrate")
-    held = read_toml_or_json("--network", path)
-    times = StepTimes.read(path, held["compute"]) if "compute" in held else None
-    return _network(path, held), times
+    return FILE.read(Where(str(path)), read_toml_or_json("--network", path))
 
 
-def _network(path: Path, held: dict[str, Any]) -> Network:
-    for key in held:
-        if key not in TOP:
-            raise UserError(f"{path}: unknown key {key}{nearest(key, TOP)}")
-    for key in ("name", "source"):
-        if not isinstance(held.get(key), str):
-            raise UserError(f"{path}: {key} = {held.get(key)!r}: a text is needed")
-    hosts = _table(path, "hosts", held.get("hosts"), HOSTS)
-    return Network(
-        held["name"],
-        held["source"],
-        str(held.get("note", "")),
-        _whole(path, "hosts.ranks", hosts.get("ranks")),
-        _whole(path, "hosts.count", hosts["count"]) if "count" in hosts else 0,
-        _link(path, "inside", held),
-        _link(path, "between", held),
-        _exchange(path, held),
-    )
+def _link(latency_seconds: float, bytes_per_second: float, source: str) -> Link:
+    return Link(latency_seconds, bytes_per_second, source)
 
 
-def _table(path: Path, name: str, held: Any, keys: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(held, dict):
-        raise UserError(f"{path}: table [{name}] is missing; it has {', '.join(keys)}")
-    for key in held:
-        if key not in keys:
-            raise UserError(f"{path}: {name}.{key} is unknown{nearest(key, keys)}")
-    return held
+def _exchange(reduction_bytes_per_second: float, overlap: float, factor: float) -> Exchange:
+    return Exchange(reduction_bytes_per_second, overlap, factor)
 
 
-def _whole(path: Path, key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < LARGEST:
-        raise UserError(f"{path}: {key} = {value!r}: a whole number from 1 up is needed")
-    return value
+def _network(
+    name: str, source: str, note: str, hosts: Hosts, inside: Link | None, between: Link | None,
+    exchange: Exchange | None, compute: StepTimes | None,
+) -> tuple[Network, StepTimes | None]:  # fmt: skip
+    network = Network(name, source, note, hosts.ranks, hosts.count, inside, between, exchange)
+    return network, compute
 
 
-def _number(path: Path, key: str, value: Any, zero: bool = False) -> float:
-    """Return a finite number above 0; `zero`: or 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{path}: {key} = {value!r}: a number is needed")
-    if not (0 <= value < LARGEST) or (value == 0 and not zero):
-        least = "0 or more" if zero else "more than 0"
-        raise UserError(f"{path}: {key} = {value}: it must be {least}, and finite")
-    return float(value)
-
-
-def _link(path: Path, name: str, held: dict[str, Any]) -> Link | None:
-    if name not in held:
-        return None
-    table = _table(path, name, held[name], LINK)
-    source = table.get("source")
-    if not isinstance(source, str):
-        raise UserError(f"{path}: {name}.source = {source!r}: a text is needed")
-    latency = _number(path, f"{name}.{LINK[0]}", table.get(LINK[0]), zero=True)
-    return Link(latency, _number(path, f"{name}.{LINK[1]}", table.get(LINK[1])), source)
-
-
-def _exchange(path: Path, held: dict[str, Any]) -> Exchange | None:
-    if "exchange" not in held:
-        return None
-    table = _table(path, "exchange", held["exchange"], EXCHANGE)
-    reduction = _number(path, f"exchange.{EXCHANGE[0]}", table.get(EXCHANGE[0]))
-    overlap = _number(path, "exchange.overlap", table.get("overlap", 0.0), zero=True)
-    if overlap > 1:
-        raise UserError(f"{path}: exchange.overlap = {overlap}: it is a share, at most 1")
-    return Exchange(reduction, overlap, _number(path, "exchange.factor", table.get("factor", 1.0)))
+RATE = Number(high=LARGEST, excluded=True)
+LINK = Table(_link, latency_seconds=Number(high=LARGEST), bytes_per_second=RATE, source=TEXT)
+EXCHANGE = Table(
+    _exchange, reduction_bytes_per_second=RATE, overlap=Optional(SHARE, 0.0),
+    factor=Optional(RATE, 1.0),
+)  # fmt: skip
+FILE = Table(
+    _network, name=TEXT, source=TEXT, note=Optional(TEXT, ""),
+    hosts=Table(Hosts, ranks=COUNT, count=Optional(COUNT, 0)),
+    inside=Optional(LINK), between=Optional(LINK), exchange=Optional(EXCHANGE),
+    compute=Optional(StepTimes),
+)  # fmt: skip
 
 
 def as_toml(network: Network, compute: StepTimes | None = None) -> str:
@@ -166,9 +132,9 @@ def as_toml(network: Network, compute: StepTimes | None = None) -> str:
     lines += [f"count = {network.count}"] if network.count else []
     for name, link in (("inside", network.inside), ("between", network.between)):
         if link is not None:
-            values = zip(LINK, link, strict=True)
+            values = zip(LINK.fields, link, strict=True)
             lines += ["", f"[{name}]", *[f"{key} = {json.dumps(v)}" for key, v in values]]
     if network.exchange is not None:
-        values = zip(EXCHANGE, network.exchange, strict=True)
+        values = zip(EXCHANGE.fields, network.exchange, strict=True)
         lines += ["", "[exchange]", *[f"{key} = {json.dumps(v)}" for key, v in values]]
     return "\n".join([*lines, "", *(compute.lines() if compute else [])])

@@ -26,12 +26,12 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import UserError
+from ..reader import COUNT, TEXT, Many, Number, Optional, Table, Where
 
-KEYS = ("model", "input", "classes", "source", "parameters", "bytes", "step")
+KEYS = ("model", "input", "classes", "source", "parameters", "bytes")
 LARGEST = 1e30  # of any number in a file
 STEP = ("batch", "busy", "seconds", "sweep", "ready")
 ROUNDS = "rounds"
@@ -101,7 +101,7 @@ class StepTimes:
 
     def lines(self) -> list[str]:
         """Return the lines of a file that `read` understands."""
-        head = [f"{key} = {json.dumps(getattr(self, key))}" for key in KEYS[:-1]]
+        head = [f"{key} = {json.dumps(getattr(self, key))}" for key in KEYS]
         lines = ["[compute]", *head]
         for step in self.steps:
             keys = (*STEP, ROUNDS) if step.rounds else STEP
@@ -110,38 +110,30 @@ class StepTimes:
         return [*lines, ""]
 
     @classmethod
-    def read(cls, path: Path, held: Any) -> StepTimes:
+    def read(cls, where: Where, value: Any) -> StepTimes:
         """Return what a file holds. UserError, naming the key and the value, for what does not
         fit."""
-        _check(path, "compute", held, KEYS)
-        for key, kind in (("model", str), ("source", str), ("classes", int)):
-            if not isinstance(held[key], kind):
-                raise UserError(f"{path}: compute.{key} = {held[key]!r}: no {kind.__name__}")
-        shape, sizes = (_numbers(path, f"compute.{key}", held[key]) for key in ("input", "bytes"))
-        named = held["parameters"]
-        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-            raise UserError(f"{path}: compute.parameters = {named!r}: names are needed")
-        if len(named) != len(sizes):
-            raise UserError(f"{path}: compute has {len(named)} parameters, {len(sizes)} bytes")
-        steps = held["step"]
-        if not isinstance(steps, list) or not steps:
-            raise UserError(f"{path}: compute.step = {steps!r}: a list of steps is needed")
-        found = tuple(_step(path, i, step, len(named)) for i, step in enumerate(steps))
-        for i, step in enumerate(found):
-            if len(step.seconds) != len(found[0].seconds):
-                raise UserError(
-                    f"{path}: compute.step[{i}].seconds: expected {len(found[0].seconds)} numbers, "
-                    f"as many as step[0] has, got {len(step.seconds)}"
-                )
-            if (step.batch, step.busy) in [(s.batch, s.busy) for s in found[:i]]:
-                raise UserError(
-                    f"{path}: compute.step[{i}]: batch = {step.batch} with busy = {step.busy} is "
-                    "there twice"
-                )
-        return cls(
-            held["model"], tuple(map(int, shape)), held["classes"], held["source"], tuple(named),
-            tuple(map(int, sizes)), found,
-        )  # fmt: skip
+        times = _TABLE.read(where, value)
+        times._check(where)
+        return times
+
+    def _check(self, where: Where) -> None:
+        """UserError where lists that belong together differ in length, and for a step told
+        twice."""
+        if len(self.parameters) != len(self.bytes):
+            where.at("bytes").refuse(f"{len(self.parameters)} numbers", [*self.bytes])
+        first = self.steps[0]
+        for i, step in enumerate(self.steps):
+            place = where._replace(key=f"{where.key}.step[{i}]")
+            if len(step.ready) != len(self.parameters):
+                place.at("ready").refuse(f"{len(self.parameters)} numbers", [*step.ready])
+            if len(step.seconds) != len(first.seconds):
+                place.at("seconds").refuse(f"{len(first.seconds)} numbers", [*step.seconds])
+            if [*step.seconds] != sorted(step.seconds):
+                place.at("seconds").refuse("ascending numbers", [*step.seconds])
+            if (step.batch, step.busy) in [(s.batch, s.busy) for s in self.steps[:i]]:
+                told = f"batch = {step.batch}, busy = {step.busy}"
+                raise UserError(f"{place}: expected each pair of batch and busy once, got {told}")
 
 
 def _rounded(value: Any) -> Any:
@@ -187,48 +179,20 @@ def _longer(few: Step, many: Step) -> Step:
     return many._replace(seconds=seconds, ready=ready, sweep=max(few.sweep, many.sweep))
 
 
-def _check(
-    path: Path, name: str, held: Any, keys: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> None:
-    if not isinstance(held, dict) or (missing := [key for key in keys if key not in held]):
-        what = f"{name}.{missing[0]}" if isinstance(held, dict) else f"table [{name}]"
-        raise UserError(f"{path}: {what} is missing; there are {', '.join(keys)}")
-    for key in held:
-        if key not in (*keys, *optional):
-            raise UserError(f"{path}: {name}.{key} is unknown; there are {', '.join(keys)}")
+def _step_times(step: Sequence[Step], **values: Any) -> StepTimes:
+    return StepTimes(**values, steps=tuple(step))
 
 
-def _numbers(path: Path, key: str, value: Any) -> tuple[float, ...]:
-    """Return a list of one finite number at least, none below 0."""
-    if not isinstance(value, list) or not value or not all(map(_is_number, value)):
-        raise UserError(f"{path}: {key} = {value!r}: a list of finite numbers from 0 up is needed")
-    return tuple(map(float, value))
-
-
-def _is_number(value: Any) -> bool:
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    return real and 0 <= value < LARGEST
-
-
-def _step(path: Path, place: int, held: Any, parameters: int) -> Step:
-    name = f"compute.step[{place}]"
-    _check(path, name, held, STEP, (ROUNDS,))
-    for key in ("batch", "busy"):
-        if not isinstance(held[key], int) or not _is_number(held[key]) or held[key] < 1:
-            raise UserError(f"{path}: {name}.{key} = {held[key]!r}: a whole number from 1 up")
-    if not _is_number(held["sweep"]):
-        raise UserError(f"{path}: {name}.sweep = {held['sweep']!r}: a number from 0 up is needed")
-    seconds, ready = (_numbers(path, f"{name}.{key}", held[key]) for key in ("seconds", "ready"))
-    if min(seconds) == 0:
-        raise UserError(f"{path}: {name}.seconds = {held['seconds']}: a step takes more than 0")
-    for one, other in pairwise(seconds):
-        if one > other:
-            raise UserError(
-                f"{path}: {name}.seconds: expected ascending numbers, got {other:g} after {one:g}"
-            )
-    if len(ready) != parameters:
-        raise UserError(f"{path}: {name}.ready has {len(ready)} of {parameters} parameters")
-    rounds = _numbers(path, f"{name}.{ROUNDS}", held[ROUNDS]) if ROUNDS in held else ()
-    if 0 in rounds:
-        raise UserError(f"{path}: {name}.{ROUNDS}: expected more than 0, got {held[ROUNDS]}")
-    return Step(held["batch"], held["busy"], seconds, float(held["sweep"]), ready, rounds)
+_SECONDS = Number(high=LARGEST)
+_POSITIVE = Number(high=LARGEST, excluded=True)
+_TABLE = Table(
+    _step_times, model=TEXT, input=Many(COUNT, "whole numbers"), classes=COUNT, source=TEXT,
+    parameters=Many(TEXT, "names"), bytes=Many(COUNT, "whole numbers"),
+    step=Many(
+        Table(
+            Step, batch=COUNT, busy=COUNT, seconds=Many(_POSITIVE, "numbers"), sweep=_SECONDS,
+            ready=Many(_SECONDS, "numbers"), rounds=Optional(Many(_POSITIVE, "numbers"), ()),
+        ),
+        "steps",
+    ),
+)  # fmt: skip

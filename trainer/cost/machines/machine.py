@@ -28,9 +28,10 @@ from typing import Any
 
 from ....autograd.ledger import Cost
 from ...errors import UserError, nearest
-from ...files import read_toml_or_json, resolve_preset
+from ...parsing import read_toml_or_json, resolve_preset
+from ..phases import PASSES
 from ..sparsity import LayerZeros
-from ..workload import PASSES, Layer
+from ..workload import Layer
 from . import host
 from .eyeriss import machine as row_machine
 from .systolic import machine as arrays

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from .markup import element
+from .units import tick as tick_text
 
 SVG = "http://www.w3.org/2000/svg"
 ROW = 40  # pixels of a bar with its label
@@ -110,12 +111,12 @@ def log_chart(
     for tick in y.ticks:
         high = _down(y, tick)
         made.append(element("line", x1=0, x2="100%", y1=high, y2=high, class_="grid"))
-        made.append(element("text", number(tick), x=0, y=high - 3))
+        made.append(element("text", tick_text(tick), x=0, y=high - 3))
     for tick in x.ticks:
         at = _across(x, tick)
         made.append(element("line", x1=at, x2=at, y1=TOP, y2=HEIGHT - BOTTOM, class_="grid"))
         made.append(
-            element("text", number(tick), x=at, y=HEIGHT - BOTTOM + 16, text_anchor="middle")
+            element("text", tick_text(tick), x=at, y=HEIGHT - BOTTOM + 16, text_anchor="middle")
         )
     for line in lines:
         kind = "roof" if line.series is None else f"line l{line.series}"
@@ -184,14 +185,6 @@ def axis(values: Sequence[float], base: int = 10) -> Axis:
         steps = [digits * k for k in (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)]
         ticks = tuple(tick for tick in steps if low <= tick <= high)[:MOST_TICKS]
     return Axis(low, high, ticks)
-
-
-def number(value: float) -> str:
-    """Return a short text of a mark on an axis: 10, 4096, 20k, 1M, 0.01, 1e-06."""
-    for size, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if max(size, 1e4) <= value < 1e21:
-            return f"{value / size:g}{unit}"
-    return f"{value:.4g}"
 
 
 def shorten(label: str) -> str:

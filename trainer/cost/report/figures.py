@@ -8,20 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
+from ..cluster.allreduce import doubling_volume, ring_volume
+from ..phases import NAMES, PASSES, WHOLE
 from ..roofline import Roofline, intensity
-from ..workload import PASSES
 from .charts import Bar, Line, Point, bars, drawable, log_chart
+from .units import si
 
 Described = Mapping[str, Any]
-NAMES = {
-    "forward": "forward",
-    "recompute": "forward again",
-    "backward_data": "backward, data",
-    "backward_weights": "backward, weights",
-    "update": "update",
-    "communicate": "exchange",
-    "evaluate": "evaluation",
-}
 LEVELS = {  # of the energy of machines, as they call it
     "mac": "MACs",
     "arithmetic": "arithmetic",
@@ -32,10 +25,8 @@ LEVELS = {  # of the energy of machines, as they call it
     "memory": "memory",
     "dram": "DRAM",
 }
-WHOLE = "(the model itself)"  # what is done outside of its layers
 MOST_ROWS = 40  # of a chart; a table has them all
 RANKS = tuple(2**k for k in range(1, 13))
-PREFIXES = tuple(zip([10.0 ** (3 * k) for k in range(6, -5, -1)], "EPTGMk mµnp", strict=True))
 
 
 class Figure(NamedTuple):
@@ -56,16 +47,6 @@ class Table(NamedTuple):
 
     labels: list[str]
     parts: list[list[float]]
-
-
-def si(value: float, unit: str) -> str:
-    """Return a number with three digits and a prefix of the unit: 226 mJ."""
-    for size, prefix in PREFIXES:
-        if abs(value) >= 0.9995 * size:
-            scaled = value / size
-            digits = f"{scaled:.3g}" if scaled < 999.5 else f"{scaled:,.0f}"
-            return f"{digits} {prefix.strip()}{unit}"
-    return f"{value:.3g} {unit}"
 
 
 def stacked(
@@ -168,21 +149,9 @@ def against(rows: Sequence[tuple[str, str, float, float]]) -> Figure:
     return Figure(title, about, chart, ("inference", "training"), head, cells)
 
 
-def ring(size: int, ranks: int) -> float:
-    """Return bytes a rank sends to add up `size` bytes over a ring, 2 (p - 1) / p of them
-    (Patarasuk and Yuan 2009); reduce-scatter and allgather by halving and doubling send as many."""
-    return 2 * (ranks - 1) * size / ranks
-
-
-def doubling(size: int, ranks: int) -> float:
-    """Return bytes a rank sends by recursive doubling among a power of two of ranks: all of them,
-    log2(p) times (Thakur, Rabenseifner and Gropp 2005)."""
-    return math.log2(ranks) * size
-
-
 ALGORITHMS: dict[str, Callable[[int, int], float]] = {
-    "ring, or halving and doubling": ring,
-    "recursive doubling": doubling,
+    "ring, or halving and doubling": lambda size, ranks: float(ring_volume(size, ranks)),
+    "recursive doubling": doubling_volume,
 }
 
 

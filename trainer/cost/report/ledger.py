@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 from ....autograd.ledger import Cost, Key, Ledger, Sample
+from ..phases import NAMES, PASSES, in_full
 from .text_table import Column, fit, name_column, text_table
+from .units import percent, short
 
-NAMES = {
-    "forward": "training: forward",
-    "recompute": "training: forward again",
-    "backward_data": "training: backward, data",
-    "backward_weights": "training: backward, weights",
-    "update": "training: update",
-    "communicate": "training: exchange",
-    "evaluate": "evaluation",
-}
 COLUMNS = (
     name_column("phase"), Column("MACs"), Column("executed", 1), Column("other ops", 2),
     Column("bytes read", 3), Column("bytes written", 3), Column("bytes sent", 3),
 )  # fmt: skip
-UNITS = ("", "k", "M", "G", "T", "P", "E")
-
-
-def short(number: float) -> str:
-    """Return a number with three digits and a unit: 1.25G; without one below 1: 0.0125."""
-    if 0 < abs(number) < 0.995:
-        return f"{number:.3g}"
-    unit = 0
-    while abs(number) >= 999.5 and unit < len(UNITS) - 1:
-        number /= 1000
-        unit += 1
-    digits = 0 if unit == 0 or abs(number) >= 99.95 else 1 if abs(number) >= 9.995 else 2
-    return f"{number:.{digits}f}{UNITS[unit]}"
 
 
 def other_operations(cost: Cost) -> int:
@@ -42,7 +22,7 @@ def bill(ledger: Ledger) -> str:
     """Return a table of MACs, multiplications executed for them, other operations and bytes by
     phase, with the sum, and the ratio of training to its own forward passes."""
     phases = ledger.by("phase")
-    rows = [_row(NAMES[p], phases[p]) for p in NAMES if p in phases]
+    rows = [_row(in_full(p), phases[p]) for p in NAMES if p in phases]
     table = text_table(COLUMNS, rows, _row("total", ledger.total()))
     return "\n".join([*table, *map(fit, _ratio(phases))])
 
@@ -69,17 +49,9 @@ def _ratio(phases: dict[str, Cost]) -> list[str]:
     return [f"training costs {ratio:.4f} times the MACs of its forward passes (inference)"]
 
 
-PASSES = ("forward", "backward_data", "backward_weights")
-
-
 def share(part: float, whole: float) -> float | None:
     """Return a part's share, None of nothing."""
     return part / whole if whole else None
-
-
-def percent(part: float | None) -> str:
-    """Return a share for people."""
-    return "-" if part is None else f"{100 * part:.1f}%"
 
 
 def samples(ledger: Ledger, field: str = "phase") -> dict[str, Sample]:
@@ -100,7 +72,7 @@ def sparsity(ledger: Ledger, steps: int) -> list[str]:
     for found in phases.values():
         total = total.plus(found)
     each = [
-        f"{NAMES[name].removeprefix('training: ')} {percent(share(one.nonzero, one.macs))}"
+        f"{NAMES[name]} {percent(share(one.nonzero, one.macs))}"
         for name, one in ((name, phases.get(name, Sample())) for name in PASSES)
     ]
     zeros = [

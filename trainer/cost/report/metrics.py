@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ...components.state import MODEL
 from ...errors import printable
 from ..machines.machine import ARRAYS, HOST, Machine
-from .ledger import short
 from .text_table import Column, fit, name_column, text_table
+from .units import quantity
 
 PER_IMAGE = "MACs/image"
 AMOUNTS = ("latency_seconds", "dram_bytes")
@@ -337,10 +337,4 @@ def shown(m: Metric) -> str:
         return "-"
     if isinstance(value, str):
         return printable(value)
-    text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-    if isinstance(value, float) and abs(value) >= 1e4:
-        text = short(value)
-    unit = m["unit"]
-    if value == 1 and unit.isalpha() and len(unit) > 1:
-        unit = unit.removesuffix("s")  # 1 image, 1 rank
-    return f"{text} {unit}".rstrip()
+    return quantity(value, m["unit"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from .charts import mark
 from .figures import Described, Figure
 from .markup import MARK, document, element
 from .metrics import Metrics, by_reason, shown
+from .units import cell
 
 LIGHT = {
     "back": "#ffffff", "text": "#1c1f23", "quiet": "#555b63", "rule": "#d5d9de",
@@ -165,12 +165,3 @@ def _metrics(metrics: Metrics) -> Element:
         head = ("metric", "value", "known how")
         made.append(_table(f"Metrics of the {what}", head, rows, "scroll words"))
     return made
-
-
-def cell(value: Any) -> str:
-    """Return a text as it is, a whole number with all its digits, another one with some."""
-    if isinstance(value, str):
-        return value
-    if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
-        return f"{int(value):,}"
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..machines.machine import Machine
+from ..phases import NAMES, PASSES
 from ..roofline import Roofline, roofline
-from ..workload import PASSES
-from .figures import NAMES, Described, Figure, Table, against, by_pass, energy, exchange, stacked
+from .figures import Described, Figure, Table, against, by_pass, energy, exchange, stacked
 from .figures import memory as memory_figure
 from .figures import roofline as roofline_figure
 from .page import render

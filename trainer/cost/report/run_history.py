@@ -8,8 +8,8 @@ from typing import Any
 from ....autograd.ledger import Cost, Ledger
 from ...components.history import Epoch, Restart
 from ...errors import printable
-from .ledger import short
 from .text_table import Column, fit, name_column, text_table
+from .units import digits, short
 
 # Bytes and messages are those of these algorithms: what a library of MPI does is not observable.
 COLLECTIVES = {
@@ -102,11 +102,6 @@ def restarts(
             for r in found
         ],
     }
-
-
-def digits(number: float) -> str:
-    """Return a number with three digits, which `short` gives from a thousand on."""
-    return f"{number:.3g}" if abs(number) < 999.5 else short(number)
 
 
 def as_text(described: Mapping[str, Any]) -> list[str]:

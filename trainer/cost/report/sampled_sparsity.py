@@ -7,13 +7,13 @@ from typing import Any
 
 from ....autograd.ledger import Ledger, Sample
 from ...errors import printable
+from ..phases import NAMES, PASSES, REPEATED, WHOLE
 from ..sparsity import of_ledger
-from .figures import WHOLE
-from .ledger import NAMES, PASSES, percent, samples, share
+from .ledger import samples, share
 from .text_table import Column, fit, name_column, text_table
+from .units import percent
 
 KINDS = {"activations": "activation", "gradients": "gradient", "weights": "weight"}
-AGAIN = ("recompute", "evaluate")  # phases that do what a forward pass does
 COLUMNS = (
     name_column("layer"), Column("forward non-zero"), Column("backward data non-zero", 1),
     Column("backward weights non-zero", 1), Column("activations zero", 2),
@@ -81,7 +81,7 @@ def events(ledger: Ledger) -> dict[tuple[str, str], float]:
     all MACs where nothing is known."""
     shares, found = of_ledger(ledger), dict[tuple[str, str], float]()
     for row in ledger.rows():
-        phase = "forward" if row.key.phase in AGAIN else row.key.phase
+        phase = "forward" if row.key.phase in REPEATED else row.key.phase
         key = row.key.scope, row.key.phase
         part = shares.get(row.key.scope, {}).get(phase, 1.0)
         found[key] = found.get(key, 0.0) + row.cost.macs * part

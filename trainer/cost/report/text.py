@@ -9,10 +9,12 @@ from typing import Any
 
 from ....autograd.ledger import Cost
 from ...errors import printable
-from ..workload import PASSES, Layer, Shape, Work
-from .figures import WHOLE, si
-from .ledger import other_operations, short
+from ..cluster.allreduce import ring_volume
+from ..phases import PASSES, SHORT, WHOLE
+from ..workload import Layer, Shape, Work
+from .ledger import other_operations
 from .text_table import Column, fit, name_column, text_table
+from .units import short, si
 
 CONVENTIONS = {
     "mac": "one multiply-accumulate, 2 FLOP; zero padding counts, bias additions do not",
@@ -86,7 +88,7 @@ def moved(cost: Cost) -> int:
 def exchanged(parameters: int, ranks: int) -> int:
     """Return the bytes that a rank sends in a ring allreduce of float32 gradients (Patarasuk and
     Yuan 2009)."""
-    return 2 * (ranks - 1) * 4 * parameters // ranks
+    return int(ring_volume(4 * parameters, ranks))
 
 
 def _macs(work: Work, kind: str) -> int:
@@ -139,9 +141,6 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         for name, value in price.items()
     }
     return {k: v for k, v in flat.items() if k != "shape"} | shape | prices
-
-
-SHORT = {"forward": "fwd", "backward_data": "bwd data", "backward_weights": "bwd weights"}
 
 
 def as_text(described: dict[str, Any]) -> str:

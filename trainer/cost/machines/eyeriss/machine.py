@@ -8,6 +8,7 @@ from typing import Any
 
 from ....errors import UserError
 from ... import workload as work
+from ...phases import PASSES
 from ...sparsity import LayerZeros
 from .mapping import Chip, Costs, Mapping, search
 from .row_stationary import Estimate, Shape, Zeros, energy, estimate, passes
@@ -32,7 +33,7 @@ def price(
     mapping. With `zeros` images are run-length coded in DRAM where that pays. Energy is in joules,
     or in that of a MAC where `unit` is "mac". UserError where rows and columns have different
     strides, and where nothing fits."""
-    if phase not in work.PASSES or not layer.macs(phase):
+    if phase not in PASSES or not layer.macs(phase):
         return {}
     chip = chip_of(numbers)
     costs = Costs(**{name: numbers[name] for name in COSTS})

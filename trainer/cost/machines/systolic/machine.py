@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ...phases import PASSES
 from ...roofline import compulsory_words
-from ...workload import PASSES, Layer
+from ...workload import Layer
 from .array import estimate, gemms, stalled_cycles
 
 

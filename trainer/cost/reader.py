@@ -1,0 +1,149 @@
+"""Tables of a TOML or JSON file, read by a declaration.
+
+A `Table` names the keys of a table, what each of them takes, and the class that it makes:
+
+    LINK = Table(Link, latency_seconds=NOT_NEGATIVE, bytes_per_second=POSITIVE, source=TEXT)
+    link = LINK.read(Where("net.toml", "inside"), {"latency_seconds": 1e-6, ...})
+
+What does not fit is a UserError of one form: `net.toml: inside.source: expected a text, got 3`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
+
+from ..errors import UserError, nearest
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+INFINITE = float("inf")
+MISSING = object()  # the value of a key that is not there
+
+
+class Where(NamedTuple):
+    """A place in a file: the file as messages name it, and the key, dotted."""
+
+    file: str
+    key: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.key}" if self.key else self.file
+
+    def at(self, key: str) -> Where:
+        """Return the place of a key of this table."""
+        return Where(self.file, f"{self.key}.{key}" if self.key else key)
+
+    def refuse(self, expected: str, value: Any) -> NoReturn:
+        """Raise the UserError for a value that does not fit."""
+        got = "nothing" if value is MISSING else f"{value!r:.60}"
+        raise UserError(f"{self}: expected {expected}, got {got}")
+
+
+class Field(Protocol[T_co]):
+    """What a key takes. `read` raises a UserError for any other value, and for MISSING."""
+
+    def read(self, where: Where, value: Any) -> T_co:
+        """Return the value as the program uses it."""
+
+
+class Text(NamedTuple):
+    """A text, or one of `choices`."""
+
+    choices: tuple[str, ...] = ()
+
+    def read(self, where: Where, value: Any) -> str:
+        """Return the text."""
+        if not isinstance(value, str) or (self.choices and value not in self.choices):
+            where.refuse(f"one of {', '.join(self.choices)}" if self.choices else "a text", value)
+        return value
+
+
+class Number(NamedTuple):
+    """A finite number from `low` to `high`, above `low` where that is `excluded`; `or_zero` lets 0
+    pass besides, `whole` makes it an int."""
+
+    low: float = 0.0
+    high: float = INFINITE
+    excluded: bool = False
+    or_zero: bool = False
+    whole: bool = False
+
+    def read(self, where: Where, value: Any) -> float:
+        """Return the number as a float, or as an int."""
+        if not self.fits(value):
+            where.refuse(f"{'a whole number' if self.whole else 'a number'} {self}", value)
+        return int(value) if self.whole else float(value)
+
+    def fits(self, value: Any) -> bool:
+        """Tell whether a value is such a number."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        least = value > self.low if self.excluded else value >= self.low
+        within = least and value <= self.high and value < INFINITE
+        return (within or (self.or_zero and value == 0)) and not (self.whole and value % 1)
+
+    def __str__(self) -> str:
+        if self.high < INFINITE:
+            least = "above" if self.excluded else "from"
+            most = "at most" if self.excluded else "to"
+            return f"{'0 or ' * self.or_zero}{least} {self.low:g} {most} {self.high:g}"
+        return f"above {self.low:g}" if self.excluded else f"from {self.low:g} up"
+
+
+class Many(NamedTuple):
+    """A list of at least one value, all of one kind, whose plural is `plural`."""
+
+    one: Field[Any]
+    plural: str
+
+    def read(self, where: Where, value: Any) -> tuple[Any, ...]:
+        """Return the values."""
+        if not isinstance(value, list) or not value:
+            where.refuse(f"a list of {self.plural}", value)
+        place = where.key
+        return tuple(
+            self.one.read(where._replace(key=f"{place}[{i}]"), one) for i, one in enumerate(value)
+        )
+
+
+class Optional(NamedTuple):
+    """A key that may be missing, which is then `default`."""
+
+    field: Field[Any]
+    default: Any = None
+
+    def read(self, where: Where, value: Any) -> Any:
+        """Return the value, or the default."""
+        return self.default if value is MISSING else self.field.read(where, value)
+
+
+class Table(Generic[T]):
+    """A table with the keys of `fields`, which makes a `T` of their values by these names."""
+
+    def __init__(self, make: Callable[..., T], /, **fields: Field[Any]) -> None:
+        self.make, self.fields = make, fields
+
+    def read(self, where: Where, value: Any) -> T:
+        """Return what the table makes. UserError for keys that are missing, unknown or do not
+        fit."""
+        if not isinstance(value, Mapping):
+            where.refuse(f"a table of {', '.join(self.fields)}", value)
+        for key in value:
+            if key not in self.fields:
+                unknown = where.at(key).key
+                raise UserError(
+                    f"{where.file}: unknown key {unknown!r:.60}{nearest(key, self.fields)}"
+                )
+        values = {
+            key: field.read(where.at(key), value.get(key, MISSING))
+            for key, field in self.fields.items()
+        }
+        return self.make(**values)
+
+
+TEXT = Text()
+NOT_NEGATIVE = Number()
+POSITIVE = Number(excluded=True)
+COUNT = Number(low=1, whole=True)
+SHARE = Number(high=1)
