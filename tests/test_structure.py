@@ -30,6 +30,8 @@ TO_TAPE = (*TO_OPS, "autograd.tape", "autograd.indexing", "autograd.random")
 TO_TENSOR = (*TO_TAPE, "autograd.inplace", "autograd.operators", "autograd.tensor")
 TO_FUNCTIONAL = (*TO_TENSOR, "autograd.functional")
 TO_NN = (*TO_FUNCTIONAL, "autograd.nn", "autograd.suggest")
+LLVM = "autograd.backends.llvm"
+OF_BACKENDS = (*TO_PRIMITIVE, "autograd.backends", "autograd.private")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.context": BASE,
     "autograd.array": BASE,
@@ -46,6 +48,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # The registry imports backends lazily.
     "autograd.primitive": (*BASE, "autograd.backends", "autograd.capture.observer"),
     "autograd.backends": (*TO_PRIMITIVE, "autograd.private"),
+    # The rooms of a backend: generators know no plan, and nothing but plans knows them all.
+    f"{LLVM}.compiler": (*OF_BACKENDS,),
+    f"{LLVM}.kernels": (*OF_BACKENDS, f"{LLVM}.compiler"),
+    f"{LLVM}.runtime": (*OF_BACKENDS, f"{LLVM}.compiler", f"{LLVM}.kernels"),
+    f"{LLVM}.registry": (*OF_BACKENDS, f"{LLVM}.compiler.isa", f"{LLVM}.runtime"),
+    f"{LLVM}.plans": (
+        *OF_BACKENDS, f"{LLVM}.compiler", f"{LLVM}.kernels", f"{LLVM}.registry", f"{LLVM}.runtime",
+    ),
+    LLVM: (*OF_BACKENDS, LLVM),
     "autograd.ops": TO_PRIMITIVE,
     "autograd.indexing": TO_OPS,
     "autograd.tape": TO_OPS,
@@ -192,16 +203,24 @@ def fault(arrow: Arrow) -> str | None:
     if arrow.target == "" or is_below(arrow.target, ("tallygrad",)):
         return "the import leaves our folders"
     if arrow.target.startswith(f"{REGISTRY}.") and layer != "autograd.testing":
-        allowed = arrow.source.startswith(f"{REGISTRY}.") or (
-            arrow.source == REGISTRY and (arrow.lazy or arrow.typing)
-        )
-        return None if allowed else "only the registry imports a backend, inside a function"
+        if arrow.source.startswith(f"{REGISTRY}."):
+            return _room_fault(arrow, layer)
+        lazy = arrow.source == REGISTRY and (arrow.lazy or arrow.typing)
+        return None if lazy else "only the registry imports a backend, inside a function"
     if is_below(arrow.target, (layer, *MAY_IMPORT[layer])):
         return None
     if arrow.typing and is_below(arrow.target, MAY_NAME.get(arrow.source, ())):
         return None
     if is_below(arrow.target, MAY_IMPORT_LAZILY.get(arrow.source, ())):
         return None if arrow.lazy else "allowed inside a function only"
+    return f"not allowed for {layer}"
+
+
+def _room_fault(arrow: Arrow, layer: str) -> str | None:
+    """Say what is wrong with an arrow from one backend's module to another's."""
+    rooms = [name for name in (layer, *MAY_IMPORT[layer]) if name.startswith(f"{REGISTRY}.")]
+    if layer_of(arrow.target) == REGISTRY or is_below(arrow.target, (*rooms,)):
+        return None
     return f"not allowed for {layer}"
 
 
@@ -266,6 +285,12 @@ def test_imports_follow_the_layers() -> None:
             "only the registry",
         ),
         ("autograd/context.py", "def f():\n    from .tape import Tape", "not allowed"),
+        ("autograd/backends/llvm/kernels/a.py", "from ..plans import b", "llvm.kernels"),
+        ("autograd/backends/llvm/kernels/a.py", "from ..runtime import b", "llvm.kernels"),
+        ("autograd/backends/llvm/compiler/a.py", "from ..kernels.b import c", "llvm.compiler"),
+        ("autograd/backends/llvm/runtime/a.py", "from ..plans.b import c", "llvm.runtime"),
+        ("autograd/backends/llvm/plans/a.py", "from ..fusion import b", "llvm.plans"),
+        ("autograd/backends/meta.py", "from .llvm.plans import b", "for autograd.backends"),
         ("autograd/models/a.py", "if TYPE_CHECKING:\n    from ..optim import b", "not allowed"),
         ("autograd/optim/a.py", "def f():\n    from ...trainer import loop", "not allowed"),
         ("autograd/unheard.py", "from . import context", "in no row"),

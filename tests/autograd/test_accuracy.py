@@ -14,7 +14,8 @@ from tallygrad.autograd import context
 
 BACKENDS = ["numpy"]
 try:
-    from tallygrad.autograd.backends.llvm import elementwise, loss, targets
+    from tallygrad.autograd.backends.llvm.compiler.isa import targets
+    from tallygrad.autograd.backends.llvm.plans import elementwise, loss
 
     BACKENDS += [f"llvm:{name}" for name in targets.available()]
 except ImportError:

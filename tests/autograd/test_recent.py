@@ -106,7 +106,7 @@ def test_batches_that_are_counted_no_more_are_added_up() -> None:
 
 def test_free_memory_is_held_only_beside_what_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("llvmlite", reason="llvmlite is not installed")
-    from tallygrad.autograd.backends.llvm import memory
+    from tallygrad.autograd.backends.llvm.runtime import memory
 
     monkeypatch.setattr(memory, "IDLE", 1 << 20)
     pool = memory.Pool()
@@ -132,10 +132,12 @@ def _engine(function: Any) -> Any:
 
 def test_machine_code_goes_with_the_last_who_may_call_it() -> None:
     pytest.importorskip("llvmlite", reason="llvmlite is not installed")
-    from tallygrad.autograd.backends.llvm import flat, jit, targets
+    from tallygrad.autograd.backends.llvm.compiler import jit
+    from tallygrad.autograd.backends.llvm.compiler.isa import targets
+    from tallygrad.autograd.backends.llvm.kernels.sweep import copied
 
     assert jit._build.cache_parameters()["maxsize"] == recent.KERNELS
-    function = jit._build.__wrapped__(flat.copied, targets.target().bare, "float32")
+    function = jit._build.__wrapped__(copied, targets.target().bare, "float32")
     engine = weakref.ref(_engine(function))
     assert engine() is not None
     del function
@@ -146,7 +148,7 @@ def test_recordings_keep_the_machine_code_that_they_call() -> None:
     pytest.importorskip("llvmlite", reason="llvmlite is not installed")
     from llvmlite.binding import ExecutionEngine
 
-    from tallygrad.autograd.backends.llvm import jit
+    from tallygrad.autograd.backends.llvm.compiler import jit
 
     threads = ag.get_num_threads()
     ag.set_num_threads(1)
@@ -179,7 +181,7 @@ def test_ways_in_which_calls_meet_do_not_pile_up() -> None:
 def test_layouts_of_arrays_do_not_pile_up() -> None:
     pytest.importorskip("llvmlite", reason="llvmlite is not installed")
     from tallygrad.autograd.array import Spec
-    from tallygrad.autograd.backends.llvm.flat import Layouts
+    from tallygrad.autograd.backends.llvm.runtime.layout import Layouts
 
     layouts = Layouts(Spec((6, 5), np.dtype(np.float32)))
     dense = np.zeros((5, 6), np.float32).T

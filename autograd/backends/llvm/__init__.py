@@ -11,24 +11,25 @@ from ...deferred import Call, Joined, Later, Sign
 from ...primitive import Primitive
 from .. import Found, Kernel
 from ..reference import reference
-from . import (  # noqa: F401  (registers)
-    convolution,
+from . import fusion  # noqa: F401  (registers)
+from .compiler.isa.targets import CONVOLUTIONS, WIDTHS, Target, target
+from .plans import (  # noqa: F401  (registers)
+    batch_norm,
+    conv,
     elementwise,
-    joins,
+    linear,
     loss,
     lrn,
-    norm,
-    place,
+    pad,
     pool,
-    product,
     recurrent,
-    recurrent_sequence,
+    recurrent_cell,
     sums,
     update,
 )
-from .recording import Recording
-from .registry import Waiting, find, is_native, join, joinable, native, waiting
-from .targets import CONVOLUTIONS, WIDTHS, Target, target
+from .registry import Waiting, find, join, joinable, waiting
+from .runtime.executable import is_native, native
+from .runtime.recording import Recording
 from .tuning import LEVELS, Tuner
 
 EAGER, DRY = "eager", "dry"

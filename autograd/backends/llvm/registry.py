@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from ...array import Spec
 from ...deferred import DEEP, Call, Joined, Sign
-from .targets import Target
+from .compiler.isa.targets import Target
+from .runtime.executable import Executable, Function
 
-Kernel = Callable[..., Any]
 # Makes the kernel for arguments of these shapes and attributes; None where it does not pay.
-Plan = Callable[..., Kernel | None]
+Plan = Callable[..., Executable | None]
 
 
 class Waiting(NamedTuple):
@@ -23,36 +23,13 @@ class Waiting(NamedTuple):
     operands: tuple[int, ...] = ()
     large: tuple[int, ...] = ()
     output: int = 0
-    now: Kernel | None = None
+    now: Executable | None = None
     name: str = ""
     deep: int = DEEP
-
-
-Function = TypeVar("Function", bound=Kernel)
 
 _plans: dict[str, Plan] = {}
 _waits: dict[str, Callable[..., Waiting | None]] = {}
 _joins: dict[str, Callable[[Target, Call, tuple[Sign | None, ...]], Joined | None]] = {}
-
-
-def executing(kernel: Function, multiplications: int) -> Function:
-    """Return the kernel, marked with the multiplications that a call executes, for the ledger; one
-    without a mark executes the nominal ones."""
-    kernel.executed = multiplications  # type: ignore[attr-defined]
-    return kernel
-
-
-def native(kernel: Function) -> Function:
-    """Mark a kernel as native: whatever it does to numbers compiled functions do, on memory of its
-    arguments, of `memory.empty`, or its own. So calling these again is calling it again; a call in
-    which this does not hold adds to `Moves`."""
-    kernel.native = True  # type: ignore[attr-defined]
-    return kernel
-
-
-def is_native(kernel: Kernel) -> bool:
-    """Tell whether a kernel was marked."""
-    return getattr(kernel, "native", False)
 
 
 def implements(name: str) -> Callable[[Function], Function]:
@@ -63,7 +40,7 @@ def implements(name: str) -> Callable[[Function], Function]:
 
 def find(
     target: Target, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any]
-) -> Kernel | None:
+) -> Executable | None:
     """Return the kernel for a call, None where NumPy is to do it: without a plan, for numbers that
     are neither float32 nor float64, and for arrays without elements."""
     plan = _plans.get(name)

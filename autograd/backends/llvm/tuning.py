@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...array import NDArray, Spec
-from . import cache, jit
-from .registry import Kernel, find
-from .targets import Target, Variation
+from .compiler import cache, jit
+from .compiler.isa.targets import Target, Variation
+from .registry import find
+from .runtime.executable import Executable
 
 LEVELS = ("off", "fast", "full")
 TUNED = ("conv2d", "conv2d_dx", "conv2d_dw")
@@ -126,7 +127,7 @@ class _Trials:
         self.target, self.name, self.specs, self.attrs = target, name, specs, attrs
         # Memory that was never written to would be faster than any real array.
         self.arrays = [[_drawn(spec, copy) for spec in specs] for copy in range(COPIES)]
-        self.kernels: dict[Choice, Kernel] = {}
+        self.kernels: dict[Choice, Executable] = {}
 
     @property
     def fits(self) -> bool:
@@ -160,7 +161,7 @@ class _Trials:
         best = least.index(min(least))
         return choices[best] if least[best] < BETTER * least[0] else choices[0]
 
-    def _kernel(self, choice: Choice) -> Kernel:
+    def _kernel(self, choice: Choice) -> Executable:
         if choice not in self.kernels:
             target = replace(self.target, **choice._asdict())
             kernel = find(target, self.name, self.specs, self.attrs)

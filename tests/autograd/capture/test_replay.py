@@ -21,9 +21,10 @@ from tallygrad.autograd.testing import Sample, samples
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
-memory = import_module("tallygrad.autograd.backends.llvm.memory")
-jit = import_module("tallygrad.autograd.backends.llvm.jit")
-recording = import_module("tallygrad.autograd.backends.llvm.recording")
+memory = import_module("tallygrad.autograd.backends.llvm.runtime.memory")
+jit = import_module("tallygrad.autograd.backends.llvm.compiler.jit")
+recording = import_module("tallygrad.autograd.backends.llvm.runtime.recording")
+walk = import_module("tallygrad.autograd.backends.llvm.kernels.walk")
 ROWS = {row.name: row for row in samples()}
 # Plans are kept by the backend's name; under this one they are made for the smallest arrays too.
 SMALL = "llvm:auto,auto"
@@ -69,7 +70,8 @@ def there_and_back(row: Sample) -> Callable[..., tuple[Tensor, ...]]:
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_operation(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("elementwise", "sums", "product", "loss", "place", "joins"):
+    plans = ("elementwise", "sums", "linear", "loss", "pad")
+    for module in ("fusion", *(f"plans.{plan}" for plan in plans)):
         kernels = import_module(f"tallygrad.autograd.backends.llvm.{module}")
         monkeypatch.setattr(kernels, "LEAST", 0)
     plain = there_and_back(ROWS[name])
@@ -349,17 +351,17 @@ def test_inputs_are_tensors() -> None:
 
 def test_the_walk_passes_any_number_of_arguments() -> None:
     ctypes = import_module("ctypes")
-    target = import_module("tallygrad.autograd.backends.llvm.targets").target()
+    target = import_module("tallygrad.autograd.backends.llvm.compiler.isa.targets").target()
     seen: list[tuple[int, ...]] = []
-    table = np.zeros((recording.MOST, recording.ENTRY), np.uint64)
+    table = np.zeros((walk.MOST, walk.ENTRY), np.uint64)
     kept = []
     for n, row in enumerate(table, 1):
         kind = ctypes.CFUNCTYPE(None, *[ctypes.c_uint64] * n)
         kept.append(kind(lambda *given: seen.append(given)))
         row[0] = ctypes.cast(kept[-1], ctypes.c_void_p).value
         row[1], row[2 : 2 + n] = n, np.arange(n) + 1000 * n
-    jit.build(recording.walk, target)(table.ctypes.data, len(table))
-    assert seen == [tuple(range(1000 * n, 1001 * n)) for n in range(1, recording.MOST + 1)]
+    jit.build(walk.walk, target)(table.ctypes.data, len(table))
+    assert seen == [tuple(range(1000 * n, 1001 * n)) for n in range(1, walk.MOST + 1)]
 
 
 def halves(draw: np.random.Generator, count: int = 8) -> tuple[Tensor, Tensor]:

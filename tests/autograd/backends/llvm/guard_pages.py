@@ -21,9 +21,11 @@ import tallygrad.autograd as ag
 from tallygrad.autograd import backends, context
 from tallygrad.autograd.array import Array, Spec
 from tallygrad.autograd.backends import llvm
-from tallygrad.autograd.backends.llvm import flat, joins, memory, winograd_plan
-from tallygrad.autograd.backends.llvm.epilogue import IMAGES, ROWS, Epilogue
-from tallygrad.autograd.backends.llvm.product import linear
+from tallygrad.autograd.backends.llvm import fusion
+from tallygrad.autograd.backends.llvm.kernels.epilogue import IMAGES, ROWS, Epilogue
+from tallygrad.autograd.backends.llvm.plans import conv_winograd
+from tallygrad.autograd.backends.llvm.plans.linear import linear
+from tallygrad.autograd.backends.llvm.runtime import layout, memory
 from tallygrad.autograd.testing import samples
 
 PAGE = mmap.PAGESIZE
@@ -70,7 +72,7 @@ def guard() -> None:
 
     def guarded(kernel: Any) -> Any:
         def run(*arrays: Any) -> Any:
-            vars(winograd_plan._shared).clear()  # which larger ones before may have left too large
+            vars(conv_winograd._shared).clear()  # which larger ones before may have left too large
             copies = {id(a): guarded_copy(a) for a in arrays}
             result = kernel(*[copies[id(a)] for a in arrays])
             for a in arrays:
@@ -82,7 +84,7 @@ def guard() -> None:
 
     llvm._one_at_a_time = guarded
     memory.pool.take = lambda size, lasting=False: block(max(1, size))  # type: ignore[method-assign]
-    np.zeros, flat.SMALL, memory.MALLOC, joins.LEAST = guarded_zeros, 0, 0, 0
+    np.zeros, layout.MALLOC, memory.MALLOC, fusion.LEAST = guarded_zeros, 0, 0, 0
 
 
 # Images, filters, options: tiles and vectors that are not full, several blocks, all borders.

@@ -19,7 +19,8 @@ from tallygrad.autograd.testing import Sample, samples
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
-from tallygrad.autograd.backends.llvm import memory, targets
+from tallygrad.autograd.backends.llvm.compiler.isa import targets
+from tallygrad.autograd.backends.llvm.runtime import memory
 
 ROWS = {row.name: row for row in samples()}
 WIDTHS = [f"llvm:{name}" for name in targets.available()]

@@ -12,11 +12,13 @@ pytest.importorskip("llvmlite")
 
 from tallygrad.autograd import context
 from tallygrad.autograd.array import Spec
-from tallygrad.autograd.backends.llvm import elementwise as kernels
-from tallygrad.autograd.backends.llvm import flat, registry, targets
-from tallygrad.autograd.backends.llvm import loss as loss_kernels
-from tallygrad.autograd.backends.llvm import sums as sum_kernels
-from tallygrad.autograd.backends.llvm import update as update_kernels
+from tallygrad.autograd.backends.llvm import registry
+from tallygrad.autograd.backends.llvm.compiler.isa import targets
+from tallygrad.autograd.backends.llvm.plans import elementwise as pointwise_plans
+from tallygrad.autograd.backends.llvm.plans import loss as loss_plans
+from tallygrad.autograd.backends.llvm.plans import sums as sum_plans
+from tallygrad.autograd.backends.llvm.plans import update as update_plans
+from tallygrad.autograd.backends.llvm.runtime.layout import Layouts
 from tallygrad.autograd.ops import activation, elementwise, loss, recurrent, reduce, update
 from tallygrad.autograd.ops import shape as shape_ops
 from tallygrad.autograd.primitive import Primitive
@@ -55,10 +57,10 @@ MACHINE = {"target": targets.target()}  # what kernels are made for
 @pytest.fixture(autouse=True, params=targets.available())
 def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Make kernels for each target, for the smallest arrays too."""
-    monkeypatch.setattr(kernels, "LEAST", 0)
-    monkeypatch.setattr(sum_kernels, "LEAST", 0)
-    monkeypatch.setattr(update_kernels, "LEAST", 0)
-    monkeypatch.setattr(loss_kernels, "LEAST", 0)
+    monkeypatch.setattr(pointwise_plans, "LEAST", 0)
+    monkeypatch.setattr(sum_plans, "LEAST", 0)
+    monkeypatch.setattr(update_plans, "LEAST", 0)
+    monkeypatch.setattr(loss_plans, "LEAST", 0)
     monkeypatch.setitem(MACHINE, "target", targets.target(request.param))
     return str(request.param)
 
@@ -133,7 +135,7 @@ def test_casts(dtype: str, layout: str) -> None:
         x = numbers(*shape, dtype=dtype, seed=i, layout=layout)
         y = check(shape_ops.cast, x, ulps=0, dtype=other)
         if layout != "gaps":
-            assert flat.Layouts(Spec(shape, other)).of(y) is not None
+            assert Layouts(Spec(shape, other)).of(y) is not None
     large = np.array([1e300, -1e300, np.nan, 1e-300] * 5)
     if dtype == "float64":
         check(shape_ops.cast, large, ulps=0, dtype=other)
@@ -169,7 +171,7 @@ def test_unary(case: tuple[Primitive, dict[str, float]], dtype: str) -> None:
             x = numbers(*shape, dtype=dtype, seed=i, layout=layout)
             y = check(p, x, ulps=8, **attrs)
             if layout != "gaps":
-                assert flat.Layouts(Spec(shape, y.dtype)).of(y) is not None
+                assert Layouts(Spec(shape, y.dtype)).of(y) is not None
                 assert y.strides == np.empty_like(x).strides
     check(p, guarded(np.array(SPECIAL * 9, dtype)), ulps=8, **attrs)
 
@@ -384,11 +386,11 @@ def test_results_lie_between_canaries(dtype: str, monkeypatch: pytest.MonkeyPatc
     """The memory that kernels write results to is guarded, too."""
     made: list[np.ndarray] = []
 
-    def new(self: flat.Layouts, strides: tuple[int, ...]) -> np.ndarray:
+    def new(self: Layouts, strides: tuple[int, ...]) -> np.ndarray:
         made.append(guarded(np.zeros(self.shape, self.dtype)))
         return made[-1]
 
-    monkeypatch.setattr(flat.Layouts, "new", new)
+    monkeypatch.setattr(Layouts, "new", new)
     for n in (1, 15, 17, 63, 65, 259):
         x = numbers(n, dtype=dtype)
         for p in (activation.sigmoid, elementwise.exp):

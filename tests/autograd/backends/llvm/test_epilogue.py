@@ -11,18 +11,19 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
 import tallygrad.autograd as ag
 from tallygrad.autograd.array import NDArray, Spec
-from tallygrad.autograd.backends.llvm import product, targets
-from tallygrad.autograd.backends.llvm.convolution import conv2d, conv2d_dx
-from tallygrad.autograd.backends.llvm.epilogue import (
+from tallygrad.autograd.backends.llvm.compiler.isa import targets
+from tallygrad.autograd.backends.llvm.compiler.jit import build
+from tallygrad.autograd.backends.llvm.kernels.epilogue import (
     ROWS,
     Epilogue,
     merge_moments,
     merge_sums,
     scaling,
 )
-from tallygrad.autograd.backends.llvm.jit import build
-from tallygrad.autograd.backends.llvm.layout import address
-from tallygrad.autograd.backends.llvm.product import linear, matmul
+from tallygrad.autograd.backends.llvm.plans import linear as linear_plans
+from tallygrad.autograd.backends.llvm.plans.conv import conv2d, conv2d_dx
+from tallygrad.autograd.backends.llvm.plans.linear import linear, matmul
+from tallygrad.autograd.backends.llvm.runtime.layout import address
 from tallygrad.autograd.ops import conv as ops
 
 PLAIN = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
@@ -159,31 +160,31 @@ def test_products(
 @pytest.mark.parametrize(
     ("sizes", "turned", "order"),
     [
-        ((9, 300, 75), False, product.Order.INNER),
-        ((40, 1100, 75), False, product.Order.INNER),
-        ((70, 33, 100), True, product.Order.ROWS),
+        ((9, 300, 75), False, linear_plans.Order.INNER),
+        ((40, 1100, 75), False, linear_plans.Order.INNER),
+        ((70, 33, 100), True, linear_plans.Order.ROWS),
     ],
 )
 def test_products_with_long_rows(
-    sizes: tuple[int, int, int], turned: bool, order: product.Order, epilogue: Epilogue,
+    sizes: tuple[int, int, int], turned: bool, order: linear_plans.Order, epilogue: Epilogue,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Which go through pieces of the inner axis first, copied or not, or through tiles of rows."""
-    tiles: list[product.Tile] = []
+    tiles: list[linear_plans.Tile] = []
 
-    def built(kernel: Any, target: Any, p: Any, tile: product.Tile, *rest: Any) -> Any:
+    def built(kernel: Any, target: Any, p: Any, tile: linear_plans.Tile, *rest: Any) -> Any:
         tiles.append(tile)
         return build(kernel, target, p, tile, *rest)
 
-    monkeypatch.setattr(product, "build", built)
-    monkeypatch.setattr(product, "LONG", 1)
-    monkeypatch.setattr(product, "BLOCKED", 1 << 14)
+    monkeypatch.setattr(linear_plans, "build", built)
+    monkeypatch.setattr(linear_plans, "LONG", 1)
+    monkeypatch.setattr(linear_plans, "BLOCKED", 1 << 14)
     n, c, m = sizes
     x, w = drawn(0, n, c, dtype="float32"), drawn(1, c, m, dtype="float32")
     x = np.asfortranarray(x) if turned else x
     plan = matmul(targets.target(), *specs(x, w), epilogue=epilogue)
     check(plan, (x, w), x.astype(float) @ w.astype(float), epilogue, targets.target())
-    assert {(tile.order, tile.copied) for tile in tiles} == {(order, n >= product.COPIED)}
+    assert {(tile.order, tile.copied) for tile in tiles} == {(order, n >= linear_plans.COPIED)}
 
 
 @pytest.mark.parametrize("sizes", [(300, 100, 100), (400, 900, 900)], ids=["panels", "turned"])
@@ -191,7 +192,7 @@ def test_products_with_long_rows(
 def test_sums_of_products_are_the_same_for_any_number_of_threads(
     sizes: tuple[int, int, int], dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(product, "WORTHWHILE", 1)
+    monkeypatch.setattr(linear_plans, "WORTHWHILE", 1)
     (n, c, m), found = sizes, []
     operands = [drawn(i, *shape, dtype=dtype) for i, shape in enumerate([(n, c), (m, c), (m,)])]
     epilogue = Epilogue(scale=True, residual=True, mask=True, moments=True, sums=True)

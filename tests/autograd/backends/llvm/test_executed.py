@@ -11,7 +11,7 @@ from tallygrad.autograd.ledger import Cost
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
-from tallygrad.autograd.backends.llvm.winograd_transforms import (
+from tallygrad.autograd.backends.llvm.kernels.conv_winograd_transforms import (
     evaluate,
     images,
     interpolate,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,11 +16,13 @@ import pytest
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
-from tallygrad.autograd.backends.llvm import cache, jit, language, targets
+from tallygrad.autograd.backends import llvm
+from tallygrad.autograd.backends.llvm.compiler import cache, jit, language
+from tallygrad.autograd.backends.llvm.compiler.isa import targets
 
 
-def copying(target: targets.Target, size: int) -> language.Kernel:
-    k = language.Kernel(target, "float32", ("x", "y"))
+def copying(target: targets.Target, size: int) -> language.KernelBuilder:
+    k = language.KernelBuilder(target, "float32", ("x", "y"))
     x, y = k.arguments
     for start, count, width in language.pieces(size, k.lanes):
         with k.loop(count) as i:
@@ -78,6 +81,35 @@ def test_what_the_name_does_not_stand_for_is_not_taken(
     if len(targets.available()) > 1:
         jit.build(copying, targets.target(targets.available()[1]), 3)
         assert len([*folder.iterdir()]) == 3
+
+
+def test_an_edit_to_any_file_of_the_backend_changes_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a file that is added, renamed, or that gets what another one loses."""
+
+    def key() -> str:
+        jit._sources.cache_clear()
+        return jit._key(copying, targets.target(), (3,))
+
+    assert Path(llvm.__file__).parent == jit.BACKEND
+    backend = tmp_path / "llvm"
+    shutil.copytree(jit.BACKEND, backend, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(jit, "BACKEND", backend)
+    files = [path for path in backend.rglob("*") if path.suffix == ".py"]
+    assert {"fusion.py", "conv_direct.py", "linear.py", "layout.py"} <= {f.name for f in files}
+    seen = {key()}
+    for file in files:
+        content = file.read_bytes()
+        file.write_bytes(content + b"#")
+        seen.add(key())
+        file.write_bytes(content)
+    (backend / "kernels" / "other.py").touch()
+    seen.add(key())
+    (backend / "kernels" / "other.py").rename(backend / "plans" / "other.py")
+    seen.add(key())
+    assert len(seen) == 1 + len(files) + 2
+    jit._sources.cache_clear()
 
 
 OTHER = 12345  # somebody else's number
@@ -288,7 +320,7 @@ def test_a_limit_of_zero_keeps_nothing(folder: Path, monkeypatch: pytest.MonkeyP
 
 WRITING = """
 import sys
-from tallygrad.autograd.backends.llvm import cache
+from tallygrad.autograd.backends.llvm.compiler import cache
 kept = cache.opened()
 for turn in range(300):
     kept.write("shared", bytes([turn % 251, 7]) * 20_000)

@@ -10,10 +10,12 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from tallygrad.autograd.array import NDArray, Spec
-from tallygrad.autograd.backends.llvm import jit, registry, targets
-from tallygrad.autograd.backends.llvm.language import Kernel
-from tallygrad.autograd.backends.llvm.layout import Moves
-from tallygrad.autograd.backends.llvm.mathematics import log
+from tallygrad.autograd.backends.llvm import registry
+from tallygrad.autograd.backends.llvm.compiler import jit
+from tallygrad.autograd.backends.llvm.compiler.isa import targets
+from tallygrad.autograd.backends.llvm.compiler.language import KernelBuilder
+from tallygrad.autograd.backends.llvm.compiler.mathematics import log
+from tallygrad.autograd.backends.llvm.runtime.layout import Moves
 from tallygrad.autograd.ops import lrn
 from tallygrad.autograd.primitive import Primitive
 
@@ -107,8 +109,8 @@ def test_large_whole_powers_and_mixed_types_are_left_to_numpy(target: targets.Ta
     assert registry.find(target, "lrn_dx", (two, one, one), {**attrs, "beta": 0.75}) is None
 
 
-def logarithms(target: targets.Target, dtype: str, size: int) -> Kernel:
-    k = Kernel(target, dtype, ("x", "y"))
+def logarithms(target: targets.Target, dtype: str, size: int) -> KernelBuilder:
+    k = KernelBuilder(target, dtype, ("x", "y"))
     x, y = k.arguments
     with k.loop(size // k.lanes) as i:
         k.store(log(k, k.load(k.at(x, (i, k.lanes)))), k.at(y, (i, k.lanes)))

@@ -8,14 +8,15 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from tallygrad.autograd.array import NDArray, Spec
-from tallygrad.autograd.backends.llvm import memory, registry
-from tallygrad.autograd.backends.llvm.epilogue import Epilogue
-from tallygrad.autograd.backends.llvm.jit import build
-from tallygrad.autograd.backends.llvm.layout import address
-from tallygrad.autograd.backends.llvm.passes import arranged, normalise
-from tallygrad.autograd.backends.llvm.pool import backward, forward
-from tallygrad.autograd.backends.llvm.targets import available, target
-from tallygrad.autograd.backends.llvm.windows import pooling
+from tallygrad.autograd.backends.llvm import registry
+from tallygrad.autograd.backends.llvm.compiler.isa.targets import available, target
+from tallygrad.autograd.backends.llvm.compiler.jit import build
+from tallygrad.autograd.backends.llvm.kernels.batch_norm import arranged, normalise
+from tallygrad.autograd.backends.llvm.kernels.epilogue import Epilogue
+from tallygrad.autograd.backends.llvm.kernels.pool import backward, forward
+from tallygrad.autograd.backends.llvm.kernels.windows import pooling
+from tallygrad.autograd.backends.llvm.runtime import memory
+from tallygrad.autograd.backends.llvm.runtime.layout import address
 from tallygrad.autograd.ops import norm, pool
 
 EPS = 1e-5

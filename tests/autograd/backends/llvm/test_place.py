@@ -12,7 +12,9 @@ from tallygrad.autograd.ops import shape as ops
 
 pytest.importorskip("llvmlite")
 
-from tallygrad.autograd.backends.llvm import place, registry, targets
+from tallygrad.autograd.backends.llvm import registry
+from tallygrad.autograd.backends.llvm.compiler.isa import targets
+from tallygrad.autograd.backends.llvm.plans import pad
 
 WIDTHS = targets.available()
 
@@ -62,11 +64,11 @@ def test_parts_of_every_kind(name: str) -> None:
 def test_what_has_no_kernel() -> None:
     target, x = targets.target("", "auto"), Spec((8, 16, 16, 16), np.dtype("f"))
     whole = ((0, 8, 1), (0, 16, 1), (0, 32, 2), (0, 32, 2))
-    assert place.putslice(target, x, slices=whole, shape=(8, 16, 32, 32))
+    assert pad.putslice(target, x, slices=whole, shape=(8, 16, 32, 32))
     turned = (*whole[:2], (30, -1, -2), whole[3])
-    assert place.putslice(target, x, slices=turned, shape=(8, 16, 32, 32)) is None
+    assert pad.putslice(target, x, slices=turned, shape=(8, 16, 32, 32)) is None
     fewer = ((0, 16, 2), *whole[1:])
-    assert place.putslice(target, x, slices=fewer, shape=(16, 16, 32, 32)) is None
+    assert pad.putslice(target, x, slices=fewer, shape=(16, 16, 32, 32)) is None
     border = ((0, 0), (0, 0), (1, 1), (1, 1))
-    assert place.pad(target, x, widths=border, value=0.0)
-    assert place.pad(target, x, widths=border, value=1.0) is None
+    assert pad.pad(target, x, widths=border, value=0.0)
+    assert pad.pad(target, x, widths=border, value=1.0) is None

@@ -15,8 +15,10 @@ from tallygrad.autograd.ops import linear as ops
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
-from tallygrad.autograd.backends.llvm import layout, product, targets
-from tallygrad.autograd.backends.llvm.registry import Kernel
+from tallygrad.autograd.backends.llvm.compiler.isa import targets
+from tallygrad.autograd.backends.llvm.plans import linear
+from tallygrad.autograd.backends.llvm.runtime import layout
+from tallygrad.autograd.backends.llvm.runtime.executable import Executable
 
 WIDTHS = targets.available()
 # Rows, inner axis, columns: with rests everywhere, more than one block of the inner axis, fewer
@@ -28,7 +30,7 @@ SIZES = [(37, 150, 75), (200, 33, 100), (3, 20, 70), (64, 400, 9), (33, 1, 40), 
 def _all_sizes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let kernels do products that are too small to gain by them."""
     before = ag.get_num_threads()
-    monkeypatch.setattr(product, "LEAST", 1)
+    monkeypatch.setattr(linear, "LEAST", 1)
     yield
     ag.set_num_threads(before)
 
@@ -41,9 +43,9 @@ def drawn(*shape: int, dtype: str = "float32", turned: bool = False) -> np.ndarr
     return numbers.T if turned else numbers
 
 
-def planned(name: str, width: str, *arrays: np.ndarray) -> Kernel:
+def planned(name: str, width: str, *arrays: np.ndarray) -> Executable:
     specs = [Spec(a.shape, a.dtype) for a in arrays]
-    kernel = getattr(product, name)(targets.target(width), *specs)
+    kernel = getattr(linear, name)(targets.target(width), *specs)
     assert kernel is not None
     return kernel
 
@@ -71,7 +73,7 @@ def test_layers_equal_numpy(sizes: tuple[int, int, int], dtype: str, width: str)
 def test_one_row_equals_numpy_and_nothing_beside_it_is_written(
     sizes: tuple[int, int], dtype: str, width: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(product, "VECTOR", 1)
+    monkeypatch.setattr(linear, "VECTOR", 1)
     c, m = sizes
     x, w, b = drawn(1, c, dtype=dtype), drawn(m, c, dtype=dtype), drawn(m, dtype=dtype)
     expected = x.astype(float) @ w.T.astype(float)
@@ -80,7 +82,7 @@ def test_one_row_equals_numpy_and_nothing_beside_it_is_written(
     def inner(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         return room[100:-100].reshape(shape)
 
-    monkeypatch.setattr(product.memory, "empty", inner)
+    monkeypatch.setattr(linear.memory, "empty", inner)
     close(planned("linear", width, x, w)(x, w).copy(), expected)
     close(planned("linear", width, x, w, b)(x, w, b), expected + b)
     assert np.isnan(room[:100]).all() and np.isnan(room[-100:]).all()
@@ -111,32 +113,32 @@ def test_long_rows_are_gone_through_in_another_order(
     sizes: tuple[int, int, int], dtype: str, width: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few rows of the second matrix or of the result at a time; in threads, too."""
-    monkeypatch.setattr(product, "LONG", 1)
-    monkeypatch.setattr(product, "BLOCKED", 1 << 14)
+    monkeypatch.setattr(linear, "LONG", 1)
+    monkeypatch.setattr(linear, "BLOCKED", 1 << 14)
     n, c, m = sizes
     orders = set()
 
-    def tile(*given: Any) -> product.Tile:
+    def tile(*given: Any) -> linear.Tile:
         made = choose(*given)
         orders.add(made.order)
         return made
 
-    choose = product.tile
-    monkeypatch.setattr(product, "tile", tile)
+    choose = linear.tile
+    monkeypatch.setattr(linear, "tile", tile)
     y = np.full(n * m + 200, np.nan, dtype)
     for turned in (False, True):
         x, w = drawn(n, c, dtype=dtype, turned=turned), drawn(c, m, dtype=dtype)
         for worthwhile, threads in ((1 << 60, 1), (1, 3)):
-            monkeypatch.setattr(product, "WORTHWHILE", worthwhile)
+            monkeypatch.setattr(linear, "WORTHWHILE", worthwhile)
             ag.set_num_threads(threads)
             y[...] = np.nan
             inner = y[100 : 100 + n * m]
-            run = product._products(targets.target(width), sizes, dtype, turned, False)
+            run = linear._products(targets.target(width), sizes, dtype, turned, False)
             run(*(layout.address(a) for a in (x, w, w, inner)))
             assert np.isnan(y[:100]).all() and np.isnan(y[-100:]).all()
             close(inner.reshape(n, m), x.astype(float) @ w.astype(float))
-    first, deep = product.Order.PANELS, n < product.COPIED or c > 128
-    assert first not in orders and (deep or orders == {product.Order.ROWS})
+    first, deep = linear.Order.PANELS, n < linear.COPIED or c > 128
+    assert first not in orders and (deep or orders == {linear.Order.ROWS})
 
 
 def test_one_plan_serves_every_layout_and_stacks_of_rows() -> None:
@@ -155,7 +157,7 @@ def test_nothing_beside_the_result_is_written(sizes: tuple[int, int, int]) -> No
     n, c, m = sizes
     for turned in (False, True):
         x, w = drawn(n, c), drawn(m, c) if turned else drawn(c, m)
-        run = product._products(targets.target(), sizes, "float32", False, turned)
+        run = linear._products(targets.target(), sizes, "float32", False, turned)
         y = np.full(n * m + 200, np.nan, np.float32)
         inner = y[100 : 100 + n * m]
         run(*(layout.address(a) for a in (x, w, w, inner)))
@@ -172,7 +174,7 @@ def test_threads_do_not_change_a_bit(
     x, w, b, dy = drawn(n, c), drawn(m, c), drawn(m), drawn(n, m)
     calls = [("linear", (x, w, b)), ("matmul", (dy, w)), ("matmul", (dy.T, x))]
     whole = [planned(name, WIDTHS[0], *xs)(*xs) for name, xs in calls]
-    monkeypatch.setattr(product, "WORTHWHILE", 1)
+    monkeypatch.setattr(linear, "WORTHWHILE", 1)
     monkeypatch.setattr(ops, "WORTHWHILE", 1)
     monkeypatch.setattr(ops, "BLOCK", 32)
     kernels = [planned(name, WIDTHS[0], *xs) for name, xs in calls]
@@ -189,10 +191,10 @@ def test_threads_do_not_change_a_bit(
 def test_each_thread_has_scratch_memory_of_its_own(
     sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(product, "WORTHWHILE", 1)
+    monkeypatch.setattr(linear, "WORTHWHILE", 1)
     n, c, m = sizes
     x, w, y = drawn(n, c), drawn(c, m), drawn(n, m)
-    work = product._Multiply(targets.target(), product.Product("float32", c, m, 0, (c, 1)), n)
+    work = linear._Multiply(targets.target(), linear.Product("float32", c, m, 0, (c, 1)), n)
     ag.set_num_threads(3)
     work.run(*(layout.address(a) for a in (x, w, w, y)))
     close(y, x.astype(float) @ w)
@@ -204,7 +206,7 @@ def test_what_does_not_pay_is_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> 
 
     def kept(*shapes: tuple[int, ...], name: str = "linear", dtype: str = "float32") -> bool:
         specs = [Spec(s, np.dtype(dtype)) for s in shapes]
-        return getattr(product, name)(targets.target(), *specs) is not None
+        return getattr(linear, name)(targets.target(), *specs) is not None
 
     assert kept((64, 800), (500, 800), (500,)) and kept((64, 500), (500, 800), name="matmul")
     assert kept((1, 800), (500, 800), (500,)) and kept((1, 1, 800), (500, 800))
@@ -215,7 +217,7 @@ def test_what_does_not_pay_is_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> 
     assert not kept((2048, 2048), (2048, 2048))
     assert not kept((8, 64, 80), (8, 80, 64), name="matmul")
     specs = Spec((64, 800), np.dtype("f4")), Spec((500, 800), np.dtype("f8"))
-    assert product.linear(targets.target(), *specs) is None
+    assert linear.linear(targets.target(), *specs) is None
 
 
 def test_a_bias_of_another_type_widens_the_result() -> None:

@@ -15,13 +15,10 @@ pytest.importorskip("llvmlite")
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, get_num_threads, set_num_threads
 from tallygrad.autograd.array import Spec
-from tallygrad.autograd.backends.llvm import (
-    layout,
-    memory,
-    recurrent_sequence,
-    registry,
-    targets,
-)
+from tallygrad.autograd.backends.llvm import registry
+from tallygrad.autograd.backends.llvm.compiler.isa import targets
+from tallygrad.autograd.backends.llvm.plans import recurrent as recurrent_sequence
+from tallygrad.autograd.backends.llvm.runtime import layout, memory
 from tallygrad.autograd.ops import recurrent
 from tallygrad.autograd.ops import recurrent_sequence as ops
 from tallygrad.autograd.primitive import Primitive

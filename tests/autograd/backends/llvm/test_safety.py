@@ -18,7 +18,8 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 if not sys.platform.startswith("linux"):
     pytest.skip("pages are protected through Linux's mprotect", allow_module_level=True)
 
-from tallygrad.autograd.backends.llvm import layout, targets
+from tallygrad.autograd.backends.llvm.compiler.isa import targets
+from tallygrad.autograd.backends.llvm.runtime import layout
 
 SCRIPT = Path(__file__).parent / "guard_pages.py"
 KINDS = ("auto", "direct", "winograd")

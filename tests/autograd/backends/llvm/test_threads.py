@@ -14,8 +14,10 @@ from tallygrad.autograd.ops import conv
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
-from tallygrad.autograd.backends.llvm import convolution, parts, winograd_plan
-from tallygrad.autograd.backends.llvm.targets import target
+from tallygrad.autograd.backends.llvm.compiler.isa.targets import target
+from tallygrad.autograd.backends.llvm.plans import conv as conv_plans
+from tallygrad.autograd.backends.llvm.plans import conv_winograd
+from tallygrad.autograd.backends.llvm.runtime import parallel
 
 ONE, NONE = ((1, 1), (1, 1)), ((0, 0), (0, 0))
 # Images, channels, results, taps, stride, padding; how convolutions are planned.
@@ -31,10 +33,10 @@ LAYERS = {
 
 @pytest.fixture(autouse=True)
 def _everything_is_shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(parts, "WORTHWHILE", 1)
-    monkeypatch.setattr(parts, "CALL", 1)
-    monkeypatch.setattr(convolution, "FOLD", 0)
-    monkeypatch.setattr(winograd_plan, "FOLD", 0)
+    monkeypatch.setattr(parallel, "WORTHWHILE", 1)
+    monkeypatch.setattr(parallel, "CALL", 1)
+    monkeypatch.setattr(conv_plans, "FOLD", 0)
+    monkeypatch.setattr(conv_winograd, "FOLD", 0)
     before = get_num_threads()
     yield
     set_num_threads(before)
@@ -60,17 +62,17 @@ def test_bits_do_not_depend_on_threads(name: str, monkeypatch: pytest.MonkeyPatc
         "conv2d_dw": ((x, dy), {"size": (r, r)}),
     }
     workers = set[int]()
-    address = parts.Scratch.address
+    address = parallel.Scratch.address
 
-    def noted(self: parts.Scratch, worker: int) -> int:
+    def noted(self: parallel.Scratch, worker: int) -> int:
         workers.add(worker)
         return address(self, worker)
 
-    monkeypatch.setattr(parts.Scratch, "address", noted)
+    monkeypatch.setattr(parallel.Scratch, "address", noted)
     for primitive, (arrays, more) in calls.items():
         given = {**attributes, **more}
         specs = [Spec(a.shape, a.dtype) for a in arrays]
-        kernel = getattr(convolution, primitive)(target(convolution=kind), *specs, **given)
+        kernel = getattr(conv_plans, primitive)(target(convolution=kind), *specs, **given)
         found = []
         for threads in (1, 2, 3):
             workers.clear()
@@ -86,15 +88,15 @@ def test_bits_do_not_depend_on_threads(name: str, monkeypatch: pytest.MonkeyPatc
 
 def test_parts_are_few_where_folding_costs() -> None:
     """Their number follows from the sizes; a small call is one part."""
-    assert parts.parts_of(0, 64, 0) == 1
-    assert parts.parts_of(1 << 30, 64, 10) == 8
-    assert parts.parts_of(1 << 30, 3, 10) == 3
-    assert parts.parts_of(1 << 24, 64, 1 << 20) == 1
-    assert parts.parts_of(1 << 26, 64, (1 << 20) - 1) == 3
+    assert parallel.parts_of(0, 64, 0) == 1
+    assert parallel.parts_of(1 << 30, 64, 10) == 8
+    assert parallel.parts_of(1 << 30, 3, 10) == 3
+    assert parallel.parts_of(1 << 24, 64, 1 << 20) == 1
+    assert parallel.parts_of(1 << 26, 64, (1 << 20) - 1) == 3
 
 
 def test_each_thread_has_memory_of_its_own() -> None:
-    scratch = parts.Scratch(10, "float32")
+    scratch = parallel.Scratch(10, "float32")
     places = [scratch.address(worker) for worker in (0, 1, 2)]
     assert len({*places}) == 3
     assert places == [scratch.address(worker) for worker in (0, 1, 2)]
@@ -103,5 +105,5 @@ def test_each_thread_has_memory_of_its_own() -> None:
 
 def test_each_part_is_of_its_own_images() -> None:
     seen = list[tuple[int, int, int]]()
-    parts.in_parts(7, 3, lambda part, first, count, worker: seen.append((part, first, count)))
+    parallel.in_parts(7, 3, lambda part, first, count, worker: seen.append((part, first, count)))
     assert seen == [(0, 0, 2), (1, 2, 2), (2, 4, 3)]

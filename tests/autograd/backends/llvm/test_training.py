@@ -13,7 +13,8 @@ from tallygrad.autograd import backends, context, models, nn, optim
 
 pytest.importorskip("llvmlite")
 
-from tallygrad.autograd.backends.llvm import Llvm, targets
+from tallygrad.autograd.backends.llvm import Llvm
+from tallygrad.autograd.backends.llvm.compiler.isa import targets
 from tallygrad.autograd.nn.flat import flatten, gradient_order
 
 BATCH, SHAPE = 16, (3, 32, 32)

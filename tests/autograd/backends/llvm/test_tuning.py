@@ -20,8 +20,10 @@ from tallygrad.trainer.distributed.comm import SerialComm
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
-from tallygrad.autograd.backends.llvm import cache, targets, tuning
-from tallygrad.autograd.backends.llvm.direct import Tile
+from tallygrad.autograd.backends.llvm import tuning
+from tallygrad.autograd.backends.llvm.compiler import cache
+from tallygrad.autograd.backends.llvm.compiler.isa import targets
+from tallygrad.autograd.backends.llvm.kernels.conv_direct import Tile
 from tallygrad.autograd.backends.llvm.registry import find
 from tallygrad.autograd.backends.llvm.tuning import Choice, Tuner
 

@@ -15,14 +15,12 @@ from tallygrad.autograd.ops import conv
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
-from tallygrad.autograd.backends.llvm import (
-    convolution,
-    parts,
-    winograd,
-    winograd_plan,
-    winograd_transforms,
-)
-from tallygrad.autograd.backends.llvm.targets import available, target
+from tallygrad.autograd.backends.llvm.compiler.isa.targets import available, target
+from tallygrad.autograd.backends.llvm.kernels import conv_winograd as winograd
+from tallygrad.autograd.backends.llvm.kernels import conv_winograd_transforms as winograd_transforms
+from tallygrad.autograd.backends.llvm.plans import conv as conv_plans
+from tallygrad.autograd.backends.llvm.plans import conv_winograd as winograd_plan
+from tallygrad.autograd.backends.llvm.runtime import parallel
 
 Pair = tuple[int, int]
 GUARD = 4096  # numbers before and after an array
@@ -100,7 +98,7 @@ def passes(
     for primitive, arrays, attributes in calls:
         if name:
             specs = [Spec(a.shape, a.dtype) for a in arrays]
-            kernel = getattr(convolution, primitive)(target(name, "winograd"), *specs, **attributes)
+            kernel = getattr(conv_plans, primitive)(target(name, "winograd"), *specs, **attributes)
         else:
             kernel = partial(getattr(conv, primitive).reference, **attributes)
         found.append(kernel(*arrays))
@@ -142,7 +140,7 @@ def test_a_bias_is_added(layer: str) -> None:
     b = np.random.default_rng(4).standard_normal(len(w)).astype("float32")
     attributes = LAYERS[layer].attributes
     specs = [Spec(a.shape, a.dtype) for a in (x, w, b)]
-    kernel = convolution.conv2d(target(convolution="winograd"), *specs, **attributes)
+    kernel = conv_plans.conv2d(target(convolution="winograd"), *specs, **attributes)
     y = passes(LAYERS[layer], x, w, dy, available()[0])[0]
     np.testing.assert_array_equal(kernel(x, w, b), y + b[:, None, None])
 
@@ -160,9 +158,9 @@ class Guarded:
         self.buffers.append((buffer, size))
         return buffer[GUARD : GUARD + size].reshape(shape)
 
-    def scratch(self, size: int, dtype: str) -> parts.Scratch:
+    def scratch(self, size: int, dtype: str) -> parallel.Scratch:
         """Return scratch memory whose zeros, for the first thread, lie between two guards."""
-        made = parts.Scratch(size, dtype)
+        made = parallel.Scratch(size, dtype)
         made.held[0] = self.empty((made.size,), made.dtype)
         made.held[0][...] = 0
         return made
@@ -287,13 +285,13 @@ def test_the_rest_is_direct(
     y = conv.conv2d.infer(x, w, **asked)
     assert isinstance(y, Spec)
     machine = target(convolution="winograd")
-    assert convolution.conv2d(machine, x, w, **asked)
-    assert convolution.conv2d_dx(machine, y, w, size=(8, 8), **asked)
-    assert convolution.conv2d_dw(machine, x, y, size=(3, 3), **asked)
+    assert conv_plans.conv2d(machine, x, w, **asked)
+    assert conv_plans.conv2d_dx(machine, y, w, size=(8, 8), **asked)
+    assert conv_plans.conv2d_dw(machine, x, y, size=(3, 3), **asked)
     with pytest.raises(AssertionError, match="was planned"):
         plain = Layer(2, 4, (8, 8), 4, 3, ONE).attributes
         x, w = (Spec(shape, np.dtype("float32")) for shape in ((2, 4, 8, 8), (4, 4, 3, 3)))
-        convolution.conv2d(machine, x, w, **plain)
+        conv_plans.conv2d(machine, x, w, **plain)
 
 
 def test_fewer_images_than_before_and_more_than_a_block() -> None:

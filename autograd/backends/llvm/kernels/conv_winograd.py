@@ -1,0 +1,384 @@
+"""Winograd convolution of stride 1: blocks of tiles are transformed, multiplied position by
+position, and transformed back, all within half of the second-level cache.
+
+Transformed data lie as [position][tile][channel]. While a position is multiplied, a share of the
+memory that comes next is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import product
+from math import prod
+from typing import Any, NamedTuple
+
+from ..compiler.isa.targets import Target
+from ..compiler.language import Integer, KernelBuilder, Variable, pieces
+from .border import Border, Pair, seen_columns
+from .conv_direct import chunks
+from .conv_winograd_exact import Filters, Pixels, checked, correlated
+from .conv_winograd_transforms import (
+    Grid,
+    Matrix,
+    both,
+    evaluate,
+    images,
+    interpolate,
+    price,
+    values,
+)
+from .epilogue import NOTHING, Epilogue, Tail
+
+LINE = 16  # float32 numbers of a cache line
+
+
+class Winograd(NamedTuple):
+    """y[n, e, f, :] = the sum over i, j < taps of x[n, e + top + i, f + left + j, :] w[i, j], in
+    tiles of `outputs` x `outputs` results; `start` is (top, left), `image` (h, w) of x, `places`
+    (e, f) of y."""
+
+    outputs: int
+    taps: int
+    channels: int
+    results: int
+    image: Pair
+    places: Pair
+    start: Pair
+
+    @property
+    def size(self) -> int:
+        """Rows and columns of x that a tile sees."""
+        return self.outputs + self.taps - 1
+
+    @property
+    def positions(self) -> int:
+        """Numbers of a transformed tile."""
+        return self.size**2
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of an image, done directly."""
+        return prod(self.places) * self.taps**2 * self.channels * self.results
+
+    @property
+    def grid(self) -> Pair:
+        """Rows and columns of tiles; the last ones may reach beyond y."""
+        e, f = self.places
+        return -(-e // self.outputs), -(-f // self.outputs)
+
+    @property
+    def border(self) -> Border:
+        """The part of x that the tiles see."""
+        rows, columns = (n * self.outputs + self.taps - 1 for n in self.grid)
+        return Border(self.image, self.start, (rows, columns), self.channels)
+
+    @property
+    def tops(self) -> Border:
+        """The part of y that the tiles cover."""
+        rows, columns = (n * self.outputs for n in self.grid)
+        return Border(self.places, (0, 0), (rows, columns), self.results)
+
+    @property
+    def out(self) -> tuple[int, int, int]:
+        """Numbers from one image, row and pixel of y to the next."""
+        e, f = self.places
+        return e * f * self.results, f * self.results, self.results
+
+
+def multiplications(c: Winograd, images_: int, gradient: bool = False) -> int:
+    """Return the multiplications of a convolution, or of the gradient of its weights: products and
+    transforms, without those of tiles and channels that fill up blocks and vectors."""
+    patches, outputs = images(c.size), values(c.size, c.outputs)
+    weights = values(c.size, c.taps, scaled=True)
+    x = c.channels * price(evaluate, patches, c.size)
+    if gradient:
+        y = c.results * price(evaluate, outputs, c.outputs)
+        once = price(interpolate, weights, c.size)
+    else:
+        y = c.results * price(interpolate, outputs, c.size)
+        once = price(evaluate, weights, c.taps)
+    tiles = images_ * c.grid[0] * c.grid[1]
+    products = c.positions * c.channels * c.results
+    return tiles * (products + x + y) + c.channels * c.results * once
+
+
+class Blocks(NamedTuple):
+    """Images and rows of tiles of a block (all rows where there are several images); what is
+    multiplied in registers: tiles (or, for the gradient of w, channels) and vectors of results;
+    how many steps of the sum are unrolled."""
+
+    images: int
+    rows: int
+    tiles: int
+    vectors: int
+    unroll: int
+
+
+class Plane(NamedTuple):
+    """Transformed data of a block: [position][tile][channel], channels padded to vectors. The
+    positions are an odd number of cache lines apart, so that they do not meet in one cache set."""
+
+    tiles: int
+    width: int
+
+    @property
+    def apart(self) -> int:
+        """Numbers from one position to the next."""
+        return LINE * (-(-self.tiles * self.width // LINE) | 1)
+
+
+def padded(size: int, unit: int) -> int:
+    """Return a size rounded up to whole units."""
+    return -(-size // unit) * unit
+
+
+def planes(target: Target, c: Winograd, b: Blocks) -> tuple[Plane, Plane]:
+    """Return how the transformed x and y of a block lie."""
+    lanes = target.lanes("float32")
+    tiles = padded(b.images * b.rows * c.grid[1], b.tiles)
+    return Plane(tiles, padded(c.channels, lanes)), Plane(tiles, padded(c.results, lanes))
+
+
+def factors(target: Target, c: Winograd) -> Plane:
+    """Return how the transformed weights lie, or what is summed up for them: channels take the
+    place of tiles, results that of channels."""
+    return Plane(c.channels, padded(c.results, target.lanes("float32")))
+
+
+class Given(NamedTuple):
+    """What tiles are computed from where they are computed directly."""
+
+    x: Any
+    zeros: Any
+    filters: Filters
+
+
+class Block(NamedTuple):
+    """The tiles of some images from `first` on, and of some rows of tiles from `top` on; `number`
+    counts the blocks of the same images."""
+
+    k: KernelBuilder
+    c: Winograd
+    first: Integer
+    images: Integer
+    number: Integer
+    top: Integer
+    rows: Integer
+
+    def tiles(self) -> Iterator[tuple[Integer, Integer, Integer, Integer]]:
+        """Loop over the tiles: yield the image, the row, the column and the number of each."""
+        k, columns = self.k, self.c.grid[1]
+        with k.loop(self.images) as i, k.loop(self.rows) as r, k.loop(columns) as t:
+            yield i, k.sum(self.top, r), t, k.sum((k.sum((i, self.rows), r), columns), t)
+
+    def spread(
+        self, matrix: Matrix, x: Any, zeros: Any, border: Border, to: Any, plane: Plane
+    ) -> None:
+        """Transform patches of images, of which tiles see the part that the border says, to a
+        plane. Beyond the images there are `zeros`, of which a row is given."""
+        k, m, columns, pixel = self.k, self.c.outputs, self.c.grid[1], border.channels
+        high, wide = border.image
+        reach = range(len(matrix[0]))
+        with k.loop(self.images) as i, k.loop(self.rows) as r:
+            image = k.at(x, (k.sum(self.first, i), high * wide * pixel))
+            top = k.sum(self.top, r)
+            rows = [self._row(image, zeros, border, k.sum((top, m), a)) for a in reach]
+            for first, count, inside in seen_columns(border, m, columns, len(reach)):
+                with k.loop(count) as j:
+                    t = k.sum(j, first)
+                    tile = k.sum((k.sum((i, self.rows), r), columns), t)
+                    for start, several, size in pieces(pixel, k.lanes):
+                        with k.loop(several) as o:
+                            at = (t, m * pixel), (o, size), start + border.start[1] * pixel
+                            numbers = [
+                                [
+                                    k.load(k.at(row, *at, b * pixel), size)
+                                    if b in inside
+                                    else k.vector(0.0)
+                                    for b in reach
+                                ]
+                                for row in rows
+                            ]
+                            made = both(k, evaluate, matrix, numbers)
+                            into = k.at(to, (tile, plane.width), (o, size), start)
+                            for p, value in enumerate(v for line in made for v in line):
+                                k.store(value, k.at(into, p * plane.apart))
+
+    def _row(self, image: Any, zeros: Any, border: Border, row: Integer) -> Any:
+        """Return the address of a row of what tiles see, counted from its first one."""
+        k, (high, wide), top = self.k, border.image, border.start[0]
+        place = k.sum(row, top)
+        at = k.at(image, (place, wide * border.channels))
+        if top >= 0 and top + border.size[0] <= high:
+            return at
+        within = k.builder.icmp_unsigned("<", k.integer(place), k.integer(high))
+        return k.builder.select(within, at, zeros)
+
+    def collect(
+        self, matrix: Matrix, source: Any, plane: Plane, given: Given, biases: list[Any], y: Any,
+        tail: Tail | None,
+    ) -> None:  # fmt: skip
+        """Transform a plane back to y, plus one bias or none, and what follows."""
+        k, c, (image, row, pixel), m = self.k, self.c, self.c.out, self.c.outputs
+        for i, r, t, tile in self.tiles():
+            place = k.at(source, (tile, plane.width))
+            pixels = self.pixels(given, c.border, i, r, t)
+            to = k.at(y, (k.sum(self.first, i), image), (r, m * row), (t, m * pixel))
+            for start, count, size in pieces(c.results, k.lanes):
+                with k.loop(count) as o:
+                    at = k.at(place, (o, size), start)
+                    products = [
+                        [k.load(k.at(at, (a * c.size + b) * plane.apart)) for b in range(c.size)]
+                        for a in range(c.size)
+                    ]
+                    made = both(k, interpolate, matrix, products)
+                    result = k.sum((o, size), start)
+                    again = correlated(k, pixels, given.filters, c.channels, result, size)
+                    made = checked(k, matrix, made, size, again)
+                    for bias in biases:
+                        more = k.load(k.at(bias, (o, size), start), size)
+                        made = [[value + more for value in line] for line in made]
+                    into = k.at(to, (o, size), start)
+                    self._store(made, into, i, r, t, result, size, tail)
+
+    def pixels(
+        self, given: Given, border: Border, i: Integer, r: Integer, t: Integer
+    ) -> Pixels:
+        """Return what a tile sees of an image."""
+        k, m, (high, wide), (top, left) = self.k, self.c.outputs, border.image, border.start
+        image = k.at(given.x, (k.sum(self.first, i), high * wide * border.channels))
+        start = k.sum((r, m), top), k.sum((t, m), left)
+        return Pixels(image, given.zeros, border, start)
+
+    def _store(
+        self, made: Grid, to: Any, i: Integer, r: Integer, t: Integer, channel: Integer, size: int,
+        tail: Tail | None,
+    ) -> None:  # fmt: skip
+        """Write a tile's results, those that exist, with what follows. All tiles have the first
+        part of them, which begins an image's sums."""
+        k, (_, row, pixel), m = self.k, self.c.out, self.c.outputs
+        begins: Any = k.none(r, t) if tail is not None else None
+        for (down, high), (right, wide) in product(self._parts(r, 0), self._parts(t, 1)):
+            with ExitStack() as stack:
+                for flag in (*high, *wide):
+                    stack.enter_context(k.where(flag))
+                part = {(a, b): made[a][b] for a in down for b in right}
+                if tail is not None:
+                    part = tail.finish(
+                        part, k.sum(self.first, i), ((r, m * row), (t, m * pixel), channel),
+                        lambda p: p[0] * row + p[1] * pixel, channel, size, begins,
+                    )  # fmt: skip
+                    begins = None
+                for (a, b), value in part.items():
+                    k.store(value, k.at(to, a * row + b * pixel), size)
+
+    def _parts(self, index: Integer, axis: int) -> list[tuple[range, tuple[Any, ...]]]:
+        """Return the rows (or columns) that all tiles have, and those that the last one lacks,
+        with a flag: whether this is another tile."""
+        k, m, last = self.k, self.c.outputs, self.c.grid[axis] - 1
+        exist = self.c.places[axis] - last * m
+        if exist == m:
+            return [(range(m), ())]
+        other = k.builder.icmp_signed("<", k.integer(index), k.integer(last))
+        return [(range(exist), ()), (range(exist, m), (other,))]
+
+    def fetch_x(self, position: Integer, x: Any, b: Blocks, border: Border) -> None:
+        """Ask for a share of the images that come next."""
+        size = border.image[0] * border.image[1] * border.channels
+        blocks = -(-self.c.grid[0] // b.rows)
+        part = self.k.sum((self.number, self.c.positions), position)
+        start = self.k.at(x, (self.first, size), b.images * size)
+        self._fetch(part, blocks * self.c.positions, start, b.images * size, write=False)
+
+    def fetch_y(self, position: Integer, y: Any, b: Blocks) -> None:
+        """Ask for a share of the results of this block."""
+        image, row, _ = self.c.out
+        size = min(b.images * image, b.images * b.rows * self.c.outputs * row)
+        start = self.k.at(y, (self.first, image), (self.top, self.c.outputs * row))
+        self._fetch(position, self.c.positions, start, size, write=True)
+
+    def _fetch(self, part: Integer, parts: int, start: Any, size: int, write: bool) -> None:
+        k, lines = self.k, -(-size // (LINE * parts))
+        for first, count, unrolled in pieces(lines, 8):
+            with k.loop(count) as i:
+                for j in range(unrolled):
+                    at = k.at(start, (part, lines * LINE), (i, unrolled * LINE), (first + j) * LINE)
+                    k.prefetch(at, write, near=2)
+
+
+def blocks_of(
+    k: KernelBuilder, c: Winograd, b: Blocks, first: Integer, images: Integer
+) -> Iterator[Block]:
+    """Loop over the blocks of some images."""
+    with k.loop(-(-c.grid[0] // b.rows)) as j:
+        top = k.times(j, b.rows)
+        rows = k.least(b.rows, k.builder.sub(k.integer(c.grid[0]), k.integer(top)))
+        yield Block(k, c, first, images, j, top, rows)
+
+
+def convolve(
+    target: Target, c: Winograd, b: Blocks, turned: bool, biased: bool,
+    epilogue: Epilogue = NOTHING,
+) -> KernelBuilder:  # fmt: skip
+    """Return the kernel of a convolution: x, the weights, or, `turned`, those of which it gives the
+    gradient of x, transformed ones [position][channel][result] with results padded to vectors, y, a
+    row of zeros, memory for both planes, the bias if there is one, what the epilogue takes, number
+    of images."""
+    names = ("x", "w", "u", "y", "zeros", "v", "p", *("bias",) * biased, *epilogue.pointers)
+    k = KernelBuilder(target, "float32", names, ("count",))
+    x, w, u, y, zeros, v, p, *more, count = k.arguments
+    filters = Filters.of(w, (c.channels, c.results), c.taps, turned, turned)
+    tail = Tail(k, epilogue, more[biased:], c.out[0], c.results) if any(epilogue) else None
+    left, right = planes(target, c, b)
+    for first, some in chunks(k, count, b.images):
+        for block in blocks_of(k, c, b, first, some):
+            block.spread(images(c.size), x, zeros, c.border, v, left)
+            tiles = k.times(k.times(some, block.rows), c.grid[1])
+            with k.loop(c.positions) as position:
+                block.fetch_x(position, x, b, c.border)
+                block.fetch_y(position, y, b)
+                ends = (
+                    k.at(v, (position, left.apart)),
+                    k.at(u, (position, factors(target, c).apart)),
+                    k.at(p, (position, right.apart)),
+                )
+                multiply(k, c, b, (left, right), ends, tiles)
+            given = Given(x, zeros, filters)
+            block.collect(values(c.size, c.outputs), p, right, given, more[:biased], y, tail)
+    return k
+
+
+def multiply(
+    k: KernelBuilder, c: Winograd, b: Blocks, both: tuple[Plane, Plane], at: tuple[Any, Any, Any],
+    tiles: Integer,
+) -> None:  # fmt: skip
+    """Multiply one position of all tiles with its weights, a few tiles and vectors at a time; the
+    last tiles may be none of the block's."""
+    (v, u, p), (left, right) = at, both
+    groups = k.builder.udiv(k.sum(tiles, b.tiles - 1), k.integer(b.tiles))
+    for start, count, vectors in pieces(right.width // k.lanes, b.vectors):
+        with k.loop(count) as o, k.loop(groups) as t:
+            result = k.sum((o, vectors * k.lanes), start * k.lanes)
+            x, w = k.at(v, (t, b.tiles * left.width)), k.at(u, result)
+            sums = {(i, j): k.variable() for i in range(b.tiles) for j in range(vectors)}
+            for first, several, size in pieces(c.channels, b.unroll):
+                with k.loop(several) as step:
+                    for channel in range(size):
+                        place = k.sum((step, size), first + channel)
+                        row = k.at(w, (place, right.width))
+                        factors = [k.load(k.at(row, j * k.lanes)) for j in range(vectors)]
+                        column = k.at(x, place)
+                        for i in range(b.tiles):
+                            number = k.broadcast(k.at(column, i * left.width))
+                            add_products(k, sums, i, number, factors)
+            to = k.at(p, (t, b.tiles * right.width), result)
+            for (i, j), total in sums.items():
+                k.store(total.get(), k.at(to, i * right.width + j * k.lanes))
+
+
+def add_products(
+    k: KernelBuilder, sums: dict[tuple[int, int], Variable], i: int, number: Any, factors: list[Any]
+) -> None:
+    for j, factor in enumerate(factors):
+        sums[i, j].set(k.fma(number, factor, sums[i, j].get()))

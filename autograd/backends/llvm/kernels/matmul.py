@@ -1,0 +1,342 @@
+"""Kernels of matrix products: tiles of the result stay in registers while the inner axis runs.
+
+`multiply` has its lanes along the columns of the result. A panel, which is some vectors of columns,
+is copied so that its numbers lie side by side in the nearest cache, and turned round where the
+second matrix is given by columns; then all rows pass by it.
+
+Long rows lie on pages of their own, of which a processor knows few at a time. Where each panel
+would visit all of them, panels are gone through within some rows of the second matrix, or within
+some rows of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from typing import Any, NamedTuple
+
+from ..compiler.isa.targets import Target
+from ..compiler.language import Integer, KernelBuilder, Variable, Vector, pieces
+from ..compiler.transpose import columns_of, turn
+from .epilogue import NOTHING, Epilogue, Tail
+
+
+class Product(NamedTuple):
+    """y[i, j] = the sum over k of a[i, k] b[k, j]. `steps` are those of a along i and k; b lies row
+    by row, or `turned`, column by column, and y so, too. `rest`: the rows behind whole tiles;
+    `height`: all rows of a y that is turned; `biased`: y starts from numbers along its axis that
+    lies in vectors at the end."""
+
+    dtype: str
+    inner: int
+    columns: int
+    rest: int
+    steps: tuple[int, int]
+    turned: bool = False
+    y_turned: bool = False
+    height: int = 0
+    biased: bool = False
+
+
+class Order(Enum):
+    """What the outer loop is over."""
+
+    PANELS = "panels"
+    INNER = "pieces of the inner axis"
+    ROWS = "tiles of rows, the panels of a block in each"
+
+
+class Tile(NamedTuple):
+    """Rows and vectors of a tile; how much of the inner axis is worked on at a time, and in one
+    turn of the loop; whether panels are copied; the order, and how many panels are copied before
+    rows pass by them."""
+
+    rows: int
+    vectors: int
+    depth: int
+    unroll: int
+    copied: bool
+    order: Order = Order.PANELS
+    block: int = 1
+
+
+def room(p: Product, tile: Tile, lanes: int, rows: int) -> int:
+    """Return how many numbers of scratch memory `multiply` needs for so many rows."""
+    width = tile.vectors * lanes
+    return width * (tile.block * min(tile.depth, p.inner) + (rows + lanes) * p.y_turned)
+
+
+class _Multiply:
+    """The parts of the kernel. `counts` are the numbers in each vector of a panel."""
+
+    def __init__(self, k: KernelBuilder, p: Product, tile: Tile, epilogue: Epilogue) -> None:
+        self.k, self.p, self.t = k, p, tile
+        self.a, self.b, self.bias, self.y, self.room, *more = k.arguments[:-4]
+        self.tiles, self.tail = k.arguments[-4:-2]
+        channels = p.height if p.y_turned else p.columns
+        # All of y is one image.
+        self.after = Tail(k, epilogue, more, 0, channels) if any(epilogue) else None
+        self.width = tile.vectors * k.lanes
+        self.sums = k.at(self.room, min(tile.depth, p.inner) * self.width)
+
+    def run(self, panels: Integer, end: Integer) -> None:
+        """Multiply all rows with so many whole panels, and with the last columns if they follow."""
+        if self.t.order is Order.INNER:
+            self._over_inner(lambda *piece: self._over_panels(panels, end, self._piece, *piece))
+        elif self.t.order is Order.ROWS:
+            self._over_blocks(panels)
+            self._last_columns(panels, end, self._panel)
+        else:
+            self._over_panels(panels, end, self._panel)
+
+    def _over_panels(
+        self, panels: Integer, end: Integer, body: Callable[..., None], *piece: Any
+    ) -> None:
+        """Write down `body` for so many whole panels, and for the last columns behind them."""
+        k = self.k
+        if self.p.columns >= self.width:
+            with k.where(k.positive(panels)), k.loop(panels) as i:
+                body(k.times(i, self.width), self._counts(self.width), *piece)
+        self._last_columns(panels, end, body, *piece)
+
+    def _last_columns(
+        self, panels: Integer, end: Integer, body: Callable[..., None], *piece: Any
+    ) -> None:
+        """Write down `body` for the columns behind so many panels, if they follow."""
+        k, rest = self.k, self.p.columns % self.width
+        if rest:
+            with k.where(k.positive(end)):
+                body(k.times(panels, self.width), self._counts(rest), *piece)
+
+    def _counts(self, columns: int) -> list[int]:
+        return [n for _, times, n in pieces(columns, self.k.lanes) for _ in range(times)]
+
+    def _over_inner(self, body: Callable[[Integer, int, bool], None]) -> None:
+        """Write down `body` for each piece of the inner axis: its first place, its size, and
+        whether sums are ready behind it."""
+        for first, times, depth, last in self._stretches():
+            with self.k.loop(times) as i:
+                body(self.k.sum((i, self.t.depth), first), depth, last)
+
+    def _panel(self, start: Integer, counts: list[int]) -> None:
+        """Multiply all rows with the columns from `start` on."""
+        self._over_inner(partial(self._piece, start, counts))
+        if self.p.y_turned:
+            self._finish(start, counts)
+
+    def _piece(
+        self, start: Integer, counts: list[int], inner: Integer, depth: int, last: bool
+    ) -> None:
+        """Add what a piece of the inner axis gives for a panel to all rows."""
+        source, step = self._source(start, inner, depth, counts)
+
+        def body(row: Integer, rows: int, ahead: Any) -> None:
+            self._tile(rows, (row, start, inner), depth, counts, source, step, last, ahead)
+
+        self._over_tiles(body, lambda tile: self._ahead(tile, start, inner))
+
+    def _over_tiles(
+        self, body: Callable[[Integer, int, Any], None], ahead: Callable[[Integer], Any]
+    ) -> None:
+        """Write down `body` for the tiles of all rows: the first row, their number, and what is
+        asked for meanwhile."""
+        k, rows = self.k, self.t.rows
+        with k.where(k.positive(self.tiles)), k.loop(self.tiles) as j:
+            body(k.times(j, rows), rows, ahead(j))
+        if self.p.rest:
+            with k.where(k.positive(self.tail)):
+                body(k.times(self.tiles, rows), self.p.rest, None)
+
+    def _over_blocks(self, panels: Integer) -> None:
+        """Multiply all rows with whole panels, some of which are copied before; the inner axis is
+        one piece."""
+        k, depth, many, counts = self.k, self.p.inner, self.t.block, self._counts(self.width)
+        blocks = k.builder.udiv(k.sum(panels, many - 1), k.integer(many))
+        with k.where(k.positive(panels)), k.loop(blocks) as b:
+            first = k.times(b, many)
+            some = k.least(many, k.builder.sub(k.integer(panels), k.integer(first)))
+
+            def at(i: Integer) -> tuple[Integer, Any]:
+                return k.times(k.sum(first, i), self.width), (i, depth * self.width)
+
+            with k.loop(some) as i:
+                start, place = at(i)
+                self._copy(k.at(self.b, start), depth, counts, k.at(self.room, place))
+
+            def body(row: Integer, rows: int, ahead: Any) -> None:
+                with k.loop(some) as i:
+                    start, place = at(i)
+                    source = k.at(self.room, place)
+                    at_ = (row, start, k.integer(0))
+                    self._tile(rows, at_, depth, counts, source, self.width, True, ahead)
+
+            self._over_tiles(body, lambda tile: None)
+
+    def _stretches(self) -> list[tuple[int, int, int, bool]]:
+        """Return pieces of the inner axis, and whether sums are ready behind one. Where something
+        follows then, the last piece stands alone."""
+        *found, (first, times, depth) = pieces(self.p.inner, self.t.depth)
+        if self.after is not None and not self.p.y_turned and times > 1:
+            found.append((first, times - 1, depth))
+            first, times = first + (times - 1) * depth, 1
+        return [*((*piece, False) for piece in found), (first, times, depth, times == 1)]
+
+    def _source(
+        self, start: Integer, inner: Integer, depth: int, counts: list[int]
+    ) -> tuple[Any, int]:
+        """Return where the panel of b is, and how far apart its rows are."""
+        k, p = self.k, self.p
+        if p.turned:
+            for v, n in enumerate(counts):
+                for first, times, size in pieces(depth, k.lanes):
+                    with k.loop(times) as i:
+                        place = k.sum((i, k.lanes), first)
+                        begin = k.at(self.b, (start, p.inner), inner, place, v * k.lanes * p.inner)
+                        to = k.at(self.room, (place, self.width), v * k.lanes)
+                        self._turned(begin, n, size, to)
+            return self.room, self.width
+        begin = k.at(self.b, (inner, p.columns), start)
+        if not self.t.copied:
+            return begin, p.columns
+        self._copy(begin, depth, counts, self.room)
+        return self.room, self.width
+
+    def _copy(self, begin: Any, depth: int, counts: list[int], to: Any) -> None:
+        k = self.k
+        with k.loop(depth) as i:
+            for v, n in enumerate(counts):
+                value = k.load(k.at(begin, (i, self.p.columns), v * k.lanes), n)
+                k.store(value, k.at(to, (i, self.width), v * k.lanes))
+
+    def _ahead(self, tile: Integer, start: Integer, inner: Integer) -> Any:
+        """Return where the next panel's vectors are that are asked for while a tile is worked on,
+        line by line: memory in short pieces far apart is too slow otherwise."""
+        if self.p.turned or not self.t.copied:
+            return None
+        k = self.k
+        vector = k.least(tile, self.t.vectors - 1)
+        return k.at(self.b, (inner, self.p.columns), start, (vector, k.lanes), self.width)
+
+    def _turned(self, begin: Any, rows: int, size: int, to: Any) -> None:
+        for i, value in enumerate(columns_of(self.k, begin, self.p.inner, rows, size)):
+            self.k.store(value, self.k.at(to, i * self.width))
+
+    def _tile(
+        self, rows: int, at: tuple[Integer, Integer, Integer], depth: int, counts: list[int],
+        source: Any, step: int, last: bool, ahead: Any = None,
+    ) -> None:  # fmt: skip
+        k, (along, down) = self.k, self.p.steps
+        row, start, inner = at
+        sums = [[k.variable() for _ in counts] for _ in range(rows)]
+        begin, length = (self.sums, self.width) if self.p.y_turned else (
+            k.at(self.y, start), self.p.columns
+        )
+        places = [
+            [k.at(begin, (row, length), r * length + v * k.lanes) for v in range(len(counts))]
+            for r in range(rows)
+        ]
+        self._start(sums, counts, start, inner)
+        left = k.at(self.a, (row, along), (inner, down))
+        masks = [None if self.t.copied or self.p.turned else n for n in counts]
+        for first, times, size in pieces(depth, self.t.unroll):
+            with k.loop(times) as i:
+                place = k.sum((i, self.t.unroll), first)
+                for u in range(size):
+                    if ahead is not None:
+                        to = k.at(ahead, (place, self.p.columns), u * self.p.columns)
+                        k.prefetch(to, near=2)
+                    beside = [
+                        k.load(k.at(source, (place, step), u * step + v * k.lanes), n)
+                        for v, n in enumerate(masks)
+                    ]
+                    for r in range(rows):
+                        x = k.broadcast(k.at(left, (place, down), u * down + r * along))
+                        for total, w in zip(sums[r], beside, strict=True):
+                            total.set(k.fma(x, w, total.get()))
+        self._add_before(sums, places, counts, inner)
+        made = [[total.get() for total in line] for line in sums]
+        if last and self.after is not None and not self.p.y_turned:
+            self._follow(self.after, made, row, start, counts)
+        for line, to in zip(made, places, strict=True):
+            for value, at_y, n in zip(line, to, counts, strict=True):
+                k.store(value, at_y, n)
+
+    def _follow(
+        self, after: Tail, made: list[list[Vector]], row: Integer, start: Integer,
+        counts: list[int],
+    ) -> None:  # fmt: skip
+        """Put in place of a tile's sums what follows from them."""
+        k, length = self.k, self.p.columns
+        for v, n in enumerate(counts):
+            channel = k.sum(start, v * k.lanes)
+            done = after.finish(
+                {(r, 0): line[v] for r, line in enumerate(made)}, 0, ((row, length), channel),
+                lambda pixel: pixel[0] * length, channel, n, k.none(row),
+            )  # fmt: skip
+            for r, line in enumerate(made):
+                line[v] = done[r, 0]
+
+    def _start(
+        self, sums: list[list[Variable]], counts: list[int], start: Integer, inner: Integer
+    ) -> None:
+        """Let the first sums begin with the bias."""
+        k = self.k
+        if self.p.biased and not self.p.y_turned:
+            with k.where(k.builder.not_(k.positive(inner))):
+                for v, n in enumerate(counts):
+                    value = k.load(k.at(self.bias, start, v * k.lanes), n)
+                    for line in sums:
+                        line[v].set(value)
+
+    def _add_before(
+        self, sums: list[list[Variable]], places: list[list[Any]], counts: list[int],
+        inner: Integer,
+    ) -> None:  # fmt: skip
+        """Add the sums over what came before of the inner axis: at the end, so that rounding
+        errors stay those of short sums."""
+        k = self.k
+        if self.p.inner > self.t.depth:
+            with k.where(k.positive(inner)):
+                for line, to in zip(sums, places, strict=True):
+                    for total, place, n in zip(line, to, counts, strict=True):
+                        total.set(total.get() + k.load(place, n))
+
+    def _finish(self, start: Integer, counts: list[int]) -> None:
+        """Write the sums of a panel into a y that is turned."""
+        k, p = self.k, self.p
+        rows = k.sum((self.tiles, self.t.rows), (self.tail, p.rest))
+        with k.loop(k.builder.udiv(k.sum(rows, k.lanes - 1), k.integer(k.lanes))) as i:
+            row = k.times(i, k.lanes)
+            some = k.builder.sub(rows, row)
+            bias = k.load(k.at(self.bias, row), some) if p.biased else None
+            for v, n in enumerate(counts):
+                begin = k.at(self.sums, (row, self.width), v * k.lanes)
+                lines = [k.load(k.at(begin, r * self.width)) for r in range(k.lanes)]
+                to = k.at(self.y, (start, p.height), row, v * k.lanes * p.height)
+                made = {(0, j): value for j, value in enumerate(turn(k, lines)[:n])}
+                if bias is not None:
+                    made = {place: value + bias for place, value in made.items()}
+                if self.after is not None:
+                    # Along y's rows there are channels, and its columns are pixels.
+                    place = (start, p.height), row, v * k.lanes * p.height
+                    begins = None if v else k.none(start)
+                    made = self.after.finish(
+                        made, 0, place, lambda q: q[1] * p.height, row, some, begins
+                    )
+                for (_, j), value in made.items():
+                    k.store(value, k.at(to, j * p.height), some)
+
+
+def multiply(
+    target: Target, p: Product, tile: Tile, epilogue: Epilogue = NOTHING
+) -> KernelBuilder:
+    """Return the kernel of a product: a, b, bias, y, scratch memory, what the epilogue takes,
+    number of whole tiles of rows, whether the rest of them follows (1 or 0), number of whole
+    panels, whether the last columns follow. Channels are the columns of y, or, where that is
+    turned, the rows; its sums begin with the other axis, and run over all of it in float32."""
+    names = ("a", "b", "bias", "y", "room", *epilogue.pointers)
+    k = KernelBuilder(target, p.dtype, names, ("tiles", "tail", "panels", "end"))
+    *_, panels, end = k.arguments
+    _Multiply(k, p, tile, epilogue).run(panels, end)
+    return k

@@ -1,0 +1,88 @@
+"""Cells without their products: the LSTM's forward and backward, each in one pass over the gates,
+and that of Elman's network."""
+
+from __future__ import annotations
+
+from ..compiler.isa.targets import Target
+from ..compiler.language import Integer, KernelBuilder, Vector
+from ..compiler.mathematics import sigmoid, tanh
+from .sweep import sweep
+
+
+def cell(target: Target, dtype: str) -> KernelBuilder:
+    """Return the kernel of an LSTM cell: gates, c, h, new cell, gates' values, rows, numbers in a
+    state."""
+    k = KernelBuilder(target, dtype, ("gates", "c", "h", "cell", "acts"), ("rows", "size"))
+    gates, c, h, made, acts, rows, size = k.arguments
+    with k.loop(rows) as row:
+        start, wide = k.times(row, size), k.times(row, k.times(size, 4))
+
+        def body(place: Integer, some: Integer | None) -> None:
+            at, quarters = k.sum(start, place), [k.sum(wide, (size, q), place) for q in range(4)]
+            values = []
+            for quarter, function in zip(quarters, (sigmoid, sigmoid, tanh, sigmoid), strict=True):
+                values.append(function(k, k.load(k.at(gates, quarter), some)))
+                k.store(values[-1], k.at(acts, quarter), some)
+            i, f, g, o = values
+            state = f * k.load(k.at(c, at), some) + i * g
+            k.store(state, k.at(made, at), some)
+            k.store(tanh(k, state) * o, k.at(h, at), some)
+
+        sweep(k, size, body, unroll=1)
+    return k
+
+
+def cell_slope(target: Target, dtype: str) -> KernelBuilder:
+    """Return the kernel of an LSTM cell's gradients: those of h and the new cell, gates' values, c,
+    the new cell, the gradients of the gates and of c, rows, numbers in a state."""
+    names = ("dh", "dcell", "acts", "c", "cell", "dgates", "dc")
+    k = KernelBuilder(target, dtype, names, ("rows", "size"))
+    dh, dcell, acts, c, made, dgates, dc, rows, size = k.arguments
+    with k.loop(rows) as row:
+        start, wide = k.times(row, size), k.times(row, k.times(size, 4))
+
+        def body(place: Integer, some: Integer | None) -> None:
+            at, quarters = k.sum(start, place), [k.sum(wide, (size, q), place) for q in range(4)]
+            read = [k.load(k.at(acts, quarter), some) for quarter in quarters]
+            states = [k.load(k.at(x, at), some) for x in (dh, dcell, c, made)]
+            steep, inner = slopes(k, read, *states)
+            for slope, quarter in zip(steep, quarters, strict=True):
+                k.store(slope, k.at(dgates, quarter), some)
+            k.store(inner, k.at(dc, at), some)
+
+        sweep(k, size, body, unroll=1)
+    return k
+
+
+def slopes(
+    k: KernelBuilder, acts: list[Vector], dh: Vector, dcell: Vector, c: Vector, cell: Vector
+) -> tuple[list[Vector], Vector]:
+    """Return the gradients of the gates and of c, see the primitive `lstm_cell_dx`."""
+    i, f, g, o = acts
+    t = tanh(k, cell)
+    m = (1.0 - t * t) * o * dh + dcell
+    dgates = [
+        i * (1.0 - i) * g * m,
+        f * (1.0 - f) * c * m,
+        (1.0 - g * g) * i * m,
+        o * (1.0 - o) * t * dh,
+    ]
+    return dgates, m * f
+
+
+def bent(k: KernelBuilder, nonlinearity: str, x: Vector) -> Vector:
+    """Return tanh or relu of x."""
+    return tanh(k, x) if nonlinearity == "tanh" else k.larger(k.vector(0.0), x)
+
+
+def elman(target: Target, dtype: str, nonlinearity: str) -> KernelBuilder:
+    """Return the kernel of an Elman network's cell: both sums, the state, their size."""
+    k = KernelBuilder(target, dtype, ("x", "h", "y"), ("size",))
+    x, h, y, size = k.arguments
+
+    def body(place: Integer, some: Integer | None) -> None:
+        total = k.load(k.at(x, place), some) + k.load(k.at(h, place), some)
+        k.store(bent(k, nonlinearity, total), k.at(y, place), some)
+
+    sweep(k, size, body)
+    return k

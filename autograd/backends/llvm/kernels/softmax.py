@@ -1,0 +1,183 @@
+"""Softmax, its logarithm and cross entropy, row by row: a row has the numbers of all classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..compiler.isa.targets import Target
+from ..compiler.language import Integer, KernelBuilder, Vector
+from ..compiler.mathematics import exp, expm1, largest, total
+from .sweep import Body, parts_of, sweep
+
+BLOCK = 1 << 10  # columns whose sums run in the arrays' type
+
+
+def _most(k: KernelBuilder, row: Any, size: Integer) -> Vector:
+    """Return the largest number of a row."""
+    most = k.variable(-np.inf)
+
+    def body(place: Integer, some: Integer | None) -> None:
+        x = k.load(k.at(row, place), some)
+        x = x if some is None else k.select(k.mask(some), x, -np.inf)
+        most.set(k.larger(most.get(), x))
+
+    sweep(k, size, body)
+    return largest(k, most.get())
+
+
+class _Sum:
+    """A sum over a row: in the arrays' type over a block of columns, in float64 over blocks, where
+    there are several."""
+
+    def __init__(self, k: KernelBuilder, blocks: bool) -> None:
+        self._k, self._wide, self._many = k, k.doubles(), blocks
+        self._part, self._blocks = k.variable(), self._wide.variable()
+
+    def add(self, x: Vector, some: Integer | None) -> None:
+        """Add what is there of a vector."""
+        x = x if some is None else self._k.select(self._k.mask(some), x, 0.0)
+        self._part.set(self._part.get() + x)
+
+    def end_block(self) -> None:
+        """Add up what a block came to."""
+        self._blocks.set(self._blocks.get() + self._wide.convert(self._part.get()))
+        self._part.set(self._k.vector(0.0))
+
+    def total(self) -> Vector:
+        """Return the sum, in all lanes."""
+        sums = self._blocks if self._many else self._part
+        return total(self._k, self._k.convert(sums.get()))
+
+
+def _sweep_blocks(k: KernelBuilder, size: Integer, blocks: bool, body: Body, *sums: _Sum) -> None:
+    """Write down `body` for all places of a row, with what adds up sums in blocks."""
+    if not blocks:
+        return sweep(k, size, body)
+    with k.loop(parts_of(k, size, BLOCK)) as i:
+        start = k.times(i, BLOCK)
+        count = k.least(BLOCK, k.builder.sub(k.integer(size), k.integer(start)))
+        sweep(k, count, lambda place, some: body(k.sum(start, place), some))
+        for sum in sums:
+            sum.end_block()
+
+
+def grown(
+    target: Target, dtype: str, powers: bool, logarithm: bool, weighted: bool, blocks: bool
+) -> KernelBuilder:
+    """Return the kernel of a softmax before its division: x, y, weights, sums, number of rows and
+    of columns. A row of y is x less its largest, or `powers` of e with that exponent; of each row,
+    one after the other, sums get that of the powers (if a `logarithm` is taken, less 1 for the
+    largest, beside which it would lose the small ones), the largest x and, if `weighted`, the sum
+    of the exponents times weights."""
+    k = KernelBuilder(target, dtype, ("x", "y", "w", "sums"), ("rows", "size"))
+    x, y, w, sums, rows, size = k.arguments
+    with k.loop(rows) as i:
+        source, to = k.at(x, (i, size)), k.at(y, (i, size))
+        most = _most(k, source, size)
+        whole, inner, ones = (_Sum(k, blocks) for _ in range(3))
+
+        def body(place: Integer, some: Integer | None) -> None:
+            exponent = k.load(k.at(source, place), some) - most
+            power = exp(k, exponent)
+            if logarithm:
+                top = exponent.equals(0.0)
+                ones.add(k.select(top, 1.0, 0.0), some)
+                whole.add(k.select(top, 0.0, power), some)
+            else:
+                whole.add(power, some)
+            if weighted:
+                inner.add(exponent * k.load(k.at(w, place), some), some)
+            k.store(power if powers else exponent, k.at(to, place), some)
+
+        _sweep_blocks(k, size, blocks, body, whole, inner, ones)
+        sum = whole.total()
+        k.store(sum + (ones.total() - 1.0) if logarithm else sum, k.at(sums, i), 1)
+        k.store(most, k.at(sums, rows, i), 1)
+        if weighted:
+            k.store(inner.total(), k.at(sums, rows, rows, i), 1)
+    return k
+
+
+def finished(target: Target, dtype: str, quotient: bool) -> KernelBuilder:
+    """Return the kernel that divides each row by a number, or subtracts it: rows, numbers, number
+    of rows and of columns."""
+    k = KernelBuilder(target, dtype, ("y", "sums"), ("rows", "size"))
+    y, sums, rows, size = k.arguments
+    with k.loop(rows) as i:
+        row, number = k.at(y, (i, size)), k.broadcast(k.at(sums, i))
+
+        def body(place: Integer, some: Integer | None) -> None:
+            to = k.at(row, place)
+            value = k.load(to, some)
+            k.store(value / number if quotient else value - number, to, some)
+
+        sweep(k, size, body)
+    return k
+
+
+def slope(target: Target, dtype: str, logarithm: bool, blocks: bool) -> KernelBuilder:
+    """Return the kernel of the gradient of a softmax, or of its logarithm: dy, y, dx, number of
+    rows and of columns. A softmax's sum is taken twice, as by its reference."""
+    k = KernelBuilder(target, dtype, ("dy", "y", "dx"), ("rows", "size"))
+    dy, y, dx, rows, size = k.arguments
+    with k.loop(rows) as i:
+        top, value, to = (k.at(p, (i, size)) for p in (dy, y, dx))
+
+        def summed(base: Vector) -> Vector:
+            sum = _Sum(k, blocks)
+
+            def body(place: Integer, some: Integer | None) -> None:
+                d = k.load(k.at(top, place), some)
+                part = d if logarithm else (d - base) * k.load(k.at(value, place), some)
+                sum.add(part, some)
+
+            _sweep_blocks(k, size, blocks, body, sum)
+            return sum.total()
+
+        base = k.vector(0.0) if logarithm else summed(k.vector(0.0))
+        whole = summed(base)
+
+        def body(place: Integer, some: Integer | None) -> None:
+            d, p = k.load(k.at(top, place), some), k.load(k.at(value, place), some)
+            if logarithm:  # d (1 - e^p) - e^p (the sum of the others)
+                made = 0.0 - k.fma(d, expm1(k, p), exp(k, p) * (whole - d))
+            else:
+                made = p * ((d - base) - whole)
+            k.store(made, k.at(to, place), some)
+
+        sweep(k, size, body)
+    return k
+
+
+def entropy_slope(target: Target, dtype: str, smooth: bool, blocks: bool) -> KernelBuilder:
+    """Return the kernel of the gradient of a cross entropy: p, labels, weights, factors, dx, number
+    of rows and of columns. Factors are what each row of p is multiplied with, what of that is
+    multiplied with p - 1 at its label, and, if `smooth`, what is subtracted, times the weights,
+    everywhere. p - 1 is what the others have: nothing is lost where p is nearly 1."""
+    k = KernelBuilder(target, dtype, ("p", "labels", "w", "factors", "dx"), ("rows", "size"))
+    p, labels, w, factors, dx, rows, size = k.arguments
+    with k.loop(rows) as i:
+        source, to = k.at(p, (i, size)), k.at(dx, (i, size))
+        many, hit, soft = (
+            k.broadcast(k.at(factors, (rows, j), i)) if j < 2 or smooth else k.vector(0.0)
+            for j in range(3)
+        )
+        label, others = k.read(labels, i), _Sum(k, blocks)
+
+        def body(place: Integer, some: Integer | None) -> None:
+            value = k.load(k.at(source, place), some)
+            before = k.builder.sub(label, k.integer(place))
+            here = k.builder.xor(k.mask(before), k.mask(k.sum(before, 1)))
+            others.add(k.select(here, 0.0, value), some)
+            made = value * many
+            if smooth:
+                made = made - soft * k.load(k.at(w, place), some)
+            k.store(made, k.at(to, place), some)
+
+        _sweep_blocks(k, size, blocks, body, others)
+        spot = k.at(to, label)
+        made = k.load(spot, 1) - k.load(k.at(source, label), 1) * hit
+        k.store(made - others.total() * hit, spot, 1)
+    return k

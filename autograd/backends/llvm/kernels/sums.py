@@ -1,0 +1,48 @@
+"""Sums over the rows of a matrix."""
+
+from __future__ import annotations
+
+from ..compiler.isa.targets import Target
+from ..compiler.language import Integer, KernelBuilder
+from .sweep import parts_of, sweep
+
+
+def column_sums(target: Target, dtype: str, vectors: int) -> KernelBuilder:
+    """Return the kernel of sums over the rows of a matrix whose last row may be incomplete: matrix,
+    sums in float64, number of elements, of columns, of rows in a block. Sums run in the arrays'
+    type over a block, and in float64 from block to block."""
+    k = KernelBuilder(target, dtype, ("x", "y"), ("count", "columns", "block"))
+    x, y, count, columns, block = k.arguments
+    d = k.doubles()
+    rows = k.builder.udiv(count, columns)
+    last = k.builder.sub(count, k.times(rows, columns))
+    beyond, width = k.at(x, (rows, columns)), vectors * k.lanes
+
+    def start(place: Integer, some: Integer | None) -> None:
+        there = k.load(k.at(beyond, place), k.builder.sub(last, k.integer(place)))
+        d.store(d.convert(there), d.at(y, place), some)
+
+    sweep(k, columns, start, unroll=1)
+    with k.where(k.positive(rows)), k.loop(parts_of(k, rows, block)) as i:
+        first = k.times(i, block)
+        top, high = k.at(x, (first, columns)), k.least(block, k.builder.sub(rows, first))
+
+        def chunk(place: Integer, counts: list[Integer | None]) -> None:
+            places = [k.sum(place, v * k.lanes) for v in range(len(counts))]
+            sums = [k.variable() for _ in counts]
+            with k.loop(high) as j:
+                row = k.at(top, (j, columns))
+                for total, at, some in zip(sums, places, counts, strict=True):
+                    total.set(total.get() + k.load(k.at(row, at), some))
+            for total, at, some in zip(sums, places, counts, strict=True):
+                to = d.at(y, at)
+                d.store(d.load(to, some) + d.convert(total.get()), to, some)
+
+        whole = k.builder.udiv(columns, k.integer(width))
+        with k.where(k.positive(whole)), k.loop(whole) as j:
+            chunk(k.times(j, width), [None] * vectors)
+        done = k.times(whole, width)
+        rest = k.builder.sub(columns, done)
+        with k.where(k.positive(rest)), k.loop(parts_of(k, rest, k.lanes)) as j:
+            chunk(k.sum(done, (j, k.lanes)), [k.builder.sub(rest, k.times(j, k.lanes))])
+    return k

@@ -1,0 +1,61 @@
+"""Loops over flat memory: element by element no axis matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TypeAlias
+
+from ..compiler.isa.targets import Target
+from ..compiler.language import Integer, KernelBuilder
+
+
+def parts_of(k: KernelBuilder, count: Integer, size: Integer) -> Integer:
+    """Return how many parts of a size there are, the last one perhaps incomplete."""
+    size = k.integer(size)
+    return k.builder.udiv(k.builder.sub(k.sum(count, size), k.integer(1)), size)
+# Gets a place and how many numbers count there; None for a whole vector.
+Body: TypeAlias = Callable[[Integer, Integer | None], None]
+
+
+def sweep(k: KernelBuilder, count: Integer, body: Body, unroll: int = 4) -> None:
+    """Write down `body` for all places 0 .. count - 1, `count` > 0, a vector each: whole ones
+    `unroll` at a time, then the rest."""
+    step = unroll * k.lanes
+    whole = k.builder.udiv(k.integer(count), k.integer(step))
+    with k.where(k.positive(whole)), k.loop(whole) as i:
+        for j in range(unroll):
+            body(k.sum((i, step), j * k.lanes), None)
+    start = k.times(whole, step)
+    rest = k.builder.sub(k.integer(count), start)
+    with _some(k, rest), k.loop(k.builder.udiv(k.sum(rest, k.lanes - 1), k.integer(k.lanes))) as i:
+        body(k.sum(start, (i, k.lanes)), k.builder.sub(rest, k.times(i, k.lanes)))
+
+
+def _some(k: KernelBuilder, count: Integer) -> AbstractContextManager[None]:
+    return k.where(k.positive(count))
+
+
+def copied(target: Target, dtype: str) -> KernelBuilder:
+    """Return the kernel that copies numbers: from, to, how many."""
+    k = KernelBuilder(target, dtype, ("x", "y"), ("count",))
+    x, y, count = k.arguments
+
+    def move(place: Integer, some: Integer | None) -> None:
+        k.store(k.load(k.at(x, place), some), k.at(y, place), some)
+
+    sweep(k, count, move)
+    return k
+
+
+def increase(target: Target, dtype: str) -> KernelBuilder:
+    """Return the kernel of an addition in place: array, what is added, number of elements."""
+    k = KernelBuilder(target, dtype, ("x", "g"), ("count",))
+    x, g, count = k.arguments
+
+    def body(place: Integer, some: Integer | None) -> None:
+        to = k.at(x, place)
+        k.store(k.load(to, some) + k.load(k.at(g, place), some), to, some)
+
+    sweep(k, count, body)
+    return k

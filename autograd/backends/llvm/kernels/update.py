@@ -1,0 +1,88 @@
+"""What changes arrays in place, each in one pass: the optimizer's step, moving averages, turned
+copies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..compiler.isa.targets import Target
+from ..compiler.language import Integer, KernelBuilder, Vector
+from ..compiler.mathematics import transposed
+from .sweep import sweep
+
+
+def descend(
+    target: Target, dtype: str, momentum: bool, weight_decay: bool, nesterov: bool
+) -> KernelBuilder:
+    """Return the kernel of a step of gradient descent: w, g, v, (lr, momentum, 1 - dampening,
+    weight decay), number of elements."""
+    k = KernelBuilder(target, dtype, ("w", "g", "v", "settings"), ("count",))
+    w, g, v, settings, count = k.arguments
+    rate, keep, gain, decay = (k.broadcast(k.at(settings, i)) for i in range(4))
+
+    def body(place: Integer, some: Integer | None) -> None:
+        weight, d = k.load(k.at(w, place), some), k.load(k.at(g, place), some)
+        if weight_decay:
+            d = d + decay * weight
+        if momentum:
+            to = k.at(v, place)
+            speed = keep * k.load(to, some) + gain * d
+            k.store(speed, to, some)
+            d = d + keep * speed if nesterov else speed
+        k.store(weight - rate * d, k.at(w, place), some)
+
+    sweep(k, count, body)
+    return k
+
+
+def averaged(target: Target, dtype: str) -> KernelBuilder:
+    """Return the kernel of x = x + rate (factor y - x): x, y, rate, factor, number of elements."""
+    k = KernelBuilder(target, dtype, ("x", "y", "rate", "factor"), ("count",))
+    x, y, rate, factor, count = k.arguments
+    share, gain = k.broadcast(rate), k.broadcast(factor)
+
+    def body(place: Integer, some: Integer | None) -> None:
+        to = k.at(x, place)
+        old, new = k.load(to, some), k.load(k.at(y, place), some) * gain
+        k.store(old + share * (new - old), to, some)
+
+    sweep(k, count, body)
+    return k
+
+
+def turn(target: Target, dtype: str) -> KernelBuilder:
+    """Return the kernel of y[row, column] = x[offsets[column] + row]: x, offsets, y, number of rows
+    and of columns. It moves squares of as many numbers as a vector holds, both ways."""
+    k = KernelBuilder(target, dtype, ("x", "offsets", "y"), ("rows", "columns"))
+    x, offsets, y, rows, columns = k.arguments
+    across, down = (
+        k.builder.udiv(k.sum(size, k.lanes - 1), k.integer(k.lanes)) for size in (columns, rows)
+    )
+    with k.loop(down) as i, k.loop(across) as j:
+        row, column = k.times(i, k.lanes), k.times(j, k.lanes)
+        high, wide = k.builder.sub(rows, row), k.builder.sub(columns, column)
+        to = k.at(y, (row, columns), column)
+        last = k.builder.sub(columns, k.integer(1))
+        lines = [k.least(k.sum(column, lane), last) for lane in range(k.lanes)]
+        sources = [k.at(x, k.read(offsets, line), row) for line in lines]
+        fits = k.builder.and_(*(k.positive(k.sum(size, 1 - k.lanes)) for size in (high, wide)))
+        with k.builder.if_else(fits) as (inside, edge):
+            with inside:
+                _square(k, [k.load(s) for s in sources], to, columns)
+            with edge:
+                _square(k, [k.load(s, high) for s in sources], to, columns, high, wide)
+    return k
+
+
+def _square(
+    k: KernelBuilder, lines: list[Vector], to: Any, columns: Integer, high: Any = None,
+    wide: Any = None,
+) -> None:  # fmt: skip
+    """Write a square of numbers, the other way round; `high` rows of `wide` at its edges."""
+    for lane, line in enumerate(transposed(k, lines)):
+        place = k.at(to, (lane, columns))
+        if high is None:
+            k.store(line, place)
+        else:
+            with k.where(k.positive(k.sum(high, -lane))):
+                k.store(line, place, wide)

@@ -1,0 +1,147 @@
+"""How the windows of pooling lie over images: along each axis, which windows lie alike, and which
+pixels are seen alike, so that no kernel asks whether a window reaches beyond the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any, NamedTuple, TypeAlias
+
+from ....array import Spec
+from .border import Pair
+
+Padding: TypeAlias = tuple[Pair, Pair]
+
+
+class Axis(NamedTuple):
+    """Windows along an axis of an image: pixels, taps of a window, distance of windows, how far
+    before the image the first one starts, distance of taps, number of windows, and up to which
+    border around the image their elements count for a mean."""
+
+    size: int
+    taps: int
+    stride: int
+    lead: int
+    dilation: int
+    windows: int
+    border: int = 0
+
+    def inside(self, window: int) -> tuple[int, ...]:
+        """Return the taps of a window that lie in the image."""
+        first = window * self.stride - self.lead
+        return tuple(i for i in range(self.taps) if 0 <= first + i * self.dilation < self.size)
+
+    def counted(self, window: int) -> int:
+        """Return the number of elements of a window that count."""
+        first = window * self.stride - self.lead
+        last = min(first + self.taps, self.size + self.border)
+        return last - max(first, -self.border)
+
+
+class Run(NamedTuple):
+    """Neighbouring windows that lie alike: the first, how many, their taps in the image, and the
+    number of elements that count."""
+
+    first: int
+    times: int
+    taps: tuple[int, ...]
+    counted: int
+
+
+class Reach(NamedTuple):
+    """A window that sees a pixel: with which tap, which window (from the run's current one), and
+    the number of its elements that count."""
+
+    tap: int
+    window: int
+    counted: int
+
+
+class Strip(NamedTuple):
+    """Neighbouring groups of pixels that are seen alike: the first pixel, how many groups, pixels
+    and windows from one to the next, the first's window, and what sees each pixel."""
+
+    first: int
+    times: int
+    step: int
+    advance: int
+    window: int
+    pixels: tuple[tuple[Reach, ...], ...]
+
+
+def runs(axis: Axis, mean: bool) -> list[Run]:
+    """Return the windows of an axis in runs."""
+    alike = groupby(
+        range(axis.windows), lambda e: (axis.inside(e), axis.counted(e) if mean else 1)
+    )
+    found = []
+    for (taps, counted), group in alike:
+        windows = [*group]
+        found.append(Run(windows[0], len(windows), taps, counted))
+    return found
+
+
+def strips(axis: Axis, mean: bool) -> list[Strip]:
+    """Return the pixels of an axis in strips. A group is as many as windows are apart; one, where
+    there is one window only. For a mean it is all the same which tap sees a pixel."""
+    step, advance = (1, 0) if axis.windows == 1 else (axis.stride, 1)
+
+    def pixel(h: int, group: int) -> Iterator[Reach]:
+        for i in range(axis.taps):
+            window, between = divmod(h + axis.lead - i * axis.dilation, axis.stride)
+            if not between and 0 <= window < axis.windows:
+                counted = axis.counted(window) if mean else 1
+                yield Reach(0 if mean else i, window - group * advance, counted)
+
+    def pixels(group: int) -> tuple[tuple[Reach, ...], ...]:
+        start = group * step
+        return tuple(tuple(pixel(h, group)) for h in range(start, min(start + step, axis.size)))
+
+    found = []
+    for seen, alike in groupby(range(-(-axis.size // step)), pixels):
+        groups = [*alike]
+        first = groups[0]
+        found.append(Strip(first * step, len(groups), step, advance, first * advance, seen))
+    return found
+
+
+class Pool(NamedTuple):
+    """Windows over images with so many channels. `largest` or the mean is taken, which divides by
+    the `divisor`, or, where that is 0, by the elements that count."""
+
+    dtype: str
+    channels: int
+    vertical: Axis
+    horizontal: Axis
+    largest: bool
+    divisor: int = 0
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Numbers from one image, row and pixel of x to the next."""
+        h, w, c = self.vertical.size, self.horizontal.size, self.channels
+        return h * w * c, w * c, c
+
+    @property
+    def out(self) -> tuple[int, int, int]:
+        """Numbers from one image, row and pixel of y to the next."""
+        e, f, c = self.vertical.windows, self.horizontal.windows, self.channels
+        return e * f * c, f * c, c
+
+    def divides(self, vertical: int, horizontal: int) -> int:
+        """Return what a sum is divided by, from the elements that count along each axis."""
+        return self.divisor or max(vertical * horizontal, 1)
+
+
+def pooling(
+    x: Spec, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, **rest: Any
+) -> Pool:
+    """Return the windows of a pooling of x (N, C, H, W)."""
+    counted, divisor = rest.get("counted"), rest.get("divisor")
+    axes = []
+    for i in (0, 1):
+        size, (before, after) = x.shape[2 + i], padding[i]
+        windows = (size + before + after - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
+        border = before if counted else 0
+        axes.append(Axis(size, kernel[i], stride[i], before, dilation[i], windows, border))
+    return Pool(x.dtype.name, x.shape[1], axes[0], axes[1], divisor is None, divisor or 0)

@@ -1,0 +1,1 @@
+"""What a primitive becomes for given shapes."""

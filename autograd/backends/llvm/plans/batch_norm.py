@@ -1,0 +1,175 @@
+"""Batch normalisation: plans for images, and for any array (N, C, ..)."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from ....array import NDArray, Spec
+from ..compiler.isa.targets import Target
+from ..compiler.jit import build
+from ..kernels.batch_norm import arranged, gradient, gradient_sums, normalise, statistics
+from ..kernels.epilogue import NOTHING, Epilogue
+from ..registry import implements
+from ..runtime.executable import Executable, native
+from ..runtime.layout import ChannelsLast, address, plain
+from ..runtime.parallel import ByImages, Scratch, Work
+
+WORK = 8  # MACs in whose time a number is read and written
+
+
+class _Call(ChannelsLast):
+    """What the calls of a plan share: the sizes, and memory for sums and coefficients."""
+
+    def __init__(self, target: Target, x: Spec) -> None:
+        super().__init__(x)
+        self.rows, self.extent = arranged(target, x)
+        padded = -(-self.rows.width // target.lanes(x.dtype)) * target.lanes(x.dtype)
+        self.room = Scratch(padded * (16 + 4 * x.dtype.itemsize), "uint8")
+
+    def some(self, images: int) -> tuple[int, int, int]:
+        """Return the extent of so many images."""
+        pixels = images * prod(self.shape[1:-1])
+        rows, tail = divmod(pixels, self.rows.side)
+        blocks, rest = divmod(rows, self.rows.block)
+        return blocks, rest, tail * self.rows.channels
+
+    @property
+    def each_image(self) -> int:
+        """Bytes of an image."""
+        return prod(self.shape[1:]) * self.dtype.itemsize
+
+    def each(self) -> tuple[NDArray, int, int]:
+        """Return two arrays for a number per channel, in one, and their addresses."""
+        pair = np.empty((2, self.rows.channels), self.dtype)
+        start = address(pair)
+        return pair, start, start + self.rows.channels * self.dtype.itemsize
+
+
+def _alike(*specs: Spec) -> bool:
+    return all(s.dtype == specs[0].dtype for s in specs)
+
+
+@implements("batch_norm")
+def batch_norm(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Executable | None:
+    """Plan a normalisation with the batch's own statistics."""
+    if not _alike(x, w, b):
+        return None
+    call = _Call(target, x)
+    function = build(normalise, target, call.rows, float(eps), False)
+
+    def run(x: NDArray, w: NDArray, b: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        source, w, b = call.last(x), plain(w), plain(b)
+        y, ((mean, var), *pair) = call.result(), call.each()
+        arrays = address(source), None, address(w), address(b), *pair, address(y)
+        function(*arrays, call.room.address(0), *call.extent)
+        return y, mean, var
+
+    return native(run)
+
+
+def moments(target: Target, x: Spec) -> Executable:
+    """Plan mean and variance of x."""
+    call = _Call(target, x)
+    function = build(statistics, target, call.rows)
+
+    def run(x: NDArray, *_: NDArray) -> tuple[NDArray, NDArray]:
+        source = call.last(x)
+        (mean, var), *pair = call.each()
+        function(address(source), *pair, call.room.address(0), *call.extent)
+        return mean, var
+
+    return native(run)
+
+
+@implements("batch_norm_eval")
+def batch_norm_eval(
+    target: Target, x: Spec, w: Spec, b: Spec, mean: Spec, var: Spec, *, eps: float
+) -> Executable | None:
+    """Plan a normalisation with given statistics."""
+    if not _alike(x, w, b, mean, var):
+        return None
+    return normalising(target, x, eps, NOTHING)
+
+
+def normalising(target: Target, x: Spec, eps: float, epilogue: Epilogue) -> ByImages:
+    """Plan a normalisation with given statistics, and what follows it: of x, w, b, mean, var and,
+    where the epilogue wants one, a residual."""
+    call = _Call(target, x)
+    function = build(normalise, target, call.rows, float(eps), True, epilogue)
+    step = call.each_image
+
+    def begin(x: NDArray, *others: NDArray) -> tuple[NDArray, Work]:
+        source, y = call.last(x), call.result()
+        given, rest = [*map(plain, others[:4])], [*map(call.last, others[4:])]
+
+        def work(first: int, count: int, worker: int) -> None:
+            off = first * step
+            read = address(source) + off, address(rest[0]) + off if rest else None
+            ends = *map(address, given), address(y) + off
+            function(*read, *ends, call.room.address(worker), *call.some(count))
+
+        return y, work
+
+    return ByImages(x.shape[0], WORK * x.size, begin)
+
+
+@implements("batch_norm_sums")
+def batch_norm_sums(
+    target: Target, dy: Spec, x: Spec, mean: Spec, var: Spec, *, eps: float
+) -> Executable | None:
+    """Plan the gradients of w and b."""
+    if not _alike(dy, x, mean, var):
+        return None
+    return sums(target, x, eps, masked=False)
+
+
+def sums(target: Target, x: Spec, eps: float, masked: bool) -> Executable:
+    """Plan the gradients of w and b, of dy, a mask if there is one, x, mean and var."""
+    call = _Call(target, x)
+    function = build(gradient_sums, target, call.rows, float(eps), masked)
+
+    def run(dy: NDArray, *others: NDArray) -> tuple[NDArray, NDArray]:
+        mask = [*map(call.last, others[:masked])]
+        x, mean, var = others[masked:]
+        arrays = call.last(x), plain(mean), plain(var)
+        top = call.last(dy)
+        (dw, db), *pair = call.each()
+        given = address(top), address(mask[0]) if mask else None, *map(address, arrays)
+        function(*given, *pair, call.room.address(0), *call.extent)
+        return dw, db
+
+    return native(run)
+
+
+@implements("batch_norm_dx")
+def batch_norm_dx(
+    target: Target, dy: Spec, x: Spec, *channels: Spec, eps: float
+) -> Executable | None:
+    """Plan the gradient of x."""
+    if not _alike(dy, x, *channels):
+        return None
+    return slope(target, x, eps, masked=False)
+
+
+def slope(target: Target, x: Spec, eps: float, masked: bool) -> ByImages:
+    """Plan the gradient of x, of dy, a mask if there is one, x, w, mean, var, dw and db."""
+    call = _Call(target, x)
+    function = build(gradient, target, call.rows, float(eps), masked)
+    step, pixels = call.each_image, x.size // x.shape[1]
+
+    def begin(dy: NDArray, *others: NDArray) -> tuple[NDArray, Work]:
+        mask = [*map(call.last, others[:masked])]
+        source, given = call.last(others[masked]), [*map(plain, others[masked + 1 :])]
+        top, dx = call.last(dy), call.result()
+
+        def work(first: int, count: int, worker: int) -> None:
+            off = first * step
+            read = address(top) + off, address(mask[0]) + off if mask else None
+            ends = address(source) + off, *map(address, given), address(dx) + off
+            function(*read, *ends, call.room.address(worker), *call.some(count), pixels)
+
+        return dx, work
+
+    return ByImages(x.shape[0], WORK * x.size, begin)

@@ -1,0 +1,293 @@
+"""Convolution and its two gradients: which kernels, on which memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ....array import NDArray, Spec
+from ..compiler.isa.targets import Target
+from ..compiler.jit import build
+from ..kernels.border import Pair
+from ..kernels.conv_direct import Correlation, Tile, correlate, correlate_weights, pack
+from ..kernels.conv_winograd import Winograd, multiplications
+from ..kernels.epilogue import NOTHING, Epilogue
+from ..kernels.sweep import increase
+from ..registry import implements
+from ..runtime import memory
+from ..runtime.executable import Executable, executing, native
+from ..runtime.layout import address, channels_last, plain
+from ..runtime.parallel import ByImages, Scratch, Work, in_parts, parts_of
+from . import conv_winograd as winograd_plan
+from .epilogue import tail_of
+
+FOLD = 128  # multiply-accumulates in whose time a number of a part's sums is written and folded
+CACHE = 1 << 19  # bytes of images that are worked on at a time: half of a second-level cache
+
+
+def divisor(size: int, most: int) -> int:
+    """Return the number of columns of a tile: the largest up to `most` that leaves no rest, or
+    `most` where that would be less than half of it."""
+    best = max(d for d in range(1, min(size, most) + 1) if size % d == 0)
+    return best if 2 * best > most or best == size else min(size, most)
+
+
+def chunk(c: Correlation, images: int, size: int) -> int:
+    """Return how many images are worked on at a time."""
+    border = c.border
+    each = (border.strides[0] + prod(c.places) * c.results * c.groups) * size
+    return max(1, min(images, CACHE // max(1, each)))
+
+
+def forward_tile(target: Target, c: Correlation, images: int) -> Tile:
+    """Return a good tile for a correlation: the sums, the weights of the shared taps and a number
+    of x must fit the registers."""
+    size, vectors = np.dtype(c.dtype).itemsize, 1 if c.results <= target.lanes(c.dtype) else 2
+    shared = 3 if vectors == 1 and c.stride[1] == 1 else 1
+    room = target.registers - 1 - shared * vectors
+    most = min(16 if vectors == 1 else 8, room // vectors) if target.registers == 32 else (
+        room // vectors
+    )
+    columns = divisor(c.places[1], most)
+    rows = max(1, min(c.places[0], most // columns))
+    unroll = max(1, min(4, 600 // max(1, len(c.taps) * rows * columns * vectors)))
+    return target.vary(Tile(rows, columns, vectors, shared, unroll, chunk(c, images, size)))
+
+
+def weights_tile(target: Target, c: Correlation, images: int) -> Tile:
+    """Return a good tile for the gradient of the weights."""
+    size = np.dtype(c.dtype).itemsize
+    wide = target.registers == 32
+    taps = min(3 if wide else 2, len(c.taps)) if c.stride[1] == 1 else 1
+    channels = min(8 if wide else 4, c.channels)
+    if c.channels < 4 and c.stride[1] == 1:
+        # Too few sums wait for one another.
+        taps = -(-len(c.taps) // -(-len(c.taps) * c.channels // (15 if wide else 9)))
+    vectors = 2 if taps == 1 and c.results > target.lanes(c.dtype) else 1
+    unroll = divisor(c.places[1], 16 if taps > 1 else 4)
+    return target.vary(Tile(1, channels, vectors, taps, unroll, chunk(c, images, size)))
+
+
+def bordered(c: Correlation, tile: Tile) -> Scratch:
+    """Return a kernel's memory for images with borders, zero where the borders are."""
+    return Scratch(c.border.elements * tile.images, c.dtype)
+
+
+@implements("conv2d")
+def conv2d(
+    target: Target, x: Spec, w: Spec, *b: Spec, stride: Pair, padding: Any, dilation: Pair,
+    groups: int, epilogue: Epilogue = NOTHING,
+) -> ByImages:  # fmt: skip
+    """Plan y = the correlation of x (N, C, H, W) with w (M, C/groups, R, S), plus a bias b (M,) if
+    there is one, and what follows, whose arrays come last."""
+    (n, _, h, wide), (m, _, r, s) = x.shape, w.shape
+    e, f = (
+        (size + before + after - d * (t - 1) - 1) // step + 1
+        for size, (before, after), d, t, step in zip(
+            (h, wide), padding, dilation, (r, s), stride, strict=True
+        )
+    )
+    start = (-padding[0][0], -padding[1][0])
+    if _plain(x, stride, dilation, groups):
+        fast = winograd_plan.find(target, (r, s), w.shape[1], m, n, (h, wide), (e, f), start)
+        if fast:
+            found = winograd_plan.forward(target, fast, n, False, bool(b), epilogue)
+            plan = _fast(found, n, m, (e, f), 2 + len(b), epilogue)
+            return executing(plan, multiplications(fast, n))
+    c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
+    tile = forward_tile(target, c, n)
+    function = build(correlate, target, c, tile, bool(b), epilogue)
+    packed, scratch = _packer(target, w, groups, tile.vectors), bordered(c, tile)
+    steps, biases = (x.nbytes // n, c.out[0] * x.dtype.itemsize), len(b)
+
+    def begin(x: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
+        source, weights, bias = channels_last(x), packed(w), [plain(a) for a in more[:biases]]
+        y, tail = memory.images(n, m, e, f, x.dtype), tail_of(epilogue, more[biases:])
+
+        def some(first: int, count: int, worker: int) -> None:
+            ends = address(source) + first * steps[0], address(weights)
+            to = address(y) + first * steps[1]
+            given = *map(address, bias), *tail(first)
+            function(*ends, to, scratch.address(worker), *given, count)
+
+        return y, some
+
+    return ByImages(n, c.macs * n, begin)
+
+
+@implements("conv2d_dx")
+def conv2d_dx(
+    target: Target, dy: Spec, w: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
+    groups: int, epilogue: Epilogue = NOTHING,
+) -> ByImages:  # fmt: skip
+    """Plan the gradient of x: the pixels of each remainder by the stride are a correlation of dy
+    with the taps that reach them, which may be none. And what follows, whose arrays come last."""
+    (n, m, e, f), (_, channels, r, s) = dy.shape, w.shape
+    h, wide, c = *size, channels * groups
+    size_of = dy.dtype.itemsize
+    if _plain(dy, stride, dilation, groups):
+        start = (-padding[0][0], -padding[1][0])
+        back = winograd_plan.find_back(target, (r, s), channels, m, n, size, (e, f), start)
+        if back:
+            found = winograd_plan.backward(target, back, n, epilogue)
+            plan = _fast(found, n, channels, size, 2, epilogue)
+            return executing(plan, multiplications(back, n))  # the transposed method's are as many
+        start = (padding[0][0] - r + 1, padding[1][0] - s + 1)
+        fast = winograd_plan.find(target, (r, s), m, channels, n, (e, f), size, start)
+        if fast:
+            found = winograd_plan.forward(target, fast, n, True, False, epilogue)
+            plan = _fast(found, n, channels, size, 2, epilogue)
+            return executing(plan, multiplications(fast, n))
+    phases: list[tuple[int, Any, Scratch]] = []
+    sums, vectors = 0, 1
+    for a in range(min(stride[0], h)):
+        for b in range(min(stride[1], wide)):
+            rows, columns = (
+                [
+                    (i, (first + pad[0] - i * apart) // step)
+                    for i in range(count)
+                    if (first + pad[0] - i * apart) % step == 0
+                ]
+                for first, pad, apart, step, count in zip(
+                    (a, b), padding, dilation, stride, (r, s), strict=True
+                )
+            )
+            reach = ((down, right, i * s + j) for i, down in rows for j, right in columns)
+            taps = tuple(sorted(reach))
+            places = (-(-(h - a) // stride[0]), -(-(wide - b) // stride[1]))
+            out = (h * wide * c, stride[0] * wide * c, stride[1] * c)
+            part = Correlation(
+                dy.dtype.name, m // groups, channels, groups, r * s, (e, f), places, taps, (1, 1),
+                out,
+            )  # fmt: skip
+            tile = forward_tile(target, part, n)
+            vectors = tile.vectors
+            begins = not (phases and any(epilogue))
+            function = build(correlate, target, part, tile, False, epilogue, begins)
+            phases.append(((a * wide + b) * c * size_of, function, bordered(part, tile)))
+            sums += prod(places) * len(taps) * m * channels
+    # All parts have as many results, and so as many vectors of them.
+    packed = _packer(target, w, groups, vectors, turned=True)
+    macs, steps = n * prod((e, f, m, channels, r, s)), (dy.nbytes // n, h * wide * c * size_of)
+
+    def begin(dy: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
+        source, weights = channels_last(dy), packed(w)
+        dx, tail = memory.images(n, c, h, wide, dy.dtype), tail_of(epilogue, more)
+
+        def some(first: int, count: int, worker: int) -> None:
+            ends = address(source) + first * steps[0], address(weights)
+            to = address(dx) + first * steps[1]
+            for offset, function, scratch in phases:
+                own = to + offset, scratch.address(worker)
+                function(*ends, *own, *tail(first, offset), count)
+
+        return dx, some
+
+    return executing(ByImages(n, macs, begin), n * sums)
+
+
+@implements("conv2d_dw")
+def conv2d_dw(
+    target: Target, x: Spec, dy: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
+    groups: int,
+) -> Executable:  # fmt: skip
+    """Plan the gradient of w."""
+    (n, channels, h, wide), (_, m, e, f), (r, s) = x.shape, dy.shape, size
+    start = (-padding[0][0], -padding[1][0])
+    if _plain(x, stride, dilation, groups):
+        fast = winograd_plan.find(target, (r, s), channels, m, n, (h, wide), (e, f), start)
+        if fast:
+            return _fast_weights(target, fast, n)
+    c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
+    tile = weights_tile(target, c, n)
+    function, scratch = build(correlate_weights, target, c, tile), bordered(c, tile)
+    shape = (groups, r * s, c.channels, c.results)
+    parts = parts_of(c.macs * n, n, FOLD * prod(shape))
+    steps = x.nbytes // n, prod(shape) * x.dtype.itemsize, dy.nbytes // n
+    add = build(increase, target, c.dtype)
+
+    def run(x: NDArray, dy: NDArray) -> NDArray:
+        source, tops = channels_last(x), channels_last(dy)
+        sums = memory.empty((parts, *shape), x.dtype)
+
+        def one(part: int, first: int, count: int, worker: int) -> None:
+            ends = address(source) + first * steps[0], address(sums) + part * steps[1]
+            top = address(tops) + first * steps[2]
+            function(*ends, top, scratch.address(worker), count)
+
+        in_parts(n, parts, one)
+        for part in range(1, parts):
+            add(address(sums), address(sums) + part * steps[1], prod(shape))
+        return sums[0].transpose(0, 3, 2, 1).reshape(m, c.channels, r, s)
+
+    return native(run) if groups == 1 else run
+
+
+def _forward(
+    x: Spec, m: int, places: Pair, size: Pair, start: Pair, stride: Pair, dilation: Pair,
+    groups: int,
+) -> Correlation:  # fmt: skip
+    """Return the correlation of x with m filters of a size, the first window from `start` on."""
+    (_, channels, h, wide), (e, f), (r, s) = x.shape, places, size
+    taps = tuple(
+        (i * dilation[0] + start[0], j * dilation[1] + start[1], i * s + j)
+        for i in range(r)
+        for j in range(s)
+    )
+    return Correlation(
+        x.dtype.name, channels // groups, m // groups, groups, r * s, (h, wide), places, taps,
+        stride, (e * f * m, f * m, m),
+    )  # fmt: skip
+
+
+def _plain(x: Spec, stride: Pair, dilation: Pair, groups: int) -> bool:
+    """Tell whether Winograd's method can do a convolution, as far as its attributes go."""
+    return x.dtype == np.float32 and stride == dilation == (1, 1) and groups == 1
+
+
+def _fast(
+    plan: winograd_plan.Plan, n: int, results: int, places: Pair, operands: int,
+    epilogue: Epilogue,
+) -> ByImages:  # fmt: skip
+    """Plan a convolution, or the gradient of x, by Winograd's method; what follows takes the arrays
+    behind the first `operands`."""
+
+    def begin(x: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
+        y, tail = memory.images(n, results, *places, x.dtype), more[operands - 2 :]
+        bias = [plain(a) for a in more[: operands - 2]]
+        return y, plan.begin(channels_last(x), plain(w), bias, y, tail_of(epilogue, tail))
+
+    return ByImages(n, plan.macs, begin)
+
+
+def _fast_weights(target: Target, c: Winograd, n: int) -> Executable:
+    """Plan the gradient of w by Winograd's method."""
+    function = winograd_plan.weights(target, c, n)
+
+    def run(x: NDArray, dy: NDArray) -> NDArray:
+        return function(channels_last(x), channels_last(dy))
+
+    return executing(native(run), multiplications(c, n, gradient=True))
+
+
+def _packer(
+    target: Target, w: Spec, groups: int, vectors: int, turned: bool = False
+) -> Callable[[NDArray], NDArray]:
+    """Return the function that lays out weights (M, C/groups, R, S) for a correlation whose tiles
+    have so many vectors of results, or, `turned`, for one that gives the gradient of x."""
+    results, channels, indices = w.shape[0] // groups, w.shape[1], w.shape[2] * w.shape[3]
+    if turned:
+        results, channels = channels, results
+    width = vectors * target.lanes(w.dtype)
+    sizes = groups, indices, channels, results, width
+    function = build(pack, target, w.dtype.name, *sizes, turned)
+
+    def run(w: NDArray) -> NDArray:
+        w, packed = plain(w), memory.empty((w.size,), w.dtype)
+        function(address(w), address(packed))
+        return packed
+
+    return run

@@ -1,0 +1,282 @@
+"""Plans of a recurrent layer's way through a whole sequence: each is one call of a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ....array import NDArray, Spec
+from ....threads import WORTHWHILE, share
+from ..compiler.isa.targets import Target
+from ..compiler.jit import build
+from ..kernels.recurrent import WIDE, Layer, backward, forward, tile
+from ..kernels.recurrent_weights import Sums, weights
+from ..registry import implements
+from ..runtime import memory
+from ..runtime.executable import Executable
+from ..runtime.layout import address, plain
+
+Given: TypeAlias = tuple[bool, ...]
+# Takes the first row, the number of tiles, and whether the rest follows.
+Tiles: TypeAlias = Callable[[int, int, int], None]
+# Takes inputs, both weights, the kernel's other arrays, and distances of cells and acts.
+Forward: TypeAlias = Callable[..., None]
+
+
+def _shared(count: int, rows: int, macs: int, call: Tiles) -> None:
+    """Let threads share `count` rows, in tiles of so many."""
+    whole, rest = divmod(count, rows)
+
+    def work(first: int, last: int, worker: int) -> None:
+        tiles = min(last, whole) - first
+        call(first * rows, tiles, last - first - tiles)
+
+    if macs < WORTHWHILE:
+        work(0, whole + (rest > 0), 0)
+    else:
+        share(whole + (rest > 0), work)
+
+
+class _Plan:
+    """What the kernels of a layer share: shapes, threads, and memory for panels."""
+
+    def __init__(self, target: Target, cell: str, states: Spec, backwards: bool, macs: int) -> None:
+        (self.steps, self.batch, self.size), self.dtype = states
+        self.rows, self.backwards, self.macs = tile(target), backwards, macs
+        self.target, self.lanes = target, target.lanes(self.dtype)
+        self.layer = Layer(cell, self.size, self.batch % self.rows)
+        self.last = 0 if backwards else -1
+
+    def share(self, call: Tiles) -> None:
+        """Let threads share the rows of the batch."""
+        _shared(self.batch, self.rows, self.macs, call)
+
+    def way(self, back: bool) -> tuple[int, int, int]:
+        """Return the number of steps, the first, and the way to the next: forward or back."""
+        down = self.backwards != back
+        return self.steps, self.steps - 1 if down else 0, -1 if down else 1
+
+    def forward(self, width: int) -> Forward:
+        """Return the function that calls the kernel for inputs so wide, however they lie."""
+        lay, where, kernels = self.panels(width), self.way(back=False), {}
+
+        def call(x: NDArray, w_ih: NDArray, w: NDArray, arrays: list[NDArray], *apart: int) -> None:
+            x, row, step = _rows(x)
+            if row not in kernels:
+                layer = self.layer._replace(inputs=width, apart=row)
+                kernels[row] = build(forward, self.target, self.dtype.name, layer)
+            bias, h, c, *made = arrays
+            pointers = [address(a) for a in (x, bias, h, c, lay(w_ih, w), *made)]
+            self.share(
+                lambda *rows: kernels[row](*pointers, self.batch, *rows, *where, step, *apart)
+            )
+
+        return call
+
+    def panels(self, width: int) -> Callable[[NDArray, NDArray], NDArray]:
+        """Return a function that lays both weights out as panels, in memory of its own."""
+        many, unit = self.layer.gates // self.size, self.layer.block(self.lanes)
+        blocks = -(-self.size // unit)
+        wide = np.zeros((many, blocks * unit, width + self.size), self.dtype)
+        turned = wide.reshape(many, blocks, unit, -1).transpose(1, 3, 0, 2)
+        inside, made = wide[:, : self.size], memory.empty(turned.shape, self.dtype, lasting=True)
+
+        def lay(w_ih: NDArray, w: NDArray) -> NDArray:
+            inside[..., :width] = w_ih.reshape(many, self.size, width)
+            inside[..., width:] = w.reshape(many, self.size, self.size)
+            made[...] = turned
+            return made
+
+        return lay
+
+    def panels_back(self) -> Callable[[NDArray], NDArray]:
+        """Return a function that lays the weights of the states out for the way back."""
+        gates, line = self.layer.gates, WIDE * self.lanes
+        blocks = -(-self.size // line)
+        wide = np.zeros((gates, blocks * line), self.dtype)
+        turned = wide.reshape(gates, blocks, line).transpose(1, 0, 2)
+        made = memory.empty(turned.shape, self.dtype, lasting=True)
+
+        def lay(w: NDArray) -> NDArray:
+            wide[:, : self.size] = w
+            made[...] = turned
+            return made
+
+        return lay
+
+
+def _rows(x: NDArray) -> tuple[NDArray, int, int]:
+    """Return inputs (T, N, I) and how many numbers apart two rows and two steps are; they may lie
+    as (N, T, I), too."""
+    steps, batch, width = x.shape
+    if not x.flags.c_contiguous and x.transpose(1, 0, 2).flags.c_contiguous:
+        return x, steps * width, width
+    return plain(x), width, batch * width
+
+
+def _alike(*specs: Spec) -> bool:
+    return all(s.dtype == specs[0].dtype for s in specs)
+
+
+@implements("lstm_sequence")
+def lstm_sequence(target: Target, *specs: Spec, backwards: bool) -> Executable | None:
+    """Plan an LSTM's way through a sequence."""
+    return _lstm(target, specs, backwards, kept=True)
+
+
+@implements("lstm_states")
+def lstm_states(target: Target, *specs: Spec, backwards: bool) -> Executable | None:
+    """Plan an LSTM's way through a sequence of which only the states are wanted."""
+    return _lstm(target, specs, backwards, kept=False)
+
+
+def _lstm(
+    target: Target, specs: tuple[Spec, ...], backwards: bool, kept: bool
+) -> Executable | None:
+    """Cells and acts are kept for all steps, or written over the last step's."""
+    if not _alike(*specs):
+        return None
+    x, w_ih, _, state, *_ = specs
+    dtype, gates = x.dtype, (*x.shape[:2], w_ih.shape[0])
+    shape = (*x.shape[:2], state.shape[1])
+    macs = prod(gates) * (x.shape[2] + state.shape[1])
+    plan = _Plan(target, "lstm", Spec(shape, dtype), backwards, macs)
+    call = plan.forward(x.shape[2])
+    apart = (state.size, 4 * state.size) if kept else (0, 0)
+
+    def run(x: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
+        w_ih, bias, h, c, w = map(plain, xs)
+        hs = memory.empty(shape, dtype)
+        cells = memory.empty(shape if kept else state.shape, dtype)
+        acts = memory.empty(gates if kept else gates[1:], dtype)
+        call(x, w_ih, w, [bias, h, c, hs, cells, acts], *apart)
+        last = _copy(hs[plan.last])
+        return (hs, last, _copy(cells[plan.last]), cells, acts) if kept else (hs, last, cells)
+
+    return run
+
+
+@implements("rnn_sequence")
+def rnn_sequence(
+    target: Target, *specs: Spec, nonlinearity: str, backwards: bool
+) -> Executable | None:
+    """Plan an Elman network's way through a sequence."""
+    if not _alike(*specs):
+        return None
+    x, _, _, state, *_ = specs
+    states = Spec((*x.shape[:2], state.shape[1]), x.dtype)
+    macs = states.size * (x.shape[2] + state.shape[1])
+    plan = _Plan(target, nonlinearity, states, backwards, macs)
+    call = plan.forward(x.shape[2])
+
+    def run(x: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
+        w_ih, bias, h, w = map(plain, xs)
+        hs = memory.empty(*states)
+        call(x, w_ih, w, [bias, h, h, hs, hs, hs], state.size, state.size)
+        return hs, _copy(hs[plan.last])
+
+    return run
+
+
+def _copy(x: NDArray) -> NDArray:
+    y = memory.empty(x.shape, x.dtype)
+    y[...] = x
+    return y
+
+
+@implements("lstm_sequence_dx")
+def lstm_sequence_dx(
+    target: Target, *specs: Spec, given: Given, backwards: bool
+) -> Executable | None:
+    """Plan the way back through a sequence of an LSTM."""
+    if not _alike(*specs):
+        return None
+    acts, cells = specs[:2]
+    plan = _Plan(target, "lstm", cells, backwards, acts.size * cells.shape[2])
+    function = build(backward, target, acts.dtype.name, plan.layer, given[0])
+    lay, where = plan.panels_back(), plan.way(back=True)
+
+    def run(*xs: NDArray) -> tuple[NDArray, NDArray]:
+        acts, cells, c, w, *dys = map(plain, xs)
+        dhs, dlast, dcell = _placed(dys, given)
+        dh, dc = _start(dlast, c), _start(dcell, c)
+        dgates, panels = memory.empty(acts.shape, acts.dtype), lay(w)
+        arrays = (acts if dhs is None else dhs, acts, cells, c, panels, dgates, dh, dc)
+        pointers = [address(a) for a in arrays]
+        plan.share(lambda *rows: function(*pointers, plan.batch, *rows, *where))
+        return dgates, dc
+
+    return run
+
+
+@implements("rnn_sequence_dx")
+def rnn_sequence_dx(
+    target: Target, *specs: Spec, given: Given, nonlinearity: str, backwards: bool
+) -> Executable | None:
+    """Plan the way back through a sequence of an Elman network."""
+    if not _alike(*specs):
+        return None
+    states = specs[0]
+    plan = _Plan(target, nonlinearity, states, backwards, states.size * states.shape[2])
+    function = build(backward, target, states.dtype.name, plan.layer, given[0])
+    lay, where = plan.panels_back(), plan.way(back=True)
+
+    def run(*xs: NDArray) -> NDArray:
+        hs, w, *dys = map(plain, xs)
+        dhs, dlast = _placed(dys, given)
+        dh, panels = _start(dlast, hs), lay(w)
+        dgates = memory.empty(hs.shape, hs.dtype)
+        arrays = (hs if dhs is None else dhs, hs, hs, hs, panels, dgates, dh, dh)
+        pointers = [address(a) for a in arrays]
+        plan.share(lambda *rows: function(*pointers, plan.batch, *rows, *where))
+        return dgates
+
+    return run
+
+
+def _placed(dys: list[NDArray], given: Given) -> list[NDArray | None]:
+    some = iter(dys)
+    return [next(some) if there else None for there in given]
+
+
+def _start(dy: NDArray | None, like: NDArray) -> NDArray:
+    """Return memory that holds the gradient of a last state."""
+    y = memory.empty(like.shape[-2:], like.dtype)
+    y[...] = 0 if dy is None else dy
+    return y
+
+
+@implements("sequence_dw")
+def sequence_dw(
+    target: Target, dgates: Spec, x: Spec, hs: Spec, h: Spec, *, backwards: bool
+) -> Executable | None:
+    """Plan the gradients of the weights and the bias."""
+    if not _alike(dgates, x, hs, h):
+        return None
+    (steps, batch, wide), size, dtype = dgates.shape, hs.shape[2], dgates.dtype
+    width, kernels = x.shape[2], {}
+    where = (steps, steps - 1, -1) if backwards else (steps, 0, 1)
+    macs = dgates.size * (width + size)
+
+    def run(dgates: NDArray, x: NDArray, *states: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        x, row, step = _rows(x)
+        if row not in kernels:
+            sums = Sums(batch, wide, size, width, row)
+            kernels[row] = build(weights, target, dtype.name, sums)
+        dw_ih, dw, db = (_zeros(s, dtype) for s in ((wide, width), (wide, size), (wide,)))
+        arrays = (plain(dgates), x, *map(plain, states), dw_ih, dw, db)
+        pointers = [address(a) for a in arrays]
+        _shared(wide, rows, macs, lambda *some: kernels[row](*pointers, *some, *where, step))
+        return dw_ih, dw, db
+
+    rows = tile(target)
+    return run
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
+    y = memory.empty(shape, dtype)
+    y[...] = 0
+    return y

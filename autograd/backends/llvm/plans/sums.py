@@ -1,0 +1,69 @@
+"""Sums over all axes but one, or over all of them: plans."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ....array import NDArray, Spec
+from ....summation import sum_over
+from ..compiler.isa.targets import Target
+from ..compiler.jit import build
+from ..kernels.elementwise import converted
+from ..kernels.sums import column_sums
+from ..kernels.sweep import copied, increase
+from ..registry import implements
+from ..runtime.executable import Executable, native
+from ..runtime.layout import Layouts, Moves, address
+from ..runtime.memory import empty
+from ..runtime.parallel import Scratch
+from .elementwise import LEAST, axis_left, repeats
+
+BLOCK = 1 << 14  # numbers that are summed at a time: they fit in the second-level cache
+WIDEST = 8  # bytes of a float64, in which sums of blocks are added up
+
+
+def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> Executable | None:
+    """Return the function of sums over all axes but one, or over all of them: into `shape`."""
+    columns = prod(shape)
+    if x.size < LEAST or columns == x.size:
+        return None
+    layouts = Layouts(x)
+    others = tuple(i for i in range(len(x.shape)) if i != axis or columns == 1)
+    times = repeats(columns, target.lanes(x.dtype))
+    function = build(column_sums, target, x.dtype.name, 8 if target.registers == 32 else 4)
+    parts, period = Scratch(times * columns, "float64"), times * columns
+    block = max(16, min(64, BLOCK // period))
+    add = build(increase, target, "float64")
+    narrow = x.dtype.itemsize < WIDEST
+    copy = build(converted, target, True) if narrow else build(copied, target, "float64")
+
+    def run(x: NDArray) -> NDArray:
+        lie = layouts.of(x)
+        if lie is None or (columns > 1 and not layouts.inner(lie, axis)):
+            Moves.aside += 1
+            return sum_over(x, others).reshape(shape)
+        to = parts.address(0)
+        function(address(x), to, layouts.size, period, block)
+        for row in range(1, times):
+            add(to, to + row * columns * WIDEST, columns)
+        y = empty(shape, x.dtype)
+        copy(to, address(y), columns)
+        return y
+
+    return native(run)
+
+
+@implements("sum_to")
+def sum_to(target: Target, x: Spec, *, shape: tuple[int, ...]) -> Executable | None:
+    """Plan the sum over the axes along which `shape` would be broadcast to x, all but one."""
+    axis = axis_left(x.shape, shape)
+    return None if axis is None else _sums(target, x, axis, shape)
+
+
+@implements("sum")
+def sum(target: Target, x: Spec, *, axes: tuple[int, ...]) -> Executable | None:
+    """Plan the sum over axes, all but one."""
+    left = [i for i in range(len(x.shape)) if i not in axes]
+    if len(left) > 1:
+        return None
+    return _sums(target, x, left[0] if left else 0, tuple(x.shape[i] for i in left))

@@ -1,0 +1,156 @@
+"""What changes arrays in place: the optimizer's step, stored gradients, moving averages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ....array import NDArray, Spec
+from ....recent import WAYS
+from ..compiler.isa.targets import Target
+from ..compiler.jit import build
+from ..kernels.sweep import copied, increase
+from ..kernels.update import averaged, descend, turn
+from ..registry import implements
+from ..runtime.executable import Executable, native
+from ..runtime.layout import Layouts, Moves, address, overlap, plain
+
+LEAST = 1 << 12  # elements below which NumPy is as fast
+
+
+def _alike(*specs: Spec) -> bool:
+    return all(s == specs[0] for s in specs) and specs[0].size >= LEAST
+
+
+@implements("sgd")
+def sgd(
+    target: Target, w: Spec, g: Spec, v: Spec, lr: Spec, *, momentum: float, dampening: float,
+    weight_decay: float, nesterov: bool,
+) -> Executable | None:  # fmt: skip
+    """Plan a step of stochastic gradient descent."""
+    if not _alike(w, g, v if momentum else w) or lr.shape != ():
+        return None
+    layouts, options = Layouts(w), (momentum != 0, weight_decay != 0, bool(nesterov))
+    function = build(descend, target, w.dtype.name, *options)
+    settings = np.array([0, momentum, 1 - dampening, weight_decay], w.dtype)
+    given = address(settings)
+
+    def run(w: NDArray, g: NDArray, v: NDArray, lr: NDArray) -> None:
+        settings[0] = lr
+        changed = (w, v) if momentum else (w,)
+
+        def go(w: NDArray, *rest: NDArray) -> None:
+            function(*[address(x) for x in (w, rest[-1], rest[0])], given, layouts.size)
+
+        _in_place(layouts, go, changed, (g,))
+
+    return run
+
+
+@implements("accumulate")
+def accumulate(target: Target, slot: Spec, g: Spec) -> Executable | None:
+    """Plan slot = slot + g."""
+    if not _alike(slot, g):
+        return None
+    layouts = Layouts(slot)
+    function = build(increase, target, slot.dtype.name)
+
+    def go(slot: NDArray, g: NDArray) -> None:
+        function(address(slot), address(g), layouts.size)
+
+    return native(lambda slot, g: _in_place(layouts, go, (slot,), (g,)))
+
+
+def _in_place(
+    layouts: Layouts, go: Any, changed: Sequence[NDArray], read: Sequence[NDArray]
+) -> None:
+    """Run a kernel that changes arrays and reads others; where they do not lie alike, or one that
+    is changed overlaps one that is read, on copies, which are copied back."""
+    lie, everything = layouts.of(changed[0]), (*changed, *read)
+    alike = lie is not None and all(layouts.of(x) == lie for x in everything)
+    if alike and not _overlapping(layouts, changed, read):
+        go(*everything)
+        return
+    strides = layouts.plain[1]
+    copies = [layouts.moved(x, strides) for x in everything]  # which Moves counts
+    go(*copies)
+    for x, copy in zip(changed, copies, strict=False):
+        x[...] = copy
+
+
+def _overlapping(layouts: Layouts, changed: Sequence[NDArray], read: Sequence[NDArray]) -> bool:
+    places = [address(x) for x in (*changed, *read)]
+    return any(
+        overlap(places[i], other, layouts.nbytes)
+        for i in range(len(changed))
+        for other in places[i + 1 :]
+    )
+
+
+@implements("store")
+def store(target: Target, slot: Spec, g: Spec) -> Executable | None:
+    """Plan slot = g: where g's first axis is the last one in memory, as in the gradients of matrix
+    products and filters, squares are turned round."""
+    if slot != g:
+        return None
+    copy, layouts = build(copied, target, slot.dtype.name), Layouts(slot)
+    function = build(turn, target, slot.dtype.name)
+    rows, columns = (slot.shape or (1,))[0], slot.size // (slot.shape or (1,))[0]
+    known: dict[tuple[int, ...], NDArray | None] = {}
+    offsets = partial(_offsets, slot.shape, slot.dtype.itemsize)
+
+    def run(slot: NDArray, g: NDArray) -> None:
+        lie = layouts.of(slot)
+        if lie is not None and layouts.of(g) == lie and not _overlapping(layouts, [slot], [g]):
+            copy(address(g), address(slot), layouts.size)
+            return
+        if g.strides not in known and len(known) < WAYS:  # none is forgotten: recordings use them
+            known[g.strides] = offsets(g.strides)
+        places = known.get(g.strides)
+        if places is None or not slot.flags.c_contiguous or np.may_share_memory(slot, g):
+            Moves.aside += 1
+            slot[...] = g
+        else:
+            function(address(g), address(places), address(slot), rows, columns)
+
+    return native(run)
+
+
+@implements("running_average")
+def running_average(
+    target: Target, mean: Spec, var: Spec, new_mean: Spec, new_var: Spec, rate: Spec, *,
+    unbiased: float,
+) -> Executable | None:  # fmt: skip
+    """Plan moving averages of means and variances."""
+    each = (mean, var, new_mean, new_var)
+    if any(s != mean for s in each) or rate != Spec((), mean.dtype):
+        return None
+    function = build(averaged, target, mean.dtype.name)
+    factors = np.array([1, unbiased], mean.dtype)
+    size, one, other = mean.size, address(factors), address(factors) + mean.dtype.itemsize
+
+    def run(mean: NDArray, var: NDArray, *new: NDArray) -> None:
+        new_mean, new_var, rate = map(plain, new)
+        for old, value, factor in ((mean, new_mean, one), (var, new_var, other)):
+            moved = plain(old)
+            function(address(moved), address(value), address(rate), factor, size)
+            if moved is not old:
+                old[...] = moved
+
+    run.factors = factors  # type: ignore[attr-defined]  # its address is used
+    return native(run)
+
+
+def _offsets(shape: tuple[int, ...], size: int, strides: tuple[int, ...]) -> NDArray | None:
+    """Return where each column begins, in elements, of an array whose first axis is the last one in
+    memory; None for others."""
+    if strides[0] != size or any(s % size for s in strides):
+        return None
+    steps = [np.arange(n) * (s // size) for n, s in zip(shape[1:], strides[1:], strict=True)]
+    places = np.zeros((), np.int64)
+    for step in steps:
+        places = places[..., None] + step
+    return np.ascontiguousarray(places.reshape(-1), np.int64)

@@ -1,0 +1,1 @@
+"""What runs a plan: memory, layouts, threads, recordings."""

@@ -1,0 +1,153 @@
+"""Where numbers lie: kernels take images channels-last, everything else in row-major order."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import TypeAlias
+
+import numpy as np
+
+from ....array import NDArray, Spec
+from ....recent import WAYS, Recent
+from .memory import MALLOC, empty, pool
+
+
+class Moves:
+    """Counts the arrays that had to be copied into another order, and what else kernels that are
+    marked as native left to NumPy (`aside`)."""
+
+    count = 0
+    aside = 0
+
+
+def _slow_address(x: NDArray) -> int:
+    return int(x.__array_interface__["data"][0])
+
+
+def _fast_address(x: NDArray) -> int:
+    """Read the field `data`, the first of NumPy's array object behind Python's header: five times
+    as fast as asking for it, and a kernel's call needs three."""
+    return _field(id(x) + _HEADER).value
+
+
+def _works() -> bool:
+    """Tell whether arrays are laid out so here."""
+    x = np.zeros(4)
+    return sys.implementation.name == "cpython" and all(
+        _fast_address(part) == _slow_address(part) for part in (x, x[2:])
+    )
+
+
+_field, _HEADER = ctypes.c_size_t.from_address, object.__basicsize__
+# Return the address of the first number.
+address = _fast_address if _works() else _slow_address
+
+
+class ChannelsLast:
+    """Arrays (N, C, ..) of one shape, which kernels take with the channels last."""
+
+    def __init__(self, x: Spec) -> None:
+        axes = len(x.shape)
+        self.order = (0, *range(2, axes), 1)
+        self.back = (0, axes - 1, *range(1, axes - 1))
+        self.shape, self.dtype = tuple(x.shape[i] for i in self.order), x.dtype
+
+    def last(self, x: NDArray) -> NDArray:
+        """Return x with its channels last, in row-major order; a copy only where it does not lie
+        so already."""
+        return plain(x.transpose(self.order))
+
+    def result(self) -> NDArray:
+        """Return an array of x's shape, without numbers yet, with its channels last."""
+        return empty(self.shape, self.dtype).transpose(self.back)
+
+
+def channels_last(x: NDArray) -> NDArray:
+    """Return x (N, C, H, W) as (N, H, W, C) in row-major order; a copy only where it does not lie
+    so already."""
+    return plain(x.transpose(0, 2, 3, 1))
+
+
+def plain(x: NDArray) -> NDArray:
+    """Return x in row-major order."""
+    if x.flags.c_contiguous:
+        return x
+    Moves.count += 1
+    return np.ascontiguousarray(x)
+
+Strides: TypeAlias = tuple[int, ...]
+Layout: TypeAlias = tuple[Strides, Strides]
+
+
+class Layouts:
+    """The layouts in which arrays of one shape and type come. A dense one has its numbers side by
+    side, in whatever order of axes."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.shape, self.dtype = spec
+        self.size, self.nbytes = spec.size, spec.nbytes
+        self.known: Recent[Strides, Layout | None] = Recent(WAYS)
+        self.plain = self._learn(np.empty(self.shape, self.dtype)) or ((), ())
+
+    def of(self, x: NDArray) -> Layout | None:
+        """Return how a dense array lies, and the strides of a new one like it; else None. Of axes
+        of one element, it does not matter how they lie."""
+        strides = x.strides
+        try:
+            return self.known[strides]
+        except KeyError:
+            self.known[strides] = lie = self._learn(x)
+            return lie
+
+    def _learn(self, x: NDArray) -> Layout | None:
+        like = np.empty_like(x).strides
+        if any(a != b and n > 1 for a, b, n in zip(x.strides, like, self.shape, strict=True)):
+            return None
+        return tuple(a if n > 1 else 0 for a, n in zip(like, self.shape, strict=True)), like
+
+    def along(self, axis: int) -> Layout:
+        """Return the layout in row-major order but for an axis, which comes last."""
+        order = [*(i for i in range(len(self.shape)) if i != axis), axis]
+        x = np.empty([self.shape[i] for i in order], self.dtype)
+        return self.of(x.transpose(np.argsort(order))) or self.plain
+
+    def new(self, strides: Strides) -> NDArray:
+        """Return an array whose numbers are not set."""
+        memory = pool.take(self.nbytes) if self.nbytes > MALLOC else None
+        return np.ndarray(self.shape, self.dtype, memory, 0, strides)
+
+    def agree(self, *xs: NDArray) -> tuple[tuple[NDArray, ...], Strides]:
+        """Return arrays that lie alike, and the strides of a result: as they are if they do, else
+        some of them copied. Images come channels-last as soon as one of them does."""
+        first = self.of(xs[0])
+        if first is not None:
+            strides = xs[0].strides
+            if all(x.strides == strides or self.of(x) == first for x in xs[1:]):
+                return xs, first[1]
+        found = [lie for lie in map(self.of, xs) if lie is not None]
+        last = [lie for lie in found if self.inner(lie, 1)]
+        bare, strides = (last or found or [self.plain])[0]
+        return tuple(self._moved(x, bare, strides) for x in xs), strides
+
+    def _moved(self, x: NDArray, bare: Strides, strides: Strides) -> NDArray:
+        lie = self.of(x)
+        return x if lie is not None and lie[0] == bare else self.moved(x, strides)
+
+    def moved(self, x: NDArray, strides: Strides) -> NDArray:
+        """Return a copy that lies in another way."""
+        Moves.count += 1
+        y = self.new(strides)
+        y[...] = x
+        return y
+
+    def inner(self, lie: Layout | None, axis: int) -> bool:
+        """Tell whether a layout has its numbers along an axis side by side."""
+        if lie is None or axis >= len(self.shape):
+            return False
+        return self.shape[axis] == 1 or lie[0][axis] == self.dtype.itemsize
+
+
+def overlap(a: int, b: int, nbytes: int) -> bool:
+    """Tell whether arrays at two addresses share memory without being the same."""
+    return a != b and abs(a - b) < nbytes

@@ -1,0 +1,215 @@
+"""Arrays for results: memory that was used before is used again, since fresh memory costs page
+faults that rival the arithmetic."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import defaultdict
+from math import inf
+from threading import get_ident
+from typing import Any
+
+import numpy as np
+
+from ....array import NDArray
+from ....memory import Account, OutOfMemory, register
+
+ALIGNED = 64  # bytes: a cache line, and the widest vector
+SMALL = 1 << 12
+IDLE = 1 << 25  # bytes that may be held besides twice those that were ever used at once
+MALLOC = 1 << 16  # bytes up to which memory from malloc costs less than keeping it
+
+
+class Memory:
+    """Some bytes from the system, and their first aligned address."""
+
+    __slots__ = ("numbers", "start")
+
+    def __init__(self, size: int) -> None:
+        self.numbers = np.empty(size + ALIGNED, np.uint8)
+        start = self.numbers.ctypes.data
+        self.start = start + -start % ALIGNED
+
+
+class Arena:
+    """Memory that recordings which are repeated one at a time have for themselves: what is used
+    again while one is made must be used in the same order by whoever repeats it, and by nobody
+    else. `taken` lists what is taken, `kept` what kernels keep from call to call, by whoever asked
+    for it; `reserved` are the bytes that are free and still nobody else's."""
+
+    def __init__(self) -> None:
+        self.free: dict[int, list[Memory]] = defaultdict(list)
+        self.reserved = 0
+        self.closed = True
+        self.taken: list[Memory] = []
+        self.kept: dict[Any, tuple[Any, NDArray]] = {}
+
+    def __del__(self) -> None:
+        pool.release(self)
+
+
+class Again:
+    """Gives out memory that was taken before, in the same order; it belongs to an arena still."""
+
+    def __init__(self, memory: list[Memory]) -> None:
+        self.memory = memory[::-1]
+
+    def take(self, room: int) -> Any:
+        """Return the next block. RuntimeError where it is smaller than `room` bytes, or missing."""
+        if not self.memory or self.memory[-1].numbers.size < room + ALIGNED:
+            raise RuntimeError("a kernel takes other memory than when it was recorded")
+        memory = self.memory.pop()
+        block = (ctypes.c_char * room).from_address(memory.start)
+        block.memory = memory  # type: ignore[attr-defined]
+        return block
+
+
+class Pool(Account):
+    """Blocks of memory by size. A block comes back when the last array that lies in it is gone. In
+    a thread that has an arena, blocks come from there and go back there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free: dict[int, list[Memory]] = defaultdict(list)
+        self.kinds: dict[int, type[Any]] = {}
+        self.arenas: dict[int, Arena | Again] = {}  # by thread
+        self.closed = False
+
+    def take(self, size: int, lasting: bool = False) -> Any:
+        """Return a block of at least `size` bytes, as a ctypes array; a `lasting` one never lies in
+        an arena. OutOfMemory beyond the limit."""
+        room = SMALL if size <= SMALL else _rounded(size)
+        home: Pool | Arena = self
+        if self.arenas and not lasting:
+            arena = self.arenas.get(get_ident())
+            if isinstance(arena, Again):
+                return arena.take(room)
+            home = arena or self
+        try:
+            memory = home.free[room].pop()
+        except IndexError:
+            memory = self._more(room)
+        if isinstance(home, Arena):
+            home.taken.append(memory)
+        # Counts may be off by a block where threads meet; they decide nothing but a limit.
+        self.used = used = self.used + room
+        if used > self.peak:
+            self.peak = used
+        block = (self.kinds.get(room) or self._kind(room)).from_address(memory.start)
+        block.memory, block.home = memory, home
+        return block
+
+    def _more(self, room: int) -> Memory:
+        """Return memory that is free, or new from the system."""
+        try:
+            return self.free[room].pop()
+        except IndexError:
+            self._grow(room)
+            return Memory(room)
+
+    def _grow(self, room: int) -> None:
+        needed = self.used + room
+        if self.held + room > min(self.limit or inf, IDLE + 2 * max(self.peak, needed)):
+            for free in [*self.free.values()]:
+                free.clear()
+            self.held = self.used
+            if self.limit and needed > self.limit:
+                raise OutOfMemory(needed, self.limit)
+        self.held += room
+
+    def arena(self) -> Arena | None:
+        """Return the arena that this thread has."""
+        arena = self.arenas.get(get_ident()) if self.arenas else None
+        return arena if isinstance(arena, Arena) else None
+
+    def open(self, arena: Arena) -> None:
+        """Give this thread an arena, until `close`."""
+        self.arenas[get_ident()], arena.closed = arena, False
+        self.used -= arena.reserved
+        arena.reserved = 0
+
+    def close(self) -> None:
+        """Take this thread's arena away; its memory counts as used until it is released."""
+        arena = self.arenas.pop(get_ident())
+        assert isinstance(arena, Arena)
+        arena.closed = True
+        arena.reserved = sum(room * len(free) for room, free in arena.free.items())
+        self.used += arena.reserved
+        self.peak = max(self.peak, self.used)
+
+    def again(self, memory: list[Memory]) -> None:
+        """Give this thread memory that was taken before, until `end`."""
+        self.arenas[get_ident()] = Again(memory)
+
+    def end(self) -> None:
+        """End what `again` began."""
+        del self.arenas[get_ident()]
+
+    def release(self, arena: Arena) -> None:
+        """Let everybody use an arena's memory."""
+        self.used -= arena.reserved
+        for room, free in arena.free.items():
+            self.free[room].extend(free)
+
+    def _kind(self, room: int) -> type[Any]:
+        """Return the ctypes array of that size whose end gives its memory back."""
+        pool = self
+
+        class Block(ctypes.c_char * room):  # type: ignore[misc]
+            __slots__ = ("home", "memory")
+
+            def __del__(self) -> None:
+                home = self.home
+                home.free[room].append(self.memory)
+                if home.closed:
+                    home.reserved += room
+                else:
+                    pool.used -= room
+
+        self.kinds[room] = Block
+        return Block
+
+
+def _rounded(size: int) -> int:
+    """Return the size of the block for so many bytes: an eighth of a power of two at most is lost,
+    so that arrays of nearly one size share their blocks."""
+    step = 1 << max(12, (size - 1).bit_length() - 4)
+    return -(-size // step) * step
+
+
+pool = Pool()
+register(pool)
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any], lasting: bool = False) -> NDArray:
+    """Return an array in row-major order whose numbers are not set; a `lasting` one, which is kept
+    from call to call, never lies in an arena."""
+    size = dtype.itemsize
+    for extent in shape:
+        size *= extent
+    return np.ndarray(shape, dtype, pool.take(size, lasting))
+
+
+def lasting(asker: Any, size: int, dtype: np.dtype[Any], own: dict[Any, NDArray]) -> NDArray:
+    """Return zeros that somebody keeps from call to call: in `own`, by his name; while calls are
+    recorded, those that he has for all recordings of the arena."""
+    arena = pool.arena()
+    name = id(own), asker
+    made = own.get(asker) if arena is None else arena.kept.get(name, (own, None))[1]
+    if made is None or made.size < size:
+        made = np.ndarray((size,), dtype, pool.take(size * dtype.itemsize, lasting=True))
+        made[...] = 0
+        if arena is None:
+            own[asker] = made
+        else:
+            if name in arena.kept:  # too small for this call, but earlier ones use it
+                arena.kept[name, len(arena.kept)] = arena.kept[name]
+            arena.kept[name] = own, made
+    return made
+
+
+def images(n: int, c: int, h: int, w: int, dtype: np.dtype[Any]) -> NDArray:
+    """Return an array (N, C, H, W), channels-last in memory, whose numbers are not set. Small ones
+    are not aligned."""
+    make = np.empty if n * c * h * w * dtype.itemsize <= MALLOC else empty
+    return make((n, h, w, c), dtype).transpose(0, 3, 1, 2)

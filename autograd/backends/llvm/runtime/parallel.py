@@ -1,0 +1,102 @@
+"""Work on images shared among threads, cut by shapes alone, and memory that each thread has of its
+own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ....array import NDArray
+from ....threads import WORTHWHILE, share
+from . import memory
+from .executable import native
+from .layout import address
+
+CALL = 1 << 19  # MACs in whose time a kernel is called once more
+CACHED = 1 << 19  # bytes of a result that the next kernel finds in the second-level cache
+
+# Works on so many images from the first on: `work(first, count, worker)`.
+Work = Callable[[int, int, int], None]
+# Gets a call's arrays; makes its result and what works on it.
+Begin = Callable[..., tuple[Any, Work]]
+
+
+class ByImages:
+    """The kernel of a call that works image by image, so that threads can share them, and so that
+    another such kernel can go on with each few of them while they are in the cache."""
+
+    native = True
+
+    def __init__(self, images: int, macs: int, begin: Begin) -> None:
+        self.images, self.macs, self.begin = images, macs, begin
+
+    def __call__(self, *arrays: NDArray) -> Any:
+        result, work = self.begin(*arrays)
+        over_images(self.macs, self.images, work)
+        return result
+
+
+def chained(first: ByImages, count: int, then: ByImages) -> Callable[..., Any]:
+    """Return the kernel of two calls, of which the second reads the result of the first: given the
+    `count` arrays of the first and the others of the second, it returns both results, the second's
+    first."""
+
+    def run(*arrays: NDArray) -> tuple[Any, Any]:
+        made, fill = first.begin(*arrays[:count])
+        result, work = then.begin(made, *arrays[count:])
+        few = max(1, CACHED * first.images // made.nbytes)
+
+        def both(begin: int, many: int, worker: int) -> None:
+            for start in range(begin, begin + many, few):
+                size = min(few, begin + many - start)
+                fill(start, size, worker)
+                work(start, size, worker)
+
+        over_images(first.macs + then.macs, first.images, both)
+        return result, made
+
+    return native(run) if first.native and then.native else run
+
+
+class Scratch:
+    """Zeros for each thread that works on a plan, made when it first does; a recording has its own,
+    since it is repeated while others work on the plan."""
+
+    def __init__(self, size: int, dtype: np.dtype[Any] | str) -> None:
+        self.size, self.dtype = max(1, size), np.dtype(dtype)
+        self.held: dict[int, NDArray] = {}
+
+    def address(self, worker: int) -> int:
+        """Return the address of a thread's memory."""
+        return address(memory.lasting(worker, self.size, self.dtype, self.held))
+
+
+def over_images(macs: int, images: int, work: Work) -> None:
+    """Work on all images, in several threads where a call has MACs enough. What is done to an image
+    must not depend on the others."""
+    if macs < WORTHWHILE:
+        work(0, images, 0)
+    else:
+        share(images, lambda first, last, worker: work(first, last - first, worker))
+
+
+def in_parts(images: int, parts: int, work: Callable[[int, int, int, int], None]) -> None:
+    """Work on parts of the images, whose number is fixed, so that what is summed up for each does
+    not depend on the threads: `work(part, first, count, worker)`."""
+
+    def several(begin: int, end: int, worker: int) -> None:
+        for part in range(begin, end):
+            first = images * part // parts
+            work(part, first, images * (part + 1) // parts - first, worker)
+
+    share(parts, several)
+
+
+def parts_of(work: int, images: int, folding: int) -> int:
+    """Return in how many parts images are to be summed up in `work` MACs, where folding one takes
+    the time of so many: at most 8, so few that they cost about 3% more."""
+    if work < WORTHWHILE:
+        return 1
+    return max(1, min(8, images, 1 + work // (32 * (CALL + folding))))

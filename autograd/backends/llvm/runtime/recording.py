@@ -1,0 +1,202 @@
+"""Calls that are taken down while they are made, so that they can be repeated without Python: the
+addresses of compiled functions and their arguments, in a table that a compiled loop walks.
+
+What is repeated works on the same memory again, which is why a recording has memory of its own.
+What is not native, NumPy's above all, stays a call of Python between two walks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from threading import get_ident
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .... import deferred
+from ....array import NDArray
+from ..compiler import jit
+from ..compiler.isa.targets import Target
+from ..kernels.sweep import copied
+from ..kernels.walk import ENTRY, walk
+from .executable import is_native, native
+from .layout import Moves, address, plain
+from .memory import Arena, Memory, empty, pool
+
+Noted: TypeAlias = tuple[int, tuple[int | None, ...]]
+Step: TypeAlias = Callable[[], Any]
+
+
+class Recording:
+    """Takes down what this thread computes within a `with` block. `replay()` then does it again, on
+    the same memory: results that are still wanted must be copied before. Arrays that came into
+    being within the block lose their numbers, unless `hold` keeps them. One `beside` another shares
+    its memory: both must not be repeated at the same time. `spoiled`: something was computed
+    elsewhere, which a repetition would lack."""
+
+    def __init__(self, target: Target, beside: Recording | None = None) -> None:
+        self.arena: Arena = Arena() if beside is None else beside.arena
+        self.walk = jit.build(walk, target)
+        self._copy = _copying(target)
+        self.spoiled = False
+        self.taken: list[Noted | Step] = []
+        self.steps: list[Step] = []
+        self.held: dict[int, Any] = {}
+
+    def __enter__(self) -> Recording:
+        self._begin()
+        return self
+
+    def _begin(self) -> None:
+        me = get_ident()
+        pool.open(self.arena)
+        deferred.recorders[me], jit.notes[me] = self, self._note
+
+    def _end(self) -> None:
+        me = get_ident()
+        del deferred.recorders[me], jit.notes[me]
+        pool.close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+        self.steps = [*self._steps()] if kind is None else []
+        self.arena.taken.clear()
+        self.taken.clear()
+
+    def _note(self, code: int, arguments: tuple[int | None, ...], engine: Any) -> None:
+        self.taken.append((code, arguments))
+        self.held[id(engine)] = engine
+
+    def compute(self, kernel: Callable[..., Any], values: Sequence[NDArray]) -> Any:
+        """Call a kernel and take it down."""
+        if kernel is np.copy:
+            kernel = self._copy
+        taken = self.arena.taken
+        mark, moves, before = len(self.taken), (Moves.count, Moves.aside), len(taken)
+        result = kernel(*values)
+        if is_native(kernel) and (Moves.count, Moves.aside) == moves:
+            for kept in (kernel, *values, *_leaves(result)):
+                self._hold_foreign(kept)
+            return result
+        # Functions that it called are called again when it is.
+        del self.taken[mark:]
+        result = _as_arrays(result)
+        results = [*_leaves(result)]
+        if result is None or not all(_is_view(r, values) for r in results):
+            self.taken.append(partial(_again, kernel, values, results, taken[before:]))
+        return result
+
+    def effect(self, step: Step) -> None:
+        """Call a function now, of which nothing is taken down, and at this place in each
+        repetition."""
+        self._end()
+        try:
+            step()
+        finally:
+            self._begin()
+        self.taken.append(step)
+
+    def hold(self, value: NDArray) -> None:
+        """Keep the numbers of an array that came into being here."""
+        self.held[id(value)] = value
+
+    def owns(self, value: Any) -> bool:
+        """Tell whether an array lies in the recording's memory."""
+        while isinstance(value, np.ndarray) and value.base is not None:
+            value = value.base
+        return getattr(value, "home", None) is self.arena
+
+    def _hold_foreign(self, kept: Any) -> None:
+        """Keep a kernel, or an array whose memory is not the recording's own."""
+        if not self.owns(kept):
+            self.held[id(kept)] = kept
+
+    def _steps(self) -> Iterator[Step]:
+        """Yield what a repetition does: walks, and calls of Python between them."""
+        for _, group in groupby(self.taken, lambda step: isinstance(step, tuple)):
+            noted: list[Noted] = []
+            for step in group:
+                if isinstance(step, tuple):
+                    noted.append(step)
+                else:
+                    yield step
+            if noted:
+                yield self._walk(noted)
+
+    def _walk(self, noted: list[Noted]) -> Step:
+        """Return what calls functions with their arguments."""
+        table = np.zeros((len(noted), ENTRY), np.uint64)
+        for row, (code, arguments) in zip(table, noted, strict=True):
+            row[:2] = code, len(arguments)
+            row[2 : 2 + len(arguments)] = [(a or 0) % (1 << 64) for a in arguments]
+        self.hold(table)
+        return partial(self.walk, address(table), len(noted))
+
+    def replay(self) -> None:
+        """Do it again."""
+        for step in self.steps:
+            step()
+
+
+def _copying(target: Target) -> Callable[[NDArray], NDArray]:
+    """Return a native copy."""
+
+    @native
+    def copy(x: NDArray) -> NDArray:
+        y = empty(x.shape, x.dtype)
+        function = jit.build(copied, target, x.dtype.name) if x.dtype.kind == "f" else None
+        if function is None or not x.size:
+            Moves.aside += 1
+            y[...] = x
+        else:
+            x = plain(x)
+            function(address(x), address(y), x.size)
+        return y
+
+    return copy
+
+
+def _leaves(result: Any) -> Iterator[Any]:
+    """Yield the arrays of a kernel's result, which may be none, one, or tuples of them."""
+    if isinstance(result, tuple):
+        for part in result:
+            yield from _leaves(part)
+    elif result is not None:
+        yield result
+
+
+def _as_arrays(result: Any) -> Any:
+    """Return a result whose numbers are arrays."""
+    if isinstance(result, tuple):
+        return tuple(map(_as_arrays, result))
+    return None if result is None else np.asarray(result)
+
+
+def _is_view(result: NDArray, values: Sequence[NDArray]) -> bool:
+    """Tell whether a result is no new numbers but part of an argument's memory."""
+    return any(np.may_share_memory(result, v) for v in values)
+
+
+def _again(
+    kernel: Callable[..., Any], values: Sequence[NDArray], results: Sequence[NDArray],
+    memory: list[Memory],
+) -> None:  # fmt: skip
+    """Call a kernel again, in the same memory, and put its results where those of the first call
+    are, where they do not lie there already."""
+    pool.again(memory)
+    try:
+        made = kernel(*values)
+    finally:
+        pool.end()
+    for old, new in zip(results, _leaves(made), strict=True):
+        there = type(new) is np.ndarray and address(old) == address(new)
+        if not there and not _is_view(old, values):
+            old[...] = new
