@@ -14,6 +14,7 @@ from .array import Array, Spec
 from .capture.observer import Dispatched
 from .deferred import Call, Later, compute, settle, wait
 from .ledger import Cost
+from .nonzeros import NonzeroRule
 from .recent import CALLS, Recent
 
 Value: TypeAlias = Any  # an Array, or a Tensor where the call is to be recorded
@@ -91,6 +92,7 @@ class Primitive:
         self.derivatives: list[Derivative] = []
         self.resolved: Recent[CallKey, CallInfo] = Recent(CALLS)
         self.differentiable: frozenset[int] = frozenset()
+        self.nonzero_rule: NonzeroRule | None = None
         self._vjp_calls: Recent[tuple[tuple[bool, ...], ...], tuple[VjpCall, ...]] = Recent(CALLS)
         self._saved_positions: Recent[tuple[bool, ...], tuple[tuple[int, ...], ...]] = Recent(CALLS)
 
@@ -104,6 +106,12 @@ class Primitive:
             return function
 
         return register
+
+    def nonzeros(self, rule: NonzeroRule) -> NonzeroRule:
+        """Register the non-zero rule, which a primitive with MACs may declare: from the arguments,
+        the results and the attributes of a call, it returns the products whose MACs they are."""
+        self.nonzero_rule = rule
+        return rule
 
     def _derivative(self, function: Callable[..., Any], wanted: tuple[str, ...]) -> Derivative:
         named = [p.name for p in inspect.signature(function).parameters.values()]

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import context
+from . import backends, context
 from .array import Array, NDArray, Spec, array
+from .splitmix64 import mix, output, words
 
 
 class Source:
@@ -36,21 +37,12 @@ def generator() -> np.random.Generator:
     return _generator
 
 
-def mix(x: NDArray) -> NDArray:
-    """Hash unsigned 64-bit numbers (the finaliser of SplitMix64, Steele et al. 2014)."""
-    x = x.astype(np.uint64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
 @contextmanager
 def keyed(samples: NDArray, seed: int, step: int) -> Iterator[Source]:
     """Within the block dropout masks depend on (seed, step, place in the step, sample) alone, so
     that any number of ranks draws the same. `samples`: (N,) global numbers of the batch's rows."""
-    start = mix(np.asarray([seed], np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-    start = mix(start ^ np.asarray([step], np.uint64))
-    source = Source(array(mix(start ^ mix(np.asarray(samples, np.uint64)))))
+    start = mix(output(words([seed])) ^ words([step]))
+    source = Source(array(mix(start ^ mix(words(samples)))))
     token = _source.set(source)
     try:
         yield source
@@ -63,7 +55,7 @@ def sample_keys(count: int) -> tuple[Array, int]:
     ValueError where the batch in work has another number of samples."""
     context.not_replayable("draws random numbers")
     source = _source.get()
-    if context.current().backend == "meta":
+    if not backends.computes():
         return Array(Spec((count,), np.dtype(np.uint64)), None), _next(source)
     if source is None:
         keys = _generator.integers(0, 2**64, count, dtype=np.uint64)
@@ -118,12 +110,12 @@ def _rewind(to: Moment) -> None:
 
 def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: object) -> Array:
     """Return new random numbers: "normal" with mean low and deviation high, or "uniform" between
-    low and high. On the meta backend a shape only."""
+    low and high. A shape only where the backend computes no numbers."""
     context.not_replayable("draws random numbers")
     spec = Spec(shape, np.dtype(dtype))  # type: ignore[call-overload]
     if spec.dtype.kind != "f":
         raise TypeError(f"random numbers: expected a floating-point type, got {spec.dtype}")
-    if context.current().backend == "meta":
+    if not backends.computes():
         return Array(spec, None)
     numbers = getattr(_generator, kind)(low, high, shape).astype(spec.dtype, copy=False)
     if kind == "uniform":

@@ -13,14 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..autograd.splitmix64 import output, words
 from .base import DataError, Ids
 
 Images = NDArray[Any]
 Keys = NDArray[np.uint64]
 
-# SplitMix64 (Steele, Lea, Flood 2014): the golden-ratio increment and the finalizer's factors.
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 WORD = (1 << 64) - 1
 
 
@@ -31,23 +29,15 @@ class Augment(Protocol):
         """Return changed copies of images (n, H, W, C), drawing from one key for each."""
 
 
-def mix(words: Keys) -> Keys:
-    """Hash uint64 words one by one (SplitMix64's output function)."""
-    words = words + GOLDEN
-    words = (words ^ (words >> np.uint64(30))) * FACTORS[0]
-    words = (words ^ (words >> np.uint64(27))) * FACTORS[1]
-    return words ^ (words >> np.uint64(31))
-
-
 def fold(keys: Keys, value: int) -> Keys:
     """Derive other keys from keys and a number."""
-    return mix(keys ^ mix(np.array([value & WORD], np.uint64)))
+    return output(keys ^ output(words([value & WORD])))
 
 
 def sample_keys(seed: int, epoch: int, samples: Ids) -> Keys:
     """Return one key for each sample of an epoch."""
     base = fold(fold(np.zeros(1, np.uint64), seed), epoch)
-    return mix(base ^ mix(samples.astype(np.uint64)))
+    return output(base ^ output(words(samples)))
 
 
 def uniform(keys: Keys, draw: int) -> NDArray[np.float64]:

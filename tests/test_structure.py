@@ -20,8 +20,8 @@ FOLDERS = ("autograd", "datasets", "trainer", "launch")
 BASE = tuple(
     f"autograd.{name}"
     for name in (
-        "context", "array", "deferred", "ledger", "memory", "recent", "storage", "summation",
-        "threads",
+        "context", "array", "deferred", "ledger", "memory", "nonzeros", "recent", "splitmix64",
+        "storage", "summation", "threads",
     )
 )
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
@@ -38,13 +38,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.ledger": BASE,
     "autograd.memory": (),
     "autograd.recent": (),
+    "autograd.nonzeros": ("autograd.array",),
+    "autograd.splitmix64": (),
     "autograd.storage": (),
     "autograd.suggest": (),
     "autograd.private": (),
     "autograd.summation": BASE,
     "autograd.threads": (),
     "autograd.deferred": BASE,
-    "autograd.random": BASE,
+    "autograd.random": (*BASE, "autograd.backends"),
     # The registry imports backends lazily.
     "autograd.primitive": (*BASE, "autograd.backends", "autograd.capture.observer"),
     "autograd.backends": (*TO_PRIMITIVE, "autograd.private"),
@@ -65,18 +67,20 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.tensor": (*TO_TAPE, "autograd.inplace", "autograd.operators"),
     "autograd.differentiate": TO_TENSOR,
     "autograd.saving": (*TO_TENSOR, "autograd.private"),
-    "autograd.functional": TO_TENSOR,
+    "autograd.functional": (*TO_TENSOR, "autograd.backends"),
     "autograd.capture": (*TO_NN, "autograd.backends"),
     "autograd.capture.observer": (),
     "autograd.capture.sparsity": (*BASE, "autograd.capture.observer"),
     "autograd.capture.peak_memory": ("autograd.context", "autograd.capture.observer"),
-    "autograd.nn": (*TO_FUNCTIONAL, "autograd.suggest", "autograd.capture.observer"),
-    "autograd.models": TO_NN,
+    "autograd.nn": (
+        *TO_FUNCTIONAL, "autograd.backends", "autograd.suggest", "autograd.capture.observer",
+    ),
+    "autograd.models": (*TO_NN, "autograd.backends"),
     "autograd.optim": TO_NN,
     "autograd.testing": ("autograd",),
     "autograd": ("autograd",),  # the package's own file alone
     # What several wings need has one home each.
-    "datasets": ("autograd.private", "trainer.errors"),
+    "datasets": ("autograd.private", "autograd.splitmix64", "trainer.errors"),
     "trainer.errors": ("autograd.suggest",),
     "trainer": ("autograd", "datasets"),
     "launch": (),

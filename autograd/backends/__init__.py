@@ -128,6 +128,7 @@ def no_options(name: str, options: str) -> None:
 
 
 _MODULES = {"numpy": "reference", "meta": "meta", "llvm": "llvm"}
+SHAPES_ONLY = "meta"  # the backend that runs any program without numbers
 _loaded: dict[str, Backend] = {}
 
 
@@ -159,6 +160,11 @@ def set_backend(name: str) -> None:
     _unasked = ""
     get(name)
     context.start_with(name)
+
+
+def computes() -> bool:
+    """Tell whether the context's backend computes numbers, not shapes alone. Loads nothing."""
+    return context.current().backend != SHAPES_ONLY
 
 
 def get_backend() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import context, random
+from .. import backends, context, random
 from ..array import Array, Spec, array
 from ..ops.shape import integers
 from ..tensor import Tensor
@@ -55,8 +55,8 @@ def full(
 ) -> Tensor:
     """Return a tensor of one value; `size`: its extents."""
     spec = Spec(integers((size,)), np.dtype(dtype))
-    meta = context.current().backend == "meta"
-    numbers = None if meta else np.full(spec.shape, fill_value, spec.dtype)
+    computes = backends.computes()
+    numbers = np.full(spec.shape, fill_value, spec.dtype) if computes else None
     return _new(Array(spec, numbers), requires_grad)
 
 

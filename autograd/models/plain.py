@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from .. import context
+from .. import backends, context
 from ..functional.create import zeros
 from ..ledger import Ledger
 from ..nn import init
@@ -49,7 +49,7 @@ def check_extent(name: str, input_shape: Shape, least: int, usual: int) -> None:
 
 def outcome(function: Callable[[Tensor], Tensor], input_shape: Shape) -> tuple[int, ...]:
     """Return the shape that a function makes of one image, without computing it."""
-    with context.using(backend="meta", ledger=Ledger(), tape=None):
+    with context.using(backend=backends.SHAPES_ONLY, ledger=Ledger(), tape=None):
         return function(zeros(1, *input_shape)).shape[1:]
 
 

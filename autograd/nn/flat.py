@@ -8,7 +8,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from .. import context, random
+from .. import backends, context, random
 from ..array import Array, array
 from ..functional.create import zeros
 from ..ledger import Ledger
@@ -88,7 +88,9 @@ def gradient_order(
     gradients, those that it does not reach last. Runs forward on the meta backend, so no number,
     gradient, hook, count or random stream is touched. RuntimeError without any gradient to sweep.
     """
-    blank = context.using(backend="meta", tape=Tape(), ledger=Ledger(), phase="forward", scope="")
+    blank = context.using(
+        backend=backends.SHAPES_ONLY, tape=Tape(), ledger=Ledger(), phase="forward", scope=""
+    )
     with blank, random.replayed(random.moment()):
         first = _first_readers(run())
     never = -1

@@ -7,18 +7,20 @@ cuts off. Results lie channels-last in memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ..array import NDArray, Spec
+from ..array import Array, NDArray, Spec
 from ..ledger import Cost
+from ..nonzeros import Attrs, Product, count_along, factor
 from ..primitive import Value, primitive
 from .correlation import correlate, spread, weigh
 from .reduce import sum
 from .windows import Padding as Padding
 from .windows import Pair as Pair
-from .windows import Windows, extents
+from .windows import Windows, extents, overlaps
 
 
 def _check(name: str, a: Spec, b: Spec) -> None:
@@ -97,6 +99,20 @@ def conv2d(
     return y.transpose(0, 3, 1, 2)
 
 
+@conv2d.nonzeros
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+    # A tap (k, i, j) of all filters meets the non-zero pixels of channel k.
+    x, w = factor(args[0]), factor(args[1], weights=True)
+    m, c, *taps = w.nonzero.shape
+    groups = attrs["groups"]
+    seen = count_along(x.nonzero, 0)
+    used = count_along(w.nonzero.reshape(groups, m // groups, c, *taps), 1).reshape(-1, *taps)
+    total = 0
+    for i, j, _, part in overlaps(seen.shape[1:], (*taps,), results[0].shape[2:], attrs):
+        total += int(seen[:, *part].sum((1, 2)) @ used[:, i, j])
+    return [Product(x, w, total)]
+
+
 @conv2d.vjp("x")
 def _(dy: Value, w: Value, specs: tuple[Spec, ...], **attrs: Any) -> Value:
     return conv2d_dx(dy, w, size=specs[0].shape[2:], **attrs)
@@ -133,6 +149,17 @@ def conv2d_dx(
     return dx.transpose(0, 3, 1, 2)
 
 
+@conv2d_dx.nonzeros
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+    # A gradient of filter m meets the taps of m that lie within the image.
+    dy, w = factor(args[0]), factor(args[1], weights=True)
+    seen, used = count_along(dy.nonzero, 0), count_along(w.nonzero, 1)
+    total = 0
+    for i, j, part, _ in overlaps(results[0].shape[2:], used.shape[1:], seen.shape[1:], attrs):
+        total += int(seen[:, *part].sum((1, 2)) @ used[:, i, j])
+    return [Product(dy, w, total)]
+
+
 @conv2d_dx.vjp("dy")
 def _(ddx: Value, w: Value, size: Pair, **attrs: Any) -> Value:
     return conv2d(ddx, w, **attrs)
@@ -160,6 +187,21 @@ def conv2d_dw(
     windows = Windows(size, stride, (padding[0][0], padding[1][0]), dilation)
     weigh(x.transpose(0, 2, 3, 1), dy.transpose(0, 2, 3, 1), windows, groups, dw)
     return np.ascontiguousarray(dw.transpose(3, 2, 0, 1))
+
+
+@conv2d_dw.nonzeros
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+    # At each place, through each tap, non-zero channels meet non-zero gradients of their group.
+    x, dy = factor(args[0]), factor(args[1])
+    groups = attrs["groups"]
+    seen, used = (
+        count_along(a.reshape(len(a), groups, a.shape[1] // groups, *a.shape[2:]), 2)
+        for a in (x.nonzero, dy.nonzero)
+    )
+    total = 0
+    for _, _, places, part in overlaps(seen.shape[2:], attrs["size"], used.shape[2:], attrs):
+        total += int(np.einsum("ngef,ngef->", seen[:, :, *part], used[:, :, *places]))
+    return [Product(x, dy, total)]
 
 
 @conv2d_dw.vjp("x")

@@ -7,21 +7,10 @@ import numpy as np
 from ..array import NDArray, Spec
 from ..ledger import Cost
 from ..primitive import Value, primitive
+from ..splitmix64 import GAMMA, mix, words
 from .rules import BOOL, each
 
-GOLDEN = 0x9E3779B97F4A7C15
 BLOCK = 1 << 15  # hashes worked on at a time, so that they stay in the cache
-
-
-def _mix(x: NDArray) -> NDArray:
-    """Hash unsigned 64-bit numbers in place (the finaliser of SplitMix64, Steele et al. 2014)."""
-    other = x >> np.uint64(30)
-    x ^= other
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= np.right_shift(x, np.uint64(27), out=other)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= np.right_shift(x, np.uint64(31), out=other)
-    return x
 
 
 def keep_mask(keys: NDArray, shape: tuple[int, ...], p: float, use: int) -> NDArray:
@@ -34,12 +23,12 @@ def keep_mask(keys: NDArray, shape: tuple[int, ...], p: float, use: int) -> NDAr
     if least in (0, 2**32):
         keep[...] = least == 0
         return keep.reshape(shape)
-    start = _mix(keys.astype(np.uint64) + np.array([use * GOLDEN % 2**64], np.uint64))
-    steps = (np.arange((count + 1) // 2, dtype=np.uint64) + np.uint64(1)) * np.uint64(GOLDEN)
+    start = mix(words(keys) + words([use * GAMMA % 2**64]))
+    steps = (np.arange((count + 1) // 2, dtype=np.uint64) + np.uint64(1)) * np.uint64(GAMMA)
     samples = max(1, BLOCK // max(steps.size, 1))
     for i in range(0, shape[0], samples):
-        words = _mix(start[i : i + samples, None] + steps)
-        halves = words.astype("<u8", copy=False).view("<u4")
+        hashes = mix(start[i : i + samples, None] + steps)
+        halves = hashes.astype("<u8", copy=False).view("<u4")
         np.greater_equal(halves[:, :count], np.uint32(least), out=keep[i : i + samples])
     return keep.reshape(shape)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 
-from ..array import NDArray, Spec
+from ..array import Array, NDArray, Spec
 from ..ledger import Cost
+from ..nonzeros import Attrs, Product, factor, matrix_product, rows, transposed
 from ..primitive import Value, primitive
 from ..summation import sum_over
 from ..threads import WORTHWHILE, share
@@ -76,6 +78,11 @@ def matmul(x: NDArray, w: NDArray) -> NDArray:
     return _multiplied(x, w)
 
 
+@matmul.nonzeros
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+    return [matrix_product(factor(args[0]), factor(args[1]))]
+
+
 def swapped(x: Value) -> Value:
     """Return x with its last two axes exchanged, without a copy."""
     last = len(x.shape) - 1
@@ -117,6 +124,11 @@ def linear(x: NDArray, w: NDArray, *b: NDArray) -> NDArray:
     if y.dtype != common(y.dtype, b[0].dtype):
         return together(np.add, y, b[0])
     return np.add(y, b[0], out=y)
+
+
+@linear.nonzeros
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+    return [matrix_product(rows(args[0]), transposed(factor(args[1], weights=True)))]
 
 
 @linear.vjp("x")

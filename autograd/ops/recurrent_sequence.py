@@ -7,17 +7,18 @@ are calls of the cells' primitives."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from ..array import Array, NDArray, Spec
 from ..ledger import Cost
+from ..nonzeros import Attrs, Product, factor, matrix_product, rows, transposed
 from ..primitive import Value, primitive
-from ..summation import sum_over
-from .elementwise import add, fit
-from .linear import linear, matmul, swapped
+from .elementwise import add
+from .linear import linear, matmul
 from .recurrent import (
     NONLINEARITIES,
     cell_gradients,
@@ -27,9 +28,8 @@ from .recurrent import (
     stack,
 )
 from .rules import agreed, common
-from .shape import concatenate, getslice, reshape, zero
-
-Given: TypeAlias = tuple[bool, ...]
+from .sequence_weights import Given, fitted, input_gradients, states_before, walk
+from .shape import zero
 
 
 def _checked(name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec, w: Spec) -> Any:
@@ -42,11 +42,6 @@ def _checked(name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec,
     if found != expected or len(x.shape) != 3 or not x.shape[0]:
         raise ValueError(f"{name}: x, w_ih, bias, state and w {found}; expected {expected}")
     return common(*[s.dtype for s in (x, w_ih, bias, state, w)])
-
-
-def walk(steps: int, backwards: bool) -> range:
-    """Return the steps in the order in which they are taken."""
-    return range(steps)[:: -1 if backwards else 1]
 
 
 def _forward_cost(cells: Cost, states: Spec, x: Spec, bias: Spec) -> Cost:
@@ -64,10 +59,26 @@ def _backward_cost(slopes: Cost, states: Spec, w: Spec, given: Given) -> Cost:
     return slopes._replace(macs=later * w.shape[0], add=slopes.add + sums)
 
 
+def _nonzeros(
+    x: Array, w_ih: Array, h: Array, w: Array, hs: Array, backwards: bool
+) -> list[Product]:
+    """Count both products of a sequence."""
+    return [
+        matrix_product(rows(x), transposed(factor(w_ih, weights=True))),
+        matrix_product(states_before(hs, h, backwards), transposed(factor(w, weights=True))),
+    ]
+
+
+def _nonzeros_back(w: Array, dgates: Array, backwards: bool) -> list[Product]:
+    """Count the way back through a sequence: every step but the first sends to the one before."""
+    later = dgates.value[:-1] if backwards else dgates.value[1:]
+    return [matrix_product(rows(dgates, later), factor(w, weights=True))]
+
+
 def _inputs(x: NDArray, w_ih: NDArray) -> NDArray:
     """Return x w_ih^T of all steps."""
-    rows = x.reshape(-1, x.shape[2])
-    return linear.reference(rows, w_ih).reshape(*x.shape[:2], len(w_ih))
+    flat = x.reshape(-1, x.shape[2])
+    return linear.reference(flat, w_ih).reshape(*x.shape[:2], len(w_ih))
 
 
 def _total(gates: NDArray, bias: NDArray, h: NDArray, w: NDArray) -> NDArray:
@@ -158,6 +169,13 @@ def lstm_states(
     return hs, h, c
 
 
+@lstm_sequence.nonzeros
+@lstm_states.nonzeros
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+    x, w_ih, _, h, _, w = args
+    return _nonzeros(x, w_ih, h, w, results[0], attrs["backwards"])
+
+
 @lstm_sequence.vjp("x", "w_ih", "bias", "h", "c", "w")
 def _(
     dhs: Value | None, dlast: Value | None, dcell: Value | None, dcells: Value | None,
@@ -170,8 +188,8 @@ def _(
         dgates, dc = _lstm_back(incoming, cells, acts, c, w, backwards)
     else:
         dgates, dc = lstm_sequence_dx(acts, cells, c, w, *dys, given=given, backwards=backwards)
-    dx, dw_ih, db, dh, dw = _rest(dgates, (x, hs, h), (w_ih, w), needs, backwards)
-    return _fitted((dx, dw_ih, db, dh, dc, dw), specs)
+    dx, dw_ih, db, dh, dw = input_gradients(dgates, (x, hs, h), (w_ih, w), needs, backwards)
+    return fitted((dx, dw_ih, db, dh, dc, dw), specs)
 
 
 def _lstm_back(
@@ -226,6 +244,11 @@ def lstm_sequence_dx(
     return dgates, dc
 
 
+@lstm_sequence_dx.nonzeros
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+    return _nonzeros_back(args[3], results[0], attrs["backwards"])
+
+
 def _rnn(
     x: Spec, w_ih: Spec, bias: Spec, h: Spec, w: Spec, *, nonlinearity: str, backwards: bool
 ) -> tuple[Spec, Spec]:
@@ -256,6 +279,12 @@ def rnn_sequence(
     return hs, h
 
 
+@rnn_sequence.nonzeros
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+    x, w_ih, _, h, w = args
+    return _nonzeros(x, w_ih, h, w, results[0], attrs["backwards"])
+
+
 @rnn_sequence.vjp("x", "w_ih", "bias", "h", "w")
 def _(
     dhs: Value | None, dlast: Value | None, hs: Value, x: Value, w_ih: Value, h: Value, w: Value,
@@ -268,8 +297,8 @@ def _(
         dgates = rnn_sequence_dx(
             hs, w, *dys, given=given, nonlinearity=nonlinearity, backwards=backwards
         )
-    found = _rest(dgates, (x, hs, h), (w_ih, w), needs, backwards)
-    return _fitted(found, specs)
+    gradients = input_gradients(dgates, (x, hs, h), (w_ih, w), needs, backwards)
+    return fitted(gradients, specs)
 
 
 def _rnn_back(
@@ -312,80 +341,6 @@ def rnn_sequence_dx(
     return dgates
 
 
-def _rest(
-    dgates: Value, read: tuple[Value, Value, Value], ws: tuple[Value, Value], needs: Given,
-    backwards: bool,
-) -> tuple[Value | None, ...]:  # fmt: skip
-    """Return the gradients of x, w_ih, bias, the first state and w; `read` are x, hs and that
-    state, `needs` tells of x, w_ih, bias and the state first, of w last."""
-    dx = dw_ih = db = dh = dw = None
-    if needs[0]:
-        dx = matmul(dgates, ws[0])
-    if needs[1] or needs[2] or needs[-1]:
-        dw_ih, dw, db = sequence_dw(dgates, *read, backwards=backwards)
-    if needs[3]:
-        first = walk(dgates.shape[0], backwards)[0]
-        dh = matmul(reshape(_cut(dgates, first, first + 1), shape=dgates.shape[1:]), ws[1])
-    return dx, dw_ih, db, dh, dw
-
-
-def _fitted(found: tuple[Value | None, ...], specs: tuple[Spec, ...]) -> tuple[Value | None, ...]:
-    return tuple(g if g is None else fit(g, s) for g, s in zip(found, specs, strict=True))
-
-
-def _cut(x: Value, first: int, last: int) -> Value:
-    """Return some steps of x."""
-    return getslice(x, slices=((first, last, 1), *((0, n, 1) for n in x.shape[1:])))
-
-
-def _weights(
-    dgates: Spec, x: Spec, hs: Spec, h: Spec, *, backwards: bool
-) -> tuple[Spec, Spec, Spec]:
-    rows, dtype = dgates.shape[2], dgates.dtype
-    return Spec((rows, x.shape[2]), dtype), Spec((rows, hs.shape[2]), dtype), Spec((rows,), dtype)
-
-
-@primitive(
-    infer=_weights,
-    cost=lambda y, dgates, x, hs, h, **a: Cost(
-        macs=dgates.size * (x.shape[2] + hs.shape[2]), add=dgates.size
-    ),
-    outputs=("dw_ih", "dw", "db"),
-    phase="backward_weights",
-)
-def sequence_dw(
-    dgates: NDArray, x: NDArray, hs: NDArray, h: NDArray, *, backwards: bool
-) -> tuple[NDArray, NDArray, NDArray]:
-    """dw_ih (G, I) = the sum over all steps of dgates[t]^T x[t], dw (G, H) that of dgates[t]^T and
-    the state before, db (G,) that of dgates[t]; h is the state before the first step."""
-    old = np.concatenate((hs[1:], h[None]) if backwards else (h[None], hs[:-1]))
-    rows = dgates.reshape(-1, dgates.shape[2])
-    dw_ih, dw = (matmul.reference(rows.T, y.reshape(-1, y.shape[2])) for y in (x, old))
-    return dw_ih, dw, sum_over(rows, (0,))
-
-
-@sequence_dw.vjp("dgates", "x", "hs", "h")
-def _(
-    ddw_ih: Value | None, ddw: Value | None, ddb: Value | None, dgates: Value, x: Value, hs: Value,
-    h: Value, specs: tuple[Spec, ...], backwards: bool,
-) -> tuple[Value, ...]:  # fmt: skip
-    count, size = hs.shape[0], hs.shape[2]
-    ddw = zero(Spec((dgates.shape[2], size), dgates.dtype)) if ddw is None else ddw
-    inner = _cut(hs, 1, count) if backwards else _cut(hs, 0, count - 1)
-    old = _joined(reshape(h, shape=(1, *h.shape)), inner, backwards)
-    ddgates, dold = matmul(old, swapped(ddw)), matmul(dgates, ddw)
-    dx = zero(Spec(x.shape, x.dtype))
-    if ddw_ih is not None:
-        ddgates, dx = add(ddgates, matmul(x, swapped(ddw_ih))), matmul(dgates, ddw_ih)
-    if ddb is not None:
-        ddgates = add(ddgates, ddb)
-    first = count - 1 if backwards else 0
-    dh = reshape(_cut(dold, first, first + 1), shape=h.shape)
-    later = _cut(dold, 0, count - 1) if backwards else _cut(dold, 1, count)
-    dhs = _joined(zero(Spec((1, *h.shape), hs.dtype)), later, not backwards)
-    return ddgates, dx, dhs, dh
-
-
-def _joined(one: Value, others: Value, behind: bool) -> Value:
-    """Return a step and others, before or behind them."""
-    return concatenate(*((others, one) if behind else (one, others)), axis=0)
+@rnn_sequence_dx.nonzeros
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+    return _nonzeros_back(args[1], results[0], attrs["backwards"])

@@ -4,13 +4,14 @@ and pooling. Work goes block by block, so that what is copied stays in cache."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..array import NDArray
 from .scratch import scratch
 
 Pair: TypeAlias = tuple[int, int]
 Padding: TypeAlias = tuple[Pair, Pair]
+Slices: TypeAlias = tuple[slice, slice]
 
 # Copies of one block: smaller ones would cost more calls, larger ones leave the second-level cache.
 BLOCK_BYTES = 1 << 21
@@ -100,3 +101,31 @@ def sights(part: NDArray, windows: Windows, places: Pair) -> Iterator[NDArray]:
     for i in range(0, r * p, p):
         for j in range(0, s * q, q):
             yield part[:, i : i + h : u, j : j + w : v]
+
+
+def _overlap(size: int, count: int, start: int, stride: int) -> Slices:
+    """Return which of `count` windows of one axis see the image, and not padding, through a tap
+    that starts at `start`, and what they see of it."""
+    first = max(0, -(start // stride))
+    last = min(count - 1, (size - 1 - start) // stride)
+    if last < first:
+        return slice(0), slice(0)
+    return slice(first, last + 1), slice(first * stride + start, last * stride + start + 1, stride)
+
+
+def overlaps(
+    size: tuple[int, ...], taps: tuple[int, ...], places: tuple[int, ...], attrs: dict[str, Any]
+) -> Iterator[tuple[int, int, Slices, Slices]]:
+    """Yield each tap (i, j) with the windows that see the image (H, W) through it, and what they
+    see of it. `attrs` has stride, padding and dilation."""
+    stride, padding, dilation = attrs["stride"], attrs["padding"], attrs["dilation"]
+    each = [
+        [
+            _overlap(size[k], places[k], i * dilation[k] - padding[k][0], stride[k])
+            for i in range(taps[k])
+        ]
+        for k in (0, 1)
+    ]
+    for i, (rows, lines) in enumerate(each[0]):
+        for j, (columns, pixels) in enumerate(each[1]):
+            yield i, j, (rows, columns), (lines, pixels)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -127,3 +130,15 @@ def test_parity_with_torch(name: str, dtype: str) -> None:
     assert len(ours) == len(expected)
     for a, b in zip(ours, expected, strict=True):
         np.testing.assert_allclose(a.numpy(), b.detach().numpy(), rtol=rtol, atol=atol)
+
+
+def test_no_operation_names_a_backend() -> None:
+    package = Path(ag.__file__).parent
+    named = [
+        f"{path.relative_to(package)}:{node.lineno}"
+        for folder in ("ops", "functional", "nn", "models", "optim")
+        for path in sorted((package / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in ("meta", "llvm", "numpy")
+    ]
+    assert named == []

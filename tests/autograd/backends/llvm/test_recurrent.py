@@ -21,6 +21,7 @@ from tallygrad.autograd.backends.llvm.plans import recurrent as recurrent_sequen
 from tallygrad.autograd.backends.llvm.runtime import layout, memory
 from tallygrad.autograd.ops import recurrent
 from tallygrad.autograd.ops import recurrent_sequence as ops
+from tallygrad.autograd.ops.sequence_weights import sequence_dw
 from tallygrad.autograd.primitive import Primitive
 
 # Steps, rows and units: single ones, tiles and vectors and what is left over, and panels of weights
@@ -92,7 +93,7 @@ def test_lstm(
         some = [dy for dy, flag in zip(dys, there, strict=True) if flag]
         kept = acts, cells, cell, w, *some
         dgates, _ = check(target, ops.lstm_sequence_dx, *kept, given=there, backwards=backwards)
-    check(target, ops.sequence_dw, dgates, given[0], hs, state, backwards=backwards)
+    check(target, sequence_dw, dgates, given[0], hs, state, backwards=backwards)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

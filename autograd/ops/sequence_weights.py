@@ -1,0 +1,121 @@
+"""Gradients that the recurrent sequences share: those of inputs, weights and first states, which
+follow from the gradients of the gates of all steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from ..array import Array, NDArray, Spec
+from ..ledger import Cost
+from ..nonzeros import Attrs, Factor, Product, matrix_product, rows, transposed
+from ..primitive import Value, primitive
+from ..summation import sum_over
+from .elementwise import add, fit
+from .linear import matmul, swapped
+from .shape import concatenate, getslice, reshape, zero
+
+Given: TypeAlias = tuple[bool, ...]
+
+
+def walk(steps: int, backwards: bool) -> range:
+    """Return the steps in the order in which they are taken."""
+    return range(steps)[:: -1 if backwards else 1]
+
+
+def input_gradients(
+    dgates: Value, read: tuple[Value, Value, Value], ws: tuple[Value, Value], needs: Given,
+    backwards: bool,
+) -> tuple[Value | None, ...]:  # fmt: skip
+    """Return the gradients of x, w_ih, bias, the first state and w; `read` are x, hs and that
+    state, `needs` tells of x, w_ih, bias and the state first, of w last."""
+    dx = dw_ih = db = dh = dw = None
+    if needs[0]:
+        dx = matmul(dgates, ws[0])
+    if needs[1] or needs[2] or needs[-1]:
+        dw_ih, dw, db = sequence_dw(dgates, *read, backwards=backwards)
+    if needs[3]:
+        first = walk(dgates.shape[0], backwards)[0]
+        dh = matmul(reshape(_cut(dgates, first, first + 1), shape=dgates.shape[1:]), ws[1])
+    return dx, dw_ih, db, dh, dw
+
+
+def fitted(
+    gradients: tuple[Value | None, ...], specs: tuple[Spec, ...]
+) -> tuple[Value | None, ...]:
+    """Return gradients in the shapes and types of what they belong to."""
+    return tuple(g if g is None else fit(g, s) for g, s in zip(gradients, specs, strict=True))
+
+
+def _cut(x: Value, first: int, last: int) -> Value:
+    """Return some steps of x."""
+    return getslice(x, slices=((first, last, 1), *((0, n, 1) for n in x.shape[1:])))
+
+
+def _weights(
+    dgates: Spec, x: Spec, hs: Spec, h: Spec, *, backwards: bool
+) -> tuple[Spec, Spec, Spec]:
+    g, dtype = dgates.shape[2], dgates.dtype
+    return Spec((g, x.shape[2]), dtype), Spec((g, hs.shape[2]), dtype), Spec((g,), dtype)
+
+
+@primitive(
+    infer=_weights,
+    cost=lambda y, dgates, x, hs, h, **a: Cost(
+        macs=dgates.size * (x.shape[2] + hs.shape[2]), add=dgates.size
+    ),
+    outputs=("dw_ih", "dw", "db"),
+    phase="backward_weights",
+)
+def sequence_dw(
+    dgates: NDArray, x: NDArray, hs: NDArray, h: NDArray, *, backwards: bool
+) -> tuple[NDArray, NDArray, NDArray]:
+    """dw_ih (G, I) = the sum over all steps of dgates[t]^T x[t], dw (G, H) that of dgates[t]^T and
+    the state before, db (G,) that of dgates[t]; h is the state before the first step."""
+    old = np.concatenate((hs[1:], h[None]) if backwards else (h[None], hs[:-1]))
+    flat = dgates.reshape(-1, dgates.shape[2])
+    dw_ih, dw = (matmul.reference(flat.T, y.reshape(-1, y.shape[2])) for y in (x, old))
+    return dw_ih, dw, sum_over(flat, (0,))
+
+
+@sequence_dw.nonzeros
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+    dgates, x, hs, h = args
+    left = transposed(rows(dgates))
+    return [matrix_product(left, right) for right in (rows(x), states_before(hs, h, **attrs))]
+
+
+def states_before(hs: Array, h: Array, backwards: bool) -> Factor:
+    """Return the states that the steps of a sequence start from, as a factor."""
+    first, states = h.value[None], hs.value
+    before = (states[1:], first) if backwards else (first, states[:-1])
+    return rows(hs, np.concatenate(before))
+
+
+@sequence_dw.vjp("dgates", "x", "hs", "h")
+def _(
+    ddw_ih: Value | None, ddw: Value | None, ddb: Value | None, dgates: Value, x: Value, hs: Value,
+    h: Value, specs: tuple[Spec, ...], backwards: bool,
+) -> tuple[Value, ...]:  # fmt: skip
+    count, size = hs.shape[0], hs.shape[2]
+    ddw = zero(Spec((dgates.shape[2], size), dgates.dtype)) if ddw is None else ddw
+    inner = _cut(hs, 1, count) if backwards else _cut(hs, 0, count - 1)
+    old = _joined(reshape(h, shape=(1, *h.shape)), inner, backwards)
+    ddgates, dold = matmul(old, swapped(ddw)), matmul(dgates, ddw)
+    dx = zero(Spec(x.shape, x.dtype))
+    if ddw_ih is not None:
+        ddgates, dx = add(ddgates, matmul(x, swapped(ddw_ih))), matmul(dgates, ddw_ih)
+    if ddb is not None:
+        ddgates = add(ddgates, ddb)
+    first = count - 1 if backwards else 0
+    dh = reshape(_cut(dold, first, first + 1), shape=h.shape)
+    later = _cut(dold, 0, count - 1) if backwards else _cut(dold, 1, count)
+    dhs = _joined(zero(Spec((1, *h.shape), hs.dtype)), later, not backwards)
+    return ddgates, dx, dhs, dh
+
+
+def _joined(one: Value, others: Value, behind: bool) -> Value:
+    """Return a step and others, before or behind them."""
+    return concatenate(*((others, one) if behind else (one, others)), axis=0)
