@@ -1,16 +1,14 @@
-"""What this machine does at most, measured in one thread, and its counters of energy."""
+"""What this host does at most, measured in one thread, and its counters of energy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 
-from ...autograd.ledger import Cost
-from ..cost.roofline import Bound, Roofline
+from ..cost.roofline import Roofs
 
 SIZES = (384, 512, 768, 1024)  # of matrices whose product gives the peak
 STREAM = 1 << 24  # float32 numbers of an array that no cache holds
@@ -18,21 +16,8 @@ REPEATS = 5
 POWER = Path("/sys/class/powercap")
 
 
-class Roofs(NamedTuple):
-    """What this machine can do at most: GFLOP/s of a float32 matrix product, and GB/s of a copy,
-    read and written bytes together, in one thread."""
-
-    gflops: float
-    gbytes: float
-
-    def seconds(self, cost: Cost) -> Bound:
-        """Return the least time for so much work, and which roof binds: "compute" or "memory"."""
-        roofs = Roofline(self.gflops / 2e-9, self.gbytes / 1e-9)
-        return roofs.bound(cost.macs, cost.bytes_read + cost.bytes_written)
-
-
 def calibrate() -> Roofs:
-    """Measure the roofs of this machine: some tenths of a second."""
+    """Measure the roofs of this host: some tenths of a second."""
     flops = max(2e-9 * n**3 / _fastest(_product(n)) for n in SIZES)
     x = np.ones(STREAM, np.float32)
     y = np.ones_like(x)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ...autograd.ledger import Cost, Key, Ledger
+from ..calibration.host import load as load_machine
 from ..components import history
 from ..components.checkpoint import Checkpoint, newest_checkpoint
 from ..components.checkpoint import load as load_checkpoint
@@ -19,7 +20,6 @@ from ..components.history import Epoch, Restart
 from ..components.logs import RunFolder
 from ..components.state import MOST, read_ledger, recorded
 from ..cost.machines.machine import HOST, Machine
-from ..cost.machines.machine import load as load_machine
 from ..cost.phases import NAMES, WHOLE
 from ..cost.pricing import Prices, prices
 from ..cost.report import run_history as past
@@ -123,7 +123,7 @@ def describe(run: Run, machine: Machine | None, intensity: float | None) -> dict
         total = Cost()
         for cost in phases.values():
             total = total.plus(cost)
-        return _with_carbon(_figures(total) | priced.part(phases), intensity)
+        return _with_carbon(_figures(total) | priced.part(phases).to_json(), intensity)
 
     known = run.ledger, run.steps, run.evaluations
     found: dict[str, Any] = {
@@ -152,7 +152,7 @@ def describe(run: Run, machine: Machine | None, intensity: float | None) -> dict
             "name": machine.name, "kind": machine.kind, "source": machine.source,
             "note": machine.note,
         }  # fmt: skip
-        if machine.kind == "events":
+        if machine.uses_zeros and not machine.needs_shapes:
             found["machine"]["zeros"] = sampled.basis(run.ledger, run.steps)
         if intensity is not None:
             grams = found["total"]["grams_co2"]
@@ -165,7 +165,9 @@ def _sums(ledger: Ledger, priced: Prices, figures: past.Figures) -> dict[str, An
     phases, kept = ledger.by("phase"), _kept(ledger, lambda key: key.phase)
     return {
         "phases": {
-            name: _figures(phases[name]) | priced.of(phases[name], phase=name) | kept[name]
+            name: _figures(phases[name])
+            | priced.of(phases[name], phase=name).to_json()
+            | kept[name]
             for name in NAMES
             if name in phases
         },
@@ -233,7 +235,7 @@ def _layers(ledger: Ledger, priced: Prices) -> list[dict[str, Any]]:
         {
             "name": scope,
             "phases": {
-                name: _figures(c) | priced.of(c, scope, name) | kept[scope, name]
+                name: _figures(c) | priced.of(c, scope, name).to_json() | kept[scope, name]
                 for name, c in phases.items()
             },
         }

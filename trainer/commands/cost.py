@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...autograd import models
+from ..calibration.host import load
 from ..config import integer
-from ..cost.machines.machine import CODED, Machine, load
+from ..cost.machines.machine import Machine, kinds
 from ..cost.pricing import price
 from ..cost.report.metrics import as_text as metrics_text
 from ..cost.report.metrics import of_model
@@ -102,8 +103,8 @@ def _zeros(name: str, machine: Machine, work: Work) -> Zeros | None:
     """Return the shares of zeros that were asked for. UserError where the machine takes none."""
     if not name:
         return None
-    if machine.kind not in CODED:
-        kinds = " or ".join(CODED)
-        raise UserError(f"--zeros: machine {machine.name} is of kind {machine.kind}, not {kinds}")
+    if not machine.uses_zeros:
+        coded = " or ".join(kind for kind, cls in kinds().items() if cls.uses_zeros)
+        raise UserError(f"--zeros: machine {machine.name} is of kind {machine.kind}, not {coded}")
     layers = [layer.name for layer in work.layers if layer.macs("forward")]
     return read_zeros(name, work.model, layers)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..calibration import measure as calibrate
+from ..calibration.host import load as load_machine
 from ..config import integer
 from ..cost.cluster.allreduce import ALGORITHMS
 from ..cost.cluster.fitness import faults
@@ -20,7 +21,6 @@ from ..cost.cluster.network import MARK, Network, as_toml
 from ..cost.cluster.network import load as load_network
 from ..cost.cluster.scaling import LATEST, SCALINGS, Row, memory, predict, scale, scale_between
 from ..cost.cluster.step_time import StepTimes
-from ..cost.machines.machine import load as load_machine
 from ..cost.pricing import price
 from ..cost.report.text import describe
 from ..cost.report.text_table import Column, fit, text_table

@@ -21,12 +21,13 @@ from ...autograd.capture.observer import Dispatched, Observer
 from ...autograd.deferred import recorders
 from ...autograd.ledger import Cost
 from ...autograd.optim import SGD
-from ..calibration.roofs import Roofs, calibrate, joules
+from ..calibration.roofs import calibrate, joules
 from ..config import integer
 from ..cost.phases import SHORT, WHOLE
 from ..cost.report.page import page_file
 from ..cost.report.pages import of_profile
 from ..cost.report.text_table import Column, fit, name_column, text_table
+from ..cost.roofline import Roofs
 from ..cost.workload import Work, count
 from ..errors import UserError, show
 from ..memory import check_memory

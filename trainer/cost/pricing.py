@@ -4,27 +4,27 @@ only where no factor is zero has the events that were sampled."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from operator import mul
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ...autograd.ledger import Cost, Ledger
 from ..errors import UserError
-from .machines.machine import ARRAYS, CODED, HOST, Machine
+from .machines.host import Host
+from .machines.machine import Machine
 from .phases import PASSES, PHASES, REPEATED
+from .price import Price, add_up
 from .report.sampled_sparsity import events
 from .report.text import moved
 from .sparsity import Zeros
 from .workload import FEATURES, Work, count
 
-Price: TypeAlias = dict[str, float]
 Passes: TypeAlias = dict[tuple[str, str], Price]  # by scope and phase
 FORWARD = ("forward", *REPEATED)
-LINEAR = ("prices", "throughput")  # kinds to which a sum of costs costs the sum of the prices
-RATES = ("active_pes", "utilization")  # which are not added up
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Prices:
     def of(self, cost: Cost, scope: str | None = None, phase: str | None = None) -> Price:
         """Return the price of what the run did in a scope and a phase, None for all of them."""
         if self.machine is None:
-            return {}
-        if self.machine.kind in LINEAR:
+            return Price()
+        if self.machine.is_linear:
             return self.machine.price(cost)
         fits = [
             price
@@ -55,9 +55,9 @@ class Prices:
         found = []
         for name, cost in phases.items():
             price = self.of(cost, phase=name)
-            if self.machine is not None and self.machine.kind not in LINEAR:
+            if self.machine is not None and not self.machine.is_linear:
                 share = _share(cost, self.phases.get(name, Cost()))
-                price = {key: share * value for key, value in price.items()}
+                price = price.scaled(partial(mul, share))
             found.append(price)
         return add_up(found)
 
@@ -66,9 +66,9 @@ def prices(source: Path, meta: Mapping[str, Any], ledger: Ledger, machine: Machi
     """Return the prices of a run that a checkpoint has on record. UserError where its layers are
     wanted and are not on record, or are not those of its books."""
     phases = ledger.by("phase")
-    if machine.kind in LINEAR:
+    if machine.is_linear:
         return Prices(machine, phases)
-    if machine.kind not in ARRAYS:
+    if not machine.needs_shapes:
         return Prices(machine, phases, _from_books(ledger, machine))
     try:
         return Prices(machine, phases, _passes(meta, ledger, machine))
@@ -106,7 +106,7 @@ def _passes(meta: Mapping[str, Any], ledger: Ledger, machine: Machine) -> Passes
                     price = machine.price_layer(layer, own)
                     if price:
                         sums = found.setdefault((layer.name, shown), [])
-                        sums.append({key: times * n for key, n in price.items()})
+                        sums.append(price.scaled(partial(mul, times)))
     for phase, cost in ledger.by("phase").items():
         if cost.macs != macs[phase]:
             raise ValueError(
@@ -165,21 +165,21 @@ def price(
     for entry, layer in zip(described["layers"], work.layers, strict=True):
         known = zeros.of(layer.name) if zeros else None
         prices = {phase: machine.price_layer(layer, phase, known) for phase in PHASES}
-        entry["passes"] = {phase: price for phase, price in prices.items() if price}
-        for phase, price in entry["passes"].items():
-            sums[phase].append(price)
-    if machine.kind == HOST:
+        entry["passes"] = {phase: price.to_json() for phase, price in prices.items() if price}
+        for phase, one in prices.items():
+            sums[phase] += [one] if one else []
+    if isinstance(machine, Host):
         energy = {} if machine.has_energy else {"energy_joules": "not available"}
-        described["machine"] |= {"measured": {**machine.numbers}, **energy}
-    if machine.kind in CODED:
+        described["machine"] |= {"measured": {**machine.measured}, **energy}
+    if machine.uses_zeros:
         described["machine"]["zeros"] = _taken(work, zeros)
-    if machine.kind not in ARRAYS:
+    if not machine.needs_shapes:
         sums["update"].append(machine.price(work.phase("update")))  # which is no layer's
     totals = described["totals"]
-    totals["on_machine"] = {"inference": add_up(sums["forward"])}
+    totals["on_machine"] = {"inference": add_up(sums["forward"]).to_json()}
     if "training" in totals:
         every = [price for prices in sums.values() for price in prices]
-        totals["on_machine"]["training"] = add_up(every)
+        totals["on_machine"]["training"] = add_up(every).to_json()
 
 
 def _taken(work: Work, zeros: Zeros | None) -> dict[str, Any]:
@@ -187,14 +187,3 @@ def _taken(work: Work, zeros: Zeros | None) -> dict[str, Any]:
     named = [layer.name for layer in work.layers if layer.macs("forward")]
     dense = [name for name in named if zeros is None or zeros.of(name) is None]
     return {"source": zeros.source if zeros else None, "without": dense}
-
-
-def add_up(prices: list[Price]) -> Price:
-    """Return the sums of what can be added up."""
-    keys = dict.fromkeys(key for price in prices for key in price if key not in RATES)
-    found: Price = {}
-    for key in keys:
-        values = [price.get(key, 0) for price in prices]
-        whole = all(isinstance(value, int) for value in values)
-        found[key] = sum(values) if whole else math.fsum(values)
-    return found

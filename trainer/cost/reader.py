@@ -72,7 +72,7 @@ class Number(NamedTuple):
     def read(self, where: Where, value: Any) -> float:
         """Return the number as a float, or as an int."""
         if not self.fits(value):
-            where.refuse(f"{'a whole number' if self.whole else 'a number'} {self}", value)
+            where.refuse(str(self), value)
         return int(value) if self.whole else float(value)
 
     def fits(self, value: Any) -> bool:
@@ -84,11 +84,11 @@ class Number(NamedTuple):
         return (within or (self.or_zero and value == 0)) and not (self.whole and value % 1)
 
     def __str__(self) -> str:
-        if self.high < INFINITE:
-            least = "above" if self.excluded else "from"
-            most = "at most" if self.excluded else "to"
-            return f"{'0 or ' * self.or_zero}{least} {self.low:g} {most} {self.high:g}"
-        return f"above {self.low:g}" if self.excluded else f"from {self.low:g} up"
+        kind = f"{'0 or ' * self.or_zero}a {'whole ' * self.whole}number"
+        least = f"{'above' if self.excluded else 'from'} {self.low:g}"
+        if self.high == INFINITE:
+            return f"{kind} {least}" if self.excluded else f"{kind} {least} up"
+        return f"{kind} {least} {'at most' if self.excluded else 'to'} {self.high:g}"
 
 
 class Many(NamedTuple):

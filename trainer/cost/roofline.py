@@ -4,9 +4,9 @@ and Patterson, CACM 52(4), 2009)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
+from ...autograd.ledger import Cost
 from .workload import Shape
 
 
@@ -40,6 +40,30 @@ class Roofline(NamedTuple):
         return self.macs_per_second / self.bytes_per_second
 
 
+class Bandwidth(NamedTuple):
+    """The most bytes a second of one level of memory, and its name."""
+
+    bytes_per_second: float
+    memory: str = "memory"
+
+
+class Roofs(NamedTuple):
+    """What this host can do at most: GFLOP/s of a float32 matrix product, and GB/s of a copy,
+    read and written bytes together, in one thread."""
+
+    gflops: float
+    gbytes: float
+
+    @property
+    def roofline(self) -> Roofline:
+        """Both roofs in MACs and bytes a second."""
+        return Roofline(self.gflops / 2e-9, self.gbytes / 1e-9)
+
+    def seconds(self, cost: Cost) -> Bound:
+        """Return the least time for so much work, and which roof binds: "compute" or "memory"."""
+        return self.roofline.bound(cost.macs, cost.bytes_read + cost.bytes_written)
+
+
 def intensity(macs: float, moved: float) -> float:
     """Return MACs a byte, infinite where nothing is moved for them, 0 without MACs."""
     if not macs:
@@ -53,30 +77,3 @@ def compulsory_words(shape: Shape) -> int:
     images = shape.N * shape.C * shape.H * shape.W
     filters = shape.M * (shape.C // shape.groups) * shape.R * shape.S
     return images + filters + shape.N * shape.M * shape.E * shape.F
-
-
-def peak(kind: str, numbers: Mapping[str, float]) -> float | None:
-    """Return the most MACs a second of a machine of a kind, None where it has no speed."""
-    if kind == "throughput":
-        return numbers["macs_per_second"]
-    if kind == "host":
-        return numbers["gflops"] / 2e-9
-    if kind in ("systolic", "row-stationary"):
-        return numbers["rows"] * numbers["columns"] * numbers["clock_hz"]
-    return None
-
-
-def roofline(kind: str, numbers: Mapping[str, float]) -> Roofline | None:
-    """Return the roofs of a machine of a kind: those of DRAM where it has a link, of the memories
-    beside the array where only their width is known. None where a roof is missing."""
-    most = peak(kind, numbers)
-    if most is None:
-        return None
-    if kind == "row-stationary":
-        return Roofline(most, numbers["link_hz"] * numbers["link_bytes"], "DRAM")
-    if kind == "systolic":
-        width = numbers["sram_words"] * numbers["word_bytes"]
-        return Roofline(most, width * numbers["clock_hz"], "global buffer")
-    if kind == "host":
-        return Roofline(most, numbers["gbytes"] / 1e-9)
-    return None

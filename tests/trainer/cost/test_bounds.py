@@ -7,7 +7,8 @@ import math
 import pytest
 
 from tallygrad.trainer.cost.machines import machine
-from tallygrad.trainer.cost.roofline import Roofline, compulsory_words, intensity, peak, roofline
+from tallygrad.trainer.cost.machines.host import Host
+from tallygrad.trainer.cost.roofline import Roofline, Roofs, compulsory_words, intensity
 from tallygrad.trainer.cost.workload import Shape
 
 ROOFS = Roofline(100.0, 20.0)
@@ -50,14 +51,11 @@ def test_the_ridge() -> None:
 
 
 def test_roofs_of_machines() -> None:
-    eyeriss = machine.load("eyeriss")
-    found = roofline(eyeriss.kind, eyeriss.numbers)
-    assert found == (33.6e9, 480e6, "DRAM")  # the paper's peak; 60 MHz of 64 bit
-    array = machine.load("systolic-os")
-    assert roofline(array.kind, array.numbers) == (1024e9, 256e9, "global buffer")
-    here = roofline("host", {"gflops": 64.0, "gbytes": 8.0})
+    # The paper's peak; 60 MHz of 64 bit.
+    assert machine.load("eyeriss").roofline == (33.6e9, 480e6, "DRAM")
+    assert machine.load("systolic-os").roofline == (1024e9, 256e9, "global buffer")
+    here = Host(name="host", source="", roofs=Roofs(gflops=64.0, gbytes=8.0)).roofline
     assert here is not None and here[:2] == pytest.approx((32e9, 8e9))
     for name, most in (("etann", 2e9), ("horowitz45", None)):
         other = machine.load(name)
-        assert peak(other.kind, other.numbers) == most
-        assert roofline(other.kind, other.numbers) is None
+        assert other.peak == most and other.roofline is None

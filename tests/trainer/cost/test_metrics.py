@@ -200,7 +200,8 @@ def test_bits_of_a_machine(bits: str, tmp_path: Path, capfd: pytest.CaptureFixtu
     file.write_text(text.replace("note =", f"bits = {bits}\nnote ="))
     assert main(["cost", "lenet", "--machine", str(file)]) == 2
     err = capfd.readouterr().err
-    assert f"{file}: bits = " in err and err.count("\n") == 1
+    said = f"{file}: bits: expected a whole number from 1 to 1024, got "
+    assert said in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

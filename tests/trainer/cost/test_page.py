@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger
-from tallygrad.trainer.calibration.roofs import Roofs
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import profile
 from tallygrad.trainer.commands.cost import price
@@ -42,6 +41,7 @@ from tallygrad.trainer.cost.report.page import DARK, LIGHT, SERIES
 from tallygrad.trainer.cost.report.pages import of_cost, of_profile
 from tallygrad.trainer.cost.report.text import describe
 from tallygrad.trainer.cost.report.units import cell, si, tick
+from tallygrad.trainer.cost.roofline import Roofs
 from tallygrad.trainer.cost.workload import count
 
 pytestmark = pytest.mark.usefixtures("wide")

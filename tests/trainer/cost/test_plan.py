@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tallygrad.launch import local
+from tallygrad.trainer.calibration import host
 from tallygrad.trainer.calibration import measure as calibrate
 from tallygrad.trainer.calibration.measure import LEVELS, QUANTILES, Task, measure, mixed
 from tallygrad.trainer.calibration.measure import compute as measured_compute
@@ -26,7 +27,8 @@ from tallygrad.trainer.cost.cluster.allreduce import ALGORITHMS, Group, Link, al
 from tallygrad.trainer.cost.cluster.network import FOLDER, Exchange, Network, as_toml, load
 from tallygrad.trainer.cost.cluster.scaling import Bucket, buckets, exposed, memory, predict, scale
 from tallygrad.trainer.cost.cluster.step_time import Step, StepTimes
-from tallygrad.trainer.cost.machines import host
+from tallygrad.trainer.cost.machines.host import Host
+from tallygrad.trainer.cost.roofline import Roofs
 from tallygrad.trainer.cost.workload import count
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.errors import UserError
@@ -302,7 +304,8 @@ def test_what_a_plan_needs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
     with pytest.raises(UserError, match="gigabit-ethernet: no link inside a host, and no mpirun"):
         plan_command.print_plan(chosen, None, "no mpirun here")
-    monkeypatch.setattr(host, "measure", lambda: ({"gflops": 1.0, "gbytes": 1.0}, "no energy"))
+    here = Host(name="host", source="", note="no energy", roofs=Roofs(1.0, 1.0))
+    monkeypatch.setattr(host, "measure", lambda: here)
     with pytest.raises(UserError, match="--machine: no energy"):
         plan_command.print_plan({**chosen, "machine": "host"}, None, "no mpirun here")
     monkeypatch.setenv("PMI_SIZE", "2")

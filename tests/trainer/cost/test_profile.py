@@ -10,10 +10,10 @@ import pytest
 from tallygrad.autograd.deferred import recorders
 from tallygrad.autograd.ledger import Cost
 from tallygrad.trainer.calibration import roofs
-from tallygrad.trainer.calibration.roofs import Roofs
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import profile
 from tallygrad.trainer.commands.profile import Measured
+from tallygrad.trainer.cost.roofline import Roofs
 from tallygrad.trainer.cost.workload import count
 
 ROOFS = Roofs(gflops=100.0, gbytes=10.0)

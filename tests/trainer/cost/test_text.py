@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger
-from tallygrad.trainer.calibration.roofs import Roofs
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import profile
 from tallygrad.trainer.commands.profile import Measured
 from tallygrad.trainer.components.checkpoint import save
+from tallygrad.trainer.cost.roofline import Roofs
 
 LONG = "encoder.stage3.blocks.17.attention.projection.conv2"
 Printed = Callable[..., list[str]]

@@ -11,10 +11,10 @@ import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger, Sample
 from tallygrad.datasets.idx import write_idx
-from tallygrad.trainer.calibration.roofs import Roofs
+from tallygrad.trainer.calibration import host
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components.state import read_ledger
-from tallygrad.trainer.cost.machines import host, machine
+from tallygrad.trainer.cost.machines import machine
 from tallygrad.trainer.cost.machines.eyeriss.row_stationary import (
     EYERISS,
     Shape,
@@ -25,6 +25,7 @@ from tallygrad.trainer.cost.machines.eyeriss.row_stationary import (
 from tallygrad.trainer.cost.phases import PASSES
 from tallygrad.trainer.cost.pricing import prices
 from tallygrad.trainer.cost.report.sampled_sparsity import events
+from tallygrad.trainer.cost.roofline import Roofs
 from tallygrad.trainer.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("wide")
@@ -114,9 +115,9 @@ def test_evaluation_and_layers_that_were_not_sampled() -> None:
     known = {("a", phase): 75.0 for phase in ("forward", "recompute", "evaluate")}
     assert events(ledger) == known | {BARE: 300.0}
     priced = prices(Path("x.h5"), {}, ledger, machine.load("truenorth"))
-    assert [priced.of(Cost(), *key)["events"] for key in (("a",), (None, "forward"))] == [225, 375]
+    assert [priced.of(Cost(), *key).events for key in (("a",), (None, "forward"))] == [225, 375]
     lost = {"forward": Cost(macs=60), "evaluate": Cost(macs=300)}
-    assert priced.part(lost)["events"] == pytest.approx(375 / 10 + 75)
+    assert priced.part(lost).events == pytest.approx(375 / 10 + 75)
 
 
 def test_a_model_is_priced_with_the_zeros_of_a_run(
@@ -285,11 +286,11 @@ def test_this_machine(
     monkeypatch.setattr(host, "joules", lambda: next(counts))
     monkeypatch.setattr(host, "perf_counter", lambda: next(seconds))
     known = energy == (10.0, 14.0)
-    here = machine.load("host")
+    here = host.load("host")
     assert here.has_energy is known and here.note.startswith("100 GFLOP/s and 10.0 GB/s")
     price = here.price(Cost(macs=10**9, bytes_read=10**6))  # 20 ms of arithmetic, 0.1 of memory
-    assert price["latency_seconds"] == pytest.approx(0.02)
-    assert price.get("energy_joules") == (pytest.approx(0.04) if known else None)
+    assert price.latency_seconds == pytest.approx(0.02)
+    assert price.joules == (pytest.approx(0.04) if known else None)
     found = asked("cost", "lenet", "--training", "--machine", "host", capsys=capsys)
     conv2 = next(layer for layer in found["layers"] if layer["name"] == "conv2")
     moved = 4 * (20 * 144 + 25_000 + 50 + 50 * 64)

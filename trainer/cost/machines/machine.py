@@ -1,192 +1,171 @@
-"""Machines: what arithmetic, memory and time cost on one, read from a TOML file.
+"""Machines: what arithmetic, memory and time cost on one, as a TOML file tells.
 
-A file has `name`, `kind`, `source` and a table of numbers, each beside a comment that says where it
-is from. The kinds:
-
-- `prices`: picojoules for each operation and each byte moved; `[energy_pj]` mac, add, mul, div,
-  cmp, exp, dram_byte; no time.
-- `throughput`: a machine of which only its speed and its power are known: `[throughput]`
-  macs_per_second, watts.
-- `systolic`: an array of multipliers, with a `dataflow`, "os", "ws" or "is": `[array]` rows,
-  columns, word_bytes, clock_hz, sram_words (words that its memories move in a cycle);
-  `[energy_pj]` mac, sram_word, dram_word. Only products are done there.
-- `row-stationary`: a chip like Eyeriss: `[chip]` with the fields of `row_mapping.Chip`, and
-  `[energy_pj]` mac, register_file, array, buffer, dram, of a word each; with `unit = "mac"` these
-  are relative to a MAC. Only products are done there.
-- `events`: a machine that works only where neither factor is zero: `[energy_pj]` event; no time.
-
-`host` is no file: it is this machine, measured.
+Every file has `name`, `kind`, `source` and perhaps `note` and `bits`; the other keys are those of
+its kind. A kind is a subclass of `Machine` in a module of this folder, or in `machine.py` of a
+folder here: it names its kind, declares the keys of its files as `fields`, and prices work. Nothing
+else has to know about it.
 """
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from pkgutil import iter_modules
+from typing import Any, ClassVar, TypeAlias
 
 from ....autograd.ledger import Cost
-from ...errors import UserError, nearest
+from ...errors import UserError
 from ...parsing import read_toml_or_json, resolve_preset
 from ..phases import PASSES
+from ..price import Price
+from ..reader import MISSING, TEXT, Field, Number, Optional, Table, Text, Where
+from ..roofline import Bandwidth, Roofline
 from ..sparsity import LayerZeros
 from ..workload import Layer
-from . import host
-from .eyeriss import machine as row_machine
-from .systolic import machine as arrays
-from .systolic.array import DATAFLOWS
 
 FOLDER = Path(__file__).parent / "presets"
-TABLES: dict[str, dict[str, tuple[str, ...]]] = {
-    "prices": {"energy_pj": ("mac", "add", "mul", "div", "cmp", "exp", "dram_byte")},
-    "throughput": {"throughput": ("macs_per_second", "watts")},
-    "systolic": {
-        "array": ("rows", "columns", "word_bytes", "clock_hz", "sram_words"),
-        "energy_pj": ("mac", "sram_word", "dram_word"),
-    },
-    "row-stationary": {"chip": row_machine.CHIP, "energy_pj": row_machine.COSTS},
-    "events": {"energy_pj": ("event",)},
-}
 HOST = "host"
-ENERGY = "energy_pj"
-FRACTIONS = ("clock_hz", "link_hz", "sram_words", "macs_per_second", "watts")
-MAY_BE_ZERO = ("filter_bytes",)
-TOP = ("name", "kind", "source", "bits", "note")
-OWN = {"systolic": ("dataflow",), "row-stationary": ("unit",)}  # keys of one kind alone
-LEAST, MOST = 1e-21, 1e21  # beyond, products of numbers would overflow
-ARRAYS = ("systolic", "row-stationary")  # kinds that price layers by their shapes
-CODED = ("events", "row-stationary")  # kinds that make something of zeros
+LEAST, MOST = 1e-21, 1e21  # of numbers in a file: beyond, their products would overflow
+ENERGY = Number(LEAST, MOST, or_zero=True)
+RATE = Number(LEAST, MOST)
+SIZE = Number(1, MOST, whole=True)
+BITS = Number(1, 1024, whole=True)
+
+Fields: TypeAlias = Mapping[str, Field[Any]]
+_KINDS: dict[str, type[Machine]] = {}
 
 
-@dataclass(frozen=True)
-class Machine:
-    """A machine of some kind, and its numbers by name."""
+@dataclass(frozen=True, kw_only=True)
+class Machine(ABC):
+    """A machine that prices work. Subclasses add the fields that their files have."""
 
     name: str
-    kind: str
     source: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
-    dataflow: str = ""
-    unit: str = ""
     bits: int | None = None
+
+    kind: ClassVar[str] = ""
+    fields: ClassVar[Fields | None] = None  # the keys of its files; None: it has no file
+    needs_shapes: ClassVar[bool] = False  # prices layers by their shapes, and nothing else
+    uses_zeros: ClassVar[bool] = False  # prices depend on shares of zeros
+    is_linear: ClassVar[bool] = False  # the price of a sum of costs is the sum of their prices
+    is_measured: ClassVar[bool] = False  # by this program, rather than told by a file
+    without_zeros: ClassVar[str] = ""  # what prices are where no zeros are known
+
+    def __init_subclass__(cls) -> None:
+        if cls.fields is not None and cls.kind:
+            _KINDS[cls.kind] = cls
 
     @property
     def has_energy(self) -> bool:
-        """Whether it tells joules: this machine does where its counters can be read."""
-        return self.kind != HOST or "watts" in self.numbers
+        """Whether prices have energies."""
+        return True
+
+    @abstractmethod
+    def price(self, cost: Cost, events: float | None = None) -> Price:
+        """Return the price of any work; `events` are its MACs without a zero factor, by default
+        all of them. UserError where the machine prices layers by their shapes."""
 
     def price_layer(
         self, layer: Layer, phase: str, zeros: LayerZeros | None = None
-    ) -> dict[str, float]:
-        """Return what a pass of a layer takes here, nothing where it is not done here. Without
-        `zeros` there are none. UserError for MACs whose shapes an array does not know."""
-        if self.kind in ARRAYS and layer.macs(phase) and not layer.shapes:
+    ) -> Price | None:
+        """Return the price of a pass of a layer, None where the machine does not do it. Without
+        `zeros` there are none."""
+        return self.price(layer.costs[phase]) if phase in layer.costs else None
+
+    @property
+    def peak(self) -> float | None:
+        """The most MACs a second, None where the machine tells no speed."""
+        return None
+
+    @property
+    def bandwidth(self) -> Bandwidth | None:
+        """The bytes a second of the memory that bounds a pass, None where it is not told."""
+        return None
+
+    @property
+    def roofline(self) -> Roofline | None:
+        """Both roofs, None where one is missing."""
+        if self.peak is None or self.bandwidth is None:
+            return None
+        return Roofline(self.peak, *self.bandwidth)
+
+    @property
+    def units(self) -> int | None:
+        """The number of multipliers, None where it is not told."""
+        return None
+
+    @property
+    def storage_bytes(self) -> int | None:
+        """The bytes of all memories on the chip, None where they are not told."""
+        return None
+
+    def traffic_basis(self, coded: bool) -> str:
+        """Return how DRAM traffic is counted; `coded`: with zeros that are known."""
+        return "operands and results of every call"
+
+
+class LayerMachine(Machine):
+    """A machine that prices the convolutions and matrix products of a layer by their shapes."""
+
+    needs_shapes = True
+
+    @abstractmethod
+    def price_products(self, layer: Layer, phase: str, zeros: LayerZeros | None) -> Price:
+        """Return the price of a pass that has MACs."""
+
+    def price(self, cost: Cost, events: float | None = None) -> Price:
+        """Refuse: only layers are priced."""
+        raise UserError(f"--machine {self.name}: it prices layers (cost), not ledgers (bill)")
+
+    def price_layer(
+        self, layer: Layer, phase: str, zeros: LayerZeros | None = None
+    ) -> Price | None:
+        """Return the price of a pass of a layer, None where it has no MACs. UserError for MACs
+        whose shapes are unknown."""
+        macs = layer.macs(phase)
+        if macs and not layer.shapes:
             raise UserError(
-                f"--machine {self.name}: {layer.name} has {layer.macs(phase)} MACs of {phase} "
+                f"--machine {self.name}: {layer.name} has {macs} MACs of {phase} "
                 "outside convolutions and products, which it does not price"
             )
-        if self.kind == "systolic":
-            return arrays.price(self.numbers, self.dataflow, layer, phase)
-        if self.kind == "row-stationary":
-            return row_machine.price(self.numbers, self.unit, layer, phase, zeros)
-        if self.kind == "events":
-            share = zeros.nonzero.get(phase, 1.0) if zeros else 1.0
-            macs = layer.macs(phase)
-            done = phase in PASSES and macs
-            return self.price(layer.costs[phase], macs * share) if done else {}
-        return self.price(layer.costs[phase]) if phase in layer.costs else {}
+        return self.price_products(layer, phase, zeros) if macs and phase in PASSES else None
 
-    def price(self, cost: Cost, events: float | None = None) -> dict[str, float]:
-        """Return `energy_joules`, of it that of arithmetic and of memory where they are known
-        apart, and `latency_seconds` where the machine has a speed. `events` are MACs without a
-        zero, all of them where nothing is said. UserError for an array, which has to know the
-        shapes of layers."""
-        n = self.numbers
-        if self.kind in ARRAYS:
-            raise UserError(f"--machine {self.name}: it prices layers (cost), not books (bill)")
-        if self.kind == HOST:
-            return host.price(n, cost)
-        if self.kind == "events":
-            met = cost.macs if events is None else events
-            return {"energy_joules": 1e-12 * n["event"] * met, "events": met}
-        if self.kind == "throughput":
-            seconds = cost.macs / n["macs_per_second"]
-            return {"energy_joules": seconds * n["watts"], "latency_seconds": seconds}
-        kinds = ("add", "mul", "div", "cmp", "exp")
-        work = n["mac"] * cost.macs + math.fsum(n[k] * getattr(cost, k) for k in kinds)
-        moved = n["dram_byte"] * (cost.bytes_read + cost.bytes_written)
-        return {
-            "energy_joules": 1e-12 * (work + moved),
-            "energy_arithmetic_joules": 1e-12 * work,
-            "energy_memory_joules": 1e-12 * moved,
-            "dram_bytes": cost.bytes_read + cost.bytes_written,
-        }
+
+@cache
+def kinds() -> Mapping[str, type[Machine]]:
+    """Return the kinds of machine files by name, from the modules beside this one."""
+    package = import_module(__package__)
+    for module in iter_modules(package.__path__):
+        import_module(f"{__package__}.{module.name}{'.machine' if module.ispkg else ''}")
+    return dict(sorted(_KINDS.items()))
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of the machines that come with the program."""
+    """Return the names of the machines that come with the program, and `host`."""
     return (*sorted(file.stem for file in FOLDER.glob("*.toml")), HOST)
 
 
 def load(name_or_file: str) -> Machine:
     """Return a machine by name, or from a TOML file. UserError, naming the key, the value and what
-    would fit, for a file that is not one."""
+    would fit, for a file that is not one, and for `host`, which is measured rather than read."""
     if name_or_file == HOST:
-        numbers, note = host.measure()
-        return Machine(HOST, HOST, host.SOURCE, numbers, note)
+        raise UserError(f"--machine {HOST}: it is measured, by tallygrad.trainer.calibration.host")
     path = resolve_preset("--machine", name_or_file, FOLDER, HOST)
-    return _machine(path, read_toml_or_json("--machine", path))
+    content, where = read_toml_or_json("--machine", path), Where(str(path))
+    kind = Text(tuple(kinds())).read(where.at("kind"), content.get("kind", MISSING))
+    return _table(kinds()[kind]).read(where, content)
 
 
-def _machine(path: Path, held: dict[str, Any]) -> Machine:
-    for key in ("name", "kind", "source", *[k for k in ("note",) if k in held]):
-        if not isinstance(held.get(key), str):
-            raise UserError(f"{path}: {key} = {held.get(key)!r:.60}: a text is needed")
-    kind = held["kind"]
-    if kind not in TABLES:
-        raise UserError(f"{path}: kind = {kind!r:.60}; there are {', '.join(TABLES)}")
-    wanted = TABLES[kind]
-    known = (*TOP, *OWN.get(kind, ()), *wanted)
-    for key in held:
-        if key not in known:
-            raise UserError(f"{path}: unknown key {key!r:.60}{nearest(key, known)}")
-    numbers: dict[str, float] = {}
-    for table, keys in wanted.items():
-        numbers |= _numbers(path, table, held.get(table), keys)
-    dataflow = held.get("dataflow", "")
-    if kind == "systolic" and dataflow not in DATAFLOWS:
-        raise UserError(f"{path}: dataflow = {dataflow!r:.60}; there are {', '.join(DATAFLOWS)}")
-    unit = held.get("unit", "")
-    if unit not in ("", "mac"):
-        raise UserError(f"{path}: unit = {unit!r:.60}; there is 'mac'")
-    bits = held.get("bits")
-    if "bits" in held and (type(bits) is not int or not 1 <= bits <= 1024):
-        raise UserError(f"{path}: bits = {bits!r:.60}: a number from 1 to 1024 is needed")
-    note = held.get("note", "")
-    return Machine(held["name"], kind, held["source"], numbers, note, dataflow, unit, bits)
+def _table(cls: type[Machine]) -> Table[Machine]:
+    def make(kind: str, **values: Any) -> Machine:
+        return cls(**values)
 
-
-def _numbers(path: Path, table: str, held: Any, keys: tuple[str, ...]) -> dict[str, float]:
-    """Return the numbers of a table, all of which must be there and positive or zero."""
-    if not isinstance(held, dict):
-        given = "is missing" if held is None else f"= {held!r:.60} is none"
-        raise UserError(f"{path}: table [{table}] {given}; it has {', '.join(keys)}")
-    for key in held:
-        if key not in keys:
-            unknown = f"{table}.{key}"
-            raise UserError(f"{path}: unknown key {unknown!r:.60}{nearest(key, keys)}")
-    for key in keys:
-        value, name = held.get(key), f"{path}: {table}.{key}"
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{name} = {value!r:.60}: a number is needed")
-        if not 0 <= value < math.inf:
-            raise UserError(f"{name} = {value!r:.60}: it must be 0 or more, and finite")
-        if table != ENERGY and value == 0 and key not in MAY_BE_ZERO:
-            raise UserError(f"{name} = 0: it must be more than 0")
-        if value and not LEAST <= value <= MOST:
-            raise UserError(f"{name} = {value!r:.60}: it must be from {LEAST:g} to {MOST:g}")
-        if table != ENERGY and key not in FRACTIONS and value != int(value):
-            raise UserError(f"{name} = {value!r:.60}: it must be whole")
-    return {key: float(held[key]) for key in keys}
+    return Table(
+        make, name=TEXT, kind=TEXT, source=TEXT, note=Optional(TEXT, ""), bits=Optional(BITS),
+        **(cls.fields or {}),
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...components.state import MODEL
 from ...errors import printable
-from ..machines.machine import ARRAYS, HOST, Machine
+from ..machines.machine import Machine
 from .text_table import Column, fit, name_column, text_table
 from .units import quantity
 
@@ -172,7 +172,7 @@ def _hardware(answer: Answer) -> dict[str, Metric]:
 
 def _energy(machine: Machine, price: Mapping[str, float], inputs: int) -> dict[str, Metric]:
     how = "of a forward pass"
-    if machine.kind in ARRAYS:
+    if machine.needs_shapes:
         how += ", layers without products left out"
     for unit, name in (("joules", "J/image"), ("macs", "MAC energies/image")):
         energy = price.get(f"energy_{unit}")
@@ -204,7 +204,7 @@ def _training_energy(price: Mapping[str, float], images: int) -> dict[str, Metri
 
 def _origin(machine: Machine) -> str:
     """Return where a machine's numbers are from."""
-    return "measured now" if machine.kind == HOST else "its numbers are those of its file"
+    return "measured now" if machine.is_measured else "its numbers are those of its file"
 
 
 def _off_chip(
@@ -213,10 +213,7 @@ def _off_chip(
     moved = price.get("dram_bytes")
     if moved is None:
         return unknown("words/image", "the machine's traffic is not known")
-    how = {
-        "systolic": "compulsory: each operand once",
-        "row-stationary": f"of the best mapping, with{'' if coded else 'out'} coding of zeros",
-    }.get(machine.kind, "operands and results of every call")
+    how = machine.traffic_basis(coded)
     if machine.bits is None:
         return metric(moved / inputs, "B/image", "modelled", how)
     words = 8 * moved / machine.bits / inputs
@@ -236,20 +233,17 @@ def _time(price: Mapping[str, float], inputs: int) -> dict[str, Metric]:
 
 
 def _units(machine: Machine, used: float | None) -> dict[str, Metric]:
-    n = machine.numbers
     storage = unknown("B", "the machine's file tells none")
     present = unknown("units", "the machine's file tells none")
-    if machine.kind in ARRAYS:
-        units = int(n["rows"] * n["columns"])
-        present = metric(units, "units", "exact", "rows x columns of the machine's file")
-        if machine.kind == "row-stationary":
-            pads = n["filter_words"] + n["input_words"] + n["psum_words"]
-            held = units * pads * n["word_bytes"] + n["buffer_bytes"] + n["filter_bytes"]
-            storage = metric(int(held), "B", "exact", "scratchpads of all units, and the buffer")
+    if machine.units is not None:
+        present = metric(machine.units, "units", "exact", "rows x columns of the machine's file")
+    if machine.storage_bytes is not None:
+        how = "scratchpads of all units, and the buffer"
+        storage = metric(machine.storage_bytes, "B", "exact", how)
     mean = unknown("units", "the machine's file tells no units")
     if used is not None:
         mean = metric(used, "units", "modelled", "busy, in the mean over the time of an inference")
-    elif machine.kind in ARRAYS:
+    elif machine.units is not None:
         mean = unknown("units", "needs the shapes of layers: `tallygrad cost`")
     return {"on_chip_storage": storage, "units_used": mean, "units_present": present}
 

@@ -7,14 +7,16 @@ from typing import Any
 
 from ..machines.machine import Machine
 from ..phases import NAMES, PASSES
-from ..roofline import Roofline, roofline
+from ..roofline import Roofline
 from .figures import Described, Figure, Table, against, by_pass, energy, exchange, stacked
 from .figures import memory as memory_figure
 from .figures import roofline as roofline_figure
 from .page import render
 
 Pass = tuple[str, str, float, float, float]  # layer, phase, MACs, bytes, seconds
-TRAFFIC = {"DRAM": "dram_bytes", "global buffer": "global_buffer_bytes"}
+TRAFFIC = {
+    "DRAM": "dram_bytes", "global buffer": "global_buffer_bytes", "memory": "dram_bytes"
+}  # fmt: skip
 ALIVE = "The most bytes of results that are alive at once"
 NO_MACS = "No layer does any MACs."
 
@@ -151,7 +153,7 @@ def _under_roofs(
     title, about = "Roofline", "Layers and passes under the roofs of the machine."
     if machine is None:
         return Figure(title, about, missing="No machine, no roofs: --machine NAME gives them.")
-    roofs = roofline(machine.kind, machine.numbers)
+    roofs = machine.roofline
     if roofs is None:
         lacks = f"{machine.name} tells not both a peak and a bandwidth, so it has no roofs."
         return Figure(title, about, missing=lacks)

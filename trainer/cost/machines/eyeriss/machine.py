@@ -1,61 +1,99 @@
-"""Layers on a row-stationary machine: each pass in its best mapping, traffic, time and energy."""
+"""A row-stationary machine such as Eyeriss: each pass in its best mapping."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Table
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import ClassVar
 
 from ....errors import UserError
-from ... import workload as work
-from ...phases import PASSES
+from ... import workload
+from ...price import JOULES, MACS, Price
+from ...reader import Number, Optional, Table, Text
+from ...roofline import Bandwidth
 from ...sparsity import LayerZeros
+from ..machine import ENERGY, MOST, RATE, SIZE, Fields, LayerMachine
 from .mapping import Chip, Costs, Mapping, search
 from .row_stationary import Estimate, Shape, Zeros, energy, estimate, passes
 
-CHIP = tuple(name for name in Chip._fields if name != "fewest_strips")
-COSTS = Costs._fields
+_SIZES = (name for name in Chip._fields if name != "fewest_strips" and not name.endswith("_hz"))
+CHIP = Table(
+    Chip,
+    **{
+        **dict.fromkeys(_SIZES, SIZE), "filter_bytes": Number(0, MOST, whole=True),
+        "clock_hz": RATE, "link_hz": RATE,
+    },
+)  # fmt: skip
 
 
-def chip_of(numbers: Table[str, float]) -> Chip:
-    """Return the chip of a machine's numbers."""
-    fields: dict[str, Any] = {
-        name: numbers[name] if name.endswith("_hz") else int(numbers[name]) for name in CHIP
+@dataclass(frozen=True, kw_only=True)
+class RowStationary(LayerMachine):
+    """A chip like Eyeriss; with `unit` "mac", energies are relative to that of a MAC."""
+
+    chip: Chip
+    energy_pj: Costs
+    unit: str = ""
+
+    kind = "row-stationary"
+    fields: ClassVar[Fields] = {
+        "unit": Optional(Text(("mac",)), ""),
+        "chip": CHIP,
+        "energy_pj": Table(Costs, **dict.fromkeys(Costs._fields, ENERGY)),
     }
-    return Chip(**fields)
+    uses_zeros = True
 
+    def price_products(
+        self, layer: workload.Layer, phase: str, zeros: LayerZeros | None
+    ) -> Price:
+        """Return the price of a pass, each shape in its best mapping. With `zeros` images are
+        run-length coded in DRAM where that pays. UserError where rows and columns have different
+        strides, and where nothing fits."""
+        coded = zeros and _zeros(zeros, phase)
+        try:
+            found = [_best(passes(_shape(s))[phase], self.chip, coded) for s in layer.shapes]
+        except UserError as error:
+            raise UserError(f"{layer.name}, {phase}: {error}") from error
+        by_shape = [energy(one, self.energy_pj)._asdict() for one in found]
+        levels = {name: sum(one[name] for one in by_shape) for name in Costs._fields}
+        scale = 1.0 if self.unit == "mac" else 1e-12
+        macs, seconds = sum(one.macs for one in found), sum(one.latency_seconds for one in found)
+        return Price(
+            scale * sum(levels.values()),
+            {name: scale * value for name, value in levels.items()},
+            MACS if self.unit == "mac" else JOULES,
+            latency_seconds=seconds,
+            cycles=sum(one.latency_cycles for one in found),
+            global_buffer_bytes=sum(one.global_buffer_bytes for one in found),
+            dram_bytes=sum(one.dram_bytes for one in found),
+            active_pes=sum(one.active_pes * one.macs for one in found) / macs,
+            utilization=macs / (self.units * seconds * self.chip.clock_hz),
+        )
 
-def price(
-    numbers: Table[str, float], unit: str, layer: work.Layer, phase: str,
-    zeros: LayerZeros | None = None,
-) -> dict[str, float]:  # fmt: skip
-    """Return what a pass of a layer takes, nothing where it has no products: each shape in its best
-    mapping. With `zeros` images are run-length coded in DRAM where that pays. Energy is in joules,
-    or in that of a MAC where `unit` is "mac". UserError where rows and columns have different
-    strides, and where nothing fits."""
-    if phase not in PASSES or not layer.macs(phase):
-        return {}
-    chip = chip_of(numbers)
-    costs = Costs(**{name: numbers[name] for name in COSTS})
-    coded = zeros and _zeros(zeros, phase)
-    try:
-        found = [_best(passes(_shape(s))[phase], chip, coded) for s in layer.shapes]
-    except UserError as error:
-        raise UserError(f"{layer.name}, {phase}: {error}") from error
-    levels = [energy(one, costs)._asdict() for one in found]
-    priced = {f"energy_{name}": sum(one[name] for one in levels) for name in COSTS}
-    priced = {"energy": sum(priced.values()), **priced}
-    scale = 1.0 if unit == "mac" else 1e-12
-    macs, seconds = sum(one.macs for one in found), sum(one.latency_seconds for one in found)
-    return {
-        **{f"{name}_{unit or 'joule'}s": scale * value for name, value in priced.items()},
-        "latency_seconds": seconds,
-        "cycles": sum(one.latency_cycles for one in found),
-        "global_buffer_bytes": sum(one.global_buffer_bytes for one in found),
-        "dram_bytes": sum(one.dram_bytes for one in found),
-        "active_pes": sum(one.active_pes * one.macs for one in found) / macs,
-        "utilization": macs / (chip.rows * chip.columns * seconds * chip.clock_hz),
-    }
+    @property
+    def units(self) -> int:
+        """The number of PEs."""
+        return self.chip.rows * self.chip.columns
+
+    @property
+    def storage_bytes(self) -> int:
+        """The bytes of all scratchpads and of the global buffer."""
+        chip = self.chip
+        words = chip.filter_words + chip.input_words + chip.psum_words
+        return self.units * words * chip.word_bytes + chip.buffer_bytes + chip.filter_bytes
+
+    @property
+    def peak(self) -> float:
+        """The most MACs a second."""
+        return self.units * self.chip.clock_hz
+
+    @property
+    def bandwidth(self) -> Bandwidth:
+        """Bytes a second of the link to DRAM."""
+        return Bandwidth(self.chip.link_hz * self.chip.link_bytes, "DRAM")
+
+    def traffic_basis(self, coded: bool) -> str:
+        """Return how DRAM traffic is counted."""
+        return f"of the best mapping, with{'' if coded else 'out'} coding of zeros"
 
 
 @cache
@@ -78,7 +116,7 @@ def _zeros(zeros: LayerZeros, phase: str) -> Zeros:
     }[phase]
 
 
-def _shape(s: work.Shape) -> Shape:
+def _shape(s: workload.Shape) -> Shape:
     if s.U[0] != s.U[1]:
         raise UserError(f"strides {s.U[0]} and {s.U[1]}: the mapping needs them equal")
     return Shape(s.N, s.M, s.C, s.H, s.W, s.R, s.S, s.E, s.F, s.U[0], s.groups)

@@ -1,47 +1,101 @@
-"""Layers on a systolic array: cycles, traffic of its memories, time and energy of each pass."""
+"""A systolic array: cycles, traffic of its memories, time and energy of each pass."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
-from ...phases import PASSES
-from ...roofline import compulsory_words
+from ...price import Price
+from ...reader import Table, Text
+from ...roofline import Bandwidth, compulsory_words
+from ...sparsity import LayerZeros
 from ...workload import Layer
-from .array import estimate, gemms, stalled_cycles
+from ..machine import ENERGY, RATE, SIZE, Fields, LayerMachine
+from .array import DATAFLOWS, estimate, gemms, stalled_cycles
 
 
-def price(
-    numbers: Mapping[str, float], dataflow: str, layer: Layer, phase: str
-) -> dict[str, float]:
-    """Return what a pass of a layer takes on an array, nothing where it has no products. DRAM
-    traffic is compulsory: each operand once; energy is that of MACs, of the words between the array
-    and its memories, and of DRAM. A pass that moves more words a cycle than `sram_words` stalls."""
-    if phase not in PASSES or not layer.macs(phase):
-        return {}
-    rows, columns, word = (int(numbers[k]) for k in ("rows", "columns", "word_bytes"))
-    cycles = macs = sram = dram = 0
-    for shape in layer.shapes:
-        products = gemms(
-            shape.N, shape.M, shape.C, shape.R, shape.S, shape.E, shape.F, shape.groups
+class Array(NamedTuple):
+    """Multipliers, and the words that their memories move in a cycle."""
+
+    rows: int
+    columns: int
+    word_bytes: int
+    clock_hz: float
+    sram_words: float
+
+
+class ArrayEnergy(NamedTuple):
+    """Picojoules of a MAC, and of a word between the array and its memories, and of DRAM."""
+
+    mac: float
+    sram_word: float
+    dram_word: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Systolic(LayerMachine):
+    """An array of multipliers with one `dataflow`: "os", "ws" or "is"."""
+
+    dataflow: str
+    array: Array
+    energy_pj: ArrayEnergy
+
+    kind = "systolic"
+    fields: ClassVar[Fields] = {
+        "dataflow": Text(DATAFLOWS),
+        "array": Table(
+            Array, rows=SIZE, columns=SIZE, word_bytes=SIZE, clock_hz=RATE, sram_words=RATE
+        ),
+        "energy_pj": Table(ArrayEnergy, **dict.fromkeys(ArrayEnergy._fields, ENERGY)),
+    }
+
+    def price_products(self, layer: Layer, phase: str, zeros: LayerZeros | None) -> Price:
+        """Return the price of a pass. DRAM traffic is compulsory: each operand once. A pass that
+        moves more than `sram_words` a cycle stalls."""
+        array, pj = self.array, self.energy_pj
+        cycles = macs = sram = dram = 0
+        for shape in layer.shapes:
+            products = gemms(
+                shape.N, shape.M, shape.C, shape.R, shape.S, shape.E, shape.F, shape.groups
+            )
+            m, k, n, times = products[phase]
+            one = estimate(m, k, n, array.rows, array.columns, self.dataflow)
+            cycles += times * max(1 + one.cycles, stalled_cycles(one, array.sram_words))
+            macs += times * m * k * n
+            sram += times * (one.input_reads + one.filter_reads + one.output_writes)
+            dram += compulsory_words(shape)
+        levels = {
+            "mac": 1e-12 * pj.mac * macs,
+            "sram": 1e-12 * pj.sram_word * sram,
+            "dram": 1e-12 * pj.dram_word * dram,
+        }
+        return Price(
+            sum(levels.values()),
+            levels,
+            latency_seconds=cycles / array.clock_hz,
+            cycles=cycles,
+            global_buffer_bytes=sram * array.word_bytes,
+            dram_bytes=dram * array.word_bytes,
+            active_pes=macs / cycles,
+            utilization=macs / (self.units * cycles),
         )
-        m, k, n, times = products[phase]
-        found = estimate(m, k, n, rows, columns, dataflow)
-        cycles += times * max(1 + found.cycles, stalled_cycles(found, numbers["sram_words"]))
-        macs += times * m * k * n
-        sram += times * (found.input_reads + found.filter_reads + found.output_writes)
-        dram += compulsory_words(shape)
-    joules = {
-        "energy_mac_joules": 1e-12 * numbers["mac"] * macs,
-        "energy_sram_joules": 1e-12 * numbers["sram_word"] * sram,
-        "energy_dram_joules": 1e-12 * numbers["dram_word"] * dram,
-    }
-    return {
-        "energy_joules": sum(joules.values()),
-        **joules,
-        "latency_seconds": cycles / numbers["clock_hz"],
-        "cycles": cycles,
-        "global_buffer_bytes": sram * word,
-        "dram_bytes": dram * word,
-        "active_pes": macs / cycles,
-        "utilization": macs / (rows * columns * cycles),
-    }
+
+    @property
+    def units(self) -> int:
+        """The number of multipliers."""
+        return self.array.rows * self.array.columns
+
+    @property
+    def peak(self) -> float:
+        """The most MACs a second."""
+        return self.units * self.array.clock_hz
+
+    @property
+    def bandwidth(self) -> Bandwidth:
+        """Bytes a second of the memories beside the array; that of DRAM is not known."""
+        width = self.array.sram_words * self.array.word_bytes
+        return Bandwidth(width * self.array.clock_hz, "global buffer")
+
+    def traffic_basis(self, coded: bool) -> str:
+        """Return how DRAM traffic is counted."""
+        return "compulsory: each operand once"

@@ -1,0 +1,47 @@
+"""A machine that works only where neither factor of a MAC is zero; no time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from ....autograd.ledger import Cost
+from ..phases import PASSES
+from ..price import Price
+from ..reader import Table
+from ..sparsity import LayerZeros
+from ..workload import Layer
+from .machine import ENERGY, Fields, Machine
+
+
+class EventEnergy(NamedTuple):
+    """Picojoules of an event."""
+
+    event: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Events(Machine):
+    """A machine whose energy is that of events: MACs without a zero factor."""
+
+    energy_pj: EventEnergy
+
+    kind = "events"
+    fields: ClassVar[Fields] = {"energy_pj": Table(EventEnergy, event=ENERGY)}
+    uses_zeros = True
+    without_zeros = "every MAC is an event: an upper bound"
+
+    def price(self, cost: Cost, events: float | None = None) -> Price:
+        """Return the energy of events."""
+        count = cost.macs if events is None else events
+        return Price(1e-12 * self.energy_pj.event * count, events=count)
+
+    def price_layer(
+        self, layer: Layer, phase: str, zeros: LayerZeros | None = None
+    ) -> Price | None:
+        """Return the price of a pass with MACs; without `zeros` each of them is an event."""
+        macs = layer.macs(phase)
+        if phase not in PASSES or not macs:
+            return None
+        share = zeros.nonzero.get(phase, 1.0) if zeros else 1.0
+        return self.price(layer.costs[phase], macs * share)

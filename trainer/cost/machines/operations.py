@@ -1,0 +1,50 @@
+"""A price for each operation and for each byte moved; no time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from ....autograd.ledger import Cost
+from ..price import Price
+from ..reader import Table
+from .machine import ENERGY, Fields, Machine
+
+
+class OperationEnergy(NamedTuple):
+    """Picojoules of each operation, and of a byte that a call reads or writes."""
+
+    mac: float
+    add: float
+    mul: float
+    div: float
+    cmp: float
+    exp: float
+    dram_byte: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operations(Machine):
+    """A machine of which only the energies of operations and of memory are known."""
+
+    energy_pj: OperationEnergy
+
+    kind = "prices"
+    fields: ClassVar[Fields] = {
+        "energy_pj": Table(OperationEnergy, **dict.fromkeys(OperationEnergy._fields, ENERGY))
+    }
+    is_linear = True
+
+    def price(self, cost: Cost, events: float | None = None) -> Price:
+        """Return the energy of operations, and of operands and results that each call moves."""
+        pj = self.energy_pj
+        others = (
+            pj.add * cost.add, pj.mul * cost.mul, pj.div * cost.div, pj.cmp * cost.cmp,
+            pj.exp * cost.exp,
+        )  # fmt: skip
+        arithmetic = pj.mac * cost.macs + math.fsum(others)
+        moved = cost.bytes_read + cost.bytes_written
+        memory = pj.dram_byte * moved
+        levels = {"arithmetic": 1e-12 * arithmetic, "memory": 1e-12 * memory}
+        return Price(1e-12 * (arithmetic + memory), levels, dram_bytes=moved)
