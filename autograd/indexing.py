@@ -8,6 +8,7 @@ import numpy as np
 
 from . import context
 from .array import Array, array
+from .dtypes import is_integer
 from .ops.reduce import broadcast_to
 from .ops.shape import getslice, index, indexed, reshape
 from .ops.update import put, store
@@ -104,7 +105,7 @@ def _positions(item: Any) -> Value:
         item = array(item)
     if not hasattr(item, "dtype"):
         raise TypeError(f"cannot index with {type(item).__name__}")
-    if item.dtype.kind not in "iu":
+    if not is_integer(item.dtype):
         raise TypeError(f"cannot index with {item.dtype}: the shape depends on it; see where()")
     return item
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from . import context
+from .dtypes import element_type
 from .indexing import assign
 from .operators import Operand, Operators
 from .ops import compare, reduce, update
@@ -16,8 +17,6 @@ from .ops.shape import cast as to_type
 if TYPE_CHECKING:
     from .array import Array
     from .tensor import Tensor
-
-KINDS = "biuf"  # each holds, in torch's sense, what those before it do
 
 
 class InPlace(Operators):
@@ -113,7 +112,7 @@ class InPlace(Operators):
         result = compute(self, other)
         if result.shape != self.shape:
             raise ValueError(f"{name}: expected shape {self.shape}, got {result.shape}")
-        if KINDS.index(result.dtype.kind) > KINDS.index(self.dtype.kind):
+        if element_type(result.dtype).rank > element_type(self.dtype).rank:
             raise TypeError(f"{name}: expected what {self.dtype} can hold, got {result.dtype}")
         if recorded:
             same = result.dtype == self.dtype

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .array import Spec
+from .dtypes import FLOAT32, FLOAT64, element_type, is_floating
 from .indexing import select
 from .ops import activation, linear, parts, reduce
 from .ops import compare as cp
@@ -174,7 +175,8 @@ class Operators:
         given = [b for b in (min, max) if b is not None]
         if not given:
             raise ValueError("clamp: give min, max or both")
-        broken = self.dtype.kind != "f" and any(isinstance(b, float | np.floating) for b in given)
+        fractions = any(isinstance(b, float | np.floating) for b in given)
+        broken = fractions and not is_floating(self.dtype)
         low, high = (None if b is None else np.asarray(b).item() for b in (min, max))
         return el.clip(self.float() if broken else self, low=low, high=high)
 
@@ -188,13 +190,13 @@ class Operators:
 
     def sum(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Sum over axes, all for None; of truth values and integers in int64."""
-        counted = self if self.dtype.kind == "f" else self.astype(np.int64)
+        counted = self.astype(element_type(self.dtype).accumulator)
         return counted._reduce(reduce.sum, dim, keepdim)
 
     def prod(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Product over axes; of truth values and integers in int64. Its gradient has no
         derivative."""
-        counted = self if self.dtype.kind == "f" else self.astype(np.int64)
+        counted = self.astype(element_type(self.dtype).accumulator)
         return counted._reduce(reduce.product, dim, keepdim)
 
     def any(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
@@ -207,7 +209,7 @@ class Operators:
 
     def mean(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Mean over axes; of truth values and integers in float32."""
-        counted = self if self.dtype.kind == "f" else self.astype(np.float32)
+        counted = self if is_floating(self.dtype) else self.float()
         return counted._reduce(reduce.mean, dim, keepdim)
 
     def var(self, dim: Axis = None, keepdim: bool = False, correction: int = 1) -> Tensor:
@@ -337,8 +339,8 @@ class Operators:
 
     def float(self) -> Tensor:
         """The same numbers in float32."""
-        return self.astype(np.float32)
+        return self.astype(FLOAT32)
 
     def double(self) -> Tensor:
         """The same numbers in float64."""
-        return self.astype(np.float64)
+        return self.astype(FLOAT64)

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import backends, context
 from .array import Array, NDArray, Spec, array
+from .dtypes import is_floating
 from .splitmix64 import mix, output, words
 
 
@@ -113,7 +114,7 @@ def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: obje
     low and high. A shape only where the backend computes no numbers."""
     context.not_replayable("draws random numbers")
     spec = Spec(shape, np.dtype(dtype))  # type: ignore[call-overload]
-    if spec.dtype.kind != "f":
+    if not is_floating(spec.dtype):
         raise TypeError(f"random numbers: expected a floating-point type, got {spec.dtype}")
     if not backends.computes():
         return Array(spec, None)

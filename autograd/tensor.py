@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from . import context
 from .array import Array, NDArray, Size, Spec, array
+from .dtypes import FLOAT32, INT64, holds, is_floating
 from .inplace import InPlace
 from .operators import Operand
 from .ops import update
@@ -19,8 +20,6 @@ from .ops.elementwise import copy as clone
 from .ops.shape import full
 from .primitive import Primitive, Value, dispatch, record_with
 from .tape import Record, Source, Sweep
-
-_FLOAT = np.dtype(np.float32)
 
 
 class Tensor(InPlace):
@@ -44,7 +43,7 @@ class Tensor(InPlace):
     ) -> None:
         if not isinstance(data, Array):
             raise TypeError(f"Tensor takes an Array, not {type(data).__name__}; see tensor()")
-        if requires_grad and data.dtype.kind != "f":
+        if requires_grad and not is_floating(data.dtype):
             raise TypeError(f"only floating-point tensors have gradients, not {data.dtype}")
         self.data = data
         self.requires_grad = requires_grad
@@ -140,7 +139,7 @@ class Tensor(InPlace):
         """Switch the gathering of a gradient on or off and return self."""
         if self.source is not None:
             raise RuntimeError("requires_grad_: only for leaves; a computed tensor has a history")
-        if on and self.dtype.kind != "f":
+        if on and not is_floating(self.dtype):
             raise TypeError(f"only floating-point tensors have gradients, not {self.dtype}")
         self.requires_grad = on
         return self
@@ -291,22 +290,15 @@ def lift(value: Operand, dtype: np.dtype[Any]) -> Array:
     if isinstance(value, Tensor):
         context.reads(value)
         return value.data
-    if isinstance(value, float) and dtype.kind != "f":
-        return array(value, np.float32)
-    if type(value) is int and not _holds(dtype, value):
-        return array(value, np.int64)
+    if isinstance(value, float) and not is_floating(dtype):
+        return array(value, FLOAT32)
+    if type(value) is int and not holds(dtype, value):
+        return array(value, INT64)
     if isinstance(value, bool | int | float):
         return array(value, dtype)
     if isinstance(value, np.ndarray | np.generic):
         return array(value)
     raise TypeError(f"expected a tensor, an array or a number, got {type(value).__name__}")
-
-
-def _holds(dtype: np.dtype[Any], value: int) -> bool:
-    """Tell whether a type can hold a whole number; of floats any, rounded."""
-    if dtype.kind == "f":
-        return True
-    return dtype.kind in "iu" and bool(np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
 
 
 def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
@@ -346,7 +338,7 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
     made = tape.append(primitive, arrays, sources, results, attrs)
     follows = primitive.differentiable or range(len(results))
     tensors = [
-        Tensor(a, True, (made, i)) if i in follows and a.dtype.kind == "f" else Tensor(a)
+        Tensor(a, True, (made, i)) if i in follows and is_floating(a.dtype) else Tensor(a)
         for i, a in enumerate(results)
     ]
     return tuple(tensors) if isinstance(result, tuple) else tensors[0]
@@ -354,7 +346,7 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
 
 def _lifted(value: Operand, args: tuple[Any, ...]) -> Array:
     """Return a number or an ndarray among a call's arguments as an array."""
-    return lift(value, next((t.dtype for t in args if isinstance(t, Tensor)), _FLOAT))
+    return lift(value, next((t.dtype for t in args if isinstance(t, Tensor)), FLOAT32))
 
 
 def _source(a: Any) -> Source | None:
@@ -414,7 +406,7 @@ def _started(y: Tensor) -> Source:
 
 def _wrapped(a: Array, source: Source | None) -> Tensor:
     """Return a saved array as the tensor that it was, so that its history goes on."""
-    if source is None or a.dtype.kind != "f":
+    if source is None or not is_floating(a.dtype):
         return Tensor(a)
     if isinstance(source[0], Tensor):
         return source[0]

@@ -20,8 +20,8 @@ FOLDERS = ("autograd", "datasets", "trainer", "launch")
 BASE = tuple(
     f"autograd.{name}"
     for name in (
-        "context", "array", "deferred", "ledger", "memory", "nonzeros", "recent", "splitmix64",
-        "storage", "summation", "threads",
+        "context", "array", "deferred", "dtypes", "ledger", "memory", "nonzeros", "recent",
+        "splitmix64", "storage", "summation", "threads",
     )
 )
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.ledger": BASE,
     "autograd.memory": (),
     "autograd.recent": (),
+    "autograd.dtypes": (),
     "autograd.nonzeros": ("autograd.array",),
     "autograd.splitmix64": (),
     "autograd.storage": (),

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..array import Array, array
+from ..dtypes import FLOAT32, element_type
 from ..operators import Operand
 from ..ops import elementwise as el
 from ..ops import shape as sh
@@ -100,10 +101,10 @@ def _number(value: Operand, beside: Operand) -> Operand | Array:
     it, anything else as it is."""
     if not isinstance(value, bool | int | float):
         return value
-    own = np.dtype(np.float32 if isinstance(value, float) else type(value))
-    kinds = {"b": 0, "i": 1, "u": 1, "f": 2}
+    own = FLOAT32 if isinstance(value, float) else np.dtype(type(value))
     dtype = getattr(beside, "dtype", own)
-    return array(value, dtype if kinds[dtype.kind] >= kinds[own.kind] else own)
+    fits = element_type(dtype).rank >= element_type(own).rank
+    return array(value, dtype if fits else own)
 
 
 def maximum(input: Operand, other: Operand) -> Tensor:

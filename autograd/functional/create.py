@@ -10,10 +10,9 @@ import numpy.typing as npt
 
 from .. import backends, context, random
 from ..array import Array, Spec, array
+from ..dtypes import FLOAT32, FLOAT64, is_floating
 from ..ops.shape import integers
 from ..tensor import Tensor
-
-FLOAT = np.dtype(np.float32)
 
 
 def _new(a: Array, requires_grad: bool = False) -> Tensor:
@@ -30,8 +29,8 @@ def tensor(
     """Return a tensor with a copy of the data. Python floats become float32; arrays and tensors,
     those in lists too, keep their type unless `dtype` is given."""
     numbers = np.array(data, dtype)
-    if dtype is None and numbers.dtype == np.float64 and _python(data):
-        numbers = numbers.astype(FLOAT)
+    if dtype is None and numbers.dtype == FLOAT64 and _python(data):
+        numbers = numbers.astype(FLOAT32)
     return _new(array(numbers), requires_grad)
 
 
@@ -50,7 +49,7 @@ def from_numpy(data: npt.NDArray[Any]) -> Tensor:
 def full(
     size: int | Sequence[int],
     fill_value: float,
-    dtype: npt.DTypeLike = FLOAT,
+    dtype: npt.DTypeLike = FLOAT32,
     requires_grad: bool = False,
 ) -> Tensor:
     """Return a tensor of one value; `size`: its extents."""
@@ -61,14 +60,14 @@ def full(
 
 
 def zeros(
-    *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False
+    *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT32, requires_grad: bool = False
 ) -> Tensor:
     """Return zeros; extents one by one or as one sequence."""
     return full(integers(size), 0.0, dtype, requires_grad)
 
 
 def ones(
-    *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False
+    *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT32, requires_grad: bool = False
 ) -> Tensor:
     """Return ones."""
     return full(integers(size), 1.0, dtype, requires_grad)
@@ -87,19 +86,19 @@ def ones_like(input: Tensor) -> Tensor:
 def arange(*bounds: float, dtype: npt.DTypeLike | None = None) -> Tensor:
     """Return start, start + step, .. below stop: int64 for whole bounds, else float32."""
     numbers = np.arange(*bounds)
-    default = FLOAT if numbers.dtype.kind == "f" else numbers.dtype
+    default = FLOAT32 if is_floating(numbers.dtype) else numbers.dtype
     return _new(array(numbers, np.dtype(dtype or default)))
 
 
 def rand(
-    *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False
+    *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT32, requires_grad: bool = False
 ) -> Tensor:
     """Return numbers drawn evenly from [0, 1)."""
     return Tensor(random.draw("uniform", integers(size), 0.0, 1.0, dtype), requires_grad)
 
 
 def randn(
-    *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT, requires_grad: bool = False
+    *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT32, requires_grad: bool = False
 ) -> Tensor:
     """Return numbers drawn from the normal distribution of mean 0 and deviation 1."""
     return Tensor(random.draw("normal", integers(size), 0.0, 1.0, dtype), requires_grad)

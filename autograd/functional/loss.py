@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..dtypes import is_floating
 from ..ops import elementwise as el
 from ..ops import loss as ops
 from ..tensor import Tensor
@@ -37,7 +38,7 @@ def cross_entropy(
     _check("cross_entropy", reduction, input)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing {label_smoothing} is not within 0 to 1")
-    if target.dtype.kind == "f":
+    if is_floating(target.dtype):
         return _soft(input, target, weight, reduction, label_smoothing)
     if input.ndim == 1:
         alone = input.unsqueeze(0), target.reshape(1)

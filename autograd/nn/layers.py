@@ -6,9 +6,9 @@ from __future__ import annotations
 from math import sqrt
 from typing import ClassVar
 
-import numpy as np
 import numpy.typing as npt
 
+from ..dtypes import FLOAT32
 from ..functional.conv import (
     Sizes,
     conv1d,
@@ -23,15 +23,13 @@ from ..tensor import Parameter, Tensor
 from . import init
 from .module import Module
 
-FLOAT = np.dtype(np.float32)
-
 
 def numbers(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, ...]:
     """Return one number for each axis. ValueError for another count, or one below `least`."""
     return pair(name, value, axes, least)[2 - axes :]
 
 
-def parameter(*shape: int, dtype: npt.DTypeLike = FLOAT) -> Parameter:
+def parameter(*shape: int, dtype: npt.DTypeLike = FLOAT32) -> Parameter:
     """Return a parameter of zeros, for an initialiser to fill."""
     return Parameter(zeros(*shape, dtype=dtype))
 
@@ -52,7 +50,7 @@ class Linear(Module):
     bias: Parameter | None
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, dtype: npt.DTypeLike = FLOAT
+        self, in_features: int, out_features: int, bias: bool = True, dtype: npt.DTypeLike = FLOAT32
     ) -> None:
         self.in_features, self.out_features = in_features, out_features
         self.weight = parameter(out_features, in_features, dtype=dtype)
@@ -118,7 +116,7 @@ class Conv2d(_Filters):
         dilation: Sizes = 1,
         groups: int = 1,
         bias: bool = True,
-        dtype: npt.DTypeLike = FLOAT,
+        dtype: npt.DTypeLike = FLOAT32,
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel_size, stride, dilation, groups, bias, dtype
@@ -161,7 +159,7 @@ class ConvTranspose2d(_Filters):
         groups: int = 1,
         bias: bool = True,
         dilation: Sizes = 1,
-        dtype: npt.DTypeLike = FLOAT,
+        dtype: npt.DTypeLike = FLOAT32,
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel_size, stride, dilation, groups, bias, dtype

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from .. import context
 from ..array import Array, NDArray, array
 from ..capture.observer import Changes
+from ..dtypes import FLOAT32, FLOAT64, is_floating
 from ..ledger import Ledger
 from ..ops.shape import cast
 from ..ops.update import store
@@ -223,7 +224,7 @@ class Module:
         self. RuntimeError for parameters that an optimizer has laid into one flat buffer."""
         wanted = np.dtype(dtype)
         for name, t in [*self.named_parameters(), *self.named_buffers()]:
-            if t.dtype.kind == "f" and t.dtype != wanted:
+            if is_floating(t.dtype) and t.dtype != wanted:
                 if t.slot is not None:
                     raise RuntimeError(f"{name}: change its type before building the optimizer")
                 with context.using(ledger=Ledger(), tape=None):
@@ -233,11 +234,11 @@ class Module:
 
     def float(self) -> Self:
         """Make parameters and buffers float32. Return self."""
-        return self.astype(np.float32)
+        return self.astype(FLOAT32)
 
     def double(self) -> Self:
         """Make parameters and buffers float64. Return self."""
-        return self.astype(np.float64)
+        return self.astype(FLOAT64)
 
     def extra_repr(self) -> str:
         """Return what stands between the brackets of repr() before the children."""

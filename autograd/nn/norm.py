@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import numpy.typing as npt
 
+from ..dtypes import FLOAT32
 from ..functional.create import ones, zeros
 from ..functional.norm import batch_norm, check_momentum, local_response_norm
 from ..tensor import Parameter, Tensor
-from .layers import FLOAT
 from .module import Module
 
 
@@ -35,7 +35,7 @@ class _BatchNorm(Module):
         momentum: float = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        dtype: npt.DTypeLike = FLOAT,
+        dtype: npt.DTypeLike = FLOAT32,
     ) -> None:
         check_momentum(momentum)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum

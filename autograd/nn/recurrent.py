@@ -7,6 +7,7 @@ from math import sqrt
 
 import numpy.typing as npt
 
+from ..dtypes import FLOAT32
 from ..functional.create import zeros
 from ..functional.recurrent import (
     NONLINEARITIES,
@@ -19,7 +20,7 @@ from ..functional.recurrent import (
 from ..tensor import Parameter, Tensor
 from . import init
 from .errors import unknown
-from .layers import FLOAT, parameter
+from .layers import parameter
 from .module import Module
 
 
@@ -91,7 +92,7 @@ class RNN(_Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        dtype: npt.DTypeLike = FLOAT,
+        dtype: npt.DTypeLike = FLOAT32,
     ) -> None:
         self.nonlinearity = _known(nonlinearity)
         super().__init__(
@@ -129,7 +130,7 @@ class LSTM(_Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        dtype: npt.DTypeLike = FLOAT,
+        dtype: npt.DTypeLike = FLOAT32,
     ) -> None:
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype
@@ -160,7 +161,7 @@ class _Cell(Module):
     bias_hh: Parameter | None
 
     def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, dtype: npt.DTypeLike = FLOAT
+        self, input_size: int, hidden_size: int, bias: bool = True, dtype: npt.DTypeLike = FLOAT32
     ) -> None:
         self.input_size, self.hidden_size = input_size, hidden_size
         rows = self.gates * hidden_size
@@ -185,7 +186,7 @@ class RNNCell(_Cell):
         hidden_size: int,
         bias: bool = True,
         nonlinearity: str = "tanh",
-        dtype: npt.DTypeLike = FLOAT,
+        dtype: npt.DTypeLike = FLOAT32,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, dtype)
         self.nonlinearity = _known(nonlinearity)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from ..array import NDArray, Spec
+from ..dtypes import BOOL
 from ..primitive import Primitive, primitive
-from .rules import BOOL, broadcast, each, together, truth, whole
+from .rules import broadcast, each, together, truth, whole
 
 
 def _comparison(function: Callable[[NDArray, NDArray], NDArray], name: str) -> Primitive:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..array import Array, NDArray, Spec
+from ..dtypes import COMPUTED
 from ..ledger import Cost
 from ..nonzeros import Attrs, Product, count_along, factor
 from ..primitive import Value, primitive
@@ -24,7 +25,7 @@ from .windows import Windows, extents, overlaps
 
 
 def _check(name: str, a: Spec, b: Spec) -> None:
-    if a.dtype != b.dtype or a.dtype not in (np.float32, np.float64):
+    if a.dtype != b.dtype or a.dtype not in COMPUTED:
         raise TypeError(f"{name}: expected two of float32 or of float64, got {a.dtype}, {b.dtype}")
     if len(a.shape) != 4 or len(b.shape) != 4:
         raise ValueError(f"{name}: expected two arrays of 4 axes, got {a.shape} and {b.shape}")

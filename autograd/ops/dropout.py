@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..array import NDArray, Spec
+from ..dtypes import BOOL, is_floating
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from ..splitmix64 import GAMMA, mix, words
-from .rules import BOOL, each
+from .rules import each
 
 BLOCK = 1 << 15  # hashes worked on at a time, so that they stay in the cache
 
@@ -38,7 +39,7 @@ def _dropped(
 ) -> tuple[Spec, Spec]:
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: p {p} is no probability, not within 0 to 1")
-    if x.dtype.kind != "f":
+    if not is_floating(x.dtype):
         raise TypeError(f"dropout: expected floating-point numbers, got {x.dtype}")
     if keys.shape != x.shape[:1]:
         raise ValueError(f"dropout: keys {keys.shape} for the rows of {x.shape}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from ..array import NDArray, Spec
+from ..dtypes import FLOAT32, is_floating
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from .compare import bit_and, eq, ge, within
 from .reduce import sum_to
 from .rules import (
-    FLOAT,
     agreed,
     broadcast,
     common,
@@ -28,7 +28,7 @@ def fit(gradient: Value, spec: Spec) -> Value:
     """Sum a gradient over the axes along which its operand was broadcast, in the operand's type."""
     if gradient.shape != spec.shape:
         gradient = sum_to(gradient, shape=spec.shape)
-    if gradient.dtype == spec.dtype or spec.dtype.kind != "f":
+    if gradient.dtype == spec.dtype or not is_floating(spec.dtype):
         return gradient  # what is no floating-point number asks for no gradient
     return cast(gradient, dtype=spec.dtype)
 
@@ -86,7 +86,7 @@ def div(x: NDArray, w: NDArray) -> NDArray:
     """y = x / w, of integers in float32; infinite or not a number for a w of 0."""
     dtype = x.dtype if x.dtype == w.dtype else common(x.dtype, w.dtype)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        return np.divide(x, w, dtype=dtype if dtype.kind == "f" else FLOAT)
+        return np.divide(x, w, dtype=dtype if is_floating(dtype) else FLOAT32)
 
 
 @div.vjp("x")

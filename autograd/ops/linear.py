@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 
 from ..array import Array, NDArray, Spec
+from ..dtypes import is_floating
 from ..ledger import Cost
 from ..nonzeros import Attrs, Product, factor, matrix_product, rows, transposed
 from ..primitive import Value, primitive
@@ -35,7 +36,7 @@ def _product(x: Spec, w: Spec) -> Spec:
 def _multiplied(x: NDArray, w: NDArray) -> NDArray:
     """Return x @ w; a large product of two matrices in blocks of rows or columns, which threads
     share. Blocks follow from shapes, so results do not depend on the number of threads."""
-    if x.dtype != w.dtype or x.dtype.kind != "f":
+    if x.dtype != w.dtype or not is_floating(x.dtype):
         return together(np.matmul, x, w)
     if x.shape[-1] >= LONG and x.shape[-2] * w.shape[-1] <= NARROW:
         return _long(x, w)

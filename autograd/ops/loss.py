@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..array import NDArray, Spec
+from ..dtypes import is_floating, is_integer
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from .activation import sigmoid, softmax_dx, softplus, sum_less_one
@@ -18,7 +19,7 @@ from .shape import cast, full
 
 def _labelled(name: str, x: Spec, target: Spec, w: tuple[Spec, ...]) -> None:
     """Check logits, labels and class weights. ValueError or TypeError where they do not fit."""
-    if x.dtype.kind != "f" or target.dtype.kind not in "iu":
+    if not is_floating(x.dtype) or not is_integer(target.dtype):
         raise TypeError(
             f"{name}: expected floating-point inputs and integer labels, got {x.dtype} and "
             f"{target.dtype}"

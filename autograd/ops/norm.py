@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 
 from ..array import NDArray, Spec
+from ..dtypes import is_floating
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from .elementwise import add, div, fit, mul, neg, sqrt, sub
@@ -110,7 +111,7 @@ def _normalised(
 
 def _channels(x: Spec, name: str, **given: Spec) -> Spec:
     """Check x and its per-channel arguments; return the Spec of a number per channel."""
-    if x.dtype.kind != "f":
+    if not is_floating(x.dtype):
         raise TypeError(f"{name}: expected floating-point numbers, got {x.dtype}")
     if len(x.shape) < 2:
         raise ValueError(f"{name}: input {x.shape} has no channel axis; expected (N, C, ..)")

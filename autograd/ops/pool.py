@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..array import NDArray, Spec
+from ..dtypes import COMPUTED
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from ..summation import BLOCK
@@ -27,7 +28,7 @@ Write: TypeAlias = Callable[[NDArray, slice, bool], None]
 
 def check_images(name: str, x: Spec) -> None:
     """Raise TypeError or ValueError for what are no images."""
-    if x.dtype not in (np.float32, np.float64):
+    if x.dtype not in COMPUTED:
         raise TypeError(f"{name}: expected float32 or float64, got {x.dtype}")
     if len(x.shape) != 4:
         raise ValueError(f"{name}: expected 4 axes (N, C, H, W), got shape {x.shape}")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..array import NDArray, Spec
+from ..dtypes import BOOL
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from ..summation import sum_over
-from .rules import BOOL
 from .shape import integers, reshape, zero
 
 INDEX = np.dtype(np.int64)

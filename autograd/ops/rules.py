@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 
 from ..array import NDArray, Spec
+from ..dtypes import BOOL, FLOAT32, is_boolean, is_floating, is_integer
 from ..ledger import Cost
-
-BOOL, FLOAT = np.dtype(bool), np.dtype(np.float32)
 
 
 @cache
 def common(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
     """Return the type of a result of several operands, as torch has it: the widest floating-point
     type among them, whatever integers and truth values there are besides."""
-    return np.result_type(*([d for d in dtypes if d.kind == "f"] or dtypes))
+    return np.result_type(*([d for d in dtypes if is_floating(d)] or dtypes))
 
 
 def together(function: np.ufunc, x: NDArray, w: NDArray) -> NDArray:
@@ -47,7 +46,7 @@ def broadcast(*specs: Spec) -> Spec:
 def quotient(x: Spec, w: Spec) -> Spec:
     """Shape rule of a division, which gives float32 for integers and truth values."""
     y = broadcast(x, w)
-    return y if y.dtype.kind == "f" else Spec(y.shape, FLOAT)
+    return y if is_floating(y.dtype) else Spec(y.shape, FLOAT32)
 
 
 def same(x: Spec, **attrs: Any) -> Spec:
@@ -57,21 +56,21 @@ def same(x: Spec, **attrs: Any) -> Spec:
 
 def floating(x: Spec, **attrs: Any) -> Spec:
     """Shape rule of functions that are defined on floating-point numbers. TypeError for others."""
-    if x.dtype.kind != "f":
+    if not is_floating(x.dtype):
         raise TypeError(f"expected floating-point numbers, got {x.dtype}")
     return x
 
 
 def numeric(x: Spec, **attrs: Any) -> Spec:
     """Shape rule of functions that are defined on numbers. TypeError for truth values."""
-    if x.dtype.kind == "b":
+    if is_boolean(x.dtype):
         raise TypeError("expected numbers, got truth values")
     return x
 
 
 def whole(x: Spec, **attrs: Any) -> Spec:
     """Shape rule of functions of truth values and integers, bit by bit. TypeError for others."""
-    if x.dtype.kind not in "biu":
+    if not is_integer(x.dtype) and not is_boolean(x.dtype):
         raise TypeError(f"expected truth values or integers, got {x.dtype}")
     return x
 

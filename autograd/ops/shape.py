@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..array import NDArray, Spec
+from ..dtypes import is_integer
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from .rules import common
@@ -125,7 +126,7 @@ def _(dy: Value, slices: Slices) -> Value:
 
 def indexed(x: Spec, *indices: Spec, axis: int) -> Spec:
     """Return what `index` makes of these. TypeError and ValueError for what does not fit."""
-    if any(i.dtype.kind not in "iu" for i in indices):
+    if not all(is_integer(i.dtype) for i in indices):
         raise TypeError(f"an index array must hold integers, not {indices[0].dtype}; see where()")
     if axis + len(indices) > len(x.shape):
         raise ValueError(f"{len(indices)} index arrays from axis {axis} on, shape {x.shape}")

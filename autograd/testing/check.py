@@ -9,6 +9,7 @@ import numpy as np
 
 from ..array import NDArray, array
 from ..differentiate import grad
+from ..dtypes import is_floating
 from ..tensor import Tensor
 
 Function = Callable[..., Any]
@@ -16,7 +17,7 @@ Function = Callable[..., Any]
 
 def _floats(result: Any) -> list[Tensor]:
     results = result if isinstance(result, tuple | list) else (result,)
-    return [y for y in results if isinstance(y, Tensor) and y.dtype.kind == "f"]
+    return [y for y in results if isinstance(y, Tensor) and is_floating(y.dtype)]
 
 
 def _project(function: Function, arrays: Sequence[Any], weights: Sequence[NDArray]) -> float:
@@ -38,7 +39,7 @@ def gradcheck(
     relative error. AssertionError where it passes rtol (and the difference atol), or where a
     gradient's shape or type is not its input's."""
     rng = np.random.default_rng(seed)
-    tensors = [Tensor(array(a.copy()), a.dtype.kind == "f") for a in map(np.asarray, inputs)]
+    tensors = [Tensor(array(a.copy()), is_floating(a.dtype)) for a in map(np.asarray, inputs)]
     if any(t.requires_grad and t.dtype != np.float64 for t in tensors):
         raise TypeError("gradcheck needs float64 inputs: differences drown in float32's rounding")
     results = _floats(function(*tensors))
@@ -77,7 +78,7 @@ def gradgradcheck(
 
     def first(*tensors: Tensor) -> tuple[Tensor, ...]:
         xs, vs = tensors[: len(arrays)], tensors[len(arrays) :]
-        live = [x.requires_grad_(True) if x.is_leaf else x for x in xs if x.dtype.kind == "f"]
+        live = [x.requires_grad_(True) if x.is_leaf else x for x in xs if is_floating(x.dtype)]
         found = _floats(function(*xs))
         pairs = [(y, v) for y, v in zip(found, vs, strict=True) if y.requires_grad]
         ys, seeds = [y for y, _ in pairs], [v for _, v in pairs]

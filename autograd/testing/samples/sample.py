@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...array import NDArray
+from ...dtypes import is_floating
 
 
 def normal(*shape: int) -> Callable[[np.random.Generator], NDArray]:
@@ -60,4 +61,4 @@ class Sample:
         """Return fresh inputs, floating-point ones in the given type."""
         rng = np.random.default_rng(seed)
         arrays = [make(rng) for make in self.inputs]
-        return [a.astype(dtype) if a.dtype.kind == "f" else a for a in arrays]
+        return [a.astype(dtype) if is_floating(a.dtype) else a for a in arrays]

@@ -1,0 +1,74 @@
+"""Element types: one table of what operations need to know of each. A new type is a new row."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+DType: TypeAlias = np.dtype[Any]
+
+BOOL, INT64 = np.dtype(np.bool_), np.dtype(np.int64)
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+# Convolution and pooling take these alone: their sums run over blocks that are laid out for them.
+COMPUTED = (FLOAT32, FLOAT64)
+
+
+class ElementType(NamedTuple):
+    """A row of the table. A type can be written to another whose `rank` is at least as high, as in
+    torch; sums and products over axes are formed in the `accumulator`."""
+
+    dtype: DType
+    rank: int
+    accumulator: DType
+
+
+_BOOLEAN, _SIGNED, _UNSIGNED, _FLOATING = range(4)  # ranks
+
+
+def _rows(rank: int, names: str, accumulator: DType | None = None) -> list[ElementType]:
+    types = [np.dtype(name) for name in names.split()]
+    return [ElementType(t, rank, accumulator or t) for t in types]
+
+
+_TABLE = {
+    row.dtype.newbyteorder(order): row
+    for order in ("=", "S")  # also as files of other machines have it
+    for row in [
+        *_rows(_BOOLEAN, "bool", INT64),
+        *_rows(_SIGNED, "int8 int16 int32 int64", INT64),
+        *_rows(_UNSIGNED, "uint8 uint16 uint32 uint64", INT64),
+        *_rows(_FLOATING, "float16 float32 float64 longdouble"),
+    ]
+}
+_FLOATS = frozenset(t for t, row in _TABLE.items() if row.rank == _FLOATING)
+_INTEGERS = frozenset(t for t, row in _TABLE.items() if row.rank in (_SIGNED, _UNSIGNED))
+
+
+def element_type(dtype: DType) -> ElementType:
+    """Return the row of a type. TypeError for one that is not in the table, such as complex."""
+    if dtype not in _TABLE:
+        raise TypeError(f"expected truth values, integers or floating-point numbers, got {dtype}")
+    return _TABLE[dtype]
+
+
+def is_floating(dtype: DType) -> bool:
+    """Tell whether a type is floating-point: only such tensors have gradients."""
+    return dtype in _FLOATS
+
+
+def is_integer(dtype: DType) -> bool:
+    """Tell whether a type holds integers, signed or not."""
+    return dtype in _INTEGERS
+
+
+def is_boolean(dtype: DType) -> bool:
+    """Tell whether a type holds truth values."""
+    return dtype == BOOL
+
+
+def holds(dtype: DType, value: int) -> bool:
+    """Tell whether a type can hold an integer; a floating-point type holds any, rounded."""
+    if is_integer(dtype):
+        return bool(np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
+    return is_floating(dtype)
