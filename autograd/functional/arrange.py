@@ -18,7 +18,7 @@ from ..tensor import Tensor
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Return tensors one behind the other along an existing axis."""
     if not tensors:
-        raise ValueError("cat: no tensors given")
+        raise ValueError("cat: expected at least one tensor, got none")
     return sh.concatenate(*tensors, axis=sh.axis_of(dim, tensors[0].ndim))
 
 
@@ -28,7 +28,7 @@ concatenate = cat
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Return tensors of one shape one behind the other along a new axis."""
     if not tensors:
-        raise ValueError("stack: no tensors given")
+        raise ValueError("stack: expected at least one tensor, got none")
     axis = sh.axis_of(dim, tensors[0].ndim + 1)
     return cat([t.unsqueeze(axis) for t in tensors], axis)
 
@@ -46,17 +46,19 @@ def pad(
     one; "replicate", the outermost one; "circular", the elements from the other end. ValueError
     for a border that is wider than its axis allows."""
     if mode not in MODES:
-        raise ValueError(f"pad: mode {mode!r} is unknown; there are {MODES}")
+        raise ValueError(f"pad: expected mode in {MODES}, got {mode!r}")
     if mode != "constant" and value:
-        raise ValueError(f"pad: a value {value} has no place in mode {mode!r}")
+        raise ValueError(f"pad: expected value=None in mode {mode!r}, got {value}")
     if len(pad) % 2 or len(pad) > 2 * input.ndim:
-        raise ValueError(f"pad: {len(pad)} widths for {input.ndim} axes; give pairs")
+        raise ValueError(f"pad: expected up to {input.ndim} pairs of widths, got {len(pad)} widths")
     given = sh.integers(pad)
     pairs = [(given[i], given[i + 1]) for i in range(0, len(given), 2)][::-1]
     widths = ((0, 0),) * (input.ndim - len(pairs)) + tuple(pairs)
     for axis, (n, (a, b)) in enumerate(zip(input.shape, widths, strict=True)):
         if n + min(a, 0) + min(b, 0) < 0:
-            raise ValueError(f"pad: widths {(a, b)} cut off more than axis {axis} has, {n}")
+            raise ValueError(
+                f"pad: expected to cut off at most {n} along axis {axis}, got widths {(a, b)}"
+            )
     border = tuple((max(a, 0), max(b, 0)) for a, b in widths)
     y = _cropped(input, widths) if min(given, default=0) < 0 else input
     if mode != "constant":
@@ -80,7 +82,9 @@ def _repeated(x: Tensor, widths: Widths, mode: str) -> Tensor:
             continue
         most = {"reflect": n - 1, "circular": n}.get(mode, max(a, b) if n else 0)
         if max(a, b) > most:
-            raise ValueError(f"pad: {mode} by {(a, b)}, at most {most} along axis {axis} of {n}")
+            raise ValueError(
+                f"pad: expected {mode} widths up to {most} along axis {axis} of {n}, got {(a, b)}"
+            )
         at = np.arange(-a, n + b)
         if mode == "reflect":
             at = n - 1 - np.abs(n - 1 - np.abs(at))

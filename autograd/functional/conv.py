@@ -28,7 +28,7 @@ def pair(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, i
     given = tuple(index(v) for v in many)
     given = given * axes if len(given) == 1 else given
     if len(given) != axes or min(given) < least:
-        raise ValueError(f"{name} must be one number or {axes}, at least {least}; got {value}")
+        raise ValueError(f"{name}: expected one number or {axes}, at least {least}, got {value}")
     return (least, given[0]) if axes == 1 else (given[0], given[1])
 
 
@@ -38,7 +38,9 @@ def images(name: str, input: Tensor, axes: int = 2) -> Tensor:
     if axes == 2 and len(shape) == 4:
         return input
     if len(shape) not in (axes + 1, axes + 2):
-        raise ValueError(f"{name}: input of shape {shape}, expected {axes + 1} or {axes + 2} axes")
+        raise ValueError(
+            f"{name}: expected an input of {axes + 1} or {axes + 2} axes, got shape {shape}"
+        )
     batched = shape if len(shape) == axes + 2 else (1, *shape)
     full = batched if axes == 2 else (*batched[:2], 1, batched[2])
     return input if full == shape else reshape(input, shape=full)
@@ -53,7 +55,7 @@ def restore(y: Tensor, input: Tensor, axes: int = 2) -> Tensor:
 
 def _filters(name: str, weight: Tensor, axes: int) -> Tensor:
     if weight.ndim != axes + 2:
-        raise ValueError(f"{name}: weight of shape {weight.shape}, expected {axes + 2} axes")
+        raise ValueError(f"{name}: expected a weight of {axes + 2} axes, got shape {weight.shape}")
     return weight if axes == 2 else reshape(weight, shape=(*weight.shape[:2], 1, weight.shape[2]))
 
 
@@ -61,7 +63,7 @@ def _biased(name: str, y: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         return y
     if bias.shape != (y.shape[1],):
-        raise ValueError(f"{name}: bias of shape {bias.shape}, expected ({y.shape[1]},)")
+        raise ValueError(f"{name}: expected a bias of shape ({y.shape[1]},), got {bias.shape}")
     return add(y, reshape(bias, shape=(1, y.shape[1], 1, 1)))
 
 
@@ -80,8 +82,8 @@ def _padding(
         return (0, 0), (0, 0)
     if padding != "same" or max(stride) > 1:
         raise ValueError(
-            f"{name}: padding={padding!r} with stride {stride}; there are numbers, 'valid' and, "
-            "for stride 1, 'same'"
+            f"{name}: expected padding of numbers, 'valid' or, for stride 1, 'same', "
+            f"got {padding!r} with stride {stride}"
         )
     (a, b), (c, d) = ((d * (r - 1) // 2, d * (r - 1)) for r, d in zip(taps, dilation, strict=True))
     return (a, b - a), (c, d - c)
@@ -103,7 +105,7 @@ def _conv(
     spread = pair(f"{name}: dilation", dilation, axes, 1)
     border = _padding(name, padding, axes, w.shape[2:], strides, spread)
     if bias is not None and bias.shape != w.shape[:1]:
-        raise ValueError(f"{name}: bias of shape {bias.shape}, expected {w.shape[:1]}")
+        raise ValueError(f"{name}: expected a bias of shape {w.shape[:1]}, got {bias.shape}")
     biases = () if bias is None else (bias,)
     y = ops.conv2d(x, w, *biases, stride=strides, padding=border, dilation=spread, groups=groups)
     return y if x is input else restore(y, input, axes)
@@ -160,14 +162,21 @@ def _conv_transpose(
     q = pair(f"{name}: dilation", dilation, axes, 1)
     more = pair(f"{name}: output_padding", output_padding, axes)
     if x.shape[1] != w.shape[0]:
-        raise ValueError(f"{name}: input has {x.shape[1]} channels, filter {weight.shape} expects "
-                         f"{w.shape[0]}")  # fmt: skip
+        raise ValueError(
+            f"{name}: expected an input of {w.shape[0]} channels for weight {weight.shape}, "
+            f"got {x.shape[1]}"
+        )
     if any(a >= max(b, c) for a, b, c in zip(more, u, q, strict=True)):
-        raise ValueError(f"{name}: output_padding {more} must be below stride {u} or dilation {q}")
+        raise ValueError(
+            f"{name}: expected output_padding below stride {u} or dilation {q}, got {more}"
+        )
     reach = [d * (r - 1) + 1 for d, r in zip(q, w.shape[2:], strict=True)]
     h, k = ((x.shape[2 + i] - 1) * u[i] + reach[i] + more[i] - 2 * p[i] for i in (0, 1))
     if min(h, k) < 1:
-        raise ValueError(f"{name}: input {input.shape} with padding {p} gives no output ({h}, {k})")
+        raise ValueError(
+            f"{name}: expected an output of at least 1 x 1, got {h} x {k} from input {input.shape} "
+            f"with padding {p}"
+        )
     # What a whole stride of output_padding uncovers, no window of the convolution may see.
     top, left = ((p[i], p[i] - more[i] // u[i] * u[i]) for i in (0, 1))
     y = ops.conv2d_dx(

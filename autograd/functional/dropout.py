@@ -27,7 +27,7 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     probability p, the others divided by 1 - p (Tompson et al. 2015)."""
     _check("dropout2d", p)
     if input.ndim < 3:
-        raise ValueError(f"dropout2d: input {input.shape} has no channels; expected (N, C, ..)")
+        raise ValueError(f"dropout2d: expected an input (N, C, ..), got shape {input.shape}")
     if not training or p == 0:
         return input
     keys, use = sample_keys(input.shape[0])
@@ -38,4 +38,4 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
 
 def _check(name: str, p: float) -> None:
     if not 0 <= p <= 1:
-        raise ValueError(f"{name}: p {p} is no probability, not within 0 to 1")
+        raise ValueError(f"{name}: expected p in [0, 1], got {p}")

@@ -13,9 +13,9 @@ REDUCTIONS = ("mean", "sum", "none")
 
 def _check(name: str, reduction: str, input: Tensor, target: Tensor | None = None) -> None:
     if reduction not in REDUCTIONS:
-        raise ValueError(f"{name}: reduction {reduction!r} is unknown; there are {REDUCTIONS}")
+        raise ValueError(f"{name}: expected reduction in {REDUCTIONS}, got {reduction!r}")
     if target is not None and target.shape != input.shape:
-        raise ValueError(f"{name}: target {target.shape} does not fit input {input.shape}")
+        raise ValueError(f"{name}: expected a target of shape {input.shape}, got {target.shape}")
 
 
 def _reduced(loss: Tensor, reduction: str) -> Tensor:
@@ -37,7 +37,9 @@ def cross_entropy(
     divided by the weights of the labels, as in torch. IndexError for a label that is no class."""
     _check("cross_entropy", reduction, input)
     if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"cross_entropy: label_smoothing {label_smoothing} is not within 0 to 1")
+        raise ValueError(
+            f"cross_entropy: expected label_smoothing in [0, 1], got {label_smoothing}"
+        )
     if is_floating(target.dtype):
         return _soft(input, target, weight, reduction, label_smoothing)
     if input.ndim == 1:

@@ -40,7 +40,7 @@ def batch_norm(
         return y
     if not training:
         if running_mean is None or running_var is None:
-            raise ValueError("batch_norm: running statistics are needed outside of training")
+            raise ValueError("batch_norm: expected running statistics if training=False, got None")
         y = ops.batch_norm_eval(input, w, b, running_mean, running_var, eps=float(eps))
         return y
     y, mean, var = ops.batch_norm(input, w, b, eps=float(eps))
@@ -62,7 +62,7 @@ def batch_norm(
 def check_momentum(momentum: float | None) -> None:
     """ValueError for a momentum that is None, torch's way to ask for plain averages."""
     if momentum is None:
-        raise ValueError("batch_norm: momentum=None (cumulative averages) is not supported; use .1")
+        raise ValueError("batch_norm: expected momentum as a number such as 0.1, got None")
 
 
 def _constant(input: Tensor, value: float) -> Value:

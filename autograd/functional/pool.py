@@ -45,7 +45,9 @@ def _ends(
     for i in (0, 1):
         reach = spread[i] * (kernel[i] - 1) + 1
         if 2 * border[i] > reach:
-            raise ValueError(f"{name}: padding {border} is more than half of kernel {kernel}")
+            raise ValueError(
+                f"{name}: expected padding of at most half of kernel {kernel}, got {border}"
+            )
         free = size[i] + 2 * border[i] - reach
         last = -(-free // strides[i])
         if ceil_mode and last >= 0:
@@ -126,7 +128,7 @@ def avg_pool2d(
         "avg_pool2d", x.shape[2:], kernel_size, stride, padding, 1, ceil_mode
     )
     if divisor_override == 0:
-        raise ValueError("avg_pool2d: divisor_override=0, expected a positive number or None")
+        raise ValueError("avg_pool2d: expected divisor_override positive or None, got 0")
     y = ops.avg_pool2d(
         x,
         kernel=kernel,
@@ -144,7 +146,9 @@ def _output(
     """Return (E, F), with the image's own extent for each None."""
     given = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * 2
     if len(given) != 2 or min(n for n in (*given, 0) if n is not None) < 0:
-        raise ValueError(f"{name}: output_size must be one number or 2, got {output_size}")
+        raise ValueError(
+            f"{name}: expected output_size of one number or 2, at least 0, got {output_size}"
+        )
     h, w = (n if m is None else int(m) for n, m in zip(size, given, strict=True))
     return h, w
 

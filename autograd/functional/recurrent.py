@@ -57,7 +57,7 @@ def rnn_cell(
     """Return the next state (N, H) of an Elman network for an input (N, I) and a state (N, H):
     f(x w_ih^T + b_ih + h w_hh^T + b_hh), f being "tanh" or "relu"."""
     if nonlinearity not in NONLINEARITIES:
-        raise ValueError(f"nonlinearity {nonlinearity!r} is unknown; there are 'tanh' and 'relu'")
+        raise ValueError(f"rnn_cell: expected nonlinearity 'tanh' or 'relu', got {nonlinearity!r}")
     sums = linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh)
     h: Tensor = ops.rnn_cell(*sums, nonlinearity=nonlinearity)
     return h
@@ -159,7 +159,9 @@ class _Network:
             y, last = self._batched(input.unsqueeze(1), given, states, params, p)
             return y.squeeze(1), [h.squeeze(1) for h in last]
         if input.ndim != 3:
-            raise ValueError(f"{self.name}: input {input.shape}; expected (T, N, I) or (T, I)")
+            raise ValueError(
+                f"{self.name}: expected an input (T, N, I) or (T, I), got shape {input.shape}"
+            )
         if not self.batch_first:
             return self._batched(input, hx, states, params, p)
         y, last = self._batched(input.transpose(0, 1), hx, states, params, p)
@@ -189,11 +191,11 @@ class _Network:
         many = len(params) // ways if ways else 0
         if many not in (2, 4) or many * ways != len(params):
             raise ValueError(
-                f"{self.name}: {len(params)} parameters; {self.layers} layers in {self.directions} "
-                f"directions take {2 * ways} without or {4 * ways} with biases"
+                f"{self.name}: expected {2 * ways} parameters without or {4 * ways} with biases, "
+                f"for {self.layers} layers in {self.directions} directions, got {len(params)}"
             )
         if not x.shape[0]:
-            raise ValueError(f"{self.name}: input {x.shape} has no time steps")
+            raise ValueError(f"{self.name}: expected at least one time step, got input {x.shape}")
         sets = [params[many * i : many * (i + 1)] for i in range(ways)]
         hidden = sets[0][1].shape[-1]
         rows = self.gates * hidden
@@ -202,7 +204,9 @@ class _Network:
             expected = [(rows, width), (rows, hidden), *[(rows,) for _ in biases]]
             found = [w.shape for w in (w_ih, w_hh, *biases)]
             if found != expected:
-                raise ValueError(f"{self.name}: parameters {found} of way {i}; expected {expected}")
+                raise ValueError(
+                    f"{self.name}: expected parameters {expected} of direction {i}, got {found}"
+                )
         return sets
 
     def _starts(
@@ -214,7 +218,7 @@ class _Network:
             zero = full(shape=shape[1:], dtype=x.dtype, value=0.0)
             return [[zero] * states for _ in range(ways)]
         if any(h.shape != shape for h in hx):
-            raise ValueError(f"{self.name}: states {[h.shape for h in hx]}; expected {shape}")
+            raise ValueError(f"{self.name}: expected states {shape}, got {[h.shape for h in hx]}")
         return [[*column] for column in zip(*[ops.parts(h) for h in hx], strict=True)]
 
     def _way(

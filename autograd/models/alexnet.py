@@ -28,7 +28,7 @@ def alexnet(
     `dropout`. An image of 227 x 227 takes 724,406,816 MACs with groups; there are 60,965,224
     parameters. ValueError for other groups and for images below 67 x 67."""
     if groups not in (1, 2):
-        raise ValueError(f"alexnet: groups must be 1 or 2, not {groups}")
+        raise ValueError(f"alexnet: expected 1 or 2 groups, got {groups}")
     check_extent("alexnet", input_shape, 67, 227)
     features: dict[str, Module] = {
         "conv1": he(Conv2d(input_shape[0], 96, 11, 4)),

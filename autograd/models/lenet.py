@@ -21,7 +21,9 @@ def lenet(input_shape: Shape = (1, 28, 28), classes: int = 10) -> Module:
     channels, *extents = input_shape
     h, w = [((n - 4) // 2 - 4) // 2 for n in extents]
     if min(extents) < 16:
-        raise ValueError(f"lenet: images must be 16 x 16 at least, not {extents[0]} x {extents[1]}")
+        raise ValueError(
+            f"lenet: expected images of at least 16 x 16, got {extents[0]} x {extents[1]}"
+        )
     layers: dict[str, Module] = {
         "conv1": Conv2d(channels, 20, 5),
         "pool1": MaxPool2d(2),
@@ -43,7 +45,7 @@ class LeNet5(Module):
     def __init__(self, input_shape: Shape, classes: int) -> None:
         channels, height, width = input_shape
         if max(height, width) > 32:
-            raise ValueError(f"lenet5: images may be 32 x 32 at most, not {height} x {width}")
+            raise ValueError(f"lenet5: expected images of at most 32 x 32, got {height} x {width}")
         top, left = (32 - height) // 2, (32 - width) // 2
         self.border = (left, 32 - width - left, top, 32 - height - top)
         self.c1 = Conv2d(channels, 6, 5)

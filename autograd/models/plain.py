@@ -42,8 +42,8 @@ def check_extent(name: str, input_shape: Shape, least: int, usual: int) -> None:
     _, height, width = input_shape
     if min(height, width) < least:
         raise ValueError(
-            f"{name}: images must be {least} x {least} at least, not {height} x {width}; "
-            f"its own are {usual} x {usual}"
+            f"{name}: expected images of at least {least} x {least}, usually {usual} x {usual}, "
+            f"got {height} x {width}"
         )
 
 

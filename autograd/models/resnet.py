@@ -249,7 +249,9 @@ def resnet(
     n, rest = divmod(depth - 2, step)
     if n < 1 or rest:
         near = step * max(round((depth - 2) / step), 1) + 2
-        raise ValueError(f"resnet: {block} blocks make {step}n + 2 layers, not {depth}; try {near}")
+        raise ValueError(
+            f"resnet: expected depth {step}n + 2 with {block} blocks, such as {near}, got {depth}"
+        )
     options = {"option": option} if block == "basic" else {"option": option, "stride_in": stride_in}
     return ResNet(input_shape, classes, n, width, kind, **options)
 

@@ -72,12 +72,15 @@ def flatten(parameters: Sequence[Parameter]) -> FlatParameters:
     `gradient_order`. Their numbers and gradients stay. ValueError for no parameters, one that is
     listed twice, or several types."""
     if not parameters:
-        raise ValueError("flatten: no parameters given")
+        raise ValueError("flatten: expected at least one parameter, got none")
     if len({id(p) for p in parameters}) != len(parameters):
-        raise ValueError("flatten: a parameter is listed twice")
+        raise ValueError("flatten: expected distinct parameters, got one twice")
     types = sorted({str(p.dtype) for p in parameters})
     if len(types) > 1:
-        raise ValueError(f"flatten: parameters are {' and '.join(types)}; make a group of each")
+        raise ValueError(
+            f"flatten: expected parameters of one type, got {' and '.join(types)}: "
+            "make a group of each"
+        )
     return FlatParameters(parameters)
 
 

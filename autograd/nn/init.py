@@ -11,6 +11,7 @@ import numpy as np
 from .. import random
 from ..array import Array, array
 from ..tensor import Tensor
+from .errors import unknown
 from .module import assign
 
 Fan = Literal["fan_in", "fan_out"]
@@ -23,14 +24,14 @@ def calculate_gain(nonlinearity: str, param: float = 0.01) -> float:
     if nonlinearity == "leaky_relu":
         return sqrt(2.0 / (1.0 + param**2))
     if nonlinearity not in _GAINS:
-        raise ValueError(f"no gain for {nonlinearity!r}; there are {', '.join(_GAINS)}, leaky_relu")
+        raise unknown("nonlinearity", nonlinearity, [*_GAINS, "leaky_relu"])
     return _GAINS[nonlinearity]
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """Return (fan_in, fan_out) of a weight. ValueError for fewer than two axes."""
     if len(shape) < 2:
-        raise ValueError(f"a tensor of shape {shape} has no fan-in and fan-out: needs two axes")
+        raise ValueError(f"fan-in and fan-out: expected at least two axes, got shape {shape}")
     window = prod(shape[2:])
     return shape[1] * window, shape[0] * window
 
@@ -104,7 +105,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
 def _deviation(tensor: Tensor, a: float, mode: Fan, nonlinearity: str) -> float:
     found = dict(zip(("fan_in", "fan_out"), fans(tensor.shape), strict=True))
     if mode not in found:
-        raise ValueError(f"mode {mode!r} is unknown; there are fan_in, fan_out")
+        raise unknown("mode", mode, found)
     return calculate_gain(nonlinearity, a) / sqrt(max(found[mode], 1))
 
 

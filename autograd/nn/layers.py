@@ -191,7 +191,9 @@ class ConvTranspose1d(ConvTranspose2d):
 
 def _divides(groups: int, in_channels: int, out_channels: int) -> None:
     if groups < 1 or in_channels % groups or out_channels % groups:
-        raise ValueError(f"{groups} groups do not divide {in_channels} and {out_channels} channels")
+        raise ValueError(
+            f"expected groups that divide {in_channels} and {out_channels} channels, got {groups}"
+        )
 
 
 class Flatten(Module):

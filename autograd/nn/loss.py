@@ -12,7 +12,7 @@ class _Loss(Module):
 
     def __init__(self, reduction: str = "mean") -> None:
         if reduction not in F.REDUCTIONS:
-            raise ValueError(f"reduction {reduction!r} is unknown; there are {F.REDUCTIONS}")
+            raise ValueError(f"expected reduction in {F.REDUCTIONS}, got {reduction!r}")
         self.reduction = reduction
 
 

@@ -303,7 +303,9 @@ class Sequential(_Container):
         for i, item in enumerate(modules):
             for name, module in item.items() if isinstance(item, Mapping) else [(str(i), item)]:
                 if hasattr(self, name) or "." in name or not name:
-                    raise ValueError(f"Sequential: {name!r} is taken or no name for a module")
+                    raise ValueError(
+                        f"Sequential: expected an unused name without dots, got {name!r}"
+                    )
                 setattr(self, name, module)
 
     def _inner(self, name: str) -> str:

@@ -20,7 +20,7 @@ def paired(dy: Spec, y: Spec, **attrs: object) -> Spec:
     """Shape rule of a slope times an incoming gradient: as the gradient. ValueError where the two
     differ."""
     if dy.shape != y.shape:
-        raise ValueError(f"gradient of shape {dy.shape} for a result of shape {y.shape}")
+        raise ValueError(f"expected a gradient of the result's shape {y.shape}, got {dy.shape}")
     return dy
 
 
@@ -59,7 +59,8 @@ def _(ddx: Value, specs: tuple[Spec, ...]) -> Value:
 
 def _rising(x: Spec, *, slope: float) -> Spec:
     if slope < 0:
-        raise ValueError(f"leaky_relu: slope {slope} < 0 loses the sign of x; see where()")
+        # The sign of x could not be told from y.
+        raise ValueError(f"leaky_relu: expected a slope of at least 0, got {slope}; use where()")
     return floating(x)
 
 

@@ -21,7 +21,10 @@ def spans(size: int, count: int) -> list[tuple[int, int]]:
 def _adaptive(name: str, x: Spec, out: Pair) -> Spec:
     check_images(name, x)
     if min(out) < 0 or min(x.shape[2:]) < 1:
-        raise ValueError(f"{name}: cannot pool {x.shape} to {out}")
+        raise ValueError(
+            f"{name}: expected images of at least 1 x 1 and an output of at least 0 x 0, got "
+            f"{x.shape} and {out}"
+        )
     return Spec((*x.shape[:2], *out), x.dtype)
 
 

@@ -37,16 +37,16 @@ def _forward(
     _check("conv2d", x, w)
     for bias in b:
         if bias.dtype != w.dtype:
-            raise TypeError(f"conv2d: bias of {bias.dtype}, expected {w.dtype}")
+            raise TypeError(f"conv2d: expected a bias of {w.dtype}, got {bias.dtype}")
         if bias.shape != w.shape[:1]:
-            raise ValueError(f"conv2d: bias of shape {bias.shape}, expected {w.shape[:1]}")
+            raise ValueError(f"conv2d: expected a bias of shape {w.shape[:1]}, got {bias.shape}")
     m, c, *taps = w.shape
     if groups < 1 or m % groups:
-        raise ValueError(f"conv2d: groups={groups} does not divide the {m} filters of {w.shape}")
+        raise ValueError(f"conv2d: expected groups that divide {m} filters, got {groups}")
     if x.shape[1] != c * groups:
         raise ValueError(
-            f"conv2d: input has {x.shape[1]} channels, filter {w.shape} with groups={groups} "
-            f"expects {c * groups}"
+            f"conv2d: expected an input of {c * groups} channels for weight {w.shape} with "
+            f"groups={groups}, got {x.shape[1]}"
         )
     size = (x.shape[2], x.shape[3])
     e, f = extents("conv2d", size, (taps[0], taps[1]), stride, padding, dilation)
@@ -63,7 +63,9 @@ def _backward_data(dy: Spec, w: Spec, *, size: Pair, groups: int, **attrs: Any) 
 def _backward_weights(x: Spec, dy: Spec, *, size: Pair, groups: int, **attrs: Any) -> Spec:
     _check("conv2d_dw", x, dy)
     if groups < 1 or x.shape[1] % groups:
-        raise ValueError(f"conv2d_dw: groups={groups} does not divide {x.shape[1]} channels")
+        raise ValueError(
+            f"conv2d_dw: expected groups that divide {x.shape[1]} channels, got {groups}"
+        )
     w = Spec((dy.shape[1], x.shape[1] // groups, *size), x.dtype)
     _matches("conv2d_dw", dy, _forward(x, w, groups=groups, **attrs))
     return w
@@ -71,7 +73,7 @@ def _backward_weights(x: Spec, dy: Spec, *, size: Pair, groups: int, **attrs: An
 
 def _matches(name: str, dy: Spec, y: Spec) -> None:
     if dy.shape != y.shape:
-        raise ValueError(f"{name}: dy has shape {dy.shape}, the convolution gives {y.shape}")
+        raise ValueError(f"{name}: expected dy of shape {y.shape}, got {dy.shape}")
 
 
 def _macs(y: Spec, w: Spec) -> Cost:

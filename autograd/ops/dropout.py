@@ -38,11 +38,13 @@ def _dropped(
     x: Spec, keys: Spec, *, p: float, use: int, channels: bool
 ) -> tuple[Spec, Spec]:
     if not 0 <= p <= 1:
-        raise ValueError(f"dropout: p {p} is no probability, not within 0 to 1")
+        raise ValueError(f"dropout: expected p in [0, 1], got {p}")
     if not is_floating(x.dtype):
         raise TypeError(f"dropout: expected floating-point numbers, got {x.dtype}")
     if keys.shape != x.shape[:1]:
-        raise ValueError(f"dropout: keys {keys.shape} for the rows of {x.shape}")
+        raise ValueError(
+            f"dropout: expected keys {x.shape[:1]} for the rows of {x.shape}, got {keys.shape}"
+        )
     return x, Spec((*x.shape[:2], *[1] * (len(x.shape) - 2)) if channels else x.shape, BOOL)
 
 

@@ -25,11 +25,13 @@ NARROW = 4096  # if the result has so few
 
 def _product(x: Spec, w: Spec) -> Spec:
     if len(x.shape) < 2 or len(w.shape) < 2 or x.shape[-1] != w.shape[-2]:
-        raise ValueError(f"matmul: shapes {x.shape} and {w.shape} do not fit (.., a, b) (.., b, c)")
+        raise ValueError(f"matmul: expected (.., a, b) and (.., b, c), got {x.shape} and {w.shape}")
     try:
         batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
     except ValueError:
-        raise ValueError(f"matmul: the stacks of {x.shape} and {w.shape} do not fit") from None
+        raise ValueError(
+            f"matmul: expected leading axes that broadcast, got {x.shape} and {w.shape}"
+        ) from None
     return Spec((*batch, x.shape[-2], w.shape[-1]), common(x.dtype, w.dtype))
 
 
@@ -105,9 +107,11 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
 
 def _linear(x: Spec, w: Spec, *b: Spec) -> Spec:
     if not x.shape or len(w.shape) != 2 or x.shape[-1] != w.shape[1]:
-        raise ValueError(f"linear: input {x.shape} does not fit weight {w.shape} (M, C)")
+        raise ValueError(
+            f"linear: expected input (.., C) and weight (M, C), got {x.shape} and {w.shape}"
+        )
     if b and b[0].shape != w.shape[:1]:
-        raise ValueError(f"linear: bias {b[0].shape} does not fit weight {w.shape} (M, C)")
+        raise ValueError(f"linear: expected a bias of shape {w.shape[:1]}, got {b[0].shape}")
     return Spec((*x.shape[:-1], w.shape[0]), common(x.dtype, *[s.dtype for s in (w, *b)]))
 
 
@@ -155,7 +159,9 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
 def product(x: Value, w: Value) -> Value:
     """Return x @ w with NumPy's rules for vectors: a missing axis is put in and taken out again."""
     if not x.shape or not w.shape:
-        raise ValueError(f"matmul: shapes {x.shape} and {w.shape}; a number has no axes, use *")
+        raise ValueError(
+            f"matmul: expected at least one axis, got {x.shape} and {w.shape}; use * for numbers"
+        )
     row, column = len(x.shape) == 1, len(w.shape) == 1
     x = reshape(x, shape=(1, *x.shape)) if row else x
     w = reshape(w, shape=(*w.shape, 1)) if column else w

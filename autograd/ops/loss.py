@@ -25,14 +25,16 @@ def _labelled(name: str, x: Spec, target: Spec, w: tuple[Spec, ...]) -> None:
             f"{target.dtype}"
         )
     if len(x.shape) < 2 or not x.shape[1]:
-        raise ValueError(f"{name}: input {x.shape} has no classes; expected (N, C, ..)")
+        raise ValueError(f"{name}: expected an input (N, C, ..) with C > 0, got shape {x.shape}")
     if target.shape != (x.shape[0], *x.shape[2:]):
+        expected = (x.shape[0], *x.shape[2:])
         raise ValueError(
-            f"{name}: target {target.shape} does not fit input {x.shape}: expected "
-            f"{(x.shape[0], *x.shape[2:])}"
+            f"{name}: expected target {expected} for input {x.shape}, got {target.shape}"
         )
     if w and w[0].shape != (x.shape[1],):
-        raise ValueError(f"{name}: weight {w[0].shape} does not fit {x.shape[1]} classes")
+        raise ValueError(
+            f"{name}: expected weight ({x.shape[1]},) for the classes, got {w[0].shape}"
+        )
 
 
 class _Labels:
@@ -48,7 +50,7 @@ class _Labels:
         wrong = counted & ((label < 0) | (label >= classes))
         if wrong.any():
             worst = label[wrong][0]
-            raise IndexError(f"{name}: label {worst} is out of range for {classes} classes")
+            raise IndexError(f"{name}: expected labels in [0, {classes}), got {worst}")
         self.place = np.where(counted, label, 0)
         self.counted = counted
         self.rate = (w[0][self.place] * counted if w else counted).astype(dtype)
@@ -265,7 +267,7 @@ def binary_cross_entropy(x: NDArray, target: NDArray) -> NDArray:
     -100 as in torch. ValueError for an x outside of 0 to 1."""
     if not ((x >= 0) & (x <= 1)).all():
         worst = x[~((x >= 0) & (x <= 1))][0]
-        raise ValueError(f"binary_cross_entropy: {worst} is no probability, not within 0 to 1")
+        raise ValueError(f"binary_cross_entropy: expected inputs in [0, 1], got {worst}")
     x, target = agreed(x, target)
     with np.errstate(divide="ignore"):
         yes, no = np.maximum(np.log(x), FLOOR), np.maximum(np.log1p(-x), FLOOR)

@@ -15,7 +15,7 @@ from .shape import full
 
 def _windowed(x: Spec, *, before: int, after: int) -> Spec:
     if len(x.shape) < 2:
-        raise ValueError(f"input {x.shape} has no channel axis; expected (N, C, ..)")
+        raise ValueError(f"local_response_norm: expected an input (N, C, ..), got shape {x.shape}")
     return floating(x)
 
 
@@ -40,9 +40,11 @@ def _(dy: Value, before: int, after: int) -> Value:
 
 def _neighbours(x: Spec, *, size: int, alpha: float, beta: float, k: float) -> tuple[Spec, Spec]:
     if size < 1:
-        raise ValueError(f"local_response_norm: size {size} is no number of channels")
+        raise ValueError(f"local_response_norm: expected a size of at least 1 channel, got {size}")
     if len(x.shape) < 3:
-        raise ValueError(f"local_response_norm: input {x.shape}; expected (N, C, ..) of 3 axes up")
+        raise ValueError(
+            f"local_response_norm: expected an input (N, C, ..) of at least 3 axes, got {x.shape}"
+        )
     return floating(x), x
 
 

@@ -114,12 +114,11 @@ def _channels(x: Spec, name: str, **given: Spec) -> Spec:
     if not is_floating(x.dtype):
         raise TypeError(f"{name}: expected floating-point numbers, got {x.dtype}")
     if len(x.shape) < 2:
-        raise ValueError(f"{name}: input {x.shape} has no channel axis; expected (N, C, ..)")
+        raise ValueError(f"{name}: expected an input (N, C, ..), got shape {x.shape}")
     for what, spec in given.items():
         if spec.shape != x.shape[1:2]:
             raise ValueError(
-                f"{name}: {what} {spec.shape} does not fit input {x.shape}: expected "
-                f"({x.shape[1]},)"
+                f"{name}: expected {what} ({x.shape[1]},) for input {x.shape}, got {spec.shape}"
             )
     return Spec(x.shape[1:2], x.dtype)
 
@@ -127,7 +126,9 @@ def _channels(x: Spec, name: str, **given: Spec) -> Spec:
 def _batch(x: Spec, w: Spec, b: Spec, *, eps: float) -> tuple[Spec, ...]:
     each = _channels(x, "batch_norm", weight=w, bias=b)
     if x.size < 2 * x.shape[1] or not x.shape[1]:
-        raise ValueError(f"batch_norm: more than one value per channel needed, input is {x.shape}")
+        raise ValueError(
+            f"batch_norm: expected more than one value per channel, got an input of {x.shape}"
+        )
     return x, each, each
 
 

@@ -20,11 +20,11 @@ def split(x: Value, sizes: int | Sequence[int], dim: int) -> list[Any]:
     given = integers((sizes,))
     if not isinstance(sizes, Iterable):
         if given[0] < 1:
-            raise ValueError(f"split: parts of {given[0]} elements")
+            raise ValueError(f"split: expected a size of at least 1, got {given[0]}")
         given = tuple(min(given[0], length - i) for i in range(0, max(length, 1), given[0]))
     if sum(given) != length or min(given, default=0) < 0:
         raise ValueError(
-            f"split: sizes {[*given]} add up to {sum(given)}, axis {dim} has {length}"
+            f"split: expected sizes that add up to {length} along axis {dim}, got {[*given]}"
         )
     whole = [(0, n, 1) for n in x.shape]
     places = [(*whole[:axis], (a, b, 1), *whole[axis + 1 :]) for a, b in _bounds(given)]
@@ -39,7 +39,7 @@ def chunk(x: Value, chunks: int, dim: int) -> list[Any]:
     """Return up to so many parts of one size along an axis; the last may be smaller. ValueError for
     fewer than one."""
     if chunks < 1:
-        raise ValueError(f"chunk: {chunks} parts of shape {x.shape}")
+        raise ValueError(f"chunk: expected at least 1 chunk, got {chunks}")
     axis = axis_of(dim, len(x.shape))
     return split(x, max(1, -(-x.shape[axis] // chunks)), axis)
 

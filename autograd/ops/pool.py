@@ -44,7 +44,7 @@ def _pooled(
 
 def _expect(name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if got != expected:
-        raise ValueError(f"{name}: dy has shape {got}, pooling gives {expected}")
+        raise ValueError(f"{name}: expected dy of shape {expected}, got {got}")
 
 
 def _max_rule(
@@ -163,7 +163,7 @@ def _avg_rule(
     x: Spec, *, kernel: Pair, stride: Pair, padding: Padding, counted: bool, divisor: int
 ) -> Spec:
     if divisor < 0:
-        raise ValueError(f"avg_pool2d: divisor {divisor} must be positive, or 0 for none")
+        raise ValueError(f"avg_pool2d: expected a divisor above 0, or 0 for none, got {divisor}")
     return Spec(_pooled("avg_pool2d", x, kernel, stride, padding, (1, 1)), x.dtype)
 
 

@@ -22,7 +22,7 @@ NONLINEARITIES = {"tanh": (tanh, tanh_dx), "relu": (relu, relu_dx)}
 
 def _stacked(*xs: Spec) -> Spec:
     if len({x.shape for x in xs}) != 1:
-        raise ValueError(f"cannot stack shapes {[x.shape for x in xs]}")
+        raise ValueError(f"stack: expected equal shapes, got {[x.shape for x in xs]}")
     return Spec((len(xs), *xs[0].shape), xs[0].dtype)
 
 
@@ -50,7 +50,9 @@ def unstack(count: int) -> Primitive:
 
     def rule(x: Spec) -> tuple[Spec, ...]:
         if x.shape[:1] != (count,):
-            raise ValueError(f"unstack: shape {x.shape} has not {count} parts")
+            raise ValueError(
+                f"unstack: expected {count} parts along the first axis, got shape {x.shape}"
+            )
         return (Spec(x.shape[1:], x.dtype),) * count
 
     def reference(x: NDArray) -> tuple[NDArray, ...]:
@@ -104,7 +106,7 @@ def _quarters(x: NDArray) -> list[NDArray]:
 def _cell(gates: Spec, c: Spec) -> tuple[Spec, Spec, Spec]:
     if len(c.shape) != 2 or gates.shape != (c.shape[0], 4 * c.shape[1]):
         raise ValueError(
-            f"lstm_cell: gates {gates.shape} do not fit cells {c.shape}: expected (N, 4 H), (N, H)"
+            f"lstm_cell: expected gates (N, 4 H) and cells (N, H), got {gates.shape} and {c.shape}"
         )
     return c, c, gates
 

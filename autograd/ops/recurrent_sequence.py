@@ -40,7 +40,7 @@ def _checked(name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec,
     expected = [(*batch, width), (rows, width), (rows,), (*batch[1:], h), (rows, h)]
     found = [x.shape, w_ih.shape, bias.shape, state.shape, w.shape]
     if found != expected or len(x.shape) != 3 or not x.shape[0]:
-        raise ValueError(f"{name}: x, w_ih, bias, state and w {found}; expected {expected}")
+        raise ValueError(f"{name}: expected x, w_ih, bias, state, w of {expected}, got {found}")
     return common(*[s.dtype for s in (x, w_ih, bias, state, w)])
 
 
@@ -117,7 +117,9 @@ def _lstm(
 ) -> tuple[Spec, ...]:
     dtype = common(_checked("lstm_sequence", 4, x, w_ih, bias, h, w), c.dtype)
     if c.shape != h.shape:
-        raise ValueError(f"lstm_sequence: cells {c.shape} do not fit states {h.shape}")
+        raise ValueError(
+            f"lstm_sequence: expected cells of the states' shape {h.shape}, got {c.shape}"
+        )
     states, last = Spec((x.shape[0], *h.shape), dtype), Spec(h.shape, dtype)
     return states, last, last, states, Spec((*x.shape[:2], *bias.shape), dtype)
 

@@ -23,7 +23,7 @@ def axes_of(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
     given = range(ndim) if axis is None else integers((axis,))
     axes = tuple(sorted(a + ndim if a < 0 else a for a in given))
     if len(set(axes)) != len(axes) or any(not 0 <= a < ndim for a in axes):
-        raise ValueError(f"axis {axis} does not fit an array of {ndim} dimensions")
+        raise ValueError(f"expected distinct axes in [{-ndim}, {ndim}), got {axis}")
     return axes
 
 
@@ -35,7 +35,9 @@ def reduced(x: Spec, *, axes: tuple[int, ...]) -> Spec:
 def occupied(x: Spec, *, axes: tuple[int, ...]) -> Spec:
     """Shape rule of reductions that have no value over nothing. ValueError for an empty range."""
     if x.size == 0 and 0 in [x.shape[a] for a in axes]:
-        raise ValueError(f"no largest or smallest value over axes {axes} of shape {x.shape}")
+        raise ValueError(
+            f"max, min: expected at least one element along axes {axes}, got {x.shape}"
+        )
     return reduced(x, axes=axes)
 
 
@@ -86,7 +88,7 @@ def _(dy: Value, factor: float) -> Value:
 def _spreads(x: Spec, *, shape: tuple[int, ...]) -> Spec:
     old = (1,) * (len(shape) - len(x.shape)) + x.shape
     if len(old) != len(shape) or any(a not in (1, b) for a, b in zip(old, shape, strict=True)):
-        raise ValueError(f"shape {x.shape} does not broadcast to {shape}")
+        raise ValueError(f"expected a shape that broadcasts to {shape}, got {x.shape}")
     return Spec(shape, x.dtype)
 
 

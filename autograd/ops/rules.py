@@ -39,7 +39,7 @@ def broadcast(*specs: Spec) -> Spec:
         shape = np.broadcast_shapes(*[s.shape for s in specs])
     except ValueError:
         shapes = " and ".join(str(s.shape) for s in specs)
-        raise ValueError(f"shapes {shapes} do not broadcast") from None
+        raise ValueError(f"expected shapes that broadcast, got {shapes}") from None
     return Spec(shape, common(*[s.dtype for s in specs]))
 
 

@@ -27,7 +27,7 @@ def free(y: Any, *specs: Spec, **attrs: Any) -> Cost:
 def axis_of(axis: int, ndim: int) -> int:
     """Return an axis as a non-negative number. ValueError for one out of range."""
     if not -ndim <= axis < ndim:
-        raise ValueError(f"axis {axis} does not fit an array of {ndim} dimensions")
+        raise ValueError(f"expected an axis in [{-ndim}, {ndim}), got {axis}")
     return operator.index(axis) % ndim
 
 
@@ -39,7 +39,7 @@ def integers(given: Sequence[Any]) -> tuple[int, ...]:
 
 def _reshaped(x: Spec, *, shape: tuple[int, ...]) -> Spec:
     if prod(shape) != x.size:
-        raise ValueError(f"cannot reshape {x.shape} ({x.size} elements) to {shape}")
+        raise ValueError(f"reshape: expected {x.size} elements as in {x.shape}, got {shape}")
     return Spec(shape, x.dtype)
 
 
@@ -70,13 +70,15 @@ def completed(old: tuple[int, ...], new: Sequence[Any]) -> tuple[int, ...]:
     new = integers(new)
     known = prod(n for n in new if n != -1)
     if new.count(-1) > 1 or (-1 in new and (not known or prod(old) % known)):
-        raise ValueError(f"cannot reshape {old} ({prod(old)} elements) to {new}")
+        raise ValueError(f"reshape: expected {prod(old)} elements as in {old}, got {new}")
     return tuple(prod(old) // known if n == -1 else n for n in new)
 
 
 def _permuted(x: Spec, *, axes: tuple[int, ...]) -> Spec:
     if sorted(axes) != list(range(len(x.shape))):
-        raise ValueError(f"axes {axes} are no permutation of the axes of shape {x.shape}")
+        raise ValueError(
+            f"permute: expected a permutation of the {len(x.shape)} axes of {x.shape}, got {axes}"
+        )
     return Spec(tuple(x.shape[a] for a in axes), x.dtype)
 
 
@@ -127,9 +129,12 @@ def _(dy: Value, slices: Slices) -> Value:
 def indexed(x: Spec, *indices: Spec, axis: int) -> Spec:
     """Return what `index` makes of these. TypeError and ValueError for what does not fit."""
     if not all(is_integer(i.dtype) for i in indices):
-        raise TypeError(f"an index array must hold integers, not {indices[0].dtype}; see where()")
+        raise TypeError(f"index: expected integer arrays, got {indices[0].dtype}; see where()")
     if axis + len(indices) > len(x.shape):
-        raise ValueError(f"{len(indices)} index arrays from axis {axis} on, shape {x.shape}")
+        raise ValueError(
+            f"index: expected up to {max(len(x.shape) - axis, 0)} arrays from axis {axis} on, "
+            f"got {len(indices)}"
+        )
     shape = np.broadcast_shapes(*[i.shape for i in indices])
     return Spec(x.shape[:axis] + shape + x.shape[axis + len(indices) :], x.dtype)
 
@@ -181,7 +186,9 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
 def _joined(*xs: Spec, axis: int) -> Spec:
     shapes = [x.shape[:axis] + x.shape[axis + 1 :] for x in xs]
     if len(set(shapes)) != 1 or any(axis >= len(x.shape) for x in xs):
-        raise ValueError(f"cannot join shapes {[x.shape for x in xs]} along axis {axis}")
+        raise ValueError(
+            f"cat: expected equal shapes but for axis {axis}, got {[x.shape for x in xs]}"
+        )
     first = xs[0].shape
     shape = (*first[:axis], sum(x.shape[axis] for x in xs), *first[axis + 1 :])
     return Spec(shape, common(*[x.dtype for x in xs]))
@@ -208,7 +215,7 @@ def _(dy: Value, specs: tuple[Spec, ...], needs: tuple[bool, ...], axis: int) ->
 def _padded(x: Spec, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Spec:
     shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
     if min((0, *[n for pair in widths for n in pair])) < 0:
-        raise ValueError(f"padding {widths} of shape {x.shape} is negative")
+        raise ValueError(f"pad: expected widths of at least 0, got {widths}")
     return Spec(shape, x.dtype)
 
 

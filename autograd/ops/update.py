@@ -15,7 +15,7 @@ from .shape import indexed
 def _fits(slot: Spec, *others: Spec, **attrs: object) -> tuple[Spec, ...]:
     for other in others:
         if other.shape not in ((), slot.shape):
-            raise ValueError(f"an array of shape {slot.shape} cannot take one of {other.shape}")
+            raise ValueError(f"update: expected an array of shape {slot.shape}, got {other.shape}")
     return ()
 
 

@@ -34,14 +34,15 @@ def extents(
     reach is dilation (taps - 1) + 1. ValueError where none fits or an attribute is below 1."""
     if min(*stride, *dilation, *taps) < 1:
         raise ValueError(
-            f"{name}: stride {stride}, dilation {dilation} and kernel {taps} must be at least 1"
+            f"{name}: expected stride, dilation and kernel of at least 1, got {stride}, {dilation} "
+            f"and {taps}"
         )
     reach = [d * (r - 1) + 1 for d, r in zip(dilation, taps, strict=True)]
     padded = [n + a + b for n, (a, b) in zip(size, padding, strict=True)]
     if padded[0] < reach[0] or padded[1] < reach[1]:
         raise ValueError(
-            f"{name}: kernel {taps} with dilation {dilation} reaches over {tuple(reach)}, "
-            f"the padded input is {tuple(padded)}"
+            f"{name}: expected a padded input of at least {tuple(reach)} for kernel {taps} with "
+            f"dilation {dilation}, got {tuple(padded)}"
         )
     e, f = ((n - r) // s + 1 for n, r, s in zip(padded, reach, stride, strict=True))
     return e, f

@@ -36,9 +36,9 @@ class StepDecay:
 
     def __post_init__(self) -> None:
         if self.step_size is None and not self.milestones:
-            raise ValueError("step decay: give step_size or milestones")
+            raise ValueError("step decay: expected step_size or milestones, got neither")
         if self.step_size is not None and self.step_size < 1:
-            raise ValueError(f"step decay: step_size must be positive, not {self.step_size}")
+            raise ValueError(f"step decay: expected step_size above 0, got {self.step_size}")
 
     def __call__(self, step: int) -> float:
         drops = sum(step >= m for m in self.milestones) + step // (self.step_size or step + 1)
@@ -71,7 +71,7 @@ class Warmup:
 
     def __post_init__(self) -> None:
         if self.steps < 0:
-            raise ValueError(f"warm-up: steps must not be negative, not {self.steps}")
+            raise ValueError(f"warm-up: expected steps of at least 0, got {self.steps}")
 
     def __call__(self, step: int) -> float:
         return self.after(step) * min((step + 1) / (self.steps + 1), 1.0)
@@ -91,7 +91,7 @@ class OneCycle:
     def __post_init__(self) -> None:
         _positive("one-cycle", self.total)
         if not 0 <= self.rising <= 1:
-            raise ValueError(f"one-cycle: rising must lie in [0, 1], not {self.rising}")
+            raise ValueError(f"one-cycle: expected rising in [0, 1], got {self.rising}")
 
     def __call__(self, step: int) -> float:
         start = self.lr / self.div_factor
@@ -108,7 +108,7 @@ def _between(first: float, last: float, done: float) -> float:
 
 def _positive(kind: str, total: int) -> None:
     if total < 1:
-        raise ValueError(f"{kind}: total must be positive, not {total}")
+        raise ValueError(f"{kind}: expected total above 0, got {total}")
     if total >= 1 << 63:  # far larger ones are no floats
         raise ValueError(f"{kind}: expected a total below 2^63, got one of "
                          f"{total.bit_length()} bits")  # fmt: skip
@@ -136,7 +136,7 @@ def by_name(name: str, lr: float, total: int, warmup: int = 0, **options: object
     if name not in _SCHEDULES:
         raise unknown("schedule", name, _SCHEDULES)
     if lr < 0:
-        raise ValueError(f"schedule {name}: lr must not be negative, not {lr}")
+        raise ValueError(f"schedule {name}: expected lr of at least 0, got {lr}")
     make = _SCHEDULES[name]
     fields = [field for field in signature(make).parameters if field not in ("lr", "total")]
     for option in options.keys() - {*fields}:

@@ -40,11 +40,11 @@ class ParameterGroup:
         for name in ("lr", "momentum", "weight_decay"):
             value = getattr(self, name)
             if not callable(value) and value < 0:
-                raise ValueError(f"SGD: {name} must not be negative, not {value}")
+                raise ValueError(f"SGD: expected {name} of at least 0, got {value}")
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError(
-                "SGD: nesterov needs momentum above 0 and dampening 0, "
-                f"not {self.momentum} and {self.dampening}"
+                "SGD: expected momentum above 0 and dampening 0 with nesterov, "
+                f"got {self.momentum} and {self.dampening}"
             )
         size = self.flat.data.shape if self.momentum else ()
         self.velocity: Array = zeros(*size, dtype=self.flat.dtype).data

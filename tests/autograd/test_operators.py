@@ -119,9 +119,9 @@ def test_argmin_of_unsigned_integers() -> None:
 
 
 def test_momentum_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="momentum=None"):
+    with pytest.raises(ValueError, match="expected momentum as a number"):
         nn.BatchNorm2d(3, momentum=None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="momentum=None"):
+    with pytest.raises(ValueError, match="expected momentum as a number"):
         ag.batch_norm(ag.ones(4, 2), None, None, training=True, momentum=None)  # type: ignore[arg-type]
 
 
@@ -157,7 +157,7 @@ def test_empty_slices(key: slice) -> None:
     ],
 )
 def test_axes_out_of_range(call: Callable[[ag.Tensor], object]) -> None:
-    with pytest.raises(ValueError, match=r"axis -?\d does not fit an array of [23] dimensions"):
+    with pytest.raises(ValueError, match=r"expected an axis in \[-[23], [23]\), got -?\d"):
         call(ag.ones(2, 3))
 
 
@@ -165,9 +165,9 @@ def test_axes_of_a_number() -> None:
     x = ag.tensor(1.0)
     assert x.squeeze(0).shape == x.squeeze(-1).shape == () and x.flatten().shape == (1,)
     assert x.unsqueeze(-1).shape == (1,)
-    with pytest.raises(ValueError, match="axis 1"):
+    with pytest.raises(ValueError, match=r"expected an axis in \[-1, 1\), got 1"):
         x.squeeze(1)
-    with pytest.raises(ValueError, match="axis 0"):
+    with pytest.raises(ValueError, match=r"expected an axis in \[0, 0\), got 0"):
         ag.cat([x, x])
     assert ag.zeros(2, 0, 3).flatten(1).shape == (2, 0)
 
@@ -312,10 +312,10 @@ def test_small_methods() -> None:
 @pytest.mark.parametrize(
     ("widths", "mode", "piece"),
     [
-        ((3, 0), "reflect", "at most 2 along axis 0 of 3"),
-        ((0, 4), "circular", "at most 3"),
-        ((-2, -2), "constant", "cut off more"),
-        ((1, 1), "mirror", "unknown"),
+        ((3, 0), "reflect", r"expected reflect widths up to 2 along axis 0 of 3, got \(3, 0\)"),
+        ((0, 4), "circular", r"expected circular widths up to 3 along axis 0 of 3, got \(0, 4\)"),
+        ((-2, -2), "constant", "expected to cut off at most 3 along axis 0, got"),
+        ((1, 1), "mirror", r"expected mode in \(.*\), got 'mirror'"),
         ((1,), "constant", "1 widths"),
     ],
 )

@@ -33,13 +33,13 @@ ROWS = [
     row(
         "conv2d", 2 * 4 * 3 * 3 * 3 * 6 * 5, (2, 3, 8, 7), (4, 3, 3, 3), 4,
         wrong=(
-            ("input has 2 channels, filter (4, 3, 3, 3) with groups=1 expects 3",
+            ("expected an input of 3 channels for weight (4, 3, 3, 3) with groups=1, got 2",
              ((2, 2, 8, 7), (4, 3, 3, 3), (4,))),
-            ("kernel (3, 8) with dilation (1, 1) reaches over (3, 8), the padded input is (8, 7)",
+            ("expected a padded input of at least (3, 8) for kernel (3, 8)",
              ((2, 3, 8, 7), (4, 3, 3, 8), (4,))),
-            ("bias of shape (5,), expected (4,)", ((2, 3, 8, 7), (4, 3, 3, 3), (5,))),
-            ("input of shape (8, 7)", ((8, 7), (4, 3, 3, 3), (4,))),
-            ("weight of shape (4, 3, 3)", ((2, 3, 8, 7), (4, 3, 3), (4,))),
+            ("expected a bias of shape (4,), got (5,)", ((2, 3, 8, 7), (4, 3, 3, 3), (5,))),
+            ("expected an input of 3 or 4 axes, got shape (8, 7)", ((8, 7), (4, 3, 3, 3), (4,))),
+            ("expected a weight of 4 axes, got shape (4, 3, 3)", ((2, 3, 8, 7), (4, 3, 3), (4,))),
         ),
     ),
     row("conv2d/no bias, no batch", 4 * 3 * 3 * 3 * 6 * 5, (3, 8, 7), (4, 3, 3, 3)),
@@ -65,8 +65,8 @@ ROWS = [
     row(
         "conv2d/groups", 2 * 6 * 2 * 9 * 9, (2, 4, 5, 5), (6, 2, 3, 3), 6, groups=2,
         wrong=(
-            ("groups=2 does not divide the 5 filters", ((2, 4, 5, 5), (5, 2, 3, 3), (5,))),
-            ("input has 3 channels", ((2, 3, 5, 5), (6, 2, 3, 3), (6,))),
+            ("expected groups that divide 5 filters, got 2", ((2, 4, 5, 5), (5, 2, 3, 3), (5,))),
+            ("expected an input of 4 channels", ((2, 3, 5, 5), (6, 2, 3, 3), (6,))),
         ),
     ),
     row("conv2d/depthwise", 2 * 4 * 9 * 25, (2, 4, 5, 5), (4, 1, 3, 3), 4, groups=4, padding=1),
@@ -80,7 +80,7 @@ ROWS = [
     row("conv1d/same", 2 * 4 * 3 * 5 * 10, (2, 3, 10), (4, 3, 5), padding="same"),
     row(
         "conv_transpose2d", 2 * 3 * 4 * 9 * 5 * 6, (2, 3, 5, 6), (3, 4, 3, 3), 4,
-        wrong=(("input has 2 channels, filter (3, 4, 3, 3) expects 3",
+        wrong=(("expected an input of 3 channels for weight (3, 4, 3, 3), got 2",
                 ((2, 2, 5, 6), (3, 4, 3, 3), (4,))),),
     ),
     row("conv_transpose2d/no batch", 3 * 4 * 9 * 5 * 6, (3, 5, 6), (3, 4, 3, 3), stride=2),

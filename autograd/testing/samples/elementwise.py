@@ -14,7 +14,7 @@ from .sample import Sample, distinct, normal, positive
 
 X, PAIR = (normal(3, 4),), (normal(3, 4), normal(3, 4))
 SPREAD = (normal(2, 3, 4), normal(3, 1))
-APART = (("do not broadcast", ((3, 4), (4, 3))),)
+APART = (("expected shapes that broadcast", ((3, 4), (4, 3))),)
 MASK = np.array([[True, False, True, True]] * 3)
 
 
@@ -100,7 +100,7 @@ CHOICES = [
         lambda x, w: fn.where(tensor(MASK), x, w),
         PAIR,
         lambda t, x, w: t.where(t.tensor(MASK), x, w),
-        wrong=(("do not broadcast", ((3, 4), (3, 3))),),
+        wrong=(("expected shapes that broadcast", ((3, 4), (3, 3))),),
     ),
     Sample(
         "where/broadcast",
@@ -140,7 +140,7 @@ def _reductions(name: str, draw: Callable[..., Any]) -> list[Sample]:
         def function(x: Any) -> Any:
             return getattr(x, name)(axis, keepdim=keepdim)
 
-        outside = (("does not fit", ((),)),)
+        outside = (("expected distinct axes in [0, 0), got ", ((),)),)
         return _alike(f"{name}/{label}", function, (draw(2, 3, 4),), wrong=outside)
 
     return [
@@ -161,7 +161,7 @@ def _extreme(name: str) -> list[Sample]:
             lambda x: getattr(x, name)(1),
             (distinct(2, 3, 4),),
             lambda t, x: getattr(x, over)(1),
-            wrong=(("no largest or smallest", ((2, 0, 4),)),),
+            wrong=(("expected at least one element along axes (1,), got (2, 0, 4)", ((2, 0, 4),)),),
         ),
         Sample(
             f"{name}/several axes, kept",

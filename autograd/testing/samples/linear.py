@@ -14,7 +14,7 @@ ROWS = [
         macs=4 * 5 * 3,
         wrong=(
             ("(4, 6)", ((4, 6), (3, 5), (3,))),
-            ("bias (1,) does not fit weight (3, 5)", ((4, 5), (3, 5), (1,))),
+            ("expected a bias of shape (3,), got (1,)", ((4, 5), (3, 5), (1,))),
         ),
     ),
     Sample(

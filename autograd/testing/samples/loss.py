@@ -16,9 +16,9 @@ WEIGHT = np.array([0.5, 2.0, 1.5, 0.25, 1.0])
 ROWS_OF_LOGITS = (normal(6, 5), labels(6, classes=5))
 PIXELS = (normal(2, 5, 3, 2), labels(2, 3, 2, classes=5))
 MISFITS = (
-    ("target (5,)", ((6, 5), (5,))),
-    ("target (6, 2)", ((6, 5, 3), (6, 2))),
-    ("no classes", ((6, 0), (6,))),
+    ("expected target (6,) for input (6, 5), got (5,)", ((6, 5), (5,))),
+    ("expected target (6, 3) for input (6, 5, 3), got (6, 2)", ((6, 5, 3), (6, 2))),
+    ("expected an input (N, C, ..) with C > 0, got shape (6, 0)", ((6, 0), (6,))),
 )
 
 
@@ -80,7 +80,7 @@ def _paired_rows(name: str, inputs: tuple[Any, ...]) -> list[Sample]:
             lambda t, x, target, *w: getattr(t.nn.functional, name)(
                 x, target, *w, reduction=reduction
             ),
-            wrong=(("target (3, 5)", ((4, 5), (3, 5), *[(4, 5)] * (len(inputs) - 2))),),
+            wrong=(("target of shape (4, 5)", ((4, 5), (3, 5), *[(4, 5)] * (len(inputs) - 2))),),
         )
 
     return [row(reduction) for reduction in fn.REDUCTIONS]
@@ -111,7 +111,7 @@ ROWS = [
         _entropy(),
         TWO,
         _torch_entropy(),
-        wrong=(("target (4, 6)", ((4, 5), (4, 6))),),
+        wrong=(("expected a target of shape (4, 5), got (4, 6)", ((4, 5), (4, 6))),),
     ),
     Sample(
         "cross_entropy/probabilities, smooth, weights",

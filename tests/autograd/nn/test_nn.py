@@ -221,7 +221,7 @@ def test_batch_norm_keeps_statistics_in_training_alone() -> None:
 def test_groups_must_divide() -> None:
     assert nn.Conv2d(4, 6, (1, 3), groups=2).weight.shape == (6, 2, 1, 3)
     assert nn.ConvTranspose2d(4, 6, 3, groups=2).weight.shape == (4, 3, 3, 3)
-    with pytest.raises(ValueError, match="3 groups do not divide 4 and 6 channels"):
+    with pytest.raises(ValueError, match="expected groups that divide 4 and 6 channels, got 3"):
         nn.Conv2d(4, 6, 3, groups=3)
 
 
@@ -258,9 +258,9 @@ def test_orthogonal(shape: tuple[int, ...]) -> None:
 def test_init_says_what_it_cannot_do() -> None:
     assert (nn.init.ones_(ag.zeros(2)).numpy() == 1).all()
     assert (nn.init.zeros_(ag.ones(2)).numpy() == 0).all()
-    with pytest.raises(ValueError, match=r"shape \(3,\) has no fan-in"):
+    with pytest.raises(ValueError, match=r"fan-in and fan-out: .* got shape \(3,\)"):
         nn.init.xavier_normal_(ag.zeros(3))
-    with pytest.raises(ValueError, match="no gain for 'reul'"):
+    with pytest.raises(ValueError, match="nonlinearity 'reul' is unknown; did you mean 'relu'"):
         nn.init.kaiming_normal_(ag.zeros(3, 3), nonlinearity="reul")
     mode: Any = "fan"
     with pytest.raises(ValueError, match="mode 'fan' is unknown"):
@@ -325,11 +325,11 @@ def test_zero_missing() -> None:
 
 def test_flatten_refuses() -> None:
     a, b = nn.Parameter(ag.ones(2)), nn.Parameter(ag.ones(2, dtype=np.float64))
-    with pytest.raises(ValueError, match="no parameters"):
+    with pytest.raises(ValueError, match="expected at least one parameter, got none"):
         nn.flatten([])
-    with pytest.raises(ValueError, match="listed twice"):
+    with pytest.raises(ValueError, match="expected distinct parameters, got one twice"):
         nn.flatten([a, a])
-    with pytest.raises(ValueError, match="are float32 and float64"):
+    with pytest.raises(ValueError, match="got float32 and float64"):
         nn.flatten([a, b])
 
 

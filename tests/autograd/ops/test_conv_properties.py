@@ -355,15 +355,15 @@ def refused(piece: str, call: Callable[[], Any]) -> None:
 @pytest.mark.parametrize(
     ("piece", "options"),
     [
-        ("stride must be one number or 2, at least 1; got 0", {"stride": 0}),
-        ("dilation must be one number or 2, at least 1; got (1, 0)", {"dilation": (1, 0)}),
-        ("padding must be one number or 2, at least 0; got -1", {"padding": -1}),
-        ("padding must be one number or 2, at least 0; got (1, 2, 3)", {"padding": (1, 2, 3)}),
-        ("padding='same' with stride (2, 2)", {"padding": "same", "stride": 2}),
-        ("padding='full'", {"padding": "full"}),
-        ("groups=4 does not divide the 6 filters", {"groups": 4}),
-        ("with groups=2 expects 8", {"groups": 2}),
-        ("reaches over (9, 9), the padded input is (8, 8)", {"dilation": 4}),
+        ("stride: expected one number or 2, at least 1, got 0", {"stride": 0}),
+        ("dilation: expected one number or 2, at least 1, got (1, 0)", {"dilation": (1, 0)}),
+        ("padding: expected one number or 2, at least 0, got -1", {"padding": -1}),
+        ("padding: expected one number or 2, at least 0, got (1, 2, 3)", {"padding": (1, 2, 3)}),
+        ("'same', got 'same' with stride (2, 2)", {"padding": "same", "stride": 2}),
+        ("'same', got 'full'", {"padding": "full"}),
+        ("expected groups that divide 6 filters, got 4", {"groups": 4}),
+        ("expected an input of 8 channels", {"groups": 2}),
+        ("expected a padded input of at least (9, 9) for kernel (3, 3)", {"dilation": 4}),
     ],
 )
 def test_wrong_options_of_a_convolution(piece: str, options: dict[str, Any]) -> None:
@@ -373,13 +373,13 @@ def test_wrong_options_of_a_convolution(piece: str, options: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("piece", "function", "options"),
     [
-        ("output_padding (2, 2)", ag.conv_transpose2d, {"output_padding": 2, "stride": 2}),
-        ("gives no output (-2, -2)", ag.conv_transpose2d, {"padding": 6}),
-        ("padding (2, 2) is more than half", ag.max_pool2d, {"kernel_size": 3, "padding": 2}),
-        ("kernel_size must be one number or 2, at least 1", ag.avg_pool2d, {"kernel_size": 0}),
-        ("divisor_override=0", ag.avg_pool2d, {"kernel_size": 2, "divisor_override": 0}),
-        ("output_size must be", ag.adaptive_avg_pool2d, {"output_size": (1, 2, 3)}),
-        ("output_size must be", ag.adaptive_max_pool2d, {"output_size": -1}),
+        ("expected output_padding below", ag.conv_transpose2d, {"output_padding": 2, "stride": 2}),
+        ("expected an output of at least 1 x 1, got -2 x -2", ag.conv_transpose2d, {"padding": 6}),
+        ("padding of at most half", ag.max_pool2d, {"kernel_size": 3, "padding": 2}),
+        ("kernel_size: expected one number or 2, at least 1", ag.avg_pool2d, {"kernel_size": 0}),
+        ("divisor_override positive", ag.avg_pool2d, {"kernel_size": 2, "divisor_override": 0}),
+        ("expected output_size of one", ag.adaptive_avg_pool2d, {"output_size": (1, 2, 3)}),
+        ("expected output_size of one", ag.adaptive_max_pool2d, {"output_size": -1}),
     ],
 )
 def test_wrong_options(piece: str, function: Any, options: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ def logits(*shape: int) -> ag.Tensor:
 @LABELLED
 @pytest.mark.parametrize("label", [5, -1, 2**40])
 def test_a_label_out_of_range_is_named(loss: Loss, label: int) -> None:
-    with pytest.raises(IndexError, match=f"label {label} is out of range for 5 classes"):
+    with pytest.raises(IndexError, match=rf"expected labels in \[0, 5\), got {label}"):
         loss(logits(3, 5), ag.tensor([0, label, 2]))
 
 
@@ -91,21 +91,21 @@ def test_certain_probabilities_as_in_torch() -> None:
 
 @pytest.mark.parametrize("wrong", [-0.25, 1.25, np.nan])
 def test_probabilities_are_needed(wrong: float) -> None:
-    with pytest.raises(ValueError, match=rf"{wrong} is no probability"):
+    with pytest.raises(ValueError, match=rf"expected inputs in \[0, 1\], got {wrong}"):
         ag.binary_cross_entropy(ag.tensor([0.5, wrong]), ag.tensor([0.0, 1.0]))
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "nll_loss", "mse_loss", "binary_cross_entropy"])
 def test_unknown_reduction(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{name}: reduction 'avg' is unknown"):
+    with pytest.raises(ValueError, match=rf"^{name}: expected reduction in .*, got 'avg'"):
         getattr(ag, name)(logits(2, 5), ag.tensor([0, 1]), reduction="avg")
 
 
 def test_other_wrong_arguments() -> None:
     x = logits(2, 5)
-    with pytest.raises(ValueError, match=r"label_smoothing 1\.5"):
+    with pytest.raises(ValueError, match=r"expected label_smoothing in \[0, 1\], got 1\.5"):
         ag.cross_entropy(x, ag.tensor([0, 1]), label_smoothing=1.5)
-    with pytest.raises(ValueError, match=r"weight \(4,\) does not fit 5 classes"):
+    with pytest.raises(ValueError, match=r"expected weight \(5,\) .* got \(4,\)"):
         ag.cross_entropy(x, ag.tensor([0, 1]), ag.ones(4))
     with pytest.raises(TypeError, match="integer labels"):
         ag.nll_loss(x, ag.tensor([0.0, 1.0]))

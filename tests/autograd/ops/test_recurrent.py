@@ -127,24 +127,24 @@ def test_steps_without_a_gradient_count_as_zero() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x, w: ag.lstm(x, None, w[:3]), "3 parameters; 1 layers in 1 directions take 2"),
-        (lambda x, w: ag.lstm(x, None, w, 3), "4 parameters; 3 layers in 1 directions take 6"),
-        (lambda x, w: ag.lstm(x[0, 0], None, w), r"expected \(T, N, I\)"),
-        (lambda x, w: ag.rnn_tanh(x, None, w), "rnn_tanh: parameters"),
-        (lambda x, w: ag.rnn_cell(x, x, *w, nonlinearity="gelu"), "'gelu' is unknown"),
-        (lambda x, w: ops.stack(x, x[0]), "cannot stack"),
-        (lambda x, w: ops.unstack(2)(x), "has not 2 parts"),
+        (lambda x, w: ag.lstm(x, None, w[:3]), "expected 2 parameters without or 4 with"),
+        (lambda x, w: ag.lstm(x, None, w, 3), "expected 6 parameters"),
+        (lambda x, w: ag.lstm(x[0, 0], None, w), r"expected an input \(T, N, I\) or"),
+        (lambda x, w: ag.rnn_tanh(x, None, w), r"rnn_tanh: expected parameters \[\(5, 4\)"),
+        (lambda x, w: ag.rnn_cell(x, x, *w, nonlinearity="gelu"), "or 'relu', got 'gelu'"),
+        (lambda x, w: ops.stack(x, x[0]), r"expected equal shapes, got \[\(6, 3, 4\), \(3, 4\)\]"),
+        (lambda x, w: ops.unstack(2)(x), "expected 2 parts along the first axis"),
         (
             lambda x, w: sequences.rnn_sequence(
                 x, w[0], w[2], drawn(N, H), w[1], nonlinearity="tanh", backwards=False
             ),
-            r"rnn_sequence: x, w_ih, .* \(20, 5\)\]; expected \[\(6, 3, 4\), \(5, 4\)",
+            r"rnn_sequence: expected x, w_ih, .* of \[\(6, 3, 4\), \(5, 4\), .* \(20, 5\)\]",
         ),
         (
             lambda x, w: sequences.lstm_sequence(
                 x, w[0], w[2], drawn(N, H), x[0], w[1], backwards=False
             ),
-            r"cells \(3, 4\) do not fit states \(3, 5\)",
+            r"expected cells of the states' shape \(3, 5\), got \(3, 4\)",
         ),
     ],
 )

@@ -264,10 +264,10 @@ def test_without_momentum_there_is_no_velocity() -> None:
 @pytest.mark.parametrize(
     ("settings", "piece"),
     [
-        ({"lr": -0.1}, "lr must not be negative, not -0.1"),
-        ({"momentum": -1.0}, "momentum must not be negative, not -1.0"),
-        ({"weight_decay": -2.0}, "weight_decay must not be negative, not -2.0"),
-        ({"nesterov": True}, "nesterov needs momentum above 0 and dampening 0, not 0.0 and 0.0"),
+        ({"lr": -0.1}, "expected lr of at least 0, got -0.1"),
+        ({"momentum": -1.0}, "expected momentum of at least 0, got -1.0"),
+        ({"weight_decay": -2.0}, "expected weight_decay of at least 0, got -2.0"),
+        ({"nesterov": True}, "momentum above 0 and dampening 0 with nesterov, got 0.0 and 0.0"),
     ],
 )
 def test_wrong_settings(settings: dict[str, Any], piece: str) -> None:
@@ -366,12 +366,12 @@ def test_by_name() -> None:
     [
         ({"name": "cosin"}, "schedule 'cosin' is unknown; did you mean 'cosine'?"),
         ({"name": "cosine", "minimun": 1}, "'minimun' is unknown; did you mean 'minimum'?"),
-        ({"name": "constant", "lr": -1.0}, "lr must not be negative, not -1.0"),
-        ({"name": "step"}, "give step_size or milestones"),
-        ({"name": "step", "step_size": 0}, "step_size must be positive, not 0"),
-        ({"name": "cosine", "total": 0}, "total must be positive, not 0"),
-        ({"name": "one-cycle", "rising": 2.0}, "rising must lie in .0, 1., not 2.0"),
-        ({"name": "constant", "warmup": -1}, "steps must not be negative, not -1"),
+        ({"name": "constant", "lr": -1.0}, "expected lr of at least 0, got -1.0"),
+        ({"name": "step"}, "expected step_size or milestones, got neither"),
+        ({"name": "step", "step_size": 0}, "expected step_size above 0, got 0"),
+        ({"name": "cosine", "total": 0}, "expected total above 0, got 0"),
+        ({"name": "one-cycle", "rising": 2.0}, "expected rising in .0, 1., got 2.0"),
+        ({"name": "constant", "warmup": -1}, "expected steps of at least 0, got -1"),
     ],
 )
 def test_by_name_refuses(arguments: dict[str, Any], piece: str) -> None:

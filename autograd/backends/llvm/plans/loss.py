@@ -117,7 +117,7 @@ class _Labels:
             if out.any():
                 worst = label[out][0]
                 raise IndexError(
-                    f"cross_entropy: label {worst} is out of range for {classes} classes"
+                    f"cross_entropy: expected labels in [0, {classes}), got {worst}"
                 )
         self.counted = label != ignored
         self.place = label if self.counted.all() else np.where(self.counted, label, 0)
