@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("autograd", "bench", "datasets", "docs", "launch", "trainer")
 PAGES = [
-    str(path.relative_to(ROOT)) for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+    str(path.relative_to(ROOT))
+    for path in sorted(
+        [*ROOT.glob("*.md"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.md"))]
+    )
 ]
 
 
@@ -54,3 +58,11 @@ def test_files_that_a_page_names_exist(page: str) -> None:
     assert names or not page.endswith(".svg")
     for name in names:
         assert any(ROOT.glob(name)), name
+
+
+def test_the_picture_shows_the_files_that_its_titles_name() -> None:
+    text = (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
+    titles = re.findall(r"<rect .*<title>(.*)</title>", text)
+    shown = re.findall(r'class="folder".*>(.*)</text>\n.*class="file".*>(.*)</text>', text)
+    assert len(titles) == 20
+    assert titles == [folder + name for folder, name in shown]
