@@ -113,6 +113,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "h5py": ("trainer.components.checkpoint", "datasets.hdf5"),
 }
 MOST_LINES = 450
+AT_THE_TOP = {"conftest.py", "test_docs.py", "test_package.py", "test_structure.py"}
 
 
 @dataclass(frozen=True)
@@ -392,6 +393,15 @@ def texts() -> dict[str, str]:
         if path.is_file() and not path.is_symlink() and b"\0" not in (data := path.read_bytes()):
             found[name] = data.decode("utf-8")
     return found
+
+
+def test_tests_mirror_the_folders() -> None:
+    """A test of `trainer/cost` lies in `tests/trainer/cost`; what concerns all lies at the top."""
+    tests = ROOT / "tests"
+    files = [path.relative_to(tests) for path in tests.rglob("*.py")]
+    astray = {file.parent for file in files if not (ROOT / file.parent).is_dir()}
+    assert not astray, f"no such folders beside tests/: {sorted(map(str, astray))}"
+    assert {file.name for file in files if len(file.parts) == 1} == AT_THE_TOP
 
 
 def test_files_stay_short(texts: dict[str, str]) -> None:
