@@ -1,4 +1,4 @@
-"""Tensors, their gradients, and the books of the work that both take.
+"""Tensors, their gradients, and a ledger of the work that both take.
 
     import tallygrad.autograd as ag
 

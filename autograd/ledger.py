@@ -1,4 +1,4 @@
-"""The books: what dispatch counted, by scope, phase, primitive and backend."""
+"""The ledger: what dispatch counted, by scope, phase, primitive and backend."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class Key(NamedTuple):
     backend: str
 
 
-class Row(NamedTuple):
-    """One line of the books: `calls` calls that cost `cost` in all and stashed `stashed` bytes;
-    while one of them ran, `peak` bytes of results were alive at most, 0 where nobody looked."""
+class LedgerRow(NamedTuple):
+    """All calls of one key: their number, their total cost, the bytes that the tape stashed for
+    them, and the most bytes of results that were alive while one ran (0 where nobody measured)."""
 
     key: Key
     calls: int
@@ -69,7 +69,7 @@ class Row(NamedTuple):
     peak: int = 0
 
 
-class Sample(NamedTuple):
+class SparsitySample(NamedTuple):
     """What was found in the numbers of some calls: nominal MACs, those whose factors both are not
     zero, and by kind of factor the numbers that were looked at and the zeros among them.
     `uncounted` are MACs of calls that cannot be looked into."""
@@ -85,9 +85,9 @@ class Sample(NamedTuple):
     weight_zeros: int = 0
     uncounted: int = 0
 
-    def plus(self, other: Sample) -> Sample:
+    def plus(self, other: SparsitySample) -> SparsitySample:
         """Return what was found in both."""
-        return Sample(*map(add, self, other))
+        return SparsitySample(*map(add, self, other))
 
 
 class CallBatch:
@@ -115,7 +115,7 @@ class Ledger:
         self._calls: Counter[tuple[str, str, str, str, Cost]] = Counter()
         self._batches: Counter[CallBatch] = Counter()
         self._stashed: Counter[tuple[str, str, str, str]] = Counter()
-        self.sampled: dict[tuple[str, str, str, str], Sample] = {}
+        self.sampled: dict[tuple[str, str, str, str], SparsitySample] = {}
         self.sampled_steps = 0
         self._peaks: dict[tuple[str, str, str, str], int] = {}
 
@@ -165,9 +165,9 @@ class Ledger:
         equal to one."""
         self._stashed[key] += size
 
-    def sample(self, key: tuple[str, str, str, str], found: Sample) -> None:
+    def sample(self, key: tuple[str, str, str, str], found: SparsitySample) -> None:
         """File what was found in the numbers of calls under a Key, or what is equal to one."""
-        self.sampled[key] = self.sampled.get(key, Sample()).plus(found)
+        self.sampled[key] = self.sampled.get(key, SparsitySample()).plus(found)
 
     def peak(self, key: tuple[str, str, str, str], size: int) -> None:
         """File that `size` bytes were alive at once; of several the largest counts."""
@@ -178,12 +178,12 @@ class Ledger:
         for key, size in peaks:
             self.peak(key, size)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[LedgerRow]:
         """Return one row a key, in the order in which the keys were first seen."""
-        found: dict[Key, Row] = {}
+        found: dict[Key, LedgerRow] = {}
         for (*names, cost), n in self.calls.items():
             key = Key(*names)
-            old = found.get(key, Row(key, 0, Cost(), 0))
+            old = found.get(key, LedgerRow(key, 0, Cost(), 0))
             found[key] = old._replace(calls=old.calls + n, cost=old.cost.plus(cost.times(n)))
         # The tape knows the backend by its full name, a call by who did it: they may differ.
         alike: dict[tuple[str, ...], Key] = {}
@@ -191,7 +191,7 @@ class Ledger:
             alike.setdefault(key[:3], key)
         for own in [Key(*key) for key in dict.fromkeys([*self.stashed, *self.peaks])]:
             key = own if own in found else alike.get(own[:3], own)
-            old = found.get(key, Row(key, 0, Cost(), 0))
+            old = found.get(key, LedgerRow(key, 0, Cost(), 0))
             stashed = old.stashed + self.stashed.get(own, 0)
             peak = max(old.peak, self.peaks.get(own, 0))
             found[key] = old._replace(stashed=stashed, peak=peak)
@@ -253,11 +253,11 @@ class Ledger:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[LedgerRow]:
         return iter(self.rows())
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return the books as a list of plain dictionaries, an entry for each distinct cost of a
+        """Return the counts as a list of plain dictionaries, an entry for each distinct cost of a
         key, so that `from_json` gives an equal ledger."""
         entries = [
             {**Key(*names)._asdict(), "calls": n, **_plain(cost)}
@@ -291,8 +291,8 @@ class Ledger:
                 ledger.peak(key, int(entry["peak"]))
             elif "sampled" in entry:
                 held = dict(entry["sampled"])
-                counts = [int(held.get(name, 0)) for name in Sample._fields]
-                ledger.sample(key, Sample(*counts))
+                counts = [int(held.get(name, 0)) for name in SparsitySample._fields]
+                ledger.sample(key, SparsitySample(*counts))
             else:
                 cost = Cost(*[int(entry.get(name, 0)) for name in Cost._fields])
                 ledger.count((*key, cost), int(entry["calls"]))

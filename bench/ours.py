@@ -95,8 +95,8 @@ class Ours:
         with context.using(backend=self.backend, ledger=self.ledger, phase="evaluate"):
             return self.classify(from_numpy(self.images))
 
-    def books(self, steps: int = 1) -> Ledger:
-        """Run some steps and return what they cost."""
+    def count(self, steps: int = 1) -> Ledger:
+        """Run some steps and return their ledger."""
         self.ledger = Ledger()
         for _ in range(steps):
             self.step()

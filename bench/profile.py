@@ -60,7 +60,7 @@ def profile(ours: Ours) -> list[Line]:
     many = max(FEWEST, min(MOST, round(SECONDS / seconds(ours.step))))
     with clocked(used(ours.plain)) as clocks:
         begun = perf_counter()
-        ledger = ours.books(many)
+        ledger = ours.count(many)
         step = (perf_counter() - begun) / many
     macs = {name: cost.macs / many for name, cost in ledger.by("primitive").items()}
     lines = [

@@ -60,7 +60,7 @@ class Bench:
         ours = Ours(case, mode, self.backend)
         contenders = [Contender(report.OURS, ours.step), *self.theirs(case, mode)]
         times = interleave(contenders, self.options.rounds, self.options.seconds)
-        result = report.Result(case, mode, times, ours.books().total().macs)
+        result = report.Result(case, mode, times, ours.count().total().macs)
         if self.options.profile:
             self.profiles.append(report.profile_table(result, profile(ours)))
         return result

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..array import Array
-from ..ledger import Ledger, Sample
+from ..ledger import Ledger, SparsitySample
 from ..nonzeros import Factor
 from .observer import Dispatched, Observer
 
@@ -48,22 +48,22 @@ class Sparsity(Observer):
             return
         rule = call.primitive.nonzero_rule
         if rule is None:
-            sample = Sample(calls=1, uncounted=cost.macs)
+            sample = SparsitySample(calls=1, uncounted=cost.macs)
         else:
             attrs = dict(zip(call.primitive.defaults, call.attrs, strict=True))
             products = rule(call.args, call.results, attrs)
             nonzero = sum(product.macs for product in products)
-            sample = Sample(calls=1, macs=cost.macs, nonzero=nonzero)
+            sample = SparsitySample(calls=1, macs=cost.macs, nonzero=nonzero)
             for factor in (f for p in products for f in (p.left, p.right)):
                 sample = sample.plus(self._zeros(factor))
         self.ledger.sample((names[0], names[1], names[2], names[3]), sample)
 
-    def _zeros(self, factor: Factor) -> Sample:
+    def _zeros(self, factor: Factor) -> SparsitySample:
         """Return the numbers of a factor and the zeros among them, by what they are."""
         storage, size = factor.array.storage, factor.nonzero.size
         zeros = size - int(np.count_nonzero(factor.nonzero))
         if factor.weights or id(storage) in self.weights:
-            return Sample(weights=size, weight_zeros=zeros)
+            return SparsitySample(weights=size, weight_zeros=zeros)
         if id(storage) in self.gradients:
-            return Sample(gradients=size, gradient_zeros=zeros)
-        return Sample(activations=size, activation_zeros=zeros)
+            return SparsitySample(gradients=size, gradient_zeros=zeros)
+        return SparsitySample(activations=size, activation_zeros=zeros)

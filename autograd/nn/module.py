@@ -266,7 +266,7 @@ def _joined(path: str, name: str) -> str:
 
 
 def assign(target: Tensor, numbers: Array) -> None:
-    """Write numbers into a tensor's memory, outside the books: it is no part of any step."""
+    """Write numbers into a tensor's memory, uncounted: it is no part of any step."""
     with context.using(ledger=Ledger(), tape=None):
         store(target.data, numbers)
 

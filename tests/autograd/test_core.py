@@ -148,11 +148,11 @@ def test_ledger_round_trip_and_sum() -> None:
     with context.using(ledger=ag.Ledger(), scope="a") as state:
         x = leaf(1.0, 2.0)
         (x * x).sum().backward()
-    books = ag.Ledger.from_json(state.ledger.to_json())
-    assert books == state.ledger and books.rows() == state.ledger.rows()
-    double = books.copy()
-    double.merge(books)
-    assert double.total() == books.total().times(2) and double != books
+    ledger = ag.Ledger.from_json(state.ledger.to_json())
+    assert ledger == state.ledger and ledger.rows() == state.ledger.rows()
+    double = ledger.copy()
+    double.merge(ledger)
+    assert double.total() == ledger.total().times(2) and double != ledger
 
 
 def test_spec_of_views() -> None:

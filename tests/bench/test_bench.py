@@ -251,7 +251,7 @@ def test_resnet18_is_that_of_32_x_32(bench: Any) -> None:
     ours = bench.ours.Ours(replace(bench.cases.CASES["resnet18-32"], batch=1), "infer", "meta")
     assert sum(p.size for p in ours.model.parameters()) == 11_173_962
     # The stem, a stage of 64 channels, three that halve the extent, the linear layer.
-    assert ours.books().total().macs == 1_769_472 + 150_994_944 + 3 * 134_217_728 + 5_120
+    assert ours.count().total().macs == 1_769_472 + 150_994_944 + 3 * 134_217_728 + 5_120
 
 
 def test_images_lie_channels_last(bench: Any) -> None:
@@ -291,7 +291,7 @@ def test_both_sides_do_the_same_macs(bench: Any, name: str) -> None:
         logits = model(images)
     with counter(display=False) as backward:
         torch.nn.functional.cross_entropy(logits, labels).backward()
-    books = bench.ours.Ours(case, "train", "meta").books().by("phase")
-    assert 2 * books["forward"].macs == forward.get_total_flops()
-    swept = books["backward_data"].macs + books["backward_weights"].macs
+    ledger = bench.ours.Ours(case, "train", "meta").count().by("phase")
+    assert 2 * ledger["forward"].macs == forward.get_total_flops()
+    swept = ledger["backward_data"].macs + ledger["backward_weights"].macs
     assert 2 * swept == backward.get_total_flops()

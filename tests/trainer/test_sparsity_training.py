@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.autograd.ledger import Ledger, Sample
+from tallygrad.autograd.ledger import Ledger, SparsitySample
 from tallygrad.datasets.idx import write_idx
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components.checkpoint import load
@@ -58,7 +58,7 @@ def test_a_run_has_the_same_bits_and_books_whether_zeros_are_counted(
     for name, count in (("some", 2), ("all", 7)):
         found = books(tmp_path / name)
         assert found.sampled_steps == count
-        total = Sample()
+        total = SparsitySample()
         for one in found.sampled.values():
             total = total.plus(one)
         every = found.total(lambda key: key.phase in PASSES).macs

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...autograd.ledger import Ledger, Sample
+from ...autograd.ledger import Ledger, SparsitySample
 from ..errors import UserError, nearest
 from ..parsing import read_toml_or_json
 from .phases import PASSES
@@ -69,17 +69,17 @@ def read(name: str, model: str, layers: Iterable[str]) -> Zeros:
 
 def of_ledger(ledger: Ledger) -> dict[str, dict[str, float]]:
     """Return the shares that a run has sampled, by layer."""
-    phases: dict[str, dict[str, Sample]] = {}
+    phases: dict[str, dict[str, SparsitySample]] = {}
     for (scope, phase, *_), found in ledger.sampled.items():
         if phase in PASSES and found.macs:
             layer = phases.setdefault(scope, {})
-            layer[phase] = layer.get(phase, Sample()).plus(found)
+            layer[phase] = layer.get(phase, SparsitySample()).plus(found)
     return {scope: _shares(found) for scope, found in phases.items()}
 
 
-def _shares(found: Mapping[str, Sample]) -> dict[str, float]:
-    forward = found.get("forward", Sample())
-    back = found.get("backward_weights") or found.get("backward_data") or Sample()
+def _shares(found: Mapping[str, SparsitySample]) -> dict[str, float]:
+    forward = found.get("forward", SparsitySample())
+    back = found.get("backward_weights") or found.get("backward_data") or SparsitySample()
     shares = {
         "input": share(forward.activation_zeros, forward.activations),
         "weights": share(forward.weight_zeros, forward.weights),

@@ -16,9 +16,9 @@ from tallygrad.trainer.cost.workload import count
 SHAPES = {"mlp": (1, 28, 28), "lenet": (1, 28, 28), "lstm": (1, 28, 28), "resnet20": (3, 32, 32)}
 
 
-def peaks(books: Ledger) -> dict[tuple[str, ...], int]:
+def peaks(ledger: Ledger) -> dict[tuple[str, ...], int]:
     """Return peaks whatever the backend's name."""
-    return {names[:3]: size for names, size in books.peaks.items()}
+    return {names[:3]: size for names, size in ledger.peaks.items()}
 
 
 def trained(name: str, backend: str, sizes: tuple[int, ...]) -> list[dict[tuple[str, ...], int]]:
@@ -84,10 +84,10 @@ def test_a_view_keeps_what_it_is_of_and_numbers_from_elsewhere_do_not_count() ->
 
 
 def test_of_peaks_the_largest_stays_and_files_keep_it() -> None:
-    key, books, other = ("conv1", "forward", "relu", "llvm"), Ledger(), Ledger()
-    for ledger, size in ((books, 7), (books, 5), (other, 6)):
-        ledger.peak(key, size)
-    other.merge(books)
+    key, ledger, other = ("conv1", "forward", "relu", "llvm"), Ledger(), Ledger()
+    for one, size in ((ledger, 7), (ledger, 5), (other, 6)):
+        one.peak(key, size)
+    other.merge(ledger)
     held = Ledger.from_json(other.to_json())
     assert held.peaks == other.copy().peaks == {key: 7}
     assert [row.peak for row in held] == [7]

@@ -1,4 +1,4 @@
-"""Calls that are recorded and then repeated without Python: the same bits and books as running the
+"""Calls that are recorded and then repeated without Python: the same bits and ledger as running the
 function, whatever numbers come; and what is run as it is, because it could not be repeated."""
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Fitting:
         self.shape, self.model = SHAPES[name], self._create(name)
         with context.using(backend="llvm", ledger=ag.Ledger()) as state:
             self.sgd = SGD(self.model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-3)
-        self.books, self.runs = state.ledger, 0
+        self.ledger, self.runs = state.ledger, 0
         self.fit = ag.trace(self.backward, training=True) if traced else self.backward
 
     @staticmethod
@@ -118,7 +118,7 @@ class Fitting:
         draw = np.random.default_rng(seed)
         images = draw.standard_normal((count, *self.shape), dtype=np.float32)
         given = ag.from_numpy(images), ag.from_numpy(draw.integers(0, 10, count))
-        with context.using(backend="llvm", ledger=self.books):
+        with context.using(backend="llvm", ledger=self.ledger):
             loss = self.fit(*given)
             self.sgd.step()
             self.sgd.zero_grad()
@@ -136,8 +136,8 @@ def test_training_ends_with_the_same_bits_and_books(name: str) -> None:
         poison()
         assert plain.step(seed, count) == traced.step(seed, count)
         np.testing.assert_array_equal(plain.weights, traced.weights)
-        assert plain.books == traced.books
-        assert plain.books.stashed == traced.books.stashed
+        assert plain.ledger == traced.ledger
+        assert plain.ledger.stashed == traced.ledger.stashed
     assert (plain.runs, traced.runs) == (8, 4)
     assert not traced.fit.refused
     for a, b in zip(plain.model.buffers(), traced.model.buffers(), strict=True):

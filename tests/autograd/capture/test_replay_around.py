@@ -242,7 +242,7 @@ def test_what_changes_about_leaves_is_seen() -> None:
 
 
 def test_books_tell_where_and_when_somebody_was_told() -> None:
-    books = []
+    ledgers = []
     for wrap in (lambda f: f, lambda f: ag.trace(f, training=True)):
         layer, sgd = layer_of()
         layer.weight.post_grad_hooks.append(lambda leaf: ag.relu(leaf.grad))
@@ -259,9 +259,9 @@ def test_books_tell_where_and_when_somebody_was_told() -> None:
                 with ag.no_grad() if turn % 2 else ag.enable_grad():
                     step(ag.ones(2, 4))
                 sgd.zero_grad()
-        books.append(state.ledger)
-    assert books[0] == books[1] and books[0].stashed == books[1].stashed
-    assert ("", "backward_weights", "relu") in {row.key[:3] for row in books[1].rows()}
+        ledgers.append(state.ledger)
+    assert ledgers[0] == ledgers[1] and ledgers[0].stashed == ledgers[1].stashed
+    assert ("", "backward_weights", "relu") in {row.key[:3] for row in ledgers[1].rows()}
 
 
 @pytest.mark.parametrize("backend", ["numpy", "llvm"])

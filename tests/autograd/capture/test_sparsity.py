@@ -12,7 +12,7 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, nn
 from tallygrad.autograd.capture.sparsity import Sparsity
-from tallygrad.autograd.ledger import Cost, Ledger, Sample
+from tallygrad.autograd.ledger import Cost, Ledger, SparsitySample
 from tallygrad.autograd.nn.flat import flatten
 from tallygrad.autograd.ops.conv import conv2d
 from tallygrad.autograd.ops.linear import linear, matmul
@@ -38,16 +38,16 @@ def sparse(*shape: int, seed: int, zeros: float = 0.4) -> np.ndarray[Any, Any]:
 
 def swept(
     name: str, x: np.ndarray[Any, Any], w: np.ndarray[Any, Any], f: Any, seed: int = 9
-) -> tuple[dict[str, Sample], Any]:
+) -> tuple[dict[str, SparsitySample], Any]:
     """Return what a sweep through f(x, w) finds by phase, and the gradient that comes in."""
-    books = Ledger()
-    with context.using(backend=name, ledger=books):
+    ledger = Ledger()
+    with context.using(backend=name, ledger=ledger):
         a, b = ag.tensor(x, requires_grad=True), nn.Parameter(ag.tensor(w))
-        with context.using(observer=Sparsity(books, [b.data])):
+        with context.using(observer=Sparsity(ledger, [b.data])):
             y = f(a, b)
             dy = sparse(*y.shape, seed=seed, zeros=0.6)
             (y * ag.tensor(dy)).sum().backward()
-    return {phase: found for (_, phase, *_), found in books.sampled.items()}, dy
+    return {phase: found for (_, phase, *_), found in ledger.sampled.items()}, dy
 
 
 def macs_of_conv(
@@ -94,7 +94,7 @@ def test_convolutions_are_those_of_a_loop(name: str, case: str) -> None:
     assert [found[phase].macs for phase in PASSES] == [nominal] * 3
     zeros = [int((a == 0).sum()) for a in (x, w, dy)]
     forward, data, weights = (found[phase] for phase in PASSES)
-    kinds = Sample(calls=1, macs=nominal)
+    kinds = SparsitySample(calls=1, macs=nominal)
     a = {"activations": x.size, "activation_zeros": zeros[0]}
     b = {"weights": w.size, "weight_zeros": zeros[1]}
     g = {"gradients": dy.size, "gradient_zeros": zeros[2]}
@@ -151,17 +151,17 @@ def test_recurrent_layers_are_those_of_single_products(name: str, kind: str, bot
             value[draw.random(value.shape) < 0.3] = 0
             dict(layer.named_parameters())[key].data.write(value)
     x = sparse(5, 2, 3, seed=1)
-    books = Ledger()
-    with context.using(backend=backend(name), ledger=books):
+    ledger = Ledger()
+    with context.using(backend=backend(name), ledger=ledger):
         a = ag.tensor(x, requires_grad=True)
         weights_of = [p.data for p in layer.parameters()]
-        with context.using(observer=Sparsity(books, weights_of)):
+        with context.using(observer=Sparsity(ledger, weights_of)):
             y, _ = layer(a)
             dy = sparse(*y.shape, seed=6, zeros=0.6)
             (y * ag.tensor(dy)).sum().backward()
-    total: dict[str, Sample] = {}
-    for (_, phase, *_), one in books.sampled.items():
-        total[phase] = total.get(phase, Sample()).plus(one)
+    total: dict[str, SparsitySample] = {}
+    for (_, phase, *_), one in ledger.sampled.items():
+        total[phase] = total.get(phase, SparsitySample()).plus(one)
     steps = 5 * 2 * (2 if both else 1)
     gates = 4 * (4 if kind == "lstm" else 1)
     hs = y.numpy().reshape(5, 2, -1, 4).transpose(2, 0, 1, 3)
@@ -186,12 +186,12 @@ def test_recurrent_layers_are_those_of_single_products(name: str, kind: str, bot
 
 
 def test_those_who_wait_for_a_gradient_are_told_at_its_place() -> None:
-    books, told = Ledger(), list[str]()
+    ledger, told = Ledger(), list[str]()
     layers = [nn.Linear(2, 2), nn.Linear(2, 2)]
     flatten([p for layer in layers for p in layer.parameters()])
     for i, layer in enumerate(layers):
         layer.weight.post_grad_hooks.append(lambda p, i=i: told.append(f"{i} {p.grad is not None}"))
-    with context.using(ledger=books, observer=Sparsity(books)):
+    with context.using(ledger=ledger, observer=Sparsity(ledger)):
         y = layers[1](layers[0](ag.ones(1, 2))).sum()
         y.backward()
     assert told == ["1 True", "0 True"]
@@ -204,26 +204,26 @@ def strange(x: Any) -> Any:
 
 
 def test_what_cannot_be_looked_into_is_told_apart() -> None:
-    books = Ledger()
-    with context.using(ledger=books, observer=Sparsity(books)):
+    ledger = Ledger()
+    with context.using(ledger=ledger, observer=Sparsity(ledger)):
         strange(ag.ones(3))
-    assert [*books.sampled.values()] == [Sample(calls=1, uncounted=7)]
+    assert [*ledger.sampled.values()] == [SparsitySample(calls=1, uncounted=7)]
 
 
-def test_samples_are_kept_with_the_books_and_are_no_part_of_their_comparison() -> None:
+def test_samples_are_kept_with_the_counts_and_are_no_part_of_their_comparison() -> None:
     key = ("conv1", "forward", "conv2d", "numpy")
-    books, other = Ledger(), Ledger()
-    for ledger in (books, other):
-        ledger.count((*key, Cost(macs=9)))
-    books.sample(key, Sample(calls=1, macs=9, nonzero=4, weights=3, weight_zeros=1))
-    books.sampled_steps = 2
-    assert books == other
-    again = Ledger.from_json(books.to_json())
-    assert again.sampled == books.sampled and again.sampled_steps == 2 and again == books
-    assert sum(entry.get("macs", 0) for entry in books.to_json()) == 9
-    twin = books.copy()
-    twin.merge(books)
-    assert twin.sampled[key] == Sample(2, 18, 8, weights=6, weight_zeros=2)
-    assert twin.sampled_steps == 4 and books.sampled[key].calls == 1
+    ledger, other = Ledger(), Ledger()
+    for one in (ledger, other):
+        one.count((*key, Cost(macs=9)))
+    ledger.sample(key, SparsitySample(calls=1, macs=9, nonzero=4, weights=3, weight_zeros=1))
+    ledger.sampled_steps = 2
+    assert ledger == other
+    again = Ledger.from_json(ledger.to_json())
+    assert again.sampled == ledger.sampled and again.sampled_steps == 2 and again == ledger
+    assert sum(entry.get("macs", 0) for entry in ledger.to_json()) == 9
+    twin = ledger.copy()
+    twin.merge(ledger)
+    assert twin.sampled[key] == SparsitySample(2, 18, 8, weights=6, weight_zeros=2)
+    assert twin.sampled_steps == 4 and ledger.sampled[key].calls == 1
     twin.clear()
     assert not twin.sampled and not twin.sampled_steps

@@ -1,4 +1,4 @@
-"""Functions whose calls run without their Python: the same bits and books, and what they refuse."""
+"""Traced functions: the same bits and an equal ledger, and what tracing refuses."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def images(model: str, count: int, seed: int) -> Tensor:
 
 
 def outcome(function: Callable[..., Any], *inputs: Tensor) -> tuple[np.ndarray, ag.Ledger]:
-    """Return the numbers, and the books of one call."""
-    books = ag.Ledger()
-    with context.using(ledger=books), ag.no_grad():
-        return function(*inputs).numpy(), books
+    """Return the numbers, and the ledger of one call."""
+    ledger = ag.Ledger()
+    with context.using(ledger=ledger), ag.no_grad():
+        return function(*inputs).numpy(), ledger
 
 
 @pytest.fixture(params=["numpy", "llvm", "llvm:eager"])
@@ -47,11 +47,11 @@ def test_models_give_the_same_bits_and_books(name: str) -> None:
     traced = ag.trace(model)
     for seed, count in enumerate((5, 5, 2, 5, 2)):  # images of resnet20 wait from 5 on
         x = images(name, count, seed)
-        expected, books = outcome(model, x)
+        expected, ledger = outcome(model, x)
         found, counted = outcome(traced, x)
         np.testing.assert_array_equal(found, expected)
-        assert counted == books
-        assert [row._replace(peak=0) for row in counted] == books.rows()
+        assert counted == ledger
+        assert [row._replace(peak=0) for row in counted] == ledger.rows()
 
 
 @pytest.mark.usefixtures("backend")

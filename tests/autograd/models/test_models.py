@@ -41,7 +41,7 @@ def batch(shape: tuple[int, ...], classes: int, size: int = 2) -> tuple[ag.Tenso
 def work(
     name: str, options: Options, backend: str, settings: Options
 ) -> tuple[ag.Ledger, ag.Ledger, nn.Module]:
-    """Build, train two steps and evaluate; return the books of each and the model."""
+    """Build, train two steps and evaluate; return the ledger of each and the model."""
     ag.manual_seed(3)
     with context.using(backend=backend):
         model = models.create(name, **options)
@@ -89,9 +89,9 @@ def test_shapes_alone_give_the_same_books(name: str, options: Options) -> None:
 
 @each_case
 def test_every_scope_is_the_name_of_a_module(name: str, options: Options) -> None:
-    books, _, model = work(name, options, "meta", {})
+    ledger, _, model = work(name, options, "meta", {})
     names = {path for path, _ in model.named_modules()}
-    assert {row.key.scope for row in books} - {"optimizer"} <= names
+    assert {row.key.scope for row in ledger} - {"optimizer"} <= names
 
 
 @each_case

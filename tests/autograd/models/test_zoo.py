@@ -177,7 +177,7 @@ def train(
     name: str, extent: int, options: Options, backend: str, steps: int = 3
 ) -> tuple[list[float], ag.Ledger, nn.Module]:
     """Train on four images of four classes, with steps so short that the gradient foretells what
-    they do, however deep the network; return the losses, the books and the model."""
+    they do, however deep the network; return the losses, the ledger and the model."""
     ag.manual_seed(0)
     images = np.random.default_rng(0).standard_normal((4, 3, extent, extent)).astype(np.float32)
     with context.using(backend=backend, ledger=ag.Ledger()) as state:
@@ -205,14 +205,14 @@ def train(
 
 @pytest.mark.parametrize(("name", "extent", "options"), TRAINED, ids=lambda v: str(v)[:60])
 def test_training_lowers_the_loss(name: str, extent: int, options: Options) -> None:
-    losses, books, model = train(name, extent, options, "numpy")
+    losses, ledger, model = train(name, extent, options, "numpy")
     falls = -np.diff(losses) / FALL
     assert np.isfinite(losses).all() and (falls > 0.4).all() and (falls < 1.5).all(), losses
     used = [p.grad.numpy().any() for p in model.parameters()]
     assert np.mean(used) > 0.99, used
-    assert books == train(name, extent, options, "meta")[1]
+    assert ledger == train(name, extent, options, "meta")[1]
     paths = {path for path, _ in model.named_modules()}
-    assert {row.key.scope for row in books} - {"optimizer"} <= paths
+    assert {row.key.scope for row in ledger} - {"optimizer"} <= paths
 
 
 # In a thousand layers roundings grow.

@@ -158,15 +158,15 @@ def test_parity_with_torch(name: str, options: dict[str, Any], shape: tuple[int,
 def test_shapes_alone_give_the_same_books(
     name: str, options: dict[str, Any], shape: tuple[int, ...]
 ) -> None:
-    books = []
+    ledgers = []
     for backend in "numpy", "meta":
         with context.using(backend=backend, ledger=ag.Ledger()) as state:
             layer = getattr(nn, name)(**options)
             x = ag.rand(*shape, requires_grad=True)
             sum(y.sum() for y in flat(layer(x))).backward()
         assert x.grad is not None and x.grad.shape == shape
-        books.append(state.ledger)
-    assert books[0] == books[1]
+        ledgers.append(state.ledger)
+    assert ledgers[0] == ledgers[1]
 
 
 LOSSES: list[tuple[str, dict[str, Any]]] = [

@@ -121,7 +121,7 @@ def test_recomputation_draws_the_same() -> None:
 @pytest.mark.parametrize("drop", [ag.dropout, ag.dropout2d])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_meta_equals_real(drop: Callable[..., ag.Tensor], dtype: str) -> None:
-    books = []
+    ledgers = []
     for backend in ("numpy", "meta"):
         with context.using(backend=backend, ledger=ag.Ledger()) as state:
             x = ag.ones(4, 3, 2, 2, dtype=dtype, requires_grad=True)
@@ -129,8 +129,8 @@ def test_meta_equals_real(drop: Callable[..., ag.Tensor], dtype: str) -> None:
             assert y.spec == x.spec
             y.backward(ag.ones_like(y))
             assert x.grad is not None and x.grad.spec == x.spec
-        books.append(state.ledger)
-    assert books[0] == books[1]
+        ledgers.append(state.ledger)
+    assert ledgers[0] == ledgers[1]
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (5,), ()])

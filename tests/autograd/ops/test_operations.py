@@ -43,7 +43,7 @@ def test_gradient_of_gradient(name: str) -> None:
 
 
 def run(row: Sample, arrays: list[np.ndarray], backend: str) -> tuple[list[ag.Tensor], ag.Ledger]:
-    """Forward and backward; return results, gradients and the books."""
+    """Forward and backward; return results, gradients and the ledger."""
     with context.using(backend=backend, ledger=ag.Ledger()) as state:
         tensors = [ag.Tensor(Array(ag.tensor(a).spec, a), a.dtype.kind == "f") for a in arrays]
         results = outputs(row.function(*tensors))
@@ -59,10 +59,10 @@ def run(row: Sample, arrays: list[np.ndarray], backend: str) -> tuple[list[ag.Te
 def test_meta_equals_real(name: str, dtype: str) -> None:
     row = BY_NAME[name]
     arrays = row.draw(dtype=dtype)
-    real, books = run(row, arrays, "numpy")
+    real, ledger = run(row, arrays, "numpy")
     meta, predicted = run(row, arrays, "meta")
     assert [t.spec for t in real] == [t.spec for t in meta]
-    assert books == predicted
+    assert ledger == predicted
     assert {t.dtype for t in real if t.dtype.kind == "f"} <= {np.dtype(dtype)}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.autograd.ledger import Cost, Ledger, Sample
+from tallygrad.autograd.ledger import Cost, Ledger, SparsitySample
 from tallygrad.datasets.idx import write_idx
 from tallygrad.trainer.calibration import host
 from tallygrad.trainer.cli import main
@@ -111,7 +111,7 @@ def test_evaluation_and_layers_that_were_not_sampled() -> None:
     ledger = Ledger()
     for scope, phase in (*[("a", p) for p in ("forward", "recompute", "evaluate")], BARE):
         ledger.count((scope, phase, "linear", "numpy", Cost(macs=100)), 3)
-    ledger.sample(("a", "forward", "linear", "numpy"), Sample(1, macs=100, nonzero=25))
+    ledger.sample(("a", "forward", "linear", "numpy"), SparsitySample(1, macs=100, nonzero=25))
     known = {("a", phase): 75.0 for phase in ("forward", "recompute", "evaluate")}
     assert events(ledger) == known | {BARE: 300.0}
     priced = prices(Path("x.h5"), {}, ledger, machine.load("truenorth"))

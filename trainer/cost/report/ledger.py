@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....autograd.ledger import Cost, Key, Ledger, Sample
+from ....autograd.ledger import Cost, Key, Ledger, SparsitySample
 from ..phases import NAMES, PASSES, in_full
 from .text_table import Column, fit, name_column, text_table
 from .units import percent, short
@@ -54,12 +54,12 @@ def share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def samples(ledger: Ledger, field: str = "phase") -> dict[str, Sample]:
+def samples(ledger: Ledger, field: str = "phase") -> dict[str, SparsitySample]:
     """Return what was found in the numbers of sampled steps, summed by a field of the key."""
     place = Key._fields.index(field)
-    sums: dict[str, Sample] = {}
+    sums: dict[str, SparsitySample] = {}
     for names, found in ledger.sampled.items():
-        sums[names[place]] = sums.get(names[place], Sample()).plus(found)
+        sums[names[place]] = sums.get(names[place], SparsitySample()).plus(found)
     return sums
 
 
@@ -68,12 +68,12 @@ def sparsity(ledger: Ledger, steps: int) -> list[str]:
     if not ledger.sampled_steps:
         return []
     phases = samples(ledger)
-    total = Sample()
+    total = SparsitySample()
     for found in phases.values():
         total = total.plus(found)
     each = [
         f"{NAMES[name]} {percent(share(one.nonzero, one.macs))}"
-        for name, one in ((name, phases.get(name, Sample())) for name in PASSES)
+        for name, one in ((name, phases.get(name, SparsitySample())) for name in PASSES)
     ]
     zeros = [
         f"{percent(share(getattr(total, f'{kind}_zeros'), getattr(total, name)))} of {name}"

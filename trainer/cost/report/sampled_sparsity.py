@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ....autograd.ledger import Ledger, Sample
+from ....autograd.ledger import Ledger, SparsitySample
 from ...errors import printable
 from ..phases import NAMES, PASSES, REPEATED, WHOLE
 from ..sparsity import of_ledger
@@ -24,11 +24,11 @@ NOT_COUNTED = "evaluation, and what has no MACs"
 
 def describe(ledger: Ledger, steps: int) -> dict[str, Any]:
     """Return non-zero MACs and shares of zeros by pass and by layer, of the sampled steps alone."""
-    phases, layers = samples(ledger), dict[str, dict[str, Sample]]()
-    total = Sample()
+    phases, layers = samples(ledger), dict[str, dict[str, SparsitySample]]()
+    total = SparsitySample()
     for (scope, phase, *_), found in ledger.sampled.items():
         layer = layers.setdefault(scope, {})
-        layer[phase] = layer.get(phase, Sample()).plus(found)
+        layer[phase] = layer.get(phase, SparsitySample()).plus(found)
         total = total.plus(found)
     return {
         "sampled_steps": ledger.sampled_steps,
@@ -43,7 +43,7 @@ def describe(ledger: Ledger, steps: int) -> dict[str, Any]:
     }
 
 
-def _figures(found: Sample) -> dict[str, Any]:
+def _figures(found: SparsitySample) -> dict[str, Any]:
     """Return counts and shares; a share of nothing is None."""
     figures: dict[str, Any] = {
         "macs": found.macs,

@@ -27,7 +27,7 @@ WIDTHS = [f"llvm:{name}" for name in targets.available()]
 
 
 def run(row: Sample, arrays: list[np.ndarray], backend: str) -> tuple[list[ag.Tensor], ag.Ledger]:
-    """Forward and backward; return results, gradients and the books."""
+    """Forward and backward; return results, gradients and the ledger."""
     with context.using(backend=backend, ledger=ag.Ledger()) as state:
         tensors = [ag.Tensor(Array(ag.tensor(a).spec, a), a.dtype.kind == "f") for a in arrays]
         result = row.function(*tensors)
@@ -48,13 +48,13 @@ def test_every_operation_equals_numpy(name: str, backend: str) -> None:
     order, and Winograd's, whose transforms cost two more digits; float64 always exact sums."""
     for dtype, within in (("float32", 2e-5), ("float64", 1e-13)):
         arrays = ROWS[name].draw(dtype=dtype)
-        expected, books = run(ROWS[name], arrays, "numpy")
+        expected, ledger = run(ROWS[name], arrays, "numpy")
         found, mine = run(ROWS[name], arrays, backend)
         for a, b in zip(found, expected, strict=True):
             assert a.spec == b.spec
             scale = float(np.abs(b.numpy()[np.isfinite(b.numpy())]).max(initial=1e-30))
             np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=within * scale)
-        assert mine == books
+        assert mine == ledger
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 2}, {"groups": 2}])

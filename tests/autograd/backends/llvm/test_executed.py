@@ -20,8 +20,8 @@ from tallygrad.autograd.backends.llvm.kernels.conv_winograd_transforms import (
 )
 
 
-def books(backend: str, stride: int = 1) -> ag.Ledger:
-    """Return the books of a convolution, 16 to 32 channels, 8x8 images, and of its gradients."""
+def ledger_of(backend: str, stride: int = 1) -> ag.Ledger:
+    """Return the ledger of a convolution, 16 to 32 channels, 8x8 images, and of its gradients."""
     with context.using(backend=backend, ledger=ag.Ledger()) as state:
         x = ag.zeros(2, 16, 8, 8, dtype=np.float32)
         w = ag.zeros(32, 16, 3, 3, dtype=np.float32)
@@ -35,7 +35,7 @@ def executed(ledger: ag.Ledger) -> dict[str, int]:
 
 
 def test_winograd_executes_fewer_and_counts_what_it_does() -> None:
-    nominal, fewer = books("meta"), books("llvm:winograd")
+    nominal, fewer = ledger_of("meta"), ledger_of("llvm:winograd")
     each = 2 * 64 * 32 * 16 * 9
     assert {r.cost.macs for r in nominal if r.cost.macs} == {each}
     assert set(executed(nominal).values()) == {each}
@@ -60,7 +60,8 @@ def test_a_transform_of_two_rows_by_hand() -> None:
 
 
 def test_direct_convolution_multiplies_zeros_of_borders_too() -> None:
-    plain, strided = executed(books("llvm:direct")), executed(books("llvm:direct", stride=2))
+    plain = executed(ledger_of("llvm:direct"))
+    strided = executed(ledger_of("llvm:direct", stride=2))
     assert set(plain.values()) == {2 * 64 * 32 * 16 * 9}
     # Each of the four kinds of pixels of x is reached by its own taps: 9 in all, 16 pixels each.
     assert set(strided.values()) == {2 * 16 * 32 * 16 * 9}
@@ -72,7 +73,7 @@ def test_direct_convolution_multiplies_zeros_of_borders_too() -> None:
 
 
 def test_books_keep_what_was_executed() -> None:
-    ledger = books("llvm:winograd")
+    ledger = ledger_of("llvm:winograd")
     entries = ledger.to_json()
     shown = {e["primitive"]: e["executed"] for e in entries if "executed" in e}
     assert shown == executed(ledger) and len(shown) == 3
