@@ -5,13 +5,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from . import context
-from .array import Array, NDArray, Size, Spec, array
+from .array import Array, Size, Spec, array
 from .dtypes import FLOAT32, INT64, holds, is_floating
 from .inplace import InPlace
 from .operators import Operand
@@ -19,10 +18,14 @@ from .ops import update
 from .ops.elementwise import copy as clone
 from .ops.shape import full
 from .primitive import Primitive, Value, dispatch, record_with
+from .reading import Reading
 from .tape import Record, Source, Sweep
 
+if TYPE_CHECKING:
+    from .capture.observer import Observer
 
-class Tensor(InPlace):
+
+class Tensor(InPlace, Reading):
     """Numbers with a history. `data` is an Array handle; numbers leave through `numpy()` and
     `item()` only. `source` is (record, position) for a computed tensor, None for a leaf.
 
@@ -100,23 +103,6 @@ class Tensor(InPlace):
     def is_leaf(self) -> bool:
         """True where no record produced this tensor."""
         return self.source is None
-
-    def numpy(self) -> NDArray:
-        """Return the numbers, without a copy: do not write to them."""
-        context.not_replayable("reads a tensor's numbers")
-        return self.data.shown()
-
-    def item(self) -> float | int | bool:
-        """Return the number of a tensor that holds a single one. ValueError otherwise."""
-        if self.spec.size != 1:
-            raise ValueError(f"item() of a tensor of shape {self.shape}, which is no single number")
-        context.not_replayable("reads a tensor's numbers")
-        return self.data.value.item()
-
-    def tolist(self) -> Any:
-        """Return nested lists of Python numbers."""
-        context.not_replayable("reads a tensor's numbers")
-        return self.data.value.tolist()
 
     def rebind(self, data: Array) -> None:
         """Give the tensor another array: functions that `trace` returned trace their calls anew."""
@@ -230,27 +216,10 @@ class Tensor(InPlace):
             self.register_hook(keep)
             self.hooks.append(keep)
 
-    def __repr__(self) -> str:
-        numbers = np.array2string(self.data.value) if self.data.has_numbers else "meta"
-        grad = ", requires_grad=True" if self.requires_grad else ""
-        return f"tensor({numbers}, shape={self.shape}, dtype={self.dtype}{grad})"
-
-    def __format__(self, spec: str) -> str:
-        """Format the number of a tensor that holds a single one; TypeError for others."""
-        if not spec:
-            return str(self)
-        if self.spec.size != 1:
-            raise TypeError(f"format {spec!r}: expected a single number, got shape {self.shape}")
-        return format(self.item(), spec)
-
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("len() of a tensor without axes")
         return self.shape[0]
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> NDArray:
-        context.not_replayable("reads a tensor's numbers")
-        return np.array(self.data.value, dtype, copy=copy)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """Copy a leaf with its numbers, gradient and slot, without its hooks."""
@@ -264,15 +233,6 @@ class Tensor(InPlace):
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
-
-    def __bool__(self) -> bool:
-        return bool(self.item())
-
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def __int__(self) -> int:
-        return int(self.item())
 
 
 class Parameter(Tensor):
@@ -304,25 +264,14 @@ def lift(value: Operand, dtype: np.dtype[Any]) -> Array:
 def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """Run a primitive on tensors, and put it on the tape where a gradient may come to be asked.
     Numbers and ndarrays among the arguments become arrays."""
-    made_of: list[Array] = []
     state = context.current()
     tape, observer = state.tape, state.observer
-    for a in args:
-        if isinstance(a, Tensor):
-            if observer is not None:
-                observer.reads(a)
-            data = a.data
-            if type(data) is not Array:
-                raise TypeError(
-                    f"data: expected an Array, got {type(data).__name__}; write numbers into a "
-                    "tensor with no_grad() and copy_()"
-                )
-            if a.is_parameter:
-                data.storage.persistent = True
-        else:
-            data = a if type(a) is Array else _lifted(a, args)
-        made_of.append(data)
-    arrays = tuple(made_of)
+    arrays = tuple([
+        _read(a, observer) if isinstance(a, Tensor)
+        else a if type(a) is Array
+        else _lifted(a, args)
+        for a in args
+    ])  # fmt: skip
     sources = () if tape is None else tuple([_source(a) for a in args])
     if tape is None or not any(sources):
         result = dispatch(primitive, arrays, attrs)
@@ -335,13 +284,28 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
         raise RuntimeError(f"{primitive.name}: in place on tensors with gradients; use no_grad()")
     result = dispatch(primitive, arrays, attrs)
     results = result if isinstance(result, tuple) else (result,)
-    made = tape.append(primitive, arrays, sources, results, attrs)
+    entry = tape.append(primitive, arrays, sources, results, attrs)
     follows = primitive.differentiable or range(len(results))
     tensors = [
-        Tensor(a, True, (made, i)) if i in follows and is_floating(a.dtype) else Tensor(a)
+        Tensor(a, True, (entry, i)) if i in follows and is_floating(a.dtype) else Tensor(a)
         for i, a in enumerate(results)
     ]
     return tuple(tensors) if isinstance(result, tuple) else tensors[0]
+
+
+def _read(tensor: Tensor, observer: Observer | None) -> Array:
+    """Return the array of a tensor among a call's arguments."""
+    if observer is not None:
+        observer.reads(tensor)
+    data = tensor.data
+    if type(data) is not Array:
+        raise TypeError(
+            f"data: expected an Array, got {type(data).__name__}; write numbers into a tensor with "
+            "no_grad() and copy_()"
+        )
+    if tensor.is_parameter:
+        data.storage.persistent = True
+    return data
 
 
 def _lifted(value: Operand, args: tuple[Any, ...]) -> Array:
@@ -382,19 +346,23 @@ def sweep(
             seed = _seed(y, gradient)
             run.send(start, seed if create_graph else seed.data)
     found = run.run()
-    if inputs is None:
-        for y in outputs:
+    if inputs is not None:
+        return [_gradient_of(t, found) for t in inputs]
+    with context.using(phase="backward_data", tape=None):
+        for y in outputs:  # no record reads an output that is a leaf: the sweep did not pass it
             if y.source is None and (id(y), 0) in run.gradients:
-                with context.using(phase="backward_data", tape=None):
-                    y.deliver(run.gradients.pop((id(y), 0)))
-        return []
-    keys = [(id(o[0]), o[1]) if (o := origin(t)) else None for t in inputs]
-    values = [None if k is None else found.get(k) for k in keys]
-    # Hooks of computed tensors have run in the sweep; those of leaves wait for a final gradient.
-    return [
-        v if v is None else t.hooked(v) if t.is_leaf else v if isinstance(v, Tensor) else Tensor(v)
-        for t, v in zip(inputs, values, strict=True)
-    ]
+                y.deliver(run.gradients.pop((id(y), 0)))
+    return []
+
+
+def _gradient_of(tensor: Tensor, found: dict[tuple[int, int], Value]) -> Tensor | None:
+    """Return the gradient of an input of a sweep. Hooks of computed tensors ran in the sweep; those
+    of leaves run now that the gradient is final."""
+    source = origin(tensor)
+    gradient = None if source is None else found.get((id(source[0]), source[1]))
+    if gradient is None or not tensor.is_leaf:
+        return gradient if gradient is None or isinstance(gradient, Tensor) else Tensor(gradient)
+    return tensor.hooked(gradient)
 
 
 def _started(y: Tensor) -> Source:

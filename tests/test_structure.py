@@ -65,7 +65,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.tape": TO_OPS,
     "autograd.operators": TO_TAPE,
     "autograd.inplace": (*TO_TAPE, "autograd.operators"),
-    "autograd.tensor": (*TO_TAPE, "autograd.inplace", "autograd.operators"),
+    "autograd.reading": BASE,
+    "autograd.tensor": (*TO_TAPE, "autograd.inplace", "autograd.operators", "autograd.reading"),
     "autograd.differentiate": TO_TENSOR,
     "autograd.saving": (*TO_TENSOR, "autograd.private"),
     "autograd.functional": (*TO_TENSOR, "autograd.backends"),
@@ -100,6 +101,7 @@ MAY_NAME: dict[str, tuple[str, ...]] = {
     "autograd.inplace": ("autograd.tensor",),
     "autograd.storage": ("autograd.array", "autograd.deferred"),
     "autograd.operators": ("autograd.tensor",),
+    "autograd.tensor": ("autograd.capture.observer",),
     "autograd.capture.sparsity": ("autograd.tensor",),
 }
 # A backend is imported by the registry alone, inside a function.

@@ -44,19 +44,27 @@ def batch_norm(
         y = ops.batch_norm_eval(input, w, b, running_mean, running_var, eps=float(eps))
         return y
     y, mean, var = ops.batch_norm(input, w, b, eps=float(eps))
-    running = running_var if running_mean is None else running_mean
-    if running is not None:
-        count = prod(input.shape) // input.shape[1]
-        # One that is not wanted moves all the same, and is gone.
-        dtype = running.dtype
-        moving = [
-            full(shape=mean.shape, dtype=dtype, value=0.0) if r is None else lift(r, dtype)
-            for r in (running_mean, running_var)
-        ]
-        rate = array(np.asarray(momentum, running.dtype))
-        unbiased = count / (count - 1)
-        update.running_average(*moving, mean.data, var.data, rate, unbiased=unbiased)
+    count = prod(input.shape) // input.shape[1]
+    _update_running(running_mean, running_var, mean, var, momentum, count)
     return y
+
+
+def _update_running(
+    running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor,
+    momentum: float, count: int,
+) -> None:  # fmt: skip
+    """Move running statistics towards those of a batch of `count` values a channel."""
+    running = running_var if running_mean is None else running_mean
+    if running is None:
+        return
+    dtype = running.dtype
+    # The primitive moves both: one that is not wanted is a temporary array.
+    both = [
+        full(shape=mean.shape, dtype=dtype, value=0.0) if r is None else lift(r, dtype)
+        for r in (running_mean, running_var)
+    ]
+    rate = array(np.asarray(momentum, dtype))
+    update.running_average(*both, mean.data, var.data, rate, unbiased=count / (count - 1))
 
 
 def check_momentum(momentum: float | None) -> None:

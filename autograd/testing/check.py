@@ -47,16 +47,12 @@ def gradcheck(
     live = [t for t in tensors if t.requires_grad]
     seeds = [Tensor(array(np.asarray(v))) for v in weights]
     pairs = [(y, v) for y, v in zip(results, seeds, strict=True) if y.requires_grad]
-    found = grad([y for y, _ in pairs], live, [v for _, v in pairs], allow_unused=True)
-    ways = [rng.standard_normal(t.shape) for t in live]
-    analytic = 0.0
-    for t, g, u in zip(live, found, ways, strict=True):
-        if g is not None:
-            assert g.spec == t.spec, f"gradient {g.spec} of an input {t.spec}"
-            analytic += float((g.numpy() * u).sum())
+    gradients = grad([y for y, _ in pairs], live, [v for _, v in pairs], allow_unused=True)
+    directions = [rng.standard_normal(t.shape) for t in live]
+    analytic = _along(gradients, live, directions)
 
     def moved(by: float) -> list[NDArray]:
-        step = iter(ways)
+        step = iter(directions)
         return [t.numpy() + by * next(step) if t.requires_grad else t.numpy() for t in tensors]
 
     above, below = (_project(function, moved(e), weights) for e in (eps, -eps))
@@ -65,6 +61,19 @@ def gradcheck(
     error = off / max(abs(analytic), abs(numeric), 1e-300)
     assert off <= atol or error <= rtol, f"gradient {analytic:.12g}, differences {numeric:.12g}"
     return error
+
+
+def _along(
+    gradients: Sequence[Tensor | None], inputs: Sequence[Tensor], directions: Sequence[NDArray]
+) -> float:
+    """Return the derivative along a direction. AssertionError for a gradient of another shape or
+    type than its input."""
+    total = 0.0
+    for t, g, u in zip(inputs, gradients, directions, strict=True):
+        if g is not None:
+            assert g.spec == t.spec, f"gradient {g.spec} of an input {t.spec}"
+            total += float((g.numpy() * u).sum())
+    return total
 
 
 def gradgradcheck(

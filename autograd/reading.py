@@ -1,0 +1,72 @@
+"""How numbers leave a tensor for Python: what is read here, calls may come to depend on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import context
+from .array import Array, NDArray, Spec
+
+
+class Reading:
+    """Mixed into Tensor. A trace refuses functions that read numbers, since the calls that it
+    records would not be those for other numbers."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        data: Array
+        requires_grad: bool
+
+        @property
+        def shape(self) -> tuple[int, ...]: ...
+        @property
+        def dtype(self) -> np.dtype[Any]: ...
+        @property
+        def spec(self) -> Spec: ...
+
+    def numpy(self) -> NDArray:
+        """Return the numbers, without a copy: do not write to them."""
+        context.not_replayable("reads a tensor's numbers")
+        return self.data.shown()
+
+    def item(self) -> float | int | bool:
+        """Return the number of a tensor that holds a single one. ValueError otherwise."""
+        if self.spec.size != 1:
+            raise ValueError(f"item() of a tensor of shape {self.shape}, which is no single number")
+        context.not_replayable("reads a tensor's numbers")
+        return self.data.value.item()
+
+    def tolist(self) -> Any:
+        """Return nested lists of Python numbers."""
+        context.not_replayable("reads a tensor's numbers")
+        return self.data.value.tolist()
+
+    def __repr__(self) -> str:
+        numbers = np.array2string(self.data.value) if self.data.has_numbers else "meta"
+        grad = ", requires_grad=True" if self.requires_grad else ""
+        return f"tensor({numbers}, shape={self.shape}, dtype={self.dtype}{grad})"
+
+    def __format__(self, spec: str) -> str:
+        """Format the number of a tensor that holds a single one; TypeError for others."""
+        if not spec:
+            return str(self)
+        if self.spec.size != 1:
+            raise TypeError(f"format {spec!r}: expected a single number, got shape {self.shape}")
+        return format(self.item(), spec)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> NDArray:
+        context.not_replayable("reads a tensor's numbers")
+        return np.array(self.data.value, dtype, copy=copy)
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
