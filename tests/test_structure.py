@@ -32,20 +32,16 @@ TO_FUNCTIONAL = (*TO_TENSOR, "autograd.functional")
 TO_NN = (*TO_FUNCTIONAL, "autograd.nn", "autograd.suggest")
 LLVM = "autograd.backends.llvm"
 OF_BACKENDS = (*TO_PRIMITIVE, "autograd.backends", "autograd.private")
+NOTHING = (
+    "dtypes", "memory", "private", "recent", "splitmix64", "storage", "suggest", "threads",
+)
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    **{f"autograd.{name}": () for name in NOTHING},
     "autograd.context": BASE,
     "autograd.array": BASE,
     "autograd.ledger": BASE,
-    "autograd.memory": (),
-    "autograd.recent": (),
-    "autograd.dtypes": (),
     "autograd.nonzeros": ("autograd.array",),
-    "autograd.splitmix64": (),
-    "autograd.storage": (),
-    "autograd.suggest": (),
-    "autograd.private": (),
     "autograd.summation": BASE,
-    "autograd.threads": (),
     "autograd.deferred": BASE,
     "autograd.random": (*BASE, "autograd.backends"),
     # The registry imports backends lazily.
