@@ -25,6 +25,23 @@ def installed_data() -> set[Path]:
     return found
 
 
+def test_every_package_is_installed() -> None:
+    found = {
+        ".".join(("tallygrad", *path.parent.relative_to(ROOT).parts))
+        for folder in FOLDERS.values()
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == sorted(found)
+    wings = ("autograd", "datasets", "launch", "trainer")
+    assert FOLDERS == {f"tallygrad.{wing}": wing for wing in wings}
+
+
+def test_every_module_lies_in_a_package() -> None:
+    for folder in FOLDERS.values():
+        for path in (ROOT / folder).rglob("*.py"):
+            assert (path.parent / "__init__.py").exists(), f"{path} would not be installed"
+
+
 def test_every_preset_is_installed() -> None:
     presets = {path for folder in FOLDERS.values() for path in (ROOT / folder).rglob("*.toml")}
     assert len(presets) > 10
