@@ -33,7 +33,7 @@ def test_every_package_is_installed() -> None:
     }
     assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == sorted(found)
     wings = ("autograd", "datasets", "launch", "trainer")
-    assert FOLDERS == {f"tallygrad.{wing}": wing for wing in wings}
+    assert {f"tallygrad.{wing}": wing for wing in wings} == FOLDERS
 
 
 def test_every_module_lies_in_a_package() -> None:
