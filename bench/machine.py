@@ -31,7 +31,7 @@ def settle(core: int | None) -> int | None:
     chosen = allowed[-1] if core is None else core
     if chosen not in allowed:
         known = ", ".join(map(str, allowed))
-        raise UsageError(f"--core: {core} is not allowed; there are {known}")
+        raise UsageError(f"--core: expected one of {known}, got {core}")
     os.sched_setaffinity(0, {chosen})
     return chosen
 

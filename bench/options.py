@@ -86,19 +86,19 @@ def _positive(text: str) -> float:
     except ValueError:
         number = 0.0
     if not (isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return number
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
     return int(text)
 
 
 def _core(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected the number of a core, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected the number of a core, got {text!r}")
     return int(text)
 
 
