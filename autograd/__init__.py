@@ -7,61 +7,22 @@
 
 from typing import TYPE_CHECKING
 
-from . import backends, context, models, nn, optim
+from . import backends, context, functional, models, nn, optim
 from . import tape as _tape
 from .backends import get_backend, set_backend
 from .capture.trace import trace
 from .differentiate import checkpoint, enable_grad, grad, is_grad_enabled, no_grad
-from .functional.activation import (
-    elu,
-    leaky_relu,
-    log_softmax,
-    relu,
-    sigmoid,
-    softmax,
-    softplus,
-    tanh,
-)
-from .functional.arrange import (
-    cat,
-    concatenate,
-    cos,
-    exp,
-    log,
-    maximum,
-    minimum,
-    pad,
-    sin,
-    sqrt,
-    stack,
-    where,
-)
-from .functional.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
-from .functional.create import (
-    arange,
-    from_numpy,
-    full,
-    ones,
-    ones_like,
-    rand,
-    randn,
-    tensor,
-    zeros,
-    zeros_like,
-)
-from .functional.dropout import dropout, dropout2d
-from .functional.linear import linear, matmul
-from .functional.loss import (
-    binary_cross_entropy,
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    mse_loss,
-    nll_loss,
-)
-from .functional.norm import batch_norm, local_response_norm
-from .functional.parts import chunk, flip, split, unbind
-from .functional.pool import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
-from .functional.recurrent import lstm, lstm_cell, rnn_cell, rnn_relu, rnn_tanh
+from .functional.activation import *
+from .functional.arrange import *
+from .functional.conv import *
+from .functional.create import *
+from .functional.dropout import *
+from .functional.linear import *
+from .functional.loss import *
+from .functional.norm import *
+from .functional.parts import *
+from .functional.pool import *
+from .functional.recurrent import *
 from .ledger import Cost, Ledger
 from .memory import OutOfMemory, memory_in_use, set_memory_limit
 from .random import manual_seed
@@ -76,85 +37,39 @@ __all__ = [
     "Parameter",
     "Tensor",
     "__version__",
-    "adaptive_avg_pool2d",
-    "adaptive_max_pool2d",
-    "arange",
-    "avg_pool2d",
     "backends",
-    "batch_norm",
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-    "cat",
     "checkpoint",
-    "chunk",
-    "concatenate",
     "context",
-    "conv1d",
-    "conv2d",
-    "conv_transpose1d",
-    "conv_transpose2d",
-    "cos",
-    "cross_entropy",
-    "dropout",
-    "dropout2d",
-    "elu",
     "enable_grad",
-    "exp",
-    "flip",
-    "from_numpy",
-    "full",
     "get_backend",
     "get_num_threads",
     "grad",
     "is_grad_enabled",
-    "leaky_relu",
-    "linear",
     "load",
-    "local_response_norm",
-    "log",
-    "log_softmax",
-    "lstm",
-    "lstm_cell",
     "manual_seed",
-    "matmul",
-    "max_pool2d",
-    "maximum",
     "memory_in_use",
-    "minimum",
     "models",
-    "mse_loss",
-    "nll_loss",
     "nn",
     "no_grad",
-    "ones",
-    "ones_like",
     "optim",
-    "pad",
-    "rand",
-    "randn",
-    "relu",
-    "rnn_cell",
-    "rnn_relu",
-    "rnn_tanh",
     "save",
     "set_backend",
     "set_memory_limit",
     "set_num_threads",
-    "sigmoid",
-    "sin",
-    "softmax",
-    "softplus",
-    "split",
-    "sqrt",
-    "stack",
-    "tanh",
-    "tensor",
     "trace",
-    "unbind",
-    "where",
-    "zeros",
-    "zeros_like",
 ]
+# Each family of functions names its own in __all__.
+__all__ += functional.activation.__all__
+__all__ += functional.arrange.__all__
+__all__ += functional.conv.__all__
+__all__ += functional.create.__all__
+__all__ += functional.dropout.__all__
+__all__ += functional.linear.__all__
+__all__ += functional.loss.__all__
+__all__ += functional.norm.__all__
+__all__ += functional.parts.__all__
+__all__ += functional.pool.__all__
+__all__ += functional.recurrent.__all__
 
 if TYPE_CHECKING:
     __version__: str

@@ -7,6 +7,8 @@ from ..ops import elementwise as el
 from ..ops.reduce import axes_of, scale
 from ..tensor import Tensor
 
+__all__ = ["elu", "leaky_relu", "log_softmax", "relu", "sigmoid", "softmax", "softplus", "tanh"]
+
 
 def relu(input: Tensor) -> Tensor:
     """Return max(x, 0)."""

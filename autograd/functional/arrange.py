@@ -14,6 +14,21 @@ from ..ops import elementwise as el
 from ..ops import shape as sh
 from ..tensor import Tensor
 
+__all__ = [
+    "cat",
+    "concatenate",
+    "cos",
+    "exp",
+    "log",
+    "maximum",
+    "minimum",
+    "pad",
+    "sin",
+    "sqrt",
+    "stack",
+    "where",
+]
+
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Return tensors one behind the other along an existing axis."""

@@ -11,6 +11,8 @@ from ..ops.elementwise import add
 from ..ops.shape import reshape
 from ..tensor import Tensor
 
+__all__ = ["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d"]
+
 Sizes: TypeAlias = int | Sequence[int]
 
 

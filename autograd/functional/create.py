@@ -14,6 +14,19 @@ from ..dtypes import FLOAT32, FLOAT64, is_floating
 from ..ops.shape import integers
 from ..tensor import Tensor
 
+__all__ = [
+    "arange",
+    "from_numpy",
+    "full",
+    "ones",
+    "ones_like",
+    "rand",
+    "randn",
+    "tensor",
+    "zeros",
+    "zeros_like",
+]
+
 
 def _new(a: Array, requires_grad: bool = False) -> Tensor:
     """Return a tensor on an array that comes from no call, which a trace has to know of."""

@@ -6,6 +6,8 @@ from ..ops import dropout as ops
 from ..random import sample_keys
 from ..tensor import Tensor
 
+__all__ = ["dropout", "dropout2d"]
+
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Return the input (N, ..) with each element set to 0 with probability p, the others divided by

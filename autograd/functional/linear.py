@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..ops import linear as ops
 from ..tensor import Tensor
 
+__all__ = ["linear", "matmul"]
+
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return input @ weight.T + bias; input (.., C), weight (M, C), bias (M,), result (.., M)."""

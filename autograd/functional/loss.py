@@ -8,6 +8,14 @@ from ..ops import loss as ops
 from ..tensor import Tensor
 from .activation import log_softmax
 
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "mse_loss",
+    "nll_loss",
+]
+
 REDUCTIONS = ("mean", "sum", "none")
 
 

@@ -13,6 +13,8 @@ from ..ops.shape import full
 from ..primitive import Value
 from ..tensor import Tensor, lift
 
+__all__ = ["batch_norm", "local_response_norm"]
+
 
 def batch_norm(
     input: Tensor,

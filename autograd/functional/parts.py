@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from ..ops import parts as ops
 from ..tensor import Tensor
 
+__all__ = ["chunk", "flip", "split", "unbind"]
+
 
 def split(
     tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0

@@ -13,6 +13,8 @@ from ..recent import CALLS
 from ..tensor import Tensor
 from .conv import Sizes, images, pair, restore
 
+__all__ = ["adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "max_pool2d"]
+
 
 def _windows(
     name: str,

@@ -17,6 +17,8 @@ from .arrange import cat
 from .dropout import dropout as drop
 from .linear import linear
 
+__all__ = ["lstm", "lstm_cell", "rnn_cell", "rnn_relu", "rnn_tanh"]
+
 # Takes inputs, w_ih and both biases' sum, the states before the first step, w_hh and whether to
 # walk backwards; returns the outputs of all steps and the last states.
 Walk: TypeAlias = Callable[

@@ -7,6 +7,8 @@ from ..functional import activation as F
 from ..tensor import Tensor
 from .module import Module
 
+__all__ = ["ELU", "LeakyReLU", "LogSoftmax", "ReLU", "Sigmoid", "Softmax", "Softplus", "Tanh"]
+
 
 class ReLU(Module):
     """max(x, 0)."""

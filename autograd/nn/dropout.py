@@ -6,6 +6,8 @@ from ..functional.dropout import dropout, dropout2d
 from ..tensor import Tensor
 from .module import Module
 
+__all__ = ["Dropout", "Dropout2d"]
+
 
 class _Dropout(Module):
     shown = ("p",)

@@ -16,6 +16,8 @@ from ..ops.update import store
 from ..tape import Record, Tape, reach
 from ..tensor import Parameter, Tensor
 
+__all__ = ["FlatParameters", "flatten", "gradient_order"]
+
 
 class FlatParameters:
     """Parameters whose numbers are views of `data` and whose gradients are written to views of

@@ -23,6 +23,16 @@ from ..tensor import Parameter, Tensor
 from . import init
 from .module import Module
 
+__all__ = [
+    "Conv1d",
+    "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "Flatten",
+    "Identity",
+    "Linear",
+]
+
 
 def numbers(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, ...]:
     """Return one number for each axis. ValueError for another count, or one below `least`."""

@@ -6,6 +6,8 @@ from ..functional import loss as F
 from ..tensor import Tensor
 from .module import Module
 
+__all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "MSELoss", "NLLLoss"]
+
 
 class _Loss(Module):
     shown = ("reduction",)

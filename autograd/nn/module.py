@@ -18,6 +18,8 @@ from ..ops.update import store
 from ..tensor import Parameter, Tensor
 from .errors import compare
 
+__all__ = ["Module", "ModuleList", "Sequential"]
+
 
 class Module:
     """Base of every layer and model. Attributes that are Parameters or Modules belong to it under

@@ -12,6 +12,8 @@ from ..functional.norm import batch_norm, check_momentum, local_response_norm
 from ..tensor import Parameter, Tensor
 from .module import Module
 
+__all__ = ["BatchNorm1d", "BatchNorm2d", "LocalResponseNorm"]
+
 
 class _BatchNorm(Module):
     """weight (x - mean) / sqrt(var + eps) + bias for each channel (Ioffe and Szegedy 2015).

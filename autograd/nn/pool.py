@@ -9,6 +9,8 @@ from ..functional.pool import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool
 from ..tensor import Tensor
 from .module import Module
 
+__all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "MaxPool2d"]
+
 
 class MaxPool2d(Module):
     """Largest value of each window.

@@ -23,6 +23,8 @@ from .errors import unknown
 from .layers import parameter
 from .module import Module
 
+__all__ = ["LSTM", "RNN", "LSTMCell", "RNNCell"]
+
 
 def _shapes(rows: int, width: int, hidden: int, bias: bool) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, width), "weight_hh": (rows, hidden)}

@@ -7,8 +7,11 @@ import os
 import pickle
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -135,3 +138,16 @@ def test_a_loader_goes_through_epochs(prefetch: int) -> None:
         assert sorted(np.concatenate(seen)) == [*range(10)] and len(seen) == len(loader)
     twin = copy.copy(loader)
     assert pickle.loads(pickle.dumps(dataset())).name == "tiny" and len(twin) == 3
+
+
+@pytest.mark.parametrize(
+    ("package", "folder"), [(ag, "functional"), (ag.nn, "nn")], ids=["functional", "nn"]
+)
+def test_what_a_family_names_is_in_the_package(package: ModuleType, folder: str) -> None:
+    root = Path(ag.__file__).parent / folder
+    families = [path.stem for path in root.glob("*.py") if path.stem not in ("__init__", "init")]
+    for family in families:
+        module = import_module(f"tallygrad.autograd.{folder}.{family}")
+        for name in getattr(module, "__all__", ()):
+            assert name in package.__all__ and getattr(package, name) is getattr(module, name)
+    assert len({*package.__all__}) == len(package.__all__)
