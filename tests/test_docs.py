@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -66,3 +69,35 @@ def test_the_picture_shows_the_files_that_its_titles_name() -> None:
     shown = re.findall(r'class="folder".*>(.*)</text>\n.*class="file".*>(.*)</text>', text)
     assert len(titles) == 20
     assert titles == [folder + name for folder, name in shown]
+
+
+@cache
+def options(command: str) -> set[str]:
+    """Return the options that the help of a command lists."""
+    words = ["-m", "bench"] if command == "bench" else ["-m", "tallygrad.trainer", command]
+    answer = subprocess.run(
+        [sys.executable, *words, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert answer.returncode == 0, answer.stderr
+    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", answer.stdout))
+
+
+def commands(page: str) -> list[tuple[str, str]]:
+    """Return the commands of the shell blocks of a page, each with its arguments."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = []
+    for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            for words in re.split(r" -- ", line.partition("#")[0]):
+                if match := re.search(
+                    r"\b(?:tallygrad |python -m (?=bench)|^(?=train ))(\w+)(.*)", words
+                ):
+                    found.append((match[1], match[2]))
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
+def test_commands_in_pages_have_the_options_that_are_used(page: str) -> None:
+    for command, arguments in commands(page):
+        used = set(re.findall(r"(?<!\S)--?[a-zA-Z][\w-]*", arguments))
+        assert used <= options(command), (command, used - options(command))
