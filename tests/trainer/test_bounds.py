@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from tallygrad.autograd import nn
+from tallygrad.autograd.ledger import Cost
 from tallygrad.autograd.optim import SGD, schedules
 from tallygrad.trainer import parsing
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components import checkpoint, history, state
 from tallygrad.trainer.components.logs import RunFolder
-from tallygrad.trainer.cost.report import run_history as past
+from tallygrad.trainer.cost.price import Price
+from tallygrad.trainer.cost.report.bill_text import _epochs
+from tallygrad.trainer.cost.report.model.bill import EpochReport, PricedCost
 from tallygrad.trainer.distributed.comm import expected_size
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.images import read_images
@@ -180,11 +183,11 @@ def test_the_state_on_record_counts_something(seconds: float) -> None:
 
 
 def test_epochs_without_a_price_are_shown() -> None:
-    whole = dict.fromkeys(
-        ("steps", "images", "macs", "other_ops", "bytes_read", "bytes_written", "bytes_sent"), 1
-    )
-    whole |= {"epoch": 1, "seconds": 1.0}
-    lines = past._epochs([whole | {"energy_joules": 2.0}, whole])
+    epochs = [
+        EpochReport(1, 1, 1, 1.0, 0.0, PricedCost(Cost(), price), {})
+        for price in (Price(2.0), Price())
+    ]
+    lines = _epochs(epochs)
     assert len(lines) >= 3 and lines[-1].split()[-1] == "-"
 
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ...autograd import models
 from ..calibration.host import load
 from ..config import integer
 from ..cost.machines.machine import Machine, kinds
-from ..cost.pricing import price
-from ..cost.report.metrics import as_text as metrics_text
-from ..cost.report.metrics import of_model
-from ..cost.report.page import page_file
+from ..cost.pricing import cost_report
 from ..cost.report.pages import of_cost
-from ..cost.report.text import as_csv, as_text, describe
-from ..cost.sparsity import Zeros
-from ..cost.sparsity import read as read_zeros
+from ..cost.report.text import as_csv, as_text
+from ..cost.sparsity import Zeros, from_file, from_run
 from ..cost.workload import Work, count
 from ..errors import UserError, show
 from ..numbers import whole_number
@@ -45,22 +42,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: Mapping[str, Any]) -> int:
     """Print the cost of a model. UserError for options that do not fit."""
-    work, page = _work(chosen), page_file(chosen)
-    described = describe(work, chosen["ranks"], chosen["training"])
+    work, page = _work(chosen), flags.page_file(chosen)
     if chosen["zeros"] and not chosen["machine"]:
         raise UserError("--zeros: zeros are a matter of machines; give a --machine")
     machine = load(chosen["machine"]) if chosen["machine"] else None
-    if machine is not None:
-        price(described, work, machine, _zeros(chosen["zeros"], machine, work))
-    described["metrics"] = of_model(described, machine)
+    zeros = _zeros(chosen["zeros"], machine, work) if machine and chosen["zeros"] else None
+    report = cost_report(work, chosen["ranks"], machine, zeros)
     if page:
-        page.write(of_cost(described, machine))
+        page.write(of_cost(report, machine))
     if chosen["as_json"]:
-        print(json.dumps(described, indent=1))
+        print(json.dumps(report.to_json(), indent=1))
     elif chosen["as_csv"]:
-        print(as_csv(described), end="")
+        print(as_csv(report), end="")
     else:
-        show(f"{as_text(described)}\n\n{metrics_text(described['metrics'])}")
+        show(as_text(report))
     return 0
 
 
@@ -99,12 +94,23 @@ def _input(text: str) -> tuple[int, int, int] | None:
     return c, h, w
 
 
-def _zeros(name: str, machine: Machine, work: Work) -> Zeros | None:
-    """Return the shares of zeros that were asked for. UserError where the machine takes none."""
-    if not name:
-        return None
+def _zeros(name: str, machine: Machine, work: Work) -> Zeros:
+    """Return the shares of zeros of a run folder, a checkpoint or a file. UserError where the
+    machine takes none."""
     if not machine.uses_zeros:
         coded = " or ".join(kind for kind, cls in kinds().items() if cls.uses_zeros)
         raise UserError(f"--zeros: machine {machine.name} is of kind {machine.kind}, not {coded}")
     layers = [layer.name for layer in work.layers if layer.macs("forward")]
-    return read_zeros(name, work.model, layers)
+    if Path(name).suffix in (".toml", ".json"):
+        return from_file(name, work.model, layers)
+    from ..components.checkpoint import load as load_checkpoint  # which loads h5py
+    from ..components.checkpoint import newest_checkpoint
+    from ..components.state import read_ledger, recorded
+
+    file = newest_checkpoint(Path(name))
+    meta = load_checkpoint(file).meta
+    model = recorded(file, meta, "model", str)
+    if model != work.model:
+        raise UserError(f"--zeros {name}: a run of {model}, not of {work.model}")
+    steps = recorded(file, meta, "step", int)
+    return from_run(name, read_ledger(file, meta), steps, model, layers)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from ..config import integer
+from ..cost.report.markup import MARK
+from ..files import OutputFile
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -41,3 +46,12 @@ def add_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="replace a file that tallygrad did not write"
     )
+
+
+def page_file(options: Mapping[str, Any]) -> OutputFile | None:
+    """Return the file of `--html`, if one is wanted. UserError where no page may be written."""
+    if not options["html"]:
+        return None
+    file = OutputFile("--html", Path(options["html"]), "a page", MARK, options["force"])
+    file.check()
+    return file

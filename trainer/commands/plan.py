@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,10 +21,10 @@ from ..cost.cluster.network import MARK, Network, as_toml
 from ..cost.cluster.network import load as load_network
 from ..cost.cluster.scaling import LATEST, SCALINGS, Row, memory, predict, scale, scale_between
 from ..cost.cluster.step_time import StepTimes
-from ..cost.pricing import price
-from ..cost.report.text import describe
-from ..cost.report.text_table import Column, fit, text_table
-from ..cost.report.units import short
+from ..cost.price import Price
+from ..cost.pricing import cost_report
+from ..cost.report.model.plan import CheckReport, PlanReport, PlanRow
+from ..cost.report.plan_text import as_text
 from ..cost.workload import Work, count
 from ..distributed.comm import SerialComm, expected_size
 from ..errors import UserError, nearest, show
@@ -40,8 +40,6 @@ LESS_MEMORY = "take a smaller --batch"
 MOST_SECONDS = 20.0
 MOST_RANKS = 1 << 20
 PATIENCE = 600.0  # seconds beyond those of measuring, for code that is compiled once
-SHOWN = 3  # faults of a calibration in the text
-ENERGY = ("energy_joules", "energy_macs")
 STEP = (
     "a step of the trainer on one thread a rank: loading, augmenting, forward, backward, exchange, "
     "update; without evaluation, checkpoints and log"
@@ -54,7 +52,7 @@ class Plan(NamedTuple):
     network: Network
     compute: StepTimes
     rows: dict[str, list[Row]]
-    checks: list[dict[str, Any]]
+    checks: list[CheckReport]
     unfit: list[str]  # what disagrees within the calibration
     notes: list[str]
 
@@ -113,8 +111,8 @@ def print_plan(chosen: Mapping[str, Any], start: Start | None, why: str = "") ->
     work(1)  # before anything is measured
     energy = _energy(chosen["machine"], work)
     plan = _plan(chosen, ranks, scalings, start, why)
-    described = _describe(chosen, plan, work, energy)
-    show(json.dumps(described, indent=1) if chosen["as_json"] else as_text(described))
+    report = _report(chosen, plan, work, energy)
+    show(json.dumps(report.to_json(), indent=1) if chosen["as_json"] else as_text(report))
     return 0
 
 
@@ -199,13 +197,14 @@ def _least(chosen: Mapping[str, Any]) -> int:
 
 
 def _checked(
-    held: dict[str, Any], compute: StepTimes, here: Network, chosen: Mapping[str, Any]
-) -> dict[str, Any]:
+    measured: Mapping[str, Any], times: StepTimes, here: Network, chosen: Mapping[str, Any]
+) -> CheckReport:
     """Return a measured step of this host beside what the calibration alone predicts."""
-    size, share = held["ranks"], held["batch_per_rank"]
+    check = CheckReport(**measured)
+    size, share = check.ranks, check.batch_per_rank
     settings = _least(chosen), chosen["algorithm"]
-    predicted = predict(compute, here, size, share, share * size, *settings).seconds
-    return {**held, "predicted_seconds": predicted, "error": predicted / held["seconds"] - 1}
+    predicted = predict(times, here, size, share, share * size, *settings).seconds
+    return check._replace(predicted_seconds=predicted)
 
 
 def _task(
@@ -296,7 +295,7 @@ def _notes(
     return notes
 
 
-def _energy(machine: str, work: Callable[[int], Work]) -> Callable[[Row], dict[str, float]] | None:
+def _energy(machine: str, work: Callable[[int], Work]) -> Callable[[Row], Price] | None:
     """Return what tells a step's energy on all ranks, on a machine, if one is named; messages are
     not in it."""
     if not machine:
@@ -306,135 +305,39 @@ def _energy(machine: str, work: Callable[[int], Work]) -> Callable[[Row], dict[s
         raise UserError(f"--machine: {priced.note}")
 
     @cache
-    def rank(batch: int) -> dict[str, float]:
-        described = describe(work(batch))
-        price(described, work(batch), priced)
-        held = described["totals"]["on_machine"]["training"]
-        return {key: held[key] for key in ENERGY if key in held}
+    def rank(batch: int) -> Price:
+        return cost_report(work(batch), machine=priced).totals.training_price or Price()
 
-    def step(row: Row) -> dict[str, float]:
+    def step(row: Row) -> Price:
         share, more = divmod(row.images, row.ranks)
         few = rank(share)
         many = rank(share + 1) if more else few
-        return {key: (row.ranks - more) * few[key] + more * many[key] for key in few}
+        if few.energy is None or many.energy is None:
+            return Price()
+        energy = (row.ranks - more) * few.energy + more * many.energy
+        return Price(energy, unit=few.unit)
 
     return step
 
 
-def _describe(
+def _report(
     chosen: Mapping[str, Any], plan: Plan, work: Callable[[int], Work],
-    energy: Callable[[Row], dict[str, float]] | None,
-) -> dict[str, Any]:  # fmt: skip
+    energy: Callable[[Row], Price] | None,
+) -> PlanReport:  # fmt: skip
+    def row(one: Row) -> PlanRow:
+        return PlanRow(one, memory(work(one.batch)), energy(one) if energy else None)
+
     shape, classes = given(chosen)
-    network = plan.network
-    return {
-        "model": chosen["model"], "batch": chosen["batch"], "input": [*shape], "classes": classes,
-        "bucket_mb": chosen["bucket_mb"],
-        "machine": chosen["machine"] or None,
-        "network": {
-            "name": network.name, "source": network.source, "note": network.note,
-            "ranks_per_host": network.per_host,
-            "inside": network.inside and network.inside._asdict(),
-            "between": network.between and network.between._asdict(),
-            "exchange": network.exchange and network.exchange._asdict(),
-        },
-        "calibration": {"fit": not plan.unfit, "faults": plan.unfit},
-        "notes": plan.notes,
-        "check": plan.checks,
-        "plans": {
-            scaling: [_entry(row, work, energy) for row in rows]
-            for scaling, rows in plan.rows.items()
-        },
-    }  # fmt: skip
-
-
-def _entry(
-    row: Row, work: Callable[[int], Work], energy: Callable[[Row], dict[str, float]] | None
-) -> dict[str, Any]:
-    return {
-        "ranks": row.ranks, "hosts": row.hosts, "batch_per_rank": row.batch, "images": row.images,
-        "step_seconds": row.seconds, "compute_seconds": row.compute,
-        "waiting_seconds": row.waiting, "communication_seconds": row.communication,
-        "exposed_seconds": row.exposed, "algorithm": row.algorithm,
-        "efficiency": row.efficiency, "step_seconds_range": row.seconds_range,
-        "efficiency_range": row.efficiency_range, "images_per_second": row.images / row.seconds,
-        "memory_bytes": memory(work(row.batch)), **(energy(row) if energy else {}),
-    }  # fmt: skip
-
-
-COLUMNS = (
-    Column("ranks"), Column("allreduce", 4, is_text=True), Column("hosts", 6),
-    Column("images a rank", 5), Column("step ms"), Column("compute ms", 2), Column("waiting ms", 2),
-    Column("exposed ms", 2), Column("efficiency %"), Column("images/s", 1), Column("memory", 3),
-)  # fmt: skip
-
-
-def as_text(described: dict[str, Any]) -> str:
-    """Return a table for each scaling, the check, and what all of it takes for granted."""
-    lines = _unfit(described["calibration"]["faults"])
-    for scaling, rows in described["plans"].items():
-        who = "for each rank" if scaling == "weak" else "for all ranks"
-        what = f"{described['model']}, {described['batch']} images {who} ({scaling} scaling)"
-        priced = [Column(_energy_head(rows[0]), 1)] if described["machine"] and rows else []
-        table = text_table([*COLUMNS, *priced], [_cells(row) for row in rows])
-        lines += [fit(what), *table, ""]
-    for held in described["check"]:
-        lines.append(fit(
-            f"check: {held['ranks']} ranks here, {held['batch_per_rank']} images a rank: predicted "
-            f"{1e3 * held['predicted_seconds']:.2f} ms, measured {1e3 * held['seconds']:.2f} ms "
-            f"({held['steps']} steps), error {100 * held['error']:+.1f}%"
-        ))  # fmt: skip
-    said = [*_network_lines(described["network"]), *described["notes"]]
-    return "\n".join([*lines, *map(fit, said)])
-
-
-def _energy_head(row: Mapping[str, Any]) -> str:
-    return "energy in MACs" if "energy_macs" in row else "J"
-
-
-def _unfit(faults: Sequence[str]) -> list[str]:
-    """Return what is wrong with a calibration, and what to do, if anything."""
-    if not faults:
-        return []
-    more = [f"and {len(faults) - SHOWN} more (--json)"] if len(faults) > SHOWN else []
-    said = "; ".join([*faults[:SHOWN], *more])
-    return [
-        fit(f"unfit calibration: {said}. Other work troubled the host, so times and efficiencies "
-            "are ranges; measure again while it is idle."), "",
-    ]  # fmt: skip
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    cells = [str(row["ranks"]), row["algorithm"], str(row["hosts"]), str(row["batch_per_rank"])]
-    steps = row["step_seconds_range"] or [row["step_seconds"]]
-    shares = row["efficiency_range"] or [row["efficiency"]]
-    times = ("compute_seconds", "waiting_seconds", "exposed_seconds")
-    cells.append(_range(f"{1e3 * seconds:.2f}" for seconds in steps))
-    cells += [f"{1e3 * row[key]:.2f}" for key in times]
-    cells.append(_range(f"{100 * share:.1f}" for share in shares))
-    cells.append(_range(short(row["images"] / seconds) for seconds in reversed(steps)))
-    cells.append(f"{short(row['memory_bytes']['total'])}B")
-    return (*cells, *[short(row[key]) for key in ENERGY if key in row])
-
-
-def _range(ends: Iterable[str]) -> str:
-    """Return one text, or two as a range."""
-    return "-".join(dict.fromkeys(ends))
-
-
-def _network_lines(network: dict[str, Any]) -> list[str]:
-    """Return what is known of links and exchange."""
-    lines = []
-    for where in ("inside", "between"):
-        if link := network[where]:
-            lines.append(
-                f"{where} hosts: {1e6 * link['latency']:.2f} us, {1e-9 * link['bandwidth']:.3g} "
-                f"GB/s ({link['source']})"
-            )
-    held = network["exchange"]
-    lines.append(
-        f"a rank adds {1e-9 * held['reduction']:.3g} GB/s; MPI's allreduce inside a host takes "
-        f"{held['factor']:.2f} times as long as by formula; {100 * held['overlap']:.0f}% of an "
-        "exchange goes on while ranks compute"
+    return PlanReport(
+        model=chosen["model"],
+        batch=chosen["batch"],
+        input=shape,
+        classes=classes,
+        bucket_mb=chosen["bucket_mb"],
+        machine=chosen["machine"] or None,
+        network=plan.network,
+        faults=plan.unfit,
+        notes=plan.notes,
+        checks=plan.checks,
+        plans={scaling: [row(one) for one in rows] for scaling, rows in plan.rows.items()},
     )
-    return [*lines, network["note"]] if network["note"] else lines

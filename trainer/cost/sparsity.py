@@ -11,9 +11,8 @@ from typing import Any
 from ...autograd.ledger import Ledger, SparsitySample
 from ..errors import UserError, nearest
 from ..parsing import read_toml_or_json
-from .phases import PASSES
+from .phases import PASSES, REPEATED
 from .reader import SHARE, Optional, Table, Where
-from .report.ledger import share
 
 SHARES = ("input", "output", "gradient", "weights")
 FACTORS = {  # what meets in a pass
@@ -49,63 +48,71 @@ class Zeros:
         return self.layers.get(layer)
 
 
-def read(name: str, model: str, layers: Iterable[str]) -> Zeros:
-    """Return the shares of a run folder, of a checkpoint or of a file for a model's layers, named
-    in order. UserError where there are none, for a run of another model, and for layers that the
-    model has not."""
-    path, known, source = Path(name), [*layers], name
-    if path.suffix in (".toml", ".json"):
-        given = _of_file(path)
-    else:
-        ledger, steps = _of_run(path, model)
-        given = of_ledger(ledger)
-        source += f", sampled on {ledger.sampled_steps:,} of {steps:,} steps"
-    for layer in given:
+def from_file(name: str, model: str, layers: Iterable[str]) -> Zeros:
+    """Return the shares that a TOML or JSON file tells of a model's layers, named in order.
+    UserError, naming key and value, for a file that does not fit."""
+    return _zeros(name, _of_file(Path(name)), name, model, layers)
+
+
+def from_run(name: str, ledger: Ledger, steps: int, model: str, layers: Iterable[str]) -> Zeros:
+    """Return the shares that a run of a model has sampled, by its ledger after so many steps;
+    layers are named in order. UserError where it has sampled none."""
+    if not ledger.sampled_steps:
+        raise UserError(f"--zeros {name}: this run has counted none: train with --sparsity every=K")
+    source = f"{name}, sampled on {ledger.sampled_steps:,} of {steps:,} steps"
+    return _zeros(source, of_ledger(ledger), name, model, layers)
+
+
+def _zeros(
+    source: str, shares: Mapping[str, Mapping[str, float]], name: str, model: str,
+    layers: Iterable[str],
+) -> Zeros:  # fmt: skip
+    known = [*layers]
+    for layer in shares:
         if layer not in known:
-            hint = nearest(layer, tuple(known))
-            raise UserError(f"--zeros {path}: {model} has no layer {layer!r:.60}{hint}")
-    return Zeros(source, _chained({layer: given[layer] for layer in known if layer in given}))
+            hint = nearest(layer, known)
+            raise UserError(f"--zeros {name}: {model} has no layer {layer!r:.60}{hint}")
+    return Zeros(source, _chained({layer: shares[layer] for layer in known if layer in shares}))
+
+
+def share(part: float, whole: float) -> float | None:
+    """Return a part's share, None of nothing."""
+    return part / whole if whole else None
 
 
 def of_ledger(ledger: Ledger) -> dict[str, dict[str, float]]:
     """Return the shares that a run has sampled, by layer."""
     phases: dict[str, dict[str, SparsitySample]] = {}
-    for (scope, phase, *_), found in ledger.sampled.items():
-        if phase in PASSES and found.macs:
+    for (scope, phase, *_), samples in ledger.sampled.items():
+        if phase in PASSES and samples.macs:
             layer = phases.setdefault(scope, {})
-            layer[phase] = layer.get(phase, SparsitySample()).plus(found)
-    return {scope: _shares(found) for scope, found in phases.items()}
+            layer[phase] = layer.get(phase, SparsitySample()).plus(samples)
+    return {scope: _shares(samples) for scope, samples in phases.items()}
 
 
-def _shares(found: Mapping[str, SparsitySample]) -> dict[str, float]:
-    forward = found.get("forward", SparsitySample())
-    back = found.get("backward_weights") or found.get("backward_data") or SparsitySample()
+def nonzero_macs(ledger: Ledger) -> dict[tuple[str, str], float]:
+    """Return the MACs without a zero factor that all steps are likely to have, by layer and phase:
+    as the layer's sampled steps have them, in recomputation and evaluation as its forward pass has
+    them; all MACs where nothing is known."""
+    shares, macs = of_ledger(ledger), dict[tuple[str, str], float]()
+    for row in ledger.rows():
+        phase = "forward" if row.key.phase in REPEATED else row.key.phase
+        key = row.key.scope, row.key.phase
+        part = shares.get(row.key.scope, {}).get(phase, 1.0)
+        macs[key] = macs.get(key, 0.0) + row.cost.macs * part
+    return macs
+
+
+def _shares(samples: Mapping[str, SparsitySample]) -> dict[str, float]:
+    forward = samples.get("forward", SparsitySample())
+    back = samples.get("backward_weights") or samples.get("backward_data") or SparsitySample()
     shares = {
         "input": share(forward.activation_zeros, forward.activations),
         "weights": share(forward.weight_zeros, forward.weights),
         "gradient": share(back.gradient_zeros, back.gradients),
-        **{phase: share(one.nonzero, one.macs) for phase, one in found.items()},
+        **{phase: share(one.nonzero, one.macs) for phase, one in samples.items()},
     }
     return {name: value for name, value in shares.items() if value is not None}
-
-
-def _of_run(path: Path, model: str) -> tuple[Ledger, int]:
-    """Return the books of a run and its steps."""
-    from ..components.checkpoint import (
-        load,  # which load h5py
-        newest_checkpoint,
-    )
-    from ..components.state import read_ledger, recorded
-
-    file = newest_checkpoint(path)
-    meta = load(file).meta
-    mine = recorded(file, meta, "model", str)
-    if mine != model:
-        raise UserError(f"--zeros {path}: a run of {mine}, not of {model}")
-    ledger = read_ledger(file, meta)
-    if not ledger.sampled_steps:
-        raise UserError(f"--zeros {path}: this run has counted none: train with --sparsity every=K")
-    return ledger, recorded(file, meta, "step", int)
 
 
 def _of_file(path: Path) -> dict[str, dict[str, float]]:
@@ -138,24 +145,24 @@ def _shares_by_name(**shares: float | None) -> dict[str, float | None]:
 _LAYER = Table(_shares_by_name, **{key: Optional(SHARE) for key in (*SHARES, *PASSES)})
 
 
-def _chained(given: Mapping[str, Mapping[str, float]]) -> dict[str, LayerZeros]:
+def _chained(shares: Mapping[str, Mapping[str, float]]) -> dict[str, LayerZeros]:
     """Return layers, in order, with what their neighbours read: what is not told of an output is
     taken to be as the input of the next layer, and the gradient that goes out as that which comes
     in to the layer before. What is told of no pass is the product of its factors' shares."""
-    names = [*given]
-    made: dict[str, LayerZeros] = {}
+    names = [*shares]
+    layers: dict[str, LayerZeros] = {}
     for i, name in enumerate(names):
-        own = given[name]
-        after = given[names[i + 1]] if i + 1 < len(names) else {}
-        before = given[names[i - 1]] if i else {}
+        own = shares[name]
+        after = shares[names[i + 1]] if i + 1 < len(names) else {}
+        before = shares[names[i - 1]] if i else {}
         nonzero = {
             phase: own.get(phase, (1 - own.get(a, 0.0)) * (1 - own.get(b, 0.0)))
             for phase, (a, b) in FACTORS.items()
         }
         layer = LayerZeros(**{key: own.get(key, 0.0) for key in SHARES}, nonzero=nonzero)
-        made[name] = replace(
+        layers[name] = replace(
             layer,
             output=own.get("output", after.get("input", 0.0)),
             input_gradient=before.get("gradient", 0.0),
         )
-    return made
+    return layers

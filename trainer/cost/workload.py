@@ -62,8 +62,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Work:
-    """The work of a step on a batch: layers in order of their first call, the books, and the most
-    bytes of results that were alive at once; `parameters` counts all that is trained."""
+    """The work of a step on a batch: layers in order of their first call, the ledger, and the
+    most bytes of results that were alive at once; `parameters` counts all that is trained, and
+    `training` tells a step of training from a forward pass."""
 
     model: str
     batch: int
@@ -72,21 +73,22 @@ class Work:
     ledger: Ledger
     parameters: int
     peak: int
+    training: bool
 
     def phase(self, name: str) -> Cost:
         """Return the cost of a phase."""
         return self.ledger.by("phase").get(name, Cost())
 
 
-class Calls(PeakMemory):
-    """Takes down shapes of layers, and how many bytes of results are alive."""
+class ShapeRecorder(PeakMemory):
+    """Records shapes of layers, and how many bytes of results are alive."""
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__(ledger)
         self.shapes: dict[str, list[tuple[str, Shape]]] = {}
 
     def add(self, call: Dispatched) -> None:
-        """Take down a call."""
+        """Record a call."""
         super().add(call)
         primitive, (scope, phase, *_) = call.primitive, call.key
         if primitive.name in FEATURES and phase == "forward":
@@ -110,7 +112,7 @@ def count(
 ) -> Work:  # fmt: skip
     """Return the work of a step of training, SGD with momentum and weight decay, or of a forward
     pass in evaluation mode. ValueError for an unknown model and for what it cannot take."""
-    books = Ledger()
+    ledger = Ledger()
     with context.using(backend="meta", ledger=Ledger(), phase="forward", scope=""):
         model = models.create(name, input_shape=input_shape, classes=classes, **options)
         x = zeros(batch, *input_shape)
@@ -118,17 +120,17 @@ def count(
         parameters = [*model.parameters()]
         if training:
             sgd = SGD(parameters, 0.1, momentum=0.9, weight_decay=1e-4)
-        watch = Calls(books)
-        with context.using(ledger=books, observer=watch):
+        recorder = ShapeRecorder(ledger)
+        with context.using(ledger=ledger, observer=recorder):
             if training:
                 cross_entropy(model.train()(x), labels).backward(share)  # as a micro-batch's
                 sgd.step()
             else:
                 _infer(model.eval(), x)
-    books.add_peaks(watch.lifetimes.peaks())
-    layers = _layers(model, books, watch)
-    size, peak = sum(p.size for p in parameters), max(watch.lifetimes.alive(), default=0)
-    return Work(name, batch, input_shape, layers, books, size, peak)
+    ledger.add_peaks(recorder.lifetimes.peaks())
+    layers = _layers(model, ledger, recorder)
+    size, peak = sum(p.size for p in parameters), max(recorder.lifetimes.alive(), default=0)
+    return Work(name, batch, input_shape, layers, ledger, size, peak, training)
 
 
 def _infer(model: nn.Module, x: Tensor) -> None:
@@ -136,21 +138,26 @@ def _infer(model: nn.Module, x: Tensor) -> None:
         model(x)
 
 
-def _layers(model: nn.Module, books: Ledger, watch: Calls) -> list[Layer]:
-    """Return the layers of the books, with what is known of them."""
-    found: dict[str, Layer] = {}
-    for row in books.rows():
-        layer = found.setdefault(row.key.scope, Layer(row.key.scope))
+def _layers(model: nn.Module, ledger: Ledger, recorder: ShapeRecorder) -> list[Layer]:
+    """Return the layers of a ledger, with their shapes and parameters."""
+    layers: dict[str, Layer] = {}
+    for row in ledger.rows():
+        layer = layers.setdefault(row.key.scope, Layer(row.key.scope))
         old = layer.costs.get(row.key.phase, Cost())
         layer.costs[row.key.phase] = old.plus(row.cost)
         layer.stashed += row.stashed
         layer.peaks[row.key.phase] = max(row.peak, layer.peaks.get(row.key.phase, 0))
-    for scope, calls in watch.shapes.items():
-        layer = found[scope]
+    for scope, calls in recorder.shapes.items():
+        layer = layers[scope]
         layer.kind = {"conv2d": "conv", "linear": "fc"}[calls[0][0]]
         layer.shapes = [shape for _, shape in calls]
     for name, p in model.named_parameters():
-        layer = found.get(name.rpartition(".")[0], Layer(name))
+        layer = layers.get(name.rpartition(".")[0], Layer(name))
         layer.parameters += p.size
         layer.weights += p.size * (p.ndim > 1)
-    return [layer for layer in found.values() if layer.name != "optimizer"]
+    return [layer for layer in layers.values() if layer.name != "optimizer"]
+
+
+def moved(cost: Cost) -> int:
+    """Return the bytes that calls read and write."""
+    return cost.bytes_read + cost.bytes_written

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +15,8 @@ from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import bill
 from tallygrad.trainer.commands.bill import read
 from tallygrad.trainer.components.checkpoint import load
+from tallygrad.trainer.cost.billing import bill_report, price_run
 from tallygrad.trainer.cost.machines.machine import load as load_machine
-from tallygrad.trainer.cost.pricing import prices
 from tallygrad.trainer.cost.workload import count
 from tallygrad.trainer.errors import UserError
 
@@ -101,7 +101,7 @@ def test_layers_are_priced_by_their_shapes(
 
 
 def test_books_of_another_model_are_not_priced(run: Path) -> None:
-    held = read(run)
+    record = read(run)
     machine = load_machine("systolic-os")
     for changed, said in (
         ({"model": "lenet5"}, "lenet5"),
@@ -110,7 +110,7 @@ def test_books_of_another_model_are_not_priced(run: Path) -> None:
         ({"model": "vgg99"}, "depth of vgg '99' is unknown"),
     ):
         with pytest.raises(UserError, match=re.escape(said)):
-            prices(held.source, {**held.meta, **changed}, held.ledger, machine)
+            price_run(replace(record, **changed), machine)
 
 
 def test_prices_and_carbon(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,10 +149,11 @@ def test_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_epochs_are_those_of_the_run(run: Path) -> None:
-    held = read(run)
-    meta = {**load(held.source).meta, "step": 25, "epoch": 2, "step_in_epoch": 5}
+    checkpoint = load(Path(read(run).source))
+    meta = {**checkpoint.meta, "step": 25, "epoch": 2, "step_in_epoch": 5}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(bill, "load_checkpoint", lambda file: SimpleNamespace(meta=meta))
+        patched.setattr(bill, "load_checkpoint", lambda file: replace(checkpoint, meta=meta))
         later = read(run)
     assert later.epochs == 2.5
-    assert bill.describe(later, None, None)["per_epoch"]["seconds"] == later.seconds / 2.5
+    per_epoch = bill_report(later).to_json()["per_epoch"]
+    assert per_epoch["seconds"] == later.seconds / 2.5

@@ -20,8 +20,8 @@ from tallygrad.trainer.cli import main
 from tallygrad.trainer.cost import machines
 from tallygrad.trainer.cost.machines import machine
 from tallygrad.trainer.cost.machines.systolic.array import estimate
-from tallygrad.trainer.cost.report.text import exchanged
-from tallygrad.trainer.cost.workload import Calls, Layer, Shape, count
+from tallygrad.trainer.cost.pricing import exchanged
+from tallygrad.trainer.cost.workload import Layer, Shape, ShapeRecorder, count
 from tallygrad.trainer.errors import UserError
 
 # What keys of machines take, as messages say it.
@@ -85,16 +85,16 @@ def test_work_grows_with_the_batch_and_shapes_give_it(name: str) -> None:
 
 
 def test_what_is_dropped_is_not_alive() -> None:
-    books = Ledger()
-    watch = Calls(books)
-    with context.using(backend="meta", ledger=books, observer=watch), ag.no_grad():
+    ledger = Ledger()
+    recorder = ShapeRecorder(ledger)
+    with context.using(backend="meta", ledger=ledger, observer=recorder), ag.no_grad():
         x = ag.relu(ag.ones(250))
         for _ in range(9):
             x = ag.relu(x)
         kept = [ag.relu(x) for _ in range(5)]
         ag.relu(x)  # which nobody reads
         kept[0] + kept[4]
-    alive = watch.lifetimes.alive()
+    alive = recorder.lifetimes.alive()
     assert alive[:10] == [1000] + 9 * [2000]
     assert alive[10:] == [2000, 3000, 3000, 3000, 3000, 4000, 3000]
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tallygrad.autograd.ledger import Cost, Ledger
+from tallygrad.autograd.ledger import Cost, Ledger, SparsitySample
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components.checkpoint import save
 from tallygrad.trainer.cost.machines import machine
-from tallygrad.trainer.cost.report.metrics import as_text, metric, of_run, shown
+from tallygrad.trainer.cost.report.metrics import as_text, of_run, shown
+from tallygrad.trainer.cost.report.model.bill import (
+    PhaseReport,
+    PricedCost,
+    SampleReport,
+    SparsityReport,
+)
+from tallygrad.trainer.cost.report.model.common import Metric
+from tallygrad.trainer.cost.run import Run
 
 pytestmark = pytest.mark.usefixtures("wide")
 
@@ -175,21 +184,23 @@ def test_counts_beyond_all_bounds(
     assert err.count("\n") == 1
 
 
-def test_macs_that_are_not_zero_are_read_where_they_were_counted(record: Any, tensors: Any) -> None:
-    run: dict[str, Any] = {
-        "phases": {"forward": {"macs": 40}}, "total": {}, "seconds": 1.0, "images": 4, "steps": 8,
-        "sparsity": {"sampled_steps": 2, "phases": {"forward": {"nonzero_share": 0.25}}},
-    }  # fmt: skip
-    found = of_run(run, tensors, record, None)["model"]["nonzero_macs"]
-    assert (found["value"], found["status"]) == (2.5, "measured")
-    assert "2 sampled steps" in found["how"]
-    run["sparsity"]["phases"]["forward"]["nonzero_share"] = None
-    assert of_run(run, tensors, record, None)["model"]["nonzero_macs"]["value"] is None
+RUN = Run("run", Ledger(), steps=8, epochs=None, images=4, seconds=1.0)
+NOTHING = PricedCost(Cost())
 
 
-def test_names_do_not_steer_a_terminal(record: Any, tensors: Any) -> None:
-    run = {"phases": {}, "total": {}, "seconds": 1.0, "images": 4, "steps": 1}
-    text = as_text(of_run(run, tensors, {**record, "model": "\x1b[2J\ud800\u202e"}, None))
+def test_macs_that_are_not_zero_are_read_where_they_were_counted() -> None:
+    forward = PhaseReport(PricedCost(Cost(macs=40)))
+    for sample, expected in ((SparsitySample(macs=8, nonzero=2), 2.5), (SparsitySample(), None)):
+        report = SampleReport(sample)
+        sampled = SparsityReport(2, 8, {"forward": report}, report, (), "")
+        metric = of_run(RUN, forward, NOTHING, sampled, None).model["nonzero_macs"]
+        assert metric.value == expected
+        assert expected is None or (metric.status == "measured" and "2 sampled steps" in metric.how)
+
+
+def test_names_do_not_steer_a_terminal() -> None:
+    run = replace(RUN, model="\x1b[2J\ud800\u202e")
+    text = as_text(of_run(run, None, NOTHING, None, None))
     assert "\\x1b[2J\\ud800\\u202e" in text and text.isascii() and "\x1b" not in text
 
 
@@ -210,4 +221,4 @@ def test_bits_of_a_machine(bits: str, tmp_path: Path, capfd: pytest.CaptureFixtu
      (1.0, "images/s", "1 images/s"), (1, "bit", "1 bit"), (0, "ranks", "0 ranks")],
 )  # fmt: skip
 def test_one_is_no_plural(number: float, unit: str, text: str) -> None:
-    assert shown(metric(number, unit, "exact", "by hand")) == text
+    assert shown(Metric(number, unit, "exact", "by hand")) == text

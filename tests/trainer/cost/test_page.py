@@ -7,6 +7,7 @@ import importlib.util
 import math
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -18,13 +19,12 @@ import numpy as np
 import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger
+from tallygrad.trainer.calibration.kernels import Measured, profile_report
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.commands import profile
-from tallygrad.trainer.commands.cost import price
-from tallygrad.trainer.commands.profile import Measured
 from tallygrad.trainer.components.checkpoint import save
 from tallygrad.trainer.cost.cluster.allreduce import doubling_volume, ring_volume
 from tallygrad.trainer.cost.machines import machine
+from tallygrad.trainer.cost.pricing import cost_report
 from tallygrad.trainer.cost.report.charts import (
     Bar,
     Line,
@@ -36,10 +36,8 @@ from tallygrad.trainer.cost.report.charts import (
 )
 from tallygrad.trainer.cost.report.figures import MOST_ROWS
 from tallygrad.trainer.cost.report.markup import clean
-from tallygrad.trainer.cost.report.metrics import of_model
 from tallygrad.trainer.cost.report.page import DARK, LIGHT, SERIES
 from tallygrad.trainer.cost.report.pages import of_cost, of_profile
-from tallygrad.trainer.cost.report.text import describe
 from tallygrad.trainer.cost.report.units import cell, si, tick
 from tallygrad.trainer.cost.roofline import Roofs
 from tallygrad.trainer.cost.workload import count
@@ -97,15 +95,10 @@ def table(section: Element) -> list[list[str]]:
 
 def of(name: str, training: bool, on: str = "", model: str = "") -> tuple[dict[str, Any], str]:
     shape = (3, 32, 32) if name.startswith("resnet") else (1, 28, 28)
-    work = count(name, 2, shape, 10, training)
-    described = describe(work, 1, training)
-    held = machine.load(on) if on else None
-    if held:
-        price(described, work, held)
-    described["metrics"] = of_model(described, held)
-    if model:
-        described["model"] = model
-    return described, of_cost(described, held)
+    chip = machine.load(on) if on else None
+    report = cost_report(count(name, 2, shape, 10, training), machine=chip)
+    report = replace(report, model=model or name)
+    return report.to_json(), of_cost(report, chip)
 
 
 def billed(folder: Path, scope: str = "", machine: str = "horowitz45") -> str:
@@ -137,8 +130,7 @@ def profiled(layer: str = "conv1") -> str:
         Measured(layer, "backward_weights", "conv", 0.02, Cost(macs=10**8, bytes_read=10**8)),
         Measured("", "update", "other", 0.01, Cost(add=10, bytes_written=4 * 10**7)),
     ]
-    found = profile.describe(rows, Roofs(100.0, 10.0), None)
-    return of_profile({"model": "lenet", "batch": 1, "backend": "numpy", **found})
+    return of_profile(profile_report("lenet", 1, "numpy", rows, Roofs(100.0, 10.0), None))
 
 
 PAGES: dict[str, Callable[[Path], tuple[str, set[str]]]] = {  # with what they have no chart of

@@ -157,9 +157,9 @@ def test_weak_and_strong_scaling() -> None:
 
 def test_memory_is_that_of_the_work() -> None:
     found = memory(count("lenet", 8, (1, 28, 28), 10, training=True))
-    assert found["weights"] == found["gradients"] == found["momentum"] == 4 * 431_080
-    assert found["total"] == 3 * 4 * 431_080 + found["results"]
-    assert 0 < found["kept_for_backward"] < found["results"]
+    assert found.weights == found.gradients == found.momentum == 4 * 431_080
+    assert found.total == found.to_json()["total"] == 3 * 4 * 431_080 + found.results
+    assert 0 < found.kept_for_backward < found.results
 
 
 def test_a_silent_rank_moves_nothing_and_tells_when_it_waits() -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from tallygrad.autograd.deferred import recorders
 from tallygrad.autograd.ledger import Cost
-from tallygrad.trainer.calibration import roofs
+from tallygrad.trainer.calibration import kernels, roofs
+from tallygrad.trainer.calibration.kernels import Measured, profile_report
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import profile
-from tallygrad.trainer.commands.profile import Measured
+from tallygrad.trainer.cost.report.profile_text import as_text
 from tallygrad.trainer.cost.roofline import Roofs
 from tallygrad.trainer.cost.workload import count
 
@@ -26,8 +27,8 @@ def test_work_is_that_of_shapes_alone(
 ) -> None:
     shape = (1, 28, 28) if name == "lenet" else (3, 32, 32)
     counts = iter([5.0, 8.0])
-    monkeypatch.setattr(profile, "joules", lambda: next(counts))
-    rows, energy = profile.measure(name, 2, shape, 10, training, "numpy", steps=2)
+    monkeypatch.setattr(kernels, "joules", lambda: next(counts))
+    rows, energy = kernels.measure(name, 2, shape, 10, training, "numpy", steps=2)
     assert energy == 1.5
     ledger = count(name, 2, shape, 10, training).ledger
     predicted = {(r.key.scope, r.key.phase) for r in ledger.rows()}
@@ -51,14 +52,15 @@ def test_figures_of_a_layer() -> None:
         Measured("conv1", "forward", "conv", 0.03, Cost(macs=3 * 10**8, bytes_read=2 * 10**7)),
         Measured("fc", "forward", "fc", 0.01, Cost(macs=10**8, bytes_written=4 * 10**7)),
     ]
-    found = profile.describe(rows, ROOFS, None)
-    assert found["seconds"] == pytest.approx(0.04) and found["energy_joules"] == "not available"
-    assert found["conv_share"]["forward"] == {"macs": 0.75, "seconds": pytest.approx(0.75)}
-    conv, fc = found["layers"]
-    assert conv["gflops"] == pytest.approx(20) and conv["flops_per_byte"] == pytest.approx(30)
-    assert (conv["bound_seconds"], conv["roof"]) == (pytest.approx(0.006), "compute")
-    assert (fc["bound_seconds"], fc["roof"]) == (pytest.approx(0.004), "memory")
-    text = profile.as_text({**found, "energy_joules": 0.5})
+    report = profile_report("lenet", 1, "numpy", rows, ROOFS, None)
+    assert report.seconds == pytest.approx(0.04) and report.energy == "not available"
+    assert report.conv_share["forward"] == (0.75, pytest.approx(0.75))
+    conv, fc = report.layers
+    row = conv.to_json()
+    assert row["gflops"] == pytest.approx(20) and row["flops_per_byte"] == pytest.approx(30)
+    assert (conv.bound_seconds, conv.roof) == (pytest.approx(0.006), "compute")
+    assert (fc.bound_seconds, fc.roof) == (pytest.approx(0.004), "memory")
+    text = as_text(profile_report("lenet", 1, "numpy", rows, ROOFS, 0.5))
     assert "75.0% of the MACs, 75.0% of the time" in text and "in joules: 0.5" in text
 
 

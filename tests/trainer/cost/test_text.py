@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger
+from tallygrad.trainer.calibration.kernels import Measured, profile_report
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.commands import profile
-from tallygrad.trainer.commands.profile import Measured
 from tallygrad.trainer.components.checkpoint import save
+from tallygrad.trainer.cost.report.profile_text import as_text
 from tallygrad.trainer.cost.roofline import Roofs
 
 LONG = "encoder.stage3.blocks.17.attention.projection.conv2"
@@ -54,7 +54,7 @@ def profiled() -> str:
         Measured("", "backward_weights", "other", 0.02, Cost(bytes_read=10**7)),
         Measured("relu", "backward_data", "other", 1e-6, Cost(bytes_read=10)),
     ]
-    return profile.as_text(profile.describe(rows, Roofs(100.0, 10.0), None))
+    return as_text(profile_report("lenet", 1, "numpy", rows, Roofs(100.0, 10.0), None))
 
 
 def too_long(lines: list[str], width: int) -> list[str]:

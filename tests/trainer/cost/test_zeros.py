@@ -14,6 +14,7 @@ from tallygrad.datasets.idx import write_idx
 from tallygrad.trainer.calibration import host
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components.state import read_ledger
+from tallygrad.trainer.cost.billing import price_run
 from tallygrad.trainer.cost.machines import machine
 from tallygrad.trainer.cost.machines.eyeriss.row_stationary import (
     EYERISS,
@@ -23,9 +24,9 @@ from tallygrad.trainer.cost.machines.eyeriss.row_stationary import (
     passes,
 )
 from tallygrad.trainer.cost.phases import PASSES
-from tallygrad.trainer.cost.pricing import prices
-from tallygrad.trainer.cost.report.sampled_sparsity import events
 from tallygrad.trainer.cost.roofline import Roofs
+from tallygrad.trainer.cost.run import Run
+from tallygrad.trainer.cost.sparsity import nonzero_macs
 from tallygrad.trainer.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("wide")
@@ -113,8 +114,8 @@ def test_evaluation_and_layers_that_were_not_sampled() -> None:
         ledger.count((scope, phase, "linear", "numpy", Cost(macs=100)), 3)
     ledger.sample(("a", "forward", "linear", "numpy"), SparsitySample(1, macs=100, nonzero=25))
     known = {("a", phase): 75.0 for phase in ("forward", "recompute", "evaluate")}
-    assert events(ledger) == known | {BARE: 300.0}
-    priced = prices(Path("x.h5"), {}, ledger, machine.load("truenorth"))
+    assert nonzero_macs(ledger) == known | {BARE: 300.0}
+    priced = price_run(Run("x.h5", ledger, 3, None, 3, 1.0), machine.load("truenorth"))
     assert [priced.of(Cost(), *key).events for key in (("a",), (None, "forward"))] == [225, 375]
     lost = {"forward": Cost(macs=60), "evaluate": Cost(macs=300)}
     assert priced.part(lost).events == pytest.approx(375 / 10 + 75)

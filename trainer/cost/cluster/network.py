@@ -31,7 +31,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...parsing import read_toml_or_json, resolve_preset
 from ..reader import COUNT, SHARE, TEXT, Number, Optional, Table, Where
@@ -76,6 +76,18 @@ class Network:
     def known(self) -> bool:
         """Tell whether nothing is left to be measured here."""
         return self.inside is not None and self.exchange is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `tallygrad plan --json` prints."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "note": self.note,
+            "ranks_per_host": self.per_host,
+            "inside": self.inside and self.inside._asdict(),
+            "between": self.between and self.between._asdict(),
+            "exchange": self.exchange and self.exchange._asdict(),
+        }
 
     def completed(self, measured: Network) -> Network:
         """Return this network with what it leaves open taken from a calibration."""

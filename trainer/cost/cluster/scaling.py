@@ -174,10 +174,29 @@ def _ranged(low: Row, row: Row, high: Row, most: float) -> Row:
     return row._replace(seconds_range=seconds, efficiency_range=efficiency)
 
 
-def memory(work: Work) -> dict[str, int]:
+class Memory(NamedTuple):
+    """Bytes of a rank; `kept_for_backward` is a part of `results`, the most that are alive at
+    once."""
+
+    weights: int
+    gradients: int
+    momentum: int
+    results: int
+    kept_for_backward: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.gradients + self.momentum + self.results
+
+    def to_json(self) -> dict[str, int]:
+        """Return what `tallygrad plan --json` prints."""
+        *parts, kept = self._asdict().items()
+        return {**dict(parts), "total": self.total, kept[0]: kept[1]}
+
+
+def memory(work: Work) -> Memory:
     """Return the bytes of a rank: float32 weights, gradients and momentum, and the most results
     that are alive at once, of which what the tape keeps for the way back is a part."""
     each = 4 * work.parameters
-    found = {"weights": each, "gradients": each, "momentum": each, "results": work.peak}
-    kept = sum(layer.stashed for layer in work.layers)
-    return {**found, "total": sum(found.values()), "kept_for_backward": kept}
+    return Memory(each, each, each, work.peak, sum(layer.stashed for layer in work.layers))

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from ..cluster.allreduce import doubling_volume, ring_volume
-from ..phases import NAMES, PASSES, WHOLE
+from ..phases import NAMES, WHOLE
+from ..price import JOULES, MACS, Price
 from ..roofline import Roofline, intensity
 from .charts import Bar, Line, Point, bars, drawable, log_chart
 from .units import si
 
-Described = Mapping[str, Any]
 LEVELS = {  # of the energy of machines, as they call it
     "mac": "MACs",
     "arithmetic": "arithmetic",
@@ -40,6 +40,25 @@ class Figure(NamedTuple):
     head: Sequence[str] = ()
     rows: Sequence[Sequence[str | float]] = ()
     missing: str = ""
+
+
+class RooflinePoint(NamedTuple):
+    """A layer and pass under a roof: its work, its traffic and its time."""
+
+    layer: str
+    phase: str
+    macs: float
+    bytes: float
+    seconds: float
+
+
+class Ratio(NamedTuple):
+    """A quantity of inference and of training."""
+
+    what: str
+    unit: str
+    inference: float
+    training: float
 
 
 class Table(NamedTuple):
@@ -76,35 +95,33 @@ def _largest(rows: Sequence[tuple[str, list[float]]], unit: str) -> list[Bar]:
     """Return bars of the largest rows in their order, and one for the rest together."""
     order = sorted(range(len(rows)), key=lambda i: -math.fsum(rows[i][1]))
     shown = sorted(order[:MOST_ROWS])
-    made = [Bar(rows[i][0], rows[i][1], si(math.fsum(rows[i][1]), unit)) for i in shown]
+    drawn = [Bar(rows[i][0], rows[i][1], si(math.fsum(rows[i][1]), unit)) for i in shown]
     if rest := [rows[i][1] for i in order[MOST_ROWS:]]:
         parts = [math.fsum(column) for column in zip(*rest, strict=True)]
-        made.append(Bar(f"the other {len(rest)}", parts, si(math.fsum(parts), unit)))
-    return made
+        drawn.append(Bar(f"the other {len(rest)}", parts, si(math.fsum(parts), unit)))
+    return drawn
 
 
-def energy(
-    key: str, title: str, about: str, prices: Sequence[tuple[str, Mapping[str, float]]]
-) -> Figure:
+def energy(key: str, title: str, about: str, prices: Sequence[tuple[str, Price]]) -> Figure:
     """Return the energy by level of memory of some prices; `about` says of what they are."""
-    unit, name = ("macs", "MAC energies") if _relative(prices) else ("joules", "J")
-    parts = [[p.get(f"energy_{level}_{unit}", 0.0) for level in LEVELS] for _, p in prices]
-    if not any(f"energy_{unit}" in p for _, p in prices):
+    relative = any(price.mac_energies is not None for _, price in prices)
+    unit, name = (MACS, "MAC energies") if relative else (JOULES, "J")
+    parts = [
+        [p.levels.get(level, 0.0) if p.unit == unit else 0.0 for level in LEVELS]
+        for _, p in prices
+    ]
+    if not any(p.energy is not None and p.unit == unit for _, p in prices):
         missing = "No energy is known: --machine NAME prices the work."
     else:
         missing = "This machine tells the sum of its energy only, not that of its levels."
     return stacked(key, title, about, LEVELS, Table([n for n, _ in prices], parts), name, missing)
 
 
-def _relative(prices: Sequence[tuple[str, Mapping[str, float]]]) -> bool:
-    return any("energy_macs" in price for _, price in prices)
-
-
 def roofline(
-    key: str, roofs: Roofline, passes: Sequence[tuple[str, str, float, float, float]], about: str
+    key: str, roofs: Roofline, passes: Sequence[RooflinePoint], about: str
 ) -> Figure:
-    """Return points of (layer, pass, MACs, bytes, seconds) under the roofs of a machine."""
-    phases = [phase for phase in NAMES if any(p == phase for _, p, *_ in passes)]
+    """Return points under the roofs of a machine."""
+    phases = [phase for phase in NAMES if any(one.phase == phase for one in passes)]
     timed: list[tuple[float, Point]] = []
     rows = []
     for name, phase, macs, moved, seconds in passes:
@@ -127,25 +144,25 @@ def roofline(
     return Figure("Roofline", about, chart, [NAMES[p] for p in phases], head, rows)
 
 
-def against(rows: Sequence[tuple[str, str, float, float]]) -> Figure:
-    """Return training beside inference: (what, unit, inference, training)."""
+def against(rows: Sequence[Ratio]) -> Figure:
+    """Return training beside inference."""
     title = "Training against inference"
     about = (
         "What training takes, for each unit that its own forward passes take: all passes, for "
         "bytes and energy with loss, update and exchange."
     )
-    known = [row for row in rows if row[2] > 0 and row[3] > 0]
+    known = [row for row in rows if row.inference > 0 and row.training > 0]
     if not known:
         return Figure(title, about, missing="Only one of both is known here: see --training.")
-    made, cells = [], []
+    drawn, cells = [], []
     for what, unit, inference, training in known:
         ratio = training / inference
-        made.append(Bar(f"{what}, inference", [1.0], si(inference, unit)))
+        drawn.append(Bar(f"{what}, inference", [1.0], si(inference, unit)))
         said = f"{si(training, unit)}, {ratio:.4g} times"
-        made.append(Bar(f"{what}, training", [0.0, ratio], said))
+        drawn.append(Bar(f"{what}, training", [0.0, ratio], said))
         cells.append((f"{what} ({unit})", inference, training, ratio))
     head = ("", "inference", "training", "ratio")
-    chart = bars("against", title, about, made)
+    chart = bars("against", title, about, drawn)
     return Figure(title, about, chart, ("inference", "training"), head, cells)
 
 
@@ -190,11 +207,3 @@ def memory(about: str, layers: Sequence[tuple[str, Mapping[str, int]]]) -> Figur
     rows = [(name, most, *[held.get(p, 0) for p in order]) for name, held, most in found]
     head = ("", "most (B)", *[f"{NAMES[phase]} (B)" for phase in order])
     return Figure(title, about, chart, (), head, rows)
-
-
-def by_pass(layers: Sequence[Described], name: str) -> Table:
-    """Return a figure of each layer and pass of a `cost`: "macs" or "bytes"."""
-    return Table(
-        [layer["name"] for layer in layers],
-        [[layer[f"{phase}_{name}"] for phase in PASSES] for layer in layers],
-    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ....autograd.ledger import Cost, Key, Ledger, SparsitySample
 from ..phases import NAMES, PASSES, in_full
+from ..sparsity import share
+from .model.common import other_operations
 from .text_table import Column, fit, name_column, text_table
 from .units import percent, short
 
@@ -11,11 +13,6 @@ COLUMNS = (
     name_column("phase"), Column("MACs"), Column("executed", 1), Column("other ops", 2),
     Column("bytes read", 3), Column("bytes written", 3), Column("bytes sent", 3),
 )  # fmt: skip
-
-
-def other_operations(cost: Cost) -> int:
-    """Return additions, multiplications, divisions, comparisons and functions outside MACs."""
-    return cost.add + cost.mul + cost.div + cost.cmp + cost.exp
 
 
 def bill(ledger: Ledger) -> str:
@@ -47,11 +44,6 @@ def _ratio(phases: dict[str, Cost]) -> list[str]:
         return []
     ratio = training_macs(phases) / forward
     return [f"training costs {ratio:.4f} times the MACs of its forward passes (inference)"]
-
-
-def share(part: float, whole: float) -> float | None:
-    """Return a part's share, None of nothing."""
-    return part / whole if whole else None
 
 
 def samples(ledger: Ledger, field: str = "phase") -> dict[str, SparsitySample]:

@@ -4,137 +4,125 @@ Yang and Emer, Proc. IEEE 105(12), 2017. What is not known is said, with what wo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ...components.state import MODEL
 from ...errors import printable
 from ..machines.machine import Machine
+from ..price import JOULES, MACS, Price
+from ..run import Run
+from .model.bill import NO_SAMPLE, PhaseReport, PricedCost, SparsityReport
+from .model.common import Metric, Metrics, ZerosReport
+from .model.cost import LayerReport, Totals
 from .text_table import Column, fit, name_column, text_table
 from .units import quantity
 
 PER_IMAGE = "MACs/image"
-AMOUNTS = ("latency_seconds", "dram_bytes")
+PER_IMAGE_OF = {JOULES: "J/image", MACS: "MAC energies/image"}  # by unit of energy
 UNKNOWN = "unknown"
 ASK_MACHINE = "--machine prices it"
-Metric = dict[str, Any]
-Metrics = dict[str, dict[str, Metric]]
 
 
 class Answer(NamedTuple):
-    """One inference on a machine, as far as it is known: what a forward pass takes for `inputs`
-    images at once, the numbers of the machine, and whether images are coded by known zeros."""
+    """One inference on a machine, as far as it is known: the price of a forward pass for `inputs`
+    images at once, the units that it keeps busy, and whether images are coded by known zeros."""
 
     machine: Machine | None
-    price: Mapping[str, float]
+    price: Price
     inputs: int
     used: float | None = None
     coded: bool = False
 
 
-def metric(value: Any, unit: str, status: str, how: str) -> Metric:
-    """Return a metric; `status` is measured, modelled, exact, or unknown where value is None."""
-    return {"value": value, "unit": unit, "status": status, "how": how}
-
-
 def unknown(unit: str, how: str) -> Metric:
     """Return a metric that nothing here tells."""
-    return metric(None, unit, UNKNOWN, how)
+    return Metric(None, unit, UNKNOWN, how)
 
 
-def of_model(described: Mapping[str, Any], machine: Machine | None) -> Metrics:
-    """Return the metrics of what `tallygrad cost` describes, priced if there is a machine."""
-    totals, batch = described["totals"], described["batch"]
-    prices = totals.get("on_machine", {})
-    coded = described.get("machine", {}).get("zeros", {}).get("source") is not None
-    answer = Answer(machine, prices.get("inference", {}), batch, _used(described["layers"]), coded)
+def of_model(
+    model: str, batch: int, totals: Totals, layers: Sequence[LayerReport],
+    machine: Machine | None, zeros: ZerosReport | None,
+) -> Metrics:  # fmt: skip
+    """Return the metrics of a model's report, priced if there is a machine."""
+    coded = zeros is not None and zeros.source is not None
+    price = totals.inference_price or Price()
+    answer = Answer(machine, price, batch, _used(layers), coded)
     needs = "needs trained weights: `tallygrad bill RUN`"
-    return {
-        "model": {
-            "network": metric(described["model"], "", "exact", "by name, with the input given"),
+    macs = _share(totals.inference_macs, batch)
+    about_weights = "from shapes; biases are not counted"
+    return Metrics(
+        {
+            "network": Metric(model, "", "exact", "by name, with the input given"),
             "accuracy": unknown("", needs),
-            "weights": metric(
-                totals["weights"], "weights", "exact", "from shapes; biases are not counted"
-            ),
+            "weights": Metric(totals.weights, "weights", "exact", about_weights),
             "nonzero_weights": unknown("weights", needs),
-            "macs": metric(
-                _share(totals["inference_macs"], batch), PER_IMAGE, "exact", "from shapes"
-            ),
+            "macs": Metric(macs, PER_IMAGE, "exact", "from shapes"),
             "nonzero_macs": unknown(PER_IMAGE, "not measured: needs the numbers of a run"),
         },
-        "hardware": {**_hardware(answer), **_training_energy(prices.get("training", {}), batch)},
-    }
+        {**_hardware(answer), **_training_energy(totals.training_price or Price(), batch)},
+    )
 
 
 def of_run(
-    described: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any],
+    run: Run, forward: PhaseReport | None, total: PricedCost, sparsity: SparsityReport | None,
     machine: Machine | None,
 ) -> Metrics:  # fmt: skip
-    """Return the metrics of a bill, with the tensors and the record of the run's checkpoint, which
-    are not trusted."""
-    forward, images = described["phases"].get("forward", {}), max(0, described["images"])
-    batch = _positive(_config(meta).get("batch_size"))
-    answer = Answer(machine, _scaled(forward, batch or 1, images), batch or 1)
-    return {
-        "model": _model_of_run(forward, images, tensors, meta, described.get("sparsity", {})),
-        "hardware": {
+    """Return the metrics of a bill, of which `forward` are the forward passes of the training."""
+    images, batch = max(0, run.images), _positive(run.batch_size)
+    price = _for_a_batch(forward.work.price if forward else Price(), batch or 1, images)
+    answer = Answer(machine, price, batch or 1)
+    return Metrics(
+        _model_of_run(run, forward.work.cost.macs if forward else 0, images, sparsity),
+        {
             **_hardware(answer),
-            **_training_energy(described["total"] if images else {}, images),
-            **_measured(described, meta, batch),
-            "inputs": metric(images, "images", "exact", "that training saw"),
+            **_training_energy(total.price if images else Price(), images),
+            **_measured(run, batch),
+            "inputs": Metric(images, "images", "exact", "that training saw"),
         },
-    }
+    )
 
 
-def _scaled(figures: Mapping[str, float], batch: int, images: int) -> dict[str, float]:
-    """Return what a machine makes of a batch, from what it makes of all images."""
-    priced = {k: v for k, v in figures.items() if k.startswith("energy_") or k in AMOUNTS}
-    return {key: value * batch / images for key, value in priced.items()} if images else {}
+def _for_a_batch(price: Price, batch: int, images: int) -> Price:
+    """Return the price of a batch, from that of all images."""
+    return price.scaled(lambda amount: amount * batch / images) if images else Price()
 
 
 def _model_of_run(
-    forward: Mapping[str, Any], images: int, tensors: Mapping[str, NDArray[Any]],
-    meta: Mapping[str, Any], sparsity: Mapping[str, Any],
-) -> dict[str, Metric]:  # fmt: skip
-    weights = [a for name, a in tensors.items() if name.startswith(MODEL) and a.ndim > 1]
+    run: Run, macs: int, images: int, sparsity: SparsityReport | None
+) -> dict[str, Metric]:
     counted = "counted in the checkpoint; biases are not"
-    macs = unknown(PER_IMAGE, "the books hold no forward pass")
-    if images and forward.get("macs"):
+    of_image = unknown(PER_IMAGE, "the books hold no forward pass")
+    if images and macs:
         how = "forward passes of the training"
-        macs = metric(_share(forward["macs"], images), PER_IMAGE, "exact", how)
-    name = meta.get("model")
+        of_image = Metric(_share(macs, images), PER_IMAGE, "exact", how)
+    named = isinstance(run.model, str)
     return {
-        "network": metric(name, "", "exact", "on record")
-        if isinstance(name, str)
+        "network": Metric(run.model, "", "exact", "on record")
+        if named
         else unknown("", "not on record"),
-        "accuracy": _accuracy(meta),
-        "weights": metric(sum(a.size for a in weights), "weights", "exact", counted),
-        "nonzero_weights": metric(
-            sum(int(np.count_nonzero(a)) for a in weights), "weights", "exact", counted
-        ),
-        "macs": macs,
-        "nonzero_macs": _nonzero(sparsity, macs["value"]),
+        "accuracy": _accuracy(run),
+        "weights": Metric(run.weights, "weights", "exact", counted),
+        "nonzero_weights": Metric(run.nonzero_weights, "weights", "exact", counted),
+        "macs": of_image,
+        "nonzero_macs": _nonzero(sparsity, of_image.value),
     }
 
 
-def _accuracy(meta: Mapping[str, Any]) -> Metric:
-    value, step = meta.get("accuracy"), meta.get("evaluated")
+def _accuracy(run: Run) -> Metric:
+    value, step = run.accuracy, run.evaluated
     if not _is_number(value) or not 0 <= value <= 1:
         return unknown("", "no evaluation is on record: `tallygrad eval` measures it")
     at = f" after step {step}" if isinstance(step, int) else ""
-    return metric(float(value), "", "measured", f"on the test images{at}")
+    return Metric(float(value), "", "measured", f"on the test images{at}")
 
 
-def _nonzero(sparsity: Mapping[str, Any], macs: float | None) -> Metric:
+def _nonzero(sparsity: SparsityReport | None, macs: float | None) -> Metric:
     """Return MACs without a zero, by their share on the steps whose zeros a run counted, if any."""
-    share = sparsity.get("phases", {}).get("forward", {}).get("nonzero_share")
-    if share is None or macs is None:
+    share = sparsity.phases.get("forward", NO_SAMPLE).nonzero_share if sparsity else None
+    if sparsity is None or share is None or macs is None:
         return unknown(PER_IMAGE, "not measured: no step of the run was sampled for zeros")
-    how = f"their share on {sparsity['sampled_steps']:,} sampled steps"
-    return metric(macs * share, PER_IMAGE, "measured", how)
+    how = f"their share on {sparsity.sampled_steps:,} sampled steps"
+    return Metric(macs * share, PER_IMAGE, "measured", how)
 
 
 def _share(total: int, images: int) -> int | float:
@@ -154,52 +142,48 @@ def _hardware(answer: Answer) -> dict[str, Metric]:
             "on_chip_storage": unknown("B", ASK_MACHINE),
             "units_used": unknown("units", ASK_MACHINE),
             "units_present": unknown("units", ASK_MACHINE),
-            "inputs": metric(inputs, "images", "exact", "at once"),
+            "inputs": Metric(inputs, "images", "exact", "at once"),
         }  # fmt: skip
     bits = unknown("bit", "the machine's file tells none")
     if machine.bits is not None:
-        bits = metric(machine.bits, "bit", "exact", "of a word, by the machine's file")
+        bits = Metric(machine.bits, "bit", "exact", "of a word, by the machine's file")
     return {
-        "machine": metric(machine.name, "", "modelled", _origin(machine)),
+        "machine": Metric(machine.name, "", "modelled", _origin(machine)),
         "bits": bits,
         **_energy(machine, price, inputs),
         "off_chip_accesses": _off_chip(machine, price, inputs, answer.coded),
         **_time(price, inputs),
         **_units(machine, answer.used),
-        "inputs": metric(inputs, "images", "exact", "at once"),
+        "inputs": Metric(inputs, "images", "exact", "at once"),
     }
 
 
-def _energy(machine: Machine, price: Mapping[str, float], inputs: int) -> dict[str, Metric]:
+def _energy(machine: Machine, price: Price, inputs: int) -> dict[str, Metric]:
+    if price.energy is None:
+        lacks = "no energy is known for these passes"
+        return {"energy_per_inference": unknown("J/image", lacks), "power": unknown("W", lacks)}
     how = "of a forward pass"
     if machine.needs_shapes:
         how += ", layers without products left out"
-    for unit, name in (("joules", "J/image"), ("macs", "MAC energies/image")):
-        energy = price.get(f"energy_{unit}")
-        if energy is None:
-            continue
-        seconds = price.get("latency_seconds")
-        if unit != "joules":
-            power = unknown("W", "the machine's energies are relative to a MAC")
-        elif not seconds:
-            power = unknown("W", "the machine tells no time")
-        else:
-            power = metric(energy / seconds, "W", "modelled", "energy over latency")
-        return {
-            "energy_per_inference": metric(energy / inputs, name, "modelled", how),
-            "power": power,
-        }
-    lacks = "no energy is known for these passes"
-    return {"energy_per_inference": unknown("J/image", lacks), "power": unknown("W", lacks)}
+    energy = Metric(price.energy / inputs, PER_IMAGE_OF[price.unit], "modelled", how)
+    return {"energy_per_inference": energy, "power": _power(price)}
 
 
-def _training_energy(price: Mapping[str, float], images: int) -> dict[str, Metric]:
-    for unit, name in (("joules", "J/image"), ("macs", "MAC energies/image")):
-        energy = price.get(f"energy_{unit}")
-        if energy is not None:
-            how = "all that training takes, for an image"
-            return {"energy_per_trained_image": metric(energy / images, name, "modelled", how)}
-    return {}
+def _power(price: Price) -> Metric:
+    if price.joules is None:
+        return unknown("W", "the machine's energies are relative to a MAC")
+    if not price.latency_seconds:
+        return unknown("W", "the machine tells no time")
+    power = price.joules / price.latency_seconds
+    return Metric(power, "W", "modelled", "energy over latency")
+
+
+def _training_energy(price: Price, images: int) -> dict[str, Metric]:
+    if price.energy is None:
+        return {}
+    how = "all that training takes, for an image"
+    unit = PER_IMAGE_OF[price.unit]
+    return {"energy_per_trained_image": Metric(price.energy / images, unit, "modelled", how)}
 
 
 def _origin(machine: Machine) -> str:
@@ -207,28 +191,26 @@ def _origin(machine: Machine) -> str:
     return "measured now" if machine.is_measured else "its numbers are those of its file"
 
 
-def _off_chip(
-    machine: Machine, price: Mapping[str, float], inputs: int, coded: bool
-) -> Metric:
-    moved = price.get("dram_bytes")
+def _off_chip(machine: Machine, price: Price, inputs: int, coded: bool) -> Metric:
+    moved = price.dram_bytes
     if moved is None:
         return unknown("words/image", "the machine's traffic is not known")
     how = machine.traffic_basis(coded)
     if machine.bits is None:
-        return metric(moved / inputs, "B/image", "modelled", how)
+        return Metric(moved / inputs, "B/image", "modelled", how)
     words = 8 * moved / machine.bits / inputs
-    return metric(words, "words/image", "modelled", how)
+    return Metric(words, "words/image", "modelled", how)
 
 
-def _time(price: Mapping[str, float], inputs: int) -> dict[str, Metric]:
-    seconds = price.get("latency_seconds")
+def _time(price: Price, inputs: int) -> dict[str, Metric]:
+    seconds = price.latency_seconds
     if not seconds:
         lacks = "the machine tells no time"
         return {"latency": unknown("s", lacks), "throughput": unknown("images/s", lacks)}
     batch = f"of a batch of {inputs:,}"
     return {
-        "latency": metric(seconds, "s", "modelled", f"{batch}, at least"),
-        "throughput": metric(inputs / seconds, "images/s", "modelled", f"{batch}, at most"),
+        "latency": Metric(seconds, "s", "modelled", f"{batch}, at least"),
+        "throughput": Metric(inputs / seconds, "images/s", "modelled", f"{batch}, at most"),
     }
 
 
@@ -236,50 +218,43 @@ def _units(machine: Machine, used: float | None) -> dict[str, Metric]:
     storage = unknown("B", "the machine's file tells none")
     present = unknown("units", "the machine's file tells none")
     if machine.units is not None:
-        present = metric(machine.units, "units", "exact", "rows x columns of the machine's file")
+        present = Metric(machine.units, "units", "exact", "rows x columns of the machine's file")
     if machine.storage_bytes is not None:
         how = "scratchpads of all units, and the buffer"
-        storage = metric(machine.storage_bytes, "B", "exact", how)
+        storage = Metric(machine.storage_bytes, "B", "exact", how)
     mean = unknown("units", "the machine's file tells no units")
     if used is not None:
-        mean = metric(used, "units", "modelled", "busy, in the mean over the time of an inference")
+        mean = Metric(used, "units", "modelled", "busy, in the mean over the time of an inference")
     elif machine.units is not None:
         mean = unknown("units", "needs the shapes of layers: `tallygrad cost`")
     return {"on_chip_storage": storage, "units_used": mean, "units_present": present}
 
 
-def _used(layers: list[dict[str, Any]]) -> float | None:
+def _used(layers: Sequence[LayerReport]) -> float | None:
     """Return the units that are busy, in the mean over the time of the forward passes."""
-    prices = [layer.get("passes", {}).get("forward", {}) for layer in layers]
-    known = [p for p in prices if "active_pes" in p]
-    seconds = math.fsum(p["latency_seconds"] for p in known)
-    busy = math.fsum(p["active_pes"] * p["latency_seconds"] for p in known)
+    prices = [layer.prices["forward"] for layer in layers if "forward" in layer.prices]
+    known = [(p.active_pes, p.latency_seconds or 0.0) for p in prices if p.active_pes is not None]
+    seconds = math.fsum(time for _, time in known)
+    busy = math.fsum(units * time for units, time in known)
     return busy / seconds if seconds else None
 
 
-def _measured(
-    described: Mapping[str, Any], meta: Mapping[str, Any], batch: int | None
-) -> dict[str, Metric]:
+def _measured(run: Run, batch: int | None) -> dict[str, Metric]:
     """Return what the run itself took where it ran."""
-    aside = meta.get("aside")
-    seconds = described["seconds"] - (aside if _is_number(aside) else 0.0)
-    images, steps, ranks = described["images"], described["steps"], _positive(meta.get("ranks"))
+    overhead = run.overhead_seconds
+    seconds = run.seconds - (overhead if _is_number(overhead) else 0.0)
+    images, steps, ranks = run.images, run.steps, _positive(run.ranks)
     if not images or not steps or not 0 < seconds < math.inf:
         rate = unknown("images/s", "no time is on record")
         latency = unknown("s", "no time is on record")
     else:
         size = f"steps of {batch:,} images" if batch else "steps of a size not on record"
-        rate = metric(images / seconds, "images/s", "measured", f"training, {size}")
-        latency = metric(seconds / steps, "s", "measured", f"a step of training, {size}")
+        rate = Metric(images / seconds, "images/s", "measured", f"training, {size}")
+        latency = Metric(seconds / steps, "s", "measured", f"a step of training, {size}")
     count = unknown("ranks", "not on record")
     if ranks:
-        count = metric(ranks, "ranks", "measured", "in the newest part of the run")
+        count = Metric(ranks, "ranks", "measured", "in the newest part of the run")
     return {"training_throughput": rate, "training_latency": latency, "ranks": count}
-
-
-def _config(meta: Mapping[str, Any]) -> Mapping[str, Any]:
-    held = meta.get("config")
-    return held if isinstance(held, dict) else {}
 
 
 def _positive(value: Any) -> int | None:
@@ -293,11 +268,11 @@ def _is_number(value: Any) -> TypeGuard[float]:
 def as_text(metrics: Metrics) -> str:
     """Return a table of what is known, and lines of what is not, by what would tell it."""
     lines = []
-    for what, entries in metrics.items():
+    for what, entries in metrics.groups():
         rows = [
-            (name, shown(m), f"{m['status']}: {m['how']}")
+            (name, shown(m), f"{m.status}: {m.how}")
             for name, m in by_reason(entries)
-            if m["status"] != UNKNOWN
+            if m.status != UNKNOWN
         ]
         columns = (
             name_column(f"metrics of the {what}"), Column("value", is_text=True),
@@ -305,9 +280,9 @@ def as_text(metrics: Metrics) -> str:
         )  # fmt: skip
         lines += ["", *text_table(columns, rows)] if rows else ["", f"metrics of the {what}"]
         lines += [
-            fit(f"{UNKNOWN} ({m['how']}): {names}")
+            fit(f"{UNKNOWN} ({m.how}): {names}")
             for names, m in by_reason(entries)
-            if m["status"] == UNKNOWN
+            if m.status == UNKNOWN
         ]
     return "\n".join(lines[1:])
 
@@ -317,7 +292,7 @@ def by_reason(entries: Mapping[str, Metric]) -> list[tuple[str, Metric]]:
     the names of all."""
     names: dict[str, list[str]] = {}
     for name, m in entries.items():
-        key = f"{UNKNOWN}: {m['how']}" if m["status"] == UNKNOWN else name
+        key = f"{UNKNOWN}: {m.how}" if m.status == UNKNOWN else name
         names.setdefault(key, []).append(name)
     return [
         (", ".join(some).replace("_", " "), entries[some[0]]) for some in names.values()
@@ -326,9 +301,9 @@ def by_reason(entries: Mapping[str, Metric]) -> list[tuple[str, Metric]]:
 
 def shown(m: Metric) -> str:
     """Return value and unit; a text keeps its escapes, so that it cannot steer a terminal."""
-    value = m["value"]
+    value = m.value
     if value is None:
         return "-"
     if isinstance(value, str):
         return printable(value)
-    return quantity(value, m["unit"])
+    return quantity(value, m.unit)

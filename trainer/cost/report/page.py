@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import Element
 
-from ...files import OutputFile
 from .charts import mark
-from .figures import Described, Figure
-from .markup import MARK, document, element
-from .metrics import Metrics, by_reason, shown
+from .figures import Figure
+from .markup import document, element
+from .metrics import by_reason, shown
+from .model.common import Metrics
 from .units import cell
 
 LIGHT = {
@@ -85,7 +83,7 @@ def style() -> str:
 
 def render(
     title: str, lead: Sequence[str], figures: Sequence[Figure], metrics: Metrics | None,
-    notes: Described,
+    notes: Mapping[str, str],
 ) -> str:  # fmt: skip
     """Return a page: a line or some of what it is about, metrics, figures, and notes by name."""
     parts = [element("h1", title), *[element("p", line, class_="quiet") for line in lead]]
@@ -93,19 +91,10 @@ def render(
         parts.append(_metrics(metrics))
     parts += [_figure(figure) for figure in figures]
     if notes:
-        pairs = [(element("dt", name), element("dd", str(text))) for name, text in notes.items()]
+        pairs = [(element("dt", name), element("dd", text)) for name, text in notes.items()]
         listed = element("dl", *[part for pair in pairs for part in pair])
         parts.append(element("section", element("h2", "How it is counted"), listed))
     return document(*parts, title=title, style=style())
-
-
-def page_file(chosen: Mapping[str, Any]) -> OutputFile | None:
-    """Return the file of `--html`, if one is wanted. UserError where no page may be written."""
-    if not chosen["html"]:
-        return None
-    file = OutputFile("--html", Path(chosen["html"]), "a page", MARK, chosen["force"])
-    file.check()
-    return file
 
 
 def _figure(figure: Figure) -> Element:
@@ -158,9 +147,9 @@ def _kind(value: str | float) -> dict[str, str | float]:
 
 def _metrics(metrics: Metrics) -> Element:
     made = element("section", element("h2", "Metrics"))
-    for what, entries in metrics.items():
+    for what, entries in metrics.groups():
         rows = [
-            (name, shown(m), f"{m['status']}: {m['how']}") for name, m in by_reason(entries)
+            (name, shown(m), f"{m.status}: {m.how}") for name, m in by_reason(entries)
         ]
         head = ("metric", "value", "known how")
         made.append(_table(f"Metrics of the {what}", head, rows, "scroll words"))

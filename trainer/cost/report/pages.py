@@ -3,113 +3,116 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 from ..machines.machine import Machine
 from ..phases import NAMES, PASSES
-from ..roofline import Roofline
-from .figures import Described, Figure, Table, against, by_pass, energy, exchange, stacked
+from ..price import Price, add_up
+from ..workload import moved
+from .figures import Figure, Ratio, RooflinePoint, Table, against, energy, exchange, stacked
 from .figures import memory as memory_figure
 from .figures import roofline as roofline_figure
+from .model.bill import BillReport, CollectiveReport
+from .model.cost import CostReport, Totals
+from .model.profile import ProfileReport
 from .page import render
 
-Pass = tuple[str, str, float, float, float]  # layer, phase, MACs, bytes, seconds
-TRAFFIC = {
-    "DRAM": "dram_bytes", "global buffer": "global_buffer_bytes", "memory": "dram_bytes"
-}  # fmt: skip
+Prices: TypeAlias = Mapping[str, Mapping[str, Price]]  # by layer and phase
 ALIVE = "The most bytes of results that are alive at once"
 NO_MACS = "No layer does any MACs."
 
 
-def of_cost(described: Described, machine: Machine | None) -> str:
-    """Return the page of what `tallygrad cost` describes."""
-    layers, totals = described["layers"], described["totals"]
-    passes = {entry["name"]: entry.get("passes", {}) for entry in layers}
+def of_cost(report: CostReport, machine: Machine | None) -> str:
+    """Return the page of a model's report."""
+    totals = report.totals
+    prices = {layer.name: layer.prices for layer in report.layers}
+    macs = {(layer.name, p): layer.passes[p].macs for layer in report.layers for p in PASSES}
     series = {phase: NAMES[phase] for phase in PASSES}
     about = "Multiply-accumulates of a step, by layer and pass."
-    training = "training" in totals
-    size = 4 * totals["parameters"] if training else 0
+    table = Table(
+        [layer.name for layer in report.layers],
+        [[layer.passes[phase].macs for phase in PASSES] for layer in report.layers],
+    )
     figures = [
-        stacked("work", "Work", about, series, by_pass(layers, "macs"), "MAC", NO_MACS),
-        *_energies(passes),
-        _under_roofs(passes, machine, _macs(layers)),
+        stacked("work", "Work", about, series, table, "MAC", NO_MACS),
+        *_energies(prices),
+        _under_roofs(prices, machine, macs),
         memory_figure(
             f"{ALIVE} while a layer works, in a step.",
-            [(e["name"], {p: e[f"{p}_peak_bytes"] for p in PASSES}) for e in layers],
+            [(e.name, {p: e.passes[p].peak_bytes for p in PASSES}) for e in report.layers],
         ),
         against(_ratios(totals)),
-        exchange(size),
+        exchange(4 * totals.parameters if totals.training else 0),
     ]
-    what = "a step of training" if training else "inference"
-    shape = " x ".join(map(str, described["input"]))
-    lead = [f"{what.capitalize()}, batch {described['batch']:,}, images of {shape}.", *_of(machine)]
-    return render(
-        f"What {described['model']} costs", lead, figures, described["metrics"],
-        described["conventions"],
-    )  # fmt: skip
+    what = "a step of training" if totals.training else "inference"
+    shape = " x ".join(map(str, report.input))
+    lead = [f"{what.capitalize()}, batch {report.batch:,}, images of {shape}.", *_of(machine)]
+    title = f"What {report.model} costs"
+    return render(title, lead, figures, report.metrics, report.conventions)
 
 
-def of_bill(described: Described, machine: Machine | None) -> str:
-    """Return the page of what `tallygrad bill` describes."""
-    layers = described["layers"]
-    phases = {layer["name"]: layer["phases"] for layer in layers}
-    order = [phase for phase in NAMES if phase in described["phases"]]
-    macs = [[phases[name].get(p, {}).get("macs", 0) for p in order] for name in phases]
+def of_bill(report: BillReport, machine: Machine | None) -> str:
+    """Return the page of the bill of a run."""
+    phases = {layer.name: layer.phases for layer in report.layers}
+    prices = {
+        name: {p: phase.work.price for p, phase in phases[name].items()} for name in phases
+    }
+    macs = {
+        (name, p): phase.work.cost.macs for name in phases for p, phase in phases[name].items()
+    }
+    order = [phase for phase in NAMES if phase in report.phases]
+    table = Table([*phases], [[macs.get((name, p), 0) for p in order] for name in phases])
     about = "Multiply-accumulates of the whole run, by layer and phase."
     series = {phase: NAMES[phase] for phase in order}
     figures = [
-        stacked("work", "Work", about, series, Table([*phases], macs), "MAC", NO_MACS),
-        *_energies(phases, {p: described["phases"][p] for p in order}),
-        _under_roofs(phases, machine, {}),
+        stacked("work", "Work", about, series, table, "MAC", NO_MACS),
+        *_energies(prices, {p: report.phases[p].work.price for p in order}),
+        _under_roofs(prices, machine, macs),
         memory_figure(
             f"{ALIVE} on one rank while a layer worked.",
-            [(name, {p: held[p]["peak_bytes"] for p in held}) for name, held in phases.items()],
+            [(name, {p: one.peak_bytes for p, one in phases[name].items()}) for name in phases],
         ),
-        against(_billed_ratios(described)),
-        sent(described["collectives"]),
+        against(_billed_ratios(report)),
+        sent(report.collectives),
     ]
     lead = [
-        f"{described['steps']:,} steps, {described['images']:,} images, "
-        f"{described['seconds']:,.1f} seconds.",
+        f"{report.steps:,} steps, {report.images:,} images, {report.seconds:,.1f} seconds.",
         *_of(machine),
     ]
-    notes = {"not recorded": ", ".join(described["not_recorded"])}
-    return render(
-        f"What {described['checkpoint']} cost", lead, figures, described["metrics"], notes
-    )
+    notes = {"not recorded": ", ".join(report.not_recorded)}
+    return render(f"What {report.checkpoint} cost", lead, figures, report.metrics, notes)
 
 
-def of_profile(described: Described) -> str:
-    """Return the page of what `tallygrad profile` describes."""
-    layers = described["layers"]
-    order = [p for p in NAMES if any(e["pass"] == p for e in layers)]
-    times: dict[str, list[float]] = {e["layer"]: [0.0] * len(order) for e in layers}
-    for e in layers:
-        if e["pass"] in order:
-            times[e["layer"]][order.index(e["pass"])] += e["seconds"]
-    roofs = Roofline(
-        described["roofs"]["gflops"] / 2e-9, described["roofs"]["gbytes_per_second"] / 1e-9
-    )
-    points = [(e["layer"], e["pass"], e["macs"], e["bytes"], e["seconds"]) for e in layers]
-    sums = {p: sum(e["seconds"] for e in layers if e["pass"] == p) for p in order}
+def of_profile(report: ProfileReport) -> str:
+    """Return the page of a profile."""
+    order = [p for p in NAMES if any(one.phase == p for one in report.layers)]
+    times: dict[str, list[float]] = {one.layer: [0.0] * len(order) for one in report.layers}
+    for one in report.layers:
+        if one.phase in order:
+            times[one.layer][order.index(one.phase)] += one.seconds
+    points = [
+        RooflinePoint(one.layer, one.phase, one.cost.macs, one.bytes, one.seconds)
+        for one in report.layers
+        if one.cost.macs
+    ]
+    forward = sum(one.seconds for one in report.layers if one.phase == "forward")
     about = "Median seconds of a step that kernels take, by layer and pass, in one thread."
-    whole = described["seconds"] if len(order) > 1 else 0.0
     figures = [
         stacked(
             "time", "Time", about, {p: NAMES[p] for p in order},
             Table([*times], [*times.values()]), "s", "No kernel took any time.",
         ),
         roofline_figure(
-            "roofline", roofs, [point for point in points if point[2]],
+            "roofline", report.roofs.roofline, points,
             "Measured points and measured roofs: a matrix product's and a copy's. A point above "
             "the slope had its operands in caches; one above the flat roof did without some "
             "multiplications, as Winograd's method does.",
         ),
-        against([("time", "s", sums.get("forward", 0.0), whole)]),
+        against([Ratio("time", "s", forward, report.seconds if len(order) > 1 else 0.0)]),
     ]  # fmt: skip
-    lead = [f"Batch {described['batch']:,}, backend {described['backend']}."]
-    notes = {"energy of a step, in joules": described["energy_joules"]}
-    return render(f"Where {described['model']} spends its time", lead, figures, None, notes)
+    lead = [f"Batch {report.batch:,}, backend {report.backend}."]
+    notes = {"energy of a step, in joules": str(report.energy)}
+    return render(f"Where {report.model} spends its time", lead, figures, None, notes)
 
 
 def _of(machine: Machine | None) -> list[str]:
@@ -118,19 +121,12 @@ def _of(machine: Machine | None) -> list[str]:
     return [f"Machine: {machine.name}. {machine.source}.", *([machine.note] * bool(machine.note))]
 
 
-def _macs(layers: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
-    return {(e["name"], phase): e[f"{phase}_macs"] for e in layers for phase in PASSES}
-
-
-def _energies(
-    layers: Mapping[str, Mapping[str, Mapping[str, float]]],
-    phases: Mapping[str, Mapping[str, float]] | None = None,
-) -> list[Figure]:
+def _energies(layers: Prices, phases: Mapping[str, Price] | None = None) -> list[Figure]:
     """Return energy by level of memory, of phases and of layers."""
     if phases is None:
-        order = [p for p in NAMES if any(p in passes for passes in layers.values())]
-        phases = {p: _sum([passes.get(p, {}) for passes in layers.values()]) for p in order}
-    of_layers = [(name, _sum([*passes.values()])) for name, passes in layers.items()]
+        order = [p for p in NAMES if any(p in prices for prices in layers.values())]
+        phases = {p: add_up(prices[p] for prices in layers.values() if p in prices) for p in order}
+    of_layers = [(name, add_up(prices.values())) for name, prices in layers.items()]
     about = "Energy of arithmetic and of each level of memory, by"
     return [
         energy("levels", "Energy by pass", f"{about} pass.", [
@@ -140,16 +136,10 @@ def _energies(
     ]  # fmt: skip
 
 
-def _sum(prices: list[Mapping[str, float]]) -> dict[str, float]:
-    keys = {key for price in prices for key in price if key.startswith("energy_")}
-    return {key: sum(price.get(key, 0.0) for price in prices) for key in keys}
-
-
 def _under_roofs(
-    layers: Mapping[str, Mapping[str, Mapping[str, float]]], machine: Machine | None,
-    macs: Mapping[tuple[str, str], int],
-) -> Figure:  # fmt: skip
-    """Return the roofline of passes that a machine prices; `macs` where prices do not tell them."""
+    layers: Prices, machine: Machine | None, macs: Mapping[tuple[str, str], int]
+) -> Figure:
+    """Return the roofline of the passes that a machine prices."""
     title, about = "Roofline", "Layers and passes under the roofs of the machine."
     if machine is None:
         return Figure(title, about, missing="No machine, no roofs: --machine NAME gives them.")
@@ -157,63 +147,70 @@ def _under_roofs(
     if roofs is None:
         lacks = f"{machine.name} tells not both a peak and a bandwidth, so it has no roofs."
         return Figure(title, about, missing=lacks)
-    points = [*_points(layers, macs, TRAFFIC[roofs.memory])]
+    points = [*_points(layers, macs, roofs.memory)]
     return roofline_figure("roofline", roofs, points, f"{about} Times are modelled.")
 
 
 def _points(
-    layers: Mapping[str, Mapping[str, Mapping[str, float]]],
-    macs: Mapping[tuple[str, str], int], traffic: str,
-) -> Iterator[Pass]:  # fmt: skip
-    for name, passes in layers.items():
-        for phase, price in passes.items():
-            done = price.get("macs", macs.get((name, phase), 0))
-            if done and phase in NAMES and {traffic, "latency_seconds"} <= {*price}:
-                yield name, phase, done, price[traffic], price["latency_seconds"]
+    layers: Prices, macs: Mapping[tuple[str, str], int], memory: str
+) -> Iterator[RooflinePoint]:
+    for name, prices in layers.items():
+        for phase, price in prices.items():
+            done, seconds = macs.get((name, phase), 0), price.latency_seconds
+            on_chip = memory == "global buffer"
+            traffic = price.global_buffer_bytes if on_chip else price.dram_bytes
+            if done and phase in NAMES and traffic is not None and seconds is not None:
+                yield RooflinePoint(name, phase, done, traffic, seconds)
 
 
-def _ratios(totals: Described) -> list[tuple[str, str, float, float]]:
-    if "training" not in totals:
+def _ratios(totals: Totals) -> list[Ratio]:
+    training = totals.training
+    if training is None:
         return []
-    training = totals["training"]
-    rows = [
-        ("MACs", "MAC", totals["inference_macs"], training["total_macs"]),
-        ("bytes", "B", totals["inference_bytes"], training["total_bytes"]),
-    ]
-    prices = totals.get("on_machine", {})
-    return [*rows, *_energy_ratio(prices.get("inference", {}), prices.get("training", {}))]
-
-
-def _billed_ratios(described: Described) -> list[tuple[str, str, float, float]]:
-    forward, total = described["phases"].get("forward", {}), described["total"]
-    other = described["phases"].get("evaluate", {})
-    spent = {key: total[key] - other.get(key, 0) for key in total}
-    moved = [sum(c.get(f"bytes_{way}", 0) for way in ("read", "written")) for c in (forward, spent)]
     return [
-        ("MACs", "MAC", forward.get("macs", 0), described["training_macs"]),
-        ("bytes", "B", moved[0], moved[1]),
-        *_energy_ratio(forward, spent),
+        Ratio("MACs", "MAC", totals.inference_macs, training.total_macs),
+        Ratio("bytes", "B", totals.inference_bytes, training.total_bytes),
+        *_energy_ratio(totals.inference_price, training.price, None),
     ]
+
+
+def _billed_ratios(report: BillReport) -> list[Ratio]:
+    forward, total = report.forward.work, report.total
+    evaluation = report.phases.get("evaluate")
+    other = evaluation.work if evaluation else None
+    return [
+        Ratio("MACs", "MAC", forward.cost.macs, report.training_macs),
+        Ratio(
+            "bytes", "B", moved(forward.cost),
+            moved(total.cost) - (moved(other.cost) if other else 0),
+        ),
+        *_energy_ratio(forward.price, total.price, other.price if other else None),
+    ]  # fmt: skip
 
 
 def _energy_ratio(
-    inference: Mapping[str, float], training: Mapping[str, float]
-) -> list[tuple[str, str, float, float]]:
-    for key, unit in (("energy_joules", "J"), ("energy_macs", "MAC energies")):
-        if key in inference and key in training:
-            return [("energy", unit, inference[key], training[key])]
-    return []
+    inference: Price | None, training: Price | None, evaluation: Price | None
+) -> list[Ratio]:
+    """Return the energy of training, without evaluation, beside that of inference."""
+    if inference is None or training is None:
+        return []
+    one, whole = inference.energy, training.energy
+    if one is None or whole is None:
+        return []
+    other = (evaluation.energy or 0) if evaluation else 0
+    unit = "J" if inference.joules is not None else "MAC energies"
+    return [Ratio("energy", unit, one, whole - other)]
 
 
-def sent(collectives: Sequence[Described]) -> Figure:
+def sent(collectives: Sequence[CollectiveReport]) -> Figure:
     """Return what a run sent, by collective and by what it was."""
-    kinds = {c["collective"]: c["algorithm"] for c in collectives if c["bytes_sent"] > 0}
+    kinds = {c.collective: c.algorithm for c in collectives if c.bytes_sent > 0}
     algorithms = "; ".join(f"{name}: {algorithm}" for name, algorithm in kinds.items())
     about = "Bytes that all ranks together sent, by collective, as these algorithms send them."
     sums: dict[str, float] = {}
     for c in collectives:
-        name = f"{c['of']}, {c['collective']}"
-        sums[name] = sums.get(name, 0) + c["bytes_sent"]
+        name = f"{c.of}, {c.collective}"
+        sums[name] = sums.get(name, 0) + c.bytes_sent
     table = Table([*sums], [[value] for value in sums.values()])
     missing = "This run sent nothing: it had one rank."
     about = f"{about} {algorithms}." if kinds else about

@@ -1,0 +1,100 @@
+"""What a step takes on more ranks than there are here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ...cluster.network import Network
+from ...cluster.scaling import Memory, Row
+from ...price import Price
+from .common import Json
+
+
+class CheckReport(NamedTuple):
+    """A step that was measured on this host beside what the calibration alone predicts."""
+
+    ranks: int
+    batch_per_rank: int
+    steps: int
+    seconds: float
+    least: float
+    most: float
+    predicted_seconds: float = 0.0
+
+    @property
+    def error(self) -> float:
+        """The prediction over the measurement, less 1."""
+        return self.predicted_seconds / self.seconds - 1
+
+    def to_json(self) -> Json:
+        """Return what `--json` prints."""
+        return {**self._asdict(), "error": self.error}
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """A plan for a number of ranks, with the memory of a rank and the energy of all ranks."""
+
+    row: Row
+    memory: Memory
+    price: Price | None = None
+
+    def to_json(self) -> Json:
+        """Return what `--json` prints."""
+        row = self.row
+        return {
+            "ranks": row.ranks,
+            "hosts": row.hosts,
+            "batch_per_rank": row.batch,
+            "images": row.images,
+            "step_seconds": row.seconds,
+            "compute_seconds": row.compute,
+            "waiting_seconds": row.waiting,
+            "communication_seconds": row.communication,
+            "exposed_seconds": row.exposed,
+            "algorithm": row.algorithm,
+            "efficiency": row.efficiency,
+            "step_seconds_range": row.seconds_range,
+            "efficiency_range": row.efficiency_range,
+            "images_per_second": row.images / row.seconds,
+            "memory_bytes": self.memory.to_json(),
+            **(self.price.to_json() if self.price else {}),
+        }
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """Predicted steps by scaling: `tallygrad plan`. `faults` say what makes a calibration unfit,
+    `notes` what a plan takes for granted."""
+
+    model: str
+    batch: int
+    input: Sequence[int]
+    classes: int
+    bucket_mb: float
+    machine: str | None
+    network: Network
+    faults: Sequence[str]
+    notes: Sequence[str]
+    checks: Sequence[CheckReport]
+    plans: Mapping[str, Sequence[PlanRow]]
+
+    def to_json(self) -> Json:
+        """Return what `--json` prints."""
+        return {
+            "model": self.model,
+            "batch": self.batch,
+            "input": [*self.input],
+            "classes": self.classes,
+            "bucket_mb": self.bucket_mb,
+            "machine": self.machine,
+            "network": self.network.to_json(),
+            "calibration": {"fit": not self.faults, "faults": [*self.faults]},
+            "notes": [*self.notes],
+            "check": [check.to_json() for check in self.checks],
+            "plans": {
+                scaling: [row.to_json() for row in rows] for scaling, rows in self.plans.items()
+            },
+        }

@@ -1,0 +1,94 @@
+"""Where the time of a step goes on this host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .....autograd.ledger import Cost
+from ...roofline import Roofs
+from .common import NOT_AVAILABLE, Json
+
+
+class ConvShare(NamedTuple):
+    """The share of convolutions in the MACs and in the time of a phase."""
+
+    macs: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """The kernels of a layer in a phase: their time and work beside the bounds of this host."""
+
+    layer: str
+    phase: str
+    kind: str
+    seconds: float
+    share: float
+    cost: Cost
+    bound_seconds: float
+    roof: str
+
+    @property
+    def bytes(self) -> int:
+        """Bytes read and written."""
+        return self.cost.bytes_read + self.cost.bytes_written
+
+    @property
+    def beats_its_bound(self) -> bool:
+        """Whether it took less time than its bound."""
+        return self.seconds < self.bound_seconds
+
+    def to_json(self) -> Json:
+        """Return what `--json` prints."""
+        macs = self.cost.macs
+        return {
+            "layer": self.layer,
+            "pass": self.phase,
+            "kind": self.kind,
+            "seconds": self.seconds,
+            "share": self.share,
+            "macs": macs,
+            "executed": self.cost.executed,
+            "bytes": self.bytes,
+            "gflops": 2e-9 * macs / self.seconds if self.seconds else 0.0,
+            "flops_per_byte": 2 * macs / self.bytes if self.bytes else 0.0,
+            "bound_seconds": self.bound_seconds,
+            "roof": self.roof,
+        }
+
+
+@dataclass(frozen=True)
+class ProfileReport:
+    """Where the time of a step goes on this host: `tallygrad profile`. `joules` are None where
+    they cannot be read."""
+
+    model: str
+    batch: int
+    backend: str
+    roofs: Roofs
+    seconds: float
+    joules: float | None
+    conv_share: Mapping[str, ConvShare]
+    layers: Sequence[KernelReport]
+
+    @property
+    def energy(self) -> float | str:
+        """The joules of a step, or that they are not available."""
+        return NOT_AVAILABLE if self.joules is None else self.joules
+
+    def to_json(self) -> Json:
+        """Return what `--json` prints."""
+        gflops, gbytes = self.roofs
+        return {
+            "model": self.model,
+            "batch": self.batch,
+            "backend": self.backend,
+            "roofs": {"gflops": gflops, "gbytes_per_second": gbytes},
+            "seconds": self.seconds,
+            "energy_joules": self.energy,
+            "conv_share": {phase: share._asdict() for phase, share in self.conv_share.items()},
+            "layers": [layer.to_json() for layer in self.layers],
+        }

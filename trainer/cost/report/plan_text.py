@@ -1,0 +1,95 @@
+"""The plan of a step on many ranks for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..cluster.network import Network
+from ..price import MACS
+from .model.plan import CheckReport, PlanReport, PlanRow
+from .text_table import Column, fit, text_table
+from .units import short
+
+SHOWN = 3  # faults of a calibration in the text
+COLUMNS = (
+    Column("ranks"), Column("allreduce", 4, is_text=True), Column("hosts", 6),
+    Column("images a rank", 5), Column("step ms"), Column("compute ms", 2), Column("waiting ms", 2),
+    Column("exposed ms", 2), Column("efficiency %"), Column("images/s", 1), Column("memory", 3),
+)  # fmt: skip
+
+
+def as_text(report: PlanReport) -> str:
+    """Return a table for each scaling, the check, and what all of it takes for granted."""
+    lines = _unfit(report.faults)
+    for scaling, rows in report.plans.items():
+        who = "for each rank" if scaling == "weak" else "for all ranks"
+        what = f"{report.model}, {report.batch} images {who} ({scaling} scaling)"
+        priced = [Column(_energy_head(rows[0]), 1)] if report.machine and rows else []
+        table = text_table([*COLUMNS, *priced], [_cells(row) for row in rows])
+        lines += [fit(what), *table, ""]
+    lines += [fit(_check(check)) for check in report.checks]
+    return "\n".join([*lines, *map(fit, [*_network(report.network), *report.notes])])
+
+
+def _energy_head(row: PlanRow) -> str:
+    return "energy in MACs" if row.price and row.price.unit == MACS else "J"
+
+
+def _unfit(faults: Sequence[str]) -> list[str]:
+    """Return what is wrong with a calibration, and what to do, if anything."""
+    if not faults:
+        return []
+    more = [f"and {len(faults) - SHOWN} more (--json)"] if len(faults) > SHOWN else []
+    listed = "; ".join([*faults[:SHOWN], *more])
+    return [
+        fit(f"unfit calibration: {listed}. Other work troubled the host, so times and efficiencies "
+            "are ranges; measure again while it is idle."), "",
+    ]  # fmt: skip
+
+
+def _cells(planned: PlanRow) -> tuple[str, ...]:
+    row = planned.row
+    steps = row.seconds_range or (row.seconds,)
+    shares = row.efficiency_range or (row.efficiency,)
+    energy = planned.price.energy if planned.price else None
+    return (
+        str(row.ranks), row.algorithm, str(row.hosts), str(row.batch),
+        _range(f"{1e3 * seconds:.2f}" for seconds in steps),
+        *[f"{1e3 * seconds:.2f}" for seconds in (row.compute, row.waiting, row.exposed)],
+        _range(f"{100 * share:.1f}" for share in shares),
+        _range(short(row.images / seconds) for seconds in reversed(steps)),
+        f"{short(planned.memory.total)}B",
+        *([] if energy is None else [short(energy)]),
+    )  # fmt: skip
+
+
+def _range(ends: Iterable[str]) -> str:
+    """Return one text, or two as a range."""
+    return "-".join(dict.fromkeys(ends))
+
+
+def _check(check: CheckReport) -> str:
+    return (
+        f"check: {check.ranks} ranks here, {check.batch_per_rank} images a rank: predicted "
+        f"{1e3 * check.predicted_seconds:.2f} ms, measured {1e3 * check.seconds:.2f} ms "
+        f"({check.steps} steps), error {100 * check.error:+.1f}%"
+    )
+
+
+def _network(network: Network) -> list[str]:
+    """Return what is known of links and exchange."""
+    links = (("inside", network.inside), ("between", network.between))
+    lines = [
+        f"{where} hosts: {1e6 * link.latency:.2f} us, {1e-9 * link.bandwidth:.3g} GB/s "
+        f"({link.source})"
+        for where, link in links
+        if link
+    ]
+    if network.exchange is not None:
+        reduction, overlap, factor = network.exchange
+        lines.append(
+            f"a rank adds {1e-9 * reduction:.3g} GB/s; MPI's allreduce inside a host takes "
+            f"{factor:.2f} times as long as by formula; {100 * overlap:.0f}% of an "
+            "exchange goes on while ranks compute"
+        )
+    return [*lines, network.note] if network.note else lines

@@ -1,0 +1,100 @@
+"""What a bill needs of a run, handed to it by whoever reads the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ...autograd.ledger import Cost, Ledger
+
+
+class EpochRecord(Protocol):
+    """A whole epoch by itself."""
+
+    @property
+    def epoch(self) -> int:
+        """Its number."""
+
+    @property
+    def step(self) -> int:
+        """Its steps."""
+
+    @property
+    def images(self) -> int:
+        """Its images."""
+
+    @property
+    def seconds(self) -> float:
+        """Its seconds."""
+
+    @property
+    def overhead_seconds(self) -> float:
+        """Those of them that were not training."""
+
+    @property
+    def phases(self) -> Mapping[str, Cost]:
+        """Its costs by phase."""
+
+
+class RestartRecord(Protocol):
+    """A restart from the checkpoint at `step` of a run whose log had `reached` another."""
+
+    @property
+    def step(self) -> int:
+        """The step of the checkpoint."""
+
+    @property
+    def reached(self) -> int:
+        """The last step of the log."""
+
+    @property
+    def log_every(self) -> int:
+        """Steps between lines of the log."""
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations since the checkpoint."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the checkpoint."""
+
+    @property
+    def at_least(self) -> int:
+        """Steps that are known to be lost."""
+
+    @property
+    def at_most(self) -> int:
+        """Steps that may be lost."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a bill needs of a run. The fields of type Any are as a checkpoint has them on record,
+    and are not trusted; None is what is not on record.
+
+    `epochs` is None within the first epoch, whose length is on no record; `unsaved` is what the log
+    has beyond the checkpoint.
+    """
+
+    source: str
+    ledger: Ledger
+    steps: int
+    epochs: float | None
+    images: int
+    seconds: float
+    evaluations: int = 0
+    each_epoch: Sequence[EpochRecord] = ()
+    restarts: Sequence[RestartRecord] = ()
+    unsaved: Sequence[RestartRecord] = ()
+    weights: int = 0
+    nonzero_weights: int = 0
+    model: Any = None
+    input: Any = None
+    classes: Any = None
+    accuracy: Any = None
+    evaluated: Any = None
+    overhead_seconds: Any = None
+    batch_size: Any = None
+    ranks: Any = None
