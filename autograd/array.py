@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from .deferred import lock, settle
+from .deferred import lock, realize_readers
 from .storage import Storage
 
 NDArray = npt.NDArray[Any]
@@ -133,7 +133,7 @@ class Array:
     def shown(self) -> NDArray:
         """Return the numbers for somebody outside of the engine, who may write to them: nothing
         waits for them any more."""
-        settle(self.storage)
+        realize_readers(self.storage)
         self.storage.owned = False
         return self.value
 
@@ -144,7 +144,7 @@ class Array:
     def write(self, value: npt.ArrayLike) -> None:
         """Write numbers to the memory. ValueError where that must not be written."""
         self.check_writable("write")
-        settle(self.storage)
+        realize_readers(self.storage)
         self.value[...] = value
         self.storage.version += 1
 

@@ -1,8 +1,9 @@
-"""Calls that wait for their reader. A result that only the next call reads need not go through
-memory: that call may take what the result would be made of, and do both in one pass.
+"""Deferred execution and fusion. A result that only the next call reads need not go through memory:
+that call may take the operands of the result instead, and do both calls in one pass.
 
-A backend says which calls may wait and which calls can be joined with the ones before them. Numbers
-are computed as soon as anybody else asks for them, and before an operand is written over.
+A backend says which calls are deferred, and which can be fused with pending calls before them. A
+pending result is realized as soon as anybody else asks for its numbers, and before an operand is
+written over.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ if TYPE_CHECKING:
     from .storage import Storage
 
 Kernel = Callable[..., Any]
-# Which operands of a call are not to be read but to be made in passing: None for one that is read,
-# else the same for the operands of the call behind it.
-Opened = tuple["Opened | None", ...]
+# Which operands of a call a fused kernel makes in passing: None for one that it reads, else the
+# same for the operands of the pending call behind it.
+Inlined = tuple["Inlined | None", ...]
 
 
 class Recorder(Protocol):
-    """Takes down the computations of a thread, so that they can be repeated. `spoiled`: what waited
-    there was computed elsewhere, or the other way round."""
+    """Records the computations of a thread, so that they can be replayed. `spoiled`: what was
+    pending there was computed elsewhere, or the other way round."""
 
     spoiled: bool
 
     def compute(self, kernel: Kernel, values: Sequence[NDArray]) -> Any:
-        """Call a kernel and take it down."""
+        """Call a kernel and record it."""
 
 
 recorders: dict[int, Recorder] = {}  # by thread
@@ -43,37 +44,39 @@ def compute(kernel: Kernel, values: Sequence[NDArray]) -> Any:
     return kernel(*values) if recorder is None else recorder.compute(kernel, values)
 
 
-DEEP = 5  # calls that wait in a row at most
-MANY = 256  # arrays that wait at most
-# Held while it is settled who waits for what, and while what waits is computed.
+MAX_DEPTH = 5  # pending calls in a row
+MAX_PENDING = 256  # pending arrays
+# Held while anybody looks at or changes which arrays are pending, and while one is computed: two
+# threads that read one array must not both compute it. Reentrant, since a pending call's operands
+# may be pending themselves.
 lock = RLock()
-_waiting: list[ref[Array]] = []
+_pending_arrays: list[ref[Array]] = []
 
 
-class Sign(NamedTuple):
-    """What a backend is told of a call that waits: of itself, and of those among its operands
-    that wait in their turn (None: numbers)."""
+class Signature(NamedTuple):
+    """A pending call as a backend sees it: the call, and the signatures of its operands (None for
+    an operand that has its numbers)."""
 
     call: Call
-    operands: tuple[Sign | None, ...]
+    operands: tuple[Signature | None, ...]
 
 
-class Joined(NamedTuple):
-    """A kernel for a call and for what some of its operands wait for: it is given the operands of
-    those in their place. Behind the result it returns the numbers of other arrays that it makes:
-    each is told by the place of an argument, of an operand of what that waits for, and so on."""
+class Fused(NamedTuple):
+    """A kernel for a call and for the pending calls behind some of its operands: it is given the
+    operands of those in their place. After the result it returns the numbers of the arrays at
+    `also_made`, paths from an argument to an operand of its pending call, and so on."""
 
     kernel: Kernel
-    opened: Opened
-    makes: tuple[tuple[int, ...], ...] = ()
+    inlined: Inlined
+    also_made: tuple[tuple[int, ...], ...] = ()
 
 
 class Call:
-    """A kernel for arguments of certain shapes. `join(call, signs)` finds a kernel that does what
-    the arguments wait for as well, None where there is none; without a `join`, never. `machine` is
-    what the backend made the kernel for."""
+    """A kernel for arguments of certain shapes. `fuse(call, signatures)` finds a kernel that also
+    does the pending calls behind the arguments, None if there is none; without `fuse`, the
+    arguments are always realized. `target` is what the backend made the kernel for."""
 
-    __slots__ = ("attrs", "join", "joined", "kernel", "machine", "name", "specs")
+    __slots__ = ("attrs", "fuse", "fused", "kernel", "name", "specs", "target")
 
     def __init__(
         self,
@@ -81,59 +84,61 @@ class Call:
         specs: tuple[Spec, ...],
         attrs: dict[str, Any],
         kernel: Kernel,
-        join: Callable[[Call, tuple[Sign | None, ...]], Joined | None] | None = None,
-        machine: Any = None,
+        fuse: Callable[[Call, tuple[Signature | None, ...]], Fused | None] | None = None,
+        target: Any = None,
     ) -> None:
         self.name, self.specs, self.attrs = name, specs, attrs
-        self.kernel, self.join, self.machine = kernel, join, machine
-        self.joined: Recent[tuple[Sign | None, ...], Joined | None] = Recent(WAYS)
+        self.kernel, self.fuse, self.target = kernel, fuse, target
+        self.fused: Recent[tuple[Signature | None, ...], Fused | None] = Recent(WAYS)
 
     def run(self, args: tuple[Array, ...]) -> Any:
-        """Compute the results, with what the arguments wait for in the same pass if that can be."""
-        if self.join is not None and any([a.storage.pending is not None for a in args]):
-            joined, operands = self._joined(args)
-            if joined is not None:
-                others = [_found(args, path) for path in joined.makes]
-                result = compute(joined.kernel, [a.value for a in operands])
+        """Compute the results, in one pass with the pending calls behind the arguments if some
+        kernel does that."""
+        if self.fuse is not None and any([a.storage.pending is not None for a in args]):
+            fused, operands = self._find_fused(args)
+            if fused is not None:
+                others = [_follow(args, path) for path in fused.also_made]
+                result = compute(fused.kernel, [a.value for a in operands])
                 if not others:
                     return result
-                result, *made = result
-                for a, value in zip(others, made, strict=True):
+                result, *values = result
+                for a, value in zip(others, values, strict=True):
                     a.receive(value)
                 return result
         values = [a.value if a._value is None else a._value for a in args]
         return compute(self.kernel, values)
 
-    def _joined(self, args: tuple[Array, ...]) -> tuple[Joined | None, list[Array]]:
-        """Return the kernel that takes in what the arguments wait for, None where there is none,
-        and its operands: all are found before any is computed, which might compute another."""
+    def _find_fused(self, args: tuple[Array, ...]) -> tuple[Fused | None, list[Array]]:
+        """Return the fused kernel, None if there is none, and its operands: all are found before
+        any is computed, which might compute another."""
         with lock:
-            signs = _signs(args)
+            signatures = _signatures(args)
             try:
-                joined = self.joined[signs]
+                fused = self.fused[signatures]
             except KeyError:
-                joined = self.join(self, signs) if self.join and any(signs) else None
-                self.joined[signs] = joined
-            return joined, [*_opened(args, joined.opened)] if joined else []
+                fused = self.fuse(self, signatures) if self.fuse and any(signatures) else None
+                self.fused[signatures] = fused
+            return fused, [*_inline(args, fused.inlined)] if fused else []
 
 
-class Later(NamedTuple):
-    """How a call may wait: `now` makes its other results, None where there are none; the result
-    at `output` waits for `tail`, whose operands are those arguments and results. `large` are the
-    operands that must not be anybody's but the engine's, who could change them unseen; of others, a
-    copy is kept. No more than `deep` calls wait in a row, this one included."""
+class DeferralPlan(NamedTuple):
+    """How a call is deferred. `immediate` computes its other results at once, None if it has none;
+    the result at `output` is left to `tail`, whose `operands` are those of the arguments and then
+    the results at these indices. The operands in `must_own` must be the engine's alone, since
+    anybody else could change them unseen; the others are copied where they are not. At most
+    `max_depth` calls are pending in a row, this one included."""
 
     tail: Call
     operands: tuple[int, ...]
-    large: tuple[int, ...]
+    must_own: tuple[int, ...]
     output: int = 0
-    now: Call | None = None
-    deep: int = DEEP
+    immediate: Call | None = None
+    max_depth: int = MAX_DEPTH
 
 
-class Deferred:
-    """A call that waits, for the one array that it will make. It is counted when it is made, as
-    any other, whether its numbers are read or not."""
+class Pending:
+    """A call that has not run, for the one array that it will make. The ledger counts it when it is
+    made, as any other, whether its numbers are read or not."""
 
     __slots__ = ("call", "operands", "recorder")
 
@@ -156,61 +161,66 @@ class Deferred:
         return any(a.storage is storage for a in self.operands)
 
 
-def wait(array: Array, call: Call, operands: tuple[Array, ...], deep: int = DEEP) -> None:
-    """Let an array without numbers wait for a call. Where it would be more than `deep` in a row,
-    what the last one before it reads is computed."""
+def defer(
+    array: Array, call: Call, operands: tuple[Array, ...], max_depth: int = MAX_DEPTH
+) -> None:
+    """Leave an array without numbers to a call that runs when somebody reads it. If that makes
+    more than `max_depth` pending calls in a row, what the call before it reads is realized."""
     with lock:
         for a in operands:
-            if _depth(a) >= deep and a.storage.pending is not None:
+            if _depth(a) >= max_depth and a.storage.pending is not None:
                 for b in a.storage.pending.operands:
                     b.realize()
-        array.storage.pending = Deferred(call, operands)
-        _waiting.append(ref(array))
-        if len(_waiting) > MANY:
-            # Whoever keeps so many unread would keep their operands too.
-            compute_all(MANY // 2)
+        array.storage.pending = Pending(call, operands)
+        _pending_arrays.append(ref(array))
+        if len(_pending_arrays) > MAX_PENDING:
+            # Whoever keeps so many unread keeps the memory of their operands alive, too. Half of
+            # them go at once, so that the list is not searched again for each new one.
+            compute_all(MAX_PENDING // 2)
 
 
 def _depth(array: Array) -> int:
-    """Return how many calls an array waits for, one behind the other."""
-    waits = array.storage.pending
-    return 0 if waits is None else 1 + max(map(_depth, waits.operands))
+    """Return how many calls are pending for an array, one behind the other."""
+    pending = array.storage.pending
+    return 0 if pending is None else 1 + max(map(_depth, pending.operands))
 
 
-def settle(storage: Storage) -> None:
-    """Compute what is made from the memory of an array, which is about to be written."""
-    if _waiting:
+def realize_readers(storage: Storage) -> None:
+    """Compute what reads the memory of an array, which is about to be written."""
+    if _pending_arrays:
         with lock:
-            for array in _still_waiting():
+            for array in _alive():
                 if array.storage.pending is not None and array.storage.pending.reads(storage):
                     array.realize()
 
 
 def compute_all(but: int = 0) -> None:
-    """Compute all that waits, `but` for so many newest ones; nothing of another's recording."""
+    """Compute all that is pending but the `but` newest ones, and nothing of another's recording."""
     with lock:
         here = recorders.get(get_ident())
-        alive = _still_waiting()
+        alive = _alive()
         for array in alive[: len(alive) - but]:
             if array.storage.pending is not None and array.storage.pending.recorder is here:
                 array.realize()
 
 
-def _still_waiting() -> list[Array]:
-    """Return the arrays that wait, and strike the others off."""
-    alive = [(r, array) for r in _waiting if (array := r()) is not None and array.storage.pending]
-    _waiting[:] = [r for r, _ in alive]
+def _alive() -> list[Array]:
+    """Return the arrays that are pending, and strike the others off the list."""
+    alive = [(r, a) for r in _pending_arrays if (a := r()) is not None and a.storage.pending]
+    _pending_arrays[:] = [r for r, _ in alive]
     return [array for _, array in alive]
 
 
-def _signs(args: tuple[Array, ...]) -> tuple[Sign | None, ...]:
-    """Return what a backend is told of arguments: None for those that have their numbers."""
-    waits = [a.storage.pending for a in args]
-    return tuple([None if w is None else Sign(w.call, _signs(w.operands)) for w in waits])
+def _signatures(args: tuple[Array, ...]) -> tuple[Signature | None, ...]:
+    """Return the signatures of arguments: None for those that have their numbers."""
+    calls = [a.storage.pending for a in args]
+    return tuple(
+        [None if c is None else Signature(c.call, _signatures(c.operands)) for c in calls]
+    )
 
 
-def _found(args: tuple[Array, ...], path: tuple[int, ...]) -> Array:
-    """Return an argument, or what lies behind what it waits for."""
+def _follow(args: tuple[Array, ...], path: tuple[int, ...]) -> Array:
+    """Return an argument, or an array behind its pending call."""
     first, *rest = path
     a = args[first]
     for i in rest:
@@ -219,10 +229,10 @@ def _found(args: tuple[Array, ...], path: tuple[int, ...]) -> Array:
     return a
 
 
-def _opened(args: tuple[Array, ...], opened: Opened) -> Iterator[Array]:
-    """Yield the arguments, and in the place of those that are opened, their operands."""
-    for a, inner in zip(args, opened, strict=True):
+def _inline(args: tuple[Array, ...], inlined: Inlined) -> Iterator[Array]:
+    """Yield the arguments, and in the place of those that are inlined, their operands."""
+    for a, inner in zip(args, inlined, strict=True):
         if inner is None or a.storage.pending is None:
             yield a
         else:
-            yield from _opened(a.storage.pending.operands, inner)
+            yield from _inline(a.storage.pending.operands, inner)

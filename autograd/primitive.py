@@ -12,7 +12,7 @@ import numpy as np
 from . import backends, context
 from .array import Array, Spec
 from .capture.observer import Dispatched
-from .deferred import Call, Later, compute, settle, wait
+from .deferred import Call, DeferralPlan, compute, defer, realize_readers
 from .ledger import Cost
 from .nonzeros import NonzeroRule
 from .recent import CALLS, Recent
@@ -56,7 +56,7 @@ class CallInfo(NamedTuple):
     cost: Cost
     backend: str
     call: Call | None
-    later: Later | None
+    deferral: DeferralPlan | None
 
 
 class Primitive:
@@ -219,7 +219,7 @@ class Primitive:
         if implementation.executed is not None:
             cost = cost._replace(saved=cost.macs - implementation.executed)
         return CallInfo(
-            outputs, cost, implementation.name, implementation.call, implementation.later
+            outputs, cost, implementation.name, implementation.call, implementation.deferral
         )
 
     def __repr__(self) -> str:
@@ -274,9 +274,9 @@ def perform(
     if primitive.writes:
         _write(primitive, info, args)
         return []
-    later = info.later
-    if later is not None and all([args[i].storage.owned for i in later.large]):
-        return _put_off(later, info.outputs, args)
+    plan = info.deferral
+    if plan is not None and all([args[i].storage.owned for i in plan.must_own]):
+        return _defer(plan, info.outputs, args)
     values: tuple[Any, ...] = (None,) * len(info.outputs)
     if info.call is not None:
         raw = info.call.run(args)
@@ -301,29 +301,31 @@ def _write(primitive: Primitive, info: CallInfo, args: tuple[Array, ...]) -> Non
     for i in primitive.writes:
         args[i].check_writable(primitive.name)
     for i in primitive.writes:
-        settle(args[i].storage)
+        realize_readers(args[i].storage)
     if info.call is not None:
         info.call.run(args)
     for i in primitive.writes:
         args[i].storage.version += 1
 
 
-def _put_off(later: Later, outputs: tuple[Spec, ...], args: tuple[Array, ...]) -> list[Array]:
-    """Compute the results that a call has besides the one that waits."""
+def _defer(
+    plan: DeferralPlan, outputs: tuple[Spec, ...], args: tuple[Array, ...]
+) -> list[Array]:
+    """Compute the results that a call has besides the one that is deferred."""
     results = [Array(spec, None) for spec in outputs]
     for a in results:
         a.storage.owned = True
-    if later.now is not None:
-        others = [a for i, a in enumerate(results) if i != later.output]
-        for a, value in zip(others, later.now.run(args), strict=True):
+    if plan.immediate is not None:
+        others = [a for i, a in enumerate(results) if i != plan.output]
+        for a, value in zip(others, plan.immediate.run(args), strict=True):
             a.receive(value)
     pool = (*args, *results)
-    operands = [(pool[i], i in later.large) for i in later.operands]
-    wait(
-        results[later.output],
-        later.tail,
-        tuple([a if large or a.storage.owned else _copied(a) for a, large in operands]),
-        later.deep,
+    operands = [(pool[i], i in plan.must_own) for i in plan.operands]
+    defer(
+        results[plan.output],
+        plan.tail,
+        tuple([a if checked or a.storage.owned else _copied(a) for a, checked in operands]),
+        plan.max_depth,
     )
     return results
 

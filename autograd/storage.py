@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .array import Spec
-    from .deferred import Deferred
+    from .deferred import Pending
 
 
 class Storage:
@@ -25,4 +25,4 @@ class Storage:
         self.owned = False
         self.persistent = False
         self.saved_by = 0
-        self.pending: Deferred | None = None
+        self.pending: Pending | None = None

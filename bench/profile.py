@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from tallygrad.autograd import primitive as door
-from tallygrad.autograd.deferred import Call, Joined, Kernel
+from tallygrad.autograd.deferred import Call, Fused, Kernel
 from tallygrad.autograd.primitive import Primitive
 
 from .measure import seconds
@@ -109,23 +109,23 @@ def clocked(primitives: set[Primitive]) -> Iterator[dict[str, Clock]]:
     that does more than one call counts for the last of them."""
     clocks = {p.name: Clock() for p in primitives}
     before = {p: dict(p.resolved) for p in primitives}
-    calls: dict[Call, tuple[Kernel, dict[Any, Joined | None]]] = {}
+    calls: dict[Call, tuple[Kernel, dict[Any, Fused | None]]] = {}
     try:
         for p, knowns in before.items():
             around = clocks[p.name].around
             for known in knowns.values():
-                later = known.later
-                for call in (known.call, later and later.tail, later and later.now):
+                plan = known.deferral
+                for call in (known.call, plan and plan.tail, plan and plan.immediate):
                     if call is None or call in calls:
                         continue
-                    calls[call] = call.kernel, dict(call.joined)
+                    calls[call] = call.kernel, dict(call.fused)
                     call.kernel = around(call.kernel)
-                    for signs, old in calls[call][1].items():
-                        call.joined[signs] = old and old._replace(kernel=around(old.kernel))
+                    for signatures, old in calls[call][1].items():
+                        call.fused[signatures] = old and old._replace(kernel=around(old.kernel))
         yield clocks
     finally:
         for p, knowns in before.items():
             p.resolved.update(knowns)
-        for call, (kernel, joins) in calls.items():
+        for call, (kernel, fused) in calls.items():
             call.kernel = kernel
-            call.joined.update(joins)
+            call.fused.update(fused)

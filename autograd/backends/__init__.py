@@ -16,7 +16,7 @@ from ..deferred import Recorder
 
 if TYPE_CHECKING:
     from ..array import NDArray, Spec
-    from ..deferred import Call, Later
+    from ..deferred import Call, DeferralPlan
     from ..primitive import Primitive
 
 Kernel = Callable[..., Any]
@@ -24,12 +24,12 @@ Kernel = Callable[..., Any]
 
 class Found(NamedTuple):
     """What does a call: the name that the ledger shows for it, the kernel behind it (None leaves
-    the results without numbers), how the call may wait, if it may, and how many multiplications
-    are executed for its MACs, None for as many."""
+    the results without numbers), how it is deferred (None: it runs at once), and how many
+    multiplications are executed for its MACs (None: as many)."""
 
     name: str
     call: Call | None
-    later: Later | None = None
+    deferral: DeferralPlan | None = None
     executed: int | None = None
 
 

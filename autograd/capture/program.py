@@ -95,7 +95,7 @@ class Program:
         calls = []
         owned: set[int] = set()
         for primitive, info, operands, results, _, done in self.calls:
-            if info.call is None or info.later or primitive.writes:
+            if info.call is None or info.deferral or primitive.writes:
                 return None
             calls.append(BareCall(info.call, operands, results, done))
             if primitive.alias is None:

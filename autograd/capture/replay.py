@@ -15,7 +15,7 @@ import numpy as np
 from .. import backends, context
 from ..array import Array, NDArray, array
 from ..backends import Recordable, Recording
-from ..deferred import compute_all, settle
+from ..deferred import compute_all, realize_readers
 from ..ledger import CallBatch, Ledger
 from ..memory import memory_limit
 from ..recent import RECORDINGS
@@ -100,7 +100,7 @@ class Replay:
             for value, a in zip(self.inputs, inputs, strict=True):
                 value[...] = a.value
             for storage in self.written:
-                settle(storage)
+                realize_readers(storage)
             self.recording.replay()
             for storage in self.written:
                 storage.version += 1

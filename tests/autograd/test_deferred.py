@@ -20,12 +20,12 @@ SHAPE = (16, 16, 32, 32)  # large enough for all kernels
 Passes = list[tuple[tuple[str, ...], tuple[str, ...]]]
 
 
-def inside(signs: tuple[Any, ...], opened: tuple[Any, ...]) -> Iterator[str]:
+def inside(signatures: tuple[Any, ...], inlined: tuple[Any, ...]) -> Iterator[str]:
     """Yield the names of the calls whose work a kernel does on the way."""
-    for sign, inner in zip(signs, opened, strict=True):
+    for signature, inner in zip(signatures, inlined, strict=True):
         if inner is not None:
-            yield sign.call.name
-            yield from inside(sign.operands, inner)
+            yield signature.call.name
+            yield from inside(signature.operands, inner)
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
     real = Call.run
 
     def run(self: Call, args: Any) -> Any:
-        signs = deferred._signs(args)
+        signatures = deferred._signatures(args)
         result = real(self, args)
-        joined = self.joined.get(signs)
-        if joined:
-            given = (self.name, *[sign.call.name for sign in signs if sign])
-            found.append((given, (*inside(signs, joined.opened),)))
+        fused = self.fused.get(signatures)
+        if fused:
+            given = (self.name, *[signature.call.name for signature in signatures if signature])
+            found.append((given, (*inside(signatures, fused.inlined),)))
         return result
 
     monkeypatch.setattr(Call, "run", run)
@@ -178,8 +178,8 @@ def test_numbers_that_were_given_away_may_be_changed() -> None:
 def test_many_results_that_nobody_reads_are_computed() -> None:
     with context.using(backend="llvm"):
         x = numbers(2, 32, 32, 32)
-        kept = [ag.relu(x) for _ in range(2 * deferred.MANY)]
-        assert sum(y.data.storage.pending is not None for y in kept) <= deferred.MANY
+        kept = [ag.relu(x) for _ in range(2 * deferred.MAX_PENDING)]
+        assert sum(y.data.storage.pending is not None for y in kept) <= deferred.MAX_PENDING
         assert all((y.numpy() >= 0).all() for y in kept[:3])
 
 
@@ -258,7 +258,7 @@ def test_no_long_row_of_calls_waits() -> None:
         for _ in range(8):
             sums.append(sums[-1] + x)
         depths = [deferred._depth(y.data) for y in sums[1:]]
-        assert depths[-1] > 1 and max(depths) < deferred.DEEP
+        assert depths[-1] > 1 and max(depths) < deferred.MAX_DEPTH
         expected = x.numpy()
         for _ in range(8):
             expected = expected + x.numpy()

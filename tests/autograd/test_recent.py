@@ -171,11 +171,11 @@ def test_recordings_keep_the_machine_code_that_they_call() -> None:
 
 
 def test_ways_in_which_calls_meet_do_not_pile_up() -> None:
-    """Calls that are known no more, but were joined, are forgotten by those that joined them."""
+    """Calls that are known no more, but were fused, are forgotten by those that fused them."""
     call = deferred.Call("relu", (), {}, np.copy)
     for i in range(4 * WAYS):
-        call.joined[(deferred.Sign(deferred.Call(str(i), (), {}, np.copy), ()),)] = None
-    assert entries(call.joined) <= WAYS
+        call.fused[(deferred.Signature(deferred.Call(str(i), (), {}, np.copy), ()),)] = None
+    assert entries(call.fused) <= WAYS
 
 
 def test_layouts_of_arrays_do_not_pile_up() -> None:

@@ -7,9 +7,9 @@ from threading import Lock
 from typing import Any
 
 from ...array import NDArray, Spec
-from ...deferred import Call, Joined, Later, Sign
+from ...deferred import Call, DeferralPlan, Fused, Signature
 from ...primitive import Primitive
-from .. import Found, Kernel
+from .. import Found
 from ..reference import reference
 from . import fusion  # noqa: F401  (registers)
 from .compiler.isa.targets import CONVOLUTIONS, WIDTHS, Target, target
@@ -27,8 +27,8 @@ from .plans import (  # noqa: F401  (registers)
     sums,
     update,
 )
-from .registry import Waiting, find, join, joinable, waiting
-from .runtime.executable import is_native, native
+from .registry import Deferral, can_fuse, deferral, find, fuse
+from .runtime.executable import Executable
 from .runtime.recording import Recording
 from .tuning import LEVELS, Tuner
 
@@ -37,7 +37,7 @@ EAGER, DRY = "eager", "dry"
 
 class Llvm:
     """Finds the kernel that is registered for a primitive, if it takes these shapes. With `eager`
-    no call waits for another. A `dry` one makes the choices of `tune` and runs nothing."""
+    no call is deferred. A `dry` one makes the choices of `tune` and runs nothing."""
 
     def __init__(
         self, target: Target, tune: str = "off", eager: bool = False, dry: bool = False
@@ -52,40 +52,45 @@ class Llvm:
         target = self.tuner.fit(name, specs, attrs)
         if self.dry:
             return Found("llvm", None)
-        kernel = find(target, name, specs, attrs)
-        if kernel is None:
+        executable = find(target, name, specs, attrs)
+        if executable is None:
             return reference(primitive, specs, attrs)
-        call = self._call(target, name, specs, attrs, kernel)
-        way = None if self.eager else waiting(target, name, specs, attrs)
-        executed = getattr(kernel, "executed", None)
-        return Found("llvm", call, way and self._later(way, call), executed)
+        call = self._call(target, name, specs, attrs, executable)
+        how = None if self.eager else deferral(target, name, specs, attrs)
+        return Found("llvm", call, how and self._deferral_plan(how, call), executable.executed)
 
     def _call(
         self, target: Target, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any],
-        kernel: Kernel,
+        executable: Executable,
     ) -> Call:  # fmt: skip
-        join = self._join if joinable(name) and not self.eager else None
-        return Call(name, specs, attrs, _one_at_a_time(kernel), join, target)
+        fuse = self._fuse if can_fuse(name) and not self.eager else None
+        return Call(name, specs, attrs, _one_at_a_time(executable), fuse, target)
 
-    def _later(self, way: Waiting, call: Call) -> Later | None:
-        """Return how a call waits: as itself, or as another for one of its results."""
-        if way.tail is None:
+    def _deferral_plan(self, how: Deferral, call: Call) -> DeferralPlan | None:
+        """Return how a call is deferred: as itself, or as another for one of its results."""
+        if how.tail is None:
             large = [i for i, spec in enumerate(call.specs) if spec == call.specs[0]]
-            return Later(call, tuple(range(len(call.specs))), tuple(large), deep=way.deep)
-        name, specs, attrs = way.tail
-        kernel = find(self.target, name, specs, attrs)
-        if kernel is None:
+            operands = tuple(range(len(call.specs)))
+            return DeferralPlan(call, operands, tuple(large), max_depth=how.max_depth)
+        name, specs, attrs = how.tail
+        executable = find(self.target, name, specs, attrs)
+        if executable is None:
             return None
-        tail = self._call(self.target, name, specs, attrs, kernel)
-        now = way.now and self._call(self.target, way.name, call.specs, call.attrs, way.now)
-        return Later(tail, way.operands, way.large, way.output, now)
+        tail = self._call(self.target, name, specs, attrs, executable)
+        immediate = None
+        if how.immediate is not None:
+            immediate = self._call(self.target, how.name, call.specs, call.attrs, how.immediate)
+        return DeferralPlan(tail, how.operands, how.must_own, how.output, immediate)
 
-    def _join(self, call: Call, signs: tuple[Sign | None, ...]) -> Joined | None:
-        joined = join(self.target, call, signs)
-        return joined and joined._replace(kernel=_one_at_a_time(joined.kernel))
+    def _fuse(self, call: Call, signatures: tuple[Signature | None, ...]) -> Fused | None:
+        fused = fuse(self.target, call, signatures)
+        if fused is None:
+            return None
+        assert isinstance(fused.kernel, Executable)
+        return fused._replace(kernel=_one_at_a_time(fused.kernel))
 
     def recording(self, beside: Recording | None = None) -> Recording:
-        """Return what takes down the calls of a thread, so that they can be repeated."""
+        """Return what records the calls of a thread, so that they can be replayed."""
         return Recording(self.target, beside)
 
     def choices(self) -> bytes:
@@ -97,21 +102,21 @@ class Llvm:
         self.tuner.adopt(choices)
 
 
-def _one_at_a_time(kernel: Kernel) -> Kernel:
-    """Let threads wait for one another: a kernel has scratch memory of its own."""
-    lock = Lock()
+def _one_at_a_time(executable: Executable) -> Executable:
+    """Let threads wait for one another: an executable has scratch memory of its own."""
+    lock, run = Lock(), executable.run
 
-    def run(*arrays: NDArray) -> Any:
+    def locked(*arrays: NDArray) -> Any:
         with lock:
-            return kernel(*arrays)
+            return run(*arrays)
 
-    return native(run) if is_native(kernel) else run
+    return Executable(locked, native=executable.native, keeps=executable)
 
 
 def create(options: str) -> Llvm:
     """Return the backend. Options, with a comma between, are a target (avx512, avx2, sse, neon),
     how convolutions are done (auto, direct, winograd), how long fast tiles are sought (tune=off,
-    tune=fast, tune=full), eager: no call waits for another, and dry: nothing but seeking tiles.
+    tune=fast, tune=full), eager: no call is deferred, and dry: nothing but seeking tiles.
     ValueError for others."""
     chosen = {"name": "", "convolution": "auto"}
     levels, level = [f"tune={level}" for level in LEVELS], "off"

@@ -1,5 +1,9 @@
-"""Which calls wait for their reader, and the kernels that do two or three calls in one pass: a
-normalisation, a sum and a ReLU, and their gradients."""
+"""Which calls are deferred, and the kernels that do several calls in one pass: convolution, batch
+norm, residual and ReLU, and their gradients.
+
+A rule is given a call and the signatures of its arguments, None for those that have numbers; it
+returns the kernel that also does the pending calls, None if there is none.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...array import NDArray, Spec
-from ...deferred import Call, Joined, Opened, Sign
+from ...deferred import Call, Fused, Inlined, Signature
 from .compiler.isa.targets import Target
 from .compiler.jit import build
 from .kernels.epilogue import NOTHING, ROWS, Epilogue, merge_moments, merge_sums, scaling
 from .plans.batch_norm import moments, normalising, slope, sums
 from .plans.conv import conv2d, conv2d_dx
 from .plans.elementwise import together
-from .registry import Waiting, find, join, joining, may_wait
-from .runtime.executable import Executable, is_native, native
+from .registry import Deferral, defers, find, fuse, fuses
+from .runtime.executable import Executable
 from .runtime.layout import address, plain
 from .runtime.memory import empty
 from .runtime.parallel import ByImages, Work, chained
@@ -26,100 +30,101 @@ NORM = (None,) * 5  # the operands of a normalisation are read: x, w, b, mean, v
 PAIR = (None,) * 2  # and those of a sum, or of the gradient of a ReLU
 DOUBLE = np.dtype(np.float64)  # of sums in an epilogue
 MOMENTS = "moments"  # what a normalisation computes at once
-Signs = tuple[Sign | None, ...]  # of a call's arguments, None where they have numbers
+Signatures = tuple[Signature | None, ...]
 
 
-@may_wait("batch_norm")
-def _(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Waiting | None:
+@defers("batch_norm")
+def _(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Deferral | None:
     """Only the statistics are computed at once."""
     if x.size < LEAST:
         return None
     each = Spec((x.shape[1],), x.dtype)
     tail = "batch_norm_eval", (x, w, b, each, each), {"eps": eps}
-    now = moments(target, x)
-    return Waiting(tail, operands=(0, 1, 2, 4, 5), large=(0,), now=now, name=MOMENTS)
+    operands = (0, 1, 2, 4, 5)  # x, w, b, and of the results mean and variance
+    return Deferral(tail, operands, (0,), immediate=moments(target, x), name=MOMENTS)
 
 
-@may_wait("batch_norm_eval")
-def _(target: Target, x: Spec, *channels: Spec, eps: float) -> Waiting | None:
-    """All of it waits: of what a convolution before it reads, nothing does."""
-    return Waiting(deep=2) if x.size >= LEAST else None
+@defers("batch_norm_eval")
+def _(target: Target, x: Spec, *channels: Spec, eps: float) -> Deferral | None:
+    """All of it is deferred, behind one pending call at most: a convolution that reads numbers."""
+    return Deferral(max_depth=2) if x.size >= LEAST else None
 
 
-@may_wait("batch_norm_dx")
-@may_wait("add")
-@may_wait("relu")
-@may_wait("relu_dx")
-def _(target: Target, x: Spec, *others: Spec, eps: float = 0.0) -> Waiting | None:
-    """All of it waits, but for sums that repeat an operand."""
+@defers("batch_norm_dx")
+@defers("add")
+@defers("relu")
+@defers("relu_dx")
+def _(target: Target, x: Spec, *others: Spec, eps: float = 0.0) -> Deferral | None:
+    """All of it is deferred, except sums that broadcast an operand."""
     alike = len(others) != 1 or others == (x,)
-    return Waiting() if alike and x.size >= LEAST else None
+    return Deferral() if alike and x.size >= LEAST else None
 
 
-@may_wait("conv2d")
-@may_wait("conv2d_dx")
-def _(target: Target, x: Spec, *others: Spec, **attributes: Any) -> Waiting | None:
-    """What follows may be done while the results are in registers."""
-    return Waiting() if x.size >= LEAST else None
+@defers("conv2d")
+@defers("conv2d_dx")
+def _(target: Target, x: Spec, *others: Spec, **attributes: Any) -> Deferral | None:
+    """All of it is deferred: what reads it may become its epilogue."""
+    return Deferral() if x.size >= LEAST else None
 
 
-class _Way(NamedTuple):
-    """A kernel of calls that wait for one another, what it opens of the operands of the last one,
-    and what it makes besides its result."""
+class _Chain(NamedTuple):
+    """A kernel of a convolution and the calls before it: see `deferred.Fused`."""
 
     kernel: Executable
-    opened: Opened
-    makes: tuple[tuple[int, ...], ...] = ()
+    inlined: Inlined
+    also_made: tuple[tuple[int, ...], ...] = ()
 
 
-@joining("relu")
-def _(target: Target, call: Call, signs: Signs) -> Joined | None:
+@fuses("relu")
+def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     """A ReLU behind a normalisation, with or without a residual between them, or behind a sum."""
-    (given,) = signs
+    (given,) = signatures
     if given is None:
         return None
     if given.call.name == "batch_norm_eval":
-        kernel, opened = _normalised(target, given, Epilogue(relu=True))
-        return Joined(kernel, (opened,))
+        kernel, inlined = _normalised(target, given, Epilogue(relu=True))
+        return Fused(kernel, (inlined,))
     if given.call.name != "add":
         return None
     with_norm = _residual(target, given, Epilogue(residual=True, relu=True))
     if with_norm is not None:
-        return Joined(with_norm.kernel, (with_norm.opened,))
+        return Fused(with_norm.kernel, (with_norm.inlined,))
     if any(given.operands):
         return None
     plan = together(target, "add_relu", given.call.specs)
-    return Joined(plan, (PAIR,)) if plan else None
+    return Fused(plan, (PAIR,)) if plan else None
 
 
-@joining("add")
-def _(target: Target, call: Call, signs: Signs) -> Joined | None:
+@fuses("add")
+def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     """A sum of a normalisation and a residual."""
-    return _residual(target, Sign(call, signs), Epilogue(residual=True))
+    return _residual(target, Signature(call, signatures), Epilogue(residual=True))
 
 
-@joining("batch_norm_eval")
-def _(target: Target, call: Call, signs: Signs) -> Joined | None:
+@fuses("batch_norm_eval")
+def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     """A normalisation with given statistics, behind a convolution."""
-    if signs[0] is None or signs[0].call.name != "conv2d" or any(signs[1:]):
+    if signatures[0] is None or signatures[0].call.name != "conv2d" or any(signatures[1:]):
         return None
-    return Joined(*_normalised(target, Sign(call, signs), NOTHING))
+    return Fused(*_normalised(target, Signature(call, signatures), NOTHING))
 
 
-@joining("relu_dx")
-def _(target: Target, call: Call, signs: Signs) -> Joined | None:
+@fuses("relu_dx")
+def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     """The gradient of a ReLU, of two gradients that meet there."""
-    given, y = signs
+    given, y = signatures
     if given is None or given.call.name != "add" or any((*given.operands, y)):
         return None
     plan = together(target, "add_relu_dx", (*given.call.specs, call.specs[1]))
-    return Joined(plan, (PAIR, None)) if plan else None
+    return Fused(plan, (PAIR, None)) if plan else None
 
 
-def _normalised(target: Target, sign: Sign, epilogue: Epilogue) -> tuple[ByImages, Opened]:
-    """Return the kernel of a normalisation with given statistics, and what follows it, and what it
-    opens: the convolution before it too, where that waits for nothing else."""
-    call, (before, *_) = sign.call, sign.operands
+def _normalised(
+    target: Target, signature: Signature, epilogue: Epilogue
+) -> tuple[ByImages, Inlined]:
+    """Return the kernel of a normalisation with given statistics and an epilogue, and what it
+    inlines: also the convolution before it, if that has only numbers for operands."""
+    call, (before, *_) = signature.call, signature.operands
     if before is not None and before.call.name == "conv2d" and not any(before.operands):
         eps = call.attrs["eps"]
         kernel = _scaled(target, before.call, eps, epilogue._replace(scale=True))
@@ -128,8 +133,8 @@ def _normalised(target: Target, sign: Sign, epilogue: Epilogue) -> tuple[ByImage
 
 
 def _scaled(target: Target, call: Call, eps: float, epilogue: Epilogue) -> ByImages:
-    """Return the kernel of a convolution, a normalisation, and what follows."""
-    plan = conv2d(call.machine, *call.specs, **call.attrs, epilogue=epilogue)
+    """Return the kernel of a convolution, a normalisation, and an epilogue."""
+    plan = conv2d(call.target, *call.specs, **call.attrs, epilogue=epilogue)
     count, channels = len(call.specs), call.specs[1].shape[0]
     dtype = call.specs[0].dtype
     function = build(scaling, target, dtype.name, channels, float(eps))
@@ -143,15 +148,15 @@ def _scaled(target: Target, call: Call, eps: float, epilogue: Epilogue) -> ByIma
     return ByImages(plan.images, plan.macs, begin)
 
 
-def _residual(target: Target, added: Sign, epilogue: Epilogue) -> Joined | None:
-    """Return the kernel of a sum of which one operand is a normalisation that waits."""
+def _residual(target: Target, added: Signature, epilogue: Epilogue) -> Fused | None:
+    """Return the kernel of a sum of which one operand is a pending normalisation."""
     if added.call.specs[0] != added.call.specs[1]:
         return None
-    for i, sign in enumerate(added.operands):
-        if sign is None or sign.call.name != "batch_norm_eval":
+    for i, signature in enumerate(added.operands):
+        if signature is None or signature.call.name != "batch_norm_eval":
             continue
-        plan, opened = _normalised(target, sign, epilogue)
-        return Joined(_turned(plan), (None, opened)) if i else Joined(plan, (opened, None))
+        plan, inlined = _normalised(target, signature, epilogue)
+        return Fused(_turned(plan), (None, inlined)) if i else Fused(plan, (inlined, None))
     return None
 
 
@@ -160,109 +165,124 @@ def _turned(plan: ByImages) -> ByImages:
     return ByImages(plan.images, plan.macs, lambda x, *others: plan.begin(*others, x))
 
 
-@joining(MOMENTS)
-def _(target: Target, call: Call, signs: Signs) -> Joined | None:
+@fuses(MOMENTS)
+def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     """Mean and variance of the results of a convolution, which sums them up as it goes."""
-    sign, *others = signs
-    if sign is None or sign.call.name != "conv2d" or any(others):
+    signature, *others = signatures
+    if signature is None or signature.call.name != "conv2d" or any(others):
         return None
-    x, before, summed = call.specs[0], sign.call, Epilogue(moments=True)
+    x, before, summed = call.specs[0], signature.call, Epilogue(moments=True)
     n, channels = x.shape[:2]
-    plan = conv2d(before.machine, *before.specs, **before.attrs, epilogue=summed)
-    way = _behind(target, sign, plan)
-    if way is None:
+    plan = conv2d(before.target, *before.specs, **before.attrs, epilogue=summed)
+    chain = _behind(target, signature, plan)
+    if chain is None:
         return None
-    dtype, count = x.dtype, _many(way.opened)
+    dtype, count = x.dtype, _num_arrays(chain.inlined)
     merge = build(merge_moments, target, dtype.name, channels, x.size // n // channels)
 
     def run(*arrays: NDArray) -> tuple[Any, ...]:
         rows, pair = empty((n, ROWS["moments"], channels), DOUBLE), np.empty((2, channels), dtype)
-        made = way.kernel(*arrays[:count], rows)
+        made = chain.kernel(*arrays[:count], rows)
         mean, var = pair
         merge(address(rows), address(mean), address(var), n)
-        return (mean, var), *(made if way.makes else (made,))
+        return (mean, var), *(made if chain.also_made else (made,))
 
-    makes = (0,), *((0, *path) for path in way.makes)
-    opened = way.opened, *(None,) * len(others)
-    return Joined(native(run) if is_native(way.kernel) else run, opened, makes)
-
-
-def _read(sign: Sign) -> Opened:
-    """Open a call whose operands are all read."""
-    return (None,) * len(sign.operands)
+    also_made = (0,), *((0, *path) for path in chain.also_made)
+    inlined = chain.inlined, *(None,) * len(others)
+    return Fused(Executable(run, native=chain.kernel.native), inlined, also_made)
 
 
-def _behind(target: Target, sign: Sign, plan: ByImages) -> _Way | None:
-    """Return the kernel of a convolution and of what its first operand waits for."""
-    waits, *others = sign.operands
+def _read(signature: Signature) -> Inlined:
+    """Inline a call whose operands are all read."""
+    return (None,) * len(signature.operands)
+
+
+def _behind(target: Target, signature: Signature, plan: ByImages) -> _Chain | None:
+    """Return the kernel of a convolution and of the pending call behind its first operand."""
+    before, *others = signature.operands
     if any(others):
         return None
-    if waits is None:
-        return _Way(plan, _read(sign))
-    first, opened = _by_images(target, waits)
+    if before is None:
+        return _Chain(plan, _read(signature))
+    first, inlined = _by_images(target, before)
     if first is None:
         return None
-    kernel = chained(first, _many(opened), plan)
-    return _Way(kernel, (opened, *(None,) * len(others)), ((0,),))
+    kernel = chained(first, _num_arrays(inlined), plan)
+    return _Chain(kernel, (inlined, *(None,) * len(others)), ((0,),))
 
 
-@joining("batch_norm_sums")
-def _(target: Target, call: Call, signs: Signs) -> Joined | None:
+@fuses("batch_norm_sums")
+def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     """The gradients of w and b from the gradient behind a ReLU, which a convolution may make and
     sum up as it goes."""
-    if any(signs[1:]) or signs[0] is None or signs[0].call.name != "relu_dx":
+    if any(signatures[1:]) or signatures[0] is None or signatures[0].call.name != "relu_dx":
         return None
-    joined = _summing(target, call, signs[0])
-    if joined is not None or not _behind_relu(signs):
-        return joined
+    fused = _summing(target, call, signatures[0])
+    if fused is not None or not _behind_relu(signatures):
+        return fused
     kernel = sums(target, call.specs[1], call.attrs["eps"], masked=True)
-    return Joined(kernel, (PAIR, None, None, None))
+    return Fused(kernel, (PAIR, None, None, None))
 
 
-def _summing(target: Target, call: Call, sign: Sign) -> Joined | None:
+def _summing(target: Target, call: Call, signature: Signature) -> Fused | None:
     """Return the kernel of a convolution's gradient of x, to which another gradient may be added,
-    of the ReLU's that it goes through, and of the sums."""
-    given, mask = sign.operands
+    of the ReLU's that it passes, and of the sums."""
+    given, mask = signature.operands
     if given is None or mask is not None:
         return None
-    last, place = given, 0
-    if given.call.name == "add":
-        found = [(s, i) for i, s in enumerate(given.operands) if s is not None]
-        last, place = next((f for f in found if f[0].call.name == "conv2d_dx"), (given, 0))
+    last, index = _last_gradient(given)
     if last.call.name != "conv2d_dx":
         return None
-    meets = given is not last
+    back, meets = last.call, last is not given
     epilogue = Epilogue(residual=meets, mask=True, sums=True)
-    back = last.call
-    plan = conv2d_dx(back.machine, *back.specs, **back.attrs, epilogue=epilogue)
-    way = _behind(target, last, plan)
-    if way is None:
+    plan = conv2d_dx(back.target, *back.specs, **back.attrs, epilogue=epilogue)
+    chain = _behind(target, last, plan)
+    if chain is None:
         return None
-    (n, channels, *_), dtype, count = call.specs[1].shape, call.specs[1].dtype, _many(way.opened)
-    merge = build(merge_sums, target, dtype.name, channels, float(call.attrs["eps"]))
+    run = _masked_sums(target, call, chain, residual_first=meets and index == 1)
+    inlined: Inlined = chain.inlined
+    if meets:
+        inlined = (None, inlined) if index else (inlined, None)
+    path = (0, 0, index) if meets else (0, 0)
+    also_made = (0,), *((*path, *rest) for rest in chain.also_made)
+    return Fused(run, ((inlined, None), None, None, None), also_made)
+
+
+def _last_gradient(signature: Signature) -> tuple[Signature, int]:
+    """Return the gradient of a convolution that is an operand of a sum, and which one it is; else
+    the signature itself."""
+    if signature.call.name == "add":
+        for index, operand in enumerate(signature.operands):
+            if operand is not None and operand.call.name == "conv2d_dx":
+                return operand, index
+    return signature, 0
+
+
+def _masked_sums(
+    target: Target, call: Call, chain: _Chain, residual_first: bool
+) -> Executable:
+    """Return the executable of `_summing`. It is given the operands of a sum in their order, so the
+    residual may come before the convolution's, behind which its epilogue takes it."""
+    x = call.specs[1]
+    (n, channels, *_), count = x.shape, _num_arrays(chain.inlined)
+    merge = build(merge_sums, target, x.dtype.name, channels, float(call.attrs["eps"]))
 
     def run(*arrays: NDArray) -> tuple[Any, ...]:
-        if meets and place == 1:
+        if residual_first:
             arrays = (*arrays[1 : count + 1], arrays[0], *arrays[count + 1 :])
         own, (*images, mean, var) = arrays[:count], arrays[count:]
-        rows, pair = empty((n, ROWS["sums"], channels), DOUBLE), np.empty((2, channels), dtype)
-        made, var = way.kernel(*own, *images, mean, rows), plain(var)
+        rows, pair = empty((n, ROWS["sums"], channels), DOUBLE), np.empty((2, channels), x.dtype)
+        made, var = chain.kernel(*own, *images, mean, rows), plain(var)
         dw, db = pair
         merge(address(rows), address(var), address(dw), address(db), n)
-        return (dw, db), *(made if way.makes else (made,))
+        return (dw, db), *(made if chain.also_made else (made,))
 
-    opened: Opened = way.opened
-    if meets:
-        opened = (None, opened) if place else (opened, None)
-    path = (0, 0, place) if meets else (0, 0)
-    makes = (0,), *((*path, *rest) for rest in way.makes)
-    kernel = native(run) if is_native(way.kernel) else run
-    return Joined(kernel, ((opened, None), None, None, None), makes)
+    return Executable(run, native=chain.kernel.native)
 
 
-def _behind_relu(signs: Signs) -> bool:
-    """Tell whether the first argument, and no other, is a ReLU's gradient that waits."""
-    first, *others = signs
+def _behind_relu(signatures: Signatures) -> bool:
+    """Tell whether the first argument, and no other, is a pending gradient of a ReLU."""
+    first, *others = signatures
     return (
         first is not None
         and first.call.name == "relu_dx"
@@ -271,39 +291,41 @@ def _behind_relu(signs: Signs) -> bool:
     )
 
 
-@joining("batch_norm_dx")
-def _(target: Target, call: Call, signs: Signs) -> Joined | None:
+@fuses("batch_norm_dx")
+def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     """The gradient of x from the gradient behind a ReLU."""
-    if not _behind_relu(signs):
+    if not _behind_relu(signatures):
         return None
     kernel = slope(target, call.specs[1], call.attrs["eps"], masked=True)
-    return Joined(kernel, (PAIR, *(None,) * (len(signs) - 1)))
+    return Fused(kernel, (PAIR, *(None,) * (len(signatures) - 1)))
 
 
-@joining("conv2d")
-@joining("conv2d_dx")
-def _(target: Target, call: Call, signs: Signs) -> Joined | None:
+@fuses("conv2d")
+@fuses("conv2d_dx")
+def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     """A convolution that goes on with each few images while they are in the cache."""
-    if signs[0] is None:
+    if signatures[0] is None:
         return None
-    # Of its own: kernels have memory of their own, and two calls may run at the same time.
-    then = find(call.machine, call.name, call.specs, call.attrs)
-    way = _behind(target, Sign(call, signs), then) if isinstance(then, ByImages) else None
-    return Joined(*way) if way else None
+    # A plan of its own: executables have scratch memory, and two calls may run at the same time.
+    then = find(call.target, call.name, call.specs, call.attrs)
+    if not isinstance(then, ByImages):
+        return None
+    chain = _behind(target, Signature(call, signatures), then)
+    return Fused(*chain) if chain else None
 
 
-def _by_images(target: Target, sign: Sign) -> tuple[ByImages | None, Opened]:
-    """Return the kernel of a call that waits, if it works image by image, and what it opens."""
-    inner = join(target, sign.call, sign.operands) if any(sign.operands) else None
-    opened: Opened = (None,) * len(sign.operands)
-    first: Executable | None = None
+def _by_images(target: Target, signature: Signature) -> tuple[ByImages | None, Inlined]:
+    """Return the kernel of a pending call, if it works image by image, and what it inlines."""
+    inner = fuse(target, signature.call, signature.operands) if any(signature.operands) else None
+    inlined: Inlined = (None,) * len(signature.operands)
+    first: Any = None
     if inner is not None:
-        first, opened = inner.kernel, inner.opened
-    elif sign.call.name == "batch_norm_dx" and not any(sign.operands):
-        first = slope(target, sign.call.specs[1], sign.call.attrs["eps"], masked=False)
-    return (first if isinstance(first, ByImages) else None), opened
+        first, inlined = inner.kernel, inner.inlined
+    elif signature.call.name == "batch_norm_dx" and not any(signature.operands):
+        first = slope(target, signature.call.specs[1], signature.call.attrs["eps"], masked=False)
+    return (first if isinstance(first, ByImages) else None), inlined
 
 
-def _many(opened: Opened) -> int:
-    """Return how many arrays a kernel is given for a call."""
-    return sum(1 if inner is None else _many(inner) for inner in opened)
+def _num_arrays(inlined: Inlined) -> int:
+    """Return how many arrays a kernel is given for a call that it inlines."""
+    return sum(1 if inner is None else _num_arrays(inner) for inner in inlined)

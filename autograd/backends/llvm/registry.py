@@ -1,48 +1,53 @@
-"""Which primitives have kernels."""
+"""Which primitives have kernels, which calls are deferred, and which are fused."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from ...array import Spec
-from ...deferred import DEEP, Call, Joined, Sign
+from ...deferred import MAX_DEPTH, Call, Fused, Signature
 from .compiler.isa.targets import Target
-from .runtime.executable import Executable, Function
+from .runtime.executable import Executable
 
-# Makes the kernel for arguments of these shapes and attributes; None where it does not pay.
-Plan = Callable[..., Executable | None]
+# Makes the executable for arguments of these shapes and attributes; None where it does not pay.
+Plan: TypeAlias = Callable[..., Executable | None]
 
 
-class Waiting(NamedTuple):
-    """How a call may wait for its reader: as itself, or (see deferred.Later) with one result as
-    another primitive's: name, specs and attributes of that; `now` makes the other results, a call
-    of that `name` for whoever joins it. At most `deep` calls wait in a row then."""
+class Deferral(NamedTuple):
+    """How a call is deferred: as a whole, or (see deferred.DeferralPlan) with one result left to
+    `tail`, a call of another primitive, told by its name, specs and attributes; `immediate` then
+    makes the other results, as a call of that `name` for whoever fuses it. At most `max_depth`
+    calls are pending in a row."""
 
     tail: tuple[str, tuple[Spec, ...], dict[str, Any]] | None = None
     operands: tuple[int, ...] = ()
-    large: tuple[int, ...] = ()
+    must_own: tuple[int, ...] = ()
     output: int = 0
-    now: Executable | None = None
+    immediate: Executable | None = None
     name: str = ""
-    deep: int = DEEP
+    max_depth: int = MAX_DEPTH
+
+
+Defer: TypeAlias = Callable[..., Deferral | None]
+Fuse: TypeAlias = Callable[[Target, Call, tuple[Signature | None, ...]], Fused | None]
+Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 _plans: dict[str, Plan] = {}
-_waits: dict[str, Callable[..., Waiting | None]] = {}
-_joins: dict[str, Callable[[Target, Call, tuple[Sign | None, ...]], Joined | None]] = {}
+_deferrals: dict[str, Defer] = {}
+_fusions: dict[str, Fuse] = {}
 
 
-def implements(name: str) -> Callable[[Function], Function]:
+def implements(name: str) -> Callable[[Entry], Entry]:
     """Register a plan for the primitive of that name: `plan(target, *specs, **attributes)`."""
-
     return lambda plan: _once(_plans, name, plan)
 
 
 def find(
     target: Target, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any]
 ) -> Executable | None:
-    """Return the kernel for a call, None where NumPy is to do it: without a plan, for numbers that
-    are neither float32 nor float64, and for arrays without elements."""
+    """Return the executable for a call, None where NumPy is to do it: without a plan, for numbers
+    that are neither float32 nor float64, and for arrays without elements."""
     plan = _plans.get(name)
     if plan is None or not specs or any(s.size == 0 or not s.dtype.isnative for s in specs):
         return None
@@ -51,37 +56,38 @@ def find(
     return plan(target, *specs, **attrs)
 
 
-def may_wait(name: str) -> Callable[[Any], Any]:
-    """Register how calls of a primitive may wait: `way(target, *specs, **attributes)`."""
-    return lambda way: _once(_waits, name, way)
+def defers(name: str) -> Callable[[Entry], Entry]:
+    """Register how calls of a primitive are deferred: `how(target, *specs, **attributes)`."""
+    return lambda how: _once(_deferrals, name, how)
 
 
-def joining(name: str) -> Callable[[Any], Any]:
-    """Register what calls of a primitive can be joined with: `plan(target, call, signs)`."""
-    return lambda plan: _once(_joins, name, plan)
+def fuses(name: str) -> Callable[[Entry], Entry]:
+    """Register what calls of a primitive are fused with: `plan(target, call, signatures)`."""
+    return lambda plan: _once(_fusions, name, plan)
 
 
-def _once(table: dict[str, Any], name: str, entry: Any) -> Any:
+def _once(table: dict[str, Any], name: str, entry: Entry) -> Entry:
     if name in table:
         raise ValueError(f"{name} is registered already")
     table[name] = entry
     return entry
 
 
-def waiting(
+def deferral(
     target: Target, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any]
-) -> Waiting | None:
-    """Return how a call that has a kernel may wait, None where it is done at once."""
-    way = _waits.get(name)
-    return None if way is None else way(target, *specs, **attrs)
+) -> Deferral | None:
+    """Return how a call that has a kernel is deferred, None where it runs at once."""
+    how = _deferrals.get(name)
+    return None if how is None else how(target, *specs, **attrs)
 
 
-def joinable(name: str) -> bool:
-    """Tell whether calls of a primitive may be joined with those before them."""
-    return name in _joins
+def can_fuse(name: str) -> bool:
+    """Tell whether calls of a primitive may be fused with those before them."""
+    return name in _fusions
 
 
-def join(target: Target, call: Call, signs: tuple[Sign | None, ...]) -> Joined | None:
-    """Return the kernel of a call and of what its arguments wait for, None where there is none."""
-    plan = _joins.get(call.name)
-    return None if plan is None else plan(target, call, signs)
+def fuse(target: Target, call: Call, signatures: tuple[Signature | None, ...]) -> Fused | None:
+    """Return the kernel of a call and of the pending calls behind its arguments, None where there
+    is none."""
+    plan = _fusions.get(call.name)
+    return None if plan is None else plan(target, call, signatures)

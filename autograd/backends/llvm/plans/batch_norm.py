@@ -12,7 +12,7 @@ from ..compiler.jit import build
 from ..kernels.batch_norm import arranged, gradient, gradient_sums, normalise, statistics
 from ..kernels.epilogue import NOTHING, Epilogue
 from ..registry import implements
-from ..runtime.executable import Executable, native
+from ..runtime.executable import Executable
 from ..runtime.layout import ChannelsLast, address, plain
 from ..runtime.parallel import ByImages, Scratch, Work
 
@@ -66,7 +66,7 @@ def batch_norm(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Exec
         function(*arrays, call.room.address(0), *call.extent)
         return y, mean, var
 
-    return native(run)
+    return Executable(run, native=True)
 
 
 def moments(target: Target, x: Spec) -> Executable:
@@ -80,7 +80,7 @@ def moments(target: Target, x: Spec) -> Executable:
         function(address(source), *pair, call.room.address(0), *call.extent)
         return mean, var
 
-    return native(run)
+    return Executable(run, native=True)
 
 
 @implements("batch_norm_eval")
@@ -140,7 +140,7 @@ def sums(target: Target, x: Spec, eps: float, masked: bool) -> Executable:
         function(*given, *pair, call.room.address(0), *call.extent)
         return dw, db
 
-    return native(run)
+    return Executable(run, native=True)
 
 
 @implements("batch_norm_dx")

@@ -18,7 +18,7 @@ from ..kernels.epilogue import NOTHING, Epilogue
 from ..kernels.sweep import increase
 from ..registry import implements
 from ..runtime import memory
-from ..runtime.executable import Executable, executing, native
+from ..runtime.executable import Executable
 from ..runtime.layout import address, channels_last, plain
 from ..runtime.parallel import ByImages, Scratch, Work, in_parts, parts_of
 from . import conv_winograd as winograd_plan
@@ -95,8 +95,8 @@ def conv2d(
         fast = winograd_plan.find(target, (r, s), w.shape[1], m, n, (h, wide), (e, f), start)
         if fast:
             found = winograd_plan.forward(target, fast, n, False, bool(b), epilogue)
-            plan = _fast(found, n, m, (e, f), 2 + len(b), epilogue)
-            return executing(plan, multiplications(fast, n))
+            executed = multiplications(fast, n)
+            return _fast(found, n, m, (e, f), 2 + len(b), epilogue, executed)
     c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
     tile = forward_tile(target, c, n)
     function = build(correlate, target, c, tile, bool(b), epilogue)
@@ -133,14 +133,14 @@ def conv2d_dx(
         back = winograd_plan.find_back(target, (r, s), channels, m, n, size, (e, f), start)
         if back:
             found = winograd_plan.backward(target, back, n, epilogue)
-            plan = _fast(found, n, channels, size, 2, epilogue)
-            return executing(plan, multiplications(back, n))  # the transposed method's are as many
+            executed = multiplications(back, n)  # the transposed method's are as many
+            return _fast(found, n, channels, size, 2, epilogue, executed)
         start = (padding[0][0] - r + 1, padding[1][0] - s + 1)
         fast = winograd_plan.find(target, (r, s), m, channels, n, (e, f), size, start)
         if fast:
             found = winograd_plan.forward(target, fast, n, True, False, epilogue)
-            plan = _fast(found, n, channels, size, 2, epilogue)
-            return executing(plan, multiplications(fast, n))
+            executed = multiplications(fast, n)
+            return _fast(found, n, channels, size, 2, epilogue, executed)
     phases: list[tuple[int, Any, Scratch]] = []
     sums, vectors = 0, 1
     for a in range(min(stride[0], h)):
@@ -186,7 +186,7 @@ def conv2d_dx(
 
         return dx, some
 
-    return executing(ByImages(n, macs, begin), n * sums)
+    return ByImages(n, macs, begin, executed=n * sums)
 
 
 @implements("conv2d_dw")
@@ -223,7 +223,8 @@ def conv2d_dw(
             add(address(sums), address(sums) + part * steps[1], prod(shape))
         return sums[0].transpose(0, 3, 2, 1).reshape(m, c.channels, r, s)
 
-    return native(run) if groups == 1 else run
+    # With groups, `reshape` copies, which is NumPy's work.
+    return Executable(run, native=groups == 1)
 
 
 def _forward(
@@ -250,7 +251,7 @@ def _plain(x: Spec, stride: Pair, dilation: Pair, groups: int) -> bool:
 
 def _fast(
     plan: winograd_plan.Plan, n: int, results: int, places: Pair, operands: int,
-    epilogue: Epilogue,
+    epilogue: Epilogue, executed: int,
 ) -> ByImages:  # fmt: skip
     """Plan a convolution, or the gradient of x, by Winograd's method; what follows takes the arrays
     behind the first `operands`."""
@@ -260,7 +261,7 @@ def _fast(
         bias = [plain(a) for a in more[: operands - 2]]
         return y, plan.begin(channels_last(x), plain(w), bias, y, tail_of(epilogue, tail))
 
-    return ByImages(n, plan.macs, begin)
+    return ByImages(n, plan.macs, begin, executed=executed)
 
 
 def _fast_weights(target: Target, c: Winograd, n: int) -> Executable:
@@ -270,7 +271,8 @@ def _fast_weights(target: Target, c: Winograd, n: int) -> Executable:
     def run(x: NDArray, dy: NDArray) -> NDArray:
         return function(channels_last(x), channels_last(dy))
 
-    return executing(native(run), multiplications(c, n, gradient=True))
+    executed = multiplications(c, n, gradient=True)
+    return Executable(run, native=True, executed=executed)
 
 
 def _packer(

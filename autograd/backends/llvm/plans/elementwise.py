@@ -11,8 +11,8 @@ from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.elementwise import converted, periodic, pointwise
 from ..registry import implements
-from ..runtime.executable import Executable, native
-from ..runtime.layout import Layouts, Moves, address
+from ..runtime.executable import Executable
+from ..runtime.layout import Layouts, address, layout_stats
 
 LEAST = 1 << 8  # elements below which NumPy is as fast
 PERIOD = 1 << 11  # numbers to which those for each channel are repeated, at most
@@ -35,8 +35,7 @@ def _plan(
         function(*[address(x) for x in parts], fixed, address(y), size)
         return y
 
-    run.given = given  # type: ignore[attr-defined]  # its address is used
-    return native(run)
+    return Executable(run, native=True, keeps=given)
 
 
 def together(target: Target, formula: str, specs: tuple[Spec, ...]) -> Executable | None:
@@ -98,7 +97,7 @@ def _channels(
         function(address(x), numbers, address(y), layouts.size, period)
         return y
 
-    return run
+    return Executable(run)
 
 
 def _arithmetic(name: str) -> None:
@@ -134,10 +133,10 @@ def cast(target: Target, x: Spec, *, dtype: np.dtype[np.generic]) -> Executable 
     def run(x: NDArray) -> NDArray:
         lie = layouts.of(x)
         if lie is None:
-            Moves.aside += 1
+            layout_stats.aside += 1
             return x.astype(dtype)
         y = results.new(tuple(s // x.itemsize * dtype.itemsize for s in lie[1]))
         function(address(x), address(y), layouts.size)
         return y
 
-    return native(run)
+    return Executable(run, native=True)

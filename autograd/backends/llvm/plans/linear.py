@@ -21,8 +21,8 @@ from ..kernels.matmul import Order, Product, Tile, multiply, room
 from ..kernels.matvec import times_vector
 from ..registry import implements
 from ..runtime import memory
-from ..runtime.executable import Executable, native
-from ..runtime.layout import Moves, address, plain
+from ..runtime.executable import Executable
+from ..runtime.layout import address, layout_stats, plain
 from ..runtime.parallel import Scratch
 
 LEAST = 1 << 14  # multiply-accumulates from which a kernel's call pays
@@ -195,7 +195,7 @@ def linear(
         function(address(left), address(right), bias, address(y), *rest)
         return y
 
-    return native(run)
+    return Executable(run, native=True)
 
 
 @implements("matmul")
@@ -219,7 +219,7 @@ def matmul(
         ):
             if any(epilogue):
                 return run(plain(x), plain(w), *more)
-            Moves.aside += 1
+            layout_stats.aside += 1
             return np.matmul(x, w, out=y)
         way = ways.get((x_turned, w_turned))
         if way is None:
@@ -229,4 +229,4 @@ def matmul(
         way(address(x), address(w), 0, address(y), *map(address, rest))
         return y
 
-    return native(run)
+    return Executable(run, native=True)

@@ -78,7 +78,7 @@ def _shares(target: Target, x: Spec, axis: int, logarithm: bool) -> Executable |
         second(at, whole, *extent)
         return y
 
-    return run
+    return Executable(run)
 
 
 def _slope(name: str, logarithm: bool) -> None:
@@ -94,7 +94,7 @@ def _slope(name: str, logarithm: bool) -> None:
             function(address(top), address(value), address(dx), rows.count, rows.size)
             return dx
 
-        return run
+        return Executable(run)
 
 
 _slope("softmax_dx", False)
@@ -177,7 +177,7 @@ def cross_entropy(
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(loss.sum(dtype=dtype) / label.norm(reduction)), p
 
-    return run
+    return Executable(run)
 
 
 @implements("cross_entropy_dx")
@@ -208,4 +208,4 @@ def cross_entropy_dx(
         function(*[address(a) for a in given], rows.count, rows.size)
         return dx
 
-    return run
+    return Executable(run)

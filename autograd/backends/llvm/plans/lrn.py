@@ -7,7 +7,7 @@ from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.lrn import MOST, ROWS, Rows, backward, forward
 from ..registry import implements
-from ..runtime.executable import Executable, native
+from ..runtime.executable import Executable
 from ..runtime.layout import ChannelsLast, address
 from ..runtime.parallel import Scratch
 
@@ -44,7 +44,7 @@ def local_response_norm(
         function(*map(address, arrays), call.room.address(0), call.count)
         return arrays[1], arrays[2]
 
-    return native(run)
+    return Executable(run, native=True)
 
 
 @implements("lrn_dx")
@@ -63,4 +63,4 @@ def lrn_dx(
         function(*map(address, arrays), call.room.address(0), call.count)
         return dx
 
-    return native(run)
+    return Executable(run, native=True)

@@ -12,8 +12,8 @@ from ..compiler.jit import build
 from ..kernels.pad import placed
 from ..registry import implements
 from ..runtime import memory
-from ..runtime.executable import Executable, native
-from ..runtime.layout import Moves, address
+from ..runtime.executable import Executable
+from ..runtime.layout import address, layout_stats
 
 LEAST = 1 << 15  # numbers of the result below which NumPy is as fast
 
@@ -36,7 +36,7 @@ def _plan(target: Target, x: Spec, shape: tuple[int, ...], slices: Slices) -> Ex
 
     def run(x: NDArray) -> NDArray:
         if c > 1 and x.strides[1] != size:  # in another layout
-            Moves.aside += 1
+            layout_stats.aside += 1
             y = np.zeros_like(x, shape=shape)
             y[parts] = x
             return y
@@ -45,7 +45,7 @@ def _plan(target: Target, x: Spec, shape: tuple[int, ...], slices: Slices) -> Ex
         function(address(x), address(y), n, h, w, c, first, *steps, *apart)
         return y
 
-    return native(run)
+    return Executable(run, native=True)
 
 
 @implements("putslice")

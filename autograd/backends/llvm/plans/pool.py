@@ -15,7 +15,7 @@ from ..kernels.pool import backward, forward
 from ..kernels.windows import Padding, Pool, pooling, runs, strips
 from ..registry import implements
 from ..runtime import memory
-from ..runtime.executable import Executable, native
+from ..runtime.executable import Executable
 from ..runtime.layout import address, channels_last
 
 BYTE = np.dtype(np.uint8)
@@ -65,7 +65,7 @@ def max_pool2d(
         function(address(source), address(y), address(place), n)
         return y, place
 
-    return native(run)
+    return Executable(run, native=True)
 
 
 @implements("max_pool2d_dx")
@@ -87,7 +87,7 @@ def max_pool2d_dx(
         function(address(tops), address(places), address(dx), n)
         return dx
 
-    return native(run)
+    return Executable(run, native=True)
 
 
 @implements("avg_pool2d")
@@ -106,7 +106,7 @@ def avg_pool2d(target: Target, x: Spec, **attributes: Any) -> Executable | None:
         function(address(source), address(y), None, n)
         return y
 
-    return native(run)
+    return Executable(run, native=True)
 
 
 @implements("avg_pool2d_dx")
@@ -125,4 +125,4 @@ def avg_pool2d_dx(target: Target, dy: Spec, *, size: Pair, **attributes: Any) ->
         function(address(tops), None, address(dx), n)
         return dx
 
-    return native(run)
+    return Executable(run, native=True)

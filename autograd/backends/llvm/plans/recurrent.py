@@ -156,7 +156,7 @@ def _lstm(
         last = _copy(hs[plan.last])
         return (hs, last, _copy(cells[plan.last]), cells, acts) if kept else (hs, last, cells)
 
-    return run
+    return Executable(run)
 
 
 @implements("rnn_sequence")
@@ -178,7 +178,7 @@ def rnn_sequence(
         call(x, w_ih, w, [bias, h, h, hs, hs, hs], state.size, state.size)
         return hs, _copy(hs[plan.last])
 
-    return run
+    return Executable(run)
 
 
 def _copy(x: NDArray) -> NDArray:
@@ -209,7 +209,7 @@ def lstm_sequence_dx(
         plan.share(lambda *rows: function(*pointers, plan.batch, *rows, *where))
         return dgates, dc
 
-    return run
+    return Executable(run)
 
 
 @implements("rnn_sequence_dx")
@@ -234,7 +234,7 @@ def rnn_sequence_dx(
         plan.share(lambda *rows: function(*pointers, plan.batch, *rows, *where))
         return dgates
 
-    return run
+    return Executable(run)
 
 
 def _placed(dys: list[NDArray], given: Given) -> list[NDArray | None]:
@@ -273,7 +273,7 @@ def sequence_dw(
         return dw_ih, dw, db
 
     rows = tile(target)
-    return run
+    return Executable(run)
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:

@@ -10,7 +10,7 @@ from ..compiler.jit import build
 from ..kernels.recurrent_cell import cell, cell_slope, elman
 from ..registry import implements
 from ..runtime import memory
-from ..runtime.executable import Executable, native
+from ..runtime.executable import Executable
 from ..runtime.layout import address, plain
 
 
@@ -26,7 +26,7 @@ def rnn_cell(target: Target, x: Spec, h: Spec, *, nonlinearity: str) -> Executab
         function(*[address(a) for a in (*sums, y)], size)
         return y
 
-    return native(run)
+    return Executable(run, native=True)
 
 
 @implements("lstm_cell")
@@ -43,7 +43,7 @@ def lstm_cell(target: Target, gates: Spec, c: Spec) -> Executable | None:
         function(*[address(a) for a in (x, old, *made)], rows, size)
         return made[0], made[1], made[2]
 
-    return native(run)
+    return Executable(run, native=True)
 
 
 @implements("lstm_cell_dx")
@@ -60,7 +60,7 @@ def lstm_cell_dx(target: Target, *specs: Spec) -> Executable | None:
         function(*[address(a) for a in (*given, dgates, dc)], rows, size)
         return dgates, dc
 
-    return native(run)
+    return Executable(run, native=True)
 
 
 @implements("stack")
@@ -74,4 +74,4 @@ def stack(target: Target, *specs: Spec) -> Executable | None:
     def run(*xs: NDArray) -> NDArray:
         return np.stack(xs, out=memory.empty(shape, dtype))
 
-    return run
+    return Executable(run)

@@ -12,8 +12,8 @@ from ..kernels.elementwise import converted
 from ..kernels.sums import column_sums
 from ..kernels.sweep import copied, increase
 from ..registry import implements
-from ..runtime.executable import Executable, native
-from ..runtime.layout import Layouts, Moves, address
+from ..runtime.executable import Executable
+from ..runtime.layout import Layouts, address, layout_stats
 from ..runtime.memory import empty
 from ..runtime.parallel import Scratch
 from .elementwise import LEAST, axis_left, repeats
@@ -40,7 +40,7 @@ def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> Executa
     def run(x: NDArray) -> NDArray:
         lie = layouts.of(x)
         if lie is None or (columns > 1 and not layouts.inner(lie, axis)):
-            Moves.aside += 1
+            layout_stats.aside += 1
             return sum_over(x, others).reshape(shape)
         to = parts.address(0)
         function(address(x), to, layouts.size, period, block)
@@ -50,7 +50,7 @@ def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> Executa
         copy(to, address(y), columns)
         return y
 
-    return native(run)
+    return Executable(run, native=True)
 
 
 @implements("sum_to")

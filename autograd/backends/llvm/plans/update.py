@@ -15,8 +15,8 @@ from ..compiler.jit import build
 from ..kernels.sweep import copied, increase
 from ..kernels.update import averaged, descend, turn
 from ..registry import implements
-from ..runtime.executable import Executable, native
-from ..runtime.layout import Layouts, Moves, address, overlap, plain
+from ..runtime.executable import Executable
+from ..runtime.layout import Layouts, address, layout_stats, overlap, plain
 
 LEAST = 1 << 12  # elements below which NumPy is as fast
 
@@ -47,7 +47,7 @@ def sgd(
 
         _in_place(layouts, go, changed, (g,))
 
-    return run
+    return Executable(run, keeps=settings)
 
 
 @implements("accumulate")
@@ -61,7 +61,7 @@ def accumulate(target: Target, slot: Spec, g: Spec) -> Executable | None:
     def go(slot: NDArray, g: NDArray) -> None:
         function(address(slot), address(g), layouts.size)
 
-    return native(lambda slot, g: _in_place(layouts, go, (slot,), (g,)))
+    return Executable(lambda slot, g: _in_place(layouts, go, (slot,), (g,)), native=True)
 
 
 def _in_place(
@@ -75,7 +75,7 @@ def _in_place(
         go(*everything)
         return
     strides = layouts.plain[1]
-    copies = [layouts.moved(x, strides) for x in everything]  # which Moves counts
+    copies = [layouts.moved(x, strides) for x in everything]  # which `layout_stats` counts
     go(*copies)
     for x, copy in zip(changed, copies, strict=False):
         x[...] = copy
@@ -111,12 +111,12 @@ def store(target: Target, slot: Spec, g: Spec) -> Executable | None:
             known[g.strides] = offsets(g.strides)
         places = known.get(g.strides)
         if places is None or not slot.flags.c_contiguous or np.may_share_memory(slot, g):
-            Moves.aside += 1
+            layout_stats.aside += 1
             slot[...] = g
         else:
             function(address(g), address(places), address(slot), rows, columns)
 
-    return native(run)
+    return Executable(run, native=True)
 
 
 @implements("running_average")
@@ -140,8 +140,7 @@ def running_average(
             if moved is not old:
                 old[...] = moved
 
-    run.factors = factors  # type: ignore[attr-defined]  # its address is used
-    return native(run)
+    return Executable(run, native=True, keeps=factors)
 
 
 def _offsets(shape: tuple[int, ...], size: int, strides: tuple[int, ...]) -> NDArray | None:

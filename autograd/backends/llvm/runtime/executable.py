@@ -1,31 +1,31 @@
-"""What a plan returns: a function of arrays, and what is known of it."""
+"""What a plan returns: a function of arrays, and what the backend has to know of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
-
-Executable = Callable[..., Any]
+from typing import Any
 
 
-Function = TypeVar("Function", bound=Executable)
+class Executable:
+    """A function of arrays, `run`.
 
+    `native`: compiled functions do all of its arithmetic, on memory of its arguments, of
+    `memory.empty`, or its own, so that calling these functions again is calling it again; a call
+    in which that does not hold adds to `LayoutStats`. `executed` is how many multiplications a call
+    executes, None if as many as the ledger counts. `keeps` is what must live as long as the
+    executable, such as an array whose address `run` uses."""
 
-def executing(kernel: Function, multiplications: int) -> Function:
-    """Return the kernel, marked with the multiplications that a call executes, for the ledger; one
-    without a mark executes the nominal ones."""
-    kernel.executed = multiplications  # type: ignore[attr-defined]
-    return kernel
+    __slots__ = ("executed", "keeps", "native", "run")
 
+    def __init__(
+        self,
+        run: Callable[..., Any],
+        *,
+        native: bool = False,
+        executed: int | None = None,
+        keeps: Any = None,
+    ) -> None:
+        self.run, self.native, self.executed, self.keeps = run, native, executed, keeps
 
-def native(kernel: Function) -> Function:
-    """Mark a kernel as native: whatever it does to numbers compiled functions do, on memory of its
-    arguments, of `memory.empty`, or its own. So calling these again is calling it again; a call in
-    which this does not hold adds to `Moves`."""
-    kernel.native = True  # type: ignore[attr-defined]
-    return kernel
-
-
-def is_native(kernel: Executable) -> bool:
-    """Tell whether a kernel was marked."""
-    return getattr(kernel, "native", False)
+    def __call__(self, *arrays: Any) -> Any:
+        return self.run(*arrays)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from threading import local
 from typing import TypeAlias
 
 import numpy as np
@@ -13,12 +14,20 @@ from ....recent import WAYS, Recent
 from .memory import MALLOC, empty, pool
 
 
-class Moves:
-    """Counts the arrays that had to be copied into another order, and what else kernels that are
-    marked as native left to NumPy (`aside`)."""
+class LayoutStats(local):
+    """What kernels of this thread left to NumPy because of how arrays lie: `copies` into another
+    order, and calls done `aside`. A recording compares them before and after a native call: if
+    they differ, addresses of kernels do not say all that the call did."""
 
-    count = 0
+    copies = 0
     aside = 0
+
+    def read(self) -> tuple[int, int]:
+        """Return both numbers."""
+        return self.copies, self.aside
+
+
+layout_stats = LayoutStats()
 
 
 def _slow_address(x: NDArray) -> int:
@@ -73,7 +82,7 @@ def plain(x: NDArray) -> NDArray:
     """Return x in row-major order."""
     if x.flags.c_contiguous:
         return x
-    Moves.count += 1
+    layout_stats.copies += 1
     return np.ascontiguousarray(x)
 
 Strides: TypeAlias = tuple[int, ...]
@@ -136,7 +145,7 @@ class Layouts:
 
     def moved(self, x: NDArray, strides: Strides) -> NDArray:
         """Return a copy that lies in another way."""
-        Moves.count += 1
+        layout_stats.copies += 1
         y = self.new(strides)
         y[...] = x
         return y

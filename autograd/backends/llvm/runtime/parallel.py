@@ -4,6 +4,7 @@ own."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from ....array import NDArray
 from ....threads import WORTHWHILE, share
 from . import memory
-from .executable import native
+from .executable import Executable
 from .layout import address
 
 CALL = 1 << 19  # MACs in whose time a kernel is called once more
@@ -23,25 +24,29 @@ Work = Callable[[int, int, int], None]
 Begin = Callable[..., tuple[Any, Work]]
 
 
-class ByImages:
-    """The kernel of a call that works image by image, so that threads can share them, and so that
-    another such kernel can go on with each few of them while they are in the cache."""
+class ByImages(Executable):
+    """A call that works image by image, so that threads can share them, and so that another such
+    call can go on with each few of them while they are in the cache."""
 
-    native = True
+    __slots__ = ("begin", "images", "macs")
 
-    def __init__(self, images: int, macs: int, begin: Begin) -> None:
+    def __init__(
+        self, images: int, macs: int, begin: Begin, executed: int | None = None
+    ) -> None:
         self.images, self.macs, self.begin = images, macs, begin
-
-    def __call__(self, *arrays: NDArray) -> Any:
-        result, work = self.begin(*arrays)
-        over_images(self.macs, self.images, work)
-        return result
+        super().__init__(partial(_run, images, macs, begin), native=True, executed=executed)
 
 
-def chained(first: ByImages, count: int, then: ByImages) -> Callable[..., Any]:
-    """Return the kernel of two calls, of which the second reads the result of the first: given the
-    `count` arrays of the first and the others of the second, it returns both results, the second's
-    first."""
+def _run(images: int, macs: int, begin: Begin, *arrays: NDArray) -> Any:
+    result, work = begin(*arrays)
+    over_images(macs, images, work)
+    return result
+
+
+def chained(first: ByImages, count: int, then: ByImages) -> Executable:
+    """Return the executable of two calls, of which the second reads the result of the first: given
+    the `count` arrays of the first and the others of the second, it returns both results, the
+    second's first."""
 
     def run(*arrays: NDArray) -> tuple[Any, Any]:
         made, fill = first.begin(*arrays[:count])
@@ -57,7 +62,7 @@ def chained(first: ByImages, count: int, then: ByImages) -> Callable[..., Any]:
         over_images(first.macs + then.macs, first.images, both)
         return result, made
 
-    return native(run) if first.native and then.native else run
+    return Executable(run, native=True)
 
 
 class Scratch:

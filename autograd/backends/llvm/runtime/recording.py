@@ -22,8 +22,8 @@ from ..compiler import jit
 from ..compiler.isa.targets import Target
 from ..kernels.sweep import copied
 from ..kernels.walk import ENTRY, walk
-from .executable import is_native, native
-from .layout import Moves, address, plain
+from .executable import Executable
+from .layout import address, layout_stats, plain
 from .memory import Arena, Memory, empty, pool
 
 Noted: TypeAlias = tuple[int, tuple[int | None, ...]]
@@ -80,9 +80,9 @@ class Recording:
         if kernel is np.copy:
             kernel = self._copy
         taken = self.arena.taken
-        mark, moves, before = len(self.taken), (Moves.count, Moves.aside), len(taken)
+        mark, moves, before = len(self.taken), layout_stats.read(), len(taken)
         result = kernel(*values)
-        if is_native(kernel) and (Moves.count, Moves.aside) == moves:
+        if isinstance(kernel, Executable) and kernel.native and layout_stats.read() == moves:
             for kept in (kernel, *values, *_leaves(result)):
                 self._hold_foreign(kept)
             return result
@@ -146,22 +146,21 @@ class Recording:
             step()
 
 
-def _copying(target: Target) -> Callable[[NDArray], NDArray]:
+def _copying(target: Target) -> Executable:
     """Return a native copy."""
 
-    @native
     def copy(x: NDArray) -> NDArray:
         y = empty(x.shape, x.dtype)
         function = jit.build(copied, target, x.dtype.name) if x.dtype.kind == "f" else None
         if function is None or not x.size:
-            Moves.aside += 1
+            layout_stats.aside += 1
             y[...] = x
         else:
             x = plain(x)
             function(address(x), address(y), x.size)
         return y
 
-    return copy
+    return Executable(copy, native=True)
 
 
 def _leaves(result: Any) -> Iterator[Any]:

@@ -26,6 +26,7 @@ from tallygrad.autograd.backends.llvm.kernels.epilogue import IMAGES, ROWS, Epil
 from tallygrad.autograd.backends.llvm.plans import conv_winograd
 from tallygrad.autograd.backends.llvm.plans.linear import linear
 from tallygrad.autograd.backends.llvm.runtime import layout, memory
+from tallygrad.autograd.backends.llvm.runtime.executable import Executable
 from tallygrad.autograd.testing import samples
 
 PAGE = mmap.PAGESIZE
@@ -80,7 +81,7 @@ def guard() -> None:
                     a[...] = copies[id(a)]  # written in place
             return result
 
-        return plain(run)
+        return plain(Executable(run))
 
     llvm._one_at_a_time = guarded
     memory.pool.take = lambda size, lasting=False: block(max(1, size))  # type: ignore[method-assign]

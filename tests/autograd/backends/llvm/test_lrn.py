@@ -15,7 +15,7 @@ from tallygrad.autograd.backends.llvm.compiler import jit
 from tallygrad.autograd.backends.llvm.compiler.isa import targets
 from tallygrad.autograd.backends.llvm.compiler.language import KernelBuilder
 from tallygrad.autograd.backends.llvm.compiler.mathematics import log
-from tallygrad.autograd.backends.llvm.runtime.layout import Moves
+from tallygrad.autograd.backends.llvm.runtime.layout import layout_stats
 from tallygrad.autograd.ops import lrn
 from tallygrad.autograd.primitive import Primitive
 
@@ -73,14 +73,14 @@ def test_response_norm_equals_numpy(
     attrs = {"size": size, "alpha": numbers[0], "beta": numbers[1]}
     x, dy = np.random.default_rng(0).standard_normal((2, *shape)).astype(dtype)
     y, s = lrn.local_response_norm.reference(x, **attrs, k=numbers[2])
-    moves = Moves.count
+    moves = layout_stats.copies
     found = run(target, lrn.local_response_norm, last(x), **attrs, k=numbers[2])
     for a, b in zip(found, (y, s), strict=True):
         near(a, b)
         assert np.moveaxis(a, 1, -1).flags.c_contiguous
     dx = lrn.lrn_dx.reference(dy, x, s, **attrs)
     near(run(target, lrn.lrn_dx, last(dy), last(x), last(s), **attrs), dx)
-    assert Moves.count == moves
+    assert layout_stats.copies == moves
     near(run(target, lrn.lrn_dx, dy, x, s, **attrs), dx)
 
 

@@ -97,10 +97,10 @@ def test_products_equal_numpy_in_every_layout_without_a_copy(
 ) -> None:  # fmt: skip
     n, c, m = sizes
     x, w = drawn(n, c, turned=turned[0]), drawn(c, m, turned=turned[1])
-    before = layout.Moves.count
+    before = layout.layout_stats.copies
     monkeypatch.setattr(np, "matmul", None)
     close(planned("matmul", width, x, w)(x, w), x.astype(float) @ w.astype(float))
-    assert layout.Moves.count == before
+    assert layout.layout_stats.copies == before
 
 
 LONG = [(37, 150, 75), (200, 33, 100), (3, 90, 70), (64, 400, 9), (33, 1, 40), (5, 700, 130)]

@@ -155,10 +155,10 @@ def test_threads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_steady_step_moves_nothing_and_takes_no_memory() -> None:
     for _ in range(3):
         step()
-    before = memory.pool.held, layout.Moves.count
+    before = memory.pool.held, layout.layout_stats.copies
     for _ in range(3):
         step()
-    assert (memory.pool.held, layout.Moves.count) == before
+    assert (memory.pool.held, layout.layout_stats.copies) == before
 
 
 def test_panels_begin_with_a_cache_line() -> None:

@@ -70,12 +70,12 @@ def test_a_steady_step_takes_no_page_and_moves_no_image(
     labels = ag.from_numpy(np.arange(batch) % 10)
 
     def steps(count: int) -> tuple[int, int]:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, layout.Moves.count
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, layout.layout_stats.copies
         for _ in range(count):
             ag.cross_entropy(net(x), labels).backward()
             sgd.step()
             sgd.zero_grad()
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, layout.Moves.count
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, layout.layout_stats.copies
         return after[0] - before[0], after[1] - before[1]
 
     with context.using(backend="llvm"):
