@@ -139,6 +139,7 @@ class KernelBuilder:
         self.builder.ret_void()
         self._first.branch(self._body)
         bits = self.target.bits
+        # Else LLVM cuts 512-bit vectors in two on the processors for which it prefers 256.
         width = f'"min-legal-vector-width"="{bits}" "prefer-vector-width"="{bits}"'
         return str(self.module).replace(")\n{", f") {width}\n{{", 1)
 
@@ -197,6 +198,7 @@ class KernelBuilder:
             yield 0
             return
         builder = self.builder
+        # The test stands at the end, which saves a jump; so `count` must not be 0.
         before, body = builder.block, builder.append_basic_block("loop")
         builder.branch(body)
         builder.position_at_end(body)
@@ -204,6 +206,7 @@ class KernelBuilder:
         index.add_incoming(self.integer(0), before)
         yield index
         following = builder.add(index, self.integer(1))
+        # The block that ends the body, which is another than `body` after loops and branches in it.
         index.add_incoming(following, builder.block)
         end = builder.append_basic_block("end")
         again = builder.icmp_unsigned("<", following, self.integer(count))
@@ -265,6 +268,7 @@ class KernelBuilder:
         if count is None or (isinstance(count, int) and count >= self.lanes):
             size = self.dtype.itemsize
             return Vector(self, self.builder.load(pointer, align=size, typ=self.wide))
+        # What the mask leaves out is not touched, so it may lie beyond the array, or the page.
         name = f"llvm.masked.load.{self._suffix()}.p0"
         rest = [pointer, I32(self.dtype.itemsize), self.mask(count), self.vector(0.0).value]
         return Vector(self, self._call(name, self.wide, rest))

@@ -104,19 +104,6 @@ def largest(k: KernelBuilder, x: Vector) -> Vector:
     return x
 
 
-def transposed(k: KernelBuilder, rows: list[Vector]) -> list[Vector]:
-    """Return the columns of a square of as many vectors as they have lanes: blocks off the
-    diagonal change places, of half the size, a quarter, and so on."""
-    rows = list(rows)
-    for apart in _distances(k):
-        for i in (i for i in range(k.lanes) if not i & apart):
-            a, b = rows[i], rows[i + apart]
-            first = [j if not j & apart else k.lanes + j - apart for j in range(k.lanes)]
-            second = [j + apart if not j & apart else k.lanes + j for j in range(k.lanes)]
-            rows[i], rows[i + apart] = k.shuffle(a, b, first), k.shuffle(a, b, second)
-    return rows
-
-
 def _distances(k: KernelBuilder) -> list[int]:
     return [1 << i for i in reversed(range(k.lanes.bit_length() - 1))]
 

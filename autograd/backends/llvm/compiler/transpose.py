@@ -9,7 +9,8 @@ from .language import KernelBuilder, Vector
 
 
 def turn(k: KernelBuilder, vectors: Sequence[Vector]) -> list[Vector]:
-    """Return the transposed square of as many vectors as they have lanes."""
+    """Return the transposed square of as many vectors as they have lanes: blocks off the diagonal
+    change places, of half the size, a quarter, and so on."""
     found, lanes = [*vectors], range(k.lanes)
     apart = k.lanes // 2
     while apart:

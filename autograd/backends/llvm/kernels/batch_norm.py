@@ -83,6 +83,7 @@ class _Passes:
         self.k, self.d, self.rows, self.room = k, k.doubles(), rows, room
         self.blocks, self.rest, self.tail = extent
         self.whole = k.sum((self.blocks, rows.block), self.rest)
+        # A vector takes four: two sums, what is subtracted, and the numbers that are read.
         self.most = k.target.registers // 4
         self.padded = -(-rows.width // k.lanes) * k.lanes
 
@@ -175,6 +176,7 @@ class _Passes:
 
     def _guess(self, x: Any, m: int, count: Integer) -> Vector:
         """Return what the mean of a block may be: that of its first rows."""
+        # Whole blocks have a number that is known here; the last one may be a single row.
         k, rows = self.k, GUESS if isinstance(count, int) else 1
         total = k.load(x, m)
         for i in range(1, rows):
@@ -207,6 +209,7 @@ class _Passes:
             apart = off_mean - middle
             square.set(square.get() + within + size * apart * apart)
         var = square.get() * share
+        # Rounding may leave less than nothing where all numbers are alike.
         return origin + middle, d.select(var < 0.0, 0.0, var)
 
     def share(self) -> Vector:

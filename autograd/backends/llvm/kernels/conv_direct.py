@@ -18,6 +18,7 @@ from .border import Border, Pair, seen
 from .epilogue import NOTHING, Epilogue, Tail
 
 Tap = tuple[int, int, int]
+NEAR = 24 << 10  # bytes of weights that leave room for pixels in a first-level cache of 32 KB
 
 
 class Tile(NamedTuple):
@@ -156,7 +157,7 @@ class _Block:
         the first-level cache are gone through once, else images."""
         k, c, tile = self.k, self.c, self.tile
         width = tile.vectors * k.lanes
-        wide = c.channels * c.results * len(c.taps) * k.dtype.itemsize > 24 << 10
+        wide = c.channels * c.results * len(c.taps) * k.dtype.itemsize > NEAR
         parts = [
             (o, count, -(-size // k.lanes), size) for o, count, size in pieces(c.results, width)
         ]
@@ -192,6 +193,7 @@ class _Block:
         offsets = [
             a * c.out[1] + b * c.out[2] + v * k.lanes for a, b in places for v in range(vectors)
         ]
+        # The sums take so long that the lines of y are there when they are stored.
         for offset in offsets:
             k.prefetch(k.at(y, offset), write=True)
         place = (h, c.out[1]), (w, c.out[2]), o
@@ -201,16 +203,24 @@ class _Block:
             taps = c.taps[start : start + self.tile.taps]
             self._taps(taps, x, weights, sums, counts, size)
         for v, count in enumerate(counts):
-            made = {p: sums[p, v].get() for p in places}
-            if self.tail is not None:
-                channel = k.sum(self.channel, o, v * k.lanes)
-                begins = k.none(h, w) if self.begins else None
-                made = self.tail.finish(
-                    made, k.sum(self.first, n), ((h, c.out[1]), (w, c.out[2]), channel),
-                    lambda p: p[0] * c.out[1] + p[1] * c.out[2], channel, count, begins,
-                )  # fmt: skip
+            made = self._finish({p: sums[p, v].get() for p in places}, n, h, w, o, v, count)
             for (a, b), value in made.items():
                 k.store(value, k.at(y, a * c.out[1] + b * c.out[2] + v * k.lanes), count)
+
+    def _finish(
+        self, values: dict[Pair, Vector], n: Integer, h: Integer, w: Integer, o: Integer, v: int,
+        count: int,
+    ) -> dict[Pair, Vector]:  # fmt: skip
+        """Return what the epilogue makes of the v-th vector of results of some pixels."""
+        k, c = self.k, self.c
+        if self.tail is None:
+            return values
+        channel = k.sum(self.channel, o, v * k.lanes)
+        begins = k.none(h, w) if self.begins else None
+        return self.tail.finish(
+            values, k.sum(self.first, n), ((h, c.out[1]), (w, c.out[2]), channel),
+            lambda p: p[0] * c.out[1] + p[1] * c.out[2], channel, count, begins,
+        )  # fmt: skip
 
     def _taps(
         self,
@@ -244,6 +254,7 @@ class _Block:
             [k.load(k.at(w, tap[2] * matrix + v * k.lanes), n) for v, n in enumerate(counts)]
             for tap in taps
         ]
+        # Neighbouring places see the same pixel through different taps: it is loaded once for all.
         readers: dict[Pair, list[tuple[Pair, list[Vector]]]] = {}
         for a, b in dict.fromkeys(p for p, _ in sums):
             for tap, factor in zip(taps, factors, strict=True):
@@ -300,6 +311,7 @@ def _weights(
                 for (t, p, v), total in sums.items():
                     place = (taps[t][2] * c.channels + p) * c.results + v * k.lanes
                     to = k.at(w, (channel, c.results), result, place)
+                    # Not times 0: the first images find memory that was never set, NaN perhaps.
                     before = k.select(again, k.load(to, counts[v]), 0.0)
                     k.store(before + total.get(), to, counts[v])
 
@@ -318,27 +330,36 @@ def _sweep(
     """Add what all pixels of some images contribute to the gradient of some taps."""
     image, row, pixel = c.border.strides
     offsets = [c.offset(tap) for tap in taps]
-    channels = 1 + max(p for _, p, _ in sums)
     with k.loop(images) as n, k.loop(c.places[0]) as e:
         for start, count, size in pieces(c.places[1], tile.unroll):
             with k.loop(count) as i:
                 f = k.sum((i, size), start)
                 source = k.at(x, (n, image), (e, c.stride[0] * row), (f, c.stride[1] * pixel))
                 tops = k.at(y, (n, c.out[0]), (e, c.out[1]), (f, c.out[2]))
-                readers: dict[Pair, list[tuple[int, int]]] = {}
-                for u, (t, (down, right)) in product(range(size), enumerate(offsets)):
-                    readers.setdefault((u * c.stride[1] + right, down), []).append((u, t))
-                loaded: dict[int, list[Vector]] = {}
-                for (right, down), users in sorted(readers.items()):
-                    for u, _ in users:
-                        if u not in loaded:
-                            loaded[u] = [
-                                k.load(k.at(tops, u * c.out[2] + v * k.lanes), m)
-                                for v, m in enumerate(counts)
-                            ]
-                    for p in range(channels):
-                        value = k.broadcast(k.at(source, down * row + right * pixel + p))
-                        for u, t in users:
-                            for v, top in enumerate(loaded[u]):
-                                total = sums[t, p, v]
-                                total.set(k.fma(value, top, total.get()))
+                _add_pixels(k, c, offsets, source, tops, sums, counts, size)
+
+
+def _add_pixels(
+    k: KernelBuilder, c: Correlation, offsets: list[Pair], x: Any, y: Any,
+    sums: dict[tuple[int, int, int], Variable], counts: list[int], size: int,
+) -> None:  # fmt: skip
+    """Add what `size` pixels of dy from y on contribute. A number of x that several of them see is
+    loaded once, and pixels of dy are loaded when the first that needs them comes by."""
+    _, row, pixel = c.border.strides
+    channels = 1 + max(p for _, p, _ in sums)
+    readers: dict[Pair, list[tuple[int, int]]] = {}
+    for u, (t, (down, right)) in product(range(size), enumerate(offsets)):
+        readers.setdefault((u * c.stride[1] + right, down), []).append((u, t))
+    loaded: dict[int, list[Vector]] = {}
+    for (right, down), users in sorted(readers.items()):
+        for u, _ in users:
+            if u not in loaded:
+                loaded[u] = [
+                    k.load(k.at(y, u * c.out[2] + v * k.lanes), m) for v, m in enumerate(counts)
+                ]
+        for p in range(channels):
+            value = k.broadcast(k.at(x, down * row + right * pixel + p))
+            for u, t in users:
+                for v, top in enumerate(loaded[u]):
+                    total = sums[t, p, v]
+                    total.set(k.fma(value, top, total.get()))

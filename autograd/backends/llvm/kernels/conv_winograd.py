@@ -212,6 +212,8 @@ class Block(NamedTuple):
         at = k.at(image, (place, wide * border.channels))
         if top >= 0 and top + border.size[0] <= high:
             return at
+        # Without a sign, a row before the image is a large number: one comparison does for both
+        # ends. The address beyond the image is computed, but never read.
         within = k.builder.icmp_unsigned("<", k.integer(place), k.integer(high))
         return k.builder.select(within, at, zeros)
 
@@ -265,6 +267,7 @@ class Block(NamedTuple):
                     stack.enter_context(k.where(flag))
                 part = {(a, b): made[a][b] for a in down for b in right}
                 if tail is not None:
+                    # Inside the flags: a part that does not exist must not enter the sums.
                     part = tail.finish(
                         part, k.sum(self.first, i), ((r, m * row), (t, m * pixel), channel),
                         lambda p: p[0] * row + p[1] * pixel, channel, size, begins,
@@ -303,6 +306,7 @@ class Block(NamedTuple):
         for first, count, unrolled in pieces(lines, 8):
             with k.loop(count) as i:
                 for j in range(unrolled):
+                    # The last part may ask beyond the array, which a prefetch may.
                     at = k.at(start, (part, lines * LINE), (i, unrolled * LINE), (first + j) * LINE)
                     k.prefetch(at, write, near=2)
 

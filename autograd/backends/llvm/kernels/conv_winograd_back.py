@@ -68,6 +68,7 @@ def convolve_back(
     filters = Filters.of(w, (back.channels, back.results), c.taps, True, False)
     apart = canvas(c, right)
     for first, some in chunks(k, count, b.images):
+        # Tiles overlap in what they saw of x, so they add up on a canvas before dx is written.
         _clear(k, memory, k.times(some, apart[0] // k.lanes))
         for block in blocks_of(k, c, b, first, some):
             block.spread(values(c.size, c.outputs), y, zeros, c.tops, v, left)

@@ -76,6 +76,7 @@ class Pixels(NamedTuple):
 
 def _both_below(k: KernelBuilder, place: tuple[Integer, Integer], sizes: Pair) -> Any:
     """Return a flag: whether both integers are among 0 .. size - 1."""
+    # Without a sign, what is below 0 is a large number.
     flags = [
         k.builder.icmp_unsigned("<", k.integer(value), k.integer(size))
         for value, size in zip(place, sizes, strict=True)
@@ -109,6 +110,7 @@ def checked(
     # A number less itself is 0 but for those that are not finite.
     with k.where(k.any((total - total).isnan()), likely=False):
         for value in values.values():
+            # Lanes that do not count begin as NaN, so that `_open` does not wait for them.
             value.set(k.select(k.mask(size), 0.0, nan))
         directly(values)
     return [[values[a, b].get() for b in range(len(row))] for a, row in enumerate(made)]

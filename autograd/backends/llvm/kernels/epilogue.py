@@ -110,6 +110,8 @@ class Tail:
         off = [v - middle for v in values]
         square = d.convert(reduce(add, [x * x for x in off]))
         first = d.at(self.arrays["moments"], (image, 3 * self.channels), channel)
+        # The first tile's mean is near the image's, so squares of deviations from it lose no digits
+        # to a mean far from zero.
         shift, middle = d.load(first, m), d.convert(middle)
         if begins is not None:
             shift = d.select(begins, middle, shift)
@@ -128,6 +130,7 @@ class Tail:
             rows = (image, ROWS[name] * self.channels), row * self.channels
             to = d.at(self.arrays[name], *rows, channel)
             before = d.load(to, m)
+            # A choice, not a product with 0: the sums lie in memory that was never set.
             if begins is not None:
                 before = d.select(begins, 0.0, before)
             d.store(before + value, to, m)

@@ -12,7 +12,7 @@ from ..compiler.mathematics import exp, log
 
 # Rows between writing the numbers that windows add up and reading them, at other places than they
 # were written: read at once, they would not have arrived.
-ROWS = 8
+ROWS = 8  # that a body does before the next one
 MOST = 4  # powers of quarters up to this are products of roots
 # Gets a place in the arrays, the place in the room where its window starts, and how many numbers
 # count there; None for a whole vector.
@@ -34,6 +34,7 @@ class Rows(NamedTuple):
 
 def _swept(k: KernelBuilder, rows: Rows, count: Integer, bodies: tuple[Body, ...]) -> None:
     """Write down each body for all channels of ROWS rows, and all for the next rows, and so on."""
+    # A window spans channels of a row, so the first body must end a row before the next begins it.
     span = rows.room(k.lanes)
     with k.loop(k.builder.udiv(k.sum(count, ROWS - 1), k.integer(ROWS))) as group:
         first = k.times(group, ROWS)

@@ -226,34 +226,19 @@ class _Multiply:
         self, rows: int, at: tuple[Integer, Integer, Integer], depth: int, counts: list[int],
         source: Any, step: int, last: bool, ahead: Any = None,
     ) -> None:  # fmt: skip
+        """Multiply some rows with a panel, over a piece of the inner axis, and write the sums. `at`
+        is the first row, column and place of the inner axis."""
         k, (along, down) = self.k, self.p.steps
         row, start, inner = at
         sums = [[k.variable() for _ in counts] for _ in range(rows)]
-        begin, length = (self.sums, self.width) if self.p.y_turned else (
-            k.at(self.y, start), self.p.columns
-        )
-        places = [
-            [k.at(begin, (row, length), r * length + v * k.lanes) for v in range(len(counts))]
-            for r in range(rows)
-        ]
+        places = self._places(row, start, rows, len(counts))
         self._start(sums, counts, start, inner)
         left = k.at(self.a, (row, along), (inner, down))
-        masks = [None if self.t.copied or self.p.turned else n for n in counts]
         for first, times, size in pieces(depth, self.t.unroll):
             with k.loop(times) as i:
                 place = k.sum((i, self.t.unroll), first)
                 for u in range(size):
-                    if ahead is not None:
-                        to = k.at(ahead, (place, self.p.columns), u * self.p.columns)
-                        k.prefetch(to, near=2)
-                    beside = [
-                        k.load(k.at(source, (place, step), u * step + v * k.lanes), n)
-                        for v, n in enumerate(masks)
-                    ]
-                    for r in range(rows):
-                        x = k.broadcast(k.at(left, (place, down), u * down + r * along))
-                        for total, w in zip(sums[r], beside, strict=True):
-                            total.set(k.fma(x, w, total.get()))
+                    self._step(sums, counts, left, source, step, (place, u), ahead)
         self._add_before(sums, places, counts, inner)
         made = [[total.get() for total in line] for line in sums]
         if last and self.after is not None and not self.p.y_turned:
@@ -261,6 +246,41 @@ class _Multiply:
         for line, to in zip(made, places, strict=True):
             for value, at_y, n in zip(line, to, counts, strict=True):
                 k.store(value, at_y, n)
+
+    def _places(
+        self, row: Integer, start: Integer, rows: int, vectors: int
+    ) -> list[list[Any]]:
+        """Return where each vector of a tile's sums goes: in y, or where y is turned, in scratch
+        memory, from which `_finish` turns a whole panel."""
+        k = self.k
+        begin, length = (self.sums, self.width) if self.p.y_turned else (
+            k.at(self.y, start), self.p.columns
+        )
+        return [
+            [k.at(begin, (row, length), r * length + v * k.lanes) for v in range(vectors)]
+            for r in range(rows)
+        ]
+
+    def _step(
+        self, sums: list[list[Variable]], counts: list[int], left: Any, source: Any, step: int,
+        at: tuple[Integer, int], ahead: Any,
+    ) -> None:  # fmt: skip
+        """Add the products of one place of the inner axis, `at` a turn of the loop and a place in
+        it."""
+        (place, u), k, (along, down) = at, self.k, self.p.steps
+        if ahead is not None:
+            to = k.at(ahead, (place, self.p.columns), u * self.p.columns)
+            k.prefetch(to, near=2)
+        # A copied panel is filled up with zeros: whole vectors may be read.
+        whole = self.t.copied or self.p.turned
+        beside = [
+            k.load(k.at(source, (place, step), u * step + v * k.lanes), None if whole else n)
+            for v, n in enumerate(counts)
+        ]
+        for r, line in enumerate(sums):
+            x = k.broadcast(k.at(left, (place, down), u * down + r * along))
+            for total, w in zip(line, beside, strict=True):
+                total.set(k.fma(x, w, total.get()))
 
     def _follow(
         self, after: Tail, made: list[list[Vector]], row: Integer, start: Integer,
@@ -320,6 +340,7 @@ class _Multiply:
                 if self.after is not None:
                     # Along y's rows there are channels, and its columns are pixels.
                     place = (start, p.height), row, v * k.lanes * p.height
+                    # The other vectors are later pixels of the same channels.
                     begins = None if v else k.none(start)
                     made = self.after.finish(
                         made, 0, place, lambda q: q[1] * p.height, row, some, begins

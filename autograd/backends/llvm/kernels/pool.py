@@ -131,6 +131,7 @@ class _Forward(_Writer):
         best, where = k.load(k.at(source, taps[0][1]), m), self.same(taps[0][0])
         for number, offset in taps[1:]:
             seen = k.load(k.at(source, offset), m)
+            # A NaN wins, and stays: nothing is larger than it.
             taken = k.builder.or_(seen > best, seen.isnan())
             best = k.select(taken, seen, best)
             where = k.builder.select(taken, self.same(number), where)

@@ -19,7 +19,7 @@ from .recurrent_cell import bent, slopes
 from .sweep import sweep
 
 WIDE = 4  # vectors of a panel
-UNROLL = 4
+UNROLL = 4  # products of a turn of the loop
 DEPTH = 128  # rows of a panel that all tiles use in turn, as long as the first level holds them
 TOGETHER = 3  # rows whose cells are written side by side, for their functions are long chains
 
@@ -202,6 +202,7 @@ def forward(target: Target, dtype: str, layer: Layer) -> KernelBuilder:
     panel = (layer.inputs + layer.size) * WIDE * k.lanes
     with k.loop(steps) as s:
         t = k.sum(start, (s, way))
+        # In the first step the addresses before it lie outside of hs and cells; they are not read.
         begins, earlier = k.builder.icmp_signed("==", s, k.integer(0)), k.builder.sub(t, way)
         step = _Step(
             k, layer, k.at(x, (t, apart[0])), bias, k.at(acts, (t, apart[2])),

@@ -169,6 +169,7 @@ def entropy_slope(target: Target, dtype: str, smooth: bool, blocks: bool) -> Ker
         def body(place: Integer, some: Integer | None) -> None:
             value = k.load(k.at(source, place), some)
             before = k.builder.sub(label, k.integer(place))
+            # The lanes before the label, and those up to it: they differ in the label's alone.
             here = k.builder.xor(k.mask(before), k.mask(k.sum(before, 1)))
             others.add(k.select(here, 0.0, value), some)
             made = value * many
@@ -177,6 +178,7 @@ def entropy_slope(target: Target, dtype: str, smooth: bool, blocks: bool) -> Ker
             k.store(made, k.at(to, place), some)
 
         _sweep_blocks(k, size, blocks, body, others)
+        # After the sweep, when the sum of the others is known, which is 1 - p at the label.
         spot = k.at(to, label)
         made = k.load(spot, 1) - k.load(k.at(source, label), 1) * hit
         k.store(made - others.total() * hit, spot, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..compiler.isa.targets import Target
 from ..compiler.language import Integer, KernelBuilder
 from .sweep import parts_of, sweep
@@ -16,9 +18,10 @@ def column_sums(target: Target, dtype: str, vectors: int) -> KernelBuilder:
     d = k.doubles()
     rows = k.builder.udiv(count, columns)
     last = k.builder.sub(count, k.times(rows, columns))
-    beyond, width = k.at(x, (rows, columns)), vectors * k.lanes
+    beyond = k.at(x, (rows, columns))
 
     def start(place: Integer, some: Integer | None) -> None:
+        # Beyond the incomplete row the mask is empty: these sums start with 0.
         there = k.load(k.at(beyond, place), k.builder.sub(last, k.integer(place)))
         d.store(d.convert(there), d.at(y, place), some)
 
@@ -26,23 +29,33 @@ def column_sums(target: Target, dtype: str, vectors: int) -> KernelBuilder:
     with k.where(k.positive(rows)), k.loop(parts_of(k, rows, block)) as i:
         first = k.times(i, block)
         top, high = k.at(x, (first, columns)), k.least(block, k.builder.sub(rows, first))
-
-        def chunk(place: Integer, counts: list[Integer | None]) -> None:
-            places = [k.sum(place, v * k.lanes) for v in range(len(counts))]
-            sums = [k.variable() for _ in counts]
-            with k.loop(high) as j:
-                row = k.at(top, (j, columns))
-                for total, at, some in zip(sums, places, counts, strict=True):
-                    total.set(total.get() + k.load(k.at(row, at), some))
-            for total, at, some in zip(sums, places, counts, strict=True):
-                to = d.at(y, at)
-                d.store(d.load(to, some) + d.convert(total.get()), to, some)
-
-        whole = k.builder.udiv(columns, k.integer(width))
-        with k.where(k.positive(whole)), k.loop(whole) as j:
-            chunk(k.times(j, width), [None] * vectors)
-        done = k.times(whole, width)
-        rest = k.builder.sub(columns, done)
-        with k.where(k.positive(rest)), k.loop(parts_of(k, rest, k.lanes)) as j:
-            chunk(k.sum(done, (j, k.lanes)), [k.builder.sub(rest, k.times(j, k.lanes))])
+        _add_block(k, d, top, y, high, columns, vectors)
     return k
+
+
+def _add_block(
+    k: KernelBuilder, d: KernelBuilder, top: Any, y: Any, high: Integer, columns: Integer,
+    vectors: int,
+) -> None:  # fmt: skip
+    """Add the sums over `high` rows from `top` on to y: several vectors of columns at a time, as
+    one sum alone would wait for itself in each row, then the last columns one by one."""
+    width = vectors * k.lanes
+
+    def chunk(place: Integer, counts: list[Integer | None]) -> None:
+        places = [k.sum(place, v * k.lanes) for v in range(len(counts))]
+        sums = [k.variable() for _ in counts]
+        with k.loop(high) as j:
+            row = k.at(top, (j, columns))
+            for total, at, some in zip(sums, places, counts, strict=True):
+                total.set(total.get() + k.load(k.at(row, at), some))
+        for total, at, some in zip(sums, places, counts, strict=True):
+            to = d.at(y, at)
+            d.store(d.load(to, some) + d.convert(total.get()), to, some)
+
+    whole = k.builder.udiv(columns, k.integer(width))
+    with k.where(k.positive(whole)), k.loop(whole) as j:
+        chunk(k.times(j, width), [None] * vectors)
+    done = k.times(whole, width)
+    rest = k.builder.sub(columns, done)
+    with k.where(k.positive(rest)), k.loop(parts_of(k, rest, k.lanes)) as j:
+        chunk(k.sum(done, (j, k.lanes)), [k.builder.sub(rest, k.times(j, k.lanes))])

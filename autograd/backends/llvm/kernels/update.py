@@ -7,7 +7,7 @@ from typing import Any
 
 from ..compiler.isa.targets import Target
 from ..compiler.language import Integer, KernelBuilder, Vector
-from ..compiler.mathematics import transposed
+from ..compiler.transpose import turn
 from .sweep import sweep
 
 
@@ -50,7 +50,7 @@ def averaged(target: Target, dtype: str) -> KernelBuilder:
     return k
 
 
-def turn(target: Target, dtype: str) -> KernelBuilder:
+def turned_copy(target: Target, dtype: str) -> KernelBuilder:
     """Return the kernel of y[row, column] = x[offsets[column] + row]: x, offsets, y, number of rows
     and of columns. It moves squares of as many numbers as a vector holds, both ways."""
     k = KernelBuilder(target, dtype, ("x", "offsets", "y"), ("rows", "columns"))
@@ -63,6 +63,8 @@ def turn(target: Target, dtype: str) -> KernelBuilder:
         high, wide = k.builder.sub(rows, row), k.builder.sub(columns, column)
         to = k.at(y, (row, columns), column)
         last = k.builder.sub(columns, k.integer(1))
+        # Beyond the last column the last one is read again: the table has no offset there, and the
+        # mask of the store leaves the numbers out.
         lines = [k.least(k.sum(column, lane), last) for lane in range(k.lanes)]
         sources = [k.at(x, k.read(offsets, line), row) for line in lines]
         fits = k.builder.and_(*(k.positive(k.sum(size, 1 - k.lanes)) for size in (high, wide)))
@@ -79,7 +81,7 @@ def _square(
     wide: Any = None,
 ) -> None:  # fmt: skip
     """Write a square of numbers, the other way round; `high` rows of `wide` at its edges."""
-    for lane, line in enumerate(transposed(k, lines)):
+    for lane, line in enumerate(turn(k, lines)):
         place = k.at(to, (lane, columns))
         if high is None:
             k.store(line, place)

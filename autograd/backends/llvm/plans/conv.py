@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..runtime import memory
 from ..runtime.executable import Executable
 from ..runtime.layout import address, channels_last, plain
 from ..runtime.parallel import ByImages, Scratch, Work, in_parts, parts_of
-from . import conv_winograd as winograd_plan
+from . import conv_winograd
 from .epilogue import tail_of
 
 FOLD = 128  # multiply-accumulates in whose time a number of a part's sums is written and folded
@@ -82,7 +83,7 @@ def conv2d(
     groups: int, epilogue: Epilogue = NOTHING,
 ) -> ByImages:  # fmt: skip
     """Plan y = the correlation of x (N, C, H, W) with w (M, C/groups, R, S), plus a bias b (M,) if
-    there is one, and what follows, whose arrays come last."""
+    there is one, and an epilogue, whose arrays come last."""
     (n, _, h, wide), (m, _, r, s) = x.shape, w.shape
     e, f = (
         (size + before + after - d * (t - 1) - 1) // step + 1
@@ -92,16 +93,24 @@ def conv2d(
     )
     start = (-padding[0][0], -padding[1][0])
     if _plain(x, stride, dilation, groups):
-        fast = winograd_plan.find(target, (r, s), w.shape[1], m, n, (h, wide), (e, f), start)
+        fast = conv_winograd.find(target, (r, s), w.shape[1], m, n, (h, wide), (e, f), start)
         if fast:
-            found = winograd_plan.forward(target, fast, n, False, bool(b), epilogue)
+            found = conv_winograd.forward(target, fast, n, False, bool(b), epilogue)
             executed = multiplications(fast, n)
             return _fast(found, n, m, (e, f), 2 + len(b), epilogue, executed)
     c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
+    return _direct(target, c, x, w, len(b), groups, epilogue)
+
+
+def _direct(
+    target: Target, c: Correlation, x: Spec, w: Spec, biases: int, groups: int, epilogue: Epilogue
+) -> ByImages:
+    """Plan a convolution by a direct kernel."""
+    n, m, (e, f) = x.shape[0], w.shape[0], c.places
     tile = forward_tile(target, c, n)
-    function = build(correlate, target, c, tile, bool(b), epilogue)
+    function = build(correlate, target, c, tile, bool(biases), epilogue)
     packed, scratch = _packer(target, w, groups, tile.vectors), bordered(c, tile)
-    steps, biases = (x.nbytes // n, c.out[0] * x.dtype.itemsize), len(b)
+    steps = (x.nbytes // n, c.out[0] * x.dtype.itemsize)
 
     def begin(x: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
         source, weights, bias = channels_last(x), packed(w), [plain(a) for a in more[:biases]]
@@ -123,55 +132,31 @@ def conv2d_dx(
     target: Target, dy: Spec, w: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
     groups: int, epilogue: Epilogue = NOTHING,
 ) -> ByImages:  # fmt: skip
-    """Plan the gradient of x: the pixels of each remainder by the stride are a correlation of dy
-    with the taps that reach them, which may be none. And what follows, whose arrays come last."""
-    (n, m, e, f), (_, channels, r, s) = dy.shape, w.shape
-    h, wide, c = *size, channels * groups
-    size_of = dy.dtype.itemsize
+    """Plan the gradient of x, and an epilogue, whose arrays come last. The pixels of each remainder
+    by the stride, a phase, are a correlation of dy with the taps that reach them, which may be
+    none."""
     if _plain(dy, stride, dilation, groups):
-        start = (-padding[0][0], -padding[1][0])
-        back = winograd_plan.find_back(target, (r, s), channels, m, n, size, (e, f), start)
-        if back:
-            found = winograd_plan.backward(target, back, n, epilogue)
-            executed = multiplications(back, n)  # the transposed method's are as many
-            return _fast(found, n, channels, size, 2, epilogue, executed)
-        start = (padding[0][0] - r + 1, padding[1][0] - s + 1)
-        fast = winograd_plan.find(target, (r, s), m, channels, n, (e, f), size, start)
-        if fast:
-            found = winograd_plan.forward(target, fast, n, True, False, epilogue)
-            executed = multiplications(fast, n)
-            return _fast(found, n, channels, size, 2, epilogue, executed)
+        fast = _fast_dx(target, dy, w, size, padding, epilogue)
+        if fast is not None:
+            return fast
+    (n, m, e, f), (_, channels, r, s) = dy.shape, w.shape
+    (h, wide), c = size, channels * groups
     phases: list[tuple[int, Any, Scratch]] = []
     sums, vectors = 0, 1
-    for a in range(min(stride[0], h)):
-        for b in range(min(stride[1], wide)):
-            rows, columns = (
-                [
-                    (i, (first + pad[0] - i * apart) // step)
-                    for i in range(count)
-                    if (first + pad[0] - i * apart) % step == 0
-                ]
-                for first, pad, apart, step, count in zip(
-                    (a, b), padding, dilation, stride, (r, s), strict=True
-                )
-            )
-            reach = ((down, right, i * s + j) for i, down in rows for j, right in columns)
-            taps = tuple(sorted(reach))
-            places = (-(-(h - a) // stride[0]), -(-(wide - b) // stride[1]))
-            out = (h * wide * c, stride[0] * wide * c, stride[1] * c)
-            part = Correlation(
-                dy.dtype.name, m // groups, channels, groups, r * s, (e, f), places, taps, (1, 1),
-                out,
-            )  # fmt: skip
-            tile = forward_tile(target, part, n)
-            vectors = tile.vectors
-            begins = not (phases and any(epilogue))
-            function = build(correlate, target, part, tile, False, epilogue, begins)
-            phases.append(((a * wide + b) * c * size_of, function, bordered(part, tile)))
-            sums += prod(places) * len(taps) * m * channels
-    # All parts have as many results, and so as many vectors of them.
+    for first in product(range(min(stride[0], h)), range(min(stride[1], wide))):
+        part = _phase(dy, w, size, first, stride, padding, dilation, groups)
+        tile = forward_tile(target, part, n)
+        vectors = tile.vectors
+        # Only the first phase begins the epilogue's sums; the others go on with them.
+        begins = not (phases and any(epilogue))
+        function = build(correlate, target, part, tile, False, epilogue, begins)
+        offset = (first[0] * wide + first[1]) * c * dy.dtype.itemsize
+        phases.append((offset, function, bordered(part, tile)))
+        sums += prod(part.places) * len(part.taps) * m * channels
+    # All phases have as many results, and so as many vectors of them.
     packed = _packer(target, w, groups, vectors, turned=True)
-    macs, steps = n * prod((e, f, m, channels, r, s)), (dy.nbytes // n, h * wide * c * size_of)
+    macs = n * prod((e, f, m, channels, r, s))
+    steps = (dy.nbytes // n, h * wide * c * dy.dtype.itemsize)
 
     def begin(dy: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
         source, weights = channels_last(dy), packed(w)
@@ -189,6 +174,54 @@ def conv2d_dx(
     return ByImages(n, macs, begin, executed=n * sums)
 
 
+def _fast_dx(
+    target: Target, dy: Spec, w: Spec, size: Pair, padding: Any, epilogue: Epilogue
+) -> ByImages | None:
+    """Plan the gradient of x by Winograd's method: transposed, or as a convolution of dy with the
+    filters turned round; None where neither pays."""
+    (n, m, *places), (_, channels, r, s) = dy.shape, w.shape
+    e, f = places
+    start = (-padding[0][0], -padding[1][0])
+    back = conv_winograd.find_back(target, (r, s), channels, m, n, size, (e, f), start)
+    if back:
+        found = conv_winograd.backward(target, back, n, epilogue)
+        executed = multiplications(back, n)  # the transposed method's are as many
+        return _fast(found, n, channels, size, 2, epilogue, executed)
+    start = (padding[0][0] - r + 1, padding[1][0] - s + 1)
+    fast = conv_winograd.find(target, (r, s), m, channels, n, (e, f), size, start)
+    if not fast:
+        return None
+    found = conv_winograd.forward(target, fast, n, True, False, epilogue)
+    return _fast(found, n, channels, size, 2, epilogue, multiplications(fast, n))
+
+
+def _phase(
+    dy: Spec, w: Spec, size: Pair, first: Pair, stride: Pair, padding: Any, dilation: Pair,
+    groups: int,
+) -> Correlation:  # fmt: skip
+    """Return the correlation of dy that gives the pixels of dx at `first`, and every stride from
+    there on."""
+    (_, m, e, f), (_, channels, r, s) = dy.shape, w.shape
+    (h, wide), c = size, channels * groups
+    rows, columns = (
+        _reaching(first[axis], padding[axis][0], dilation[axis], stride[axis], taps)
+        for axis, taps in enumerate((r, s))
+    )
+    taps = sorted((down, right, i * s + j) for i, down in rows for j, right in columns)
+    places = (-(-(h - first[0]) // stride[0]), -(-(wide - first[1]) // stride[1]))
+    out = (h * wide * c, stride[0] * wide * c, stride[1] * c)
+    return Correlation(
+        dy.dtype.name, m // groups, channels, groups, r * s, (e, f), places, (*taps,), (1, 1), out
+    )
+
+
+def _reaching(first: int, pad: int, apart: int, step: int, count: int) -> list[Pair]:
+    """Return which of `count` taps along an axis see the pixel `first`, and the place of dy that
+    each belongs to. The window at e sees the pixels e step - pad + tap apart."""
+    sums = ((tap, first + pad - tap * apart) for tap in range(count))
+    return [(tap, total // step) for tap, total in sums if total % step == 0]
+
+
 @implements("conv2d_dw")
 def conv2d_dw(
     target: Target, x: Spec, dy: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
@@ -198,7 +231,7 @@ def conv2d_dw(
     (n, channels, h, wide), (_, m, e, f), (r, s) = x.shape, dy.shape, size
     start = (-padding[0][0], -padding[1][0])
     if _plain(x, stride, dilation, groups):
-        fast = winograd_plan.find(target, (r, s), channels, m, n, (h, wide), (e, f), start)
+        fast = conv_winograd.find(target, (r, s), channels, m, n, (h, wide), (e, f), start)
         if fast:
             return _fast_weights(target, fast, n)
     c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
@@ -250,7 +283,7 @@ def _plain(x: Spec, stride: Pair, dilation: Pair, groups: int) -> bool:
 
 
 def _fast(
-    plan: winograd_plan.Plan, n: int, results: int, places: Pair, operands: int,
+    plan: conv_winograd.Plan, n: int, results: int, places: Pair, operands: int,
     epilogue: Epilogue, executed: int,
 ) -> ByImages:  # fmt: skip
     """Plan a convolution, or the gradient of x, by Winograd's method; what follows takes the arrays
@@ -266,7 +299,7 @@ def _fast(
 
 def _fast_weights(target: Target, c: Winograd, n: int) -> Executable:
     """Plan the gradient of w by Winograd's method."""
-    function = winograd_plan.weights(target, c, n)
+    function = conv_winograd.weights(target, c, n)
 
     def run(x: NDArray, dy: NDArray) -> NDArray:
         return function(channels_last(x), channels_last(dy))

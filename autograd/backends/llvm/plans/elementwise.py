@@ -93,6 +93,7 @@ def _channels(
             lie = layouts.along(axis)
             x = layouts.moved(x, lie[1])
         y = layouts.new(lie[1])
+        # Not native: a recording would not fill the repeated numbers again.
         many[...] = w.reshape(columns)
         function(address(x), numbers, address(y), layouts.size, period)
         return y

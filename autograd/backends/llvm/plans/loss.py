@@ -129,6 +129,14 @@ class _Labels:
         dtype = self.rate.dtype
         return self.rate.sum(dtype=dtype) if reduction == "mean" else dtype.type(1)
 
+    def reduce(self, loss: NDArray, reduction: str) -> NDArray:
+        """Return the samples' losses reduced, or as they are for "none"."""
+        dtype = self.rate.dtype
+        if reduction == "none":
+            return loss.astype(dtype, copy=False)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(loss.sum(dtype=dtype) / self.norm(reduction))
+
     def spread(self, dloss: NDArray, reduction: str) -> NDArray:
         """Return the gradient of each sample's loss: 0 where ignored."""
         norm = self.norm(reduction)
@@ -152,7 +160,7 @@ def cross_entropy(
     rows, dtype, smooth = _Rows(x, 1), x.dtype, label_smoothing / x.shape[1]
     first = build(grown, target, dtype.name, True, True, smooth != 0, rows.blocks)
     second = build(finished, target, dtype.name, True)
-    extent, lines = (rows.count, rows.size), np.arange(rows.count)
+    extent, lines, each = (rows.count, rows.size), np.arange(rows.count), reduction == "none"
 
     def run(
         x: NDArray, target: NDArray, *w: NDArray
@@ -172,10 +180,7 @@ def cross_entropy(
         if not label.counted.all():
             loss[~label.counted] = 0
             rows.table(p)[~label.counted] = 0
-        if reduction == "none":
-            return loss.astype(dtype, copy=False).reshape(target.shape), p
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(loss.sum(dtype=dtype) / label.norm(reduction)), p
+        return label.reduce(loss, reduction).reshape(target.shape if each else ()), p
 
     return Executable(run)
 

@@ -13,7 +13,7 @@ from ....recent import WAYS
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.sweep import copied, increase
-from ..kernels.update import averaged, descend, turn
+from ..kernels.update import averaged, descend, turned_copy
 from ..registry import implements
 from ..runtime.executable import Executable
 from ..runtime.layout import Layouts, address, layout_stats, overlap, plain
@@ -39,7 +39,7 @@ def sgd(
     given = address(settings)
 
     def run(w: NDArray, g: NDArray, v: NDArray, lr: NDArray) -> None:
-        settings[0] = lr
+        settings[0] = lr  # which is why it is not native: a recording would keep the rate
         changed = (w, v) if momentum else (w,)
 
         def go(w: NDArray, *rest: NDArray) -> None:
@@ -47,7 +47,7 @@ def sgd(
 
         _in_place(layouts, go, changed, (g,))
 
-    return Executable(run, keeps=settings)
+    return Executable(run)
 
 
 @implements("accumulate")
@@ -97,7 +97,7 @@ def store(target: Target, slot: Spec, g: Spec) -> Executable | None:
     if slot != g:
         return None
     copy, layouts = build(copied, target, slot.dtype.name), Layouts(slot)
-    function = build(turn, target, slot.dtype.name)
+    function = build(turned_copy, target, slot.dtype.name)
     rows, columns = (slot.shape or (1,))[0], slot.size // (slot.shape or (1,))[0]
     known: dict[tuple[int, ...], NDArray | None] = {}
     offsets = partial(_offsets, slot.shape, slot.dtype.itemsize)

@@ -15,7 +15,7 @@ from ....array import NDArray
 from ....memory import Account, OutOfMemory, register
 
 ALIGNED = 64  # bytes: a cache line, and the widest vector
-SMALL = 1 << 12
+SMALL = 1 << 12  # bytes of the smallest block, a page
 IDLE = 1 << 25  # bytes that may be held besides twice those that were ever used at once
 MALLOC = 1 << 16  # bytes up to which memory from malloc costs less than keeping it
 
@@ -91,6 +91,7 @@ class Pool(Account):
             memory = self._more(room)
         if isinstance(home, Arena):
             home.taken.append(memory)
+        # Lists are popped and appended to without a lock, since both are atomic under Python's.
         # Counts may be off by a block where threads meet; they decide nothing but a limit.
         self.used = used = self.used + room
         if used > self.peak:

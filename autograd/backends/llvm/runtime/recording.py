@@ -77,7 +77,7 @@ class Recording:
 
     def compute(self, kernel: Callable[..., Any], values: Sequence[NDArray]) -> Any:
         """Call a kernel and take it down."""
-        if kernel is np.copy:
+        if kernel is np.copy:  # what `primitive` copies operands with; a native one can be walked
             kernel = self._copy
         taken = self.arena.taken
         mark, moves, before = len(self.taken), layout_stats.read(), len(taken)
@@ -136,6 +136,7 @@ class Recording:
         table = np.zeros((len(noted), ENTRY), np.uint64)
         for row, (code, arguments) in zip(table, noted, strict=True):
             row[:2] = code, len(arguments)
+            # The table is without signs; negative steps are their two's complement.
             row[2 : 2 + len(arguments)] = [(a or 0) % (1 << 64) for a in arguments]
         self.hold(table)
         return partial(self.walk, address(table), len(noted))
