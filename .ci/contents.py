@@ -1,7 +1,7 @@
 """Compare an sdist and a wheel with the checkout: `contents.py DIST`, from the checkout's root.
 
 The sdist holds every file that git tracks. The wheel holds every module of the packages, every
-TOML file in their folders, `py.typed` and the licence, and nothing else.
+TOML file in their folders, `py.typed`, what `package-data` names and the licence, and nothing else.
 """
 
 from __future__ import annotations
@@ -35,13 +35,17 @@ def sdist_faults(archive: Path, files: set[str]) -> list[str]:
 
 def wheel_faults(archive: Path, files: set[str]) -> list[str]:
     """Return a line for each file that a wheel lacks or should not have."""
-    folders = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
-    expected = {
-        f"tallygrad/{name}"
-        for name in files
-        if name.partition("/")[0] in folders.values()
-        and name.endswith((".py", ".toml", "py.typed"))
+    table = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["setuptools"]
+    inside = {name for name in files if name.partition("/")[0] in table["package-dir"].values()}
+    named = {
+        path.as_posix()
+        for package, patterns in table["package-data"].items()
+        if package != "*"
+        for pattern in patterns
+        for path in Path(*package.split(".")[1:]).glob(pattern)
     }
+    needed = {name for name in inside if name.endswith((".py", ".toml", "py.typed"))}
+    expected = {f"tallygrad/{name}" for name in needed | (inside & named)}
     with zipfile.ZipFile(archive) as wheel:
         names = set(wheel.namelist())
     found = {name for name in names if ".dist-info/" not in name}
