@@ -79,6 +79,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # What several wings need has one home each.
     "datasets": ("autograd.private", "autograd.splitmix64", "trainer.errors"),
     "trainer.errors": ("autograd.suggest",),
+    # A library: what it needs of a run is handed to it.
+    "trainer.cost": ("autograd", "trainer.errors", "trainer.parsing"),
+    "trainer.parsing": ("trainer.errors",),
     "trainer": ("autograd", "datasets"),
     "launch": (),
 }
@@ -299,6 +302,8 @@ def test_imports_follow_the_layers() -> None:
         ("autograd/unheard.py", "from . import context", "in no row"),
         ("datasets/a.py", "from ..autograd import Tensor", "not allowed for datasets"),
         ("datasets/a.py", "import h5py", "not a package"),
+        ("trainer/cost/a.py", "from ..config import integer", "not allowed for trainer.cost"),
+        ("trainer/cost/a.py", "def f():\n    from ..components import state", "not allowed"),
         ("trainer/loop.py", "from ..launch import local", "not allowed for trainer"),
         ("trainer/commands/ranks.py", "from ...launch import local", "inside a function only"),
         ("trainer/loop.py", "async def f():\n    from mpi4py import MPI", "not a package"),

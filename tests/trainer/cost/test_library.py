@@ -1,0 +1,55 @@
+"""The cost package as a library: public names, what loads when, and how deep a call goes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import FrameType
+
+import pytest
+
+from tallygrad.trainer import cost
+from tallygrad.trainer.cli import main
+
+ROOMS = 8  # modules of the trainer that a call is nested in at most
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(cost, name) is not None for name in cost.__all__)
+    assert sorted(cost.__all__) == sorted(cost._LAZY)
+    with pytest.raises(AttributeError, match="has no attribute 'prices'"):
+        cost.prices  # noqa: B018
+
+
+def test_the_package_alone_loads_no_numpy() -> None:
+    code = "import sys, tallygrad.trainer.cost; sys.exit('numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("machine", ["horowitz45", "eyeriss"])
+def test_a_call_is_nested_in_few_modules(
+    machine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the command line down to the arithmetic of a machine."""
+    deepest: list[str] = []
+
+    def look(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal deepest
+        stack, caller = list[str](), frame if event == "call" else None
+        while caller is not None:
+            name = str(caller.f_globals.get("__name__"))
+            if name.startswith("tallygrad.trainer.") and name not in stack:
+                stack.append(name)
+            caller = caller.f_back
+        deepest = max(deepest, stack, key=len)
+
+    words = ["cost", "lenet", "--training", "--machine", machine]
+    assert main(words) == 0  # which imports all of it
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        assert main(words) == 0
+    finally:
+        sys.setprofile(before)
+    assert 4 < len(deepest) <= ROOMS, deepest
+    assert f"training on {machine}" in capsys.readouterr().out
