@@ -1,5 +1,7 @@
 """Tensors, their gradients, and a ledger of the work that both take.
 
+For example:
+
     import tallygrad.autograd as ag
 
     model = ag.nn.Linear(2, 1)

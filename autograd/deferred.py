@@ -214,9 +214,7 @@ def _alive() -> list[Array]:
 def _signatures(args: tuple[Array, ...]) -> tuple[Signature | None, ...]:
     """Return the signatures of arguments: None for those that have their numbers."""
     calls = [a.storage.pending for a in args]
-    return tuple(
-        [None if c is None else Signature(c.call, _signatures(c.operands)) for c in calls]
-    )
+    return tuple([None if c is None else Signature(c.call, _signatures(c.operands)) for c in calls])
 
 
 def _follow(args: tuple[Array, ...], path: tuple[int, ...]) -> Array:

@@ -308,9 +308,7 @@ def _write(primitive: Primitive, info: CallInfo, args: tuple[Array, ...]) -> Non
         args[i].storage.version += 1
 
 
-def _defer(
-    plan: DeferralPlan, outputs: tuple[Spec, ...], args: tuple[Array, ...]
-) -> list[Array]:
+def _defer(plan: DeferralPlan, outputs: tuple[Spec, ...], args: tuple[Array, ...]) -> list[Array]:
     """Compute the results that a call has besides the one that is deferred."""
     results = [Array(spec, None) for spec in outputs]
     for a in results:
@@ -334,9 +332,7 @@ def _copied(a: Array) -> Array:
     return Array(a.spec, compute(np.copy, [a.value]))
 
 
-def _compare(
-    primitive: Primitive, expected: tuple[Spec, ...], results: tuple[Any, ...]
-) -> None:
+def _compare(primitive: Primitive, expected: tuple[Spec, ...], results: tuple[Any, ...]) -> None:
     """Hold the first results of a kernel against the shape rule: they must not drift apart."""
     got = tuple(Spec(np.shape(r), np.asarray(r).dtype) for r in results)
     if got != expected:

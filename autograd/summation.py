@@ -38,9 +38,7 @@ def _innermost(x: NDArray, axes: tuple[int, ...]) -> bool:
     return axes[:1] == (x.ndim - len(axes),) and x.flags.c_contiguous
 
 
-def _merged(
-    x: NDArray, order: list[int], axes: tuple[int, ...]
-) -> tuple[list[int], list[bool]]:
+def _merged(x: NDArray, order: list[int], axes: tuple[int, ...]) -> tuple[list[int], list[bool]]:
     """Return extents of the axes in an order, and whether each is summed over. Neighbours of one
     kind that can be walked through in one stride are one."""
     extents: list[int] = []

@@ -349,4 +349,3 @@ class Sweep:
     def _input(self, record: Record, position: int) -> Value:
         array = record.take("input", position)
         return self.wrap(array, record.sources[position]) if self.wrap else array
-

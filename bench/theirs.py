@@ -41,9 +41,7 @@ def _compiled(function: Any, kind: str) -> Any:
 
 def _training(model: Any, images: Any, labels: Any, kind: str) -> Callable[[], None]:
     """Return a step: forward, loss, backward, update."""
-    optimizer = torch.optim.SGD(
-        model.parameters(), RATE, momentum=MOMENTUM, weight_decay=DECAY
-    )
+    optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=MOMENTUM, weight_decay=DECAY)
     casting = _casting(kind)
 
     def loss(x: Any, y: Any) -> Any:

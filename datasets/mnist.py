@@ -117,11 +117,13 @@ def load_mnist(
         target = download_dir(family.folders[0])
         images, labels = (
             download(
-                Remote(file, family.sha256[stem], family.mirrors), target,
-                mirrors=mirrors, progress=progress,
+                Remote(file, family.sha256[stem], family.mirrors),
+                target,
+                mirrors=mirrors,
+                progress=progress,
             )
             for file, stem in zip(names, STEMS[split], strict=True)
-        )  # fmt: skip
+        )
     except DataError as error:
         raise missing(name, data_dir, names, family.folders[0], f"fetching: {error}") from error
     return read_pair(name, split, images, labels)

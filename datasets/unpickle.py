@@ -87,8 +87,9 @@ def unpickle(data: bytes, where: str) -> dict[Any, Any]:
         raise DataError(f"{where}: not a readable pickle ({error!s:.200})") from error
     if not isinstance(value, dict):
         raise DataError(f"{where}: the pickle holds a {type(value).__name__}, expected a dict")
-    return {key: item.value if isinstance(item, PickledArray) else item
-            for key, item in value.items()}  # fmt: skip
+    return {
+        key: item.value if isinstance(item, PickledArray) else item for key, item in value.items()
+    }
 
 
 class _Refused(Exception):
@@ -221,9 +222,11 @@ class _Machine:
 
 # What a global may be.
 GLOBALS = {
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
     *((module, name) for module in MULTIARRAY for name in ("_reconstruct", "scalar")),
-}  # fmt: skip
+}
 
 
 def _from_bytes(kind: object, shape: tuple[Any, ...], data: object) -> NDArray[Any]:

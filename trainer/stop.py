@@ -44,9 +44,11 @@ class Stop:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         for number, handler in self._before.items():
             # None was set by a library, such as MPI: it cannot be set again from here.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -12,9 +12,7 @@ from . import Found, no_options
 class Meta:
     """Finds no kernel for anything: results have shapes and no numbers."""
 
-    def find(
-        self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
-    ) -> Found:
+    def find(self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Found:
         """Return no kernel."""
         return Found("meta", None)
 

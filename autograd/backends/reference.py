@@ -20,9 +20,7 @@ def reference(primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, An
 class Reference:
     """Finds the reference of every primitive."""
 
-    def find(
-        self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
-    ) -> Found:
+    def find(self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Found:
         """Return the primitive's NumPy reference."""
         return reference(primitive, specs, attrs)
 

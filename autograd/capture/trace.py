@@ -93,9 +93,7 @@ class InferenceTrace:
         container = program.container
         return Tensor(results[0]) if container is None else container(map(Tensor, results))
 
-    def _run(
-        self, program: Program, arrays: list[Array], state: context.Context
-    ) -> list[Array]:
+    def _run(self, program: Program, arrays: list[Array], state: context.Context) -> list[Array]:
         """Run a program; the second time, capture it for replays without Python."""
         backend = recordable(state.backend)
         if backend is not None and program.replay is not None:

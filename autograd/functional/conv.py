@@ -181,9 +181,7 @@ def _conv_transpose(
         )
     # What a whole stride of output_padding uncovers, no window of the convolution may see.
     top, left = ((p[i], p[i] - more[i] // u[i] * u[i]) for i in (0, 1))
-    y = ops.conv2d_dx(
-        x, w, size=(h, k), stride=u, padding=(top, left), dilation=q, groups=groups
-    )
+    y = ops.conv2d_dx(x, w, size=(h, k), stride=u, padding=(top, left), dilation=q, groups=groups)
     return restore(_biased(name, y, bias), input, axes)
 
 

@@ -162,9 +162,7 @@ def _divides(size: tuple[int, ...], out: Pair) -> Pair | None:
     return size[0] // out[0], size[1] // out[1]
 
 
-def adaptive_avg_pool2d(
-    input: Tensor, output_size: int | Sequence[int | None] | None
-) -> Tensor:
+def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None] | None) -> Tensor:
     """Return the means of output_size (E, F) windows that share out (N, C, H, W) or (C, H, W)
     images: rows floor(e H/E) to ceil((e+1) H/E), columns likewise. None keeps an extent."""
     x = images("adaptive_avg_pool2d", input)

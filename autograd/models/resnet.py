@@ -44,9 +44,7 @@ def convolution(inside: int, outside: int, size: int, stride: int = 1) -> Conv2d
     return layer
 
 
-def shortcut(
-    inside: int, outside: int, stride: int, option: Option, norm: bool = True
-) -> Module:
+def shortcut(inside: int, outside: int, stride: int, option: Option, norm: bool = True) -> Module:
     """Return what a block adds its result to: the identity where the shapes are equal; else by
     option A every `stride`-th pixel with zeros for the new channels, by option B a convolution
     1 x 1, with batch norm unless `norm` is False."""
@@ -179,7 +177,8 @@ def strides(stride: int, stride_in: StrideIn) -> tuple[int, int]:
     return (stride, 1) if stride_in == "1x1" else (1, stride)
 
 
-def stage(make: Callable[[int, int, int], Block], inside: int, width: int, n: int, stride: int
+def stage(
+    make: Callable[[int, int, int], Block], inside: int, width: int, n: int, stride: int
 ) -> Sequential:
     """Return n blocks, `make(inside, width, stride)` each, of which the first has the stride."""
     blocks = [make(inside, width, stride)]
@@ -267,6 +266,4 @@ def resnet1001(
 ) -> Module:
     """Return the network of 1,001 layers of He et al. (2016b): 111 bottlenecks in each stage of
     `resnet`, with pre-activation, or without, for comparison."""
-    return resnet(
-        input_shape, classes, 1001, option, "bottleneck", width, preactivation, stride_in
-    )
+    return resnet(input_shape, classes, 1001, option, "bottleneck", width, preactivation, stride_in)

@@ -86,9 +86,7 @@ def flatten(parameters: Sequence[Parameter]) -> FlatParameters:
     return FlatParameters(parameters)
 
 
-def gradient_order(
-    run: Callable[[], Tensor], parameters: Sequence[Parameter]
-) -> list[Parameter]:
+def gradient_order(run: Callable[[], Tensor], parameters: Sequence[Parameter]) -> list[Parameter]:
     """Return the parameters in the order in which a backward sweep from `run()` finishes their
     gradients, those that it does not reach last. Runs forward on the meta backend, so no number,
     gradient, hook, count or random stream is touched. RuntimeError without any gradient to sweep.

@@ -205,9 +205,7 @@ class LSTMCell(_Cell):
 
     gates = 4
 
-    def forward(
-        self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return the next h and c, each (N, H); x (N, I), hx: h and c, None for zeros."""
         state = (self.start(x), self.start(x)) if hx is None else hx
         return lstm_cell(x, state, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)

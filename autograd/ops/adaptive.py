@@ -145,9 +145,7 @@ def _(ddx: Value, place: Value) -> Value:
     return plane_take(ddx, place)
 
 
-@primitive(
-    infer=lambda x, place: Spec(place.shape, x.dtype), cost=lambda y, x, place: Cost()
-)
+@primitive(infer=lambda x, place: Spec(place.shape, x.dtype), cost=lambda y, x, place: Cost())
 def plane_take(x: NDArray, place: NDArray) -> NDArray:
     """y = the elements of x at positions in the image: plane_put transposed."""
     n, c, h, w = x.shape

@@ -81,9 +81,7 @@ def _macs(y: Spec, w: Spec) -> Cost:
     return Cost(macs=y.size * w.shape[1] * w.shape[2] * w.shape[3])
 
 
-@primitive(
-    infer=_forward, cost=lambda y, x, w, *b, **a: _macs(y, w)._replace(add=len(b) * y.size)
-)
+@primitive(infer=_forward, cost=lambda y, x, w, *b, **a: _macs(y, w)._replace(add=len(b) * y.size))
 def conv2d(
     x: NDArray, w: NDArray, *b: NDArray, stride: Pair, padding: Padding, dilation: Pair,
     groups: int,
@@ -145,9 +143,7 @@ def conv2d_dx(
     """dx = the gradient of `conv2d` in x of (height, width) `size`: each dy[n,m,e,f] w[m,k,i,j] is
     added at the place that it came from (called forward: transposed convolution)."""
     dx = np.empty((dy.shape[0], *size, w.shape[1] * groups), dy.dtype)
-    windows = Windows(
-        (w.shape[2], w.shape[3]), stride, (padding[0][0], padding[1][0]), dilation
-    )
+    windows = Windows((w.shape[2], w.shape[3]), stride, (padding[0][0], padding[1][0]), dilation)
     spread(dy.transpose(0, 2, 3, 1), w, windows, groups, dx)
     return dx.transpose(0, 3, 1, 2)
 

@@ -34,9 +34,7 @@ def keep_mask(keys: NDArray, shape: tuple[int, ...], p: float, use: int) -> NDAr
     return keep.reshape(shape)
 
 
-def _dropped(
-    x: Spec, keys: Spec, *, p: float, use: int, channels: bool
-) -> tuple[Spec, Spec]:
+def _dropped(x: Spec, keys: Spec, *, p: float, use: int, channels: bool) -> tuple[Spec, Spec]:
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: expected p in [0, 1], got {p}")
     if not is_floating(x.dtype):

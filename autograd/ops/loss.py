@@ -189,9 +189,7 @@ def _(
 
 
 @primitive(
-    infer=lambda dloss, target, *w, **a: Spec(
-        (target.shape[0], 1, *target.shape[1:]), dloss.dtype
-    ),
+    infer=lambda dloss, target, *w, **a: Spec((target.shape[0], 1, *target.shape[1:]), dloss.dtype),
     cost=lambda y, *specs, **a: Cost(mul=y.size),
     outputs=("rate",),
 )

@@ -19,9 +19,7 @@ def _windowed(x: Spec, *, before: int, after: int) -> Spec:
     return floating(x)
 
 
-@primitive(
-    infer=_windowed, cost=lambda y, x, *, before, after: Cost(add=(before + after) * x.size)
-)
+@primitive(infer=_windowed, cost=lambda y, x, *, before, after: Cost(add=(before + after) * x.size))
 def channel_window(x: NDArray, *, before: int, after: int) -> NDArray:
     """y[n, c] = the sum of x[n, j] for j from c - before to c + after, as far as there are any."""
     y = np.array(x, order="K")
@@ -87,9 +85,7 @@ def _(
     ),
     outputs=("dx",),
 )
-def lrn_dx(
-    dy: NDArray, x: NDArray, s: NDArray, *, size: int, alpha: float, beta: float
-) -> NDArray:
+def lrn_dx(dy: NDArray, x: NDArray, s: NDArray, *, size: int, alpha: float, beta: float) -> NDArray:
     """dx = dy s^-beta - 2 alpha beta / size x W(dy x s^(-beta - 1)), W the window turned around."""
     dx, slope = np.empty_like(x), np.empty_like(x)
     np.power(s, x.dtype.type(-beta), out=dx)

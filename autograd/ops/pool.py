@@ -94,9 +94,7 @@ def _(dy: Value, place: Value, specs: tuple[Spec, ...], **attrs: Any) -> Value:
     return max_pool2d_dx(dy, place, size=specs[0].shape[2:], **attrs)
 
 
-@primitive(
-    infer=_max_dx_rule, cost=lambda dx, dy, place, **a: Cost(add=dy.size), outputs=("dx",)
-)
+@primitive(infer=_max_dx_rule, cost=lambda dx, dy, place, **a: Cost(add=dy.size), outputs=("dx",))
 def max_pool2d_dx(
     dy: NDArray,
     place: NDArray,

@@ -69,9 +69,9 @@ def unstack(count: int) -> Primitive:
     kind = inspect.Parameter.KEYWORD_ONLY
     signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
     derivative.__signature__ = signature  # type: ignore[attr-defined]
-    made = primitive(
-        infer=rule, cost=free, outputs=tuple(f"y{i}" for i in range(count)), alias=0
-    )(reference)
+    made = primitive(infer=rule, cost=free, outputs=tuple(f"y{i}" for i in range(count)), alias=0)(
+        reference
+    )
     made.vjp("x")(derivative)
     return made
 
@@ -90,9 +90,7 @@ def rnn_cell(x: NDArray, h: NDArray, *, nonlinearity: str) -> NDArray:
 
 
 @rnn_cell.vjp("x", "h")
-def _(
-    dy: Value, y: Value, specs: tuple[Spec, ...], nonlinearity: str
-) -> tuple[Value, Value]:
+def _(dy: Value, y: Value, specs: tuple[Spec, ...], nonlinearity: str) -> tuple[Value, Value]:
     _, slope = NONLINEARITIES[nonlinearity]
     dx = slope(dy, y)
     return fit(dx, specs[0]), fit(dx, specs[1])

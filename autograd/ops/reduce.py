@@ -239,9 +239,10 @@ def _(dy: Value, x: Value, axes: tuple[int, ...]) -> Value:
 
 
 @primitive(
-    infer=lambda dy, x, *, axes: x, cost=lambda dx, dy, x, **a: Cost(mul=4 * x.size),
+    infer=lambda dy, x, *, axes: x,
+    cost=lambda dx, dy, x, **a: Cost(mul=4 * x.size),
     outputs=("dx",),
-)  # fmt: skip
+)
 def product_dx(dy: NDArray, x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
     """dx = dy times the product of the other elements, exact beside zeros too: the product of
     those before times that of those behind."""

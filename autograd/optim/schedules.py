@@ -110,8 +110,9 @@ def _positive(kind: str, total: int) -> None:
     if total < 1:
         raise ValueError(f"{kind}: expected total above 0, got {total}")
     if total >= 1 << 63:  # far larger ones are no floats
-        raise ValueError(f"{kind}: expected a total below 2^63, got one of "
-                         f"{total.bit_length()} bits")  # fmt: skip
+        raise ValueError(
+            f"{kind}: expected a total below 2^63, got one of {total.bit_length()} bits"
+        )
 
 
 _SCHEDULES: dict[str, Callable[..., Schedule]] = {

@@ -167,9 +167,7 @@ def test_cross_entropy_of_many_classes(size: int, smoothing: float, place: str) 
     logits[1:, label] += [3, 9, 14, 17, 60]
     logits[0] = 0.5
     x = ag.tensor(logits, requires_grad=True)
-    y = ag.cross_entropy(
-        x, ag.tensor([label] * 6), label_smoothing=smoothing, reduction="none"
-    )
+    y = ag.cross_entropy(x, ag.tensor([label] * 6), label_smoothing=smoothing, reduction="none")
     y.sum().backward()
     p = np.exp(logits - logits.max(1, keepdims=True).astype(np.float64))
     p /= p.sum(1, keepdims=True)

@@ -299,11 +299,13 @@ def test_convolutions_go_on_image_by_image(
 @pytest.mark.parametrize(
     ("size", "options"),
     [
-        ((32, 32), {"padding": 1}), ((33, 31), {"padding": 1}), ((18, 18), {"padding": 0}),
+        ((32, 32), {"padding": 1}),
+        ((33, 31), {"padding": 1}),
+        ((18, 18), {"padding": 0}),
         ((65, 66), {"padding": 1, "stride": 2}),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_all_convolutions_do_what_follows(
     size: tuple[int, int], options: dict[str, int], passes: Passes
 ) -> None:

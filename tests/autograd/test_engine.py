@@ -302,5 +302,3 @@ def test_context_of_another_thread_is_its_own() -> None:
         thread.start()
         thread.join()
     assert seen == [""]
-
-

@@ -38,9 +38,11 @@ def test_rand_stays_below_1() -> None:
     ],
 )
 def test_no_draw_gives_the_upper_end(
-    draw: Callable[[ag.Tensor], ag.Tensor], high: float, dtype: str,
+    draw: Callable[[ag.Tensor], ag.Tensor],
+    high: float,
+    dtype: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(random, "_generator", Greatest(np.random.Philox(0)))
     end = np.asarray(high, dtype)
     drawn = draw(ag.zeros(4, 5, dtype=dtype)).numpy()
@@ -57,8 +59,6 @@ def test_a_range_of_one_number(dtype: str) -> None:
 
 @pytest.mark.parametrize("make", [ag.rand, ag.randn])
 @pytest.mark.parametrize("dtype", ["int64", "bool"])
-def test_only_floating_point_numbers_are_drawn(
-    make: Callable[..., ag.Tensor], dtype: str
-) -> None:
+def test_only_floating_point_numbers_are_drawn(make: Callable[..., ag.Tensor], dtype: str) -> None:
     with pytest.raises(TypeError, match=f"expected a floating-point type, got {dtype}"):
         make(3, dtype=dtype)

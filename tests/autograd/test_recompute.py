@@ -114,5 +114,3 @@ def test_checkpoint_refuses_gradients_of_gradients() -> None:
     x = leaf(1.0)
     with pytest.raises(RuntimeError, match="checkpoint: gradients of gradients"):
         ag.grad(ag.checkpoint(lambda t: t * t, x), x, create_graph=True)
-
-

@@ -282,9 +282,7 @@ def test_empty_batches(name: str) -> None:
 @pytest.mark.parametrize(("channels", "filters"), [(0, 3), (3, 0), (0, 0)])
 @pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("size", [1, 3])
-def test_convolutions_without_channels(
-    channels: int, filters: int, stride: int, size: int
-) -> None:
+def test_convolutions_without_channels(channels: int, filters: int, stride: int, size: int) -> None:
     """torch leaves out the bias of a convolution without input channels."""
     x, w = leaf(np.ones((2, channels, 7, 7))), leaf(np.ones((filters, channels, size, size)))
     b, back = leaf(np.arange(filters)), leaf(np.arange(channels))

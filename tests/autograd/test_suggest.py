@@ -46,7 +46,7 @@ def test_only_what_is_near_is_suggested(
 @pytest.mark.parametrize(
     ("a", "b", "errors"),
     [("", "", 0), ("abc", "", 3), ("ab", "ba", 1), ("abc", "abd", 1), ("abc", "ca", 3)],
-)  # fmt: skip
+)
 def test_typing_errors_by_hand(a: str, b: str, errors: int) -> None:
     assert typing_errors(a, b) == typing_errors(b, a) == errors
 

@@ -97,8 +97,9 @@ def test_every_axis_of_small_arrays(
 ) -> None:
     x = np.asarray(np.arange(np.prod(shape)).reshape(shape), np.float64, order)  # type: ignore[call-overload]
     np.testing.assert_array_equal(sum_over(x, axes), x.sum(axes))
-    np.testing.assert_array_equal(sum_over(x[::-1], axes), x.sum(axes) if 0 in axes else
-                                  x[::-1].sum(axes))  # fmt: skip
+    np.testing.assert_array_equal(
+        sum_over(x[::-1], axes), x.sum(axes) if 0 in axes else x[::-1].sum(axes)
+    )
 
 
 def gradients(y: Tensor, *tensors: Tensor) -> list[NDArray]:

@@ -24,7 +24,7 @@ from tallygrad.datasets import (
     PadCrop,
     Sampler,
     standard,
-)  # fmt: skip
+)
 from tallygrad.datasets.augment import below, sample_keys, uniform
 from tallygrad.datasets.sampler import permutation, share
 
@@ -270,8 +270,10 @@ def test_augmentation_belongs_to_the_sample(size: int, batch_size: int) -> None:
         for step in steps:
             for index, image in zip(step.indices.tolist(), step.images, strict=True):
                 np.testing.assert_array_equal(image, by_sample[index])
-    others = [gather(data, 30, 1, 5, seed=9, augment=CHANGES, shuffle=False)[0].images,
-              gather(data, 30, 1, 4, seed=8, augment=CHANGES, shuffle=False)[0].images]  # fmt: skip
+    others = [
+        gather(data, 30, 1, 5, seed=9, augment=CHANGES, shuffle=False)[0].images,
+        gather(data, 30, 1, 4, seed=8, augment=CHANGES, shuffle=False)[0].images,
+    ]
     for other in others:
         same = [np.array_equal(other[i], by_sample[i]) for i in range(30)]
         assert sum(same) < 10

@@ -45,15 +45,17 @@ def test_an_error_that_says_nothing_has_a_line_too() -> None:
 
 @pytest.mark.parametrize(
     ("command", "where", "way"),
-    [("profile lenet", "commands.profile.measure", "take a smaller --batch"),
-     ("cost lenet", "commands.cost.count", "take a smaller --batch"),
-     ("plan lenet", "commands.plan.count", "take a smaller --batch"),
-     ("train --dataset digits", "components.resume.occupy", "take a smaller --batch-size, more"),
-     ("eval run", "inference.evaluate_checkpoint", "take a smaller --batch-size"),
-     ("predict run", "inference.predict", "take fewer --samples"),
-     ("inspect run", "commands.inspect.describe", "free some memory"),
-     ("bill run", "commands.bill.read", "free some memory")],
-)  # fmt: skip
+    [
+        ("profile lenet", "commands.profile.measure", "take a smaller --batch"),
+        ("cost lenet", "commands.cost.count", "take a smaller --batch"),
+        ("plan lenet", "commands.plan.count", "take a smaller --batch"),
+        ("train --dataset digits", "components.resume.occupy", "take a smaller --batch-size, more"),
+        ("eval run", "inference.evaluate_checkpoint", "take a smaller --batch-size"),
+        ("predict run", "inference.predict", "take fewer --samples"),
+        ("inspect run", "commands.inspect.describe", "free some memory"),
+        ("bill run", "commands.bill.read", "free some memory"),
+    ],
+)
 def test_every_command_says_it_in_a_line(
     command: str, where: str, way: str, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],

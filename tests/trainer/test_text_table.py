@@ -46,8 +46,10 @@ def test_a_wide_terminal_has_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_heads_wrap_first(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = at(106, monkeypatch)
     assert [" ".join(line.split()) for line in lines[:3]] == [
-        "backward", "forward data", "layer shape MACs MACs how it is known"
-    ]  # fmt: skip
+        "backward",
+        "forward data",
+        "layer shape MACs MACs how it is known",
+    ]
     assert lines[5].startswith("a.very.long.path.to.stage3.2.conv2 ")
 
 
@@ -77,9 +79,7 @@ def test_what_the_note_promises_holds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("columns", "width"), [("72", 72), ("3", 20), ("", 80), ("many", 80)])
-def test_columns_of_the_terminal(
-    columns: str, width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_columns_of_the_terminal(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As shutil.get_terminal_size: no terminal and no number are 80."""
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr("os.get_terminal_size", lambda *given: (_ for _ in ()).throw(OSError))

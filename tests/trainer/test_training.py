@@ -162,8 +162,9 @@ def test_killed_and_resumed_ends_with_the_same_bits(model: str, tmp_path: Path) 
     broken = tmp_path / "broken"
     process = subprocess.Popen(
         [*TALLYGRAD, "train", *SMALL, "--out", str(broken), *words, "--max-steps", "100000"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while not (broken / "checkpoints" / "step-00000008.h5").exists():
         assert time.monotonic() < deadline and process.poll() is None

@@ -65,9 +65,7 @@ def read(path: Path) -> Run:
     meta = checkpoint.meta
     steps, epoch = (recorded(file, meta, name, int) for name in ("step", "epoch"))
     images, within = (recorded(file, meta, name, int) for name in ("images", "step_in_epoch"))
-    weights = [
-        a for name, a in checkpoint.tensors.items() if name.startswith(MODEL) and a.ndim > 1
-    ]
+    weights = [a for name, a in checkpoint.tensors.items() if name.startswith(MODEL) and a.ndim > 1]
     config = meta.get("config")
     run = Run(
         source=str(file),

@@ -28,9 +28,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the model, the machine that prices it, and how to print it."""
     parser.add_argument("--machine", default="", help="price it on a machine: a name, or FILE.toml")
     parser.add_argument(
-        "--zeros", default="", metavar="RUN|FILE",
+        "--zeros",
+        default="",
+        metavar="RUN|FILE",
         help="shares of zeros for the machine: of a run with --sparsity, or of FILE.toml or .json",
-    )  # fmt: skip
+    )
     parser.add_argument("--ranks", type=integer, default=1, help="ranks that share the gradients")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", dest="as_json", action="store_true", help="print JSON")

@@ -74,9 +74,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=16.0, help="to measure for, at most 20")
     parser.add_argument("--save", default="", metavar="FILE", help="keep the calibration, as TOML")
     parser.add_argument(
-        "--check", action=argparse.BooleanOptionalAction, default=True,
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
         help="hold the plan against measured steps of this host (default: yes)",
-    )  # fmt: skip
+    )
     flags.add_json(parser)
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     flags.add_model(parser, batch=64)
@@ -321,9 +323,11 @@ def _energy(machine: str, work: Callable[[int], Work]) -> Callable[[Row], Price]
 
 
 def _report(
-    chosen: Mapping[str, Any], plan: Plan, work: Callable[[int], Work],
+    chosen: Mapping[str, Any],
+    plan: Plan,
+    work: Callable[[int], Work],
     energy: Callable[[Row], Price] | None,
-) -> PlanReport:  # fmt: skip
+) -> PlanReport:
     def row(one: Row) -> PlanRow:
         return PlanRow(one, memory(work(one.batch)), energy(one) if energy else None)
 

@@ -14,9 +14,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the checkpoint, the images, and how to print the classes."""
     flags.add_checkpoint(parser)
     parser.add_argument(
-        "images", nargs="?", default="",
+        "images",
+        nargs="?",
+        default="",
         help="one image or several, .npy or IDX file, 0 to 255 or shares; default: --samples",
-    )  # fmt: skip
+    )
     parser.add_argument("--samples", default="", help="samples of the data set: 0-9,17 (0-9)")
     flags.add_json(parser)
 

@@ -68,9 +68,7 @@ def _layer(layer: Layer, machine: Machine | None, zeros: LayerZeros | None) -> L
     )
 
 
-def _pass(
-    layer: Layer, name: str, machine: Machine | None, zeros: LayerZeros | None
-) -> PassReport:
+def _pass(layer: Layer, name: str, machine: Machine | None, zeros: LayerZeros | None) -> PassReport:
     moved_bytes = moved(layer.costs.get(name, Cost()))
     price = machine.price_layer(layer, name, zeros) if machine is not None else None
     return PassReport(layer.macs(name), moved_bytes, layer.peaks.get(name, 0), price)
@@ -114,9 +112,7 @@ def exchanged(parameters: int, ranks: int) -> int:
     return int(ring_volume(4 * parameters, ranks))
 
 
-def _priced(
-    totals: Totals, layers: list[LayerReport], work: Work, machine: Machine
-) -> Totals:
+def _priced(totals: Totals, layers: list[LayerReport], work: Work, machine: Machine) -> Totals:
     """Return totals with the sums of the prices; the update is no layer's."""
     by_phase: Mapping[str, list[Price]] = {
         phase: [layer.prices[phase] for layer in layers if phase in layer.prices]

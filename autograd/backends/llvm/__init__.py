@@ -44,9 +44,7 @@ class Llvm:
     ) -> None:
         self.target, self.tuner, self.eager, self.dry = target, Tuner(target, tune), eager, dry
 
-    def find(
-        self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
-    ) -> Found:
+    def find(self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Found:
         """Return a compiled kernel, or the primitive's NumPy reference."""
         name = primitive.name
         target = self.tuner.fit(name, specs, attrs)

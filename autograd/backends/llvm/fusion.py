@@ -258,9 +258,7 @@ def _last_gradient(signature: Signature) -> tuple[Signature, int]:
     return signature, 0
 
 
-def _masked_sums(
-    target: Target, call: Call, chain: _Chain, residual_first: bool
-) -> Executable:
+def _masked_sums(target: Target, call: Call, chain: _Chain, residual_first: bool) -> Executable:
     """Return the executable of `_summing`. It is given the operands of a sum in their order, so the
     residual may come before the convolution's, behind which its epilogue takes it."""
     x = call.specs[1]

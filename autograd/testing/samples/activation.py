@@ -33,9 +33,7 @@ ROWS = [
     ),
     Sample("leaky_relu/empty", fn.leaky_relu, (normal(0, 4),)),
     Sample("elu", fn.elu, X, lambda t, x: t.nn.functional.elu(x)),
-    Sample(
-        "elu/alpha 0.5", lambda x: fn.elu(x, 0.5), X, lambda t, x: t.nn.functional.elu(x, 0.5)
-    ),
+    Sample("elu/alpha 0.5", lambda x: fn.elu(x, 0.5), X, lambda t, x: t.nn.functional.elu(x, 0.5)),
     Sample(
         "elu/negative alpha", lambda x: fn.elu(x, -2.0), X, lambda t, x: t.nn.functional.elu(x, -2)
     ),

@@ -45,9 +45,7 @@ ARITHMETIC = [
     _alike("div/numbers", lambda x: 1.0 / x / 3, (positive(3, 4),)),
     _alike("neg", lambda x: -x, X),
     _alike("pow", lambda x, w: x**w, (positive(3, 4), normal(3, 4)), wrong=APART),
-    _alike(
-        "pow/broadcast", lambda x, w: x**w, (positive(2, 3, 4), normal(3, 1))
-    ),
+    _alike("pow/broadcast", lambda x, w: x**w, (positive(2, 3, 4), normal(3, 1))),
     _alike("pow/square", lambda x: x**2, X),
     _alike("pow/cube of negative numbers", lambda x: x**3.0, (distinct(3, 4),)),
     _alike("pow/0", lambda x: x**0, X),

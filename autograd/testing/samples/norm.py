@@ -68,12 +68,8 @@ ROWS = [
     Sample("batch_norm/empty", _train(), (normal(0, 4, 2, 2), normal(4)), _torch_train()),
     Sample("batch_norm/eps", _train(eps=0.5), (IMAGES, normal(4)), _torch_train(eps=0.5)),
     Sample("batch_norm/weight only", _train(), (normal(5, 4), normal(4)), _torch_train()),
-    Sample(
-        "batch_norm/rows", _train(), (normal(5, 4), normal(4), normal(4)), _torch_train()
-    ),
-    Sample(
-        "batch_norm/signals", _train(), (normal(3, 4, 5), normal(4), normal(4)), _torch_train()
-    ),
+    Sample("batch_norm/rows", _train(), (normal(5, 4), normal(4), normal(4)), _torch_train()),
+    Sample("batch_norm/signals", _train(), (normal(3, 4, 5), normal(4), normal(4)), _torch_train()),
     Sample(
         "batch_norm/evaluation",
         _still,

@@ -65,7 +65,9 @@ PARTS = [
         lambda t, x: x.flip(0, 1)[:2, ::2],
     ),
     Sample(
-        "slice/backwards to the start", lambda x: x[1::-1, -2::-1], X,
+        "slice/backwards to the start",
+        lambda x: x[1::-1, -2::-1],
+        X,
         lambda t, x: x[:2, :3].flip(0, 1),
     ),
     _alike("slice/backwards, empty", lambda x: x[:, 2:][:, :0], X),

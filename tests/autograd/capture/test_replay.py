@@ -250,9 +250,10 @@ def test_memory_comes_back_when_nobody_can_repeat_any_more() -> None:
     del traced
     gc.collect()
     assert memory.pool.used == before
-    assert memory.pool.used + sum(
-        room * len(free) for room, free in memory.pool.free.items()
-    ) == memory.pool.held
+    assert (
+        memory.pool.used + sum(room * len(free) for room, free in memory.pool.free.items())
+        == memory.pool.held
+    )
 
 
 @pytest.mark.usefixtures("llvm")

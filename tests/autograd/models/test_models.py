@@ -69,9 +69,7 @@ NATIVE = [(name, DIGITS) for name in ("mlp", "lenet", "lenet5", "lstm")]
 NATIVE += [(name, {"input_shape": (3, 32, 32)}) for name in RESNETS]
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [*NATIVE, *CASES], ids=lambda v: str(v)[:60]
-)
+@pytest.mark.parametrize(("name", "options"), [*NATIVE, *CASES], ids=lambda v: str(v)[:60])
 def test_shapes_alone_give_the_same_books(name: str, options: Options) -> None:
     settings: Options = {"momentum": 0.9, "weight_decay": 1e-4, "nesterov": True}
     real = work(name, options, "numpy", settings)
@@ -189,9 +187,7 @@ def test_mlp_is_a_product_between_rectifiers() -> None:
 
 def test_thousand_and_one_layers_train() -> None:
     begun = time.perf_counter()
-    model = models.create(
-        "resnet", input_shape=(3, 8, 8), depth=1001, block="bottleneck", width=4
-    )
+    model = models.create("resnet", input_shape=(3, 8, 8), depth=1001, block="bottleneck", width=4)
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert len(layers) == 1001
     x, labels = batch((3, 8, 8), 10)
@@ -303,6 +299,8 @@ def test_parity_with_torch(kind: str) -> None:
     for name, value in ours.state_dict().items():
         np.testing.assert_allclose(value, theirs.state_dict()[name].numpy(), rtol=1e-10)
     np.testing.assert_allclose(
-        ours.eval()(ag.tensor(x)).numpy(), theirs.eval()(torch.tensor(x)).detach().numpy(), 1e-9,
+        ours.eval()(ag.tensor(x)).numpy(),
+        theirs.eval()(torch.tensor(x)).detach().numpy(),
+        1e-9,
         1e-11,
     )

@@ -326,7 +326,7 @@ def test_the_smallest_images(
         ("resnet", {"depth": 18}, r"expected depth 6n \+ 2 with basic blocks, such as 20, got 18"),
         ("googlenet", {"depth": 22}, "option of model googlenet 'depth' is unknown"),
     ],
-)  # fmt: skip
+)
 def test_create_refuses(name: str, options: Options, piece: str) -> None:
     with pytest.raises(ValueError, match=piece):
         create(name, **options)

@@ -40,9 +40,11 @@ def results(case: str, dtype: str = "float32") -> list[np.ndarray]:
     x = rng.standard_normal((n, size, size, c)).astype(dtype).transpose(0, 3, 1, 2)
     w = rng.standard_normal((m, c // groups, taps, taps)).astype(dtype)
     attrs: dict[str, Any] = {
-        "stride": (stride, stride), "padding": ((pad, pad), (pad, pad)), "dilation": (1, 1),
+        "stride": (stride, stride),
+        "padding": ((pad, pad), (pad, pad)),
+        "dilation": (1, 1),
         "groups": groups,
-    }  # fmt: skip
+    }
     y = conv.conv2d.reference(x, w, **attrs)
     dy = rng.standard_normal(y.shape).astype(dtype)
     return [

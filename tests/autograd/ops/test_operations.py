@@ -79,8 +79,11 @@ def test_layout_does_not_matter(name: str) -> None:
     row = BY_NAME[name]
     arrays = row.draw()
     plain, _ = run(row, arrays, "numpy")
-    strided, _ = run(row, [np.asfortranarray(np.repeat(a, 2, -1))[..., ::2] if a.ndim else a
-                           for a in arrays], "numpy")
+    strided, _ = run(
+        row,
+        [np.asfortranarray(np.repeat(a, 2, -1))[..., ::2] if a.ndim else a for a in arrays],
+        "numpy",
+    )
     for a, b in zip(plain, strided, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-9, atol=1e-12)
 
@@ -98,14 +101,10 @@ def test_inputs_stay_as_they_are(name: str) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    ("name", "piece", "shapes"), [(r.name, *w) for r in ROWS for w in r.wrong]
-)
+@pytest.mark.parametrize(("name", "piece", "shapes"), [(r.name, *w) for r in ROWS for w in r.wrong])
 def test_wrong_shapes(name: str, piece: str, shapes: tuple[tuple[int, ...], ...]) -> None:
     row = BY_NAME[name]
-    arrays = [
-        np.zeros(shape, a.dtype) for shape, a in zip(shapes, row.draw(), strict=True)
-    ]
+    arrays = [np.zeros(shape, a.dtype) for shape, a in zip(shapes, row.draw(), strict=True)]
     with pytest.raises(ValueError) as caught:
         row.function(*[ag.tensor(a) for a in arrays])
     assert piece in str(caught.value) and "\n" not in str(caught.value)

@@ -94,9 +94,7 @@ def test_layers_are_priced_by_their_shapes(
         assert found["parts"]["training"][key] == pytest.approx(steps)
         assert found["parts"]["evaluation"][key] == pytest.approx(evaluations * tested)
         assert found["total"][key] == pytest.approx(steps + evaluations * tested)
-        layers = sum(
-            p.get(key, 0.0) for layer in found["layers"] for p in layer["phases"].values()
-        )
+        layers = sum(p.get(key, 0.0) for layer in found["layers"] for p in layer["phases"].values())
         assert found["total"][key] == pytest.approx(layers)
 
 

@@ -124,9 +124,7 @@ def test_the_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in machine.names() if name != "host"])
-def test_machines_price_every_layer_and_pass(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_machines_price_every_layer_and_pass(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = described("lenet", "--training", "--machine", name, capsys=capsys)
     assert found["machine"]["name"] == name and found["machine"]["source"]
     total = found["totals"]["on_machine"]
@@ -380,7 +378,7 @@ def test_scratchpads_of_unequal_size(words: int, tmp_path: Path) -> None:
     assert main(["cost", "lenet", "--machine", str(file)]) == 0
 
 
-NEW_KIND = '''
+NEW_KIND = """
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -396,7 +394,7 @@ class Clocked(Machine):
 
     def price(self, cost, events=None):
         return Price(latency_seconds=self.cycles_per_mac * cost.macs)
-'''
+"""
 
 
 def test_a_new_kind_of_machine_is_one_file(

@@ -31,15 +31,15 @@ def compute(*steps: Step) -> StepTimes:
 
 
 QUIET = compute(
-    step(16, 1, [9.8, 10, 10.4], [10, 10.1, 9.9]), step(128, 1, [78, 80, 83], [80, 79.5, 80.5]),
-    step(16, 2, [10.8, 11, 12], [11, 11.2, 10.8]), step(128, 2, [87, 90, 94], [91, 89, 90]),
-)  # fmt: skip
+    step(16, 1, [9.8, 10, 10.4], [10, 10.1, 9.9]),
+    step(128, 1, [78, 80, 83], [80, 79.5, 80.5]),
+    step(16, 2, [10.8, 11, 12], [11, 11.2, 10.8]),
+    step(128, 2, [87, 90, 94], [91, 89, 90]),
+)
 # The host was busy while a rank alone was measured, while few images were, in one round.
 ALONE = replace(QUIET, steps=(QUIET.steps[0], step(128, 1, [96, 110, 140]), *QUIET.steps[2:]))
 FEW = compute(step(16, 1, [8, 8, 8]), step(2, 2, [3, 4, 40]), step(16, 2, [11, 12, 12.5]))
-ROUND = replace(
-    QUIET, steps=(*QUIET.steps[:3], step(128, 2, [60, 75, 97], [61, 67, 97]))
-)  # fmt: skip
+ROUND = replace(QUIET, steps=(*QUIET.steps[:3], step(128, 2, [60, 75, 97], [61, 67, 97])))
 MORE = replace(QUIET, steps=(step(16, 1, [100, 110, 120]), *QUIET.steps[1:]))
 
 Planned = Callable[..., dict[str, Any]]
@@ -75,10 +75,12 @@ def test_a_fit_calibration_has_no_ranges(planned: Planned) -> None:
 
 @pytest.mark.parametrize(
     ("held", "fault"),
-    [(ALONE, "128 images on one rank took 110 ms, 128 images on each of 2 ranks took 90 ms"),
-     (ROUND, "rounds of 128 images on each of 2 ranks took from 61 to 97 ms"),
-     (MORE, "16 images on one rank took 110 ms, 128 images on one rank took 80 ms")],
-)  # fmt: skip
+    [
+        (ALONE, "128 images on one rank took 110 ms, 128 images on each of 2 ranks took 90 ms"),
+        (ROUND, "rounds of 128 images on each of 2 ranks took from 61 to 97 ms"),
+        (MORE, "16 images on one rank took 110 ms, 128 images on one rank took 80 ms"),
+    ],
+)
 @pytest.mark.parametrize("scaling", ["weak", "strong"])
 def test_an_unfit_calibration_gives_ranges(
     held: StepTimes, fault: str, scaling: str, planned: Planned

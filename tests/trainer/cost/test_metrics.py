@@ -58,9 +58,10 @@ def tensors() -> dict[str, Any]:
     weight = np.arange(12, dtype=np.float32).reshape(3, 4)
     weight[weight < 5] = 0
     return {
-        "model/fc.weight": weight, "model/fc.bias": np.ones(3, np.float32),
+        "model/fc.weight": weight,
+        "model/fc.bias": np.ones(3, np.float32),
         "optimizer/velocity/fc.weight": np.ones((3, 4), np.float32),
-    }  # fmt: skip
+    }
 
 
 def billed(

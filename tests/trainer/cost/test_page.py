@@ -212,16 +212,18 @@ def test_the_numbers_are_those_of_the_account() -> None:
     assert [row[3] for row in against[1:]] == [
         cell(described["totals"]["training_over_inference"]),
         cell(moved / described["totals"]["inference_bytes"]),
-        cell(total["energy_joules"]
-             / described["totals"]["on_machine"]["inference"]["energy_joules"]),
-    ]  # fmt: skip
+        cell(
+            total["energy_joules"] / described["totals"]["on_machine"]["inference"]["energy_joules"]
+        ),
+    ]
     sent = table(found["Communication"])
     assert [row[0] for row in sent[1:]] == [f"{2**k:,}" for k in range(1, 13)]
     assert sent[2][1:] == [f"{2 * 3 * 4 * 431_080 // 4:,}", f"{2 * 4 * 431_080:,}"]
 
 
-@pytest.mark.parametrize("name", ["systolic-os", "systolic-ws", "eyeriss", "eyeriss-isca16",
-                                  "horowitz45"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["systolic-os", "systolic-ws", "eyeriss", "eyeriss-isca16", "horowitz45"]
+)
 def test_levels_add_up_to_the_energy(name: str) -> None:
     described, _ = of("lenet", True, name)
     for held in described["totals"]["on_machine"].values():
@@ -243,8 +245,9 @@ def test_a_bill_and_a_profile(tmp_path: Path) -> None:
         ["conv2", "5,090", "5,090", "5,080", "5,090", "5,030"],
     ]
     assert table(found["Communication"])[1:] == [
-        ["gradients, allreduce", "14,000"], ["sum", "14,000"]
-    ]  # fmt: skip
+        ["gradients, allreduce", "14,000"],
+        ["sum", "14,000"],
+    ]
     macs, moved, _ = table(found["Training against inference"])[1:]
     assert macs[1:] == ["3,780", "10,920", cell(260 / 90)]
     # Evaluation is no training; 6 * 64 + 2 * 32 bytes a phase, and what is received.

@@ -97,9 +97,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         (["lenets"], "model 'lenets' is unknown"),
     ],
 )
-def test_what_does_not_fit(
-    words: list[str], said: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_does_not_fit(words: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", *words]) == 2
     err = capfd.readouterr().err
     assert said in err and err.count("\n") == 1

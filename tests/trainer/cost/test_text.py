@@ -68,16 +68,16 @@ def test_all_of_it_fits(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     for words in (
-        ["cost", "resnet20"], ["cost", "lenet", "--training", "--machine", "eyeriss"],
-        ["bill", run, "--machine", "horowitz45", "--co2", "300"], ["inspect", run],
-    ):  # fmt: skip
+        ["cost", "resnet20"],
+        ["cost", "lenet", "--training", "--machine", "eyeriss"],
+        ["bill", run, "--machine", "horowitz45", "--co2", "300"],
+        ["inspect", run],
+    ):
         assert too_long(printed(*words), width) == []
     assert too_long(profiled().splitlines(), width) == []
 
 
-def test_without_a_terminal_it_is_80(
-    printed: Printed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_terminal_it_is_80(printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     lines = printed("cost", "resnet20", "--training")
     assert max(map(len, lines)) in (78, 79, 80)

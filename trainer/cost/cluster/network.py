@@ -125,9 +125,11 @@ def _network(
 RATE = Number(high=LARGEST, excluded=True)
 LINK = Table(_link, latency_seconds=Number(high=LARGEST), bytes_per_second=RATE, source=TEXT)
 EXCHANGE = Table(
-    _exchange, reduction_bytes_per_second=RATE, overlap=Optional(SHARE, 0.0),
+    _exchange,
+    reduction_bytes_per_second=RATE,
+    overlap=Optional(SHARE, 0.0),
     factor=Optional(RATE, 1.0),
-)  # fmt: skip
+)
 FILE = Table(
     _network, name=TEXT, source=TEXT, note=Optional(TEXT, ""),
     hosts=Table(Hosts, ranks=COUNT, count=Optional(COUNT, 0)),

@@ -58,8 +58,7 @@ def _summary(report: BillReport) -> list[str]:
     if peak:
         lines.append(f"results alive at once on a rank: {short(peak)}B at most")
     lines.append(
-        f"{report.steps:,} steps, {epochs} epochs, {report.images:,} images, "
-        f"{report.seconds:.1f} s"
+        f"{report.steps:,} steps, {epochs} epochs, {report.images:,} images, {report.seconds:.1f} s"
     )
     if report.inferences:
         lines.append(f"the training took as many MACs as {short(report.inferences)} answers")

@@ -142,9 +142,11 @@ def _names(points: Sequence[Point], x: Axis, y: Axis) -> list[Element]:
     for p, (across, down) in zip(points, at, strict=True):
         wide = LETTER * len(text := shorten(p.name))
         for dx, dy, anchor, left in (
-            (9, 4, "start", 9.0), (-9, 4, "end", -9 - wide),
-            (0, -9, "middle", -wide / 2), (0, 18, "middle", -wide / 2),
-        ):  # fmt: skip
+            (9, 4, "start", 9.0),
+            (-9, 4, "end", -9 - wide),
+            (0, -9, "middle", -wide / 2),
+            (0, 18, "middle", -wide / 2),
+        ):
             box = (across + left, down + dy - 10, across + left + wide, down + dy + 2)
             fits = box[0] >= 0 and box[2] <= PAGE and box[1] >= TOP and box[3] <= HEIGHT - BOTTOM
             if text and fits and not any(_overlap(box, other) for other in taken):

@@ -107,8 +107,7 @@ def energy(key: str, title: str, about: str, prices: Sequence[tuple[str, Price]]
     relative = any(price.mac_energies is not None for _, price in prices)
     unit, name = (MACS, "MAC energies") if relative else (JOULES, "J")
     parts = [
-        [p.levels.get(level, 0.0) if p.unit == unit else 0.0 for level in LEVELS]
-        for _, p in prices
+        [p.levels.get(level, 0.0) if p.unit == unit else 0.0 for level in LEVELS] for _, p in prices
     ]
     if not any(p.energy is not None and p.unit == unit for _, p in prices):
         missing = "No energy is known: --machine NAME prices the work."
@@ -117,9 +116,7 @@ def energy(key: str, title: str, about: str, prices: Sequence[tuple[str, Price]]
     return stacked(key, title, about, LEVELS, Table([n for n, _ in prices], parts), name, missing)
 
 
-def roofline(
-    key: str, roofs: Roofline, passes: Sequence[RooflinePoint], about: str
-) -> Figure:
+def roofline(key: str, roofs: Roofline, passes: Sequence[RooflinePoint], about: str) -> Figure:
     """Return points under the roofs of a machine."""
     phases = [phase for phase in NAMES if any(one.phase == phase for one in passes)]
     timed: list[tuple[float, Point]] = []

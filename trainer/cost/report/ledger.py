@@ -70,9 +70,11 @@ def sparsity(ledger: Ledger, steps: int) -> list[str]:
     zeros = [
         f"{percent(share(getattr(total, f'{kind}_zeros'), getattr(total, name)))} of {name}"
         for kind, name in (
-            ("activation", "activations"), ("gradient", "gradients"), ("weight", "weights")
+            ("activation", "activations"),
+            ("gradient", "gradients"),
+            ("weight", "weights"),
         )
-    ]  # fmt: skip
+    ]
     uncounted = f"; not looked into: {short(total.uncounted)} MACs" if total.uncounted else ""
     lines = [
         f"non-zero MACs, sampled on {ledger.sampled_steps:,} of {steps:,} steps: "

@@ -275,9 +275,10 @@ def as_text(metrics: Metrics) -> str:
             if m.status != UNKNOWN
         ]
         columns = (
-            name_column(f"metrics of the {what}"), Column("value", is_text=True),
+            name_column(f"metrics of the {what}"),
+            Column("value", is_text=True),
             Column("known how", is_text=True, wraps=True),
-        )  # fmt: skip
+        )
         lines += ["", *text_table(columns, rows)] if rows else ["", f"metrics of the {what}"]
         lines += [
             fit(f"{UNKNOWN} ({m.how}): {names}")
@@ -294,9 +295,7 @@ def by_reason(entries: Mapping[str, Metric]) -> list[tuple[str, Metric]]:
     for name, m in entries.items():
         key = f"{UNKNOWN}: {m.how}" if m.status == UNKNOWN else name
         names.setdefault(key, []).append(name)
-    return [
-        (", ".join(some).replace("_", " "), entries[some[0]]) for some in names.values()
-    ]
+    return [(", ".join(some).replace("_", " "), entries[some[0]]) for some in names.values()]
 
 
 def shown(m: Metric) -> str:

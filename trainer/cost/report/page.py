@@ -120,9 +120,11 @@ def _key(series: int, is_bar: bool) -> Element:
 
 
 def _table(
-    caption: str, head: Sequence[str], rows: Sequence[Sequence[str | float]],
+    caption: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str | float]],
     kind: str = "scroll",
-) -> Element:  # fmt: skip
+) -> Element:
     """Return a table in a box that scrolls by itself, by keys too."""
     first = rows[0] if rows else head
     names = [
@@ -131,11 +133,12 @@ def _table(
     ]
     lines = [
         element(
-            "tr", element("th", cell(row[0]), scope="row"),
+            "tr",
+            element("th", cell(row[0]), scope="row"),
             *[element("td", cell(value), **_kind(value)) for value in row[1:]],
         )
         for row in rows
-    ]  # fmt: skip
+    ]
     body = element("thead", element("tr", *names)), element("tbody", *lines)
     table = element("table", element("caption", caption), *body)
     return element("div", table, class_=kind, tabindex=0, role="region", aria_label=caption)
@@ -148,9 +151,7 @@ def _kind(value: str | float) -> dict[str, str | float]:
 def _metrics(metrics: Metrics) -> Element:
     made = element("section", element("h2", "Metrics"))
     for what, entries in metrics.groups():
-        rows = [
-            (name, shown(m), f"{m.status}: {m.how}") for name, m in by_reason(entries)
-        ]
+        rows = [(name, shown(m), f"{m.status}: {m.how}") for name, m in by_reason(entries)]
         head = ("metric", "value", "known how")
         made.append(_table(f"Metrics of the {what}", head, rows, "scroll words"))
     return made

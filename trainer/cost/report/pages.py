@@ -54,12 +54,8 @@ def of_cost(report: CostReport, machine: Machine | None) -> str:
 def of_bill(report: BillReport, machine: Machine | None) -> str:
     """Return the page of the bill of a run."""
     phases = {layer.name: layer.phases for layer in report.layers}
-    prices = {
-        name: {p: phase.work.price for p, phase in phases[name].items()} for name in phases
-    }
-    macs = {
-        (name, p): phase.work.cost.macs for name in phases for p, phase in phases[name].items()
-    }
+    prices = {name: {p: phase.work.price for p, phase in phases[name].items()} for name in phases}
+    macs = {(name, p): phase.work.cost.macs for name in phases for p, phase in phases[name].items()}
     order = [phase for phase in NAMES if phase in report.phases]
     table = Table([*phases], [[macs.get((name, p), 0) for p in order] for name in phases])
     about = "Multiply-accumulates of the whole run, by layer and phase."
@@ -181,11 +177,13 @@ def _billed_ratios(report: BillReport) -> list[Ratio]:
     return [
         Ratio("MACs", "MAC", forward.cost.macs, report.training_macs),
         Ratio(
-            "bytes", "B", moved(forward.cost),
+            "bytes",
+            "B",
+            moved(forward.cost),
             moved(total.cost) - (moved(other.cost) if other else 0),
         ),
         *_energy_ratio(forward.price, total.price, other.price if other else None),
-    ]  # fmt: skip
+    ]
 
 
 def _energy_ratio(

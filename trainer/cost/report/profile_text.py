@@ -47,10 +47,12 @@ def _figures(rows: Sequence[KernelReport]) -> list[str]:
     seconds, bound = sum(r.seconds for r in rows), sum(r.bound_seconds for r in rows)
     macs, moved = sum(r.cost.macs for r in rows), sum(r.bytes for r in rows)
     return [
-        f"{1e3 * seconds:.3f}", f"{100 * sum(r.share for r in rows):.1f}%",
+        f"{1e3 * seconds:.3f}",
+        f"{100 * sum(r.share for r in rows):.1f}%",
         f"{2e-9 * macs / seconds:.1f}" if macs and seconds else "-",
-        f"{2 * macs / moved:.1f}" if macs and moved else "-", f"{1e3 * bound:.3f}",
-    ]  # fmt: skip
+        f"{2 * macs / moved:.1f}" if macs and moved else "-",
+        f"{1e3 * bound:.3f}",
+    ]
 
 
 def _roof(row: KernelReport) -> str:

@@ -62,8 +62,9 @@ def text_table(
     least = [_least(column, cells) for column, cells in _by_column(columns, every)]
     while _span([least[i] for i in kept]) > width and any(columns[i].order for i in kept):
         kept.remove(max(kept, key=lambda i: (columns[i].order, i)))
-    widths = _widths([columns[i] for i in kept], [least[i] for i in kept],
-                     [whole[i] for i in kept], width)  # fmt: skip
+    widths = _widths(
+        [columns[i] for i in kept], [least[i] for i in kept], [whole[i] for i in kept], width
+    )
     shown = [columns[i] for i in kept]
     body = [_lines(shown, [row[i] for i in kept], widths) for row in every]
     heads = _lines([column._replace(wraps=True) for column in shown],

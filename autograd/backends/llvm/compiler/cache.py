@@ -104,8 +104,10 @@ def _limit() -> int:
         if not 0 <= size < 1e9:
             raise ValueError
     except ValueError:
-        print(f"tallygrad: warning: {LIMIT}: expected MB, got {text!r:.60}; taking {USUAL:.0f}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"tallygrad: warning: {LIMIT}: expected MB, got {text!r:.60}; taking {USUAL:.0f}",
+            file=sys.stderr,
+        )
         size = USUAL
     return int(size * 1e6)
 

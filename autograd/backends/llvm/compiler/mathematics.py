@@ -120,9 +120,7 @@ def _reduce(k: KernelBuilder, x: Vector) -> tuple[ir.Value, Vector]:
     r = k.fma(rounded, -f.log2[1], k.fma(rounded, -f.log2[0], x))
     square = r * r
     # By twos, which leaves the processor less to wait for than one by one does.
-    pairs = [
-        k.fma(r, 1.0 / factorial(i + 1), 1.0 / factorial(i)) for i in range(2, f.terms, 2)
-    ]
+    pairs = [k.fma(r, 1.0 / factorial(i + 1), 1.0 / factorial(i)) for i in range(2, f.terms, 2)]
     series = pairs.pop()
     while pairs:
         series = k.fma(series, square, pairs.pop())

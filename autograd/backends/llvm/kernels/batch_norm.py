@@ -156,9 +156,7 @@ class _Passes:
         k, d, width = self.k, self.d, self.rows.width
         for offset, counts in tiles(k, width, self.most):
             start = k.at(x, (first, width), offset)
-            shifts = [
-                self._guess(k.at(start, j * k.lanes), m, count) for j, m in enumerate(counts)
-            ]
+            shifts = [self._guess(k.at(start, j * k.lanes), m, count) for j, m in enumerate(counts)]
             sums = [(k.variable(), k.variable()) for _ in counts]
             with k.loop(count) as row:
                 for j, m in enumerate(counts):

@@ -45,9 +45,7 @@ def inside(start: int, size: int, whole: int) -> tuple[int, int]:
     return first, max(first, min(whole - start, size))
 
 
-def seen_columns(
-    border: Border, apart: int, count: int, size: int
-) -> list[tuple[int, int, range]]:
+def seen_columns(border: Border, apart: int, count: int, size: int) -> list[tuple[int, int, range]]:
     """Return rows of tiles, so many numbers apart, cut where tiles miss columns of the image: the
     first of each group, how many they are, and which of the columns they see exist."""
     groups: list[tuple[int, int, range]] = []

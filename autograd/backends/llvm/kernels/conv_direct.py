@@ -59,9 +59,7 @@ class Correlation(NamedTuple):
             return Border(self.image, (0, 0), (0, 0), self.groups * self.channels)
         lows = [min(t[axis] for t in self.taps) for axis in (0, 1)]
         highs = [max(t[axis] for t in self.taps) for axis in (0, 1)]
-        size = [
-            (self.places[a] - 1) * self.stride[a] + highs[a] - lows[a] + 1 for a in (0, 1)
-        ]
+        size = [(self.places[a] - 1) * self.stride[a] + highs[a] - lows[a] + 1 for a in (0, 1)]
         whole = self.groups * self.channels
         return Border(self.image, (lows[0], lows[1]), (size[0], size[1]), whole)
 

@@ -244,9 +244,7 @@ class Block(NamedTuple):
                     into = k.at(to, (o, size), start)
                     self._store(made, into, i, r, t, result, size, tail)
 
-    def pixels(
-        self, given: Given, border: Border, i: Integer, r: Integer, t: Integer
-    ) -> Pixels:
+    def pixels(self, given: Given, border: Border, i: Integer, r: Integer, t: Integer) -> Pixels:
         """Return what a tile sees of an image."""
         k, m, (high, wide), (top, left) = self.k, self.c.outputs, border.image, border.start
         image = k.at(given.x, (k.sum(self.first, i), high * wide * border.channels))

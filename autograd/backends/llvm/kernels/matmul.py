@@ -247,14 +247,12 @@ class _Multiply:
             for value, at_y, n in zip(line, to, counts, strict=True):
                 k.store(value, at_y, n)
 
-    def _places(
-        self, row: Integer, start: Integer, rows: int, vectors: int
-    ) -> list[list[Any]]:
+    def _places(self, row: Integer, start: Integer, rows: int, vectors: int) -> list[list[Any]]:
         """Return where each vector of a tile's sums goes: in y, or where y is turned, in scratch
         memory, from which `_finish` turns a whole panel."""
         k = self.k
-        begin, length = (self.sums, self.width) if self.p.y_turned else (
-            k.at(self.y, start), self.p.columns
+        begin, length = (
+            (self.sums, self.width) if self.p.y_turned else (k.at(self.y, start), self.p.columns)
         )
         return [
             [k.at(begin, (row, length), r * length + v * k.lanes) for v in range(vectors)]
@@ -349,9 +347,7 @@ class _Multiply:
                     k.store(value, k.at(to, j * p.height), some)
 
 
-def multiply(
-    target: Target, p: Product, tile: Tile, epilogue: Epilogue = NOTHING
-) -> KernelBuilder:
+def multiply(target: Target, p: Product, tile: Tile, epilogue: Epilogue = NOTHING) -> KernelBuilder:
     """Return the kernel of a product: a, b, bias, y, scratch memory, what the epilogue takes,
     number of whole tiles of rows, whether the rest of them follows (1 or 0), number of whole
     panels, whether the last columns follow. Channels are the columns of y, or, where that is

@@ -14,6 +14,8 @@ def parts_of(k: KernelBuilder, count: Integer, size: Integer) -> Integer:
     """Return how many parts of a size there are, the last one perhaps incomplete."""
     size = k.integer(size)
     return k.builder.udiv(k.builder.sub(k.sum(count, size), k.integer(1)), size)
+
+
 # Gets a place and how many numbers count there; None for a whole vector.
 Body: TypeAlias = Callable[[Integer, Integer | None], None]
 

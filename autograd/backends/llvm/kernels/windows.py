@@ -71,9 +71,7 @@ class Strip(NamedTuple):
 
 def runs(axis: Axis, mean: bool) -> list[Run]:
     """Return the windows of an axis in runs."""
-    alike = groupby(
-        range(axis.windows), lambda e: (axis.inside(e), axis.counted(e) if mean else 1)
-    )
+    alike = groupby(range(axis.windows), lambda e: (axis.inside(e), axis.counted(e) if mean else 1))
     found = []
     for (taps, counted), group in alike:
         windows = [*group]

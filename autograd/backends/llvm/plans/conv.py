@@ -49,8 +49,10 @@ def forward_tile(target: Target, c: Correlation, images: int) -> Tile:
     size, vectors = np.dtype(c.dtype).itemsize, 1 if c.results <= target.lanes(c.dtype) else 2
     shared = 3 if vectors == 1 and c.stride[1] == 1 else 1
     room = target.registers - 1 - shared * vectors
-    most = min(16 if vectors == 1 else 8, room // vectors) if target.registers == 32 else (
-        room // vectors
+    most = (
+        min(16 if vectors == 1 else 8, room // vectors)
+        if target.registers == 32
+        else (room // vectors)
     )
     columns = divisor(c.places[1], most)
     rows = max(1, min(c.places[0], most // columns))

@@ -176,9 +176,7 @@ def forward(
     return _plan(c.macs * images, spread, shape, steps, some)
 
 
-def backward(
-    target: Target, c: Winograd, images: int, epilogue: Epilogue = NOTHING
-) -> Plan:
+def backward(target: Target, c: Winograd, images: int, epilogue: Epilogue = NOTHING) -> Plan:
     """Return `begin(dy, w, [], dx, tail)` for the gradient of x of a convolution, from dy (N, E, F,
     M) and weights (M, C, R, R), by the transposed method."""
     back = turned(c)
@@ -198,9 +196,7 @@ def backward(
     return _plan(c.macs * images, spread, shape, steps, some)
 
 
-def weights(
-    target: Target, c: Winograd, images: int
-) -> Callable[[NDArray, NDArray], NDArray]:
+def weights(target: Target, c: Winograd, images: int) -> Callable[[NDArray, NDArray], NDArray]:
     """Return `run(x, dy)`, which gives dw (M, C, R, R) for images (N, H, W, C)."""
     b = blocks(target, c, images, gradient=True)
     both = planes(target, c, b)

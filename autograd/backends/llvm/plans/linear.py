@@ -79,9 +79,7 @@ class _Multiply:
     blocks of rows where there are few panels. Neither depends on the number of threads. What is
     summed up for a channel, one of them does."""
 
-    def __init__(
-        self, target: Target, p: Product, rows: int, epilogue: Epilogue = NOTHING
-    ) -> None:
+    def __init__(self, target: Target, p: Product, rows: int, epilogue: Epilogue = NOTHING) -> None:
         t = tile(target, p, rows)
         self.p = p = p._replace(rest=rows % t.rows)
         self.function = build(multiply, target, p, t, epilogue)
@@ -199,9 +197,7 @@ def linear(
 
 
 @implements("matmul")
-def matmul(
-    target: Target, x: Spec, w: Spec, *, epilogue: Epilogue = NOTHING
-) -> Executable | None:
+def matmul(target: Target, x: Spec, w: Spec, *, epilogue: Epilogue = NOTHING) -> Executable | None:
     """Plan a product with one matrix, in whichever of both ways each of the two lies, and what
     follows, as for `linear`."""
     n, c, m = prod(x.shape[:-1]), x.shape[-1], w.shape[-1]

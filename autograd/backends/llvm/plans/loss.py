@@ -116,9 +116,7 @@ class _Labels:
             out = wrong & (label != ignored)
             if out.any():
                 worst = label[out][0]
-                raise IndexError(
-                    f"cross_entropy: expected labels in [0, {classes}), got {worst}"
-                )
+                raise IndexError(f"cross_entropy: expected labels in [0, {classes}), got {worst}")
         self.counted = label != ignored
         self.place = label if self.counted.all() else np.where(self.counted, label, 0)
         rate = self.counted if w is None else w[self.place] * self.counted
@@ -162,9 +160,7 @@ def cross_entropy(
     second = build(finished, target, dtype.name, True)
     extent, lines, each = (rows.count, rows.size), np.arange(rows.count), reduction == "none"
 
-    def run(
-        x: NDArray, target: NDArray, *w: NDArray
-    ) -> tuple[NDArray, NDArray]:
+    def run(x: NDArray, target: NDArray, *w: NDArray) -> tuple[NDArray, NDArray]:
         label = _Labels(target, w[0] if w else None, rows.size, dtype, ignore_index)
         source, p, sums = rows.get(x), rows.new(), memory.empty((3, rows.count), dtype)
         v = _weights(w, rows.size, dtype) if smooth else sums
@@ -197,9 +193,7 @@ def cross_entropy_dx(
     function = build(entropy_slope, target, dtype.name, smooth != 0, rows.blocks)
     factors = np.zeros((3, rows.count), dtype)
 
-    def run(
-        dloss: NDArray, p: NDArray, target: NDArray, *w: NDArray
-    ) -> NDArray:
+    def run(dloss: NDArray, p: NDArray, target: NDArray, *w: NDArray) -> NDArray:
         label = _Labels(target, w[0] if w else None, rows.size, dtype, ignore_index)
         rate = label.spread(dloss, reduction)
         v = _weights(w, rows.size, dtype) if smooth else factors

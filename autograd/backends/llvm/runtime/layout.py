@@ -85,6 +85,7 @@ def plain(x: NDArray) -> NDArray:
     layout_stats.copies += 1
     return np.ascontiguousarray(x)
 
+
 Strides: TypeAlias = tuple[int, ...]
 Layout: TypeAlias = tuple[Strides, Strides]
 

@@ -30,9 +30,7 @@ class ByImages(Executable):
 
     __slots__ = ("begin", "images", "macs")
 
-    def __init__(
-        self, images: int, macs: int, begin: Begin, executed: int | None = None
-    ) -> None:
+    def __init__(self, images: int, macs: int, begin: Begin, executed: int | None = None) -> None:
         self.images, self.macs, self.begin = images, macs, begin
         super().__init__(partial(_run, images, macs, begin), native=True, executed=executed)
 

@@ -145,9 +145,11 @@ CHANNELS = 18  # which fill no vector
 # Function, size (whole tiles of Winograd's method, and others), types.
 BOTH = "float32", "float64"
 JOINED = [
-    (training, (8, 8), BOTH[:1]), (training, (7, 9), BOTH), (narrowing, (7, 9), BOTH[:1]),
+    (training, (8, 8), BOTH[:1]),
+    (training, (7, 9), BOTH),
+    (narrowing, (7, 9), BOTH[:1]),
     (inference, (7, 9), BOTH),
-]  # fmt: skip
+]
 
 
 def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:

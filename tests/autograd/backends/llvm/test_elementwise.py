@@ -108,9 +108,7 @@ def intact(x: np.ndarray) -> bool:
     return bool((memory[:32] == 7.25).all() and (memory[-32:] == 7.25).all())
 
 
-def check(
-    p: Primitive, *xs: np.ndarray, ulps: float = 4, least: float = 0.0, **attrs: Any
-) -> Any:
+def check(p: Primitive, *xs: np.ndarray, ulps: float = 4, least: float = 0.0, **attrs: Any) -> Any:
     """Hold a kernel against its reference, but for `ulps` relative and `least` absolute errors;
     return its result."""
     before = [x.copy() for x in xs]
@@ -277,8 +275,10 @@ def test_sgd_takes_a_rate_that_changes(dtype: str) -> None:
 
 def test_accumulate(dtype: str) -> None:
     memory = numbers(300, dtype=dtype)
-    cases = [(numbers(6, 50, dtype=dtype), numbers(6, 50, dtype=dtype, seed=1, layout=layout))
-             for layout in ("plain", "turned", "gaps")]  # fmt: skip
+    cases = [
+        (numbers(6, 50, dtype=dtype), numbers(6, 50, dtype=dtype, seed=1, layout=layout))
+        for layout in ("plain", "turned", "gaps")
+    ]
     for slot, g in [*cases, (memory[3:], memory[:-3]), (memory, memory)]:
         wanted, added = slot + g, slot is not memory and g is not memory and g.copy()
         kernel(update.accumulate, slot, g)(slot, g)

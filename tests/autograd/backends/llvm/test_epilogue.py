@@ -41,20 +41,24 @@ EPILOGUES = [
 # How, types, channels, image, taps, options. Winograd's method knows float32 alone.
 BOTH, SINGLE = ("float32", "float64"), ("float32",)
 KERNELS = [
-    ("direct", BOTH, 17, (8, 8), 3, {}), ("winograd2", SINGLE, 17, (8, 8), 3, {}),
+    ("direct", BOTH, 17, (8, 8), 3, {}),
+    ("winograd2", SINGLE, 17, (8, 8), 3, {}),
     ("winograd", SINGLE, 33, (8, 8), 3, {}),
     ("direct", BOTH, 18, (8, 8), 3, {"groups": 3, "dilation": (2, 2), "padding": ((2, 2), (2, 2))}),
-    ("winograd2", SINGLE, 17, (9, 9), 3, {}), ("winograd", SINGLE, 17, (7, 10), 3, {}),
+    ("winograd2", SINGLE, 17, (9, 9), 3, {}),
+    ("winograd", SINGLE, 17, (7, 10), 3, {}),
     ("winograd", SINGLE, 17, (10, 9), 3, UNPADDED),
     ("direct", SINGLE, 17, (9, 8), 3, {"stride": (2, 2)}),
     ("direct", BOTH, 18, (7, 9), 1, {"stride": (2, 2), "groups": 2, **UNPADDED}),
-]  # fmt: skip
+]
 # Rows, inner axis (also in more than one piece), columns; whether x, or the second matrix, is given
 # by columns: many rows, and so few that y is turned.
 PRODUCTS = [
-    ("linear", 39, 1050, 75, False, True), ("linear", 7, 150, 133, False, True),
-    ("matmul", 67, 40, 37, False, False), ("matmul", 33, 1024, 40, True, False),
-]  # fmt: skip
+    ("linear", 39, 1050, 75, False, True),
+    ("linear", 7, 150, 133, False, True),
+    ("matmul", 67, 40, 37, False, False),
+    ("matmul", 33, 1024, 40, True, False),
+]
 CASES = [
     (epilogue, dtype, how, *rest)
     for number, (how, dtypes, *rest) in enumerate(KERNELS)

@@ -281,9 +281,7 @@ def test_a_folder_that_cannot_be_written_is_told_once(
     assert not [*folder.iterdir()]
 
 
-def test_the_longest_unread_files_go_first(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_longest_unread_files_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cache.LIMIT, "0.01")
     kept = cache.opened()
     assert kept is not None

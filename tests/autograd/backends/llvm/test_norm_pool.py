@@ -150,9 +150,7 @@ def intact(around: NDArray) -> bool:
 @pytest.mark.parametrize(
     "epilogue", [Epilogue(), Epilogue(residual=True, relu=True)], ids=["plain", "fused"]
 )
-def test_normalise_stays_within_its_arrays(
-    chosen: str, channels: int, epilogue: Epilogue
-) -> None:
+def test_normalise_stays_within_its_arrays(chosen: str, channels: int, epilogue: Epilogue) -> None:
     x, residual, w, b = samples((3, channels, 7, 5), np.float32)
     where, spec = target(chosen), Spec(x.shape, x.dtype)
     rows, extent = arranged(where, spec)
@@ -207,10 +205,12 @@ def test_max_pool(chosen: str, windows: Any, channels: int, dtype: Any) -> None:
 @pytest.mark.parametrize(
     ("counted", "divisor", "channels", "dtype"),
     [
-        (True, 0, 20, np.float32), (False, 0, 20, np.float64), (False, 3, 20, np.float32),
+        (True, 0, 20, np.float32),
+        (False, 0, 20, np.float64),
+        (False, 3, 20, np.float32),
         (False, 0, 3, np.float32),
     ],
-)  # fmt: skip
+)
 def test_avg_pool(
     chosen: str, windows: Any, counted: bool, divisor: int, channels: int, dtype: Any
 ) -> None:

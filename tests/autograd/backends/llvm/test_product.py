@@ -92,9 +92,11 @@ def test_one_row_equals_numpy_and_nothing_beside_it_is_written(
 @pytest.mark.parametrize("turned", [*pairs([False, True], repeat=2)])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_products_equal_numpy_in_every_layout_without_a_copy(
-    sizes: tuple[int, int, int], turned: tuple[bool, bool], width: str,
+    sizes: tuple[int, int, int],
+    turned: tuple[bool, bool],
+    width: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     n, c, m = sizes
     x, w = drawn(n, c, turned=turned[0]), drawn(c, m, turned=turned[1])
     before = layout.layout_stats.copies

@@ -20,10 +20,12 @@ _SIZES = (name for name in Chip._fields if name != "fewest_strips" and not name.
 CHIP = Table(
     Chip,
     **{
-        **dict.fromkeys(_SIZES, SIZE), "filter_bytes": Number(0, MOST, whole=True),
-        "clock_hz": RATE, "link_hz": RATE,
+        **dict.fromkeys(_SIZES, SIZE),
+        "filter_bytes": Number(0, MOST, whole=True),
+        "clock_hz": RATE,
+        "link_hz": RATE,
     },
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +44,7 @@ class RowStationary(LayerMachine):
     }
     uses_zeros = True
 
-    def price_products(
-        self, layer: workload.Layer, phase: str, zeros: LayerZeros | None
-    ) -> Price:
+    def price_products(self, layer: workload.Layer, phase: str, zeros: LayerZeros | None) -> Price:
         """Return the price of a pass, each shape in its best mapping. With `zeros` images are
         run-length coded in DRAM where that pays. UserError where rows and columns have different
         strides, and where nothing fits."""

@@ -187,15 +187,17 @@ def count(shape: Shape, chip: Chip, mapping: Mapping) -> Counts:
         dram_inputs=row * (work.rows if kept else cut) * ceil_div(work.filters, m),
         dram_weights=weights,
         dram_outputs=work.outputs,
-        buffer=2 * groups * work.outputs + row * cut * filters
+        buffer=2 * groups * work.outputs
+        + row * cut * filters
         + (0 if chip.filter_bytes else weights),
-        array=work.weights * work.e * tiles + row * work.r * work.e * ceil_div(work.filters, p)
+        array=work.weights * work.e * tiles
+        + row * work.r * work.e * ceil_div(work.filters, p)
         + work.outputs * groups * (work.r * r - 1),
         register_file=4 * shape.macs,
         passes=passes,
         cycles=passes * pass_cycles(work, chip, mapping),
         macs=shape.macs,
-    )  # fmt: skip
+    )
 
 
 def pass_cycles(shape: Shape, chip: Chip, mapping: Mapping) -> int:
