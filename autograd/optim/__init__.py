@@ -1,6 +1,7 @@
 """Optimizers and learning rates."""
 
 from . import schedules
-from .sgd import SGD, ParameterGroup
+from .optimizer import Optimizer, ParameterGroup
+from .sgd import SGD
 
-__all__ = ["SGD", "ParameterGroup", "schedules"]
+__all__ = ["SGD", "Optimizer", "ParameterGroup", "schedules"]

@@ -1,0 +1,234 @@
+"""What all optimizers share: groups of parameters on flat buffers, slots, steps and state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from itertools import groupby, islice
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from .. import context
+from ..array import Array, array
+from ..functional.create import zeros
+from ..nn.errors import compare, unknown
+from ..nn.flat import FlatParameters, flatten
+from ..nn.module import assign
+from ..tensor import Parameter, Tensor
+from .schedules import Schedule
+
+Parameters: TypeAlias = FlatParameters | Iterable[Parameter]
+SCOPE = "optimizer"
+LATEST = 1 << 63  # beyond any step
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that share their settings, which are the fields behind `flat`. `lr` is a number
+    or a schedule. A subclass adds its settings, checks them, makes its slots with `slot` and
+    updates a run of neighbours in one call."""
+
+    flat: FlatParameters
+    lr: float | Schedule
+
+    def __post_init__(self) -> None:
+        self.updated = [False] * len(self.flat.parameters)  # in any step so far
+        self.check()
+
+    def check(self) -> None:
+        """ValueError for settings out of their range."""
+
+    @property
+    def starts_differently(self) -> bool:
+        """Whether the first update of a parameter is unlike later ones."""
+        return False
+
+    def slots(self) -> dict[str, Array]:
+        """Return what is kept of each element from step to step: flat arrays by name."""
+        return {}
+
+    def update(self, first: int, last: int, lr: Array, started: bool) -> None:
+        """Update the parameters from `first` to `last`; `started`: not for the first time."""
+        raise NotImplementedError(f"{type(self).__name__} has no update")
+
+    def slot(self) -> Array:
+        """Return zeros, an element for each of the parameters'."""
+        return zeros(*self.flat.data.shape, dtype=self.flat.dtype).data
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        return self.lr(step) if callable(self.lr) else self.lr
+
+    def views(self, slot: Array) -> list[Array]:
+        """Return each parameter's part of a slot, in its shape."""
+        pairs = zip(self.flat.parameters, self.flat.offsets, strict=True)
+        return [slot.view(offset, p.shape) for p, offset in pairs]
+
+    def step(self, rate: float) -> None:
+        """Update the parameters that have a gradient: one call for each run of neighbours."""
+        self.flat.zero_missing()
+        lr = array(rate, self.flat.dtype)
+        for started, first, last in self._runs():
+            self.update(first, last, lr, started)
+
+    def _runs(self) -> list[tuple[bool, int, int]]:
+        """Return runs of parameters to update: whether they were before, the first, the last."""
+        starts = self.starts_differently
+        ways = [None if p.grad is None else updated or not starts
+                for p, updated in zip(self.flat.parameters, self.updated, strict=True)]  # fmt: skip
+        pairs = zip(ways, self.updated, strict=True)
+        self.updated = [updated or way is not None for way, updated in pairs]
+        runs = []
+        for way, run in groupby(range(len(ways)), ways.__getitem__):
+            if way is not None:
+                first, *rest = run
+                runs.append((way, first, rest[-1] if rest else first))
+        return runs
+
+
+class Optimizer:
+    """Updates parameters by their gradients. A subclass names its kind of group, in `group`, and
+    the slots that its state has, in `slots`.
+
+    `params`: Parameters, FlatParameters, or groups, which are mappings with "params" and settings
+    of their own. Lays the parameters into flat buffers, those of a group in the given order. A
+    frozen one stays as it is until it requires a gradient again; any other without a gradient
+    counts as one with zeros. `named_parameters` names the parameters in `state_dict`; else they
+    are numbered in the order of `params`. ValueError for settings out of range, no parameters,
+    computed tensors and one that is listed twice; TypeError for what is no tensor."""
+
+    group: ClassVar[type[ParameterGroup]]
+    slots: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        params: Parameters | Iterable[Mapping[str, Any]],
+        defaults: Mapping[str, Any],
+        named_parameters: Iterable[tuple[str, Parameter]] | None = None,
+    ) -> None:
+        self.groups = [self._group(given, defaults) for given in self._listed(params)]
+        self.steps = 0
+        names = {id(p): name for name, p in named_parameters or ()}
+        self.names = [names.get(id(p), str(i)) for i, p in enumerate(self.parameters)]
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """All parameters, group by group, in the order of the flat buffers."""
+        return [p for group in self.groups for p in group.flat.parameters]
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rate of each group in the step to come."""
+        return [group.rate(self.steps) for group in self.groups]
+
+    def step(self) -> None:
+        """Update all parameters by their gradients."""
+        context.not_replayable("counts a step of an optimizer")
+        with context.using(phase="update", scope=SCOPE, tape=None):
+            for group in self.groups:
+                group.step(group.rate(self.steps))
+        self.steps += 1
+
+    def zero_grad(self) -> None:
+        """Forget all gradients; the next backward writes instead of adding."""
+        for p in self.parameters:
+            p.grad = None
+
+    def _slot(self, slot: str) -> dict[str, Array]:
+        """Return the parts of a slot by the names of their parameters, of groups that have it."""
+        found: dict[str, Array] = {}
+        names = iter(self.names)
+        for group in self.groups:
+            own = [*islice(names, len(group.flat.parameters))]
+            kept = group.slots().get(slot)
+            if kept is not None:
+                found.update(zip(own, group.views(kept), strict=True))
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return {"step": updates so far}, for each slot {name: copy in the parameter's shape}, and
+        under "unmoved" the names of those, if any, that were frozen in all of the updates."""
+        state: dict[str, Any] = {"step": self.steps}
+        for slot in self.slots:
+            state[slot] = {name: Tensor(a).numpy().copy() for name, a in self._slot(slot).items()}
+        updated = [was for group in self.groups for was in group.updated]
+        pairs = zip(self.names, updated, strict=True)
+        unmoved = [name for name, was in pairs if self.steps and not was]
+        return {**state, "unmoved": unmoved} if unmoved else state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned, by the names in it, whatever the order of the
+        flat buffers is now. ValueError that lists every missing or extra name and every wrong
+        shape; then nothing is loaded."""
+        step = state["step"]
+        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < LATEST:
+            kind = type(self).__name__
+            raise ValueError(f"{kind}: step: expected a whole number from 0 up, got {step!r:.60}")
+        pairs = []
+        for slot in self.slots:
+            mine = self._slot(slot)
+            given = {name: np.asarray(value) for name, value in state[slot].items()}
+            shapes = {name: a.shape for name, a in mine.items()}
+            there = {name: value.shape for name, value in given.items()}
+            compare("optimizer's state", shapes, there, strict=True)
+            pairs += [(a, given[name]) for name, a in mine.items()]
+        for a, value in pairs:
+            assign(Tensor(a), array(value, a.dtype))
+        self.steps = step
+        unmoved, names = {*state.get("unmoved", ())}, iter(self.names)
+        for group in self.groups:
+            count = len(group.updated)
+            group.updated = [self.steps > 0 and n not in unmoved for n in islice(names, count)]
+
+    def _group(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> ParameterGroup:
+        """Return a group with its own settings or the default ones."""
+        settings = tuple(f.name for f in fields(self.group) if f.name != "flat")
+        for name in given.keys() - {"params", *settings}:
+            raise unknown("setting of a group", name, settings)
+        params = given["params"]
+        flat = params if isinstance(params, FlatParameters) else flatten(params)
+        return self.group(flat, **{name: given.get(name, defaults[name]) for name in settings})
+
+    def _listed(
+        self, params: Parameters | Iterable[Mapping[str, Any]]
+    ) -> list[Mapping[str, Any]]:
+        """Return groups, one where there are none, with their parameters in lists."""
+        if isinstance(params, FlatParameters):
+            return [{"params": params}]
+        kind = type(self).__name__
+        items = _items(kind, params)
+        groups = items if items and isinstance(items[0], Mapping) else [{"params": items}]
+        members: list[Tensor] = []
+        listed: list[Mapping[str, Any]] = []
+        for group in groups:
+            if not isinstance(group, Mapping) or "params" not in group:
+                name = type(group).__name__
+                raise TypeError(f"{kind}: expected groups with 'params', got {name}")
+            own = group["params"]
+            if not isinstance(own, FlatParameters):
+                own = _checked(kind, [own] if isinstance(own, Tensor) else _items(kind, own))
+            members += own.parameters if isinstance(own, FlatParameters) else own
+            listed.append({**group, "params": own})
+        if len({id(p) for p in members}) < len(members):
+            raise ValueError(f"{kind}: expected each parameter once, got one twice")
+        return listed
+
+
+def _items(kind: str, params: Any) -> list[Any]:
+    if isinstance(params, Tensor | Mapping) or not isinstance(params, Iterable):
+        name = type(params).__name__
+        raise TypeError(f"{kind}: expected parameters in a list or iterator, got {name}")
+    return [*params]
+
+
+def _checked(kind: str, params: list[Any]) -> list[Any]:
+    """Return parameters that training can change."""
+    if not params:
+        raise ValueError(f"{kind}: expected at least one parameter, got none")
+    for p in params:
+        if not isinstance(p, Tensor):
+            raise TypeError(f"{kind}: expected parameters, got {type(p).__name__}")
+        if not p.is_leaf:
+            raise ValueError(f"{kind}: expected leaves, got a computed tensor of shape {p.shape}")
+    return params

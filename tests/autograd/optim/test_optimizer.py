@@ -1,0 +1,76 @@
+"""What a new optimizer gets from the shared base: slots in the state, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd.array import Array
+from tallygrad.autograd.ops import update as ops
+from tallygrad.autograd.optim import Optimizer, ParameterGroup
+
+
+class AveragedGroup(ParameterGroup):
+    """Descent that also keeps the sums of gradients and of weights."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.gradients, self.weights = self.slot(), self.slot()
+
+    def slots(self) -> dict[str, Array]:
+        return {"gradients": self.gradients, "weights": self.weights}
+
+    def update(self, first: int, last: int, lr: Array, started: bool) -> None:
+        data, grad = (self.flat.part(a, first, last) for a in (self.flat.data, self.flat.grad))
+        ops.accumulate(self.flat.part(self.gradients, first, last), grad)
+        options = {"momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
+        ops.sgd(data, grad, ag.zeros(dtype=self.flat.dtype).data, lr, **options)
+        ops.accumulate(self.flat.part(self.weights, first, last), data)
+
+
+class Averaged(Optimizer):
+    group, slots = AveragedGroup, ("gradients", "weights")
+
+
+def step(optimizer: Averaged, number: float) -> None:
+    for p in optimizer.parameters:
+        p.deliver(ag.full(p.shape, number))
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def build() -> tuple[list[ag.Parameter], Averaged]:
+    parameters = [ag.Parameter(ag.ones(2)), ag.Parameter(ag.ones(3, 1))]
+    named = zip("ab", parameters, strict=True)
+    return parameters, Averaged(parameters, {"lr": 0.5}, named)
+
+
+def test_each_slot_is_saved_and_loaded_by_name() -> None:
+    (a, b), optimizer = build()
+    for number in (1.0, 2.0):
+        step(optimizer, number)
+    state = optimizer.state_dict()
+    assert state["step"] == 2 and {*state} == {"step", "gradients", "weights"}
+    assert state["gradients"]["b"].tolist() == [[3.0]] * 3
+    assert state["weights"]["a"].tolist() == [0.5 + -0.5] * 2
+    assert a.tolist() == [-0.5] * 2 and b.shape == (3, 1)
+    _, other = build()
+    other.load_state_dict(state)
+    again: Any = other.state_dict()
+    for slot in Averaged.slots:
+        for name, value in state[slot].items():
+            np.testing.assert_array_equal(again[slot][name], value)
+
+
+def test_nothing_is_loaded_where_one_slot_does_not_fit() -> None:
+    _, optimizer = build()
+    step(optimizer, 1.0)
+    state = optimizer.state_dict()
+    state["weights"]["a"] = np.zeros(5)
+    _, other = build()
+    with pytest.raises(ValueError, match="a"):
+        other.load_state_dict(state)
+    assert not other.state_dict()["gradients"]["b"].any() and other.steps == 0
