@@ -44,6 +44,16 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_a_table_of_contents_has_every_section(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    code = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+    sections = re.findall(r"^## (.+)$", code.sub("", text), re.MULTILINE)
+    names = {re.sub(r"[^\w\- ]", "", section.lower()).replace(" ", "-") for section in sections}
+    linked = set(re.findall(r"\]\(#([\w-]+)\)", text))
+    assert names <= linked or (len(names) < 4 and not linked), names - linked
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^):]+)\)|(?:src|href)=\"([^\":]+)\"", text):
