@@ -60,7 +60,7 @@ def set_memory_limit(size: int) -> None:
     ValueError for less than 0."""
     global _limit
     if size < 0:
-        raise ValueError(f"set_memory_limit: {size} bytes; at least 0 is needed")
+        raise ValueError(f"set_memory_limit: expected at least 0 bytes, got {size}")
     _limit = size
     for account in _accounts:
         account.limit = size

@@ -62,7 +62,8 @@ def sample_keys(count: int) -> tuple[Array, int]:
         keys = _generator.integers(0, 2**64, count, dtype=np.uint64)
         return array(keys), 0
     if source.keys.shape != (count,):
-        raise ValueError(f"dropout over {count} rows in a step of {source.keys.shape[0]} samples")
+        samples = source.keys.shape[0]
+        raise ValueError(f"dropout: expected {samples} rows, the samples of the step, got {count}")
     return source.keys, _next(source)
 
 

@@ -36,7 +36,7 @@ class Reading:
     def item(self) -> float | int | bool:
         """Return the number of a tensor that holds a single one. ValueError otherwise."""
         if self.spec.size != 1:
-            raise ValueError(f"item() of a tensor of shape {self.shape}, which is no single number")
+            raise ValueError(f"item: expected a tensor of one element, got shape {self.shape}")
         context.not_replayable("reads a tensor's numbers")
         return self.data.value.item()
 

@@ -128,7 +128,7 @@ def set_num_threads(count: int) -> None:
     """Let `count` threads share the work of one call: 1 until this is called. Results do not depend
     on it. ValueError below 1, TypeError for what is no whole number."""
     if index(count) < 1:
-        raise ValueError(f"set_num_threads: {count} threads; at least 1 is needed")
+        raise ValueError(f"set_num_threads: expected at least 1 thread, got {count}")
     _crew.size = index(count)
 
 

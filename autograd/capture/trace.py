@@ -49,7 +49,7 @@ def _check_inputs(inputs: Sequence[Any]) -> None:
     """TypeError for an input that is no tensor."""
     for i, x in enumerate(inputs):
         if not isinstance(x, Tensor):
-            raise TypeError(f"trace: input {i} is no tensor but of type {type(x).__name__}")
+            raise TypeError(f"trace: expected a tensor as input {i}, got {type(x).__name__}")
 
 
 def _unpack(result: Any) -> tuple[Sequence[Tensor], type | None]:
@@ -58,10 +58,10 @@ def _unpack(result: Any) -> tuple[Sequence[Tensor], type | None]:
     container = None if isinstance(result, Tensor) else type(result)
     tensors: Sequence[Tensor] = [result] if container is None else result
     if container not in (None, tuple, list):
-        raise TypeError(f"trace: the function must return tensors, not a {container.__name__}")
+        raise TypeError(f"trace: expected tensors as results, got {container.__name__}")
     for i, t in enumerate(tensors):
         if not isinstance(t, Tensor):
-            raise TypeError(f"trace: result {i} is no tensor but of type {type(t).__name__}")
+            raise TypeError(f"trace: expected a tensor as result {i}, got {type(t).__name__}")
     return tensors, container
 
 

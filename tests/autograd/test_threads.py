@@ -94,7 +94,7 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
 
 
 def test_less_than_one_thread_is_refused() -> None:
-    with pytest.raises(ValueError, match="set_num_threads: 0 threads"):
+    with pytest.raises(ValueError, match="set_num_threads: expected at least 1 thread, got 0"):
         set_num_threads(0)
 
 

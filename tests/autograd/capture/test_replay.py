@@ -346,7 +346,7 @@ def test_without_numbers_the_function_is_run() -> None:
 
 
 def test_inputs_are_tensors() -> None:
-    with pytest.raises(TypeError, match="input 1 is no tensor but of type int"):
+    with pytest.raises(TypeError, match="expected a tensor as input 1, got int"):
         ag.trace(lambda x, y: x, training=True)(ag.ones(2), 3)
 
 

@@ -191,8 +191,8 @@ def counted_elsewhere(x: Tensor) -> Tensor:
         (lambda x: counted_elsewhere(x), RuntimeError, "changes the ledger"),
         (lambda x: ag.zeros(2).copy_(x), RuntimeError, "writes to a tensor that it makes of"),
         (lambda x: ag.zeros(3)[1:], RuntimeError, "returns a tensor that it makes of numbers"),
-        (lambda x: 3, TypeError, "must return tensors, not a int"),
-        (lambda x: (x, 3), TypeError, "result 1 is no tensor but of type int"),
+        (lambda x: 3, TypeError, "expected tensors as results, got int"),
+        (lambda x: (x, 3), TypeError, "expected a tensor as result 1, got int"),
     ],
 )
 def test_what_calls_cannot_repeat_is_refused(
@@ -207,7 +207,9 @@ def test_what_calls_cannot_repeat_is_refused(
 
 @pytest.mark.parametrize("given", [3, np.ones(2), [1.0]])
 def test_inputs_are_tensors(given: Any) -> None:
-    with pytest.raises(TypeError, match=f"input 1 is no tensor but of type {type(given).__name__}"):
+    with pytest.raises(
+        TypeError, match=f"expected a tensor as input 1, got {type(given).__name__}"
+    ):
         ag.trace(lambda x, y: x + y)(ag.ones(2), given)
 
 

@@ -160,5 +160,8 @@ def test_channels_are_needed() -> None:
 
 
 def test_a_batch_that_is_not_the_steps() -> None:
-    with random.keyed(SAMPLES, 0, 0), pytest.raises(ValueError, match="5 rows in a step of 12"):
+    with (
+        random.keyed(SAMPLES, 0, 0),
+        pytest.raises(ValueError, match="expected 12 rows, the samples of the step, got 5"),
+    ):
         ag.dropout(ones(5, 2))
