@@ -38,9 +38,9 @@ class Size(int):
     shape: tuple[int, ...]
 
     def __new__(cls, shape: tuple[int, ...]) -> Size:
-        made = super().__new__(cls, prod(shape))
-        made.shape = shape
-        return made
+        size = super().__new__(cls, prod(shape))
+        size.shape = shape
+        return size
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return (self.shape,)

@@ -48,10 +48,10 @@ class Context:
 
     def replace(self, **changes: Any) -> Context:
         """Return a copy with some fields changed."""
-        made = Context(self.backend, self.phase, self.scope, self.tape, self.ledger, self.observer)
+        state = Context(self.backend, self.phase, self.scope, self.tape, self.ledger, self.observer)
         for name, value in changes.items():
-            setattr(made, name, value)
-        return made
+            setattr(state, name, value)
+        return state
 
     def within(self, scope: str) -> Context:
         """Return a copy with another scope."""

@@ -82,11 +82,11 @@ def grad(
         if not x.requires_grad:
             raise RuntimeError(f"grad: input {i} of shape {x.shape} does not require a gradient")
     keep = create_graph if retain_graph is None else retain_graph
-    found = sweep(ys, seeds, xs, keep or create_graph, create_graph)
-    unused = [i for i, g in enumerate(found) if g is None]
+    gradients = sweep(ys, seeds, xs, keep or create_graph, create_graph)
+    unused = [i for i, g in enumerate(gradients) if g is None]
     if unused and not allow_unused:
         raise RuntimeError(f"grad: the outputs do not depend on input {unused[0]}; allow_unused?")
-    return tuple(found)
+    return tuple(gradients)
 
 
 class _Recompute:
@@ -138,8 +138,8 @@ class _Recompute:
         run = Sweep([o[0] for o, _ in roots if isinstance(o[0], Record)], targets, within=tape)
         for source, gradient in roots:
             run.send(source, gradient)
-        found = run.run()
-        return [found.get((id(o), i)) for o, i in targets]
+        swept = run.run()
+        return [swept.get((id(o), i)) for o, i in targets]
 
 
 def _leaf(argument: Tensor) -> Tensor:
@@ -180,23 +180,23 @@ def checkpoint(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     if outer.keep:
         for i, a in enumerate(a for a in args if isinstance(a, Tensor)):
             record.hold("input", i, a.data)
-    made = [
+    tensors = [
         Tensor(y.data, True, (record, i)) if y.requires_grad else Tensor(y.data)
         for i, y in enumerate(results)
     ]
-    return tuple(made) if isinstance(result, tuple) else made[0]
+    return tuple(tensors) if isinstance(result, tuple) else tensors[0]
 
 
 def _others(results: Sequence[Tensor], watched: Tape, mine: Sequence[Source]) -> list[Source]:
     """Return what the watched records read from outside besides the arguments: leaves, and
     computed tensors by the records that made them."""
     known = {(id(o), i) for o, i in mine}
-    found: dict[tuple[int, int], Source] = {}
+    outside: dict[tuple[int, int], Source] = {}
     origins = [o for y in results if (o := origin(y))]
     roots = [o[0] for o in origins if isinstance(o[0], Record)]
     read = [s for record in reach(roots, within=watched) for s in record.sources if s is not None]
     for source in [*origins, *read]:
         inside = isinstance(source[0], Record) and source[0].tape is watched
         if not inside and (id(source[0]), source[1]) not in known:
-            found[id(source[0]), source[1]] = source
-    return list(found.values())
+            outside[id(source[0]), source[1]] = source
+    return list(outside.values())

@@ -69,8 +69,9 @@ def _viewed(x: Value, key: Any) -> tuple[Value, list[tuple[int, Value]]]:
             continue
         length = x.shape[len(slices)]
         if isinstance(item, slice):
-            place = item.indices(length)
-            slices.append(place if range(*place) else (0, 0, 1))  # a start of -1 would wrap around
+            bounds = item.indices(length)
+            # A start of -1 in an empty slice would wrap around.
+            slices.append(bounds if range(*bounds) else (0, 0, 1))
             shape.append(len(range(*slices[-1])))
         elif isinstance(item, int | np.integer) and not isinstance(item, bool):
             at = _place(int(item), length, len(slices))

@@ -146,11 +146,11 @@ class InPlace(Operators):
                 f"{name}: in place on a tensor with a gradient; use no_grad(), or where() and cat()"
             )
 
-    def _write(self, given: Array) -> None:
+    def _write(self, value: Array) -> None:
         context.reads(cast("Tensor", self))
-        if given.shape not in ((), self.shape):
-            given = reduce.broadcast_to(given, shape=self.shape)
-        update.store(self.data, given)
+        if value.shape not in ((), self.shape):
+            value = reduce.broadcast_to(value, shape=self.shape)
+        update.store(self.data, value)
 
 
 def _times(other: Operand, alpha: float) -> Operand:

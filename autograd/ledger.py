@@ -165,9 +165,9 @@ class Ledger:
         equal to one."""
         self._stashed[key] += size
 
-    def sample(self, key: tuple[str, str, str, str], found: SparsitySample) -> None:
+    def sample(self, key: tuple[str, str, str, str], sample: SparsitySample) -> None:
         """File what was found in the numbers of calls under a Key, or what is equal to one."""
-        self.sampled[key] = self.sampled.get(key, SparsitySample()).plus(found)
+        self.sampled[key] = self.sampled.get(key, SparsitySample()).plus(sample)
 
     def peak(self, key: tuple[str, str, str, str], size: int) -> None:
         """File that `size` bytes were alive at once; of several the largest counts."""
@@ -180,22 +180,22 @@ class Ledger:
 
     def rows(self) -> list[LedgerRow]:
         """Return one row a key, in the order in which the keys were first seen."""
-        found: dict[Key, LedgerRow] = {}
+        rows: dict[Key, LedgerRow] = {}
         for (*names, cost), n in self.calls.items():
             key = Key(*names)
-            old = found.get(key, LedgerRow(key, 0, Cost(), 0))
-            found[key] = old._replace(calls=old.calls + n, cost=old.cost.plus(cost.times(n)))
+            old = rows.get(key, LedgerRow(key, 0, Cost(), 0))
+            rows[key] = old._replace(calls=old.calls + n, cost=old.cost.plus(cost.times(n)))
         # The tape knows the backend by its full name, a call by who did it: they may differ.
         alike: dict[tuple[str, ...], Key] = {}
-        for key in found:
+        for key in rows:
             alike.setdefault(key[:3], key)
         for own in [Key(*key) for key in dict.fromkeys([*self.stashed, *self.peaks])]:
-            key = own if own in found else alike.get(own[:3], own)
-            old = found.get(key, LedgerRow(key, 0, Cost(), 0))
+            key = own if own in rows else alike.get(own[:3], own)
+            old = rows.get(key, LedgerRow(key, 0, Cost(), 0))
             stashed = old.stashed + self.stashed.get(own, 0)
             peak = max(old.peak, self.peaks.get(own, 0))
-            found[key] = old._replace(stashed=stashed, peak=peak)
-        return list(found.values())
+            rows[key] = old._replace(stashed=stashed, peak=peak)
+        return list(rows.values())
 
     def total(self, where: Callable[[Key], bool] = lambda key: True) -> Cost:
         """Return the cost of all rows whose key passes `where`."""
@@ -218,8 +218,8 @@ class Ledger:
         larger one stays: each is that of one process."""
         self.calls.update(other.calls)
         self.stashed.update(other.stashed)
-        for key, found in other.sampled.items():
-            self.sample(key, found)
+        for key, sample in other.sampled.items():
+            self.sample(key, sample)
         self.sampled_steps += other.sampled_steps
         self.add_peaks(other.peaks.items())
 
@@ -270,11 +270,11 @@ class Ledger:
     def _samples(self) -> list[dict[str, Any]]:
         """Return the entries of the samples: what they hold is under a name of its own, so that it
         is not taken for work."""
-        found: list[dict[str, Any]] = [
+        entries: list[dict[str, Any]] = [
             {**Key(*names)._asdict(), "sampled": {k: n for k, n in one._asdict().items() if n}}
             for names, one in self.sampled.items()
         ]
-        return found + ([{"sampled_steps": self.sampled_steps}] if self.sampled_steps else [])
+        return entries + ([{"sampled_steps": self.sampled_steps}] if self.sampled_steps else [])
 
     @classmethod
     def from_json(cls, entries: Iterable[Mapping[str, Any]]) -> Ledger:
@@ -290,8 +290,8 @@ class Ledger:
             elif "peak" in entry:
                 ledger.peak(key, int(entry["peak"]))
             elif "sampled" in entry:
-                held = dict(entry["sampled"])
-                counts = [int(held.get(name, 0)) for name in SparsitySample._fields]
+                sampled = dict(entry["sampled"])
+                counts = [int(sampled.get(name, 0)) for name in SparsitySample._fields]
                 ledger.sample(key, SparsitySample(*counts))
             else:
                 cost = Cost(*[int(entry.get(name, 0)) for name in Cost._fields])

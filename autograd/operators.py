@@ -172,10 +172,10 @@ class Operators:
     def clamp(self, min: float | None = None, max: float | None = None) -> Tensor:
         """Each element, or the bound that it passes; the gradient passes within and at the bounds.
         Between integers a broken bound gives float32. ValueError without any bound."""
-        given = [b for b in (min, max) if b is not None]
-        if not given:
+        bounds = [b for b in (min, max) if b is not None]
+        if not bounds:
             raise ValueError("clamp: give min, max or both")
-        fractions = any(isinstance(b, float | np.floating) for b in given)
+        fractions = any(isinstance(b, float | np.floating) for b in bounds)
         broken = fractions and not is_floating(self.dtype)
         low, high = (None if b is None else np.asarray(b).item() for b in (min, max))
         return el.clip(self.float() if broken else self, low=low, high=high)
@@ -295,8 +295,8 @@ class Operators:
         old = (None,) * (len(wanted) - len(self.shape)) + self.shape
         if any(n == -1 and m is None for n, m in zip(wanted, old, strict=False)):
             raise ValueError(f"expand: -1 for a new axis, {self.shape} to {wanted}")
-        kept = [m if n == -1 else n for n, m in zip(wanted, old, strict=False)]
-        return reduce.broadcast_to(self, shape=tuple(kept))
+        extents = [m if n == -1 else n for n, m in zip(wanted, old, strict=False)]
+        return reduce.broadcast_to(self, shape=tuple(extents))
 
     def flip(self, *dims: Size) -> Tensor:
         """The elements in reverse order along axes."""

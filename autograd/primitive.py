@@ -141,23 +141,23 @@ class Primitive:
         single = [i for i in arguments if i < last]
         return (*single, *(range(last, count) if last in arguments else ()))
 
-    def vjp_calls(self, flags: tuple[bool, ...], given: tuple[bool, ...]) -> tuple[VjpCall, ...]:
+    def vjp_calls(self, flags: tuple[bool, ...], present: tuple[bool, ...]) -> tuple[VjpCall, ...]:
         """Return the derivatives to call where `flags` tell which arrays need a gradient and
-        `given` which outputs have one. TypeError, naming the arguments, where none serves one."""
-        calls = self._vjp_calls.find((flags, given))
+        `present` which outputs have one. TypeError, naming the arguments, where none serves one."""
+        calls = self._vjp_calls.find((flags, present))
         if calls is None:
-            calls = self._vjp_calls[flags, given] = self._find_vjp_calls(flags, given)
+            calls = self._vjp_calls[flags, present] = self._find_vjp_calls(flags, present)
         return calls
 
     def _find_vjp_calls(
-        self, flags: tuple[bool, ...], given: tuple[bool, ...]
+        self, flags: tuple[bool, ...], present: tuple[bool, ...]
     ) -> tuple[VjpCall, ...]:
         calls, served = [], set[int]()
         for derivative in self.derivatives:
             positions = self.positions(derivative.wanted, len(flags))
             served.update(positions)
             needs = tuple(flags[i] for i in positions)
-            if any(needs) and any(given[i] for i in derivative.gradients):
+            if any(needs) and any(present[i] for i in derivative.gradients):
                 wanted = tuple(i for i in positions if flags[i])
                 calls.append(VjpCall(derivative, positions, needs, wanted))
         missing = [i for i, flag in enumerate(flags) if flag and i not in served]
@@ -181,24 +181,24 @@ class Primitive:
             positions = self._saved_positions[flags] = (*inputs,), (*outputs,)
         return positions
 
-    def attributes(self, given: dict[str, Any]) -> tuple[Any, ...]:
+    def attributes(self, attrs: dict[str, Any]) -> tuple[Any, ...]:
         """Return the values of all attributes in their declared order. TypeError for a missing,
         unknown or unhashable one."""
-        if given.keys() == self.defaults.keys():
-            return tuple([given[name] for name in self.defaults])
-        merged = {**self.defaults, **given}
+        if attrs.keys() == self.defaults.keys():
+            return tuple([attrs[name] for name in self.defaults])
+        merged = {**self.defaults, **attrs}
         if len(merged) != len(self.defaults) or REQUIRED in merged.values():
-            wrong = set(given) - set(self.defaults)
+            wrong = set(attrs) - set(self.defaults)
             missing = [name for name, value in merged.items() if value is REQUIRED]
             raise TypeError(f"{self.name}: unknown attributes {wrong}, missing {missing}")
         return tuple(merged.values())
 
-    def __call__(self, *args: Value, **given: Any) -> Any:
-        attrs = self.attributes(given) if self.defaults or given else ()
+    def __call__(self, *args: Value, **attrs: Any) -> Any:
+        values = self.attributes(attrs) if self.defaults or attrs else ()
         for a in args:
             if type(a) is not Array:
-                return recorder(self, args, attrs)
-        return dispatch(self, args, attrs)
+                return recorder(self, args, values)
+        return dispatch(self, args, values)
 
     def resolve(self, backend: str, specs: tuple[Spec, ...], attrs: tuple[Any, ...]) -> CallInfo:
         """Work out result shapes, cost and kernel for a call never seen before. A shape error is

@@ -152,20 +152,20 @@ def _for_weights(function: Callable[..., None], *args: Any) -> None:
 def reach(roots: Iterable[Record], within: Tape | None = None) -> list[Record]:
     """Return every record that the roots depend on, in execution order: the linear tape of one
     sweep; `within` one tape only, if given. RuntimeError where a part of it was swept before."""
-    found: dict[int, Record] = {}
+    reached: dict[int, Record] = {}
     stack = list(roots)
     while stack:
         record = stack.pop()
-        if record.seq in found or (within is not None and record.tape is not within):
+        if record.seq in reached or (within is not None and record.tape is not within):
             continue
         if record.swept:
             raise RuntimeError(
                 f"{record.scope or 'top level'}: {record.operation.name} was swept already; "
                 "pass retain_graph=True to the first backward"
             )
-        found[record.seq] = record
+        reached[record.seq] = record
         stack += [s[0] for s in record.sources if s is not None and isinstance(s[0], Record)]
-    return [found[seq] for seq in sorted(found)]
+    return [reached[seq] for seq in sorted(reached)]
 
 
 class Sweep:
@@ -185,7 +185,7 @@ class Sweep:
         self.targets = None if targets is None else {(id(o), i) for o, i in targets}
         self.retain, self.wrap = retain, wrap
         self.gradients: dict[tuple[int, int], Value] = {}
-        self.found: dict[tuple[int, int], Value] = {}
+        self.target_gradients: dict[tuple[int, int], Value] = {}
         self.last = self._last_readers()
         self.useful = self._useful()
 
@@ -241,7 +241,7 @@ class Sweep:
                 context.leave(token)
             if not self.retain and (self.useful is None or id(record) in self.useful):
                 record.release()
-        return {**self.gradients, **self.found}
+        return {**self.gradients, **self.target_gradients}
 
     def _pass(self, record: Record) -> None:
         operation: Any = record.operation
@@ -259,7 +259,7 @@ class Sweep:
         for leaf in self.last.get(record.seq, ()):
             gradient = self.gradients.pop((id(leaf), 0), None)
             if self.targets is not None:
-                self.found[id(leaf), 0] = gradient
+                self.target_gradients[id(leaf), 0] = gradient
             elif gradient is not None:
                 if leaf.is_parameter:
                     _for_weights(leaf.deliver, gradient)
@@ -275,7 +275,7 @@ class Sweep:
                 changed = hook(gradient)
                 gradient = gradient if changed is None else changed
         if self.targets is not None and key in self.targets:
-            self.found[key] = gradient
+            self.target_gradients[key] = gradient
         return gradient
 
     def _call_vjps(

@@ -142,16 +142,16 @@ class Tensor(InPlace, Reading):
 
     def deliver(self, gradient: Value) -> None:
         """Take the gradient of one sweep, which is final: the engine calls this."""
-        given, observer = self.hooked(gradient), context.current().observer
+        delivered, observer = self.hooked(gradient), context.current().observer
         if observer is not None:
             observer.deliver(self)
         if self.slot is not None:
-            given = self._settle(self.slot, given)
+            delivered = self._add_to_slot(self.slot, delivered)
         elif self.grad is None:
-            given = clone(given)  # of its own: the sweep's arrays may be shared, or views
+            delivered = clone(delivered)  # of its own: the sweep's arrays may be shared, or views
         else:
-            given = self.grad + given
-        self._grad = given
+            delivered = self.grad + delivered
+        self._grad = delivered
         if observer is None:
             self.announce()
         elif self.post_grad_hooks:
@@ -164,23 +164,23 @@ class Tensor(InPlace, Reading):
 
     def hooked(self, gradient: Value) -> Tensor:
         """Return a gradient as the hooks leave it."""
-        given = gradient if isinstance(gradient, Tensor) else Tensor(gradient)
+        hooked = gradient if isinstance(gradient, Tensor) else Tensor(gradient)
         for hook in self.hooks:
-            changed = hook(given)
-            given = given if changed is None else changed
-        if given.shape != self.shape:
-            raise ValueError(f"a hook made a gradient of {given.shape} for {self.shape}")
-        return given
+            changed = hook(hooked)
+            hooked = hooked if changed is None else changed
+        if hooked.shape != self.shape:
+            raise ValueError(f"a hook made a gradient of {hooked.shape} for {self.shape}")
+        return hooked
 
-    def _settle(self, slot: Array, given: Tensor) -> Tensor:
+    def _add_to_slot(self, slot: Array, gradient: Tensor) -> Tensor:
         """Write a gradient to its slot, adding to what `grad` holds."""
         if self.grad is None:
-            update.store(slot, given.data)
-            return given if given.source else Tensor(slot)
+            update.store(slot, gradient.data)
+            return gradient if gradient.source else Tensor(slot)
         if self.grad.data is not slot:  # set by hand, clipped for example
             update.store(slot, self.grad.data)
-        update.accumulate(slot, given.data)
-        return self.grad + given if given.source else Tensor(slot)
+        update.accumulate(slot, gradient.data)
+        return self.grad + gradient if gradient.source else Tensor(slot)
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
         """Call `hook(gradient)` in each backward; what it returns replaces the gradient. Return a
@@ -345,9 +345,9 @@ def sweep(
         for y, start, gradient in zip(outputs, origins, gradients, strict=True):
             seed = _seed(y, gradient)
             run.send(start, seed if create_graph else seed.data)
-    found = run.run()
+    swept = run.run()
     if inputs is not None:
-        return [_gradient_of(t, found) for t in inputs]
+        return [_gradient_of(t, swept) for t in inputs]
     with context.using(phase="backward_data", tape=None):
         for y in outputs:  # no record reads an output that is a leaf: the sweep did not pass it
             if y.source is None and (id(y), 0) in run.gradients:
@@ -355,11 +355,11 @@ def sweep(
     return []
 
 
-def _gradient_of(tensor: Tensor, found: dict[tuple[int, int], Value]) -> Tensor | None:
+def _gradient_of(tensor: Tensor, gradients: dict[tuple[int, int], Value]) -> Tensor | None:
     """Return the gradient of an input of a sweep. Hooks of computed tensors ran in the sweep; those
     of leaves run now that the gradient is final."""
     source = origin(tensor)
-    gradient = None if source is None else found.get((id(source[0]), source[1]))
+    gradient = None if source is None else gradients.get((id(source[0]), source[1]))
     if gradient is None or not tensor.is_leaf:
         return gradient if gradient is None or isinstance(gradient, Tensor) else Tensor(gradient)
     return tensor.hooked(gradient)

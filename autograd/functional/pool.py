@@ -187,5 +187,5 @@ def adaptive_max_pool2d(
         if return_indices:
             return max_pool2d(input, kernel, return_indices=True)
         return max_pool2d(input, kernel)
-    y, place = adaptive.adaptive_max_pool2d(x, out=out)
-    return (restore(y, input), restore(place, input)) if return_indices else restore(y, input)
+    y, position = adaptive.adaptive_max_pool2d(x, out=out)
+    return (restore(y, input), restore(position, input)) if return_indices else restore(y, input)
