@@ -1,4 +1,4 @@
-"""Lazy registry of backends: a name to something that finds an implementation of a primitive."""
+"""Lazy registry of backends, by name, and the protocols that they implement."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Kernel = Callable[..., Any]
 
 
 class Found(NamedTuple):
-    """What does a call: the name that the ledger shows for it, the kernel behind it (None leaves
-    the results without numbers), how it is deferred (None: it runs at once), and how many
-    multiplications are executed for its MACs (None: as many)."""
+    """The implementation of a call: the backend's name in the ledger, the kernel (None leaves the
+    results without numbers), how the call is deferred (None: it runs at once), and how many
+    multiplications it executes (None: one per MAC)."""
 
     name: str
     call: Call | None
@@ -34,33 +34,33 @@ class Found(NamedTuple):
 
 
 class Backend(Protocol):
-    """What a backend has to offer."""
+    """Finds implementations of primitives."""
 
     def find(
         self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
     ) -> Found:
-        """Return what does a call with these shapes."""
+        """Return the implementation of a call with these shapes and attributes."""
 
 
 @runtime_checkable
 class Tunable(Backend, Protocol):
-    """A backend that finds out by timing how calls are done best, on a dry run say. What it chose
-    decides how sums are rounded, so ranks have to agree: one chooses, all adopt."""
+    """A backend that chooses kernels by timing them, for example on a dry run. Choices decide how
+    sums are rounded, so all ranks adopt those of one."""
 
     def choices(self) -> bytes:
-        """Return what was chosen so far."""
+        """Return the choices so far."""
 
     def adopt(self, choices: bytes) -> None:
-        """Take what another process chose, and choose nothing from now on."""
+        """Use the choices of another process, and make none from now on."""
 
 
 class Recording(Recorder, Protocol):
-    """Takes down what this thread computes within a `with` block, so that it can be repeated on the
-    same memory, with other numbers in it. One `beside` another shares its memory, so that they
-    cannot be repeated at the same time."""
+    """Records what this thread computes within a `with` block, and replays it on the same memory,
+    with other numbers in it. A recording `beside` another shares its memory; the two cannot be
+    replayed at the same time."""
 
     def __enter__(self) -> Recording:
-        """Begin."""
+        """Begin to record."""
 
     def __exit__(
         self,
@@ -68,33 +68,33 @@ class Recording(Recorder, Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End."""
+        """End the recording."""
 
     def owns(self, value: NDArray) -> bool:
         """Tell whether an array lies in the recording's memory."""
 
     def hold(self, value: NDArray) -> None:
-        """Keep the numbers of an array that came into being here; others are lost."""
+        """Keep the numbers of an array that the recording made; those of others are lost."""
 
     def effect(self, step: Callable[[], Any]) -> None:
-        """Call a function now, of which nothing is taken down, and at this place in each
-        repetition."""
+        """Call a function now, without recording what it computes, and at this place in each
+        replay."""
 
     def replay(self) -> None:
-        """Do it again."""
+        """Compute all of it again."""
 
 
 @runtime_checkable
 class Recordable(Backend, Protocol):
-    """A backend whose calls can be repeated without Python."""
+    """A backend whose calls can be replayed without Python."""
 
     def recording(self, beside: Any = None) -> Recording:
         """Return a new recording."""
 
 
 class Building(NamedTuple):
-    """Kernels that this process has made and taken from the cache so far, and the seconds that
-    making them took."""
+    """Kernels that this process has compiled and loaded from the cache so far, and the seconds
+    that compiling took."""
 
     made: int
     cached: int
@@ -107,7 +107,7 @@ _watchers: list[Watcher] = []
 
 @contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
-    """Call `watcher` within the block whenever a backend has made a kernel."""
+    """Call `watcher` within the block whenever a backend has compiled a kernel."""
     _watchers.append(watcher)
     try:
         yield
@@ -116,13 +116,13 @@ def watching(watcher: Watcher) -> Iterator[None]:
 
 
 def built(state: Building) -> None:
-    """Tell the watchers that a kernel was made; backends call it."""
+    """Tell the watchers that a kernel was compiled; backends call it."""
     for watcher in _watchers:
         watcher(state)
 
 
 def no_options(name: str, options: str) -> None:
-    """Raise ValueError where a backend that has no options is given some."""
+    """Raise ValueError if a backend without options is given some."""
     if options:
         raise ValueError(f"backend {name} takes no options, got {options!r}")
 

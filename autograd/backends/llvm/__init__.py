@@ -3,10 +3,9 @@ primitives that pay. What it has no kernel for is left to NumPy, and the ledger 
 
 from __future__ import annotations
 
-from threading import Lock
 from typing import Any
 
-from ...array import NDArray, Spec
+from ...array import Spec
 from ...deferred import Call, DeferralPlan, Fused, Signature
 from ...primitive import Primitive
 from .. import Found
@@ -28,7 +27,7 @@ from .plans import (  # noqa: F401  (registers)
     update,
 )
 from .registry import Deferral, can_fuse, deferral, find, fuse
-from .runtime.executable import Executable
+from .runtime.executable import Executable, OneAtATime
 from .runtime.recording import Recording
 from .tuning import LEVELS, Tuner
 
@@ -102,13 +101,7 @@ class Llvm:
 
 def _one_at_a_time(executable: Executable) -> Executable:
     """Let threads wait for one another: an executable has scratch memory of its own."""
-    lock, run = Lock(), executable.run
-
-    def locked(*arrays: NDArray) -> Any:
-        with lock:
-            return run(*arrays)
-
-    return Executable(locked, native=executable.native, keeps=executable)
+    return OneAtATime(executable.run, native=executable.native, keeps=executable)
 
 
 def create(options: str) -> Llvm:

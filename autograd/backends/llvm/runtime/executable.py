@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 
@@ -29,3 +30,17 @@ class Executable:
 
     def __call__(self, *arrays: Any) -> Any:
         return self.run(*arrays)
+
+
+class OneAtATime(Executable):
+    """An executable of which no two calls run at the same time."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, run: Callable[..., Any], *, native: bool = False, keeps: Any = None) -> None:
+        super().__init__(run, native=native, keeps=keeps)
+        self._lock = Lock()
+
+    def __call__(self, *arrays: Any) -> Any:
+        with self._lock:
+            return self.run(*arrays)

@@ -1,8 +1,8 @@
-"""Calls that are taken down while they are made, so that they can be repeated without Python: the
-addresses of compiled functions and their arguments, in a table that a compiled loop walks.
+"""Recordings of calls, replayed without Python: the addresses of compiled functions and their
+arguments, in a table that a compiled loop walks.
 
-What is repeated works on the same memory again, which is why a recording has memory of its own.
-What is not native, NumPy's above all, stays a call of Python between two walks.
+A replay works on the same memory again, which is why a recording has memory of its own. Calls that
+are not native, above all NumPy's, stay calls of Python between two walks.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from .executable import Executable
 from .layout import address, layout_stats, plain
 from .memory import Arena, Memory, empty, pool
 
-Noted: TypeAlias = tuple[int, tuple[int | None, ...]]
+Recorded: TypeAlias = tuple[int, tuple[int | None, ...]]
 Step: TypeAlias = Callable[[], Any]
 
 
 class Recording:
-    """Takes down what this thread computes within a `with` block. `replay()` then does it again, on
-    the same memory: results that are still wanted must be copied before. Arrays that came into
-    being within the block lose their numbers, unless `hold` keeps them. One `beside` another shares
-    its memory: both must not be repeated at the same time. `spoiled`: something was computed
-    elsewhere, which a repetition would lack."""
+    """Records what this thread computes within a `with` block. `replay()` computes it again, on the
+    same memory: copy results that are still needed. Arrays that the block made lose their numbers,
+    unless `hold` keeps them. A recording `beside` another shares its memory; the two must not be
+    replayed at the same time. `spoiled`: something was computed elsewhere, which a replay would
+    lack."""
 
     def __init__(self, target: Target, beside: Recording | None = None) -> None:
         self.arena: Arena = Arena() if beside is None else beside.arena
         self.walk = jit.build(walk, target)
         self._copy = _copying(target)
         self.spoiled = False
-        self.taken: list[Noted | Step] = []
+        self.calls: list[Recorded | Step] = []
         self.steps: list[Step] = []
         self.held: dict[int, Any] = {}
 
@@ -69,43 +69,43 @@ class Recording:
         self._end()
         self.steps = [*self._steps()] if kind is None else []
         self.arena.taken.clear()
-        self.taken.clear()
+        self.calls.clear()
 
     def _note(self, code: int, arguments: tuple[int | None, ...], engine: Any) -> None:
-        self.taken.append((code, arguments))
+        self.calls.append((code, arguments))
         self.held[id(engine)] = engine
 
     def compute(self, kernel: Callable[..., Any], values: Sequence[NDArray]) -> Any:
-        """Call a kernel and take it down."""
+        """Call a kernel and record it."""
         if kernel is np.copy:  # what `primitive` copies operands with; a native one can be walked
             kernel = self._copy
         taken = self.arena.taken
-        mark, moves, before = len(self.taken), layout_stats.read(), len(taken)
+        mark, moves, before = len(self.calls), layout_stats.read(), len(taken)
         result = kernel(*values)
         if isinstance(kernel, Executable) and kernel.native and layout_stats.read() == moves:
             for kept in (kernel, *values, *_leaves(result)):
                 self._hold_foreign(kept)
             return result
-        # Functions that it called are called again when it is.
-        del self.taken[mark:]
+        # It is called again as a whole, and calls these functions itself: they are not walked.
+        del self.calls[mark:]
         result = _as_arrays(result)
         results = [*_leaves(result)]
         if result is None or not all(_is_view(r, values) for r in results):
-            self.taken.append(partial(_again, kernel, values, results, taken[before:]))
+            self.calls.append(partial(_call_again, kernel, values, results, taken[before:]))
         return result
 
     def effect(self, step: Step) -> None:
-        """Call a function now, of which nothing is taken down, and at this place in each
-        repetition."""
+        """Call a function now, without recording what it computes, and at this place in each
+        replay."""
         self._end()
         try:
             step()
         finally:
             self._begin()
-        self.taken.append(step)
+        self.calls.append(step)
 
     def hold(self, value: NDArray) -> None:
-        """Keep the numbers of an array that came into being here."""
+        """Keep the numbers of an array that the recording made."""
         self.held[id(value)] = value
 
     def owns(self, value: Any) -> bool:
@@ -120,29 +120,29 @@ class Recording:
             self.held[id(kept)] = kept
 
     def _steps(self) -> Iterator[Step]:
-        """Yield what a repetition does: walks, and calls of Python between them."""
-        for _, group in groupby(self.taken, lambda step: isinstance(step, tuple)):
-            noted: list[Noted] = []
+        """Yield the steps of a replay: walks, and calls of Python between them."""
+        for _, group in groupby(self.calls, lambda step: isinstance(step, tuple)):
+            recorded: list[Recorded] = []
             for step in group:
                 if isinstance(step, tuple):
-                    noted.append(step)
+                    recorded.append(step)
                 else:
                     yield step
-            if noted:
-                yield self._walk(noted)
+            if recorded:
+                yield self._walk(recorded)
 
-    def _walk(self, noted: list[Noted]) -> Step:
+    def _walk(self, recorded: list[Recorded]) -> Step:
         """Return what calls functions with their arguments."""
-        table = np.zeros((len(noted), ENTRY), np.uint64)
-        for row, (code, arguments) in zip(table, noted, strict=True):
+        table = np.zeros((len(recorded), ENTRY), np.uint64)
+        for row, (code, arguments) in zip(table, recorded, strict=True):
             row[:2] = code, len(arguments)
             # The table is without signs; negative steps are their two's complement.
             row[2 : 2 + len(arguments)] = [(a or 0) % (1 << 64) for a in arguments]
         self.hold(table)
-        return partial(self.walk, address(table), len(noted))
+        return partial(self.walk, address(table), len(recorded))
 
     def replay(self) -> None:
-        """Do it again."""
+        """Compute all of it again."""
         for step in self.steps:
             step()
 
@@ -185,12 +185,12 @@ def _is_view(result: NDArray, values: Sequence[NDArray]) -> bool:
     return any(np.may_share_memory(result, v) for v in values)
 
 
-def _again(
+def _call_again(
     kernel: Callable[..., Any], values: Sequence[NDArray], results: Sequence[NDArray],
     memory: list[Memory],
 ) -> None:  # fmt: skip
-    """Call a kernel again, in the same memory, and put its results where those of the first call
-    are, where they do not lie there already."""
+    """Call a kernel again, in the same memory, and copy its results to those of the first call,
+    unless they already lie there."""
     pool.again(memory)
     try:
         made = kernel(*values)
