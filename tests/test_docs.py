@@ -53,6 +53,11 @@ def test_a_table_of_contents_has_every_section(page: str) -> None:
     assert names <= linked or (len(names) < 4 and not linked), names - linked
 
 
+def test_the_readme_leads_to_every_page() -> None:
+    linked = re.findall(r"\]\((docs/[\w.]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert {page for page in PAGES if page.startswith("docs/")} == {*linked}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
