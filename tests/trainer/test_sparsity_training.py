@@ -30,20 +30,20 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def bits(out: Path) -> list[Any]:
-    """Return all tensors at the end, losses, and the books but for the samples."""
+    """Return all tensors at the end, losses, and the ledger but for the samples."""
     held = load(max((out / "checkpoints").glob("step-*.h5")))
     lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
     tensors = {name: value.tobytes() for name, value in held.tensors.items()}
-    return [tensors, [e["loss"] for e in lines if e["event"] == "step"], books(out).calls]
+    return [tensors, [e["loss"] for e in lines if e["event"] == "step"], ledger_of(out).calls]
 
 
-def books(out: Path) -> Ledger:
+def ledger_of(out: Path) -> Ledger:
     return Ledger.from_json(json.loads((out / "ledger.json").read_text()))
 
 
 @pytest.mark.parametrize("backend", ["numpy", "llvm"])
 @pytest.mark.parametrize("model", ["lenet", "lstm", "resnet20"])
-def test_a_run_has_the_same_bits_and_books_whether_zeros_are_counted(
+def test_a_run_has_the_same_bits_and_ledger_whether_zeros_are_counted(
     small: list[str], tmp_path: Path, backend: str, model: str
 ) -> None:
     """Steps are recorded and repeated between those that are looked at (llvm, one thread)."""
@@ -54,9 +54,9 @@ def test_a_run_has_the_same_bits_and_books_whether_zeros_are_counted(
         assert main([*words, "--sparsity", every, "--out", str(tmp_path / name)]) == 0
     plain = bits(tmp_path / "off")
     assert plain == bits(tmp_path / "some") == bits(tmp_path / "all")
-    assert not books(tmp_path / "off").sampled
+    assert not ledger_of(tmp_path / "off").sampled
     for name, count in (("some", 2), ("all", 7)):
-        found = books(tmp_path / name)
+        found = ledger_of(tmp_path / name)
         assert found.sampled_steps == count
         total = SparsitySample()
         for one in found.sampled.values():
@@ -78,7 +78,7 @@ def test_samples_go_on_across_a_resume_and_add_up_over_ranks(
         done = mpirun(2, ["-m", "tallygrad.trainer", *given, "--out", str(out), *more])
         assert done.returncode == 0, done.stderr
     assert "non-zero MACs" in done.stdout and "3 of 6 steps" in done.stdout
-    one, two = books(tmp_path / "one"), books(out)
+    one, two = ledger_of(tmp_path / "one"), ledger_of(out)
     assert one.sampled == two.sampled and one.sampled_steps == two.sampled_steps == 3
     assert len(one.sampled) >= 11  # four layers in three passes, but for the first one's data
     newest = load(max((out / "checkpoints").glob("step-*.h5")))

@@ -30,7 +30,7 @@ from ..files import write_whole
 from ..progress import compiling
 from .rehearsal import Rehearsal, Silent
 
-TASK, FOUND = "task.json", "found.json"
+TASK, RESULT = "task.json", "result.json"
 QUANTILES = 101
 LEVELS = np.linspace(0, 1, QUANTILES)
 ROUNDS, FEWEST = 3, 2  # of measuring, and steps of each at least
@@ -56,37 +56,37 @@ class Task(NamedTuple):
     @classmethod
     def from_json(cls, text: str) -> Task:
         """Return what `json.dumps(task._asdict())` wrote."""
-        held = json.loads(text)
-        lists = {key: tuple(held[key]) for key in ("input", "batches", "checks")}
-        return cls(**{**held, **lists})
+        values = json.loads(text)
+        lists = {key: tuple(values[key]) for key in ("input", "batches", "checks")}
+        return cls(**{**values, **lists})
 
 
 def worker(comm: Comm, folder: Path) -> None:
     """Do the task of a folder as a rank; rank 0 leaves there what was found."""
-    found = measure(comm, Task.from_json((folder / TASK).read_text("utf-8")))
+    result = measure(comm, Task.from_json((folder / TASK).read_text("utf-8")))
     if comm.rank == 0:
-        write_whole(folder / FOUND, json.dumps(found))
+        write_whole(folder / RESULT, json.dumps(result))
 
 
 def measure(comm: Comm, task: Task) -> dict[str, Any]:
     """Measure all of it; return, on rank 0, what was found, as plain values."""
-    found: dict[str, Any] = {"ranks": comm.size, "library": comm.library, "link": None}
+    result: dict[str, Any] = {"ranks": comm.size, "library": comm.library, "link": None}
     set_num_threads(1)
     parts = {name: f"for about {task.seconds * share:.0f} s" for name, share in SHARES.items()}
     if comm.size > 1:
         _tell(comm, f"measuring messages between {comm.size} ranks of this host {parts['link']}")
-        found["link"] = link(comm, task)
+        result["link"] = link(comm, task)
     alone = Silent(0, max(comm.size, 2))
     _tell(comm, f"measuring steps of one rank {parts['alone']}, and compiling before")
     if comm.rank == 0:
         with compiling():
-            found |= steps(comm, task, alone, 1)
+            result |= steps(comm, task, alone, 1)
     doze(comm)
     if comm.size > 1:
         _tell(comm, f"measuring steps of {comm.size} ranks at once {parts['busy']}")
         busy = steps(comm, task, Silent(comm.rank, comm.size), comm.size)
-        found |= {**busy, "steps": found.get("steps", []) + busy["steps"]}
-    return found
+        result |= {**busy, "steps": result.get("steps", []) + busy["steps"]}
+    return result
 
 
 def _tell(comm: Comm, text: str) -> None:
@@ -149,9 +149,9 @@ def _time(
         times.append(perf_counter() - begun)
         going[...] = perf_counter() < end or len(times) < FEWEST
         comm.bcast(going)
-    found = np.array(np.quantile(times, level))
-    comm.bcast(found)
-    return float(found)
+    quantile = np.array(np.quantile(times, level))
+    comm.bcast(quantile)
+    return float(quantile)
 
 
 def _hidden(comm: Comm, seconds: float, size: int, whole: float) -> float:
@@ -171,9 +171,9 @@ def _hidden(comm: Comm, seconds: float, size: int, whole: float) -> float:
         exposed.append(left - begun + perf_counter() - back)
 
     _time(comm, seconds, run)
-    found = np.array(min(max(1 - np.quantile(exposed, 0.25) / whole, 0.0), 1.0))
-    comm.bcast(found)
-    return float(found)
+    hidden = np.array(min(max(1 - np.quantile(exposed, 0.25) / whole, 0.0), 1.0))
+    comm.bcast(hidden)
+    return float(hidden)
 
 
 def doze(comm: Comm) -> None:
@@ -235,8 +235,8 @@ def mixed(times: NDArray[Any]) -> NDArray[Any]:
     mean = np.prod(reached, 0) ** (1 / len(times))
     last = np.flatnonzero(mean == 0)[-1:]  # nobody is slower than all until then
     start = int(last[0]) if len(last) else 0
-    found: NDArray[Any] = np.interp(LEVELS, mean[start:], moments[start:])
-    return found
+    quantiles: NDArray[Any] = np.interp(LEVELS, mean[start:], moments[start:])
+    return quantiles
 
 
 def steps(comm: Comm, task: Task, silent: Silent, busy: int) -> dict[str, Any]:
@@ -245,13 +245,13 @@ def steps(comm: Comm, task: Task, silent: Silent, busy: int) -> dict[str, Any]:
     than the time allows are left out."""
     left = task.seconds * SHARES["busy" if busy > 1 else "alone"]
     together = comm if busy > 1 else silent
-    found: list[Step] = []
+    measured: list[Step] = []
     checks: list[dict[str, Any]] = []
     facts: dict[str, Any] = {}
     for i, share in enumerate(task.batches):
         checked = busy > 1 and share in task.checks
-        if found:
-            expected = _expected(found, share)
+        if measured:
+            expected = _expected(measured, share)
             dear = np.array(expected * ROUNDS * (FEWEST + 1) * (1 + checked) > max(left, 0.0))
             together.bcast(dear)
             if dear:
@@ -264,16 +264,16 @@ def steps(comm: Comm, task: Task, silent: Silent, busy: int) -> dict[str, Any]:
         begun = perf_counter()
         _rounds(together, series, real, left * max(share / sum(task.batches[i:]), LEAST))
         left -= perf_counter() - begun
-        found.append(series.pooled(together, share, busy))
+        measured.append(series.pooled(together, share, busy))
         if real is not None:
             checks.append(_measured(real.rounds, comm.size, share))
-    return {"steps": [step._asdict() for step in found], "checks": checks, **facts}
+    return {"steps": [step._asdict() for step in measured], "checks": checks, **facts}
 
 
-def _expected(found: list[Step], share: int) -> float:
+def _expected(measured: list[Step], share: int) -> float:
     """Return the seconds of a step by the line through the largest two batches so far; through no
     images and no time where there is but one."""
-    old, new = (found[-2] if len(found) > 1 else Step(0, 0, (0.0,), 0.0, ()), found[-1])
+    old, new = (measured[-2] if len(measured) > 1 else Step(0, 0, (0.0,), 0.0, ()), measured[-1])
     slope = (new.quantile(0.5) - old.quantile(0.5)) / (new.batch - old.batch)
     return max(new.quantile(0.5) + slope * (share - new.batch), new.quantile(0.5))
 
@@ -307,27 +307,27 @@ def _measured(rounds: list[list[float]], ranks: int, share: int) -> dict[str, An
     }  # fmt: skip
 
 
-def network(found: dict[str, Any]) -> Network:
+def network(result: dict[str, Any]) -> Network:
     """Return what a calibration found between the ranks of this host."""
-    held, size = found["link"], found["ranks"]
-    if held is None:
+    link, size = result["link"], result["ranks"]
+    if link is None:
         return Network("this host", "no link was measured", "", size)
-    where = f"measured between two ranks here, {found['library']}"
-    near = Link(held["latency"], held["bandwidth"], where)
-    exchange = Exchange(held["reduction"], held["overlap"], held["factor"])
+    where = f"measured between two ranks here, {result['library']}"
+    near = Link(link["latency"], link["bandwidth"], where)
+    exchange = Exchange(link["reduction"], link["overlap"], link["factor"])
     return Network("this host", where, "", size, 0, near, None, exchange)
 
 
-def compute(found: dict[str, Any], task: Task, source: str) -> StepTimes:
+def step_times(result: dict[str, Any], task: Task, source: str) -> StepTimes:
     """Return what a calibration found of the model's step."""
     return StepTimes(
-        task.model, task.input, task.classes, f"{found['backend']}, one thread a rank, {source}",
-        tuple(found["parameters"]), tuple(found["bytes"]),
+        task.model, task.input, task.classes, f"{result['backend']}, one thread a rank, {source}",
+        tuple(result["parameters"]), tuple(result["bytes"]),
         tuple(
             Step(
                 s["batch"], s["busy"], tuple(s["seconds"]), s["sweep"], tuple(s["ready"]),
                 tuple(s["rounds"]),
             )
-            for s in found["steps"]
+            for s in result["steps"]
         ),
     )  # fmt: skip

@@ -77,9 +77,9 @@ class Rehearsal:
         for i, p in enumerate(self.parameters):
             p.post_grad_hooks.append(self._stamper(i))
 
-    def _stamper(self, place: int) -> Callable[[Tensor], None]:
+    def _stamper(self, index: int) -> Callable[[Tensor], None]:
         def final(parameter: Tensor) -> None:
-            self.ready[place] = perf_counter()
+            self.ready[index] = perf_counter()
 
         return final
 

@@ -39,21 +39,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_page(parser)
 
 
-def run(chosen: Mapping[str, Any]) -> int:
+def run(options: Mapping[str, Any]) -> int:
     """Print the bill. UserError for what cannot be read."""
-    intensity = chosen["co2"]
+    intensity = options["co2"]
     if intensity is not None and not 0 <= intensity < 1e6:
         raise UserError(f"--co2: {intensity} is no number of grams a kilowatt hour")
-    if intensity is not None and not chosen["machine"]:
+    if intensity is not None and not options["machine"]:
         raise UserError("--co2: energy is known with --machine only")
-    record, page = read(Path(chosen["run"])), flags.page_file(chosen)
-    machine = load_machine(chosen["machine"]) if chosen["machine"] else None
+    record, page = read(Path(options["run"])), flags.page_file(options)
+    machine = load_machine(options["machine"]) if options["machine"] else None
     if intensity is not None and machine and not machine.has_energy:
         raise UserError(f"--co2: {machine.note}")
     report = bill_report(record, machine, intensity)
     if page:
         page.write(of_bill(report, machine))
-    text = json.dumps(report.to_json(), indent=1) if chosen["as_json"] else ""
+    text = json.dumps(report.to_json(), indent=1) if options["as_json"] else ""
     show(text or as_text(report, record.ledger))
     return 0
 

@@ -42,45 +42,45 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_page(parser)
 
 
-def run(chosen: Mapping[str, Any]) -> int:
+def run(options: Mapping[str, Any]) -> int:
     """Print the cost of a model. UserError for options that do not fit."""
-    work, page = _work(chosen), flags.page_file(chosen)
-    if chosen["zeros"] and not chosen["machine"]:
+    work, page = _work(options), flags.page_file(options)
+    if options["zeros"] and not options["machine"]:
         raise UserError("--zeros: zeros are a matter of machines; give a --machine")
-    machine = load(chosen["machine"]) if chosen["machine"] else None
-    zeros = _zeros(chosen["zeros"], machine, work) if machine and chosen["zeros"] else None
-    report = cost_report(work, chosen["ranks"], machine, zeros)
+    machine = load(options["machine"]) if options["machine"] else None
+    zeros = _zeros(options["zeros"], machine, work) if machine and options["zeros"] else None
+    report = cost_report(work, options["ranks"], machine, zeros)
     if page:
         page.write(of_cost(report, machine))
-    if chosen["as_json"]:
+    if options["as_json"]:
         print(json.dumps(report.to_json(), indent=1))
-    elif chosen["as_csv"]:
+    elif options["as_csv"]:
         print(as_csv(report), end="")
     else:
         show(as_text(report))
     return 0
 
 
-def _work(chosen: Mapping[str, Any]) -> Work:
-    shape, classes = given(chosen)
-    if chosen["ranks"] < 1:
-        raise UserError(f"--ranks: {chosen['ranks']} is less than 1")
+def _work(options: Mapping[str, Any]) -> Work:
+    shape, classes = input_and_classes(options)
+    if options["ranks"] < 1:
+        raise UserError(f"--ranks: {options['ranks']} is less than 1")
     try:
-        return count(chosen["model"], chosen["batch"], shape, classes, chosen["training"])
+        return count(options["model"], options["batch"], shape, classes, options["training"])
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
-def given(chosen: Mapping[str, Any]) -> tuple[tuple[int, int, int], int]:
+def input_and_classes(options: Mapping[str, Any]) -> tuple[tuple[int, int, int], int]:
     """Return shape of the images and number of classes, the model's own where nothing is said.
     UserError for what cannot be."""
-    if chosen["batch"] < 1:
-        raise UserError(f"--batch: {chosen['batch']} is less than 1")
-    if chosen["classes"] < 0:
-        raise UserError(f"--classes: {chosen['classes']} is less than 0")
+    if options["batch"] < 1:
+        raise UserError(f"--batch: {options['batch']} is less than 1")
+    if options["classes"] < 0:
+        raise UserError(f"--classes: {options['classes']} is less than 0")
     try:
-        shape = _input(chosen["input"]) or models.input_shape(chosen["model"])
-        return shape, chosen["classes"] or models.classes(chosen["model"])
+        shape = _input(options["input"]) or models.input_shape(options["model"])
+        return shape, options["classes"] or models.classes(options["model"])
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -32,7 +32,7 @@ from ..files import OutputFile
 from ..numbers import whole_number
 from ..threads import Machine as Cores
 from . import flags
-from .cost import given
+from .cost import input_and_classes
 from .ranks import Start, launcher, meet
 
 LESS_MEMORY = "take a smaller --batch"
@@ -50,7 +50,7 @@ class Plan(NamedTuple):
     """All that is needed to print: rows by scaling, and what they rest on."""
 
     network: Network
-    compute: StepTimes
+    times: StepTimes
     rows: dict[str, list[Row]]
     checks: list[CheckReport]
     unfit: list[str]  # what disagrees within the calibration
@@ -85,136 +85,136 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_force(parser)
 
 
-def run(chosen: Mapping[str, Any]) -> int:
+def run(options: Mapping[str, Any]) -> int:
     """Print a plan, or measure as one of the ranks that another process's plan started; return the
     exit status."""
-    if chosen["worker"]:
-        with meet("plan", 1, chosen, LESS_MEMORY) as (comm, _):
-            calibrate.worker(comm, Path(chosen["worker"]))
+    if options["worker"]:
+        with meet("plan", 1, options, LESS_MEMORY) as (comm, _):
+            calibrate.worker(comm, Path(options["worker"]))
         return 0
-    return print_plan(chosen, *launcher())
+    return print_plan(options, *launcher())
 
 
-def print_plan(chosen: Mapping[str, Any], start: Start | None, why: str = "") -> int:
+def print_plan(options: Mapping[str, Any], start: Start | None, why: str = "") -> int:
     """Print a plan. `start` runs a command on ranks of this machine; without it, for the reason
     `why`, no link can be measured. UserError for options that do not fit."""
-    shape, classes = given(chosen)
-    ranks = _ranks(chosen["ranks"])
-    scalings = SCALINGS if chosen["scaling"] == "both" else (chosen["scaling"],)
-    _check(chosen, ranks, scalings)
+    shape, classes = input_and_classes(options)
+    ranks = _ranks(options["ranks"])
+    scalings = SCALINGS if options["scaling"] == "both" else (options["scaling"],)
+    _check(options, ranks, scalings)
 
     @cache
     def work(batch: int) -> Work:
         try:
-            return count(chosen["model"], batch, shape, classes, training=True)
+            return count(options["model"], batch, shape, classes, training=True)
         except ValueError as error:
             raise UserError(str(error)) from error
 
     work(1)  # before anything is measured
-    energy = _energy(chosen["machine"], work)
-    plan = _plan(chosen, ranks, scalings, start, why)
-    report = _report(chosen, plan, work, energy)
-    show(json.dumps(report.to_json(), indent=1) if chosen["as_json"] else as_text(report))
+    energy = _energy(options["machine"], work)
+    plan = _plan(options, ranks, scalings, start, why)
+    report = _report(options, plan, work, energy)
+    show(json.dumps(report.to_json(), indent=1) if options["as_json"] else as_text(report))
     return 0
 
 
 def _ranks(text: str) -> list[int]:
     """Return numbers of ranks in ascending order. UserError for what is none."""
-    found = set()
+    counts = set()
     for part in text.split(","):
         ranks = whole_number(part.strip())
         if ranks is None or not 1 <= ranks <= MOST_RANKS:
             raise UserError(f"--ranks: {part!r:.60} is no number of ranks from 1 to {MOST_RANKS}")
-        found.add(ranks)
-    return sorted(found)
+        counts.add(ranks)
+    return sorted(counts)
 
 
-def _check(chosen: Mapping[str, Any], ranks: Sequence[int], scalings: Sequence[str]) -> None:
-    algorithm, seconds = chosen["algorithm"], chosen["seconds"]
+def _check(options: Mapping[str, Any], ranks: Sequence[int], scalings: Sequence[str]) -> None:
+    algorithm, seconds = options["algorithm"], options["seconds"]
     if algorithm not in ("auto", *ALGORITHMS):
         known = ("auto", *ALGORITHMS)
         raise UserError(f"--algorithm: unknown value {algorithm!r}{nearest(algorithm, known)}")
     if not 0 < seconds <= MOST_SECONDS:
         raise UserError(f"--seconds: {seconds} is not above 0 and at most {MOST_SECONDS:g}")
-    if not 0.001 <= chosen["bucket_mb"] < 1e6:
-        raise UserError(f"--bucket-mb: {chosen['bucket_mb']} is less than 0.001, or no size")
-    if chosen["ranks_per_host"] < 0:
-        raise UserError(f"--ranks-per-host: {chosen['ranks_per_host']} is less than 0")
-    if scalings == ("strong",) and ranks[0] > chosen["batch"]:
-        raise UserError(f"--ranks: {ranks[0]} ranks cannot share --batch {chosen['batch']}")
-    if file := _saved(chosen):
+    if not 0.001 <= options["bucket_mb"] < 1e6:
+        raise UserError(f"--bucket-mb: {options['bucket_mb']} is less than 0.001, or no size")
+    if options["ranks_per_host"] < 0:
+        raise UserError(f"--ranks-per-host: {options['ranks_per_host']} is less than 0")
+    if scalings == ("strong",) and ranks[0] > options["batch"]:
+        raise UserError(f"--ranks: {ranks[0]} ranks cannot share --batch {options['batch']}")
+    if file := _saved(options):
         file.check()
     if expected_size() is not None:
         raise UserError("plan: it starts ranks by itself; run it without mpirun")
 
 
 def _plan(
-    chosen: Mapping[str, Any], ranks: Sequence[int], scalings: Sequence[str],
+    options: Mapping[str, Any], ranks: Sequence[int], scalings: Sequence[str],
     start: Start | None, why: str,
 ) -> Plan:  # fmt: skip
     """Measure what the network file leaves open, and predict."""
-    network, compute = Network("this host", "measured here"), None
-    if chosen["network"] != "calibrate":
-        network, compute = load_network(chosen["network"])
-    if chosen["ranks_per_host"]:
-        network = replace(network, per_host=chosen["ranks_per_host"])
+    network, times = Network("this host", "measured here"), None
+    if options["network"] != "calibrate":
+        network, times = load_network(options["network"])
+    if options["ranks_per_host"]:
+        network = replace(network, per_host=options["ranks_per_host"])
     _room(network, ranks)
-    if compute is not None and not compute.fits(chosen["model"], *given(chosen)):
-        compute = None
-    notes, checks = [f"nothing was measured here: all is from {chosen['network']}"], []
-    if not network.known or compute is None:
+    if times is not None and not times.fits(options["model"], *input_and_classes(options)):
+        times = None
+    notes, checks = [f"nothing was measured here: all is from {options['network']}"], []
+    if not network.known or times is None:
         if not network.known and start is None:
-            raise UserError(f"--network {chosen['network']}: no link inside a host, and {why}")
-        task = _task(chosen, ranks, scalings)
-        found = _calibrate(task, max(ranks), start)
-        here, measured = calibrate.network(found), calibrate.compute(found, task, _cpu())
-        checks = [_checked(held, measured, here, chosen) for held in found.get("checks", ())]
-        network, compute, notes = network.completed(here), compute or measured, []
+            raise UserError(f"--network {options['network']}: no link inside a host, and {why}")
+        task = _task(options, ranks, scalings)
+        result = _calibrate(task, max(ranks), start)
+        here, measured = calibrate.network(result), calibrate.step_times(result, task, _cpu())
+        checks = [_checked(check, measured, here, options) for check in result.get("checks", ())]
+        network, times, notes = network.completed(here), times or measured, []
         if len(checks) < len(task.checks):
             notes.append("not every step could be checked: it takes ranks, and --seconds")
-    if file := _saved(chosen):
-        file.write(as_toml(network, compute))
-    settings = _least(chosen), chosen["algorithm"]
-    unfit = faults(compute)
+    if file := _saved(options):
+        file.write(as_toml(network, times))
+    settings = _least(options), options["algorithm"]
+    unfit = faults(times)
     rows = {
         name: (scale_between if unfit else scale)(
-            compute, network, ranks, chosen["batch"], name, *settings
+            times, network, ranks, options["batch"], name, *settings
         )
         for name in scalings
     }
-    notes += _notes(network, compute, ranks, chosen, rows.get("strong", ()))
-    return Plan(network, compute, rows, checks, unfit, notes)
+    notes += _notes(network, times, ranks, options, rows.get("strong", ()))
+    return Plan(network, times, rows, checks, unfit, notes)
 
 
-def _saved(chosen: Mapping[str, Any]) -> OutputFile | None:
+def _saved(options: Mapping[str, Any]) -> OutputFile | None:
     """Return the file of `--save`, if one is wanted."""
-    if not chosen["save"]:
+    if not options["save"]:
         return None
-    return OutputFile("--save", Path(chosen["save"]), "a network", MARK, chosen["force"])
+    return OutputFile("--save", Path(options["save"]), "a network", MARK, options["force"])
 
 
-def _least(chosen: Mapping[str, Any]) -> int:
+def _least(options: Mapping[str, Any]) -> int:
     """Return the bytes of a bucket, as the trainer reads the option."""
-    return int(chosen["bucket_mb"] * 1e6)
+    return int(options["bucket_mb"] * 1e6)
 
 
 def _checked(
-    measured: Mapping[str, Any], times: StepTimes, here: Network, chosen: Mapping[str, Any]
+    measured: Mapping[str, Any], times: StepTimes, here: Network, options: Mapping[str, Any]
 ) -> CheckReport:
     """Return a measured step of this host beside what the calibration alone predicts."""
     check = CheckReport(**measured)
     size, share = check.ranks, check.batch_per_rank
-    settings = _least(chosen), chosen["algorithm"]
+    settings = _least(options), options["algorithm"]
     predicted = predict(times, here, size, share, share * size, *settings).seconds
     return check._replace(predicted_seconds=predicted)
 
 
 def _task(
-    chosen: Mapping[str, Any], ranks: Sequence[int], scalings: Sequence[str]
+    options: Mapping[str, Any], ranks: Sequence[int], scalings: Sequence[str]
 ) -> calibrate.Task:
     """Return what to measure: a rank's images of the plan, and few that lines run between."""
-    shape, classes = given(chosen)
-    batch, size = chosen["batch"], local_ranks(max(ranks))
+    shape, classes = input_and_classes(options)
+    batch, size = options["batch"], local_ranks(max(ranks))
     shares = {1, min(batch, 2), max(batch // 8, 1), batch}
     checks = []
     if "strong" in scalings:
@@ -222,10 +222,10 @@ def _task(
         checks.append(-(-batch // size))
     if "weak" in scalings:
         checks.append(batch)
-    wanted = tuple(dict.fromkeys(checks)) if chosen["check"] else ()
+    wanted = tuple(dict.fromkeys(checks)) if options["check"] else ()
     return calibrate.Task(
-        chosen["model"], shape, classes, tuple(sorted(shares)), wanted, chosen["bucket_mb"],
-        chosen["seconds"],
+        options["model"], shape, classes, tuple(sorted(shares)), wanted, options["bucket_mb"],
+        options["seconds"],
     )  # fmt: skip
 
 
@@ -244,9 +244,9 @@ def _calibrate(task: calibrate.Task, most: int, start: Start | None) -> dict[str
         (folder / calibrate.TASK).write_text(json.dumps(task._asdict()), "utf-8")
         command = ["plan", task.model, "--worker", name]
         status = start(local_ranks(most), command, task.seconds + PATIENCE)
-        if status or not (folder / calibrate.FOUND).exists():
+        if status or not (folder / calibrate.RESULT).exists():
             raise UserError(f"plan: the ranks that measure ended with status {status}")
-        return dict(json.loads((folder / calibrate.FOUND).read_text("utf-8")))
+        return dict(json.loads((folder / calibrate.RESULT).read_text("utf-8")))
 
 
 def _cpu() -> str:
@@ -268,12 +268,12 @@ def _room(network: Network, ranks: Sequence[int]) -> None:
 
 
 def _notes(
-    network: Network, compute: StepTimes, ranks: Sequence[int], chosen: Mapping[str, Any],
+    network: Network, times: StepTimes, ranks: Sequence[int], options: Mapping[str, Any],
     strong: Sequence[Row],
 ) -> list[str]:  # fmt: skip
     """Return what a plan takes for granted."""
-    notes = [STEP, f"computing was measured on {compute.source}; images are random"]
-    busy, wanted = compute.busiest(), min(max(ranks), network.per_host)
+    notes = [STEP, f"computing was measured on {times.source}; images are random"]
+    busy, wanted = times.busiest(), min(max(ranks), network.per_host)
     notes.append(f"and with {busy} busy ranks on the host")
     if wanted > busy:
         notes[-1] += f"; that {wanted} of a host slow each other down no more is assumed"
@@ -284,16 +284,16 @@ def _notes(
             "the link between hosts is unknown: taken as that inside a host, which it hardly is; "
             "--network tells"
         )
-    if chosen["batch"] > compute.largest():
+    if options["batch"] > times.largest():
         notes.append(
-            f"steps were measured up to {compute.largest()} images, for want of time; up to "
-            f"{chosen['batch']} they follow in a straight line"
+            f"steps were measured up to {times.largest()} images, for want of time; up to "
+            f"{options['batch']} they follow in a straight line"
         )
     if any(row.efficiency > 1 for row in strong):
         notes.append("an efficiency over 100%: fewer images of a rank took less time an image here")
-    skipped = [p for p in ranks if p > chosen["batch"]]
-    if skipped and chosen["scaling"] != "weak":
-        notes.append(f"{skipped[0]} ranks and more cannot share {chosen['batch']} images")
+    skipped = [p for p in ranks if p > options["batch"]]
+    if skipped and options["scaling"] != "weak":
+        notes.append(f"{skipped[0]} ranks and more cannot share {options['batch']} images")
     return notes
 
 
@@ -323,7 +323,7 @@ def _energy(machine: str, work: Callable[[int], Work]) -> Callable[[Row], Price]
 
 
 def _report(
-    chosen: Mapping[str, Any],
+    options: Mapping[str, Any],
     plan: Plan,
     work: Callable[[int], Work],
     energy: Callable[[Row], Price] | None,
@@ -331,14 +331,14 @@ def _report(
     def row(one: Row) -> PlanRow:
         return PlanRow(one, memory(work(one.batch)), energy(one) if energy else None)
 
-    shape, classes = given(chosen)
+    shape, classes = input_and_classes(options)
     return PlanReport(
-        model=chosen["model"],
-        batch=chosen["batch"],
+        model=options["model"],
+        batch=options["batch"],
         input=shape,
         classes=classes,
-        bucket_mb=chosen["bucket_mb"],
-        machine=chosen["machine"] or None,
+        bucket_mb=options["bucket_mb"],
+        machine=options["machine"] or None,
         network=plan.network,
         faults=plan.unfit,
         notes=plan.notes,

@@ -18,7 +18,7 @@ from ..cost.workload import Work, count
 from ..errors import UserError, show
 from ..memory import check_memory
 from . import flags
-from .cost import given
+from .cost import input_and_classes
 
 LESS_MEMORY = "take a smaller --batch"
 
@@ -33,23 +33,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_page(parser)
 
 
-def run(chosen: Mapping[str, Any]) -> int:
+def run(options: Mapping[str, Any]) -> int:
     """Print where the time goes. UserError for options that do not fit."""
-    if chosen["steps"] < 1:
-        raise UserError(f"--steps: {chosen['steps']} is less than 1")
-    shape, classes = given(chosen)
-    page = flags.page_file(chosen)
-    model, batch, training = chosen["model"], chosen["batch"], chosen["training"]
-    backend = chosen["backend"] or default_backend()
+    if options["steps"] < 1:
+        raise UserError(f"--steps: {options['steps']} is less than 1")
+    shape, classes = input_and_classes(options)
+    page = flags.page_file(options)
+    model, batch, training = options["model"], options["batch"], options["training"]
+    backend = options["backend"] or default_backend()
     try:
         _check_room(count(model, batch, shape, classes, training))
-        rows, energy = measure(model, batch, shape, classes, training, backend, chosen["steps"])
+        rows, energy = measure(model, batch, shape, classes, training, backend, options["steps"])
     except (ImportError, ValueError) as error:
         raise UserError(str(error)) from error
     report = profile_report(model, batch, backend, rows, calibrate(), energy)
     if page:
         page.write(of_profile(report))
-    show(json.dumps(report.to_json(), indent=1) if chosen["as_json"] else as_text(report))
+    show(json.dumps(report.to_json(), indent=1) if options["as_json"] else as_text(report))
     return 0
 
 

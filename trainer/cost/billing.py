@@ -227,7 +227,7 @@ def _from_shapes(run: Run, machine: Machine) -> Passes:
     for phase, cost in run.ledger.by("phase").items():
         if cost.macs != macs[phase]:
             raise ValueError(
-                f"the books have {cost.macs} MACs of phase {phase}, {name} on record {macs[phase]}"
+                f"the ledger has {cost.macs} MACs of phase {phase}, {name} on record {macs[phase]}"
             )
     return {key: add_up(some) for key, some in prices.items()}
 

@@ -101,9 +101,9 @@ class Many(NamedTuple):
         """Return the values."""
         if not isinstance(value, list) or not value:
             where.refuse(f"a list of {self.plural}", value)
-        place = where.key
+        key = where.key
         return tuple(
-            self.one.read(where._replace(key=f"{place}[{i}]"), one) for i, one in enumerate(value)
+            self.one.read(where._replace(key=f"{key}[{i}]"), one) for i, one in enumerate(value)
         )
 
 

@@ -1,4 +1,4 @@
-"""`tallygrad bill`: what a run cost, from its own books."""
+"""`tallygrad bill`: what a run cost, from its own ledger."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def billed(run: Path, *words: str, capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_it_adds_up_to_the_books(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_adds_up_to_the_ledger(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = billed(run, capsys=capsys)
-    books = Ledger.from_json(json.loads((run / "ledger.json").read_text()))
-    assert found["total"]["macs"] == books.total().macs > 0
-    assert found["total"]["bytes_read"] == books.total().bytes_read
+    ledger = Ledger.from_json(json.loads((run / "ledger.json").read_text()))
+    assert found["total"]["macs"] == ledger.total().macs > 0
+    assert found["total"]["bytes_read"] == ledger.total().bytes_read
     for key in ("macs", "other_ops", "bytes_written"):
         phases = sum(p[key] for p in found["phases"].values())
         layers = sum(p[key] for layer in found["layers"] for p in layer["phases"].values())
@@ -98,7 +98,7 @@ def test_layers_are_priced_by_their_shapes(
         assert found["total"][key] == pytest.approx(layers)
 
 
-def test_books_of_another_model_are_not_priced(run: Path) -> None:
+def test_ledger_of_another_model_are_not_priced(run: Path) -> None:
     record = read(run)
     machine = load_machine("systolic-os")
     for changed, said in (

@@ -27,9 +27,7 @@ def test_the_package_alone_loads_no_numpy() -> None:
 
 
 @pytest.mark.parametrize("machine", ["horowitz45", "eyeriss"])
-def test_a_call_is_nested_in_few_modules(
-    machine: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_call_is_nested_in_few_modules(machine: str, capsys: pytest.CaptureFixture[str]) -> None:
     """From the command line down to the arithmetic of a machine."""
     deepest: list[str] = []
 

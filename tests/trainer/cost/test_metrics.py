@@ -42,13 +42,13 @@ def value(metrics: Any, name: str) -> Any:
 @pytest.fixture
 def record() -> dict[str, Any]:
     """Return a record of a run of two ranks: 40 images, each of 1,000 MACs forward."""
-    books = Ledger()
+    ledger = Ledger()
     for phase in ("forward", "backward_weights"):
-        books.count(("fc", phase, "linear", "numpy", Cost(macs=10_000, bytes_read=160)), 4)
+        ledger.count(("fc", phase, "linear", "numpy", Cost(macs=10_000, bytes_read=160)), 4)
     return {
         "step": 4, "epoch": 1, "step_in_epoch": 0, "images": 40, "seconds": 5.0, "aside": 1.0,
         "accuracy": 0.75, "evaluated": 4, "model": "mlp", "ranks": 2,
-        "config": {"batch_size": 10}, "ledger": books.to_json(),
+        "config": {"batch_size": 10}, "ledger": ledger.to_json(),
     }  # fmt: skip
 
 

@@ -103,18 +103,18 @@ def of(name: str, training: bool, on: str = "", model: str = "") -> tuple[dict[s
 
 def billed(folder: Path, scope: str = "", machine: str = "horowitz45") -> str:
     """Return the page of the bill of a made-up run of two ranks."""
-    books = Ledger()
+    ledger = Ledger()
     work = {"forward": 90, "backward_data": 80, "backward_weights": 90, "evaluate": 30}
     for layer, scale in (("conv1", 1), ("conv2", 5)):
         for phase, macs in work.items():
             cost = Cost(macs=scale * macs, bytes_read=scale * 64, bytes_written=32)
-            books.count((layer + scope, phase, "conv2d", "numpy", cost), 7)
-            books.peak((layer + scope, phase, "conv2d", "numpy"), scale * 1000 + macs)
+            ledger.count((layer + scope, phase, "conv2d", "numpy", cost), 7)
+            ledger.peak((layer + scope, phase, "conv2d", "numpy"), scale * 1000 + macs)
     sent = Cost(bytes_sent=1000, bytes_read=1000, messages=2)
-    books.count((f"gradients{scope}", "communicate", "allreduce", "numpy", sent), 14)
+    ledger.count((f"gradients{scope}", "communicate", "allreduce", "numpy", sent), 14)
     record = {
         "step": 7, "epoch": 1, "step_in_epoch": 0, "images": 70, "seconds": 2.0, "accuracy": 0.5,
-        "model": scope or "lenet", "ranks": 2, "ledger": books.to_json(),
+        "model": scope or "lenet", "ranks": 2, "ledger": ledger.to_json(),
     }  # fmt: skip
     file = folder / "step-00000007.h5"
     save(file, {"model/conv1.weight": np.ones((2, 3), np.float32)}, record)
@@ -198,9 +198,9 @@ def test_the_numbers_are_those_of_the_account() -> None:
     assert len(alive) > 4 and max(alive) == described["totals"]["peak_bytes"]
     assert max(e["peak_bytes"] for e in described["layers"]) == max(alive)
     total = described["totals"]["on_machine"]["training"]
-    books = count("lenet", 2, (1, 28, 28), 10, True).ledger.total()
+    ledger = count("lenet", 2, (1, 28, 28), 10, True).ledger.total()
     moved = described["totals"]["training"]["total_bytes"]
-    assert moved == books.bytes_read + books.bytes_written
+    assert moved == ledger.bytes_read + ledger.bytes_written
     levels = table(found["Energy by layer"])
     assert levels[0][1:] == [
         f"{n} (J)" for n in ("MACs", "register file", "array", "buffer", "DRAM", "sum")

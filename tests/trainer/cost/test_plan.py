@@ -18,8 +18,8 @@ from tallygrad.launch import local
 from tallygrad.trainer.calibration import host
 from tallygrad.trainer.calibration import measure as calibrate
 from tallygrad.trainer.calibration.measure import LEVELS, QUANTILES, Task, measure, mixed
-from tallygrad.trainer.calibration.measure import compute as measured_compute
 from tallygrad.trainer.calibration.measure import network as measured_network
+from tallygrad.trainer.calibration.measure import step_times as measured_compute
 from tallygrad.trainer.calibration.rehearsal import Rehearsal, Silent
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import plan as plan_command

@@ -46,50 +46,50 @@ class Part(NamedTuple):
     evaluations: int
 
 
-def add(books: Ledger, more: Ledger, times: int, wanted: Callable[[str], bool]) -> None:
+def add(ledger: Ledger, more: Ledger, times: int, wanted: Callable[[str], bool]) -> None:
     """File what a ledger has in some phases as often as that."""
     for key, n in more.calls.items():
         if wanted(key[1]):
-            books.count(key, n * times)
+            ledger.count(key, n * times)
     for names, size in more.stashed.items():
-        books.stash(names, size * times)
-    books.add_peaks(more.peaks.items())
+        ledger.stash(names, size * times)
+    ledger.add_peaks(more.peaks.items())
 
 
 def predicted(training: Counter[int], updates: int, evaluating: Counter[int]) -> Ledger:
-    """Return the books, without exchange, of LeNet on shapes alone: what `tallygrad cost` counts
+    """Return the ledger, without exchange, of LeNet on shapes alone: what `tallygrad cost` counts
     for a micro-batch, as often as there are such, and the metrics and evaluations of the trainer.
     """
-    books = Ledger()
+    ledger = Ledger()
     for size, times in training.items():
         step = count("lenet", size, SHAPE, 10, training=True).ledger
-        add(books, step, times, lambda phase: phase != "update")
+        add(ledger, step, times, lambda phase: phase != "update")
         with context.using(backend="meta", ledger=Ledger()) as state:
             num_correct(ag.zeros(size, 10), ag.zeros(size, dtype=np.int64))
-        add(books, state.ledger, times, lambda phase: True)
-    add(books, without(step), updates, lambda phase: phase == "update")
+        add(ledger, state.ledger, times, lambda phase: True)
+    add(ledger, without(step), updates, lambda phase: phase == "update")
     with context.using(backend="meta", ledger=Ledger()):
         eval_step = make_eval_step(models.create("lenet", input_shape=SHAPE, classes=10))
     for size, times in evaluating.items():
         evaluation = context.using(backend="meta", ledger=Ledger(), phase="evaluate")
         with evaluation as state, ag.no_grad():
             eval_step(ag.zeros(size, *SHAPE), ag.zeros(size, dtype=np.int64))
-        add(books, state.ledger, times, lambda phase: True)
-    return books
+        add(ledger, state.ledger, times, lambda phase: True)
+    return ledger
 
 
-def without(books: Ledger) -> Ledger:
+def without(ledger: Ledger) -> Ledger:
     """Return a ledger's calls alone."""
     found = Ledger()
-    for key, n in books.calls.items():
+    for key, n in ledger.calls.items():
         found.count(key, n)
     return found
 
 
-def table(books: Ledger) -> Books:
+def table(ledger: Ledger) -> Books:
     """Return calls, costs, stashed and peak bytes whatever the backend, without exchange."""
     found: Books = {}
-    for row in books:
+    for row in ledger:
         if row.key.phase != "communicate":
             calls, cost, stashed, peak = found.get(row.key[:3], (0, Cost(), 0, 0))
             cost = cost.plus(row.cost)._replace(saved=0)
@@ -123,7 +123,7 @@ def bill(run: Path, capsys: pytest.CaptureFixture[str], *words: str) -> Any:
 
 
 def train(mpirun: Any, out: Path, words: list[str], run: list[Part]) -> Ledger:
-    """Train in parts and return the books."""
+    """Train in parts and return the ledger."""
     for part in run:
         command = ["-m", "tallygrad.trainer", "train", "--model", "lenet", "--resume", "auto"]
         command += ["--out", str(out), *words, "--bucket-mb", "9", "--max-steps", str(part.stop)]
@@ -135,7 +135,7 @@ def train(mpirun: Any, out: Path, words: list[str], run: list[Part]) -> Ledger:
 @pytest.mark.parametrize(
     ("ranks", "backend"), [((1, 1), "numpy"), ((2, 2), "numpy"), ((2, 1), "llvm")]
 )
-def test_books_are_what_shapes_predict_to_the_integer(
+def test_ledger_are_what_shapes_predict_to_the_integer(
     mpirun: Any, tmp_path: Path, ranks: tuple[int, int], backend: str,
     capsys: pytest.CaptureFixture[str], write_mnist: Any,
 ) -> None:  # fmt: skip
@@ -146,14 +146,14 @@ def test_books_are_what_shapes_predict_to_the_integer(
     words = ["--dataset", "mnist", "--data-dir", str(write_mnist(tmp_path / "data", 90, 45))]
     words += ["--batch-size", "16", "--eval-batch-size", "20", "--epochs", "2", "--lr", "0.001"]
     run = [Part(ranks[0], 4, 4, 1), Part(ranks[1], 12, 8, 2)]
-    books = train(mpirun, tmp_path / "run", [*words, "--backend", backend], run)
+    ledger = train(mpirun, tmp_path / "run", [*words, "--backend", backend], run)
     passes, tests = parts(90, 16), parts(45, 20)
     updates = sum(part.ranks * part.steps for part in run)
     expected = predicted(
         Counter({n: 2 * many for n, many in passes.items()}), updates,
         Counter({n: 3 * many for n, many in tests.items()}),
     )  # fmt: skip
-    assert table(books) == table(expected)
+    assert table(ledger) == table(expected)
     found = bill(tmp_path / "run", capsys, "--machine", "systolic-os", "--co2", "400")
     told = {
         (c["collective"], c["of"]): (c["calls"], c["bytes_sent"], c["messages"])
@@ -191,12 +191,12 @@ def test_so_are_those_of_mnist(mpirun: Any, tmp_path: Path) -> None:
     run = [Part(1, 2, 2, 1), Part(2, 5, 3, 1)]
     words = ["--dataset", "mnist", "--batch-size", "600", "--eval-batch-size", "1000"]
     words += ["--backend", "llvm", "--lr", "0.001"]
-    books = train(mpirun, tmp_path / "run", words, run)
+    ledger = train(mpirun, tmp_path / "run", words, run)
     expected = predicted(Counter({300: 2 * 5}), 2 + 2 * 3, Counter({500: 2 * 20}))
-    assert table(books) == table(expected)
+    assert table(ledger) == table(expected)
     assert {
         (row.key.primitive, row.key.scope): (row.calls, row.cost.bytes_sent, row.cost.messages)
-        for row in books
+        for row in ledger
         if row.key.phase == "communicate" and (row.key.primitive != "accumulate")
     }.items() >= exchanged(run).items()
 

@@ -33,17 +33,18 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
 @pytest.fixture
 def run(tmp_path: Path) -> str:
     """Return a checkpoint of a made-up run on two ranks with long names and large numbers."""
-    books = Ledger()
+    ledger = Ledger()
     for layer in ("conv1", LONG):
         for phase in ("forward", "recompute", "backward_data", "backward_weights", "evaluate"):
             cost = Cost(macs=123 * 10**12, saved=10**12, bytes_read=10**15, bytes_written=10**14)
-            books.count((layer, phase, "conv2d", "numpy", cost), 7)
+            ledger.count((layer, phase, "conv2d", "numpy", cost), 7)
     sent = Cost(bytes_sent=10**15, bytes_read=1000, messages=2)
-    books.count((LONG, "communicate", "allreduce", "numpy", sent), 14)
+    ledger.count((LONG, "communicate", "allreduce", "numpy", sent), 14)
     meta = {"step": 7, "epoch": 1, "step_in_epoch": 0, "images": 70, "seconds": 2.0}
     file = tmp_path / "step-00000007.h5"
     tensors = {f"model/{LONG}.weight": np.full((64, 64, 3, 3), np.nan, np.float32)}
-    save(file, tensors, {**meta, "model": "lenet", "note": "word " * 40, "ledger": books.to_json()})
+    record = {**meta, "model": "lenet", "note": "word " * 40, "ledger": ledger.to_json()}
+    save(file, tensors, record)
     return str(file)
 
 

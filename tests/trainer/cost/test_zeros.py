@@ -57,14 +57,14 @@ def asked(*words: str, capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def books(run: Path) -> Ledger:
+def ledger_of(run: Path) -> Ledger:
     return Ledger.from_json(json.loads((run / "ledger.json").read_text()))
 
 
 def test_a_bill_tells_what_was_sampled(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = asked("bill", str(run), capsys=capsys)["sparsity"]
     assert (found["sampled_steps"], found["steps"]) == (SAMPLED, STEPS)
-    samples = books(run).sampled
+    samples = ledger_of(run).sampled
     for key in ("macs", "nonzero_macs", "gradient_zeros", "weights"):
         field = {"nonzero_macs": "nonzero"}.get(key, key)
         total = sum(getattr(one, field) for one in samples.values())
@@ -86,7 +86,7 @@ def test_a_bill_tells_what_was_sampled(run: Path, capsys: pytest.CaptureFixture[
 def test_events_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """26 pJ for each MAC without a zero, by layer and pass as sampled; else an upper bound."""
     found = asked("bill", str(run), "--machine", "truenorth", capsys=capsys)
-    sampled, total = books(run), 0.0
+    sampled, total = ledger_of(run), 0.0
     for row in sampled.rows():
         phase = "forward" if row.key.phase == "evaluate" else row.key.phase
         one = [s for k, s in sampled.sampled.items() if k[:2] == (row.key.scope, phase)]
@@ -132,7 +132,7 @@ def test_a_model_is_priced_with_the_zeros_of_a_run(
     for source in (run, newest):
         found = asked(*words, "--zeros", str(source), capsys=capsys)
         layers = {layer["name"]: layer for layer in found["layers"]}
-        for (scope, phase, *_), one in books(run).sampled.items():
+        for (scope, phase, *_), one in ledger_of(run).sampled.items():
             macs = layers[scope][f"{phase}_macs"]
             price = layers[scope]["passes"][phase]
             assert price["events"] == pytest.approx(macs * one.nonzero / one.macs)
@@ -270,7 +270,7 @@ KEY = {"scope": "a", "phase": "forward", "primitive": "linear", "backend": "nump
         {"sampled_steps": 10**400}, {**KEY, "peak": 10**400}, {**KEY, "stashed": 10**400},
     ],
 )  # fmt: skip
-def test_books_whose_samples_cannot_be_read(entry: dict[str, Any]) -> None:
+def test_ledger_whose_samples_cannot_be_read(entry: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"run.h5: ledger on record cannot be read"):
         read_ledger(Path("run.h5"), {"ledger": [entry]})
 

@@ -18,20 +18,20 @@ ROUNDS_APART = 1.2  # the slowest round over the quickest one; a quiet host's st
 STEPS_APART = 1.1  # a step over one that should take as long at least
 
 
-def faults(compute: StepTimes) -> list[str]:
+def faults(times: StepTimes) -> list[str]:
     """Return what disagrees, in words; nothing where the calibration is fit."""
-    return [*_rounds(compute), *_orders(compute)]
+    return [*_rounds(times), *_orders(times)]
 
 
-def _rounds(compute: StepTimes) -> Iterator[str]:
-    for step in compute.steps:
+def _rounds(times: StepTimes) -> Iterator[str]:
+    for step in times.steps:
         if step.rounds and max(step.rounds) > ROUNDS_APART * min(step.rounds):
             low, high = (f"{1e3 * end(step.rounds):.3g}" for end in (min, max))
             yield f"rounds of {_named(step)} took from {low} to {high} ms"
 
 
-def _orders(compute: StepTimes) -> Iterator[str]:
-    for less, more in combinations(sorted(compute.steps), 2):
+def _orders(times: StepTimes) -> Iterator[str]:
+    for less, more in combinations(sorted(times.steps), 2):
         same = less.batch == more.batch or less.busy == more.busy
         if same and less.quantile(0.5) > STEPS_APART * more.quantile(0.5):
             took = [f"{_named(s)} took {1e3 * s.quantile(0.5):.3g} ms" for s in (less, more)]
@@ -43,13 +43,13 @@ def _named(step: Step) -> str:
     return f"{images} {f'on each of {step.busy} ranks' if step.busy > 1 else 'on one rank'}"
 
 
-def bounds(compute: StepTimes) -> tuple[StepTimes, StepTimes]:
+def bounds(times: StepTimes) -> tuple[StepTimes, StepTimes]:
     """Return the steps as the quickest rounds took them, none longer than one that should take as
     long at least, and as the slowest rounds did."""
-    quick = [_scaled(step, min) for step in compute.steps]
+    quick = [_scaled(step, min) for step in times.steps]
     low = tuple(_shortest([s, *[o for o in quick if _is_more(o, s)]]) for s in quick)
-    high = tuple(_scaled(step, max) for step in compute.steps)
-    return replace(compute, steps=low), replace(compute, steps=high)
+    high = tuple(_scaled(step, max) for step in times.steps)
+    return replace(times, steps=low), replace(times, steps=high)
 
 
 def _scaled(step: Step, end: Callable[[Sequence[float]], float]) -> Step:

@@ -60,14 +60,14 @@ class Row(NamedTuple):
 def buckets(sizes: Sequence[int], ready: Sequence[float], least: int) -> list[Bucket]:
     """Cut gradients of so many bytes, in the order in which they are final, into buckets of `least`
     bytes or more, as `GradientSync` does; the last one may be smaller."""
-    found: list[Bucket] = []
+    cut: list[Bucket] = []
     size, final = 0, 0.0
     for i, (more, moment) in enumerate(zip(sizes, ready, strict=True)):
         size, final = size + more, max(final, moment)
         if size >= least or i == len(sizes) - 1:
-            found.append(Bucket(size, final))
+            cut.append(Bucket(size, final))
             size, final = 0, 0.0
-    return found
+    return cut
 
 
 def exposed(starts: Sequence[float], takes: Sequence[float], sweep: float, overlap: float) -> float:
@@ -110,16 +110,16 @@ def exchange(
 
 
 def predict(
-    compute: StepTimes, network: Network, ranks: int, share: int, images: int, least: int,
+    times: StepTimes, network: Network, ranks: int, share: int, images: int, least: int,
     algorithm: str = "auto",
 ) -> Row:  # fmt: skip
     """Return the plan for some ranks of which the one with most has `share` of a step's `images`;
     buckets have `least` bytes. The median of the slowest of p ranks is a rank's quantile
     0.5^(1/p), where their times are independent."""
-    step: Step = compute.at(share, min(ranks, network.per_host))
+    step: Step = times.at(share, min(ranks, network.per_host))
     middle = step.quantile(0.5)
     slowest = step.quantile(min(0.5 ** (1 / ranks), LATEST))
-    cut = buckets(compute.bytes, step.ready, least)
+    cut = buckets(times.bytes, step.ready, least)
     sent, name = exchange(network, ranks, cut, step.sweep, algorithm)
     hosts = -(-ranks // network.per_host)
     seconds = slowest + sent.exposed
@@ -130,33 +130,32 @@ def predict(
 
 
 def scale(
-    compute: StepTimes, network: Network, ranks: Sequence[int], batch: int, scaling: str,
+    times: StepTimes, network: Network, ranks: Sequence[int], batch: int, scaling: str,
     least: int, algorithm: str = "auto",
 ) -> list[Row]:  # fmt: skip
     """Return plans for numbers of ranks, with `batch` images for each rank (weak scaling) or for
     all of them together (strong), which leaves out more ranks than images. Efficiency is images a
     second and rank, over those of one rank."""
-    alone = predict(compute, network, 1, batch, batch, least)
-    found = []
+    alone = predict(times, network, 1, batch, batch, least)
+    rows = []
     for p in ranks:
         if scaling == "strong" and p > batch:
             continue
         share, images = (batch, batch * p) if scaling == "weak" else (-(-batch // p), batch)
-        row = predict(compute, network, p, share, images, least, algorithm)
+        row = predict(times, network, p, share, images, least, algorithm)
         rate = images / row.seconds / p
-        found.append(row._replace(efficiency=rate / (batch / alone.seconds)))
-    return found
+        rows.append(row._replace(efficiency=rate / (batch / alone.seconds)))
+    return rows
 
 
 def scale_between(
-    compute: StepTimes, network: Network, ranks: Sequence[int], batch: int, scaling: str,
+    times: StepTimes, network: Network, ranks: Sequence[int], batch: int, scaling: str,
     least: int, algorithm: str = "auto",
 ) -> list[Row]:  # fmt: skip
     """Return what `scale` does for an unfit calibration, with the ranges that it allows."""
-    low, high = bounds(compute)
+    low, high = bounds(times)
     rows = [
-        scale(some, network, ranks, batch, scaling, least, algorithm)
-        for some in (low, compute, high)
+        scale(some, network, ranks, batch, scaling, least, algorithm) for some in (low, times, high)
     ]
     most = 1.0 if scaling == "weak" else math.inf  # fewer images of a rank may fit into its caches
     return [_ranged(a, b, c, most) for a, b, c in zip(*rows, strict=True)]
@@ -191,8 +190,8 @@ class Memory(NamedTuple):
 
     def to_json(self) -> dict[str, int]:
         """Return what `tallygrad plan --json` prints."""
-        *parts, kept = self._asdict().items()
-        return {**dict(parts), "total": self.total, kept[0]: kept[1]}
+        *parts, for_backward = self._asdict().items()
+        return {**dict(parts), "total": self.total, for_backward[0]: for_backward[1]}
 
 
 def memory(work: Work) -> Memory:

@@ -51,10 +51,10 @@ class Step(NamedTuple):
 
     def quantile(self, share: float) -> float:
         """Return the seconds that this share of the steps does not exceed."""
-        place = share * (len(self.seconds) - 1)
-        low = min(int(place), len(self.seconds) - 1)
+        index = share * (len(self.seconds) - 1)
+        low = min(int(index), len(self.seconds) - 1)
         high = min(low + 1, len(self.seconds) - 1)
-        return self.seconds[low] + (place - low) * (self.seconds[high] - self.seconds[low])
+        return self.seconds[low] + (index - low) * (self.seconds[high] - self.seconds[low])
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ class StepTimes:
         goes on; below the smallest, and beyond the busiest host, nothing is known, and its times
         stand. No time is less than that among fewer busy ranks."""
         levels = sorted({step.busy for step in self.steps})
-        found = [*accumulate((self._at(batch, level) for level in levels), _longer)]
+        steps = [*accumulate((self._at(batch, level) for level in levels), _longer)]
         busy = min(max(busy, levels[0]), levels[-1])
-        return _between(found, levels, busy)._replace(busy=busy)
+        return _between(steps, levels, busy)._replace(busy=busy)
 
     def _at(self, batch: int, busy: int) -> Step:
         steps = sorted(step for step in self.steps if step.busy == busy)
@@ -143,16 +143,16 @@ def _rounded(value: Any) -> Any:
     return round(value, 9)
 
 
-def _between(steps: Sequence[Step], places: Sequence[int], place: int) -> Step:
+def _between(steps: Sequence[Step], marks: Sequence[int], at: int) -> Step:
     """Return the step at a place on the lines through those at `places`, which ascend."""
-    if len(steps) == 1 or place <= places[0]:
+    if len(steps) == 1 or at <= marks[0]:
         return steps[0]
-    pairs = zip(pairwise(steps), pairwise(places), strict=True)
+    pairs = zip(pairwise(steps), pairwise(marks), strict=True)
     for (a, b), (low, high) in pairs:
-        if place <= high:
-            return _mix(a, b, (place - low) / (high - low))
-    low, high = places[-2:]
-    return _mix(steps[-2], steps[-1], (place - low) / (high - low))
+        if at <= high:
+            return _mix(a, b, (at - low) / (high - low))
+    low, high = marks[-2:]
+    return _mix(steps[-2], steps[-1], (at - low) / (high - low))
 
 
 def _mix(a: Step, b: Step, share: float) -> Step:

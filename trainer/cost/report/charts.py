@@ -74,19 +74,19 @@ class Axis(NamedTuple):
 def bars(key: str, title: str, about: str, rows: Sequence[Bar]) -> Element:
     """Return horizontal bars of stacked parts; the longest fills the width."""
     longest = max((math.fsum(map(_size, row.parts)) for row in rows), default=0.0) or 1.0
-    made = _chart(key, title, about, ROW * len(rows))
+    chart = _chart(key, title, about, ROW * len(rows))
     for i, row in enumerate(rows):
-        made.append(element("text", shorten(row.label), x=0, y=ROW * i + 16))
-        made.append(
+        chart.append(element("text", shorten(row.label), x=0, y=ROW * i + 16))
+        chart.append(
             element("text", row.text, x="100%", y=ROW * i + 16, text_anchor="end", class_="value")
         )
         at = 0.0
         for series, part in enumerate(map(_size, row.parts)):
             if part:
                 width = part / longest
-                made.append(_bar(at, width, ROW * i + 22, series, f"{row.label}: {row.text}"))
+                chart.append(_bar(at, width, ROW * i + 22, series, f"{row.label}: {row.text}"))
                 at += width
-    return made
+    return chart
 
 
 def _bar(at: float, width: float, y: float, series: int, label: str) -> Element:
@@ -105,32 +105,34 @@ def log_chart(
     ends = [end for line in lines for end in line.points]
     x = axis([p.x for p in points] + [a for a, _ in ends], 2 if binary else 10)
     y = axis([p.y for p in points] + [b for _, b in ends])
-    made = _chart(key, title, about, HEIGHT)
-    made.append(element("text", names[1], x=0, y=14, class_="axis"))
-    made.append(element("text", names[0], x="100%", y=HEIGHT - 6, text_anchor="end", class_="axis"))
+    chart = _chart(key, title, about, HEIGHT)
+    chart.append(element("text", names[1], x=0, y=14, class_="axis"))
+    chart.append(
+        element("text", names[0], x="100%", y=HEIGHT - 6, text_anchor="end", class_="axis")
+    )
     for tick in y.ticks:
         high = _down(y, tick)
-        made.append(element("line", x1=0, x2="100%", y1=high, y2=high, class_="grid"))
-        made.append(element("text", tick_text(tick), x=0, y=high - 3))
+        chart.append(element("line", x1=0, x2="100%", y1=high, y2=high, class_="grid"))
+        chart.append(element("text", tick_text(tick), x=0, y=high - 3))
     for tick in x.ticks:
         at = _across(x, tick)
-        made.append(element("line", x1=at, x2=at, y1=TOP, y2=HEIGHT - BOTTOM, class_="grid"))
-        made.append(
+        chart.append(element("line", x1=at, x2=at, y1=TOP, y2=HEIGHT - BOTTOM, class_="grid"))
+        chart.append(
             element("text", tick_text(tick), x=at, y=HEIGHT - BOTTOM + 16, text_anchor="middle")
         )
     for line in lines:
         kind = "roof" if line.series is None else f"line l{line.series}"
         for (x1, y1), (x2, y2) in zip(line.points, line.points[1:], strict=False):
-            made.append(
+            chart.append(
                 element(
                     "line", x1=_across(x, x1), y1=_down(y, y1), x2=_across(x, x2), y2=_down(y, y2),
                     class_=kind,
                 )
             )  # fmt: skip
     for p in points:
-        made.append(mark(p.series, p.label, x=_across(x, p.x), y=_down(y, p.y)))
-    made.extend(_names(points, x, y))
-    return made
+        chart.append(mark(p.series, p.label, x=_across(x, p.x), y=_down(y, p.y)))
+    chart.extend(_names(points, x, y))
+    return chart
 
 
 def _names(points: Sequence[Point], x: Axis, y: Axis) -> list[Element]:
@@ -138,7 +140,7 @@ def _names(points: Sequence[Point], x: Axis, y: Axis) -> list[Element]:
     name on a page of `PAGE` pixels; one that has no such place is left to the table."""
     at = [(PAGE * (LEFT + (RIGHT - LEFT) * x.place(p.x)), _down(y, p.y)) for p in points]
     taken = [(across - 6, down - 6, across + 6, down + 6) for across, down in at]
-    made = []
+    names = []
     for p, (across, down) in zip(points, at, strict=True):
         wide = LETTER * len(text := shorten(p.name))
         for dx, dy, anchor, left in (
@@ -151,10 +153,10 @@ def _names(points: Sequence[Point], x: Axis, y: Axis) -> list[Element]:
             fits = box[0] >= 0 and box[2] <= PAGE and box[1] >= TOP and box[3] <= HEIGHT - BOTTOM
             if text and fits and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
-                made.append(element("text", text, x=_across(x, p.x), dx=dx, y=down + dy,
+                names.append(element("text", text, x=_across(x, p.x), dx=dx, y=down + dy,
                                     text_anchor=anchor, class_="name"))  # fmt: skip
                 break
-    return made
+    return names
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

@@ -74,21 +74,21 @@ def stacked(
 ) -> Figure:  # fmt: skip
     """Return bars for rows of parts, of which those that are nowhere more than 0 are left out."""
     used = [i for i in range(len(series)) if any(row[i] > 0 for row in table.parts)]
-    kept = [
+    rows = [
         (label or WHOLE, [row[i] for i in used])
         for label, row in zip(table.labels, table.parts, strict=True)
         if any(part > 0 for part in row)
     ]
-    if not kept:
+    if not rows:
         return Figure(title, about, missing=missing)
     names = [[*series.values()][i] for i in used]
-    chart = bars(key, title, about, _largest(kept, unit))
+    chart = bars(key, title, about, _largest(rows, unit))
     if len(names) > 1:
-        kept = [(label, [*parts, math.fsum(parts)]) for label, parts in kept]
-    sums = [math.fsum(column) for column in zip(*[parts for _, parts in kept], strict=True)]
+        rows = [(label, [*parts, math.fsum(parts)]) for label, parts in rows]
+    sums = [math.fsum(column) for column in zip(*[parts for _, parts in rows], strict=True)]
     head = ("", *[f"{name} ({unit})" for name in [*names, "sum"][: len(sums)]])
-    kept.append(("sum", sums))
-    return Figure(title, about, chart, names, head, [(label, *parts) for label, parts in kept])
+    rows.append(("sum", sums))
+    return Figure(title, about, chart, names, head, [(label, *parts) for label, parts in rows])
 
 
 def _largest(rows: Sequence[tuple[str, list[float]]], unit: str) -> list[Bar]:
@@ -155,8 +155,8 @@ def against(rows: Sequence[Ratio]) -> Figure:
     for what, unit, inference, training in known:
         ratio = training / inference
         drawn.append(Bar(f"{what}, inference", [1.0], si(inference, unit)))
-        said = f"{si(training, unit)}, {ratio:.4g} times"
-        drawn.append(Bar(f"{what}, training", [0.0, ratio], said))
+        text = f"{si(training, unit)}, {ratio:.4g} times"
+        drawn.append(Bar(f"{what}, training", [0.0, ratio], text))
         cells.append((f"{what} ({unit})", inference, training, ratio))
     head = ("", "inference", "training", "ratio")
     chart = bars("against", title, about, drawn)
@@ -178,10 +178,10 @@ def exchange(size: int) -> Figure:
     sent = {name: [(p, sends(size, p)) for p in RANKS] for name, sends in ALGORITHMS.items()}
     points = [
         Point(p, y, i, f"{name}: {si(y, 'B')} a rank of {p}")
-        for i, (name, found) in enumerate(sent.items())
-        for p, y in found
+        for i, (name, curve) in enumerate(sent.items())
+        for p, y in curve
     ]
-    lines = [Line(found, i) for i, found in enumerate(sent.values())]
+    lines = [Line(curve, i) for i, curve in enumerate(sent.values())]
     chart = log_chart(
         "exchange", title, about, ("ranks", "bytes sent by a rank"), points, lines, True
     )
@@ -192,15 +192,18 @@ def exchange(size: int) -> Figure:
 def memory(about: str, layers: Sequence[tuple[str, Mapping[str, int]]]) -> Figure:
     """Return the most bytes of results alive at once while a layer worked, by phase: a bar for the
     largest of them."""
-    title, order = "Memory", [p for p in NAMES if any(held.get(p) for _, held in layers)]
-    used = [(name or WHOLE, held) for name, held in layers if any(held.values())]
-    found = [(name, held, max(held.values())) for name, held in used]
-    if not found:
+    title, order = "Memory", [p for p in NAMES if any(peaks.get(p) for _, peaks in layers)]
+    used = [(name or WHOLE, peaks) for name, peaks in layers if any(peaks.values())]
+    most = [max(peaks.values()) for _, peaks in used]
+    if not used:
         return Figure(title, about, missing="Nobody looked which results were alive at once.")
-    largest = sorted(range(len(found)), key=lambda i: -found[i][2])[:MOST_ROWS]
-    shown = [Bar(found[i][0], [found[i][2]], si(found[i][2], "B")) for i in sorted(largest)]
+    largest = sorted(range(len(used)), key=lambda i: -most[i])[:MOST_ROWS]
+    shown = [Bar(used[i][0], [most[i]], si(most[i], "B")) for i in sorted(largest)]
     chart = bars("memory", title, about, shown)
     rows: list[tuple[str | float, ...]]
-    rows = [(name, most, *[held.get(p, 0) for p in order]) for name, held, most in found]
+    rows = [
+        (name, high, *[peaks.get(p, 0) for p in order])
+        for (name, peaks), high in zip(used, most, strict=True)
+    ]
     head = ("", "most (B)", *[f"{NAMES[phase]} (B)" for phase in order])
     return Figure(title, about, chart, (), head, rows)

@@ -48,10 +48,10 @@ def _ratio(phases: dict[str, Cost]) -> list[str]:
 
 def samples(ledger: Ledger, field: str = "phase") -> dict[str, SparsitySample]:
     """Return what was found in the numbers of sampled steps, summed by a field of the key."""
-    place = Key._fields.index(field)
+    index = Key._fields.index(field)
     sums: dict[str, SparsitySample] = {}
-    for names, found in ledger.sampled.items():
-        sums[names[place]] = sums.get(names[place], SparsitySample()).plus(found)
+    for names, sample in ledger.sampled.items():
+        sums[names[index]] = sums.get(names[index], SparsitySample()).plus(sample)
     return sums
 
 
@@ -61,8 +61,8 @@ def sparsity(ledger: Ledger, steps: int) -> list[str]:
         return []
     phases = samples(ledger)
     total = SparsitySample()
-    for found in phases.values():
-        total = total.plus(found)
+    for sample in phases.values():
+        total = total.plus(sample)
     each = [
         f"{NAMES[name]} {percent(share(one.nonzero, one.macs))}"
         for name, one in ((name, phases.get(name, SparsitySample())) for name in PASSES)

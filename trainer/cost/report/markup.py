@@ -13,13 +13,13 @@ UNFIT = ("Cc", "Cf", "Cn", "Cs")  # what steers a reader, turns text around, or 
 def element(tag: str, *children: Element | str | None, **attributes: str | float) -> Element:
     """Return an element. None is no child; `class_` and `_` in the names of attributes are what
     HTML calls `class` and `-`."""
-    made = Element(tag, {_attribute(name): _value(value) for name, value in attributes.items()})
+    node = Element(tag, {_attribute(name): _value(value) for name, value in attributes.items()})
     for child in children:
         if isinstance(child, Element):
-            made.append(child)
+            node.append(child)
         elif child is not None:
-            _add_text(made, clean(child))
-    return made
+            _add_text(node, clean(child))
+    return node
 
 
 def clean(text: str) -> str:

@@ -91,7 +91,7 @@ def _model_of_run(
     run: Run, macs: int, images: int, sparsity: SparsityReport | None
 ) -> dict[str, Metric]:
     counted = "counted in the checkpoint; biases are not"
-    of_image = unknown(PER_IMAGE, "the books hold no forward pass")
+    of_image = unknown(PER_IMAGE, "the ledger has no forward pass")
     if images and macs:
         how = "forward passes of the training"
         of_image = Metric(_share(macs, images), PER_IMAGE, "exact", how)

@@ -98,17 +98,17 @@ def render(
 
 
 def _figure(figure: Figure) -> Element:
-    made = element("section", element("h2", figure.title), element("p", figure.about))
+    section = element("section", element("h2", figure.title), element("p", figure.about))
     if figure.chart is None:
-        made.append(element("p", figure.missing, class_="missing"))
-        return made
+        section.append(element("p", figure.missing, class_="missing"))
+        return section
     if len(figure.legend) > 1:
         bars = figure.chart.find("rect") is not None
         items = [element("li", _key(i, bars), name) for i, name in enumerate(figure.legend)]
-        made.append(element("ul", *items, class_="legend"))
-    made.append(element("div", figure.chart, class_="chart"))
-    made.append(_table(f"{figure.title}: the numbers", figure.head, figure.rows))
-    return made
+        section.append(element("ul", *items, class_="legend"))
+    section.append(element("div", figure.chart, class_="chart"))
+    section.append(_table(f"{figure.title}: the numbers", figure.head, figure.rows))
+    return section
 
 
 def _key(series: int, is_bar: bool) -> Element:
@@ -149,9 +149,9 @@ def _kind(value: str | float) -> dict[str, str | float]:
 
 
 def _metrics(metrics: Metrics) -> Element:
-    made = element("section", element("h2", "Metrics"))
+    section = element("section", element("h2", "Metrics"))
     for what, entries in metrics.groups():
         rows = [(name, shown(m), f"{m.status}: {m.how}") for name, m in by_reason(entries)]
         head = ("metric", "value", "known how")
-        made.append(_table(f"Metrics of the {what}", head, rows, "scroll words"))
-    return made
+        section.append(_table(f"Metrics of the {what}", head, rows, "scroll words"))
+    return section

@@ -24,8 +24,8 @@ def sparsity_report(ledger: Ledger, steps: int) -> SparsityReport:
         {name: SampleReport(phases[name]) for name in NAMES if name in phases},
         SampleReport(total),
         [
-            SampledLayer(scope, {name: SampleReport(one) for name, one in found.items()})
-            for scope, found in layers.items()
+            SampledLayer(scope, {name: SampleReport(one) for name, one in by_phase.items()})
+            for scope, by_phase in layers.items()
         ],
         NOT_COUNTED,
     )

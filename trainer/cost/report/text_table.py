@@ -58,22 +58,21 @@ def text_table(
     """Return the lines of a table: head, rule, rows, and the total behind another rule."""
     width, every = terminal_width(), [*rows, *([total] if total else [])]
     whole = [_natural(column, cells) for column, cells in _by_column(columns, every)]
-    kept = [*range(len(columns))]
+    visible = [*range(len(columns))]
     least = [_least(column, cells) for column, cells in _by_column(columns, every)]
-    while _span([least[i] for i in kept]) > width and any(columns[i].order for i in kept):
-        kept.remove(max(kept, key=lambda i: (columns[i].order, i)))
-    widths = _widths(
-        [columns[i] for i in kept], [least[i] for i in kept], [whole[i] for i in kept], width
-    )
-    shown = [columns[i] for i in kept]
-    body = [_lines(shown, [row[i] for i in kept], widths) for row in every]
+    while _span([least[i] for i in visible]) > width and any(columns[i].order for i in visible):
+        visible.remove(max(visible, key=lambda i: (columns[i].order, i)))
+    widths = _widths([columns[i] for i in visible], [least[i] for i in visible],
+                     [whole[i] for i in visible], width)  # fmt: skip
+    shown = [columns[i] for i in visible]
+    body = [_lines(shown, [row[i] for i in visible], widths) for row in every]
     heads = _lines([column._replace(wraps=True) for column in shown],
                    [column.head for column in shown], widths, below=True)  # fmt: skip
     rule = "-" * max(len(line) for lines in (heads, *body) for line in lines)
     lines = [*heads, rule, *[line for row in body[: len(rows)] for line in row]]
     if total:
         lines += [rule, *body[-1]]
-    missing = [column.head for i, column in enumerate(columns) if i not in kept]
+    missing = [column.head for i, column in enumerate(columns) if i not in visible]
     if missing:
         said = f"(not shown: {', '.join(missing)}; COLUMNS={_span(whole)} shows all)"
         lines += fit(said).splitlines()
@@ -134,8 +133,8 @@ def _lines(
     for i in range(high):
         line = []
         for column, part, width in zip(columns, parts, widths, strict=True):
-            place = i - (high - len(part)) if below else i
-            text = part[place] if 0 <= place < len(part) else ""
+            at = i - (high - len(part)) if below else i
+            text = part[at] if 0 <= at < len(part) else ""
             line.append(text.ljust(width) if column.is_text else text.rjust(width))
         lines.append((" " * GAP).join(line).rstrip())
     return lines

@@ -37,14 +37,14 @@ def baseline_dataflows(
     buffer; what a dataflow needs less of registers it has more of buffer. WS is missing where the
     buffer cannot hold the partial sums of a single filter over all images."""
     costs = costs or Costs()
-    found = {}
+    energies = {}
     for name, (model, registers) in _MODELS.items():
         spare = REGISTER_BYTES - registers * word_bytes
         words = int(pes * (REGISTER_BYTES + spare * AREA_OF_REGISTERS)) // word_bytes
         options = [costs.price(shape.macs, *moves) for moves in model(shape, pes, words)]
         if options:
-            found[name] = min(options, key=lambda option: option.total)
-    return found
+            energies[name] = min(options, key=lambda option: option.total)
+    return energies
 
 
 def weight_stationary(shape: Shape, pes: int, buffer: int) -> Iterator[Moves]:
@@ -59,9 +59,9 @@ def weight_stationary(shape: Shape, pes: int, buffer: int) -> Iterator[Moves]:
         sums, inputs = buffer // pixels, h * words
         if sums < g:
             continue
-        kept = (buffer - inputs) // pixels // g * g
+        resident = (buffer - inputs) // pixels // g * g
         reads = words * plane.c * ceil_div(plane.filters, g)
-        fetched = words * plane.c * ceil_div(plane.filters, kept) if kept > 0 else reads
+        fetched = words * plane.c * ceil_div(plane.filters, resident) if resident > 0 else reads
         hops = 1 - 1 / (area * h)
         yield Moves(
             register_file=shape.macs,

@@ -50,22 +50,23 @@ class RowStationary(LayerMachine):
         strides, and where nothing fits."""
         coded = zeros and _zeros(zeros, phase)
         try:
-            found = [_best(passes(_shape(s))[phase], self.chip, coded) for s in layer.shapes]
+            estimates = [_best(passes(_shape(s))[phase], self.chip, coded) for s in layer.shapes]
         except UserError as error:
             raise UserError(f"{layer.name}, {phase}: {error}") from error
-        by_shape = [energy(one, self.energy_pj)._asdict() for one in found]
+        by_shape = [energy(one, self.energy_pj)._asdict() for one in estimates]
         levels = {name: sum(one[name] for one in by_shape) for name in Costs._fields}
         scale = 1.0 if self.unit == "mac" else 1e-12
-        macs, seconds = sum(one.macs for one in found), sum(one.latency_seconds for one in found)
+        macs = sum(one.macs for one in estimates)
+        seconds = sum(one.latency_seconds for one in estimates)
         return Price(
             scale * sum(levels.values()),
             {name: scale * value for name, value in levels.items()},
             MACS if self.unit == "mac" else JOULES,
             latency_seconds=seconds,
-            cycles=sum(one.latency_cycles for one in found),
-            global_buffer_bytes=sum(one.global_buffer_bytes for one in found),
-            dram_bytes=sum(one.dram_bytes for one in found),
-            active_pes=sum(one.active_pes * one.macs for one in found) / macs,
+            cycles=sum(one.latency_cycles for one in estimates),
+            global_buffer_bytes=sum(one.global_buffer_bytes for one in estimates),
+            dram_bytes=sum(one.dram_bytes for one in estimates),
+            active_pes=sum(one.active_pes * one.macs for one in estimates) / macs,
             utilization=macs / (self.units * seconds * self.chip.clock_hz),
         )
 

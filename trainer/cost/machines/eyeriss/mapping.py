@@ -179,12 +179,12 @@ def count(shape: Shape, chip: Chip, mapping: Mapping) -> Counts:
     strips, tiles = ceil_div(work.e, e), ceil_div(work.n, n)
     groups, filters = ceil_div(work.channels, q * r), ceil_div(work.filters, p * t)
     cut = (work.e - strips) * work.stride + strips * work.r
-    kept = banks(work, chip, mapping, halo=True) * chip.bank_bytes <= chip.buffer_bytes
+    rows_stay = banks(work, chip, mapping, halo=True) * chip.bank_bytes <= chip.buffer_bytes
     row = work.n * work.c * work.columns
     weights = work.weights * strips * tiles
     passes = strips * groups * filters * work.groups * tiles
     return Counts(
-        dram_inputs=row * (work.rows if kept else cut) * ceil_div(work.filters, m),
+        dram_inputs=row * (work.rows if rows_stay else cut) * ceil_div(work.filters, m),
         dram_weights=weights,
         dram_outputs=work.outputs,
         buffer=2 * groups * work.outputs
@@ -277,8 +277,8 @@ def _array_mappings(
     weights = shape.r * shape.s * chip.word_bytes
     for e in _strips(shape, chip):
         room = sets(shape.r, e, chip)
-        held = min(chip.input_words, chip.filter_words) // shape.s
-        for q in range(1, min(shape.channels, held) + 1):
+        most_q = min(chip.input_words, chip.filter_words) // shape.s
+        for q in range(1, min(shape.channels, most_q) + 1):
             most = min(chip.psum_words, chip.filter_words // (q * shape.s))
             for r in _useful(ceil_div(shape.channels, q), room):
                 for total in tiles:
