@@ -119,7 +119,7 @@ class Array:
 
     def realize(self) -> None:
         """Compute the numbers now if they wait for a call."""
-        with lock:
+        with lock:  # another thread may have computed them since, or do so now
             if self.storage.pending is not None:
                 self.receive(self.storage.pending.run())
 
@@ -182,6 +182,8 @@ class Array:
 
 def _overlaps(value: NDArray) -> bool:
     """Tell whether elements of an array share memory."""
+    # With the strides in ascending order, axes that each step over all that the ones before can
+    # reach cannot meet; only other arrays need their places listed one by one.
     axes = sorted((abs(s), n) for s, n in zip(value.strides, value.shape, strict=True) if n > 1)
     reach = value.itemsize
     for stride, extent in axes:

@@ -275,6 +275,7 @@ def perform(
         _write(primitive, info, args)
         return []
     plan = info.deferral
+    # Only memory that nobody else can write to unseen may be read later than now.
     if plan is not None and all([args[i].storage.owned for i in plan.must_own]):
         return _defer(plan, info.outputs, args)
     values: tuple[Any, ...] = (None,) * len(info.outputs)
@@ -300,6 +301,7 @@ def _write(primitive: Primitive, info: CallInfo, args: tuple[Array, ...]) -> Non
     """Run a call that changes arguments in place, all of them or none."""
     for i in primitive.writes:
         args[i].check_writable(primitive.name)
+    # What is pending on the old numbers is computed first.
     for i in primitive.writes:
         realize_readers(args[i].storage)
     if info.call is not None:

@@ -67,6 +67,7 @@ class Record:
         storage = array.storage
         self.saved[kind, position] = (array, storage.version)
         storage.saved_by += 1
+        # Memory counts once, however many records need it; that of leaves is there anyway.
         if storage.saved_by == 1 and not storage.persistent:
             state = context.current()
             names = (state.scope, state.phase, self.operation.name, state.backend)
@@ -231,7 +232,7 @@ class Sweep:
         for i in range(len(self.records) - 1, -1, -1):
             record = self.records[i]
             assert record is not None
-            self.records[i] = None
+            self.records[i] = None  # or its saved arrays would live until the sweep ends
             if record.scope != state.scope:
                 state = state.within(record.scope)
             token = context.enter(state)

@@ -116,7 +116,7 @@ class Capture:
         self, backend: Recordable, shared: SharedMemory, originals: Sequence[Array]
     ) -> None:
         self.shared, self.originals = shared, originals
-        compute_all()
+        compute_all()  # or calls from before the recording would be recorded with it
         self.recording = shared.recording(backend)
         self.values = [np.array(a.value, order="K") for a in originals]
         self.inputs = [array(value) for value in self.values]
