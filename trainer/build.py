@@ -14,7 +14,6 @@ from ..autograd import (
     OutOfMemory,
     backends,
     context,
-    cross_entropy,
     grad,
     manual_seed,
     models,
@@ -27,10 +26,11 @@ from ..autograd.optim import SGD, schedules
 from ..autograd.random import moment, replayed
 from ..autograd.tape import Tape
 from ..autograd.tensor import Tensor
-from ..datasets import Dataset, Loader
+from ..datasets import Batch, Dataset, Loader
 from .config import TrainConfig, parse_part
 from .distributed.comm import Comm
 from .errors import UserError, nearest
+from .tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Data:
     train: Loader
     test: Loader
     validation: Loader | None = None
+
+    @property
+    def choosing(self) -> Loader:
+        """The set that chooses the best checkpoint: validation's where there is one."""
+        return self.validation or self.test
 
 
 def choose_backend(
@@ -133,19 +138,26 @@ def create_model(name: str, data: Dataset, dtype: Any, seed: int = 0) -> nn.Modu
     return model.astype(dtype)
 
 
-def flatten_parameters(model: nn.Module, data: Dataset, dtype: Any) -> FlatParameters:
+def flatten_parameters(model: nn.Module, task: Task, data: Dataset, dtype: Any) -> FlatParameters:
     """Move the parameters into one buffer, in the order in which a sweep finishes them, which a
     step on the meta backend tells."""
 
     def run() -> Tensor:
-        x = zeros(2, *data.input_shape, dtype=dtype)
-        return cross_entropy(model(x), zeros(2, dtype=np.int64))
+        return _blank_loss(model, task, data, 2, dtype)
 
     model.train()
     return flatten(gradient_order(run, list(model.parameters())))
 
 
-def tune(name: str, comm: Comm, model: nn.Module, data: Data) -> None:
+def _blank_loss(model: nn.Module, task: Task, data: Dataset, size: int, dtype: Any) -> Tensor:
+    """Return the loss of `size` blank samples like those of a data set."""
+    images: Any = zeros(size, *data.input_shape, dtype=dtype)
+    labels: Any = zeros(size, dtype=np.int64)
+    inputs = task.inputs(Batch(images, labels, np.zeros(size, np.int64), size, (0, size)))
+    return task.loss(model(inputs[0]), *inputs, training=False)
+
+
+def tune(name: str, comm: Comm, model: nn.Module, task: Task, data: Data) -> None:
     """Let rank 0 find the fastest tiles for whole micro-batches, and all ranks take these; every
     other shape gets the plans' guesses. The model stays as it is: the run has no numbers."""
     backend = backends.get(name)
@@ -160,7 +172,7 @@ def tune(name: str, comm: Comm, model: nn.Module, data: Data) -> None:
                 continue
             model.train(trains)
             for size in loader.sampler.sizes:
-                loss = _run_dry(f"{name},dry", model, loader, size, Ledger())
+                loss = _run_dry(f"{name},dry", model, task, loader, size, Ledger())
                 if trains:
                     with context.using(backend=f"{name},dry", ledger=Ledger()):
                         grad(loss, [*model.parameters()], allow_unused=True)
@@ -169,12 +181,13 @@ def tune(name: str, comm: Comm, model: nn.Module, data: Data) -> None:
     backend.adopt(comm.bcast_bytes(found))
 
 
-def _run_dry(name: str, model: nn.Module, loader: Loader, size: int, ledger: Ledger) -> Tensor:
+def _run_dry(
+    name: str, model: nn.Module, task: Task, loader: Loader, size: int, ledger: Ledger
+) -> Tensor:
     """Run forward on shapes alone, on a backend that has no numbers; return the loss."""
-    x = zeros(size, *loader.dataset.input_shape, dtype=loader.normalise.scale.dtype)
     blank = context.using(backend=name, tape=Tape(), ledger=ledger, scope="")
     with blank, replayed(moment()):
-        return cross_entropy(model(x), zeros(size, dtype=np.int64))
+        return _blank_loss(model, task, loader.dataset, size, loader.normalise.scale.dtype)
 
 
 def limit_memory(backend: str, size: int) -> None:
@@ -193,10 +206,10 @@ def memory_error(error: OutOfMemory, option: str, batch: int, kept: int = 0) -> 
     return UserError(f"--memory-limit: {error}; {way}")
 
 
-def stashed(model: nn.Module, loader: Loader, size: int) -> int:
+def stashed(model: nn.Module, task: Task, loader: Loader, size: int) -> int:
     """Return the bytes that a micro-batch keeps for its backward sweep."""
     ledger = Ledger()
-    _run_dry("meta", model, loader, size, ledger)
+    _run_dry("meta", model, task, loader, size, ledger)
     return sum(row.stashed for row in ledger)
 
 

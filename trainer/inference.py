@@ -26,6 +26,7 @@ from .errors import NotFinite, UserError, show, warn
 from .images import read_images
 from .numbers import whole_number
 from .progress import Progress, compiling
+from .tasks.classification import Classification
 
 
 def find(path: Path) -> Path:
@@ -114,10 +115,12 @@ def evaluate_checkpoint(
         micro_batches=trained.micro_batches,
     )
     with context.using(backend=trained.backend):
-        eval_step = make_eval_step(trained.model)
+        task = Classification()
+        eval_step = make_eval_step(trained.model, task)
         progress = Progress(len(loader), 0, comm.rank == 0)
         with closing(progress), backends.watching(progress.compiling):
-            loss, right, count = evaluate(eval_step, loader, Reducer(comm, fixed=True), progress)
+            reducer = Reducer(comm, fixed=True)
+            loss, right, count = evaluate(eval_step, task, loader, reducer, progress)
     if not math.isfinite(loss):
         raise NotFinite(f"{trained.path}: loss is {loss / count} over {int(count)} samples")
     figures = {

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..autograd.backends import Building, watching
 from .cost.report.text_table import fit, terminal_width
-from .cost.report.units import accuracy_text, duration
+from .cost.report.units import duration
 
 ROWS = 24  # of a terminal that does not tell
 COMPILING = 1.0  # seconds of compiling that are no reason to say anything
@@ -68,8 +68,8 @@ class Progress:
                 bar_format=_bar(self.place), **_size(self.stream),
             )  # fmt: skip
 
-    def step(self, epoch: int, images: int, loss: float, accuracy: float) -> None:
-        """Show that one more step is done, of an epoch counted from 0."""
+    def step(self, epoch: int, images: int, loss: float, metrics: str) -> None:
+        """Show that one more step is done, of an epoch counted from 0, and what it came to."""
         place = self.done % self.per_epoch + 1
         self.done, self.steps, self.images = self.done + 1, self.steps + 1, self.images + images
         if not self.shows:
@@ -79,7 +79,7 @@ class Progress:
         passed = max(now - self.begun, 1e-9)
         left = duration((self.total - self.done) * passed / self.steps)
         rate = f"{self.images / passed:,.0f} images/s"
-        figures = f"loss {loss:.4f}, {accuracy_text(accuracy)}, {rate}"
+        figures = f"loss {loss:.4f}, {metrics}, {rate}"
         name = f"epoch {epoch + 1}/{self.epochs}"
         if self.bar is not None:
             if place == 1:
@@ -105,15 +105,10 @@ class Progress:
             self.said = now
             self.say(line)
 
-    def epoch(self, epoch: int, figures: Mapping[str, float], memory: int) -> None:
-        """Tell what an epoch, counted from 1, came to: losses and accuracies by the names that the
-        log has for them, and the most bytes of results, where they are counted."""
-        parts = [
-            f"{short} loss {figures[f'{name}_loss']:.4f} "
-            f"({accuracy_text(figures[f'{name}_accuracy'])})"
-            for name, short in (("train", "train"), ("validation", "val"), ("test", "test"))
-            if f"{name}_loss" in figures
-        ]
+    def epoch(self, epoch: int, splits: Mapping[str, tuple[float, str]], memory: int) -> None:
+        """Tell what an epoch, counted from 1, came to: loss and metrics by split, and the most
+        bytes of results, where they are counted."""
+        parts = [f"{split} loss {loss:.4f} ({text})" for split, (loss, text) in splits.items()]
         parts += [f"memory {memory / 1e6:,.0f} MB"] if memory else []
         self.say(f"epoch {epoch}/{self.epochs}: {', '.join(parts)}")
 

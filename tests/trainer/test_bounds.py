@@ -17,6 +17,7 @@ from tallygrad.trainer import parsing
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components import checkpoint, history, state
 from tallygrad.trainer.components.logs import RunFolder
+from tallygrad.trainer.components.record import RESULT, is_result
 from tallygrad.trainer.cost.price import Price
 from tallygrad.trainer.cost.report.bill_text import _epochs
 from tallygrad.trainer.cost.report.model.bill import EpochReport, PricedCost
@@ -24,7 +25,6 @@ from tallygrad.trainer.distributed.comm import expected_size
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.images import read_images
 from tallygrad.trainer.inference import ranges
-from tallygrad.trainer.loop import RESULT, _is_result
 from tallygrad.trainer.threads import Machine, configure, local_ranks
 
 DEEP = "[" * 100_000
@@ -93,9 +93,14 @@ def test_files_of_a_run_hold_finite_numbers(tmp_path: Path, text: str) -> None:
     "change", [{"test_accuracy": "0.9"}, {"steps": None}, {"wall_seconds": [1]}, {"best_step": "x"}]
 )
 def test_a_result_is_made_of_numbers(change: dict[str, Any]) -> None:
-    whole = {name: 1.0 for name in RESULT} | {"checkpoint": "c", "best_step": 3}
-    assert _is_result(whole) and _is_result(whole | {"best_accuracy": None})
-    assert not _is_result(whole | change) and not _is_result([]) and not _is_result({})
+    whole = {name: 1.0 for name in RESULT} | {"test_accuracy": 1.0, "checkpoint": "c"}
+    whole["best_step"] = 3
+
+    def fits(content: object) -> bool:
+        return is_result(content, ("accuracy",))
+
+    assert fits(whole) and fits(whole | {"best_accuracy": None})
+    assert not fits(whole | change) and not fits([]) and not fits({})
 
 
 @pytest.mark.parametrize("step", [float("inf"), float("nan"), -1, 1.5, "3", True, None, 1 << 70])
@@ -175,11 +180,14 @@ def test_variables_of_the_environment() -> None:
 
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 10**400, -(2**101)])
 def test_the_state_on_record_counts_something(seconds: float) -> None:
-    held = state.State().state_dict()
-    assert state._state(held).seconds == 0
+    fresh = state.State(("accuracy",))
+    held = fresh.state_dict()
+    fresh.load_state_dict(held)
+    assert fresh.seconds == 0
     for change in ({"seconds": seconds}, {"sums": [0, seconds, 0]}, {"images": seconds}):
         with pytest.raises(ValueError, match=r" is "):
-            state._state(held | change)
+            fresh.load_state_dict(held | change)
+    assert fresh.state_dict() == held
 
 
 def test_epochs_without_a_price_are_shown() -> None:

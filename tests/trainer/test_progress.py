@@ -29,8 +29,8 @@ def test_bar_on_a_terminal_shows_speed_loss_accuracy_and_time_left() -> None:
     screen = Terminal()
     progress = Progress(4, 1, True, stream=screen)
     progress.bar.mininterval = 0.0  # type: ignore[union-attr]
-    progress.step(0, 64, 0.5, 0.75)
-    progress.step(0, 64, 0.25, 1.0)
+    progress.step(0, 64, 0.5, "75.00%")
+    progress.step(0, 64, 0.25, "100.00%")
     progress.say("a line")
     progress.close()
     shown = screen.getvalue()
@@ -43,7 +43,7 @@ def test_plain_lines_come_now_and_then_elsewhere() -> None:
         out = io.StringIO()
         progress = Progress(10, 0, True, stream=out, every=every)
         for _ in range(3):
-            progress.step(1, 32, 0.5, 0.5)
+            progress.step(1, 32, 0.5, "50.00%")
         said = out.getvalue().splitlines()
         assert len(said) == lines and "\r" not in out.getvalue()
         assert all("epoch 2/1 step " in line and "s left" in line for line in said)
@@ -58,7 +58,7 @@ def test_long_compiling_is_shown_and_short_is_not(terminal: bool) -> None:
         for made, seconds in ((4, 0.9), (12, 1.5), (13, 1.6)):
             built(Building(made, 3, seconds))
             shown.append(out.getvalue())
-        progress.step(0, 1, 0.5, 0.5)
+        progress.step(0, 1, 0.5, "50.00%")
         before = out.getvalue()
         built(Building(14, 3, 1.7))
         assert out.getvalue() == before
@@ -88,7 +88,7 @@ def test_other_ranks_are_silent() -> None:
     out = Terminal()
     progress = Progress(3, 0, False, stream=out, every=0.0)
     progress.compiling(Building(9, 0, 9.0))
-    progress.step(0, 1, 0.0, 0.0)
+    progress.step(0, 1, 0.0, "0.00%")
     progress.say("nothing")
     progress.close()
     assert out.getvalue() == ""
@@ -102,7 +102,7 @@ def test_steps_are_those_of_the_epoch_and_the_time_left_that_of_the_run(
     progress = Progress(12, 5, True, stream=out, every=0.0, per_epoch=4, epochs=3)
     for epoch in (1, 1, 1, 2):
         now[0] += 2.0
-        progress.step(epoch, 10, 0.5, 0.5)
+        progress.step(epoch, 10, 0.5, "50.00%")
     assert [line.partition(":")[0] for line in out.getvalue().splitlines()] == [
         "epoch 2/3 step 2/4", "epoch 2/3 step 3/4", "epoch 2/3 step 4/4", "epoch 3/3 step 1/4",
     ]  # fmt: skip
@@ -114,9 +114,8 @@ def test_every_line_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("COLUMNS", str(columns))
     out = io.StringIO()
     progress = Progress(10**7, 0, True, stream=out, every=0.0, per_epoch=10**6, epochs=300)
-    figures = {f"{split}_{name}": 0.98765 for split in ("train", "validation", "test")
-               for name in ("loss", "accuracy")}  # fmt: skip
-    progress.step(99, 2048, 1234.5678, 0.98765)
+    figures = dict.fromkeys(("train", "val", "test"), (0.98765, "98.77%"))
+    progress.step(99, 2048, 1234.5678, "98.77%")
     progress.evaluating("validation", 100_000, 100_000)
     progress.epoch(300, figures, 123_456_000_000)
     lines = out.getvalue().splitlines()
@@ -142,7 +141,7 @@ def test_a_bar_is_wide_enough_to_be_one(columns: int, monkeypatch: pytest.Monkey
     assert progress.bar is not None
     progress.bar.mininterval = 0.0
     for _ in range(3):
-        progress.step(0, 64, 1.2345, 0.9876)
+        progress.step(0, 64, 1.2345, "98.76%")
     progress.close()
     lines = [line for line in re.split(r"[\r\n]+", screen.getvalue()) if "3/938" in line]
     assert "98.76%" in lines[-1] and len(lines[-1]) <= columns
@@ -181,8 +180,7 @@ def test_a_training_draws_one_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_usual_line_of_an_epoch_is_one_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     out = io.StringIO()
-    figures = {f"{split}_{name}": 0.5 for split in ("train", "validation")
-               for name in ("loss", "accuracy")}  # fmt: skip
+    figures = dict.fromkeys(("train", "val"), (0.5, "50.00%"))
     Progress(9, 0, True, stream=out, epochs=30).epoch(30, figures, 123_000_000)
     assert out.getvalue() == (
         "epoch 30/30: train loss 0.5000 (50.00%), val loss 0.5000 (50.00%), memory 123 MB\n"
@@ -195,7 +193,7 @@ def test_compiling_does_not_count_for_the_speed(monkeypatch: pytest.MonkeyPatch)
     progress = Progress(10, 0, True, stream=out, every=0.0)
     now[0] = 20.0
     progress.compiling(Building(30, 0, 19.0))
-    progress.step(0, 64, 0.5, 0.5)
+    progress.step(0, 64, 0.5, "50.00%")
     assert out.getvalue().endswith("64 images/s, 9 s left\n")
 
 
@@ -203,7 +201,7 @@ def test_kernels_are_counted_in_words_that_fit() -> None:
     out = io.StringIO()
     progress = Progress(9, 0, True, stream=out)
     progress.compiling(Building(1, 0, 1.2))
-    progress.step(0, 1, 0.5, 0.5)
+    progress.step(0, 1, 0.5, "50.00%")
     assert out.getvalue().endswith("1 kernel compiled in 1.2 s\n")
 
 

@@ -86,7 +86,7 @@ PHASES = """
 import os, signal, sys
 from pathlib import Path
 from tallygrad.trainer import build, cli, loop
-from tallygrad.trainer.components import checkpoint, resume
+from tallygrad.trainer.components import checkpoint, evaluate, resume
 
 out = Path(sys.argv.pop(1))
 first = True
@@ -102,7 +102,8 @@ def asks(function):
 
 places = {
     "loading": (build, "load_data"), "opening": (resume, "_decide"), "tuning": (build, "tune"),
-    "evaluating": (loop, "evaluate"), "saving": (checkpoint, "save"), "logging": (loop, "total"),
+    "evaluating": (evaluate, "evaluate"), "saving": (checkpoint, "save"),
+    "logging": (loop, "total"),
 }
 for name, (owner, function) in places.items():
     before, first = getattr(owner, function), True

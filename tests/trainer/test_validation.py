@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tallygrad.datasets import DataError, Dataset, hold_out
-from tallygrad.trainer import config, loop
+from tallygrad.trainer import config
 from tallygrad.trainer.cli import main
+from tallygrad.trainer.components import record
 from tallygrad.trainer.components.checkpoint import load, save
 
 WORDS = ["train", "--model", "mlp", "--batch-size", "16", "--backend", "numpy", "--lr", "0.05"]
@@ -120,7 +121,7 @@ def test_validation_chooses_and_test_tells_of_the_best(
 def test_a_best_of_another_model_is_not_tested(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loop, "load_checkpoint", lambda path: replace(load(path), tensors={}))
+    monkeypatch.setattr(record, "load_checkpoint", lambda path: replace(load(path), tensors={}))
     words = ["--validation", "0.25", "--epochs", "8", "--seed", "3"]
     result = train(data, tmp_path / "run", *words)
     assert result["best_step"] < result["steps"] and result["best_test_accuracy"] is None

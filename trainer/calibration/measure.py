@@ -260,7 +260,7 @@ def steps(comm: Comm, task: Task, silent: Silent, busy: int) -> dict[str, Any]:
         series = Series(Rehearsal(silent, *each), silent)
         real = Series(Rehearsal(comm, *each)) if checked else None
         facts = {"parameters": series.job.names, "bytes": series.job.sizes}
-        facts["backend"] = series.job.training.backend
+        facts["backend"] = series.job.training.parts.backend
         begun = perf_counter()
         _rounds(together, series, real, left * max(share / sum(task.batches[i:]), LEAST))
         left -= perf_counter() - begun

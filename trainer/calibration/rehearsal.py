@@ -63,9 +63,9 @@ class Rehearsal:
         data = _images(shape, classes, share * comm.size)
         nowhere = RunFolder(Path(os.devnull), writes=False)
         self.training = Training(config, comm, nowhere, data=loaders(config, comm, data, data))
-        self.training.prepare()
-        self.parameters = self.training.flat.parameters
-        names = {id(p): name for name, p in self.training.model.named_parameters()}
+        self.training.record.open()
+        self.parameters = self.training.parts.flat.parameters
+        names = {id(p): name for name, p in self.training.parts.model.named_parameters()}
         self.names = [names[id(p)] for p in self.parameters]
         self.sizes = [p.size * p.dtype.itemsize for p in self.parameters]
         self.ready = [0.0] * len(self.parameters)
@@ -85,7 +85,7 @@ class Rehearsal:
 
     def _batches(self) -> Iterator[Batch]:
         for epoch in count():
-            yield from self.training.train_data.epoch(epoch)
+            yield from self.training.parts.data.train.epoch(epoch)
 
     def step(self) -> None:
         """Do a step, and take down its end."""
@@ -96,7 +96,7 @@ class Rehearsal:
         """Do steps as long as there are more to do, each with something after it."""
         training = self.training
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
-        with quiet, context.using(backend=training.backend, ledger=training.ledger):
+        with quiet, context.using(backend=training.parts.backend, ledger=training.record.ledger):
             while more():
                 self.step()
                 after()

@@ -39,7 +39,8 @@ def run(options: dict[str, Any]) -> int:
                       file=sys.stderr, flush=True)  # fmt: skip
             return stop.status
         if comm.rank == 0:
-            table = [bill(training.total), *sparsity(training.total, training.state.step)]
+            ledger = training.record.total
+            table = [bill(ledger), *sparsity(ledger, training.state.step)]
             show("\n" + "\n".join(table) + "\n")
             show("\n".join(outcome(result, folder.path)))
     return 0

@@ -1,60 +1,115 @@
-"""Loss and accuracy of a model over a data set, on any number of ranks."""
+"""Loss and metrics of a model over a data set, on any number of ranks, and what they choose."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 
-from ...autograd import Tensor, context, cross_entropy, from_numpy, nn, no_grad, trace
+from ...autograd import OutOfMemory, Tensor, context, from_numpy, nn, no_grad, trace
 from ...datasets import Loader
+from ..build import memory_error
 from ..distributed.sync import Reducer, total
+from ..errors import NotFinite
 from ..progress import Progress
-
-StepOutput: TypeAlias = tuple[Tensor, Tensor]  # mean loss, number of correct samples
-
-
-def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return how many images are classified right."""
-    with no_grad(), context.using(phase="evaluate", scope="metrics"):
-        right: Tensor = (logits.detach().argmax(1) == labels).sum()
-    return right
+from ..setup import Parts
+from ..tasks.task import StepOutput, Task
+from .state import State
 
 
-def sums(output: StepOutput, count: int) -> tuple[float, float, float]:
-    """Return the sums that ranks add up: loss, correct, samples."""
-    loss, right = output
-    return float(loss.item()) * count, float(right.item()), float(count)
+def step_sums(output: StepOutput, count: int) -> list[float]:
+    """Return the sums that ranks add up: loss, metrics, samples."""
+    loss, *metrics = output
+    return [float(loss.item()) * count, *(float(m.item()) for m in metrics), float(count)]
 
 
-def make_eval_step(model: nn.Module) -> Callable[[Tensor, Tensor], StepOutput]:
-    """Return the traced function (images, labels) -> StepOutput of a model in evaluation mode."""
+def make_eval_step(model: nn.Module, task: Task) -> Callable[..., StepOutput]:
+    """Return the traced function from a task's inputs to loss and metrics, for a model in
+    evaluation mode."""
 
-    def eval_step(images: Tensor, labels: Tensor) -> StepOutput:
-        logits = model(images)
-        return cross_entropy(logits, labels), num_correct(logits, labels)
+    def eval_step(*inputs: Tensor) -> StepOutput:
+        output = model(inputs[0])
+        return task.loss(output, *inputs, training=False), *task.sums(output, *inputs)
 
     model.eval()
-    output: Callable[[Tensor, Tensor], StepOutput] = trace(eval_step)
-    return output
+    traced: Callable[..., StepOutput] = trace(eval_step)
+    return traced
 
 
 def evaluate(
-    eval_step: Callable[[Tensor, Tensor], StepOutput],
+    eval_step: Callable[..., StepOutput],
+    task: Task,
     data: Loader,
     reducer: Reducer,
     progress: Progress,
-) -> tuple[float, float, float]:
-    """Return the sums of loss, correct and samples over the batches of all ranks. Smaller parts
+) -> list[float]:
+    """Return the sums of loss, metrics and samples over the batches of all ranks. Smaller parts
     weigh less, so the totals do not depend on the number of ranks."""
-    rows = np.zeros((len(data.sampler.mine), 3))
+    rows = np.zeros((len(data.sampler.mine), len(task.metrics) + 2))
     with no_grad(), context.using(phase="evaluate"):
         for step, batch in enumerate(data.epoch(0), 1):
             for row, part in zip(rows, batch.parts(), strict=True):
                 if len(part.labels):
-                    output = eval_step(from_numpy(part.images), from_numpy(part.labels))
-                    row += sums(output, len(part.labels))
+                    output = eval_step(*map(from_numpy, task.inputs(part)))
+                    row += step_sums(output, len(part.labels))
             progress.evaluating(data.dataset.split, step, len(data))
-    loss, right, count = total(rows, reducer).tolist()
-    return loss, right, count
+    sums: list[float] = total(rows, reducer).tolist()
+    return sums
+
+
+class Evaluator:
+    """Evaluates a model between the steps of its training, and keeps in `state` what comes out."""
+
+    def __init__(self, parts: Parts, state: State) -> None:
+        self.parts, self.state = parts, state
+        self.eval_step = make_eval_step(parts.model, parts.task)
+        self.metric = parts.task.metrics[0]
+
+    def validate(self, progress: Progress) -> dict[str, float]:
+        """Evaluate on the set that chooses the best checkpoint; return loss and metrics under the
+        names that the log has for them."""
+        now, data = self.state, self.parts.data.choosing
+        self.parts.buffers.use_means()
+        figures = self._evaluate(data, progress)
+        now.figures.update(figures)
+        now.evaluated = now.step
+        now.take_score(figures[f"{data.dataset.split}_{self.metric}"])
+        return figures
+
+    def test(self, progress: Progress, restore_best: Callable[[], bool]) -> dict[str, Any]:
+        """Evaluate on the test set, which had no part in the training where there is a validation
+        set: the last weights, then the best ones, which `restore_best` loads, if it can. Return
+        what the result says of the best."""
+        now, data, metric = self.state, self.parts.data, self.metric
+        best = {f"best_{metric}": now.best, "best_step": now.best_step}
+        if data.choosing is data.test:
+            return best
+        self.parts.buffers.use_means()
+        now.figures.update(self._evaluate(data.test, progress))
+        of_best = now.figures[f"test_{metric}"]
+        if now.best_step != now.step:
+            is_restored = restore_best()
+            of_best = self._evaluate(data.test, progress)[f"test_{metric}"] if is_restored else None
+        name = f"validation_{metric}"
+        return {**best, name: now.figures[name], f"best_test_{metric}": of_best}
+
+    def _evaluate(self, data: Loader, progress: Progress) -> dict[str, float]:
+        """Return mean loss and metrics over a set, each as SPLIT_NAME."""
+        now, task, begun = self.state, self.parts.task, time.monotonic()
+        split = data.dataset.split
+        try:
+            self.parts.model.eval()
+            loss, *sums, count = evaluate(
+                self.eval_step, task, data, self.parts.reducer, progress
+            )
+        except OutOfMemory as error:
+            raise memory_error(error, "--eval-batch-size", data.sampler.batch_size) from error
+        if not math.isfinite(loss):
+            raise NotFinite(f"{split} loss is {loss / count} after step {now.step}: lower --lr")
+        now.evaluations += 1
+        now.overhead_seconds += time.monotonic() - begun
+        pairs = zip(("loss", *task.metrics), (loss, *sums), strict=True)
+        return {f"{split}_{name}": whole / count for name, whole in pairs}

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,14 @@ from ..files import collect_temporaries, regular_file, user_errors, write_whole
 from ..lock import Lock
 from ..parsing import parse_json
 
-COLUMNS = (
-    "epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
-    "images_per_second", "seconds", "validation_loss", "validation_accuracy",
-)  # fmt: skip
+
+def columns(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of metrics.csv for a task with these metrics."""
+    train, test, validation = (
+        [f"{split}_{name}" for name in ("loss", *metrics)]
+        for split in ("train", "test", "validation")
+    )
+    return ("epoch", "step", "lr", *train, *test, "images_per_second", "seconds", *validation)
 
 
 class RunFolder:
@@ -30,6 +34,7 @@ class RunFolder:
         self.path = path
         self.writes = writes
         self.lock = lock
+        self.columns = columns(("accuracy",))  # until a run sets those of its task
 
     @property
     def checkpoints(self) -> Path:
@@ -87,7 +92,7 @@ class RunFolder:
         with user_errors(result):
             result.unlink(missing_ok=True)
         closed = [e for e in map(json.loads, lines) if e["event"] == "epoch"]
-        write_whole(self.path / "metrics.csv", _table([COLUMNS, *map(_cells, closed)]))
+        write_whole(self.path / "metrics.csv", self._table(closed))
         return beyond
 
     def events(self, step: int) -> list[dict[str, Any]]:
@@ -113,12 +118,19 @@ class RunFolder:
         self.check()
         self._append("log.jsonl", json.dumps(event, allow_nan=False) + "\n")
         if event["event"] == "epoch":
-            head = [] if (self.path / "metrics.csv").exists() else [COLUMNS]
-            self._append("metrics.csv", _table([*head, _cells(event)]))
+            new = not (self.path / "metrics.csv").exists()
+            self._append("metrics.csv", self._table([event], head=new))
 
     def _append(self, name: str, text: str) -> None:
         with user_errors(self.path / name), (self.path / name).open("a", encoding="utf-8") as out:
             out.write(text)
+
+    def _table(self, epochs: Iterable[Mapping[str, Any]], head: bool = True) -> str:
+        """Return the rows of metrics.csv for epochs of the log."""
+        rows = [[event.get(name, "") for name in self.columns] for event in epochs]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([*([self.columns] if head else []), *rows])
+        return text.getvalue()
 
 
 def _read(path: Path) -> str:
@@ -146,13 +158,3 @@ def _event(line: str) -> dict[str, Any] | None:
         return event if known else None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
-
-
-def _cells(event: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(event.get(name, "") for name in COLUMNS)
-
-
-def _table(rows: list[tuple[Any, ...]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

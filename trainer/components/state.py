@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -12,81 +13,146 @@ from numpy.typing import NDArray
 
 from ...autograd import nn
 from ...autograd.ledger import Ledger
-from ...autograd.optim import SGD
+from ...autograd.optim import Optimizer
 from ..config import TrainConfig
 from ..errors import UserError
+from .checkpoint import Checkpoint
 
 MOST = 1 << 100  # of anything counted
-# What checkpoints of before do not have, in the state and in the options.
-LATER = (
-    "closed", "restarts", "evaluations", "validation_loss", "validation_accuracy", "best_step",
-    "not_better",
-)  # fmt: skip
+SPLITS = ("test", "validation")
+# What older checkpoints lack: in the state, besides all figures of validation, and in the options.
+LATER = ("closed", "restarts", "evaluations", "best_step", "not_better")
 LATER_OPTIONS = {"validation": "0"}
 # Names in checkpoints that differ from the attributes of State.
 RECORDED = {"overhead_seconds": "aside", "finished_epochs": "closed"}
-MODEL, VELOCITY, COPIES = "model/", "optimizer/velocity/", "micro_batches/"
+NO_BEST = -1.0
+MODEL, OPTIMIZER, COPIES = "model/", "optimizer/", "micro_batches/"
 
 
 @dataclass
 class State:
-    """Progress of a training, all but its tensors: steps in all and in the current epoch, sums over
-    that epoch (loss, correct, samples), seconds so far and those of them spent on evaluation,
-    checkpoints and tuning, the best accuracy (on the validation set, where there is one) and its
-    step, evaluations done, those since the best, and the records that `history` reads:
-    `finished_epochs` and `restarts`."""
+    """Progress of a training on a task with these `metrics`, all but its tensors.
 
+    `sums` over the current epoch: loss, each metric, samples. `seconds` so far, of which
+    `overhead_seconds` for evaluation, checkpoints and tuning. `figures` of the latest evaluation of
+    each split, such as test_loss, None before it. `best` has the first metric's highest value on
+    the set that chooses, reached at `best_step`; `not_better` counts evaluations since then.
+    `finished_epochs` and `restarts` are the records that `history` reads."""
+
+    metrics: tuple[str, ...]
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    sums: list[float] = field(default_factory=list)
     seconds: float = 0.0
     overhead_seconds: float = 0.0
     images: int = 0
-    best: float = -1.0
+    best: float = NO_BEST
     train_loss: float | None = None
-    test_loss: float | None = None
-    test_accuracy: float | None = None
     evaluated: int = -1
     evaluations: int = 0
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
     best_step: int = -1
     not_better: int = 0
     finished_epochs: list[dict[str, Any]] = field(default_factory=list)
     restarts: list[dict[str, Any]] = field(default_factory=list)
+    figures: dict[str, float | None] = field(default_factory=dict)
 
-    @property
-    def accuracy(self) -> float | None:
-        """The last accuracy on the set that chooses the best: validation's where there is one."""
-        held_out = self.validation_accuracy
-        return self.test_accuracy if held_out is None else held_out
+    def __post_init__(self) -> None:
+        self.begin_epoch()
+        names = ("loss", *self.metrics)
+        self.figures = {f"{split}_{name}": None for split in SPLITS for name in names}
+
+    def begin_epoch(self) -> None:
+        """Count the steps and the sums of an epoch from zero."""
+        self.step_in_epoch, self.sums = 0, [0.0] * (len(self.metrics) + 2)
+
+    def count_step(self, sums: Sequence[float]) -> None:
+        """Count a step with these sums of loss, metrics and samples."""
+        self.step += 1
+        self.step_in_epoch += 1
+        self.images += int(sums[-1])
+        self.sums = [a + b for a, b in zip(self.sums, sums, strict=True)]
+
+    def take_score(self, score: float) -> None:
+        """Keep the score of an evaluation where it is the best so far."""
+        self.not_better += 1
+        if score > self.best or (self.best_step < 0 and self.best == NO_BEST):
+            self.best, self.best_step, self.not_better = score, self.step, 0
+
+    def forget_best(self) -> None:
+        """Let the next evaluation be the best."""
+        self.best, self.best_step, self.not_better = NO_BEST, -1, 0
+
+    def speed(self, seconds: float) -> float:
+        """Return the images per second of training alone, `seconds` after the start."""
+        return self.images / max(seconds - self.overhead_seconds, 1e-9)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all values under the names that checkpoints have for them."""
-        return {RECORDED.get(name, name): value for name, value in vars(self).items()}
+        values = {name: value for name, value in vars(self).items()
+                  if name not in ("metrics", "figures")}  # fmt: skip
+        return {RECORDED.get(name, name): value for name, value in values.items()} | self.figures
+
+    def load_state_dict(self, record: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned, possibly that of an older version. ValueError for
+        a value of another kind than the default's, KeyError for a missing one; then nothing is
+        loaded."""
+        defaults = State(self.metrics).state_dict()
+        older = {n: v for n, v in defaults.items() if n in LATER or n.startswith("validation_")}
+        values = {name: (older | dict(record))[name] for name in defaults}
+        for name, default in defaults.items():
+            _check_kind(name, values[name], default)
+        sums = values["sums"]
+        if len(sums) != len(defaults["sums"]) or not all(map(_is_count, sums)):
+            raise ValueError(f"sums is {sums!r:.60}")
+        self.figures = {name: values.pop(name) for name in self.figures}
+        attributes = {name: attribute for attribute, name in RECORDED.items()}
+        for name, value in values.items():
+            setattr(self, attributes.get(name, name), value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < MOST
+
+
+def _check_kind(name: str, value: object, default: object) -> None:
+    """ValueError for a value of another kind than the default's, or a number beyond all counts."""
+    kinds: tuple[type, ...] = (type(default),)
+    if default is None or type(default) is float:
+        kinds = (int, float, type(default))
+    out_of_range = isinstance(value, int | float) and not _is_count(value)
+    if isinstance(value, bool) or not isinstance(value, kinds) or out_of_range:
+        raise ValueError(f"{name} is {value!r:.60}")
 
 
 def capture(
-    model: nn.Module, optimizer: SGD, copies: dict[str, NDArray[Any]]
+    model: nn.Module, optimizer: Optimizer, copies: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    """Return all tensors by fully qualified name; `copies` are the buffers of each micro-batch."""
+    """Return all tensors by fully qualified name: model/NAME, optimizer/SLOT/NAME and, for the
+    buffers of each micro-batch, micro_batches/NAME."""
     tensors = {MODEL + name: value for name, value in model.state_dict().items()}
-    velocity = optimizer.state_dict()["velocity"]
-    tensors |= {VELOCITY + name: value for name, value in velocity.items()}
+    slots = optimizer.state_dict()
+    for slot in optimizer.slots:
+        tensors |= {f"{OPTIMIZER}{slot}/{name}": value for name, value in slots[slot].items()}
     return tensors | {COPIES + name: value for name, value in copies.items()}
 
 
-def copies(tensors: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def copies(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return the buffers of each micro-batch from a checkpoint's tensors."""
-    return {n.removeprefix(COPIES): a for n, a in tensors.items() if n.startswith(COPIES)}
+    return _below(COPIES, tensors)
+
+
+def _below(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {n.removeprefix(prefix): a for n, a in tensors.items() if n.startswith(prefix)}
 
 
 def describe(state: State, config: TrainConfig, ranks: int, ledger: Ledger) -> dict[str, Any]:
     """Return the record that goes with the tensors."""
+    metric = state.metrics[0]
+    held_out = state.figures[f"validation_{metric}"]
     return {
         **state.state_dict(),
-        "accuracy": state.accuracy,
+        metric: state.figures[f"test_{metric}"] if held_out is None else held_out,
         "model": config.model,
         "dataset": config.dataset,
         "seed": config.seed,
@@ -98,25 +164,25 @@ def describe(state: State, config: TrainConfig, ranks: int, ledger: Ledger) -> d
 
 def restore(
     path: Path,
-    tensors: dict[str, NDArray[Any]],
-    meta: dict[str, Any],
+    checkpoint: Checkpoint,
     config: TrainConfig,
     model: nn.Module,
-    optimizer: SGD,
-) -> State:
-    """Load tensors and record into a training. UserError where the checkpoint is of another one,
-    naming what differs with both values."""
-    held = LATER_OPTIONS | recorded(path, meta, "config", dict)
+    optimizer: Optimizer,
+    state: State,
+) -> None:
+    """Load a checkpoint into a training. UserError where it is of another one, naming what differs
+    with both values."""
+    tensors, meta = checkpoint.tensors, checkpoint.meta
+    options = LATER_OPTIONS | recorded(path, meta, "config", dict)
     for name, mine in config.identity().items():
-        if held.get(name) != mine:
+        if options.get(name) != mine:
             flag = "--" + name.replace("_", "-")
-            raise UserError(f"{path}: made with {flag} {held.get(name)}, this run has {mine}")
+            raise UserError(f"{path}: made with {flag} {options.get(name)}, this run has {mine}")
     load_model(path, tensors, model)
-    names = [n for n in tensors if n.startswith(VELOCITY)]
-    velocity = {n.removeprefix(VELOCITY): tensors[n] for n in names}
+    slots = {slot: _below(f"{OPTIMIZER}{slot}/", tensors) for slot in optimizer.slots}
     try:
-        optimizer.load_state_dict({"step": meta["step"], "velocity": velocity})
-        return _state(meta)
+        optimizer.load_state_dict({"step": meta["step"], **slots})
+        state.load_state_dict(meta)
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a checkpoint to go on from: {_line(error)}") from error
 
@@ -149,35 +215,15 @@ def read_ledger(path: Path, meta: dict[str, Any]) -> Ledger:
         raise UserError(f"{path}: ledger on record cannot be read: {_line(error)}") from error
 
 
-def _state(meta: dict[str, Any]) -> State:
-    """Return the State on record. ValueError for a value of another kind than the default's."""
-    defaults = State().state_dict()
-    values = {name: defaults[name] for name in LATER} | meta
-    state = State(**{name: values[RECORDED.get(name, name)] for name in vars(State())})
-    for name, default in defaults.items():
-        value = values[name]
-        kinds = (int,) if type(default) is int else (int, float, type(default))
-        counts = isinstance(value, int | float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or (
-            counts and not abs(value) < MOST
-        ):
-            raise ValueError(f"{name} is {value!r:.60}")
-    if len(state.sums) != 3 or not all(
-        isinstance(x, int | float) and abs(x) < MOST for x in state.sums
-    ):
-        raise ValueError(f"sums is {state.sums!r:.60}")
-    return state
-
-
 def _line(error: Exception) -> str:
     """Return the first lines of a message as one: what does not fit, and the first instance."""
     return " ".join(str(error.args[0] if error.args else error).splitlines()[:2])
 
 
-def load_model(path: Path, tensors: dict[str, NDArray[Any]], model: nn.Module) -> None:
+def load_model(path: Path, tensors: Mapping[str, NDArray[Any]], model: nn.Module) -> None:
     """Load a checkpoint's model tensors; every name and shape must fit, or UserError."""
-    held = {n.removeprefix(MODEL): a for n, a in tensors.items() if n.startswith(MODEL)}
     try:
-        model.load_state_dict({n: np.asarray(a) for n, a in held.items()})
+        arrays = {name: np.asarray(a) for name, a in _below(MODEL, tensors).items()}
+        model.load_state_dict(arrays)
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: {_line(error)}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -249,23 +249,23 @@ class MicroBatchBuffers:
         for buffer, held in zip(self.buffers, arrays, strict=True):
             buffer.rebind(held)
 
-    def capture(self) -> dict[str, NDArray]:
+    def state_dict(self) -> dict[str, NDArray]:
         """Return the copies of all micro-batches by name, (parts, ..), on rank 0; elsewhere, and
         with a single micro-batch, nothing. All ranks must call it."""
-        found = {}
+        state = {}
         for i, name in enumerate(self.names if self.parts > 1 else ()):
             mine = np.stack([copies[i].value for copies in self.copies])
             joined = b"".join(self.reducer.comm.gather_bytes(mine.tobytes()))
             if joined:
-                found[name] = np.frombuffer(joined, mine.dtype).reshape(-1, *mine.shape[1:])
-        return found
+                state[name] = np.frombuffer(joined, mine.dtype).reshape(-1, *mine.shape[1:])
+        return state
 
-    def restore(self, held: dict[str, NDArray]) -> None:
-        """Go on from what `capture` returned; where that is of another number of micro-batches,
+    def load_state_dict(self, state: Mapping[str, NDArray]) -> None:
+        """Go on from what `state_dict` returned; where that is of another number of micro-batches,
         from the model's own buffers."""
         self.spread()
         for i, name in enumerate(self.names):
-            rows = held.get(name)
+            rows = state.get(name)
             if rows is not None and rows.shape == (self.parts, *self.buffers[i].shape):
                 for copies, part in zip(self.copies, self.mine, strict=True):
                     copies[i].write(rows[part])

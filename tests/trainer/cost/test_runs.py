@@ -20,8 +20,9 @@ import tallygrad.autograd as ag
 from tallygrad.autograd import Ledger, context, models
 from tallygrad.autograd.ledger import Cost
 from tallygrad.trainer.cli import main
+from tallygrad.trainer.components.evaluate import make_eval_step
 from tallygrad.trainer.cost.workload import count
-from tallygrad.trainer.loop import make_eval_step, num_correct
+from tallygrad.trainer.tasks.classification import Classification, num_correct
 
 LENET = 431_080  # parameters
 SHAPE = (1, 28, 28)
@@ -69,7 +70,8 @@ def predicted(training: Counter[int], updates: int, evaluating: Counter[int]) ->
         add(ledger, state.ledger, times, lambda phase: True)
     add(ledger, without(step), updates, lambda phase: phase == "update")
     with context.using(backend="meta", ledger=Ledger()):
-        eval_step = make_eval_step(models.create("lenet", input_shape=SHAPE, classes=10))
+        model = models.create("lenet", input_shape=SHAPE, classes=10)
+        eval_step = make_eval_step(model, Classification())
     for size, times in evaluating.items():
         evaluation = context.using(backend="meta", ledger=Ledger(), phase="evaluate")
         with evaluation as state, ag.no_grad():

@@ -209,7 +209,7 @@ def test_each_micro_batch_has_statistics_of_its_own() -> None:
         buffers.use_means()
         assert net.running_mean.numpy().tolist() == pytest.approx([3.0], rel=1e-15)
         assert copies() == [1.0, 2.0, 6.0]
-    held = buffers.capture()
+    held = buffers.state_dict()
     assert held["running_mean"].tolist() == [[1.0], [2.0], [6.0]]
     assert held["running_var"].shape == (3, 1)
     see(11.0, 12.0, 16.0)
@@ -218,10 +218,10 @@ def test_each_micro_batch_has_statistics_of_its_own() -> None:
     second = nn.BatchNorm1d(1).double()
     second.running_mean.data.value[:] = 4.0
     last = MicroBatchBuffers(second, Reducer(SerialComm()), range(2, 3), 3)
-    last.restore(held)
+    last.load_state_dict(held)
     assert last.copies[0][0].value.tolist() == [6.0]
     other = MicroBatchBuffers(second, Reducer(SerialComm()), range(2), 2)
-    other.restore(held)
+    other.load_state_dict(held)
     assert [copy[0].value.item() for copy in other.copies] == [4.0, 4.0]
 
 

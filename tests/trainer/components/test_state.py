@@ -1,0 +1,99 @@
+"""What checkpoints hold of a training: the same names as ever, so that old ones still load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tallygrad.autograd import Ledger, nn
+from tallygrad.autograd.optim import SGD
+from tallygrad.trainer.components import state
+from tallygrad.trainer.components.checkpoint import load, save
+from tallygrad.trainer.components.state import State
+from tallygrad.trainer.config import TrainConfig
+from tallygrad.trainer.errors import UserError
+
+# The record and the tensors of a checkpoint of version 0.1, by the names that it had.
+FIRST = {
+    "step": 7, "epoch": 1, "step_in_epoch": 2, "sums": [3.5, 9.0, 16.0], "seconds": 12.5,
+    "aside": 2.25, "images": 56, "best": 0.75, "train_loss": 0.5, "test_loss": 0.625,
+    "test_accuracy": 0.75, "evaluated": 5,
+}  # fmt: skip
+LATER = {
+    "closed": [{"epoch": 1}], "restarts": [], "evaluations": 2, "validation_loss": 0.25,
+    "validation_accuracy": 0.875, "best_step": 5, "not_better": 1,
+}  # fmt: skip
+BESIDES = {"accuracy", "model", "dataset", "seed", "ranks", "config", "ledger"}
+TENSORS = {
+    "model/weight": (2, 3), "model/bias": (2,),
+    "optimizer/velocity/weight": (2, 3), "optimizer/velocity/bias": (2,),
+    "micro_batches/running_mean": (2, 4),
+}  # fmt: skip
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    tensors = {name: np.full(shape, i + 1.0, np.float32)
+               for i, (name, shape) in enumerate(TENSORS.items())}  # fmt: skip
+    save(path, tensors, {**record, "config": TrainConfig().to_json(), "ledger": []})
+
+
+def restore(path: Path) -> tuple[State, nn.Linear, SGD]:
+    now, model = State(("accuracy",)), nn.Linear(3, 2)
+    sgd = SGD(model.parameters(), 0.1, momentum=0.9, named_parameters=model.named_parameters())
+    state.restore(path, load(path), TrainConfig(), model, sgd, now)
+    return now, model, sgd
+
+
+@pytest.mark.parametrize("later", [LATER, {}])
+def test_checkpoints_of_before_load(later: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path / "old.h5", FIRST | later)
+    now, model, sgd = restore(tmp_path / "old.h5")
+    assert (now.step, now.overhead_seconds, now.sums) == (7, 2.25, [3.5, 9.0, 16.0])
+    assert now.finished_epochs == later.get("closed", [])
+    assert now.figures["test_accuracy"] == 0.75
+    assert now.figures["validation_loss"] == later.get("validation_loss")
+    assert now.best_step == later.get("best_step", -1) and now.best == 0.75
+    assert (model.weight.numpy() == 1).all() and sgd.steps == 7
+    assert (sgd.state_dict()["velocity"]["bias"] == 4).all()
+    tensors = load(tmp_path / "old.h5").tensors
+    assert state.capture(model, sgd, state.copies(tensors)).keys() == TENSORS.keys()
+    record = state.describe(now, TrainConfig(), 1, Ledger())
+    assert record.keys() == FIRST.keys() | LATER.keys() | BESIDES
+    assert {name: record[name] for name in FIRST | later} == FIRST | later
+    assert record["accuracy"] == later.get("validation_accuracy", 0.75)
+
+
+def test_a_best_of_before_is_bettered_only_by_a_better_one(tmp_path: Path) -> None:
+    write(tmp_path / "old.h5", FIRST)
+    now, *_ = restore(tmp_path / "old.h5")
+    now.take_score(0.7)
+    assert (now.best, now.best_step, now.not_better) == (0.75, -1, 1)
+    now.take_score(0.8)
+    assert (now.best, now.best_step, now.not_better) == (0.8, 7, 0)
+
+
+def test_any_first_score_is_the_best() -> None:
+    now = State(("likelihood",))
+    now.take_score(-40.0)
+    assert (now.best, now.best_step) == (-40.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"aside": "x"}, "aside is 'x'"), ({"closed": 3}, "closed is 3"), ({"step": True}, "step"),
+     ({"sums": [1.0, 2.0]}, r"sums is \[1.0, 2.0\]"), ({"best": None}, "best is None")],
+)  # fmt: skip
+def test_a_record_that_does_not_fit_changes_nothing(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "odd.h5", FIRST | LATER | change)
+    with pytest.raises(UserError, match=said):
+        restore(tmp_path / "odd.h5")
+    now = State(("accuracy",))
+    before = now.state_dict()
+    with pytest.raises(ValueError, match=said):
+        now.load_state_dict(FIRST | LATER | change)
+    assert now.state_dict() == before

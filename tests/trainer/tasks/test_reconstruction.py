@@ -1,0 +1,141 @@
+"""The loop assumes neither loss, metric nor optimizer: an autoencoder trained by an optimizer with
+two slots goes through it, resumes included, with nothing but a task and a recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import nn
+from tallygrad.autograd.array import Array, array
+from tallygrad.autograd.nn.flat import FlatParameters
+from tallygrad.autograd.ops import elementwise, update
+from tallygrad.autograd.optim import Optimizer, ParameterGroup
+from tallygrad.datasets import Batch, Dataset
+from tallygrad.trainer.build import loaders
+from tallygrad.trainer.components.checkpoint import load
+from tallygrad.trainer.components.logs import RunFolder
+from tallygrad.trainer.config import TrainConfig
+from tallygrad.trainer.distributed.comm import SerialComm
+from tallygrad.trainer.loop import Training
+from tallygrad.trainer.setup import Recipe
+
+SIDE = 6
+
+
+class Reconstruction:
+    """Images in, images out; the metric is the share of pixels within half a deviation."""
+
+    metrics = ("close",)
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        return (batch.images,)
+
+    def loss(self, output: ag.Tensor, *inputs: ag.Tensor, training: bool) -> ag.Tensor:
+        difference = output - inputs[0].flatten(1)
+        return (difference * difference).mean()
+
+    def sums(self, output: ag.Tensor, *inputs: ag.Tensor) -> tuple[ag.Tensor, ...]:
+        with ag.no_grad():
+            near = (output.detach() - inputs[0].flatten(1)).abs() < 0.5
+            return (near.sum() / (SIDE * SIDE),)
+
+    def show(self, values: Sequence[float]) -> str:
+        return f"close {values[0]:.3f}"
+
+
+@dataclass
+class TwoSlotsGroup(ParameterGroup):
+    """Means of the gradient and of its square, as Adam has them, without correcting their bias."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.mean, self.square = self.slot(), self.slot()
+
+    def slots(self) -> dict[str, Array]:
+        return {"mean": self.mean, "square": self.square}
+
+    def update(self, first: int, last: int, lr: Array, started: bool) -> None:
+        flat = self.flat
+        w, g, mean, square = (
+            flat.part(whole, first, last)
+            for whole in (flat.data, flat.grad, self.mean, self.square)
+        )
+        rate, least = array(0.1, flat.dtype), array(1e-4, flat.dtype)
+        update.running_average(mean, square, g, elementwise.mul(g, g), rate, unbiased=1.0)
+        steps = elementwise.div(mean, elementwise.sqrt(elementwise.add(square, least)))
+        update.store(w, elementwise.sub(w, elementwise.mul(steps, lr)))
+
+
+class TwoSlots(Optimizer):
+    group = TwoSlotsGroup
+    slots = ("mean", "square")
+
+
+def recipe() -> Recipe:
+    def model(data: Dataset) -> nn.Module:
+        ag.manual_seed(3)
+        size = SIDE * SIDE
+        return nn.Sequential(nn.Flatten(), nn.Linear(size, 12), nn.ReLU(), nn.Linear(12, size))
+
+    def optimizer(net: nn.Module, flat: FlatParameters, steps: int) -> TwoSlots:
+        return TwoSlots(flat, {"lr": 0.03}, net.named_parameters())
+
+    return Recipe(Reconstruction(), model, optimizer)
+
+
+def images(split: str) -> Dataset:
+    """Two patterns with noise."""
+    draw = np.random.default_rng(len(split))
+    patterns = np.kron([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], np.ones((3, 3)))
+    labels = draw.integers(0, 2, 40)
+    pixels = 200 * patterns[labels] + draw.integers(0, 40, (40, SIDE, SIDE))
+    return Dataset("set", split, pixels.astype(np.uint8)[:, None], labels, ("a", "b"),
+                   (0.5,), (0.4,))  # fmt: skip
+
+
+def train(out: Path, backend: str, **options: Any) -> dict[str, Any]:
+    config = TrainConfig(
+        model="autoencoder", batch_size=8, micro_batches=2, epochs=4, backend=backend, log_every=1,
+        checkpoint_every=1, keep_checkpoints=99, out=str(out), **options,
+    )  # fmt: skip
+    comm = SerialComm()
+    data = loaders(config, comm, images("train"), images("test"))
+    source = None
+    if config.resume:
+        source = max((out / "checkpoints").glob("step-*.h5"))
+    folder = RunFolder(out, writes=True)
+    return Training(config, comm, folder, source, data=data, recipe=recipe()).run()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "llvm"])
+def test_an_autoencoder_learns_and_resumes_with_the_same_bits(backend: str, tmp_path: Path) -> None:
+    if backend == "llvm":
+        pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+    whole = train(tmp_path / "whole", backend)
+    log = (tmp_path / "whole" / "log.jsonl").read_text().splitlines()
+    steps = [event for event in map(json.loads, log) if event["event"] == "step"]
+    assert steps[-1]["loss"] < 0.3 * steps[0]["loss"] and steps[-1]["close"] > steps[0]["close"]
+    assert whole["best_close"] == whole["test_close"] > 0.8 and "test_accuracy" not in whole
+    head = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train_close", "test_close", "validation_close"} <= {*head}
+
+    train(tmp_path / "cut", backend, max_steps=7)
+    resumed = train(tmp_path / "cut", backend, resume="auto")
+    assert resumed["test_loss"] == whole["test_loss"] and resumed["steps"] == 20
+    name = "checkpoints/step-00000020.h5"
+    one, two = (load(tmp_path / run / name) for run in ("whole", "cut"))
+    assert one.tensors.keys() == two.tensors.keys() >= {
+        "model/1.weight", "optimizer/mean/1.weight", "optimizer/square/3.bias"
+    }  # fmt: skip
+    for name, values in one.tensors.items():
+        assert values.tobytes() == two.tensors[name].tobytes(), name
+    assert one.meta["close"] == one.meta["test_close"] == whole["test_close"]
+    assert train(tmp_path / "cut", backend, resume="auto") == resumed  # complete: left as it is

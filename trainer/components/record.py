@@ -1,0 +1,198 @@
+"""What a run keeps on its way: its log, its ledger over ranks and resumes, checkpoints and, last,
+the result, which says that the run is complete."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...autograd import Ledger, context, memory_in_use
+from .. import provenance
+from ..config import TrainConfig
+from ..cost.report.ledger import training_macs
+from ..distributed.agreement import agree
+from ..distributed.comm import Comm
+from ..distributed.sync import share
+from ..errors import NotFinite, UserError
+from ..progress import Progress
+from ..setup import Parts
+from . import history, state
+from .checkpoint import CheckpointFolder
+from .checkpoint import load as load_checkpoint
+from .logs import RunFolder, columns
+from .resume import settle
+from .state import State
+
+RESULT = {
+    "test_loss", "train_loss", "epochs", "steps", "ranks", "images_per_second", "wall_seconds",
+    "macs", "checkpoint",
+}  # fmt: skip
+
+
+class RunRecord:
+    """Keeps the state of a training in its folder, and takes it from there again. `ledger` counts
+    this rank's work of this run; `latest` is the newest checkpoint, or the one to resume from."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        comm: Comm,
+        folder: RunFolder,
+        parts: Parts,
+        state: State,
+        source: Path | None,
+    ) -> None:
+        self.config, self.comm, self.folder = config, comm, folder
+        self.parts, self.state, self.latest = parts, state, source
+        self.checkpoints = CheckpointFolder(folder.checkpoints, config.keep_checkpoints)
+        self.ledger, self.earlier, self.total = Ledger(), Ledger(), Ledger()
+        self._copies: dict[str, NDArray[Any]] = {}
+        self._begun = time.monotonic()
+        folder.columns = columns(parts.task.metrics)
+
+    def load(self, source: Path) -> None:
+        """Load a checkpoint. One of another folder brings no best: this folder has none yet."""
+        checkpoint = load_checkpoint(source)
+        agree(self.comm, lambda: {f"digest of {source}": checkpoint.digest})
+        model, optimizer = self.parts.model, self.parts.optimizer
+        state.restore(source, checkpoint, self.config, model, optimizer, self.state)
+        self._copies = state.copies(checkpoint.tensors)
+        ledger = state.read_ledger(source, checkpoint.meta)
+        if self.comm.rank == 0:
+            self.earlier = ledger
+        if not self.checkpoints.best_path.exists():
+            self.state.forget_best()
+
+    def open(self) -> None:
+        """Open the folder, give all ranks the weights of rank 0, start the clock."""
+        self.folder.open(resumes=bool(self.config.resume))
+        settle(self.folder, self.config, self.state)
+        with context.using(backend=self.parts.backend, ledger=self.ledger):
+            self._share_model()
+        self.parts.buffers.load_state_dict(self._copies)
+        self.folder.write_json("config.json", self.config.to_json())
+        if self.folder.writes:
+            before = self.folder.read_json("provenance.json")
+            facts = provenance.collect(self.comm, self.config.seed)
+            resumed = str(self.latest) if self.latest else None
+            facts |= {"backend": self.parts.backend, "resumed_from": resumed, "before": before}
+            self.folder.write_json("provenance.json", facts)
+        self._begun = time.monotonic()
+
+    def log(self, event: str, lr: float, **figures: Any) -> None:
+        """Write one line of the log."""
+        now = self.state
+        seconds = now.seconds + time.monotonic() - self._begun
+        self.folder.log({
+            "event": event, "step": now.step, "epoch": now.epoch + 1, "lr": lr, **figures,
+            "images_per_second": now.speed(seconds), "seconds": seconds,
+        })  # fmt: skip
+
+    def save(self) -> None:
+        """Write a checkpoint (rank 0). All ranks call it: they merge buffers and ledgers."""
+        now, parts, begun = self.state, self.parts, time.monotonic()
+        parts.buffers.use_means()
+        copies = parts.buffers.state_dict()
+        if not np.isfinite(parts.flat.data.value).all():
+            raise NotFinite(f"weights are not finite after step {now.step}: try a smaller --lr")
+        now.seconds += self._elapsed()
+        ledger = self.merged_ledger()
+        if now.epoch and not now.step_in_epoch:  # an epoch has just ended
+            now.finished_epochs.append(history.epoch_of(now, ledger))
+        if self.folder.writes:
+            self.folder.check()
+            record = state.describe(now, self.config, self.comm.size, ledger)
+            data = parts.data.train.dataset
+            record |= {"input": [*data.input_shape], "classes": len(data.classes)}
+            tensors = state.capture(parts.model, parts.optimizer, copies)
+            best = now.evaluated == now.step == now.best_step
+            self.latest = self.checkpoints.save(now.step, tensors, record, best=best)
+            self.folder.write_json("ledger.json", ledger.to_json())
+        now.overhead_seconds += time.monotonic() - begun
+
+    def restore_best(self, progress: Progress) -> bool:
+        """Take the weights and buffers of the best checkpoint, which rank 0 reads for all; false
+        where it cannot be read."""
+        path, answer = self.checkpoints.best_path, b""
+        if self.folder.writes:
+            try:
+                state.load_model(path, load_checkpoint(path).tensors, self.parts.model)
+                answer = b"read"
+            except UserError as error:
+                progress.say(f"warning: {error}: the best is not tested")
+        if not self.comm.bcast_bytes(answer):
+            return False
+        self._share_model()
+        return True
+
+    def merged_ledger(self) -> Ledger:
+        """Return the ledger over all ranks and over the runs that this one continues (rank 0)."""
+        ledger = self.earlier.copy()
+        for text in self.comm.gather_bytes(json.dumps(self.ledger.to_json()).encode()):
+            ledger.merge(Ledger.from_json(json.loads(text)))
+        return ledger
+
+    def complete(self, last: int) -> dict[str, Any]:
+        """Return the result of a run that was complete before, which stays as it is. UserError
+        where a new folder would stay empty."""
+        assert self.latest is not None
+        if self.latest.resolve().parent != self.folder.checkpoints.resolve():
+            raise UserError(
+                f"{self.latest}: at step {self.state.step} of {last}, nothing is left to train; "
+                "give more --epochs or --max-steps"
+            )
+        stored = self.folder.read_json("result.json") if self.comm.rank == 0 else None
+        result = stored if is_result(stored, self.state.metrics) else {}
+        if result:
+            print(f"{self.folder.path}: complete at step {self.state.step}", file=sys.stderr)
+            self.folder.touch("result.json")
+        self.total = self.merged_ledger()
+        return dict(json.loads(self.comm.bcast_bytes(json.dumps(result).encode())))
+
+    def finish(self, best: dict[str, Any]) -> dict[str, Any]:
+        """Write the result, with what there is to say of the best checkpoint."""
+        now, ledger = self.state, self.merged_ledger()
+        peaks = self.comm.gather_bytes(str(memory_in_use().peak).encode())
+        result = {
+            **{f"test_{name}": now.figures[f"test_{name}"] for name in now.metrics},
+            "test_loss": now.figures["test_loss"],
+            "train_loss": now.train_loss,
+            "epochs": now.epoch,
+            "steps": now.step,
+            "ranks": self.comm.size,
+            "images_per_second": now.speed(now.seconds),
+            "wall_seconds": now.seconds,
+            "macs": ledger.total().macs,
+            "training_macs": training_macs(ledger.by("phase")),
+            "checkpoint": str(self.latest),
+            "memory_peak": max([0, *map(int, peaks)]),
+            **best,
+        }
+        self.folder.write_json("ledger.json", ledger.to_json())
+        self.folder.write_json("result.json", result)  # last: it says that the run is complete
+        self.total = ledger
+        return result
+
+    def _share_model(self) -> None:
+        arrays = [self.parts.flat.data, *[b.data for b in self.parts.model.buffers()]]
+        share(arrays, self.comm)
+
+    def _elapsed(self) -> float:
+        """Return the seconds since the last call."""
+        before, self._begun = self._begun, time.monotonic()
+        return self._begun - before
+
+
+def is_result(content: Any, metrics: tuple[str, ...]) -> bool:
+    """Tell whether a file holds a result: all figures are there, and are numbers."""
+    required = RESULT | {f"test_{name}" for name in metrics}
+    if not isinstance(content, dict) or not content.keys() >= required:
+        return False
+    figures = (v for name, v in content.items() if name != "checkpoint" and v is not None)
+    return all(type(v) in (int, float) for v in figures) and None not in map(content.get, required)

@@ -1,0 +1,94 @@
+"""What a training is put together from: data, backend, model, optimizer, exchange of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+
+from ..autograd import nn
+from ..autograd.nn.flat import FlatParameters
+from ..autograd.optim import Optimizer
+from ..datasets import Dataset
+from . import build
+from .config import TrainConfig, parse_size
+from .distributed.agreement import agree, work_facts
+from .distributed.comm import Comm
+from .distributed.sync import GradientSync, MicroBatchBuffers, Reducer
+from .tasks.classification import Classification
+from .tasks.task import Task
+
+MakeModel: TypeAlias = Callable[[Dataset], nn.Module]
+MakeOptimizer: TypeAlias = Callable[[nn.Module, FlatParameters, int], Optimizer]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides what is trained and how: the task, the model for a data set, and the optimizer
+    for a model, its flat parameters and the steps of all epochs."""
+
+    task: Task
+    model: MakeModel
+    optimizer: MakeOptimizer
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Recipe:
+        """Return what the options ask for."""
+
+        def model(data: Dataset) -> nn.Module:
+            return build.create_model(config.model, data, np.dtype(config.dtype), config.seed)
+
+        task = Classification(config.label_smoothing)
+        return cls(task, model, partial(build.create_optimizer, config))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a training on this rank. `planned` counts the steps of all epochs."""
+
+    data: build.Data
+    task: Task
+    backend: str
+    model: nn.Module
+    flat: FlatParameters
+    optimizer: Optimizer
+    reducer: Reducer
+    sync: GradientSync
+    buffers: MicroBatchBuffers
+    planned: int
+
+
+def assemble(
+    config: TrainConfig, comm: Comm, data: build.Data | None = None, recipe: Recipe | None = None
+) -> Parts:
+    """Return the parts of a training, on every rank the same but for its share of the data. `data`
+    and `recipe` stand in for what the options name."""
+    data = data or build.load_data(config, comm)
+    recipe = recipe or Recipe.of(config)
+    backend = build.choose_backend(comm, config.backend, config.target, config.conv, config.tune)
+    splits = [x.dataset for x in (data.train, data.validation, data.test) if x]
+    agree(comm, lambda: work_facts(backend, *splits))
+    build.limit_memory(backend, parse_size(config.memory_limit))
+    model = recipe.model(data.train.dataset)
+    flat = build.flatten_parameters(model, recipe.task, data.train.dataset, config.dtype)
+    planned = config.epochs * len(data.train)
+    optimizer = recipe.optimizer(model, flat, planned)
+    # In a fixed order sums have the same bits on any number of ranks; on more ranks than
+    # micro-batches they cannot, and MPI's own order is faster.
+    reducer = Reducer(comm, fixed=comm.size <= config.micro_batches)
+    sampler = data.train.sampler
+    return Parts(
+        data=data,
+        task=recipe.task,
+        backend=backend,
+        model=model,
+        flat=flat,
+        optimizer=optimizer,
+        reducer=reducer,
+        sync=GradientSync(flat, reducer, int(config.bucket_mb * 1e6), len(sampler.mine)),
+        buffers=MicroBatchBuffers(model, reducer, sampler.mine, sampler.parts),
+        planned=planned,
+    )

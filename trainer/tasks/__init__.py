@@ -1,0 +1,1 @@
+"""What models are trained for: inputs, loss and metrics, one task a file."""
