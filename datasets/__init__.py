@@ -15,13 +15,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import cifar, mnist
 from .augment import Augment, Cutout, Flip, PadCrop, standard
-from .base import DataError, Dataset
-from .digits import load_digits
 from .fetch import check_data_dir
 from .loader import Batch, Loader
 from .sampler import HOLDING_OUT, Sampler, philox
+from .sets import cifar, mnist
+from .sets.digits import load_digits
+from .source import DataError, Dataset, Source
 
 __all__ = [
     "Augment",
@@ -33,6 +33,7 @@ __all__ = [
     "Loader",
     "PadCrop",
     "Sampler",
+    "Source",
     "hold_out",
     "load",
     "names",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..autograd.splitmix64 import output, words
-from .base import DataError, Ids
+from .source import DataError, Ids
 
 Images = NDArray[Any]
 Keys = NDArray[np.uint64]

@@ -15,7 +15,7 @@ from typing import IO
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from ..autograd import private
-from .base import DataError
+from .source import DataError
 
 PIECE = 1 << 20
 LARGEST = 1 << 30

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .augment import Augment, fold, sample_keys
-from .base import Bytes, DataError, Dataset, Ids
 from .sampler import Sampler
+from .source import Bytes, DataError, Ids, Source
 
 
 class Batch(NamedTuple):
@@ -42,10 +42,10 @@ class Batch(NamedTuple):
 class Normalise:
     """Turn uint8 images (n, H, W, C) into floats: `(x / 255 - mean) / std` per channel."""
 
-    def __init__(self, dataset: Dataset, dtype: DTypeLike) -> None:
+    def __init__(self, dataset: Source, dtype: DTypeLike) -> None:
         """Spread mean and std over a row of pixels, which NumPy then works through at once."""
         mean, std = np.array(dataset.mean), np.array(dataset.std)
-        width = dataset.images.shape[3]
+        width = dataset.input_shape[2]
         self.scale = np.tile(1 / (255 * std), width).astype(dtype)
         self.shift = np.tile(-mean / std, width).astype(dtype)
 
@@ -71,7 +71,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Source,
         batch_size: int,
         *,
         rank: int = 0,
@@ -94,7 +94,6 @@ class Loader:
         self.prefetch = prefetch
         self._epochs = count()
         self.normalise = Normalise(dataset, dtype)
-        self._pixels = dataset.images.transpose(0, 2, 3, 1)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -135,7 +134,7 @@ class Loader:
 
     def _batch(self, epoch: int, order: Ids, step: int) -> Batch:
         indices, borders, total = self.sampler.part(order, step)
-        images = self.normalise(self._pixels[indices])
+        images = self.normalise(self.dataset.read(indices))
         if self.augment:
             keys = sample_keys(self.sampler.seed, epoch, indices)
             for place, change in enumerate(self.augment):

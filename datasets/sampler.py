@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .base import DataError, Ids
+from .source import DataError, Ids
 
 SEEDS = 1 << 64
 # Streams of random numbers that one seed feeds; the upper half of a Philox key's second word.

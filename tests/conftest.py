@@ -32,7 +32,7 @@ def write_mnist() -> Write:
     images, in MNIST's files."""
     import numpy as np
 
-    from tallygrad.datasets.idx import write_idx
+    from tallygrad.datasets.formats.idx import write_idx
 
     def write(folder: Path, train: int, test: int) -> Path:
         folder.mkdir()

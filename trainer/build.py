@@ -26,7 +26,7 @@ from ..autograd.optim import SGD, schedules
 from ..autograd.random import moment, replayed
 from ..autograd.tape import Tape
 from ..autograd.tensor import Tensor
-from ..datasets import Batch, Dataset, Loader
+from ..datasets import Batch, Dataset, Loader, Source
 from .config import TrainConfig, parse_part
 from .distributed.comm import Comm
 from .errors import UserError, nearest
@@ -128,7 +128,7 @@ def test_loader(
     return Loader(data, fitting, shuffle=False, **shared)
 
 
-def create_model(name: str, data: Dataset, dtype: Any, seed: int = 0) -> nn.Module:
+def create_model(name: str, data: Source, dtype: Any, seed: int = 0) -> nn.Module:
     """Return a model for a data set's images and classes, its weights drawn from the seed."""
     manual_seed(seed)
     try:
@@ -138,7 +138,7 @@ def create_model(name: str, data: Dataset, dtype: Any, seed: int = 0) -> nn.Modu
     return model.astype(dtype)
 
 
-def flatten_parameters(model: nn.Module, task: Task, data: Dataset, dtype: Any) -> FlatParameters:
+def flatten_parameters(model: nn.Module, task: Task, data: Source, dtype: Any) -> FlatParameters:
     """Move the parameters into one buffer, in the order in which a sweep finishes them, which a
     step on the meta backend tells."""
 
@@ -149,7 +149,7 @@ def flatten_parameters(model: nn.Module, task: Task, data: Dataset, dtype: Any) 
     return flatten(gradient_order(run, list(model.parameters())))
 
 
-def _blank_loss(model: nn.Module, task: Task, data: Dataset, size: int, dtype: Any) -> Tensor:
+def _blank_loss(model: nn.Module, task: Task, data: Source, size: int, dtype: Any) -> Tensor:
     """Return the loss of `size` blank samples like those of a data set."""
     images: Any = zeros(size, *data.input_shape, dtype=dtype)
     labels: Any = zeros(size, dtype=np.int64)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.base import Bytes, DataError
-from ..datasets.idx import read_idx
+from ..datasets.formats.idx import read_idx
+from ..datasets.source import Bytes, DataError
 from .errors import UserError
 
 Shape = tuple[int, int, int]

@@ -12,7 +12,7 @@ import numpy as np
 from ..autograd import nn
 from ..autograd.nn.flat import FlatParameters
 from ..autograd.optim import Optimizer
-from ..datasets import Dataset
+from ..datasets import Source
 from . import build
 from .config import TrainConfig, parse_size
 from .distributed.agreement import agree, work_facts
@@ -21,7 +21,7 @@ from .distributed.sync import GradientSync, MicroBatchBuffers, Reducer
 from .tasks.classification import Classification
 from .tasks.task import Task
 
-MakeModel: TypeAlias = Callable[[Dataset], nn.Module]
+MakeModel: TypeAlias = Callable[[Source], nn.Module]
 MakeOptimizer: TypeAlias = Callable[[nn.Module, FlatParameters, int], Optimizer]
 
 
@@ -38,7 +38,7 @@ class Recipe:
     def of(cls, config: TrainConfig) -> Recipe:
         """Return what the options ask for."""
 
-        def model(data: Dataset) -> nn.Module:
+        def model(data: Source) -> nn.Module:
             return build.create_model(config.model, data, np.dtype(config.dtype), config.seed)
 
         task = Classification(config.label_smoothing)

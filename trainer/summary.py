@@ -8,7 +8,7 @@ from shlex import join
 from typing import Any
 
 from ..autograd import get_num_threads, nn
-from ..datasets import Dataset
+from ..datasets import Source
 from .build import Data
 from .config import TrainConfig, flag
 from .cost.report.units import accuracy_text, short
@@ -33,7 +33,7 @@ def header(
     ]
 
 
-def _samples(data: Dataset) -> str:
+def _samples(data: Source) -> str:
     return f"{len(data):,} {data.split}"
 
 

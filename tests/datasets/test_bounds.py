@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tallygrad.datasets import DataError, load, packed
-from tallygrad.datasets import unpickle as reader
-from tallygrad.datasets.idx import read_idx
-from tallygrad.datasets.mnist import read_pair
-from tallygrad.datasets.unpickle import unpickle
+from tallygrad.datasets import DataError, load
+from tallygrad.datasets.formats import packed
+from tallygrad.datasets.formats import unpickle as reader
+from tallygrad.datasets.formats.idx import read_idx
+from tallygrad.datasets.formats.unpickle import unpickle
+from tallygrad.datasets.sets.mnist import read_pair
 
 pytestmark = pytest.mark.timeout(60)  # what is not refused goes on for ever
 

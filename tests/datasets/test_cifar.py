@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tallygrad.datasets import DataError, cifar, load, packed
-from tallygrad.datasets.unpickle import unpickle
+from tallygrad.datasets import DataError, load
+from tallygrad.datasets.formats import packed
+from tallygrad.datasets.formats.unpickle import unpickle
+from tallygrad.datasets.sets import cifar
 
 COUNT = 6
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tallygrad.datasets import DataError, Dataset, digits, load, names
-from tallygrad.datasets.base import assemble
-from tallygrad.datasets.glyphs import GLYPHS, MOST_POINTS, STAMPS, outlines
+from tallygrad.datasets import DataError, Dataset, load, names
+from tallygrad.datasets.sets import digits
+from tallygrad.datasets.sets.glyphs import GLYPHS, MOST_POINTS, STAMPS, outlines
+from tallygrad.datasets.source import assemble
 
 
 @pytest.fixture(scope="module")

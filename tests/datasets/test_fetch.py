@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tallygrad.datasets import DataError, fetch, load, mnist
+from tallygrad.datasets import DataError, fetch, load
 from tallygrad.datasets.fetch import Remote, download, whole_file
-from tallygrad.datasets.idx import write_idx
+from tallygrad.datasets.formats.idx import write_idx
+from tallygrad.datasets.sets import mnist
 
 CONTENT = bytes(range(256)) * 20_000
 SHA = hashlib.sha256(CONTENT).hexdigest()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tallygrad.datasets import DataError, load
 from tallygrad.datasets.fetch import cache_dir
-from tallygrad.datasets.idx import read_idx, write_idx
+from tallygrad.datasets.formats.idx import read_idx, write_idx
 
 TYPES = ["u1", "i1", "i2", "i4", "f4", "f8"]
 

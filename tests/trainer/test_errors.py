@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tallygrad.datasets import DataError
-from tallygrad.datasets.unpickle import unpickle
+from tallygrad.datasets.formats.unpickle import unpickle
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.errors import LONGEST, TAIL, UserError, one_line, printable, show, warn
 

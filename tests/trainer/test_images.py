@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tallygrad.datasets import DataError
-from tallygrad.datasets.idx import write_idx
+from tallygrad.datasets.formats.idx import write_idx
 from tallygrad.trainer import cli
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.images import read_images

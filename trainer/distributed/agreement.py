@@ -5,20 +5,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...autograd import backends
-from ...datasets import Dataset
+from ...datasets import Source
 from ..errors import UserError
 from ..provenance import package_version
 from .comm import Comm
 
 REMEDY = "all ranks need the same command, software and data"
 HASHED = 256 << 20  # bytes of a split's images that are hashed, at most: a quarter of a second
+READ = 4096  # images that are hashed at a time
 VERSIONS = ("tallygrad", "numpy")  # llvmlite counts where it computes
 FREE = ("threads",)  # options that do not change results
 
@@ -68,7 +70,7 @@ def program_facts(command: str, options: Mapping[str, object]) -> dict[str, obje
     return facts | {"command": command} | {f"--{n.replace('_', '-')}": flags[n] for n in flags}
 
 
-def work_facts(backend: str, *splits: Dataset) -> dict[str, object]:
+def work_facts(backend: str, *splits: Source) -> dict[str, object]:
     """Return what computes, for which kind of processor, and what tells its data from others."""
     facts: dict[str, object] = {"backend": backend}
     target = getattr(backends.get(backend), "target", None)
@@ -79,22 +81,31 @@ def work_facts(backend: str, *splits: Dataset) -> dict[str, object]:
     return facts
 
 
-def _data_facts(data: Dataset) -> dict[str, object]:
+def _data_facts(data: Source) -> dict[str, object]:
     """Return sizes, a hash of all labels and one of the images: of all of them where they have up
     to `HASHED` bytes, else of every k-th."""
     split = f"{data.name}/{data.split}"
-    step = 1 + data.images.nbytes // HASHED
+    step = 1 + len(data) * math.prod(data.input_shape) // HASHED
     images = "images" if step == 1 else f"every {step}th of the images"
     return {
         f"number of images of {split}": len(data),
         f"shape of images of {split}": data.input_shape,
         f"number of classes of {split}": len(data.classes),
-        f"hash of labels of {split}": _hash(data.labels),
-        f"hash of {images} of {split}": _hash(data.images.transpose(0, 2, 3, 1)[::step]),
+        f"hash of labels of {split}": _hash([data.labels]),
+        f"hash of {images} of {split}": _hash(_images(data, step)),
     }
 
 
-def _hash(values: NDArray[np.generic]) -> str:
+def _images(data: Source, step: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield every `step`-th image, some at a time: a source need not hold them in memory."""
+    indices = np.arange(0, len(data), step)
+    for start in range(0, len(indices), READ):
+        yield data.read(indices[start : start + READ])
+
+
+def _hash(parts: Iterable[NDArray[np.generic]]) -> str:
     # Against accidents, not attacks: SHA-1 is the fastest where a processor has no help for any.
-    data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-    return hashlib.sha1(data.data, usedforsecurity=False).hexdigest()[:16]
+    digest = hashlib.sha1(usedforsecurity=False)
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()[:16]

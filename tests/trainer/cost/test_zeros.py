@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tallygrad.autograd.ledger import Cost, Ledger, SparsitySample
-from tallygrad.datasets.idx import write_idx
+from tallygrad.datasets.formats.idx import write_idx
 from tallygrad.trainer.calibration import host
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components.state import read_ledger

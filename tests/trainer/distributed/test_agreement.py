@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tallygrad.datasets import Dataset
-from tallygrad.datasets.idx import read_idx, write_idx
+from tallygrad.datasets.formats.idx import read_idx, write_idx
 from tallygrad.trainer.distributed import agreement
 from tallygrad.trainer.distributed.agreement import difference, program_facts, work_facts
 from tallygrad.trainer.distributed.comm import SerialComm

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from .base import DataError, Dataset, Facts, assemble, checked_labels
-from .fetch import Remote, download, download_dir, folders, incomplete, missing, roots
-from .idx import read_idx
+from ..fetch import Remote, download, download_dir, folders, incomplete, missing, roots
+from ..formats.idx import read_idx
+from ..source import DataError, Dataset, Facts, assemble, checked_labels
 
 STEMS = {
     "train": ("train-images", "train-labels"),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .base import DataError
+from ..source import DataError
 
 PIECE = 1 << 20
 # A gzip file unpacks to so many bytes, and so many more for each of its own; deflate can give 1032,

@@ -1,8 +1,9 @@
-"""What every data set is made of: the error, the arrays in memory, and the facts of a family."""
+"""What a loader reads from: the protocol of a source, and data sets in memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,44 @@ Ids = NDArray[np.int64]
 
 class DataError(UserError, ValueError):
     """Data or options that cannot be used; its one line is shown to the user as it is."""
+
+
+class Source(Protocol):
+    """One split of a data set, in memory or elsewhere: all that a loader needs."""
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+
+    @property
+    def split(self) -> str:
+        """Which part of the data set: train, test or validation."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+
+    @property
+    def labels(self) -> Ids:
+        """The class of every sample, (N,)."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of each channel, in 0..1 units."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of each channel, in 0..1 units."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def read(self, indices: Ids) -> Bytes:
+        """Return the images of samples (n,) in a new array (n, H, W, C). Threads may call it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +106,10 @@ class Dataset:
         """(C, H, W) of one image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
+
+    def read(self, indices: Ids) -> Bytes:
+        """Return the images of samples (n,) in a new array (n, H, W, C)."""
+        return self.images.transpose(0, 2, 3, 1)[indices]
 
     def subset(self, indices: Ids, split: str) -> Dataset:
         """Return a copy of the samples of `indices` (int64 (n,)), in that order, as a split of its

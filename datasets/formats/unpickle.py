@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import DataError
+from ..source import DataError
 
 MOST_STEPS = 1 << 20  # CIFAR-100's larger file has 200,000
 MOST_KEYS = 1000  # of a dict, which has four to five

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Ids
+from ..source import Ids
 
 STAMPS = 56
 MOST_POINTS = 14

@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Bytes, DataError, Dataset, Facts, Ids, assemble
-from .fetch import cache_dir, whole_file
+from ..fetch import cache_dir, whole_file
+from ..sampler import DRAWING, philox
+from ..source import Bytes, DataError, Dataset, Facts, Ids, assemble
 from .glyphs import MOST_POINTS, STAMPS, Outlines, outlines
-from .sampler import DRAWING, philox
 
 SIZES = {"train": 60_000, "test": 10_000}
 # Of images and labels (int64, little-endian) of seed 0, one behind the other.

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from .base import Bytes, DataError, Dataset, Facts, Ids, assemble, checked_labels
-from .fetch import Remote, download, download_dir, folders, incomplete, missing, roots
-from .packed import members, unpacking
-from .unpickle import unpickle
+from ..fetch import Remote, download, download_dir, folders, incomplete, missing, roots
+from ..formats.packed import members, unpacking
+from ..formats.unpickle import unpickle
+from ..source import Bytes, DataError, Dataset, Facts, Ids, assemble, checked_labels
 
 PIXELS = 3 * 32 * 32
 MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)
