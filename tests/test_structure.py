@@ -310,7 +310,7 @@ def test_imports_follow_the_layers() -> None:
         ("trainer/loop.py", "import autograd", "relative"),
         ("trainer/loop.py", "from tallygrad.autograd import Tensor", "relative"),
         ("trainer/loop.py", "from ... import other", "leaves our folders"),
-        ("launch/local.py", "import numpy.linalg", "not a package"),
+        ("launch/job.py", "import numpy.linalg", "not a package"),
     ],
 )
 def test_a_forbidden_import_is_found(tmp_path: Path, module: str, line: str, expected: str) -> None:
@@ -352,7 +352,7 @@ def test_a_circle_is_found(tmp_path: Path) -> None:
 
 def _make_tree(root: Path, files: dict[str, str]) -> None:
     empty = ["context", "tensor", "tape", "primitive", "nn/a", "optim/b", "backends/meta"]
-    paths = [f"autograd/{name}.py" for name in empty] + ["datasets/a.py", "launch/local.py"]
+    paths = [f"autograd/{name}.py" for name in empty] + ["datasets/a.py", "launch/job.py"]
     packages = ["", "nn/", "optim/", "ops/", "models/", "backends/"]
     paths += [f"autograd/{name}__init__.py" for name in packages]
     for path, text in {**dict.fromkeys(paths, ""), **files}.items():

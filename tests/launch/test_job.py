@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from tallygrad.launch import local
+from tallygrad.launch import job as jobs
+from tallygrad.launch import mpirun
 
-CALL = "import sys; from tallygrad.launch import local; {}; sys.exit(local.run(sys.argv[1:]))"
+CALL = "import sys; from tallygrad.launch import cli, job; {}; sys.exit(cli.run(sys.argv[1:]))"
 # Stands in for the trainer. Each rank leaves its number and process id in the folder of the test.
 TRAINER = """
 import os, pathlib, signal, sys, time
@@ -52,8 +53,8 @@ Launch = Callable[..., "subprocess.Popen[str]"]
 def launch(tmp_path: Path, alone: Callable[[], AbstractContextManager[None]]) -> Iterator[Launch]:
     """Return launch(ranks, *words): `tallygrad launch -n RANKS -- train WORDS`, a fake trainer."""
     try:
-        local.find_mpirun()
-    except local.LaunchError as error:
+        mpirun.find_mpirun()
+    except mpirun.LaunchError as error:
         pytest.skip(str(error))
     package = tmp_path / "fake" / "tallygrad" / "trainer"
     package.mkdir(parents=True)
@@ -146,7 +147,7 @@ def test_an_ignored_hangup_stays_ignored(tmp_path: Path) -> None:
     line = [sys.executable, "-c", "import os, time; time.sleep(1)"]
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        job = local.Job(line, dict(os.environ))
+        job = jobs.Job(line, dict(os.environ))
         os.kill(os.getpid(), signal.SIGHUP)
         assert job.wait(None) == 0
     finally:
@@ -158,10 +159,10 @@ def test_a_second_signal_kills_ranks_that_ignore_the_first(launch: Launch, tmp_p
     ranks = _processes(tmp_path, 2)
     start = time.monotonic()
     process.terminate()
-    time.sleep(local.ONCE + 0.2)
+    time.sleep(jobs.ONCE + 0.2)
     process.send_signal(signal.SIGINT)
     assert _finish(process)[0] == 128 + signal.SIGTERM
-    assert time.monotonic() - start < local.GRACE / 2
+    assert time.monotonic() - start < jobs.GRACE / 2
     assert not any(_alive(rank) for rank in ranks)
 
 
@@ -175,7 +176,7 @@ def test_a_preemption_signal_reaches_the_ranks(launch: Launch, tmp_path: Path) -
 def test_timeout_ends_the_job(launch: Launch, tmp_path: Path) -> None:
     process = launch(2, "sleep", options=("--timeout", "1.5"))
     status, err = _finish(process)
-    assert status == local.TIMED_OUT
+    assert status == jobs.TIMED_OUT
     assert "tallygrad: error: the job was ended after 1.5 s" in err
     assert not any(_alive(rank) for rank in _processes(tmp_path, 2))
 
@@ -226,7 +227,7 @@ def _marked(folder: Path) -> list[int]:
 
 def test_a_rank_that_ends_alone_ends_the_job(launch: Launch, tmp_path: Path) -> None:
     """Before MPI_Init, say, which MPICH does not see, or with status 0."""
-    process = launch(2, "one", setup="local.LOOK = 0.3")
+    process = launch(2, "one", setup="job.LOOK = 0.3")
     status, err = _finish(process)
     assert status == 1
     assert err.endswith("error: rank 1 ended while others went on: the job was ended\n")

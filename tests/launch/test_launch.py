@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tallygrad.launch import local
+from tallygrad.launch import cli as launcher
+from tallygrad.launch import mpirun, supervise
 from tallygrad.trainer import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,13 +38,13 @@ HOSTS = [
 @pytest.mark.parametrize(("hosts", "wrong"), HOSTS)
 def test_host_names_are_checked(hosts: str, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     """ssh would take the one for an option, an MPI the other for this machine."""
-    assert local.run(["-n", "2", f"--hosts={hosts}", "--", "train"]) == 2
+    assert launcher.run(["-n", "2", f"--hosts={hosts}", "--", "train"]) == 2
     assert f"--hosts: expected HOST or HOST:N,.., got {wrong!r}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("hosts", ["a", "n1:4,n2:4", "a-b.example.org:12", "10.0.0.1", "me@n_1:2"])
 def test_host_names(hosts: str) -> None:
-    assert local.parse(["-n", "2", "--hosts", hosts, "--", "train"])[0].hosts == hosts
+    assert launcher.parse(["-n", "2", "--hosts", hosts, "--", "train"])[0].hosts == hosts
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_host_names(hosts: str) -> None:
     ],
 )
 def test_bad_arguments(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert local.run(arguments) == 2
+    assert launcher.run(arguments) == 2
     _, err = capsys.readouterr()
     assert err.startswith("tallygrad: error: ") and part in err and err.count("\n") == 1
 
@@ -75,7 +76,7 @@ def test_no_mpirun(
 ) -> None:
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert local.run(["-n", "2", "--", "train"]) == 2
+    assert launcher.run(["-n", "2", "--", "train"]) == 2
     assert "error: no mpirun in " in capsys.readouterr().err
 
 
@@ -93,18 +94,18 @@ def test_the_environments_own_mpirun_comes_first(
     other = _program(tmp_path / "other" / "mpirun", "echo")
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "own"))
     monkeypatch.setenv("PATH", str(other.parent))
-    assert local.find_mpirun() == str(own)
+    assert mpirun.find_mpirun() == str(own)
     own.unlink()
-    assert local.find_mpirun() == str(other)
+    assert mpirun.find_mpirun() == str(other)
 
 
 def test_mpirun_is_told_apart_by_its_version(tmp_path: Path) -> None:
     openmpi = _program(tmp_path / "a", "echo 'mpirun (Open MPI) 5.0.11'")
     mpich = _program(tmp_path / "b", "echo 'HYDRA build details:'")
     broken = _program(tmp_path / "c", "echo 'no such library' >&2; exit 127")
-    assert local.is_openmpi(str(openmpi)) and not local.is_openmpi(str(mpich))
-    with pytest.raises(local.LaunchError, match="status 127: no such library"):
-        local.is_openmpi(str(broken))
+    assert mpirun.is_openmpi(str(openmpi)) and not mpirun.is_openmpi(str(mpich))
+    with pytest.raises(mpirun.LaunchError, match="status 127: no such library"):
+        mpirun.is_openmpi(str(broken))
 
 
 def test_command_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +114,7 @@ def test_command_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = [sys.executable, "-P", "-m", "tallygrad.trainer", "train"]
 
     def line(openmpi: bool, ranks: int, hosts: str | None = None) -> list[str]:
-        return local.command_line("mpirun", openmpi, ranks, hosts, ["train"])
+        return mpirun.command_line("mpirun", openmpi, ranks, hosts, ["train"])
 
     crowd = ["--map-by", ":OVERSUBSCRIBE"]
     free = [*crowd, "--bind-to", "none"]
@@ -139,7 +140,7 @@ def test_command_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_record_lies_in_the_run_folder(words: list[str], expected: str | None) -> None:
-    assert local.record_path(["train", *words]) == (Path(expected) if expected else None)
+    assert supervise.record_path(["train", *words]) == (Path(expected) if expected else None)
 
 
 SCRIPTS = ["launch/common.sh", "launch/quickstart.sh", "launch/test.sh", ".ci/run", ".ci/types"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tallygrad.launch import local
+from tallygrad.launch import mpirun as launcher
 from tallygrad.trainer import stop
 from tallygrad.trainer.components.checkpoint import load
 
@@ -203,8 +203,8 @@ def test_launched_ranks_stop_go_on_and_are_complete_once(
 ) -> None:
     """A requeue of a complete run ends with 0, and leaves it as it is."""
     try:
-        local.find_mpirun()
-    except local.LaunchError as error:
+        launcher.find_mpirun()
+    except launcher.LaunchError as error:
         pytest.skip(str(error))
     out = tmp_path / "run"
     launch = [*MODULE, "launch", "-n", "2", "--", "train", *small, "--out", str(out)]

@@ -52,17 +52,17 @@ def meet(
 def launcher() -> tuple[Start | None, str]:
     """Return the function that runs a command on ranks of this machine and returns their status;
     None and the reason where there is no mpirun."""
-    from ...launch import local
+    from ...launch import job, mpirun
 
     def start(count: int, command: list[str], timeout: float) -> int:
         try:
-            return local.start(count, command, timeout)
-        except local.LaunchError as error:
+            return job.start(count, command, timeout)
+        except mpirun.LaunchError as error:
             raise UserError(str(error)) from error
 
     try:
-        local.find_mpirun()
-    except local.LaunchError as error:
+        mpirun.find_mpirun()
+    except mpirun.LaunchError as error:
         return None, str(error)
     return start, ""
 

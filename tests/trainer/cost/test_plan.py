@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.launch import local
+from tallygrad.launch import mpirun as launcher
 from tallygrad.trainer.calibration import host
 from tallygrad.trainer.calibration import measure as calibrate
 from tallygrad.trainer.calibration.measure import LEVELS, QUANTILES, Task, measure, mixed
@@ -407,8 +407,8 @@ def test_a_real_calibration_comes_to_an_end(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     try:
-        local.find_mpirun()
-    except local.LaunchError as error:
+        launcher.find_mpirun()
+    except launcher.LaunchError as error:
         pytest.skip(str(error))
     file = str(tmp_path / "here.toml")
     # One image: that is measured however busy the machine is, and so is its check.
