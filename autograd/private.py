@@ -15,6 +15,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
+from .atomic import publishing
+
 # Parents of a home are often searchable only, which suffices for O_PATH.
 FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
 # Opening a pipe must not wait for its writer.
@@ -88,18 +90,11 @@ def writing(
     """Open a new file that gets its name in a folder when the block is done, with `sync` once it is
     on the disk; an exception in it, KeyboardInterrupt included, removes what was written."""
     temporary = f".{name}.{token_hex(8)}.part"
-    descriptor = os.open(temporary, CREATE, mode, dir_fd=folder)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            if sync:
-                stream.flush()
-                os.fsync(descriptor)
-        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary, dir_fd=folder)
-        raise
+    with (
+        publishing(temporary, name, folder, sync),
+        os.fdopen(os.open(temporary, CREATE, mode, dir_fd=folder), "wb") as stream,
+    ):
+        yield stream
 
 
 def files(folder: int) -> list[tuple[float, int, str]]:

@@ -20,18 +20,14 @@ from .errors import UserError
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file in the same folder that becomes `path` once it is on the disk."""
+    # Not at the top: `inspect` loads no engine, and threads are settled before NumPy loads.
+    from ..autograd.atomic import publishing
+
     part = temporary(path)
     with user_errors(path):
-        try:
-            part.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+        with publishing(str(part), str(path)):
             yield part
-            _sync(part, os.O_RDWR)
-            os.replace(part, path)
-            _sync(path.parent, os.O_RDONLY)
-        except BaseException:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
 
 
 def temporary(path: Path) -> Path:
@@ -84,15 +80,6 @@ def user_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _sync(path: Path, flags: int) -> None:
-    """Return once a file, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_whole(path: Path, text: str) -> None:

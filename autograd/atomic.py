@@ -1,0 +1,37 @@
+"""Files that appear under their name whole or not at all: the one home of writing under another
+name, syncing and renaming."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+@contextmanager
+def publishing(
+    temporary: str, name: str, folder: int | None = None, sync: bool = True
+) -> Iterator[None]:
+    """Give the file that the block writes as `temporary` its name at the end, with `sync` once it
+    is on the disk; names are relative to the descriptor `folder`, if there is one. An exception in
+    the block, KeyboardInterrupt included, removes the file."""
+    try:
+        yield
+        if sync:
+            _sync(temporary, os.O_RDWR | os.O_NOFOLLOW, folder)
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        if sync:
+            # The rename itself is on the disk only with the folder's list of names.
+            _sync(os.path.dirname(name) or ".", os.O_RDONLY, folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+
+
+def _sync(name: str, flags: int, folder: int | None) -> None:
+    descriptor = os.open(name, flags, dir_fd=folder)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
