@@ -19,9 +19,9 @@ def find_mpirun() -> str:
     """Return the mpirun beside this environment's MPI library, else the first on PATH."""
     own = os.path.join(sys.prefix, "bin")
     for folder in (own, None):
-        found = shutil.which("mpirun", path=folder) or shutil.which("mpiexec", path=folder)
-        if found:
-            return found
+        program = shutil.which("mpirun", path=folder) or shutil.which("mpiexec", path=folder)
+        if program:
+            return program
     raise LaunchError(f"no mpirun in {own} or on PATH; pip install 'tallygrad[mpich]' brings one")
 
 

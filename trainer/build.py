@@ -80,9 +80,9 @@ def load_split(name: str, split: str, data_dir: str, comm: Comm) -> Dataset:
     if name not in datasets.names():
         raise UserError(f"--dataset {name}: unknown{nearest(name, datasets.names())}")
     shows = comm.rank == 0
-    found = datasets.load(name, split, data_dir or None, progress=shows) if shows else None
+    dataset = datasets.load(name, split, data_dir or None, progress=shows) if shows else None
     comm.barrier()
-    return found or datasets.load(name, split, data_dir or None, progress=False)
+    return dataset or datasets.load(name, split, data_dir or None, progress=False)
 
 
 def load_data(config: TrainConfig, comm: Comm) -> Data:
@@ -103,7 +103,7 @@ def hold_out(data: Dataset, part: str, seed: int) -> tuple[Dataset, Dataset | No
 
 def loaders(config: TrainConfig, comm: Comm, train: Dataset, test: Dataset) -> Data:
     """Return the loaders of the splits, augmented as the options and the data set's name say."""
-    train, held = hold_out(train, config.validation, config.seed)
+    train, validation = hold_out(train, config.validation, config.seed)
     augment = datasets.standard(train.name) if config.augment != "none" else ()
     if config.augment == "cutout":
         augment = (*augment, datasets.Cutout(max(train.input_shape[2] // 2, 1)))
@@ -114,7 +114,7 @@ def loaders(config: TrainConfig, comm: Comm, train: Dataset, test: Dataset) -> D
     return Data(
         Loader(train, config.batch_size, seed=config.seed, augment=augment, **shared),
         test_loader(test, size, **shared),
-        test_loader(held, size, **shared) if held else None,
+        test_loader(validation, size, **shared) if validation else None,
     )
 
 
@@ -163,7 +163,7 @@ def tune(name: str, comm: Comm, model: nn.Module, task: Task, data: Data) -> Non
     backend = backends.get(name)
     if "tune=" not in name or not isinstance(backend, backends.Tunable):
         return
-    found = b""
+    choices = b""
     if comm.rank == 0:
         was, dry = model.training, backends.get(f"{name},dry")
         assert isinstance(dry, backends.Tunable)
@@ -177,8 +177,8 @@ def tune(name: str, comm: Comm, model: nn.Module, task: Task, data: Data) -> Non
                     with context.using(backend=f"{name},dry", ledger=Ledger()):
                         grad(loss, [*model.parameters()], allow_unused=True)
         model.train(was)
-        found = dry.choices()
-    backend.adopt(comm.bcast_bytes(found))
+        choices = dry.choices()
+    backend.adopt(comm.bcast_bytes(choices))
 
 
 def _run_dry(
@@ -197,10 +197,10 @@ def limit_memory(backend: str, size: int) -> None:
     set_memory_limit(size)
 
 
-def memory_error(error: OutOfMemory, option: str, batch: int, kept: int = 0) -> UserError:
-    """Return what to say where a batch does not fit the limit, and about how much would; `kept` is
-    known to be needed, where the error tells only how far it came."""
-    error = OutOfMemory(max(error.needed, kept), error.limit)
+def memory_error(error: OutOfMemory, option: str, batch: int, at_least: int = 0) -> UserError:
+    """Return what to say where a batch does not fit the limit, and about how much would; `at_least`
+    is known to be needed, where the error tells only how far it came."""
+    error = OutOfMemory(max(error.needed, at_least), error.limit)
     fitting = int(0.9 * batch * error.limit / error.needed)
     way = f"try {option} {fitting}, or more --micro-batches" if fitting else "give it more"
     return UserError(f"--memory-limit: {error}; {way}")

@@ -208,13 +208,17 @@ def gather(file: str | None, flags: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def resume(given: Mapping[str, Any], held: Mapping[str, Any]) -> TrainConfig:
+def resume(chosen: Mapping[str, Any], recorded: Mapping[str, Any]) -> TrainConfig:
     """Return the options of a run that goes on: those of the run before, under those given now.
     Where it stops, where it writes and its threads are this run's own."""
     names = {item.name for item in fields(TrainConfig)} - {"out", "resume", "threads", "max_steps"}
     known = {item.name: item for item in fields(TrainConfig)}
-    kept = {k: _checked(known[k], v, f"checkpoint: {k}") for k, v in held.items() if k in names}
-    return TrainConfig(**{**kept, **given})
+    inherited = {
+        name: _checked(known[name], value, f"checkpoint: {name}")
+        for name, value in recorded.items()
+        if name in names
+    }
+    return TrainConfig(**{**inherited, **chosen})
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -104,14 +104,14 @@ class OutputFile(NamedTuple):
         """Do nothing where `write` may go on. UserError else: before work whose result would have
         no place."""
         with user_errors(self.path):
-            found = self._found()
-            if not found:
+            foreign = self._foreign()
+            if not foreign:
                 _check_folder(self.path.parent)
-        if found and not (self.force and found.replaceable):
-            way = "; --force replaces it" if found.replaceable else ""
+        if foreign and not (self.force and foreign.replaceable):
+            way = "; --force replaces it" if foreign.replaceable else ""
             raise UserError(
                 f"{self.option}: expected a new file or {self.kind} of tallygrad, got {self.path}, "
-                f"{found.what}{way}"
+                f"{foreign.what}{way}"
             )
 
     def write(self, text: str) -> None:
@@ -124,7 +124,7 @@ class OutputFile(NamedTuple):
         else:
             write_whole(self.path, text)
 
-    def _found(self) -> Foreign | None:
+    def _foreign(self) -> Foreign | None:
         """Return what lies there that is not ours."""
         if self._is_output():
             return None

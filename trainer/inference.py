@@ -47,10 +47,10 @@ class Trained:
 
     def __init__(self, path: str, dataset: str, split: str, data_dir: str, comm: Comm) -> None:
         self.path = find(Path(path))
-        held = load(self.path)
-        self.digest = held.digest
-        options = recorded(self.path, held.meta, "config", dict)
-        name = dataset or recorded(self.path, held.meta, "dataset", str)
+        checkpoint = load(self.path)
+        self.digest = checkpoint.digest
+        options = recorded(self.path, checkpoint.meta, "config", dict)
+        name = dataset or recorded(self.path, checkpoint.meta, "dataset", str)
         before = str(options.get("data_dir") or "")
         if not data_dir and before and not dataset:
             if os.path.isdir(before):
@@ -64,9 +64,9 @@ class Trained:
         self.backend = build.choose_backend(comm, str(options.get("backend")), conv=conv)
         parts = options.get("micro_batches")
         self.micro_batches = parts if isinstance(parts, int) and parts > 0 else 1
-        kind = recorded(self.path, held.meta, "model", str)
+        kind = recorded(self.path, checkpoint.meta, "model", str)
         self.model = build.create_model(kind, self.data, self.dtype)
-        load_model(self.path, held.tensors, self.model)
+        load_model(self.path, checkpoint.tensors, self.model)
         self.model.eval()
 
     def facts(self) -> dict[str, object]:
@@ -83,12 +83,12 @@ class Trained:
         train = build.load_split(name, "train", data_dir, comm)
         part, seed = str(options.get("validation", "0")), options.get("seed")
         try:
-            held = build.hold_out(train, part, seed if isinstance(seed, int) else 0)[1]
+            validation = build.hold_out(train, part, seed if isinstance(seed, int) else 0)[1]
         except ValueError as error:
             raise UserError(f"{self.path}: validation on record: {error}") from error
-        if held is None:
+        if validation is None:
             raise UserError(f"--split validation: {self.path} was trained without --validation")
-        return held
+        return validation
 
 
 def evaluate_checkpoint(
@@ -162,16 +162,16 @@ def predict(
         for start in range(0, len(x), 256):
             part = from_numpy(x[start : start + 256].transpose(0, 3, 1, 2))
             rows.append(softmax(trained.model(part), 1).numpy())
-    for place, (number, row) in enumerate(zip(numbers, np.concatenate(rows), strict=True)):
-        label = None if names is None else trained.data.classes[int(names[place])]
+    for i, (number, row) in enumerate(zip(numbers, np.concatenate(rows), strict=True)):
+        label = None if names is None else trained.data.classes[int(names[i])]
         best = int(row.argmax())
-        found = trained.data.classes[best]
+        predicted = trained.data.classes[best]
         if as_json:
-            answer = {"index": number, "class": best, "name": found, "label": label}
+            answer = {"index": number, "class": best, "name": predicted, "label": label}
             print(_dump({**answer, "probability": float(row[best])}))
         else:
             truth = "" if label is None else f"   (labelled {label})"
-            show(f"{number:>6}  {found:<12} {row[best]:8.2%}{truth}")
+            show(f"{number:>6}  {predicted:<12} {row[best]:8.2%}{truth}")
 
 
 def _dump(value: Any) -> str:

@@ -79,14 +79,14 @@ class Sign(NamedTuple):
 
 class Lock:
     """A run folder held by this process, made where it is missing. As a context it gives up the
-    folder at the end, and removes it again where it was `made` for this run, here or before, and
+    folder at the end, and removes it again where it was `created` for this run, here or before, and
     nothing was put there."""
 
-    def __init__(self, folder: Path, made: bool = False) -> None:
+    def __init__(self, folder: Path, created: bool = False) -> None:
         self.folder = folder
         self.path = folder / NAME
         self._record = json.dumps(asdict(Holder.here())).encode()
-        self._made = [folder] if made else []
+        self._created = [folder] if created else []
         self._ends = threading.Event()
 
     def __enter__(self) -> Lock:
@@ -97,7 +97,7 @@ class Lock:
             except FileExistsError:
                 line = f"{self.folder}: expected a folder, got something else of that name"
                 raise UserError(f"{line}; name another --out") from None
-            self._made += missing
+            self._created += missing
             self._acquire()
         return self
 
@@ -109,7 +109,7 @@ class Lock:
         with suppress(OSError, UserError):
             self.check()
             self.path.unlink(missing_ok=True)
-            for folder in self._made:
+            for folder in self._created:
                 folder.rmdir()
 
     def check(self) -> None:

@@ -156,8 +156,9 @@ class Training:
             with context.using(observer=observer) if observer else nullcontext():
                 return step_sums(self.train_step(*inputs), count)
         except OutOfMemory as error:
-            kept = build.stashed(parts.model, parts.task, parts.data.train, count)
-            raise build.memory_error(error, "--batch-size", self.config.batch_size, kept) from error
+            least = build.stashed(parts.model, parts.task, parts.data.train, count)
+            size = self.config.batch_size
+            raise build.memory_error(error, "--batch-size", size, least) from error
 
     def forward_backward(self, *inputs: Tensor) -> StepOutput:
         """Compute loss, metrics and the gradients of all weights from a task's inputs, followed by

@@ -49,8 +49,8 @@ def available() -> float:
 def _of_system() -> float:
     try:
         lines = [line.split() for line in MEMINFO.read_text().splitlines()]
-        held = {words[0]: 1024 * int(words[1]) for words in lines if len(words) > 1}
-        return held["MemAvailable:"] + held.get("SwapFree:", 0)
+        sizes = {words[0]: 1024 * int(words[1]) for words in lines if len(words) > 1}
+        return sizes["MemAvailable:"] + sizes.get("SwapFree:", 0)
     except (OSError, ValueError, KeyError):
         return math.inf
 

@@ -114,11 +114,11 @@ class Progress:
 
     def compiling(self, state: Building) -> None:
         """Show that kernels are made, once that has taken more than a second."""
-        made, cached, seconds = (a - b for a, b in zip(state, self.told, strict=True))
+        compiled, cached, seconds = (a - b for a, b in zip(state, self.told, strict=True))
         if not self.shows or seconds < COMPILING:
             return
         first, self.building = self.building is None, state
-        line = f"compiling kernels: {made} made, {cached} from the cache"
+        line = f"compiling kernels: {compiled} made, {cached} from the cache"
         now = time.monotonic()
         if self.bar is not None:
             self.bar.bar_format = _bar(self.place, line)
@@ -130,8 +130,8 @@ class Progress:
     def _end_of_building(self) -> None:
         """Say once how many kernels were made before this step, and in which time."""
         if self.building is not None:
-            made, _, seconds = (a - b for a, b in zip(self.building, self.told, strict=True))
-            self.say(f"{made} kernel{'s' * (made != 1)} compiled in {seconds:.1f} s")
+            compiled, _, seconds = (a - b for a, b in zip(self.building, self.told, strict=True))
+            self.say(f"{compiled} kernel{'s' * (compiled != 1)} compiled in {seconds:.1f} s")
             self.told, self.building = self.building, None
             self.begun += seconds  # so that speed and time left are those of steps
 

@@ -37,8 +37,8 @@ class Machine:
     def here(cls, env: Mapping[str, str]) -> "Machine":
         """Look at this machine; `cores` heeds a container's and a Slurm job's limits."""
         cores = [os.cpu_count() or 1, *_cgroup_limits()]
-        if given := whole_number(env.get("SLURM_CPUS_ON_NODE", "")):
-            cores.append(given)
+        if of_job := whole_number(env.get("SLURM_CPUS_ON_NODE", "")):
+            cores.append(of_job)
         affinity = getattr(os, "sched_getaffinity", None)
         mask = len(affinity(0)) if affinity else cores[0]
         return cls(mask, min(cores), _read(Path("/proc/cpuinfo")))

@@ -146,12 +146,12 @@ class CheckpointFolder:
 
     def _steps(self) -> list[tuple[int, Path]]:
         """Steps and their files, the newest first."""
-        found = []
+        steps = []
         for path in self.folder.glob("step-*.h5"):
             match = re.fullmatch(r"step-(\d{8,18})\.h5", path.name)
             if match and not path.is_dir():
-                found.append((int(match[1]), path))
-        return sorted(found, reverse=True)
+                steps.append((int(match[1]), path))
+        return sorted(steps, reverse=True)
 
     def _mark_best(self, path: Path) -> None:
         """Give the file its second name, in one step like every other write."""
@@ -286,9 +286,9 @@ def _check_seal(path: Path, file: BufferedReader) -> None:
     version, length, stated = int(seal[1]), int(seal[2]), seal[3].decode()
     if version != VERSION:
         raise UserError(f"{path}: format version {version}, this program reads {VERSION}")
-    found = os.fstat(file.fileno()).st_size
-    if found != length:
-        raise UserError(f"{path}: damaged: {found} bytes long, should be {length}")
+    size = os.fstat(file.fileno()).st_size
+    if size != length:
+        raise UserError(f"{path}: damaged: {size} bytes long, should be {length}")
     contents = hashlib.sha256()
     while block := file.read(1 << 20):
         contents.update(block)

@@ -96,10 +96,10 @@ def lost_work(
     return Restart(step, reached, log_every, evaluations, latest - seconds)._asdict()
 
 
-def epochs(path: Path, held: Any) -> list[Epoch]:
+def epochs(path: Path, value: Any) -> list[Epoch]:
     """Return the epochs on record, each by itself. UserError where they cannot be read."""
-    found, before = [], START
-    for entry in _entries(path, "closed", held):
+    result, before = [], START
+    for entry in _entries(path, "closed", value):
         try:
             phases = {str(n): Cost(*map(int, cost)) for n, cost in entry["phases"].items()}
             step, images = int(entry["step"]), int(entry["images"])
@@ -108,15 +108,15 @@ def epochs(path: Path, held: Any) -> list[Epoch]:
             _check(ends[:5], *phases.values())
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}: closed on record cannot be read: {entry!r:.60}") from error
-        found.append(ends.since(before))
+        result.append(ends.since(before))
         before = ends
-    return found
+    return result
 
 
-def restarts(path: Path, held: Any) -> list[Restart]:
+def restarts(path: Path, value: Any) -> list[Restart]:
     """Return the restarts on record. UserError where they cannot be read."""
-    found = []
-    for entry in _entries(path, "restarts", held):
+    result = []
+    for entry in _entries(path, "restarts", value):
         try:
             step, reached, every, evaluations = (int(entry[n]) for n in Restart._fields[:4])
             restart = Restart(step, reached, every, evaluations, float(entry["seconds"]))
@@ -125,8 +125,8 @@ def restarts(path: Path, held: Any) -> list[Restart]:
             raise UserError(f"{path}: restarts on record cannot be read: {entry!r:.60}") from error
         if restart.log_every < 1:
             raise UserError(f"{path}: restarts: log_every {restart.log_every} is less than 1")
-        found.append(restart)
-    return found
+        result.append(restart)
+    return result
 
 
 def _check(*numbers: Iterable[float]) -> None:
@@ -135,7 +135,7 @@ def _check(*numbers: Iterable[float]) -> None:
         raise ValueError(f"a count of {MOST} or more")
 
 
-def _entries(path: Path, name: str, held: Any) -> list[Any]:
-    if not isinstance(held, list):
-        raise UserError(f"{path}: {name} on record is {held!r:.60}, expected a list")
-    return held
+def _entries(path: Path, name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise UserError(f"{path}: {name} on record is {value!r:.60}, expected a list")
+    return value

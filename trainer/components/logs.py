@@ -47,10 +47,10 @@ class RunFolder:
         if not self.writes:
             return
         with user_errors(self.path):
-            held = self.holds()
-            if held and not resumes:
+            names = self.holds()
+            if names and not resumes:
                 raise UserError(
-                    f"--out {self.path}: holds a run already ({held[0]}); "
+                    f"--out {self.path}: holds a run already ({names[0]}); "
                     "go on with it by --resume auto, or name another folder"
                 )
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -63,8 +63,8 @@ class RunFolder:
 
     def holds(self) -> list[str]:
         """Return the names of files that show that a run lies here."""
-        found = [p.name for p in sorted(self.checkpoints.glob("*.h5"))]
-        return [n for n in ("log.jsonl", "result.json") if (self.path / n).exists()] + found
+        checkpoints = [p.name for p in sorted(self.checkpoints.glob("*.h5"))]
+        return [n for n in ("log.jsonl", "result.json") if (self.path / n).exists()] + checkpoints
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a whole JSON file."""

@@ -26,7 +26,7 @@ from .state import State, recorded
 
 @contextmanager
 def occupy(
-    given: Mapping[str, Any], comm: Comm
+    chosen: Mapping[str, Any], comm: Comm
 ) -> Iterator[tuple[TrainConfig, Path | None, RunFolder]]:
     """Yield the options of a run, the checkpoint that it goes on from, None for a new run, and its
     folder, held for it until the end. Rank 0 decides for all: others may see older files. UserError
@@ -35,9 +35,9 @@ def occupy(
         lock, text = None, b""
         if comm.rank == 0:
             # Before anything in it is read: a run that still writes would change it.
-            lock = stack.enter_context(Lock(Path(given["out"]))) if given.get("out") else None
-            config, source = _decide(given)
-            lock = lock or stack.enter_context(Lock(_new_folder(config), made=True))
+            lock = stack.enter_context(Lock(Path(chosen["out"]))) if chosen.get("out") else None
+            config, source = _decide(chosen)
+            lock = lock or stack.enter_context(Lock(_new_folder(config), created=True))
             text = json.dumps([config.to_json(), str(source or ""), str(lock.folder)]).encode()
         values, name, path = json.loads(comm.bcast_bytes(text))
         folder = RunFolder(Path(path), writes=comm.rank == 0, lock=lock)
@@ -55,10 +55,10 @@ def _new_folder(config: TrainConfig) -> Path:
     raise AssertionError("count ended")
 
 
-def _decide(given: Mapping[str, Any]) -> tuple[TrainConfig, Path | None]:
-    if given.get("data_dir"):
-        given = {**given, "data_dir": str(Path(given["data_dir"]).absolute())}
-    config = TrainConfig(**given)
+def _decide(chosen: Mapping[str, Any]) -> tuple[TrainConfig, Path | None]:
+    if chosen.get("data_dir"):
+        chosen = {**chosen, "data_dir": str(Path(chosen["data_dir"]).absolute())}
+    config = TrainConfig(**chosen)
     if not config.resume:
         return config, None
     if config.resume == AUTO:
@@ -69,11 +69,12 @@ def _decide(given: Mapping[str, Any]) -> tuple[TrainConfig, Path | None]:
         print(f"tallygrad: {config.out}: nothing to resume, training starts anew",
               file=sys.stderr, flush=True)  # fmt: skip
         begun = RunFolder(Path(config.out), writes=False).read_json("config.json")
-        return options.resume(given, begun if isinstance(begun, dict) else {}), None
-    held = load(source)
+        return options.resume(chosen, begun if isinstance(begun, dict) else {}), None
+    checkpoint = load(source)
     if config.resume != AUTO and config.out:
-        _refuse_mixing(source, int(recorded(source, held.meta, "step", int)), Path(config.out))
-    return options.resume(given, recorded(source, held.meta, "config", dict)), source
+        step = int(recorded(source, checkpoint.meta, "step", int))
+        _refuse_mixing(source, step, Path(config.out))
+    return options.resume(chosen, recorded(source, checkpoint.meta, "config", dict)), source
 
 
 def _newest(out: str) -> Path | None:
@@ -106,7 +107,7 @@ def _refuse_mixing(source: Path, step: int, out: Path) -> None:
 def settle(folder: RunFolder, config: TrainConfig, now: State) -> None:
     """Let the folder's log end at the checkpoint, and record the work lost by that where the
     run before died: one that came to its end left a result, one that was stopped says so last."""
-    held, earlier = (folder.read_json(f"{n}.json") for n in ("config", "restarts"))
+    before, earlier = (folder.read_json(f"{n}.json") for n in ("config", "restarts"))
     died = folder.read_json("result.json") is None and bool(folder.holds())
     last = [event.get("event") for event in folder.events(-1)][-1:]
     beyond = folder.rewind(now.step, now.epoch)
@@ -116,7 +117,7 @@ def settle(folder: RunFolder, config: TrainConfig, now: State) -> None:
     if len(known) > len(now.restarts):
         now.restarts = [restart._asdict() for restart in known]
     if died and last != ["stop"]:
-        every = held.get("log_every") if isinstance(held, dict) else None
+        every = before.get("log_every") if isinstance(before, dict) else None
         every = every if isinstance(every, int) and every > 0 else config.log_every
         now.restarts = [*now.restarts, history.lost_work(beyond, now.step, now.seconds, every)]
         folder.write_json("restarts.json", now.restarts)

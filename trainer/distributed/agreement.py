@@ -33,16 +33,15 @@ def agree(comm: Comm, facts: Callable[[], Mapping[str, object]]) -> None:
     own = json.dumps({name: str(value) for name, value in facts().items()}).encode()
     digests = comm.allgather(np.frombuffer(bytearray(hashlib.sha256(own).digest()), np.uint8))
     if (digests != digests[0]).any():
-        found = [json.loads(text) for text in comm.gather_bytes(own)]
-        said = difference(found) if found else ""
+        by_rank = [json.loads(text) for text in comm.gather_bytes(own)]
+        said = difference(by_rank) if by_rank else ""
         raise UserError(f"{comm.bcast_bytes(said.encode()).decode()}; {REMEDY}")
 
 
-def difference(found: Sequence[Mapping[str, str]]) -> str:
-    """Name the first fact that differs among the ranks, with both values; `found` has a rank's
-    facts each."""
-    for name in dict.fromkeys(name for facts in found for name in facts):
-        values = [facts.get(name, "none") for facts in found]
+def difference(by_rank: Sequence[Mapping[str, str]]) -> str:
+    """Name the first fact that differs, with both values; `by_rank` has the facts of each rank."""
+    for name in dict.fromkeys(name for facts in by_rank for name in facts):
+        values = [facts.get(name, "none") for facts in by_rank]
         others = [rank for rank, value in enumerate(values) if value != values[0]]
         if others:
             other = values[others[0]]

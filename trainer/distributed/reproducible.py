@@ -31,9 +31,9 @@ def merges(count: int) -> list[int]:
     many times the newest sum set aside is added to it."""
     if count == 1:
         return [0]
-    found = merges((count + 1) // 2) + merges(count // 2)
-    found[-1] += 1
-    return found
+    counts = merges((count + 1) // 2) + merges(count // 2)
+    counts[-1] += 1
+    return counts
 
 
 class FixedSum:

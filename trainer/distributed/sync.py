@@ -246,8 +246,8 @@ class MicroBatchBuffers:
         self._use(self.means)
 
     def _use(self, arrays: list[Array]) -> None:
-        for buffer, held in zip(self.buffers, arrays, strict=True):
-            buffer.rebind(held)
+        for buffer, copy in zip(self.buffers, arrays, strict=True):
+            buffer.rebind(copy)
 
     def state_dict(self) -> dict[str, NDArray]:
         """Return the copies of all micro-batches by name, (parts, ..), on rank 0; elsewhere, and
