@@ -84,9 +84,7 @@ def reading(folder: int, name: str) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def writing(
-    folder: int, name: str, mode: int = 0o600, sync: bool = False
-) -> Iterator[BinaryIO]:
+def writing(folder: int, name: str, mode: int = 0o600, sync: bool = False) -> Iterator[BinaryIO]:
     """Open a new file that gets its name in a folder when the block is done, with `sync` once it is
     on the disk; an exception in it, KeyboardInterrupt included, removes what was written."""
     temporary = f".{name}.{token_hex(8)}.part"

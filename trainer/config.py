@@ -55,7 +55,8 @@ class TrainConfig:
     Names are those of the flags and of the TOML file's keys, with `_` for `-`."""
 
     model: str = _option(
-        "lenet", "mlp, lenet, lenet5, lstm, resnet20, 32, 44, 56, 110 or 1001; for larger images "
+        "lenet",
+        "mlp, lenet, lenet5, lstm, resnet20, 32, 44, 56, 110 or 1001; for larger images "
         "alexnet, overfeat, googlenet, vgg11, 13, 16 or 19, resnet18, 34, 50, 101 or 152",
     )
     dataset: str = _option(
@@ -65,7 +66,8 @@ class TrainConfig:
     epochs: int = _option(1, "passes over the training set", low=1)
     batch_size: int = _option(64, "images of one step, shared out among the ranks", low=1)
     micro_batches: int = _option(
-        2, "parts of a batch, added in a fixed order: same bits on any number of ranks up to it",
+        2,
+        "parts of a batch, added in a fixed order: same bits on any number of ranks up to it",
         low=1,
     )
     lr: float = _option(0.02, "learning rate at its height", low=0.0)
@@ -80,9 +82,7 @@ class TrainConfig:
     )
     dtype: str = _option("float32", "type of all numbers")
     seed: int = _option(0, "seed of weights, order, augmentation and dropout", low=0)
-    out: str = _option(
-        "", "run folder (default: runs/MODEL-DATASET-TIME)", metavar="FOLDER"
-    )
+    out: str = _option("", "run folder (default: runs/MODEL-DATASET-TIME)", metavar="FOLDER")
     resume: str = _option(
         "", "auto (newest checkpoint of --out that verifies) or a file", metavar="auto|FILE"
     )
@@ -91,9 +91,13 @@ class TrainConfig:
     max_steps: int = _option(0, "stop after so many steps in all; 0: after the epochs", low=0)
     eval_every: int = _option(1, "epochs between evaluations; the last is always", low=1)
     validation: str = _option(
-        "0", "samples of the training set held out, to choose the best checkpoint and to stop "
-        "early; 0: none, the test set chooses", metavar="N|SHARE", numbers=True,
-        parse=parse_part, such="neither a number of samples nor a share, such as 5000 or 0.1",
+        "0",
+        "samples of the training set held out, to choose the best checkpoint and to stop "
+        "early; 0: none, the test set chooses",
+        metavar="N|SHARE",
+        numbers=True,
+        parse=parse_part,
+        such="neither a number of samples nor a share, such as 5000 or 0.1",
     )
     patience: int = _option(
         0, "stop after so many evaluations without a better accuracy; 0: never", low=0
@@ -110,12 +114,18 @@ class TrainConfig:
         "off", "how long llvm seeks the fastest tiles of convolutions before it trains"
     )
     memory_limit: str = _option(
-        "0", "memory of results that a rank may hold, in MB or as 2GB; 0: no limit",
-        metavar="SIZE", parse=parse_size, such="no size, such as 500MB or 2GB",
+        "0",
+        "memory of results that a rank may hold, in MB or as 2GB; 0: no limit",
+        metavar="SIZE",
+        parse=parse_size,
+        such="no size, such as 500MB or 2GB",
     )
     sparsity: str = _option(
-        "off", "count zeros, and MACs without any, on every K-th step", metavar="every=K",
-        parse=parse_every, such="neither off nor every=K, such as every=100, with K at least 1",
+        "off",
+        "count zeros, and MACs without any, on every K-th step",
+        metavar="every=K",
+        parse=parse_every,
+        such="neither off nor every=K, such as every=100, with K at least 1",
     )
     bucket_mb: float = _option(1.0, "gradient bytes exchanged at a time, in MB", low=0.001)
 

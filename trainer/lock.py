@@ -47,9 +47,7 @@ class Holder:
     def here(cls) -> Holder:
         """Return this process as a holder of a new lock."""
         pid = os.getpid()
-        return cls(
-            socket.gethostname(), pid, _began(pid) or "", *_system(), token=uuid.uuid4().hex
-        )
+        return cls(socket.gethostname(), pid, _began(pid) or "", *_system(), token=uuid.uuid4().hex)
 
     @classmethod
     def read(cls, text: bytes) -> Holder | None:

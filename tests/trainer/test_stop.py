@@ -179,7 +179,9 @@ def test_what_is_ignored_stays_ignored_and_handlers_come_back() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_ranks_agree_when_one_is_asked(mpirun: Run, number: signal.Signals) -> None:
     """Also by SIGUSR1, for which MPICH has a handler of its own."""
-    done = mpirun(2, f"""
+    done = mpirun(
+        2,
+        f"""
 import os
 from tallygrad.trainer.distributed.comm import connect
 from tallygrad.trainer.distributed.guard import guard
@@ -193,7 +195,8 @@ with Stop() as stop, guard(comm):
         if stop.agreed(comm):
             break
 print(f"{{step}} {{stop.status}}\\n", end="")
-""")
+""",
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["2", str(128 + number)] * 2
 

@@ -54,8 +54,9 @@ def test_numbers_and_shares(text: str, part: float) -> None:
     assert config.parse_part(text) == part
 
 
-@pytest.mark.parametrize("text", ["-1", "1.5", "nan", "inf", "100%", "150%", "x", "", "%", "1e99",
-                                  "1.0", "2.0", "5e3"])
+@pytest.mark.parametrize(
+    "text", ["-1", "1.5", "nan", "inf", "100%", "150%", "x", "", "%", "1e99", "1.0", "2.0", "5e3"]
+)
 def test_neither_number_nor_share(text: str) -> None:
     with pytest.raises(ValueError):
         config.parse_part(text)

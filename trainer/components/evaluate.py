@@ -102,9 +102,7 @@ class Evaluator:
         split = data.dataset.split
         try:
             self.parts.model.eval()
-            loss, *sums, count = evaluate(
-                self.eval_step, task, data, self.parts.reducer, progress
-            )
+            loss, *sums, count = evaluate(self.eval_step, task, data, self.parts.reducer, progress)
         except OutOfMemory as error:
             raise memory_error(error, "--eval-batch-size", data.sampler.batch_size) from error
         if not math.isfinite(loss):
