@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from .ops.shape import full
 from .primitive import Primitive, Value, dispatch, record_with
 from .reading import Reading
 from .tape import Record, Source, Sweep
-
-if TYPE_CHECKING:
-    from .capture.observer import Observer
 
 
 class Tensor(InPlace, Reading):
@@ -46,7 +43,7 @@ class Tensor(InPlace, Reading):
     ) -> None:
         if not isinstance(data, Array):
             raise TypeError(f"Tensor takes an Array, not {type(data).__name__}; see tensor()")
-        if requires_grad and not is_floating(data.dtype):
+        if requires_grad and not is_floating(data.spec.dtype):
             raise TypeError(f"only floating-point tensors have gradients, not {data.dtype}")
         self.data = data
         self.requires_grad = requires_grad
@@ -266,12 +263,18 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
     Numbers and ndarrays among the arguments become arrays."""
     state = context.current()
     tape, observer = state.tape, state.observer
-    arrays = tuple([
-        _read(a, observer) if isinstance(a, Tensor)
-        else a if type(a) is Array
-        else _lifted(a, args)
-        for a in args
-    ])  # fmt: skip
+    arrays_of: list[Array] = []
+    for a in args:
+        data = a.data if isinstance(a, Tensor) else a
+        if type(data) is not Array:
+            data = _lifted(a, args)
+        elif data is not a:
+            if observer is not None:
+                observer.reads(a)
+            if a.is_parameter:
+                data.storage.persistent = True
+        arrays_of.append(data)
+    arrays = tuple(arrays_of)
     sources = () if tape is None else tuple([_source(a) for a in args])
     if tape is None or not any(sources):
         result = dispatch(primitive, arrays, attrs)
@@ -287,29 +290,20 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
     entry = tape.append(primitive, arrays, sources, results, attrs)
     follows = primitive.differentiable or range(len(results))
     tensors = [
-        Tensor(a, True, (entry, i)) if i in follows and is_floating(a.dtype) else Tensor(a)
+        Tensor(a, True, (entry, i)) if i in follows and is_floating(a.spec.dtype) else Tensor(a)
         for i, a in enumerate(results)
     ]
     return tuple(tensors) if isinstance(result, tuple) else tensors[0]
 
 
-def _read(tensor: Tensor, observer: Observer | None) -> Array:
-    """Return the array of a tensor among a call's arguments."""
-    if observer is not None:
-        observer.reads(tensor)
-    data = tensor.data
-    if type(data) is not Array:
-        raise TypeError(
-            f"data: expected an Array, got {type(data).__name__}; write numbers into a tensor with "
-            "no_grad() and copy_()"
-        )
-    if tensor.is_parameter:
-        data.storage.persistent = True
-    return data
-
-
 def _lifted(value: Operand, args: tuple[Any, ...]) -> Array:
-    """Return a number or an ndarray among a call's arguments as an array."""
+    """Return a number or an ndarray among a call's arguments as an array. TypeError for a tensor
+    whose `data` is no Array."""
+    if isinstance(value, Tensor):
+        raise TypeError(
+            f"data: expected an Array, got {type(value.data).__name__}; write numbers into a "
+            "tensor with no_grad() and copy_()"
+        )
     return lift(value, next((t.dtype for t in args if isinstance(t, Tensor)), FLOAT32))
 
 

@@ -100,7 +100,6 @@ MAY_NAME: dict[str, tuple[str, ...]] = {
     "autograd.inplace": ("autograd.tensor",),
     "autograd.storage": ("autograd.array", "autograd.deferred"),
     "autograd.operators": ("autograd.tensor",),
-    "autograd.tensor": ("autograd.capture.observer",),
     "autograd.capture.sparsity": ("autograd.tensor",),
 }
 # A backend is imported by the registry alone, inside a function.
