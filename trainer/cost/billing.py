@@ -23,7 +23,7 @@ from .report.ledger import training_macs
 from .report.metrics import of_run
 from .report.model.bill import BillReport, PhaseReport, PricedCost, RunLayer
 from .report.model.common import MachineReport
-from .report.run_history import collectives, epochs, restarts
+from .report.run_history import Priced, collectives, epochs, restarts
 from .report.sampled_sparsity import sparsity_report
 from .run import Run
 from .sparsity import nonzero_macs
@@ -66,10 +66,7 @@ def bill_report(
         images=run.images,
         seconds=run.seconds,
         phases=phases,
-        parts={
-            part: of({name: costs[name] for name in names if name in costs})
-            for part, names in PARTS.items()
-        },
+        parts=_parts(costs, of),
         total=total,
         layers=_layers(run.ledger, prices),
         collectives=collectives(run.ledger),
@@ -82,9 +79,20 @@ def bill_report(
         not_recorded=NOT_RECORDED,
         metrics=of_run(run, phases.get("forward"), total, sampled, machine),
         sparsity=sampled,
-        machine=None if machine is None else MachineReport.of(machine, _basis(run, machine)),
+        machine=_machine(run, machine),
         grams_co2_per_kwh=grams_co2_per_kwh,
     )
+
+
+def _parts(costs: Mapping[str, Cost], priced: Priced) -> dict[str, PricedCost]:
+    return {
+        part: priced({name: costs[name] for name in names if name in costs})
+        for part, names in PARTS.items()
+    }
+
+
+def _machine(run: Run, machine: Machine | None) -> MachineReport | None:
+    return None if machine is None else MachineReport.of(machine, _basis(run, machine))
 
 
 def _basis(run: Run, machine: Machine) -> str | None:

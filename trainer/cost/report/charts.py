@@ -110,16 +110,7 @@ def log_chart(
     chart.append(
         element("text", names[0], x="100%", y=HEIGHT - 6, text_anchor="end", class_="axis")
     )
-    for tick in y.ticks:
-        high = _down(y, tick)
-        chart.append(element("line", x1=0, x2="100%", y1=high, y2=high, class_="grid"))
-        chart.append(element("text", tick_text(tick), x=0, y=high - 3))
-    for tick in x.ticks:
-        at = _across(x, tick)
-        chart.append(element("line", x1=at, x2=at, y1=TOP, y2=HEIGHT - BOTTOM, class_="grid"))
-        chart.append(
-            element("text", tick_text(tick), x=at, y=HEIGHT - BOTTOM + 16, text_anchor="middle")
-        )
+    chart.extend(_grid(x, y))
     for line in lines:
         kind = "roof" if line.series is None else f"line l{line.series}"
         for (x1, y1), (x2, y2) in zip(line.points, line.points[1:], strict=False):
@@ -133,6 +124,22 @@ def log_chart(
         chart.append(mark(p.series, p.label, x=_across(x, p.x), y=_down(y, p.y)))
     chart.extend(_names(points, x, y))
     return chart
+
+
+def _grid(x: Axis, y: Axis) -> list[Element]:
+    """Return the lines of a grid and their numbers."""
+    marks = []
+    for tick in y.ticks:
+        high = _down(y, tick)
+        marks.append(element("line", x1=0, x2="100%", y1=high, y2=high, class_="grid"))
+        marks.append(element("text", tick_text(tick), x=0, y=high - 3))
+    for tick in x.ticks:
+        at = _across(x, tick)
+        marks.append(element("line", x1=at, x2=at, y1=TOP, y2=HEIGHT - BOTTOM, class_="grid"))
+        marks.append(
+            element("text", tick_text(tick), x=at, y=HEIGHT - BOTTOM + 16, text_anchor="middle")
+        )
+    return marks
 
 
 def _names(points: Sequence[Point], x: Axis, y: Axis) -> list[Element]:
