@@ -16,13 +16,11 @@ FOLDERS = ("autograd", "datasets", "trainer", "launch")
 
 # The layers, lowest first: a module, and what it may import. A name stands for all that lies below
 # it, the longest name that fits a module counts, and what lies below its own name is allowed too.
-BASE = tuple(
-    f"autograd.{name}"
-    for name in (
-        "context", "array", "deferred", "dtypes", "ledger", "memory", "nonzeros", "recent",
-        "splitmix64", "storage", "summation", "threads",
-    )
-)
+LOWEST = (
+    "context", "array", "deferred", "dtypes", "ledger", "memory", "nonzeros", "recent",
+    "splitmix64", "storage", "summation", "threads",
+)  # fmt: skip
+BASE = tuple(f"autograd.{name}" for name in LOWEST)
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
 TO_OPS = (*TO_PRIMITIVE, "autograd.ops")
 TO_TAPE = (*TO_OPS, "autograd.tape", "autograd.indexing", "autograd.random")
@@ -33,7 +31,7 @@ LLVM = "autograd.backends.llvm"
 OF_BACKENDS = (*TO_PRIMITIVE, "autograd.backends", "autograd.private")
 NOTHING = (
     "atomic", "dtypes", "memory", "recent", "splitmix64", "storage", "suggest", "threads",
-)
+)  # fmt: skip
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **{f"autograd.{name}": () for name in NOTHING},
     "autograd.private": ("autograd.atomic",),
@@ -53,7 +51,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     f"{LLVM}.runtime": (*OF_BACKENDS, f"{LLVM}.compiler", f"{LLVM}.kernels"),
     f"{LLVM}.registry": (*OF_BACKENDS, f"{LLVM}.compiler.isa", f"{LLVM}.runtime"),
     f"{LLVM}.plans": (
-        *OF_BACKENDS, f"{LLVM}.compiler", f"{LLVM}.kernels", f"{LLVM}.registry", f"{LLVM}.runtime",
+        *OF_BACKENDS,
+        f"{LLVM}.compiler",
+        f"{LLVM}.kernels",
+        f"{LLVM}.registry",
+        f"{LLVM}.runtime",
     ),
     LLVM: (*OF_BACKENDS, LLVM),
     "autograd.ops": TO_PRIMITIVE,
@@ -71,7 +73,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.capture.sparsity": (*BASE, "autograd.capture.observer"),
     "autograd.capture.peak_memory": ("autograd.context", "autograd.capture.observer"),
     "autograd.nn": (
-        *TO_FUNCTIONAL, "autograd.backends", "autograd.suggest", "autograd.capture.observer",
+        *TO_FUNCTIONAL,
+        "autograd.backends",
+        "autograd.suggest",
+        "autograd.capture.observer",
     ),
     "autograd.models": (*TO_NN, "autograd.backends"),
     "autograd.optim": TO_NN,

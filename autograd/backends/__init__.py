@@ -36,9 +36,7 @@ class Found(NamedTuple):
 class Backend(Protocol):
     """Finds implementations of primitives."""
 
-    def find(
-        self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
-    ) -> Found:
+    def find(self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Found:
         """Return the implementation of a call with these shapes and attributes."""
 
 

@@ -190,9 +190,7 @@ class Optimizer:
         flat = params if isinstance(params, FlatParameters) else flatten(params)
         return self.group(flat, **{name: given.get(name, defaults[name]) for name in settings})
 
-    def _listed(
-        self, params: Parameters | Iterable[Mapping[str, Any]]
-    ) -> list[Mapping[str, Any]]:
+    def _listed(self, params: Parameters | Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Return groups, one where there are none, with their parameters in lists."""
         if isinstance(params, FlatParameters):
             return [{"params": params}]
