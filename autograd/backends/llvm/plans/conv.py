@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from math import prod
 from typing import Any
@@ -143,22 +143,18 @@ def conv2d_dx(
             return fast
     (n, m, e, f), (_, channels, r, s) = dy.shape, w.shape
     (h, wide), c = size, channels * groups
-    phases: list[tuple[int, Any, Scratch]] = []
-    sums, vectors = 0, 1
-    for first in product(range(min(stride[0], h)), range(min(stride[1], wide))):
-        part = _phase(dy, w, size, first, stride, padding, dilation, groups)
-        tile = forward_tile(target, part, n)
-        vectors = tile.vectors
-        # Only the first phase begins the epilogue's sums; the others go on with them.
-        begins = not (phases and any(epilogue))
-        function = build(correlate, target, part, tile, False, epilogue, begins)
-        offset = (first[0] * wide + first[1]) * c * dy.dtype.itemsize
-        phases.append((offset, function, bordered(part, tile)))
-        sums += prod(part.places) * len(part.taps) * m * channels
+    parts = [
+        (first, _phase(dy, w, size, first, stride, padding, dilation, groups))
+        for first in product(range(min(stride[0], h)), range(min(stride[1], wide)))
+    ]
+    pixel = c * dy.dtype.itemsize
+    phases = [*_built(target, parts, n, wide * pixel, pixel, epilogue)]
+    sums = sum(prod(part.places) * len(part.taps) for _, part in parts) * m * channels
     # All phases have as many results, and so as many vectors of them.
+    vectors = forward_tile(target, parts[-1][1], n).vectors
     packed = _packer(target, w, groups, vectors, turned=True)
     macs = n * prod((e, f, m, channels, r, s))
-    steps = (dy.nbytes // n, h * wide * c * dy.dtype.itemsize)
+    steps = (dy.nbytes // n, h * wide * pixel)
 
     def begin(dy: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
         source, weights = channels_last(dy), packed(w)
@@ -174,6 +170,20 @@ def conv2d_dx(
         return dx, some
 
     return ByImages(n, macs, begin, executed=n * sums)
+
+
+def _built(
+    target: Target, parts: list[tuple[Pair, Correlation]], images: int, row: int, pixel: int,
+    epilogue: Epilogue,
+) -> Iterator[tuple[int, Any, Scratch]]:  # fmt: skip
+    """Yield for each phase of dx, whose rows and pixels are so many bytes apart, where it begins,
+    its kernel, and memory for borders."""
+    for number, (first, part) in enumerate(parts):
+        tile = forward_tile(target, part, images)
+        # Only the first phase begins the epilogue's sums; the others go on with them.
+        begins = not (number and any(epilogue))
+        function = build(correlate, target, part, tile, False, epilogue, begins)
+        yield first[0] * row + first[1] * pixel, function, bordered(part, tile)
 
 
 def _fast_dx(
