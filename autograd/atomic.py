@@ -3,6 +3,7 @@ name, syncing and renaming."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,15 +19,24 @@ def publishing(
     try:
         yield
         if sync:
-            _sync(temporary, os.O_RDWR | os.O_NOFOLLOW, folder)
+            _sync(temporary, os.O_RDONLY | os.O_NOFOLLOW, folder)
         os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         if sync:
-            # The rename itself is on the disk only with the folder's list of names.
-            _sync(os.path.dirname(name) or ".", os.O_RDONLY, folder)
+            _sync_names(os.path.dirname(name) or ".", folder)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
         raise
+
+
+def _sync_names(path: str, folder: int | None) -> None:
+    """Bring a folder's list of names to the disk, and with it a rename, where the file system can:
+    some refuse to sync a folder, and the file has its name already."""
+    try:
+        _sync(path, os.O_RDONLY, folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def _sync(name: str, flags: int, folder: int | None) -> None:

@@ -115,7 +115,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "tqdm": ("datasets", "trainer"),
     "mpi4py": ("trainer.distributed.mpi",),
     "llvmlite": ("autograd.backends.llvm",),
-    "h5py": ("trainer.components.checkpoint", "datasets.sets.hdf5"),
+    "h5py": ("trainer.components.checkpoint",),
 }
 MOST_LINES = 450
 AT_THE_TOP = {"conftest.py", "test_docs.py", "test_package.py", "test_structure.py"}

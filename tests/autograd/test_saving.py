@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import stat
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +103,24 @@ def test_a_failed_write_leaves_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(FileNotFoundError, match=r"No such file or directory: .*none/x'$"):
         ag.save({}, tmp_path / "none" / "x")
     assert ag.load(tmp_path / "x") == {"a": 1} and len([*tmp_path.iterdir()]) == 1
+
+
+@pytest.mark.parametrize(("number", "raises"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_folder_that_cannot_be_synced(
+    number: int, raises: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems refuse it, and the file is whole; a fault of the disk is told."""
+    sync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="put/output error") if raises else nullcontext():
+        ag.save(1, tmp_path / "x")
+    assert ag.load(tmp_path / "x") == 1 and len([*tmp_path.iterdir()]) == 1
 
 
 def test_only_regular_files_are_replaced(tmp_path: Path) -> None:

@@ -70,6 +70,18 @@ def test_every_command_says_it_in_a_line(
     assert err.count("\n") == 1
 
 
+def test_a_command_whose_module_does_not_fit_says_it_too(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(name: str) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("tallygrad.trainer.commands.dispatch.load", full)
+    assert main(["cost", "lenet"]) == 2
+    said = "tallygrad: error: not enough memory: no more memory is to be had; free some memory\n"
+    assert capfd.readouterr().err == said
+
+
 @pytest.mark.parametrize("batch", [100_000_000, 10**18])
 def test_a_batch_that_cannot_fit_is_not_tried(
     batch: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

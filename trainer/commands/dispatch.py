@@ -75,7 +75,8 @@ def _run(commands: Mapping[str, Command], words: Sequence[str]) -> int:
     if alone and launched_rank():
         return 0  # rank 0 does it, and says what is wrong
     try:
-        options = parse(commands, words)
+        with memory_errors("free some memory"):  # a command's module loads here
+            options = parse(commands, words)
         module = load(options.pop("command"))
         with memory_errors(module.LESS_MEMORY):
             return int(module.run(options))

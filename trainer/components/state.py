@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -76,6 +77,8 @@ class State:
     def take_score(self, score: float) -> None:
         """Keep the score of an evaluation where it is the best so far."""
         self.not_better += 1
+        if math.isnan(score):
+            return
         if score > self.best or (self.best_step < 0 and self.best == NO_BEST):
             self.best, self.best_step, self.not_better = score, self.step, 0
 

@@ -145,5 +145,6 @@ class Table(Generic[T]):
 TEXT = Text()
 NOT_NEGATIVE = Number()
 POSITIVE = Number(excluded=True)
-COUNT = Number(low=1, whole=True)
+LARGEST = 1e30  # of a count or a rate in a file: beyond, arithmetic overflows
+COUNT = Number(low=1, high=LARGEST, whole=True)
 SHARE = Number(high=1)

@@ -13,7 +13,8 @@ StepOutput: TypeAlias = tuple[Tensor, ...]  # mean loss, then the sum of each me
 
 class Task(Protocol):
     """What a model is trained for. A new task is a file with a class of this shape; the loop, the
-    evaluation and the checkpoints need no change for it."""
+    evaluation and the checkpoints need no change for it. Steps are traced, and a trace does not see
+    that an attribute of the task changes: what varies between steps is one of the `inputs`."""
 
     @property
     def metrics(self) -> tuple[str, ...]:

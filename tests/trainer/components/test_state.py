@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ def test_any_first_score_is_the_best() -> None:
     now = State(("likelihood",))
     now.take_score(-40.0)
     assert (now.best, now.best_step) == (-40.0, 0)
+
+
+def test_a_score_that_is_no_number_is_never_the_best() -> None:
+    now = State(("likelihood",))
+    now.take_score(math.nan)
+    assert (now.best_step, now.not_better) == (-1, 1)
+    now.take_score(-40.0)
+    now.take_score(math.nan)
+    assert (now.best, now.best_step, now.not_better) == (-40.0, 0, 1)
 
 
 @pytest.mark.parametrize(

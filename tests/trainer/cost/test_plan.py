@@ -86,7 +86,7 @@ def test_buckets_are_those_of_the_trainer() -> None:
     assert cut == [Bucket(12, 0.2), Bucket(3, 0.4)]
     job = Rehearsal(Silent(0, 2), "lenet", (1, 28, 28), 10, 1, bucket_mb=0.05)
     found = buckets(job.sizes, [0.0] * len(job.sizes), 50_000)
-    held = job.training.sync.buckets
+    held = job.training.parts.sync.buckets
     assert [b.size for b in found] == [b.array.spec.nbytes for b in held] and len(held) == 3
     assert sum(job.sizes) == 4 * 431_080
 
@@ -200,7 +200,7 @@ GOOD = as_toml(network(), LINEAR)
 WRONG = [
     ("name = ", "nam = ", "unknown key 'nam'; did you mean 'name'?"),
     ('name = "by hand"', "name = 3", "name: expected a text, got 3"),
-    ("ranks = 2\n", "ranks = 0\n", "hosts.ranks: expected a whole number from 1 up, got 0"),
+    ("ranks = 2\n", "ranks = 0\n", "hosts.ranks: expected a whole number from 1 to 1e+30, got 0"),
     ("ranks = 2\n", "rank = 2\n", "unknown key 'hosts.rank'; did you mean 'ranks'?"),
     ("[hosts]\nranks = 2\n", "", "hosts: expected a table of ranks, count, got nothing"),
     ("latency_seconds = 1e-06", "latency_seconds = -1.0", "expected a number from 0 to 1e+30"),
@@ -211,10 +211,10 @@ WRONG = [
     ("overlap = 0.0", "overlap = 1.5", "exchange.overlap: expected a number from 0 to 1, got 1.5"),
     ("overlap = 0.0", "overlap = true", "overlap: expected a number from 0 to 1, got True"),
     ("overlap = 0.0", "overlaps = 0.0", "unknown key 'exchange.overlaps'; did you mean 'overlap'?"),
-    ("classes = 10\n", "", "compute.classes: expected a whole number from 1 up, got nothing"),
+    ("classes = 10\n", "", "compute.classes: expected a whole number from 1 to 1e+30, got nothing"),
     ("input = [1, 28, 28]", "input = [1, -28, 28]", "compute.input[1]: expected a whole number"),
     ("bytes = [600000, 400000]", "bytes = [1]", "compute.bytes: expected 2 numbers, got [1]"),
-    ("busy = 1\n", 'busy = "1"\n', "compute.step[0].busy: expected a whole number from 1 up, got"),
+    ("busy = 1\n", 'busy = "1"\n', "compute.step[0].busy: expected a whole number from 1 to"),
     ("seconds = [0.002]", "seconds = [0]", "compute.step[0].seconds[0]: expected a number above 0"),
     ("batch = 10\nbusy = 1", "batch = 2\nbusy = 1", "step[1]: expected each pair of batch"),
     ("bytes_per_second = 1000000000.0", f"bytes_per_second = {2**1024 - 1}", "a number above 0 at"),
@@ -226,6 +226,21 @@ WRONG = [
     ("ready = [0.0008, 0.0008]", "ready = [0.0008, 0.0008]\nround = [1]", "compute.step[0].round'"),
     ("ready = [0.0008, 0.0008]", "ready = [0.1]", "compute.step[0].ready: expected 2 numbers, got"),
     ("[hosts]", "[hosts", "is no TOML"),
+    *[
+        (
+            old,
+            old.replace(number, f"1{'0' * 31}", 1),
+            f"{key}: expected a whole number from 1 to 1e+30",
+        )
+        for old, number, key in (
+            ("ranks = 2\n", "2", "hosts.ranks"),
+            ("bytes = [600000, 400000]", "600000", "compute.bytes[0]"),
+            ("input = [1, 28, 28]", "1", "compute.input[0]"),
+            ("classes = 10\n", "10", "compute.classes"),
+            ("batch = 10\n", "10", "batch"),
+            ("busy = 1\n", "1", "busy"),
+        )
+    ],
 ]
 
 

@@ -34,9 +34,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...parsing import read_toml_or_json, resolve_preset
-from ..reader import COUNT, SHARE, TEXT, Number, Optional, Table, Where
+from ..reader import COUNT, LARGEST, SHARE, TEXT, Number, Optional, Table, Where
 from .allreduce import Link
-from .step_time import LARGEST, StepTimes
+from .step_time import StepTimes
 
 FOLDER = Path(__file__).parent / "presets"
 MARK = "# A network, as `tallygrad plan --save` writes it.\n"

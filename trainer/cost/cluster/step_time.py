@@ -29,10 +29,9 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from ...errors import UserError
-from ..reader import COUNT, TEXT, Many, Number, Optional, Table, Where
+from ..reader import COUNT, LARGEST, TEXT, Many, Number, Optional, Table, Where
 
 KEYS = ("model", "input", "classes", "source", "parameters", "bytes")
-LARGEST = 1e30  # of any number in a file
 STEP = ("batch", "busy", "seconds", "sweep", "ready")
 ROUNDS = "rounds"
 
