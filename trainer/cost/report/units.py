@@ -1,4 +1,5 @@
-"""Numbers for people: the one place where a number becomes a text."""
+"""Numbers for people: formats that reports and the trainer's output share, such as prefixes, shares
+and time spans. A format with a single user stays with that user."""
 
 from __future__ import annotations
 
