@@ -35,7 +35,7 @@ FORWARD = ("forward", *REPEATED)
 JOULES_PER_KWH = 3.6e6
 NOT_RECORDED = (
     "steps of a run that died since the last line of its log",
-    "books and buffers that ranks gather for a checkpoint",
+    "ledgers and buffers that ranks gather for a checkpoint",
 )
 PARTS = {
     "training": ("forward", "backward_data", "backward_weights", "update"),

@@ -130,7 +130,7 @@ class Fitting:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_training_ends_with_the_same_bits_and_books(name: str) -> None:
+def test_training_ends_with_the_same_bits_and_ledger(name: str) -> None:
     plain, traced = Fitting(name, False), Fitting(name, True)
     for seed, count in enumerate((8, 8, 8, 3, 8, 3, 8, 3)):
         poison()

@@ -241,7 +241,7 @@ def test_what_changes_about_leaves_is_seen() -> None:
         assert wanting.grad.tolist() == [[2.0] * 4] * 2
 
 
-def test_books_tell_where_and_when_somebody_was_told() -> None:
+def test_the_ledger_tells_where_and_when_somebody_was_told() -> None:
     ledgers = []
     for wrap in (lambda f: f, lambda f: ag.trace(f, training=True)):
         layer, sgd = layer_of()

@@ -41,7 +41,7 @@ def backend(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("name", SHAPES)
-def test_models_give_the_same_bits_and_books(name: str) -> None:
+def test_models_give_the_same_bits_and_ledger(name: str) -> None:
     ag.manual_seed(0)
     model = models.create(name, input_shape=SHAPES[name], classes=10).eval()
     traced = ag.trace(model)
@@ -251,7 +251,7 @@ def test_results_of_the_first_call_have_no_history_either() -> None:
         assert type(y) is Tensor and not y.requires_grad and not x.requires_grad
 
 
-def test_the_books_keep_their_order_and_leave_out_what_failed() -> None:
+def test_the_ledger_keeps_its_order_and_leaves_out_what_failed() -> None:
     traced, index = ag.trace(lambda x, i: (x * x + x)[i]), ag.tensor(np.array([1]))
     traced(ag.ones(4), index)
     with context.using(ledger=ag.Ledger()) as state:

@@ -70,7 +70,7 @@ NATIVE += [(name, {"input_shape": (3, 32, 32)}) for name in RESNETS]
 
 
 @pytest.mark.parametrize(("name", "options"), [*NATIVE, *CASES], ids=lambda v: str(v)[:60])
-def test_shapes_alone_give_the_same_books(name: str, options: Options) -> None:
+def test_shapes_alone_give_the_same_ledger(name: str, options: Options) -> None:
     settings: Options = {"momentum": 0.9, "weight_decay": 1e-4, "nesterov": True}
     real = work(name, options, "numpy", settings)
     meta = work(name, options, "meta", settings)

@@ -155,7 +155,7 @@ def test_parity_with_torch(name: str, options: dict[str, Any], shape: tuple[int,
 
 
 @each_row
-def test_shapes_alone_give_the_same_books(
+def test_shapes_alone_give_the_same_ledger(
     name: str, options: dict[str, Any], shape: tuple[int, ...]
 ) -> None:
     ledgers = []

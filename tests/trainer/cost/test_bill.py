@@ -98,7 +98,7 @@ def test_layers_are_priced_by_their_shapes(
         assert found["total"][key] == pytest.approx(layers)
 
 
-def test_ledger_of_another_model_are_not_priced(run: Path) -> None:
+def test_the_ledger_of_another_model_is_not_priced(run: Path) -> None:
     record = read(run)
     machine = load_machine("systolic-os")
     for changed, said in (

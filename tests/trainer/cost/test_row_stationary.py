@@ -120,7 +120,7 @@ def test_freely_cut_strips_are_never_worse() -> None:
         assert totals[0] <= totals[1]
 
 
-def test_row_stationary_is_better_than_the_other_dataflows() -> None:
+def test_row_stationary_is_better_than_the_baseline_dataflows() -> None:
     totals: dict[str, float] = {}
     for name in NAMES:
         shape = alexnet(name, 16)
@@ -132,7 +132,7 @@ def test_row_stationary_is_better_than_the_other_dataflows() -> None:
     assert all(1.4 <= factor <= 2.5 for name, factor in worse.items() if name != "RS"), worse
 
 
-def test_other_dataflows_keep_what_their_names_say() -> None:
+def test_baseline_dataflows_keep_what_their_names_say() -> None:
     shape = alexnet("CONV3", 16)
     found = baseline_dataflows(shape)
     assert {name: x.register_file / shape.macs for name, x in found.items()} == {

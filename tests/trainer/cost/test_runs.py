@@ -137,7 +137,7 @@ def train(mpirun: Any, out: Path, words: list[str], run: list[Part]) -> Ledger:
 @pytest.mark.parametrize(
     ("ranks", "backend"), [((1, 1), "numpy"), ((2, 2), "numpy"), ((2, 1), "llvm")]
 )
-def test_ledger_are_what_shapes_predict_to_the_integer(
+def test_the_ledger_is_what_shapes_predict_to_the_integer(
     mpirun: Any, tmp_path: Path, ranks: tuple[int, int], backend: str,
     capsys: pytest.CaptureFixture[str], write_mnist: Any,
 ) -> None:  # fmt: skip

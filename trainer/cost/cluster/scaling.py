@@ -2,7 +2,7 @@
 what a calibration measured and a network file says.
 
 A step is what the slowest rank computes, then what of the exchange does not hide behind its
-backward sweep, then the sum of loss and hits. Gradients go in buckets, one after the other, each
+backward sweep, then the sum of loss and metrics. Gradients go in buckets, one after the other, each
 from when its last gradient is final (`distributed/sync.py`).
 """
 
@@ -18,7 +18,7 @@ from .fitness import bounds
 from .network import Network
 from .step_time import Step, StepTimes
 
-METRICS = 24  # bytes of a step's loss, hits and samples, in float64
+METRICS = 24  # bytes of a step's loss, metrics and samples, in float64
 LATEST = 0.95  # quantile of steps beyond which few were measured
 SCALINGS = ("weak", "strong")
 
@@ -95,7 +95,7 @@ def group(network: Network, ranks: int) -> Group:
 def exchange(
     network: Network, ranks: int, cut: Sequence[Bucket], sweep: float, algorithm: str = "auto"
 ) -> tuple[Exposed, str]:
-    """Return the seconds of a step's exchange, loss and hits behind the gradients, and the
+    """Return the seconds of a step's exchange, loss and metrics behind the gradients, and the
     algorithm of its largest bucket."""
     if ranks == 1:
         return Exposed(0.0, 0.0), "none"

@@ -72,7 +72,7 @@ def test_direct_convolution_multiplies_zeros_of_borders_too() -> None:
     assert executed(state.ledger) == {"conv2d": 4 * 54, "conv2d_dx": 16 * 54}
 
 
-def test_books_keep_what_was_executed() -> None:
+def test_the_ledger_keeps_what_was_executed() -> None:
     ledger = ledger_of("llvm:winograd")
     entries = ledger.to_json()
     shown = {e["primitive"]: e["executed"] for e in entries if "executed" in e}

@@ -229,7 +229,7 @@ def test_a_bias_of_another_type_widens_the_result() -> None:
     np.testing.assert_allclose(y.numpy(), x @ w.T + b, rtol=1e-6)
 
 
-def test_the_books_show_a_bias_as_additions() -> None:
+def test_the_ledger_shows_a_bias_as_additions() -> None:
     x, w, b = (ag.from_numpy(drawn(*s)) for s in ((4, 5), (3, 5), (3,)))
     with ag.context.using(ledger=ag.Ledger()) as state:
         ag.linear(x, w, b)
