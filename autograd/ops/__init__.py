@@ -1,0 +1,1 @@
+"""Primitives by family. Each declares its shape rule, cost rule, NumPy reference and derivative."""

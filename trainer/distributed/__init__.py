@@ -1,0 +1,1 @@
+"""Ranks: communicators, the exchange of gradients, and the end of jobs that fail."""
