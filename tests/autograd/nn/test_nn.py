@@ -105,7 +105,7 @@ def test_sequential_with_names() -> None:
     assert [name for name, _ in net.named_parameters()] == ["fc.weight", "fc.bias"]
     assert net(ag.ones(1, 2)).shape == (1, 3)
     for name in "train", "a.b", "":
-        with pytest.raises(ValueError, match="is taken or no name"):
+        with pytest.raises(ValueError, match="expected an unused name without dots, got"):
             nn.Sequential({name: nn.ReLU()})
 
 

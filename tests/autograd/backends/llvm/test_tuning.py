@@ -17,6 +17,7 @@ from tallygrad.autograd.ops import conv
 from tallygrad.datasets import Dataset, Loader
 from tallygrad.trainer import build
 from tallygrad.trainer.distributed.comm import SerialComm
+from tallygrad.trainer.tasks.classification import Classification
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
@@ -180,7 +181,7 @@ def test_one_rank_tunes_before_the_training_and_all_take_its_choices(
     data = build.Data(Loader(digits, 7, micro_batches=2), Loader(digits, 20, shuffle=False))
     model = build.create_model("lenet", digits, np.float32)
     before = [p.numpy().copy() for p in model.parameters()]
-    build.tune("llvm:auto,tune=fast", SerialComm(), model, data)
+    build.tune("llvm:auto,tune=fast", SerialComm(), model, Classification(), data)
     assert all(p.grad is None for p in model.parameters())
     for p, numbers in zip(model.parameters(), before, strict=True):
         np.testing.assert_array_equal(p.numpy(), numbers)
@@ -189,7 +190,7 @@ def test_one_rank_tunes_before_the_training_and_all_take_its_choices(
     assert len(tuner.choices) == 2 * 3 + 2 * 2 + 2 and not tuner.open
     sent = tuner.dump()
     monkeypatch.setattr(backends, "_loaded", {})
-    build.tune("llvm:auto,tune=fast", SecondRank(sent), model, data)
+    build.tune("llvm:auto,tune=fast", SecondRank(sent), model, Classification(), data)
     other = backends.get("llvm:auto,tune=fast").tuner  # type: ignore[attr-defined]
     assert other.choices == tuner.choices and not other.open
     assert "llvm:auto,tune=fast,dry" not in backends._loaded
