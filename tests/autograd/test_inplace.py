@@ -3,7 +3,7 @@ error, with and without a tape, on leaves, computed tensors, parameters and view
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,7 @@ from tallygrad.autograd import context, nn
 T = ag.tensor
 
 
-@pytest.fixture(params=["numpy", "llvm"], autouse=True)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "llvm":
-        pytest.importorskip("llvmlite", reason="llvmlite is not installed")
-    with context.using(backend=request.param):
-        yield request.param
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def augmented(x: Any, sign: str, y: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,15 +21,9 @@ def entries(table: Recent[Any, Any]) -> int:
     return len([*table.all()])
 
 
-@pytest.fixture(params=["numpy", "llvm"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param != "numpy":
-        pytest.importorskip("llvmlite", reason="llvmlite is not installed")
-    threads = ag.get_num_threads()
-    ag.set_num_threads(1)
-    with context.using(backend=request.param):
-        yield request.param
-    ag.set_num_threads(threads)
+@pytest.fixture
+def backend(backend: str, one_thread: None) -> str:
+    return backend
 
 
 def test_what_was_asked_for_lately_stays() -> None:

@@ -17,13 +17,6 @@ NEAR = 2e-6  # of the sum; a running one is off by 1e-5 to 1e-2 in each case her
 MANY = 1 << 20
 
 
-@pytest.fixture(params=["numpy", "llvm"])
-def backend(request: pytest.FixtureRequest) -> str:
-    if request.param == "llvm":
-        pytest.importorskip("llvmlite", reason="llvmlite is not installed")
-    return str(request.param)
-
-
 def tenths(*shape: int) -> NDArray:
     return np.full(shape, TENTH, np.float32)
 

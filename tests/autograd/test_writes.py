@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +10,13 @@ import pytest
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 import tallygrad.autograd as ag
-from tallygrad.autograd import context, nn, optim
+from tallygrad.autograd import nn, optim
 
 SIZE = 5000  # large enough for every kernel
 Numbers = np.ndarray
 
 
-@pytest.fixture(params=["numpy", "llvm"], autouse=True)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "llvm":
-        pytest.importorskip("llvmlite", reason="llvmlite is not installed")
-    with context.using(backend=request.param):
-        yield request.param
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def frozen_bytes(folder: Path) -> Numbers:

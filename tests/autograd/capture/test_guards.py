@@ -188,14 +188,6 @@ def as_before() -> Iterator[None]:
     set_memory_limit(0)
 
 
-@pytest.fixture(params=["numpy", "llvm"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param != "numpy":
-        pytest.importorskip("llvmlite", reason="llvmlite is not installed")
-    with context.using(backend=request.param):
-        yield request.param
-
-
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_changes_a_function_is_seen(name: str, training: bool, backend: str) -> None:

@@ -30,12 +30,7 @@ ROWS = {row.name: row for row in samples()}
 SMALL = "llvm:auto,auto"
 
 
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    before = ag.get_num_threads()
-    ag.set_num_threads(1)
-    yield
-    ag.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def poison() -> None:

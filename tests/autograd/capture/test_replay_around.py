@@ -18,12 +18,7 @@ from tallygrad.autograd.tensor import Tensor
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
 
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    before = ag.get_num_threads()
-    ag.set_num_threads(1)
-    yield
-    ag.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
