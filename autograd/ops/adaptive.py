@@ -6,10 +6,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..array import NDArray, Spec
+from ..dtypes import INT64
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from .conv import Pair
-from .pool import INDEX, check_images
+from .pool import check_images
 
 
 def spans(size: int, count: int) -> list[tuple[int, int]]:
@@ -92,7 +93,7 @@ def _(ddx: Value, specs: tuple[Spec, ...]) -> Value:
 
 def _adaptive_max_rule(x: Spec, *, out: Pair) -> tuple[Spec, Spec]:
     y = _adaptive("adaptive_max_pool2d", x, out)
-    return y, Spec(y.shape, INDEX)
+    return y, Spec(y.shape, INT64)
 
 
 @primitive(
@@ -107,7 +108,7 @@ def adaptive_max_pool2d(x: NDArray, *, out: Pair) -> tuple[NDArray, NDArray]:
     says; place = its position in the image, row by row: the first of equal ones, the last of those
     that are not numbers, as in torch."""
     n, c, h, w = x.shape
-    y, place = np.empty((n, *out, c), x.dtype), np.empty((n, *out, c), INDEX)
+    y, place = np.empty((n, *out, c), x.dtype), np.empty((n, *out, c), INT64)
     images = x.transpose(0, 2, 3, 1)
     for e, (a, b) in enumerate(spans(h, out[0])):
         for f, (p, q) in enumerate(spans(w, out[1])):

@@ -15,14 +15,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..array import NDArray, Spec
-from ..dtypes import COMPUTED
+from ..dtypes import COMPUTED, INT64
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from ..summation import BLOCK
 from .scratch import scratch
 from .windows import Padding, Pair, Windows, blocks, extents, region, sights
 
-INDEX = np.dtype(np.int64)
 Write: TypeAlias = Callable[[NDArray, slice, bool], None]
 
 
@@ -254,7 +253,7 @@ def _(ddx: Value, size: Pair, **attrs: Any) -> Value:
 def _positions(
     place: Spec, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> Spec:
-    return Spec(place.shape, INDEX)
+    return Spec(place.shape, INT64)
 
 
 @primitive(infer=_positions, cost=lambda y, place, **a: Cost(), outputs=("position",))
@@ -263,7 +262,7 @@ def max_pool2d_position(
 ) -> NDArray:
     """position = where in the image, row by row, the places within windows lie."""
     e, f = place.shape[2:]
-    row, column = np.divmod(place.astype(INDEX), kernel[1])
+    row, column = np.divmod(place.astype(INT64), kernel[1])
     row = row * dilation[0] + (np.arange(e) * stride[0] - padding[0][0])[:, None]
     column = column * dilation[1] + np.arange(f) * stride[1] - padding[1][0]
     return np.asarray(row * size[1] + column)
@@ -327,7 +326,7 @@ def _addresses(places: NDArray, part: NDArray, windows: Windows) -> NDArray:
     (n, e, f, c), (_, high, wide, _) = places.shape, part.shape
     rows, columns = np.indices(windows.taps)
     taps = (rows * windows.dilation[0] * wide + columns * windows.dilation[1]) * c
-    index = scratch("index", places.shape, INDEX)
+    index = scratch("index", places.shape, INT64)
     np.take(taps.reshape(-1), places, out=index, mode="clip")
     i, j = np.arange(e)[:, None] * windows.stride[0], np.arange(f) * windows.stride[1]
     index += ((i * wide + j) * c)[:, :, None] + np.arange(c)

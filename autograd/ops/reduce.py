@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..array import NDArray, Spec
-from ..dtypes import BOOL
+from ..dtypes import BOOL, INT64
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from ..summation import sum_over
 from .shape import integers, reshape, zero
-
-INDEX = np.dtype(np.int64)
 
 
 def axes_of(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
@@ -196,19 +194,19 @@ def _(dddy: Value, specs: tuple[Spec, ...]) -> tuple[Value, Value]:
 
 
 def _position(x: Spec, *, axis: int) -> Spec:
-    return Spec(occupied(x, axes=(axis,)).shape, INDEX)
+    return Spec(occupied(x, axes=(axis,)).shape, INT64)
 
 
 @primitive(infer=_position, cost=lambda y, x, **a: Cost(cmp=max(x.size - y.size, 0)))
 def argmin(x: NDArray, *, axis: int) -> NDArray:
     """y = the position of the (first) smallest value along an axis, as int64."""
-    return np.asarray(x.argmin(axis), dtype=np.int64)
+    return np.asarray(x.argmin(axis), dtype=INT64)
 
 
 @primitive(infer=_position, cost=lambda y, x, **a: Cost(cmp=max(x.size - y.size, 0)))
 def argmax(x: NDArray, *, axis: int) -> NDArray:
     """y = the position of the (first) largest value along an axis, as int64."""
-    return np.asarray(x.argmax(axis), dtype=np.int64)
+    return np.asarray(x.argmax(axis), dtype=INT64)
 
 
 def _truths(x: Spec, *, axes: tuple[int, ...]) -> Spec:

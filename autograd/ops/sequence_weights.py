@@ -74,7 +74,7 @@ def sequence_dw(
 ) -> tuple[NDArray, NDArray, NDArray]:
     """dw_ih (G, I) = the sum over all steps of dgates[t]^T x[t], dw (G, H) that of dgates[t]^T and
     the state before, db (G,) that of dgates[t]; h is the state before the first step."""
-    old = np.concatenate((hs[1:], h[None]) if backwards else (h[None], hs[:-1]))
+    old = _before(hs, h, backwards)
     flat = dgates.reshape(-1, dgates.shape[2])
     dw_ih, dw = (matmul.reference(flat.T, y.reshape(-1, y.shape[2])) for y in (x, old))
     return dw_ih, dw, sum_over(flat, (0,))
@@ -89,9 +89,11 @@ def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Pro
 
 def states_before(hs: Array, h: Array, backwards: bool) -> Factor:
     """Return the states that the steps of a sequence start from, as a factor."""
-    first, states = h.value[None], hs.value
-    before = (states[1:], first) if backwards else (first, states[:-1])
-    return rows(hs, np.concatenate(before))
+    return rows(hs, _before(hs.value, h.value, backwards))
+
+
+def _before(hs: NDArray, h: NDArray, backwards: bool) -> NDArray:
+    return np.concatenate((hs[1:], h[None]) if backwards else (h[None], hs[:-1]))
 
 
 @sequence_dw.vjp("dgates", "x", "hs", "h")

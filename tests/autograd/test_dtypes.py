@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import tallygrad.autograd as ag
 from tallygrad.autograd import dtypes
 
 NUMPY = [np.dtype(code) for code in "?bhilqBHILQefdg"]
@@ -39,3 +40,13 @@ def test_what_a_type_can_hold() -> None:
     assert dtypes.holds(np.dtype(np.uint8), 255) and not dtypes.holds(np.dtype(np.uint8), 256)
     assert not dtypes.holds(np.dtype(np.uint8), -1) and dtypes.holds(dtypes.FLOAT32, 1 << 60)
     assert not dtypes.holds(dtypes.BOOL, 1)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("source", [np.float32, np.float64])
+@pytest.mark.parametrize("target", [">f4", ">f8", "<f4", "<f8", "f2"])
+def test_a_cast_keeps_the_numbers_in_any_byte_order(source: type, target: str) -> None:
+    numbers = np.arange(5000, dtype=source) / 8
+    cast = ag.from_numpy(numbers).to(target).numpy()
+    assert cast.dtype == np.dtype(target)
+    np.testing.assert_array_equal(cast, numbers.astype(target))

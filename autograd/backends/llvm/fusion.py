@@ -315,7 +315,7 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
 def _by_images(target: Target, signature: Signature) -> tuple[ByImages | None, Inlined]:
     """Return the kernel of a pending call, if it works image by image, and what it inlines."""
     inner = fuse(target, signature.call, signature.operands) if any(signature.operands) else None
-    inlined: Inlined = (None,) * len(signature.operands)
+    inlined = _read(signature)
     first: Any = None
     if inner is not None:
         first, inlined = inner.kernel, inner.inlined

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from ...array import Spec
 from ...deferred import MAX_DEPTH, Call, Fused, Signature
+from ...dtypes import COMPUTED
 from .compiler.isa.targets import Target
 from .runtime.executable import Executable
 
@@ -51,7 +52,7 @@ def find(
     plan = _plans.get(name)
     if plan is None or not specs or any(s.size == 0 or not s.dtype.isnative for s in specs):
         return None
-    if specs[0].dtype.kind != "f" or specs[0].dtype.itemsize not in (4, 8):
+    if specs[0].dtype not in COMPUTED:
         return None
     return plan(target, *specs, **attrs)
 

@@ -7,6 +7,7 @@ from math import gcd
 import numpy as np
 
 from ....array import NDArray, Spec
+from ....dtypes import COMPUTED
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.elementwise import converted, periodic, pointwise
@@ -126,7 +127,7 @@ def scale(target: Target, x: Spec, *, factor: float) -> Executable | None:
 @implements("cast")
 def cast(target: Target, x: Spec, *, dtype: np.dtype[np.generic]) -> Executable | None:
     """Plan x in the other of the two types."""
-    if {x.dtype.itemsize, dtype.itemsize} != {4, 8} or dtype.kind != "f" or x.size < LEAST:
+    if dtype not in COMPUTED or dtype == x.dtype or x.size < LEAST:
         return None
     layouts, results = Layouts(x), Layouts(Spec(x.shape, dtype))
     function = build(converted, target, dtype.itemsize == 4)

@@ -18,6 +18,7 @@ import numpy as np
 
 from .... import deferred
 from ....array import NDArray
+from ....dtypes import COMPUTED
 from ..compiler import jit
 from ..compiler.isa.targets import Target
 from ..kernels.sweep import copied
@@ -152,7 +153,7 @@ def _copying(target: Target) -> Executable:
 
     def copy(x: NDArray) -> NDArray:
         y = empty(x.shape, x.dtype)
-        function = jit.build(copied, target, x.dtype.name) if x.dtype.kind == "f" else None
+        function = jit.build(copied, target, x.dtype.name) if x.dtype in COMPUTED else None
         if function is None or not x.size:
             layout_stats.aside += 1
             y[...] = x
