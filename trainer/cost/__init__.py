@@ -1,7 +1,6 @@
 """What models and runs cost: work, memory traffic, energy and time, by arithmetic alone.
 
-The names below are the public ones. They are loaded when they are used, so that the arithmetic of
-machines can be imported without NumPy.
+The names below are the public ones. Each is loaded when it is first used.
 """
 
 from __future__ import annotations

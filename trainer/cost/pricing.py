@@ -11,10 +11,10 @@ from .machines.machine import Machine
 from .phases import PASSES, PHASES
 from .price import Price, add_up
 from .report.metrics import of_model
-from .report.model.common import MachineReport, ZerosReport, other_operations
+from .report.model.common import MachineReport, ZerosReport
 from .report.model.cost import CostReport, LayerReport, PassReport, Totals, TrainingTotals
 from .sparsity import LayerZeros, Zeros
-from .workload import Layer, Work, moved
+from .workload import Layer, Work, moved, other_operations
 
 CONVENTIONS = {
     "mac": "one multiply-accumulate, 2 FLOP; zero padding counts, bias additions do not",

@@ -143,8 +143,8 @@ class Table(Generic[T]):
 
 
 TEXT = Text()
-NOT_NEGATIVE = Number()
-POSITIVE = Number(excluded=True)
-LARGEST = 1e30  # of a count or a rate in a file: beyond, arithmetic overflows
+LARGEST = 1e30  # of a number in a file: beyond, arithmetic overflows
+NOT_NEGATIVE = Number(high=LARGEST)
+POSITIVE = Number(high=LARGEST, excluded=True)
 COUNT = Number(low=1, high=LARGEST, whole=True)
 SHARE = Number(high=1)

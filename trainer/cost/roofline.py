@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple
 
 from ...autograd.ledger import Cost
-from .workload import Shape
+from .workload import Shape, moved
 
 
 class Bound(NamedTuple):
@@ -61,7 +61,7 @@ class Roofs(NamedTuple):
 
     def seconds(self, cost: Cost) -> Bound:
         """Return the least time for so much work, and which roof binds: "compute" or "memory"."""
-        return self.roofline.bound(cost.macs, cost.bytes_read + cost.bytes_written)
+        return self.roofline.bound(cost.macs, moved(cost))
 
 
 def intensity(macs: float, moved: float) -> float:

@@ -161,3 +161,8 @@ def _layers(model: nn.Module, ledger: Ledger, recorder: ShapeRecorder) -> list[L
 def moved(cost: Cost) -> int:
     """Return the bytes that calls read and write."""
     return cost.bytes_read + cost.bytes_written
+
+
+def other_operations(cost: Cost) -> int:
+    """Return additions, multiplications, divisions, comparisons and functions outside MACs."""
+    return cost.add + cost.mul + cost.div + cost.cmp + cost.exp

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...parsing import read_toml_or_json, resolve_preset
-from ..reader import COUNT, LARGEST, SHARE, TEXT, Number, Optional, Table, Where
+from ..reader import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, TEXT, Optional, Table, Where
 from .allreduce import Link
 from .step_time import StepTimes
 
@@ -122,13 +122,12 @@ def _network(
     return network, compute
 
 
-RATE = Number(high=LARGEST, excluded=True)
-LINK = Table(_link, latency_seconds=Number(high=LARGEST), bytes_per_second=RATE, source=TEXT)
+LINK = Table(_link, latency_seconds=NOT_NEGATIVE, bytes_per_second=POSITIVE, source=TEXT)
 EXCHANGE = Table(
     _exchange,
-    reduction_bytes_per_second=RATE,
+    reduction_bytes_per_second=POSITIVE,
     overlap=Optional(SHARE, 0.0),
-    factor=Optional(RATE, 1.0),
+    factor=Optional(POSITIVE, 1.0),
 )
 FILE = Table(
     _network, name=TEXT, source=TEXT, note=Optional(TEXT, ""),

@@ -29,7 +29,7 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from ...errors import UserError
-from ..reader import COUNT, LARGEST, TEXT, Many, Number, Optional, Table, Where
+from ..reader import COUNT, NOT_NEGATIVE, POSITIVE, TEXT, Many, Optional, Table, Where
 
 KEYS = ("model", "input", "classes", "source", "parameters", "bytes")
 STEP = ("batch", "busy", "seconds", "sweep", "ready")
@@ -143,7 +143,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _between(steps: Sequence[Step], marks: Sequence[int], at: int) -> Step:
-    """Return the step at a place on the lines through those at `places`, which ascend."""
+    """Return the step at a place on the lines through those at `marks`, which ascend."""
     if len(steps) == 1 or at <= marks[0]:
         return steps[0]
     pairs = zip(pairwise(steps), pairwise(marks), strict=True)
@@ -182,15 +182,13 @@ def _step_times(step: Sequence[Step], **values: Any) -> StepTimes:
     return StepTimes(**values, steps=tuple(step))
 
 
-_SECONDS = Number(high=LARGEST)
-_POSITIVE = Number(high=LARGEST, excluded=True)
 _TABLE = Table(
     _step_times, model=TEXT, input=Many(COUNT, "whole numbers"), classes=COUNT, source=TEXT,
     parameters=Many(TEXT, "names"), bytes=Many(COUNT, "whole numbers"),
     step=Many(
         Table(
-            Step, batch=COUNT, busy=COUNT, seconds=Many(_POSITIVE, "numbers"), sweep=_SECONDS,
-            ready=Many(_SECONDS, "numbers"), rounds=Optional(Many(_POSITIVE, "numbers"), ()),
+            Step, batch=COUNT, busy=COUNT, seconds=Many(POSITIVE, "numbers"), sweep=NOT_NEGATIVE,
+            ready=Many(NOT_NEGATIVE, "numbers"), rounds=Optional(Many(POSITIVE, "numbers"), ()),
         ),
         "steps",
     ),

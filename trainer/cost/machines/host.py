@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ....autograd.ledger import Cost
 from ..price import Price
 from ..roofline import Bandwidth, Roofs
+from ..workload import moved
 from .machine import HOST, Machine
 
 
@@ -37,16 +38,16 @@ class Host(Machine):
         (Williams, Waterman and Patterson 2009): a lower bound, for a call that shares nothing with
         others through caches."""
         seconds, _ = self.roofs.seconds(cost)
-        moved = float(cost.bytes_read + cost.bytes_written)
+        dram_bytes = float(moved(cost))
         energy = None if self.watts is None else seconds * self.watts
-        return Price(energy, latency_seconds=seconds, dram_bytes=moved)
+        return Price(energy, latency_seconds=seconds, dram_bytes=dram_bytes)
 
     @property
     def peak(self) -> float:
         """The most MACs a second, in one thread."""
-        return self.roofs.gflops / 2e-9
+        return self.roofs.roofline.macs_per_second
 
     @property
     def bandwidth(self) -> Bandwidth:
         """Bytes a second of a copy."""
-        return Bandwidth(self.roofs.gbytes / 1e-9)
+        return Bandwidth(self.roofs.roofline.bytes_per_second)

@@ -61,6 +61,11 @@ class Machine(ABC):
             _KINDS[cls.kind] = cls
 
     @property
+    def measured(self) -> Mapping[str, float] | None:
+        """What was measured of it, by name, if anything was."""
+        return None
+
+    @property
     def has_energy(self) -> bool:
         """Whether prices have energies."""
         return True

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 from ....autograd.ledger import Cost
 from ..price import Price
 from ..reader import Table
+from ..workload import moved
 from .machine import ENERGY, Fields, Machine
 
 
@@ -44,7 +45,7 @@ class Operations(Machine):
             pj.exp * cost.exp,
         )  # fmt: skip
         arithmetic = pj.mac * cost.macs + math.fsum(others)
-        moved = cost.bytes_read + cost.bytes_written
-        memory = pj.dram_byte * moved
+        dram_bytes = moved(cost)
+        memory = pj.dram_byte * dram_bytes
         levels = {"arithmetic": 1e-12 * arithmetic, "memory": 1e-12 * memory}
-        return Price(1e-12 * (arithmetic + memory), levels, dram_bytes=moved)
+        return Price(1e-12 * (arithmetic + memory), levels, dram_bytes=dram_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ....autograd.ledger import Cost, Key, Ledger, SparsitySample
 from ..phases import NAMES, PASSES, in_full
 from ..sparsity import share
-from .model.common import other_operations
+from ..workload import other_operations
 from .text_table import Column, fit, name_column, text_table
 from .units import percent, short
 

@@ -16,7 +16,7 @@ from ..machine import ENERGY, MOST, RATE, SIZE, Fields, LayerMachine
 from .mapping import Chip, Costs, Mapping, search
 from .row_stationary import Estimate, Shape, Zeros, energy, estimate, passes
 
-_SIZES = (name for name in Chip._fields if name != "fewest_strips" and not name.endswith("_hz"))
+_SIZES = [name for name in Chip._fields if name != "fewest_strips" and not name.endswith("_hz")]
 CHIP = Table(
     Chip,
     **{

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from .....autograd.ledger import Cost, SparsitySample
 from ...price import Price
 from ...sparsity import share
-from .common import Json, MachineReport, Metrics, other_operations
+from ...workload import other_operations
+from .common import Json, MachineReport, Metrics
 
 
 @dataclass(frozen=True)

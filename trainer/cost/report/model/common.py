@@ -6,17 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from .....autograd.ledger import Cost
-from ...machines.host import Host
 from ...machines.machine import Machine
 
 Json: TypeAlias = dict[str, Any]
 NOT_AVAILABLE = "not available"
-
-
-def other_operations(cost: Cost) -> int:
-    """Return additions, multiplications, divisions, comparisons and functions outside MACs."""
-    return cost.add + cost.mul + cost.div + cost.cmp + cost.exp
 
 
 class Metric(NamedTuple):
@@ -80,7 +73,7 @@ class MachineReport:
         cls, machine: Machine, zeros: ZerosReport | str | None = None, measured: bool = False
     ) -> MachineReport:
         """Return the report of a machine; `measured`: with the numbers of one that was."""
-        numbers = machine.measured if measured and isinstance(machine, Host) else None
+        numbers = machine.measured if measured else None
         told = (machine.name, machine.kind, machine.source, machine.note)
         return cls(*told, machine.is_measured, numbers, zeros)
 

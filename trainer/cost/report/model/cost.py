@@ -24,7 +24,7 @@ class PassReport:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A layer; `passes` has forward and both backward passes, also where they are nothing."""
+    """A layer; `passes` has every phase of training, also where it has no work."""
 
     name: str
     kind: str

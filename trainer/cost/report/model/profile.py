@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from .....autograd.ledger import Cost
 from ...roofline import Roofs
+from ...workload import moved
 from .common import NOT_AVAILABLE, Json
 
 
@@ -34,7 +35,7 @@ class KernelReport:
     @property
     def bytes(self) -> int:
         """Bytes read and written."""
-        return self.cost.bytes_read + self.cost.bytes_written
+        return moved(self.cost)
 
     @property
     def beats_its_bound(self) -> bool:
