@@ -35,7 +35,7 @@ ROWS = [
         wrong=(
             ("expected an input of 3 channels for weight (4, 3, 3, 3) with groups=1, got 2",
              ((2, 2, 8, 7), (4, 3, 3, 3), (4,))),
-            ("expected a padded input of at least (3, 8) for kernel (3, 8)",
+            ("least (3, 8) for kernel (3, 8) with dilation (1, 1), got (8, 7)",
              ((2, 3, 8, 7), (4, 3, 3, 8), (4,))),
             ("expected a bias of shape (4,), got (5,)", ((2, 3, 8, 7), (4, 3, 3, 3), (5,))),
             ("expected an input of 3 or 4 axes, got shape (8, 7)", ((8, 7), (4, 3, 3, 3), (4,))),
@@ -66,7 +66,8 @@ ROWS = [
         "conv2d/groups", 2 * 6 * 2 * 9 * 9, (2, 4, 5, 5), (6, 2, 3, 3), 6, groups=2,
         wrong=(
             ("expected groups that divide 5 filters, got 2", ((2, 4, 5, 5), (5, 2, 3, 3), (5,))),
-            ("expected an input of 4 channels", ((2, 3, 5, 5), (6, 2, 3, 3), (6,))),
+            ("of 4 channels for weight (6, 2, 3, 3) with groups=2, got 3",
+             ((2, 3, 5, 5), (6, 2, 3, 3), (6,))),
         ),
     ),
     row("conv2d/depthwise", 2 * 4 * 9 * 25, (2, 4, 5, 5), (4, 1, 3, 3), 4, groups=4, padding=1),

@@ -98,7 +98,9 @@ CHOICES = [
         lambda x, w: fn.where(tensor(MASK), x, w),
         PAIR,
         lambda t, x, w: t.where(t.tensor(MASK), x, w),
-        wrong=(("expected shapes that broadcast", ((3, 4), (3, 3))),),
+        wrong=(
+            ("expected shapes that broadcast, got (3, 4) and (3, 4) and (3, 3)", ((3, 4), (3, 3))),
+        ),
     ),
     Sample(
         "where/broadcast",

@@ -80,7 +80,12 @@ def _paired_rows(name: str, inputs: tuple[Any, ...]) -> list[Sample]:
             lambda t, x, target, *w: getattr(t.nn.functional, name)(
                 x, target, *w, reduction=reduction
             ),
-            wrong=(("target of shape (4, 5)", ((4, 5), (3, 5), *[(4, 5)] * (len(inputs) - 2))),),
+            wrong=(
+                (
+                    "expected a target of shape (4, 5), got (3, 5)",
+                    ((4, 5), (3, 5), *[(4, 5)] * (len(inputs) - 2)),
+                ),
+            ),
         )
 
     return [row(reduction) for reduction in fn.REDUCTIONS]

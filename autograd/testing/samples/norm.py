@@ -47,7 +47,12 @@ def _response(size: int, **options: float) -> tuple[Any, Any]:
 
 def _response_row(name: str, shape: tuple[int, ...], size: int, **options: float) -> Sample:
     ours, theirs = _response(size, **options)
-    wrong = (("expected an input (N, C, ..) of at least 3 axes, got (4, 5)", ((4, 5),)),)
+    wrong = (
+        (
+            "local_response_norm: expected an input (N, C, ..) of at least 3 axes, got (4, 5)",
+            ((4, 5),),
+        ),
+    )
     return Sample(f"local_response_norm/{name}", ours, (normal(*shape),), theirs, wrong=wrong)
 
 
@@ -61,7 +66,7 @@ ROWS = [
             ("more than one value per channel", ((1, 4, 1, 1), (4,), (4,))),
             ("expected weight (4,) for input (3, 4, 2, 3), got (3,)", ((3, 4, 2, 3), (3,), (4,))),
             ("expected bias (4,) for input (3, 4, 2, 3), got (5,)", ((3, 4, 2, 3), (4,), (5,))),
-            ("expected an input (N, C, ..)", ((4,), (4,), (4,))),
+            ("batch_norm: expected an input (N, C, ..), got shape (4,)", ((4,), (4,), (4,))),
         ),
     ),
     Sample("batch_norm/plain", _train(), (IMAGES,), _torch_train()),
@@ -75,7 +80,12 @@ ROWS = [
         _still,
         (IMAGES, positive(4), normal(4)),
         _torch_still,
-        wrong=(("expected running_mean (3,)", ((2, 3, 2, 2), (3,), (3,))),),
+        wrong=(
+            (
+                "batch_norm: expected running_mean (3,) for input (2, 3, 2, 2), got (4,)",
+                ((2, 3, 2, 2), (3,), (3,)),
+            ),
+        ),
     ),
     Sample("batch_norm/evaluation, plain", _still, (IMAGES,), _torch_still),
     Sample("batch_norm/evaluation, rows", _still, (normal(1, 4), normal(4)), _torch_still),

@@ -32,7 +32,7 @@ ROWS = [
     row(
         "max_pool2d", (2, 3, 6, 8), 2,
         wrong=(
-            ("expected a padded input of at least (2, 2) for kernel (2, 2)",
+            ("least (2, 2) for kernel (2, 2) with dilation (1, 1), got (1, 8)",
              ((2, 3, 1, 8),)),
             ("expected an input of 3 or 4 axes, got shape (6, 8)", ((6, 8),)),
         ),

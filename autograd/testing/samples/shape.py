@@ -23,8 +23,18 @@ def _alike(name: str, function: Callable[..., Any], inputs: tuple[Any, ...], **m
 PLACES = np.array([[2, 0], [-1, 2]])
 
 MOVES = [
-    _alike("reshape", lambda x: x.reshape(2, 6), X, wrong=(("expected 15 elements", ((3, 5),)),)),
-    _alike("reshape/-1", lambda x: x.reshape((-1, 3)), X, wrong=(("expected 8", ((2, 4),)),)),
+    _alike(
+        "reshape",
+        lambda x: x.reshape(2, 6),
+        X,
+        wrong=(("reshape: expected 15 elements as in (3, 5), got (2, 6)", ((3, 5),)),),
+    ),
+    _alike(
+        "reshape/-1",
+        lambda x: x.reshape((-1, 3)),
+        X,
+        wrong=(("reshape: expected 8 elements as in (2, 4), got (-1, 3)", ((2, 4),)),),
+    ),
     _alike("reshape/to a number", lambda x: x.reshape(()), (normal(1, 1),)),
     _alike("reshape/empty", lambda x: x.reshape(0, 2), (normal(0, 4),)),
     _alike("reshape/of a transposed array", lambda x: (x * x).T.reshape(12), X),
@@ -33,7 +43,17 @@ MOVES = [
     _alike("flatten/between", lambda x: x.flatten(0, 1), CUBE),
     _alike("transpose", lambda x: x.transpose(0, -1), CUBE),
     _alike("T", lambda x: x.T, X),
-    _alike("permute", lambda x: x.permute(2, 0, -2), CUBE, wrong=(("permut", ((2, 3, 4, 5),)),)),
+    _alike(
+        "permute",
+        lambda x: x.permute(2, 0, -2),
+        CUBE,
+        wrong=(
+            (
+                "permute: expected a permutation of the 4 axes of (2, 3, 4, 5), got (2, 0, 2)",
+                ((2, 3, 4, 5),),
+            ),
+        ),
+    ),
     _alike("squeeze", lambda x: x.squeeze(), (normal(1, 3, 1, 4),)),
     _alike("squeeze/one axis", lambda x: x.squeeze(-2), (normal(1, 3, 1, 4),)),
     _alike("squeeze/no such axis", lambda x: x.squeeze(1), (normal(1, 3),)),
@@ -42,7 +62,7 @@ MOVES = [
         "expand",
         lambda x: x.expand(2, 3, 4),
         (normal(3, 1),),
-        wrong=(("expected a shape that broadcasts to", ((3, 2),)),),
+        wrong=(("expected a shape that broadcasts to (2, 3, 4), got (3, 2)", ((3, 2),)),),
     ),
     _alike("expand/number", lambda x: x.expand(2, 3), (normal(),)),
     _alike("clone", lambda x: x.clone(), X),
@@ -92,7 +112,9 @@ JOINED = [
         lambda x, w: fn.cat([x, w]),
         (normal(3, 4), normal(2, 4)),
         lambda t, x, w: t.cat([x, w]),
-        wrong=(("expected equal shapes but for axis", ((3, 4), (2, 5))),),
+        wrong=(
+            ("cat: expected equal shapes but for axis 0, got [(3, 4), (2, 5)]", ((3, 4), (2, 5))),
+        ),
     ),
     Sample(
         "cat/last axis",
@@ -105,7 +127,9 @@ JOINED = [
         lambda x, w: fn.stack([x, w]),
         (normal(3, 4), normal(3, 4)),
         lambda t, x, w: t.stack([x, w]),
-        wrong=(("expected equal shapes but for axis", ((3, 4), (3, 5))),),
+        wrong=(
+            ("expected equal shapes but for axis 0, got [(1, 3, 4), (1, 3, 5)]", ((3, 4), (3, 5))),
+        ),
     ),
     Sample(
         "stack/last axis",
@@ -119,7 +143,7 @@ JOINED = [
         lambda x: tuple(parts.split(x, [1, 0, 2])),
         (normal(3, 5),),
         lambda t, x: t.split(x, [1, 0, 2]),
-        wrong=(("expected sizes that add up to 4 along axis 0, got [1, 0, 2]", ((4, 5),)),),
+        wrong=(("split: expected sizes that add up to 4 along axis 0, got [1, 0, 2]", ((4, 5),)),),
     ),
     Sample(
         "pad",
@@ -132,7 +156,7 @@ JOINED = [
         lambda x: fn.pad(x, (1, 0, 2, 1), value=-1.5),
         (normal(2, 3, 2, 2),),
         lambda t, x: t.nn.functional.pad(x, (1, 0, 2, 1), value=-1.5),
-        wrong=(("expected up to 1 pairs of widths, got 4 widths", ((3,),)),),
+        wrong=(("pad: expected up to 1 pairs of widths, got 4 widths", ((3,),)),),
     ),
 ]
 
@@ -159,7 +183,7 @@ BORDERS = [
         "pad/reflect, one element",
         lambda x: fn.pad(x, (1, 0), "reflect"),
         (normal(2, 2),),
-        wrong=(("expected reflect widths up to 0 along axis 1 of 1, got (1, 0)", ((2, 1),)),),
+        wrong=(("pad: expected reflect widths up to 0 along axis 1 of 1, got (1, 0)", ((2, 1),)),),
     ),
 ]
 

@@ -217,8 +217,16 @@ def test_built_on_shapes_at_once() -> None:
         ("lenet20", {}, "model 'lenet20' is unknown; did you mean 'lenet'"),
         ("mlp", {"hiden": 3}, "option of model mlp 'hiden' is unknown; did you mean 'hidden'"),
         ("lenet", {"depth": 3}, "option of model lenet 'depth' is unknown; there are none"),
-        ("lenet", {"input_shape": (1, 8, 28)}, "expected images of at least 16 x 16, got 8 x 28"),
-        ("lenet5", {"input_shape": (1, 33, 8)}, "expected images of at most 32 x 32, got 33 x 8"),
+        (
+            "lenet",
+            {"input_shape": (1, 8, 28)},
+            "^lenet: expected images of at least 16 x 16, got 8 x 28",
+        ),
+        (
+            "lenet5",
+            {"input_shape": (1, 33, 8)},
+            "^lenet5: expected images of at most 32 x 32, got 33 x 8",
+        ),
         ("resnet21", {}, r"expected depth 6n \+ 2 with basic blocks, such as 20, got 21"),
         ("resnet1003", {}, r"expected depth 6n \+ 2 with basic blocks, such as 1004, got 1003"),
         ("resnet20", {"depth": 32}, "option of model resnet20 'depth' is unknown"),

@@ -359,11 +359,14 @@ def refused(piece: str, call: Callable[[], Any]) -> None:
         ("dilation: expected one number or 2, at least 1, got (1, 0)", {"dilation": (1, 0)}),
         ("padding: expected one number or 2, at least 0, got -1", {"padding": -1}),
         ("padding: expected one number or 2, at least 0, got (1, 2, 3)", {"padding": (1, 2, 3)}),
-        ("'same', got 'same' with stride (2, 2)", {"padding": "same", "stride": 2}),
-        ("'same', got 'full'", {"padding": "full"}),
+        ("for stride 1, 'same', got 'same' with stride (2, 2)", {"padding": "same", "stride": 2}),
+        (
+            "expected padding of numbers, 'valid' or, for stride 1, 'same', got 'full'",
+            {"padding": "full"},
+        ),
         ("expected groups that divide 6 filters, got 4", {"groups": 4}),
-        ("expected an input of 8 channels", {"groups": 2}),
-        ("expected a padded input of at least (9, 9) for kernel (3, 3)", {"dilation": 4}),
+        ("of 8 channels for weight (6, 4, 3, 3) with groups=2, got 4", {"groups": 2}),
+        ("least (9, 9) for kernel (3, 3) with dilation (4, 4), got (8, 8)", {"dilation": 4}),
     ],
 )
 def test_wrong_options_of_a_convolution(piece: str, options: dict[str, Any]) -> None:
@@ -373,13 +376,33 @@ def test_wrong_options_of_a_convolution(piece: str, options: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("piece", "function", "options"),
     [
-        ("expected output_padding below", ag.conv_transpose2d, {"output_padding": 2, "stride": 2}),
+        (
+            "below stride (2, 2) or dilation (1, 1), got (2, 2)",
+            ag.conv_transpose2d,
+            {"output_padding": 2, "stride": 2},
+        ),
         ("expected an output of at least 1 x 1, got -2 x -2", ag.conv_transpose2d, {"padding": 6}),
-        ("padding of at most half", ag.max_pool2d, {"kernel_size": 3, "padding": 2}),
-        ("kernel_size: expected one number or 2, at least 1", ag.avg_pool2d, {"kernel_size": 0}),
-        ("divisor_override positive", ag.avg_pool2d, {"kernel_size": 2, "divisor_override": 0}),
-        ("expected output_size of one", ag.adaptive_avg_pool2d, {"output_size": (1, 2, 3)}),
-        ("expected output_size of one", ag.adaptive_max_pool2d, {"output_size": -1}),
+        (
+            "expected padding of at most half of kernel (3, 3), got (2, 2)",
+            ag.max_pool2d,
+            {"kernel_size": 3, "padding": 2},
+        ),
+        (
+            "kernel_size: expected one number or 2, at least 1, got 0",
+            ag.avg_pool2d,
+            {"kernel_size": 0},
+        ),
+        (
+            "expected divisor_override positive or None, got 0",
+            ag.avg_pool2d,
+            {"kernel_size": 2, "divisor_override": 0},
+        ),
+        (
+            "of one number or 2, at least 0, got (1, 2, 3)",
+            ag.adaptive_avg_pool2d,
+            {"output_size": (1, 2, 3)},
+        ),
+        ("of one number or 2, at least 0, got -1", ag.adaptive_max_pool2d, {"output_size": -1}),
     ],
 )
 def test_wrong_options(piece: str, function: Any, options: dict[str, Any]) -> None:

@@ -97,7 +97,9 @@ def test_probabilities_are_needed(wrong: float) -> None:
 
 @pytest.mark.parametrize("name", ["cross_entropy", "nll_loss", "mse_loss", "binary_cross_entropy"])
 def test_unknown_reduction(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{name}: expected reduction in .*, got 'avg'"):
+    with pytest.raises(
+        ValueError, match=rf"^{name}: expected reduction in \('mean', 'sum', 'none'\), got 'avg'"
+    ):
         getattr(ag, name)(logits(2, 5), ag.tensor([0, 1]), reduction="avg")
 
 
@@ -105,7 +107,9 @@ def test_other_wrong_arguments() -> None:
     x = logits(2, 5)
     with pytest.raises(ValueError, match=r"expected label_smoothing in \[0, 1\], got 1\.5"):
         ag.cross_entropy(x, ag.tensor([0, 1]), label_smoothing=1.5)
-    with pytest.raises(ValueError, match=r"expected weight \(5,\) .* got \(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"^cross_entropy: expected weight \(5,\) for the classes, got \(4,\)$"
+    ):
         ag.cross_entropy(x, ag.tensor([0, 1]), ag.ones(4))
     with pytest.raises(TypeError, match="integer labels"):
         ag.nll_loss(x, ag.tensor([0.0, 1.0]))

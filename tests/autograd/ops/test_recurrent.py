@@ -127,13 +127,28 @@ def test_steps_without_a_gradient_count_as_zero() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x, w: ag.lstm(x, None, w[:3]), "expected 2 parameters without or 4 with"),
-        (lambda x, w: ag.lstm(x, None, w, 3), "expected 6 parameters"),
-        (lambda x, w: ag.lstm(x[0, 0], None, w), r"expected an input \(T, N, I\) or"),
+        (
+            lambda x, w: ag.lstm(x, None, w[:3]),
+            "expected 2 parameters without or 4 with biases, for 1 layers in 1 directions, got 3",
+        ),
+        (
+            lambda x, w: ag.lstm(x, None, w, 3),
+            "expected 6 parameters without or 12 with biases, for 3 layers .*, got 4",
+        ),
+        (
+            lambda x, w: ag.lstm(x[0, 0], None, w),
+            r"expected an input \(T, N, I\) or \(T, I\), got shape \(4,\)",
+        ),
         (lambda x, w: ag.rnn_tanh(x, None, w), r"rnn_tanh: expected parameters \[\(5, 4\)"),
-        (lambda x, w: ag.rnn_cell(x, x, *w, nonlinearity="gelu"), "or 'relu', got 'gelu'"),
+        (
+            lambda x, w: ag.rnn_cell(x, x, *w, nonlinearity="gelu"),
+            "rnn_cell: expected nonlinearity 'tanh' or 'relu', got 'gelu'",
+        ),
         (lambda x, w: ops.stack(x, x[0]), r"expected equal shapes, got \[\(6, 3, 4\), \(3, 4\)\]"),
-        (lambda x, w: ops.unstack(2)(x), "expected 2 parts along the first axis"),
+        (
+            lambda x, w: ops.unstack(2)(x),
+            r"unstack: expected 2 parts along the first axis, got shape \(6, 3, 4\)",
+        ),
         (
             lambda x, w: sequences.rnn_sequence(
                 x, w[0], w[2], drawn(N, H), w[1], nonlinearity="tanh", backwards=False

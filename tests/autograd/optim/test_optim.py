@@ -267,7 +267,10 @@ def test_without_momentum_there_is_no_velocity() -> None:
         ({"lr": -0.1}, "expected lr of at least 0, got -0.1"),
         ({"momentum": -1.0}, "expected momentum of at least 0, got -1.0"),
         ({"weight_decay": -2.0}, "expected weight_decay of at least 0, got -2.0"),
-        ({"nesterov": True}, "momentum above 0 and dampening 0 with nesterov, got 0.0 and 0.0"),
+        (
+            {"nesterov": True},
+            "expected momentum above 0 and dampening 0 with nesterov, got 0.0 and 0.0",
+        ),
     ],
 )
 def test_wrong_settings(settings: dict[str, Any], piece: str) -> None:

@@ -93,7 +93,8 @@ def test_a_score_that_is_no_number_is_never_the_best() -> None:
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"aside": "x"}, "aside is 'x'"), ({"closed": 3}, "closed is 3"), ({"step": True}, "step"),
+    [({"aside": "x"}, "aside is 'x'"), ({"closed": 3}, "closed is 3"), 
+     ({"step": True}, r"step: expected a whole number from 0 up, got True|^step is True$"),
      ({"sums": [1.0, 2.0]}, r"sums is \[1.0, 2.0\]"), ({"best": None}, "best is None")],
 )  # fmt: skip
 def test_a_record_that_does_not_fit_changes_nothing(

@@ -299,7 +299,7 @@ def test_a_chip_that_is_too_small_names_layer_key_and_value(tmp_path: Path) -> N
         (["lenets"], "model 'lenets' is unknown; did you mean 'lenet'?"),
         (["lenet", "--input", "3,4"], "--input: '3,4' is not C,H,W"),
         (["lenet", "--input", "1,-8,8"], "--input: '1,-8,8' is not C,H,W"),
-        (["lenet", "--input", "1,8,8"], "expected images of at least 16 x 16, got 8 x 8"),
+        (["lenet", "--input", "1,8,8"], "lenet: expected images of at least 16 x 16, got 8 x 8"),
         (["lenet", "--batch", "0"], "--batch: 0 is less than 1"),
         (["lenet", "--ranks", "0"], "--ranks: 0 is less than 1"),
         (["lenet", "--machine", "eniac"], "no machine 'eniac'; there are "),
