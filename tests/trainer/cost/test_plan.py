@@ -203,63 +203,39 @@ WRONG = [
     ("ranks = 2\n", "ranks = 0\n", "hosts.ranks: expected a whole number from 1 to 1e+30, got 0"),
     ("ranks = 2\n", "rank = 2\n", "unknown key 'hosts.rank'; did you mean 'ranks'?"),
     ("[hosts]\nranks = 2\n", "", "hosts: expected a table of ranks, count, got nothing"),
-    (
-        "latency_seconds = 1e-06",
-        "latency_seconds = -1.0",
-        "inside.latency_seconds: expected a number from 0 to 1e+30, got -1.0",
-    ),
+    ("latency_seconds = 1e-06", "latency_seconds = -1.0",
+     "inside.latency_seconds: expected a number from 0 to 1e+30, got -1.0"),
     ("bytes_per_second = 1000000000.0", "bytes_per_second = 0", "inside.bytes_per_second: expec"),
     ("bytes_per_second = 1000000000.0", "", "inside.bytes_per_second: expected a number above 0"),
-    (
-        "bytes_per_second = 1000000000.0",
-        "bytes_per_second = nan",
-        "expected a number above 0 at most 1e+30, got nan",
-    ),
+    ("bytes_per_second = 1000000000.0", "bytes_per_second = nan",
+     "expected a number above 0 at most 1e+30, got nan"),
     ('source = ""\n\n[between]', "\n[between]", "inside.source: expected a text, got nothing"),
     ("overlap = 0.0", "overlap = 1.5", "exchange.overlap: expected a number from 0 to 1, got 1.5"),
     ("overlap = 0.0", "overlap = true", "overlap: expected a number from 0 to 1, got True"),
     ("overlap = 0.0", "overlaps = 0.0", "unknown key 'exchange.overlaps'; did you mean 'overlap'?"),
     ("classes = 10\n", "", "compute.classes: expected a whole number from 1 to 1e+30, got nothing"),
-    (
-        "input = [1, 28, 28]",
-        "input = [1, -28, 28]",
-        "compute.input[1]: expected a whole number from 1 to 1e+30, got -28",
-    ),
+    ("input = [1, 28, 28]", "input = [1, -28, 28]",
+     "compute.input[1]: expected a whole number from 1 to 1e+30, got -28"),
     ("bytes = [600000, 400000]", "bytes = [1]", "compute.bytes: expected 2 numbers, got [1]"),
     ("busy = 1\n", 'busy = "1"\n', "compute.step[0].busy: expected a whole number from 1 to"),
-    (
-        "seconds = [0.002]",
-        "seconds = [0]",
-        "compute.step[0].seconds[0]: expected a number above 0 at most 1e+30, got 0",
-    ),
-    (
-        "batch = 10\nbusy = 1",
-        "batch = 2\nbusy = 1",
-        "step[1]: expected each pair of batch and busy once, got batch = 2, busy = 1",
-    ),
+    ("seconds = [0.002]", "seconds = [0]",
+     "compute.step[0].seconds[0]: expected a number above 0 at most 1e+30, got 0"),
+    ("batch = 10\nbusy = 1", "batch = 2\nbusy = 1",
+     "step[1]: expected each pair of batch and busy once, got batch = 2, busy = 1"),
     ("bytes_per_second = 1000000000.0", f"bytes_per_second = {2**1024 - 1}", "a number above 0 at"),
     ("sweep = 0.0016", f"sweep = {2**1024 - 1}", "step[0].sweep: expected a number from 0"),
     ("seconds = [0.002]", "seconds = []", "step[0].seconds: expected a list of numbers, got"),
     ("seconds = [0.002]", "seconds = [2, 1]", "expected ascending numbers, got [2.0, 1.0]"),
     ("seconds = [0.002]", "seconds = [1, 2]", "step[1].seconds: expected 2 numbers, got [0.01]"),
-    (
-        "ready = [0.0008, 0.0008]",
-        "ready = [0.0008, 0.0008]\nrounds = [0]",
-        "rounds[0]: expected a number above 0 at most 1e+30, got 0",
-    ),
+    ("ready = [0.0008, 0.0008]", "ready = [0.0008, 0.0008]\nrounds = [0]",
+     "rounds[0]: expected a number above 0 at most 1e+30, got 0"),
     ("ready = [0.0008, 0.0008]", "ready = [0.0008, 0.0008]\nround = [1]", "compute.step[0].round'"),
-    (
-        "ready = [0.0008, 0.0008]",
-        "ready = [0.1]",
-        "compute.step[0].ready: expected 2 numbers, got [0.1]",
-    ),
+    ("ready = [0.0008, 0.0008]", "ready = [0.1]",
+     "compute.step[0].ready: expected 2 numbers, got [0.1]"),
     ("[hosts]", "[hosts", "is no TOML"),
     *[
-        (
-            old,
-            old.replace(number, f"1{'0' * 31}", 1),
-            f"{key}: expected a whole number from 1 to 1e+30",
-        )
+        (old, old.replace(number, f"1{'0' * 31}", 1),
+         f"{key}: expected a whole number from 1 to 1e+30")
         for old, number, key in (
             ("ranks = 2\n", "2", "hosts.ranks"),
             ("bytes = [600000, 400000]", "600000", "compute.bytes[0]"),
@@ -269,7 +245,7 @@ WRONG = [
             ("busy = 1\n", "1", "busy"),
         )
     ],
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), WRONG)
@@ -298,10 +274,8 @@ def saved(tmp_path: Path) -> str:
         (["lenet", "--ranks", "1,two"], "--ranks: 'two' is no number of ranks from 1 to"),
         (["lenet", "--ranks", "0"], "--ranks: '0' is no number"),
         (["lenet", "--ranks", "17"], "--ranks: 17 ranks, but by hand has 8 hosts of 2"),
-        (
-            ["lenet", "--ranks", "16", "--batch", "8", "--scaling", "strong"],
-            "16 ranks cannot share",
-        ),
+        (["lenet", "--ranks", "16", "--batch", "8", "--scaling", "strong"],
+         "16 ranks cannot share"),
         (["lenet", "--batch", "0"], "--batch: 0 is less than 1"),
         (["lenet", "--seconds", "21"], "--seconds: 21.0 is not above 0 and at most 20"),
         (["lenet", "--seconds", "nan"], "--seconds: nan is not"),
@@ -311,12 +285,10 @@ def saved(tmp_path: Path) -> str:
         (["lenet", "--network", "ethernet"], "'ethernet'; there are calibrate, 10-gigabit"),
         (["lenet", "--network", "none.toml"], "none.toml: No such file"),
         (["lenet", "--machine", "abacus"], "no machine 'abacus'"),
-        (
-            ["lenet", "--save", "no/such/folder/x.toml"],
-            "cannot write no/such/folder/x.toml: No such file or directory",
-        ),
+        (["lenet", "--save", "no/such/folder/x.toml"],
+         "cannot write no/such/folder/x.toml: No such file or directory"),
     ],
-)
+)  # fmt: skip
 def test_options_that_are_wrong_are_told_in_one_line(
     words: list[str], expected: str, saved: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
