@@ -13,10 +13,10 @@ COMMANDS = {
     "eval": Command("evaluate a checkpoint on a data set", joint=True),
     "predict": Command("tell the classes of images", joint=True),
     "inspect": Command("show what a checkpoint holds"),
-    "cost": Command("tell what a model costs, without running it", threads=1),
-    "profile": Command("tell where the time of a model goes here", threads=1),
-    "plan": Command("predict steps on more ranks than there are here", threads=1),
-    "bill": Command("tell what a whole run cost", threads=1),
+    "cost": Command("tell what a model costs, without running it"),
+    "profile": Command("tell where the time of a model goes here"),
+    "plan": Command("predict steps on more ranks than there are here"),
+    "bill": Command("tell what a whole run cost"),
     "launch": Command("start ranks on this machine", parses=True),
 }
 

@@ -12,8 +12,8 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd import backends, context, nn
 from tallygrad.trainer import memory
+from tallygrad.trainer.calibration import kernels
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.commands import profile
 from tallygrad.trainer.errors import UserError
 
 
@@ -46,14 +46,14 @@ def test_an_error_that_says_nothing_has_a_line_too() -> None:
 @pytest.mark.parametrize(
     ("command", "where", "way"),
     [
-        ("profile lenet", "commands.profile.measure", "take a smaller --batch"),
-        ("cost lenet", "commands.cost.count", "take a smaller --batch"),
-        ("plan lenet", "commands.plan.count", "take a smaller --batch"),
+        ("profile lenet", "calibration.kernels.measure", "take a smaller --batch"),
+        ("cost lenet", "cost.workload.count", "take a smaller --batch"),
+        ("plan lenet", "cost.workload.count", "take a smaller --batch"),
         ("train --dataset digits", "components.resume.occupy", "take a smaller --batch-size, more"),
         ("eval run", "inference.evaluate_checkpoint", "take a smaller --batch-size"),
         ("predict run", "inference.predict", "take fewer --samples"),
         ("inspect run", "commands.inspect.describe", "free some memory"),
-        ("bill run", "commands.bill.read", "free some memory"),
+        ("bill run", "components.recorded_run.read", "free some memory"),
     ],
 )
 def test_every_command_says_it_in_a_line(
@@ -86,7 +86,7 @@ def test_a_command_whose_module_does_not_fit_says_it_too(
 def test_a_batch_that_cannot_fit_is_not_tried(
     batch: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(profile, "measure", lambda *given: pytest.fail("it was tried"))
+    monkeypatch.setattr(kernels, "measure", lambda *given: pytest.fail("it was tried"))
     monkeypatch.setattr(memory, "available", lambda: 16e9)
     assert main(["profile", "lenet", "--batch", str(batch), "--training"]) == 2
     err = capsys.readouterr().err

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tallygrad.trainer.calibration import kernels
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.commands import profile
 from tallygrad.trainer.cost.report.markup import MARK
 
 
@@ -41,7 +41,7 @@ def test_where_no_page_can_be_written(
     for link, target in (("link", "page"), ("dangling", "nothing")):
         Path(link).symlink_to(target)
     before = listed()
-    monkeypatch.setattr(profile, "measure", lambda *given: pytest.fail("work came first"))
+    monkeypatch.setattr(kernels, "measure", lambda *given: pytest.fail("work came first"))
     capfd.readouterr()
     assert main([command, "lenet", "--html", place]) == 2
     out, err = capfd.readouterr()

@@ -30,12 +30,10 @@ ELSEWHERE = {
 
 class Command(NamedTuple):
     """A command: its line of help, whether ranks run it jointly (others run on rank 0 alone and
-    never load MPI), the number of threads where it is fixed before its module loads, and whether
-    it parses its own arguments."""
+    never load MPI), and whether it parses its own arguments."""
 
     help: str
     joint: bool = False
-    threads: int = 0
     parses: bool = False
 
 
@@ -119,8 +117,8 @@ def parser(commands: Mapping[str, Command], name: str) -> tuple[Parser, Parser]:
         if one != name:
             table.add_parser(one, help=command.help)
             continue
-        if command.threads:
-            configure(wanted=command.threads)  # before NumPy loads
+        if not command.joint:  # others settle their threads when they meet
+            configure()  # before NumPy loads
         module = load(one)
         description = getattr(module, "DESCRIPTION", None)
         chosen = table.add_parser(one, help=command.help, description=description)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..config import integer
 from ..cost.report.markup import MARK
@@ -28,9 +26,9 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser, batch: int) -> None:
-    """Add a model, its input and its classes, and `--batch`, of so many images by default."""
+    """Add the options of `models.ModelOptions`; `batch` is the default of `--batch`."""
     parser.add_argument("model", help="name of a model, such as resnet20")
-    parser.add_argument("--batch", type=integer, default=batch, help="images of a step")
+    parser.add_argument("--batch", type=integer, default=batch, help="images per step")
     parser.add_argument("--input", default="", metavar="C,H,W", help="default: the model's")
     parser.add_argument("--classes", type=integer, default=0, help="default: the model's")
 
@@ -48,10 +46,10 @@ def add_force(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def page_file(options: Mapping[str, Any]) -> OutputFile | None:
-    """Return the file of `--html`, if one is wanted. UserError where no page may be written."""
-    if not options["html"]:
+def page_file(html: str, force: bool) -> OutputFile | None:
+    """Return the file of `--html`, None where it is "". UserError where no page may be written."""
+    if not html:
         return None
-    file = OutputFile("--html", Path(options["html"]), "a page", MARK, options["force"])
+    file = OutputFile("--html", Path(html), "a page", MARK, force)
     file.check()
     return file

@@ -1,19 +1,24 @@
-"""`tallygrad inspect`: what a checkpoint holds, without MPI and without the code of the model."""
+"""`tallygrad inspect`: what a checkpoint holds, without MPI and without the code of the model.
+
+NumPy and h5py load inside functions only, so that `--help` loads neither.
+"""
+
+from __future__ import annotations
 
 import argparse
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..components.checkpoint import load, newest_checkpoint
 from ..cost.report.text_table import Column, fit, name_column, text_table
 from ..errors import show
 from . import flags
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 COLUMNS = (
     name_column("name"), Column("shape"), Column("dtype", 4), Column("bytes", 5), Column("mean", 1),
@@ -25,16 +30,25 @@ _LONG = ("ledger", "closed", "restarts")
 _FIRST = ("step", "epoch", "accuracy", "model", "dataset", "seed")
 
 
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """The options of `tallygrad inspect`."""
+
+    file: str
+    as_json: bool
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the checkpoint and how to print it."""
     parser.add_argument("file", help="checkpoint, or run folder: its newest")
     flags.add_json(parser)
 
 
-def run(options: Mapping[str, Any]) -> int:
-    """Print a checkpoint, or the newest one of a run's folder; UserError where there is none."""
-    description = describe(Path(options["file"]))
-    if options["as_json"]:
+def run(values: Mapping[str, Any]) -> int:
+    """Print a checkpoint, or the newest one of a run's folder. UserError where there is none."""
+    options = InspectOptions(**values)
+    description = describe(Path(options.file))
+    if options.as_json:
         print(json.dumps(description, indent=2, allow_nan=False))
     else:
         show(render(description))
@@ -47,6 +61,8 @@ def describe(path: Path) -> dict[str, Any]:
     Mean, standard deviation and extremes are those of the finite values, in float64; NaN and
     infinities are counted. What JSON cannot say (NaN, no value) is None.
     """
+    from ..components.checkpoint import load, newest_checkpoint
+
     file = newest_checkpoint(Path(path))
     checkpoint = load(file)
     rows = [_row(name, array) for name, array in checkpoint.tensors.items()]
@@ -79,6 +95,8 @@ def render(description: Mapping[str, Any]) -> str:
 
 def _row(name: str, array: NDArray[Any]) -> dict[str, Any]:
     """Describe one array."""
+    import numpy as np
+
     is_float = array.dtype.kind == "f"
     finite = array[np.isfinite(array)] if is_float else array.reshape(-1)
     return {
@@ -95,6 +113,8 @@ def _row(name: str, array: NDArray[Any]) -> dict[str, Any]:
 
 def _statistics(finite: NDArray[Any]) -> dict[str, Any]:
     """Return mean, std, min and max of finite values; None for each where there are none."""
+    import numpy as np
+
     if not finite.size:
         return dict.fromkeys(("mean", "std", "min", "max"))
     with np.errstate(over="ignore", invalid="ignore"):

@@ -12,9 +12,9 @@ import pytest
 
 from tallygrad.autograd.ledger import Ledger
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.commands import bill
-from tallygrad.trainer.commands.bill import read
+from tallygrad.trainer.components import recorded_run
 from tallygrad.trainer.components.checkpoint import load
+from tallygrad.trainer.components.recorded_run import read
 from tallygrad.trainer.cost.billing import bill_report, price_run
 from tallygrad.trainer.cost.machines.machine import load as load_machine
 from tallygrad.trainer.cost.workload import count
@@ -126,8 +126,11 @@ def test_prices_and_carbon(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--co2", "300"], "--co2: energy is known with --machine only"),
-        (["--co2", "-1", "--machine", "etann"], "--co2: -1.0 is no number of grams"),
+        (["--co2", "300"], "--co2: expected a --machine too, which knows the energy"),
+        (
+            ["--co2", "-1", "--machine", "etann"],
+            "--co2: expected grams per kilowatt hour from 0 to 1e+06, got -1.0",
+        ),
         (["--machine", "eniac"], "no machine 'eniac'"),
         (["--machine", "eyeriss-isca16", "--co2", "3"], "--co2: the machine tells energy in that"),
     ],
@@ -150,7 +153,7 @@ def test_epochs_are_those_of_the_run(run: Path) -> None:
     checkpoint = load(Path(read(run).source))
     meta = {**checkpoint.meta, "step": 25, "epoch": 2, "step_in_epoch": 5}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(bill, "load_checkpoint", lambda file: replace(checkpoint, meta=meta))
+        patched.setattr(recorded_run, "load", lambda file: replace(checkpoint, meta=meta))
         later = read(run)
     assert later.epochs == 2.5
     per_epoch = bill_report(later).to_json()["per_epoch"]

@@ -271,16 +271,20 @@ def saved(tmp_path: Path) -> str:
     ("words", "expected"),
     [
         (["nonet"], "nonet"),
-        (["lenet", "--ranks", "1,two"], "--ranks: 'two' is no number of ranks from 1 to"),
-        (["lenet", "--ranks", "0"], "--ranks: '0' is no number"),
-        (["lenet", "--ranks", "17"], "--ranks: 17 ranks, but by hand has 8 hosts of 2"),
+        (["lenet", "--ranks", "1,two"],
+         "--ranks: expected whole numbers from 1 to 1048576, got 'two'"),
+        (["lenet", "--ranks", "0"], "--ranks: expected whole numbers from 1 to 1048576, got '0'"),
+        (["lenet", "--ranks", "17"],
+         "--ranks: expected at most 16, 8 hosts of 2 in by hand, got 17"),
         (["lenet", "--ranks", "16", "--batch", "8", "--scaling", "strong"],
-         "16 ranks cannot share"),
-        (["lenet", "--batch", "0"], "--batch: 0 is less than 1"),
-        (["lenet", "--seconds", "21"], "--seconds: 21.0 is not above 0 and at most 20"),
-        (["lenet", "--seconds", "nan"], "--seconds: nan is not"),
-        (["lenet", "--bucket-mb", "0"], "--bucket-mb: 0.0 is less than 0.001"),
-        (["lenet", "--ranks-per-host", "-1"], "--ranks-per-host: -1 is less than 0"),
+         "--ranks: expected at most the 8 images of --batch, got 16"),
+        (["lenet", "--batch", "0"], "--batch: expected at least 1, got 0"),
+        (["lenet", "--seconds", "21"], "--seconds: expected above 0 and at most 20, got 21.0"),
+        (["lenet", "--seconds", "nan"], "--seconds: expected above 0 and at most 20, got nan"),
+        (["lenet", "--bucket-mb", "0"],
+         "--bucket-mb: expected at least 0.001 and less than 1e+06, got 0.0"),
+        (["lenet", "--ranks-per-host", "-1"],
+         "--ranks-per-host: expected at least 1, or 0 for the network's, got -1"),
         (["lenet", "--algorithm", "rings"], "unknown value 'rings'; did you mean 'ring'?"),
         (["lenet", "--network", "ethernet"], "'ethernet'; there are calibrate, 10-gigabit"),
         (["lenet", "--network", "none.toml"], "none.toml: No such file"),
@@ -311,18 +315,17 @@ def test_a_calibration_replaces_calibrations_alone(
 
 
 def test_what_a_plan_needs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = {
-        "model": "lenet", "batch": 4, "input": "", "classes": 0, "ranks": "1,2",
-        "network": "gigabit-ethernet", "scaling": "weak", "algorithm": "auto", "seconds": 1.0,
-        "bucket_mb": 1.0, "ranks_per_host": 0, "machine": "", "save": "", "check": True,
-        "force": False,
-    }  # fmt: skip
+    chosen = plan_command.PlanOptions(
+        model="lenet", batch=4, input="", classes=0, ranks="1,2", network="gigabit-ethernet",
+        scaling="weak", algorithm="auto", seconds=1.0, bucket_mb=1.0, ranks_per_host=0, machine="",
+        save="", check=True, force=False, as_json=False, worker="",
+    )  # fmt: skip
     with pytest.raises(UserError, match="gigabit-ethernet: no link inside a host, and no mpirun"):
         plan_command.print_plan(chosen, None, "no mpirun here")
     here = Host(name="host", source="", note="no energy", roofs=Roofs(1.0, 1.0))
     monkeypatch.setattr(host, "measure", lambda: here)
-    with pytest.raises(UserError, match="--machine: no energy"):
-        plan_command.print_plan({**chosen, "machine": "host"}, None, "no mpirun here")
+    with pytest.raises(UserError, match="--machine host: no energy"):
+        plan_command.print_plan(replace(chosen, machine="host"), None, "no mpirun here")
     monkeypatch.setenv("PMI_SIZE", "2")
     with pytest.raises(UserError, match="run it without mpirun"):
         plan_command.print_plan(chosen, None, "no mpirun here")

@@ -12,7 +12,6 @@ from tallygrad.autograd.ledger import Cost
 from tallygrad.trainer.calibration import kernels, roofs
 from tallygrad.trainer.calibration.kernels import Measured, profile_report
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.commands import profile
 from tallygrad.trainer.cost.report.profile_text import as_text
 from tallygrad.trainer.cost.roofline import Roofs
 from tallygrad.trainer.cost.workload import count
@@ -78,7 +77,7 @@ def test_energy_is_read_where_it_can_be(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profile, "calibrate", lambda: ROOFS)
+    monkeypatch.setattr(roofs, "calibrate", lambda: ROOFS)
     words = ["profile", "lenet", "--batch", "2", "--training", "--steps", "1", "--backend", "numpy"]
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -92,7 +91,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["lenet", "--steps", "0"], "--steps: 0 is less than 1"),
+        (["lenet", "--steps", "0"], "--steps: expected at least 1, got 0"),
         (["lenet", "--backend", "fast"], "backend 'fast' is unknown"),
         (["lenets"], "model 'lenets' is unknown"),
     ],

@@ -255,7 +255,7 @@ def test_runs_that_do_not_do(run: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert main([*words, str(run.parent / "plain")]) == 2
     assert "this run has counted none: train with --sparsity every=K" in capfd.readouterr().err
     assert main(["cost", "resnet20", *words[2:], str(run)]) == 2
-    assert "a run of lenet, not of resnet20" in capfd.readouterr().err
+    assert "expected a run of resnet20, got a run of lenet" in capfd.readouterr().err
 
 
 KEY = {"scope": "a", "phase": "forward", "primitive": "linear", "backend": "numpy"}

@@ -20,7 +20,6 @@ from .step_time import Step, StepTimes
 
 METRICS = 24  # bytes of a step's loss, metrics and samples, in float64
 LATEST = 0.95  # quantile of steps beyond which few were measured
-SCALINGS = ("weak", "strong")
 
 
 class Bucket(NamedTuple):

@@ -1,0 +1,71 @@
+"""The model that `cost`, `plan` and `profile` are asked about, and its work.
+
+Imports the engine inside functions only, so that `--help` loads neither it nor NumPy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import UserError
+from ..numbers import whole_number
+
+if TYPE_CHECKING:
+    from ..cost.workload import Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The options that `flags.add_model` adds; `input` is "" and `classes` 0 where not given."""
+
+    model: str
+    batch: int
+    input: str
+    classes: int
+
+    def resolve(self) -> ChosenModel:
+        """Return the model with its own input and classes where no option overrides them.
+        UserError for an unknown model and for values out of range."""
+        from ...autograd import models
+
+        if self.batch < 1:
+            raise UserError(f"--batch: expected at least 1, got {self.batch}")
+        if self.classes < 0:
+            raise UserError(f"--classes: expected at least 1, or 0 for the model's own, "
+                            f"got {self.classes}")  # fmt: skip
+        try:
+            shape = _input_shape(self.input) or models.input_shape(self.model)
+            return ChosenModel(self.model, shape, self.classes or models.classes(self.model))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class ChosenModel:
+    """A model by name, the shape of its images (C, H, W), and its number of classes."""
+
+    name: str
+    input: tuple[int, int, int]
+    classes: int
+
+    def count(self, batch: int, training: bool) -> Work:
+        """Return the work of a training step or of a forward pass on `batch` images. UserError for
+        an unknown model and for an input that it cannot take."""
+        from ..cost.workload import count
+
+        try:
+            return count(self.name, batch, self.input, self.classes, training)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def _input_shape(text: str) -> tuple[int, int, int] | None:
+    """Return the numbers of "C,H,W", None for an empty text. UserError for anything else."""
+    if not text:
+        return None
+    sizes = [whole_number(part.strip()) for part in text.split(",")]
+    if len(sizes) != 3 or not all(sizes):
+        raise UserError(f"--input: expected C,H,W, such as 3,224,224, got {text!r:.60}")
+    c, h, w = (size or 0 for size in sizes)
+    return c, h, w

@@ -1,0 +1,251 @@
+"""The work of `tallygrad plan`: measure what the network file leaves open, predict, and report."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from ..calibration import measure as calibrate
+from ..calibration.host import load as load_machine
+from ..cost.cluster.fitness import faults
+from ..cost.cluster.network import Network, as_toml
+from ..cost.cluster.network import load as load_network
+from ..cost.cluster.scaling import LATEST, Row, memory, predict, scale, scale_between
+from ..cost.cluster.step_time import StepTimes
+from ..cost.price import Price
+from ..cost.pricing import cost_report
+from ..cost.report.model.plan import CheckReport, PlanReport, PlanRow
+from ..cost.workload import Work
+from ..distributed.comm import SerialComm
+from ..errors import UserError
+from ..threads import Machine as Cores
+from .plan import PlanRequest
+from .ranks import Start
+
+PATIENCE = 600.0  # seconds beyond those of measuring, for code that is compiled once
+STEP = (
+    "a step of the trainer on one thread a rank: loading, augmenting, forward, backward, exchange, "
+    "update; without evaluation, checkpoints and log"
+)
+WorkOf: TypeAlias = Callable[[int], Work]  # by images of a rank
+
+
+class Basis(NamedTuple):
+    """What a plan rests on: the network, the step times, measured steps to check the predictions
+    against, and notes on where they come from."""
+
+    network: Network
+    times: StepTimes
+    checks: Sequence[CheckReport] = ()
+    notes: Sequence[str] = ()
+
+
+def plan(request: PlanRequest, start: Start | None, why: str) -> PlanReport:
+    """Return the plan. `start` runs a command on ranks of this machine; without it, for the reason
+    `why`, no link can be measured. UserError for what the network or the machine does not allow."""
+    options, model = request.options, request.model
+
+    @cache
+    def work(batch: int) -> Work:
+        return model.count(batch, training=True)
+
+    work(1)  # a model that does not exist is refused before anything is measured
+    energy = _energy(options.machine, work)
+    basis = _basis(request, start, why)
+    if file := options.saved:
+        file.write(as_toml(basis.network, basis.times))
+    unfit = faults(basis.times)
+    rows = _rows(request, basis, is_range=bool(unfit))
+    return PlanReport(
+        model=model.name,
+        batch=options.batch,
+        input=model.input,
+        classes=model.classes,
+        bucket_mb=options.bucket_mb,
+        machine=options.machine or None,
+        network=basis.network,
+        faults=unfit,
+        notes=[*basis.notes, *_notes(request, basis, rows.get("strong", ()))],
+        checks=basis.checks,
+        plans={
+            scaling: [
+                PlanRow(row, memory(work(row.batch)), energy(row) if energy else None)
+                for row in some
+            ]
+            for scaling, some in rows.items()
+        },
+    )
+
+
+def _rows(request: PlanRequest, basis: Basis, is_range: bool) -> dict[str, list[Row]]:
+    """Return predictions by scaling, as ranges if `is_range`."""
+    options, scaled = request.options, scale_between if is_range else scale
+    return {
+        name: scaled(
+            basis.times, basis.network, request.ranks, options.batch, name, options.bucket_bytes,
+            options.algorithm,
+        )
+        for name in request.scalings
+    }  # fmt: skip
+
+
+def _basis(request: PlanRequest, start: Start | None, why: str) -> Basis:
+    """Return network and step times from the file of `--network`, and what it leaves open from a
+    calibration here."""
+    name, model = request.options.network, request.model
+    network, times = Network("this host", "measured here"), None
+    if name != "calibrate":
+        network, times = load_network(name)
+    if per_host := request.options.ranks_per_host:
+        network = replace(network, per_host=per_host)
+    _check_room(network, request.ranks)
+    if times is not None and not times.fits(model.name, model.input, model.classes):
+        times = None
+    if times is not None and network.known:
+        return Basis(network, times, notes=[f"nothing was measured here: all is from {name}"])
+    if not network.known and start is None:
+        raise UserError(f"--network {name}: no link inside a host, and {why}")
+    return _measured(request, network, times, start)
+
+
+def _measured(
+    request: PlanRequest, network: Network, times: StepTimes | None, start: Start | None
+) -> Basis:
+    """Return the basis with what was open taken from a calibration on this host."""
+    task = _task(request)
+    result = _calibrate(task, request.most, start)
+    here, measured = calibrate.network(result), calibrate.step_times(result, task, _cpu())
+    checks = [_checked(check, measured, here, request) for check in result.get("checks", ())]
+    notes = []
+    if len(checks) < len(task.checks):
+        notes.append("not every step could be checked: it takes ranks, and --seconds")
+    return Basis(network.completed(here), times or measured, checks, notes)
+
+
+def _checked(
+    measured: Mapping[str, Any], times: StepTimes, here: Network, request: PlanRequest
+) -> CheckReport:
+    """Return a measured step of this host beside what the calibration alone predicts."""
+    check, options = CheckReport(**measured), request.options
+    size, share = check.ranks, check.batch_per_rank
+    settings = options.bucket_bytes, options.algorithm
+    predicted = predict(times, here, size, share, share * size, *settings).seconds
+    return check._replace(predicted_seconds=predicted)
+
+
+def _task(request: PlanRequest) -> calibrate.Task:
+    """Return what to measure: the plan's images of a rank, and a few smaller numbers, between which
+    times are interpolated."""
+    options, model, batch = request.options, request.model, request.options.batch
+    shares = {1, min(batch, 2), max(batch // 8, 1), batch}
+    checks = []
+    if "strong" in request.scalings:
+        share = -(-batch // local_ranks(request.most))
+        shares.add(share)
+        checks.append(share)
+    if "weak" in request.scalings:
+        checks.append(batch)
+    wanted = tuple(dict.fromkeys(checks)) if options.check else ()
+    return calibrate.Task(
+        model.name, model.input, model.classes, tuple(sorted(shares)), wanted, options.bucket_mb,
+        options.seconds,
+    )  # fmt: skip
+
+
+def local_ranks(most: int) -> int:
+    """Return how many ranks measure here: one per core and at most `most`, but two at least, since
+    a link takes two."""
+    cores = Cores.here(os.environ)
+    return max(2, min(cores.mask, cores.cores, most))
+
+
+def _calibrate(task: calibrate.Task, most: int, start: Start | None) -> dict[str, Any]:
+    """Return what ranks of this machine find, or this process alone where none can be started."""
+    if start is None:
+        return calibrate.measure(SerialComm(), task)
+    with tempfile.TemporaryDirectory(prefix="tallygrad-plan-") as name:
+        folder = Path(name)
+        (folder / calibrate.TASK).write_text(json.dumps(task._asdict()), "utf-8")
+        command = ["plan", task.model, "--worker", name]
+        status = start(local_ranks(most), command, task.seconds + PATIENCE)
+        if status or not (folder / calibrate.RESULT).exists():
+            raise UserError(f"plan: the ranks that measure ended with status {status}")
+        return dict(json.loads((folder / calibrate.RESULT).read_text("utf-8")))
+
+
+def _cpu() -> str:
+    """Return the processor's name."""
+    for line in Cores.here(os.environ).cpuinfo.splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "a processor without a name"
+
+
+def _check_room(network: Network, ranks: Sequence[int]) -> None:
+    """UserError for more ranks than a network has room for."""
+    room = network.count * network.per_host
+    for p in ranks:
+        if network.count and p > room:
+            raise UserError(
+                f"--ranks: expected at most {room}, {network.count} hosts of {network.per_host} in "
+                f"{network.name}, got {p}"
+            )
+
+
+def _notes(request: PlanRequest, basis: Basis, strong: Sequence[Row]) -> list[str]:
+    """Return what a plan takes for granted."""
+    network, times, batch = basis.network, basis.times, request.options.batch
+    notes = [STEP, f"computing was measured on {times.source}; images are random"]
+    busy, wanted = times.busiest(), min(request.most, network.per_host)
+    notes.append(f"and with {busy} busy ranks on the host")
+    if wanted > busy:
+        notes[-1] += f"; that {wanted} of a host slow each other down no more is assumed"
+    if 0.5 ** (1 / request.most) > LATEST:
+        notes.append(f"a rank waits for steps up to the {100 * LATEST:.0f}th percentile, no later")
+    if network.between is None and request.most > network.per_host:
+        notes.append(
+            "the link between hosts is unknown: taken as that inside a host, which it hardly is; "
+            "--network tells"
+        )
+    if batch > times.largest():
+        notes.append(
+            f"steps were measured up to {times.largest()} images, for want of time; up to "
+            f"{batch} they follow in a straight line"
+        )
+    if any(row.efficiency > 1 for row in strong):
+        notes.append("an efficiency over 100%: fewer images of a rank took less time an image here")
+    skipped = [p for p in request.ranks if p > batch]
+    if skipped and request.options.scaling != "weak":
+        notes.append(f"{skipped[0]} ranks and more cannot share {batch} images")
+    return notes
+
+
+def _energy(machine: str, work: WorkOf) -> Callable[[Row], Price] | None:
+    """Return the function that gives a step's energy on all ranks, without messages; None where no
+    machine is named. UserError for a machine without energies."""
+    if not machine:
+        return None
+    priced = load_machine(machine)
+    if not priced.has_energy:
+        raise UserError(f"--machine {machine}: {priced.note}")
+
+    @cache
+    def rank(batch: int) -> Price:
+        return cost_report(work(batch), machine=priced).totals.training_price or Price()
+
+    def step(row: Row) -> Price:
+        share, more = divmod(row.images, row.ranks)
+        few = rank(share)
+        many = rank(share + 1) if more else few
+        if few.energy is None or many.energy is None:
+            return Price()
+        energy = (row.ranks - more) * few.energy + more * many.energy
+        return Price(energy, unit=few.unit)
+
+    return step

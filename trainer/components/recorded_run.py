@@ -1,0 +1,65 @@
+"""A run as its folder or a checkpoint has it on record, for its bill."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..cost.run import Run
+from . import history
+from .checkpoint import load, newest_checkpoint
+from .logs import RunFolder
+from .state import MODEL, MOST, read_ledger, recorded
+
+
+def read(path: Path) -> Run:
+    """Return the run of a folder or a checkpoint. UserError where there is none, or no ledger."""
+    file = newest_checkpoint(path)
+    checkpoint = load(file)
+    meta = checkpoint.meta
+    steps, epoch = (recorded(file, meta, name, int) for name in ("step", "epoch"))
+    images, within = (recorded(file, meta, name, int) for name in ("images", "step_in_epoch"))
+    weights = [a for name, a in checkpoint.tensors.items() if name.startswith(MODEL) and a.ndim > 1]
+    config = meta.get("config")
+    run = Run(
+        source=str(file),
+        ledger=read_ledger(file, meta),
+        steps=steps,
+        epochs=epoch * steps / (steps - within) if epoch and steps > within else None,
+        images=images,
+        seconds=recorded(file, meta, "seconds", float),
+        evaluations=_evaluations(meta.get("evaluations", 0)),
+        each_epoch=history.epochs(file, meta.get("closed", [])),
+        restarts=history.restarts(file, meta.get("restarts", [])),
+        weights=sum(a.size for a in weights),
+        nonzero_weights=sum(int(np.count_nonzero(a)) for a in weights),
+        batch_size=config.get("batch_size") if isinstance(config, dict) else None,
+        overhead_seconds=meta.get("aside"),
+        model=meta.get("model"),
+        input=meta.get("input"),
+        classes=meta.get("classes"),
+        accuracy=meta.get("accuracy"),
+        evaluated=meta.get("evaluated"),
+        ranks=meta.get("ranks"),
+    )
+    return _with_folder(run, file, meta, path) if os.path.isdir(path) else run
+
+
+def _evaluations(count: Any) -> int:
+    """Return the number of evaluations on record, 0 where there is none."""
+    return count if type(count) is int and 0 < count < MOST else 0
+
+
+def _with_folder(run: Run, file: Path, meta: dict[str, Any], path: Path) -> Run:
+    """Return a run with what its folder knows besides the checkpoint: newer restarts, and steps
+    beyond the checkpoint."""
+    folder, log = RunFolder(path, writes=False), path / "restarts.json"
+    newer = history.restarts(log, folder.read_json(log.name) or [])
+    every = recorded(file, meta, "config", dict).get("log_every") or 1
+    lost = history.lost_work(folder.events(run.steps), run.steps, run.seconds, every)
+    unsaved = [r for r in history.restarts(file, [lost]) if r.at_least]
+    return replace(run, restarts=max(run.restarts, newer, key=len), unsaved=unsaved)
