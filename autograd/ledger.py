@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from operator import add
-from typing import Any, NamedTuple
+from operator import add, attrgetter
+from typing import Any, NamedTuple, TypeVar
 
 from .recent import KINDS
+
+T = TypeVar("T")
 
 
 class Cost(NamedTuple):
@@ -56,6 +58,11 @@ class Key(NamedTuple):
     phase: str
     primitive: str
     backend: str
+
+    @property
+    def scope_and_phase(self) -> tuple[str, str]:
+        """The layer and the pass that a count belongs to."""
+        return self.scope, self.phase
 
 
 class LedgerRow(NamedTuple):
@@ -205,12 +212,25 @@ class Ledger:
                 total = total.plus(row.cost)
         return total
 
+    def sums(self, what: Callable[[Key], T]) -> dict[T, Cost]:
+        """Return costs summed by what a function makes of the key, its scope and phase for example,
+        in the order in which the keys were first seen."""
+        sums: dict[T, Cost] = {}
+        for row in self.rows():
+            name = what(row.key)
+            sums[name] = sums.get(name, Cost()).plus(row.cost)
+        return sums
+
     def by(self, field: str) -> dict[str, Cost]:
         """Return costs summed by one field of the key, "phase" for example."""
-        sums: dict[str, Cost] = {}
-        for row in self.rows():
-            name = getattr(row.key, field)
-            sums[name] = sums.get(name, Cost()).plus(row.cost)
+        return self.sums(attrgetter(field))
+
+    def sample_sums(self, what: Callable[[Key], T]) -> dict[T, SparsitySample]:
+        """Return samples summed by what a function makes of the key."""
+        sums: dict[T, SparsitySample] = {}
+        for names, sample in self.sampled.items():
+            name = what(Key(*names))
+            sums[name] = sums.get(name, SparsitySample()).plus(sample)
         return sums
 
     def merge(self, other: Ledger) -> None:

@@ -19,6 +19,7 @@ from ...autograd.ledger import Cost
 from ...autograd.optim import SGD
 from ..cost.report.model.profile import ConvShare, KernelReport, ProfileReport
 from ..cost.roofline import Roofs
+from ..cost.workload import KINDS, OTHER
 from ..progress import compiling
 from .roofs import joules
 
@@ -54,8 +55,8 @@ class Clock(Observer):
         scope, phase = call.key[:2]
         self.seconds[scope, phase] += self.pending
         self.pending = 0.0
-        if call.primitive.name in ("conv2d", "linear"):
-            self.kinds[scope] = "conv" if call.primitive.name == "conv2d" else "fc"
+        if call.primitive.name in KINDS:
+            self.kinds[scope] = KINDS[call.primitive.name]
 
 
 class Measured(NamedTuple):
@@ -86,12 +87,9 @@ def measure(
             runs.append(clock.seconds)
         after = joules()
     energy = None if before is None or after is None else (after - before) / steps
-    costs: dict[Key, Cost] = {}
-    for row in ledger.rows():
-        key = row.key.scope, row.key.phase
-        costs[key] = costs.get(key, Cost()).plus(row.cost)
+    costs = ledger.sums(lambda key: key.scope_and_phase)
     rows = [
-        Measured(*key, clock.kinds.get(key[0], "other"), median(r[key] for r in runs), costs[key])
+        Measured(*key, clock.kinds.get(key[0], OTHER), median(r[key] for r in runs), costs[key])
         for key in clock.seconds
     ]
     return rows, energy

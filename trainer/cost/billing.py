@@ -27,7 +27,7 @@ from .report.run_history import Priced, collectives, epochs, restarts
 from .report.sampled_sparsity import sparsity_report
 from .run import Run
 from .sparsity import nonzero_macs
-from .workload import FEATURES, Work, count, moved
+from .workload import KINDS, Work, count, moved
 
 T = TypeVar("T", bound=Hashable)
 Passes: TypeAlias = dict[tuple[str, str], Price]  # by scope and phase
@@ -128,10 +128,9 @@ def _phases(ledger: Ledger, prices: Prices) -> dict[str, PhaseReport]:
 
 def _layers(ledger: Ledger, prices: Prices) -> list[RunLayer]:
     costs: dict[str, dict[str, Cost]] = {}
-    for row in ledger.rows():
-        phases = costs.setdefault(row.key.scope, {})
-        phases[row.key.phase] = phases.get(row.key.phase, Cost()).plus(row.cost)
-    memory = _memory(ledger, lambda key: (key.scope, key.phase))
+    for (scope, phase), cost in ledger.sums(lambda key: key.scope_and_phase).items():
+        costs.setdefault(scope, {})[phase] = cost
+    memory = _memory(ledger, lambda key: key.scope_and_phase)
     return [
         RunLayer(scope, {
             name: PhaseReport(PricedCost(c, prices.of(c, scope, name)), *memory[scope, name])
@@ -208,11 +207,7 @@ def _share(part: Cost, whole: Cost) -> float:
 def _from_ledger(ledger: Ledger, machine: Machine) -> Passes:
     """Return the prices of what layers did, on a machine that need not know their shapes: of MACs
     without a zero as they were sampled."""
-    costs: dict[tuple[str, str], Cost] = {}
-    for row in ledger.rows():
-        key = row.key.scope, row.key.phase
-        costs[key] = costs.get(key, Cost()).plus(row.cost)
-    events = nonzero_macs(ledger)
+    costs, events = ledger.sums(lambda key: key.scope_and_phase), nonzero_macs(ledger)
     return {key: machine.price(cost, events[key]) for key, cost in costs.items()}
 
 
@@ -267,7 +262,7 @@ def _batches(one: Work, ledger: Ledger) -> dict[str, dict[int, int]]:
     layer, sizes = layers[0], dict[str, dict[int, int]]()
     each = layer.macs("forward")
     for (scope, phase, primitive, _, cost), n in ledger.calls.items():
-        if scope == layer.name and phase in FORWARD and primitive in FEATURES:
+        if scope == layer.name and phase in FORWARD and primitive in KINDS:
             images, remainder = divmod(cost.macs, each)
             if remainder or not 0 < images < 1 << 30:
                 raise ValueError(f"a call of {scope} has {cost.macs} MACs, an image {each}")

@@ -96,9 +96,8 @@ def nonzero_macs(ledger: Ledger) -> dict[tuple[str, str], float]:
     them; all MACs where nothing is known."""
     shares, macs = of_ledger(ledger), dict[tuple[str, str], float]()
     for row in ledger.rows():
-        phase = "forward" if row.key.phase in REPEATED else row.key.phase
-        key = row.key.scope, row.key.phase
-        part = shares.get(row.key.scope, {}).get(phase, 1.0)
+        scope, phase = key = row.key.scope_and_phase
+        part = shares.get(scope, {}).get("forward" if phase in REPEATED else phase, 1.0)
         macs[key] = macs.get(key, 0.0) + row.cost.macs * part
     return macs
 
@@ -138,11 +137,7 @@ def _layers(where: Where, content: Any) -> Iterator[tuple[str, dict[str, float]]
         yield where.key, {key: share for key, share in shares.items() if share is not None}
 
 
-def _shares_by_name(**shares: float | None) -> dict[str, float | None]:
-    return shares
-
-
-_LAYER = Table(_shares_by_name, **{key: Optional(SHARE) for key in (*SHARES, *PASSES)})
+_LAYER = Table(dict[str, float | None], **{key: Optional(SHARE) for key in (*SHARES, *PASSES)})
 
 
 def _chained(shares: Mapping[str, Mapping[str, float]]) -> dict[str, LayerZeros]:

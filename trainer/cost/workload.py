@@ -15,7 +15,9 @@ from ...autograd.capture.peak_memory import PeakMemory
 from ...autograd.ledger import Cost
 from ...autograd.optim import SGD
 
-FEATURES = ("conv2d", "linear")  # primitives that make a layer of filters
+# The primitives that make a layer of filters, and the kind of that layer in reports.
+KINDS = {"conv2d": "conv", "linear": "fc"}
+OTHER = "other"  # the kind of any other layer
 
 
 class Shape(NamedTuple):
@@ -47,7 +49,7 @@ class Layer:
     products, in the order of their calls."""
 
     name: str
-    kind: str = "other"
+    kind: str = OTHER
     weights: int = 0
     parameters: int = 0
     stashed: int = 0
@@ -91,7 +93,7 @@ class ShapeRecorder(PeakMemory):
         """Record a call."""
         super().add(call)
         primitive, (scope, phase, *_) = call.primitive, call.key
-        if primitive.name in FEATURES and phase == "forward":
+        if primitive.name in KINDS and phase == "forward":
             named = dict(zip(primitive.defaults, call.attrs, strict=True))
             shape = _shape(primitive.name, call.args, call.results[0], named)
             self.shapes.setdefault(scope, []).append((primitive.name, shape))
@@ -143,13 +145,13 @@ def _layers(model: nn.Module, ledger: Ledger, recorder: ShapeRecorder) -> list[L
     layers: dict[str, Layer] = {}
     for row in ledger.rows():
         layer = layers.setdefault(row.key.scope, Layer(row.key.scope))
-        old = layer.costs.get(row.key.phase, Cost())
-        layer.costs[row.key.phase] = old.plus(row.cost)
         layer.stashed += row.stashed
         layer.peaks[row.key.phase] = max(row.peak, layer.peaks.get(row.key.phase, 0))
+    for (scope, phase), cost in ledger.sums(lambda key: key.scope_and_phase).items():
+        layers[scope].costs[phase] = cost
     for scope, calls in recorder.shapes.items():
         layer = layers[scope]
-        layer.kind = {"conv2d": "conv", "linear": "fc"}[calls[0][0]]
+        layer.kind = KINDS[calls[0][0]]
         layer.shapes = [shape for _, shape in calls]
     for name, p in model.named_parameters():
         layer = layers.get(name.rpartition(".")[0], Layer(name))

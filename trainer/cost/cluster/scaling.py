@@ -100,12 +100,13 @@ def exchange(
         return Exposed(0.0, 0.0), "none"
     members = group(network, ranks)
     assert network.exchange is not None
-    takes = [allreduce(members, b.size, algorithm)[0] for b in cut]
-    last = allreduce(members, METRICS, algorithm)[0]
-    largest = max(b.size for b in cut)
+    each = [allreduce(members, bucket.size, algorithm) for bucket in cut]
+    takes = [seconds for seconds, _ in each]
+    last, _ = allreduce(members, METRICS, algorithm)
+    largest = max(range(len(cut)), key=lambda i: cut[i].size)
     overlap = network.exchange.overlap
-    waits = exposed([b.ready for b in cut], takes, sweep, overlap) + last
-    return Exposed(sum(takes) + last, waits), allreduce(members, largest, algorithm)[1]
+    waits = exposed([bucket.ready for bucket in cut], takes, sweep, overlap) + last
+    return Exposed(sum(takes) + last, waits), each[largest][1]
 
 
 def predict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....autograd.ledger import Cost, Key, Ledger, SparsitySample
+from ....autograd.ledger import Cost, Ledger, SparsitySample
 from ..phases import NAMES, PASSES, in_full
 from ..sparsity import share
 from ..workload import other_operations
@@ -46,20 +46,11 @@ def _ratio(phases: dict[str, Cost]) -> list[str]:
     return [f"training costs {ratio:.4f} times the MACs of its forward passes (inference)"]
 
 
-def samples(ledger: Ledger, field: str = "phase") -> dict[str, SparsitySample]:
-    """Return what was found in the numbers of sampled steps, summed by a field of the key."""
-    index = Key._fields.index(field)
-    sums: dict[str, SparsitySample] = {}
-    for names, sample in ledger.sampled.items():
-        sums[names[index]] = sums.get(names[index], SparsitySample()).plus(sample)
-    return sums
-
-
 def sparsity(ledger: Ledger, steps: int) -> list[str]:
     """Return lines on zeros and non-zero MACs, none where no step was sampled."""
     if not ledger.sampled_steps:
         return []
-    phases = samples(ledger)
+    phases = ledger.sample_sums(lambda key: key.phase)
     total = SparsitySample()
     for sample in phases.values():
         total = total.plus(sample)

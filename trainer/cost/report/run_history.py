@@ -51,10 +51,10 @@ def step(ledger: Ledger, steps: int, lost: int) -> dict[str, Cost]:
     """Return what `lost` steps of training cost by phase, where the ledger has `steps` of them:
     without evaluation and without what is exchanged at a start and for a checkpoint."""
     costs: dict[str, Cost] = {}
-    for row in ledger.rows():
-        aside = row.key.scope in ("weights", "buffers") and row.key.phase == "communicate"
-        if row.key.phase != "evaluate" and not aside:
-            costs[row.key.phase] = costs.get(row.key.phase, Cost()).plus(row.cost)
+    for (scope, phase), cost in ledger.sums(lambda key: key.scope_and_phase).items():
+        shares_state = scope in ("weights", "buffers") and phase == "communicate"
+        if phase != "evaluate" and not shares_state:
+            costs[phase] = costs.get(phase, Cost()).plus(cost)
     return {name: _scaled(cost, lost, steps) for name, cost in costs.items()}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ....autograd.ledger import Ledger, SparsitySample
 from ..phases import NAMES
-from .ledger import samples
 from .model.bill import SampledLayer, SampleReport, SparsityReport
 
 NOT_COUNTED = "evaluation, and what has no MACs"
@@ -12,11 +11,10 @@ NOT_COUNTED = "evaluation, and what has no MACs"
 
 def sparsity_report(ledger: Ledger, steps: int) -> SparsityReport:
     """Return non-zero MACs and shares of zeros by pass and by layer, of the sampled steps alone."""
-    phases, layers = samples(ledger), dict[str, dict[str, SparsitySample]]()
-    total = SparsitySample()
-    for (scope, phase, *_), sample in ledger.sampled.items():
-        layer = layers.setdefault(scope, {})
-        layer[phase] = layer.get(phase, SparsitySample()).plus(sample)
+    phases = ledger.sample_sums(lambda key: key.phase)
+    layers, total = dict[str, dict[str, SparsitySample]](), SparsitySample()
+    for (scope, phase), sample in ledger.sample_sums(lambda key: key.scope_and_phase).items():
+        layers.setdefault(scope, {})[phase] = sample
         total = total.plus(sample)
     return SparsityReport(
         ledger.sampled_steps,
