@@ -10,7 +10,7 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd import context
 from tallygrad.autograd.array import Array, Spec, array
-from tallygrad.autograd.ledger import Cost
+from tallygrad.autograd.ledger import Cost, Key, SparsitySample
 from tallygrad.autograd.primitive import Primitive, primitive
 
 
@@ -153,6 +153,22 @@ def test_ledger_round_trip_and_sum() -> None:
     double = ledger.copy()
     double.merge(ledger)
     assert double.total() == ledger.total().times(2) and double != ledger
+
+
+def test_a_ledger_sums_by_any_part_of_the_key() -> None:
+    ledger = ag.Ledger()
+    for scope, phase, macs in (("b", "forward", 3), ("a", "forward", 5), ("b", "evaluate", 7)):
+        ledger.count((scope, phase, "linear", "numpy", Cost(macs=macs)), 2)
+        ledger.sample(Key(scope, phase, "linear", "numpy"), SparsitySample(macs=macs))
+    assert ledger.by("scope") == {"b": Cost(macs=20), "a": Cost(macs=10)}
+    by_first = ledger.sums(lambda key: key.phase[0])
+    assert [*by_first.items()] == [("f", Cost(macs=16)), ("e", Cost(macs=14))]
+    assert [*ledger.sums(lambda key: key.scope_and_phase)] == [
+        ("b", "forward"), ("a", "forward"), ("b", "evaluate")
+    ]  # fmt: skip
+    assert ledger.sample_sums(lambda key: key.scope) == {
+        "b": SparsitySample(macs=10), "a": SparsitySample(macs=5)
+    }  # fmt: skip
 
 
 def test_spec_of_views() -> None:

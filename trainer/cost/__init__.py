@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from .run import Run
     from .sparsity import from_file as zeros_from_file
     from .sparsity import from_run as zeros_from_run
-    from .workload import Layer, Shape, Work, count
+    from .workload import LayerShape, LayerWork, Work, count
 
 __all__ = [
-    "BillReport", "CostReport", "Layer", "LayerReport", "Machine", "PassReport", "PlanReport",
-    "Price", "ProfileReport", "Run", "Shape", "Work", "add_up", "as_csv", "as_text", "bill_report",
-    "cost_report", "count", "load_machine", "load_network", "machine_names", "scale",
+    "BillReport", "CostReport", "LayerReport", "LayerShape", "LayerWork", "Machine", "PassReport",
+    "PlanReport", "Price", "ProfileReport", "Run", "Work", "add_up", "as_csv", "as_text",
+    "bill_report", "cost_report", "count", "load_machine", "load_network", "machine_names", "scale",
     "zeros_from_file", "zeros_from_run",
 ]  # fmt: skip
 
@@ -46,7 +46,7 @@ _HOMES = {
     "report.model.profile": ("ProfileReport",),
     "report.text": ("as_csv", "as_text"),
     "run": ("Run",),
-    "workload": ("Layer", "Shape", "Work", "count"),
+    "workload": ("LayerShape", "LayerWork", "Work", "count"),
 }
 _RENAMED = {
     "load_machine": ("machines.machine", "load"),

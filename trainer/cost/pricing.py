@@ -14,7 +14,7 @@ from .report.metrics import of_model
 from .report.model.common import MachineReport, ZerosReport
 from .report.model.cost import CostReport, LayerReport, PassReport, Totals, TrainingTotals
 from .sparsity import LayerZeros, Zeros
-from .workload import Layer, Work, moved, other_operations
+from .workload import LayerWork, Work, moved, other_operations
 
 CONVENTIONS = {
     "mac": "one multiply-accumulate, 2 FLOP; zero padding counts, bias additions do not",
@@ -51,7 +51,7 @@ def cost_report(
     )  # fmt: skip
 
 
-def _layer(layer: Layer, machine: Machine | None, zeros: LayerZeros | None) -> LayerReport:
+def _layer(layer: LayerWork, machine: Machine | None, zeros: LayerZeros | None) -> LayerReport:
     costs = layer.costs.values()
     return LayerReport(
         name=layer.name,
@@ -68,7 +68,9 @@ def _layer(layer: Layer, machine: Machine | None, zeros: LayerZeros | None) -> L
     )
 
 
-def _pass(layer: Layer, name: str, machine: Machine | None, zeros: LayerZeros | None) -> PassReport:
+def _pass(
+    layer: LayerWork, name: str, machine: Machine | None, zeros: LayerZeros | None
+) -> PassReport:
     moved_bytes = moved(layer.costs.get(name, Cost()))
     price = machine.price_layer(layer, name, zeros) if machine is not None else None
     return PassReport(layer.macs(name), moved_bytes, layer.peaks.get(name, 0), price)

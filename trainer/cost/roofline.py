@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple
 
 from ...autograd.ledger import Cost
-from .workload import Shape, moved
+from .workload import LayerShape, moved
 
 
 class Bound(NamedTuple):
@@ -71,7 +71,7 @@ def intensity(macs: float, moved: float) -> float:
     return macs / moved if moved else math.inf
 
 
-def compulsory_words(shape: Shape) -> int:
+def compulsory_words(shape: LayerShape) -> int:
     """Return the words that memory gives and takes at least for any one pass: images, filters and
     results whole and once each, of which a pass reads two and writes the third."""
     images = shape.N * shape.C * shape.H * shape.W

@@ -20,7 +20,7 @@ KINDS = {"conv2d": "conv", "linear": "fc"}
 OTHER = "other"  # the kind of any other layer
 
 
-class Shape(NamedTuple):
+class LayerShape(NamedTuple):
     """A layer of filters in the letters of Sze et al. (2017): batch, filters, channels, rows and
     columns of the input, of the filters and of the output, strides, groups."""
 
@@ -43,7 +43,7 @@ class Shape(NamedTuple):
 
 
 @dataclass
-class Layer:
+class LayerWork:
     """What a module does: `costs` and `peaks`, the most bytes of results that were alive at once
     meanwhile, by phase; bytes that the tape keeps for it; and the `shapes` of its convolutions and
     products, in the order of their calls."""
@@ -55,7 +55,7 @@ class Layer:
     stashed: int = 0
     costs: dict[str, Cost] = field(default_factory=dict)
     peaks: dict[str, int] = field(default_factory=dict)
-    shapes: list[Shape] = field(default_factory=list)
+    shapes: list[LayerShape] = field(default_factory=list)
 
     def macs(self, phase: str) -> int:
         """Return the MACs of a phase."""
@@ -71,7 +71,7 @@ class Work:
     model: str
     batch: int
     input: tuple[int, ...]
-    layers: list[Layer]
+    layers: list[LayerWork]
     ledger: Ledger
     parameters: int
     peak: int
@@ -87,7 +87,7 @@ class ShapeRecorder(PeakMemory):
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__(ledger)
-        self.shapes: dict[str, list[tuple[str, Shape]]] = {}
+        self.shapes: dict[str, list[tuple[str, LayerShape]]] = {}
 
     def add(self, call: Dispatched) -> None:
         """Record a call."""
@@ -99,13 +99,13 @@ class ShapeRecorder(PeakMemory):
             self.shapes.setdefault(scope, []).append((primitive.name, shape))
 
 
-def _shape(name: str, args: Sequence[Array], y: Array, attrs: dict[str, Any]) -> Shape:
+def _shape(name: str, args: Sequence[Array], y: Array, attrs: dict[str, Any]) -> LayerShape:
     x, w = args[0].shape, args[1].shape
     if name == "linear":
         rows = int(np.prod(x[:-1]))
-        return Shape(rows, w[0], w[1], 1, 1, 1, 1, 1, 1, (1, 1), 1)
+        return LayerShape(rows, w[0], w[1], 1, 1, 1, 1, 1, 1, (1, 1), 1)
     (n, c, h, wide), (m, _, r, s), (e, f) = x, w, y.shape[2:]
-    return Shape(n, m, c, h, wide, r, s, e, f, attrs["stride"], attrs["groups"])
+    return LayerShape(n, m, c, h, wide, r, s, e, f, attrs["stride"], attrs["groups"])
 
 
 def count(
@@ -140,11 +140,11 @@ def _infer(model: nn.Module, x: Tensor) -> None:
         model(x)
 
 
-def _layers(model: nn.Module, ledger: Ledger, recorder: ShapeRecorder) -> list[Layer]:
+def _layers(model: nn.Module, ledger: Ledger, recorder: ShapeRecorder) -> list[LayerWork]:
     """Return the layers of a ledger, with their shapes and parameters."""
-    layers: dict[str, Layer] = {}
+    layers: dict[str, LayerWork] = {}
     for row in ledger.rows():
-        layer = layers.setdefault(row.key.scope, Layer(row.key.scope))
+        layer = layers.setdefault(row.key.scope, LayerWork(row.key.scope))
         layer.stashed += row.stashed
         layer.peaks[row.key.phase] = max(row.peak, layer.peaks.get(row.key.phase, 0))
     for (scope, phase), cost in ledger.sums(lambda key: key.scope_and_phase).items():
@@ -154,7 +154,7 @@ def _layers(model: nn.Module, ledger: Ledger, recorder: ShapeRecorder) -> list[L
         layer.kind = KINDS[calls[0][0]]
         layer.shapes = [shape for _, shape in calls]
     for name, p in model.named_parameters():
-        layer = layers.get(name.rpartition(".")[0], Layer(name))
+        layer = layers.get(name.rpartition(".")[0], LayerWork(name))
         layer.parameters += p.size
         layer.weights += p.size * (p.ndim > 1)
     return [layer for layer in layers.values() if layer.name != "optimizer"]

@@ -9,7 +9,7 @@ import pytest
 from tallygrad.trainer.cost.machines import machine
 from tallygrad.trainer.cost.machines.host import Host
 from tallygrad.trainer.cost.roofline import Roofline, Roofs, compulsory_words, intensity
-from tallygrad.trainer.cost.workload import Shape
+from tallygrad.trainer.cost.workload import LayerShape
 
 ROOFS = Roofline(100.0, 20.0)
 
@@ -17,14 +17,14 @@ ROOFS = Roofline(100.0, 20.0)
 @pytest.mark.parametrize(
     ("shape", "megabytes"),
     [  # AlexNet, batch 4, words of 16 bit
-        (Shape(4, 96, 3, 227, 227, 11, 11, 55, 55, (4, 4), 1), 3.63),
-        (Shape(4, 256, 96, 27, 27, 5, 5, 27, 27, (1, 1), 2), 2.67),
-        (Shape(4, 384, 256, 13, 13, 3, 3, 13, 13, (1, 1), 1), 2.63),
-        (Shape(4, 384, 384, 13, 13, 3, 3, 13, 13, (1, 1), 2), 2.37),
-        (Shape(4, 256, 384, 13, 13, 3, 3, 13, 13, (1, 1), 2), 1.75),
+        (LayerShape(4, 96, 3, 227, 227, 11, 11, 55, 55, (4, 4), 1), 3.63),
+        (LayerShape(4, 256, 96, 27, 27, 5, 5, 27, 27, (1, 1), 2), 2.67),
+        (LayerShape(4, 384, 256, 13, 13, 3, 3, 13, 13, (1, 1), 1), 2.63),
+        (LayerShape(4, 384, 384, 13, 13, 3, 3, 13, 13, (1, 1), 2), 2.37),
+        (LayerShape(4, 256, 384, 13, 13, 3, 3, 13, 13, (1, 1), 2), 1.75),
     ],
 )
-def test_what_memory_must_move(shape: Shape, megabytes: float) -> None:
+def test_what_memory_must_move(shape: LayerShape, megabytes: float) -> None:
     assert 2e-6 * compulsory_words(shape) == pytest.approx(megabytes, abs=0.005)
 
 

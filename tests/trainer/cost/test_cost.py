@@ -21,7 +21,7 @@ from tallygrad.trainer.cost import machines
 from tallygrad.trainer.cost.machines import machine
 from tallygrad.trainer.cost.machines.systolic.array import estimate
 from tallygrad.trainer.cost.pricing import exchanged
-from tallygrad.trainer.cost.workload import Layer, Shape, ShapeRecorder, count
+from tallygrad.trainer.cost.workload import LayerShape, LayerWork, ShapeRecorder, count
 from tallygrad.trainer.errors import UserError
 
 # What keys of machines take, as messages say it.
@@ -100,7 +100,7 @@ def test_what_is_dropped_is_not_alive() -> None:
 
 
 def test_groups_are_seen() -> None:
-    shape = Shape(2, 256, 96, 27, 27, 5, 5, 27, 27, (1, 1), 2)
+    shape = LayerShape(2, 256, 96, 27, 27, 5, 5, 27, 27, (1, 1), 2)
     assert shape.macs == 2 * 223_948_800  # AlexNet's second layer, with groups
 
 
@@ -161,8 +161,8 @@ def test_layers_on_an_array(dataflow: str, capsys: pytest.CaptureFixture[str]) -
 
 def test_layers_on_eyeriss(capsys: pytest.CaptureFixture[str]) -> None:
     """AlexNet's third layer alone, in the mapping of the paper's Table V."""
-    layer = Layer("conv3", "conv", costs={"forward": Cost(macs=598_081_536)})
-    layer.shapes.append(Shape(4, 384, 256, 13, 13, 3, 3, 13, 13, (1, 1), 1))
+    layer = LayerWork("conv3", "conv", costs={"forward": Cost(macs=598_081_536)})
+    layer.shapes.append(LayerShape(4, 384, 256, 13, 13, 3, 3, 13, 13, (1, 1), 1))
     price = machine.load("eyeriss").price_layer(layer, "forward")
     assert price is not None
     assert price.active_pes == 156

@@ -27,7 +27,7 @@ from tallygrad.trainer.cost.machines import machine
 from tallygrad.trainer.cost.pricing import cost_report
 from tallygrad.trainer.cost.report.charts import (
     Bar,
-    Line,
+    ChartLine,
     Point,
     axis,
     bars,
@@ -296,7 +296,7 @@ def test_what_ranks_send() -> None:
 def test_points_lie_where_they_should() -> None:
     """A decade is as wide as the next, and roofs meet at the ridge."""
     points = [Point(1, 1, 0, "a"), Point(10, 100, 1, "b"), Point(100, 10_000, 1, "c")]
-    chart = log_chart("k", "t", "d", ("x", "y"), points, [Line([(1, 1), (100, 10_000)])])
+    chart = log_chart("k", "t", "d", ("x", "y"), points, [ChartLine([(1, 1), (100, 10_000)])])
     marks = chart.findall("svg")
     xs = [float(str(m.get("x")).rstrip("%")) for m in marks]
     ys = [float(str(m.get("y"))) for m in marks]

@@ -25,7 +25,14 @@ from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import plan as plan_command
 from tallygrad.trainer.cost.cluster.allreduce import ALGORITHMS, Group, Link, allreduce
 from tallygrad.trainer.cost.cluster.network import FOLDER, Exchange, Network, as_toml, load
-from tallygrad.trainer.cost.cluster.scaling import Bucket, buckets, exposed, memory, predict, scale
+from tallygrad.trainer.cost.cluster.scaling import (
+    TimedBucket,
+    buckets,
+    exposed,
+    memory,
+    predict,
+    scale,
+)
 from tallygrad.trainer.cost.cluster.step_time import Step, StepTimes
 from tallygrad.trainer.cost.machines.host import Host
 from tallygrad.trainer.cost.roofline import Roofs
@@ -83,7 +90,7 @@ def test_an_exchange_begins_when_its_bucket_is_final() -> None:
 
 def test_buckets_are_those_of_the_trainer() -> None:
     cut = buckets([4, 8, 2, 1], [0.1, 0.2, 0.4, 0.3], 10)
-    assert cut == [Bucket(12, 0.2), Bucket(3, 0.4)]
+    assert cut == [TimedBucket(12, 0.2), TimedBucket(3, 0.4)]
     job = Rehearsal(Silent(0, 2), "lenet", (1, 28, 28), 10, 1, bucket_mb=0.05)
     found = buckets(job.sizes, [0.0] * len(job.sizes), 50_000)
     held = job.training.parts.sync.buckets

@@ -15,11 +15,11 @@ from tallygrad.trainer.cost.machines.eyeriss.row_stationary import (
     EYERISS,
     ISCA2016,
     Chip,
+    ConvShape,
     Costs,
-    Estimate,
     Mapping,
-    Shape,
-    Zeros,
+    MapZeros,
+    RowStationaryEstimate,
     coded_words,
     energy,
     estimate,
@@ -42,7 +42,7 @@ CHIP = {
 ZEROS = dict(
     zip(
         NAMES,
-        map(Zeros, (0.0001, 0.387, 0.725, 0.793, 0.776), (0.387, 0.725, 0.793, 0.776, 0.776)),
+        map(MapZeros, (0.0001, 0.387, 0.725, 0.793, 0.776), (0.387, 0.725, 0.793, 0.776, 0.776)),
         strict=True,
     )
 )
@@ -56,26 +56,26 @@ ANALYSIS = {
 }
 
 
-def alexnet(name: str, n: int) -> Shape:
+def alexnet(name: str, n: int) -> ConvShape:
     """Return a CONV layer of AlexNet."""
     return {
-        "CONV1": Shape(n, 96, 3, 227, 227, 11, 11, 55, 55, 4),
-        "CONV2": Shape(n, 256, 96, 27, 27, 5, 5, 27, 27, 1, 2),
-        "CONV3": Shape(n, 384, 256, 13, 13, 3, 3, 13, 13),
-        "CONV4": Shape(n, 384, 384, 13, 13, 3, 3, 13, 13, 1, 2),
-        "CONV5": Shape(n, 256, 384, 13, 13, 3, 3, 13, 13, 1, 2),
+        "CONV1": ConvShape(n, 96, 3, 227, 227, 11, 11, 55, 55, 4),
+        "CONV2": ConvShape(n, 256, 96, 27, 27, 5, 5, 27, 27, 1, 2),
+        "CONV3": ConvShape(n, 384, 256, 13, 13, 3, 3, 13, 13),
+        "CONV4": ConvShape(n, 384, 384, 13, 13, 3, 3, 13, 13, 1, 2),
+        "CONV5": ConvShape(n, 256, 384, 13, 13, 3, 3, 13, 13, 1, 2),
     }[name]
 
 
 @pytest.fixture(scope="module")
-def chip() -> dict[str, Estimate]:
+def chip() -> dict[str, RowStationaryEstimate]:
     """Every layer on the chip, with the mapping that the search finds."""
     return {name: estimate(alexnet(name, 4), zeros=ZEROS[name]) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_search_comes_to_what_was_measured_on_the_chip(
-    name: str, chip: dict[str, Estimate]
+    name: str, chip: dict[str, RowStationaryEstimate]
 ) -> None:
     pes, buffer, dram, milliseconds = CHIP[name]
     found = chip[name]
@@ -86,13 +86,13 @@ def test_the_search_comes_to_what_was_measured_on_the_chip(
     assert found.bound_seconds < found.latency_seconds < found.total_seconds
 
 
-def test_the_mappings_are_those_of_the_chip(chip: dict[str, Estimate]) -> None:
+def test_the_mappings_are_those_of_the_chip(chip: dict[str, RowStationaryEstimate]) -> None:
     late = Mapping(13, 16, 3, 2, 2, 64, 4)
     first, second = Mapping(7, 16, 1, 1, 2, 96, 1), Mapping(27, 16, 2, 1, 1, 64, 1)
     assert [chip[name].mapping for name in NAMES] == [first, second, late, late, late]
 
 
-def test_totals_are_those_of_the_chip(chip: dict[str, Estimate]) -> None:
+def test_totals_are_those_of_the_chip(chip: dict[str, RowStationaryEstimate]) -> None:
     assert sum(x.macs for x in chip.values()) == 4 * 665_784_864
     assert sum(x.global_buffer_bytes for x in chip.values()) / 1e6 == pytest.approx(208.5, abs=0.1)
     assert sum(x.latency_seconds for x in chip.values()) == pytest.approx(0.1035, rel=0.05)
@@ -173,20 +173,20 @@ def test_zeros_save_traffic_of_dram_only_and_never_cost() -> None:
     mapping = search(shape)
     dense, full = (
         estimate(shape, mapping=mapping),
-        estimate(shape, mapping=mapping, zeros=Zeros(0, 0)),
+        estimate(shape, mapping=mapping, zeros=MapZeros(0, 0)),
     )
-    sparse = estimate(shape, mapping=mapping, zeros=Zeros(0.9, 0.9))
+    sparse = estimate(shape, mapping=mapping, zeros=MapZeros(0.9, 0.9))
     counts = count(shape, EYERISS, mapping)
     assert dense.dram_bytes == 2 * counts.dram
     assert full.dram_bytes <= dense.dram_bytes
     assert 2 * counts.dram_weights < sparse.dram_bytes < full.dram_bytes / 1.5
     assert sparse.global_buffer_bytes == dense.global_buffer_bytes
     with pytest.raises(UserError, match=r"input share of zeros 1.5: give a number from 0 to 1"):
-        estimate(shape, mapping=mapping, zeros=Zeros(1.5, 0))
+        estimate(shape, mapping=mapping, zeros=MapZeros(1.5, 0))
 
 
 def test_dense_traffic_is_compulsory_where_all_fits() -> None:
-    shape = Shape(2, 8, 4, 8, 8, 3, 3, 6, 6)
+    shape = ConvShape(2, 8, 4, 8, 8, 3, 3, 6, 6)
     counts = count(shape, EYERISS, search(shape))
     assert (counts.dram_inputs, counts.dram_weights) == (2 * 4 * 8 * 8, 8 * 4 * 9)
     assert counts.dram_outputs == 2 * 8 * 6 * 6
@@ -200,7 +200,7 @@ def test_rows_between_strips_come_again_where_the_buffer_is_full() -> None:
     assert count(shape, small, mapping).dram_inputs == 4 * 3 * 276 * 227
 
 
-def every_mapping(shape: Shape, chip: Chip) -> Iterator[Mapping]:
+def every_mapping(shape: ConvShape, chip: Chip) -> Iterator[Mapping]:
     """Yield all mappings of equal tiles that fit, with no shortcut."""
     spans = [range(1, limit + 1) for limit in (shape.e, chip.psum_words, 4, 12, 12)]
     strips = {-(-shape.e // parts) for parts in spans[0]}
@@ -215,7 +215,7 @@ def every_mapping(shape: Shape, chip: Chip) -> Iterator[Mapping]:
 
 @pytest.mark.parametrize("costs", [None, Costs(), Costs(dram=1)])
 def test_the_search_finds_the_best_of_all(costs: Costs | None) -> None:
-    shape = Shape(2, 12, 5, 9, 9, 3, 3, 7, 7)
+    shape = ConvShape(2, 12, 5, 9, 9, 3, 3, 7, 7)
     small = EYERISS._replace(buffer_bytes=1400, bank_bytes=100, filter_bytes=400)
 
     def rank(mapping: Mapping) -> tuple[float, ...]:
@@ -227,7 +227,7 @@ def test_the_search_finds_the_best_of_all(costs: Costs | None) -> None:
     assert rank(search(shape, small, costs)) == min(map(rank, every_mapping(shape, small)))
 
 
-def pass_by_pass(shape: Shape, mapping: Mapping) -> tuple[int, int, int]:
+def pass_by_pass(shape: ConvShape, mapping: Mapping) -> tuple[int, int, int]:
     """Count passes, words in and out of the buffer, and words that reach a PE, pass by pass."""
     e, p, q, r, t, _, n = mapping
     number = words = reached = 0
@@ -250,7 +250,7 @@ def pass_by_pass(shape: Shape, mapping: Mapping) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_traffic_is_that_of_all_passes(name: str, chip: dict[str, Estimate]) -> None:
+def test_traffic_is_that_of_all_passes(name: str, chip: dict[str, RowStationaryEstimate]) -> None:
     found = chip[name]
     number, words, reached = pass_by_pass(alexnet(name, 4), found.mapping)
     assert (found.passes, found.global_buffer_bytes) == (number, 2 * words)
@@ -280,7 +280,7 @@ def test_a_mapping_that_does_not_fit_is_refused() -> None:
     [({}, "buffer_bytes"), ({"fewest_strips": True}, "buffer_bytes"), ({}, "filter_bytes")],
 )
 def test_a_chip_that_is_too_small_names_what_would_do(
-    shape: Shape, change: dict[str, bool], key: str
+    shape: ConvShape, change: dict[str, bool], key: str
 ) -> None:
     """That much does, and a byte less does not."""
     chip = EYERISS._replace(bank_bytes=16, **change)
@@ -294,46 +294,46 @@ def test_a_chip_that_is_too_small_names_what_would_do(
 
 def test_a_chip_of_any_size_is_searched_at_once() -> None:
     huge = EYERISS._replace(**dict.fromkeys(("rows", "columns", "psum_words"), 10**18))
-    assert search(Shape(1, 12, 4, 8, 8, 3, 3, 6, 6), huge).t <= 12
+    assert search(ConvShape(1, 12, 4, 8, 8, 3, 3, 6, 6), huge).t <= 12
     tiny = EYERISS._replace(
         **dict.fromkeys(("rows", "columns", "filter_words", "input_words", "psum_words"), 1)
     )
-    shape = Shape(1, 4, 4, 8, 8, 3, 3, 6, 6)
+    shape = ConvShape(1, 4, 4, 8, 8, 3, 3, 6, 6)
     assert count(shape, tiny, search(shape, tiny)).macs == shape.macs  # in pieces of 1 x 1
 
 
 def test_shapes_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match="positive"):
-        Shape(0, 1, 1, 1, 1, 1, 1, 1, 1)
+        ConvShape(0, 1, 1, 1, 1, 1, 1, 1, 1)
     with pytest.raises(UserError, match="groups that divide"):
-        Shape(1, 4, 3, 5, 5, 3, 3, 3, 3, groups=2)
+        ConvShape(1, 4, 3, 5, 5, 3, 3, 3, 3, groups=2)
 
 
 def test_passes_of_training_are_convolutions() -> None:
     shape = alexnet("CONV2", 4)
     found = passes(shape)
     assert list(found) == ["forward", "backward_data", "backward_weights"]
-    assert found["backward_data"] == Shape(4, 96, 256, 27, 27, 5, 5, 27, 27, 1, 2)
-    assert found["backward_weights"] == Shape(48, 256, 8, 27, 27, 27, 27, 5, 5, 1, 2)
+    assert found["backward_data"] == ConvShape(4, 96, 256, 27, 27, 5, 5, 27, 27, 1, 2)
+    assert found["backward_weights"] == ConvShape(48, 256, 8, 27, 27, 27, 27, 5, 5, 1, 2)
     assert {x.macs for x in found.values()} == {shape.macs}
     assert found["backward_data"].outputs == 4 * 96 * 27 * 27
-    strided = passes(Shape(4, 6, 3, 8, 8, 2, 2, 4, 4, stride=2))
+    strided = passes(ConvShape(4, 6, 3, 8, 8, 2, 2, 4, 4, stride=2))
     assert {x.macs for x in strided.values()} == {4 * 6 * 3 * 2 * 2 * 4 * 4}
-    assert strided["backward_data"] == Shape(4, 12, 6, 4, 4, 1, 1, 4, 4)
-    assert strided["backward_weights"] == Shape(12, 6, 4, 4, 4, 4, 4, 1, 1)
+    assert strided["backward_data"] == ConvShape(4, 12, 6, 4, 4, 1, 1, 4, 4)
+    assert strided["backward_weights"] == ConvShape(12, 6, 4, 4, 4, 4, 4, 1, 1)
 
 
 @pytest.mark.parametrize(
     "shape",
     [
-        Shape(4, 4096, 256, 6, 6, 6, 6, 1, 1),
-        Shape(4, 1000, 4096, 1, 1, 1, 1, 1, 1),
-        Shape(4, 64, 3, 224, 224, 7, 7, 112, 112, 2),
-        Shape(2, 32, 32, 13, 13, 3, 3, 13, 13, 1, 32),
-        Shape(3, 97, 7, 9, 9, 3, 3, 7, 7),
+        ConvShape(4, 4096, 256, 6, 6, 6, 6, 1, 1),
+        ConvShape(4, 1000, 4096, 1, 1, 1, 1, 1, 1),
+        ConvShape(4, 64, 3, 224, 224, 7, 7, 112, 112, 2),
+        ConvShape(2, 32, 32, 13, 13, 3, 3, 13, 13, 1, 32),
+        ConvShape(3, 97, 7, 9, 9, 3, 3, 7, 7),
     ],
 )
-def test_all_passes_can_be_mapped(shape: Shape) -> None:
+def test_all_passes_can_be_mapped(shape: ConvShape) -> None:
     for each in passes(shape).values():
         begin = time.process_time()
         found = estimate(each)
@@ -344,20 +344,20 @@ def test_all_passes_can_be_mapped(shape: Shape) -> None:
 
 
 def test_filters_too_large_for_the_array_are_cut_into_channels() -> None:
-    tall = Shape(1, 2, 1, 30, 5, 24, 3, 7, 3)
-    twice = Shape(1, 2, 2, 18, 5, 12, 3, 7, 3)
+    tall = ConvShape(1, 2, 1, 30, 5, 24, 3, 7, 3)
+    twice = ConvShape(1, 2, 2, 18, 5, 12, 3, 7, 3)
     found, same = (count(x, EYERISS, Mapping(7, 1, 1, 1, 1, 2, 1)) for x in (tall, twice))
     assert found == same
 
 
 def test_a_dram_link_can_be_the_limit() -> None:
-    layer = estimate(Shape(1, 4096, 4096, 1, 1, 1, 1, 1, 1))
+    layer = estimate(ConvShape(1, 4096, 4096, 1, 1, 1, 1, 1, 1))
     assert layer.latency_seconds == pytest.approx(layer.dram_bytes / 480e6)
     assert layer.latency_seconds > layer.latency_cycles / EYERISS.clock_hz
 
 
 def test_a_slow_bus_makes_the_array_wait() -> None:
-    shape, mapping = Shape(1, 4, 1, 20, 20, 3, 3, 9, 9, stride=2), Mapping(9, 1, 1, 1, 4, 4, 1)
+    shape, mapping = ConvShape(1, 4, 1, 20, 20, 3, 3, 9, 9, stride=2), Mapping(9, 1, 1, 1, 4, 4, 1)
     cycles = [count(shape, EYERISS._replace(input_bus=bus), mapping).cycles for bus in (1, 2, 1000)]
     # A column needs 2 new values of each of 19 rows; then the ramp: filters, windows, last sums.
     assert cycles[0] == 9 * 38 + 9 + 57 + 9

@@ -327,7 +327,7 @@ def test_agrees_with_scale_sim(
     """Cycles, reads and writes are the tool's to the integer, but for two quirks of the tool:
 
     - "Total Cycles" is the index of the last cycle, counted from 0: one less than the cycles that
-      pass. So is `Estimate.cycles`, but `utilization` counts that cycle, and the tool's does not.
+      pass. So is `GemmEstimate.cycles`, but `utilization` counts that cycle; the tool's does not.
     - With output stationary, "SRAM OFMAP Writes" is m n and rows + columns for each fold: the tool
       adds the sides of each fold to their product. The words that it hands on to DRAM are m n.
     """

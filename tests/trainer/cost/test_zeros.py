@@ -18,8 +18,8 @@ from tallygrad.trainer.cost.billing import price_run
 from tallygrad.trainer.cost.machines import machine
 from tallygrad.trainer.cost.machines.eyeriss.row_stationary import (
     EYERISS,
-    Shape,
-    Zeros,
+    ConvShape,
+    MapZeros,
     estimate,
     passes,
 )
@@ -165,8 +165,8 @@ def test_eyeriss_codes_images_with_the_zeros_of_a_file(
     layers = {layer["name"]: layer for layer in found["layers"]}
     shares = [*INPUTS.values(), 0.776]
     for i, name in enumerate(INPUTS):
-        shape = Shape(*layers[name]["shape"].values())
-        mine = estimate(shape, EYERISS, zeros=Zeros(shares[i], shares[i + 1]))
+        shape = ConvShape(*layers[name]["shape"].values())
+        mine = estimate(shape, EYERISS, zeros=MapZeros(shares[i], shares[i + 1]))
         assert layers[name]["passes"]["forward"]["dram_bytes"] == mine.dram_bytes
     # Zeros of DRAM's traffic alone: 15.4 MB on the chip, within the 10% of the other tests.
     total = sum(layers[name]["passes"]["forward"]["dram_bytes"] for name in INPUTS)
@@ -183,10 +183,10 @@ def test_each_pass_has_its_own_images(tmp_path: Path, capsys: pytest.CaptureFixt
     words = ["cost", "lenet", "--batch", "2", "--training", "--machine", "eyeriss"]
     found = asked(*words, "--zeros", str(file), capsys=capsys)
     conv2 = next(layer for layer in found["layers"] if layer["name"] == "conv2")
-    shape = passes(Shape(2, 50, 20, 12, 12, 5, 5, 8, 8))
+    shape = passes(ConvShape(2, 50, 20, 12, 12, 5, 5, 8, 8))
     expected = {
-        "forward": Zeros(0.6, 0.0), "backward_data": Zeros(0.8, 0.9),
-        "backward_weights": Zeros(0.6, 0.0),
+        "forward": MapZeros(0.6, 0.0), "backward_data": MapZeros(0.8, 0.9),
+        "backward_weights": MapZeros(0.6, 0.0),
     }  # fmt: skip
     for phase in PASSES:
         mine = estimate(shape[phase], EYERISS, zeros=expected[phase])

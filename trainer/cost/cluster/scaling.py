@@ -22,7 +22,7 @@ METRICS = 24  # bytes of a step's loss, metrics and samples, in float64
 LATEST = 0.95  # quantile of steps beyond which few were measured
 
 
-class Bucket(NamedTuple):
+class TimedBucket(NamedTuple):
     """Gradients that are exchanged at once: their bytes, and when the last of them is final."""
 
     size: int
@@ -56,15 +56,15 @@ class Row(NamedTuple):
     efficiency_range: tuple[float, float] | None = None
 
 
-def buckets(sizes: Sequence[int], ready: Sequence[float], least: int) -> list[Bucket]:
+def buckets(sizes: Sequence[int], ready: Sequence[float], least: int) -> list[TimedBucket]:
     """Cut gradients of so many bytes, in the order in which they are final, into buckets of `least`
     bytes or more, as `GradientSync` does; the last one may be smaller."""
-    cut: list[Bucket] = []
+    cut: list[TimedBucket] = []
     size, final = 0, 0.0
     for i, (more, moment) in enumerate(zip(sizes, ready, strict=True)):
         size, final = size + more, max(final, moment)
         if size >= least or i == len(sizes) - 1:
-            cut.append(Bucket(size, final))
+            cut.append(TimedBucket(size, final))
             size, final = 0, 0.0
     return cut
 
@@ -92,7 +92,7 @@ def group(network: Network, ranks: int) -> Group:
 
 
 def exchange(
-    network: Network, ranks: int, cut: Sequence[Bucket], sweep: float, algorithm: str = "auto"
+    network: Network, ranks: int, cut: Sequence[TimedBucket], sweep: float, algorithm: str = "auto"
 ) -> tuple[Exposed, str]:
     """Return the seconds of a step's exchange, loss and metrics behind the gradients, and the
     algorithm of its largest bucket."""
@@ -173,7 +173,7 @@ def _ranged(low: Row, row: Row, high: Row, most: float) -> Row:
     return row._replace(seconds_range=seconds, efficiency_range=efficiency)
 
 
-class Memory(NamedTuple):
+class RankMemory(NamedTuple):
     """Bytes of a rank; `kept_for_backward` is a part of `results`, the most that are alive at
     once."""
 
@@ -194,8 +194,8 @@ class Memory(NamedTuple):
         return {**dict(parts), "total": self.total, for_backward[0]: for_backward[1]}
 
 
-def memory(work: Work) -> Memory:
+def memory(work: Work) -> RankMemory:
     """Return the bytes of a rank: float32 weights, gradients and momentum, and the most results
     that are alive at once, of which what the tape keeps for the way back is a part."""
     each = 4 * work.parameters
-    return Memory(each, each, each, work.peak, sum(layer.stashed for layer in work.layers))
+    return RankMemory(each, each, each, work.peak, sum(layer.stashed for layer in work.layers))

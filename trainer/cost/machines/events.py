@@ -10,7 +10,7 @@ from ..phases import PASSES
 from ..price import Price
 from ..reader import Table
 from ..sparsity import LayerZeros
-from ..workload import Layer
+from ..workload import LayerWork
 from .machine import ENERGY, Fields, Machine
 
 
@@ -37,7 +37,7 @@ class Events(Machine):
         return Price(1e-12 * self.energy_pj.event * count, events=count)
 
     def price_layer(
-        self, layer: Layer, phase: str, zeros: LayerZeros | None = None
+        self, layer: LayerWork, phase: str, zeros: LayerZeros | None = None
     ) -> Price | None:
         """Return the price of a pass with MACs; without `zeros` each of them is an event."""
         macs = layer.macs(phase)

@@ -25,7 +25,7 @@ from ..price import Price
 from ..reader import MISSING, TEXT, Field, Number, Optional, Table, Text, Where
 from ..roofline import Bandwidth, Roofline
 from ..sparsity import LayerZeros
-from ..workload import Layer
+from ..workload import LayerWork
 
 FOLDER = Path(__file__).parent / "presets"
 HOST = "host"
@@ -76,7 +76,7 @@ class Machine(ABC):
         all of them. UserError where the machine prices layers by their shapes."""
 
     def price_layer(
-        self, layer: Layer, phase: str, zeros: LayerZeros | None = None
+        self, layer: LayerWork, phase: str, zeros: LayerZeros | None = None
     ) -> Price | None:
         """Return the price of a pass of a layer, None where the machine does not do it. Without
         `zeros` there are none."""
@@ -120,7 +120,7 @@ class LayerMachine(Machine):
     needs_shapes = True
 
     @abstractmethod
-    def price_products(self, layer: Layer, phase: str, zeros: LayerZeros | None) -> Price:
+    def price_products(self, layer: LayerWork, phase: str, zeros: LayerZeros | None) -> Price:
         """Return the price of a pass that has MACs."""
 
     def price(self, cost: Cost, events: float | None = None) -> Price:
@@ -128,7 +128,7 @@ class LayerMachine(Machine):
         raise UserError(f"--machine {self.name}: it prices layers (cost), not ledgers (bill)")
 
     def price_layer(
-        self, layer: Layer, phase: str, zeros: LayerZeros | None = None
+        self, layer: LayerWork, phase: str, zeros: LayerZeros | None = None
     ) -> Price | None:
         """Return the price of a pass of a layer, None where it has no MACs. UserError for MACs
         whose shapes are unknown."""

@@ -51,14 +51,14 @@ class Point(NamedTuple):
     name: str = ""  # written beside it, where there is room
 
 
-class Line(NamedTuple):
+class ChartLine(NamedTuple):
     """Straight from one point to the next, in the colour of a series, or as a roof."""
 
     points: Sequence[tuple[float, float]]
     series: int | None = None
 
 
-class Axis(NamedTuple):
+class LogAxis(NamedTuple):
     """A logarithmic axis: from its lowest to its highest number, and marked numbers."""
 
     low: float
@@ -98,7 +98,7 @@ def _bar(at: float, width: float, y: float, series: int, label: str) -> Element:
 
 def log_chart(
     key: str, title: str, about: str, names: tuple[str, str], points: Sequence[Point],
-    lines: Sequence[Line] = (), binary: bool = False,
+    lines: Sequence[ChartLine] = (), binary: bool = False,
 ) -> Element:  # fmt: skip
     """Return points and lines on two logarithmic axes with the given names; all coordinates must
     be `drawable`. `binary` marks powers of two on the horizontal axis."""
@@ -126,7 +126,7 @@ def log_chart(
     return chart
 
 
-def _grid(x: Axis, y: Axis) -> list[Element]:
+def _grid(x: LogAxis, y: LogAxis) -> list[Element]:
     """Return the lines of a grid and their numbers."""
     marks = []
     for tick in y.ticks:
@@ -142,7 +142,7 @@ def _grid(x: Axis, y: Axis) -> list[Element]:
     return marks
 
 
-def _names(points: Sequence[Point], x: Axis, y: Axis) -> list[Element]:
+def _names(points: Sequence[Point], x: LogAxis, y: LogAxis) -> list[Element]:
     """Return the names of points, the first ones first, each where it covers no mark and no other
     name on a page of `PAGE` pixels; one that has no such place is left to the table."""
     at = [(PAGE * (LEFT + (RIGHT - LEFT) * x.place(p.x)), _down(y, p.y)) for p in points]
@@ -182,7 +182,7 @@ def mark(series: int, label: str, **place: str | float) -> Element:
     return element("svg", shape, width=1, height=1, overflow="visible", **place)
 
 
-def axis(values: Sequence[float], base: int = 10) -> Axis:
+def axis(values: Sequence[float], base: int = 10) -> LogAxis:
     """Return an axis that holds all values, which are positive, with some room beside them."""
     low, high = min(values), max(values)
     room = max((high / low) ** 0.05, 1.3)
@@ -195,7 +195,7 @@ def axis(values: Sequence[float], base: int = 10) -> Axis:
         digits = 10.0 ** math.floor(math.log10(low))
         steps = [digits * k for k in (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)]
         ticks = tuple(tick for tick in steps if low <= tick <= high)[:MOST_TICKS]
-    return Axis(low, high, ticks)
+    return LogAxis(low, high, ticks)
 
 
 def shorten(label: str) -> str:
@@ -219,9 +219,9 @@ def _share(part: float) -> str:
     return f"{100 * part:.4f}%"
 
 
-def _across(axis: Axis, value: float) -> str:
+def _across(axis: LogAxis, value: float) -> str:
     return _share(LEFT + (RIGHT - LEFT) * axis.place(value))
 
 
-def _down(axis: Axis, value: float) -> float:
+def _down(axis: LogAxis, value: float) -> float:
     return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * axis.place(value), 2)

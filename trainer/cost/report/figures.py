@@ -12,7 +12,7 @@ from ..cluster.allreduce import doubling_volume, ring_volume
 from ..phases import NAMES, WHOLE
 from ..price import JOULES, MACS, Price
 from ..roofline import Roofline, intensity
-from .charts import Bar, Line, Point, bars, drawable, log_chart
+from .charts import Bar, ChartLine, Point, bars, drawable, log_chart
 from .units import si
 
 LEVELS = {  # of the energy of machines, as they call it
@@ -61,7 +61,7 @@ class Ratio(NamedTuple):
     training: float
 
 
-class Table(NamedTuple):
+class SeriesTable(NamedTuple):
     """Rows of figures by series: for each label the sizes of its parts."""
 
     labels: list[str]
@@ -69,7 +69,7 @@ class Table(NamedTuple):
 
 
 def stacked(
-    key: str, title: str, about: str, series: Mapping[str, str], table: Table, unit: str,
+    key: str, title: str, about: str, series: Mapping[str, str], table: SeriesTable, unit: str,
     missing: str,
 ) -> Figure:  # fmt: skip
     """Return bars for rows of parts, of which those that are nowhere more than 0 are left out."""
@@ -113,7 +113,9 @@ def energy(key: str, title: str, about: str, prices: Sequence[tuple[str, Price]]
         missing = "No energy is known: --machine NAME prices the work."
     else:
         missing = "This machine tells the sum of its energy only, not that of its levels."
-    return stacked(key, title, about, LEVELS, Table([n for n, _ in prices], parts), name, missing)
+    return stacked(
+        key, title, about, LEVELS, SeriesTable([n for n, _ in prices], parts), name, missing
+    )
 
 
 def roofline(key: str, roofs: Roofline, passes: Sequence[RooflinePoint], about: str) -> Figure:
@@ -136,7 +138,7 @@ def roofline(key: str, roofs: Roofline, passes: Sequence[RooflinePoint], about: 
     ends = (min(p.x for p in points), roofs.ridge, max(p.x for p in points))
     roof = [(x, roofs.attainable(x)) for x in sorted(x for x in ends if drawable(x))]
     axes = (f"MACs a byte of {roofs.memory}", "MACs a second")
-    chart = log_chart(key, "Roofline", about, axes, points, [Line(roof)])
+    chart = log_chart(key, "Roofline", about, axes, points, [ChartLine(roof)])
     head = ("layer", "pass", "MAC/B", "MAC/s", "roof that binds", "share of the bound")
     return Figure("Roofline", about, chart, [NAMES[p] for p in phases], head, rows)
 
@@ -181,7 +183,7 @@ def exchange(size: int) -> Figure:
         for i, (name, curve) in enumerate(sent.items())
         for p, y in curve
     ]
-    lines = [Line(curve, i) for i, curve in enumerate(sent.values())]
+    lines = [ChartLine(curve, i) for i, curve in enumerate(sent.values())]
     chart = log_chart(
         "exchange", title, about, ("ranks", "bytes sent by a rank"), points, lines, True
     )

@@ -9,7 +9,7 @@ from ..machines.machine import Machine
 from ..phases import NAMES, PASSES
 from ..price import Price, add_up
 from ..workload import moved
-from .figures import Figure, Ratio, RooflinePoint, Table, against, energy, exchange, stacked
+from .figures import Figure, Ratio, RooflinePoint, SeriesTable, against, energy, exchange, stacked
 from .figures import memory as memory_figure
 from .figures import roofline as roofline_figure
 from .model.bill import BillReport, CollectiveReport
@@ -29,7 +29,7 @@ def of_cost(report: CostReport, machine: Machine | None) -> str:
     macs = {(layer.name, p): layer.passes[p].macs for layer in report.layers for p in PASSES}
     series = {phase: NAMES[phase] for phase in PASSES}
     about = "Multiply-accumulates of a step, by layer and pass."
-    table = Table(
+    table = SeriesTable(
         [layer.name for layer in report.layers],
         [[layer.passes[phase].macs for phase in PASSES] for layer in report.layers],
     )
@@ -57,7 +57,7 @@ def of_bill(report: BillReport, machine: Machine | None) -> str:
     prices = {name: {p: phase.work.price for p, phase in phases[name].items()} for name in phases}
     macs = {(name, p): phase.work.cost.macs for name in phases for p, phase in phases[name].items()}
     order = [phase for phase in NAMES if phase in report.phases]
-    table = Table([*phases], [[macs.get((name, p), 0) for p in order] for name in phases])
+    table = SeriesTable([*phases], [[macs.get((name, p), 0) for p in order] for name in phases])
     about = "Multiply-accumulates of the whole run, by layer and phase."
     series = {phase: NAMES[phase] for phase in order}
     figures = [
@@ -96,7 +96,7 @@ def of_profile(report: ProfileReport) -> str:
     figures = [
         stacked(
             "time", "Time", about, {p: NAMES[p] for p in order},
-            Table([*times], [*times.values()]), "s", "No kernel took any time.",
+            SeriesTable([*times], [*times.values()]), "s", "No kernel took any time.",
         ),
         roofline_figure(
             "roofline", report.roofs.roofline, points,
@@ -209,7 +209,7 @@ def sent(collectives: Sequence[CollectiveReport]) -> Figure:
     for c in collectives:
         name = f"{c.of}, {c.collective}"
         sums[name] = sums.get(name, 0) + c.bytes_sent
-    table = Table([*sums], [[value] for value in sums.values()])
+    table = SeriesTable([*sums], [[value] for value in sums.values()])
     missing = "This run sent nothing: it had one rank."
     about = f"{about} {algorithms}." if kinds else about
     return stacked("sent", "Communication", about, {"sent": "sent"}, table, "B", missing)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ...errors import printable
 from ..phases import PASSES, SHORT, WHOLE
-from ..workload import Shape
+from ..workload import LayerShape
 from .metrics import as_text as metrics_text
 from .model.common import MachineReport, ZerosReport
 from .model.cost import CostReport, LayerReport
@@ -62,7 +62,7 @@ def _sums(layers: Sequence[LayerReport], passes: Sequence[str], training: bool) 
     return [*map(short, figures)]
 
 
-def _shape(s: Shape | None) -> str:
+def _shape(s: LayerShape | None) -> str:
     if s is None:  # of a recurrent layer, for one
         return ""
     if s.R == s.H == 1 and s.F == 1:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from .mapping import Costs, Energy
-from .shape import Shape, ceil_div, fold
+from .shape import ConvShape, ceil_div, fold
 
 # Bytes of buffer in the place of one byte of registers: "up to 2.6 times" the 128 KB of buffer,
 # where 256 register files of 512 bytes are given up (ISCA 2016, section VI-B).
@@ -30,7 +30,7 @@ class Moves(NamedTuple):
 
 
 def baseline_dataflows(
-    shape: Shape, pes: int = 256, word_bytes: int = 2, costs: Costs | None = None
+    shape: ConvShape, pes: int = 256, word_bytes: int = 2, costs: Costs | None = None
 ) -> dict[str, Energy]:
     """Return the energy of a layer by dataflow: WS, OSA, OSB, OSC and NLR, each with its best
     arrangement on `pes` PEs. The area is that of 512 bytes of registers for every PE and as much
@@ -47,7 +47,7 @@ def baseline_dataflows(
     return energies
 
 
-def weight_stationary(shape: Shape, pes: int, buffer: int) -> Iterator[Moves]:
+def weight_stationary(shape: ConvShape, pes: int, buffer: int) -> Iterator[Moves]:
     """A weight stays in its PE for all n * e * f outputs; r * s PEs hold a plane of a filter, and
     the sets hold g filters of h channels. An input is broadcast to its planes, partial sums go from
     PE to PE and wait in the buffer: m filters at a time, for all images. Inputs come from DRAM for
@@ -71,7 +71,7 @@ def weight_stationary(shape: Shape, pes: int, buffer: int) -> Iterator[Moves]:
         )
 
 
-def output_stationary_a(shape: Shape, pes: int, buffer: int) -> Iterator[Moves]:
+def output_stationary_a(shape: ConvShape, pes: int, buffer: int) -> Iterator[Moves]:
     """Many pixels of one channel (SOC-MOP): a tile of pixels stays in the array, a weight is
     broadcast to it, inputs shift between PEs and wait in registers: convolutional reuse in both
     directions, none between filters."""
@@ -86,7 +86,7 @@ def output_stationary_a(shape: Shape, pes: int, buffer: int) -> Iterator[Moves]:
         )
 
 
-def output_stationary_b(shape: Shape, pes: int, buffer: int) -> Iterator[Moves]:
+def output_stationary_b(shape: ConvShape, pes: int, buffer: int) -> Iterator[Moves]:
     """Pixels of a row in several channels (MOC-MOP): reuse along the row, and of inputs between g
     filters; a weight is broadcast to the pixels of its filter."""
     for g, wide in _pairs(pes, shape.filters, shape.f):
@@ -100,7 +100,7 @@ def output_stationary_b(shape: Shape, pes: int, buffer: int) -> Iterator[Moves]:
         )
 
 
-def output_stationary_c(shape: Shape, pes: int, buffer: int) -> Iterator[Moves]:
+def output_stationary_c(shape: ConvShape, pes: int, buffer: int) -> Iterator[Moves]:
     """A pixel in many channels (MOC-SOP): an input is broadcast to g filters, every MAC reads its
     weight from the buffer."""
     g = min(pes, shape.filters)
@@ -108,7 +108,7 @@ def output_stationary_c(shape: Shape, pes: int, buffer: int) -> Iterator[Moves]:
     yield Moves(2 * shape.macs, shape.macs, shape.macs + reads, _streamed(shape, buffer))
 
 
-def no_local_reuse(shape: Shape, pes: int, buffer: int) -> Iterator[Moves]:
+def no_local_reuse(shape: ConvShape, pes: int, buffer: int) -> Iterator[Moves]:
     """PEs without registers, in h groups of g: a group shares an input between g filters, the
     groups add the products of h channels; weights and partial sums live in the buffer."""
     for g, h in _pairs(pes, shape.filters, shape.channels):
@@ -124,7 +124,7 @@ def no_local_reuse(shape: Shape, pes: int, buffer: int) -> Iterator[Moves]:
 
 # Each model with the words of registers in a PE: the weight, the partial sum, and a row of inputs
 # of up to 12 words where they shift.
-_MODELS: dict[str, tuple[Callable[[Shape, int, int], Iterator[Moves]], int]] = {
+_MODELS: dict[str, tuple[Callable[[ConvShape, int, int], Iterator[Moves]], int]] = {
     "WS": (weight_stationary, 1),
     "OSA": (output_stationary_a, 13),
     "OSB": (output_stationary_b, 13),
@@ -144,7 +144,7 @@ def _span(outputs: int, taps: int, stride: int) -> int:
     return (outputs - 1) * stride + taps
 
 
-def _streamed(shape: Shape, buffer: int) -> int:
+def _streamed(shape: ConvShape, buffer: int) -> int:
     """Return the least words of DRAM where partial sums never leave the chip: strips of images stay
     in the buffer and the weights come by, or filters stay and the images come by."""
     row = shape.channels * shape.columns

@@ -7,14 +7,14 @@ from functools import cache
 from typing import ClassVar
 
 from ....errors import UserError
-from ... import workload
 from ...price import JOULES, MACS, Price
 from ...reader import Number, Optional, Table, Text
 from ...roofline import Bandwidth
 from ...sparsity import LayerZeros
+from ...workload import LayerShape, LayerWork
 from ..machine import ENERGY, MOST, RATE, SIZE, Fields, LayerMachine
 from .mapping import Chip, Costs, Mapping, search
-from .row_stationary import Estimate, Shape, Zeros, energy, estimate, passes
+from .row_stationary import ConvShape, MapZeros, RowStationaryEstimate, energy, estimate, passes
 
 _SIZES = [name for name in Chip._fields if name != "fewest_strips" and not name.endswith("_hz")]
 CHIP = Table(
@@ -44,7 +44,7 @@ class RowStationary(LayerMachine):
     }
     uses_zeros = True
 
-    def price_products(self, layer: workload.Layer, phase: str, zeros: LayerZeros | None) -> Price:
+    def price_products(self, layer: LayerWork, phase: str, zeros: LayerZeros | None) -> Price:
         """Return the price of a pass, each shape in its best mapping. With `zeros` images are
         run-length coded in DRAM where that pays. UserError where rows and columns have different
         strides, and where nothing fits."""
@@ -98,26 +98,26 @@ class RowStationary(LayerMachine):
 
 
 @cache
-def _best(shape: Shape, chip: Chip, zeros: Zeros | None) -> Estimate:
+def _best(shape: ConvShape, chip: Chip, zeros: MapZeros | None) -> RowStationaryEstimate:
     return estimate(shape, chip, _mapping(shape, chip), zeros)
 
 
 @cache
-def _mapping(shape: Shape, chip: Chip) -> Mapping:
+def _mapping(shape: ConvShape, chip: Chip) -> Mapping:
     return search(shape, chip)
 
 
-def _zeros(zeros: LayerZeros, phase: str) -> Zeros:
+def _zeros(zeros: LayerZeros, phase: str) -> MapZeros:
     """Return the zeros of what a pass takes for its images, and of its results: gradients of
     weights have none."""
     return {
-        "forward": Zeros(zeros.input, zeros.output),
-        "backward_data": Zeros(zeros.gradient, zeros.input_gradient),
-        "backward_weights": Zeros(zeros.input, 0.0),
+        "forward": MapZeros(zeros.input, zeros.output),
+        "backward_data": MapZeros(zeros.gradient, zeros.input_gradient),
+        "backward_weights": MapZeros(zeros.input, 0.0),
     }[phase]
 
 
-def _shape(s: workload.Shape) -> Shape:
+def _shape(s: LayerShape) -> ConvShape:
     if s.U[0] != s.U[1]:
         raise UserError(f"strides {s.U[0]} and {s.U[1]}: the mapping needs them equal")
-    return Shape(s.N, s.M, s.C, s.H, s.W, s.R, s.S, s.E, s.F, s.U[0], s.groups)
+    return ConvShape(s.N, s.M, s.C, s.H, s.W, s.R, s.S, s.E, s.F, s.U[0], s.groups)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ....errors import UserError
-from .shape import Shape, ceil_div, fold
+from .shape import ConvShape, ceil_div, fold
 
 
 class Chip(NamedTuple):
@@ -118,7 +118,7 @@ class Counts(NamedTuple):
         return self.dram_inputs + self.dram_weights + self.dram_outputs
 
 
-def folded(shape: Shape, chip: Chip) -> Shape:
+def folded(shape: ConvShape, chip: Chip) -> ConvShape:
     """Cut filters that no set of PEs can hold; the chip itself stops at 12 rows."""
     return fold(shape, chip.rows, min(chip.input_words, chip.filter_words))
 
@@ -130,7 +130,7 @@ def sets(r: int, e: int, chip: Chip) -> int:
     return high * (chip.columns // e) if e <= chip.columns else high // ceil_div(e, chip.columns)
 
 
-def banks(shape: Shape, chip: Chip, mapping: Mapping, halo: bool = False) -> int:
+def banks(shape: ConvShape, chip: Chip, mapping: Mapping, halo: bool = False) -> int:
     """Return the banks of the buffer that partial sums, inputs and shared filters take; with
     `halo`, also the rows of the other channels that the next strip needs again."""
     e, p, q, r, t, m, n = mapping
@@ -144,7 +144,7 @@ def banks(shape: Shape, chip: Chip, mapping: Mapping, halo: bool = False) -> int
     return sum(ceil_div(part * chip.word_bytes, chip.bank_bytes) for part in parts)
 
 
-def misfit(shape: Shape, chip: Chip, mapping: Mapping) -> str | None:
+def misfit(shape: ConvShape, chip: Chip, mapping: Mapping) -> str | None:
     """Say what a mapping of a folded shape asks for that the chip has not, or return None."""
     if min(mapping) < 1:
         return "numbers that are positive"
@@ -163,7 +163,7 @@ def misfit(shape: Shape, chip: Chip, mapping: Mapping) -> str | None:
     return next((f"{asked} {what}, there are {has}" for what, asked, has in wrong), None)
 
 
-def count(shape: Shape, chip: Chip, mapping: Mapping) -> Counts:
+def count(shape: ConvShape, chip: Chip, mapping: Mapping) -> Counts:
     """Count what a mapping moves, exactly.
 
     Global buffer: partial sums go in and out once for each of k = ceil(channels / (q * r)) groups
@@ -200,7 +200,7 @@ def count(shape: Shape, chip: Chip, mapping: Mapping) -> Counts:
     )
 
 
-def pass_cycles(shape: Shape, chip: Chip, mapping: Mapping) -> int:
+def pass_cycles(shape: ConvShape, chip: Chip, mapping: Mapping) -> int:
     """Return the cycles of one pass of n images on the array.
 
     A column of outputs takes p * q * s cycles in every PE, or longer where a bus cannot bring its
@@ -216,7 +216,7 @@ def pass_cycles(shape: Shape, chip: Chip, mapping: Mapping) -> int:
     return n * shape.f * column + filters + ceil_div(rows * shape.s, chip.input_bus) + sums
 
 
-def search(shape: Shape, chip: Chip = EYERISS, costs: Costs | None = None) -> Mapping:
+def search(shape: ConvShape, chip: Chip = EYERISS, costs: Costs | None = None) -> Mapping:
     """Return the best mapping: least DRAM traffic, of these the least buffer traffic, of these the
     fewest cycles; with `costs` least energy, then fewest cycles. Shares of zeros play no part: a
     mapping is fixed before the data are known. UserError where nothing fits.
@@ -239,7 +239,7 @@ def search(shape: Shape, chip: Chip = EYERISS, costs: Costs | None = None) -> Ma
     return best
 
 
-def _missing(shape: Shape, chip: Chip) -> str:
+def _missing(shape: ConvShape, chip: Chip) -> str:
     """Return which number of a chip is too small for a folded shape, and what would do: the least
     mapping is a filter, a channel and an image in the lowest strip."""
     filters = shape.r * shape.s * chip.word_bytes
@@ -256,7 +256,7 @@ def _missing(shape: Shape, chip: Chip) -> str:
     )
 
 
-def _candidates(shape: Shape, chip: Chip) -> Iterator[Mapping]:
+def _candidates(shape: ConvShape, chip: Chip) -> Iterator[Mapping]:
     """Yield the mappings that fit; for each number of images only the largest m that does."""
     tiles = sorted({*_divisors(shape.filters), *_divisors(ceil_div(shape.filters, 4) * 4)})
     images = _divisors(shape.n)
@@ -271,7 +271,7 @@ def _candidates(shape: Shape, chip: Chip) -> Iterator[Mapping]:
 
 
 def _array_mappings(
-    shape: Shape, chip: Chip, tiles: list[int]
+    shape: ConvShape, chip: Chip, tiles: list[int]
 ) -> Iterator[tuple[int, int, int, int, int]]:
     """Yield e, p, q, r, t that the array, the scratchpads and the filter buffer hold."""
     weights = shape.r * shape.s * chip.word_bytes
@@ -289,7 +289,7 @@ def _array_mappings(
                             yield e, total // t, q, r, t
 
 
-def _strips(shape: Shape, chip: Chip) -> list[int]:
+def _strips(shape: ConvShape, chip: Chip) -> list[int]:
     """Return the heights of equal strips of which a set fits the array, the highest first."""
     heights = sorted({ceil_div(shape.e, parts) for parts in range(1, shape.e + 1)}, reverse=True)
     fitting = [e for e in heights if sets(shape.r, e, chip)]

@@ -18,24 +18,24 @@ from .mapping import (
     misfit,
     search,
 )
-from .shape import Shape, passes
+from .shape import ConvShape, passes
 
 __all__ = [
-    "EYERISS", "ISCA2016", "Chip", "Costs", "Energy", "Estimate", "Mapping", "Shape", "Zeros",
-    "coded_words", "energy", "estimate", "passes", "search",
+    "EYERISS", "ISCA2016", "Chip", "ConvShape", "Costs", "Energy", "MapZeros", "Mapping",
+    "RowStationaryEstimate", "coded_words", "energy", "estimate", "passes", "search",
 ]  # fmt: skip
 _LONGEST_RUN = 31
 _PAIRS = 3  # pairs of a run of 5 bit and a level of 16 bit in a word of 64 bit, with a bit to spare
 
 
-class Zeros(NamedTuple):
+class MapZeros(NamedTuple):
     """Shares of zeros, 0 to 1, in a layer's input and in its output after ReLU, without padding."""
 
     input: float
     output: float
 
 
-class Estimate(NamedTuple):
+class RowStationaryEstimate(NamedTuple):
     """What a layer does on a chip. latency_seconds has the traffic of DRAM overlapped with the
     work; total_seconds has feature maps moved while the array waits, as the chip does it.
     Transfers and accesses are words."""
@@ -70,11 +70,11 @@ def coded_words(values: int, zeros: float, planes: int = 1) -> float:
 
 
 def estimate(
-    shape: Shape,
+    shape: ConvShape,
     chip: Chip = EYERISS,
     mapping: Mapping | None = None,
-    zeros: Zeros | None = None,
-) -> Estimate:
+    zeros: MapZeros | None = None,
+) -> RowStationaryEstimate:
     """Estimate a layer with the given mapping, or the best. UserError if the mapping does not fit.
 
     With `zeros`, feature maps are run-length coded in DRAM wherever this makes them smaller (the
@@ -90,7 +90,7 @@ def estimate(
     link = chip.link_hz * chip.link_bytes
     active = work.r * mapping.e * mapping.r * mapping.t
     busy = counts.cycles / chip.clock_hz
-    return Estimate(
+    return RowStationaryEstimate(
         mapping=mapping,
         active_pes=active,
         passes=counts.passes,
@@ -107,7 +107,7 @@ def estimate(
     )
 
 
-def energy(estimate: Estimate, costs: Costs | None = None) -> Energy:
+def energy(estimate: RowStationaryEstimate, costs: Costs | None = None) -> Energy:
     """Price an estimate, with the costs of ISCA 2016 where none are given."""
     return (costs or Costs()).price(
         estimate.macs,
@@ -118,7 +118,7 @@ def energy(estimate: Estimate, costs: Costs | None = None) -> Energy:
     )
 
 
-def _map_words(shape: Shape, chip: Chip, counts: Counts, zeros: Zeros | None) -> int:
+def _map_words(shape: ConvShape, chip: Chip, counts: Counts, zeros: MapZeros | None) -> int:
     """Return the words of inputs and outputs in DRAM, coded where that pays."""
     if zeros is None:
         return counts.dram_inputs + counts.dram_outputs

@@ -13,7 +13,7 @@ def ceil_div(a: int, b: int) -> int:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ConvShape:
     """A convolution of n images: m filters, c channels, images h x w without padding, filters
     r x s, outputs e x f. A fully connected layer has r = h, s = w and e = f = 1.
 
@@ -74,7 +74,7 @@ class Shape:
         return self.outputs * self.channels * self.r * self.s
 
 
-def passes(shape: Shape) -> dict[str, Shape]:
+def passes(shape: ConvShape) -> dict[str, ConvShape]:
     """Return the three passes of training as convolutions of stride 1, by the ledger's phases.
 
     backward_data: the gradient dy of m channels is convolved with the turned filters; a stride U
@@ -102,7 +102,7 @@ def passes(shape: Shape) -> dict[str, Shape]:
     return {"forward": shape, "backward_data": data, "backward_weights": weights}
 
 
-def fold(shape: Shape, most_rows: int, most_columns: int) -> Shape:
+def fold(shape: ConvShape, most_rows: int, most_columns: int) -> ConvShape:
     """Cut filters that are taller than `most_rows` or wider than `most_columns` into equal pieces,
     each with a channel of its own: their partial sums add up as those of channels do. A piece
     reads only the rows and columns of the image that it meets; pieces are filled up with zeros.

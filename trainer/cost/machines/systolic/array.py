@@ -14,7 +14,7 @@ from typing import NamedTuple
 DATAFLOWS = ("os", "ws", "is")
 
 
-class Estimate(NamedTuple):
+class GemmEstimate(NamedTuple):
     """What one product takes; reads and writes are words between the array and its memories.
 
     `cycles` is the index of the last cycle, counted from 0, as SCALE-Sim prints it: one less than
@@ -39,7 +39,7 @@ class Gemm(NamedTuple):
     times: int
 
 
-def estimate(m: int, k: int, n: int, rows: int, columns: int, dataflow: str) -> Estimate:
+def estimate(m: int, k: int, n: int, rows: int, columns: int, dataflow: str) -> GemmEstimate:
     """Estimate the product of m output pixels, inner size k and n filters on rows x columns units.
 
     `dataflow` names the operand that stays in the array: "os" outputs (m down the rows, n across
@@ -63,11 +63,11 @@ def estimate(m: int, k: int, n: int, rows: int, columns: int, dataflow: str) -> 
     loading = 0 if dataflow == "os" else rows
     cycles = down * across * (loading + steps + rows + columns - 2)
     utilization = m * k * n / (rows * columns * cycles)
-    return Estimate(cycles - 1, m * k * inputs, k * n * filters, m * n * outputs, utilization)
+    return GemmEstimate(cycles - 1, m * k * inputs, k * n * filters, m * n * outputs, utilization)
 
 
 def stalled_cycles(
-    estimate: Estimate, bandwidth: float | Fraction, words: int | None = None
+    estimate: GemmEstimate, bandwidth: float | Fraction, words: int | None = None
 ) -> int:
     """Return the cycles of a product whose memory moves `bandwidth` words a cycle.
 

@@ -9,12 +9,12 @@ from ...price import Price
 from ...reader import Table, Text
 from ...roofline import Bandwidth, compulsory_words
 from ...sparsity import LayerZeros
-from ...workload import Layer
+from ...workload import LayerWork
 from ..machine import ENERGY, RATE, SIZE, Fields, LayerMachine
 from .array import DATAFLOWS, estimate, gemms, stalled_cycles
 
 
-class Array(NamedTuple):
+class SystolicArray(NamedTuple):
     """Multipliers, and the words that their memories move in a cycle."""
 
     rows: int
@@ -24,7 +24,7 @@ class Array(NamedTuple):
     sram_words: float
 
 
-class ArrayEnergy(NamedTuple):
+class SystolicEnergy(NamedTuple):
     """Picojoules of a MAC, and of a word between the array and its memories, and of DRAM."""
 
     mac: float
@@ -37,19 +37,19 @@ class Systolic(LayerMachine):
     """An array of multipliers with one `dataflow`: "os", "ws" or "is"."""
 
     dataflow: str
-    array: Array
-    energy_pj: ArrayEnergy
+    array: SystolicArray
+    energy_pj: SystolicEnergy
 
     kind = "systolic"
     fields: ClassVar[Fields] = {
         "dataflow": Text(DATAFLOWS),
         "array": Table(
-            Array, rows=SIZE, columns=SIZE, word_bytes=SIZE, clock_hz=RATE, sram_words=RATE
+            SystolicArray, rows=SIZE, columns=SIZE, word_bytes=SIZE, clock_hz=RATE, sram_words=RATE
         ),
-        "energy_pj": Table(ArrayEnergy, **dict.fromkeys(ArrayEnergy._fields, ENERGY)),
+        "energy_pj": Table(SystolicEnergy, **dict.fromkeys(SystolicEnergy._fields, ENERGY)),
     }
 
-    def price_products(self, layer: Layer, phase: str, zeros: LayerZeros | None) -> Price:
+    def price_products(self, layer: LayerWork, phase: str, zeros: LayerZeros | None) -> Price:
         """Return the price of a pass. DRAM traffic is compulsory: each operand once. A pass that
         moves more than `sram_words` a cycle stalls."""
         array, pj = self.array, self.energy_pj

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...phases import PASSES
 from ...price import Price
-from ...workload import Shape
+from ...workload import LayerShape
 from .common import Json, MachineReport, Metrics
 
 
@@ -28,7 +28,7 @@ class LayerReport:
 
     name: str
     kind: str
-    shape: Shape | None
+    shape: LayerShape | None
     weights: int
     parameters: int
     passes: Mapping[str, PassReport]
@@ -75,7 +75,7 @@ class LayerReport:
         return row | (letters(self.shape) if self.shape else {}) | prices
 
 
-def letters(shape: Shape) -> Json:
+def letters(shape: LayerShape) -> Json:
     """Return a shape in the survey's letters; U is a pair where the strides differ."""
     u = shape.U[0] if shape.U[0] == shape.U[1] else [*shape.U]
     return {**shape._asdict(), "U": u}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...cluster.network import Network
-from ...cluster.scaling import Memory, Row
+from ...cluster.scaling import RankMemory, Row
 from ...price import Price
 from .common import Json
 
@@ -38,7 +38,7 @@ class PlanRow:
     """A plan for a number of ranks, with the memory of a rank and the energy of all ranks."""
 
     row: Row
-    memory: Memory
+    memory: RankMemory
     price: Price | None = None
 
     def to_json(self) -> Json:
