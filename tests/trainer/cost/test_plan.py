@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.launch import mpirun as launcher
 from tallygrad.trainer.calibration import host
-from tallygrad.trainer.calibration import measure as calibrate
-from tallygrad.trainer.calibration.measure import LEVELS, QUANTILES, Task, measure, mixed
-from tallygrad.trainer.calibration.measure import network as measured_network
-from tallygrad.trainer.calibration.measure import step_times as measured_compute
 from tallygrad.trainer.calibration.rehearsal import Rehearsal, Silent
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import plan as plan_command
@@ -37,7 +30,6 @@ from tallygrad.trainer.cost.cluster.step_time import Step, StepTimes
 from tallygrad.trainer.cost.machines.host import Host
 from tallygrad.trainer.cost.roofline import Roofs
 from tallygrad.trainer.cost.workload import count
-from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("wide")
@@ -394,66 +386,3 @@ def test_what_a_plan_takes_for_granted_is_said(
     out = capsys.readouterr().out
     assert "that 4 of a host slow each other down no more is assumed" in out
     assert "unknown" not in out
-
-
-def test_ranks_that_differ_have_the_slowest_of_their_own() -> None:
-    draw = np.random.default_rng(0)
-    a, b, c = (draw.normal(mean, 1.0, 100_000) for mean in (10.0, 10.0, 14.0))
-    quantiles = {name: np.quantile(x, LEVELS) for name, x in zip("abc", (a, b, c), strict=True)}
-    for first, second, slowest in (("a", "b", np.maximum(a, b)), ("a", "c", np.maximum(a, c))):
-        both = mixed(np.stack([quantiles[first], quantiles[second]]))
-        assert (np.diff(both) >= 0).all()
-        of_two = np.interp(0.5**0.5, LEVELS, both)
-        assert of_two == pytest.approx(np.median(slowest), rel=2e-3)
-    assert mixed(quantiles["c"][None]) == pytest.approx(quantiles["c"])
-    constant = np.repeat([[2.0], [3.0]], QUANTILES, 1)
-    assert mixed(constant)[-1] == 3.0
-
-
-@pytest.mark.parametrize(("expected", "batches"), [(0.0, [1, 4]), (1e9, [1])])
-def test_a_process_alone_measures_computing(
-    expected: float, batches: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a network is known and no rank can be started; what would take too long is left out."""
-    monkeypatch.setattr(calibrate, "_expected", lambda found, share: expected)
-    task = Task("mlp", (1, 28, 28), 10, (1, 4), (), 1.0, 1.0)
-    found = measure(SerialComm(), task)
-    held = measured_compute(found, task, "here")
-    assert [(s.batch, s.busy) for s in held.steps] == [(n, 1) for n in batches]
-    assert found["link"] is None and not measured_network(found).known
-    for step in held.steps:
-        assert 0 < step.ready[0] <= step.ready[-1] <= step.sweep < step.seconds[-1]
-        assert [*step.seconds] == sorted(step.seconds) and len(step.seconds) == QUANTILES
-
-
-def test_a_real_calibration_comes_to_an_end(
-    alone: Callable[[], AbstractContextManager[None]],
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    try:
-        launcher.find_mpirun()
-    except launcher.LaunchError as error:
-        pytest.skip(str(error))
-    file = str(tmp_path / "here.toml")
-    # One image: that is measured however busy the machine is, and so is its check.
-    words = ["plan", "mlp", "--batch", "1", "--ranks", "1,2", "--scaling", "both", "--json"]
-    with alone():
-        assert main([*words, "--seconds", "3", "--save", file]) == 0
-    said = capfd.readouterr()
-    found = json.loads(said.out)
-    told = [line for line in said.err.splitlines() if line.startswith("plan: measuring ")]
-    assert [line.split()[2] for line in told] == ["messages", "steps", "steps"]
-    assert "messages between 2 ranks" in told[0] and "of 2 ranks at once for about" in told[2]
-    assert (found["check"][0]["ranks"], found["check"][0]["batch_per_rank"]) == (2, 1)
-    for held in found["check"]:
-        assert held["seconds"] > 0 and held["predicted_seconds"] > 0 and held["steps"] >= 8
-        assert held["error"] == pytest.approx(held["predicted_seconds"] / held["seconds"] - 1)
-    inside, exchange = found["network"]["inside"], found["network"]["exchange"]
-    assert inside["latency"] > 0 and inside["bandwidth"] > 0 and inside["source"]
-    assert exchange["reduction"] > 0 and exchange["factor"] > 0 and 0 <= exchange["overlap"] <= 1
-    one, two = found["plans"]["weak"]
-    assert one["exposed_seconds"] == 0 < two["exposed_seconds"] < two["step_seconds"]
-    assert main([*words, "--network", file]) == 0
-    again = json.loads(capfd.readouterr().out)["plans"]["weak"][1]
-    assert again["step_seconds"] == pytest.approx(two["step_seconds"], rel=1e-4)
