@@ -18,11 +18,12 @@ from ..autograd import (
     manual_seed,
     models,
     nn,
+    optim,
     set_memory_limit,
     zeros,
 )
 from ..autograd.nn.flat import FlatParameters, flatten, gradient_order
-from ..autograd.optim import SGD, schedules
+from ..autograd.optim import Optimizer, schedules
 from ..autograd.random import moment, replayed
 from ..autograd.tape import Tape
 from ..autograd.tensor import Tensor
@@ -150,11 +151,19 @@ def flatten_parameters(model: nn.Module, task: Task, data: Source, dtype: Any) -
 
 
 def _blank_loss(model: nn.Module, task: Task, data: Source, size: int, dtype: Any) -> Tensor:
-    """Return the loss of `size` blank samples like those of a data set."""
+    """Return the loss of `size` blank samples like those of a data set. UserError where the model's
+    output does not fit the task."""
     images: Any = zeros(size, *data.input_shape, dtype=dtype)
     labels: Any = zeros(size, dtype=np.int64)
     inputs = task.inputs(Batch(images, labels, np.zeros(size, np.int64), size, (0, size)))
-    return task.loss(model(inputs[0]), *inputs, training=False)
+    output = model(inputs[0])
+    expected, shape = task.output_shape(data), output.shape[1:]
+    if shape != expected:
+        raise UserError(
+            f"--task: expected a model whose output for a sample is {expected}, got {shape}; "
+            "choose another --model or --task"
+        )
+    return task.loss(output, *inputs, training=False)
 
 
 def tune(name: str, comm: Comm, model: nn.Module, task: Task, data: Data) -> None:
@@ -215,8 +224,9 @@ def stashed(model: nn.Module, task: Task, loader: Loader, size: int) -> int:
 
 def create_optimizer(
     config: TrainConfig, model: nn.Module, flat: FlatParameters, steps: int
-) -> SGD:
-    """Return the optimizer and its schedule over `steps` steps."""
+) -> Optimizer:
+    """Return the optimizer that the options name, with its schedule over `steps` steps. The options
+    that its class has are its settings. UserError for what does not fit."""
     if config.warmup_steps >= steps:
         raise UserError(f"--warmup-steps {config.warmup_steps}: the epochs have {steps} steps")
     if config.nesterov and not config.momentum:
@@ -228,13 +238,9 @@ def create_optimizer(
         schedule = schedules.by_name(
             config.schedule, config.lr, steps, config.warmup_steps, **settings
         )
-        return SGD(
-            flat,
-            schedule,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.nesterov,
-            named_parameters=model.named_parameters(),
-        )
+        known = optim.options(config.optimizer)
+        chosen = {name: value for name, value in config.to_json().items() if name in known}
+        names = model.named_parameters()
+        return optim.create(config.optimizer, flat, schedule, named_parameters=names, **chosen)
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -56,11 +56,15 @@ class TrainConfig:
 
     model: str = _option(
         "lenet",
-        "mlp, lenet, lenet5, lstm, resnet20, 32, 44, 56, 110 or 1001; for larger images "
-        "alexnet, overfeat, googlenet, vgg11, 13, 16 or 19, resnet18, 34, 50, 101 or 152",
+        "mlp, lenet, lenet5, lstm, autoencoder, resnet20, 32, 44, 56, 110 or 1001; for larger "
+        "images alexnet, overfeat, googlenet, vgg11, 13, 16 or 19, resnet18, 34, 50, 101 or 152",
     )
     dataset: str = _option(
         "digits", "digits (drawn, needs no files), mnist, fashion-mnist, cifar10 or cifar100"
+    )
+    task: str = _option(
+        "classification",
+        "what the model is trained for; reconstruction: to return its images, as autoencoders do",
     )
     data_dir: str = _option("", "folder to look for the data set in first", metavar="FOLDER")
     epochs: int = _option(1, "passes over the training set", low=1)
@@ -70,6 +74,7 @@ class TrainConfig:
         "parts of a batch, added in a fixed order: same bits on any number of ranks up to it",
         low=1,
     )
+    optimizer: str = _option("sgd", "optimizer, by name")
     lr: float = _option(0.02, "learning rate at its height", low=0.0)
     momentum: float = _option(0.9, "momentum", low=0.0, high=1.0)
     nesterov: bool = _option(False, "Nesterov's momentum")
@@ -100,7 +105,7 @@ class TrainConfig:
         such="neither a number of samples nor a share, such as 5000 or 0.1",
     )
     patience: int = _option(
-        0, "stop after so many evaluations without a better accuracy; 0: never", low=0
+        0, "stop after so many evaluations without a better metric; 0: never", low=0
     )
     eval_batch_size: int = _option(0, "images of one evaluation step; 0: as in training", low=0)
     log_every: int = _option(20, "steps between lines of log.jsonl", low=1)
@@ -131,7 +136,16 @@ class TrainConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return the options that a resumed run must share with the run it goes on with."""
-        names = ("model", "dataset", "batch_size", "dtype", "seed", "validation")
+        names = (
+            "model",
+            "dataset",
+            "task",
+            "batch_size",
+            "optimizer",
+            "dtype",
+            "seed",
+            "validation",
+        )
         return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
@@ -141,6 +155,7 @@ class TrainConfig:
 
 VALUES = {str: "NAME", int: "N", float: "X"}
 CHOICES = {
+    "task": ("classification", "reconstruction"),
     "schedule": ("constant", "step", "cosine", "one-cycle"),
     "augment": ("standard", "cutout", "none"),
     "dtype": ("float32", "float64"),

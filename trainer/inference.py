@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import backends, context, from_numpy, no_grad, softmax
+from ..autograd import backends, context, from_numpy, no_grad
 from ..datasets import Dataset
 from ..datasets.loader import Normalise
 from . import build, config
 from .components.checkpoint import CheckpointFolder, load, newest_checkpoint, verify
 from .components.evaluate import evaluate, make_eval_step
 from .components.state import load_model, recorded
-from .cost.report.units import accuracy_text
 from .distributed.agreement import agree, work_facts
 from .distributed.comm import Comm, SerialComm
 from .distributed.sync import Reducer
@@ -26,7 +25,7 @@ from .errors import NotFinite, UserError, show, warn
 from .images import read_images
 from .numbers import whole_number
 from .progress import Progress, compiling
-from .tasks.classification import Classification
+from .tasks.registry import recorded_task
 
 
 def find(path: Path) -> Path:
@@ -64,6 +63,7 @@ class Trained:
         self.backend = build.choose_backend(comm, str(options.get("backend")), conv=conv)
         parts = options.get("micro_batches")
         self.micro_batches = parts if isinstance(parts, int) and parts > 0 else 1
+        self.task = recorded_task(self.path, options)
         kind = recorded(self.path, checkpoint.meta, "model", str)
         self.model = build.create_model(kind, self.data, self.dtype)
         load_model(self.path, checkpoint.tensors, self.model)
@@ -115,26 +115,28 @@ def evaluate_checkpoint(
         micro_batches=trained.micro_batches,
     )
     with context.using(backend=trained.backend):
-        task = Classification()
+        task = trained.task
         eval_step = make_eval_step(trained.model, task)
         progress = Progress(len(loader), 0, comm.rank == 0)
         with closing(progress), backends.watching(progress.compiling):
             reducer = Reducer(comm, fixed=True)
-            loss, right, count = evaluate(eval_step, task, loader, reducer, progress)
+            loss, *totals, count = evaluate(eval_step, task, loader, reducer, progress)
     if not math.isfinite(loss):
         raise NotFinite(f"{trained.path}: loss is {loss / count} over {int(count)} samples")
-    figures = {
+    figures: dict[str, Any] = {
         "checkpoint": str(trained.path),
         "dataset": trained.data.name,
         "split": split,
         "samples": int(count),
-        "correct": int(right),
-        "accuracy": right / count,
-        "loss": loss / count,
     }
+    texts: dict[str, str] = {}
+    for metric, total in zip(task.metrics, totals, strict=True):
+        figures |= {metric.count: int(total)} if metric.count else {}
+        figures[metric.name], texts[metric.name] = total / count, metric.text(total / count)
+    figures["loss"], texts["loss"] = loss / count, f"{loss / count:.4f}"
     if comm.rank == 0:
-        shown = {**figures, "accuracy": accuracy_text(right / count), "loss": f"{loss / count:.4f}"}
-        show(_dump(figures) if as_json else "\n".join(f"{k:<11}{v}" for k, v in shown.items()))
+        lines = [f"{name:<11}{texts.get(name, value)}" for name, value in figures.items()]
+        show(_dump(figures) if as_json else "\n".join(lines))
 
 
 def predict(
@@ -151,27 +153,24 @@ def predict(
         raise UserError(f"--samples {samples}: are of the data set, got images of {images} too")
     trained = Trained(checkpoint, dataset, split, data_dir, SerialComm())
     if images:
-        pixels, names = read_images(Path(images), trained.data.input_shape), None
+        pixels, labels = read_images(Path(images), trained.data.input_shape), None
         numbers = list(range(len(pixels)))
     else:
         numbers = ranges(samples or "0-9", len(trained.data))
-        pixels, names = trained.data.images[numbers], trained.data.labels[numbers]
+        pixels, labels = trained.data.images[numbers], trained.data.labels[numbers]
     x = Normalise(trained.data, trained.dtype)(pixels.transpose(0, 2, 3, 1))
     rows = []
     with compiling(), no_grad(), context.using(backend=trained.backend, phase="evaluate"):
         for start in range(0, len(x), 256):
             part = from_numpy(x[start : start + 256].transpose(0, 3, 1, 2))
-            rows.append(softmax(trained.model(part), 1).numpy())
+            rows.append(trained.task.answers(trained.model(part), part).numpy())
     for i, (number, row) in enumerate(zip(numbers, np.concatenate(rows), strict=True)):
-        label = None if names is None else trained.data.classes[int(names[i])]
-        best = int(row.argmax())
-        predicted = trained.data.classes[best]
+        label = None if labels is None else int(labels[i])
+        values, text = trained.task.prediction(row, trained.data, label)
         if as_json:
-            answer = {"index": number, "class": best, "name": predicted, "label": label}
-            print(_dump({**answer, "probability": float(row[best])}))
+            print(_dump({"index": number, **values}))
         else:
-            truth = "" if label is None else f"   (labelled {label})"
-            show(f"{number:>6}  {predicted:<12} {row[best]:8.2%}{truth}")
+            show(f"{number:>6}  {text}")
 
 
 def _dump(value: Any) -> str:

@@ -138,7 +138,7 @@ class Training:
             self.record.ledger.sampled_steps += 1
         now.count_step(sums)
         if now.step % self.config.log_every == 0:
-            figures = dict(zip(task.metrics, metrics, strict=True))
+            figures = dict(zip(now.metric_names, metrics, strict=True))
             self.record.log("step", self.lr, loss=loss, **figures)
         return sums
 
@@ -175,7 +175,7 @@ class Training:
         now, task = self.state, self.parts.task
         *sums, count = now.sums
         now.train_loss, *metrics = [x / count for x in sums]
-        names = ("train_loss", *(f"train_{name}" for name in task.metrics))
+        names = ("train_loss", *(f"train_{name}" for name in now.metric_names))
         figures = dict(zip(names, (now.train_loss, *metrics), strict=True))
         if is_last or (now.epoch + 1) % self.config.eval_every == 0:
             figures |= self.evaluator.validate(self.progress)
@@ -220,6 +220,6 @@ def by_split(figures: Mapping[str, float], task: Task) -> dict[str, tuple[float,
     result = {}
     for split, short in names.items():
         if f"{split}_loss" in figures:
-            metrics = [figures[f"{split}_{name}"] for name in task.metrics]
+            metrics = [figures[f"{split}_{metric.name}"] for metric in task.metrics]
             result[short] = figures[f"{split}_loss"], task.show(metrics)
     return result

@@ -18,7 +18,7 @@ from .config import TrainConfig, parse_size
 from .distributed.agreement import agree, work_facts
 from .distributed.comm import Comm
 from .distributed.sync import GradientSync, MicroBatchBuffers, Reducer
-from .tasks.classification import Classification
+from .tasks import registry
 from .tasks.task import Task
 
 MakeModel: TypeAlias = Callable[[Source], nn.Module]
@@ -41,7 +41,7 @@ class Recipe:
         def model(data: Source) -> nn.Module:
             return build.create_model(config.model, data, np.dtype(config.dtype), config.seed)
 
-        task = Classification(config.label_smoothing)
+        task = registry.create(config.task, config.to_json())
         return cls(task, model, partial(build.create_optimizer, config))
 
 
@@ -66,8 +66,9 @@ def assemble(
 ) -> Parts:
     """Return the parts of a training, on every rank the same but for its share of the data. `data`
     and `recipe` stand in for what the options name."""
-    data = data or build.load_data(config, comm)
     recipe = recipe or Recipe.of(config)
+    _check_frozen(recipe.task)
+    data = data or build.load_data(config, comm)
     backend = build.choose_backend(comm, config.backend, config.target, config.conv, config.tune)
     splits = [x.dataset for x in (data.train, data.validation, data.test) if x]
     agree(comm, lambda: work_facts(backend, *splits))
@@ -92,3 +93,11 @@ def assemble(
         buffers=MicroBatchBuffers(model, reducer, sampler.mine, sampler.parts),
         planned=planned,
     )
+
+
+def _check_frozen(task: Task) -> None:
+    """TypeError for a task that could change. Captured steps do not look at its attributes again: a
+    change would be without effect, or with one only where a step is captured anew."""
+    parameters = vars(type(task)).get("__dataclass_params__")  # of itself: no base's
+    if parameters is None or not parameters.frozen:
+        raise TypeError(f"task: expected a frozen dataclass, got {type(task).__name__}")

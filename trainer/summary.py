@@ -11,8 +11,9 @@ from ..autograd import get_num_threads, nn
 from ..datasets import Source
 from .build import Data
 from .config import TrainConfig, flag
-from .cost.report.units import accuracy_text, short
+from .cost.report.units import short
 from .distributed.comm import Comm
+from .tasks.task import Metric, Task
 
 
 def header(
@@ -37,12 +38,12 @@ def _samples(data: Source) -> str:
     return f"{len(data):,} {data.split}"
 
 
-def outcome(result: Mapping[str, Any], folder: Path) -> list[str]:
+def outcome(result: Mapping[str, Any], task: Task, folder: Path) -> list[str]:
     """Return what a training came to, from its result, and how to go on."""
-    last = accuracy_text(result["test_accuracy"])
+    metrics = [f"{m.name} {m.text(result[f'test_{m.name}'])}" for m in task.metrics]
     return [
-        f"test accuracy {last}, loss {result['test_loss']:.4f}",
-        *_best(result),
+        f"test {', '.join(metrics)}, loss {result['test_loss']:.4f}",
+        *_best(result, task.metrics[0]),
         f"{result['images_per_second']:,.0f} images/s, {result['wall_seconds']:.1f} s",
         f"checkpoint    {result['checkpoint']}",
         f"log           {folder}/log.jsonl",
@@ -61,19 +62,20 @@ def continuation(step: int, config: TrainConfig, ranks: int, folder: Path) -> st
     return f"stopped at step {step}; continue with `{join(words)}`{shared}"
 
 
-def _best(result: Mapping[str, Any]) -> list[str]:
-    """Return lines on the best checkpoint, none where it is the last and was chosen fairly."""
-    step, best = result.get("best_step", -1), result.get("best_accuracy")
+def _best(result: Mapping[str, Any], metric: Metric) -> list[str]:
+    """Return lines on the best checkpoint by a metric, none where it is the last and was chosen
+    fairly."""
+    name, text = metric.name, metric.text
+    step, best = result.get("best_step", -1), result.get(f"best_{name}")
     if step < 0 or best is None:
         return []
-    if "validation_accuracy" in result:
-        tested = result.get("best_test_accuracy")
-        shown = "not tested" if tested is None else f"test accuracy {accuracy_text(tested)}"
-        return [f"best          step {step:,}, validation accuracy {accuracy_text(best)}: {shown}"]
+    if f"validation_{name}" in result:
+        tested = result.get(f"best_test_{name}")
+        shown = "not tested" if tested is None else f"test {name} {text(tested)}"
+        return [f"best          step {step:,}, validation {name} {text(best)}: {shown}"]
     if step == result["steps"]:
         return []
     return [
-        f"best          step {step:,}, test accuracy {accuracy_text(best)}, "
-        "chosen on the test set, so",
+        f"best          step {step:,}, test {name} {text(best)}, chosen on the test set, so",
         "              too good: --validation 5000 holds training images out to choose it",
     ]

@@ -8,8 +8,10 @@ from functools import partial
 from inspect import signature
 from typing import Any, TypeVar
 
+from ..functional.loss import cross_entropy, mse_loss
 from ..nn.errors import unknown
 from ..nn.module import Module
+from ..tensor import Tensor
 
 Shape = tuple[int, int, int]  # channels, height, width of an image
 _models: dict[str, Callable[..., Module]] = {}
@@ -19,7 +21,8 @@ B = TypeVar("B", bound=Callable[..., Module])
 
 def register(name: str, depths: Sequence[int] = ()) -> Callable[[B], B]:
     """Enter a function of (input_shape, classes, options ..) under a name; `depths` are the usual
-    values of its option `depth`, which `names` lists."""
+    values of its option `depth`, which `names` lists. One without `classes` makes models that
+    return their images, such as autoencoders."""
 
     def enter(builder: B) -> B:
         _models[name], _depths[name] = builder, depths
@@ -48,17 +51,20 @@ def create(
     name: str, *, input_shape: Shape | None = None, classes: int | None = None, **options: Any
 ) -> Module:
     """Return a new model for images of `input_shape` (C, H, W), whose result is (N, classes); those
-    of its paper unless given. A number at the end of a name that is not entered itself is the
-    option `depth`, any that the model can have: resnet20. ValueError for an unknown name or option,
-    with the nearest one, and for what the model cannot take."""
+    of its paper unless given. An autoencoder's result has the shape of the images, whatever the
+    `classes`. A number at the end of a name that is not entered itself is the option `depth`, any
+    that the model can have: resnet20. ValueError for an unknown name or option, with the nearest
+    one, and for what the model cannot take."""
     builder = _builder(name)
     fixed = builder.keywords if isinstance(builder, partial) else {}
     taken = {"input_shape", "classes", *fixed}
-    known = [p for p in signature(builder).parameters if p not in taken]
+    parameters = signature(builder).parameters
+    known = [p for p in parameters if p not in taken]
     for option in options.keys() - {*known}:
         raise unknown(f"option of model {name}", option, known or ["none"])
-    given = {"input_shape": input_shape, "classes": classes}
-    return builder(**{k: v for k, v in given.items() if v is not None}, **options)
+    data = {"input_shape": input_shape, "classes": classes}
+    wanted = {k: v for k, v in data.items() if v is not None and k in parameters}
+    return builder(**wanted, **options)
 
 
 def input_shape(name: str) -> Shape:
@@ -69,7 +75,14 @@ def input_shape(name: str) -> Shape:
 
 
 def classes(name: str) -> int:
-    """Return how many classes the model of a name tells apart by default. ValueError for an unknown
-    one."""
-    count: int = signature(_builder(name)).parameters["classes"].default
-    return count
+    """Return how many classes the model of a name tells apart by default, 0 for an autoencoder.
+    ValueError for an unknown name."""
+    parameter = signature(_builder(name)).parameters.get("classes")
+    return parameter.default if parameter else 0
+
+
+def usual_loss(name: str, output: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the loss (0-d) that the model of a name is usually trained with: cross-entropy, or, of
+    an autoencoder, the squared error against its images."""
+    loss: Tensor = cross_entropy(output, labels) if classes(name) else mse_loss(output, images)
+    return loss

@@ -25,6 +25,7 @@ from tallygrad.trainer.distributed.comm import expected_size
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.images import read_images
 from tallygrad.trainer.inference import ranges
+from tallygrad.trainer.tasks.classification import Classification
 from tallygrad.trainer.threads import Machine, configure, local_ranks
 
 DEEP = "[" * 100_000
@@ -180,7 +181,7 @@ def test_variables_of_the_environment() -> None:
 
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 10**400, -(2**101)])
 def test_the_state_on_record_counts_something(seconds: float) -> None:
-    fresh = state.State(("accuracy",))
+    fresh = state.State(Classification.metrics)
     held = fresh.state_dict()
     fresh.load_state_dict(held)
     assert fresh.seconds == 0

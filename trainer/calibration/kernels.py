@@ -11,12 +11,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ...autograd import Ledger, backends, context, cross_entropy, from_numpy, models, nn, no_grad
+from ...autograd import Ledger, backends, context, from_numpy, models, nn, no_grad, optim
 from ...autograd.array import NDArray
 from ...autograd.capture.observer import Dispatched, Observer
 from ...autograd.deferred import recorders
 from ...autograd.ledger import Cost
-from ...autograd.optim import SGD
 from ..cost.report.model.profile import ConvShare, KernelReport, ProfileReport
 from ..cost.roofline import Roofs
 from ..cost.workload import KINDS, OTHER
@@ -108,12 +107,17 @@ def _timed(step: Callable[[], None]) -> tuple[Clock, Ledger]:
 
 
 def _step(
-    name: str, batch: int, shape: tuple[int, int, int], classes: int, training: bool
+    name: str,
+    batch: int,
+    shape: tuple[int, int, int],
+    classes: int,
+    training: bool,
+    optimizer: str = "sgd",
 ) -> Callable[[], None]:
     draw = np.random.default_rng(0)
     c, h, w = shape
     images = draw.standard_normal((batch, h, w, c), dtype=np.float32).transpose(0, 3, 1, 2)
-    x, labels = from_numpy(images), from_numpy(draw.integers(0, classes, batch))
+    x, labels = from_numpy(images), from_numpy(draw.integers(0, max(classes, 1), batch))
     model: nn.Module = models.create(name, input_shape=shape, classes=classes)
     if not training:
         model.eval()
@@ -123,12 +127,13 @@ def _step(
                 model(x)
 
         return infer
-    sgd = SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4)
+    settings = optim.usual_settings(optimizer)
+    update = optim.create(optimizer, model.parameters(), 1e-3, **settings)
 
     def train() -> None:
-        cross_entropy(model(x), labels).backward()
-        sgd.step()
-        sgd.zero_grad()
+        models.usual_loss(name, model(x), x, labels).backward()
+        update.step()
+        update.zero_grad()
 
     return train
 

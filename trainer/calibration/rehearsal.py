@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...autograd import context
+from ...autograd import context, models
 from ...autograd.tensor import Tensor
 from ...datasets import Batch, Dataset
 from ..build import loaders
@@ -56,9 +56,10 @@ class Rehearsal:
         bucket_mb: float,
     ) -> None:  # fmt: skip
         # Rates that keep weights as they are: labels are random, and numbers must stay finite.
+        task = "classification" if models.classes(model) else "reconstruction"
         config = TrainConfig(
-            model=model, batch_size=share * comm.size, micro_batches=1, threads=1, lr=1e-4,
-            schedule="constant", epochs=1 << 20, log_every=1 << 30, bucket_mb=bucket_mb,
+            model=model, task=task, batch_size=share * comm.size, micro_batches=1, threads=1,
+            lr=1e-4, schedule="constant", epochs=1 << 20, log_every=1 << 30, bucket_mb=bucket_mb,
         )  # fmt: skip
         data = _images(shape, classes, share * comm.size)
         nowhere = RunFolder(Path(os.devnull), writes=False)
@@ -116,7 +117,7 @@ def _images(shape: tuple[int, int, int], classes: int, batch: int) -> Dataset:
     draw = np.random.default_rng(0)
     c, h, w = shape
     images = draw.integers(0, 256, (size, h, w, c), np.uint8).transpose(0, 3, 1, 2)
-    names = tuple(map(str, range(classes)))
-    labels = draw.integers(0, classes, size)
+    names = tuple(map(str, range(max(classes, 1))))  # an autoencoder tells no classes apart
+    labels = draw.integers(0, len(names), size)
     name = "cifar-like" if c == 3 else "random"
     return Dataset(name, "train", images, labels, names, (0.5,) * c, (0.25,) * c)

@@ -21,11 +21,7 @@ from ..threads import configure, launched_rank
 TOP = ("--help", "-h", "--version")  # options without a command
 # Options of other programs that are something else here.
 _RANKS = ": ranks come from the launcher, such as `tallygrad launch -n 4 -- train ...`"
-_SGD = ": the optimizer is SGD, with --lr, --momentum, --nesterov and --weight-decay"
-ELSEWHERE = {
-    **dict.fromkeys(("n", "np", "ranks", "nproc", "nproc-per-node", "world-size"), _RANKS),
-    **dict.fromkeys(("optimizer", "optim", "opt"), _SGD),
-}
+ELSEWHERE = dict.fromkeys(("n", "np", "ranks", "nproc", "nproc-per-node", "world-size"), _RANKS)
 
 
 class Command(NamedTuple):

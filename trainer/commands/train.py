@@ -42,5 +42,5 @@ def run(options: dict[str, Any]) -> int:
             ledger = training.record.total
             table = [bill(ledger), *sparsity(ledger, training.state.step)]
             show("\n" + "\n".join(table) + "\n")
-            show("\n".join(outcome(result, folder.path)))
+            show("\n".join(outcome(result, training.parts.task, folder.path)))
     return 0

@@ -66,7 +66,7 @@ class Evaluator:
     def __init__(self, parts: Parts, state: State) -> None:
         self.parts, self.state = parts, state
         self.eval_step = make_eval_step(parts.model, parts.task)
-        self.metric = parts.task.metrics[0]
+        self.metric = parts.task.metrics[0].name
 
     def validate(self, progress: Progress) -> dict[str, float]:
         """Evaluate on the set that chooses the best checkpoint; return loss and metrics under the
@@ -109,5 +109,5 @@ class Evaluator:
             raise NotFinite(f"{split} loss is {loss / count} after step {now.step}: lower --lr")
         now.evaluations += 1
         now.overhead_seconds += time.monotonic() - begun
-        pairs = zip(("loss", *task.metrics), (loss, *sums), strict=True)
+        pairs = zip(("loss", *now.metric_names), (loss, *sums), strict=True)
         return {f"{split}_{name}": whole / count for name, whole in pairs}

@@ -34,7 +34,7 @@ class RunFolder:
         self.path = path
         self.writes = writes
         self.lock = lock
-        self.columns = columns(("accuracy",))  # until a run sets those of its task
+        self.columns = columns(())  # until a run sets those of its task
 
     @property
     def checkpoints(self) -> Path:

@@ -54,7 +54,7 @@ class RunRecord:
         self.ledger, self.earlier, self.total = Ledger(), Ledger(), Ledger()
         self._copies: dict[str, NDArray[Any]] = {}
         self._begun = time.monotonic()
-        folder.columns = columns(parts.task.metrics)
+        folder.columns = columns(state.metric_names)
 
     def load(self, source: Path) -> None:
         """Load a checkpoint. One of another folder brings no best: this folder has none yet."""
@@ -148,7 +148,7 @@ class RunRecord:
                 "give more --epochs or --max-steps"
             )
         stored = self.folder.read_json("result.json") if self.comm.rank == 0 else None
-        result = stored if is_result(stored, self.state.metrics) else {}
+        result = stored if is_result(stored, self.state.metric_names) else {}
         if result:
             print(f"{self.folder.path}: complete at step {self.state.step}", file=sys.stderr)
             self.folder.touch("result.json")
@@ -160,7 +160,7 @@ class RunRecord:
         now, ledger = self.state, self.merged_ledger()
         peaks = self.comm.gather_bytes(str(memory_in_use().peak).encode())
         result = {
-            **{f"test_{name}": now.figures[f"test_{name}"] for name in now.metrics},
+            **{f"test_{name}": now.figures[f"test_{name}"] for name in now.metric_names},
             "test_loss": now.figures["test_loss"],
             "train_loss": now.train_loss,
             "epochs": now.epoch,

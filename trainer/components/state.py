@@ -17,13 +17,14 @@ from ...autograd.ledger import Ledger
 from ...autograd.optim import Optimizer
 from ..config import TrainConfig
 from ..errors import UserError
+from ..tasks.task import Metric
 from .checkpoint import Checkpoint
 
 MOST = 1 << 100  # of anything counted
 SPLITS = ("test", "validation")
 # What older checkpoints lack: in the state, besides all figures of validation, and in the options.
 LATER = ("closed", "restarts", "evaluations", "best_step", "not_better")
-LATER_OPTIONS = {"validation": "0"}
+LATER_OPTIONS = {"validation": "0", "task": "classification", "optimizer": "sgd"}
 # Names in checkpoints that differ from the attributes of State.
 RECORDED = {"overhead_seconds": "aside", "finished_epochs": "closed"}
 NO_BEST = -1.0
@@ -36,11 +37,11 @@ class State:
 
     `sums` over the current epoch: loss, each metric, samples. `seconds` so far, of which
     `overhead_seconds` for evaluation, checkpoints and tuning. `figures` of the latest evaluation of
-    each split, such as test_loss, None before it. `best` has the first metric's highest value on
-    the set that chooses, reached at `best_step`; `not_better` counts evaluations since then.
+    each split, such as test_loss, None before it. `best` has the first metric's best value on the
+    set that chooses, reached at `best_step`; `not_better` counts evaluations since then.
     `finished_epochs` and `restarts` are the records that `history` reads."""
 
-    metrics: tuple[str, ...]
+    metrics: tuple[Metric, ...]
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
@@ -60,8 +61,13 @@ class State:
 
     def __post_init__(self) -> None:
         self.begin_epoch()
-        names = ("loss", *self.metrics)
+        names = ("loss", *self.metric_names)
         self.figures = {f"{split}_{name}": None for split in SPLITS for name in names}
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metrics."""
+        return tuple(metric.name for metric in self.metrics)
 
     def begin_epoch(self) -> None:
         """Count the steps and the sums of an epoch from zero."""
@@ -79,7 +85,8 @@ class State:
         self.not_better += 1
         if math.isnan(score):
             return
-        if score > self.best or (self.best_step < 0 and self.best == NO_BEST):
+        is_first = self.best_step < 0 and self.best == NO_BEST
+        if is_first or self.metrics[0].is_better(score, self.best):
             self.best, self.best_step, self.not_better = score, self.step, 0
 
     def forget_best(self) -> None:
@@ -151,7 +158,7 @@ def _below(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArra
 
 def describe(state: State, config: TrainConfig, ranks: int, ledger: Ledger) -> dict[str, Any]:
     """Return the record that goes with the tensors."""
-    metric = state.metrics[0]
+    metric = state.metric_names[0]
     held_out = state.figures[f"validation_{metric}"]
     return {
         **state.state_dict(),

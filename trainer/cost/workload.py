@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...autograd import Ledger, Tensor, context, cross_entropy, models, nn, no_grad, zeros
+from ...autograd import Ledger, Tensor, context, models, nn, no_grad, optim, zeros
 from ...autograd.array import Array
 from ...autograd.capture.observer import Dispatched
 from ...autograd.capture.peak_memory import PeakMemory
 from ...autograd.ledger import Cost
-from ...autograd.optim import SGD
 
 # The primitives that make a layer of filters, and the kind of that layer in reports.
 KINDS = {"conv2d": "conv", "linear": "fc"}
@@ -110,10 +109,11 @@ def _shape(name: str, args: Sequence[Array], y: Array, attrs: dict[str, Any]) ->
 
 def count(
     name: str, batch: int, input_shape: tuple[int, int, int], classes: int, training: bool,
-    **options: Any,
+    optimizer: str = "sgd", **options: Any,
 ) -> Work:  # fmt: skip
-    """Return the work of a step of training, SGD with momentum and weight decay, or of a forward
-    pass in evaluation mode. ValueError for an unknown model and for what it cannot take."""
+    """Return the work of a step of training with an optimizer, by name, with momentum and weight
+    decay where it has them, or of a forward pass in evaluation mode. ValueError for an unknown
+    model or optimizer and for what the model cannot take."""
     ledger = Ledger()
     with context.using(backend="meta", ledger=Ledger(), phase="forward", scope=""):
         model = models.create(name, input_shape=input_shape, classes=classes, **options)
@@ -121,12 +121,14 @@ def count(
         labels, share = zeros(batch, dtype=np.int64), zeros(())
         parameters = [*model.parameters()]
         if training:
-            sgd = SGD(parameters, 0.1, momentum=0.9, weight_decay=1e-4)
+            settings = optim.usual_settings(optimizer)
+            update = optim.create(optimizer, parameters, 0.1, **settings)
         recorder = ShapeRecorder(ledger)
         with context.using(ledger=ledger, observer=recorder):
             if training:
-                cross_entropy(model.train()(x), labels).backward(share)  # as a micro-batch's
-                sgd.step()
+                loss = models.usual_loss(name, model.train()(x), x, labels)
+                loss.backward(share)  # as a micro-batch's
+                update.step()
             else:
                 _infer(model.eval(), x)
     ledger.add_peaks(recorder.lifetimes.peaks())

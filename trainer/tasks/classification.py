@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from ...autograd import Tensor, context, cross_entropy, no_grad
-from ...datasets import Batch
+from numpy.typing import NDArray
+
+from ...autograd import Tensor, context, cross_entropy, no_grad, softmax
+from ...datasets import Batch, Source
 from ..cost.report.units import accuracy_text
+from .task import Metric, Prediction
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,11 @@ class Classification:
 
     label_smoothing: float = 0.0
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Accuracy."""
-        return ("accuracy",)
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", accuracy_text, count="correct"),)
+
+    def output_shape(self, data: Source) -> tuple[int, ...]:
+        """Return (classes,)."""
+        return (len(data.classes),)
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         """Return images (n, C, H, W) and labels (n,)."""
@@ -40,6 +44,22 @@ class Classification:
     def show(self, values: Sequence[float]) -> str:
         """Return accuracy in percent."""
         return accuracy_text(values[0])
+
+    def answers(self, output: Tensor, images: Tensor) -> Tensor:
+        """Return the probability of each class, (n, classes)."""
+        probabilities: Tensor = softmax(output, 1)
+        return probabilities
+
+    def prediction(self, answer: NDArray[Any], data: Source, label: int | None) -> Prediction:
+        """Return the most likely class, with its probability."""
+        best = int(answer.argmax())
+        predicted, truth = data.classes[best], None if label is None else data.classes[label]
+        values = {"class": best, "name": predicted, "label": truth}
+        labelled = "" if truth is None else f"   (labelled {truth})"
+        return Prediction(
+            values | {"probability": float(answer[best])},
+            f"{predicted:<12} {answer[best]:8.2%}{labelled}",
+        )
 
 
 def num_correct(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,25 +1,57 @@
-"""What the training loop and the evaluation know of a task."""
+"""What the training loop, the evaluation and the commands know of a task."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from numpy.typing import NDArray
 
 from ...autograd import Tensor
-from ...datasets import Batch
+from ...datasets import Batch, Source
 
 StepOutput: TypeAlias = tuple[Tensor, ...]  # mean loss, then the sum of each metric; all 0-d
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A figure of merit: the mean over the samples of what the task sums up.
+
+    Logs, results and checkpoints call it `name`, train_NAME, test_NAME and so on. `text` formats a
+    value with its unit. `count` names the sum where that counts samples, such as "correct"."""
+
+    name: str
+    text: Callable[[float], str]
+    higher_is_better: bool = True
+    count: str = ""
+
+    def is_better(self, value: float, best: float) -> bool:
+        """Tell whether a value is better than the best one so far; NaN never is."""
+        return value > best if self.higher_is_better else value < best
+
+
+class Prediction(NamedTuple):
+    """The answer for one sample: plain values for JSON, and the same as a line of text."""
+
+    values: dict[str, Any]
+    text: str
+
+
 class Task(Protocol):
-    """What a model is trained for. A new task is a file with a class of this shape; the loop, the
-    evaluation and the checkpoints need no change for it. Steps are traced, and a trace does not see
-    that an attribute of the task changes: what varies between steps is one of the `inputs`."""
+    """What a model is trained for: a file with a frozen dataclass of this shape, and its entry in
+    `registry`; the loop, the evaluation, the commands and the checkpoints ask it for everything.
+
+    Steps are captured, and a replay does not see that an attribute of the task has changed. Hence
+    the dataclass is frozen (`setup.assemble` insists on it), and what varies between steps is one
+    of the `inputs`."""
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics, at least one. Higher is better; the first one chooses the best
-        checkpoint. Logs and results call it train_NAME, test_NAME and so on."""
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics, at least one; the first one chooses the best checkpoint."""
+
+    def output_shape(self, data: Source) -> tuple[int, ...]:
+        """Return the shape of a model's output for one sample of a data set."""
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         """Return what a step reads of a micro-batch, arrays or tensors; the model is called with
@@ -33,3 +65,10 @@ class Task(Protocol):
 
     def show(self, values: Sequence[float]) -> str:
         """Return the means of the metrics as the progress line has them."""
+
+    def answers(self, output: Tensor, images: Tensor) -> Tensor:
+        """Return what `predict` reports of each sample, (n, values)."""
+
+    def prediction(self, answer: NDArray[Any], data: Source, label: int | None) -> Prediction:
+        """Return the prediction that a row of `answers` stands for; `label` is the sample's class
+        in `data`, None where it is not known."""

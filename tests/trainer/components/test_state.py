@@ -16,6 +16,8 @@ from tallygrad.trainer.components.checkpoint import load, save
 from tallygrad.trainer.components.state import State
 from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.errors import UserError
+from tallygrad.trainer.tasks.classification import Classification
+from tallygrad.trainer.tasks.task import Metric
 
 # The record and the tensors of a checkpoint of version 0.1, by the names that it had.
 FIRST = {
@@ -35,6 +37,9 @@ TENSORS = {
 }  # fmt: skip
 
 
+LIKELIHOOD = Metric("likelihood", str)
+
+
 def write(path: Path, record: dict[str, Any]) -> None:
     tensors = {name: np.full(shape, i + 1.0, np.float32)
                for i, (name, shape) in enumerate(TENSORS.items())}  # fmt: skip
@@ -42,7 +47,7 @@ def write(path: Path, record: dict[str, Any]) -> None:
 
 
 def restore(path: Path) -> tuple[State, nn.Linear, SGD]:
-    now, model = State(("accuracy",)), nn.Linear(3, 2)
+    now, model = State(Classification.metrics), nn.Linear(3, 2)
     sgd = SGD(model.parameters(), 0.1, momentum=0.9, named_parameters=model.named_parameters())
     state.restore(path, load(path), TrainConfig(), model, sgd, now)
     return now, model, sgd
@@ -77,13 +82,21 @@ def test_a_best_of_before_is_bettered_only_by_a_better_one(tmp_path: Path) -> No
 
 
 def test_any_first_score_is_the_best() -> None:
-    now = State(("likelihood",))
+    now = State((LIKELIHOOD,))
     now.take_score(-40.0)
     assert (now.best, now.best_step) == (-40.0, 0)
 
 
+def test_the_task_says_which_direction_is_better() -> None:
+    now = State((Metric("mae", str, higher_is_better=False),))
+    for score in (0.5, 0.75, 0.25, 0.3):
+        now.step += 1
+        now.take_score(score)
+    assert (now.best, now.best_step, now.not_better) == (0.25, 3, 1)
+
+
 def test_a_score_that_is_no_number_is_never_the_best() -> None:
-    now = State(("likelihood",))
+    now = State((LIKELIHOOD,))
     now.take_score(math.nan)
     assert (now.best_step, now.not_better) == (-1, 1)
     now.take_score(-40.0)
@@ -103,7 +116,7 @@ def test_a_record_that_does_not_fit_changes_nothing(
     write(tmp_path / "odd.h5", FIRST | LATER | change)
     with pytest.raises(UserError, match=said):
         restore(tmp_path / "odd.h5")
-    now = State(("accuracy",))
+    now = State(Classification.metrics)
     before = now.state_dict()
     with pytest.raises(ValueError, match=said):
         now.load_state_dict(FIRST | LATER | change)

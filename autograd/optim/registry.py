@@ -1,0 +1,55 @@
+"""Optimizers by name: `create("sgd", parameters, 0.1, momentum=0.9)`.
+
+A new optimizer is a file beside this one and a line in `_OPTIMIZERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from inspect import signature
+from typing import Any
+
+from ..nn.errors import unknown
+from ..tensor import Parameter
+from .optimizer import Optimizer, Parameters
+from .schedules import Schedule
+from .sgd import SGD
+
+_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD}
+_USUAL: dict[str, Any] = {"momentum": 0.9, "weight_decay": 1e-4}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all optimizers."""
+    return tuple(_OPTIMIZERS)
+
+
+def options(name: str) -> tuple[str, ...]:
+    """Return the settings of an optimizer besides the learning rate, such as momentum. ValueError
+    for an unknown name, with the nearest."""
+    if name not in _OPTIMIZERS:
+        raise unknown("optimizer", name, _OPTIMIZERS)
+    shared = {"params", "lr", "named_parameters"}
+    return tuple(p for p in signature(_OPTIMIZERS[name]).parameters if p not in shared)
+
+
+def usual_settings(name: str) -> dict[str, Any]:
+    """Return settings that trainings commonly choose, as far as the optimizer has them, for those
+    who count or time its work: that depends on which are used, hardly on how much."""
+    known = options(name)
+    return {setting: value for setting, value in _USUAL.items() if setting in known}
+
+
+def create(
+    name: str,
+    params: Parameters,
+    lr: float | Schedule,
+    named_parameters: Iterable[tuple[str, Parameter]] | None = None,
+    **settings: Any,
+) -> Optimizer:
+    """Return a new optimizer; `settings` are among its `options`, whose defaults are the class's.
+    ValueError for an unknown name or setting, with the nearest, and for one out of its range."""
+    known = options(name)
+    for setting in settings.keys() - {*known}:
+        raise unknown(f"setting of optimizer {name}", setting, known)
+    return _OPTIMIZERS[name](params, lr, named_parameters=named_parameters, **settings)
