@@ -1,11 +1,11 @@
-"""Data sets in memory, and loaders that share their samples out to ranks.
+"""Data sets in memory, and loaders that split their samples between ranks.
 
     train = load("digits", "train")
     loader = Loader(train, 128, rank=comm.rank, size=comm.size, augment=standard(train.name))
     for batch in loader.epoch(0):
         ...
 
-All that is wrong with data or options is a DataError of one line.
+Whatever is wrong with data or options raises a DataError, whose message is one line.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SPLITS = ("train", "test")
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that `load` knows; "digits" needs no files."""
+    """Return the names that `load` accepts; "digits" needs no files."""
     return ("digits", *mnist.FAMILIES, *cifar.FAMILIES)
 
 
@@ -60,14 +60,17 @@ def load(
 ) -> Dataset:
     """Load the "train" or "test" split of a data set.
 
-    Files are looked for in `data_dir`, then in the folder TALLYGRAD_DATA, then in the cache folder,
-    and fetched into the cache (from `mirrors`, if given) when they are in none. `seed` is that of
-    the drawn set, "digits", which needs no files. Raises DataError.
+    Files are searched for in `data_dir`, in the folder that the environment variable TALLYGRAD_DATA
+    names, and in the cache folder, in this order. Missing files are downloaded to the cache, unless
+    `download` is false; `mirrors` are base URLs that replace the built-in ones. `progress` shows a
+    bar if stderr is a terminal. `seed` only affects "digits", which needs no files.
+
+    Raises DataError for an unknown name or split, and for missing or damaged files.
     """
     if name not in names():
-        raise DataError(f"--dataset {name}: unknown, expected one of {', '.join(names())}")
+        raise DataError(f"--dataset: expected one of {', '.join(names())}, got {name!r}")
     if split not in SPLITS:
-        raise DataError(f"split {split}: unknown, expected one of {', '.join(SPLITS)}")
+        raise DataError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     check_data_dir(data_dir)
     if name == "digits":
         return load_digits(split, seed)
@@ -76,10 +79,10 @@ def load(
 
 
 def hold_out(dataset: Dataset, count: int, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Return a split without `count` of its samples, and these as the split "validation".
+    """Split `count` samples off a data set: return the rest, and them as the split "validation".
 
-    Which ones depends on seed and size alone; both keep their order. Raises DataError where fewer
-    than one sample would be left in either.
+    The selection depends only on the seed and on the size of the data set. Both parts keep the
+    order of the samples. Raises DataError if either part would be empty.
     """
     size = len(dataset)
     if not 0 < count < size:
@@ -88,7 +91,7 @@ def hold_out(dataset: Dataset, count: int, seed: int = 0) -> tuple[Dataset, Data
             f"{dataset.name}/{dataset.split}, got {count}"
         )
     words = philox(seed, HOLDING_OUT, 0).random_raw(size)
-    held = np.zeros(size, bool)
-    held[np.argsort(words, kind="stable")[:count]] = True
-    kept, out = (np.flatnonzero(chosen).astype(np.int64) for chosen in (~held, held))
-    return dataset.subset(kept, dataset.split), dataset.subset(out, "validation")
+    mask = np.zeros(size, bool)
+    mask[np.argsort(words, kind="stable")[:count]] = True
+    rest, validation = (np.flatnonzero(part).astype(np.int64) for part in (~mask, mask))
+    return dataset.subset(rest, dataset.split), dataset.subset(validation, "validation")

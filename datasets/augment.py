@@ -1,8 +1,8 @@
-"""Random changes to images, keyed by sample and epoch: the same on any rank and in any batch.
+"""Random augmentation, keyed by sample and epoch: independent of rank and batch.
 
-An augmentation is called with images (n, H, W, C), uint8 or float, and a uint64 key for each; it
-returns new images and leaves its argument alone. `fill` is the value of what lies outside: zero
-after normalising, which is the mean.
+An augmentation takes images (n, H, W, C), uint8 or float, and one uint64 key per image. It returns
+new images and does not modify its argument. `fill` is the value of pixels outside the image: after
+normalisation 0, which is the mean.
 """
 
 from __future__ import annotations
@@ -23,45 +23,46 @@ WORD = (1 << 64) - 1
 
 
 class Augment(Protocol):
-    """Anything that can stand in a Loader's `augment`."""
+    """What a Loader accepts in `augment`."""
 
     def __call__(self, images: Images, keys: Keys, fill: float = 0) -> Images:
-        """Return changed copies of images (n, H, W, C), drawing from one key for each."""
+        """Return augmented copies of images (n, H, W, C), each drawn from its own key (n,)."""
 
 
 def fold(keys: Keys, value: int) -> Keys:
-    """Derive other keys from keys and a number."""
+    """Derive independent keys from keys (n,) and a number, such as the position of a draw."""
     return output(keys ^ output(words([value & WORD])))
 
 
 def sample_keys(seed: int, epoch: int, samples: Ids) -> Keys:
-    """Return one key for each sample of an epoch."""
+    """Return one key per sample number (n,), different in every epoch."""
     base = fold(fold(np.zeros(1, np.uint64), seed), epoch)
     return output(base ^ output(words(samples)))
 
 
 def uniform(keys: Keys, draw: int) -> NDArray[np.float64]:
-    """Return a number in [0, 1) for each key; `draw` counts the numbers one key has to give."""
+    """Return a number in [0, 1) for each key; `draw` numbers the draws from one key."""
+    # The upper 53 bits: as many as a float64 holds, so that every result is exact.
     return (fold(keys, draw) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def below(keys: Keys, draw: int, stop: int) -> Ids:
-    """Return an integer in 0..stop-1 for each key."""
+    """Return an integer in [0, stop) for each key; `draw` as in `uniform`."""
     return (uniform(keys, draw) * stop).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class PadCrop:
-    """Pad by `pad` pixels on every side and cut the old size out at a random place."""
+    """Pad by `pad` pixels on every side, and crop to the original size at a random position."""
 
     pad: int
 
     def __post_init__(self) -> None:
         if self.pad < 1:
-            raise DataError(f"PadCrop({self.pad}): the padding must be at least 1")
+            raise DataError(f"PadCrop: expected pad of at least 1, got {self.pad}")
 
     def __call__(self, images: Images, keys: Keys, fill: float = 0) -> Images:
-        """Crop images (n, H, W, C); every one of the (2 pad + 1)^2 places is as likely."""
+        """Crop images (n, H, W, C); all (2 pad + 1)^2 positions are equally likely."""
         count, height, width, channels = images.shape
         pad = self.pad
         wide = (count, height + 2 * pad, width + 2 * pad, channels)
@@ -76,16 +77,16 @@ class PadCrop:
 
 @dataclass(frozen=True)
 class Flip:
-    """Mirror left and right with probability `p`."""
+    """Flip horizontally with probability `p`."""
 
     p: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:
-            raise DataError(f"Flip({self.p}): the probability must be in 0..1")
+            raise DataError(f"Flip: expected p in [0, 1], got {self.p}")
 
     def __call__(self, images: Images, keys: Keys, fill: float = 0) -> Images:
-        """Flip images (n, H, W, C) along W; `fill` is not used."""
+        """Flip images (n, H, W, C) along W; `fill` is unused."""
         result = images.copy()
         chosen = uniform(keys, 0) < self.p
         result[chosen] = images[chosen, :, ::-1]
@@ -94,7 +95,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class Cutout:
-    """Blank a square of `size` pixels around a random pixel, cut off at the border.
+    """Blank a square, `size` pixels wide, around a random pixel; it is clipped at the border.
 
     DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552.
     """
@@ -103,7 +104,7 @@ class Cutout:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise DataError(f"Cutout({self.size}): the size must be at least 1")
+            raise DataError(f"Cutout: expected size of at least 1, got {self.size}")
 
     def __call__(self, images: Images, keys: Keys, fill: float = 0) -> Images:
         """Blank a square of images (n, H, W, C) with `fill`."""
@@ -117,5 +118,5 @@ class Cutout:
 
 
 def standard(name: str) -> tuple[Augment, ...]:
-    """Return the usual augmentation of a data set: pad-crop 4 and flip for CIFAR, else none."""
+    """Return the usual augmentation of a data set: PadCrop(4) and Flip() for CIFAR, else none."""
     return (PadCrop(4), Flip()) if name.startswith("cifar") else ()

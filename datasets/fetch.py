@@ -1,4 +1,4 @@
-"""Where data sets are looked for, and how absent ones are fetched: whole and verified, or not."""
+"""Where data files are searched for, and how missing ones are downloaded and verified."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 from ..autograd import private
 from .source import DataError
 
-PIECE = 1 << 20
-LARGEST = 1 << 30
-TIMEOUT = 30.0
+PIECE = 1 << 20  # bytes per read
+LARGEST = 1 << 30  # bytes of a download; the largest data set has 0.2 GB
+TIMEOUT = 30.0  # seconds
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on public mirrors, known by its SHA-256."""
+    """A file on public mirrors (base URLs), identified by its SHA-256."""
 
     name: str
     sha256: str
@@ -32,29 +32,31 @@ class Remote:
 
 
 def cache_dir() -> Path | None:
-    """Return `$XDG_CACHE_HOME/tallygrad`, or `~/.cache/tallygrad`; None for a user without a home,
-    as in some containers."""
+    """Return `$XDG_CACHE_HOME/tallygrad`, by default `~/.cache/tallygrad`.
+
+    None if the user has no home folder, as in some containers.
+    """
     home = private.cache_home()
     return None if home is None else home / "tallygrad"
 
 
 def download_dir(name: str = "") -> Path:
-    """Return the folder of the cache that a set is fetched into. DataError where there is none."""
+    """Return the cache folder that a data set is downloaded to. DataError if there is none."""
     home = cache_dir()
     if home is None:
-        raise DataError("no home folder is known to keep it in: set XDG_CACHE_HOME")
+        raise DataError("no home folder is known to download to; set XDG_CACHE_HOME")
     return home / name
 
 
 def check_data_dir(data_dir: str | os.PathLike[str] | None) -> None:
-    """Raise DataError for a folder that is none."""
+    """Raise DataError if `data_dir` is neither None nor a folder."""
     if data_dir is not None and not os.path.isdir(data_dir):
-        said = "is not a folder" if os.path.lexists(data_dir) else "no such folder"
-        raise DataError(f"--data-dir {data_dir}: {said}")
+        reason = "not a folder" if os.path.lexists(data_dir) else "no such folder"
+        raise DataError(f"--data-dir {data_dir}: {reason}")
 
 
 def roots(data_dir: str | os.PathLike[str] | None) -> list[Path]:
-    """Return where to look, in order: data_dir, TALLYGRAD_DATA, the cache folder."""
+    """Return the folders to search, in order: data_dir, $TALLYGRAD_DATA, the cache folder."""
     check_data_dir(data_dir)
     named = [data_dir, os.environ.get("TALLYGRAD_DATA") or None, cache_dir()]
     return [Path(root) for root in named if root is not None]
@@ -63,11 +65,11 @@ def roots(data_dir: str | os.PathLike[str] | None) -> list[Path]:
 def folders(
     root: Path, own: Sequence[str], foreign: Sequence[str] = (), *, explicit: bool = False
 ) -> Iterator[Path]:
-    """Yield the folders under one root in which a data set's files may lie, best first.
+    """Yield the folders under `root` that may hold a data set's files, best first.
 
-    These are the set's own sub-folders. Files directly in the root count if the root is named
-    like one of them (`TALLYGRAD_DATA=/data/mnist`), or if it is `explicit` (the `--data-dir`) and
-    not named like another set's folder: MNIST and Fashion-MNIST use the same file names.
+    First the set's `own` subfolders. Then the root itself, if it has the name of one of them
+    (`TALLYGRAD_DATA=/data/mnist`), or if it is `explicit` (from `--data-dir`) and does not have the
+    name of a `foreign` set's folder: MNIST and Fashion-MNIST use the same file names.
     """
     yield from (root / name for name in own)
     if _named_like(root, own) or (explicit and not _named_like(root, foreign)):
@@ -81,10 +83,11 @@ def _named_like(root: Path, names: Sequence[str]) -> bool:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file that appears under its name complete and synced, or not at all, into a folder
-    that no other user can change. OSError, which names the part, where another can.
+    """Open a file for writing that appears under its name complete and synced, or not at all.
 
-    An exception in the block, KeyboardInterrupt included, removes what was written.
+    Any exception in the block, including KeyboardInterrupt, removes what was written. Raises
+    PermissionError, which names the folder, if another user could change the file's folder or one
+    above it.
     """
     folder = private.open_folder(path.parent)
     try:
@@ -102,12 +105,12 @@ def download(
     progress: bool = True,
     timeout: float = TIMEOUT,
 ) -> Path:
-    """Fetch one file into `folder` from the first mirror that delivers it, and return its path.
+    """Download a file to `folder` from the first mirror that delivers it, and return its path.
 
-    The SHA-256 is checked before the file gets its name. Safe when several processes fetch the
-    same file: each writes its own temporary file, and the last rename wins. `mirrors` replaces the
-    file's own ones; `timeout` is in seconds and limits every wait for the network, not the whole
-    transfer. Raises DataError with what went wrong at every mirror, and leaves nothing behind.
+    The SHA-256 is checked before the file gets its name. Several processes may download the same
+    file: each writes its own temporary file, and the last rename wins. `mirrors` replaces the
+    file's own. `timeout` in seconds limits each wait for the network, not the whole transfer.
+    Raises DataError, which lists the failure of every mirror, and leaves nothing behind.
     """
     target = folder / remote.name
     failures = []
@@ -120,16 +123,19 @@ def download(
         except DataError as error:
             failures.append(str(error))
         except PermissionError as error:
-            raise DataError(f"{error.filename}: {error.strerror}; XDG_CACHE_HOME can name another "
+            raise DataError(f"{error.filename}: {error.strerror}; set XDG_CACHE_HOME to another "
                             "folder") from error  # fmt: skip
         except (OSError, http.client.HTTPException, ValueError) as error:
             failures.append(f"{url}: {_one_line(error)}")
-    raise DataError("; ".join(failures) or f"{remote.name}: no mirror to fetch it from")
+    raise DataError("; ".join(failures) or f"{remote.name}: no mirror to download it from")
 
 
 def incomplete(folder: Path, there: Sequence[str], absent: Sequence[str]) -> list[DataError]:
-    """Return the error for a folder in which files of a set are, but not all that are needed; none
-    for a folder without any. What a download left half done is no fault."""
+    """Return the error for a folder that has some files of a set (`there`) and lacks others.
+
+    Empty for a folder that has none or all, and for the cache: there a download may have been
+    interrupted, and continues.
+    """
     cache = cache_dir()
     if not there or not absent or (cache and folder.is_relative_to(cache)):
         return []
@@ -139,24 +145,26 @@ def incomplete(folder: Path, there: Sequence[str], absent: Sequence[str]) -> lis
 def missing(
     name: str, data_dir: str | os.PathLike[str] | None, files: Sequence[str], own: str, why: str
 ) -> DataError:
-    """Return the error that says which files to put where, and what works without any."""
-    places = roots(data_dir)
-    looked = ", ".join(map(str, places)) or "any folder"
-    target = places[0] / own if places else "the folder that TALLYGRAD_DATA names"
+    """Return the error that says which files to put where, and which data set needs none."""
+    searched = roots(data_dir)
+    target = searched[0] / own if searched else "the folder that TALLYGRAD_DATA names"
     return DataError(
-        f"{name}: not found in {looked}; {why}; put {', '.join(files)} into "
-        f"{target}, or use the embedded data set 'digits', which needs no files"
+        f"{name}: not found in {', '.join(map(str, searched)) or 'any folder'}; {why}; put "
+        f"{', '.join(files)} into {target}, or use the built-in data set 'digits', which needs no "
+        "files"
     )
 
 
 def _transfer(url: str, stream: IO[bytes], remote: Remote, progress: bool, timeout: float) -> None:
-    """Copy a URL into `stream`, counting and hashing on the way."""
+    """Copy a URL to `stream`, checking its length and SHA-256."""
     digest, received = hashlib.sha256(), 0
     with urllib.request.urlopen(url, timeout=timeout) as response:
         length = response.headers.get("Content-Length")
         expected = int(length) if length else None
         if expected is not None and not 0 <= expected <= LARGEST:
-            raise DataError(f"{url}: announces no size, or more than {LARGEST} bytes")
+            raise DataError(
+                f"{url}: expected a Content-Length of 0 to {LARGEST}, got {length!r:.24}"
+            )
         bar = tqdm(
             total=expected, desc=remote.name, unit="B", unit_scale=True,
             disable=None if progress else True,
@@ -168,11 +176,11 @@ def _transfer(url: str, stream: IO[bytes], remote: Remote, progress: bool, timeo
                 received += len(piece)
                 bar.update(len(piece))
                 if received > LARGEST:
-                    raise DataError(f"{url}: more than {LARGEST} bytes, stopped")
+                    raise DataError(f"{url}: expected at most {LARGEST} bytes, got more")
     if expected is not None and received != expected:
-        raise DataError(f"{url}: transfer cut after {received} of {expected} bytes")
+        raise DataError(f"{url}: expected {expected} bytes, got {received}: transfer cut off")
     if digest.hexdigest() != remote.sha256:
-        raise DataError(f"{url}: SHA-256 is {digest.hexdigest()}, expected {remote.sha256}")
+        raise DataError(f"{url}: expected SHA-256 {remote.sha256}, got {digest.hexdigest()}")
 
 
 def _one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Batches of a data set for one rank, prepared ahead in a thread."""
+"""Batches of a data set for one rank, prefetched in a thread."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .source import Bytes, DataError, Ids, Source
 
 
 class Batch(NamedTuple):
-    """One rank's part of a step; n may be 0 in a smaller last step.
+    """One rank's share of a step: n samples; n may be 0 in a smaller last step.
 
-    `images` (n, C, H, W) are normalised floats in channels-last memory, `labels` and `indices`
-    (sample numbers in the data set) int64 (n,). `total` counts the samples of all ranks, `borders`
-    has where the micro-batches begin, and n.
+    `images` (n, C, H, W) are normalised floats in channels-last memory. `labels` and `indices`
+    (sample numbers in the data set) are int64 (n,). `total` is the number of samples of all ranks.
+    `borders` are the offsets at which the micro-batches begin, followed by n.
     """
 
     images: NDArray[Any]
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     borders: tuple[int, ...]
 
     def parts(self) -> list[Batch]:
-        """Return the micro-batches, as views."""
+        """Return the micro-batches, as views of this batch."""
         return [
             Batch(self.images[a:b], self.labels[a:b], self.indices[a:b], self.total, (0, b - a))
             for a, b in pairwise(self.borders)
@@ -43,14 +43,14 @@ class Normalise:
     """Turn uint8 images (n, H, W, C) into floats: `(x / 255 - mean) / std` per channel."""
 
     def __init__(self, dataset: Source, dtype: DTypeLike) -> None:
-        """Spread mean and std over a row of pixels, which NumPy then works through at once."""
+        """Repeat mean and std along a row of pixels: NumPy is faster on long rows."""
         mean, std = np.array(dataset.mean), np.array(dataset.std)
         width = dataset.input_shape[2]
         self.scale = np.tile(1 / (255 * std), width).astype(dtype)
         self.shift = np.tile(-mean / std, width).astype(dtype)
 
     def __call__(self, images: Bytes) -> NDArray[Any]:
-        """Return a new array of the same shape."""
+        """Return a new float array of the same shape."""
         rows = images.reshape(*images.shape[:2], len(self.scale))
         result: NDArray[Any] = np.multiply(rows, self.scale, dtype=self.scale.dtype)
         result += self.shift
@@ -58,15 +58,16 @@ class Normalise:
 
 
 class Loader:
-    """Batches of global size `batch_size`, of which this rank gets its share, cut into
-    micro-batches (see `Sampler`).
+    """This rank's share of batches of global size `batch_size`, split into micro-batches.
 
-    Every sample comes exactly once an epoch whatever the number of ranks; the order depends on
-    seed and epoch alone and is natural without `shuffle`. `augment` applies to normalised images
-    in the given order, keyed by seed, epoch and sample. Iterating the loader gives the batches of
-    the next epoch, the first time of epoch 0; `epoch(n)` those of any. Up to `prefetch` batches
-    are prepared ahead by a thread that lives as long as the iterator; 0 prepares them in the
-    caller.
+    Each sample occurs exactly once per epoch, on any number of ranks (see `Sampler`). The order
+    depends on seed and epoch only; without `shuffle` it is that of the data set. The augmentations
+    in `augment` are applied to normalised images in sequence, keyed by seed, epoch and sample.
+
+    Each iteration over the loader returns the batches of the next epoch, starting with epoch 0;
+    `epoch(n)` returns those of any epoch. A thread prepares up to `prefetch` batches in advance and
+    ends with the iterator; with 0, the caller prepares them itself. Raises DataError for options
+    that do not fit the data set.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Loader:
     ) -> None:
         name = f"{dataset.name}/{dataset.split}"
         if prefetch < 0:
-            raise DataError(f"prefetch {prefetch}: must be at least 0")
+            raise DataError(f"prefetch: expected at least 0, got {prefetch}")
         self.dataset = dataset
         self.sampler = Sampler(
             name, len(dataset), batch_size, rank, size, seed, shuffle, micro_batches
@@ -97,7 +98,7 @@ class Loader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch, counting a smaller last one."""
+        """Batches per epoch, including a smaller last one."""
         return self.sampler.steps
 
     def __len__(self) -> int:
@@ -107,28 +108,28 @@ class Loader:
         return self.epoch(next(self._epochs))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Return the batches of an epoch from step `start` on, the same as in a whole epoch.
+        """Return the batches of an epoch from step `start` on, identical to those of a full pass.
 
-        To stop early, drop the iterator: its thread ends with it. Raises DataError at once for a
-        `start` outside of the epoch.
+        To stop early, drop the iterator: its thread ends with it. Raises DataError immediately,
+        not at the first batch, if `start` is outside of the epoch.
         """
         if not 0 <= start <= self.steps_per_epoch:
-            raise DataError(f"step {start}: an epoch has {self.steps_per_epoch} steps")
+            raise DataError(f"start: expected a step in 0 to {self.steps_per_epoch}, got {start}")
         make = partial(self._batch, epoch, self.sampler.order(epoch))
         steps = range(start, self.steps_per_epoch)
         return self._ahead(make, steps) if self.prefetch else map(make, steps)
 
     def _ahead(self, make: partial[Batch], steps: range) -> Iterator[Batch]:
-        """Yield `make(step)`, computed in a thread; an exception in it is raised here."""
-        waiting: deque[Future[Batch]] = deque()
+        """Yield `make(step)`, computed in a thread; its exceptions are raised here."""
+        pending: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(1, thread_name_prefix="tallygrad-loader")
         try:
             for step in steps:
-                waiting.append(pool.submit(make, step))
-                if len(waiting) > self.prefetch:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(make, step))
+                if len(pending) > self.prefetch:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -137,7 +138,7 @@ class Loader:
         images = self.normalise(self.dataset.read(indices))
         if self.augment:
             keys = sample_keys(self.sampler.seed, epoch, indices)
-            for place, change in enumerate(self.augment):
-                images = change(images, fold(keys, place))
+            for position, augmentation in enumerate(self.augment):
+                images = augmentation(images, fold(keys, position))
         labels = self.dataset.labels[indices]
         return Batch(images.transpose(0, 3, 1, 2), labels, indices, total, borders)

@@ -1,4 +1,7 @@
-"""Which samples a rank sees in a step: one permutation an epoch, cut by step, then into parts."""
+"""Which samples a rank processes in a step.
+
+The permutation of an epoch is cut into steps, and each step into micro-batches.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +12,32 @@ import numpy as np
 from .source import DataError, Ids
 
 SEEDS = 1 << 64
-# Streams of random numbers that one seed feeds; the upper half of a Philox key's second word.
+# Independent streams of random numbers from one seed: the upper half of the second word of the
+# Philox key.
 ORDER, DRAWING, HOLDING_OUT = 1, 2, 3
 
 
 def philox(seed: int, stream: int, index: int) -> np.random.Philox:
-    """Return the generator of one (seed, stream, index); `random_raw` of it never changes."""
+    """Return the generator of (seed, stream, index). Every NumPy gives the same `random_raw`."""
     if not 0 <= seed < SEEDS:
-        raise DataError(f"--seed {seed}: must be in 0..{SEEDS - 1}")
+        raise DataError(f"--seed: expected 0 to {SEEDS - 1}, got {seed}")
     return np.random.Philox(key=np.array([seed, stream << 32 | index], np.uint64))
 
 
 def permutation(count: int, seed: int, epoch: int) -> Ids:
-    """Return the order of `count` samples in an epoch.
+    """Return the order of `count` samples in an epoch, int64 (count,).
 
-    Sorts raw 64-bit Philox words, so it is the same with every version of NumPy, which
-    `Generator.permutation` does not promise.
+    It sorts raw 64-bit Philox words, and is therefore the same in every version of NumPy, which
+    `Generator.permutation` does not guarantee.
     """
     words = philox(seed, ORDER, epoch).random_raw(count)
     return np.argsort(words, kind="stable").astype(np.int64, copy=False)
 
 
 def share(count: int, rank: int, size: int) -> tuple[int, int]:
-    """Return (start, stop) of a rank's part of `count`, as `np.array_split` cuts it.
+    """Return (start, stop) of a rank's part of `count` items, as `np.array_split` splits them.
 
-    The first `count % size` ranks get one more than the others; parts may be empty.
+    The first `count % size` ranks get one more than the others. Parts may be empty.
     """
     base, extra = divmod(count, size)
     start = rank * base + min(rank, extra)
@@ -41,11 +45,11 @@ def share(count: int, rank: int, size: int) -> tuple[int, int]:
 
 
 def owned(parts: int, rank: int, size: int) -> tuple[int, int]:
-    """Return (start, stop) of the parts that are a rank's, for at least as many parts as ranks.
+    """Return (start, stop) of a rank's parts, if there are at least as many parts as ranks.
 
-    Parts and ranks are halved together, the first half getting the odd one, until one rank is left.
-    So a rank's parts are a whole branch of the binary tree that halving makes of all parts, and
-    sums along that tree can be formed within ranks first, whatever their number.
+    Parts and ranks are halved together, the first half taking the odd one, until one rank is left.
+    A rank's parts are thus a complete branch of the binary tree that halving builds over all parts,
+    so sums along this tree begin within each rank, whatever the number of ranks.
     """
     start, stop = 0, parts
     while size > 1:
@@ -59,12 +63,13 @@ def owned(parts: int, rank: int, size: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Shares out the samples of a data set: step s of an epoch is `order[s*B:(s+1)*B]`.
+    """Splits the samples of a data set between ranks: step s of an epoch is `order[s*B:(s+1)*B]`.
 
-    A step is cut into `parts` contiguous micro-batches (see `share`), of which a rank takes
-    neighbours (see `owned`), so all ranks' samples in rank order are the batch of a single rank.
-    There are `micro_batches`, but at most one a sample and at least one a rank. The last step may
-    be smaller, and then parts may be empty.
+    A step consists of `parts` contiguous micro-batches (see `share`), and a rank processes adjacent
+    ones (see `owned`): in rank order, the samples of all ranks are the batch of a single rank.
+    `parts` is `micro_batches`, but at most one per sample and at least one per rank. The last step
+    may be smaller; its micro-batches may then be empty. Raises DataError for options that do not
+    fit together; `name` is the data set's in the message.
     """
 
     name: str
@@ -78,48 +83,54 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
-            raise DataError(f"rank {self.rank}: must be in 0..{self.size - 1} ({self.size} ranks)")
-        has = f"the data set {self.name} has {self.count} samples"
+            raise DataError(f"rank: expected 0 to {self.size - 1}, got {self.rank}")
+        samples = f"the {self.count} samples of {self.name}"
         if self.size > self.count:
-            raise DataError(f"{self.size} ranks: {has}, fewer than ranks")
+            raise DataError(f"ranks: expected at most {samples}, got {self.size}")
         if not 0 < self.batch_size <= self.count:
-            raise DataError(f"--batch-size {self.batch_size}: {has}")
+            raise DataError(f"--batch-size: expected 1 to {samples}, got {self.batch_size}")
         if self.batch_size < self.size:
-            raise DataError(f"--batch-size {self.batch_size}: fewer than the {self.size} ranks")
+            raise DataError(
+                f"--batch-size: expected at least one image per rank ({self.size}), "
+                f"got {self.batch_size}"
+            )
         if self.micro_batches < 1:
-            raise DataError(f"--micro-batches {self.micro_batches}: must be at least 1")
+            raise DataError(f"--micro-batches: expected at least 1, got {self.micro_batches}")
         philox(self.seed, ORDER, 0)
 
     @property
     def parts(self) -> int:
-        """Micro-batches in a step of all ranks."""
+        """Micro-batches per step, over all ranks."""
         return max(min(self.micro_batches, self.batch_size), self.size)
 
     @property
     def mine(self) -> range:
-        """This rank's micro-batches among them; at least one."""
+        """Numbers of this rank's micro-batches; at least one."""
         return range(*owned(self.parts, self.rank, self.size))
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Sizes of the micro-batches of a whole step, over all ranks, each once."""
-        cut = [share(self.batch_size, part, self.parts) for part in range(self.parts)]
-        return (*dict.fromkeys(stop - start for start, stop in cut),)
+        """The different sizes of the micro-batches of a full step, over all ranks."""
+        bounds = [share(self.batch_size, part, self.parts) for part in range(self.parts)]
+        return (*dict.fromkeys(stop - start for start, stop in bounds),)
 
     @property
     def steps(self) -> int:
-        """Steps per epoch, counting a smaller last one."""
+        """Steps per epoch, including a smaller last one."""
         return -(-self.count // self.batch_size)
 
     def order(self, epoch: int) -> Ids:
-        """Return the samples of an epoch in order: natural without `shuffle`."""
+        """Return the sample numbers of an epoch in order, int64 (count,)."""
         if not self.shuffle:
             return np.arange(self.count)
         return permutation(self.count, self.seed, epoch)
 
     def part(self, order: Ids, step: int) -> tuple[Ids, tuple[int, ...], int]:
-        """Return this rank's samples of a step, the borders of its micro-batches among them, from
-        0 to their number, and how many samples all ranks have together."""
+        """Return this rank's share of a step: (samples, borders, total).
+
+        `samples` (n,) are numbers in the data set. `borders` are the offsets of the micro-batches
+        among them, from 0 to n. `total` is the number of samples of all ranks.
+        """
         whole = order[step * self.batch_size : (step + 1) * self.batch_size]
         start = share(len(whole), self.mine[0], self.parts)[0]
         borders = (start, *(share(len(whole), part, self.parts)[1] for part in self.mine))

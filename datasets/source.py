@@ -1,4 +1,4 @@
-"""What a loader reads from: the protocol of a source, and data sets in memory."""
+"""What a loader reads: the protocol `Source`, and data sets in memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Ids = NDArray[np.int64]
 
 
 class DataError(UserError, ValueError):
-    """Data or options that cannot be used; its one line is shown to the user as it is."""
+    """Unusable data or options. The message is one line, which users see as it is."""
 
 
 class Source(Protocol):
-    """One split of a data set, in memory or elsewhere: all that a loader needs."""
+    """One split of a data set, in memory or elsewhere: what a loader needs of it."""
 
     @property
     def name(self) -> str:
@@ -27,7 +27,7 @@ class Source(Protocol):
 
     @property
     def split(self) -> str:
-        """Which part of the data set: train, test or validation."""
+        """Name of the split: train, test or validation."""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -35,7 +35,7 @@ class Source(Protocol):
 
     @property
     def labels(self) -> Ids:
-        """The class of every sample, (N,)."""
+        """Class of each sample, int64 (N,)."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -43,22 +43,28 @@ class Source(Protocol):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean of each channel, in 0..1 units."""
+        """Mean of each channel, for pixels in [0, 1]."""
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Standard deviation of each channel, in 0..1 units."""
+        """Standard deviation of each channel, for pixels in [0, 1]."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
 
     def read(self, indices: Ids) -> Bytes:
-        """Return the images of samples (n,) in a new array (n, H, W, C). Threads may call it."""
+        """Return the images of samples (n,) in a new array (n, H, W, C).
+
+        It is called from the loader's thread.
+        """
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a family before any file is read; mean and std in 0..1 units."""
+    """What is known of a data set before it is read: `shape` is (C, H, W) of an image.
+
+    `mean` and `std` are per channel, for pixels in [0, 1].
+    """
 
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
@@ -68,10 +74,11 @@ class Facts:
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
-    """One split in memory.
+    """One split in memory, which implements `Source`.
 
-    `images` is uint8 of shape (N, C, H, W) whose memory is channels-last: `(0, 2, 3, 1)` of it
-    is contiguous. `labels` is int64 (N,). `mean` and `std` are per channel, in 0..1 units.
+    `images` are uint8 (N, C, H, W) in channels-last memory: their transposition to (N, H, W, C) is
+    contiguous. `labels` are int64 (N,). `mean` and `std` are per channel, for pixels in [0, 1].
+    Raises DataError unless there is one label per image.
     """
 
     name: str
@@ -83,11 +90,11 @@ class Dataset:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse arrays that do not belong together, and bring images to channels-last memory."""
+        """Check that images and labels match, and convert images to channels-last memory."""
         if self.images.ndim != 4 or len(self.images) != len(self.labels):
             raise DataError(
-                f"{self.name}/{self.split}: images {self.images.shape} do not fit "
-                f"labels {self.labels.shape}"
+                f"{self.name}/{self.split}: expected images ({len(self.labels)}, C, H, W), one "
+                f"per label, got {self.images.shape}"
             )
         object.__setattr__(self, "images", channels_last(self.images))
 
@@ -112,27 +119,27 @@ class Dataset:
         return self.images.transpose(0, 2, 3, 1)[indices]
 
     def subset(self, indices: Ids, split: str) -> Dataset:
-        """Return a copy of the samples of `indices` (int64 (n,)), in that order, as a split of its
-        own."""
+        """Return a copy of the samples `indices` (n,), in that order, as the split `split`."""
         return replace(self, split=split, images=self.images[indices], labels=self.labels[indices])
 
 
 def assemble(name: str, split: str, images: Bytes, labels: Ids, facts: Facts) -> Dataset:
-    """Join arrays and the facts of their family into a Dataset."""
+    """Build a Dataset from images (N, C, H, W), labels (N,) and the facts of the set."""
     return Dataset(name, split, images, labels, facts.classes, facts.mean, facts.std)
 
 
 def channels_last(images: Bytes) -> Bytes:
-    """Return (N, C, H, W) images whose memory runs N, H, W, C; copies only where it must."""
+    """Return images (N, C, H, W) with memory in the order N, H, W, C; copies only if needed."""
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
 def checked_labels(values: NDArray[np.generic], classes: int, where: str) -> Ids:
-    """Return labels as int64, or name the first one that is not in 0..classes-1."""
+    """Return labels as int64. DataError, which names the first, for one not in 0..classes-1."""
     labels = values.astype(np.int64)
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise DataError(
-            f"{where}: label {labels[wrong[0]]} at index {wrong[0]}, expected 0..{classes - 1}"
+            f"{where}: label at index {wrong[0]}: expected 0 to {classes - 1}, "
+            f"got {labels[wrong[0]]}"
         )
     return labels

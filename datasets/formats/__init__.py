@@ -1,1 +1,1 @@
-"""File formats that data sets come in, read without trusting what the files claim."""
+"""File formats of data sets; their contents are not trusted."""

@@ -1,5 +1,7 @@
-"""Gzip files, and tar archives in them, read within bounds: memory and time follow the size of the
-file, not what it claims to hold."""
+"""Read gzip files, and tar archives in them, within bounds.
+
+Memory and time are limited by the size of the file, whatever its headers claim.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +14,27 @@ from pathlib import Path
 from ..source import DataError
 
 PIECE = 1 << 20
-# A gzip file unpacks to so many bytes, and so many more for each of its own; deflate can give 1032,
-# images and labels give 2 to 20.
+# A gzip file may unpack to FREE bytes plus EXPANSION times its size. Deflate can expand 1032 times;
+# images and labels expand 2 to 20 times.
 FREE, EXPANSION = 1 << 26, 64
-BLOCK = 512  # bytes of a tar archive's header, and what its files are filled up to
+BLOCK = 512  # bytes of a header in a tar archive, to a multiple of which files are padded
 NAME, SIZE, CHECKSUM, TYPE = slice(0, 100), slice(124, 136), slice(148, 156), slice(156, 157)
-FOLDER = slice(345, 500)  # in front of the name
+FOLDER = slice(345, 500)  # prefix of the name
 PLAIN = (b"0", b"\0")
 
 
 class Unpacked:
-    """Reads what a gzip file holds, up to a limit that no real one reaches."""
+    """Reader of a gzip file's contents, up to a limit that no genuine data set reaches.
+
+    `limit` is the total number of bytes that may be unpacked, `left` what remains of it.
+    """
 
     def __init__(self, path: Path, stream: gzip.GzipFile, stored: int) -> None:
         self.path, self.stream = path, stream
         self.limit = self.left = FREE + EXPANSION * stored
 
     def read(self, size: int) -> bytes:
-        """Return `size` bytes, less at the end. DataError beyond the limit."""
+        """Return `size` bytes, or fewer at the end. DataError beyond the limit."""
         pieces = []
         while size and (piece := self.stream.read(min(size, PIECE))):
             pieces.append(piece)
@@ -38,14 +43,14 @@ class Unpacked:
         return b"".join(pieces)
 
     def take(self, size: int) -> bytes:
-        """Return `size` bytes. EOFError where there are fewer."""
+        """Return `size` bytes. EOFError if there are fewer."""
         data = self.read(size)
         if len(data) < size:
             raise EOFError(f"it ends {size - len(data)} bytes too early")
         return data
 
     def fill(self, buffer: memoryview) -> int:
-        """Read into a buffer, and return how many bytes there were. DataError beyond the limit."""
+        """Fill a buffer, and return how many bytes were read. DataError beyond the limit."""
         done = 0
         while done < len(buffer) and (more := self.stream.readinto(buffer[done : done + PIECE])):
             done += more
@@ -53,7 +58,7 @@ class Unpacked:
         return done
 
     def skip(self, size: int) -> None:
-        """Pass over bytes. EOFError where there are fewer."""
+        """Skip bytes. EOFError if there are fewer."""
         while size:
             passed = len(self.stream.read(min(size, PIECE)))
             if not passed:
@@ -65,13 +70,14 @@ class Unpacked:
         self.left -= size
         if self.left < 0:
             raise DataError(
-                f"{self.path}: unpacks to more than {self.limit} bytes; gunzip it if it is meant to"
+                f"{self.path}: expected to unpack to at most {self.limit} bytes, got more; if that "
+                "is right, gunzip it"
             )
 
 
 @contextmanager
 def unpacking(path: Path, kind: str) -> Iterator[Unpacked]:
-    """Open a gzip file. DataError, which calls it a `kind`, where it is damaged."""
+    """Open a gzip file. DataError if it is damaged; `kind` is what the message calls it."""
     try:
         with gzip.open(path) as stream:
             yield Unpacked(path, stream, path.stat().st_size)
@@ -82,11 +88,11 @@ def unpacking(path: Path, kind: str) -> Iterator[Unpacked]:
 
 
 def members(archive: Unpacked) -> Iterator[tuple[str, int]]:
-    """Yield name and size of each plain file of a tar archive; the consumer may read its bytes
-    before the next.
+    """Yield name and size of each regular file in a tar archive.
 
-    Links, folders and extended headers are passed over: their names, lengths and values, which may
-    be of any size, are never looked at. EOFError where the archive is damaged.
+    The caller may `take` the file's bytes before it asks for the next file. Links, folders and
+    extended headers are skipped: their names and values, which may be of any length, are never
+    read. Raises EOFError if the archive is damaged.
     """
     while True:
         header = archive.read(BLOCK)
@@ -104,12 +110,12 @@ def members(archive: Unpacked) -> Iterator[tuple[str, int]]:
 
 def _name(header: bytes) -> str:
     folder, name = (header[part].partition(b"\0")[0].decode("latin1") for part in (FOLDER, NAME))
-    # Only POSIX archives have a folder: elsewhere other fields lie there.
+    # Only POSIX archives have the prefix; in others, these bytes have other meanings.
     return f"{folder}/{name}" if folder and header[257:263] == b"ustar\0" else name
 
 
 def _octal(field: bytes) -> int:
     digits = field.strip(b" \0")
     if not digits.isdigit() or b"8" in digits or b"9" in digits:
-        raise EOFError(f"{field!r} is no octal number")
+        raise EOFError(f"expected an octal number, got {field!r}")
     return int(digits, 8)

@@ -1,10 +1,10 @@
-"""A pickle reader that builds nothing but arrays, numbers, bytes, strings and containers.
+"""A pickle reader that builds only arrays, numbers, bytes, strings and containers.
 
-It is a machine of its own: Python's would hash keys of any depth, fill memos of any length and stop
-for no interrupt while it does. No callable that a file names is ever imported: the few globals that
-a pickled NumPy array needs stand for the functions below, which check what they are given. Memory
-and time follow the length of the pickle: at most `MOST_STEPS` steps, none of which copies more than
-the pickle itself holds.
+It is an interpreter of its own, because Python's would hash keys of any depth and fill memos of any
+length, without reacting to an interrupt meanwhile. No callable that a file names is ever imported:
+the few globals that a pickled NumPy array needs stand for the functions below, which check their
+arguments. Memory and time are bounded by the length of the pickle: it runs at most `MOST_STEPS`
+steps, none of which copies more than the length of the pickle.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from ..source import DataError
 
 MOST_STEPS = 1 << 20  # CIFAR-100's larger file has 200,000
-MOST_KEYS = 1000  # of a dict, which has four to five
+MOST_KEYS = 1000  # per dict; CIFAR's have four or five
 MOST_AXES = 32
 NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f4", "f8", "b1"}
-KEYS = (str, bytes, int, float, type(None))  # quickly hashed and compared
+KEYS = (str, bytes, int, float, bool, type(None))  # hashed and compared in linear time
 MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 
 
 class Broken(ValueError):
-    """What is wrong with a pickle, without its name."""
+    """A fault of a pickle, without the name of the file."""
 
 
 class Global:
@@ -40,121 +40,123 @@ class Global:
         self.name = name
 
 
-class ElementType:
-    """An element type in the making: its state sets the byte order."""
+class PickledType:
+    """An element type under construction: its state sets the byte order."""
 
     def __init__(self, code: object) -> None:
         name = _short(code)
         if name not in NUMBERS:
-            raise Broken(f"elements of type {name!r}")
+            raise Broken(f"expected an element type of {', '.join(sorted(NUMBERS))}, got {name!r}")
         self.dtype: np.dtype[Any] = np.dtype(name)
 
     def build(self, state: tuple[Any, ...]) -> None:
-        """Take the state (version, byte order, ...)."""
+        """Set the byte order from the state (version, byte order, ...)."""
         order = _short(state[1])
         if order not in ("<", ">", "|", "="):
-            raise Broken(f"byte order {order!r}")
+            raise Broken(f"expected a byte order of <, >, | or =, got {order!r}")
         if order in "<>":
             self.dtype = self.dtype.newbyteorder("<" if order == "<" else ">")
 
 
 class PickledArray:
-    """An array in the making: its state (version, shape, type, order, data) sets the value."""
+    """An array under construction: its state (version, shape, type, order, data) sets the value."""
 
     def __init__(self) -> None:
         self.value: NDArray[Any] = np.empty(0, np.uint8)
 
     def build(self, state: tuple[Any, ...]) -> None:
-        """Take the state."""
+        """Set `value` from the state."""
         _, shape, kind, fortran, data = state
         if not isinstance(shape, tuple):
-            raise Broken("an array whose shape is no tuple")
+            raise Broken(f"expected a tuple as the shape of an array, got {type(shape).__name__}")
         value = _from_bytes(kind, shape[::-1] if fortran else shape, data)
         self.value = value.T if fortran else value
 
 
 def unpickle(data: bytes, where: str) -> dict[Any, Any]:
-    """Return the dict that a pickle holds; Python 2 strings come as bytes.
+    """Return the dict in a pickle; strings of Python 2 are returned as bytes.
 
-    Anything else in it, or any global but those of a NumPy array, is an error that begins
-    with `where`.
+    Raises DataError, which begins with `where`, for a damaged pickle, for any other object than a
+    dict, and for any global but those that a NumPy array needs.
     """
     try:
-        value = _Machine(data).run()
+        value = _Interpreter(data).run()
     except _Refused as error:
         raise DataError(f"{where}: the pickle asks for {error}, which is refused") from error
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error) as error:
-        raise DataError(f"{where}: not a readable pickle ({error!s:.200})") from error
+        raise DataError(f"{where}: not a readable pickle: {error!s:.200}") from error
     if not isinstance(value, dict):
-        raise DataError(f"{where}: the pickle holds a {type(value).__name__}, expected a dict")
+        raise DataError(f"{where}: expected a pickled dict, got {type(value).__name__}")
     return {
         key: item.value if isinstance(item, PickledArray) else item for key, item in value.items()
     }
 
 
 class _Refused(Exception):
-    """A global that is none of the known ones."""
+    """A global that is not in GLOBALS."""
 
 
-class _Machine:
+class _Interpreter:
     """Runs a pickle's opcodes on a stack."""
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.place = data, 0
+        self.data, self.offset = data, 0
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.left = len(data)  # bytes that `encode` may make: an honest pickle holds each as text
+        # Bytes that `encode` may still produce: in a genuine pickle each is there as text.
+        self.left = len(data)
 
     def run(self) -> Any:
-        """Return what is on top of the stack at the end."""
+        """Run to the end, and return the top of the stack."""
         for _ in range(MOST_STEPS):
             code = self.take(1)
             if code == pickle.STOP:
                 return self.pop()
             action = _ACTIONS.get(code)
             if action is None:
-                raise Broken(f"opcode {code!r}")
+                raise Broken(f"expected an opcode of plain data, got {code!r}")
             action(self)
-        raise Broken(f"more than {MOST_STEPS} steps")
+        raise Broken(f"expected at most {MOST_STEPS} steps, got more")
 
     def take(self, size: int) -> bytes:
         """Return the next bytes."""
-        if not 0 <= size <= len(self.data) - self.place:
-            raise Broken(f"{size} bytes at {self.place} of {len(self.data)}")
-        self.place += size
-        return self.data[self.place - size : self.place]
+        if not 0 <= size <= len(self.data) - self.offset:
+            rest = len(self.data) - self.offset
+            raise Broken(f"expected {size} bytes at offset {self.offset}, got {rest}")
+        self.offset += size
+        return self.data[self.offset - size : self.offset]
 
     def number(self, form: str) -> Any:
-        """Return the next number of a format of `struct`."""
+        """Return the next number, in a format of `struct`."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def line(self) -> bytes:
         """Return the rest of the line."""
-        end = self.data.find(b"\n", self.place)
-        return self.take(end + 1 - self.place)[:-1]
+        end = self.data.find(b"\n", self.offset)
+        return self.take(end + 1 - self.offset)[:-1]
 
     def push(self, value: Any) -> None:
         """Put a value on the stack."""
         self.stack.append(value)
 
     def pop(self) -> Any:
-        """Take the top of the stack, down to the last mark at most."""
+        """Remove and return the top of the stack, but nothing below the last mark."""
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise Broken("nothing is left on the stack")
+            raise Broken("expected a value on the stack, got none")
         return self.stack.pop()
 
     def pop_mark(self) -> list[Any]:
-        """Take all that lies above the last mark."""
+        """Remove and return everything above the last mark."""
         start = self.marks.pop()
         items = self.stack[start:]
         del self.stack[start:]
         return items
 
     def top(self, kind: type) -> Any:
-        """Return the top of the stack, which must be of a kind."""
+        """Return the top of the stack, which must be a `kind`."""
         if not self.stack or not isinstance(self.stack[-1], kind):
-            raise Broken(f"no {kind.__name__} to add to")
+            raise Broken(f"expected a {kind.__name__} on the stack to add to")
         return self.stack[-1]
 
     def extend(self, items: list[Any]) -> None:
@@ -165,62 +167,64 @@ class _Machine:
         """Add keys and values to the dict on top."""
         target = self.top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) not in (*KEYS, bool):
-                raise Broken(f"a {type(key).__name__} as a key")
+            if type(key) not in KEYS:
+                raise Broken(
+                    f"expected a string, number or None as a key, got {type(key).__name__}"
+                )
             target[key] = value
             if len(target) > MOST_KEYS:
-                raise Broken(f"more than {MOST_KEYS} keys")
+                raise Broken(f"expected at most {MOST_KEYS} keys, got more")
 
     def find(self, module: object, name: object) -> None:
-        """Put a global on the stack that is one of the known ones."""
+        """Push a global, which must be one of GLOBALS."""
         if not isinstance(module, str) or not isinstance(name, str):
-            raise Broken("a global without a name")
+            raise Broken(f"expected a global's name as text, got {type(name).__name__}")
         if (module, name) not in GLOBALS:
             raise _Refused(f"{module:.100}.{name:.100}")
         self.push(Global(name))
 
     def reduce(self) -> None:
-        """Call a global with a tuple of arguments."""
+        """Call a global with a tuple of arguments, by the function that stands for it."""
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
-            raise Broken("a call of something else than a function")
+            raise Broken(f"expected a function to call, got {type(function).__name__}")
         if function.name == "encode":
             self.push(self.encode(*arguments))
         elif function.name == "dtype":
-            self.push(ElementType(arguments[0]))
+            self.push(PickledType(arguments[0]))
         elif function.name == "scalar":
             kind, data = arguments
             self.push(_from_bytes(kind, (), data).item())
         elif function.name == "_reconstruct":
             kind, _, _ = arguments
             if not isinstance(kind, Global) or kind.name != "ndarray":
-                raise Broken("an array of an unknown class")
+                raise Broken("expected numpy.ndarray as the class of an array")
             self.push(PickledArray())
         else:
-            raise Broken(f"a call of {function.name}")
+            raise Broken(f"expected a function to call, got the class {function.name}")
 
     def encode(self, text: object, encoding: object = "latin1") -> bytes:
-        """Do what protocols 0 to 2 use to store bytes under Python 3."""
+        """Return bytes, which protocols 0 to 2 store as a call of `encode` under Python 3."""
         if not isinstance(text, str) or _short(encoding) not in ("latin1", "latin-1"):
-            raise Broken("an encoding other than latin1")
+            raise Broken("expected text encoded as latin1")
         self.left -= len(text)
         if self.left < 0:
-            raise Broken("more bytes than the pickle holds")
+            raise Broken(f"expected at most {len(self.data)} encoded bytes, got more")
         return text.encode("latin1")
 
     def build(self) -> None:
-        """Give an array or a type its state."""
+        """Set the state of the array or element type on top."""
         state, target = self.pop(), self.stack[-1]
-        if not isinstance(target, ElementType | PickledArray) or not isinstance(state, tuple):
-            raise Broken(f"state for {type(target).__name__}")
+        if not isinstance(target, PickledType | PickledArray) or not isinstance(state, tuple):
+            raise Broken(f"expected an array or element type to set, got {type(target).__name__}")
         target.build(state)
 
-    def remember(self, place: int) -> None:
-        """Note the top of the stack."""
-        self.memo[place] = self.stack[-1]
+    def remember(self, index: int) -> None:
+        """Store the top of the stack in the memo."""
+        self.memo[index] = self.stack[-1]
 
 
-# What a global may be.
+# All that a file may name; each stands for a function or class of this module.
 GLOBALS = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -230,35 +234,38 @@ GLOBALS = {
 
 
 def _from_bytes(kind: object, shape: tuple[Any, ...], data: object) -> NDArray[Any]:
-    """Return an array over `data`; its size is compared with the shape's before."""
-    if not isinstance(kind, ElementType) or not isinstance(data, bytes):
-        raise Broken("an array without an element type or without bytes")
+    """Return an array over `data`, whose length must be that of the shape."""
+    if not isinstance(kind, PickledType) or not isinstance(data, bytes):
+        raise Broken("expected an array with an element type and bytes")
     if len(shape) > MOST_AXES or not all(type(n) is int and 0 <= n < 2**62 for n in shape):
-        raise Broken(f"an array whose shape is not of up to {MOST_AXES} sizes")
+        raise Broken(
+            f"expected a shape of at most {MOST_AXES} sizes, each an integer of at least 0"
+        )
     if len(data) != math.prod(shape) * kind.dtype.itemsize:
-        raise Broken(f"{len(data)} bytes for {kind.dtype} of shape {shape}")
+        size = math.prod(shape) * kind.dtype.itemsize
+        raise Broken(f"expected {size} bytes for {kind.dtype} of shape {shape}, got {len(data)}")
     return np.frombuffer(data, kind.dtype).reshape(shape)
 
 
 def _short(value: object) -> str:
-    """Return a word that a pickle holds as text or as bytes."""
+    """Return a word of at most 8 characters, stored as text or as bytes."""
     if not isinstance(value, str | bytes) or len(value) > 8:
-        raise Broken(f"a {type(value).__name__} instead of a short word")
+        raise Broken(f"expected a word of at most 8 characters, got {type(value).__name__}")
     return value.decode("latin1") if isinstance(value, bytes) else value
 
 
 def _quoted(line: bytes) -> bytes:
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
-        raise Broken("a string without quotes")
+        raise Broken("expected a string in quotes")
     return codecs.escape_decode(line[1:-1])[0]
 
 
 def _integer(line: bytes) -> int:
-    """Return what protocol 0 writes of a number or a truth value."""
+    """Return a number or truth value as protocol 0 writes it."""
     return {b"00": False, b"01": True}.get(line, int(line))
 
 
-_PUSH: dict[bytes, Callable[[_Machine], Any]] = {
+_PUSH: dict[bytes, Callable[[_Interpreter], Any]] = {
     pickle.NONE: lambda m: None,
     pickle.NEWTRUE: lambda m: True,
     pickle.NEWFALSE: lambda m: False,
@@ -295,17 +302,17 @@ _PUSH: dict[bytes, Callable[[_Machine], Any]] = {
 }
 
 
-def _pushing(value: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
+def _pushing(value: Callable[[_Interpreter], Any]) -> Callable[[_Interpreter], None]:
     return lambda m: m.push(value(m))
 
 
-def _dict(m: _Machine) -> None:
+def _dict(m: _Interpreter) -> None:
     items = m.pop_mark()
     m.push({})
     m.set_items(items)
 
 
-_ACTIONS: dict[bytes, Callable[[_Machine], Any]] = {
+_ACTIONS: dict[bytes, Callable[[_Interpreter], Any]] = {
     **{code: _pushing(value) for code, value in _PUSH.items()},
     pickle.PROTO: lambda m: m.take(1),
     pickle.FRAME: lambda m: m.take(8),

@@ -1,1 +1,1 @@
-"""The data sets, one file a family: where their files are, what they hold, how to fetch them."""
+"""The data sets, one file per family: their files, contents and mirrors."""

@@ -26,7 +26,7 @@ MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)
 
 @dataclass(frozen=True)
 class Version:
-    """One published form of a set; `files` gives, for each split, names and images in each."""
+    """One published form of a set; `files` has, by split, the names of files and their images."""
 
     folder: str
     archive: str
@@ -36,8 +36,12 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Family:
-    """CIFAR-10 or CIFAR-100: label bytes before an image (the last counts), the pickles' key."""
+class CifarFamily:
+    """CIFAR-10 or CIFAR-100.
+
+    `label_bytes` precede an image in binary files, the last of which is its label; `label_key` is
+    the key of the labels in pickles.
+    """
 
     label_bytes: int
     label_key: bytes
@@ -67,7 +71,7 @@ wardrobe whale willow_tree wolf woman worm
 """
 
 FAMILIES = {
-    "cifar10": Family(
+    "cifar10": CifarFamily(
         1,
         b"labels",
         (
@@ -84,7 +88,7 @@ FAMILIES = {
             (0.2470, 0.2435, 0.2616),
         ),
     ),
-    "cifar100": Family(
+    "cifar100": CifarFamily(
         2,
         b"fine_labels",
         (
@@ -113,60 +117,85 @@ def load_cifar(
     progress: bool = True,
     mirrors: Sequence[str] | None = None,
 ) -> Dataset:
-    """Read a split of "cifar10" or "cifar100", fetching the binary archive if there is none.
+    """Return a split of "cifar10" or "cifar100", downloading the binary archive if there is none.
 
-    In each root a folder is preferred to an archive and the binary version to the python one.
-    Labels of CIFAR-100 are the 100 fine ones. Nothing is unpacked to disk. Raises DataError.
+    In each root, a folder is preferred to an archive and the binary version to the python one.
+    Labels of CIFAR-100 are the 100 fine ones. Nothing is unpacked to disk. Raises DataError for
+    missing and for damaged files.
     """
-    family = FAMILIES[name]
-    parts: list[DataError] = []
-    for version, place in _places(family, data_dir):
-        absent = _names(version, place, (split,), found=False)
-        if parts and data_dir is not None and not place.is_relative_to(data_dir):
-            break  # the folder that was named is the one to be mended
-        if os.path.isfile(place) or not absent:
-            return read_cifar(name, split, version, place)
-        parts += incomplete(place, _names(version, place, version.files, found=True), absent)
-    if parts:
-        raise parts[0]
-    binary = family.versions[0]
-    if not fetch:
-        why = "downloading is switched off"
-        raise missing(name, data_dir, [binary.archive], "", why)
+    version, path = _find(FAMILIES[name], split, data_dir) or (
+        FAMILIES[name].versions[0],
+        _fetch(name, data_dir, fetch, progress, mirrors),
+    )
+    return read_cifar(name, split, version, path)
+
+
+def _find(
+    family: CifarFamily, split: str, data_dir: str | os.PathLike[str] | None
+) -> tuple[Version, Path] | None:
+    """Return the first folder or archive that has a split; None if no folder has any of its files.
+
+    Raises DataError if no path is complete, but a folder has some of the files.
+    """
+    errors: list[DataError] = []
+    for version, path in _candidates(family, data_dir):
+        absent = _select(version, path, (split,), present=False)
+        if errors and data_dir is not None and not path.is_relative_to(data_dir):
+            break  # an incomplete --data-dir is an error to correct, not to work around
+        if os.path.isfile(path) or not absent:
+            return version, path
+        errors += incomplete(path, _select(version, path, version.files, present=True), absent)
+    if errors:
+        raise errors[0]
+    return None
+
+
+def _fetch(
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    allowed: bool,
+    progress: bool,
+    mirrors: Sequence[str] | None,
+) -> Path:
+    """Download the binary archive to the cache, and return its path."""
+    binary = FAMILIES[name].versions[0]
+    if not allowed:
+        raise missing(name, data_dir, [binary.archive], "", "downloading is switched off")
     try:
         remote = Remote(binary.archive, binary.sha256, MIRRORS)
-        archive = download(remote, download_dir(), mirrors=mirrors, progress=progress)
+        return download(remote, download_dir(), mirrors=mirrors, progress=progress)
     except DataError as error:
-        raise missing(name, data_dir, [binary.archive], "", f"fetching: {error}") from error
-    return read_cifar(name, split, binary, archive)
+        raise missing(name, data_dir, [binary.archive], "", f"download: {error}") from error
 
 
-def read_cifar(name: str, split: str, version: Version, place: Path) -> Dataset:
-    """Read a split from a folder or from a tar.gz of the given version.
+def read_cifar(name: str, split: str, version: Version, path: Path) -> Dataset:
+    """Return a split from a folder or a tar.gz of the given version.
 
-    Every file must have the official number of records; errors name it as `place/file`.
+    Raises DataError, which names the file as `path/file`, if one is missing or damaged or does not
+    have the official number of records.
     """
     family, files = FAMILIES[name], version.files[split]
-    read = _from_archive if place.is_file() else _from_folder
-    parts = []
-    for (file, count), data in zip(files, read(place, version, split, family), strict=True):
-        decode = _decode_pickle if version.pickled else _decode_binary
-        parts.append(decode(data, f"{place / file}", count, family))
+    read = _from_archive if path.is_file() else _from_folder
+    decode = _decode_pickle if version.pickled else _decode_binary
+    parts = [
+        decode(data, f"{path / file}", count, family)
+        for (file, count), data in zip(files, read(path, version, split, family), strict=True)
+    ]
     images = np.concatenate([images for images, _ in parts])
     labels = np.concatenate([labels for _, labels in parts])
     return assemble(name, split, images.reshape(-1, *family.facts.shape), labels, family.facts)
 
 
-def _names(version: Version, place: Path, splits: Iterable[str], found: bool) -> list[str]:
-    """Return which files of some splits are in a folder, or are not."""
+def _select(version: Version, folder: Path, splits: Iterable[str], present: bool) -> list[str]:
+    """Return the files of some splits that are present in a folder, or those that are not."""
     files = [file for split in splits for file, _ in version.files[split]]
-    return [file for file in files if found == os.path.isfile(place / file)]
+    return [file for file in files if present == os.path.isfile(folder / file)]
 
 
-def _places(
-    family: Family, data_dir: str | os.PathLike[str] | None
+def _candidates(
+    family: CifarFamily, data_dir: str | os.PathLike[str] | None
 ) -> Iterator[tuple[Version, Path]]:
-    """Yield folders and archives to look at, root by root, folders first."""
+    """Yield the folders and archives to look for, root by root, folders first."""
     for root in roots(data_dir):
         explicit = data_dir is not None and root == Path(data_dir)
         for version in family.versions:
@@ -176,11 +205,11 @@ def _places(
             yield version, root / version.archive
 
 
-def _from_folder(place: Path, version: Version, split: str, family: Family) -> list[bytes]:
+def _from_folder(folder: Path, version: Version, split: str, family: CifarFamily) -> list[bytes]:
     """Return the contents of a split's files, in order."""
     contents = []
     for file, count in version.files[split]:
-        path = place / file
+        path = folder / file
         try:
             _check_size(str(path), path.stat().st_size, count, version, family)
             contents.append(path.read_bytes())
@@ -189,63 +218,79 @@ def _from_folder(place: Path, version: Version, split: str, family: Family) -> l
     return contents
 
 
-def _from_archive(place: Path, version: Version, split: str, family: Family) -> list[bytes]:
-    """Return the contents of a split's files, in order, whatever their order in the archive."""
-    wanted = {f"{version.folder}/{file}": count for file, count in version.files[split]}
+def _from_archive(path: Path, version: Version, split: str, family: CifarFamily) -> list[bytes]:
+    """Return the contents of a split's files, in order; in the archive they may be in any."""
+    counts = {f"{version.folder}/{file}": count for file, count in version.files[split]}
     contents: dict[str, bytes] = {}
-    with unpacking(place, "tar.gz") as archive:
+    with unpacking(path, "tar.gz") as archive:
         for name, size in members(archive):
-            if name in wanted and name not in contents:
-                _check_size(str(place / name), size, wanted[name], version, family)
+            if name in counts and name not in contents:
+                _check_size(str(path / name), size, counts[name], version, family)
                 contents[name] = archive.take(size)
-            if len(contents) == len(wanted):
+            if len(contents) == len(counts):
                 break
-    absent = [member for member in wanted if member not in contents]
+    absent = [name for name in counts if name not in contents]
     if absent:
-        raise DataError(f"{place}: has {len(contents)} of {len(wanted)} files, no {absent[0]}")
-    return [contents[member] for member in wanted]
+        raise DataError(
+            f"{path}: expected {len(counts)} files, got {len(contents)}: {absent[0]} is missing"
+        )
+    return [contents[name] for name in counts]
 
 
-def _check_size(where: str, size: int, count: int, version: Version, family: Family) -> None:
-    """Compare a file's size with what its version must have, before it is read."""
+def _check_size(where: str, size: int, count: int, version: Version, family: CifarFamily) -> None:
+    """Compare a file's size with that of its records, before the file is read."""
     expected = count * (family.label_bytes + PIXELS)
     if size == 0:
-        raise DataError(f"{where}: empty file (0 bytes), expected {expected}")
+        raise DataError(f"{where}: expected {expected} bytes, got an empty file (0 bytes)")
     if version.pickled:
+        # Text protocols write up to four characters per byte.
         if size > 4 * expected:
-            raise DataError(f"{where}: {size} bytes, a pickle of {count} images has {expected}")
+            raise DataError(f"{where}: expected at most {4 * expected} bytes, got {size}")
     elif size != expected:
-        raise DataError(f"{where}: {size} bytes, expected {expected} ({count} records)")
+        raise DataError(f"{where}: expected {expected} bytes ({count} records), got {size}")
 
 
-def _decode_binary(data: bytes, where: str, count: int, family: Family) -> tuple[Bytes, Ids]:
-    """Cut records into images (count, 3072) and labels (count,)."""
+def _decode_binary(data: bytes, where: str, count: int, family: CifarFamily) -> tuple[Bytes, Ids]:
+    """Split records into images (count, 3072) and labels (count,)."""
     records = np.frombuffer(data, np.uint8).reshape(count, family.label_bytes + PIXELS)
     labels = checked_labels(records[:, family.label_bytes - 1], len(family.facts.classes), where)
     return records[:, family.label_bytes :], labels
 
 
-def _decode_pickle(data: bytes, where: str, count: int, family: Family) -> tuple[Bytes, Ids]:
-    """Take images (count, 3072) and labels (count,) out of a pickle, trusting none of it."""
+def _decode_pickle(data: bytes, where: str, count: int, family: CifarFamily) -> tuple[Bytes, Ids]:
+    """Return images (count, 3072) and labels (count,) of a pickle, all of it checked."""
     content = unpickle(data, where)
-    images = _entry(content, b"data", where)
-    answers = _entry(content, family.label_key, where)
+    images, answers = _entry(content, b"data", where), _entry(content, family.label_key, where)
+    key = family.label_key.decode()
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
-        raise DataError(f"{where}: 'data' is {type(images).__name__}, expected a uint8 array")
+        raise DataError(f"{where}: data: expected an array of uint8, got {_type(images)}")
     if images.shape != (count, PIXELS):
-        raise DataError(f"{where}: 'data' has shape {images.shape}, expected {(count, PIXELS)}")
-    if isinstance(answers, list) and not all(type(label) is int for label in answers):
-        raise DataError(f"{where}: {family.label_key.decode()!r} holds something but integers")
-    # What is neither would be looked through, however deep it is nested.
-    labels = np.asarray(answers if isinstance(answers, list | np.ndarray) else ())
+        shape = (count, PIXELS)
+        raise DataError(f"{where}: data: expected an array of shape {shape}, got {images.shape}")
+    # NumPy would convert other containers too, and walk through a tuple however deep it is nested.
+    if not isinstance(answers, list | np.ndarray):
+        raise DataError(f"{where}: {key}: expected integers, got {_type(answers)}")
+    odd = [x for x in answers if type(x) is not int] if isinstance(answers, list) else []
+    if odd:
+        raise DataError(f"{where}: {key}: expected integers, got {_type(odd[0])}")
+    labels = np.asarray(answers)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise DataError(f"{where}: labels of shape {labels.shape}, expected {(count,)} integers")
+        raise DataError(
+            f"{where}: {key}: expected integers of shape {(count,)}, got {labels.dtype} "
+            f"{labels.shape}"
+        )
     return images, checked_labels(labels, len(family.facts.classes), where)
 
 
+def _type(value: object) -> str:
+    return str(value.dtype) if isinstance(value, np.ndarray) else type(value).__name__
+
+
 def _entry(content: dict[Any, Any], key: bytes, where: str) -> Any:
-    """Return an entry whether the key was stored by Python 2 (bytes) or 3 (str)."""
+    """Return an entry whose key was written by Python 2 (bytes) or 3 (str)."""
     for form in (key, key.decode()):
         if form in content:
             return content[form]
-    raise DataError(f"{where}: no entry {key.decode()!r}, found {sorted(map(str, content))[:8]}")
+    raise DataError(
+        f"{where}: expected an entry {key.decode()!r}, got {sorted(map(str, content))[:8]}"
+    )

@@ -1,16 +1,16 @@
-"""The embedded data set: handwritten-looking digits drawn from strokes, without any file.
+"""The built-in data set `digits`: synthetic handwriting, drawn from strokes without any file.
 
-A digit is a few pen strokes through control points (`glyphs.py`). Each sample moves the control
-points, bends, slants, turns and scales the curve, and draws it by adding up small round stamps
-along it, weighted by the length of curve each stands for; then come pressure, grain and stray
-strokes.
+A digit consists of a few pen strokes through control points (`glyphs.py`). For each sample, the
+control points are moved, and the curve is warped, slanted, rotated and scaled. It is drawn as a sum
+of small round stamps along the curve, each weighted by the length of curve that it covers. Stray
+strokes, pressure and grain follow.
 
-The same seed gives the same bytes on any machine: the random words are raw Philox output, the
-arithmetic on them is + - * / and square roots, which IEEE 754 fixes, and the stamps are rounded to
-integers small enough for the matrix product's sums to be exact in float32 in whatever order.
+A seed gives the same bytes on any machine: the random words are raw Philox output, the arithmetic
+on them is + - * / and square roots, whose rounding IEEE 754 defines, and stamps are rounded to
+integers so small that the sums of the matrix product are exact in float32, in any order.
 
-Drawing takes a second or two, so the set of seed 0, once drawn, is kept in the cache folder. Its
-bytes are known by their SHA-256: a file that is damaged or foreign is drawn anew.
+Drawing takes a second or two. The set of seed 0 is therefore stored in the cache folder, where it
+is recognised by its SHA-256: a damaged or foreign file is replaced.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..source import Bytes, DataError, Dataset, Facts, Ids, assemble
 from .glyphs import MOST_POINTS, STAMPS, Outlines, outlines
 
 SIZES = {"train": 60_000, "test": 10_000}
-# Of images and labels (int64, little-endian) of seed 0, one behind the other.
+# Of the images of seed 0, followed by their labels (int64, little-endian).
 SHA256 = {
     "train": "5b85a4166a2f0d69927910e67a3391395eabadaeccdae7a92d350407efa66bd0",
     "test": "3522aff2bb6cf7bbf84e75d48c823d4f8f4bf3d7dea4c517acbed3c05e0d6fe6",
@@ -38,7 +38,8 @@ FACTS = Facts(tuple("0123456789"), (1, 28, 28), (0.1455,), (0.2999,))
 SIDE = 28
 CHUNK = 500
 STRAY = 6
-# Stamps and their weights are integers up to 255 and 511: (STAMPS + STRAY) 255 511 < 2^24.
+# Stamps are integers up to LEVELS, and up to LEVELS * HEAVIEST once weighted. A sum over all stamps
+# is at most (STAMPS + STRAY) 255 510 < 2^24, so float32 holds every partial sum exactly.
 LEVELS = 255
 HEAVIEST = 2.0
 # Integral over d of (1 - d^2 / r^2)^2 from -r to r, divided by r.
@@ -49,10 +50,10 @@ Single = NDArray[np.float32]
 
 
 class Draws:
-    """Hands out uniform numbers of the samples of one chunk, column by column."""
+    """Random numbers for the samples of one chunk, drawn column by column."""
 
     def __init__(self, seed: int, split: str, chunk: int) -> None:
-        """Key by (seed, split, chunk): chunks do not depend on what was drawn before."""
+        """Key the generator by (seed, split, chunk), so that chunks are independent."""
         index = 2 * chunk + (split == "test")
         self.words = philox(seed, DRAWING, index)
 
@@ -62,7 +63,11 @@ class Draws:
         return low + (raw >> np.uint64(11)).astype(np.float64) * (2.0**-53 * (high - low))
 
     def bell(self, scale: float, columns: int = 1) -> Real:
-        """Return (CHUNK, columns) numbers around 0, of standard deviation `scale`, within 3.5."""
+        """Return (CHUNK, columns) numbers with mean 0 and standard deviation `scale`.
+
+        They are sums of four uniform numbers, at most 3.5 `scale` from 0: close to normal, but
+        without the logarithm or cosine whose last bits differ between machines.
+        """
         total = np.zeros((CHUNK, columns))
         for _ in range(4):
             total += self.uniform(-1, 1, columns)
@@ -76,27 +81,27 @@ class Draws:
 
 
 def load_digits(split: str, seed: int = 0) -> Dataset:
-    """Return the 60,000 training or the 10,000 test digits of a seed, drawn or from the cache;
-    those of seed 0 are read-only.
+    """Return the 60,000 training or 10,000 test digits of a seed, drawn or from the cache.
 
-    After two epochs a LeNet reaches 98.8% on them, an MLP of 256 hidden units 96.8%.
+    Arrays of seed 0 may be read-only. After two epochs, LeNet has an accuracy of 98.8%, and an MLP
+    with 256 hidden units 96.8%. Raises DataError for an unknown split.
     """
     if split not in SIZES:
-        raise DataError(f"split {split}: unknown, expected one of {', '.join(SIZES)}")
-    images, labels = _kept(split) if seed == 0 else draw(split, seed)
+        raise DataError(f"split: expected one of {', '.join(SIZES)}, got {split!r}")
+    images, labels = _cached(split) if seed == 0 else draw(split, seed)
     return assemble("digits", split, images[:, None], labels, FACTS)
 
 
 def draw(split: str, seed: int) -> tuple[Bytes, Ids]:
-    """Draw the images (N, 28, 28) and labels of a split; takes one or two seconds for 60,000."""
+    """Draw images (N, 28, 28) and labels (N,) of a split; 60,000 take a second or two."""
     shapes = outlines()
     chunks = [draw_chunk(shapes, seed, split, i) for i in range(SIZES[split] // CHUNK)]
     images = np.concatenate([images for images, _ in chunks])
     return images, np.concatenate([labels for _, labels in chunks])
 
 
-def _kept(split: str) -> tuple[Bytes, Ids]:
-    """Return a split of seed 0 from the cache folder, or draw it and put it there."""
+def _cached(split: str) -> tuple[Bytes, Ids]:
+    """Return a split of seed 0 from the cache, or draw it and store it there."""
     home = cache_dir()
     path = None if home is None else home / "digits" / f"{split}.bin"
     data = None if path is None else _read(path, split)
@@ -114,7 +119,7 @@ def _kept(split: str) -> tuple[Bytes, Ids]:
 
 
 def _read(path: Path, split: str) -> bytes | None:
-    """Return what a file of the cache holds, None where that is not the split's bytes."""
+    """Return the content of a cached file; None unless it is the split's."""
     size = SIZES[split] * (SIDE * SIDE + 8)
     with suppress(OSError):
         if path.stat().st_size == size:
@@ -131,14 +136,14 @@ def _is_known(data: bytes, split: str) -> bool:
 def draw_chunk(shapes: Outlines, seed: int, split: str, chunk: int) -> tuple[Bytes, Ids]:
     """Return CHUNK images (CHUNK, 28, 28) and their labels.
 
-    The order of the draws is part of the data set: a change to it changes every image after.
+    The order of the draws is part of the data set: changing it changes every later number.
     """
     draws = Draws(seed, split, chunk)
     labels = (draws.uniform(0, 10)[:, 0]).astype(np.int64)
     variant = shapes.choose(labels, draws.uniform(0, 1)[:, 0])
     x, y = _curve(shapes, variant, draws)
     x, y = _bend(x, y, draws)
-    x, y = _place(x, y, draws)
+    x, y = _to_pixels(x, y, draws)
     weight = _lengths(x, y) * shapes.inside[variant]
     stray_x, stray_y, stray_weight = _stray(draws)
     x = np.concatenate([x, stray_x], axis=1)
@@ -149,7 +154,7 @@ def draw_chunk(shapes: Outlines, seed: int, split: str, chunk: int) -> tuple[Byt
 
 
 def _curve(shapes: Outlines, variant: Ids, draws: Draws) -> tuple[Real, Real]:
-    """Return the stamps' places (CHUNK, STAMPS), each control point moved by its own draw."""
+    """Return the stamps' coordinates (CHUNK, STAMPS), with each control point moved at random."""
     sloppiness = draws.uniform(0.3, 1.0)
     move_x = draws.bell(0.1, MOST_POINTS) * sloppiness
     move_y = draws.bell(0.09, MOST_POINTS) * sloppiness
@@ -170,9 +175,10 @@ def _bend(x: Real, y: Real, draws: Draws) -> tuple[Real, Real]:
     )
 
 
-def _place(x: Real, y: Real, draws: Draws) -> tuple[Real, Real]:
-    """Slant, turn, scale and shift into pixel coordinates."""
+def _to_pixels(x: Real, y: Real, draws: Draws) -> tuple[Real, Real]:
+    """Slant, rotate, scale and shift the curve to pixel coordinates."""
     x = x * draws.uniform(0.75, 1.25) + y * (draws.bell(0.22) - 0.12)
+    # The tangent of half the angle: sine and cosine of the angle need no transcendental function.
     half = draws.bell(0.07)
     cosine = (1 - half * half) / (1 + half * half)
     sine = 2 * half / (1 + half * half)
@@ -184,14 +190,14 @@ def _place(x: Real, y: Real, draws: Draws) -> tuple[Real, Real]:
 
 
 def _lengths(x: Real, y: Real) -> Real:
-    """Return the length from each stamp to the next one (the last repeats the one before)."""
+    """Return the distance from each stamp to the next; the last repeats the one before it."""
     dx, dy = np.diff(x, axis=1), np.diff(y, axis=1)
     length = np.sqrt(dx * dx + dy * dy)
     return np.concatenate([length, length[:, -1:]], axis=1)
 
 
 def _stray(draws: Draws) -> tuple[Real, Real, Real]:
-    """Return a short stray stroke's stamps; four samples in five have none."""
+    """Return stamps (x, y, weight) of a short stray stroke; weight 0 in four of five samples."""
     steps = np.arange(STRAY) - (STRAY - 1) / 2
     dx, dy = draws.uniform(-0.9, 0.9), draws.uniform(-0.9, 0.9)
     x, y = draws.uniform(2, SIDE - 3), draws.uniform(2, SIDE - 3)
@@ -201,7 +207,11 @@ def _stray(draws: Draws) -> tuple[Real, Real, Real]:
 
 
 def _stamp(x: Real, y: Real, weight: Real, radius: Real) -> Single:
-    """Add up stamps `(1 - dx^2/r^2)^2 (1 - dy^2/r^2)^2`: 1 is a full line's middle."""
+    """Return (CHUNK, SIDE, SIDE) sums of stamps; 1 is the middle of a full line.
+
+    A stamp of radius r is (1 - dx^2/r^2)^2 (1 - dy^2/r^2)^2, a product of a row and a column: the
+    sum over stamps is a matrix product.
+    """
     columns = _profile(x, radius)
     rows = _profile(y, radius)
     columns *= LEVELS
@@ -214,11 +224,11 @@ def _stamp(x: Real, y: Real, weight: Real, radius: Real) -> Single:
     return total
 
 
-def _profile(place: Real, radius: Real) -> Single:
-    """Return (CHUNK, stamps, SIDE): how much each stamp inks each row or column."""
+def _profile(center: Real, radius: Real) -> Single:
+    """Return (CHUNK, stamps, SIDE): the ink of each stamp in each row or column."""
     inverse = (1 / radius).astype(np.float32)
     grid = np.arange(SIDE, dtype=np.float32) * inverse
-    bump = grid[:, None, :] - (place.astype(np.float32) * inverse)[:, :, None]
+    bump = grid[:, None, :] - (center.astype(np.float32) * inverse)[:, :, None]
     bump *= bump
     np.subtract(np.float32(1), bump, out=bump)
     np.maximum(bump, np.float32(0), out=bump)
@@ -227,7 +237,7 @@ def _profile(place: Real, radius: Real) -> Single:
 
 
 def _ink(density: Single, draws: Draws) -> Bytes:
-    """Turn densities into bytes: pressure, saturation, grain in the ink and on the paper."""
+    """Convert densities to bytes, with random pressure, saturation and grain."""
     pressure = draws.uniform(1.0, 2.4).astype(np.float32)[:, :, None]
     grain = draws.uniform(0.0, 0.35).astype(np.float32)[:, :, None]
     ink: Single = np.minimum(density * pressure, np.float32(1))

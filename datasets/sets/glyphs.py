@@ -1,4 +1,4 @@
-"""The shapes of the drawn digits: control points, and the strokes that run through them."""
+"""The shapes of the drawn digits: control points, and strokes through them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Real = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Glyph:
-    """One way to write a digit: points (x, y), y down, within about (-0.6..0.6, -1..1).
+    """One way to write a digit. Points are (x, y) with y pointing down, about (±0.6, ±1) at most.
 
-    A stroke lists points that a smooth curve runs through; it is closed if it ends where it began.
-    Strokes that share a point meet there with a corner, however the points are moved.
+    A stroke lists the points that a smooth curve passes through; it is closed if it ends at the
+    point where it begins. Strokes that share a point meet in a corner, however points are moved.
     """
 
     digit: int
@@ -30,11 +30,11 @@ class Glyph:
 
 @dataclass(frozen=True)
 class Outlines:
-    """All glyphs as arrays: `basis` (points, glyphs, stamps) maps control points to stamps.
+    """All glyphs as arrays. `basis` (points, glyphs, stamps) maps control points to stamps.
 
-    `x` and `y` (glyphs, points) are the control points; `inside` (glyphs, stamps) is 0 for the
-    last stamp of each stroke, from which no line leads to the next one; `first` and `number`
-    say which glyphs belong to a digit.
+    `x` and `y` (glyphs, points) are the control points. `inside` (glyphs, stamps) is 0 for the last
+    stamp of each stroke, which no line connects to the next stamp, and 1 for others. The glyphs of
+    digit d are the `number[d]` from `first[d]` on.
     """
 
     basis: Real
@@ -44,9 +44,9 @@ class Outlines:
     first: Ids
     number: Ids
 
-    def choose(self, digits: Ids, luck: Real) -> Ids:
-        """Return a glyph for each digit, from one uniform number each."""
-        return self.first[digits] + (luck * self.number[digits]).astype(np.int64)
+    def choose(self, digits: Ids, uniform: Real) -> Ids:
+        """Return a glyph (n,) for each digit (n,), by a uniform number in [0, 1) for each."""
+        return self.first[digits] + (uniform * self.number[digits]).astype(np.int64)
 
 
 # fmt: off
@@ -221,7 +221,7 @@ GLYPHS = (
 
 
 def outlines() -> Outlines:
-    """Return all glyphs as arrays."""
+    """Return GLYPHS as arrays."""
     count = len(GLYPHS)
     basis = np.zeros((MOST_POINTS, count, STAMPS))
     x, y = np.zeros((count, MOST_POINTS)), np.zeros((count, MOST_POINTS))
@@ -244,13 +244,14 @@ def _stamps(glyph: Glyph, points: Real) -> tuple[Real, Ids]:
     last = np.round(ends / ends[-1] * STAMPS).astype(np.int64)
     parts = []
     for weights, run, number in zip(fine, runs, np.diff(last, prepend=0), strict=True):
-        wanted = np.linspace(0, run[-1], number)
-        parts.append(weights[np.searchsorted(run, wanted - 1e-9).clip(max=len(run) - 1)])
+        lengths = np.linspace(0, run[-1], number)
+        # Less a margin: rounding of the arc length must not move a stamp by one position.
+        parts.append(weights[np.searchsorted(run, lengths - 1e-9).clip(max=len(run) - 1)])
     return np.concatenate(parts).T, last - 1
 
 
 def _spline(stroke: tuple[int, ...], points: int, steps: int) -> Real:
-    """Return weights (places, points) of a Catmull-Rom curve at `steps` places a segment."""
+    """Return weights (positions, points) of a Catmull-Rom spline, `steps` positions per segment."""
     closed = len(stroke) > 2 and stroke[0] == stroke[-1]
     before, after = (stroke[-2], stroke[1]) if closed else (stroke[0], stroke[-1])
     ring = (before, *stroke, after)
@@ -263,14 +264,14 @@ def _spline(stroke: tuple[int, ...], points: int, steps: int) -> Real:
     )
     weights = np.zeros(((len(stroke) - 1) * steps + 1, points))
     for segment in range(len(stroke) - 1):
-        for place, cubic in enumerate(cubics):
-            weights[segment * steps : (segment + 1) * steps, ring[segment + place]] += cubic
+        for k, cubic in enumerate(cubics):
+            weights[segment * steps : (segment + 1) * steps, ring[segment + k]] += cubic
     weights[-1, stroke[-1]] = 1
     return weights
 
 
 def _arc_length(weights: Real, points: Real) -> Real:
-    """Return the length run through up to each place of a curve."""
+    """Return the arc length from the start of a curve to each of its positions."""
     total = np.zeros((len(weights), 2))
     for k in range(len(points)):
         total += weights[:, k, None] * points[k]

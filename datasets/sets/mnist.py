@@ -1,7 +1,7 @@
-"""MNIST and Fashion-MNIST: two IDX files a split, plain or gzip.
+"""MNIST and Fashion-MNIST: two IDX files per split, plain or gzip.
 
 Both sets use the same file names (`train-images-idx3-ubyte` and so on), so only the folder tells
-them apart. The number of images is what the files say; their size must be 28 x 28.
+them apart. The files may hold any number of images of 28 x 28 pixels.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ RANKS = ("idx3", "idx1")
 
 
 @dataclass(frozen=True)
-class Family:
-    """One of the two sets: the folders it lies in, the files' checksums, the facts."""
+class MnistFamily:
+    """One of the two sets: its usual folders, mirrors, SHA-256 by stem, and facts."""
 
     folders: tuple[str, ...]
     mirrors: tuple[str, ...]
@@ -36,7 +36,7 @@ class Family:
 
 
 FAMILIES = {
-    "mnist": Family(
+    "mnist": MnistFamily(
         ("mnist", "MNIST/raw", "MNIST"),
         (
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -50,7 +50,7 @@ FAMILIES = {
         },
         Facts(tuple("0123456789"), (1, 28, 28), (0.1307,), (0.3081,)),
     ),
-    "fashion-mnist": Family(
+    "fashion-mnist": MnistFamily(
         ("fashion-mnist", "FashionMNIST/raw", "FashionMNIST"),
         ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
         {
@@ -89,30 +89,58 @@ def load_mnist(
     progress: bool = True,
     mirrors: Sequence[str] | None = None,
 ) -> Dataset:
-    """Read a split of "mnist" or "fashion-mnist", fetching its two files if they are nowhere.
+    """Return a split of "mnist" or "fashion-mnist", downloading its two files if there are none.
 
-    The sub-folders of the set itself are looked at first; files directly in `data_dir` are taken
-    for the set that was asked for, unless the folder is named like the other one. A folder with
-    only one of the two files is passed over, and named where no other has both, or where it is the
-    `data_dir`. Raises DataError.
+    The set's own subfolders are searched first. Files directly in `data_dir` are taken for those of
+    the requested set, unless the folder has the name of the other set's. A folder with only one of
+    the two files is skipped; it is reported if no other folder has both, or if it is `data_dir`.
+    Raises DataError for missing and for damaged files.
     """
-    family = FAMILIES[name]
-    parts: list[DataError] = []
-    foreign = tuple(f for other, fam in FAMILIES.items() if other != name for f in fam.folders)
+    pair = _find(name, split, data_dir)
+    if pair is None:
+        pair = _fetch(name, split, data_dir, fetch, progress, mirrors)
+    return read_pair(name, split, *pair)
+
+
+def _find(
+    name: str, split: str, data_dir: str | os.PathLike[str] | None
+) -> tuple[Path, Path] | None:
+    """Return the images and the labels file of a split; None if no folder has either.
+
+    Raises DataError if no folder has both, but one has some of the set's files.
+    """
+    own = FAMILIES[name].folders
+    foreign = tuple(
+        f for other, family in FAMILIES.items() if other != name for f in family.folders
+    )
+    errors: list[DataError] = []
     for root in roots(data_dir):
         explicit = data_dir is not None and root == Path(data_dir)
-        if parts and not explicit and data_dir is not None:
-            break  # the folder that was named is the one to be mended
-        for folder in folders(root, family.folders, foreign, explicit=explicit):
+        if errors and not explicit and data_dir is not None:
+            break  # an incomplete --data-dir is an error to correct, not to work around
+        for folder in folders(root, own, foreign, explicit=explicit):
             if (pair := _pair(folder, split)) is not None:
-                return read_pair(name, split, *pair)
-            there = [name for each in STEMS for name in _names(folder, each, found=True)]
-            parts += incomplete(folder, there, _names(folder, split, found=False))
-    if parts:
-        raise parts[0]
-    names = [f"{stem}-{rank}-ubyte.gz" for stem, rank in zip(STEMS[split], RANKS, strict=True)]
-    if not fetch:
-        raise missing(name, data_dir, names, family.folders[0], "downloading is switched off")
+                return pair
+            there = [file for each in STEMS for file in _select(folder, each, present=True)]
+            errors += incomplete(folder, there, _select(folder, split, present=False))
+    if errors:
+        raise errors[0]
+    return None
+
+
+def _fetch(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike[str] | None,
+    allowed: bool,
+    progress: bool,
+    mirrors: Sequence[str] | None,
+) -> tuple[Path, Path]:
+    """Download the two files of a split to the cache, and return their paths."""
+    family, stems = FAMILIES[name], STEMS[split]
+    files = [f"{stem}-{rank}-ubyte.gz" for stem, rank in zip(stems, RANKS, strict=True)]
+    if not allowed:
+        raise missing(name, data_dir, files, family.folders[0], "downloading is switched off")
     try:
         target = download_dir(family.folders[0])
         images, labels = (
@@ -122,49 +150,51 @@ def load_mnist(
                 mirrors=mirrors,
                 progress=progress,
             )
-            for file, stem in zip(names, STEMS[split], strict=True)
+            for file, stem in zip(files, stems, strict=True)
         )
     except DataError as error:
-        raise missing(name, data_dir, names, family.folders[0], f"fetching: {error}") from error
-    return read_pair(name, split, images, labels)
+        raise missing(name, data_dir, files, family.folders[0], f"download: {error}") from error
+    return images, labels
 
 
 def read_pair(name: str, split: str, images: Path, labels: Path) -> Dataset:
-    """Read an images file and its labels file, and check that they belong together.
+    """Return a split from its images file and its labels file.
 
-    Raises DataError that names the file, and both files where their counts differ.
+    Raises DataError, which names the file, or both if they do not have the same number of samples.
     """
     facts = FAMILIES[name].facts
 
     def check_images(kind: np.dtype[Any], shape: tuple[int, ...]) -> None:
         if kind != "uint8" or shape[1:] != facts.shape[1:]:
-            raise DataError(f"{images}: {kind} of shape {shape}, expected uint8 (N, 28, 28)")
+            raise DataError(f"{images}: expected uint8 (N, 28, 28), got {kind} {shape}")
 
     def check_labels(kind: np.dtype[Any], shape: tuple[int, ...]) -> None:
         if kind != "uint8" or len(shape) != 1:
-            raise DataError(f"{labels}: {kind} of shape {shape}, expected uint8 (N,)")
+            raise DataError(f"{labels}: expected uint8 (N,), got {kind} {shape}")
 
-    pixels, answers = read_idx(images, check_images), read_idx(labels, check_labels)
-    if len(pixels) != len(answers):
-        raise DataError(f"{images}: {len(pixels)} images, but {labels}: {len(answers)} labels")
-    checked = checked_labels(answers, len(facts.classes), str(labels))
+    pixels, classes = read_idx(images, check_images), read_idx(labels, check_labels)
+    if len(pixels) != len(classes):
+        raise DataError(
+            f"{labels}: expected {len(pixels)} labels, one per image of {images}, "
+            f"got {len(classes)}"
+        )
+    checked = checked_labels(classes, len(facts.classes), str(labels))
     return assemble(name, split, pixels[:, None], checked, facts)
 
 
 def _pair(folder: Path, split: str) -> tuple[Path, Path] | None:
-    """Return the images and the labels file of a folder, if it holds both."""
-    found = [_existing(folder, *both) for both in zip(STEMS[split], RANKS, strict=True)]
-    images, labels = found
+    """Return the images and the labels file of a folder, if it has both."""
+    images, labels = (_existing(folder, *name) for name in zip(STEMS[split], RANKS, strict=True))
     return (images, labels) if images is not None and labels is not None else None
 
 
-def _names(folder: Path, split: str, found: bool) -> list[str]:
-    """Return which of a split's two files are in a folder, or are not."""
+def _select(folder: Path, split: str, present: bool) -> list[str]:
+    """Return those of a split's two files that are present in a folder, or those that are not."""
     pairs = zip(STEMS[split], RANKS, strict=True)
-    return [f"{a}-{b}-ubyte" for a, b in pairs if found == bool(_existing(folder, a, b))]
+    return [f"{a}-{b}-ubyte" for a, b in pairs if present == bool(_existing(folder, a, b))]
 
 
 def _existing(folder: Path, stem: str, rank: str) -> Path | None:
-    """Return the first that exists of the names a file goes by."""
+    """Return the first of a file's usual names that exists."""
     names = (f"{stem}{dot}{rank}-ubyte{end}" for end in ("", ".gz") for dot in "-.")
     return next((folder / name for name in names if os.path.isfile(folder / name)), None)

@@ -65,9 +65,9 @@ def test_pinned_bytes(test_split: Dataset) -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(DataError, match="split valid: unknown, expected one of train, test"):
+    with pytest.raises(DataError, match="split: expected one of train, test, got 'valid'"):
         digits.load_digits("valid")
-    with pytest.raises(DataError, match="--seed -3: "):
+    with pytest.raises(DataError, match="--seed: expected 0 to 18446744073709551615, got -3"):
         load("digits", "test", seed=-3)
 
 

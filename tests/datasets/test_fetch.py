@@ -88,12 +88,12 @@ def test_wrong_checksum_leaves_nothing(server: str, tmp_path: Path) -> None:
     wanted = remote(server, sha="0" * 64)
     with pytest.raises(DataError) as caught:
         download(wanted, tmp_path / "x", progress=False)
-    told = f"{server}/a.bin: SHA-256 is {SHA}, expected {'0' * 64}"
+    told = f"{server}/a.bin: expected SHA-256 {'0' * 64}, got {SHA}"
     assert str(caught.value) == told and list((tmp_path / "x").iterdir()) == []
 
 
 def test_cut_transfer_leaves_nothing(server: str, tmp_path: Path) -> None:
-    half = f"cut after {len(CONTENT) // 2} of {len(CONTENT)} bytes"
+    half = f"expected {len(CONTENT)} bytes, got {len(CONTENT) // 2}: transfer cut off"
     fails(tmp_path / "x", remote(server + "/cut"), f"{server}/cut/a.bin: ", half)
 
 
@@ -101,14 +101,15 @@ def test_endless_transfer_is_stopped(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch, "LARGEST", 1_000_000)
-    for url in (server, server + "/bare"):
-        fails(tmp_path / "x", remote(url), "more than 1000000 bytes")
+    announced = f"expected a Content-Length of 0 to 1000000, got '{len(CONTENT)}'"
+    fails(tmp_path / "x", remote(server), announced)
+    fails(tmp_path / "x", remote(server + "/bare"), "expected at most 1000000 bytes, got more")
 
 
 def test_every_failure_is_told(server: str, tmp_path: Path) -> None:
     nobody = "http://127.0.0.1:9"
     wanted = remote(nobody, server + "/none", server + "/cut", "no-url")
-    fails(tmp_path / "x", wanted, f"{nobody}/a.bin: ", "404", "cut after", "no-url/a.bin")
+    fails(tmp_path / "x", wanted, f"{nobody}/a.bin: ", "404", "transfer cut off", "no-url/a.bin")
     fails(tmp_path / "x", remote(), "no mirror")
 
 
@@ -171,7 +172,11 @@ def test_lengths_that_are_none_are_refused(
         send(handler, name, announced if name == "Content-Length" else value)
 
     monkeypatch.setattr(Handler, "send_header", lie)
-    fails(tmp_path / "x", remote(server), f"{server}/a.bin: announces no size, or more than")
+    fails(
+        tmp_path / "x",
+        remote(server),
+        f"{server}/a.bin: expected a Content-Length of 0 to 1073741824, got '{announced[:9]}",
+    )
 
 
 def test_progress_bar(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,16 +164,22 @@ def test_normalised_images(dtype: type) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 11}, "--batch-size 11: the data set toy/train has 10 samples"),
-        ({"batch_size": 0}, "--batch-size 0: "),
-        ({"batch_size": -1}, "--batch-size -1: "),
-        ({"batch_size": 3, "size": 4}, "--batch-size 3: fewer than the 4 ranks"),
-        ({"batch_size": 10, "size": 11}, "11 ranks: the data set toy/train has 10 samples"),
-        ({"batch_size": 5, "rank": 2, "size": 2}, "rank 2: must be in 0..1"),
-        ({"batch_size": 5, "rank": -1}, "rank -1: must be in 0..0"),
-        ({"batch_size": 5, "seed": -1}, "--seed -1: must be in 0..18446744073709551615"),
-        ({"batch_size": 5, "seed": 2**64}, "--seed 18446744073709551616: "),
-        ({"batch_size": 5, "prefetch": -1}, "prefetch -1: "),
+        ({"batch_size": 11}, "--batch-size: expected 1 to the 10 samples of toy/train, got 11"),
+        ({"batch_size": 0}, "--batch-size: expected 1 to the 10 samples of toy/train, got 0"),
+        ({"batch_size": -1}, "--batch-size: expected 1 to the 10 samples of toy/train, got -1"),
+        (
+            {"batch_size": 3, "size": 4},
+            "--batch-size: expected at least one image per rank (4), got 3",
+        ),
+        (
+            {"batch_size": 10, "size": 11},
+            "ranks: expected at most the 10 samples of toy/train, got 11",
+        ),
+        ({"batch_size": 5, "rank": 2, "size": 2}, "rank: expected 0 to 1, got 2"),
+        ({"batch_size": 5, "rank": -1}, "rank: expected 0 to 0, got -1"),
+        ({"batch_size": 5, "seed": -1}, "--seed: expected 0 to 18446744073709551615, got -1"),
+        ({"batch_size": 5, "seed": 2**64}, "--seed: expected 0 to 18446744073709551615, got 1844"),
+        ({"batch_size": 5, "prefetch": -1}, "prefetch: expected at least 0, got -1"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
@@ -185,9 +191,12 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 def test_bad_start_and_arrays() -> None:
     loader = Loader(dataset(10), 4)
     for start in (-1, 4):
-        with pytest.raises(DataError, match=f"step {start}: an epoch has 3 steps"):
+        with pytest.raises(DataError, match=f"start: expected a step in 0 to 3, got {start}"):
             loader.epoch(0, start)
-    with pytest.raises(DataError, match=r"x/train: images \(2, 1, 3, 3\) do not fit labels \(3,\)"):
+    with pytest.raises(
+        DataError,
+        match=r"x/train: expected images \(3, C, H, W\), one per label, got \(2, 1, 3, 3\)",
+    ):
         Dataset("x", "train", np.zeros((2, 1, 3, 3), np.uint8), np.zeros(3, np.int64), (), (), ())
 
 
@@ -340,7 +349,9 @@ def test_cutout_leaves_the_mean() -> None:
 
 def test_bad_augmentations() -> None:
     for wrong in (lambda: PadCrop(0), lambda: Flip(1.5), lambda: Flip(-0.1), lambda: Cutout(0)):
-        with pytest.raises(DataError, match=r"\((0|1\.5|-0\.1)\): the .* must be"):
+        with pytest.raises(
+            DataError, match=r": expected (p in \[0, 1\]|.* 1), got (0|1\.5|-0\.1)$"
+        ):
             wrong()
 
 
@@ -384,5 +395,5 @@ def test_sampler_alone() -> None:
     sampler = Sampler("toy", 10, 4, rank=0, size=2, shuffle=False, micro_batches=3)
     assert sampler.mine == range(2)
     assert sampler.part(order, 0)[1] == (0, 2, 3) and sampler.part(order, 2)[1] == (0, 1, 2)
-    with pytest.raises(DataError, match="--micro-batches 0: must be at least 1"):
+    with pytest.raises(DataError, match="--micro-batches: expected at least 1, got 0"):
         Sampler("toy", 10, 4, micro_batches=0)
