@@ -1,1 +1,4 @@
-"""Measurements of training and inference beside torch: `python -m bench`, see docs/bench.md."""
+"""Benchmarks of training and inference, compared with torch: `python -m bench`.
+
+docs/bench.md describes options, method and results.
+"""

@@ -1,4 +1,4 @@
-"""`python -m bench`."""
+"""The command `python -m bench`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .options import UsageError, parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmarks; return the exit status."""
+    """Run the benchmarks and return the exit status: 2 for an error in the options."""
     options = parse(arguments)
     try:
         core = machine.settle(options.core)
-        # NumPy and torch must not load before.
+        # Not before: NumPy and torch start their threads when they are imported.
         from .run import run
 
         run(options, core, sys.stdout)

@@ -1,4 +1,4 @@
-"""What can be measured: models, batches, modes. Loads neither NumPy nor torch."""
+"""What can be measured: models, batch sizes and modes. Imports neither NumPy nor torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Case:
-    """A model on batches of images of `shape` (C, H, W)."""
+    """A model with batches of `batch` images of `shape` (C, H, W), in some modes."""
 
     model: str
     batch: int
@@ -21,7 +21,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The name that `--cases` takes and the table shows."""
+        """The name in `--cases` and in the table, such as `lenet-64`."""
         return f"{self.model}-{self.batch}"
 
 
@@ -40,5 +40,5 @@ MODELS = tuple(dict.fromkeys(case.model for case in _LISTED))
 
 
 def find(name: str) -> list[Case]:
-    """Return the case of a name, or all cases of a model."""
+    """Return the case with this name, or all cases of the model with this name."""
     return [case for case in _LISTED if name in (case.name, case.model)]

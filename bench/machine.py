@@ -1,5 +1,7 @@
-"""The core that everything runs on, and what else has to be known of it. Loads neither NumPy nor
-torch: their threads start as they are imported."""
+"""The core that the benchmarks run on, and a description of this host.
+
+Imports neither NumPy nor torch, because these start their threads when they are imported.
+"""
 
 from __future__ import annotations
 
@@ -16,29 +18,34 @@ PACKAGES = ("numpy", "torch", "llvmlite")
 
 
 def settle(core: int | None) -> int | None:
-    """Keep this process to one core and one thread, before NumPy is imported. Return the core, None
-    where the system cannot pin. UsageError for a core that this process may not use."""
+    """Pin this process to one core and one thread. Call it before NumPy is imported.
+
+    Returns the core: `core`, or the last that the process may use; None if the system cannot pin
+    processes. Raises UsageError for a core that this process may not use.
+    """
     os.environ.update(dict.fromkeys(threads.THREAD_VARIABLES, "1"))
     threads.configure()
-    # torch.compile's workers would share the core with what is measured.
+    # The workers of torch.compile would compete for the core.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     if not hasattr(os, "sched_setaffinity"):
         if core is not None:
-            raise UsageError("--core: this system cannot pin a process to a core")
+            raise UsageError(
+                f"--core: expected none, as this system cannot pin processes, got {core}"
+            )
         return None
     allowed = sorted(os.sched_getaffinity(0))
-    # Not the first by default: systems like to handle interrupts there.
+    # Not the first by default: it often handles interrupts.
     chosen = allowed[-1] if core is None else core
     if chosen not in allowed:
-        known = ", ".join(map(str, allowed))
-        raise UsageError(f"--core: expected one of {known}, got {core}")
+        cores = ", ".join(map(str, allowed))
+        raise UsageError(f"--core: expected one of {cores}, got {core}")
     os.sched_setaffinity(0, {chosen})
     return chosen
 
 
 def describe(core: int | None, backend: str, peak: float, notes: list[str]) -> dict[str, Any]:
-    """Return what somebody needs to judge the figures; `peak` is that of sgemm, in GFLOP/s."""
-    # Here, since it loads NumPy, whose threads must be settled before.
+    """Return what is needed to interpret results, for JSON; `peak` is the sgemm peak in GFLOP/s."""
+    # Imported here because it imports NumPy.
     from tallygrad.trainer.provenance import package_version, processor
 
     return {

@@ -1,4 +1,4 @@
-"""Times of steps that several contenders do in turn, and the peak they are held against."""
+"""Times of the same step for several contenders in turn, and the peak to compare them with."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 
 WARM_STEPS, WARM_SECONDS = 3, 0.3
 LEAST_ROUNDS = 3
-SLICE = 0.05  # seconds that a contender gets in a round, if a step takes no longer
+SLICE = 0.05  # seconds of a contender's steps per round; at least one step
 SGEMM_SIZES = (384, 512, 768, 1024)
 SGEMM_REPEATS = 4
 
 
 @dataclass
 class Contender:
-    """Somebody who does the same step as the others; `many`: its steps in a round."""
+    """An implementation of the step to be timed; `many` is its number of steps per round."""
 
     name: str
     step: Callable[[], object]
@@ -27,25 +27,25 @@ class Contender:
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds a step over all rounds."""
+    """Milliseconds per step, over all rounds."""
 
     median: float
     min: float
 
 
 def seconds(step: Callable[[], object], many: int = 1) -> float:
-    """Return the seconds that a step takes, the mean of `many`."""
-    begun = perf_counter()
+    """Return the mean time of `many` steps, in seconds per step."""
+    start = perf_counter()
     for _ in range(many):
         step()
-    return (perf_counter() - begun) / many
+    return (perf_counter() - start) / many
 
 
 def warm_up(contender: Contender) -> None:
-    """Let a contender compile, tune and fill caches; choose its steps in a round."""
-    begun = perf_counter()
+    """Let a contender compile, tune and fill caches, and choose its number of steps per round."""
+    start = perf_counter()
     seconds(contender.step, WARM_STEPS)
-    while perf_counter() - begun < WARM_SECONDS:
+    while perf_counter() - start < WARM_SECONDS:
         contender.step()
     contender.many = max(1, round(SLICE / seconds(contender.step)))
     seconds(contender.step, contender.many)
@@ -54,22 +54,26 @@ def warm_up(contender: Contender) -> None:
 def interleave(
     contenders: Sequence[Contender], rounds: int | None, limit: float
 ) -> dict[str, Times]:
-    """Return each contender's times: `rounds` rounds, or as many as `limit` seconds hold, three at
-    least. The first of one round is the last of the next."""
+    """Return the times of each contender by name.
+
+    Runs `rounds` rounds or, if that is None, as many as fit into `limit` seconds, but at least
+    three. The order rotates: the first contender of a round is the last of the next, so that a
+    core that slows down for a while slows all alike.
+    """
     for contender in contenders:
         warm_up(contender)
-    taken: dict[str, list[float]] = {c.name: [] for c in contenders}
-    begun, done = perf_counter(), 0
-    while done < (rounds or LEAST_ROUNDS) or (not rounds and perf_counter() - begun < limit):
+    times: dict[str, list[float]] = {c.name: [] for c in contenders}
+    start, done = perf_counter(), 0
+    while done < (rounds or LEAST_ROUNDS) or (not rounds and perf_counter() - start < limit):
         first = done % len(contenders)
         for c in (*contenders[first:], *contenders[:first]):
-            taken[c.name].append(1e3 * seconds(c.step, c.many))
+            times[c.name].append(1e3 * seconds(c.step, c.many))
         done += 1
-    return {name: Times(median(ms), min(ms)) for name, ms in taken.items()}
+    return {name: Times(median(ms), min(ms)) for name, ms in times.items()}
 
 
 def sgemm_peak() -> float:
-    """Return the GFLOP/s of NumPy's float32 matrix product, the best of some sizes and repeats."""
+    """Return the highest GFLOP/s of NumPy's float32 matrix product, over sizes and repeats."""
     return max(_sgemm(n) for n in SGEMM_SIZES)
 
 

@@ -1,4 +1,4 @@
-"""The command line. Loads neither NumPy nor torch."""
+"""The command line. Imports neither NumPy nor torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from tallygrad.trainer.files import OutputFile
 
 from .cases import CASES, MODELS, MODES, TORCH_MODES, Case, find
 
-MARK = '{\n "host": {'  # files of results begin with it
+MARK = '{\n "host": {'  # the beginning of result files, by which --json recognises them
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure, and how long. `rounds` counts if given, `seconds` for each case and mode
-    otherwise; None for `backend` is the best, for `core` any."""
+    """What to measure, and for how long.
+
+    `rounds`, if not None, replaces `seconds`, the time per case and mode. A `backend` of None is
+    the best that loads, a `core` of None the last that the process may use.
+    """
 
     cases: tuple[Case, ...]
     modes: tuple[str, ...]
@@ -34,7 +37,7 @@ class Options:
     core: int | None
 
     def output(self) -> OutputFile | None:
-        """Return the file of `--json`, if one is wanted."""
+        """Return the file of `--json`, if one was named."""
         return OutputFile("--json", self.json, "results", MARK, self.force) if self.json else None
 
     def work(self) -> list[tuple[Case, str]]:
@@ -43,41 +46,41 @@ class Options:
 
 
 class UsageError(Exception):
-    """The command asks for what cannot be done; the message is one line."""
+    """An error of the user, in one line."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+class BenchParser(argparse.ArgumentParser):
+    """A parser that reports errors in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return a message for a name that is none of the known ones."""
-    return f"{kind} {name!r} is unknown; there are {', '.join(known)}"
+def unknown(name: str, choices: Iterable[str]) -> str:
+    """Return the message for a name that is not one of the choices."""
+    return f"expected one of {', '.join(choices)}, got {name!r}"
 
 
-def _names(kind: str, known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    """Return a reader of names with commas between them; each counts once."""
+def _names(choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Return a parser of comma-separated names, which drops repeated ones."""
 
     def read(text: str) -> tuple[str, ...]:
         names = dict.fromkeys(part.strip() for part in text.split(","))
         for name in names:
-            if name not in known:
-                raise argparse.ArgumentTypeError(unknown(kind, name, known))
+            if name not in choices:
+                raise argparse.ArgumentTypeError(unknown(name, choices))
         return tuple(names)
 
     return read
 
 
 def _cases(text: str) -> tuple[Case, ...]:
-    names = _names("case", (*CASES, *MODELS))(text)
+    names = _names((*CASES, *MODELS))(text)
     return tuple(dict.fromkeys(case for name in names for case in find(name)))
 
 
 def _torch_modes(text: str) -> tuple[str, ...]:
-    return () if text == "none" else _names("torch mode", (*TORCH_MODES, "none"))(text)
+    return () if text == "none" else _names((*TORCH_MODES, "none"))(text)
 
 
 def _positive(text: str) -> float:
@@ -98,39 +101,39 @@ def _count(text: str) -> int:
 
 def _core(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected the number of a core, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a core's number, got {text!r}")
     return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
-    about = "Measure training and inference of some models, ours and torch's in turn."
-    parser = _Parser("python -m bench", description=about, allow_abbrev=False)
+    about = "Time training and inference steps of Tallygrad and torch, in turn, on one core."
+    parser = BenchParser("python -m bench", description=about, allow_abbrev=False)
     add = parser.add_argument
     add("--cases", type=_cases, default=tuple(CASES.values()), metavar="A,B",
-        help=f"cases, or models for all their cases: {', '.join(CASES)}")  # fmt: skip
-    add("--modes", type=_names("mode", MODES), default=MODES, metavar="A,B",
+        help=f"cases, or models for all of theirs (default: all): {', '.join(CASES)}")  # fmt: skip
+    add("--modes", type=_names(MODES), default=MODES, metavar="A,B",
         help="train, infer (default: both)")  # fmt: skip
     add("--torch-modes", type=_torch_modes, default=TORCH_MODES, metavar="A,B",
-        help=f"{', '.join(TORCH_MODES)} (default: all of them), or none")  # fmt: skip
-    add("--backend", help="ours (default: llvm where it loads, else numpy)")
+        help=f"{', '.join(TORCH_MODES)} (default: all), or none")  # fmt: skip
+    add("--backend", help="Tallygrad's (default: llvm if it loads, otherwise numpy)")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--rounds", type=_count, metavar="N", help="rounds for each case and mode")
+    length.add_argument("--rounds", type=_count, metavar="N", help="rounds per case and mode")
     length.add_argument("--seconds", type=_positive, default=10.0, metavar="S",
-        help="seconds for each case and mode, warming up not counted (default: 10)")  # fmt: skip
-    add("--core", type=_core, metavar="K", help="core to run on (default: the last allowed one)")
-    add("--profile", action="store_true", help="print where our time goes, by primitive")
-    add("--json", type=Path, metavar="FILE", help="write the results there, too")
-    add("--force", action="store_true", help="let --json replace a file of other content")
+        help="seconds per case and mode, without warm-up (default: 10)")  # fmt: skip
+    add("--core", type=_core, metavar="K", help="core to run on (default: the last allowed)")
+    add("--profile", action="store_true", help="print where Tallygrad's time goes, by primitive")
+    add("--json", type=Path, metavar="FILE", help="also write the results to a file")
+    add("--force", action="store_true", help="let --json replace a file that is not a result file")
     return parser
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
-    """Read the command line. SystemExit with status 2 and one line for what cannot be done."""
+    """Parse the command line. Errors end the process with status 2 and one line."""
     parser = _parser()
     options = Options(**vars(parser.parse_args(arguments)))
     if not options.work():
         names = ", ".join(case.name for case in options.cases)
-        parser.error(f"{names} has no mode {', '.join(options.modes)}; there is infer")
+        parser.error(f"--modes: expected infer for {names}, got {', '.join(options.modes)}")
     if file := options.output():
         try:
             file.check()

@@ -1,4 +1,4 @@
-"""Our side: a model of ours at work on one batch."""
+"""Tallygrad's side: a model that trains on or classifies one batch."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ PREFERRED = ("llvm", "numpy")
 
 
 def create(case: Case) -> Module:
-    """Return a new model of ours."""
+    """Return a new model with weights from seed 0."""
     manual_seed(0)
     return models.create(case.model, input_shape=case.shape, classes=CLASSES)
 
 
 def batch(case: Case) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return images (N, C, H, W), channels last in memory as the loader gives them, and labels
-    (N,), all random."""
+    """Return random images (N, C, H, W) and labels (N,).
+
+    Images are channels-last in memory, as the loader returns them.
+    """
     channels, height, width = case.shape
     rng = np.random.default_rng(0)
     images = rng.standard_normal((case.batch, height, width, channels), dtype=np.float32)
@@ -46,7 +48,10 @@ def batch(case: Case) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
 
 
 class Ours:
-    """A model of ours: `step()` trains it on, or classifies, the same batch each time."""
+    """A model of Tallygrad: `step()` trains it on the same batch each time, or classifies it.
+
+    `step` is traced, as in the trainer; `plain` is the same step without tracing.
+    """
 
     def __init__(self, case: Case, mode: str, backend: str) -> None:
         self.backend, self.ledger = backend, Ledger()
@@ -57,26 +62,26 @@ class Ours:
         if mode == "train":
             order = gradient_order(self.loss, [*self.model.parameters()])
             self.optimizer = SGD(flatten(order), RATE, momentum=MOMENTUM, weight_decay=DECAY)
-            self.fit = trace(self.backward, training=True)
+            self.train_step = trace(self.backward, training=True)
         else:
             self.classify = trace(self.model)
 
     def loss(self) -> Tensor:
-        """Run forward and the loss."""
+        """Return the loss of a forward pass."""
         return cross_entropy(self.model(from_numpy(self.images)), from_numpy(self.labels))
 
     def backward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Run forward, the loss and backward."""
+        """Run a forward and a backward pass, and return the loss."""
         loss = cross_entropy(self.model(images), labels)
         loss.backward()
         return loss
 
     def train(self) -> None:
-        """Run forward, the loss, backward and the update."""
-        self._train(self.fit)
+        """Run a training step: forward, loss, backward and update."""
+        self._train(self.train_step)
 
     def train_plainly(self) -> None:
-        """Do the same, running the Python of the model."""
+        """Run a training step without tracing."""
         self._train(self.backward)
 
     def _train(self, backward: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -86,7 +91,7 @@ class Ours:
             self.optimizer.zero_grad()
 
     def infer_plainly(self) -> Any:
-        """Return the logits, running the Python of the model."""
+        """Return the logits, without tracing."""
         with no_grad(), context.using(backend=self.backend, ledger=self.ledger, phase="evaluate"):
             return self.model(from_numpy(self.images))
 
@@ -96,7 +101,7 @@ class Ours:
             return self.classify(from_numpy(self.images))
 
     def count(self, steps: int = 1) -> Ledger:
-        """Run some steps and return their ledger."""
+        """Run some steps, and return their ledger."""
         self.ledger = Ledger()
         for _ in range(steps):
             self.step()
@@ -104,12 +109,15 @@ class Ours:
 
 
 def choose_backend(wanted: str | None, notes: list[str]) -> str:
-    """Return the wanted backend, or the best that loads, noting why one does not. UsageError for
-    an unknown one, or one that cannot be loaded."""
-    known = [name for name in backends.names() if name != "meta"]  # which has no numbers
-    if wanted is not None and wanted.partition(":")[0] not in known:
-        raise UsageError(f"--backend: {unknown('backend', wanted, known)}")
-    for name in [wanted] if wanted else [name for name in PREFERRED if name in known]:
+    """Return `wanted` or, if that is None, the best backend that loads.
+
+    Backends that do not load are described in `notes`. Raises UsageError if the wanted backend is
+    unknown or does not load.
+    """
+    available = [name for name in backends.names() if name != "meta"]  # which computes no values
+    if wanted is not None and wanted.partition(":")[0] not in available:
+        raise UsageError(f"--backend: {unknown(wanted, available)}")
+    for name in [wanted] if wanted else [name for name in PREFERRED if name in available]:
         try:
             backends.get(name)
         except (ImportError, OSError, RuntimeError, ValueError) as error:
@@ -123,6 +131,6 @@ def choose_backend(wanted: str | None, notes: list[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error's kind and the first line of its message."""
+    """Return the type of an error and the first line of its message."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"

@@ -1,4 +1,4 @@
-"""Where our time goes, by primitive: the kernels that dispatch knows, with a clock around each."""
+"""Where Tallygrad's time goes, by primitive: a clock around each kernel that `dispatch` calls."""
 
 from __future__ import annotations
 
@@ -22,30 +22,32 @@ REST = "python and rest"
 
 
 @dataclass
-class Clock:
-    """Calls of a primitive and the seconds in its kernels."""
+class KernelClock:
+    """Counts the calls of a primitive, and the seconds in its kernels."""
 
     calls: int = 0
     seconds: float = 0.0
 
     def around(self, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the kernel with this clock around it."""
+        """Return the kernel, timed by this clock."""
 
         def timed(*args: Any, **attrs: Any) -> Any:
-            begun = perf_counter()
+            start = perf_counter()
             try:
                 return kernel(*args, **attrs)
             finally:
-                self.seconds += perf_counter() - begun
+                self.seconds += perf_counter() - start
                 self.calls += 1
 
         return timed
 
 
 @dataclass(frozen=True)
-class Line:
-    """A primitive's part of a step: calls, milliseconds, share of the step, and GFLOP/s, None for
-    one without MACs."""
+class ProfileLine:
+    """A row of the profile: calls and milliseconds per step, and the share of the step.
+
+    `gflops` is the nominal rate, None for a primitive without MACs.
+    """
 
     name: str
     calls: float
@@ -54,43 +56,43 @@ class Line:
     gflops: float | None
 
 
-def profile(ours: Ours) -> list[Line]:
-    """Return the parts of a step, the longest first, then what is spent outside of kernels, in
-    Python above all, then the whole. The model must have run before."""
-    many = max(FEWEST, min(MOST, round(SECONDS / seconds(ours.step))))
+def profile(ours: Ours) -> list[ProfileLine]:
+    """Return the primitives of a step, slowest first, then the time outside of kernels (mostly
+    Python), then the whole step. The model must have run before."""
+    steps = max(FEWEST, min(MOST, round(SECONDS / seconds(ours.step))))
     with clocked(used(ours.plain)) as clocks:
-        begun = perf_counter()
-        ledger = ours.count(many)
-        step = (perf_counter() - begun) / many
-    macs = {name: cost.macs / many for name, cost in ledger.by("primitive").items()}
+        start = perf_counter()
+        ledger = ours.count(steps)
+        step = (perf_counter() - start) / steps
+    macs = {name: cost.macs / steps for name, cost in ledger.by("primitive").items()}
     lines = [
-        Line(
+        ProfileLine(
             name,
-            clock.calls / many,
-            1e3 * clock.seconds / many,
-            clock.seconds / many / step,
-            2e-9 * macs[name] * many / clock.seconds if macs.get(name) else None,
+            clock.calls / steps,
+            1e3 * clock.seconds / steps,
+            clock.seconds / steps / step,
+            2e-9 * macs[name] * steps / clock.seconds if macs.get(name) else None,
         )
         for name, clock in clocks.items()
         if clock.calls
     ]
     lines.sort(key=lambda line: -line.ms)
     rest = 1e3 * step - sum(line.ms for line in lines)
-    lines.append(Line(REST, 0, rest, rest / (1e3 * step), None))
-    lines.append(Line("step", 0, 1e3 * step, 1.0, 2e-9 * sum(macs.values()) / step))
+    lines.append(ProfileLine(REST, 0, rest, rest / (1e3 * step), None))
+    lines.append(ProfileLine("step", 0, 1e3 * step, 1.0, 2e-9 * sum(macs.values()) / step))
     return lines
 
 
 def used(step: Callable[[], object]) -> set[Primitive]:
-    """Return the primitives that a step calls."""
-    found: set[Primitive] = set()
+    """Return the primitives that a step calls, by replacing `perform` for one step."""
+    primitives: set[Primitive] = set()
     real = door.perform
 
     def noting(primitive: Primitive, *others: Any) -> Any:
-        found.add(primitive)
+        primitives.add(primitive)
         return real(primitive, *others)
 
-    # Some modules import the function by name.
+    # Some modules import the function by name, so it is replaced in each.
     loaded = [m for name, m in [*sys.modules.items()] if name.startswith("tallygrad.autograd")]
     holders = [m for m in loaded if vars(m).get("perform") is real]
     try:
@@ -100,22 +102,24 @@ def used(step: Callable[[], object]) -> set[Primitive]:
     finally:
         for module in holders:
             vars(module)["perform"] = real
-    return found
+    return primitives
 
 
 @contextmanager
-def clocked(primitives: set[Primitive]) -> Iterator[dict[str, Clock]]:
-    """Put clocks around all kernels learned so far, by the primitive's name, for a while. A kernel
-    that does more than one call counts for the last of them."""
-    clocks = {p.name: Clock() for p in primitives}
+def clocked(primitives: set[Primitive]) -> Iterator[dict[str, KernelClock]]:
+    """Time all kernels resolved so far, within the block; yield the clocks by primitive.
+
+    A fused kernel counts for the last of its calls.
+    """
+    clocks = {p.name: KernelClock() for p in primitives}
     before = {p: dict(p.resolved) for p in primitives}
     calls: dict[Call, tuple[Kernel, dict[Any, Fused | None]]] = {}
     try:
-        for p, knowns in before.items():
+        for p, infos in before.items():
             around = clocks[p.name].around
-            for known in knowns.values():
-                plan = known.deferral
-                for call in (known.call, plan and plan.tail, plan and plan.immediate):
+            for info in infos.values():
+                plan = info.deferral
+                for call in (info.call, plan and plan.tail, plan and plan.immediate):
                     if call is None or call in calls:
                         continue
                     calls[call] = call.kernel, dict(call.fused)
@@ -124,8 +128,8 @@ def clocked(primitives: set[Primitive]) -> Iterator[dict[str, Clock]]:
                         call.fused[signatures] = old and old._replace(kernel=around(old.kernel))
         yield clocks
     finally:
-        for p, knowns in before.items():
-            p.resolved.update(knowns)
+        for p, infos in before.items():
+            p.resolved.update(infos)
         for call, (kernel, fused) in calls.items():
             call.kernel = kernel
             call.fused.update(fused)

@@ -1,4 +1,4 @@
-"""Rows of results, and how they are shown."""
+"""Rows of results, and their tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from .cases import FLOAT32_MODES, Case
 from .measure import Times
-from .profile import Line
+from .profile import ProfileLine
 
 Row: TypeAlias = dict[str, Any]
 OURS = "ours"
@@ -20,7 +20,7 @@ _HEAD = (
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a case in a mode: times by contender, and our MACs in a step."""
+    """A measurement of a case in a mode: times by contender, and Tallygrad's MACs per step."""
 
     case: Case
     mode: str
@@ -29,12 +29,14 @@ class Result:
 
 
 def rows(result: Result, peak: float) -> list[Row]:
-    """Return a row against torch's best float32 mode and, where it ran, one against its bfloat16;
-    `peak` in GFLOP/s."""
+    """Return a row that compares with torch's fastest float32 mode and, if measured, one with bf16.
+
+    `peak` is the sgemm peak in GFLOP/s.
+    """
     plain = [name for name in FLOAT32_MODES if name in result.times]
     best = min(plain, key=lambda name: result.times[name].median, default=None)
-    found = [_row(result, "float32", best, peak)]
-    return found + ([_row(result, "bfloat16", "bf16", peak)] if "bf16" in result.times else [])
+    first = [_row(result, "float32", best, peak)]
+    return first + ([_row(result, "bfloat16", "bf16", peak)] if "bf16" in result.times else [])
 
 
 def _row(result: Result, dtype: str, mode: str | None, peak: float) -> Row:
@@ -55,8 +57,8 @@ def _row(result: Result, dtype: str, mode: str | None, peak: float) -> Row:
     }
 
 
-def table(found: Sequence[Row], host: Mapping[str, Any]) -> str:
-    """Return host, rows and notes for a terminal."""
+def table(rows: Sequence[Row], host: Mapping[str, Any]) -> str:
+    """Return host, rows and notes as text; a second table has the modes of torch."""
     core = "no core in particular" if host["core"] is None else f"core {host['core']}"
     torch = f"torch {host['torch']}" if host["torch"] else "no torch"
     lines = [
@@ -64,11 +66,11 @@ def table(found: Sequence[Row], host: Mapping[str, Any]) -> str:
         f"python {host['python']}, numpy {host['numpy']}, {torch}, backend {host['backend']}, "
         f"{host['date']}",
         "",
-        *columns(_HEAD, [_shown(row) for row in found]),
+        *columns(_HEAD, [_shown(row) for row in rows]),
     ]
-    modes = list(dict.fromkeys(name for row in found for name in row["torch_modes"]))
+    modes = list(dict.fromkeys(name for row in rows for name in row["torch_modes"]))
     if len(modes) > 1:
-        each = [row for row in found if row["dtype"] == "float32"]
+        each = [row for row in rows if row["dtype"] == "float32"]
         head = ("torch, median ms", "mode", *modes)
         lines += ["", *columns(head, [_by_mode(row, modes) for row in each])]
     return "\n".join([*lines, *[f"note: {note}" for note in host["notes"]]])
@@ -96,8 +98,8 @@ def _by_mode(row: Row, modes: Sequence[str]) -> list[str]:
     return [row["case"], row["mode"], *ms]
 
 
-def profile_table(result: Result, parts: Sequence[Line]) -> str:
-    """Return where the time of a step goes."""
+def profile_table(result: Result, parts: Sequence[ProfileLine]) -> str:
+    """Return the profile of a step as a table."""
     head = (f"{result.case.name} {result.mode}", "calls", "ms", "share", "GFLOP/s")
     shown = [
         [
@@ -113,12 +115,12 @@ def profile_table(result: Result, parts: Sequence[Line]) -> str:
 
 
 def number(ms: float) -> str:
-    """Return milliseconds with four digits or all whole ones."""
+    """Return milliseconds with four significant digits, or more if the integer part has more."""
     return f"{ms:.{3 if ms < 10 else 2 if ms < 100 else 1}f}"
 
 
 def columns(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines of aligned columns, numbers to the right."""
+    """Return lines of aligned columns; columns of numbers are right-aligned."""
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
     right = [all(_numeric(row[i]) for row in body) for i in range(len(head))]
     lines = [

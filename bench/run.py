@@ -1,4 +1,4 @@
-"""One run: all cases in turn, then the table. Import only after `machine.settle`."""
+"""A run: all cases in turn, then the table. Import only after `machine.settle`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from .profile import profile
 
 
 class Bench:
-    """Measures what the options ask for, on a core, None for any; `notes` tells what was left out,
-    and why."""
+    """Measures what the options select. `notes` says what was left out, and why.
+
+    `core` is the one that the process is pinned to, None if it is not pinned.
+    """
 
     def __init__(self, options: Options, core: int | None) -> None:
         self.options, self.core = options, core
@@ -30,31 +32,35 @@ class Bench:
         self.backend = choose_backend(options.backend, self.notes)
         self.torch: Any = self._load_torch() if options.torch_modes else None
         if core is None:
-            self.notes.append("this system cannot pin a process: figures are of changing cores")
+            self.notes.append(
+                "this system cannot pin processes: the core may change while measuring"
+            )
 
     def _load_torch(self) -> Any:
         try:
             import_module("torch")
         except (ImportError, OSError) as error:
-            self.notes.append(f"ours alone, torch does not load: {first_line(error)}")
+            self.notes.append(
+                f"only Tallygrad is measured, torch does not load: {first_line(error)}"
+            )
             return None
         return import_module(".theirs", __package__)
 
     def run(self) -> tuple[dict[str, Any], list[report.Row]]:
-        """Measure everything; return the host and the rows."""
+        """Measure everything, and return the description of the host and the rows."""
         peak = sgemm_peak()
-        # Numbers may overflow as a model trains on noise, which changes nothing here.
+        # A model that trains on noise may overflow, which does not affect the times.
         with np.errstate(all="ignore"):
             results = [self.measure(case, mode) for case, mode in self.options.work()]
-        # Once more at the end: a core that was busy elsewhere shows less than it can do.
+        # And again at the end: a core that was busy the first time shows too low a peak.
         peak = max(peak, sgemm_peak())
         for reason, where in self.failed.items():
-            self.notes.append(f"torch's compile is left out of {', '.join(where)}: {reason}")
+            self.notes.append(f"torch's compile is left out for {', '.join(where)}: {reason}")
         host = machine.describe(self.core, self.backend, peak, self.notes)
         return host, [row for result in results for row in report.rows(result, peak)]
 
     def measure(self, case: Case, mode: str) -> report.Result:
-        """Measure ours and torch's modes in turn; profile ours where asked."""
+        """Measure Tallygrad and the modes of torch in turn; profile Tallygrad if asked to."""
         print(f"{case.name} {mode}", file=sys.stderr, flush=True)
         gc.collect()
         ours = Ours(case, mode, self.backend)
@@ -66,8 +72,8 @@ class Bench:
         return result
 
     def theirs(self, case: Case, mode: str) -> list[Contender]:
-        """Return torch in the wanted modes; "compile" only where it works."""
-        found: list[Contender] = []
+        """Return torch in the selected modes, without "compile" if that fails."""
+        contenders: list[Contender] = []
         for kind in self.options.torch_modes if self.torch else ():
             try:
                 contender: Contender = self.torch.build(case, mode, kind)
@@ -77,12 +83,12 @@ class Bench:
                     raise
                 self.failed.setdefault(first_line(error), []).append(f"{case.name} {mode}")
             else:
-                found.append(contender)
-        return found
+                contenders.append(contender)
+        return contenders
 
 
 def run(options: Options, core: int | None, out: TextIO) -> None:
-    """Measure, print and write. UsageError for a backend that cannot be had."""
+    """Measure, print the results and write `--json`. UsageError for an unusable backend."""
     bench = Bench(options, core)
     host, rows = bench.run()
     print(report.table(rows, host), file=out)

@@ -1,4 +1,4 @@
-"""torch's side: the same step in each of its modes. Import only where torch is installed."""
+"""torch's side: the same step in each of its modes. Import only if torch is installed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ torch.set_num_threads(1)
 
 
 def build(case: Case, mode: str, kind: str) -> Contender:
-    """Return torch in one of its modes: "nchw"; "channels-last" in memory; "compile", on which;
-    "bf16", autocast on channels last."""
+    """Return torch in a mode: "nchw", "channels-last", "compile" or "bf16".
+
+    "compile" is torch.compile on channels-last, "bf16" autocast to bfloat16 on channels-last.
+    """
     layout = torch.contiguous_format if kind == "nchw" else torch.channels_last
     images, labels = map(torch.from_numpy, batch(case))
     images = images.contiguous(memory_format=layout)
@@ -34,13 +36,13 @@ def _casting(kind: str) -> Callable[[], Any]:
 def _compiled(function: Any, kind: str) -> Any:
     if kind != "compile":
         return function
-    # Else one case's graphs count towards the limit of recompilations of the next.
+    # Otherwise the graphs of one case count towards the recompilation limit of the next.
     torch.compiler.reset()
     return torch.compile(function)
 
 
 def _training(model: Any, images: Any, labels: Any, kind: str) -> Callable[[], None]:
-    """Return a step: forward, loss, backward, update."""
+    """Return a training step: forward, loss, backward, update."""
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=MOMENTUM, weight_decay=DECAY)
     casting = _casting(kind)
 

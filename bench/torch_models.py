@@ -1,4 +1,4 @@
-"""The same models in torch, their parts named as ours are. Import only where torch is installed."""
+"""The same models in torch, with the same names of parts. Import only if torch is installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from .cases import CLASSES, Case
 
-# By name, so that types are checked alike with and without torch.
+# Imported by name, so that mypy gives the same result with and without torch.
 torch: Any = import_module("torch")
 nn: Any = torch.nn
 functional: Any = torch.nn.functional
@@ -23,12 +23,12 @@ def create(case: Case) -> Any:
     if case.model == "lenet5":
         return lenet5(channels)
     if case.model == "resnet20":
-        return ResNet(channels, (16, 32, 64), 3, "A")
+        return TorchResNet(channels, (16, 32, 64), 3, "A")
     if case.model == "resnet18":
-        return ResNet(channels, (64, 128, 256, 512), 2, "B")
+        return TorchResNet(channels, (64, 128, 256, 512), 2, "B")
     if case.model == "mlp":
         return mlp(channels * height * width)
-    return RowLSTM(channels * width)
+    return TorchRowLSTM(channels * width)
 
 
 def named(**layers: Any) -> Any:
@@ -37,7 +37,7 @@ def named(**layers: Any) -> Any:
 
 
 def lenet(channels: int) -> Any:
-    """Return Caffe's LeNet for 28 x 28."""
+    """Return Caffe's LeNet for 28 x 28 images."""
     return named(
         conv1=nn.Conv2d(channels, 20, 5),
         pool1=nn.MaxPool2d(2),
@@ -51,7 +51,7 @@ def lenet(channels: int) -> Any:
 
 
 def lenet5(channels: int) -> Any:
-    """Return LeNet-5 for 28 x 28, which it pads to 32 x 32."""
+    """Return LeNet-5 for 28 x 28 images, which it pads to 32 x 32."""
     return named(
         pad=nn.ZeroPad2d(2),
         c1=nn.Conv2d(channels, 6, 5),
@@ -75,7 +75,7 @@ def mlp(inputs: int) -> Any:
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(256, CLASSES))
 
 
-class RowLSTM(nn.Module):  # type: ignore[misc]
+class TorchRowLSTM(nn.Module):  # type: ignore[misc]
     """An LSTM over the rows of images, hidden 128, and a linear layer on its last state."""
 
     def __init__(self, inputs: int) -> None:
@@ -89,8 +89,8 @@ class RowLSTM(nn.Module):  # type: ignore[misc]
         return self.fc(h[-1])
 
 
-class Subsample(nn.Module):  # type: ignore[misc]
-    """Every second pixel, with channels of zeros on both sides."""
+class TorchSubsample(nn.Module):  # type: ignore[misc]
+    """Every second pixel, padded with channels of zeros before and after."""
 
     def __init__(self, more: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Subsample(nn.Module):  # type: ignore[misc]
 
 
 def convolution(inside: int, outside: int, size: int, stride: int = 1) -> Any:
-    """Return a convolution without bias, drawn as in He et al. (2015)."""
+    """Return a convolution without bias, initialised as in He et al. (2015)."""
     layer = nn.Conv2d(inside, outside, size, stride, size // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
@@ -113,12 +113,12 @@ def shortcut(inside: int, outside: int, stride: int, option: str) -> Any:
     if stride == 1 and inside == outside:
         return nn.Identity()
     if option == "A":
-        return Subsample(outside - inside)
+        return TorchSubsample(outside - inside)
     return nn.Sequential(convolution(inside, outside, 1, stride), nn.BatchNorm2d(outside))
 
 
-class BasicBlock(nn.Module):  # type: ignore[misc]
-    """relu(x + f(x)) with f two convolutions 3 x 3."""
+class TorchBasicBlock(nn.Module):  # type: ignore[misc]
+    """relu(x + f(x)), where f is two 3 x 3 convolutions."""
 
     def __init__(self, inside: int, width: int, stride: int, option: str) -> None:
         super().__init__()
@@ -135,8 +135,8 @@ class BasicBlock(nn.Module):  # type: ignore[misc]
         return functional.relu(y + self.shortcut(x), inplace=True)
 
 
-class ResNet(nn.Module):  # type: ignore[misc]
-    """A convolution 3 x 3, stages of n basic blocks, a mean over each channel, a linear layer."""
+class TorchResNet(nn.Module):  # type: ignore[misc]
+    """A 3 x 3 convolution, stages of n basic blocks, global average pooling, a linear layer."""
 
     def __init__(self, channels: int, widths: tuple[int, ...], n: int, option: str) -> None:
         super().__init__()
@@ -145,8 +145,8 @@ class ResNet(nn.Module):  # type: ignore[misc]
         self.bn1 = nn.BatchNorm2d(inside)
         self.stages = len(widths)
         for k, width in enumerate(widths):
-            blocks = [BasicBlock(inside, width, 2 if k else 1, option)]
-            blocks += [BasicBlock(width, width, 1, option) for _ in range(n - 1)]
+            blocks = [TorchBasicBlock(inside, width, 2 if k else 1, option)]
+            blocks += [TorchBasicBlock(width, width, 1, option) for _ in range(n - 1)]
             setattr(self, f"stage{k + 1}", nn.Sequential(*blocks))
             inside = width
         self.pool = nn.AdaptiveAvgPool2d(1)

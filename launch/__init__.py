@@ -1,1 +1,1 @@
-"""Start ranks with mpirun, and end them together. Imports the standard library only."""
+"""Start ranks with mpirun, and end them together. Imports only the standard library."""

@@ -1,4 +1,4 @@
-"""`tallygrad launch`: start a trainer command on several ranks, here or on named hosts."""
+"""`tallygrad launch`: run a trainer command on several ranks, on this host or on named ones."""
 
 from __future__ import annotations
 
@@ -6,52 +6,56 @@ import argparse
 import re
 from typing import NoReturn
 
-from .mpirun import LaunchError, command_line, environment, find_mpirun, is_openmpi
+from .mpirun import LaunchError, prepare
 from .supervise import fail, supervise
 
 USAGE = "tallygrad launch -n RANKS [--hosts HOST:N,...] [--timeout S] -- train ..."
 COMMANDS = ("train", "eval")
 MOST_RANKS = 1 << 20
-# Nothing that ssh would take for an option, and nothing that is empty.
+# ssh must not take a name for an option, nor an MPI an empty one for this host.
 HOST = re.compile(r"(\w[\w.-]*@)?[A-Za-z0-9][\w.-]*(:[1-9][0-9]*)?", re.ASCII)
 
 
-class _Parser(argparse.ArgumentParser):
+class LaunchParser(argparse.ArgumentParser):
+    """A parser that raises LaunchError instead of ending the process."""
+
     def error(self, message: str) -> NoReturn:
+        """Raise LaunchError with the parser's message."""
         raise LaunchError(message)
 
 
 def run(arguments: list[str]) -> int:
-    """Run `tallygrad launch` with what follows that word; return the status for the shell."""
+    """Run `tallygrad launch` with its arguments, and return the exit status (2 for an error)."""
     try:
         options, command = parse(arguments)
-        mpirun = find_mpirun()
-        openmpi = is_openmpi(mpirun)
-        line = command_line(mpirun, openmpi, options.ranks, options.hosts, command)
+        line, env = prepare(options.ranks, options.hosts, command)
     except LaunchError as error:
         return fail(str(error), 2)
-    here = 0 if options.hosts else options.ranks
-    return supervise(line, environment(openmpi), command, here, options.timeout)
+    local_ranks = 0 if options.hosts else options.ranks
+    return supervise(line, env, command, local_ranks, options.timeout)
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Split at the first `--` into the launcher's options and the trainer's command."""
-    cut = arguments.index("--") if "--" in arguments else len(arguments)
-    parser = _Parser(prog="tallygrad launch", usage=USAGE, allow_abbrev=False)
+    """Return the launcher's options and the trainer's command, which the first `--` separates.
+
+    Raises LaunchError if either is missing or wrong.
+    """
+    separator = arguments.index("--") if "--" in arguments else len(arguments)
+    parser = LaunchParser(prog="tallygrad launch", usage=USAGE, allow_abbrev=False)
     parser.add_argument("-n", dest="ranks", metavar="RANKS", type=_ranks, required=True,
                         help="number of ranks")  # fmt: skip
     parser.add_argument("--hosts", metavar="HOST:N,...", type=_hosts,
-                        help="hosts, each with the ranks that it takes")  # fmt: skip
+                        help="hosts, each with its number of ranks")  # fmt: skip
     parser.add_argument("--timeout", metavar="S", type=_seconds,
-                        help="end the job after so many seconds")  # fmt: skip
+                        help="end the job after S seconds")  # fmt: skip
     if "--" not in arguments and any(word in COMMANDS for word in arguments):
-        raise LaunchError(f"put -- before the trainer's command; usage: {USAGE}")
-    options = parser.parse_args(arguments[:cut])
-    command = arguments[cut + 1 :]
+        raise LaunchError(f"expected -- before the trainer's command, got none; usage: {USAGE}")
+    options = parser.parse_args(arguments[:separator])
+    command = arguments[separator + 1 :]
     if not command:
-        raise LaunchError(f"no command after --; usage: {USAGE}")
+        raise LaunchError(f"expected a command after --, got none; usage: {USAGE}")
     if command[0] not in COMMANDS:
-        raise LaunchError(f"cannot launch {command[0]!r}; choose from {', '.join(COMMANDS)}")
+        raise LaunchError(f"command: expected one of {', '.join(COMMANDS)}, got {command[0]!r:.60}")
     return options, command
 
 
@@ -64,7 +68,9 @@ def _ranks(text: str) -> int:
 def _hosts(text: str) -> str:
     for host in text.split(","):
         if not HOST.fullmatch(host):
-            raise argparse.ArgumentTypeError(f"expected HOST or HOST:N,.., got {host!r:.60}")
+            raise argparse.ArgumentTypeError(
+                f"expected HOST or HOST:N, separated by commas, got {host!r:.60}"
+            )
     return text
 
 

@@ -1,4 +1,8 @@
-"""A running job: an mpirun whose ranks start, stop and end together."""
+"""A running job: an mpirun whose ranks start, stop and end together.
+
+`mpirun` alone does not guarantee this: it leaves ranks behind when it is killed, and does not see
+every rank that ends early.
+"""
 
 from __future__ import annotations
 
@@ -13,39 +17,46 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from .mpirun import command_line, environment, find_mpirun, is_openmpi
+from .mpirun import prepare
 
-GRACE = 120.0  # seconds that ranks have to finish their step and keep it after a request to stop
-ONCE = 1.0  # seconds that belong to one request: a terminal and a scheduler may both send one
+GRACE = 120.0  # seconds for ranks to finish their step and write a checkpoint, once asked to stop
+ONCE = 1.0  # seconds in which signals count as one request: terminal and scheduler may both send
 TIMED_OUT = 124
-LOOK = 5.0  # seconds between looks at which ranks are there
-MISSED = 3  # looks in a row at which a rank is missing until the job is ended
-RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")  # where MPICH and Open MPI tell a rank its number
-# A closing terminal must end the ranks too: they run in a session of their own. All are passed on
-# as SIGUSR1, which both MPIs hand to the ranks: of the others, Open MPI's mpirun kills them.
+LOOK = 5.0  # seconds between checks of which ranks are alive
+MISSED = 3  # consecutive checks without a rank after which the job is ended
+RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")  # variables of MPICH and Open MPI with the rank
+# SIGHUP too: the ranks run in a session of their own, which a closing terminal does not reach. All
+# are forwarded as SIGUSR1, which both MPIs pass on to the ranks; on the others, Open MPI's mpirun
+# kills them.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FORWARDED = (*STOPPING, signal.SIGUSR1)
-OWN = (0, 1, 2, 3)  # statuses that the trainer ends with by itself
+OWN = (0, 1, 2, 3)  # exit statuses of the trainer itself
 
 
 def start(ranks: int, command: list[str], timeout: float) -> int:
-    """Run a trainer command on ranks of this machine; return the status for the shell, `TIMED_OUT`
-    where it took longer. LaunchError where it cannot begin."""
-    mpirun = find_mpirun()
-    openmpi = is_openmpi(mpirun)
-    job = Job(command_line(mpirun, openmpi, ranks, None, command), environment(openmpi), ranks)
+    """Run a trainer command on ranks of this host, and return the exit status.
+
+    The status is `TIMED_OUT` if the command took more than `timeout` seconds. Raises LaunchError if
+    it cannot be started.
+    """
+    line, env = prepare(ranks, None, command)
+    job = Job(line, env, ranks)
     status = job.wait(timeout)
     return TIMED_OUT if job.timed_out else status
 
 
 class Job:
-    """A running mpirun that gets this process's signals and leaves no rank behind.
+    """A running mpirun that receives this process's signals and leaves no rank behind.
 
-    The first request to stop is forwarded; a second one, or `GRACE` seconds, kills the ranks. The
-    status tells which signal asked. Where all `ranks` are on this machine, the end of one without
-    the others ends the job: an MPI does not see it before a rank's MPI_Init, nor after an exit with
-    status 0. When this process is killed, mpirun is too, and its ranks with it, those of Open MPI
-    since they watch their parent.
+    The first request to stop is forwarded. A second one, or `GRACE` seconds, kills the ranks. The
+    status then is that of the signal.
+
+    `ranks` is the number of ranks that must be alive on this host; 0 if some are elsewhere. If one
+    disappears while others continue, the job is ended and `lost` lists it. MPI itself does not
+    notice this before the rank's MPI_Init, nor after an exit with status 0.
+
+    If this process is killed, the kernel kills mpirun. Ranks of MPICH end with it, as do those of
+    Open MPI, which watch their parent. `timed_out` says whether `wait` reached its timeout.
     """
 
     def __init__(self, line: list[str], env: dict[str, str], ranks: int = 0) -> None:
@@ -54,11 +65,11 @@ class Job:
         self._ranks, self._missed = set(range(ranks)), 0
         self._mark = f"TALLYGRAD_JOB={uuid.uuid4().hex}"
         self._received: list[int] = []
-        self._asked = 0  # the signal that asked first
+        self._asked = 0  # the signal of the first request to stop
         self._asked_at = 0.0
         self._deadline = float("inf")
-        # Handlers first: a signal between the start and the wait must not be lost. What is
-        # ignored, as under nohup, stays so.
+        # Handlers come first, so that no signal between start and wait is lost. Ignored signals, as
+        # under nohup, stay ignored.
         self._previous = {
             number: signal.signal(number, self._receive)
             for number in FORWARDED
@@ -74,7 +85,10 @@ class Job:
         )
 
     def wait(self, timeout: float | None) -> int:
-        """Return mpirun's status as a shell shows it; ask it to stop after `timeout` seconds."""
+        """Wait for mpirun, and return its status as a shell would report it.
+
+        After `timeout` seconds (None: never) the ranks are asked to stop.
+        """
         limit = time.monotonic() + timeout if timeout else float("inf")
         look = time.monotonic() + LOOK
         try:
@@ -114,9 +128,9 @@ class Job:
             self._process.send_signal(signal.SIGUSR1)
 
     def _look(self) -> None:
-        """Ask for the end of a job that has lost ranks for `MISSED` looks."""
-        here = {value for _, env in self._processes() for value in map(_rank_in, env)}
-        missing = self._ranks - here if here & self._ranks else set()
+        """End the job if ranks have been missing for `MISSED` checks in a row."""
+        alive = {value for _, env in self._processes() for value in map(_rank_in, env)}
+        missing = self._ranks - alive if alive & self._ranks else set()
         self._missed = self._missed + 1 if missing else 0
         if self._missed >= MISSED:
             self.lost, self._deadline = sorted(missing), 0.0
@@ -127,9 +141,11 @@ class Job:
                 os.kill(process, signal.SIGKILL)
 
     def _processes(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the job's processes and their environments. Ranks sit in groups and sessions of
-        their own, and outlive an mpirun that was killed: what the whole job has in common is its
-        environment."""
+        """Yield the job's processes and their environments.
+
+        They are recognised by a variable in the environment: ranks have process groups and sessions
+        of their own, and outlive an mpirun that is killed.
+        """
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 env = (folder / "environ").read_text(errors="replace").split("\0")
@@ -138,20 +154,22 @@ class Job:
 
 
 def _rank_in(entry: str) -> int | None:
-    """Return the rank that a variable of an environment tells."""
+    """Return the rank that an entry of an environment names, or None."""
     name, _, value = entry.partition("=")
     return int(value) if name in RANKS and value.isdecimal() and len(value) < 10 else None
 
 
 def _dying_with(parent: int) -> Callable[[], None]:
-    """Return what a new process calls so that the kernel kills it when `parent`, its parent, ends
-    in whatever way; where that is not Linux, nothing."""
+    """Return a function for `preexec_fn`: the kernel kills the new process when `parent` ends.
+
+    Outside of Linux it does nothing.
+    """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
 
     def call() -> None:
         if prctl is not None:
             prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-            if os.getppid() != parent:  # it was quicker
+            if os.getppid() != parent:  # the parent ended before prctl took effect
                 os._exit(1)
 
     return call

@@ -1,4 +1,4 @@
-"""The mpirun that belongs to this environment, and its command lines."""
+"""The mpirun of this environment's MPI library, and its command lines."""
 
 from __future__ import annotations
 
@@ -7,26 +7,41 @@ import shutil
 import subprocess
 import sys
 
-# What Open MPI hands to ranks on other hosts only when told to; MPICH hands over everything.
+# Prefixes of variables to pass to other hosts: Open MPI passes only those that it is told to, MPICH
+# passes all.
 EXPORTED = ("TALLYGRAD_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_")
 
 
 class LaunchError(Exception):
-    """A launch that cannot begin, in one line."""
+    """Why a job cannot be started, in one line."""
+
+
+def prepare(ranks: int, hosts: str | None, command: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Return mpirun's command line and environment for a trainer command.
+
+    `hosts` is a list such as "a:4,b:4", None for this host. Raises LaunchError if there is no
+    mpirun that works.
+    """
+    mpirun = find_mpirun()
+    openmpi = is_openmpi(mpirun)
+    return command_line(mpirun, openmpi, ranks, hosts, command), environment(openmpi)
 
 
 def find_mpirun() -> str:
-    """Return the mpirun beside this environment's MPI library, else the first on PATH."""
+    """Return the mpirun of this environment, otherwise the first on PATH. LaunchError if none."""
     own = os.path.join(sys.prefix, "bin")
     for folder in (own, None):
         program = shutil.which("mpirun", path=folder) or shutil.which("mpiexec", path=folder)
         if program:
             return program
-    raise LaunchError(f"no mpirun in {own} or on PATH; pip install 'tallygrad[mpich]' brings one")
+    raise LaunchError(f"no mpirun in {own} or on PATH; pip install 'tallygrad[mpich]' installs one")
 
 
 def is_openmpi(mpirun: str) -> bool:
-    """Tell Open MPI from MPICH and its relatives by what `mpirun --version` prints."""
+    """Return whether `mpirun --version` reports Open MPI, rather than MPICH or a relative.
+
+    Raises LaunchError if it cannot be run.
+    """
     try:
         answer = subprocess.run(
             [mpirun, "--version"],
@@ -47,7 +62,7 @@ def is_openmpi(mpirun: str) -> bool:
 
 
 def environment(openmpi: bool) -> dict[str, str]:
-    """Return the environment for mpirun; Open MPI needs two words to start as root."""
+    """Return the environment for mpirun; Open MPI needs two variables to run as root."""
     allow = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return {**os.environ, **allow} if openmpi and os.geteuid() == 0 else dict(os.environ)
 
@@ -55,12 +70,12 @@ def environment(openmpi: bool) -> dict[str, str]:
 def command_line(
     mpirun: str, openmpi: bool, ranks: int, hosts: str | None, command: list[str]
 ) -> list[str]:
-    """Return the whole command; several hosts need this environment under the same path."""
+    """Return mpirun's command line, which runs this Python: on other hosts under the same path."""
     line = [mpirun, "-n", str(ranks)]
     if openmpi:
         cores = len(os.sched_getaffinity(0))
         line += ["--map-by", ":OVERSUBSCRIBE"]
-        # Two ranks would get a core each, however many there are: no room for their threads.
+        # Open MPI would bind one or two ranks to a core each, which leaves none for their threads.
         if hosts or ranks != cores:
             line += ["--bind-to", "none"]
         if not hosts and ranks > cores:
@@ -70,5 +85,5 @@ def command_line(
     if hosts and openmpi:
         for name in filter(lambda name: name.startswith(EXPORTED), sorted(os.environ)):
             line += ["-x", name]
-    # -P: a file in the current folder must not stand in for a module of the same name.
+    # -P: a file in the current folder must not shadow a module of the same name.
     return [*line, sys.executable, "-P", "-m", "tallygrad.trainer", *command]

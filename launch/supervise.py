@@ -1,7 +1,7 @@
-"""A job is judged by what it leaves: mpirun's exit status of 0 proves little.
+"""Supervise a job, and decide whether it is complete.
 
-A `train` with `--out` counts as completed only when it has also written the record `result.json`
-anew, or touched that of a run that it found complete.
+An exit status of 0 is not enough, because mpirun returns it for some failures too. A `train` with
+`--out` is complete only if it has also written `result.json`, or touched that of a complete run.
 """
 
 from __future__ import annotations
@@ -17,24 +17,28 @@ from .job import TIMED_OUT, Job
 def supervise(
     line: list[str], env: dict[str, str], command: list[str], ranks: int, timeout: float | None
 ) -> int:
-    """Run mpirun's command line `line` for a trainer's `command`, and return the status for the
-    shell. `ranks`: how many must be on this machine, 0 where they may be elsewhere."""
+    """Run mpirun's command line `line` for a trainer's `command`, and return the exit status.
+
+    `ranks` is the number of ranks on this host, 0 if they may be elsewhere.
+    """
     record = record_path(command)
-    before = _stamp(record)
+    earlier = _stamp(record)
     job = Job(line, env, ranks)
     status = job.wait(timeout)
     if job.timed_out:
-        return fail(f"the job was ended after {timeout:g} s", TIMED_OUT)
+        return fail(f"--timeout: the job was ended after {timeout:g} s", TIMED_OUT)
     if job.lost:
         names = ", ".join(map(str, job.lost))
-        return fail(f"rank {names} ended while others went on: the job was ended", 1)
-    if status == 0 and record and _stamp(record) in (None, before):
-        return fail(f"mpirun ended with status 0, but the run did not write {record}", 1)
+        return fail(f"rank {names} ended before the others: the job was ended", 1)
+    if status == 0 and record and _stamp(record) in (None, earlier):
+        return fail(
+            f"{record}: not written, although mpirun ended with status 0; the run is incomplete", 1
+        )
     return status
 
 
 def record_path(command: list[str]) -> Path | None:
-    """Return the completion record that a `train` command promises through `--out`."""
+    """Return the `result.json` that a `train` command with `--out` writes at its end, else None."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--out")
     try:
@@ -46,11 +50,11 @@ def record_path(command: list[str]) -> Path | None:
 
 
 def _stamp(record: Path | None) -> tuple[int, int, int] | None:
-    # The file before is compared with the file after: no clock of another host is trusted.
+    # Compared before and after the run, so no clock of another host matters.
     try:
         if record is None:
             return None
-        # Opening it makes a network file system ask its server anew.
+        # Opening it makes a network file system ask its server, instead of using cached attributes.
         descriptor = os.open(record, os.O_RDONLY | os.O_NONBLOCK)
         state = os.fstat(descriptor)
         os.close(descriptor)
@@ -60,6 +64,6 @@ def _stamp(record: Path | None) -> tuple[int, int, int] | None:
 
 
 def fail(message: str, status: int) -> int:
-    """Print an error and return the status."""
+    """Print an error to stderr, and return `status`."""
     print(f"tallygrad: error: {message}", file=sys.stderr)
     return status

@@ -39,7 +39,10 @@ HOSTS = [
 def test_host_names_are_checked(hosts: str, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     """ssh would take the one for an option, an MPI the other for this machine."""
     assert launcher.run(["-n", "2", f"--hosts={hosts}", "--", "train"]) == 2
-    assert f"--hosts: expected HOST or HOST:N,.., got {wrong!r}" in capsys.readouterr().err
+    assert (
+        f"--hosts: expected HOST or HOST:N, separated by commas, got {wrong!r}"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("hosts", ["a", "n1:4,n2:4", "a-b.example.org:12", "10.0.0.1", "me@n_1:2"])
@@ -57,10 +60,10 @@ def test_host_names(hosts: str) -> None:
         (["-n", "9" * 5000, "--", "train"], f"got '{'9' * 59}\n"),
         (["-n", "two", "--", "train"], "got 'two'"),
         (["-n", "-1", "--", "train"], "-n"),
-        (["-n", "2"], "no command after --"),
-        (["-n", "2", "--"], "no command after --"),
-        (["-n", "2", "--", "fly"], "'fly'; choose from train"),
-        (["-n", "2", "train"], "put -- before"),
+        (["-n", "2"], "expected a command after --, got none"),
+        (["-n", "2", "--"], "expected a command after --, got none"),
+        (["-n", "2", "--", "fly"], "command: expected one of train, eval, got 'fly'"),
+        (["-n", "2", "train"], "expected -- before the trainer's command"),
         (["-n", "2", "--timeout", "0", "--", "train"], "seconds above 0"),
         (["-n", "2", "--timeout", "nan", "--", "train"], "seconds above 0"),
     ],
