@@ -6,6 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+BACKENDS_AND_TARGETS = ["numpy"]
+try:
+    from tallygrad.autograd.backends.llvm.compiler.isa import targets
+
+    BACKENDS_AND_TARGETS += [f"llvm:{name}" for name in targets.available()]
+except ImportError:
+    pass
+
 
 @pytest.fixture(params=["numpy", "llvm"])
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
@@ -14,6 +22,20 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.importorskip("llvmlite", reason="llvmlite is not installed")
     from tallygrad.autograd import context
 
+    with context.using(backend=request.param):
+        yield request.param
+
+
+@pytest.fixture(params=BACKENDS_AND_TARGETS)
+def small_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Compute on NumPy and on each target of llvm, with kernels even for the smallest arrays."""
+    from tallygrad.autograd import context
+
+    if request.param != "numpy":
+        from tallygrad.autograd.backends.llvm.plans import elementwise, loss
+
+        for module in (elementwise, loss):
+            monkeypatch.setattr(module, "LEAST", 0)
     with context.using(backend=request.param):
         yield request.param
 

@@ -3,39 +3,21 @@ float64 that subtract nothing from what nearly equals it, for logits up to 100, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
-from tallygrad.autograd import context
 
-BACKENDS = ["numpy"]
-try:
-    from tallygrad.autograd.backends.llvm.compiler.isa import targets
-    from tallygrad.autograd.backends.llvm.plans import elementwise, loss
-
-    BACKENDS += [f"llvm:{name}" for name in targets.available()]
-except ImportError:
-    pass
+pytestmark = pytest.mark.usefixtures("small_kernels")
 
 # 87 is where float32's normal numbers end: some of what is smaller is rounded to 0.
 X = np.concatenate([np.linspace(-86, 86, 689), np.logspace(-30, 1, 63)]).astype(np.float32)
 WIDE = np.concatenate([X, np.linspace(-100, 100, 81, dtype=np.float32)])
 NEARLY = float(np.float32(0.9999999))
 Formula = Callable[[np.ndarray], np.ndarray]
-
-
-@pytest.fixture(autouse=True, params=BACKENDS)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Compute on each backend, with kernels for the smallest arrays too."""
-    if request.param != "numpy":
-        for module in (elementwise, loss):
-            monkeypatch.setattr(module, "LEAST", 0)
-    with context.using(backend=request.param):
-        yield request.param
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

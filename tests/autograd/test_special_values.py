@@ -10,29 +10,17 @@ import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
-from tallygrad.autograd import context, nn
-
-BACKENDS = ["numpy"]
-try:
-    from tallygrad.autograd.backends.llvm.compiler.isa import targets
-    from tallygrad.autograd.backends.llvm.plans import elementwise, loss
-
-    BACKENDS += [f"llvm:{name}" for name in targets.available()]
-except ImportError:
-    pass
+from tallygrad.autograd import nn
 
 nan, inf = np.nan, np.inf
 Function = Callable[[ag.Tensor], ag.Tensor]
 
 
-@pytest.fixture(autouse=True, params=BACKENDS)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Compute on each backend, with kernels for the smallest arrays too."""
-    if request.param != "numpy":
-        for module in (elementwise, loss):
-            monkeypatch.setattr(module, "LEAST", 0)
-    with context.using(backend=request.param), np.errstate(all="ignore"):
-        yield request.param
+@pytest.fixture(autouse=True)
+def no_warnings(small_kernels: str) -> Iterator[None]:
+    """Compute on every backend, without NumPy's warnings about what the tests do on purpose."""
+    with np.errstate(all="ignore"):
+        yield
 
 
 def leaf(numbers: Any) -> ag.Tensor:
