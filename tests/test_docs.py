@@ -1,10 +1,11 @@
-"""The Python blocks of README and docs run as they stand."""
+"""README and docs: their Python blocks run, and what they link, name and call exists."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -20,66 +21,114 @@ PAGES = [
 ]
 
 
+CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+LLVM = ROOT / "autograd" / "backends" / "llvm"
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def pages(found: Callable[[str], object]) -> list[str]:
+    """Return the pages in which something is found: a test of others could not fail."""
+    return [page for page in PAGES if found(page)]
+
+
 def blocks(page: str) -> list[str]:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```python\n(.*?)^```$", read(page), re.MULTILINE | re.DOTALL)
 
 
-def test_there_is_something_to_run() -> None:
-    assert len(blocks("README.md")) >= 2 and len(blocks("docs/engine.md")) >= 1
+def test_blocks_are_found() -> None:
+    assert {"README.md", "docs/cost.md", "docs/engine.md", "docs/tracing.md"} <= {*pages(blocks)}
+    assert len(blocks("README.md")) >= 2
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", pages(blocks))
 def test_python_blocks_run(page: str) -> None:
     names: dict[str, object] = {"__name__": "example"}
     for number, block in enumerate(blocks(page)):
         exec(compile(block, f"{page}, block {number + 1}", "exec"), names)
 
 
-def anchors(page: Path) -> set[str]:
+def headings(page: str, level: str) -> list[str]:
     """Return the names by which links reach a page's headings, as GitHub makes them."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
-    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+    heads = re.findall(rf"^{level} (.+)$", CODE.sub("", read(page)), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads]
 
 
-@pytest.mark.parametrize("page", PAGES)
+def contents(page: str) -> list[str]:
+    """Return the sections that a page's table of contents links, in its order."""
+    tables = re.findall(r"^(?:\[[^\n]+\]\(#[\w-]+\)(?: ·\s|\n· |\s))+", read(page), re.MULTILINE)
+    return re.findall(r"\]\(#([\w-]+)\)", tables[0]) if tables else []
+
+
+@pytest.mark.parametrize(
+    "page", pages(lambda page: contents(page) or len(headings(page, "##")) >= 4)
+)
 def test_a_table_of_contents_has_every_section(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    code = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-    sections = re.findall(r"^## (.+)$", code.sub("", text), re.MULTILINE)
-    names = {re.sub(r"[^\w\- ]", "", section.lower()).replace(" ", "-") for section in sections}
-    linked = set(re.findall(r"\]\(#([\w-]+)\)", text))
-    assert names <= linked or (len(names) < 4 and not linked), names - linked
+    assert contents(page) == headings(page, "##")
 
 
 def test_the_readme_leads_to_every_page() -> None:
-    linked = re.findall(r"\]\((docs/[\w.]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    linked = re.findall(r"\]\((docs/[\w.]+)\)", read("README.md"))
     assert {page for page in PAGES if page.startswith("docs/")} == {*linked}
 
 
-@pytest.mark.parametrize("page", PAGES)
+def links(page: str) -> list[str]:
+    found = re.findall(r"\]\(([^):]+)\)|(?:src|href)=\"([^\":]+)\"", read(page))
+    return [markdown or html for markdown, html in found]
+
+
+@pytest.mark.parametrize("page", pages(links))
 def test_links_between_pages_lead_somewhere(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^):]+)\)|(?:src|href)=\"([^\":]+)\"", text):
-        name, _, anchor = (target[0] or target[1]).partition("#")
-        path = ROOT / page if not name else (ROOT / page).parent / name
+    for target in links(page):
+        name, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
         assert path.exists(), target
-        assert not anchor or anchor in anchors(path), target
+        assert not anchor or anchor in headings(str(path.relative_to(ROOT)), "#+"), target
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/architecture.svg"])
-def test_files_that_a_page_names_exist(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
+def files(page: str) -> list[str]:
+    """Return the files and folders that a page names in code font."""
     folders = "autograd|bench|datasets|docs|launch|tests|trainer"
-    names = re.findall(rf"[`>]((?:{folders})/[\w./*-]*)(?:`|</title>)", text)
-    assert names or not page.endswith(".svg")
+    whole = re.findall(rf"[`>]((?:{folders})/[\w./*-]*)(?:`|</title>)", read(page))
+    return whole + re.findall(r"`([a-z_/*]+\.py)`", read(page))
+
+
+@pytest.mark.parametrize("page", [*pages(files), "docs/architecture.svg"])
+def test_files_that_a_page_names_exist(page: str) -> None:
+    """A name is a path from the root or from the llvm backend, or the name of a file anywhere."""
+    names = files(page)
+    assert names
     for name in names:
-        assert any(ROOT.glob(name)), name
+        anywhere = [] if "/" in name else [p for f in FOLDERS for p in (ROOT / f).rglob(name)]
+        assert any(ROOT.glob(name)) or any(LLVM.glob(name)) or anywhere, name
+
+
+@cache
+def words() -> set[str]:
+    """Return the words of all code and tables; tests name the keys that code composes."""
+    folders = [ROOT / folder for folder in (*FOLDERS, "tests")]
+    paths = [p for f in folders for p in f.rglob("*") if p.suffix in (".py", ".toml")]
+    return {word for p in paths for word in re.findall(r"\w+", p.read_text(encoding="utf-8"))}
+
+
+def identifiers(page: str) -> list[str]:
+    """Return the identifiers in code font that can be nothing else: `ab_cd`, `AbCd` and `ab()`."""
+    spans = re.findall(r"`([^`\n]+)`", CODE.sub("", read(page)))
+    pattern = r"(?<![\w$/-])([a-z]+(?:_[a-z]+)+|[A-Z][a-z]+[A-Z]\w*|[a-z]\w*(?=\())(?![\w/.-])"
+    return [word for span in spans for word in re.findall(pattern, span)]
+
+
+@pytest.mark.parametrize("page", [p for p in pages(identifiers) if p != "CHANGELOG.md"])
+def test_identifiers_that_a_page_names_exist(page: str) -> None:
+    own = {*re.findall(r"\w+", " ".join(CODE.findall(read(page))))}
+    missing = {*identifiers(page)} - words() - own
+    assert not missing, missing
 
 
 def test_the_picture_shows_the_files_that_its_titles_name() -> None:
-    text = (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
+    text = read("docs/architecture.svg")
     titles = re.findall(r"<rect .*<title>(.*)</title>", text)
     shown = re.findall(r'class="folder".*>(.*)</text>\n.*class="file".*>(.*)</text>', text)
     assert len(titles) == 20
@@ -99,9 +148,8 @@ def options(command: str) -> set[str]:
 
 def commands(page: str) -> list[tuple[str, str]]:
     """Return the commands of the shell blocks of a page, each with its arguments."""
-    text = (ROOT / page).read_text(encoding="utf-8")
     found = []
-    for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```sh\n(.*?)^```$", read(page), re.MULTILINE | re.DOTALL):
         for line in block.splitlines():
             for words in re.split(r" -- ", line.partition("#")[0]):
                 if match := re.search(
@@ -111,7 +159,7 @@ def commands(page: str) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
+@pytest.mark.parametrize("page", pages(commands))
 def test_commands_in_pages_have_the_options_that_are_used(page: str) -> None:
     for command, arguments in commands(page):
         used = set(re.findall(r"(?<!\S)--?[a-zA-Z][\w-]*", arguments))
