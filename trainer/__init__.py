@@ -1,1 +1,1 @@
-"""Train and evaluate models on ranks of MPI, and tell what it costs."""
+"""Train and evaluate models on MPI ranks, and count what it costs."""

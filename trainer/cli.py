@@ -11,13 +11,13 @@ from .commands.dispatch import Command
 COMMANDS = {
     "train": Command("train a model", joint=True),
     "eval": Command("evaluate a checkpoint on a data set", joint=True),
-    "predict": Command("tell the classes of images", joint=True),
-    "inspect": Command("show what a checkpoint holds"),
-    "cost": Command("tell what a model costs, without running it"),
-    "profile": Command("tell where the time of a model goes here"),
-    "plan": Command("predict steps on more ranks than there are here"),
-    "bill": Command("tell what a whole run cost"),
-    "launch": Command("start ranks on this machine", parses=True),
+    "predict": Command("classify images", joint=True),
+    "inspect": Command("show the contents of a checkpoint"),
+    "cost": Command("count the work of a model, layer by layer, without running it"),
+    "profile": Command("measure the time of each layer on this host"),
+    "plan": Command("predict the step time on more ranks"),
+    "bill": Command("show what a whole run has cost"),
+    "launch": Command("run train or eval on several ranks", parses=True),
 }
 
 

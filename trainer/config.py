@@ -64,75 +64,89 @@ class TrainConfig:
     )
     task: str = _option(
         "classification",
-        "what the model is trained for; reconstruction: to return its images, as autoencoders do",
+        "training objective; reconstruction: an autoencoder returns its input images",
     )
-    data_dir: str = _option("", "folder to look for the data set in first", metavar="FOLDER")
+    data_dir: str = _option("", "folder to search first for data files", metavar="FOLDER")
     epochs: int = _option(1, "passes over the training set", low=1)
-    batch_size: int = _option(64, "images of one step, shared out among the ranks", low=1)
+    batch_size: int = _option(64, "images per step, split across ranks", low=1)
     micro_batches: int = _option(
         2,
-        "parts of a batch, added in a fixed order: same bits on any number of ranks up to it",
+        "parts of a batch, summed in a fixed order: up to N ranks give bit-identical results",
         low=1,
     )
     optimizer: str = _option("sgd", "optimizer, by name")
-    lr: float = _option(0.02, "learning rate at its height", low=0.0)
+    lr: float = _option(0.02, "peak learning rate", low=0.0)
     momentum: float = _option(0.9, "momentum", low=0.0, high=1.0)
-    nesterov: bool = _option(False, "Nesterov's momentum")
+    nesterov: bool = _option(False, "use Nesterov momentum")
     weight_decay: float = _option(5e-4, "weight decay", low=0.0)
-    schedule: str = _option("cosine", "course of the learning rate over the epochs")
-    warmup_steps: int = _option(0, "steps over which the learning rate rises from zero", low=0)
-    label_smoothing: float = _option(0.0, "share of a label spread over all classes", low=0, high=1)
-    augment: str = _option(
-        "standard", "standard: what suits the data set; cutout: that and a blank square"
+    schedule: str = _option("cosine", "learning rate schedule over all epochs")
+    warmup_steps: int = _option(0, "steps of linear warm-up from zero", low=0)
+    label_smoothing: float = _option(
+        0.0, "share of each label that is spread over all classes", low=0, high=1
     )
-    dtype: str = _option("float32", "type of all numbers")
+    augment: str = _option(
+        "standard",
+        "standard: crop and flip for CIFAR, else nothing; cutout: the same and a blank square",
+    )
+    dtype: str = _option("float32", "element type of weights, activations and gradients")
     seed: int = _option(0, "seed of weights, order, augmentation and dropout", low=0)
     out: str = _option("", "run folder (default: runs/MODEL-DATASET-TIME)", metavar="FOLDER")
     resume: str = _option(
-        "", "auto (newest checkpoint of --out that verifies) or a file", metavar="auto|FILE"
+        "", "auto: the newest valid checkpoint in --out; or a checkpoint file", metavar="auto|FILE"
     )
-    checkpoint_every: int = _option(0, "steps between checkpoints; 0: each epoch's end only", low=0)
-    keep_checkpoints: int = _option(3, "newest checkpoints to keep, besides the best", low=1)
-    max_steps: int = _option(0, "stop after so many steps in all; 0: after the epochs", low=0)
-    eval_every: int = _option(1, "epochs between evaluations; the last is always", low=1)
+    checkpoint_every: int = _option(
+        0, "steps between checkpoints; 0: only at the end of epochs", low=0
+    )
+    keep_checkpoints: int = _option(
+        3, "number of newest checkpoints to keep, besides the best", low=1
+    )
+    max_steps: int = _option(0, "stop after N steps in total; 0: after --epochs", low=0)
+    eval_every: int = _option(
+        1, "epochs between evaluations; the last epoch is always evaluated", low=1
+    )
     validation: str = _option(
         "0",
-        "samples of the training set held out, to choose the best checkpoint and to stop "
-        "early; 0: none, the test set chooses",
+        "training samples to hold out, which choose the best checkpoint and stop early; 0: none, "
+        "the test set chooses",
         metavar="N|SHARE",
         numbers=True,
         parse=parse_part,
         such="neither a number of samples nor a share, such as 5000 or 0.1",
     )
-    patience: int = _option(
-        0, "stop after so many evaluations without a better metric; 0: never", low=0
-    )
-    eval_batch_size: int = _option(0, "images of one evaluation step; 0: as in training", low=0)
+    patience: int = _option(0, "stop after N evaluations without a better metric; 0: never", low=0)
+    eval_batch_size: int = _option(0, "images per evaluation step; 0: as in training", low=0)
     log_every: int = _option(20, "steps between lines of log.jsonl", low=1)
     threads: int = _option(
-        0, "threads of a rank; 0: cores of the host / its ranks", low=0, high=MOST_THREADS
+        0,
+        "threads per rank; 0: the host's cores, divided among its ranks",
+        low=0,
+        high=MOST_THREADS,
     )
-    backend: str = _option("auto", "what computes; auto: llvm where llvmlite is installed")
-    target: str = _option("host", "processor that llvm makes kernels for; host: this one")
-    conv: str = _option("auto", "convolutions of llvm; auto: Winograd's in float32 where it pays")
-    tune: str = _option(
-        "off", "how long llvm seeks the fastest tiles of convolutions before it trains"
+    backend: str = _option("auto", "backend; auto: llvm if llvmlite is installed, otherwise numpy")
+    target: str = _option(
+        "host", "instruction set that llvm compiles for; host: that of this processor"
     )
+    conv: str = _option(
+        "auto", "convolution algorithm of llvm; auto: Winograd in float32 where it is faster"
+    )
+    tune: str = _option("off", "search for the fastest convolution tiles before training")
     memory_limit: str = _option(
         "0",
-        "memory of results that a rank may hold, in MB or as 2GB; 0: no limit",
+        "memory for results per rank, such as 500MB or 2GB; 0: no limit",
         metavar="SIZE",
         parse=parse_size,
         such="no size, such as 500MB or 2GB",
     )
     sparsity: str = _option(
         "off",
-        "count zeros, and MACs without any, on every K-th step",
+        "count zeros and non-zero MACs on every K-th step",
         metavar="every=K",
         parse=parse_every,
         such="neither off nor every=K, such as every=100, with K at least 1",
     )
-    bucket_mb: float = _option(1.0, "gradient bytes exchanged at a time, in MB", low=0.001)
+    bucket_mb: float = _option(
+        1.0, "size of the gradient buckets that ranks exchange, in MB", low=0.001
+    )
 
     def identity(self) -> dict[str, Any]:
         """Return the options that a resumed run must share with the run it goes on with."""
@@ -197,7 +211,7 @@ def flag(name: str) -> str:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add `--config FILE` and a flag for each field; one that is not given leaves no trace."""
-    text = "TOML file with the same names as keys, or the config.json of a run"
+    text = "TOML file with option names as keys, or the config.json of a run"
     parser.add_argument("--config", metavar="FILE", help=text)
     for item in fields(TrainConfig):
         shown = "" if item.default == "" else f" (default: {item.default})"

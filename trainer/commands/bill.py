@@ -32,8 +32,10 @@ class BillOptions:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the run, the machine that prices it, and how to print it."""
-    parser.add_argument("run", help="run folder, or checkpoint")
-    parser.add_argument("--machine", default="", help="price it on a machine: a name, or FILE.toml")
+    parser.add_argument("run", help="run folder or checkpoint")
+    parser.add_argument(
+        "--machine", default="", help="price the run on a machine: a name or FILE.toml"
+    )
     parser.add_argument("--co2", type=float, metavar="G", help="grams of CO2 per kilowatt hour")
     flags.add_json(parser)
     flags.add_page(parser)

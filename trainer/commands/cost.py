@@ -38,19 +38,25 @@ class CostOptions(ModelOptions):
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the model, the machine that prices it, and how to print it."""
-    parser.add_argument("--machine", default="", help="price it on a machine: a name, or FILE.toml")
+    parser.add_argument(
+        "--machine", default="", help="price the counts on a machine: a name or FILE.toml"
+    )
     parser.add_argument(
         "--zeros",
         default="",
         metavar="RUN|FILE",
-        help="shares of zeros for the machine: of a run with --sparsity, or of FILE.toml or .json",
+        help="shares of zeros, which some machines use: from a run with --sparsity, or a file",
     )
-    parser.add_argument("--ranks", type=integer, default=1, help="ranks that share the gradients")
+    parser.add_argument(
+        "--ranks", type=integer, default=1, help="count the gradient exchange of one of N ranks too"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     form.add_argument("--csv", dest="as_csv", action="store_true", help="print one line per layer")
     flags.add_model(parser, batch=1)
-    parser.add_argument("--training", action="store_true", help="a training step, not inference")
+    parser.add_argument(
+        "--training", action="store_true", help="count a training step instead of inference"
+    )
     flags.add_page(parser)
 
 

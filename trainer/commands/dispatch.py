@@ -104,7 +104,8 @@ def parser(commands: Mapping[str, Command], name: str) -> tuple[Parser, Parser]:
     """Return the parser of all commands, and that of the one of a name, which alone has its flags;
     for an option in place of a name, the former twice."""
     top = Parser(
-        prog="tallygrad", description="Train deep networks with mpirun and count all of the work."
+        prog="tallygrad",
+        description="Train deep networks with mpirun, and count all of their work.",
     )
     top.add_argument("--version", action="version", version=f"tallygrad {_version()}")
     table = top.add_subparsers(dest="command", metavar="COMMAND", required=True)

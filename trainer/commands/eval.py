@@ -14,7 +14,7 @@ LESS_MEMORY = "take a smaller --batch-size"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what to evaluate, on what, and how to print it."""
     flags.add_checkpoint(parser)
-    parser.add_argument("--batch-size", type=integer, default=256, help="images of one step")
+    parser.add_argument("--batch-size", type=integer, default=256, help="images per step")
     flags.add_json(parser)
 
 

@@ -17,32 +17,43 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Add a checkpoint, the data set to apply it to, and `--threads`."""
-    parser.add_argument("checkpoint", help="checkpoint, or run folder: its best, else its newest")
-    parser.add_argument("--dataset", default="", help="data set; default: the training's")
+    parser.add_argument(
+        "checkpoint", help="checkpoint, or run folder: its best, otherwise its newest"
+    )
+    parser.add_argument("--dataset", default="", help="data set (default: that of the training)")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"),
-                        help="validation: what the training held out (default: test)")  # fmt: skip
-    parser.add_argument("--data-dir", default="", help="folder to look for the data set in first")
-    parser.add_argument("--threads", type=integer, default=0, help="threads; 0: cores / ranks")
+                        help="validation: held out in training (default: test)")  # fmt: skip
+    parser.add_argument("--data-dir", default="", help="folder to search first for data files")
+    parser.add_argument(
+        "--threads",
+        type=integer,
+        default=0,
+        help="threads per rank; 0: the host's cores, divided among its ranks",
+    )
 
 
 def add_model(parser: argparse.ArgumentParser, batch: int) -> None:
     """Add the options of `models.ModelOptions`; `batch` is the default of `--batch`."""
     parser.add_argument("model", help="name of a model, such as resnet20")
     parser.add_argument("--batch", type=integer, default=batch, help="images per step")
-    parser.add_argument("--input", default="", metavar="C,H,W", help="default: the model's")
-    parser.add_argument("--classes", type=integer, default=0, help="default: the model's")
+    parser.add_argument(
+        "--input", default="", metavar="C,H,W", help="image shape (default: the model's)"
+    )
+    parser.add_argument("--classes", type=integer, default=0, help="classes (default: the model's)")
 
 
 def add_page(parser: argparse.ArgumentParser) -> None:
     """Add `--html` and `--force`."""
-    parser.add_argument("--html", default="", metavar="FILE", help="write a page with charts")
+    parser.add_argument("--html", default="", metavar="FILE", help="also write a page with charts")
     add_force(parser)
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add `--force`."""
     parser.add_argument(
-        "--force", action="store_true", help="replace a file that tallygrad did not write"
+        "--force",
+        action="store_true",
+        help="let an option replace a file that Tallygrad did not write",
     )
 
 

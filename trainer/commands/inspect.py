@@ -40,7 +40,7 @@ class InspectOptions:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the checkpoint and how to print it."""
-    parser.add_argument("file", help="checkpoint, or run folder: its newest")
+    parser.add_argument("file", help="checkpoint, or run folder: its newest checkpoint")
     flags.add_json(parser)
 
 

@@ -75,26 +75,34 @@ class PlanRequest(NamedTuple):
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the model, the ranks to plan for, what joins them, and how to print the plan."""
-    parser.add_argument("--ranks", default="1,2,4,8,16,32,64", metavar="P,P,..", help="how many")
+    parser.add_argument(
+        "--ranks", default="1,2,4,8,16,32,64", metavar="P,P,..", help="numbers of ranks"
+    )
     parser.add_argument(
         "--network", default="calibrate", metavar="NAME|FILE",
-        help="what joins the hosts, or everything; calibrate: measure on this host",
+        help="network between hosts, or a saved calibration (default: only this host, measured)",
     )  # fmt: skip
-    parser.add_argument("--ranks-per-host", type=integer, default=0, help="default: the network's")
-    parser.add_argument("--scaling", default="weak", choices=(*SCALINGS, "both"),
-                        help="weak: --batch is per rank; strong: that of all ranks")  # fmt: skip
     parser.add_argument(
-        "--algorithm", default="auto", help="allreduce algorithm; default: the fastest, by formula"
+        "--ranks-per-host", type=integer, default=0, help="default: that of --network"
+    )
+    parser.add_argument("--scaling", default="weak", choices=(*SCALINGS, "both"),
+                        help="--batch is per rank (weak) or for all ranks (strong)")  # fmt: skip
+    parser.add_argument(
+        "--algorithm", default="auto", help="allreduce algorithm (default: the fastest by formula)"
     )
     parser.add_argument("--bucket-mb", type=float, default=1.0, help="as in train")
-    parser.add_argument("--machine", default="", help="joules of a step on a machine, as in cost")
-    parser.add_argument("--seconds", type=float, default=16.0, help="time to measure, at most 20")
+    parser.add_argument(
+        "--machine", default="", help="also predict energy, on a machine: a name or FILE.toml"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=16.0, help="seconds to measure, at most 20"
+    )
     parser.add_argument("--save", default="", metavar="FILE", help="save the calibration as TOML")
     parser.add_argument(
         "--check",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="compare the plan with measured steps of this host (default: yes)",
+        help="check the prediction against a measured step on this host (default: yes)",
     )
     flags.add_json(parser)
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)

@@ -17,9 +17,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "images",
         nargs="?",
         default="",
-        help="one image or several, .npy or IDX file, 0 to 255 or shares; default: --samples",
+        help=".npy or IDX file of one or more images, with values 0 to 255 or 0 to 1",
     )
-    parser.add_argument("--samples", default="", help="samples of the data set: 0-9,17 (0-9)")
+    parser.add_argument(
+        "--samples", default="", help="samples of the data set, such as 0-9,17 (default: 0-9)"
+    )
     flags.add_json(parser)
 
 

@@ -37,9 +37,13 @@ class ProfileOptions(ModelOptions):
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the model, what to measure, and how to print it."""
     flags.add_model(parser, batch=1)
-    parser.add_argument("--training", action="store_true", help="a training step, not inference")
+    parser.add_argument(
+        "--training", action="store_true", help="measure a training step instead of inference"
+    )
     parser.add_argument("--steps", type=integer, default=5, help="steps to measure")
-    parser.add_argument("--backend", default="", help="default: llvm:eager, else numpy")
+    parser.add_argument(
+        "--backend", default="", help="default: llvm:eager if it loads, otherwise numpy"
+    )
     flags.add_json(parser)
     flags.add_page(parser)
 

@@ -10,9 +10,8 @@ from .. import config
 from ..errors import show
 from . import ranks
 
-DESCRIPTION = """Train a model. Works alike alone, under mpirun, and by
-`tallygrad launch -n 4 -- train`. Options come from the defaults, then the file given by --config,
-then the flags."""
+DESCRIPTION = """Train a model: alone, under mpirun, or with `tallygrad launch -n 4 -- train`.
+Flags override the file given with --config, which overrides the defaults."""
 LESS_MEMORY = "take a smaller --batch-size, more --micro-batches, or more ranks on other hosts"
 
 
