@@ -1,4 +1,4 @@
-"""The name that a user probably meant: shared by every "did you mean"."""
+"""The name that a user probably meant: the one home of every "did you mean"."""
 
 from __future__ import annotations
 
@@ -56,6 +56,28 @@ SYNONYMS: tuple[frozenset[str], ...] = tuple(
         "launch run mpirun mpiexec torchrun start",
     )
 )
+
+LISTED = 24  # names that a message may list
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """Return the error for a `kind` of thing whose `name` is not among the known ones, with a hint
+    as of `nearest`."""
+    return ValueError(f"unknown {kind} {name!r}{nearest(name, known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return what completes a message about an unknown name.
+
+    That is `; did you mean 'x'?` where a known name is near, else `; choose from a, b`, which is
+    left out where it would be long."""
+    names = [*known]
+    close = closest(name, names)
+    if close:
+        return f"; did you mean {close!r}?"
+    if not names:
+        return "; there are none"
+    return f"; choose from {', '.join(names)}" if len(names) <= LISTED else ""
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

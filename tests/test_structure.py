@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.random": (*BASE, "autograd.backends"),
     # The registry imports backends lazily.
     "autograd.primitive": (*BASE, "autograd.backends", "autograd.capture.observer"),
-    "autograd.backends": (*TO_PRIMITIVE, "autograd.private"),
+    "autograd.backends": (*TO_PRIMITIVE, "autograd.private", "autograd.suggest"),
     # The rooms of a backend: generators know no plan, and nothing but plans knows them all.
     f"{LLVM}.compiler": (*OF_BACKENDS,),
     f"{LLVM}.kernels": (*OF_BACKENDS, f"{LLVM}.compiler"),

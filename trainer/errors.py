@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable
 from signal import SIGINT, Signals
 
-LISTED = 24  # names that a message may list
 LONGEST, TAIL = 2000, 400  # characters of a message, and of its end where it is cut
 
 
@@ -67,13 +66,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the known name that is near, else a list of them, which
-    stays away where it would be long."""
+    """Return what completes a message about an unknown name: see `autograd.suggest.nearest`."""
     # Not at the top: this module is loaded before threads are settled, and that one loads NumPy.
-    from ..autograd.suggest import closest
+    from ..autograd import suggest
 
-    names = list(known)
-    close = closest(name, names)
-    if close:
-        return f"; did you mean {close!r}?"
-    return f"; there are {', '.join(names)}" if len(names) <= LISTED else ""
+    return suggest.nearest(name, known)

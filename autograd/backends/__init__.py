@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_
 
 from .. import context
 from ..deferred import Recorder
+from ..suggest import nearest
 
 if TYPE_CHECKING:
     from ..array import NDArray, Spec
@@ -190,6 +191,6 @@ def _load(name: str) -> Backend:
     base, _, options = name.partition(":")
     if base not in _MODULES:
         where = f"{ENVIRONMENT}: " if name == os.environ.get(ENVIRONMENT) else ""
-        raise ValueError(f"{where}backend {name!r} is unknown; there are {', '.join(_MODULES)}")
+        raise ValueError(f"{where}unknown backend {name!r}{nearest(base, _MODULES)}")
     backend: Backend = import_module(f".{_MODULES[base]}", __package__).create(options)
     return backend

@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any, Literal
 
 from ..functional.activation import relu
-from ..nn.errors import unknown
 from ..nn.layers import Identity, Linear
 from ..nn.module import Module
 from ..nn.norm import BatchNorm2d
 from ..nn.pool import AdaptiveAvgPool2d, MaxPool2d
+from ..suggest import unknown
 from ..tensor import Tensor
 from .registry import Shape, register
 from .resnet import BasicBlock, Block, Bottleneck, StrideIn, convolution, stage

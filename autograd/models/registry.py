@@ -9,8 +9,8 @@ from inspect import signature
 from typing import Any, TypeVar
 
 from ..functional.loss import cross_entropy, mse_loss
-from ..nn.errors import unknown
 from ..nn.module import Module
+from ..suggest import unknown
 from ..tensor import Tensor
 
 Shape = tuple[int, int, int]  # channels, height, width of an image
@@ -61,7 +61,7 @@ def create(
     parameters = signature(builder).parameters
     known = [p for p in parameters if p not in taken]
     for option in options.keys() - {*known}:
-        raise unknown(f"option of model {name}", option, known or ["none"])
+        raise unknown(f"option of model {name}", option, known)
     data = {"input_shape": input_shape, "classes": classes}
     wanted = {k: v for k, v in data.items() if v is not None and k in parameters}
     return builder(**wanted, **options)

@@ -10,11 +10,11 @@ from typing import Any, Literal
 from ..functional.activation import relu
 from ..functional.arrange import pad
 from ..nn import init
-from ..nn.errors import unknown
 from ..nn.layers import Conv2d, Identity, Linear
 from ..nn.module import Module, Sequential
 from ..nn.norm import BatchNorm2d
 from ..nn.pool import AdaptiveAvgPool2d
+from ..suggest import unknown
 from ..tensor import Tensor
 from .registry import Shape, register
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..nn.activation import ReLU
-from ..nn.errors import unknown
 from ..nn.layers import Conv2d
 from ..nn.module import Module
 from ..nn.norm import BatchNorm2d
 from ..nn.pool import MaxPool2d
+from ..suggest import unknown
 from .plain import check_extent, classifier, he
 from .registry import Shape, register
 

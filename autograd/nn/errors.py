@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-from ..suggest import closest
+from collections.abc import Mapping
 
 Shape = tuple[int, ...]
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """Return an error for a name that is none of the known ones, with the nearest of them."""
-    there = list(known)
-    near = closest(name, there)
-    guess = f"did you mean {near!r}? " if near else ""
-    return ValueError(f"{kind} {name!r} is unknown; {guess}there are {', '.join(there)}")
 
 
 def compare(

@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import random
 from ..array import Array, array
+from ..suggest import unknown
 from ..tensor import Tensor
-from .errors import unknown
 from .module import assign
 
 Fan = Literal["fan_in", "fan_out"]

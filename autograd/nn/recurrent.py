@@ -17,9 +17,9 @@ from ..functional.recurrent import (
     rnn_relu,
     rnn_tanh,
 )
+from ..suggest import unknown
 from ..tensor import Parameter, Tensor
 from . import init
-from .errors import unknown
 from .layers import parameter
 from .module import Module
 

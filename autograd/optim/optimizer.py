@@ -12,9 +12,10 @@ import numpy as np
 from .. import context
 from ..array import Array, array
 from ..functional.create import zeros
-from ..nn.errors import compare, unknown
+from ..nn.errors import compare
 from ..nn.flat import FlatParameters, flatten
 from ..nn.module import assign
+from ..suggest import unknown
 from ..tensor import Parameter, Tensor
 from .schedules import Schedule
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from inspect import signature
 from typing import Any
 
-from ..nn.errors import unknown
+from ..suggest import unknown
 from ..tensor import Parameter
 from .optimizer import Optimizer, Parameters
 from .schedules import Schedule

@@ -9,7 +9,7 @@ from inspect import signature
 from math import cos, pi
 from typing import TypeAlias
 
-from ..nn.errors import unknown
+from ..suggest import unknown
 
 Schedule: TypeAlias = Callable[[int], float]
 
@@ -141,7 +141,7 @@ def by_name(name: str, lr: float, total: int, warmup: int = 0, **options: object
     make = _SCHEDULES[name]
     fields = [field for field in signature(make).parameters if field not in ("lr", "total")]
     for option in options.keys() - {*fields}:
-        raise unknown(f"option of schedule {name}", option, fields or ["none"])
+        raise unknown(f"option of schedule {name}", option, fields)
     if "total" in signature(make).parameters:
         options = {"total": total, **options}
     schedule = make(lr, **options)

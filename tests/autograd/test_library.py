@@ -53,7 +53,7 @@ def test_the_backend_of_a_fresh_process(backend: str | None, code: str, expected
 
 def test_an_unknown_backend_is_one_line() -> None:
     done = python("ag.ones(2) + 1", "lvm")
-    line = "ValueError: TALLYGRAD_BACKEND: backend 'lvm' is unknown; there are numpy, meta, llvm"
+    line = "ValueError: TALLYGRAD_BACKEND: unknown backend 'lvm'; did you mean 'llvm'?"
     assert done.stderr.splitlines()[-1] == line
 
 
@@ -87,7 +87,7 @@ def test_set_backend_is_for_all_threads_and_not_for_blocks() -> None:
         "meta",
         "set_backend: expected a call outside of blocks such as no_grad() and using(), got one "
         "inside",
-        "backend 'x' is unknown; there are numpy, meta, llvm",
+        "unknown backend 'x'; choose from numpy, meta, llvm",
         "meta",
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tallygrad.autograd.suggest import closest, typing_errors
+from tallygrad.autograd.suggest import LISTED, closest, nearest, typing_errors, unknown
 from tallygrad.trainer import cli
 
 OPTIONS = ("--model", "--dataset", "--lr", "--batch-size", "--target", "--out", "--dtype", "--tune")
@@ -67,7 +67,7 @@ def test_typing_errors_by_hand(a: str, b: str, errors: int) -> None:
         (["--verison"], "unknown option --verison; did you mean '--version'?"),
         ([], "expected a command, one of train, eval, predict, inspect, cost,"),
         (["trian"], "unknown command 'trian'; did you mean 'train'?"),
-        (["frobnicate"], "unknown command 'frobnicate'; there are train, eval,"),
+        (["frobnicate"], "unknown command 'frobnicate'; choose from train, eval,"),
     ],
 )
 def test_commands_suggest_in_one_line(
@@ -76,3 +76,17 @@ def test_commands_suggest_in_one_line(
     assert cli.main(words) == 2
     said = capsys.readouterr()
     assert complaint in said.err and said.err.count("\n") == 1 and not said.out
+
+
+@pytest.mark.parametrize(
+    ("known", "hint"),
+    [
+        (["alpha", "beta"], "; did you mean 'alpha'?"),
+        (["x", "y"], "; choose from x, y"),
+        ([f"n{i}" for i in range(LISTED + 1)], ""),
+        ([], "; there are none"),
+    ],
+)
+def test_a_hint_is_the_nearest_name_or_a_short_list(known: list[str], hint: str) -> None:
+    assert nearest("alpa", known) == hint
+    assert str(unknown("letter", "alpa", known)) == f"unknown letter 'alpa'{hint}"

@@ -58,7 +58,7 @@ def test_every_k() -> None:
         ("batch-size = 0", "batch-size: 0 is less than 1"),
         ("momentum = 2.0", "momentum: 2.0 is more than 1.0"),
         ("schedule = 'cosin'", "schedule: unknown value 'cosin'; did you mean 'cosine'?"),
-        ("dtype = 'int8'", "dtype: unknown value 'int8'; there are float32, float64"),
+        ("dtype = 'int8'", "dtype: unknown value 'int8'; choose from float32, float64"),
         ("[model]\nname = 'x'", "[model] is a table; keys stand at the top level"),
         ("model = ", "is no TOML"),
         ("epochs = " + "9" * 5000, "is no TOML"),

@@ -212,11 +212,11 @@ def test_built_on_shapes_at_once() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "piece"),
     [
-        ("lenett", {}, "model 'lenett' is unknown; did you mean 'lenet'"),
-        ("vggg16", {}, "model 'vggg16' is unknown; did you mean 'vgg16'"),
-        ("lenet20", {}, "model 'lenet20' is unknown; did you mean 'lenet'"),
-        ("mlp", {"hiden": 3}, "option of model mlp 'hiden' is unknown; did you mean 'hidden'"),
-        ("lenet", {"depth": 3}, "option of model lenet 'depth' is unknown; there are none"),
+        ("lenett", {}, "unknown model 'lenett'; did you mean 'lenet'"),
+        ("vggg16", {}, "unknown model 'vggg16'; did you mean 'vgg16'"),
+        ("lenet20", {}, "unknown model 'lenet20'; did you mean 'lenet'"),
+        ("mlp", {"hiden": 3}, "unknown option of model mlp 'hiden'; did you mean 'hidden'"),
+        ("lenet", {"depth": 3}, "unknown option of model lenet 'depth'; there are none"),
         (
             "lenet",
             {"input_shape": (1, 8, 28)},
@@ -229,9 +229,9 @@ def test_built_on_shapes_at_once() -> None:
         ),
         ("resnet21", {}, r"expected depth 6n \+ 2 with basic blocks, such as 20, got 21"),
         ("resnet1003", {}, r"expected depth 6n \+ 2 with basic blocks, such as 1004, got 1003"),
-        ("resnet20", {"depth": 32}, "option of model resnet20 'depth' is unknown"),
-        ("resnet20", {"block": "basik"}, "'basik' is unknown; did you mean 'basic'"),
-        ("resnet20", {"option": "C"}, "option of resnet 'C' is unknown; there are A, B"),
+        ("resnet20", {"depth": 32}, "unknown option of model resnet20 'depth'"),
+        ("resnet20", {"block": "basik"}, "unknown block of resnet 'basik'; did you mean 'basic'"),
+        ("resnet20", {"option": "C"}, "unknown shortcut option of resnet 'C'; choose from A, B"),
     ],
 )
 def test_create_refuses(name: str, options: Options, piece: str) -> None:

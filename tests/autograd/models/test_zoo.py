@@ -318,16 +318,16 @@ def test_the_smallest_images(
     ("name", "options", "piece"),
     [
         ("alexnet", {"groups": 3}, "^alexnet: expected 1 or 2 groups, got 3"),
-        ("vgg77", {}, "depth of vgg '77' is unknown; there are 11, 13, 16, 19"),
-        ("vgg", {"depth": 17}, "depth of vgg '17' is unknown"),
+        ("vgg77", {}, "unknown depth of vgg '77'; choose from 11, 13, 16, 19"),
+        ("vgg", {"depth": 17}, "unknown depth of vgg '17'"),
         ("vgg16", {"batchnorm": True}, "did you mean 'batch_norm'"),
-        ("resnet50", {"stride_in": "5x5"}, "stride_in of resnet50 '5x5' is unknown"),
+        ("resnet50", {"stride_in": "5x5"}, "unknown stride_in of resnet50 '5x5'"),
         ("resnet18", {"stride_in": "1x1"}, "resnet18: basic blocks have no 1x1; leave stride_in"),
-        ("resnet50", {"stem": "5x5"}, "stem of resnet50 '5x5' is unknown"),
-        ("resnet50", {"block": "basic"}, "option of model resnet50 'block' is unknown"),
-        ("resnet1001", {"stride_in": "2x2"}, "stride_in of resnet '2x2' is unknown"),
+        ("resnet50", {"stem": "5x5"}, "unknown stem of resnet50 '5x5'"),
+        ("resnet50", {"block": "basic"}, "unknown option of model resnet50 'block'"),
+        ("resnet1001", {"stride_in": "2x2"}, "unknown stride_in of resnet '2x2'"),
         ("resnet", {"depth": 18}, r"expected depth 6n \+ 2 with basic blocks, such as 20, got 18"),
-        ("googlenet", {"depth": 22}, "option of model googlenet 'depth' is unknown"),
+        ("googlenet", {"depth": 22}, "unknown option of model googlenet 'depth'"),
     ],
 )
 def test_create_refuses(name: str, options: Options, piece: str) -> None:

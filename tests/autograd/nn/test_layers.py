@@ -251,7 +251,7 @@ def test_wrong_options() -> None:
     with pytest.raises(ValueError, match=r"expected dropout in \[0, 1\], got -1"):
         nn.LSTM(2, 2, dropout=-1)
     for layer in nn.RNN, nn.RNNCell:
-        with pytest.raises(ValueError, match="'tanhh' is unknown; did you mean 'tanh'"):
+        with pytest.raises(ValueError, match="unknown nonlinearity 'tanhh'; did you mean 'tanh'"):
             layer(2, 2, nonlinearity="tanhh")
 
 

@@ -279,7 +279,9 @@ def test_wrong_settings(settings: dict[str, Any], piece: str) -> None:
 
 
 def test_unknown_setting_of_a_group() -> None:
-    with pytest.raises(ValueError, match="'momentun' is unknown; did you mean 'momentum'"):
+    with pytest.raises(
+        ValueError, match="unknown setting of a group 'momentun'; did you mean 'momentum'"
+    ):
         SGD([{"params": make(), "momentun": 0.9}], 0.1)
 
 
@@ -367,8 +369,11 @@ def test_by_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "piece"),
     [
-        ({"name": "cosin"}, "schedule 'cosin' is unknown; did you mean 'cosine'?"),
-        ({"name": "cosine", "minimun": 1}, "'minimun' is unknown; did you mean 'minimum'?"),
+        ({"name": "cosin"}, "unknown schedule 'cosin'; did you mean 'cosine'?"),
+        (
+            {"name": "cosine", "minimun": 1},
+            "unknown option of schedule cosine 'minimun'; did you mean 'minimum'?",
+        ),
         ({"name": "constant", "lr": -1.0}, "expected lr of at least 0, got -1.0"),
         ({"name": "step"}, "expected step_size or milestones, got neither"),
         ({"name": "step", "step_size": 0}, "expected step_size above 0, got 0"),

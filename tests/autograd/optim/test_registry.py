@@ -28,7 +28,7 @@ def test_every_optimizer_takes_its_usual_settings(name: str) -> None:
 
 def test_unknown_names_are_told_with_the_nearest() -> None:
     parameters = nn.Linear(2, 3).parameters()
-    with pytest.raises(ValueError, match="optimizer 'sdg' is unknown; did you mean 'sgd'"):
+    with pytest.raises(ValueError, match="unknown optimizer 'sdg'; did you mean 'sgd'"):
         optim.create("sdg", parameters, 0.1)
-    with pytest.raises(ValueError, match="setting of optimizer sgd 'momentun' is unknown; did you"):
+    with pytest.raises(ValueError, match="unknown setting of optimizer sgd 'momentun'; did you"):
         optim.create("sgd", parameters, 0.1, momentun=0.9)

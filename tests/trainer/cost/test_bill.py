@@ -105,7 +105,7 @@ def test_the_ledger_of_another_model_is_not_priced(run: Path) -> None:
         ({"model": "lenet5"}, "lenet5"),
         ({"input": None}, "input None is on record"),
         ({"input": [1, 28, -28]}, "input [1, 28, -28] with 10 classes is on record"),
-        ({"model": "vgg99"}, "depth of vgg '99' is unknown"),
+        ({"model": "vgg99"}, "unknown depth of vgg '99'"),
     ):
         with pytest.raises(UserError, match=re.escape(said)):
             price_run(replace(record, **changed), machine)

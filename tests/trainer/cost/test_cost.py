@@ -296,7 +296,7 @@ def test_a_chip_that_is_too_small_names_layer_key_and_value(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["lenets"], "model 'lenets' is unknown; did you mean 'lenet'?"),
+        (["lenets"], "unknown model 'lenets'; did you mean 'lenet'?"),
         (["lenet", "--input", "3,4"], "--input: expected C,H,W, such as 3,224,224, got '3,4'"),
         (
             ["lenet", "--input", "1,-8,8"],
@@ -305,7 +305,7 @@ def test_a_chip_that_is_too_small_names_layer_key_and_value(tmp_path: Path) -> N
         (["lenet", "--input", "1,8,8"], "lenet: expected images of at least 16 x 16, got 8 x 8"),
         (["lenet", "--batch", "0"], "--batch: expected at least 1, got 0"),
         (["lenet", "--ranks", "0"], "--ranks: expected at least 1, got 0"),
-        (["lenet", "--machine", "eniac"], "no machine 'eniac'; there are "),
+        (["lenet", "--machine", "eniac"], "no machine 'eniac'; choose from "),
         (["lstm", "--machine", "systolic-os"], "lstm has 2236416 MACs of forward outside"),
         (["lenet", "--machine", "nowhere.toml"], "nowhere.toml: No such file"),
         (["lenet", "--zeros", "x.toml"], "--zeros: expected a --machine too"),

@@ -285,7 +285,7 @@ def saved(tmp_path: Path) -> str:
         (["lenet", "--ranks-per-host", "-1"],
          "--ranks-per-host: expected at least 1, or 0 for the network's, got -1"),
         (["lenet", "--algorithm", "rings"], "unknown value 'rings'; did you mean 'ring'?"),
-        (["lenet", "--network", "ethernet"], "'ethernet'; there are calibrate, 10-gigabit"),
+        (["lenet", "--network", "ethernet"], "'ethernet'; choose from calibrate, 10-gigabit"),
         (["lenet", "--network", "none.toml"], "none.toml: No such file"),
         (["lenet", "--machine", "abacus"], "no machine 'abacus'"),
         (["lenet", "--save", "no/such/folder/x.toml"],

@@ -92,8 +92,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     ("words", "said"),
     [
         (["lenet", "--steps", "0"], "--steps: expected at least 1, got 0"),
-        (["lenet", "--backend", "fast"], "backend 'fast' is unknown"),
-        (["lenets"], "model 'lenets' is unknown"),
+        (["lenet", "--backend", "fast"], "unknown backend 'fast'"),
+        (["lenets"], "unknown model 'lenets'"),
     ],
 )
 def test_what_does_not_fit(words: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
