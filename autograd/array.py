@@ -126,7 +126,7 @@ class Array:
     def receive(self, value: NDArray) -> None:
         """Take the numbers that were pending."""
         if (value.shape, value.dtype) != self.spec:
-            raise AssertionError(f"rule says {self.spec}, kernel gave {value.shape} {value.dtype}")
+            raise AssertionError(f"kernel: expected {self.spec}, got {value.shape} {value.dtype}")
         self._value = value
         self.storage.pending = None
 
@@ -192,10 +192,10 @@ def _overlaps(value: NDArray) -> bool:
         reach += stride * (extent - 1)
     else:
         return False
-    places = np.zeros((), np.int64)
+    offsets = np.zeros((), np.int64)
     for stride, extent in axes:
-        places = np.unique(np.add.outer(places, np.arange(extent) * stride))
-    return bool(places.size < value.size or (np.diff(places) < value.itemsize).any())
+        offsets = np.unique(np.add.outer(offsets, np.arange(extent) * stride))
+    return bool(offsets.size < value.size or (np.diff(offsets) < value.itemsize).any())
 
 
 def array(value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:

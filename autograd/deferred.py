@@ -219,9 +219,9 @@ def _signatures(args: tuple[Array, ...]) -> tuple[Signature | None, ...]:
 
 def _follow(args: tuple[Array, ...], path: tuple[int, ...]) -> Array:
     """Return an argument, or an array behind its pending call."""
-    first, *rest = path
+    first, *path_rest = path
     a = args[first]
-    for i in rest:
+    for i in path_rest:
         assert a.storage.pending is not None
         a = a.storage.pending.operands[i]
     return a

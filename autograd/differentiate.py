@@ -77,15 +77,19 @@ def grad(
     else:
         seeds = list(grad_outputs)
     if len(seeds) != len(ys):
-        raise ValueError(f"grad: {len(ys)} outputs, {len(seeds)} grad_outputs")
+        raise ValueError(f"grad: expected {len(ys)} grad_outputs, got {len(seeds)}")
     for i, x in enumerate(xs):
         if not x.requires_grad:
-            raise RuntimeError(f"grad: input {i} of shape {x.shape} does not require a gradient")
+            raise RuntimeError(
+                f"grad: input {i} of shape {x.shape}: expected requires_grad=True, got False"
+            )
     keep = create_graph if retain_graph is None else retain_graph
     gradients = sweep(ys, seeds, xs, keep or create_graph, create_graph)
     unused = [i for i, g in enumerate(gradients) if g is None]
     if unused and not allow_unused:
-        raise RuntimeError(f"grad: the outputs do not depend on input {unused[0]}; allow_unused?")
+        raise RuntimeError(
+            f"grad: the outputs do not depend on input {unused[0]}; pass allow_unused=True"
+        )
     return tuple(gradients)
 
 
@@ -106,7 +110,9 @@ class _Recompute:
     ) -> Sequence[Value | None]:
         """Run forward again, this time on a tape of its own, and sweep through that."""
         if any(isinstance(g, Tensor) for g in grad_outputs):
-            raise RuntimeError("checkpoint: gradients of gradients need the whole tape")
+            raise RuntimeError(
+                "checkpoint: gradients of gradients need the whole tape; call the function itself"
+            )
         for i in range(len(record.saved)):
             record.take("input", i)
         tape = Tape()

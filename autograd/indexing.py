@@ -74,7 +74,7 @@ def _viewed(x: Value, key: Any) -> tuple[Value, list[tuple[int, Value]]]:
             slices.append(bounds if range(*bounds) else (0, 0, 1))
             shape.append(len(range(*slices[-1])))
         elif isinstance(item, int | np.integer) and not isinstance(item, bool):
-            at = _place(int(item), length, len(slices))
+            at = _position(int(item), length, len(slices))
             slices.append((at, at + 1, 1))
         else:
             gathers.append((len(shape), _positions(item)))
@@ -87,17 +87,19 @@ def _viewed(x: Value, key: Any) -> tuple[Value, list[tuple[int, Value]]]:
 
 
 def _without_ellipsis(items: list[Any], ndim: int) -> list[Any]:
-    places = [i for i, k in enumerate(items) if k is Ellipsis]
+    ellipses = [i for i, k in enumerate(items) if k is Ellipsis]
     named = sum(k is not None and k is not Ellipsis for k in items)
-    if named > ndim or len(places) > 1:
-        raise IndexError(f"{named} indices (and {len(places)} '...') for {ndim} axes")
-    at = places[0] if places else len(items)
+    if named > ndim or len(ellipses) > 1:
+        raise IndexError(
+            f"index: expected up to {ndim} indices and one '...', got {named} and {len(ellipses)}"
+        )
+    at = ellipses[0] if ellipses else len(items)
     return [*items[:at], *[slice(None)] * (ndim - named), *items[at + 1 :]]
 
 
-def _place(item: int, length: int, axis: int) -> int:
+def _position(item: int, length: int, axis: int) -> int:
     if not -length <= item < length:
-        raise IndexError(f"index {item} is out of range for axis {axis} of {length}")
+        raise IndexError(f"index: expected [{-length}, {length}) for axis {axis}, got {item}")
     return item + length if item < 0 else item
 
 
@@ -105,9 +107,15 @@ def _positions(item: Any) -> Value:
     if isinstance(item, np.ndarray):
         item = array(item)
     if not hasattr(item, "dtype"):
-        raise TypeError(f"cannot index with {type(item).__name__}")
+        raise TypeError(
+            "index: expected integers, slices, None, ... or integer arrays, got "
+            f"{type(item).__name__}"
+        )
     if not is_integer(item.dtype):
-        raise TypeError(f"cannot index with {item.dtype}: the shape depends on it; see where()")
+        raise TypeError(
+            f"index: expected integers, got {item.dtype}, whose result has no fixed shape; see "
+            "where()"
+        )
     return item
 
 
@@ -118,5 +126,5 @@ def _gather(y: Value, gathers: list[tuple[int, Any]]) -> Value:
 def _first_axis(gathers: list[tuple[int, Any]]) -> int:
     axes = [axis for axis, _ in gathers] or [0]
     if axes != list(range(axes[0], axes[0] + len(axes))):
-        raise IndexError(f"index arrays must stand on neighbouring axes, not on {axes}")
+        raise IndexError(f"index: expected index arrays on neighbouring axes, got axes {axes}")
     return axes[0]

@@ -123,8 +123,8 @@ class InPlace(Operators):
 
     def _recorded(self, other: Any = None) -> bool:
         """Tell whether the tape takes down what is computed with the tensor and another."""
-        wanted = self.requires_grad or getattr(other, "requires_grad", False)
-        return wanted and context.current().tape is not None
+        tracked = self.requires_grad or getattr(other, "requires_grad", False)
+        return tracked and context.current().tape is not None
 
     def _changeable(self, name: str) -> None:
         """RuntimeError for what must not be changed while gradients are recorded: leaves that

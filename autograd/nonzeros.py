@@ -65,5 +65,5 @@ def count_along(nonzero: NDArray, axis: int) -> NDArray:
 def matrix_product(left: Factor, right: Factor) -> Product:
     """Count left (.., rows, k) times right (.., k, columns), stacks broadcast: for each k the
     non-zero numbers of one side meet those of the other."""
-    seen, used = count_along(left.nonzero, -2), count_along(right.nonzero, -1)
-    return Product(left, right, int((seen * used).sum()))
+    left_counts, right_counts = count_along(left.nonzero, -2), count_along(right.nonzero, -1)
+    return Product(left, right, int((left_counts * right_counts).sum()))

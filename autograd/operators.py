@@ -163,18 +163,18 @@ class Operators:
 
     def softmax(self, dim: int) -> Tensor:
         """e^x divided by its sum along an axis."""
-        return activation.softmax(self, axis=sh.axis_of(dim, len(self.shape)))
+        return activation.softmax(self, axis=sh.axis_of("softmax", dim, len(self.shape)))
 
     def log_softmax(self, dim: int) -> Tensor:
         """The logarithm of softmax along an axis."""
-        return activation.log_softmax(self, axis=sh.axis_of(dim, len(self.shape)))
+        return activation.log_softmax(self, axis=sh.axis_of("log_softmax", dim, len(self.shape)))
 
     def clamp(self, min: float | None = None, max: float | None = None) -> Tensor:
         """Each element, or the bound that it passes; the gradient passes within and at the bounds.
         Between integers a broken bound gives float32. ValueError without any bound."""
         bounds = [b for b in (min, max) if b is not None]
         if not bounds:
-            raise ValueError("clamp: give min, max or both")
+            raise ValueError("clamp: expected min, max or both, got neither")
         fractions = any(isinstance(b, float | np.floating) for b in bounds)
         broken = fractions and not is_floating(self.dtype)
         low, high = (None if b is None else np.asarray(b).item() for b in (min, max))
@@ -182,39 +182,39 @@ class Operators:
 
     clip = clamp
 
-    def _reduce(self, how: Any, dim: Axis, keepdim: bool) -> Tensor:
-        axes = reduce.axes_of(dim, len(self.shape))
+    def _reduce(self, name: str, how: Any, dim: Axis, keepdim: bool) -> Tensor:
+        axes = reduce.axes_of(name, dim, len(self.shape))
         y = how(self, axes=axes)
         spec = Spec(self.shape, self.dtype)
-        return sh.reshape(y, shape=reduce.kept(spec, axes)) if keepdim else y
+        return sh.reshape(y, shape=reduce.kept_shape(spec, axes)) if keepdim else y
 
     def sum(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Sum over axes, all for None; of truth values and integers in int64."""
         counted = self.astype(element_type(self.dtype).accumulator)
-        return counted._reduce(reduce.sum, dim, keepdim)
+        return counted._reduce("sum", reduce.sum, dim, keepdim)
 
     def prod(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Product over axes; of truth values and integers in int64. Its gradient has no
         derivative."""
         counted = self.astype(element_type(self.dtype).accumulator)
-        return counted._reduce(reduce.product, dim, keepdim)
+        return counted._reduce("prod", reduce.product, dim, keepdim)
 
     def any(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """True where any element over axes is not 0."""
-        return self._reduce(reduce.any_of, dim, keepdim)
+        return self._reduce("any", reduce.any_of, dim, keepdim)
 
     def all(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """True where no element over axes is 0."""
-        return self._reduce(reduce.all_of, dim, keepdim)
+        return self._reduce("all", reduce.all_of, dim, keepdim)
 
     def mean(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Mean over axes; of truth values and integers in float32."""
         counted = self if is_floating(self.dtype) else self.float()
-        return counted._reduce(reduce.mean, dim, keepdim)
+        return counted._reduce("mean", reduce.mean, dim, keepdim)
 
     def var(self, dim: Axis = None, keepdim: bool = False, correction: int = 1) -> Tensor:
         """Variance over axes: squared deviations divided by their number less `correction`."""
-        axes = reduce.axes_of(dim, len(self.shape))
+        axes = reduce.axes_of("var", dim, len(self.shape))
         count = int(np.prod([self.shape[a] for a in axes]))
         off = self - self.mean(dim, keepdim=True)
         return (off * off).sum(dim, keepdim) / max(count - correction, 0)
@@ -225,23 +225,23 @@ class Operators:
 
     def max(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Largest values over axes: values only, for positions see `argmax`."""
-        return self._reduce(reduce.amax, dim, keepdim)
+        return self._reduce("max", reduce.amax, dim, keepdim)
 
     def min(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Smallest values over axes: values only, for positions see `argmin`."""
-        return self._reduce(reduce.amin, dim, keepdim)
+        return self._reduce("min", reduce.amin, dim, keepdim)
 
     def argmax(self, dim: int | None = None) -> Tensor:
         """Position of the largest value along an axis, in the flattened tensor for None."""
-        return self._place(reduce.argmax, dim)
+        return self._position_of("argmax", reduce.argmax, dim)
 
     def argmin(self, dim: int | None = None) -> Tensor:
         """Position of the smallest value along an axis, in the flattened tensor for None."""
-        return self._place(reduce.argmin, dim)
+        return self._position_of("argmin", reduce.argmin, dim)
 
-    def _place(self, how: Any, dim: int | None) -> Tensor:
+    def _position_of(self, name: str, how: Any, dim: int | None) -> Tensor:
         flat = self.reshape(-1) if dim is None else self
-        return how(flat, axis=sh.axis_of(0 if dim is None else dim, len(flat.shape)))
+        return how(flat, axis=sh.axis_of(name, 0 if dim is None else dim, len(flat.shape)))
 
     def reshape(self, *shape: Size) -> Tensor:
         """The same elements in another shape; one extent may be -1. ValueError if it can't be."""
@@ -252,9 +252,11 @@ class Operators:
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
         """Axes start_dim to end_dim made one; of a number, one element."""
         ndim = max(len(self.shape), 1)
-        start, end = sh.axis_of(start_dim, ndim), sh.axis_of(end_dim, ndim)
+        start, end = (sh.axis_of("flatten", dim, ndim) for dim in (start_dim, end_dim))
         if start > end:
-            raise ValueError(f"flatten: axis {start_dim} lies behind axis {end_dim}")
+            raise ValueError(
+                f"flatten: expected start_dim <= end_dim, got {start_dim} and {end_dim}"
+            )
         shape = self.shape
         flat = (*shape[:start], prod(shape[start : end + 1]), *shape[end + 1 :])
         y: Tensor = sh.reshape(self, shape=flat)
@@ -264,23 +266,25 @@ class Operators:
         """Without the axes of extent 1, or without one of them."""
         drop = {i for i, n in enumerate(self.shape) if n == 1}
         if dim is not None:
-            drop &= {sh.axis_of(dim, max(len(self.shape), 1))}
+            drop &= {sh.axis_of("squeeze", dim, max(len(self.shape), 1))}
         return self.reshape(tuple(n for i, n in enumerate(self.shape) if i not in drop))
 
     def unsqueeze(self, dim: int) -> Tensor:
         """With a new axis of extent 1 at a place."""
-        at = sh.axis_of(dim, len(self.shape) + 1)
+        at = sh.axis_of("unsqueeze", dim, len(self.shape) + 1)
         return self.reshape((*self.shape[:at], 1, *self.shape[at:]))
 
     def permute(self, *axes: Size) -> Tensor:
         """Axes in another order, given one by one or as one sequence."""
         ndim = len(self.shape)
-        return sh.permute(self, axes=tuple(sh.axis_of(a, ndim) for a in sh.integers(axes)))
+        return sh.permute(
+            self, axes=tuple(sh.axis_of("permute", a, ndim) for a in sh.integers(axes))
+        )
 
     def transpose(self, first: int, second: int) -> Tensor:
         """Two axes exchanged."""
         axes = list(range(len(self.shape)))
-        i, k = (sh.axis_of(a, len(axes)) for a in (first, second))
+        i, k = (sh.axis_of("transpose", a, len(axes)) for a in (first, second))
         axes[i], axes[k] = axes[k], axes[i]
         return self.permute(*axes)
 
@@ -291,12 +295,19 @@ class Operators:
 
     def expand(self, *shape: Size) -> Tensor:
         """Repeated to a larger shape, without a copy; -1 keeps an extent."""
-        wanted = sh.integers(shape)
-        old = (None,) * (len(wanted) - len(self.shape)) + self.shape
-        if any(n == -1 and m is None for n, m in zip(wanted, old, strict=False)):
-            raise ValueError(f"expand: -1 for a new axis, {self.shape} to {wanted}")
-        extents = [m if n == -1 else n for n, m in zip(wanted, old, strict=False)]
-        return reduce.broadcast_to(self, shape=tuple(extents))
+        target = sh.integers(shape)
+        new = len(target) - len(self.shape)
+        if new < 0 or -1 in target[:new]:
+            raise ValueError(
+                f"expand: expected at least {len(self.shape)} extents, -1 only for an axis that "
+                f"there is, got {target} for {self.shape}"
+            )
+        extents = (*target[:new], *map(_extent, target[new:], self.shape))
+        if any(m not in (1, n) for n, m in zip(extents[new:], self.shape, strict=True)):
+            raise ValueError(
+                f"expand: expected a shape that {self.shape} broadcasts to, got {target}"
+            )
+        return reduce.broadcast_to(self, shape=extents)
 
     def flip(self, *dims: Size) -> Tensor:
         """The elements in reverse order along axes."""
@@ -332,8 +343,8 @@ class Operators:
 
     def astype(self, dtype: npt.DTypeLike) -> Tensor:
         """The same numbers in another type; self where it is that type already."""
-        wanted: np.dtype[Any] = np.dtype(dtype)
-        return cast("Tensor", self) if wanted == self.dtype else sh.cast(self, dtype=wanted)
+        target: np.dtype[Any] = np.dtype(dtype)
+        return cast("Tensor", self) if target == self.dtype else sh.cast(self, dtype=target)
 
     to = astype
 
@@ -344,3 +355,8 @@ class Operators:
     def double(self) -> Tensor:
         """The same numbers in float64."""
         return self.astype(FLOAT64)
+
+
+def _extent(wanted: int, current: int) -> int:
+    """Return an extent of `expand`: -1 keeps the current one."""
+    return current if wanted == -1 else wanted

@@ -96,12 +96,19 @@ class Primitive:
         self._vjp_calls: Recent[tuple[tuple[bool, ...], ...], tuple[VjpCall, ...]] = Recent(CALLS)
         self._saved_positions: Recent[tuple[bool, ...], tuple[tuple[int, ...], ...]] = Recent(CALLS)
 
-    def vjp(self, *wanted: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Register the vector-Jacobian product for the named arguments (all of them for `*xs`); it
-        returns one gradient, or a tuple of as many as are named."""
+    def vjp(
+        self, *wanted: str, reads: Sequence[str] | None = None
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register the vector-Jacobian product for the named arguments (all of them for `*xs`).
+
+        The decorated function returns one gradient, or a tuple of as many as are named. It is
+        called with what its parameters name, see `Derivative`; `reads` names them instead for a
+        function that takes `**keywords`, such as one with a variable number of outputs. TypeError
+        for a name that the primitive does not have."""
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
-            self.derivatives.append(self._derivative(function, wanted))
+            names = inspect.signature(function).parameters if reads is None else reads
+            self.derivatives.append(self._derivative(function, wanted, [*names]))
             self.differentiable |= {*self.derivatives[-1].gradients}
             return function
 
@@ -113,8 +120,9 @@ class Primitive:
         self.nonzero_rule = rule
         return rule
 
-    def _derivative(self, function: Callable[..., Any], wanted: tuple[str, ...]) -> Derivative:
-        named = [p.name for p in inspect.signature(function).parameters.values()]
+    def _derivative(
+        self, function: Callable[..., Any], wanted: tuple[str, ...], named: list[str]
+    ) -> Derivative:
         gradients = [f"d{name}" for name in self.outputs]
         groups = [*self.arguments, *self.outputs, *gradients, *self.defaults]
         known = set(groups)
@@ -206,7 +214,13 @@ class Primitive:
         if not self.variadic and len(specs) != len(self.arguments):
             raise TypeError(f"{self.name} takes {self.arguments}, got {len(specs)} arrays")
         named = dict(zip(self.defaults, attrs, strict=True))
-        result = self.infer(*specs, **named)
+        try:
+            result = self.infer(*specs, **named)
+        except (TypeError, ValueError) as error:
+            # A rule that several primitives share does not know for which one it speaks.
+            if str(error).startswith("expected "):
+                error.args = (f"{self.name}: {error}",)
+            raise
         outputs = (result,) if isinstance(result, Spec) else tuple(result)
         cost = self.cost(result, *specs, **named)
         if self.alias is None:

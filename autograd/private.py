@@ -97,7 +97,7 @@ def writing(folder: int, name: str, mode: int = 0o600, sync: bool = False) -> It
 
 def files(folder: int) -> list[tuple[float, int, str]]:
     """Return time, size and name of a folder's regular files; others may remove some meanwhile."""
-    found = []
+    entries_found = []
     with suppress(OSError):
         # A descriptor of its own: those that are copied share one place in the list of names.
         own = os.open(".", os.O_RDONLY, dir_fd=folder)
@@ -107,10 +107,10 @@ def files(folder: int) -> list[tuple[float, int, str]]:
                     with suppress(OSError):
                         state = entry.stat(follow_symlinks=False)
                         if stat.S_ISREG(state.st_mode):
-                            found.append((state.st_mtime, state.st_size, entry.name))
+                            entries_found.append((state.st_mtime, state.st_size, entry.name))
         finally:
             os.close(own)
-    return found
+    return entries_found
 
 
 def _check(path: Path, state: os.stat_result, sticky: bool) -> None:

@@ -89,13 +89,13 @@ class _Reader:
     """Reads an archive of `size` bytes, and no more than so many from it."""
 
     def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
-        self.archive, self.left = archive, size
+        self.archive, self.remaining = archive, size
 
     def entry(self, name: str) -> bytes:
         """Return the bytes of an entry, which is as long as it says: nothing is compressed."""
         info = self.archive.getinfo(name)
-        self.left -= info.file_size
-        if info.compress_type != zipfile.ZIP_STORED or self.left < 0:
+        self.remaining -= info.file_size
+        if info.compress_type != zipfile.ZIP_STORED or self.remaining < 0:
             raise ValueError(f"{name}, which is longer than the file or compressed")
         return self.archive.read(info)
 

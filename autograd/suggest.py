@@ -87,20 +87,20 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     shortest that begins with it; the fewest typing errors (a letter too many, missing, wrong, or
     two swapped), at most one in three letters and two in all. Numbers are near no others.
     """
-    wanted, names = _plain(name), {_plain(one): one for one in reversed([*known])}
-    if not wanted or wanted.isdigit():
+    plain_name, names = _plain(name), {_plain(one): one for one in reversed([*known])}
+    if not plain_name or plain_name.isdigit():
         return None
-    if wanted in names:
-        return names[wanted]
+    if plain_name in names:
+        return names[plain_name]
     for meaning in SYNONYMS:
-        if wanted in meaning and (same := sorted(meaning & names.keys())):
+        if plain_name in meaning and (same := sorted(meaning & names.keys())):
             return names[same[0]]
-    longer = [one for one in names if len(wanted) > 2 and one.startswith(wanted)]
+    longer = [one for one in names if len(plain_name) > 2 and one.startswith(plain_name)]
     if longer:
         return names[min(longer, key=len)]
-    errors = {one: typing_errors(wanted, one) for one in names}
+    errors = {one: typing_errors(plain_name, one) for one in names}
     best = min(errors, key=lambda one: (errors[one], len(one)), default="")
-    return names[best] if best and errors[best] <= min(2, len(wanted) // 3) else None
+    return names[best] if best and errors[best] <= min(2, len(plain_name) // 3) else None
 
 
 def typing_errors(a: str, b: str) -> int:

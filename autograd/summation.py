@@ -28,9 +28,9 @@ def sum_over(x: NDArray, axes: tuple[int, ...]) -> NDArray:
         if reduced[i]:
             last = i == y.ndim - 1
             y = y.sum(i, dtype=x.dtype) if last else _sum_rows(np.moveaxis(y, i, 0))
-    rest = [a for a in order if a not in axes]
-    result = np.asarray(y).reshape([x.shape[a] for a in rest])
-    return result.transpose(sorted(range(len(rest)), key=rest.__getitem__))
+    others = [a for a in order if a not in axes]
+    result = np.asarray(y).reshape([x.shape[a] for a in others])
+    return result.transpose(sorted(range(len(others)), key=others.__getitem__))
 
 
 def _innermost(x: NDArray, axes: tuple[int, ...]) -> bool:

@@ -192,12 +192,12 @@ class Sweep:
 
     def _last_readers(self) -> dict[int, list[Leaf]]:
         """Map the earliest record that reads a leaf, which the sweep passes last, to the leaf."""
-        seen: set[int] = set()
+        visited: set[int] = set()
         last: dict[int, list[Leaf]] = {}
         for record in self.records:
             for source in record.sources if record else ():
-                if source and not isinstance(source[0], Record) and id(source[0]) not in seen:
-                    seen.add(id(source[0]))
+                if source and not isinstance(source[0], Record) and id(source[0]) not in visited:
+                    visited.add(id(source[0]))
                     last.setdefault(record.seq if record else 0, []).append(source[0])
         return last
 
@@ -288,8 +288,8 @@ class Sweep:
     ) -> None:
         """Call each derivative that is wanted, in the phase that its arguments decide."""
         try:
-            there = tuple([dy is not None for dy in grad_outputs])
-            calls = primitive.vjp_calls(tuple(flags), there)
+            present = tuple([dy is not None for dy in grad_outputs])
+            calls = primitive.vjp_calls(tuple(flags), present)
         except TypeError as error:
             raise RuntimeError(f"{record.scope or 'top level'}: {error}") from None
         sources = record.sources

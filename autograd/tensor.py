@@ -42,9 +42,9 @@ class Tensor(InPlace, Reading):
         self, data: Array, requires_grad: bool = False, source: tuple[Record, int] | None = None
     ) -> None:
         if not isinstance(data, Array):
-            raise TypeError(f"Tensor takes an Array, not {type(data).__name__}; see tensor()")
+            raise TypeError(f"Tensor: expected an Array, got {type(data).__name__}; see tensor()")
         if requires_grad and not is_floating(data.spec.dtype):
-            raise TypeError(f"only floating-point tensors have gradients, not {data.dtype}")
+            raise TypeError(f"requires_grad: expected a floating-point tensor, got {data.dtype}")
         self.data = data
         self.requires_grad = requires_grad
         self.source = source
@@ -121,9 +121,11 @@ class Tensor(InPlace, Reading):
     def requires_grad_(self, on: bool = True) -> Tensor:
         """Switch the gathering of a gradient on or off and return self."""
         if self.source is not None:
-            raise RuntimeError("requires_grad_: only for leaves; a computed tensor has a history")
+            raise RuntimeError(
+                "requires_grad_: expected a leaf, got a computed tensor; detach() it first"
+            )
         if on and not is_floating(self.dtype):
-            raise TypeError(f"only floating-point tensors have gradients, not {self.dtype}")
+            raise TypeError(f"requires_grad_: expected a floating-point tensor, got {self.dtype}")
         self.requires_grad = on
         return self
 
@@ -166,7 +168,7 @@ class Tensor(InPlace, Reading):
             changed = hook(hooked)
             hooked = hooked if changed is None else changed
         if hooked.shape != self.shape:
-            raise ValueError(f"a hook made a gradient of {hooked.shape} for {self.shape}")
+            raise ValueError(f"hook: expected a gradient of shape {self.shape}, got {hooked.shape}")
         return hooked
 
     def _add_to_slot(self, slot: Array, gradient: Tensor) -> Tensor:
@@ -183,7 +185,9 @@ class Tensor(InPlace, Reading):
         """Call `hook(gradient)` in each backward; what it returns replaces the gradient. Return a
         function that removes the hook."""
         if not self.requires_grad:
-            raise RuntimeError("register_hook: this tensor does not require a gradient")
+            raise RuntimeError(
+                "register_hook: expected a tensor that requires a gradient, got one without"
+            )
         if self.source is None:
             self.hooks.append(hook)
             return lambda: self.hooks.remove(hook)
@@ -215,13 +219,15 @@ class Tensor(InPlace, Reading):
 
     def __len__(self) -> int:
         if not self.shape:
-            raise TypeError("len() of a tensor without axes")
+            raise TypeError("len: expected a tensor of at least one axis, got shape ()")
         return self.shape[0]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """Copy a leaf with its numbers, gradient and slot, without its hooks."""
         if self.source is not None:
-            raise RuntimeError("deepcopy: only of leaves; a computed tensor has a history")
+            raise RuntimeError(
+                "deepcopy: expected a leaf, got a computed tensor; detach() it first"
+            )
         context.not_replayable("reads a tensor's numbers")
         twin = type(self)(deepcopy(self.data, memo), self.requires_grad)
         memo[id(self)] = twin
@@ -379,10 +385,12 @@ def _wrapped(a: Array, source: Source | None) -> Tensor:
 def _seed(y: Tensor, gradient: Tensor | None) -> Tensor:
     if gradient is None:
         if y.spec.size != 1:
-            raise RuntimeError(f"backward: shape {y.shape} is no single number; pass gradient=")
+            raise RuntimeError(
+                f"backward: expected a single number, got shape {y.shape}; pass gradient="
+            )
         return Tensor(full(shape=y.shape, dtype=y.dtype, value=1.0))
     if gradient.spec != y.spec:
-        raise ValueError(f"backward: gradient is {gradient.spec}, the tensor is {y.spec}")
+        raise ValueError(f"backward: expected a gradient {y.spec}, got {gradient.spec}")
     return gradient
 
 

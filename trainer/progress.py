@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from ..autograd.backends import Building, watching
+from ..autograd.backends import CompileStats, watching
 from .cost.report.text_table import fit, terminal_width
 from .cost.report.units import duration
 
@@ -57,8 +57,8 @@ class Progress:
         self.per_epoch, self.epochs = per_epoch or total, epochs
         self.begun = self.said = time.monotonic()
         self.images = self.steps = 0
-        self.building: Building | None = None  # what was shown last, and
-        self.told = Building(0, 0, 0.0)  # what was told when the compiling before it ended
+        self.building: CompileStats | None = None  # what was shown last, and
+        self.told = CompileStats(0, 0, 0.0)  # what was told when the compiling before it ended
         self.bar: tqdm[Any] | None = None
         if shows and bars and self.stream.isatty():
             place = done % self.per_epoch
@@ -112,7 +112,7 @@ class Progress:
         parts += [f"memory {memory / 1e6:,.0f} MB"] if memory else []
         self.say(f"epoch {epoch}/{self.epochs}: {', '.join(parts)}")
 
-    def compiling(self, state: Building) -> None:
+    def compiling(self, state: CompileStats) -> None:
         """Show that kernels are made, once that has taken more than a second."""
         compiled, cached, seconds = (a - b for a, b in zip(state, self.told, strict=True))
         if not self.shows or seconds < COMPILING:

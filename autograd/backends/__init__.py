@@ -91,16 +91,16 @@ class Recordable(Backend, Protocol):
         """Return a new recording."""
 
 
-class Building(NamedTuple):
+class CompileStats(NamedTuple):
     """Kernels that this process has compiled and loaded from the cache so far, and the seconds
     that compiling took."""
 
-    made: int
+    compiled: int
     cached: int
     seconds: float
 
 
-Watcher: TypeAlias = Callable[[Building], None]
+Watcher: TypeAlias = Callable[[CompileStats], None]
 _watchers: list[Watcher] = []
 
 
@@ -114,7 +114,7 @@ def watching(watcher: Watcher) -> Iterator[None]:
         _watchers.remove(watcher)
 
 
-def built(state: Building) -> None:
+def notify_compiled(state: CompileStats) -> None:
     """Tell the watchers that a kernel was compiled; backends call it."""
     for watcher in _watchers:
         watcher(state)
@@ -123,7 +123,7 @@ def built(state: Building) -> None:
 def no_options(name: str, options: str) -> None:
     """Raise ValueError if a backend without options is given some."""
     if options:
-        raise ValueError(f"backend {name} takes no options, got {options!r}")
+        raise ValueError(f"backend {name}: expected no options, got {options!r}")
 
 
 _MODULES = {"numpy": "reference", "meta": "meta", "llvm": "llvm"}
@@ -137,26 +137,26 @@ def names() -> tuple[str, ...]:
 
 
 ENVIRONMENT = "TALLYGRAD_BACKEND"
-_unasked = ""  # the default, where nobody asked for it
+_fallback = ""  # the default, where nobody asked for it
 
 
 def default() -> str:
     """Return the name of the backend that computes where none is chosen: what the environment
     variable TALLYGRAD_BACKEND says, else llvm where llvmlite is installed, else numpy."""
-    global _unasked
-    asked = os.environ.get(ENVIRONMENT, "")
-    if not asked and find_spec("llvmlite") is not None:
-        _unasked = "llvm"
-    return asked or _unasked or "numpy"
+    global _fallback
+    requested = os.environ.get(ENVIRONMENT, "")
+    if not requested and find_spec("llvmlite") is not None:
+        _fallback = "llvm"
+    return requested or _fallback or "numpy"
 
 
 def set_backend(name: str) -> None:
     """Let a backend compute from now on, in all threads, but for blocks with one of their own.
     Errors as of `get`; RuntimeError within such a block."""
-    global _unasked
-    if name == _unasked:
+    global _fallback
+    if name == _fallback:
         _loaded.pop(name, None)  # which may be NumPy in its place
-    _unasked = ""
+    _fallback = ""
     get(name)
     context.start_with(name)
 
@@ -180,7 +180,7 @@ def get(name: str) -> Backend:
         try:
             _loaded[name] = _load(name)
         except (ImportError, OSError, ValueError) as error:
-            if name != _unasked:
+            if name != _fallback:
                 raise
             warnings.warn(f"NumPy computes: {error}", RuntimeWarning, stacklevel=2)
             _loaded[name] = _load("numpy")

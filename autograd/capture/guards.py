@@ -67,7 +67,7 @@ class Guards:
         self.variables = _variables(function)
         values = [value for _, value in self.variables]
         roots = [*recorder.modules.values(), *(v for v in values if isinstance(v, Module))]
-        self.seen = Changes.count
+        self.checked_at = Changes.count
         modules = {id(m): m for root in roots for m in root.modules()}
         self.modules = [(vars(m), vars(m).copy()) for m in modules.values()]
 
@@ -80,7 +80,7 @@ class Guards:
             current = read()
             if current is not value and not _alike(current, value):
                 return False
-        return self.seen == Changes.count or self._modules_hold()
+        return self.checked_at == Changes.count or self._modules_hold()
 
     def _modules_hold(self) -> bool:
         count = Changes.count
@@ -90,7 +90,7 @@ class Guards:
             for name, value in recorded.items():
                 if not _alike(current.get(name, NOTHING), value):
                     return False
-        self.seen = count
+        self.checked_at = count
         return True
 
 
@@ -106,7 +106,7 @@ def _variables(function: Any) -> list[tuple[Read, Any]]:
     """Return the variables that a function finds around it, and those of the functions beside it
     that it calls: what reads each, and the value. Their objects are among them, and attributes of
     objects under names that the function reads and does not write (a count of its runs, say)."""
-    found: dict[Any, tuple[Read, Any]] = {}
+    variables: dict[Any, tuple[Read, Any]] = {}
     queue = [_called(function)]
     home = getattr(_plain(queue[0]), "__globals__", None)
     while queue:
@@ -116,16 +116,16 @@ def _variables(function: Any) -> list[tuple[Read, Any]]:
         around, looked = [*_around(function)], set()
         while around:
             key, read = around.pop()
-            if key not in found:
-                found[key] = read, read()
-                called = _called(found[key][1])
+            if key not in variables:
+                variables[key] = read, read()
+                called = _called(variables[key][1])
                 if home is not None and getattr(_plain(called), "__globals__", None) is home:
                     queue.append(called)
-            value = found[key][1]
+            value = variables[key][1]
             if id(value) not in looked:
                 looked.add(id(value))
                 around += _attributes(value, names)
-    return [*found.values()]
+    return [*variables.values()]
 
 
 def _called(value: Any) -> Any:
@@ -140,9 +140,9 @@ def _attributes(value: Any, names: set[str]) -> Iterator[tuple[Any, Read]]:
     if isinstance(value, Module | Tensor | FunctionType | ModuleType):
         return
     for name in names:
-        held = getattr_static(value, name, NOTHING)
-        computed = hasattr(type(held), "__get__")
-        if held is not NOTHING and (not computed or isinstance(held, READABLE)):
+        attribute = getattr_static(value, name, NOTHING)
+        computed = hasattr(type(attribute), "__get__")
+        if attribute is not NOTHING and (not computed or isinstance(attribute, READABLE)):
             yield (id(value), name), partial(getattr, value, name, NOTHING)
 
 

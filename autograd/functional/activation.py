@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..ops import activation as ops
 from ..ops import elementwise as el
-from ..ops.reduce import axes_of, scale
+from ..ops.reduce import scale
+from ..ops.shape import axis_of
 from ..tensor import Tensor
 
 __all__ = ["elu", "leaky_relu", "log_softmax", "relu", "sigmoid", "softmax", "softplus", "tanh"]
@@ -53,11 +54,11 @@ def softplus(input: Tensor) -> Tensor:
 
 def softmax(input: Tensor, dim: int) -> Tensor:
     """Return e^x divided by its sum along an axis. ValueError for an axis that is not there."""
-    y: Tensor = ops.softmax(input, axis=axes_of(dim, input.ndim)[0])
+    y: Tensor = ops.softmax(input, axis=axis_of("softmax", dim, input.ndim))
     return y
 
 
 def log_softmax(input: Tensor, dim: int) -> Tensor:
     """Return the logarithm of softmax along an axis, without its loss of small probabilities."""
-    y: Tensor = ops.log_softmax(input, axis=axes_of(dim, input.ndim)[0])
+    y: Tensor = ops.log_softmax(input, axis=axis_of("log_softmax", dim, input.ndim))
     return y

@@ -34,7 +34,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Return tensors one behind the other along an existing axis."""
     if not tensors:
         raise ValueError("cat: expected at least one tensor, got none")
-    return sh.concatenate(*tensors, axis=sh.axis_of(dim, tensors[0].ndim))
+    return sh.concatenate(*tensors, axis=sh.axis_of("cat", dim, tensors[0].ndim))
 
 
 concatenate = cat
@@ -44,7 +44,9 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Return tensors of one shape one behind the other along a new axis."""
     if not tensors:
         raise ValueError("stack: expected at least one tensor, got none")
-    axis = sh.axis_of(dim, tensors[0].ndim + 1)
+    if len({t.shape for t in tensors}) > 1:
+        raise ValueError(f"stack: expected equal shapes, got {[t.shape for t in tensors]}")
+    axis = sh.axis_of("stack", dim, tensors[0].ndim + 1)
     return cat([t.unsqueeze(axis) for t in tensors], axis)
 
 
@@ -66,8 +68,8 @@ def pad(
         raise ValueError(f"pad: expected value=None in mode {mode!r}, got {value}")
     if len(pad) % 2 or len(pad) > 2 * input.ndim:
         raise ValueError(f"pad: expected up to {input.ndim} pairs of widths, got {len(pad)} widths")
-    given = sh.integers(pad)
-    pairs = [(given[i], given[i + 1]) for i in range(0, len(given), 2)][::-1]
+    pads = sh.integers(pad)
+    pairs = [(pads[i], pads[i + 1]) for i in range(0, len(pads), 2)][::-1]
     widths = ((0, 0),) * (input.ndim - len(pairs)) + tuple(pairs)
     for axis, (n, (a, b)) in enumerate(zip(input.shape, widths, strict=True)):
         if n + min(a, 0) + min(b, 0) < 0:
@@ -75,7 +77,7 @@ def pad(
                 f"pad: expected to cut off at most {n} along axis {axis}, got widths {(a, b)}"
             )
     border = tuple((max(a, 0), max(b, 0)) for a, b in widths)
-    y = _cropped(input, widths) if min(given, default=0) < 0 else input
+    y = _cropped(input, widths) if min(pads, default=0) < 0 else input
     if mode != "constant":
         return _repeated(y, border, mode)
     return sh.pad(y, widths=border, value=float(value or 0.0))

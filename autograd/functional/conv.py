@@ -27,11 +27,11 @@ def pair(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, i
             if type(a) is int and type(b) is int and a >= least and b >= least:
                 return a, b
     many = tuple(value) if isinstance(value, Sequence) else (value,)
-    given = tuple(index(v) for v in many)
-    given = given * axes if len(given) == 1 else given
-    if len(given) != axes or min(given) < least:
+    numbers = tuple(index(v) for v in many)
+    numbers = numbers * axes if len(numbers) == 1 else numbers
+    if len(numbers) != axes or min(numbers) < least:
         raise ValueError(f"{name}: expected one number or {axes}, at least {least}, got {value}")
-    return (least, given[0]) if axes == 1 else (given[0], given[1])
+    return (least, numbers[0]) if axes == 1 else (numbers[0], numbers[1])
 
 
 def images(name: str, input: Tensor, axes: int = 2) -> Tensor:

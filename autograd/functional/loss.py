@@ -58,7 +58,7 @@ def cross_entropy(
     loss, _ = ops.cross_entropy(
         input,
         target,
-        *_given(weight),
+        *_optional(weight),
         ignore_index=int(ignore_index),
         label_smoothing=float(label_smoothing),
         reduction=reduction,
@@ -66,7 +66,7 @@ def cross_entropy(
     return loss
 
 
-def _given(weight: Tensor | None) -> tuple[Tensor, ...]:
+def _optional(weight: Tensor | None) -> tuple[Tensor, ...]:
     return () if weight is None else (weight,)
 
 
@@ -96,7 +96,7 @@ def nll_loss(
         alone = input.unsqueeze(0), target.reshape(1)
         return nll_loss(*alone, weight, ignore_index, reduction).reshape(())
     loss: Tensor = ops.nll_loss(
-        input, target, *_given(weight), ignore_index=int(ignore_index), reduction=reduction
+        input, target, *_optional(weight), ignore_index=int(ignore_index), reduction=reduction
     )
     return loss
 

@@ -105,10 +105,10 @@ def max_pool2d(
         "max_pool2d", x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode
     )
     attrs = {"kernel": kernel, "stride": strides, "padding": border, "dilation": spread}
-    y, place = ops.max_pool2d(x, **attrs)
+    y, argmax = ops.max_pool2d(x, **attrs)
     if not return_indices:
         return y if x is input else restore(y, input)
-    position = ops.max_pool2d_position(place, size=x.shape[2:], **attrs)
+    position = ops.max_pool2d_position(argmax, size=x.shape[2:], **attrs)
     return restore(y, input), restore(position, input)
 
 
@@ -146,12 +146,12 @@ def _output(
     name: str, output_size: int | Sequence[int | None] | None, size: tuple[int, ...]
 ) -> Pair:
     """Return (E, F), with the image's own extent for each None."""
-    given = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * 2
-    if len(given) != 2 or min(n for n in (*given, 0) if n is not None) < 0:
+    sizes = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * 2
+    if len(sizes) != 2 or min(n for n in (*sizes, 0) if n is not None) < 0:
         raise ValueError(
             f"{name}: expected output_size of one number or 2, at least 0, got {output_size}"
         )
-    h, w = (n if m is None else int(m) for n, m in zip(size, given, strict=True))
+    h, w = (n if m is None else int(m) for n, m in zip(size, sizes, strict=True))
     return h, w
 
 

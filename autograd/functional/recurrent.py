@@ -157,8 +157,8 @@ class _Network:
     ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
         """Return the outputs of the last layer and each of the final states of all layers."""
         if input.ndim == 2:
-            given = None if hx is None else [h.unsqueeze(1) for h in hx]
-            y, last = self._batched(input.unsqueeze(1), given, states, params, p)
+            states_in = None if hx is None else [h.unsqueeze(1) for h in hx]
+            y, last = self._batched(input.unsqueeze(1), states_in, states, params, p)
             return y.squeeze(1), [h.squeeze(1) for h in last]
         if input.ndim != 3:
             raise ValueError(
@@ -204,10 +204,10 @@ class _Network:
         for i, (w_ih, w_hh, *biases) in enumerate(sets):
             width = x.shape[2] if i < self.directions else self.directions * hidden
             expected = [(rows, width), (rows, hidden), *[(rows,) for _ in biases]]
-            found = [w.shape for w in (w_ih, w_hh, *biases)]
-            if found != expected:
+            shapes = [w.shape for w in (w_ih, w_hh, *biases)]
+            if shapes != expected:
                 raise ValueError(
-                    f"{self.name}: expected parameters {expected} of direction {i}, got {found}"
+                    f"{self.name}: expected parameters {expected} of direction {i}, got {shapes}"
                 )
         return sets
 

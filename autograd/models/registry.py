@@ -57,14 +57,14 @@ def create(
     one, and for what the model cannot take."""
     builder = _builder(name)
     fixed = builder.keywords if isinstance(builder, partial) else {}
-    taken = {"input_shape", "classes", *fixed}
+    fixed_options = {"input_shape", "classes", *fixed}
     parameters = signature(builder).parameters
-    known = [p for p in parameters if p not in taken]
+    known = [p for p in parameters if p not in fixed_options]
     for option in options.keys() - {*known}:
         raise unknown(f"option of model {name}", option, known)
     data = {"input_shape": input_shape, "classes": classes}
-    wanted = {k: v for k, v in data.items() if v is not None and k in parameters}
-    return builder(**wanted, **options)
+    shape_options = {k: v for k, v in data.items() if v is not None and k in parameters}
+    return builder(**shape_options, **options)
 
 
 def input_shape(name: str) -> Shape:

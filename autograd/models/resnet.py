@@ -133,8 +133,8 @@ class PreactivatedBasicBlock(Preactivated):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, width, H / stride, W / stride)."""
-        ready, kept = self.split(x)
-        return self.conv2(relu(self.bn2(self.conv1(ready)))) + kept
+        ready, residual = self.split(x)
+        return self.conv2(relu(self.bn2(self.conv1(ready)))) + residual
 
 
 class PreactivatedBottleneck(Preactivated):
@@ -157,9 +157,9 @@ class PreactivatedBottleneck(Preactivated):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, 4 width, H / stride, W / stride)."""
-        ready, kept = self.split(x)
+        ready, residual = self.split(x)
         y = self.conv2(relu(self.bn2(self.conv1(ready))))
-        return self.conv3(relu(self.bn3(y))) + kept
+        return self.conv3(relu(self.bn3(y))) + residual
 
 
 Block = BasicBlock | Bottleneck | PreactivatedBasicBlock | PreactivatedBottleneck
@@ -245,8 +245,8 @@ def resnet(
         raise unknown("block of resnet", block, _BLOCKS)
     kind = _BLOCKS[block][bool(preactivation)]
     step = 3 * kind.layers
-    n, rest = divmod(depth - 2, step)
-    if n < 1 or rest:
+    n, remainder = divmod(depth - 2, step)
+    if n < 1 or remainder:
         near = step * max(round((depth - 2) / step), 1) + 2
         raise ValueError(
             f"resnet: expected depth {step}n + 2 with {block} blocks, such as {near}, got {depth}"

@@ -14,7 +14,7 @@ class _Dropout(Module):
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         if not 0 <= p <= 1:
-            raise ValueError(f"dropout: expected p in [0, 1], got {p}")
+            raise ValueError(f"{type(self).__name__}: expected p in [0, 1], got {p}")
         self.p, self.inplace = p, inplace
 
 

@@ -8,17 +8,17 @@ Shape = tuple[int, ...]
 
 
 def compare(
-    kind: str, expected: Mapping[str, Shape], given: Mapping[str, Shape], strict: bool
+    kind: str, expected: Mapping[str, Shape], state: Mapping[str, Shape], strict: bool
 ) -> tuple[list[str], list[str]]:
     """Return the missing and the extra names of a state, given the shapes expected by name and
     those in it; `kind` is what messages call it. ValueError that lists every wrong shape and, if
     strict, every missing and every extra name, one a line."""
-    missing = [name for name in expected if name not in given]
-    extra = [name for name in given if name not in expected]
+    missing = [name for name in expected if name not in state]
+    extra = [name for name in state if name not in expected]
     wrong = [
-        f"{name}: expected {shape}, {kind} has {given[name]}"
+        f"{name}: expected {shape}, {kind} has {state[name]}"
         for name, shape in expected.items()
-        if name in given and given[name] != shape
+        if name in state and state[name] != shape
     ]
     if strict:
         wrong += [f"{name}: missing" for name in missing]

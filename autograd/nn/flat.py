@@ -52,7 +52,11 @@ class FlatParameters:
         for i, p in enumerate(self.parameters):
             slot = p.slot
             if slot is None or slot.storage is not self.grad.storage:
-                raise RuntimeError(f"parameter {i} of shape {p.shape} lives in another flat buffer")
+                raise RuntimeError(
+                    f"parameter {i} of shape {p.shape}: expected it in this flat buffer, found it "
+                    "in "
+                    "another; give each parameter to one optimizer only"
+                )
             if p.grad is None:
                 store(slot, array(0, self.dtype))
             elif p.grad.data is not slot:
@@ -104,7 +108,9 @@ def _first_readers(loss: Tensor) -> dict[int, int]:
     """Map leaves to a number that is the smaller the later the sweep finishes with them: it does
     so at the earliest record that reads them."""
     if loss.source is None:
-        raise RuntimeError("gradient_order: run() returned a tensor without a history")
+        raise RuntimeError(
+            "gradient_order: expected run() to return a computed tensor, got one without a history"
+        )
     first: dict[int, int] = {}
     for record in reach([loss.source[0]]):
         leaves = [id(s[0]) for s in record.sources if s and not isinstance(s[0], Record)]

@@ -31,7 +31,9 @@ def calculate_gain(nonlinearity: str, param: float = 0.01) -> float:
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """Return (fan_in, fan_out) of a weight. ValueError for fewer than two axes."""
     if len(shape) < 2:
-        raise ValueError(f"fan-in and fan-out: expected at least two axes, got shape {shape}")
+        raise ValueError(
+            f"fan_in, fan_out: expected a weight of at least 2 axes, got shape {shape}"
+        )
     window = prod(shape[2:])
     return shape[1] * window, shape[0] * window
 
@@ -103,10 +105,10 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
 
 
 def _deviation(tensor: Tensor, a: float, mode: Fan, nonlinearity: str) -> float:
-    found = dict(zip(("fan_in", "fan_out"), fans(tensor.shape), strict=True))
-    if mode not in found:
-        raise unknown("mode", mode, found)
-    return calculate_gain(nonlinearity, a) / sqrt(max(found[mode], 1))
+    fan = dict(zip(("fan_in", "fan_out"), fans(tensor.shape), strict=True))
+    if mode not in fan:
+        raise unknown("mode", mode, fan)
+    return calculate_gain(nonlinearity, a) / sqrt(max(fan[mode], 1))
 
 
 def _write(tensor: Tensor, numbers: Array) -> Tensor:

@@ -91,7 +91,7 @@ class _Filters(Module):
         bias: bool,
         dtype: npt.DTypeLike,
     ) -> None:
-        _divides(groups, in_channels, out_channels)
+        self._check_groups(groups, in_channels, out_channels)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = self._numbers("kernel_size", kernel_size, 1)
         self.stride = self._numbers("stride", stride, 1)
@@ -100,6 +100,13 @@ class _Filters(Module):
         self.weight = parameter(first, second // groups, *self.kernel_size, dtype=dtype)
         self.register_parameter("bias", parameter(out_channels, dtype=dtype) if bias else None)
         reset(self.weight, self.bias)
+
+    def _check_groups(self, groups: int, in_channels: int, out_channels: int) -> None:
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"{type(self).__name__}: expected groups that divide {in_channels} and "
+                f"{out_channels} channels, got {groups}"
+            )
 
     def _numbers(self, option: str, value: Sizes, least: int = 0) -> tuple[int, ...]:
         return numbers(f"{type(self).__name__}: {option}", value, self.axes, least)
@@ -197,13 +204,6 @@ class ConvTranspose1d(ConvTranspose2d):
     groups, S)."""
 
     axes = 1
-
-
-def _divides(groups: int, in_channels: int, out_channels: int) -> None:
-    if groups < 1 or in_channels % groups or out_channels % groups:
-        raise ValueError(
-            f"expected groups that divide {in_channels} and {out_channels} channels, got {groups}"
-        )
 
 
 class Flatten(Module):

@@ -14,7 +14,8 @@ class _Loss(Module):
 
     def __init__(self, reduction: str = "mean") -> None:
         if reduction not in F.REDUCTIONS:
-            raise ValueError(f"expected reduction in {F.REDUCTIONS}, got {reduction!r}")
+            name = type(self).__name__
+            raise ValueError(f"{name}: expected reduction in {F.REDUCTIONS}, got {reduction!r}")
         self.reduction = reduction
 
 

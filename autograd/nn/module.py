@@ -117,10 +117,10 @@ class Module:
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield (full name, module) for this module and all below it, a shared one once."""
-        seen: set[int] = set()
+        visited: set[int] = set()
         for name, module in self._walk(prefix):
-            if id(module) not in seen:
-                seen.add(id(module))
+            if id(module) not in visited:
+                visited.add(id(module))
                 yield name, module
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, Module]]:
@@ -141,11 +141,11 @@ class Module:
                 yield name, value
 
     def _all(self, what: type[Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
-        seen: set[int] = set()
+        visited: set[int] = set()
         for path, module in self.named_modules(prefix):
             for name, value in module._own(what):
-                if id(value) not in seen:
-                    seen.add(id(value))
+                if id(value) not in visited:
+                    visited.add(id(value))
                     yield _joined(path, name), value
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
@@ -193,12 +193,12 @@ class Module:
 
     def _state(self) -> dict[str, Tensor]:
         """Map every name, those of shared tensors too, to what `state_dict` is to have."""
-        found: dict[str, Tensor] = {}
+        state: dict[str, Tensor] = {}
         for path, module in self._walk(""):
             buffers = [(k, b) for k, b in module._own(Tensor) if module._buffers[k]]
             own = [*module._own(Parameter), *buffers]
-            found.update({_joined(path, name): t for name, t in own})
-        return found
+            state.update({_joined(path, name): t for name, t in own})
+        return state
 
     def state_dict(self) -> dict[str, NDArray]:
         """Return copies of the numbers of parameters and persistent buffers by full name."""
@@ -212,25 +212,25 @@ class Module:
         names read-only memory; then nothing is loaded."""
         mine = self._state()
         idle = {_joined(path, name) for path, m in self._walk("") for name in m.ignored}
-        given = {name: np.asarray(value) for name, value in state.items() if name not in idle}
+        arrays = {name: np.asarray(value) for name, value in state.items() if name not in idle}
         shapes = {name: t.shape for name, t in mine.items()}
-        result = compare("state", shapes, {k: v.shape for k, v in given.items()}, strict)
-        for name in mine.keys() & given.keys():
+        result = compare("state", shapes, {k: v.shape for k, v in arrays.items()}, strict)
+        for name in mine.keys() & arrays.keys():
             mine[name].data.check_writable(name)
-        for name in mine.keys() & given.keys():
-            assign(mine[name], array(given[name], mine[name].dtype))
+        for name in mine.keys() & arrays.keys():
+            assign(mine[name], array(arrays[name], mine[name].dtype))
         return result
 
     def astype(self, dtype: npt.DTypeLike) -> Self:
         """Give parameters and floating-point buffers another type, in memory of their own. Return
         self. RuntimeError for parameters that an optimizer has laid into one flat buffer."""
-        wanted = np.dtype(dtype)
+        target_dtype = np.dtype(dtype)
         for name, t in [*self.named_parameters(), *self.named_buffers()]:
-            if is_floating(t.dtype) and t.dtype != wanted:
+            if is_floating(t.dtype) and t.dtype != target_dtype:
                 if t.slot is not None:
                     raise RuntimeError(f"{name}: change its type before building the optimizer")
                 with context.using(ledger=Ledger(), tape=None):
-                    t.rebind(cast(t.data, dtype=wanted))
+                    t.rebind(cast(t.data, dtype=target_dtype))
                     t.grad = None
         return self
 
@@ -290,11 +290,11 @@ class _Container(Module):
     def __iter__(self) -> Iterator[Module]:
         return self.children()
 
-    def __getitem__(self, place: int) -> Module:
-        return [*self.children()][place]
+    def __getitem__(self, index: int) -> Module:
+        return [*self.children()][index]
 
-    def __setitem__(self, place: int, module: Module) -> None:
-        setattr(self, [name for name, _ in self.named_children()][place], module)
+    def __setitem__(self, index: int, module: Module) -> None:
+        setattr(self, [name for name, _ in self.named_children()][index], module)
 
 
 class Sequential(_Container):

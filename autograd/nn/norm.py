@@ -54,8 +54,10 @@ class _BatchNorm(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x's shape. ValueError for another number of axes."""
         if x.ndim not in self.axes:
-            wanted = " or ".join(map(str, self.axes))
-            raise ValueError(f"{type(self).__name__}: expected {wanted} axes, got shape {x.shape}")
+            allowed = " or ".join(map(str, self.axes))
+            raise ValueError(
+                f"{type(self).__name__}: expected an input of {allowed} axes, got shape {x.shape}"
+            )
         return batch_norm(
             x,
             self.running_mean,

@@ -32,8 +32,8 @@ class MaxPool2d(Module):
     ) -> None:
         name = type(self).__name__
         self.kernel_size = pair(f"{name}: kernel_size", kernel_size, least=1)
-        given = self.kernel_size if stride is None else stride
-        self.stride = pair(f"{name}: stride", given, least=1)
+        sizes = self.kernel_size if stride is None else stride
+        self.stride = pair(f"{name}: stride", sizes, least=1)
         self.padding, self.ceil_mode = pair(f"{name}: padding", padding), ceil_mode
         self.dilation = pair(f"{name}: dilation", dilation, least=1)
         self.return_indices = return_indices
@@ -65,8 +65,8 @@ class AvgPool2d(Module):
     ) -> None:
         name = type(self).__name__
         self.kernel_size = pair(f"{name}: kernel_size", kernel_size, least=1)
-        given = self.kernel_size if stride is None else stride
-        self.stride = pair(f"{name}: stride", given, least=1)
+        sizes = self.kernel_size if stride is None else stride
+        self.stride = pair(f"{name}: stride", sizes, least=1)
         self.padding, self.ceil_mode = pair(f"{name}: padding", padding), ceil_mode
         self.count_include_pad = count_include_pad
         self.divisor_override = divisor_override
@@ -88,8 +88,8 @@ class _Adaptive(Module):
     shown = ("output_size",)
 
     def __init__(self, output_size: int | Sequence[int | None] | None) -> None:
-        given = output_size if isinstance(output_size, Sequence) else (output_size,) * 2
-        self.output_size = tuple(given)
+        sizes = output_size if isinstance(output_size, Sequence) else (output_size,) * 2
+        self.output_size = tuple(sizes)
 
 
 class AdaptiveAvgPool2d(_Adaptive):

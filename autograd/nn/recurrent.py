@@ -57,7 +57,8 @@ class _Recurrent(Module):
         dtype: npt.DTypeLike,
     ) -> None:
         if not 0 <= dropout <= 1:
-            raise ValueError(f"expected dropout in [0, 1], got {dropout}")
+            name = type(self).__name__
+            raise ValueError(f"{name}: expected dropout in [0, 1], got {dropout}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.bidirectional = batch_first, bidirectional
         self.dropout = dropout

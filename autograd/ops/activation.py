@@ -10,7 +10,7 @@ from ..primitive import Value, primitive
 from ..summation import sum_over
 from .compare import ge
 from .elementwise import add, exp, mul, sub, where
-from .reduce import kept, scale
+from .reduce import kept_shape, scale
 from .reduce import sum as total
 from .rules import each, floating
 from .shape import full, reshape, zero
@@ -20,7 +20,7 @@ def paired(dy: Spec, y: Spec, **attrs: object) -> Spec:
     """Shape rule of a slope times an incoming gradient: as the gradient. ValueError where the two
     differ."""
     if dy.shape != y.shape:
-        raise ValueError(f"expected a gradient of the result's shape {y.shape}, got {dy.shape}")
+        raise ValueError(f"expected dy of shape {y.shape}, got {dy.shape}")
     return dy
 
 
@@ -261,7 +261,7 @@ def softmax_dx(dy: NDArray, y: NDArray, *, axis: int) -> NDArray:
 
 def along(x: Value, axis: int) -> Value:
     """Return the sum of x along an axis, which stays as an axis of extent 1."""
-    return reshape(total(x, axes=(axis,)), shape=kept(x.spec, (axis,)))
+    return reshape(total(x, axes=(axis,)), shape=kept_shape(x.spec, (axis,)))
 
 
 @softmax_dx.vjp("dy")

@@ -101,14 +101,14 @@ def _adaptive_max_rule(x: Spec, *, out: Pair) -> tuple[Spec, Spec]:
     cost=lambda ys, x, *, out: Cost(
         cmp=x.shape[0] * x.shape[1] * _covered(x.shape, ys[0].shape) - ys[0].size
     ),
-    outputs=("y", "place"),
+    outputs=("y", "position"),
 )
 def adaptive_max_pool2d(x: NDArray, *, out: Pair) -> tuple[NDArray, NDArray]:
     """y = the largest value of each of (E, F) `out` windows that share out the image, as `spans`
     says; place = its position in the image, row by row: the first of equal ones, the last of those
     that are not numbers, as in torch."""
     n, c, h, w = x.shape
-    y, place = np.empty((n, *out, c), x.dtype), np.empty((n, *out, c), INT64)
+    y, position = np.empty((n, *out, c), x.dtype), np.empty((n, *out, c), INT64)
     images = x.transpose(0, 2, 3, 1)
     for e, (a, b) in enumerate(spans(h, out[0])):
         for f, (p, q) in enumerate(spans(w, out[1])):
@@ -118,42 +118,44 @@ def adaptive_max_pool2d(x: NDArray, *, out: Pair) -> tuple[NDArray, NDArray]:
             if np.isnan(y[:, e, f]).any():
                 last = window.shape[1] - 1 - np.isnan(window)[:, ::-1].argmax(1)
                 best = np.where(np.isnan(y[:, e, f]), last, best)
-            place[:, e, f] = (a + best // (q - p)) * w + p + best % (q - p)
-    return y.transpose(0, 3, 1, 2), place.transpose(0, 3, 1, 2)
+            position[:, e, f] = (a + best // (q - p)) * w + p + best % (q - p)
+    return y.transpose(0, 3, 1, 2), position.transpose(0, 3, 1, 2)
 
 
 @adaptive_max_pool2d.vjp("x")
-def _(dy: Value, place: Value, specs: tuple[Spec, ...]) -> Value:
-    return plane_put(dy, place, size=specs[0].shape[2:])
+def _(dy: Value, position: Value, specs: tuple[Spec, ...]) -> Value:
+    return plane_put(dy, position, size=specs[0].shape[2:])
 
 
 @primitive(
-    infer=lambda dy, place, *, size: Spec((*dy.shape[:2], *size), dy.dtype),
-    cost=lambda dx, dy, place, *, size: Cost(add=dy.size),
+    infer=lambda dy, position, *, size: Spec((*dy.shape[:2], *size), dy.dtype),
+    cost=lambda dx, dy, position, *, size: Cost(add=dy.size),
     outputs=("dx",),
 )
-def plane_put(dy: NDArray, place: NDArray, *, size: Pair) -> NDArray:
+def plane_put(dy: NDArray, position: NDArray, *, size: Pair) -> NDArray:
     """dx = zeros to which each dy is added at its position in the image, row by row."""
     n, c = dy.shape[:2]
     planes = np.arange(n * c).reshape(n, c, 1, 1) * (size[0] * size[1])
     dx = np.zeros(n * c * size[0] * size[1], dy.dtype)
-    np.add.at(dx, (planes + place).ravel(), dy.ravel())
+    np.add.at(dx, (planes + position).ravel(), dy.ravel())
     return dx.reshape(n, c, *size)
 
 
 @plane_put.vjp("dy")
-def _(ddx: Value, place: Value) -> Value:
-    return plane_take(ddx, place)
+def _(ddx: Value, position: Value) -> Value:
+    return plane_take(ddx, position)
 
 
-@primitive(infer=lambda x, place: Spec(place.shape, x.dtype), cost=lambda y, x, place: Cost())
-def plane_take(x: NDArray, place: NDArray) -> NDArray:
+@primitive(
+    infer=lambda x, position: Spec(position.shape, x.dtype), cost=lambda y, x, position: Cost()
+)
+def plane_take(x: NDArray, position: NDArray) -> NDArray:
     """y = the elements of x at positions in the image: plane_put transposed."""
     n, c, h, w = x.shape
-    flat = np.take_along_axis(x.reshape(n, c, h * w), place.reshape(n, c, -1), 2)
-    return np.asarray(flat.reshape(place.shape))
+    flat = np.take_along_axis(x.reshape(n, c, h * w), position.reshape(n, c, -1), 2)
+    return np.asarray(flat.reshape(position.shape))
 
 
 @plane_take.vjp("x")
-def _(dy: Value, place: Value, specs: tuple[Spec, ...]) -> Value:
-    return plane_put(dy, place, size=specs[0].shape[2:])
+def _(dy: Value, position: Value, specs: tuple[Spec, ...]) -> Value:
+    return plane_put(dy, position, size=specs[0].shape[2:])

@@ -106,11 +106,11 @@ def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Pro
     x, w = factor(args[0]), factor(args[1], weights=True)
     m, c, *taps = w.nonzero.shape
     groups = attrs["groups"]
-    seen = count_along(x.nonzero, 0)
-    used = count_along(w.nonzero.reshape(groups, m // groups, c, *taps), 1).reshape(-1, *taps)
+    count_x = count_along(x.nonzero, 0)
+    count_w = count_along(w.nonzero.reshape(groups, m // groups, c, *taps), 1).reshape(-1, *taps)
     total = 0
-    for i, j, _, part in overlaps(seen.shape[1:], (*taps,), results[0].shape[2:], attrs):
-        total += int(seen[:, *part].sum((1, 2)) @ used[:, i, j])
+    for i, j, _, part in overlaps(count_x.shape[1:], (*taps,), results[0].shape[2:], attrs):
+        total += int(count_x[:, *part].sum((1, 2)) @ count_w[:, i, j])
     return [Product(x, w, total)]
 
 
@@ -152,10 +152,12 @@ def conv2d_dx(
 def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
     # A gradient of filter m meets the taps of m that lie within the image.
     dy, w = factor(args[0]), factor(args[1], weights=True)
-    seen, used = count_along(dy.nonzero, 0), count_along(w.nonzero, 1)
+    count_dy, count_w = count_along(dy.nonzero, 0), count_along(w.nonzero, 1)
     total = 0
-    for i, j, part, _ in overlaps(results[0].shape[2:], used.shape[1:], seen.shape[1:], attrs):
-        total += int(seen[:, *part].sum((1, 2)) @ used[:, i, j])
+    for i, j, part, _ in overlaps(
+        results[0].shape[2:], count_w.shape[1:], count_dy.shape[1:], attrs
+    ):
+        total += int(count_dy[:, *part].sum((1, 2)) @ count_w[:, i, j])
     return [Product(dy, w, total)]
 
 
@@ -193,13 +195,15 @@ def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Pro
     # At each place, through each tap, non-zero channels meet non-zero gradients of their group.
     x, dy = factor(args[0]), factor(args[1])
     groups = attrs["groups"]
-    seen, used = (
+    count_x, count_dy = (
         count_along(a.reshape(len(a), groups, a.shape[1] // groups, *a.shape[2:]), 2)
         for a in (x.nonzero, dy.nonzero)
     )
     total = 0
-    for _, _, places, part in overlaps(seen.shape[2:], attrs["size"], used.shape[2:], attrs):
-        total += int(np.einsum("ngef,ngef->", seen[:, :, *part], used[:, :, *places]))
+    for _, _, outputs, part in overlaps(
+        count_x.shape[2:], attrs["size"], count_dy.shape[2:], attrs
+    ):
+        total += int(np.einsum("ngef,ngef->", count_x[:, :, *part], count_dy[:, :, *outputs]))
     return [Product(x, dy, total)]
 
 

@@ -21,7 +21,7 @@ from ..array import NDArray
 from ..summation import sum_over
 from ..threads import WORTHWHILE, share
 from .scratch import scratch
-from .windows import Block, Pair, Windows, blocks, region, sights
+from .windows import Block, Pair, Windows, blocks, region, tap_views
 
 # OpenBLAS does products of up to 100^3 multiply-accumulates without packing its operands first:
 # with 16 to 64 columns this takes a third to a half off the time.
@@ -29,7 +29,7 @@ SMALL = 100**3
 SHORT = 12  # numbers that lie together in a patch: below this, copies of single runs are slow
 LONG = 24  # numbers in a stripe's window: below this, products of single rows are slow
 PARTS = 8  # sums of a weight gradient that threads can make side by side
-PLACES = 2048  # windows for each of these sums at least: their addition must not cost much
+MIN_WINDOWS = 2048  # windows for each of these sums at least: their addition must not cost much
 
 
 def _parts(groups: int, c: int, m: int) -> Iterator[tuple[slice, slice]]:
@@ -59,21 +59,21 @@ def _matrix(a: NDArray) -> NDArray | None:
     return None
 
 
-def _patches(part: NDArray, windows: Windows, places: Pair) -> NDArray:
+def _patches(part: NDArray, windows: Windows, grid: Pair) -> NDArray:
     """Return what the windows of a region see as a matrix (windows, taps and channels): copied, but
     for windows of one pixel that lie side by side."""
     (r, s), (u, v), _, (p, q) = windows
     n, _, _, c = part.shape
     sn, sh, sw, sc = part.strides
     if r == s == 1 and sc == part.itemsize:
-        seen = _matrix(part[:, ::u, ::v])
-        if seen is not None:
-            return seen
+        matrix = _matrix(part[:, ::u, ::v])
+        if matrix is not None:
+            return matrix
     view = as_strided(
-        part, (n, *places, r, s, c), (sn, sh * u, sw * v, sh * p, sw * q, sc), writeable=False
+        part, (n, *grid, r, s, c), (sn, sh * u, sw * v, sh * p, sw * q, sc), writeable=False
     )
     if s * c < SHORT:  # copied along image rows instead: BLAS takes either order
-        patches = scratch("patches", (r, s, c, n, *places), part.dtype)
+        patches = scratch("patches", (r, s, c, n, *grid), part.dtype)
         np.copyto(patches, view.transpose(3, 4, 5, 0, 1, 2))
         return patches.reshape(r * s * c, -1).T
     patches = scratch("patches", view.shape, part.dtype)
@@ -81,39 +81,39 @@ def _patches(part: NDArray, windows: Windows, places: Pair) -> NDArray:
     return patches.reshape(-1, r * s * c)
 
 
-def _stripes(part: NDArray, windows: Windows, places: Pair) -> Iterator[NDArray]:
+def _stripes(part: NDArray, windows: Windows, grid: Pair) -> Iterator[NDArray]:
     """Yield for each row of taps what all windows of a region see through it, as a matrix (rows of
     windows, images and columns of windows; taps of the row and channels), for windows whose rows
     follow each other pixel by pixel."""
     (r, s), (_, v), _, (p, q) = windows
     n, h, _, c = part.shape
     sn, sh, sw, sc = part.strides
-    f = places[1]
+    f = grid[1]
     view = as_strided(part, (h, n, f, s, c), (sh, sn, sw * v, sw * q, sc), writeable=False)
     stripes = scratch("patches", view.shape, part.dtype)
     np.copyto(stripes, view)
     rows = stripes.reshape(h, n * f, s * c)
     for i in range(0, r * p, p):
-        yield rows[i : i + places[0]].reshape(-1, s * c)
+        yield rows[i : i + grid[0]].reshape(-1, s * c)
 
 
 def _striped(taps: Pair, stride: Pair, channels: int) -> bool:
     return taps[0] > 1 == stride[0] and taps[1] * channels >= LONG
 
 
-def _blocks(windows: Windows, places: Pair, n: int, c: int, m: int, itemsize: int) -> list[Block]:
+def _blocks(windows: Windows, grid: Pair, n: int, c: int, m: int, itemsize: int) -> list[Block]:
     """Cut n images into blocks whose copies stay in cache."""
     (r, s), _, _, _ = windows
     if _striped(windows.taps, windows.stride, c):
-        return [*blocks(n, places[0], places[1] * (s * c + c + 2 * m) * itemsize)]
-    return [*blocks(n, places[0], places[1] * (r * s * c + m) * itemsize)]
+        return [*blocks(n, grid[0], grid[1] * (s * c + c + 2 * m) * itemsize)]
+    return [*blocks(n, grid[0], grid[1] * (r * s * c + m) * itemsize)]
 
 
 class Cut(NamedTuple):
     """A matrix cut along its rows: a stack of equal pieces, and what is left over."""
 
     pieces: NDArray
-    rest: NDArray
+    remainder: NDArray
 
 
 def _cut(a: NDArray, rows: int) -> Cut:
@@ -129,7 +129,7 @@ def _multiply(a: NDArray, b: NDArray, y: NDArray) -> None:
         return
     tops, ends = _cut(a, rows), _cut(y, rows)
     np.matmul(tops.pieces, b, out=ends.pieces)
-    np.matmul(tops.rest, b, out=ends.rest)
+    np.matmul(tops.remainder, b, out=ends.remainder)
 
 
 def _contract(a: NDArray, b: NDArray, y: NDArray) -> None:
@@ -141,7 +141,7 @@ def _contract(a: NDArray, b: NDArray, y: NDArray) -> None:
     tops, ends = _cut(a, rows), _cut(b, rows)
     sums = scratch("product", (len(tops.pieces) + 1, *y.shape), y.dtype)
     np.matmul(tops.pieces.transpose(0, 2, 1), ends.pieces, out=sums[:-1])
-    np.matmul(tops.rest.T, ends.rest, out=sums[-1])
+    np.matmul(tops.remainder.T, ends.remainder, out=sums[-1])
     y += sum_over(sums, (0,))
 
 
@@ -207,8 +207,8 @@ def _correlate_each(x: NDArray, w: NDArray, windows: Windows, y: NDArray) -> Non
         images, a, b = block
         part, total = region(x[images], windows, (a, b), f, 0), y[images, a:b]
         product = scratch("product", total.shape, y.dtype)
-        for tap, seen in enumerate(sights(part, windows, (b - a, f))):
-            np.multiply(seen, filters[tap], out=product if tap else total)
+        for tap, view in enumerate(tap_views(part, windows, (b - a, f))):
+            np.multiply(view, filters[tap], out=product if tap else total)
             if tap:
                 total += product
 
@@ -220,10 +220,10 @@ def spread(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray) 
     if not w.size:
         dx[...] = 0
         return
-    seen = dy.shape[1] * dy.shape[2] * windows.stride[0] * windows.stride[1]
+    covered = dy.shape[1] * dy.shape[2] * windows.stride[0] * windows.stride[1]
     depthwise = w.shape[1] == 1 < groups == w.shape[0]
     fits = min(windows.lead) >= 0 and not depthwise
-    write = _scatter if fits and 4 * seen < 3 * dx.shape[1] * dx.shape[2] else _gather
+    write = _scatter if fits and 4 * covered < 3 * dx.shape[1] * dx.shape[2] else _gather
     write(dy, w, windows, groups, dx)
 
 
@@ -238,27 +238,27 @@ def _gather(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray)
         for b in range(min(windows.stride[1], dx.shape[2])):
             part = dx[:, a :: windows.stride[0], b :: windows.stride[1]]
             (i, high, top, p), (j, wide, left, q) = (
-                _phase(place, axis, windows) for axis, place in enumerate((a, b))
+                _phase(phase, axis, windows) for axis, phase in enumerate((a, b))
             )
             if high and wide:
                 chosen = flipped[i :: p[0], j :: q[0]][::-1, ::-1]
-                seen = Windows((high, wide), (1, 1), (top, left), (p[1], q[1]))
-                correlate(dy, chosen, seen, groups, part)
+                dense = Windows((high, wide), (1, 1), (top, left), (p[1], q[1]))
+                correlate(dy, chosen, dense, groups, part)
             else:
                 part[...] = 0
 
 
-def _phase(place: int, axis: int, windows: Windows) -> tuple[int, int, int, Pair]:
+def _phase(phase: int, axis: int, windows: Windows) -> tuple[int, int, int, Pair]:
     """Return which taps reach a remainder of one axis: the first, their number, how far before dy
     they start, and their distance among the taps and in dy."""
     taps, stride = windows.taps[axis], windows.stride[axis]
     lead, dilation = windows.lead[axis], windows.dilation[axis]
     step, apart = stride // gcd(stride, dilation), dilation // gcd(stride, dilation)
-    firsts = [i for i in range(min(step, taps)) if (place + lead - i * dilation) % stride == 0]
+    firsts = [i for i in range(min(step, taps)) if (phase + lead - i * dilation) % stride == 0]
     if not firsts:
         return 0, 0, 0, (step, apart)
     count = len(range(firsts[0], taps, step))
-    start = (place + lead - firsts[0] * dilation) // stride
+    start = (phase + lead - firsts[0] * dilation) // stride
     return firsts[0], count, (count - 1) * apart - start, (step, apart)
 
 
@@ -278,9 +278,9 @@ def _scatter(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray
         for channels, results in _parts(groups, w.shape[1], m // groups):
             tops = dy[images, :, :, results].reshape(-1, m // groups)
             product = scratch("product", (len(tops), w.shape[1]), dx.dtype)
-            for tap, seen in enumerate(sights(total[..., channels], windows, (e, f))):
+            for tap, view in enumerate(tap_views(total[..., channels], windows, (e, f))):
                 _multiply(tops, each[tap, results], product)
-                seen += product.reshape(seen.shape)
+                view += product.reshape(view.shape)
         dx[images] = total[:, top : top + h, left : left + k]
 
     size = 2 * (high * wide * c + e * f * (m + c)) * dx.itemsize
@@ -293,13 +293,13 @@ def weigh(x: NDArray, dy: NDArray, windows: Windows, groups: int, dw: NDArray) -
     if not dw.size:
         return
     n, e, f, m = dy.shape
-    c, places = dw.shape[2], n * e * f
+    c, outputs = dw.shape[2], n * e * f
     add = _weigh_each if c == 1 < groups == m else _weigh_block
     if add is _weigh_each:
         cut = [*blocks(n, e, f * m * dw.itemsize)]
     else:
         cut = _blocks(windows, (e, f), n, c, m // groups, dw.itemsize)
-    count = max(1, min(PARTS, len(cut), places * dw.size // WORTHWHILE, places // PLACES))
+    count = max(1, min(PARTS, len(cut), outputs * dw.size // WORTHWHILE, outputs // MIN_WINDOWS))
     sums = np.zeros((count, *dw.shape), dw.dtype)
 
     def some(first: int, last: int, worker: int = 0) -> None:
@@ -307,7 +307,7 @@ def weigh(x: NDArray, dy: NDArray, windows: Windows, groups: int, dw: NDArray) -
             for block in cut[len(cut) * part // count : len(cut) * (part + 1) // count]:
                 add(x, dy, windows, groups, block, sums[part])
 
-    if places * dw.size >= WORTHWHILE:
+    if outputs * dw.size >= WORTHWHILE:
         share(count, some)
     else:
         some(0, count)
@@ -320,21 +320,21 @@ def _weigh_block(
     x: NDArray, dy: NDArray, windows: Windows, groups: int, block: Block, dw: NDArray
 ) -> None:
     """Add to dw (R, S, C/groups, M) what some images give."""
-    (images, a, b), places = block, (block.last - block.first, dy.shape[2])
+    (images, a, b), grid = block, (block.last - block.first, dy.shape[2])
     _, s, c, filters = dw.shape
     m = filters // groups
     for channels, results in _parts(groups, c, m):
-        part = region(x[images, ..., channels], windows, (a, b), places[1], 0)
+        part = region(x[images, ..., channels], windows, (a, b), grid[1], 0)
         tops, total = dy[images, a:b, :, results], dw[..., results]
         if _striped(windows.taps, windows.stride, c):
-            turned = scratch("total", (places[0], len(tops), places[1], m), dy.dtype)
+            turned = scratch("total", (grid[0], len(tops), grid[1], m), dy.dtype)
             np.copyto(turned, tops.transpose(1, 0, 2, 3))
-            for i, stripe in enumerate(_stripes(part, windows, places)):
+            for i, stripe in enumerate(_stripes(part, windows, grid)):
                 _contract(stripe, turned.reshape(-1, m), total[i].reshape(s * c, m))
         else:
             plain = _matrix(tops)
             tops = tops.reshape(-1, m) if plain is None else plain
-            _contract(_patches(part, windows, places), tops, total.reshape(-1, m))
+            _contract(_patches(part, windows, grid), tops, total.reshape(-1, m))
 
 
 def _weigh_each(
@@ -345,6 +345,6 @@ def _weigh_each(
     part = region(x[images], windows, (a, b), dy.shape[2], 0)
     tops, each = dy[images, a:b], dw.reshape(-1, groups)
     product = scratch("product", tops.shape, dy.dtype)
-    for tap, seen in enumerate(sights(part, windows, (b - a, dy.shape[2]))):
-        np.multiply(seen, tops, out=product)
+    for tap, view in enumerate(tap_views(part, windows, (b - a, dy.shape[2]))):
+        np.multiply(view, tops, out=product)
         each[tap] += sum_over(product.reshape(-1, groups), (0,))

@@ -45,15 +45,15 @@ class _Labels:
         self, name: str, target: NDArray, w: tuple[NDArray, ...], classes: int, dtype: Any,
         ignore_index: int, reduction: str,
     ) -> None:  # fmt: skip
-        label = np.expand_dims(target, 1)
-        counted = label != ignore_index
-        wrong = counted & ((label < 0) | (label >= classes))
+        class_index = np.expand_dims(target, 1)
+        counted = class_index != ignore_index
+        wrong = counted & ((class_index < 0) | (class_index >= classes))
         if wrong.any():
-            worst = label[wrong][0]
+            worst = class_index[wrong][0]
             raise IndexError(f"{name}: expected labels in [0, {classes}), got {worst}")
-        self.place = np.where(counted, label, 0)
+        self.index = np.where(counted, class_index, 0)
         self.counted = counted
-        self.rate = (w[0][self.place] * counted if w else counted).astype(dtype)
+        self.rate = (w[0][self.index] * counted if w else counted).astype(dtype)
         self.norm = self.rate.sum(dtype=dtype) if reduction == "mean" else dtype.type(1)
 
     def reduce(self, loss: NDArray, reduction: str) -> NDArray:
@@ -118,12 +118,12 @@ def cross_entropy(
     smooth, v = label_smoothing / x.shape[1], _across(w, x)
     with np.errstate(invalid="ignore"):  # all of -inf, or one inf: not a number
         p = np.subtract(x, x.max(1, keepdims=True), out=np.empty_like(x))
-        picked = np.take_along_axis(p, labels.place, 1)
+        picked = np.take_along_axis(p, labels.index, 1)
         everywhere = (p * v).sum(1, keepdims=True) if smooth else 0
         np.exp(p, out=p)
-        rest = sum_less_one(p, 1)
-        p /= rest + 1
-        whole = np.log1p(rest, out=rest)
+        others = sum_less_one(p, 1)
+        p /= others + 1
+        whole = np.log1p(others, out=others)
         loss = (1 - label_smoothing) * labels.rate * (whole - picked)
         if smooth:
             loss += smooth * (whole * v.sum() - everywhere)
@@ -158,13 +158,13 @@ def cross_entropy_dx(
     """dx = dloss (p (the sum of q) - q), divided by the weights' sum for a mean."""
     labels = _Labels("cross_entropy", target, w, p.shape[1], p.dtype, ignore_index, reduction)
     rate, v, smooth = labels.spread(dloss, reduction), _across(w, p), label_smoothing / p.shape[1]
-    hit = ((1 - label_smoothing) * labels.rate * rate).astype(p.dtype)
+    at_label = ((1 - label_smoothing) * labels.rate * rate).astype(p.dtype)
     dx = np.empty_like(p)
     dx[...] = p
     # p - 1 at the label, as what the others have: nothing is lost where p is nearly 1.
-    np.put_along_axis(dx, labels.place, 0, 1)
-    np.put_along_axis(dx, labels.place, -dx.sum(1, keepdims=True), 1)
-    dx *= hit
+    np.put_along_axis(dx, labels.index, 0, 1)
+    np.put_along_axis(dx, labels.index, -dx.sum(1, keepdims=True), 1)
+    dx *= at_label
     if smooth:
         dx += (smooth * rate).astype(p.dtype) * (p * v.sum() - v)
     return dx
@@ -222,7 +222,7 @@ def nll_loss(
     """loss = - the class weight of the label times x at the label, along axis 1."""
     labels = _Labels("nll_loss", target, w, x.shape[1], x.dtype, ignore_index, reduction)
     with np.errstate(invalid="ignore"):
-        loss = -labels.rate * np.take_along_axis(x, labels.place, 1)
+        loss = -labels.rate * np.take_along_axis(x, labels.index, 1)
     return labels.reduce(loss, reduction)
 
 
@@ -246,8 +246,8 @@ def nll_loss_dx(
     """dx = - dloss times the class weight at the label, 0 elsewhere: nll_loss transposed."""
     labels = _Labels("nll_loss", target, w, classes, dloss.dtype, ignore_index, reduction)
     dx = np.zeros((target.shape[0], classes, *target.shape[1:]), dloss.dtype)
-    hit = -labels.rate * labels.spread(dloss, reduction)
-    np.put_along_axis(dx, labels.place, hit, 1)
+    at_label = -labels.rate * labels.spread(dloss, reduction)
+    np.put_along_axis(dx, labels.index, at_label, 1)
     return dx
 
 

@@ -108,12 +108,12 @@ def _(
     ddx: Value, dy: Value, x: Value, s: Value, size: int, alpha: float, beta: float
 ) -> tuple[Value, Value, Value]:
     low, high = size // 2, (size - 1) // 2
-    steep, flat = _power(s, -beta - 1), _power(s, -beta)
-    pull = scale(ddx, factor=2 * alpha * beta / size)
-    back = channel_window(mul(pull, x), before=low, after=high)
-    ahead = channel_window(mul(mul(dy, x), steep), before=high, after=low)
-    ddy = sub(mul(ddx, flat), mul(mul(back, x), steep))
-    dx = scale(add(mul(pull, ahead), mul(mul(back, dy), steep)), factor=-1.0)
-    crossed = scale(div(mul(mul(back, dy), mul(x, steep)), s), factor=beta + 1)
-    ds = sub(crossed, scale(mul(mul(ddx, dy), steep), factor=beta))
+    slope, power = _power(s, -beta - 1), _power(s, -beta)
+    scaled = scale(ddx, factor=2 * alpha * beta / size)
+    lower = channel_window(mul(scaled, x), before=low, after=high)
+    upper = channel_window(mul(mul(dy, x), slope), before=high, after=low)
+    ddy = sub(mul(ddx, power), mul(mul(lower, x), slope))
+    dx = scale(add(mul(scaled, upper), mul(mul(lower, dy), slope)), factor=-1.0)
+    cross = scale(div(mul(mul(lower, dy), mul(x, slope)), s), factor=beta + 1)
+    ds = sub(cross, scale(mul(mul(ddx, dy), slope), factor=beta))
     return ddy, dx, ds

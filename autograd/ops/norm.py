@@ -35,7 +35,7 @@ class _Blocks:
         """Return an array of x's shape in one row; a view where it is channels-last."""
         return np.moveaxis(x, 1, -1).reshape(-1)
 
-    def places(self) -> Iterator[slice]:
+    def slices(self) -> Iterator[slice]:
         """Yield where each block is."""
         for i in range(0, self.x.size, self.size or 1):
             yield slice(i, min(i + self.size, self.x.size))
@@ -71,9 +71,9 @@ class _Blocks:
         y = np.moveaxis(flat.reshape(moved.shape), -1, 1)
         if moved.flags.c_contiguous:
             return y
-        kept = np.empty_like(self.x)
-        np.copyto(kept, y)
-        return kept
+        result = np.empty_like(self.x)
+        np.copyto(result, y)
+        return result
 
 
 def moments(x: NDArray) -> tuple[NDArray, NDArray]:
@@ -85,7 +85,7 @@ def moments(x: NDArray) -> tuple[NDArray, NDArray]:
     first = flat[: blocks.size].reshape(-1, blocks.channels)
     guess = first.mean(0, dtype=np.float64).astype(x.dtype)
     shift, sums, squares = blocks.each(guess), blocks.sums(), blocks.sums()
-    for at in blocks.places():
+    for at in blocks.slices():
         some = at.stop - at.start
         off = np.subtract(flat[at], shift[:some], out=room[:some])
         blocks.add(sums, off)
@@ -101,7 +101,7 @@ def _normalised(
     flat, room, y = blocks.flat(x), blocks.room("off"), np.empty(x.size, x.dtype)
     slope = blocks.each(w / np.sqrt(var.astype(np.float64) + eps))
     middle, bias = blocks.each(mean), blocks.each(b)
-    for at in blocks.places():
+    for at in blocks.slices():
         some = at.stop - at.start
         off = np.subtract(flat[at], middle[:some], out=room[:some])
         off *= slope[:some]
@@ -109,13 +109,13 @@ def _normalised(
     return blocks.shaped(y)
 
 
-def _channels(x: Spec, name: str, **given: Spec) -> Spec:
+def _channels(x: Spec, name: str, **arguments: Spec) -> Spec:
     """Check x and its per-channel arguments; return the Spec of a number per channel."""
     if not is_floating(x.dtype):
         raise TypeError(f"{name}: expected floating-point numbers, got {x.dtype}")
     if len(x.shape) < 2:
         raise ValueError(f"{name}: expected an input (N, C, ..), got shape {x.shape}")
-    for what, spec in given.items():
+    for what, spec in arguments.items():
         if spec.shape != x.shape[1:2]:
             raise ValueError(
                 f"{name}: expected {what} ({x.shape[1]},) for input {x.shape}, got {spec.shape}"
@@ -199,13 +199,13 @@ def batch_norm_sums(
     """dw = the sum of dy (x - mean) / sqrt(var + eps) per channel, db = the sum of dy. The gradient
     of x needs them even where w and b have none of their own."""
     blocks = _Blocks(x)
-    flat, dys, room = blocks.flat(x), blocks.flat(dy), blocks.room("off")
+    flat, grad, room = blocks.flat(x), blocks.flat(dy), blocks.room("off")
     middle, slopes, sums = blocks.each(mean), blocks.sums(), blocks.sums()
-    for at in blocks.places():
+    for at in blocks.slices():
         some = at.stop - at.start
         off = np.subtract(flat[at], middle[:some], out=room[:some])
-        blocks.add(slopes, np.multiply(off, dys[at], out=off))
-        blocks.add(sums, dys[at])
+        blocks.add(slopes, np.multiply(off, grad[at], out=off))
+        blocks.add(sums, grad[at])
     dw = blocks.folded(slopes) / np.sqrt(var.astype(np.float64) + eps)
     return dw.astype(x.dtype), blocks.folded(sums).astype(x.dtype)
 
@@ -253,14 +253,14 @@ def batch_norm_dx(
     rate = 1 / np.sqrt(var.astype(np.float64) + eps)
     slope, middle = blocks.each(w * rate), blocks.each(mean)
     tilt, level = blocks.each(w * rate**2 * dw / count), blocks.each(w * rate * db / count)
-    flat, dys, dx = blocks.flat(x), blocks.flat(dy), np.empty(x.size, x.dtype)
+    flat, grad, dx = blocks.flat(x), blocks.flat(dy), np.empty(x.size, x.dtype)
     room, steep = blocks.room("off"), blocks.room("steep")
-    for at in blocks.places():
+    for at in blocks.slices():
         some = at.stop - at.start
         off = np.subtract(flat[at], middle[:some], out=room[:some])
         off *= tilt[:some]
         off += level[:some]
-        top = np.multiply(dys[at], slope[:some], out=steep[:some])
+        top = np.multiply(grad[at], slope[:some], out=steep[:some])
         np.subtract(top, off, out=dx[at])
     return blocks.shaped(dx)
 
@@ -275,14 +275,14 @@ def _(
     slope, tilt = mul(w, rate), scale(mul(rate, dw), factor=share)
     along, even = batch_norm_sums(ddx, x, mean, var, eps=eps)
     plain = total(mul(ddx, dy), axes=(0, *range(2, len(x.shape))))
-    held = sub(plain, scale(add(mul(db, even), mul(dw, along)), factor=share))
+    dslope = sub(plain, scale(add(mul(db, even), mul(dw, along)), factor=share))
     steep = mul(slope, tilt)
-    left = sub(held, scale(mul(dw, along), factor=share))
-    bent = scale(mul(mul(slope, mul(rate, rate)), left), factor=-0.5)
+    dvariance = sub(dslope, scale(mul(dw, along), factor=share))
+    bent = scale(mul(mul(slope, mul(rate, rate)), dvariance), factor=-0.5)
     return (
         mul(ddx, across(slope, x)),
         neg(mul(ddx, across(steep, x))),
-        mul(rate, held),
+        mul(rate, dslope),
         mul(steep, even),
         bent,
         scale(mul(slope, along), factor=-share),

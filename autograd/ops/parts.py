@@ -15,20 +15,20 @@ from .shape import axis_of, getslice, integers, permute
 def split(x: Value, sizes: int | Sequence[int], dim: int) -> list[Any]:
     """Return parts along an axis: of one size (the last may be smaller), or of given sizes.
     ValueError for sizes that do not add up."""
-    axis = axis_of(dim, len(x.shape))
+    axis = axis_of("split", dim, len(x.shape))
     length = x.shape[axis]
-    given = integers((sizes,))
+    lengths = integers((sizes,))
     if not isinstance(sizes, Iterable):
-        if given[0] < 1:
-            raise ValueError(f"split: expected a size of at least 1, got {given[0]}")
-        given = tuple(min(given[0], length - i) for i in range(0, max(length, 1), given[0]))
-    if sum(given) != length or min(given, default=0) < 0:
+        if lengths[0] < 1:
+            raise ValueError(f"split: expected a size of at least 1, got {lengths[0]}")
+        lengths = tuple(min(lengths[0], length - i) for i in range(0, max(length, 1), lengths[0]))
+    if sum(lengths) != length or min(lengths, default=0) < 0:
         raise ValueError(
-            f"split: expected sizes that add up to {length} along axis {dim}, got {[*given]}"
+            f"split: expected sizes that add up to {length} along axis {dim}, got {[*lengths]}"
         )
     whole = [(0, n, 1) for n in x.shape]
-    places = [(*whole[:axis], (a, b, 1), *whole[axis + 1 :]) for a, b in _bounds(given)]
-    return [getslice(x, slices=place) for place in places]
+    bounds = [(*whole[:axis], (a, b, 1), *whole[axis + 1 :]) for a, b in _bounds(lengths)]
+    return [getslice(x, slices=bound) for bound in bounds]
 
 
 def _bounds(sizes: Sequence[int]) -> Any:
@@ -40,14 +40,14 @@ def chunk(x: Value, chunks: int, dim: int) -> list[Any]:
     fewer than one."""
     if chunks < 1:
         raise ValueError(f"chunk: expected at least 1 chunk, got {chunks}")
-    axis = axis_of(dim, len(x.shape))
+    axis = axis_of("chunk", dim, len(x.shape))
     return split(x, max(1, -(-x.shape[axis] // chunks)), axis)
 
 
 def unbind(x: Value, dim: int) -> tuple[Any, ...]:
     """Return the parts along an axis, without it: one call, so that the gradients of many steps of
     a sequence cost no more than the sequence."""
-    axis = axis_of(dim, len(x.shape))
+    axis = axis_of("unbind", dim, len(x.shape))
     order = (axis, *(i for i in range(len(x.shape)) if i != axis))
     if not x.shape[axis]:
         return ()
@@ -57,6 +57,6 @@ def unbind(x: Value, dim: int) -> tuple[Any, ...]:
 
 def flip(x: Value, dims: int | Sequence[int]) -> Any:
     """Return the elements in reverse order along axes."""
-    axes = axes_of(integers((dims,)), len(x.shape))
-    places = [(n - 1, -1, -1) if i in axes and n else (0, n, 1) for i, n in enumerate(x.shape)]
-    return getslice(x, slices=tuple(places))
+    axes = axes_of("flip", integers((dims,)), len(x.shape))
+    bounds = [(n - 1, -1, -1) if i in axes and n else (0, n, 1) for i, n in enumerate(x.shape)]
+    return getslice(x, slices=tuple(bounds))

@@ -20,7 +20,7 @@ from ..ledger import Cost
 from ..primitive import Value, primitive
 from ..summation import BLOCK
 from .scratch import scratch
-from .windows import Padding, Pair, Windows, blocks, extents, region, sights
+from .windows import Padding, Pair, Windows, blocks, extents, region, tap_views
 
 Write: TypeAlias = Callable[[NDArray, slice, bool], None]
 
@@ -54,7 +54,7 @@ def _max_rule(
 
 
 def _max_dx_rule(
-    dy: Spec, place: Spec, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding,
+    dy: Spec, argmax: Spec, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding,
     dilation: Pair,
 ) -> Spec:  # fmt: skip
     x = Spec((*dy.shape[:2], *size), dy.dtype)
@@ -67,7 +67,7 @@ def _max_cost(ys: tuple[Spec, Spec], x: Spec, *, kernel: Pair, **attrs: Any) -> 
     return Cost(cmp=(kernel[0] * kernel[1] - 1) * ys[0].size)
 
 
-@primitive(infer=_max_rule, cost=_max_cost, outputs=("y", "place"))
+@primitive(infer=_max_rule, cost=_max_cost, outputs=("y", "argmax"))
 def max_pool2d(
     x: NDArray, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> tuple[NDArray, NDArray]:
@@ -77,26 +77,26 @@ def max_pool2d(
     n, c, h, w = x.shape
     e, f = extents("max_pool2d", (h, w), kernel, stride, padding, dilation)
     y = np.empty((n, e, f, c), x.dtype)
-    place = np.empty((n, e, f, c), np.min_scalar_type(kernel[0] * kernel[1] - 1))
+    argmax = np.empty((n, e, f, c), np.min_scalar_type(kernel[0] * kernel[1] - 1))
     images = x.transpose(0, 2, 3, 1)
     for some, a, b in blocks(n, e, 2 * stride[0] * w * c * x.itemsize):
         part = region(images[some], windows, (a, b), f, -inf)
-        best, where = y[some, a:b], place[some, a:b]
-        _largest(part, windows, best, where)
+        best, index = y[some, a:b], argmax[some, a:b]
+        _largest(part, windows, best, index)
         if not np.isfinite(best).all():
-            _settle(part, windows, _inside(windows, (h, w), (a, b), f), best, where)
-    return y.transpose(0, 3, 1, 2), place.transpose(0, 3, 1, 2)
+            _correct_nonfinite(part, windows, _inside(windows, (h, w), (a, b), f), best, index)
+    return y.transpose(0, 3, 1, 2), argmax.transpose(0, 3, 1, 2)
 
 
 @max_pool2d.vjp("x")
-def _(dy: Value, place: Value, specs: tuple[Spec, ...], **attrs: Any) -> Value:
-    return max_pool2d_dx(dy, place, size=specs[0].shape[2:], **attrs)
+def _(dy: Value, argmax: Value, specs: tuple[Spec, ...], **attrs: Any) -> Value:
+    return max_pool2d_dx(dy, argmax, size=specs[0].shape[2:], **attrs)
 
 
-@primitive(infer=_max_dx_rule, cost=lambda dx, dy, place, **a: Cost(add=dy.size), outputs=("dx",))
+@primitive(infer=_max_dx_rule, cost=lambda dx, dy, argmax, **a: Cost(add=dy.size), outputs=("dx",))
 def max_pool2d_dx(
     dy: NDArray,
-    place: NDArray,
+    argmax: NDArray,
     *,
     size: Pair,
     kernel: Pair,
@@ -106,54 +106,54 @@ def max_pool2d_dx(
 ) -> NDArray:
     """dx = dy added where the largest values were, in an image of (height, width) `size`."""
     windows = Windows(kernel, stride, (padding[0][0], padding[1][0]), dilation)
-    tops, places = dy.transpose(0, 2, 3, 1), place.transpose(0, 2, 3, 1)
+    tops, winners = dy.transpose(0, 2, 3, 1), argmax.transpose(0, 2, 3, 1)
 
     def write(part: NDArray, some: slice, tiled: bool) -> None:
         if not tiled:
             # From the last window to the first: a pixel adds up what its taps get in their order.
-            index = _addresses(places[some], part, windows).reshape(-1)[::-1]
+            index = _addresses(winners[some], part, windows).reshape(-1)[::-1]
             np.add.at(part.reshape(-1), index, tops[some].reshape(-1)[::-1])
             return
-        hit = scratch("hit", places[some].shape, np.dtype(bool))
-        share = scratch("share", hit.shape, dy.dtype)
+        chosen = scratch("chosen", winners[some].shape, np.dtype(bool))
+        share = scratch("share", chosen.shape, dy.dtype)
         bits = np.dtype(f"i{dy.itemsize}")
-        for tap, seen in enumerate(sights(part, windows, tops.shape[1:3])):
+        for tap, view in enumerate(tap_views(part, windows, tops.shape[1:3])):
             # Bits times 0 or 1: unlike a product of floats it keeps inf from becoming nan.
-            np.equal(places[some], place.dtype.type(tap), out=hit)
-            np.multiply(tops[some].view(bits), hit.view(np.uint8), out=share.view(bits))
-            seen[...] = share
+            np.equal(winners[some], argmax.dtype.type(tap), out=chosen)
+            np.multiply(tops[some].view(bits), chosen.view(np.uint8), out=share.view(bits))
+            view[...] = share
 
     return _scattered(tops.shape, dy.dtype, size, windows, write)
 
 
 @max_pool2d_dx.vjp("dy")
-def _(ddx: Value, place: Value, size: Pair, **attrs: Any) -> Value:
-    return max_pool2d_pick(ddx, place, **attrs)
+def _(ddx: Value, argmax: Value, size: Pair, **attrs: Any) -> Value:
+    return max_pool2d_pick(ddx, argmax, **attrs)
 
 
 @primitive(
-    infer=lambda ddx, place, **a: Spec(place.shape, ddx.dtype),
-    cost=lambda ddy, ddx, place, **a: Cost(),
+    infer=lambda ddx, argmax, **a: Spec(argmax.shape, ddx.dtype),
+    cost=lambda ddy, ddx, argmax, **a: Cost(),
     outputs=("ddy",),
 )
 def max_pool2d_pick(
-    ddx: NDArray, place: NDArray, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
+    ddx: NDArray, argmax: NDArray, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> NDArray:
     """ddy = the elements of ddx that are in the given places: max_pool2d_dx transposed."""
     windows = Windows(kernel, stride, (padding[0][0], padding[1][0]), dilation)
-    n, c, e, f = place.shape
+    n, c, e, f = argmax.shape
     ddy = np.zeros((n, e, f, c), ddx.dtype)
-    images, places = ddx.transpose(0, 2, 3, 1), place.transpose(0, 2, 3, 1)
+    images, winners = ddx.transpose(0, 2, 3, 1), argmax.transpose(0, 2, 3, 1)
     for some, a, b in blocks(n, e, 2 * stride[0] * ddx.shape[3] * c * ddx.itemsize):
         part = region(images[some], windows, (a, b), f, 0)
-        for tap, seen in enumerate(sights(part, windows, (b - a, f))):
-            np.copyto(ddy[some, a:b], seen, where=places[some, a:b] == tap)
+        for tap, view in enumerate(tap_views(part, windows, (b - a, f))):
+            np.copyto(ddy[some, a:b], view, where=winners[some, a:b] == tap)
     return ddy.transpose(0, 3, 1, 2)
 
 
 @max_pool2d_pick.vjp("ddx")
-def _(dddy: Value, place: Value, specs: tuple[Spec, ...], **attrs: Any) -> Value:
-    return max_pool2d_dx(dddy, place, size=specs[0].shape[2:], **attrs)
+def _(dddy: Value, argmax: Value, specs: tuple[Spec, ...], **attrs: Any) -> Value:
+    return max_pool2d_dx(dddy, argmax, size=specs[0].shape[2:], **attrs)
 
 
 def _avg_rule(
@@ -190,23 +190,23 @@ def avg_pool2d(
     images, counts = x.transpose(0, 2, 3, 1), _counts(windows, (h, w), (e, f), counted, divisor)
     for some, a, b in blocks(n, e, 2 * stride[0] * w * c * x.itemsize):
         part, total = region(images[some], windows, (a, b), f, 0), y[some, a:b]
-        _sum_taps(sights(part, windows, (b - a, f)), prod(kernel), total)
+        _sum_taps(tap_views(part, windows, (b - a, f)), prod(kernel), total)
         total /= counts[a:b].astype(x.dtype)
     return y.transpose(0, 3, 1, 2)
 
 
-def _sum_taps(seen: Iterator[NDArray], count: int, total: NDArray) -> None:
+def _sum_taps(view: Iterator[NDArray], count: int, total: NDArray) -> None:
     """Write the sum of the next taps, pairwise where there are many, so that rounding errors stay
     those of short sums."""
     if count <= BLOCK:
-        total[...] = next(seen)
-        for part in islice(seen, count - 1):
+        total[...] = next(view)
+        for part in islice(view, count - 1):
             total += part
         return
-    _sum_taps(seen, count // 2, total)
-    rest = np.empty_like(total)
-    _sum_taps(seen, count - count // 2, rest)
-    total += rest
+    _sum_taps(view, count // 2, total)
+    second = np.empty_like(total)
+    _sum_taps(view, count - count // 2, second)
+    total += second
 
 
 @avg_pool2d.vjp("x")
@@ -236,11 +236,11 @@ def avg_pool2d_dx(
 
     def write(part: NDArray, some: slice, tiled: bool) -> None:
         share = tops[some] / counts.astype(dy.dtype)
-        for seen in sights(part, windows, tops.shape[1:3]):
+        for view in tap_views(part, windows, tops.shape[1:3]):
             if tiled:
-                seen[...] = share
+                view[...] = share
             else:
-                seen += share
+                view += share
 
     return _scattered(tops.shape, dy.dtype, size, windows, write)
 
@@ -251,83 +251,83 @@ def _(ddx: Value, size: Pair, **attrs: Any) -> Value:
 
 
 def _positions(
-    place: Spec, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
+    argmax: Spec, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> Spec:
-    return Spec(place.shape, INT64)
+    return Spec(argmax.shape, INT64)
 
 
-@primitive(infer=_positions, cost=lambda y, place, **a: Cost(), outputs=("position",))
+@primitive(infer=_positions, cost=lambda y, argmax, **a: Cost(), outputs=("position",))
 def max_pool2d_position(
-    place: NDArray, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
+    argmax: NDArray, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> NDArray:
     """position = where in the image, row by row, the places within windows lie."""
-    e, f = place.shape[2:]
-    row, column = np.divmod(place.astype(INT64), kernel[1])
+    e, f = argmax.shape[2:]
+    row, column = np.divmod(argmax.astype(INT64), kernel[1])
     row = row * dilation[0] + (np.arange(e) * stride[0] - padding[0][0])[:, None]
     column = column * dilation[1] + np.arange(f) * stride[1] - padding[1][0]
     return np.asarray(row * size[1] + column)
 
 
-def _largest(part: NDArray, windows: Windows, best: NDArray, where: NDArray) -> None:
+def _largest(part: NDArray, windows: Windows, best: NDArray, argmax: NDArray) -> None:
     """Write the largest values of windows to `best` and their taps to `where`."""
     larger = scratch("larger", best.shape, np.dtype(bool))
-    later = scratch("later", best.shape, where.dtype)
-    for tap, seen in enumerate(sights(part, windows, best.shape[1:3])):
+    later = scratch("later", best.shape, argmax.dtype)
+    for tap, view in enumerate(tap_views(part, windows, best.shape[1:3])):
         if tap:
             # Taps only grow: arithmetic on small integers is 50 times as fast as a masked copy.
-            np.greater(seen, best, out=larger)
-            np.maximum(seen, best, out=best)
-            np.multiply(larger.view(np.uint8), where.dtype.type(tap), out=later)
-            np.maximum(where, later, out=where)
+            np.greater(view, best, out=larger)
+            np.maximum(view, best, out=best)
+            np.multiply(larger.view(np.uint8), argmax.dtype.type(tap), out=later)
+            np.maximum(argmax, later, out=argmax)
         else:
-            best[...], where[...] = seen, 0
+            best[...], argmax[...] = view, 0
 
 
 def _inside(windows: Windows, size: Pair, rows: Pair, columns: int) -> NDArray:
     """Tell for each tap and window, (taps, E, F, 1), whether it lies within the image."""
     axes: list[NDArray] = []
-    for i, places in enumerate((np.arange(*rows), np.arange(columns))):
+    for i, offsets in enumerate((np.arange(*rows), np.arange(columns))):
         taps = np.arange(windows.taps[i])[:, None] * windows.dilation[i]
-        at = places * windows.stride[i] - windows.lead[i] + taps
+        at = offsets * windows.stride[i] - windows.lead[i] + taps
         axes.append((at >= 0) & (at < size[i]))
     grid = axes[0][:, None, :, None] & axes[1][None, :, None, :]
     return grid.reshape(-1, grid.shape[2], columns, 1)
 
 
-def _settle(
-    part: NDArray, windows: Windows, inside: NDArray, best: NDArray, where: NDArray
+def _correct_nonfinite(
+    part: NDArray, windows: Windows, inside: NDArray, best: NDArray, argmax: NDArray
 ) -> None:
     """Correct the places of values that comparisons miss: the last of those that are not numbers
     (as torch does), the first within the image of those that are all -inf."""
     lowest, open_ = best == -inf, np.ones(best.shape, bool)
-    for tap, seen in enumerate(sights(part, windows, best.shape[1:3])):
-        where[np.isnan(seen)] = tap
+    for tap, view in enumerate(tap_views(part, windows, best.shape[1:3])):
+        argmax[np.isnan(view)] = tap
         first = lowest & open_ & inside[tap]
-        where[first] = tap
+        argmax[first] = tap
         open_ &= ~first
 
 
-def _counts(windows: Windows, size: Pair, places: Pair, counted: bool, divisor: int) -> NDArray:
+def _counts(windows: Windows, size: Pair, grid: Pair, counted: bool, divisor: int) -> NDArray:
     """Return what the sum of each window is divided by, (E, F, 1)."""
     if divisor:
-        return np.full((*places, 1), divisor)
+        return np.full((*grid, 1), divisor)
     axes = []
     for i in (0, 1):
         border = windows.lead[i] if counted else 0
-        start = np.arange(places[i]) * windows.stride[i] - windows.lead[i]
+        start = np.arange(grid[i]) * windows.stride[i] - windows.lead[i]
         stop = np.minimum(start + windows.taps[i], size[i] + border)
         axes.append(stop - np.maximum(start, -border))
     return np.asarray(np.maximum(axes[0][:, None, None] * axes[1][:, None], 1))
 
 
-def _addresses(places: NDArray, part: NDArray, windows: Windows) -> NDArray:
+def _addresses(winners: NDArray, part: NDArray, windows: Windows) -> NDArray:
     """Return where in the memory of a region (N, H, W, C) the taps lie that places (N, E, F, C) of
     its windows name."""
-    (n, e, f, c), (_, high, wide, _) = places.shape, part.shape
+    (n, e, f, c), (_, high, wide, _) = winners.shape, part.shape
     rows, columns = np.indices(windows.taps)
     taps = (rows * windows.dilation[0] * wide + columns * windows.dilation[1]) * c
-    index = scratch("index", places.shape, INT64)
-    np.take(taps.reshape(-1), places, out=index, mode="clip")
+    index = scratch("index", winners.shape, INT64)
+    np.take(taps.reshape(-1), winners, out=index, mode="clip")
     i, j = np.arange(e)[:, None] * windows.stride[0], np.arange(f) * windows.stride[1]
     index += ((i * wide + j) * c)[:, :, None] + np.arange(c)
     index += (np.arange(n) * high * wide * c)[:, None, None, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import lru_cache
 
 import numpy as np
@@ -39,14 +38,15 @@ def _(dy: Value) -> tuple[Value, ...]:
 
 def parts(x: Value) -> tuple[Value, ...]:
     """Return the parts of x along its first axis."""
-    found = unstack(x.shape[0])(x)
-    return found if isinstance(found, tuple) else (found,)
+    results = unstack(x.shape[0])(x)
+    return results if isinstance(results, tuple) else (results,)
 
 
 @lru_cache(WAYS)
 def unstack(count: int) -> Primitive:
     """Return the primitive that cuts an array into the `count` parts along its first axis. One
     call with many results, for the gradients of single slices would each fill a whole array."""
+    outputs = tuple(f"y{i}" for i in range(count))
 
     def rule(x: Spec) -> tuple[Spec, ...]:
         if x.shape[:1] != (count,):
@@ -59,21 +59,15 @@ def unstack(count: int) -> Primitive:
         """y0, y1, .. = the parts of x along its first axis, without a copy."""
         return tuple(x)
 
-    def derivative(specs: tuple[Spec, ...], **dys: Value | None) -> Value:
+    def derivative(specs: tuple[Spec, ...], **grad_outputs: Value | None) -> Value:
         part = Spec(specs[0].shape[1:], specs[0].dtype)
-        given = [dys[f"dy{i}"] for i in range(count)]
-        return stack(*[zero(part) if dy is None else dy for dy in given])
+        dys = (grad_outputs[f"d{name}"] for name in outputs)
+        return stack(*[zero(part) if dy is None else dy for dy in dys])
 
     reference.__name__ = "unstack"
-    names = ["specs", *(f"dy{i}" for i in range(count))]
-    kind = inspect.Parameter.KEYWORD_ONLY
-    signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
-    derivative.__signature__ = signature  # type: ignore[attr-defined]
-    made = primitive(infer=rule, cost=free, outputs=tuple(f"y{i}" for i in range(count)), alias=0)(
-        reference
-    )
-    made.vjp("x")(derivative)
-    return made
+    result = primitive(infer=rule, cost=free, outputs=outputs, alias=0)(reference)
+    result.vjp("x", reads=("specs", *(f"d{name}" for name in outputs)))(derivative)
+    return result
 
 
 def _elman_cost(y: Spec, x: Spec, h: Spec, *, nonlinearity: str) -> Cost:

@@ -28,7 +28,7 @@ from .recurrent import (
     stack,
 )
 from .rules import agreed, common
-from .sequence_weights import Given, fitted, input_gradients, states_before, walk
+from .sequence_weights import Flags, fitted, input_gradients, states_before, walk
 from .shape import zero
 
 
@@ -38,9 +38,9 @@ def _checked(name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec,
     batch, width = x.shape[:2], x.shape[-1] if x.shape else 0
     rows = many * h
     expected = [(*batch, width), (rows, width), (rows,), (*batch[1:], h), (rows, h)]
-    found = [x.shape, w_ih.shape, bias.shape, state.shape, w.shape]
-    if found != expected or len(x.shape) != 3 or not x.shape[0]:
-        raise ValueError(f"{name}: expected x, w_ih, bias, state, w of {expected}, got {found}")
+    shapes = [x.shape, w_ih.shape, bias.shape, state.shape, w.shape]
+    if shapes != expected or len(x.shape) != 3 or not x.shape[0]:
+        raise ValueError(f"{name}: expected x, w_ih, bias, state, w of {expected}, got {shapes}")
     return common(*[s.dtype for s in (x, w_ih, bias, state, w)])
 
 
@@ -51,11 +51,11 @@ def _forward_cost(cells: Cost, states: Spec, x: Spec, bias: Spec) -> Cost:
     return cells._replace(macs=gates * width, add=cells.add + 2 * gates)
 
 
-def _backward_cost(slopes: Cost, states: Spec, w: Spec, given: Given) -> Cost:
+def _backward_cost(slopes: Cost, states: Spec, w: Spec, present: Flags) -> Cost:
     """Return the cost of the slopes, and of going back: the last step takes no product from a later
     one."""
     later = prod(states.shape[1:]) * (states.shape[0] - 1)
-    sums = later + (states.size if given[0] else 0)
+    sums = later + (states.size if present[0] else 0)
     return slopes._replace(macs=later * w.shape[0], add=slopes.add + sums)
 
 
@@ -89,16 +89,20 @@ def _total(gates: NDArray, bias: NDArray, h: NDArray, w: NDArray) -> NDArray:
     return y
 
 
-def _given(*dys: Value | None) -> tuple[list[Value], Given, bool]:
+def _present(*grads: Value | None) -> tuple[list[Value], Flags, bool]:
     """Return the gradients that there are, which ones they are, and whether to record."""
-    there = [dy for dy in dys if dy is not None]
-    return there, tuple(dy is not None for dy in dys), any(type(dy) is not Array for dy in there)
+    known = [dy for dy in grads if dy is not None]
+    return (
+        known,
+        tuple(dy is not None for dy in grads),
+        any(type(dy) is not Array for dy in known),
+    )
 
 
-def _taken(dys: tuple[NDArray, ...], given: Given) -> list[NDArray | None]:
+def _unpack(grads: tuple[NDArray, ...], present: Flags) -> list[NDArray | None]:
     """Return the gradients in their places, None for those that are not there."""
-    some = iter(dys)
-    return [next(some) if there else None for there in given]
+    some = iter(grads)
+    return [next(some) if known else None for known in present]
 
 
 def _parts(x: Value | None, steps: int) -> tuple[Value | None, ...]:
@@ -182,14 +186,16 @@ def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Pro
 def _(
     dhs: Value | None, dlast: Value | None, dcell: Value | None, dcells: Value | None,
     dacts: Value | None, hs: Value, cells: Value, acts: Value, x: Value, w_ih: Value, h: Value,
-    c: Value, w: Value, specs: tuple[Spec, ...], needs: Given, backwards: bool,
+    c: Value, w: Value, specs: tuple[Spec, ...], needs: Flags, backwards: bool,
 ) -> tuple[Value | None, ...]:  # fmt: skip
-    dys, given, recorded = _given(dhs, dlast, dcell)
+    grads, present, recorded = _present(dhs, dlast, dcell)
     if recorded or dcells is not None or dacts is not None:
         incoming = dhs, dlast, dcell, dcells, dacts
         dgates, dc = _lstm_back(incoming, cells, acts, c, w, backwards)
     else:
-        dgates, dc = lstm_sequence_dx(acts, cells, c, w, *dys, given=given, backwards=backwards)
+        dgates, dc = lstm_sequence_dx(
+            acts, cells, c, w, *grads, present=present, backwards=backwards
+        )
     dx, dw_ih, db, dh, dw = input_gradients(dgates, (x, hs, h), (w_ih, w), needs, backwards)
     return fitted((dx, dw_ih, db, dh, dc, dw), specs)
 
@@ -201,38 +207,38 @@ def _lstm_back(
     """Do what `lstm_sequence_dx` does step by step, also with gradients of cells and acts."""
     dhs, dh, dc, dcells, dacts = incoming
     count, nothing = acts.shape[0], Spec(c.shape, acts.dtype)
-    order, made, values = walk(count, backwards), parts(cells), parts(acts)
-    old = dict(zip(order, [c, *[made[t] for t in order]], strict=False))
+    order, steps, values = walk(count, backwards), parts(cells), parts(acts)
+    old = dict(zip(order, [c, *[steps[t] for t in order]], strict=False))
     tops, inner, bends = (_parts(x, count) for x in (dhs, dcells, dacts))
     dgates: dict[int, Value] = {}
     for t in reversed(order):
         dh, dc = _sum(nothing, dh, tops[t]), _sum(nothing, dc, inner[t])
-        dgates[t], dc = cell_gradients(dh, dc, bends[t], values[t], old[t], made[t])
+        dgates[t], dc = cell_gradients(dh, dc, bends[t], values[t], old[t], steps[t])
         dh = matmul(dgates[t], w)
     return stack(*[dgates[t] for t in range(count)]), dc
 
 
 def _lstm_dx(
-    acts: Spec, cells: Spec, c: Spec, w: Spec, *dys: Spec, given: Given, backwards: bool
+    acts: Spec, cells: Spec, c: Spec, w: Spec, *grads: Spec, present: Flags, backwards: bool
 ) -> tuple[Spec, Spec]:
     return acts, Spec(c.shape, acts.dtype)
 
 
 @primitive(
     infer=_lstm_dx,
-    cost=lambda y, acts, cells, c, w, *dys, given, backwards: _backward_cost(
-        lstm_cell_dx.cost(y, cells), cells, w, given
+    cost=lambda y, acts, cells, c, w, *grads, present, backwards: _backward_cost(
+        lstm_cell_dx.cost(y, cells), cells, w, present
     ),
     outputs=("dgates", "dc"),
 )
 def lstm_sequence_dx(
-    acts: NDArray, cells: NDArray, c: NDArray, w: NDArray, *dys: NDArray, given: Given,
+    acts: NDArray, cells: NDArray, c: NDArray, w: NDArray, *grads: NDArray, present: Flags,
     backwards: bool,
 ) -> tuple[NDArray, NDArray]:  # fmt: skip
     """dgates (T, N, 4 H) and dc (N, H) = the gradients of the gates and the first cells; `dys` are
     those of hs, the last state and the last cells, as far as `given` says. From the last step to
     the first, dh = dhs[t] + dgates[t + 1] w; the rest is `lstm_cell_dx`."""
-    dhs, dh, dcell = _taken(dys, given)
+    dhs, dh, dcell = _unpack(grads, present)
     dgates, nothing = np.empty_like(acts), np.zeros_like(cells[0])
     dc = nothing if dcell is None else dcell
     order = walk(len(acts), backwards)
@@ -290,14 +296,14 @@ def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Pro
 @rnn_sequence.vjp("x", "w_ih", "bias", "h", "w")
 def _(
     dhs: Value | None, dlast: Value | None, hs: Value, x: Value, w_ih: Value, h: Value, w: Value,
-    specs: tuple[Spec, ...], needs: Given, nonlinearity: str, backwards: bool,
+    specs: tuple[Spec, ...], needs: Flags, nonlinearity: str, backwards: bool,
 ) -> tuple[Value | None, ...]:  # fmt: skip
-    dys, given, recorded = _given(dhs, dlast)
+    grads, present, recorded = _present(dhs, dlast)
     if recorded:
         dgates = _rnn_back(dhs, dlast, hs, w, nonlinearity, backwards)
     else:
         dgates = rnn_sequence_dx(
-            hs, w, *dys, given=given, nonlinearity=nonlinearity, backwards=backwards
+            hs, w, *grads, present=present, nonlinearity=nonlinearity, backwards=backwards
         )
     gradients = input_gradients(dgates, (x, hs, h), (w_ih, w), needs, backwards)
     return fitted(gradients, specs)
@@ -319,19 +325,24 @@ def _rnn_back(
 
 
 @primitive(
-    infer=lambda hs, w, *dys, **attrs: hs,
-    cost=lambda y, hs, w, *dys, given, nonlinearity, backwards: _backward_cost(
-        NONLINEARITIES[nonlinearity][1].cost(hs, hs), hs, w, given
+    infer=lambda hs, w, *grads, **attrs: hs,
+    cost=lambda y, hs, w, *grads, present, nonlinearity, backwards: _backward_cost(
+        NONLINEARITIES[nonlinearity][1].cost(hs, hs), hs, w, present
     ),
     outputs=("dgates",),
 )
 def rnn_sequence_dx(
-    hs: NDArray, w: NDArray, *dys: NDArray, given: Given, nonlinearity: str, backwards: bool
+    hs: NDArray,
+    w: NDArray,
+    *grads: NDArray,
+    present: Flags,
+    nonlinearity: str,
+    backwards: bool,
 ) -> NDArray:
     """dgates (T, N, H) = the gradient of the gates; `dys` are those of hs and the last state, as
     far as `given` says. From the last step to the first, dgates[t] = f'(hs[t]) (dhs[t] +
     dgates[t + 1] w)."""
-    dhs, dh = _taken(dys, given)
+    dhs, dh = _unpack(grads, present)
     _, slope = NONLINEARITIES[nonlinearity]
     dgates = np.empty_like(hs)
     order = walk(len(hs), backwards)

@@ -15,13 +15,13 @@ from ..summation import sum_over
 from .shape import integers, reshape, zero
 
 
-def axes_of(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
-    """Return axes as a sorted tuple of non-negative numbers, all of them for None. ValueError for
-    an axis out of range or named twice."""
-    given = range(ndim) if axis is None else integers((axis,))
-    axes = tuple(sorted(a + ndim if a < 0 else a for a in given))
+def axes_of(name: str, axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
+    """Return axes as a sorted tuple of non-negative numbers, all of them for None. ValueError,
+    which names the operation, for an axis out of range or listed twice."""
+    listed = range(ndim) if axis is None else integers((axis,))
+    axes = tuple(sorted(a + ndim if a < 0 else a for a in listed))
     if len(set(axes)) != len(axes) or any(not 0 <= a < ndim for a in axes):
-        raise ValueError(f"expected distinct axes in [{-ndim}, {ndim}), got {axis}")
+        raise ValueError(f"{name}: expected distinct axes in [{-ndim}, {ndim}), got {axis}")
     return axes
 
 
@@ -39,13 +39,13 @@ def occupied(x: Spec, *, axes: tuple[int, ...]) -> Spec:
     return reduced(x, axes=axes)
 
 
-def kept(x: Spec, axes: tuple[int, ...]) -> tuple[int, ...]:
+def kept_shape(x: Spec, axes: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape with 1 for each reduced axis."""
     return tuple(1 if i in axes else n for i, n in enumerate(x.shape))
 
 
 def _spread(dy: Value, x: Spec, axes: tuple[int, ...]) -> Value:
-    return broadcast_to(reshape(dy, shape=kept(x, axes)), shape=x.shape)
+    return broadcast_to(reshape(dy, shape=kept_shape(x, axes)), shape=x.shape)
 
 
 @primitive(infer=reduced, cost=lambda y, x, **a: Cost(add=max(x.size - y.size, 0)))

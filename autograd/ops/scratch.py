@@ -17,10 +17,10 @@ _memory = local()
 def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
     """Return unset memory that this thread uses again for the next request of that name."""
     size = int(np.prod(shape)) * dtype.itemsize
-    held = getattr(_memory, name, None)
-    if held is None or held.nbytes < size:
+    buffer = getattr(_memory, name, None)
+    if buffer is None or buffer.nbytes < size:
         wide = np.empty(size + ALIGNED, np.uint8)
         start = -wide.ctypes.data % ALIGNED
-        held = wide[start : start + size]
-        setattr(_memory, name, held)
-    return held[:size].view(dtype).reshape(shape)
+        buffer = wide[start : start + size]
+        setattr(_memory, name, buffer)
+    return buffer[:size].view(dtype).reshape(shape)

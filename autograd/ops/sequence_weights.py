@@ -17,7 +17,7 @@ from .elementwise import add, fit
 from .linear import matmul, swapped
 from .shape import concatenate, getslice, reshape, zero
 
-Given: TypeAlias = tuple[bool, ...]
+Flags: TypeAlias = tuple[bool, ...]
 
 
 def walk(steps: int, backwards: bool) -> range:
@@ -26,7 +26,7 @@ def walk(steps: int, backwards: bool) -> range:
 
 
 def input_gradients(
-    dgates: Value, read: tuple[Value, Value, Value], ws: tuple[Value, Value], needs: Given,
+    dgates: Value, read: tuple[Value, Value, Value], ws: tuple[Value, Value], needs: Flags,
     backwards: bool,
 ) -> tuple[Value | None, ...]:  # fmt: skip
     """Return the gradients of x, w_ih, bias, the first state and w; `read` are x, hs and that
@@ -83,8 +83,8 @@ def sequence_dw(
 @sequence_dw.nonzeros
 def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
     dgates, x, hs, h = args
-    left = transposed(rows(dgates))
-    return [matrix_product(left, right) for right in (rows(x), states_before(hs, h, **attrs))]
+    grads = transposed(rows(dgates))
+    return [matrix_product(grads, right) for right in (rows(x), states_before(hs, h, **attrs))]
 
 
 def states_before(hs: Array, h: Array, backwards: bool) -> Factor:

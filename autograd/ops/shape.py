@@ -24,17 +24,18 @@ def free(y: Any, *specs: Spec, **attrs: Any) -> Cost:
     return Cost()
 
 
-def axis_of(axis: int, ndim: int) -> int:
-    """Return an axis as a non-negative number. ValueError for one out of range."""
+def axis_of(name: str, axis: int, ndim: int) -> int:
+    """Return an axis, counted from the end where it is negative, as a non-negative number.
+    ValueError, which names the operation, for one out of range."""
     if not -ndim <= axis < ndim:
-        raise ValueError(f"expected an axis in [{-ndim}, {ndim}), got {axis}")
+        raise ValueError(f"{name}: expected an axis in [{-ndim}, {ndim}), got {axis}")
     return operator.index(axis) % ndim
 
 
-def integers(given: Sequence[Any]) -> tuple[int, ...]:
+def integers(values: Sequence[Any]) -> tuple[int, ...]:
     """Return integers, listed one by one or as a single sequence, as Python's own."""
-    alone = len(given) == 1 and isinstance(given[0], Iterable)
-    return tuple(operator.index(n) for n in (given[0] if alone else given))
+    alone = len(values) == 1 and isinstance(values[0], Iterable)
+    return tuple(operator.index(n) for n in (values[0] if alone else values))
 
 
 def _reshaped(x: Spec, *, shape: tuple[int, ...]) -> Spec:
@@ -93,7 +94,7 @@ def _(dy: Value, axes: tuple[int, ...]) -> Value:
     return permute(dy, axes=tuple(int(i) for i in np.argsort(axes)))
 
 
-def _places(slices: Slices) -> tuple[slice, ...]:
+def _slices(slices: Slices) -> tuple[slice, ...]:
     """Return NumPy's slices; a negative stop of a downward slice means: to the first element."""
     return tuple(slice(a, None if b < 0 else b, c) for a, b, c in slices)
 
@@ -105,7 +106,7 @@ def _part(x: Spec, *, slices: Slices) -> Spec:
 @primitive(infer=_part, cost=free, alias=0)
 def getslice(x: NDArray, *, slices: Slices) -> NDArray:
     """y = a regular part of x, without a copy."""
-    return x[_places(slices)]
+    return x[_slices(slices)]
 
 
 @getslice.vjp("x")
@@ -117,7 +118,7 @@ def _(dy: Value, specs: tuple[Spec, ...], slices: Slices) -> Value:
 def putslice(x: NDArray, *, slices: Slices, shape: tuple[int, ...]) -> NDArray:
     """y = zeros of the given shape, with x as its part."""
     y = np.zeros_like(x, shape=shape)  # in the layout of x
-    y[_places(slices)] = x
+    y[_slices(slices)] = x
     return y
 
 
@@ -158,8 +159,8 @@ def _(dy: Value, indices: tuple[Value, ...], specs: tuple[Spec, ...], axis: int)
 def index_add(x: NDArray, *indices: NDArray, axis: int, shape: tuple[int, ...]) -> NDArray:
     """y = zeros to which each element of x is added at its position: `index` transposed."""
     y = np.zeros(shape, x.dtype)
-    places: Any = (slice(None),) * axis + indices
-    np.add.at(y, places, x)
+    key: Any = (slice(None),) * axis + indices
+    np.add.at(y, key, x)
     return y
 
 

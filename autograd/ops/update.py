@@ -38,8 +38,8 @@ def _placing_cost(y: None, slot: Spec, g: Spec, *indices: Spec, axis: int) -> Co
 def put(slot: NDArray, g: NDArray, *indices: NDArray, axis: int) -> None:
     """slot = g at the positions that integer arrays name for neighbouring axes from `axis` on: the
     last value where they name one twice. IndexError for a position out of range."""
-    places: Any = (slice(None),) * axis + indices
-    slot[places] = g
+    key: Any = (slice(None),) * axis + indices
+    slot[key] = g
 
 
 @primitive(infer=_fits, cost=lambda y, slot, g: Cost(add=slot.size), writes=(0,))

@@ -95,10 +95,10 @@ def region(x: NDArray, windows: Windows, rows: Pair, columns: int, border: float
     return y
 
 
-def sights(part: NDArray, windows: Windows, places: Pair) -> Iterator[NDArray]:
+def tap_views(part: NDArray, windows: Windows, grid: Pair) -> Iterator[NDArray]:
     """Yield, tap by tap, what all windows of a region (N,H,W,C) see through it, as views."""
     (r, s), (u, v), _, (p, q) = windows
-    h, w = (places[0] - 1) * u + 1, (places[1] - 1) * v + 1
+    h, w = (grid[0] - 1) * u + 1, (grid[1] - 1) * v + 1
     for i in range(0, r * p, p):
         for j in range(0, s * q, q):
             yield part[:, i : i + h : u, j : j + w : v]
@@ -115,14 +115,14 @@ def _overlap(size: int, count: int, start: int, stride: int) -> Slices:
 
 
 def overlaps(
-    size: tuple[int, ...], taps: tuple[int, ...], places: tuple[int, ...], attrs: dict[str, Any]
+    size: tuple[int, ...], taps: tuple[int, ...], grid: tuple[int, ...], attrs: dict[str, Any]
 ) -> Iterator[tuple[int, int, Slices, Slices]]:
     """Yield each tap (i, j) with the windows that see the image (H, W) through it, and what they
     see of it. `attrs` has stride, padding and dilation."""
     stride, padding, dilation = attrs["stride"], attrs["padding"], attrs["dilation"]
     each = [
         [
-            _overlap(size[k], places[k], i * dilation[k] - padding[k][0], stride[k])
+            _overlap(size[k], grid[k], i * dilation[k] - padding[k][0], stride[k])
             for i in range(taps[k])
         ]
         for k in (0, 1)

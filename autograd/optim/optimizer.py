@@ -108,7 +108,7 @@ class Optimizer:
         defaults: Mapping[str, Any],
         named_parameters: Iterable[tuple[str, Parameter]] | None = None,
     ) -> None:
-        self.groups = [self._group(given, defaults) for given in self._listed(params)]
+        self.groups = [self._group(options, defaults) for options in self._listed(params)]
         self.steps = 0
         names = {id(p): name for name, p in named_parameters or ()}
         self.names = [names.get(id(p), str(i)) for i, p in enumerate(self.parameters)]
@@ -138,14 +138,14 @@ class Optimizer:
 
     def _slot(self, slot: str) -> dict[str, Array]:
         """Return the parts of a slot by the names of their parameters, of groups that have it."""
-        found: dict[str, Array] = {}
+        parts: dict[str, Array] = {}
         names = iter(self.names)
         for group in self.groups:
             own = [*islice(names, len(group.flat.parameters))]
-            kept = group.slots().get(slot)
-            if kept is not None:
-                found.update(zip(own, group.views(kept), strict=True))
-        return found
+            stored = group.slots().get(slot)
+            if stored is not None:
+                parts.update(zip(own, group.views(stored), strict=True))
+        return parts
 
     def state_dict(self) -> dict[str, Any]:
         """Return {"step": updates so far}, for each slot {name: copy in the parameter's shape}, and
@@ -169,11 +169,11 @@ class Optimizer:
         pairs = []
         for slot in self.slots:
             mine = self._slot(slot)
-            given = {name: np.asarray(value) for name, value in state[slot].items()}
+            options = {name: np.asarray(value) for name, value in state[slot].items()}
             shapes = {name: a.shape for name, a in mine.items()}
-            there = {name: value.shape for name, value in given.items()}
+            there = {name: value.shape for name, value in options.items()}
             compare("optimizer's state", shapes, there, strict=True)
-            pairs += [(a, given[name]) for name, a in mine.items()]
+            pairs += [(a, options[name]) for name, a in mine.items()]
         for a, value in pairs:
             assign(Tensor(a), array(value, a.dtype))
         self.steps = step
@@ -182,14 +182,14 @@ class Optimizer:
             count = len(group.updated)
             group.updated = [self.steps > 0 and n not in unmoved for n in islice(names, count)]
 
-    def _group(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> ParameterGroup:
+    def _group(self, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> ParameterGroup:
         """Return a group with its own settings or the default ones."""
         settings = tuple(f.name for f in fields(self.group) if f.name != "flat")
-        for name in given.keys() - {"params", *settings}:
+        for name in options.keys() - {"params", *settings}:
             raise unknown("setting of a group", name, settings)
-        params = given["params"]
+        params = options["params"]
         flat = params if isinstance(params, FlatParameters) else flatten(params)
-        return self.group(flat, **{name: given.get(name, defaults[name]) for name in settings})
+        return self.group(flat, **{name: options.get(name, defaults[name]) for name in settings})
 
     def _listed(self, params: Parameters | Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Return groups, one where there are none, with their parameters in lists."""

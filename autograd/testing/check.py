@@ -88,8 +88,8 @@ def gradgradcheck(
     def first(*tensors: Tensor) -> tuple[Tensor, ...]:
         xs, vs = tensors[: len(arrays)], tensors[len(arrays) :]
         live = [x.requires_grad_(True) if x.is_leaf else x for x in xs if is_floating(x.dtype)]
-        found = _floats(function(*xs))
-        pairs = [(y, v) for y, v in zip(found, vs, strict=True) if y.requires_grad]
+        results = _floats(function(*xs))
+        pairs = [(y, v) for y, v in zip(results, vs, strict=True) if y.requires_grad]
         ys, seeds = [y for y, _ in pairs], [v for _, v in pairs]
         slopes = grad(ys, live, seeds, create_graph=True, allow_unused=True)
         return tuple(g for g in slopes if g is not None)

@@ -44,22 +44,22 @@ def test_deepcopy_keeps_parameters_in_their_copied_buffer() -> None:
     buffer, a, b = copy.deepcopy((flat, p, q))
     buffer.value[:] = 7
     assert a.tolist() == [7, 7] and b.tolist() == [7, 7, 7] and p.tolist() == [0, 1]
-    with pytest.raises(RuntimeError, match="only of leaves"):
+    with pytest.raises(RuntimeError, match=r"^deepcopy: expected a leaf, got a computed"):
         copy.deepcopy(p * 1.0)
 
 
 def test_wrong_arguments_are_named() -> None:
     x = leaf(1.0)
-    with pytest.raises(TypeError, match=r"Tensor takes an Array, not ndarray; see tensor\(\)"):
+    with pytest.raises(TypeError, match=r"^Tensor: expected an Array, got ndarray; see tensor\(\)"):
         ag.Parameter(np.ones(2))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="gradient must be a tensor"):
         (x * 1.0).backward(np.ones(1))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="2 outputs, 1 grad_outputs"):
+    with pytest.raises(ValueError, match=r"^grad: expected 2 grad_outputs, got 1"):
         ag.grad([x * 1.0, x * 2.0], x, [ag.ones_like(x)])
     with pytest.raises(TypeError, match="must return a tensor or a tuple, got list"):
         ag.checkpoint(lambda t: [t], x)
     x.register_hook(lambda g: ag.zeros(3))
-    with pytest.raises(ValueError, match=r"a hook made a gradient of \(3,\) for \(1,\)"):
+    with pytest.raises(ValueError, match=r"^hook: expected a gradient of shape \(1,\), got \(3,\)"):
         (x * 1.0).backward()
     with pytest.raises(RuntimeError, match="copy_: in place on a tensor with a gradient"):
         ag.zeros(1).copy_(leaf(1.0))
@@ -129,16 +129,18 @@ def test_python_numbers_and_ndarrays_mix_without_widening() -> None:
 
 def test_index_errors_name_index_and_extent() -> None:
     x = ag.arange(12).reshape(3, 4)
-    with pytest.raises(IndexError, match="index 3 is out of range for axis 0 of 3"):
+    with pytest.raises(IndexError, match=r"^index: expected \[-3, 3\) for axis 0, got 3"):
         x[3]
-    with pytest.raises(IndexError, match="3 indices"):
+    with pytest.raises(
+        IndexError, match=r"^index: expected up to 2 indices and one .* got 3 and 0"
+    ):
         x[0, 0, 0]
     with pytest.raises(TypeError, match="see where"):
         x[x > 3]
     with pytest.raises(IndexError, match="index 9 is out of bounds for axis 0 with size 3"):
         x[ag.tensor([0, 9])]
     assert x[-1, 1:3].tolist() == [9, 10] and x[..., -1].tolist() == [3, 7, 11]
-    with pytest.raises(TypeError, match="cannot index with bool"):
+    with pytest.raises(TypeError, match=r"^index: expected integers, slices, .* got bool"):
         x[True]
     assert x[[]].shape == (0, 4)
     assert x[[0, 2], [1, 3]].tolist() == [1, 11] and x[:, None, ::2].shape == (3, 1, 2)

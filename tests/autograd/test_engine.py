@@ -196,9 +196,11 @@ def test_no_grad_records_nothing() -> None:
 def test_backward_without_history_or_seed() -> None:
     with pytest.raises(RuntimeError, match="does not depend on anything"):
         ag.tensor([1.0]).backward()
-    with pytest.raises(RuntimeError, match=r"shape \(2,\) is no single number"):
+    with pytest.raises(
+        RuntimeError, match=r"^backward: expected a single number, got shape \(2,\)"
+    ):
         (leaf(1.0, 2.0) * 2.0).backward()
-    with pytest.raises(ValueError, match="gradient is"):
+    with pytest.raises(ValueError, match=r"^backward: expected a gradient .*, got"):
         (leaf(1.0, 2.0) * 2.0).backward(ag.tensor([1.0]))
 
 

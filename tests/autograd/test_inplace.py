@@ -194,13 +194,13 @@ def test_elements_are_set(key: Any, value: Any, lift: Callable[[Any], Any]) -> N
 def test_elements_that_cannot_be_set() -> None:
     x, p = T(GRID), nn.Parameter(T([1.0]))
     for key, value, error, piece in (
-        (3, 1, IndexError, "index 3 is out of range for axis 0 of 3"),
+        (3, 1, IndexError, r"^index: expected \[-3, 3\) for axis 0, got 3"),
         ([0, 3], 1, IndexError, "out of bounds"),
         (0, np.ones(3), ValueError, r"expected a shape that broadcasts to \(4,\), got \(3,\)"),
         ((0, 0), np.ones(2), ValueError, r"expected a shape that broadcasts to \(\), got \(2,\)"),
         ((0, 0), p, RuntimeError, "in place on a tensor with a gradient"),
         (0, [1, 2, 3, 4], TypeError, "got list"),
-        ("a", 1, TypeError, "cannot index with str"),
+        ("a", 1, TypeError, r"^index: expected integers, slices, .* got str"),
     ):
         with pytest.raises(error, match=piece):
             x[key] = value

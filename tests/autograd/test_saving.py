@@ -86,7 +86,7 @@ def test_what_cannot_be_saved(state: Any, piece: str, tmp_path: Path) -> None:
     deep: list[Any] = []
     for _ in range(200):
         deep = [deep]
-    with pytest.raises(TypeError, match="100 levels at most"):
+    with pytest.raises(TypeError, match="expected 100 levels at most"):
         ag.save(deep, tmp_path / "x")
     assert ag.load(tmp_path / "x") == 1 and len([*tmp_path.iterdir()]) == 1
 
@@ -189,7 +189,7 @@ def test_other_files(tmp_path: Path) -> None:
     flipped = whole.replace(b"\0" * 16, b"\0" * 15 + b"\1")
     (tmp_path / "flipped").write_bytes(flipped)
     for path in (bomb, *(tmp_path / n for n in ("text", "empty", "cut", "other.npz", "flipped"))):
-        with pytest.raises(ValueError, match="expected a file of save"):
+        with pytest.raises(ValueError, match=r"expected a file of save\(\), got "):
             ag.load(path)
     with pytest.raises(FileNotFoundError):
         ag.load(tmp_path / "none")

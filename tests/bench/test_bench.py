@@ -231,7 +231,7 @@ def test_a_backend_that_does_not_load_is_left_with_a_note(
 
 
 def test_a_backend_with_an_unknown_option_ends_in_one_line(bench: Any) -> None:
-    with pytest.raises(bench.options.UsageError, match="takes no options, got 'much'"):
+    with pytest.raises(bench.options.UsageError, match="expected no options, got 'much'"):
         bench.ours.choose_backend("numpy:much", [])
 
 

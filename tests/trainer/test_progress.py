@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tallygrad.autograd.backends import Building, built, watching
+from tallygrad.autograd.backends import CompileStats, notify_compiled, watching
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.cost.report.units import accuracy_text, duration
 from tallygrad.trainer.progress import Progress, compiling
@@ -56,18 +56,18 @@ def test_long_compiling_is_shown_and_short_is_not(terminal: bool) -> None:
     shown: list[str] = []
     with watching(progress.compiling):
         for made, seconds in ((4, 0.9), (12, 1.5), (13, 1.6)):
-            built(Building(made, 3, seconds))
+            notify_compiled(CompileStats(made, 3, seconds))
             shown.append(out.getvalue())
         progress.step(0, 1, 0.5, "50.00%")
         before = out.getvalue()
-        built(Building(14, 3, 1.7))
+        notify_compiled(CompileStats(14, 3, 1.7))
         assert out.getvalue() == before
     assert "compiling" not in shown[0]
     assert "compiling kernels: 12 made, 3 from the cache" in shown[1]
     # A terminal's line is written anew; elsewhere lines come now and then.
     assert ("13 made" in shown[2]) == terminal
     assert "13 kernels compiled in 1.6 s\n" in before
-    built(Building(99, 3, 9.9))
+    notify_compiled(CompileStats(99, 3, 9.9))
     assert "99" not in out.getvalue()
     progress.close()
 
@@ -77,9 +77,9 @@ def test_commands_without_steps_show_compiling(
     shows: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with compiling(shows):
-        built(Building(4, 0, 0.9))
-        built(Building(9, 2, 1.5))
-    built(Building(20, 2, 9.0))
+        notify_compiled(CompileStats(4, 0, 0.9))
+        notify_compiled(CompileStats(9, 2, 1.5))
+    notify_compiled(CompileStats(20, 2, 9.0))
     said = "compiling kernels: 9 made, 2 from the cache\n" if shows else ""
     assert capsys.readouterr().err == said
 
@@ -87,7 +87,7 @@ def test_commands_without_steps_show_compiling(
 def test_other_ranks_are_silent() -> None:
     out = Terminal()
     progress = Progress(3, 0, False, stream=out, every=0.0)
-    progress.compiling(Building(9, 0, 9.0))
+    progress.compiling(CompileStats(9, 0, 9.0))
     progress.step(0, 1, 0.0, "0.00%")
     progress.say("nothing")
     progress.close()
@@ -192,7 +192,7 @@ def test_compiling_does_not_count_for_the_speed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     progress = Progress(10, 0, True, stream=out, every=0.0)
     now[0] = 20.0
-    progress.compiling(Building(30, 0, 19.0))
+    progress.compiling(CompileStats(30, 0, 19.0))
     progress.step(0, 64, 0.5, "50.00%")
     assert out.getvalue().endswith("64 images/s, 9 s left\n")
 
@@ -200,7 +200,7 @@ def test_compiling_does_not_count_for_the_speed(monkeypatch: pytest.MonkeyPatch)
 def test_kernels_are_counted_in_words_that_fit() -> None:
     out = io.StringIO()
     progress = Progress(9, 0, True, stream=out)
-    progress.compiling(Building(1, 0, 1.2))
+    progress.compiling(CompileStats(1, 0, 1.2))
     progress.step(0, 1, 0.5, "50.00%")
     assert out.getvalue().endswith("1 kernel compiled in 1.2 s\n")
 

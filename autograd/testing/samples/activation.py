@@ -64,7 +64,7 @@ ROWS = [
         lambda x: fn.softmax(x, -3),
         (normal(4, 2, 3),),
         lambda t, x: t.softmax(x, -3),
-        wrong=(("expected distinct axes in [-2, 2), got -3", ((4, 2),)),),
+        wrong=(("softmax: expected an axis in [-2, 2), got -3", ((4, 2),)),),
     ),
     Sample(
         "softmax/large",

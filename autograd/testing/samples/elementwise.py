@@ -14,7 +14,7 @@ from .sample import Sample, distinct, normal, positive
 
 X, PAIR = (normal(3, 4),), (normal(3, 4), normal(3, 4))
 SPREAD = (normal(2, 3, 4), normal(3, 1))
-APART = (("expected shapes that broadcast", ((3, 4), (4, 3))),)
+APART = (("expected shapes that broadcast, got (3, 4) and (4, 3)", ((3, 4), (4, 3))),)
 MASK = np.array([[True, False, True, True]] * 3)
 
 

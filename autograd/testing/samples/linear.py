@@ -13,7 +13,10 @@ ROWS = [
         lambda t, x, w, b: t.nn.functional.linear(x, w, b),
         macs=4 * 5 * 3,
         wrong=(
-            ("(4, 6)", ((4, 6), (3, 5), (3,))),
+            (
+                "expected input (.., C) and weight (M, C), got (4, 6) and (3, 5)",
+                ((4, 6), (3, 5), (3,)),
+            ),
             ("expected a bias of shape (3,), got (1,)", ((4, 5), (3, 5), (1,))),
         ),
     ),
@@ -58,7 +61,7 @@ ROWS = [
         (normal(4, 5), normal(5, 3)),
         lambda t, x, w: t.matmul(x, w),
         macs=4 * 5 * 3,
-        wrong=(("(5, 3)", ((4, 6), (5, 3))),),
+        wrong=(("expected (.., a, b) and (.., b, c), got (4, 6) and (5, 3)", ((4, 6), (5, 3))),),
     ),
     Sample(
         "matmul/stacks",

@@ -55,11 +55,11 @@ def _labelled_rows() -> list[Sample]:
             "cross_entropy/{}": (*pixels, _torch_entropy(**options)),
             "cross_entropy/{}, smooth": (*logits, _torch_entropy(**smooth)),
         }
-        given_rows = ("cross_entropy", smooth), ("cross_entropy", options), ("nll_loss", options)
-        for name, given in given_rows:
+        families = ("cross_entropy", smooth), ("cross_entropy", options), ("nll_loss", options)
+        for name, kwargs in families:
             for what, inputs in ("rows", ROWS_OF_LOGITS), ("pixels", PIXELS):
-                key = f"{name}/{{}}, {len(given)} options, weights, {what}"
-                calls[key] = _weighted(name, **given), inputs, _torch_weighted(name, **given)
+                key = f"{name}/{{}}, {len(kwargs)} options, weights, {what}"
+                calls[key] = _weighted(name, **kwargs), inputs, _torch_weighted(name, **kwargs)
         rows += [Sample(name.format(reduction), *call) for name, call in calls.items()]
     return rows
 

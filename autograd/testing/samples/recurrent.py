@@ -21,13 +21,13 @@ def _cell(gates: int, biases: bool = True) -> tuple[Draw, ...]:
 
 
 def _params(gates: int, layers: int, directions: int, biases: bool) -> tuple[Draw, ...]:
-    made = []
+    inputs = []
     for layer in range(layers):
         width = directions * H if layer else I
         for _ in range(directions):
             shapes = [(gates * H, width), (gates * H, H)] + [(gates * H,)] * (2 * biases)
-            made += [normal(*shape) for shape in shapes]
-    return tuple(made)
+            inputs += [normal(*shape) for shape in shapes]
+    return tuple(inputs)
 
 
 def _lstm_row(
@@ -112,7 +112,12 @@ ROWS = [
         (normal(N, I), STATE, STATE, *_cell(4)),
         lambda t, x, h, c, *params: t.lstm_cell(x, (h, c), *params),
         macs=N * (I + H) * 4 * H,
-        wrong=(("(3, 7)", ((3, 4), (3, 2), (3, 7), (8, 4), (8, 2), (8,), (8,))),),
+        wrong=(
+            (
+                "expected gates (N, 4 H) and cells (N, H), got (3, 8) and (3, 7)",
+                ((3, 4), (3, 2), (3, 7), (8, 4), (8, 2), (8,), (8,)),
+            ),
+        ),
     ),
     Sample(
         "lstm_cell/large",

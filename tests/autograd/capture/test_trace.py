@@ -268,7 +268,7 @@ def test_the_ledger_keeps_its_order_and_leaves_out_what_failed() -> None:
 def test_an_error_leaves_nothing_behind() -> None:
     layer = nn.Linear(4, 4)
     traced = ag.trace(layer)
-    with pytest.raises(ValueError, match="4"):
+    with pytest.raises(ValueError, match=r"^linear: expected .* got \(2, 5\) and \(4, 4\)$"):
         traced(ag.ones(2, 5))
     assert traced(ag.ones(2, 4)).shape == (2, 4)
     assert context.current().observer is None

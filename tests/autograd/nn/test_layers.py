@@ -196,7 +196,7 @@ def test_losses(name: str, options: dict[str, Any]) -> None:
     np.testing.assert_allclose(y.numpy(), t.numpy(), rtol=1e-12)
     assert [*ours.state_dict()] == [*theirs.state_dict()]
     with pytest.raises(
-        ValueError, match=r"expected reduction in \('mean', 'sum', 'none'\), got 'meen'"
+        ValueError, match=rf"^{name}: expected reduction in \('mean', 'sum', 'none'\), got 'meen'"
     ):
         getattr(nn, name)(reduction="meen")
 
@@ -248,7 +248,7 @@ def test_dropout_acts_in_training_alone() -> None:
 def test_wrong_options() -> None:
     with pytest.raises(ValueError, match=r"expected p in \[0, 1\], got 1.5"):
         nn.Dropout(1.5)
-    with pytest.raises(ValueError, match=r"expected dropout in \[0, 1\], got -1"):
+    with pytest.raises(ValueError, match=r"^LSTM: expected dropout in \[0, 1\], got -1"):
         nn.LSTM(2, 2, dropout=-1)
     for layer in nn.RNN, nn.RNNCell:
         with pytest.raises(ValueError, match="unknown nonlinearity 'tanhh'; did you mean 'tanh'"):

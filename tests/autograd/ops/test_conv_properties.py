@@ -421,7 +421,7 @@ def test_other_types_are_refused(dtype: str) -> None:
         lambda: ag.conv2d(ag.tensor(np.zeros(X)), ag.tensor(np.zeros(W, np.float32))),
         lambda: ag.conv2d(ag.zeros(*X), ag.zeros(*W), ag.tensor(np.zeros(6))),
     ):
-        with pytest.raises(TypeError, match="float32"):
+        with pytest.raises(TypeError, match=r"^\w+: expected .*float32.*, got "):
             call()
 
 

@@ -164,6 +164,8 @@ def test_channels_are_needed() -> None:
 def test_a_batch_that_is_not_the_steps() -> None:
     with (
         random.keyed(SAMPLES, 0, 0),
-        pytest.raises(ValueError, match="expected 12 rows, the samples of the step, got 5"),
+        pytest.raises(
+            ValueError, match=r"^dropout: expected 12 rows, the samples of the step, got 5"
+        ),
     ):
         ag.dropout(ones(5, 2))

@@ -146,7 +146,9 @@ def test_krizhevskys_response_norm() -> None:
 
 
 def test_wrong_windows() -> None:
-    with pytest.raises(ValueError, match="expected a size of at least 1 channel, got 0"):
+    with pytest.raises(
+        ValueError, match=r"^local_response_norm: expected a size of at least 1 channel, got 0"
+    ):
         ag.local_response_norm(ag.zeros(2, 3, 4), 0)
 
 

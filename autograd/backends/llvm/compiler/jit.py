@@ -17,7 +17,7 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from ....recent import KERNELS
-from ... import Building, built
+from ... import CompileStats, notify_compiled
 from . import cache as disk
 from .isa.targets import Target
 from .language import KernelBuilder
@@ -72,7 +72,7 @@ def _make(make: Maker, target: Target, parameters: tuple[Any, ...]) -> bytes:
     code = bytes([len(kernel.arguments)]) + _compile(kernel, target)
     statistics.compiled += 1
     statistics.seconds += time.perf_counter() - begun
-    built(Building(statistics.compiled, statistics.cached, statistics.seconds))
+    notify_compiled(CompileStats(statistics.compiled, statistics.cached, statistics.seconds))
     return code
 
 

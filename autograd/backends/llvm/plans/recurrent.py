@@ -19,7 +19,7 @@ from ..runtime import memory
 from ..runtime.executable import Executable
 from ..runtime.layout import address, plain
 
-Given: TypeAlias = tuple[bool, ...]
+Flags: TypeAlias = tuple[bool, ...]
 # Takes the first row, the number of tiles, and whether the rest follows.
 Tiles: TypeAlias = Callable[[int, int, int], None]
 # Takes inputs, both weights, the kernel's other arrays, and distances of cells and acts.
@@ -189,19 +189,19 @@ def _copy(x: NDArray) -> NDArray:
 
 @implements("lstm_sequence_dx")
 def lstm_sequence_dx(
-    target: Target, *specs: Spec, given: Given, backwards: bool
+    target: Target, *specs: Spec, present: Flags, backwards: bool
 ) -> Executable | None:
     """Plan the way back through a sequence of an LSTM."""
     if not _alike(*specs):
         return None
     acts, cells = specs[:2]
     plan = _Plan(target, "lstm", cells, backwards, acts.size * cells.shape[2])
-    function = build(backward, target, acts.dtype.name, plan.layer, given[0])
+    function = build(backward, target, acts.dtype.name, plan.layer, present[0])
     lay, where = plan.panels_back(), plan.way(back=True)
 
     def run(*xs: NDArray) -> tuple[NDArray, NDArray]:
         acts, cells, c, w, *dys = map(plain, xs)
-        dhs, dlast, dcell = _placed(dys, given)
+        dhs, dlast, dcell = _placed(dys, present)
         dh, dc = _start(dlast, c), _start(dcell, c)
         dgates, panels = memory.empty(acts.shape, acts.dtype), lay(w)
         arrays = (acts if dhs is None else dhs, acts, cells, c, panels, dgates, dh, dc)
@@ -214,19 +214,19 @@ def lstm_sequence_dx(
 
 @implements("rnn_sequence_dx")
 def rnn_sequence_dx(
-    target: Target, *specs: Spec, given: Given, nonlinearity: str, backwards: bool
+    target: Target, *specs: Spec, present: Flags, nonlinearity: str, backwards: bool
 ) -> Executable | None:
     """Plan the way back through a sequence of an Elman network."""
     if not _alike(*specs):
         return None
     states = specs[0]
     plan = _Plan(target, nonlinearity, states, backwards, states.size * states.shape[2])
-    function = build(backward, target, states.dtype.name, plan.layer, given[0])
+    function = build(backward, target, states.dtype.name, plan.layer, present[0])
     lay, where = plan.panels_back(), plan.way(back=True)
 
     def run(*xs: NDArray) -> NDArray:
         hs, w, *dys = map(plain, xs)
-        dhs, dlast = _placed(dys, given)
+        dhs, dlast = _placed(dys, present)
         dh, panels = _start(dlast, hs), lay(w)
         dgates = memory.empty(hs.shape, hs.dtype)
         arrays = (hs if dhs is None else dhs, hs, hs, hs, panels, dgates, dh, dh)
@@ -237,9 +237,9 @@ def rnn_sequence_dx(
     return Executable(run)
 
 
-def _placed(dys: list[NDArray], given: Given) -> list[NDArray | None]:
+def _placed(dys: list[NDArray], present: Flags) -> list[NDArray | None]:
     some = iter(dys)
-    return [next(some) if there else None for there in given]
+    return [next(some) if there else None for there in present]
 
 
 def _start(dy: NDArray | None, like: NDArray) -> NDArray:
