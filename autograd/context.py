@@ -113,6 +113,11 @@ def not_replayable(what: str) -> None:
         observer.refuse(f"{what}, which its calls would not do again")
 
 
+def reads_numbers() -> None:
+    """Tell the observer, if any, that Python reads numbers, on which later calls may depend."""
+    not_replayable("reads a tensor's numbers")
+
+
 def reads(tensor: Tensor) -> None:
     """Tell the observer, if any, that a tensor's array is read past `record`."""
     observer = current().observer

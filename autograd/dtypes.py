@@ -23,6 +23,10 @@ class ElementType(NamedTuple):
     accumulator: DType
 
 
+# Statistics over many elements (means and variances of batch norm) are formed in this type and
+# rounded once: in float32 the sum over a batch of images would lose digits.
+STATISTICS = FLOAT64
+
 _BOOLEAN, _SIGNED, _UNSIGNED, _FLOATING = range(4)  # ranks
 
 

@@ -30,19 +30,19 @@ class Reading:
 
     def numpy(self) -> NDArray:
         """Return the numbers, without a copy: do not write to them."""
-        context.not_replayable("reads a tensor's numbers")
+        context.reads_numbers()
         return self.data.shown()
 
     def item(self) -> float | int | bool:
         """Return the number of a tensor that holds a single one. ValueError otherwise."""
         if self.spec.size != 1:
             raise ValueError(f"item: expected a tensor of one element, got shape {self.shape}")
-        context.not_replayable("reads a tensor's numbers")
+        context.reads_numbers()
         return self.data.value.item()
 
     def tolist(self) -> Any:
         """Return nested lists of Python numbers."""
-        context.not_replayable("reads a tensor's numbers")
+        context.reads_numbers()
         return self.data.value.tolist()
 
     def __repr__(self) -> str:
@@ -59,7 +59,7 @@ class Reading:
         return format(self.item(), spec)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> NDArray:
-        context.not_replayable("reads a tensor's numbers")
+        context.reads_numbers()
         return np.array(self.data.value, dtype, copy=copy)
 
     def __bool__(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from .ops.shape import full
 from .primitive import Primitive, Value, dispatch, record_with
 from .reading import Reading
 from .tape import Record, Source, Sweep
+
+if TYPE_CHECKING:
+    from .capture.observer import Observer
 
 
 class Tensor(InPlace, Reading):
@@ -228,7 +231,7 @@ class Tensor(InPlace, Reading):
             raise RuntimeError(
                 "deepcopy: expected a leaf, got a computed tensor; detach() it first"
             )
-        context.not_replayable("reads a tensor's numbers")
+        context.reads_numbers()
         twin = type(self)(deepcopy(self.data, memo), self.requires_grad)
         memo[id(self)] = twin
         twin.slot, twin.grad = deepcopy((self.slot, self.grad), memo)
@@ -269,18 +272,7 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
     Numbers and ndarrays among the arguments become arrays."""
     state = context.current()
     tape, observer = state.tape, state.observer
-    arrays_of: list[Array] = []
-    for a in args:
-        data = a.data if isinstance(a, Tensor) else a
-        if type(data) is not Array:
-            data = _lifted(a, args)
-        elif data is not a:
-            if observer is not None:
-                observer.reads(a)
-            if a.is_parameter:
-                data.storage.persistent = True
-        arrays_of.append(data)
-    arrays = tuple(arrays_of)
+    arrays = _arrays(args, observer)
     sources = () if tape is None else tuple([_source(a) for a in args])
     if tape is None or not any(sources):
         result = dispatch(primitive, arrays, attrs)
@@ -300,6 +292,22 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
         for i, a in enumerate(results)
     ]
     return tuple(tensors) if isinstance(result, tuple) else tensors[0]
+
+
+def _arrays(args: tuple[Any, ...], observer: Observer | None) -> tuple[Array, ...]:
+    """Return the arrays of a call's arguments, and tell the observer which tensors are read."""
+    arrays = []
+    for a in args:
+        data = a.data if isinstance(a, Tensor) else a
+        if type(data) is not Array:
+            data = _lifted(a, args)
+        elif data is not a:
+            if observer is not None:
+                observer.reads(a)
+            if a.is_parameter:
+                data.storage.persistent = True
+        arrays.append(data)
+    return tuple(arrays)
 
 
 def _lifted(value: Operand, args: tuple[Any, ...]) -> Array:

@@ -86,4 +86,21 @@ class Observer:
         """Call a leaf's `post_grad_hooks`, or not: its gradient is final."""
 
 
+class PassiveObserver(Observer):
+    """Measures the calls of a function without changing what the function may do: it may record
+    gradients, and nothing is refused, since nothing is replayed."""
+
+    training = True
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__((), ledger)
+
+    def refuse(self, what: str) -> None:
+        """Accept everything."""
+
+    def announce(self, leaf: Tensor) -> None:
+        """Call the hooks of a final gradient."""
+        leaf.announce()
+
+
 FROM_NUMBERS = "makes of numbers; make it outside"

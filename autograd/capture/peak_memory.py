@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .. import context
-from .observer import Dispatched, Observer
+from .observer import Dispatched, PassiveObserver
 
 if TYPE_CHECKING:
     from ..ledger import Ledger
@@ -70,23 +70,18 @@ class Lifetimes:
         return tuple(peaks.items())
 
 
-class PeakMemory(Observer):
+class PeakMemory(PassiveObserver):
     """Measures the peak memory of a function's results; the function runs as it would without."""
 
-    training = True
-
     def __init__(self, ledger: Ledger) -> None:
-        super().__init__((), ledger)
+        super().__init__(ledger)
         self.lifetimes = Lifetimes()
 
     def add(self, call: Dispatched) -> None:
         """Observe a call."""
         self.lifetimes.add(call)
 
-    def refuse(self, what: str) -> None:
-        """Accept everything: nothing is replayed."""
-
     def announce(self, leaf: Tensor) -> None:
         """Call the hooks unobserved: their calls are no part of the function."""
         with context.using(observer=None):
-            leaf.announce()
+            super().announce(leaf)

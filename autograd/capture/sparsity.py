@@ -4,38 +4,25 @@ both non-zero, by the non-zero rules that primitives declare."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..array import Array
 from ..ledger import Ledger, SparsitySample
 from ..nonzeros import Factor
-from .observer import Dispatched, Observer
-
-if TYPE_CHECKING:
-    from ..tensor import Tensor
+from .observer import Dispatched, PassiveObserver
 
 
-class Sparsity(Observer):
+class Sparsity(PassiveObserver):
     """Counts zeros in each call with MACs, within `context.using(observer=...)`, and files them in
     the ledger's samples. It reads numbers and changes none; deferred calls give the same bits when
     it realizes them one by one. `weights` are arrays whose memory holds weights; what a backward
     sweep computes is a gradient; all else are activations. Take a new one for each sweep."""
 
-    training = True
-
     def __init__(self, ledger: Ledger, weights: Iterable[Array] = ()) -> None:
-        super().__init__((), ledger)
+        super().__init__(ledger)
         self.weights = {id(a.storage): a.storage for a in weights}
         self.gradients: set[int] = set()
-
-    def refuse(self, what: str) -> None:
-        """Accept everything: nothing is replayed."""
-
-    def announce(self, leaf: Tensor) -> None:
-        """Call the hooks of a final gradient."""
-        leaf.announce()
 
     def add(self, call: Dispatched) -> None:
         """Count a call."""

@@ -160,18 +160,14 @@ def _conv_transpose(
     dilation: Sizes,
 ) -> Tensor:
     x, w = images(name, input, axes), _filters(name, weight, axes)
-    u, p = pair(f"{name}: stride", stride, axes, 1), pair(f"{name}: padding", padding, axes)
-    q = pair(f"{name}: dilation", dilation, axes, 1)
-    more = pair(f"{name}: output_padding", output_padding, axes)
     if x.shape[1] != w.shape[0]:
         raise ValueError(
             f"{name}: expected an input of {w.shape[0]} channels for weight {weight.shape}, "
             f"got {x.shape[1]}"
         )
-    if any(a >= max(b, c) for a, b, c in zip(more, u, q, strict=True)):
-        raise ValueError(
-            f"{name}: expected output_padding below stride {u} or dilation {q}, got {more}"
-        )
+    u, p = pair(f"{name}: stride", stride, axes, 1), pair(f"{name}: padding", padding, axes)
+    q = pair(f"{name}: dilation", dilation, axes, 1)
+    more = _output_padding(name, output_padding, axes, u, q)
     reach = [d * (r - 1) + 1 for d, r in zip(q, w.shape[2:], strict=True)]
     h, k = ((x.shape[2 + i] - 1) * u[i] + reach[i] + more[i] - 2 * p[i] for i in (0, 1))
     if min(h, k) < 1:
@@ -183,6 +179,20 @@ def _conv_transpose(
     top, left = ((p[i], p[i] - more[i] // u[i] * u[i]) for i in (0, 1))
     y = ops.conv2d_dx(x, w, size=(h, k), stride=u, padding=(top, left), dilation=q, groups=groups)
     return restore(_biased(name, y, bias), input, axes)
+
+
+def _output_padding(
+    name: str, value: Sizes, axes: int, stride: ops.Pair, dilation: ops.Pair
+) -> ops.Pair:
+    """Return output_padding as a pair. ValueError where it reaches both stride and dilation: the
+    added rows would be seen by no window."""
+    more = pair(f"{name}: output_padding", value, axes)
+    if any(a >= max(b, c) for a, b, c in zip(more, stride, dilation, strict=True)):
+        raise ValueError(
+            f"{name}: expected output_padding below stride {stride} or dilation {dilation}, "
+            f"got {more}"
+        )
+    return more
 
 
 def conv_transpose2d(

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from ..array import NDArray, Spec
-from ..dtypes import is_floating
+from ..dtypes import STATISTICS, is_floating
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from .elementwise import add, div, fit, mul, neg, sqrt, sub
@@ -50,8 +50,8 @@ class _Blocks:
         return np.tile(row, -(-self.size // max(self.wide, 1)))[: self.size]
 
     def sums(self) -> NDArray:
-        """Return zeros for `add`: in float64, as wide as rows."""
-        return np.zeros(self.wide)
+        """Return zeros for `add`: in the type of statistics, as wide as rows."""
+        return np.zeros(self.wide, STATISTICS)
 
     def add(self, sums: NDArray, block: NDArray) -> None:
         """Add the rows of a block to sums."""
@@ -77,13 +77,13 @@ class _Blocks:
 
 
 def moments(x: NDArray) -> tuple[NDArray, NDArray]:
-    """Return mean and (biased) variance of each channel, in float64: sums of deviations from the
+    """Return mean and (biased) variance of each channel, in STATISTICS: sums of deviations from the
     first block's mean, added up block by block, so that neither a mean far from zero nor many
     elements cost accuracy."""
     blocks = _Blocks(x)
     flat, room, count = blocks.flat(x), blocks.room("off"), x.size // blocks.channels
     first = flat[: blocks.size].reshape(-1, blocks.channels)
-    guess = first.mean(0, dtype=np.float64).astype(x.dtype)
+    guess = first.mean(0, dtype=STATISTICS).astype(x.dtype)
     shift, sums, squares = blocks.each(guess), blocks.sums(), blocks.sums()
     for at in blocks.slices():
         some = at.stop - at.start
@@ -99,7 +99,7 @@ def _normalised(
 ) -> NDArray:
     blocks = _Blocks(x)
     flat, room, y = blocks.flat(x), blocks.room("off"), np.empty(x.size, x.dtype)
-    slope = blocks.each(w / np.sqrt(var.astype(np.float64) + eps))
+    slope = blocks.each(w / np.sqrt(var.astype(STATISTICS) + eps))
     middle, bias = blocks.each(mean), blocks.each(b)
     for at in blocks.slices():
         some = at.stop - at.start
@@ -206,7 +206,7 @@ def batch_norm_sums(
         off = np.subtract(flat[at], middle[:some], out=room[:some])
         blocks.add(slopes, np.multiply(off, grad[at], out=off))
         blocks.add(sums, grad[at])
-    dw = blocks.folded(slopes) / np.sqrt(var.astype(np.float64) + eps)
+    dw = blocks.folded(slopes) / np.sqrt(var.astype(STATISTICS) + eps)
     return dw.astype(x.dtype), blocks.folded(sums).astype(x.dtype)
 
 
@@ -250,7 +250,7 @@ def batch_norm_dx(
 ) -> NDArray:  # fmt: skip
     """dx = w r (dy - db / n - (x - mean) r dw / n) with r = 1 / sqrt(var + eps)."""
     blocks, count = _Blocks(x), x.size // x.shape[1]
-    rate = 1 / np.sqrt(var.astype(np.float64) + eps)
+    rate = 1 / np.sqrt(var.astype(STATISTICS) + eps)
     slope, middle = blocks.each(w * rate), blocks.each(mean)
     tilt, level = blocks.each(w * rate**2 * dw / count), blocks.each(w * rate * db / count)
     flat, grad, dx = blocks.flat(x), blocks.flat(dy), np.empty(x.size, x.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import groupby, islice
 from typing import Any, ClassVar, TypeAlias
@@ -136,51 +136,59 @@ class Optimizer:
         for p in self.parameters:
             p.grad = None
 
+    def _named_groups(self) -> Iterator[tuple[ParameterGroup, list[str]]]:
+        """Yield each group with the names of its parameters."""
+        names = iter(self.names)
+        for group in self.groups:
+            yield group, [*islice(names, len(group.flat.parameters))]
+
     def _slot(self, slot: str) -> dict[str, Array]:
         """Return the parts of a slot by the names of their parameters, of groups that have it."""
         parts: dict[str, Array] = {}
-        names = iter(self.names)
-        for group in self.groups:
-            own = [*islice(names, len(group.flat.parameters))]
+        for group, names in self._named_groups():
             stored = group.slots().get(slot)
             if stored is not None:
-                parts.update(zip(own, group.views(stored), strict=True))
+                parts.update(zip(names, group.views(stored), strict=True))
         return parts
 
     def state_dict(self) -> dict[str, Any]:
-        """Return {"step": updates so far}, for each slot {name: copy in the parameter's shape}, and
-        under "unmoved" the names of those, if any, that were frozen in all of the updates."""
+        """Return all that the optimizer needs to continue.
+
+        That is {"step": updates so far}, for each slot {name: copy in the parameter's shape}, and
+        "unmoved", if there are any: the names of parameters that were frozen in every update, so
+        that their first one is still to come."""
         state: dict[str, Any] = {"step": self.steps}
         for slot in self.slots:
             state[slot] = {name: Tensor(a).numpy().copy() for name, a in self._slot(slot).items()}
-        updated = [was for group in self.groups for was in group.updated]
+        updated = [flag for group in self.groups for flag in group.updated]
         pairs = zip(self.names, updated, strict=True)
-        unmoved = [name for name, was in pairs if self.steps and not was]
+        unmoved = [name for name, flag in pairs if self.steps and not flag]
         return {**state, "unmoved": unmoved} if unmoved else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned, by the names in it, whatever the order of the
-        flat buffers is now. ValueError that lists every missing or extra name and every wrong
-        shape; then nothing is loaded."""
+        flat buffers is now. "unmoved" may be missing.
+
+        ValueError for a step that counts no updates, or one that lists every missing or extra name
+        and every wrong shape; then nothing is loaded."""
         step = state["step"]
         if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < LATEST:
             kind = type(self).__name__
             raise ValueError(f"{kind}: step: expected a whole number from 0 up, got {step!r:.60}")
         pairs = []
         for slot in self.slots:
-            mine = self._slot(slot)
-            options = {name: np.asarray(value) for name, value in state[slot].items()}
-            shapes = {name: a.shape for name, a in mine.items()}
-            there = {name: value.shape for name, value in options.items()}
-            compare("optimizer's state", shapes, there, strict=True)
-            pairs += [(a, options[name]) for name, a in mine.items()]
+            current = self._slot(slot)
+            saved = {name: np.asarray(value) for name, value in state[slot].items()}
+            shapes = {name: a.shape for name, a in current.items()}
+            saved_shapes = {name: value.shape for name, value in saved.items()}
+            compare("optimizer's state", shapes, saved_shapes, strict=True)
+            pairs += [(a, saved[name]) for name, a in current.items()]
         for a, value in pairs:
             assign(Tensor(a), array(value, a.dtype))
         self.steps = step
-        unmoved, names = {*state.get("unmoved", ())}, iter(self.names)
-        for group in self.groups:
-            count = len(group.updated)
-            group.updated = [self.steps > 0 and n not in unmoved for n in islice(names, count)]
+        unmoved = {*state.get("unmoved", ())}
+        for group, names in self._named_groups():
+            group.updated = [step > 0 and name not in unmoved for name in names]
 
     def _group(self, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> ParameterGroup:
         """Return a group with its own settings or the default ones."""

@@ -41,7 +41,9 @@ def gradcheck(
     rng = np.random.default_rng(seed)
     tensors = [Tensor(array(a.copy()), is_floating(a.dtype)) for a in map(np.asarray, inputs)]
     if any(t.requires_grad and t.dtype != np.float64 for t in tensors):
-        raise TypeError("gradcheck needs float64 inputs: differences drown in float32's rounding")
+        raise TypeError(
+            "gradcheck: expected float64 inputs, got float32, whose rounding hides the differences"
+        )
     results = _floats(function(*tensors))
     weights = [rng.standard_normal(y.shape) for y in results]
     live = [t for t in tensors if t.requires_grad]
@@ -56,10 +58,16 @@ def gradcheck(
         return [t.numpy() + by * next(step) if t.requires_grad else t.numpy() for t in tensors]
 
     above, below = (_project(function, moved(e), weights) for e in (eps, -eps))
-    numeric = (above - below) / (2 * eps)
-    off = abs(analytic - numeric)
-    error = off / max(abs(analytic), abs(numeric), 1e-300)
-    assert off <= atol or error <= rtol, f"gradient {analytic:.12g}, differences {numeric:.12g}"
+    return _relative_error(analytic, (above - below) / (2 * eps), rtol, atol)
+
+
+def _relative_error(analytic: float, numeric: float, rtol: float, atol: float) -> float:
+    """Return the relative error of a derivative. AssertionError beyond both tolerances."""
+    difference = abs(analytic - numeric)
+    error = difference / max(abs(analytic), abs(numeric), 1e-300)
+    assert difference <= atol or error <= rtol, (
+        f"gradient {analytic:.12g}, differences {numeric:.12g}"
+    )
     return error
 
 

@@ -29,6 +29,7 @@ LATER_OPTIONS = {"validation": "0", "task": "classification", "optimizer": "sgd"
 RECORDED = {"overhead_seconds": "aside", "finished_epochs": "closed"}
 NO_BEST = -1.0
 MODEL, OPTIMIZER, COPIES = "model/", "optimizer/", "micro_batches/"
+UNMOVED = f"{OPTIMIZER}unmoved/"
 
 
 @dataclass
@@ -138,12 +139,16 @@ def _check_kind(name: str, value: object, default: object) -> None:
 def capture(
     model: nn.Module, optimizer: Optimizer, copies: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    """Return all tensors by fully qualified name: model/NAME, optimizer/SLOT/NAME and, for the
-    buffers of each micro-batch, micro_batches/NAME."""
+    """Return all tensors by fully qualified name.
+
+    They are model/NAME, optimizer/SLOT/NAME, an empty optimizer/unmoved/NAME for each parameter
+    that was frozen in every update so far and, for the buffers of each micro-batch,
+    micro_batches/NAME."""
     tensors = {MODEL + name: value for name, value in model.state_dict().items()}
     slots = optimizer.state_dict()
     for slot in optimizer.slots:
         tensors |= {f"{OPTIMIZER}{slot}/{name}": value for name, value in slots[slot].items()}
+    tensors |= {UNMOVED + name: np.zeros(0, bool) for name in slots.get("unmoved", ())}
     return tensors | {COPIES + name: value for name, value in copies.items()}
 
 
@@ -190,8 +195,9 @@ def restore(
             raise UserError(f"{path}: made with {flag} {options.get(name)}, this run has {mine}")
     load_model(path, tensors, model)
     slots = {slot: _below(f"{OPTIMIZER}{slot}/", tensors) for slot in optimizer.slots}
+    unmoved = [*_below(UNMOVED, tensors)]
     try:
-        optimizer.load_state_dict({"step": meta["step"], **slots})
+        optimizer.load_state_dict({"step": meta["step"], **slots, "unmoved": unmoved})
         state.load_state_dict(meta)
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a checkpoint to go on from: {_line(error)}") from error

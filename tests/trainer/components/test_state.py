@@ -72,6 +72,17 @@ def test_checkpoints_of_before_load(later: dict[str, Any], tmp_path: Path) -> No
     assert record["accuracy"] == later.get("validation_accuracy", 0.75)
 
 
+def test_a_parameter_that_never_moved_is_on_record(tmp_path: Path) -> None:
+    """Its first update is still to come: with dampening that is unlike later ones."""
+    write(tmp_path / "old.h5", FIRST)
+    now, model, sgd = restore(tmp_path / "old.h5")
+    assert "unmoved" not in sgd.state_dict()
+    sgd.load_state_dict({**sgd.state_dict(), "unmoved": ["bias"]})
+    record = state.describe(now, TrainConfig(), 1, Ledger())
+    save(tmp_path / "new.h5", state.capture(model, sgd, {}), record)
+    assert restore(tmp_path / "new.h5")[2].state_dict()["unmoved"] == ["bias"]
+
+
 def test_a_best_of_before_is_bettered_only_by_a_better_one(tmp_path: Path) -> None:
     write(tmp_path / "old.h5", FIRST)
     now, *_ = restore(tmp_path / "old.h5")
