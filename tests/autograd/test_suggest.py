@@ -55,7 +55,7 @@ def test_typing_errors_by_hand(a: str, b: str, errors: int) -> None:
     ("words", "complaint"),
     [
         (["train", "--learning-rate", "1"], "unknown option --learning-rate; did you mean '--lr'?"),
-        (["train", "--optimizer", "adam"], "--optimizer: the optimizer is SGD, with --lr,"),
+        (["train", "--optimizer", "adam"], "unknown optimizer 'adam'; choose from sgd"),
         (["train", "--np", "4"], "--np: ranks come from the launcher"),
         (["train", "--zzz"], "unknown option --zzz (see tallygrad train --help)"),
         (["train", "--dataset", "minst"], "--dataset minst: unknown; did you mean 'mnist'?"),
