@@ -1,4 +1,8 @@
-"""Activations: functions of one array, each with its slope in terms of what is cheapest to keep."""
+"""Activations, each with a derivative in terms of what is cheapest to save.
+
+Where y alone determines the slope (ReLU, leaky ReLU, sigmoid, tanh, softmax) the tape saves y,
+which the next layer saves anyway; ELU and softplus save x, since y would lose digits. Slopes at a
+kink are torch's."""
 
 from __future__ import annotations
 
@@ -17,8 +21,8 @@ from .shape import full, reshape, zero
 
 
 def paired(dy: Spec, y: Spec, **attrs: object) -> Spec:
-    """Shape rule of a slope times an incoming gradient: as the gradient. ValueError where the two
-    differ."""
+    """Shape rule of a slope times an incoming gradient: the gradient's. ValueError where it has
+    another shape than the result."""
     if dy.shape != y.shape:
         raise ValueError(f"expected dy of shape {y.shape}, got {dy.shape}")
     return dy
@@ -26,7 +30,7 @@ def paired(dy: Spec, y: Spec, **attrs: object) -> Spec:
 
 @primitive(infer=floating, cost=each(cmp=1))
 def relu(x: NDArray) -> NDArray:
-    """y = max(x, 0), with slope 0 at 0."""
+    """Return max(x, 0), with slope 0 at 0 (Nair and Hinton 2010)."""
     return np.maximum(x, 0)
 
 
@@ -37,7 +41,7 @@ def _(dy: Value, y: Value) -> Value:
 
 @primitive(infer=paired, cost=each(cmp=1), outputs=("dx",))
 def relu_dx(dy: NDArray, y: NDArray) -> NDArray:
-    """dx = 0 where y <= 0, else dy: beside what is not a number too, as in torch."""
+    """Return dx: dy where y > 0 or y is not a number, as in torch, else 0."""
     dx = np.empty_like(dy)
     # Bits masked by zeros or ones: faster than a choice, and an infinite dy becomes no nan.
     bits = dx.view(f"i{dy.itemsize}")
@@ -66,7 +70,9 @@ def _rising(x: Spec, *, slope: float) -> Spec:
 
 @primitive(infer=_rising, cost=each(cmp=1, mul=1))
 def leaky_relu(x: NDArray, *, slope: float) -> NDArray:
-    """y = x where x > 0, else slope x; slope >= 0, so that y tells the sign of x."""
+    """Return x where x > 0, else slope x (Maas et al. 2013).
+
+    `slope` is at least 0, so that the sign of y is that of x and y suffices for the derivative."""
     y = np.minimum(x, 0, out=np.empty_like(x))
     y *= x.dtype.type(slope)  # an infinite x is not among them: a slope of 0 leaves it as it is
     y += np.maximum(x, 0)
@@ -80,7 +86,7 @@ def _(dy: Value, y: Value, slope: float) -> Value:
 
 @primitive(infer=paired, cost=each(cmp=1, mul=1), outputs=("dx",))
 def leaky_relu_dx(dy: NDArray, y: NDArray, *, slope: float) -> NDArray:
-    """dx = dy where y > 0, else slope dy."""
+    """Return dx: dy where y > 0, else slope dy."""
     dx = np.greater(y, 0, out=np.empty_like(dy))
     if slope <= 1:
         np.maximum(dx, dy.dtype.type(slope), out=dx)
@@ -104,7 +110,9 @@ def _(ddx: Value, specs: tuple[Spec, ...]) -> Value:
 
 @primitive(infer=floating, cost=each(cmp=1, exp=1, add=1, mul=1))
 def elu(x: NDArray, *, alpha: float) -> NDArray:
-    """y = x where x > 0, else alpha (e^x - 1) (Clevert et al. 2016)."""
+    """Return x where x > 0, else alpha (e^x - 1) (Clevert et al. 2016).
+
+    Computed with expm1, which keeps all digits near 0."""
     y = np.minimum(x, 0, out=np.empty_like(x))
     np.expm1(y, out=y)
     y *= x.dtype.type(alpha)
@@ -119,8 +127,10 @@ def _(dy: Value, x: Value, alpha: float) -> Value:
 
 @primitive(infer=paired, cost=each(cmp=1, exp=1, mul=2), outputs=("dx",))
 def elu_dx(dy: NDArray, x: NDArray, *, alpha: float) -> NDArray:
-    """dx = dy where x > 0, else dy alpha e^x, which y + alpha would lose where y is nearly -alpha:
-    so x is kept."""
+    """Return dx: dy where x > 0, else dy alpha e^x.
+
+    x is saved, not y: y + alpha, which equals alpha e^x, loses all digits where y is near -alpha.
+    """
     dx = np.minimum(x, 0, out=np.empty_like(x))
     np.exp(dx, out=dx)
     dx *= x.dtype.type(alpha)
@@ -142,7 +152,7 @@ def _(ddx: Value, dy: Value, x: Value, alpha: float) -> Value:
 
 @primitive(infer=floating, cost=each(exp=1, add=1, div=1))
 def sigmoid(x: NDArray) -> NDArray:
-    """y = 1 / (1 + e^-x)."""
+    """Return 1 / (1 + e^-x)."""
     y = np.negative(x, out=np.empty_like(x))
     with np.errstate(over="ignore"):  # e^-x = inf gives the right 0
         np.exp(y, out=y)
@@ -157,7 +167,9 @@ def _(dy: Value, y: Value) -> Value:
 
 @primitive(infer=paired, cost=each(mul=2, add=1), outputs=("dx",))
 def sigmoid_dx(dy: NDArray, y: NDArray) -> NDArray:
-    """dx = dy y (1 - y): exact to the rounding of y, so 0 where that is 1, as in torch."""
+    """Return dx = dy y (1 - y).
+
+    It is exact to the rounding of y, so 0 where y rounds to 1, as in torch."""
     dx = np.subtract(1, y, out=np.empty_like(y))
     dx *= y
     dx *= dy
@@ -177,7 +189,7 @@ def _(ddx: Value, dy: Value, y: Value) -> Value:
 
 @primitive(infer=floating, cost=each(exp=1))
 def tanh(x: NDArray) -> NDArray:
-    """y = tanh x."""
+    """Return the hyperbolic tangent of x."""
     return np.tanh(x)
 
 
@@ -188,7 +200,9 @@ def _(dy: Value, y: Value) -> Value:
 
 @primitive(infer=paired, cost=each(mul=2, add=1), outputs=("dx",))
 def tanh_dx(dy: NDArray, y: NDArray) -> NDArray:
-    """dx = dy (1 - y^2): exact to the rounding of y, so 0 where that is 1, as in torch."""
+    """Return dx = dy (1 - y^2).
+
+    It is exact to the rounding of y, so 0 where |y| rounds to 1, as in torch."""
     dx = np.multiply(y, y, out=np.empty_like(y))
     np.subtract(1, dx, out=dx)
     dx *= dy
@@ -207,7 +221,7 @@ def _(ddx: Value, dy: Value, y: Value) -> Value:
 
 @primitive(infer=floating, cost=each(cmp=1, exp=2, add=1))
 def softplus(x: NDArray) -> NDArray:
-    """y = log(1 + e^x), as max(x, 0) + log(1 + e^-|x|) to stay finite."""
+    """Return log(1 + e^x), computed as max(x, 0) + log1p(e^-|x|), which stays finite."""
     y = np.abs(x, out=np.empty_like(x))
     np.exp(np.negative(y, out=y), out=y)
     np.log1p(y, out=y)
@@ -221,12 +235,15 @@ def _(dy: Value, x: Value) -> Value:
 
 
 def _sums(x: NDArray, axis: int) -> NDArray:
+    """Return sums along an axis, which stays as an axis of extent 1."""
     return np.expand_dims(sum_over(x, (axis,)), axis)
 
 
 def sum_less_one(powers: NDArray, axis: int) -> NDArray:
-    """Return the sum of powers along an axis less 1, which is the largest of them: beside it, the
-    small ones would be lost."""
+    """Return the sum of `powers` along an axis, less 1.
+
+    The largest power is e^0 = 1. Leaving it out keeps the digits of the small ones, which log1p
+    then preserves: the logarithm of a sum near 1 would lose them."""
     small = np.less(powers, 1, out=np.empty_like(powers))
     ones = powers.shape[axis] - _sums(small, axis)
     small *= powers
@@ -235,7 +252,9 @@ def sum_less_one(powers: NDArray, axis: int) -> NDArray:
 
 @primitive(infer=lambda x, *, axis: floating(x), cost=each(cmp=1, add=2, exp=1, div=1))
 def softmax(x: NDArray, *, axis: int) -> NDArray:
-    """y = e^x / (the sum of e^x along an axis), shifted by the largest x so as to stay finite."""
+    """Return e^x / (the sum of e^x along an axis).
+
+    x is shifted by its largest value first, which changes nothing but keeps e^x finite."""
     y = np.empty_like(x)
     with np.errstate(invalid="ignore"):  # all of -inf, or one inf: not a number
         np.subtract(x, x.max(axis, keepdims=True, initial=-np.inf), out=y)
@@ -251,8 +270,10 @@ def _(dy: Value, y: Value, axis: int) -> Value:
 
 @primitive(infer=paired, cost=each(mul=2, add=2), outputs=("dx",))
 def softmax_dx(dy: NDArray, y: NDArray, *, axis: int) -> NDArray:
-    """dx = y (dy - the sum of dy y along the axis). Once more, of what that leaves, it is exact
-    where one y is nearly 1."""
+    """Return dx = y (dy - the sum of dy y along the axis).
+
+    The subtraction is repeated once on its own result: where one y is nearly 1, the first pass
+    leaves a rounding error as large as dx itself, the second removes it."""
     off = dy
     for _ in range(2):
         off = np.subtract(off, _sums(off * y, axis), out=np.empty_like(y))
@@ -281,7 +302,7 @@ def _log_cost(y: Spec, x: Spec, *, axis: int) -> Cost:
 
 @primitive(infer=lambda x, *, axis: floating(x), cost=_log_cost)
 def log_softmax(x: NDArray, *, axis: int) -> NDArray:
-    """y = x - log(the sum of e^x along an axis), shifted by the largest x so as to stay finite."""
+    """Return x - log(the sum of e^x along an axis), shifted by the largest x to stay finite."""
     y = np.empty_like(x)
     # All of -inf, or one inf: not a number. The logarithm of a sum of nothing is not used.
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -296,8 +317,10 @@ def _(dy: Value, y: Value, axis: int) -> Value:
 
 @primitive(infer=paired, cost=each(exp=1, mul=1, add=2), outputs=("dx",))
 def log_softmax_dx(dy: NDArray, y: NDArray, *, axis: int) -> NDArray:
-    """dx = dy - e^y (the sum of dy along the axis), as dy (1 - e^y) - e^y (the sum of the others):
-    nothing is lost where e^y is nearly 1."""
+    """Return dx = dy - e^y (the sum of dy along the axis).
+
+    Computed as -(dy (e^y - 1) + e^y (the sum of the other dy)), with expm1: no digits cancel where
+    e^y is nearly 1."""
     others = np.subtract(_sums(dy, axis), dy, out=np.empty_like(y))
     others *= np.exp(y)
     dx = np.expm1(y, out=np.empty_like(y))

@@ -1,5 +1,7 @@
-"""Adaptive pooling: any number of windows shares out the images (N, C, H, W), whose extents it need
-not divide. Results lie channels-last in memory."""
+"""Adaptive pooling: a given number of windows shares out the images (N, C, H, W).
+
+The windows need not have one size, and neighbours may overlap by a row or a column. Results lie
+channels-last in memory."""
 
 from __future__ import annotations
 
@@ -14,8 +16,10 @@ from .pool import check_images
 
 
 def spans(size: int, count: int) -> list[tuple[int, int]]:
-    """Return the windows of adaptive pooling along an axis: i size/count, rounded down, up to
-    (i + 1) size/count, rounded up."""
+    """Return the windows [start, stop) of adaptive pooling along an axis of extent `size`.
+
+    Window i of `count` starts at floor(i size / count) and stops at ceil((i + 1) size / count), as
+    in torch."""
     return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
 
 
@@ -39,7 +43,9 @@ def _means(x: NDArray, axis: int, count: int) -> NDArray:
 
 
 def _shares(dy: NDArray, axis: int, size: int) -> NDArray:
-    """Return what the elements along an axis get of their windows' means: `_means` transposed."""
+    """Return what each element along an axis receives from the means of its windows.
+
+    This is `_means` transposed."""
     dx = np.zeros((*dy.shape[:axis], size, *dy.shape[axis + 1 :]), dy.dtype)
     source, to = np.moveaxis(dy, axis, 0), np.moveaxis(dx, axis, 0)
     for i, (a, b) in enumerate(spans(size, dy.shape[axis])):
@@ -48,7 +54,8 @@ def _shares(dy: NDArray, axis: int, size: int) -> NDArray:
 
 
 def _covered(size: tuple[int, ...], out: tuple[int, ...]) -> int:
-    """Return the number of elements in all windows of an image together."""
+    """Return the number of elements in all windows of an image, those in two windows counted
+    twice."""
     (h, e), (w, f) = zip(size[2:], out[2:], strict=True)
     return sum(b - a for a, b in spans(h, e)) * sum(b - a for a, b in spans(w, f))
 
@@ -63,7 +70,10 @@ def _adaptive_avg_cost(x: Spec, y: Spec, adds: int) -> Cost:
     cost=lambda y, x, *, out: _adaptive_avg_cost(x, y, 1),
 )
 def adaptive_avg_pool2d(x: NDArray, *, out: Pair) -> NDArray:
-    """y = the mean of each of (E, F) `out` windows that share out the image, as `spans` says."""
+    """Return the mean of each of (E, F) = `out` windows, laid out by `spans`.
+
+    Windows are products of a vertical and a horizontal span, so means are taken along one axis and
+    then along the other."""
     with np.errstate(invalid="ignore"):  # inf and -inf in a window
         y = _means(_means(x.transpose(0, 2, 3, 1), 1, out[0]), 2, out[1])
     return y.transpose(0, 3, 1, 2)
@@ -80,7 +90,8 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
     outputs=("dx",),
 )
 def adaptive_avg_pool2d_dx(dy: NDArray, *, size: Pair) -> NDArray:
-    """dx = each dy over its window's number of elements, added to all of the window."""
+    """Return dx: each dy divided by its window's number of elements, added to every element of
+    it."""
     with np.errstate(invalid="ignore"):
         dx = _shares(_shares(dy.transpose(0, 2, 3, 1), 1, size[0]), 2, size[1])
     return dx.transpose(0, 3, 1, 2)
@@ -104,9 +115,10 @@ def _adaptive_max_rule(x: Spec, *, out: Pair) -> tuple[Spec, Spec]:
     outputs=("y", "position"),
 )
 def adaptive_max_pool2d(x: NDArray, *, out: Pair) -> tuple[NDArray, NDArray]:
-    """y = the largest value of each of (E, F) `out` windows that share out the image, as `spans`
-    says; place = its position in the image, row by row: the first of equal ones, the last of those
-    that are not numbers, as in torch."""
+    """Return the largest value of each of (E, F) = `out` windows, laid out by `spans`.
+
+    position (N, E, F, C channels-last, int64) is where it lies in the image, row by row: the first
+    of equal values, the last of NaNs, as in torch."""
     n, c, h, w = x.shape
     y, position = np.empty((n, *out, c), x.dtype), np.empty((n, *out, c), INT64)
     images = x.transpose(0, 2, 3, 1)
@@ -133,7 +145,8 @@ def _(dy: Value, position: Value, specs: tuple[Spec, ...]) -> Value:
     outputs=("dx",),
 )
 def plane_put(dy: NDArray, position: NDArray, *, size: Pair) -> NDArray:
-    """dx = zeros to which each dy is added at its position in the image, row by row."""
+    """Return zeros (N, C, H, W) to which each dy is added at its position in the image, row by
+    row."""
     n, c = dy.shape[:2]
     planes = np.arange(n * c).reshape(n, c, 1, 1) * (size[0] * size[1])
     dx = np.zeros(n * c * size[0] * size[1], dy.dtype)
@@ -150,7 +163,7 @@ def _(ddx: Value, position: Value) -> Value:
     infer=lambda x, position: Spec(position.shape, x.dtype), cost=lambda y, x, position: Cost()
 )
 def plane_take(x: NDArray, position: NDArray) -> NDArray:
-    """y = the elements of x at positions in the image: plane_put transposed."""
+    """Return the elements of x at positions in the image: `plane_put` transposed."""
     n, c, h, w = x.shape
     flat = np.take_along_axis(x.reshape(n, c, h * w), position.reshape(n, c, -1), 2)
     return np.asarray(flat.reshape(position.shape))

@@ -1,4 +1,6 @@
-"""Comparisons, which give truth values, and the logic of truth values."""
+"""Comparisons, which return truth values, and logic on truth values and integers.
+
+None of them has a gradient. Each result counts as one comparison."""
 
 from __future__ import annotations
 
@@ -32,30 +34,30 @@ def _bits(x: Spec, w: Spec) -> Spec:
 
 @primitive(infer=_bits, cost=each(cmp=1))
 def bit_and(x: NDArray, w: NDArray) -> NDArray:
-    """y = x and w, for integers bit by bit."""
+    """Return x and w, bit by bit for integers."""
     return together(np.bitwise_and, x, w)
 
 
 @primitive(infer=_bits, cost=each(cmp=1))
 def bit_or(x: NDArray, w: NDArray) -> NDArray:
-    """y = x or w, for integers bit by bit."""
+    """Return x or w, bit by bit for integers."""
     return together(np.bitwise_or, x, w)
 
 
 @primitive(infer=_bits, cost=each(cmp=1))
 def bit_xor(x: NDArray, w: NDArray) -> NDArray:
-    """y = x or w but not both, for integers bit by bit."""
+    """Return x exclusive-or w, bit by bit for integers."""
     return together(np.bitwise_xor, x, w)
 
 
 @primitive(infer=whole, cost=each(cmp=1))
 def invert(x: NDArray) -> NDArray:
-    """y = not x, for integers bit by bit."""
+    """Return not x, bit by bit for integers."""
     return np.invert(x)
 
 
 @primitive(infer=lambda x, *, low, high: Spec(x.shape, BOOL), cost=each(cmp=2))
 def within(x: NDArray, *, low: float | None, high: float | None) -> NDArray:
-    """y = low <= x <= high, without a bound that is None."""
+    """Return whether low <= x <= high; a bound that is None is not tested."""
     above = np.ones(x.shape, bool) if low is None else x >= low
     return above if high is None else above & (x <= high)

@@ -2,8 +2,11 @@
 
 Shapes: images x (N, C, H, W), filters w (M, C/groups, R, S), results y (N, M, E, F). Attributes are
 (vertical, horizontal) pairs; padding is ((top, bottom), (left, right)) and may be negative, which
-cuts off. Results lie channels-last in memory.
-"""
+crops. Results lie channels-last in memory.
+
+The convolution is linear in x and in w, so the derivative of each of the three primitives in each
+of its arguments is one of the other two: second derivatives need nothing else. MACs of all three
+are equal, as in Sze et al. (2017): M filters of C/groups R S taps at each of N E F windows."""
 
 from __future__ import annotations
 
@@ -77,7 +80,8 @@ def _matches(name: str, dy: Spec, y: Spec) -> None:
 
 
 def _macs(y: Spec, w: Spec) -> Cost:
-    """M filters of C/groups R S taps at each of N E F places, border included (Sze et al. 2017)."""
+    """Return M filters of C/groups R S taps at each of N E F windows, padding included (Sze et al.
+    2017)."""
     return Cost(macs=y.size * w.shape[1] * w.shape[2] * w.shape[3])
 
 
@@ -86,9 +90,12 @@ def conv2d(
     x: NDArray, w: NDArray, *b: NDArray, stride: Pair, padding: Padding, dilation: Pair,
     groups: int,
 ) -> NDArray:  # fmt: skip
-    """y[n,m,e,f] = b[m] + the sum over k, i, j of x[n,k,Ue+i,Uf+j] w[m,k,i,j], U the stride, i and
-    j spaced by the dilation, k within the group of m; x is taken as 0 outside (cross-correlation).
-    One bias b (M,) or none."""
+    """Return the cross-correlation of images with filters:
+
+        y[n,m,e,f] = b[m] + sum over k, i, j of x[n,k,Ue+i,Uf+j] w[m,k,i,j]
+
+    U is the stride; i and j are spaced by the dilation; k runs over the channels of m's group; x is
+    0 in the padding. One bias b (M,) or none."""
     taps = (w.shape[2], w.shape[3])
     size = (x.shape[2], x.shape[3])
     e, f = extents("conv2d", size, taps, stride, padding, dilation)
@@ -140,8 +147,10 @@ def conv2d_dx(
     dilation: Pair,
     groups: int,
 ) -> NDArray:
-    """dx = the gradient of `conv2d` in x of (height, width) `size`: each dy[n,m,e,f] w[m,k,i,j] is
-    added at the place that it came from (called forward: transposed convolution)."""
+    """Return the gradient of `conv2d` with respect to x of (height, width) `size`.
+
+    Each dy[n,m,e,f] w[m,k,i,j] is added to the pixel it came from. Called in a forward pass it is
+    the transposed convolution."""
     dx = np.empty((dy.shape[0], *size, w.shape[1] * groups), dy.dtype)
     windows = Windows((w.shape[2], w.shape[3]), stride, (padding[0][0], padding[1][0]), dilation)
     spread(dy.transpose(0, 2, 3, 1), w, windows, groups, dx)
@@ -182,8 +191,9 @@ def conv2d_dw(
     dilation: Pair,
     groups: int,
 ) -> NDArray:
-    """dw = the gradient of `conv2d` in filters of (height, width) `size`: the sum over n, e, f of
-    x[n,k,Ue+i,Uf+j] dy[n,m,e,f]."""
+    """Return the gradient of `conv2d` with respect to filters of (height, width) `size`:
+
+    dw[m,k,i,j] = sum over n, e, f of x[n,k,Ue+i,Uf+j] dy[n,m,e,f]"""
     dw = np.empty((*size, x.shape[1] // groups, dy.shape[1]), x.dtype)
     windows = Windows(size, stride, (padding[0][0], padding[1][0]), dilation)
     weigh(x.transpose(0, 2, 3, 1), dy.transpose(0, 2, 3, 1), windows, groups, dw)

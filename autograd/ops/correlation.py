@@ -1,12 +1,12 @@
-"""NumPy's arithmetic of convolution, on images that are channels-last: x (N, H, W, C).
+"""NumPy's arithmetic of convolution, on channels-last images x (N, H, W, C).
 
-What windows see is copied block by block and multiplied by BLAS. Whole patches (im2col) repeat a
-pixel for each tap. Stripes, what one row of each window sees, repeat it for each tap of a row only:
-the next row of the filters meets the next stripes, and the products of the rows are added up.
+The values that windows cover are copied block by block and multiplied by BLAS. Whole patches
+(im2col) repeat each pixel once for every tap. Stripes, one row of taps of every window, repeat it
+only for the taps of that row: the next row of the filters meets the next stripes, and the products
+of the rows are added up.
 
 Blocks are cut by shapes alone, and threads share them: results are the same bits for any number of
-threads.
-"""
+threads."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ MIN_WINDOWS = 2048  # windows for each of these sums at least: their addition mu
 
 
 def _parts(groups: int, c: int, m: int) -> Iterator[tuple[slice, slice]]:
-    """For each group: its channels and its results."""
+    """Yield, for each group, the slice of its channels and that of its results."""
     for g in range(groups):
         yield slice(g * c, (g + 1) * c), slice(g * m, (g + 1) * m)
 
 
 def _each(cut: list[Block], macs: int, work: Callable[[Block], None]) -> None:
-    """Do a piece of work for each block, by all threads where it pays."""
+    """Do a piece of work for each block, shared by all threads where the MACs pay for waking
+    them."""
 
     def some(first: int, last: int, worker: int = 0) -> None:
         for block in cut[first:last]:
@@ -52,7 +53,8 @@ def _each(cut: list[Block], macs: int, work: Callable[[Block], None]) -> None:
 
 
 def _matrix(a: NDArray) -> NDArray | None:
-    """Return images (N, H, W, C) as a matrix (pixels, channels), or None where that is no view."""
+    """Return images (N, H, W, C) as a matrix (pixels, channels), or None where that would need a
+    copy."""
     (n, h, w, c), (image, row, pixel, each) = a.shape, a.strides
     if (h == 1 or row == w * pixel) and (n == 1 or image == h * w * pixel):
         return as_strided(a, (n * h * w, c), (pixel, each))
@@ -60,8 +62,9 @@ def _matrix(a: NDArray) -> NDArray | None:
 
 
 def _patches(part: NDArray, windows: Windows, grid: Pair) -> NDArray:
-    """Return what the windows of a region see as a matrix (windows, taps and channels): copied, but
-    for windows of one pixel that lie side by side."""
+    """Return what the windows of a region cover as a matrix (windows, taps x channels).
+
+    It is a copy in scratch memory, except for windows of one pixel that lie side by side."""
     (r, s), (u, v), _, (p, q) = windows
     n, _, _, c = part.shape
     sn, sh, sw, sc = part.strides
@@ -82,9 +85,10 @@ def _patches(part: NDArray, windows: Windows, grid: Pair) -> NDArray:
 
 
 def _stripes(part: NDArray, windows: Windows, grid: Pair) -> Iterator[NDArray]:
-    """Yield for each row of taps what all windows of a region see through it, as a matrix (rows of
-    windows, images and columns of windows; taps of the row and channels), for windows whose rows
-    follow each other pixel by pixel."""
+    """Yield, for each row of taps, what all windows of a region have there, as a matrix.
+
+    Rows are (rows of windows, images, columns of windows), columns (taps of the row, channels). The
+    vertical stride must be 1: consecutive rows of taps are then the same memory, shifted."""
     (r, s), (_, v), _, (p, q) = windows
     n, h, _, c = part.shape
     sn, sh, sw, sc = part.strides
@@ -98,11 +102,13 @@ def _stripes(part: NDArray, windows: Windows, grid: Pair) -> Iterator[NDArray]:
 
 
 def _striped(taps: Pair, stride: Pair, channels: int) -> bool:
+    """Tell whether stripes beat patches: several rows of taps at vertical stride 1, long enough
+    rows."""
     return taps[0] > 1 == stride[0] and taps[1] * channels >= LONG
 
 
 def _blocks(windows: Windows, grid: Pair, n: int, c: int, m: int, itemsize: int) -> list[Block]:
-    """Cut n images into blocks whose copies stay in cache."""
+    """Cut n images into blocks whose patches or stripes stay in cache."""
     (r, s), _, _, _ = windows
     if _striped(windows.taps, windows.stride, c):
         return [*blocks(n, grid[0], grid[1] * (s * c + c + 2 * m) * itemsize)]
@@ -110,7 +116,7 @@ def _blocks(windows: Windows, grid: Pair, n: int, c: int, m: int, itemsize: int)
 
 
 class Cut(NamedTuple):
-    """A matrix cut along its rows: a stack of equal pieces, and what is left over."""
+    """A matrix cut along its rows: a stack of equal pieces, and the rows that are left."""
 
     pieces: NDArray
     remainder: NDArray
@@ -122,7 +128,7 @@ def _cut(a: NDArray, rows: int) -> Cut:
 
 
 def _multiply(a: NDArray, b: NDArray, y: NDArray) -> None:
-    """Write the product a b to y, of matrices with many rows."""
+    """Write the product a b to y, for matrices with many rows."""
     rows = SMALL // b.size if b.size else 0
     if rows < 24 or len(a) <= rows:
         np.matmul(a, b, out=y)
@@ -133,7 +139,9 @@ def _multiply(a: NDArray, b: NDArray, y: NDArray) -> None:
 
 
 def _contract(a: NDArray, b: NDArray, y: NDArray) -> None:
-    """Add the product a^T b to y: a sum over many rows of both."""
+    """Add the product a^T b to y: a sum over the many rows of both.
+
+    Sums of pieces are added pairwise (`sum_over`), which keeps rounding errors small."""
     rows = min(SMALL // y.size if y.size else 0, 256)
     if rows < 64 or len(a) <= rows:
         y += np.matmul(a.T, b, out=scratch("product", y.shape, y.dtype))
@@ -146,7 +154,8 @@ def _contract(a: NDArray, b: NDArray, y: NDArray) -> None:
 
 
 def correlate(x: NDArray, w: NDArray, windows: Windows, groups: int, y: NDArray) -> None:
-    """Write the cross-correlation of x (N,H,W,C) with w (R,S,C/groups,M) to y (N,E,F,M)."""
+    """Write the cross-correlation of x (N, H, W, C) with w (R, S, C/groups, M) to y (N, E, F,
+    M)."""
     if not w.size:  # nothing to add up, or no results
         y[...] = 0
         return
@@ -171,7 +180,7 @@ def correlate(x: NDArray, w: NDArray, windows: Windows, groups: int, y: NDArray)
 
 
 def _correlate_patches(part: NDArray, w: NDArray, windows: Windows, y: NDArray) -> None:
-    """Write the correlation of a region with w (R, S C, M) to y (N, E, F, M)."""
+    """Write the correlation of a region with w (R, S C, M) to y (N, E, F, M), by one product."""
     m = w.shape[2]
     patches = _patches(part, windows, y.shape[1:3])
     plain = _matrix(y)
@@ -184,7 +193,7 @@ def _correlate_patches(part: NDArray, w: NDArray, windows: Windows, y: NDArray) 
 
 
 def _correlate_stripes(part: NDArray, w: NDArray, windows: Windows, y: NDArray) -> None:
-    """Write the same, row by row of the filters."""
+    """Write the same correlation as a sum of R products, one for each row of the filters."""
     n, e, f, m = y.shape
     total = scratch("total", (e * n * f, m), y.dtype)
     product = scratch("product", total.shape, y.dtype)
@@ -199,7 +208,8 @@ def _correlate_stripes(part: NDArray, w: NDArray, windows: Windows, y: NDArray) 
 
 
 def _correlate_each(x: NDArray, w: NDArray, windows: Windows, y: NDArray) -> None:
-    """Write the correlation of each channel of x (N,H,W,C) with its own filter (R,S,1,C)."""
+    """Write the depthwise correlation: each channel of x (N, H, W, C) with its own filter (R, S, 1,
+    C)."""
     filters = w.reshape(-1, w.shape[3])
     n, e, f, c = y.shape
 
@@ -216,7 +226,11 @@ def _correlate_each(x: NDArray, w: NDArray, windows: Windows, y: NDArray) -> Non
 
 
 def spread(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray) -> None:
-    """Write the transposed correlation of dy (N,E,F,M) with w (M,C/groups,R,S) to dx (N,H,W,C)."""
+    """Write the transposed correlation of dy (N, E, F, M) with w (M, C/groups, R, S) to dx (N, H,
+    W, C).
+
+    There are two ways: gather for each pixel what reaches it, or scatter each gradient over its
+    window."""
     if not w.size:
         dx[...] = 0
         return
@@ -228,8 +242,10 @@ def spread(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray) 
 
 
 def _gather(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray) -> None:
-    """Write the transposed correlation. The places of dx that have one remainder by the stride
-    see dy through every p-th tap, as a correlation of stride 1: stride^2 of them cover dx."""
+    """Write the transposed correlation as ordinary correlations of stride 1.
+
+    The pixels of dx with one remainder modulo the stride see dy through every p-th tap, reversed.
+    The stride^2 remainders together cover dx, so no element is written twice."""
     m, c, r, s = w.shape
     # (M, C/groups, R, S) to (R, S, M/groups, C): the roles of channels and results are exchanged.
     grouped = w.reshape(groups, m // groups, c, r, s).transpose(3, 4, 1, 0, 2)
@@ -249,8 +265,10 @@ def _gather(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray)
 
 
 def _phase(phase: int, axis: int, windows: Windows) -> tuple[int, int, int, Pair]:
-    """Return which taps reach a remainder of one axis: the first, their number, how far before dy
-    they start, and their distance among the taps and in dy."""
+    """Return which taps reach the pixels of one remainder along an axis.
+
+    They are given by the first tap, their number, how far before dy they start, and their distance
+    among the taps and in dy."""
     taps, stride = windows.taps[axis], windows.stride[axis]
     lead, dilation = windows.lead[axis], windows.dilation[axis]
     step, apart = stride // gcd(stride, dilation), dilation // gcd(stride, dilation)
@@ -263,8 +281,9 @@ def _phase(phase: int, axis: int, windows: Windows) -> tuple[int, int, int, Pair
 
 
 def _scatter(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray) -> None:
-    """Write the transposed correlation, tap by tap: less work than `_gather` where images lose
-    much of their size, being without a border."""
+    """Write the transposed correlation tap by tap.
+
+    This is less work than `_gather` where the image is much larger than what its windows cover."""
     (n, e, f, m), (r, s), (top, left) = dy.shape, windows.taps, windows.lead
     (u, v), (p, q), (_, h, k, c) = windows.stride, windows.dilation, dx.shape
     high = max((e - 1) * u + p * (r - 1) + 1, top + h)
@@ -288,8 +307,10 @@ def _scatter(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray
 
 
 def weigh(x: NDArray, dy: NDArray, windows: Windows, groups: int, dw: NDArray) -> None:
-    """Write the gradient of the filters to dw (R,S,C/groups,M). Each of some parts of the images
-    has its own sum; these are added in order."""
+    """Write the gradient of the filters to dw (R, S, C/groups, M).
+
+    The images are cut into up to PARTS parts by shape alone. Each part has a sum of its own, and
+    the sums are added in order, so the result does not depend on the number of threads."""
     if not dw.size:
         return
     n, e, f, m = dy.shape
@@ -319,7 +340,7 @@ def weigh(x: NDArray, dy: NDArray, windows: Windows, groups: int, dw: NDArray) -
 def _weigh_block(
     x: NDArray, dy: NDArray, windows: Windows, groups: int, block: Block, dw: NDArray
 ) -> None:
-    """Add to dw (R, S, C/groups, M) what some images give."""
+    """Add the contribution of one block to dw (R, S, C/groups, M)."""
     (images, a, b), grid = block, (block.last - block.first, dy.shape[2])
     _, s, c, filters = dw.shape
     m = filters // groups
@@ -340,7 +361,7 @@ def _weigh_block(
 def _weigh_each(
     x: NDArray, dy: NDArray, windows: Windows, groups: int, block: Block, dw: NDArray
 ) -> None:
-    """Add to dw (R, S, 1, C) what some images give, where each filter sees one channel."""
+    """Add the contribution of one block to the depthwise dw (R, S, 1, C)."""
     images, a, b = block
     part = region(x[images], windows, (a, b), dy.shape[2], 0)
     tops, each = dy[images, a:b], dw.reshape(-1, groups)

@@ -1,4 +1,8 @@
-"""Dropout, with masks that depend on a key per sample and on nothing else."""
+"""Dropout, with masks that depend on a key per sample and on nothing else.
+
+The same sample gets the same mask on any number of ranks, in any batch and on any backend, because
+the random bits are hashes (SplitMix64) of the sample's key, the use within the step and the
+element's index, not draws from a shared generator."""
 
 from __future__ import annotations
 
@@ -15,9 +19,12 @@ BLOCK = 1 << 15  # hashes worked on at a time, so that they stay in the cache
 
 
 def keep_mask(keys: NDArray, shape: tuple[int, ...], p: float, use: int) -> NDArray:
-    """Return truth values (N, ..), each False with probability p to 2^-32. Element j of sample n,
-    counted in row-major order, has the 32-bit half j % 2 of hash j // 2 of the stream that key n
-    and the use start: no other sample and no memory layout bears on it."""
+    """Return truth values of a shape (N, ..), each False with probability p, to a resolution of
+    2^-32.
+
+    Element j of sample n, counted in row-major order, is decided by the 32-bit half j % 2 of hash j
+    // 2 of the stream that starts from key n and the number of the use. No other sample and no
+    memory layout has a bearing on it."""
     count = int(np.prod(shape[1:]))
     least = round(p * 2**32)
     keep = np.empty((shape[0], count), BOOL)
@@ -47,6 +54,7 @@ def _dropped(x: Spec, keys: Spec, *, p: float, use: int, channels: bool) -> tupl
 
 
 def _scaled(x: NDArray, keep: NDArray, p: float) -> NDArray:
+    """Return x / (1 - p) where kept, else 0."""
     y = np.empty_like(x)
     # Bits times 0 or 1: unlike a product of floats, what is dropped is 0 where x is infinite too.
     bits = np.dtype(f"i{x.itemsize}")
@@ -63,9 +71,12 @@ def _cost(ys: tuple[Spec, Spec], *specs: Spec, **attrs: object) -> Cost:
 def dropout(
     x: NDArray, keys: NDArray, *, p: float, use: int, channels: bool
 ) -> tuple[NDArray, NDArray]:
-    """y = x / (1 - p) where kept, else 0 (Srivastava et al. 2014, inverted); keys (N,) uint64. With
-    `channels` those of x (N, C, ..) are kept or not as a whole (Tompson et al. 2015). The truth
-    values `keep` are what the derivative keeps, a byte each; random bits are not counted."""
+    """Return x / (1 - p) where kept, else 0 (inverted dropout, Srivastava et al. 2014).
+
+    keys (N,) uint64 name the samples; `use` tells apart several dropouts in one step. With
+    `channels`, the channels of x (N, C, ..) are kept or dropped as a whole (Tompson et al. 2015).
+    The mask `keep`, one byte an element, is saved for the derivative. Random bits are not counted.
+    """
     if channels:
         keep = keep_mask(keys, (*x.shape[:2], *[1] * (x.ndim - 2)), p, use)
     else:
@@ -81,7 +92,7 @@ def _(dy: Value, keep: Value, p: float) -> Value:
 
 @primitive(infer=lambda dy, keep, *, p: dy, cost=each(mul=1), outputs=("dx",))
 def dropout_dx(dy: NDArray, keep: NDArray, *, p: float) -> NDArray:
-    """dx = dy / (1 - p) where kept, else 0."""
+    """Return dx: dy / (1 - p) where kept, else 0."""
     return _scaled(dy, keep, p)
 
 

@@ -1,4 +1,7 @@
-"""Arithmetic element by element, with NumPy's broadcasting. y is the result, dy its gradient."""
+"""Arithmetic element by element, with NumPy's broadcasting; y is the result, dy its gradient.
+
+Operands of different types are computed in the common one, see `rules.common`. Where an operand was
+broadcast, its gradient is summed back to its shape by `fit`."""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ from .shape import cast, full, zero
 
 
 def fit(gradient: Value, spec: Spec) -> Value:
-    """Sum a gradient over the axes along which its operand was broadcast, in the operand's type."""
+    """Return a gradient in the shape and type of its operand.
+
+    It is summed over the axes along which the operand was broadcast. An operand that is not
+    floating-point asks for no gradient, so its type is left as it is."""
     if gradient.shape != spec.shape:
         gradient = sum_to(gradient, shape=spec.shape)
     if gradient.dtype == spec.dtype or not is_floating(spec.dtype):
@@ -35,7 +41,7 @@ def fit(gradient: Value, spec: Spec) -> Value:
 
 @primitive(infer=broadcast, cost=each(add=1))
 def add(x: NDArray, w: NDArray) -> NDArray:
-    """y = x + w."""
+    """Return x + w."""
     return together(np.add, x, w)
 
 
@@ -51,7 +57,7 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
 
 @primitive(infer=broadcast, cost=each(add=1))
 def sub(x: NDArray, w: NDArray) -> NDArray:
-    """y = x - w."""
+    """Return x - w."""
     return together(np.subtract, x, w)
 
 
@@ -67,7 +73,7 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
 
 @primitive(infer=broadcast, cost=each(mul=1))
 def mul(x: NDArray, w: NDArray) -> NDArray:
-    """y = x w."""
+    """Return the product x w, element by element."""
     return together(np.multiply, x, w)
 
 
@@ -83,7 +89,7 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
 
 @primitive(infer=quotient, cost=each(div=1))
 def div(x: NDArray, w: NDArray) -> NDArray:
-    """y = x / w, of integers in float32; infinite or not a number for a w of 0."""
+    """Return x / w, in float32 for integers; infinite or not a number where w is 0."""
     dtype = x.dtype if x.dtype == w.dtype else common(x.dtype, w.dtype)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         return np.divide(x, w, dtype=dtype if is_floating(dtype) else FLOAT32)
@@ -101,7 +107,7 @@ def _(dy: Value, w: Value, y: Value, specs: tuple[Spec, ...]) -> Value:
 
 @primitive(infer=same, cost=each(add=1))
 def neg(x: NDArray) -> NDArray:
-    """y = -x."""
+    """Return -x."""
     return np.negative(x)
 
 
@@ -112,8 +118,9 @@ def _(dy: Value) -> Value:
 
 @primitive(infer=lambda x, w: numeric(broadcast(x, w)), cost=each(exp=1))
 def pow(x: NDArray, w: NDArray) -> NDArray:
-    """y = x^w; not a number for a negative x with a broken exponent, as in NumPy. ValueError for a
-    negative power of integers by integers."""
+    """Return x^w, not a number for a negative x with a fractional exponent, as in NumPy.
+
+    ValueError for a negative power of integers by integers."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         return together(np.power, x, w)
 
@@ -132,7 +139,7 @@ def _(dy: Value, x: Value, w: Value, y: Value, specs: tuple[Spec, ...]) -> Value
 
 @primitive(infer=broadcast, cost=each(exp=1, mul=1, add=1))
 def power_slope(x: NDArray, w: NDArray) -> NDArray:
-    """y = w x^(w-1), zero where w is zero."""
+    """Return w x^(w-1), the derivative of x^w in x, and 0 where w is 0."""
     x, w = agreed(x, w)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         return np.where(w == 0, w, w * np.power(x, w - 1))
@@ -154,8 +161,9 @@ def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
 
 @primitive(infer=lambda x, w: floating(broadcast(x, w)), cost=each(exp=1, cmp=2))
 def log_of_base(x: NDArray, w: NDArray) -> NDArray:
-    """y = log x, which times x^w is the slope of that in w; but 0 for an x of 0 with w >= 0, where
-    x^w is constant, as in torch."""
+    """Return log x, which times x^w is the derivative of x^w in w.
+
+    It is 0 for x = 0 with w >= 0, where x^w is constant, as in torch."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.log(np.where((x == 0) & (w >= 0), 1, x), dtype=common(x.dtype, w.dtype))
 
@@ -175,7 +183,7 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
 
 @primitive(infer=floating, cost=each(exp=1))
 def exp(x: NDArray) -> NDArray:
-    """y = e^x."""
+    """Return e^x."""
     with np.errstate(over="ignore"):
         return np.exp(x)
 
@@ -187,7 +195,7 @@ def _(dy: Value, y: Value) -> Value:
 
 @primitive(infer=floating, cost=each(exp=1))
 def log(x: NDArray) -> NDArray:
-    """y = log x; -inf at 0, not a number below."""
+    """Return the natural logarithm of x: -inf at 0, not a number below."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.log(x)
 
@@ -199,7 +207,7 @@ def _(dy: Value, x: Value) -> Value:
 
 @primitive(infer=floating, cost=each(exp=1))
 def sqrt(x: NDArray) -> NDArray:
-    """y = the square root of x."""
+    """Return the square root of x, not a number below 0."""
     with np.errstate(invalid="ignore"):
         return np.sqrt(x)
 
@@ -211,7 +219,9 @@ def _(dy: Value, y: Value) -> Value:
 
 @primitive(infer=floating, cost=each(exp=1))
 def deviation(x: NDArray) -> NDArray:
-    """y = the square root of a variance x, with slope 0 where that is 0, as in torch."""
+    """Return the square root of a variance x, with slope 0 where it is 0, as in torch.
+
+    The slope of a plain square root would be infinite there."""
     with np.errstate(invalid="ignore"):
         return np.sqrt(x)
 
@@ -225,7 +235,7 @@ def _(dy: Value, y: Value) -> Value:
 
 @primitive(infer=floating, cost=each(exp=1))
 def sin(x: NDArray) -> NDArray:
-    """y = sin x, x in radians."""
+    """Return sin x, x in radians."""
     return np.sin(x)
 
 
@@ -236,7 +246,7 @@ def _(dy: Value, x: Value) -> Value:
 
 @primitive(infer=floating, cost=each(exp=1))
 def cos(x: NDArray) -> NDArray:
-    """y = cos x, x in radians."""
+    """Return cos x, x in radians."""
     return np.cos(x)
 
 
@@ -247,7 +257,7 @@ def _(dy: Value, x: Value) -> Value:
 
 @primitive(infer=same, cost=each(cmp=1))
 def abs(x: NDArray) -> NDArray:
-    """y = |x|, with slope 0 at 0."""
+    """Return |x|, with slope 0 at 0."""
     return np.abs(x)
 
 
@@ -258,7 +268,7 @@ def _(dy: Value, x: Value) -> Value:
 
 @primitive(infer=same, cost=each(cmp=1))
 def sign(x: NDArray) -> NDArray:
-    """y = -1, 0 or 1; 0 for what is not a number, as in torch."""
+    """Return -1, 0 or 1; 0 for NaN, as in torch."""
     return np.subtract(x > 0, x < 0, dtype=x.dtype)
 
 
@@ -269,7 +279,7 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
 
 @primitive(infer=broadcast, cost=each(cmp=1))
 def maximum(x: NDArray, w: NDArray) -> NDArray:
-    """y = the larger of x and w; equal operands share the gradient half and half."""
+    """Return the larger of x and w; equal operands receive half the gradient each."""
     return together(np.maximum, x, w)
 
 
@@ -285,7 +295,7 @@ def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
 
 @primitive(infer=broadcast, cost=each(cmp=1))
 def minimum(x: NDArray, w: NDArray) -> NDArray:
-    """y = the smaller of x and w; equal operands share the gradient half and half."""
+    """Return the smaller of x and w; equal operands receive half the gradient each."""
     return together(np.minimum, x, w)
 
 
@@ -301,7 +311,9 @@ def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
 
 @primitive(infer=lambda dy, x, w: dy, cost=each(cmp=2, mul=1), outputs=("dx",))
 def share(dy: NDArray, x: NDArray, w: NDArray) -> NDArray:
-    """dx = dy, half of it where x = w, 0 where x < w; all of it beside what is not a number."""
+    """Return dx, the part of dy that x receives of a maximum of x and w.
+
+    That is dy where x > w or either is NaN, half of it where they are equal, else 0."""
     half = np.where(x == w, dy.dtype.type(0.5), dy.dtype.type(1))
     return np.where(x < w, dy.dtype.type(0), dy * half)
 
@@ -318,7 +330,7 @@ def _(ddx: Value, specs: tuple[Spec, ...]) -> tuple[Value, ...]:
 
 @primitive(infer=numeric, cost=each(cmp=2))
 def clip(x: NDArray, *, low: float | None, high: float | None) -> NDArray:
-    """y = x, or the bound that it passes, if that is not None; slope 1 at the bounds too."""
+    """Return x limited to [low, high], where a bound may be None; slope 1 at the bounds too."""
     y = x if low is None else np.maximum(x, x.dtype.type(low))
     return y if high is None else np.minimum(y, x.dtype.type(high))
 
@@ -333,7 +345,7 @@ def _(dy: Value, x: Value, low: float | None, high: float | None) -> Value:
     infer=lambda c, x, w: Spec(broadcast(c, x, w).shape, broadcast(x, w).dtype), cost=each(cmp=1)
 )
 def where(c: NDArray, x: NDArray, w: NDArray) -> NDArray:
-    """y = x where the condition c holds, else w."""
+    """Return x where the condition c holds, else w."""
     return np.where(c, *agreed(x, w))
 
 
@@ -351,7 +363,7 @@ def _(dy: Value, c: Value, specs: tuple[Spec, ...]) -> Value:
 
 @primitive(infer=same, cost=lambda y, *s: Cost())
 def copy(x: NDArray) -> NDArray:
-    """y = x, in memory of its own."""
+    """Return x in memory of its own."""
     return np.array(x, order="K")
 
 

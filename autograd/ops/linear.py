@@ -1,4 +1,8 @@
-"""Matrix products. MACs are counted as rows x inner x columns, whatever the memory layout."""
+"""Matrix products. MACs are counted as rows x inner x columns, whatever the memory layout.
+
+BLAS does the work. What is added here are blocks that follow from shapes alone: threads share them,
+and long inner axes are summed block by block, so that results are the same bits for any number of
+threads and rounding errors stay small."""
 
 from __future__ import annotations
 
@@ -36,8 +40,10 @@ def _product(x: Spec, w: Spec) -> Spec:
 
 
 def _multiplied(x: NDArray, w: NDArray) -> NDArray:
-    """Return x @ w; a large product of two matrices in blocks of rows or columns, which threads
-    share. Blocks follow from shapes, so results do not depend on the number of threads."""
+    """Return x @ w.
+
+    A large product of two matrices is cut into blocks of rows or columns, which threads share; a
+    long inner axis goes to `_long`."""
     if x.dtype != w.dtype or not is_floating(x.dtype):
         return together(np.matmul, x, w)
     if x.shape[-1] >= LONG and x.shape[-2] * w.shape[-1] <= NARROW:
@@ -64,8 +70,10 @@ def _multiplied(x: NDArray, w: NDArray) -> NDArray:
 
 
 def _long(x: NDArray, w: NDArray) -> NDArray:
-    """Return x @ w, the inner axis in blocks. BLAS adds the products of small or narrow matrices
-    one after the other, however many there are."""
+    """Return x @ w with the inner axis in blocks, whose products are added pairwise.
+
+    BLAS adds the products of small or narrow matrices one after the other, however many there are,
+    which loses digits in float32."""
     inner, step = x.shape[-1], BLOCK * (1 if x.shape[-2] * w.shape[-1] > 1 else BLOCKS)
     whole = inner - inner % step
     left = x[..., :whole].reshape(*x.shape[:-1], -1, step).swapaxes(-3, -2)
@@ -77,7 +85,8 @@ def _long(x: NDArray, w: NDArray) -> NDArray:
 
 @primitive(infer=_product, cost=lambda y, x, w: Cost(macs=y.size * x.shape[-1]))
 def matmul(x: NDArray, w: NDArray) -> NDArray:
-    """y[.., i, j] = the sum over k of x[.., i, k] w[.., k, j], stacks broadcast."""
+    """Return y[.., i, j] = the sum over k of x[.., i, k] w[.., k, j]; stacks of matrices
+    broadcast."""
     return _multiplied(x, w)
 
 
@@ -121,8 +130,10 @@ def _linear_cost(y: Spec, x: Spec, w: Spec, *b: Spec) -> Cost:
 
 @primitive(infer=_linear, cost=_linear_cost)
 def linear(x: NDArray, w: NDArray, *b: NDArray) -> NDArray:
-    """y[.., m] = the sum over c of x[.., c] w[m, c], plus b[m] if it is given: a product with
-    weights as layers hold them, so that neither they nor their gradients are turned round."""
+    """Return y[.., m] = the sum over c of x[.., c] w[m, c], plus b[m] if it is given.
+
+    Weights have the layout (out, in) of layers, so that neither they nor their gradients are
+    transposed in memory."""
     y = _multiplied(x, w.T)
     if not b:
         return y
@@ -157,7 +168,10 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
 
 
 def product(x: Value, w: Value) -> Value:
-    """Return x @ w with NumPy's rules for vectors: a missing axis is put in and taken out again."""
+    """Return x @ w with NumPy's rules for vectors.
+
+    A vector on the left is a row, on the right a column; the axis that this adds is removed from
+    the result. ValueError for numbers without axes."""
     if not x.shape or not w.shape:
         raise ValueError(
             f"matmul: expected at least one axis, got {x.shape} and {w.shape}; use * for numbers"

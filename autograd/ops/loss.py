@@ -1,4 +1,8 @@
-"""Losses. Class labels are integers; axis 1 of x holds the classes, w optionally their weights."""
+"""Losses. Class labels are integers; axis 1 of x holds the classes; w, optional, is a weight for
+each.
+
+`reduction` is "mean", "sum" or "none". A mean divides by the sum of the weights of the labels that
+count, as in torch. Labels equal to `ignore_index` count for nothing."""
 
 from __future__ import annotations
 
@@ -38,8 +42,11 @@ def _labelled(name: str, x: Spec, target: Spec, w: tuple[Spec, ...]) -> None:
 
 
 class _Labels:
-    """Labels made ready for arithmetic: `place` with a class axis of 1, 0 where ignored; `rate`,
-    the class weight of each sample, 0 where ignored; `norm`, what the reduction divides by."""
+    """Labels prepared for arithmetic, each with a class axis of extent 1, (N, 1, ..).
+
+    `index`: the class, 0 where ignored; `counted`: False where ignored; `rate`: the weight of the
+    label's class, 0 where ignored; `norm`: what the reduction divides by. IndexError for a label
+    that is no class."""
 
     def __init__(
         self, name: str, target: NDArray, w: tuple[NDArray, ...], classes: int, dtype: Any,
@@ -57,7 +64,7 @@ class _Labels:
         self.norm = self.rate.sum(dtype=dtype) if reduction == "mean" else dtype.type(1)
 
     def reduce(self, loss: NDArray, reduction: str) -> NDArray:
-        """Return losses (N, 1, ..) as the reduction asks: their mean over nothing is no number."""
+        """Return losses (N, 1, ..) as the reduction asks; a mean over nothing is not a number."""
         loss = np.where(self.counted, loss, loss.dtype.type(0))  # 0 times inf would be nan
         if reduction == "none":
             return np.asarray(loss[:, 0])
@@ -65,7 +72,7 @@ class _Labels:
             return np.asarray(loss.sum(dtype=loss.dtype) / self.norm)
 
     def spread(self, dloss: NDArray, reduction: str) -> NDArray:
-        """Return the gradient of each sample's loss, (N, 1, ..): 0 where ignored."""
+        """Return the gradient of each sample's loss, (N, 1, ..), 0 where ignored."""
         if reduction == "none":
             each = np.expand_dims(dloss, 1)
         else:
@@ -110,10 +117,12 @@ def cross_entropy(
     x: NDArray, target: NDArray, *w: NDArray, ignore_index: int, label_smoothing: float,
     reduction: str,
 ) -> tuple[NDArray, NDArray]:  # fmt: skip
-    """loss = - the sum over classes of q log p with p = softmax(x) along axis 1 and q the label's
-    class weight, smoothed: (1 - s) at the label and s / C everywhere (Szegedy et al. 2016). Of
-    ignored samples loss and p are 0, whatever their logits are. Counted a logit: the largest, its
-    difference, exp, sum, division; a sample: log, two additions."""
+    """Return the cross entropy of logits and labels, and p = softmax(x) along axis 1.
+
+    The loss is - the sum over classes of q log p. Without smoothing q is the class weight at the
+    label and 0 elsewhere; with it, (1 - s) of that plus s / C of every class's weight (Szegedy et
+    al. 2016). Of ignored samples, loss and p are 0 whatever their logits. Counted per logit:
+    maximum, difference, exp, sum, division; per sample: log and two additions."""
     labels = _Labels("cross_entropy", target, w, x.shape[1], x.dtype, ignore_index, reduction)
     smooth, v = label_smoothing / x.shape[1], _across(w, x)
     with np.errstate(invalid="ignore"):  # all of -inf, or one inf: not a number
@@ -155,7 +164,7 @@ def cross_entropy_dx(
     dloss: NDArray, p: NDArray, target: NDArray, *w: NDArray, ignore_index: int,
     label_smoothing: float, reduction: str,
 ) -> NDArray:  # fmt: skip
-    """dx = dloss (p (the sum of q) - q), divided by the weights' sum for a mean."""
+    """Return dx = dloss (p (the sum of q) - q), divided by the sum of weights for a mean."""
     labels = _Labels("cross_entropy", target, w, p.shape[1], p.dtype, ignore_index, reduction)
     rate, v, smooth = labels.spread(dloss, reduction), _across(w, p), label_smoothing / p.shape[1]
     at_label = ((1 - label_smoothing) * labels.rate * rate).astype(p.dtype)
@@ -197,7 +206,8 @@ def cross_entropy_rate(
     dloss: NDArray, target: NDArray, *w: NDArray, classes: int, ignore_index: int,
     label_smoothing: float, reduction: str,
 ) -> NDArray:  # fmt: skip
-    """rate = dloss (the sum of q) for each sample, (N, 1, ..): cross_entropy_dx's slope in p."""
+    """Return dloss (the sum of q) for each sample, (N, 1, ..): the derivative of cross_entropy_dx
+    in p."""
     labels = _Labels("cross_entropy", target, w, classes, dloss.dtype, ignore_index, reduction)
     weights = w[0].sum() if w else classes
     q = (1 - label_smoothing) * labels.rate + label_smoothing / classes * weights
@@ -219,7 +229,7 @@ def _likelihood(x: Spec, target: Spec, *w: Spec, ignore_index: int, reduction: s
 def nll_loss(
     x: NDArray, target: NDArray, *w: NDArray, ignore_index: int, reduction: str
 ) -> NDArray:
-    """loss = - the class weight of the label times x at the label, along axis 1."""
+    """Return - the class weight of the label times x at the label, x being log-probabilities."""
     labels = _Labels("nll_loss", target, w, x.shape[1], x.dtype, ignore_index, reduction)
     with np.errstate(invalid="ignore"):
         loss = -labels.rate * np.take_along_axis(x, labels.index, 1)
@@ -243,7 +253,8 @@ def _(
 def nll_loss_dx(
     dloss: NDArray, target: NDArray, *w: NDArray, classes: int, ignore_index: int, reduction: str
 ) -> NDArray:
-    """dx = - dloss times the class weight at the label, 0 elsewhere: nll_loss transposed."""
+    """Return dx: - dloss times the class weight at the label, 0 elsewhere; `nll_loss`
+    transposed."""
     labels = _Labels("nll_loss", target, w, classes, dloss.dtype, ignore_index, reduction)
     dx = np.zeros((target.shape[0], classes, *target.shape[1:]), dloss.dtype)
     at_label = -labels.rate * labels.spread(dloss, reduction)
@@ -261,8 +272,10 @@ FLOOR = -100.0  # below it logarithms are cut off, and so is the loss of a certa
 
 @primitive(infer=lambda x, target: floating(broadcast(x, target)), cost=each(exp=2, mul=2, add=3))
 def binary_cross_entropy(x: NDArray, target: NDArray) -> NDArray:
-    """y = - target log x - (1 - target) log(1 - x) for probabilities x, each logarithm not below
-    -100 as in torch. ValueError for an x outside of 0 to 1."""
+    """Return - target log x - (1 - target) log(1 - x), x being probabilities.
+
+    Each logarithm is at least -100, as in torch, so that a certain mistake costs a finite loss.
+    ValueError for an x outside [0, 1]."""
     if not ((x >= 0) & (x <= 1)).all():
         worst = x[~((x >= 0) & (x <= 1))][0]
         raise ValueError(f"binary_cross_entropy: expected inputs in [0, 1], got {worst}")
@@ -294,8 +307,11 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
     cost=each(exp=2, cmp=2, mul=2, add=3),
 )
 def logistic_loss(x: NDArray, yes: NDArray, no: NDArray) -> NDArray:
-    """y = yes log(1 + e^-x) + no log(1 + e^x) for a logit x and the weights of its two outcomes:
-    finite for any x, and a sum of what is not negative, so that small losses keep their digits."""
+    """Return yes log(1 + e^-x) + no log(1 + e^x), x a logit, yes and no the weights of the two
+    outcomes.
+
+    It is finite for any x, and a sum of terms that are not negative, so that small losses keep
+    their digits."""
     x, yes, no = agreed(x, yes, no)
     least = np.abs(x, out=np.empty_like(x))
     np.exp(np.negative(least, out=least), out=least)

@@ -1,4 +1,4 @@
-"""Local response normalisation across channels, axis 1."""
+"""Local response normalisation across channels, axis 1 (Krizhevsky et al. 2012, section 3.3)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def _windowed(x: Spec, *, before: int, after: int) -> Spec:
 
 @primitive(infer=_windowed, cost=lambda y, x, *, before, after: Cost(add=(before + after) * x.size))
 def channel_window(x: NDArray, *, before: int, after: int) -> NDArray:
-    """y[n, c] = the sum of x[n, j] for j from c - before to c + after, as far as there are any."""
+    """Return y[n, c] = the sum of x[n, j] for j from c - before to c + after, as far as they exist.
+
+    The window slides along axis 1. Transposed, it is the same with `before` and `after` exchanged.
+    """
     y = np.array(x, order="K")
     channels = x.shape[1]
     for step in [*range(-before, 0), *range(1, after + 1)]:
@@ -54,9 +57,11 @@ def _window_cost(y: tuple[Spec, Spec], x: Spec, *, size: int, **attrs: float) ->
 def local_response_norm(
     x: NDArray, *, size: int, alpha: float, beta: float, k: float
 ) -> tuple[NDArray, NDArray]:
-    """y = x s^-beta with s = k + alpha / size times the sum of x^2 over the window of channels
-    c - size // 2 .. c + (size - 1) // 2 (Krizhevsky et al. 2012, with torch's alpha). Counted an
-    element: a square, size - 1 additions, times alpha / size, plus k, a power, times x."""
+    """Return x s^-beta and s = k + alpha / size times the sum of x^2 over a window of channels.
+
+    The window is c - size // 2 .. c + (size - 1) // 2, and alpha is torch's: in Krizhevsky et al.
+    (2012) it is not divided by the size. s is saved for the derivative. Counted per element: a
+    square, size - 1 additions, times alpha / size, plus k, a power, times x."""
     s = channel_window.reference(x * x, before=size // 2, after=(size - 1) // 2)
     s *= x.dtype.type(alpha / size)
     s += x.dtype.type(k)
@@ -86,7 +91,8 @@ def _(
     outputs=("dx",),
 )
 def lrn_dx(dy: NDArray, x: NDArray, s: NDArray, *, size: int, alpha: float, beta: float) -> NDArray:
-    """dx = dy s^-beta - 2 alpha beta / size x W(dy x s^(-beta - 1)), W the window turned around."""
+    """Return dx = dy s^-beta - 2 alpha beta / size x W(dy x s^(-beta - 1)), W being the reversed
+    window."""
     dx, slope = np.empty_like(x), np.empty_like(x)
     np.power(s, x.dtype.type(-beta), out=dx)
     np.multiply(dx, dy, out=dx)
@@ -100,6 +106,7 @@ def lrn_dx(dy: NDArray, x: NDArray, s: NDArray, *, size: int, alpha: float, beta
 
 
 def _power(s: Value, exponent: float) -> Value:
+    """Return s to a constant exponent."""
     return pow(s, full(shape=(), dtype=s.dtype, value=exponent))
 
 

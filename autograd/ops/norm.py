@@ -1,4 +1,8 @@
-"""Normalisation. Per channel, axis 1 is the channel and n = elements / channels are its values."""
+"""Batch normalisation. Axis 1 is the channel; a channel has n = elements / channels values.
+
+Arrays of any layout are walked as one flat row of channels-last elements, in blocks that stay in
+cache. Per-channel factors are repeated to the length of a block, because NumPy is twice as fast
+where nothing is broadcast. Statistics are formed in `dtypes.STATISTICS` and rounded once."""
 
 from __future__ import annotations
 
@@ -22,8 +26,9 @@ WIDE = 512  # elements in a row that is summed: short rows would cost overhead
 
 
 class _Blocks:
-    """The numbers of x, channel by channel of each place, in blocks. Numbers per channel are
-    repeated as often as a block needs: NumPy is twice as fast where nothing is broadcast."""
+    """The elements of x in channels-last order, cut into blocks.
+
+    Per-channel numbers are repeated as often as a block needs."""
 
     def __init__(self, x: NDArray) -> None:
         self.x, self.channels = x, x.shape[1]
@@ -32,29 +37,33 @@ class _Blocks:
         self.size = min(x.size, self.wide * max(1, BLOCK // max(self.wide, 1)))
 
     def flat(self, x: NDArray) -> NDArray:
-        """Return an array of x's shape in one row; a view where it is channels-last."""
+        """Return an array of x's shape as one row, a view where it is channels-last."""
         return np.moveaxis(x, 1, -1).reshape(-1)
 
     def slices(self) -> Iterator[slice]:
-        """Yield where each block is."""
+        """Yield the slice of each block in the flat row."""
         for i in range(0, self.x.size, self.size or 1):
             yield slice(i, min(i + self.size, self.x.size))
 
     def room(self, name: str) -> NDArray:
-        """Return room for a block."""
+        """Return scratch memory for a block."""
         return scratch(name, (self.size,), self.x.dtype)
 
     def each(self, v: NDArray) -> NDArray:
-        """Return numbers per channel for all places of a block."""
+        """Return per-channel numbers (C,) repeated to the length of a block."""
         row = np.tile(v.astype(self.x.dtype), self.repeats)
         return np.tile(row, -(-self.size // max(self.wide, 1)))[: self.size]
 
     def sums(self) -> NDArray:
-        """Return zeros for `add`: in the type of statistics, as wide as rows."""
+        """Return zeros for `add`, in the type of statistics and as wide as the rows that are
+        added."""
         return np.zeros(self.wide, STATISTICS)
 
     def add(self, sums: NDArray, block: NDArray) -> None:
-        """Add the rows of a block to sums."""
+        """Add the rows of a block to `sums`.
+
+        A product with ones adds them by BLAS, several times as fast as `numpy.sum` along the first
+        axis."""
         whole = len(block) // self.wide * self.wide
         rows = block[:whole].reshape(-1, self.wide)
         sums += np.ones(len(rows), block.dtype) @ rows
@@ -62,11 +71,11 @@ class _Blocks:
             sums[: len(block) - whole] += block[whole:]
 
     def folded(self, sums: NDArray) -> NDArray:
-        """Return the sum for each channel."""
+        """Return the sum of each channel (C,) from sums of rows."""
         return np.asarray(sums.reshape(self.repeats, self.channels).sum(0))
 
     def shaped(self, flat: NDArray) -> NDArray:
-        """Return a row of numbers in the shape and memory layout of x."""
+        """Return a flat row in the shape and memory layout of x."""
         moved = np.moveaxis(self.x, 1, -1)
         y = np.moveaxis(flat.reshape(moved.shape), -1, 1)
         if moved.flags.c_contiguous:
@@ -77,9 +86,10 @@ class _Blocks:
 
 
 def moments(x: NDArray) -> tuple[NDArray, NDArray]:
-    """Return mean and (biased) variance of each channel, in STATISTICS: sums of deviations from the
-    first block's mean, added up block by block, so that neither a mean far from zero nor many
-    elements cost accuracy."""
+    """Return the mean and the (biased) variance of each channel (C,), in the type of statistics.
+
+    Deviations from the first block's mean are added up block by block, so that neither a mean far
+    from zero nor many elements cost accuracy."""
     blocks = _Blocks(x)
     flat, room, count = blocks.flat(x), blocks.room("off"), x.size // blocks.channels
     first = flat[: blocks.size].reshape(-1, blocks.channels)
@@ -110,7 +120,9 @@ def _normalised(
 
 
 def _channels(x: Spec, name: str, **arguments: Spec) -> Spec:
-    """Check x and its per-channel arguments; return the Spec of a number per channel."""
+    """Return the Spec of one number per channel, having checked x and its per-channel arguments.
+
+    TypeError for an x that is not floating-point, ValueError for shapes that do not fit."""
     if not is_floating(x.dtype):
         raise TypeError(f"{name}: expected floating-point numbers, got {x.dtype}")
     if len(x.shape) < 2:
@@ -141,9 +153,11 @@ def _batch_cost(y: tuple[Spec, ...], x: Spec, *specs: Spec, eps: float) -> Cost:
 def batch_norm(
     x: NDArray, w: NDArray, b: NDArray, *, eps: float
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """y = w (x - mean) / sqrt(var + eps) + b over a batch, with its mean and biased variance per
-    channel (Ioffe & Szegedy 2015). Counted an element: a sum, a deviation, its square and their
-    sum; a deviation, times a slope, plus b."""
+    """Return w (x - mean) / sqrt(var + eps) + b, with the mean and the biased variance of each
+    channel.
+
+    Statistics are those of the batch (Ioffe and Szegedy 2015). Counted per element: a sum, a
+    deviation, its square and their sum; then a deviation, times a slope, plus b."""
     with np.errstate(invalid="ignore", over="ignore"):
         mean, var = moments(x)
         y = _normalised(x, w, b, mean, var, eps)
@@ -167,12 +181,12 @@ def _(
 
 
 def across(v: Value, x: Value) -> Value:
-    """Return a number per channel in a shape that broadcasts against x."""
+    """Return per-channel numbers (C,) in a shape that broadcasts against x."""
     return reshape(v, shape=(1, v.shape[0], *(1 for _ in x.shape[2:])))
 
 
 def _statistics_dx(dmean: Value | None, dvar: Value | None, x: Value, mean: Value) -> Value:
-    """Return the gradient that mean and variance send to x: (dmean + 2 dvar (x - mean)) / n."""
+    """Return the gradient that mean and variance pass on to x: (dmean + 2 dvar (x - mean)) / n."""
     share = x.shape[1] / prod(x.shape)
     parts = []
     if dmean is not None:
@@ -196,8 +210,9 @@ def _sums_cost(y: tuple[Spec, ...], dy: Spec, x: Spec, *specs: Spec, eps: float)
 def batch_norm_sums(
     dy: NDArray, x: NDArray, mean: NDArray, var: NDArray, *, eps: float
 ) -> tuple[NDArray, NDArray]:
-    """dw = the sum of dy (x - mean) / sqrt(var + eps) per channel, db = the sum of dy. The gradient
-    of x needs them even where w and b have none of their own."""
+    """Return dw = the sum of dy (x - mean) / sqrt(var + eps), and db = the sum of dy, per channel.
+
+    The gradient of x needs both sums even where w and b have no gradient of their own."""
     blocks = _Blocks(x)
     flat, grad, room = blocks.flat(x), blocks.flat(dy), blocks.room("off")
     middle, slopes, sums = blocks.each(mean), blocks.sums(), blocks.sums()
@@ -248,7 +263,7 @@ def batch_norm_dx(
     dy: NDArray, x: NDArray, w: NDArray, mean: NDArray, var: NDArray, dw: NDArray, db: NDArray,
     *, eps: float,
 ) -> NDArray:  # fmt: skip
-    """dx = w r (dy - db / n - (x - mean) r dw / n) with r = 1 / sqrt(var + eps)."""
+    """Return dx = w r (dy - db / n - (x - mean) r dw / n) with r = 1 / sqrt(var + eps)."""
     blocks, count = _Blocks(x), x.size // x.shape[1]
     rate = 1 / np.sqrt(var.astype(STATISTICS) + eps)
     slope, middle = blocks.each(w * rate), blocks.each(mean)
@@ -304,7 +319,7 @@ def _fixed_cost(y: Spec, x: Spec, *specs: Spec, eps: float) -> Cost:
 def batch_norm_eval(
     x: NDArray, w: NDArray, b: NDArray, mean: NDArray, var: NDArray, *, eps: float
 ) -> NDArray:
-    """y = w (x - mean) / sqrt(var + eps) + b with given statistics, which have no gradient."""
+    """Return w (x - mean) / sqrt(var + eps) + b with fixed statistics, which have no gradient."""
     return _normalised(x, w, b, mean, var, eps)
 
 

@@ -1,4 +1,4 @@
-"""Ways to take an array apart or to turn it around, each of a few calls."""
+"""Ways to take an array apart or to reverse it, each made of a few primitive calls."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from .shape import axis_of, getslice, integers, permute
 
 
 def split(x: Value, sizes: int | Sequence[int], dim: int) -> list[Any]:
-    """Return parts along an axis: of one size (the last may be smaller), or of given sizes.
-    ValueError for sizes that do not add up."""
+    """Return parts along an axis: of one size (the last may be smaller), or of listed sizes.
+
+    The parts are views. ValueError for a size below 1 and for listed sizes that do not add up."""
     axis = axis_of("split", dim, len(x.shape))
     length = x.shape[axis]
     lengths = integers((sizes,))
@@ -36,8 +37,9 @@ def _bounds(sizes: Sequence[int]) -> Any:
 
 
 def chunk(x: Value, chunks: int, dim: int) -> list[Any]:
-    """Return up to so many parts of one size along an axis; the last may be smaller. ValueError for
-    fewer than one."""
+    """Return up to `chunks` parts of one size along an axis; the last may be smaller.
+
+    ValueError for fewer than one chunk."""
     if chunks < 1:
         raise ValueError(f"chunk: expected at least 1 chunk, got {chunks}")
     axis = axis_of("chunk", dim, len(x.shape))
@@ -45,8 +47,10 @@ def chunk(x: Value, chunks: int, dim: int) -> list[Any]:
 
 
 def unbind(x: Value, dim: int) -> tuple[Any, ...]:
-    """Return the parts along an axis, without it: one call, so that the gradients of many steps of
-    a sequence cost no more than the sequence."""
+    """Return the parts along an axis, without that axis.
+
+    It is one call with many results, so that the gradients of many steps of a sequence cost no more
+    than the sequence itself."""
     axis = axis_of("unbind", dim, len(x.shape))
     order = (axis, *(i for i in range(len(x.shape)) if i != axis))
     if not x.shape[axis]:
@@ -56,7 +60,7 @@ def unbind(x: Value, dim: int) -> tuple[Any, ...]:
 
 
 def flip(x: Value, dims: int | Sequence[int]) -> Any:
-    """Return the elements in reverse order along axes."""
+    """Return the elements in reverse order along axes: a view with negative strides."""
     axes = axes_of("flip", integers((dims,)), len(x.shape))
     bounds = [(n - 1, -1, -1) if i in axes and n else (0, n, 1) for i, n in enumerate(x.shape)]
     return getslice(x, slices=tuple(bounds))

@@ -1,9 +1,12 @@
 """Pooling of images (N, C, H, W) to (N, C, E, F): the largest value or the mean of each window.
 
-Attributes are (vertical, horizontal) pairs; padding is ((top, bottom), (left, right)). What the
-bottom and the right have beyond the top and the left is there to complete windows that begin
-inside: it never wins and does not count. Results lie channels-last in memory.
-"""
+Attributes are (vertical, horizontal) pairs; padding is ((top, bottom), (left, right)). Bottom and
+right padding may exceed top and left, to complete windows that begin inside the image: that excess
+never wins a maximum and does not count in a mean. Arrays lie channels-last in memory, so that one
+tap of all windows is a strided view whose innermost axis is contiguous.
+
+Internally an argmax is the number of a tap within its window, counted row by row; positions in the
+image, as torch returns them, are derived from it on request."""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ Write: TypeAlias = Callable[[NDArray, slice, bool], None]
 
 
 def check_images(name: str, x: Spec) -> None:
-    """Raise TypeError or ValueError for what are no images."""
+    """Raise TypeError or ValueError for what is not a batch of images.
+
+    Images have the shape (N, C, H, W) and one of the types that convolution and pooling compute in.
+    """
     if x.dtype not in COMPUTED:
         raise TypeError(f"{name}: expected float32 or float64, got {x.dtype}")
     if len(x.shape) != 4:
@@ -71,8 +77,11 @@ def _max_cost(ys: tuple[Spec, Spec], x: Spec, *, kernel: Pair, **attrs: Any) -> 
 def max_pool2d(
     x: NDArray, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> tuple[NDArray, NDArray]:
-    """y = the largest value of each window, not a number where the window holds one; place = its
-    number within the window, row by row: the first of equal ones, never in the padding."""
+    """Return the largest value of each window and which tap of the window it came from.
+
+    y (N, C, E, F) is not a number where the window holds one. argmax (N, C, E, F), in the smallest
+    unsigned type that holds R S - 1, is the tap's number: the first of equal values, never one in
+    the padding."""
     windows = Windows(kernel, stride, (padding[0][0], padding[1][0]), dilation)
     n, c, h, w = x.shape
     e, f = extents("max_pool2d", (h, w), kernel, stride, padding, dilation)
@@ -104,7 +113,9 @@ def max_pool2d_dx(
     padding: Padding,
     dilation: Pair,
 ) -> NDArray:
-    """dx = dy added where the largest values were, in an image of (height, width) `size`."""
+    """Return dx: each dy is added at the tap that `argmax` names.
+
+    `size` is the (height, width) of the image. Overlapping windows that share a maximum add up."""
     windows = Windows(kernel, stride, (padding[0][0], padding[1][0]), dilation)
     tops, winners = dy.transpose(0, 2, 3, 1), argmax.transpose(0, 2, 3, 1)
 
@@ -139,7 +150,10 @@ def _(ddx: Value, argmax: Value, size: Pair, **attrs: Any) -> Value:
 def max_pool2d_pick(
     ddx: NDArray, argmax: NDArray, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> NDArray:
-    """ddy = the elements of ddx that are in the given places: max_pool2d_dx transposed."""
+    """Return ddy: the elements of ddx at the taps that `argmax` names.
+
+    This is `max_pool2d_dx` transposed, which is linear in dy, so it is also its second derivative.
+    """
     windows = Windows(kernel, stride, (padding[0][0], padding[1][0]), dilation)
     n, c, e, f = argmax.shape
     ddy = np.zeros((n, e, f, c), ddx.dtype)
@@ -181,8 +195,10 @@ def _avg_dx_rule(
 def avg_pool2d(
     x: NDArray, *, kernel: Pair, stride: Pair, padding: Padding, counted: bool, divisor: int
 ) -> NDArray:
-    """y = the sum of each window, zeros outside, over its number of elements (with the padding
-    where that is `counted`), or over the divisor where that is not 0."""
+    """Return the sum of each window divided by its number of elements.
+
+    Padding is 0 in the sum; it counts in the divisor if `counted`. A `divisor` other than 0
+    replaces the number of elements."""
     windows = Windows(kernel, stride, (padding[0][0], padding[1][0]), (1, 1))
     n, c, h, w = x.shape
     e, f = extents("avg_pool2d", (h, w), kernel, stride, padding, (1, 1))
@@ -196,8 +212,10 @@ def avg_pool2d(
 
 
 def _sum_taps(view: Iterator[NDArray], count: int, total: NDArray) -> None:
-    """Write the sum of the next taps, pairwise where there are many, so that rounding errors stay
-    those of short sums."""
+    """Write the sum of the next `count` taps to `total`.
+
+    Many taps are added pairwise, so that rounding errors grow with the logarithm of their number.
+    """
     if count <= BLOCK:
         total[...] = next(view)
         for part in islice(view, count - 1):
@@ -229,7 +247,7 @@ def avg_pool2d_dx(
     counted: bool,
     divisor: int,
 ) -> NDArray:
-    """dx = each dy over its window's number of elements, added to all of the window."""
+    """Return dx: each dy, divided as in `avg_pool2d`, is added to every element of its window."""
     windows = Windows(kernel, stride, (padding[0][0], padding[1][0]), (1, 1))
     tops = dy.transpose(0, 2, 3, 1)
     counts = _counts(windows, size, (dy.shape[2], dy.shape[3]), counted, divisor)
@@ -260,7 +278,9 @@ def _positions(
 def max_pool2d_position(
     argmax: NDArray, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> NDArray:
-    """position = where in the image, row by row, the places within windows lie."""
+    """Return the position in the image, row by row (int64), of the taps that `argmax` names.
+
+    This is what torch calls the indices of max pooling."""
     e, f = argmax.shape[2:]
     row, column = np.divmod(argmax.astype(INT64), kernel[1])
     row = row * dilation[0] + (np.arange(e) * stride[0] - padding[0][0])[:, None]
@@ -269,7 +289,7 @@ def max_pool2d_position(
 
 
 def _largest(part: NDArray, windows: Windows, best: NDArray, argmax: NDArray) -> None:
-    """Write the largest values of windows to `best` and their taps to `where`."""
+    """Write the largest value of each window to `best` and the tap that has it to `argmax`."""
     larger = scratch("larger", best.shape, np.dtype(bool))
     later = scratch("later", best.shape, argmax.dtype)
     for tap, view in enumerate(tap_views(part, windows, best.shape[1:3])):
@@ -284,7 +304,7 @@ def _largest(part: NDArray, windows: Windows, best: NDArray, argmax: NDArray) ->
 
 
 def _inside(windows: Windows, size: Pair, rows: Pair, columns: int) -> NDArray:
-    """Tell for each tap and window, (taps, E, F, 1), whether it lies within the image."""
+    """Return for each tap and window, (taps, E, F, 1), whether it lies within the image."""
     axes: list[NDArray] = []
     for i, offsets in enumerate((np.arange(*rows), np.arange(columns))):
         taps = np.arange(windows.taps[i])[:, None] * windows.dilation[i]
@@ -297,8 +317,10 @@ def _inside(windows: Windows, size: Pair, rows: Pair, columns: int) -> NDArray:
 def _correct_nonfinite(
     part: NDArray, windows: Windows, inside: NDArray, best: NDArray, argmax: NDArray
 ) -> None:
-    """Correct the places of values that comparisons miss: the last of those that are not numbers
-    (as torch does), the first within the image of those that are all -inf."""
+    """Correct the argmax where comparisons with `>` go wrong.
+
+    Of NaNs the last tap counts, as in torch; where all values are -inf, the first tap that lies
+    within the image, since the padding is -inf too."""
     lowest, open_ = best == -inf, np.ones(best.shape, bool)
     for tap, view in enumerate(tap_views(part, windows, best.shape[1:3])):
         argmax[np.isnan(view)] = tap
@@ -321,8 +343,8 @@ def _counts(windows: Windows, size: Pair, grid: Pair, counted: bool, divisor: in
 
 
 def _addresses(winners: NDArray, part: NDArray, windows: Windows) -> NDArray:
-    """Return where in the memory of a region (N, H, W, C) the taps lie that places (N, E, F, C) of
-    its windows name."""
+    """Return the flat index, into the memory of a region (N, H, W, C), of the winning tap of each
+    window (N, E, F, C)."""
     (n, e, f, c), (_, high, wide, _) = winners.shape, part.shape
     rows, columns = np.indices(windows.taps)
     taps = (rows * windows.dilation[0] * wide + columns * windows.dilation[1]) * c
@@ -337,9 +359,11 @@ def _addresses(winners: NDArray, part: NDArray, windows: Windows) -> NDArray:
 def _scattered(
     shape: tuple[int, ...], dtype: np.dtype[Any], size: Pair, windows: Windows, write: Write
 ) -> NDArray:
-    """Return (N, C, H, W) zeros to which shares of (N, E, F, C) windows are added.
-    `write(part, images, tiled)` adds those of some images to part (N, H, W, C), or, where windows
-    are tiles of the image, puts them there: nothing is set then."""
+    """Return an image gradient (N, C, H, W) to which the windows (N, E, F, C) contribute.
+
+    `write(part, images, tiled)` adds the contributions of some images to part (N, H, W, C), which
+    holds zeros. Where the windows tile the image exactly, nothing needs to be zeroed or added: part
+    is unset then, and `write` stores."""
     n, e, f, c = shape
     (r, s), (u, v), (top, left), (p, q) = windows
     high, wide = (e - 1) * u + p * (r - 1) + 1, (f - 1) * v + q * (s - 1) + 1

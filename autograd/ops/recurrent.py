@@ -1,4 +1,6 @@
-"""Pieces of recurrent networks: sequences cut into steps, and cells without their products."""
+"""Pieces of recurrent networks: sequences cut into steps, and cells without their matrix products.
+
+Shapes: batch N, hidden size H; LSTM gates (N, 4 H) in the order i f g o, as in torch."""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ def _stacked(*xs: Spec) -> Spec:
 
 @primitive(infer=_stacked, cost=free)
 def stack(*xs: NDArray) -> NDArray:
-    """y = the xs along a new first axis."""
+    """Return arrays of one shape along a new first axis."""
     return np.stack(xs)
 
 
@@ -37,15 +39,18 @@ def _(dy: Value) -> tuple[Value, ...]:
 
 
 def parts(x: Value) -> tuple[Value, ...]:
-    """Return the parts of x along its first axis."""
+    """Return the parts of x along its first axis, as a tuple."""
     results = unstack(x.shape[0])(x)
     return results if isinstance(results, tuple) else (results,)
 
 
 @lru_cache(WAYS)
 def unstack(count: int) -> Primitive:
-    """Return the primitive that cuts an array into the `count` parts along its first axis. One
-    call with many results, for the gradients of single slices would each fill a whole array."""
+    """Return the primitive that cuts an array into its `count` parts along the first axis.
+
+    It is one call with many results: the gradients of single slices would each fill a whole array.
+    Each count is a primitive of its own, cached, since a primitive has a fixed number of outputs.
+    """
     outputs = tuple(f"y{i}" for i in range(count))
 
     def rule(x: Spec) -> tuple[Spec, ...]:
@@ -77,8 +82,10 @@ def _elman_cost(y: Spec, x: Spec, h: Spec, *, nonlinearity: str) -> Cost:
 
 @primitive(infer=lambda x, h, *, nonlinearity: broadcast(x, h), cost=_elman_cost)
 def rnn_cell(x: NDArray, h: NDArray, *, nonlinearity: str) -> NDArray:
-    """y = f(x + h), f being "tanh" or "relu": the next state of an Elman network, from what its
-    input and its state give (Elman 1990)."""
+    """Return f(x + h), f being "tanh" or "relu": the next state of an Elman network (Elman 1990).
+
+    x and h are the projections of the input and of the state, which a linear layer each computes.
+    """
     function, _ = NONLINEARITIES[nonlinearity]
     return np.asarray(function.reference(x + h))
 
@@ -91,6 +98,7 @@ def _(dy: Value, y: Value, specs: tuple[Spec, ...], nonlinearity: str) -> tuple[
 
 
 def _quarters(x: NDArray) -> list[NDArray]:
+    """Return the four blocks of columns of an array, as views."""
     n = x.shape[1] // 4
     return [x[:, i * n : (i + 1) * n] for i in range(4)]
 
@@ -109,9 +117,11 @@ def _cell_cost(y: tuple[Spec, ...], gates: Spec, c: Spec) -> Cost:
 
 @primitive(infer=_cell, cost=_cell_cost, outputs=("h", "cell", "acts"))
 def lstm_cell(gates: NDArray, c: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """cell = f c + i g and h = o tanh(cell), where i, f, o = sigmoid and g = tanh of the quarters
-    i f g o of gates (Hochreiter & Schmidhuber 1997, Gers et al. 2000); gates (N, 4 H), c (N, H).
-    `acts` holds i f g o for the derivative. Counted a cell: three sigmoids of an exp, an addition
+    """Return the next state h, the next cell and the activated gates of an LSTM.
+
+    cell = f c + i g and h = o tanh(cell), where i, f, o = sigmoid and g = tanh of the quarters i f
+    g o of gates (N, 4 H); c (N, H) (Hochreiter and Schmidhuber 1997, Gers et al. 2000). `acts` (N,
+    4 H) holds i f g o for the derivative. Counted per cell: three sigmoids of an exp, an addition
     and a division each; two tanh; three products and a sum."""
     acts = np.empty(gates.shape, gates.dtype)
     i, f, g, o = _quarters(acts)
@@ -143,7 +153,8 @@ def _(
 def cell_gradients(
     dh: Value, dcell: Value, dacts: Value | None, acts: Value, c: Value, cell: Value
 ) -> tuple[Value, Value]:
-    """Return `lstm_cell_dx`, with the gradient of acts, where there is one, put through too."""
+    """Return the gradients of gates and c as `lstm_cell_dx` does, plus what a gradient of acts
+    adds."""
     dgates, dc = lstm_cell_dx(dh, dcell, acts, c, cell)
     if dacts is not None:
         steep = [
@@ -155,7 +166,7 @@ def cell_gradients(
 
 
 def quarters(x: Value) -> list[Value]:
-    """Return the four blocks of columns of x."""
+    """Return the four blocks of columns of x, recorded where x is."""
     rows, n = x.shape[0], x.shape[1] // 4
     return [getslice(x, slices=((0, rows, 1), (i * n, (i + 1) * n, 1))) for i in range(4)]
 
@@ -170,8 +181,10 @@ def _cell_dx_cost(dx: tuple[Spec, ...], dh: Spec, *specs: Spec) -> Cost:
 def lstm_cell_dx(
     dh: NDArray, dcell: NDArray, acts: NDArray, c: NDArray, cell: NDArray
 ) -> tuple[NDArray, NDArray]:
-    """With t = tanh(cell) and m = dcell + dh o (1 - t^2): dc = m f and dgates = (m g i (1 - i),
-    m c f (1 - f), m i (1 - g^2), dh t o (1 - o))."""
+    """Return dgates (N, 4 H) and dc (N, H).
+
+    With t = tanh(cell) and m = dcell + dh o (1 - t^2): dc = m f and dgates = (m g i (1 - i), m c f
+    (1 - f), m i (1 - g^2), dh t o (1 - o))."""
     i, f, g, o = _quarters(acts)
     t = np.tanh(cell)
     m = t * t

@@ -1,9 +1,10 @@
-"""One layer of a recurrent network, one way through a whole sequence, and its derivatives.
+"""One layer and one direction of a recurrent network over a whole sequence, and its derivatives.
 
-Inputs x are (T, N, I), gates (T, N, G), G being 4 H in an LSTM and H in an Elman network, states
-(T, N, H), weights w_ih (G, I) and w (G, H); `backwards` walks from the last step to the first. On
-arrays one primitive goes back through time. Where gradients are recorded in turn, the same steps
-are calls of the cells' primitives."""
+Inputs x are (T, N, I), gates (T, N, G) with G = 4 H for an LSTM and H for an Elman network, states
+(T, N, H), weights w_ih (G, I) and w (G, H); `backwards` walks from the last step to the first.
+
+On arrays, one primitive goes back through time. Where gradients are themselves recorded, for
+gradients of gradients, the same steps are calls of the cells' primitives instead."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ from .shape import zero
 
 
 def _checked(name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec, w: Spec) -> Any:
-    """Return the type of the results. ValueError for shapes that do not fit."""
+    """Return the type of the results. ValueError, which lists both sets of shapes, where they do
+    not fit."""
     h = state.shape[-1] if state.shape else 0
     batch, width = x.shape[:2], x.shape[-1] if x.shape else 0
     rows = many * h
@@ -45,15 +47,16 @@ def _checked(name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec,
 
 
 def _forward_cost(cells: Cost, states: Spec, x: Spec, bias: Spec) -> Cost:
-    """Return the cost of the cells, and of both products and both sums that they take."""
+    """Return the cost of the cells, and of the two products and two sums that their gates take."""
     gates = prod(states.shape[:2]) * bias.size
     width = x.shape[2] + states.shape[2]
     return cells._replace(macs=gates * width, add=cells.add + 2 * gates)
 
 
 def _backward_cost(slopes: Cost, states: Spec, w: Spec, present: Flags) -> Cost:
-    """Return the cost of the slopes, and of going back: the last step takes no product from a later
-    one."""
+    """Return the cost of the slopes and of the way back.
+
+    The last step receives no product from a later one."""
     later = prod(states.shape[1:]) * (states.shape[0] - 1)
     sums = later + (states.size if present[0] else 0)
     return slopes._replace(macs=later * w.shape[0], add=slopes.add + sums)
@@ -62,7 +65,7 @@ def _backward_cost(slopes: Cost, states: Spec, w: Spec, present: Flags) -> Cost:
 def _nonzeros(
     x: Array, w_ih: Array, h: Array, w: Array, hs: Array, backwards: bool
 ) -> list[Product]:
-    """Count both products of a sequence."""
+    """Count both products of a sequence, of inputs and of states with their weights."""
     return [
         matrix_product(rows(x), transposed(factor(w_ih, weights=True))),
         matrix_product(states_before(hs, h, backwards), transposed(factor(w, weights=True))),
@@ -70,13 +73,13 @@ def _nonzeros(
 
 
 def _nonzeros_back(w: Array, dgates: Array, backwards: bool) -> list[Product]:
-    """Count the way back through a sequence: every step but the first sends to the one before."""
+    """Count the products of the way back: every step but the first sends one to the step before."""
     later = dgates.value[:-1] if backwards else dgates.value[1:]
     return [matrix_product(rows(dgates, later), factor(w, weights=True))]
 
 
 def _inputs(x: NDArray, w_ih: NDArray) -> NDArray:
-    """Return x w_ih^T of all steps."""
+    """Return x w_ih^T of all steps in one product, which is faster than one for each step."""
     flat = x.reshape(-1, x.shape[2])
     return linear.reference(flat, w_ih).reshape(*x.shape[:2], len(w_ih))
 
@@ -90,7 +93,10 @@ def _total(gates: NDArray, bias: NDArray, h: NDArray, w: NDArray) -> NDArray:
 
 
 def _present(*grads: Value | None) -> tuple[list[Value], Flags, bool]:
-    """Return the gradients that there are, which ones they are, and whether to record."""
+    """Return the gradients that are not None, flags that tell which they are, and whether to
+    record.
+
+    Gradients are recorded where any of them is a tensor."""
     known = [dy for dy in grads if dy is not None]
     return (
         known,
@@ -100,7 +106,7 @@ def _present(*grads: Value | None) -> tuple[list[Value], Flags, bool]:
 
 
 def _unpack(grads: tuple[NDArray, ...], present: Flags) -> list[NDArray | None]:
-    """Return the gradients in their places, None for those that are not there."""
+    """Return gradients at their original positions, None for those that are absent."""
     some = iter(grads)
     return [next(some) if known else None for known in present]
 
@@ -110,7 +116,7 @@ def _parts(x: Value | None, steps: int) -> tuple[Value | None, ...]:
 
 
 def _sum(like: Value, x: Value | None, y: Value | None) -> Value:
-    """Return x + y; what is None is 0, of a shape and type like another."""
+    """Return x + y, where None stands for zeros of the shape and type of `like`."""
     if x is None and y is None:
         return zero(Spec(like.shape, like.dtype))
     return x if y is None else y if x is None else add(x, y)
@@ -143,9 +149,11 @@ def lstm_sequence(
     x: NDArray, w_ih: NDArray, bias: NDArray, h: NDArray, c: NDArray, w: NDArray, *,
     backwards: bool,
 ) -> tuple[NDArray, ...]:  # fmt: skip
-    """hs and cells (T, N, H) = the states of an LSTM that starts with h and c (N, H), its gates
-    being x[t] w_ih^T + bias + h w^T, see `lstm_cell`; `last` and `cell` (N, H) = the final ones;
-    `acts` (T, N, 4 H) holds i f g o for the derivative."""
+    """Return the states of an LSTM over a sequence, and what its derivative needs.
+
+    hs and cells (T, N, H): the states after each step, starting from h and c (N, H), with gates
+    x[t] w_ih^T + bias + h w^T, see `lstm_cell`; `last` and `cell` (N, H): the final ones; `acts`
+    (T, N, 4 H): i f g o of each step."""
     x, w_ih, bias, h, c, w = agreed(x, w_ih, bias, h, c, w)
     gates = _inputs(x, w_ih)
     hs, cells = (np.empty((len(gates), *h.shape), h.dtype) for _ in range(2))
@@ -165,7 +173,8 @@ def lstm_states(
     x: NDArray, w_ih: NDArray, bias: NDArray, h: NDArray, c: NDArray, w: NDArray, *,
     backwards: bool,
 ) -> tuple[NDArray, ...]:  # fmt: skip
-    """`lstm_sequence` for inference: its first results, nothing kept for a derivative."""
+    """Return hs, last and cell of `lstm_sequence`: for inference, nothing is kept for a
+    derivative."""
     x, w_ih, bias, h, c, w = agreed(x, w_ih, bias, h, c, w)
     gates = _inputs(x, w_ih)
     hs = np.empty((len(gates), *h.shape), h.dtype)
@@ -204,7 +213,7 @@ def _lstm_back(
     incoming: tuple[Value | None, ...], cells: Value, acts: Value, c: Value, w: Value,
     backwards: bool,
 ) -> tuple[Value, Value]:  # fmt: skip
-    """Do what `lstm_sequence_dx` does step by step, also with gradients of cells and acts."""
+    """Return what `lstm_sequence_dx` does, step by step, also for gradients of cells and acts."""
     dhs, dh, dc, dcells, dacts = incoming
     count, nothing = acts.shape[0], Spec(c.shape, acts.dtype)
     order, steps, values = walk(count, backwards), parts(cells), parts(acts)
@@ -235,9 +244,11 @@ def lstm_sequence_dx(
     acts: NDArray, cells: NDArray, c: NDArray, w: NDArray, *grads: NDArray, present: Flags,
     backwards: bool,
 ) -> tuple[NDArray, NDArray]:  # fmt: skip
-    """dgates (T, N, 4 H) and dc (N, H) = the gradients of the gates and the first cells; `dys` are
-    those of hs, the last state and the last cells, as far as `given` says. From the last step to
-    the first, dh = dhs[t] + dgates[t + 1] w; the rest is `lstm_cell_dx`."""
+    """Return dgates (T, N, 4 H) and dc (N, H), the gradients of the gates and of the first cells.
+
+    `grads` are the gradients of hs, of the last state and of the last cells, as far as `present`
+    says. From the last step to the first, dh = dhs[t] + dgates[t + 1] w; the rest is
+    `lstm_cell_dx`."""
     dhs, dh, dcell = _unpack(grads, present)
     dgates, nothing = np.empty_like(acts), np.zeros_like(cells[0])
     dc = nothing if dcell is None else dcell
@@ -275,8 +286,10 @@ def rnn_sequence(
     x: NDArray, w_ih: NDArray, bias: NDArray, h: NDArray, w: NDArray, *, nonlinearity: str,
     backwards: bool,
 ) -> tuple[NDArray, NDArray]:  # fmt: skip
-    """hs (T, N, H) = the states of an Elman network that starts with h (N, H): the tanh or relu of
-    x[t] w_ih^T + bias + h w^T, h being the state before; `last` (N, H) = the final one."""
+    """Return the states hs (T, N, H) of an Elman network over a sequence, and the last one (N, H).
+
+    Each is f(x[t] w_ih^T + bias + h w^T), f being "tanh" or "relu" and h the state before, which
+    starts as h (N, H)."""
     x, w_ih, bias, h, w = agreed(x, w_ih, bias, h, w)
     gates = _inputs(x, w_ih)
     function, _ = NONLINEARITIES[nonlinearity]
@@ -312,7 +325,7 @@ def _(
 def _rnn_back(
     dhs: Value | None, dh: Value | None, hs: Value, w: Value, nonlinearity: str, backwards: bool
 ) -> Value:
-    """Do what `rnn_sequence_dx` does step by step."""
+    """Return what `rnn_sequence_dx` does, step by step."""
     count = hs.shape[0]
     values, tops = parts(hs), _parts(dhs, count)
     _, slope = NONLINEARITIES[nonlinearity]
@@ -339,9 +352,10 @@ def rnn_sequence_dx(
     nonlinearity: str,
     backwards: bool,
 ) -> NDArray:
-    """dgates (T, N, H) = the gradient of the gates; `dys` are those of hs and the last state, as
-    far as `given` says. From the last step to the first, dgates[t] = f'(hs[t]) (dhs[t] +
-    dgates[t + 1] w)."""
+    """Return dgates (T, N, H), the gradient of the gates.
+
+    `grads` are the gradients of hs and of the last state, as far as `present` says. From the last
+    step to the first, dgates[t] = f'(hs[t]) (dhs[t] + dgates[t + 1] w)."""
     dhs, dh = _unpack(grads, present)
     _, slope = NONLINEARITIES[nonlinearity]
     dgates = np.empty_like(hs)

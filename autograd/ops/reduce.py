@@ -1,4 +1,7 @@
-"""Reductions along axes. Axes are attributes: sorted tuples of non-negative numbers."""
+"""Reductions along axes, which are attributes: sorted tuples of non-negative numbers.
+
+Sums are `summation.sum_over`, pairwise along any axis. Equal extremes share the gradient evenly, as
+in torch's amax and amin."""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def axes_of(name: str, axis: int | tuple[int, ...] | None, ndim: int) -> tuple[i
 
 
 def reduced(x: Spec, *, axes: tuple[int, ...]) -> Spec:
-    """Shape rule: without the reduced axes."""
+    """Shape rule of a reduction: the shape without the reduced axes."""
     return Spec(tuple(n for i, n in enumerate(x.shape) if i not in axes), x.dtype)
 
 
@@ -40,17 +43,18 @@ def occupied(x: Spec, *, axes: tuple[int, ...]) -> Spec:
 
 
 def kept_shape(x: Spec, axes: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape with 1 for each reduced axis."""
+    """Return the shape with an extent of 1 for each reduced axis."""
     return tuple(1 if i in axes else n for i, n in enumerate(x.shape))
 
 
 def _spread(dy: Value, x: Spec, axes: tuple[int, ...]) -> Value:
+    """Return the gradient of a sum: dy repeated along the axes that were summed over."""
     return broadcast_to(reshape(dy, shape=kept_shape(x, axes)), shape=x.shape)
 
 
 @primitive(infer=reduced, cost=lambda y, x, **a: Cost(add=max(x.size - y.size, 0)))
 def sum(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
-    """y = the sum of x over axes."""
+    """Return the sum of x over axes."""
     return sum_over(x, axes)
 
 
@@ -61,7 +65,7 @@ def _(dy: Value, specs: tuple[Spec, ...], axes: tuple[int, ...]) -> Value:
 
 @primitive(infer=reduced, cost=lambda y, x, **a: Cost(add=max(x.size - y.size, 0), mul=y.size))
 def mean(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
-    """y = the mean of x over axes; not a number over nothing."""
+    """Return the mean of x over axes, not a number over nothing."""
     count = prod(x.shape[a] for a in axes)
     return np.asarray(sum_over(x, axes) * x.dtype.type(1 / count if count else np.nan))
 
@@ -74,7 +78,7 @@ def _(dy: Value, specs: tuple[Spec, ...], axes: tuple[int, ...]) -> Value:
 
 @primitive(infer=lambda x, *, factor: x, cost=lambda y, x, **a: Cost(mul=y.size))
 def scale(x: NDArray, *, factor: float) -> NDArray:
-    """y = x times a factor that follows from shapes alone."""
+    """Return x times a factor that follows from shapes alone, such as 1 / n."""
     return np.multiply(x, x.dtype.type(factor))
 
 
@@ -92,7 +96,7 @@ def _spreads(x: Spec, *, shape: tuple[int, ...]) -> Spec:
 
 @primitive(infer=_spreads, cost=lambda y, *s, **a: Cost(), alias=0)
 def broadcast_to(x: NDArray, *, shape: tuple[int, ...]) -> NDArray:
-    """y = x repeated to a larger shape, without a copy."""
+    """Return x repeated to a larger shape, without a copy: repeated axes have stride 0."""
     return np.broadcast_to(x, shape)
 
 
@@ -106,7 +110,8 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
     cost=lambda y, x, **a: Cost(add=max(x.size - y.size, 0)),
 )
 def sum_to(x: NDArray, *, shape: tuple[int, ...]) -> NDArray:
-    """y = x summed over the axes along which `shape` would be broadcast to x."""
+    """Return x summed over the axes along which `shape` would be broadcast to x: broadcast_to
+    transposed."""
     extra = x.ndim - len(shape)
     axes = [i + extra for i, n in enumerate(shape) if n == 1 and x.shape[i + extra] != 1]
     return sum_over(x, (*range(extra), *axes)).reshape(shape)
@@ -119,7 +124,7 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
 
 @primitive(infer=occupied, cost=lambda y, x, **a: Cost(cmp=max(x.size - y.size, 0)))
 def amax(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
-    """y = the largest value over axes; equal ones share the gradient."""
+    """Return the largest value over axes; equal ones share the gradient evenly."""
     return np.asarray(x.max(axes))
 
 
@@ -130,7 +135,7 @@ def _(dy: Value, x: Value, y: Value, specs: tuple[Spec, ...], axes: tuple[int, .
 
 @primitive(infer=occupied, cost=lambda y, x, **a: Cost(cmp=max(x.size - y.size, 0)))
 def amin(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
-    """y = the smallest value over axes; equal ones share the gradient."""
+    """Return the smallest value over axes; equal ones share the gradient evenly."""
     return np.asarray(x.min(axes))
 
 
@@ -150,7 +155,7 @@ def _counted(hit: NDArray, axes: tuple[int, ...], dtype: np.dtype[Any]) -> NDArr
     outputs=("dx",),
 )
 def amax_dx(dy: NDArray, x: NDArray, y: NDArray, *, axes: tuple[int, ...]) -> NDArray:
-    """dx = dy shared out among the elements of x that equal the extreme y."""
+    """Return dx: dy divided evenly among the elements of x that equal the extreme y."""
     hit = _extreme(x, y, axes)
     part = np.expand_dims(dy, axes) / np.expand_dims(_counted(hit, axes, x.dtype), axes)
     return np.where(hit, part, x.dtype.type(0))
@@ -172,14 +177,15 @@ def _(ddx: Value, specs: tuple[Spec, ...]) -> tuple[Value, Value]:
     outputs=("ddy",),
 )
 def amax_pick(ddx: NDArray, x: NDArray, y: NDArray, *, axes: tuple[int, ...]) -> NDArray:
-    """ddy = the mean of ddx over the elements of x that equal the extreme: amax_dx transposed."""
+    """Return ddy: the mean of ddx over the elements of x that equal the extreme; amax_dx
+    transposed."""
     hit = _extreme(x, y, axes)
     picked = np.where(hit, ddx, x.dtype.type(0))
     return np.asarray(sum_over(picked, axes) / _counted(hit, axes, x.dtype))
 
 
 def _extreme(x: NDArray, y: NDArray, axes: tuple[int, ...]) -> NDArray:
-    """Tell which elements are the extreme y: what is not a number is, wherever there is any."""
+    """Return which elements equal the extreme y; a NaN does, wherever there is one."""
     return (x == np.expand_dims(y, axes)) | np.isnan(x)
 
 
@@ -199,13 +205,13 @@ def _position(x: Spec, *, axis: int) -> Spec:
 
 @primitive(infer=_position, cost=lambda y, x, **a: Cost(cmp=max(x.size - y.size, 0)))
 def argmin(x: NDArray, *, axis: int) -> NDArray:
-    """y = the position of the (first) smallest value along an axis, as int64."""
+    """Return the position of the first smallest value along an axis, as int64."""
     return np.asarray(x.argmin(axis), dtype=INT64)
 
 
 @primitive(infer=_position, cost=lambda y, x, **a: Cost(cmp=max(x.size - y.size, 0)))
 def argmax(x: NDArray, *, axis: int) -> NDArray:
-    """y = the position of the (first) largest value along an axis, as int64."""
+    """Return the position of the first largest value along an axis, as int64."""
     return np.asarray(x.argmax(axis), dtype=INT64)
 
 
@@ -215,19 +221,19 @@ def _truths(x: Spec, *, axes: tuple[int, ...]) -> Spec:
 
 @primitive(infer=_truths, cost=lambda y, x, **a: Cost(cmp=x.size))
 def any_of(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
-    """y = True where any element over axes is not 0."""
+    """Return True where any element over axes is not 0."""
     return np.asarray(x.any(axes))
 
 
 @primitive(infer=_truths, cost=lambda y, x, **a: Cost(cmp=x.size))
 def all_of(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
-    """y = True where no element over axes is 0."""
+    """Return True where no element over axes is 0."""
     return np.asarray(x.all(axes))
 
 
 @primitive(infer=reduced, cost=lambda y, x, **a: Cost(mul=max(x.size - y.size, 0)))
 def product(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
-    """y = the product of x over axes."""
+    """Return the product of x over axes."""
     return np.asarray(x.prod(axes, dtype=x.dtype))
 
 
@@ -242,8 +248,10 @@ def _(dy: Value, x: Value, axes: tuple[int, ...]) -> Value:
     outputs=("dx",),
 )
 def product_dx(dy: NDArray, x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
-    """dx = dy times the product of the other elements, exact beside zeros too: the product of
-    those before times that of those behind."""
+    """Return dx: dy times the product of the other elements.
+
+    It is formed as the product of those before times that of those behind, which is exact beside
+    zeros too, where dividing the whole product by x would fail."""
     last = range(x.ndim - len(axes), x.ndim)
     moved = np.moveaxis(x, axes, last)
     flat = moved.reshape(*dy.shape, prod(x.shape[a] for a in axes))

@@ -1,4 +1,7 @@
-"""Shape, type and cost rules that operations share."""
+"""Shape, type and cost rules that operations share.
+
+A shape rule takes the Specs of the operands and returns that of the result. Its errors begin with
+"expected"; the name of the operation is put in front where the call is resolved."""
 
 from __future__ import annotations
 
@@ -15,8 +18,10 @@ from ..ledger import Cost
 
 @cache
 def common(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type of a result of several operands, as torch has it: the widest floating-point
-    type among them, whatever integers and truth values there are besides."""
+    """Return the type of a result of several operands, as torch has it.
+
+    That is the widest floating-point type among them, whatever integers and truth values there are
+    besides; NumPy alone would widen float32 beside int64."""
     return np.result_type(*([d for d in dtypes if is_floating(d)] or dtypes))
 
 
@@ -28,13 +33,13 @@ def together(function: np.ufunc, x: NDArray, w: NDArray) -> NDArray:
 
 
 def agreed(*xs: NDArray) -> list[NDArray]:
-    """Return arrays in their common type."""
+    """Return arrays converted to their common type, without a copy where they have it."""
     dtype = common(*[x.dtype for x in xs])
     return [x.astype(dtype, copy=False) for x in xs]
 
 
 def broadcast(*specs: Spec) -> Spec:
-    """Shape rule of every elementwise operation. ValueError for shapes that do not broadcast."""
+    """Shape rule of elementwise operations. ValueError for shapes that do not broadcast."""
     try:
         shape = np.broadcast_shapes(*[s.shape for s in specs])
     except ValueError:
@@ -44,7 +49,7 @@ def broadcast(*specs: Spec) -> Spec:
 
 
 def quotient(x: Spec, w: Spec) -> Spec:
-    """Shape rule of a division, which gives float32 for integers and truth values."""
+    """Shape rule of a division: integers and truth values give float32."""
     y = broadcast(x, w)
     return y if is_floating(y.dtype) else Spec(y.shape, FLOAT32)
 
@@ -55,33 +60,34 @@ def same(x: Spec, **attrs: Any) -> Spec:
 
 
 def floating(x: Spec, **attrs: Any) -> Spec:
-    """Shape rule of functions that are defined on floating-point numbers. TypeError for others."""
+    """Shape rule of functions defined on floating-point numbers. TypeError for others."""
     if not is_floating(x.dtype):
         raise TypeError(f"expected floating-point numbers, got {x.dtype}")
     return x
 
 
 def numeric(x: Spec, **attrs: Any) -> Spec:
-    """Shape rule of functions that are defined on numbers. TypeError for truth values."""
+    """Shape rule of functions defined on numbers. TypeError for truth values."""
     if is_boolean(x.dtype):
         raise TypeError("expected numbers, got truth values")
     return x
 
 
 def whole(x: Spec, **attrs: Any) -> Spec:
-    """Shape rule of functions of truth values and integers, bit by bit. TypeError for others."""
+    """Shape rule of bitwise functions of truth values and integers. TypeError for others."""
     if not is_integer(x.dtype) and not is_boolean(x.dtype):
         raise TypeError(f"expected truth values or integers, got {x.dtype}")
     return x
 
 
 def truth(*specs: Spec) -> Spec:
-    """Shape rule of comparisons."""
+    """Shape rule of comparisons: truth values in the broadcast shape."""
     return Spec(broadcast(*specs).shape, BOOL)
 
 
 def each(**kinds: int) -> Callable[..., Cost]:
-    """Cost rule: so many operations of each kind for every element of the (first) result."""
+    """Return a cost rule: so many operations of each kind for every element of the (first)
+    result."""
 
     def rule(y: Any, *specs: Spec, **attrs: Any) -> Cost:
         size = (y if isinstance(y, Spec) else y[0]).size

@@ -1,4 +1,5 @@
-"""Memory for what a call needs while it runs: used again, since fresh memory costs page faults."""
+"""Scratch memory for what a call needs while it runs. It is reused, since fresh memory costs page
+faults."""
 
 from __future__ import annotations
 
@@ -15,7 +16,10 @@ _memory = local()
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
-    """Return unset memory that this thread uses again for the next request of that name."""
+    """Return unset memory of a shape and type.
+
+    The thread that asks gets the same memory for its next request of that name, so what is returned
+    is valid until then. It starts at a multiple of ALIGNED bytes."""
     size = int(np.prod(shape)) * dtype.itemsize
     buffer = getattr(_memory, name, None)
     if buffer is None or buffer.nbytes < size:

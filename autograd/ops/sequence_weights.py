@@ -1,5 +1,7 @@
-"""Gradients that the recurrent sequences share: those of inputs, weights and first states, which
-follow from the gradients of the gates of all steps."""
+"""Gradients that recurrent sequences share: those of inputs, weights and first states.
+
+All follow from the gradients of the gates of all steps, so that an LSTM and an Elman network differ
+only in how these are found."""
 
 from __future__ import annotations
 
@@ -29,8 +31,11 @@ def input_gradients(
     dgates: Value, read: tuple[Value, Value, Value], ws: tuple[Value, Value], needs: Flags,
     backwards: bool,
 ) -> tuple[Value | None, ...]:  # fmt: skip
-    """Return the gradients of x, w_ih, bias, the first state and w; `read` are x, hs and that
-    state, `needs` tells of x, w_ih, bias and the state first, of w last."""
+    """Return the gradients of x, w_ih, bias, the first state and w, None for those that nobody
+    needs.
+
+    `read` are x, hs and the first state; `ws` are w_ih and w; `needs` has flags for x, w_ih, bias
+    and the first state in front, and for w at the end."""
     dx = dw_ih = db = dh = dw = None
     if needs[0]:
         dx = matmul(dgates, ws[0])
@@ -45,12 +50,12 @@ def input_gradients(
 def fitted(
     gradients: tuple[Value | None, ...], specs: tuple[Spec, ...]
 ) -> tuple[Value | None, ...]:
-    """Return gradients in the shapes and types of what they belong to."""
+    """Return gradients in the shapes and types of their operands."""
     return tuple(g if g is None else fit(g, s) for g, s in zip(gradients, specs, strict=True))
 
 
 def _cut(x: Value, first: int, last: int) -> Value:
-    """Return some steps of x."""
+    """Return the steps of x from `first` up to `last`, not including it."""
     return getslice(x, slices=((first, last, 1), *((0, n, 1) for n in x.shape[1:])))
 
 
@@ -72,8 +77,10 @@ def _weights(
 def sequence_dw(
     dgates: NDArray, x: NDArray, hs: NDArray, h: NDArray, *, backwards: bool
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """dw_ih (G, I) = the sum over all steps of dgates[t]^T x[t], dw (G, H) that of dgates[t]^T and
-    the state before, db (G,) that of dgates[t]; h is the state before the first step."""
+    """Return dw_ih (G, I), dw (G, H) and db (G,), each summed over all steps.
+
+    They are sums of dgates[t]^T x[t], of dgates[t]^T and the state before, and of dgates[t]; h is
+    the state before the first step."""
     old = _before(hs, h, backwards)
     flat = dgates.reshape(-1, dgates.shape[2])
     dw_ih, dw = (matmul.reference(flat.T, y.reshape(-1, y.shape[2])) for y in (x, old))
@@ -119,5 +126,5 @@ def _(
 
 
 def _joined(one: Value, others: Value, behind: bool) -> Value:
-    """Return a step and others, before or behind them."""
+    """Return one step and the others, which come before it if `behind`, concatenated in time."""
     return concatenate(*((others, one) if behind else (one, others)), axis=0)

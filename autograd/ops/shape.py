@@ -1,5 +1,7 @@
 """Operations that move elements and compute nothing: no MACs, and no bytes where the result is a
-view. A basic index is an attribute, a tuple of (start, stop, step) for each axis."""
+view.
+
+A basic index is an attribute: a tuple of (start, stop, step), one for each axis."""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ Slices: TypeAlias = tuple[tuple[int, int, int], ...]
 
 
 def free(y: Any, *specs: Spec, **attrs: Any) -> Cost:
-    """Cost rule: no arithmetic."""
+    """Cost rule of operations without arithmetic."""
     return Cost()
 
 
@@ -46,7 +48,9 @@ def _reshaped(x: Spec, *, shape: tuple[int, ...]) -> Spec:
 
 @primitive(infer=_reshaped, cost=free, alias=0)
 def reshape(x: NDArray, *, shape: tuple[int, ...]) -> NDArray:
-    """y = the elements of x, in row-major order of their indices, in another shape."""
+    """Return the elements of x, in row-major order of their indices, in another shape.
+
+    It is a view where the memory layout allows one."""
     return x.reshape(shape)
 
 
@@ -57,17 +61,18 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
 
 @primitive(infer=lambda *, shape, dtype, value: Spec(shape, dtype), cost=lambda y, **a: Cost())
 def full(*, shape: tuple[int, ...], dtype: np.dtype[Any], value: float) -> NDArray:
-    """y = the value everywhere, in the given shape and type."""
+    """Return one value everywhere, in a shape and type."""
     return np.full(shape, value, dtype)
 
 
 def zero(spec: Spec) -> Value:
-    """Return zeros of a shape and type: the gradient of what is constant in pieces."""
+    """Return zeros of a shape and type: the gradient of a function that is constant in pieces."""
     return full(shape=spec.shape, dtype=spec.dtype, value=0.0)
 
 
 def completed(old: tuple[int, ...], new: Sequence[Any]) -> tuple[int, ...]:
-    """Return the new shape with its -1, if any, worked out. ValueError where none fits."""
+    """Return the new shape of a reshape with its -1, if any, worked out. ValueError where none
+    fits."""
     new = integers(new)
     known = prod(n for n in new if n != -1)
     if new.count(-1) > 1 or (-1 in new and (not known or prod(old) % known)):
@@ -85,7 +90,7 @@ def _permuted(x: Spec, *, axes: tuple[int, ...]) -> Spec:
 
 @primitive(infer=_permuted, cost=free, alias=0)
 def permute(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
-    """y = x with its axes in another order, without a copy."""
+    """Return x with its axes in another order, without a copy."""
     return x.transpose(axes)
 
 
@@ -105,7 +110,7 @@ def _part(x: Spec, *, slices: Slices) -> Spec:
 
 @primitive(infer=_part, cost=free, alias=0)
 def getslice(x: NDArray, *, slices: Slices) -> NDArray:
-    """y = a regular part of x, without a copy."""
+    """Return a regular part of x, without a copy."""
     return x[_slices(slices)]
 
 
@@ -116,7 +121,7 @@ def _(dy: Value, specs: tuple[Spec, ...], slices: Slices) -> Value:
 
 @primitive(infer=lambda x, *, slices, shape: Spec(shape, x.dtype), cost=free)
 def putslice(x: NDArray, *, slices: Slices, shape: tuple[int, ...]) -> NDArray:
-    """y = zeros of the given shape, with x as its part."""
+    """Return zeros of a shape, with x as its part: getslice transposed."""
     y = np.zeros_like(x, shape=shape)  # in the layout of x
     y[_slices(slices)] = x
     return y
@@ -128,7 +133,8 @@ def _(dy: Value, slices: Slices) -> Value:
 
 
 def indexed(x: Spec, *indices: Spec, axis: int) -> Spec:
-    """Return what `index` makes of these. TypeError and ValueError for what does not fit."""
+    """Shape rule of `index`. TypeError for indices that are not integers, ValueError for too
+    many."""
     if not all(is_integer(i.dtype) for i in indices):
         raise TypeError(f"index: expected integer arrays, got {indices[0].dtype}; see where()")
     if axis + len(indices) > len(x.shape):
@@ -142,8 +148,10 @@ def indexed(x: Spec, *indices: Spec, axis: int) -> Spec:
 
 @primitive(infer=indexed, cost=lambda y, x, *i, **a: Cost(bytes_read=y.nbytes))
 def index(x: NDArray, *indices: NDArray, axis: int) -> NDArray:
-    """y = x at the positions that integer arrays name for neighbouring axes from `axis` on.
-    IndexError for a position out of range."""
+    """Return x at the positions that integer arrays give for neighbouring axes from `axis` on.
+
+    The index arrays are broadcast together and replace those axes. IndexError for a position out of
+    range."""
     return np.asarray(x[(slice(None),) * axis + indices])
 
 
@@ -157,7 +165,7 @@ def _(dy: Value, indices: tuple[Value, ...], specs: tuple[Spec, ...], axis: int)
     cost=lambda y, x, *i, **a: Cost(add=x.size),
 )
 def index_add(x: NDArray, *indices: NDArray, axis: int, shape: tuple[int, ...]) -> NDArray:
-    """y = zeros to which each element of x is added at its position: `index` transposed."""
+    """Return zeros to which each element of x is added at its position: `index` transposed."""
     y = np.zeros(shape, x.dtype)
     key: Any = (slice(None),) * axis + indices
     np.add.at(y, key, x)
@@ -175,7 +183,7 @@ def _fitted(gradient: Value, dtype: np.dtype[Any]) -> Value:
 
 @primitive(infer=lambda x, *, dtype: Spec(x.shape, dtype), cost=free)
 def cast(x: NDArray, *, dtype: np.dtype[Any]) -> NDArray:
-    """y = x in another type."""
+    """Return x in another type."""
     return x.astype(dtype)
 
 
@@ -197,7 +205,7 @@ def _joined(*xs: Spec, axis: int) -> Spec:
 
 @primitive(infer=_joined, cost=free)
 def concatenate(*xs: NDArray, axis: int) -> NDArray:
-    """y = the xs one behind the other along an existing axis."""
+    """Return arrays joined one after the other along an existing axis."""
     return np.concatenate(xs, axis, dtype=common(*[x.dtype for x in xs]))
 
 
@@ -222,7 +230,7 @@ def _padded(x: Spec, *, widths: tuple[tuple[int, int], ...], value: float = 0.0)
 
 @primitive(infer=_padded, cost=free)
 def pad(x: NDArray, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> NDArray:
-    """y = x with a border of a constant value, (before, after) for each axis."""
+    """Return x with a border of a constant value, (before, after) for each axis."""
     pairs = [*zip(x.shape, widths, strict=True)]
     y = np.full_like(x, value, shape=[a + n + b for n, (a, b) in pairs])  # in the layout of x
     y[tuple(slice(a, a + n) for n, (a, _) in pairs)] = x

@@ -1,4 +1,6 @@
-"""What changes arrays in place: stored numbers, running statistics, the optimizer's step."""
+"""Primitives that change arrays in place: stored numbers, running statistics, the optimizer's step.
+
+Their `writes` name the arguments that change; they have no result and no gradient."""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ def _fits(slot: Spec, *others: Spec, **attrs: object) -> tuple[Spec, ...]:
 
 @primitive(infer=_fits, cost=lambda y, slot, g: Cost(bytes_read=g.nbytes), writes=(0,))
 def store(slot: NDArray, g: NDArray) -> None:
-    """slot = g."""
+    """Write g to slot, broadcast to its shape."""
     slot[...] = g
 
 
@@ -36,15 +38,18 @@ def _placing_cost(y: None, slot: Spec, g: Spec, *indices: Spec, axis: int) -> Co
 
 @primitive(infer=_placed, cost=_placing_cost, writes=(0,))
 def put(slot: NDArray, g: NDArray, *indices: NDArray, axis: int) -> None:
-    """slot = g at the positions that integer arrays name for neighbouring axes from `axis` on: the
-    last value where they name one twice. IndexError for a position out of range."""
+    """Write g to slot at the positions that integer arrays give for neighbouring axes from `axis`
+    on.
+
+    Of several values for one position the last one stays. IndexError for a position out of range.
+    """
     key: Any = (slice(None),) * axis + indices
     slot[key] = g
 
 
 @primitive(infer=_fits, cost=lambda y, slot, g: Cost(add=slot.size), writes=(0,))
 def accumulate(slot: NDArray, g: NDArray) -> None:
-    """slot = slot + g."""
+    """Add g to slot."""
     np.add(slot, g, out=slot)
 
 
@@ -59,8 +64,10 @@ def running_average(
     mean: NDArray, var: NDArray, new_mean: NDArray, new_var: NDArray, rate: NDArray, *,
     unbiased: float,
 ) -> None:  # fmt: skip
-    """mean = mean + rate (new_mean - mean), and var likewise towards `unbiased` new_var: moving
-    averages with exponential weights; the rate is a 0-d array."""
+    """Move running statistics towards those of a batch.
+
+    mean = mean + rate (new_mean - mean), and var likewise towards `unbiased` new_var: exponentially
+    weighted averages; the rate is a 0-d array, so that it may change from step to step."""
     mean += (rate * (new_mean - mean)).astype(mean.dtype, copy=False)
     new_var = new_var * new_var.dtype.type(unbiased)
     var += (rate * (new_var - var)).astype(var.dtype, copy=False)
@@ -92,9 +99,15 @@ def sgd(
     weight_decay: float = 0.0,
     nesterov: bool = False,
 ) -> None:
-    """One step of stochastic gradient descent (Sutskever et al. 2013, in torch's form):
-    d = g + weight_decay w;  v = momentum v + (1 - dampening) d;  d = d + momentum v (nesterov) or
-    v;  w = w - lr d. Without momentum v is left alone and may be of any size. lr is a 0-d array."""
+    """Take one step of stochastic gradient descent (Sutskever et al. 2013, in torch's form).
+
+        d = g + weight_decay w
+        v = momentum v + (1 - dampening) d
+        d = d + momentum v  with nesterov, else d = v
+        w = w - lr d
+
+    Without momentum, d is used as it is; v is left alone and may be of any size. lr is a 0-d array,
+    so that it may change from step to step."""
     d = g + w.dtype.type(weight_decay) * w if weight_decay else g
     if momentum:
         v *= v.dtype.type(momentum)

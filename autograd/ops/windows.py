@@ -1,5 +1,9 @@
-"""How windows lie over images (N, H, W, C), channels-last, and what they see: shared by convolution
-and pooling. Work goes block by block, so that what is copied stays in cache."""
+"""How windows lie over images (N, H, W, C), and the views and blocks that convolution and pooling
+share.
+
+A tap is one position within a window. The values of one tap in all windows form a strided view of
+the image, so a loop over taps replaces a loop over pixels. Work is cut into blocks whose copies
+stay in the second-level cache."""
 
 from __future__ import annotations
 
@@ -18,8 +22,11 @@ BLOCK_BYTES = 1 << 21
 
 
 class Windows(NamedTuple):
-    """How windows lie over an image, along both axes: taps of each, distance of neighbouring
-    windows, how far before the image the first one starts, distance of neighbouring taps."""
+    """How windows lie over an image, as (vertical, horizontal) pairs.
+
+    `taps`: the window's extent; `stride`: the distance of neighbouring windows; `lead`: how far
+    before the image the first window starts (top and left padding); `dilation`: the distance of
+    neighbouring taps."""
 
     taps: Pair
     stride: Pair
@@ -30,8 +37,10 @@ class Windows(NamedTuple):
 def extents(
     name: str, size: Pair, taps: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> Pair:
-    """Return how many windows fit each axis: floor((size + padding - reach) / stride) + 1, where
-    reach is dilation (taps - 1) + 1. ValueError where none fits or an attribute is below 1."""
+    """Return how many windows fit each axis: floor((size + padding - reach) / stride) + 1.
+
+    The reach of a window is dilation (taps - 1) + 1. ValueError, which names the operation, where
+    none fits or an attribute is below 1."""
     if min(*stride, *dilation, *taps) < 1:
         raise ValueError(
             f"{name}: expected stride, dilation and kernel of at least 1, got {stride}, {dilation} "
@@ -49,7 +58,7 @@ def extents(
 
 
 class Block(NamedTuple):
-    """Some images, and of these the rows of windows from one up to another, not including it."""
+    """Some images, and of these the rows of windows from `first` up to `last`, not including it."""
 
     images: slice
     first: int
@@ -57,8 +66,10 @@ class Block(NamedTuple):
 
 
 def blocks(n: int, e: int, row_bytes: int) -> Iterator[Block]:
-    """Cut n images of e rows of windows into blocks that stay in cache: whole images, or rows of
-    one image."""
+    """Cut n images of e rows of windows into blocks of about BLOCK_BYTES.
+
+    `row_bytes` is what one row of windows of one image takes. A block is several whole images or
+    several rows of one image, so that every block is a plain slice."""
     if e * row_bytes > BLOCK_BYTES:
         step = max(1, BLOCK_BYTES // row_bytes)
         for i in range(n):
@@ -71,14 +82,16 @@ def blocks(n: int, e: int, row_bytes: int) -> Iterator[Block]:
 
 
 def _span(size: int, start: int, stop: int) -> tuple[int, int]:
-    """Return which of the places start:stop lie within 0:size, counted from start."""
+    """Return which of the positions start:stop lie within 0:size, counted from start."""
     first = min(max(-start, 0), stop - start)
     return first, max(first, min(size - start, stop - start))
 
 
 def region(x: NDArray, windows: Windows, rows: Pair, columns: int, border: float) -> NDArray:
-    """Return the part of x (N,H,W,C) that some rows of windows see: a view where it lies within x,
-    else a copy with the border put in."""
+    """Return the part of x (N, H, W, C) that some rows of windows cover.
+
+    It is a view where it lies within x, else a copy in scratch memory with `border` around it,
+    valid until the next call."""
     (r, s), (u, v), (top, left), (p, q) = windows
     h = (rows[0] * u - top, (rows[1] - 1) * u + p * (r - 1) + 1 - top)
     w = (-left, (columns - 1) * v + q * (s - 1) + 1 - left)
@@ -96,7 +109,8 @@ def region(x: NDArray, windows: Windows, rows: Pair, columns: int, border: float
 
 
 def tap_views(part: NDArray, windows: Windows, grid: Pair) -> Iterator[NDArray]:
-    """Yield, tap by tap, what all windows of a region (N,H,W,C) see through it, as views."""
+    """Yield, tap by tap, the values (N, E, F, C) that all windows of a region have at that tap, as
+    views."""
     (r, s), (u, v), _, (p, q) = windows
     h, w = (grid[0] - 1) * u + 1, (grid[1] - 1) * v + 1
     for i in range(0, r * p, p):
@@ -105,8 +119,10 @@ def tap_views(part: NDArray, windows: Windows, grid: Pair) -> Iterator[NDArray]:
 
 
 def _overlap(size: int, count: int, start: int, stride: int) -> Slices:
-    """Return which of `count` windows of one axis see the image, and not padding, through a tap
-    that starts at `start`, and what they see of it."""
+    """Return the windows of one axis whose tap lies in the image, and the pixels that they have
+    there.
+
+    The tap of the first of `count` windows is at `start`, which is negative in the padding."""
     first = max(0, -(start // stride))
     last = min(count - 1, (size - 1 - start) // stride)
     if last < first:
@@ -117,8 +133,11 @@ def _overlap(size: int, count: int, start: int, stride: int) -> Slices:
 def overlaps(
     size: tuple[int, ...], taps: tuple[int, ...], grid: tuple[int, ...], attrs: dict[str, Any]
 ) -> Iterator[tuple[int, int, Slices, Slices]]:
-    """Yield each tap (i, j) with the windows that see the image (H, W) through it, and what they
-    see of it. `attrs` has stride, padding and dilation."""
+    """Yield each tap (i, j) with the windows whose tap lies within the image (H, W), and those
+    pixels.
+
+    Both are pairs of slices, of the grid of windows and of the image. `attrs` has stride, padding
+    and dilation. Counting non-zero products skips the padding this way."""
     stride, padding, dilation = attrs["stride"], attrs["padding"], attrs["dilation"]
     each = [
         [

@@ -58,7 +58,7 @@ def results(case: str, dtype: str = "float32") -> list[np.ndarray]:
 def test_threads_do_not_change_a_bit(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "BLOCK_BYTES", 1 << 13)
     monkeypatch.setattr(correlation, "WORTHWHILE", 1 << 12)
-    monkeypatch.setattr(correlation, "PLACES", 1 << 8)
+    monkeypatch.setattr(correlation, "MIN_WINDOWS", 1 << 8)
     shared = []
 
     def counted(parts: int, work: Any) -> None:
