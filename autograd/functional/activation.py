@@ -1,4 +1,7 @@
-"""Activation functions."""
+"""Activation functions, with torch.nn.functional's names and argument order.
+
+All but softmax work element by element and return the input's shape and type. TypeError for tensors
+that are not floating-point."""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ __all__ = ["elu", "leaky_relu", "log_softmax", "relu", "sigmoid", "softmax", "so
 
 
 def relu(input: Tensor) -> Tensor:
-    """Return max(x, 0)."""
+    """Return max(x, 0); its gradient at 0 is 0."""
     y: Tensor = ops.relu(input)
     return y
 
@@ -35,7 +38,9 @@ def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
 
 
 def sigmoid(input: Tensor) -> Tensor:
-    """Return 1 / (1 + e^-x)."""
+    """Return 1 / (1 + e^-x).
+
+    For the logarithm of a sigmoid use `binary_cross_entropy_with_logits`, which stays finite."""
     y: Tensor = ops.sigmoid(input)
     return y
 
@@ -53,12 +58,18 @@ def softplus(input: Tensor) -> Tensor:
 
 
 def softmax(input: Tensor, dim: int) -> Tensor:
-    """Return e^x divided by its sum along an axis. ValueError for an axis that is not there."""
+    """Return e^x divided by its sum along the axis `dim`.
+
+    The result sums to 1 along that axis. x is shifted by its maximum, so it never overflows.
+    ValueError for an axis that does not exist."""
     y: Tensor = ops.softmax(input, axis=axis_of("softmax", dim, input.ndim))
     return y
 
 
 def log_softmax(input: Tensor, dim: int) -> Tensor:
-    """Return the logarithm of softmax along an axis, without its loss of small probabilities."""
+    """Return the logarithm of softmax along the axis `dim`, without its loss of small
+    probabilities.
+
+    ValueError for an axis that does not exist."""
     y: Tensor = ops.log_softmax(input, axis=axis_of("log_softmax", dim, input.ndim))
     return y

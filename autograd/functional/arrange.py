@@ -1,4 +1,4 @@
-"""Functions that join, cut and move tensors."""
+"""Functions that join, pad and select tensors, and those of single elements."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ __all__ = [
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Return tensors one behind the other along an existing axis."""
+    """Return tensors joined one after the other along the existing axis `dim`.
+
+    All other extents must be equal; types are promoted to the common one. ValueError for no
+    tensors, an axis that does not exist or shapes that differ."""
     if not tensors:
         raise ValueError("cat: expected at least one tensor, got none")
     return sh.concatenate(*tensors, axis=sh.axis_of("cat", dim, tensors[0].ndim))
@@ -41,7 +44,9 @@ concatenate = cat
 
 
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Return tensors of one shape one behind the other along a new axis."""
+    """Return tensors of one shape joined along a new axis, which is axis `dim` of the result.
+
+    ValueError for no tensors, an axis out of range or shapes that differ."""
     if not tensors:
         raise ValueError("stack: expected at least one tensor, got none")
     if len({t.shape for t in tensors}) > 1:
@@ -56,12 +61,18 @@ MODES = ("constant", "reflect", "replicate", "circular")
 def pad(
     input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
 ) -> Tensor:
-    """Return the input with a border. `pad` counts from the last axis: (left, right, top, bottom,
-    ..); a negative width cuts off, before any border is added.
+    """Return the input with a border.
 
-    Modes: "constant", the value (0 for None); "reflect", the elements mirrored at the outermost
-    one; "replicate", the outermost one; "circular", the elements from the other end. ValueError
-    for a border that is wider than its axis allows."""
+    `pad` counts from the last axis: (left, right, top, bottom, ..); a negative width crops, before
+    any border is added. Modes:
+
+    - "constant": the value (0 for None)
+    - "reflect": elements mirrored at the outermost one, which is not repeated
+    - "replicate": the outermost element
+    - "circular": elements from the other end
+
+    ValueError for a border that is wider than its axis allows, and for a value with another mode
+    than "constant"."""
     if mode not in MODES:
         raise ValueError(f"pad: expected mode in {MODES}, got {mode!r}")
     if mode != "constant" and value:
@@ -87,7 +98,7 @@ Widths: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def _cropped(x: Tensor, widths: Widths) -> Tensor:
-    """Return x without what negative widths cut off."""
+    """Return x without what negative widths crop."""
     ends = zip(x.shape, widths, strict=True)
     return sh.getslice(x, slices=tuple((max(-a, 0), n - max(-b, 0), 1) for n, (a, b) in ends))
 
@@ -112,14 +123,17 @@ def _repeated(x: Tensor, widths: Widths, mode: str) -> Tensor:
 
 
 def where(condition: Tensor, input: Operand, other: Operand) -> Tensor:
-    """Return elements of input where the condition holds, else of other. A Python number takes the
-    other operand's type where that can hold it; two numbers give bool, int64 or float32."""
+    """Return elements of `input` where the condition holds, else of `other`; all three broadcast.
+
+    A Python number takes the other operand's type where that can hold it; two numbers give bool,
+    int64 or float32. ValueError for shapes that do not broadcast."""
     return el.where(condition, _number(input, other), _number(other, input))
 
 
 def _number(value: Operand, beside: Operand) -> Operand | Array:
-    """Return a Python number as an array, of the type of what stands beside it if that can hold
-    it, anything else as it is."""
+    """Return a Python number as an array, of the other operand's type if that can hold it.
+
+    Anything else is returned as it is."""
     if not isinstance(value, bool | int | float):
         return value
     own = FLOAT32 if isinstance(value, float) else np.dtype(type(value))
@@ -129,12 +143,12 @@ def _number(value: Operand, beside: Operand) -> Operand | Array:
 
 
 def maximum(input: Operand, other: Operand) -> Tensor:
-    """Return the larger of each pair."""
+    """Return the larger of each pair; equal ones receive half the gradient each."""
     return el.maximum(input, other)
 
 
 def minimum(input: Operand, other: Operand) -> Tensor:
-    """Return the smaller of each pair."""
+    """Return the smaller of each pair; equal ones receive half the gradient each."""
     return el.minimum(input, other)
 
 
@@ -144,12 +158,12 @@ def exp(input: Tensor) -> Tensor:
 
 
 def log(input: Tensor) -> Tensor:
-    """Return natural logarithms."""
+    """Return natural logarithms: -inf at 0, not a number below."""
     return el.log(input)
 
 
 def sqrt(input: Tensor) -> Tensor:
-    """Return square roots."""
+    """Return square roots; not a number below 0."""
     return el.sqrt(input)
 
 

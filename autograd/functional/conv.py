@@ -1,4 +1,7 @@
-"""Convolutions, with torch.nn.functional's names and argument order."""
+"""Convolutions, with torch.nn.functional's names and argument order.
+
+Signals are convolved as images of height 1, so there is one implementation. "Convolution" means
+cross-correlation, as everywhere in deep learning."""
 
 from __future__ import annotations
 
@@ -17,8 +20,11 @@ Sizes: TypeAlias = int | Sequence[int]
 
 
 def pair(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, int]:
-    """Return (vertical, horizontal) numbers of an option that is one number for all axes or one
-    for each; of a single axis the vertical one is `least`. ValueError where any is below least."""
+    """Return (vertical, horizontal) numbers of an option that is one number for all axes or one for
+    each.
+
+    With a single axis the vertical number is `least`, that of an image of height 1. ValueError
+    where any is below `least`."""
     if axes == 2:  # by far the most frequent, and met in every call
         if type(value) is int and value >= least:
             return value, value
@@ -35,7 +41,9 @@ def pair(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, i
 
 
 def images(name: str, input: Tensor, axes: int = 2) -> Tensor:
-    """Return the input as (N, C, H, W): a missing N, and the H of signals, become 1."""
+    """Return the input as (N, C, H, W): a missing N, and the H of signals, become 1.
+
+    ValueError, which names the operation, for another number of axes."""
     shape = input.shape
     if axes == 2 and len(shape) == 4:
         return input
@@ -49,19 +57,21 @@ def images(name: str, input: Tensor, axes: int = 2) -> Tensor:
 
 
 def restore(y: Tensor, input: Tensor, axes: int = 2) -> Tensor:
-    """Return (N, C, H, W) in the input's number of axes."""
+    """Return a result (N, C, H, W) with the number of axes that the input has."""
     batch = y.shape[:1] if input.ndim == axes + 2 else ()
     shape = (*batch, y.shape[1], *y.shape[-axes:])
     return y if shape == y.shape else reshape(y, shape=shape)
 
 
 def _filters(name: str, weight: Tensor, axes: int) -> Tensor:
+    """Return a weight as (M, C/groups, R, S), R being 1 for signals."""
     if weight.ndim != axes + 2:
         raise ValueError(f"{name}: expected a weight of {axes + 2} axes, got shape {weight.shape}")
     return weight if axes == 2 else reshape(weight, shape=(*weight.shape[:2], 1, weight.shape[2]))
 
 
 def _biased(name: str, y: Tensor, bias: Tensor | None) -> Tensor:
+    """Return y (N, C, H, W) plus a bias (C,), if there is one."""
     if bias is None:
         return y
     if bias.shape != (y.shape[1],):
@@ -77,6 +87,7 @@ def _padding(
     stride: tuple[int, int],
     dilation: tuple[int, int],
 ) -> ops.Padding:
+    """Return padding as ((top, bottom), (left, right)), having resolved "valid" and "same"."""
     if not isinstance(padding, str):
         top, left = pair(f"{name}: padding", padding, axes)
         return (top, top), (left, left)
@@ -122,15 +133,17 @@ def conv2d(
     dilation: Sizes = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Return the cross-correlation of images with filters, in the notation of Sze et al. (2017)
+    """Return the cross-correlation of images with filters, in the notation of Sze et al. (2017):
 
         O[n,m,x,y] = B[m] + sum over k, i, j of I[n,k,Ux+i,Uy+j] W[m,k,i,j]
 
-    input I (N, C, H, W) or (C, H, W), weight W (M, C/groups, R, S), bias B (M,), result
+    Input I is (N, C, H, W) or (C, H, W), weight W (M, C/groups, R, S), bias B (M,). The result is
     (N, M, E, F) with E = floor((H + 2 padding - dilation (R-1) - 1) / U) + 1, U the stride, F
-    likewise. Options are one number or (vertical, horizontal); padding may be "valid" (none) or
-    "same" (E = H at stride 1; an odd border is wider at the end). ValueError where shapes do not
-    fit."""
+    likewise.
+
+    Options are one number or (vertical, horizontal). padding may be "valid" (none) or "same" (E = H
+    at stride 1; an odd border is wider at the end). In each of the `groups` a share of the filters
+    sees the same share of the channels. ValueError where shapes do not fit."""
     return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
 
 
@@ -143,7 +156,7 @@ def conv1d(
     dilation: Sizes = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Return `conv2d` of signals: input (N, C, L) or (C, L), weight (M, C/groups, S)."""
+    """Return `conv2d` of signals: input (N, C, L) or (C, L), weight (M, C/groups, S), bias (M,)."""
     return _conv("conv1d", 1, input, weight, bias, stride, padding, dilation, groups)
 
 
@@ -205,11 +218,11 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: Sizes = 1,
 ) -> Tensor:
-    """Return the transposed convolution: what `conv2d` of these filters does to a gradient.
+    """Return the transposed convolution: what `conv2d` with these filters does to a gradient.
 
-    Input (N, M, E, F) or (M, E, F), weight (M, C/groups, R, S), bias (C,), result (N, C, H, W)
-    with H = (E-1) stride - 2 padding + dilation (R-1) + output_padding + 1. ValueError where
-    shapes do not fit, or output_padding reaches both stride and dilation."""
+    Input is (N, M, E, F) or (M, E, F), weight (M, C/groups, R, S), bias (C,). The result is (N, C,
+    H, W) with H = (E-1) stride - 2 padding + dilation (R-1) + output_padding + 1, W likewise.
+    ValueError where shapes do not fit, or output_padding reaches both stride and dilation."""
     return _conv_transpose(
         "conv_transpose2d", 2, input, weight, bias, stride, padding, output_padding, groups,
         dilation,

@@ -1,4 +1,7 @@
-"""Tensors out of nothing or out of numbers."""
+"""Tensors from nothing or from numbers.
+
+Where the backend is meta, filled tensors have a shape and no numbers. While a function is traced,
+tensors made here are marked: a trace cannot make them again."""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ __all__ = [
 
 
 def _new(a: Array, requires_grad: bool = False) -> Tensor:
-    """Return a tensor on an array that comes from no call, which a trace has to know of."""
+    """Return a tensor on an array that comes from no call, and tell the observer, which must
+    know."""
     observer = context.current().observer
     if observer is not None:
         observer.created.append(a)
@@ -39,8 +43,10 @@ def _new(a: Array, requires_grad: bool = False) -> Tensor:
 def tensor(
     data: npt.ArrayLike, dtype: npt.DTypeLike | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """Return a tensor with a copy of the data. Python floats become float32; arrays and tensors,
-    those in lists too, keep their type unless `dtype` is given."""
+    """Return a tensor with a copy of the data.
+
+    Python floats become float32; arrays and tensors, those in lists too, keep their type unless
+    `dtype` is given."""
     numbers = np.array(data, dtype)
     if dtype is None and numbers.dtype == FLOAT64 and _python(data):
         numbers = numbers.astype(FLOAT32)
@@ -55,7 +61,7 @@ def _python(data: Any) -> bool:
 
 
 def from_numpy(data: npt.NDArray[Any]) -> Tensor:
-    """Return a tensor on an ndarray's own memory."""
+    """Return a tensor that shares the memory of an ndarray: writes to one are seen by the other."""
     return _new(array(data))
 
 
@@ -65,7 +71,7 @@ def full(
     dtype: npt.DTypeLike = FLOAT32,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Return a tensor of one value; `size`: its extents."""
+    """Return a tensor of extents `size` with one value everywhere."""
     spec = Spec(integers((size,)), np.dtype(dtype))
     computes = backends.computes()
     numbers = np.full(spec.shape, fill_value, spec.dtype) if computes else None
@@ -75,14 +81,14 @@ def full(
 def zeros(
     *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT32, requires_grad: bool = False
 ) -> Tensor:
-    """Return zeros; extents one by one or as one sequence."""
+    """Return zeros; extents are listed one by one or as one sequence."""
     return full(integers(size), 0.0, dtype, requires_grad)
 
 
 def ones(
     *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT32, requires_grad: bool = False
 ) -> Tensor:
-    """Return ones."""
+    """Return ones; extents are listed one by one or as one sequence."""
     return full(integers(size), 1.0, dtype, requires_grad)
 
 
@@ -97,7 +103,8 @@ def ones_like(input: Tensor) -> Tensor:
 
 
 def arange(*bounds: float, dtype: npt.DTypeLike | None = None) -> Tensor:
-    """Return start, start + step, .. below stop: int64 for whole bounds, else float32."""
+    """Return start, start + step, .. below stop, as in numpy.arange: int64 for whole bounds, else
+    float32."""
     numbers = np.arange(*bounds)
     default = FLOAT32 if is_floating(numbers.dtype) else numbers.dtype
     return _new(array(numbers, np.dtype(dtype or default)))
@@ -106,12 +113,16 @@ def arange(*bounds: float, dtype: npt.DTypeLike | None = None) -> Tensor:
 def rand(
     *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT32, requires_grad: bool = False
 ) -> Tensor:
-    """Return numbers drawn evenly from [0, 1)."""
+    """Return numbers drawn uniformly from [0, 1).
+
+    They come from the generator that `manual_seed` restarts."""
     return Tensor(random.draw("uniform", integers(size), 0.0, 1.0, dtype), requires_grad)
 
 
 def randn(
     *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT32, requires_grad: bool = False
 ) -> Tensor:
-    """Return numbers drawn from the normal distribution of mean 0 and deviation 1."""
+    """Return numbers drawn from the normal distribution of mean 0 and deviation 1.
+
+    They come from the generator that `manual_seed` restarts."""
     return Tensor(random.draw("normal", integers(size), 0.0, 1.0, dtype), requires_grad)

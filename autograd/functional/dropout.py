@@ -1,4 +1,4 @@
-"""Dropout."""
+"""Dropout (Srivastava et al. 2014), inverted: what is kept is scaled up in training."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ __all__ = ["dropout", "dropout2d"]
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Return the input (N, ..) with each element set to 0 with probability p, the others divided by
-    1 - p; outside of training the input itself. Within `random.keyed` the first axis holds the
+    1 - p.
+
+    Outside training the input itself is returned. Within `random.keyed` the first axis holds the
     step's samples, and what is dropped does not depend on how they are spread over ranks.
-    ValueError for a p outside of 0 to 1."""
+    ValueError for a p outside [0, 1]."""
     _check("dropout", p)
     if not training or p == 0:
         return input
@@ -25,8 +27,11 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
 
 
 def dropout2d(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-    """Return the input (N, C, ..) with each channel of a sample set to 0 as a whole with
-    probability p, the others divided by 1 - p (Tompson et al. 2015)."""
+    """Return the input (N, C, ..) with each channel of a sample dropped as a whole with probability
+    p.
+
+    The others are divided by 1 - p (Tompson et al. 2015). Outside training the input itself is
+    returned. ValueError for a p outside [0, 1] and for fewer than 3 axes."""
     _check("dropout2d", p)
     if input.ndim < 3:
         raise ValueError(f"dropout2d: expected an input (N, C, ..), got shape {input.shape}")

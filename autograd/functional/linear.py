@@ -9,11 +9,16 @@ __all__ = ["linear", "matmul"]
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return input @ weight.T + bias; input (.., C), weight (M, C), bias (M,), result (.., M)."""
+    """Return input @ weight.T + bias.
+
+    Input is (.., C), weight (M, C), bias (M,), the result (.., M). ValueError where shapes do not
+    fit."""
     return ops.linear(input, weight, *(() if bias is None else (bias,)))
 
 
 def matmul(input: Tensor, other: Tensor) -> Tensor:
-    """Return the matrix product with NumPy's rules: (.., a, b) @ (.., b, c), vectors as rows or
-    columns, stacks broadcast."""
+    """Return the matrix product with NumPy's rules: (.., a, b) @ (.., b, c), stacks broadcast.
+
+    A vector counts as a row on the left and as a column on the right. ValueError where shapes do
+    not fit, and for numbers without axes."""
     return ops.product(input, other)

@@ -1,4 +1,6 @@
-"""Loss functions. `reduction`: "mean", "sum" or "none"; means over nothing are nan."""
+"""Loss functions, with torch.nn.functional's names and argument order.
+
+`reduction` is "mean", "sum" or "none"; a mean over nothing is not a number."""
 
 from __future__ import annotations
 
@@ -20,6 +22,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def _check(name: str, reduction: str, input: Tensor, target: Tensor | None = None) -> None:
+    """ValueError for an unknown reduction, and for a target of another shape than the input."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"{name}: expected reduction in {REDUCTIONS}, got {reduction!r}")
     if target is not None and target.shape != input.shape:
@@ -38,11 +41,14 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Return the cross entropy of logits (N, C), (N, C, ..) or (C,) with integer labels (N,),
-    (N, ..) or (), or with class probabilities in the input's shape.
+    """Return the cross entropy of logits with labels, or with class probabilities.
 
-    `weight` (C,) weighs the classes; samples labelled `ignore_index` do not count. The mean is
-    divided by the weights of the labels, as in torch. IndexError for a label that is no class."""
+    Logits are (N, C), (N, C, ..) or (C,); integer labels (N,), (N, ..) or (); probabilities have
+    the logits' shape. `weight` (C,) weighs the classes; samples labelled `ignore_index` do not
+    count; `label_smoothing` s in [0, 1] mixes s / C into every class (Szegedy et al. 2016). The
+    mean is divided by the sum of the labels' weights, as in torch.
+
+    IndexError for a label that is no class; ValueError for shapes or options that do not fit."""
     _check("cross_entropy", reduction, input)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(
@@ -73,6 +79,7 @@ def _optional(weight: Tensor | None) -> tuple[Tensor, ...]:
 def _soft(
     input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float
 ) -> Tensor:
+    """Return the cross entropy of logits with class probabilities."""
     _check("cross_entropy", reduction, input, target)
     axis = 0 if input.ndim == 1 else 1
     classes = input.shape[axis]
@@ -89,8 +96,10 @@ def nll_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Tensor:
-    """Return the negative log-likelihood of integer labels (N, ..) under log-probabilities
-    (N, C, ..); options and errors as in cross_entropy."""
+    """Return the negative log-likelihood of integer labels (N, ..) under log-probabilities (N, C,
+    ..).
+
+    Options and errors are those of `cross_entropy`, of which this is the second half."""
     _check("nll_loss", reduction, input)
     if input.ndim == 1:
         alone = input.unsqueeze(0), target.reshape(1)
@@ -102,7 +111,9 @@ def nll_loss(
 
 
 def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """Return squared differences. ValueError for shapes that differ: torch only warns."""
+    """Return squared differences, (input - target)^2.
+
+    ValueError for shapes that differ, where torch only warns."""
     _check("mse_loss", reduction, input, target)
     off = input - target
     return _reduced(off * off, reduction)
@@ -111,9 +122,10 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """Return the cross entropy of probabilities with targets from 0 to 1 in the same shape, times
-    `weight`, which is broadcast. Logarithms end at -100. ValueError for an input outside of 0..1;
-    see binary_cross_entropy_with_logits for logits."""
+    """Return - target log(input) - (1 - target) log(1 - input), times `weight`, which is broadcast.
+
+    input and target are probabilities of one shape. Logarithms end at -100, as in torch. ValueError
+    for an input outside [0, 1]; for logits see `binary_cross_entropy_with_logits`."""
     _check("binary_cross_entropy", reduction, input, target)
     loss = ops.binary_cross_entropy(input, target)
     return _reduced(loss if weight is None else loss * weight, reduction)
@@ -126,8 +138,11 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    """Return the cross entropy of sigmoid(input) with targets from 0 to 1 in the same shape, finite
-    for any logits. `weight` multiplies the losses, `pos_weight` the positive targets' part."""
+    """Return the binary cross entropy of sigmoid(input) with targets in [0, 1], finite for any
+    logits.
+
+    `weight` multiplies the losses, `pos_weight` the part of the positive targets; both are
+    broadcast. ValueError for shapes that differ."""
     _check("binary_cross_entropy_with_logits", reduction, input, target)
     share = target if pos_weight is None else el.mul(target, pos_weight)
     loss = ops.logistic_loss(input, share, 1.0 - target)

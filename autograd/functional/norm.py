@@ -1,4 +1,4 @@
-"""Normalisation."""
+"""Normalisation, with torch.nn.functional's names and argument order."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Return weight (x - mean) / sqrt(var + eps) + bias per channel, input (N, C) or (N, C, ..).
+    """Return weight (x - mean) / sqrt(var + eps) + bias per channel; input (N, C) or (N, C, ..).
 
-    In training mean and (biased) variance are the batch's, and the running ones, if there are any,
-    move towards the batch's by `momentum`, the variance's unbiased estimate as in torch. Otherwise
-    the running ones are used. An empty batch moves nothing. ValueError for a single value per
-    channel in training."""
+    In training, mean and (biased) variance are the batch's, and the running ones, if there are any,
+    move towards the batch's by `momentum`, with the variance's unbiased estimate, as in torch
+    (Ioffe and Szegedy 2015). Otherwise the running ones are used. An empty batch moves nothing.
+
+    ValueError for a single value per channel in training, and for missing statistics otherwise."""
     y: Tensor
     check_momentum(momentum)
     w = _constant(input, 1.0) if weight is None else weight
@@ -55,7 +56,7 @@ def _update_running(
     running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor,
     momentum: float, count: int,
 ) -> None:  # fmt: skip
-    """Move running statistics towards those of a batch of `count` values a channel."""
+    """Move running statistics towards those of a batch of `count` values per channel."""
     running = running_var if running_mean is None else running_mean
     if running is None:
         return
@@ -84,8 +85,9 @@ def local_response_norm(
 ) -> Tensor:
     """Return x (k + alpha / size S)^-beta, S the sum of squares over `size` neighbouring channels.
 
-    This is torch's form. In Krizhevsky et al. 2012 alpha is not divided by the size: their
-    alpha=1e-4, size=5 is alpha=5e-4 here. An even window reaches one channel further down."""
+    This is torch's form. In Krizhevsky et al. (2012) alpha is not divided by the size: their
+    alpha=1e-4, size=5 is alpha=5e-4 here. An even window reaches one channel further down.
+    ValueError for a size below 1 and for an input of fewer than 3 axes."""
     y: Tensor
     y, _ = lrn.local_response_norm(
         input, size=int(size), alpha=float(alpha), beta=float(beta), k=float(k)

@@ -1,4 +1,7 @@
-"""Pooling, with torch.nn.functional's names and argument order."""
+"""Pooling, with torch.nn.functional's names and argument order.
+
+Images are (N, C, H, W) or (C, H, W). Options are one number or (vertical, horizontal); the stride
+is the kernel size unless given."""
 
 from __future__ import annotations
 
@@ -25,8 +28,10 @@ def _windows(
     dilation: Sizes,
     ceil_mode: bool,
 ) -> tuple[Pair, Pair, Padding, Pair]:
-    """Return kernel, stride, padding and dilation. With ceil_mode the border grows at the end so
-    that a last window, if it starts within the image or the border before it, is whole."""
+    """Return kernel, stride, padding and dilation as pairs, checked.
+
+    With ceil_mode the border grows at the end so that a last window is whole, if it starts within
+    the image or the border before it."""
     kernel = pair(f"{name}: kernel_size", kernel_size, least=1)
     strides = kernel if stride is None else pair(f"{name}: stride", stride, least=1)
     border = pair(f"{name}: padding", padding)
@@ -42,7 +47,7 @@ def _ends(
     name: str, size: tuple[int, ...], kernel: Pair, strides: Pair, border: Pair, spread: Pair,
     ceil_mode: bool,
 ) -> Pair:  # fmt: skip
-    """Return the borders at the end."""
+    """Return the bottom and right borders. ValueError for padding of more than half a window."""
     ends = list(border)
     for i in (0, 1):
         reach = spread[i] * (kernel[i] - 1) + 1
@@ -92,14 +97,12 @@ def max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Return the largest value of each window of (N, C, H, W) or (C, H, W) images; its gradient
-    goes to the first of equal ones.
+    """Return the largest value of each window; its gradient goes to the first of equal ones.
 
-    Options are one number or (vertical, horizontal); the stride is the kernel size unless given.
-    The padding never wins and is at most half a window. The result has (H + 2 padding -
-    dilation (kernel - 1) - 1) / stride + 1 rows, rounded down or, with ceil_mode, up (but no
-    window starts beyond the image). With return_indices also int64 positions within the image,
-    row by row. ValueError where no window fits."""
+    The padding never wins and is at most half a window. The result has (H + 2 padding - dilation
+    (kernel - 1) - 1) / stride + 1 rows, rounded down or, with ceil_mode, up (but no window starts
+    beyond the image). With return_indices, also the int64 positions within the image, row by row.
+    ValueError where no window fits."""
     x = images("max_pool2d", input)
     kernel, strides, border, spread = _windows(
         "max_pool2d", x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode
@@ -121,8 +124,9 @@ def avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    """Return the mean of each window of (N, C, H, W) or (C, H, W) images; options as for
-    `max_pool2d`. The sum is divided by the window's size, without its part in the padding unless
+    """Return the mean of each window; options as for `max_pool2d`.
+
+    The sum is divided by the window's size, without its part in the padding unless
     count_include_pad, and always without what ceil_mode adds; or by divisor_override. ValueError
     where no window fits."""
     x = images("avg_pool2d", input)
@@ -156,15 +160,17 @@ def _output(
 
 
 def _divides(size: tuple[int, ...], out: Pair) -> Pair | None:
-    """Return the windows' common size where they tile the image."""
+    """Return the common size of the windows where they tile the image, else None."""
     if min(out) < 1 or min(size) < 1 or size[0] % out[0] or size[1] % out[1]:
         return None
     return size[0] // out[0], size[1] // out[1]
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None] | None) -> Tensor:
-    """Return the means of output_size (E, F) windows that share out (N, C, H, W) or (C, H, W)
-    images: rows floor(e H/E) to ceil((e+1) H/E), columns likewise. None keeps an extent."""
+    """Return the means of output_size (E, F) windows that share out the image.
+
+    Window e has the rows floor(e H/E) to ceil((e+1) H/E), columns likewise. None keeps an extent.
+    ValueError for a negative size."""
     x = images("adaptive_avg_pool2d", input)
     out = _output("adaptive_avg_pool2d", output_size, x.shape[2:])
     kernel = _divides(x.shape[2:], out)
@@ -178,8 +184,10 @@ def adaptive_max_pool2d(
     output_size: int | Sequence[int | None] | None,
     return_indices: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Return the largest values of output_size (E, F) windows, laid as `adaptive_avg_pool2d` does;
-    with return_indices also their int64 positions within the image, row by row."""
+    """Return the largest values of output_size (E, F) windows, laid out as in
+    `adaptive_avg_pool2d`.
+
+    With return_indices, also their int64 positions within the image, row by row."""
     x = images("adaptive_max_pool2d", input)
     out = _output("adaptive_max_pool2d", output_size, x.shape[2:])
     kernel = _divides(x.shape[2:], out)

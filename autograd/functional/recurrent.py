@@ -1,5 +1,7 @@
-"""Recurrent networks. The gates of an LSTM are ordered i f g o, its weights are (4 H, I) and
-(4 H, H), those of an Elman network (H, I) and (H, H), as in torch."""
+"""Recurrent networks. Weights and gates are torch's.
+
+The gates of an LSTM are ordered i f g o and its weights are (4 H, I) and (4 H, H); those of an
+Elman network are (H, I) and (H, H)."""
 
 from __future__ import annotations
 
@@ -31,12 +33,15 @@ def _lstm_walk(
     inputs: tuple[Value, Value, Value], state: list[Value], w: Value, backwards: bool
 ) -> tuple[Value, list[Value]]:
     # Without a tape nobody asks for a gradient.
+    """Run an LSTM through one layer in one direction."""
     run = sequences.lstm_states if context.current().tape is None else sequences.lstm_sequence
     hs, h, c, *_ = run(*inputs, *state, w, backwards=backwards)
     return hs, [h, c]
 
 
 def _rnn_walk(nonlinearity: str) -> Walk:
+    """Return the function that runs an Elman network through one layer in one direction."""
+
     def walk(
         inputs: tuple[Value, Value, Value], state: list[Value], w: Value, backwards: bool
     ) -> tuple[Value, list[Value]]:
@@ -56,8 +61,10 @@ def rnn_cell(
     b_hh: Tensor | None = None,
     nonlinearity: str = "tanh",
 ) -> Tensor:
-    """Return the next state (N, H) of an Elman network for an input (N, I) and a state (N, H):
-    f(x w_ih^T + b_ih + h w_hh^T + b_hh), f being "tanh" or "relu"."""
+    """Return the next state (N, H) of an Elman network for an input (N, I) and a state (N, H).
+
+    It is f(x w_ih^T + b_ih + h w_hh^T + b_hh), f being "tanh" or "relu" (Elman 1990). ValueError
+    for another nonlinearity."""
     if nonlinearity not in NONLINEARITIES:
         raise ValueError(f"rnn_cell: expected nonlinearity 'tanh' or 'relu', got {nonlinearity!r}")
     sums = linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh)
@@ -73,9 +80,13 @@ def lstm_cell(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the next (h, c), each (N, H), of an LSTM for an input (N, I): i, f, g, o are the
-    quarters of x w_ih^T + b_ih + h w_hh^T + b_hh; c' = sigmoid(f) c + sigmoid(i) tanh(g) and
-    h' = sigmoid(o) tanh(c') (Hochreiter & Schmidhuber 1997, with Gers's forget gate)."""
+    """Return the next (h, c), each (N, H), of an LSTM for an input (N, I).
+
+        i, f, g, o = the quarters of x w_ih^T + b_ih + h w_hh^T + b_hh
+        c' = sigmoid(f) c + sigmoid(i) tanh(g)
+        h' = sigmoid(o) tanh(c')
+
+    (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000.)"""
     gates = add(linear(input, w_ih, b_ih), linear(hx[0], w_hh, b_hh))
     h, c, _ = ops.lstm_cell(gates, hx[1])
     return h, c
@@ -91,11 +102,12 @@ def lstm(
     bidirectional: bool = False,
     batch_first: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Run an LSTM over sequences: input (T, N, I), (N, T, I) with `batch_first`, or (T, I); states
-    (h, c) of (layers x directions, N, H), None for zeros. Return the last layer's states
-    (T, N, directions x H) and the final (h, c).
+    """Run an LSTM over sequences; return the last layer's states and the final (h, c).
 
-    `params`: for each layer, for each direction: w_ih, w_hh and, in all or none, b_ih, b_hh.
+    Input is (T, N, I), (N, T, I) with `batch_first`, or (T, I); states (h, c) are (layers x
+    directions, N, H), None for zeros. The last layer's states are (T, N, directions x H).
+
+    `params`: for each layer, for each direction, w_ih, w_hh and, in all or none, b_ih and b_hh.
     `dropout` acts between layers in training. ValueError for shapes that do not fit."""
     net = _Network("lstm", 4, _lstm_walk, num_layers, bidirectional, batch_first)
     y, (h, c) = net.run(input, hx, 2, params, dropout if training else 0.0)
@@ -128,7 +140,7 @@ def rnn_relu(
     bidirectional: bool = False,
     batch_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Run an Elman network with max(x, 0) for tanh."""
+    """Run an Elman network with max(x, 0) in place of tanh; all as in `rnn_tanh`."""
     net = _Network("rnn_relu", 1, _rnn_walk("relu"), num_layers, bidirectional, batch_first)
     y, (h,) = net.run(input, None if hx is None else (hx,), 1, params, dropout if training else 0.0)
     return y, h
@@ -142,7 +154,10 @@ def _stacked(states: Sequence[Value]) -> Value:
 
 
 class _Network:
-    """Layers of one kind of cell, `gates` blocks of H rows in its weights, run over sequences."""
+    """Layers of one kind of cell, run over sequences.
+
+    `gates` is the number of blocks of H rows in the weights, `walk` runs one layer in one
+    direction."""
 
     def __init__(
         self, name: str, gates: int, walk: Walk, layers: int, bidirectional: bool, batch_first: bool
@@ -172,6 +187,7 @@ class _Network:
     def _batched(
         self, x: Any, hx: Sequence[Tensor] | None, states: int, params: Sequence[Tensor], p: float
     ) -> tuple[Tensor, list[Tensor]]:
+        """Run sequences (T, N, I): layer by layer, and within a layer each direction."""
         ways = self.layers * self.directions
         sets = self._sets(x, params, ways)
         starts = self._starts(x, hx, states, sets[0][1].shape[1], ways)
@@ -189,7 +205,7 @@ class _Network:
         return x, [_stacked(column) for column in zip(*finals, strict=True)]
 
     def _sets(self, x: Tensor, params: Sequence[Tensor], ways: int) -> list[Sequence[Tensor]]:
-        """Return the parameters of each way through a layer, checked."""
+        """Return the parameters of each direction of each layer, checked."""
         many = len(params) // ways if ways else 0
         if many not in (2, 4) or many * ways != len(params):
             raise ValueError(
@@ -214,7 +230,7 @@ class _Network:
     def _starts(
         self, x: Tensor, hx: Sequence[Tensor] | None, states: int, hidden: int, ways: int
     ) -> list[list[Value]]:
-        """Return the states that each way starts with."""
+        """Return the states that each direction of each layer starts with."""
         shape = (ways, x.shape[1], hidden)
         if hx is None:
             zero = full(shape=shape[1:], dtype=x.dtype, value=0.0)
@@ -226,7 +242,7 @@ class _Network:
     def _way(
         self, x: Value, state: list[Value], params: Sequence[Tensor], backwards: bool
     ) -> tuple[Value, list[Value]]:
-        """Run one layer one way."""
+        """Run one layer in one direction."""
         w_ih, w_hh, *biases = params
         rows = w_ih.shape[:1]
         bias = add(*biases) if biases else full(shape=rows, dtype=w_hh.dtype, value=0.0)

@@ -117,7 +117,7 @@ def _adaptive_max_rule(x: Spec, *, out: Pair) -> tuple[Spec, Spec]:
 def adaptive_max_pool2d(x: NDArray, *, out: Pair) -> tuple[NDArray, NDArray]:
     """Return the largest value of each of (E, F) = `out` windows, laid out by `spans`.
 
-    position (N, E, F, C channels-last, int64) is where it lies in the image, row by row: the first
+    position (N, C, E, F), int64, is where it lies in the image, row by row: the first
     of equal values, the last of NaNs, as in torch."""
     n, c, h, w = x.shape
     y, position = np.empty((n, *out, c), x.dtype), np.empty((n, *out, c), INT64)
