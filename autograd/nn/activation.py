@@ -1,5 +1,6 @@
-"""Activation functions as layers, with torch's arguments. `inplace` is accepted to no effect: what
-is saved for the gradient is never overwritten."""
+"""Activation functions as layers, with torch's arguments.
+
+`inplace` is accepted without effect: what is saved for the gradient is never overwritten."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ __all__ = ["ELU", "LeakyReLU", "LogSoftmax", "ReLU", "Sigmoid", "Softmax", "Soft
 
 
 class ReLU(Module):
-    """max(x, 0)."""
+    """max(x, 0), element by element."""
 
     def __init__(self, inplace: bool = False) -> None:
         self.inplace = inplace
@@ -22,7 +23,7 @@ class ReLU(Module):
 
 
 class LeakyReLU(Module):
-    """x where it is positive, else negative_slope x."""
+    """x where it is positive, else negative_slope x (Maas et al. 2013)."""
 
     shown = ("negative_slope",)
 
@@ -35,7 +36,7 @@ class LeakyReLU(Module):
 
 
 class ELU(Module):
-    """x where it is positive, else alpha (exp(x) - 1)."""
+    """x where it is positive, else alpha (exp(x) - 1) (Clevert et al. 2016)."""
 
     shown = ("alpha",)
 
@@ -72,7 +73,9 @@ class Tanh(Module):
 
 
 class Softmax(Module):
-    """exp(x) over its sum along an axis."""
+    """exp(x) divided by its sum along the axis `dim`.
+
+    `CrossEntropyLoss` takes logits: put no softmax in front of it."""
 
     shown = ("dim",)
 
@@ -85,7 +88,7 @@ class Softmax(Module):
 
 
 class LogSoftmax(Module):
-    """Logarithm of the softmax along an axis."""
+    """The logarithm of softmax along the axis `dim`, the input that `NLLLoss` expects."""
 
     shown = ("dim",)
 

@@ -1,4 +1,6 @@
-"""Dropout layers (Srivastava et al. 2014). `inplace` is accepted to no effect."""
+"""Dropout layers (Srivastava et al. 2014). `inplace` is accepted without effect.
+
+In evaluation they return their input. ValueError for a p outside [0, 1]."""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ class _Dropout(Module):
 
 
 class Dropout(_Dropout):
-    """In training, zeros elements with probability p and divides the others by 1 - p."""
+    """Zeros elements with probability p in training, and divides the others by 1 - p."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x's shape."""
@@ -27,7 +29,7 @@ class Dropout(_Dropout):
 
 
 class Dropout2d(_Dropout):
-    """In training, zeros whole channels with probability p and divides the others by 1 - p."""
+    """Zeros whole channels with probability p in training, and divides the others by 1 - p."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x's shape; x (N, C, H, W)."""

@@ -1,4 +1,4 @@
-"""Messages for names and states that do not fit: what was given, what is there, what is nearest."""
+"""The comparison of a saved state with what is expected, and its error message."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ Shape = tuple[int, ...]
 def compare(
     kind: str, expected: Mapping[str, Shape], state: Mapping[str, Shape], strict: bool
 ) -> tuple[list[str], list[str]]:
-    """Return the missing and the extra names of a state, given the shapes expected by name and
-    those in it; `kind` is what messages call it. ValueError that lists every wrong shape and, if
-    strict, every missing and every extra name, one a line."""
+    """Return the missing and the unexpected names of a state.
+
+    `expected` and `state` map names to shapes; `kind` is what messages call the state. ValueError
+    that lists every wrong shape and, if strict, every missing and every extra name, one a line."""
     missing = [name for name in expected if name not in state]
     extra = [name for name in state if name not in expected]
     wrong = [

@@ -1,5 +1,8 @@
-"""All parameters in one flat buffer and all gradients in another: a bucket of the gradient
-exchange is a slice, the optimizer's update one call, and nothing is packed or copied."""
+"""All parameters in one flat buffer and all gradients in another.
+
+A bucket of the gradient exchange is then a slice, the optimizer's update one call, and nothing is
+packed or copied. Parameters are laid out in the order in which the backward sweep finishes their
+gradients, so that the first slice can be sent while the sweep still works on the others."""
 
 from __future__ import annotations
 
@@ -21,8 +24,10 @@ __all__ = ["FlatParameters", "flatten", "gradient_order"]
 
 class FlatParameters:
     """Parameters whose numbers are views of `data` and whose gradients are written to views of
-    `grad`, both (total size,), one behind the other in the order of `parameters`; `offsets` has
-    the first element of each. Built by `flatten`."""
+    `grad`.
+
+    Both buffers are (total size,), one parameter after the other in the order of `parameters`;
+    `offsets` has the first element of each. Built by `flatten`."""
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:
         self.parameters = tuple(parameters)
@@ -46,9 +51,11 @@ class FlatParameters:
             p.grad = Tensor(p.slot)
 
     def zero_missing(self) -> None:
-        """Write zeros for parameters without a gradient, which is theirs then but for frozen ones,
-        and move gradients that somebody set by hand to where they belong. RuntimeError where a
-        parameter was laid into another buffer."""
+        """Complete the gradient buffer before an exchange or an update.
+
+        Parameters without a gradient get zeros, which are their gradient from then on unless they
+        are frozen; gradients that were set by hand are moved to where they belong. RuntimeError
+        where a parameter has been laid into another buffer."""
         for i, p in enumerate(self.parameters):
             slot = p.slot
             if slot is None or slot.storage is not self.grad.storage:
@@ -74,9 +81,10 @@ class FlatParameters:
 
 
 def flatten(parameters: Sequence[Parameter]) -> FlatParameters:
-    """Lay parameters of one type into a flat buffer in the given order, which had best be that of
-    `gradient_order`. Their numbers and gradients stay. ValueError for no parameters, one that is
-    listed twice, or several types."""
+    """Lay parameters of one type into a flat buffer in the given order; numbers and gradients stay.
+
+    The best order is that of `gradient_order`. ValueError for no parameters, one that is listed
+    twice, or several types."""
     if not parameters:
         raise ValueError("flatten: expected at least one parameter, got none")
     if len({id(p) for p in parameters}) != len(parameters):
@@ -92,9 +100,11 @@ def flatten(parameters: Sequence[Parameter]) -> FlatParameters:
 
 def gradient_order(run: Callable[[], Tensor], parameters: Sequence[Parameter]) -> list[Parameter]:
     """Return the parameters in the order in which a backward sweep from `run()` finishes their
-    gradients, those that it does not reach last. Runs forward on the meta backend, so no number,
-    gradient, hook, count or random stream is touched. RuntimeError without any gradient to sweep.
-    """
+    gradients.
+
+    Those that it does not reach come last. `run` is called on the meta backend, so no number,
+    gradient, hook, count or random stream is touched. RuntimeError where its result has no
+    history."""
     blank = context.using(
         backend=backends.SHAPES_ONLY, tape=Tape(), ledger=Ledger(), phase="forward", scope=""
     )
@@ -105,8 +115,9 @@ def gradient_order(run: Callable[[], Tensor], parameters: Sequence[Parameter]) -
 
 
 def _first_readers(loss: Tensor) -> dict[int, int]:
-    """Map leaves to a number that is the smaller the later the sweep finishes with them: it does
-    so at the earliest record that reads them."""
+    """Map leaves to a number that is smaller the later the sweep finishes with them.
+
+    It finishes with a leaf at the earliest record that reads it."""
     if loss.source is None:
         raise RuntimeError(
             "gradient_order: expected run() to return a computed tensor, got one without a history"

@@ -1,5 +1,7 @@
-"""Numbers to start from. Each function overwrites a tensor and returns it; on the meta backend
-nothing is drawn. Fans are counted for weights (M, C/groups, ..): in C/groups times the window."""
+"""Initialisers, with torch's names. Each overwrites a tensor and returns it.
+
+The fans of a weight (M, C/groups, ..) are fan_in = C/groups x window and fan_out = M x window. On
+the meta backend nothing is drawn."""
 
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ _GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": sqrt(2.0), "selu
 
 
 def calculate_gain(nonlinearity: str, param: float = 0.01) -> float:
-    """Return the factor by which weights before an activation are enlarged; `param` is the slope
-    of "leaky_relu". ValueError for an unknown name."""
+    """Return the factor that keeps the variance of activations through a nonlinearity.
+
+    `param` is the slope of "leaky_relu". ValueError for an unknown name."""
     if nonlinearity == "leaky_relu":
         return sqrt(2.0 / (1.0 + param**2))
     if nonlinearity not in _GAINS:
@@ -39,12 +42,12 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
-    """Draw evenly from [a, b)."""
+    """Draw uniformly from [a, b)."""
     return _write(tensor, random.draw("uniform", tensor.shape, a, b, tensor.dtype))
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
-    """Draw from a normal distribution."""
+    """Draw from the normal distribution of deviation `std` around `mean`."""
     return _write(tensor, random.draw("normal", tensor.shape, mean, std, tensor.dtype))
 
 
@@ -64,7 +67,7 @@ def ones_(tensor: Tensor) -> Tensor:
 
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
-    """Draw evenly with deviation gain sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
+    """Draw uniformly with deviation gain sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
     bound = gain * sqrt(6.0 / sum(fans(tensor.shape)))
     return uniform_(tensor, -bound, bound)
 
@@ -77,7 +80,10 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
 def kaiming_uniform_(
     tensor: Tensor, a: float = 0.0, mode: Fan = "fan_in", nonlinearity: str = "leaky_relu"
 ) -> Tensor:
-    """Draw evenly with deviation gain / sqrt(fan) (He et al. 2015); `a`: slope of leaky_relu."""
+    """Draw uniformly with deviation gain / sqrt(fan) (He et al. 2015).
+
+    `mode` selects fan_in, which keeps the variance of activations, or fan_out, which keeps that of
+    gradients; `a` is the slope of "leaky_relu". ValueError for an unknown mode or nonlinearity."""
     bound = sqrt(3.0) * _deviation(tensor, a, mode, nonlinearity)
     return uniform_(tensor, -bound, bound)
 
@@ -85,13 +91,17 @@ def kaiming_uniform_(
 def kaiming_normal_(
     tensor: Tensor, a: float = 0.0, mode: Fan = "fan_in", nonlinearity: str = "leaky_relu"
 ) -> Tensor:
-    """Draw normally with deviation gain / sqrt(fan) (He et al. 2015); `a`: slope of leaky_relu."""
+    """Draw from a normal distribution with deviation gain / sqrt(fan) (He et al. 2015).
+
+    Options and errors are those of `kaiming_uniform_`."""
     return normal_(tensor, 0.0, _deviation(tensor, a, mode, nonlinearity))
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
-    """Make the rows, or the columns if they are fewer, of the weight as a matrix (M, rest)
-    orthogonal and of length gain (Saxe et al. 2013)."""
+    """Make the rows of the weight as a matrix (M, rest) orthogonal and of length gain (Saxe et al.
+    2013).
+
+    If there are fewer columns than rows, the columns are."""
     fans(tensor.shape)
     rows = tensor.shape[0]
     shape = (rows, prod(tensor.shape[1:]))

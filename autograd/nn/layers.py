@@ -1,5 +1,7 @@
-"""Linear and convolutional layers, and what stands between them. Arguments, parameter names and
-shapes are torch's; so are the initial numbers (uniform, with deviation sqrt(1 / 3 fan_in))."""
+"""Linear and convolutional layers, and what stands between them.
+
+Arguments, parameter names, shapes and initial distributions are torch's: weights and biases are
+uniform in +- 1 / sqrt(fan_in)."""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ __all__ = [
 
 
 def numbers(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, ...]:
-    """Return one number for each axis. ValueError for another count, or one below `least`."""
+    """Return one number for each axis. ValueError for another count, or a number below `least`."""
     return pair(name, value, axes, least)[2 - axes :]
 
 
@@ -45,7 +47,7 @@ def parameter(*shape: int, dtype: npt.DTypeLike = FLOAT32) -> Parameter:
 
 
 def reset(weight: Parameter, bias: Parameter | None) -> None:
-    """Draw weights and biases evenly from +- 1 / sqrt(fan_in)."""
+    """Draw weights and biases uniformly from +- 1 / sqrt(fan_in), torch's default."""
     init.kaiming_uniform_(weight, a=sqrt(5.0))
     if bias is not None:
         bound = 1.0 / sqrt(max(init.fans(weight.shape)[0], 1))
@@ -53,8 +55,10 @@ def reset(weight: Parameter, bias: Parameter | None) -> None:
 
 
 class Linear(Module):
-    """y = x weight.T + bias; x (.., in_features), weight (out_features, in_features), bias
-    (out_features,) or None. `dtype`: the type of both, float32 unless given."""
+    """A fully connected layer: y = x weight.T + bias.
+
+    x is (.., in_features), weight (out_features, in_features), bias (out_features,) or None, y (..,
+    out_features). `dtype` is the type of both parameters."""
 
     shown = ("in_features", "out_features")
     bias: Parameter | None
@@ -73,7 +77,7 @@ class Linear(Module):
 
 
 class _Filters(Module):
-    """What convolutions share: their options and parameters, of `axes` axes."""
+    """Options and parameters that convolutions of `axes` axes share."""
 
     shown = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups")
     bias: Parameter | None
@@ -113,13 +117,14 @@ class _Filters(Module):
 
 
 class Conv2d(_Filters):
-    """Cross-correlation, see `functional.conv.conv2d`; x (N, in_channels, H, W), weight
-    (out_channels, in_channels / groups, R, S), bias (out_channels,).
+    """Cross-correlation of images with learned filters, see `functional.conv.conv2d`.
 
-    `kernel_size`, `stride`, `padding` and `dilation` are one number or (vertical, horizontal);
-    padding, in zeros on each side, may also be "same" or "valid". In each of the `groups` a share
-    of the filters sees the same share of the channels. ValueError where the groups do not divide
-    the channels."""
+    x is (N, in_channels, H, W), weight (out_channels, in_channels / groups, R, S), bias
+    (out_channels,). `kernel_size`, `stride`, `padding` and `dilation` are one number or (vertical,
+    horizontal); padding, in zeros on each side, may also be "same" or "valid". In each of the
+    `groups` a share of the filters sees the same share of the channels.
+
+    ValueError where the groups do not divide the channels, and for options out of range."""
 
     axes = 2
 
@@ -149,18 +154,19 @@ class Conv2d(_Filters):
 
 
 class Conv1d(Conv2d):
-    """Conv2d of signals: x (N, in_channels, L), weight (out_channels, in_channels / groups, S)."""
+    """`Conv2d` of signals: x (N, in_channels, L), weight (out_channels, in_channels / groups,
+    S)."""
 
     axes = 1
 
 
 class ConvTranspose2d(_Filters):
-    """What Conv2d does to a gradient, as a layer that enlarges images; x (N, in_channels, H, W),
-    weight (in_channels, out_channels / groups, R, S), bias (out_channels,).
+    """Transposed convolution, a layer that enlarges images: what `Conv2d` does to a gradient.
 
-    The options are those of the Conv2d that it turns around: H' = (H - 1) stride - 2 padding +
-    dilation (R - 1) + output_padding + 1, W' likewise. ValueError where the groups do not divide
-    the channels."""
+    x is (N, in_channels, H, W), weight (in_channels, out_channels / groups, R, S), bias
+    (out_channels,). Options are those of the Conv2d that it reverses: H' = (H - 1) stride - 2
+    padding + dilation (R - 1) + output_padding + 1, W' likewise. ValueError where the groups do not
+    divide the channels."""
 
     axes = 2
     transposed = True
@@ -200,14 +206,13 @@ class ConvTranspose2d(_Filters):
 
 
 class ConvTranspose1d(ConvTranspose2d):
-    """ConvTranspose2d of signals: x (N, in_channels, L), weight (in_channels, out_channels /
-    groups, S)."""
+    """`ConvTranspose2d` of signals: weight (in_channels, out_channels / groups, S)."""
 
     axes = 1
 
 
 class Flatten(Module):
-    """Makes axes start_dim to end_dim one."""
+    """Merges the axes start_dim to end_dim into one; by default all but the batch's."""
 
     shown = ("start_dim", "end_dim")
 
@@ -220,7 +225,7 @@ class Flatten(Module):
 
 
 class Identity(Module):
-    """Changes nothing."""
+    """Returns its input: a placeholder, such as a shortcut without weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x."""

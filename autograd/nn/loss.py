@@ -1,4 +1,6 @@
-"""Losses as layers, with torch's arguments. `reduction`: "mean", "sum" or "none"."""
+"""Losses as layers, with torch's arguments.
+
+`reduction` is "mean", "sum" or "none"; ValueError for another."""
 
 from __future__ import annotations
 
@@ -20,8 +22,10 @@ class _Loss(Module):
 
 
 class CrossEntropyLoss(_Loss):
-    """Negative logarithm of the softmax of logits (N, C, ..) at integer labels (N, ..); classes
-    weighted by `weight` (C,), labels equal to ignore_index left out."""
+    """Cross entropy of logits (N, C, ..) with integer labels (N, ..) or class probabilities.
+
+    `weight` (C,) weighs the classes, labels equal to ignore_index do not count, and label_smoothing
+    mixes a uniform distribution into the labels. See `functional.loss.cross_entropy`."""
 
     def __init__(
         self,
@@ -43,8 +47,9 @@ class CrossEntropyLoss(_Loss):
 
 
 class NLLLoss(_Loss):
-    """Negative log-likelihood of integer labels (N, ..) under log-probabilities (N, C, ..); options
-    as for CrossEntropyLoss."""
+    """Negative log-likelihood of integer labels (N, ..) under log-probabilities (N, C, ..).
+
+    Options are those of CrossEntropyLoss; the input is what LogSoftmax returns."""
 
     def __init__(
         self, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
@@ -60,7 +65,7 @@ class NLLLoss(_Loss):
 
 
 class MSELoss(_Loss):
-    """Squared differences of input and target."""
+    """Squared differences of input and target, which have one shape."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return a number, or the shape of input for "none"."""
@@ -68,7 +73,9 @@ class MSELoss(_Loss):
 
 
 class BCELoss(_Loss):
-    """Binary cross entropy of probabilities with targets between 0 and 1, times `weight`."""
+    """Binary cross entropy of probabilities with targets in [0, 1], times `weight`.
+
+    For logits use BCEWithLogitsLoss, which is exact for large ones."""
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
         super().__init__(reduction)
@@ -81,7 +88,8 @@ class BCELoss(_Loss):
 
 
 class BCEWithLogitsLoss(_Loss):
-    """Binary cross entropy of sigmoids of logits with targets between 0 and 1, times `weight`;
+    """Binary cross entropy of sigmoid(logits) with targets in [0, 1], times `weight`.
+
     `pos_weight` multiplies the part of the positive targets."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Module: parameters, buffers and other modules under one name each, and a forward."""
+"""Module: parameters, buffers and other modules, each under one name, and a forward."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ __all__ = ["Module", "ModuleList", "Sequential"]
 
 
 class Module:
-    """Base of every layer and model. Attributes that are Parameters or Modules belong to it under
-    the attribute's name; `register_buffer` adds tensors that are state but not trained. In the
-    place of each only its like may be set, or None; TypeError otherwise.
+    """Base of every layer and model.
 
-    A call enters the scope of the name under which the parent holds this module, so that the
-    ledger files work under the names of `named_modules`; the outermost module's name is "". What
-    a container holds may be called from outside of it: its name has the container's in front.
-    """
+    Attributes that are Parameters or Modules belong to the module under the attribute's name;
+    `register_buffer` adds tensors that are state but not trained. In the place of each only its
+    like may be set, or None; TypeError otherwise.
+
+    A call enters the scope of the name under which the parent holds the module, so that the ledger
+    files work under the names of `named_modules`; the outermost module's name is "". A container's
+    modules may also be called from outside of it: their scope has the container's name in front."""
 
     training: bool = True
     shown: tuple[str, ...] = ()  # attributes that repr() shows
@@ -76,14 +77,17 @@ class Module:
         super().__setattr__("_name", name)
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """Hold a parameter, or None in the place of one. TypeError for anything else."""
+        """Hold a parameter, or None in the place of one, under a name.
+
+        TypeError for anything else, ValueError for an empty name or one with a dot."""
         _check_registration("parameter", name, parameter, Parameter)
         self._parameters |= {name}
         setattr(self, name, parameter)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Hold a tensor, or None for now, that is not trained; `state_dict` has it if
-        `persistent`. TypeError for anything else."""
+        """Hold a tensor that is not trained, or None for now; `state_dict` has it if `persistent`.
+
+        TypeError for anything else, ValueError for an empty name or one with a dot."""
         _check_registration("buffer", name, tensor, Tensor)
         setattr(self, name, tensor)
         self._buffers = {**self._buffers, name: persistent}
@@ -104,7 +108,7 @@ class Module:
             context.leave(token)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute the results; a subclass says how."""
+        """Compute the results. Every subclass defines it; callers call the module itself."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
@@ -165,7 +169,7 @@ class Module:
         return (b for _, b in self.named_buffers())
 
     def train(self, mode: bool = True) -> Self:
-        """Set `training` here and below: batch statistics, dropout. Return self."""
+        """Set `training` here and below, for dropout and batch statistics. Return self."""
         for module in self.modules():
             module.training = mode
         return self
@@ -175,7 +179,7 @@ class Module:
         return self.train(False)
 
     def apply(self, function: Callable[[Module], object]) -> Self:
-        """Call a function with every module, children first. Return self."""
+        """Call a function with every module, children before parents. Return self."""
         for module in reversed([*self.modules()]):
             function(module)
         return self
@@ -187,12 +191,12 @@ class Module:
         return self
 
     def zero_grad(self) -> None:
-        """Forget the gradients of all parameters."""
+        """Forget the gradients of all parameters; the next backward writes instead of adding."""
         for p in self.parameters():
             p.grad = None
 
     def _state(self) -> dict[str, Tensor]:
-        """Map every name, those of shared tensors too, to what `state_dict` is to have."""
+        """Map every name that `state_dict` has to its tensor; a shared tensor has several names."""
         state: dict[str, Tensor] = {}
         for path, module in self._walk(""):
             buffers = [(k, b) for k, b in module._own(Tensor) if module._buffers[k]]
@@ -207,9 +211,10 @@ class Module:
     def load_state_dict(
         self, state: Mapping[str, npt.ArrayLike], strict: bool = True
     ) -> tuple[list[str], list[str]]:
-        """Write numbers into parameters and buffers; return the missing and the extra names.
-        ValueError that lists every wrong shape and, if strict, every missing and extra name, or
-        names read-only memory; then nothing is loaded."""
+        """Write saved numbers into parameters and buffers; return the missing and the extra names.
+
+        Types are converted. ValueError that lists every wrong shape and, if strict, every missing
+        and extra name, or that names read-only memory; then nothing is loaded."""
         mine = self._state()
         idle = {_joined(path, name) for path, m in self._walk("") for name in m.ignored}
         arrays = {name: np.asarray(value) for name, value in state.items() if name not in idle}
@@ -222,8 +227,10 @@ class Module:
         return result
 
     def astype(self, dtype: npt.DTypeLike) -> Self:
-        """Give parameters and floating-point buffers another type, in memory of their own. Return
-        self. RuntimeError for parameters that an optimizer has laid into one flat buffer."""
+        """Convert parameters and floating-point buffers to another type, in memory of their own.
+
+        Return self. RuntimeError for parameters that an optimizer has laid into a flat buffer:
+        convert the model before building the optimizer."""
         target_dtype = np.dtype(dtype)
         for name, t in [*self.named_parameters(), *self.named_buffers()]:
             if is_floating(t.dtype) and t.dtype != target_dtype:
@@ -243,7 +250,8 @@ class Module:
         return self.astype(FLOAT64)
 
     def extra_repr(self) -> str:
-        """Return what stands between the brackets of repr() before the children."""
+        """Return what repr() shows in brackets before the children, by default the attributes in
+        `shown`."""
         return ", ".join(f"{name}={getattr(self, name)}" for name in self.shown)
 
     def __repr__(self) -> str:
@@ -268,13 +276,13 @@ def _joined(path: str, name: str) -> str:
 
 
 def assign(target: Tensor, numbers: Array) -> None:
-    """Write numbers into a tensor's memory, uncounted: it is no part of any step."""
+    """Write numbers into a tensor's memory without counting it, since it is no part of any step."""
     with context.using(ledger=Ledger(), tape=None):
         store(target.data, numbers)
 
 
 class _Container(Module):
-    """Modules in order, which may be called one by one by whoever holds the container."""
+    """Modules in order, which whoever holds the container may also call one by one."""
 
     def _inner(self, name: str) -> str:
         return _joined(self._name, name)
@@ -298,8 +306,10 @@ class _Container(Module):
 
 
 class Sequential(_Container):
-    """Modules called one after the other, each on the result of the one before. Named "0", "1", ..
-    or by the keys of a mapping, given as the only argument."""
+    """Modules called one after the other, each on the result of the one before.
+
+    They are named "0", "1", .. or by the keys of a mapping. ValueError for a name with a dot, or
+    one that is in use."""
 
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
         for i, item in enumerate(modules):

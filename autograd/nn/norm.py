@@ -18,11 +18,10 @@ __all__ = ["BatchNorm1d", "BatchNorm2d", "LocalResponseNorm"]
 class _BatchNorm(Module):
     """weight (x - mean) / sqrt(var + eps) + bias for each channel (Ioffe and Szegedy 2015).
 
-    In training, mean and variance are the batch's and the running ones move towards them by
-    `momentum`, as buffers running_mean and running_var (C,); otherwise the running ones count, or
-    still the batch's where `track_running_stats` is False. Without `affine`: no weight and bias.
-    torch's count of batches has no use here; a state may hold it.
-    """
+    In training, mean and variance are the batch's, and the buffers running_mean and running_var
+    (C,) move towards them by `momentum`. In evaluation the running ones are used, or still the
+    batch's where `track_running_stats` is False. Without `affine` there are no weight and bias. A
+    state may hold torch's num_batches_tracked, which has no use here."""
 
     shown = ("num_features", "eps", "momentum")
     ignored = ("num_batches_tracked",)
@@ -81,8 +80,9 @@ class BatchNorm2d(_BatchNorm):
 
 
 class LocalResponseNorm(Module):
-    """x / (k + alpha / size times the sum of squares over `size` channels around)^beta
-    (Krizhevsky et al. 2012, section 3.3, whose alpha is not divided by the size)."""
+    """x / (k + alpha / size S)^beta, S the sum of squares over `size` neighbouring channels.
+
+    In Krizhevsky et al. (2012, section 3.3) alpha is not divided by the size."""
 
     shown = ("size", "alpha", "beta", "k")
 

@@ -1,4 +1,6 @@
-"""Pooling layers, with torch's arguments; x (N, C, H, W)."""
+"""Pooling layers, with torch's arguments; x is (N, C, H, W) or (C, H, W).
+
+ValueError, at construction, for options out of range."""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ __all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "MaxPool2d"]
 
 
 class MaxPool2d(Module):
-    """Largest value of each window.
+    """The largest value of each window.
 
     Options are one number or (vertical, horizontal); the stride is the kernel size unless given.
-    The border of a padded input never wins. Extents are rounded down, up with `ceil_mode`. With
-    `return_indices` a call gives the positions within the image too, row by row."""
+    Padding never wins. Extents are rounded down, or up with `ceil_mode`. With `return_indices`,
+    calls also return the positions within the image, row by row."""
 
     shown = ("kernel_size", "stride", "padding")
 
@@ -47,10 +49,10 @@ class MaxPool2d(Module):
 
 
 class AvgPool2d(Module):
-    """Mean of each window.
+    """The mean of each window.
 
-    Options as for MaxPool2d; with `count_include_pad` the zeros of the border count as values;
-    `divisor_override` divides the sums instead of the windows' size."""
+    Options are those of MaxPool2d. With `count_include_pad` the zeros of the padding count as
+    values; `divisor_override` divides the sums instead of the windows' size."""
 
     shown = ("kernel_size", "stride", "padding")
 
@@ -93,8 +95,9 @@ class _Adaptive(Module):
 
 
 class AdaptiveAvgPool2d(_Adaptive):
-    """Mean over windows chosen so that the result is `output_size`; None
-    keeps an extent."""
+    """The mean over windows laid out so that the result has the extent `output_size`.
+
+    None keeps an extent; 1 is global average pooling."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, *output_size)."""
@@ -102,8 +105,9 @@ class AdaptiveAvgPool2d(_Adaptive):
 
 
 class AdaptiveMaxPool2d(_Adaptive):
-    """Largest value over windows chosen so that the result is `output_size`; None
-    keeps an extent."""
+    """The largest value over windows laid out so that the result has the extent `output_size`.
+
+    None keeps an extent."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, *output_size)."""

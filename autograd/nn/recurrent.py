@@ -27,20 +27,24 @@ __all__ = ["LSTM", "RNN", "LSTMCell", "RNNCell"]
 
 
 def _shapes(rows: int, width: int, hidden: int, bias: bool) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters of one layer in one direction, by name."""
     shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, width), "weight_hh": (rows, hidden)}
     return shapes | ({"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {})
 
 
 def _drawn(module: Module, hidden: int) -> None:
+    """Draw all parameters uniformly from +- 1 / sqrt(hidden), torch's default."""
     bound = 1.0 / sqrt(hidden) if hidden else 0.0
     for p in module.parameters():
         init.uniform_(p, -bound, bound)
 
 
 class _Recurrent(Module):
-    """Layers of cells over sequences. Parameters of layer k: weight_ih_lk (gates H, I), in higher
-    layers (gates H, directions H); weight_hh_lk (gates H, H); bias_ih_lk, bias_hh_lk (gates H,);
-    backwards the same with _reverse."""
+    """Layers of cells over sequences.
+
+    Parameters of layer k: weight_ih_lk (gates H, I), in higher layers (gates H, directions H);
+    weight_hh_lk (gates H, H); bias_ih_lk and bias_hh_lk (gates H,). Those of the backward direction
+    end in _reverse."""
 
     shown = ("input_size", "hidden_size", "num_layers", "bidirectional")
     gates = 1
@@ -78,12 +82,13 @@ class _Recurrent(Module):
 
 
 class RNN(_Recurrent):
-    """h' = f(x weight_ih.T + bias_ih + h weight_hh.T + bias_hh) (Elman 1990), f "tanh" or "relu".
+    """An Elman network: h' = f(x weight_ih.T + bias_ih + h weight_hh.T + bias_hh), f "tanh" or
+    "relu".
 
-    Each of `num_layers` layers reads the outputs of the one below; `bidirectional` adds to each a
-    second one that runs from the end, and their outputs stand side by side. `dropout` is the share
-    of outputs dropped between layers in training. `bias`: with bias_ih and bias_hh or without.
-    """
+    Each of `num_layers` layers reads the outputs of the one below. `bidirectional` adds to each a
+    second one that runs from the end; their outputs stand side by side. `dropout` is the share of
+    outputs dropped between layers in training; `bias` decides whether there are bias_ih and bias_hh
+    (Elman 1990)."""
 
     def __init__(
         self,
@@ -103,8 +108,9 @@ class RNN(_Recurrent):
         )
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return outputs (T, N, directions H) and final states (layers directions, N, H); x
-        (T, N, I), or (N, T, I) if batch_first; hx: initial states, None for zeros."""
+        """Return outputs (T, N, directions H) and final states (layers directions, N, H).
+
+        x is (T, N, I), or (N, T, I) if batch_first; hx are the initial states, None for zeros."""
         run = rnn_tanh if self.nonlinearity == "tanh" else rnn_relu
         return run(
             x,
@@ -119,8 +125,10 @@ class RNN(_Recurrent):
 
 
 class LSTM(_Recurrent):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997, with Gers's forget gate); one step
-    of it is `functional.recurrent.lstm_cell`. Options as for RNN."""
+    """Long short-term memory (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al.
+    2000).
+
+    One step of it is `functional.recurrent.lstm_cell`. Options are those of RNN."""
 
     gates = 4
 
@@ -142,9 +150,9 @@ class LSTM(_Recurrent):
     def forward(
         self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return outputs (T, N, directions H) and the final h and c, each
-        (layers directions, N, H); x (T, N, I), or (N, T, I) if batch_first; hx: initial h and c,
-        None for zeros."""
+        """Return outputs (T, N, directions H) and the final (h, c), each (layers directions, N, H).
+
+        x is (T, N, I), or (N, T, I) if batch_first; hx are the initial h and c, None for zeros."""
         return lstm(
             x,
             hx,
@@ -180,8 +188,9 @@ class _Cell(Module):
 
 
 class RNNCell(_Cell):
-    """One step of an Elman network, see `RNN`: weight_ih (H, I), weight_hh (H, H), bias_ih and
-    bias_hh (H,)."""
+    """One step of an Elman network, see `RNN`.
+
+    Parameters: weight_ih (H, I), weight_hh (H, H), bias_ih and bias_hh (H,)."""
 
     def __init__(
         self,
@@ -202,7 +211,10 @@ class RNNCell(_Cell):
 
 
 class LSTMCell(_Cell):
-    """One step of an LSTM: weight_ih (4 H, I), weight_hh (4 H, H), bias_ih and bias_hh (4 H,)."""
+    """One step of an LSTM, see `LSTM`.
+
+    Parameters: weight_ih (4 H, I), weight_hh (4 H, H), bias_ih and bias_hh (4 H,), in the order i f
+    g o."""
 
     gates = 4
 

@@ -1,4 +1,7 @@
-"""What all optimizers share: groups of parameters on flat buffers, slots, steps and state."""
+"""What all optimizers share: groups of parameters on flat buffers, slots, steps and state.
+
+A new optimizer is a ParameterGroup with its settings and its `update`, and an Optimizer that names
+it; `sgd.py` is the model."""
 
 from __future__ import annotations
 
@@ -26,9 +29,10 @@ LATEST = 1 << 63  # beyond any step
 
 @dataclass
 class ParameterGroup:
-    """Parameters that share their settings, which are the fields behind `flat`. `lr` is a number
-    or a schedule. A subclass adds its settings, checks them, makes its slots with `slot` and
-    updates a run of neighbours in one call."""
+    """Parameters that share their settings, which are the dataclass fields after `flat`.
+
+    `lr` is a number or a schedule. A subclass adds its settings, checks them in `check`, creates
+    its slots with `slot` and updates a run of neighbouring parameters in one call of `update`."""
 
     flat: FlatParameters
     lr: float | Schedule
@@ -38,7 +42,7 @@ class ParameterGroup:
         self.check()
 
     def check(self) -> None:
-        """ValueError for settings out of their range."""
+        """ValueError for settings out of range."""
 
     @property
     def starts_differently(self) -> bool:
@@ -46,19 +50,20 @@ class ParameterGroup:
         return False
 
     def slots(self) -> dict[str, Array]:
-        """Return what is kept of each element from step to step: flat arrays by name."""
+        """Return, by name, the flat arrays of what is kept for each element from step to step."""
         return {}
 
     def update(self, first: int, last: int, lr: Array, started: bool) -> None:
-        """Update the parameters from `first` to `last`; `started`: not for the first time."""
+        """Update the parameters from `first` to `last`; `started` unless it is for the first
+        time."""
         raise NotImplementedError(f"{type(self).__name__} has no update")
 
     def slot(self) -> Array:
-        """Return zeros, an element for each of the parameters'."""
+        """Return a new flat array of zeros, one element for each of the parameters'."""
         return zeros(*self.flat.data.shape, dtype=self.flat.dtype).data
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step."""
+        """Return the learning rate of a step, counted from 0."""
         return self.lr(step) if callable(self.lr) else self.lr
 
     def views(self, slot: Array) -> list[Array]:
@@ -67,14 +72,15 @@ class ParameterGroup:
         return [slot.view(offset, p.shape) for p, offset in pairs]
 
     def step(self, rate: float) -> None:
-        """Update the parameters that have a gradient: one call for each run of neighbours."""
+        """Update the parameters that have a gradient, one call for each run of neighbours."""
         self.flat.zero_missing()
         lr = array(rate, self.flat.dtype)
         for started, first, last in self._runs():
             self.update(first, last, lr, started)
 
     def _runs(self) -> list[tuple[bool, int, int]]:
-        """Return runs of parameters to update: whether they were before, the first, the last."""
+        """Return runs of parameters to update: whether they were updated before, the first, the
+        last."""
         starts = self.starts_differently
         ways = [None if p.grad is None else updated or not starts
                 for p, updated in zip(self.flat.parameters, self.updated, strict=True)]  # fmt: skip
@@ -89,15 +95,18 @@ class ParameterGroup:
 
 
 class Optimizer:
-    """Updates parameters by their gradients. A subclass names its kind of group, in `group`, and
-    the slots that its state has, in `slots`.
+    """Updates parameters by their gradients.
 
-    `params`: Parameters, FlatParameters, or groups, which are mappings with "params" and settings
-    of their own. Lays the parameters into flat buffers, those of a group in the given order. A
-    frozen one stays as it is until it requires a gradient again; any other without a gradient
-    counts as one with zeros. `named_parameters` names the parameters in `state_dict`; else they
-    are numbered in the order of `params`. ValueError for settings out of range, no parameters,
-    computed tensors and one that is listed twice; TypeError for what is no tensor."""
+    A subclass names its kind of group, in `group`, and the slots that its state has, in `slots`.
+
+    `params` are Parameters, FlatParameters, or groups: mappings with "params" and settings of their
+    own. Parameters are laid into flat buffers, those of a group in the given order. A frozen one
+    stays as it is until it requires a gradient again; any other one without a gradient counts as
+    having zeros. `named_parameters` names the parameters in `state_dict`; else they are numbered in
+    the order of `params`.
+
+    ValueError for settings out of range, no parameters, computed tensors and a parameter that is
+    listed twice; TypeError for what is no tensor."""
 
     group: ClassVar[type[ParameterGroup]]
     slots: ClassVar[tuple[str, ...]] = ()
@@ -120,7 +129,7 @@ class Optimizer:
 
     @property
     def rates(self) -> list[float]:
-        """The learning rate of each group in the step to come."""
+        """The learning rate of each group in the next step."""
         return [group.rate(self.steps) for group in self.groups]
 
     def step(self) -> None:

@@ -1,5 +1,6 @@
-"""Learning rates: a schedule is a function of the step, which counts updates from 0. Without state,
-so a run that resumes at a step goes on with its rate."""
+"""Learning-rate schedules: functions of the step, which counts updates from 0.
+
+They have no state, so a run that resumes at a step continues with its rate."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ class Constant:
 
 @dataclass(frozen=True)
 class StepDecay:
-    """Multiply by gamma every `step_size` steps and, besides, at each milestone, a number of steps.
+    """Multiply by gamma every `step_size` steps and, besides, at each milestone (a number of
+    steps).
+
     ValueError where neither is given."""
 
     lr: float
@@ -47,8 +50,8 @@ class StepDecay:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Half a cosine from lr to `minimum` over `total` steps (Loshchilov and Hutter 2017), then
-    constant."""
+    """Half a cosine from lr to `minimum` over `total` steps, then constant (Loshchilov and Hutter
+    2017)."""
 
     lr: float
     total: int
@@ -63,8 +66,9 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Warmup:
-    """Another schedule, whose rates rise linearly in the first `steps` steps: step t takes
-    (t + 1) / (steps + 1) of the rate that the other has for it (Goyal et al. 2017)."""
+    """Another schedule with a linear warm-up in the first `steps` steps (Goyal et al. 2017).
+
+    Step t takes (t + 1) / (steps + 1) of the rate that the other schedule has for it."""
 
     after: Schedule
     steps: int
@@ -79,8 +83,10 @@ class Warmup:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """Up to lr over the first `rising` share of `total` steps, then down, both along half a cosine
-    (Smith and Topin 2018, as torch does it): from lr / div_factor, to that / final_div_factor."""
+    """Up to lr over the first `rising` share of `total` steps, then down, both along half a cosine.
+
+    It starts at lr / div_factor and ends at that / final_div_factor (Smith and Topin 2018, as in
+    torch)."""
 
     lr: float
     total: int
@@ -103,6 +109,7 @@ class OneCycle:
 
 
 def _between(first: float, last: float, done: float) -> float:
+    """Return the rate on half a cosine from `first` to `last`, `done` of the way in [0, 1]."""
     return last + (first - last) * (1.0 + cos(pi * done)) / 2.0
 
 
@@ -129,11 +136,11 @@ def names() -> tuple[str, ...]:
 
 
 def by_name(name: str, lr: float, total: int, warmup: int = 0, **options: object) -> Schedule:
-    """Return a schedule for `total` steps, the first `warmup` of them with linear warm-up.
+    """Return a schedule for `total` steps, the first `warmup` of them with a linear warm-up.
 
     Options are the fields of its class: step_size, milestones, gamma (step); minimum (cosine);
-    rising, div_factor, final_div_factor (one-cycle). ValueError for an unknown name or option,
-    which names the nearest, or a number out of range."""
+    rising, div_factor, final_div_factor (one-cycle). ValueError for an unknown name or option, with
+    the nearest, or a number out of range."""
     if name not in _SCHEDULES:
         raise unknown("schedule", name, _SCHEDULES)
     if lr < 0:

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent on flat buffers: one call a group and step."""
+"""Stochastic gradient descent on flat buffers: one call per group and step."""
 
 from __future__ import annotations
 
@@ -64,12 +64,15 @@ class SGDGroup(ParameterGroup):
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum (Sutskever et al. 2013), in torch's form: the
-    velocity starts as the first gradient, without dampening.
+    """Stochastic gradient descent with momentum (Sutskever et al. 2013), in torch's form.
 
-    Parameters and errors are those of `Optimizer`. Of a parameter without a gradient, unless it is
-    frozen, momentum and weight decay go on. `lr`: a number, or a schedule of the step, which is an
-    input of the update and so may change."""
+        d = grad + weight_decay w
+        v = momentum v + (1 - dampening) d, in the first update v = d
+        w = w - lr (d + momentum v  with nesterov, else v)
+
+    `lr` is a number or a schedule of the step; it is an input of the update, so it may change. A
+    parameter without a gradient, unless it is frozen, still moves by momentum and weight decay.
+    Parameters and errors are those of `Optimizer`."""
 
     group = SGDGroup
     slots = ("velocity",)
