@@ -33,7 +33,7 @@ class Spec(NamedTuple):
 
 
 class Size(int):
-    """The number of elements of a shape, which a call returns."""
+    """The number of elements of a shape; called, the shape itself, as torch's `x.size()`."""
 
     shape: tuple[int, ...]
 
@@ -50,16 +50,17 @@ class Size(int):
     @overload
     def __call__(self, dim: int) -> int: ...
     def __call__(self, dim: int | None = None) -> tuple[int, ...] | int:
-        """Return the extents, or that of one axis. IndexError for one that is not there."""
+        """Return the extents, or that of one axis. IndexError for an axis that does not exist."""
         if dim is not None and not -len(self.shape) <= dim < len(self.shape):
             raise IndexError(f"size: expected one of {len(self.shape)} axes, got {dim}")
         return self.shape if dim is None else self.shape[dim]
 
 
 class Array:
-    """Handle on an n-dimensional array. `storage` is the memory, `base` the array that owns it
-    (None: this one), `offset` the first element within a flat base, -1 for another kind of
-    view."""
+    """Handle on an n-dimensional array.
+
+    `storage` is the memory, `base` the array that owns it (None: this one), `offset` the first
+    element within a flat base, -1 for another kind of view."""
 
     __slots__ = ("__weakref__", "_value", "base", "offset", "spec", "storage")
 
@@ -88,8 +89,9 @@ class Array:
         return self if self.base is None else self.base
 
     def check_writable(self, what: str) -> None:
-        """ValueError where `what` must not write here: to read-only memory, or where elements
-        share their place. Numbers that wait get memory of their own."""
+        """ValueError where `what` must not write: read-only memory, or elements that share memory.
+
+        Numbers that are still pending get memory of their own."""
         value = self._value
         if value is None:
             return
@@ -107,8 +109,9 @@ class Array:
 
     @property
     def value(self) -> NDArray:
-        """The numbers, computed now if they wait. RuntimeError for an array of the meta backend,
-        which has none."""
+        """The numbers, computed now if they are pending.
+
+        RuntimeError for an array of the meta backend, which has none."""
         if self._value is None:
             self.realize()
             if self._value is None:
@@ -118,21 +121,23 @@ class Array:
         return self._value
 
     def realize(self) -> None:
-        """Compute the numbers now if they wait for a call."""
+        """Compute the numbers now if they are pending."""
         with lock:  # another thread may have computed them since, or do so now
             if self.storage.pending is not None:
                 self.receive(self.storage.pending.run())
 
     def receive(self, value: NDArray) -> None:
-        """Take the numbers that were pending."""
+        """Take the numbers that were pending. AssertionError where they contradict the shape
+        rule."""
         if (value.shape, value.dtype) != self.spec:
             raise AssertionError(f"kernel: expected {self.spec}, got {value.shape} {value.dtype}")
         self._value = value
         self.storage.pending = None
 
     def shown(self) -> NDArray:
-        """Return the numbers for somebody outside of the engine, who may write to them: nothing
-        waits for them any more."""
+        """Return the numbers for code outside the engine, which may write to them.
+
+        Pending calls that read the memory are computed first, and it no longer counts as owned."""
         realize_readers(self.storage)
         self.storage.owned = False
         return self.value
@@ -142,7 +147,7 @@ class Array:
         self._value = self.value.copy("K")
 
     def write(self, value: npt.ArrayLike) -> None:
-        """Write numbers to the memory. ValueError where that must not be written."""
+        """Write numbers to the memory. ValueError where it must not be written to."""
         self.check_writable("write")
         realize_readers(self.storage)
         self.value[...] = value
@@ -181,7 +186,7 @@ class Array:
 
 
 def _overlaps(value: NDArray) -> bool:
-    """Tell whether elements of an array share memory."""
+    """Tell whether elements of an array share memory, as in a broadcast view."""
     # With the strides in ascending order, axes that each step over all that the ones before can
     # reach cannot meet; only other arrays need their places listed one by one.
     axes = sorted((abs(s), n) for s, n in zip(value.strides, value.shape, strict=True) if n > 1)

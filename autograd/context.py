@@ -1,4 +1,6 @@
-"""The one piece of ambient state: which backend computes, what for, where, and on which tape."""
+"""The one piece of ambient state: which backend computes, what for, where, and on which tape.
+
+It is a ContextVar, so threads and asynchronous tasks have their own."""
 
 from __future__ import annotations
 
@@ -25,8 +27,10 @@ PHASES = (
 
 
 class Context:
-    """Immutable: backend name, phase (one of PHASES), scope (module path), tape (None: inference),
-    ledger (where dispatch counts), observer (None, or who is told of each call)."""
+    """Immutable state of one thread of control.
+
+    `backend`: its name; `phase`: one of PHASES; `scope`: the module path; `tape`: None for
+    inference; `ledger`: where dispatch counts; `observer`: None, or who is told of each call."""
 
     __slots__ = ("backend", "ledger", "observer", "phase", "scope", "tape")
 
@@ -58,7 +62,7 @@ class Context:
         return Context(self.backend, self.phase, scope, self.tape, self.ledger, self.observer)
 
     def inside(self, name: str) -> Context:
-        """Return a copy with a name, if any, appended to the scope."""
+        """Return a copy with a name, if it is not empty, appended to the scope."""
         if not name:
             return self
         scope = f"{self.scope}.{name}" if self.scope else name
@@ -107,7 +111,8 @@ def leave(token: Token[Context]) -> None:
 
 
 def not_replayable(what: str) -> None:
-    """Tell the observer, if any, that a function does what its calls alone would not do again."""
+    """Tell the observer, if any, that a function does what a replay of its calls would not
+    repeat."""
     observer = current().observer
     if observer is not None:
         observer.refuse(f"{what}, which its calls would not do again")
@@ -119,14 +124,16 @@ def reads_numbers() -> None:
 
 
 def reads(tensor: Tensor) -> None:
-    """Tell the observer, if any, that a tensor's array is read past `record`."""
+    """Tell the observer, if any, that a tensor's array is read by other means than a call."""
     observer = current().observer
     if observer is not None:
         observer.reads(tensor)
 
 
 class using:
-    """Change fields of the context within a `with` block: `with using(phase="evaluate"): ...`."""
+    """Change fields of the context within a `with` block: `with using(phase="evaluate"): ...`.
+
+    Blocks nest, and one object may be entered several times."""
 
     __slots__ = ("changes", "tokens")
 

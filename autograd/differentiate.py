@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 class no_grad(context.using):
-    """Record nothing within the block (or the decorated function): inference."""
+    """Record nothing within the block, or the decorated function: inference."""
 
     __slots__ = ()
 
@@ -29,7 +29,7 @@ class no_grad(context.using):
 
 
 class enable_grad(context.using):
-    """Record within the block (or the decorated function), also inside a `no_grad`."""
+    """Record within the block, or the decorated function, even inside a `no_grad`."""
 
     __slots__ = ()
 
@@ -41,6 +41,7 @@ class enable_grad(context.using):
 
 
 def _wrapped(block: Callable[[], context.using], function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that runs in a block of its own each time. TypeError for a generator."""
     if isgeneratorfunction(function):
         raise TypeError(f"{function.__name__} is a generator: use a with block inside it")
 
@@ -65,10 +66,12 @@ def grad(
     create_graph: bool = False,
     allow_unused: bool = False,
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of the sum of outputs (weighted by `grad_outputs`) by the inputs,
-    which may be leaves or computed tensors; `grad` of the leaves stays as it is. With
-    `create_graph` the gradients can be differentiated again. RuntimeError for an input that the
-    outputs do not depend on, unless `allow_unused`, which gives None for it."""
+    """Return the gradients of the sum of the outputs with respect to the inputs.
+
+    Outputs are weighted by `grad_outputs`, 1 for single numbers by default. Inputs may be leaves or
+    computed tensors; `grad` of the leaves stays as it is. With `create_graph` the gradients can be
+    differentiated again. RuntimeError for an input that the outputs do not depend on, unless
+    `allow_unused`, which returns None for it."""
     ys = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     xs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     seeds: list[Tensor | None]
@@ -94,7 +97,8 @@ def grad(
 
 
 class _Recompute:
-    """The operation behind `checkpoint`: runs its function again when its gradient is asked for."""
+    """The operation behind `checkpoint`: it runs its function again when its gradient is asked
+    for."""
 
     name = "checkpoint"
 
@@ -162,11 +166,12 @@ def _tuple(result: Any) -> tuple[Tensor, ...]:
 
 
 def checkpoint(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Return `function(*args, **options)` without keeping what its gradient needs: the backward
-    sweep runs it a second time (Chen et al. 2016), which is the phase "recompute" in the ledger.
-    The function must give the same results again: dropout does; running statistics of batch norm
-    move twice. It may read tensors besides its arguments. Gradients of gradients through it are a
-    RuntimeError."""
+    """Return `function(*args, **options)` without saving what its gradient needs.
+
+    The backward sweep runs the function a second time, which is the phase "recompute" in the
+    ledger: memory for time (Chen et al. 2016). It must return the same results again: dropout does;
+    running statistics of batch norm move twice. It may read tensors besides its arguments.
+    RuntimeError for gradients of gradients through it."""
     outer = context.current().tape
     function = partial(function, **options) if options else function
     if outer is None:
@@ -194,8 +199,9 @@ def checkpoint(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 
 def _others(results: Sequence[Tensor], watched: Tape, mine: Sequence[Source]) -> list[Source]:
-    """Return what the watched records read from outside besides the arguments: leaves, and
-    computed tensors by the records that made them."""
+    """Return what the watched records read from outside besides the arguments.
+
+    These are leaves, and computed tensors by the records that made them."""
     known = {(id(o), i) for o, i in mine}
     outside: dict[tuple[int, int], Source] = {}
     origins = [o for y in results if (o := origin(y))]

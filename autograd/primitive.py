@@ -1,5 +1,8 @@
-"""The only door to arithmetic: a primitive is declared once, with its shape rule, its cost rule,
-its NumPy reference and its derivative side by side; `dispatch` counts it and runs it."""
+"""The only door to arithmetic.
+
+A primitive is declared once, with its shape rule, its cost rule, its NumPy reference and its
+derivative side by side. `dispatch` counts each call and runs it on the context's backend, so that
+no arithmetic can escape the ledger."""
 
 from __future__ import annotations
 
@@ -24,10 +27,11 @@ REQUIRED = inspect.Parameter.empty
 
 
 class Derivative(NamedTuple):
-    """How the gradients of some arguments come from the gradients of the outputs. The function's
-    parameter names say what it is given and so what the tape keeps: an argument, an output,
-    `d<output>` for an incoming gradient (None where none came), `specs` of all arguments, `needs`
-    (a flag for each wanted argument), and attributes."""
+    """How the gradients of some arguments follow from the gradients of the outputs.
+
+    The parameter names of the function say what it is given, and so what the tape keeps: an
+    argument, an output, `d<output>` for an incoming gradient (None where none came), `specs` of all
+    arguments, `needs` (a flag for each wanted argument), and attributes."""
 
     function: Callable[..., Any]
     wanted: tuple[int, ...]
@@ -40,8 +44,10 @@ class Derivative(NamedTuple):
 
 
 class VjpCall(NamedTuple):
-    """A derivative to call: `positions` are the arguments that it serves, `needs` tells which of
-    them want a gradient, and `wanted` are the positions of those."""
+    """A derivative to call.
+
+    `positions` are the arguments that it serves, `needs` tells which of them want a gradient, and
+    `wanted` are the positions of those."""
 
     derivative: Derivative
     positions: tuple[int, ...]
@@ -50,7 +56,7 @@ class VjpCall(NamedTuple):
 
 
 class CallInfo(NamedTuple):
-    """A resolved call: all that shapes, attributes and the backend decide of it."""
+    """A resolved call: all that follows from shapes, attributes and the backend alone."""
 
     outputs: tuple[Spec, ...]
     cost: Cost
@@ -60,14 +66,13 @@ class CallInfo(NamedTuple):
 
 
 class Primitive:
-    """A piece of arithmetic on arrays. Calling it on Arrays runs it; on Tensors also records it.
+    """A piece of arithmetic. Calling it on Arrays runs it; on Tensors, the call is also recorded.
 
-    Positional parameters of the reference are arrays, keyword-only ones are attributes: hashable
-    and the same in every step. `outputs` names the results; `writes` the positions of arguments
-    that are changed in place (then there is no result); `alias` the argument whose memory the
-    result shares; `phase` the phase it counts under within a backward sweep; `differentiable` the
-    positions of the outputs whose gradients some derivative asks for.
-    """
+    Positional parameters of the reference are arrays; keyword-only ones are attributes, which must
+    be hashable. `outputs` names the results; `writes` has the positions of arguments that are
+    changed in place (then there is no result); `alias` is the argument whose memory the result
+    shares; `phase` is the phase that it counts under within a backward sweep; `differentiable` has
+    the positions of the outputs whose gradients some derivative asks for."""
 
     def __init__(
         self,
@@ -115,14 +120,17 @@ class Primitive:
         return register
 
     def nonzeros(self, rule: NonzeroRule) -> NonzeroRule:
-        """Register the non-zero rule, which a primitive with MACs may declare: from the arguments,
-        the results and the attributes of a call, it returns the products whose MACs they are."""
+        """Register the non-zero rule, which a primitive with MACs may declare.
+
+        From the arguments, the results and the attributes of a call, it returns the products whose
+        MACs they are."""
         self.nonzero_rule = rule
         return rule
 
     def _derivative(
         self, function: Callable[..., Any], wanted: tuple[str, ...], named: list[str]
     ) -> Derivative:
+        """Work out what a derivative asks for from the names of its parameters."""
         gradients = [f"d{name}" for name in self.outputs]
         groups = [*self.arguments, *self.outputs, *gradients, *self.defaults]
         known = set(groups)
@@ -143,15 +151,18 @@ class Primitive:
         )
 
     def positions(self, arguments: tuple[int, ...], count: int) -> tuple[int, ...]:
-        """Return the positions, among `count` arrays, of declared arguments: `*xs` stands for all
-        from its place on."""
+        """Return the positions, among `count` arrays, of declared arguments.
+
+        `*xs` stands for all arrays from its position on."""
         last = len(self.arguments) - 1 if self.variadic else count
         single = [i for i in arguments if i < last]
         return (*single, *(range(last, count) if last in arguments else ()))
 
     def vjp_calls(self, flags: tuple[bool, ...], present: tuple[bool, ...]) -> tuple[VjpCall, ...]:
-        """Return the derivatives to call where `flags` tell which arrays need a gradient and
-        `present` which outputs have one. TypeError, naming the arguments, where none serves one."""
+        """Return the derivatives to call for some flags, from a cache.
+
+        `flags` tell which arrays need a gradient and `present` which outputs have one. TypeError,
+        naming the arguments, where no derivative serves one of them."""
         calls = self._vjp_calls.find((flags, present))
         if calls is None:
             calls = self._vjp_calls[flags, present] = self._find_vjp_calls(flags, present)
@@ -176,8 +187,10 @@ class Primitive:
         return tuple(calls)
 
     def saved_positions(self, flags: tuple[bool, ...]) -> tuple[tuple[int, ...], ...]:
-        """Return the positions of the inputs and outputs that derivatives name where `flags` tell
-        which arrays may be asked for a gradient."""
+        """Return the positions of the inputs and outputs that the tape must save.
+
+        They are those that derivatives name, where `flags` tell which arrays may be asked for a
+        gradient."""
         positions = self._saved_positions.find(flags)
         if positions is None:
             inputs: dict[int, None] = {}
@@ -190,8 +203,9 @@ class Primitive:
         return positions
 
     def attributes(self, attrs: dict[str, Any]) -> tuple[Any, ...]:
-        """Return the values of all attributes in their declared order. TypeError for a missing,
-        unknown or unhashable one."""
+        """Return the values of all attributes in their declared order.
+
+        TypeError for a missing or an unknown one."""
         if attrs.keys() == self.defaults.keys():
             return tuple([attrs[name] for name in self.defaults])
         merged = {**self.defaults, **attrs}
@@ -209,8 +223,10 @@ class Primitive:
         return dispatch(self, args, values)
 
     def resolve(self, backend: str, specs: tuple[Spec, ...], attrs: tuple[Any, ...]) -> CallInfo:
-        """Work out result shapes, cost and kernel for a call never seen before. A shape error is
-        raised here, below the line that made the call."""
+        """Work out result shapes, cost and kernel for a call that is not cached.
+
+        A shape error is raised here, so its traceback leads straight to the line that made the
+        call."""
         if not self.variadic and len(specs) != len(self.arguments):
             raise TypeError(f"{self.name} takes {self.arguments}, got {len(specs)} arrays")
         named = dict(zip(self.defaults, attrs, strict=True))
@@ -248,14 +264,19 @@ def primitive(
     alias: int | None = None,
     phase: str | None = None,
 ) -> Callable[[Callable[..., Any]], Primitive]:
-    """Make a Primitive of a NumPy reference. `infer(*specs, **attrs)` gives the results' Specs and
-    raises ValueError for arguments that do not fit; `cost(results, *specs, **attrs)` gives a Cost,
-    in which bytes left at zero are filled in, operands once and results once, but for an alias."""
+    """Make a Primitive of a NumPy reference.
+
+    `infer(*specs, **attrs)` returns the Specs of the results and raises ValueError or TypeError for
+    arguments that do not fit. `cost(results, *specs, **attrs)` returns a Cost; bytes left at zero
+    are filled in, each operand and each result once, except for an alias, which moves nothing."""
     return lambda reference: Primitive(reference, infer, cost, outputs, writes, alias, phase)
 
 
 def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ...]) -> Any:
-    """Count a call and run it on the context's backend."""
+    """Count a call and run it on the context's backend.
+
+    The lookup of `primitive.resolved` is all the overhead of a call that was made before.
+    MemoryError is given a note of the layer, the phase and the shapes."""
     state = context.current()
     key = (state.backend, tuple([a.spec for a in args]), attrs)
     fresh = False
@@ -284,7 +305,7 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
 def perform(
     primitive: Primitive, info: CallInfo, args: tuple[Array, ...], fresh: bool = False
 ) -> list[Array]:
-    """Run a resolved call; the results of a `fresh` one are checked against its shape rule."""
+    """Run a resolved call; the results of a `fresh` one are compared with its shape rule."""
     if primitive.writes:
         _write(primitive, info, args)
         return []
@@ -312,7 +333,8 @@ def perform(
 
 
 def _write(primitive: Primitive, info: CallInfo, args: tuple[Array, ...]) -> None:
-    """Run a call that changes arguments in place, all of them or none."""
+    """Run a call that changes arguments in place: all of them, or none where one must not be
+    written."""
     for i in primitive.writes:
         args[i].check_writable(primitive.name)
     # What is pending on the old numbers is computed first.
@@ -325,7 +347,7 @@ def _write(primitive: Primitive, info: CallInfo, args: tuple[Array, ...]) -> Non
 
 
 def _defer(plan: DeferralPlan, outputs: tuple[Spec, ...], args: tuple[Array, ...]) -> list[Array]:
-    """Compute the results that a call has besides the one that is deferred."""
+    """Leave one result of a call pending and compute the others."""
     results = [Array(spec, None) for spec in outputs]
     for a in results:
         a.storage.owned = True
@@ -345,11 +367,13 @@ def _defer(plan: DeferralPlan, outputs: tuple[Spec, ...], args: tuple[Array, ...
 
 
 def _copied(a: Array) -> Array:
+    """Return a copy of an array that somebody outside may still write to."""
     return Array(a.spec, compute(np.copy, [a.value]))
 
 
 def _compare(primitive: Primitive, expected: tuple[Spec, ...], results: tuple[Any, ...]) -> None:
-    """Hold the first results of a kernel against the shape rule: they must not drift apart."""
+    """Compare the first results of a kernel with the shape rule, so that they cannot drift
+    apart."""
     got = tuple(Spec(np.shape(r), np.asarray(r).dtype) for r in results)
     if got != expected:
         raise AssertionError(f"{primitive.name}: rule says {expected}, kernel gave {got}")
@@ -363,6 +387,6 @@ recorder: Callable[[Primitive, tuple[Any, ...], tuple[Any, ...]], Any] = _unset
 
 
 def record_with(function: Callable[[Primitive, tuple[Any, ...], tuple[Any, ...]], Any]) -> None:
-    """Name the function that handles calls on Tensors; called once, by the tensor module."""
+    """Register the function that handles calls on Tensors; called once, by the tensor module."""
     global recorder
     recorder = function

@@ -1,4 +1,4 @@
-"""Storage: the memory under an array and its views, and what is known of it."""
+"""Storage: the memory under an array and its views, and what is known about it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 class Storage:
-    """Memory that one array owns and its views share; it holds no reference to either.
+    """Memory that one array owns and its views share. It holds no reference to either.
 
     `version` grows with each write that a primitive declares. `owned`: only the engine has the
-    memory, so nobody can write to it unseen. `persistent`: it is there whether the tape needs it or
-    not, like that of leaves. `saved_by` counts the records that need it. `pending` is the call
+    memory, so nobody can write to it unnoticed. `persistent`: it exists whether the tape needs it
+    or not, like that of leaves. `saved_by` counts the records that need it. `pending` is the call
     whose result it will hold, None where the numbers are there. `spec` is that of the owner."""
 
     __slots__ = ("__weakref__", "owned", "pending", "persistent", "saved_by", "spec", "version")

@@ -1,4 +1,9 @@
-"""The tape: records in execution order, and the reverse sweep over them."""
+"""The tape: records in execution order, and the reverse sweep over them.
+
+Recording is linear and the sweep iterative, so neither depth nor length of a network is limited by
+Python's stack. When the sweep passes the earliest record that reads a leaf, the leaf's gradient is
+final and its hooks run: that is where the exchange of gradients between ranks starts, while the
+sweep still works."""
 
 from __future__ import annotations
 
@@ -22,12 +27,14 @@ class Leaf(Protocol):
 
 
 class Record:
-    """One call: what made it, where its gradients go (`sources`: a Record with an output position,
-    or a Leaf with 0, or None), and what its derivatives name, with the versions seen.
+    """One call on the tape.
 
-    A record belongs to the tensors it produced and refers to earlier records only, never to
-    tensors that came later: a result that is dropped frees its records at once, without a cycle.
-    """
+    It has the operation, the saved arrays that its derivatives name with the versions seen, and
+    `sources`: for each argument where its gradient goes, which is a Record with an output position,
+    a Leaf with 0, or None.
+
+    A record belongs to the tensors that it produced and refers to earlier records only, never to
+    later tensors: a result that is dropped frees its records at once, without a reference cycle."""
 
     __slots__ = (
         "__weakref__", "attrs", "hooks", "operation", "parametric", "saved", "scope", "seq",
@@ -50,7 +57,7 @@ class Record:
         self.swept = False
 
     def release(self) -> None:
-        """Let go of everything that the sweep has no more use for."""
+        """Let go of everything that the sweep no longer needs."""
         self._let_go()
         self.saved, self.sources, self.swept = {}, (), True
 
@@ -63,7 +70,7 @@ class Record:
         self._let_go()
 
     def hold(self, kind: str, position: int, array: Array) -> None:
-        """Save an array, and file its memory as stashed where no other record holds it yet."""
+        """Save an array; file its memory as stashed where no other record holds it yet."""
         storage = array.storage
         self.saved[kind, position] = (array, storage.version)
         storage.saved_by += 1
@@ -76,7 +83,7 @@ class Record:
                 state.observer.stashes.append((names, storage.spec.nbytes))
 
     def take(self, kind: str, position: int) -> Array:
-        """Return a saved input or output. RuntimeError where it was written since."""
+        """Return a saved input or output. RuntimeError where it has been written to since."""
         array, version = self.saved[kind, position]
         current = array.storage.version
         if current != version:
@@ -94,14 +101,16 @@ Wrap = Callable[[Array, "Source | None"], Value]
 
 
 class Operation(Protocol):
-    """What a record can come from: a primitive, or a stretch that is computed again, which has a
-    `backward(record, grad_outputs, wanted)` that returns the gradients of its sources."""
+    """What a record can come from: a primitive, or a stretch of a function that is computed again.
+
+    The latter has `backward(record, grad_outputs, wanted)`, which returns the gradients of its
+    sources."""
 
     name: str
 
 
 class Tape:
-    """Makes records. With `keep=False` nothing is saved: links only."""
+    """Makes records. With `keep=False` nothing is saved, only links."""
 
     def __init__(self, keep: bool = True) -> None:
         self.keep = keep
@@ -114,7 +123,7 @@ class Tape:
         results: Sequence[Array],
         attrs: tuple[Any, ...],
     ) -> Record:
-        """Record a call of a primitive and keep what its wanted derivatives name."""
+        """Record a call of a primitive and save what its wanted derivatives name."""
         record = Record(self, primitive, sources)
         record.attrs, record.specs = attrs, tuple([a.spec for a in arrays])
         parametric = True
@@ -137,6 +146,7 @@ class Tape:
 
 
 def _parametric(source: Source) -> bool:
+    """Tell whether a source is a parameter, or computed from parameters alone."""
     origin = source[0]
     return origin.parametric if isinstance(origin, Record) else origin.is_parameter
 
@@ -152,7 +162,9 @@ def _for_weights(function: Callable[..., None], *args: Any) -> None:
 
 def reach(roots: Iterable[Record], within: Tape | None = None) -> list[Record]:
     """Return every record that the roots depend on, in execution order: the linear tape of one
-    sweep; `within` one tape only, if given. RuntimeError where a part of it was swept before."""
+    sweep.
+
+    `within` confines it to one tape. RuntimeError where a part of it has been swept already."""
     reached: dict[int, Record] = {}
     stack = list(roots)
     while stack:
@@ -170,9 +182,11 @@ def reach(roots: Iterable[Record], within: Tape | None = None) -> list[Record]:
 
 
 class Sweep:
-    """One reverse pass. `targets` are the sources whose gradients are asked for (None: deliver to
-    every leaf); `retain` keeps the records for another pass; with `wrap` gradients are tensors
-    and the pass itself is recorded; `within` confines it to the records of one tape."""
+    """One reverse pass over the records that some roots depend on.
+
+    `targets` are the sources whose gradients are asked for (None: deliver to every leaf); `retain`
+    keeps the records for another pass; with `wrap`, gradients are tensors and the pass itself is
+    recorded; `within` confines it to the records of one tape."""
 
     def __init__(
         self,
@@ -202,7 +216,7 @@ class Sweep:
         return last
 
     def _useful(self) -> set[int] | None:
-        """Return the records on a way from a target, None for all."""
+        """Return the records that lead to a target, None for all."""
         if self.targets is None:
             return None
         useful: set[int] = set()
@@ -213,6 +227,7 @@ class Sweep:
         return useful
 
     def _leads(self, source: Source, useful: set[int] | None) -> bool:
+        """Tell whether a source is a target or leads to one."""
         if self.targets is None or useful is None:
             return True
         return id(source[0]) in useful or (id(source[0]), source[1]) in self.targets
@@ -224,8 +239,10 @@ class Sweep:
         self.gradients[key] = gradient if earlier is None else add(earlier, gradient)
 
     def run(self) -> dict[tuple[int, int], Value]:
-        """Sweep; return the gradients of the targets, and of sources beyond the tape that it is
-        confined to, by (id of origin, position)."""
+        """Sweep; return the gradients by (id of origin, position).
+
+        They are those of the targets, and of sources beyond the tape that the sweep is confined
+        to."""
         state = context.current()
         tape = (state.tape or Tape()) if self.wrap else None
         state = state.replace(phase="backward_data", tape=tape)
@@ -245,6 +262,8 @@ class Sweep:
         return {**self.gradients, **self.target_gradients}
 
     def _pass(self, record: Record) -> None:
+        """Pass one record: collect its gradients, send them on, and deliver to leaves that are
+        final now."""
         operation: Any = record.operation
         outputs = len(getattr(operation, "outputs", ())) or 1
         grad_outputs = [self._collect(record, k) for k in range(outputs)]
@@ -268,7 +287,7 @@ class Sweep:
                     leaf.deliver(gradient)
 
     def _collect(self, record: Record, position: int) -> Value | None:
-        """Take the finished gradient of an output, through its hooks."""
+        """Return the finished gradient of an output after its hooks."""
         key = (id(record), position)
         gradient = self.gradients.pop(key, None)
         if gradient is not None:
@@ -286,7 +305,10 @@ class Sweep:
         grad_outputs: list[Value | None],
         flags: list[bool],
     ) -> None:
-        """Call each derivative that is wanted, in the phase that its arguments decide."""
+        """Call each derivative that is wanted, in the phase that its arguments decide.
+
+        Gradients of parameters, and of what is computed from parameters alone, count as
+        backward_weights."""
         try:
             present = tuple([dy is not None for dy in grad_outputs])
             calls = primitive.vjp_calls(tuple(flags), present)
@@ -310,7 +332,7 @@ class Sweep:
     def _send_all(
         self, record: Record, positions: Sequence[int], vjp: Value, flags: Sequence[bool]
     ) -> None:
-        """Send one gradient, or a tuple of them, on from the arguments of a record."""
+        """Send one gradient, or a tuple of them, to the sources of a record's arguments."""
         gradients = vjp if isinstance(vjp, tuple) else (vjp,)
         for i, gradient, flag in zip(positions, gradients, flags, strict=True):
             source = record.sources[i]
@@ -325,7 +347,7 @@ class Sweep:
         grad_outputs: list[Value | None],
         needs: tuple[bool, ...],
     ) -> dict[str, Any]:
-        """Bind what a derivative's parameters name."""
+        """Return the arguments that the parameters of a derivative name."""
         bound: dict[str, Any] = {
             f"d{primitive.outputs[i]}": grad_outputs[i] for i in derivative.gradients
         }

@@ -1,4 +1,4 @@
-"""Tensor: an Array that knows where it came from, with the operators people expect."""
+"""Tensor: an Array that knows how it was computed, with the operators that people expect."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 
 
 class Tensor(InPlace, Reading):
-    """Numbers with a history. `data` is an Array handle; numbers leave through `numpy()` and
-    `item()` only. `source` is (record, position) for a computed tensor, None for a leaf.
+    """Numbers with a history.
 
-    A leaf with `requires_grad` gathers `grad` in each backward; in `slot`, an Array of the same
+    `data` is an Array handle; numbers leave through `numpy()`, `item()` and `tolist()`. `source` is
+    (record, position) for a computed tensor, None for a leaf.
+
+    A leaf with `requires_grad` accumulates `grad` in each backward; in `slot`, an Array of the same
     shape, where one was given (a slice of a flat buffer). `hooks` see a gradient before it is
-    added, `post_grad_hooks` the leaf after its gradient is final.
-    """
+    added, `post_grad_hooks` the leaf after its gradient is final."""
 
     __slots__ = (
         "__weakref__", "_grad", "data", "hooks", "post_grad_hooks", "requires_grad", "slot",
@@ -78,13 +79,13 @@ class Tensor(InPlace, Reading):
 
     @property
     def size(self) -> Size:
-        """Number of elements. Called, the shape, or one extent of it, as in torch: `x.size(0)`."""
+        """Number of elements. Called, the shape or one extent of it, as in torch: `x.size(0)`."""
         return Size(self.shape)
 
     @property
     def grad(self) -> Tensor | None:
-        """The gradient that was gathered, None before. What is set must fit: TypeError and
-        ValueError otherwise."""
+        """The accumulated gradient, None before the first. TypeError or ValueError for one that
+        does not fit."""
         return self._grad
 
     @grad.setter
@@ -105,7 +106,7 @@ class Tensor(InPlace, Reading):
         return self.source is None
 
     def rebind(self, data: Array) -> None:
-        """Give the tensor another array: functions that `trace` returned trace their calls anew."""
+        """Give the tensor another array. Traced functions that read it are traced anew."""
         self.data = data
 
     def lifted(self, value: Operand) -> Array:
@@ -113,16 +114,18 @@ class Tensor(InPlace, Reading):
         return lift(value, self.dtype)
 
     def become(self, result: Tensor) -> None:
-        """Go on with the numbers and the history of another tensor."""
+        """Take over the numbers and the history of another tensor."""
         self.data, self.source, self.requires_grad = result.data, result.source, True
 
     def detach(self) -> Tensor:
-        """Return the same numbers without their history."""
+        """Return a tensor on the same memory without history."""
         context.reads(self)
         return Tensor(self.data)
 
     def requires_grad_(self, on: bool = True) -> Tensor:
-        """Switch the gathering of a gradient on or off and return self."""
+        """Switch the accumulation of a gradient on or off. Return self.
+
+        RuntimeError for a computed tensor, TypeError for one that is not floating-point."""
         if self.source is not None:
             raise RuntimeError(
                 "requires_grad_: expected a leaf, got a computed tensor; detach() it first"
@@ -138,12 +141,15 @@ class Tensor(InPlace, Reading):
         retain_graph: bool | None = None,
         create_graph: bool = False,
     ) -> None:
-        """Sweep back from this tensor and add to `grad` of every leaf. `gradient`: of this
-        tensor's shape, 1 for a single number."""
+        """Sweep back from this tensor and add to `grad` of every leaf that it depends on.
+
+        `gradient` has this tensor's shape; it is 1 by default, for a single number only. The
+        history is freed unless `retain_graph` is set; with `create_graph` the gradients have a
+        history of their own. RuntimeError for a tensor without history or a missing `gradient`."""
         sweep([self], [gradient], None, bool(create_graph or retain_graph), create_graph)
 
     def deliver(self, gradient: Value) -> None:
-        """Take the gradient of one sweep, which is final: the engine calls this."""
+        """Take the gradient of one sweep, which is final: called by the sweep."""
         delivered, observer = self.hooked(gradient), context.current().observer
         if observer is not None:
             observer.deliver(self)
@@ -160,12 +166,13 @@ class Tensor(InPlace, Reading):
             observer.announce(self)
 
     def announce(self) -> None:
-        """Tell whoever waits for it that the gradient is final."""
+        """Call `post_grad_hooks`: the gradient is final."""
         for hook in self.post_grad_hooks:
             hook(self)
 
     def hooked(self, gradient: Value) -> Tensor:
-        """Return a gradient as the hooks leave it."""
+        """Return a gradient as the hooks change it. ValueError for a hook that changes its
+        shape."""
         hooked = gradient if isinstance(gradient, Tensor) else Tensor(gradient)
         for hook in self.hooks:
             changed = hook(hooked)
@@ -185,8 +192,11 @@ class Tensor(InPlace, Reading):
         return self.grad + gradient if gradient.source else Tensor(slot)
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
-        """Call `hook(gradient)` in each backward; what it returns replaces the gradient. Return a
-        function that removes the hook."""
+        """Call `hook(gradient)` in each backward; what it returns, if anything, replaces the
+        gradient.
+
+        Return a function that removes the hook. RuntimeError for a tensor that requires no
+        gradient."""
         if not self.requires_grad:
             raise RuntimeError(
                 "register_hook: expected a tensor that requires a gradient, got one without"
@@ -208,7 +218,7 @@ class Tensor(InPlace, Reading):
         return lambda: hooks.remove(inner)
 
     def retain_grad(self) -> None:
-        """Keep `grad` on a computed tensor too."""
+        """Keep `grad` on a computed tensor, too."""
         if self.source is not None and not self.hooks:
             me = weakref.ref(self)
 
@@ -242,7 +252,7 @@ class Tensor(InPlace, Reading):
 
 
 class Parameter(Tensor):
-    """A leaf that training changes: gradients towards it count as backward_weights."""
+    """A leaf that training changes: work on gradients towards it counts as backward_weights."""
 
     __slots__ = ()
     is_parameter = True
@@ -252,7 +262,9 @@ class Parameter(Tensor):
 
 
 def lift(value: Operand, dtype: np.dtype[Any]) -> Array:
-    """Return an array; a Python number takes the given type where that can hold it."""
+    """Return an operand as an array; a Python number takes `dtype` where that can hold it.
+
+    Otherwise a float becomes float32 and an int int64. TypeError for anything else."""
     if isinstance(value, Tensor):
         context.reads(value)
         return value.data
@@ -268,8 +280,10 @@ def lift(value: Operand, dtype: np.dtype[Any]) -> Array:
 
 
 def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
-    """Run a primitive on tensors, and put it on the tape where a gradient may come to be asked.
-    Numbers and ndarrays among the arguments become arrays."""
+    """Run a primitive on tensors, and put it on the tape where a gradient may be asked for.
+
+    Numbers and ndarrays among the arguments become arrays. RuntimeError for a primitive that writes
+    to tensors with gradients."""
     state = context.current()
     tape, observer = state.tape, state.observer
     arrays = _arrays(args, observer)
@@ -311,8 +325,9 @@ def _arrays(args: tuple[Any, ...], observer: Observer | None) -> tuple[Array, ..
 
 
 def _lifted(value: Operand, args: tuple[Any, ...]) -> Array:
-    """Return a number or an ndarray among a call's arguments as an array. TypeError for a tensor
-    whose `data` is no Array."""
+    """Return a number or an ndarray among a call's arguments as an array.
+
+    TypeError for a tensor whose `data` is no Array."""
     if isinstance(value, Tensor):
         raise TypeError(
             f"data: expected an Array, got {type(value.data).__name__}; write numbers into a "
@@ -322,6 +337,7 @@ def _lifted(value: Operand, args: tuple[Any, ...]) -> Array:
 
 
 def _source(a: Any) -> Source | None:
+    """Return where the gradient of an argument goes, None where it goes nowhere."""
     if isinstance(a, Tensor) and a.requires_grad:
         return a.source or (a, 0)
     return None
@@ -341,8 +357,11 @@ def sweep(
     retain: bool,
     create_graph: bool,
 ) -> list[Tensor | None]:
-    """Run one reverse pass from the outputs; return the gradients of the inputs, or deliver to the
-    leaves where inputs is None. RuntimeError for an output without a history or a seed."""
+    """Run one reverse pass from the outputs.
+
+    Return the gradients of the inputs, or deliver to the leaves where `inputs` is None.
+    RuntimeError for an output without a history or a seed, TypeError for gradients that are no
+    tensors."""
     if any(g is not None and not isinstance(g, Tensor) for g in gradients):
         raise TypeError("backward: a gradient must be a tensor")
     origins = [_started(y) for y in outputs]
@@ -364,8 +383,10 @@ def sweep(
 
 
 def _gradient_of(tensor: Tensor, gradients: dict[tuple[int, int], Value]) -> Tensor | None:
-    """Return the gradient of an input of a sweep. Hooks of computed tensors ran in the sweep; those
-    of leaves run now that the gradient is final."""
+    """Return the gradient of an input of a sweep.
+
+    Hooks of computed tensors ran in the sweep; those of leaves run now that the gradient is
+    final."""
     source = origin(tensor)
     gradient = None if source is None else gradients.get((id(source[0]), source[1]))
     if gradient is None or not tensor.is_leaf:
@@ -374,6 +395,7 @@ def _gradient_of(tensor: Tensor, gradients: dict[tuple[int, int], Value]) -> Ten
 
 
 def _started(y: Tensor) -> Source:
+    """Return where a sweep from an output starts."""
     start = origin(y)
     if start is None:
         raise RuntimeError("backward: the tensor does not depend on anything that requires_grad")
@@ -381,7 +403,7 @@ def _started(y: Tensor) -> Source:
 
 
 def _wrapped(a: Array, source: Source | None) -> Tensor:
-    """Return a saved array as the tensor that it was, so that its history goes on."""
+    """Return a saved array as the tensor that it was, so that its history continues."""
     if source is None or not is_floating(a.dtype):
         return Tensor(a)
     if isinstance(source[0], Tensor):
@@ -391,6 +413,7 @@ def _wrapped(a: Array, source: Source | None) -> Tensor:
 
 
 def _seed(y: Tensor, gradient: Tensor | None) -> Tensor:
+    """Return the gradient that a sweep starts with, 1 for a single number."""
     if gradient is None:
         if y.spec.size != 1:
             raise RuntimeError(

@@ -1,6 +1,4 @@
-"""Pooling layers, with torch's arguments; x is (N, C, H, W) or (C, H, W).
-
-ValueError, at construction, for options out of range."""
+"""Pooling layers, with torch's arguments; x is (N, C, H, W) or (C, H, W)."""
 
 from __future__ import annotations
 
