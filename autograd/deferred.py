@@ -1,10 +1,9 @@
-"""Deferred execution and fusion. A result that only the next call reads need not go through memory:
-that call may take the operands of the result instead, and do both calls in one pass.
+"""Deferred execution and fusion.
 
-A backend says which calls are deferred, and which can be fused with pending calls before them. A
-pending result is realized as soon as anybody else asks for its numbers, and before an operand is
-written over.
-"""
+A result that only the next call reads need not go through memory: that call may take the operands
+of the result instead, and do both calls in one pass. A backend says which calls are deferred, and
+which can be fused with pending calls before them. A pending result is realized as soon as anybody
+else asks for its numbers, and before one of its operands is overwritten."""
 
 from __future__ import annotations
 
@@ -26,8 +25,9 @@ Inlined = tuple["Inlined | None", ...]
 
 
 class Recorder(Protocol):
-    """Records the computations of a thread, so that they can be replayed. `spoiled`: what was
-    pending there was computed elsewhere, or the other way round."""
+    """Records the computations of a thread, so that they can be replayed.
+
+    `spoiled`: what was pending there was computed elsewhere, or the other way round."""
 
     spoiled: bool
 
@@ -39,7 +39,7 @@ recorders: dict[int, Recorder] = {}  # by thread
 
 
 def compute(kernel: Kernel, values: Sequence[NDArray]) -> Any:
-    """Call a kernel: all numbers are made here."""
+    """Call a kernel. All numbers are computed here, so that a recorder sees every kernel."""
     recorder = recorders.get(get_ident()) if recorders else None
     return kernel(*values) if recorder is None else recorder.compute(kernel, values)
 
@@ -54,17 +54,20 @@ _pending_arrays: list[ref[Array]] = []
 
 
 class Signature(NamedTuple):
-    """A pending call as a backend sees it: the call, and the signatures of its operands (None for
-    an operand that has its numbers)."""
+    """A pending call as a backend sees it: the call, and the signatures of its operands.
+
+    An operand that has its numbers has the signature None."""
 
     call: Call
     operands: tuple[Signature | None, ...]
 
 
 class Fused(NamedTuple):
-    """A kernel for a call and for the pending calls behind some of its operands: it is given the
-    operands of those in their place. After the result it returns the numbers of the arrays at
-    `also_made`, paths from an argument to an operand of its pending call, and so on."""
+    """A kernel for a call and for the pending calls behind some of its operands.
+
+    It is given the operands of those calls in their place. After the result it returns the numbers
+    of the arrays at `also_made`, paths from an argument to an operand of its pending call, and so
+    on."""
 
     kernel: Kernel
     inlined: Inlined
@@ -72,9 +75,11 @@ class Fused(NamedTuple):
 
 
 class Call:
-    """A kernel for arguments of certain shapes. `fuse(call, signatures)` finds a kernel that also
-    does the pending calls behind the arguments, None if there is none; without `fuse`, the
-    arguments are always realized. `target` is what the backend made the kernel for."""
+    """A kernel for arguments of certain shapes.
+
+    `fuse(call, signatures)` finds a kernel that also does the pending calls behind the arguments,
+    None if there is none; without `fuse`, the arguments are always realized. `target` is what the
+    backend compiled the kernel for."""
 
     __slots__ = ("attrs", "fuse", "fused", "kernel", "name", "specs", "target")
 
@@ -92,8 +97,8 @@ class Call:
         self.fused: Recent[tuple[Signature | None, ...], Fused | None] = Recent(WAYS)
 
     def run(self, args: tuple[Array, ...]) -> Any:
-        """Compute the results, in one pass with the pending calls behind the arguments if some
-        kernel does that."""
+        """Compute the results, in one pass with the pending calls behind the arguments if a kernel
+        can."""
         if self.fuse is not None and any([a.storage.pending is not None for a in args]):
             fused, operands = self._find_fused(args)
             if fused is not None:
@@ -109,8 +114,9 @@ class Call:
         return compute(self.kernel, values)
 
     def _find_fused(self, args: tuple[Array, ...]) -> tuple[Fused | None, list[Array]]:
-        """Return the fused kernel, None if there is none, and its operands: all are found before
-        any is computed, which might compute another."""
+        """Return the fused kernel, None if there is none, and its operands.
+
+        All operands are found before any is computed, since computing one might realize another."""
         with lock:
             signatures = _signatures(args)
             try:
@@ -122,11 +128,13 @@ class Call:
 
 
 class DeferralPlan(NamedTuple):
-    """How a call is deferred. `immediate` computes its other results at once, None if it has none;
-    the result at `output` is left to `tail`, whose `operands` are those of the arguments and then
-    the results at these indices. The operands in `must_own` must be the engine's alone, since
-    anybody else could change them unseen; the others are copied where they are not. At most
-    `max_depth` calls are pending in a row, this one included."""
+    """How a call is deferred.
+
+    `immediate` computes its other results at once, None if it has none; the result at `output` is
+    left to `tail`, whose `operands` are those of the arguments and then the results at these
+    indices. The operands in `must_own` must belong to the engine alone, since anybody else could
+    change them unnoticed; the others are copied where they do not. At most `max_depth` calls are
+    pending in a row, this one included."""
 
     tail: Call
     operands: tuple[int, ...]
@@ -137,8 +145,10 @@ class DeferralPlan(NamedTuple):
 
 
 class Pending:
-    """A call that has not run, for the one array that it will make. The ledger counts it when it is
-    made, as any other, whether its numbers are read or not."""
+    """A call that has not run, for the one array that it will compute.
+
+    The ledger counted it when it was made, like any other, whether its numbers are ever read or
+    not."""
 
     __slots__ = ("call", "operands", "recorder")
 
@@ -164,8 +174,10 @@ class Pending:
 def defer(
     array: Array, call: Call, operands: tuple[Array, ...], max_depth: int = MAX_DEPTH
 ) -> None:
-    """Leave an array without numbers to a call that runs when somebody reads it. If that makes
-    more than `max_depth` pending calls in a row, what the call before it reads is realized."""
+    """Leave an array without numbers to a call that runs when somebody reads it.
+
+    If that makes more than `max_depth` pending calls in a row, the operands of the call before it
+    are realized."""
     with lock:
         for a in operands:
             if _depth(a) >= max_depth and a.storage.pending is not None:
@@ -186,7 +198,7 @@ def _depth(array: Array) -> int:
 
 
 def realize_readers(storage: Storage) -> None:
-    """Compute what reads the memory of an array, which is about to be written."""
+    """Compute all pending calls that read a storage, which is about to be written to."""
     if _pending_arrays:
         with lock:
             for array in _alive():
@@ -195,7 +207,8 @@ def realize_readers(storage: Storage) -> None:
 
 
 def compute_all(but: int = 0) -> None:
-    """Compute all that is pending but the `but` newest ones, and nothing of another's recording."""
+    """Compute all pending calls but the `but` newest ones; those of another thread's recording
+    stay."""
     with lock:
         here = recorders.get(get_ident())
         alive = _alive()
@@ -205,7 +218,7 @@ def compute_all(but: int = 0) -> None:
 
 
 def _alive() -> list[Array]:
-    """Return the arrays that are pending, and strike the others off the list."""
+    """Return the arrays that are pending, and drop the others from the list."""
     alive = [(r, a) for r in _pending_arrays if (a := r()) is not None and a.storage.pending]
     _pending_arrays[:] = [r for r, _ in alive]
     return [array for _, array in alive]
@@ -219,16 +232,16 @@ def _signatures(args: tuple[Array, ...]) -> tuple[Signature | None, ...]:
 
 def _follow(args: tuple[Array, ...], path: tuple[int, ...]) -> Array:
     """Return an argument, or an array behind its pending call."""
-    first, *path_rest = path
+    first, *indices = path
     a = args[first]
-    for i in path_rest:
+    for i in indices:
         assert a.storage.pending is not None
         a = a.storage.pending.operands[i]
     return a
 
 
 def _inline(args: tuple[Array, ...], inlined: Inlined) -> Iterator[Array]:
-    """Yield the arguments, and in the place of those that are inlined, their operands."""
+    """Yield the arguments; in place of those that are inlined, their operands."""
     for a, inner in zip(args, inlined, strict=True):
         if inner is None or a.storage.pending is None:
             yield a

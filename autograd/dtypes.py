@@ -1,4 +1,4 @@
-"""Element types: one table of what operations need to know of each. A new type is a new row."""
+"""Element types: one table of what operations need to know about each. A new type is a new row."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ COMPUTED = (FLOAT32, FLOAT64)
 
 
 class ElementType(NamedTuple):
-    """A row of the table. A type can be written to another whose `rank` is at least as high, as in
-    torch; sums and products over axes are formed in the `accumulator`."""
+    """A row of the table.
+
+    A type can be written to another whose `rank` is at least as high, as in torch; sums and
+    products over axes are formed in the `accumulator`."""
 
     dtype: DType
     rank: int

@@ -1,4 +1,6 @@
-"""What stands between the brackets: an index is split into views and gathers."""
+"""What stands between the brackets of x[...]: an index is split into views and gathers.
+
+Integers, slices, None and `...` make a view. Integer arrays, on neighbouring axes, gather."""
 
 from __future__ import annotations
 
@@ -17,15 +19,17 @@ from .primitive import Value
 
 def select(x: Value, key: Any) -> Value:
     """Return x[key] for integers, slices, None, `...` and integer arrays on neighbouring axes.
-    IndexError for a position out of range, TypeError for a truth mask, whose result would have a
+
+    IndexError for a position out of range; TypeError for a truth mask, whose result would have a
     shape that depends on numbers."""
     y, gathers = _viewed(x, key)
     return _gather(y, gathers) if gathers else y
 
 
 def assign(x: Array, key: Any, value: Array) -> None:
-    """x[key] = value, broadcast, for the keys that `select` knows and truth masks. Of several
-    values for one place, the last one stays."""
+    """Write x[key] = value, broadcast, for the keys that `select` knows and for truth masks.
+
+    Of several values for one position, the last one stays."""
     y, gathers = _viewed(x, _without_masks(key))
     positions = [item for _, item in gathers]
     axis = _first_axis(gathers)
@@ -42,7 +46,7 @@ def assign(x: Array, key: Any, value: Array) -> None:
 
 
 def _without_masks(key: Any) -> tuple[Any, ...]:
-    """Return the items of a key, with positions in the place of truth masks."""
+    """Return the items of a key, truth masks replaced by the positions where they are true."""
     items: list[Any] = []
     for item in key if isinstance(key, tuple) else (key,):
         numbers = np.asarray(item) if isinstance(item, list) else item
@@ -55,8 +59,10 @@ def _without_masks(key: Any) -> tuple[Any, ...]:
 
 
 def _viewed(x: Value, key: Any) -> tuple[Value, list[tuple[int, Value]]]:
-    """Return the view that the integers and slices of a key leave, and the positions to gather of
-    some of its axes."""
+    """Return the view that the integers and slices of a key leave, and the positions to gather from
+    it.
+
+    Positions are pairs of an axis of the view and integers."""
     items = list(key) if isinstance(key, tuple) else [key]
     items = [np.asarray(k, None if k else np.int64) if isinstance(k, list) else k for k in items]
     items = _without_ellipsis(items, len(x.shape))
@@ -87,6 +93,8 @@ def _viewed(x: Value, key: Any) -> tuple[Value, list[tuple[int, Value]]]:
 
 
 def _without_ellipsis(items: list[Any], ndim: int) -> list[Any]:
+    """Return the items of a key with `...` replaced by slices, one for each axis that is not
+    indexed."""
     ellipses = [i for i, k in enumerate(items) if k is Ellipsis]
     named = sum(k is not None and k is not Ellipsis for k in items)
     if named > ndim or len(ellipses) > 1:
@@ -98,12 +106,14 @@ def _without_ellipsis(items: list[Any], ndim: int) -> list[Any]:
 
 
 def _position(item: int, length: int, axis: int) -> int:
+    """Return an index counted from the start. IndexError for one out of range."""
     if not -length <= item < length:
         raise IndexError(f"index: expected [{-length}, {length}) for axis {axis}, got {item}")
     return item + length if item < 0 else item
 
 
 def _positions(item: Any) -> Value:
+    """Return integers to gather. TypeError for anything else."""
     if isinstance(item, np.ndarray):
         item = array(item)
     if not hasattr(item, "dtype"):
@@ -124,6 +134,8 @@ def _gather(y: Value, gathers: list[tuple[int, Any]]) -> Value:
 
 
 def _first_axis(gathers: list[tuple[int, Any]]) -> int:
+    """Return the first of the neighbouring axes that are gathered. IndexError where they are
+    apart."""
     axes = [axis for axis, _ in gathers] or [0]
     if axes != list(range(axes[0], axes[0] + len(axes))):
         raise IndexError(f"index: expected index arrays on neighbouring axes, got axes {axes}")

@@ -1,5 +1,7 @@
-"""What changes a tensor in place, by torch's rules: numbers are written to its memory, and where
-gradients are recorded the tensor goes on with what was computed."""
+"""Operations that change a tensor in place, by torch's rules.
+
+Without recording, numbers are written to the tensor's memory. While gradients are recorded the
+tensor takes over the result of an ordinary operation, with its history."""
 
 from __future__ import annotations
 
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
 
 
 class InPlace(Operators):
-    """Mixed into Tensor. Without a tape, or between tensors that want no gradient, all who share
-    the memory see the new numbers, and a gradient that needs the old ones is an error. A computed
-    tensor that has a history is given new memory: earlier views of it keep the old numbers."""
+    """Mixed into Tensor.
+
+    Without a tape, or between tensors that need no gradient, all who share the memory see the new
+    numbers, and a gradient that needs the old ones raises an error. A computed tensor that has a
+    history is given new memory: earlier views of it keep the old numbers."""
 
     __slots__ = ()
 
@@ -75,12 +79,13 @@ class InPlace(Operators):
         return self._change("div_", el.div, other)
 
     def clamp_(self, min: float | None = None, max: float | None = None) -> Tensor:
-        """Put the bound in the place of each element that passes it."""
+        """Replace each element that passes a bound by that bound."""
         return self._change("clamp_", lambda x, _: x.clamp(min, max), 0)
 
     def copy_(self, other: Operand) -> Tensor:
-        """Write other numbers, broadcast to the shape, into the memory. RuntimeError where
-        gradients are recorded."""
+        """Write other numbers, broadcast to the shape, into the memory.
+
+        RuntimeError where gradients are recorded."""
         self._unrecorded("copy_", other)
         self._write(self.lifted(other))
         return cast("Tensor", self)
@@ -103,7 +108,10 @@ class InPlace(Operators):
         assign(self.data, key, self.lifted(value))
 
     def _change(self, name: str, compute: Callable[..., Tensor], other: Operand) -> Tensor:
-        """Compute with the tensor and another, and let it have the result."""
+        """Compute with the tensor and another operand, and let the tensor have the result.
+
+        ValueError for a result of another shape, TypeError for a type that the tensor cannot
+        hold."""
         recorded = self._recorded(other)
         if recorded:
             self._changeable(name)
@@ -122,13 +130,15 @@ class InPlace(Operators):
         return cast("Tensor", self)
 
     def _recorded(self, other: Any = None) -> bool:
-        """Tell whether the tape takes down what is computed with the tensor and another."""
+        """Tell whether the tape records what is computed with the tensor and another operand."""
         tracked = self.requires_grad or getattr(other, "requires_grad", False)
         return tracked and context.current().tape is not None
 
     def _changeable(self, name: str) -> None:
-        """RuntimeError for what must not be changed while gradients are recorded: leaves that
-        gather one, parameters, and views, of whose change the rest of the memory would not know."""
+        """RuntimeError for what must not change while gradients are recorded.
+
+        That is leaves that accumulate a gradient, parameters, and views, since the rest of the
+        memory would not know of the change."""
         me = cast("Tensor", self)
         if me.is_leaf and (me.requires_grad or me.is_parameter):
             raise RuntimeError(f"{name}: in place on a leaf with a gradient; use no_grad()")

@@ -1,5 +1,6 @@
-"""How much memory results take, and the limit that a user set. Pools of memory keep these accounts;
-what NumPy itself allocates is in none."""
+"""How much memory results take, and the limit that a user set.
+
+Pools of memory keep these accounts; what NumPy allocates itself is in none."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import NamedTuple
 
 
 class OutOfMemory(MemoryError):
-    """A limit that the user set is reached: `needed` bytes of results, so far, where `limit` are
+    """A limit that the user set is reached: results need `needed` bytes where `limit` are
     allowed."""
 
     def __init__(self, needed: int, limit: int) -> None:
@@ -18,8 +19,8 @@ class OutOfMemory(MemoryError):
 
 
 class Memory(NamedTuple):
-    """Bytes of results: alive, held from the system (those to be used again too), and most that
-    were alive at once."""
+    """Bytes of results: alive (`used`), reserved from the system, those to be reused included
+    (`held`), and the most that were alive at once (`peak`)."""
 
     used: int
     held: int
@@ -27,7 +28,7 @@ class Memory(NamedTuple):
 
 
 class Account:
-    """What one pool has given out; `limit` is the most it may hold, 0 for as much as it likes."""
+    """What one pool has given out; `limit` is the most it may hold, 0 for no limit."""
 
     def __init__(self) -> None:
         self.used = self.held = self.peak = 0
@@ -56,7 +57,8 @@ def memory_limit() -> int:
 
 
 def set_memory_limit(size: int) -> None:
-    """Let each pool hold `size` bytes at most, 0 for no limit; OutOfMemory is raised beyond.
+    """Let each pool hold `size` bytes at most, 0 for no limit; beyond it OutOfMemory is raised.
+
     ValueError for less than 0."""
     global _limit
     if size < 0:

@@ -1,9 +1,9 @@
 """Non-zero factors of products, for the optional non-zero rule of a primitive's declaration.
 
-A count is the same product of indicators, 1 for a number that is not zero: its sum over all results
-splits into sums over each factor alone, so that it takes a few sums for each tap of a filter. All
-counts are exact integers. Padding is zero: no non-zero MAC lies there, forward or backward.
-"""
+The number of MACs whose factors both are non-zero is the same product of indicators, 1 for a number
+that is not zero. Its sum over all results splits into sums over each factor alone, so a count takes
+a few sums for each tap of a filter. All counts are exact integers. Padding is zero: no non-zero MAC
+lies there, forward or backward."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ Attrs: TypeAlias = dict[str, Any]
 
 
 class Factor(NamedTuple):
-    """One side of a product: the array that it comes from, an indicator for each of its numbers
-    (True where it is not zero), and whether its position makes it a weight."""
+    """One side of a product.
+
+    It has the array that it comes from, an indicator for each of its numbers (True where it is not
+    zero), and whether its position makes it a weight."""
 
     array: Array
     nonzero: NDArray
@@ -44,8 +46,8 @@ def factor(a: Array, weights: bool = False) -> Factor:
 
 
 def rows(a: Array, numbers: NDArray | None = None) -> Factor:
-    """Return an array, or numbers that come from it, as a matrix whose columns are those of its
-    last axis."""
+    """Return an array, or numbers derived from it, as a matrix whose columns are those of its last
+    axis."""
     nonzero = (a.value if numbers is None else numbers) != 0
     return Factor(a, nonzero.reshape(-1, nonzero.shape[-1]))
 
@@ -56,14 +58,16 @@ def transposed(x: Factor) -> Factor:
 
 
 def count_along(nonzero: NDArray, axis: int) -> NDArray:
-    """Return how many indicators along an axis are set. (einsum adds them in fewer bytes than
-    NumPy's own count, ten times as fast.)"""
+    """Return how many indicators along an axis are set.
+
+    einsum adds them as small integers, ten times as fast as NumPy's own count."""
     moved = np.moveaxis(nonzero.view(np.uint8), axis, -1)
     return np.asarray(np.einsum("...i->...", moved, dtype=np.uint32)).astype(np.int64)
 
 
 def matrix_product(left: Factor, right: Factor) -> Product:
-    """Count left (.., rows, k) times right (.., k, columns), stacks broadcast: for each k the
-    non-zero numbers of one side meet those of the other."""
+    """Count left (.., rows, k) times right (.., k, columns); stacks broadcast.
+
+    For each k, the non-zero numbers of one side meet those of the other."""
     left_counts, right_counts = count_along(left.nonzero, -2), count_along(right.nonzero, -1)
     return Product(left, right, int((left_counts * right_counts).sum()))

@@ -16,7 +16,7 @@ from .splitmix64 import mix, output, words
 
 
 class Source:
-    """Keys for the samples of one step; `calls` tells apart the uses within the step."""
+    """Keys for the samples of one step; `calls` distinguishes the uses within the step."""
 
     def __init__(self, keys: Array) -> None:
         self.keys = keys
@@ -40,8 +40,9 @@ def generator() -> np.random.Generator:
 
 @contextmanager
 def keyed(samples: NDArray, seed: int, step: int) -> Iterator[Source]:
-    """Within the block dropout masks depend on (seed, step, place in the step, sample) alone, so
-    that any number of ranks draws the same. `samples`: (N,) global numbers of the batch's rows."""
+    """Key dropout masks within the block by (seed, step, use within the step, sample) alone.
+
+    Any number of ranks then draws the same. `samples`: (N,) global numbers of the batch's rows."""
     start = mix(output(words([seed])) ^ words([step]))
     source = Source(array(mix(start ^ mix(words(samples)))))
     token = _source.set(source)
@@ -53,7 +54,8 @@ def keyed(samples: NDArray, seed: int, step: int) -> Iterator[Source]:
 
 def sample_keys(count: int) -> tuple[Array, int]:
     """Return (N,) uint64 keys for `count` samples, and the number of this use within the step.
-    ValueError where the batch in work has another number of samples."""
+
+    ValueError where the current batch has another number of samples."""
     context.not_replayable("draws random numbers")
     source = _source.get()
     if not backends.computes():
@@ -76,7 +78,7 @@ def _next(source: Source | None) -> int:
 
 
 class Moment(NamedTuple):
-    """Where the randomness of dropout stands."""
+    """The state of dropout's randomness, for `replayed`."""
 
     source: Source | None
     calls: int
@@ -84,7 +86,7 @@ class Moment(NamedTuple):
 
 
 def moment() -> Moment:
-    """Return where the randomness stands, for `replayed`."""
+    """Return the current state of the randomness, for `replayed`."""
     source = _source.get()
     calls = 0 if source is None else source.calls
     return Moment(source, calls, _generator.bit_generator.state)
@@ -92,7 +94,8 @@ def moment() -> Moment:
 
 @contextmanager
 def replayed(then: Moment) -> Iterator[None]:
-    """Draw as from an earlier moment on within the block, afterwards as if nothing had been."""
+    """Draw within the block as from an earlier moment on; afterwards, as if the block had drawn
+    nothing."""
     now = moment()
     token = _source.set(then.source)
     _rewind(then)
@@ -111,8 +114,10 @@ def _rewind(to: Moment) -> None:
 
 
 def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: object) -> Array:
-    """Return new random numbers: "normal" with mean low and deviation high, or "uniform" between
-    low and high. A shape only where the backend computes no numbers."""
+    """Return new random numbers.
+
+    `kind` is "normal" with mean `low` and deviation `high`, or "uniform" in [low, high). Where the
+    backend computes no numbers, only a shape. TypeError for a type that is not floating-point."""
     context.not_replayable("draws random numbers")
     spec = Spec(shape, np.dtype(dtype))  # type: ignore[call-overload]
     if not is_floating(spec.dtype):
@@ -126,5 +131,5 @@ def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: obje
 
 
 def _below(numbers: NDArray, low: Any, high: Any) -> None:
-    """Lower what was rounded up to the upper end, which is not among the numbers drawn."""
+    """Lower numbers that rounding has raised to the upper end, which is excluded."""
     np.minimum(numbers, np.nextafter(high, low), out=numbers)

@@ -1,4 +1,4 @@
-"""How numbers leave a tensor for Python: what is read here, calls may come to depend on."""
+"""How numbers leave a tensor for Python. What is read here, later calls may depend on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from .array import Array, NDArray, Spec
 
 
 class Reading:
-    """Mixed into Tensor. A trace refuses functions that read numbers, since the calls that it
-    records would not be those for other numbers."""
+    """Mixed into Tensor.
+
+    A trace refuses functions that read numbers, since the calls that it records would not be those
+    for other numbers."""
 
     __slots__ = ()
 
@@ -29,7 +31,8 @@ class Reading:
         def spec(self) -> Spec: ...
 
     def numpy(self) -> NDArray:
-        """Return the numbers, without a copy: do not write to them."""
+        """Return the numbers without a copy, as a view of the tensor's memory: do not write to
+        them."""
         context.reads_numbers()
         return self.data.shown()
 
@@ -51,7 +54,7 @@ class Reading:
         return f"tensor({numbers}, shape={self.shape}, dtype={self.dtype}{grad})"
 
     def __format__(self, spec: str) -> str:
-        """Format the number of a tensor that holds a single one; TypeError for others."""
+        """Format the number of a tensor that holds a single one. TypeError for others."""
         if not spec:
             return str(self)
         if self.spec.size != 1:

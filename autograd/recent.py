@@ -1,5 +1,6 @@
-"""Tables that forget what was not asked for lately, and how much each kind may hold: programs that
-go on to new shapes, options or functions must not grow without end."""
+"""Tables that forget what was not asked for lately, and how much each kind may hold.
+
+Programs that go on to new shapes, options or functions must not grow without end."""
 
 from __future__ import annotations
 
@@ -17,9 +18,11 @@ RECORDINGS = 8  # of a traced function
 
 
 class Recent(dict[K, V]):
-    """A dict of at most `limit` entries: the newer half of them, those that were set or asked for
-    since it was last filled, and the older ones in `older`. Ask with `d[key]` or `find`, which
-    cost as much as in a dict: `in` and iteration see the newer half."""
+    """A dict that holds at most `limit` entries.
+
+    The newer half is the dict itself: entries that were set or asked for since it was last filled;
+    the older half is in `older`. Ask with `d[key]` or `find`, which cost as much as in a dict; `in`
+    and iteration see the newer half only."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -38,7 +41,7 @@ class Recent(dict[K, V]):
         super().__setitem__(key, value)
 
     def find(self, key: K) -> V | None:
-        """Return the value of a key, None where there is none any more."""
+        """Return the value of a key, None where it is not (or no longer) there."""
         try:
             return self[key]
         except KeyError:

@@ -33,9 +33,11 @@ _HEADERS = {
 
 
 def save(state: Any, path: str | os.PathLike[str]) -> None:
-    """Write a state, `model.state_dict()` say: tensors, arrays, numbers, texts, None, and dicts
-    (by texts), lists and tuples of these. The file appears whole or not at all. TypeError, which
-    names the place, for anything else."""
+    """Write a state, such as `model.state_dict()`, to a file.
+
+    A state is made of tensors, arrays, numbers, texts, None, and dicts (with texts as keys), lists
+    and tuples of these. The file appears whole or not at all. TypeError, which names the entry, for
+    anything else; OSError, which names the path, where it cannot be written."""
     numbers: list[NDArray] = []
     tree = _described(state, numbers, "state", 0)
     with _replacing(Path(path)) as stream, zipfile.ZipFile(stream, "w") as archive:
@@ -46,8 +48,10 @@ def save(state: Any, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """Return what `save` wrote: tensors are leaves without a gradient. ValueError for a file that
-    is none of these, or damaged; none takes more memory than the file is long."""
+    """Return what `save` wrote; tensors are leaves without a gradient.
+
+    No code of the file is run, and none takes more memory than the file is long. ValueError for a
+    file that `save` did not write, or a damaged one."""
     try:
         with zipfile.ZipFile(path) as archive:
             reader = _Reader(archive, os.path.getsize(path))
@@ -62,7 +66,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def _described(value: Any, numbers: list[NDArray], where: str, depth: int) -> Any:
-    """Return a value as JSON has it, and append its arrays to `numbers`."""
+    """Return a value as JSON holds it, and append its arrays to `numbers`."""
     if depth > DEEP:
         raise TypeError(f"{where:.80}..: expected {DEEP} levels at most")
     if isinstance(value, Tensor | np.ndarray | np.generic):
@@ -86,13 +90,13 @@ def _described(value: Any, numbers: list[NDArray], where: str, depth: int) -> An
 
 
 class _Reader:
-    """Reads an archive of `size` bytes, and no more than so many from it."""
+    """Reads an archive of `size` bytes, and no more than that many from it."""
 
     def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
         self.archive, self.remaining = archive, size
 
     def entry(self, name: str) -> bytes:
-        """Return the bytes of an entry, which is as long as it says: nothing is compressed."""
+        """Return the bytes of an entry, which must be as long as it says: nothing is compressed."""
         info = self.archive.getinfo(name)
         self.remaining -= info.file_size
         if info.compress_type != zipfile.ZIP_STORED or self.remaining < 0:
@@ -116,7 +120,7 @@ class _Reader:
 
 
 def _numbers(data: bytes) -> NDArray:
-    """Return the array of an .npy file, whose length is what its header says."""
+    """Return the array of an .npy file, whose length must be what its header says."""
     stream = BytesIO(data)
     header = _HEADERS[np.lib.format.read_magic(stream)]
     shape, columns_first, dtype = header(stream)
@@ -128,8 +132,10 @@ def _numbers(data: bytes) -> NDArray:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file that becomes `path` once it is on the disk. OSError, which names `path`, where
-    that fails, and for a device or a pipe, which root would replace, too."""
+    """Yield a file that becomes `path` once it is on the disk.
+
+    OSError, which names `path`, where that fails, and for a device or a pipe, which root would
+    replace."""
     try:
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "expected a new or a regular file")

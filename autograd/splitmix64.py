@@ -1,5 +1,6 @@
-"""SplitMix64 (Steele, Lea, Flood 2014): hashes for randomness that is keyed by what it is for, not
-by who draws it or in which order."""
+"""SplitMix64 (Steele, Lea, Flood 2014): hashes for randomness that is keyed by what it is for.
+
+Unlike a generator's stream it does not depend on who draws, or in which order."""
 
 from __future__ import annotations
 

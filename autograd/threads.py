@@ -1,8 +1,7 @@
-"""Threads that share the work of one call. NumPy's products and compiled kernels let go of Python's
-lock, so plain threads do.
+"""Threads that share the work of one call.
 
-Work is cut by shapes alone, never by the number of threads: results are the same bits for any.
-"""
+NumPy's products and compiled kernels release Python's lock, so plain threads suffice. Work is cut
+by shapes alone, never by the number of threads: results are the same bits for any number."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ class _Task:
         self.ended = Event()
 
     def run(self, worker: int) -> None:
-        """Do the parts, and forget the work before anybody goes on."""
+        """Do the parts, and drop the work before anybody continues."""
         try:
             self.context.run(self.work or _nothing, self.first, self.last, worker)
         except BaseException as error:
@@ -66,6 +65,7 @@ class _Crew:
         self.busy = Lock()
 
     def share(self, parts: int, work: Work) -> None:
+        """Do `parts` parts of a piece of work with the threads there are, see `share`."""
         helpers = min(self.size, parts) - 1
         # A second caller, or work that shares again, goes on alone.
         if helpers < 1 or not self.busy.acquire(blocking=False):
@@ -79,6 +79,7 @@ class _Crew:
             self.busy.release()
 
     def _together(self, parts: int, work: Work, workers: list[_Worker]) -> None:
+        """Do the work with some workers; return, or raise the first error, after all have ended."""
         borders = [parts * i // (len(workers) + 1) for i in range(len(workers) + 2)]
         tasks = [_Task(work, *borders[i : i + 2]) for i in range(1, len(workers) + 1)]
         begun: list[_Task] = []
@@ -109,7 +110,7 @@ _crew = _Crew()
 
 
 def _forked() -> None:
-    """A child of `fork` has the thread that made it only."""
+    """Start afresh in a child of `fork`, which has only the thread that forked."""
     global _crew
     size, _crew = _crew.size, _Crew()
     _crew.size = size
@@ -125,18 +126,20 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(count: int) -> None:
-    """Let `count` threads share the work of one call: 1 until this is called. Results do not depend
-    on it. ValueError below 1, TypeError for what is no whole number."""
+    """Let `count` threads share the work of one call; 1 until this is called.
+
+    Results do not depend on it. ValueError below 1, TypeError for what is no integer."""
     if index(count) < 1:
         raise ValueError(f"set_num_threads: expected at least 1 thread, got {count}")
     _crew.size = index(count)
 
 
 def share(parts: int, work: Work) -> None:
-    """Do `parts` independent parts of a piece of work: `work(first, last, worker)` does those from
-    first up to last; no two at the same time have the same worker, a number below
-    `get_num_threads()`. One thread does all in one call, as worker 0, and so does a second caller
-    while the threads are busy: memory by worker must belong to one call at a time. What a part
-    gives must not depend on the ranges. An error in a thread is raised here, after all have
-    ended."""
+    """Do `parts` independent parts of a piece of work.
+
+    `work(first, last, worker)` does those from `first` up to `last`, not including it; no two at
+    the same time have the same worker, a number below `get_num_threads()`. One thread does all in
+    one call, as worker 0, and so does a second caller while the threads are busy: memory by worker
+    must belong to one call at a time. What a part computes must not depend on the ranges. An error
+    in a thread is raised here, after all have ended."""
     _crew.share(parts, work)

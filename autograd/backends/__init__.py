@@ -1,4 +1,7 @@
-"""Lazy registry of backends, by name, and the protocols that they implement."""
+"""Lazy registry of backends by name, and the protocols that they implement.
+
+A backend is imported at its first use, so programs that do not compute, such as `--help`, load
+none."""
 
 from __future__ import annotations
 
@@ -24,8 +27,10 @@ Kernel = Callable[..., Any]
 
 
 class Found(NamedTuple):
-    """The implementation of a call: the backend's name in the ledger, the kernel (None leaves the
-    results without numbers), how the call is deferred (None: it runs at once), and how many
+    """The implementation of a call.
+
+    `name`: the backend's in the ledger; `call`: the kernel (None leaves the results without
+    numbers); `deferral`: how it is deferred (None: it runs at once); `executed`: how many
     multiplications it executes (None: one per MAC)."""
 
     name: str
@@ -43,8 +48,9 @@ class Backend(Protocol):
 
 @runtime_checkable
 class Tunable(Backend, Protocol):
-    """A backend that chooses kernels by timing them, for example on a dry run. Choices decide how
-    sums are rounded, so all ranks adopt those of one."""
+    """A backend that chooses kernels by timing them, for example on a dry run.
+
+    Choices decide how sums are rounded, so all ranks adopt those of one."""
 
     def choices(self) -> bytes:
         """Return the choices so far."""
@@ -54,9 +60,10 @@ class Tunable(Backend, Protocol):
 
 
 class Recording(Recorder, Protocol):
-    """Records what this thread computes within a `with` block, and replays it on the same memory,
-    with other numbers in it. A recording `beside` another shares its memory; the two cannot be
-    replayed at the same time."""
+    """Records what this thread computes within a `with` block, and replays it.
+
+    A replay works on the same memory, with other numbers in it. A recording `beside` another shares
+    its memory; the two cannot be replayed at the same time."""
 
     def __enter__(self) -> Recording:
         """Begin to record."""
@@ -73,10 +80,10 @@ class Recording(Recorder, Protocol):
         """Tell whether an array lies in the recording's memory."""
 
     def hold(self, value: NDArray) -> None:
-        """Keep the numbers of an array that the recording made; those of others are lost."""
+        """Keep the numbers of an array that the recording computed; those of others are lost."""
 
     def effect(self, step: Callable[[], Any]) -> None:
-        """Call a function now, without recording what it computes, and at this place in each
+        """Call a function now without recording what it computes, and at this point of each
         replay."""
 
     def replay(self) -> None:
@@ -92,8 +99,8 @@ class Recordable(Backend, Protocol):
 
 
 class CompileStats(NamedTuple):
-    """Kernels that this process has compiled and loaded from the cache so far, and the seconds
-    that compiling took."""
+    """Kernels that this process has compiled, those it loaded from the cache, and seconds of
+    compiling."""
 
     compiled: int
     cached: int
@@ -141,8 +148,10 @@ _fallback = ""  # the default, where nobody asked for it
 
 
 def default() -> str:
-    """Return the name of the backend that computes where none is chosen: what the environment
-    variable TALLYGRAD_BACKEND says, else llvm where llvmlite is installed, else numpy."""
+    """Return the name of the backend that computes where none is chosen.
+
+    It is what the environment variable TALLYGRAD_BACKEND says, else llvm where llvmlite is
+    installed, else numpy."""
     global _fallback
     requested = os.environ.get(ENVIRONMENT, "")
     if not requested and find_spec("llvmlite") is not None:
@@ -151,8 +160,10 @@ def default() -> str:
 
 
 def set_backend(name: str) -> None:
-    """Let a backend compute from now on, in all threads, but for blocks with one of their own.
-    Errors as of `get`; RuntimeError within such a block."""
+    """Let a backend compute from now on, in all threads, except in blocks that have one of their
+    own.
+
+    Errors are those of `get`; RuntimeError within such a block."""
     global _fallback
     if name == _fallback:
         _loaded.pop(name, None)  # which may be NumPy in its place
@@ -162,7 +173,7 @@ def set_backend(name: str) -> None:
 
 
 def computes() -> bool:
-    """Tell whether the context's backend computes numbers, not shapes alone. Loads nothing."""
+    """Tell whether the context's backend computes numbers, not only shapes. Loads nothing."""
     return context.current().backend != SHAPES_ONLY
 
 
@@ -172,10 +183,11 @@ def get_backend() -> str:
 
 
 def get(name: str) -> Backend:
-    """Return a backend by name, imported at its first use. Options may follow a colon, as in
-    `llvm:avx2,direct`. ValueError for an unknown name or option; ImportError where a backend needs
-    a package that is absent. In the place of a default that nobody asked for and that does not
-    load, NumPy computes, with a warning."""
+    """Return a backend by name, imported at its first use.
+
+    Options may follow a colon, as in `llvm:avx2,direct`. Where the default backend was not asked
+    for and does not load, NumPy computes instead, with a warning. ValueError for an unknown name or
+    option; ImportError where a backend needs a package that is absent."""
     if name not in _loaded:
         try:
             _loaded[name] = _load(name)
