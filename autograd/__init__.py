@@ -10,6 +10,8 @@ For example:
 from typing import TYPE_CHECKING
 
 from . import backends, context, functional, models, nn, optim
+from . import primitive as _primitive
+from . import recorder as _recorder
 from . import tape as _tape
 from .backends import get_backend, set_backend
 from .capture.trace import trace
@@ -86,3 +88,4 @@ else:
 
 
 context.start(_tape.Tape(), backends.default())
+_primitive.record_with(_recorder.record)

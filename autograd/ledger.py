@@ -1,4 +1,5 @@
-"""The ledger: what dispatch counted, by scope, phase, primitive and backend."""
+"""The ledger: what dispatch counted, by scope, phase, primitive and backend. It counts and never
+prices."""
 
 from __future__ import annotations
 
@@ -13,10 +14,12 @@ T = TypeVar("T")
 
 
 class Cost(NamedTuple):
-    """Work of one call. MACs are multiply-accumulates (2 FLOP), nominal: zero padding counts, bias
-    additions do not. Other operations are counted by kind; `exp` stands for every transcendental
-    function and square root. Bytes: every operand read once, every result written once. `saved` are
-    multiplications that the backend's method did without: all else is the same on any backend."""
+    """The work of one call.
+
+    MACs are multiply-accumulates (2 FLOP), nominal: zero padding counts, bias additions do not.
+    Other operations are counted by kind; `exp` stands for every transcendental function and square
+    root. Bytes: every operand read once, every result written once. `saved` are multiplications
+    that the backend's method did without; everything else is the same on any backend."""
 
     macs: int = 0
     add: int = 0
@@ -32,8 +35,10 @@ class Cost(NamedTuple):
 
     @property
     def executed(self) -> int:
-        """Multiplications that were really done for the MACs: those of results and of transforms
-        that save others, without what fills up blocks and vectors."""
+        """Multiplications really done for the MACs.
+
+        They are those of results and of the transforms that save others, without what fills up
+        blocks and vectors."""
         return self.macs - self.saved
 
     def times(self, n: int) -> Cost:
@@ -66,8 +71,10 @@ class Key(NamedTuple):
 
 
 class LedgerRow(NamedTuple):
-    """All calls of one key: their number, their total cost, the bytes that the tape stashed for
-    them, and the most bytes of results that were alive while one ran (0 where nobody measured)."""
+    """All calls of one key.
+
+    It has their number, their total cost, the bytes that the tape stashed for them, and the most
+    bytes of results that were alive while one ran (0 where nobody measured)."""
 
     key: Key
     calls: int
@@ -77,9 +84,10 @@ class LedgerRow(NamedTuple):
 
 
 class SparsitySample(NamedTuple):
-    """What was found in the numbers of some calls: nominal MACs, those whose factors both are not
-    zero, and by kind of factor the numbers that were looked at and the zeros among them.
-    `uncounted` are MACs of calls that cannot be looked into."""
+    """What was found in the numbers of some calls.
+
+    Nominal MACs, those whose factors are both non-zero, and by kind of factor the numbers that were
+    looked at and the zeros among them. `uncounted` are MACs of calls that cannot be looked into."""
 
     calls: int = 0
     macs: int = 0
@@ -98,8 +106,10 @@ class SparsitySample(NamedTuple):
 
 
 class CallBatch:
-    """Calls that are always made together, by what they are filed under, bytes that the tape keeps
-    meanwhile, and the most bytes that are alive then: counted like one."""
+    """Calls that are always made together, counted as one.
+
+    It has what they are filed under, the bytes that the tape saves meanwhile, and the most bytes
+    that are alive then."""
 
     __slots__ = ("keys", "peaks", "stashes")
 
@@ -113,10 +123,12 @@ class CallBatch:
 
 
 class Ledger:
-    """Counts, never prices. Equal calls are counted, not added up, so that a call costs one
-    dictionary update; sums are formed when somebody asks. `sampled` is what was found in numbers,
-    by (scope, phase, primitive, backend), on `sampled_steps` steps: it differs from step to step,
-    and is no part of the comparison of two ledgers."""
+    """Counts of calls.
+
+    Equal calls are counted, not added up, so that a call costs one dictionary update; sums are
+    formed on request. `sampled` is what was found in numbers, by (scope, phase, primitive,
+    backend), on `sampled_steps` steps: it differs from step to step, and is no part of the
+    comparison of two ledgers."""
 
     def __init__(self) -> None:
         self._calls: Counter[tuple[str, str, str, str, Cost]] = Counter()
@@ -186,7 +198,7 @@ class Ledger:
             self.peak(key, size)
 
     def rows(self) -> list[LedgerRow]:
-        """Return one row a key, in the order in which the keys were first seen."""
+        """Return one row for each key, in the order in which the keys were first seen."""
         rows: dict[Key, LedgerRow] = {}
         for (*names, cost), n in self.calls.items():
             key = Key(*names)
@@ -234,8 +246,9 @@ class Ledger:
         return sums
 
     def merge(self, other: Ledger) -> None:
-        """Add another ledger's counts, those of an earlier run or of another rank. Of peaks the
-        larger one stays: each is that of one process."""
+        """Add another ledger's counts, those of an earlier run or of another rank.
+
+        Of peaks the larger one stays, since each is that of one process."""
         self.calls.update(other.calls)
         self.stashed.update(other.stashed)
         for key, sample in other.sampled.items():
@@ -259,7 +272,7 @@ class Ledger:
         self._peaks.clear()
 
     def counts(self) -> Counter[tuple[Any, ...]]:
-        """Return counts without the backend and what it saved: what must be equal between any two
+        """Return counts without the backend and what it saved: what must be equal on any two
         backends."""
         counts: Counter[tuple[Any, ...]] = Counter()
         for (where, phase, name, _, cost), n in self.calls.items():
@@ -277,8 +290,10 @@ class Ledger:
         return iter(self.rows())
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return the counts as a list of plain dictionaries, an entry for each distinct cost of a
-        key, so that `from_json` gives an equal ledger."""
+        """Return the counts as a list of plain dictionaries, for `from_json`.
+
+        There is an entry for each distinct cost of a key, so that the ledger read from it is
+        equal."""
         entries = [
             {**Key(*names)._asdict(), "calls": n, **_plain(cost)}
             for (*names, cost), n in self.calls.items()
@@ -298,7 +313,7 @@ class Ledger:
 
     @classmethod
     def from_json(cls, entries: Iterable[Mapping[str, Any]]) -> Ledger:
-        """Read what `to_json` wrote. Raises KeyError or ValueError where an entry is not one."""
+        """Read what `to_json` wrote. KeyError or ValueError where an entry is not one."""
         ledger = cls()
         for entry in entries:
             if "sampled_steps" in entry:

@@ -387,6 +387,6 @@ recorder: Callable[[Primitive, tuple[Any, ...], tuple[Any, ...]], Any] = _unset
 
 
 def record_with(function: Callable[[Primitive, tuple[Any, ...], tuple[Any, ...]], Any]) -> None:
-    """Register the function that handles calls on Tensors; called once, by the tensor module."""
+    """Register the function that handles calls on Tensors; called when the package is imported."""
     global recorder
     recorder = function

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,19 +17,14 @@ from .operators import Operand
 from .ops import update
 from .ops.elementwise import copy as clone
 from .ops.shape import full
-from .primitive import Primitive, Value, dispatch, record_with
+from .primitive import Value
 from .reading import Reading
 from .tape import Record, Source, Sweep
 
-if TYPE_CHECKING:
-    from .capture.observer import Observer
-
 
 class Tensor(InPlace, Reading):
-    """Numbers with a history.
-
-    `data` is an Array handle; numbers leave through `numpy()`, `item()` and `tolist()`. `source` is
-    (record, position) for a computed tensor, None for a leaf.
+    """Numbers with a history. `data` is an Array handle; numbers leave through `numpy()`, `item()`
+    and `tolist()`. `source` is (record, position) for a computed tensor, None for a leaf.
 
     A leaf with `requires_grad` accumulates `grad` in each backward; in `slot`, an Array of the same
     shape, where one was given (a slice of a flat buffer). `hooks` see a gradient before it is
@@ -106,7 +101,7 @@ class Tensor(InPlace, Reading):
         return self.source is None
 
     def rebind(self, data: Array) -> None:
-        """Give the tensor another array. Traced functions that read it are traced anew."""
+        """Give the tensor another array; functions that `trace` returned trace their calls anew."""
         self.data = data
 
     def lifted(self, value: Operand) -> Array:
@@ -123,9 +118,8 @@ class Tensor(InPlace, Reading):
         return Tensor(self.data)
 
     def requires_grad_(self, on: bool = True) -> Tensor:
-        """Switch the accumulation of a gradient on or off. Return self.
-
-        RuntimeError for a computed tensor, TypeError for one that is not floating-point."""
+        """Switch the accumulation of a gradient on or off. Return self. RuntimeError for a computed
+        tensor, TypeError for one that is not floating-point."""
         if self.source is not None:
             raise RuntimeError(
                 "requires_grad_: expected a leaf, got a computed tensor; detach() it first"
@@ -193,10 +187,8 @@ class Tensor(InPlace, Reading):
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
         """Call `hook(gradient)` in each backward; what it returns, if anything, replaces the
-        gradient.
-
-        Return a function that removes the hook. RuntimeError for a tensor that requires no
-        gradient."""
+        gradient. Return a function that removes the hook. RuntimeError for a tensor that requires
+        no gradient."""
         if not self.requires_grad:
             raise RuntimeError(
                 "register_hook: expected a tensor that requires a gradient, got one without"
@@ -262,9 +254,8 @@ class Parameter(Tensor):
 
 
 def lift(value: Operand, dtype: np.dtype[Any]) -> Array:
-    """Return an operand as an array; a Python number takes `dtype` where that can hold it.
-
-    Otherwise a float becomes float32 and an int int64. TypeError for anything else."""
+    """Return an operand as an array. A Python number takes `dtype` where that can hold it, else
+    float32 or int64. TypeError for anything else."""
     if isinstance(value, Tensor):
         context.reads(value)
         return value.data
@@ -279,64 +270,7 @@ def lift(value: Operand, dtype: np.dtype[Any]) -> Array:
     raise TypeError(f"expected a tensor, an array or a number, got {type(value).__name__}")
 
 
-def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
-    """Run a primitive on tensors, and put it on the tape where a gradient may be asked for.
-
-    Numbers and ndarrays among the arguments become arrays. RuntimeError for a primitive that writes
-    to tensors with gradients."""
-    state = context.current()
-    tape, observer = state.tape, state.observer
-    arrays = _arrays(args, observer)
-    sources = () if tape is None else tuple([_source(a) for a in args])
-    if tape is None or not any(sources):
-        result = dispatch(primitive, arrays, attrs)
-        if isinstance(result, tuple):
-            return tuple([Tensor(a) for a in result])
-        return None if result is None else Tensor(result)
-    if observer is not None and not observer.training:
-        observer.refuse("records gradients")
-    if primitive.writes:
-        raise RuntimeError(f"{primitive.name}: in place on tensors with gradients; use no_grad()")
-    result = dispatch(primitive, arrays, attrs)
-    results = result if isinstance(result, tuple) else (result,)
-    entry = tape.append(primitive, arrays, sources, results, attrs)
-    follows = primitive.differentiable or range(len(results))
-    tensors = [
-        Tensor(a, True, (entry, i)) if i in follows and is_floating(a.spec.dtype) else Tensor(a)
-        for i, a in enumerate(results)
-    ]
-    return tuple(tensors) if isinstance(result, tuple) else tensors[0]
-
-
-def _arrays(args: tuple[Any, ...], observer: Observer | None) -> tuple[Array, ...]:
-    """Return the arrays of a call's arguments, and tell the observer which tensors are read."""
-    arrays = []
-    for a in args:
-        data = a.data if isinstance(a, Tensor) else a
-        if type(data) is not Array:
-            data = _lifted(a, args)
-        elif data is not a:
-            if observer is not None:
-                observer.reads(a)
-            if a.is_parameter:
-                data.storage.persistent = True
-        arrays.append(data)
-    return tuple(arrays)
-
-
-def _lifted(value: Operand, args: tuple[Any, ...]) -> Array:
-    """Return a number or an ndarray among a call's arguments as an array.
-
-    TypeError for a tensor whose `data` is no Array."""
-    if isinstance(value, Tensor):
-        raise TypeError(
-            f"data: expected an Array, got {type(value.data).__name__}; write numbers into a "
-            "tensor with no_grad() and copy_()"
-        )
-    return lift(value, next((t.dtype for t in args if isinstance(t, Tensor)), FLOAT32))
-
-
-def _source(a: Any) -> Source | None:
+def source_of(a: Any) -> Source | None:
     """Return where the gradient of an argument goes, None where it goes nowhere."""
     if isinstance(a, Tensor) and a.requires_grad:
         return a.source or (a, 0)
@@ -347,7 +281,7 @@ def origin(tensor: Tensor) -> Source | None:
     """Return where a tensor's gradient goes, None where it goes nowhere."""
     if tensor.is_parameter:
         tensor.data.storage.persistent = True
-    return _source(tensor)
+    return source_of(tensor)
 
 
 def sweep(
@@ -357,11 +291,8 @@ def sweep(
     retain: bool,
     create_graph: bool,
 ) -> list[Tensor | None]:
-    """Run one reverse pass from the outputs.
-
-    Return the gradients of the inputs, or deliver to the leaves where `inputs` is None.
-    RuntimeError for an output without a history or a seed, TypeError for gradients that are no
-    tensors."""
+    """Run one reverse pass from the outputs; return the gradients of the inputs, or deliver to the
+    leaves where inputs is None. RuntimeError for an output without a history or a seed."""
     if any(g is not None and not isinstance(g, Tensor) for g in gradients):
         raise TypeError("backward: a gradient must be a tensor")
     origins = [_started(y) for y in outputs]
@@ -383,10 +314,8 @@ def sweep(
 
 
 def _gradient_of(tensor: Tensor, gradients: dict[tuple[int, int], Value]) -> Tensor | None:
-    """Return the gradient of an input of a sweep.
-
-    Hooks of computed tensors ran in the sweep; those of leaves run now that the gradient is
-    final."""
+    """Return the gradient of an input of a sweep. Hooks of computed tensors ran in the sweep; those
+    of leaves run now that the gradient is final."""
     source = origin(tensor)
     gradient = None if source is None else gradients.get((id(source[0]), source[1]))
     if gradient is None or not tensor.is_leaf:
@@ -423,6 +352,3 @@ def _seed(y: Tensor, gradient: Tensor | None) -> Tensor:
     if gradient.spec != y.spec:
         raise ValueError(f"backward: expected a gradient {y.spec}, got {gradient.spec}")
     return gradient
-
-
-record_with(record)

@@ -65,6 +65,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.inplace": (*TO_TAPE, "autograd.operators"),
     "autograd.reading": BASE,
     "autograd.tensor": (*TO_TAPE, "autograd.inplace", "autograd.operators", "autograd.reading"),
+    "autograd.recorder": (*TO_TENSOR, "autograd.capture.observer"),
     "autograd.differentiate": TO_TENSOR,
     "autograd.saving": (*TO_TENSOR, "autograd.private"),
     "autograd.functional": (*TO_TENSOR, "autograd.backends"),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Kernel = Callable[..., Any]
 
 
-class Found(NamedTuple):
+class Implementation(NamedTuple):
     """The implementation of a call.
 
     `name`: the backend's in the ledger; `call`: the kernel (None leaves the results without
@@ -42,7 +42,9 @@ class Found(NamedTuple):
 class Backend(Protocol):
     """Finds implementations of primitives."""
 
-    def find(self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Found:
+    def find(
+        self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
+    ) -> Implementation:
         """Return the implementation of a call with these shapes and attributes."""
 
 

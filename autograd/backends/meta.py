@@ -6,15 +6,17 @@ from typing import Any
 
 from ..array import Spec
 from ..primitive import Primitive
-from . import Found, no_options
+from . import Implementation, no_options
 
 
 class Meta:
     """Finds no kernel for anything: results have shapes and no numbers."""
 
-    def find(self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Found:
+    def find(
+        self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
+    ) -> Implementation:
         """Return no kernel."""
-        return Found("meta", None)
+        return Implementation("meta", None)
 
 
 def create(options: str) -> Meta:

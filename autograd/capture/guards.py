@@ -1,5 +1,8 @@
-"""Guards of traced calls: they are valid while every tensor still has its array and its
-`requires_grad`, every module its attributes, and the function and its objects their variables."""
+"""Guards of traced calls.
+
+They hold while every tensor still has its array and its `requires_grad`, every module its
+attributes, and the function and the objects it uses their variables. What they cannot see, changes
+inside lists and other objects, is listed in docs/tracing.md."""
 
 from __future__ import annotations
 
@@ -24,8 +27,10 @@ Read: TypeAlias = Callable[[], Any]
 
 
 class DependencyRecorder(Observer):
-    """Records what a traced function depends on: the tensors that it reads but does not compute,
-    inputs aside, and the modules that it calls."""
+    """Records what a traced function depends on.
+
+    That is the tensors that it reads but neither computes nor gets as inputs, and the modules that
+    it calls."""
 
     def __init__(self, inputs: Sequence[Array], ledger: Ledger) -> None:
         super().__init__(inputs, ledger)
@@ -59,7 +64,8 @@ class DependencyRecorder(Observer):
 
 
 class Guards:
-    """What a traced function depended on: its calls are the same again while `hold` is true.
+    """What a traced function depended on: its calls are the same again while `hold` returns True.
+
     Modules are compared only after an attribute of some module was set."""
 
     def __init__(self, recorder: DependencyRecorder, function: Callable[..., Any]) -> None:
@@ -95,17 +101,21 @@ class Guards:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Tell whether two values are one, or equal ones that nobody can change. (The text tells -0.0
-    from 0.0, and not one NaN from another.)"""
+    """Tell whether two values are one, or equal and immutable.
+
+    They are compared by their text, which distinguishes -0.0 from 0.0 but not one NaN from
+    another."""
     if a is b or type(a) is not type(b):
         return a is b
     return repr(a) == repr(b) if type(a) in PLAIN else type(a) is MethodType and a == b
 
 
 def _variables(function: Any) -> list[tuple[Read, Any]]:
-    """Return the variables that a function finds around it, and those of the functions beside it
-    that it calls: what reads each, and the value. Their objects are among them, and attributes of
-    objects under names that the function reads and does not write (a count of its runs, say)."""
+    """Return the variables that a function finds around it: what reads each, and its value.
+
+    Those of the functions of its module that it calls are included, as are the objects in them and
+    attributes of objects under names that the function reads and does not write (a count of its
+    runs, say)."""
     variables: dict[Any, tuple[Read, Any]] = {}
     queue = [_called(function)]
     home = getattr(_plain(queue[0]), "__globals__", None)
@@ -129,13 +139,14 @@ def _variables(function: Any) -> list[tuple[Read, Any]]:
 
 
 def _called(value: Any) -> Any:
-    """Return what runs where a value is called: of an object, its method."""
+    """Return the function that runs where a value is called: of an object, its method."""
     own = isinstance(getattr_static(type(value), "__call__", None), FunctionType)
     return value.__call__ if own and not isinstance(value, Module) else value
 
 
 def _attributes(value: Any, names: set[str]) -> Iterator[tuple[Any, Read]]:
     """Yield a key for each attribute of an object under one of the names, and what reads it.
+
     Nothing is computed for it, as properties would."""
     if isinstance(value, Module | Tensor | FunctionType | ModuleType):
         return

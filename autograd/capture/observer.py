@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class Dispatched(NamedTuple):
-    """A call: its attributes in the order in which the primitive declares them, its arguments and
+    """A call that was made.
+
+    It has its attributes in the order in which the primitive declares them, its arguments and
     results, its key in the ledger, and that ledger."""
 
     primitive: Primitive
@@ -28,17 +30,19 @@ class Dispatched(NamedTuple):
 
 
 class Changes:
-    """Counts how often an attribute of any module was set: while the number stays, no guard needs
-    to look at a module."""
+    """Counts how often an attribute of any module was set.
+
+    While the number stays, no guard needs to look at a module."""
 
     count = 0
 
 
 class Observer:
-    """Told of each call, and of what a function does besides, within
-    `context.using(observer=...)`. `inputs` are the function's arguments, `created` arrays that come
-    from no call, `stashes` what the tape keeps, as the ledger files it, `written` the memory that
-    calls write to."""
+    """Told of each call, and of what a function does besides, within `context.using(observer=...)`.
+
+    `inputs` are the storages of the function's arguments, `created` arrays that come from no
+    call, `stashes` what the tape saves, as the ledger files it, `written` the memory that calls
+    write to."""
 
     training = False  # whether gradients may be recorded
 
@@ -70,11 +74,11 @@ class Observer:
         return not self.written.keys().isdisjoint(self.inputs)
 
     def refuse(self, what: str) -> None:
-        """Reject what the function's calls would not do again: RuntimeError."""
+        """Reject what a replay of the function's calls would not repeat: RuntimeError."""
         raise RuntimeError(f"trace: the function {what}")
 
     def reads(self, tensor: Tensor) -> None:
-        """Observe that a tensor is read, by a call or past it."""
+        """Observe that a tensor is read, by a call or otherwise."""
 
     def called(self, module: Module) -> None:
         """Observe that a module is called."""

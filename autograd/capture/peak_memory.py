@@ -1,5 +1,7 @@
-"""Peak memory of results. It follows from the calls alone, so it is the same on any backend, meta
-included, and whether calls are deferred, fused or replayed."""
+"""Peak memory of results.
+
+It follows from the calls alone, so it is the same on any backend, meta included, and whether calls
+are deferred, fused or replayed."""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class TrackedResult(NamedTuple):
 
 class Lifetimes:
     """Follows each result from the call that computes it to the last one that reads it or a view of
-    it. Arrays from elsewhere (weights, gradients in a flat buffer, images) do not count."""
+    it.
+
+    Arrays from elsewhere (weights, gradients in a flat buffer, images) do not count."""
 
     def __init__(self) -> None:
         self.calls: list[Names] = []

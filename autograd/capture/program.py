@@ -18,8 +18,10 @@ Indices: TypeAlias = tuple[int, ...]
 
 
 class TracedCall(NamedTuple):
-    """One call: the indices of its operands and results among the arrays of the program, its key in
-    the ledger, and the indices that no later call reads."""
+    """One call.
+
+    It has the indices of its operands and results among the arrays of the program, its key in the
+    ledger, and the indices (`done`) that no later call reads."""
 
     primitive: Primitive
     info: CallInfo
@@ -29,8 +31,8 @@ class TracedCall(NamedTuple):
     done: Indices
 
 
-class BareCall(NamedTuple):
-    """One call of which only the kernel is left."""
+class KernelCall(NamedTuple):
+    """One call reduced to its kernel."""
 
     call: Call
     operands: Indices
@@ -51,7 +53,7 @@ class CallRecorder(DependencyRecorder):
         self.input_indices = [self.index(a) for a in inputs]
 
     def index(self, a: Array) -> int:
-        """Return the index of an array."""
+        """Return the number of an array."""
         index = self._indices.setdefault(id(a), len(self.arrays))
         if index == len(self.arrays):
             self.arrays.append(a)  # keeps it alive, so that no other array gets its id
@@ -66,8 +68,9 @@ class CallRecorder(DependencyRecorder):
 
 
 class Program:
-    """Calls to run again. What is neither an input nor the result of a call, such as a weight, is
-    read anew each time."""
+    """Calls to run again.
+
+    What is neither an input nor the result of a call, such as a weight, is read anew each time."""
 
     def __init__(
         self, recorder: CallRecorder, outputs: Sequence[Array], container: type | None,
@@ -87,24 +90,29 @@ class Program:
         keys = [call.key for call in recorder.calls]
         self.batch = CallBatch(keys, (), recorder.lifetimes.peaks())
         self.calls = _with_last_uses(recorder.calls, computed, {*self.outputs, *self.inputs})
-        self.bare = self._bare_calls()
+        self.kernel_calls = self._kernel_calls()
 
-    def _bare_calls(self) -> list[BareCall] | None:
-        """Return the kernels alone if nothing but numbers passes between them: nothing waits,
-        nothing is written in place, outputs have memory of their own. None otherwise."""
+    def _kernel_calls(self) -> list[KernelCall] | None:
+        """Return the kernels alone if nothing but numbers passes between them, None otherwise.
+
+        Then nothing is deferred or written in place, and outputs have memory of their own."""
         calls = []
         owned: set[int] = set()
         for primitive, info, operands, results, _, done in self.calls:
             if info.call is None or info.deferral or primitive.writes:
                 return None
-            calls.append(BareCall(info.call, operands, results, done))
+            calls.append(KernelCall(info.call, operands, results, done))
             if primitive.alias is None:
                 owned.update(results)
         return calls if owned.issuperset(self.outputs) else None
 
     def run(self, inputs: Sequence[Array], ledger: Ledger) -> list[Array]:
         """Run the calls on other inputs of the same shapes."""
-        arrays = self._run(inputs) if self.bare is None else self._run_bare(self.bare, inputs)
+        arrays = (
+            self._run(inputs)
+            if self.kernel_calls is None
+            else self._run_kernels(self.kernel_calls, inputs)
+        )
         ledger.count_batch(self.batch)
         return [arrays[index] for index in self.outputs]
 
@@ -120,7 +128,7 @@ class Program:
                 arrays[index] = None
         return arrays
 
-    def _run_bare(self, calls: list[BareCall], inputs: Sequence[Array]) -> dict[int, Array]:
+    def _run_kernels(self, calls: list[KernelCall], inputs: Sequence[Array]) -> dict[int, Array]:
         values: list[Any] = [a if a is None else a.value for a in self.arrays]
         for index, a in zip(self.inputs, inputs, strict=True):
             values[index] = a.value
@@ -142,8 +150,9 @@ class Program:
 def _with_last_uses(
     calls: Sequence[TracedCall], computed: set[int], read: set[int]
 ) -> list[TracedCall]:
-    """Return the calls with the computed arrays that each is the last to use; `read` are those
-    that are read after all calls."""
+    """Return the calls with the computed arrays that each is the last to use.
+
+    `read` are the indices that are read after all calls."""
     reversed_calls: list[TracedCall] = []
     for call in reversed(calls):
         done = (computed & {*call.operands, *call.results}) - read

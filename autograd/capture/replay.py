@@ -1,6 +1,8 @@
-"""Replay captured calls without Python. A backend records the addresses of its kernels and their
-arguments; here is what such a recording needs around it: inputs are copied to memory of its own,
-results from there, and the ledger and the gradients are kept as in a plain run."""
+"""Replay captured calls without Python.
+
+A backend records the addresses of its kernels and their arguments. Here is what such a recording
+needs around it: inputs are copied to memory of its own, results from there, and the ledger and the
+gradients are kept as in a plain run."""
 
 from __future__ import annotations
 
@@ -28,8 +30,9 @@ from .peak_memory import Lifetimes
 
 
 def recordable(name: str) -> Recordable | None:
-    """Return a backend if its calls can be recorded now: by one thread, and without a limit of
-    memory, which the recording's own might exceed."""
+    """Return a backend if its calls can be recorded now, else None.
+
+    That takes one thread, and no memory limit, which the recording's own memory might exceed."""
     if get_num_threads() > 1 or memory_limit():
         return None
     backend = backends.get(name)
@@ -37,9 +40,11 @@ def recordable(name: str) -> Recordable | None:
 
 
 class SharedMemory:
-    """The memory that all recordings of one function share, which is why they are replayed one at
-    a time. Every RECORDINGS recordings it starts afresh: the old memory also holds what recordings
-    needed that are gone by now."""
+    """The memory that all recordings of one function share, which is why they are replayed one at a
+    time.
+
+    Every RECORDINGS recordings it starts afresh: the old memory also holds what recordings needed
+    that no longer exist."""
 
     def __init__(self) -> None:
         self.lock = RLock()
@@ -55,9 +60,10 @@ class SharedMemory:
 
 
 class Replay:
-    """Calls to replay, from inputs in memory of their own to results there. `written` is what they
-    write to besides. A result that is an input, or that comes from elsewhere (ids in `foreign`), is
-    returned as it is."""
+    """Calls to replay, from inputs in memory of their own to results there.
+
+    `written` is what they write to besides. A result that is an input, or that comes from elsewhere
+    (ids in `foreign`), is returned as it is."""
 
     def __init__(
         self, capture: Capture, results: list[Array], batch: CallBatch, written: Iterable[Storage],
@@ -148,7 +154,7 @@ class Capture:
         self, results: list[Array], batch: CallBatch, written: Iterable[Storage],
         foreign: Collection[int],
     ) -> Replay:  # fmt: skip
-        """Return what was recorded, with these results, which are in `results` then."""
+        """Return what was recorded; afterwards `results` are the results of this first run."""
         for a in results:
             a.realize()
         replay = Replay(self, results, batch, written, foreign)
@@ -156,14 +162,16 @@ class Capture:
         return replay
 
     def copy_back(self) -> None:
-        """Write what became of the inputs to where they came from."""
+        """Write what became of the inputs back to where they came from."""
         for value, original in zip(self.values, self.originals, strict=True):
             original.write(value)
 
 
 class StepRecorder(DependencyRecorder):
-    """Observes a step of training: what it is filed under, what it computes, which leaves get
-    their gradients, and whether it could be replayed (`refused` tells why not)."""
+    """Observes a training step.
+
+    It records what calls are filed under, what they compute, which leaves get their gradients, and
+    whether the step could be replayed (`refused` tells why not)."""
 
     training = True
 
@@ -184,7 +192,7 @@ class StepRecorder(DependencyRecorder):
         self.foreign.update((id(a), a) for a in call.args if not self.computed(a))
 
     def refuse(self, what: str) -> None:
-        """Remember the first reason why calls would not do the same again."""
+        """Remember the first reason why a replay would not do the same again."""
         self.refused = self.refused or what
 
     def deliver(self, leaf: Tensor) -> None:
@@ -208,7 +216,7 @@ class StepRecorder(DependencyRecorder):
         self.recording.effect(call_hooks)
 
     def check(self) -> None:
-        """Find out, after the function returned, what its calls would not do again."""
+        """Find out, after the function returned, what a replay would not repeat."""
         if self.writes_inputs:
             self.refuse("writes to an input")
         if any(p.grad is None or p.grad.data is not p.slot for p in self.leaves):
@@ -233,15 +241,19 @@ class CapturedLeaf(NamedTuple):
     hooked: bool
 
     def untouched(self) -> bool:
-        """Tell whether it is as it was before the captured step: without a gradient, which would be
-        added to, without hooks that change it, and with or without hooks that wait for it."""
+        """Tell whether a leaf is as it was before the captured step.
+
+        It must have no gradient, which would be added to, no hooks that change it, and as before
+        hooks that wait for it or none."""
         p = self.tensor
         unchanged = p.grad is None and p.slot is self.slot and p.requires_grad
         return unchanged and not p.hooks and bool(p.post_grad_hooks) == self.hooked
 
 
 class CapturedStep:
-    """A step that can be replayed: its guards, its leaves, and the container of its results;
+    """A training step that can be replayed: its guards, its leaves, and the container of its
+    results.
+
     `used` is the number of the call that replayed it last."""
 
     def __init__(
@@ -258,7 +270,7 @@ class CapturedStep:
         return all([leaf.untouched() for leaf in self.leaves]) and self.guards.hold()
 
     def run(self, arrays: Sequence[Array], ledger: Ledger) -> Any:
-        """Replay it."""
+        """Replay the step, and give its leaves their gradients."""
         results = self.replay.run(arrays, ledger)
         for leaf in self.leaves:
             leaf.tensor.grad = Tensor(leaf.slot)
@@ -267,6 +279,6 @@ class CapturedStep:
 
 def pack(tensors: Sequence[Tensor], container: type | None) -> Any:
     """Return tensors without their history, in the container that they came in."""
-    bare = {id(t): Tensor(t.data) for t in tensors}
-    every = [bare[id(t)] for t in tensors]
+    detached = {id(t): Tensor(t.data) for t in tensors}
+    every = [detached[id(t)] for t in tensors]
     return every[0] if container is None else container(every)

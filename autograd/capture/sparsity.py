@@ -1,5 +1,6 @@
-"""Sparsity: an observer that counts zeros in the factors of products, and MACs whose factors are
-both non-zero, by the non-zero rules that primitives declare."""
+"""Sparsity: an observer that counts zeros in the factors of products.
+
+MACs whose factors are both non-zero are counted by the non-zero rules that primitives declare."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ from .observer import Dispatched, PassiveObserver
 
 
 class Sparsity(PassiveObserver):
-    """Counts zeros in each call with MACs, within `context.using(observer=...)`, and files them in
-    the ledger's samples. It reads numbers and changes none; deferred calls give the same bits when
-    it realizes them one by one. `weights` are arrays whose memory holds weights; what a backward
-    sweep computes is a gradient; all else are activations. Take a new one for each sweep."""
+    """Counts zeros in each call with MACs, and files them in the ledger's samples.
+
+    It reads numbers and changes none; deferred calls have the same bits when it realizes them one
+    by one. `weights` are arrays whose memory holds weights; what a backward sweep computes is a
+    gradient; everything else is an activation. Use a new one for each sweep."""
 
     def __init__(self, ledger: Ledger, weights: Iterable[Array] = ()) -> None:
         super().__init__(ledger)

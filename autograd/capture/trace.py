@@ -22,9 +22,10 @@ LONG = 4 * RECORDINGS  # calls for which a recording is kept that is not used
 
 
 class CallSignature(NamedTuple):
-    """What decides which calls are made: which inputs are one and the same, their shapes, their
-    layouts (whether the engine owns them, and their strides), where the calls run, and whether they
-    are put on a tape."""
+    """What decides which calls a function makes.
+
+    `same`: which inputs are one and the same; `specs`: their shapes and types; `layouts`: whether
+    the engine owns them, and their strides; where the calls run; whether they are put on a tape."""
 
     same: tuple[int, ...]
     specs: tuple[Spec, ...]
@@ -66,7 +67,10 @@ def _unpack(result: Any) -> tuple[Sequence[Tensor], type | None]:
 
 
 class InferenceTrace:
-    """What `trace` returns; called like the function, with tensors alone."""
+    """What `trace` returns for inference; called like the function, with tensors alone.
+
+    The first call of a signature traces the function, the second runs its calls and captures them,
+    later ones replay the capture where the backend can."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -111,7 +115,7 @@ class InferenceTrace:
     def _trace(
         self, arrays: list[Array], same: tuple[int, ...], ledger: Ledger
     ) -> tuple[list[Array], Program]:
-        """Run the function once and return its results and the program that it makes."""
+        """Run the function once; return its results and the program of its calls."""
         # Under new handles, inputs are told from arrays that the function has from elsewhere.
         handles = [Array(a.spec, a.value if a.has_numbers else None, a.owner, -1) for a in arrays]
         inputs = [handles[i] for i in same]
@@ -126,8 +130,10 @@ class InferenceTrace:
 
 
 class TrainingTrace:
-    """What `trace` returns for a step of training: of each signature the first call runs the
-    function, the second captures it, and later ones replay that where they can."""
+    """What `trace` returns for a training step.
+
+    Of each signature, the first call runs the function, the second captures it, and later ones
+    replay the capture where they can."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -178,7 +184,8 @@ class TrainingTrace:
         return pack(*result)
 
     def _make_room(self) -> bool:
-        """Make room for another recording: one that has not been used for LONG calls goes."""
+        """Make room for another recording, by dropping one that has not been used for LONG
+        calls."""
         every = [(step.used, key, step) for key, some in self.captured.all() for step in some]
         if len(every) < RECORDINGS:
             return True
@@ -221,24 +228,26 @@ class TrainingTrace:
 
 
 def trace(function: Callable[..., Any], training: bool = False) -> InferenceTrace | TrainingTrace:
-    """Return a function that computes what `function`, a model say, computes without a tape, and
-    counts the same, but runs its Python once for each combination of backend, phase and input
-    shapes; then only the calls that it made. Inputs are tensors; the result is a tensor, or a tuple
-    or list of them, without a history.
+    """Return a function that computes what `function`, a model say, computes, without its Python.
 
-    Weights are read in each call. Calls are learned anew where tensors have other arrays, and where
+    It computes without a tape and counts the same, but runs the function's Python only once for
+    each combination of backend, phase and input shapes; then only the calls that it made. Inputs
+    are tensors; the result is a tensor, or a tuple or list of them, without a history.
+
+    Weights are read in each call. Calls are traced anew where tensors have other arrays, and where
     modules or variables that `function` looks at have changed; not where lists or other objects
-    have in place (docs/tracing.md has a full list). Start no threads in it. RuntimeError where it
-    reads numbers of tensors or draws random ones, on which calls would depend, where it records
-    gradients or changes the ledger, and where it writes to or returns tensors that it makes of
-    numbers. TypeError for inputs and results that are no tensors.
+    have changed in place (docs/tracing.md has the full list). The function must start no threads.
 
-    With `training` the function may run `backward` to the end: gradients of parameters that lie in
-    flat buffers are stored and announced as ever, unless some are there already. Nothing is refused
-    then: where calls would not do the same again the function is run as it is, each time.
+    With `training` the function may call `backward`: gradients of parameters that lie in flat
+    buffers are stored and announced as usual, unless some are there already. Nothing is refused
+    then: where calls would not do the same again, the function is run as it is, each time.
 
-    On a backend whose calls can be recorded (llvm, with one thread and no limit of memory), later
+    On a backend whose calls can be recorded (llvm, with one thread and no memory limit), later
     calls take no Python at all between those of NumPy. They work in memory of their own, as much as
     the largest one takes.
-    """
+
+    RuntimeError, unless `training`, where the function reads numbers of tensors or draws random
+    ones, on which calls would depend, where it records gradients or changes the ledger, and where
+    it writes to or returns tensors that it makes of numbers. TypeError for inputs and results that
+    are no tensors."""
     return TrainingTrace(function) if training else InferenceTrace(function)

@@ -74,6 +74,7 @@ def leaky_relu(x: NDArray, *, slope: float) -> NDArray:
 
     `slope` is at least 0, so that the sign of y is that of x and y suffices for the derivative."""
     y = np.minimum(x, 0, out=np.empty_like(x))
+    # Only the negative part is multiplied, the positive part is added afterwards.
     y *= x.dtype.type(slope)  # an infinite x is not among them: a slope of 0 leaves it as it is
     y += np.maximum(x, 0)
     return y
@@ -244,6 +245,7 @@ def sum_less_one(powers: NDArray, axis: int) -> NDArray:
 
     The largest power is e^0 = 1. Leaving it out keeps the digits of the small ones, which log1p
     then preserves: the logarithm of a sum near 1 would lose them."""
+    # All powers of exactly 1 are counted, all others summed; then one of the ones is left out.
     small = np.less(powers, 1, out=np.empty_like(powers))
     ones = powers.shape[axis] - _sums(small, axis)
     small *= powers

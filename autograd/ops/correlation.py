@@ -75,6 +75,7 @@ def _patches(part: NDArray, windows: Windows, grid: Pair) -> NDArray:
     view = as_strided(
         part, (n, *grid, r, s, c), (sn, sh * u, sw * v, sh * p, sw * q, sc), writeable=False
     )
+    # Runs of s c numbers are too short for fast copies; runs along an image row are longer.
     if s * c < SHORT:  # copied along image rows instead: BLAS takes either order
         patches = scratch("patches", (r, s, c, n, *grid), part.dtype)
         np.copyto(patches, view.transpose(3, 4, 5, 0, 1, 2))
@@ -129,6 +130,8 @@ def _cut(a: NDArray, rows: int) -> Cut:
 
 def _multiply(a: NDArray, b: NDArray, y: NDArray) -> None:
     """Write the product a b to y, for matrices with many rows."""
+    # Pieces small enough for BLAS's path without packing; fewer than 24 rows would not pay for a
+    # call.
     rows = SMALL // b.size if b.size else 0
     if rows < 24 or len(a) <= rows:
         np.matmul(a, b, out=y)
@@ -203,6 +206,7 @@ def _correlate_stripes(part: NDArray, w: NDArray, windows: Windows, y: NDArray) 
         if 0 < i < last:
             total += product
     images = (e, n, f, m)
+    # The last row of filters is added while the sums are written to y: one pass over memory less.
     target = y.transpose(1, 0, 2, 3)
     np.add(total.reshape(images), product.reshape(images), out=target)
 
@@ -236,7 +240,10 @@ def spread(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray) 
         return
     covered = dy.shape[1] * dy.shape[2] * windows.stride[0] * windows.stride[1]
     depthwise = w.shape[1] == 1 < groups == w.shape[0]
+    # `_scatter` writes into an enlarged image and crops it, which a negative border does not allow.
     fits = min(windows.lead) >= 0 and not depthwise
+    # Scattering does only the multiplications that reach a window; gathering does those of every
+    # pixel, but writes each pixel once.
     write = _scatter if fits and 4 * covered < 3 * dx.shape[1] * dx.shape[2] else _gather
     write(dy, w, windows, groups, dx)
 
@@ -247,12 +254,14 @@ def _gather(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray)
     The pixels of dx with one remainder modulo the stride see dy through every p-th tap, reversed.
     The stride^2 remainders together cover dx, so no element is written twice."""
     m, c, r, s = w.shape
+    # In `correlate` the roles are fixed: contracted channels in front, results behind.
     # (M, C/groups, R, S) to (R, S, M/groups, C): the roles of channels and results are exchanged.
     grouped = w.reshape(groups, m // groups, c, r, s).transpose(3, 4, 1, 0, 2)
     flipped = grouped.reshape(r, s, m // groups, groups * c)
     for a in range(min(windows.stride[0], dx.shape[1])):
         for b in range(min(windows.stride[1], dx.shape[2])):
             part = dx[:, a :: windows.stride[0], b :: windows.stride[1]]
+            # Pixels whose phase no tap reaches (stride above the window) get no gradient at all.
             (i, high, top, p), (j, wide, left, q) = (
                 _phase(phase, axis, windows) for axis, phase in enumerate((a, b))
             )
@@ -320,6 +329,8 @@ def weigh(x: NDArray, dy: NDArray, windows: Windows, groups: int, dw: NDArray) -
         cut = [*blocks(n, e, f * m * dw.itemsize)]
     else:
         cut = _blocks(windows, (e, f), n, c, m // groups, dw.itemsize)
+    # The number of sums follows from shapes, not from threads, or the order of additions would
+    # change.
     count = max(1, min(PARTS, len(cut), outputs * dw.size // WORTHWHILE, outputs // MIN_WINDOWS))
     sums = np.zeros((count, *dw.shape), dw.dtype)
 

@@ -26,6 +26,7 @@ def keep_mask(keys: NDArray, shape: tuple[int, ...], p: float, use: int) -> NDAr
     // 2 of the stream that starts from key n and the number of the use. No other sample and no
     memory layout has a bearing on it."""
     count = int(np.prod(shape[1:]))
+    # The mask compares 32-bit hashes with an integer: no rounding, so no platform differs.
     least = round(p * 2**32)
     keep = np.empty((shape[0], count), BOOL)
     if least in (0, 2**32):

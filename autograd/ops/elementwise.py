@@ -128,6 +128,7 @@ def pow(x: NDArray, w: NDArray) -> NDArray:
 @pow.vjp("x")
 def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
     nothing = full(shape=(), dtype=specs[1].dtype, value=0.0)
+    # x^0 is constant: an infinite dy must not become 0 times infinity.
     dy = where(eq(w, nothing), full(shape=(), dtype=dy.dtype, value=0.0), dy)
     return fit(mul(dy, power_slope(x, w)), specs[0])
 
@@ -142,6 +143,7 @@ def power_slope(x: NDArray, w: NDArray) -> NDArray:
     """Return w x^(w-1), the derivative of x^w in x, and 0 where w is 0."""
     x, w = agreed(x, w)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        # Chosen, not multiplied: 0 times x^-1 would be NaN at x = 0.
         return np.where(w == 0, w, w * np.power(x, w - 1))
 
 
@@ -171,6 +173,7 @@ def log_of_base(x: NDArray, w: NDArray) -> NDArray:
 @log_of_base.vjp("x")
 def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
     nothing, one = (full(shape=(), dtype=x.dtype, value=v) for v in (0.0, 1.0))
+    # The denominator is replaced too, or 0 / 0 would be NaN.
     constant = bit_and(eq(x, nothing), ge(w, nothing))
     slope = div(where(constant, nothing, dy), where(constant, one, x))
     return fit(slope, specs[0])
@@ -229,6 +232,7 @@ def deviation(x: NDArray) -> NDArray:
 @deviation.vjp("x")
 def _(dy: Value, y: Value) -> Value:
     nothing, one = (full(shape=(), dtype=y.dtype, value=v) for v in (0.0, 1.0))
+    # Both the numerator and the denominator are chosen, or 0 / 0 would be NaN.
     flat = eq(y, nothing)
     return div(where(flat, nothing, dy), where(flat, one, add(y, y)))
 

@@ -48,12 +48,14 @@ def _multiplied(x: NDArray, w: NDArray) -> NDArray:
         return together(np.matmul, x, w)
     if x.shape[-1] >= LONG and x.shape[-2] * w.shape[-1] <= NARROW:
         return _long(x, w)
+    # Waking other threads does not pay for small products, nor for stacks of them.
     if x.ndim != 2 or w.ndim != 2 or x.size * w.shape[1] < WORTHWHILE:
         return np.matmul(x, w)
     y = np.empty((x.shape[0], w.shape[1]), x.dtype)
     by_rows = y.shape[0] >= y.shape[1]
     size = max(y.shape)
     count = max(1, min(BLOCKS, size // BLOCK))
+    # Multiples of 16 rows or columns, whole registers of BLAS's kernels.
     step = -(-size // count // 16) * 16
     borders = [min(size, step * i) for i in range(count + 1)]
 

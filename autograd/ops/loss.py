@@ -288,6 +288,7 @@ def binary_cross_entropy(x: NDArray, target: NDArray) -> NDArray:
 @binary_cross_entropy.vjp("x")
 def _(dy: Value, x: Value, target: Value, specs: tuple[Spec, ...]) -> Value:
     one = full(shape=(), dtype=x.dtype, value=1.0)
+    # torch's bound: x (1 - x) is 0 where the loss has been cut off, and the slope must stay finite.
     least = full(shape=(), dtype=x.dtype, value=1e-12)
     slope = div(sub(x, target), maximum(mul(x, sub(one, x)), least))
     return fit(mul(dy, slope), specs[0])

@@ -63,6 +63,7 @@ def local_response_norm(
     (2012) it is not divided by the size. s is saved for the derivative. Counted per element: a
     square, size - 1 additions, times alpha / size, plus k, a power, times x."""
     s = channel_window.reference(x * x, before=size // 2, after=(size - 1) // 2)
+    # In place from here on: s has as many elements as the image and is saved anyway.
     s *= x.dtype.type(alpha / size)
     s += x.dtype.type(k)
     y = np.power(s, x.dtype.type(-beta), out=np.empty_like(x))

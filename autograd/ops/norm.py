@@ -66,6 +66,7 @@ class _Blocks:
         axis."""
         whole = len(block) // self.wide * self.wide
         rows = block[:whole].reshape(-1, self.wide)
+        # Rows of one block are added in the block's own type, blocks in the type of statistics.
         sums += np.ones(len(rows), block.dtype) @ rows
         if whole < len(block):
             sums[: len(block) - whole] += block[whole:]
@@ -93,6 +94,7 @@ def moments(x: NDArray) -> tuple[NDArray, NDArray]:
     blocks = _Blocks(x)
     flat, room, count = blocks.flat(x), blocks.room("off"), x.size // blocks.channels
     first = flat[: blocks.size].reshape(-1, blocks.channels)
+    # Any value near the mean will do as a shift; this one costs a single block.
     guess = first.mean(0, dtype=STATISTICS).astype(x.dtype)
     shift, sums, squares = blocks.each(guess), blocks.sums(), blocks.sums()
     for at in blocks.slices():
@@ -101,6 +103,8 @@ def moments(x: NDArray) -> tuple[NDArray, NDArray]:
         blocks.add(sums, off)
         blocks.add(squares, np.multiply(off, off, out=off))
     off_mean, square = blocks.folded(sums) / count, blocks.folded(squares) / count
+    # var = E[(x - s)^2] - (mean - s)^2 cancels little, since s is near the mean; rounding may still
+    # leave a variance just below 0.
     return guess + off_mean, np.maximum(square - off_mean * off_mean, 0)
 
 

@@ -92,6 +92,8 @@ def max_pool2d(
         part = region(images[some], windows, (a, b), f, -inf)
         best, index = y[some, a:b], argmax[some, a:b]
         _largest(part, windows, best, index)
+        # Only then can a comparison have gone wrong: this keeps the common case free of the second
+        # pass.
         if not np.isfinite(best).all():
             _correct_nonfinite(part, windows, _inside(windows, (h, w), (a, b), f), best, index)
     return y.transpose(0, 3, 1, 2), argmax.transpose(0, 3, 1, 2)
@@ -117,6 +119,7 @@ def max_pool2d_dx(
 
     `size` is the (height, width) of the image. Overlapping windows that share a maximum add up."""
     windows = Windows(kernel, stride, (padding[0][0], padding[1][0]), dilation)
+    # Gradients and winners by window, channels-last like the image that they are added to.
     tops, winners = dy.transpose(0, 2, 3, 1), argmax.transpose(0, 2, 3, 1)
 
     def write(part: NDArray, some: slice, tiled: bool) -> None:
@@ -282,6 +285,7 @@ def max_pool2d_position(
 
     This is what torch calls the indices of max pooling."""
     e, f = argmax.shape[2:]
+    # From the tap to the pixel: dilation spaces the taps, stride and padding place the window.
     row, column = np.divmod(argmax.astype(INT64), kernel[1])
     row = row * dilation[0] + (np.arange(e) * stride[0] - padding[0][0])[:, None]
     column = column * dilation[1] + np.arange(f) * stride[1] - padding[1][0]
@@ -351,6 +355,7 @@ def _addresses(winners: NDArray, part: NDArray, windows: Windows) -> NDArray:
     index = scratch("index", winners.shape, INT64)
     np.take(taps.reshape(-1), winners, out=index, mode="clip")
     i, j = np.arange(e)[:, None] * windows.stride[0], np.arange(f) * windows.stride[1]
+    # The three terms of the address: tap (above), window and channel, image (below).
     index += ((i * wide + j) * c)[:, :, None] + np.arange(c)
     index += (np.arange(n) * high * wide * c)[:, None, None, None]
     return index
@@ -369,6 +374,7 @@ def _scattered(
     high, wide = (e - 1) * u + p * (r - 1) + 1, (f - 1) * v + q * (s - 1) + 1
     dx = np.empty((n, *size, c), dtype)
     within = not top and not left and high <= size[0] and wide <= size[1]
+    # Tiles cover each pixel exactly once, so they may be stored instead of added.
     tiled = within and (u, v, p, q) == (r, s, 1, 1) and (high, wide) == size
     for some, _, _ in blocks(n, 1, 2 * high * wide * c * dtype.itemsize):
         part = dx[some]

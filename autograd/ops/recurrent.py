@@ -125,6 +125,7 @@ def lstm_cell(gates: NDArray, c: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     and a division each; two tanh; three products and a sum."""
     acts = np.empty(gates.shape, gates.dtype)
     i, f, g, o = _quarters(acts)
+    # One negation serves three sigmoids, 1 / (1 + e^-x); the quarter of tanh is turned back below.
     np.negative(gates, out=acts)
     with np.errstate(over="ignore"):  # e^-x = inf gives the right 0
         for y in (acts[:, : 2 * c.shape[1]], o):
@@ -216,6 +217,7 @@ def _(
 ) -> tuple[Value, ...]:  # fmt: skip
     """The derivative of each product in lstm_cell_dx, s(y) = y (1 - y) being the slope of y."""
     i, f, g, o = quarters(acts)
+    # The incoming gradients u of the four quarters, and v of dc.
     ui, uf, ug, uo = quarters(zero(specs[2]) if ddgates is None else ddgates)
     v = zero(specs[3]) if ddc is None else ddc
     t = tanh(cell)

@@ -217,6 +217,7 @@ def _lstm_back(
     dhs, dh, dc, dcells, dacts = incoming
     count, nothing = acts.shape[0], Spec(c.shape, acts.dtype)
     order, steps, values = walk(count, backwards), parts(cells), parts(acts)
+    # The cell before each step: c before the first, then that of the step walked before.
     old = dict(zip(order, [c, *[steps[t] for t in order]], strict=False))
     tops, inner, bends = (_parts(x, count) for x in (dhs, dcells, dacts))
     dgates: dict[int, Value] = {}
@@ -253,6 +254,7 @@ def lstm_sequence_dx(
     dgates, nothing = np.empty_like(acts), np.zeros_like(cells[0])
     dc = nothing if dcell is None else dcell
     order = walk(len(acts), backwards)
+    # The cell before each step: c before the first, then that of the step walked before.
     old = dict(zip(order, [c, *[cells[t] for t in order]], strict=False))
     for t in reversed(order):
         if t != order[-1]:

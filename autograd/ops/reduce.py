@@ -253,6 +253,8 @@ def product_dx(dy: NDArray, x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
     It is formed as the product of those before times that of those behind, which is exact beside
     zeros too, where dividing the whole product by x would fail."""
     last = range(x.ndim - len(axes), x.ndim)
+    # The reduced axes at the end and merged, so that "before" and "behind" are one cumulative
+    # product each.
     moved = np.moveaxis(x, axes, last)
     flat = moved.reshape(*dy.shape, prod(x.shape[a] for a in axes))
     before, behind = np.ones_like(flat), np.ones_like(flat)

@@ -23,6 +23,7 @@ def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
     size = int(np.prod(shape)) * dtype.itemsize
     buffer = getattr(_memory, name, None)
     if buffer is None or buffer.nbytes < size:
+        # Over-allocate and skip to the next boundary: NumPy aligns to 16 bytes only.
         wide = np.empty(size + ALIGNED, np.uint8)
         start = -wide.ctypes.data % ALIGNED
         buffer = wide[start : start + size]

@@ -83,6 +83,7 @@ def sequence_dw(
     the state before the first step."""
     old = _before(hs, h, backwards)
     flat = dgates.reshape(-1, dgates.shape[2])
+    # Steps and samples are merged into rows: one long sum each instead of T products.
     dw_ih, dw = (matmul.reference(flat.T, y.reshape(-1, y.shape[2])) for y in (x, old))
     return dw_ih, dw, sum_over(flat, (0,))
 

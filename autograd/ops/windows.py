@@ -98,6 +98,7 @@ def region(x: NDArray, windows: Windows, rows: Pair, columns: int, border: float
     if h[0] >= 0 and w[0] >= 0 and h[1] <= x.shape[1] and w[1] <= x.shape[2]:
         return x[:, h[0] : h[1], w[0] : w[1]]
     y = scratch("region", (x.shape[0], h[1] - h[0], w[1] - w[0], x.shape[3]), x.dtype)
+    # Only the border is filled and only the inside is copied: each element is written once.
     a, b = _span(x.shape[1], *h)
     c, d = _span(x.shape[2], *w)
     edges = (y[:, :a], y[:, b:], y[:, a:b, :c], y[:, a:b, d:])

@@ -1,4 +1,4 @@
-"""Tools for testing operations, ours and yours."""
+"""Tools for testing operations, ours and yours: gradient checks, and a table of sample calls."""
 
 from .check import gradcheck, gradgradcheck
 from .samples import Sample, samples

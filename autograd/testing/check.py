@@ -1,4 +1,4 @@
-"""Numerical checks of derivatives."""
+"""Numerical checks of derivatives against central differences."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ Function = Callable[..., Any]
 
 
 def _floats(result: Any) -> list[Tensor]:
+    """Return the floating-point tensors of a result."""
     results = result if isinstance(result, tuple | list) else (result,)
     return [y for y in results if isinstance(y, Tensor) and is_floating(y.dtype)]
 
 
 def _project(function: Function, arrays: Sequence[Any], weights: Sequence[NDArray]) -> float:
+    """Return the weighted sum of a function's results, a single number."""
     results = _floats(function(*[Tensor(array(a)) for a in arrays]))
     return float(sum((y.numpy() * v).sum() for y, v in zip(results, weights, strict=True)))
 
@@ -33,11 +35,14 @@ def gradcheck(
     atol: float = 1e-7,
     seed: int = 0,
 ) -> float:
-    """Compare the gradient of `function` with central differences along one random direction, its
-    results weighted at random, so that the cost does not grow with the size (as HIPS autograd's
-    check does). `inputs`: arrays; the floating-point ones, float64, are varied. Return the
-    relative error. AssertionError where it passes rtol (and the difference atol), or where a
-    gradient's shape or type is not its input's."""
+    """Compare the gradient of `function` with central differences along one random direction.
+
+    Its results are weighted at random, so that the cost does not grow with the size (as in HIPS
+    autograd's check). `inputs` are arrays; the floating-point ones, which must be float64, are
+    varied. Return the relative error.
+
+    AssertionError where it exceeds rtol (and the difference atol), or where a gradient's shape or
+    type is not its input's. TypeError for inputs of another floating-point type."""
     rng = np.random.default_rng(seed)
     tensors = [Tensor(array(a.copy()), is_floating(a.dtype)) for a in map(np.asarray, inputs)]
     if any(t.requires_grad and t.dtype != np.float64 for t in tensors):
@@ -87,7 +92,8 @@ def _along(
 def gradgradcheck(
     function: Function, inputs: Sequence[NDArray], seed: int = 0, **tolerances: float
 ) -> float:
-    """Run `gradcheck` on the gradient of `function`, taken with create_graph."""
+    """Run `gradcheck` on the gradient of `function`, taken with create_graph: a check of second
+    derivatives."""
     rng = np.random.default_rng(seed + 1)
     arrays = [np.asarray(a) for a in inputs]
     results = _floats(function(*[Tensor(array(a)) for a in arrays]))

@@ -8,7 +8,7 @@ from typing import Any
 from ...array import Spec
 from ...deferred import Call, DeferralPlan, Fused, Signature
 from ...primitive import Primitive
-from .. import Found
+from .. import Implementation
 from ..reference import reference
 from . import fusion  # noqa: F401  (registers)
 from .compiler.isa.targets import CONVOLUTIONS, WIDTHS, Target, target
@@ -43,18 +43,22 @@ class Llvm:
     ) -> None:
         self.target, self.tuner, self.eager, self.dry = target, Tuner(target, tune), eager, dry
 
-    def find(self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Found:
+    def find(
+        self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
+    ) -> Implementation:
         """Return a compiled kernel, or the primitive's NumPy reference."""
         name = primitive.name
         target = self.tuner.fit(name, specs, attrs)
         if self.dry:
-            return Found("llvm", None)
+            return Implementation("llvm", None)
         executable = find(target, name, specs, attrs)
         if executable is None:
             return reference(primitive, specs, attrs)
         call = self._call(target, name, specs, attrs, executable)
         how = None if self.eager else deferral(target, name, specs, attrs)
-        return Found("llvm", call, how and self._deferral_plan(how, call), executable.executed)
+        return Implementation(
+            "llvm", call, how and self._deferral_plan(how, call), executable.executed
+        )
 
     def _call(
         self, target: Target, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any],

@@ -1,4 +1,7 @@
-"""The table of operation samples: each row drives every check there is of an operation."""
+"""The table of operation samples: each row drives every check that there is of an operation.
+
+One row gives gradient checks, comparison with torch and between backends, equal counts on meta, MAC
+counts, error messages and non-contiguous inputs. A new operation is a new row."""
 
 from __future__ import annotations
 

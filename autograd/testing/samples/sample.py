@@ -1,4 +1,4 @@
-"""What a row of the table holds."""
+"""A row of the table of samples, and generators of its inputs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def positive(*shape: int) -> Callable[[np.random.Generator], NDArray]:
 
 
 def distinct(*shape: int) -> Callable[[np.random.Generator], NDArray]:
-    """Draw float64 numbers of which no two are near each other, nor any near zero: for functions
-    with kinks."""
+    """Draw float64 numbers of which no two are close to each other, nor any to zero.
+
+    They suit functions with kinks, which differences must not straddle."""
 
     def draw(rng: np.random.Generator) -> NDArray:
         size = int(np.prod(shape))
@@ -34,7 +35,7 @@ def distinct(*shape: int) -> Callable[[np.random.Generator], NDArray]:
 
 
 def labels(*shape: int, classes: int) -> Callable[[np.random.Generator], NDArray]:
-    """Draw int64 numbers below `classes`."""
+    """Draw int64 class labels below `classes`."""
     return lambda rng: rng.integers(0, classes, shape)
 
 
@@ -43,10 +44,10 @@ class Sample:
     """One way to call an operation.
 
     `inputs` draw the arrays; `function` takes them as tensors; `torch`, if there is a counterpart,
-    takes the torch module and torch's tensors. `macs` is the forward's multiply-accumulate count,
-    worked out by other means than the cost rule. `second`: gradients of gradients exist;
-    otherwise asking for them must raise RuntimeError. `wrong` maps a piece of the message to
-    shapes of inputs that must raise ValueError."""
+    takes the torch module and torch's tensors. `macs` is the forward pass's count of
+    multiply-accumulates, worked out by other means than the cost rule. `second`: gradients of
+    gradients exist; otherwise asking for them must raise RuntimeError. `wrong` maps a piece of the
+    message to shapes of inputs that must raise ValueError."""
 
     name: str
     function: Callable[..., Any]

@@ -156,12 +156,12 @@ def test_memory_of_a_step_goes_to_later_ones(bare: bool, monkeypatch: pytest.Mon
     traced = ag.trace(many)
     traced(ag.ones(2))
     [[program]] = traced.programs.values()
-    assert program.bare is not None
+    assert program.kernel_calls is not None
     if bare:
-        for call in {call for call, *_ in program.bare}:
+        for call in {call for call, *_ in program.kernel_calls}:
             monkeypatch.setattr(call, "kernel", spied(call.kernel))
     else:
-        program.bare = None
+        program.kernel_calls = None
         monkeypatch.setattr(module, "perform", spied(module.perform))
     assert traced(ag.ones(2)).tolist() == [2.0**20] * 2
     assert len(alive) == 20 and max(alive) == 2
