@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .cost.report import gigabytes
 from .errors import UserError
 
 MEMINFO = Path("/proc/meminfo")
@@ -35,8 +36,8 @@ def check_memory(option: str, needed: float, what: str, batch: int) -> None:
         fitting = int(0.9 * batch * free / needed)
         way = f"; try {option} {fitting}" if fitting else ""
         raise UserError(
-            f"not enough memory: {option} {batch} needs about {_shown(needed)} for {what}, and "
-            f"{_shown(free)} can be had{way}"
+            f"not enough memory: {option} {batch} needs about {gigabytes(needed)} for {what}, and "
+            f"{gigabytes(free)} can be had{way}"
         )
 
 
@@ -74,7 +75,3 @@ def _of_process() -> float:
     except (OSError, ValueError, IndexError):
         pages = 0
     return max(0, most - pages * resource.getpagesize())
-
-
-def _shown(size: float) -> str:
-    return f"{size / 1e9:,.3g} GB" if size < 1e14 else f"{size:.3g} bytes"

@@ -12,8 +12,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from ..autograd.backends import CompileStats, watching
-from .cost.report.text_table import fit, terminal_width
-from .cost.report.units import duration
+from .cost.report import duration, fit, terminal_width
 
 ROWS = 24  # of a terminal that does not tell
 COMPILING = 1.0  # seconds of compiling that are no reason to say anything

@@ -101,6 +101,15 @@ def test_text_is_an_aligned_table_and_the_record(path: Path) -> None:
     assert lines[-1].split() == ["all", "6", "16", "83"]
 
 
+def test_the_metric_of_any_task_comes_first(tmp_path: Path) -> None:
+    figures = {"test_loss": 0.3, "test_mae": 0.25, "mae": 0.25, "train_loss": 0.3}
+    save(tmp_path / "a.h5", {}, {"dataset": "mnist", "model": "mlp", "step": 3, **figures})
+    lines = render(describe(tmp_path / "a.h5")).splitlines()
+    first = [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in
+             ("step", "mae", "model", "dataset", "test_mae")]  # fmt: skip
+    assert first == ["step", "mae", "model", "dataset", "test_mae"]
+
+
 def test_accuracy_and_everything_else_may_be_absent(tmp_path: Path) -> None:
     save(tmp_path / "a.h5", {}, {})
     shown = describe(tmp_path / "a.h5")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cost.report.text_table import Column, fit, name_column, text_table
+from ..cost.report import Column, fit, name_column, text_table
 from ..errors import show
 from . import flags
 
@@ -27,7 +27,7 @@ COLUMNS = (
 GROUPS = (name_column("group"), Column("tensors", 1), Column("values", 2), Column("bytes"))
 LESS_MEMORY = "free some memory"
 _LONG = ("ledger", "closed", "restarts")
-_FIRST = ("step", "epoch", "accuracy", "model", "dataset", "seed")
+_FIRST = ("step", "epoch", "metrics", "model", "dataset", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,8 @@ def _cell(column: str, value: Any) -> str:
 
 def _record(meta: Mapping[str, Any]) -> list[str]:
     """List the record of a run, one line a value; what is long by its number of entries."""
-    known = [name for name in _FIRST if name in meta]
+    names = [one for name in _FIRST for one in (_metrics(meta) if name == "metrics" else [name])]
+    known = [name for name in names if name in meta]
     others = sorted(set(meta) - {*known, "config", *_LONG})
     pairs = [(_plain(name), _plain(meta[name])) for name in [*known, *others]]
     pairs += _flatten("config", meta.get("config", {}))
@@ -177,6 +178,13 @@ def _record(meta: Mapping[str, Any]) -> list[str]:
             pairs.append((name, f"{len(meta[name])} entries"))
     width = max((len(name) for name, _ in pairs), default=0)
     return [fit(f"{name:{width}}  {value}") for name, value in pairs]
+
+
+def _metrics(meta: Mapping[str, Any]) -> list[str]:
+    """Return the metrics whose latest value is on record by its bare name: accuracy, or that of
+    another task, which has a test_NAME beside it."""
+    names = [name.removeprefix("test_") for name in meta if name.startswith("test_")]
+    return [*dict.fromkeys(["accuracy", *names])]
 
 
 def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:

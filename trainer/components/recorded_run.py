@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def read(path: Path) -> Run:
     steps, epoch = (recorded(file, meta, name, int) for name in ("step", "epoch"))
     images, within = (recorded(file, meta, name, int) for name in ("images", "step_in_epoch"))
     weights = [a for name, a in checkpoint.tensors.items() if name.startswith(MODEL) and a.ndim > 1]
-    config = meta.get("config")
+    config, metric = meta.get("config"), _metric(meta)
     run = Run(
         source=str(file),
         ledger=read_ledger(file, meta),
@@ -42,11 +43,19 @@ def read(path: Path) -> Run:
         model=meta.get("model"),
         input=meta.get("input"),
         classes=meta.get("classes"),
-        accuracy=meta.get("accuracy"),
+        metric=metric,
+        score=meta.get(metric),
         evaluated=meta.get("evaluated"),
         ranks=meta.get("ranks"),
     )
     return _with_folder(run, file, meta, path) if os.path.isdir(path) else run
+
+
+def _metric(meta: Mapping[str, Any]) -> str:
+    """Return the name of the metric that chose the best checkpoint: of all figures on record it
+    alone stands there by its bare name, too."""
+    names = [name.removeprefix("test_") for name in meta if name.startswith("test_")]
+    return next((name for name in names if name in meta), "accuracy")
 
 
 def _evaluations(count: Any) -> int:

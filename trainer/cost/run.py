@@ -74,8 +74,9 @@ class Run:
     """What a bill needs of a run. The fields of type Any are as a checkpoint has them on record,
     and are not trusted; None is what is not on record.
 
-    `epochs` is None within the first epoch, whose length is on no record; `unsaved` is what the log
-    has beyond the checkpoint.
+    `epochs` is None within the first epoch, whose length is on no record. `unsaved` is what the log
+    has beyond the checkpoint. `metric` names the figure of merit of the task, and `score` is its
+    value after step `evaluated`.
     """
 
     source: str
@@ -93,7 +94,9 @@ class Run:
     model: Any = None
     input: Any = None
     classes: Any = None
-    accuracy: Any = None
+    metric: str = "accuracy"
+    higher_is_better: bool = True
+    score: Any = None
     evaluated: Any = None
     overhead_seconds: Any = None
     batch_size: Any = None

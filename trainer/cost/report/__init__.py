@@ -1,1 +1,13 @@
-"""Reports of costs: figures, tables, metrics and pages."""
+"""Reports: typed models, and their texts, pages and numbers.
+
+The names below are what the rest of the trainer shares: the formats of numbers, and the layout of
+tables and lines on a terminal. They load neither NumPy nor the engine.
+"""
+
+from .text_table import Column, fit, name_column, terminal_width, text_table
+from .units import accuracy_text, duration, gigabytes, short
+
+__all__ = [
+    "Column", "accuracy_text", "duration", "fit", "gigabytes", "name_column", "short",
+    "terminal_width", "text_table",
+]  # fmt: skip

@@ -20,6 +20,7 @@ from .units import quantity
 PER_IMAGE = "MACs/image"
 PER_IMAGE_OF = {JOULES: "J/image", MACS: "MAC energies/image"}  # by unit of energy
 UNKNOWN = "unknown"
+ACCURACY = "accuracy"  # the one metric whose range is known, a share
 ASK_MACHINE = "--machine prices it"
 
 
@@ -53,7 +54,7 @@ def of_model(
     return Metrics(
         {
             "network": Metric(model, "", "exact", "by name, with the input given"),
-            "accuracy": unknown("", needs),
+            ACCURACY: unknown("", needs),
             "weights": Metric(totals.weights, "weights", "exact", about_weights),
             "nonzero_weights": unknown("weights", needs),
             "macs": Metric(macs, PER_IMAGE, "exact", "from shapes"),
@@ -100,7 +101,7 @@ def _model_of_run(
         "network": Metric(run.model, "", "exact", "on record")
         if named
         else unknown("", "not on record"),
-        "accuracy": _accuracy(run),
+        run.metric: _score(run),
         "weights": Metric(run.weights, "weights", "exact", counted),
         "nonzero_weights": Metric(run.nonzero_weights, "weights", "exact", counted),
         "macs": of_image,
@@ -108,12 +109,14 @@ def _model_of_run(
     }
 
 
-def _accuracy(run: Run) -> Metric:
-    value, step = run.accuracy, run.evaluated
-    if not _is_number(value) or not 0 <= value <= 1:
+def _score(run: Run) -> Metric:
+    """Return the value of the task's metric, and which direction is better unless it is higher."""
+    value, step = run.score, run.evaluated
+    if not _is_number(value) or (run.metric == ACCURACY and not 0 <= value <= 1):
         return unknown("", "no evaluation is on record: `tallygrad eval` measures it")
     at = f" after step {step}" if isinstance(step, int) else ""
-    return Metric(float(value), "", "measured", f"on the test images{at}")
+    direction = "" if run.higher_is_better else "; lower is better"
+    return Metric(float(value), "", "measured", f"on the test images{at}{direction}")
 
 
 def _nonzero(sparsity: SparsityReport | None, macs: float | None) -> Metric:

@@ -36,6 +36,11 @@ def si(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
+def gigabytes(size: float) -> str:
+    """Return bytes of memory in GB with three digits: 1.5 GB."""
+    return f"{size / 1e9:,.3g} GB" if size < 1e14 else f"{size:.3g} bytes"
+
+
 def tick(value: float) -> str:
     """Return a mark on an axis: 10, 4096, 20k, 1M, 0.01, 1e-06."""
     for step in range(len(STEPS) - 1, 0, -1):
