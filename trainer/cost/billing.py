@@ -1,8 +1,9 @@
-"""The bill of a run: what a machine makes of its ledger.
+"""The bill of a run: its ledger, priced by a machine.
 
-A machine that prices layers by their shapes has the model of the run counted again on shapes, for
-each batch size that the ledger tells of; one that works only where no factor is zero has the events
-that were sampled.
+A ledger holds counts without shapes. For a machine that prices layers by their shapes, the model of
+the run is counted again on shapes, once for each batch size in the ledger, and the sums must match
+the ledger to the MAC. A machine that works only where no factor is zero is given the share of such
+MACs on the steps that were sampled.
 """
 
 from __future__ import annotations
@@ -48,17 +49,19 @@ PARTS = {
 def bill_report(
     run: Run, machine: Machine | None = None, grams_co2_per_kwh: float | None = None
 ) -> BillReport:
-    """Return the bill of a run: by phase, part, layer and epoch. A machine prices it, and with it
-    an intensity in grams of CO2 a kilowatt hour is turned into grams. UserError for a run that the
-    machine cannot price, or not in joules."""
+    """Return the bill of a run: by phase, part, layer and epoch.
+
+    A machine prices it; with a carbon intensity in grams per kilowatt hour, joules become grams of
+    CO2. UserError for a run that the machine cannot price, and for an intensity where its energies
+    are not in joules.
+    """
     prices = price_run(run, machine)
-    of = partial(_priced, prices, grams_co2_per_kwh)
-    phases = _phases(run.ledger, prices)
-    costs = run.ledger.by("phase")
-    forward, training = costs.get("forward", Cost()).macs, training_macs(costs)
+    priced = partial(_priced, prices, grams_co2_per_kwh)
+    phases, costs = _phases(run.ledger, prices), run.ledger.by("phase")
     sampled = sparsity_report(run.ledger, run.steps) if run.ledger.sampled_steps else None
-    total = of(costs)
-    restarted = partial(restarts, ledger=run.ledger, steps=run.steps, evaluations=run.evaluations)
+    total = priced(costs)
+    lost = partial(restarts, ledger=run.ledger, steps=run.steps, evaluations=run.evaluations,
+                   priced=priced)  # fmt: skip
     return BillReport(
         checkpoint=run.source,
         steps=run.steps,
@@ -66,16 +69,14 @@ def bill_report(
         images=run.images,
         seconds=run.seconds,
         phases=phases,
-        parts=_parts(costs, of),
+        parts=_parts(costs, priced),
         total=total,
         layers=_layers(run.ledger, prices),
         collectives=collectives(run.ledger),
-        each_epoch=epochs(run.each_epoch, of),
-        restarts=restarted(run.restarts, priced=of),
-        unsaved=restarted(run.unsaved, priced=of),
-        training_macs=training,
-        training_over_inference=training / forward if forward else 0.0,
-        inferences=training * run.images / forward if forward else 0.0,
+        each_epoch=epochs(run.each_epoch, priced),
+        restarts=lost(run.restarts),
+        unsaved=lost(run.unsaved),
+        training_macs=training_macs(costs),
         not_recorded=NOT_RECORDED,
         metrics=of_run(run, phases.get("forward"), total, sampled, machine),
         sparsity=sampled,
@@ -113,7 +114,10 @@ def _priced(prices: Prices, intensity: float | None, phases: Mapping[str, Cost])
     if intensity is None:
         return PricedCost(total, price)
     if price.mac_energies is not None:
-        raise UserError("--co2: the machine tells energy in that of MACs, not in joules")
+        raise UserError(
+            "--co2: expected a machine with energies in joules, got one with energies relative to "
+            "a MAC"
+        )
     kwh = (price.joules or 0.0) / JOULES_PER_KWH
     return PricedCost(total, price, kwh * intensity)
 
@@ -141,8 +145,8 @@ def _layers(ledger: Ledger, prices: Prices) -> list[RunLayer]:
 
 
 def _memory(ledger: Ledger, what: Callable[[Key], T]) -> dict[T, tuple[int, int]]:
-    """Return, for each phase say, bytes that the tape kept in it, all calls together, and the most
-    that were alive at once on one rank."""
+    """Return, by phase for example, the bytes that the tape saved, summed over all calls, and the
+    most bytes of results that were alive at once on one rank."""
     memory: dict[T, tuple[int, int]] = {}
     for row in ledger.rows():
         stashed, peak = memory.get(what(row.key), (0, 0))
@@ -172,8 +176,11 @@ class Prices:
         )
 
     def part(self, phases: Mapping[str, Cost]) -> Price:
-        """Return the price of a part of the run, given by phase. Where layers are priced, a part
-        has the share in its phase's price that it has in its MACs, or bytes if it has none."""
+        """Return the price of a part of the run, such as an epoch, from its costs by phase.
+
+        Only sums over the whole run are known where layers are priced. There a part pays for its
+        share of the phase's MACs, or of its bytes where it has no MACs.
+        """
         prices = []
         for name, cost in phases.items():
             price = self.of(cost, phase=name)
@@ -184,8 +191,8 @@ class Prices:
 
 
 def price_run(run: Run, machine: Machine | None) -> Prices:
-    """Return the prices of a run. UserError where its layers are wanted and are not on record, or
-    are not those of its ledger."""
+    """Return the prices of a run. UserError where a machine prices layers and the model on record
+    is missing or does not match the ledger."""
     if machine is None:
         return Prices(None)
     phases = run.ledger.by("phase")
@@ -205,8 +212,8 @@ def _share(part: Cost, whole: Cost) -> float:
 
 
 def _from_ledger(ledger: Ledger, machine: Machine) -> Passes:
-    """Return the prices of what layers did, on a machine that need not know their shapes: of MACs
-    without a zero as they were sampled."""
+    """Return the prices of layers and phases on a machine that needs no shapes but the share of
+    MACs without a zero factor, which is the sampled one."""
     costs, events = ledger.sums(lambda key: key.scope_and_phase), nonzero_macs(ledger)
     return {key: machine.price(cost, events[key]) for key, cost in costs.items()}
 
@@ -230,13 +237,15 @@ def _from_shapes(run: Run, machine: Machine) -> Passes:
     for phase, cost in run.ledger.by("phase").items():
         if cost.macs != macs[phase]:
             raise ValueError(
-                f"the ledger has {cost.macs} MACs of phase {phase}, {name} on record {macs[phase]}"
+                f"{phase}: expected the {macs[phase]} MACs of {name} on record, the ledger has "
+                f"{cost.macs}"
             )
     return {key: add_up(some) for key, some in prices.items()}
 
 
 def _pairs(phase: str) -> list[tuple[str, str]]:
-    """Return which passes a forward pass of a phase goes with, and the phase that shows each."""
+    """Return the passes that belong to a forward pass counted under a phase, each with the phase
+    that the bill shows it under: evaluation has a forward pass alone."""
     return [(name, name) for name in PASSES] if phase == "forward" else [("forward", phase)]
 
 
@@ -245,27 +254,40 @@ def _model(run: Run) -> tuple[str, tuple[int, int, int], int]:
     name, shape, classes = run.model, run.input, run.classes
     numbers = [*shape, classes] if isinstance(shape, list) else []
     if not isinstance(name, str) or len(numbers) != 4:
-        raise ValueError(f"model {name!r:.60} with input {shape!r:.60} is on record")
+        raise ValueError(
+            f"record: expected a model's name and input [C, H, W], got {name!r:.60} and "
+            f"{shape!r:.60}"
+        )
     if not all(type(n) is int and 0 < n < 1 << 20 for n in numbers):
-        raise ValueError(f"input {shape!r:.60} with {classes!r:.60} classes is on record")
+        raise ValueError(
+            f"record: expected whole numbers above 0 as input and classes, got {shape!r:.60} and "
+            f"{classes!r:.60}"
+        )
     c, h, w, classes = numbers
     return name, (c, h, w), classes
 
 
 def _batches(one: Work, ledger: Ledger) -> dict[str, dict[int, int]]:
-    """Return how many forward passes of each phase were done on how many images, by the calls of
-    one layer: their MACs tell for how many images each was. `one` is the work of one image.
-    ValueError where there is no such layer."""
+    """Return by phase how many forward passes ran on batches of each size: {phase: {images:
+    calls}}.
+
+    The ledger does not record batch sizes. They follow from the calls of one layer that runs once
+    per pass: its MACs over those for a single image, which the work `one` has. ValueError where
+    there is no such layer.
+    """
     layers = [layer for layer in one.layers if len(layer.shapes) == 1]
     if not layers:
-        raise ValueError(f"{one.model} has no layer of filters that is called once")
+        raise ValueError(f"{one.model}: expected a layer of filters that is called once, got none")
     layer, sizes = layers[0], dict[str, dict[int, int]]()
     each = layer.macs("forward")
     for (scope, phase, primitive, _, cost), n in ledger.calls.items():
         if scope == layer.name and phase in FORWARD and primitive in KINDS:
             images, remainder = divmod(cost.macs, each)
             if remainder or not 0 < images < 1 << 30:
-                raise ValueError(f"a call of {scope} has {cost.macs} MACs, an image {each}")
+                raise ValueError(
+                    f"{scope}: expected calls with a multiple of {each} MACs, those of an image, "
+                    f"got {cost.macs}"
+                )
             counts = sizes.setdefault(phase, {})
             counts[images] = counts.get(images, 0) + n
     return sizes

@@ -103,8 +103,8 @@ def test_the_ledger_of_another_model_is_not_priced(run: Path) -> None:
     machine = load_machine("systolic-os")
     for changed, said in (
         ({"model": "lenet5"}, "lenet5"),
-        ({"input": None}, "input None is on record"),
-        ({"input": [1, 28, -28]}, "input [1, 28, -28] with 10 classes is on record"),
+        ({"input": None}, "expected a model's name and input [C, H, W], got 'lenet' and None"),
+        ({"input": [1, 28, -28]}, "above 0 as input and classes, got [1, 28, -28] and 10"),
         ({"model": "vgg99"}, "unknown depth of vgg '99'"),
     ):
         with pytest.raises(UserError, match=re.escape(said)):
@@ -132,7 +132,10 @@ def test_prices_and_carbon(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
             "--co2: expected grams per kilowatt hour from 0 to 1e+06, got -1.0",
         ),
         (["--machine", "eniac"], "no machine 'eniac'"),
-        (["--machine", "eyeriss-isca16", "--co2", "3"], "--co2: the machine tells energy in that"),
+        (
+            ["--machine", "eyeriss-isca16", "--co2", "3"],
+            "--co2: expected a machine with energies in joules, got",
+        ),
     ],
 )
 def test_what_does_not_fit(

@@ -181,7 +181,7 @@ def test_zeros_save_traffic_of_dram_only_and_never_cost() -> None:
     assert full.dram_bytes <= dense.dram_bytes
     assert 2 * counts.dram_weights < sparse.dram_bytes < full.dram_bytes / 1.5
     assert sparse.global_buffer_bytes == dense.global_buffer_bytes
-    with pytest.raises(UserError, match=r"input share of zeros 1.5: give a number from 0 to 1"):
+    with pytest.raises(UserError, match=r"zeros.input: expected a share from 0 to 1, got 1.5"):
         estimate(shape, mapping=mapping, zeros=MapZeros(1.5, 0))
 
 
@@ -260,12 +260,12 @@ def test_traffic_is_that_of_all_passes(name: str, chip: dict[str, RowStationaryE
 def test_a_mapping_that_does_not_fit_is_refused() -> None:
     good = search(alexnet("CONV3", 4))
     for change, message in (
-        ({"r": 3}, "6 sets of PEs, there are 4"),
-        ({"q": 4, "p": 20, "m": 80}, "240 words of filter scratchpad, there are 224"),
-        ({"q": 5, "p": 2}, "15 words of input scratchpad, there are 12"),
-        ({"p": 25, "q": 1}, "25 words of psum scratchpad, there are 24"),
-        ({"m": 16}, "32 filters in a tile, there are 16"),
-        ({"m": 96}, "35 banks of buffer, there are 25"),
+        ({"r": 3}, "at most 4 sets of PEs, got 6"),
+        ({"q": 4, "p": 20, "m": 80}, "at most 224 words of filter scratchpad, got 240"),
+        ({"q": 5, "p": 2}, "at most 12 words of input scratchpad, got 15"),
+        ({"p": 25, "q": 1}, "at most 24 words of psum scratchpad, got 25"),
+        ({"m": 16}, "at most 16 filters in a tile, got 32"),
+        ({"m": 96}, "at most 25 banks of buffer, got 35"),
         ({"e": 0}, "positive"),
     ):
         with pytest.raises(UserError, match=message):
@@ -284,11 +284,11 @@ def test_a_chip_that_is_too_small_names_what_would_do(
 ) -> None:
     """That much does, and a byte less does not."""
     chip = EYERISS._replace(bank_bytes=16, **change)
-    with pytest.raises(UserError, match=f"chip.{key} = 1 is less than the ") as caught:
+    with pytest.raises(UserError, match=f"chip.{key}: expected at least .* got 1$") as caught:
         search(shape, chip._replace(**{key: 1}))
-    least = int(str(caught.value).split("less than the ")[1].split()[0].strip(","))
+    least = int(str(caught.value).split("at least ")[1].split()[0].strip(","))
     assert search(shape, chip._replace(**{key: least})).p == 1
-    with pytest.raises(UserError, match=f"{key} = {least - 1} is less than the {least}"):
+    with pytest.raises(UserError, match=f"{key}: expected at least {least}, .* got {least - 1}"):
         search(shape, chip._replace(**{key: least - 1}))
 
 
@@ -303,9 +303,9 @@ def test_a_chip_of_any_size_is_searched_at_once() -> None:
 
 
 def test_shapes_that_cannot_be_are_refused() -> None:
-    with pytest.raises(UserError, match="positive"):
+    with pytest.raises(UserError, match="expected positive numbers, got 0"):
         ConvShape(0, 1, 1, 1, 1, 1, 1, 1, 1)
-    with pytest.raises(UserError, match="groups that divide"):
+    with pytest.raises(UserError, match="groups: expected a divisor of m = 4 and c = 3, got 2"):
         ConvShape(1, 4, 3, 5, 5, 3, 3, 3, 3, groups=2)
 
 

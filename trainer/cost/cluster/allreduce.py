@@ -1,8 +1,9 @@
-"""How long an allreduce takes: the formulas of Thakur, Rabenseifner and Gropp (2005) and of
-Patarasuk and Yuan (2009), over links inside hosts and between them.
+"""The time of an allreduce, over links inside hosts and between them.
 
-p ranks reduce n bytes; a message of m bytes takes latency + m / bandwidth, and adding m bytes takes
-m / reduction. The ranks of a host share the link that leaves it.
+Formulas: Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in
+MPICH" (2005), and Patarasuk and Yuan, "Bandwidth Optimal All-reduce Algorithms for Clusters of
+Workstations" (2009). p ranks reduce n bytes. A message of m bytes takes latency + m / bandwidth
+seconds, and adding m bytes takes m / reduction. The ranks of a host share the link that leaves it.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ from typing import NamedTuple
 
 
 class Link(NamedTuple):
-    """What joins two ranks: seconds before the first byte, bytes a second, and whence we know."""
+    """The link between two ranks: latency in seconds, bandwidth in bytes per second, and the source
+    of both numbers."""
 
     latency: float
     bandwidth: float
     source: str = ""
 
     def seconds(self, size: float) -> float:
-        """Return the time of a message of so many bytes."""
+        """Return the seconds of a message of `size` bytes."""
         return self.latency + size / self.bandwidth
 
 
 @dataclass(frozen=True)
 class Group:
-    """`ranks` ranks, `per_host` on a host, and their links; `reduction` is in bytes a second."""
+    """Ranks that reduce jointly, `per_host` of them on a host, and their links; `reduction` is the
+    speed at which a rank adds, in bytes per second."""
 
     ranks: int
     per_host: int
@@ -38,30 +41,31 @@ class Group:
 
     @property
     def hosts(self) -> int:
-        """Number of hosts, of which the last one may have fewer ranks."""
+        """The number of hosts; the last one may have fewer ranks."""
         return -(-self.ranks // self.per_host)
 
     @property
     def local(self) -> int:
-        """Ranks of a host that is full."""
+        """The number of ranks on a full host."""
         return min(self.ranks, self.per_host)
 
 
 def ring_volume(size: int, ranks: int) -> Fraction:
-    """Return bytes a rank sends to add up `size` bytes over a ring, 2 (p - 1) / p of them
-    (Patarasuk and Yuan 2009); reduce-scatter and allgather by halving and doubling send as many."""
+    """Return the bytes that a rank sends to reduce `size` bytes over a ring, 2 (p - 1) / p of them
+    (Patarasuk and Yuan 2009). Recursive halving and doubling send as many."""
     return Fraction(2 * (ranks - 1) * size, ranks)
 
 
 def doubling_volume(size: int, ranks: int) -> float:
-    """Return bytes a rank sends by recursive doubling among a power of two of ranks: all of them,
-    log2(p) times (Thakur, Rabenseifner and Gropp 2005)."""
+    """Return the bytes that a rank sends by recursive doubling among a power of two of ranks: all
+    `size` bytes, log2(p) times (Thakur, Rabenseifner and Gropp 2005)."""
     return log2(ranks) * size
 
 
 def ring(group: Group, size: float) -> float:
-    """Return 2 (p-1) (latency + n/p / bandwidth) + (p-1)/p n / reduction; on several hosts each
-    step waits for its slowest link."""
+    """Return the seconds of a ring allreduce (Patarasuk and Yuan 2009):
+    2 (p-1) (latency + n/p / bandwidth) + (p-1)/p n / reduction. On several hosts every step waits
+    for its slowest link."""
     p = group.ranks
     step = group.inside.seconds(size / p) if group.local > 1 else 0.0
     if group.hosts > 1:
@@ -70,8 +74,9 @@ def ring(group: Group, size: float) -> float:
 
 
 def recursive_doubling(group: Group, size: float) -> float:
-    """Return lg p (latency + n / bandwidth + n / reduction). All ranks of a host send through its
-    link at once. Ranks beyond a power of two first hand over their array, and get the sum last."""
+    """Return the seconds of recursive doubling (Thakur, Rabenseifner and Gropp 2005):
+    lg p (latency + n / bandwidth + n / reduction). All ranks of a host share its link. Ranks beyond
+    a power of two hand over their array first and receive the sum last."""
     adding = size / group.reduction
     rounds, within = int(log2(group.ranks)), int(log2(group.local))
     outside = rounds - within if group.hosts > 1 else 0
@@ -84,9 +89,12 @@ def recursive_doubling(group: Group, size: float) -> float:
 
 
 def rabenseifner(group: Group, size: float) -> float:
-    """Return 2 lg p latency + 2 (p-1)/p n / bandwidth + (p-1)/p n / reduction: halving, then
-    doubling. Distant ranks exchange first, and most: of p ranks on h hosts each sends (h-1)/h n
-    through the host's link, and the rest within."""
+    """Return the seconds of Rabenseifner's algorithm, recursive halving and then doubling (Thakur,
+    Rabenseifner and Gropp 2005): 2 lg p latency + 2 (p-1)/p n / bandwidth + (p-1)/p n / reduction.
+
+    Distant ranks exchange first, and the most: of p ranks on h hosts each sends (h-1)/h n through
+    its host's link, and the rest inside the host.
+    """
     p, h = group.ranks, group.hosts
     levels, outer = ceil(log2(p)), ceil(log2(h))
     far = outer * group.between.latency
@@ -96,8 +104,9 @@ def rabenseifner(group: Group, size: float) -> float:
 
 
 def hierarchical(group: Group, size: float) -> float:
-    """Return a ring's reduce-scatter within each host, Rabenseifner's allreduce of the pieces
-    between hosts, all through the host's link at once, and a ring's allgather within."""
+    """Return the seconds of a hierarchical allreduce: reduce-scatter over a ring inside each host,
+    Rabenseifner's allreduce of the pieces between hosts, where all ranks of a host share its link,
+    and allgather over a ring inside each host."""
     r, h = group.local, group.hosts
     within = 2 * (r - 1) * group.inside.seconds(size / r) + (1 - 1 / r) * size / group.reduction
     far = ceil(log2(h)) * group.between.latency + (1 - 1 / h) * size / group.between.bandwidth
@@ -113,11 +122,11 @@ ALGORITHMS: dict[str, Callable[[Group, float], float]] = {
 
 
 def allreduce(group: Group, size: float, algorithm: str = "auto") -> tuple[float, str]:
-    """Return the seconds of an allreduce of so many bytes and the algorithm: for `auto` the
-    fastest, as an MPI takes it that chooses well. One rank waits for nobody."""
+    """Return the seconds of an allreduce of `size` bytes, and its algorithm. "auto" is the fastest,
+    as a well-tuned MPI would choose; a single rank takes no time by "none"."""
     if group.ranks == 1:
         return 0.0, "none"
     tried = [algorithm] if algorithm != "auto" else [*ALGORITHMS]
     if algorithm == "auto" and group.hosts == 1:
-        tried.remove("hierarchical")  # a ring then
+        tried.remove("hierarchical")  # on one host it is the ring
     return min((ALGORITHMS[name](group, size), name) for name in tried)

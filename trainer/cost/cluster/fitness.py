@@ -1,8 +1,8 @@
-"""Whether the steps of a calibration agree with one another, and between which bounds they lie.
+"""Whether the steps of a calibration agree with each other, and the bounds between which they lie.
 
-Other work on a host only adds to a time, and troubles some of what is measured more than the rest:
-its rounds disagree, or a step takes longer alone than among busy ranks, or with fewer images than
-with more. A plan from such a calibration is given as a range.
+Background load only makes steps slower, and some more than others: rounds of one step disagree, or
+a step takes longer alone than among busy ranks, or longer with fewer images. A plan from such a
+calibration is a range.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from statistics import fmean
 
 from .step_time import Step, StepTimes
 
-ROUNDS_APART = 1.2  # the slowest round over the quickest one; a quiet host's stay below 1.1
-STEPS_APART = 1.1  # a step over one that should take as long at least
+# Tolerated ratios. On an idle host the slowest round stays within 1.1 times the fastest.
+ROUNDS_APART = 1.2  # of the slowest round of a step to the fastest
+STEPS_APART = 1.1  # of a step to another that should take at least as long
 
 
 def faults(times: StepTimes) -> list[str]:
-    """Return what disagrees, in words; nothing where the calibration is fit."""
+    """Return a line for each disagreement, none where the calibration is fit."""
     return [*_rounds(times), *_orders(times)]
 
 
@@ -44,8 +45,8 @@ def _named(step: Step) -> str:
 
 
 def bounds(times: StepTimes) -> tuple[StepTimes, StepTimes]:
-    """Return the steps as the quickest rounds took them, none longer than one that should take as
-    long at least, and as the slowest rounds did."""
+    """Return a lower and an upper bound of the steps: as their fastest rounds took them, and as the
+    slowest did. In the former no step is slower than one with more images or busy ranks."""
     quick = [_scaled(step, min) for step in times.steps]
     low = tuple(_shortest([s, *[o for o in quick if _is_more(o, s)]]) for s in quick)
     high = tuple(_scaled(step, max) for step in times.steps)
@@ -53,7 +54,7 @@ def bounds(times: StepTimes) -> tuple[StepTimes, StepTimes]:
 
 
 def _scaled(step: Step, end: Callable[[Sequence[float]], float]) -> Step:
-    """Return a step as one of its rounds took it."""
+    """Return a step scaled to the round that `end`, min or max, selects."""
     factor = end(step.rounds) / fmean(step.rounds) if step.rounds else 1.0
     seconds, ready = (tuple(factor * x for x in some) for some in (step.seconds, step.ready))
     return step._replace(seconds=seconds, ready=ready, sweep=factor * step.sweep)
@@ -64,6 +65,6 @@ def _is_more(other: Step, step: Step) -> bool:
 
 
 def _shortest(steps: list[Step]) -> Step:
-    """Return the first step, no quantile longer than that of another."""
+    """Return the first step with each quantile lowered to the least of all steps."""
     seconds = tuple(min(times) for times in zip(*[s.seconds for s in steps], strict=True))
     return steps[0]._replace(seconds=seconds)

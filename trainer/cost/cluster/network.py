@@ -1,4 +1,4 @@
-"""Networks: how ranks reach one another, read from a TOML file.
+"""Networks: the links between ranks, read from a TOML file.
 
     name = "cluster"
     source = "the operator's handbook"
@@ -8,22 +8,22 @@
     ranks = 32                   # of a host
     count = 16                   # optional: no plan takes more
 
-    [inside]                     # between ranks of a host; without it that of a calibration here
+    [inside]                     # between ranks of a host; default: measured here
     latency_seconds = 1e-6
     bytes_per_second = 8e9
     source = "measured"
 
-    [between]                    # between hosts, for each of them; without it taken as inside
+    [between]                    # between hosts, per host; default: as inside
     latency_seconds = 2e-6
     bytes_per_second = 25e9
     source = "line rate"
 
-    [exchange]                   # optional; without it that of a calibration here
+    [exchange]                   # optional; default: measured here
     reduction_bytes_per_second = 4e9   # additions
     overlap = 0.0                # share of an exchange that goes on while ranks compute, 0 to 1
     factor = 1.0                 # time of MPI's allreduce inside a host, over the formula's
 
-`[compute]` is what a calibration saved of a model's step: see `step_time.py`.
+`[compute]` holds the step times that a calibration saved: see `step_time.py`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Hosts:
 
 
 class Exchange(NamedTuple):
-    """How fast a rank adds (bytes a second), which share of an exchange goes on while it computes,
-    and how much longer than by formula MPI's allreduce inside a host takes."""
+    """How fast a rank adds, in bytes per second, the share of an exchange that goes on while ranks
+    compute, and the time of MPI's allreduce inside a host over the formula's."""
 
     reduction: float
     overlap: float = 0.0
@@ -61,7 +61,7 @@ class Exchange(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """What joins the ranks; None is what is not known. `count` of 0 hosts is no limit."""
+    """The links between ranks; None is what is not known. `count` of 0 hosts is no limit."""
 
     name: str
     source: str
@@ -74,7 +74,7 @@ class Network:
 
     @property
     def known(self) -> bool:
-        """Tell whether nothing is left to be measured here."""
+        """Whether nothing is left to be measured here."""
         return self.inside is not None and self.exchange is not None
 
     def to_json(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Network:
         }
 
     def completed(self, measured: Network) -> Network:
-        """Return this network with what it leaves open taken from a calibration."""
+        """Return this network with what it leaves open filled in from a calibration."""
         return replace(
             self,
             per_host=self.per_host or measured.per_host,
@@ -100,8 +100,9 @@ class Network:
 
 
 def load(name_or_file: str) -> tuple[Network, StepTimes | None]:
-    """Return a network by name, or from a TOML file, and the step times that the file holds.
-    UserError, naming the key, the value and what would fit, for a file that is not one."""
+    """Return a network, by name or from a TOML file, and the step times in the file, None without.
+    UserError for an unknown name, and for a file that does not fit, with key, value and what is
+    expected."""
     path = resolve_preset("--network", name_or_file, FOLDER, "calibrate")
     return FILE.read(Where(str(path)), read_toml_or_json("--network", path))
 
@@ -138,7 +139,7 @@ FILE = Table(
 
 
 def as_toml(network: Network, compute: StepTimes | None = None) -> str:
-    """Return what `load` reads again."""
+    """Return the text of a network file, which `load` reads."""
     lines = [f"{key} = {json.dumps(getattr(network, key))}" for key in ("name", "source", "note")]
     lines.insert(0, MARK)
     lines += ["", "[hosts]", f"ranks = {network.per_host}"]

@@ -1,9 +1,9 @@
-"""What a step of data-parallel training takes on more ranks than there are here: pure arithmetic on
-what a calibration measured and a network file says.
+"""The time of a data-parallel training step on more ranks than there are here, by arithmetic on a
+calibration and a network file.
 
-A step is what the slowest rank computes, then what of the exchange does not hide behind its
-backward sweep, then the sum of loss and metrics. Gradients go in buckets, one after the other, each
-from when its last gradient is final (`distributed/sync.py`).
+A step takes as long as the slowest rank computes, plus the part of the exchange that its backward
+sweep does not hide, plus the sum of loss and metrics. Gradients are exchanged in buckets, one after
+the other, each as soon as its last gradient is final (`distributed/sync.py`).
 """
 
 from __future__ import annotations
@@ -19,27 +19,31 @@ from .network import Network
 from .step_time import Step, StepTimes
 
 METRICS = 24  # bytes of a step's loss, metrics and samples, in float64
-LATEST = 0.95  # quantile of steps beyond which few were measured
+LATEST = 0.95  # the highest quantile of steps that is used; too few were measured beyond it
 
 
 class TimedBucket(NamedTuple):
-    """Gradients that are exchanged at once: their bytes, and when the last of them is final."""
+    """Gradients that are exchanged together: their bytes, and the seconds after which the last of
+    them is final."""
 
     size: int
     ready: float
 
 
 class Exposed(NamedTuple):
-    """Seconds of an exchange: all of it, and what of it ranks wait for."""
+    """Seconds of an exchange: the whole of it, and the part that ranks wait for."""
 
     whole: float
     exposed: float
 
 
 class Row(NamedTuple):
-    """A plan for a number of ranks. `batch` is of the rank with most images; `waiting` is for the
-    slowest rank, `exposed` for messages, both within `seconds`. Ranges are there where the
-    calibration is unfit."""
+    """The predicted step on a number of ranks; times in seconds.
+
+    `batch` is that of the rank with most images, `images` that of all ranks. `seconds` is the sum
+    of `compute`, of `waiting` for the slowest rank and of `exposed` communication. Ranges are
+    present where the calibration is unfit.
+    """
 
     ranks: int
     hosts: int
@@ -57,8 +61,8 @@ class Row(NamedTuple):
 
 
 def buckets(sizes: Sequence[int], ready: Sequence[float], least: int) -> list[TimedBucket]:
-    """Cut gradients of so many bytes, in the order in which they are final, into buckets of `least`
-    bytes or more, as `GradientSync` does; the last one may be smaller."""
+    """Return gradients of `sizes` bytes, in the order in which they are final, cut into buckets of
+    at least `least` bytes like those of `GradientSync`; the last one may be smaller."""
     cut: list[TimedBucket] = []
     size, final = 0, 0.0
     for i, (more, moment) in enumerate(zip(sizes, ready, strict=True)):
@@ -70,9 +74,11 @@ def buckets(sizes: Sequence[int], ready: Sequence[float], least: int) -> list[Ti
 
 
 def exposed(starts: Sequence[float], takes: Sequence[float], sweep: float, overlap: float) -> float:
-    """Return the seconds that ranks wait for exchanges behind a sweep that ends at `sweep`. One
-    begins when its bucket is final and the one before it is over. `overlap` is the share of that
-    which MPI does meanwhile: without any all of it comes after the sweep."""
+    """Return the seconds that ranks wait for exchanges after a sweep that ends at `sweep`.
+
+    An exchange begins when its bucket is final and the previous exchange is over. `overlap` is the
+    share of it that MPI carries out while ranks compute; at 0 all exchanges follow the sweep.
+    """
     over = 0.0
     for start, taken in zip(starts, takes, strict=True):
         over = max(over, start) + taken
@@ -80,11 +86,14 @@ def exposed(starts: Sequence[float], takes: Sequence[float], sweep: float, overl
 
 
 def group(network: Network, ranks: int) -> Group:
-    """Return the ranks and their links, those inside a host as much slower as its MPI is than the
-    formulas; hosts reach one another as ranks of a host do where the network does not say.
-    ValueError for a network that is not complete."""
+    """Return the ranks and their links. Links inside a host are slowed down by the measured ratio
+    of its MPI to the formulas. Without a link between hosts, the one inside is used. ValueError for
+    a network without link or exchange."""
     if network.inside is None or network.exchange is None:
-        raise ValueError(f"{network.name}: the link inside a host was not measured")
+        raise ValueError(
+            f"{network.name}: expected a link inside a host and an exchange, got "
+            f"{network.inside} and {network.exchange}; a calibration measures both"
+        )
     latency, bandwidth, _ = network.inside
     reduction, _, factor = network.exchange
     inside = Link(latency * factor, bandwidth / factor)
@@ -94,7 +103,7 @@ def group(network: Network, ranks: int) -> Group:
 def exchange(
     network: Network, ranks: int, cut: Sequence[TimedBucket], sweep: float, algorithm: str = "auto"
 ) -> tuple[Exposed, str]:
-    """Return the seconds of a step's exchange, loss and metrics behind the gradients, and the
+    """Return the seconds of a step's exchange, of gradients and then of loss and metrics, and the
     algorithm of its largest bucket."""
     if ranks == 1:
         return Exposed(0.0, 0.0), "none"
@@ -113,9 +122,12 @@ def predict(
     times: StepTimes, network: Network, ranks: int, share: int, images: int, least: int,
     algorithm: str = "auto",
 ) -> Row:  # fmt: skip
-    """Return the plan for some ranks of which the one with most has `share` of a step's `images`;
-    buckets have `least` bytes. The median of the slowest of p ranks is a rank's quantile
-    0.5^(1/p), where their times are independent."""
+    """Return the step on a number of ranks, of which the one with most has `share` of the `images`;
+    buckets have at least `least` bytes.
+
+    The median time of the slowest of p ranks is the quantile 0.5^(1/p) of a single rank's times, if
+    their times are independent.
+    """
     step: Step = times.at(share, min(ranks, network.per_host))
     middle = step.quantile(0.5)
     slowest = step.quantile(min(0.5 ** (1 / ranks), LATEST))
@@ -133,9 +145,9 @@ def scale(
     times: StepTimes, network: Network, ranks: Sequence[int], batch: int, scaling: str,
     least: int, algorithm: str = "auto",
 ) -> list[Row]:  # fmt: skip
-    """Return plans for numbers of ranks, with `batch` images for each rank (weak scaling) or for
-    all of them together (strong), which leaves out more ranks than images. Efficiency is images a
-    second and rank, over those of one rank."""
+    """Return the step on each number of ranks, with `batch` images per rank ("weak" scaling) or for
+    all ranks together ("strong"), where more ranks than images are left out. Efficiency is images
+    per second and rank, over those of a single rank."""
     alone = predict(times, network, 1, batch, batch, least)
     rows = []
     for p in ranks:
@@ -152,7 +164,7 @@ def scale_between(
     times: StepTimes, network: Network, ranks: Sequence[int], batch: int, scaling: str,
     least: int, algorithm: str = "auto",
 ) -> list[Row]:  # fmt: skip
-    """Return what `scale` does for an unfit calibration, with the ranges that it allows."""
+    """Return the rows of `scale` for an unfit calibration, with the ranges that its bounds give."""
     low, high = bounds(times)
     rows = [
         scale(some, network, ranks, batch, scaling, least, algorithm) for some in (low, times, high)
@@ -162,8 +174,8 @@ def scale_between(
 
 
 def _ranged(low: Row, row: Row, high: Row, most: float) -> Row:
-    """Return a row with the ranges between two others: of its time, and of one rank's time beside
-    it, each at its own end."""
+    """Return a row with the ranges spanned by a lower and an upper bound. Efficiency compares two
+    times, so its ends pair the low end of one with the high end of the other."""
     ends = low.seconds / high.seconds
     seconds = min(low.seconds, row.seconds), max(high.seconds, row.seconds)
     least, most = low.efficiency * ends, min(high.efficiency / ends, most)
@@ -174,8 +186,8 @@ def _ranged(low: Row, row: Row, high: Row, most: float) -> Row:
 
 
 class RankMemory(NamedTuple):
-    """Bytes of a rank; `kept_for_backward` is a part of `results`, the most that are alive at
-    once."""
+    """Bytes on a rank. `results` are the most that are alive at once; `kept_for_backward` is the
+    part of them that the tape saves."""
 
     weights: int
     gradients: int
@@ -185,7 +197,7 @@ class RankMemory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Bytes of weights, gradients, momentum and results."""
         return self.weights + self.gradients + self.momentum + self.results
 
     def to_json(self) -> dict[str, int]:
@@ -195,7 +207,7 @@ class RankMemory(NamedTuple):
 
 
 def memory(work: Work) -> RankMemory:
-    """Return the bytes of a rank: float32 weights, gradients and momentum, and the most results
-    that are alive at once, of which what the tape keeps for the way back is a part."""
+    """Return the bytes on a rank: float32 weights, gradients and momentum, and the most results
+    that are alive at once."""
     each = 4 * work.parameters
     return RankMemory(each, each, each, work.peak, sum(layer.stashed for layer in work.layers))

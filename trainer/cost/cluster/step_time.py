@@ -1,5 +1,5 @@
-"""What a model's step takes on a host whose ranks do not wait for one another, as a calibration
-measured it, by images of a rank and by how many ranks of the host are busy at once.
+"""Step times of a model on a host whose ranks do not wait for each other, as measured by a
+calibration, by images of a rank and by the number of ranks that compute at once.
 
 In a file:
 
@@ -37,9 +37,12 @@ ROUNDS = "rounds"
 
 
 class Step(NamedTuple):
-    """A step of a rank with `batch` images, among `busy` ranks of its host: quantiles of its
-    seconds, in ascending order, and when gradients are final, all of them (`sweep`) and each
-    parameter's. `rounds` are the medians of the rounds of measuring, where they are known."""
+    """A step of a rank with `batch` images while `busy` ranks of its host compute.
+
+    `seconds` are evenly spaced quantiles in ascending order. All gradients are final `sweep`
+    seconds after the step began, each parameter's after its entry of `ready`. `rounds` are the
+    medians of the rounds of measuring, empty where unknown.
+    """
 
     batch: int
     busy: int
@@ -49,7 +52,8 @@ class Step(NamedTuple):
     rounds: tuple[float, ...] = ()
 
     def quantile(self, share: float) -> float:
-        """Return the seconds that this share of the steps does not exceed."""
+        """Return the seconds that a `share` of the steps, 0 to 1, does not exceed; linear between
+        the measured quantiles."""
         index = share * (len(self.seconds) - 1)
         low = min(int(index), len(self.seconds) - 1)
         high = min(low + 1, len(self.seconds) - 1)
@@ -58,8 +62,8 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Steps of a model, and its parameters, in the order in which their gradients are final, with
-    the bytes of these."""
+    """Measured steps of a model, and its parameters with the bytes of their gradients, in the order
+    in which these are final."""
 
     model: str
     input: tuple[int, ...]
@@ -70,22 +74,24 @@ class StepTimes:
     steps: tuple[Step, ...]
 
     def fits(self, model: str, shape: tuple[int, ...], classes: int) -> bool:
-        """Tell whether this is of such a model."""
+        """Tell whether the steps are those of this model, input (C, H, W) and number of classes."""
         return (self.model, self.input, self.classes) == (model, shape, classes)
 
     def largest(self) -> int:
-        """Return the most images of a rank that were measured."""
+        """Return the largest batch of a rank that was measured."""
         return max(step.batch for step in self.steps)
 
     def busiest(self) -> int:
-        """Return how many ranks of a host were busy at most."""
+        """Return the largest number of busy ranks that was measured."""
         return max(step.busy for step in self.steps)
 
     def at(self, batch: int, busy: int) -> Step:
-        """Return the step of a rank with so many images on a host with so many busy ranks. Between
-        what was measured the times run in straight lines; beyond the largest batch the last line
-        goes on; below the smallest, and beyond the busiest host, nothing is known, and its times
-        stand. No time is less than that among fewer busy ranks."""
+        """Return the step of a rank with `batch` images on a host with `busy` busy ranks.
+
+        Times are interpolated linearly between measurements and extrapolated beyond the largest
+        batch. Below the smallest batch and beyond the busiest host nothing is known, and the
+        nearest measurement is used. No time is less than that among fewer busy ranks.
+        """
         levels = sorted({step.busy for step in self.steps})
         steps = [*accumulate((self._at(batch, level) for level in levels), _longer)]
         busy = min(max(busy, levels[0]), levels[-1])
@@ -99,7 +105,7 @@ class StepTimes:
         return _between(steps, [step.batch for step in steps], batch)._replace(batch=batch)
 
     def lines(self) -> list[str]:
-        """Return the lines of a file that `read` understands."""
+        """Return the lines of a TOML file that `read` understands."""
         head = [f"{key} = {json.dumps(getattr(self, key))}" for key in KEYS]
         lines = ["[compute]", *head]
         for step in self.steps:
@@ -110,53 +116,58 @@ class StepTimes:
 
     @classmethod
     def read(cls, where: Where, value: Any) -> StepTimes:
-        """Return what a file holds. UserError, naming the key and the value, for what does not
-        fit."""
+        """Return the step times of a `[compute]` table. UserError, naming key and value, for
+        anything that does not fit."""
         times = _TABLE.read(where, value)
         times._check(where)
         return times
 
     def _check(self, where: Where) -> None:
-        """UserError where lists that belong together differ in length, and for a step told
-        twice."""
+        """UserError where lists that belong together differ in length, where quantiles do not
+        ascend, and for a step that appears twice."""
         if len(self.parameters) != len(self.bytes):
             where.at("bytes").refuse(f"{len(self.parameters)} numbers", [*self.bytes])
         first = self.steps[0]
         for i, step in enumerate(self.steps):
-            place = where._replace(key=f"{where.key}.step[{i}]")
+            entry = where._replace(key=f"{where.key}.step[{i}]")
             if len(step.ready) != len(self.parameters):
-                place.at("ready").refuse(f"{len(self.parameters)} numbers", [*step.ready])
+                entry.at("ready").refuse(f"{len(self.parameters)} numbers", [*step.ready])
             if len(step.seconds) != len(first.seconds):
-                place.at("seconds").refuse(f"{len(first.seconds)} numbers", [*step.seconds])
+                entry.at("seconds").refuse(f"{len(first.seconds)} numbers", [*step.seconds])
             if [*step.seconds] != sorted(step.seconds):
-                place.at("seconds").refuse("ascending numbers", [*step.seconds])
+                entry.at("seconds").refuse("ascending numbers", [*step.seconds])
             if (step.batch, step.busy) in [(s.batch, s.busy) for s in self.steps[:i]]:
-                told = f"batch = {step.batch}, busy = {step.busy}"
-                raise UserError(f"{place}: expected each pair of batch and busy once, got {told}")
+                raise UserError(
+                    f"{entry}: expected each pair of batch and busy once, got batch = "
+                    f"{step.batch}, busy = {step.busy}"
+                )
 
 
 def _rounded(value: Any) -> Any:
-    """Return seconds to the nanosecond."""
+    """Return seconds rounded to nanoseconds."""
     if isinstance(value, tuple):
         return [round(one, 9) for one in value]
     return round(value, 9)
 
 
-def _between(steps: Sequence[Step], marks: Sequence[int], at: int) -> Step:
-    """Return the step at a place on the lines through those at `marks`, which ascend."""
-    if len(steps) == 1 or at <= marks[0]:
+def _between(steps: Sequence[Step], positions: Sequence[int], x: int) -> Step:
+    """Return the step at `x`, by lines through `steps`, which lie at ascending `positions`."""
+    if len(steps) == 1 or x <= positions[0]:
         return steps[0]
-    pairs = zip(pairwise(steps), pairwise(marks), strict=True)
+    pairs = zip(pairwise(steps), pairwise(positions), strict=True)
     for (a, b), (low, high) in pairs:
-        if at <= high:
-            return _mix(a, b, (at - low) / (high - low))
-    low, high = marks[-2:]
-    return _mix(steps[-2], steps[-1], (at - low) / (high - low))
+        if x <= high:
+            return _mix(a, b, (x - low) / (high - low))
+    low, high = positions[-2:]
+    return _mix(steps[-2], steps[-1], (x - low) / (high - low))
 
 
 def _mix(a: Step, b: Step, share: float) -> Step:
-    """Return a + share (b - a); beyond b no time is less than there, and steps are spread about
-    their median as there: lines through single quantiles would cross."""
+    """Return a + share (b - a), which lies beyond b for a share above 1.
+
+    Beyond b no time is less than that of b, and quantiles keep b's ratios to the median: lines
+    through single quantiles would cross.
+    """
 
     def every(xs: Iterable[float], ys: Iterable[float]) -> tuple[float, ...]:
         pairs = zip(xs, ys, strict=True)

@@ -1,4 +1,5 @@
-"""A machine that works only where neither factor of a MAC is zero; no time."""
+"""An event-driven machine, such as a spiking chip: it works only where neither factor of a MAC is
+zero; no time."""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ from .machine import ENERGY, Fields, Machine
 
 
 class EventEnergy(NamedTuple):
-    """Picojoules of an event."""
+    """Picojoules per event."""
 
     event: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Events(Machine):
-    """A machine whose energy is that of events: MACs without a zero factor."""
+    """A machine that spends energy on events alone, which are MACs without a zero factor."""
 
     energy_pj: EventEnergy
 
@@ -32,14 +33,15 @@ class Events(Machine):
     without_zeros = "every MAC is an event: an upper bound"
 
     def price(self, cost: Cost, events: float | None = None) -> Price:
-        """Return the energy of events."""
+        """Return the joules of `events`, by default of all MACs: an upper bound."""
         count = cost.macs if events is None else events
         return Price(1e-12 * self.energy_pj.event * count, events=count)
 
     def price_layer(
         self, layer: LayerWork, phase: str, zeros: LayerZeros | None = None
     ) -> Price | None:
-        """Return the price of a pass with MACs; without `zeros` each of them is an event."""
+        """Return the price of a pass with MACs, None of any other; without `zeros` every MAC is an
+        event."""
         macs = layer.macs(phase)
         if phase not in PASSES or not macs:
             return None

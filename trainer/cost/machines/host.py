@@ -1,4 +1,4 @@
-"""This host as a machine: its two roofs, and its power where it is known."""
+"""This host as a machine: its measured roofs, and its power where it can be read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .machine import HOST, Machine
 
 @dataclass(frozen=True, kw_only=True)
 class Host(Machine):
-    """A machine whose roofs were measured, and `watts`, if they could be read."""
+    """A machine with measured roofs, and `watts` of the processor packages, None if unknown."""
 
     roofs: Roofs
     watts: float | None = None
@@ -24,19 +24,19 @@ class Host(Machine):
 
     @property
     def has_energy(self) -> bool:
-        """Whether the power is known."""
+        """Whether the power is known, and with it the energy."""
         return self.watts is not None
 
     @property
     def measured(self) -> Mapping[str, float]:
-        """What was measured, by name."""
+        """The measured numbers by name: gflops, gbytes, and watts if known."""
         power = {} if self.watts is None else {"watts": self.watts}
         return {**self.roofs._asdict(), **power}
 
     def price(self, cost: Cost, events: float | None = None) -> Price:
-        """Return the larger of the times that MACs take at the peak and bytes at the bandwidth
-        (Williams, Waterman and Patterson 2009): a lower bound, for a call that shares nothing with
-        others through caches."""
+        """Return the roofline bound (Williams, Waterman and Patterson 2009): the larger of the time
+        of the MACs at peak speed and that of the bytes at full bandwidth. It is a lower bound for
+        calls whose operands come from memory; caches can beat it."""
         seconds, _ = self.roofs.seconds(cost)
         dram_bytes = float(moved(cost))
         energy = None if self.watts is None else seconds * self.watts
@@ -44,10 +44,10 @@ class Host(Machine):
 
     @property
     def peak(self) -> float:
-        """The most MACs a second, in one thread."""
+        """The most MACs per second, in one thread."""
         return self.roofs.roofline.macs_per_second
 
     @property
     def bandwidth(self) -> Bandwidth:
-        """Bytes a second of a copy."""
+        """Bytes per second of a copy, read and written together."""
         return Bandwidth(self.roofs.roofline.bytes_per_second)

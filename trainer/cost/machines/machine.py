@@ -1,9 +1,9 @@
-"""Machines: what arithmetic, memory and time cost on one, as a TOML file tells.
+"""Machines: what arithmetic, memory traffic and time cost on one, as its TOML file says.
 
-Every file has `name`, `kind`, `source` and perhaps `note` and `bits`; the other keys are those of
-its kind. A kind is a subclass of `Machine` in a module of this folder, or in `machine.py` of a
-folder here: it names its kind, declares the keys of its files as `fields`, and prices work. Nothing
-else has to know about it.
+Every file has `name`, `kind`, `source` and optionally `note` and `bits`; its kind defines the other
+keys. A kind is a subclass of `Machine` in a module of this folder, or in `machine.py` of a folder
+here. It names its kind, declares the keys of its files as `fields`, and prices work. Nothing else
+needs to know about it: `kinds` imports all modules here and finds the subclasses.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ _KINDS: dict[str, type[Machine]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Machine(ABC):
-    """A machine that prices work. Subclasses add the fields that their files have."""
+    """A machine that prices work. Subclasses add the fields of their files and set the class
+    attributes below where they differ."""
 
     name: str
     source: str
@@ -62,7 +63,7 @@ class Machine(ABC):
 
     @property
     def measured(self) -> Mapping[str, float] | None:
-        """What was measured of it, by name, if anything was."""
+        """The numbers that were measured, by name; None for a machine from a file."""
         return None
 
     @property
@@ -72,45 +73,48 @@ class Machine(ABC):
 
     @abstractmethod
     def price(self, cost: Cost, events: float | None = None) -> Price:
-        """Return the price of any work; `events` are its MACs without a zero factor, by default
-        all of them. UserError where the machine prices layers by their shapes."""
+        """Return the price of any work: energy, and seconds where the machine has a speed.
+
+        `events` are the MACs without a zero factor, by default all of them. UserError where the
+        machine prices layers by their shapes.
+        """
 
     def price_layer(
         self, layer: LayerWork, phase: str, zeros: LayerZeros | None = None
     ) -> Price | None:
-        """Return the price of a pass of a layer, None where the machine does not do it. Without
-        `zeros` there are none."""
+        """Return the price of a pass of a layer, None where the layer or the machine has no such
+        pass. Without `zeros` no value counts as zero."""
         return self.price(layer.costs[phase]) if phase in layer.costs else None
 
     @property
     def peak(self) -> float | None:
-        """The most MACs a second, None where the machine tells no speed."""
+        """The most MACs per second, None where the speed is unknown."""
         return None
 
     @property
     def bandwidth(self) -> Bandwidth | None:
-        """The bytes a second of the memory that bounds a pass, None where it is not told."""
+        """Bytes per second of the memory that bounds a pass, None where it is unknown."""
         return None
 
     @property
     def roofline(self) -> Roofline | None:
-        """Both roofs, None where one is missing."""
+        """Peak and bandwidth together, None where either is unknown."""
         if self.peak is None or self.bandwidth is None:
             return None
         return Roofline(self.peak, *self.bandwidth)
 
     @property
     def units(self) -> int | None:
-        """The number of multipliers, None where it is not told."""
+        """The number of multipliers, None where it is unknown."""
         return None
 
     @property
     def storage_bytes(self) -> int | None:
-        """The bytes of all memories on the chip, None where they are not told."""
+        """Bytes of all memories on the chip, None where they are unknown."""
         return None
 
     def traffic_basis(self, coded: bool) -> str:
-        """Return how DRAM traffic is counted; `coded`: with zeros that are known."""
+        """Return in words how DRAM traffic is counted; `coded` if zeros are known."""
         return "operands and results of every call"
 
 
@@ -121,29 +125,32 @@ class LayerMachine(Machine):
 
     @abstractmethod
     def price_products(self, layer: LayerWork, phase: str, zeros: LayerZeros | None) -> Price:
-        """Return the price of a pass that has MACs."""
+        """Return the price of a pass that has MACs, from the shapes of `layer`."""
 
     def price(self, cost: Cost, events: float | None = None) -> Price:
         """Refuse: only layers are priced."""
-        raise UserError(f"--machine {self.name}: it prices layers (cost), not ledgers (bill)")
+        raise UserError(
+            f"--machine {self.name}: it prices layers by their shapes (`tallygrad cost`), not sums"
+        )
 
     def price_layer(
         self, layer: LayerWork, phase: str, zeros: LayerZeros | None = None
     ) -> Price | None:
         """Return the price of a pass of a layer, None where it has no MACs. UserError for MACs
-        whose shapes are unknown."""
+        whose shapes were not recorded, as those of recurrent layers."""
         macs = layer.macs(phase)
         if macs and not layer.shapes:
             raise UserError(
-                f"--machine {self.name}: {layer.name} has {macs} MACs of {phase} "
-                "outside convolutions and products, which it does not price"
+                f"--machine {self.name}: expected convolutions and matrix products alone, got "
+                f"{macs} other MACs in {layer.name}, {phase}"
             )
         return self.price_products(layer, phase, zeros) if macs and phase in PASSES else None
 
 
 @cache
 def kinds() -> Mapping[str, type[Machine]]:
-    """Return the kinds of machine files by name, from the modules beside this one."""
+    """Return the classes of machines by the `kind` of their files, from the modules beside this
+    one, which are imported here."""
     package = import_module(__package__)
     for module in iter_modules(package.__path__):
         import_module(f"{__package__}.{module.name}{'.machine' if module.ispkg else ''}")
@@ -151,15 +158,20 @@ def kinds() -> Mapping[str, type[Machine]]:
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of the machines that come with the program, and `host`."""
+    """Return the names of the presets, and `host`."""
     return (*sorted(file.stem for file in FOLDER.glob("*.toml")), HOST)
 
 
 def load(name_or_file: str) -> Machine:
-    """Return a machine by name, or from a TOML file. UserError, naming the key, the value and what
-    would fit, for a file that is not one, and for `host`, which is measured rather than read."""
+    """Return a preset by name, or the machine of a TOML file.
+
+    UserError for an unknown name, for a file that does not fit, with the key, the value and what is
+    expected, and for `host`, which `calibration.host` measures.
+    """
     if name_or_file == HOST:
-        raise UserError(f"--machine {HOST}: it is measured, by tallygrad.trainer.calibration.host")
+        raise UserError(
+            f"--machine {HOST}: it is measured: call tallygrad.trainer.calibration.host.measure()"
+        )
     path = resolve_preset("--machine", name_or_file, FOLDER, HOST)
     content, where = read_toml_or_json("--machine", path), Where(str(path))
     kind = Text(tuple(kinds())).read(where.at("kind"), content.get("kind", MISSING))

@@ -1,4 +1,8 @@
-"""A price for each operation and for each byte moved; no time."""
+"""A price for each operation and for each byte moved; no time.
+
+Energy is the sum over all operations and bytes of what each takes, as in the tables of Horowitz
+(Computing's Energy Problem, ISSCC 2014).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from .machine import ENERGY, Fields, Machine
 
 
 class OperationEnergy(NamedTuple):
-    """Picojoules of each operation, and of a byte that a call reads or writes."""
+    """Picojoules per operation, and per byte that a call reads or writes."""
 
     mac: float
     add: float
@@ -27,7 +31,7 @@ class OperationEnergy(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Operations(Machine):
-    """A machine of which only the energies of operations and of memory are known."""
+    """A machine with known energies per operation and per byte of memory, and no speed."""
 
     energy_pj: OperationEnergy
 
@@ -38,7 +42,8 @@ class Operations(Machine):
     is_linear = True
 
     def price(self, cost: Cost, events: float | None = None) -> Price:
-        """Return the energy of operations, and of operands and results that each call moves."""
+        """Return the joules of the operations ("arithmetic") and of the operands and results that
+        every call moves ("memory"), as if no cache kept them between calls."""
         pj = self.energy_pj
         others = (
             pj.add * cost.add, pj.mul * cost.mul, pj.div * cost.div, pj.cmp * cost.cmp,

@@ -1,4 +1,4 @@
-"""A machine of which only its speed and its power are known: time is a lower bound."""
+"""A machine with known peak speed and power alone: its times are lower bounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .machine import RATE, Fields, Machine
 
 
 class Speed(NamedTuple):
-    """MACs a second at the peak, and the power there."""
+    """MACs per second at peak, and the power in watts at that speed."""
 
     macs_per_second: float
     watts: float
@@ -20,7 +20,7 @@ class Speed(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput(Machine):
-    """A machine that does MACs at its peak and nothing else."""
+    """A machine that always runs at its peak; other operations and memory cost nothing."""
 
     throughput: Speed
 
@@ -29,11 +29,11 @@ class Throughput(Machine):
     is_linear = True
 
     def price(self, cost: Cost, events: float | None = None) -> Price:
-        """Return the time of MACs at the peak, and the energy in that time."""
+        """Return the seconds of the MACs at peak speed, and the joules spent in that time."""
         seconds = cost.macs / self.throughput.macs_per_second
         return Price(seconds * self.throughput.watts, latency_seconds=seconds)
 
     @property
     def peak(self) -> float:
-        """The most MACs a second."""
+        """The most MACs per second."""
         return self.throughput.macs_per_second

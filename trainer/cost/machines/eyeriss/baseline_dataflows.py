@@ -1,9 +1,9 @@
 """Energy of the dataflows that row stationary is compared with, on as many PEs of the same area.
 
-Models of Chen, Emer, Sze: Eyeriss, ISCA 2016, sections IV and VI. Every operand of a MAC and every
-partial sum is followed through DRAM, buffer, array and registers as in equations (3) and (4):
-operands are read at each level as often as it hands them on, a level that reuses nothing is passed
-by, and accumulation costs a read and a write except between PEs.
+The models follow Chen, Emer, Sze, "Eyeriss", ISCA 2016, sections IV and VI. Operands of MACs and
+partial sums are traced through DRAM, buffer, array and registers as in equations (3) and (4): a
+level reads an operand each time it passes it on, a level without reuse is bypassed, and an
+accumulation costs a read and a write except between PEs.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import NamedTuple
 from .mapping import Costs, Energy
 from .shape import ConvShape, ceil_div, fold
 
-# Bytes of buffer in the place of one byte of registers: "up to 2.6 times" the 128 KB of buffer,
-# where 256 register files of 512 bytes are given up (ISCA 2016, section VI-B).
+# Bytes of buffer that fit in the area of one byte of registers. ISCA 2016, section VI-B: without
+# its 256 register files of 512 bytes, a design has "up to 2.6 times" the buffer of 128 KB.
 AREA_OF_REGISTERS = 1.6
 REGISTER_BYTES = 512
 
 
 class Moves(NamedTuple):
-    """Words that a dataflow moves at each level."""
+    """Words that a dataflow reads and writes at each level for a layer."""
 
     register_file: float
     array: float
@@ -32,10 +32,13 @@ class Moves(NamedTuple):
 def baseline_dataflows(
     shape: ConvShape, pes: int = 256, word_bytes: int = 2, costs: Costs | None = None
 ) -> dict[str, Energy]:
-    """Return the energy of a layer by dataflow: WS, OSA, OSB, OSC and NLR, each with its best
-    arrangement on `pes` PEs. The area is that of 512 bytes of registers for every PE and as much
-    buffer; what a dataflow needs less of registers it has more of buffer. WS is missing where the
-    buffer cannot hold the partial sums of a single filter over all images."""
+    """Return the energy of a layer by dataflow (WS, OSA, OSB, OSC, NLR), each in its best
+    arrangement on `pes` PEs; without `costs` relative to a 16-bit MAC, by ISCA 2016, Table IV.
+
+    All have the area of 512 bytes of registers per PE and as much buffer again; a dataflow that
+    needs fewer registers gets more buffer. WS is absent where the buffer cannot hold the partial
+    sums of a single filter over all images.
+    """
     costs = costs or Costs()
     energies = {}
     for name, (model, registers) in _MODELS.items():
@@ -48,10 +51,13 @@ def baseline_dataflows(
 
 
 def weight_stationary(shape: ConvShape, pes: int, buffer: int) -> Iterator[Moves]:
-    """A weight stays in its PE for all n * e * f outputs; r * s PEs hold a plane of a filter, and
-    the sets hold g filters of h channels. An input is broadcast to its planes, partial sums go from
-    PE to PE and wait in the buffer: m filters at a time, for all images. Inputs come from DRAM for
-    every g filters, or for every m where the buffer holds all images of h channels besides."""
+    """Yield the traffic of WS for each split of the PEs into g filters of h channels.
+
+    A weight stays in its PE for all n * e * f outputs; r * s PEs hold a plane of a filter. An input
+    is broadcast to its planes; partial sums move from PE to PE and wait in the buffer, m filters at
+    a time, for all images. Inputs are fetched from DRAM for every g filters, or for every m where
+    the buffer also holds all images of h channels.
+    """
     plane = fold(shape, pes, max(1, pes // min(shape.r, pes)))
     area, pixels = plane.r * plane.s, plane.n * plane.e * plane.f
     words = plane.n * plane.rows * plane.columns
@@ -72,9 +78,11 @@ def weight_stationary(shape: ConvShape, pes: int, buffer: int) -> Iterator[Moves
 
 
 def output_stationary_a(shape: ConvShape, pes: int, buffer: int) -> Iterator[Moves]:
-    """Many pixels of one channel (SOC-MOP): a tile of pixels stays in the array, a weight is
-    broadcast to it, inputs shift between PEs and wait in registers: convolutional reuse in both
-    directions, none between filters."""
+    """Yield the traffic of OSA, many pixels of one output channel (SOC-MOP), for each tile.
+
+    A tile of output pixels stays in the array and a weight is broadcast to it. Inputs shift between
+    PEs and wait in registers: reuse along rows and columns, none between filters.
+    """
     for high, wide in _pairs(pes, shape.e, shape.f):
         tiles = shape.n * ceil_div(shape.e, high) * ceil_div(shape.f, wide)
         region = _span(high, shape.r, shape.stride) * _span(wide, shape.s, shape.stride)
@@ -87,8 +95,12 @@ def output_stationary_a(shape: ConvShape, pes: int, buffer: int) -> Iterator[Mov
 
 
 def output_stationary_b(shape: ConvShape, pes: int, buffer: int) -> Iterator[Moves]:
-    """Pixels of a row in several channels (MOC-MOP): reuse along the row, and of inputs between g
-    filters; a weight is broadcast to the pixels of its filter."""
+    """Yield the traffic of OSB, pixels of a row in several output channels (MOC-MOP), for each
+    number g of filters.
+
+    Inputs are reused along the row and between g filters; a weight is broadcast to the pixels of
+    its filter.
+    """
     for g, wide in _pairs(pes, shape.filters, shape.f):
         tiles = shape.n * shape.e * ceil_div(shape.f, wide)
         region = shape.r * _span(wide, shape.s, shape.stride)
@@ -101,16 +113,19 @@ def output_stationary_b(shape: ConvShape, pes: int, buffer: int) -> Iterator[Mov
 
 
 def output_stationary_c(shape: ConvShape, pes: int, buffer: int) -> Iterator[Moves]:
-    """A pixel in many channels (MOC-SOP): an input is broadcast to g filters, every MAC reads its
-    weight from the buffer."""
+    """Yield the traffic of OSC, one pixel in many output channels (MOC-SOP): an input is broadcast
+    to g filters, and every MAC reads its weight from the buffer."""
     g = min(pes, shape.filters)
     reads = shape.macs // shape.filters * ceil_div(shape.filters, g)
     yield Moves(2 * shape.macs, shape.macs, shape.macs + reads, _streamed(shape, buffer))
 
 
 def no_local_reuse(shape: ConvShape, pes: int, buffer: int) -> Iterator[Moves]:
-    """PEs without registers, in h groups of g: a group shares an input between g filters, the
-    groups add the products of h channels; weights and partial sums live in the buffer."""
+    """Yield the traffic of NLR, PEs without registers, for each split into h groups of g.
+
+    A group shares an input between g filters, and the groups add the products of h channels.
+    Weights and partial sums stay in the buffer.
+    """
     for g, h in _pairs(pes, shape.filters, shape.channels):
         reads = shape.macs // shape.filters * ceil_div(shape.filters, g)
         rounds = ceil_div(shape.channels, h) * shape.r * shape.s
@@ -122,8 +137,8 @@ def no_local_reuse(shape: ConvShape, pes: int, buffer: int) -> Iterator[Moves]:
         )
 
 
-# Each model with the words of registers in a PE: the weight, the partial sum, and a row of inputs
-# of up to 12 words where they shift.
+# Each model with the words of registers per PE: a weight or a partial sum and, where inputs shift,
+# a row of up to 12 of them.
 _MODELS: dict[str, tuple[Callable[[ConvShape, int, int], Iterator[Moves]], int]] = {
     "WS": (weight_stationary, 1),
     "OSA": (output_stationary_a, 13),
@@ -134,19 +149,19 @@ _MODELS: dict[str, tuple[Callable[[ConvShape, int, int], Iterator[Moves]], int]]
 
 
 def _pairs(room: int, first: int, second: int) -> Iterator[tuple[int, int]]:
-    """Yield the ways to fill room PEs with a x b, neither larger than it is good for."""
+    """Yield the a x b that fill `room` PEs, with a at most `first` and b at most `second`."""
     for a in range(1, min(room, first) + 1):
         yield a, min(room // a, second)
 
 
 def _span(outputs: int, taps: int, stride: int) -> int:
-    """Return the inputs in a line that so many outputs touch."""
+    """Return the inputs along one axis that so many outputs read."""
     return (outputs - 1) * stride + taps
 
 
 def _streamed(shape: ConvShape, buffer: int) -> int:
-    """Return the least words of DRAM where partial sums never leave the chip: strips of images stay
-    in the buffer and the weights come by, or filters stay and the images come by."""
+    """Return the least DRAM words where partial sums never leave the chip: either strips of images
+    stay in the buffer while the weights stream past, or filters stay while the images do."""
     row = shape.channels * shape.columns
     images = shape.n * shape.rows * row * shape.groups
     filter_words = shape.channels * shape.r * shape.s

@@ -1,4 +1,7 @@
-"""A row-stationary machine such as Eyeriss: each pass in its best mapping."""
+"""A row-stationary machine such as Eyeriss: each pass in its best mapping.
+
+The model is that of Chen et al., JSSC 2017 and ISCA 2016: see `mapping.py` and `row_stationary.py`.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ CHIP = Table(
 
 @dataclass(frozen=True, kw_only=True)
 class RowStationary(LayerMachine):
-    """A chip like Eyeriss; with `unit` "mac", energies are relative to that of a MAC."""
+    """A chip like Eyeriss. With `unit` "mac", energies are relative to that of a MAC, otherwise
+    picojoules."""
 
     chip: Chip
     energy_pj: Costs
@@ -45,9 +49,12 @@ class RowStationary(LayerMachine):
     uses_zeros = True
 
     def price_products(self, layer: LayerWork, phase: str, zeros: LayerZeros | None) -> Price:
-        """Return the price of a pass, each shape in its best mapping. With `zeros` images are
-        run-length coded in DRAM where that pays. UserError where rows and columns have different
-        strides, and where nothing fits."""
+        """Return the price of a pass: energy by level, seconds, cycles, bytes and active PEs.
+
+        Each shape runs in its best mapping. With `zeros`, images are run-length coded in DRAM where
+        that makes them smaller. UserError where strides of rows and columns differ, and where no
+        mapping fits the chip.
+        """
         coded = zeros and _zeros(zeros, phase)
         try:
             estimates = [_best(passes(_shape(s))[phase], self.chip, coded) for s in layer.shapes]
@@ -84,12 +91,12 @@ class RowStationary(LayerMachine):
 
     @property
     def peak(self) -> float:
-        """The most MACs a second."""
+        """The most MACs per second: one per PE and cycle."""
         return self.units * self.chip.clock_hz
 
     @property
     def bandwidth(self) -> Bandwidth:
-        """Bytes a second of the link to DRAM."""
+        """Bytes per second of the link to DRAM."""
         return Bandwidth(self.chip.link_hz * self.chip.link_bytes, "DRAM")
 
     def traffic_basis(self, coded: bool) -> str:
@@ -108,8 +115,8 @@ def _mapping(shape: ConvShape, chip: Chip) -> Mapping:
 
 
 def _zeros(zeros: LayerZeros, phase: str) -> MapZeros:
-    """Return the zeros of what a pass takes for its images, and of its results: gradients of
-    weights have none."""
+    """Return the zeros in the operand that a pass maps as its images, and in its results; gradients
+    of weights have none."""
     return {
         "forward": MapZeros(zeros.input, zeros.output),
         "backward_data": MapZeros(zeros.gradient, zeros.input_gradient),
@@ -119,5 +126,5 @@ def _zeros(zeros: LayerZeros, phase: str) -> MapZeros:
 
 def _shape(s: LayerShape) -> ConvShape:
     if s.U[0] != s.U[1]:
-        raise UserError(f"strides {s.U[0]} and {s.U[1]}: the mapping needs them equal")
+        raise UserError(f"stride: expected the same for rows and columns, got {s.U[0]}, {s.U[1]}")
     return ConvShape(s.N, s.M, s.C, s.H, s.W, s.R, s.S, s.E, s.F, s.U[0], s.groups)

@@ -1,7 +1,7 @@
-"""Mappings of a convolution on a row-stationary array: what they move, and the search for the best.
+"""Mappings of a convolution onto a row-stationary array: traffic, cycles, and the best of them.
 
-After Chen, Krishna, Emer, Sze: Eyeriss, JSSC 52(1), 2017, sections III and V ("the chip"), and
-Chen, Emer, Sze: Eyeriss, ISCA 2016 ("the analysis"). All counts are words of chip.word_bytes.
+Sources: Chen, Krishna, Emer, Sze, "Eyeriss", JSSC 52(1), 2017, sections III and V ("the chip"), and
+Chen, Emer, Sze, "Eyeriss", ISCA 2016 ("the analysis"). All counts are words of chip.word_bytes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Chip(NamedTuple):
 
     A PE has scratchpads of filter_words, input_words and psum_words. buffer_bytes hold inputs and
     partial sums, each in whole banks of bank_bytes; filter_bytes hold the filters of the next pass
-    (0: they share the buffer, bank for bank). Buses carry words per cycle of clock_hz; the DRAM
-    link carries link_bytes per cycle of link_hz. With fewest_strips, outputs are cut into as few
-    strips as the array allows, all equally high, as the analysis' folding does.
+    (0: they share the buffer, in banks of their own). Buses carry words per cycle of clock_hz; the
+    DRAM link carries link_bytes per cycle of link_hz. With fewest_strips, outputs are cut into as
+    few strips of equal height as the array allows, like the folding of the analysis.
     """
 
     rows: int = 12
@@ -42,7 +42,7 @@ class Chip(NamedTuple):
 
 
 EYERISS = Chip()
-# The 256 PEs with 512 bytes of registers and the 128 KB buffer on which the analysis compares.
+# The analysis compares dataflows on 256 PEs with 512 bytes of registers each and a 128 KB buffer.
 ISCA2016 = Chip(
     rows=16, columns=16, filter_words=220, buffer_bytes=128 * 1024, bank_bytes=2,
     filter_bytes=0, fewest_strips=True,
@@ -52,9 +52,9 @@ ISCA2016 = Chip(
 class Mapping(NamedTuple):
     """The mapping parameters of JSSC 2017, Table II.
 
-    e output rows in a strip; p filters and q channels interleaved in a PE; r groups of channels
-    and t groups of filters on the array at once; m filters whose partial sums and n images are in
-    the global buffer.
+    e: output rows in a strip; p, q: filters and channels interleaved in a PE; r, t: groups of
+    channels and of filters on the array at once; m: filters whose partial sums the global buffer
+    holds, for n images.
     """
 
     e: int
@@ -67,7 +67,7 @@ class Mapping(NamedTuple):
 
 
 class Energy(NamedTuple):
-    """Energy by level, in the units of the costs."""
+    """Energy by level, in the unit of the `Costs` that gave it."""
 
     mac: float
     register_file: float
@@ -82,8 +82,8 @@ class Energy(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """Energy of a MAC and of a word at each level; the defaults are those of ISCA 2016, Table IV,
-    relative to a MAC of 16 bit."""
+    """Energy of a MAC and of a word at each level. The defaults are those of ISCA 2016, Table IV,
+    relative to a 16-bit MAC."""
 
     mac: float = 1
     register_file: float = 1
@@ -94,13 +94,13 @@ class Costs(NamedTuple):
     def price(
         self, macs: float, register_file: float, array: float, buffer: float, dram: float
     ) -> Energy:
-        """Price MACs, and the words of each level."""
+        """Return the energy of MACs and of the words that move at each level."""
         amounts = (macs, register_file, array, buffer, dram)
         return Energy(*(amount * cost for amount, cost in zip(amounts, self, strict=True)))
 
 
 class Counts(NamedTuple):
-    """What a mapping does: words moved between levels, cycles, and passes of the array."""
+    """The work of a mapping: words moved between levels, cycles, and passes of the array."""
 
     dram_inputs: int
     dram_weights: int
@@ -119,20 +119,22 @@ class Counts(NamedTuple):
 
 
 def folded(shape: ConvShape, chip: Chip) -> ConvShape:
-    """Cut filters that no set of PEs can hold; the chip itself stops at 12 rows."""
+    """Return the shape with filters cut to what a set of PEs can hold. The chip itself has no such
+    cut: it stops at filters of 12 rows."""
     return fold(shape, chip.rows, min(chip.input_words, chip.filter_words))
 
 
 def sets(r: int, e: int, chip: Chip) -> int:
-    """Return how many sets of r x e PEs the array holds. A set that is too wide is cut into
-    segments, which lie below each other (CONV2 of AlexNet: 5 x 27 as 5 x 14 and 5 x 13)."""
+    """Return how many sets of r x e PEs the array holds (JSSC 2017, section III). A set wider than
+    the array is cut into segments below each other: AlexNet's CONV2 runs 5 x 27 as 5 x 14 and
+    5 x 13."""
     high = chip.rows // r
     return high * (chip.columns // e) if e <= chip.columns else high // ceil_div(e, chip.columns)
 
 
 def banks(shape: ConvShape, chip: Chip, mapping: Mapping, halo: bool = False) -> int:
-    """Return the banks of the buffer that partial sums, inputs and shared filters take; with
-    `halo`, also the rows of the other channels that the next strip needs again."""
+    """Return the banks of the buffer that partial sums, inputs and shared filters occupy; `halo`
+    adds the rows of the other channels that the next strip reads again."""
     e, p, q, r, t, m, n = mapping
     sums = n * m * e * shape.f
     inputs = n * q * r * ((e - 1) * shape.stride + shape.r) * shape.columns
@@ -145,9 +147,9 @@ def banks(shape: ConvShape, chip: Chip, mapping: Mapping, halo: bool = False) ->
 
 
 def misfit(shape: ConvShape, chip: Chip, mapping: Mapping) -> str | None:
-    """Say what a mapping of a folded shape asks for that the chip has not, or return None."""
+    """Return what is wrong with a mapping of a folded shape on this chip, None if it fits."""
     if min(mapping) < 1:
-        return "numbers that are positive"
+        return f"expected positive numbers, got {min(mapping)}"
     e, p, q, r, t, m, _ = mapping
     filters = p * t * q * r * shape.r * shape.s * chip.word_bytes
     needs = {
@@ -160,19 +162,22 @@ def misfit(shape: ConvShape, chip: Chip, mapping: Mapping) -> str | None:
         "banks of buffer": (banks(shape, chip, mapping), chip.buffer_bytes // chip.bank_bytes),
     }
     wrong = [(what, *pair) for what, pair in needs.items() if pair[0] > pair[1]]
-    return next((f"{asked} {what}, there are {has}" for what, asked, has in wrong), None)
+    return next(
+        (f"expected at most {most} {what}, got {needed}" for what, needed, most in wrong), None
+    )
 
 
 def count(shape: ConvShape, chip: Chip, mapping: Mapping) -> Counts:
-    """Count what a mapping moves, exactly.
+    """Return the words that a mapping moves, exactly (JSSC 2017, section III).
 
-    Global buffer: partial sums go in and out once for each of k = ceil(channels / (q * r)) groups
-    of channels, inputs are read once for each group of p * t filters:
+    Global buffer: partial sums enter and leave once for each of k = ceil(channels / (q * r)) groups
+    of channels; inputs are read once for each group of p * t filters:
     2 * k * n * m * e * f + n * c * rows(strips) * columns * ceil(filters / (p * t)). Filters pass
-    through it where they share it. DRAM: weights come once for each strip and tile of images,
-    inputs once for each tile of m filters, with their padding; the rows that two strips share come
-    twice unless the buffer has room for them. Array: every word that reaches a PE, and every
-    partial sum that goes to the next PE. Registers: two operands and a partial sum, in and out.
+    through the buffer only where they share it.
+    DRAM: weights arrive once per strip and tile of images; inputs once per tile of m filters, with
+    their padding. Rows that two strips share arrive twice unless the buffer has room to keep them.
+    Array: every word that reaches a PE, and every partial sum that moves on to the next PE.
+    Registers: two operands, and a partial sum in and out, per MAC.
     """
     work = folded(shape, chip)
     e, p, q, r, t, m, n = mapping
@@ -203,10 +208,10 @@ def count(shape: ConvShape, chip: Chip, mapping: Mapping) -> Counts:
 def pass_cycles(shape: ConvShape, chip: Chip, mapping: Mapping) -> int:
     """Return the cycles of one pass of n images on the array.
 
-    A column of outputs takes p * q * s cycles in every PE, or longer where a bus cannot bring its
-    inputs or its partial sums in time. Before a pass the filters and the first windows of inputs
-    are loaded, and after it the last partial sums are unloaded, while the PEs wait: this ramp is
-    one of the reasons that JSSC 2017, section VI, gives for the chip's distance from its peak.
+    A column of outputs takes p * q * s cycles in every PE, or longer where a bus cannot deliver its
+    inputs or partial sums in time. The PEs wait while filters and the first windows of inputs are
+    loaded before a pass, and while the last partial sums are unloaded after it. This ramp is one of
+    the reasons in JSSC 2017, section VI, why the chip stays below its peak.
     """
     e, p, q, r, t, _, n = mapping
     rows = q * r * ((e - 1) * shape.stride + shape.r)
@@ -217,12 +222,12 @@ def pass_cycles(shape: ConvShape, chip: Chip, mapping: Mapping) -> int:
 
 
 def search(shape: ConvShape, chip: Chip = EYERISS, costs: Costs | None = None) -> Mapping:
-    """Return the best mapping: least DRAM traffic, of these the least buffer traffic, of these the
-    fewest cycles; with `costs` least energy, then fewest cycles. Shares of zeros play no part: a
-    mapping is fixed before the data are known. UserError where nothing fits.
+    """Return the best mapping, by exhaustive search: the least DRAM traffic, then buffer traffic,
+    then cycles; with `costs` the least energy, then cycles. UserError where nothing fits.
 
     Tiles are equal: n divides the images, p * t divides m, and m divides the filters of a group or
-    these rounded up to a multiple of four, the words of the filter bus.
+    these rounded up to a multiple of four, the words of the filter bus. Shares of zeros play no
+    part, since a mapping is fixed before the data are known.
     """
 
     def rank(mapping: Mapping) -> tuple[float, ...]:
@@ -235,29 +240,30 @@ def search(shape: ConvShape, chip: Chip = EYERISS, costs: Costs | None = None) -
     work = folded(shape, chip)
     best = min(_candidates(work, chip), key=rank, default=None)
     if best is None:
-        raise UserError(f"nothing fits the chip: {_missing(work, chip)}")
+        raise UserError(_missing(work, chip))
     return best
 
 
 def _missing(shape: ConvShape, chip: Chip) -> str:
-    """Return which number of a chip is too small for a folded shape, and what would do: the least
-    mapping is a filter, a channel and an image in the lowest strip."""
+    """Return which number of a chip is too small for a folded shape, and what would fit the least
+    mapping: one filter, one channel and one image in the lowest strip."""
     filters = shape.r * shape.s * chip.word_bytes
     if 0 < chip.filter_bytes < filters:
         return (
-            f"chip.filter_bytes = {chip.filter_bytes} is less than the {filters} of {shape.r} x "
-            f"{shape.s} words of a filter"
+            f"chip.filter_bytes: expected at least {filters}, for the {shape.r} x {shape.s} words "
+            f"of a filter, got {chip.filter_bytes}"
         )
     least = Mapping(_strips(shape, chip)[-1], 1, 1, 1, 1, 1, 1)
     needed = banks(shape, chip, least) * chip.bank_bytes
     return (
-        f"chip.buffer_bytes = {chip.buffer_bytes} is less than the {needed}, in banks of "
-        f"{chip.bank_bytes}, of what makes {least.e} x {shape.f} outputs of one filter"
+        f"chip.buffer_bytes: expected at least {needed}, in banks of {chip.bank_bytes}, for "
+        f"{least.e} x {shape.f} outputs of one filter, got {chip.buffer_bytes}"
     )
 
 
 def _candidates(shape: ConvShape, chip: Chip) -> Iterator[Mapping]:
-    """Yield the mappings that fit; for each number of images only the largest m that does."""
+    """Yield the mappings that fit; for each number of images only the largest m that does, as a
+    smaller one reads the inputs more often and saves nothing."""
     tiles = sorted({*_divisors(shape.filters), *_divisors(ceil_div(shape.filters, 4) * 4)})
     images = _divisors(shape.n)
     for e, p, q, r, t in _array_mappings(shape, chip, tiles):

@@ -1,4 +1,7 @@
-"""The shape of a convolution as a machine sees it, and the three convolutions of training."""
+"""The shape of a convolution as a machine sees it, and the three convolutions of training.
+
+Letters are those of Sze, Chen, Yang, Emer, Proc. IEEE 105(12), 2017.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ class ConvShape:
     """A convolution of n images: m filters, c channels, images h x w without padding, filters
     r x s, outputs e x f. A fully connected layer has r = h, s = w and e = f = 1.
 
-    UserError where a number is not positive or the groups divide m or c unevenly.
+    UserError where a number is not positive and where the groups do not divide m and c.
     """
 
     n: int
@@ -34,9 +37,11 @@ class ConvShape:
 
     def __post_init__(self) -> None:
         if min(astuple(self)) < 1:
-            raise UserError(f"{self}: every number has to be positive")
+            raise UserError(f"{self}: expected positive numbers, got {min(astuple(self))}")
         if self.m % self.groups or self.c % self.groups:
-            raise UserError(f"{self}: choose groups that divide both m and c")
+            raise UserError(
+                f"groups: expected a divisor of m = {self.m} and c = {self.c}, got {self.groups}"
+            )
 
     @property
     def rows(self) -> int:
@@ -70,23 +75,23 @@ class ConvShape:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates, those with padding included."""
+        """Multiply-accumulates, including those with padding."""
         return self.outputs * self.channels * self.r * self.s
 
 
 def passes(shape: ConvShape) -> dict[str, ConvShape]:
-    """Return the three passes of training as convolutions of stride 1, by the ledger's phases.
+    """Return the three passes of training by phase of the ledger, as convolutions of stride 1.
 
-    backward_data: the gradient dy of m channels is convolved with the turned filters; a stride U
-    makes U * U images of c channels each, one for every offset, whose filters are every U-th row
-    and column of the given ones. They are seen as U * U * c filters.
+    backward_data convolves dy, with its m channels, with the rotated filters. For a stride U, dx
+    splits into U * U images of c channels, one per offset, each with every U-th row and column of
+    the filters; together they count as U * U * c filters.
 
-    backward_weights: dw[m, c] is the sum over the images of x[c] correlated with dy[m]. The c
-    channels are seen as images, the n images as channels over which is summed, dy as m filters of
-    e x f, and the r x s weights as the output; a stride makes U * U images of each channel.
+    backward_weights: dw[m, c] is the sum over images of x[c] correlated with dy[m]. The c channels
+    take the place of images, the n images that of the channels summed over, dy that of m filters of
+    e x f, and the r x s weights that of the output. A stride splits each channel into U * U images.
 
-    MACs are those of the forward pass, plus those with zeros at the border (where h is not e * U)
-    and with the filling where U does not divide r and s.
+    MACs equal those of the forward pass, plus MACs with zeros at the border where h is not e * U
+    and with the zeros that fill up r and s where U does not divide them.
     """
     step = shape.stride * shape.stride
     fine = {"r": ceil_div(shape.r, shape.stride), "s": ceil_div(shape.s, shape.stride)}
@@ -103,9 +108,10 @@ def passes(shape: ConvShape) -> dict[str, ConvShape]:
 
 
 def fold(shape: ConvShape, most_rows: int, most_columns: int) -> ConvShape:
-    """Cut filters that are taller than `most_rows` or wider than `most_columns` into equal pieces,
-    each with a channel of its own: their partial sums add up as those of channels do. A piece
-    reads only the rows and columns of the image that it meets; pieces are filled up with zeros.
+    """Return the shape with filters taller than `most_rows` or wider than `most_columns` cut into
+    equal pieces. A piece counts as a channel of its own, since partial sums of pieces add up like
+    those of channels. It reads only the rows and columns of the image that it meets; pieces are
+    padded with zeros to equal size.
     """
     high, wide = ceil_div(shape.r, most_rows), ceil_div(shape.s, most_columns)
     if high == wide == 1:

@@ -1,4 +1,7 @@
-"""A systolic array: cycles, traffic of its memories, time and energy of each pass."""
+"""A systolic array: cycles, traffic of its memories, time and energy of each pass.
+
+Cycles and traffic are those of `array.py`; energies per MAC and word come from the machine's file.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from .array import DATAFLOWS, estimate, gemms, stalled_cycles
 
 
 class SystolicArray(NamedTuple):
-    """Multipliers, and the words that their memories move in a cycle."""
+    """`rows` x `columns` multipliers, and the words that their memories move per cycle."""
 
     rows: int
     columns: int
@@ -25,7 +28,7 @@ class SystolicArray(NamedTuple):
 
 
 class SystolicEnergy(NamedTuple):
-    """Picojoules of a MAC, and of a word between the array and its memories, and of DRAM."""
+    """Picojoules of a MAC, of a word between the array and its memories, and of a DRAM word."""
 
     mac: float
     sram_word: float
@@ -50,8 +53,11 @@ class Systolic(LayerMachine):
     }
 
     def price_products(self, layer: LayerWork, phase: str, zeros: LayerZeros | None) -> Price:
-        """Return the price of a pass. DRAM traffic is compulsory: each operand once. A pass that
-        moves more than `sram_words` a cycle stalls."""
+        """Return the price of a pass: joules by level, seconds, cycles and bytes.
+
+        DRAM traffic is compulsory: each operand once. A pass that moves more than `sram_words` per
+        cycle stalls. `zeros` do not matter: this machine multiplies them too.
+        """
         array, pj = self.array, self.energy_pj
         cycles = macs = sram = dram = 0
         for shape in layer.shapes:
@@ -87,12 +93,12 @@ class Systolic(LayerMachine):
 
     @property
     def peak(self) -> float:
-        """The most MACs a second."""
+        """The most MACs per second: one per unit and cycle."""
         return self.units * self.array.clock_hz
 
     @property
     def bandwidth(self) -> Bandwidth:
-        """Bytes a second of the memories beside the array; that of DRAM is not known."""
+        """Bytes per second of the memories beside the array; that of DRAM is unknown."""
         width = self.array.sram_words * self.array.word_bytes
         return Bandwidth(width * self.array.clock_hz, "global buffer")
 

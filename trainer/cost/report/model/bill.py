@@ -252,8 +252,8 @@ class SparsityReport:
 
 @dataclass(frozen=True)
 class BillReport:
-    """What a whole run cost: `tallygrad bill`. `inferences` are how many answers take as many MACs
-    as the training."""
+    """What a whole run cost: `tallygrad bill`. `training_macs` are those of all passes of training,
+    `seconds` the wall-clock time of the run."""
 
     checkpoint: str
     steps: int
@@ -269,8 +269,6 @@ class BillReport:
     restarts: RestartsReport
     unsaved: RestartsReport
     training_macs: int
-    training_over_inference: float
-    inferences: float
     not_recorded: Sequence[str]
     metrics: Metrics
     sparsity: SparsityReport | None = None
@@ -281,6 +279,18 @@ class BillReport:
     def forward(self) -> PhaseReport:
         """The forward passes of the training."""
         return self.phases.get("forward", PhaseReport(PricedCost(Cost())))
+
+    @property
+    def training_over_inference(self) -> float:
+        """MACs of training over those of its own forward passes, 0 without any."""
+        forward = self.forward.work.cost.macs
+        return self.training_macs / forward if forward else 0.0
+
+    @property
+    def inferences(self) -> float:
+        """How many images the finished model can answer for the MACs of its training."""
+        forward = self.forward.work.cost.macs
+        return self.training_macs * self.images / forward if forward else 0.0
 
     def to_json(self) -> Json:
         """Return what `--json` prints."""
