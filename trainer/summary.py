@@ -11,7 +11,7 @@ from ..autograd import get_num_threads, nn
 from ..datasets import Source
 from .build import Data
 from .config import TrainConfig, flag
-from .cost.report.units import short
+from .cost.report import short
 from .distributed.comm import Comm
 from .tasks.task import Metric, Task
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..cost.run import Run
+from ..errors import UserError
+from ..tasks.registry import recorded_task
 from . import history
 from .checkpoint import load, newest_checkpoint
 from .logs import RunFolder
@@ -44,6 +46,7 @@ def read(path: Path) -> Run:
         input=meta.get("input"),
         classes=meta.get("classes"),
         metric=metric,
+        higher_is_better=_higher_is_better(file, config, metric),
         score=meta.get(metric),
         evaluated=meta.get("evaluated"),
         ranks=meta.get("ranks"),
@@ -52,10 +55,19 @@ def read(path: Path) -> Run:
 
 
 def _metric(meta: Mapping[str, Any]) -> str:
-    """Return the name of the metric that chose the best checkpoint: of all figures on record it
-    alone stands there by its bare name, too."""
+    """Return the name of the metric that chose the best checkpoint: besides test_NAME, the record
+    has the value that chose under the bare name."""
     names = [name.removeprefix("test_") for name in meta if name.startswith("test_")]
     return next((name for name in names if name in meta), "accuracy")
+
+
+def _higher_is_better(file: Path, config: object, metric: str) -> bool:
+    """Return the direction of a metric, as the task on record defines it; up where it does not."""
+    try:
+        task = recorded_task(file, config)
+    except UserError:  # a task that this version does not have: its ledger can still be billed
+        return True
+    return all(one.higher_is_better for one in task.metrics if one.name == metric)
 
 
 def _evaluations(count: Any) -> int:

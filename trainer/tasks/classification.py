@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...autograd import Tensor, context, cross_entropy, no_grad, softmax
 from ...datasets import Batch, Source
-from ..cost.report.units import accuracy_text
+from ..cost.report import accuracy_text
 from .task import Metric, Prediction
 
 

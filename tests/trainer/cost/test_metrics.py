@@ -145,11 +145,10 @@ def test_a_run_of_another_task_has_a_metric_of_its_own(
     figures = {"test_loss": 0.3, "test_mae": 12.5, "mae": 12.5, "train_loss": 0.3}
     found = billed(tmp_path, tensors, record | figures, capsys=capsys)
     assert value(found, "mae") == 12.5 and "accuracy" not in found["model"]
-    run = replace(RUN, metric="mae", higher_is_better=False, score=12.5, evaluated=4)
-    metric = of_run(run, None, PricedCost(Cost()), None, None).model["mae"]
-    assert metric == Metric(
-        12.5, "", "measured", "on the test images after step 4; lower is better"
-    )  # fmt: skip
+    for task, direction in (("reconstruction", "; lower is better"), ("unheard of", "")):
+        record["config"]["task"] = task
+        found = billed(tmp_path, tensors, record | figures, capsys=capsys)
+        assert found["model"]["mae"]["how"] == f"on the test images after step 4{direction}"
 
 
 @pytest.mark.parametrize(
