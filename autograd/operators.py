@@ -1,4 +1,4 @@
-"""The methods and signs of a tensor: each is a call of one operation or a few."""
+"""The methods and operators of a tensor: each calls one operation or a few."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ Size: TypeAlias = int | Sequence[int]
 
 
 class Operators:
-    """Mixed into Tensor. Operands are broadcast as in NumPy; a Python number takes the tensor's
-    type, so that it never widens float32."""
+    """Mixed into Tensor.
+
+    Operands are broadcast as in NumPy. A Python number takes the tensor's type, so that it never
+    widens float32."""
 
     __slots__ = ()
 
@@ -126,52 +128,54 @@ class Operators:
         return select(self, key)
 
     def abs(self) -> Tensor:
-        """Absolute values."""
+        """Return absolute values."""
         return el.abs(self)
 
     def exp(self) -> Tensor:
-        """e to the power of each element."""
+        """Return e to the power of each element."""
         return el.exp(self)
 
     def log(self) -> Tensor:
-        """Natural logarithms."""
+        """Return natural logarithms."""
         return el.log(self)
 
     def sin(self) -> Tensor:
-        """Sines, of radians."""
+        """Return sines, of radians."""
         return el.sin(self)
 
     def cos(self) -> Tensor:
-        """Cosines, of radians."""
+        """Return cosines, of radians."""
         return el.cos(self)
 
     def sqrt(self) -> Tensor:
-        """Square roots."""
+        """Return square roots."""
         return el.sqrt(self)
 
     def relu(self) -> Tensor:
-        """Each element, or 0 where it is negative."""
+        """Return each element, or 0 where it is negative."""
         return activation.relu(self)
 
     def sigmoid(self) -> Tensor:
-        """1 / (1 + e^-x) of each element."""
+        """Return 1 / (1 + e^-x) of each element."""
         return activation.sigmoid(self)
 
     def tanh(self) -> Tensor:
-        """Hyperbolic tangents."""
+        """Return hyperbolic tangents."""
         return activation.tanh(self)
 
     def softmax(self, dim: int) -> Tensor:
-        """e^x divided by its sum along an axis."""
+        """Return e^x divided by its sum along the axis `dim`."""
         return activation.softmax(self, axis=sh.axis_of("softmax", dim, len(self.shape)))
 
     def log_softmax(self, dim: int) -> Tensor:
-        """The logarithm of softmax along an axis."""
+        """Return the logarithm of softmax along the axis `dim`."""
         return activation.log_softmax(self, axis=sh.axis_of("log_softmax", dim, len(self.shape)))
 
     def clamp(self, min: float | None = None, max: float | None = None) -> Tensor:
-        """Each element, or the bound that it passes; the gradient passes within and at the bounds.
-        Between integers a broken bound gives float32. ValueError without any bound."""
+        """Return each element, or the bound that it passes; the gradient is 1 within and at the
+        bounds.
+
+        Integers with a fractional bound give float32. ValueError without any bound."""
         bounds = [b for b in (min, max) if b is not None]
         if not bounds:
             raise ValueError("clamp: expected min, max or both, got neither")
@@ -189,54 +193,62 @@ class Operators:
         return sh.reshape(y, shape=reduce.kept_shape(spec, axes)) if keepdim else y
 
     def sum(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
-        """Sum over axes, all for None; of truth values and integers in int64."""
+        """Return sums over axes, all for None; truth values and integers are summed in int64.
+
+        With `keepdim` (of every reduction) reduced axes stay with extent 1. ValueError for an axis
+        that does not exist."""
         counted = self.astype(element_type(self.dtype).accumulator)
         return counted._reduce("sum", reduce.sum, dim, keepdim)
 
     def prod(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
-        """Product over axes; of truth values and integers in int64. Its gradient has no
-        derivative."""
+        """Return products over axes; of truth values and integers in int64.
+
+        The gradient has no derivative."""
         counted = self.astype(element_type(self.dtype).accumulator)
         return counted._reduce("prod", reduce.product, dim, keepdim)
 
     def any(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
-        """True where any element over axes is not 0."""
+        """Return True where any element over axes is not 0."""
         return self._reduce("any", reduce.any_of, dim, keepdim)
 
     def all(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
-        """True where no element over axes is 0."""
+        """Return True where no element over axes is 0."""
         return self._reduce("all", reduce.all_of, dim, keepdim)
 
     def mean(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
-        """Mean over axes; of truth values and integers in float32."""
+        """Return means over axes; of truth values and integers in float32."""
         counted = self if is_floating(self.dtype) else self.float()
         return counted._reduce("mean", reduce.mean, dim, keepdim)
 
     def var(self, dim: Axis = None, keepdim: bool = False, correction: int = 1) -> Tensor:
-        """Variance over axes: squared deviations divided by their number less `correction`."""
+        """Return variances over axes: squared deviations divided by their number less
+        `correction`."""
         axes = reduce.axes_of("var", dim, len(self.shape))
         count = int(np.prod([self.shape[a] for a in axes]))
         off = self - self.mean(dim, keepdim=True)
         return (off * off).sum(dim, keepdim) / max(count - correction, 0)
 
     def std(self, dim: Axis = None, keepdim: bool = False, correction: int = 1) -> Tensor:
-        """Standard deviation over axes: the square root of `var`, with gradient 0 where it is 0."""
+        """Return standard deviations over axes: the square root of `var`, with gradient 0 where it
+        is 0."""
         return el.deviation(self.var(dim, keepdim, correction))
 
     def max(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
-        """Largest values over axes: values only, for positions see `argmax`."""
+        """Return the largest values over axes: values only; for positions see `argmax`."""
         return self._reduce("max", reduce.amax, dim, keepdim)
 
     def min(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
-        """Smallest values over axes: values only, for positions see `argmin`."""
+        """Return the smallest values over axes: values only; for positions see `argmin`."""
         return self._reduce("min", reduce.amin, dim, keepdim)
 
     def argmax(self, dim: int | None = None) -> Tensor:
-        """Position of the largest value along an axis, in the flattened tensor for None."""
+        """Return the position of the largest value along an axis, in the flattened tensor for
+        None."""
         return self._position_of("argmax", reduce.argmax, dim)
 
     def argmin(self, dim: int | None = None) -> Tensor:
-        """Position of the smallest value along an axis, in the flattened tensor for None."""
+        """Return the position of the smallest value along an axis, in the flattened tensor for
+        None."""
         return self._position_of("argmin", reduce.argmin, dim)
 
     def _position_of(self, name: str, how: Any, dim: int | None) -> Tensor:
@@ -244,13 +256,15 @@ class Operators:
         return how(flat, axis=sh.axis_of(name, 0 if dim is None else dim, len(flat.shape)))
 
     def reshape(self, *shape: Size) -> Tensor:
-        """The same elements in another shape; one extent may be -1. ValueError if it can't be."""
+        """Return the same elements in another shape; one extent may be -1. ValueError where none
+        fits."""
         return sh.reshape(self, shape=sh.completed(self.shape, shape))
 
     view = reshape
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-        """Axes start_dim to end_dim made one; of a number, one element."""
+        """Return the tensor with axes start_dim to end_dim merged into one; of a number, one
+        element."""
         ndim = max(len(self.shape), 1)
         start, end = (sh.axis_of("flatten", dim, ndim) for dim in (start_dim, end_dim))
         if start > end:
@@ -263,26 +277,27 @@ class Operators:
         return y
 
     def squeeze(self, dim: int | None = None) -> Tensor:
-        """Without the axes of extent 1, or without one of them."""
+        """Return the tensor without its axes of extent 1, or without one of them."""
         drop = {i for i, n in enumerate(self.shape) if n == 1}
         if dim is not None:
             drop &= {sh.axis_of("squeeze", dim, max(len(self.shape), 1))}
         return self.reshape(tuple(n for i, n in enumerate(self.shape) if i not in drop))
 
     def unsqueeze(self, dim: int) -> Tensor:
-        """With a new axis of extent 1 at a place."""
+        """Return the tensor with a new axis of extent 1, which is axis `dim` of the result."""
         at = sh.axis_of("unsqueeze", dim, len(self.shape) + 1)
         return self.reshape((*self.shape[:at], 1, *self.shape[at:]))
 
     def permute(self, *axes: Size) -> Tensor:
-        """Axes in another order, given one by one or as one sequence."""
+        """Return the tensor with its axes in another order, listed one by one or as one
+        sequence."""
         ndim = len(self.shape)
         return sh.permute(
             self, axes=tuple(sh.axis_of("permute", a, ndim) for a in sh.integers(axes))
         )
 
     def transpose(self, first: int, second: int) -> Tensor:
-        """Two axes exchanged."""
+        """Return the tensor with two axes exchanged."""
         axes = list(range(len(self.shape)))
         i, k = (sh.axis_of("transpose", a, len(axes)) for a in (first, second))
         axes[i], axes[k] = axes[k], axes[i]
@@ -290,11 +305,13 @@ class Operators:
 
     @property
     def T(self) -> Tensor:
-        """Axes in reverse order."""
+        """The tensor with its axes in reverse order."""
         return sh.permute(self, axes=tuple(range(len(self.shape))[::-1]))
 
     def expand(self, *shape: Size) -> Tensor:
-        """Repeated to a larger shape, without a copy; -1 keeps an extent."""
+        """Return the tensor repeated to a larger shape, without a copy; -1 keeps an extent.
+
+        ValueError for a shape that the tensor's does not broadcast to."""
         target = sh.integers(shape)
         new = len(target) - len(self.shape)
         if new < 0 or -1 in target[:new]:
@@ -310,50 +327,50 @@ class Operators:
         return reduce.broadcast_to(self, shape=extents)
 
     def flip(self, *dims: Size) -> Tensor:
-        """The elements in reverse order along axes."""
+        """Return the elements in reverse order along axes."""
         return parts.flip(self, sh.integers(dims))
 
     def split(self, sizes: Size, dim: int = 0) -> list[Tensor]:
-        """Parts along an axis: of one size (the last may be smaller), or of given sizes."""
+        """Return parts along an axis: of one size (the last may be smaller), or of listed sizes."""
         return parts.split(self, sizes, dim)
 
     def chunk(self, chunks: int, dim: int = 0) -> list[Tensor]:
-        """Up to so many parts of one size along an axis; the last may be smaller."""
+        """Return up to `chunks` parts of one size along an axis; the last may be smaller."""
         return parts.chunk(self, chunks, dim)
 
     def unbind(self, dim: int = 0) -> tuple[Tensor, ...]:
-        """The parts along an axis, without it."""
+        """Return the parts along an axis, without that axis."""
         return parts.unbind(self, dim)
 
     def matmul(self, other: Tensor) -> Tensor:
-        """The matrix product, see `@`."""
+        """Return the matrix product, see `@`."""
         return linear.product(self, other)
 
     def dim(self) -> int:
-        """Number of axes."""
+        """Return the number of axes."""
         return len(self.shape)
 
     def numel(self) -> int:
-        """Number of elements."""
+        """Return the number of elements."""
         return prod(self.shape)
 
     def clone(self) -> Tensor:
-        """A copy with memory of its own; gradients pass."""
+        """Return a copy with memory of its own; gradients pass through."""
         return el.copy(self)
 
     def astype(self, dtype: npt.DTypeLike) -> Tensor:
-        """The same numbers in another type; self where it is that type already."""
+        """Return the same numbers in another type, or the tensor itself where it has that type."""
         target: np.dtype[Any] = np.dtype(dtype)
         return cast("Tensor", self) if target == self.dtype else sh.cast(self, dtype=target)
 
     to = astype
 
     def float(self) -> Tensor:
-        """The same numbers in float32."""
+        """Return the same numbers in float32."""
         return self.astype(FLOAT32)
 
     def double(self) -> Tensor:
-        """The same numbers in float64."""
+        """Return the same numbers in float64."""
         return self.astype(FLOAT64)
 
 

@@ -20,8 +20,10 @@ def alexnet(
     hidden: Sequence[int] = (4096, 4096),
     dropout: float = 0.5,
 ) -> Module:
-    """Return the network of Krizhevsky et al. (2012): five convolutions, the first two with local
-    response norm, maxima over overlapping windows, three linear layers.
+    """Return the network of Krizhevsky et al. (2012).
+
+    It has five convolutions, the first two with local response norm, max pooling over overlapping
+    windows, and three linear layers.
 
     `groups`: the second, fourth and fifth convolution are split in 2, as over the paper's two GPUs,
     or not (1); `hidden`: widths of fc6 and fc7, whose results are dropped with probability
@@ -57,8 +59,10 @@ def overfeat(
     hidden: Sequence[int] = (3072, 4096),
     dropout: float = 0.5,
 ) -> Module:
-    """Return the fast network of Sermanet et al. (2014), table 1: AlexNet without response norm and
-    groups, with maxima over 2 x 2 that do not overlap and wider layers.
+    """Return the fast network of Sermanet et al. (2014), table 1.
+
+    It is AlexNet without response norm and groups, with max pooling over 2 x 2 without overlap and
+    wider layers.
 
     `hidden`: widths of fc6 and fc7, whose results are dropped with probability `dropout`. An image
     of 231 x 231 takes 2,801,403,904 MACs. ValueError for images below 71 x 71."""

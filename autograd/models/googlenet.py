@@ -17,8 +17,10 @@ LEAST = {(False, False): 61, (True, False): 31, (False, True): 93, (True, True):
 
 
 class Inception(Module):
-    """Four ways side by side: convolutions 1 x 1, 3 x 3 and 5 x 5, the latter two after a reduction
-    of the channels, and a maximum with a convolution behind it; ReLU after each convolution."""
+    """Four branches side by side, concatenated by channel.
+
+    Convolutions 1 x 1, 3 x 3 and 5 x 5, the latter two after a reduction of the channels, and max
+    pooling followed by a convolution; ReLU after each convolution."""
 
     def __init__(
         self, inside: int, one: int, less3: int, three: int, less5: int, five: int, projected: int
@@ -58,8 +60,8 @@ class Auxiliary(Module):
 
 
 class GoogLeNet(Module):
-    """Three convolutions, nine Inception modules, means over the channels, one linear layer
-    (Szegedy et al. 2015, table 1)."""
+    """Three convolutions, nine Inception modules, global average pooling, one linear layer (Szegedy
+    et al. 2015, table 1)."""
 
     def __init__(
         self, input_shape: Shape, classes: int, ceil: bool, aux: bool, dropout: float
@@ -98,8 +100,10 @@ class GoogLeNet(Module):
         return self.inception4a(x)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-        """Return (N, classes); x (N, C, H, W). With auxiliary classifiers, in training, a tuple of
-        what the last and both of them say."""
+        """Return (N, classes); x (N, C, H, W).
+
+        With auxiliary classifiers, in training, return a tuple of the network's and both auxiliary
+        results."""
         low = self._lower(x)
         middle = self.inception4d(self.inception4c(self.inception4b(low)))
         x = self.pool4(self.inception4e(middle))

@@ -23,8 +23,10 @@ COUNTS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 class ImageNetResNet(Module):
-    """A stem, four stages of blocks, a mean over each channel, a linear layer. The stages' blocks
-    have `width`, 2, 4 and 8 times as many channels, and the extent halves from one to the next."""
+    """A stem, four stages of blocks, global average pooling, a linear layer.
+
+    The stages' blocks have `width`, 2, 4 and 8 times as many channels, and the extent halves from
+    one to the next."""
 
     def __init__(
         self, input_shape: Shape, classes: int, depth: int, width: int, stem: Stem,

@@ -1,4 +1,4 @@
-"""The two networks called LeNet: Caffe's, and LeNet-5 of the paper."""
+"""The two networks called LeNet: Caffe's, and the paper's LeNet-5."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .registry import Shape, register
 
 @register("lenet")
 def lenet(input_shape: Shape = (1, 28, 28), classes: int = 10) -> Module:
-    """Return Caffe's LeNet (its MNIST example): convolutions of 20 and 50 filters 5 x 5, each
-    with a maximum over 2 x 2, then 500 units with ReLU and a linear layer.
+    """Return Caffe's LeNet, from its MNIST example.
 
-    An image of 28 x 28 takes 2,293,000 MACs, 1,888,000 of them in the convolutions; there are
-    431,080 parameters. ValueError for images below 16 x 16."""
+    Convolutions of 20 and 50 filters 5 x 5, each followed by max pooling over 2 x 2, then 500 units
+    with ReLU and a linear layer. An image of 28 x 28 takes 2,293,000 MACs, 1,888,000 of them in the
+    convolutions; there are 431,080 parameters. ValueError for images below 16 x 16."""
     channels, *extents = input_shape
     h, w = [((n - 4) // 2 - 4) // 2 for n in extents]
     if min(extents) < 16:
@@ -38,9 +38,11 @@ def lenet(input_shape: Shape = (1, 28, 28), classes: int = 10) -> Module:
 
 
 class LeNet5(Module):
-    """LeNet-5 (LeCun et al. 1998) with every feature map of C3 connected to every map of S2, means
-    instead of trained subsampling, and a linear layer at the end. Images up to 32 x 32 are padded
-    to that size with zeros."""
+    """LeNet-5 (LeCun et al. 1998).
+
+    It differs from the paper in three points: every feature map of C3 is connected to every map of
+    S2, subsampling takes means, without trained weights, and the last layer is linear. Images up to
+    32 x 32 are padded to that size with zeros."""
 
     def __init__(self, input_shape: Shape, classes: int) -> None:
         channels, height, width = input_shape
@@ -67,6 +69,8 @@ class LeNet5(Module):
 
 @register("lenet5")
 def lenet5(input_shape: Shape = (1, 28, 28), classes: int = 10) -> Module:
-    """Return LeNet-5 (LeCun et al. 1998), see `LeNet5`: 416,520 MACs an image, 61,470 weights and
-    236 biases for one channel and ten classes. ValueError for images above 32 x 32."""
+    """Return LeNet-5 (LeCun et al. 1998), see `LeNet5`.
+
+    For one channel and ten classes it takes 416,520 MACs an image and has 61,470 weights and 236
+    biases. ValueError for images above 32 x 32."""
     return LeNet5(input_shape, classes)

@@ -10,8 +10,11 @@ from .registry import Shape, register
 
 
 class RowLSTM(Module):
-    """The rows of an image as a sequence of H vectors of W C numbers through an LSTM; the last
-    state of its highest layer goes through a linear layer (the sequential MNIST task by rows)."""
+    """An LSTM that reads an image row by row, followed by a linear layer (sequential MNIST by
+    rows).
+
+    The rows are a sequence of H vectors of W C numbers; the linear layer reads the last state of
+    the highest layer."""
 
     def __init__(self, input_shape: Shape, classes: int, hidden: int, layers: int) -> None:
         channels, _, width = input_shape
@@ -29,6 +32,7 @@ class RowLSTM(Module):
 def lstm(
     input_shape: Shape = (1, 28, 28), classes: int = 10, hidden: int = 128, layers: int = 1
 ) -> Module:
-    """Return an LSTM over the rows of images, see `RowLSTM`; `hidden`: numbers in the state of each
-    of its `layers`."""
+    """Return an LSTM over the rows of images, see `RowLSTM`.
+
+    `hidden`: numbers in the state of each of its `layers`."""
     return RowLSTM(input_shape, classes, hidden, layers)

@@ -18,7 +18,7 @@ def mlp(
 ) -> Module:
     """Return linear layers with ReLU between them; images are flattened.
 
-    `hidden`: the widths of the layers before the last, a number for a single one; none of them
+    `hidden`: the widths of the layers before the last, a number for a single one; an empty sequence
     makes a linear classifier."""
     between = [hidden] if isinstance(hidden, int) else [*hidden]
     widths = [prod(input_shape), *between, classes]

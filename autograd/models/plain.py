@@ -1,5 +1,5 @@
-"""What the ImageNet networks without shortcuts share: numbers to start from, the linear layers at
-the end, the sizes of images."""
+"""What the ImageNet networks without shortcuts share: initialisation, the final linear layers,
+checks of image sizes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ L = TypeVar("L", Conv2d, Linear)
 
 
 def he(layer: L) -> L:
-    """Draw a layer's weights as in He et al. (2015), its biases zero, and return it: from the usual
-    numbers the signal fades in deep networks without batch norm, and they hardly train."""
+    """Initialise a layer's weights as in He et al. (2015) and its biases with zeros; return the
+    layer.
+
+    With torch's default the signal fades in deep networks without batch norm, and they hardly
+    train."""
     init.kaiming_normal_(layer.weight, nonlinearity="relu")
     if layer.bias is not None:
         init.zeros_(layer.bias)
@@ -32,8 +35,9 @@ def he(layer: L) -> L:
 
 
 def response_norm() -> LocalResponseNorm:
-    """Return the local response norm of Krizhevsky et al. (2012): x / (2 + 1e-4 S)^0.75, S the sum
-    of squares over 5 channels."""
+    """Return the local response norm of Krizhevsky et al. (2012).
+
+    It is x / (2 + 1e-4 S)^0.75, S the sum of squares over 5 channels."""
     return LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
 
 
@@ -48,7 +52,7 @@ def check_extent(name: str, input_shape: Shape, least: int, usual: int) -> None:
 
 
 def outcome(function: Callable[[Tensor], Tensor], input_shape: Shape) -> tuple[int, ...]:
-    """Return the shape that a function makes of one image, without computing it."""
+    """Return the shape that a function returns for one image, without computing it."""
     with context.using(backend=backends.SHAPES_ONLY, ledger=Ledger(), tape=None):
         return function(zeros(1, *input_shape)).shape[1:]
 
@@ -56,8 +60,10 @@ def outcome(function: Callable[[Tensor], Tensor], input_shape: Shape) -> tuple[i
 def classifier(
     features: Layers, input_shape: Shape, hidden: Sequence[int], classes: int, dropout: float
 ) -> Sequential:
-    """Return the features and behind them linear layers fc6, fc7, .., with ReLU and dropout after
-    each but the last, as many as `hidden` has widths and one more for the classes."""
+    """Return the features followed by linear layers fc6, fc7, .. .
+
+    There are as many as `hidden` has widths, each with ReLU and dropout, and one more for the
+    classes."""
     layers = {**features, "flatten": Flatten()}
     (inside,) = outcome(Sequential(layers), input_shape)
     for i, width in enumerate(hidden, 6):

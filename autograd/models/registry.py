@@ -20,9 +20,10 @@ B = TypeVar("B", bound=Callable[..., Module])
 
 
 def register(name: str, depths: Sequence[int] = ()) -> Callable[[B], B]:
-    """Enter a function of (input_shape, classes, options ..) under a name; `depths` are the usual
-    values of its option `depth`, which `names` lists. One without `classes` makes models that
-    return their images, such as autoencoders."""
+    """Register a function of (input_shape, classes, options ..) under a name.
+
+    `depths` are the usual values of its option `depth`, which `names` lists. A function without
+    `classes` makes models that return their images, such as autoencoders."""
 
     def enter(builder: B) -> B:
         _models[name], _depths[name] = builder, depths
@@ -50,11 +51,12 @@ def _builder(name: str) -> Callable[..., Module]:
 def create(
     name: str, *, input_shape: Shape | None = None, classes: int | None = None, **options: Any
 ) -> Module:
-    """Return a new model for images of `input_shape` (C, H, W), whose result is (N, classes); those
-    of its paper unless given. An autoencoder's result has the shape of the images, whatever the
-    `classes`. A number at the end of a name that is not entered itself is the option `depth`, any
-    that the model can have: resnet20. ValueError for an unknown name or option, with the nearest
-    one, and for what the model cannot take."""
+    """Return a new model for images of `input_shape` (C, H, W), whose result is (N, classes).
+
+    Both are those of its paper unless given; an autoencoder's result has the shape of the images. A
+    number at the end of a name that is not registered itself is the option `depth`: resnet20.
+    ValueError for an unknown name or option, with the nearest one, and for what the model cannot
+    take."""
     builder = _builder(name)
     fixed = builder.keywords if isinstance(builder, partial) else {}
     fixed_options = {"input_shape", "classes", *fixed}
@@ -69,7 +71,7 @@ def create(
 
 def input_shape(name: str) -> Shape:
     """Return the (C, H, W) of the images that a model was made for. ValueError for an unknown
-    one."""
+    name."""
     shape: Shape = signature(_builder(name)).parameters["input_shape"].default
     return shape
 

@@ -23,7 +23,8 @@ StrideIn = Literal["1x1", "3x3"]
 
 
 class Subsample(Module):
-    """Every second pixel, with channels of zeros on both sides: the shortcut without weights."""
+    """Every second pixel, with channels of zeros added on both sides: the shortcut without
+    weights."""
 
     shown = ("channels", "stride")
 
@@ -38,16 +39,19 @@ class Subsample(Module):
 
 
 def convolution(inside: int, outside: int, size: int, stride: int = 1) -> Conv2d:
-    """Return a convolution without bias that keeps the extent, drawn as in He et al. (2015)."""
+    """Return a convolution without bias that keeps the extent, initialised as in He et al.
+    (2015)."""
     layer = Conv2d(inside, outside, size, stride, padding=size // 2, bias=False)
     init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
 
 
 def shortcut(inside: int, outside: int, stride: int, option: Option, norm: bool = True) -> Module:
-    """Return what a block adds its result to: the identity where the shapes are equal; else by
-    option A every `stride`-th pixel with zeros for the new channels, by option B a convolution
-    1 x 1, with batch norm unless `norm` is False."""
+    """Return what a block adds its result to.
+
+    It is the identity where the shapes are equal; else, by option A, every `stride`-th pixel with
+    zeros for the new channels, by option B a convolution 1 x 1, with batch norm unless `norm` is
+    False."""
     if stride == 1 and inside == outside:
         return Identity()
     if option == "A":
@@ -57,7 +61,7 @@ def shortcut(inside: int, outside: int, stride: int, option: Option, norm: bool 
 
 
 class BasicBlock(Module):
-    """relu(x + f(x)) with f two convolutions 3 x 3."""
+    """relu(x + f(x)), f being two convolutions 3 x 3 (He et al. 2016)."""
 
     layers = 2
     widening = 1
@@ -77,8 +81,10 @@ class BasicBlock(Module):
 
 
 class Bottleneck(Module):
-    """relu(x + f(x)) with f convolutions 1 x 1, 3 x 3 and 1 x 1, the last to four times as many
-    channels (He et al. 2016, section 4.1). `stride_in`: which of the first two has the stride."""
+    """relu(x + f(x)), f being convolutions 1 x 1, 3 x 3 and 1 x 1.
+
+    The last has four times as many channels (He et al. 2016, section 4.1). `stride_in`: which of
+    the first two has the stride."""
 
     layers = 3
     widening = 4
@@ -105,8 +111,9 @@ class Bottleneck(Module):
 
 
 class Preactivated(Module):
-    """What blocks share that normalise and rectify what they read, not what they give (He et al.
-    2016b). A shortcut with weights reads the rectified, too; with `shared`, any does."""
+    """What blocks share that normalise and rectify their input, not their result (He et al. 2016b).
+
+    A shortcut with weights reads the rectified input, too; with `shared`, any shortcut does."""
 
     def __init__(self, inside: int, outside: int, stride: int, option: Option) -> None:
         self.bn1 = BatchNorm2d(inside)
@@ -114,13 +121,13 @@ class Preactivated(Module):
         self.shared = isinstance(self.shortcut, Conv2d)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what f reads and what its result is added to."""
+        """Return the input of f, and what f's result is added to."""
         ready = relu(self.bn1(x))
         return ready, self.shortcut(ready if self.shared else x)
 
 
 class PreactivatedBasicBlock(Preactivated):
-    """x + f(x) with f two convolutions 3 x 3, batch norm and ReLU before each."""
+    """x + f(x), f being two convolutions 3 x 3, with batch norm and ReLU before each."""
 
     layers = 2
     widening = 1
@@ -138,7 +145,8 @@ class PreactivatedBasicBlock(Preactivated):
 
 
 class PreactivatedBottleneck(Preactivated):
-    """x + f(x) with f convolutions 1 x 1, 3 x 3 and 1 x 1, batch norm and ReLU before each.
+    """x + f(x), f being convolutions 1 x 1, 3 x 3 and 1 x 1, with batch norm and ReLU before each.
+
     `stride_in`: which of the first two has the stride."""
 
     layers = 3
@@ -170,8 +178,8 @@ _BLOCKS: dict[str, tuple[type[Block], type[Block]]] = {
 
 
 def strides(stride: int, stride_in: StrideIn) -> tuple[int, int]:
-    """Return the strides of a bottleneck's convolutions 1 x 1 and 3 x 3. ValueError for a place
-    other than "1x1" and "3x3"."""
+    """Return the strides of a bottleneck's convolutions 1 x 1 and 3 x 3. ValueError for a
+    `stride_in` other than "1x1" and "3x3"."""
     if stride_in not in ("1x1", "3x3"):
         raise unknown("stride_in of resnet", stride_in, ("1x1", "3x3"))
     return (stride, 1) if stride_in == "1x1" else (1, stride)
@@ -180,19 +188,19 @@ def strides(stride: int, stride_in: StrideIn) -> tuple[int, int]:
 def stage(
     make: Callable[[int, int, int], Block], inside: int, width: int, n: int, stride: int
 ) -> Sequential:
-    """Return n blocks, `make(inside, width, stride)` each, of which the first has the stride."""
+    """Return n blocks, each `make(inside, width, stride)`, of which the first has the stride."""
     blocks = [make(inside, width, stride)]
     blocks += [make(blocks[0].widening * width, width, 1) for _ in range(n - 1)]
     return Sequential(*blocks)
 
 
 class ResNet(Module):
-    """A convolution 3 x 3, three stages of n blocks, a mean over each channel, a linear layer.
+    """A convolution 3 x 3, three stages of n blocks, global average pooling, a linear layer.
 
     The stages work at full, half and quarter extent with `width`, 2 and 4 times as many channels.
-    That makes 6n + 2 layers with weights of basic blocks, 9n + 2 of bottlenecks; convolutions of
-    shortcuts do not count. Batch norm and ReLU that stand behind the first convolution stand behind
-    the last block where blocks begin with their own."""
+    That makes 6n + 2 layers with weights for basic blocks, 9n + 2 for bottlenecks; convolutions of
+    shortcuts do not count. Where blocks begin with batch norm and ReLU, those of the first
+    convolution stand after the last block instead."""
 
     def __init__(
         self, input_shape: Shape, classes: int, n: int, width: int, kind: type[Block],
@@ -232,9 +240,11 @@ def resnet(
     stride_in: StrideIn = "3x3",
 ) -> Module:
     """Return a residual network for small images with `depth` layers that have weights, see
-    `ResNet`. The names resnet18, 34, 50, 101 and 152 are those of ImageNet, see `imagenet_resnet`.
+    `ResNet`.
 
-    `option`: shortcuts between stages "A" with zeros, as in the paper for CIFAR-10, or "B" with
+    The names resnet18, 34, 50, 101 and 152 are those of ImageNet, see `imagenet_resnet`.
+
+    `option`: shortcuts between stages, "A" with zeros, as in the paper for CIFAR-10, or "B" with
     convolutions; `block`: "basic" or "bottleneck"; `width`: channels of the first stage, 16 in the
     paper; `preactivation`: blocks as in He et al. (2016b); `stride_in`: the convolution of a
     bottleneck that has the stride. ResNet-20 has 269,722 parameters. ValueError for a depth that

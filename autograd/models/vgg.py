@@ -1,4 +1,4 @@
-"""Networks of 3 x 3 convolutions."""
+"""Networks of 3 x 3 convolutions (Simonyan and Zisserman 2015)."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ def vgg(
     hidden: Sequence[int] = (4096, 4096),
     dropout: float = 0.5,
 ) -> Module:
-    """Return a network of Simonyan and Zisserman (2015), table 1: five times some convolutions
-    3 x 3 and a maximum over 2 x 2, then three linear layers, `depth` layers with weights in all.
+    """Return a network of Simonyan and Zisserman (2015), table 1.
 
-    `batch_norm`: normalise what each convolution gives, in place of its bias; `hidden`: widths of
-    fc6 and fc7, whose results are dropped with probability `dropout`. With depth 16 an image of
-    224 x 224 takes 15,470,264,320 MACs. ValueError for a depth other than 11, 13, 16, 19, and for
+    Five times some convolutions 3 x 3 followed by max pooling over 2 x 2, then three linear layers;
+    `depth` layers with weights in all.
+
+    `batch_norm`: normalise what each convolution returns, in place of its bias; `hidden`: widths of
+    fc6 and fc7, whose results are dropped with probability `dropout`. With depth 16 an image of 224
+    x 224 takes 15,470,264,320 MACs. ValueError for a depth other than 11, 13, 16, 19, and for
     images below 32 x 32."""
     if depth not in COUNTS:
         raise unknown("depth of vgg", str(depth), map(str, COUNTS))
