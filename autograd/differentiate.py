@@ -70,8 +70,8 @@ def grad(
 
     Outputs are weighted by `grad_outputs`, 1 for single numbers by default. Inputs may be leaves or
     computed tensors; `grad` of the leaves stays as it is. With `create_graph` the gradients can be
-    differentiated again. RuntimeError for an input that the outputs do not depend on, unless
-    `allow_unused`, which returns None for it."""
+    differentiated again. RuntimeError for an input that the outputs do not depend on; None, if
+    `allow_unused`."""
     ys = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     xs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     seeds: list[Tensor | None]
@@ -83,9 +83,7 @@ def grad(
         raise ValueError(f"grad: expected {len(ys)} grad_outputs, got {len(seeds)}")
     for i, x in enumerate(xs):
         if not x.requires_grad:
-            raise RuntimeError(
-                f"grad: input {i} of shape {x.shape}: expected requires_grad=True, got False"
-            )
+            raise RuntimeError(f"grad: expected requires_grad of input {i} of {x.shape}, got False")
     keep = create_graph if retain_graph is None else retain_graph
     gradients = sweep(ys, seeds, xs, keep or create_graph, create_graph)
     unused = [i for i, g in enumerate(gradients) if g is None]

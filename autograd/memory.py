@@ -18,7 +18,7 @@ class OutOfMemory(MemoryError):
         self.needed, self.limit = needed, limit
 
 
-class Memory(NamedTuple):
+class MemoryInUse(NamedTuple):
     """Bytes of results: alive (`used`), reserved from the system, those to be reused included
     (`held`), and the most that were alive at once (`peak`)."""
 
@@ -45,10 +45,10 @@ def register(account: Account) -> None:
     account.limit = _limit
 
 
-def memory_in_use() -> Memory:
+def memory_in_use() -> MemoryInUse:
     """Return the bytes of results in the pools of this process."""
-    used, held, peak = (sum(getattr(a, n) for a in _accounts) for n in Memory._fields)
-    return Memory(used, held, peak)
+    used, held, peak = (sum(getattr(a, n) for a in _accounts) for n in MemoryInUse._fields)
+    return MemoryInUse(used, held, peak)
 
 
 def memory_limit() -> int:

@@ -28,7 +28,7 @@ class Factor(NamedTuple):
     weights: bool = False
 
 
-class Product(NamedTuple):
+class CountedProduct(NamedTuple):
     """Both sides of a product, and how many of its MACs have two factors that are not zero."""
 
     left: Factor
@@ -37,7 +37,7 @@ class Product(NamedTuple):
 
 
 # rule(args, results, attrs) returns the products of a call.
-NonzeroRule: TypeAlias = Callable[[Sequence[Array], Sequence[Array], Attrs], list[Product]]
+NonzeroRule: TypeAlias = Callable[[Sequence[Array], Sequence[Array], Attrs], list[CountedProduct]]
 
 
 def factor(a: Array, weights: bool = False) -> Factor:
@@ -65,9 +65,9 @@ def count_along(nonzero: NDArray, axis: int) -> NDArray:
     return np.asarray(np.einsum("...i->...", moved, dtype=np.uint32)).astype(np.int64)
 
 
-def matrix_product(left: Factor, right: Factor) -> Product:
+def matrix_product(left: Factor, right: Factor) -> CountedProduct:
     """Count left (.., rows, k) times right (.., k, columns); stacks broadcast.
 
     For each k, the non-zero numbers of one side meet those of the other."""
     left_counts, right_counts = count_along(left.nonzero, -2), count_along(right.nonzero, -1)
-    return Product(left, right, int((left_counts * right_counts).sum()))
+    return CountedProduct(left, right, int((left_counts * right_counts).sum()))

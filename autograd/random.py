@@ -15,7 +15,7 @@ from .dtypes import is_floating
 from .splitmix64 import mix, output, words
 
 
-class Source:
+class SampleKeys:
     """Keys for the samples of one step; `calls` distinguishes the uses within the step."""
 
     def __init__(self, keys: Array) -> None:
@@ -24,7 +24,7 @@ class Source:
 
 
 _generator = np.random.Generator(np.random.Philox(0))
-_source: ContextVar[Source | None] = ContextVar("tallygrad_random", default=None)
+_source: ContextVar[SampleKeys | None] = ContextVar("tallygrad_random", default=None)
 
 
 def manual_seed(seed: int) -> None:
@@ -39,12 +39,12 @@ def generator() -> np.random.Generator:
 
 
 @contextmanager
-def keyed(samples: NDArray, seed: int, step: int) -> Iterator[Source]:
+def keyed(samples: NDArray, seed: int, step: int) -> Iterator[SampleKeys]:
     """Key dropout masks within the block by (seed, step, use within the step, sample) alone.
 
     Any number of ranks then draws the same. `samples`: (N,) global numbers of the batch's rows."""
     start = mix(output(words([seed])) ^ words([step]))
-    source = Source(array(mix(start ^ mix(words(samples)))))
+    source = SampleKeys(array(mix(start ^ mix(words(samples)))))
     token = _source.set(source)
     try:
         yield source
@@ -69,7 +69,7 @@ def sample_keys(count: int) -> tuple[Array, int]:
     return source.keys, _next(source)
 
 
-def _next(source: Source | None) -> int:
+def _next(source: SampleKeys | None) -> int:
     """Return the number of one more use within the step, 0 outside a step."""
     if source is None:
         return 0
@@ -80,7 +80,7 @@ def _next(source: Source | None) -> int:
 class Moment(NamedTuple):
     """The state of dropout's randomness, for `replayed`."""
 
-    source: Source | None
+    source: SampleKeys | None
     calls: int
     generator: Any
 

@@ -61,13 +61,13 @@ class Tunable(Backend, Protocol):
         """Use the choices of another process, and make none from now on."""
 
 
-class Recording(Recorder, Protocol):
+class BackendRecording(Recorder, Protocol):
     """Records what this thread computes within a `with` block, and replays it.
 
     A replay works on the same memory, with other numbers in it. A recording `beside` another shares
     its memory; the two cannot be replayed at the same time."""
 
-    def __enter__(self) -> Recording:
+    def __enter__(self) -> BackendRecording:
         """Begin to record."""
 
     def __exit__(
@@ -96,7 +96,7 @@ class Recording(Recorder, Protocol):
 class Recordable(Backend, Protocol):
     """A backend whose calls can be replayed without Python."""
 
-    def recording(self, beside: Any = None) -> Recording:
+    def recording(self, beside: Any = None) -> BackendRecording:
         """Return a new recording."""
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import backends, context
 from ..array import Array, NDArray, array
-from ..backends import Recordable, Recording
+from ..backends import BackendRecording, Recordable
 from ..deferred import compute_all, realize_readers
 from ..ledger import CallBatch, Ledger
 from ..memory import memory_limit
@@ -51,7 +51,7 @@ class SharedMemory:
         self.newest: weakref.ref[Any] | None = None
         self.count = 0
 
-    def recording(self, backend: Recordable) -> Recording:
+    def recording(self, backend: Recordable) -> BackendRecording:
         """Return a new recording, beside an older one if there is one."""
         beside = self.newest() if self.newest and self.count % RECORDINGS else None
         recording = backend.recording(beside)
@@ -175,7 +175,9 @@ class StepRecorder(DependencyRecorder):
 
     training = True
 
-    def __init__(self, inputs: Sequence[Array], ledger: Ledger, recording: Recording) -> None:
+    def __init__(
+        self, inputs: Sequence[Array], ledger: Ledger, recording: BackendRecording
+    ) -> None:
         super().__init__(inputs, ledger)
         self.recording = recording
         self.keys: list[Any] = []

@@ -44,11 +44,10 @@ def cross_entropy(
     """Return the cross entropy of logits with labels, or with class probabilities.
 
     Logits are (N, C), (N, C, ..) or (C,); integer labels (N,), (N, ..) or (); probabilities have
-    the logits' shape. `weight` (C,) weighs the classes; samples labelled `ignore_index` do not
-    count; `label_smoothing` s in [0, 1] mixes s / C into every class (Szegedy et al. 2016). The
-    mean is divided by the sum of the labels' weights, as in torch.
-
-    IndexError for a label that is no class; ValueError for shapes or options that do not fit."""
+    the logits' shape. `weight` (C,) weighs the classes, and the mean is divided by the labels'
+    weights, as in torch; samples labelled `ignore_index` do not count; `label_smoothing` s in [0,
+    1] mixes s / C into every class (Szegedy et al. 2016). IndexError for a label that is no class;
+    ValueError for shapes or options that do not fit."""
     _check("cross_entropy", reduction, input)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(
@@ -56,10 +55,9 @@ def cross_entropy(
         )
     if is_floating(target.dtype):
         return _soft(input, target, weight, reduction, label_smoothing)
+    options = weight, ignore_index, reduction, label_smoothing
     if input.ndim == 1:
-        alone = input.unsqueeze(0), target.reshape(1)
-        one = cross_entropy(*alone, weight, ignore_index, reduction, label_smoothing)
-        return one.reshape(())
+        return cross_entropy(input.unsqueeze(0), target.reshape(1), *options).reshape(())
     loss: Tensor
     loss, _ = ops.cross_entropy(
         input,

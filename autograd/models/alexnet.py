@@ -20,10 +20,8 @@ def alexnet(
     hidden: Sequence[int] = (4096, 4096),
     dropout: float = 0.5,
 ) -> Module:
-    """Return the network of Krizhevsky et al. (2012).
-
-    It has five convolutions, the first two with local response norm, max pooling over overlapping
-    windows, and three linear layers.
+    """Return the network of Krizhevsky et al. (2012): five convolutions, the first two with local
+    response norm, max pooling over overlapping windows, and three linear layers.
 
     `groups`: the second, fourth and fifth convolution are split in 2, as over the paper's two GPUs,
     or not (1); `hidden`: widths of fc6 and fc7, whose results are dropped with probability

@@ -16,12 +16,7 @@ __all__ = ["BatchNorm1d", "BatchNorm2d", "LocalResponseNorm"]
 
 
 class _BatchNorm(Module):
-    """weight (x - mean) / sqrt(var + eps) + bias for each channel (Ioffe and Szegedy 2015).
-
-    In training, mean and variance are the batch's, and the buffers running_mean and running_var
-    (C,) move towards them by `momentum`. In evaluation the running ones are used, or still the
-    batch's where `track_running_stats` is False. Without `affine` there are no weight and bias. A
-    state may hold torch's num_batches_tracked, which has no use here."""
+    """Batch normalisation of inputs with any of the numbers of `axes`, see `BatchNorm2d`."""
 
     shown = ("num_features", "eps", "momentum")
     ignored = ("num_batches_tracked",)
@@ -70,12 +65,22 @@ class _BatchNorm(Module):
 
 
 class BatchNorm1d(_BatchNorm):
-    __doc__ = f"x (N, C) or (N, C, L): {_BatchNorm.__doc__}"
+    """Batch normalisation of rows x (N, C) or signals (N, C, L); all as in `BatchNorm2d`."""
+
     axes = (2, 3)
 
 
 class BatchNorm2d(_BatchNorm):
-    __doc__ = f"x (N, C, H, W): {_BatchNorm.__doc__}"
+    """Batch normalisation of images x (N, C, H, W) (Ioffe and Szegedy 2015).
+
+        y = weight (x - mean) / sqrt(var + eps) + bias, for each channel
+
+    In training, mean and variance are the batch's, and the buffers running_mean and running_var
+    (C,) move towards them by `momentum`. In evaluation the running ones are used, or still the
+    batch's where `track_running_stats` is False. Without `affine` there are no weight and bias
+    (C,). A state may hold torch's num_batches_tracked, which has no use here. ValueError for an
+    input of another number of axes."""
+
     axes = (4,)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from ..array import Array, NDArray, Spec
 from ..dtypes import COMPUTED
 from ..ledger import Cost
-from ..nonzeros import Attrs, Product, count_along, factor
+from ..nonzeros import Attrs, CountedProduct, count_along, factor
 from ..primitive import Value, primitive
 from .correlation import correlate, spread, weigh
 from .reduce import sum
@@ -108,7 +108,7 @@ def conv2d(
 
 
 @conv2d.nonzeros
-def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
     # A tap (k, i, j) of all filters meets the non-zero pixels of channel k.
     x, w = factor(args[0]), factor(args[1], weights=True)
     m, c, *taps = w.nonzero.shape
@@ -118,7 +118,7 @@ def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Pro
     total = 0
     for i, j, _, part in overlaps(count_x.shape[1:], (*taps,), results[0].shape[2:], attrs):
         total += int(count_x[:, *part].sum((1, 2)) @ count_w[:, i, j])
-    return [Product(x, w, total)]
+    return [CountedProduct(x, w, total)]
 
 
 @conv2d.vjp("x")
@@ -158,7 +158,7 @@ def conv2d_dx(
 
 
 @conv2d_dx.nonzeros
-def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
     # A gradient of filter m meets the taps of m that lie within the image.
     dy, w = factor(args[0]), factor(args[1], weights=True)
     count_dy, count_w = count_along(dy.nonzero, 0), count_along(w.nonzero, 1)
@@ -167,7 +167,7 @@ def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Pro
         results[0].shape[2:], count_w.shape[1:], count_dy.shape[1:], attrs
     ):
         total += int(count_dy[:, *part].sum((1, 2)) @ count_w[:, i, j])
-    return [Product(dy, w, total)]
+    return [CountedProduct(dy, w, total)]
 
 
 @conv2d_dx.vjp("dy")
@@ -201,7 +201,7 @@ def conv2d_dw(
 
 
 @conv2d_dw.nonzeros
-def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
     # At each place, through each tap, non-zero channels meet non-zero gradients of their group.
     x, dy = factor(args[0]), factor(args[1])
     groups = attrs["groups"]
@@ -214,7 +214,7 @@ def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Pro
         count_x.shape[2:], attrs["size"], count_dy.shape[2:], attrs
     ):
         total += int(np.einsum("ngef,ngef->", count_x[:, :, *part], count_dy[:, :, *outputs]))
-    return [Product(x, dy, total)]
+    return [CountedProduct(x, dy, total)]
 
 
 @conv2d_dw.vjp("x")

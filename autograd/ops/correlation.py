@@ -21,7 +21,7 @@ from ..array import NDArray
 from ..summation import sum_over
 from ..threads import WORTHWHILE, share
 from .scratch import scratch
-from .windows import Block, Pair, Windows, blocks, region, tap_views
+from .windows import ImageBlock, Pair, Windows, blocks, region, tap_views
 
 # OpenBLAS does products of up to 100^3 multiply-accumulates without packing its operands first:
 # with 16 to 64 columns this takes a third to a half off the time.
@@ -38,7 +38,7 @@ def _parts(groups: int, c: int, m: int) -> Iterator[tuple[slice, slice]]:
         yield slice(g * c, (g + 1) * c), slice(g * m, (g + 1) * m)
 
 
-def _each(cut: list[Block], macs: int, work: Callable[[Block], None]) -> None:
+def _each(cut: list[ImageBlock], macs: int, work: Callable[[ImageBlock], None]) -> None:
     """Do a piece of work for each block, shared by all threads where the MACs pay for waking
     them."""
 
@@ -108,7 +108,9 @@ def _striped(taps: Pair, stride: Pair, channels: int) -> bool:
     return taps[0] > 1 == stride[0] and taps[1] * channels >= LONG
 
 
-def _blocks(windows: Windows, grid: Pair, n: int, c: int, m: int, itemsize: int) -> list[Block]:
+def _blocks(
+    windows: Windows, grid: Pair, n: int, c: int, m: int, itemsize: int
+) -> list[ImageBlock]:
     """Cut n images into blocks whose patches or stripes stay in cache."""
     (r, s), _, _, _ = windows
     if _striped(windows.taps, windows.stride, c):
@@ -172,7 +174,7 @@ def correlate(x: NDArray, w: NDArray, windows: Windows, groups: int, y: NDArray)
     ]
     write = _correlate_stripes if _striped(windows.taps, windows.stride, c) else _correlate_patches
 
-    def work(block: Block) -> None:
+    def work(block: ImageBlock) -> None:
         images, a, b = block
         for channels, results, filters in parts:
             part = region(x[images, ..., channels], windows, (a, b), f, 0)
@@ -217,7 +219,7 @@ def _correlate_each(x: NDArray, w: NDArray, windows: Windows, y: NDArray) -> Non
     filters = w.reshape(-1, w.shape[3])
     n, e, f, c = y.shape
 
-    def work(block: Block) -> None:
+    def work(block: ImageBlock) -> None:
         images, a, b = block
         part, total = region(x[images], windows, (a, b), f, 0), y[images, a:b]
         product = scratch("product", total.shape, y.dtype)
@@ -299,7 +301,7 @@ def _scatter(dy: NDArray, w: NDArray, windows: Windows, groups: int, dx: NDArray
     wide = max((f - 1) * v + q * (s - 1) + 1, left + k)
     each = w.transpose(2, 3, 0, 1).reshape(r * s, *w.shape[:2])
 
-    def work(block: Block) -> None:
+    def work(block: ImageBlock) -> None:
         images = block.images
         total = scratch("region", (len(dx[images]), high, wide, c), dx.dtype)
         total[...] = 0
@@ -349,7 +351,7 @@ def weigh(x: NDArray, dy: NDArray, windows: Windows, groups: int, dw: NDArray) -
 
 
 def _weigh_block(
-    x: NDArray, dy: NDArray, windows: Windows, groups: int, block: Block, dw: NDArray
+    x: NDArray, dy: NDArray, windows: Windows, groups: int, block: ImageBlock, dw: NDArray
 ) -> None:
     """Add the contribution of one block to dw (R, S, C/groups, M)."""
     (images, a, b), grid = block, (block.last - block.first, dy.shape[2])
@@ -370,7 +372,7 @@ def _weigh_block(
 
 
 def _weigh_each(
-    x: NDArray, dy: NDArray, windows: Windows, groups: int, block: Block, dw: NDArray
+    x: NDArray, dy: NDArray, windows: Windows, groups: int, block: ImageBlock, dw: NDArray
 ) -> None:
     """Add the contribution of one block to the depthwise dw (R, S, 1, C)."""
     images, a, b = block

@@ -14,7 +14,7 @@ import numpy as np
 from ..array import Array, NDArray, Spec
 from ..dtypes import is_floating
 from ..ledger import Cost
-from ..nonzeros import Attrs, Product, factor, matrix_product, rows, transposed
+from ..nonzeros import Attrs, CountedProduct, factor, matrix_product, rows, transposed
 from ..primitive import Value, primitive
 from ..summation import sum_over
 from ..threads import WORTHWHILE, share
@@ -93,7 +93,7 @@ def matmul(x: NDArray, w: NDArray) -> NDArray:
 
 
 @matmul.nonzeros
-def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
     return [matrix_product(factor(args[0]), factor(args[1]))]
 
 
@@ -145,7 +145,7 @@ def linear(x: NDArray, w: NDArray, *b: NDArray) -> NDArray:
 
 
 @linear.nonzeros
-def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
     return [matrix_product(rows(args[0]), transposed(factor(args[1], weights=True)))]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..array import Array, NDArray, Spec
 from ..ledger import Cost
-from ..nonzeros import Attrs, Product, factor, matrix_product, rows, transposed
+from ..nonzeros import Attrs, CountedProduct, factor, matrix_product, rows, transposed
 from ..primitive import Value, primitive
 from .elementwise import add
 from .linear import linear, matmul
@@ -64,7 +64,7 @@ def _backward_cost(slopes: Cost, states: Spec, w: Spec, present: Flags) -> Cost:
 
 def _nonzeros(
     x: Array, w_ih: Array, h: Array, w: Array, hs: Array, backwards: bool
-) -> list[Product]:
+) -> list[CountedProduct]:
     """Count both products of a sequence, of inputs and of states with their weights."""
     return [
         matrix_product(rows(x), transposed(factor(w_ih, weights=True))),
@@ -72,7 +72,7 @@ def _nonzeros(
     ]
 
 
-def _nonzeros_back(w: Array, dgates: Array, backwards: bool) -> list[Product]:
+def _nonzeros_back(w: Array, dgates: Array, backwards: bool) -> list[CountedProduct]:
     """Count the products of the way back: every step but the first sends one to the step before."""
     later = dgates.value[:-1] if backwards else dgates.value[1:]
     return [matrix_product(rows(dgates, later), factor(w, weights=True))]
@@ -186,7 +186,7 @@ def lstm_states(
 
 @lstm_sequence.nonzeros
 @lstm_states.nonzeros
-def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
     x, w_ih, _, h, _, w = args
     return _nonzeros(x, w_ih, h, w, results[0], attrs["backwards"])
 
@@ -266,7 +266,7 @@ def lstm_sequence_dx(
 
 
 @lstm_sequence_dx.nonzeros
-def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
     return _nonzeros_back(args[3], results[0], attrs["backwards"])
 
 
@@ -303,7 +303,7 @@ def rnn_sequence(
 
 
 @rnn_sequence.nonzeros
-def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
     x, w_ih, _, h, w = args
     return _nonzeros(x, w_ih, h, w, results[0], attrs["backwards"])
 
@@ -371,5 +371,5 @@ def rnn_sequence_dx(
 
 
 @rnn_sequence_dx.nonzeros
-def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
     return _nonzeros_back(args[1], results[0], attrs["backwards"])

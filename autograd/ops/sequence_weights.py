@@ -12,7 +12,7 @@ import numpy as np
 
 from ..array import Array, NDArray, Spec
 from ..ledger import Cost
-from ..nonzeros import Attrs, Factor, Product, matrix_product, rows, transposed
+from ..nonzeros import Attrs, CountedProduct, Factor, matrix_product, rows, transposed
 from ..primitive import Value, primitive
 from ..summation import sum_over
 from .elementwise import add, fit
@@ -89,7 +89,7 @@ def sequence_dw(
 
 
 @sequence_dw.nonzeros
-def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Product]:
+def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
     dgates, x, hs, h = args
     grads = transposed(rows(dgates))
     return [matrix_product(grads, right) for right in (rows(x), states_before(hs, h, **attrs))]

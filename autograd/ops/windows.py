@@ -57,7 +57,7 @@ def extents(
     return e, f
 
 
-class Block(NamedTuple):
+class ImageBlock(NamedTuple):
     """Some images, and of these the rows of windows from `first` up to `last`, not including it."""
 
     images: slice
@@ -65,7 +65,7 @@ class Block(NamedTuple):
     last: int
 
 
-def blocks(n: int, e: int, row_bytes: int) -> Iterator[Block]:
+def blocks(n: int, e: int, row_bytes: int) -> Iterator[ImageBlock]:
     """Cut n images of e rows of windows into blocks of about BLOCK_BYTES.
 
     `row_bytes` is what one row of windows of one image takes. A block is several whole images or
@@ -74,11 +74,11 @@ def blocks(n: int, e: int, row_bytes: int) -> Iterator[Block]:
         step = max(1, BLOCK_BYTES // row_bytes)
         for i in range(n):
             for a in range(0, e, step):
-                yield Block(slice(i, i + 1), a, min(a + step, e))
+                yield ImageBlock(slice(i, i + 1), a, min(a + step, e))
     else:
         count = max(1, BLOCK_BYTES // max(1, e * row_bytes))
         for i in range(0, n, count):
-            yield Block(slice(i, min(i + count, n)), 0, e)
+            yield ImageBlock(slice(i, min(i + count, n)), 0, e)
 
 
 def _span(size: int, start: int, stop: int) -> tuple[int, int]:

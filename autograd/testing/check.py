@@ -57,13 +57,15 @@ def gradcheck(
     gradients = grad([y for y, _ in pairs], live, [v for _, v in pairs], allow_unused=True)
     directions = [rng.standard_normal(t.shape) for t in live]
     analytic = _along(gradients, live, directions)
-
-    def moved(by: float) -> list[NDArray]:
-        step = iter(directions)
-        return [t.numpy() + by * next(step) if t.requires_grad else t.numpy() for t in tensors]
-
-    above, below = (_project(function, moved(e), weights) for e in (eps, -eps))
+    moved = (_moved(tensors, directions, by) for by in (eps, -eps))
+    above, below = (_project(function, arrays, weights) for arrays in moved)
     return _relative_error(analytic, (above - below) / (2 * eps), rtol, atol)
+
+
+def _moved(tensors: Sequence[Tensor], directions: Sequence[NDArray], by: float) -> list[NDArray]:
+    """Return the numbers of tensors, moved along the directions where they are varied."""
+    step = iter(directions)
+    return [t.numpy() + by * next(step) if t.requires_grad else t.numpy() for t in tensors]
 
 
 def _relative_error(analytic: float, numeric: float, rtol: float, atol: float) -> float:
