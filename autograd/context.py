@@ -70,6 +70,7 @@ class Context:
 
 
 _state: ContextVar[Context] = ContextVar("tallygrad")
+# A ContextVar's value does not pass on to new threads: they start with this one.
 _initial: Context | None = None
 
 

@@ -144,6 +144,8 @@ class Ledger:
 
     def count_batch(self, batch: CallBatch) -> None:
         """File one call for each key of a batch."""
+        # Rows are listed in the order of first calls, which must not depend on whether calls came
+        # in a batch.
         if batch not in self._batches:
             for key in batch.keys:
                 self._calls.setdefault(key, 0)  # in the order in which keys were first seen

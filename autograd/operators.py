@@ -217,6 +217,7 @@ class Operators:
 
     def mean(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Return means over axes; of truth values and integers in float32."""
+        # Means of integers are rarely integers.
         counted = self if is_floating(self.dtype) else self.float()
         return counted._reduce("mean", reduce.mean, dim, keepdim)
 

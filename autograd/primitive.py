@@ -285,6 +285,7 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
     except KeyError:
         fresh, info = True, primitive.resolve(*key)
         primitive.resolved[key] = info
+    # In a backward sweep, gradients of weights count under a phase of their own.
     phase = state.phase
     if primitive.phase is not None and phase == "backward_data":
         phase = primitive.phase
@@ -313,12 +314,14 @@ def perform(
     # Only memory that nobody else can write to unseen may be read later than now.
     if plan is not None and all([args[i].storage.owned for i in plan.must_own]):
         return _defer(plan, info.outputs, args)
+    # Without a kernel, on the meta backend, results stay without numbers.
     values: tuple[Any, ...] = (None,) * len(info.outputs)
     if info.call is not None:
         raw = info.call.run(args)
         values = raw if isinstance(raw, tuple) else (raw,)
         if fresh:
             _compare(primitive, info.outputs, values)
+    # A view shares its owner's storage; an offset of -1 says that it is not a flat part of it.
     base = None if primitive.alias is None else args[primitive.alias].owner
     offset = 0 if base is None else -1
     results = []

@@ -43,6 +43,7 @@ def keyed(samples: NDArray, seed: int, step: int) -> Iterator[SampleKeys]:
     """Key dropout masks within the block by (seed, step, use within the step, sample) alone.
 
     Any number of ranks then draws the same. `samples`: (N,) global numbers of the batch's rows."""
+    # Hashed at each stage: neighbouring seeds, steps and samples get unrelated keys.
     start = mix(output(words([seed])) ^ words([step]))
     source = SampleKeys(array(mix(start ^ mix(words(samples)))))
     token = _source.set(source)
@@ -124,6 +125,7 @@ def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: obje
         raise TypeError(f"random numbers: expected a floating-point type, got {spec.dtype}")
     if not backends.computes():
         return Array(spec, None)
+    # Drawn in float64 and rounded, so that float32 and float64 models start from the same numbers.
     numbers = getattr(_generator, kind)(low, high, shape).astype(spec.dtype, copy=False)
     if kind == "uniform":
         _below(numbers, spec.dtype.type(low), spec.dtype.type(high))

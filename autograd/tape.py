@@ -126,6 +126,8 @@ class Tape:
         """Record a call of a primitive and save what its wanted derivatives name."""
         record = Record(self, primitive, sources)
         record.attrs, record.specs = attrs, tuple([a.spec for a in arrays])
+        # What is computed from parameters and numbers alone, such as a penalty on weights, is work
+        # on weights when it is swept.
         parametric = True
         for source, a in zip(sources, arrays, strict=True):
             if source is None:
@@ -211,6 +213,8 @@ class Sweep:
         for record in self.records:
             for source in record.sources if record else ():
                 if source and not isinstance(source[0], Record) and id(source[0]) not in visited:
+                    # Records come in execution order and are swept backwards: the first reader is
+                    # passed last.
                     visited.add(id(source[0]))
                     last.setdefault(record.seq if record else 0, []).append(source[0])
         return last
@@ -265,6 +269,7 @@ class Sweep:
         """Pass one record: collect its gradients, send them on, and deliver to leaves that are
         final now."""
         operation: Any = record.operation
+        # Whatever reads an output comes later on the tape, so its gradients are complete by now.
         outputs = len(getattr(operation, "outputs", ())) or 1
         grad_outputs = [self._collect(record, k) for k in range(outputs)]
         if any([dy is not None for dy in grad_outputs]):
@@ -272,6 +277,7 @@ class Sweep:
             if self.targets is not None:
                 flags = [s is not None and self._leads(s, self.useful) for s in record.sources]
             if isinstance(operation, Primitive):
+                # A primitive's derivatives are called one by one, a recomputed stretch as a whole.
                 self._call_vjps(record, operation, grad_outputs, flags)
             else:
                 gradients = operation.backward(record, grad_outputs, flags)
@@ -317,6 +323,7 @@ class Sweep:
         sources = record.sources
         for call in calls:
             bound = self._bind(record, primitive, call.derivative, grad_outputs, call.needs)
+            # One argument that is no parameter makes the whole call work on data.
             for i in call.wanted:
                 source = sources[i]
                 if source is not None and not _parametric(source):

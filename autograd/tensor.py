@@ -156,6 +156,7 @@ class Tensor(InPlace, Reading):
         self._grad = delivered
         if observer is None:
             self.announce()
+        # A recording must call the hooks in each replay, so the observer decides when they run.
         elif self.post_grad_hooks:
             observer.announce(self)
 
@@ -212,6 +213,8 @@ class Tensor(InPlace, Reading):
     def retain_grad(self) -> None:
         """Keep `grad` on a computed tensor, too."""
         if self.source is not None and not self.hooks:
+            # The tensor holds its record, and the record the hook: a strong reference back would be
+            # a cycle.
             me = weakref.ref(self)
 
             def keep(gradient: Tensor) -> None:

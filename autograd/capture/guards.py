@@ -86,6 +86,7 @@ class Guards:
             current = read()
             if current is not value and not _alike(current, value):
                 return False
+        # Comparing all attributes of all modules is slow: it is done once after any was set.
         return self.checked_at == Changes.count or self._modules_hold()
 
     def _modules_hold(self) -> bool:
@@ -96,6 +97,7 @@ class Guards:
             for name, value in recorded.items():
                 if not _alike(current.get(name, NOTHING), value):
                     return False
+        # Nothing has changed up to here, so the comparison need not be repeated.
         self.checked_at = count
         return True
 

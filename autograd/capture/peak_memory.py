@@ -50,6 +50,7 @@ class Lifetimes:
             if known is not None and known.storage() is storage:
                 self._last[known.number] = now
         for a in call.results:
+            # A view takes no memory; reading it extends the life of its owner, see above.
             if a.base is None:
                 self._known[id(a.storage)] = TrackedResult(weakref.ref(a.storage), len(self._sizes))
                 self._sizes.append(a.spec.nbytes)
@@ -61,6 +62,8 @@ class Lifetimes:
         change = [0] * (len(self.calls) + 1)
         for size, born, last in zip(self._sizes, self._born, self._last, strict=True):
             change[born] += size
+            # Differences at births and deaths, accumulated: one pass over results instead of one
+            # for each call.
             change[last + 1] -= size
         return [*accumulate(change[:-1])]
 

@@ -33,6 +33,7 @@ class Sparsity(PassiveObserver):
             if a.base is None:  # the id may have been that of other memory before
                 sweeps = names[1].startswith("backward")
                 (self.gradients.add if sweeps else self.gradients.discard)(id(a.storage))
+        # Only products have factors whose zeros save work.
         if not cost.macs:
             return
         rule = call.primitive.nonzero_rule

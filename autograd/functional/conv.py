@@ -98,6 +98,7 @@ def _padding(
             f"{name}: expected padding of numbers, 'valid' or, for stride 1, 'same', "
             f"got {padding!r} with stride {stride}"
         )
+    # Reach - 1 pixels in all; an odd number is wider at the end, as in torch.
     (a, b), (c, d) = ((d * (r - 1) // 2, d * (r - 1)) for r, d in zip(taps, dilation, strict=True))
     return (a, b - a), (c, d - c)
 
@@ -190,6 +191,8 @@ def _conv_transpose(
         )
     # What a whole stride of output_padding uncovers, no window of the convolution may see.
     top, left = ((p[i], p[i] - more[i] // u[i] * u[i]) for i in (0, 1))
+    # The transposed convolution is the data gradient of a convolution from (h, k) to the input's
+    # extent.
     y = ops.conv2d_dx(x, w, size=(h, k), stride=u, padding=(top, left), dilation=q, groups=groups)
     return restore(_biased(name, y, bias), input, axes)
 

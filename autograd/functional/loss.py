@@ -53,6 +53,7 @@ def cross_entropy(
         raise ValueError(
             f"cross_entropy: expected label_smoothing in [0, 1], got {label_smoothing}"
         )
+    # Labels are integers, class probabilities floating-point: the type tells which is meant.
     if is_floating(target.dtype):
         return _soft(input, target, weight, reduction, label_smoothing)
     options = weight, ignore_index, reduction, label_smoothing
@@ -142,6 +143,7 @@ def binary_cross_entropy_with_logits(
     `weight` multiplies the losses, `pos_weight` the part of the positive targets; both are
     broadcast. ValueError for shapes that differ."""
     _check("binary_cross_entropy_with_logits", reduction, input, target)
+    # Weights of the two outcomes: the loss is linear in both.
     share = target if pos_weight is None else el.mul(target, pos_weight)
     loss = ops.logistic_loss(input, share, 1.0 - target)
     return _reduced(loss if weight is None else loss * weight, reduction)

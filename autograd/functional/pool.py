@@ -58,6 +58,7 @@ def _ends(
         free = size[i] + 2 * border[i] - reach
         last = -(-free // strides[i])
         if ceil_mode and last >= 0:
+            # A window that would begin in the border at the end is dropped, as in torch.
             last -= last * strides[i] >= size[i] + border[i]
             ends[i] += last * strides[i] - free
     return ends[0], ends[1]

@@ -193,6 +193,7 @@ class _Network:
         starts = self._starts(x, hx, states, sets[0][1].shape[1], ways)
         finals: list[list[Value]] = []
         for layer in range(self.layers):
+            # Dropout draws one mask for each sample, so the batch axis goes in front for it.
             if layer and p:
                 x = drop(x.transpose(0, 1), p).transpose(0, 1)
             outputs = []

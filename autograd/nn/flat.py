@@ -74,6 +74,7 @@ class FlatParameters:
 
     def part(self, array: Array, first: int, last: int) -> Array:
         """Return the parameters from `first` to `last` in an array like `data`, (size,)."""
+        # The usual case, all of them, makes no view.
         if last - first == len(self.parameters) - 1:
             return array
         start = self.offsets[first]

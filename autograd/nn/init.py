@@ -105,6 +105,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     fans(tensor.shape)
     rows = tensor.shape[0]
     shape = (rows, prod(tensor.shape[1:]))
+    # Q of a normal matrix is uniformly distributed once the signs of R's diagonal are fixed.
     drawn = random.draw("normal", (max(shape), min(shape)), 0.0, 1.0, np.float64)
     if not drawn.has_numbers:
         return tensor

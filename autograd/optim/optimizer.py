@@ -81,6 +81,8 @@ class ParameterGroup:
     def _runs(self) -> list[tuple[bool, int, int]]:
         """Return runs of parameters to update: whether they were updated before, the first, the
         last."""
+        # None: no update. Otherwise whether the parameter was updated before, where that matters:
+        # only neighbours of one kind lie in one run.
         starts = self.starts_differently
         ways = [None if p.grad is None else updated or not starts
                 for p, updated in zip(self.flat.parameters, self.updated, strict=True)]  # fmt: skip
@@ -134,6 +136,7 @@ class Optimizer:
 
     def step(self) -> None:
         """Update all parameters by their gradients."""
+        # A replay would neither advance the count nor ask the schedule for the next rate.
         context.not_replayable("counts a step of an optimizer")
         with context.using(phase="update", scope=SCOPE, tape=None):
             for group in self.groups:
