@@ -14,8 +14,10 @@ from .registry import Shape, register
 
 
 class Autoencoder(Module):
-    """A fully connected autoencoder (after Hinton and Salakhutdinov 2006, with ReLU): `encoder`
-    from the pixels to a code, `decoder` back to pixels through the same widths."""
+    """A fully connected autoencoder (after Hinton and Salakhutdinov 2006, with ReLU).
+
+    `encoder` maps pixels to a code, `decoder` maps the code back to pixels through the same
+    widths."""
 
     def __init__(self, input_shape: Shape, hidden: Sequence[int], code: int) -> None:
         widths = [prod(input_shape), *hidden, code]
@@ -40,9 +42,8 @@ def _layers(widths: Sequence[int]) -> Sequential:
 def autoencoder(
     input_shape: Shape = (1, 28, 28), hidden: int | Sequence[int] = (256,), code: int = 64
 ) -> Module:
-    """Return an autoencoder, see `Autoencoder`: images of 28 x 28 take 434,176 MACs, and there are
-    435,536 parameters.
+    """Return an autoencoder, see `Autoencoder`.
 
-    `hidden`: the widths between pixels and code, a number for a single one; `code`: the size of
-    the code."""
+    `hidden`: the widths between pixels and code, a number for a single one; `code`: the size of the
+    code. Images of 28 x 28 take 434,176 MACs, and there are 435,536 parameters."""
     return Autoencoder(input_shape, [hidden] if isinstance(hidden, int) else [*hidden], code)

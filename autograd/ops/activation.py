@@ -62,6 +62,7 @@ def _(ddx: Value, specs: tuple[Spec, ...]) -> Value:
 
 
 def _rising(x: Spec, *, slope: float) -> Spec:
+    """Shape rule of leaky_relu. ValueError for a negative slope."""
     if slope < 0:
         # The sign of x could not be told from y.
         raise ValueError(f"leaky_relu: expected a slope of at least 0, got {slope}; use where()")
@@ -299,6 +300,7 @@ def _(ddx: Value, dy: Value, y: Value, axis: int) -> Value:
 
 
 def _log_cost(y: Spec, x: Spec, *, axis: int) -> Cost:
+    """Cost rule of log_softmax: as softmax, with a logarithm for each sum instead of divisions."""
     return Cost(cmp=x.size, add=3 * x.size, exp=x.size + x.size // max(x.shape[axis], 1))
 
 

@@ -24,6 +24,7 @@ def spans(size: int, count: int) -> list[tuple[int, int]]:
 
 
 def _adaptive(name: str, x: Spec, out: Pair) -> Spec:
+    """Shape rule of adaptive pooling. ValueError for empty images."""
     check_images(name, x)
     if min(out) < 0 or min(x.shape[2:]) < 1:
         raise ValueError(
@@ -61,6 +62,8 @@ def _covered(size: tuple[int, ...], out: tuple[int, ...]) -> int:
 
 
 def _adaptive_avg_cost(x: Spec, y: Spec, adds: int) -> Cost:
+    """Cost rule of averages: `adds` is 1 where the first element of a window is not added to
+    another."""
     images = x.shape[0] * x.shape[1]
     return Cost(add=images * _covered(x.shape, y.shape) - adds * y.size, div=y.size)
 
@@ -103,6 +106,7 @@ def _(ddx: Value, specs: tuple[Spec, ...]) -> Value:
 
 
 def _adaptive_max_rule(x: Spec, *, out: Pair) -> tuple[Spec, Spec]:
+    """Shape rule of adaptive_max_pool2d: the maxima and their positions."""
     y = _adaptive("adaptive_max_pool2d", x, out)
     return y, Spec(y.shape, INT64)
 

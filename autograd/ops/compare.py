@@ -15,6 +15,8 @@ from .rules import broadcast, each, together, truth, whole
 
 
 def _comparison(function: Callable[[NDArray, NDArray], NDArray], name: str) -> Primitive:
+    """Return the primitive of a comparison."""
+
     def reference(x: NDArray, w: NDArray) -> NDArray:
         return function(x, w)
 
@@ -29,6 +31,7 @@ gt, ge = _comparison(np.greater, "gt"), _comparison(np.greater_equal, "ge")
 
 
 def _bits(x: Spec, w: Spec) -> Spec:
+    """Shape rule of bitwise operations of two operands."""
     return whole(broadcast(x, w))
 
 

@@ -28,6 +28,8 @@ from .windows import Windows, extents, overlaps
 
 
 def _check(name: str, a: Spec, b: Spec) -> None:
+    """TypeError or ValueError unless both arrays have 4 axes and one type that convolution computes
+    in."""
     if a.dtype != b.dtype or a.dtype not in COMPUTED:
         raise TypeError(f"{name}: expected two of float32 or of float64, got {a.dtype}, {b.dtype}")
     if len(a.shape) != 4 or len(b.shape) != 4:
@@ -37,6 +39,7 @@ def _check(name: str, a: Spec, b: Spec) -> None:
 def _forward(
     x: Spec, w: Spec, *b: Spec, stride: Pair, padding: Padding, dilation: Pair, groups: int
 ) -> Spec:
+    """Shape rule of conv2d. TypeError or ValueError, with both values, for what does not fit."""
     _check("conv2d", x, w)
     for bias in b:
         if bias.dtype != w.dtype:
@@ -57,6 +60,7 @@ def _forward(
 
 
 def _backward_data(dy: Spec, w: Spec, *, size: Pair, groups: int, **attrs: Any) -> Spec:
+    """Shape rule of conv2d_dx: the image. ValueError for a dy that no such image gives."""
     _check("conv2d_dx", dy, w)
     x = Spec((dy.shape[0], w.shape[1] * groups, *size), dy.dtype)
     _matches("conv2d_dx", dy, _forward(x, w, groups=groups, **attrs))
@@ -64,6 +68,7 @@ def _backward_data(dy: Spec, w: Spec, *, size: Pair, groups: int, **attrs: Any) 
 
 
 def _backward_weights(x: Spec, dy: Spec, *, size: Pair, groups: int, **attrs: Any) -> Spec:
+    """Shape rule of conv2d_dw: the filters. ValueError for a dy that no such filters give."""
     _check("conv2d_dw", x, dy)
     if groups < 1 or x.shape[1] % groups:
         raise ValueError(
@@ -75,6 +80,7 @@ def _backward_weights(x: Spec, dy: Spec, *, size: Pair, groups: int, **attrs: An
 
 
 def _matches(name: str, dy: Spec, y: Spec) -> None:
+    """ValueError for a gradient dy of another shape than the result's."""
     if dy.shape != y.shape:
         raise ValueError(f"{name}: expected dy of shape {y.shape}, got {dy.shape}")
 

@@ -43,6 +43,8 @@ def keep_mask(keys: NDArray, shape: tuple[int, ...], p: float, use: int) -> NDAr
 
 
 def _dropped(x: Spec, keys: Spec, *, p: float, use: int, channels: bool) -> tuple[Spec, Spec]:
+    """Shape rule of dropout: the result and the mask. ValueError for keys that are not one per
+    row."""
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: expected p in [0, 1], got {p}")
     if not is_floating(x.dtype):
@@ -65,6 +67,7 @@ def _scaled(x: NDArray, keep: NDArray, p: float) -> NDArray:
 
 
 def _cost(ys: tuple[Spec, Spec], *specs: Spec, **attrs: object) -> Cost:
+    """Cost rule of dropout: a comparison for each element of the mask, a product for each of x."""
     return Cost(cmp=ys[1].size, mul=ys[0].size)
 
 

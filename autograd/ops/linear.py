@@ -28,6 +28,7 @@ NARROW = 4096  # if the result has so few
 
 
 def _product(x: Spec, w: Spec) -> Spec:
+    """Shape rule of matmul: leading axes broadcast. ValueError where inner extents differ."""
     if len(x.shape) < 2 or len(w.shape) < 2 or x.shape[-1] != w.shape[-2]:
         raise ValueError(f"matmul: expected (.., a, b) and (.., b, c), got {x.shape} and {w.shape}")
     try:
@@ -117,6 +118,7 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
 
 
 def _linear(x: Spec, w: Spec, *b: Spec) -> Spec:
+    """Shape rule of linear. ValueError where the input, the weight and the bias do not fit."""
     if not x.shape or len(w.shape) != 2 or x.shape[-1] != w.shape[1]:
         raise ValueError(
             f"linear: expected input (.., C) and weight (M, C), got {x.shape} and {w.shape}"
@@ -127,6 +129,7 @@ def _linear(x: Spec, w: Spec, *b: Spec) -> Spec:
 
 
 def _linear_cost(y: Spec, x: Spec, w: Spec, *b: Spec) -> Cost:
+    """Cost rule of linear: M C multiply-accumulates for each row, one addition for each bias."""
     return Cost(macs=y.size * x.shape[-1], add=y.size * len(b))
 
 

@@ -81,6 +81,7 @@ class _Labels:
 
 
 def _reduced(x: Spec, target: Spec, reduction: str) -> Spec:
+    """Return the Spec of a loss: one for each sample without a reduction, else a single number."""
     return Spec(target.shape if reduction == "none" else (), x.dtype)
 
 
@@ -93,6 +94,7 @@ def _across(w: tuple[NDArray, ...], p: NDArray) -> NDArray:
 def _entropy(
     x: Spec, target: Spec, *w: Spec, ignore_index: int, label_smoothing: float, reduction: str
 ) -> tuple[Spec, Spec]:
+    """Shape rule of cross_entropy: the loss and the probabilities."""
     _labelled("cross_entropy", x, target, w)
     return _reduced(x, target, reduction), x
 
@@ -101,6 +103,7 @@ def _entropy_cost(
     y: tuple[Spec, ...], x: Spec, target: Spec, *w: Spec, ignore_index: int,
     label_smoothing: float, reduction: str,
 ) -> Cost:  # fmt: skip
+    """Cost rule of cross_entropy, see there for what is counted."""
     n = target.size
     soft = x.size if label_smoothing else 0
     return Cost(
@@ -215,6 +218,7 @@ def cross_entropy_rate(
 
 
 def _likelihood(x: Spec, target: Spec, *w: Spec, ignore_index: int, reduction: str) -> Spec:
+    """Shape rule of nll_loss."""
     _labelled("nll_loss", x, target, w)
     return _reduced(x, target, reduction)
 

@@ -14,6 +14,7 @@ from .shape import full
 
 
 def _windowed(x: Spec, *, before: int, after: int) -> Spec:
+    """Shape rule of channel_window."""
     if len(x.shape) < 2:
         raise ValueError(f"local_response_norm: expected an input (N, C, ..), got shape {x.shape}")
     return floating(x)
@@ -40,6 +41,7 @@ def _(dy: Value, before: int, after: int) -> Value:
 
 
 def _neighbours(x: Spec, *, size: int, alpha: float, beta: float, k: float) -> tuple[Spec, Spec]:
+    """Shape rule of local_response_norm. ValueError for a size below 1 or fewer than 3 axes."""
     if size < 1:
         raise ValueError(f"local_response_norm: expected a size of at least 1 channel, got {size}")
     if len(x.shape) < 3:
@@ -50,6 +52,7 @@ def _neighbours(x: Spec, *, size: int, alpha: float, beta: float, k: float) -> t
 
 
 def _window_cost(y: tuple[Spec, Spec], x: Spec, *, size: int, **attrs: float) -> Cost:
+    """Cost rule of local_response_norm, see there."""
     return Cost(mul=3 * x.size, add=size * x.size, exp=x.size)
 
 

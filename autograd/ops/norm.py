@@ -111,6 +111,7 @@ def moments(x: NDArray) -> tuple[NDArray, NDArray]:
 def _normalised(
     x: NDArray, w: NDArray, b: NDArray, mean: NDArray, var: NDArray, eps: float
 ) -> NDArray:
+    """Return w (x - mean) / sqrt(var + eps) + b, block by block."""
     blocks = _Blocks(x)
     flat, room, y = blocks.flat(x), blocks.room("off"), np.empty(x.size, x.dtype)
     slope = blocks.each(w / np.sqrt(var.astype(STATISTICS) + eps))
@@ -140,6 +141,7 @@ def _channels(x: Spec, name: str, **arguments: Spec) -> Spec:
 
 
 def _batch(x: Spec, w: Spec, b: Spec, *, eps: float) -> tuple[Spec, ...]:
+    """Shape rule of batch_norm. ValueError for a single value per channel, whose variance is 0."""
     each = _channels(x, "batch_norm", weight=w, bias=b)
     if x.size < 2 * x.shape[1] or not x.shape[1]:
         raise ValueError(
@@ -149,6 +151,8 @@ def _batch(x: Spec, w: Spec, b: Spec, *, eps: float) -> tuple[Spec, ...]:
 
 
 def _batch_cost(y: tuple[Spec, ...], x: Spec, *specs: Spec, eps: float) -> Cost:
+    """Cost rule of batch_norm, see there; the square root and the division come once per
+    channel."""
     c = x.shape[1]
     return Cost(add=5 * x.size + c, mul=2 * x.size + 3 * c, div=c, exp=c)
 
@@ -201,11 +205,13 @@ def _statistics_dx(dmean: Value | None, dvar: Value | None, x: Value, mean: Valu
 
 
 def _sums(dy: Spec, x: Spec, mean: Spec, var: Spec, *, eps: float) -> tuple[Spec, Spec]:
+    """Shape rule of batch_norm_sums: two numbers per channel."""
     each = _channels(x, "batch_norm", mean=mean, var=var)
     return each, each
 
 
 def _sums_cost(y: tuple[Spec, ...], dy: Spec, x: Spec, *specs: Spec, eps: float) -> Cost:
+    """Cost rule of batch_norm_sums: per element a deviation, a product and two sums."""
     c = x.shape[1]
     return Cost(add=3 * x.size + c, mul=x.size, div=c, exp=c)
 
@@ -258,6 +264,8 @@ def _(
 
 
 def _dx_cost(dx: Spec, dy: Spec, x: Spec, *specs: Spec, eps: float) -> Cost:
+    """Cost rule of batch_norm_dx: per element three additions and two products, the rest per
+    channel."""
     c = x.shape[1]
     return Cost(add=3 * x.size + c, mul=2 * x.size + 4 * c, div=c, exp=c)
 
@@ -310,11 +318,13 @@ def _(
 
 
 def _fixed(x: Spec, w: Spec, b: Spec, mean: Spec, var: Spec, *, eps: float) -> Spec:
+    """Shape rule of batch_norm_eval."""
     _channels(x, "batch_norm", weight=w, bias=b, running_mean=mean, running_var=var)
     return x
 
 
 def _fixed_cost(y: Spec, x: Spec, *specs: Spec, eps: float) -> Cost:
+    """Cost rule of batch_norm_eval: per element a deviation, a product and an addition."""
     c = x.shape[1]
     return Cost(add=2 * x.size + c, mul=x.size, div=c, exp=c)
 

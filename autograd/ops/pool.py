@@ -42,12 +42,14 @@ def check_images(name: str, x: Spec) -> None:
 def _pooled(
     name: str, x: Spec, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> tuple[int, ...]:
+    """Return the shape (N, C, E, F) of pooled images."""
     check_images(name, x)
     size = (x.shape[2], x.shape[3])
     return (*x.shape[:2], *extents(name, size, kernel, stride, padding, dilation))
 
 
 def _expect(name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """ValueError for a gradient dy of another shape than the result's."""
     if got != expected:
         raise ValueError(f"{name}: expected dy of shape {expected}, got {got}")
 
@@ -55,6 +57,7 @@ def _expect(name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
 def _max_rule(
     x: Spec, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> tuple[Spec, Spec]:
+    """Shape rule of max_pool2d: the maxima, and an argmax in the smallest type that can hold it."""
     shape = _pooled("max_pool2d", x, kernel, stride, padding, dilation)
     return Spec(shape, x.dtype), Spec(shape, np.min_scalar_type(kernel[0] * kernel[1] - 1))
 
@@ -63,6 +66,7 @@ def _max_dx_rule(
     dy: Spec, argmax: Spec, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding,
     dilation: Pair,
 ) -> Spec:  # fmt: skip
+    """Shape rule of max_pool2d_dx: the image."""
     x = Spec((*dy.shape[:2], *size), dy.dtype)
     shape = _pooled("max_pool2d_dx", x, kernel, stride, padding, dilation)
     _expect("max_pool2d_dx", dy.shape, shape)
@@ -70,6 +74,7 @@ def _max_dx_rule(
 
 
 def _max_cost(ys: tuple[Spec, Spec], x: Spec, *, kernel: Pair, **attrs: Any) -> Cost:
+    """Cost rule of max_pool2d: a window of R S elements takes R S - 1 comparisons."""
     return Cost(cmp=(kernel[0] * kernel[1] - 1) * ys[0].size)
 
 
@@ -176,6 +181,7 @@ def _(dddy: Value, argmax: Value, specs: tuple[Spec, ...], **attrs: Any) -> Valu
 def _avg_rule(
     x: Spec, *, kernel: Pair, stride: Pair, padding: Padding, counted: bool, divisor: int
 ) -> Spec:
+    """Shape rule of avg_pool2d. ValueError for a negative divisor."""
     if divisor < 0:
         raise ValueError(f"avg_pool2d: expected a divisor above 0, or 0 for none, got {divisor}")
     return Spec(_pooled("avg_pool2d", x, kernel, stride, padding, (1, 1)), x.dtype)
@@ -185,6 +191,7 @@ def _avg_dx_rule(
     dy: Spec, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding, counted: bool,
     divisor: int,
 ) -> Spec:  # fmt: skip
+    """Shape rule of avg_pool2d_dx: the image."""
     x = Spec((*dy.shape[:2], *size), dy.dtype)
     shape = _pooled("avg_pool2d_dx", x, kernel, stride, padding, (1, 1))
     _expect("avg_pool2d_dx", dy.shape, shape)
@@ -274,6 +281,7 @@ def _(ddx: Value, size: Pair, **attrs: Any) -> Value:
 def _positions(
     argmax: Spec, *, size: Pair, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> Spec:
+    """Shape rule of max_pool2d_position."""
     return Spec(argmax.shape, INT64)
 
 

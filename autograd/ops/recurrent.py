@@ -22,6 +22,7 @@ NONLINEARITIES = {"tanh": (tanh, tanh_dx), "relu": (relu, relu_dx)}
 
 
 def _stacked(*xs: Spec) -> Spec:
+    """Shape rule of stack. ValueError for shapes that differ."""
     if len({x.shape for x in xs}) != 1:
         raise ValueError(f"stack: expected equal shapes, got {[x.shape for x in xs]}")
     return Spec((len(xs), *xs[0].shape), xs[0].dtype)
@@ -76,6 +77,7 @@ def unstack(count: int) -> Primitive:
 
 
 def _elman_cost(y: Spec, x: Spec, h: Spec, *, nonlinearity: str) -> Cost:
+    """Cost rule of rnn_cell: an addition and a nonlinearity for each unit."""
     function, _ = NONLINEARITIES[nonlinearity]
     return function.cost(y, y).plus(Cost(add=y.size))
 
@@ -104,6 +106,7 @@ def _quarters(x: NDArray) -> list[NDArray]:
 
 
 def _cell(gates: Spec, c: Spec) -> tuple[Spec, Spec, Spec]:
+    """Shape rule of lstm_cell: the state, the cell and the activated gates."""
     if len(c.shape) != 2 or gates.shape != (c.shape[0], 4 * c.shape[1]):
         raise ValueError(
             f"lstm_cell: expected gates (N, 4 H) and cells (N, H), got {gates.shape} and {c.shape}"
@@ -112,6 +115,7 @@ def _cell(gates: Spec, c: Spec) -> tuple[Spec, Spec, Spec]:
 
 
 def _cell_cost(y: tuple[Spec, ...], gates: Spec, c: Spec) -> Cost:
+    """Cost rule of lstm_cell, see there."""
     return Cost(exp=5 * c.size, add=4 * c.size, div=3 * c.size, mul=3 * c.size)
 
 
@@ -173,6 +177,7 @@ def quarters(x: Value) -> list[Value]:
 
 
 def _cell_dx_cost(dx: tuple[Spec, ...], dh: Spec, *specs: Spec) -> Cost:
+    """Cost rule of lstm_cell_dx: the operations of its two formulas for each cell."""
     return Cost(exp=dh.size, mul=16 * dh.size, add=6 * dh.size)
 
 

@@ -112,6 +112,7 @@ def _unpack(grads: tuple[NDArray, ...], present: Flags) -> list[NDArray | None]:
 
 
 def _parts(x: Value | None, steps: int) -> tuple[Value | None, ...]:
+    """Return the steps of x, or a None for each where x is None."""
     return (None,) * steps if x is None else parts(x)
 
 
@@ -125,6 +126,7 @@ def _sum(like: Value, x: Value | None, y: Value | None) -> Value:
 def _lstm(
     x: Spec, w_ih: Spec, bias: Spec, h: Spec, c: Spec, w: Spec, *, backwards: bool
 ) -> tuple[Spec, ...]:
+    """Shape rule of lstm_sequence."""
     dtype = common(_checked("lstm_sequence", 4, x, w_ih, bias, h, w), c.dtype)
     if c.shape != h.shape:
         raise ValueError(
@@ -137,6 +139,8 @@ def _lstm(
 def _lstm_cost(
     y: tuple[Spec, ...], x: Spec, w_ih: Spec, bias: Spec, *others: Spec, backwards: bool
 ) -> Cost:
+    """Cost rule of lstm_sequence and lstm_states: one cell for each step and sample, and the
+    gates."""
     return _forward_cost(lstm_cell.cost(y, w_ih, y[0]), y[0], x, bias)
 
 
@@ -231,6 +235,7 @@ def _lstm_back(
 def _lstm_dx(
     acts: Spec, cells: Spec, c: Spec, w: Spec, *grads: Spec, present: Flags, backwards: bool
 ) -> tuple[Spec, Spec]:
+    """Shape rule of lstm_sequence_dx."""
     return acts, Spec(c.shape, acts.dtype)
 
 
@@ -273,6 +278,7 @@ def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Cou
 def _rnn(
     x: Spec, w_ih: Spec, bias: Spec, h: Spec, w: Spec, *, nonlinearity: str, backwards: bool
 ) -> tuple[Spec, Spec]:
+    """Shape rule of rnn_sequence."""
     dtype = _checked("rnn_sequence", 1, x, w_ih, bias, h, w)
     return Spec((x.shape[0], *h.shape), dtype), Spec(h.shape, dtype)
 

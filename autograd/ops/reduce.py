@@ -88,6 +88,8 @@ def _(dy: Value, factor: float) -> Value:
 
 
 def _spreads(x: Spec, *, shape: tuple[int, ...]) -> Spec:
+    """Shape rule of broadcast_to. ValueError for a shape that does not broadcast to the larger
+    one."""
     old = (1,) * (len(shape) - len(x.shape)) + x.shape
     if len(old) != len(shape) or any(a not in (1, b) for a, b in zip(old, shape, strict=True)):
         raise ValueError(f"expected a shape that broadcasts to {shape}, got {x.shape}")
@@ -146,6 +148,7 @@ def _(dy: Value, x: Value, y: Value, specs: tuple[Spec, ...], axes: tuple[int, .
 
 def _counted(hit: NDArray, axes: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray:
     # Counted as integers: in float32, ones that are added up stop at 2^24.
+    """Return how many elements equal the extreme, in the type of x."""
     return np.asarray(np.count_nonzero(hit, axes), dtype)
 
 
@@ -200,6 +203,7 @@ def _(dddy: Value, specs: tuple[Spec, ...]) -> tuple[Value, Value]:
 
 
 def _position(x: Spec, *, axis: int) -> Spec:
+    """Shape rule of argmin and argmax: int64, without the axis."""
     return Spec(occupied(x, axes=(axis,)).shape, INT64)
 
 
@@ -216,6 +220,7 @@ def argmax(x: NDArray, *, axis: int) -> NDArray:
 
 
 def _truths(x: Spec, *, axes: tuple[int, ...]) -> Spec:
+    """Shape rule of any_of and all_of: truth values."""
     return Spec(reduced(x, axes=axes).shape, BOOL)
 
 

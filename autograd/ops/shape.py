@@ -41,6 +41,7 @@ def integers(values: Sequence[Any]) -> tuple[int, ...]:
 
 
 def _reshaped(x: Spec, *, shape: tuple[int, ...]) -> Spec:
+    """Shape rule of reshape. ValueError for another number of elements."""
     if prod(shape) != x.size:
         raise ValueError(f"reshape: expected {x.size} elements as in {x.shape}, got {shape}")
     return Spec(shape, x.dtype)
@@ -81,6 +82,7 @@ def completed(old: tuple[int, ...], new: Sequence[Any]) -> tuple[int, ...]:
 
 
 def _permuted(x: Spec, *, axes: tuple[int, ...]) -> Spec:
+    """Shape rule of permute. ValueError for what is no permutation of the axes."""
     if sorted(axes) != list(range(len(x.shape))):
         raise ValueError(
             f"permute: expected a permutation of the {len(x.shape)} axes of {x.shape}, got {axes}"
@@ -105,6 +107,7 @@ def _slices(slices: Slices) -> tuple[slice, ...]:
 
 
 def _part(x: Spec, *, slices: Slices) -> Spec:
+    """Shape rule of getslice."""
     return Spec(tuple(len(range(*s)) for s in slices), x.dtype)
 
 
@@ -178,6 +181,7 @@ def _(dy: Value, indices: tuple[Value, ...], axis: int) -> Value:
 
 
 def _fitted(gradient: Value, dtype: np.dtype[Any]) -> Value:
+    """Return a gradient in the type of its operand."""
     return gradient if gradient.dtype == dtype else cast(gradient, dtype=dtype)
 
 
@@ -193,6 +197,7 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
 
 
 def _joined(*xs: Spec, axis: int) -> Spec:
+    """Shape rule of concatenate: all extents but one must be equal."""
     shapes = [x.shape[:axis] + x.shape[axis + 1 :] for x in xs]
     if len(set(shapes)) != 1 or any(axis >= len(x.shape) for x in xs):
         raise ValueError(
@@ -222,6 +227,7 @@ def _(dy: Value, specs: tuple[Spec, ...], needs: tuple[bool, ...], axis: int) ->
 
 
 def _padded(x: Spec, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Spec:
+    """Shape rule of pad. ValueError for negative widths."""
     shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
     if min((0, *[n for pair in widths for n in pair])) < 0:
         raise ValueError(f"pad: expected widths of at least 0, got {widths}")

@@ -15,6 +15,7 @@ from .shape import indexed
 
 
 def _fits(slot: Spec, *others: Spec, **attrs: object) -> tuple[Spec, ...]:
+    """Shape rule of updates, which have no result. ValueError for an operand of another shape."""
     for other in others:
         if other.shape not in ((), slot.shape):
             raise ValueError(f"update: expected an array of shape {slot.shape}, got {other.shape}")
@@ -28,10 +29,12 @@ def store(slot: NDArray, g: NDArray) -> None:
 
 
 def _placed(slot: Spec, g: Spec, *indices: Spec, axis: int) -> tuple[Spec, ...]:
+    """Shape rule of put."""
     return _fits(indexed(slot, *indices, axis=axis), g)
 
 
 def _placing_cost(y: None, slot: Spec, g: Spec, *indices: Spec, axis: int) -> Cost:
+    """Cost rule of put: values and indices are read, only the indexed elements are written."""
     written = indexed(slot, *indices, axis=axis).nbytes
     return Cost(bytes_read=g.nbytes + sum(i.nbytes for i in indices), bytes_written=written)
 
@@ -77,6 +80,8 @@ def _sgd_cost(
     y: None, w: Spec, g: Spec, v: Spec, lr: Spec, *, momentum: float, dampening: float,
     weight_decay: float, nesterov: bool,
 ) -> Cost:  # fmt: skip
+    """Cost rule of sgd: each option that is in use adds a multiplication, an addition and its
+    reads."""
     pairs = 1 + (weight_decay != 0) + (momentum != 0) + nesterov
     words = 2 + (momentum != 0)
     return Cost(

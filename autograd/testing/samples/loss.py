@@ -46,6 +46,8 @@ def _torch_weighted(name: str, **options: Any) -> Callable[..., Any]:
 
 
 def _labelled_rows() -> list[Sample]:
+    """Return rows of the losses of labels for each reduction, with and without weights and
+    smoothing."""
     rows = []
     for reduction in ("mean", "sum", "none"):
         options: dict[str, Any] = {"reduction": reduction, "ignore_index": 2}

@@ -46,6 +46,7 @@ def _response(size: int, **options: float) -> tuple[Any, Any]:
 
 
 def _response_row(name: str, shape: tuple[int, ...], size: int, **options: float) -> Sample:
+    """Return the row of one way to call local_response_norm."""
     ours, theirs = _response(size, **options)
     wrong = (
         (

@@ -21,6 +21,7 @@ def _cell(gates: int, biases: bool = True) -> tuple[Draw, ...]:
 
 
 def _params(gates: int, layers: int, directions: int, biases: bool) -> tuple[Draw, ...]:
+    """Return generators for the parameters of layers and directions, in torch's order."""
     inputs = []
     for layer in range(layers):
         width = directions * H if layer else I
@@ -33,6 +34,7 @@ def _params(gates: int, layers: int, directions: int, biases: bool) -> tuple[Dra
 def _lstm_row(
     name: str, layers: int = 1, directions: int = 1, biases: bool = True, first: bool = False
 ) -> Sample:
+    """Return the row of one way to run an LSTM."""
     options = {"num_layers": layers, "bidirectional": directions == 2, "batch_first": first}
 
     def ours(x: Tensor, h: Tensor, c: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
@@ -54,6 +56,7 @@ def _lstm_row(
 
 
 def _rnn_row(name: str, kind: str, layers: int = 1, directions: int = 1) -> Sample:
+    """Return the row of one way to run an Elman network."""
     function = getattr(fn, kind)
 
     def ours(x: Tensor, h: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
