@@ -65,13 +65,13 @@ def choose_backend(
         if wanted == "llvm":
             raise UserError(f"--backend llvm: {error} (pip install 'tallygrad[llvm]')") from error
         if comm.rank == 0:
-            print(f"tallygrad: NumPy computes: {error} (pip install 'tallygrad[llvm]')",
+            print(f"tallygrad: using NumPy: {error} (pip install 'tallygrad[llvm]')",
                   file=sys.stderr, flush=True)  # fmt: skip
     except ValueError as error:
         if target != "host" or wanted == "llvm":
             raise UserError(f"--backend llvm: {error}") from error
         if comm.rank == 0:
-            print(f"tallygrad: NumPy computes: {error}", file=sys.stderr, flush=True)
+            print(f"tallygrad: using NumPy: {error}", file=sys.stderr, flush=True)
     return "numpy"
 
 
@@ -79,7 +79,7 @@ def load_split(name: str, split: str, data_dir: str, comm: Comm) -> Dataset:
     """Load a data set, rank 0 first: it fetches or draws what the others then find. UserError for
     an unknown name, with the nearest."""
     if name not in datasets.names():
-        raise UserError(f"--dataset {name}: unknown{nearest(name, datasets.names())}")
+        raise UserError(f"--dataset: unknown data set {name!r}{nearest(name, datasets.names())}")
     shows = comm.rank == 0
     dataset = datasets.load(name, split, data_dir or None, progress=shows) if shows else None
     comm.barrier()
@@ -202,7 +202,7 @@ def _run_dry(
 def limit_memory(backend: str, size: int) -> None:
     """Set the limit of a rank's results. UserError where it would not be kept."""
     if size and backend == "numpy":
-        raise UserError("--memory-limit: NumPy's memory is not counted; it needs --backend llvm")
+        raise UserError("--memory-limit: expected --backend llvm, got numpy, which has no limit")
     set_memory_limit(size)
 
 
@@ -228,9 +228,12 @@ def create_optimizer(
     """Return the optimizer that the options name, with its schedule over `steps` steps. The options
     that its class has are its settings. UserError for what does not fit."""
     if config.warmup_steps >= steps:
-        raise UserError(f"--warmup-steps {config.warmup_steps}: the epochs have {steps} steps")
+        raise UserError(
+            f"--warmup-steps: expected fewer than the {steps} steps of all epochs, "
+            f"got {config.warmup_steps}"
+        )
     if config.nesterov and not config.momentum:
-        raise UserError(f"--nesterov: needs a --momentum above 0, not {config.momentum}")
+        raise UserError(f"--nesterov: expected --momentum above 0, got {config.momentum}")
     settings: dict[str, Any] = {}
     if config.schedule == "step":
         settings["milestones"] = (steps // 2, steps * 3 // 4)

@@ -27,7 +27,7 @@ def parse_size(text: str) -> int:
     unit = {"M": 1e6, "G": 1e9}.get(digits[-1:], 0)
     size = float(digits[:-1] if unit else digits) * (unit or 1e6)
     if not 0 <= size < 2**60:
-        raise ValueError(f"{text} is out of range")
+        raise ValueError(f"size: expected less than 2^60 bytes, got {text}")
     return int(size)
 
 
@@ -36,7 +36,7 @@ def parse_every(text: str) -> int:
     name, _, digits = text.partition("=")
     every = int(digits) if name == "every" and digits.isascii() and digits.isdigit() else 0
     if every < 1 and text != "off":
-        raise ValueError(f"{text} is not every=K")
+        raise ValueError(f"expected off or every=K, got {text}")
     return every
 
 
@@ -45,7 +45,7 @@ def parse_part(text: str) -> float:
     none. ValueError for others."""
     part = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     if not (0 <= part < 1 or (part < 2**40 and text.strip().isdecimal())):
-        raise ValueError(f"{text} is neither")
+        raise ValueError(f"expected a number of samples or a share, got {text}")
     return part
 
 
@@ -111,7 +111,7 @@ class TrainConfig:
         metavar="N|SHARE",
         numbers=True,
         parse=parse_part,
-        such="neither a number of samples nor a share, such as 5000 or 0.1",
+        such="a number of samples or a share, such as 5000 or 0.1",
     )
     patience: int = _option(0, "stop after N evaluations without a better metric; 0: never", low=0)
     eval_batch_size: int = _option(0, "images per evaluation step; 0: as in training", low=0)
@@ -135,14 +135,14 @@ class TrainConfig:
         "memory for results per rank, such as 500MB or 2GB; 0: no limit",
         metavar="SIZE",
         parse=parse_size,
-        such="no size, such as 500MB or 2GB",
+        such="a size, such as 500MB or 2GB",
     )
     sparsity: str = _option(
         "off",
         "count zeros and non-zero MACs on every K-th step",
         metavar="every=K",
         parse=parse_every,
-        such="neither off nor every=K, such as every=100, with K at least 1",
+        such="off or every=K with K at least 1, such as every=100",
     )
     bucket_mb: float = _option(
         1.0, "size of the gradient buckets that ranks exchange, in MB", low=0.001
@@ -240,7 +240,7 @@ def gather(file: str | None, flags: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise UserError(f"{file}: unknown key {key!r}{nearest(name, known)}")
         if name in values:
-            raise UserError(f"{file}: {key} is given twice, with - and with _")
+            raise UserError(f"{file}: {key}: expected once, got it twice, with - and with _")
         values[name] = _checked(known[name], value, f"{file}: {key}")
     for name, value in flags.items():
         values[name] = _checked(known[name], value, flag(name))
@@ -267,7 +267,9 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: expected an object of options, got {content!r:.60}")
     for key, value in content.items():
         if isinstance(value, dict):
-            raise UserError(f"{file}: [{key}] is a table; keys stand at the top level")
+            raise UserError(
+                f"{file}: {key}: expected a value, got a table; keys stand at the top level"
+            )
     return content
 
 
@@ -290,17 +292,16 @@ def _checked(item: Field[Any], value: Any, name: str) -> Any:
     if kind is int and abs(value) >= MOST:
         raise UserError(f"{name}: expected less than {MOST}, got {_digits(value)}")
     if kind is float and not isfinite(value):
-        raise UserError(f"{name}: {value} is not a finite number")
-    if low is not None and value < low:
-        raise UserError(f"{name}: {value} is less than {low}")
-    if high is not None and value > high:
-        raise UserError(f"{name}: {value} is more than {high}")
+        raise UserError(f"{name}: expected a finite number, got {value}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        allowed = f"at least {low}" if high is None else f"{low} to {high}"
+        raise UserError(f"{name}: expected {allowed}, got {value}")
     if "parse" in item.metadata:
         try:
             item.metadata["parse"](value)
         except ValueError as error:
             such = item.metadata["such"]
-            raise UserError(f"{name}: {value!r:.60} is {such}") from error
+            raise UserError(f"{name}: expected {such}, got {value!r:.60}") from error
     choices = CHOICES.get(item.name, ())
     if choices and value not in choices:
         raise UserError(f"{name}: unknown value {value!r}{nearest(value, choices)}")

@@ -47,7 +47,7 @@ def read_images(path: Path, shape: Shape) -> Bytes:
     """
     array = _in_shape(path, _read(path), shape)
     if not array.size:
-        raise UserError(f"{path}: holds no image, its shape is {array.shape}")
+        raise UserError(f"{path}: expected at least one image, got shape {array.shape}")
     return _as_bytes(path, array)
 
 

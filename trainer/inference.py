@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..autograd import backends, context, from_numpy, no_grad
 from ..datasets import Dataset
 from ..datasets.loader import Normalise
 from . import build, config
+from .commands.checkpoints import CheckpointOptions
 from .components.checkpoint import CheckpointFolder, load, newest_checkpoint, verify
 from .components.evaluate import evaluate, make_eval_step
 from .components.state import load_model, recorded
@@ -27,10 +30,12 @@ from .numbers import whole_number
 from .progress import Progress, compiling
 from .tasks.registry import recorded_task
 
+PREDICTED = 256  # images that are predicted at a time
+
 
 def find(path: Path) -> Path:
     """Return the checkpoint itself, or of a run folder the best one that verifies, else the newest.
-    UserError for none."""
+    UserError where there is none."""
     best = CheckpointFolder(path / "checkpoints").best_path
     if os.path.isdir(path) and best.exists():
         try:
@@ -42,28 +47,26 @@ def find(path: Path) -> Path:
 
 
 class Trained:
-    """A checkpoint with its model, rebuilt from the record in it, and a data set of its kind."""
+    """A checkpoint with its model and task, rebuilt from the record in it, and data to apply it to:
+    by default the data set that it was trained on."""
 
-    def __init__(self, path: str, dataset: str, split: str, data_dir: str, comm: Comm) -> None:
-        self.path = find(Path(path))
+    def __init__(self, options: CheckpointOptions, comm: Comm) -> None:
+        self.path = find(Path(options.checkpoint))
         checkpoint = load(self.path)
         self.digest = checkpoint.digest
-        options = recorded(self.path, checkpoint.meta, "config", dict)
-        name = dataset or recorded(self.path, checkpoint.meta, "dataset", str)
-        before = str(options.get("data_dir") or "")
-        if not data_dir and before and not dataset:
-            if os.path.isdir(before):
-                data_dir = before
-            elif comm.rank == 0:
-                warn(f"--data-dir {before} is gone")
-        self.data = self._load(name, split, data_dir, comm, options)
-        self.dtype = np.dtype("float64" if options.get("dtype") == "float64" else "float32")
-        conv = options.get("conv")
+        trained_with = recorded(self.path, checkpoint.meta, "config", dict)
+        name = options.dataset or recorded(self.path, checkpoint.meta, "dataset", str)
+        folder = options.data_dir
+        if not folder and not options.dataset:
+            folder = _recorded_folder(trained_with, warns=comm.rank == 0)
+        self.data = self._load(name, options.split, folder, comm, trained_with)
+        self.dtype = np.dtype("float64" if trained_with.get("dtype") == "float64" else "float32")
+        conv = trained_with.get("conv")
         conv = conv if conv in config.CHOICES["conv"] else "auto"
-        self.backend = build.choose_backend(comm, str(options.get("backend")), conv=conv)
-        parts = options.get("micro_batches")
+        self.backend = build.choose_backend(comm, str(trained_with.get("backend")), conv=conv)
+        parts = trained_with.get("micro_batches")
         self.micro_batches = parts if isinstance(parts, int) and parts > 0 else 1
-        self.task = recorded_task(self.path, options)
+        self.task = recorded_task(self.path, trained_with)
         kind = recorded(self.path, checkpoint.meta, "model", str)
         self.model = build.create_model(kind, self.data, self.dtype)
         load_model(self.path, checkpoint.tensors, self.model)
@@ -75,36 +78,43 @@ class Trained:
         return checkpoint | work_facts(self.backend, self.data)
 
     def _load(
-        self, name: str, split: str, data_dir: str, comm: Comm, options: dict[str, Any]
+        self, name: str, split: str, data_dir: str, comm: Comm, trained_with: dict[str, Any]
     ) -> Dataset:
         """Return a split; "validation" is the part of the training set that the run held out."""
         if split != "validation":
             return build.load_split(name, split, data_dir, comm)
         train = build.load_split(name, "train", data_dir, comm)
-        part, seed = str(options.get("validation", "0")), options.get("seed")
+        part, seed = str(trained_with.get("validation", "0")), trained_with.get("seed")
         try:
             validation = build.hold_out(train, part, seed if isinstance(seed, int) else 0)[1]
         except ValueError as error:
-            raise UserError(f"{self.path}: validation on record: {error}") from error
+            raise UserError(f"{self.path}: --validation on record: {error}") from error
         if validation is None:
-            raise UserError(f"--split validation: {self.path} was trained without --validation")
+            raise UserError(
+                f"--split: expected train or test, got validation: {self.path} was trained without "
+                "--validation"
+            )
         return validation
 
 
+def _recorded_folder(trained_with: Mapping[str, Any], warns: bool) -> str:
+    """Return the --data-dir on record if it is still there, else ""; say so in the latter case."""
+    folder = str(trained_with.get("data_dir") or "")
+    if not folder or os.path.isdir(folder):
+        return folder
+    if warns:
+        warn(f"--data-dir {folder} is gone")
+    return ""
+
+
 def evaluate_checkpoint(
-    comm: Comm,
-    checkpoint: str,
-    dataset: str,
-    split: str,
-    data_dir: str,
-    batch_size: int,
-    as_json: bool,
+    comm: Comm, options: CheckpointOptions, batch_size: int, as_json: bool
 ) -> None:
-    """Print loss and accuracy of a checkpoint over a split: the same bits on any number of ranks up
+    """Print loss and metrics of a checkpoint over a split: the same bits on any number of ranks up
     to the micro-batches it was trained with, beyond that to rounding."""
     if batch_size < 1:
-        raise UserError(f"--batch-size: {batch_size} is less than 1")
-    trained = Trained(checkpoint, dataset, split, data_dir, comm)
+        raise UserError(f"--batch-size: expected at least 1, got {batch_size}")
+    trained = Trained(options, comm)
     agree(comm, trained.facts)
     loader = build.test_loader(
         trained.data,
@@ -115,14 +125,23 @@ def evaluate_checkpoint(
         micro_batches=trained.micro_batches,
     )
     with context.using(backend=trained.backend):
-        task = trained.task
-        eval_step = make_eval_step(trained.model, task)
+        eval_step = make_eval_step(trained.model, trained.task)
         progress = Progress(len(loader), 0, comm.rank == 0)
         with closing(progress), backends.watching(progress.compiling):
             reducer = Reducer(comm, fixed=True)
-            loss, *totals, count = evaluate(eval_step, task, loader, reducer, progress)
+            sums = evaluate(eval_step, trained.task, loader, reducer, progress)
+    if comm.rank == 0 or not math.isfinite(sums[0]):  # which ends all ranks alike
+        _show_evaluation(trained, options.split, sums, as_json)
+
+
+def _show_evaluation(trained: Trained, split: str, sums: Sequence[float], as_json: bool) -> None:
+    """Print what an evaluation came to, from its sums of loss, metrics and samples. NotFinite for a
+    loss that is none."""
+    loss, *totals, count = sums
     if not math.isfinite(loss):
-        raise NotFinite(f"{trained.path}: loss is {loss / count} over {int(count)} samples")
+        raise NotFinite(
+            f"{trained.path}: expected a finite loss, got {loss / count} over {int(count)} samples"
+        )
     figures: dict[str, Any] = {
         "checkpoint": str(trained.path),
         "dataset": trained.data.name,
@@ -130,47 +149,46 @@ def evaluate_checkpoint(
         "samples": int(count),
     }
     texts: dict[str, str] = {}
-    for metric, total in zip(task.metrics, totals, strict=True):
+    for metric, total in zip(trained.task.metrics, totals, strict=True):
         figures |= {metric.count: int(total)} if metric.count else {}
         figures[metric.name], texts[metric.name] = total / count, metric.text(total / count)
     figures["loss"], texts["loss"] = loss / count, f"{loss / count:.4f}"
-    if comm.rank == 0:
-        lines = [f"{name:<11}{texts.get(name, value)}" for name, value in figures.items()]
-        show(_dump(figures) if as_json else "\n".join(lines))
+    lines = [f"{name:<11}{texts.get(name, value)}" for name, value in figures.items()]
+    show(_dump(figures) if as_json else "\n".join(lines))
 
 
-def predict(
-    checkpoint: str,
-    images: str,
-    samples: str,
-    dataset: str,
-    split: str,
-    data_dir: str,
-    as_json: bool,
-) -> None:
-    """Print the most likely class of each image of a file, or of samples, with its probability."""
+def predict(options: CheckpointOptions, images: str, samples: str, as_json: bool) -> None:
+    """Print what a checkpoint's task predicts for each image of a file, or for samples of a split,
+    such as the most likely class and its probability."""
     if images and samples:
-        raise UserError(f"--samples {samples}: are of the data set, got images of {images} too")
-    trained = Trained(checkpoint, dataset, split, data_dir, SerialComm())
+        raise UserError(f"--samples: expected none with images of a file, got {samples}")
+    trained = Trained(options, SerialComm())
+    labels = None
     if images:
-        pixels, labels = read_images(Path(images), trained.data.input_shape), None
-        numbers = list(range(len(pixels)))
+        pixels = read_images(Path(images), trained.data.input_shape)
+        indices = list(range(len(pixels)))
     else:
-        numbers = ranges(samples or "0-9", len(trained.data))
-        pixels, labels = trained.data.images[numbers], trained.data.labels[numbers]
+        indices = ranges(samples or "0-9", len(trained.data))
+        pixels, labels = trained.data.images[indices], trained.data.labels[indices]
+    for i, (index, answer) in enumerate(zip(indices, _answers(trained, pixels), strict=True)):
+        label = None if labels is None else int(labels[i])
+        values, text = trained.task.prediction(answer, trained.data, label)
+        if as_json:
+            print(_dump({"index": index, **values}))
+        else:
+            show(f"{index:>6}  {text}")
+
+
+def _answers(trained: Trained, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+    """Return the task's answer for each image (N, C, H, W), some images at a time."""
     x = Normalise(trained.data, trained.dtype)(pixels.transpose(0, 2, 3, 1))
     rows = []
     with compiling(), no_grad(), context.using(backend=trained.backend, phase="evaluate"):
-        for start in range(0, len(x), 256):
-            part = from_numpy(x[start : start + 256].transpose(0, 3, 1, 2))
+        for start in range(0, len(x), PREDICTED):
+            part = from_numpy(x[start : start + PREDICTED].transpose(0, 3, 1, 2))
             rows.append(trained.task.answers(trained.model(part), part).numpy())
-    for i, (number, row) in enumerate(zip(numbers, np.concatenate(rows), strict=True)):
-        label = None if labels is None else int(labels[i])
-        values, text = trained.task.prediction(row, trained.data, label)
-        if as_json:
-            print(_dump({"index": number, **values}))
-        else:
-            show(f"{number:>6}  {text}")
+    answers: NDArray[Any] = np.concatenate(rows)
+    return answers
 
 
 def _dump(value: Any) -> str:
@@ -184,8 +202,8 @@ def ranges(text: str, size: int) -> list[int]:
         first, dash, last = part.strip().partition("-")
         low, high = whole_number(first), whole_number(last if dash else first)
         if low is None or high is None:
-            raise UserError(f"--samples {text}: {part!r} is neither a number nor a range")
-        if not low <= high < size or high - low >= size:
-            raise UserError(f"--samples {text}: {part} does not fit a data set of {size}")
+            raise UserError(f"--samples: expected numbers and ranges, such as 0-9,17, got {text!r}")
+        if not low <= high < size:
+            raise UserError(f"--samples: expected rising ranges within 0-{size - 1}, got {part}")
         numbers += range(low, high + 1)
     return numbers

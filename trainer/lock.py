@@ -115,7 +115,7 @@ class Lock:
         gave no sign of life for long. A lock that somebody removed is no reason to end."""
         sign = _look(self.path)
         if sign is not None and sign.text != self._record:
-            raise UserError(f"{self.folder}: taken over by {_name(sign)}, this run ends")
+            raise UserError(f"{self.folder}: taken over by {_name(sign)}; this run ends")
 
     def _acquire(self) -> None:
         while True:

@@ -129,8 +129,8 @@ class Training:
         loss, *metrics = [x / sums[-1] for x in sums[:-1]]
         if not math.isfinite(loss):
             raise NotFinite(
-                f"loss is {loss} at step {now.step + 1} of epoch {now.epoch + 1} "
-                f"with --lr {self.config.lr}: try a smaller one"
+                f"loss: expected a finite number at step {now.step + 1} of epoch {now.epoch + 1}, "
+                f"got {loss}; try a smaller --lr than {self.config.lr}"
             )
         parts.optimizer.step()
         parts.optimizer.zero_grad()

@@ -23,7 +23,7 @@ def memory_errors(way: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        said = [str(error) or "no more memory is to be had", *getattr(error, "__notes__", ())]
+        said = [str(error) or "no more memory is available", *getattr(error, "__notes__", ())]
         line = " ".join(" ".join(said).split())
         raise UserError(f"not enough memory: {line}; {way}") from error
 
@@ -36,8 +36,8 @@ def check_memory(option: str, needed: float, what: str, batch: int) -> None:
         fitting = int(0.9 * batch * free / needed)
         way = f"; try {option} {fitting}" if fitting else ""
         raise UserError(
-            f"not enough memory: {option} {batch} needs about {gigabytes(needed)} for {what}, and "
-            f"{gigabytes(free)} can be had{way}"
+            f"not enough memory: {option} {batch} needs about {gigabytes(needed)} for {what}, "
+            f"{gigabytes(free)} are available{way}"
         )
 
 

@@ -26,16 +26,16 @@ def parse_json(text: str | bytes, finite: bool = False) -> Any:
     try:
         return _bounded(json.loads(text), finite)
     except RecursionError as error:
-        raise ValueError(f"nested more than {MAX_DEPTH} deep") from error
+        raise ValueError(f"expected at most {MAX_DEPTH} levels, got more") from error
 
 
 def _parse_toml(text: str) -> Any:
     if _DOTTED.search(text):
-        raise ValueError(f"a key of more than {MAX_DEPTH} parts")
+        raise ValueError(f"expected keys of at most {MAX_DEPTH} parts, got a longer one")
     try:
         return _bounded(tomllib.loads(text))
     except RecursionError as error:
-        raise ValueError(f"nested more than {MAX_DEPTH} deep") from error
+        raise ValueError(f"expected at most {MAX_DEPTH} levels, got more") from error
 
 
 def _bounded(whole: Any, finite: bool = False) -> Any:
@@ -44,14 +44,16 @@ def _bounded(whole: Any, finite: bool = False) -> Any:
     for _ in range(MAX_DEPTH + 1):
         for value in level:
             if isinstance(value, int) and value.bit_length() > BITS:
-                raise ValueError(f"a whole number of {value.bit_length()} bits, beyond {BITS}")
+                raise ValueError(
+                    f"expected numbers of at most {BITS} bits, got {value.bit_length()} bits"
+                )
             if finite and isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{value} is not a finite number")
+                raise ValueError(f"expected finite numbers, got {value}")
         inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, _HOLDERS)]
         level = [*chain.from_iterable(inner)]
         if not level:
             return whole
-    raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    raise ValueError(f"expected at most {MAX_DEPTH} levels, got more")
 
 
 _HOLDERS = (dict, list)
@@ -65,13 +67,13 @@ def read_toml_or_json(option: str, path: Path, kind: str = "TOML") -> Any:
         with open(path, "rb") as file:  # a pipe too
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES} bytes")
+            raise ValueError(f"expected at most {MAX_BYTES} bytes, got more")
         return PARSERS[kind](data.decode("utf-8"))
     except OSError as error:
         raise UserError(f"{option}: {path}: {error.strerror or error}") from error
     except ValueError as error:
         said = str(error).splitlines() or [type(error).__name__]
-        raise UserError(f"{option}: {path} is no {kind}: {said[0]:.200}") from error
+        raise UserError(f"{option}: {path}: not valid {kind}: {said[0]:.200}") from error
 
 
 def resolve_preset(option: str, name_or_file: str, folder: Path, other: str) -> Path:

@@ -64,7 +64,7 @@ def test_idx_files_are_read_whatever_their_name(tmp_path: Path) -> None:
     [
         (np.zeros((32, 32), np.uint8), "images of shape (1, 4, 5), (4, 5, 1), (4, 5), one or sev"),
         (np.zeros((2, 2, 1, 4, 5), np.uint8), "got an array of shape (2, 2, 1, 4, 5)"),
-        (np.zeros((0, 4, 5), np.uint8), "holds no image"),
+        (np.zeros((0, 4, 5), np.uint8), "expected at least one image, got shape (0, 1, 4, 5)"),
         (np.full((4, 5), -0.5), "got float64 from -0.5 to -0.5: give images before"),
         (np.full((4, 5), 1.5), "expected whole numbers from 0 to 255, or shares from 0 to 1"),
         (np.full((4, 5), np.nan), "got float64 from nan to nan"),
@@ -105,5 +105,5 @@ def test_no_file(tmp_path: Path) -> None:
 
 def test_images_and_samples_at_once_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["predict", "runs/x", "images.npy", "--samples", "0-3"]) == 2
-    said = "--samples 0-3: are of the data set, got images of images.npy too\n"
+    said = "--samples: expected none with images of a file, got 0-3\n"
     assert capsys.readouterr().err.endswith(said)

@@ -146,7 +146,7 @@ def test_folder_of_a_run_shows_its_newest(tmp_path: Path) -> None:
     assert describe(tmp_path / "run")["meta"]["step"] == 10
     assert describe(tmp_path / "other")["meta"]["step"] == 10
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no good checkpoint"):
+    with pytest.raises(UserError, match="no valid checkpoint"):
         describe(tmp_path / "empty")
     with pytest.raises(UserError, match="No such file"):
         describe(tmp_path / "absent")

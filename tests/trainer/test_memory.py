@@ -37,7 +37,7 @@ def test_the_layer_is_named(backend: str) -> None:
 
 def test_an_error_that_says_nothing_has_a_line_too() -> None:
     with (
-        pytest.raises(UserError, match="no more memory is to be had; take less"),
+        pytest.raises(UserError, match="no more memory is available; take less"),
         memory.memory_errors("take less"),
     ):
         raise MemoryError
@@ -78,7 +78,7 @@ def test_a_command_whose_module_does_not_fit_says_it_too(
 
     monkeypatch.setattr("tallygrad.trainer.commands.dispatch.load", full)
     assert main(["cost", "lenet"]) == 2
-    said = "tallygrad: error: not enough memory: no more memory is to be had; free some memory\n"
+    said = "tallygrad: error: not enough memory: no more memory is available; free some memory\n"
     assert capfd.readouterr().err == said
 
 

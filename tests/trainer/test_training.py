@@ -50,7 +50,7 @@ def test_a_limit_of_memory_is_kept_told_and_shown(tmp_path: Path) -> None:
     peak = read(tmp_path / "c", "result.json")["memory_peak"]
     assert 1e6 < peak == events(tmp_path / "c", "epoch")[0]["memory_peak"] < 1e9
     done = train(tmp_path / "d", *lenet, "--memory-limit", "1GB", "--backend", "numpy", status=2)
-    assert "it needs --backend llvm" in complaint(done)
+    assert "expected --backend llvm, got numpy" in complaint(done)
 
 
 def events(out: Path, kind: str) -> list[dict[str, Any]]:
@@ -122,7 +122,9 @@ def test_predict_reads_samples_and_files(trained: Path, tmp_path: Path) -> None:
     refused = complaint(run("predict", str(trained), str(file), status=2))
     assert "got an array of shape (2, 32, 32)" in refused
     np.save(file, np.zeros((0, 28, 28), np.uint8))
-    assert "holds no image" in complaint(run("predict", str(trained), str(file), status=2))
+    assert "expected at least one image" in complaint(
+        run("predict", str(trained), str(file), status=2)
+    )
     header = file.read_bytes().replace(b"(0, 28, 28), }         ", b"(999999999, 28, 28), } ")
     assert b"999999999" in header
     file.write_bytes(header)
@@ -130,7 +132,7 @@ def test_predict_reads_samples_and_files(trained: Path, tmp_path: Path) -> None:
     file.write_bytes(b"no array")
     assert str(file) in complaint(run("predict", str(trained), str(file), status=2))
     wrong = run("predict", str(trained), "--samples", "5-10000", status=2)
-    assert "does not fit a data set of 10000" in complaint(wrong)
+    assert "expected rising ranges within 0-9999, got" in complaint(wrong)
 
 
 def test_inspect_shows_a_run(trained: Path) -> None:
@@ -141,7 +143,9 @@ def test_inspect_shows_a_run(trained: Path) -> None:
 
 def test_an_occupied_folder_is_not_overwritten(trained: Path) -> None:
     before = (trained / "log.jsonl").read_text()
-    assert "holds a run already" in complaint(train(trained, "--max-steps", "1", status=2))
+    assert "expected a folder without a run" in complaint(
+        train(trained, "--max-steps", "1", status=2)
+    )
     assert (trained / "log.jsonl").read_text() == before
 
 
@@ -214,7 +218,7 @@ def test_resume_keeps_the_options_that_are_not_given_anew(trained: Path, tmp_pat
     assert (tmp_path / "b" / "checkpoints" / "best.h5").exists()
     assert read(tmp_path / "b", "result.json")["steps"] == 8
     mixed = train(tmp_path / "b", "--resume", file, status=2)
-    assert "holds another run" in complaint(mixed)
+    assert "--out: expected the run folder of" in complaint(mixed)
     older = str(tmp_path / "a" / "checkpoints" / "step-00000004.h5")
     assert "nothing is lost" in complaint(train(tmp_path / "a", "--resume", older, status=2))
 
@@ -222,11 +226,11 @@ def test_resume_keeps_the_options_that_are_not_given_anew(trained: Path, tmp_pat
 def test_resume_auto_without_a_usable_checkpoint(tmp_path: Path) -> None:
     words = ["--model", "mlp", "--max-steps", "3", "--log-every", "1", "--resume", "auto"]
     needs = run("train", "--resume", "auto", status=2)
-    assert "--out must name the run folder" in complaint(needs)
+    assert "--resume auto: expected --out with the run folder, got none" in complaint(needs)
     train(tmp_path / "a", *words)
     for file in (tmp_path / "a" / "checkpoints").iterdir():
         file.write_bytes(file.read_bytes()[:-9])
-    assert "verifies" in complaint(train(tmp_path / "a", *words, status=2))
+    assert "no valid checkpoint in" in complaint(train(tmp_path / "a", *words, status=2))
     for file in (tmp_path / "a" / "checkpoints").iterdir():
         file.unlink()
     run("train", "--out", str(tmp_path / "a"), "--resume", "auto", "--max-steps", "2")
@@ -248,17 +252,19 @@ def test_a_complete_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert "nothing is left to train" in complaint(new) and not (tmp_path / "b").exists()
     (a / "log.jsonl").unlink()
     (a / "result.json").unlink()
-    assert "holds a run already (best.h5)" in complaint(train(a, "--max-steps", "1", status=2))
+    assert "which has best.h5; continue it with --resume auto" in complaint(
+        train(a, "--max-steps", "1", status=2)
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"ledger": None}, "ledger on record is None"),
-        ({"ledger": [5]}, "ledger on record cannot be read"),
-        ({"config": [1]}, "config on record is [1]"),
-        ({"sums": [1.0]}, "sums is [1.0]"),
-        ({"epoch": "x"}, "epoch is 'x'"),
+        ({"ledger": None}, "ledger: expected list, got None"),
+        ({"ledger": [5]}, "ledger: cannot be read"),
+        ({"config": [1]}, "config: expected dict, got [1]"),
+        ({"sums": [1.0]}, "sums: expected 3 numbers, got [1.0]"),
+        ({"epoch": "x"}, "epoch: expected int, got 'x'"),
     ],
 )
 def test_odd_records_give_one_line(
@@ -313,10 +319,11 @@ def test_bad_input_gives_one_line(words: list[str], said: tuple[str, ...], tmp_p
 def test_a_loss_that_is_not_finite_ends_with_status_3(tmp_path: Path) -> None:
     words = ["--model", "mlp", "--lr", "1e9", "--schedule", "constant", "--max-steps", "50"]
     line = complaint(train(tmp_path / "loss", *words, status=3))
-    assert "loss is nan at step" in line and "--lr 1000000000.0" in line
+    assert "loss: expected a finite number at step" in line and "got nan" in line
+    assert "a smaller --lr than 1000000000.0" in line
     words += ["--lr", "1e39", "--max-steps", "2", "--checkpoint-every", "1"]
     line = complaint(train(tmp_path / "run", *words, status=3))
-    assert "weights are not finite after step" in line
+    assert "weights: expected finite numbers after step" in line
     for name in ("loss", "run"):
         assert not [*(tmp_path / name / "checkpoints").iterdir()]
         assert not (tmp_path / name / "result.json").exists()

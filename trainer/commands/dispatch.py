@@ -128,7 +128,7 @@ def _check_command(words: Sequence[str], commands: Mapping[str, Command]) -> Non
     if not (word := next(iter(words), "")):
         raise UserError(f"expected a command, one of {', '.join(commands)} (see tallygrad --help)")
     if word.startswith("-") and word not in TOP:
-        raise UserError(f"a command comes first: unknown option {word}{nearest(word, TOP)}")
+        raise UserError(f"expected a command first, got option {word}{nearest(word, TOP)}")
     if not word.startswith("-") and word not in commands:
         raise UserError(f"unknown command {word!r}{nearest(word, commands)}")
 

@@ -1,14 +1,25 @@
-"""`tallygrad eval`: loss and accuracy of a checkpoint over a data set."""
+"""`tallygrad eval`: loss and metric of a checkpoint over a data set."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..config import integer
 from . import flags, ranks
+from .checkpoints import CheckpointOptions
 
 LESS_MEMORY = "take a smaller --batch-size"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(CheckpointOptions):
+    """The options of `tallygrad eval`."""
+
+    batch_size: int
+    as_json: bool
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +29,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_json(parser)
 
 
-def run(options: dict[str, Any]) -> int:
+def run(values: Mapping[str, Any]) -> int:
     """Evaluate a checkpoint on all ranks; return the exit status."""
-    with ranks.meet("eval", options.pop("threads"), options, LESS_MEMORY) as (comm, _):
+    options = EvalOptions(**values)
+    with ranks.meet("eval", options.threads, values, LESS_MEMORY) as (comm, _):
         from ..inference import evaluate_checkpoint
 
-        evaluate_checkpoint(comm, **options)
+        evaluate_checkpoint(comm, options, options.batch_size, options.as_json)
     return 0

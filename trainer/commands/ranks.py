@@ -24,10 +24,8 @@ def meet(
     """Settle the threads (0: those of the environment), meet the other ranks, which must run the
     same command with the same options, and handle signals. `less_memory` says what to try where
     memory runs out."""
-    if threads < 0:
-        raise UserError(f"--threads: {threads} is less than 0")
-    if threads > MOST_THREADS:
-        raise UserError(f"--threads: {threads} is more than {MOST_THREADS}")
+    if not 0 <= threads <= MOST_THREADS:
+        raise UserError(f"--threads: expected 0 to {MOST_THREADS}, got {threads}")
     count = configure(wanted=threads)  # before NumPy loads
     from ...autograd import context, set_num_threads
     from ..distributed.agreement import agree, program_facts

@@ -97,7 +97,7 @@ class CheckpointFolder:
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
         if keep < 1:
-            raise UserError(f"cannot keep {keep} checkpoints: at least 1 is needed to resume")
+            raise UserError(f"keep: expected at least 1 checkpoint, to resume from, got {keep}")
         self.folder = Path(folder)
         self.keep = keep
 
@@ -170,7 +170,7 @@ def newest_checkpoint(path: Path) -> Path:
         newest = CheckpointFolder(folder).newest()
         if newest is not None:
             return newest
-    raise UserError(f"{path}: no good checkpoint in this folder or in its folder checkpoints")
+    raise UserError(f"{path}: no valid checkpoint in this folder or in its checkpoints/")
 
 
 # -- Writing -------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def _storable(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
     array = np.asarray(tensor)
     dtype = _DTYPES.get(array.dtype.newbyteorder("<").str)
     if dtype is None:
-        raise ValueError(f"{name}: cannot store {array.dtype}, only booleans, integers and floats")
+        raise ValueError(f"{name}: expected booleans, integers or floats, got {array.dtype}")
     return array.astype(dtype, copy=False)
 
 
@@ -198,21 +198,23 @@ def _check_names(names: set[str]) -> None:
         parts = name.split("/")
         inside = names & {"/".join(parts[:end]) for end in range(1, len(parts))}
         if inside:
-            raise ValueError(f"{name}: {inside.pop()} is a tensor and cannot hold another")
+            raise ValueError(f"{name}: expected a group at {inside.pop()}, got a tensor")
 
 
 def _check_name(name: str) -> None:
     parts = name.split("/")
     if not name.isprintable() or len(parts) > MAX_DEPTH or {"", ".", ".."} & set(parts):
-        raise ValueError(f"{name!r} cannot name a tensor")
+        raise ValueError(
+            f"name of a tensor: expected up to {MAX_DEPTH} printable parts between /, got {name!r}"
+        )
     if name == META:
-        raise ValueError(f"{META} is the name of the run's record, not of a tensor")
+        raise ValueError(f"name of a tensor: expected any but {META}, which names the run's record")
 
 
 def _check_depth(value: object, left: int) -> None:
     """Raise ValueError for nesting that later readers could only follow into a RecursionError."""
     if left < 0:
-        raise ValueError(f"the record is nested more than {MAX_DEPTH} deep")
+        raise ValueError(f"record: expected at most {MAX_DEPTH} levels, got more")
     inner = value.values() if isinstance(value, Mapping) else value
     if isinstance(inner, Iterable) and not isinstance(inner, str):
         for item in inner:
@@ -282,18 +284,20 @@ def _verified(path: Path) -> Iterator[BufferedReader]:
 def _check_seal(path: Path, file: BufferedReader) -> None:
     seal = _SEAL.fullmatch(file.read(_SEAL_BYTES))
     if seal is None:
-        raise UserError(f"{path}: not a checkpoint of tallygrad, or damaged")
+        raise UserError(f"{path}: expected a tallygrad checkpoint, got another or a damaged file")
     version, length, stated = int(seal[1]), int(seal[2]), seal[3].decode()
     if version != VERSION:
-        raise UserError(f"{path}: format version {version}, this program reads {VERSION}")
+        raise UserError(f"{path}: expected format version {VERSION}, got {version}")
     size = os.fstat(file.fileno()).st_size
     if size != length:
-        raise UserError(f"{path}: damaged: {size} bytes long, should be {length}")
+        raise UserError(f"{path}: damaged: expected {length} bytes, got {size}")
     contents = hashlib.sha256()
     while block := file.read(1 << 20):
         contents.update(block)
     if contents.hexdigest() != stated:
-        raise UserError(f"{path}: damaged: the bytes do not match their SHA-256")
+        raise UserError(
+            f"{path}: damaged: expected SHA-256 {stated[:12]}.., got {contents.hexdigest()[:12]}.."
+        )
 
 
 def _read(file: BufferedReader) -> Checkpoint:
@@ -303,14 +307,14 @@ def _read(file: BufferedReader) -> Checkpoint:
     tensors: dict[str, NDArray[Any]] = {}
     for name, code, shape, offset in index["arrays"]:
         if not isinstance(name, str) or name in tensors:
-            raise ValueError(f"{name}: not a name, or listed twice")
+            raise ValueError(f"index: expected names, each once, got {name!r}")
         tensors[name] = _read_array(file, left, name, _DTYPES[code], shape, offset)
         left -= tensors[name].nbytes
     text = tensors.pop(META).tobytes()
     _check_names(set(tensors))
     digest = _digest(tensors, text)
     if index["digest"] != digest:
-        raise ValueError("the contents do not match their digest")
+        raise ValueError(f"digest: expected {index['digest']!r:.16}, got {digest!r:.16}")
     return Checkpoint(tensors, _decode(text), digest)
 
 
@@ -326,23 +330,23 @@ def _read_array(
     if len(shape) > MAX_DEPTH:
         raise ValueError(f"{name}: expected {MAX_DEPTH} dimensions at most, got {len(shape)}")
     if any(type(number) is not int or number < 0 for number in [*shape, offset]):
-        raise ValueError(f"{name}: shape {shape} at {offset} is not a place in a file")
+        raise ValueError(f"{name}: expected sizes and an offset from 0, got {shape} at {offset}")
     size = math.prod(shape) * dtype.itemsize
     if size > left:
-        raise ValueError(f"{name}: {shape} of {dtype} is more than the file holds")
+        raise ValueError(f"{name}: expected at most {left} bytes, got {shape} of {dtype}")
     array = np.empty(shape, dtype)
     values = array.reshape(-1).view(np.uint8)
     file.seek(offset)
     if file.readinto(values.data) != size:
-        raise ValueError(f"{name}: lies outside the file")
+        raise ValueError(f"{name}: expected {size} bytes at {offset}, got the end of the file")
     if dtype.kind == "b" and values.max(initial=0) > 1:
-        raise ValueError(f"{name}: holds bytes that are neither true nor false")
+        raise ValueError(f"{name}: expected booleans of 0 or 1, got {values.max()}")
     return array
 
 
 def _decode(text: bytes) -> dict[str, Any]:
     meta = parse_json(text)
     if not isinstance(meta, dict):
-        raise ValueError("its record is not a JSON object")
+        raise ValueError(f"record: expected a JSON object, got {meta!r:.60}")
     _check_depth(meta, MAX_DEPTH)
     return meta

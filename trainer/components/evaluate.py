@@ -106,7 +106,10 @@ class Evaluator:
         except OutOfMemory as error:
             raise memory_error(error, "--eval-batch-size", data.sampler.batch_size) from error
         if not math.isfinite(loss):
-            raise NotFinite(f"{split} loss is {loss / count} after step {now.step}: lower --lr")
+            raise NotFinite(
+                f"{split} loss: expected a finite number after step {now.step}, "
+                f"got {loss / count}; try a smaller --lr"
+            )
         now.evaluations += 1
         now.overhead_seconds += time.monotonic() - begun
         pairs = zip(("loss", *now.metric_names), (loss, *sums), strict=True)

@@ -107,7 +107,9 @@ def epochs(path: Path, value: Any) -> list[Epoch]:
             ends = Epoch(int(entry["epoch"]), step, images, seconds, overhead, phases)
             _check(ends[:5], *phases.values())
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise UserError(f"{path}: closed on record cannot be read: {entry!r:.60}") from error
+            raise UserError(
+                f"{path}: closed: expected a finished epoch, got {entry!r:.60}"
+            ) from error
         result.append(ends.since(before))
         before = ends
     return result
@@ -122,9 +124,11 @@ def restarts(path: Path, value: Any) -> list[Restart]:
             restart = Restart(step, reached, every, evaluations, float(entry["seconds"]))
             _check(restart)
         except (LookupError, TypeError, ValueError, OverflowError) as error:
-            raise UserError(f"{path}: restarts on record cannot be read: {entry!r:.60}") from error
+            raise UserError(f"{path}: restarts: expected a restart, got {entry!r:.60}") from error
         if restart.log_every < 1:
-            raise UserError(f"{path}: restarts: log_every {restart.log_every} is less than 1")
+            raise UserError(
+                f"{path}: restarts: log_every: expected at least 1, got {restart.log_every}"
+            )
         result.append(restart)
     return result
 
@@ -132,10 +136,10 @@ def restarts(path: Path, value: Any) -> list[Restart]:
 def _check(*numbers: Iterable[float]) -> None:
     """ValueError for a number that counts nothing."""
     if not all(abs(number) < MOST for number in chain(*numbers)):
-        raise ValueError(f"a count of {MOST} or more")
+        raise ValueError(f"expected counts below {MOST}")
 
 
 def _entries(path: Path, name: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise UserError(f"{path}: {name} on record is {value!r:.60}, expected a list")
+        raise UserError(f"{path}: {name}: expected a list, got {value!r:.60}")
     return value

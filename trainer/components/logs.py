@@ -50,8 +50,8 @@ class RunFolder:
             names = self.holds()
             if names and not resumes:
                 raise UserError(
-                    f"--out {self.path}: holds a run already ({names[0]}); "
-                    "go on with it by --resume auto, or name another folder"
+                    f"--out: expected a folder without a run, got {self.path}, which has "
+                    f"{names[0]}; continue it with --resume auto, or name another folder"
                 )
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             collect_temporaries(self.path)

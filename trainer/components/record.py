@@ -100,7 +100,10 @@ class RunRecord:
         parts.buffers.use_means()
         copies = parts.buffers.state_dict()
         if not np.isfinite(parts.flat.data.value).all():
-            raise NotFinite(f"weights are not finite after step {now.step}: try a smaller --lr")
+            raise NotFinite(
+                f"weights: expected finite numbers after step {now.step}, got infinity or NaN; "
+                "try a smaller --lr"
+            )
         now.seconds += self._elapsed()
         ledger = self.merged_ledger()
         if now.epoch and not now.step_in_epoch:  # an epoch has just ended
@@ -145,7 +148,7 @@ class RunRecord:
         if self.latest.resolve().parent != self.folder.checkpoints.resolve():
             raise UserError(
                 f"{self.latest}: at step {self.state.step} of {last}, nothing is left to train; "
-                "give more --epochs or --max-steps"
+                "raise --epochs or --max-steps"
             )
         stored = self.folder.read_json("result.json") if self.comm.rank == 0 else None
         result = stored if is_result(stored, self.state.metric_names) else {}

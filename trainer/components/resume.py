@@ -80,11 +80,11 @@ def _decide(chosen: Mapping[str, Any]) -> tuple[TrainConfig, Path | None]:
 def _newest(out: str) -> Path | None:
     """Return the newest checkpoint of a run folder that verifies, None where there is none yet."""
     if not out:
-        raise UserError("--resume auto: --out must name the run folder")
+        raise UserError("--resume auto: expected --out with the run folder, got none")
     folder = Path(out) / "checkpoints"
     newest = CheckpointFolder(folder).newest() if os.path.isdir(folder) else None
     if newest is None and any(folder.glob("*.h5")):
-        raise UserError(f"--resume auto: no checkpoint in {folder} verifies")
+        raise UserError(f"--resume auto: no valid checkpoint in {folder}")
     return newest
 
 
@@ -94,13 +94,13 @@ def _refuse_mixing(source: Path, step: int, out: Path) -> None:
         return
     folder = out / "checkpoints"
     if source.resolve().parent != folder.resolve():
-        raise UserError(f"--resume {source}: --out {out} holds another run; name a new folder")
+        raise UserError(f"--out: expected the run folder of {source} or a new one, got {out}")
     newest = CheckpointFolder(folder).newest()
     last = step if newest is None else int(load(newest).meta.get("step", step))
     if last > step:
         raise UserError(
-            f"--resume {source} is at step {step}, {newest} at step {last}: "
-            "name another --out, so that nothing is lost"
+            f"--resume: expected the newest checkpoint of --out, {newest} at step {last}, "
+            f"got {source} at step {step}; name another --out to keep the later steps"
         )
 
 

@@ -115,7 +115,7 @@ class State:
             _check_kind(name, values[name], default)
         sums = values["sums"]
         if len(sums) != len(defaults["sums"]) or not all(map(_is_count, sums)):
-            raise ValueError(f"sums is {sums!r:.60}")
+            raise ValueError(f"sums: expected {len(defaults['sums'])} numbers, got {sums!r:.60}")
         self.figures = {name: values.pop(name) for name in self.figures}
         attributes = {name: attribute for attribute, name in RECORDED.items()}
         for name, value in values.items():
@@ -133,7 +133,8 @@ def _check_kind(name: str, value: object, default: object) -> None:
         kinds = (int, float, type(default))
     out_of_range = isinstance(value, int | float) and not _is_count(value)
     if isinstance(value, bool) or not isinstance(value, kinds) or out_of_range:
-        raise ValueError(f"{name} is {value!r:.60}")
+        kind = "a number" if float in kinds else kinds[0].__name__
+        raise ValueError(f"{name}: expected {kind}, got {value!r:.60}")
 
 
 def capture(
@@ -192,7 +193,7 @@ def restore(
     for name, mine in config.identity().items():
         if options.get(name) != mine:
             flag = "--" + name.replace("_", "-")
-            raise UserError(f"{path}: made with {flag} {options.get(name)}, this run has {mine}")
+            raise UserError(f"{flag}: expected {options.get(name)} as in {path}, got {mine}")
     load_model(path, tensors, model)
     slots = {slot: _below(f"{OPTIMIZER}{slot}/", tensors) for slot in optimizer.slots}
     unmoved = [*_below(UNMOVED, tensors)]
@@ -200,7 +201,7 @@ def restore(
         optimizer.load_state_dict({"step": meta["step"], **slots, "unmoved": unmoved})
         state.load_state_dict(meta)
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a checkpoint to go on from: {_line(error)}") from error
+        raise UserError(f"{path}: cannot be resumed from: {_line(error)}") from error
 
 
 def recorded(path: Path, meta: dict[str, Any], name: str, kind: type) -> Any:
@@ -209,8 +210,8 @@ def recorded(path: Path, meta: dict[str, Any], name: str, kind: type) -> Any:
     value = meta.get(name)
     if not isinstance(value, kind) or (isinstance(value, int | float) and not abs(value) < MOST):
         raise UserError(
-            f"{path}: {name} on record is {value!r:.60}, expected {kind.__name__}: "
-            "not a checkpoint of `train`"
+            f"{path}: {name}: expected {kind.__name__}, got {value!r:.60}; "
+            "is it a checkpoint of `tallygrad train`?"
         )
     return value
 
@@ -225,10 +226,10 @@ def read_ledger(path: Path, meta: dict[str, Any]) -> Ledger:
             *ledger.sampled.values(),
         )
         if any(abs(count) > MOST for count in counts):
-            raise ValueError(f"a count of more than {MOST}")
+            raise ValueError(f"expected counts up to {MOST}, got more")
         return ledger
     except (KeyError, ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{path}: ledger on record cannot be read: {_line(error)}") from error
+        raise UserError(f"{path}: ledger: cannot be read: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

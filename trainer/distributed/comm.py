@@ -99,7 +99,7 @@ def check_buffer(array: NDArray[Any]) -> None:
     """Raise ValueError unless `array` can be overwritten as one block of memory."""
     if not array.flags.c_contiguous or not array.flags.writeable:
         raise ValueError(
-            f"a collective needs a writable C-contiguous array, got shape {array.shape} "
+            f"collective: expected a writable C-contiguous array, got shape {array.shape} "
             f"with strides {array.strides}, writable {array.flags.writeable}"
         )
 
@@ -108,18 +108,20 @@ def check_reduction(array: NDArray[Any], op: str) -> None:
     """Raise ValueError unless `op` over `array` means the same under every MPI library."""
     check_buffer(array)
     if op not in OPS:
-        raise ValueError(f"unknown reduction {op!r}: expected one of {', '.join(OPS)}")
+        raise ValueError(f"reduction: expected one of {', '.join(OPS)}, got {op!r}")
     if array.dtype.kind not in "iuf" or array.dtype.itemsize not in (1, 2, 4, 8):
-        raise ValueError(f"cannot reduce {array.dtype}: expected integers or floats")
+        raise ValueError(f"reduction: expected integers or floats, got {array.dtype}")
     if array.dtype.name == "float16":
-        raise ValueError("cannot reduce float16, which MPI lacks: reduce float32 instead")
+        raise ValueError("reduction: expected a type that MPI has, such as float32, got float16")
 
 
 def check_rows(array: NDArray[Any], size: int) -> None:
     """Raise ValueError unless `array` can be sent in one row a rank."""
     check_buffer(array)
     if array.shape[:1] != (size,):
-        raise ValueError(f"an all-to-all of {size} ranks needs ({size}, ..), got {array.shape}")
+        raise ValueError(
+            f"all-to-all: expected shape ({size}, ..), one row per rank, got {array.shape}"
+        )
 
 
 class _Done:
@@ -195,7 +197,7 @@ class SerialComm:
 
     def _check_root(self, root: int) -> None:
         if root != 0:
-            raise ValueError(f"root {root} is not a rank of a group of 1")
+            raise ValueError(f"root: expected 0, the only rank, got {root}")
 
 
 class UnmetComm(SerialComm):
@@ -274,7 +276,7 @@ def connect(env: Mapping[str, str] = os.environ) -> Comm:
             return SerialComm()
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"the launcher started {expected} ranks, but MPI cannot be loaded ({reason}): "
+            f"MPI cannot be loaded ({reason}), though the launcher started {expected} ranks: "
             "install mpi4py and the MPI that your mpirun belongs to, such as `pip install mpich`"
             + (" (then `srun --mpi=pmi2`)" if _in_srun(env) else "")
         ) from error
@@ -286,6 +288,6 @@ def connect(env: Mapping[str, str] = os.environ) -> Comm:
             plugin = "pmix" if name.startswith("Open MPI") else "pmi2"
             way = f"start them with `srun --mpi={plugin}`, or {way}"
         raise UserError(
-            f"the launcher started {expected} ranks, but {name} sees {comm.size}: {way}"
+            f"expected {expected} ranks, as the launcher started, got {comm.size} by {name}: {way}"
         )
     return comm

@@ -148,7 +148,9 @@ class GradientSync:
         """End a micro-batch that is not the last of this rank: its gradients, zeros where there
         was no sweep, are added to those before as far as the tree says, and wait for the rest."""
         if self.part + 1 >= len(self.merges):
-            raise RuntimeError(f"set_aside: a step has {len(self.merges)} micro-batches here")
+            raise RuntimeError(
+                f"set_aside: expected {len(self.merges)} micro-batches on this rank, got more"
+            )
         with context.using(phase="communicate", scope="gradients", tape=None):
             self.flat.zero_missing()
             self._merge(self.flat.grad, 0)
@@ -187,7 +189,7 @@ class GradientSync:
         when every gradient is the sum over the ranks. RuntimeError before the last micro-batch."""
         if self.part + 1 < len(self.merges):
             raise RuntimeError(
-                f"wait: micro-batch {self.part + 1} of {len(self.merges)} was not set aside"
+                f"wait: expected {len(self.merges)} micro-batches on this rank, got {self.part + 1}"
             )
         with context.using(phase="communicate", scope="gradients", tape=None):
             self.flat.zero_missing()

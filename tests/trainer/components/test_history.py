@@ -14,6 +14,9 @@ from tallygrad.trainer.errors import UserError
 CLOSED = {"epoch": 1, "step": 1, "images": 1, "seconds": 1.0, "aside": 0.0, "phases": {}}
 
 
+EPOCH = "closed: expected a finished epoch, got {"
+
+
 @pytest.mark.parametrize(("step", "events", "every", "least", "most", "evaluations"), [
     (10, [], 20, 0, 10, 0),  # died before its next line: any step up to it
     (10, [{"step": 20}], 20, 10, 30, 0),
@@ -32,16 +35,16 @@ def test_what_a_log_tells_of_lost_steps(
 
 
 @pytest.mark.parametrize(("read", "held", "said"), [
-    (history.restarts, 5, "restarts on record is 5, expected a list"),
-    (history.restarts, [{"step": 1}], "restarts on record cannot be read: {'step': 1}"),
-    (history.restarts, [[]], "restarts on record cannot be read: []"),
-    (history.restarts, [Restart(1, 2, 0, 0, 0.0)._asdict()], "log_every 0 is less than 1"),
-    (history.restarts, [Restart(1, 10**400, 1, 0, 0.0)._asdict()], "restarts on record cannot be"),
-    (history.epochs, [CLOSED | {"phases": {"forward": [10**40]}}], "closed on record cannot be"),
-    (history.epochs, [CLOSED | {"seconds": float("nan")}], "closed on record cannot be read"),
-    (history.epochs, {}, "closed on record is {}, expected a list"),
-    (history.epochs, [{"epoch": 1, "phases": 3}], "closed on record cannot be read"),
-    (history.epochs, [{"epoch": 1, "phases": {"forward": ["x"]}}], "closed on record cannot be"),
+    (history.restarts, 5, "restarts: expected a list, got 5"),
+    (history.restarts, [{"step": 1}], "restarts: expected a restart, got {'step': 1}"),
+    (history.restarts, [[]], "restarts: expected a restart, got []"),
+    (history.restarts, [Restart(1, 2, 0, 0, 0.0)._asdict()], "expected at least 1, got 0"),
+    (history.restarts, [Restart(1, 10**400, 1, 0, 0.0)._asdict()], "restarts: expected a restart"),
+    (history.epochs, [CLOSED | {"phases": {"forward": [10**40]}}], EPOCH),
+    (history.epochs, [CLOSED | {"seconds": float("nan")}], EPOCH),
+    (history.epochs, {}, "closed: expected a list, got {}"),
+    (history.epochs, [{"epoch": 1, "phases": 3}], EPOCH),
+    (history.epochs, [{"epoch": 1, "phases": {"forward": ["x"]}}], EPOCH),
 ])  # fmt: skip
 def test_a_record_that_is_none(read: Any, held: Any, said: str) -> None:
     with pytest.raises(UserError) as caught:

@@ -149,7 +149,7 @@ def test_what_does_not_fit(
 
 def test_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["bill", str(tmp_path)]) == 2
-    assert f"{tmp_path}: no good checkpoint" in capfd.readouterr().err
+    assert f"{tmp_path}: no valid checkpoint" in capfd.readouterr().err
 
 
 def test_epochs_are_those_of_the_run(run: Path) -> None:

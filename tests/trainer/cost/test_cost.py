@@ -212,10 +212,10 @@ def test_prices_by_hand(tmp_path: Path) -> None:
         ("mac = 2.0", "mac = [1]", f"energy_pj.mac: {ENERGY} ["),
         ("mac = 2.0", "mac = 1e300", f"mac: {ENERGY} 1e+300"),
         ("mac = 2.0", "mac = 1" + "0" * 300, f"mac: {ENERGY} 1000"),
-        ("mac = 2.0", "mac = 1" + "0" * 5000, "is no TOML"),
+        ("mac = 2.0", "mac = 1" + "0" * 5000, "not valid TOML"),
         ("mac = 2.0", "mac = 1e-300", f"mac: {ENERGY} 1e-300"),
         ("mac = 2.0", '"m\\nc" = 1', "unknown key 'energy_pj.m\\nc'"),
-        ("mac = 2.0", "mac = " + "[" * 3000, "is no TOML"),
+        ("mac = 2.0", "mac = " + "[" * 3000, "not valid TOML"),
         ("[energy_pj]\n", "", "unknown key 'mac'"),
         ("[energy_pj]", "[[energy_pj]]", "energy_pj: expected a table of mac, add, mul"),
         ('kind = "prices"', 'kind = ["prices"]', "throughput, got ['prices']"),
@@ -225,8 +225,8 @@ def test_prices_by_hand(tmp_path: Path) -> None:
         ('kind = "prices"', 'kind = "prices"\nnote = 8', "note: expected a text, got 8"),
         ('kind = "prices"', 'kind = "host"', "throughput, got 'host'"),
         ('name = "mine"', "", "name: expected a text, got nothing"),
-        ("mac = 2.0", "mac 2.0", "is no TOML"),
-        ("mine", "\udcff", "is no TOML: 'utf-8' codec can't decode byte 0xff"),
+        ("mac = 2.0", "mac 2.0", "not valid TOML"),
+        ("mine", "\udcff", "not valid TOML: 'utf-8' codec can't decode byte 0xff"),
     ],
 )
 def test_bad_machine_files(tmp_path: Path, old: str, new: str, said: str) -> None:

@@ -178,9 +178,9 @@ def test_records_that_tell_nothing(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"images": 2**1024 - 1}, "images on record is 1797"),
-        ({"seconds": float("inf")}, "seconds on record is inf"),
-        ({"ledger": 2**1024 - 1}, "ledger cannot be read: a count of more than"),
+        ({"images": 2**1024 - 1}, "images: expected int, got 1797"),
+        ({"seconds": float("inf")}, "seconds: expected float, got inf"),
+        ({"ledger": 2**1024 - 1}, "ledger: cannot be read: expected counts up to"),
     ],
 )
 def test_counts_beyond_all_bounds(

@@ -231,7 +231,7 @@ WRONG = [
     ("ready = [0.0008, 0.0008]", "ready = [0.0008, 0.0008]\nround = [1]", "compute.step[0].round'"),
     ("ready = [0.0008, 0.0008]", "ready = [0.1]",
      "compute.step[0].ready: expected 2 numbers, got [0.1]"),
-    ("[hosts]", "[hosts", "is no TOML"),
+    ("[hosts]", "[hosts", "not valid TOML"),
     *[
         (old, old.replace(number, f"1{'0' * 31}", 1),
          f"{key}: expected a whole number from 1 to 1e+30")

@@ -226,9 +226,9 @@ def test_events_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         ("input = 0.5", "input: expected a table of shares, got 0.5"),
         ("", "expected a table of shares, got {}"),
         ("[conv1]", "conv1: expected a table of shares, got {}"),
-        ("conv1", "is no TOML"),
-        ("a = " + "[" * 3000, "is no TOML"),
-        ("# \udcff", "is no TOML: 'utf-8' codec"),
+        ("conv1", "not valid TOML"),
+        ("a = " + "[" * 3000, "not valid TOML"),
+        ("# \udcff", "not valid TOML: 'utf-8' codec"),
     ],
 )
 def test_bad_files_of_zeros(
