@@ -12,23 +12,25 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...autograd import set_num_threads
 from ..cost.cluster.allreduce import Group, Link, allreduce
-from ..cost.cluster.network import Exchange, Network
-from ..cost.cluster.step_time import Step, StepTimes
+from ..cost.cluster.step_time import Step
+from ..cost.report.model.plan import CheckReport
 from ..distributed.comm import Comm
 from ..files import write_whole
 from ..progress import compiling
 from .rehearsal import Rehearsal, Silent
+from .result import Calibration, CalibrationTask, LinkMeasurement, StepMeasurements
 
 TASK, RESULT = "task.json", "result.json"
 QUANTILES = 101
@@ -41,52 +43,32 @@ LEAST = 0.1  # of the time that is left, for few images
 NAP = 0.005  # seconds between looks of a rank that must not take time from others
 
 
-class Task(NamedTuple):
-    """What to measure: a model's step by images a rank, checks by images a rank of all ranks, in
-    about so many seconds."""
-
-    model: str
-    input: tuple[int, int, int]
-    classes: int
-    batches: tuple[int, ...]
-    checks: tuple[int, ...]
-    bucket_mb: float
-    seconds: float
-
-    @classmethod
-    def from_json(cls, text: str) -> Task:
-        """Return what `json.dumps(task._asdict())` wrote."""
-        values = json.loads(text)
-        lists = {key: tuple(values[key]) for key in ("input", "batches", "checks")}
-        return cls(**{**values, **lists})
-
-
 def worker(comm: Comm, folder: Path) -> None:
-    """Do the task of a folder as a rank; rank 0 leaves there what was found."""
-    result = measure(comm, Task.from_json((folder / TASK).read_text("utf-8")))
+    """Do the task of a folder as a rank; rank 0 writes the result there."""
+    result = measure(comm, CalibrationTask.from_json((folder / TASK).read_text("utf-8")))
     if comm.rank == 0:
-        write_whole(folder / RESULT, json.dumps(result))
+        write_whole(folder / RESULT, json.dumps(result.to_json()))
 
 
-def measure(comm: Comm, task: Task) -> dict[str, Any]:
-    """Measure all of it; return, on rank 0, what was found, as plain values."""
-    result: dict[str, Any] = {"ranks": comm.size, "library": comm.library, "link": None}
+def measure(comm: Comm, task: CalibrationTask) -> Calibration:
+    """Measure all that the task asks for. Only that of rank 0 has the steps of one rank alone."""
     set_num_threads(1)
     parts = {name: f"for about {task.seconds * share:.0f} s" for name, share in SHARES.items()}
+    messages, measured = None, []
     if comm.size > 1:
         _tell(comm, f"measuring messages between {comm.size} ranks of this host {parts['link']}")
-        result["link"] = link(comm, task)
+        messages = link(comm, task)
     alone = Silent(0, max(comm.size, 2))
     _tell(comm, f"measuring steps of one rank {parts['alone']}, and compiling before")
     if comm.rank == 0:
         with compiling():
-            result |= steps(comm, task, alone, 1)
+            measured.append(steps(comm, task, alone, 1))
     doze(comm)
     if comm.size > 1:
         _tell(comm, f"measuring steps of {comm.size} ranks at once {parts['busy']}")
-        busy = steps(comm, task, Silent(comm.rank, comm.size), comm.size)
-        result |= {**busy, "steps": result.get("steps", []) + busy["steps"]}
-    return result
+        measured.append(steps(comm, task, Silent(comm.rank, comm.size), comm.size))
+    every_step = tuple(step for part in measured for step in part.steps)
+    return Calibration(comm.size, comm.library, messages, replace(measured[-1], steps=every_step))
 
 
 def _tell(comm: Comm, text: str) -> None:
@@ -94,7 +76,7 @@ def _tell(comm: Comm, text: str) -> None:
         print(f"plan: {text}", file=sys.stderr, flush=True)
 
 
-def link(comm: Comm, task: Task) -> dict[str, Any]:
+def link(comm: Comm, task: CalibrationTask) -> LinkMeasurement:
     """Measure messages between ranks 0 and 1 in both directions at once, additions, and MPI's own
     allreduce over all ranks beside the formulas and beside a rank that computes."""
     each = task.seconds * SHARES["link"] / (3 * len(LARGE) + 2)
@@ -112,10 +94,9 @@ def link(comm: Comm, task: Task) -> dict[str, Any]:
     factor = median(taken / allreduce(group, size)[0] for size, taken in whole.items())
     middle = LARGE[len(LARGE) // 2]
     hidden = _hidden(comm, each, middle, whole[middle])
-    return {
-        "latency": latency, "bandwidth": near.bandwidth, "reduction": group.reduction,
-        "factor": factor, "overlap": hidden, "allreduce": [*whole.items()],
-    }  # fmt: skip
+    return LinkMeasurement(
+        latency, near.bandwidth, group.reduction, factor, hidden, tuple(whole.items())
+    )
 
 
 def _message(comm: Comm, size: int) -> Callable[[], None]:
@@ -239,15 +220,14 @@ def mixed(times: NDArray[Any]) -> NDArray[Any]:
     return quantiles
 
 
-def steps(comm: Comm, task: Task, silent: Silent, busy: int) -> dict[str, Any]:
+def steps(comm: Comm, task: CalibrationTask, silent: Silent, busy: int) -> StepMeasurements:
     """Measure steps without messages, of this rank alone or, where `busy` is more than 1, of all
     ranks at once, and then, in turn with them, the trainer's own. From the fewest images on; more
     than the time allows are left out."""
     left = task.seconds * SHARES["busy" if busy > 1 else "alone"]
     together = comm if busy > 1 else silent
     measured: list[Step] = []
-    checks: list[dict[str, Any]] = []
-    facts: dict[str, Any] = {}
+    checks: list[CheckReport] = []
     for i, share in enumerate(task.batches):
         checked = busy > 1 and share in task.checks
         if measured:
@@ -259,15 +239,17 @@ def steps(comm: Comm, task: Task, silent: Silent, busy: int) -> dict[str, Any]:
         each = (task.model, task.input, task.classes, share, task.bucket_mb)
         series = Series(Rehearsal(silent, *each), silent)
         real = Series(Rehearsal(comm, *each)) if checked else None
-        facts = {"parameters": series.job.names, "bytes": series.job.sizes}
-        facts["backend"] = series.job.training.parts.backend
+        job = series.job
         begun = perf_counter()
         _rounds(together, series, real, left * max(share / sum(task.batches[i:]), LEAST))
         left -= perf_counter() - begun
         measured.append(series.pooled(together, share, busy))
         if real is not None:
             checks.append(_measured(real.rounds, comm.size, share))
-    return {"steps": [step._asdict() for step in measured], "checks": checks, **facts}
+    return StepMeasurements(
+        job.training.parts.backend, tuple(job.names), tuple(job.sizes), tuple(measured),
+        tuple(checks),
+    )  # fmt: skip
 
 
 def _expected(measured: list[Step], share: int) -> float:
@@ -298,36 +280,9 @@ def _until(end: float) -> Callable[[int], bool]:
     return lambda done: perf_counter() < end or done < FEWEST
 
 
-def _measured(rounds: list[list[float]], ranks: int, share: int) -> dict[str, Any]:
+def _measured(rounds: list[list[float]], ranks: int, share: int) -> CheckReport:
     """Return the mean over rounds of their medians, and between which of these it lies."""
     middles = [median(times) for times in rounds]
-    return {
-        "ranks": ranks, "batch_per_rank": share, "steps": sum(map(len, rounds)),
-        "seconds": float(np.mean(middles)), "least": min(middles), "most": max(middles),
-    }  # fmt: skip
-
-
-def network(result: dict[str, Any]) -> Network:
-    """Return what a calibration found between the ranks of this host."""
-    link, size = result["link"], result["ranks"]
-    if link is None:
-        return Network("this host", "no link was measured", "", size)
-    where = f"measured between two ranks here, {result['library']}"
-    near = Link(link["latency"], link["bandwidth"], where)
-    exchange = Exchange(link["reduction"], link["overlap"], link["factor"])
-    return Network("this host", where, "", size, 0, near, None, exchange)
-
-
-def step_times(result: dict[str, Any], task: Task, source: str) -> StepTimes:
-    """Return what a calibration found of the model's step."""
-    return StepTimes(
-        task.model, task.input, task.classes, f"{result['backend']}, one thread a rank, {source}",
-        tuple(result["parameters"]), tuple(result["bytes"]),
-        tuple(
-            Step(
-                s["batch"], s["busy"], tuple(s["seconds"]), s["sweep"], tuple(s["ready"]),
-                tuple(s["rounds"]),
-            )
-            for s in result["steps"]
-        ),
-    )  # fmt: skip
+    return CheckReport(
+        ranks, share, sum(map(len, rounds)), float(np.mean(middles)), min(middles), max(middles)
+    )

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ..calibration import measure as calibrate
 from ..calibration.host import load as load_machine
+from ..calibration.result import Calibration, CalibrationTask
 from ..cost.cluster.fitness import faults
 from ..cost.cluster.network import Network, as_toml
 from ..cost.cluster.network import load as load_network
@@ -120,8 +121,8 @@ def _measured(
     """Return the basis with what was open taken from a calibration on this host."""
     task = _task(request)
     result = _calibrate(task, request.most, start)
-    here, measured = calibrate.network(result), calibrate.step_times(result, task, _cpu())
-    checks = [_checked(check, measured, here, request) for check in result.get("checks", ())]
+    here, measured = result.network(), result.step_times(task, _cpu())
+    checks = [_checked(check, measured, here, request) for check in result.measured.checks]
     notes = []
     if len(checks) < len(task.checks):
         notes.append("not every step could be checked: it takes ranks, and --seconds")
@@ -129,17 +130,17 @@ def _measured(
 
 
 def _checked(
-    measured: Mapping[str, Any], times: StepTimes, here: Network, request: PlanRequest
+    check: CheckReport, times: StepTimes, here: Network, request: PlanRequest
 ) -> CheckReport:
     """Return a measured step of this host beside what the calibration alone predicts."""
-    check, options = CheckReport(**measured), request.options
+    options = request.options
     size, share = check.ranks, check.batch_per_rank
     settings = options.bucket_bytes, options.algorithm
     predicted = predict(times, here, size, share, share * size, *settings).seconds
     return check._replace(predicted_seconds=predicted)
 
 
-def _task(request: PlanRequest) -> calibrate.Task:
+def _task(request: PlanRequest) -> CalibrationTask:
     """Return what to measure: the plan's images of a rank, and a few smaller numbers, between which
     times are interpolated."""
     options, model, batch = request.options, request.model, request.options.batch
@@ -152,7 +153,7 @@ def _task(request: PlanRequest) -> calibrate.Task:
     if "weak" in request.scalings:
         checks.append(batch)
     wanted = tuple(dict.fromkeys(checks)) if options.check else ()
-    return calibrate.Task(
+    return CalibrationTask(
         model.name, model.input, model.classes, tuple(sorted(shares)), wanted, options.bucket_mb,
         options.seconds,
     )  # fmt: skip
@@ -165,7 +166,7 @@ def local_ranks(most: int) -> int:
     return max(2, min(cores.mask, cores.cores, most))
 
 
-def _calibrate(task: calibrate.Task, most: int, start: Start | None) -> dict[str, Any]:
+def _calibrate(task: CalibrationTask, most: int, start: Start | None) -> Calibration:
     """Return what ranks of this machine find, or this process alone where none can be started."""
     if start is None:
         return calibrate.measure(SerialComm(), task)
@@ -176,7 +177,7 @@ def _calibrate(task: calibrate.Task, most: int, start: Start | None) -> dict[str
         status = start(local_ranks(most), command, task.seconds + PATIENCE)
         if status or not (folder / calibrate.RESULT).exists():
             raise UserError(f"plan: the ranks that measure ended with status {status}")
-        return dict(json.loads((folder / calibrate.RESULT).read_text("utf-8")))
+        return Calibration.from_json(json.loads((folder / calibrate.RESULT).read_text("utf-8")))
 
 
 def _cpu() -> str:

@@ -12,9 +12,8 @@ import pytest
 
 from tallygrad.launch import mpirun as launcher
 from tallygrad.trainer.calibration import measure as calibrate
-from tallygrad.trainer.calibration.measure import LEVELS, QUANTILES, Task, measure, mixed
-from tallygrad.trainer.calibration.measure import network as measured_network
-from tallygrad.trainer.calibration.measure import step_times as measured_compute
+from tallygrad.trainer.calibration.measure import LEVELS, QUANTILES, measure, mixed
+from tallygrad.trainer.calibration.result import Calibration, CalibrationTask
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.distributed.comm import SerialComm
 
@@ -41,11 +40,12 @@ def test_a_process_alone_measures_computing(
 ) -> None:
     """Where a network is known and no rank can be started; what would take too long is left out."""
     monkeypatch.setattr(calibrate, "_expected", lambda result, share: expected)
-    task = Task("mlp", (1, 28, 28), 10, (1, 4), (), 1.0, 1.0)
+    task = CalibrationTask("mlp", (1, 28, 28), 10, (1, 4), (), 1.0, 1.0)
     result = measure(SerialComm(), task)
-    times = measured_compute(result, task, "here")
+    assert Calibration.from_json(json.loads(json.dumps(result.to_json()))) == result
+    times = result.step_times(task, "here")
     assert [(s.batch, s.busy) for s in times.steps] == [(n, 1) for n in batches]
-    assert result["link"] is None and not measured_network(result).known
+    assert result.link is None and not result.network().known
     for step in times.steps:
         assert 0 < step.ready[0] <= step.ready[-1] <= step.sweep < step.seconds[-1]
         assert [*step.seconds] == sorted(step.seconds) and len(step.seconds) == QUANTILES
