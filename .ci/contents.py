@@ -13,7 +13,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-# Left to git; and what setuptools adds to an sdist.
+# What only git has, and what setuptools adds to an sdist.
 ONLY_IN_GIT = {".gitignore"}
 GENERATED = {"PKG-INFO", "setup.cfg"}
 
@@ -29,8 +29,8 @@ def sdist_faults(archive: Path, files: set[str]) -> list[str]:
     """Return a line for each file that an sdist lacks or should not have."""
     with tarfile.open(archive) as tar:
         members = (member.name.partition("/")[2] for member in tar if member.isfile())
-        found = {name for name in members if not name.startswith("tallygrad.egg-info/")}
-    return compare(archive.name, found - GENERATED, files - ONLY_IN_GIT)
+        present = {name for name in members if not name.startswith("tallygrad.egg-info/")}
+    return compare(archive.name, present - GENERATED, files - ONLY_IN_GIT)
 
 
 def wheel_faults(archive: Path, files: set[str]) -> list[str]:
@@ -48,23 +48,25 @@ def wheel_faults(archive: Path, files: set[str]) -> list[str]:
     expected = {f"tallygrad/{name}" for name in needed | (inside & named)}
     with zipfile.ZipFile(archive) as wheel:
         names = set(wheel.namelist())
-    found = {name for name in names if ".dist-info/" not in name}
+    present = {name for name in names if ".dist-info/" not in name}
     licences = {name.partition(".dist-info/")[2] for name in names} & {"licenses/LICENSE"}
-    return compare(archive.name, found | licences, expected | {"licenses/LICENSE"})
+    return compare(archive.name, present | licences, expected | {"licenses/LICENSE"})
 
 
-def compare(archive: str, found: set[str], expected: set[str]) -> list[str]:
-    """Return a line for each name that only one of two sets has."""
-    lacking = [f"{archive}: expected {name}, got no such file" for name in sorted(expected - found)]
-    return lacking + [f"{archive}: unexpected file {name}" for name in sorted(found - expected)]
+def compare(archive: str, present: set[str], expected: set[str]) -> list[str]:
+    """Return a line for each name that only one of the two sets has."""
+    missing = [
+        f"{archive}: expected {name}, got no such file" for name in sorted(expected - present)
+    ]
+    return missing + [f"{archive}: unexpected file {name}" for name in sorted(present - expected)]
 
 
 def main(folder: Path) -> int:
-    """Print what is wrong with the archives in `folder`; return a status."""
+    """Print the faults of the archives in `folder`, and return the exit status."""
     (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
     files = tracked()
     faults = sdist_faults(sdist, files) + wheel_faults(wheel, files)
-    print(*faults or [f"{sdist.name} and {wheel.name} hold what they should"], sep="\n")
+    print(*faults or [f"{sdist.name} and {wheel.name} have the expected contents"], sep="\n")
     return 1 if faults else 0
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains LeNet on two MPI ranks, from nothing: makes .venv in this repository, installs into it, runs.
-# Usage: launch/quickstart.sh [more arguments of `tallygrad train`, such as --epochs 5]
+# Trains LeNet on two MPI ranks, from scratch: creates .venv in this repository, installs and runs.
+# Usage: launch/quickstart.sh [more options of `tallygrad train`, such as --epochs 5]
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -14,5 +14,5 @@ install_into "$venv" "$(choose_mpi "$venv"),llvm"
 out=runs/quickstart-$(date +%Y%m%d-%H%M%S)
 "$venv/bin/tallygrad" launch -n 2 -- "${train[@]}" --out "$out" "$@"
 echo
-echo "Look into it:    .venv/bin/tallygrad inspect $out"
+echo "Inspect it:      .venv/bin/tallygrad inspect $out"
 echo "Your own run:    .venv/bin/tallygrad launch -n 4 -- train ...    (.venv/bin/tallygrad train --help)"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs the test suite on this checkout, in $TALLYGRAD_VENV, else the active environment, else .venv.
-# Usage: launch/test.sh [arguments of pytest, such as -k tape -x]
-# Up to four processes share the tests; -n 0 runs all in one, which -s and --pdb need, and more than
-# four take --maxprocesses too.
+# Runs the test suite of this checkout in $TALLYGRAD_VENV, otherwise the active environment or .venv.
+# Usage: launch/test.sh [options of pytest, such as -k tape -x]
+# Up to four processes share the tests. -s and --pdb need a single process (-n 0); for more than four,
+# set --maxprocesses too.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -215,7 +215,7 @@ def test_python_without_venv(checkout: Path, script: str) -> None:
 def test_broken_environment(checkout: Path) -> None:
     _program(checkout / ".venv" / "bin" / "python", "exit 1")
     status, text = _script(checkout, "quickstart.sh")
-    assert status == 1 and ".venv is broken" in text and "remove that folder" in text
+    assert status == 1 and ".venv is broken" in text and "remove the folder" in text
     assert text.count("\n") == 1
 
 
