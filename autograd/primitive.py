@@ -379,7 +379,7 @@ def _compare(primitive: Primitive, expected: tuple[Spec, ...], results: tuple[An
     apart."""
     got = tuple(Spec(np.shape(r), np.asarray(r).dtype) for r in results)
     if got != expected:
-        raise AssertionError(f"{primitive.name}: rule says {expected}, kernel gave {got}")
+        raise AssertionError(f"{primitive.name}: expected {expected} by its shape rule, got {got}")
 
 
 def _unset(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:

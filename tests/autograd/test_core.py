@@ -106,12 +106,42 @@ def test_a_primitive_needs_a_cost_and_clear_names() -> None:
         made(array(np.ones(2)), size=3)
 
 
+def test_a_derivative_may_list_what_it_reads() -> None:
+    received: list[str] = []
+
+    def halves(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        return x / 2, x / 2
+
+    def derivative(**values: ag.Tensor) -> ag.Tensor:
+        received.extend(values)
+        return values["da"] + values["db"] if values["db"] is not None else values["da"]
+
+    split = Primitive(halves, lambda x: (x, x), lambda y, x: Cost(), outputs=("a", "b"))
+    split.vjp("x", reads=("da", "db"))(derivative)
+    x = leaf(1.0, 2.0)
+    split(x)[0].sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [1, 1] and received == ["da", "db"]
+    with pytest.raises(TypeError, match="its derivative names"):
+        split.vjp("x", reads=("dc",))(derivative)
+
+
+def test_the_rules_errors_name_the_primitive() -> None:
+    def refuse(x: Spec) -> Spec:
+        raise ValueError(f"expected shape (2,), got {x.shape}")
+
+    def same(x: np.ndarray) -> np.ndarray:
+        return x
+
+    with pytest.raises(ValueError, match=r"^same: expected shape \(2,\), got \(3,\)$"):
+        Primitive(same, refuse, lambda y, x: Cost())(array(np.ones(3)))
+
+
 def test_a_kernel_that_drifts_from_its_rule_is_caught() -> None:
     def half(x: np.ndarray) -> np.ndarray:
         return x[::2]
 
     lying = Primitive(half, lambda x: x, lambda y, x: Cost())
-    with pytest.raises(AssertionError, match="rule says"):
+    with pytest.raises(AssertionError, match=r"^half: expected .* by its shape rule, got "):
         lying(array(np.ones(4)))
 
 
