@@ -218,7 +218,10 @@ def test_batch_norm_keeps_statistics_in_training_alone() -> None:
     plain = nn.BatchNorm2d(2, affine=False, track_running_stats=False).eval()
     assert not plain.state_dict()
     np.testing.assert_allclose(plain(x).numpy().mean((0, 2, 3)), 0, atol=1e-6)
-    with pytest.raises(ValueError, match="BatchNorm1d: expected 2 or 3 axes, got shape"):
+    with pytest.raises(
+        ValueError,
+        match=r"^BatchNorm1d: expected an input of 2 or 3 axes, got shape \(2, 2, 2, 2\)$",
+    ):
         nn.BatchNorm1d(2)(x)
 
 
