@@ -5,7 +5,15 @@ For example:
     import tallygrad.autograd as ag
 
     model = ag.nn.Linear(2, 1)
-"""
+    loss = model(ag.randn(8, 2)).sum()
+    loss.backward()
+    print(ag.context.current().ledger.total().macs)
+
+Names, argument orders, shapes and defaults are torch's wherever torch has the same thing.
+`functional` has the functions, which are also names of this package; `nn` layers, losses and
+initialisers; `optim` optimizers and learning-rate schedules; `models` networks by name; `context`
+the backend, phase, scope, tape and ledger in use; `backends` who computes. docs/engine.md tells how
+the parts fit together."""
 
 from typing import TYPE_CHECKING
 

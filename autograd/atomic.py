@@ -1,5 +1,6 @@
-"""Files that appear under their name whole or not at all: the one home of writing under another
-name, syncing and renaming."""
+"""Files that appear under their name whole or not at all.
+
+This is the one home of writing under another name, syncing and renaming."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ from contextlib import contextmanager, suppress
 def publishing(
     temporary: str, name: str, folder: int | None = None, sync: bool = True
 ) -> Iterator[None]:
-    """Give the file that the block writes as `temporary` its name at the end, with `sync` once it
-    is on the disk; names are relative to the descriptor `folder`, if there is one. An exception in
-    the block, KeyboardInterrupt included, removes the file."""
+    """Give the file that the block writes as `temporary` its final name at the end of the block.
+
+    With `sync` it is on the disk by then. Names are relative to the descriptor `folder`, if there
+    is one. An exception in the block, KeyboardInterrupt included, removes the file."""
     try:
         yield
         if sync:
@@ -30,8 +32,9 @@ def publishing(
 
 
 def _sync_names(path: str, folder: int | None) -> None:
-    """Bring a folder's list of names to the disk, and with it a rename, where the file system can:
-    some refuse to sync a folder, and the file has its name already."""
+    """Bring a folder's list of names to the disk, and with it a rename, where the file system can.
+
+    Some refuse to sync a folder, but the file has its name already."""
     try:
         _sync(path, os.O_RDONLY, folder)
     except OSError as error:

@@ -1,8 +1,8 @@
 """Folders and files that no other user can change.
 
-A path is opened part by part, and each part is checked through its descriptor: nothing can be
-exchanged between the check and the use. What is kept there may be believed, machine code included.
-"""
+A path is opened part by part, and each part is checked through its descriptor, so nothing can be
+exchanged between the check and the use. What is stored there can be trusted, machine code
+included."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 def cache_home() -> Path | None:
-    """Return `$XDG_CACHE_HOME`, else `~/.cache`; None where neither is an absolute path, as for a
-    user without a home: relative ones would lie in whatever folder is the current one."""
+    """Return `$XDG_CACHE_HOME`, else `~/.cache`; None where neither is an absolute path.
+
+    That is so for a user without a home: a relative path would lie in whatever folder is
+    current."""
     bases = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")
     return next((Path(base) for base in bases if os.path.isabs(base)), None)
 
 
 def open_folder(base: Path, *names: str) -> int:
-    """Return a descriptor of the folder `base/names`, made with its parents where it is missing.
+    """Return a descriptor of the folder `base/names`, created with its parents where it is missing.
 
     Links are followed within `base` only, and what they lead to is checked instead. Parents may be
     writable for all if they are sticky, like /tmp. PermissionError, which names the part, where
-    another user owns one or may write to one; OSError where a folder cannot be had.
-    """
+    another user owns one or may write to one; OSError where the folder cannot be opened."""
     above = Path(os.path.realpath(base))
     way = [*above.parts[1:], *names]
     path = Path(above.anchor)
@@ -56,7 +57,7 @@ def open_folder(base: Path, *names: str) -> int:
 
 
 def _below(folder: int, path: Path) -> int:
-    """Return a descriptor of a folder's sub-folder, made if need be."""
+    """Return a descriptor of a folder's sub-folder, created if need be."""
     try:
         try:
             return os.open(path.name, FOLDER, dir_fd=folder)
@@ -72,8 +73,10 @@ def _below(folder: int, path: Path) -> int:
 
 @contextmanager
 def reading(folder: int, name: str) -> Iterator[BinaryIO]:
-    """Open a file of a folder. OSError where there is none, for links and for what is no regular
-    file, PermissionError where another user owns it or may write to it."""
+    """Open a file of a folder.
+
+    OSError where there is none, for links and for what is no regular file; PermissionError where
+    another user owns it or may write to it."""
     descriptor = os.open(name, READ, dir_fd=folder)
     with os.fdopen(descriptor, "rb") as stream:
         state = os.fstat(descriptor)
@@ -85,8 +88,10 @@ def reading(folder: int, name: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def writing(folder: int, name: str, mode: int = 0o600, sync: bool = False) -> Iterator[BinaryIO]:
-    """Open a new file that gets its name in a folder when the block is done, with `sync` once it is
-    on the disk; an exception in it, KeyboardInterrupt included, removes what was written."""
+    """Open a new file that gets its name in a folder when the block is done.
+
+    With `sync` it is on the disk by then. An exception in the block, KeyboardInterrupt included,
+    removes what was written."""
     temporary = f".{name}.{token_hex(8)}.part"
     with (
         publishing(temporary, name, folder, sync),

@@ -3,7 +3,7 @@
 `numpy.sum` adds pairwise only along the axis that is innermost in memory; along others it adds one
 number after the other, so that 2^20 of them lose four digits in float32. Here these run over short
 blocks, whose sums are added up in the same way: the error grows with the logarithm of the count.
-"""
+How a sum is cut depends on shapes and strides alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDE = 512  # numbers in a row that is added: short rows would cost overhead
 
 
 def sum_over(x: NDArray, axes: tuple[int, ...]) -> NDArray:
-    """Return the sum of x over axes (non-negative, in order), in x's own type."""
+    """Return the sum of x over axes, which are sorted and non-negative, in x's own type."""
     if x.size <= BLOCK or _innermost(x, axes) or prod(x.shape[a] for a in axes) <= BLOCK:
         return np.asarray(x.sum(axes, dtype=x.dtype))
     order = sorted(range(x.ndim), key=lambda a: -abs(x.strides[a]))
@@ -34,13 +34,14 @@ def sum_over(x: NDArray, axes: tuple[int, ...]) -> NDArray:
 
 
 def _innermost(x: NDArray, axes: tuple[int, ...]) -> bool:
-    """Tell whether the numbers that are summed up lie side by side."""
+    """Tell whether the numbers that are summed lie side by side in memory."""
     return axes[:1] == (x.ndim - len(axes),) and x.flags.c_contiguous
 
 
 def _merged(x: NDArray, order: list[int], axes: tuple[int, ...]) -> tuple[list[int], list[bool]]:
-    """Return extents of the axes in an order, and whether each is summed over. Neighbours of one
-    kind that can be walked through in one stride are one."""
+    """Return the extents of the axes in an order, and whether each is summed over.
+
+    Neighbours of one kind that can be walked in one stride are merged."""
     extents: list[int] = []
     reduced: list[bool] = []
     before = 0
