@@ -1,4 +1,7 @@
-"""The phases that work is counted under, and their names for people."""
+"""The phases that the ledger counts under, and their names in texts.
+
+PASSES are those of a layer, PHASES those of a training step.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ NAMES = {
     "evaluate": "evaluation",
 }
 SHORT = {"forward": "fwd", "backward_data": "bwd data", "backward_weights": "bwd weights"}
-REPEATED = ("recompute", "evaluate")  # phases that do what a forward pass does
+REPEATED = ("recompute", "evaluate")  # phases that consist of forward passes
 WHOLE = "(the model itself)"  # the name of work outside of all layers
 
 
 def in_full(phase: str) -> str:
-    """Return a phase with what it belongs to: training: forward."""
+    """Return the name of a phase with what it is part of, such as "training: forward"."""
     name = NAMES[phase]
     return name if phase == "evaluate" else f"training: {name}"

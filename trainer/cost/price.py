@@ -1,4 +1,4 @@
-"""What work takes on a machine: energy, time, traffic."""
+"""The price of work on a machine: energy, time and traffic."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-JOULES, MACS = "joules", "macs"  # units of energy; `macs` are multiples of the energy of a MAC
-RATES = ("active_pes", "utilization")  # which do not add up
+JOULES, MACS = "joules", "macs"  # units of energy; MACS: multiples of the energy of one MAC
+RATES = ("active_pes", "utilization")  # means, which do not add up
 
 
 @dataclass(frozen=True)
 class Price:
-    """The price of a pass, a layer or a run on a machine; None is what the machine does not tell.
+    """The price of a pass, a layer or a run on a machine; None where the machine does not say.
 
-    `levels` splits `energy`, in `unit`, among arithmetic and the levels of memory. Traffic is in
-    bytes; `events` are MACs without a zero factor.
+    `levels` splits `energy`, in `unit`, into arithmetic and the levels of memory. Traffic is in
+    bytes, `active_pes` a mean over time, `utilization` from 0 to 1; `events` are MACs without a
+    zero factor.
     """
 
     energy: float | None = None
@@ -56,7 +57,7 @@ class Price:
         return ((name, getattr(self, name)) for name in AMOUNTS)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is known, `energy_UNIT` first, then `energy_LEVEL_UNIT`."""
+        """Return the known amounts: `energy_UNIT`, each `energy_LEVEL_UNIT`, then the others."""
         energies = {} if self.energy is None else {f"energy_{self.unit}": self.energy}
         levels = {f"energy_{name}_{self.unit}": value for name, value in self.levels.items()}
         others = {n: v for n, v in self._amounts() if v is not None and n != "energy"}
@@ -67,7 +68,8 @@ AMOUNTS = tuple(f.name for f in fields(Price) if f.name not in ("levels", "unit"
 
 
 def add_up(prices: Iterable[Price]) -> Price:
-    """Return the sum of prices of one machine; what only some of them tell is the sum of those."""
+    """Return the sum of prices of one machine, without means such as `utilization`. An amount that
+    only some prices have is summed over those."""
     every = [*prices]
     sums = {
         name: _sum([getattr(price, name) for price in every])

@@ -1,4 +1,4 @@
-"""The report of a model: its work, and what a machine makes of it."""
+"""The report of a model: its work, and the price of that work on a machine."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ CONVENTIONS = {
 def cost_report(
     work: Work, ranks: int = 1, machine: Machine | None = None, zeros: Zeros | None = None
 ) -> CostReport:
-    """Return the report of a model's work: of each layer and pass, and of all of it.
+    """Return the report of a model's work, by layer and pass and in total.
 
-    `ranks` share the gradients of a step of training. A machine prices it, with the shares of zeros
-    that are known. UserError for work that the machine cannot price.
+    `ranks` exchange the gradients of a training step. A machine prices the work, with the shares of
+    `zeros` that are known. UserError for work that the machine cannot price.
     """
     layers = [
         _layer(layer, machine, zeros.of(layer.name) if zeros else None) for layer in work.layers
@@ -115,7 +115,8 @@ def exchanged(parameters: int, ranks: int) -> int:
 
 
 def _priced(totals: Totals, layers: list[LayerReport], work: Work, machine: Machine) -> Totals:
-    """Return totals with the sums of the prices; the update is no layer's."""
+    """Return totals with the sums of the prices. The update belongs to no layer: a machine that
+    prices by shapes leaves it out."""
     by_phase: Mapping[str, list[Price]] = {
         phase: [layer.prices[phase] for layer in layers if phase in layer.prices]
         for phase in PHASES
@@ -130,7 +131,7 @@ def _priced(totals: Totals, layers: list[LayerReport], work: Work, machine: Mach
 
 
 def _zeros(work: Work, machine: Machine, zeros: Zeros | None) -> ZerosReport:
-    """Return where zeros are from, and which layers are taken to have none."""
+    """Return the source of the zeros, and the layers that are assumed to have none."""
     named = [layer.name for layer in work.layers if layer.macs("forward")]
     dense = [name for name in named if zeros is None or zeros.of(name) is None]
     return ZerosReport(zeros.source if zeros else None, dense, machine.without_zeros)

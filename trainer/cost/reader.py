@@ -1,11 +1,11 @@
-"""Tables of a TOML or JSON file, read by a declaration.
+"""A declarative reader of tables in TOML and JSON files.
 
-A `Table` names the keys of a table, what each of them takes, and the class that it makes:
+A `Table` declares the keys of a table, the values each accepts, and the class that it builds:
 
     LINK = Table(Link, latency_seconds=NOT_NEGATIVE, bytes_per_second=POSITIVE, source=TEXT)
     link = LINK.read(Where("net.toml", "inside"), {"latency_seconds": 1e-6, ...})
 
-What does not fit is a UserError of one form: `net.toml: inside.source: expected a text, got 3`.
+All errors have one form: `net.toml: inside.source: expected a text, got 3`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MISSING = object()  # the value of a key that is not there
 
 
 class Where(NamedTuple):
-    """A place in a file: the file as messages name it, and the key, dotted."""
+    """A position in a file: the file as errors name it, and the dotted key."""
 
     file: str
     key: str = ""
@@ -31,20 +31,20 @@ class Where(NamedTuple):
         return f"{self.file}: {self.key}" if self.key else self.file
 
     def at(self, key: str) -> Where:
-        """Return the place of a key of this table."""
+        """Return the position of a key of this table."""
         return Where(self.file, f"{self.key}.{key}" if self.key else key)
 
     def refuse(self, expected: str, value: Any) -> NoReturn:
-        """Raise the UserError for a value that does not fit."""
+        """Raise the UserError for a value that is not the expected one."""
         got = "nothing" if value is MISSING else f"{value!r:.60}"
         raise UserError(f"{self}: expected {expected}, got {got}")
 
 
 class Field(Protocol[T_co]):
-    """What a key takes. `read` raises a UserError for any other value, and for MISSING."""
+    """The values that a key accepts."""
 
     def read(self, where: Where, value: Any) -> T_co:
-        """Return the value as the program uses it."""
+        """Return the value as the program uses it. UserError for any other, and for MISSING."""
 
 
 class Text(NamedTuple):
@@ -60,8 +60,8 @@ class Text(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A finite number from `low` to `high`, above `low` where that is `excluded`; `or_zero` lets 0
-    pass besides, `whole` makes it an int."""
+    """A finite number from `low` to `high`, above `low` if that is `excluded`. `or_zero` also
+    accepts 0, `whole` only whole numbers, which become an int."""
 
     low: float = 0.0
     high: float = INFINITE
@@ -92,7 +92,7 @@ class Number(NamedTuple):
 
 
 class Many(NamedTuple):
-    """A list of at least one value, all of one kind, whose plural is `plural`."""
+    """A list of at least one value, each accepted by `one`; errors call them `plural`."""
 
     one: Field[Any]
     plural: str
@@ -108,7 +108,7 @@ class Many(NamedTuple):
 
 
 class Optional(NamedTuple):
-    """A key that may be missing, which is then `default`."""
+    """A key that may be missing; its value is then `default`."""
 
     field: Field[Any]
     default: Any = None
@@ -119,13 +119,13 @@ class Optional(NamedTuple):
 
 
 class Table(Generic[T]):
-    """A table with the keys of `fields`, which makes a `T` of their values by these names."""
+    """A table with the keys of `fields`, whose values become the arguments of `make`."""
 
     def __init__(self, make: Callable[..., T], /, **fields: Field[Any]) -> None:
         self.make, self.fields = make, fields
 
     def read(self, where: Where, value: Any) -> T:
-        """Return what the table makes. UserError for keys that are missing, unknown or do not
+        """Return what `make` makes. UserError for a key that is missing, unknown or does not
         fit."""
         if not isinstance(value, Mapping):
             where.refuse(f"a table of {', '.join(self.fields)}", value)
@@ -143,7 +143,7 @@ class Table(Generic[T]):
 
 
 TEXT = Text()
-LARGEST = 1e30  # of a number in a file: beyond, arithmetic overflows
+LARGEST = 1e30  # of a number in a file: products of larger ones overflow
 NOT_NEGATIVE = Number(high=LARGEST)
 POSITIVE = Number(high=LARGEST, excluded=True)
 COUNT = Number(low=1, high=LARGEST, whole=True)

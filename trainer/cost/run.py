@@ -1,4 +1,7 @@
-"""What a bill needs of a run, handed to it by whoever reads the run."""
+"""The facts about a run that a bill needs; whoever reads the run hands them over.
+
+The protocols are those of records that the trainer keeps; any object with these attributes will do.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ class EpochRecord(Protocol):
 
 
 class RestartRecord(Protocol):
-    """A restart from the checkpoint at `step` of a run whose log had `reached` another."""
+    """A restart from the checkpoint at `step` of a run whose log had `reached` a later step."""
 
     @property
     def step(self) -> int:
@@ -71,12 +74,12 @@ class RestartRecord(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """What a bill needs of a run. The fields of type Any are as a checkpoint has them on record,
-    and are not trusted; None is what is not on record.
+    """The facts about a run that a bill needs. Fields of type Any come from a checkpoint unchecked,
+    and the bill checks them; None is what is not on record.
 
-    `epochs` is None within the first epoch, whose length is on no record. `unsaved` is what the log
-    has beyond the checkpoint. `metric` names the figure of merit of the task, and `score` is its
-    value after step `evaluated`.
+    `epochs` is None within the first epoch, whose length is not on record. `unsaved` is work in the
+    log beyond the checkpoint. `metric` names the task's figure of merit, and `score` is its value
+    after step `evaluated`. `overhead_seconds`, a part of `seconds`, were not spent training.
     """
 
     source: str

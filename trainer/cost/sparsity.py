@@ -1,5 +1,5 @@
-"""Shares of zeros of a model's layers, as machines take them: from a run that counted them, or from
-a small file of TOML or JSON."""
+"""Shares of zeros in a model's layers, for machines that skip or compress them: from a run that
+counted them, or from a TOML or JSON file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .phases import PASSES, REPEATED
 from .reader import SHARE, Optional, Table, Where
 
 SHARES = ("input", "output", "gradient", "weights")
-FACTORS = {  # what meets in a pass
+FACTORS = {  # the operands of the MACs of each pass
     "forward": ("input", "weights"),
     "backward_data": ("gradient", "weights"),
     "backward_weights": ("input", "gradient"),
@@ -24,9 +24,12 @@ FACTORS = {  # what meets in a pass
 
 @dataclass(frozen=True)
 class LayerZeros:
-    """Shares of zeros, 0 to 1, in a layer's input, in its output as the next layer reads it, in the
-    gradients that come in, in those that it gives as the layer before it reads them, and in its
-    weights; and by pass the share of MACs whose factors both are not zero."""
+    """Shares of zeros in a layer, 0 to 1.
+
+    `output` is that of the output as the next layer reads it, `gradient` that of the gradients that
+    come in, and `input_gradient` that of the gradients that go out, as the previous layer reads
+    them. `nonzero` is by pass the share of MACs without a zero factor.
+    """
 
     input: float = 0.0
     output: float = 0.0
@@ -38,27 +41,29 @@ class LayerZeros:
 
 @dataclass(frozen=True)
 class Zeros:
-    """What is known of layers by name, and where it is from."""
+    """The shares of zeros that are known, by layer, and their source in words."""
 
     source: str
     layers: Mapping[str, LayerZeros]
 
     def of(self, layer: str) -> LayerZeros | None:
-        """Return what is known of a layer."""
+        """Return the shares of a layer, None where they are unknown."""
         return self.layers.get(layer)
 
 
 def from_file(name: str, model: str, layers: Iterable[str]) -> Zeros:
-    """Return the shares that a TOML or JSON file tells of a model's layers, named in order.
-    UserError, naming key and value, for a file that does not fit."""
+    """Return the shares in a TOML or JSON file, a table per layer; `layers` are the names of the
+    model's layers in order. UserError, naming key and value, for a file that does not fit."""
     return _zeros(name, _of_file(Path(name)), name, model, layers)
 
 
 def from_run(name: str, ledger: Ledger, steps: int, model: str, layers: Iterable[str]) -> Zeros:
-    """Return the shares that a run of a model has sampled, by its ledger after so many steps;
-    layers are named in order. UserError where it has sampled none."""
+    """Return the shares that a run sampled, from its ledger after `steps` steps; `layers` are the
+    names of the model's layers in order. UserError where it sampled none."""
     if not ledger.sampled_steps:
-        raise UserError(f"--zeros {name}: this run has counted none: train with --sparsity every=K")
+        raise UserError(
+            f"--zeros {name}: expected a run that counted zeros: train with --sparsity every=K"
+        )
     source = f"{name}, sampled on {ledger.sampled_steps:,} of {steps:,} steps"
     return _zeros(source, of_ledger(ledger), name, model, layers)
 
@@ -76,12 +81,13 @@ def _zeros(
 
 
 def share(part: float, whole: float) -> float | None:
-    """Return a part's share, None of nothing."""
+    """Return part / whole, None where the whole is 0."""
     return part / whole if whole else None
 
 
 def of_ledger(ledger: Ledger) -> dict[str, dict[str, float]]:
-    """Return the shares that a run has sampled, by layer."""
+    """Return the shares that a run sampled: {layer: {"input", "weights", "gradient" or a pass:
+    share}}."""
     phases: dict[str, dict[str, SparsitySample]] = {}
     for (scope, phase, *_), samples in ledger.sampled.items():
         if phase in PASSES and samples.macs:
@@ -91,9 +97,11 @@ def of_ledger(ledger: Ledger) -> dict[str, dict[str, float]]:
 
 
 def nonzero_macs(ledger: Ledger) -> dict[tuple[str, str], float]:
-    """Return the MACs without a zero factor that all steps are likely to have, by layer and phase:
-    as the layer's sampled steps have them, in recomputation and evaluation as its forward pass has
-    them; all MACs where nothing is known."""
+    """Return the estimated MACs without a zero factor, by layer and phase, over all steps.
+
+    A layer has the share of its sampled steps, in recomputation and evaluation that of its forward
+    pass. Where nothing is known all MACs count.
+    """
     shares, macs = of_ledger(ledger), dict[tuple[str, str], float]()
     for row in ledger.rows():
         scope, phase = key = row.key.scope_and_phase
@@ -115,14 +123,15 @@ def _shares(samples: Mapping[str, SparsitySample]) -> dict[str, float]:
 
 
 def _of_file(path: Path) -> dict[str, dict[str, float]]:
-    """Return the shares of a file: a table for each layer. UserError, naming key and value, for a
-    file that is not one."""
+    """Return the shares of a file by layer. UserError, naming key and value, where a table does not
+    fit."""
     content = read_toml_or_json("--zeros", path, path.suffix[1:].upper())
     return dict(_layers(Where(f"--zeros {path}"), content))
 
 
 def _layers(where: Where, content: Any) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield names of layers with their shares; TOML nests the tables of `[stage1.0.conv1]`."""
+    """Yield names of layers with their shares. TOML reads `[stage1.0.conv1]` as nested tables,
+    hence the recursion: a table without tables is a layer."""
     expected = "a table of shares"
     if not isinstance(content, dict) or not content:
         where.refuse(expected, content)
@@ -141,9 +150,12 @@ _LAYER = Table(dict[str, float | None], **{key: Optional(SHARE) for key in (*SHA
 
 
 def _chained(shares: Mapping[str, Mapping[str, float]]) -> dict[str, LayerZeros]:
-    """Return layers, in order, with what their neighbours read: what is not told of an output is
-    taken to be as the input of the next layer, and the gradient that goes out as that which comes
-    in to the layer before. What is told of no pass is the product of its factors' shares."""
+    """Return layers, in order, with the shares that their neighbours imply.
+
+    An output without a share of its own has that of the next layer's input; the gradient that goes
+    out has that of the gradient that comes in to the previous layer. A pass without a share of
+    non-zero MACs has the product of its operands' shares, as if zeros were independent.
+    """
     names = [*shares]
     layers: dict[str, LayerZeros] = {}
     for i, name in enumerate(names):

@@ -1,4 +1,7 @@
-"""The work of a model, layer by layer and pass by pass, from a run on shapes alone."""
+"""The work of a model, layer by layer and pass by pass, from a run on shapes alone.
+
+The model's own Python runs on the `meta` backend, so the counts are those of a real run's ledger.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,11 @@ OTHER = "other"  # the kind of any other layer
 
 
 class LayerShape(NamedTuple):
-    """A layer of filters in the letters of Sze et al. (2017): batch, filters, channels, rows and
-    columns of the input, of the filters and of the output, strides, groups."""
+    """The shape of a layer of filters, in the letters of Sze et al. (Proc. IEEE 2017).
+
+    N images, M filters, C channels; H x W inputs, R x S filters, E x F outputs; U strides of rows
+    and columns. A linear layer has H = W = R = S = E = F = 1.
+    """
 
     N: int
     M: int
@@ -43,9 +49,12 @@ class LayerShape(NamedTuple):
 
 @dataclass
 class LayerWork:
-    """What a module does: `costs` and `peaks`, the most bytes of results that were alive at once
-    meanwhile, by phase; bytes that the tape keeps for it; and the `shapes` of its convolutions and
-    products, in the order of their calls."""
+    """The work of a module in a step.
+
+    `costs` and `peaks` are by phase; peaks are the most bytes of results alive at once meanwhile.
+    `stashed` are bytes that the tape saves for the backward pass. `shapes` are those of its
+    convolutions and matrix products, in the order of their calls. `weights` leave out biases.
+    """
 
     name: str
     kind: str = OTHER
@@ -57,15 +66,18 @@ class LayerWork:
     shapes: list[LayerShape] = field(default_factory=list)
 
     def macs(self, phase: str) -> int:
-        """Return the MACs of a phase."""
+        """Return the MACs of a phase, 0 where the layer has none."""
         return self.costs.get(phase, Cost()).macs
 
 
 @dataclass(frozen=True)
 class Work:
-    """The work of a step on a batch: layers in order of their first call, the ledger, and the
-    most bytes of results that were alive at once; `parameters` counts all that is trained, and
-    `training` tells a step of training from a forward pass."""
+    """The work of a step on `batch` images of shape `input`, (C, H, W).
+
+    `layers` are in the order of their first call. `parameters` is the number of trained values,
+    `peak` the most bytes of results alive at once. `training` tells a training step from a forward
+    pass.
+    """
 
     model: str
     batch: int
@@ -77,12 +89,12 @@ class Work:
     training: bool
 
     def phase(self, name: str) -> Cost:
-        """Return the cost of a phase."""
+        """Return the cost of a phase, summed over all layers."""
         return self.ledger.by("phase").get(name, Cost())
 
 
 class ShapeRecorder(PeakMemory):
-    """Records shapes of layers, and how many bytes of results are alive."""
+    """Observes calls, and records the shapes of layers and the bytes of results that are alive."""
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__(ledger)
@@ -143,7 +155,7 @@ def _infer(model: nn.Module, x: Tensor) -> None:
 
 
 def _layers(model: nn.Module, ledger: Ledger, recorder: ShapeRecorder) -> list[LayerWork]:
-    """Return the layers of a ledger, with their shapes and parameters."""
+    """Return the layers of a ledger with their shapes and parameters, without the optimizer's."""
     layers: dict[str, LayerWork] = {}
     for row in ledger.rows():
         layer = layers.setdefault(row.key.scope, LayerWork(row.key.scope))
@@ -163,10 +175,11 @@ def _layers(model: nn.Module, ledger: Ledger, recorder: ShapeRecorder) -> list[L
 
 
 def moved(cost: Cost) -> int:
-    """Return the bytes that calls read and write."""
+    """Return the bytes that calls read and write, each operand and result once per call."""
     return cost.bytes_read + cost.bytes_written
 
 
 def other_operations(cost: Cost) -> int:
-    """Return additions, multiplications, divisions, comparisons and functions outside MACs."""
+    """Return the operations outside MACs: additions, multiplications, divisions, comparisons and
+    transcendental functions."""
     return cost.add + cost.mul + cost.div + cost.cmp + cost.exp

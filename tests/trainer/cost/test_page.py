@@ -323,7 +323,7 @@ def test_ticks(values: list[float], base: int, ticks: tuple[float, ...]) -> None
     found = axis(values, base)
     assert found.ticks == pytest.approx(ticks)
     assert found.low < min(values) and max(values) < found.high
-    assert all(0 < found.place(v) < 1 for v in (*values, *found.ticks))
+    assert all(0 < found.position(v) < 1 for v in (*values, *found.ticks))
 
 
 def test_texts_of_numbers() -> None:

@@ -253,7 +253,9 @@ def test_bad_json(tmp_path: Path, text: str, capfd: pytest.CaptureFixture[str]) 
 def test_runs_that_do_not_do(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["cost", "lenet", "--machine", "truenorth", "--zeros"]
     assert main([*words, str(run.parent / "plain")]) == 2
-    assert "this run has counted none: train with --sparsity every=K" in capfd.readouterr().err
+    assert (
+        "expected a run that counted zeros: train with --sparsity every=K" in capfd.readouterr().err
+    )
     assert main(["cost", "resnet20", *words[2:], str(run)]) == 2
     assert "expected a run of resnet20, got a run of lenet" in capfd.readouterr().err
 

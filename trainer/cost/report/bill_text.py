@@ -1,4 +1,4 @@
-"""The bill of a run for people."""
+"""The bill of a run as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .run_history import COLLECTIVES
 from .text_table import Column, fit, name_column, text_table
 from .units import digits, percent, short
 
-SHOWN = 20  # epochs in the text
+SHOWN = 20  # newest epochs in the text
 EXCHANGE = (
     name_column("exchange"), name_column("of"), Column("calls", 2), Column("messages", 1),
     Column("bytes"),
@@ -34,7 +34,8 @@ ZEROS = (
 
 
 def as_text(report: BillReport, ledger: Ledger) -> str:
-    """Return the bill, and the metrics."""
+    """Return the bill as text: work by phase, layers, zeros, epochs, exchange, lost work, and the
+    metrics."""
     lines = [bill(ledger), *sparsity(ledger, report.steps), "", *_layers(report), ""]
     if report.sparsity is not None:
         lines += [*_zeros(report.sparsity), ""]
@@ -82,7 +83,7 @@ def _on_machine(report: BillReport, machine: MachineReport) -> list[str]:
 
 
 def _priced(price: Price) -> str:
-    """Return energy, and the least time, as far as the machine tells them."""
+    """Return energy and least time, as far as the machine knows them."""
     figures = []
     if price.mac_energies is not None:
         figures.append(f"energy of {short(price.mac_energies)} MACs")
@@ -94,7 +95,7 @@ def _priced(price: Price) -> str:
 
 
 def _layers(report: BillReport) -> list[str]:
-    """Return a table of the layers with MACs, and those of each phase."""
+    """Return a table of the MACs of each layer by phase."""
     phases = [
         name for name in NAMES if name in report.phases and report.phases[name].work.cost.macs
     ]
@@ -109,8 +110,8 @@ def _layers(report: BillReport) -> list[str]:
 
 
 def _zeros(report: SparsityReport) -> list[str]:
-    """Return a table of layers: the share of MACs without a zero in each pass, and of zeros in what
-    each reads."""
+    """Return a table of layers: by pass the share of MACs without a zero, and by operand the share
+    of zeros."""
     rows = []
     for layer in report.layers:
         forward, back = layer.of("forward"), layer.of("backward_weights")
@@ -142,8 +143,9 @@ def _epochs(every: Sequence[EpochReport]) -> list[str]:
     for epoch in every[-SHOWN:]:
         energies = [epoch.work.price.joules] * in_joules + [epoch.work.price.mac_energies] * in_macs
         rows.append((*_epoch(epoch), *["-" if e is None else digits(e) for e in energies]))
-    left = len(every) - SHOWN
-    return [*text_table(columns, rows), *([f"{left} earlier epochs: --json"] if left > 0 else [])]
+    hidden = len(every) - SHOWN
+    note = [f"{hidden} earlier epochs: --json"] if hidden > 0 else []
+    return [*text_table(columns, rows), *note]
 
 
 def _epoch(epoch: EpochReport) -> tuple[str, ...]:
@@ -156,7 +158,7 @@ def _epoch(epoch: EpochReport) -> tuple[str, ...]:
 
 
 def _lost_work(report: RestartsReport, start: str) -> str:
-    """Return a line on steps that no checkpoint has."""
+    """Return a line on work that no checkpoint contains."""
     figures = [
         f"{report.steps_at_least:,} steps at least, {report.steps_at_most:,} at most",
         f"{report.evaluations} evaluations",

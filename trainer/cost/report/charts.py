@@ -1,7 +1,9 @@
 """Charts as SVG: stacked bars, and points and lines on logarithmic axes.
 
-Widths are shares of the page's and heights are pixels, so that a chart fills a phone and a desk
-alike, and its text has one size on both. Colours and marks are classes of the page's style.
+Horizontal positions are percentages of the page's width and vertical ones pixels, so a chart fits a
+phone and a desktop, with text of the same size on both. There is no viewBox, which would scale the
+text. Colours and marks are classes of the page's style sheet (`page.style`): series i has the class
+`si`, and its lines have `li`.
 """
 
 from __future__ import annotations
@@ -16,13 +18,16 @@ from .units import tick as tick_text
 
 SVG = "http://www.w3.org/2000/svg"
 ROW = 40  # pixels of a bar with its label
-BAR = 14
-HEIGHT = 340  # of a chart with axes
-TOP, BOTTOM = 26, 44  # of it, for the names of the axes and the numbers
-LEFT, RIGHT = 0.13, 0.97  # shares of the width that numbers may lie between
+BAR = 14  # pixels of the bar itself
+HEIGHT = 340  # pixels of a chart with axes
+TOP, BOTTOM = 26, 44  # pixels of its margins, for the names of the axes and their numbers
+LEFT, RIGHT = 0.13, 0.97  # shares of the width between which values are drawn
 MOST_TICKS = 5
-PAGE, LETTER = 640, 7  # pixels of a chart that names have room on, and of a letter
+# Names of points are laid out for a page of this width in pixels, with letters of this width: the
+# style sheet hides them on narrower pages.
+PAGE, LETTER = 640, 7
 LONGEST = 28  # characters of a label
+# A mark per series, centred on (0, 0): they tell series apart without colours, too.
 MARKS = (
     "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z",
     "M-4.5,-4.5h9v9h-9z",
@@ -34,7 +39,8 @@ MARKS = (
 
 
 class Bar(NamedTuple):
-    """A row of a chart: sizes of its parts, one a series, and what stands at its end."""
+    """A row of a bar chart: its label, the sizes of its parts, one per series, and the text at its
+    end."""
 
     label: str
     parts: Sequence[float]
@@ -42,7 +48,8 @@ class Bar(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A mark: both coordinates, the number of its series, what it is, and its name."""
+    """A mark: its coordinates, the number of its series, the text of its tooltip, and the name
+    written beside it."""
 
     x: float
     y: float
@@ -52,27 +59,31 @@ class Point(NamedTuple):
 
 
 class ChartLine(NamedTuple):
-    """Straight from one point to the next, in the colour of a series, or as a roof."""
+    """A line through points, in the colour of a series, or the line of a roof for None."""
 
     points: Sequence[tuple[float, float]]
     series: int | None = None
 
 
 class LogAxis(NamedTuple):
-    """A logarithmic axis: from its lowest to its highest number, and marked numbers."""
+    """A logarithmic axis: its ends, which are above 0, and the numbers that are marked."""
 
     low: float
     high: float
     ticks: tuple[float, ...]
 
-    def place(self, value: float) -> float:
-        """Return where a number lies, 0 to 1."""
+    def position(self, value: float) -> float:
+        """Return the position of a number between the ends, 0 to 1."""
         span = math.log10(self.high) - math.log10(self.low)
         return (math.log10(value) - math.log10(self.low)) / span
 
 
 def bars(key: str, title: str, about: str, rows: Sequence[Bar]) -> Element:
-    """Return horizontal bars of stacked parts; the longest fills the width."""
+    """Return a chart of horizontal bars of stacked parts; the longest one fills the width.
+
+    `key` makes the ids of title and description unique in the page. Parts that are not positive
+    and finite have no width.
+    """
     longest = max((math.fsum(map(_size, row.parts)) for row in rows), default=0.0) or 1.0
     chart = _chart(key, title, about, ROW * len(rows))
     for i, row in enumerate(rows):
@@ -80,18 +91,18 @@ def bars(key: str, title: str, about: str, rows: Sequence[Bar]) -> Element:
         chart.append(
             element("text", row.text, x="100%", y=ROW * i + 16, text_anchor="end", class_="value")
         )
-        at = 0.0
+        left = 0.0
         for series, part in enumerate(map(_size, row.parts)):
             if part:
                 width = part / longest
-                chart.append(_bar(at, width, ROW * i + 22, series, f"{row.label}: {row.text}"))
-                at += width
+                chart.append(_bar(left, width, ROW * i + 22, series, f"{row.label}: {row.text}"))
+                left += width
     return chart
 
 
-def _bar(at: float, width: float, y: float, series: int, label: str) -> Element:
+def _bar(left: float, width: float, y: float, series: int, label: str) -> Element:
     return element(
-        "rect", element("title", label), x=_share(at), width=_share(width), y=y, height=BAR,
+        "rect", element("title", label), x=_share(left), width=_share(width), y=y, height=BAR,
         class_=f"s{series}",
     )  # fmt: skip
 
@@ -100,11 +111,12 @@ def log_chart(
     key: str, title: str, about: str, names: tuple[str, str], points: Sequence[Point],
     lines: Sequence[ChartLine] = (), binary: bool = False,
 ) -> Element:  # fmt: skip
-    """Return points and lines on two logarithmic axes with the given names; all coordinates must
-    be `drawable`. `binary` marks powers of two on the horizontal axis."""
+    """Return a chart of points and lines on two logarithmic axes; `names` are those of the
+    horizontal and the vertical axis. All coordinates must be `drawable`. `binary` marks powers of
+    two on the horizontal axis."""
     ends = [end for line in lines for end in line.points]
-    x = axis([p.x for p in points] + [a for a, _ in ends], 2 if binary else 10)
-    y = axis([p.y for p in points] + [b for _, b in ends])
+    x = axis([p.x for p in points] + [end_x for end_x, _ in ends], 2 if binary else 10)
+    y = axis([p.y for p in points] + [end_y for _, end_y in ends])
     chart = _chart(key, title, about, HEIGHT)
     chart.append(element("text", names[1], x=0, y=14, class_="axis"))
     chart.append(
@@ -127,28 +139,31 @@ def log_chart(
 
 
 def _grid(x: LogAxis, y: LogAxis) -> list[Element]:
-    """Return the lines of a grid and their numbers."""
+    """Return the lines of the grid and the numbers of both axes."""
     marks = []
     for tick in y.ticks:
-        high = _down(y, tick)
-        marks.append(element("line", x1=0, x2="100%", y1=high, y2=high, class_="grid"))
-        marks.append(element("text", tick_text(tick), x=0, y=high - 3))
+        pixels = _down(y, tick)
+        marks.append(element("line", x1=0, x2="100%", y1=pixels, y2=pixels, class_="grid"))
+        marks.append(element("text", tick_text(tick), x=0, y=pixels - 3))
     for tick in x.ticks:
-        at = _across(x, tick)
-        marks.append(element("line", x1=at, x2=at, y1=TOP, y2=HEIGHT - BOTTOM, class_="grid"))
+        left = _across(x, tick)
+        marks.append(element("line", x1=left, x2=left, y1=TOP, y2=HEIGHT - BOTTOM, class_="grid"))
         marks.append(
-            element("text", tick_text(tick), x=at, y=HEIGHT - BOTTOM + 16, text_anchor="middle")
+            element("text", tick_text(tick), x=left, y=HEIGHT - BOTTOM + 16, text_anchor="middle")
         )
     return marks
 
 
 def _names(points: Sequence[Point], x: LogAxis, y: LogAxis) -> list[Element]:
-    """Return the names of points, the first ones first, each where it covers no mark and no other
-    name on a page of `PAGE` pixels; one that has no such place is left to the table."""
-    at = [(PAGE * (LEFT + (RIGHT - LEFT) * x.place(p.x)), _down(y, p.y)) for p in points]
-    taken = [(across - 6, down - 6, across + 6, down + 6) for across, down in at]
+    """Return the names of points, earlier points first.
+
+    Each name goes right of its mark, left, above or below, wherever it first covers no mark and no
+    other name on a page of `PAGE` pixels. A name that fits nowhere is left to the table.
+    """
+    centres = [(PAGE * (LEFT + (RIGHT - LEFT) * x.position(p.x)), _down(y, p.y)) for p in points]
+    taken = [(across - 6, down - 6, across + 6, down + 6) for across, down in centres]
     names = []
-    for p, (across, down) in zip(points, at, strict=True):
+    for p, (across, down) in zip(points, centres, strict=True):
         wide = LETTER * len(text := shorten(p.name))
         for dx, dy, anchor, left in (
             (9, 4, "start", 9.0),
@@ -167,23 +182,28 @@ def _names(points: Sequence[Point], x: LogAxis, y: LogAxis) -> list[Element]:
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Tell whether two boxes overlap: left, top, right and bottom."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def drawable(*values: float) -> bool:
-    """Tell whether numbers have a place on a logarithmic axis."""
+    """Tell whether numbers can be drawn on a logarithmic axis: positive, finite and not extreme."""
     return all(1e-40 < value < 1e40 for value in values)
 
 
-def mark(series: int, label: str, **place: str | float) -> Element:
-    """Return the mark of a series, at a place within a chart."""
+def mark(series: int, label: str, **position: str | float) -> Element:
+    """Return the mark of a series with a tooltip; `position` are x and y within the chart."""
     shape = element("path", element("title", label), d=MARKS[series % len(MARKS)])
     shape.set("class", f"s{series}")
-    return element("svg", shape, width=1, height=1, overflow="visible", **place)
+    return element("svg", shape, width=1, height=1, overflow="visible", **position)
 
 
 def axis(values: Sequence[float], base: int = 10) -> LogAxis:
-    """Return an axis that holds all values, which are positive, with some room beside them."""
+    """Return an axis that spans all values, which must be positive, with a margin at both ends.
+
+    Ticks are powers of `base`, at most `MOST_TICKS` of them; a range of less than two powers has
+    round decimal numbers instead.
+    """
     low, high = min(values), max(values)
     room = max((high / low) ** 0.05, 1.3)
     low, high = low / room, high * room
@@ -199,7 +219,8 @@ def axis(values: Sequence[float], base: int = 10) -> LogAxis:
 
 
 def shorten(label: str) -> str:
-    """Return a label that fits beside its number on a phone; names differ at their ends."""
+    """Return a label of at most `LONGEST` characters, which fits beside its number on a phone. It
+    loses its beginning, as names of layers differ at their ends."""
     return label if len(label) <= LONGEST else f"\u2026{label[1 - LONGEST :]}"
 
 
@@ -220,8 +241,8 @@ def _share(part: float) -> str:
 
 
 def _across(axis: LogAxis, value: float) -> str:
-    return _share(LEFT + (RIGHT - LEFT) * axis.place(value))
+    return _share(LEFT + (RIGHT - LEFT) * axis.position(value))
 
 
 def _down(axis: LogAxis, value: float) -> float:
-    return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * axis.place(value), 2)
+    return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * axis.position(value), 2)

@@ -1,5 +1,16 @@
-"""What the pages of `cost`, `bill` and `profile` show: charts, the numbers beside them, and where
-there is nothing to draw, why."""
+"""The figures of the pages of `cost`, `bill` and `profile`.
+
+A figure is a title, a sentence, and a chart with a table of the same numbers, or the reason why
+there is nothing to draw. A page is made in four steps, one module each:
+
+    pages.py     which figures a report has; takes typed reports apart into labels and numbers
+    figures.py   numbers to a figure: what is drawn, what is only listed, how both are labelled
+    charts.py    numbers to SVG elements: bars, and points and lines on logarithmic axes
+    page.py      figures, metrics and notes to one HTML file; markup.py escapes every text
+
+Nothing here reads a model, a ledger or a run. Energies are in joules or in multiples of a MAC's,
+times in seconds, traffic in bytes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +26,8 @@ from ..roofline import Roofline, intensity
 from .charts import Bar, ChartLine, Point, bars, drawable, log_chart
 from .units import si
 
-LEVELS = {  # of the energy of machines, as they call it
+# Levels of energy by the names that machines give them (`Price.levels`), in the order of the bars.
+LEVELS = {
     "mac": "MACs",
     "arithmetic": "arithmetic",
     "register_file": "register file",
@@ -25,13 +37,13 @@ LEVELS = {  # of the energy of machines, as they call it
     "memory": "memory",
     "dram": "DRAM",
 }
-MOST_ROWS = 40  # of a chart; a table has them all
-RANKS = tuple(2**k for k in range(1, 13))
+MOST_ROWS = 40  # of a chart; its table has all of them
+RANKS = tuple(2**k for k in range(1, 13))  # of the chart of communication: 2 to 4096
 
 
 class Figure(NamedTuple):
-    """A heading, a line of explanation, and a chart with a table, or why there is none. `legend`
-    names the series in their order; the cells of `rows` are texts and numbers."""
+    """A title, a sentence of explanation, and a chart with a table, or in `missing` why there is
+    none. `legend` names the series in order; the cells of `rows` are texts and numbers."""
 
     title: str
     about: str
@@ -43,7 +55,7 @@ class Figure(NamedTuple):
 
 
 class RooflinePoint(NamedTuple):
-    """A layer and pass under a roof: its work, its traffic and its time."""
+    """A layer and pass under a roofline: MACs, bytes of the memory of the roof, and seconds."""
 
     layer: str
     phase: str
@@ -53,7 +65,7 @@ class RooflinePoint(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A quantity of inference and of training."""
+    """A quantity of inference and of training, in one unit."""
 
     what: str
     unit: str
@@ -62,7 +74,7 @@ class Ratio(NamedTuple):
 
 
 class SeriesTable(NamedTuple):
-    """Rows of figures by series: for each label the sizes of its parts."""
+    """The rows of a bar chart: for each label the sizes of its parts, one per series."""
 
     labels: list[str]
     parts: list[list[float]]
@@ -72,7 +84,8 @@ def stacked(
     key: str, title: str, about: str, series: Mapping[str, str], table: SeriesTable, unit: str,
     missing: str,
 ) -> Figure:  # fmt: skip
-    """Return bars for rows of parts, of which those that are nowhere more than 0 are left out."""
+    """Return a figure of stacked bars. `series` maps keys of parts to names; series and rows
+    without any positive part are left out. Without rows the figure says what is `missing`."""
     used = [i for i in range(len(series)) if any(row[i] > 0 for row in table.parts)]
     rows = [
         (label or WHOLE, [row[i] for i in used])
@@ -92,7 +105,8 @@ def stacked(
 
 
 def _largest(rows: Sequence[tuple[str, list[float]]], unit: str) -> list[Bar]:
-    """Return bars of the largest rows in their order, and one for the rest together."""
+    """Return bars of the `MOST_ROWS` largest rows, in the order of the table, and one bar for the
+    sum of the others."""
     order = sorted(range(len(rows)), key=lambda i: -math.fsum(rows[i][1]))
     shown = sorted(order[:MOST_ROWS])
     drawn = [Bar(rows[i][0], rows[i][1], si(math.fsum(rows[i][1]), unit)) for i in shown]
@@ -103,7 +117,8 @@ def _largest(rows: Sequence[tuple[str, list[float]]], unit: str) -> list[Bar]:
 
 
 def energy(key: str, title: str, about: str, prices: Sequence[tuple[str, Price]]) -> Figure:
-    """Return the energy by level of memory of some prices; `about` says of what they are."""
+    """Return the energy of labelled prices by level, in joules or in multiples of a MAC's;
+    `about` says what the labels are."""
     relative = any(price.mac_energies is not None for _, price in prices)
     unit, name = (MACS, "MAC energies") if relative else (JOULES, "J")
     parts = [
@@ -119,22 +134,23 @@ def energy(key: str, title: str, about: str, prices: Sequence[tuple[str, Price]]
 
 
 def roofline(key: str, roofs: Roofline, passes: Sequence[RooflinePoint], about: str) -> Figure:
-    """Return points under the roofs of a machine."""
+    """Return the roofline (Williams, Waterman and Patterson 2009): MACs per second over MACs per
+    byte for each layer and pass, under the roofs of a machine."""
     phases = [phase for phase in NAMES if any(one.phase == phase for one in passes)]
     timed: list[tuple[float, Point]] = []
     rows = []
     for name, phase, macs, moved, seconds in passes:
         layer = name or WHOLE
-        at, rate = intensity(macs, moved), macs / seconds if seconds > 0 else 0.0
+        per_byte, rate = intensity(macs, moved), macs / seconds if seconds > 0 else 0.0
         bound = roofs.bound(macs, moved)
         share = bound.seconds / seconds if seconds > 0 else 0.0
-        rows.append((layer, NAMES[phase], at, rate, bound.roof, f"{100 * share:.1f}%"))
-        if drawable(at, rate):
-            label = f"{layer}, {NAMES[phase]}: {si(rate, 'MAC/s')} at {at:.3g} MAC/B"
-            timed.append((seconds, Point(at, rate, phases.index(phase), label, layer)))
+        rows.append((layer, NAMES[phase], per_byte, rate, bound.roof, f"{100 * share:.1f}%"))
+        if drawable(per_byte, rate):
+            label = f"{layer}, {NAMES[phase]}: {si(rate, 'MAC/s')} at {per_byte:.3g} MAC/B"
+            timed.append((seconds, Point(per_byte, rate, phases.index(phase), label, layer)))
     if not timed:
         return Figure("Roofline", about, missing="No layer has both MACs and a time here.")
-    points = [p for _, p in sorted(timed, key=lambda pair: -pair[0])]  # long ones are named first
+    points = [p for _, p in sorted(timed, key=lambda pair: -pair[0])]  # slow ones are named first
     ends = (min(p.x for p in points), roofs.ridge, max(p.x for p in points))
     roof = [(x, roofs.attainable(x)) for x in sorted(x for x in ends if drawable(x))]
     axes = (f"MACs a byte of {roofs.memory}", "MACs a second")
@@ -144,7 +160,7 @@ def roofline(key: str, roofs: Roofline, passes: Sequence[RooflinePoint], about: 
 
 
 def against(rows: Sequence[Ratio]) -> Figure:
-    """Return training beside inference."""
+    """Return bars of training beside inference, each relative to inference."""
     title = "Training against inference"
     about = (
         "What training takes, for each unit that its own forward passes take: all passes, for "
@@ -172,7 +188,8 @@ ALGORITHMS: dict[str, Callable[[int, int], float]] = {
 
 
 def exchange(size: int) -> Figure:
-    """Return what each rank sends in a step to add up gradients of `size` bytes."""
+    """Return the bytes that each rank sends per step to reduce gradients of `size` bytes, by
+    allreduce algorithm and number of ranks (formulas in `cluster/allreduce.py`)."""
     title = "Communication"
     about = "Bytes that each rank sends in a step to add up the gradients, by algorithm and ranks."
     if not size:
@@ -192,8 +209,8 @@ def exchange(size: int) -> Figure:
 
 
 def memory(about: str, layers: Sequence[tuple[str, Mapping[str, int]]]) -> Figure:
-    """Return the most bytes of results alive at once while a layer worked, by phase: a bar for the
-    largest of them."""
+    """Return the peak bytes of results alive at once while each layer worked: a bar for the largest
+    of its phases, and all phases in the table."""
     title, order = "Memory", [p for p in NAMES if any(peaks.get(p) for _, peaks in layers)]
     used = [(name or WHOLE, peaks) for name, peaks in layers if any(peaks.values())]
     most = [max(peaks.values()) for _, peaks in used]

@@ -1,4 +1,4 @@
-"""The bill of work: what a ledger says, in a table that a person can read."""
+"""A ledger as text: the table of work by phase, and lines on zeros."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ COLUMNS = (
 
 
 def bill(ledger: Ledger) -> str:
-    """Return a table of MACs, multiplications executed for them, other operations and bytes by
-    phase, with the sum, and the ratio of training to its own forward passes."""
+    """Return a table by phase of MACs, multiplications executed for them, other operations and
+    bytes, with a total, and the ratio of training to its own forward passes."""
     phases = ledger.by("phase")
     rows = [_row(in_full(p), phases[p]) for p in NAMES if p in phases]
     table = text_table(COLUMNS, rows, _row("total", ledger.total()))
@@ -33,7 +33,7 @@ def _row(name: str, cost: Cost) -> tuple[str, ...]:
 
 
 def training_macs(phases: dict[str, Cost]) -> int:
-    """Return MACs of forward, those computed again, and both backward passes."""
+    """Return the MACs of training: forward, recomputation and both backward passes."""
     names = ("forward", "recompute", "backward_data", "backward_weights")
     return sum(phases[name].macs for name in names if name in phases)
 
@@ -47,7 +47,7 @@ def _ratio(phases: dict[str, Cost]) -> list[str]:
 
 
 def sparsity(ledger: Ledger, steps: int) -> list[str]:
-    """Return lines on zeros and non-zero MACs, none where no step was sampled."""
+    """Return lines on zeros and non-zero MACs of the sampled steps, none without any."""
     if not ledger.sampled_steps:
         return []
     phases = ledger.sample_sums(lambda key: key.phase)

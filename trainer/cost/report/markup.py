@@ -1,4 +1,4 @@
-"""Elements of a page. Every text and every attribute goes through here, so none is unescaped."""
+"""Elements of a page. Every text and attribute passes through here, so none is left unescaped."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 MARK = '<!doctype html>\n<html lang="en"><head><meta name="generator" content="tallygrad">'
-UNFIT = ("Cc", "Cf", "Cn", "Cs")  # what steers a reader, turns text around, or is no character
+# Unicode categories that are replaced: controls, formats such as marks of direction, unassigned
+# code points and surrogates. Names in files could otherwise disguise what a page says.
+UNFIT = ("Cc", "Cf", "Cn", "Cs")
 
 
 def element(tag: str, *children: Element | str | None, **attributes: str | float) -> Element:
-    """Return an element. None is no child; `class_` and `_` in the names of attributes are what
-    HTML calls `class` and `-`."""
+    """Return an element with children, of which None is skipped. In names of attributes `class_`
+    stands for `class` and `_` for `-`."""
     node = Element(tag, {_attribute(name): _value(value) for name, value in attributes.items()})
     for child in children:
         if isinstance(child, Element):
@@ -23,12 +25,13 @@ def element(tag: str, *children: Element | str | None, **attributes: str | float
 
 
 def clean(text: str) -> str:
-    """Return a text with U+FFFD for control characters, surrogates and what turns text around."""
+    """Return a text with U+FFFD in place of every character of an `UNFIT` category."""
     return "".join("\ufffd" if unicodedata.category(c) in UNFIT else c for c in text)
 
 
 def document(*parts: Element, title: str, style: str) -> str:
-    """Return a page of its own: it loads nothing and runs nothing, which it also forbids."""
+    """Return a complete page. It loads and runs nothing, and its content security policy forbids
+    both."""
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     sheet = Element("style")
     sheet.text = style  # our own: HTML takes it as it is

@@ -1,5 +1,5 @@
-"""What a report should tell of a model and of hardware: the benchmarking metrics of Sze, Chen,
-Yang and Emer, Proc. IEEE 105(12), 2017. What is not known is said, with what would tell it."""
+"""The benchmarking metrics that a report should state of model and hardware (Sze, Chen, Yang and
+Emer, Proc. IEEE 105(12), 2017). An unknown metric is listed too, with what would provide it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ ASK_MACHINE = "--machine prices it"
 
 
 class Answer(NamedTuple):
-    """One inference on a machine, as far as it is known: the price of a forward pass for `inputs`
-    images at once, the units that it keeps busy, and whether images are coded by known zeros."""
+    """One inference on a machine, as far as known: the price of a forward pass on `inputs` images
+    at once, the mean number of busy units, and whether known zeros compress the images."""
 
     machine: Machine | None
     price: Price
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
 
 def unknown(unit: str, how: str) -> Metric:
-    """Return a metric that nothing here tells."""
+    """Return a metric without a value; `how` says what would provide it."""
     return Metric(None, unit, UNKNOWN, how)
 
 
@@ -44,7 +44,7 @@ def of_model(
     model: str, batch: int, totals: Totals, layers: Sequence[LayerReport],
     machine: Machine | None, zeros: ZerosReport | None,
 ) -> Metrics:  # fmt: skip
-    """Return the metrics of a model's report, priced if there is a machine."""
+    """Return the metrics of a model's report, those of hardware from a machine if there is one."""
     coded = zeros is not None and zeros.source is not None
     price = totals.inference_price or Price()
     answer = Answer(machine, price, batch, _used(layers), coded)
@@ -68,7 +68,7 @@ def of_run(
     run: Run, forward: PhaseReport | None, total: PricedCost, sparsity: SparsityReport | None,
     machine: Machine | None,
 ) -> Metrics:  # fmt: skip
-    """Return the metrics of a bill, of which `forward` are the forward passes of the training."""
+    """Return the metrics of a bill; `forward` are the forward passes of the training."""
     images, batch = max(0, run.images), _positive(run.batch_size)
     price = _for_a_batch(forward.work.price if forward else Price(), batch or 1, images)
     answer = Answer(machine, price, batch or 1)
@@ -84,7 +84,7 @@ def of_run(
 
 
 def _for_a_batch(price: Price, batch: int, images: int) -> Price:
-    """Return the price of a batch, from that of all images."""
+    """Return the price of a batch, as its share of that of all images."""
     return price.scaled(lambda amount: amount * batch / images) if images else Price()
 
 
@@ -120,7 +120,7 @@ def _score(run: Run) -> Metric:
 
 
 def _nonzero(sparsity: SparsityReport | None, macs: float | None) -> Metric:
-    """Return MACs without a zero, by their share on the steps whose zeros a run counted, if any."""
+    """Return MACs without a zero factor, estimated from their share on the sampled steps."""
     share = sparsity.phases.get("forward", NO_SAMPLE).nonzero_share if sparsity else None
     if sparsity is None or share is None or macs is None:
         return unknown(PER_IMAGE, "not measured: no step of the run was sampled for zeros")
@@ -129,12 +129,12 @@ def _nonzero(sparsity: SparsityReport | None, macs: float | None) -> Metric:
 
 
 def _share(total: int, images: int) -> int | float:
-    """Return a total for one image, whole where it is."""
+    """Return a total per image, an int where it divides evenly."""
     return total // images if total % images == 0 else total / images
 
 
 def _hardware(answer: Answer) -> dict[str, Metric]:
-    """Return what a machine makes of one inference."""
+    """Return the metrics of one inference on a machine."""
     machine, price, inputs = answer.machine, answer.price, answer.inputs
     if machine is None:
         return {
@@ -190,7 +190,7 @@ def _training_energy(price: Price, images: int) -> dict[str, Metric]:
 
 
 def _origin(machine: Machine) -> str:
-    """Return where a machine's numbers are from."""
+    """Return the source of a machine's numbers."""
     return "measured now" if machine.is_measured else "its numbers are those of its file"
 
 
@@ -234,7 +234,7 @@ def _units(machine: Machine, used: float | None) -> dict[str, Metric]:
 
 
 def _used(layers: Sequence[LayerReport]) -> float | None:
-    """Return the units that are busy, in the mean over the time of the forward passes."""
+    """Return the mean number of busy units, weighted by the time of each layer's forward pass."""
     prices = [layer.prices["forward"] for layer in layers if "forward" in layer.prices]
     known = [(p.active_pes, p.latency_seconds or 0.0) for p in prices if p.active_pes is not None]
     seconds = math.fsum(time for _, time in known)
@@ -243,7 +243,7 @@ def _used(layers: Sequence[LayerReport]) -> float | None:
 
 
 def _measured(run: Run, batch: int | None) -> dict[str, Metric]:
-    """Return what the run itself took where it ran."""
+    """Return what was measured during the run itself: throughput, latency of a step, ranks."""
     overhead = run.overhead_seconds
     seconds = run.seconds - (overhead if _is_number(overhead) else 0.0)
     images, steps, ranks = run.images, run.steps, _positive(run.ranks)
@@ -269,7 +269,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def as_text(metrics: Metrics) -> str:
-    """Return a table of what is known, and lines of what is not, by what would tell it."""
+    """Return a table of the known metrics, and a line for the unknown ones of each reason."""
     lines = []
     for what, entries in metrics.groups():
         rows = [
@@ -292,8 +292,8 @@ def as_text(metrics: Metrics) -> str:
 
 
 def by_reason(entries: Mapping[str, Metric]) -> list[tuple[str, Metric]]:
-    """Return the metrics with their names, those that are unknown for the same reason as one, with
-    the names of all."""
+    """Return the metrics with their names. Those unknown for the same reason become one entry with
+    all their names."""
     names: dict[str, list[str]] = {}
     for name, m in entries.items():
         key = f"{UNKNOWN}: {m.how}" if m.status == UNKNOWN else name
@@ -302,7 +302,7 @@ def by_reason(entries: Mapping[str, Metric]) -> list[tuple[str, Metric]]:
 
 
 def shown(m: Metric) -> str:
-    """Return value and unit; a text keeps its escapes, so that it cannot steer a terminal."""
+    """Return value and unit. A text from a file is escaped, so that it cannot steer a terminal."""
     value = m.value
     if value is None:
         return "-"

@@ -1,4 +1,4 @@
-"""A page in one file for what a model or a run costs: no scripts, nothing from elsewhere."""
+"""The HTML page of a report: one file without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ dd { margin: 0 0 .5rem }
 
 
 def style() -> str:
-    """Return the style sheet: colours for light and for dark, the same rules for both."""
+    """Return the style sheet: colours for light and dark mode, and one set of rules."""
     colours = [" ".join(f"--{n}: {c};" for n, c in theme.items()) for theme in (LIGHT, DARK)]
     series = [f".{n} {{ fill: var(--{n}) }}\n.l{n[1:]} {{ stroke: var(--{n}) }}" for n in SERIES]
     return (
@@ -85,7 +85,7 @@ def render(
     title: str, lead: Sequence[str], figures: Sequence[Figure], metrics: Metrics | None,
     notes: Mapping[str, str],
 ) -> str:  # fmt: skip
-    """Return a page: a line or some of what it is about, metrics, figures, and notes by name."""
+    """Return a page: title, lead lines, metrics if there are any, figures, and notes by name."""
     parts = [element("h1", title), *[element("p", line, class_="quiet") for line in lead]]
     if metrics is not None:
         parts.append(_metrics(metrics))
@@ -125,7 +125,7 @@ def _table(
     rows: Sequence[Sequence[str | float]],
     kind: str = "scroll",
 ) -> Element:
-    """Return a table in a box that scrolls by itself, by keys too."""
+    """Return a table in a box that scrolls on its own, with the keyboard too."""
     first = rows[0] if rows else head
     names = [
         element("th", name, scope="col", **_kind(value))

@@ -1,4 +1,7 @@
-"""The pages of `cost`, `bill` and `profile`: which figures each of them has."""
+"""The pages of `cost`, `bill` and `profile`: which figures each of them has.
+
+The other steps on the way to a page are listed in `figures.py`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ NO_MACS = "No layer does any MACs."
 
 
 def of_cost(report: CostReport, machine: Machine | None) -> str:
-    """Return the page of a model's report."""
+    """Return the HTML page of a model's report; `machine` adds its roofline."""
     totals = report.totals
     prices = {layer.name: layer.prices for layer in report.layers}
     macs = {(layer.name, p): layer.passes[p].macs for layer in report.layers for p in PASSES}
@@ -52,7 +55,7 @@ def of_cost(report: CostReport, machine: Machine | None) -> str:
 
 
 def of_bill(report: BillReport, machine: Machine | None) -> str:
-    """Return the page of the bill of a run."""
+    """Return the HTML page of a run's bill; `machine` adds its roofline."""
     phases = {layer.name: layer.phases for layer in report.layers}
     prices = {name: {p: phase.work.price for p, phase in phases[name].items()} for name in phases}
     macs = {(name, p): phase.work.cost.macs for name in phases for p, phase in phases[name].items()}
@@ -80,7 +83,7 @@ def of_bill(report: BillReport, machine: Machine | None) -> str:
 
 
 def of_profile(report: ProfileReport) -> str:
-    """Return the page of a profile."""
+    """Return the HTML page of a profile: times, roofline, training against inference."""
     order = [p for p in NAMES if any(one.phase == p for one in report.layers)]
     times: dict[str, list[float]] = {one.layer: [0.0] * len(order) for one in report.layers}
     for one in report.layers:
@@ -118,7 +121,8 @@ def _of(machine: Machine | None) -> list[str]:
 
 
 def _energies(layers: Prices, phases: Mapping[str, Price] | None = None) -> list[Figure]:
-    """Return energy by level of memory, of phases and of layers."""
+    """Return two figures of energy by level: by phase, by default summed over layers, and by
+    layer."""
     if phases is None:
         order = [p for p in NAMES if any(p in prices for prices in layers.values())]
         phases = {p: add_up(prices[p] for prices in layers.values() if p in prices) for p in order}
@@ -135,7 +139,7 @@ def _energies(layers: Prices, phases: Mapping[str, Price] | None = None) -> list
 def _under_roofs(
     layers: Prices, machine: Machine | None, macs: Mapping[tuple[str, str], int]
 ) -> Figure:
-    """Return the roofline of the passes that a machine prices."""
+    """Return the roofline of the passes that a machine prices, with modelled times."""
     title, about = "Roofline", "Layers and passes under the roofs of the machine."
     if machine is None:
         return Figure(title, about, missing="No machine, no roofs: --machine NAME gives them.")
@@ -152,11 +156,11 @@ def _points(
 ) -> Iterator[RooflinePoint]:
     for name, prices in layers.items():
         for phase, price in prices.items():
-            done, seconds = macs.get((name, phase), 0), price.latency_seconds
+            work, seconds = macs.get((name, phase), 0), price.latency_seconds
             on_chip = memory == "global buffer"
             traffic = price.global_buffer_bytes if on_chip else price.dram_bytes
-            if done and phase in NAMES and traffic is not None and seconds is not None:
-                yield RooflinePoint(name, phase, done, traffic, seconds)
+            if work and phase in NAMES and traffic is not None and seconds is not None:
+                yield RooflinePoint(name, phase, work, traffic, seconds)
 
 
 def _ratios(totals: Totals) -> list[Ratio]:
@@ -189,7 +193,8 @@ def _billed_ratios(report: BillReport) -> list[Ratio]:
 def _energy_ratio(
     inference: Price | None, training: Price | None, evaluation: Price | None
 ) -> list[Ratio]:
-    """Return the energy of training, without evaluation, beside that of inference."""
+    """Return the energy of training without evaluation against that of inference, nothing where
+    either is unknown."""
     if inference is None or training is None:
         return []
     one, whole = inference.energy, training.energy
@@ -201,7 +206,7 @@ def _energy_ratio(
 
 
 def sent(collectives: Sequence[CollectiveReport]) -> Figure:
-    """Return what a run sent, by collective and by what it was."""
+    """Return the bytes that a run sent, by collective and by what was exchanged."""
     kinds = {c.collective: c.algorithm for c in collectives if c.bytes_sent > 0}
     algorithms = "; ".join(f"{name}: {algorithm}" for name, algorithm in kinds.items())
     about = "Bytes that all ranks together sent, by collective, as these algorithms send them."

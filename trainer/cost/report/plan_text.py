@@ -1,4 +1,4 @@
-"""The plan of a step on many ranks for people."""
+"""The plan of a step on many ranks as text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = (
 
 
 def as_text(report: PlanReport) -> str:
-    """Return a table for each scaling, the check, and what all of it takes for granted."""
+    """Return a table for each scaling, the checks, and the assumptions of the plan."""
     lines = _unfit(report.faults)
     for scaling, rows in report.plans.items():
         who = "for each rank" if scaling == "weak" else "for all ranks"
@@ -36,7 +36,7 @@ def _energy_head(row: PlanRow) -> str:
 
 
 def _unfit(faults: Sequence[str]) -> list[str]:
-    """Return what is wrong with a calibration, and what to do, if anything."""
+    """Return what makes a calibration unfit, and the way out; nothing where it is fit."""
     if not faults:
         return []
     more = [f"and {len(faults) - SHOWN} more (--json)"] if len(faults) > SHOWN else []
@@ -64,7 +64,7 @@ def _cells(planned: PlanRow) -> tuple[str, ...]:
 
 
 def _range(ends: Iterable[str]) -> str:
-    """Return one text, or two as a range."""
+    """Return equal texts as one, others as a range."""
     return "-".join(dict.fromkeys(ends))
 
 
@@ -77,7 +77,7 @@ def _check(check: CheckReport) -> str:
 
 
 def _network(network: Network) -> list[str]:
-    """Return what is known of links and exchange."""
+    """Return lines on the links and the exchange, as far as known."""
     links = (("inside", network.inside), ("between", network.between))
     lines = [
         f"{where} hosts: {1e6 * link.latency:.2f} us, {1e-9 * link.bandwidth:.3g} GB/s "

@@ -1,4 +1,4 @@
-"""The profile of a model on this host for people."""
+"""The profile of a model on this host as text."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ COLUMNS = (
     Column("GFLOP/s", 1), Column("FLOP/byte", 5), Column("bound ms", 2),
     Column("roof", 3, is_text=True),
 )  # fmt: skip
-LEAST = 1e-3  # of the time, of a layer with a row of its own
+LEAST = 1e-3  # least share of the time of a layer with a row of its own
 
 
 def as_text(report: ProfileReport) -> str:
-    """Return a table of the layers that take a thousandth of the time at least, the others and the
-    sums, and what they mean."""
+    """Return a table of the layers with at least a thousandth of the time, the others in one row
+    and the totals, then notes that explain them."""
     rows = [
         (one.layer or WHOLE, SHORT.get(one.phase, one.phase), *_figures([one]), _roof(one))
         for one in report.layers
@@ -43,7 +43,7 @@ def as_text(report: ProfileReport) -> str:
 
 
 def _figures(rows: Sequence[KernelReport]) -> list[str]:
-    """Return the numbers of some rows together; without MACs there are no FLOP."""
+    """Return the figures of some rows, summed; "-" where there are no FLOP."""
     seconds, bound = sum(r.seconds for r in rows), sum(r.bound_seconds for r in rows)
     macs, moved = sum(r.cost.macs for r in rows), sum(r.bytes for r in rows)
     return [
@@ -56,12 +56,12 @@ def _figures(rows: Sequence[KernelReport]) -> list[str]:
 
 
 def _roof(row: KernelReport) -> str:
-    """Return the roof that binds, with a mark where the row is above it."""
+    """Return the roof that limits a row, with a mark where the row is faster than it allows."""
     return f"{row.roof}{'*' * row.beats_its_bound}"
 
 
 def _quick(rows: Sequence[KernelReport]) -> list[str]:
-    """Return what explains rows that take less than their bounds, if there are any."""
+    """Return an explanation of rows that are faster than their bounds, nothing without any."""
     reasons = []
     if any(row.roof == "memory" for row in rows):
         reasons.append("operands that are still in a cache need not come from memory")

@@ -1,4 +1,4 @@
-"""The course of a run for its bill: epochs, restarts, and what ranks exchanged."""
+"""The history of a run for its bill: epochs, restarts, and what ranks exchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .model.bill import (
     RestartsReport,
 )
 
-# Bytes and messages are those of these algorithms: what a library of MPI does is not observable.
+# Bytes and messages are those of these algorithms; what an MPI library really sends is not visible.
 COLLECTIVES = {
     "allreduce": "ring; in a fixed order all-to-all and allgather, which send as much",
     "broadcast": "binomial tree",
@@ -24,8 +24,8 @@ Priced: TypeAlias = Callable[[Mapping[str, Cost]], PricedCost]
 
 
 def collectives(ledger: Ledger) -> list[CollectiveReport]:
-    """Return calls, bytes and messages of each collective and of what it exchanged, all ranks
-    together."""
+    """Return calls, bytes and messages by collective and by what was exchanged, summed over all
+    ranks."""
     return [
         CollectiveReport(
             row.key.primitive, row.key.scope, row.calls, row.cost.bytes_sent, row.cost.messages,
@@ -37,7 +37,7 @@ def collectives(ledger: Ledger) -> list[CollectiveReport]:
 
 
 def epochs(records: Sequence[EpochRecord], priced: Priced) -> list[EpochReport]:
-    """Return what each whole epoch took by itself."""
+    """Return the work and the time of each complete epoch by itself."""
     return [
         EpochReport(
             e.epoch, e.step, e.images, e.seconds, e.overhead_seconds, priced(e.phases),
@@ -48,8 +48,8 @@ def epochs(records: Sequence[EpochRecord], priced: Priced) -> list[EpochReport]:
 
 
 def step(ledger: Ledger, steps: int, lost: int) -> dict[str, Cost]:
-    """Return what `lost` steps of training cost by phase, where the ledger has `steps` of them:
-    without evaluation and without what is exchanged at a start and for a checkpoint."""
+    """Return the cost of `lost` training steps by phase, as a share of the `steps` in the ledger.
+    Evaluation is left out, and so are exchanges at the start and for checkpoints."""
     costs: dict[str, Cost] = {}
     for (scope, phase), cost in ledger.sums(lambda key: key.scope_and_phase).items():
         shares_state = scope in ("weights", "buffers") and phase == "communicate"
@@ -59,7 +59,7 @@ def step(ledger: Ledger, steps: int, lost: int) -> dict[str, Cost]:
 
 
 def evaluation(ledger: Ledger, evaluations: int, lost: int) -> Cost:
-    """Return what `lost` evaluations cost, where the ledger has `evaluations` of them."""
+    """Return the cost of `lost` evaluations, as a share of the `evaluations` in the ledger."""
     whole = ledger.total(lambda key: key.phase == "evaluate" and key.scope != "metrics")
     return _scaled(whole, lost, evaluations)
 
@@ -71,7 +71,7 @@ def _scaled(cost: Cost, part: int, of: int) -> Cost:
 def restarts(
     records: Sequence[RestartRecord], ledger: Ledger, steps: int, evaluations: int, priced: Priced
 ) -> RestartsReport:
-    """Return what was computed and lost, at least: steps at the average cost of the run's."""
+    """Return a lower bound of the work that restarts lost: lost steps at the run's average cost."""
     lost_work = step(ledger, steps, sum(r.at_least for r in records))
     repeated = sum(r.evaluations for r in records)
     lost_work["evaluate"] = evaluation(ledger, evaluations, repeated)

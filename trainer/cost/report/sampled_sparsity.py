@@ -1,4 +1,4 @@
-"""The zeros that a run found on its sampled steps, for its bill."""
+"""The zeros in the sampled steps of a run, for its bill."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ NOT_COUNTED = "evaluation, and what has no MACs"
 
 
 def sparsity_report(ledger: Ledger, steps: int) -> SparsityReport:
-    """Return non-zero MACs and shares of zeros by pass and by layer, of the sampled steps alone."""
+    """Return non-zero MACs and shares of zeros by pass and by layer, over the sampled steps only.
+    `steps` are all steps of the run."""
     phases = ledger.sample_sums(lambda key: key.phase)
     layers, total = dict[str, dict[str, SparsitySample]](), SparsitySample()
     for (scope, phase), sample in ledger.sample_sums(lambda key: key.scope_and_phase).items():

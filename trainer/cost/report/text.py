@@ -1,4 +1,4 @@
-"""The report of a model for people and for spreadsheets."""
+"""The report of a model as text and as CSV."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .units import short, si
 
 
 def as_csv(report: CostReport) -> str:
-    """Return one line for each layer, with a head."""
+    """Return CSV with a header and one line per layer, all figures unrounded."""
     out = io.StringIO()
     rows = [layer.to_row() for layer in report.layers]
     names = [*dict.fromkeys(name for row in rows for name in row)]
@@ -28,7 +28,7 @@ def as_csv(report: CostReport) -> str:
 
 
 def as_text(report: CostReport) -> str:
-    """Return the layers that have MACs in a table, the others in a row, the totals, the metrics."""
+    """Return a table of the layers with MACs, the others in one row, then totals and metrics."""
     training = report.totals.training is not None
     passes = PASSES if training else PASSES[:1]
     columns = [
@@ -50,7 +50,7 @@ def as_text(report: CostReport) -> str:
 
 
 def _sums(layers: Sequence[LayerReport], passes: Sequence[str], training: bool) -> list[str]:
-    """Return the figures of some layers together."""
+    """Return the figures of some layers, summed."""
     figures = [
         sum(layer.weights for layer in layers),
         *[sum(layer.passes[name].macs for layer in layers) for name in passes],
@@ -63,7 +63,7 @@ def _sums(layers: Sequence[LayerReport], passes: Sequence[str], training: bool) 
 
 
 def _shape(s: LayerShape | None) -> str:
-    if s is None:  # of a recurrent layer, for one
+    if s is None:  # a recurrent layer, for example
         return ""
     if s.R == s.H == 1 and s.F == 1:
         return f"{s.C} -> {s.M}"
@@ -92,7 +92,7 @@ def _summary(report: CostReport) -> list[str]:
 
 
 def _priced(report: CostReport, machine: MachineReport) -> list[str]:
-    """Return what a machine makes of it."""
+    """Return a line on each priced total."""
     lines = []
     for what, price in report.totals.prices.items():
         figures = []
@@ -109,7 +109,7 @@ def _priced(report: CostReport, machine: MachineReport) -> list[str]:
 
 
 def _notes(machine: MachineReport) -> list[str]:
-    """Return what the prices leave open, or where their zeros are from."""
+    """Return what the prices leave open, or the source of their zeros."""
     if machine.is_measured:
         return [machine.note]
     zeros = machine.zeros

@@ -1,5 +1,5 @@
-"""Numbers for people: formats that reports and the trainer's output share, such as prefixes, shares
-and time spans. A format with a single user stays with that user."""
+"""Numbers for people: the formats that several outputs share, such as SI prefixes, shares and time
+spans. A format with a single user stays with that user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PREFIXES = tuple(zip([10.0 ** (3 * k) for k in range(6, -5, -1)], "EPTGMk mµnp"
 
 
 def short(number: float) -> str:
-    """Return a count with three digits and a suffix: 1.25G; without a suffix below 1: 0.0125."""
+    """Return a count with three digits and a suffix: 1.25G; below 1 without one: 0.0125."""
     if 0 < abs(number) < 0.995:
         return f"{number:.3g}"
     step = 0
@@ -22,7 +22,7 @@ def short(number: float) -> str:
 
 
 def digits(number: float) -> str:
-    """Return a number with three digits: 12.3; from a thousand on as `short` does."""
+    """Return a number with three digits: 12.3; from 1000 on with a suffix: 1.25k."""
     return f"{number:.3g}" if abs(number) < 999.5 else short(number)
 
 
@@ -42,7 +42,7 @@ def gigabytes(size: float) -> str:
 
 
 def tick(value: float) -> str:
-    """Return a mark on an axis: 10, 4096, 20k, 1M, 0.01, 1e-06."""
+    """Return the number at a tick of an axis: 10, 4096, 20k, 1M, 0.01, 1e-06."""
     for step in range(len(STEPS) - 1, 0, -1):
         size = 10.0 ** (3 * step)
         if max(size, 1e4) <= value < 1e21:
@@ -51,7 +51,7 @@ def tick(value: float) -> str:
 
 
 def cell(value: str | float) -> str:
-    """Return a table cell: a text as it is, a whole number in full, any other with four digits."""
+    """Return a table cell: texts unchanged, whole numbers in full, others with four digits."""
     if isinstance(value, str):
         return value
     if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
@@ -60,7 +60,7 @@ def cell(value: str | float) -> str:
 
 
 def quantity(value: float, unit: str) -> str:
-    """Return a number and its unit: 1,024 images, 0.9932, 12.3M MACs/image, 1 rank."""
+    """Return a number with its unit, singular for 1: 1,024 images, 12.3M MACs/image, 1 rank."""
     text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     if isinstance(value, float) and abs(value) >= 1e4:
         text = short(value)
@@ -70,12 +70,12 @@ def quantity(value: float, unit: str) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share in percent: 82.3%; - where there is none."""
+    """Return a share as a percentage, 82.3%, and "-" for None."""
     return "-" if share is None else f"{100 * share:.1f}%"
 
 
 def accuracy_text(share: float) -> str:
-    """Return an accuracy: 0.98765 is 98.77%; 100.00% is printed for exactly 1 only."""
+    """Return an accuracy as a percentage: 0.98765 is 98.77%. Only exactly 1 is 100.00%."""
     return f"{min(share, 0.9999) if share < 1 else 1.0:.2%}"
 
 

@@ -1,4 +1,4 @@
-"""What a whole run cost."""
+"""The report of `tallygrad bill`: a whole run, by phase, part, layer and epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .common import Json, MachineReport, Metrics
 
 @dataclass(frozen=True)
 class PricedCost:
-    """Work and its price; `grams_co2` where an intensity is given."""
+    """Work and its price; `grams_co2` are known where a carbon intensity is given."""
 
     cost: Cost
     price: Price = field(default_factory=Price)
@@ -45,8 +45,8 @@ class PricedCost:
 
 @dataclass(frozen=True)
 class PhaseReport:
-    """A phase of a run or of a layer: its work, the bytes that the tape kept, all calls together,
-    and the most bytes of results alive at once on one rank."""
+    """A phase of a run or of a layer: its work, the bytes that the tape saved, summed over all
+    calls, and the most bytes of results alive at once on one rank."""
 
     work: PricedCost
     activation_bytes_stashed: int = 0
@@ -74,7 +74,7 @@ class RunLayer:
 
 
 class CollectiveReport(NamedTuple):
-    """What a collective exchanged `of` something, all ranks together."""
+    """The calls of a collective that exchanged one kind of thing, `of`, summed over all ranks."""
 
     collective: str
     of: str
@@ -86,7 +86,7 @@ class CollectiveReport(NamedTuple):
 
 @dataclass(frozen=True)
 class EpochReport:
-    """A whole epoch by itself; `seconds_aside` of its seconds were not training."""
+    """A complete epoch by itself; `seconds_aside` of its seconds were not spent training."""
 
     epoch: int
     steps: int
@@ -124,7 +124,7 @@ class RestartReport(NamedTuple):
 
 @dataclass(frozen=True)
 class RestartsReport:
-    """The work that restarts lost, at least, and each of them."""
+    """A lower bound of the work that restarts lost, and each restart."""
 
     work: PricedCost
     each: Sequence[RestartReport]
@@ -164,7 +164,7 @@ class RestartsReport:
 
 @dataclass(frozen=True)
 class SampleReport:
-    """Counts and shares of zeros in what was sampled; a share of nothing is None."""
+    """Counts and shares of zeros in a sample; a share of nothing is None."""
 
     sample: SparsitySample
 
@@ -229,7 +229,7 @@ class SampledLayer:
 
 @dataclass(frozen=True)
 class SparsityReport:
-    """Zeros in the steps of a run that were sampled."""
+    """Zeros in the sampled steps of a run, by phase, by layer and in total."""
 
     sampled_steps: int
     steps: int

@@ -1,4 +1,4 @@
-"""What several reports have: metrics, and the machine."""
+"""Parts that several reports have: metrics, and the machine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ NOT_AVAILABLE = "not available"
 
 
 class Metric(NamedTuple):
-    """A benchmarking metric; `status` is measured, modelled, exact, or unknown where `value` is
-    None, and `how` says where it is from or what would tell it."""
+    """A benchmarking metric. `status` is "exact", "measured" or "modelled", or "unknown" where
+    `value` is None; `how` says where the value comes from, or what would provide it."""
 
     value: Any
     unit: str
@@ -24,13 +24,13 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class Metrics:
-    """The metrics of the model and of the hardware, by name."""
+    """The metrics of model and hardware, by name."""
 
     model: Mapping[str, Metric]
     hardware: Mapping[str, Metric]
 
     def groups(self) -> Sequence[tuple[str, Mapping[str, Metric]]]:
-        """Return both groups with their names."""
+        """Return both groups, each with its name."""
         return (("model", self.model), ("hardware", self.hardware))
 
     def to_json(self) -> Json:
@@ -43,8 +43,8 @@ class Metrics:
 
 @dataclass(frozen=True)
 class ZerosReport:
-    """Where shares of zeros are from, None where none are known, and the layers `without` any;
-    `bound` says what prices without zeros are."""
+    """The source of the shares of zeros, None where none are known, and the layers `without` any.
+    `bound` says what prices without zeros mean, such as an upper bound."""
 
     source: str | None
     without: Sequence[str] = ()
@@ -57,8 +57,7 @@ class ZerosReport:
 
 @dataclass(frozen=True)
 class MachineReport:
-    """The machine that prices a report. `zeros` of a model are a report, those of a run a
-    sentence."""
+    """The machine that prices a report. `zeros` are a report for a model, a sentence for a run."""
 
     name: str
     kind: str
@@ -72,10 +71,12 @@ class MachineReport:
     def of(
         cls, machine: Machine, zeros: ZerosReport | str | None = None, measured: bool = False
     ) -> MachineReport:
-        """Return the report of a machine; `measured`: with the numbers of one that was."""
+        """Return the report of a machine, if `measured` with the numbers that were measured."""
         numbers = machine.measured if measured else None
-        told = (machine.name, machine.kind, machine.source, machine.note)
-        return cls(*told, machine.is_measured, numbers, zeros)
+        return cls(
+            machine.name, machine.kind, machine.source, machine.note, machine.is_measured, numbers,
+            zeros,
+        )  # fmt: skip
 
     def to_json(self) -> Json:
         """Return what `--json` prints."""

@@ -1,4 +1,4 @@
-"""What a model costs."""
+"""The report of `tallygrad cost`: a model, by layer and pass."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .common import Json, MachineReport, Metrics
 
 @dataclass(frozen=True)
 class PassReport:
-    """A pass of a layer: MACs, bytes read and written, the most bytes of results alive at once,
-    and the price, None where no machine prices it."""
+    """A pass of a layer: MACs, bytes read and written, peak bytes of results alive at once, and the
+    price, None where no machine prices it."""
 
     macs: int
     bytes: int
@@ -24,7 +24,8 @@ class PassReport:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A layer; `passes` has every phase of training, also where it has no work."""
+    """A layer of a model. `passes` has an entry for every phase of a training step, even where the
+    layer has no work in it. `weights` leave out biases; `other_ops` are operations outside MACs."""
 
     name: str
     kind: str
@@ -44,7 +45,7 @@ class LayerReport:
         return {name: one.price for name, one in self.passes.items() if one.price is not None}
 
     def to_json(self, is_priced: bool = False) -> Json:
-        """Return what `--json` prints, `is_priced` with prices by pass."""
+        """Return what `--json` prints, with prices by pass if `is_priced`."""
         prices = {name: price.to_json() for name, price in self.prices.items()}
         return {
             "name": self.name,
@@ -64,7 +65,7 @@ class LayerReport:
         }
 
     def to_row(self) -> Json:
-        """Return a flat row: the letters of the shape and the prices by pass come last."""
+        """Return a flat row for CSV; the letters of the shape and the prices by pass come last."""
         row = self.to_json()
         del row["shape"]
         prices = {
@@ -76,14 +77,15 @@ class LayerReport:
 
 
 def letters(shape: LayerShape) -> Json:
-    """Return a shape in the survey's letters; U is a pair where the strides differ."""
+    """Return a shape in the letters of Sze et al. (2017); U is a pair where strides differ."""
     u = shape.U[0] if shape.U[0] == shape.U[1] else [*shape.U]
     return {**shape._asdict(), "U": u}
 
 
 @dataclass(frozen=True)
 class TrainingTotals:
-    """Totals of a step of training: MACs by pass and in all, bytes, what each rank exchanges."""
+    """Totals of a training step: MACs by pass and in total, bytes read and written, and the bytes
+    that each rank sends. `over_inference` is the ratio of MACs to those of a forward pass."""
 
     macs: Mapping[str, int]
     total_macs: int
@@ -109,7 +111,8 @@ class TrainingTotals:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over all layers, of a forward pass and, if wanted, of a step of training."""
+    """Sums over all layers, of a forward pass and, if counted, of a training step. `conv_share` is
+    the share of convolutions in the MACs of inference."""
 
     weights: int
     parameters: int
@@ -139,19 +142,19 @@ class Totals:
 
     @property
     def prices(self) -> Mapping[str, Price]:
-        """The prices of inference and of training, as far as there are any."""
+        """The known prices of "inference" and "training"."""
         prices = {"inference": self.inference_price, "training": self.training_price}
         return {name: price for name, price in prices.items() if price is not None}
 
     @property
     def training_price(self) -> Price | None:
-        """The price of a step of training."""
+        """The price of a training step, None where it was not counted or priced."""
         return None if self.training is None else self.training.price
 
 
 @dataclass(frozen=True)
 class CostReport:
-    """What a model costs: `tallygrad cost`."""
+    """The cost of a model on a batch: what `tallygrad cost` prints."""
 
     model: str
     batch: int

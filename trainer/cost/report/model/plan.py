@@ -1,4 +1,4 @@
-"""What a step takes on more ranks than there are here."""
+"""The report of `tallygrad plan`: a step on more ranks than there are here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from .common import Json
 
 
 class CheckReport(NamedTuple):
-    """A step that was measured on this host beside what the calibration alone predicts."""
+    """A step measured on this host, in seconds (median, least and most), beside the prediction from
+    the calibration alone."""
 
     ranks: int
     batch_per_rank: int
@@ -35,7 +36,7 @@ class CheckReport(NamedTuple):
 
 @dataclass(frozen=True)
 class PlanRow:
-    """A plan for a number of ranks, with the memory of a rank and the energy of all ranks."""
+    """The plan for a number of ranks, with the memory of one rank and the energy of all ranks."""
 
     row: Row
     memory: RankMemory
@@ -66,8 +67,8 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class PlanReport:
-    """Predicted steps by scaling: `tallygrad plan`. `faults` say what makes a calibration unfit,
-    `notes` what a plan takes for granted."""
+    """Predicted steps by scaling: what `tallygrad plan` prints. `faults` say what makes the
+    calibration unfit, `notes` what the plan assumes."""
 
     model: str
     batch: int

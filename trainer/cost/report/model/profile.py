@@ -1,4 +1,4 @@
-"""Where the time of a step goes on this host."""
+"""The report of `tallygrad profile`: the time of a step on this host, by layer and pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .common import NOT_AVAILABLE, Json
 
 
 class ConvShare(NamedTuple):
-    """The share of convolutions in the MACs and in the time of a phase."""
+    """The share of convolutions in the MACs and in the time of a phase, 0 to 1."""
 
     macs: float
     seconds: float
@@ -39,7 +39,7 @@ class KernelReport:
 
     @property
     def beats_its_bound(self) -> bool:
-        """Whether it took less time than its bound."""
+        """Whether the measured time is less than its lower bound, for example by caches."""
         return self.seconds < self.bound_seconds
 
     def to_json(self) -> Json:
@@ -63,8 +63,8 @@ class KernelReport:
 
 @dataclass(frozen=True)
 class ProfileReport:
-    """Where the time of a step goes on this host: `tallygrad profile`. `joules` are None where
-    they cannot be read."""
+    """Where the time of a step goes on this host: what `tallygrad profile` prints. `joules` are
+    None where RAPL's counters cannot be read."""
 
     model: str
     batch: int
@@ -77,7 +77,7 @@ class ProfileReport:
 
     @property
     def energy(self) -> float | str:
-        """The joules of a step, or that they are not available."""
+        """The joules of a step, or "not available"."""
         return NOT_AVAILABLE if self.joules is None else self.joules
 
     def to_json(self) -> Json:
