@@ -49,19 +49,15 @@ PARTS = {
 def bill_report(
     run: Run, machine: Machine | None = None, grams_co2_per_kwh: float | None = None
 ) -> BillReport:
-    """Return the bill of a run: by phase, part, layer and epoch.
-
-    A machine prices it; with a carbon intensity in grams per kilowatt hour, joules become grams of
-    CO2. UserError for a run that the machine cannot price, and for an intensity where its energies
-    are not in joules.
-    """
+    """Return the bill of a run: by phase, part, layer and epoch. A machine prices it, and a carbon
+    intensity turns its joules into grams of CO2. UserError for a run that the machine cannot price,
+    and for an intensity where its energies are not in joules."""
     prices = price_run(run, machine)
     priced = partial(_priced, prices, grams_co2_per_kwh)
     phases, costs = _phases(run.ledger, prices), run.ledger.by("phase")
     sampled = sparsity_report(run.ledger, run.steps) if run.ledger.sampled_steps else None
     total = priced(costs)
-    lost = partial(restarts, ledger=run.ledger, steps=run.steps, evaluations=run.evaluations,
-                   priced=priced)  # fmt: skip
+    lost = partial(restarts, run=run, priced=priced)
     return BillReport(
         checkpoint=run.source,
         steps=run.steps,

@@ -21,7 +21,7 @@ from tallygrad.trainer.cost.report.model.bill import (
     SampleReport,
     SparsityReport,
 )
-from tallygrad.trainer.cost.report.model.common import Metric
+from tallygrad.trainer.cost.report.model.common import MetricReport
 from tallygrad.trainer.cost.run import Run
 
 pytestmark = pytest.mark.usefixtures("wide")
@@ -235,4 +235,4 @@ def test_bits_of_a_machine(bits: str, tmp_path: Path, capfd: pytest.CaptureFixtu
      (1.0, "images/s", "1 images/s"), (1, "bit", "1 bit"), (0, "ranks", "0 ranks")],
 )  # fmt: skip
 def test_one_is_no_plural(number: float, unit: str, text: str) -> None:
-    assert shown(Metric(number, unit, "exact", "by hand")) == text
+    assert shown(MetricReport(number, unit, "exact", "by hand")) == text

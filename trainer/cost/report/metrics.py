@@ -12,7 +12,7 @@ from ..machines.machine import Machine
 from ..price import JOULES, MACS, Price
 from ..run import Run
 from .model.bill import NO_SAMPLE, PhaseReport, PricedCost, SparsityReport
-from .model.common import Metric, Metrics, ZerosReport
+from .model.common import MetricReport, Metrics, ZerosReport
 from .model.cost import LayerReport, Totals
 from .text_table import Column, fit, name_column, text_table
 from .units import quantity
@@ -35,9 +35,9 @@ class Answer(NamedTuple):
     coded: bool = False
 
 
-def unknown(unit: str, how: str) -> Metric:
+def unknown(unit: str, how: str) -> MetricReport:
     """Return a metric without a value; `how` says what would provide it."""
-    return Metric(None, unit, UNKNOWN, how)
+    return MetricReport(None, unit, UNKNOWN, how)
 
 
 def of_model(
@@ -53,11 +53,11 @@ def of_model(
     about_weights = "from shapes; biases are not counted"
     return Metrics(
         {
-            "network": Metric(model, "", "exact", "by name, with the input given"),
+            "network": MetricReport(model, "", "exact", "by name, with the input given"),
             ACCURACY: unknown("", needs),
-            "weights": Metric(totals.weights, "weights", "exact", about_weights),
+            "weights": MetricReport(totals.weights, "weights", "exact", about_weights),
             "nonzero_weights": unknown("weights", needs),
-            "macs": Metric(macs, PER_IMAGE, "exact", "from shapes"),
+            "macs": MetricReport(macs, PER_IMAGE, "exact", "from shapes"),
             "nonzero_macs": unknown(PER_IMAGE, "not measured: needs the numbers of a run"),
         },
         {**_hardware(answer), **_training_energy(totals.training_price or Price(), batch)},
@@ -78,7 +78,7 @@ def of_run(
             **_hardware(answer),
             **_training_energy(total.price if images else Price(), images),
             **_measured(run, batch),
-            "inputs": Metric(images, "images", "exact", "that training saw"),
+            "inputs": MetricReport(images, "images", "exact", "that training saw"),
         },
     )
 
@@ -90,42 +90,42 @@ def _for_a_batch(price: Price, batch: int, images: int) -> Price:
 
 def _model_of_run(
     run: Run, macs: int, images: int, sparsity: SparsityReport | None
-) -> dict[str, Metric]:
+) -> dict[str, MetricReport]:
     counted = "counted in the checkpoint; biases are not"
     of_image = unknown(PER_IMAGE, "the ledger has no forward pass")
     if images and macs:
         how = "forward passes of the training"
-        of_image = Metric(_share(macs, images), PER_IMAGE, "exact", how)
+        of_image = MetricReport(_share(macs, images), PER_IMAGE, "exact", how)
     named = isinstance(run.model, str)
     return {
-        "network": Metric(run.model, "", "exact", "on record")
+        "network": MetricReport(run.model, "", "exact", "on record")
         if named
         else unknown("", "not on record"),
         run.metric: _score(run),
-        "weights": Metric(run.weights, "weights", "exact", counted),
-        "nonzero_weights": Metric(run.nonzero_weights, "weights", "exact", counted),
+        "weights": MetricReport(run.weights, "weights", "exact", counted),
+        "nonzero_weights": MetricReport(run.nonzero_weights, "weights", "exact", counted),
         "macs": of_image,
         "nonzero_macs": _nonzero(sparsity, of_image.value),
     }
 
 
-def _score(run: Run) -> Metric:
+def _score(run: Run) -> MetricReport:
     """Return the value of the task's metric, and which direction is better unless it is higher."""
     value, step = run.score, run.evaluated
     if not _is_number(value) or (run.metric == ACCURACY and not 0 <= value <= 1):
         return unknown("", "no evaluation is on record: `tallygrad eval` measures it")
     at = f" after step {step}" if isinstance(step, int) else ""
     direction = "" if run.higher_is_better else "; lower is better"
-    return Metric(float(value), "", "measured", f"on the test images{at}{direction}")
+    return MetricReport(float(value), "", "measured", f"on the test images{at}{direction}")
 
 
-def _nonzero(sparsity: SparsityReport | None, macs: float | None) -> Metric:
+def _nonzero(sparsity: SparsityReport | None, macs: float | None) -> MetricReport:
     """Return MACs without a zero factor, estimated from their share on the sampled steps."""
     share = sparsity.phases.get("forward", NO_SAMPLE).nonzero_share if sparsity else None
     if sparsity is None or share is None or macs is None:
         return unknown(PER_IMAGE, "not measured: no step of the run was sampled for zeros")
     how = f"their share on {sparsity.sampled_steps:,} sampled steps"
-    return Metric(macs * share, PER_IMAGE, "measured", how)
+    return MetricReport(macs * share, PER_IMAGE, "measured", how)
 
 
 def _share(total: int, images: int) -> int | float:
@@ -133,7 +133,7 @@ def _share(total: int, images: int) -> int | float:
     return total // images if total % images == 0 else total / images
 
 
-def _hardware(answer: Answer) -> dict[str, Metric]:
+def _hardware(answer: Answer) -> dict[str, MetricReport]:
     """Return the metrics of one inference on a machine."""
     machine, price, inputs = answer.machine, answer.price, answer.inputs
     if machine is None:
@@ -145,48 +145,48 @@ def _hardware(answer: Answer) -> dict[str, Metric]:
             "on_chip_storage": unknown("B", ASK_MACHINE),
             "units_used": unknown("units", ASK_MACHINE),
             "units_present": unknown("units", ASK_MACHINE),
-            "inputs": Metric(inputs, "images", "exact", "at once"),
+            "inputs": MetricReport(inputs, "images", "exact", "at once"),
         }  # fmt: skip
     bits = unknown("bit", "the machine's file tells none")
     if machine.bits is not None:
-        bits = Metric(machine.bits, "bit", "exact", "of a word, by the machine's file")
+        bits = MetricReport(machine.bits, "bit", "exact", "of a word, by the machine's file")
     return {
-        "machine": Metric(machine.name, "", "modelled", _origin(machine)),
+        "machine": MetricReport(machine.name, "", "modelled", _origin(machine)),
         "bits": bits,
         **_energy(machine, price, inputs),
         "off_chip_accesses": _off_chip(machine, price, inputs, answer.coded),
         **_time(price, inputs),
         **_units(machine, answer.used),
-        "inputs": Metric(inputs, "images", "exact", "at once"),
+        "inputs": MetricReport(inputs, "images", "exact", "at once"),
     }
 
 
-def _energy(machine: Machine, price: Price, inputs: int) -> dict[str, Metric]:
+def _energy(machine: Machine, price: Price, inputs: int) -> dict[str, MetricReport]:
     if price.energy is None:
         lacks = "no energy is known for these passes"
         return {"energy_per_inference": unknown("J/image", lacks), "power": unknown("W", lacks)}
     how = "of a forward pass"
     if machine.needs_shapes:
         how += ", layers without products left out"
-    energy = Metric(price.energy / inputs, PER_IMAGE_OF[price.unit], "modelled", how)
+    energy = MetricReport(price.energy / inputs, PER_IMAGE_OF[price.unit], "modelled", how)
     return {"energy_per_inference": energy, "power": _power(price)}
 
 
-def _power(price: Price) -> Metric:
+def _power(price: Price) -> MetricReport:
     if price.joules is None:
         return unknown("W", "the machine's energies are relative to a MAC")
     if not price.latency_seconds:
         return unknown("W", "the machine tells no time")
     power = price.joules / price.latency_seconds
-    return Metric(power, "W", "modelled", "energy over latency")
+    return MetricReport(power, "W", "modelled", "energy over latency")
 
 
-def _training_energy(price: Price, images: int) -> dict[str, Metric]:
+def _training_energy(price: Price, images: int) -> dict[str, MetricReport]:
     if price.energy is None:
         return {}
     how = "all that training takes, for an image"
     unit = PER_IMAGE_OF[price.unit]
-    return {"energy_per_trained_image": Metric(price.energy / images, unit, "modelled", how)}
+    return {"energy_per_trained_image": MetricReport(price.energy / images, unit, "modelled", how)}
 
 
 def _origin(machine: Machine) -> str:
@@ -194,40 +194,42 @@ def _origin(machine: Machine) -> str:
     return "measured now" if machine.is_measured else "its numbers are those of its file"
 
 
-def _off_chip(machine: Machine, price: Price, inputs: int, coded: bool) -> Metric:
+def _off_chip(machine: Machine, price: Price, inputs: int, coded: bool) -> MetricReport:
     moved = price.dram_bytes
     if moved is None:
         return unknown("words/image", "the machine's traffic is not known")
     how = machine.traffic_basis(coded)
     if machine.bits is None:
-        return Metric(moved / inputs, "B/image", "modelled", how)
+        return MetricReport(moved / inputs, "B/image", "modelled", how)
     words = 8 * moved / machine.bits / inputs
-    return Metric(words, "words/image", "modelled", how)
+    return MetricReport(words, "words/image", "modelled", how)
 
 
-def _time(price: Price, inputs: int) -> dict[str, Metric]:
+def _time(price: Price, inputs: int) -> dict[str, MetricReport]:
     seconds = price.latency_seconds
     if not seconds:
         lacks = "the machine tells no time"
         return {"latency": unknown("s", lacks), "throughput": unknown("images/s", lacks)}
     batch = f"of a batch of {inputs:,}"
     return {
-        "latency": Metric(seconds, "s", "modelled", f"{batch}, at least"),
-        "throughput": Metric(inputs / seconds, "images/s", "modelled", f"{batch}, at most"),
+        "latency": MetricReport(seconds, "s", "modelled", f"{batch}, at least"),
+        "throughput": MetricReport(inputs / seconds, "images/s", "modelled", f"{batch}, at most"),
     }
 
 
-def _units(machine: Machine, used: float | None) -> dict[str, Metric]:
+def _units(machine: Machine, used: float | None) -> dict[str, MetricReport]:
     storage = unknown("B", "the machine's file tells none")
     present = unknown("units", "the machine's file tells none")
     if machine.units is not None:
-        present = Metric(machine.units, "units", "exact", "rows x columns of the machine's file")
+        how = "rows x columns of the machine's file"
+        present = MetricReport(machine.units, "units", "exact", how)
     if machine.storage_bytes is not None:
         how = "scratchpads of all units, and the buffer"
-        storage = Metric(machine.storage_bytes, "B", "exact", how)
+        storage = MetricReport(machine.storage_bytes, "B", "exact", how)
     mean = unknown("units", "the machine's file tells no units")
     if used is not None:
-        mean = Metric(used, "units", "modelled", "busy, in the mean over the time of an inference")
+        how = "busy, in the mean over the time of an inference"
+        mean = MetricReport(used, "units", "modelled", how)
     elif machine.units is not None:
         mean = unknown("units", "needs the shapes of layers: `tallygrad cost`")
     return {"on_chip_storage": storage, "units_used": mean, "units_present": present}
@@ -242,7 +244,7 @@ def _used(layers: Sequence[LayerReport]) -> float | None:
     return busy / seconds if seconds else None
 
 
-def _measured(run: Run, batch: int | None) -> dict[str, Metric]:
+def _measured(run: Run, batch: int | None) -> dict[str, MetricReport]:
     """Return what was measured during the run itself: throughput, latency of a step, ranks."""
     overhead = run.overhead_seconds
     seconds = run.seconds - (overhead if _is_number(overhead) else 0.0)
@@ -252,11 +254,11 @@ def _measured(run: Run, batch: int | None) -> dict[str, Metric]:
         latency = unknown("s", "no time is on record")
     else:
         size = f"steps of {batch:,} images" if batch else "steps of a size not on record"
-        rate = Metric(images / seconds, "images/s", "measured", f"training, {size}")
-        latency = Metric(seconds / steps, "s", "measured", f"a step of training, {size}")
+        rate = MetricReport(images / seconds, "images/s", "measured", f"training, {size}")
+        latency = MetricReport(seconds / steps, "s", "measured", f"a step of training, {size}")
     count = unknown("ranks", "not on record")
     if ranks:
-        count = Metric(ranks, "ranks", "measured", "in the newest part of the run")
+        count = MetricReport(ranks, "ranks", "measured", "in the newest part of the run")
     return {"training_throughput": rate, "training_latency": latency, "ranks": count}
 
 
@@ -291,7 +293,7 @@ def as_text(metrics: Metrics) -> str:
     return "\n".join(lines[1:])
 
 
-def by_reason(entries: Mapping[str, Metric]) -> list[tuple[str, Metric]]:
+def by_reason(entries: Mapping[str, MetricReport]) -> list[tuple[str, MetricReport]]:
     """Return the metrics with their names. Those unknown for the same reason become one entry with
     all their names."""
     names: dict[str, list[str]] = {}
@@ -301,7 +303,7 @@ def by_reason(entries: Mapping[str, Metric]) -> list[tuple[str, Metric]]:
     return [(", ".join(some).replace("_", " "), entries[some[0]]) for some in names.values()]
 
 
-def shown(m: Metric) -> str:
+def shown(m: MetricReport) -> str:
     """Return value and unit. A text from a file is escaped, so that it cannot steer a terminal."""
     value = m.value
     if value is None:

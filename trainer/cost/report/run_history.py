@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from ....autograd.ledger import Cost, Ledger
-from ..run import EpochRecord, RestartRecord
+from ..run import EpochRecord, RestartRecord, Run
 from .model.bill import (
     CollectiveReport,
     EpochReport,
@@ -68,13 +68,11 @@ def _scaled(cost: Cost, part: int, of: int) -> Cost:
     return Cost(*[n * part // of for n in cost]) if of else Cost()
 
 
-def restarts(
-    records: Sequence[RestartRecord], ledger: Ledger, steps: int, evaluations: int, priced: Priced
-) -> RestartsReport:
+def restarts(records: Sequence[RestartRecord], run: Run, priced: Priced) -> RestartsReport:
     """Return a lower bound of the work that restarts lost: lost steps at the run's average cost."""
-    lost_work = step(ledger, steps, sum(r.at_least for r in records))
+    lost_work = step(run.ledger, run.steps, sum(r.at_least for r in records))
     repeated = sum(r.evaluations for r in records)
-    lost_work["evaluate"] = evaluation(ledger, evaluations, repeated)
+    lost_work["evaluate"] = evaluation(run.ledger, run.evaluations, repeated)
     each = [
         RestartReport(
             r.step, r.reached, r.log_every, r.evaluations, r.seconds, r.at_least, r.at_most

@@ -177,8 +177,7 @@ def count(shape: ConvShape, chip: Chip, mapping: Mapping) -> Counts:
     DRAM: weights arrive once per strip and tile of images; inputs once per tile of m filters, with
     their padding. Rows that two strips share arrive twice unless the buffer has room to keep them.
     Array: every word that reaches a PE, and every partial sum that moves on to the next PE.
-    Registers: two operands, and a partial sum in and out, per MAC.
-    """
+    Registers: two operands, and a partial sum in and out, per MAC."""
     work = folded(shape, chip)
     e, p, q, r, t, m, n = mapping
     strips, tiles = ceil_div(work.e, e), ceil_div(work.n, n)

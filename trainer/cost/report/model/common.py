@@ -12,7 +12,7 @@ Json: TypeAlias = dict[str, Any]
 NOT_AVAILABLE = "not available"
 
 
-class Metric(NamedTuple):
+class MetricReport(NamedTuple):
     """A benchmarking metric. `status` is "exact", "measured" or "modelled", or "unknown" where
     `value` is None; `how` says where the value comes from, or what would provide it."""
 
@@ -26,10 +26,10 @@ class Metric(NamedTuple):
 class Metrics:
     """The metrics of model and hardware, by name."""
 
-    model: Mapping[str, Metric]
-    hardware: Mapping[str, Metric]
+    model: Mapping[str, MetricReport]
+    hardware: Mapping[str, MetricReport]
 
-    def groups(self) -> Sequence[tuple[str, Mapping[str, Metric]]]:
+    def groups(self) -> Sequence[tuple[str, Mapping[str, MetricReport]]]:
         """Return both groups, each with its name."""
         return (("model", self.model), ("hardware", self.hardware))
 

@@ -13,8 +13,8 @@ from .common import Json
 
 
 class CheckReport(NamedTuple):
-    """A step measured on this host, in seconds (median, least and most), beside the prediction from
-    the calibration alone."""
+    """A step measured on this host beside the prediction from the calibration alone. `seconds` is
+    the mean over rounds of their medians, which lie between `least` and `most`."""
 
     ranks: int
     batch_per_rank: int
