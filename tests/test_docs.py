@@ -114,10 +114,11 @@ def words() -> set[str]:
 
 
 def identifiers(page: str) -> list[str]:
-    """Return the identifiers in code font that can be nothing else: `ab_cd`, `AbCd` and `ab()`."""
+    """Return the identifiers in code font: `ab_cd`, `AbCd`, `ab()` and, on their own, `AB_CD`."""
     spans = re.findall(r"`([^`\n]+)`", CODE.sub("", read(page)))
     pattern = r"(?<![\w$/-])([a-z]+(?:_[a-z]+)+|[A-Z][a-z]+[A-Z]\w*|[a-z]\w*(?=\())(?![\w/.-])"
-    return [word for span in spans for word in re.findall(pattern, span)]
+    constants = [span for span in spans if re.fullmatch(r"[A-Z_]{4,}", span) and span != "FILE"]
+    return [word for span in spans for word in re.findall(pattern, span)] + constants
 
 
 @pytest.mark.parametrize("page", [p for p in pages(identifiers) if p != "CHANGELOG.md"])
