@@ -53,7 +53,7 @@ def choose_backend(
 ) -> str:
     """Return the name of the backend that the options ask for; for `auto` llvm, or NumPy with a
     line that says why it does not load. UserError for one that does not load, and for a target that
-    this machine does not execute."""
+    this host does not execute."""
     if wanted == "numpy":
         return wanted
     words = [conv, *([] if target == "host" else [target])]

@@ -26,7 +26,9 @@ from .errors import UserError
 from .files import regular_file, temporary, user_errors
 
 NAME = "lock"
-BEAT = 5.0
+BEAT = 5.0  # seconds between touches
+# Seconds without a touch after which a holder counts as dead: six beats, since load and the
+# attribute caches of network file systems delay some.
 PATIENCE = 30.0
 LONGEST = 4096  # bytes of a record
 
@@ -124,7 +126,8 @@ class Lock:
                 descriptor = os.open(self.path, flags, 0o644)
             except FileExistsError:
                 self._await_end()
-                continue
+                continue  # others may be faster: O_EXCL decides again
+            # The file stays open: `_beat` touches it by its descriptor, not by its name.
             os.write(descriptor, self._record)
             threading.Thread(target=self._beat, args=(descriptor,), daemon=True).start()
             return
@@ -158,14 +161,17 @@ class Lock:
     def _retire(self, seen: Sign) -> None:
         """Remove the lock of a dead holder. Of several runs that try, one renames it; another
         that finds a new lock in its hands puts that back."""
-        aside = temporary(self.path)
+        # A rename is atomic, so only one of several runs gets the file. By then it may be the new
+        # lock of a run that was faster: the text tells. `link` puts that one back and, unlike a
+        # second rename, never overwrites the lock that a third run has made meanwhile.
+        retired = temporary(self.path)
         with suppress(FileNotFoundError):
-            os.rename(self.path, aside)
-            moved = _look(aside)
-            if moved is not None and moved.text != seen.text:
+            os.rename(self.path, retired)
+            renamed = _look(retired)
+            if renamed is not None and renamed.text != seen.text:
                 with suppress(FileExistsError):
-                    os.link(aside, self.path)
-            aside.unlink()
+                    os.link(retired, self.path)
+            retired.unlink()
 
 
 def _look(path: Path) -> Sign | None:

@@ -18,9 +18,9 @@ ROWS = 24  # of a terminal that does not tell
 COMPILING = 1.0  # seconds of compiling that are no reason to say anything
 
 
-def _bar(place: str, figures: str = "") -> str:
+def _bar(prefix: str, figures: str = "") -> str:
     """Return tqdm's format of a bar between two texts; its own `{postfix}` begins with a comma."""
-    return f"{place} |{{bar}}| {figures}"
+    return f"{prefix} |{{bar}}| {figures}"
 
 
 def _size(terminal: TextIO) -> dict[str, int | bool]:
@@ -60,16 +60,16 @@ class Progress:
         self.told = CompileStats(0, 0, 0.0)  # what was told when the compiling before it ended
         self.bar: tqdm[Any] | None = None
         if shows and bars and self.stream.isatty():
-            place = done % self.per_epoch
-            self.place = f"{place}/{self.per_epoch}"
+            position = done % self.per_epoch
+            self.prefix = f"{position}/{self.per_epoch}"
             self.bar = tqdm(
-                total=self.per_epoch, initial=place, file=self.stream,
-                bar_format=_bar(self.place), **_size(self.stream),
+                total=self.per_epoch, initial=position, file=self.stream,
+                bar_format=_bar(self.prefix), **_size(self.stream),
             )  # fmt: skip
 
     def step(self, epoch: int, images: int, loss: float, metrics: str) -> None:
         """Show that one more step is done, of an epoch counted from 0, and what it came to."""
-        place = self.done % self.per_epoch + 1
+        position = self.done % self.per_epoch + 1
         self.done, self.steps, self.images = self.done + 1, self.steps + 1, self.images + images
         if not self.shows:
             return
@@ -81,14 +81,14 @@ class Progress:
         figures = f"loss {loss:.4f}, {metrics}, {rate}"
         name = f"epoch {epoch + 1}/{self.epochs}"
         if self.bar is not None:
-            if place == 1:
+            if position == 1:
                 self.bar.reset(self.per_epoch)
-            self.place = f"{name} {place}/{self.per_epoch}"
-            self.bar.bar_format = _bar(self.place, f"{figures}, {left} left")
+            self.prefix = f"{name} {position}/{self.per_epoch}"
+            self.bar.bar_format = _bar(self.prefix, f"{figures}, {left} left")
             self.bar.update()
         elif now - self.said >= self.every:
             self.said = now
-            self.say(f"{name} step {place}/{self.per_epoch}: {figures}, {left} left")
+            self.say(f"{name} step {position}/{self.per_epoch}: {figures}, {left} left")
 
     def evaluating(self, split: str, step: int, steps: int) -> None:
         """Show that a step of an evaluation is done."""
@@ -98,7 +98,7 @@ class Progress:
         line = f"evaluating on {split}: {step}/{steps}"
         now = time.monotonic()
         if self.bar is not None:
-            self.bar.bar_format = _bar(self.place, line)
+            self.bar.bar_format = _bar(self.prefix, line)
             self.bar.update(0)
         elif now - self.said >= self.every:
             self.said = now
@@ -120,7 +120,7 @@ class Progress:
         line = f"compiling kernels: {compiled} made, {cached} from the cache"
         now = time.monotonic()
         if self.bar is not None:
-            self.bar.bar_format = _bar(self.place, line)
+            self.bar.bar_format = _bar(self.prefix, line)
             self.bar.refresh()
         elif first or now - self.said >= self.every:
             self.said = now

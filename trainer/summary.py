@@ -13,7 +13,7 @@ from .build import Data
 from .config import TrainConfig, flag
 from .cost.report import short
 from .distributed.comm import Comm
-from .tasks.task import Metric, Task
+from .tasks.task import Task, TaskMetric
 
 
 def header(
@@ -62,7 +62,7 @@ def continuation(step: int, config: TrainConfig, ranks: int, folder: Path) -> st
     return f"stopped at step {step}; continue with `{join(words)}`{shared}"
 
 
-def _best(result: Mapping[str, Any], metric: Metric) -> list[str]:
+def _best(result: Mapping[str, Any], metric: TaskMetric) -> list[str]:
     """Return lines on the best checkpoint by a metric, none where it is the last and was chosen
     fairly."""
     name, text = metric.name, metric.text

@@ -26,7 +26,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
-class Machine:
+class HostCores:
     """Cores this process may use (mask), cores all of the node's ranks share, and /proc/cpuinfo."""
 
     mask: int
@@ -34,8 +34,8 @@ class Machine:
     cpuinfo: str = ""
 
     @classmethod
-    def here(cls, env: Mapping[str, str]) -> "Machine":
-        """Look at this machine; `cores` heeds a container's and a Slurm job's limits."""
+    def here(cls, env: Mapping[str, str]) -> "HostCores":
+        """Look at this host; `cores` heeds a container's and a Slurm job's limits."""
         cores = [os.cpu_count() or 1, *_cgroup_limits()]
         if of_job := whole_number(env.get("SLURM_CPUS_ON_NODE", "")):
             cores.append(of_job)
@@ -45,7 +45,7 @@ class Machine:
 
 
 def configure(
-    env: MutableMapping[str, str] = os.environ, machine: Machine | None = None, wanted: int = 0
+    env: MutableMapping[str, str] = os.environ, machine: HostCores | None = None, wanted: int = 0
 ) -> int:
     """Return this rank's number of threads: the wanted, else OMP_NUM_THREADS, else its cores; and
     keep its BLAS to one, in `env`.
@@ -54,7 +54,7 @@ def configure(
     whether the launcher bound the rank to a core, to a socket shared with others, or not at all.
     Once NumPy is loaded its BLAS has its threads: nothing is touched then.
     """
-    machine = machine or Machine.here(env)
+    machine = machine or HostCores.here(env)
     share = max(1, machine.cores // local_ranks(env))
     threads = wanted or _user_threads(env) or max(1, min(machine.mask, share))
     if "numpy" in sys.modules and env is os.environ:

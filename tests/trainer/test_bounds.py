@@ -26,7 +26,7 @@ from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.images import read_images
 from tallygrad.trainer.inference import ranges
 from tallygrad.trainer.tasks.classification import Classification
-from tallygrad.trainer.threads import Machine, configure, local_ranks
+from tallygrad.trainer.threads import HostCores, configure, local_ranks
 
 DEEP = "[" * 100_000
 LONG = "9" * 5000
@@ -169,7 +169,7 @@ def test_samples() -> None:
 
 
 def test_variables_of_the_environment() -> None:
-    machine = Machine(4, 4)
+    machine = HostCores(4, 4)
     assert configure({"OMP_NUM_THREADS": LONG}, machine) == 4
     assert configure({"OMP_NUM_THREADS": "3"}, machine) == 3
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
@@ -178,7 +178,7 @@ def test_variables_of_the_environment() -> None:
     slurm = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": LONG, "SLURM_STEP_TASKS_PER_NODE": LONG}
     assert expected_size(slurm) is None
     assert local_ranks(slurm) == local_ranks({"MPI_LOCALNRANKS": LONG}) == 1
-    assert Machine.here({"SLURM_CPUS_ON_NODE": LONG}).cores >= 1
+    assert HostCores.here({"SLURM_CPUS_ON_NODE": LONG}).cores >= 1
 
 
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 10**400, -(2**101)])

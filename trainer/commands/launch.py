@@ -1,4 +1,4 @@
-"""`tallygrad launch`: start ranks on this machine, or on hosts that are named."""
+"""`tallygrad launch`: start ranks on this host, or on named hosts."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def run(values: Mapping[str, Any]) -> int:
 
 
 def print_plan(options: PlanOptions, start: Start | None, why: str = "") -> int:
-    """Print a plan. `start` runs a command on ranks of this machine; without it, for the reason
+    """Print a plan. `start` runs a command on ranks of this host; without it, for the reason
     `why`, no link can be measured. UserError for options that do not fit."""
     request = _request(options)
     from ..cost.report.plan_text import as_text

@@ -25,7 +25,7 @@ from ..cost.report.model.plan import CheckReport, PlanReport, PlanRow
 from ..cost.workload import Work
 from ..distributed.comm import SerialComm
 from ..errors import UserError
-from ..threads import Machine as Cores
+from ..threads import HostCores
 from .plan import PlanRequest
 from .ranks import Start
 
@@ -48,7 +48,7 @@ class Basis(NamedTuple):
 
 
 def plan(request: PlanRequest, start: Start | None, why: str) -> PlanReport:
-    """Return the plan. `start` runs a command on ranks of this machine; without it, for the reason
+    """Return the plan. `start` runs a command on ranks of this host; without it, for the reason
     `why`, no link can be measured. UserError for what the network or the machine does not allow."""
     options, model = request.options, request.model
 
@@ -162,12 +162,12 @@ def _task(request: PlanRequest) -> CalibrationTask:
 def local_ranks(most: int) -> int:
     """Return how many ranks measure here: one per core and at most `most`, but two at least, since
     a link takes two."""
-    cores = Cores.here(os.environ)
+    cores = HostCores.here(os.environ)
     return max(2, min(cores.mask, cores.cores, most))
 
 
 def _calibrate(task: CalibrationTask, most: int, start: Start | None) -> Calibration:
-    """Return what ranks of this machine find, or this process alone where none can be started."""
+    """Return what ranks of this host find, or this process alone where none can be started."""
     if start is None:
         return calibrate.measure(SerialComm(), task)
     with tempfile.TemporaryDirectory(prefix="tallygrad-plan-") as name:
@@ -182,7 +182,7 @@ def _calibrate(task: CalibrationTask, most: int, start: Start | None) -> Calibra
 
 def _cpu() -> str:
     """Return the processor's name."""
-    for line in Cores.here(os.environ).cpuinfo.splitlines():
+    for line in HostCores.here(os.environ).cpuinfo.splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return "a processor without a name"

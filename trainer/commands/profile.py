@@ -1,4 +1,4 @@
-"""`tallygrad profile`: where the time of a step goes on this machine, by layer and pass, beside
+"""`tallygrad profile`: where the time of a step goes on this host, by layer and pass, beside
 what its arithmetic and its memory allow (Williams, Waterman and Patterson 2009)."""
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def meet(
 
 
 def launcher() -> tuple[Start | None, str]:
-    """Return the function that runs a command on ranks of this machine and returns their status;
+    """Return the function that runs a command on ranks of this host and returns their status;
     None and the reason where there is no mpirun."""
     from ...launch import job, mpirun
 

@@ -17,7 +17,7 @@ from ...autograd.ledger import Ledger
 from ...autograd.optim import Optimizer
 from ..config import TrainConfig
 from ..errors import UserError
-from ..tasks.task import Metric
+from ..tasks.task import TaskMetric
 from .checkpoint import Checkpoint
 
 MOST = 1 << 100  # of anything counted
@@ -42,7 +42,7 @@ class State:
     set that chooses, reached at `best_step`; `not_better` counts evaluations since then.
     `finished_epochs` and `restarts` are the records that `history` reads."""
 
-    metrics: tuple[Metric, ...]
+    metrics: tuple[TaskMetric, ...]
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0

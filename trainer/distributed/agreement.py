@@ -30,6 +30,7 @@ def agree(comm: Comm, facts: Callable[[], Mapping[str, object]]) -> None:
     differs, both values and the ranks. All ranks must call it."""
     if comm.size == 1:  # nobody to differ from: nothing is hashed
         return
+    # Digests first: they have one size, and nearly always agree, so that texts need not travel.
     own = json.dumps({name: str(value) for name, value in facts().items()}).encode()
     digests = comm.allgather(np.frombuffer(bytearray(hashlib.sha256(own).digest()), np.uint8))
     if (digests != digests[0]).any():

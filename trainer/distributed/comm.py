@@ -41,7 +41,7 @@ class Comm(Protocol):
 
     @property
     def rank(self) -> int:
-        """Place in the group, from 0."""
+        """Number of this rank in the group, from 0."""
 
     @property
     def size(self) -> int:
@@ -49,7 +49,7 @@ class Comm(Protocol):
 
     @property
     def local_rank(self) -> int:
-        """Place among the ranks that share this node's memory."""
+        """Number of this rank among those that share this node's memory, from 0."""
 
     @property
     def local_size(self) -> int:
@@ -256,12 +256,12 @@ def _check_others(env: Mapping[str, str]) -> None:
 
 
 def connect(env: Mapping[str, str] = os.environ) -> Comm:
-    """Return this process's place among the ranks; without a launcher, a SerialComm.
+    """Return this process as one of the ranks; without a launcher, a SerialComm.
 
-    Raises UserError where no MPI library loads, and where the library sees another number of
-    ranks than the launcher started: the mpirun of one MPI with the library of another would
-    otherwise train as many independent models as there are ranks. The same for launchers without
-    MPI, which are known by their variables. A single rank needs no MPI library.
+    UserError where no MPI library loads, and where the library sees another number of ranks than
+    the launcher started: the mpirun of one MPI with the library of another would otherwise train
+    as many independent models as there are ranks. The same for launchers without MPI, which are
+    known by their variables. A single rank needs no MPI library.
     """
     expected = expected_size(env)
     if expected in (None, 1):
@@ -274,20 +274,30 @@ def connect(env: Mapping[str, str] = os.environ) -> Comm:
     except (ImportError, RuntimeError) as error:
         if expected == 1:
             return SerialComm()
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"MPI cannot be loaded ({reason}), though the launcher started {expected} ranks: "
-            "install mpi4py and the MPI that your mpirun belongs to, such as `pip install mpich`"
-            + (" (then `srun --mpi=pmi2`)" if _in_srun(env) else "")
-        ) from error
+        raise _no_library(error, expected, env) from error
     comm = MpiComm()
     if comm.size != expected:
-        name = comm.library.partition(",")[0]
-        way = "use the mpirun that belongs to this library"
-        if _in_srun(env):
-            plugin = "pmix" if name.startswith("Open MPI") else "pmi2"
-            way = f"start them with `srun --mpi={plugin}`, or {way}"
-        raise UserError(
-            f"expected {expected} ranks, as the launcher started, got {comm.size} by {name}: {way}"
-        )
+        raise _other_library(comm, expected, env)
     return comm
+
+
+def _no_library(error: Exception, expected: int, env: Mapping[str, str]) -> UserError:
+    """Return what to say where mpi4py or its MPI does not load."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(
+        f"MPI cannot be loaded ({reason}), though the launcher started {expected} ranks: "
+        "install mpi4py and the MPI that your mpirun belongs to, such as `pip install mpich`"
+        + (" (then `srun --mpi=pmi2`)" if _in_srun(env) else "")
+    )
+
+
+def _other_library(comm: Comm, expected: int, env: Mapping[str, str]) -> UserError:
+    """Return what to say where the library of one MPI meets the launcher of another."""
+    name = comm.library.partition(",")[0]
+    way = "use the mpirun that belongs to this library"
+    if _in_srun(env):
+        plugin = "pmix" if name.startswith("Open MPI") else "pmi2"
+        way = f"start them with `srun --mpi={plugin}`, or {way}"
+    return UserError(
+        f"expected {expected} ranks, as the launcher started, got {comm.size} by {name}: {way}"
+    )

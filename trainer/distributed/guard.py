@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 from ..errors import Interrupted, UserError, printable
 from .comm import PATIENCE, Comm
 
-DRAIN = 0.3  # seconds for the launcher to pass the last lines on, which an abort can overtake
+DRAIN = 0.3  # seconds for the launcher to forward the last lines, which an abort can overtake
 FAREWELL = 8.0  # seconds that the other ranks get to end too where one exits with status 0
 
 
@@ -69,7 +69,7 @@ def _fail(comm: Comm, error: BaseException) -> None:
 
 
 def _leave(comm: Comm, end: SystemExit) -> None:
-    if end.code is not None and not isinstance(end.code, int):
+    if end.code is not None and not isinstance(end.code, int):  # a text, as sys.exit("..") has
         _end(comm, 1, f"{end.code}\n", shared=True)
     if end.code:
         _end(comm, end.code, "", shared=True)
@@ -85,7 +85,8 @@ def _rank_traceback(error: BaseException, rank: int) -> str:
 
 
 def _end(comm: Comm, status: int, text: str, shared: bool) -> NoReturn:
-    """Print `text` and end all ranks; what the ranks share is left to rank 0 for a moment."""
+    """Print `text` and end all ranks. An error that all ranks meet alike (`shared`) is left to
+    rank 0 for a moment, so that it is printed once: its abort ends the others while they wait."""
     try:
         if shared and comm.rank > 0:
             time.sleep(PATIENCE)

@@ -40,7 +40,7 @@ class MpiComm:
         self._group = group
         self.rank = group.Get_rank()
         self.size = group.Get_size()
-        node = group.Split_type(MPI.COMM_TYPE_SHARED)
+        node = group.Split_type(MPI.COMM_TYPE_SHARED)  # a collective: all ranks are here
         self.local_rank = node.Get_rank()
         self.local_size = node.Get_size()
         node.Free()
@@ -125,6 +125,8 @@ class MpiComm:
     def depart(self, seconds: float) -> bool:
         """Tell that this rank ends its work, and wait for the others to end theirs; return whether
         they did within so many seconds."""
+        # Not a plain barrier: it cannot be given up, and most libraries wait in it at full speed,
+        # which takes a core from ranks that still work.
         end, request = time.monotonic() + seconds, self._leaving.Ibarrier()
         while not request.Test():
             if time.monotonic() > end:
@@ -135,7 +137,7 @@ class MpiComm:
     def abort(self, status: int) -> NoReturn:
         """End all ranks of the job at once; the launcher returns `status`."""
         MPI.COMM_WORLD.Abort(status)
-        os._exit(status)
+        os._exit(status)  # in case Abort returns
 
 
 def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:

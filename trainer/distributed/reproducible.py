@@ -43,6 +43,7 @@ class FixedSum:
 
     def __init__(self, comm: Comm, array: NDArray) -> None:
         self.comm, self.array = comm, array
+        # Zeros fill the last piece: all pieces of an all-to-all are of one size.
         self.width = -(-array.size // comm.size)
         padded = np.zeros((comm.size, self.width), array.dtype)
         padded.reshape(-1)[: array.size] = array.reshape(-1)
@@ -51,6 +52,8 @@ class FixedSum:
     def wait(self) -> None:
         """Return when the sum is there; all ranks must wait for their sums in one order."""
         self.request.wait()
+        # Rank r owns the r-th branch of the tree, so that adding the ranks' pieces along it does
+        # the additions that a single rank does with all micro-batches.
         mine = fold(list(self.pieces), lambda a, b: np.add(a, b, out=a))
         sums = self.comm.allgather(mine).reshape(-1)
         self.array[...] = sums[: self.array.size].reshape(self.array.shape)

@@ -23,12 +23,11 @@ from .reproducible import FixedSum, fold, merges
 
 class Reducer:
     """Sums arrays over the ranks: `start` begins, `wait` ends all that were begun. With `fixed`
-    the additions are done along the tree of `reproducible`; otherwise MPI chooses their order,
-    which for two ranks is no choice."""
+    the additions are done along the tree of `reproducible`; otherwise MPI chooses their order."""
 
     def __init__(self, comm: Comm, fixed: bool = False) -> None:
         self.comm = comm
-        self.fixed = fixed and comm.size > 2
+        self.fixed = fixed and comm.size > 2  # the sum of two numbers has one order
         self.pending: list[Request | FixedSum] = []
 
     def start(self, array: NDArray) -> None:
@@ -94,7 +93,8 @@ def share(arrays: Iterable[Array], comm: Comm) -> None:
 
 
 class Bucket:
-    """A slice of the flat gradient buffer, and how many of its parameters are still unready."""
+    """A slice of the flat gradient buffer from element `start` on. Of its `members`, parameters,
+    so many are `missing`: their gradients are not final yet."""
 
     def __init__(self, array: Array, start: int, members: int) -> None:
         self.array = array
@@ -104,14 +104,16 @@ class Bucket:
 
 
 class GradientSync:
-    """Hooks the leaves of a model whose gradients live in `flat`. A bucket's exchange begins when
-    its last gradient is final; always in the same order, whatever finishes first, or ranks would
-    pair different buckets. `wait()` stands before the update.
+    """Sums the gradients of a model, which lie in `flat`, over the ranks, during the sweep.
 
-    A rank with several micro-batches a step (`parts`) calls `set_aside()` between their sweeps;
-    their gradients are added along the tree of `reproducible`, and the exchange begins with the
-    last sweep.
-    """
+    The exchange of a bucket, of `bucket_bytes` or more, begins when its last gradient is final, but
+    always after those of the buckets before it: collectives are paired by their order, so ranks
+    whose gradients finish in different orders would otherwise add different buckets. `wait()` ends
+    them all, and stands before the update.
+
+    A rank with several micro-batches a step (`parts`) calls `set_aside()` between their sweeps.
+    Their gradients are added along the tree of `reproducible`, and the exchange begins with the
+    last sweep."""
 
     def __init__(
         self, flat: FlatParameters, reducer: Reducer, bucket_bytes: int = 1 << 20, parts: int = 1
@@ -119,12 +121,14 @@ class GradientSync:
         self.flat = flat
         self.reducer = reducer
         self.merges = merges(parts)
-        self.part = 0
+        self.part = 0  # the micro-batch under way
+        # A stack: sums of branches of the tree whose other half is still to come. Buffers stay
+        # allocated from step to step, `depth` of them are in use.
         self.branch_sums: list[Array] = []
         self.depth = 0
         self.buckets: list[Bucket] = []
-        self.home: dict[int, Bucket] = {}
-        self.started = 0
+        self.home: dict[int, Bucket] = {}  # bucket of a parameter, by its id
+        self.started = 0  # buckets, from the first on, whose exchange has begun
         self._cut(bucket_bytes)
         # Alone, nobody waits for a sum: there is nothing to begin early.
         for p in flat.parameters if reducer.comm.size > 1 else ():
@@ -169,12 +173,14 @@ class GradientSync:
             accumulate(slot, self.branch_sums[level].view(start, slot.spec.shape))
 
     def _finished(self, parameter: Tensor) -> None:
+        """Hear that a gradient is final for this sweep."""
         if self.part + 1 < len(self.merges):
             return
         self.home[id(parameter)].missing -= 1
         self._begin(len(self.buckets), only_ready=True)
 
     def _begin(self, stop: int, only_ready: bool) -> None:
+        """Begin the exchange of buckets in order, up to the first that is not ready if wanted."""
         with context.using(phase="communicate", scope="gradients", tape=None):
             while self.started < stop:
                 bucket = self.buckets[self.started]
@@ -193,6 +199,8 @@ class GradientSync:
             )
         with context.using(phase="communicate", scope="gradients", tape=None):
             self.flat.zero_missing()
+        # A rank whose sweep did not reach some parameters, or that had no samples at all, begins
+        # its buckets only here. Every rank must begin every bucket, in one order.
         self._begin(len(self.buckets), only_ready=False)
         self.reducer.wait()
         self.started = self.part = self.depth = 0
@@ -202,9 +210,11 @@ class GradientSync:
 
 class MicroBatchBuffers:
     """The float buffers of a model that each micro-batch changes by itself, such as the running
-    statistics of batch norm: a copy for each of the `mine` micro-batches of this rank, out of
-    `parts`, so that they do not depend on how ranks share them. To evaluate and to keep, there is
-    their mean, which leaves the copies as they are; a run goes on from them."""
+    statistics of batch norm.
+
+    There is a copy for each of the `mine` micro-batches of this rank, out of `parts`, so that no
+    value depends on how many ranks share them. Evaluation and the model's part of a checkpoint use
+    their mean; training continues with the copies."""
 
     def __init__(self, model: Module, reducer: Reducer, mine: range, parts: int) -> None:
         self.reducer, self.mine, self.parts = reducer, mine, parts
@@ -239,6 +249,7 @@ class MicroBatchBuffers:
             for mean, copies in zip(self.means, zip(*self.copies, strict=True), strict=True):
                 sums = [mean]
                 sums += [zeros(c.spec.shape, dtype=c.spec.dtype).data for c in copies[1:]]
+                # `fold` overwrites what it adds: it gets copies of the copies.
                 for slot, copy in zip(sums, copies, strict=True):
                     store(slot, copy)
                 allreduce(fold(sums, accumulate), through=self.reducer)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...autograd import Tensor, context, cross_entropy, no_grad, softmax
 from ...datasets import Batch, Source
 from ..cost.report import accuracy_text
-from .task import Metric, Prediction
+from .task import Prediction, TaskMetric
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class Classification:
 
     label_smoothing: float = 0.0
 
-    metrics: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", accuracy_text, count="correct"),)
+    metrics: ClassVar[tuple[TaskMetric, ...]] = (
+        TaskMetric("accuracy", accuracy_text, count="correct"),
+    )
 
     def output_shape(self, data: Source) -> tuple[int, ...]:
         """Return (classes,)."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...autograd import Tensor, context, mse_loss, no_grad
 from ...datasets import Batch, Source
-from .task import Metric, Prediction
+from .task import Prediction, TaskMetric
 
 
 def error_text(error: float) -> str:
@@ -23,7 +23,9 @@ class Reconstruction:
     """Images in, the same images out. Errors are those of normalised pixels, so their unit is the
     standard deviation of the data set's pixels."""
 
-    metrics: ClassVar[tuple[Metric, ...]] = (Metric("mae", error_text, higher_is_better=False),)
+    metrics: ClassVar[tuple[TaskMetric, ...]] = (
+        TaskMetric("mae", error_text, higher_is_better=False),
+    )
 
     def output_shape(self, data: Source) -> tuple[int, ...]:
         """Return (C, H, W)."""

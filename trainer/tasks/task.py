@@ -15,7 +15,7 @@ StepOutput: TypeAlias = tuple[Tensor, ...]  # mean loss, then the sum of each me
 
 
 @dataclass(frozen=True)
-class Metric:
+class TaskMetric:
     """A figure of merit: the mean over the samples of what the task sums up.
 
     Logs, results and checkpoints call it `name`, train_NAME, test_NAME and so on. `text` formats a
@@ -47,7 +47,7 @@ class Task(Protocol):
     of the `inputs`."""
 
     @property
-    def metrics(self) -> tuple[Metric, ...]:
+    def metrics(self) -> tuple[TaskMetric, ...]:
         """The metrics, at least one; the first one chooses the best checkpoint."""
 
     def output_shape(self, data: Source) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from tallygrad.trainer.components.state import State
 from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.tasks.classification import Classification
-from tallygrad.trainer.tasks.task import Metric
+from tallygrad.trainer.tasks.task import TaskMetric
 
 # The record and the tensors of a checkpoint of version 0.1, by the names that it had.
 FIRST = {
@@ -37,7 +37,7 @@ TENSORS = {
 }  # fmt: skip
 
 
-LIKELIHOOD = Metric("likelihood", str)
+LIKELIHOOD = TaskMetric("likelihood", str)
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ def test_any_first_score_is_the_best() -> None:
 
 
 def test_the_task_says_which_direction_is_better() -> None:
-    now = State((Metric("mae", str, higher_is_better=False),))
+    now = State((TaskMetric("mae", str, higher_is_better=False),))
     for score in (0.5, 0.75, 0.25, 0.3):
         now.step += 1
         now.take_score(score)

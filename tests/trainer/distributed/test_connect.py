@@ -76,9 +76,9 @@ def test_ranks_of_srun_that_do_not_meet_name_its_option(
     module = types.ModuleType("mpi")
     module.MpiComm = lambda: types.SimpleNamespace(size=1, library=library)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tallygrad.trainer.distributed.mpi", module)
-    with pytest.raises(UserError, match=f"sees 1: start them with `srun --mpi={plugin}`, or use"):
+    with pytest.raises(UserError, match=f"got 1 by .*: start them with `srun --mpi={plugin}`, or use"):
         comm.connect(STEP)
-    with pytest.raises(UserError, match="sees 1: use the mpirun that belongs"):
+    with pytest.raises(UserError, match="got 1 by .*: use the mpirun that belongs"):
         comm.connect({"PMI_SIZE": "2"})
 
 
@@ -88,5 +88,5 @@ def test_one_rank_needs_no_mpi_library(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tallygrad.trainer.distributed.mpi", None)
     assert type(comm.connect(env)) is SerialComm
-    with pytest.raises(UserError, match=r"started 2 ranks, .*\(then `srun --mpi=pmi2`\)"):
+    with pytest.raises(UserError, match=r"started 2 ranks: .*\(then `srun --mpi=pmi2`\)"):
         comm.connect(STEP)
