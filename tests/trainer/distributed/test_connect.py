@@ -76,9 +76,10 @@ def test_ranks_of_srun_that_do_not_meet_name_its_option(
     module = types.ModuleType("mpi")
     module.MpiComm = lambda: types.SimpleNamespace(size=1, library=library)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tallygrad.trainer.distributed.mpi", module)
-    with pytest.raises(UserError, match=f"got 1 by .*: start them with `srun --mpi={plugin}`, or use"):
+    said = rf"got 1 by .*: start them with `srun --mpi={plugin}`, or use"
+    with pytest.raises(UserError, match=said):
         comm.connect(STEP)
-    with pytest.raises(UserError, match="got 1 by .*: use the mpirun that belongs"):
+    with pytest.raises(UserError, match=r"got 1 by .*: use the mpirun that belongs"):
         comm.connect({"PMI_SIZE": "2"})
 
 
