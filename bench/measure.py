@@ -9,6 +9,7 @@ from time import perf_counter
 
 import numpy as np
 
+# At least: traced steps are captured in the second call, and torch compiles in the first.
 WARM_STEPS, WARM_SECONDS = 3, 0.3
 LEAST_ROUNDS = 3
 SLICE = 0.05  # seconds of a contender's steps per round; at least one step

@@ -16,8 +16,8 @@ from tallygrad.autograd.primitive import Primitive
 from .measure import seconds
 from .ours import Ours
 
-SECONDS = 1.0
-FEWEST, MOST = 3, 200
+SECONDS = 1.0  # of profiling
+FEWEST, MOST = 3, 200  # steps in that time
 REST = "python and rest"
 
 

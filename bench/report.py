@@ -1,4 +1,4 @@
-"""Rows of results, and their tables."""
+"""Rows of results, and their tables. docs/bench.md explains columns and JSON keys."""
 
 from __future__ import annotations
 
