@@ -203,8 +203,8 @@ def price_run(run: Run, machine: Machine | None) -> Prices:
 
 
 def _share(part: Cost, whole: Cost) -> float:
-    done, of = (cost.macs if whole.macs else moved(cost) for cost in (part, whole))
-    return done / of if of else 0.0
+    amount, total = (cost.macs if whole.macs else moved(cost) for cost in (part, whole))
+    return amount / total if total else 0.0
 
 
 def _from_ledger(ledger: Ledger, machine: Machine) -> Passes:

@@ -3,7 +3,7 @@
 A `Table` declares the keys of a table, the values each accepts, and the class that it builds:
 
     LINK = Table(Link, latency_seconds=NOT_NEGATIVE, bytes_per_second=POSITIVE, source=TEXT)
-    link = LINK.read(Where("net.toml", "inside"), {"latency_seconds": 1e-6, ...})
+    link = LINK.read(KeyPath("net.toml", "inside"), {"latency_seconds": 1e-6, ...})
 
 All errors have one form: `net.toml: inside.source: expected a text, got 3`.
 """
@@ -21,8 +21,8 @@ INFINITE = float("inf")
 MISSING = object()  # the value of a key that is not there
 
 
-class Where(NamedTuple):
-    """A position in a file: the file as errors name it, and the dotted key."""
+class KeyPath(NamedTuple):
+    """A key in a file: the file as errors name it, and the dotted path of the key."""
 
     file: str
     key: str = ""
@@ -30,9 +30,9 @@ class Where(NamedTuple):
     def __str__(self) -> str:
         return f"{self.file}: {self.key}" if self.key else self.file
 
-    def at(self, key: str) -> Where:
-        """Return the position of a key of this table."""
-        return Where(self.file, f"{self.key}.{key}" if self.key else key)
+    def at(self, key: str) -> KeyPath:
+        """Return the path of a key of this table."""
+        return KeyPath(self.file, f"{self.key}.{key}" if self.key else key)
 
     def refuse(self, expected: str, value: Any) -> NoReturn:
         """Raise the UserError for a value that is not the expected one."""
@@ -43,7 +43,7 @@ class Where(NamedTuple):
 class Field(Protocol[T_co]):
     """The values that a key accepts."""
 
-    def read(self, where: Where, value: Any) -> T_co:
+    def read(self, key_path: KeyPath, value: Any) -> T_co:
         """Return the value as the program uses it. UserError for any other, and for MISSING."""
 
 
@@ -52,10 +52,12 @@ class Text(NamedTuple):
 
     choices: tuple[str, ...] = ()
 
-    def read(self, where: Where, value: Any) -> str:
+    def read(self, key_path: KeyPath, value: Any) -> str:
         """Return the text."""
         if not isinstance(value, str) or (self.choices and value not in self.choices):
-            where.refuse(f"one of {', '.join(self.choices)}" if self.choices else "a text", value)
+            key_path.refuse(
+                f"one of {', '.join(self.choices)}" if self.choices else "a text", value
+            )
         return value
 
 
@@ -69,10 +71,10 @@ class Number(NamedTuple):
     or_zero: bool = False
     whole: bool = False
 
-    def read(self, where: Where, value: Any) -> float:
+    def read(self, key_path: KeyPath, value: Any) -> float:
         """Return the number as a float, or as an int."""
         if not self.fits(value):
-            where.refuse(str(self), value)
+            key_path.refuse(str(self), value)
         return int(value) if self.whole else float(value)
 
     def fits(self, value: Any) -> bool:
@@ -97,13 +99,13 @@ class Many(NamedTuple):
     one: Field[Any]
     plural: str
 
-    def read(self, where: Where, value: Any) -> tuple[Any, ...]:
+    def read(self, key_path: KeyPath, value: Any) -> tuple[Any, ...]:
         """Return the values."""
         if not isinstance(value, list) or not value:
-            where.refuse(f"a list of {self.plural}", value)
-        key = where.key
+            key_path.refuse(f"a list of {self.plural}", value)
+        key = key_path.key
         return tuple(
-            self.one.read(where._replace(key=f"{key}[{i}]"), one) for i, one in enumerate(value)
+            self.one.read(key_path._replace(key=f"{key}[{i}]"), one) for i, one in enumerate(value)
         )
 
 
@@ -113,9 +115,9 @@ class Optional(NamedTuple):
     field: Field[Any]
     default: Any = None
 
-    def read(self, where: Where, value: Any) -> Any:
+    def read(self, key_path: KeyPath, value: Any) -> Any:
         """Return the value, or the default."""
-        return self.default if value is MISSING else self.field.read(where, value)
+        return self.default if value is MISSING else self.field.read(key_path, value)
 
 
 class Table(Generic[T]):
@@ -124,19 +126,19 @@ class Table(Generic[T]):
     def __init__(self, make: Callable[..., T], /, **fields: Field[Any]) -> None:
         self.make, self.fields = make, fields
 
-    def read(self, where: Where, value: Any) -> T:
+    def read(self, key_path: KeyPath, value: Any) -> T:
         """Return what `make` makes. UserError for a key that is missing, unknown or does not
         fit."""
         if not isinstance(value, Mapping):
-            where.refuse(f"a table of {', '.join(self.fields)}", value)
+            key_path.refuse(f"a table of {', '.join(self.fields)}", value)
         for key in value:
             if key not in self.fields:
-                unknown = where.at(key).key
+                unknown = key_path.at(key).key
                 raise UserError(
-                    f"{where.file}: unknown key {unknown!r:.60}{nearest(key, self.fields)}"
+                    f"{key_path.file}: unknown key {unknown!r:.60}{nearest(key, self.fields)}"
                 )
         values = {
-            key: field.read(where.at(key), value.get(key, MISSING))
+            key: field.read(key_path.at(key), value.get(key, MISSING))
             for key, field in self.fields.items()
         }
         return self.make(**values)

@@ -12,7 +12,7 @@ from ...autograd.ledger import Ledger, SparsitySample
 from ..errors import UserError, nearest
 from ..parsing import read_toml_or_json
 from .phases import PASSES, REPEATED
-from .reader import SHARE, Optional, Table, Where
+from .reader import SHARE, KeyPath, Optional, Table
 
 SHARES = ("input", "output", "gradient", "weights")
 FACTORS = {  # the operands of the MACs of each pass
@@ -126,24 +126,24 @@ def _of_file(path: Path) -> dict[str, dict[str, float]]:
     """Return the shares of a file by layer. UserError, naming key and value, where a table does not
     fit."""
     content = read_toml_or_json("--zeros", path, path.suffix[1:].upper())
-    return dict(_layers(Where(f"--zeros {path}"), content))
+    return dict(_layers(KeyPath(f"--zeros {path}"), content))
 
 
-def _layers(where: Where, content: Any) -> Iterator[tuple[str, dict[str, float]]]:
+def _layers(key_path: KeyPath, content: Any) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield names of layers with their shares. TOML reads `[stage1.0.conv1]` as nested tables,
     hence the recursion: a table without tables is a layer."""
     expected = "a table of shares"
     if not isinstance(content, dict) or not content:
-        where.refuse(expected, content)
+        key_path.refuse(expected, content)
     nested = {key: value for key, value in content.items() if isinstance(value, dict)}
     for key, value in content.items():
-        if key not in nested and (nested or not where.key):
-            where.at(key).refuse(expected, value)
+        if key not in nested and (nested or not key_path.key):
+            key_path.at(key).refuse(expected, value)
     for key, value in nested.items():
-        yield from _layers(where.at(key), value)
+        yield from _layers(key_path.at(key), value)
     if not nested:
-        shares = _LAYER.read(where, content)
-        yield where.key, {key: share for key, share in shares.items() if share is not None}
+        shares = _LAYER.read(key_path, content)
+        yield key_path.key, {key: share for key, share in shares.items() if share is not None}
 
 
 _LAYER = Table(dict[str, float | None], **{key: Optional(SHARE) for key in (*SHARES, *PASSES)})

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...parsing import read_toml_or_json, resolve_preset
-from ..reader import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, TEXT, Optional, Table, Where
+from ..reader import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, TEXT, KeyPath, Optional, Table
 from .allreduce import Link
 from .step_time import StepTimes
 
@@ -104,7 +104,7 @@ def load(name_or_file: str) -> tuple[Network, StepTimes | None]:
     UserError for an unknown name, and for a file that does not fit, with key, value and what is
     expected."""
     path = resolve_preset("--network", name_or_file, FOLDER, "calibrate")
-    return FILE.read(Where(str(path)), read_toml_or_json("--network", path))
+    return FILE.read(KeyPath(str(path)), read_toml_or_json("--network", path))
 
 
 def _link(latency_seconds: float, bytes_per_second: float, source: str) -> Link:

@@ -29,7 +29,7 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from ...errors import UserError
-from ..reader import COUNT, NOT_NEGATIVE, POSITIVE, TEXT, Many, Optional, Table, Where
+from ..reader import COUNT, NOT_NEGATIVE, POSITIVE, TEXT, KeyPath, Many, Optional, Table
 
 KEYS = ("model", "input", "classes", "source", "parameters", "bytes")
 STEP = ("batch", "busy", "seconds", "sweep", "ready")
@@ -115,21 +115,21 @@ class StepTimes:
         return [*lines, ""]
 
     @classmethod
-    def read(cls, where: Where, value: Any) -> StepTimes:
+    def read(cls, key_path: KeyPath, value: Any) -> StepTimes:
         """Return the step times of a `[compute]` table. UserError, naming key and value, for
         anything that does not fit."""
-        times = _TABLE.read(where, value)
-        times._check(where)
+        times = _TABLE.read(key_path, value)
+        times._check(key_path)
         return times
 
-    def _check(self, where: Where) -> None:
+    def _check(self, key_path: KeyPath) -> None:
         """UserError where lists that belong together differ in length, where quantiles do not
         ascend, and for a step that appears twice."""
         if len(self.parameters) != len(self.bytes):
-            where.at("bytes").refuse(f"{len(self.parameters)} numbers", [*self.bytes])
+            key_path.at("bytes").refuse(f"{len(self.parameters)} numbers", [*self.bytes])
         first = self.steps[0]
         for i, step in enumerate(self.steps):
-            entry = where._replace(key=f"{where.key}.step[{i}]")
+            entry = key_path._replace(key=f"{key_path.key}.step[{i}]")
             if len(step.ready) != len(self.parameters):
                 entry.at("ready").refuse(f"{len(self.parameters)} numbers", [*step.ready])
             if len(step.seconds) != len(first.seconds):

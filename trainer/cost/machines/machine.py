@@ -22,7 +22,7 @@ from ...errors import UserError
 from ...parsing import read_toml_or_json, resolve_preset
 from ..phases import PASSES
 from ..price import Price
-from ..reader import MISSING, TEXT, Field, Number, Optional, Table, Text, Where
+from ..reader import MISSING, TEXT, Field, KeyPath, Number, Optional, Table, Text
 from ..roofline import Bandwidth, Roofline
 from ..sparsity import LayerZeros
 from ..workload import LayerWork
@@ -173,9 +173,9 @@ def load(name_or_file: str) -> Machine:
             f"--machine {HOST}: it is measured: call tallygrad.trainer.calibration.host.measure()"
         )
     path = resolve_preset("--machine", name_or_file, FOLDER, HOST)
-    content, where = read_toml_or_json("--machine", path), Where(str(path))
-    kind = Text(tuple(kinds())).read(where.at("kind"), content.get("kind", MISSING))
-    return _table(kinds()[kind]).read(where, content)
+    content, key_path = read_toml_or_json("--machine", path), KeyPath(str(path))
+    kind = Text(tuple(kinds())).read(key_path.at("kind"), content.get("kind", MISSING))
+    return _table(kinds()[kind]).read(key_path, content)
 
 
 def _table(cls: type[Machine]) -> Table[Machine]:

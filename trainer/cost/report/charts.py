@@ -161,20 +161,20 @@ def _names(points: Sequence[Point], x: LogAxis, y: LogAxis) -> list[Element]:
     other name on a page of `PAGE` pixels. A name that fits nowhere is left to the table.
     """
     centres = [(PAGE * (LEFT + (RIGHT - LEFT) * x.position(p.x)), _down(y, p.y)) for p in points]
-    taken = [(across - 6, down - 6, across + 6, down + 6) for across, down in centres]
+    occupied = [(across - 6, down - 6, across + 6, down + 6) for across, down in centres]
     names = []
     for p, (across, down) in zip(points, centres, strict=True):
-        wide = LETTER * len(text := shorten(p.name))
+        width = LETTER * len(text := shorten(p.name))
         for dx, dy, anchor, left in (
             (9, 4, "start", 9.0),
-            (-9, 4, "end", -9 - wide),
-            (0, -9, "middle", -wide / 2),
-            (0, 18, "middle", -wide / 2),
+            (-9, 4, "end", -9 - width),
+            (0, -9, "middle", -width / 2),
+            (0, 18, "middle", -width / 2),
         ):
-            box = (across + left, down + dy - 10, across + left + wide, down + dy + 2)
+            box = (across + left, down + dy - 10, across + left + width, down + dy + 2)
             fits = box[0] >= 0 and box[2] <= PAGE and box[1] >= TOP and box[3] <= HEIGHT - BOTTOM
-            if text and fits and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
+            if text and fits and not any(_overlap(box, other) for other in occupied):
+                occupied.append(box)
                 names.append(element("text", text, x=_across(x, p.x), dx=dx, y=down + dy,
                                     text_anchor=anchor, class_="name"))  # fmt: skip
                 break

@@ -163,8 +163,8 @@ def _hardware(answer: Answer) -> dict[str, MetricReport]:
 
 def _energy(machine: Machine, price: Price, inputs: int) -> dict[str, MetricReport]:
     if price.energy is None:
-        lacks = "no energy is known for these passes"
-        return {"energy_per_inference": unknown("J/image", lacks), "power": unknown("W", lacks)}
+        reason = "no energy is known for these passes"
+        return {"energy_per_inference": unknown("J/image", reason), "power": unknown("W", reason)}
     how = "of a forward pass"
     if machine.needs_shapes:
         how += ", layers without products left out"
@@ -208,8 +208,8 @@ def _off_chip(machine: Machine, price: Price, inputs: int, coded: bool) -> Metri
 def _time(price: Price, inputs: int) -> dict[str, MetricReport]:
     seconds = price.latency_seconds
     if not seconds:
-        lacks = "the machine tells no time"
-        return {"latency": unknown("s", lacks), "throughput": unknown("images/s", lacks)}
+        reason = "the machine tells no time"
+        return {"latency": unknown("s", reason), "throughput": unknown("images/s", reason)}
     batch = f"of a batch of {inputs:,}"
     return {
         "latency": MetricReport(seconds, "s", "modelled", f"{batch}, at least"),

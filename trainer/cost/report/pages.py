@@ -145,8 +145,8 @@ def _under_roofs(
         return Figure(title, about, missing="No machine, no roofs: --machine NAME gives them.")
     roofs = machine.roofline
     if roofs is None:
-        lacks = f"{machine.name} tells not both a peak and a bandwidth, so it has no roofs."
-        return Figure(title, about, missing=lacks)
+        reason = f"{machine.name} tells not both a peak and a bandwidth, so it has no roofs."
+        return Figure(title, about, missing=reason)
     points = [*_points(layers, macs, roofs.memory)]
     return roofline_figure("roofline", roofs, points, f"{about} Times are modelled.")
 

@@ -22,8 +22,8 @@ def as_text(report: PlanReport) -> str:
     """Return a table for each scaling, the checks, and the assumptions of the plan."""
     lines = _unfit(report.faults)
     for scaling, rows in report.plans.items():
-        who = "for each rank" if scaling == "weak" else "for all ranks"
-        what = f"{report.model}, {report.batch} images {who} ({scaling} scaling)"
+        scope = "for each rank" if scaling == "weak" else "for all ranks"
+        what = f"{report.model}, {report.batch} images {scope} ({scaling} scaling)"
         priced = [Column(_energy_head(rows[0]), 1)] if report.machine and rows else []
         table = text_table([*COLUMNS, *priced], [_cells(row) for row in rows])
         lines += [fit(what), *table, ""]

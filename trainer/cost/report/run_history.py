@@ -64,8 +64,8 @@ def evaluation(ledger: Ledger, evaluations: int, lost: int) -> Cost:
     return _scaled(whole, lost, evaluations)
 
 
-def _scaled(cost: Cost, part: int, of: int) -> Cost:
-    return Cost(*[n * part // of for n in cost]) if of else Cost()
+def _scaled(cost: Cost, part: int, whole: int) -> Cost:
+    return Cost(*[n * part // whole for n in cost]) if whole else Cost()
 
 
 def restarts(records: Sequence[RestartRecord], run: Run, priced: Priced) -> RestartsReport:

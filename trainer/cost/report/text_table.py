@@ -74,8 +74,8 @@ def text_table(
         lines += [rule, *body[-1]]
     missing = [column.head for i, column in enumerate(columns) if i not in visible]
     if missing:
-        said = f"(not shown: {', '.join(missing)}; COLUMNS={_span(whole)} shows all)"
-        lines += fit(said).splitlines()
+        note = f"(not shown: {', '.join(missing)}; COLUMNS={_span(whole)} shows all)"
+        lines += fit(note).splitlines()
     return lines
 
 
@@ -113,10 +113,10 @@ def _widths(
     widths = [*least]
     order = sorted(range(len(widths)), key=lambda i: not columns[i].is_text)
     for i in order:
-        left = width - _span(widths)
-        more = min(whole[i] - widths[i], left)
-        if more > 0 and (columns[i].is_text or more == whole[i] - widths[i]):
-            widths[i] += more
+        spare = width - _span(widths)
+        extra = min(whole[i] - widths[i], spare)
+        if extra > 0 and (columns[i].is_text or extra == whole[i] - widths[i]):
+            widths[i] += extra
     texts = [i for i, column in enumerate(columns) if column.is_text]
     while _span(widths) > width and any(widths[i] > SHORTEST for i in texts):
         widths[max(texts, key=lambda i: widths[i])] -= 1
@@ -133,8 +133,8 @@ def _lines(
     for i in range(high):
         line = []
         for column, part, width in zip(columns, parts, widths, strict=True):
-            at = i - (high - len(part)) if below else i
-            text = part[at] if 0 <= at < len(part) else ""
+            index = i - (high - len(part)) if below else i
+            text = part[index] if 0 <= index < len(part) else ""
             line.append(text.ljust(width) if column.is_text else text.rjust(width))
         lines.append((" " * GAP).join(line).rstrip())
     return lines

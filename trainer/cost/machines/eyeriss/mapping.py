@@ -182,17 +182,17 @@ def count(shape: ConvShape, chip: Chip, mapping: Mapping) -> Counts:
     e, p, q, r, t, m, n = mapping
     strips, tiles = ceil_div(work.e, e), ceil_div(work.n, n)
     groups, filters = ceil_div(work.channels, q * r), ceil_div(work.filters, p * t)
-    cut = (work.e - strips) * work.stride + strips * work.r
-    rows_stay = banks(work, chip, mapping, halo=True) * chip.bank_bytes <= chip.buffer_bytes
+    strip_rows = (work.e - strips) * work.stride + strips * work.r
+    keeps_halo = banks(work, chip, mapping, halo=True) * chip.bank_bytes <= chip.buffer_bytes
     row = work.n * work.c * work.columns
     weights = work.weights * strips * tiles
     passes = strips * groups * filters * work.groups * tiles
     return Counts(
-        dram_inputs=row * (work.rows if rows_stay else cut) * ceil_div(work.filters, m),
+        dram_inputs=row * (work.rows if keeps_halo else strip_rows) * ceil_div(work.filters, m),
         dram_weights=weights,
         dram_outputs=work.outputs,
         buffer=2 * groups * work.outputs
-        + row * cut * filters
+        + row * strip_rows * filters
         + (0 if chip.filter_bytes else weights),
         array=work.weights * work.e * tiles
         + row * work.r * work.e * ceil_div(work.filters, p)
