@@ -58,7 +58,7 @@ def test_typing_errors_by_hand(a: str, b: str, errors: int) -> None:
         (["train", "--optimizer", "adam"], "unknown optimizer 'adam'; choose from sgd"),
         (["train", "--np", "4"], "--np: ranks come from the launcher"),
         (["train", "--zzz"], "unknown option --zzz (see tallygrad train --help)"),
-        (["train", "--dataset", "minst"], "--dataset minst: unknown; did you mean 'mnist'?"),
+        (["train", "--dataset", "minst"], "--dataset: unknown data set 'minst'; did you mean 'mnist'?"),
         (["train", "--dtype", "double"], "unknown value 'double'; did you mean 'float64'?"),
         (["cost", "lenet", "--batch-size", "2"], "--batch-size; did you mean '--batch'?"),
         (["cost", "lenet", "--machine", "eyeris"], "did you mean 'eyeriss'?"),
