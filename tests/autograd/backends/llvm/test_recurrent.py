@@ -92,7 +92,7 @@ def test_lstm(
     for there in ((True, True, True), (False, True, False), (True, False, True)):
         some = [dy for dy, flag in zip(dys, there, strict=True) if flag]
         kept = acts, cells, cell, w, *some
-        dgates, _ = check(target, ops.lstm_sequence_dx, *kept, given=there, backwards=backwards)
+        dgates, _ = check(target, ops.lstm_sequence_dx, *kept, present=there, backwards=backwards)
     check(target, sequence_dw, dgates, given[0], hs, state, backwards=backwards)
 
 
@@ -111,7 +111,7 @@ def test_rnn(
     dys = numbers(dtype, t, n, h, seed=1), numbers(dtype, n, h, seed=2)
     for there in ((True, True), (False, True), (True, False)):
         some = [dy for dy, flag in zip(dys, there, strict=True) if flag]
-        check(target, ops.rnn_sequence_dx, hs, w, *some, given=there, **options)
+        check(target, ops.rnn_sequence_dx, hs, w, *some, present=there, **options)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
