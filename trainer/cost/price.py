@@ -86,5 +86,6 @@ def _sum(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     if not known:
         return None
+    # Counts stay exact integers. fsum rounds once, so sums do not depend on the order of layers.
     whole = all(isinstance(value, int) for value in known)
     return sum(known) if whole else math.fsum(known)

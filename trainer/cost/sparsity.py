@@ -156,6 +156,7 @@ def _chained(shares: Mapping[str, Mapping[str, float]]) -> dict[str, LayerZeros]
     out has that of the gradient that comes in to the previous layer. A pass without a share of
     non-zero MACs has the product of its operands' shares, as if zeros were independent.
     """
+    # Neighbours are those in the order of the model's layers; a residual branch is not followed.
     names = [*shares]
     layers: dict[str, LayerZeros] = {}
     for i, name in enumerate(names):

@@ -112,6 +112,7 @@ def exchange(
     each = [allreduce(members, bucket.size, algorithm) for bucket in cut]
     takes = [seconds for seconds, _ in each]
     last, _ = allreduce(members, METRICS, algorithm)
+    # A row names one algorithm: that of the largest bucket, which takes the most time.
     largest = max(range(len(cut)), key=lambda i: cut[i].size)
     overlap = network.exchange.overlap
     waits = exposed([bucket.ready for bucket in cut], takes, sweep, overlap) + last

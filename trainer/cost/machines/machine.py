@@ -29,7 +29,9 @@ from ..workload import LayerWork
 
 FOLDER = Path(__file__).parent / "presets"
 HOST = "host"
-LEAST, MOST = 1e-21, 1e21  # of numbers in a file: beyond, their products would overflow
+# Limits of numbers in a file. Prices multiply a few of them with counts of up to 2^100: with these
+# limits no product overflows a float or becomes 0.
+LEAST, MOST = 1e-21, 1e21
 ENERGY = Number(LEAST, MOST, or_zero=True)
 RATE = Number(LEAST, MOST)
 SIZE = Number(1, MOST, whole=True)

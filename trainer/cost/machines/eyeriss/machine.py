@@ -104,6 +104,7 @@ class RowStationary(LayerMachine):
         return f"of the best mapping, with{'' if coded else 'out'} coding of zeros"
 
 
+# Cached: a model repeats its shapes, and each search tries very many mappings.
 @cache
 def _best(shape: ConvShape, chip: Chip, zeros: MapZeros | None) -> RowStationaryEstimate:
     return estimate(shape, chip, _mapping(shape, chip), zeros)
