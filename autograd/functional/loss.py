@@ -59,7 +59,6 @@ def cross_entropy(
     options = weight, ignore_index, reduction, label_smoothing
     if input.ndim == 1:
         return cross_entropy(input.unsqueeze(0), target.reshape(1), *options).reshape(())
-    loss: Tensor
     loss, _ = ops.cross_entropy(
         input,
         target,

@@ -35,7 +35,6 @@ def batch_norm(
     ValueError for a single value per channel in training, and for missing statistics otherwise."""
     y: Tensor
     check_momentum(momentum)
-    # One primitive with constants instead of four without them.
     w = _constant(input, 1.0) if weight is None else weight
     b = _constant(input, 0.0) if bias is None else bias
     # An empty batch has no statistics: normalise with mean 0 and variance 1, and move nothing.

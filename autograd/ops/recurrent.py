@@ -67,8 +67,8 @@ def unstack(count: int) -> Primitive:
 
     def derivative(specs: tuple[Spec, ...], **grad_outputs: Value | None) -> Value:
         part = Spec(specs[0].shape[1:], specs[0].dtype)
-        dys = (grad_outputs[f"d{name}"] for name in outputs)
-        return stack(*[zero(part) if dy is None else dy for dy in dys])
+        incoming = (grad_outputs[f"d{name}"] for name in outputs)
+        return stack(*[zero(part) if dy is None else dy for dy in incoming])
 
     reference.__name__ = "unstack"
     result = primitive(infer=rule, cost=free, outputs=outputs, alias=0)(reference)
