@@ -49,13 +49,14 @@ class ChosenModel:
     input: tuple[int, int, int]
     classes: int
 
-    def count(self, batch: int, training: bool) -> Work:
-        """Return the work of a training step or of a forward pass on `batch` images. UserError for
-        an unknown model and for an input that it cannot take."""
+    def count(self, batch: int, training: bool, optimizer: str = "sgd") -> Work:
+        """Return the work of a training step with an optimizer, by name, or of a forward pass, on
+        `batch` images. UserError for an unknown name and for an input that the model cannot take.
+        """
         from ..cost.workload import count
 
         try:
-            return count(self.name, batch, self.input, self.classes, training)
+            return count(self.name, batch, self.input, self.classes, training, optimizer)
         except ValueError as error:
             raise UserError(str(error)) from error
 

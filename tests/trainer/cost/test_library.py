@@ -51,3 +51,12 @@ def test_a_call_is_nested_in_few_modules(machine: str, capsys: pytest.CaptureFix
         sys.setprofile(before)
     assert 4 < len(deepest) <= ROOMS, deepest
     assert f"training on {machine}" in capsys.readouterr().out
+
+
+def test_the_optimizer_of_a_step_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cost", "mlp", "--training", "--optimizer", "sgd", "--json"]) == 0
+    named = capsys.readouterr().out
+    assert main(["cost", "mlp", "--training", "--json"]) == 0
+    assert capsys.readouterr().out == named
+    assert main(["cost", "mlp", "--training", "--optimizer", "sdg"]) == 2
+    assert "unknown optimizer 'sdg'; did you mean 'sgd'?" in capsys.readouterr().err
