@@ -220,7 +220,8 @@ def test_resume_keeps_the_options_that_are_not_given_anew(trained: Path, tmp_pat
     mixed = train(tmp_path / "b", "--resume", file, status=2)
     assert "--out: expected the run folder of" in complaint(mixed)
     older = str(tmp_path / "a" / "checkpoints" / "step-00000004.h5")
-    assert "at step 4; name another --out" in complaint(train(tmp_path / "a", "--resume", older, status=2))
+    refused = train(tmp_path / "a", "--resume", older, status=2)
+    assert "at step 4; name another --out" in complaint(refused)
 
 
 def test_resume_auto_without_a_usable_checkpoint(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_buckets_wait_for_the_last_micro_batch_and_a_step_for_all_of_them() -> N
     assert comm.log == []
     run().backward()
     assert len(comm.log) == 4
-    with pytest.raises(RuntimeError, match="set_aside: expected 2 micro-batches on this rank, got more"):
+    with pytest.raises(RuntimeError, match=r"set_aside: expected 2 micro-batches .* got more"):
         sync.set_aside()
     sync.wait()
     assert comm.log[4:] == ["wait"] * 4
