@@ -279,7 +279,7 @@ def test_serial_comm_copies_nothing() -> None:
     assert comm.bcast_bytes(b"ab") == b"ab" and comm.gather_bytes(b"ab") == [b"ab"]
     with pytest.raises(ValueError, match="root: expected 0, the only rank, got 1"):
         comm.bcast(x, 1)
-    with pytest.raises(ValueError, match=r"all-to-all: expected shape \(1, ..\), one row per rank, got \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"all-to-all: expected shape \(1, ..\), .* got \(2, 3\)"):
         comm.ialltoall(np.zeros((2, 3)))
 
 
