@@ -196,7 +196,7 @@ def get(name: str) -> Backend:
         except (ImportError, OSError, ValueError) as error:
             if name != _fallback:
                 raise
-            warnings.warn(f"NumPy computes: {error}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"using NumPy: {error}", RuntimeWarning, stacklevel=2)
             _loaded[name] = _load("numpy")
     return _loaded[name]
 

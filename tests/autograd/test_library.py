@@ -69,7 +69,7 @@ def test_numpy_stands_in_for_a_default_that_does_not_load() -> None:
     pytest.importorskip("llvmlite", reason="llvmlite is not installed")
     done = python(code)
     assert done.stdout.splitlines() == ["[2.0, 2.0]", "refused"], done.stderr
-    assert "RuntimeWarning: NumPy computes: " in done.stderr
+    assert "RuntimeWarning: using NumPy: " in done.stderr
 
 
 def test_set_backend_is_for_all_threads_and_not_for_blocks() -> None:

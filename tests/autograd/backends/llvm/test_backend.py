@@ -166,4 +166,4 @@ def test_without_llvmlite_training_says_so_and_goes_on(tmp_path: Path) -> None:
     assert done.returncode == 2 and "--backend llvm: no llvmlite here" in done.stderr
     done = train()
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("NumPy computes: no llvmlite here") == 1
+    assert done.stderr.count("using NumPy: no llvmlite here") == 1
