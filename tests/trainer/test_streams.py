@@ -32,7 +32,7 @@ def test_a_run_is_whole_where_nobody_is_told(streams: str, tmp_path: Path) -> No
     [
         ("cost lenet", ">&-", 0, ""),
         ("cost lenet", ">&- 2>&-", 0, ""),
-        ("cost nothing", ">&-", 2, "tallygrad: error: model 'nothing'"),
+        ("cost nothing", ">&-", 2, "tallygrad: error: unknown model 'nothing'"),
         ("cost nothing", "2>&-", 2, ""),
         ("cost lenet", ">/dev/full", 2, "tallygrad: error: cannot write to standard output: No sp"),
         ("--help", ">&-", 0, ""),
