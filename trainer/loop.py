@@ -69,7 +69,7 @@ class Training:
         self.record.open()
         self.open_progress()
         try:
-            # Numbers that overflow are told as a loss that is not finite, not by NumPy's warnings.
+            # Overflow ends the run as a loss that is not finite; NumPy's warnings would only repeat it.
             with (
                 np.errstate(over="ignore", invalid="ignore", divide="ignore"),
                 backends.watching(self.progress.compiling),
@@ -195,7 +195,7 @@ class Training:
         return bool(self.sampling) and (self.state.step + 1) % self.sampling == 0
 
     def tune(self) -> None:
-        """Have the fastest kernels found, which counts as overhead."""
+        """Search for the fastest kernels; the time counts as overhead."""
         begun, parts = time.monotonic(), self.parts
         build.tune(parts.backend, self.comm, parts.model, parts.task, parts.data)
         self.state.overhead_seconds += time.monotonic() - begun

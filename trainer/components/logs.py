@@ -73,7 +73,7 @@ class RunFolder:
             write_whole(self.path / name, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def touch(self, name: str) -> None:
-        """Mark a file as found good now, for a launcher that looks for a sign of that."""
+        """Renew the time of a file: a launcher takes that as a sign that the run is complete."""
         if self.writes:
             with user_errors(self.path / name):
                 os.utime(self.path / name)
