@@ -69,7 +69,7 @@ class Training:
         self.record.open()
         self.open_progress()
         try:
-            # Overflow ends the run as a loss that is not finite; NumPy's warnings would only repeat it.
+            # Overflow ends the run as a loss that is not finite; NumPy need not warn besides.
             with (
                 np.errstate(over="ignore", invalid="ignore", divide="ignore"),
                 backends.watching(self.progress.compiling),
