@@ -11,7 +11,8 @@ from ...primitive import Primitive
 from .. import Implementation
 from ..reference import reference
 from . import fusion  # noqa: F401  (registers)
-from .compiler.isa.targets import CONVOLUTIONS, WIDTHS, Target, target
+from .compiler.isa import SETS
+from .compiler.isa.targets import CONVOLUTIONS, Target, target
 from .plans import (  # noqa: F401  (registers)
     batch_norm,
     conv,
@@ -109,20 +110,22 @@ def _one_at_a_time(executable: Executable) -> Executable:
 
 
 def create(options: str) -> Llvm:
-    """Return the backend. Options, with a comma between, are a target (avx512, avx2, sse, neon),
-    how convolutions are done (auto, direct, winograd), how long fast tiles are sought (tune=off,
-    tune=fast, tune=full), eager: no call is deferred, and dry: nothing but seeking tiles.
-    ValueError for others."""
+    """Return the backend with options, separated by commas.
+
+    Options are an instruction set (avx512, avx2, sse, neon), the algorithm of convolutions (auto,
+    direct, winograd), how long to search for fast tiles (tune=off, tune=fast, tune=full), `eager`
+    to defer no call, and `dry` to search for tiles and run nothing. Raises ValueError for others.
+    """
     chosen = {"name": "", "convolution": "auto"}
     levels, level = [f"tune={level}" for level in LEVELS], "off"
     words = [word for word in options.split(",") if word]
     for word in words:
-        known = (*WIDTHS, *CONVOLUTIONS, *levels, EAGER, DRY)
+        known = (*SETS, *CONVOLUTIONS, *levels, EAGER, DRY)
         if word not in known:
-            raise ValueError(f"backend llvm: no option {word!r}; there are {', '.join(known)}")
+            raise ValueError(f"backend llvm: expected options {', '.join(known)}, got {word!r}")
         if word in levels:
             level = word.partition("=")[2]
-        elif word in WIDTHS:
+        elif word in SETS:
             chosen["name"] = word
         elif word in CONVOLUTIONS:
             chosen["convolution"] = word

@@ -332,11 +332,12 @@ class KernelBuilder:
     def guess(self, a: Vector) -> Vector | None:
         """Return 1 / a to within 2^-14, of normal numbers below 2^126; None where the target has no
         such instruction."""
-        if self.target.name != "avx512" or self.dtype.itemsize != 4:
+        intrinsic = self.target.isa.reciprocal
+        if intrinsic is None or self.dtype.itemsize != 4:
             return None
-        every = ir.Constant(ir.IntType(16), -1)
-        values = [a.value, self.vector(0.0).value, every]
-        return Vector(self, self._call("llvm.x86.avx512.rcp14.ps.512", self.wide, values))
+        all_lanes = ir.Constant(ir.IntType(self.lanes), -1)
+        values = [a.value, self.vector(0.0).value, all_lanes]
+        return Vector(self, self._call(intrinsic, self.wide, values))
 
     def shuffle(self, a: Vector, b: Vector, lanes: Sequence[int]) -> Vector:
         """Return a vector of chosen lanes; those of b are counted behind those of a."""

@@ -49,11 +49,8 @@ def forward_tile(target: Target, c: Correlation, images: int) -> Tile:
     size, vectors = np.dtype(c.dtype).itemsize, 1 if c.results <= target.lanes(c.dtype) else 2
     shared = 3 if vectors == 1 and c.stride[1] == 1 else 1
     room = target.registers - 1 - shared * vectors
-    most = (
-        min(16 if vectors == 1 else 8, room // vectors)
-        if target.registers == 32
-        else (room // vectors)
-    )
+    # 16 sums keep two multiply-add units busy; more would only make the code longer.
+    most = min(16 if vectors == 1 else 8, room // vectors)
     columns = divisor(c.places[1], most)
     rows = max(1, min(c.places[0], most // columns))
     unroll = max(1, min(4, 600 // max(1, len(c.taps) * rows * columns * vectors)))
@@ -63,12 +60,11 @@ def forward_tile(target: Target, c: Correlation, images: int) -> Tile:
 def weights_tile(target: Target, c: Correlation, images: int) -> Tile:
     """Return a good tile for the gradient of the weights."""
     size = np.dtype(c.dtype).itemsize
-    wide = target.registers == 32
-    taps = min(3 if wide else 2, len(c.taps)) if c.stride[1] == 1 else 1
-    channels = min(8 if wide else 4, c.channels)
+    taps = min(target.isa.gradient_taps, len(c.taps)) if c.stride[1] == 1 else 1
+    channels = min(target.registers // 4, c.channels)
     if c.channels < 4 and c.stride[1] == 1:
         # Too few sums wait for one another.
-        taps = -(-len(c.taps) // -(-len(c.taps) * c.channels // (15 if wide else 9)))
+        taps = -(-len(c.taps) // -(-len(c.taps) * c.channels // target.isa.gradient_sums))
     vectors = 2 if taps == 1 and c.results > target.lanes(c.dtype) else 1
     unroll = divisor(c.places[1], 16 if taps > 1 else 4)
     return target.vary(Tile(1, channels, vectors, taps, unroll, chunk(c, images, size)))

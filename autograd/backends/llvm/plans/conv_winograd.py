@@ -96,7 +96,7 @@ def blocks(target: Target, c: Winograd, images: int, gradient: bool = False) -> 
     parts = 1 if some > 1 else -(-rows // max(1, tiles // columns))
     high = -(-rows // parts)
     vectors = min(2, y // lanes)
-    room = 16 if target.registers == 32 else target.registers - 2 - vectors
+    room = min(16, target.registers - 2 - vectors)
     most = room // vectors
     size = c.channels if gradient else some * high * columns
     unroll = 2 if gradient else 4

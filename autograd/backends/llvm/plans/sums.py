@@ -30,7 +30,7 @@ def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> Executa
     layouts = Layouts(x)
     others = tuple(i for i in range(len(x.shape)) if i != axis or columns == 1)
     times = repeats(columns, target.lanes(x.dtype))
-    function = build(column_sums, target, x.dtype.name, 8 if target.registers == 32 else 4)
+    function = build(column_sums, target, x.dtype.name, target.registers // 4)
     parts, period = Scratch(times * columns, "float64"), times * columns
     block = max(16, min(64, BLOCK // period))
     add = build(increase, target, "float64")

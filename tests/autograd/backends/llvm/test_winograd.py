@@ -238,7 +238,9 @@ def test_modes_choose() -> None:
     expected = {"auto": (4, 0, 2, 0, 2, 0), "direct": (0,) * 6, "winograd": (4, 4, 2, 4, 2, 0)}
     for name, outputs in expected.items():
         assert tuple(chosen(layer, name) for layer in layers) == outputs
-    with pytest.raises(ValueError, match="convolution 'fast': there are auto, direct, winograd"):
+    with pytest.raises(
+        ValueError, match="convolution: expected auto, direct, winograd, got 'fast'"
+    ):
         target(convolution="fast")
 
 
