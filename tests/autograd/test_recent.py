@@ -102,7 +102,7 @@ def test_free_memory_is_held_only_beside_what_was_used(monkeypatch: pytest.Monke
     from tallygrad.autograd.backends.llvm.runtime import memory
 
     monkeypatch.setattr(memory, "IDLE", 1 << 20)
-    pool = memory.Pool()
+    pool = memory.BlockPool()
     for size in range(1 << 16, 1 << 21, 1 << 13):
         both = [pool.take(size), pool.take(size)]
         del both
@@ -154,7 +154,7 @@ def test_recordings_keep_the_machine_code_that_they_call() -> None:
             assert traced(x).tolist() == expected
         (program,) = next(traced.programs.all())[1]
         recording = program.replay.recording
-        kept = [h for h in recording.held.values() if isinstance(h, ExecutionEngine)]
+        kept = [h for h in recording.retained.values() if isinstance(h, ExecutionEngine)]
         steps = sum(getattr(s, "args", (0, 0))[-1] for s in recording.steps)
         assert steps and kept
         jit._build.cache_clear()

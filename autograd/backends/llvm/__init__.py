@@ -29,7 +29,7 @@ from .plans import (  # noqa: F401  (registers)
 )
 from .registry import Deferral, can_fuse, deferral, find, fuse
 from .runtime.executable import Executable, OneAtATime
-from .runtime.recording import Recording
+from .runtime.recording import NativeRecording
 from .tuning import LEVELS, Tuner
 
 EAGER, DRY = "eager", "dry"
@@ -91,9 +91,9 @@ class Llvm:
         assert isinstance(fused.kernel, Executable)
         return fused._replace(kernel=_one_at_a_time(fused.kernel))
 
-    def recording(self, beside: Recording | None = None) -> Recording:
+    def recording(self, beside: NativeRecording | None = None) -> NativeRecording:
         """Return what records the calls of a thread, so that they can be replayed."""
-        return Recording(self.target, beside)
+        return NativeRecording(self.target, beside)
 
     def choices(self) -> bytes:
         """Return the tiles that were chosen by timing so far."""

@@ -78,20 +78,20 @@ class _Chain(NamedTuple):
 @fuses("relu")
 def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     """A ReLU behind a normalisation, with or without a residual between them, or behind a sum."""
-    (given,) = signatures
-    if given is None:
+    (operand,) = signatures
+    if operand is None:
         return None
-    if given.call.name == "batch_norm_eval":
-        kernel, inlined = _normalised(target, given, Epilogue(relu=True))
+    if operand.call.name == "batch_norm_eval":
+        kernel, inlined = _normalised(target, operand, Epilogue(relu=True))
         return Fused(kernel, (inlined,))
-    if given.call.name != "add":
+    if operand.call.name != "add":
         return None
-    with_norm = _residual(target, given, Epilogue(residual=True, relu=True))
+    with_norm = _residual(target, operand, Epilogue(residual=True, relu=True))
     if with_norm is not None:
         return Fused(with_norm.kernel, (with_norm.inlined,))
-    if any(given.operands):
+    if any(operand.operands):
         return None
-    plan = together(target, "add_relu", given.call.specs)
+    plan = together(target, "add_relu", operand.call.specs)
     return Fused(plan, (PAIR,)) if plan else None
 
 
@@ -112,10 +112,10 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
 @fuses("relu_dx")
 def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     """The gradient of a ReLU, of two gradients that meet there."""
-    given, y = signatures
-    if given is None or given.call.name != "add" or any((*given.operands, y)):
+    operand, y = signatures
+    if operand is None or operand.call.name != "add" or any((*operand.operands, y)):
         return None
-    plan = together(target, "add_relu_dx", (*given.call.specs, call.specs[1]))
+    plan = together(target, "add_relu_dx", (*operand.call.specs, call.specs[1]))
     return Fused(plan, (PAIR, None)) if plan else None
 
 
@@ -140,9 +140,9 @@ def _scaled(target: Target, call: Call, eps: float, epilogue: Epilogue) -> ByIma
     function = build(scaling, target, dtype.name, channels, float(eps))
 
     def begin(*arrays: NDArray) -> tuple[NDArray, Work]:
-        given, rest = [*map(plain, arrays[count : count + 4])], arrays[count + 4 :]
+        norm, rest = [*map(plain, arrays[count : count + 4])], arrays[count + 4 :]
         slope, level = empty((2, channels), dtype)
-        function(*map(address, given), address(slope), address(level))
+        function(*map(address, norm), address(slope), address(level))
         return plan.begin(*arrays[:count], slope, level, *rest)
 
     return ByImages(plan.images, plan.macs, begin)
@@ -182,10 +182,10 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
 
     def run(*arrays: NDArray) -> tuple[Any, ...]:
         rows, pair = empty((n, ROWS["moments"], channels), DOUBLE), np.empty((2, channels), dtype)
-        made = chain.kernel(*arrays[:count], rows)
+        outputs = chain.kernel(*arrays[:count], rows)
         mean, var = pair
         merge(address(rows), address(mean), address(var), n)
-        return (mean, var), *(made if chain.also_made else (made,))
+        return (mean, var), *(outputs if chain.also_made else (outputs,))
 
     also_made = (0,), *((0, *path) for path in chain.also_made)
     inlined = chain.inlined, *(None,) * len(others)
@@ -227,13 +227,13 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
 def _summing(target: Target, call: Call, signature: Signature) -> Fused | None:
     """Return the kernel of a convolution's gradient of x, to which another gradient may be added,
     of the ReLU's that it passes, and of the sums."""
-    given, mask = signature.operands
-    if given is None or mask is not None:
+    gradient, mask = signature.operands
+    if gradient is None or mask is not None:
         return None
-    last, index = _last_gradient(given)
+    last, index = _last_gradient(gradient)
     if last.call.name != "conv2d_dx":
         return None
-    back, meets = last.call, last is not given
+    back, meets = last.call, last is not gradient
     epilogue = Epilogue(residual=meets, mask=True, sums=True)
     plan = conv2d_dx(back.target, *back.specs, **back.attrs, epilogue=epilogue)
     chain = _behind(target, last, plan)
@@ -270,10 +270,10 @@ def _masked_sums(target: Target, call: Call, chain: _Chain, residual_first: bool
             arrays = (*arrays[1 : count + 1], arrays[0], *arrays[count + 1 :])
         own, (*images, mean, var) = arrays[:count], arrays[count:]
         rows, pair = empty((n, ROWS["sums"], channels), DOUBLE), np.empty((2, channels), x.dtype)
-        made, var = chain.kernel(*own, *images, mean, rows), plain(var)
+        outputs, var = chain.kernel(*own, *images, mean, rows), plain(var)
         dw, db = pair
         merge(address(rows), address(var), address(dw), address(db), n)
-        return (dw, db), *(made if chain.also_made else (made,))
+        return (dw, db), *(outputs if chain.also_made else (outputs,))
 
     return Executable(run, native=chain.kernel.native)
 

@@ -77,13 +77,13 @@ class Tuner:
     ) -> Choice:
         """Return the choice that is kept, or make it and keep it."""
         whole = ("tuning", self.level, jit.made_by(self.target), self.target.convolution, key)
-        file, kept = hashlib.sha256(repr(whole).encode()).hexdigest(), cache.opened()
-        held = kept.read(file) if kept else None
-        if held is not None:
-            return _choice(json.loads(held))
+        file, store = hashlib.sha256(repr(whole).encode()).hexdigest(), cache.opened()
+        cached = store.read(file) if store else None
+        if cached is not None:
+            return _choice(json.loads(cached))
         choice = self._fastest(_Trials(self.target, name, specs, attrs))
-        if kept:
-            kept.write(file, json.dumps(choice).encode())
+        if store:
+            store.write(file, json.dumps(choice).encode())
         return choice
 
     def _fastest(self, trials: _Trials) -> Choice:
@@ -103,12 +103,12 @@ class Tuner:
 
     def adopt(self, choices: bytes) -> None:
         """Take the choices of another process, and make none from now on."""
-        self.choices = {key: _choice(held) for key, held in json.loads(choices).items()}
+        self.choices = {key: _choice(fields) for key, fields in json.loads(choices).items()}
         self.open = False
 
 
-def _choice(held: Sequence[Any]) -> Choice:
-    return Choice(held[0], tuple((field, factor) for field, factor in held[1]))
+def _choice(fields: Sequence[Any]) -> Choice:
+    return Choice(fields[0], tuple((field, factor) for field, factor in fields[1]))
 
 
 def _joined(a: Variation, b: Variation) -> Variation:
@@ -152,10 +152,10 @@ class _Trials:
         while turn < ROUNDS or perf_counter() - begun < SECONDS:
             arrays = self.arrays[turn % COPIES]
             for i in range(len(choices)):
-                place = (turn + i) % len(choices)  # none is always the first after a change
+                index = (turn + i) % len(choices)  # none is always the first after a change
                 start = perf_counter()
-                kernels[place](*arrays)
-                times[place].append(perf_counter() - start)
+                kernels[index](*arrays)
+                times[index].append(perf_counter() - start)
             turn += 1
         least = [min(of_one) for of_one in times]
         best = least.index(min(least))

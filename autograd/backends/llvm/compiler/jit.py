@@ -54,12 +54,12 @@ def build(make: Maker, target: Target, *parameters: Any) -> Function:
 
 @lru_cache(KERNELS)
 def _build(make: Maker, target: Target, *parameters: Any) -> Function:
-    name, kept = _key(make, target, parameters), disk.opened()
-    code = kept.read(name) if kept else None
+    name, store = _key(make, target, parameters), disk.opened()
+    code = store.read(name) if store else None
     if code is None:
         code = _make(make, target, parameters)
-        if kept:
-            kept.write(name, code)
+        if store:
+            store.write(name, code)
     else:
         statistics.cached += 1
     return _load(code, target)

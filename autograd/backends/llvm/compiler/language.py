@@ -38,8 +38,8 @@ class Vector:
 
     def _with(self, other: Vector | float, instruction: str, swapped: bool = False) -> Vector:
         pair = [self.value, self.kernel.vector(other).value]
-        made = getattr(self.kernel.builder, instruction)(*(pair[::-1] if swapped else pair))
-        return Vector(self.kernel, made)
+        result = getattr(self.kernel.builder, instruction)(*(pair[::-1] if swapped else pair))
+        return Vector(self.kernel, result)
 
     def __add__(self, other: Vector | float) -> Vector:
         return self._with(other, "fadd")
@@ -187,8 +187,8 @@ class KernelBuilder:
                 constant += value * stride
             else:
                 moving.append(term)
-        for place in ([self.sum(*moving)] if moving else []) + ([constant] if constant else []):
-            pointer = self.builder.gep(pointer, [self.integer(place)], source_etype=self.real)
+        for offset in ([self.sum(*moving)] if moving else []) + ([constant] if constant else []):
+            pointer = self.builder.gep(pointer, [self.integer(offset)], source_etype=self.real)
         return pointer
 
     @contextmanager
@@ -231,9 +231,9 @@ class KernelBuilder:
             flag = self.builder.and_(flag, zero)
         return flag
 
-    def read(self, pointer: Any, place: Integer) -> Any:
+    def read(self, pointer: Any, index: Integer) -> Any:
         """Return one of the 64-bit integers at an address."""
-        at = self.builder.gep(pointer, [self.integer(place)], source_etype=I64)
+        at = self.builder.gep(pointer, [self.integer(index)], source_etype=I64)
         return self.builder.load(at, typ=I64)
 
     # Vectors.
@@ -246,9 +246,9 @@ class KernelBuilder:
 
     def variable(self, value: Vector | float = 0.0) -> Variable:
         """Return a variable that holds a value."""
-        made = Variable(self, self._first.alloca(self.wide))
-        made.set(self.vector(value))
-        return made
+        variable = Variable(self, self._first.alloca(self.wide))
+        variable.set(self.vector(value))
+        return variable
 
     def mask(self, count: Integer) -> Any:
         """Return the mask of the first `count` lanes."""
@@ -386,5 +386,5 @@ def pieces(size: int, tile: int) -> list[tuple[int, int, int]]:
     """Cut a size into whole tiles and a rest: (first place, number of tiles, size of each)."""
     tile = min(size, tile)
     whole, rest = divmod(size, tile) if tile else (0, 0)
-    found = [(0, whole, tile)] if whole else []
-    return [*found, (size - rest, 1, rest)] if rest else found
+    parts = [(0, whole, tile)] if whole else []
+    return [*parts, (size - rest, 1, rest)] if rest else parts

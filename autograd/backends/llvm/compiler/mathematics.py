@@ -169,6 +169,6 @@ def log(k: KernelBuilder, x: Vector) -> Vector:
     square, series = z * z, k.vector(0.0)
     for i in reversed(range(LOG_TERMS[k.dtype.itemsize])):
         series = k.fma(series, square, 2.0 / (2 * i + 1))
-    found = k.fma(count, f.log2[0], k.fma(count, f.log2[1], z * series))
-    found = k.select(x < 0.0, nan, k.select(x < inf, found, x))
-    return k.select(x.equals(0.0), -inf, found)
+    result = k.fma(count, f.log2[0], k.fma(count, f.log2[1], z * series))
+    result = k.select(x < 0.0, nan, k.select(x < inf, result, x))
+    return k.select(x.equals(0.0), -inf, result)

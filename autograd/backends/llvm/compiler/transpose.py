@@ -11,24 +11,24 @@ from .language import KernelBuilder, Vector
 def turn(k: KernelBuilder, vectors: Sequence[Vector]) -> list[Vector]:
     """Return the transposed square of as many vectors as they have lanes: blocks off the diagonal
     change places, of half the size, a quarter, and so on."""
-    found, lanes = [*vectors], range(k.lanes)
+    result, lanes = [*vectors], range(k.lanes)
     apart = k.lanes // 2
     while apart:
         low = [k.lanes + i - apart if i & apart else i for i in lanes]
         high = [k.lanes + i if i & apart else i + apart for i in lanes]
         for i in lanes:
             if not i & apart:
-                a, b = found[i], found[i + apart]
-                found[i], found[i + apart] = k.shuffle(a, b, low), k.shuffle(a, b, high)
+                a, b = result[i], result[i + apart]
+                result[i], result[i + apart] = k.shuffle(a, b, low), k.shuffle(a, b, high)
         apart //= 2
-    return found
+    return result
 
 
 def columns_of(k: KernelBuilder, pointer: Any, apart: int, rows: int, size: int) -> list[Vector]:
     """Return `size` columns, up to as many as lanes, of rows of that length which begin so many
     numbers apart: vectors of `rows` numbers, up to as many as lanes, with zeros behind."""
-    given = [
+    vectors = [
         k.load(k.at(pointer, r * apart), size) if r < rows else k.vector(0.0)
         for r in range(k.lanes)
     ]
-    return turn(k, given)[:size]
+    return turn(k, vectors)[:size]

@@ -23,7 +23,7 @@ CHAINS = 4  # vectors of a row at least, so that sums do not wait for one anothe
 Formula = Callable[[Sequence[Vector], Sequence[Vector]], Vector]
 
 
-class Rows(NamedTuple):
+class NormRows(NamedTuple):
     """Rows of `side` pixels with so many channels, `block` rows at a time."""
 
     dtype: str
@@ -45,7 +45,7 @@ class Extent(NamedTuple):
     tail: int
 
 
-def arranged(target: Target, x: Spec) -> tuple[Rows, Extent]:
+def arranged(target: Target, x: Spec) -> tuple[NormRows, Extent]:
     """Return rows for an array (N, C, ..). Where channels fill many vectors, or there are few
     pixels, a row is one pixel, and its last vector is masked."""
     channels, lanes, size = x.shape[1], target.lanes(x.dtype), x.dtype.itemsize
@@ -59,7 +59,7 @@ def arranged(target: Target, x: Spec) -> tuple[Rows, Extent]:
     block = max(16, min(128, BLOCK // (side * channels * size)))
     rows, tail = divmod(pixels, side)
     return (
-        Rows(x.dtype.name, channels, side, block),
+        NormRows(x.dtype.name, channels, side, block),
         Extent(*divmod(rows, block), tail * channels),
     )
 
@@ -79,7 +79,9 @@ class _Passes:
     """The passes of a kernel over its rows. `room` is memory for two rows of float64 sums and
     some rows of coefficients."""
 
-    def __init__(self, k: KernelBuilder, rows: Rows, room: Any, extent: Sequence[Integer]) -> None:
+    def __init__(
+        self, k: KernelBuilder, rows: NormRows, room: Any, extent: Sequence[Integer]
+    ) -> None:
         self.k, self.d, self.rows, self.room = k, k.doubles(), rows, room
         self.blocks, self.rest, self.tail = extent
         self.whole = k.sum((self.blocks, rows.block), self.rest)
@@ -87,14 +89,14 @@ class _Passes:
         self.most = k.target.registers // 4
         self.padded = -(-rows.width // k.lanes) * k.lanes
 
-    def total(self, which: int, *place: Any) -> Any:
+    def total(self, which: int, *offset: Any) -> Any:
         """Return the address of a float64 sum."""
-        return self.d.at(self.room, which * self.padded, *place)
+        return self.d.at(self.room, which * self.padded, *offset)
 
-    def coefficient(self, which: int, *place: Any) -> Any:
+    def coefficient(self, which: int, *offset: Any) -> Any:
         """Return the address of a coefficient; they lie behind the sums."""
         behind = 2 * self.padded * (8 // self.k.dtype.itemsize)
-        return self.k.at(self.room, behind + which * self.padded, *place)
+        return self.k.at(self.room, behind + which * self.padded, *offset)
 
     def clear(self) -> None:
         """Set the sums to zero."""
@@ -132,9 +134,9 @@ class _Passes:
         for a in arrays:
             self.k.prefetch(self.k.at(a, *at, AHEAD // self.k.dtype.itemsize))
 
-    def add(self, which: int, place: Any, value: Vector) -> None:
+    def add(self, which: int, offset: Any, value: Vector) -> None:
         """Add float64 numbers to the sums."""
-        to = self.total(which, *place)
+        to = self.total(which, *offset)
         self.d.store(self.d.load(to) + value, to)
 
     # Statistics.
@@ -239,18 +241,18 @@ class _Passes:
     def _block_products(self, x: Any, dy: Any, y: Any, first: Integer, count: Integer) -> None:
         k, width = self.k, self.rows.width
         for offset, counts in tiles(k, width, self.most):
-            places = [j * k.lanes for j in range(len(counts))]
-            middles = [k.load(self.coefficient(0, offset, j)) for j in places]
+            offsets = [j * k.lanes for j in range(len(counts))]
+            middles = [k.load(self.coefficient(0, offset, j)) for j in offsets]
             sums = [(k.variable(), k.variable()) for _ in counts]
             with k.loop(count) as i:
                 row = k.sum(first, i)
                 for j, m in enumerate(counts):
-                    at = ((row, width), offset, places[j])
+                    at = ((row, width), offset, offsets[j])
                     self.ask(at, (x, dy) if y is None else (x, dy, y))
                     off, top = k.load(k.at(x, *at), m) - middles[j], self._top(dy, y, at, m)
                     sums[j][0].set(k.fma(off, top, sums[j][0].get()))
                     sums[j][1].set(sums[j][1].get() + top)
-            for j, pair in zip(places, sums, strict=True):
+            for j, pair in zip(offsets, sums, strict=True):
                 for which, value in enumerate(pair):
                     self.add(which, (offset, j), self.d.convert(value.get()))
 
@@ -283,15 +285,15 @@ class _Passes:
 
         def body(first: Integer, count: Integer) -> None:
             for offset, counts in tiles(k, width, self.most):
-                places = [j * k.lanes for j in range(len(counts))]
+                offsets = [j * k.lanes for j in range(len(counts))]
                 known = [
                     [k.load(self.coefficient(i, offset, j)) for i in range(coefficients)]
-                    for j in places
+                    for j in offsets
                 ]
                 with k.loop(count) as i:
                     row = k.sum(first, i)
                     for j, m in enumerate(counts):
-                        at = ((row, width), offset, places[j])
+                        at = ((row, width), offset, offsets[j])
                         self.ask(at, reads)
                         values = [k.load(k.at(a, *at), m) for a in reads]
                         k.store(formula(values, known[j]), k.at(y, *at), m)
@@ -319,7 +321,7 @@ def _normalising(k: KernelBuilder, epilogue: Epilogue) -> Formula:
 
 
 def normalise(
-    target: Target, rows: Rows, eps: float, given: bool, epilogue: Epilogue = NOTHING
+    target: Target, rows: NormRows, eps: float, known: bool, epilogue: Epilogue = NOTHING
 ) -> KernelBuilder:
     """Return the kernel of y = w (x - mean) / sqrt(var + eps) + b: x, residual, w, b, mean, var, y,
     room and the three of Extent. Mean and variance are written, or `given`."""
@@ -327,10 +329,10 @@ def normalise(
     k = KernelBuilder(target, rows.dtype, names, Extent._fields)
     x, residual, w, b, mean, var, y, room, *extent = k.arguments
     passes = _Passes(k, rows, room, extent)
-    if not given:
+    if not known:
         passes.moments(x)
     for c, (m,) in tiles(k, rows.channels, 1):
-        if given:
+        if known:
             middle, spread = passes.doubled(mean, c, m), passes.doubled(var, c, m)
         else:
             middle, spread = passes.statistics(x, c, m)
@@ -346,7 +348,7 @@ def normalise(
     return k
 
 
-def statistics(target: Target, rows: Rows) -> KernelBuilder:
+def statistics(target: Target, rows: NormRows) -> KernelBuilder:
     """Return the kernel of mean and variance: x, mean, var, room and the three of Extent."""
     k = KernelBuilder(target, rows.dtype, ("x", "mean", "var", "room"), Extent._fields)
     x, mean, var, room, *extent = k.arguments
@@ -358,7 +360,7 @@ def statistics(target: Target, rows: Rows) -> KernelBuilder:
     return k
 
 
-def gradient_sums(target: Target, rows: Rows, eps: float, masked: bool) -> KernelBuilder:
+def gradient_sums(target: Target, rows: NormRows, eps: float, masked: bool) -> KernelBuilder:
     """Return the kernel of dw = the sum of dy (x - mean) / sqrt(var + eps) and db = the sum of dy,
     which counts as 0 where a mask is not positive: dy, mask, x, mean, var, dw, db, room and the
     three of Extent."""
@@ -374,7 +376,7 @@ def gradient_sums(target: Target, rows: Rows, eps: float, masked: bool) -> Kerne
     return k
 
 
-def gradient(target: Target, rows: Rows, eps: float, masked: bool) -> KernelBuilder:
+def gradient(target: Target, rows: NormRows, eps: float, masked: bool) -> KernelBuilder:
     """Return the kernel of dx = w r (dy - db / n - (x - mean) r dw / n), r = 1 / sqrt(var + eps),
     where dy counts as 0 where a mask is not positive: dy, mask, x, w, mean, var, dw, db, dx, room,
     the three of Extent for the rows to be written, and n, of all of them."""

@@ -21,7 +21,7 @@ Tap = tuple[int, int, int]
 NEAR = 24 << 10  # bytes of weights that leave room for pixels in a first-level cache of 32 KB
 
 
-class Tile(NamedTuple):
+class ConvTile(NamedTuple):
     """What is kept in registers at once: rows and columns of pixels, vectors of results (or, for
     the gradient of w, `columns` channels); how many taps share a number of x that was loaded, how
     many channels (or pixels) are unrolled, and how many images are taken at a time."""
@@ -37,7 +37,7 @@ class Tile(NamedTuple):
 class Correlation(NamedTuple):
     """y[n, e, f, :] = the sum over taps of x[n, u e + row, v f + column, :] w[index], per group.
 
-    `image` is (h, w) of x, `places` (e, f) of y, `out` the numbers from one image, row and pixel of
+    `image` is (h, w) of x, `output` (e, f) of y, `out` the numbers from one image, row and pixel of
     y to the next. Weights are as `pack` leaves them; their gradient is
     [group][index][channels][results]."""
 
@@ -47,7 +47,7 @@ class Correlation(NamedTuple):
     groups: int
     indices: int
     image: Pair
-    places: Pair
+    output: Pair
     taps: tuple[Tap, ...]
     stride: Pair
     out: tuple[int, int, int]
@@ -59,7 +59,7 @@ class Correlation(NamedTuple):
             return Border(self.image, (0, 0), (0, 0), self.groups * self.channels)
         lows = [min(t[axis] for t in self.taps) for axis in (0, 1)]
         highs = [max(t[axis] for t in self.taps) for axis in (0, 1)]
-        size = [(self.places[a] - 1) * self.stride[a] + highs[a] - lows[a] + 1 for a in (0, 1)]
+        size = [(self.output[a] - 1) * self.stride[a] + highs[a] - lows[a] + 1 for a in (0, 1)]
         whole = self.groups * self.channels
         return Border(self.image, (lows[0], lows[1]), (size[0], size[1]), whole)
 
@@ -67,7 +67,7 @@ class Correlation(NamedTuple):
     def macs(self) -> int:
         """Multiply-accumulates of an image."""
         weights = self.channels * self.results * self.groups * len(self.taps)
-        return self.places[0] * self.places[1] * weights
+        return self.output[0] * self.output[1] * weights
 
     def offset(self, tap: Tap) -> Pair:
         """Return where a tap sees x, counted from the first pixel that any sees."""
@@ -84,7 +84,7 @@ def chunks(k: KernelBuilder, count: Integer, size: int) -> Iterator[tuple[Intege
 
 
 def correlate(
-    target: Target, c: Correlation, tile: Tile, biased: bool, epilogue: Epilogue = NOTHING,
+    target: Target, c: Correlation, tile: ConvTile, biased: bool, epilogue: Epilogue = NOTHING,
     begins: bool = True,
 ) -> KernelBuilder:  # fmt: skip
     """Return the kernel of a correlation: x, w, y, scratch, the bias if there is one, what the
@@ -99,7 +99,7 @@ def correlate(
         source = seen(k, c.border, x, scratch, first, images)
         target_ = k.at(y, (first, c.out[0]))
         with k.loop(c.groups) as g:
-            block = _Block(
+            block = _GroupWriter(
                 k, c, tile, k.at(source, (g, c.channels)), k.at(w, (g, c.indices * weights)),
                 [k.at(b, (g, c.results)) for b in bias], k.at(target_, (g, c.results)), images,
                 tail, first, k.times(g, c.results), begins,
@@ -138,12 +138,12 @@ def pack(
     return k
 
 
-class _Block:
+class _GroupWriter:
     """The correlation of one group over some images."""
 
     def __init__(
-        self, k: KernelBuilder, c: Correlation, tile: Tile, x: Any, w: Any, bias: list[Any], y: Any,
-        images: Integer, tail: Tail | None, first: Integer, channel: Integer, begins: bool,
+        self, k: KernelBuilder, c: Correlation, tile: ConvTile, x: Any, w: Any, bias: list[Any],
+        y: Any, images: Integer, tail: Tail | None, first: Integer, channel: Integer, begins: bool,
     ) -> None:  # fmt: skip
         self.k, self.c, self.tile = k, c, tile
         self.x, self.w, self.bias, self.y, self.images = x, w, bias, y, images
@@ -168,7 +168,7 @@ class _Block:
                     self._image(n, k.sum((o, width), start), vectors, size)
 
     def _image(self, n: Integer, o: Integer, vectors: int, size: int) -> None:
-        k, tile, (e, f) = self.k, self.tile, self.c.places
+        k, tile, (e, f) = self.k, self.tile, self.c.output
         for rows, columns in product(pieces(e, tile.rows), pieces(f, tile.columns)):
             with k.loop(rows[1]) as i, k.loop(columns[1]) as j:
                 h, w = k.sum((i, rows[2]), rows[0]), k.sum((j, columns[2]), columns[0])
@@ -182,27 +182,27 @@ class _Block:
         x = k.at(self.x, (n, image), (h, c.stride[0] * row), (w, c.stride[1] * pixel))
         y = k.at(self.y, (n, c.out[0]), (h, c.out[1]), (w, c.out[2]), o)
         weights = k.at(self.w, (o, c.indices * c.channels))
-        places = [*product(range(extent[0]), range(extent[1]))]
+        pixels = [*product(range(extent[0]), range(extent[1]))]
         counts = [min(k.lanes, size - v * k.lanes) for v in range(vectors)]
         first = [k.vector(0.0)] * vectors
         for bias in self.bias:
             first = [k.load(k.at(bias, o, v * k.lanes), n) for v, n in enumerate(counts)]
-        sums = {(p, v): k.variable(first[v]) for p in places for v in range(vectors)}
+        sums = {(p, v): k.variable(first[v]) for p in pixels for v in range(vectors)}
         offsets = [
-            a * c.out[1] + b * c.out[2] + v * k.lanes for a, b in places for v in range(vectors)
+            a * c.out[1] + b * c.out[2] + v * k.lanes for a, b in pixels for v in range(vectors)
         ]
         # The sums take so long that the lines of y are there when they are stored.
         for offset in offsets:
             k.prefetch(k.at(y, offset), write=True)
-        place = (h, c.out[1]), (w, c.out[2]), o
+        terms = (h, c.out[1]), (w, c.out[2]), o
         if self.tail is not None and c.taps:
-            self.tail.ask(k.sum(self.first, n), (*place, self.channel), offsets)
+            self.tail.ask(k.sum(self.first, n), (*terms, self.channel), offsets)
         for start in range(0, len(c.taps), self.tile.taps):
             taps = c.taps[start : start + self.tile.taps]
             self._taps(taps, x, weights, sums, counts, size)
         for v, count in enumerate(counts):
-            made = self._finish({p: sums[p, v].get() for p in places}, n, h, w, o, v, count)
-            for (a, b), value in made.items():
+            finished = self._finish({p: sums[p, v].get() for p in pixels}, n, h, w, o, v, count)
+            for (a, b), value in finished.items():
                 k.store(value, k.at(y, a * c.out[1] + b * c.out[2] + v * k.lanes), count)
 
     def _finish(
@@ -257,8 +257,8 @@ class _Block:
         for a, b in dict.fromkeys(p for p, _ in sums):
             for tap, factor in zip(taps, factors, strict=True):
                 down, right = c.offset(tap)
-                place = (a * c.stride[0] + down, b * c.stride[1] + right)
-                readers.setdefault(place, []).append(((a, b), factor))
+                position = (a * c.stride[0] + down, b * c.stride[1] + right)
+                readers.setdefault(position, []).append(((a, b), factor))
         for (a, b), users in sorted(readers.items(), key=lambda item: item[0]):
             seen_here = k.broadcast(k.at(x, a * row + b * pixel))
             for p, factor in users:
@@ -266,7 +266,7 @@ class _Block:
                     sums[p, v].set(k.fma(seen_here, f, sums[p, v].get()))
 
 
-def correlate_weights(target: Target, c: Correlation, tile: Tile) -> KernelBuilder:
+def correlate_weights(target: Target, c: Correlation, tile: ConvTile) -> KernelBuilder:
     """Return the kernel of the gradient of the weights: x, dw, dy, scratch, number of images; dw
     [group][index][channels][results] is the sum over images and pixels of x and dy."""
     k = KernelBuilder(target, c.dtype, ("x", "w", "y", "scratch"), ("count",))
@@ -282,7 +282,7 @@ def correlate_weights(target: Target, c: Correlation, tile: Tile) -> KernelBuild
 
 
 def _weights(
-    k: KernelBuilder, c: Correlation, tile: Tile, x: Any, y: Any, w: Any, images: Integer,
+    k: KernelBuilder, c: Correlation, tile: ConvTile, x: Any, y: Any, w: Any, images: Integer,
     again: Any,
 ) -> None:  # fmt: skip
     """Go through blocks of taps, channels and results; each is summed in registers over all
@@ -307,8 +307,8 @@ def _weights(
                 at = k.at(x, channel), k.at(y, result)
                 _sweep(k, c, tile, taps, *at, sums, counts, images)
                 for (t, p, v), total in sums.items():
-                    place = (taps[t][2] * c.channels + p) * c.results + v * k.lanes
-                    to = k.at(w, (channel, c.results), result, place)
+                    offset = (taps[t][2] * c.channels + p) * c.results + v * k.lanes
+                    to = k.at(w, (channel, c.results), result, offset)
                     # Not times 0: the first images find memory that was never set, NaN perhaps.
                     before = k.select(again, k.load(to, counts[v]), 0.0)
                     k.store(before + total.get(), to, counts[v])
@@ -317,7 +317,7 @@ def _weights(
 def _sweep(
     k: KernelBuilder,
     c: Correlation,
-    tile: Tile,
+    tile: ConvTile,
     taps: tuple[Tap, ...],
     x: Any,
     y: Any,
@@ -328,8 +328,8 @@ def _sweep(
     """Add what all pixels of some images contribute to the gradient of some taps."""
     image, row, pixel = c.border.strides
     offsets = [c.offset(tap) for tap in taps]
-    with k.loop(images) as n, k.loop(c.places[0]) as e:
-        for start, count, size in pieces(c.places[1], tile.unroll):
+    with k.loop(images) as n, k.loop(c.output[0]) as e:
+        for start, count, size in pieces(c.output[1], tile.unroll):
             with k.loop(count) as i:
                 f = k.sum((i, size), start)
                 source = k.at(x, (n, image), (e, c.stride[0] * row), (f, c.stride[1] * pixel))

@@ -35,7 +35,7 @@ LINE = 16  # float32 numbers of a cache line
 
 class Winograd(NamedTuple):
     """y[n, e, f, :] = the sum over i, j < taps of x[n, e + top + i, f + left + j, :] w[i, j], in
-    tiles of `outputs` x `outputs` results; `start` is (top, left), `image` (h, w) of x, `places`
+    tiles of `outputs` x `outputs` results; `start` is (top, left), `image` (h, w) of x, `output`
     (e, f) of y."""
 
     outputs: int
@@ -43,7 +43,7 @@ class Winograd(NamedTuple):
     channels: int
     results: int
     image: Pair
-    places: Pair
+    output: Pair
     start: Pair
 
     @property
@@ -59,12 +59,12 @@ class Winograd(NamedTuple):
     @property
     def macs(self) -> int:
         """Multiply-accumulates of an image, done directly."""
-        return prod(self.places) * self.taps**2 * self.channels * self.results
+        return prod(self.output) * self.taps**2 * self.channels * self.results
 
     @property
     def grid(self) -> Pair:
         """Rows and columns of tiles; the last ones may reach beyond y."""
-        e, f = self.places
+        e, f = self.output
         return -(-e // self.outputs), -(-f // self.outputs)
 
     @property
@@ -77,12 +77,12 @@ class Winograd(NamedTuple):
     def tops(self) -> Border:
         """The part of y that the tiles cover."""
         rows, columns = (n * self.outputs for n in self.grid)
-        return Border(self.places, (0, 0), (rows, columns), self.results)
+        return Border(self.output, (0, 0), (rows, columns), self.results)
 
     @property
     def out(self) -> tuple[int, int, int]:
         """Numbers from one image, row and pixel of y to the next."""
-        e, f = self.places
+        e, f = self.output
         return e * f * self.results, f * self.results, self.results
 
 
@@ -103,7 +103,7 @@ def multiplications(c: Winograd, images_: int, gradient: bool = False) -> int:
     return tiles * (products + x + y) + c.channels * c.results * once
 
 
-class Blocks(NamedTuple):
+class BlockShape(NamedTuple):
     """Images and rows of tiles of a block (all rows where there are several images); what is
     multiplied in registers: tiles (or, for the gradient of w, channels) and vectors of results;
     how many steps of the sum are unrolled."""
@@ -133,7 +133,7 @@ def padded(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
-def planes(target: Target, c: Winograd, b: Blocks) -> tuple[Plane, Plane]:
+def planes(target: Target, c: Winograd, b: BlockShape) -> tuple[Plane, Plane]:
     """Return how the transformed x and y of a block lie."""
     lanes = target.lanes("float32")
     tiles = padded(b.images * b.rows * c.grid[1], b.tiles)
@@ -146,7 +146,7 @@ def factors(target: Target, c: Winograd) -> Plane:
     return Plane(c.channels, padded(c.results, target.lanes("float32")))
 
 
-class Given(NamedTuple):
+class DirectInputs(NamedTuple):
     """What tiles are computed from where they are computed directly."""
 
     x: Any
@@ -154,7 +154,7 @@ class Given(NamedTuple):
     filters: Filters
 
 
-class Block(NamedTuple):
+class TileBlock(NamedTuple):
     """The tiles of some images from `first` on, and of some rows of tiles from `top` on; `number`
     counts the blocks of the same images."""
 
@@ -200,60 +200,62 @@ class Block(NamedTuple):
                                 ]
                                 for row in rows
                             ]
-                            made = both(k, evaluate, matrix, numbers)
+                            transformed = both(k, evaluate, matrix, numbers)
                             into = k.at(to, (tile, plane.width), (o, size), start)
-                            for p, value in enumerate(v for line in made for v in line):
+                            for p, value in enumerate(v for line in transformed for v in line):
                                 k.store(value, k.at(into, p * plane.apart))
 
     def _row(self, image: Any, zeros: Any, border: Border, row: Integer) -> Any:
         """Return the address of a row of what tiles see, counted from its first one."""
         k, (high, wide), top = self.k, border.image, border.start[0]
-        place = k.sum(row, top)
-        at = k.at(image, (place, wide * border.channels))
+        position = k.sum(row, top)
+        at = k.at(image, (position, wide * border.channels))
         if top >= 0 and top + border.size[0] <= high:
             return at
         # Without a sign, a row before the image is a large number: one comparison does for both
         # ends. The address beyond the image is computed, but never read.
-        within = k.builder.icmp_unsigned("<", k.integer(place), k.integer(high))
+        within = k.builder.icmp_unsigned("<", k.integer(position), k.integer(high))
         return k.builder.select(within, at, zeros)
 
     def collect(
-        self, matrix: Matrix, source: Any, plane: Plane, given: Given, biases: list[Any], y: Any,
-        tail: Tail | None,
+        self, matrix: Matrix, source: Any, plane: Plane, direct: DirectInputs, biases: list[Any],
+        y: Any, tail: Tail | None,
     ) -> None:  # fmt: skip
         """Transform a plane back to y, plus one bias or none, and what follows."""
         k, c, (image, row, pixel), m = self.k, self.c, self.c.out, self.c.outputs
         for i, r, t, tile in self.tiles():
-            place = k.at(source, (tile, plane.width))
-            pixels = self.pixels(given, c.border, i, r, t)
+            tile_source = k.at(source, (tile, plane.width))
+            pixels = self.pixels(direct, c.border, i, r, t)
             to = k.at(y, (k.sum(self.first, i), image), (r, m * row), (t, m * pixel))
             for start, count, size in pieces(c.results, k.lanes):
                 with k.loop(count) as o:
-                    at = k.at(place, (o, size), start)
+                    at = k.at(tile_source, (o, size), start)
                     products = [
                         [k.load(k.at(at, (a * c.size + b) * plane.apart)) for b in range(c.size)]
                         for a in range(c.size)
                     ]
-                    made = both(k, interpolate, matrix, products)
+                    results = both(k, interpolate, matrix, products)
                     result = k.sum((o, size), start)
-                    again = correlated(k, pixels, given.filters, c.channels, result, size)
-                    made = checked(k, matrix, made, size, again)
+                    again = correlated(k, pixels, direct.filters, c.channels, result, size)
+                    results = checked(k, matrix, results, size, again)
                     for bias in biases:
                         more = k.load(k.at(bias, (o, size), start), size)
-                        made = [[value + more for value in line] for line in made]
+                        results = [[value + more for value in line] for line in results]
                     into = k.at(to, (o, size), start)
-                    self._store(made, into, i, r, t, result, size, tail)
+                    self._store(results, into, i, r, t, result, size, tail)
 
-    def pixels(self, given: Given, border: Border, i: Integer, r: Integer, t: Integer) -> Pixels:
+    def pixels(
+        self, direct: DirectInputs, border: Border, i: Integer, r: Integer, t: Integer
+    ) -> Pixels:
         """Return what a tile sees of an image."""
         k, m, (high, wide), (top, left) = self.k, self.c.outputs, border.image, border.start
-        image = k.at(given.x, (k.sum(self.first, i), high * wide * border.channels))
+        image = k.at(direct.x, (k.sum(self.first, i), high * wide * border.channels))
         start = k.sum((r, m), top), k.sum((t, m), left)
-        return Pixels(image, given.zeros, border, start)
+        return Pixels(image, direct.zeros, border, start)
 
     def _store(
-        self, made: Grid, to: Any, i: Integer, r: Integer, t: Integer, channel: Integer, size: int,
-        tail: Tail | None,
+        self, results: Grid, to: Any, i: Integer, r: Integer, t: Integer, channel: Integer,
+        size: int, tail: Tail | None,
     ) -> None:  # fmt: skip
         """Write a tile's results, those that exist, with what follows. All tiles have the first
         part of them, which begins an image's sums."""
@@ -263,7 +265,7 @@ class Block(NamedTuple):
             with ExitStack() as stack:
                 for flag in (*high, *wide):
                     stack.enter_context(k.where(flag))
-                part = {(a, b): made[a][b] for a in down for b in right}
+                part = {(a, b): results[a][b] for a in down for b in right}
                 if tail is not None:
                     # Inside the flags: a part that does not exist must not enter the sums.
                     part = tail.finish(
@@ -278,13 +280,13 @@ class Block(NamedTuple):
         """Return the rows (or columns) that all tiles have, and those that the last one lacks,
         with a flag: whether this is another tile."""
         k, m, last = self.k, self.c.outputs, self.c.grid[axis] - 1
-        exist = self.c.places[axis] - last * m
+        exist = self.c.output[axis] - last * m
         if exist == m:
             return [(range(m), ())]
         other = k.builder.icmp_signed("<", k.integer(index), k.integer(last))
         return [(range(exist), ()), (range(exist, m), (other,))]
 
-    def fetch_x(self, position: Integer, x: Any, b: Blocks, border: Border) -> None:
+    def fetch_x(self, position: Integer, x: Any, b: BlockShape, border: Border) -> None:
         """Ask for a share of the images that come next."""
         size = border.image[0] * border.image[1] * border.channels
         blocks = -(-self.c.grid[0] // b.rows)
@@ -292,7 +294,7 @@ class Block(NamedTuple):
         start = self.k.at(x, (self.first, size), b.images * size)
         self._fetch(part, blocks * self.c.positions, start, b.images * size, write=False)
 
-    def fetch_y(self, position: Integer, y: Any, b: Blocks) -> None:
+    def fetch_y(self, position: Integer, y: Any, b: BlockShape) -> None:
         """Ask for a share of the results of this block."""
         image, row, _ = self.c.out
         size = min(b.images * image, b.images * b.rows * self.c.outputs * row)
@@ -310,17 +312,17 @@ class Block(NamedTuple):
 
 
 def blocks_of(
-    k: KernelBuilder, c: Winograd, b: Blocks, first: Integer, images: Integer
-) -> Iterator[Block]:
+    k: KernelBuilder, c: Winograd, b: BlockShape, first: Integer, images: Integer
+) -> Iterator[TileBlock]:
     """Loop over the blocks of some images."""
     with k.loop(-(-c.grid[0] // b.rows)) as j:
         top = k.times(j, b.rows)
         rows = k.least(b.rows, k.builder.sub(k.integer(c.grid[0]), k.integer(top)))
-        yield Block(k, c, first, images, j, top, rows)
+        yield TileBlock(k, c, first, images, j, top, rows)
 
 
 def convolve(
-    target: Target, c: Winograd, b: Blocks, turned: bool, biased: bool,
+    target: Target, c: Winograd, b: BlockShape, turned: bool, biased: bool,
     epilogue: Epilogue = NOTHING,
 ) -> KernelBuilder:  # fmt: skip
     """Return the kernel of a convolution: x, the weights, or, `turned`, those of which it gives the
@@ -346,14 +348,14 @@ def convolve(
                     k.at(p, (position, right.apart)),
                 )
                 multiply(k, c, b, (left, right), ends, tiles)
-            given = Given(x, zeros, filters)
-            block.collect(values(c.size, c.outputs), p, right, given, more[:biased], y, tail)
+            direct = DirectInputs(x, zeros, filters)
+            block.collect(values(c.size, c.outputs), p, right, direct, more[:biased], y, tail)
     return k
 
 
 def multiply(
-    k: KernelBuilder, c: Winograd, b: Blocks, both: tuple[Plane, Plane], at: tuple[Any, Any, Any],
-    tiles: Integer,
+    k: KernelBuilder, c: Winograd, b: BlockShape, both: tuple[Plane, Plane],
+    at: tuple[Any, Any, Any], tiles: Integer,
 ) -> None:  # fmt: skip
     """Multiply one position of all tiles with its weights, a few tiles and vectors at a time; the
     last tiles may be none of the block's."""
@@ -367,10 +369,10 @@ def multiply(
             for first, several, size in pieces(c.channels, b.unroll):
                 with k.loop(several) as step:
                     for channel in range(size):
-                        place = k.sum((step, size), first + channel)
-                        row = k.at(w, (place, right.width))
+                        index = k.sum((step, size), first + channel)
+                        row = k.at(w, (index, right.width))
                         factors = [k.load(k.at(row, j * k.lanes)) for j in range(vectors)]
-                        column = k.at(x, place)
+                        column = k.at(x, index)
                         for i in range(b.tiles):
                             number = k.broadcast(k.at(column, i * left.width))
                             add_products(k, sums, i, number, factors)

@@ -15,10 +15,10 @@ from ..compiler.isa.targets import Target
 from ..compiler.language import Integer, KernelBuilder, pieces
 from .conv_direct import chunks
 from .conv_winograd import (
-    Block,
-    Blocks,
-    Given,
+    BlockShape,
+    DirectInputs,
     Plane,
+    TileBlock,
     Winograd,
     blocks_of,
     factors,
@@ -53,7 +53,7 @@ def canvas(c: Winograd, plane: Plane) -> tuple[int, int, int]:
 
 
 def convolve_back(
-    target: Target, c: Winograd, b: Blocks, epilogue: Epilogue = NOTHING
+    target: Target, c: Winograd, b: BlockShape, epilogue: Epilogue = NOTHING
 ) -> KernelBuilder:
     """Return the kernel of the gradient of x of a convolution: dy, the weights, transformed ones
     [position][result][channel] with channels padded to vectors, dx, a row of zeros, memory for both
@@ -81,7 +81,7 @@ def convolve_back(
                     k.at(p, (position, right.apart)),
                 )
                 multiply(k, back, b, (left, right), ends, tiles)
-            _add(block, p, right, Given(y, zeros, filters), memory, apart)
+            _add(block, p, right, DirectInputs(y, zeros, filters), memory, apart)
         _copy_out(k, c, memory, apart, x, first, some, tail)
     return k
 
@@ -92,27 +92,27 @@ def _clear(k: KernelBuilder, memory: Any, vectors: Integer) -> None:
 
 
 def _add(
-    block: Block, source: Any, plane: Plane, given: Given, memory: Any,
+    block: TileBlock, source: Any, plane: Plane, direct: DirectInputs, memory: Any,
     apart: tuple[int, int, int],
 ) -> None:  # fmt: skip
     """Transform a plane back, and add each tile to what it saw of x."""
     k, c, m, (image, row, pixel) = block.k, block.c, block.c.outputs, apart
     for i, r, t, tile in block.tiles():
-        place = k.at(source, (tile, plane.width))
+        tile_source = k.at(source, (tile, plane.width))
         to = k.at(memory, (i, image), (r, m * row), (t, m * pixel))
-        pixels = block.pixels(given, c.tops, i, r, t)
+        pixels = block.pixels(direct, c.tops, i, r, t)
         for start, count, size in pieces(c.channels, k.lanes):
             with k.loop(count) as o:
                 channel = k.sum((o, size), start)
-                at, into = k.at(place, channel), k.at(to, channel)
+                at, into = k.at(tile_source, channel), k.at(to, channel)
                 products = [
                     [k.load(k.at(at, (a * c.size + b) * plane.apart)) for b in range(c.size)]
                     for a in range(c.size)
                 ]
-                made = both(k, interpolate, images(c.size), products)
-                again = spread_out(k, pixels, given.filters, c.results, channel, size, m)
-                made = checked(k, images(c.size), made, size, again)
-                for a, line in enumerate(made):
+                results = both(k, interpolate, images(c.size), products)
+                again = spread_out(k, pixels, direct.filters, c.results, channel, size, m)
+                results = checked(k, images(c.size), results, size, again)
+                for a, line in enumerate(results):
                     for b, value in enumerate(line):
                         end = k.at(into, a * row + b * pixel)
                         k.store(k.load(end) + value, end)
@@ -133,19 +133,19 @@ def _copy_out(
                     memory, (i, apart[0]), (row, apart[1]), (column, apart[2]),
                     -top * apart[1] - left * apart[2],
                 )  # fmt: skip
-                place = (row, w * size), (column, size)
-                to, begins = k.at(x, (image, h * w * size), *place), k.none(row, column)
+                terms = (row, w * size), (column, size)
+                to, begins = k.at(x, (image, h * w * size), *terms), k.none(row, column)
                 for start, vectors, width in pieces(size, k.lanes):
                     with k.loop(vectors) as o:
                         channel = k.sum((o, width), start)
-                        made = {
+                        results = {
                             (0, p): k.load(k.at(source, channel, p * apart[2]))
                             for p in range(pixels)
                         }
                         if tail is not None:
-                            made = tail.finish(
-                                made, image, (*place, channel), lambda p: p[1] * size, channel,
+                            results = tail.finish(
+                                results, image, (*terms, channel), lambda p: p[1] * size, channel,
                                 width, begins,
                             )  # fmt: skip
-                        for (_, p), value in made.items():
+                        for (_, p), value in results.items():
                             k.store(value, k.at(to, channel, p * size), width)

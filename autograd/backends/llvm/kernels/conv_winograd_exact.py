@@ -59,27 +59,29 @@ class Pixels(NamedTuple):
     border: Border
     start: tuple[Integer, Integer]
 
-    def at(self, k: KernelBuilder, place: tuple[Integer, Integer], channel: Integer) -> Any:
+    def at(self, k: KernelBuilder, position: tuple[Integer, Integer], channel: Integer) -> Any:
         """Return the address of a number."""
         wide, size = self.border.image[1], self.border.channels
-        row, column = self._moved(k, place)
+        row, column = self._moved(k, position)
         at = k.at(self.image, (row, wide * size), (column, size), channel)
-        return k.builder.select(self.inside(k, place), at, self.zeros)
+        return k.builder.select(self.inside(k, position), at, self.zeros)
 
-    def inside(self, k: KernelBuilder, place: tuple[Integer, Integer]) -> Any:
+    def inside(self, k: KernelBuilder, position: tuple[Integer, Integer]) -> Any:
         """Return a flag: whether the image has such a pixel."""
-        return _both_below(k, self._moved(k, place), self.border.image)
+        return _both_below(k, self._moved(k, position), self.border.image)
 
-    def _moved(self, k: KernelBuilder, place: tuple[Integer, Integer]) -> tuple[Integer, Integer]:
-        return k.sum(self.start[0], place[0]), k.sum(self.start[1], place[1])
+    def _moved(
+        self, k: KernelBuilder, position: tuple[Integer, Integer]
+    ) -> tuple[Integer, Integer]:
+        return k.sum(self.start[0], position[0]), k.sum(self.start[1], position[1])
 
 
-def _both_below(k: KernelBuilder, place: tuple[Integer, Integer], sizes: Pair) -> Any:
+def _both_below(k: KernelBuilder, position: tuple[Integer, Integer], sizes: Pair) -> Any:
     """Return a flag: whether both integers are among 0 .. size - 1."""
     # Without a sign, what is below 0 is a large number.
     flags = [
         k.builder.icmp_unsigned("<", k.integer(value), k.integer(size))
-        for value, size in zip(place, sizes, strict=True)
+        for value, size in zip(position, sizes, strict=True)
     ]
     return k.builder.and_(*flags)
 
@@ -100,20 +102,20 @@ def _open(k: KernelBuilder, values: Values) -> AbstractContextManager[None]:
 
 
 def checked(
-    k: KernelBuilder, matrix: Matrix, made: Grid, size: int, directly: Callable[[Values], None]
+    k: KernelBuilder, matrix: Matrix, results: Grid, size: int, directly: Callable[[Values], None]
 ) -> Grid:
     """Return what `interpolate` made of a tile, `size` numbers in each vector, or, where these are
     not finite, what `directly` adds to zeros."""
     few = witnesses(matrix)
-    total = reduce(add, [made[a][b] for a, b in product(few, few)])
-    values = {(a, b): k.variable(v) for a, row in enumerate(made) for b, v in enumerate(row)}
+    total = reduce(add, [results[a][b] for a, b in product(few, few)])
+    values = {(a, b): k.variable(v) for a, row in enumerate(results) for b, v in enumerate(row)}
     # A number less itself is 0 but for those that are not finite.
     with k.where(k.any((total - total).isnan()), likely=False):
         for value in values.values():
             # Lanes that do not count begin as NaN, so that `_open` does not wait for them.
             value.set(k.select(k.mask(size), 0.0, nan))
         directly(values)
-    return [[values[a, b].get() for b in range(len(row))] for a, row in enumerate(made)]
+    return [[values[a, b].get() for b in range(len(row))] for a, row in enumerate(results)]
 
 
 def correlated(
@@ -143,23 +145,23 @@ def spread_out(
             at = filters.at(k, channel, result, (i, j))
             factor = k.gather(at, filters.result, size)
             for (a, b), total in values.items():
-                place = k.builder.sub(k.integer(a), i), k.builder.sub(k.integer(b), j)
-                within = _both_below(k, place, (outputs, outputs))
+                position = k.builder.sub(k.integer(a), i), k.builder.sub(k.integer(b), j)
+                within = _both_below(k, position, (outputs, outputs))
                 # Not zeros times the factor, which need not be finite.
-                there = k.builder.and_(within, pixels.inside(k, place))
-                more = k.fma(k.broadcast(pixels.at(k, place, channel)), factor, total.get())
+                there = k.builder.and_(within, pixels.inside(k, position))
+                more = k.fma(k.broadcast(pixels.at(k, position, channel)), factor, total.get())
                 total.set(k.select(there, more, total.get()))
 
     return directly
 
 
 def weighed(
-    k: KernelBuilder, pixels: Pixels, tops: Any, places: Pair, results: int, channel: Integer,
+    k: KernelBuilder, pixels: Pixels, tops: Any, output: Pair, results: int, channel: Integer,
     images: Integer, size: int,
 ) -> Callable[[Values], None]:  # fmt: skip
     """Return what adds up the gradient of a filter's taps, of a channel and some results, over all
     pixels of all images; `tops` is where the first pixel's results are."""
-    (high, wide), each = places, pixels.border.image[0] * pixels.border.image[1]
+    (high, wide), each = output, pixels.border.image[0] * pixels.border.image[1]
 
     def directly(values: Values) -> None:
         with k.loop(images) as n, k.loop(high) as e, _open(k, values), k.loop(wide) as f:

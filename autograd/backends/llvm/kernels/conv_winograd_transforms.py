@@ -93,13 +93,13 @@ def _mirrored(row: Sequence[float], other: Sequence[float]) -> bool:
 def evaluate(k: KernelBuilder, matrix: Matrix, terms: Sequence[Vector]) -> list[Vector]:
     """Return matrix x terms, for B^T, A and G: rows of opposite points share their even and odd
     parts."""
-    found: list[Vector] = []
-    while len(found) < len(matrix):
-        row, *rest = matrix[len(found) :]
+    result: list[Vector] = []
+    while len(result) < len(matrix):
+        row, *rest = matrix[len(result) :]
         if not rest or not _mirrored(row, rest[0]):
             whole = _combined(k, row, terms)
             assert whole is not None
-            found.append(_scaled(whole))
+            result.append(_scaled(whole))
             continue
         same = [a if a == b else 0.0 for a, b in zip(row, rest[0], strict=True)]
         odd = _combined(k, [a - b for a, b in zip(row, same, strict=True)], terms)
@@ -108,10 +108,10 @@ def evaluate(k: KernelBuilder, matrix: Matrix, terms: Sequence[Vector]) -> list[
         first = _scaled(even)
         if abs(odd[0]) == 1:
             pair = [first + odd[1], first - odd[1]]
-            found += pair if odd[0] > 0 else pair[::-1]
+            result += pair if odd[0] > 0 else pair[::-1]
         else:
-            found += [k.fma(odd[0], odd[1], first), k.fma(-odd[0], odd[1], first)]
-    return found
+            result += [k.fma(odd[0], odd[1], first), k.fma(-odd[0], odd[1], first)]
+    return result
 
 
 def interpolate(k: KernelBuilder, matrix: Matrix, terms: Sequence[Vector]) -> list[Vector]:
@@ -122,7 +122,7 @@ def interpolate(k: KernelBuilder, matrix: Matrix, terms: Sequence[Vector]) -> li
     pairs = [i for i in range(1, len(terms) - 2, 2) if _mirrored(matrix[i], matrix[i + 1])]
     for i in pairs:
         sums[i], differences[i] = terms[i] + terms[i + 1], terms[i] - terms[i + 1]
-    found = []
+    result = []
     for row in rows:
         factors = list(row)
         for i in pairs:
@@ -130,8 +130,8 @@ def interpolate(k: KernelBuilder, matrix: Matrix, terms: Sequence[Vector]) -> li
             factors[i + 1] = 0.0
         whole = _combined(k, factors, folded)
         assert whole is not None
-        found.append(_scaled(whole))
-    return found
+        result.append(_scaled(whole))
+    return result
 
 
 def both(k: KernelBuilder, transform: Transform, matrix: Matrix, grid: Grid) -> Grid:

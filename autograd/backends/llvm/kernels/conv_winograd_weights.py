@@ -10,7 +10,7 @@ from ..compiler.isa.targets import Target
 from ..compiler.language import Integer, KernelBuilder, Variable, pieces
 from ..compiler.transpose import columns_of
 from .conv_direct import chunks
-from .conv_winograd import Blocks, Plane, Winograd, add_products, blocks_of, factors, planes
+from .conv_winograd import BlockShape, Plane, Winograd, add_products, blocks_of, factors, planes
 from .conv_winograd_exact import Filters, Pixels, checked, weighed
 from .conv_winograd_transforms import both, evaluate, images, interpolate, values
 
@@ -22,23 +22,23 @@ def spread_weights(target: Target, c: Winograd, turned: bool, opposite: bool) ->
     k = KernelBuilder(target, "float32", ("w", "u"))
     w, u = k.arguments
     plane, taps = factors(target, c), c.taps**2
-    given = Filters.of(w, (c.channels, c.results), c.taps, turned, opposite)
+    filters = Filters.of(w, (c.channels, c.results), c.taps, turned, opposite)
     order = range(taps)[::-1] if opposite else range(taps)
     for start, count, size in pieces(c.results, k.lanes):
         with k.loop(count) as o, k.loop(c.channels) as channel:
             result = k.sum((o, size), start)
-            at = k.at(w, (channel, given.channel), (result, given.result))
+            at = k.at(w, (channel, filters.channel), (result, filters.result))
             into = k.at(u, (channel, plane.width), result)
-            found = [
+            loaded = [
                 value
                 for first, times, some in pieces(taps, k.lanes)
                 for i in range(times)
-                for value in columns_of(k, k.at(at, first + i * some), given.result, size, some)
+                for value in columns_of(k, k.at(at, first + i * some), filters.result, size, some)
             ]
-            line = [found[t] for t in order]
+            line = [loaded[t] for t in order]
             grid = [line[i : i + c.taps] for i in range(0, taps, c.taps)]
-            made = both(k, evaluate, values(c.size, c.taps, scaled=True), grid)
-            for p, value in enumerate(v for row in made for v in row):
+            transformed = both(k, evaluate, values(c.size, c.taps, scaled=True), grid)
+            for p, value in enumerate(v for row in transformed for v in row):
                 k.store(value, k.at(into, p * plane.apart))
     return k
 
@@ -57,20 +57,20 @@ def collect_weights(target: Target, c: Winograd, parts: int) -> KernelBuilder:
             into = k.at(w, (result, c.channels * taps), (channel, taps))
             sums = []
             for p in range(c.positions):
-                places = [q * c.positions + p for q in range(parts)]
-                first, *more = (k.load(k.at(at, place * plane.apart)) for place in places)
+                indices = [q * c.positions + p for q in range(parts)]
+                first, *more = (k.load(k.at(at, index * plane.apart)) for index in indices)
                 sums.append(reduce(add, more, first))
             grid = [sums[i : i + c.size] for i in range(0, c.positions, c.size)]
             matrix, tops = values(c.size, c.taps, scaled=True), k.at(y, result)
-            made = both(k, interpolate, matrix, grid)
-            again = weighed(k, pixels, tops, c.places, c.results, channel, many, size)
-            made = checked(k, matrix, made, size, again)
-            for t, value in enumerate(v for row in made for v in row):
+            transformed = both(k, interpolate, matrix, grid)
+            again = weighed(k, pixels, tops, c.output, c.results, channel, many, size)
+            transformed = checked(k, matrix, transformed, size, again)
+            for t, value in enumerate(v for row in transformed for v in row):
                 k.scatter(value, k.at(into, t), c.channels * taps, size)
     return k
 
 
-def convolve_weights(target: Target, c: Winograd, b: Blocks) -> KernelBuilder:
+def convolve_weights(target: Target, c: Winograd, b: BlockShape) -> KernelBuilder:
     """Return the kernel of the gradient of the weights: x, the result [position][channel][result],
     dy, a row of zeros, memory for both planes, number of images."""
     names = ("x", "u", "y", "zeros", "v", "p")
@@ -95,8 +95,8 @@ def convolve_weights(target: Target, c: Winograd, b: Blocks) -> KernelBuilder:
 
 
 def _reduce(
-    k: KernelBuilder, c: Winograd, b: Blocks, both: tuple[Plane, Plane], at: tuple[Any, Any, Any],
-    tiles: Integer, before: Integer,
+    k: KernelBuilder, c: Winograd, b: BlockShape, both: tuple[Plane, Plane],
+    at: tuple[Any, Any, Any], tiles: Integer, before: Integer,
 ) -> None:  # fmt: skip
     """Add what the tiles contribute to one position of the weights' gradient, a few channels and
     vectors of results at a time. Where nothing came `before`, sums begin with zero."""
@@ -108,22 +108,22 @@ def _reduce(
                 result = k.sum((o, vectors * k.lanes), start * k.lanes)
                 channel = k.sum((s, size), first)
                 to = k.at(u, (channel, right.width), result)
-                places = {
+                addresses = {
                     (i, j): k.at(to, i * right.width + j * k.lanes)
                     for i in range(size)
                     for j in range(vectors)
                 }
                 sums = {
-                    place: k.variable(k.select(again, k.load(end), 0.0))
-                    for place, end in places.items()
+                    position: k.variable(k.select(again, k.load(end), 0.0))
+                    for position, end in addresses.items()
                 }
                 _over_tiles(k, b, (left, right), k.at(v, channel), k.at(p, result), sums, tiles)
-                for place, total in sums.items():
-                    k.store(total.get(), places[place])
+                for position, total in sums.items():
+                    k.store(total.get(), addresses[position])
 
 
 def _over_tiles(
-    k: KernelBuilder, b: Blocks, both: tuple[Plane, Plane], x: Any, y: Any,
+    k: KernelBuilder, b: BlockShape, both: tuple[Plane, Plane], x: Any, y: Any,
     sums: dict[tuple[int, int], Variable], tiles: Integer,
 ) -> None:  # fmt: skip
     """Add the products of all tiles: several at a time, then what is left."""

@@ -116,12 +116,12 @@ def pointwise(
     """Return the kernel of a formula: arrays, constants, result, number of elements."""
     names = [f"x{i}" for i in range(arrays)]
     k = KernelBuilder(target, dtype, (*names, "constants", "y"), ("count",))
-    *xs, given, y, count = k.arguments
-    fixed = [k.broadcast(k.at(given, i)) for i in range(constants)]
+    *xs, fixed_values, y, count = k.arguments
+    fixed = [k.broadcast(k.at(fixed_values, i)) for i in range(constants)]
 
-    def body(place: Integer, some: Integer | None) -> None:
-        parts = [k.load(k.at(x, place), some) for x in xs]
-        k.store(FORMULAS[formula](k, *parts, *fixed), k.at(y, place), some)
+    def body(index: Integer, some: Integer | None) -> None:
+        parts = [k.load(k.at(x, index), some) for x in xs]
+        k.store(FORMULAS[formula](k, *parts, *fixed), k.at(y, index), some)
 
     sweep(k, count, body)
     return k
@@ -136,10 +136,10 @@ def periodic(target: Target, dtype: str, formula: str, swapped: bool) -> KernelB
         start = k.times(i, period)
         source, to = k.at(x, start), k.at(y, start)
 
-        def body(place: Integer, some: Integer | None) -> None:
-            pair = k.load(k.at(source, place), some), k.load(k.at(w, place), some)
-            made = FORMULAS[formula](k, *(pair[::-1] if swapped else pair))
-            k.store(made, k.at(to, place), some)
+        def body(index: Integer, some: Integer | None) -> None:
+            pair = k.load(k.at(source, index), some), k.load(k.at(w, index), some)
+            result = FORMULAS[formula](k, *(pair[::-1] if swapped else pair))
+            k.store(result, k.at(to, index), some)
 
         sweep(k, k.least(period, k.builder.sub(count, start)), body)
     return k
@@ -152,8 +152,8 @@ def converted(target: Target, narrow: bool) -> KernelBuilder:
     x, y, count = k.arguments
     source, to = (k.doubles(), k) if narrow else (k, k.doubles())
 
-    def body(place: Integer, some: Integer | None) -> None:
-        to.store(to.convert(source.load(source.at(x, place), some)), to.at(y, place), some)
+    def body(index: Integer, some: Integer | None) -> None:
+        to.store(to.convert(source.load(source.at(x, index), some)), to.at(y, index), some)
 
     sweep(k, count, body)
     return k

@@ -56,16 +56,16 @@ class Tail:
         self.each, self.channels = each, channels
         self.arrays = dict(zip(epilogue.pointers, arrays, strict=True))
 
-    def ask(self, image: Integer, place: Sequence[Term], offsets: Sequence[int]) -> None:
+    def ask(self, image: Integer, terms: Sequence[Term], offsets: Sequence[int]) -> None:
         """Ask for what `finish` will read of images, some places of a tile."""
         for name in IMAGES:
             if name in self.arrays:
-                at = self.k.at(self.arrays[name], (image, self.each), *place)
+                at = self.k.at(self.arrays[name], (image, self.each), *terms)
                 for offset in offsets:
                     self.k.prefetch(self.k.at(at, offset))
 
     def finish(
-        self, values: dict[Pair, Vector], image: Integer, place: Sequence[Term],
+        self, values: dict[Pair, Vector], image: Integer, terms: Sequence[Term],
         offset: Callable[[Pair], int], channel: Integer, m: int, begins: Any,
     ) -> dict[Pair, Vector]:  # fmt: skip
         """Return the results at some pixels of a tile, m channels from one on. `place` is where the
@@ -74,10 +74,10 @@ class Tail:
         k, e = self.k, self.epilogue
 
         def there(name: str, pixel: Pair) -> Vector:
-            at = k.at(self.arrays[name], (image, self.each), *place, offset(pixel))
+            at = k.at(self.arrays[name], (image, self.each), *terms, offset(pixel))
             return k.load(at, m)
 
-        made = {}
+        results = {}
         each = [k.load(k.at(self.arrays[n], channel), m) for n in ("slope", "level") if e.scale]
         for pixel, value in values.items():
             if e.scale:
@@ -89,16 +89,16 @@ class Tail:
                 value = k.select(value < 0.0, 0.0, value)
             if e.mask:
                 value = k.select(there("mask", pixel) <= 0.0, 0.0, value)
-            made[pixel] = value
+            results[pixel] = value
         if e.moments:
-            self._moments([*made.values()], image, channel, m, begins)
+            self._moments([*results.values()], image, channel, m, begins)
         if e.sums:
             mean = k.load(k.at(self.arrays["mean"], channel), m)
-            off = [there("seen", pixel) - mean for pixel in made]
-            products = [v * x for v, x in zip(made.values(), off, strict=True)]
-            both = reduce(add, made.values()), reduce(add, products)
+            off = [there("seen", pixel) - mean for pixel in results]
+            products = [v * x for v, x in zip(results.values(), off, strict=True)]
+            both = reduce(add, results.values()), reduce(add, products)
             self._add("sums", [*map(self.d.convert, both)], image, channel, m, begins)
-        return made
+        return results
 
     def _moments(
         self, values: list[Vector], image: Integer, channel: Integer, m: int, begins: Any
@@ -191,12 +191,12 @@ def scaling(target: Target, dtype: str, channels: int, eps: float) -> KernelBuil
     """Return the kernel of what a normalisation multiplies by and adds: w, b, mean, var, slope,
     level."""
     k = KernelBuilder(target, dtype, ("w", "b", "mean", "var", "slope", "level"))
-    *given, slope, level = k.arguments
+    *inputs, slope, level = k.arguments
     d = k.doubles()
     for start, times, size in pieces(channels, k.lanes):
         with k.loop(times) as i:
             c = k.sum((i, size), start)
-            w, b, mean, var = (d.convert(k.load(k.at(a, c), size)) for a in given)
+            w, b, mean, var = (d.convert(k.load(k.at(a, c), size)) for a in inputs)
             rate = w / d.sqrt(var + eps)
             k.store(k.convert(rate), k.at(slope, c), size)
             k.store(k.convert(b - mean * rate), k.at(level, c), size)

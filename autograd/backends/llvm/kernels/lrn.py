@@ -19,7 +19,7 @@ MOST = 4  # powers of quarters up to this are products of roots
 Body: TypeAlias = Callable[[Integer, Integer, "int | None"], None]
 
 
-class Rows(NamedTuple):
+class LrnRows(NamedTuple):
     """Rows of channels, and how many neighbours a window has on both sides."""
 
     dtype: str
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
         return self.before + -(-self.channels // lanes) * lanes + self.after
 
 
-def _swept(k: KernelBuilder, rows: Rows, count: Integer, bodies: tuple[Body, ...]) -> None:
+def _swept(k: KernelBuilder, rows: LrnRows, count: Integer, bodies: tuple[Body, ...]) -> None:
     """Write down each body for all channels of ROWS rows, and all for the next rows, and so on."""
     # A window spans channels of a row, so the first body must end a row before the next begins it.
     span = rows.room(k.lanes)
@@ -44,11 +44,11 @@ def _swept(k: KernelBuilder, rows: Rows, count: Integer, bodies: tuple[Body, ...
                 for start, times, size in pieces(rows.channels, k.lanes):
                     with k.loop(times) as j:
                         c = k.sum(start, (j, size))
-                        place = k.sum((first, rows.channels), (i, rows.channels), c)
-                        body(place, k.sum((i, span), c), size if size < k.lanes else None)
+                        index = k.sum((first, rows.channels), (i, rows.channels), c)
+                        body(index, k.sum((i, span), c), size if size < k.lanes else None)
 
 
-def _window(k: KernelBuilder, rows: Rows, start: Any) -> Vector:
+def _window(k: KernelBuilder, rows: LrnRows, start: Any) -> Vector:
     """Return the sums of the windows that start at an address and behind."""
     sum = k.variable()
     for first, times, step in pieces(rows.before + 1 + rows.after, 8):
@@ -75,41 +75,41 @@ def _lowered(k: KernelBuilder, x: Vector, s: Vector, beta: float) -> Vector:
 
 
 def forward(
-    target: Target, rows: Rows, factor: float, beta: float, constant: float
+    target: Target, rows: LrnRows, factor: float, beta: float, constant: float
 ) -> KernelBuilder:
     """Return the kernel of y and s = constant + factor times the sum of squares: x, y, s, room of
     zeros, number of rows."""
     k = KernelBuilder(target, rows.dtype, ("x", "y", "s", "room"), ("count",))
     x, y, s, room, count = k.arguments
 
-    def square(place: Integer, spot: Integer, some: int | None) -> None:
-        value = k.load(k.at(x, place), some)
-        k.store(value * value, k.at(room, spot, rows.before), some)
+    def square(index: Integer, window: Integer, some: int | None) -> None:
+        value = k.load(k.at(x, index), some)
+        k.store(value * value, k.at(room, window, rows.before), some)
 
-    def divide(place: Integer, spot: Integer, some: int | None) -> None:
-        sum = k.fma(_window(k, rows, k.at(room, spot)), factor, constant)
-        k.store(sum, k.at(s, place), some)
-        k.store(_lowered(k, k.load(k.at(x, place), some), sum, beta), k.at(y, place), some)
+    def divide(index: Integer, window: Integer, some: int | None) -> None:
+        sum = k.fma(_window(k, rows, k.at(room, window)), factor, constant)
+        k.store(sum, k.at(s, index), some)
+        k.store(_lowered(k, k.load(k.at(x, index), some), sum, beta), k.at(y, index), some)
 
     _swept(k, rows, count, (square, divide))
     return k
 
 
-def backward(target: Target, rows: Rows, factor: float, beta: float) -> KernelBuilder:
+def backward(target: Target, rows: LrnRows, factor: float, beta: float) -> KernelBuilder:
     """Return the kernel of dx = dy s^-beta - factor x times the sum of dy x s^(-beta - 1): dy, x,
     s, dx, room of zeros, number of rows."""
     k = KernelBuilder(target, rows.dtype, ("dy", "x", "s", "dx", "room"), ("count",))
     dy, x, s, dx, room, count = k.arguments
 
-    def slope(place: Integer, spot: Integer, some: int | None) -> None:
-        top, value, sum = (k.load(k.at(p, place), some) for p in (dy, x, s))
+    def slope(index: Integer, window: Integer, some: int | None) -> None:
+        top, value, sum = (k.load(k.at(p, index), some) for p in (dy, x, s))
         share = _lowered(k, top, sum, beta)
-        k.store(share, k.at(dx, place), some)
-        k.store(share * value / sum, k.at(room, spot, rows.before), some)
+        k.store(share, k.at(dx, index), some)
+        k.store(share * value / sum, k.at(room, window, rows.before), some)
 
-    def less(place: Integer, spot: Integer, some: int | None) -> None:
-        to, value = k.at(dx, place), k.load(k.at(x, place), some)
-        wide = _window(k, rows, k.at(room, spot))
+    def less(index: Integer, window: Integer, some: int | None) -> None:
+        to, value = k.at(dx, index), k.load(k.at(x, index), some)
+        wide = _window(k, rows, k.at(room, window))
         k.store(k.load(to, some) - wide * value * factor, to, some)
 
     _swept(k, rows, count, (slope, less))

@@ -22,7 +22,7 @@ from ..compiler.transpose import columns_of, turn
 from .epilogue import NOTHING, Epilogue, Tail
 
 
-class Product(NamedTuple):
+class MatrixProduct(NamedTuple):
     """y[i, j] = the sum over k of a[i, k] b[k, j]. `steps` are those of a along i and k; b lies row
     by row, or `turned`, column by column, and y so, too. `rest`: the rows behind whole tiles;
     `height`: all rows of a y that is turned; `biased`: y starts from numbers along its axis that
@@ -47,7 +47,7 @@ class Order(Enum):
     ROWS = "tiles of rows, the panels of a block in each"
 
 
-class Tile(NamedTuple):
+class MatmulTile(NamedTuple):
     """Rows and vectors of a tile; how much of the inner axis is worked on at a time, and in one
     turn of the loop; whether panels are copied; the order, and how many panels are copied before
     rows pass by them."""
@@ -61,16 +61,18 @@ class Tile(NamedTuple):
     block: int = 1
 
 
-def room(p: Product, tile: Tile, lanes: int, rows: int) -> int:
+def room(p: MatrixProduct, tile: MatmulTile, lanes: int, rows: int) -> int:
     """Return how many numbers of scratch memory `multiply` needs for so many rows."""
     width = tile.vectors * lanes
     return width * (tile.block * min(tile.depth, p.inner) + (rows + lanes) * p.y_turned)
 
 
-class _Multiply:
+class _MatmulWriter:
     """The parts of the kernel. `counts` are the numbers in each vector of a panel."""
 
-    def __init__(self, k: KernelBuilder, p: Product, tile: Tile, epilogue: Epilogue) -> None:
+    def __init__(
+        self, k: KernelBuilder, p: MatrixProduct, tile: MatmulTile, epilogue: Epilogue
+    ) -> None:
         self.k, self.p, self.t = k, p, tile
         self.a, self.b, self.bias, self.y, self.room, *more = k.arguments[:-4]
         self.tiles, self.tail = k.arguments[-4:-2]
@@ -161,13 +163,13 @@ class _Multiply:
                 return k.times(k.sum(first, i), self.width), (i, depth * self.width)
 
             with k.loop(some) as i:
-                start, place = at(i)
-                self._copy(k.at(self.b, start), depth, counts, k.at(self.room, place))
+                start, slot = at(i)
+                self._copy(k.at(self.b, start), depth, counts, k.at(self.room, slot))
 
             def body(row: Integer, rows: int, ahead: Any) -> None:
                 with k.loop(some) as i:
-                    start, place = at(i)
-                    source = k.at(self.room, place)
+                    start, slot = at(i)
+                    source = k.at(self.room, slot)
                     at_ = (row, start, k.integer(0))
                     self._tile(rows, at_, depth, counts, source, self.width, True, ahead)
 
@@ -176,11 +178,11 @@ class _Multiply:
     def _stretches(self) -> list[tuple[int, int, int, bool]]:
         """Return pieces of the inner axis, and whether sums are ready behind one. Where something
         follows then, the last piece stands alone."""
-        *found, (first, times, depth) = pieces(self.p.inner, self.t.depth)
+        *whole, (first, times, depth) = pieces(self.p.inner, self.t.depth)
         if self.after is not None and not self.p.y_turned and times > 1:
-            found.append((first, times - 1, depth))
+            whole.append((first, times - 1, depth))
             first, times = first + (times - 1) * depth, 1
-        return [*((*piece, False) for piece in found), (first, times, depth, times == 1)]
+        return [*((*piece, False) for piece in whole), (first, times, depth, times == 1)]
 
     def _source(
         self, start: Integer, inner: Integer, depth: int, counts: list[int]
@@ -191,9 +193,9 @@ class _Multiply:
             for v, n in enumerate(counts):
                 for first, times, size in pieces(depth, k.lanes):
                     with k.loop(times) as i:
-                        place = k.sum((i, k.lanes), first)
-                        begin = k.at(self.b, (start, p.inner), inner, place, v * k.lanes * p.inner)
-                        to = k.at(self.room, (place, self.width), v * k.lanes)
+                        index = k.sum((i, k.lanes), first)
+                        begin = k.at(self.b, (start, p.inner), inner, index, v * k.lanes * p.inner)
+                        to = k.at(self.room, (index, self.width), v * k.lanes)
                         self._turned(begin, n, size, to)
             return self.room, self.width
         begin = k.at(self.b, (inner, p.columns), start)
@@ -231,23 +233,23 @@ class _Multiply:
         k, (along, down) = self.k, self.p.steps
         row, start, inner = at
         sums = [[k.variable() for _ in counts] for _ in range(rows)]
-        places = self._places(row, start, rows, len(counts))
+        addresses = self._addresses(row, start, rows, len(counts))
         self._start(sums, counts, start, inner)
         left = k.at(self.a, (row, along), (inner, down))
         for first, times, size in pieces(depth, self.t.unroll):
             with k.loop(times) as i:
-                place = k.sum((i, self.t.unroll), first)
+                index = k.sum((i, self.t.unroll), first)
                 for u in range(size):
-                    self._step(sums, counts, left, source, step, (place, u), ahead)
-        self._add_before(sums, places, counts, inner)
-        made = [[total.get() for total in line] for line in sums]
+                    self._step(sums, counts, left, source, step, (index, u), ahead)
+        self._add_before(sums, addresses, counts, inner)
+        values = [[total.get() for total in line] for line in sums]
         if last and self.after is not None and not self.p.y_turned:
-            self._follow(self.after, made, row, start, counts)
-        for line, to in zip(made, places, strict=True):
+            self._follow(self.after, values, row, start, counts)
+        for line, to in zip(values, addresses, strict=True):
             for value, at_y, n in zip(line, to, counts, strict=True):
                 k.store(value, at_y, n)
 
-    def _places(self, row: Integer, start: Integer, rows: int, vectors: int) -> list[list[Any]]:
+    def _addresses(self, row: Integer, start: Integer, rows: int, vectors: int) -> list[list[Any]]:
         """Return where each vector of a tile's sums goes: in y, or where y is turned, in scratch
         memory, from which `_finish` turns a whole panel."""
         k = self.k
@@ -265,23 +267,23 @@ class _Multiply:
     ) -> None:  # fmt: skip
         """Add the products of one place of the inner axis, `at` a turn of the loop and a place in
         it."""
-        (place, u), k, (along, down) = at, self.k, self.p.steps
+        (index, u), k, (along, down) = at, self.k, self.p.steps
         if ahead is not None:
-            to = k.at(ahead, (place, self.p.columns), u * self.p.columns)
+            to = k.at(ahead, (index, self.p.columns), u * self.p.columns)
             k.prefetch(to, near=2)
         # A copied panel is filled up with zeros: whole vectors may be read.
         whole = self.t.copied or self.p.turned
         beside = [
-            k.load(k.at(source, (place, step), u * step + v * k.lanes), None if whole else n)
+            k.load(k.at(source, (index, step), u * step + v * k.lanes), None if whole else n)
             for v, n in enumerate(counts)
         ]
         for r, line in enumerate(sums):
-            x = k.broadcast(k.at(left, (place, down), u * down + r * along))
+            x = k.broadcast(k.at(left, (index, down), u * down + r * along))
             for total, w in zip(line, beside, strict=True):
                 total.set(k.fma(x, w, total.get()))
 
     def _follow(
-        self, after: Tail, made: list[list[Vector]], row: Integer, start: Integer,
+        self, after: Tail, values: list[list[Vector]], row: Integer, start: Integer,
         counts: list[int],
     ) -> None:  # fmt: skip
         """Put in place of a tile's sums what follows from them."""
@@ -289,10 +291,10 @@ class _Multiply:
         for v, n in enumerate(counts):
             channel = k.sum(start, v * k.lanes)
             done = after.finish(
-                {(r, 0): line[v] for r, line in enumerate(made)}, 0, ((row, length), channel),
+                {(r, 0): line[v] for r, line in enumerate(values)}, 0, ((row, length), channel),
                 lambda pixel: pixel[0] * length, channel, n, k.none(row),
             )  # fmt: skip
-            for r, line in enumerate(made):
+            for r, line in enumerate(values):
                 line[v] = done[r, 0]
 
     def _start(
@@ -308,7 +310,7 @@ class _Multiply:
                         line[v].set(value)
 
     def _add_before(
-        self, sums: list[list[Variable]], places: list[list[Any]], counts: list[int],
+        self, sums: list[list[Variable]], addresses: list[list[Any]], counts: list[int],
         inner: Integer,
     ) -> None:  # fmt: skip
         """Add the sums over what came before of the inner axis: at the end, so that rounding
@@ -316,9 +318,9 @@ class _Multiply:
         k = self.k
         if self.p.inner > self.t.depth:
             with k.where(k.positive(inner)):
-                for line, to in zip(sums, places, strict=True):
-                    for total, place, n in zip(line, to, counts, strict=True):
-                        total.set(total.get() + k.load(place, n))
+                for line, to in zip(sums, addresses, strict=True):
+                    for total, address, n in zip(line, to, counts, strict=True):
+                        total.set(total.get() + k.load(address, n))
 
     def _finish(self, start: Integer, counts: list[int]) -> None:
         """Write the sums of a panel into a y that is turned."""
@@ -332,22 +334,24 @@ class _Multiply:
                 begin = k.at(self.sums, (row, self.width), v * k.lanes)
                 lines = [k.load(k.at(begin, r * self.width)) for r in range(k.lanes)]
                 to = k.at(self.y, (start, p.height), row, v * k.lanes * p.height)
-                made = {(0, j): value for j, value in enumerate(turn(k, lines)[:n])}
+                values = {(0, j): value for j, value in enumerate(turn(k, lines)[:n])}
                 if bias is not None:
-                    made = {place: value + bias for place, value in made.items()}
+                    values = {pixel: value + bias for pixel, value in values.items()}
                 if self.after is not None:
                     # Along y's rows there are channels, and its columns are pixels.
-                    place = (start, p.height), row, v * k.lanes * p.height
+                    terms = (start, p.height), row, v * k.lanes * p.height
                     # The other vectors are later pixels of the same channels.
                     begins = None if v else k.none(start)
-                    made = self.after.finish(
-                        made, 0, place, lambda q: q[1] * p.height, row, some, begins
+                    values = self.after.finish(
+                        values, 0, terms, lambda q: q[1] * p.height, row, some, begins
                     )
-                for (_, j), value in made.items():
+                for (_, j), value in values.items():
                     k.store(value, k.at(to, j * p.height), some)
 
 
-def multiply(target: Target, p: Product, tile: Tile, epilogue: Epilogue = NOTHING) -> KernelBuilder:
+def multiply(
+    target: Target, p: MatrixProduct, tile: MatmulTile, epilogue: Epilogue = NOTHING
+) -> KernelBuilder:
     """Return the kernel of a product: a, b, bias, y, scratch memory, what the epilogue takes,
     number of whole tiles of rows, whether the rest of them follows (1 or 0), number of whole
     panels, whether the last columns follow. Channels are the columns of y, or, where that is
@@ -355,5 +359,5 @@ def multiply(target: Target, p: Product, tile: Tile, epilogue: Epilogue = NOTHIN
     names = ("a", "b", "bias", "y", "room", *epilogue.pointers)
     k = KernelBuilder(target, p.dtype, names, ("tiles", "tail", "panels", "end"))
     *_, panels, end = k.arguments
-    _Multiply(k, p, tile, epilogue).run(panels, end)
+    _MatmulWriter(k, p, tile, epilogue).run(panels, end)
     return k

@@ -22,10 +22,10 @@ def times_vector(target: Target, dtype: str, rows: int, inner: int, biased: bool
             sums = [k.variable() for _ in range(size)]
             for begin, steps, some in pieces(inner, k.lanes):
                 with k.loop(steps) as j:
-                    place = k.sum((j, k.lanes), begin)
-                    number = k.load(k.at(x, place), some)
+                    index = k.sum((j, k.lanes), begin)
+                    number = k.load(k.at(x, index), some)
                     for r, total in enumerate(sums):
-                        at = k.at(start, place, r * inner)
+                        at = k.at(start, index, r * inner)
                         k.prefetch(k.at(at, AHEAD // k.dtype.itemsize))
                         total.set(k.fma(k.load(at, some), number, total.get()))
             lanes = [total.get() for total in sums]

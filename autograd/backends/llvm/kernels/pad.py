@@ -18,16 +18,16 @@ def placed(target: Target, dtype: str) -> KernelBuilder:
     with k.loop(images) as n:
         source, to = k.at(x, (n, steps[0])), k.at(y, (n, steps[3]))
 
-        def zero(place: Integer, some: Integer | None) -> None:
-            k.store(k.vector(0.0), k.at(to, place), some)
+        def zero(index: Integer, some: Integer | None) -> None:
+            k.store(k.vector(0.0), k.at(to, index), some)
 
         sweep(k, steps[3], zero)
         with k.loop(rows) as i, k.loop(pixels) as j:
             here = k.at(source, (i, steps[1]), (j, steps[2]))
             there = k.at(to, first, (i, steps[4]), (j, steps[5]))
 
-            def move(place: Integer, some: Integer | None) -> None:
-                k.store(k.load(k.at(here, place), some), k.at(there, place), some)
+            def move(index: Integer, some: Integer | None) -> None:
+                k.store(k.load(k.at(here, index), some), k.at(there, index), some)
 
             sweep(k, channels, move, unroll=1)
     return k

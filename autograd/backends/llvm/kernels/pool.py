@@ -16,7 +16,7 @@ import numpy as np
 from ..compiler.isa.targets import Target
 from ..compiler.language import I1, I32, POINTER, Integer, KernelBuilder, Vector, pieces
 from .border import Pair
-from .windows import Pool, Reach, Run, Strip, runs, strips
+from .windows import PixelStrip, PoolWindows, Reach, WindowRun, runs, strips
 
 I8 = ir.IntType(8)
 UNROLLED = 64  # taps of a window that are written down one by one
@@ -25,7 +25,7 @@ UNROLLED = 64  # taps of a window that are written down one by one
 class _Writer:
     """What the kernels share: loops, and the memory of places, which are bytes."""
 
-    def __init__(self, k: KernelBuilder, pool: Pool, unroll: int) -> None:
+    def __init__(self, k: KernelBuilder, pool: PoolWindows, unroll: int) -> None:
         self.k, self.pool, self.unroll = k, pool, unroll
         self.whole = ir.VectorType(ir.IntType(8 * k.dtype.itemsize), k.lanes)
         self.bytes = ir.VectorType(I8, k.lanes)
@@ -46,10 +46,10 @@ class _Writer:
         """Return a vector of integers, all the same."""
         return ir.Constant(self.whole, [number] * self.k.lanes)
 
-    def store_places(self, places: Any, pointer: Any, m: int) -> None:
+    def store_argmax(self, argmax: Any, pointer: Any, m: int) -> None:
         """Write integers as bytes."""
         k = self.k
-        value = k.builder.trunc(places, self.bytes)
+        value = k.builder.trunc(argmax, self.bytes)
         if m >= k.lanes:
             k.builder.store(value, pointer, align=1)
             return
@@ -57,7 +57,7 @@ class _Writer:
         name = f"llvm.masked.store.v{k.lanes}i8.p0"
         self._call(name, ir.VoidType(), kinds, [value, pointer, I32(1), k.mask(m)])
 
-    def load_places(self, pointer: Any, m: int) -> Any:
+    def load_argmax(self, pointer: Any, m: int) -> Any:
         """Return bytes as integers."""
         k = self.k
         if m >= k.lanes:
@@ -85,7 +85,7 @@ class _Forward(_Writer):
 
     def run(self) -> None:
         """Go through images and runs of windows."""
-        k, pool, (x, y, place, count) = self.k, self.pool, self.k.arguments
+        k, pool, (x, y, argmax, count) = self.k, self.pool, self.k.arguments
         vertical, horizontal = (runs(a, not pool.largest) for a in (pool.vertical, pool.horizontal))
         with k.loop(count) as n:
             for rows in vertical:
@@ -93,9 +93,11 @@ class _Forward(_Writer):
                     source = k.at(x, (n, pool.image[0]), *self._start(i, rows, 0))
                     at = (n, pool.out[0]), (k.sum(i, rows.first), pool.out[1])
                     for columns in horizontal:
-                        self._row(source, y, place, at, (rows, columns))
+                        self._row(source, y, argmax, at, (rows, columns))
 
-    def _row(self, x: Any, y: Any, place: Any, at: tuple[Any, ...], run: tuple[Run, Run]) -> None:
+    def _row(
+        self, x: Any, y: Any, argmax: Any, at: tuple[Any, ...], run: tuple[WindowRun, WindowRun]
+    ) -> None:
         """Write a run of windows in a row."""
         k = self.k
         with k.loop(run[1].times) as j:
@@ -104,25 +106,27 @@ class _Forward(_Writer):
             for c, m in self.channels():
                 if self.pool.largest:
                     best, where = self._largest(k.at(source, c), run, m)
-                    self.store_places(where, self.byte(place, *at, c), m)
+                    self.store_argmax(where, self.byte(argmax, *at, c), m)
                 else:
                     best = self._mean(k.at(source, c), run, m)
                 k.store(best, k.at(y, *at, c), m)
 
-    def _start(self, i: Integer, run: Run, which: int) -> tuple[Any, ...]:
+    def _start(self, i: Integer, run: WindowRun, which: int) -> tuple[Any, ...]:
         """Return where the current window begins along an axis, perhaps before the image."""
         axis = (self.pool.vertical, self.pool.horizontal)[which]
         apart = self.pool.image[1 + which]
         return (i, axis.stride * apart), (run.first * axis.stride - axis.lead) * apart
 
-    def _taps(self, window: tuple[Run, Run]) -> Iterator[tuple[int, int]]:
+    def _taps(self, window: tuple[WindowRun, WindowRun]) -> Iterator[tuple[int, int]]:
         """Return number and offset of each tap in the image."""
         p, (_, row, pixel) = self.pool, self.pool.image
         for i, j in product(window[0].taps, window[1].taps):
             offset = i * p.vertical.dilation * row + j * p.horizontal.dilation * pixel
             yield i * p.horizontal.taps + j, offset
 
-    def _largest(self, source: Any, window: tuple[Run, Run], m: int) -> tuple[Vector, Any]:
+    def _largest(
+        self, source: Any, window: tuple[WindowRun, WindowRun], m: int
+    ) -> tuple[Vector, Any]:
         """Return the largest values and the numbers of their taps: the first of equal ones, the
         last of those that are not numbers."""
         k, taps = self.k, [*self._taps(window)]
@@ -137,7 +141,7 @@ class _Forward(_Writer):
             where = k.builder.select(taken, self.same(number), where)
         return best, where
 
-    def _mean(self, source: Any, window: tuple[Run, Run], m: int) -> Vector:
+    def _mean(self, source: Any, window: tuple[WindowRun, WindowRun], m: int) -> Vector:
         k, (rows, columns) = self.k, window
         taps, divides = [*self._taps(window)], self.pool.divides(rows.counted, columns.counted)
         if not taps:
@@ -149,7 +153,7 @@ class _Forward(_Writer):
             total = total + k.load(k.at(source, offset), m)
         return total / divides
 
-    def _looped(self, source: Any, window: tuple[Run, Run], m: int) -> Vector:
+    def _looped(self, source: Any, window: tuple[WindowRun, WindowRun], m: int) -> Vector:
         """Return the sum of a large window: of a row's pieces, then of its rows, so that rounding
         errors stay those of short sums."""
         k, (_, row, pixel) = self.k, self.pool.image
@@ -172,7 +176,7 @@ class _Backward(_Writer):
 
     def run(self) -> None:
         """Go through images and strips of pixels."""
-        k, pool, (dy, place, dx, count) = self.k, self.pool, self.k.arguments
+        k, pool, (dy, argmax, dx, count) = self.k, self.pool, self.k.arguments
         vertical, horizontal = (
             strips(a, not pool.largest) for a in (pool.vertical, pool.horizontal)
         )
@@ -183,10 +187,15 @@ class _Backward(_Writer):
                     to = k.at(dx, (n, pool.image[0]), (row, pool.image[1]))
                     at = (n, pool.out[0]), (k.sum((i, rows.advance), rows.window), pool.out[1])
                     for columns in horizontal:
-                        self._row(dy, place, to, at, (rows, columns))
+                        self._row(dy, argmax, to, at, (rows, columns))
 
     def _row(
-        self, dy: Any, place: Any, dx: Any, at: tuple[Any, ...], strip: tuple[Strip, Strip]
+        self,
+        dy: Any,
+        argmax: Any,
+        dx: Any,
+        at: tuple[Any, ...],
+        strip: tuple[PixelStrip, PixelStrip],
     ) -> None:
         """Write a strip of groups of pixels along a row."""
         k, columns = self.k, strip[1]
@@ -194,11 +203,15 @@ class _Backward(_Writer):
             to = k.at(dx, (k.sum((j, columns.step), columns.first), self.pool.image[2]))
             at = (*at, (k.sum((j, columns.advance), columns.window), self.pool.out[2]))
             for c, m in self.channels():
-                send = self._sender(dy, place, (*at, c), m)
+                send = self._sender(dy, argmax, (*at, c), m)
                 self._pixels(k.at(to, c), strip, send, m)
 
     def _pixels(
-        self, to: Any, group: tuple[Strip, Strip], send: Callable[[Reach, Reach], Vector], m: int
+        self,
+        to: Any,
+        group: tuple[PixelStrip, PixelStrip],
+        send: Callable[[Reach, Reach], Vector],
+        m: int,
     ) -> None:
         """Write a group of pixels: the sum of what windows send, in the order of their taps."""
         k, (_, row, pixel) = self.k, self.pool.image
@@ -210,7 +223,7 @@ class _Backward(_Writer):
             k.store(total, k.at(to, a * row + b * pixel), m)
 
     def _sender(
-        self, dy: Any, place: Any, at: tuple[Any, ...], m: int
+        self, dy: Any, argmax: Any, at: tuple[Any, ...], m: int
     ) -> Callable[[Reach, Reach], Vector]:
         """Return what gives a window's share for the pixel under one of its taps."""
         k, pool = self.k, self.pool
@@ -220,7 +233,7 @@ class _Backward(_Writer):
             apart = down.window * pool.out[1] + right.window * pool.out[2]
             value = k.load(k.at(dy, *at, apart), m)
             if pool.largest:
-                return value, self.load_places(self.byte(place, *at, apart), m)
+                return value, self.load_argmax(self.byte(argmax, *at, apart), m)
             return value * (1 / pool.divides(down.counted, right.counted)), None
 
         def send(down: Reach, right: Reach) -> Vector:
@@ -237,14 +250,14 @@ class _Backward(_Writer):
         return send
 
 
-def forward(target: Target, pool: Pool, unroll: int) -> KernelBuilder:
+def forward(target: Target, pool: PoolWindows, unroll: int) -> KernelBuilder:
     """Return the kernel of pooling: x, y, place (largest values only) and the number of images."""
     k = KernelBuilder(target, pool.dtype, ("x", "y", "place"), ("count",))
     _Forward(k, pool, unroll).run()
     return k
 
 
-def backward(target: Target, pool: Pool, unroll: int) -> KernelBuilder:
+def backward(target: Target, pool: PoolWindows, unroll: int) -> KernelBuilder:
     """Return the kernel of the gradient: dy, place, dx and the number of images."""
     k = KernelBuilder(target, pool.dtype, ("dy", "place", "dx"), ("count",))
     _Backward(k, pool, unroll).run()

@@ -24,7 +24,7 @@ DEPTH = 128  # rows of a panel that all tiles use in turn, as long as the first 
 TOGETHER = 3  # rows whose cells are written side by side, for their functions are long chains
 
 
-class Layer(NamedTuple):
+class RecurrentLayer(NamedTuple):
     """A kind of cell (lstm, tanh or relu), the numbers in its state, and the rows of the batch that
     fill no whole tile; forward also the numbers in an input, and how far apart rows of them are."""
 
@@ -55,7 +55,7 @@ def tile(target: Target) -> int:
     return (target.registers - 2 * WIDE) // WIDE
 
 
-class Rows(NamedTuple):
+class BatchRows(NamedTuple):
     """The rows of a call: whole tiles from the first row on, and whether the rest, of so many rows,
     follows."""
 
@@ -129,7 +129,7 @@ class _Step(NamedTuple):
     states before and after, cells before and after."""
 
     k: KernelBuilder
-    layer: Layer
+    layer: RecurrentLayer
     inputs: Any
     bias: Any
     sums: Any
@@ -143,14 +143,14 @@ class _Step(NamedTuple):
         k, (_, size, _, inputs, apart), wide = self.k, self.layer, self.layer.gates
         vectors, apiece = vectors_of(k, units, size if self.layer.lstm else 0), WIDE * k.lanes
         start = k.sum((row, wide), unit)
-        bias = [k.load(k.at(self.bias, unit, place), some) for place, some in vectors]
+        bias = [k.load(k.at(self.bias, unit, offset), some) for offset, some in vectors]
         totals = [[k.variable(b) for b in bias] for _ in range(many)]
         x, h = k.at(self.inputs, (row, apart)), k.at(self.before, (row, size))
         products(k, Factors(x, apart, 1, panel, apiece), inputs, totals)
         products(k, Factors(h, size, 1, k.at(panel, inputs * apiece), apiece), size, totals)
         for r, line in enumerate(totals):
-            for total, (place, some) in zip(line, vectors, strict=True):
-                k.store(total.get(), k.at(self.sums, start, r * wide + place), some)
+            for total, (offset, some) in zip(line, vectors, strict=True):
+                k.store(total.get(), k.at(self.sums, start, r * wide + offset), some)
         for begin, count, rows in pieces(many, TOGETHER):
             with k.loop(count) as i:
                 self._finish([k.sum(row, (i, rows), begin + r) for r in range(rows)], unit, units)
@@ -158,34 +158,34 @@ class _Step(NamedTuple):
     def _finish(self, rows: list[Integer], unit: Integer, units: int) -> None:
         """Make states of the sums of some rows."""
         k, size = self.k, self.layer.size
-        places = [
-            (k.at(self.sums, (row, self.layer.gates), unit, place), some)
+        targets = [
+            (k.at(self.sums, (row, self.layer.gates), unit, offset), some)
             for row in rows
-            for place, some in vectors_of(k, units, size if self.layer.lstm else 0)
+            for offset, some in vectors_of(k, units, size if self.layer.lstm else 0)
         ]
-        sums = [k.load(*place) for place in places]
+        sums = [k.load(*target) for target in targets]
         if self.layer.lstm:
             values = self._lstm(sums, [k.sum((row, size), unit) for row in rows], units)
         else:
             values = [bent(k, self.layer.cell, x) for x in sums]
-        for value, place in zip(values, places, strict=True):
-            k.store(value, *place)
+        for value, target in zip(values, targets, strict=True):
+            k.store(value, *target)
 
-    def _lstm(self, sums: list[Vector], places: list[Integer], units: int) -> list[Vector]:
+    def _lstm(self, sums: list[Vector], offsets: list[Integer], units: int) -> list[Vector]:
         """Write cells and states of some rows; return their gates i f g o, row by row."""
         k = self.k
         acts = [(tanh if n % 4 == 2 else sigmoid)(k, x) for n, x in enumerate(sums)]
-        made = []
-        for n, at in enumerate(places):
+        new_cells = []
+        for n, at in enumerate(offsets):
             i, f, g, _ = acts[4 * n : 4 * n + 4]
-            made.append(f * k.load(k.at(self.old, at), units) + i * g)
-            k.store(made[-1], k.at(self.cells, at), units)
-        for cell, o, at in zip(made, acts[3::4], places, strict=True):
+            new_cells.append(f * k.load(k.at(self.old, at), units) + i * g)
+            k.store(new_cells[-1], k.at(self.cells, at), units)
+        for cell, o, at in zip(new_cells, acts[3::4], offsets, strict=True):
             k.store(o * tanh(k, cell), k.at(self.states, at), units)
         return acts
 
 
-def forward(target: Target, dtype: str, layer: Layer) -> KernelBuilder:
+def forward(target: Target, dtype: str, layer: RecurrentLayer) -> KernelBuilder:
     """Return the kernel of a sequence: what `lstm_sequence` takes and gives (without gates, hs for
     acts), both weights being panels; rows of the batch and those of the call; steps, the first one,
     and how far it is to the next; numbers between the inputs of two steps, between their cells, and
@@ -198,7 +198,7 @@ def forward(target: Target, dtype: str, layer: Layer) -> KernelBuilder:
     k = KernelBuilder(target, dtype, pointers, integers)
     x, bias, h, c, w, hs, cells, acts = k.arguments[: len(pointers)]
     batch, first, tiles, others, steps, start, way, *apart = k.arguments[len(pointers) :]
-    rows, states = Rows(k, layer.rest, first, tiles, others), k.times(batch, layer.size)
+    rows, states = BatchRows(k, layer.rest, first, tiles, others), k.times(batch, layer.size)
     panel = (layer.inputs + layer.size) * WIDE * k.lanes
     with k.loop(steps) as s:
         t = k.sum(start, (s, way))
@@ -218,13 +218,13 @@ def forward(target: Target, dtype: str, layer: Layer) -> KernelBuilder:
     return k
 
 
-class _Back(NamedTuple):
+class _StepBack(NamedTuple):
     """Where the numbers of one step back lie: the gradient of the state from above (None without),
     acts (of a network without cells its states), those of the step that follows, cells before and
     after, the gradients of the gates, the state and the cells."""
 
     k: KernelBuilder
-    layer: Layer
+    layer: RecurrentLayer
     top: Any
     acts: Any
     later: Any
@@ -244,11 +244,11 @@ class _Back(NamedTuple):
             if self.top is not None:
                 dh = dh + k.load(k.at(self.top, at), some)
             parts = range(self.layer.gates // size)
-            places = [k.sum((row, self.layer.gates), (size, q), unit) for q in parts]
-            values = [k.load(k.at(self.acts, place), some) for place in places]
+            offsets = [k.sum((row, self.layer.gates), (size, q), unit) for q in parts]
+            values = [k.load(k.at(self.acts, offset), some) for offset in offsets]
             steep = self._steep(dh, values, at, some)
-            for value, place in zip(steep, places, strict=True):
-                k.store(value, k.at(self.dgates, place), some)
+            for value, offset in zip(steep, offsets, strict=True):
+                k.store(value, k.at(self.dgates, offset), some)
             k.store(k.vector(0.0), k.at(self.dh, at), some)
 
         sweep(k, size, body, unroll=1)
@@ -259,8 +259,8 @@ class _Back(NamedTuple):
         """Return the gradients of the gates; write that of the cells."""
         k, y = self.k, values[0]
         if self.layer.lstm:
-            kept = [k.load(k.at(x, at), some) for x in (self.dc, self.old, self.cells)]
-            steep, dc = slopes(k, values, dh, *kept)
+            states = [k.load(k.at(x, at), some) for x in (self.dc, self.old, self.cells)]
+            steep, dc = slopes(k, values, dh, *states)
             k.store(dc, k.at(self.dc, at), some)
             return steep
         return [dh * (1.0 - y * y) if self.layer.cell == "tanh" else k.select(y <= 0.0, 0.0, dh)]
@@ -273,21 +273,21 @@ class _Back(NamedTuple):
         panel to the gradients of the state."""
         k, size, wide = self.k, self.layer.size, self.layer.gates
         at = k.sum((row, size), unit)
-        places = [
-            [(k.at(self.dh, at, r * size + place), some) for place, some in vectors_of(k, units, 0)]
+        targets = [
+            [(k.at(self.dh, at, r * size + v), some) for v, some in vectors_of(k, units, 0)]
             for r in range(many)
         ]
-        totals = [[k.variable(k.load(*place)) for place in line] for line in places]
+        totals = [[k.variable(k.load(*target)) for target in line] for line in targets]
         x = k.at(self.dgates, (row, wide), deep)
         # All tiles and depths together ask for all acts of these rows.
         soon = k.at(self.later, (row, wide), (deep, many)), many
         products(k, Factors(x, wide, 1, panel, WIDE * k.lanes, soon=soon), depth, totals)
-        for line, into in zip(totals, places, strict=True):
-            for total, place in zip(line, into, strict=True):
-                k.store(total.get(), *place)
+        for line, into in zip(totals, targets, strict=True):
+            for total, target in zip(line, into, strict=True):
+                k.store(total.get(), *target)
 
 
-def backward(target: Target, dtype: str, layer: Layer, tops: bool) -> KernelBuilder:
+def backward(target: Target, dtype: str, layer: RecurrentLayer, tops: bool) -> KernelBuilder:
     """Return the kernel that goes back through a sequence: the gradient of hs (if `tops`), acts
     (without cells hs), cells, c, w; the gradients of the gates, and those of the state and the
     cells, which hold the last ones' before; rows of the batch and those of the call; steps, the
@@ -298,11 +298,11 @@ def backward(target: Target, dtype: str, layer: Layer, tops: bool) -> KernelBuil
     )
     dhs, acts, cells, c, w, dgates, dh, dc = k.arguments[: len(pointers)]
     batch, first, tiles, others, steps, start, way = k.arguments[len(pointers) :]
-    rows, states = Rows(k, layer.rest, first, tiles, others), k.times(batch, layer.size)
+    rows, states = BatchRows(k, layer.rest, first, tiles, others), k.times(batch, layer.size)
     wide = k.times(batch, layer.gates)
     with k.loop(steps) as s:
         t, last = k.sum(start, (s, way)), k.builder.icmp_signed("==", k.sum(s, 1), steps)
-        step = _Back(
+        step = _StepBack(
             k, layer, k.at(dhs, (t, states)) if tops else None, k.at(acts, (t, wide)),
             k.at(acts, (k.sum(t, way), wide)),
             k.builder.select(last, c, k.at(cells, (k.sum(t, way), states))),
@@ -315,7 +315,7 @@ def backward(target: Target, dtype: str, layer: Layer, tops: bool) -> KernelBuil
     return k
 
 
-def _carry(step: _Back, w: Any, rows: Rows) -> None:
+def _carry(step: _StepBack, w: Any, rows: BatchRows) -> None:
     """Multiply the gradients of the gates of all rows by w."""
     k, layer = step.k, step.layer
     line = WIDE * k.lanes

@@ -13,19 +13,19 @@ def cell(target: Target, dtype: str) -> KernelBuilder:
     """Return the kernel of an LSTM cell: gates, c, h, new cell, gates' values, rows, numbers in a
     state."""
     k = KernelBuilder(target, dtype, ("gates", "c", "h", "cell", "acts"), ("rows", "size"))
-    gates, c, h, made, acts, rows, size = k.arguments
+    gates, c, h, new_cell, acts, rows, size = k.arguments
     with k.loop(rows) as row:
         start, wide = k.times(row, size), k.times(row, k.times(size, 4))
 
-        def body(place: Integer, some: Integer | None) -> None:
-            at, quarters = k.sum(start, place), [k.sum(wide, (size, q), place) for q in range(4)]
+        def body(index: Integer, some: Integer | None) -> None:
+            at, quarters = k.sum(start, index), [k.sum(wide, (size, q), index) for q in range(4)]
             values = []
             for quarter, function in zip(quarters, (sigmoid, sigmoid, tanh, sigmoid), strict=True):
                 values.append(function(k, k.load(k.at(gates, quarter), some)))
                 k.store(values[-1], k.at(acts, quarter), some)
             i, f, g, o = values
             state = f * k.load(k.at(c, at), some) + i * g
-            k.store(state, k.at(made, at), some)
+            k.store(state, k.at(new_cell, at), some)
             k.store(tanh(k, state) * o, k.at(h, at), some)
 
         sweep(k, size, body, unroll=1)
@@ -37,14 +37,14 @@ def cell_slope(target: Target, dtype: str) -> KernelBuilder:
     the new cell, the gradients of the gates and of c, rows, numbers in a state."""
     names = ("dh", "dcell", "acts", "c", "cell", "dgates", "dc")
     k = KernelBuilder(target, dtype, names, ("rows", "size"))
-    dh, dcell, acts, c, made, dgates, dc, rows, size = k.arguments
+    dh, dcell, acts, c, new_cell, dgates, dc, rows, size = k.arguments
     with k.loop(rows) as row:
         start, wide = k.times(row, size), k.times(row, k.times(size, 4))
 
-        def body(place: Integer, some: Integer | None) -> None:
-            at, quarters = k.sum(start, place), [k.sum(wide, (size, q), place) for q in range(4)]
+        def body(index: Integer, some: Integer | None) -> None:
+            at, quarters = k.sum(start, index), [k.sum(wide, (size, q), index) for q in range(4)]
             read = [k.load(k.at(acts, quarter), some) for quarter in quarters]
-            states = [k.load(k.at(x, at), some) for x in (dh, dcell, c, made)]
+            states = [k.load(k.at(x, at), some) for x in (dh, dcell, c, new_cell)]
             steep, inner = slopes(k, read, *states)
             for slope, quarter in zip(steep, quarters, strict=True):
                 k.store(slope, k.at(dgates, quarter), some)
@@ -80,9 +80,9 @@ def elman(target: Target, dtype: str, nonlinearity: str) -> KernelBuilder:
     k = KernelBuilder(target, dtype, ("x", "h", "y"), ("size",))
     x, h, y, size = k.arguments
 
-    def body(place: Integer, some: Integer | None) -> None:
-        total = k.load(k.at(x, place), some) + k.load(k.at(h, place), some)
-        k.store(bent(k, nonlinearity, total), k.at(y, place), some)
+    def body(index: Integer, some: Integer | None) -> None:
+        total = k.load(k.at(x, index), some) + k.load(k.at(h, index), some)
+        k.store(bent(k, nonlinearity, total), k.at(y, index), some)
 
     sweep(k, size, body)
     return k

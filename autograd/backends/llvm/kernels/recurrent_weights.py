@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..compiler.isa.targets import Target
 from ..compiler.language import Integer, KernelBuilder, pieces
-from .recurrent import WIDE, Factors, Rows, products, tile, vectors_of
+from .recurrent import WIDE, BatchRows, Factors, products, tile, vectors_of
 from .sweep import sweep
 
 # Rows of states that all tiles of gates use in turn, while the first level holds them; their
@@ -36,7 +36,7 @@ def weights(target: Target, dtype: str, s: Sums) -> KernelBuilder:
     integers = ("first", "tiles", "others", "steps", "start", "way", "x_apart")
     k = KernelBuilder(target, dtype, pointers, integers)
     dgates, x, hs, h, dw_ih, dw, db, first, tiles, others, steps, start, way, apart = k.arguments
-    gates = Rows(k, s.gates % tile(target), first, tiles, others)
+    gates = BatchRows(k, s.gates % tile(target), first, tiles, others)
     # Sums do not care for the order of steps; memory is read on and on.
     with k.loop(steps) as t:
         begins = k.builder.icmp_signed("==", k.integer(t), start)
@@ -66,7 +66,9 @@ class _Columns(NamedTuple):
     dw: Any
 
 
-def _all_columns(k: KernelBuilder, gates: Rows, f: Factors, columns: _Columns, depth: int) -> None:
+def _all_columns(
+    k: KernelBuilder, gates: BatchRows, f: Factors, columns: _Columns, depth: int
+) -> None:
     """Add `depth` products to all columns."""
     for begin, blocks, units in pieces(columns.many, WIDE * k.lanes):
         with k.loop(blocks) as j:
@@ -82,25 +84,25 @@ def _multiply(
     those of short sums."""
     y, apart, size, dw = columns
     at, vectors = k.sum((row, size), unit), vectors_of(k, units, 0)
-    places = [[(k.at(dw, at, r * size + v), some) for v, some in vectors] for r in range(many)]
-    totals = [[k.variable() for _ in line] for line in places]
+    addresses = [[(k.at(dw, at, r * size + v), some) for v, some in vectors] for r in range(many)]
+    totals = [[k.variable() for _ in line] for line in addresses]
     factors = f._replace(x=k.at(f.x, row), panel=k.at(y, unit), line=apart, some=vectors[-1][1])
     if f.soon:
         memory, further = f.soon
         factors = factors._replace(soon=(k.at(memory, row), further))
     products(k, factors, depth, totals)
-    for line, into in zip(totals, places, strict=True):
+    for line, into in zip(totals, addresses, strict=True):
         for total, (to, some) in zip(line, into, strict=True):
             k.store(k.load(to, some) + total.get(), to, some)
 
 
-def _add(k: KernelBuilder, s: Sums, x: Any, db: Any, depth: int, gates: Rows) -> None:
+def _add(k: KernelBuilder, s: Sums, x: Any, db: Any, depth: int, gates: BatchRows) -> None:
     """Add `depth` rows of dgates to db."""
 
-    def body(place: Integer, some: Integer | None) -> None:
-        total, to = k.variable(), k.at(db, place)
+    def body(index: Integer, some: Integer | None) -> None:
+        total, to = k.variable(), k.at(db, index)
         with k.loop(depth) as i:
-            total.set(total.get() + k.load(k.at(x, gates.first, place, (i, s.gates)), some))
+            total.set(total.get() + k.load(k.at(x, gates.first, index, (i, s.gates)), some))
         k.store(k.load(to, some) + total.get(), to, some)
 
     sweep(k, gates.many(), body)

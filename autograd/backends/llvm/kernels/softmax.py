@@ -18,8 +18,8 @@ def _most(k: KernelBuilder, row: Any, size: Integer) -> Vector:
     """Return the largest number of a row."""
     most = k.variable(-np.inf)
 
-    def body(place: Integer, some: Integer | None) -> None:
-        x = k.load(k.at(row, place), some)
+    def body(index: Integer, some: Integer | None) -> None:
+        x = k.load(k.at(row, index), some)
         x = x if some is None else k.select(k.mask(some), x, -np.inf)
         most.set(k.larger(most.get(), x))
 
@@ -58,7 +58,7 @@ def _sweep_blocks(k: KernelBuilder, size: Integer, blocks: bool, body: Body, *su
     with k.loop(parts_of(k, size, BLOCK)) as i:
         start = k.times(i, BLOCK)
         count = k.least(BLOCK, k.builder.sub(k.integer(size), k.integer(start)))
-        sweep(k, count, lambda place, some: body(k.sum(start, place), some))
+        sweep(k, count, lambda index, some: body(k.sum(start, index), some))
         for sum in sums:
             sum.end_block()
 
@@ -78,8 +78,8 @@ def grown(
         most = _most(k, source, size)
         whole, inner, ones = (_Sum(k, blocks) for _ in range(3))
 
-        def body(place: Integer, some: Integer | None) -> None:
-            exponent = k.load(k.at(source, place), some) - most
+        def body(index: Integer, some: Integer | None) -> None:
+            exponent = k.load(k.at(source, index), some) - most
             power = exp(k, exponent)
             if logarithm:
                 top = exponent.equals(0.0)
@@ -88,8 +88,8 @@ def grown(
             else:
                 whole.add(power, some)
             if weighted:
-                inner.add(exponent * k.load(k.at(w, place), some), some)
-            k.store(power if powers else exponent, k.at(to, place), some)
+                inner.add(exponent * k.load(k.at(w, index), some), some)
+            k.store(power if powers else exponent, k.at(to, index), some)
 
         _sweep_blocks(k, size, blocks, body, whole, inner, ones)
         sum = whole.total()
@@ -108,8 +108,8 @@ def finished(target: Target, dtype: str, quotient: bool) -> KernelBuilder:
     with k.loop(rows) as i:
         row, number = k.at(y, (i, size)), k.broadcast(k.at(sums, i))
 
-        def body(place: Integer, some: Integer | None) -> None:
-            to = k.at(row, place)
+        def body(index: Integer, some: Integer | None) -> None:
+            to = k.at(row, index)
             value = k.load(to, some)
             k.store(value / number if quotient else value - number, to, some)
 
@@ -128,9 +128,9 @@ def slope(target: Target, dtype: str, logarithm: bool, blocks: bool) -> KernelBu
         def summed(base: Vector) -> Vector:
             sum = _Sum(k, blocks)
 
-            def body(place: Integer, some: Integer | None) -> None:
-                d = k.load(k.at(top, place), some)
-                part = d if logarithm else (d - base) * k.load(k.at(value, place), some)
+            def body(index: Integer, some: Integer | None) -> None:
+                d = k.load(k.at(top, index), some)
+                part = d if logarithm else (d - base) * k.load(k.at(value, index), some)
                 sum.add(part, some)
 
             _sweep_blocks(k, size, blocks, body, sum)
@@ -139,13 +139,13 @@ def slope(target: Target, dtype: str, logarithm: bool, blocks: bool) -> KernelBu
         base = k.vector(0.0) if logarithm else summed(k.vector(0.0))
         whole = summed(base)
 
-        def body(place: Integer, some: Integer | None) -> None:
-            d, p = k.load(k.at(top, place), some), k.load(k.at(value, place), some)
+        def body(index: Integer, some: Integer | None) -> None:
+            d, p = k.load(k.at(top, index), some), k.load(k.at(value, index), some)
             if logarithm:  # d (1 - e^p) - e^p (the sum of the others)
-                made = 0.0 - k.fma(d, expm1(k, p), exp(k, p) * (whole - d))
+                result = 0.0 - k.fma(d, expm1(k, p), exp(k, p) * (whole - d))
             else:
-                made = p * ((d - base) - whole)
-            k.store(made, k.at(to, place), some)
+                result = p * ((d - base) - whole)
+            k.store(result, k.at(to, index), some)
 
         sweep(k, size, body)
     return k
@@ -166,20 +166,20 @@ def entropy_slope(target: Target, dtype: str, smooth: bool, blocks: bool) -> Ker
         )
         label, others = k.read(labels, i), _Sum(k, blocks)
 
-        def body(place: Integer, some: Integer | None) -> None:
-            value = k.load(k.at(source, place), some)
-            before = k.builder.sub(label, k.integer(place))
+        def body(index: Integer, some: Integer | None) -> None:
+            value = k.load(k.at(source, index), some)
+            before = k.builder.sub(label, k.integer(index))
             # The lanes before the label, and those up to it: they differ in the label's alone.
             here = k.builder.xor(k.mask(before), k.mask(k.sum(before, 1)))
             others.add(k.select(here, 0.0, value), some)
-            made = value * many
+            result = value * many
             if smooth:
-                made = made - soft * k.load(k.at(w, place), some)
-            k.store(made, k.at(to, place), some)
+                result = result - soft * k.load(k.at(w, index), some)
+            k.store(result, k.at(to, index), some)
 
         _sweep_blocks(k, size, blocks, body, others)
         # After the sweep, when the sum of the others is known, which is 1 - p at the label.
         spot = k.at(to, label)
-        made = k.load(spot, 1) - k.load(k.at(source, label), 1) * hit
-        k.store(made - others.total() * hit, spot, 1)
+        result = k.load(spot, 1) - k.load(k.at(source, label), 1) * hit
+        k.store(result - others.total() * hit, spot, 1)
     return k

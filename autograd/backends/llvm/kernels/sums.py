@@ -20,10 +20,10 @@ def column_sums(target: Target, dtype: str, vectors: int) -> KernelBuilder:
     last = k.builder.sub(count, k.times(rows, columns))
     beyond = k.at(x, (rows, columns))
 
-    def start(place: Integer, some: Integer | None) -> None:
+    def start(index: Integer, some: Integer | None) -> None:
         # Beyond the incomplete row the mask is empty: these sums start with 0.
-        there = k.load(k.at(beyond, place), k.builder.sub(last, k.integer(place)))
-        d.store(d.convert(there), d.at(y, place), some)
+        there = k.load(k.at(beyond, index), k.builder.sub(last, k.integer(index)))
+        d.store(d.convert(there), d.at(y, index), some)
 
     sweep(k, columns, start, unroll=1)
     with k.where(k.positive(rows)), k.loop(parts_of(k, rows, block)) as i:
@@ -41,14 +41,14 @@ def _add_block(
     one sum alone would wait for itself in each row, then the last columns one by one."""
     width = vectors * k.lanes
 
-    def chunk(place: Integer, counts: list[Integer | None]) -> None:
-        places = [k.sum(place, v * k.lanes) for v in range(len(counts))]
+    def chunk(first: Integer, counts: list[Integer | None]) -> None:
+        starts = [k.sum(first, v * k.lanes) for v in range(len(counts))]
         sums = [k.variable() for _ in counts]
         with k.loop(high) as j:
             row = k.at(top, (j, columns))
-            for total, at, some in zip(sums, places, counts, strict=True):
+            for total, at, some in zip(sums, starts, counts, strict=True):
                 total.set(total.get() + k.load(k.at(row, at), some))
-        for total, at, some in zip(sums, places, counts, strict=True):
+        for total, at, some in zip(sums, starts, counts, strict=True):
             to = d.at(y, at)
             d.store(d.load(to, some) + d.convert(total.get()), to, some)
 

@@ -43,8 +43,8 @@ def copied(target: Target, dtype: str) -> KernelBuilder:
     k = KernelBuilder(target, dtype, ("x", "y"), ("count",))
     x, y, count = k.arguments
 
-    def move(place: Integer, some: Integer | None) -> None:
-        k.store(k.load(k.at(x, place), some), k.at(y, place), some)
+    def move(index: Integer, some: Integer | None) -> None:
+        k.store(k.load(k.at(x, index), some), k.at(y, index), some)
 
     sweep(k, count, move)
     return k
@@ -55,9 +55,9 @@ def increase(target: Target, dtype: str) -> KernelBuilder:
     k = KernelBuilder(target, dtype, ("x", "g"), ("count",))
     x, g, count = k.arguments
 
-    def body(place: Integer, some: Integer | None) -> None:
-        to = k.at(x, place)
-        k.store(k.load(to, some) + k.load(k.at(g, place), some), to, some)
+    def body(index: Integer, some: Integer | None) -> None:
+        to = k.at(x, index)
+        k.store(k.load(to, some) + k.load(k.at(g, index), some), to, some)
 
     sweep(k, count, body)
     return k

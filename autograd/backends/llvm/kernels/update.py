@@ -20,16 +20,16 @@ def descend(
     w, g, v, settings, count = k.arguments
     rate, keep, gain, decay = (k.broadcast(k.at(settings, i)) for i in range(4))
 
-    def body(place: Integer, some: Integer | None) -> None:
-        weight, d = k.load(k.at(w, place), some), k.load(k.at(g, place), some)
+    def body(index: Integer, some: Integer | None) -> None:
+        weight, d = k.load(k.at(w, index), some), k.load(k.at(g, index), some)
         if weight_decay:
             d = d + decay * weight
         if momentum:
-            to = k.at(v, place)
+            to = k.at(v, index)
             speed = keep * k.load(to, some) + gain * d
             k.store(speed, to, some)
             d = d + keep * speed if nesterov else speed
-        k.store(weight - rate * d, k.at(w, place), some)
+        k.store(weight - rate * d, k.at(w, index), some)
 
     sweep(k, count, body)
     return k
@@ -41,9 +41,9 @@ def averaged(target: Target, dtype: str) -> KernelBuilder:
     x, y, rate, factor, count = k.arguments
     share, gain = k.broadcast(rate), k.broadcast(factor)
 
-    def body(place: Integer, some: Integer | None) -> None:
-        to = k.at(x, place)
-        old, new = k.load(to, some), k.load(k.at(y, place), some) * gain
+    def body(index: Integer, some: Integer | None) -> None:
+        to = k.at(x, index)
+        old, new = k.load(to, some), k.load(k.at(y, index), some) * gain
         k.store(old + share * (new - old), to, some)
 
     sweep(k, count, body)
@@ -82,9 +82,9 @@ def _square(
 ) -> None:  # fmt: skip
     """Write a square of numbers, the other way round; `high` rows of `wide` at its edges."""
     for lane, line in enumerate(turn(k, lines)):
-        place = k.at(to, (lane, columns))
+        address = k.at(to, (lane, columns))
         if high is None:
-            k.store(line, place)
+            k.store(line, address)
         else:
             with k.where(k.positive(k.sum(high, -lane))):
-                k.store(line, place, wide)
+                k.store(line, address, wide)

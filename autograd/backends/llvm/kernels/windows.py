@@ -13,7 +13,7 @@ from .border import Pair
 Padding: TypeAlias = tuple[Pair, Pair]
 
 
-class Axis(NamedTuple):
+class WindowAxis(NamedTuple):
     """Windows along an axis of an image: pixels, taps of a window, distance of windows, how far
     before the image the first one starts, distance of taps, number of windows, and up to which
     border around the image their elements count for a mean."""
@@ -38,7 +38,7 @@ class Axis(NamedTuple):
         return last - max(first, -self.border)
 
 
-class Run(NamedTuple):
+class WindowRun(NamedTuple):
     """Neighbouring windows that lie alike: the first, how many, their taps in the image, and the
     number of elements that count."""
 
@@ -57,7 +57,7 @@ class Reach(NamedTuple):
     counted: int
 
 
-class Strip(NamedTuple):
+class PixelStrip(NamedTuple):
     """Neighbouring groups of pixels that are seen alike: the first pixel, how many groups, pixels
     and windows from one to the next, the first's window, and what sees each pixel."""
 
@@ -69,17 +69,17 @@ class Strip(NamedTuple):
     pixels: tuple[tuple[Reach, ...], ...]
 
 
-def runs(axis: Axis, mean: bool) -> list[Run]:
+def runs(axis: WindowAxis, mean: bool) -> list[WindowRun]:
     """Return the windows of an axis in runs."""
     alike = groupby(range(axis.windows), lambda e: (axis.inside(e), axis.counted(e) if mean else 1))
-    found = []
+    result = []
     for (taps, counted), group in alike:
         windows = [*group]
-        found.append(Run(windows[0], len(windows), taps, counted))
-    return found
+        result.append(WindowRun(windows[0], len(windows), taps, counted))
+    return result
 
 
-def strips(axis: Axis, mean: bool) -> list[Strip]:
+def strips(axis: WindowAxis, mean: bool) -> list[PixelStrip]:
     """Return the pixels of an axis in strips. A group is as many as windows are apart; one, where
     there is one window only. For a mean it is all the same which tap sees a pixel."""
     step, advance = (1, 0) if axis.windows == 1 else (axis.stride, 1)
@@ -95,22 +95,22 @@ def strips(axis: Axis, mean: bool) -> list[Strip]:
         start = group * step
         return tuple(tuple(pixel(h, group)) for h in range(start, min(start + step, axis.size)))
 
-    found = []
+    result = []
     for seen, alike in groupby(range(-(-axis.size // step)), pixels):
         groups = [*alike]
         first = groups[0]
-        found.append(Strip(first * step, len(groups), step, advance, first * advance, seen))
-    return found
+        result.append(PixelStrip(first * step, len(groups), step, advance, first * advance, seen))
+    return result
 
 
-class Pool(NamedTuple):
+class PoolWindows(NamedTuple):
     """Windows over images with so many channels. `largest` or the mean is taken, which divides by
     the `divisor`, or, where that is 0, by the elements that count."""
 
     dtype: str
     channels: int
-    vertical: Axis
-    horizontal: Axis
+    vertical: WindowAxis
+    horizontal: WindowAxis
     largest: bool
     divisor: int = 0
 
@@ -133,7 +133,7 @@ class Pool(NamedTuple):
 
 def pooling(
     x: Spec, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, **rest: Any
-) -> Pool:
+) -> PoolWindows:
     """Return the windows of a pooling of x (N, C, H, W)."""
     counted, divisor = rest.get("counted"), rest.get("divisor")
     axes = []
@@ -141,5 +141,5 @@ def pooling(
         size, (before, after) = x.shape[2 + i], padding[i]
         windows = (size + before + after - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
         border = before if counted else 0
-        axes.append(Axis(size, kernel[i], stride[i], before, dilation[i], windows, border))
-    return Pool(x.dtype.name, x.shape[1], axes[0], axes[1], divisor is None, divisor or 0)
+        axes.append(WindowAxis(size, kernel[i], stride[i], before, dilation[i], windows, border))
+    return PoolWindows(x.dtype.name, x.shape[1], axes[0], axes[1], divisor is None, divisor or 0)

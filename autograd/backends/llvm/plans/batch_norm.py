@@ -19,7 +19,7 @@ from ..runtime.parallel import ByImages, Scratch, Work
 WORK = 8  # MACs in whose time a number is read and written
 
 
-class _Call(ChannelsLast):
+class _NormCall(ChannelsLast):
     """What the calls of a plan share: the sizes, and memory for sums and coefficients."""
 
     def __init__(self, target: Target, x: Spec) -> None:
@@ -56,7 +56,7 @@ def batch_norm(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Exec
     """Plan a normalisation with the batch's own statistics."""
     if not _alike(x, w, b):
         return None
-    call = _Call(target, x)
+    call = _NormCall(target, x)
     function = build(normalise, target, call.rows, float(eps), False)
 
     def run(x: NDArray, w: NDArray, b: NDArray) -> tuple[NDArray, NDArray, NDArray]:
@@ -71,7 +71,7 @@ def batch_norm(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Exec
 
 def moments(target: Target, x: Spec) -> Executable:
     """Plan mean and variance of x."""
-    call = _Call(target, x)
+    call = _NormCall(target, x)
     function = build(statistics, target, call.rows)
 
     def run(x: NDArray, *_: NDArray) -> tuple[NDArray, NDArray]:
@@ -96,18 +96,18 @@ def batch_norm_eval(
 def normalising(target: Target, x: Spec, eps: float, epilogue: Epilogue) -> ByImages:
     """Plan a normalisation with given statistics, and what follows it: of x, w, b, mean, var and,
     where the epilogue wants one, a residual."""
-    call = _Call(target, x)
+    call = _NormCall(target, x)
     function = build(normalise, target, call.rows, float(eps), True, epilogue)
     step = call.each_image
 
     def begin(x: NDArray, *others: NDArray) -> tuple[NDArray, Work]:
         source, y = call.last(x), call.result()
-        given, rest = [*map(plain, others[:4])], [*map(call.last, others[4:])]
+        channels, rest = [*map(plain, others[:4])], [*map(call.last, others[4:])]
 
         def work(first: int, count: int, worker: int) -> None:
             off = first * step
             read = address(source) + off, address(rest[0]) + off if rest else None
-            ends = *map(address, given), address(y) + off
+            ends = *map(address, channels), address(y) + off
             function(*read, *ends, call.room.address(worker), *call.some(count))
 
         return y, work
@@ -127,7 +127,7 @@ def batch_norm_sums(
 
 def sums(target: Target, x: Spec, eps: float, masked: bool) -> Executable:
     """Plan the gradients of w and b, of dy, a mask if there is one, x, mean and var."""
-    call = _Call(target, x)
+    call = _NormCall(target, x)
     function = build(gradient_sums, target, call.rows, float(eps), masked)
 
     def run(dy: NDArray, *others: NDArray) -> tuple[NDArray, NDArray]:
@@ -136,8 +136,8 @@ def sums(target: Target, x: Spec, eps: float, masked: bool) -> Executable:
         arrays = call.last(x), plain(mean), plain(var)
         top = call.last(dy)
         (dw, db), *pair = call.each()
-        given = address(top), address(mask[0]) if mask else None, *map(address, arrays)
-        function(*given, *pair, call.room.address(0), *call.extent)
+        inputs = address(top), address(mask[0]) if mask else None, *map(address, arrays)
+        function(*inputs, *pair, call.room.address(0), *call.extent)
         return dw, db
 
     return Executable(run, native=True)
@@ -155,19 +155,19 @@ def batch_norm_dx(
 
 def slope(target: Target, x: Spec, eps: float, masked: bool) -> ByImages:
     """Plan the gradient of x, of dy, a mask if there is one, x, w, mean, var, dw and db."""
-    call = _Call(target, x)
+    call = _NormCall(target, x)
     function = build(gradient, target, call.rows, float(eps), masked)
     step, pixels = call.each_image, x.size // x.shape[1]
 
     def begin(dy: NDArray, *others: NDArray) -> tuple[NDArray, Work]:
         mask = [*map(call.last, others[:masked])]
-        source, given = call.last(others[masked]), [*map(plain, others[masked + 1 :])]
+        source, channels = call.last(others[masked]), [*map(plain, others[masked + 1 :])]
         top, dx = call.last(dy), call.result()
 
         def work(first: int, count: int, worker: int) -> None:
             off = first * step
             read = address(top) + off, address(mask[0]) + off if mask else None
-            ends = address(source) + off, *map(address, given), address(dx) + off
+            ends = address(source) + off, *map(address, channels), address(dx) + off
             function(*read, *ends, call.room.address(worker), *call.some(count), pixels)
 
         return dx, work

@@ -13,7 +13,7 @@ from ....array import NDArray, Spec
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.border import Pair
-from ..kernels.conv_direct import Correlation, Tile, correlate, correlate_weights, pack
+from ..kernels.conv_direct import ConvTile, Correlation, correlate, correlate_weights, pack
 from ..kernels.conv_winograd import Winograd, multiplications
 from ..kernels.epilogue import NOTHING, Epilogue
 from ..kernels.sweep import increase
@@ -39,11 +39,11 @@ def divisor(size: int, most: int) -> int:
 def chunk(c: Correlation, images: int, size: int) -> int:
     """Return how many images are worked on at a time."""
     border = c.border
-    each = (border.strides[0] + prod(c.places) * c.results * c.groups) * size
+    each = (border.strides[0] + prod(c.output) * c.results * c.groups) * size
     return max(1, min(images, CACHE // max(1, each)))
 
 
-def forward_tile(target: Target, c: Correlation, images: int) -> Tile:
+def forward_tile(target: Target, c: Correlation, images: int) -> ConvTile:
     """Return a good tile for a correlation: the sums, the weights of the shared taps and a number
     of x must fit the registers."""
     size, vectors = np.dtype(c.dtype).itemsize, 1 if c.results <= target.lanes(c.dtype) else 2
@@ -51,13 +51,13 @@ def forward_tile(target: Target, c: Correlation, images: int) -> Tile:
     room = target.registers - 1 - shared * vectors
     # 16 sums keep two multiply-add units busy; more would only make the code longer.
     most = min(16 if vectors == 1 else 8, room // vectors)
-    columns = divisor(c.places[1], most)
-    rows = max(1, min(c.places[0], most // columns))
+    columns = divisor(c.output[1], most)
+    rows = max(1, min(c.output[0], most // columns))
     unroll = max(1, min(4, 600 // max(1, len(c.taps) * rows * columns * vectors)))
-    return target.vary(Tile(rows, columns, vectors, shared, unroll, chunk(c, images, size)))
+    return target.vary(ConvTile(rows, columns, vectors, shared, unroll, chunk(c, images, size)))
 
 
-def weights_tile(target: Target, c: Correlation, images: int) -> Tile:
+def weights_tile(target: Target, c: Correlation, images: int) -> ConvTile:
     """Return a good tile for the gradient of the weights."""
     size = np.dtype(c.dtype).itemsize
     taps = min(target.isa.gradient_taps, len(c.taps)) if c.stride[1] == 1 else 1
@@ -66,11 +66,11 @@ def weights_tile(target: Target, c: Correlation, images: int) -> Tile:
         # Too few sums wait for one another.
         taps = -(-len(c.taps) // -(-len(c.taps) * c.channels // target.isa.gradient_sums))
     vectors = 2 if taps == 1 and c.results > target.lanes(c.dtype) else 1
-    unroll = divisor(c.places[1], 16 if taps > 1 else 4)
-    return target.vary(Tile(1, channels, vectors, taps, unroll, chunk(c, images, size)))
+    unroll = divisor(c.output[1], 16 if taps > 1 else 4)
+    return target.vary(ConvTile(1, channels, vectors, taps, unroll, chunk(c, images, size)))
 
 
-def bordered(c: Correlation, tile: Tile) -> Scratch:
+def bordered(c: Correlation, tile: ConvTile) -> Scratch:
     """Return a kernel's memory for images with borders, zero where the borders are."""
     return Scratch(c.border.elements * tile.images, c.dtype)
 
@@ -93,9 +93,9 @@ def conv2d(
     if _plain(x, stride, dilation, groups):
         fast = conv_winograd.find(target, (r, s), w.shape[1], m, n, (h, wide), (e, f), start)
         if fast:
-            found = conv_winograd.forward(target, fast, n, False, bool(b), epilogue)
+            plan = conv_winograd.forward(target, fast, n, False, bool(b), epilogue)
             executed = multiplications(fast, n)
-            return _fast(found, n, m, (e, f), 2 + len(b), epilogue, executed)
+            return _fast(plan, n, m, (e, f), 2 + len(b), epilogue, executed)
     c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
     return _direct(target, c, x, w, len(b), groups, epilogue)
 
@@ -104,7 +104,7 @@ def _direct(
     target: Target, c: Correlation, x: Spec, w: Spec, biases: int, groups: int, epilogue: Epilogue
 ) -> ByImages:
     """Plan a convolution by a direct kernel."""
-    n, m, (e, f) = x.shape[0], w.shape[0], c.places
+    n, m, (e, f) = x.shape[0], w.shape[0], c.output
     tile = forward_tile(target, c, n)
     function = build(correlate, target, c, tile, bool(biases), epilogue)
     packed, scratch = _packer(target, w, groups, tile.vectors), bordered(c, tile)
@@ -117,8 +117,8 @@ def _direct(
         def some(first: int, count: int, worker: int) -> None:
             ends = address(source) + first * steps[0], address(weights)
             to = address(y) + first * steps[1]
-            given = *map(address, bias), *tail(first)
-            function(*ends, to, scratch.address(worker), *given, count)
+            pointers = *map(address, bias), *tail(first)
+            function(*ends, to, scratch.address(worker), *pointers, count)
 
         return y, some
 
@@ -145,7 +145,7 @@ def conv2d_dx(
     ]
     pixel = c * dy.dtype.itemsize
     phases = [*_built(target, parts, n, wide * pixel, pixel, epilogue)]
-    sums = sum(prod(part.places) * len(part.taps) for _, part in parts) * m * channels
+    sums = sum(prod(part.output) * len(part.taps) for _, part in parts) * m * channels
     # All phases have as many results, and so as many vectors of them.
     vectors = forward_tile(target, parts[-1][1], n).vectors
     packed = _packer(target, w, groups, vectors, turned=True)
@@ -187,20 +187,20 @@ def _fast_dx(
 ) -> ByImages | None:
     """Plan the gradient of x by Winograd's method: transposed, or as a convolution of dy with the
     filters turned round; None where neither pays."""
-    (n, m, *places), (_, channels, r, s) = dy.shape, w.shape
-    e, f = places
+    (n, m, *output), (_, channels, r, s) = dy.shape, w.shape
+    e, f = output
     start = (-padding[0][0], -padding[1][0])
     back = conv_winograd.find_back(target, (r, s), channels, m, n, size, (e, f), start)
     if back:
-        found = conv_winograd.backward(target, back, n, epilogue)
+        plan = conv_winograd.backward(target, back, n, epilogue)
         executed = multiplications(back, n)  # the transposed method's are as many
-        return _fast(found, n, channels, size, 2, epilogue, executed)
+        return _fast(plan, n, channels, size, 2, epilogue, executed)
     start = (padding[0][0] - r + 1, padding[1][0] - s + 1)
     fast = conv_winograd.find(target, (r, s), m, channels, n, (e, f), size, start)
     if not fast:
         return None
-    found = conv_winograd.forward(target, fast, n, True, False, epilogue)
-    return _fast(found, n, channels, size, 2, epilogue, multiplications(fast, n))
+    plan = conv_winograd.forward(target, fast, n, True, False, epilogue)
+    return _fast(plan, n, channels, size, 2, epilogue, multiplications(fast, n))
 
 
 def _phase(
@@ -216,10 +216,10 @@ def _phase(
         for axis, taps in enumerate((r, s))
     )
     taps = sorted((down, right, i * s + j) for i, down in rows for j, right in columns)
-    places = (-(-(h - first[0]) // stride[0]), -(-(wide - first[1]) // stride[1]))
+    output = (-(-(h - first[0]) // stride[0]), -(-(wide - first[1]) // stride[1]))
     out = (h * wide * c, stride[0] * wide * c, stride[1] * c)
     return Correlation(
-        dy.dtype.name, m // groups, channels, groups, r * s, (e, f), places, (*taps,), (1, 1), out
+        dy.dtype.name, m // groups, channels, groups, r * s, (e, f), output, (*taps,), (1, 1), out
     )
 
 
@@ -269,18 +269,18 @@ def conv2d_dw(
 
 
 def _forward(
-    x: Spec, m: int, places: Pair, size: Pair, start: Pair, stride: Pair, dilation: Pair,
+    x: Spec, m: int, output: Pair, size: Pair, start: Pair, stride: Pair, dilation: Pair,
     groups: int,
 ) -> Correlation:  # fmt: skip
     """Return the correlation of x with m filters of a size, the first window from `start` on."""
-    (_, channels, h, wide), (e, f), (r, s) = x.shape, places, size
+    (_, channels, h, wide), (e, f), (r, s) = x.shape, output, size
     taps = tuple(
         (i * dilation[0] + start[0], j * dilation[1] + start[1], i * s + j)
         for i in range(r)
         for j in range(s)
     )
     return Correlation(
-        x.dtype.name, channels // groups, m // groups, groups, r * s, (h, wide), places, taps,
+        x.dtype.name, channels // groups, m // groups, groups, r * s, (h, wide), output, taps,
         stride, (e * f * m, f * m, m),
     )  # fmt: skip
 
@@ -291,14 +291,14 @@ def _plain(x: Spec, stride: Pair, dilation: Pair, groups: int) -> bool:
 
 
 def _fast(
-    plan: conv_winograd.Plan, n: int, results: int, places: Pair, operands: int,
+    plan: conv_winograd.WinogradPlan, n: int, results: int, output: Pair, operands: int,
     epilogue: Epilogue, executed: int,
 ) -> ByImages:  # fmt: skip
     """Plan a convolution, or the gradient of x, by Winograd's method; what follows takes the arrays
     behind the first `operands`."""
 
     def begin(x: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
-        y, tail = memory.images(n, results, *places, x.dtype), more[operands - 2 :]
+        y, tail = memory.images(n, results, *output, x.dtype), more[operands - 2 :]
         bias = [plain(a) for a in more[: operands - 2]]
         return y, plan.begin(channels_last(x), plain(w), bias, y, tail_of(epilogue, tail))
 

@@ -13,7 +13,7 @@ from ....array import NDArray
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.border import Border, Pair
-from ..kernels.conv_winograd import Blocks, Plane, Winograd, convolve, factors, padded, planes
+from ..kernels.conv_winograd import BlockShape, Plane, Winograd, convolve, factors, padded, planes
 from ..kernels.conv_winograd_back import canvas, convolve_back, reaches, turned
 from ..kernels.conv_winograd_weights import collect_weights, convolve_weights, spread_weights
 from ..kernels.epilogue import NOTHING, Epilogue
@@ -29,7 +29,7 @@ FOLD = 24  # multiply-accumulates in whose time a number of a part's sums is wri
 TRANSFORM = 10  # products of vectors in whose time one is transformed
 
 
-class Plan(NamedTuple):
+class WinogradPlan(NamedTuple):
     """A convolution of so many MACs: `begin(x, w, b, y, tail)` returns what works on some
     images."""
 
@@ -42,30 +42,30 @@ _shared = threading.local()
 
 def find(
     target: Target, taps: Pair, channels: int, results: int, images: int, image: Pair,
-    places: Pair, start: Pair,
+    output: Pair, start: Pair,
 ) -> Winograd | None:  # fmt: skip
     """Return how Winograd's method does a convolution of stride 1, None where it is to be direct:
-    parameters are those of `Winograd`."""
+    the parameters are those of `Winograd`."""
     if target.convolution == "direct" or taps not in ((3, 3), (5, 5)):
         return None
-    large = target.convolution != "winograd2" and taps == (3, 3) and max(places) > 4
+    large = target.convolution != "winograd2" and taps == (3, 3) and max(output) > 4
     m = 4 if large else 2
-    c = Winograd(m, taps[0], channels, results, image, places, start)
+    c = Winograd(m, taps[0], channels, results, image, output, start)
     pays = min(channels, results) >= CHANNELS and images * c.grid[0] * c.grid[1] >= TILES
     return c if pays or target.convolution != "auto" else None
 
 
 def find_back(
     target: Target, taps: Pair, channels: int, results: int, images: int, image: Pair,
-    places: Pair, start: Pair,
+    output: Pair, start: Pair,
 ) -> Winograd | None:  # fmt: skip
     """Return how the transposed method gives dx of a convolution with these parameters, None where
     the convolution of dy with turned weights needs no more products, or direct sums are fewer."""
     if target.convolution == "direct" or taps not in ((3, 3), (5, 5)):
         return None
-    m = 4 if taps == (3, 3) and max(places) > 4 else 2
-    c = Winograd(m, taps[0], channels, results, image, places, start)
-    other = turned(c)._replace(places=image, image=places)
+    m = 4 if taps == (3, 3) and max(output) > 4 else 2
+    c = Winograd(m, taps[0], channels, results, image, output, start)
+    other = turned(c)._replace(output=image, image=output)
     fewer = 5 * prod(c.grid) <= 4 * prod(other.grid)
     if not (fewer and reaches(c)):
         return None
@@ -82,7 +82,7 @@ def _whole(size: int, most: int) -> int:
     return min(range(most, most // 2, -1), key=lambda n: padded(size, n))
 
 
-def blocks(target: Target, c: Winograd, images: int, gradient: bool = False) -> Blocks:
+def blocks(target: Target, c: Winograd, images: int, gradient: bool = False) -> BlockShape:
     """Return good blocks for a convolution, or for the gradient of its weights: small ones, but
     where the weights exceed the cache, large ones, since each block reads them all."""
     lanes, (rows, columns) = target.lanes("float32"), c.grid
@@ -100,7 +100,7 @@ def blocks(target: Target, c: Winograd, images: int, gradient: bool = False) -> 
     most = room // vectors
     size = c.channels if gradient else some * high * columns
     unroll = 2 if gradient else 4
-    return target.vary(Blocks(some, high, _whole(size, most), vectors, unroll))
+    return target.vary(BlockShape(some, high, _whole(size, most), vectors, unroll))
 
 
 class Planes:
@@ -112,8 +112,8 @@ class Planes:
 
     def addresses(self) -> tuple[int, int]:
         """Return the addresses of both planes, in this thread."""
-        held = vars(_shared)
-        start = address(memory.lasting("memory", sum(self.sizes), np.dtype(np.float32), held))
+        cached = vars(_shared)
+        start = address(memory.lasting("memory", sum(self.sizes), np.dtype(np.float32), cached))
         return start, start + 4 * self.sizes[0]
 
 
@@ -136,7 +136,7 @@ def _plan(
     shape: tuple[int, ...],
     steps: tuple[int, int],
     some: Callable[[Ends, list[int], int, int], None],
-) -> Plan:
+) -> WinogradPlan:
     """Return the plan that spreads weights to an array of that shape, once, and then works on some
     images of so many bytes, for read ones and written ones: `some(ends, more, count, worker)`."""
 
@@ -151,13 +151,13 @@ def _plan(
 
         return work
 
-    return Plan(macs, begin)
+    return WinogradPlan(macs, begin)
 
 
 def forward(
     target: Target, c: Winograd, images: int, turned: bool = False, biased: bool = False,
     epilogue: Epilogue = NOTHING,
-) -> Plan:  # fmt: skip
+) -> WinogradPlan:  # fmt: skip
     """Return `begin(x, w, b, y, tail)` for images (N, H, W, C), weights (M, C, R, R) and one bias
     (M,) or none, or for the gradient of x, `turned`: weights (C, M, R, R) with the taps in opposite
     order; `tail` gives the addresses that the epilogue takes."""
@@ -167,7 +167,7 @@ def forward(
     both, row = planes(target, c, b), zeros(c.border)
     scratch = Planes(both, c.positions)
     shape = (c.positions, factors(target, c).apart)
-    steps = _bytes((*c.image, c.channels)), _bytes((*c.places, c.results))
+    steps = _bytes((*c.image, c.channels)), _bytes((*c.output, c.results))
 
     def some(ends: Ends, more: list[int], count: int, worker: int) -> None:
         own = row.address(worker), *scratch.addresses()
@@ -176,7 +176,9 @@ def forward(
     return _plan(c.macs * images, spread, shape, steps, some)
 
 
-def backward(target: Target, c: Winograd, images: int, epilogue: Epilogue = NOTHING) -> Plan:
+def backward(
+    target: Target, c: Winograd, images: int, epilogue: Epilogue = NOTHING
+) -> WinogradPlan:
     """Return `begin(dy, w, [], dx, tail)` for the gradient of x of a convolution, from dy (N, E, F,
     M) and weights (M, C, R, R), by the transposed method."""
     back = turned(c)
@@ -187,7 +189,7 @@ def backward(target: Target, c: Winograd, images: int, epilogue: Epilogue = NOTH
     scratch = Planes(both, c.positions)
     sums = Scratch(canvas(c, both[1])[0] * b.images, "float32")
     shape = (c.positions, factors(target, back).apart)
-    steps = _bytes((*c.places, c.results)), _bytes((*c.image, c.channels))
+    steps = _bytes((*c.output, c.results)), _bytes((*c.image, c.channels))
 
     def some(ends: Ends, more: list[int], count: int, worker: int) -> None:
         own = row.address(worker), *scratch.addresses(), sums.address(worker)
@@ -207,7 +209,7 @@ def weights(target: Target, c: Winograd, images: int) -> Callable[[NDArray, NDAr
     collect = build(collect_weights, target, c, parts)
     row = zeros(c.border, c.tops)
     scratch = Planes(both, c.positions)
-    steps = _bytes((*c.image, c.channels)), _bytes(shape), _bytes((*c.places, c.results))
+    steps = _bytes((*c.image, c.channels)), _bytes(shape), _bytes((*c.output, c.results))
 
     def run(x: NDArray, dy: NDArray) -> NDArray:
         u = memory.empty((parts, *shape), x.dtype)

@@ -27,8 +27,8 @@ def _plan(
         return None
     layouts, dtype = Layouts(specs[0]), specs[0].dtype
     function = build(pointwise, target, dtype.name, formula, len(specs), len(constants))
-    given = np.array(constants or (0.0,), dtype)
-    fixed, size = address(given), layouts.size
+    numbers = np.array(constants or (0.0,), dtype)
+    fixed, size = address(numbers), layouts.size
 
     def run(*xs: NDArray) -> NDArray:
         parts, strides = layouts.agree(*xs)
@@ -36,7 +36,7 @@ def _plan(
         function(*[address(x) for x in parts], fixed, address(y), size)
         return y
 
-    return Executable(run, native=True, keeps=given)
+    return Executable(run, native=True, keeps=numbers)
 
 
 def together(target: Target, formula: str, specs: tuple[Spec, ...]) -> Executable | None:
@@ -135,7 +135,7 @@ def cast(target: Target, x: Spec, *, dtype: np.dtype[np.generic]) -> Executable 
     def run(x: NDArray) -> NDArray:
         lie = layouts.of(x)
         if lie is None:
-            layout_stats.aside += 1
+            layout_stats.fallbacks += 1
             return x.astype(dtype)
         y = results.new(tuple(s // x.itemsize * dtype.itemsize for s in lie[1]))
         function(address(x), address(y), layouts.size)

@@ -19,13 +19,13 @@ class Following(Protocol):
 
 def tail_of(epilogue: Epilogue, arrays: Sequence[NDArray]) -> Following:
     """Return the function that gives the addresses of an epilogue's arrays."""
-    found: list[tuple[NDArray, int, bool]] = []
+    entries: list[tuple[NDArray, int, bool]] = []
     for name, a in zip(epilogue.pointers, arrays, strict=True):
         whole = name in IMAGES
         a = channels_last(a) if whole else plain(a)
-        found.append((a, a.nbytes // len(a) if whole or name in ROWS else 0, whole))
+        entries.append((a, a.nbytes // len(a) if whole or name in ROWS else 0, whole))
 
     def addresses(first: int, offset: int = 0) -> list[int]:
-        return [address(a) + first * step + offset * whole for a, step, whole in found]
+        return [address(a) + first * step + offset * whole for a, step, whole in entries]
 
     return addresses

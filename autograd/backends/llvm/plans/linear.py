@@ -17,7 +17,7 @@ from ....threads import WORTHWHILE, share
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.epilogue import IMAGES, NOTHING, ROWS, Epilogue
-from ..kernels.matmul import Order, Product, Tile, multiply, room
+from ..kernels.matmul import MatmulTile, MatrixProduct, Order, multiply, room
 from ..kernels.matvec import times_vector
 from ..registry import implements
 from ..runtime import memory
@@ -42,7 +42,7 @@ Sizes: TypeAlias = tuple[int, int, int]  # rows, inner axis, columns
 Run: TypeAlias = Callable[..., None]  # gets addresses: x, w, bias, y and what follows
 
 
-def tile(target: Target, p: Product, rows: int) -> Tile:
+def tile(target: Target, p: MatrixProduct, rows: int) -> MatmulTile:
     """Return the tile that wastes the least of the registers and of the last rows and columns."""
     lanes = target.lanes(p.dtype)
     whole = -(-p.columns // lanes)
@@ -66,20 +66,22 @@ def tile(target: Target, p: Product, rows: int) -> Tile:
     wide = min(wide, whole)
     size = np.dtype(p.dtype).itemsize
     line = wide * lanes * size
-    made = Tile(high, wide, max(128, NEAR // line // 32 * 32), 2, rows >= COPIED)
+    chosen = MatmulTile(high, wide, max(128, NEAR // line // 32 * 32), 2, rows >= COPIED)
     if p.turned or p.y_turned or p.columns * size < LONG:
-        return made
-    if made.copied and p.inner <= made.depth:
-        return made._replace(order=Order.ROWS, block=max(1, BLOCKED // (line * p.inner)))
-    return made._replace(order=Order.INNER, depth=made.depth if made.copied else FLAT)
+        return chosen
+    if chosen.copied and p.inner <= chosen.depth:
+        return chosen._replace(order=Order.ROWS, block=max(1, BLOCKED // (line * p.inner)))
+    return chosen._replace(order=Order.INNER, depth=chosen.depth if chosen.copied else FLAT)
 
 
-class _Multiply:
+class _SharedProduct:
     """A product of rows (n, inner) and columns, and how it is cut for threads: into panels, or into
     blocks of rows where there are few panels. Neither depends on the number of threads. What is
     summed up for a channel, one of them does."""
 
-    def __init__(self, target: Target, p: Product, rows: int, epilogue: Epilogue = NOTHING) -> None:
+    def __init__(
+        self, target: Target, p: MatrixProduct, rows: int, epilogue: Epilogue = NOTHING
+    ) -> None:
         t = tile(target, p, rows)
         self.p = p = p._replace(rest=rows % t.rows)
         self.function = build(multiply, target, p, t, epilogue)
@@ -154,12 +156,12 @@ def _products(
     it."""
     n, c, m = sizes
     if w_turned and not x_turned and n * (c + m) < c * m:
-        back = Product(dtype, c, n, 0, (c, 1), True, True, m, biased)
-        other = _Multiply(target, back, m, epilogue)
+        back = MatrixProduct(dtype, c, n, 0, (c, 1), True, True, m, biased)
+        other = _SharedProduct(target, back, m, epilogue)
         return lambda x, w, bias, y, *more: other.run(w, x, bias, y, *more)
     steps = (1, n) if x_turned else (c, 1)
-    p = Product(dtype, c, m, 0, steps, w_turned, biased=biased)
-    return _Multiply(target, p, n, epilogue).run
+    p = MatrixProduct(dtype, c, m, 0, steps, w_turned, biased=biased)
+    return _SharedProduct(target, p, n, epilogue).run
 
 
 def _pays(sizes: Sizes, m_least: int) -> bool:
@@ -215,7 +217,7 @@ def matmul(target: Target, x: Spec, w: Spec, *, epilogue: Epilogue = NOTHING) ->
         ):
             if any(epilogue):
                 return run(plain(x), plain(w), *more)
-            layout_stats.aside += 1
+            layout_stats.fallbacks += 1
             return np.matmul(x, w, out=y)
         way = ways.get((x_turned, w_turned))
         if way is None:

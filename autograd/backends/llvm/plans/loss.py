@@ -18,7 +18,7 @@ from ..runtime.layout import Layout, Layouts, address
 LEAST = 1 << 8  # elements below which NumPy is as fast
 
 
-class _Rows:
+class _ClassRows:
     """Arrays of one shape as rows of classes: along `axis`, which is brought last in memory."""
 
     def __init__(self, spec: Spec, axis: int) -> None:
@@ -64,7 +64,7 @@ def log_softmax(target: Target, x: Spec, *, axis: int) -> Executable | None:
 def _shares(target: Target, x: Spec, axis: int, logarithm: bool) -> Executable | None:
     if not _fits((x,), axis):
         return None
-    rows, dtype = _Rows(x, axis), x.dtype.name
+    rows, dtype = _ClassRows(x, axis), x.dtype.name
     first = build(grown, target, dtype, not logarithm, logarithm, False, rows.blocks)
     second = build(finished, target, dtype, not logarithm)
     extent = rows.count, rows.size
@@ -86,7 +86,7 @@ def _slope(name: str, logarithm: bool) -> None:
     def plan(target: Target, dy: Spec, y: Spec, *, axis: int) -> Executable | None:
         if not _fits((dy, y), axis):
             return None
-        rows = _Rows(y, axis)
+        rows = _ClassRows(y, axis)
         function = build(slope, target, y.dtype.name, logarithm, rows.blocks)
 
         def run(dy: NDArray, y: NDArray) -> NDArray:
@@ -118,8 +118,8 @@ class _Labels:
                 worst = label[out][0]
                 raise IndexError(f"cross_entropy: expected labels in [0, {classes}), got {worst}")
         self.counted = label != ignored
-        self.place = label if self.counted.all() else np.where(self.counted, label, 0)
-        rate = self.counted if w is None else w[self.place] * self.counted
+        self.index = label if self.counted.all() else np.where(self.counted, label, 0)
+        rate = self.counted if w is None else w[self.index] * self.counted
         self.rate = rate.astype(dtype)
 
     def norm(self, reduction: str) -> Any:
@@ -155,7 +155,7 @@ def cross_entropy(
     """Plan a cross entropy and the softmax that its gradient takes."""
     if not _fits((x,), 1):
         return None
-    rows, dtype, smooth = _Rows(x, 1), x.dtype, label_smoothing / x.shape[1]
+    rows, dtype, smooth = _ClassRows(x, 1), x.dtype, label_smoothing / x.shape[1]
     first = build(grown, target, dtype.name, True, True, smooth != 0, rows.blocks)
     second = build(finished, target, dtype.name, True)
     extent, lines, each = (rows.count, rows.size), np.arange(rows.count), reduction == "none"
@@ -169,7 +169,7 @@ def cross_entropy(
         sums[0] += 1
         second(address(p), address(sums), *extent)
         with np.errstate(invalid="ignore"):  # all of -inf, or one inf: not a number
-            picked = rows.table(source)[lines, label.place] - sums[1]
+            picked = rows.table(source)[lines, label.index] - sums[1]
             loss = (1 - label_smoothing) * label.rate * (whole - picked)
             if smooth:
                 loss += smooth * (whole * v.sum() - sums[2])
@@ -189,7 +189,7 @@ def cross_entropy_dx(
     """Plan the gradient of a cross entropy."""
     if not _fits((p,), 1) or dloss.dtype != p.dtype:
         return None
-    rows, dtype, smooth = _Rows(p, 1), p.dtype, label_smoothing / p.shape[1]
+    rows, dtype, smooth = _ClassRows(p, 1), p.dtype, label_smoothing / p.shape[1]
     function = build(entropy_slope, target, dtype.name, smooth != 0, rows.blocks)
     factors = np.zeros((3, rows.count), dtype)
 
@@ -203,8 +203,8 @@ def cross_entropy_dx(
             factors[2] = smooth * rate
             factors[0] += factors[2] * v.sum()
         source, dx = rows.get(p), rows.new()
-        given = source, label.place, v, factors, dx
-        function(*[address(a) for a in given], rows.count, rows.size)
+        inputs = source, label.index, v, factors, dx
+        function(*[address(a) for a in inputs], rows.count, rows.size)
         return dx
 
     return Executable(run)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from ....array import NDArray, Spec
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
-from ..kernels.lrn import MOST, ROWS, Rows, backward, forward
+from ..kernels.lrn import MOST, ROWS, LrnRows, backward, forward
 from ..registry import implements
 from ..runtime.executable import Executable
 from ..runtime.layout import ChannelsLast, address
 from ..runtime.parallel import Scratch
 
 
-class _Call(ChannelsLast):
+class _LrnCall(ChannelsLast):
     """What the calls of a plan share: rows, their number, and zeros around ROWS of them."""
 
     def __init__(self, target: Target, x: Spec, before: int, after: int) -> None:
         super().__init__(x)
         channels = x.shape[1]
         most = channels - 1
-        self.rows = Rows(x.dtype.name, channels, min(before, most), min(after, most))
+        self.rows = LrnRows(x.dtype.name, channels, min(before, most), min(after, most))
         self.count = x.size // channels
         self.room = Scratch(ROWS * self.rows.room(target.lanes(x.dtype)), x.dtype)
 
@@ -36,7 +36,7 @@ def local_response_norm(
     """Plan y and s."""
     if not _takes(beta):
         return None
-    call = _Call(target, x, size // 2, (size - 1) // 2)
+    call = _LrnCall(target, x, size // 2, (size - 1) // 2)
     function = build(forward, target, call.rows, float(alpha / size), float(beta), float(k))
 
     def run(x: NDArray) -> tuple[NDArray, NDArray]:
@@ -54,7 +54,7 @@ def lrn_dx(
     """Plan the gradient of x."""
     if not _takes(beta) or not dy.dtype == x.dtype == s.dtype:
         return None
-    call = _Call(target, x, (size - 1) // 2, size // 2)
+    call = _LrnCall(target, x, (size - 1) // 2, size // 2)
     function = build(backward, target, call.rows, float(2 * alpha * beta / size), float(beta))
 
     def run(dy: NDArray, x: NDArray, s: NDArray) -> NDArray:

@@ -36,7 +36,7 @@ def _plan(target: Target, x: Spec, shape: tuple[int, ...], slices: Slices) -> Ex
 
     def run(x: NDArray) -> NDArray:
         if c > 1 and x.strides[1] != size:  # in another layout
-            layout_stats.aside += 1
+            layout_stats.fallbacks += 1
             y = np.zeros_like(x, shape=shape)
             y[parts] = x
             return y

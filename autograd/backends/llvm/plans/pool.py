@@ -12,7 +12,7 @@ from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.border import Pair
 from ..kernels.pool import backward, forward
-from ..kernels.windows import Padding, Pool, pooling, runs, strips
+from ..kernels.windows import Padding, PoolWindows, pooling, runs, strips
 from ..registry import implements
 from ..runtime import memory
 from ..runtime.executable import Executable
@@ -30,7 +30,7 @@ def unrolled(sizes: Sequence[int]) -> int:
     return max(1, min(4, MOST // (4 * max(work, 1)))) if work <= MOST else 0
 
 
-def forward_size(pool: Pool) -> int:
+def forward_size(pool: PoolWindows) -> int:
     """Return `unrolled` for a kernel from x to y."""
     parts = [runs(a, not pool.largest) for a in (pool.vertical, pool.horizontal)]
     taps = [sum(len(r.taps) for r in axis) for axis in parts]
@@ -40,7 +40,7 @@ def forward_size(pool: Pool) -> int:
     return unrolled(taps)
 
 
-def backward_size(pool: Pool) -> int:
+def backward_size(pool: PoolWindows) -> int:
     """Return `unrolled` for a kernel from dy to dx."""
     parts = [strips(a, not pool.largest) for a in (pool.vertical, pool.horizontal)]
     return unrolled([sum(1 + len(p) for s in axis for p in s.pixels) for axis in parts])
@@ -61,30 +61,30 @@ def max_pool2d(
     def run(x: NDArray) -> tuple[NDArray, NDArray]:
         source = channels_last(x)
         y = memory.images(n, c, e, f, x.dtype)
-        place = memory.images(n, c, e, f, BYTE)
-        function(address(source), address(y), address(place), n)
-        return y, place
+        argmax = memory.images(n, c, e, f, BYTE)
+        function(address(source), address(y), address(argmax), n)
+        return y, argmax
 
     return Executable(run, native=True)
 
 
 @implements("max_pool2d_dx")
 def max_pool2d_dx(
-    target: Target, dy: Spec, place: Spec, *, size: Pair, kernel: Pair, stride: Pair,
+    target: Target, dy: Spec, argmax: Spec, *, size: Pair, kernel: Pair, stride: Pair,
     padding: Padding, dilation: Pair,
 ) -> Executable | None:  # fmt: skip
     """Plan the gradient of the largest values."""
     n, c = dy.shape[:2]
     pool = pooling(Spec((n, c, *size), dy.dtype), kernel, stride, padding, dilation)
     unroll = backward_size(pool)
-    if not unroll or place.dtype != np.uint8:
+    if not unroll or argmax.dtype != np.uint8:
         return None
     function = build(backward, target, pool, unroll)
 
-    def run(dy: NDArray, place: NDArray) -> NDArray:
-        tops, places = channels_last(dy), channels_last(place)
+    def run(dy: NDArray, argmax: NDArray) -> NDArray:
+        tops, indices = channels_last(dy), channels_last(argmax)
         dx = memory.images(n, c, *size, dy.dtype)
-        function(address(tops), address(places), address(dx), n)
+        function(address(tops), address(indices), address(dx), n)
         return dx
 
     return Executable(run, native=True)

@@ -12,7 +12,7 @@ from ....array import NDArray, Spec
 from ....threads import WORTHWHILE, share
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
-from ..kernels.recurrent import WIDE, Layer, backward, forward, tile
+from ..kernels.recurrent import WIDE, RecurrentLayer, backward, forward, tile
 from ..kernels.recurrent_weights import Sums, weights
 from ..registry import implements
 from ..runtime import memory
@@ -40,14 +40,14 @@ def _shared(count: int, rows: int, macs: int, call: Tiles) -> None:
         share(whole + (rest > 0), work)
 
 
-class _Plan:
+class _SequencePlan:
     """What the kernels of a layer share: shapes, threads, and memory for panels."""
 
     def __init__(self, target: Target, cell: str, states: Spec, backwards: bool, macs: int) -> None:
         (self.steps, self.batch, self.size), self.dtype = states
         self.rows, self.backwards, self.macs = tile(target), backwards, macs
         self.target, self.lanes = target, target.lanes(self.dtype)
-        self.layer = Layer(cell, self.size, self.batch % self.rows)
+        self.layer = RecurrentLayer(cell, self.size, self.batch % self.rows)
         self.last = 0 if backwards else -1
 
     def share(self, call: Tiles) -> None:
@@ -68,8 +68,8 @@ class _Plan:
             if row not in kernels:
                 layer = self.layer._replace(inputs=width, apart=row)
                 kernels[row] = build(forward, self.target, self.dtype.name, layer)
-            bias, h, c, *made = arrays
-            pointers = [address(a) for a in (x, bias, h, c, lay(w_ih, w), *made)]
+            bias, h, c, *outputs = arrays
+            pointers = [address(a) for a in (x, bias, h, c, lay(w_ih, w), *outputs)]
             self.share(
                 lambda *rows: kernels[row](*pointers, self.batch, *rows, *where, step, *apart)
             )
@@ -82,13 +82,13 @@ class _Plan:
         blocks = -(-self.size // unit)
         wide = np.zeros((many, blocks * unit, width + self.size), self.dtype)
         turned = wide.reshape(many, blocks, unit, -1).transpose(1, 3, 0, 2)
-        inside, made = wide[:, : self.size], memory.empty(turned.shape, self.dtype, lasting=True)
+        inside, packed = wide[:, : self.size], memory.empty(turned.shape, self.dtype, lasting=True)
 
         def lay(w_ih: NDArray, w: NDArray) -> NDArray:
             inside[..., :width] = w_ih.reshape(many, self.size, width)
             inside[..., width:] = w.reshape(many, self.size, self.size)
-            made[...] = turned
-            return made
+            packed[...] = turned
+            return packed
 
         return lay
 
@@ -98,12 +98,12 @@ class _Plan:
         blocks = -(-self.size // line)
         wide = np.zeros((gates, blocks * line), self.dtype)
         turned = wide.reshape(gates, blocks, line).transpose(1, 0, 2)
-        made = memory.empty(turned.shape, self.dtype, lasting=True)
+        packed = memory.empty(turned.shape, self.dtype, lasting=True)
 
         def lay(w: NDArray) -> NDArray:
             wide[:, : self.size] = w
-            made[...] = turned
-            return made
+            packed[...] = turned
+            return packed
 
         return lay
 
@@ -124,17 +124,17 @@ def _alike(*specs: Spec) -> bool:
 @implements("lstm_sequence")
 def lstm_sequence(target: Target, *specs: Spec, backwards: bool) -> Executable | None:
     """Plan an LSTM's way through a sequence."""
-    return _lstm(target, specs, backwards, kept=True)
+    return _lstm(target, specs, backwards, all_steps=True)
 
 
 @implements("lstm_states")
 def lstm_states(target: Target, *specs: Spec, backwards: bool) -> Executable | None:
     """Plan an LSTM's way through a sequence of which only the states are wanted."""
-    return _lstm(target, specs, backwards, kept=False)
+    return _lstm(target, specs, backwards, all_steps=False)
 
 
 def _lstm(
-    target: Target, specs: tuple[Spec, ...], backwards: bool, kept: bool
+    target: Target, specs: tuple[Spec, ...], backwards: bool, all_steps: bool
 ) -> Executable | None:
     """Cells and acts are kept for all steps, or written over the last step's."""
     if not _alike(*specs):
@@ -143,18 +143,18 @@ def _lstm(
     dtype, gates = x.dtype, (*x.shape[:2], w_ih.shape[0])
     shape = (*x.shape[:2], state.shape[1])
     macs = prod(gates) * (x.shape[2] + state.shape[1])
-    plan = _Plan(target, "lstm", Spec(shape, dtype), backwards, macs)
+    plan = _SequencePlan(target, "lstm", Spec(shape, dtype), backwards, macs)
     call = plan.forward(x.shape[2])
-    apart = (state.size, 4 * state.size) if kept else (0, 0)
+    apart = (state.size, 4 * state.size) if all_steps else (0, 0)
 
     def run(x: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
         w_ih, bias, h, c, w = map(plain, xs)
         hs = memory.empty(shape, dtype)
-        cells = memory.empty(shape if kept else state.shape, dtype)
-        acts = memory.empty(gates if kept else gates[1:], dtype)
+        cells = memory.empty(shape if all_steps else state.shape, dtype)
+        acts = memory.empty(gates if all_steps else gates[1:], dtype)
         call(x, w_ih, w, [bias, h, c, hs, cells, acts], *apart)
         last = _copy(hs[plan.last])
-        return (hs, last, _copy(cells[plan.last]), cells, acts) if kept else (hs, last, cells)
+        return (hs, last, _copy(cells[plan.last]), cells, acts) if all_steps else (hs, last, cells)
 
     return Executable(run)
 
@@ -169,7 +169,7 @@ def rnn_sequence(
     x, _, _, state, *_ = specs
     states = Spec((*x.shape[:2], state.shape[1]), x.dtype)
     macs = states.size * (x.shape[2] + state.shape[1])
-    plan = _Plan(target, nonlinearity, states, backwards, macs)
+    plan = _SequencePlan(target, nonlinearity, states, backwards, macs)
     call = plan.forward(x.shape[2])
 
     def run(x: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
@@ -195,13 +195,13 @@ def lstm_sequence_dx(
     if not _alike(*specs):
         return None
     acts, cells = specs[:2]
-    plan = _Plan(target, "lstm", cells, backwards, acts.size * cells.shape[2])
+    plan = _SequencePlan(target, "lstm", cells, backwards, acts.size * cells.shape[2])
     function = build(backward, target, acts.dtype.name, plan.layer, present[0])
     lay, where = plan.panels_back(), plan.way(back=True)
 
     def run(*xs: NDArray) -> tuple[NDArray, NDArray]:
-        acts, cells, c, w, *dys = map(plain, xs)
-        dhs, dlast, dcell = _placed(dys, present)
+        acts, cells, c, w, *grad_outputs = map(plain, xs)
+        dhs, dlast, dcell = _placed(grad_outputs, present)
         dh, dc = _start(dlast, c), _start(dcell, c)
         dgates, panels = memory.empty(acts.shape, acts.dtype), lay(w)
         arrays = (acts if dhs is None else dhs, acts, cells, c, panels, dgates, dh, dc)
@@ -220,13 +220,13 @@ def rnn_sequence_dx(
     if not _alike(*specs):
         return None
     states = specs[0]
-    plan = _Plan(target, nonlinearity, states, backwards, states.size * states.shape[2])
+    plan = _SequencePlan(target, nonlinearity, states, backwards, states.size * states.shape[2])
     function = build(backward, target, states.dtype.name, plan.layer, present[0])
     lay, where = plan.panels_back(), plan.way(back=True)
 
     def run(*xs: NDArray) -> NDArray:
-        hs, w, *dys = map(plain, xs)
-        dhs, dlast = _placed(dys, present)
+        hs, w, *grad_outputs = map(plain, xs)
+        dhs, dlast = _placed(grad_outputs, present)
         dh, panels = _start(dlast, hs), lay(w)
         dgates = memory.empty(hs.shape, hs.dtype)
         arrays = (hs if dhs is None else dhs, hs, hs, hs, panels, dgates, dh, dh)
@@ -237,8 +237,8 @@ def rnn_sequence_dx(
     return Executable(run)
 
 
-def _placed(dys: list[NDArray], present: Flags) -> list[NDArray | None]:
-    some = iter(dys)
+def _placed(grad_outputs: list[NDArray], present: Flags) -> list[NDArray | None]:
+    some = iter(grad_outputs)
     return [next(some) if there else None for there in present]
 
 

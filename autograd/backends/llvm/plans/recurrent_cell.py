@@ -39,9 +39,9 @@ def lstm_cell(target: Target, gates: Spec, c: Spec) -> Executable | None:
 
     def run(gates: NDArray, c: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         x, old = plain(gates), plain(c)
-        made = [memory.empty(shape, x.dtype) for shape in (old.shape, old.shape, x.shape)]
-        function(*[address(a) for a in (x, old, *made)], rows, size)
-        return made[0], made[1], made[2]
+        outputs = [memory.empty(shape, x.dtype) for shape in (old.shape, old.shape, x.shape)]
+        function(*[address(a) for a in (x, old, *outputs)], rows, size)
+        return outputs[0], outputs[1], outputs[2]
 
     return Executable(run, native=True)
 
@@ -55,9 +55,9 @@ def lstm_cell_dx(target: Target, *specs: Spec) -> Executable | None:
     wide, (rows, size) = specs[2].shape, specs[3].shape
 
     def run(*xs: NDArray) -> tuple[NDArray, NDArray]:
-        given = [plain(x) for x in xs]
-        dgates, dc = (memory.empty(shape, given[0].dtype) for shape in (wide, (rows, size)))
-        function(*[address(a) for a in (*given, dgates, dc)], rows, size)
+        inputs = [plain(x) for x in xs]
+        dgates, dc = (memory.empty(shape, inputs[0].dtype) for shape in (wide, (rows, size)))
+        function(*[address(a) for a in (*inputs, dgates, dc)], rows, size)
         return dgates, dc
 
     return Executable(run, native=True)

@@ -40,7 +40,7 @@ def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> Executa
     def run(x: NDArray) -> NDArray:
         lie = layouts.of(x)
         if lie is None or (columns > 1 and not layouts.inner(lie, axis)):
-            layout_stats.aside += 1
+            layout_stats.fallbacks += 1
             return sum_over(x, others).reshape(shape)
         to = parts.address(0)
         function(address(x), to, layouts.size, period, block)

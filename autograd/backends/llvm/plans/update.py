@@ -36,14 +36,16 @@ def sgd(
     layouts, options = Layouts(w), (momentum != 0, weight_decay != 0, bool(nesterov))
     function = build(descend, target, w.dtype.name, *options)
     settings = np.array([0, momentum, 1 - dampening, weight_decay], w.dtype)
-    given = address(settings)
+    address_of_settings = address(settings)
 
     def run(w: NDArray, g: NDArray, v: NDArray, lr: NDArray) -> None:
         settings[0] = lr  # which is why it is not native: a recording would keep the rate
         changed = (w, v) if momentum else (w,)
 
         def go(w: NDArray, *rest: NDArray) -> None:
-            function(*[address(x) for x in (w, rest[-1], rest[0])], given, layouts.size)
+            function(
+                *[address(x) for x in (w, rest[-1], rest[0])], address_of_settings, layouts.size
+            )
 
         _in_place(layouts, go, changed, (g,))
 
@@ -82,11 +84,11 @@ def _in_place(
 
 
 def _overlapping(layouts: Layouts, changed: Sequence[NDArray], read: Sequence[NDArray]) -> bool:
-    places = [address(x) for x in (*changed, *read)]
+    addresses = [address(x) for x in (*changed, *read)]
     return any(
-        overlap(places[i], other, layouts.nbytes)
+        overlap(addresses[i], other, layouts.nbytes)
         for i in range(len(changed))
-        for other in places[i + 1 :]
+        for other in addresses[i + 1 :]
     )
 
 
@@ -109,12 +111,12 @@ def store(target: Target, slot: Spec, g: Spec) -> Executable | None:
             return
         if g.strides not in known and len(known) < WAYS:  # none is forgotten: recordings use them
             known[g.strides] = offsets(g.strides)
-        places = known.get(g.strides)
-        if places is None or not slot.flags.c_contiguous or np.may_share_memory(slot, g):
-            layout_stats.aside += 1
+        table = known.get(g.strides)
+        if table is None or not slot.flags.c_contiguous or np.may_share_memory(slot, g):
+            layout_stats.fallbacks += 1
             slot[...] = g
         else:
-            function(address(g), address(places), address(slot), rows, columns)
+            function(address(g), address(table), address(slot), rows, columns)
 
     return Executable(run, native=True)
 
@@ -149,7 +151,7 @@ def _offsets(shape: tuple[int, ...], size: int, strides: tuple[int, ...]) -> NDA
     if strides[0] != size or any(s % size for s in strides):
         return None
     steps = [np.arange(n) * (s // size) for n, s in zip(shape[1:], strides[1:], strict=True)]
-    places = np.zeros((), np.int64)
+    offsets = np.zeros((), np.int64)
     for step in steps:
-        places = places[..., None] + step
-    return np.ascontiguousarray(places.reshape(-1), np.int64)
+        offsets = offsets[..., None] + step
+    return np.ascontiguousarray(offsets.reshape(-1), np.int64)

@@ -20,11 +20,11 @@ class LayoutStats(local):
     they differ, addresses of kernels do not say all that the call did."""
 
     copies = 0
-    aside = 0
+    fallbacks = 0
 
     def read(self) -> tuple[int, int]:
         """Return both numbers."""
-        return self.copies, self.aside
+        return self.copies, self.fallbacks
 
 
 layout_stats = LayoutStats()
@@ -135,9 +135,9 @@ class Layouts:
             strides = xs[0].strides
             if all(x.strides == strides or self.of(x) == first for x in xs[1:]):
                 return xs, first[1]
-        found = [lie for lie in map(self.of, xs) if lie is not None]
-        last = [lie for lie in found if self.inner(lie, 1)]
-        bare, strides = (last or found or [self.plain])[0]
+        dense = [lie for lie in map(self.of, xs) if lie is not None]
+        last = [lie for lie in dense if self.inner(lie, 1)]
+        bare, strides = (last or dense or [self.plain])[0]
         return tuple(self._moved(x, bare, strides) for x in xs), strides
 
     def _moved(self, x: NDArray, bare: Strides, strides: Strides) -> NDArray:

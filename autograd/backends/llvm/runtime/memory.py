@@ -20,7 +20,7 @@ IDLE = 1 << 25  # bytes that may be held besides twice those that were ever used
 MALLOC = 1 << 16  # bytes up to which memory from malloc costs less than keeping it
 
 
-class Memory:
+class SystemMemory:
     """Some bytes from the system, and their first aligned address."""
 
     __slots__ = ("numbers", "start")
@@ -38,20 +38,20 @@ class Arena:
     for it; `reserved` are the bytes that are free and still nobody else's."""
 
     def __init__(self) -> None:
-        self.free: dict[int, list[Memory]] = defaultdict(list)
+        self.free: dict[int, list[SystemMemory]] = defaultdict(list)
         self.reserved = 0
         self.closed = True
-        self.taken: list[Memory] = []
-        self.kept: dict[Any, tuple[Any, NDArray]] = {}
+        self.taken: list[SystemMemory] = []
+        self.retained: dict[Any, tuple[Any, NDArray]] = {}
 
     def __del__(self) -> None:
         pool.release(self)
 
 
-class Again:
+class ReplayedMemory:
     """Gives out memory that was taken before, in the same order; it belongs to an arena still."""
 
-    def __init__(self, memory: list[Memory]) -> None:
+    def __init__(self, memory: list[SystemMemory]) -> None:
         self.memory = memory[::-1]
 
     def take(self, room: int) -> Any:
@@ -64,25 +64,25 @@ class Again:
         return block
 
 
-class Pool(Account):
+class BlockPool(Account):
     """Blocks of memory by size. A block comes back when the last array that lies in it is gone. In
     a thread that has an arena, blocks come from there and go back there."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.free: dict[int, list[Memory]] = defaultdict(list)
+        self.free: dict[int, list[SystemMemory]] = defaultdict(list)
         self.kinds: dict[int, type[Any]] = {}
-        self.arenas: dict[int, Arena | Again] = {}  # by thread
+        self.arenas: dict[int, Arena | ReplayedMemory] = {}  # by thread
         self.closed = False
 
     def take(self, size: int, lasting: bool = False) -> Any:
         """Return a block of at least `size` bytes, as a ctypes array; a `lasting` one never lies in
         an arena. OutOfMemory beyond the limit."""
         room = SMALL if size <= SMALL else _rounded(size)
-        home: Pool | Arena = self
+        home: BlockPool | Arena = self
         if self.arenas and not lasting:
             arena = self.arenas.get(get_ident())
-            if isinstance(arena, Again):
+            if isinstance(arena, ReplayedMemory):
                 return arena.take(room)
             home = arena or self
         try:
@@ -100,13 +100,13 @@ class Pool(Account):
         block.memory, block.home = memory, home
         return block
 
-    def _more(self, room: int) -> Memory:
+    def _more(self, room: int) -> SystemMemory:
         """Return memory that is free, or new from the system."""
         try:
             return self.free[room].pop()
         except IndexError:
             self._grow(room)
-            return Memory(room)
+            return SystemMemory(room)
 
     def _grow(self, room: int) -> None:
         needed = self.used + room
@@ -138,9 +138,9 @@ class Pool(Account):
         self.used += arena.reserved
         self.peak = max(self.peak, self.used)
 
-    def again(self, memory: list[Memory]) -> None:
+    def again(self, memory: list[SystemMemory]) -> None:
         """Give this thread memory that was taken before, until `end`."""
-        self.arenas[get_ident()] = Again(memory)
+        self.arenas[get_ident()] = ReplayedMemory(memory)
 
     def end(self) -> None:
         """End what `again` began."""
@@ -178,7 +178,7 @@ def _rounded(size: int) -> int:
     return -(-size // step) * step
 
 
-pool = Pool()
+pool = BlockPool()
 register(pool)
 
 
@@ -196,17 +196,17 @@ def lasting(asker: Any, size: int, dtype: np.dtype[Any], own: dict[Any, NDArray]
     recorded, those that he has for all recordings of the arena."""
     arena = pool.arena()
     name = id(own), asker
-    made = own.get(asker) if arena is None else arena.kept.get(name, (own, None))[1]
-    if made is None or made.size < size:
-        made = np.ndarray((size,), dtype, pool.take(size * dtype.itemsize, lasting=True))
-        made[...] = 0
+    array = own.get(asker) if arena is None else arena.retained.get(name, (own, None))[1]
+    if array is None or array.size < size:
+        array = np.ndarray((size,), dtype, pool.take(size * dtype.itemsize, lasting=True))
+        array[...] = 0
         if arena is None:
-            own[asker] = made
+            own[asker] = array
         else:
-            if name in arena.kept:  # too small for this call, but earlier ones use it
-                arena.kept[name, len(arena.kept)] = arena.kept[name]
-            arena.kept[name] = own, made
-    return made
+            if name in arena.retained:  # too small for this call, but earlier ones use it
+                arena.retained[name, len(arena.retained)] = arena.retained[name]
+            arena.retained[name] = own, array
+    return array
 
 
 def images(n: int, c: int, h: int, w: int, dtype: np.dtype[Any]) -> NDArray:

@@ -47,9 +47,9 @@ def chained(first: ByImages, count: int, then: ByImages) -> Executable:
     second's first."""
 
     def run(*arrays: NDArray) -> tuple[Any, Any]:
-        made, fill = first.begin(*arrays[:count])
-        result, work = then.begin(made, *arrays[count:])
-        few = max(1, CACHED * first.images // made.nbytes)
+        intermediate, fill = first.begin(*arrays[:count])
+        result, work = then.begin(intermediate, *arrays[count:])
+        few = max(1, CACHED * first.images // intermediate.nbytes)
 
         def both(begin: int, many: int, worker: int) -> None:
             for start in range(begin, begin + many, few):
@@ -58,7 +58,7 @@ def chained(first: ByImages, count: int, then: ByImages) -> Executable:
                 work(start, size, worker)
 
         over_images(first.macs + then.macs, first.images, both)
-        return result, made
+        return result, intermediate
 
     return Executable(run, native=True)
 
@@ -69,11 +69,11 @@ class Scratch:
 
     def __init__(self, size: int, dtype: np.dtype[Any] | str) -> None:
         self.size, self.dtype = max(1, size), np.dtype(dtype)
-        self.held: dict[int, NDArray] = {}
+        self.arrays: dict[int, NDArray] = {}
 
     def address(self, worker: int) -> int:
         """Return the address of a thread's memory."""
-        return address(memory.lasting(worker, self.size, self.dtype, self.held))
+        return address(memory.lasting(worker, self.size, self.dtype, self.arrays))
 
 
 def over_images(macs: int, images: int, work: Work) -> None:

@@ -25,29 +25,29 @@ from ..kernels.sweep import copied
 from ..kernels.walk import ENTRY, walk
 from .executable import Executable
 from .layout import address, layout_stats, plain
-from .memory import Arena, Memory, empty, pool
+from .memory import Arena, SystemMemory, empty, pool
 
 Recorded: TypeAlias = tuple[int, tuple[int | None, ...]]
 Step: TypeAlias = Callable[[], Any]
 
 
-class Recording:
+class NativeRecording:
     """Records what this thread computes within a `with` block. `replay()` computes it again, on the
     same memory: copy results that are still needed. Arrays that the block made lose their numbers,
     unless `hold` keeps them. A recording `beside` another shares its memory; the two must not be
     replayed at the same time. `spoiled`: something was computed elsewhere, which a replay would
     lack."""
 
-    def __init__(self, target: Target, beside: Recording | None = None) -> None:
+    def __init__(self, target: Target, beside: NativeRecording | None = None) -> None:
         self.arena: Arena = Arena() if beside is None else beside.arena
         self.walk = jit.build(walk, target)
         self._copy = _copying(target)
         self.spoiled = False
         self.calls: list[Recorded | Step] = []
         self.steps: list[Step] = []
-        self.held: dict[int, Any] = {}
+        self.retained: dict[int, Any] = {}
 
-    def __enter__(self) -> Recording:
+    def __enter__(self) -> NativeRecording:
         self._begin()
         return self
 
@@ -74,7 +74,7 @@ class Recording:
 
     def _note(self, code: int, arguments: tuple[int | None, ...], engine: Any) -> None:
         self.calls.append((code, arguments))
-        self.held[id(engine)] = engine
+        self.retained[id(engine)] = engine
 
     def compute(self, kernel: Callable[..., Any], values: Sequence[NDArray]) -> Any:
         """Call a kernel and record it."""
@@ -84,8 +84,8 @@ class Recording:
         mark, moves, before = len(self.calls), layout_stats.read(), len(taken)
         result = kernel(*values)
         if isinstance(kernel, Executable) and kernel.native and layout_stats.read() == moves:
-            for kept in (kernel, *values, *_leaves(result)):
-                self._hold_foreign(kept)
+            for value in (kernel, *values, *_leaves(result)):
+                self._hold_foreign(value)
             return result
         # It is called again as a whole, and calls these functions itself: they are not walked.
         del self.calls[mark:]
@@ -107,7 +107,7 @@ class Recording:
 
     def hold(self, value: NDArray) -> None:
         """Keep the numbers of an array that the recording made."""
-        self.held[id(value)] = value
+        self.retained[id(value)] = value
 
     def owns(self, value: Any) -> bool:
         """Tell whether an array lies in the recording's memory."""
@@ -115,10 +115,10 @@ class Recording:
             value = value.base
         return getattr(value, "home", None) is self.arena
 
-    def _hold_foreign(self, kept: Any) -> None:
+    def _hold_foreign(self, value: Any) -> None:
         """Keep a kernel, or an array whose memory is not the recording's own."""
-        if not self.owns(kept):
-            self.held[id(kept)] = kept
+        if not self.owns(value):
+            self.retained[id(value)] = value
 
     def _steps(self) -> Iterator[Step]:
         """Yield the steps of a replay: walks, and calls of Python between them."""
@@ -155,7 +155,7 @@ def _copying(target: Target) -> Executable:
         y = empty(x.shape, x.dtype)
         function = jit.build(copied, target, x.dtype.name) if x.dtype in COMPUTED else None
         if function is None or not x.size:
-            layout_stats.aside += 1
+            layout_stats.fallbacks += 1
             y[...] = x
         else:
             x = plain(x)
@@ -188,16 +188,16 @@ def _is_view(result: NDArray, values: Sequence[NDArray]) -> bool:
 
 def _call_again(
     kernel: Callable[..., Any], values: Sequence[NDArray], results: Sequence[NDArray],
-    memory: list[Memory],
+    memory: list[SystemMemory],
 ) -> None:  # fmt: skip
     """Call a kernel again, in the same memory, and copy its results to those of the first call,
     unless they already lie there."""
     pool.again(memory)
     try:
-        made = kernel(*values)
+        outputs = kernel(*values)
     finally:
         pool.end()
-    for old, new in zip(results, _leaves(made), strict=True):
+    for old, new in zip(results, _leaves(outputs), strict=True):
         there = type(new) is np.ndarray and address(old) == address(new)
         if not there and not _is_view(old, values):
             old[...] = new

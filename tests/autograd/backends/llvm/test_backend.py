@@ -99,7 +99,7 @@ def test_unknown_backends_and_options(name: str, said: str) -> None:
 
 
 def test_memory_comes_back_with_the_last_view_and_a_limit_is_told() -> None:
-    pool = memory.Pool()
+    pool = memory.BlockPool()
     held = np.ndarray((1000, 3), np.float32, pool.take(12000))
     assert held.ctypes.data % memory.ALIGNED == 0
     first, view = held.ctypes.data, held[1:].T

@@ -200,7 +200,7 @@ def test_each_thread_has_scratch_memory_of_its_own(
     ag.set_num_threads(3)
     work.run(*(layout.address(a) for a in (x, w, w, y)))
     close(y, x.astype(float) @ w)
-    assert len({layout.address(room) for room in work.room.held.values()}) == 3
+    assert len({layout.address(room) for room in work.room.arrays.values()}) == 3
 
 
 def test_what_does_not_pay_is_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def test_each_thread_has_memory_of_its_own() -> None:
     places = [scratch.address(worker) for worker in (0, 1, 2)]
     assert len({*places}) == 3
     assert places == [scratch.address(worker) for worker in (0, 1, 2)]
-    assert all((memory == 0).all() and memory.size == 10 for memory in scratch.held.values())
+    assert all((memory == 0).all() and memory.size == 10 for memory in scratch.arrays.values())
 
 
 def test_each_part_is_of_its_own_images() -> None:

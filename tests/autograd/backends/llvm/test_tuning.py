@@ -24,7 +24,7 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 from tallygrad.autograd.backends.llvm import tuning
 from tallygrad.autograd.backends.llvm.compiler import cache
 from tallygrad.autograd.backends.llvm.compiler.isa import targets
-from tallygrad.autograd.backends.llvm.kernels.conv_direct import Tile
+from tallygrad.autograd.backends.llvm.kernels.conv_direct import ConvTile
 from tallygrad.autograd.backends.llvm.registry import find
 from tallygrad.autograd.backends.llvm.tuning import Choice, Tuner
 
@@ -70,7 +70,7 @@ def test_every_choice_gives_the_same_numbers(
 
 def test_tiles_are_varied_by_factors_and_never_vanish() -> None:
     varied = replace(GUESS, varied=(("unroll", 2.0), ("rows", 0.1), ("tiles", 3.0)))
-    tile = Tile(2, 8, 1, 3, 4, 16)
+    tile = ConvTile(2, 8, 1, 3, 4, 16)
     assert varied.vary(tile) == tile._replace(unroll=8, rows=1)
     assert varied.bare == GUESS and GUESS.vary(tile) == tile
 

@@ -161,8 +161,8 @@ class Guarded:
     def scratch(self, size: int, dtype: str) -> parallel.Scratch:
         """Return scratch memory whose zeros, for the first thread, lie between two guards."""
         made = parallel.Scratch(size, dtype)
-        made.held[0] = self.empty((made.size,), made.dtype)
-        made.held[0][...] = 0
+        made.arrays[0] = self.empty((made.size,), made.dtype)
+        made.arrays[0][...] = 0
         return made
 
     def holding(self, x: np.ndarray) -> np.ndarray:
