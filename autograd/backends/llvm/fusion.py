@@ -7,7 +7,7 @@ returns the kernel that also does the pending calls, None if there is none.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -65,14 +65,6 @@ def _(target: Target, x: Spec, *others: Spec, eps: float = 0.0) -> Deferral | No
 def _(target: Target, x: Spec, *others: Spec, **attributes: Any) -> Deferral | None:
     """All of it is deferred: what reads it may become its epilogue."""
     return Deferral() if x.size >= LEAST else None
-
-
-class _Chain(NamedTuple):
-    """A kernel of a convolution and the calls before it: see `deferred.Fused`."""
-
-    kernel: Executable
-    inlined: Inlined
-    also_made: tuple[tuple[int, ...], ...] = ()
 
 
 @fuses("relu")
@@ -189,7 +181,7 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
 
     also_made = (0,), *((0, *path) for path in chain.also_made)
     inlined = chain.inlined, *(None,) * len(others)
-    return Fused(Executable(run, native=chain.kernel.native), inlined, also_made)
+    return Fused(Executable(run, native=_is_native(chain)), inlined, also_made)
 
 
 def _read(signature: Signature) -> Inlined:
@@ -197,18 +189,18 @@ def _read(signature: Signature) -> Inlined:
     return (None,) * len(signature.operands)
 
 
-def _behind(target: Target, signature: Signature, plan: ByImages) -> _Chain | None:
+def _behind(target: Target, signature: Signature, plan: ByImages) -> Fused | None:
     """Return the kernel of a convolution and of the pending call behind its first operand."""
     before, *others = signature.operands
     if any(others):
         return None
     if before is None:
-        return _Chain(plan, _read(signature))
+        return Fused(plan, _read(signature))
     first, inlined = _by_images(target, before)
     if first is None:
         return None
     kernel = chained(first, _num_arrays(inlined), plan)
-    return _Chain(kernel, (inlined, *(None,) * len(others)), ((0,),))
+    return Fused(kernel, (inlined, *(None,) * len(others)), ((0,),))
 
 
 @fuses("batch_norm_sums")
@@ -258,7 +250,7 @@ def _last_gradient(signature: Signature) -> tuple[Signature, int]:
     return signature, 0
 
 
-def _masked_sums(target: Target, call: Call, chain: _Chain, residual_first: bool) -> Executable:
+def _masked_sums(target: Target, call: Call, chain: Fused, residual_first: bool) -> Executable:
     """Return the executable of `_summing`. It is given the operands of a sum in their order, so the
     residual may come before the convolution's, behind which its epilogue takes it."""
     x = call.specs[1]
@@ -275,7 +267,7 @@ def _masked_sums(target: Target, call: Call, chain: _Chain, residual_first: bool
         merge(address(rows), address(var), address(dw), address(db), n)
         return (dw, db), *(outputs if chain.also_made else (outputs,))
 
-    return Executable(run, native=chain.kernel.native)
+    return Executable(run, native=_is_native(chain))
 
 
 def _behind_relu(signatures: Signatures) -> bool:
@@ -308,8 +300,7 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     then = find(call.target, call.name, call.specs, call.attrs)
     if not isinstance(then, ByImages):
         return None
-    chain = _behind(target, Signature(call, signatures), then)
-    return Fused(*chain) if chain else None
+    return _behind(target, Signature(call, signatures), then)
 
 
 def _by_images(target: Target, signature: Signature) -> tuple[ByImages | None, Inlined]:
@@ -322,6 +313,11 @@ def _by_images(target: Target, signature: Signature) -> tuple[ByImages | None, I
     elif signature.call.name == "batch_norm_dx" and not any(signature.operands):
         first = slope(target, signature.call.specs[1], signature.call.attrs["eps"], masked=False)
     return (first if isinstance(first, ByImages) else None), inlined
+
+
+def _is_native(fused: Fused) -> bool:
+    """Tell whether compiled functions do all of a fused kernel's arithmetic."""
+    return isinstance(fused.kernel, Executable) and fused.kernel.native
 
 
 def _num_arrays(inlined: Inlined) -> int:

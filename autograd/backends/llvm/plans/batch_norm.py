@@ -9,7 +9,8 @@ import numpy as np
 from ....array import NDArray, Spec
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
-from ..kernels.batch_norm import arranged, gradient, gradient_sums, normalise, statistics
+from ..kernels.batch_norm import gradient, gradient_sums, normalise, statistics
+from ..kernels.batch_norm_passes import arranged
 from ..kernels.epilogue import NOTHING, Epilogue
 from ..registry import implements
 from ..runtime.executable import Executable

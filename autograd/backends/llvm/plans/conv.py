@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -130,26 +130,36 @@ def conv2d_dx(
     target: Target, dy: Spec, w: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
     groups: int, epilogue: Epilogue = NOTHING,
 ) -> ByImages:  # fmt: skip
-    """Plan the gradient of x, and an epilogue, whose arrays come last. The pixels of each remainder
-    by the stride, a phase, are a correlation of dy with the taps that reach them, which may be
-    none."""
+    """Plan the gradient of x, and an epilogue, whose arrays come last."""
     if _plain(dy, stride, dilation, groups):
         fast = _fast_dx(target, dy, w, size, padding, epilogue)
         if fast is not None:
             return fast
+    subgrids = [
+        (first, _subgrid(dy, w, size, first, stride, padding, dilation, groups))
+        for first in product(range(min(stride[0], size[0])), range(min(stride[1], size[1])))
+    ]
+    return _direct_dx(target, dy, w, size, subgrids, groups, epilogue)
+
+
+# The pixels of dx at one remainder by the stride: the first of them, and the correlation of dy with
+# the taps that reach them, which may be none.
+Subgrid: TypeAlias = tuple[Pair, Correlation]
+
+
+def _direct_dx(
+    target: Target, dy: Spec, w: Spec, size: Pair, subgrids: list[Subgrid], groups: int,
+    epilogue: Epilogue,
+) -> ByImages:  # fmt: skip
+    """Plan the gradient of x by direct kernels, one for each subgrid."""
     (n, m, e, f), (_, channels, r, s) = dy.shape, w.shape
     (h, wide), c = size, channels * groups
-    parts = [
-        (first, _phase(dy, w, size, first, stride, padding, dilation, groups))
-        for first in product(range(min(stride[0], h)), range(min(stride[1], wide)))
-    ]
     pixel = c * dy.dtype.itemsize
-    phases = [*_built(target, parts, n, wide * pixel, pixel, epilogue)]
-    sums = sum(prod(part.output) * len(part.taps) for _, part in parts) * m * channels
-    # All phases have as many results, and so as many vectors of them.
-    vectors = forward_tile(target, parts[-1][1], n).vectors
+    kernels = [*_subgrid_kernels(target, subgrids, n, wide * pixel, pixel, epilogue)]
+    sums = sum(prod(grid.output) * len(grid.taps) for _, grid in subgrids) * m * channels
+    # All subgrids have as many results, and so as many vectors of them.
+    vectors = forward_tile(target, subgrids[-1][1], n).vectors
     packed = _packer(target, w, groups, vectors, turned=True)
-    macs = n * prod((e, f, m, channels, r, s))
     steps = (dy.nbytes // n, h * wide * pixel)
 
     def begin(dy: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
@@ -159,27 +169,26 @@ def conv2d_dx(
         def some(first: int, count: int, worker: int) -> None:
             ends = address(source) + first * steps[0], address(weights)
             to = address(dx) + first * steps[1]
-            for offset, function, scratch in phases:
+            for offset, function, scratch in kernels:
                 own = to + offset, scratch.address(worker)
                 function(*ends, *own, *tail(first, offset), count)
 
         return dx, some
 
-    return ByImages(n, macs, begin, executed=n * sums)
+    return ByImages(n, n * prod((e, f, m, channels, r, s)), begin, executed=n * sums)
 
 
-def _built(
-    target: Target, parts: list[tuple[Pair, Correlation]], images: int, row: int, pixel: int,
-    epilogue: Epilogue,
-) -> Iterator[tuple[int, Any, Scratch]]:  # fmt: skip
-    """Yield for each phase of dx, whose rows and pixels are so many bytes apart, where it begins,
-    its kernel, and memory for borders."""
-    for number, (first, part) in enumerate(parts):
-        tile = forward_tile(target, part, images)
-        # Only the first phase begins the epilogue's sums; the others go on with them.
+def _subgrid_kernels(
+    target: Target, subgrids: list[Subgrid], images: int, row: int, pixel: int, epilogue: Epilogue
+) -> Iterator[tuple[int, Any, Scratch]]:
+    """Yield where each subgrid of dx begins, in bytes, its kernel, and memory for borders; `row`
+    and `pixel` are the bytes of one of dx."""
+    for number, (first, grid) in enumerate(subgrids):
+        tile = forward_tile(target, grid, images)
+        # Only the first subgrid begins the epilogue's sums; the others go on with them.
         begins = not (number and any(epilogue))
-        function = build(correlate, target, part, tile, False, epilogue, begins)
-        yield first[0] * row + first[1] * pixel, function, bordered(part, tile)
+        function = build(correlate, target, grid, tile, False, epilogue, begins)
+        yield first[0] * row + first[1] * pixel, function, bordered(grid, tile)
 
 
 def _fast_dx(
@@ -203,7 +212,7 @@ def _fast_dx(
     return _fast(plan, n, channels, size, 2, epilogue, multiplications(fast, n))
 
 
-def _phase(
+def _subgrid(
     dy: Spec, w: Spec, size: Pair, first: Pair, stride: Pair, padding: Any, dilation: Pair,
     groups: int,
 ) -> Correlation:  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import defaultdict
+from functools import cache
 from math import inf
 from threading import get_ident
 from typing import Any
@@ -59,9 +60,20 @@ class ReplayedMemory:
         if not self.memory or self.memory[-1].numbers.size < room + ALIGNED:
             raise RuntimeError("a kernel takes other memory than when it was recorded")
         memory = self.memory.pop()
-        block = (ctypes.c_char * room).from_address(memory.start)
-        block.memory = memory  # type: ignore[attr-defined]
-        return block
+        view = _view_type(room).from_address(memory.start)
+        view.memory = memory
+        return view
+
+
+@cache
+def _view_type(room: int) -> type[Any]:
+    """Return the ctypes array of `room` bytes that keeps its memory alive and gives it back to
+    nobody."""
+
+    class View(ctypes.c_char * room):  # type: ignore[misc]
+        __slots__ = ("memory",)
+
+    return View
 
 
 class BlockPool(Account):
