@@ -108,8 +108,13 @@ class Variable:
 
 
 class KernelBuilder:
-    """A function under construction. `pointers` and `integers` name its arguments, in order, which
-    are in `arguments`; `dtype` is the type of its vectors and of the steps of its addresses."""
+    """A function under construction.
+
+    `pointers` and `integers` name its arguments, in order, which are in `arguments`; `dtype` is the
+    type of its vectors and of the steps of its addresses. LLVM may assume that what is written
+    through one pointer is not accessed through another, except for those in `aliases`: calls may
+    pass one address for several of these.
+    """
 
     def __init__(
         self,
@@ -117,6 +122,7 @@ class KernelBuilder:
         dtype: npt.DTypeLike,
         pointers: Sequence[str],
         integers: Sequence[str] = (),
+        aliases: Sequence[str] = (),
     ) -> None:
         self.target, self.dtype = target, np.dtype(dtype)
         self.pointers, self.integers = tuple(pointers), tuple(integers)
@@ -126,8 +132,9 @@ class KernelBuilder:
         self.module = ir.Module("kernel")
         kinds = [POINTER] * len(pointers) + [I64] * len(integers)
         self.function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), "kernel")
-        for argument in self.function.args[: len(pointers)]:
-            argument.add_attribute("noalias")
+        for name, argument in zip(pointers, self.function.args, strict=False):
+            if name not in aliases:
+                argument.add_attribute("noalias")
         self.arguments = list(self.function.args)
         # Variables stand in the first block, so that LLVM finds them all.
         self._first = ir.IRBuilder(self.function.append_basic_block("variables"))

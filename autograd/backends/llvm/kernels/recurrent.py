@@ -1,9 +1,12 @@
-"""Kernels of a recurrent layer's way through a whole sequence, forward and backward.
+"""Kernels of a recurrent layer over a whole sequence, forward and backward.
 
-Rows of the batch do not depend on one another. A tile of rows is multiplied by a panel of weights
-with all sums in registers, and the cells follow while the sums are near. Panels lie as
-[block][k][4][lanes]: the four gates of as many units as a vector holds, or four vectors of units;
-forward, k counts the inputs first, then the states.
+Loops, from the outside: steps, panels of weights, tiles of rows of the batch, the inner axis. In
+registers are the sums of a tile: its rows (`tile`: 6 with 32 registers, 2 with 16) times the WIDE
+vectors of a panel. The cells follow while the sums are in the first-level cache. Rows of the batch
+do not depend on one another, so threads share tiles of rows over all steps.
+
+Panels lie as [block][k][4][lanes]: the four gates of as many units as a vector holds, or four
+vectors of units; forward, k counts the inputs first, then the states.
 """
 
 from __future__ import annotations
@@ -195,7 +198,10 @@ def forward(target: Target, dtype: str, layer: RecurrentLayer) -> KernelBuilder:
         "batch", "first", "tiles", "others", "steps", "start", "way", "x_apart", "cells_apart",
         "acts_apart",
     )  # fmt: skip
-    k = KernelBuilder(target, dtype, pointers, integers)
+    # Elman's network has no gates: its sums, and then its states, are written to hs as "acts".
+    k = KernelBuilder(
+        target, dtype, pointers, integers, aliases=() if layer.lstm else ("hs", "acts")
+    )
     x, bias, h, c, w, hs, cells, acts = k.arguments[: len(pointers)]
     batch, first, tiles, others, steps, start, way, *apart = k.arguments[len(pointers) :]
     rows, states = BatchRows(k, layer.rest, first, tiles, others), k.times(batch, layer.size)

@@ -1,4 +1,4 @@
-"""Loops over flat memory: element by element no axis matters."""
+"""Loops over flat memory, for work that is element by element: no axis matters."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def _some(k: KernelBuilder, count: Integer) -> AbstractContextManager[None]:
 
 
 def copied(target: Target, dtype: str) -> KernelBuilder:
-    """Return the kernel that copies numbers: from, to, how many."""
-    k = KernelBuilder(target, dtype, ("x", "y"), ("count",))
+    """Return the kernel that copies numbers: from, to, how many. The two may be one array."""
+    k = KernelBuilder(target, dtype, ("x", "y"), ("count",), aliases=("x", "y"))
     x, y, count = k.arguments
 
     def move(index: Integer, some: Integer | None) -> None:
@@ -51,8 +51,9 @@ def copied(target: Target, dtype: str) -> KernelBuilder:
 
 
 def increase(target: Target, dtype: str) -> KernelBuilder:
-    """Return the kernel of an addition in place: array, what is added, number of elements."""
-    k = KernelBuilder(target, dtype, ("x", "g"), ("count",))
+    """Return the kernel of an addition in place: array, what is added, number of elements. The two
+    may be one array."""
+    k = KernelBuilder(target, dtype, ("x", "g"), ("count",), aliases=("x", "g"))
     x, g, count = k.arguments
 
     def body(index: Integer, some: Integer | None) -> None:

@@ -1,5 +1,5 @@
-"""What changes arrays in place, each in one pass: the optimizer's step, moving averages, turned
-copies."""
+"""Kernels that change arrays in place, each in one sweep: the optimizer's step, moving averages;
+and transposed copies, for gradients that lie in another order than their slot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ def descend(
 ) -> KernelBuilder:
     """Return the kernel of a step of gradient descent: w, g, v, (lr, momentum, 1 - dampening,
     weight decay), number of elements."""
-    k = KernelBuilder(target, dtype, ("w", "g", "v", "settings"), ("count",))
+    names = ("w", "g", "v", "settings")
+    # Nothing keeps callers from passing one array twice. Each vector is read before it is written,
+    # so the result is that of separate arrays as long as LLVM does not move a read behind a write.
+    k = KernelBuilder(target, dtype, names, ("count",), aliases=("w", "g", "v"))
     w, g, v, settings, count = k.arguments
     rate, keep, gain, decay = (k.broadcast(k.at(settings, i)) for i in range(4))
 
@@ -37,7 +40,8 @@ def descend(
 
 def averaged(target: Target, dtype: str) -> KernelBuilder:
     """Return the kernel of x = x + rate (factor y - x): x, y, rate, factor, number of elements."""
-    k = KernelBuilder(target, dtype, ("x", "y", "rate", "factor"), ("count",))
+    names = ("x", "y", "rate", "factor")
+    k = KernelBuilder(target, dtype, names, ("count",), aliases=("x", "y"))
     x, y, rate, factor, count = k.arguments
     share, gain = k.broadcast(rate), k.broadcast(factor)
 
