@@ -1,9 +1,8 @@
-"""What is kept on disk from run to run: compiled kernels, and tiles that were found the fastest.
+"""The store on disk for what is reused from run to run: compiled kernels, and timed tiles.
 
 The folder holds machine code that will run, so nobody but this user may be able to change it, any
-folder above it, or a file in it (`private.py`): else nothing is kept. Each file carries a checksum:
-what is damaged is made anew. Files that nobody has read for the longest time go first when there
-are too many.
+folder above it, or a file in it (`private.py`); otherwise nothing is stored. Each file carries a
+checksum: a damaged one is compiled again. Beyond the limit, the least recently read files go first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""From a kernel's text to a function: compiled by LLVM once, kept on disk, loaded from there."""
+"""From a kernel's text to a function: compiled by LLVM once, stored on disk, loaded from there.
+
+The cache's key is a digest of the generator's name, its parameters, the target, the versions of
+LLVM, and the sources of the whole backend: plans choose parameters, so their edits count too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Squares of numbers turned round in registers."""
+"""Squares of numbers transposed in registers, by shuffles of two vectors: log2(lanes) rounds."""
 
 from __future__ import annotations
 

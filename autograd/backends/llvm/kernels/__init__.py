@@ -1,1 +1,1 @@
-"""Generators of machine code."""
+"""Generators of machine code. They know registers, tiles and addresses, but no arrays."""

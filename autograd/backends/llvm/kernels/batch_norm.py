@@ -48,7 +48,7 @@ def normalise(
             middle, spread = passes.statistics(x, c, m)
             k.store(k.convert(middle), k.at(mean, c), m)
             k.store(k.convert(spread), k.at(var, c), m)
-            # Rounded as it is written: a deferred normalisation, which reads it, gives the same bits.
+            # Rounded as it is written, so that a deferred normalisation gives the same bits.
             spread = passes.d.convert(k.convert(spread))
         slope = passes.doubled(w, c, m) / passes.d.sqrt(spread + eps)
         for which, value in enumerate((middle, slope, passes.doubled(b, c, m))):

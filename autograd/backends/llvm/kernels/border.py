@@ -1,5 +1,5 @@
-"""Where windows see beyond images: borders of zeros in scratch memory, so that no kernel asks where
-an image ends, and the columns of tiles that exist."""
+"""Borders: images are copied into scratch memory with zeros around them where windows see beyond
+them, so that no kernel asks where an image ends; and the columns of tiles that exist."""
 
 from __future__ import annotations
 

@@ -1,8 +1,14 @@
-"""Direct convolution: sums over taps, kept in registers.
+"""Direct convolution: sums over taps stay in registers.
 
-One generator serves the forward pass and, with taps and weights turned round, the gradient of x;
-another the gradient of w. A tap (row, column, index) says where, from its window's first pixel, it
-sees x, and which matrix (channels, results) of the weights it multiplies with.
+`correlate` loops over images, groups, blocks of results, tiles of pixels, taps and channels; in
+registers are the sums of a tile (rows x columns x vectors of results), the weights of the taps that
+share numbers of x, and one broadcast number of x. With taps and weights reversed the same generator
+gives the gradient of x. `correlate_weights` keeps the sums of some taps, channels and results in
+registers over all pixels of all images of a chunk. `plans/conv.py` chooses tiles so that the sums
+fit, and chunks of images that fit in half of the second-level cache.
+
+A tap (row, column, index) says where, from its window's first pixel, it sees x, and which matrix
+(channels, results) of the weights it multiplies with. Borders are copied with zeros (`border.py`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
-"""Winograd convolution of stride 1: blocks of tiles are transformed, multiplied position by
-position, and transformed back, all within half of the second-level cache.
+"""Winograd convolution of stride 1.
 
-Transformed data lie as [position][tile][channel]. While a position is multiplied, a share of the
-memory that comes next is asked for.
+Loops, from the outside: chunks of images, blocks of tiles; for each block its tiles are transformed
+to a plane, multiplied position by position (`multiply`: tiles x vectors of results in registers
+while channels run), and transformed back. Both planes stay in half of the second-level cache:
+`plans/conv_winograd.blocks` chooses the block. They lie as [position][tile][channel].
+
+While a position is multiplied, a share of the memory that comes next is prefetched, which spreads
+the traffic of the transforms over the arithmetic.
 """
 
 from __future__ import annotations

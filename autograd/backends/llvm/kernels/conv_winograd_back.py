@@ -1,9 +1,10 @@
-"""The gradient of x by Winograd's method turned round: tiles of dy are transformed, multiplied, and
+"""The gradient of x by the transposed Winograd method: tiles of dy are transformed, multiplied, and
 transformed to all that they add to dx, where neighbours overlap.
 
 Every step is the transpose of the convolution's own: dx = B [(G w) . (A dy)]. Where windows reach
 little beyond the image, dy has fewer tiles than dx, and so this needs fewer products than the
-convolution of dy with turned weights.
+convolution of dy with reversed weights. Loops and registers are those of `conv_winograd.py`; tiles
+add up on a canvas in scratch memory, which is copied to dx with the epilogue.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Weights of Winograd's method: transformed before the images, and their gradient after."""
+"""Weights of Winograd's method: transformed before the images, and their gradient after.
+
+The gradient keeps sums of some channels x vectors of results in registers while the tiles of a
+block run, one position at a time. It adds them up in transformed form over all blocks;
+`collect_weights` transforms them back once.
+"""
 
 from __future__ import annotations
 

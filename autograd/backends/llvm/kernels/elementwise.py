@@ -1,5 +1,9 @@
-"""Functions element by element: activations with their slopes, and arithmetic of two arrays, the
-second of which may be a number or numbers for each channel."""
+"""Functions element by element: activations with their derivatives, and arithmetic of two arrays,
+of which the second may be a single number or one for each channel.
+
+All are one sweep over flat memory, four vectors a turn (`sweep.py`). Arrays must lie alike: no axis
+matters. Numbers for each channel are repeated by the plan until they fill vectors.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
-"""What follows a kernel's arithmetic while its results are in registers: a scale for each channel,
-a residual, a ReLU or the mask of one; and what batch norm sums up, for each image by itself, so
-that it depends neither on threads nor on how images are taken: in float64 from tile to tile."""
+"""Epilogues: work on a kernel's results while they are in registers.
+
+A scale for each channel, a residual, a ReLU or the mask of one; and the sums of batch norm, for
+each image by itself, so that they depend neither on threads nor on the chunks in which images are
+taken: in float64 from tile to tile. `merge_moments` and `merge_sums` add up the images.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Local response normalisation, which divides by a power of sums over neighbouring channels."""
+"""Local response normalisation: x over a power of a sum of squares of neighbouring channels.
+
+For ROWS pixels at a time, a first body writes what windows add up to a scratch row with zeros on
+both sides, so that no window asks where channels end; a second body sums the windows with unaligned
+loads and writes the results.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,15 @@
-"""Kernels of matrix products: tiles of the result stay in registers while the inner axis runs.
+"""Matrix products: a tile of the result stays in registers while the inner axis runs.
 
-`multiply` has its lanes along the columns of the result. A panel, which is some vectors of columns,
-is copied so that its numbers lie side by side in the nearest cache, and turned round where the
-second matrix is given by columns; then all rows pass by it.
+Loops, from the outside: panels (some vectors of columns of b), pieces of the inner axis, tiles of
+rows, the inner axis. In registers are the sums of a tile (rows x vectors), one row of the panel and
+one broadcast number of a: `plans/linear.tile` chooses rows and vectors so that these fit.
 
-Long rows lie on pages of their own, of which a processor knows few at a time. Where each panel
-would visit all of them, panels are gone through within some rows of the second matrix, or within
-some rows of the result.
+- A panel is copied so that its numbers lie side by side in the first-level cache (32 KB,
+  `plans/linear.NEAR`), and transposed where b is given by columns; then all rows pass by it.
+- Long rows lie on pages of their own, of which a TLB knows few. Where each panel would visit all
+  of them, panels are gone through within some rows of b (`Order.INNER`), or several copied panels
+  within each tile of rows (`Order.ROWS`), which stay in the second-level cache.
+- `y_turned` computes the transpose: sums go to scratch memory, and are transposed panel by panel.
 """
 
 from __future__ import annotations

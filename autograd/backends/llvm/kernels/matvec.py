@@ -1,5 +1,8 @@
-"""A matrix times a vector: bound by memory, so as many rows as there are lanes are read side by
-side, and asked for ahead."""
+"""A matrix times a vector, which memory bounds: as many rows as a vector has lanes are read side by
+side, with a sum for each in a register, and memory is asked for ahead.
+
+At the end the sums are transposed, so that adding vectors in pairs adds up all lanes of each.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Images put into larger ones of zeros."""
+"""Images copied into larger ones of zeros: each is zeroed in one sweep, and its pixels are copied
+while it is in the cache."""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""Pooling of images: the largest value or the mean of each window, and their gradients.
+"""Pooling of images, forward and backward: the largest value or the mean of each window.
 
-Each pair of a run of rows and one of columns has its own code. A gradient is gathered: each pixel
-adds up what the windows that see it send, so that it is written once.
+Each pair of a run of rows and one of columns (`windows.py`) has its own code, in which it is known
+which taps lie in the image; so the inner loop, over vectors of channels, has no branches. Forward
+keeps the largest value and the number of its tap in registers; `argmax` stores that number as a
+byte. Backward gathers: each pixel of dx adds up what the windows that see it send, so that it is
+written once.
 """
 
 from __future__ import annotations

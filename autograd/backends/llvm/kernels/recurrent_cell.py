@@ -1,5 +1,5 @@
-"""Cells without their products: the LSTM's forward and backward, each in one pass over the gates,
-and that of Elman's network."""
+"""Recurrent cells without their products: the LSTM's forward and backward, each one sweep over the
+gates, and that of Elman's network. `recurrent.py` uses the same formulas within its steps."""
 
 from __future__ import annotations
 

@@ -1,5 +1,10 @@
-"""The gradients of a recurrent layer's weights: dgates^T times the inputs and the states before, in
-one pass over all, which takes the sums of dgates along."""
+"""The gradients of a recurrent layer's weights: dgates^T times the inputs and the previous states,
+in one pass over all steps, which takes the sums of dgates (the bias) along.
+
+Loops, from the outside: steps, chunks of rows of the batch, blocks of columns of the weights, tiles
+of gates, the rows of a chunk. Sums of a tile stay in registers over a chunk, and are then added to
+memory.
+"""
 
 from __future__ import annotations
 

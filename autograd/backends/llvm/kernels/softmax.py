@@ -1,4 +1,9 @@
-"""Softmax, its logarithm and cross entropy, row by row: a row has the numbers of all classes."""
+"""Softmax, its logarithm and cross entropy, row by row: a row has the numbers of all classes.
+
+Each kernel sweeps a row some times: for the largest number, for powers and their sums, and for the
+division. Sums stay in one vector register in the arrays' type; beyond BLOCK columns they are added
+up in float64 from block to block, so that rounding errors do not grow with the classes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Sums over the rows of a matrix."""
+"""Sums over the rows of a matrix: some vectors of columns stay in registers while the rows of a
+block run; blocks are added up in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A kernel that calls others: a table of addresses and arguments, walked without Python."""
+"""A kernel that calls others: a table of addresses and arguments, walked without Python.
+
+Captured steps are replayed by it (`runtime/recording.py`).
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""How the windows of pooling lie over images: along each axis, which windows lie alike, and which
-pixels are seen alike, so that no kernel asks whether a window reaches beyond the image."""
+"""How the windows of pooling lie over images: along each axis, which windows see the same taps, and
+which pixels are seen by the same windows. `pool.py` generates one piece of code for each such run,
+so that no kernel asks whether a window reaches beyond the image."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a primitive becomes for given shapes."""
+"""What a primitive becomes for given shapes: which kernel, which tile, which memory."""

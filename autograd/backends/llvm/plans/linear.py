@@ -190,6 +190,7 @@ def linear(
 
     def run(x: NDArray, w: NDArray, *more: NDArray) -> NDArray:
         left, right, y = plain(x), plain(w), memory.empty(shape, x.dtype)
+        # Without a bias any address will do in its place: the kernel does not read it.
         others = [*map(plain, more)] if biases else [y, *map(plain, more)]
         bias, *rest = map(address, others)
         function(address(left), address(right), bias, address(y), *rest)

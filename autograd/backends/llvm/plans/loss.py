@@ -163,6 +163,7 @@ def cross_entropy(
     def run(x: NDArray, target: NDArray, *w: NDArray) -> tuple[NDArray, NDArray]:
         label = _Labels(target, w[0] if w else None, rows.size, dtype, ignore_index)
         source, p, sums = rows.get(x), rows.new(), memory.empty((3, rows.count), dtype)
+        # Without smoothing any address will do in their place: the kernel does not read it.
         v = _weights(w, rows.size, dtype) if smooth else sums
         first(address(source), address(p), address(v), address(sums), *extent)
         whole = np.log1p(sums[0])

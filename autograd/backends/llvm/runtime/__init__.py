@@ -1,1 +1,1 @@
-"""What runs a plan: memory, layouts, threads, recordings."""
+"""What executes a plan: memory, layouts, threads, recordings."""

@@ -1,4 +1,4 @@
-"""Where numbers lie: kernels take images channels-last, everything else in row-major order."""
+"""How arrays lie in memory: kernels take images channels-last, all else in row-major order."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Arrays for results: memory that was used before is used again, since fresh memory costs page
-faults that rival the arithmetic."""
+"""Arrays for results: blocks of memory are reused, since fresh memory costs page faults that rival
+the arithmetic."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Work on images shared among threads, cut by shapes alone, and memory that each thread has of its
-own."""
+"""Work on images that threads share, split by shape alone, and scratch memory for each thread."""
 
 from __future__ import annotations
 
