@@ -69,7 +69,7 @@ def fuses(name: str) -> Callable[[Entry], Entry]:
 
 def _once(table: dict[str, Any], name: str, entry: Entry) -> Entry:
     if name in table:
-        raise ValueError(f"{name} is registered already")
+        raise ValueError(f"{name}: expected one registration, got another")
     table[name] = entry
     return entry
 

@@ -58,7 +58,10 @@ class ReplayedMemory:
     def take(self, room: int) -> Any:
         """Return the next block. RuntimeError where it is smaller than `room` bytes, or missing."""
         if not self.memory or self.memory[-1].numbers.size < room + ALIGNED:
-            raise RuntimeError("a kernel takes other memory than when it was recorded")
+            left = self.memory[-1].numbers.size - ALIGNED if self.memory else 0
+            raise RuntimeError(
+                f"replay: expected a block of at most {left} bytes, as recorded, got {room}"
+            )
         memory = self.memory.pop()
         view = _view_type(room).from_address(memory.start)
         view.memory = memory
