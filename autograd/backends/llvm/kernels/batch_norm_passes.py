@@ -25,12 +25,12 @@ Formula = Callable[[Sequence[Vector], Sequence[Vector]], Vector]
 
 
 class NormRows(NamedTuple):
-    """Rows of `side` pixels with so many channels, `block` rows at a time."""
+    """How an array is cut into rows."""
 
     dtype: str
-    channels: int
-    side: int
-    block: int
+    channels: int  # of a pixel
+    side: int  # pixels of a row, so many that they fill whole vectors
+    block: int  # rows whose sums run in the arrays' type
 
     @property
     def width(self) -> int:
@@ -39,11 +39,11 @@ class NormRows(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """How many rows there are: whole blocks, rows after them, numbers of a last, shorter row."""
+    """How many rows there are; kernels take it as arguments."""
 
-    blocks: int
-    rest: int
-    tail: int
+    blocks: int  # whole blocks of rows
+    rest: int  # rows after them
+    tail: int  # numbers of a last, shorter row
 
 
 def arranged(target: Target, x: Spec) -> tuple[NormRows, Extent]:

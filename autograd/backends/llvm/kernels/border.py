@@ -11,13 +11,12 @@ Pair = tuple[int, int]
 
 
 class Border(NamedTuple):
-    """The part of images (h, w, channels) that windows see: from `start`, which may lie before
-    the image, `size` rows and columns."""
+    """The part of images (h, w, channels) that windows see."""
 
-    image: Pair
-    start: Pair
-    size: Pair
-    channels: int
+    image: Pair  # (h, w)
+    start: Pair  # first row and column, which may lie before the image
+    size: Pair  # rows and columns
+    channels: int  # of a pixel
 
     @property
     def needed(self) -> bool:

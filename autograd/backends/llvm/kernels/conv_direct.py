@@ -28,35 +28,32 @@ NEAR = 24 << 10  # bytes of weights that leave room for pixels in a first-level 
 
 
 class ConvTile(NamedTuple):
-    """What is kept in registers at once: rows and columns of pixels, vectors of results (or, for
-    the gradient of w, `columns` channels); how many taps share a number of x that was loaded, how
-    many channels (or pixels) are unrolled, and how many images are taken at a time."""
+    """How a direct convolution is blocked."""
 
-    rows: int
-    columns: int
-    vectors: int
-    taps: int
-    unroll: int
-    images: int
+    rows: int  # of pixels, in registers
+    columns: int  # of pixels (gradient of w: channels), in registers
+    vectors: int  # of results, in registers
+    taps: int  # that share a number of x once it is loaded
+    unroll: int  # channels (gradient of w: pixels) in one turn of the loop
+    images: int  # taken at a time, so that they stay in the second-level cache
 
 
 class Correlation(NamedTuple):
     """y[n, e, f, :] = the sum over taps of x[n, u e + row, v f + column, :] w[index], per group.
 
-    `image` is (h, w) of x, `output` (e, f) of y, `out` the numbers from one image, row and pixel of
-    y to the next. Weights are as `pack` leaves them; their gradient is
-    [group][index][channels][results]."""
+    Weights lie as `pack` leaves them; their gradient is [group][index][channels][results].
+    """
 
     dtype: str
-    channels: int
-    results: int
-    groups: int
-    indices: int
-    image: Pair
-    output: Pair
-    taps: tuple[Tap, ...]
-    stride: Pair
-    out: tuple[int, int, int]
+    channels: int  # of x, per group
+    results: int  # channels of y, per group
+    groups: int  # of channels that do not see one another
+    indices: int  # matrices of the weights
+    image: Pair  # (h, w) of x
+    output: Pair  # (e, f) of y
+    taps: tuple[Tap, ...]  # (row, column, index), see the head of this file
+    stride: Pair  # (u, v)
+    out: tuple[int, int, int]  # numbers from one image, row and pixel of y to the next
 
     @property
     def border(self) -> Border:
@@ -145,7 +142,7 @@ def pack(
 
 
 class _GroupWriter:
-    """The correlation of one group over some images."""
+    """Writes the correlation of one group over some images."""
 
     def __init__(
         self, k: KernelBuilder, c: Correlation, tile: ConvTile, x: Any, w: Any, bias: list[Any],

@@ -39,16 +39,15 @@ LINE = 16  # float32 numbers of a cache line
 
 class Winograd(NamedTuple):
     """y[n, e, f, :] = the sum over i, j < taps of x[n, e + top + i, f + left + j, :] w[i, j], in
-    tiles of `outputs` x `outputs` results; `start` is (top, left), `image` (h, w) of x, `output`
-    (e, f) of y."""
+    tiles of `outputs` x `outputs` results."""
 
-    outputs: int
-    taps: int
-    channels: int
-    results: int
-    image: Pair
-    output: Pair
-    start: Pair
+    outputs: int  # rows and columns of results of a tile: the m of F(m, r)
+    taps: int  # rows and columns of a filter: the r of F(m, r)
+    channels: int  # of x
+    results: int  # channels of y
+    image: Pair  # (h, w) of x
+    output: Pair  # (e, f) of y
+    start: Pair  # (top, left) of the first window, perhaps before the image
 
     @property
     def size(self) -> int:
@@ -108,23 +107,24 @@ def multiplications(c: Winograd, images_: int, gradient: bool = False) -> int:
 
 
 class BlockShape(NamedTuple):
-    """Images and rows of tiles of a block (all rows where there are several images); what is
-    multiplied in registers: tiles (or, for the gradient of w, channels) and vectors of results;
-    how many steps of the sum are unrolled."""
+    """How Winograd convolution is blocked."""
 
-    images: int
-    rows: int
-    tiles: int
-    vectors: int
-    unroll: int
+    images: int  # of a block
+    rows: int  # of tiles of a block: all of them where there are several images
+    tiles: int  # multiplied in registers (gradient of w: channels)
+    vectors: int  # of results, in registers
+    unroll: int  # steps of the sum in one turn of the loop
 
 
 class Plane(NamedTuple):
-    """Transformed data of a block: [position][tile][channel], channels padded to vectors. The
-    positions are an odd number of cache lines apart, so that they do not meet in one cache set."""
+    """Transformed data of a block: [position][tile][channel], channels padded to vectors.
 
-    tiles: int
-    width: int
+    Positions are an odd number of cache lines apart: at a power of two they would all meet in one
+    set of the cache, which would then hold few of them.
+    """
+
+    tiles: int  # of a block, padded
+    width: int  # channels, padded to vectors
 
     @property
     def apart(self) -> int:
@@ -151,24 +151,23 @@ def factors(target: Target, c: Winograd) -> Plane:
 
 
 class DirectInputs(NamedTuple):
-    """What tiles are computed from where they are computed directly."""
+    """What tiles are computed from where they are computed without transforms."""
 
-    x: Any
-    zeros: Any
-    filters: Filters
+    x: Any  # the images
+    zeros: Any  # a row of zeros, read beyond them
+    filters: Filters  # the weights as the caller has them
 
 
 class TileBlock(NamedTuple):
-    """The tiles of some images from `first` on, and of some rows of tiles from `top` on; `number`
-    counts the blocks of the same images."""
+    """A block of tiles: all columns of some rows of tiles, of some images."""
 
     k: KernelBuilder
     c: Winograd
-    first: Integer
-    images: Integer
-    number: Integer
-    top: Integer
-    rows: Integer
+    first: Integer  # image
+    images: Integer  # how many
+    number: Integer  # of the block among those of the same images
+    top: Integer  # first row of tiles
+    rows: Integer  # how many
 
     def tiles(self) -> Iterator[tuple[Integer, Integer, Integer, Integer]]:
         """Loop over the tiles: yield the image, the row, the column and the number of each."""
@@ -388,5 +387,6 @@ def multiply(
 def add_products(
     k: KernelBuilder, sums: dict[tuple[int, int], Variable], i: int, number: Any, factors: list[Any]
 ) -> None:
+    """Add the products of one number and a vector of each factor to the i-th row of sums."""
     for j, factor in enumerate(factors):
         sums[i, j].set(k.fma(number, factor, sums[i, j].get()))

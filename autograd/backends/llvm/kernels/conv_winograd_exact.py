@@ -23,14 +23,13 @@ Values = dict[Pair, Variable]
 
 
 class Filters(NamedTuple):
-    """Weights as they are given: an address, numbers from one channel, result and tap to the next
-    (along both axes of `taps`)."""
+    """Weights as the caller has them, in any order of axes."""
 
-    w: Any
-    channel: int
-    result: int
-    tap: int
-    taps: int
+    w: Any  # address
+    channel: int  # numbers from one channel to the next
+    result: int  # numbers from one result to the next
+    tap: int  # numbers from one tap to the next, -1 for opposite order
+    taps: int  # rows and columns of a filter
 
     @classmethod
     def of(cls, w: Any, sizes: Pair, taps: int, turned: bool, opposite: bool) -> Filters:
@@ -52,12 +51,12 @@ class Filters(NamedTuple):
 
 
 class Pixels(NamedTuple):
-    """An image, and zeros to be read beyond it. Rows and columns are counted from a pixel on."""
+    """An image, and zeros to be read beyond it."""
 
-    image: Any
-    zeros: Any
-    border: Border
-    start: tuple[Integer, Integer]
+    image: Any  # address
+    zeros: Any  # address
+    border: Border  # the part that tiles see
+    start: tuple[Integer, Integer]  # pixel from which rows and columns are counted
 
     def at(self, k: KernelBuilder, position: tuple[Integer, Integer], channel: Integer) -> Any:
         """Return the address of a number."""

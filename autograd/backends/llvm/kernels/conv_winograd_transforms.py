@@ -141,12 +141,13 @@ def both(k: KernelBuilder, transform: Transform, matrix: Matrix, grid: Grid) -> 
 
 
 class _Tally:
-    """Stands for a kernel and for its vectors, and counts multiplications."""
+    """Stands for a kernel and its vectors, and counts the multiplications of a transform."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def fma(self, a: float, b: _Tally, c: _Tally) -> _Tally:
+        """Count one multiplication."""
         self.count += 1
         return self
 

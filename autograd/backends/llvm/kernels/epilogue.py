@@ -19,17 +19,15 @@ Pair = tuple[int, int]
 
 
 class Epilogue(NamedTuple):
-    """Steps in this order: times a number for each channel plus another; plus a residual; negative
-    numbers become 0; 0 where another image is not above 0. Then, of what is written, `moments` sums
-    up deviations from the first tile's mean, and their squares; `sums` the numbers, and their
-    products with x - mean."""
+    """Steps that are applied to results, in this order; the last two sum up what is then
+    written."""
 
-    scale: bool = False
-    residual: bool = False
-    relu: bool = False
-    mask: bool = False
-    moments: bool = False
-    sums: bool = False
+    scale: bool = False  # times a number for each channel, plus another
+    residual: bool = False  # plus an image
+    relu: bool = False  # negative numbers become 0
+    mask: bool = False  # 0 where another image is not above 0
+    moments: bool = False  # sum up deviations from the first tile's mean, and their squares
+    sums: bool = False  # sum up the numbers, and their products with x - mean
 
     @property
     def pointers(self) -> tuple[str, ...]:
@@ -50,7 +48,7 @@ ROWS = {"moments": 3, "sums": 2}  # float64 numbers for each channel of an image
 
 
 class Tail:
-    """The epilogue of a kernel whose images have `each` numbers in `channels` channels."""
+    """Writes an epilogue into a kernel whose images have `each` numbers in `channels` channels."""
 
     def __init__(
         self, k: KernelBuilder, epilogue: Epilogue, arrays: Sequence[Any], each: int, channels: int
@@ -60,7 +58,7 @@ class Tail:
         self.arrays = dict(zip(epilogue.pointers, arrays, strict=True))
 
     def ask(self, image: Integer, terms: Sequence[Term], offsets: Sequence[int]) -> None:
-        """Ask for what `finish` will read of images, some places of a tile."""
+        """Prefetch what `finish` will read at some pixels of a tile."""
         for name in IMAGES:
             if name in self.arrays:
                 at = self.k.at(self.arrays[name], (image, self.each), *terms)
@@ -71,9 +69,12 @@ class Tail:
         self, values: dict[Pair, Vector], image: Integer, terms: Sequence[Term],
         offset: Callable[[Pair], int], channel: Integer, m: int, begins: Any,
     ) -> dict[Pair, Vector]:  # fmt: skip
-        """Return the results at some pixels of a tile, m channels from one on. `place` is where the
-        tile and the channel lie in the image, `offset` where a pixel lies in the tile; a flag tells
-        whether the image `begins` with it, None: never."""
+        """Return the results at some pixels of a tile, m channels from `channel` on.
+
+        `terms` say where the tile and the channel lie in the image, `offset` where a pixel lies in
+        the tile. `begins` is a flag, set for the tile with which an image begins; None stands for
+        never.
+        """
         k, e = self.k, self.epilogue
 
         def there(name: str, pixel: Pair) -> Vector:

@@ -25,12 +25,12 @@ Body: TypeAlias = Callable[[Integer, Integer, "int | None"], None]
 
 
 class LrnRows(NamedTuple):
-    """Rows of channels, and how many neighbours a window has on both sides."""
+    """Rows of channels, and the windows over them."""
 
     dtype: str
     channels: int
-    before: int
-    after: int
+    before: int  # neighbours of a window in lower channels
+    after: int  # neighbours in higher channels
 
     def room(self, lanes: int) -> int:
         """Return how many numbers a row takes with zeros around."""

@@ -26,20 +26,18 @@ from .epilogue import NOTHING, Epilogue, Tail
 
 
 class MatrixProduct(NamedTuple):
-    """y[i, j] = the sum over k of a[i, k] b[k, j]. `steps` are those of a along i and k; b lies row
-    by row, or `turned`, column by column, and y so, too. `rest`: the rows behind whole tiles;
-    `height`: all rows of a y that is turned; `biased`: y starts from numbers along its axis that
-    lies in vectors at the end."""
+    """y[i, j] = the sum over k of a[i, k] b[k, j], for any number of rows that leaves the same
+    rest."""
 
     dtype: str
-    inner: int
-    columns: int
-    rest: int
-    steps: tuple[int, int]
-    turned: bool = False
-    y_turned: bool = False
-    height: int = 0
-    biased: bool = False
+    inner: int  # length of the axis that is summed over
+    columns: int  # of y
+    rest: int  # rows of y behind whole tiles
+    steps: tuple[int, int]  # numbers from one row of a to the next, and along its inner axis
+    turned: bool = False  # b lies column by column
+    y_turned: bool = False  # y lies column by column
+    height: int = 0  # all rows of a y that is turned
+    biased: bool = False  # y starts from numbers along the axis that lies in vectors at the end
 
 
 class Order(Enum):
@@ -51,27 +49,27 @@ class Order(Enum):
 
 
 class MatmulTile(NamedTuple):
-    """Rows and vectors of a tile; how much of the inner axis is worked on at a time, and in one
-    turn of the loop; whether panels are copied; the order, and how many panels are copied before
-    rows pass by them."""
+    """How a product is blocked, see the head of this file."""
 
-    rows: int
-    vectors: int
-    depth: int
-    unroll: int
-    copied: bool
-    order: Order = Order.PANELS
-    block: int = 1
+    rows: int  # of y, in registers
+    vectors: int  # of columns, in registers
+    depth: int  # piece of the inner axis that is worked on at a time
+    unroll: int  # steps of the inner axis in one turn of the loop
+    copied: bool  # panels are copied before rows pass by them
+    order: Order = Order.PANELS  # what the outer loop is over
+    block: int = 1  # panels copied together (Order.ROWS)
 
 
 def room(p: MatrixProduct, tile: MatmulTile, lanes: int, rows: int) -> int:
-    """Return how many numbers of scratch memory `multiply` needs for so many rows."""
+    """Return how many numbers of scratch memory `multiply` needs for so many rows: the copied
+    panels, and the sums of one panel where y is turned."""
     width = tile.vectors * lanes
     return width * (tile.block * min(tile.depth, p.inner) + (rows + lanes) * p.y_turned)
 
 
 class _MatmulWriter:
-    """The parts of the kernel. `counts` are the numbers in each vector of a panel."""
+    """Writes the kernel, a method for each loop. `counts` are the numbers in each vector of a
+    panel: the last one of the last panel may be partly filled."""
 
     def __init__(
         self, k: KernelBuilder, p: MatrixProduct, tile: MatmulTile, epilogue: Epilogue
@@ -289,7 +287,7 @@ class _MatmulWriter:
         self, after: Tail, values: list[list[Vector]], row: Integer, start: Integer,
         counts: list[int],
     ) -> None:  # fmt: skip
-        """Put in place of a tile's sums what follows from them."""
+        """Apply the epilogue to a tile's sums, in place."""
         k, length = self.k, self.p.columns
         for v, n in enumerate(counts):
             channel = k.sum(start, v * k.lanes)
@@ -316,7 +314,7 @@ class _MatmulWriter:
         self, sums: list[list[Variable]], addresses: list[list[Any]], counts: list[int],
         inner: Integer,
     ) -> None:  # fmt: skip
-        """Add the sums over what came before of the inner axis: at the end, so that rounding
+        """Add the sums over the earlier pieces of the inner axis: at the end, so that rounding
         errors stay those of short sums."""
         k = self.k
         if self.p.inner > self.t.depth:

@@ -26,7 +26,7 @@ UNROLLED = 64  # taps of a window that are written down one by one
 
 
 class _Writer:
-    """What the kernels share: loops, and the memory of places, which are bytes."""
+    """What both kernels share: the loop over channels, and the bytes of argmax."""
 
     def __init__(self, k: KernelBuilder, pool: PoolWindows, unroll: int) -> None:
         self.k, self.pool, self.unroll = k, pool, unroll
@@ -84,7 +84,7 @@ class _Writer:
 
 
 class _Forward(_Writer):
-    """The kernel from x to y, and the places of the largest values."""
+    """Writes the kernel from x to y, and the taps of the largest values."""
 
     def run(self) -> None:
         """Go through images and runs of windows."""
@@ -175,7 +175,7 @@ class _Forward(_Writer):
 
 
 class _Backward(_Writer):
-    """The kernel from dy, and the places of the largest values, to dx."""
+    """Writes the kernel from dy, and the taps of the largest values, to dx."""
 
     def run(self) -> None:
         """Go through images and strips of pixels."""
@@ -254,14 +254,15 @@ class _Backward(_Writer):
 
 
 def forward(target: Target, pool: PoolWindows, unroll: int) -> KernelBuilder:
-    """Return the kernel of pooling: x, y, place (largest values only) and the number of images."""
+    """Return the kernel of pooling: x, y, argmax (largest values only: the tap of each, a byte) and
+    the number of images."""
     k = KernelBuilder(target, pool.dtype, ("x", "y", "place"), ("count",))
     _Forward(k, pool, unroll).run()
     return k
 
 
 def backward(target: Target, pool: PoolWindows, unroll: int) -> KernelBuilder:
-    """Return the kernel of the gradient: dy, place, dx and the number of images."""
+    """Return the kernel of the gradient: dy, argmax, dx and the number of images."""
     k = KernelBuilder(target, pool.dtype, ("dy", "place", "dx"), ("count",))
     _Backward(k, pool, unroll).run()
     return k

@@ -28,14 +28,13 @@ TOGETHER = 3  # rows whose cells are written side by side, for their functions a
 
 
 class RecurrentLayer(NamedTuple):
-    """A kind of cell (lstm, tanh or relu), the numbers in its state, and the rows of the batch that
-    fill no whole tile; forward also the numbers in an input, and how far apart rows of them are."""
+    """A kind of layer, for a batch that leaves the same rest."""
 
-    cell: str
-    size: int
-    rest: int
-    inputs: int = 0
-    apart: int = 0
+    cell: str  # lstm, tanh or relu
+    size: int  # numbers in a state
+    rest: int  # rows of the batch that fill no whole tile
+    inputs: int = 0  # numbers in an input (forward only)
+    apart: int = 0  # numbers from one row of inputs to the next (forward only)
 
     @property
     def lstm(self) -> bool:
@@ -59,14 +58,13 @@ def tile(target: Target) -> int:
 
 
 class BatchRows(NamedTuple):
-    """The rows of a call: whole tiles from the first row on, and whether the rest, of so many rows,
-    follows."""
+    """The rows of the batch that one call of a kernel works on."""
 
     k: KernelBuilder
-    rest: int
-    first: Integer
-    tiles: Integer
-    others: Integer
+    rest: int  # rows behind whole tiles
+    first: Integer  # row
+    tiles: Integer  # whole tiles
+    others: Integer  # 1 if the rest follows, else 0
 
     def each_tile(self, body: Callable[[Integer, int], None]) -> None:
         """Write down `body` for each tile: its first row and its number of rows."""
@@ -83,17 +81,15 @@ class BatchRows(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """What a tile multiplies: numbers x, `apart` from one row of the tile to the next and `along`
-    from one product to the next; vectors of a panel, `line` numbers from one product to the next,
-    of the last one `some`, None for all; memory to ask for meanwhile, and how many numbers further
-    from one product to the next."""
+    """What `products` multiplies: numbers of a tile with vectors of a panel."""
 
-    x: Any
-    apart: int
-    along: int
-    panel: Any
-    line: int
-    some: int | None = None
+    x: Any  # address of the numbers
+    apart: int  # numbers from one row of the tile to the next
+    along: int  # numbers of x from one product to the next
+    panel: Any  # address of the vectors
+    line: int  # numbers of the panel from one product to the next
+    some: int | None = None  # numbers of the last vector, None for all
+    # address to prefetch, and numbers further from one product to the next
     soon: tuple[Any, int] | None = None
 
 
@@ -128,18 +124,17 @@ def vectors_of(k: KernelBuilder, units: int, apart: int) -> list[tuple[int, int]
 
 
 class _Step(NamedTuple):
-    """Where the numbers of one step forward lie: inputs, bias, sums (and then acts or states),
-    states before and after, cells before and after."""
+    """Addresses of one step forward."""
 
     k: KernelBuilder
     layer: RecurrentLayer
     inputs: Any
     bias: Any
-    sums: Any
-    before: Any
-    states: Any
-    old: Any
-    cells: Any
+    sums: Any  # of the products; then acts or states
+    before: Any  # states before the step
+    states: Any  # after it
+    old: Any  # cells before the step
+    cells: Any  # after it
 
     def multiply(self, panel: Any, unit: Integer, units: int, row: Integer, many: int) -> None:
         """Write the products of some rows with a panel to the sums, then the cells."""
@@ -225,17 +220,15 @@ def forward(target: Target, dtype: str, layer: RecurrentLayer) -> KernelBuilder:
 
 
 class _StepBack(NamedTuple):
-    """Where the numbers of one step back lie: the gradient of the state from above (None without),
-    acts (of a network without cells its states), those of the step that follows, cells before and
-    after, the gradients of the gates, the state and the cells."""
+    """Addresses of one step backward."""
 
     k: KernelBuilder
     layer: RecurrentLayer
-    top: Any
-    acts: Any
-    later: Any
-    old: Any
-    cells: Any
+    top: Any  # gradient of the state from above, None without
+    acts: Any  # of this step; without cells its states
+    later: Any  # acts of the step that comes next, for prefetching
+    old: Any  # cells before the step
+    cells: Any  # after it
     dgates: Any
     dh: Any
     dc: Any

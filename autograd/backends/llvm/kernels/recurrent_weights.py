@@ -22,14 +22,13 @@ CHUNK = 64
 
 
 class Sums(NamedTuple):
-    """Rows of a step, numbers in a row of dgates, in a state and in an input, and how far apart
-    rows of inputs are."""
+    """Sizes of the gradient of the weights."""
 
-    rows: int
-    gates: int
-    size: int
-    inputs: int
-    apart: int
+    rows: int  # of a step
+    gates: int  # numbers in a row of dgates
+    size: int  # numbers in a state
+    inputs: int  # numbers in an input
+    apart: int  # numbers from one row of inputs to the next
 
 
 def weights(target: Target, dtype: str, s: Sums) -> KernelBuilder:
@@ -62,13 +61,12 @@ def weights(target: Target, dtype: str, s: Sums) -> KernelBuilder:
 
 
 class _Columns(NamedTuple):
-    """Numbers that dgates are multiplied by: where they lie, how far apart their rows are, how many
-    there are in a row, and the sums (gates, so many) of the products."""
+    """What dgates are multiplied by, and the sums of the products."""
 
-    y: Any
-    apart: int
-    many: int
-    dw: Any
+    y: Any  # address
+    apart: int  # numbers from one row to the next
+    many: int  # numbers in a row
+    dw: Any  # sums, (gates, many)
 
 
 def _all_columns(

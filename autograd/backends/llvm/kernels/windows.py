@@ -15,17 +15,15 @@ Padding: TypeAlias = tuple[Pair, Pair]
 
 
 class WindowAxis(NamedTuple):
-    """Windows along an axis of an image: pixels, taps of a window, distance of windows, how far
-    before the image the first one starts, distance of taps, number of windows, and up to which
-    border around the image their elements count for a mean."""
+    """Windows along one axis of an image."""
 
-    size: int
-    taps: int
-    stride: int
-    lead: int
-    dilation: int
-    windows: int
-    border: int = 0
+    size: int  # pixels of the image
+    taps: int  # of a window
+    stride: int  # from one window to the next
+    lead: int  # pixels by which the first window starts before the image
+    dilation: int  # pixels from one tap to the next
+    windows: int  # how many
+    border: int = 0  # pixels around the image that count for a mean
 
     def inside(self, window: int) -> tuple[int, ...]:
         """Return the taps of a window that lie in the image."""
@@ -40,34 +38,32 @@ class WindowAxis(NamedTuple):
 
 
 class WindowRun(NamedTuple):
-    """Neighbouring windows that lie alike: the first, how many, their taps in the image, and the
-    number of elements that count."""
+    """Neighbouring windows that see the same taps of the image."""
 
-    first: int
-    times: int
-    taps: tuple[int, ...]
-    counted: int
+    first: int  # window
+    times: int  # how many
+    taps: tuple[int, ...]  # that lie in the image
+    counted: int  # elements of a window that count for a mean
 
 
 class Reach(NamedTuple):
-    """A window that sees a pixel: with which tap, which window (from the run's current one), and
-    the number of its elements that count."""
+    """A window that sees a pixel."""
 
-    tap: int
-    window: int
-    counted: int
+    tap: int  # with which it does
+    window: int  # counted from the strip's current one
+    counted: int  # elements of the window that count for a mean
 
 
 class PixelStrip(NamedTuple):
-    """Neighbouring groups of pixels that are seen alike: the first pixel, how many groups, pixels
-    and windows from one to the next, the first's window, and what sees each pixel."""
+    """Neighbouring groups of pixels that the same windows see. A group is as many pixels as windows
+    are apart."""
 
-    first: int
-    times: int
-    step: int
-    advance: int
-    window: int
-    pixels: tuple[tuple[Reach, ...], ...]
+    first: int  # pixel
+    times: int  # how many groups
+    step: int  # pixels from one group to the next
+    advance: int  # windows from one group to the next
+    window: int  # the first group's
+    pixels: tuple[tuple[Reach, ...], ...]  # for each pixel of a group, the windows that see it
 
 
 def runs(axis: WindowAxis, mean: bool) -> list[WindowRun]:
@@ -105,15 +101,14 @@ def strips(axis: WindowAxis, mean: bool) -> list[PixelStrip]:
 
 
 class PoolWindows(NamedTuple):
-    """Windows over images with so many channels. `largest` or the mean is taken, which divides by
-    the `divisor`, or, where that is 0, by the elements that count."""
+    """A pooling of images."""
 
     dtype: str
     channels: int
     vertical: WindowAxis
     horizontal: WindowAxis
-    largest: bool
-    divisor: int = 0
+    largest: bool  # the largest value is taken, else the mean
+    divisor: int = 0  # of a mean; 0 for the number of elements that count
 
     @property
     def image(self) -> tuple[int, int, int]:
