@@ -36,8 +36,11 @@ EAGER, DRY = "eager", "dry"
 
 
 class Llvm:
-    """Finds the kernel that is registered for a primitive, if it takes these shapes. With `eager`
-    no call is deferred. A `dry` one makes the choices of `tune` and runs nothing."""
+    """The backend: finds the kernel that is registered for a primitive, if it takes these shapes.
+
+    With `eager` no call is deferred. With `dry` nothing is run; only the choices of `tune` are
+    made.
+    """
 
     def __init__(
         self, target: Target, tune: str = "off", eager: bool = False, dry: bool = False
@@ -47,7 +50,7 @@ class Llvm:
     def find(
         self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
     ) -> Implementation:
-        """Return a compiled kernel, or the primitive's NumPy reference."""
+        """Return a compiled kernel, or the primitive's NumPy reference where there is none."""
         name = primitive.name
         target = self.tuner.fit(name, specs, attrs)
         if self.dry:
@@ -69,7 +72,8 @@ class Llvm:
         return Call(name, specs, attrs, _one_at_a_time(executable), fuse, target)
 
     def _deferral_plan(self, how: Deferral, call: Call) -> DeferralPlan | None:
-        """Return how a call is deferred: as itself, or as another for one of its results."""
+        """Return how a call is deferred: as itself, or with one result left to another call
+        (`tail`)."""
         if how.tail is None:
             large = [i for i, spec in enumerate(call.specs) if spec == call.specs[0]]
             operands = tuple(range(len(call.specs)))
@@ -92,20 +96,20 @@ class Llvm:
         return fused._replace(kernel=_one_at_a_time(fused.kernel))
 
     def recording(self, beside: NativeRecording | None = None) -> NativeRecording:
-        """Return what records the calls of a thread, so that they can be replayed."""
+        """Return a recording of the calls of a thread, which can be replayed without Python."""
         return NativeRecording(self.target, beside)
 
     def choices(self) -> bytes:
-        """Return the tiles that were chosen by timing so far."""
+        """Return the tiles chosen by timing so far, for `adopt`."""
         return self.tuner.dump()
 
     def adopt(self, choices: bytes) -> None:
-        """Use the tiles that another process chose, and guesses for all else."""
+        """Use the tiles that another process chose, and the rules for all other calls."""
         self.tuner.adopt(choices)
 
 
 def _one_at_a_time(executable: Executable) -> Executable:
-    """Let threads wait for one another: an executable has scratch memory of its own."""
+    """Serialise the calls of an executable, which has scratch memory of its own."""
     return OneAtATime(executable.run, native=executable.native, keeps=executable)
 
 

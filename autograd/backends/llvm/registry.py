@@ -16,18 +16,22 @@ Plan: TypeAlias = Callable[..., Executable | None]
 
 
 class Deferral(NamedTuple):
-    """How a call is deferred: as a whole, or (see deferred.DeferralPlan) with one result left to
-    `tail`, a call of another primitive, told by its name, specs and attributes; `immediate` then
-    makes the other results, as a call of that `name` for whoever fuses it. At most `max_depth`
-    calls are pending in a row."""
+    """How a call is deferred: as a whole, or with one result left to a call of another primitive.
 
+    See `deferred.DeferralPlan`. In the second case batch norm, for example, computes mean and
+    variance at once and defers the normalisation.
+    """
+
+    # the call that makes the deferred result: its primitive, specs and attributes
     tail: tuple[str, tuple[Spec, ...], dict[str, Any]] | None = None
+    # of the tail: numbers of this call's arguments, then of its results
     operands: tuple[int, ...] = ()
+    # operands that must be the engine's alone, as nobody else may change them
     must_own: tuple[int, ...] = ()
-    output: int = 0
-    immediate: Executable | None = None
-    name: str = ""
-    max_depth: int = MAX_DEPTH
+    output: int = 0  # number of the result that is deferred
+    immediate: Executable | None = None  # computes the other results at once
+    name: str = ""  # by which fusion rules know the immediate part
+    max_depth: int = MAX_DEPTH  # pending calls in a row, at most
 
 
 Defer: TypeAlias = Callable[..., Deferral | None]
@@ -40,15 +44,16 @@ _fusions: dict[str, Fuse] = {}
 
 
 def implements(name: str) -> Callable[[Entry], Entry]:
-    """Register a plan for the primitive of that name: `plan(target, *specs, **attributes)`."""
+    """Register a plan for a primitive by name: `plan(target, *specs, **attributes)`, which returns
+    None for shapes that it leaves to NumPy."""
     return lambda plan: _once(_plans, name, plan)
 
 
 def find(
     target: Target, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any]
 ) -> Executable | None:
-    """Return the executable for a call, None where NumPy is to do it: without a plan, for numbers
-    that are neither float32 nor float64, and for arrays without elements."""
+    """Return the executable of a call; None where NumPy computes it: without a plan, for types
+    other than float32 and float64 in native byte order, and for arrays without elements."""
     plan = _plans.get(name)
     if plan is None or not specs or any(s.size == 0 or not s.dtype.isnative for s in specs):
         return None
@@ -58,12 +63,14 @@ def find(
 
 
 def defers(name: str) -> Callable[[Entry], Entry]:
-    """Register how calls of a primitive are deferred: `how(target, *specs, **attributes)`."""
+    """Register how calls of a primitive are deferred: `how(target, *specs, **attributes)`, which
+    returns None for calls that run at once."""
     return lambda how: _once(_deferrals, name, how)
 
 
 def fuses(name: str) -> Callable[[Entry], Entry]:
-    """Register what calls of a primitive are fused with: `plan(target, call, signatures)`."""
+    """Register what calls of a primitive fuse with: `plan(target, call, signatures)`, which returns
+    None where there is no kernel for all of them."""
     return lambda plan: _once(_fusions, name, plan)
 
 
@@ -77,18 +84,18 @@ def _once(table: dict[str, Any], name: str, entry: Entry) -> Entry:
 def deferral(
     target: Target, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any]
 ) -> Deferral | None:
-    """Return how a call that has a kernel is deferred, None where it runs at once."""
+    """Return how a call that has a kernel is deferred; None where it runs at once."""
     how = _deferrals.get(name)
     return None if how is None else how(target, *specs, **attrs)
 
 
 def can_fuse(name: str) -> bool:
-    """Tell whether calls of a primitive may be fused with those before them."""
+    """Tell whether calls of a primitive may be fused with pending calls before them."""
     return name in _fusions
 
 
 def fuse(target: Target, call: Call, signatures: tuple[Signature | None, ...]) -> Fused | None:
-    """Return the kernel of a call and of the pending calls behind its arguments, None where there
+    """Return the kernel of a call and of the pending calls behind its arguments; None where there
     is none."""
     plan = _fusions.get(call.name)
     return None if plan is None else plan(target, call, signatures)

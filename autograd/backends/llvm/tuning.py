@@ -54,8 +54,8 @@ class Choice(NamedTuple):
 
 
 class Tuner:
-    """The choices for a target. While it is `open`, it makes one for each call that is new; then
-    those calls get the guess."""
+    """The choices for a target. While it is `open`, it times one for each new call; later new calls
+    get the rule's."""
 
     def __init__(self, target: Target, level: str) -> None:
         self.target, self.level = target, level
@@ -63,7 +63,7 @@ class Tuner:
         self.choices: dict[str, Choice] = {}
 
     def fit(self, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Target:
-        """Return the target, with the choice for this call of a primitive."""
+        """Return the target with the choice for this call of a primitive."""
         if name not in TUNED or self.level == "off" or any(s.size == 0 for s in specs):
             return self.target
         key = repr((name, [(s.shape, s.dtype.name) for s in specs], sorted(attrs.items())))
@@ -75,7 +75,7 @@ class Tuner:
     def _choose(
         self, key: str, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any]
     ) -> Choice:
-        """Return the choice that is kept, or make it and keep it."""
+        """Return the stored choice, or make one and store it."""
         whole = ("tuning", self.level, jit.made_by(self.target), self.target.convolution, key)
         file, store = hashlib.sha256(repr(whole).encode()).hexdigest(), cache.opened()
         cached = store.read(file) if store else None
@@ -119,7 +119,7 @@ def _joined(a: Variation, b: Variation) -> Variation:
 
 
 class _Trials:
-    """A call of a primitive, to be timed with several choices."""
+    """A call of a primitive that is timed with several choices, on random numbers."""
 
     def __init__(
         self, target: Target, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any]
@@ -138,7 +138,7 @@ class _Trials:
         return square and plain and self.attrs["groups"] == 1 and self.specs[0].dtype == np.float32
 
     def methods(self) -> list[str]:
-        """Return the methods to compare, the guess first."""
+        """Return the algorithms to compare, the rule's first."""
         asked = self.target.convolution
         if asked != "auto" or not self.fits:
             return [asked]

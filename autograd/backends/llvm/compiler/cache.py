@@ -24,8 +24,8 @@ KEPT = 0.75  # share of the limit that is left where files had to go
 
 
 class Cache:
-    """Files by name in the folder of a descriptor, `limit` bytes of them at most; `path` names it
-    in messages."""
+    """Files by name in one folder, given as a descriptor; at most `limit` bytes. `path` names it in
+    messages."""
 
     def __init__(self, path: Path, folder: int, limit: int) -> None:
         self.path, self.folder, self.limit = path, folder, limit
@@ -33,8 +33,8 @@ class Cache:
         weakref.finalize(self, os.close, folder)
 
     def read(self, name: str) -> bytes | None:
-        """Return a file's content; None for no file, a damaged one, or one that others could have
-        written."""
+        """Return a file's content; None if there is none, it is damaged, or others could have
+        written it."""
         try:
             with private.reading(self.folder, name) as file:
                 whole = file.read(self.limit + CHECK)
@@ -48,8 +48,8 @@ class Cache:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file at once, as two processes may do together; where that fails, a line says
-        why."""
+        """Write a file atomically, since two processes may write it together; on failure print a
+        line that says why."""
         try:
             with private.writing(self.folder, name) as file:
                 file.write(hashlib.sha256(content).digest() + content)
@@ -78,8 +78,8 @@ class Cache:
 
 @cache
 def opened() -> Cache | None:
-    """Return the cache, its folder made if need be; None where nothing is to be kept, and, with a
-    line that says why, where the folder cannot be had or others could write to it."""
+    """Return the cache, creating its folder. None where it is disabled, and, with a line that says
+    why, where the folder cannot be created or others could write to it."""
     limit, home = _limit(), private.cache_home()
     if not limit:
         return None

@@ -39,7 +39,8 @@ notes: dict[int, Callable[[int, tuple[int | None, ...], Any], None]] = {}
 
 @dataclass
 class Statistics:
-    """Kernels compiled and kernels taken from the cache by this process; seconds of compiling."""
+    """Kernels that this process has compiled and loaded from the cache, and seconds of
+    compiling."""
 
     compiled: int = 0
     cached: int = 0
@@ -50,9 +51,12 @@ statistics = Statistics()
 
 
 def build(make: Maker, target: Target, *parameters: Any) -> Function:
-    """Return the function of `make(target, *parameters)`: from this process, from the cache, or
-    compiled. Parameters must be hashable, and their `repr` must say all about them; of the target,
-    `make` sees the processor only."""
+    """Return the function of the kernel `make(target, *parameters)`: known to this process, from
+    the cache, or compiled.
+
+    Parameters must be hashable, and their `repr` must be complete, as it is part of the key. `make`
+    sees the bare target: choices of plans must be parameters.
+    """
     return _build(make, target.bare, *parameters)
 
 
@@ -70,7 +74,7 @@ def _build(make: Maker, target: Target, *parameters: Any) -> Function:
 
 
 def _make(make: Maker, target: Target, parameters: tuple[Any, ...]) -> bytes:
-    """Return compiled code, the number of arguments in front of it, in a byte."""
+    """Return object code, preceded by a byte: the number of arguments."""
     begun = time.perf_counter()
     kernel = make(target, *parameters)
     code = bytes([len(kernel.arguments)]) + _compile(kernel, target)
@@ -101,10 +105,12 @@ def _machine(target: Target) -> Any:
 
 
 def _load(code: bytes, target: Target) -> Function:
+    # A machine of its own: the engine takes possession of it.
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=target.cpu, features=target.features, opt=3
     )
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    # The engine owns the machine code: whoever keeps the address must keep it, as `call` does.
     engine.add_object_file(llvm.ObjectFileRef.from_data(code[1:]))
     engine.finalize_object()
     address = engine.get_function_address("kernel")
@@ -112,7 +118,7 @@ def _load(code: bytes, target: Target) -> Function:
     run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * code[0])(address)
 
     def call(*arguments: int | None) -> None:
-        if notes:
+        if notes:  # somebody records; the test of an empty dict costs next to nothing
             notes.get(get_ident(), _nowhere)(address, arguments, engine)
         run(*arguments)
 
@@ -125,7 +131,7 @@ def _nowhere(code: int, arguments: tuple[int | None, ...], engine: Any) -> None:
 
 @cache
 def _sources() -> str:
-    """Return a digest of the code that makes kernels: of every file of the backend."""
+    """Return a digest of every source file of the backend."""
     digest = hashlib.sha256()
     for file in sorted(BACKEND.rglob("*.py")):
         # The length keeps what moves from one file to the next from going unseen.
@@ -136,7 +142,7 @@ def _sources() -> str:
 
 
 def made_by(target: Target) -> tuple[Any, ...]:
-    """Return what kernels depend on besides their parameters: sources, processor, versions."""
+    """Return what kernels depend on besides their parameters: sources, target, versions."""
     versions = (llvmlite.__version__, llvm.llvm_version_info, sys.platform)
     made_for = (target.name, target.bits, target.registers, target.cpu, target.features)
     return _sources(), made_for, versions

@@ -28,8 +28,8 @@ Term: TypeAlias = Any  # an Integer, or a pair (Integer, stride)
 
 
 class Vector:
-    """A vector of a kernel; operators write down instructions. A plain number stands for a vector
-    of it."""
+    """A vector of numbers in a kernel. Operators emit instructions; a plain number stands for a
+    vector of it."""
 
     __slots__ = ("kernel", "value")
 
@@ -91,7 +91,7 @@ class Vector:
 
 
 class Variable:
-    """A vector that changes, such as a sum; LLVM makes a register of it."""
+    """A vector that changes, such as a sum. LLVM keeps it in a register (its mem2reg pass)."""
 
     __slots__ = ("kernel", "slot")
 
@@ -99,11 +99,11 @@ class Variable:
         self.kernel, self.slot = kernel, slot
 
     def get(self) -> Vector:
-        """Return its value here."""
+        """Return its value at this point of the kernel."""
         return Vector(self.kernel, self.kernel.builder.load(self.slot, typ=self.kernel.wide))
 
     def set(self, value: Vector) -> None:
-        """Change it."""
+        """Change it from this point on."""
         self.kernel.builder.store(value.value, self.slot)
 
 
@@ -142,7 +142,8 @@ class KernelBuilder:
         self.builder = ir.IRBuilder(self._body)
 
     def text(self) -> str:
-        """End the function and return LLVM's code."""
+        """End the function and return its text in LLVM's intermediate representation. Call it
+        once."""
         self.builder.ret_void()
         self._first.branch(self._body)
         bits = self.target.bits
@@ -157,7 +158,8 @@ class KernelBuilder:
         return ir.Constant(I64, value) if isinstance(value, int) else value
 
     def sum(self, *terms: Term) -> Integer:
-        """Return the sum of terms; constants are added up by Python, and last."""
+        """Return the sum of terms, which are integers or pairs (integer, stride). Python adds up
+        constants, and they come last."""
         constant, moving = 0, None
         for term in terms:
             value, stride = term if isinstance(term, tuple) else (term, 1)
@@ -184,8 +186,9 @@ class KernelBuilder:
         return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
 
     def at(self, pointer: Any, *terms: Term) -> Any:
-        """Return an address, so many numbers behind another. The constant part is added last: it
-        becomes a displacement of the instruction that reads or writes there."""
+        """Return a pointer, advanced by terms as for `sum`, in numbers of this kernel's type. The
+        constant part is added last: it becomes a displacement of the instruction that reads or
+        writes there."""
         constant = 0
         moving: list[Term] = []
         for term in terms:
@@ -200,7 +203,8 @@ class KernelBuilder:
 
     @contextmanager
     def loop(self, count: Integer) -> Iterator[Integer]:
-        """Run the block with 0, 1 .. count - 1; at least once, so `count` must not be 0."""
+        """Run the block with 0, 1 .. count - 1. It runs at least once, so `count` must not be 0. A
+        constant 1 makes no loop."""
         if isinstance(count, int) and count == 1:
             yield 0
             return
@@ -222,7 +226,7 @@ class KernelBuilder:
 
     @contextmanager
     def where(self, flag: Any, likely: bool | None = None) -> Iterator[None]:
-        """Run the block where a flag is set."""
+        """Run the block only where a flag is set."""
         with self.builder.if_then(flag, likely=likely):
             yield
 
@@ -266,12 +270,13 @@ class KernelBuilder:
         return self.builder.icmp_signed("<", lanes, self._spread(count, I64))
 
     def any(self, mask: Any) -> Any:
-        """Return a flag: whether a mask is set in some lane."""
+        """Return a flag: whether a mask is set in at least one lane."""
         bits = ir.IntType(self.lanes)
         return self.builder.icmp_unsigned("!=", self.builder.bitcast(mask, bits), bits(0))
 
     def load(self, pointer: Any, count: Integer | None = None) -> Vector:
-        """Return the numbers at an address, zeros beyond `count`."""
+        """Return the vector at an address; lanes from `count` on are 0, and their memory is not
+        touched."""
         if count is None or (isinstance(count, int) and count >= self.lanes):
             size = self.dtype.itemsize
             return Vector(self, self.builder.load(pointer, align=size, typ=self.wide))
@@ -281,7 +286,7 @@ class KernelBuilder:
         return Vector(self, self._call(name, self.wide, rest))
 
     def store(self, value: Vector, pointer: Any, count: Integer | None = None) -> None:
-        """Write numbers to an address, `count` of them."""
+        """Write a vector to an address, or its first `count` lanes."""
         if count is None or (isinstance(count, int) and count >= self.lanes):
             self.builder.store(value.value, pointer, align=self.dtype.itemsize)
             return
@@ -318,7 +323,7 @@ class KernelBuilder:
         return self.builder.shuffle_vector(first, ir.Constant(wide, ir.Undefined), zeros)
 
     def fma(self, a: Vector | float, b: Vector | float, c: Vector | float) -> Vector:
-        """Return a b + c, rounded once where the target can."""
+        """Return a b + c, rounded once where the target has such an instruction."""
         values = [self.vector(v).value for v in (a, b, c)]
         return Vector(self, self._call(f"llvm.fmuladd.{self._suffix()}", self.wide, values))
 
@@ -328,8 +333,7 @@ class KernelBuilder:
         return Vector(self, self.builder.select(mask, *pair))
 
     def larger(self, a: Vector, b: Vector | float) -> Vector:
-        """Return a where it is larger than b, else b: of two, one that is not a number wins only as
-        b."""
+        """Return a where it is larger than b, else b. A NaN in a is lost, one in b stays."""
         return self.select(a > b, a, b)
 
     def sqrt(self, a: Vector) -> Vector:
@@ -337,8 +341,8 @@ class KernelBuilder:
         return Vector(self, self._call(f"llvm.sqrt.{self._suffix()}", self.wide, [a.value]))
 
     def guess(self, a: Vector) -> Vector | None:
-        """Return 1 / a to within 2^-14, of normal numbers below 2^126; None where the target has no
-        such instruction."""
+        """Return 1 / a to within 2^-14, for normal numbers below 2^126; None where the target has
+        no such instruction."""
         intrinsic = self.target.isa.reciprocal
         if intrinsic is None or self.dtype.itemsize != 4:
             return None
@@ -347,33 +351,35 @@ class KernelBuilder:
         return Vector(self, self._call(intrinsic, self.wide, values))
 
     def shuffle(self, a: Vector, b: Vector, lanes: Sequence[int]) -> Vector:
-        """Return a vector of chosen lanes; those of b are counted behind those of a."""
+        """Return a vector of chosen lanes of a and b; lanes of b are counted behind those of a."""
         chosen = ir.Constant(ir.VectorType(I32, self.lanes), [*lanes])
         return Vector(self, self.builder.shuffle_vector(a.value, b.value, chosen))
 
     def prefetch(self, pointer: Any, write: bool = False, near: int = 3) -> None:
-        """Ask for the cache line at an address; `near` 3 is the first level, 2 the second."""
+        """Ask for the cache line at an address, which need not exist; `near` 3 is the first level,
+        2 the second."""
         rest = [pointer, I32(int(write)), I32(near), I32(1)]
         self._call("llvm.prefetch.p0", ir.VoidType(), rest)
 
     # Two types in one kernel.
 
     def doubles(self) -> KernelBuilder:
-        """Return this kernel once more, with vectors of as many numbers in float64."""
+        """Return this kernel with float64 vectors of as many lanes (LLVM splits them over two
+        registers), for sums."""
         other = copy(self)
         other.dtype, other.real = np.dtype(np.float64), REALS[8]
         other.wide = ir.VectorType(other.real, self.lanes)
         return other
 
     def convert(self, a: Vector) -> Vector:
-        """Return a vector of as many numbers in this kernel's type."""
+        """Return a vector in this kernel's type."""
         if a.value.type == self.wide:
             return Vector(self, a.value)
         change = self.builder.fpext if self.real == REALS[8] else self.builder.fptrunc
         return Vector(self, change(a.value, self.wide))
 
     def number(self, value: Integer) -> Vector:
-        """Return a vector of an integer."""
+        """Return a vector whose lanes are all an integer."""
         if isinstance(value, int):
             return self.vector(value)
         return Vector(self, self._spread(self.builder.sitofp(value, self.real), self.real))
@@ -390,7 +396,8 @@ class KernelBuilder:
 
 
 def pieces(size: int, tile: int) -> list[tuple[int, int, int]]:
-    """Cut a size into whole tiles and a rest: (first place, number of tiles, size of each)."""
+    """Cut a size into whole tiles and a rest: (first index, number of tiles, size of each), no
+    entry where there is none."""
     tile = min(size, tile)
     whole, rest = divmod(size, tile) if tile else (0, 0)
     parts = [(0, whole, tile)] if whole else []

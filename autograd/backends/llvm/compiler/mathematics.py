@@ -15,18 +15,16 @@ from .language import I32, I64, KernelBuilder, Vector
 
 
 class _Format(NamedTuple):
-    """A floating-point format: bits of its fraction, bias of its exponent, log 2 as a sum whose
-    first part times any n is exact, terms of the series, the x beyond which e^x is 0 or infinite,
-    and the x below which e^x - 1 is -1."""
+    """Constants of a floating-point format."""
 
-    fraction: int
-    bias: int
-    log2: tuple[float, float]
-    terms: int
-    least: float
-    most: float
-    gone: float
-    normal: float
+    fraction: int  # bits
+    bias: int  # of the exponent
+    log2: tuple[float, float]  # as a sum whose first part times any n is exact
+    terms: int  # of the exponential's series
+    least: float  # x below which e^x is 0
+    most: float  # x above which e^x is infinite
+    gone: float  # x below which e^x - 1 is -1
+    normal: float  # x below which e^x is subnormal
 
 
 FORMATS = {
@@ -40,7 +38,7 @@ LOG_TERMS = {4: 5, 8: 11}  # of the series of a logarithm, by bytes of a number
 
 
 def exp(k: KernelBuilder, x: Vector) -> Vector:
-    """Return e^x, to one unit in the last place or so."""
+    """Return e^x, to about one unit in the last place."""
     f = FORMATS[k.dtype.itemsize]
     moved, small = _reduce(k, within(k, x, f.least, f.most))
     n = k.builder.sub(moved, _bits(k, k.vector(_magic(k))))
@@ -50,7 +48,7 @@ def exp(k: KernelBuilder, x: Vector) -> Vector:
 
 
 def expm1(k: KernelBuilder, x: Vector) -> Vector:
-    """Return e^x - 1 for x up to 80, exact to a unit or two also where x is small."""
+    """Return e^x - 1 for x up to 80, to a unit or two also for small x."""
     return _expm1(k, within(k, x, FORMATS[k.dtype.itemsize].gone, 80.0))
 
 
@@ -61,7 +59,7 @@ def _expm1(k: KernelBuilder, x: Vector) -> Vector:
 
 
 def sigmoid(k: KernelBuilder, x: Vector) -> Vector:
-    """Return 1 / (1 + e^-x), 0 below the normal numbers."""
+    """Return 1 / (1 + e^-x), 0 where e^x is below the normal numbers."""
     least = FORMATS[k.dtype.itemsize].normal
     moved, small = _reduce(k, 0.0 - within(k, x, least, 40.0))
     scale = _power(k, moved)
@@ -86,19 +84,19 @@ def _quotient(k: KernelBuilder, a: Vector | None, b: Vector) -> Vector:
 
 
 def within(k: KernelBuilder, x: Vector, low: float, high: float) -> Vector:
-    """Return x, or the bound that it passes."""
+    """Return x clamped to [low, high]; NaN stays."""
     return k.larger(k.vector(low), k.select(x > high, high, x))
 
 
 def total(k: KernelBuilder, x: Vector) -> Vector:
-    """Return the sum of the lanes, in all of them."""
+    """Return the sum of all lanes, in every lane."""
     for apart in _distances(k):
         x = x + _exchanged(k, x, apart)
     return x
 
 
 def largest(k: KernelBuilder, x: Vector) -> Vector:
-    """Return the largest of the lanes, in all of them."""
+    """Return the largest of all lanes, in every lane."""
     for apart in _distances(k):
         x = k.larger(x, _exchanged(k, x, apart))
     return x

@@ -9,8 +9,8 @@ from .language import KernelBuilder, Vector
 
 
 def turn(k: KernelBuilder, vectors: Sequence[Vector]) -> list[Vector]:
-    """Return the transposed square of as many vectors as they have lanes: blocks off the diagonal
-    change places, of half the size, a quarter, and so on."""
+    """Return the transpose of as many vectors as they have lanes. Blocks off the diagonal change
+    places: of half the size, a quarter, and so on."""
     result, lanes = [*vectors], range(k.lanes)
     apart = k.lanes // 2
     while apart:
@@ -25,8 +25,8 @@ def turn(k: KernelBuilder, vectors: Sequence[Vector]) -> list[Vector]:
 
 
 def columns_of(k: KernelBuilder, pointer: Any, apart: int, rows: int, size: int) -> list[Vector]:
-    """Return `size` columns, up to as many as lanes, of rows of that length which begin so many
-    numbers apart: vectors of `rows` numbers, up to as many as lanes, with zeros behind."""
+    """Return the first `size` columns of a matrix of `rows` rows, `apart` numbers from one to the
+    next, as vectors of `rows` numbers with zeros behind; both at most as many as lanes."""
     vectors = [
         k.load(k.at(pointer, r * apart), size) if r < rows else k.vector(0.0)
         for r in range(k.lanes)

@@ -132,6 +132,7 @@ def pack(
             for begin, times, some in pieces(indices, k.lanes):
                 with k.loop(times) as i:
                     index = k.sum((i, some), begin)
+                    # Squares are transposed in registers: the indices of a weight lie side by side.
                     for lane in range(0, size, k.lanes):
                         rows = min(k.lanes, size - lane)
                         at = k.at(source, index, lane * apart)

@@ -101,6 +101,7 @@ def evaluate(k: KernelBuilder, matrix: Matrix, terms: Sequence[Vector]) -> list[
             assert whole is not None
             result.append(_scaled(whole))
             continue
+        # Opposite points differ in odd powers only: even + odd and even - odd.
         same = [a if a == b else 0.0 for a, b in zip(row, rest[0], strict=True)]
         odd = _combined(k, [a - b for a, b in zip(row, same, strict=True)], terms)
         even = _combined(k, same, terms)

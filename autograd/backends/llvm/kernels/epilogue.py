@@ -97,6 +97,7 @@ class Tail:
         if e.moments:
             self._moments([*results.values()], image, channel, m, begins)
         if e.sums:
+            # Deviations, not x: a mean far from zero would cost the products their digits.
             mean = k.load(k.at(self.arrays["mean"], channel), m)
             off = [there("seen", pixel) - mean for pixel in results]
             products = [v * x for v, x in zip(results.values(), off, strict=True)]

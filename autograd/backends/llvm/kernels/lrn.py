@@ -70,6 +70,7 @@ def _power(k: KernelBuilder, s: Vector, exponent: float) -> Vector:
         return exp(k, exponent * log(k, s))
     whole, rest = divmod(int(quarters), 4)
     root = k.sqrt(s)
+    # The usual beta of 0.75 takes two square roots and a product, far less than exp and log.
     factors = [s] * whole + [root] * (rest // 2) + [k.sqrt(root)] * (rest % 2)
     return prod(factors, start=k.vector(1.0))
 

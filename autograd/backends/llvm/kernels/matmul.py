@@ -81,6 +81,7 @@ class _MatmulWriter:
         # All of y is one image.
         self.after = Tail(k, epilogue, more, 0, channels) if any(epilogue) else None
         self.width = tile.vectors * k.lanes
+        # Behind the copied panel; used only where y is turned.
         self.sums = k.at(self.room, min(tile.depth, p.inner) * self.width)
 
     def run(self, panels: Integer, end: Integer) -> None:
@@ -218,6 +219,7 @@ class _MatmulWriter:
         if self.p.turned or not self.t.copied:
             return None
         k = self.k
+        # One vector of the next panel for each tile; later tiles ask for the last again.
         vector = k.least(tile, self.t.vectors - 1)
         return k.at(self.b, (inner, self.p.columns), start, (vector, k.lanes), self.width)
 

@@ -43,6 +43,7 @@ class _Writer:
                 for v in range(size):
                     yield k.sum((i, size * k.lanes), (start + v) * k.lanes), k.lanes
         if rest:
+            # Writing some numbers twice is cheaper than a mask, and gives the same.
             yield max(channels - k.lanes, 0), min(channels, k.lanes)
 
     def same(self, number: int) -> Any:

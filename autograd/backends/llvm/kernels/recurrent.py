@@ -278,7 +278,7 @@ class _StepBack(NamedTuple):
         ]
         totals = [[k.variable(k.load(*target)) for target in line] for line in targets]
         x = k.at(self.dgates, (row, wide), deep)
-        # All tiles and depths together ask for all acts of these rows.
+        # Acts of the next step are far away; all tiles and depths together ask for them.
         soon = k.at(self.later, (row, wide), (deep, many)), many
         products(k, Factors(x, wide, 1, panel, WIDE * k.lanes, soon=soon), depth, totals)
         for line, into in zip(totals, targets, strict=True):

@@ -53,6 +53,7 @@ def weights(target: Target, dtype: str, s: Sums) -> KernelBuilder:
                 states = _Columns(k.at(before, (row, s.size)), s.size, s.size, dw)
                 inputs = _Columns(k.at(x, (t, apart), (row, s.apart)), s.apart, s.inputs, dw_ih)
                 factors = Factors(dy, 1, s.gates, None, 0)
+                # The next chunk of dgates, which would otherwise arrive line by line.
                 soon = k.at(dy, CHUNK * s.gates), s.gates
                 _all_columns(k, gates, factors._replace(soon=soon), states, depth)
                 _all_columns(k, gates, factors, inputs, depth)

@@ -28,6 +28,7 @@ def sweep(k: KernelBuilder, count: Integer, body: Body, unroll: int = 4) -> None
     with k.where(k.positive(whole)), k.loop(whole) as i:
         for j in range(unroll):
             body(k.sum((i, step), j * k.lanes), None)
+    # The rest in vectors under a mask: no loop over single numbers, no reading beyond the array.
     start = k.times(whole, step)
     rest = k.builder.sub(k.integer(count), start)
     with _some(k, rest), k.loop(k.builder.udiv(k.sum(rest, k.lanes - 1), k.integer(k.lanes))) as i:

@@ -23,6 +23,7 @@ def walk(target: Target) -> KernelBuilder:
     with k.loop(count) as i:
         entry = k.at(table, (i, ENTRY))
         code, end = k.read(entry, 0), b.append_basic_block("next")
+        # A call needs its number of arguments when it is compiled: one case for each.
         choice = b.switch(k.read(entry, 1), end)
         for size in range(1, MOST + 1):
             block = b.append_basic_block()

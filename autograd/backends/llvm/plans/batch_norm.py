@@ -95,8 +95,8 @@ def batch_norm_eval(
 
 
 def normalising(target: Target, x: Spec, eps: float, epilogue: Epilogue) -> ByImages:
-    """Plan a normalisation with given statistics, and what follows it: of x, w, b, mean, var and,
-    where the epilogue wants one, a residual."""
+    """Plan a normalisation with given statistics and an epilogue: of x, w, b, mean, var and the
+    residual, if there is one."""
     call = _NormCall(target, x)
     function = build(normalise, target, call.rows, float(eps), True, epilogue)
     step = call.each_image
@@ -127,7 +127,7 @@ def batch_norm_sums(
 
 
 def sums(target: Target, x: Spec, eps: float, masked: bool) -> Executable:
-    """Plan the gradients of w and b, of dy, a mask if there is one, x, mean and var."""
+    """Plan the gradients of w and b: of dy, a mask if there is one, x, mean and var."""
     call = _NormCall(target, x)
     function = build(gradient_sums, target, call.rows, float(eps), masked)
 
@@ -155,7 +155,7 @@ def batch_norm_dx(
 
 
 def slope(target: Target, x: Spec, eps: float, masked: bool) -> ByImages:
-    """Plan the gradient of x, of dy, a mask if there is one, x, w, mean, var, dw and db."""
+    """Plan the gradient of x: of dy, a mask if there is one, x, w, mean, var, dw and db."""
     call = _NormCall(target, x)
     function = build(gradient, target, call.rows, float(eps), masked)
     step, pixels = call.each_image, x.size // x.shape[1]

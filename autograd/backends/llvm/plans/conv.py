@@ -30,40 +30,43 @@ CACHE = 1 << 19  # bytes of images that are worked on at a time: half of a secon
 
 
 def divisor(size: int, most: int) -> int:
-    """Return the number of columns of a tile: the largest up to `most` that leaves no rest, or
-    `most` where that would be less than half of it."""
+    """Return the columns of a tile: the largest divisor of `size` up to `most`, or `most` itself if
+    that would be less than half of it."""
     best = max(d for d in range(1, min(size, most) + 1) if size % d == 0)
     return best if 2 * best > most or best == size else min(size, most)
 
 
 def chunk(c: Correlation, images: int, size: int) -> int:
-    """Return how many images are worked on at a time."""
+    """Return how many images to work on at a time, so that they stay in the cache."""
     border = c.border
     each = (border.strides[0] + prod(c.output) * c.results * c.groups) * size
     return max(1, min(images, CACHE // max(1, each)))
 
 
 def forward_tile(target: Target, c: Correlation, images: int) -> ConvTile:
-    """Return a good tile for a correlation: the sums, the weights of the shared taps and a number
-    of x must fit the registers."""
+    """Return a tile for a correlation: its sums, the weights of the shared taps and one number of x
+    must fit the registers."""
     size, vectors = np.dtype(c.dtype).itemsize, 1 if c.results <= target.lanes(c.dtype) else 2
+    # With stride 1 neighbouring pixels see the same numbers of x through the taps of a row.
     shared = 3 if vectors == 1 and c.stride[1] == 1 else 1
     room = target.registers - 1 - shared * vectors
     # 16 sums keep two multiply-add units busy; more would only make the code longer.
     most = min(16 if vectors == 1 else 8, room // vectors)
     columns = divisor(c.output[1], most)
     rows = max(1, min(c.output[0], most // columns))
+    # A turn of the loop over channels has some 600 multiply-adds at most: code must stay short.
     unroll = max(1, min(4, 600 // max(1, len(c.taps) * rows * columns * vectors)))
     return target.vary(ConvTile(rows, columns, vectors, shared, unroll, chunk(c, images, size)))
 
 
 def weights_tile(target: Target, c: Correlation, images: int) -> ConvTile:
-    """Return a good tile for the gradient of the weights."""
+    """Return a tile for the gradient of the weights: its sums, vectors of dy and one number of x
+    must fit the registers."""
     size = np.dtype(c.dtype).itemsize
     taps = min(target.isa.gradient_taps, len(c.taps)) if c.stride[1] == 1 else 1
     channels = min(target.registers // 4, c.channels)
     if c.channels < 4 and c.stride[1] == 1:
-        # Too few sums wait for one another.
+        # Few channels make few sums, each of which waits for its last multiply-add: more taps help.
         taps = -(-len(c.taps) // -(-len(c.taps) * c.channels // target.isa.gradient_sums))
     vectors = 2 if taps == 1 and c.results > target.lanes(c.dtype) else 1
     unroll = divisor(c.output[1], 16 if taps > 1 else 4)
@@ -71,7 +74,7 @@ def weights_tile(target: Target, c: Correlation, images: int) -> ConvTile:
 
 
 def bordered(c: Correlation, tile: ConvTile) -> Scratch:
-    """Return a kernel's memory for images with borders, zero where the borders are."""
+    """Return scratch memory for a kernel's images with borders of zeros."""
     return Scratch(c.border.elements * tile.images, c.dtype)
 
 
@@ -257,6 +260,7 @@ def conv2d_dw(
     shape = (groups, r * s, c.channels, c.results)
     parts = parts_of(c.macs * n, n, FOLD * prod(shape))
     steps = x.nbytes // n, prod(shape) * x.dtype.itemsize, dy.nbytes // n
+    # Each part has sums of its own; they are added in order, whoever made them.
     add = build(increase, target, c.dtype)
 
     def run(x: NDArray, dy: NDArray) -> NDArray:
@@ -295,7 +299,7 @@ def _forward(
 
 
 def _plain(x: Spec, stride: Pair, dilation: Pair, groups: int) -> bool:
-    """Tell whether Winograd's method can do a convolution, as far as its attributes go."""
+    """Tell whether Winograd's method supports a convolution's type and attributes."""
     return x.dtype == np.float32 and stride == dilation == (1, 1) and groups == 1
 
 
@@ -328,8 +332,11 @@ def _fast_weights(target: Target, c: Winograd, n: int) -> Executable:
 def _packer(
     target: Target, w: Spec, groups: int, vectors: int, turned: bool = False
 ) -> Callable[[NDArray], NDArray]:
-    """Return the function that lays out weights (M, C/groups, R, S) for a correlation whose tiles
-    have so many vectors of results, or, `turned`, for one that gives the gradient of x."""
+    """Return a function that lays out weights (M, C/groups, R, S) for a correlation.
+
+    `vectors` are those of results in its tiles. With `turned` the correlation gives the gradient of
+    x, so results and channels change roles.
+    """
     results, channels, indices = w.shape[0] // groups, w.shape[1], w.shape[2] * w.shape[3]
     if turned:
         results, channels = channels, results

@@ -66,6 +66,7 @@ def find_back(
     m = 4 if taps == (3, 3) and max(output) > 4 else 2
     c = Winograd(m, taps[0], channels, results, image, output, start)
     other = turned(c)._replace(output=image, image=output)
+    # The transposed method writes a canvas besides, so it must save a fifth of the tiles.
     fewer = 5 * prod(c.grid) <= 4 * prod(other.grid)
     if not (fewer and reaches(c)):
         return None
@@ -77,7 +78,7 @@ def find_back(
 
 
 def _whole(size: int, most: int) -> int:
-    """Return the number up to `most`, at least half of it, whose multiple exceeds `size` least."""
+    """Return the number in (most / 2, most] with the least padding of `size` to its multiple."""
     most = min(size, most)
     return min(range(most, most // 2, -1), key=lambda n: padded(size, n))
 
@@ -92,10 +93,12 @@ def blocks(target: Target, c: Winograd, images: int, gradient: bool = False) -> 
     else:
         fewest, most = (32, 64) if gradient else (16, 32)
         tiles = max(fewest, min(most, PLANES // (4 * c.positions * (x + y))))
+    # Whole images where several fit; else rows of tiles, in parts of nearly one size.
     some = max(1, min(images, tiles // (rows * columns)))
     parts = 1 if some > 1 else -(-rows // max(1, tiles // columns))
     high = -(-rows // parts)
     vectors = min(2, y // lanes)
+    # Registers for sums, beside a row of factors, a broadcast number and one to spare.
     room = min(16, target.registers - 2 - vectors)
     most = room // vectors
     size = c.channels if gradient else some * high * columns
@@ -118,7 +121,7 @@ class Planes:
 
 
 def zeros(*borders: Border) -> Scratch:
-    """Return a row of zeros, which takes the place of rows that images do not have."""
+    """Return a row of zeros, which stands for rows that images do not have."""
     return Scratch(max(b.image[1] * b.channels for b in borders), "float32")
 
 
@@ -141,6 +144,7 @@ def _plan(
     images of so many bytes, for read ones and written ones: `some(ends, more, count, worker)`."""
 
     def begin(x: NDArray, w: NDArray, bias: list[NDArray], y: NDArray, tail: Following) -> Work:
+        # Before the threads start: all of them read the transformed weights.
         u = memory.empty(shape, w.dtype)
         spread(address(w), address(u))
 
@@ -199,7 +203,7 @@ def backward(
 
 
 def weights(target: Target, c: Winograd, images: int) -> Callable[[NDArray, NDArray], NDArray]:
-    """Return `run(x, dy)`, which gives dw (M, C, R, R) for images (N, H, W, C)."""
+    """Return `run(x, dy)`, which gives dw (M, C, R, R) from x (N, H, W, C) and dy (N, E, F, M)."""
     b = blocks(target, c, images, gradient=True)
     both = planes(target, c, b)
     work = images * prod(c.grid) * c.positions * c.channels * c.results

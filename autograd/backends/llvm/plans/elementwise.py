@@ -40,7 +40,8 @@ def _plan(
 
 
 def together(target: Target, formula: str, specs: tuple[Spec, ...]) -> Executable | None:
-    """Plan a formula of more than one primitive, of arrays of one shape; None for others."""
+    """Plan a formula that stands for more than one primitive, on arrays of one shape; None for
+    others."""
     return _plan(target, formula, specs, ())
 
 
@@ -58,8 +59,8 @@ for _name in (
 
 
 def axis_left(whole: tuple[int, ...], part: tuple[int, ...]) -> int | None:
-    """Return the axis of `whole` along which an array of shape `part` is not repeated; the last one
-    for a single number; None where there are more."""
+    """Return the only axis of `whole` along which an array of shape `part` is not broadcast; the
+    last one for a single number, None where there are more."""
     full = (1,) * (len(whole) - len(part)) + part
     if len(full) > len(whole) or any(a not in (1, b) for a, b in zip(full, whole, strict=True)):
         return None

@@ -11,8 +11,8 @@ from ..runtime.layout import address, channels_last, plain
 
 
 class Following(Protocol):
-    """Gives the addresses of an epilogue's arrays, from an image on; those of images so many bytes
-    further."""
+    """Returns the addresses of an epilogue's arrays from image `first` on; of those like the
+    result, `offset` bytes further."""
 
     def __call__(self, first: int, offset: int = 0) -> list[int]: ...
 

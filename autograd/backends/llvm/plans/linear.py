@@ -60,12 +60,15 @@ def tile(target: Target, p: MatrixProduct, rows: int) -> MatmulTile:
             if r and v
         )
 
+    # One register holds the broadcast number of a; each row of the panel takes `wide` more.
     room = target.registers - 1
     pairs = [(high, room // (high + 1)) for high in (8, 6, 14, 4, 2, 1) if high < room // 2]
     high, wide = min(pairs, key=cost)
     wide = min(wide, whole)
     size = np.dtype(p.dtype).itemsize
     line = wide * lanes * size
+    # As deep as a panel stays in the first level, but at least 128: between two pieces of the inner
+    # axis the sums go to memory and back.
     chosen = MatmulTile(high, wide, max(128, NEAR // line // 32 * 32), 2, rows >= COPIED)
     if p.turned or p.y_turned or p.columns * size < LONG:
         return chosen
@@ -75,9 +78,12 @@ def tile(target: Target, p: MatrixProduct, rows: int) -> MatmulTile:
 
 
 class _SharedProduct:
-    """A product of rows (n, inner) and columns, and how it is cut for threads: into panels, or into
-    blocks of rows where there are few panels. Neither depends on the number of threads. What is
-    summed up for a channel, one of them does."""
+    """A product of rows (n, inner) and columns, and how it is split for threads.
+
+    Threads take panels, or blocks of rows where there are few panels; the split does not depend on
+    their number. Sums over a channel in the epilogue must be made by one thread, which decides
+    between the two.
+    """
 
     def __init__(
         self, target: Target, p: MatrixProduct, rows: int, epilogue: Epilogue = NOTHING
@@ -109,8 +115,11 @@ class _SharedProduct:
             self._share_rows(a, b, bias, y, more)
 
     def _further(self, more: Sequence[int], pixels: int, channels: int) -> list[int]:
-        """Return the addresses of what follows for a part of y: so many bytes further in arrays
-        like y, and in those of channels, whose sums are float64."""
+        """Return the addresses of the epilogue's arrays for a part of y.
+
+        Arrays like y advance by `pixels` bytes, those of channels by `channels`, and sums, which
+        are float64, accordingly.
+        """
         sums = channels * 8 // self.size
         return [
             a + (pixels if name in IMAGES else sums if name in ROWS else channels)

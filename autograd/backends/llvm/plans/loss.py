@@ -19,7 +19,7 @@ LEAST = 1 << 8  # elements below which NumPy is as fast
 
 
 class _ClassRows:
-    """Arrays of one shape as rows of classes: along `axis`, which is brought last in memory."""
+    """Arrays of one shape as rows of classes: `axis` is brought last in memory."""
 
     def __init__(self, spec: Spec, axis: int) -> None:
         self.layouts, self.axis = Layouts(spec), axis % len(spec.shape)
@@ -102,9 +102,11 @@ _slope("log_softmax_dx", True)
 
 
 class _Labels:
-    """Labels as the kernels take them: `place`, 0 where ignored; `counted`, and `rate`, the class
-    weight of each, 0 where ignored; `norm`, what the reduction divides by. IndexError for a label
-    out of range."""
+    """Labels as the kernels take them. IndexError for a label out of range.
+
+    `index` is the label, 0 where ignored; `counted` tells which are not; `rate` is the class weight
+    of each, 0 where ignored; `norm` is what the reduction divides by.
+    """
 
     def __init__(
         self, target: NDArray, w: NDArray | None, classes: int, dtype: Any, ignored: int

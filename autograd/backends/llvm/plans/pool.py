@@ -24,8 +24,8 @@ PLACES = 256  # taps that a byte tells apart
 
 
 def unrolled(sizes: Sequence[int]) -> int:
-    """Return how many vectors of channels are unrolled, given how many taps the code has along
-    each axis; 0 where it has too many."""
+    """Return how many vectors of channels to unroll, given the taps that the code has along each
+    axis; 0 where it has too many."""
     work = sizes[0] * sizes[1]
     return max(1, min(4, MOST // (4 * max(work, 1)))) if work <= MOST else 0
 
@@ -50,7 +50,7 @@ def backward_size(pool: PoolWindows) -> int:
 def max_pool2d(
     target: Target, x: Spec, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> Executable | None:
-    """Plan the largest value of each window, and its place."""
+    """Plan the largest value of each window, and its tap."""
     pool = pooling(x, kernel, stride, padding, dilation)
     unroll = forward_size(pool)
     if not unroll or kernel[0] * kernel[1] > PLACES:

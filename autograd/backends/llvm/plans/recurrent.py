@@ -27,7 +27,7 @@ Forward: TypeAlias = Callable[..., None]
 
 
 def _shared(count: int, rows: int, macs: int, call: Tiles) -> None:
-    """Let threads share `count` rows, in tiles of so many."""
+    """Let threads share `count` rows, in tiles of `rows`."""
     whole, rest = divmod(count, rows)
 
     def work(first: int, last: int, worker: int) -> None:
@@ -55,12 +55,14 @@ class _SequencePlan:
         _shared(self.batch, self.rows, self.macs, call)
 
     def way(self, back: bool) -> tuple[int, int, int]:
-        """Return the number of steps, the first, and the way to the next: forward or back."""
+        """Return the number of steps, the first one, and the step to the next (1 or -1), of the
+        pass forward or `back`."""
         down = self.backwards != back
         return self.steps, self.steps - 1 if down else 0, -1 if down else 1
 
     def forward(self, width: int) -> Forward:
-        """Return the function that calls the kernel for inputs so wide, however they lie."""
+        """Return the function that calls the kernel for inputs of a width, in either layout of
+        `_rows`."""
         lay, where, kernels = self.panels(width), self.way(back=False), {}
 
         def call(x: NDArray, w_ih: NDArray, w: NDArray, arrays: list[NDArray], *apart: int) -> None:
@@ -82,6 +84,7 @@ class _SequencePlan:
         blocks = -(-self.size // unit)
         wide = np.zeros((many, blocks * unit, width + self.size), self.dtype)
         turned = wide.reshape(many, blocks, unit, -1).transpose(1, 3, 0, 2)
+        # Panels are rewritten in each call, since weights change; memory is the plan's own.
         inside, packed = wide[:, : self.size], memory.empty(turned.shape, self.dtype, lasting=True)
 
         def lay(w_ih: NDArray, w: NDArray) -> NDArray:
@@ -109,7 +112,7 @@ class _SequencePlan:
 
 
 def _rows(x: NDArray) -> tuple[NDArray, int, int]:
-    """Return inputs (T, N, I) and how many numbers apart two rows and two steps are; they may lie
+    """Return inputs (T, N, I) and the numbers from one row and one step to the next. They may lie
     as (N, T, I), too."""
     steps, batch, width = x.shape
     if not x.flags.c_contiguous and x.transpose(1, 0, 2).flags.c_contiguous:
@@ -123,20 +126,20 @@ def _alike(*specs: Spec) -> bool:
 
 @implements("lstm_sequence")
 def lstm_sequence(target: Target, *specs: Spec, backwards: bool) -> Executable | None:
-    """Plan an LSTM's way through a sequence."""
+    """Plan an LSTM's forward pass over a sequence."""
     return _lstm(target, specs, backwards, all_steps=True)
 
 
 @implements("lstm_states")
 def lstm_states(target: Target, *specs: Spec, backwards: bool) -> Executable | None:
-    """Plan an LSTM's way through a sequence of which only the states are wanted."""
+    """Plan an LSTM's forward pass of which only the states are wanted."""
     return _lstm(target, specs, backwards, all_steps=False)
 
 
 def _lstm(
     target: Target, specs: tuple[Spec, ...], backwards: bool, all_steps: bool
 ) -> Executable | None:
-    """Cells and acts are kept for all steps, or written over the last step's."""
+    """Plan the forward pass; cells and acts are kept for `all_steps`, or overwritten in each."""
     if not _alike(*specs):
         return None
     x, w_ih, _, state, *_ = specs
@@ -163,7 +166,7 @@ def _lstm(
 def rnn_sequence(
     target: Target, *specs: Spec, nonlinearity: str, backwards: bool
 ) -> Executable | None:
-    """Plan an Elman network's way through a sequence."""
+    """Plan an Elman network's forward pass over a sequence."""
     if not _alike(*specs):
         return None
     x, _, _, state, *_ = specs
@@ -191,7 +194,7 @@ def _copy(x: NDArray) -> NDArray:
 def lstm_sequence_dx(
     target: Target, *specs: Spec, present: Flags, backwards: bool
 ) -> Executable | None:
-    """Plan the way back through a sequence of an LSTM."""
+    """Plan an LSTM's backward pass over a sequence."""
     if not _alike(*specs):
         return None
     acts, cells = specs[:2]
@@ -216,7 +219,7 @@ def lstm_sequence_dx(
 def rnn_sequence_dx(
     target: Target, *specs: Spec, present: Flags, nonlinearity: str, backwards: bool
 ) -> Executable | None:
-    """Plan the way back through a sequence of an Elman network."""
+    """Plan an Elman network's backward pass over a sequence."""
     if not _alike(*specs):
         return None
     states = specs[0]

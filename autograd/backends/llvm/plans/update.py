@@ -69,8 +69,8 @@ def accumulate(target: Target, slot: Spec, g: Spec) -> Executable | None:
 def _in_place(
     layouts: Layouts, go: Any, changed: Sequence[NDArray], read: Sequence[NDArray]
 ) -> None:
-    """Run a kernel that changes arrays and reads others; where they do not lie alike, or one that
-    is changed overlaps one that is read, on copies, which are copied back."""
+    """Run a kernel that changes arrays and reads others. Where they do not lie alike, or a changed
+    one overlaps another, it runs on copies, which are copied back."""
     lie, everything = layouts.of(changed[0]), (*changed, *read)
     alike = lie is not None and all(layouts.of(x) == lie for x in everything)
     if alike and not _overlapping(layouts, changed, read):

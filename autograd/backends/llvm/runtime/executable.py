@@ -8,13 +8,16 @@ from typing import Any
 
 
 class Executable:
-    """A function of arrays, `run`.
+    """A function of arrays, `run`, and what the backend has to know of it.
 
     `native`: compiled functions do all of its arithmetic, on memory of its arguments, of
-    `memory.empty`, or its own, so that calling these functions again is calling it again; a call
-    in which that does not hold adds to `LayoutStats`. `executed` is how many multiplications a call
-    executes, None if as many as the ledger counts. `keeps` is what must live as long as the
-    executable, such as an array whose address `run` uses."""
+    `memory.empty`, or its own, so that calling these functions again is calling it again. A call in
+    which that does not hold adds to `LayoutStats`.
+
+    `executed` is the number of multiplications that a call executes; None if it is what the ledger
+    counts. `keeps` is what must live as long as the executable, such as an array whose address
+    `run` uses.
+    """
 
     __slots__ = ("executed", "keeps", "native", "run")
 
@@ -33,7 +36,7 @@ class Executable:
 
 
 class OneAtATime(Executable):
-    """An executable of which no two calls run at the same time."""
+    """An executable with a lock: no two of its calls run at the same time."""
 
     __slots__ = ("_lock",)
 

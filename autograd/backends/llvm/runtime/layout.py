@@ -15,15 +15,18 @@ from .memory import MALLOC, empty, pool
 
 
 class LayoutStats(local):
-    """What kernels of this thread left to NumPy because of how arrays lie: `copies` into another
-    order, and calls done `aside`. A recording compares them before and after a native call: if
-    they differ, addresses of kernels do not say all that the call did."""
+    """What calls of this thread left to NumPy because of how arrays lie in memory.
+
+    `copies` counts copies into another order, `fallbacks` calls that NumPy computed. A recording
+    compares both before and after a native call: if they differ, the addresses of kernels do not
+    say all that the call did.
+    """
 
     copies = 0
     fallbacks = 0
 
     def read(self) -> tuple[int, int]:
-        """Return both numbers."""
+        """Return copies and fallbacks."""
         return self.copies, self.fallbacks
 
 
@@ -35,13 +38,14 @@ def _slow_address(x: NDArray) -> int:
 
 
 def _fast_address(x: NDArray) -> int:
-    """Read the field `data`, the first of NumPy's array object behind Python's header: five times
-    as fast as asking for it, and a kernel's call needs three."""
+    """Return the address of an array's first number by reading `data`, the first field of NumPy's
+    array object behind Python's header: five times as fast as asking, and a kernel's call needs
+    three."""
     return _field(id(x) + _HEADER).value
 
 
 def _works() -> bool:
-    """Tell whether arrays are laid out so here."""
+    """Tell whether array objects are laid out as `_fast_address` assumes, also for views."""
     x = np.zeros(4)
     return sys.implementation.name == "cpython" and all(
         _fast_address(part) == _slow_address(part) for part in (x, x[2:])
@@ -54,7 +58,7 @@ address = _fast_address if _works() else _slow_address
 
 
 class ChannelsLast:
-    """Arrays (N, C, ..) of one shape, which kernels take with the channels last."""
+    """Brings arrays (N, C, ..) of one shape channels-last, and makes results that are."""
 
     def __init__(self, x: Spec) -> None:
         axes = len(x.shape)
@@ -63,12 +67,12 @@ class ChannelsLast:
         self.shape, self.dtype = tuple(x.shape[i] for i in self.order), x.dtype
 
     def last(self, x: NDArray) -> NDArray:
-        """Return x with its channels last, in row-major order; a copy only where it does not lie
-        so already."""
+        """Return x with its channels last, in row-major order; a copy only where it does not lie so
+        already."""
         return plain(x.transpose(self.order))
 
     def result(self) -> NDArray:
-        """Return an array of x's shape, without numbers yet, with its channels last."""
+        """Return an uninitialised array of x's shape that lies channels-last."""
         return empty(self.shape, self.dtype).transpose(self.back)
 
 
@@ -79,7 +83,7 @@ def channels_last(x: NDArray) -> NDArray:
 
 
 def plain(x: NDArray) -> NDArray:
-    """Return x in row-major order."""
+    """Return x in row-major order; a copy only where it does not lie so already."""
     if x.flags.c_contiguous:
         return x
     layout_stats.copies += 1
@@ -91,8 +95,11 @@ Layout: TypeAlias = tuple[Strides, Strides]
 
 
 class Layouts:
-    """The layouts in which arrays of one shape and type come. A dense one has its numbers side by
-    side, in whatever order of axes."""
+    """The layouts of arrays of one shape and type that are dense: without gaps, axes in any order.
+
+    Element-wise kernels run over flat memory, so their arrays only have to lie alike. Layouts are
+    looked up by strides.
+    """
 
     def __init__(self, spec: Spec) -> None:
         self.shape, self.dtype = spec
@@ -101,8 +108,8 @@ class Layouts:
         self.plain = self._learn(np.empty(self.shape, self.dtype)) or ((), ())
 
     def of(self, x: NDArray) -> Layout | None:
-        """Return how a dense array lies, and the strides of a new one like it; else None. Of axes
-        of one element, it does not matter how they lie."""
+        """Return the layout of a dense array and the strides of a new one like it; None for others.
+        Strides of axes of one element do not count."""
         strides = x.strides
         try:
             return self.known[strides]
@@ -117,19 +124,19 @@ class Layouts:
         return tuple(a if n > 1 else 0 for a, n in zip(like, self.shape, strict=True)), like
 
     def along(self, axis: int) -> Layout:
-        """Return the layout in row-major order but for an axis, which comes last."""
+        """Return the layout whose last axis in memory is `axis`, the others in their order."""
         order = [*(i for i in range(len(self.shape)) if i != axis), axis]
         x = np.empty([self.shape[i] for i in order], self.dtype)
         return self.of(x.transpose(np.argsort(order))) or self.plain
 
     def new(self, strides: Strides) -> NDArray:
-        """Return an array whose numbers are not set."""
+        """Return an uninitialised array with given strides."""
         memory = pool.take(self.nbytes) if self.nbytes > MALLOC else None
         return np.ndarray(self.shape, self.dtype, memory, 0, strides)
 
     def agree(self, *xs: NDArray) -> tuple[tuple[NDArray, ...], Strides]:
-        """Return arrays that lie alike, and the strides of a result: as they are if they do, else
-        some of them copied. Images come channels-last as soon as one of them does."""
+        """Return arrays that lie alike, and the strides of a result. Arrays that do not agree are
+        copied: to channels-last if one of them is, else to the first dense one."""
         first = self.of(xs[0])
         if first is not None:
             strides = xs[0].strides
@@ -145,19 +152,19 @@ class Layouts:
         return x if lie is not None and lie[0] == bare else self.moved(x, strides)
 
     def moved(self, x: NDArray, strides: Strides) -> NDArray:
-        """Return a copy that lies in another way."""
+        """Return a copy of x with given strides."""
         layout_stats.copies += 1
         y = self.new(strides)
         y[...] = x
         return y
 
     def inner(self, lie: Layout | None, axis: int) -> bool:
-        """Tell whether a layout has its numbers along an axis side by side."""
+        """Tell whether `axis` is the innermost of a layout: its numbers lie side by side."""
         if lie is None or axis >= len(self.shape):
             return False
         return self.shape[axis] == 1 or lie[0][axis] == self.dtype.itemsize
 
 
 def overlap(a: int, b: int, nbytes: int) -> bool:
-    """Tell whether arrays at two addresses share memory without being the same."""
+    """Tell whether arrays at two addresses overlap without being the same."""
     return a != b and abs(a - b) < nbytes

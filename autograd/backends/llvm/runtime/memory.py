@@ -22,7 +22,7 @@ MALLOC = 1 << 16  # bytes up to which memory from malloc costs less than keeping
 
 
 class SystemMemory:
-    """Some bytes from the system, and their first aligned address."""
+    """Some bytes from the system, and their first aligned address, `start`."""
 
     __slots__ = ("numbers", "start")
 
@@ -33,10 +33,13 @@ class SystemMemory:
 
 
 class Arena:
-    """Memory that recordings which are repeated one at a time have for themselves: what is used
-    again while one is made must be used in the same order by whoever repeats it, and by nobody
-    else. `taken` lists what is taken, `kept` what kernels keep from call to call, by whoever asked
-    for it; `reserved` are the bytes that are free and still nobody else's."""
+    """Memory that belongs to recordings, which replay one at a time.
+
+    A replay writes to the addresses that were recorded. Blocks that were reused while recording are
+    reused in the same order in each replay, so nobody else may have them in between. `taken` lists
+    the blocks in use, `retained` what kernels keep from call to call, by whoever asked; `reserved`
+    counts bytes that are free and still nobody else's.
+    """
 
     def __init__(self) -> None:
         self.free: dict[int, list[SystemMemory]] = defaultdict(list)
@@ -50,13 +53,13 @@ class Arena:
 
 
 class ReplayedMemory:
-    """Gives out memory that was taken before, in the same order; it belongs to an arena still."""
+    """Hands out recorded blocks again, in the order in which they were taken."""
 
     def __init__(self, memory: list[SystemMemory]) -> None:
         self.memory = memory[::-1]
 
     def take(self, room: int) -> Any:
-        """Return the next block. RuntimeError where it is smaller than `room` bytes, or missing."""
+        """Return the next block. RuntimeError if it is smaller than `room` bytes, or missing."""
         if not self.memory or self.memory[-1].numbers.size < room + ALIGNED:
             left = self.memory[-1].numbers.size - ALIGNED if self.memory else 0
             raise RuntimeError(
@@ -80,8 +83,11 @@ def _view_type(room: int) -> type[Any]:
 
 
 class BlockPool(Account):
-    """Blocks of memory by size. A block comes back when the last array that lies in it is gone. In
-    a thread that has an arena, blocks come from there and go back there."""
+    """Blocks of memory by size, reused.
+
+    A block comes back when the last array that lies in it is gone. In a thread that has an arena,
+    blocks come from there and go back there.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,6 +131,7 @@ class BlockPool(Account):
 
     def _grow(self, room: int) -> None:
         needed = self.used + room
+        # Blocks of sizes that are no longer asked for would pile up: all free ones go at once.
         if self.held + room > min(self.limit or inf, IDLE + 2 * max(self.peak, needed)):
             for free in [*self.free.values()]:
                 free.clear()
@@ -134,7 +141,7 @@ class BlockPool(Account):
         self.held += room
 
     def arena(self) -> Arena | None:
-        """Return the arena that this thread has."""
+        """Return the arena of this thread, None without."""
         arena = self.arenas.get(get_ident()) if self.arenas else None
         return arena if isinstance(arena, Arena) else None
 
@@ -154,7 +161,7 @@ class BlockPool(Account):
         self.peak = max(self.peak, self.used)
 
     def again(self, memory: list[SystemMemory]) -> None:
-        """Give this thread memory that was taken before, until `end`."""
+        """Hand out recorded memory in this thread until `end`."""
         self.arenas[get_ident()] = ReplayedMemory(memory)
 
     def end(self) -> None:
@@ -162,7 +169,7 @@ class BlockPool(Account):
         del self.arenas[get_ident()]
 
     def release(self, arena: Arena) -> None:
-        """Let everybody use an arena's memory."""
+        """Give an arena's free blocks to all."""
         self.used -= arena.reserved
         for room, free in arena.free.items():
             self.free[room].extend(free)
@@ -176,6 +183,7 @@ class BlockPool(Account):
 
             def __del__(self) -> None:
                 home = self.home
+                # Runs in whichever thread drops the last array, perhaps while the arena is closed.
                 home.free[room].append(self.memory)
                 if home.closed:
                     home.reserved += room
@@ -187,8 +195,8 @@ class BlockPool(Account):
 
 
 def _rounded(size: int) -> int:
-    """Return the size of the block for so many bytes: an eighth of a power of two at most is lost,
-    so that arrays of nearly one size share their blocks."""
+    """Return the size of the block for so many bytes. At most an eighth is lost, and arrays of
+    nearly one size share their blocks."""
     step = 1 << max(12, (size - 1).bit_length() - 4)
     return -(-size // step) * step
 
@@ -198,8 +206,8 @@ register(pool)
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any], lasting: bool = False) -> NDArray:
-    """Return an array in row-major order whose numbers are not set; a `lasting` one, which is kept
-    from call to call, never lies in an arena."""
+    """Return an uninitialised array in row-major order; a `lasting` one, which outlives its call,
+    never lies in an arena."""
     size = dtype.itemsize
     for extent in shape:
         size *= extent
@@ -207,8 +215,11 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any], lasting: bool = False) -
 
 
 def lasting(asker: Any, size: int, dtype: np.dtype[Any], own: dict[Any, NDArray]) -> NDArray:
-    """Return zeros that somebody keeps from call to call: in `own`, by his name; while calls are
-    recorded, those that he has for all recordings of the arena."""
+    """Return zeros of `size` numbers or more that `asker` keeps from call to call, in `own`.
+
+    While calls are recorded, they belong to the arena instead: all its recordings share them, and
+    no other thread does.
+    """
     arena = pool.arena()
     name = id(own), asker
     array = own.get(asker) if arena is None else arena.retained.get(name, (own, None))[1]
@@ -225,7 +236,7 @@ def lasting(asker: Any, size: int, dtype: np.dtype[Any], own: dict[Any, NDArray]
 
 
 def images(n: int, c: int, h: int, w: int, dtype: np.dtype[Any]) -> NDArray:
-    """Return an array (N, C, H, W), channels-last in memory, whose numbers are not set. Small ones
-    are not aligned."""
+    """Return an uninitialised array (N, C, H, W) that is channels-last in memory. Small ones are
+    not aligned."""
     make = np.empty if n * c * h * w * dtype.itemsize <= MALLOC else empty
     return make((n, h, w, c), dtype).transpose(0, 3, 1, 2)

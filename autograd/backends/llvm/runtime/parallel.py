@@ -24,8 +24,11 @@ Begin = Callable[..., tuple[Any, Work]]
 
 
 class ByImages(Executable):
-    """A call that works image by image, so that threads can share them, and so that another such
-    call can go on with each few of them while they are in the cache."""
+    """A call that works image by image.
+
+    Threads can share the images, and another such call can continue with each few of them while
+    they are in the cache (`chained`). `macs` decides whether threads pay.
+    """
 
     __slots__ = ("begin", "images", "macs")
 
@@ -41,13 +44,17 @@ def _run(images: int, macs: int, begin: Begin, *arrays: NDArray) -> Any:
 
 
 def chained(first: ByImages, count: int, then: ByImages) -> Executable:
-    """Return the executable of two calls, of which the second reads the result of the first: given
-    the `count` arrays of the first and the others of the second, it returns both results, the
-    second's first."""
+    """Return the executable of two calls, of which the second reads the result of the first.
+
+    It takes the `count` arrays of the first and the remaining ones of the second, and returns both
+    results, the second's first. A few images go through both before the next few, so that the
+    intermediate result is read from the cache.
+    """
 
     def run(*arrays: NDArray) -> tuple[Any, Any]:
         intermediate, fill = first.begin(*arrays[:count])
         result, work = then.begin(intermediate, *arrays[count:])
+        # As many images as leave their intermediate results in the cache.
         few = max(1, CACHED * first.images // intermediate.nbytes)
 
         def both(begin: int, many: int, worker: int) -> None:
@@ -63,8 +70,11 @@ def chained(first: ByImages, count: int, then: ByImages) -> Executable:
 
 
 class Scratch:
-    """Zeros for each thread that works on a plan, made when it first does; a recording has its own,
-    since it is repeated while others work on the plan."""
+    """Zeros for each thread that works on a plan, made when it first does.
+
+    Kernels leave borders zero, so they are cleared only once. A recording has its own, since it is
+    replayed while others work on the plan.
+    """
 
     def __init__(self, size: int, dtype: np.dtype[Any] | str) -> None:
         self.size, self.dtype = max(1, size), np.dtype(dtype)
@@ -76,7 +86,7 @@ class Scratch:
 
 
 def over_images(macs: int, images: int, work: Work) -> None:
-    """Work on all images, in several threads where a call has MACs enough. What is done to an image
+    """Work on all images, in several threads if there are MACs enough. What is done to an image
     must not depend on the others."""
     if macs < WORTHWHILE:
         work(0, images, 0)
@@ -85,8 +95,8 @@ def over_images(macs: int, images: int, work: Work) -> None:
 
 
 def in_parts(images: int, parts: int, work: Callable[[int, int, int, int], None]) -> None:
-    """Work on parts of the images, whose number is fixed, so that what is summed up for each does
-    not depend on the threads: `work(part, first, count, worker)`."""
+    """Work on a fixed number of parts of the images, so that sums over each do not depend on the
+    threads: `work(part, first, count, worker)`."""
 
     def several(begin: int, end: int, worker: int) -> None:
         for part in range(begin, end):
@@ -97,8 +107,8 @@ def in_parts(images: int, parts: int, work: Callable[[int, int, int, int], None]
 
 
 def parts_of(work: int, images: int, folding: int) -> int:
-    """Return in how many parts images are to be summed up in `work` MACs, where folding one takes
-    the time of so many: at most 8, so few that they cost about 3% more."""
+    """Return into how many parts images are split for sums of `work` MACs, where merging one part
+    takes the time of `folding` MACs: at most 8, and few enough to cost about 3%."""
     if work < WORTHWHILE:
         return 1
     return max(1, min(8, images, 1 + work // (32 * (CALL + folding))))

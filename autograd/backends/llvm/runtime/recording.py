@@ -32,11 +32,13 @@ Step: TypeAlias = Callable[[], Any]
 
 
 class NativeRecording:
-    """Records what this thread computes within a `with` block. `replay()` computes it again, on the
-    same memory: copy results that are still needed. Arrays that the block made lose their numbers,
-    unless `hold` keeps them. A recording `beside` another shares its memory; the two must not be
-    replayed at the same time. `spoiled`: something was computed elsewhere, which a replay would
-    lack."""
+    """Records what this thread computes within a `with` block.
+
+    `replay()` computes it again on the same memory: copy results that are still needed. Arrays that
+    the block made lose their numbers, unless `hold` keeps them. A recording `beside` another shares
+    its memory; the two must not be replayed at the same time. `spoiled`: something was computed
+    elsewhere, which a replay would lack.
+    """
 
     def __init__(self, target: Target, beside: NativeRecording | None = None) -> None:
         self.arena: Arena = Arena() if beside is None else beside.arena
@@ -77,9 +79,10 @@ class NativeRecording:
         self.retained[id(engine)] = engine
 
     def compute(self, kernel: Callable[..., Any], values: Sequence[NDArray]) -> Any:
-        """Call a kernel and record it."""
+        """Call a kernel and record it: as addresses if it is native, else as a call of Python."""
         if kernel is np.copy:  # what `primitive` copies operands with; a native one can be walked
             kernel = self._copy
+        # Blocks that this call takes are those behind `before`.
         taken = self.arena.taken
         mark, moves, before = len(self.calls), layout_stats.read(), len(taken)
         result = kernel(*values)
@@ -96,8 +99,8 @@ class NativeRecording:
         return result
 
     def effect(self, step: Step) -> None:
-        """Call a function now, without recording what it computes, and at this place in each
-        replay."""
+        """Call a function now, without recording what it computes; each replay calls it at the same
+        point."""
         self._end()
         try:
             step()
@@ -106,7 +109,7 @@ class NativeRecording:
         self.calls.append(step)
 
     def hold(self, value: NDArray) -> None:
-        """Keep the numbers of an array that the recording made."""
+        """Keep the numbers of an array that the recording made: its memory is not reused."""
         self.retained[id(value)] = value
 
     def owns(self, value: Any) -> bool:
@@ -133,7 +136,7 @@ class NativeRecording:
                 yield self._walk(recorded)
 
     def _walk(self, recorded: list[Recorded]) -> Step:
-        """Return what calls functions with their arguments."""
+        """Return the step that calls functions with their arguments, from a table."""
         table = np.zeros((len(recorded), ENTRY), np.uint64)
         for row, (code, arguments) in zip(table, recorded, strict=True):
             row[:2] = code, len(arguments)
@@ -149,7 +152,7 @@ class NativeRecording:
 
 
 def _copying(target: Target) -> Executable:
-    """Return a native copy."""
+    """Return an executable that copies natively, so that a copy can be walked too."""
 
     def copy(x: NDArray) -> NDArray:
         y = empty(x.shape, x.dtype)
@@ -182,7 +185,8 @@ def _as_arrays(result: Any) -> Any:
 
 
 def _is_view(result: NDArray, values: Sequence[NDArray]) -> bool:
-    """Tell whether a result is no new numbers but part of an argument's memory."""
+    """Tell whether a result shares memory with an argument: then there is nothing to copy on
+    replay."""
     return any(np.may_share_memory(result, v) for v in values)
 
 
@@ -190,8 +194,8 @@ def _call_again(
     kernel: Callable[..., Any], values: Sequence[NDArray], results: Sequence[NDArray],
     memory: list[SystemMemory],
 ) -> None:  # fmt: skip
-    """Call a kernel again, in the same memory, and copy its results to those of the first call,
-    unless they already lie there."""
+    """Call a kernel again in the same memory, and copy its results to those of the first call,
+    unless they lie there already."""
     pool.again(memory)
     try:
         outputs = kernel(*values)
