@@ -25,7 +25,7 @@ from .runtime.layout import address, plain
 from .runtime.memory import empty
 from .runtime.parallel import ByImages, Work, chained
 
-LEAST = 1 << 16  # numbers from which on a pass over memory costs more than what is done for it
+LEAST = 1 << 16  # numbers from which a pass over memory costs more than deferring a call
 NORM = (None,) * 5  # the operands of a normalisation are read: x, w, b, mean, var
 PAIR = (None,) * 2  # and those of a sum, or of the gradient of a ReLU
 DOUBLE = np.dtype(np.float64)  # of sums in an epilogue
@@ -35,7 +35,7 @@ Signatures = tuple[Signature | None, ...]
 
 @defers("batch_norm")
 def _(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Deferral | None:
-    """Only the statistics are computed at once."""
+    """Compute the statistics at once and defer the normalisation."""
     if x.size < LEAST:
         return None
     each = Spec((x.shape[1],), x.dtype)
@@ -46,7 +46,7 @@ def _(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Deferral | No
 
 @defers("batch_norm_eval")
 def _(target: Target, x: Spec, *channels: Spec, eps: float) -> Deferral | None:
-    """All of it is deferred, behind one pending call at most: a convolution that reads numbers."""
+    """Defer it, behind one pending call at most: a convolution whose operands are realized."""
     return Deferral(max_depth=2) if x.size >= LEAST else None
 
 
@@ -55,7 +55,7 @@ def _(target: Target, x: Spec, *channels: Spec, eps: float) -> Deferral | None:
 @defers("relu")
 @defers("relu_dx")
 def _(target: Target, x: Spec, *others: Spec, eps: float = 0.0) -> Deferral | None:
-    """All of it is deferred, except sums that broadcast an operand."""
+    """Defer it, except for sums that broadcast an operand."""
     alike = len(others) != 1 or others == (x,)
     return Deferral() if alike and x.size >= LEAST else None
 
@@ -63,13 +63,13 @@ def _(target: Target, x: Spec, *others: Spec, eps: float = 0.0) -> Deferral | No
 @defers("conv2d")
 @defers("conv2d_dx")
 def _(target: Target, x: Spec, *others: Spec, **attributes: Any) -> Deferral | None:
-    """All of it is deferred: what reads it may become its epilogue."""
+    """Defer it: what reads it may become its epilogue."""
     return Deferral() if x.size >= LEAST else None
 
 
 @fuses("relu")
 def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
-    """A ReLU behind a normalisation, with or without a residual between them, or behind a sum."""
+    """Fuse a ReLU with the normalisation before it, with the residual between them, or with a sum."""
     (operand,) = signatures
     if operand is None:
         return None
@@ -89,13 +89,13 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
 
 @fuses("add")
 def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
-    """A sum of a normalisation and a residual."""
+    """Fuse the sum of a normalisation and a residual."""
     return _residual(target, Signature(call, signatures), Epilogue(residual=True))
 
 
 @fuses("batch_norm_eval")
 def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
-    """A normalisation with given statistics, behind a convolution."""
+    """Fuse a normalisation with known statistics into the convolution before it."""
     if signatures[0] is None or signatures[0].call.name != "conv2d" or any(signatures[1:]):
         return None
     return Fused(*_normalised(target, Signature(call, signatures), NOTHING))
@@ -103,7 +103,7 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
 
 @fuses("relu_dx")
 def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
-    """The gradient of a ReLU, of two gradients that meet there."""
+    """Fuse the gradient of a ReLU with the sum of two gradients that meet there."""
     operand, y = signatures
     if operand is None or operand.call.name != "add" or any((*operand.operands, y)):
         return None
@@ -114,8 +114,8 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
 def _normalised(
     target: Target, signature: Signature, epilogue: Epilogue
 ) -> tuple[ByImages, Inlined]:
-    """Return the kernel of a normalisation with given statistics and an epilogue, and what it
-    inlines: also the convolution before it, if that has only numbers for operands."""
+    """Return the kernel of a normalisation with known statistics and an epilogue, and what it
+    inlines: the convolution before it too, if the operands of that are realized."""
     call, (before, *_) = signature.call, signature.operands
     if before is not None and before.call.name == "conv2d" and not any(before.operands):
         eps = call.attrs["eps"]
@@ -159,7 +159,7 @@ def _turned(plan: ByImages) -> ByImages:
 
 @fuses(MOMENTS)
 def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
-    """Mean and variance of the results of a convolution, which sums them up as it goes."""
+    """Fuse mean and variance into the convolution before them, which sums them up as it goes."""
     signature, *others = signatures
     if signature is None or signature.call.name != "conv2d" or any(others):
         return None
@@ -185,7 +185,7 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
 
 
 def _read(signature: Signature) -> Inlined:
-    """Inline a call whose operands are all read."""
+    """Return how a call is inlined whose operands are all realized."""
     return (None,) * len(signature.operands)
 
 
@@ -205,8 +205,8 @@ def _behind(target: Target, signature: Signature, plan: ByImages) -> Fused | Non
 
 @fuses("batch_norm_sums")
 def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
-    """The gradients of w and b from the gradient behind a ReLU, which a convolution may make and
-    sum up as it goes."""
+    """Fuse the gradients of w and b with the gradient of the ReLU before them, and, where dy comes
+    from a convolution, with that: it sums them up as it goes."""
     if any(signatures[1:]) or signatures[0] is None or signatures[0].call.name != "relu_dx":
         return None
     fused = _summing(target, call, signatures[0])
@@ -217,8 +217,8 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
 
 
 def _summing(target: Target, call: Call, signature: Signature) -> Fused | None:
-    """Return the kernel of a convolution's gradient of x, to which another gradient may be added,
-    of the ReLU's that it passes, and of the sums."""
+    """Return the kernel of a convolution's gradient of x, of the ReLU's gradient behind it, and of
+    the sums; another gradient may be added in between."""
     gradient, mask = signature.operands
     if gradient is None or mask is not None:
         return None
@@ -241,8 +241,8 @@ def _summing(target: Target, call: Call, signature: Signature) -> Fused | None:
 
 
 def _last_gradient(signature: Signature) -> tuple[Signature, int]:
-    """Return the gradient of a convolution that is an operand of a sum, and which one it is; else
-    the signature itself."""
+    """Return the operand of a sum that is the gradient of a convolution, and its number; for
+    anything else the signature itself and 0."""
     if signature.call.name == "add":
         for index, operand in enumerate(signature.operands):
             if operand is not None and operand.call.name == "conv2d_dx":
@@ -251,8 +251,11 @@ def _last_gradient(signature: Signature) -> tuple[Signature, int]:
 
 
 def _masked_sums(target: Target, call: Call, chain: Fused, residual_first: bool) -> Executable:
-    """Return the executable of `_summing`. It is given the operands of a sum in their order, so the
-    residual may come before the convolution's, behind which its epilogue takes it."""
+    """Return the executable of `_summing`.
+
+    It takes the operands of the sum in their order, but the epilogue takes the residual behind the
+    convolution's operands: with `residual_first` they are reordered.
+    """
     x = call.specs[1]
     (n, channels, *_), count = x.shape, _num_arrays(chain.inlined)
     merge = build(merge_sums, target, x.dtype.name, channels, float(call.attrs["eps"]))
@@ -283,7 +286,7 @@ def _behind_relu(signatures: Signatures) -> bool:
 
 @fuses("batch_norm_dx")
 def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
-    """The gradient of x from the gradient behind a ReLU."""
+    """Fuse the gradient of x with the gradient of the ReLU before it."""
     if not _behind_relu(signatures):
         return None
     kernel = slope(target, call.specs[1], call.attrs["eps"], masked=True)
@@ -293,10 +296,10 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
 @fuses("conv2d")
 @fuses("conv2d_dx")
 def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
-    """A convolution that goes on with each few images while they are in the cache."""
+    """Chain a convolution to the call before it: each few images go through both while cached."""
     if signatures[0] is None:
         return None
-    # A plan of its own: executables have scratch memory, and two calls may run at the same time.
+    # A plan of its own: executables have scratch memory, and both may run at the same time.
     then = find(call.target, call.name, call.specs, call.attrs)
     if not isinstance(then, ByImages):
         return None

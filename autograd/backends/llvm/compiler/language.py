@@ -1,9 +1,9 @@
-"""A small language for kernels: arguments, addresses, loops and vectors, written down as LLVM's
-intermediate code. Python runs once, while a kernel is made; its loops unroll,
-`KernelBuilder.loop` loops.
+"""A small language for kernels: arguments, addresses, loops and vectors, emitted as LLVM's
+intermediate representation. Python runs once, while a kernel is generated: its own loops unroll,
+`KernelBuilder.loop` emits a loop.
 
 A kernel takes pointers and 64-bit integers and returns nothing. Vectors are as wide as the target's
-registers; where fewer numbers are meant, `count` masks the others out.
+registers; where fewer lanes are meant, `count` masks the others out.
 """
 
 from __future__ import annotations
@@ -117,13 +117,9 @@ class KernelBuilder:
     """
 
     def __init__(
-        self,
-        target: Target,
-        dtype: npt.DTypeLike,
-        pointers: Sequence[str],
-        integers: Sequence[str] = (),
-        aliases: Sequence[str] = (),
-    ) -> None:
+        self, target: Target, dtype: npt.DTypeLike, pointers: Sequence[str],
+        integers: Sequence[str] = (), aliases: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.target, self.dtype = target, np.dtype(dtype)
         self.pointers, self.integers = tuple(pointers), tuple(integers)
         self.lanes = target.lanes(dtype)
@@ -209,7 +205,7 @@ class KernelBuilder:
             yield 0
             return
         builder = self.builder
-        # The test stands at the end, which saves a jump; so `count` must not be 0.
+        # The test stands at the end, which saves a jump.
         before, body = builder.block, builder.append_basic_block("loop")
         builder.branch(body)
         builder.position_at_end(body)
@@ -217,7 +213,7 @@ class KernelBuilder:
         index.add_incoming(self.integer(0), before)
         yield index
         following = builder.add(index, self.integer(1))
-        # The block that ends the body, which is another than `body` after loops and branches in it.
+        # Not `body`: loops and branches in it have ended in blocks of their own.
         index.add_incoming(following, builder.block)
         end = builder.append_basic_block("end")
         again = builder.icmp_unsigned("<", following, self.integer(count))

@@ -69,12 +69,9 @@ class Tail:
         self, values: dict[Pair, Vector], image: Integer, terms: Sequence[Term],
         offset: Callable[[Pair], int], channel: Integer, m: int, begins: Any,
     ) -> dict[Pair, Vector]:  # fmt: skip
-        """Return the results at some pixels of a tile, m channels from `channel` on.
-
-        `terms` say where the tile and the channel lie in the image, `offset` where a pixel lies in
-        the tile. `begins` is a flag, set for the tile with which an image begins; None stands for
-        never.
-        """
+        """Return the results at some pixels of a tile, m channels from `channel` on. `terms` say
+        where the tile and the channel lie in the image, `offset` where a pixel lies in the tile.
+        `begins` is a flag, set for the first tile of an image; None stands for never."""
         k, e = self.k, self.epilogue
 
         def there(name: str, pixel: Pair) -> Vector:

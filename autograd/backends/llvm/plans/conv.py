@@ -260,7 +260,6 @@ def conv2d_dw(
     shape = (groups, r * s, c.channels, c.results)
     parts = parts_of(c.macs * n, n, FOLD * prod(shape))
     steps = x.nbytes // n, prod(shape) * x.dtype.itemsize, dy.nbytes // n
-    # Each part has sums of its own; they are added in order, whoever made them.
     add = build(increase, target, c.dtype)
 
     def run(x: NDArray, dy: NDArray) -> NDArray:

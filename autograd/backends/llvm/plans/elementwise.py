@@ -22,7 +22,7 @@ PERIOD = 1 << 11  # numbers to which those for each channel are repeated, at mos
 def _plan(
     target: Target, formula: str, specs: tuple[Spec, ...], constants: tuple[float, ...]
 ) -> Executable | None:
-    """Return the function of a formula for arrays of one shape and type; None for others."""
+    """Plan a formula for arrays of one shape and type; None for others."""
     if specs[0].size < LEAST or any(s != specs[0] for s in specs):
         return None
     layouts, dtype = Layouts(specs[0]), specs[0].dtype
@@ -69,7 +69,7 @@ def axis_left(whole: tuple[int, ...], part: tuple[int, ...]) -> int | None:
 
 
 def repeats(columns: int, lanes: int) -> int:
-    """Return how many times numbers are repeated so that they fill vectors, if that can be."""
+    """Return how often to repeat numbers so that they fill whole vectors, within PERIOD numbers."""
     step = 4 * lanes
     whole = step // gcd(columns, step)
     return whole if columns * whole <= PERIOD else max(1, PERIOD // 2 // columns)
@@ -78,7 +78,7 @@ def repeats(columns: int, lanes: int) -> int:
 def _channels(
     target: Target, formula: str, x: Spec, w: Spec, swapped: bool = False
 ) -> Executable | None:
-    """Return the function of a formula of x and numbers for each channel, or a single one."""
+    """Plan a formula of x and one number for each channel, or a single one."""
     axis = axis_left(x.shape, w.shape)
     if axis is None or x.size < LEAST:
         return None
@@ -127,7 +127,7 @@ def scale(target: Target, x: Spec, *, factor: float) -> Executable | None:
 
 @implements("cast")
 def cast(target: Target, x: Spec, *, dtype: np.dtype[np.generic]) -> Executable | None:
-    """Plan x in the other of the two types."""
+    """Plan the conversion of x between float32 and float64."""
     if dtype not in COMPUTED or dtype == x.dtype or x.size < LEAST:
         return None
     layouts, results = Layouts(x), Layouts(Spec(x.shape, dtype))
