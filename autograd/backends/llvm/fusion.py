@@ -69,7 +69,7 @@ def _(target: Target, x: Spec, *others: Spec, **attributes: Any) -> Deferral | N
 
 @fuses("relu")
 def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
-    """Fuse a ReLU with the normalisation before it, with the residual between them, or with a sum."""
+    """Fuse a ReLU with a sum, or with a normalisation and perhaps a residual before it."""
     (operand,) = signatures
     if operand is None:
         return None

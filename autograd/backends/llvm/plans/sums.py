@@ -23,7 +23,7 @@ WIDEST = 8  # bytes of a float64, in which sums of blocks are added up
 
 
 def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> Executable | None:
-    """Plan sums over all axes but one, or over all, as an array of `shape`; None for few numbers."""
+    """Plan sums over all axes but one, or over all, into `shape`; None for few numbers."""
     columns = prod(shape)
     if x.size < LEAST or columns == x.size:
         return None
