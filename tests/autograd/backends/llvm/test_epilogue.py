@@ -174,9 +174,9 @@ def test_products_with_long_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Which go through pieces of the inner axis first, copied or not, or through tiles of rows."""
-    tiles: list[linear_plans.Tile] = []
+    tiles: list[linear_plans.MatmulTile] = []
 
-    def built(kernel: Any, target: Any, p: Any, tile: linear_plans.Tile, *rest: Any) -> Any:
+    def built(kernel: Any, target: Any, p: Any, tile: linear_plans.MatmulTile, *rest: Any) -> Any:
         tiles.append(tile)
         return build(kernel, target, p, tile, *rest)
 

@@ -120,7 +120,7 @@ def test_long_rows_are_gone_through_in_another_order(
     n, c, m = sizes
     orders = set()
 
-    def tile(*given: Any) -> linear.Tile:
+    def tile(*given: Any) -> linear.MatmulTile:
         made = choose(*given)
         orders.add(made.order)
         return made
@@ -196,7 +196,9 @@ def test_each_thread_has_scratch_memory_of_its_own(
     monkeypatch.setattr(linear, "WORTHWHILE", 1)
     n, c, m = sizes
     x, w, y = drawn(n, c), drawn(c, m), drawn(n, m)
-    work = linear._Multiply(targets.target(), linear.Product("float32", c, m, 0, (c, 1)), n)
+    work = linear._SharedProduct(
+        targets.target(), linear.MatrixProduct("float32", c, m, 0, (c, 1)), n
+    )
     ag.set_num_threads(3)
     work.run(*(layout.address(a) for a in (x, w, w, y)))
     close(y, x.astype(float) @ w)

@@ -11,7 +11,8 @@ from tallygrad.autograd.array import NDArray, Spec
 from tallygrad.autograd.backends.llvm import registry
 from tallygrad.autograd.backends.llvm.compiler.isa.targets import available, target
 from tallygrad.autograd.backends.llvm.compiler.jit import build
-from tallygrad.autograd.backends.llvm.kernels.batch_norm import arranged, normalise
+from tallygrad.autograd.backends.llvm.kernels.batch_norm import normalise
+from tallygrad.autograd.backends.llvm.kernels.batch_norm_passes import arranged
 from tallygrad.autograd.backends.llvm.kernels.epilogue import Epilogue
 from tallygrad.autograd.backends.llvm.kernels.pool import backward, forward
 from tallygrad.autograd.backends.llvm.kernels.windows import pooling

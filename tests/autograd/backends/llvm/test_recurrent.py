@@ -164,7 +164,10 @@ def test_a_steady_step_moves_nothing_and_takes_no_memory() -> None:
 def test_panels_begin_with_a_cache_line() -> None:
     """A vector that lies in two lines costs two loads: a seventh of the time of a layer's pass."""
     states = Spec((2, 3, 40), np.dtype("f"))
-    plans = [recurrent_sequence._Plan(targets.target(), "lstm", states, False, 0) for _ in range(9)]
+    plans = [
+        recurrent_sequence._SequencePlan(targets.target(), "lstm", states, False, 0)
+        for _ in range(9)
+    ]
     for plan in plans:  # of which memory from anywhere would hardly all begin so
         w_ih, w = numbers("float32", 160, 5), numbers("float32", 160, 40)
         for panels in (plan.panels(5)(w_ih, w), plan.panels_back()(w)):
