@@ -162,7 +162,8 @@ class Training:
 
     def forward_backward(self, *inputs: Tensor) -> StepOutput:
         """Compute loss, metrics and the gradients of all weights from a task's inputs, followed by
-        the seed of the gradient. Traced: from the second call on it replays without Python."""
+        the seed of the gradient. Traced: llvm with one thread captures the second call, and replays
+        the capture from the third on."""
         *own, share = inputs
         task, output = self.parts.task, self.parts.model(own[0])
         loss = task.loss(output, *own, training=True)
