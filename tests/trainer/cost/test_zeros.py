@@ -273,7 +273,7 @@ KEY = {"scope": "a", "phase": "forward", "primitive": "linear", "backend": "nump
     ],
 )  # fmt: skip
 def test_ledger_whose_samples_cannot_be_read(entry: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"run.h5: ledger on record cannot be read"):
+    with pytest.raises(UserError, match=r"run.h5: ledger: cannot be read"):
         read_ledger(Path("run.h5"), {"ledger": [entry]})
 
 
