@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from ..autograd.random import moment, replayed
 from ..autograd.tape import Tape
 from ..autograd.tensor import Tensor
 from ..datasets import Batch, Dataset, Loader, Source
-from .config import TrainConfig, parse_part
+from .config import TrainConfig, flag, parse_part
 from .distributed.comm import Comm
 from .errors import UserError, nearest
 from .tasks.task import Task
@@ -222,17 +222,35 @@ def stashed(model: nn.Module, task: Task, loader: Loader, size: int) -> int:
     return sum(row.stashed for row in ledger)
 
 
+def optimizer_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the options that are settings of the optimizer. UserError for an unknown optimizer,
+    and for an option that only other optimizers have."""
+    try:
+        own = optim.options(config.optimizer)
+    except ValueError as error:
+        raise UserError(f"--optimizer: {error}") from error
+    every = {setting for name in optim.names() for setting in optim.options(name)}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if item.name in every.difference(own) and value != item.default:
+            raise UserError(
+                f"{flag(item.name)}: expected none with --optimizer {config.optimizer}, got {value}"
+            )
+    return {name: value for name, value in config.to_json().items() if name in own}
+
+
 def create_optimizer(
     config: TrainConfig, model: nn.Module, flat: FlatParameters, steps: int
 ) -> Optimizer:
-    """Return the optimizer that the options name, with its schedule over `steps` steps. The options
-    that its class has are its settings. UserError for what does not fit."""
+    """Return the optimizer that the options name, with its schedule over `steps` steps. UserError
+    for what does not fit."""
     if config.warmup_steps >= steps:
         raise UserError(
             f"--warmup-steps: expected fewer than the {steps} steps of all epochs, "
             f"got {config.warmup_steps}"
         )
-    if config.nesterov and not config.momentum:
+    chosen = optimizer_settings(config)
+    if chosen.get("nesterov") and not config.momentum:
         raise UserError(f"--nesterov: expected --momentum above 0, got {config.momentum}")
     settings: dict[str, Any] = {}
     if config.schedule == "step":
@@ -241,8 +259,6 @@ def create_optimizer(
         schedule = schedules.by_name(
             config.schedule, config.lr, steps, config.warmup_steps, **settings
         )
-        known = optim.options(config.optimizer)
-        chosen = {name: value for name, value in config.to_json().items() if name in known}
         names = model.named_parameters()
         return optim.create(config.optimizer, flat, schedule, named_parameters=names, **chosen)
     except ValueError as error:

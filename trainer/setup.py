@@ -36,12 +36,14 @@ class Recipe:
 
     @classmethod
     def of(cls, config: TrainConfig) -> Recipe:
-        """Return what the options ask for."""
+        """Return what the options ask for. UserError for options of task and optimizer that do not
+        fit."""
 
         def model(data: Source) -> nn.Module:
             return build.create_model(config.model, data, np.dtype(config.dtype), config.seed)
 
         task = registry.create(config.task, config.to_json())
+        build.optimizer_settings(config)  # refuses what does not fit before data are loaded
         return cls(task, model, partial(build.create_optimizer, config))
 
 

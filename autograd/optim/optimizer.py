@@ -99,7 +99,8 @@ class ParameterGroup:
 class Optimizer:
     """Updates parameters by their gradients.
 
-    A subclass names its kind of group, in `group`, and the slots that its state has, in `slots`.
+    A subclass names its kind of group, in `group`, the slots that its state has, in `slots`, and
+    settings with which it is commonly used, in `usual`.
 
     `params` are Parameters, FlatParameters, or groups: mappings with "params" and settings of their
     own. Parameters are laid into flat buffers, those of a group in the given order. A frozen one
@@ -112,6 +113,7 @@ class Optimizer:
 
     group: ClassVar[type[ParameterGroup]]
     slots: ClassVar[tuple[str, ...]] = ()
+    usual: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ A new optimizer is a file beside this one and a line in `_OPTIMIZERS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from inspect import signature
 from typing import Any
 
@@ -15,8 +15,7 @@ from .optimizer import Optimizer, Parameters
 from .schedules import Schedule
 from .sgd import SGD
 
-_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD}
-_USUAL: dict[str, Any] = {"momentum": 0.9, "weight_decay": 1e-4}
+_OPTIMIZERS: dict[str, type[Any]] = {"sgd": SGD}
 
 
 def names() -> tuple[str, ...]:
@@ -27,17 +26,14 @@ def names() -> tuple[str, ...]:
 def options(name: str) -> tuple[str, ...]:
     """Return the settings of an optimizer besides the learning rate, such as momentum. ValueError
     for an unknown name, with the nearest."""
-    if name not in _OPTIMIZERS:
-        raise unknown("optimizer", name, _OPTIMIZERS)
     shared = {"params", "lr", "named_parameters"}
-    return tuple(p for p in signature(_OPTIMIZERS[name]).parameters if p not in shared)
+    return tuple(p for p in signature(_class(name)).parameters if p not in shared)
 
 
 def usual_settings(name: str) -> dict[str, Any]:
-    """Return settings that trainings commonly choose, as far as the optimizer has them, for those
-    who count or time its work: that depends on which are used, hardly on how much."""
-    known = options(name)
-    return {setting: value for setting, value in _USUAL.items() if setting in known}
+    """Return the settings with which the optimizer is commonly used, to count or time its work:
+    that depends on which are set, hardly on their values. ValueError for an unknown name."""
+    return dict(_class(name).usual)
 
 
 def create(
@@ -52,4 +48,12 @@ def create(
     known = options(name)
     for setting in settings.keys() - {*known}:
         raise unknown(f"setting of optimizer {name}", setting, known)
-    return _OPTIMIZERS[name](params, lr, named_parameters=named_parameters, **settings)
+    made: Optimizer = _class(name)(params, lr, named_parameters=named_parameters, **settings)
+    return made
+
+
+def _class(name: str) -> type[Any]:
+    """Return the class of a name. ValueError for an unknown one, with the nearest."""
+    if name not in _OPTIMIZERS:
+        raise unknown("optimizer", name, _OPTIMIZERS)
+    return _OPTIMIZERS[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..array import Array
 from ..functional.create import zeros
@@ -76,6 +76,7 @@ class SGD(Optimizer):
 
     group = SGDGroup
     slots = ("velocity",)
+    usual: ClassVar[Mapping[str, Any]] = {"momentum": 0.9, "weight_decay": 1e-4}
 
     def __init__(
         self,

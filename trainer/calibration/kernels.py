@@ -70,12 +70,13 @@ class Measured(NamedTuple):
 
 def measure(
     name: str, batch: int, shape: tuple[int, int, int], classes: int, training: bool,
-    backend: str, steps: int,
+    backend: str, steps: int, optimizer: str = "sgd",
 ) -> tuple[list[Measured], float | None]:  # fmt: skip
     """Run some steps, each kernel by itself, and return what they took, and the joules of one, None
-    where they are not known. ValueError for an unknown model and what it cannot take."""
+    where they are not known. The optimizer, by name, has its usual settings. ValueError for an
+    unknown model or optimizer and what the model cannot take."""
     with context.using(backend="numpy"):
-        step = _step(name, batch, shape, classes, training)
+        step = _step(name, batch, shape, classes, training, optimizer)
     runs: list[Mapping[Key, float]] = []
     with context.using(backend=backend, ledger=Ledger()), np.errstate(all="ignore"):
         with compiling():
@@ -112,7 +113,7 @@ def _step(
     shape: tuple[int, int, int],
     classes: int,
     training: bool,
-    optimizer: str = "sgd",
+    optimizer: str,
 ) -> Callable[[], None]:
     draw = np.random.default_rng(0)
     c, h, w = shape

@@ -58,7 +58,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--training", action="store_true", help="count a training step instead of inference"
     )
-    parser.add_argument("--optimizer", default="sgd", help="of --training, by name (default: sgd)")
+    flags.add_optimizer(parser)
     flags.add_page(parser)
 
 
@@ -72,7 +72,8 @@ def run(values: Mapping[str, Any]) -> int:
 
     if options.ranks < 1:
         raise UserError(f"--ranks: expected at least 1, got {options.ranks}")
-    work = options.resolve().count(options.batch, options.training, options.optimizer)
+    model, optimizer = options.resolve(), flags.optimizer(options.optimizer, options.training)
+    work = model.count(options.batch, options.training, optimizer)
     page = flags.page_file(options.html, options.force)
     if options.zeros and not options.machine:
         raise UserError("--zeros: expected a --machine too: zeros matter to machines only")

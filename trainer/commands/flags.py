@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ..config import integer
 from ..cost.report.markup import MARK
+from ..errors import UserError
 from ..files import OutputFile
+from .models import OPTIMIZER
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +42,21 @@ def add_model(parser: argparse.ArgumentParser, batch: int) -> None:
         "--input", default="", metavar="C,H,W", help="image shape (default: the model's)"
     )
     parser.add_argument("--classes", type=integer, default=0, help="classes (default: the model's)")
+
+
+def add_optimizer(parser: argparse.ArgumentParser) -> None:
+    """Add `--optimizer`."""
+    parser.add_argument(
+        "--optimizer", default="", help=f"of --training, by name (default: {OPTIMIZER})"
+    )
+
+
+def optimizer(name: str, training: bool) -> str:
+    """Return the optimizer of `--optimizer`, the default where it is "". UserError for one without
+    `--training`."""
+    if name and not training:
+        raise UserError(f"--optimizer: expected --training too, got {name}")
+    return name or OPTIMIZER
 
 
 def add_page(parser: argparse.ArgumentParser) -> None:

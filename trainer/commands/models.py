@@ -14,6 +14,8 @@ from ..numbers import whole_number
 if TYPE_CHECKING:
     from ..cost.workload import Work
 
+OPTIMIZER = "sgd"  # of a training step that names none
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
@@ -36,9 +38,14 @@ class ModelOptions:
                             f"got {self.classes}")  # fmt: skip
         try:
             shape = _input_shape(self.input) or models.input_shape(self.model)
-            return ChosenModel(self.model, shape, self.classes or models.classes(self.model))
+            own = models.classes(self.model)
         except ValueError as error:
             raise UserError(str(error)) from error
+        if self.classes and not own:
+            raise UserError(
+                f"--classes: expected none, since {self.model} has no classes, got {self.classes}"
+            )
+        return ChosenModel(self.model, shape, self.classes or own)
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,17 @@ class ChosenModel:
     input: tuple[int, int, int]
     classes: int
 
-    def count(self, batch: int, training: bool, optimizer: str = "sgd") -> Work:
+    def count(self, batch: int, training: bool, optimizer: str = OPTIMIZER) -> Work:
         """Return the work of a training step with an optimizer, by name, or of a forward pass, on
         `batch` images. UserError for an unknown name and for an input that the model cannot take.
         """
+        from ...autograd import optim
         from ..cost.workload import count
 
+        try:
+            optim.options(optimizer)
+        except ValueError as error:
+            raise UserError(f"--optimizer: {error}") from error
         try:
             return count(self.name, batch, self.input, self.classes, training, optimizer)
         except ValueError as error:

@@ -27,6 +27,7 @@ class ProfileOptions(ModelOptions):
     """The options of `tallygrad profile`; "" is what was not given."""
 
     training: bool
+    optimizer: str
     steps: int
     backend: str
     as_json: bool
@@ -44,6 +45,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", default="", help="default: llvm:eager if it loads, otherwise numpy"
     )
+    flags.add_optimizer(parser)
     flags.add_json(parser)
     flags.add_page(parser)
 
@@ -60,11 +62,13 @@ def run(values: Mapping[str, Any]) -> int:
     model, batch = options.resolve(), options.batch
     page = flags.page_file(options.html, options.force)
     backend = options.backend or kernels.default_backend()
-    _check_room(model.count(batch, options.training))
+    training, optimizer = options.training, flags.optimizer(options.optimizer, options.training)
+    _check_room(model.count(batch, training, optimizer))
     try:
         rows, energy = kernels.measure(
-            model.name, batch, model.input, model.classes, options.training, backend, options.steps
-        )
+            model.name, batch, model.input, model.classes, training, backend, options.steps,
+            optimizer,
+        )  # fmt: skip
     except (ImportError, ValueError) as error:
         raise UserError(str(error)) from error
     report = kernels.profile_report(model.name, batch, backend, rows, roofs.calibrate(), energy)
@@ -76,7 +80,7 @@ def run(values: Mapping[str, Any]) -> int:
 
 def _check_room(work: Work) -> None:
     """UserError where a step's float32 numbers do not fit into the memory."""
-    copies = 3 if work.phase("update").mul else 1  # weights; in training gradients and momentum too
+    copies = 2 + work.slots if work.training else 1  # weights; gradients and the optimizer's slots
     numbers = work.batch * prod(work.input) + copies * work.parameters
     what = "images, weights and the results that are alive at once"
     check_memory("--batch", 4 * numbers + work.peak, what, work.batch)

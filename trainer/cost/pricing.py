@@ -16,18 +16,6 @@ from .report.model.cost import CostReport, LayerReport, PassReport, Totals, Trai
 from .sparsity import LayerZeros, Zeros
 from .workload import LayerWork, Work, moved, other_operations
 
-CONVENTIONS = {
-    "mac": "one multiply-accumulate, 2 FLOP; zero padding counts, bias additions do not",
-    "weights": "filters and matrices, without biases and what normalisation learns",
-    "backward_data": "none for an input that needs no gradient, as the first layer's",
-    "bytes": "float32; each call reads its operands once and writes its results once",
-    "update": "SGD with momentum and weight decay",
-    "exchange": "ring allreduce: 2 (p - 1) / p of the gradients sent by each of p ranks",
-    "peak_bytes": "results alive at once, each from the call that makes it to the last that reads "
-    "it, a gradient of weights until it is added to the others; weights, the flat gradient and "
-    "velocity are not counted",
-}
-
 
 def cost_report(
     work: Work, ranks: int = 1, machine: Machine | None = None, zeros: Zeros | None = None
@@ -46,9 +34,26 @@ def cost_report(
     known = _zeros(work, machine, zeros) if machine is not None and machine.uses_zeros else None
     metrics = of_model(work.model, work.batch, totals, layers, machine, known)
     return CostReport(
-        work.model, work.batch, work.input, CONVENTIONS, totals, layers, metrics,
+        work.model, work.batch, work.input, _conventions(work), totals, layers, metrics,
         None if machine is None else MachineReport.of(machine, known, measured=True),
     )  # fmt: skip
+
+
+def _conventions(work: Work) -> dict[str, str]:
+    """Return how the work is counted, the optimizer's by its name and settings."""
+    settings = " and ".join(work.settings).replace("_", " ")
+    update = f"{work.optimizer} with {settings}" if settings else work.optimizer
+    return {
+        "mac": "one multiply-accumulate, 2 FLOP; zero padding counts, bias additions do not",
+        "weights": "filters and matrices, without biases and what normalisation learns",
+        "backward_data": "none for an input that needs no gradient, as the first layer's",
+        "bytes": "float32; each call reads its operands once and writes its results once",
+        "update": update,
+        "exchange": "ring allreduce: 2 (p - 1) / p of the gradients sent by each of p ranks",
+        "peak_bytes": "results alive at once, each from the call that makes it to the last that "
+        "reads it, a gradient of weights until it is added to the others; weights, the flat "
+        "gradient and the optimizer's slots are not counted",
+    }
 
 
 def _layer(layer: LayerWork, machine: Machine | None, zeros: LayerZeros | None) -> LayerReport:

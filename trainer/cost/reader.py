@@ -149,4 +149,5 @@ LARGEST = 1e30  # of a number in a file: products of larger ones overflow
 NOT_NEGATIVE = Number(high=LARGEST)
 POSITIVE = Number(high=LARGEST, excluded=True)
 COUNT = Number(low=1, high=LARGEST, whole=True)
+COUNT_OR_ZERO = COUNT._replace(low=0)
 SHARE = Number(high=1)

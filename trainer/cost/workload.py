@@ -76,7 +76,7 @@ class Work:
 
     `layers` are in the order of their first call. `parameters` is the number of trained values,
     `peak` the most bytes of results alive at once. `training` tells a training step from a forward
-    pass.
+    pass. `optimizer` has `settings`, and keeps `slots` values for each trained one.
     """
 
     model: str
@@ -87,6 +87,9 @@ class Work:
     parameters: int
     peak: int
     training: bool
+    optimizer: str
+    settings: Sequence[str]
+    slots: int
 
     def phase(self, name: str) -> Cost:
         """Return the cost of a phase, summed over all layers."""
@@ -123,17 +126,17 @@ def count(
     name: str, batch: int, input_shape: tuple[int, int, int], classes: int, training: bool,
     optimizer: str = "sgd", **options: Any,
 ) -> Work:  # fmt: skip
-    """Return the work of a step of training with an optimizer, by name, with momentum and weight
-    decay where it has them, or of a forward pass in evaluation mode. ValueError for an unknown
-    model or optimizer and for what the model cannot take."""
+    """Return the work of a step of training with an optimizer, by name, with its usual settings, or
+    of a forward pass in evaluation mode. ValueError for an unknown model or optimizer and for what
+    the model cannot take."""
     ledger = Ledger()
     with context.using(backend="meta", ledger=Ledger(), phase="forward", scope=""):
         model = models.create(name, input_shape=input_shape, classes=classes, **options)
         x = zeros(batch, *input_shape)
         labels, share = zeros(batch, dtype=np.int64), zeros(())
         parameters = [*model.parameters()]
+        settings = optim.usual_settings(optimizer)
         if training:
-            settings = optim.usual_settings(optimizer)
             update = optim.create(optimizer, parameters, 0.1, **settings)
         recorder = ShapeRecorder(ledger)
         with context.using(ledger=ledger, observer=recorder):
@@ -146,7 +149,20 @@ def count(
     ledger.add_peaks(recorder.lifetimes.peaks())
     layers = _layers(model, ledger, recorder)
     size, peak = sum(p.size for p in parameters), max(recorder.lifetimes.alive(), default=0)
-    return Work(name, batch, input_shape, layers, ledger, size, peak, training)
+    slots = max(len(group.slots()) for group in update.groups) if training else 0
+    return Work(
+        name,
+        batch,
+        input_shape,
+        layers,
+        ledger,
+        size,
+        peak,
+        training,
+        optimizer,
+        [*settings],
+        slots,
+    )
 
 
 def _infer(model: nn.Module, x: Tensor) -> None:

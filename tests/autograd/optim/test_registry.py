@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import pytest
 
 from tallygrad.autograd import nn, optim
+from tallygrad.autograd.optim import registry
 
 
 def test_by_name_with_settings_and_names() -> None:
@@ -24,6 +28,15 @@ def test_every_optimizer_takes_its_usual_settings(name: str) -> None:
     assert {*settings} <= {*optim.options(name)}
     made = optim.create(name, nn.Linear(2, 3).parameters(), 0.1, **settings)
     assert isinstance(made, optim.Optimizer)
+
+
+def test_usual_settings_are_those_of_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Damped(optim.SGD):
+        usual: ClassVar[Mapping[str, Any]] = {"dampening": 0.5}
+
+    monkeypatch.setitem(registry._OPTIMIZERS, "damped", Damped)
+    assert optim.usual_settings("damped") == {"dampening": 0.5}
+    assert optim.usual_settings("sgd") == {"momentum": 0.9, "weight_decay": 1e-4}
 
 
 def test_unknown_names_are_told_with_the_nearest() -> None:

@@ -59,4 +59,26 @@ def test_the_optimizer_of_a_step_has_a_name(capsys: pytest.CaptureFixture[str]) 
     assert main(["cost", "mlp", "--training", "--json"]) == 0
     assert capsys.readouterr().out == named
     assert main(["cost", "mlp", "--training", "--optimizer", "sdg"]) == 2
-    assert "unknown optimizer 'sdg'; did you mean 'sgd'?" in capsys.readouterr().err
+    assert "--optimizer: unknown optimizer 'sdg'; did you mean 'sgd'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["cost", "profile"])
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["mlp", "--optimizer", "sgd"], "--optimizer: expected --training too, got sgd"),
+        (["autoencoder", "--classes", "5"],
+         "--classes: expected none, since autoencoder has no classes, got 5"),
+        (["mlp", "--training", "--optimizer", "sdg"], "--optimizer: unknown optimizer 'sdg'"),
+    ],
+)  # fmt: skip
+def test_options_that_do_not_fit(
+    command: str, words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, *words]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_what_is_counted_of_an_optimizer() -> None:
+    conventions = cost.cost_report(cost.count("mlp", 1, (1, 28, 28), 10, training=True)).conventions
+    assert conventions["update"] == "sgd with momentum and weight decay"

@@ -212,7 +212,7 @@ WRONG = [
     ("overlap = 0.0", "overlap = 1.5", "exchange.overlap: expected a number from 0 to 1, got 1.5"),
     ("overlap = 0.0", "overlap = true", "overlap: expected a number from 0 to 1, got True"),
     ("overlap = 0.0", "overlaps = 0.0", "unknown key 'exchange.overlaps'; did you mean 'overlap'?"),
-    ("classes = 10\n", "", "compute.classes: expected a whole number from 1 to 1e+30, got nothing"),
+    ("classes = 10\n", "", "compute.classes: expected a whole number from 0 to 1e+30, got nothing"),
     ("input = [1, 28, 28]", "input = [1, -28, 28]",
      "compute.input[1]: expected a whole number from 1 to 1e+30, got -28"),
     ("bytes = [600000, 400000]", "bytes = [1]", "compute.bytes: expected 2 numbers, got [1]"),
@@ -232,6 +232,9 @@ WRONG = [
     ("ready = [0.0008, 0.0008]", "ready = [0.1]",
      "compute.step[0].ready: expected 2 numbers, got [0.1]"),
     ("[hosts]", "[hosts", "not valid TOML"),
+    ("classes = 10\n", f"classes = 1{'0' * 31}\n",
+     "compute.classes: expected a whole number from 0 to 1e+30"),
+    ("classes = 10\n", "classes = -1\n", "compute.classes: expected a whole number from 0 to"),
     *[
         (old, old.replace(number, f"1{'0' * 31}", 1),
          f"{key}: expected a whole number from 1 to 1e+30")
@@ -239,7 +242,6 @@ WRONG = [
             ("ranks = 2\n", "2", "hosts.ranks"),
             ("bytes = [600000, 400000]", "600000", "compute.bytes[0]"),
             ("input = [1, 28, 28]", "1", "compute.input[0]"),
-            ("classes = 10\n", "10", "compute.classes"),
             ("batch = 10\n", "10", "batch"),
             ("busy = 1\n", "1", "busy"),
         )
@@ -257,6 +259,13 @@ def test_a_file_that_is_wrong_is_told_in_one_line(
         load(str(file))
     assert expected in str(error.value) and "net.toml" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_saved_model_without_classes_is_read_again(tmp_path: Path) -> None:
+    times = replace(LINEAR, model="autoencoder", classes=0)
+    (file := tmp_path / "saved.toml").write_text(as_toml(network(), times))
+    read = load(str(file))[1]
+    assert read is not None and read.fits("autoencoder", times.input, 0)
 
 
 @pytest.fixture
@@ -288,6 +297,8 @@ def saved(tmp_path: Path) -> str:
         (["lenet", "--network", "ethernet"], "'ethernet'; choose from calibrate, 10-gigabit"),
         (["lenet", "--network", "none.toml"], "none.toml: No such file"),
         (["lenet", "--machine", "abacus"], "no machine 'abacus'"),
+        (["autoencoder", "--classes", "5"],
+         "--classes: expected none, since autoencoder has no classes, got 5"),
         (["lenet", "--save", "no/such/folder/x.toml"],
          "cannot write no/such/folder/x.toml: No such file or directory"),
     ],

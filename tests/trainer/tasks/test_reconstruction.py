@@ -16,13 +16,16 @@ from tallygrad.autograd import models, nn
 from tallygrad.autograd.array import Array, array
 from tallygrad.autograd.nn.flat import FlatParameters
 from tallygrad.autograd.ops import elementwise, update
-from tallygrad.autograd.optim import Optimizer, ParameterGroup
+from tallygrad.autograd.optim import Optimizer, ParameterGroup, registry
 from tallygrad.datasets import Dataset
 from tallygrad.trainer.build import loaders
 from tallygrad.trainer.components.checkpoint import load
 from tallygrad.trainer.components.logs import RunFolder
 from tallygrad.trainer.config import TrainConfig
+from tallygrad.trainer.cost.cluster.scaling import memory
+from tallygrad.trainer.cost.workload import count
 from tallygrad.trainer.distributed.comm import SerialComm
+from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.loop import Training
 from tallygrad.trainer.setup import Recipe
 from tallygrad.trainer.tasks.reconstruction import Reconstruction
@@ -67,6 +70,49 @@ def recipe() -> Recipe:
         return TwoSlots(flat, {"lr": 0.03}, net.named_parameters())
 
     return Recipe(Reconstruction(), model, optimizer)
+
+
+class Bare(Optimizer):
+    """An optimizer without settings besides the learning rate."""
+
+    group = TwoSlotsGroup
+    slots = ("mean", "square")
+
+    def __init__(self, params: Any, lr: Any, named_parameters: Any = None) -> None:
+        super().__init__(params, {"lr": lr}, named_parameters)
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._OPTIMIZERS, "bare", Bare)
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"momentum": 0.5}, "--momentum: expected none with --optimizer bare, got 0.5"),
+        ({"nesterov": True}, "--nesterov: expected none with --optimizer bare, got True"),
+        ({"weight_decay": 0.0}, "--weight-decay: expected none with --optimizer bare, got 0.0"),
+    ],
+)
+def test_options_that_an_optimizer_lacks(option: dict[str, Any], said: str) -> None:
+    assert isinstance(Recipe.of(TrainConfig(optimizer="bare")), Recipe)
+    with pytest.raises(UserError, match=said):
+        Recipe.of(TrainConfig(optimizer="bare", **option))
+
+
+def test_an_unknown_optimizer_is_refused_before_data_are_loaded() -> None:
+    config = TrainConfig(optimizer="sdg", dataset="none")
+    with pytest.raises(UserError, match=r"^--optimizer: unknown optimizer 'sdg'"):
+        Training(config, SerialComm(), RunFolder(Path("/dev/null"), writes=False))
+
+
+@pytest.mark.usefixtures("bare")
+def test_memory_of_an_optimizer_is_that_of_its_slots() -> None:
+    work = count("mlp", 2, (1, 28, 28), 10, training=True, optimizer="bare")
+    assert work.slots == 2 and memory(work).momentum == 2 * memory(work).weights
+    assert memory(count("mlp", 2, (1, 28, 28), 10, training=True)).momentum == memory(work).weights
 
 
 def images(split: str) -> Dataset:

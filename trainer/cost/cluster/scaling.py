@@ -187,8 +187,8 @@ def _ranged(low: Row, row: Row, high: Row, most: float) -> Row:
 
 
 class RankMemory(NamedTuple):
-    """Bytes on a rank. `results` are the most that are alive at once; `kept_for_backward` is the
-    part of them that the tape saves."""
+    """Bytes on a rank. `momentum` are all slots of the optimizer, `results` the most that are alive
+    at once, `kept_for_backward` the part of them that the tape saves."""
 
     weights: int
     gradients: int
@@ -208,7 +208,9 @@ class RankMemory(NamedTuple):
 
 
 def memory(work: Work) -> RankMemory:
-    """Return the bytes on a rank: float32 weights, gradients and momentum, and the most results
-    that are alive at once."""
+    """Return the bytes on a rank: float32 weights, gradients and slots of the optimizer, and the
+    most results that are alive at once."""
     each = 4 * work.parameters
-    return RankMemory(each, each, each, work.peak, sum(layer.stashed for layer in work.layers))
+    return RankMemory(
+        each, each, work.slots * each, work.peak, sum(layer.stashed for layer in work.layers)
+    )

@@ -29,7 +29,17 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from ...errors import UserError
-from ..reader import COUNT, NOT_NEGATIVE, POSITIVE, TEXT, KeyPath, Many, Optional, Table
+from ..reader import (
+    COUNT,
+    COUNT_OR_ZERO,
+    NOT_NEGATIVE,
+    POSITIVE,
+    TEXT,
+    KeyPath,
+    Many,
+    Optional,
+    Table,
+)
 
 KEYS = ("model", "input", "classes", "source", "parameters", "bytes")
 STEP = ("batch", "busy", "seconds", "sweep", "ready")
@@ -63,7 +73,7 @@ class Step(NamedTuple):
 @dataclass(frozen=True)
 class StepTimes:
     """Measured steps of a model, and its parameters with the bytes of their gradients, in the order
-    in which these are final."""
+    in which these are final. `classes` is 0 of a model without classes, such as an autoencoder."""
 
     model: str
     input: tuple[int, ...]
@@ -194,7 +204,7 @@ def _step_times(step: Sequence[Step], **values: Any) -> StepTimes:
 
 
 _TABLE = Table(
-    _step_times, model=TEXT, input=Many(COUNT, "whole numbers"), classes=COUNT, source=TEXT,
+    _step_times, model=TEXT, input=Many(COUNT, "whole numbers"), classes=COUNT_OR_ZERO, source=TEXT,
     parameters=Many(TEXT, "names"), bytes=Many(COUNT, "whole numbers"),
     step=Many(
         Table(
