@@ -89,7 +89,8 @@ def grad(
     unused = [i for i, g in enumerate(gradients) if g is None]
     if unused and not allow_unused:
         raise RuntimeError(
-            f"grad: the outputs do not depend on input {unused[0]}; pass allow_unused=True"
+            f"grad: the outputs do not depend on input {unused[0]}; allow_unused=True returns None "
+            "for it"
         )
     return tuple(gradients)
 

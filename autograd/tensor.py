@@ -274,14 +274,14 @@ def lift(value: Operand, dtype: np.dtype[Any]) -> Array:
 
 
 def source_of(a: Any) -> Source | None:
-    """Return where the gradient of an argument goes, None where it goes nowhere."""
+    """Return the source of an argument, a leaf being its own; None without requires_grad."""
     if isinstance(a, Tensor) and a.requires_grad:
         return a.source or (a, 0)
     return None
 
 
 def origin(tensor: Tensor) -> Source | None:
-    """Return where a tensor's gradient goes, None where it goes nowhere."""
+    """Return the source of a tensor, and mark a parameter's storage as persistent."""
     if tensor.is_parameter:
         tensor.data.storage.persistent = True
     return source_of(tensor)

@@ -11,7 +11,7 @@ from .commands.dispatch import Command
 COMMANDS = {
     "train": Command("train a model", joint=True),
     "eval": Command("evaluate a checkpoint on a data set", joint=True),
-    "predict": Command("classify images", joint=True),
+    "predict": Command("apply a checkpoint to images", joint=True),
     "inspect": Command("show the contents of a checkpoint"),
     "cost": Command("count the work of a model, layer by layer, without running it"),
     "profile": Command("measure the time of each layer on this host"),

@@ -53,7 +53,7 @@ class CallRecorder(DependencyRecorder):
         self.input_indices = [self.index(a) for a in inputs]
 
     def index(self, a: Array) -> int:
-        """Return the number of an array."""
+        """Return the index of an array, which is appended if it is new."""
         index = self._indices.setdefault(id(a), len(self.arrays))
         if index == len(self.arrays):
             self.arrays.append(a)  # keeps it alive, so that no other array gets its id

@@ -245,8 +245,8 @@ class CapturedLeaf(NamedTuple):
     def untouched(self) -> bool:
         """Tell whether a leaf is as it was before the captured step.
 
-        It must have no gradient, which would be added to, no hooks that change it, and as before
-        hooks that wait for it or none."""
+        It requires a gradient but has none, its slot is the same, no hook changes its gradient, and
+        it has post_grad_hooks only if it had some then."""
         p = self.tensor
         unchanged = p.grad is None and p.slot is self.slot and p.requires_grad
         return unchanged and not p.hooks and bool(p.post_grad_hooks) == self.hooked

@@ -61,8 +61,7 @@ class FlatParameters:
             if slot is None or slot.storage is not self.grad.storage:
                 raise RuntimeError(
                     f"parameter {i} of shape {p.shape}: expected it in this flat buffer, found it "
-                    "in "
-                    "another; give each parameter to one optimizer only"
+                    "in another; give each parameter to one optimizer only"
                 )
             if p.grad is None:
                 store(slot, array(0, self.dtype))

@@ -156,7 +156,8 @@ class _Interpreter:
     def top(self, kind: type) -> Any:
         """Return the top of the stack, which must be a `kind`."""
         if not self.stack or not isinstance(self.stack[-1], kind):
-            raise Broken(f"expected a {kind.__name__} on the stack to add to")
+            found = type(self.stack[-1]).__name__ if self.stack else "none"
+            raise Broken(f"expected a {kind.__name__} on the stack to add to, got {found}")
         return self.stack[-1]
 
     def extend(self, items: list[Any]) -> None:
@@ -198,7 +199,9 @@ class _Interpreter:
         elif function.name == "_reconstruct":
             kind, _, _ = arguments
             if not isinstance(kind, Global) or kind.name != "ndarray":
-                raise Broken("expected numpy.ndarray as the class of an array")
+                raise Broken(
+                    f"expected numpy.ndarray as the class of an array, got {type(kind).__name__}"
+                )
             self.push(PickledArray())
         else:
             raise Broken(f"expected a function to call, got the class {function.name}")
@@ -206,7 +209,9 @@ class _Interpreter:
     def encode(self, text: object, encoding: object = "latin1") -> bytes:
         """Return bytes, which protocols 0 to 2 store as a call of `encode` under Python 3."""
         if not isinstance(text, str) or _short(encoding) not in ("latin1", "latin-1"):
-            raise Broken("expected text encoded as latin1")
+            raise Broken(
+                f"expected text encoded as latin1, got {type(text).__name__}, {encoding!r:.20}"
+            )
         self.left -= len(text)
         if self.left < 0:
             raise Broken(f"expected at most {len(self.data)} encoded bytes, got more")
@@ -236,10 +241,12 @@ GLOBALS = {
 def _from_bytes(kind: object, shape: tuple[Any, ...], data: object) -> NDArray[Any]:
     """Return an array over `data`, whose length must be that of the shape."""
     if not isinstance(kind, PickledType) or not isinstance(data, bytes):
-        raise Broken("expected an array with an element type and bytes")
+        got = f"{type(kind).__name__} and {type(data).__name__}"
+        raise Broken(f"expected an array with an element type and bytes, got {got}")
     if len(shape) > MOST_AXES or not all(type(n) is int and 0 <= n < 2**62 for n in shape):
         raise Broken(
-            f"expected a shape of at most {MOST_AXES} sizes, each an integer of at least 0"
+            f"expected a shape of at most {MOST_AXES} sizes, each an integer of at least 0, "
+            f"got {shape!r:.60}"
         )
     if len(data) != math.prod(shape) * kind.dtype.itemsize:
         size = math.prod(shape) * kind.dtype.itemsize
@@ -256,7 +263,7 @@ def _short(value: object) -> str:
 
 def _quoted(line: bytes) -> bytes:
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
-        raise Broken("expected a string in quotes")
+        raise Broken(f"expected a string in quotes, got {line!r:.60}")
     return codecs.escape_decode(line[1:-1])[0]
 
 

@@ -58,7 +58,7 @@ TWICE = b"".join(b"h\x01h\x02\x86h\x01\x86" for _ in range(3))
     [
         (b"}" + NESTED + b"K\x01s", "as a key, got tuple"),
         (b"}" + b"(" * 1000 + b"K\x01" + b"t" * 1000 + b"K\x01s", "as a key, got tuple"),
-        (b"}K\x01r\x00\x00\x00\x10s", "expected a dict on the stack to add to"),
+        (b"}K\x01r\x00\x00\x00\x10s", "expected a dict on the stack to add to, got "),
         (b"}K\x01K\x02r\x00\x00\x00\x10.", "expected a pickled dict, got int"),
         (b"cnumpy\ndtype\n" + LISTS + b"K\x00K\x01\x87R", "8 characters, got list"),
         (b"cnumpy\ndtype\nT\x80\x96\x98\x00" + b"u" * 10_000_000 + b"\x85R", "8 characters, got b"),

@@ -131,10 +131,11 @@ def _check_kind(name: str, value: object, default: object) -> None:
     kinds: tuple[type, ...] = (type(default),)
     if default is None or type(default) is float:
         kinds = (int, float, type(default))
-    out_of_range = isinstance(value, int | float) and not _is_count(value)
-    if isinstance(value, bool) or not isinstance(value, kinds) or out_of_range:
+    if isinstance(value, bool) or not isinstance(value, kinds):
         kind = "a number" if float in kinds else kinds[0].__name__
         raise ValueError(f"{name}: expected {kind}, got {value!r:.60}")
+    if isinstance(value, int | float) and not _is_count(value):
+        raise ValueError(f"{name}: expected a number below {MOST:g} in size, got {value!r:.60}")
 
 
 def capture(

@@ -132,7 +132,8 @@ class LayerMachine(Machine):
     def price(self, cost: Cost, events: float | None = None) -> Price:
         """Refuse: only layers are priced."""
         raise UserError(
-            f"--machine {self.name}: it prices layers by their shapes (`tallygrad cost`), not sums"
+            f"--machine {self.name}: it prices layers by their shapes, not sums; use it "
+            "with `tallygrad cost`"
         )
 
     def price_layer(

@@ -113,13 +113,17 @@ class KernelBuilder:
     `pointers` and `integers` name its arguments, in order, which are in `arguments`; `dtype` is the
     type of its vectors and of the steps of its addresses. LLVM may assume that what is written
     through one pointer is not accessed through another, except for those in `aliases`: calls may
-    pass one address for several of these.
+    pass one address for several of these. ValueError for an alias that names no pointer.
     """
 
     def __init__(
         self, target: Target, dtype: npt.DTypeLike, pointers: Sequence[str],
         integers: Sequence[str] = (), aliases: Sequence[str] = (),
     ) -> None:  # fmt: skip
+        if others := [name for name in aliases if name not in pointers]:
+            raise ValueError(
+                f"aliases: expected names of pointers ({', '.join(pointers)}), got {others[0]!r}"
+            )
         self.target, self.dtype = target, np.dtype(dtype)
         self.pointers, self.integers = tuple(pointers), tuple(integers)
         self.lanes = target.lanes(dtype)

@@ -33,8 +33,8 @@ def normalise(
     target: Target, rows: NormRows, eps: float, known: bool, epilogue: Epilogue = NOTHING
 ) -> KernelBuilder:
     """Return the kernel of y = w (x - mean) / sqrt(var + eps) + b: x, residual, w, b, mean, var, y,
-    room and the three of Extent. Mean and variance are read where they
-    are `known`, else computed and written."""
+    room and the three of Extent. Mean and variance are read where they are `known`, else computed
+    and written."""
     names = ("x", "residual", "w", "b", "mean", "var", "y", "room")
     k = KernelBuilder(target, rows.dtype, names, Extent._fields)
     x, residual, w, b, mean, var, y, room, *extent = k.arguments

@@ -21,6 +21,11 @@ from tallygrad.autograd.backends.llvm.compiler import cache, jit, language
 from tallygrad.autograd.backends.llvm.compiler.isa import targets
 
 
+def test_an_alias_is_a_pointer() -> None:
+    with pytest.raises(ValueError, match=r"aliases: expected names of pointers \(x, y\), got 'z'"):
+        language.KernelBuilder(targets.target(), "float32", ("x", "y"), aliases=("x", "z"))
+
+
 def copying(target: targets.Target, size: int) -> language.KernelBuilder:
     k = language.KernelBuilder(target, "float32", ("x", "y"))
     x, y = k.arguments

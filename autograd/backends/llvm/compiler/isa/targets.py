@@ -95,7 +95,7 @@ def target(name: str = "", convolution: str = "auto") -> Target:
     if not names:
         raise ValueError(
             f"backend llvm: expected a processor with {', '.join(SETS)}, got {platform.machine()}; "
-            "--backend numpy runs everywhere"
+            "the numpy backend runs everywhere"
         )
     chosen = name or names[0]
     if chosen not in names:
