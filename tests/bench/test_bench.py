@@ -175,7 +175,7 @@ def test_compile_that_fails_is_told_once(bench: Any, monkeypatch: pytest.MonkeyP
     wanted = ["--cases", "mlp", "--torch-modes", "nchw,compile", "--rounds", "1"]
     host, rows = run.Bench(bench.options.parse([*wanted, "--backend", "numpy"]), 0).run()
     assert [row["torch_mode"] for row in rows] == ["nchw", "nchw"]
-    left_out = "torch's compile is left out of mlp-64 train, mlp-64 infer: OSError: no compiler"
+    left_out = "torch's compile is left out for mlp-64 train, mlp-64 infer: OSError: no compiler"
     assert host["notes"] == [left_out]
 
 
