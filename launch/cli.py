@@ -6,10 +6,12 @@ import argparse
 import re
 from typing import NoReturn
 
+from .attempt import Outcome, attempt, fail
 from .mpirun import LaunchError, prepare
-from .supervise import fail, supervise
+from .supervise import Policy, supervise
 
 USAGE = "tallygrad launch -n RANKS [--hosts HOST:N,...] [--timeout S] -- train ..."
+USAGE_SUPERVISE = "tallygrad supervise -n RANKS [OPTIONS] -- train --out FOLDER ..."
 COMMANDS = ("train", "eval")
 MOST_RANKS = 1 << 20
 # ssh must not take a name for an option, nor an MPI an empty one for this host.
@@ -32,31 +34,66 @@ def run(arguments: list[str]) -> int:
     except LaunchError as error:
         return fail(str(error), 2)
     local_ranks = 0 if options.hosts else options.ranks
-    return supervise(line, env, command, local_ranks, options.timeout)
+    return _report(attempt(line, env, command, local_ranks, options.timeout))
 
 
-def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def run_supervised(arguments: list[str]) -> int:
+    """Run `tallygrad supervise` with its arguments, and return the exit status (2 for an error)."""
+    try:
+        options, command = parse(arguments, supervised=True)
+        policy = Policy(options.retries, options.backoff)
+        how = supervise(options.ranks, options.hosts, command, policy, options.timeout)
+    except LaunchError as error:
+        return fail(str(error), 2)
+    return _report(how)
+
+
+def _report(outcome: Outcome) -> int:
+    return fail(outcome.message, outcome.status) if outcome.message else outcome.status
+
+
+def parse(arguments: list[str], supervised: bool = False) -> tuple[argparse.Namespace, list[str]]:
     """Return the launcher's options and the trainer's command, which the first `--` separates.
 
     Raises LaunchError if either is missing or wrong.
     """
     separator = arguments.index("--") if "--" in arguments else len(arguments)
-    parser = LaunchParser(prog="tallygrad launch", usage=USAGE, allow_abbrev=False)
+    name, usage = ("supervise", USAGE_SUPERVISE) if supervised else ("launch", USAGE)
+    parser = LaunchParser(prog=f"tallygrad {name}", usage=usage, allow_abbrev=False)
+    _add_flags(parser, supervised)
+    if "--" not in arguments and any(word in COMMANDS for word in arguments):
+        raise LaunchError(f"expected -- before the trainer's command, got none; usage: {usage}")
+    options = parser.parse_args(arguments[:separator])
+    command = arguments[separator + 1 :]
+    if not command:
+        raise LaunchError(f"expected a command after --, got none; usage: {usage}")
+    if command[0] not in COMMANDS:
+        raise LaunchError(f"command: expected one of {', '.join(COMMANDS)}, got {command[0]!r:.60}")
+    return options, command
+
+
+def _add_flags(parser: argparse.ArgumentParser, supervised: bool) -> None:
     parser.add_argument("-n", dest="ranks", metavar="RANKS", type=_ranks, required=True,
                         help="number of ranks")  # fmt: skip
     parser.add_argument("--hosts", metavar="HOST:N,...", type=_hosts,
                         help="hosts, each with its number of ranks")  # fmt: skip
     parser.add_argument("--timeout", metavar="S", type=_seconds,
                         help="end the job after S seconds")  # fmt: skip
-    if "--" not in arguments and any(word in COMMANDS for word in arguments):
-        raise LaunchError(f"expected -- before the trainer's command, got none; usage: {USAGE}")
-    options = parser.parse_args(arguments[:separator])
-    command = arguments[separator + 1 :]
-    if not command:
-        raise LaunchError(f"expected a command after --, got none; usage: {USAGE}")
-    if command[0] not in COMMANDS:
-        raise LaunchError(f"command: expected one of {', '.join(COMMANDS)}, got {command[0]!r:.60}")
-    return options, command
+    if supervised:
+        parser.add_argument(
+            "--retries", metavar="N", type=_count, default=Policy.retries,
+            help=f"attempts in a row without a new checkpoint (default: {Policy.retries})",
+        )  # fmt: skip
+        parser.add_argument(
+            "--backoff", metavar="S", type=_seconds, default=Policy.backoff,
+            help=f"seconds before a retry, doubled each time (default: {Policy.backoff:g})",
+        )  # fmt: skip
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r:.60}")
+    return int(text)
 
 
 def _ranks(text: str) -> int:

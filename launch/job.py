@@ -13,10 +13,11 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
 
+from . import reap
+from .monitor import Monitor
 from .mpirun import prepare
 
 GRACE = 120.0  # seconds for ranks to finish their step and write a checkpoint, once asked to stop
@@ -29,8 +30,9 @@ RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")  # variables of MPICH and Open MPI 
 # are forwarded as SIGUSR1, which both MPIs pass on to the ranks; on the others, Open MPI's mpirun
 # kills them.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-FORWARDED = (*STOPPING, signal.SIGUSR1)
-OWN = (0, 1, 2, 3)  # exit statuses of the trainer itself
+FORWARDED = (*STOPPING, signal.SIGUSR1, signal.SIGUSR2)
+PREEMPTED = 75  # status of ranks that wrote a checkpoint and ended, as they were asked to
+OWN = (0, 1, 2, 3, 4, PREEMPTED)  # exit statuses of the trainer itself
 
 
 def start(ranks: int, command: list[str], timeout: float) -> int:
@@ -63,7 +65,7 @@ class Job:
         self.timed_out = False
         self.lost: list[int] = []
         self._ranks, self._missed = set(range(ranks)), 0
-        self._mark = f"TALLYGRAD_JOB={uuid.uuid4().hex}"
+        self.name = uuid.uuid4().hex
         self._received: list[int] = []
         self._asked = 0  # the signal of the first request to stop
         self._asked_at = 0.0
@@ -75,10 +77,11 @@ class Job:
             for number in FORWARDED
             if signal.getsignal(number) is not signal.SIG_IGN
         }
-        name, value = self._mark.split("=")
+        self._monitor = Monitor()
+        self.report = ""  # which rank was lost, once the job has ended
         self._process = subprocess.Popen(
             line,
-            env={**env, name: value},
+            env={**env, reap.VARIABLE: self.name, **self._monitor.environment},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=_dying_with(os.getpid()),
@@ -101,17 +104,24 @@ class Job:
                     look = time.monotonic() + LOOK
                 self._pass_on()
                 if time.monotonic() > self._deadline:
-                    self._kill()
+                    reap.kill(self.name)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(0.1)
         finally:
-            self._kill()
+            reap.kill(self.name)
+            self.report = self._monitor.close()
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
         status = self._process.wait()
-        if self._asked and status not in OWN:
+        by_user = self._asked in (signal.SIGINT, signal.SIGHUP) and status == PREEMPTED
+        if self._asked and (status not in OWN or by_user):
             return 128 + self._asked
         return status if status >= 0 else 128 - status
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal asked for the end."""
+        return self._asked != 0
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received.append(number)
@@ -129,28 +139,11 @@ class Job:
 
     def _look(self) -> None:
         """End the job if ranks have been missing for `MISSED` checks in a row."""
-        alive = {value for _, env in self._processes() for value in map(_rank_in, env)}
+        alive = {value for _, env in reap.processes(self.name) for value in map(_rank_in, env)}
         missing = self._ranks - alive if alive & self._ranks else set()
         self._missed = self._missed + 1 if missing else 0
         if self._missed >= MISSED:
             self.lost, self._deadline = sorted(missing), 0.0
-
-    def _kill(self) -> None:
-        for process, _ in self._processes():
-            with contextlib.suppress(OSError):
-                os.kill(process, signal.SIGKILL)
-
-    def _processes(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the job's processes and their environments.
-
-        They are recognised by a variable in the environment: ranks have process groups and sessions
-        of their own, and outlive an mpirun that is killed.
-        """
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                env = (folder / "environ").read_text(errors="replace").split("\0")
-                if self._mark in env:
-                    yield int(folder.name), env
 
 
 def _rank_in(entry: str) -> int | None:

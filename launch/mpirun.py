@@ -7,6 +7,9 @@ import shutil
 import subprocess
 import sys
 
+from . import monitor, reap
+
+OWN_VARIABLES = (monitor.VARIABLE, reap.VARIABLE)  # which a job sets for its ranks
 # Prefixes of variables to pass to other hosts: Open MPI passes only those that it is told to, MPICH
 # passes all.
 EXPORTED = ("TALLYGRAD_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_")
@@ -83,6 +86,8 @@ def command_line(
     if hosts:
         line += ["--host" if openmpi else "-hosts", hosts]
     if hosts and openmpi:
+        for name in OWN_VARIABLES:
+            line += ["-x", name]
         for name in filter(lambda name: name.startswith(EXPORTED), sorted(os.environ)):
             line += ["-x", name]
     # -P: a file in the current folder must not shadow a module of the same name.

@@ -1,69 +1,106 @@
-"""Supervise a job, and decide whether it is complete.
+"""`tallygrad supervise`: run a training until it is complete, through failures of ranks and hosts.
 
-An exit status of 0 is not enough, because mpirun returns it for some failures too. A `train` with
-`--out` is complete only if it has also written `result.json`, or touched that of a complete run.
+It runs outside of mpirun, which a failure may take down. Each attempt resumes from the newest valid
+checkpoint; what an earlier attempt has left running is killed where it can be reached, and cannot
+write to the run folder where it cannot (`TALLYGRAD_ATTEMPT`; see `trainer.lock`). An attempt that
+ends with status 0 counts only if the run has written its completion record.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
+import re
 import sys
+import time
+import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
-from .job import TIMED_OUT, Job
+from . import hosts as cluster
+from .attempt import Outcome, attempt, record_path
+from .job import PREEMPTED
+from .mpirun import LaunchError, prepare
+
+VARIABLE = "TALLYGRAD_ATTEMPT"
+FINAL = (0, 2, 3)  # complete; an error to correct; a loss that is not finite: again would be alike
+LONGEST = 60.0  # seconds between attempts
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How often to try: up to `retries` times in a row without a new checkpoint in between, the
+    first time after `backoff` seconds, then after twice as long each time."""
+
+    retries: int = 10
+    backoff: float = 1.0
+
+    def pause(self, failures: int) -> float:
+        """Return the seconds before the next attempt, after so many failures in a row."""
+        return min(LONGEST, self.backoff * 2.0 ** min(failures - 1, 30))
 
 
 def supervise(
-    line: list[str], env: dict[str, str], command: list[str], ranks: int, timeout: float | None
-) -> int:
-    """Run mpirun's command line `line` for a trainer's `command`, and return the exit status.
+    ranks: int, hosts: str | None, command: list[str], policy: Policy, timeout: float | None
+) -> Outcome:
+    """Run a `train` command on up to so many ranks until it is complete; return how that ended.
 
-    `ranks` is the number of ranks on this host, 0 if they may be elsewhere.
+    LaunchError if the command names no run folder, or cannot be started at all.
     """
     record = record_path(command)
-    earlier = _stamp(record)
-    job = Job(line, env, ranks)
-    status = job.wait(timeout)
-    if job.timed_out:
-        return fail(f"--timeout: the job was ended after {timeout:g} s", TIMED_OUT)
-    if job.lost:
-        names = ", ".join(map(str, job.lost))
-        return fail(f"rank {names} ended before the others: the job was ended", 1)
-    if status == 0 and record and _stamp(record) in (None, earlier):
-        return fail(
-            f"{record}: not written, although mpirun ended with status 0; the run is incomplete", 1
-        )
-    return status
+    if command[0] != "train" or record is None:
+        raise LaunchError("supervise: expected train ... --out FOLDER, which it resumes from")
+    run = uuid.uuid4().hex
+    failures, number, before = 0, 0, newest_step(record.parent)
+    while True:
+        number += 1
+        outcome = _attempt(ranks, hosts, resuming(command), f"{run}:{number}", timeout)
+        if outcome.asked or outcome.status in (*FINAL, PREEMPTED):
+            return outcome
+        after = newest_step(record.parent)
+        failures, before = (1 if after > before else failures + 1), max(after, before)
+        reason = outcome.message or f"status {outcome.status}"
+        if failures > policy.retries:
+            text = f"no new checkpoint in {failures} attempts, the last of which ended: {reason}"
+            return Outcome(outcome.status, text)
+        pause = policy.pause(failures)
+        step = f"step {before}" if before >= 0 else "the beginning"
+        say(f"attempt {number} ended: {reason}; resuming from {step} in {pause:g} s")
+        time.sleep(pause)
 
 
-def record_path(command: list[str]) -> Path | None:
-    """Return the `result.json` that a `train` command with `--out` writes at its end, else None."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--out")
-    try:
-        out = parser.parse_known_args(command[1:])[0].out
-    except argparse.ArgumentError:
-        return None
-    asks_help = "-h" in command or "--help" in command
-    return Path(out) / "result.json" if out and not asks_help else None
+def _attempt(
+    ranks: int, hosts: str | None, command: list[str], token: str, timeout: float | None
+) -> Outcome:
+    """Run a command once, on the hosts that answer, and clean up after it."""
+    available = cluster.parse(hosts) if hosts else []
+    answering = cluster.reachable(available)
+    if hosts and not answering:
+        return Outcome(1, f"none of the hosts {hosts} answers")
+    if lost := [host.name for host in available if host not in answering]:
+        say(f"without {', '.join(lost)}, which does not answer")
+    number = min(ranks, sum(h.slots for h in answering)) if hosts else ranks
+    if number < ranks:
+        say(f"running on {number} ranks instead of {ranks}")
+    named = ",".join(map(str, answering)) or None
+    line, env = prepare(number, named, command)
+    env[VARIABLE] = token
+    outcome = attempt(line, env, command, 0 if hosts else number, timeout)
+    cluster.reap_on(answering, outcome.job)
+    return outcome
 
 
-def _stamp(record: Path | None) -> tuple[int, int, int] | None:
-    # Compared before and after the run, so no clock of another host matters.
-    try:
-        if record is None:
-            return None
-        # Opening it makes a network file system ask its server, instead of using cached attributes.
-        descriptor = os.open(record, os.O_RDONLY | os.O_NONBLOCK)
-        state = os.fstat(descriptor)
-        os.close(descriptor)
-    except OSError:
-        return None
-    return state.st_ino, state.st_mtime_ns, state.st_size
+def resuming(command: list[str]) -> list[str]:
+    """Return the command with `--resume auto`, unless it resumes from something already."""
+    given = any(word == "--resume" or word.startswith("--resume=") for word in command)
+    return command if given else [*command, "--resume", "auto"]
 
 
-def fail(message: str, status: int) -> int:
-    """Print an error to stderr, and return `status`."""
-    print(f"tallygrad: error: {message}", file=sys.stderr)
-    return status
+def newest_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint in a run folder, -1 if there is none."""
+    names = (path.name for path in (folder / "checkpoints").glob("step-*.h5"))
+    found = (re.fullmatch(r"step-(\d+)\.h5", name) for name in names)
+    return max((int(match[1]) for match in found if match), default=-1)
+
+
+def say(text: str) -> None:
+    """Print a line on what the supervisor does."""
+    print(f"tallygrad: supervise: {text}", file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": Command("predict the step time on more ranks"),
     "bill": Command("show what a whole run has cost"),
     "launch": Command("run train or eval on several ranks", parses=True),
+    "supervise": Command("run train on several ranks, through failures", parses=True),
 }
 
 

@@ -5,6 +5,10 @@ another time (a recycled number). Of one elsewhere (another host, another contai
 restart of the system) nothing can be asked, so its signs of life are watched: it touches the file
 every `BEAT` seconds, and counts as dead once nothing has changed for `PATIENCE` seconds. Only
 changes count, never a comparison of clocks.
+
+The attempts of a supervised run are numbered (`TALLYGRAD_ATTEMPT`, RUN:NUMBER). A later one takes
+the lock from an earlier one whether that lives or not, and none gets it after a later one: what an
+attempt has left behind on a host that nobody reaches cannot write any more.
 """
 
 from __future__ import annotations
@@ -23,9 +27,11 @@ from types import TracebackType
 from typing import NamedTuple
 
 from .errors import UserError
-from .files import regular_file, temporary, user_errors
+from .files import regular_file, temporary, user_errors, write_whole
 
 NAME = "lock"
+ATTEMPT = "TALLYGRAD_ATTEMPT"  # variable that a supervisor sets
+ATTEMPT_FILE = "attempt"
 BEAT = 5.0  # seconds between touches
 # Seconds without a touch after which a holder counts as dead: six beats, since load and the
 # attribute caches of network file systems delay some.
@@ -44,12 +50,16 @@ class Holder:
     boot: str
     namespace: str
     token: str
+    attempt: str = ""
 
     @classmethod
     def here(cls) -> Holder:
         """Return this process as a holder of a new lock."""
         pid = os.getpid()
-        return cls(socket.gethostname(), pid, _began(pid) or "", *_system(), token=uuid.uuid4().hex)
+        return cls(
+            socket.gethostname(), pid, _began(pid) or "", *_system(),
+            token=uuid.uuid4().hex, attempt=os.environ.get(ATTEMPT, ""),
+        )  # fmt: skip
 
     @classmethod
     def read(cls, text: bytes) -> Holder | None:
@@ -61,6 +71,11 @@ class Holder:
         kinds = cls.__annotations__
         fits = all(type(v).__name__ == kinds[name] for name, v in vars(holder).items())
         return holder if fits else None
+
+    def follows(self, other: str) -> bool:
+        """Tell whether this is a later attempt than another of the same run."""
+        (run, mine), (other_run, number) = map(_attempt, (self.attempt, other))
+        return bool(run) and run == other_run and mine > number
 
     def lives(self) -> bool | None:
         """Tell whether the process runs, None where that cannot be seen from here."""
@@ -85,7 +100,8 @@ class Lock:
     def __init__(self, folder: Path, created: bool = False) -> None:
         self.folder = folder
         self.path = folder / NAME
-        self._record = json.dumps(asdict(Holder.here())).encode()
+        self._holder = Holder.here()
+        self._record = json.dumps(asdict(self._holder)).encode()
         self._created = [folder] if created else []
         self._ends = threading.Event()
 
@@ -129,8 +145,22 @@ class Lock:
                 continue  # others may be faster: O_EXCL decides again
             # The file stays open: `_beat` touches it by its descriptor, not by its name.
             os.write(descriptor, self._record)
+            self._mark_attempt()
             threading.Thread(target=self._beat, args=(descriptor,), daemon=True).start()
             return
+
+    def _mark_attempt(self) -> None:
+        """Note the attempt that holds the folder. UserError where a later one has held it."""
+        mine, path = self._holder.attempt, self.folder / ATTEMPT_FILE
+        if not mine:
+            return
+        last = _look(path)
+        before = last.text.decode("ascii", "replace") if last else ""
+        if self._holder.follows(before) or _attempt(before)[0] != _attempt(mine)[0]:
+            write_whole(path, mine)
+        elif before != mine:
+            self.path.unlink()
+            raise UserError(f"{self.folder}: a later attempt of this run has taken over; this ends")
 
     def _beat(self, descriptor: int) -> None:
         """Touch the file that was made here, whatever lies under its name by now."""
@@ -145,6 +175,9 @@ class Lock:
         if seen is None:
             return
         holder = Holder.read(seen.text)
+        if holder and self._holder.follows(holder.attempt):
+            self._retire(seen)
+            return
         lives = holder.lives() if holder else None
         if lives is None:
             after = _watch(self.path, seen)
@@ -200,6 +233,12 @@ def _watch(path: Path, seen: Sign) -> Sign | None:
 def _name(sign: Sign | None) -> str:
     holder = Holder.read(sign.text) if sign else None
     return f"process {holder.pid} on {holder.host!r:.80}" if holder else "another process"
+
+
+def _attempt(text: str) -> tuple[str, int]:
+    """Return run and number of an attempt, ("", 0) for none."""
+    run, _, number = text.partition(":")
+    return (run, int(number)) if number.isdecimal() and len(number) < 10 else ("", 0)
 
 
 def _system() -> tuple[str, str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tallygrad.launch import attempt, mpirun
 from tallygrad.launch import cli as launcher
-from tallygrad.launch import mpirun, supervise
 from tallygrad.trainer import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,7 +127,8 @@ def test_command_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line(True, 1) == ["mpirun", "-n", "1", *free, *trainer]
     yielding = ["--mca", "mpi_yield_when_idle", "1"]
     assert line(True, 3) == ["mpirun", "-n", "3", *free, *yielding, *trainer]
-    spread = ["--host", "a:1,b:1", "-x", "TALLYGRAD_DATA"]
+    spread = ["--host", "a:1,b:1", "-x", "TALLYGRAD_MONITOR", "-x", "TALLYGRAD_JOB"]
+    spread += ["-x", "TALLYGRAD_DATA"]
     assert line(True, 2, "a:1,b:1") == ["mpirun", "-n", "2", *free, *spread, *trainer]
 
 
@@ -143,7 +144,7 @@ def test_command_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_record_lies_in_the_run_folder(words: list[str], expected: str | None) -> None:
-    assert supervise.record_path(["train", *words]) == (Path(expected) if expected else None)
+    assert attempt.record_path(["train", *words]) == (Path(expected) if expected else None)
 
 
 SCRIPTS = ["launch/common.sh", "launch/quickstart.sh", "launch/test.sh", ".ci/run", ".ci/types"]

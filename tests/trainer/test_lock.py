@@ -243,3 +243,34 @@ def test_a_second_run_is_refused(words: list[str], tmp_path: Path) -> None:
         assert done.stderr.startswith("tallygrad: error: ") and done.stderr.count("\n") == 1
         assert f"in use by process {os.getpid()}" in done.stderr
         assert (tmp_path / "run" / "config.json").read_text() == "{}"
+
+
+def test_a_later_attempt_takes_the_folder_from_an_earlier_one_that_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(lock.ATTEMPT, "run:1")
+    with Lock(tmp_path) as earlier:
+        monkeypatch.setenv(lock.ATTEMPT, "other:2")
+        with pytest.raises(UserError, match="in use"):
+            Lock(tmp_path).__enter__()
+        monkeypatch.setenv(lock.ATTEMPT, "run:2")
+        with Lock(tmp_path) as later:
+            later.check()
+            with pytest.raises(UserError, match="taken over by process"):
+                earlier.check()
+
+
+def test_an_earlier_attempt_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(lock.ATTEMPT, "run:2")
+    with Lock(tmp_path):
+        pass
+    monkeypatch.setenv(lock.ATTEMPT, "run:1")
+    with pytest.raises(UserError, match="a later attempt of this run"):
+        Lock(tmp_path).__enter__()
+    assert not (tmp_path / lock.NAME).exists()
+    for anew in ("run:3", "next:1", ""):
+        monkeypatch.setenv(lock.ATTEMPT, anew)
+        with Lock(tmp_path):
+            pass
