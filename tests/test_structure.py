@@ -89,13 +89,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # A library: what it needs of a run is handed to it.
     "trainer.cost": ("autograd", "trainer.errors", "trainer.parsing"),
     "trainer.parsing": ("trainer.errors",),
-    "trainer": ("autograd", "datasets"),
+    # Ranks and their launcher speak over one channel.
+    "trainer.distributed.watchdog": ("trainer", "launch"),
+    "trainer": ("autograd", "datasets", "trainer.distributed.watchdog"),
     "launch": (),
 }
 # Allowed besides: inside a function only, and for type checkers only.
 MAY_IMPORT_LAZILY: dict[str, tuple[str, ...]] = {
     "trainer.commands.launch": ("launch",),
     "trainer.commands.ranks": ("launch",),
+    "trainer.commands.supervise": ("launch",),
 }
 MAY_NAME: dict[str, tuple[str, ...]] = {
     "autograd.context": ("autograd.tape", "autograd.tensor", "autograd.capture.observer"),

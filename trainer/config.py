@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import time
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from datetime import datetime, timedelta
+from datetime import time as datetime_time
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +19,10 @@ from .parsing import read_toml_or_json
 from .threads import MOST_THREADS
 
 AUTO = "auto"
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+OF_THIS_RUN = {
+    "out", "resume", "threads", "max_steps", "stop_before", "preempt_signals", "collective_timeout",
+}  # fmt: skip
 MOST = 1 << 63  # beyond any whole number
 
 
@@ -38,6 +47,31 @@ def parse_every(text: str) -> int:
     if every < 1 and text != "off":
         raise ValueError(f"expected off or every=K, got {text}")
     return every
+
+
+def parse_signals(text: str) -> tuple[int, ...]:
+    """Return the numbers of signals such as `TERM,USR1`. ValueError for others, and for those that
+    cannot be handled or that tell of faults."""
+    names = [name.strip().upper().removeprefix("SIG") for name in text.split(",")]
+    allowed = ("TERM", "USR1", "USR2", "HUP", "INT", "ALRM", "XCPU", "CONT", "URG", "WINCH")
+    if not set(names) <= set(allowed):
+        raise ValueError(f"expected some of {', '.join(allowed)}")
+    return tuple(int(getattr(signal, f"SIG{name}")) for name in names)
+
+
+def parse_time(text: str, env: Mapping[str, str] = os.environ) -> float:
+    """Return the seconds since the epoch of a time: `auto`, `never`, `90s`, `30m`, `2h` from now, a
+    time of the day, today or tomorrow, or a date with one. ValueError for others."""
+    if text in ("auto", "never"):
+        end = env.get("SLURM_JOB_END_TIME", "") if text == "auto" else ""
+        return float(end) if end.isdecimal() else inf
+    if text[-1:] in _SECONDS and text[:-1].replace(".", "", 1).isdecimal():
+        return time.time() + float(text[:-1]) * _SECONDS[text[-1]]
+    if len(text) in (5, 8) and text[2] == ":":
+        now = datetime.now()
+        at = datetime.combine(now.date(), datetime_time.fromisoformat(text))
+        return (at if at > now else at + timedelta(days=1)).timestamp()
+    return datetime.fromisoformat(text).timestamp()
 
 
 def parse_part(text: str) -> float:
@@ -70,9 +104,10 @@ class TrainConfig:
     epochs: int = _option(1, "passes over the training set", low=1)
     batch_size: int = _option(64, "images per step, split across ranks", low=1)
     micro_batches: int = _option(
-        2,
-        "parts of a batch, summed in a fixed order: up to N ranks give bit-identical results",
-        low=1,
+        0,
+        "parts of a batch, summed in a fixed order: any number of ranks gives bit-identical "
+        "results; 0: one per rank, and at least two",
+        low=0,
     )
     optimizer: str = _option("sgd", "optimizer, by name")
     lr: float = _option(0.02, "peak learning rate", low=0.0)
@@ -147,6 +182,37 @@ class TrainConfig:
     bucket_mb: float = _option(
         1.0, "size of the gradient buckets that ranks exchange, in MB", low=0.001
     )
+    overlap: str = _option(
+        "auto",
+        "what drives the exchange of gradients during the backward pass; auto: the fastest",
+    )
+    verify_every: int = _option(
+        0, "do every K-th step twice, on different ranks, and compare the bits; 0: never", low=0
+    )
+    on_corruption: str = _option(
+        "continue", "after a verified step differed and was repeated: continue or stop"
+    )
+    compare_every: int = _option(
+        100, "steps between comparisons of the weights of all ranks; 0: never", low=0
+    )
+    collective_timeout: float = _option(
+        60.0, "seconds to wait for a rank that shows no sign of life", low=1.0
+    )
+    preempt_signals: str = _option(
+        "TERM,USR1,USR2",
+        "signals that end the run after its step, with a checkpoint and status 75",
+        metavar="NAME,...",
+        parse=parse_signals,
+        such="signals, such as TERM,USR1",
+    )
+    stop_before: str = _option(
+        "auto",
+        "end in the same way before a time: 2h (from the start), 18:30, 2030-01-31T18:30; "
+        "auto: the end of the Slurm job, if known; never",
+        metavar="TIME",
+        parse=parse_time,
+        such="a time, such as 2h, 18:30 or 2030-01-31T18:30",
+    )
 
     def identity(self) -> dict[str, Any]:
         """Return the options that a resumed run must share with the run it goes on with."""
@@ -170,6 +236,8 @@ class TrainConfig:
 VALUES = {str: "NAME", int: "N", float: "X"}
 CHOICES = {
     "task": ("classification", "reconstruction"),
+    "on_corruption": ("continue", "stop"),
+    "overlap": ("auto", "none", "poll", "thread"),
     "schedule": ("constant", "step", "cosine", "one-cycle"),
     "augment": ("standard", "cutout", "none"),
     "dtype": ("float32", "float64"),
@@ -250,7 +318,7 @@ def gather(file: str | None, flags: Mapping[str, Any]) -> dict[str, Any]:
 def resume(chosen: Mapping[str, Any], recorded: Mapping[str, Any]) -> TrainConfig:
     """Return the options of a run that goes on: those of the run before, under those given now.
     Where it stops, where it writes and its threads are this run's own."""
-    names = {item.name for item in fields(TrainConfig)} - {"out", "resume", "threads", "max_steps"}
+    names = {item.name for item in fields(TrainConfig)} - OF_THIS_RUN
     known = {item.name: item for item in fields(TrainConfig)}
     inherited = {
         name: _checked(known[name], value, f"checkpoint: {name}")

@@ -52,6 +52,12 @@ class NotFinite(UserError):
     status = 3
 
 
+class LostRank(UserError):
+    """A rank that others wait for has ended, stands still or cannot be reached."""
+
+    status = 4
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal that asks this process to end, which it does with `status`."""
 

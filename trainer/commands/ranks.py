@@ -31,6 +31,7 @@ def meet(
     from ..distributed.agreement import agree, program_facts
     from ..distributed.comm import connect
     from ..distributed.guard import guard
+    from ..distributed.watchdog import watching
     from ..stop import Stop
 
     set_num_threads(count)
@@ -38,13 +39,22 @@ def meet(
     # After `connect`: MPICH installs a handler of its own for SIGUSR1.
     # Options choose the backend of the work itself; what is made before is NumPy's.
     with (
-        Stop(says=comm.rank == 0) as stop,
+        Stop(comm.rank == 0, *_requests(options)) as stop,
+        watching(comm, float(options.get("collective_timeout", 60.0))),
         guard(comm),
         memory_errors(less_memory),
         context.using(backend="numpy"),
     ):
         agree(comm, lambda: program_facts(command, options))
         yield comm, stop
+
+
+def _requests(options: Mapping[str, Any]) -> tuple[tuple[int, ...], float]:
+    """Return the signals that preempt a run, and when it must have ended."""
+    from ..config import TrainConfig, parse_signals, parse_time
+
+    names = options.get("preempt_signals", TrainConfig.preempt_signals)
+    return parse_signals(names), parse_time(options.get("stop_before", TrainConfig.stop_before))
 
 
 def launcher() -> tuple[Start | None, str]:

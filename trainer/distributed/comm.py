@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from ..errors import UserError
 from ..numbers import whole_number
 from ..threads import launched_rank
+from .journal import Journal
 from .orphan import watch_parent
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ class Comm(Protocol):
     def library(self) -> str:
         """First line of the MPI library's version, or "none"."""
 
+    @property
+    def journal(self) -> Journal:
+        """Which collectives this rank has begun, for the watchdog."""
+
+    def stream(self, name: str) -> Comm:
+        """Return a communicator of the same ranks whose collectives have an order of their own:
+        within one, all ranks must come to them in the same order. All ranks must call this."""
+
     def bcast(self, array: NDArray[Any], root: int = 0) -> None:
         """Overwrite `array` with that of rank `root`."""
 
@@ -70,6 +79,10 @@ class Comm(Protocol):
 
     def allgather(self, array: NDArray[Any]) -> NDArray[Any]:
         """Stack the ranks' arrays of equal shape: (size, *shape)."""
+
+    def iallgather(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
+        """Start to stack the ranks' arrays of equal shape; return the request and a new array,
+        (size, *shape), where they will be."""
 
     def ialltoall(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
         """Start to send `array[r]` to each rank r; return the request and a new array of the same
@@ -144,6 +157,13 @@ class SerialComm:
     local_size = 1
     library = "none"
 
+    def __init__(self) -> None:
+        self.journal = Journal()
+
+    def stream(self, name: str) -> Comm:
+        """Return this one."""
+        return self
+
     def bcast(self, array: NDArray[Any], root: int = 0) -> None:
         """Leave `array` as it is."""
         self._check_root(root)
@@ -162,6 +182,10 @@ class SerialComm:
         """Return a view of `array` with a leading axis of one."""
         check_buffer(array)
         return array[None]
+
+    def iallgather(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
+        """Return a view of `array` with a leading axis of one."""
+        return _Done(), self.allgather(array)
 
     def ialltoall(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
         """Return a copy of `array`, (1, ..)."""
@@ -204,6 +228,7 @@ class UnmetComm(SerialComm):
     """A rank of several that fails before it has met the others."""
 
     def __init__(self, env: Mapping[str, str] = os.environ) -> None:
+        super().__init__()
         self.rank = launched_rank(env)
         self.size = expected_size(env) or 1
         self._manager = env.get("PMI_FD", "")

@@ -90,6 +90,7 @@ def _end(comm: Comm, status: int, text: str, shared: bool) -> NoReturn:
     try:
         if shared and comm.rank > 0:
             time.sleep(PATIENCE)
+        comm.journal.ended.set()  # or the watchdog would call this end unexpected
         _write(sys.stdout, "")
         _write(sys.stderr, text)
         if comm.size > 1:

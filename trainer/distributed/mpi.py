@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mpi4py import MPI
 
 from .comm import Request, check_buffer, check_reduction, check_rows
+from .journal import MAIN, Call, Journal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,12 +22,13 @@ _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
 class MpiRequest:
     """An exchange in flight."""
 
-    def __init__(self, request: MPI.Request) -> None:
-        self._request = request
+    def __init__(self, request: MPI.Request, call: Call) -> None:
+        self._request, self._call = request, call
 
     def wait(self) -> None:
         """Block until the arrays hold the result."""
-        self._request.Wait()
+        with self._call:
+            self._request.Wait()
 
     def test(self) -> bool:
         """Drive the exchange a little; true once the arrays hold the result."""
@@ -36,8 +38,15 @@ class MpiRequest:
 class MpiComm:
     """A communicator of mpi4py in buffer mode; by default all ranks of the job."""
 
-    def __init__(self, group: MPI.Intracomm = MPI.COMM_WORLD) -> None:
-        self._group = group
+    def __init__(
+        self,
+        group: MPI.Intracomm = MPI.COMM_WORLD,
+        journal: Journal | None = None,
+        stream: str = MAIN,
+    ) -> None:
+        self._group, self._stream = group, stream
+        self.journal = journal or Journal()
+        self._streams: dict[str, MpiComm] = {}
         self.rank = group.Get_rank()
         self.size = group.Get_size()
         node = group.Split_type(MPI.COMM_TYPE_SHARED)  # a collective: all ranks are here
@@ -47,6 +56,12 @@ class MpiComm:
         # Its own group: a rank may leave while others are in a collective.
         self._leaving = group.Dup()
 
+    def stream(self, name: str) -> MpiComm:
+        """Return a communicator of the same ranks whose collectives have an order of their own."""
+        if name not in self._streams:
+            self._streams[name] = MpiComm(self._group.Dup(), self.journal, name)
+        return self._streams[name]
+
     @property
     def library(self) -> str:
         """First line of the MPI library's version."""
@@ -55,17 +70,20 @@ class MpiComm:
     def bcast(self, array: NDArray[Any], root: int = 0) -> None:
         """Overwrite `array` with that of rank `root`."""
         check_buffer(array)
-        self._group.Bcast(_bytes_of(array), root)
+        with self.journal.collective(self._stream, "bcast", array):
+            self._group.Bcast(_bytes_of(array), root)
 
     def allreduce(self, array: NDArray[Any], op: str = "sum") -> None:
         """Overwrite `array` with its elementwise sum, max or min over the ranks."""
         check_reduction(array, op)
-        self._group.Allreduce(MPI.IN_PLACE, array, _OPS[op])
+        with self.journal.collective(self._stream, "allreduce", array):
+            self._group.Allreduce(MPI.IN_PLACE, array, _OPS[op])
 
     def iallreduce(self, array: NDArray[Any]) -> Request:
         """Start to overwrite `array` with its sum over the ranks."""
         check_reduction(array, "sum")
-        return MpiRequest(self._group.Iallreduce(MPI.IN_PLACE, array, MPI.SUM))
+        call = self.journal.collective(self._stream, "iallreduce", array)
+        return MpiRequest(self._group.Iallreduce(MPI.IN_PLACE, array, MPI.SUM), call)
 
     def allgather(self, array: NDArray[Any]) -> NDArray[Any]:
         """Stack the ranks' arrays of equal shape: (size, *shape)."""
@@ -73,8 +91,19 @@ class MpiComm:
 
         check_buffer(array)
         out = np.empty((self.size, *array.shape), array.dtype)
-        self._group.Allgather(_bytes_of(array), _bytes_of(out))
+        with self.journal.collective(self._stream, "allgather", array):
+            self._group.Allgather(_bytes_of(array), _bytes_of(out))
         return out
+
+    def iallgather(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
+        """Start to stack the ranks' arrays of equal shape; return the request and a new array,
+        (size, *shape), where they will be."""
+        import numpy as np
+
+        check_buffer(array)
+        out = np.empty((self.size, *array.shape), array.dtype)
+        call = self.journal.collective(self._stream, "iallgather", array)
+        return MpiRequest(self._group.Iallgather(_bytes_of(array), _bytes_of(out)), call), out
 
     def ialltoall(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
         """Start to send `array[r]` to each rank r; return the request and a new array of the same
@@ -83,13 +112,16 @@ class MpiComm:
 
         check_rows(array, self.size)
         out = np.empty_like(array)
-        return MpiRequest(self._group.Ialltoall(_bytes_of(array), _bytes_of(out))), out
+        call = self.journal.collective(self._stream, "ialltoall", array)
+        request = self._group.Ialltoall(_bytes_of(array), _bytes_of(out))
+        return MpiRequest(request, call), out
 
     def sendrecv(self, array: NDArray[Any], out: NDArray[Any], other: int) -> None:
         """Send `array` to a rank while `out`, of as many bytes, receives what that one sends."""
         check_buffer(array)
         check_buffer(out)
-        self._group.Sendrecv(_bytes_of(array), other, recvbuf=_bytes_of(out), source=other)
+        with self.journal.message("sendrecv", array):
+            self._group.Sendrecv(_bytes_of(array), other, recvbuf=_bytes_of(out), source=other)
 
     def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
         """Return the bytes that rank `root` passed, of any length."""
@@ -112,7 +144,8 @@ class MpiComm:
         out = np.empty(int(ends[-1]) if self.rank == root else 0, np.uint8)
         layout = (lengths, ends - lengths)
         target = [out, layout, MPI.BYTE] if self.rank == root else None
-        self._group.Gatherv([np.frombuffer(data, np.uint8), MPI.BYTE], target, root)
+        with self.journal.collective(self._stream, "gather", len(data)):
+            self._group.Gatherv([np.frombuffer(data, np.uint8), MPI.BYTE], target, root)
         if self.rank != root:
             return []
         pieces = zip(ends - lengths, ends, strict=True)
@@ -120,18 +153,20 @@ class MpiComm:
 
     def barrier(self) -> None:
         """Wait until every rank has come here."""
-        self._group.Barrier()
+        with self.journal.collective(self._stream, "barrier"):
+            self._group.Barrier()
 
     def depart(self, seconds: float) -> bool:
         """Tell that this rank ends its work, and wait for the others to end theirs; return whether
         they did within so many seconds."""
         # Not a plain barrier: it cannot be given up, and most libraries wait in it at full speed,
         # which takes a core from ranks that still work.
-        end, request = time.monotonic() + seconds, self._leaving.Ibarrier()
-        while not request.Test():
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.001)
+        with self.journal.collective("departure", "depart"):
+            end, request = time.monotonic() + seconds, self._leaving.Ibarrier()
+            while not request.Test():
+                if time.monotonic() > end:
+                    return False
+                time.sleep(0.001)
         return True
 
     def abort(self, status: int) -> NoReturn:

@@ -1,0 +1,129 @@
+"""Where a rank is: the collectives that it has begun, and the one that it waits in.
+
+The watchdog reads this from its own thread, so whatever is written here is one reference, replaced
+whole.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_ROOT = __name__.rpartition(".trainer.")[0]
+_INNER = tuple(f"{_ROOT}.{name}." for name in ("trainer.distributed", "autograd"))
+KEPT = 32  # collectives that a dump shows
+MAIN = "main"  # the stream of collectives that every rank starts with
+
+
+class Call:
+    """A collective that this rank is in. `number` counts the rank's collectives of a `stream` from
+    1 (0: a message between two ranks); `nbytes` are its own. As a context it is waited for; an
+    exchange in flight is only at its end."""
+
+    __slots__ = (
+        "_code", "_journal", "_line", "begun", "name", "nbytes", "number", "seconds", "step",
+        "stream",
+    )  # fmt: skip
+
+    def __init__(
+        self, journal: Journal, stream: str, name: str, array: NDArray[Any] | int, number: int
+    ) -> None:
+        self._journal, self.stream, self.name, self.number = journal, stream, name, number
+        self.nbytes = array if isinstance(array, int) else array.nbytes
+        self.step = journal.step
+        self._code, self._line = _caller()
+        self.begun = 0.0
+        self.seconds = 0.0  # it took, 0 while it lasts
+
+    @property
+    def where(self) -> str:
+        """The source line that asked for it, outside this package."""
+        return f"{short(self._code.co_filename)}:{self._line}"
+
+    def __enter__(self) -> Call:
+        self.begun = time.monotonic()
+        self._journal.waits[threading.get_ident()] = self
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._journal.waits.pop(threading.get_ident(), None)
+        self.seconds = time.monotonic() - self.begun
+        self._journal.latest.append(self)
+
+    def __str__(self) -> str:
+        size = f" of {self.nbytes:,} bytes" if self.nbytes else ""
+        stream = "" if self.stream == MAIN else f" of {self.stream}"
+        return f"{self.name}{size} (#{self.number}{stream}) at step {self.step}, {self.where}"
+
+
+class Journal:
+    """What this rank does.
+
+    The trainer sets `step`, `activity` and `folder`, where a rank that is about to be ended leaves
+    its stacks. `begun` counts collectives by stream, `waits` has those that threads wait in, by
+    thread, and `latest` those that have ended. `ended` is set before a rank ends in a way that the
+    others hear of otherwise.
+    """
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.activity = "starting"
+        self.begun: dict[str, int] = {}
+        self.waits: dict[int, Call] = {}
+        self.latest: deque[Call] = deque(maxlen=KEPT)
+        self.ended = threading.Event()
+        self.folder: Path | None = None
+
+    @contextmanager
+    def doing(self, activity: str) -> Iterator[None]:
+        """Say what this rank does for the length of a block."""
+        before, self.activity = self.activity, activity
+        try:
+            yield
+        finally:
+            self.activity = before
+
+    def collective(self, stream: str, name: str, array: NDArray[Any] | int = 0) -> Call:
+        """Return a call of the next number. All ranks must come to the collectives of a stream in
+        the same order."""
+        number = self.begun[stream] = self.begun.get(stream, 0) + 1
+        return Call(self, stream, name, array, number)
+
+    def message(self, name: str, array: NDArray[Any]) -> Call:
+        """Return a call that only two ranks come to."""
+        return Call(self, "", name, array, 0)
+
+    @property
+    def waiting(self) -> Call | None:
+        """The collective that this rank waits in: its main thread's, else that of another one."""
+        waits = self.waits.copy()
+        return waits.get(threading.main_thread().ident or 0) or next(iter(waits.values()), None)
+
+
+def _caller() -> tuple[CodeType, int]:
+    """Return the code and the line that led to a collective, outside this package and the engine,
+    which runs what waits for its turn at any time."""
+    frame = sys._getframe(2)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(_INNER):
+        frame = frame.f_back
+    return frame.f_code, frame.f_lineno
+
+
+def short(path: str) -> str:
+    """Return the last two parts of a path, which name a module and its package."""
+    return "/".join(path.split("/")[-2:])
