@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from dataclasses import replace
 from functools import partial
 from itertools import count, pairwise
 from typing import Any, NamedTuple
@@ -95,6 +97,16 @@ class Loader:
         self.prefetch = prefetch
         self._epochs = count()
         self.normalise = Normalise(dataset, dtype)
+
+    def of_rank(self, rank: int) -> Loader:
+        """Return a loader of another rank's share of the same batches."""
+        other = copy(self)
+        other.sampler = replace(self.sampler, rank=rank)
+        return other
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Return one batch of an epoch."""
+        return self._batch(epoch, self.sampler.order(epoch), step)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -45,7 +45,8 @@ def share(count: int, rank: int, size: int) -> tuple[int, int]:
 
 
 def owned(parts: int, rank: int, size: int) -> tuple[int, int]:
-    """Return (start, stop) of a rank's parts, if there are at least as many parts as ranks.
+    """Return (start, stop) of the parts that are a rank's; with more ranks than parts, some have
+    none.
 
     Parts and ranks are halved together, the first half taking the odd one, until one rank is left.
     A rank's parts are thus a complete branch of the binary tree that halving builds over all parts,
@@ -67,9 +68,9 @@ class Sampler:
 
     A step consists of `parts` contiguous micro-batches (see `share`), and a rank processes adjacent
     ones (see `owned`): in rank order, the samples of all ranks are the batch of a single rank.
-    `parts` is `micro_batches`, but at most one per sample and at least one per rank. The last step
-    may be smaller; its micro-batches may then be empty. Raises DataError for options that do not
-    fit together; `name` is the data set's in the message.
+    `parts` is `micro_batches`, but at most one per sample; ranks beyond that number process none.
+    The last step may be smaller; its micro-batches may then be empty. Raises DataError for options
+    that do not fit together; `name` is the data set's in the message.
     """
 
     name: str
@@ -85,15 +86,8 @@ class Sampler:
         if not 0 <= self.rank < self.size:
             raise DataError(f"rank: expected 0 to {self.size - 1}, got {self.rank}")
         samples = f"the {self.count} samples of {self.name}"
-        if self.size > self.count:
-            raise DataError(f"ranks: expected at most {samples}, got {self.size}")
         if not 0 < self.batch_size <= self.count:
             raise DataError(f"--batch-size: expected 1 to {samples}, got {self.batch_size}")
-        if self.batch_size < self.size:
-            raise DataError(
-                f"--batch-size: expected at least one image per rank ({self.size}), "
-                f"got {self.batch_size}"
-            )
         if self.micro_batches < 1:
             raise DataError(f"--micro-batches: expected at least 1, got {self.micro_batches}")
         philox(self.seed, ORDER, 0)
@@ -101,11 +95,11 @@ class Sampler:
     @property
     def parts(self) -> int:
         """Micro-batches per step, over all ranks."""
-        return max(min(self.micro_batches, self.batch_size), self.size)
+        return min(self.micro_batches, self.batch_size)
 
     @property
     def mine(self) -> range:
-        """Numbers of this rank's micro-batches; at least one."""
+        """Numbers of this rank's micro-batches."""
         return range(*owned(self.parts, self.rank, self.size))
 
     @property
@@ -132,6 +126,8 @@ class Sampler:
         among them, from 0 to n. `total` is the number of samples of all ranks.
         """
         whole = order[step * self.batch_size : (step + 1) * self.batch_size]
+        if not self.mine:
+            return whole[:0], (0,), len(whole)
         start = share(len(whole), self.mine[0], self.parts)[0]
         borders = (start, *(share(len(whole), part, self.parts)[1] for part in self.mine))
         return whole[start : borders[-1]], tuple(b - start for b in borders), len(whole)

@@ -88,9 +88,10 @@ def load_split(name: str, split: str, data_dir: str, comm: Comm) -> Dataset:
 
 def load_data(config: TrainConfig, comm: Comm) -> Data:
     """Return the loaders that the options ask for."""
-    train, test = (
-        load_split(config.dataset, split, config.data_dir, comm) for split in ("train", "test")
-    )
+    with comm.journal.doing("loading data"):
+        train, test = (
+            load_split(config.dataset, split, config.data_dir, comm) for split in ("train", "test")
+        )
     return loaders(config, comm, train, test)
 
 
@@ -123,8 +124,8 @@ def test_loader(
     data: Dataset, batch_size: int, *, size: int, micro_batches: int, **shared: Any
 ) -> Loader:
     """Return a loader in natural order, without augmentation; a batch is at least one sample a
-    micro-batch and a rank, and at most the data set."""
-    fitting = min(max(batch_size, micro_batches, size), len(data))
+    micro-batch, and at most the data set."""
+    fitting = min(max(batch_size, micro_batches), len(data))
     shared |= {"size": size, "micro_batches": micro_batches}
     return Loader(data, fitting, shuffle=False, **shared)
 

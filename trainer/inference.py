@@ -23,7 +23,6 @@ from .components.evaluate import evaluate, make_eval_step
 from .components.state import load_model, recorded
 from .distributed.agreement import agree, work_facts
 from .distributed.comm import Comm, SerialComm
-from .distributed.sync import Reducer
 from .errors import NotFinite, UserError, show, warn
 from .images import read_images
 from .numbers import whole_number
@@ -128,8 +127,7 @@ def evaluate_checkpoint(
         eval_step = make_eval_step(trained.model, trained.task)
         progress = Progress(len(loader), 0, comm.rank == 0)
         with closing(progress), backends.watching(progress.compiling):
-            reducer = Reducer(comm, fixed=True)
-            sums = evaluate(eval_step, trained.task, loader, reducer, progress)
+            sums = evaluate(eval_step, trained.task, loader, comm, progress)
     if comm.rank == 0 or not math.isfinite(sums[0]):  # which ends all ranks alike
         _show_evaluation(trained, options.split, sums, as_json)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ from .components.evaluate import Evaluator, step_sums
 from .components.logs import RunFolder
 from .components.record import RunRecord
 from .components.state import State
+from .components.verification import Verification
 from .config import TrainConfig, parse_every
+from .distributed.buffers import total
 from .distributed.comm import Comm
-from .distributed.sync import total
+from .distributed.corruption import Rows
+from .distributed.sync import GradientSync
 from .errors import NotFinite
 from .progress import Progress
 from .setup import Recipe, assemble
-from .stop import Stop
+from .stop import Stop, Stopped
 from .tasks.task import StepOutput, Task
 
 
@@ -51,7 +55,8 @@ class Training:
         self.parts = assemble(config, comm, data, recipe)
         self.state = State(self.parts.task.metrics)
         self.record = RunRecord(config, comm, folder, self.parts, self.state, source)
-        self.evaluator = Evaluator(self.parts, self.state)
+        self.evaluator = Evaluator(self.parts, self.state, self.stop)
+        self.verification = Verification(config, comm, self.parts, self.state)
         self.train_step = trace(self.forward_backward, training=True)
         self.last = min(self.parts.planned, config.max_steps or self.parts.planned)
         self.sampling = parse_every(config.sparsity)
@@ -77,19 +82,38 @@ class Training:
             ):
                 self.tune()
                 self.stop.finish_steps()  # before this a signal ends the run at once
-                while not (self.stopped or self.finished()):
-                    self.epoch()
+                self.train()
+                best = {} if self.stopped else self.test()
                 if self.stopped:
                     self.record.log("stop", self.lr)
                     return {}
-                if self.state.evaluated != self.state.step:
-                    self.evaluator.validate(self.progress)
-                best = self.evaluator.test(
-                    self.progress, lambda: self.record.restore_best(self.progress)
-                )
         finally:
             self.progress.close()
         return self.record.finish(best)
+
+    def train(self) -> None:
+        """Train until the run is finished or stopped."""
+        try:
+            if self.due():  # the run was stopped in an evaluation
+                self.end_epoch()
+                self.record.save()
+            while not (self.stopped or self.finished()):
+                self.epoch()
+        except Stopped:
+            self.stopped = True
+            self.record.save()
+
+    def test(self) -> dict[str, Any]:
+        """Do the last evaluations, all from the checkpoint at the end; return what there is to say
+        of the best checkpoint."""
+        try:
+            if self.state.evaluated != self.state.step:
+                self.evaluator.validate(self.progress)
+            restore_best = partial(self.record.restore_best, self.progress)
+            return self.evaluator.test(self.progress, restore_best)
+        except Stopped:
+            self.stopped = True
+            return {}
 
     def epoch(self) -> None:
         """Train the rest of an epoch, up to the last step at most."""
@@ -98,9 +122,9 @@ class Training:
             *sums, count = self.step(batch)
             loss, *metrics = [x / count for x in sums]
             self.progress.step(now.epoch, int(count), loss, self.parts.task.show(metrics))
-            is_end, is_last = now.step_in_epoch == len(data), now.step == self.last
-            if is_end or is_last:
-                self.end_epoch(is_end, is_last)
+            is_end = now.step_in_epoch == len(data)
+            if self.due():
+                self.end_epoch()
             finished = self.finished()
             # All ranks ask here, after the same step, so that all stop after the same one.
             self.stopped = self.stop.agreed(self.comm) and not finished
@@ -111,21 +135,10 @@ class Training:
 
     def step(self, batch: Batch) -> list[float]:
         """Do one step; return the sums of loss, metrics and samples over all ranks."""
-        now, parts, task = self.state, self.parts, self.parts.task
+        now, parts = self.state, self.parts
         self.lr = parts.optimizer.rates[0]
-        rows = np.zeros((len(parts.data.train.sampler.mine), len(task.metrics) + 2))
-        for i, micro_batch in enumerate(batch.parts()):
-            if i:
-                parts.sync.set_aside()  # the gradients of the one before
-            parts.buffers.use(i)
-            if len(micro_batch.labels):  # a small last batch may leave some empty
-                # Dropout is keyed by sample and step, never by rank.
-                with keyed(micro_batch.indices, self.config.seed, now.step):
-                    rows[i] = self.backward(micro_batch)
-        # First every rank ends its buckets: one without samples starts them only here, and ranks
-        # must come to their collectives in one order.
-        parts.sync.wait()
-        sums: list[float] = total(rows, parts.reducer).tolist()
+        self.comm.journal.step, self.comm.journal.activity = now.step + 1, "training"
+        sums: list[float] = total(self.gradients(batch), parts.reducer).tolist()
         loss, *metrics = [x / sums[-1] for x in sums[:-1]]
         if not math.isfinite(loss):
             raise NotFinite(
@@ -137,10 +150,40 @@ class Training:
         if self.samples_zeros() and self.comm.rank == 0:  # one step, however many ranks share it
             self.record.ledger.sampled_steps += 1
         now.count_step(sums)
+        self.verification.compare()
         if now.step % self.config.log_every == 0:
             figures = dict(zip(now.metric_names, metrics, strict=True))
             self.record.log("step", self.lr, loss=loss, **figures)
         return sums
+
+    def gradients(self, batch: Batch) -> Rows:
+        """Leave the gradients of a step, summed over the ranks, and return the sums of loss,
+        metrics and samples of each micro-batch of this rank."""
+        parts = self.parts
+        if self.verification.due():
+            return self.verification.gradients(batch, self.branch)
+        rows = self.branch(batch, parts.sync, parts.buffers.use)
+        # First every rank ends its buckets: one without samples starts them only here, and ranks
+        # must come to their collectives in one order.
+        parts.sync.wait()
+        if parts.overlap:
+            parts.overlap.step()
+        return rows
+
+    def branch(self, batch: Batch, sync: GradientSync, use: Callable[[int], None]) -> Rows:
+        """Run forward and backward on the micro-batches of a rank, each with the buffers that `use`
+        of its number chooses."""
+        micro_batches = batch.parts()
+        rows = np.zeros((len(micro_batches), len(self.parts.task.metrics) + 2))
+        for i, micro_batch in enumerate(micro_batches):
+            if i:
+                sync.set_aside()  # the gradients of the one before
+            use(i)
+            if len(micro_batch.labels):  # a small last batch may leave some empty
+                # Dropout is keyed by sample and step, never by rank.
+                with keyed(micro_batch.indices, self.config.seed, self.state.step):
+                    rows[i] = self.backward(micro_batch)
+        return rows
 
     def backward(self, batch: Batch) -> list[float]:
         """Run forward and backward on a micro-batch; return its sums of loss, metrics, samples."""
@@ -171,19 +214,25 @@ class Training:
         loss.backward(share)
         return loss, *sums
 
-    def end_epoch(self, is_end: bool, is_last: bool) -> None:
+    def due(self) -> bool:
+        """Tell whether an epoch, or the run, has come to its end and is still to be evaluated."""
+        now = self.state
+        is_last = now.step == self.last and now.step_in_epoch > 0 and now.evaluated != now.step
+        return now.step_in_epoch == len(self.parts.data.train) or is_last
+
+    def end_epoch(self) -> None:
         """Evaluate where it is due and log the epoch's figures; begin the next one at its end."""
         now, task = self.state, self.parts.task
         *sums, count = now.sums
         now.train_loss, *metrics = [x / count for x in sums]
         names = ("train_loss", *(f"train_{name}" for name in now.metric_names))
         figures = dict(zip(names, (now.train_loss, *metrics), strict=True))
-        if is_last or (now.epoch + 1) % self.config.eval_every == 0:
+        if now.step == self.last or (now.epoch + 1) % self.config.eval_every == 0:
             figures |= self.evaluator.validate(self.progress)
         memory = memory_in_use().peak
         self.record.log("epoch", self.lr, **figures, memory_peak=memory)
         self.progress.epoch(now.epoch + 1, by_split(figures, task), memory)
-        if is_end:
+        if now.step_in_epoch == len(self.parts.data.train):
             now.epoch += 1
             now.begin_epoch()
 

@@ -16,8 +16,10 @@ from ..datasets import Source
 from . import build
 from .config import TrainConfig, parse_size
 from .distributed.agreement import agree, work_facts
+from .distributed.buffers import MicroBatchBuffers
 from .distributed.comm import Comm
-from .distributed.sync import GradientSync, MicroBatchBuffers, Reducer
+from .distributed.exchange import OVERLAPS, OverlapChoice, Reducer
+from .distributed.sync import GradientSync
 from .tasks import registry
 from .tasks.task import Task
 
@@ -60,6 +62,7 @@ class Parts:
     reducer: Reducer
     sync: GradientSync
     buffers: MicroBatchBuffers
+    overlap: OverlapChoice | None
     planned: int
 
 
@@ -79,10 +82,11 @@ def assemble(
     flat = build.flatten_parameters(model, recipe.task, data.train.dataset, config.dtype)
     planned = config.epochs * len(data.train)
     optimizer = recipe.optimizer(model, flat, planned)
-    # In a fixed order sums have the same bits on any number of ranks; on more ranks than
-    # micro-batches they cannot, and MPI's own order is faster.
-    reducer = Reducer(comm, fixed=comm.size <= config.micro_batches)
     sampler = data.train.sampler
+    reducer = Reducer(comm, sampler.parts)
+    of_gradients = Reducer(comm, sampler.parts, OVERLAPS[0])
+    if config.overlap != "auto":
+        of_gradients.overlap = config.overlap
     return Parts(
         data=data,
         task=recipe.task,
@@ -91,8 +95,9 @@ def assemble(
         flat=flat,
         optimizer=optimizer,
         reducer=reducer,
-        sync=GradientSync(flat, reducer, int(config.bucket_mb * 1e6), len(sampler.mine)),
+        sync=GradientSync(flat, of_gradients, int(config.bucket_mb * 1e6), len(sampler.mine)),
         buffers=MicroBatchBuffers(model, reducer, sampler.mine, sampler.parts),
+        overlap=OverlapChoice(of_gradients) if comm.size > 1 and config.overlap == "auto" else None,
         planned=planned,
     )
 

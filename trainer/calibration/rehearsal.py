@@ -58,8 +58,9 @@ class Rehearsal:
         # Rates that keep weights as they are: labels are random, and numbers must stay finite.
         task = "classification" if models.classes(model) else "reconstruction"
         config = TrainConfig(
-            model=model, task=task, batch_size=share * comm.size, micro_batches=1, threads=1,
-            lr=1e-4, schedule="constant", epochs=1 << 20, log_every=1 << 30, bucket_mb=bucket_mb,
+            model=model, task=task, batch_size=share * comm.size, micro_batches=comm.size,
+            threads=1, lr=1e-4, schedule="constant", epochs=1 << 20, log_every=1 << 30,
+            bucket_mb=bucket_mb,
         )  # fmt: skip
         data = _images(shape, classes, share * comm.size)
         nowhere = RunFolder(Path(os.devnull), writes=False)

@@ -12,10 +12,13 @@ import numpy as np
 from ...autograd import OutOfMemory, Tensor, context, from_numpy, nn, no_grad, trace
 from ...datasets import Loader
 from ..build import memory_error
-from ..distributed.sync import Reducer, total
+from ..distributed.buffers import total
+from ..distributed.comm import Comm
+from ..distributed.exchange import Reducer
 from ..errors import NotFinite
 from ..progress import Progress
 from ..setup import Parts
+from ..stop import Stop
 from ..tasks.task import StepOutput, Task
 from .state import State
 
@@ -43,28 +46,32 @@ def evaluate(
     eval_step: Callable[..., StepOutput],
     task: Task,
     data: Loader,
-    reducer: Reducer,
+    comm: Comm,
     progress: Progress,
+    between: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """Return the sums of loss, metrics and samples over the batches of all ranks. Smaller parts
-    weigh less, so the totals do not depend on the number of ranks."""
+    weigh less, so the totals do not depend on the number of ranks. `between` is called after each
+    batch, and may end the evaluation by an exception."""
     rows = np.zeros((len(data.sampler.mine), len(task.metrics) + 2))
-    with no_grad(), context.using(phase="evaluate"):
+    with comm.journal.doing("evaluating"), no_grad(), context.using(phase="evaluate"):
         for step, batch in enumerate(data.epoch(0), 1):
             for row, part in zip(rows, batch.parts(), strict=True):
                 if len(part.labels):
                     output = eval_step(*map(from_numpy, task.inputs(part)))
                     row += step_sums(output, len(part.labels))
             progress.evaluating(data.dataset.split, step, len(data))
-    sums: list[float] = total(rows, reducer).tolist()
+            between()
+    sums: list[float] = total(rows, Reducer(comm, data.sampler.parts)).tolist()
     return sums
 
 
 class Evaluator:
-    """Evaluates a model between the steps of its training, and keeps in `state` what comes out."""
+    """Evaluates a model between the steps of its training, and keeps in `state` what comes out,
+    unless it is stopped before (`Stopped`)."""
 
-    def __init__(self, parts: Parts, state: State) -> None:
-        self.parts, self.state = parts, state
+    def __init__(self, parts: Parts, state: State, stop: Stop) -> None:
+        self.parts, self.state, self.stop = parts, state, stop
         self.eval_step = make_eval_step(parts.model, parts.task)
         self.metric = parts.task.metrics[0].name
 
@@ -102,7 +109,10 @@ class Evaluator:
         split = data.dataset.split
         try:
             self.parts.model.eval()
-            loss, *sums, count = evaluate(self.eval_step, task, data, self.parts.reducer, progress)
+            comm = self.parts.reducer.comm
+            loss, *sums, count = evaluate(
+                self.eval_step, task, data, comm, progress, lambda: self.stop.check(comm)
+            )
         except OutOfMemory as error:
             raise memory_error(error, "--eval-batch-size", data.sampler.batch_size) from error
         if not math.isfinite(loss):

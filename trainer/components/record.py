@@ -72,6 +72,7 @@ class RunRecord:
     def open(self) -> None:
         """Open the folder, give all ranks the weights of rank 0, start the clock."""
         self.folder.open(resumes=bool(self.config.resume))
+        self.comm.journal.folder = self.folder.path / "watchdog"
         settle(self.folder, self.config, self.state)
         with context.using(backend=self.parts.backend, ledger=self.ledger):
             self._share_model()
@@ -96,6 +97,10 @@ class RunRecord:
 
     def save(self) -> None:
         """Write a checkpoint (rank 0). All ranks call it: they merge buffers and ledgers."""
+        with self.comm.journal.doing("checkpoint"):
+            self._save()
+
+    def _save(self) -> None:
         now, parts, begun = self.state, self.parts, time.monotonic()
         parts.buffers.use_means()
         copies = parts.buffers.state_dict()

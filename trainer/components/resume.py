@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ def occupy(
             # Before anything in it is read: a run that still writes would change it.
             lock = stack.enter_context(Lock(Path(chosen["out"]))) if chosen.get("out") else None
             config, source = _decide(chosen)
+            # On record, so that a run that goes on keeps it, on whatever number of ranks.
+            parts = config.micro_batches or max(2, comm.size)
+            config = replace(config, micro_batches=parts)
             lock = lock or stack.enter_context(Lock(_new_folder(config), created=True))
             text = json.dumps([config.to_json(), str(source or ""), str(lock.folder)]).encode()
         values, name, path = json.loads(comm.bcast_bytes(text))

@@ -7,10 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import numpy as np
-
-from ...autograd.array import NDArray
-from .comm import Comm
+from ...datasets.sampler import owned
 
 T = TypeVar("T")
 
@@ -36,24 +33,6 @@ def merges(count: int) -> list[int]:
     return counts
 
 
-class FixedSum:
-    """An array being overwritten with its sum over the ranks along the tree. Each rank adds up one
-    piece of it: an all-to-all brings the pieces there, an allgather brings the sums back. Like a
-    ring, this moves 2 (p-1)/p of the array; unlike MPI's reductions it has one order."""
-
-    def __init__(self, comm: Comm, array: NDArray) -> None:
-        self.comm, self.array = comm, array
-        # Zeros fill the last piece: all pieces of an all-to-all are of one size.
-        self.width = -(-array.size // comm.size)
-        padded = np.zeros((comm.size, self.width), array.dtype)
-        padded.reshape(-1)[: array.size] = array.reshape(-1)
-        self.request, self.pieces = comm.ialltoall(padded)
-
-    def wait(self) -> None:
-        """Return when the sum is there; all ranks must wait for their sums in one order."""
-        self.request.wait()
-        # Rank r owns the r-th branch of the tree, so that adding the ranks' pieces along it does
-        # the additions that a single rank does with all micro-batches.
-        mine = fold(list(self.pieces), lambda a, b: np.add(a, b, out=a))
-        sums = self.comm.allgather(mine).reshape(-1)
-        self.array[...] = sums[: self.array.size].reshape(self.array.shape)
+def owners(parts: int, size: int) -> list[int]:
+    """Return the ranks of `size` that own any of `parts` micro-batches."""
+    return [rank for rank in range(size) if len(range(*owned(parts, rank, size)))]

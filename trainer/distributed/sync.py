@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-import numpy as np
+from collections.abc import Iterable
 
 from ...autograd import context
-from ...autograd.array import Array, NDArray, Spec, array
+from ...autograd.array import Array, NDArray, Spec
 from ...autograd.functional.create import zeros
-from ...autograd.ledger import Cost, Ledger
+from ...autograd.ledger import Cost
 from ...autograd.nn.flat import FlatParameters
-from ...autograd.nn.module import Module
-from ...autograd.ops.reduce import scale
 from ...autograd.ops.update import accumulate, store
 from ...autograd.primitive import primitive
 from ...autograd.tensor import Parameter, Tensor
 from ..cost.cluster.allreduce import ring_volume
-from .comm import Comm, Request
-from .reproducible import FixedSum, fold, merges
-
-
-class Reducer:
-    """Sums arrays over the ranks: `start` begins, `wait` ends all that were begun. With `fixed`
-    the additions are done along the tree of `reproducible`; otherwise MPI chooses their order."""
-
-    def __init__(self, comm: Comm, fixed: bool = False) -> None:
-        self.comm = comm
-        self.fixed = fixed and comm.size > 2  # the sum of two numbers has one order
-        self.pending: list[Request | FixedSum] = []
-
-    def start(self, array: NDArray) -> None:
-        """Begin to overwrite an array with its sum over the ranks."""
-        whole = FixedSum(self.comm, array) if self.fixed else self.comm.iallreduce(array)
-        self.pending.append(whole)
-
-    def wait(self) -> None:
-        """Return when every sum is there."""
-        for request in self.pending:
-            request.wait()
-        self.pending.clear()
+from .comm import Comm
+from .exchange import Reducer
+from .reproducible import merges
 
 
 def _ring(y: None, g: Spec, *, through: Reducer) -> Cost:
@@ -113,14 +89,20 @@ class GradientSync:
 
     A rank with several micro-batches a step (`parts`) calls `set_aside()` between their sweeps.
     Their gradients are added along the tree of `reproducible`, and the exchange begins with the
-    last sweep."""
+    last sweep. A rank without any contributes nothing, but takes part in the exchange. Without
+    hooks (`hooked`) it only adds up a rank's own micro-batches, which `end_branch` ends."""
 
     def __init__(
-        self, flat: FlatParameters, reducer: Reducer, bucket_bytes: int = 1 << 20, parts: int = 1
+        self,
+        flat: FlatParameters,
+        reducer: Reducer,
+        bucket_bytes: int = 1 << 20,
+        parts: int = 1,
+        hooked: bool = True,
     ) -> None:
         self.flat = flat
         self.reducer = reducer
-        self.merges = merges(parts)
+        self.merges = merges(max(parts, 1))
         self.part = 0  # the micro-batch under way
         # A stack: sums of branches of the tree whose other half is still to come. Buffers stay
         # allocated from step to step, `depth` of them are in use.
@@ -130,8 +112,9 @@ class GradientSync:
         self.home: dict[int, Bucket] = {}  # bucket of a parameter, by its id
         self.started = 0  # buckets, from the first on, whose exchange has begun
         self._cut(bucket_bytes)
+        self.exchanging = True  # else a branch is computed, and its sum over the ranks left out
         # Alone, nobody waits for a sum: there is nothing to begin early.
-        for p in flat.parameters if reducer.comm.size > 1 else ():
+        for p in flat.parameters if hooked and reducer.comm.size > 1 else ():
             p.post_grad_hooks.append(self._finished)
 
     def _cut(self, bucket_bytes: int) -> None:
@@ -174,9 +157,10 @@ class GradientSync:
 
     def _finished(self, parameter: Tensor) -> None:
         """Hear that a gradient is final for this sweep."""
-        if self.part + 1 < len(self.merges):
+        if not self.exchanging or self.part + 1 < len(self.merges):
             return
         self.home[id(parameter)].missing -= 1
+        self.reducer.poll()
         self._begin(len(self.buckets), only_ready=True)
 
     def _begin(self, stop: int, only_ready: bool) -> None:
@@ -189,6 +173,14 @@ class GradientSync:
                 self._merge(bucket.array, bucket.start)
                 allreduce(bucket.array, through=self.reducer)
                 self.started += 1
+
+    def end_branch(self) -> None:
+        """End the last micro-batch without an exchange: the gradients are the sums over those of
+        this rank."""
+        with context.using(phase="communicate", scope="gradients", tape=None):
+            self.flat.zero_missing()
+            self._merge(self.flat.grad, 0)
+        self.started = self.part = self.depth = 0
 
     def wait(self) -> None:
         """Contribute zeros for parameters without a gradient, begin what has not begun, and return
@@ -206,89 +198,3 @@ class GradientSync:
         self.started = self.part = self.depth = 0
         for bucket in self.buckets:
             bucket.missing = bucket.members
-
-
-class MicroBatchBuffers:
-    """The float buffers of a model that each micro-batch changes by itself, such as the running
-    statistics of batch norm.
-
-    There is a copy for each of the `mine` micro-batches of this rank, out of `parts`, so that no
-    value depends on how many ranks share them. Evaluation and the model's part of a checkpoint use
-    their mean; training continues with the copies."""
-
-    def __init__(self, model: Module, reducer: Reducer, mine: range, parts: int) -> None:
-        self.reducer, self.mine, self.parts = reducer, mine, parts
-        named = [(name, b) for name, b in model.named_buffers() if b.dtype.kind == "f"]
-        self.names = [name for name, _ in named]
-        self.buffers = [b for _, b in named]
-        self.copies = [[b.data for b in self.buffers]]
-        if parts > 1:
-            self.copies = [self._blank() for _ in mine]
-        self.means = self._blank() if parts > 1 else self.copies[0]
-
-    def _blank(self) -> list[Array]:
-        return [zeros(b.shape, dtype=b.dtype).data for b in self.buffers]
-
-    def spread(self) -> None:
-        """Begin all copies with what the model's buffers hold."""
-        with context.using(ledger=Ledger(), tape=None):
-            for copies in self.copies:
-                for copy, b in zip(copies, self.buffers, strict=True):
-                    if copy is not b.data:
-                        store(copy, b.data)
-
-    def use(self, part: int) -> None:
-        """Let the model read and write the copies of this rank's `part`-th micro-batch."""
-        self._use(self.copies[part])
-
-    def use_means(self) -> None:
-        """Let the model read the means over the micro-batches of all ranks."""
-        if self.parts == 1:
-            return
-        with context.using(phase="communicate", scope="buffers", tape=None):
-            for mean, copies in zip(self.means, zip(*self.copies, strict=True), strict=True):
-                sums = [mean]
-                sums += [zeros(c.spec.shape, dtype=c.spec.dtype).data for c in copies[1:]]
-                # `fold` overwrites what it adds: it gets copies of the copies.
-                for slot, copy in zip(sums, copies, strict=True):
-                    store(slot, copy)
-                allreduce(fold(sums, accumulate), through=self.reducer)
-            self.reducer.wait()
-            for mean in self.means:
-                store(mean, scale(mean, factor=1.0 / self.parts))
-        self._use(self.means)
-
-    def _use(self, arrays: list[Array]) -> None:
-        for buffer, copy in zip(self.buffers, arrays, strict=True):
-            buffer.rebind(copy)
-
-    def state_dict(self) -> dict[str, NDArray]:
-        """Return the copies of all micro-batches by name, (parts, ..), on rank 0; elsewhere, and
-        with a single micro-batch, nothing. All ranks must call it."""
-        state = {}
-        for i, name in enumerate(self.names if self.parts > 1 else ()):
-            mine = np.stack([copies[i].value for copies in self.copies])
-            joined = b"".join(self.reducer.comm.gather_bytes(mine.tobytes()))
-            if joined:
-                state[name] = np.frombuffer(joined, mine.dtype).reshape(-1, *mine.shape[1:])
-        return state
-
-    def load_state_dict(self, state: Mapping[str, NDArray]) -> None:
-        """Go on from what `state_dict` returned; where that is of another number of micro-batches,
-        from the model's own buffers."""
-        self.spread()
-        for i, name in enumerate(self.names):
-            rows = state.get(name)
-            if rows is not None and rows.shape == (self.parts, *self.buffers[i].shape):
-                for copies, part in zip(self.copies, self.mine, strict=True):
-                    copies[i].write(rows[part])
-
-
-def total(rows: NDArray, reducer: Reducer) -> NDArray:
-    """Return the sum of figures (own micro-batches, n) over the micro-batches of all ranks, (n,);
-    overwrites the rows."""
-    with context.using(phase="communicate", scope="metrics", tape=None):
-        whole = fold([array(row) for row in rows], accumulate)
-        allreduce(whole, through=reducer)
-        reducer.wait()
-    return whole.value

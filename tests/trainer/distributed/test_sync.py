@@ -11,15 +11,11 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, nn
 from tallygrad.autograd.optim import SGD
+from tallygrad.trainer.distributed.buffers import MicroBatchBuffers, total
 from tallygrad.trainer.distributed.comm import SerialComm
+from tallygrad.trainer.distributed.exchange import Reducer
 from tallygrad.trainer.distributed.reproducible import fold
-from tallygrad.trainer.distributed.sync import (
-    GradientSync,
-    MicroBatchBuffers,
-    Reducer,
-    share,
-    total,
-)
+from tallygrad.trainer.distributed.sync import GradientSync, share
 
 
 class Doubling(SerialComm):
@@ -28,12 +24,19 @@ class Doubling(SerialComm):
     size = 2
 
     def __init__(self) -> None:
+        super().__init__()
         self.log: list[str] = []
+
+    def allreduce(self, array: np.ndarray, op: str = "sum") -> None:
+        self.iallreduce(array).wait()
 
     def iallreduce(self, array: np.ndarray) -> Any:
         self.log.append(f"start {array.size}")
         array *= 2
         return self
+
+    def test(self) -> bool:
+        return False
 
     def wait(self) -> None:
         self.log.append("wait")
@@ -49,7 +52,7 @@ def test_each_bucket_starts_while_the_sweep_still_runs() -> None:
     net, run = network()
     comm = Doubling()
     flat = nn.flatten(nn.gradient_order(run, [*net.parameters()]))
-    sync = GradientSync(flat, Reducer(comm), bucket_bytes=1)
+    sync = GradientSync(flat, Reducer(comm, overlap="poll"), bucket_bytes=1)
     for name, p in net.named_parameters():
         p.post_grad_hooks.insert(0, lambda t, name=name: comm.log.append(f"final {name}"))
     run().backward()
@@ -176,7 +179,7 @@ def test_gradients_of_micro_batches_are_added_along_the_tree(parts: int) -> None
 def test_buckets_wait_for_the_last_micro_batch_and_a_step_for_all_of_them() -> None:
     net, run = network()
     comm = Doubling()
-    sync = GradientSync(nn.flatten([*net.parameters()]), Reducer(comm), 1, parts=2)
+    sync = GradientSync(nn.flatten([*net.parameters()]), Reducer(comm, overlap="poll"), 1, parts=2)
     run().backward()
     with pytest.raises(RuntimeError, match="wait: expected 2 micro-batches on this rank, got 1"):
         sync.wait()

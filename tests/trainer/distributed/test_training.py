@@ -139,7 +139,8 @@ from tallygrad.autograd import from_numpy, nn, optim, tensor
 from tallygrad.autograd.nn.flat import flatten
 from tallygrad.trainer.distributed.comm import connect
 from tallygrad.trainer.distributed.guard import guard
-from tallygrad.trainer.distributed.sync import GradientSync, Reducer
+from tallygrad.trainer.distributed.exchange import Reducer
+from tallygrad.trainer.distributed.sync import GradientSync
 
 comm = connect()
 with guard(comm):

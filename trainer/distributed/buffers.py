@@ -1,0 +1,122 @@
+"""What each micro-batch has of its own: the running statistics of batch norm, and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...autograd import context
+from ...autograd.array import Array, NDArray, array
+from ...autograd.functional.create import zeros
+from ...autograd.ledger import Ledger
+from ...autograd.nn.module import Module
+from ...autograd.ops.reduce import scale
+from ...autograd.ops.update import accumulate, store
+from .exchange import Reducer
+from .reproducible import fold
+from .sync import allreduce
+
+
+class MicroBatchBuffers:
+    """The float buffers of a model that each micro-batch changes by itself, such as the running
+    statistics of batch norm.
+
+    There is a copy for each of the `mine` micro-batches of this rank, out of `parts`, so that no
+    value depends on how many ranks share them. Evaluation and the model's part of a checkpoint use
+    their mean; training continues with the copies."""
+
+    def __init__(self, model: Module, reducer: Reducer, mine: range, parts: int) -> None:
+        self.reducer, self.mine, self.parts = reducer, mine, parts
+        named = [(name, b) for name, b in model.named_buffers() if b.dtype.kind == "f"]
+        self.names = [name for name, _ in named]
+        self.buffers = [b for _, b in named]
+        self.copies = [[b.data for b in self.buffers]]
+        self._spare: list[Array] = []
+        self.apart = parts > 1 or reducer.comm.size > 1
+        if self.apart:
+            self.copies = [self._blank() for _ in mine or [0]]
+        self.means = self._blank() if self.apart else self.copies[0]
+
+    def _blank(self) -> list[Array]:
+        return [zeros(b.shape, dtype=b.dtype).data for b in self.buffers]
+
+    def spread(self) -> None:
+        """Begin all copies with what the model's buffers hold."""
+        with context.using(ledger=Ledger(), tape=None):
+            for copies in self.copies:
+                for copy, b in zip(copies, self.buffers, strict=True):
+                    if copy is not b.data:
+                        store(copy, b.data)
+
+    def use(self, part: int) -> None:
+        """Let the model read and write the copies of this rank's `part`-th micro-batch."""
+        self._use(self.copies[part])
+
+    def snapshot(self) -> list[list[NDArray]]:
+        """Return what the copies of this rank hold."""
+        return [[copy.value.copy() for copy in copies] for copies in self.copies]
+
+    def restore(self, snapshot: list[list[NDArray]]) -> None:
+        """Let the copies hold again what `snapshot` returned."""
+        for copies, values in zip(self.copies, snapshot, strict=True):
+            for copy, value in zip(copies, values, strict=True):
+                copy.write(value)
+
+    def use_spare(self, part: int) -> None:
+        """Let the model write to arrays that nobody reads: for a micro-batch of another rank."""
+        self._spare = self._spare or self._blank()
+        self._use(self._spare)
+
+    def use_means(self) -> None:
+        """Let the model read the means over the micro-batches of all ranks."""
+        if not self.apart:
+            return
+        with context.using(phase="communicate", scope="buffers", tape=None):
+            for mean, copies in zip(self.means, zip(*self.copies, strict=True), strict=True):
+                sums = [mean]
+                sums += [zeros(c.spec.shape, dtype=c.spec.dtype).data for c in copies[1:]]
+                # `fold` overwrites what it adds: it gets copies of the copies.
+                for slot, copy in zip(sums, copies, strict=True):
+                    store(slot, copy)
+                allreduce(fold(sums, accumulate), through=self.reducer)
+            self.reducer.wait()
+            for mean in self.means:
+                store(mean, scale(mean, factor=1.0 / self.parts))
+        self._use(self.means)
+
+    def _use(self, arrays: list[Array]) -> None:
+        for buffer, copy in zip(self.buffers, arrays, strict=True):
+            buffer.rebind(copy)
+
+    def state_dict(self) -> dict[str, NDArray]:
+        """Return the copies of all micro-batches by name, (parts, ..), on rank 0; elsewhere, and
+        with a single micro-batch, nothing. All ranks must call it."""
+        state = {}
+        for i, name in enumerate(self.names if self.parts > 1 else ()):
+            mine = np.stack([copies[i].value for copies in self.copies])[: len(self.mine)]
+            joined = b"".join(self.reducer.comm.gather_bytes(mine.tobytes()))
+            if joined:
+                state[name] = np.frombuffer(joined, mine.dtype).reshape(-1, *mine.shape[1:])
+        return state
+
+    def load_state_dict(self, state: Mapping[str, NDArray]) -> None:
+        """Go on from what `state_dict` returned; where that is of another number of micro-batches,
+        from the model's own buffers."""
+        self.spread()
+        for i, name in enumerate(self.names):
+            rows = state.get(name)
+            if rows is not None and rows.shape == (self.parts, *self.buffers[i].shape):
+                for copies, part in zip(self.copies, self.mine, strict=False):
+                    copies[i].write(rows[part])
+
+
+def total(rows: NDArray, reducer: Reducer) -> NDArray:
+    """Return the sum of figures (own micro-batches, n) over the micro-batches of all ranks, (n,);
+    overwrites the rows."""
+    with context.using(phase="communicate", scope="metrics", tape=None):
+        own = rows if len(rows) else np.zeros((1, *rows.shape[1:]))
+        whole = fold([array(row) for row in own], accumulate)
+        allreduce(whole, through=reducer)
+        reducer.wait()
+    return whole.value

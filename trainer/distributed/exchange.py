@@ -1,0 +1,216 @@
+"""The exchange of arrays between ranks: sums in a fixed order, and when they are worked on.
+
+An exchange hides behind the backward sweep only if somebody drives it: MPI libraries have no thread
+of their own for that. What drives it is chosen by name (`OVERLAPS`); the sums are the same.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+
+from ...autograd.array import NDArray
+from .comm import Comm, Request
+from .reproducible import fold, owners
+
+WARMING = 5  # steps that are not counted: kernels are compiled, steps recorded
+TRIALS = 7  # steps with each way
+OVERLAPS = ("none", "poll", "thread")
+
+
+class Sum(Protocol):
+    """An array that is being overwritten with its sum over the ranks, in steps that all ranks take
+    in the same order."""
+
+    def start(self) -> None:
+        """Begin; the array must not be touched from now on."""
+
+    def advance(self) -> bool:
+        """Drive the exchange without waiting; true once the sum is there."""
+
+    def finish(self) -> None:
+        """Return once the sum is there."""
+
+
+class MpiSum:
+    """A sum whose order of additions is MPI's."""
+
+    def __init__(self, comm: Comm, array: NDArray) -> None:
+        self._comm, self._array = comm, array
+        self._request: Request | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._request = self._comm.iallreduce(self._array)
+
+    def advance(self) -> bool:
+        """Drive the exchange without waiting; true once the sum is there."""
+        return self._request is not None and self._request.test()
+
+    def finish(self) -> None:
+        """Return once the sum is there."""
+        if self._request is None:
+            self._comm.allreduce(self._array)
+        else:
+            self._request.wait()
+
+
+def piece(count: int, size: int) -> int:
+    """Return how many of `count` elements each of `size` ranks adds up; the last may have less."""
+    return -(-count // size)
+
+
+class TreeSum:
+    """A sum along the tree of `reproducible`. Each rank adds up one piece of the array: an
+    all-to-all brings the pieces there, an allgather brings the sums back. Like a ring, this moves
+    2 (p-1)/p of the array; unlike MPI's reductions it has one order. What comes from ranks without
+    micro-batches is not looked at: even zeros would turn -0.0 into 0.0.
+
+    `back` is a stream of its own, on which the allgathers go: whether one begins before or after
+    the next array's all-to-all differs between ranks.
+    """
+
+    def __init__(self, comm: Comm, back: Comm, array: NDArray, owners: list[int]) -> None:
+        self._comm, self._back, self._array, self._owners = comm, back, array, owners
+        self._there: Request | None = None
+        self._return: Request | None = None
+
+    def start(self) -> None:
+        """Send each rank its piece."""
+        size, array = self._comm.size, self._array
+        # Zeros fill the last piece: all pieces of an all-to-all are of one size.
+        padded = np.zeros((size, piece(array.size, size)), array.dtype)
+        padded.reshape(-1)[: array.size] = array.reshape(-1)
+        self._there, self._pieces = self._comm.ialltoall(padded)
+
+    def advance(self) -> bool:
+        """Drive the exchange without waiting; true once the sum is there."""
+        if self._there is None or not (self._return or self._there.test()):
+            return False
+        back = self._return or self._add()
+        if not back.test():
+            return False
+        self._put()
+        return True
+
+    def finish(self) -> None:
+        """Return once the sum is there."""
+        if self._there is None:
+            self.start()
+        assert self._there is not None
+        if self._return is None:
+            self._there.wait()
+        (self._return or self._add()).wait()
+        self._put()
+
+    def _add(self) -> Request:
+        """Add up this rank's piece and send it to all."""
+        # Rank r owns the r-th branch of the tree, so that adding the ranks' pieces along it does
+        # the additions that a single rank does with all micro-batches.
+        pieces = [self._pieces[rank] for rank in self._owners]
+        mine = fold(pieces, lambda a, b: np.add(a, b, out=a))
+        self._return, self._sums = self._back.iallgather(mine)
+        return self._return
+
+    def _put(self) -> None:
+        sums = self._sums.reshape(-1)[: self._array.size]
+        self._array[...] = sums.reshape(self._array.shape)
+
+
+class Reducer:
+    """Sums arrays over the ranks: `start` begins, `wait` ends all that were begun. With the number
+    of micro-batches (`parts`) the additions are done along the tree of `reproducible`; without it
+    MPI chooses their order, which for two ranks is no choice.
+
+    `overlap` says what drives an exchange between the two: "none" leaves all to `wait`; "poll" does
+    a little in each `poll`; "thread" has a thread that waits for it. `exposed` counts the seconds
+    that `wait` has taken. With `shift` each rank holds the branch of so many ranks after it.
+    """
+
+    def __init__(self, comm: Comm, parts: int = 0, overlap: str = "none", shift: int = 0) -> None:
+        self.comm, self.overlap = comm, overlap
+        self._owners = [(rank - shift) % comm.size for rank in owners(parts, comm.size)]
+        self.fixed = parts > 0 and comm.size > min(2, parts)
+        self._back = comm.stream("return") if self.fixed else comm
+        self._pending: list[Sum] = []
+        self._driven = 0  # of those pending are done
+        self._thread: ThreadPoolExecutor | None = None
+        self._futures: list[Future[None]] = []
+        self.exposed = 0.0
+
+    def start(self, array: NDArray) -> None:
+        """Begin to overwrite an array with its sum over the ranks."""
+        new: Sum = MpiSum(self.comm, array)
+        if self.fixed:
+            new = TreeSum(self.comm, self._back, array, self._owners)
+        if self.overlap == "thread":
+            # One thread: the order of collectives is that of the arrays.
+            self._thread = self._thread or ThreadPoolExecutor(1, "tallygrad-exchange")
+            self._futures.append(self._thread.submit(new.finish))
+            return
+        self._pending.append(new)
+        if self.overlap == "poll":
+            new.start()
+            self.poll()
+
+    def poll(self) -> None:
+        """Drive what was begun, in its order, as far as it goes without waiting."""
+        if self.overlap == "poll":
+            while self._driven < len(self._pending) and self._pending[self._driven].advance():
+                self._driven += 1
+
+    def wait(self) -> None:
+        """Return when every sum is there."""
+        begun = time.perf_counter()
+        for future in self._futures:
+            future.result()
+        for request in self._pending[self._driven :]:
+            request.finish()
+        self._futures.clear()
+        self._pending.clear()
+        self._driven = 0
+        self.exposed += time.perf_counter() - begun
+
+
+class OverlapChoice:
+    """Finds which of `OVERLAPS` makes steps fastest, by trying each on the real ones: `step` is
+    called after each step, by all ranks alike, which then agree on the slowest rank's times."""
+
+    def __init__(self, reducer: Reducer) -> None:
+        self._reducer = reducer
+        self._tried = 0
+        self._seconds: dict[str, list[float]] = {name: [] for name in OVERLAPS}
+        self._exposed: dict[str, list[float]] = {name: [] for name in OVERLAPS}
+        self._since = (time.perf_counter(), reducer.exposed)
+        reducer.overlap = OVERLAPS[0]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the choice is made."""
+        return self._tried >= WARMING + TRIALS * len(OVERLAPS)
+
+    def step(self) -> None:
+        """Count a step; after the last trial, choose."""
+        if self.ended:
+            return
+        now, exposed = time.perf_counter(), self._reducer.exposed
+        if self._tried >= WARMING:
+            self._seconds[self._reducer.overlap].append(now - self._since[0])
+            self._exposed[self._reducer.overlap].append(exposed - self._since[1])
+        self._tried += 1
+        self._since = now, exposed
+        self._reducer.overlap = OVERLAPS[max(0, self._tried - WARMING) % len(OVERLAPS)]
+        if self.ended:
+            self._choose()
+
+    def _choose(self) -> None:
+        times = np.array([np.median(self._seconds[name]) for name in OVERLAPS])
+        self._reducer.comm.allreduce(times, "max")
+        self._reducer.overlap = OVERLAPS[int(times.argmin())]
+
+    def exposed(self, name: str) -> float:
+        """Return the median seconds of a step that were waited for the exchange with `name`."""
+        return float(np.median(self._exposed[name]))
