@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import re
+from pathlib import Path
 from typing import NoReturn
 
 from .attempt import Outcome, attempt, fail
-from .mpirun import LaunchError, prepare
-from .supervise import Policy, supervise
+from .hostfile import parse_hosts, read_hostfile
+from .mpirun import BINDINGS, LaunchError, prepare
+from .supervise import Place, Policy, supervise
 
-USAGE = "tallygrad launch -n RANKS [--hosts HOST:N,...] [--timeout S] -- train ..."
-USAGE_SUPERVISE = "tallygrad supervise -n RANKS [OPTIONS] -- train --out FOLDER ..."
+USAGE = "tallygrad launch [-n RANKS] [--hosts ... | --hostfile FILE] -- train ..."
+USAGE_SUPERVISE = "tallygrad supervise [-n RANKS] [OPTIONS] -- train --out FOLDER ..."
 COMMANDS = ("train", "eval")
 MOST_RANKS = 1 << 20
-# ssh must not take a name for an option, nor an MPI an empty one for this host.
-HOST = re.compile(r"(\w[\w.-]*@)?[A-Za-z0-9][\w.-]*(:[1-9][0-9]*)?", re.ASCII)
 
 
 class LaunchParser(argparse.ArgumentParser):
@@ -30,7 +29,7 @@ def run(arguments: list[str]) -> int:
     """Run `tallygrad launch` with its arguments, and return the exit status (2 for an error)."""
     try:
         options, command = parse(arguments)
-        line, env = prepare(options.ranks, options.hosts, command)
+        line, env = prepare(options.ranks, options.hosts, command, options.bind)
     except LaunchError as error:
         return fail(str(error), 2)
     local_ranks = 0 if options.hosts else options.ranks
@@ -42,7 +41,8 @@ def run_supervised(arguments: list[str]) -> int:
     try:
         options, command = parse(arguments, supervised=True)
         policy = Policy(options.retries, options.backoff)
-        how = supervise(options.ranks, options.hosts, command, policy, options.timeout)
+        place = Place(options.ranks, options.hosts, options.bind)
+        how = supervise(place, command, policy, options.timeout)
     except LaunchError as error:
         return fail(str(error), 2)
     return _report(how)
@@ -59,11 +59,10 @@ def parse(arguments: list[str], supervised: bool = False) -> tuple[argparse.Name
     """
     separator = arguments.index("--") if "--" in arguments else len(arguments)
     name, usage = ("supervise", USAGE_SUPERVISE) if supervised else ("launch", USAGE)
-    parser = LaunchParser(prog=f"tallygrad {name}", usage=usage, allow_abbrev=False)
-    _add_flags(parser, supervised)
     if "--" not in arguments and any(word in COMMANDS for word in arguments):
         raise LaunchError(f"expected -- before the trainer's command, got none; usage: {usage}")
-    options = parser.parse_args(arguments[:separator])
+    options = _parser(name, usage, supervised).parse_args(arguments[:separator])
+    _settle_hosts(options, usage)
     command = arguments[separator + 1 :]
     if not command:
         raise LaunchError(f"expected a command after --, got none; usage: {usage}")
@@ -72,28 +71,50 @@ def parse(arguments: list[str], supervised: bool = False) -> tuple[argparse.Name
     return options, command
 
 
-def _add_flags(parser: argparse.ArgumentParser, supervised: bool) -> None:
-    parser.add_argument("-n", dest="ranks", metavar="RANKS", type=_ranks, required=True,
-                        help="number of ranks")  # fmt: skip
-    parser.add_argument("--hosts", metavar="HOST:N,...", type=_hosts,
-                        help="hosts, each with its number of ranks")  # fmt: skip
+def _parser(name: str, usage: str, supervised: bool) -> LaunchParser:
+    parser = LaunchParser(prog=f"tallygrad {name}", usage=usage, allow_abbrev=False)
+    parser.add_argument("-n", dest="ranks", metavar="RANKS", type=_ranks,
+                        help="number of ranks (default: what the hosts take)")  # fmt: skip
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--hosts", metavar="HOST:N,...", type=_hosts,
+                       help="hosts, each with its number of ranks")  # fmt: skip
+    where.add_argument("--hostfile", metavar="FILE", type=Path,
+                       help="file of hosts, in lines of HOST slots=N or HOST:N")  # fmt: skip
+    parser.add_argument("--bind", choices=BINDINGS, default="",
+                        help="what each rank is bound to (default: none, but with Open MPI a core "
+                        "each if there are as many ranks as cores)")  # fmt: skip
     parser.add_argument("--timeout", metavar="S", type=_seconds,
                         help="end the job after S seconds")  # fmt: skip
     if supervised:
-        parser.add_argument(
-            "--retries", metavar="N", type=_count, default=Policy.retries,
-            help=f"attempts in a row without a new checkpoint (default: {Policy.retries})",
-        )  # fmt: skip
-        parser.add_argument(
-            "--backoff", metavar="S", type=_seconds, default=Policy.backoff,
-            help=f"seconds before a retry, doubled each time (default: {Policy.backoff:g})",
-        )  # fmt: skip
+        _add_policy(parser)
+    return parser
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--retries", metavar="N", type=_count, default=Policy.retries,
+        help=f"attempts in a row without a new checkpoint (default: {Policy.retries})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--backoff", metavar="S", type=_seconds, default=Policy.backoff,
+        help=f"seconds before a retry, doubled each time (default: {Policy.backoff:g})",
+    )  # fmt: skip
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or len(text) > 9:
         raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r:.60}")
     return int(text)
+
+
+def _settle_hosts(options: argparse.Namespace, usage: str) -> None:
+    """Turn a hostfile into `hosts`, and set the number of ranks that is not given."""
+    if options.hostfile:
+        options.hosts = ",".join(map(str, read_hostfile(options.hostfile)))
+    if options.ranks is None and options.hosts is None:
+        raise LaunchError(f"-n: expected a number of ranks, got none; usage: {usage}")
+    if options.ranks is None:
+        options.ranks = sum(host.slots for host in parse_hosts(options.hosts))
 
 
 def _ranks(text: str) -> int:
@@ -103,11 +124,10 @@ def _ranks(text: str) -> int:
 
 
 def _hosts(text: str) -> str:
-    for host in text.split(","):
-        if not HOST.fullmatch(host):
-            raise argparse.ArgumentTypeError(
-                f"expected HOST or HOST:N, separated by commas, got {host!r:.60}"
-            )
+    try:
+        parse_hosts(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return text
 
 

@@ -6,40 +6,25 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 from . import reap
+from .hostfile import Host
 
 ANSWER = 10.0  # seconds for a host to answer
 # Programs that Open MPI and MPICH start processes on other hosts with, where ssh is not it.
 AGENTS = ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent", "HYDRA_LAUNCHER_EXEC")
 
 
-class Host(NamedTuple):
-    """A host and the ranks that it takes."""
-
-    name: str
-    slots: int
-
-    def __str__(self) -> str:
-        return f"{self.name}:{self.slots}"
-
-
-def parse(text: str) -> list[Host]:
-    """Return the hosts of `HOST:N,...`; a host without a number takes one rank."""
-    pairs = [item.partition(":") for item in text.split(",")]
-    return [Host(name, int(slots or 1)) for name, _, slots in pairs]
-
-
-def reachable(hosts: list[Host]) -> list[Host]:
+def reachable(hosts: Sequence[Host]) -> list[Host]:
     """Return the hosts that run a command within `ANSWER` seconds."""
     with ThreadPoolExecutor(max(1, min(64, len(hosts)))) as pool:
         answers = pool.map(lambda host: run(host.name, "true") == 0, hosts)
         return [host for host, answers_now in zip(hosts, answers, strict=True) if answers_now]
 
 
-def reap_on(hosts: list[Host], job: str) -> None:
+def reap_on(hosts: Sequence[Host], job: str) -> None:
     """Kill what a job has left on each host."""
     line = shlex.join([sys.executable, "-P", "-m", reap.__name__, job])
     with ThreadPoolExecutor(max(1, min(64, len(hosts)))) as pool:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 from . import monitor, reap
+from .address import own_address
 
+BINDINGS = ("none", "core", "socket")
 OWN_VARIABLES = (monitor.VARIABLE, reap.VARIABLE)  # which a job sets for its ranks
 # Prefixes of variables to pass to other hosts: Open MPI passes only those that it is told to, MPICH
 # passes all.
@@ -19,15 +21,18 @@ class LaunchError(Exception):
     """Why a job cannot be started, in one line."""
 
 
-def prepare(ranks: int, hosts: str | None, command: list[str]) -> tuple[list[str], dict[str, str]]:
+def prepare(
+    ranks: int, hosts: str | None, command: list[str], binding: str = ""
+) -> tuple[list[str], dict[str, str]]:
     """Return mpirun's command line and environment for a trainer command.
 
-    `hosts` is a list such as "a:4,b:4", None for this host. Raises LaunchError if there is no
-    mpirun that works.
+    `hosts` is a list such as "a:4,b:4", None for this host. `binding` is one of `BINDINGS`, or ""
+    for the default. Raises LaunchError if there is no mpirun that works.
     """
     mpirun = find_mpirun()
     openmpi = is_openmpi(mpirun)
-    return command_line(mpirun, openmpi, ranks, hosts, command), environment(openmpi)
+    line = command_line(mpirun, openmpi, ranks, hosts, command, binding)
+    return line, environment(openmpi)
 
 
 def find_mpirun() -> str:
@@ -71,24 +76,45 @@ def environment(openmpi: bool) -> dict[str, str]:
 
 
 def command_line(
-    mpirun: str, openmpi: bool, ranks: int, hosts: str | None, command: list[str]
+    mpirun: str,
+    openmpi: bool,
+    ranks: int,
+    hosts: str | None,
+    command: list[str],
+    binding: str = "",
 ) -> list[str]:
     """Return mpirun's command line, which runs this Python: on other hosts under the same path."""
-    line = [mpirun, "-n", str(ranks)]
-    if openmpi:
-        cores = len(os.sched_getaffinity(0))
-        line += ["--map-by", ":OVERSUBSCRIBE"]
-        # Open MPI would bind one or two ranks to a core each, which leaves none for their threads.
-        if hosts or ranks != cores:
-            line += ["--bind-to", "none"]
-        if not hosts and ranks > cores:
-            line += ["--mca", "mpi_yield_when_idle", "1"]
+    options = _openmpi(ranks, hosts, binding) if openmpi else _mpich(hosts, binding)
+    # -P: a file in the current folder must not shadow a module of the same name.
+    python = [sys.executable, "-P", "-m", "tallygrad.trainer"]
+    return [mpirun, "-n", str(ranks), *options, *python, *command]
+
+
+def _openmpi(ranks: int, hosts: str | None, binding: str) -> list[str]:
+    cores = len(os.sched_getaffinity(0))
+    line = ["--map-by", ":OVERSUBSCRIBE"]
+    if binding:
+        line += ["--bind-to", binding if binding == "none" else f"{binding}:overload-allowed"]
+    # Open MPI would bind one or two ranks to a core each, which leaves none for their threads.
+    elif hosts or ranks != cores:
+        line += ["--bind-to", "none"]
+    if not hosts and ranks > cores:
+        line += ["--mca", "mpi_yield_when_idle", "1"]
     if hosts:
-        line += ["--host" if openmpi else "-hosts", hosts]
-    if hosts and openmpi:
+        line += ["--host", hosts]
         for name in OWN_VARIABLES:
             line += ["-x", name]
         for name in filter(lambda name: name.startswith(EXPORTED), sorted(os.environ)):
             line += ["-x", name]
-    # -P: a file in the current folder must not shadow a module of the same name.
-    return [*line, sys.executable, "-P", "-m", "tallygrad.trainer", *command]
+    return line
+
+
+def _mpich(hosts: str | None, binding: str) -> list[str]:
+    line = ["-bind-to", binding] if binding else []
+    if hosts:
+        line += ["-hosts", hosts]
+        # The other hosts may not know this one's name, or by another address.
+        names = (host.partition(":")[0] for host in hosts.split(","))
+        if address := own_address(names):
+            line += ["-localhost", address]
+    return line

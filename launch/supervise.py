@@ -17,6 +17,7 @@ from pathlib import Path
 
 from . import hosts as cluster
 from .attempt import Outcome, attempt, record_path
+from .hostfile import parse_hosts
 from .job import PREEMPTED
 from .mpirun import LaunchError, prepare
 
@@ -38,10 +39,18 @@ class Policy:
         return min(LONGEST, self.backoff * 2.0 ** min(failures - 1, 30))
 
 
-def supervise(
-    ranks: int, hosts: str | None, command: list[str], policy: Policy, timeout: float | None
-) -> Outcome:
-    """Run a `train` command on up to so many ranks until it is complete; return how that ended.
+@dataclass(frozen=True)
+class Place:
+    """Where a job runs: on up to so many ranks, on `hosts` such as "a:4,b:4" (None: this host),
+    each bound as `binding` says."""
+
+    ranks: int
+    hosts: str | None = None
+    binding: str = ""
+
+
+def supervise(place: Place, command: list[str], policy: Policy, timeout: float | None) -> Outcome:
+    """Run a `train` command until it is complete; return how that ended.
 
     LaunchError if the command names no run folder, or cannot be started at all.
     """
@@ -52,7 +61,7 @@ def supervise(
     failures, number, before = 0, 0, newest_step(record.parent)
     while True:
         number += 1
-        outcome = _attempt(ranks, hosts, resuming(command), f"{run}:{number}", timeout)
+        outcome = _attempt(place, resuming(command), f"{run}:{number}", timeout)
         if outcome.asked or outcome.status in (*FINAL, PREEMPTED):
             return outcome
         after = newest_step(record.parent)
@@ -67,11 +76,10 @@ def supervise(
         time.sleep(pause)
 
 
-def _attempt(
-    ranks: int, hosts: str | None, command: list[str], token: str, timeout: float | None
-) -> Outcome:
+def _attempt(place: Place, command: list[str], token: str, timeout: float | None) -> Outcome:
     """Run a command once, on the hosts that answer, and clean up after it."""
-    available = cluster.parse(hosts) if hosts else []
+    ranks, hosts = place.ranks, place.hosts
+    available = parse_hosts(hosts) if hosts else ()
     answering = cluster.reachable(available)
     if hosts and not answering:
         return Outcome(1, f"none of the hosts {hosts} answers")
@@ -81,7 +89,7 @@ def _attempt(
     if number < ranks:
         say(f"running on {number} ranks instead of {ranks}")
     named = ",".join(map(str, answering)) or None
-    line, env = prepare(number, named, command)
+    line, env = prepare(number, named, command, place.binding)
     env[VARIABLE] = token
     outcome = attempt(line, env, command, 0 if hosts else number, timeout)
     cluster.reap_on(answering, outcome.job)

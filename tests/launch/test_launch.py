@@ -64,6 +64,10 @@ def test_host_names(hosts: str) -> None:
         (["-n", "2", "--"], "expected a command after --, got none"),
         (["-n", "2", "--", "fly"], "command: expected one of train, eval, got 'fly'"),
         (["-n", "2", "train"], "expected -- before the trainer's command"),
+        (["--bind", "core", "--", "train"], "-n: expected a number of ranks, got none"),
+        (["-n", "2", "--bind", "cores", "--", "train"], "'cores'"),
+        (["--hosts", "a", "--hostfile", "b", "--", "train"], "not allowed with"),
+        (["--hostfile", "no-such-file", "--", "train"], "no-such-file: expected a readable"),
         (["-n", "2", "--timeout", "0", "--", "train"], "seconds above 0"),
         (["-n", "2", "--timeout", "nan", "--", "train"], "seconds above 0"),
     ],
@@ -114,15 +118,19 @@ def test_mpirun_is_told_apart_by_its_version(tmp_path: Path) -> None:
 def test_command_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
     monkeypatch.setattr(os, "environ", {"TALLYGRAD_DATA": "d", "HOME": "h"})
+    monkeypatch.setattr(mpirun, "own_address", lambda hosts: "10.0.0.9" if "a" in hosts else None)
     trainer = [sys.executable, "-P", "-m", "tallygrad.trainer", "train"]
 
-    def line(openmpi: bool, ranks: int, hosts: str | None = None) -> list[str]:
-        return mpirun.command_line("mpirun", openmpi, ranks, hosts, ["train"])
+    def line(openmpi: bool, ranks: int, hosts: str | None = None, binding: str = "") -> list[str]:
+        return mpirun.command_line("mpirun", openmpi, ranks, hosts, ["train"], binding)
 
     crowd = ["--map-by", ":OVERSUBSCRIBE"]
     free = [*crowd, "--bind-to", "none"]
     assert line(False, 8) == ["mpirun", "-n", "8", *trainer]
-    assert line(False, 8, "a:4,b:4") == ["mpirun", "-n", "8", "-hosts", "a:4,b:4", *trainer]
+    spread = ["-hosts", "a:4,b:4", "-localhost", "10.0.0.9"]
+    assert line(False, 8, "a:4,b:4") == ["mpirun", "-n", "8", *spread, *trainer]
+    assert line(False, 8, "c:8") == ["mpirun", "-n", "8", "-hosts", "c:8", *trainer]
+    assert line(False, 2, None, "core") == ["mpirun", "-n", "2", "-bind-to", "core", *trainer]
     assert line(True, 2) == ["mpirun", "-n", "2", *crowd, *trainer]
     assert line(True, 1) == ["mpirun", "-n", "1", *free, *trainer]
     yielding = ["--mca", "mpi_yield_when_idle", "1"]
@@ -130,6 +138,9 @@ def test_command_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     spread = ["--host", "a:1,b:1", "-x", "TALLYGRAD_MONITOR", "-x", "TALLYGRAD_JOB"]
     spread += ["-x", "TALLYGRAD_DATA"]
     assert line(True, 2, "a:1,b:1") == ["mpirun", "-n", "2", *free, *spread, *trainer]
+    assert line(True, 2, None, "none") == ["mpirun", "-n", "2", *free, *trainer]
+    packed = [*crowd, "--bind-to", "socket:overload-allowed"]
+    assert line(True, 2, None, "socket") == ["mpirun", "-n", "2", *packed, *trainer]
 
 
 @pytest.mark.parametrize(

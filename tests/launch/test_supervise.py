@@ -31,7 +31,9 @@ class Attempts:
         self.tokens: list[str] = []
         self.pauses: list[float] = []
 
-    def prepare(self, ranks: int, on: str | None, command: list[str]) -> tuple[Any, Any]:
+    def prepare(
+        self, ranks: int, on: str | None, command: list[str], binding: str
+    ) -> tuple[Any, Any]:
         self.commands.append((ranks, on, command))
         return [], {}
 
@@ -57,7 +59,8 @@ def attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
 def run(folder: Path, ranks: int = 4, on: str | None = None, retries: int = 3) -> Outcome:
     command = [*COMMAND, "--out", str(folder)]
-    return supervise.supervise(ranks, on, command, Policy(retries, 1.0), None)
+    place = supervise.Place(ranks, on)
+    return supervise.supervise(place, command, Policy(retries, 1.0), None)
 
 
 def test_failures_are_resumed_until_the_run_is_complete(

@@ -1,0 +1,40 @@
+"""The address by which other hosts reach this one."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+VARIABLE = "TALLYGRAD_HEAD"  # names the address where it cannot be found
+PORT = 9  # any: nothing is sent
+
+
+def own_address(hosts: Iterable[str], env: Mapping[str, str] | None = None) -> str | None:
+    """Return this host's address on the way to the first of `hosts` that is another one.
+
+    None if all are this host or cannot be resolved. `TALLYGRAD_HEAD` overrides it.
+    """
+    if named := (os.environ if env is None else env).get(VARIABLE):
+        return named
+    for host in hosts:
+        with suppress(OSError, UnicodeError):
+            address = _towards(host.rpartition("@")[2])
+            if address:
+                return address
+    return None
+
+
+def _towards(host: str) -> str | None:
+    """Return the local end of a route to a host, None if the host is this one."""
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host, PORT, type=socket.SOCK_DGRAM
+    ):
+        with suppress(OSError), socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)  # of a datagram socket: chooses the route, sends nothing
+            own, other = str(probe.getsockname()[0]), str(address[0])
+            if own != other and not ipaddress.ip_address(own).is_loopback:
+                return own
+    return None
