@@ -19,8 +19,15 @@ _LOCAL_SIZES = (
     "OMPI_COMM_WORLD_LOCAL_SIZE",  # Open MPI
     "MPI_LOCALNRANKS",  # MPICH, Intel MPI
     "MV2_COMM_WORLD_LOCAL_SIZE",  # MVAPICH
+    "JSM_NAMESPACE_LOCAL_SIZE",  # LSF's jsrun
 )
-_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
+_LOCAL_RANKS = (
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "JSM_NAMESPACE_LOCAL_RANK",
+)
+_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "JSM_NAMESPACE_RANK")
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -73,6 +80,16 @@ def launched_rank(env: Mapping[str, str] = os.environ) -> int:
             return rank
     in_step = env.get("SLURM_STEP_ID", "").isdecimal()
     return (in_step and whole_number(env.get("SLURM_PROCID", ""))) or 0
+
+
+def launched_local_rank(env: Mapping[str, str] = os.environ) -> int | None:
+    """Return this process's place among the ranks of its node, None where the launcher does not
+    tell."""
+    for name in _LOCAL_RANKS:
+        if (rank := whole_number(env.get(name, ""))) is not None:
+            return rank
+    in_step = env.get("SLURM_STEP_ID", "").isdecimal()
+    return whole_number(env.get("SLURM_LOCALID", "")) if in_step else None
 
 
 def local_ranks(env: Mapping[str, str]) -> int:

@@ -21,7 +21,7 @@ from tallygrad.trainer.components.record import RESULT, is_result
 from tallygrad.trainer.cost.price import Price
 from tallygrad.trainer.cost.report.bill_text import _epochs
 from tallygrad.trainer.cost.report.model.bill import EpochReport, PricedCost
-from tallygrad.trainer.distributed.comm import expected_size
+from tallygrad.trainer.distributed.launchers import expected_size
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.images import read_images
 from tallygrad.trainer.inference import ranges

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..config import integer
 from ..cost.cluster.allreduce import ALGORITHMS
 from ..cost.cluster.network import MARK
-from ..distributed.comm import expected_size
+from ..distributed.launchers import expected_size
 from ..errors import UserError, nearest, show
 from ..files import OutputFile
 from ..numbers import whole_number

@@ -78,8 +78,9 @@ def launcher() -> tuple[Start | None, str]:
 def report(error: Exception, alone: bool) -> int:
     """Say what is wrong, and end the ranks that wait for this one. Never returns: raises the error
     itself for a fault of ours, else SystemExit."""
-    from ..distributed.comm import SerialComm, UnmetComm, connect, expected_size
+    from ..distributed.comm import SerialComm, UnmetComm, connect
     from ..distributed.guard import guard
+    from ..distributed.launchers import expected_size
 
     if not isinstance(error, UserError) and (alone or expected_size() is None):
         raise error

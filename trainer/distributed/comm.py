@@ -8,23 +8,20 @@ lacks it must still be able to end the others.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ..errors import UserError
-from ..numbers import whole_number
 from ..threads import launched_rank
 from .journal import Journal
+from .launchers import expected_size, launcher, refuse_others, way_to_meet
 from .orphan import watch_parent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OPS = ("sum", "max", "min")
-OTHERS = (("WORLD_SIZE", "RANK"), ("HOROVOD_SIZE", "HOROVOD_RANK"))  # launchers without MPI
-PATIENCE = 1.0  # seconds that rank 0 gets to report an error that all ranks meet alike
 
 
 class Request(Protocol):
@@ -231,7 +228,8 @@ class UnmetComm(SerialComm):
         super().__init__()
         self.rank = launched_rank(env)
         self.size = expected_size(env) or 1
-        self._manager = env.get("PMI_FD", "")
+        # srun's PMI2 has a protocol of its own; srun itself ends ranks that wait (--wait).
+        self._manager = env.get("PMI_FD", "") if launcher(env) == "mpirun" else ""
 
     def abort(self, status: int) -> NoReturn:
         """Raise SystemExit. MPICH's launcher is told to end the job: it would leave the others
@@ -239,45 +237,6 @@ class UnmetComm(SerialComm):
         with suppress(OSError, ValueError):
             os.write(int(self._manager), b"cmd=abort exitcode=%d\n" % status)
         super().abort(status)
-
-
-def expected_size(env: Mapping[str, str] = os.environ) -> int | None:
-    """Return how many ranks the launcher says it started, None without a launcher.
-
-    Open MPI's mpirun sets OMPI_COMM_WORLD_SIZE; MPICH's and Intel MPI's, and srun with PMI or
-    PMI2, set PMI_SIZE. srun with PMIx tells it only through the step's own variables:
-    SLURM_NTASKS is of no use, because a batch script that starts one plain process has it too,
-    while SLURM_STEP_ID is a number only in what srun started.
-    """
-    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
-        if (size := _count(env, name)) is not None:
-            return size
-    return _count(env, "SLURM_STEP_NUM_TASKS") if _in_srun(env) else None
-
-
-def _count(env: Mapping[str, str], name: str) -> int | None:
-    return whole_number(env.get(name, ""))
-
-
-def _in_srun(env: Mapping[str, str]) -> bool:
-    return _count(env, "SLURM_STEP_ID") is not None
-
-
-def _check_others(env: Mapping[str, str]) -> None:
-    """Refuse the processes of a launcher without MPI, such as torchrun: each would train the whole
-    model. One line is enough, from the first of them."""
-    for size_name, rank_name in OTHERS:
-        size, rank = _count(env, size_name), _count(env, rank_name)
-        if size is None or rank is None or size < 2:
-            continue
-        if rank > 0:
-            time.sleep(PATIENCE)
-            raise SystemExit(UserError.status)
-        raise UserError(
-            f"{size_name}={size}: expected ranks that MPI connects, got {size} processes of a "
-            f"launcher without it, such as torchrun; run `tallygrad launch -n {size} -- train ...`,"
-            f" or mpirun or srun; to run alone, unset {size_name}"
-        )
 
 
 def connect(env: Mapping[str, str] = os.environ) -> Comm:
@@ -290,7 +249,7 @@ def connect(env: Mapping[str, str] = os.environ) -> Comm:
     """
     expected = expected_size(env)
     if expected in (None, 1):
-        _check_others(env)
+        refuse_others(env)
     if expected is None:
         return SerialComm()
     watch_parent()
@@ -312,17 +271,14 @@ def _no_library(error: Exception, expected: int, env: Mapping[str, str]) -> User
     return UserError(
         f"MPI cannot be loaded ({reason}), though the launcher started {expected} ranks: "
         "install mpi4py and the MPI that your mpirun belongs to, such as `pip install mpich`"
-        + (" (then `srun --mpi=pmi2`)" if _in_srun(env) else "")
+        + (" (then `srun --mpi=pmi2`)" if launcher(env) == "srun" else "")
     )
 
 
 def _other_library(comm: Comm, expected: int, env: Mapping[str, str]) -> UserError:
     """Return what to say where the library of one MPI meets the launcher of another."""
     name = comm.library.partition(",")[0]
-    way = "use the mpirun that belongs to this library"
-    if _in_srun(env):
-        plugin = "pmix" if name.startswith("Open MPI") else "pmi2"
-        way = f"start them with `srun --mpi={plugin}`, or {way}"
     return UserError(
-        f"expected {expected} ranks, as the launcher started, got {comm.size} by {name}: {way}"
+        f"expected {expected} ranks, as the launcher started, got {comm.size} by {name}: "
+        f"{way_to_meet(name, env)}"
     )

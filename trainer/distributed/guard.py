@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO
 
 from ..errors import Interrupted, UserError, printable
-from .comm import PATIENCE, Comm
+from .comm import Comm
+from .launchers import PATIENCE
 
 DRAIN = 0.3  # seconds for the launcher to forward the last lines, which an abort can overtake
 FAREWELL = 8.0  # seconds that the other ranks get to end too where one exits with status 0
