@@ -50,6 +50,16 @@ def is_openmpi(mpirun: str) -> bool:
 
     Raises LaunchError if it cannot be run.
     """
+    return is_openmpi_version(version_text(mpirun))
+
+
+def is_openmpi_version(text: str) -> bool:
+    """Return whether this is what Open MPI's `mpirun --version` prints."""
+    return "Open MPI" in text or "OpenRTE" in text
+
+
+def version_text(mpirun: str) -> str:
+    """Return what `mpirun --version` prints. LaunchError if it cannot be run."""
     try:
         answer = subprocess.run(
             [mpirun, "--version"],
@@ -66,7 +76,7 @@ def is_openmpi(mpirun: str) -> bool:
     if answer.returncode:
         first = (text.strip().splitlines() or ["no output"])[0]
         raise LaunchError(f"{mpirun} --version ended with status {answer.returncode}: {first}")
-    return "Open MPI" in text or "OpenRTE" in text
+    return text
 
 
 def environment(openmpi: bool) -> dict[str, str]:
@@ -84,10 +94,17 @@ def command_line(
     binding: str = "",
 ) -> list[str]:
     """Return mpirun's command line, which runs this Python: on other hosts under the same path."""
-    options = _openmpi(ranks, hosts, binding) if openmpi else _mpich(hosts, binding)
     # -P: a file in the current folder must not shadow a module of the same name.
     python = [sys.executable, "-P", "-m", "tallygrad.trainer"]
-    return [mpirun, "-n", str(ranks), *options, *python, *command]
+    return [*start_line(mpirun, openmpi, ranks, hosts, binding), *python, *command]
+
+
+def start_line(
+    mpirun: str, openmpi: bool, ranks: int, hosts: str | None, binding: str = ""
+) -> list[str]:
+    """Return the part of mpirun's command line that comes before the program."""
+    options = _openmpi(ranks, hosts, binding) if openmpi else _mpich(hosts, binding)
+    return [mpirun, "-n", str(ranks), *options]
 
 
 def _openmpi(ranks: int, hosts: str | None, binding: str) -> list[str]:

@@ -96,11 +96,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 # Allowed besides: inside a function only, and for type checkers only.
 MAY_IMPORT_LAZILY: dict[str, tuple[str, ...]] = {
+    "trainer.commands.doctor": ("launch",),
     "trainer.commands.launch": ("launch",),
     "trainer.commands.ranks": ("launch",),
     "trainer.commands.supervise": ("launch",),
 }
 MAY_NAME: dict[str, tuple[str, ...]] = {
+    "trainer.commands.doctor": ("launch",),
     "autograd.context": ("autograd.tape", "autograd.tensor", "autograd.capture.observer"),
     "autograd.capture.observer": tuple(
         f"autograd.{name}" for name in ("array", "ledger", "nn", "primitive", "storage", "tensor")

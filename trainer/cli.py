@@ -19,6 +19,7 @@ COMMANDS = {
     "bill": Command("show what a whole run has cost"),
     "launch": Command("run train or eval on several ranks", parses=True),
     "supervise": Command("run train on several ranks, through failures", parses=True),
+    "doctor": Command("check MPI, hosts, libraries and the run folder", joint=True),
 }
 
 
