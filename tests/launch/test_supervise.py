@@ -165,8 +165,8 @@ def test_a_supervised_run_survives_kills_with_the_same_bits(
     # In place of `python -P -m tallygrad.trainer WORDS` the script runs.
     code = (
         "import sys; from tallygrad.launch import cli, mpirun; line = mpirun.command_line; "
-        "mpirun.command_line = lambda *a: [*line(*a)[: -len(a[-1]) - 3], "
-        f"{str(script)!r}, {str(tmp_path)!r}, *a[-1]]; sys.exit(cli.run_supervised(sys.argv[1:]))"
+        "mpirun.command_line = lambda *a: [*line(*a)[: -len(a[4]) - 3], "
+        f"{str(script)!r}, {str(tmp_path)!r}, *a[4]]; sys.exit(cli.run_supervised(sys.argv[1:]))"
     )
     # The script loads NumPy before the trainer settles its threads.
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
