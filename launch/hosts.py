@@ -4,38 +4,57 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from . import reap
 from .hostfile import Host
+from .mpirun import LaunchError, find_mpirun, is_openmpi
 
+AT_ONCE = 32  # hosts
 ANSWER = 10.0  # seconds for a host to answer
-# Programs that Open MPI and MPICH start processes on other hosts with, where ssh is not it.
-AGENTS = ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent", "HYDRA_LAUNCHER_EXEC")
+PLAIN = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")  # never ask for a password
 
 
 def reachable(hosts: Sequence[Host]) -> list[Host]:
-    """Return the hosts that run a command within `ANSWER` seconds."""
-    with ThreadPoolExecutor(max(1, min(64, len(hosts)))) as pool:
-        answers = pool.map(lambda host: run(host.name, "true") == 0, hosts)
-        return [host for host, answers_now in zip(hosts, answers, strict=True) if answers_now]
+    """Return the hosts that run a command within `ANSWER` seconds: all of them where mpirun starts
+    processes by a scheduler, which knows."""
+    line = agent() if hosts else []
+    if not line:
+        return list(hosts)
+
+    def answers(host: Host) -> bool:
+        return is_here(host.name) or run(line, host.name, "true") == 0
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return [host for host, up in zip(hosts, pool.map(answers, hosts), strict=True) if up]
 
 
 def reap_on(hosts: Sequence[Host], job: str) -> None:
-    """Kill what a job has left on each host."""
-    line = shlex.join([sys.executable, "-P", "-m", reap.__name__, job])
-    with ThreadPoolExecutor(max(1, min(64, len(hosts)))) as pool:
-        list(pool.map(lambda host: run(host.name, line), hosts))
+    """Kill what a job has left on each host, where an agent reaches them."""
+    line = agent() if hosts else []
+    if not line:
+        return
+    command = shlex.join([sys.executable, "-P", "-m", reap.__name__, job])
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda host: run(line, host.name, command), hosts))
 
 
-def run(host: str, command: str) -> int:
-    """Run a shell command on a host; return its status, 255 where the host does not answer."""
+def is_here(name: str) -> bool:
+    """Tell whether a name, perhaps with a user, is this host's: nothing is needed to reach it."""
+    own = socket.gethostname()
+    return name.rpartition("@")[2] in {"localhost", "127.0.0.1", own, own.partition(".")[0]}
+
+
+def run(line: Sequence[str], host: str, command: str) -> int:
+    """Run a shell command on a host by an agent; return its status, 255 where that fails."""
     try:
         return subprocess.run(
-            [*agent(), host, command],
+            [*line, host, command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -45,9 +64,29 @@ def run(host: str, command: str) -> int:
         return 255
 
 
-def agent() -> list[str]:
-    """Return the program that runs a command on a host: ssh, which must not ask for a password."""
-    for name in AGENTS:
-        if os.environ.get(name):
-            return shlex.split(os.environ[name])
-    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={ANSWER:.0f}"]
+def agent(env: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the program that mpirun starts processes on other hosts with, and its options.
+
+    Empty if mpirun starts them by a scheduler instead.
+    """
+    try:
+        openmpi = is_openmpi(find_mpirun())
+    except LaunchError:
+        openmpi = True
+    line = _of_openmpi(env) if openmpi else _of_mpich(env)
+    return [*line, *PLAIN] if line and os.path.basename(line[0]) == "ssh" else line
+
+
+def _of_openmpi(env: Mapping[str, str]) -> list[str]:
+    names = ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent")
+    asked = next((env[name] for name in names if env.get(name)), "ssh")
+    choices = list(filter(None, map(shlex.split, asked.split(":")))) or [["ssh"]]
+    return next((line for line in choices if shutil.which(line[0])), choices[0])
+
+
+def _of_mpich(env: Mapping[str, str]) -> list[str]:
+    launcher = env.get("HYDRA_LAUNCHER") or env.get("I_MPI_HYDRA_BOOTSTRAP") or "ssh"
+    program = env.get("HYDRA_LAUNCHER_EXEC") or env.get("I_MPI_HYDRA_BOOTSTRAP_EXEC")
+    if launcher not in ("ssh", "rsh"):
+        return []
+    return shlex.split(program or "") or [launcher]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,15 +17,13 @@ from importlib.metadata import PackageNotFoundError, version
 from threading import Timer
 from typing import Any
 
-from ..mpirun import LaunchError, find_mpirun, is_openmpi
+from ..hosts import AT_ONCE, agent, is_here
 from .finding import ERROR, OK, WARNING, Finding, Setting
 
 LIMIT = 30.0  # seconds for one host
-AT_ONCE = 32  # hosts
 ROUNDS = 5  # of asking the time: the fastest answer counts
 ABOUT = 1.0  # seconds by which clocks may differ
 PACKAGES = ("tallygrad", "numpy", "llvmlite", "mpi4py", "mpich", "openmpi")
-PLAIN = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")  # never ask for a password
 # Tells what is there, then the time whenever it is asked.
 CODE = """
 import importlib.metadata as m, json, os, platform, sys, time
@@ -61,39 +57,10 @@ class Visit:
     seconds: float = 0.0
 
 
-def agent(env: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the program that mpirun starts processes on other hosts with, and its options.
-
-    Empty if mpirun starts them by a scheduler instead.
-    """
-    try:
-        openmpi = is_openmpi(find_mpirun())
-    except LaunchError:
-        openmpi = True
-    line = _of_openmpi(env) if openmpi else _of_mpich(env)
-    return [*line, *PLAIN] if line and os.path.basename(line[0]) == "ssh" else line
-
-
-def _of_openmpi(env: Mapping[str, str]) -> list[str]:
-    names = ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent")
-    asked = next((env[name] for name in names if env.get(name)), "ssh")
-    choices = list(filter(None, map(shlex.split, asked.split(":")))) or [["ssh"]]
-    return next((line for line in choices if shutil.which(line[0])), choices[0])
-
-
-def _of_mpich(env: Mapping[str, str]) -> list[str]:
-    launcher = env.get("HYDRA_LAUNCHER") or env.get("I_MPI_HYDRA_BOOTSTRAP") or "ssh"
-    program = env.get("HYDRA_LAUNCHER_EXEC") or env.get("I_MPI_HYDRA_BOOTSTRAP_EXEC")
-    if launcher not in ("ssh", "rsh"):
-        return []
-    return shlex.split(program or "") or [launcher]
-
-
 def check(setting: Setting) -> Iterator[Finding]:
     """Visit all other hosts at once, and compare what they tell."""
-    here = {"localhost", "127.0.0.1", socket.gethostname(), socket.gethostname().partition(".")[0]}
     names = dict.fromkeys(host.name for host in setting.hosts)
-    others = [name for name in names if name.rpartition("@")[2] not in here]
+    others = [name for name in names if not is_here(name)]
     if not others:
         return
     line = agent(setting.env)

@@ -186,3 +186,18 @@ def test_a_supervised_run_survives_kills_with_the_same_bits(
     of = {name: tmp_path / name / "checkpoints" / "step-00000008.h5" for name in ("survived", "u")}
     one, other = (checkpoint.load(path).tensors for path in of.values())
     assert {n: a.tobytes() for n, a in one.items()} == {n: a.tobytes() for n, a in other.items()}
+
+
+def test_this_host_needs_no_agent_to_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def refuse(line: Any, host: str, command: str) -> int:
+        asked.append(host)
+        return 255
+
+    monkeypatch.setattr(hosts, "run", refuse)
+    monkeypatch.setattr(hosts, "agent", lambda: ["ssh"])
+    here = [hosts.Host("localhost", 2), hosts.Host("me@127.0.0.1"), hosts.Host("elsewhere")]
+    assert hosts.reachable(here) == here[:2] and asked == ["elsewhere"]
+    monkeypatch.setattr(hosts, "agent", lambda: [])  # a scheduler knows which hosts it has given
+    assert hosts.reachable(here) == here

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tallygrad.launch import hosts
 from tallygrad.launch.checks import remote
 from tallygrad.launch.checks.finding import ERROR, OK, WARNING, Finding, Setting
 from tallygrad.launch.hostfile import Host
@@ -126,9 +127,9 @@ def test_this_host_needs_no_ssh(setting: Make, ssh: Callable[..., Path]) -> None
 def test_the_agent_is_the_one_that_mpirun_uses(
     openmpi: bool, env: dict[str, str], line: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "find_mpirun", lambda: "mpirun")
-    monkeypatch.setattr(remote, "is_openmpi", lambda program: openmpi)
-    assert remote.agent(env) == line
+    monkeypatch.setattr(hosts, "find_mpirun", lambda: "mpirun")
+    monkeypatch.setattr(hosts, "is_openmpi", lambda program: openmpi)
+    assert hosts.agent(env) == line
 
 
 def test_a_scheduler_starts_processes_itself(
