@@ -112,16 +112,16 @@ def test_this_host_needs_no_ssh(setting: Make, ssh: Callable[..., Path]) -> None
 @pytest.mark.parametrize(
     ("openmpi", "env", "line"),
     [
-        (True, {}, ["ssh", *remote.PLAIN]),
+        (True, {}, ["ssh", *hosts.PLAIN]),
         (True, {"PRTE_MCA_plm_ssh_agent": "/bin/sh -x"}, ["/bin/sh", "-x"]),
         (True, {"PRTE_MCA_plm_ssh_agent": "no-such-agent : sh"}, ["sh"]),
         (True, {"OMPI_MCA_plm_rsh_agent": "no-such-agent"}, ["no-such-agent"]),
-        (True, {"HYDRA_LAUNCHER_EXEC": "/bin/sh"}, ["ssh", *remote.PLAIN]),
-        (False, {}, ["ssh", *remote.PLAIN]),
+        (True, {"HYDRA_LAUNCHER_EXEC": "/bin/sh"}, ["ssh", *hosts.PLAIN]),
+        (False, {}, ["ssh", *hosts.PLAIN]),
         (False, {"HYDRA_LAUNCHER_EXEC": "/bin/sh"}, ["/bin/sh"]),
         (False, {"HYDRA_LAUNCHER": "rsh"}, ["rsh"]),
         (False, {"HYDRA_LAUNCHER": "slurm"}, []),
-        (False, {"PRTE_MCA_plm_ssh_agent": "/bin/sh"}, ["ssh", *remote.PLAIN]),
+        (False, {"PRTE_MCA_plm_ssh_agent": "/bin/sh"}, ["ssh", *hosts.PLAIN]),
     ],
 )
 def test_the_agent_is_the_one_that_mpirun_uses(
