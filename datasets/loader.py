@@ -81,7 +81,7 @@ class Loader:
         size: int = 1,
         seed: int = 0,
         shuffle: bool = True,
-        micro_batches: int = 1,
+        micro_batches: int = 0,
         augment: Sequence[Augment] = (),
         dtype: DTypeLike = np.float32,
         prefetch: int = 2,

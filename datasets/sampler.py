@@ -68,8 +68,8 @@ class Sampler:
 
     A step consists of `parts` contiguous micro-batches (see `share`), and a rank processes adjacent
     ones (see `owned`): in rank order, the samples of all ranks are the batch of a single rank.
-    `parts` is `micro_batches`, but at most one per sample; ranks beyond that number process none.
-    The last step may be smaller; its micro-batches may then be empty. Raises DataError for options
+    `parts` is `micro_batches` (0: one per rank), but at most one per sample; ranks beyond that
+    number process none. The last step may be smaller; its micro-batches may then be empty. Raises DataError for options
     that do not fit together; `name` is the data set's in the message.
     """
 
@@ -80,7 +80,7 @@ class Sampler:
     size: int = 1
     seed: int = 0
     shuffle: bool = True
-    micro_batches: int = 1
+    micro_batches: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
@@ -88,14 +88,14 @@ class Sampler:
         samples = f"the {self.count} samples of {self.name}"
         if not 0 < self.batch_size <= self.count:
             raise DataError(f"--batch-size: expected 1 to {samples}, got {self.batch_size}")
-        if self.micro_batches < 1:
-            raise DataError(f"--micro-batches: expected at least 1, got {self.micro_batches}")
+        if self.micro_batches < 0:
+            raise DataError(f"--micro-batches: expected at least 0, got {self.micro_batches}")
         philox(self.seed, ORDER, 0)
 
     @property
     def parts(self) -> int:
         """Micro-batches per step, over all ranks."""
-        return min(self.micro_batches, self.batch_size)
+        return min(self.micro_batches or self.size, self.batch_size)
 
     @property
     def mine(self) -> range:

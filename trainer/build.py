@@ -111,7 +111,7 @@ def loaders(config: TrainConfig, comm: Comm, train: Dataset, test: Dataset) -> D
         augment = (*augment, datasets.Cutout(max(train.input_shape[2] // 2, 1)))
     dtype = np.dtype(config.dtype)
     shared: dict[str, Any] = {"rank": comm.rank, "size": comm.size, "dtype": dtype}
-    shared["micro_batches"] = config.micro_batches
+    shared["micro_batches"] = config.micro_batches_on(comm.size)
     size = config.eval_batch_size or config.batch_size
     return Data(
         Loader(train, config.batch_size, seed=config.seed, augment=augment, **shared),

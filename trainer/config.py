@@ -214,6 +214,10 @@ class TrainConfig:
         such="a time, such as 2h, 18:30 or 2030-01-31T18:30",
     )
 
+    def micro_batches_on(self, ranks: int) -> int:
+        """Return the number of micro-batches of a step on so many ranks."""
+        return self.micro_batches or max(2, ranks)
+
     def identity(self) -> dict[str, Any]:
         """Return the options that a resumed run must share with the run it goes on with."""
         names = (

@@ -39,8 +39,7 @@ def occupy(
             lock = stack.enter_context(Lock(Path(chosen["out"]))) if chosen.get("out") else None
             config, source = _decide(chosen)
             # On record, so that a run that goes on keeps it, on whatever number of ranks.
-            parts = config.micro_batches or max(2, comm.size)
-            config = replace(config, micro_batches=parts)
+            config = replace(config, micro_batches=config.micro_batches_on(comm.size))
             lock = lock or stack.enter_context(Lock(_new_folder(config), created=True))
             text = json.dumps([config.to_json(), str(source or ""), str(lock.folder)]).encode()
         values, name, path = json.loads(comm.bcast_bytes(text))
