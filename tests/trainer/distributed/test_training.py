@@ -229,7 +229,7 @@ def test_evaluation_totals_are_exact_for_any_number_of_ranks(mpirun: Any, tmp_pa
 
 
 @pytest.mark.parametrize(("ranks", "words", "said"), [
-    (2, ["--batch-size", "1"], ("--batch-size", "per rank (2)", "got 1")),
+    (2, ["--batch-size", "0"], ("--batch-size", "at least 1", "got 0")),
     (2, ["--model", "nothing"], ("--model", "nothing")),
     (3, ["--out", "/dev/null/x"], ("/dev/null",)),
 ])  # fmt: skip
