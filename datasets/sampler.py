@@ -69,8 +69,8 @@ class Sampler:
     A step consists of `parts` contiguous micro-batches (see `share`), and a rank processes adjacent
     ones (see `owned`): in rank order, the samples of all ranks are the batch of a single rank.
     `parts` is `micro_batches` (0: one per rank), but at most one per sample; ranks beyond that
-    number process none. The last step may be smaller; its micro-batches may then be empty. Raises DataError for options
-    that do not fit together; `name` is the data set's in the message.
+    number process none. The last step may be smaller; its micro-batches may then be empty. Raises
+    DataError for options that do not fit together; `name` is the data set's in the message.
     """
 
     name: str
