@@ -151,18 +151,9 @@ def count(
     size, peak = sum(p.size for p in parameters), max(recorder.lifetimes.alive(), default=0)
     slots = max(len(group.slots()) for group in update.groups) if training else 0
     return Work(
-        name,
-        batch,
-        input_shape,
-        layers,
-        ledger,
-        size,
-        peak,
-        training,
-        optimizer,
-        [*settings],
+        name, batch, input_shape, layers, ledger, size, peak, training, optimizer, [*settings],
         slots,
-    )
+    )  # fmt: skip
 
 
 def _infer(model: nn.Module, x: Tensor) -> None:

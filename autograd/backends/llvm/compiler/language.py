@@ -120,10 +120,9 @@ class KernelBuilder:
         self, target: Target, dtype: npt.DTypeLike, pointers: Sequence[str],
         integers: Sequence[str] = (), aliases: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        if others := [name for name in aliases if name not in pointers]:
-            raise ValueError(
-                f"aliases: expected names of pointers ({', '.join(pointers)}), got {others[0]!r}"
-            )
+        if others := {*aliases} - {*pointers}:
+            known = ", ".join(pointers)
+            raise ValueError(f"aliases: expected names of pointers ({known}), got {others.pop()!r}")
         self.target, self.dtype = target, np.dtype(dtype)
         self.pointers, self.integers = tuple(pointers), tuple(integers)
         self.lanes = target.lanes(dtype)
