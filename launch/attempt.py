@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from .job import OWN, TIMED_OUT, Job
 
+LOST = 4  # status of a job that has lost a rank, whatever its MPI says of that
 Stamp: TypeAlias = tuple[int, int, int]  # inode, time of the last change, size
 
 
@@ -49,9 +50,10 @@ def _judge(
     if job.lost:
         names = ", ".join(map(str, job.lost))
         return Outcome(1, f"rank {names} ended before the others: the job was ended")
-    if status not in OWN and job.report:
-        return Outcome(status, job.report, job.asked)
-    if status == 0 and record and _stamp(record) in (None, earlier):
+    incomplete = status == 0 and record and _stamp(record) in (None, earlier)
+    if job.report and (incomplete or status not in OWN):
+        return Outcome(status if job.asked else LOST, job.report, job.asked)
+    if incomplete:
         text = f"{record}: not written, although mpirun ended with status 0; the run is incomplete"
         return Outcome(1, text)
     return Outcome(status, asked=job.asked)

@@ -23,7 +23,7 @@ class Monitor:
     def __init__(self) -> None:
         self._hub = Hub()
         self.environment = {VARIABLE: json.dumps(self._hub.contact)}
-        self._statuses: dict[int, dict[str, Any]] = {}
+        self._statuses: dict[int, dict[str, Any]] = {}  # the latest, by rank
         self._left: set[int] = set()
         self._first: int | None = None  # rank that ended without a farewell before all others
         self._closing = threading.Event()
@@ -39,7 +39,9 @@ class Monitor:
         self._hub.close()
         if self._first is None:
             return ""
-        status = self._statuses[self._first]
+        status = self._statuses.get(self._first)
+        if status is None:
+            return f"rank {self._first} ended unexpectedly, before it said what it does"
         return f"{status['title']} ended unexpectedly, {status['doing']}"
 
     def _listen(self) -> None:
@@ -51,4 +53,4 @@ class Monitor:
                     case {"farewell": _}:
                         self._left.add(rank)
                     case None if self._first is None and rank not in self._left:
-                        self._first = rank if rank in self._statuses else None
+                        self._first = rank

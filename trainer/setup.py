@@ -15,7 +15,7 @@ from ..autograd.optim import Optimizer
 from ..datasets import Source
 from . import build
 from .config import TrainConfig, parse_size
-from .distributed.agreement import agree, work_facts
+from .distributed.agreement import agree, model_facts, work_facts
 from .distributed.buffers import MicroBatchBuffers
 from .distributed.comm import Comm
 from .distributed.exchange import OVERLAPS, OverlapChoice, Reducer
@@ -79,6 +79,7 @@ def assemble(
     agree(comm, lambda: work_facts(backend, *splits))
     build.limit_memory(backend, parse_size(config.memory_limit))
     model = recipe.model(data.train.dataset)
+    agree(comm, lambda: model_facts(model))
     flat = build.flatten_parameters(model, recipe.task, data.train.dataset, config.dtype)
     planned = config.epochs * len(data.train)
     optimizer = recipe.optimizer(model, flat, planned)

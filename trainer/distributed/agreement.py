@@ -7,12 +7,12 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...autograd import backends
+from ...autograd import backends, nn
 from ...datasets import Source
 from ..errors import UserError
 from ..provenance import package_version
@@ -79,6 +79,12 @@ def work_facts(backend: str, *splits: Source) -> dict[str, object]:
     for data in splits:
         facts |= _data_facts(data)
     return facts
+
+
+def model_facts(model: nn.Module) -> dict[str, object]:
+    """Return the name and the shape of each parameter and buffer."""
+    named = chain(model.named_parameters(), model.named_buffers())
+    return {f"shape of {name}": tensor.shape for name, tensor in named}
 
 
 def _data_facts(data: Source) -> dict[str, object]:

@@ -136,6 +136,7 @@ class Watchdog:
         latest: dict[int, tuple[Status, float]] = {}
         gone: dict[int, float] = {}
         left: set[int] = set()
+        self._tell_outside(self.status())  # before others can be blamed for the end of this rank
         while not self.journal.ended.is_set():
             for rank, message in hub.messages(BEAT):
                 match message:

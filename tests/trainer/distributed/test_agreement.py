@@ -72,6 +72,11 @@ def train_words(folder: Path) -> list[str]:
         ("sys.argv += ['--lr', '0.5']", "--lr: expected none as on rank 0, got 0.5"),
         ("sys.argv[2:] = ['eval', 'x']", "command: expected train as on rank 0, got eval"),
         (OLD_NUMPY, "version of numpy: expected "),
+        (
+            "from tallygrad.trainer import build; create = build.create_model; "
+            "build.create_model = lambda _, *rest: create('lenet', *rest)",
+            "shape of 1.weight: expected (256, 784) as on rank 0, got none",
+        ),
     ],
 )
 def test_another_program(

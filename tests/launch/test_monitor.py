@@ -1,0 +1,73 @@
+"""Which rank the launcher says was lost first."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tallygrad.launch import monitor
+from tallygrad.launch.channel import Contact, Peer, reach
+from tallygrad.launch.monitor import Monitor
+
+Join = Callable[..., Peer]
+
+
+@pytest.fixture
+def listening() -> Iterator[tuple[Monitor, Join]]:
+    listener, peers = Monitor(), []
+    contact = Contact(*json.loads(listener.environment[monitor.VARIABLE]))
+
+    def join(rank: int, tells: bool = True) -> Peer:
+        peer = reach(contact, rank)
+        assert peer is not None
+        peers.append(peer)
+        if tells:
+            peer.send({"title": f"rank {rank} on n{rank}", "doing": f"in step {rank}"})
+        until(lambda: rank in listener._hub.peers)
+        return peer
+
+    yield listener, join
+    for peer in peers:
+        peer.close()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until it holds; a limit ends a broken test."""
+    end = time.monotonic() + 30
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert holds()
+
+
+def test_the_first_to_end_is_named(listening: tuple[Monitor, Join]) -> None:
+    listener, join = listening
+    ranks = [join(rank) for rank in range(3)]
+    until(lambda: len(listener._statuses) == 3)
+    for rank in (1, 0, 2):
+        ranks[rank].close()
+        until(lambda: listener._first is not None)
+    assert listener.close() == "rank 1 on n1 ended unexpectedly, in step 1"
+
+
+def test_one_that_ends_before_it_says_anything_is_named(
+    listening: tuple[Monitor, Join],
+) -> None:
+    listener, join = listening
+    silent, other = join(0, tells=False), join(1)
+    until(lambda: 1 in listener._statuses)
+    silent.close()
+    until(lambda: listener._first is not None)
+    other.close()
+    assert listener.close() == "rank 0 ended unexpectedly, before it said what it does"
+
+
+def test_a_farewell_is_no_loss(listening: tuple[Monitor, Join]) -> None:
+    listener, join = listening
+    peer = join(0)
+    peer.send({"farewell": True})
+    until(lambda: 0 in listener._left)
+    peer.close()
+    assert listener.close() == ""
