@@ -118,6 +118,7 @@ def options(tmp_path_factory: pytest.TempPathFactory, write_mnist: Any) -> list[
     return ["--dataset", "mnist", "--data-dir", str(data / "mnist")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "named"),
     [
@@ -141,6 +142,7 @@ def test_a_flipped_bit_of_a_verified_step_is_found_named_and_mended(
     assert stopped.returncode == 5 and f"step 2: corrupted: {named}" in stopped.stderr
 
 
+@pytest.mark.slow
 def test_ranks_that_hold_other_weights_are_named(
     mpirun: Run, tmp_path: Path, options: list[str]
 ) -> None:

@@ -176,6 +176,7 @@ def test_a_rank_that_works_is_waited_for(mpirun: Callable[..., Any], tmp_path: P
     assert not (tmp_path / "dump").exists()
 
 
+@pytest.mark.slow
 def test_a_suspended_job_goes_on(mpirun: Callable[..., Any], tmp_path: Path) -> None:
     """All ranks are stopped for longer than the limit, which they are not blamed for."""
     fault = (
