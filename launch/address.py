@@ -1,15 +1,30 @@
-"""The address by which other hosts reach this one."""
+"""This host's addresses, and the one by which other hosts reach it."""
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import os
 import socket
+import struct
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 VARIABLE = "TALLYGRAD_HEAD"  # names the address where it cannot be found
 PORT = 9  # any: nothing is sent
+SIOCGIFADDR, SIOCGIFNETMASK = 0x8915, 0x891B  # Linux: netdevice(7)
+
+
+def ipv4(interface: str) -> ipaddress.IPv4Interface | None:
+    """Return the first IPv4 address of an interface, with its prefix; None if it has none."""
+    request = struct.pack("256s", interface.encode()[:15])
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        words = [
+            socket.inet_ntoa(fcntl.ioctl(probe, number, request)[20:24])
+            for number in (SIOCGIFADDR, SIOCGIFNETMASK)
+        ]
+        return ipaddress.IPv4Interface("/".join(words))
+    return None
 
 
 def own_address(hosts: Iterable[str], env: Mapping[str, str] | None = None) -> str | None:

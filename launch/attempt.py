@@ -49,7 +49,7 @@ def _judge(
         return Outcome(TIMED_OUT, f"--timeout: the job was ended after {timeout:g} s", asked=True)
     if job.lost:
         names = ", ".join(map(str, job.lost))
-        return Outcome(1, f"rank {names} ended before the others: the job was ended")
+        return Outcome(LOST, f"rank {names} ended before the others: the job was ended")
     incomplete = status == 0 and record and _stamp(record) in (None, earlier)
     if job.report and (incomplete or status not in OWN):
         return Outcome(status if job.asked else LOST, job.report, job.asked)

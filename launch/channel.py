@@ -11,11 +11,12 @@ import json
 import secrets
 import selectors
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
+
+from .address import ipv4
 
 LONGEST = 1 << 16  # bytes of a line
 CONNECTING = 3.0  # seconds for one address
@@ -160,17 +161,5 @@ def reach(contact: Contact, rank: int) -> Peer | None:
 
 def local_addresses() -> list[str]:
     """Return this host's IPv4 addresses but those of the loopback interface."""
-    found = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        for _, name in socket.if_nameindex():
-            with suppress(OSError):
-                found.append(_address_of(any_socket, name))
-    return [a for a in found if not a.startswith("127.")]
-
-
-def _address_of(any_socket: socket.socket, interface: str) -> str:
-    """Ask Linux for an interface's address (SIOCGIFADDR, `man 7 netdevice`)."""
-    import fcntl
-
-    answer = fcntl.ioctl(any_socket, 0x8915, struct.pack("256s", interface.encode()[:15]))
-    return socket.inet_ntoa(answer[20:24])
+    found = (ipv4(name) for _, name in socket.if_nameindex())
+    return [str(one.ip) for one in found if one and not one.ip.is_loopback]

@@ -20,6 +20,7 @@ from .distributed.buffers import MicroBatchBuffers
 from .distributed.comm import Comm
 from .distributed.exchange import OVERLAPS, OverlapChoice, Reducer
 from .distributed.sync import GradientSync
+from .errors import UserError
 from .tasks import registry
 from .tasks.task import Task
 
@@ -86,6 +87,8 @@ def assemble(
     sampler = data.train.sampler
     reducer = Reducer(comm, sampler.parts)
     of_gradients = Reducer(comm, sampler.parts, OVERLAPS[0])
+    if config.overlap == "thread" and not comm.concurrent:
+        raise UserError("--overlap: expected none or poll with an MPI without threads, got thread")
     if config.overlap != "auto":
         of_gradients.overlap = config.overlap
     return Parts(

@@ -25,11 +25,15 @@ def header(
     samples = ", ".join(_samples(one) for one in (*sets, data.test.dataset))
     shape = "x".join(map(str, data.train.dataset.input_shape))
     threads = get_num_threads()
+    parts = data.train.sampler.parts
+    rest = comm.size - parts
+    idle = [f"idle     {rest} rank{'s'[: rest > 1]}, for lack of micro-batches ({parts})"]
     return [
         f"model    {config.model}, {short(values)} parameters, {config.dtype}",
         f"data     {config.dataset}: {samples}; {shape}, {len(data.train.dataset.classes)} classes",
         f"ranks    {comm.size} x {threads} thread{'s' if threads > 1 else ''}, MPI "
         f"{comm.library}, backend {backend}",
+        *(idle if rest > 0 else []),
         f"folder   {folder}",
     ]
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import ipaddress
 import socket
-import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..address import own_address
+from ..address import ipv4, own_address
 from .finding import ERROR, OK, WARNING, Finding, Setting
 
 DEVICES = Path("/sys/class/net")
 VERBS = Path("/sys/class/infiniband")
-SIOCGIFADDR, SIOCGIFNETMASK = 0x8915, 0x891B  # Linux: netdevice(7)
 SLOW = 1000  # Mbit/s
 # Networks of containers and virtual machines, whose addresses mean other machines elsewhere.
 VIRTUAL = ("docker", "virbr", "br-", "cni", "flannel", "cali", "lxc", "podman")
@@ -48,7 +44,7 @@ def interfaces(devices: Path = DEVICES) -> list[Interface]:
             speed = _read(device / "speed")
             virtual = name.startswith(VIRTUAL) or (device / "bridge").exists()
             number = int(speed) if speed.isdecimal() else 0
-            found.append(Interface(name, _ipv4(name) or _ipv6(name), up, number, virtual))
+            found.append(Interface(name, str(ipv4(name) or _ipv6(name)), up, number, virtual))
     return found
 
 
@@ -92,18 +88,6 @@ def _verbs() -> list[str]:
         if "ACTIVE" in _read(port / "state"):
             found.append(f"{port.parent.parent.name} port {port.name} {_read(port / 'rate')}")
     return found
-
-
-def _ipv4(name: str) -> str:
-    """Return address and prefix of an interface, "" if it has none."""
-    request = struct.pack("256s", name.encode()[:15])
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        words = [
-            socket.inet_ntoa(fcntl.ioctl(probe, number, request)[20:24])
-            for number in (SIOCGIFADDR, SIOCGIFNETMASK)
-        ]
-        return str(ipaddress.ip_interface("/".join(words)))
-    return ""
 
 
 def _ipv6(name: str) -> str:

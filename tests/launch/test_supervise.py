@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from tallygrad.launch import cli, hosts, mpirun, supervise
+from tallygrad.launch import attempt, cli, hosts, job, mpirun, supervise
 from tallygrad.launch.attempt import Outcome
 from tallygrad.launch.supervise import Policy
+from tallygrad.trainer import errors, lock, stop
 from tallygrad.trainer.components import checkpoint
+from tallygrad.trainer.distributed import corruption
 
 COMMAND = ["train", "--model", "mlp"]
 
@@ -201,3 +203,12 @@ def test_this_host_needs_no_agent_to_be_reached(monkeypatch: pytest.MonkeyPatch)
     assert hosts.reachable(here) == here[:2] and asked == ["elsewhere"]
     monkeypatch.setattr(hosts, "agent", lambda: [])  # a scheduler knows which hosts it has given
     assert hosts.reachable(here) == here
+
+
+def test_launcher_and_ranks_mean_the_same() -> None:
+    """`launch` imports the standard library only, and repeats these."""
+    assert supervise.VARIABLE == lock.ATTEMPT
+    assert job.PREEMPTED == stop.PREEMPTED
+    assert errors.LostRank.status == attempt.LOST
+    own = (errors.UserError, errors.NotFinite, errors.LostRank, corruption.Corrupted)
+    assert {0, 1, job.PREEMPTED, *(kind.status for kind in own)} == set(job.OWN)

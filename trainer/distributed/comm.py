@@ -58,6 +58,10 @@ class Comm(Protocol):
         """First line of the MPI library's version, or "none"."""
 
     @property
+    def concurrent(self) -> bool:
+        """Whether threads may communicate at the same time."""
+
+    @property
     def journal(self) -> Journal:
         """Which collectives this rank has begun, for the watchdog."""
 
@@ -153,6 +157,7 @@ class SerialComm:
     local_rank = 0
     local_size = 1
     library = "none"
+    concurrent = True
 
     def __init__(self) -> None:
         self.journal = Journal()

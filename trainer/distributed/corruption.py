@@ -37,8 +37,11 @@ class Corrupted(UserError):
 def digests(array: NDArray[Any], offsets: Sequence[int]) -> Digests:
     """Return a sum of the bits of each part of an array (n,) that begins at an offset: any single
     flip changes it."""
-    words = array.view(f"u{array.dtype.itemsize}")
-    return np.add.reduceat(words, np.array(offsets), dtype=np.uint64)
+    words, starts = array.view(f"u{array.dtype.itemsize}"), np.array(offsets)
+    sums = np.zeros(len(starts), np.uint64)
+    inside = starts < len(words)  # what begins at the end has no elements
+    sums[inside] = np.add.reduceat(words, starts[inside], dtype=np.uint64)
+    return sums
 
 
 class DesyncGuard:
@@ -175,10 +178,7 @@ class Verifier:
         """Return the digests of the parameters' sums, and of the pieces."""
         width = piece(len(sums), self.comm.size)
         starts = [rank * width for rank in range(self.comm.size)]
-        pieces = np.zeros(self.comm.size, np.uint64)
-        inside = [start for start in starts if start < len(sums)]
-        pieces[: len(inside)] = digests(sums, inside)
-        return np.concatenate([digests(sums, self.flat.offsets), pieces])
+        return np.concatenate([digests(sums, self.flat.offsets), digests(sums, starts)])
 
     def _restore(self, weights: NDArray[Any]) -> int:
         """Undo changes of the weights; return the number of the first parameter with one, or -1."""

@@ -126,8 +126,8 @@ class Reducer:
     MPI chooses their order, which for two ranks is no choice.
 
     `overlap` says what drives an exchange between the two: "none" leaves all to `wait`; "poll" does
-    a little in each `poll`; "thread" has a thread that waits for it. `exposed` counts the seconds
-    that `wait` has taken. With `shift` each rank holds the branch of so many ranks after it.
+    a little in each `poll`; "thread" has a thread that waits for it. With
+    `shift` each rank holds the branch of so many ranks after it.
     """
 
     def __init__(self, comm: Comm, parts: int = 0, overlap: str = "none", shift: int = 0) -> None:
@@ -139,7 +139,6 @@ class Reducer:
         self._driven = 0  # of those pending are done
         self._thread: ThreadPoolExecutor | None = None
         self._futures: list[Future[None]] = []
-        self.exposed = 0.0
 
     def start(self, array: NDArray) -> None:
         """Begin to overwrite an array with its sum over the ranks."""
@@ -164,7 +163,6 @@ class Reducer:
 
     def wait(self) -> None:
         """Return when every sum is there."""
-        begun = time.perf_counter()
         for future in self._futures:
             future.result()
         for request in self._pending[self._driven :]:
@@ -172,45 +170,37 @@ class Reducer:
         self._futures.clear()
         self._pending.clear()
         self._driven = 0
-        self.exposed += time.perf_counter() - begun
 
 
 class OverlapChoice:
     """Finds which of `OVERLAPS` makes steps fastest, by trying each on the real ones: `step` is
-    called after each step, by all ranks alike, which then agree on the slowest rank's times."""
+    called after each step, by all ranks alike, which then agree on the slowest rank's times. A
+    thread is not tried where MPI may not be called by two."""
 
     def __init__(self, reducer: Reducer) -> None:
         self._reducer = reducer
-        self._tried = 0
-        self._seconds: dict[str, list[float]] = {name: [] for name in OVERLAPS}
-        self._exposed: dict[str, list[float]] = {name: [] for name in OVERLAPS}
-        self._since = (time.perf_counter(), reducer.exposed)
-        reducer.overlap = OVERLAPS[0]
-
-    @property
-    def ended(self) -> bool:
-        """Whether the choice is made."""
-        return self._tried >= WARMING + TRIALS * len(OVERLAPS)
+        ways = [name for name in OVERLAPS if name != "thread" or reducer.comm.concurrent]
+        self._seconds: dict[str, list[float]] = {name: [] for name in ways}
+        self._turns = iter([*ways[:1] * WARMING, *ways * TRIALS])
+        self._counted = -WARMING
+        self._since = time.perf_counter()
+        self.ended = False
+        reducer.overlap = next(self._turns)
 
     def step(self) -> None:
         """Count a step; after the last trial, choose."""
         if self.ended:
             return
-        now, exposed = time.perf_counter(), self._reducer.exposed
-        if self._tried >= WARMING:
-            self._seconds[self._reducer.overlap].append(now - self._since[0])
-            self._exposed[self._reducer.overlap].append(exposed - self._since[1])
-        self._tried += 1
-        self._since = now, exposed
-        self._reducer.overlap = OVERLAPS[max(0, self._tried - WARMING) % len(OVERLAPS)]
-        if self.ended:
-            self._choose()
+        now = time.perf_counter()
+        if self._counted >= 0:
+            self._seconds[self._reducer.overlap].append(now - self._since)
+        self._counted += 1
+        self._since = now
+        following = next(self._turns, None)
+        self.ended = following is None
+        self._reducer.overlap = following or self._fastest()
 
-    def _choose(self) -> None:
-        times = np.array([np.median(self._seconds[name]) for name in OVERLAPS])
+    def _fastest(self) -> str:
+        times = np.array([np.median(seconds) for seconds in self._seconds.values()])
         self._reducer.comm.allreduce(times, "max")
-        self._reducer.overlap = OVERLAPS[int(times.argmin())]
-
-    def exposed(self, name: str) -> float:
-        """Return the median seconds of a step that were waited for the exchange with `name`."""
-        return float(np.median(self._exposed[name]))
+        return [*self._seconds][int(times.argmin())]

@@ -63,6 +63,11 @@ class MpiComm:
         return self._streams[name]
 
     @property
+    def concurrent(self) -> bool:
+        """Whether MPI lets threads call it at the same time; a library may be built without."""
+        return MPI.Query_thread() >= MPI.THREAD_MULTIPLE
+
+    @property
     def library(self) -> str:
         """First line of the MPI library's version."""
         return " ".join(MPI.Get_library_version().splitlines()[0].strip("\0").split())

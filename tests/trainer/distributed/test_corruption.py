@@ -27,6 +27,10 @@ def test_a_digest_changes_with_any_single_bit() -> None:
             x.view(np.uint32)[index] ^= np.uint32(1 << bit)
 
 
+def test_a_part_without_elements_has_an_empty_digest() -> None:
+    assert digests(np.ones(3, np.float32), [0, 2, 3, 3])[2:].tolist() == [0, 0]
+
+
 def trial(**changes: Any) -> Trial:
     """Return the trial of three ranks and two parameters; some entries of some tables differ."""
     tables = {

@@ -94,3 +94,13 @@ def test_the_fastest_way_is_chosen_after_trials_of_all() -> None:
         assert [tried[WARMING:].count(way) for way in OVERLAPS] == [TRIALS] * len(OVERLAPS)
         choice.step()
         assert reducer.overlap == name
+
+
+def test_a_thread_is_not_tried_where_mpi_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SerialComm, "concurrent", False)
+    reducer = Reducer(Clocked([2.0, 1.0]))
+    choice, tried = OverlapChoice(reducer), set()
+    while not choice.ended:
+        tried.add(reducer.overlap)
+        choice.step()
+    assert tried == {"none", "poll"} and reducer.overlap == "poll"

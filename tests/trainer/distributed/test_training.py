@@ -88,6 +88,22 @@ def test_a_ragged_run_has_the_same_bits_on_any_ranks_and_stopped_or_not(
     assert all(other == found[0] for other in found[1:])
 
 
+def test_ranks_without_a_micro_batch_are_told(
+    mpirun: Any, tmp_path: Path, write_mnist: Any
+) -> None:
+    command = ["-m", "tallygrad.trainer", "train", "--model", "mlp", "--backend", "numpy"]
+    command += ["--dataset", "mnist", "--data-dir", str(write_mnist(tmp_path / "data", 40, 20))]
+    for micro_batches, said in (
+        ("1", ["idle     2 ranks, for lack of micro-batches (1)"]),
+        ("3", []),
+    ):
+        out = str(tmp_path / micro_batches)
+        done = mpirun(3, [*command, "--max-steps", "1", "--micro-batches", micro_batches,
+                          "--batch-size", "20", "--out", out])  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert [line for line in done.stderr.splitlines() if line.startswith("idle")] == said
+
+
 def test_eval_repeats_the_loss_of_the_run_to_the_bit(
     mpirun: Any, tmp_path: Path, write_mnist: Any
 ) -> None:
