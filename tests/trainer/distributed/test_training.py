@@ -93,10 +93,12 @@ def test_ranks_without_a_micro_batch_are_told(
 ) -> None:
     command = ["-m", "tallygrad.trainer", "train", "--model", "mlp", "--backend", "numpy"]
     command += ["--dataset", "mnist", "--data-dir", str(write_mnist(tmp_path / "data", 40, 20))]
-    for micro_batches, said in (
-        ("1", ["idle     2 ranks, for lack of micro-batches (1)"]),
-        ("3", []),
-    ):
+    told = {
+        "1": ["idle     2 ranks, for lack of micro-batches (1)"],
+        "2": ["idle     1 rank, for lack of micro-batches (2)"],
+        "3": [],
+    }
+    for micro_batches, said in told.items():
         out = str(tmp_path / micro_batches)
         done = mpirun(3, [*command, "--max-steps", "1", "--micro-batches", micro_batches,
                           "--batch-size", "20", "--out", out])  # fmt: skip
