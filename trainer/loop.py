@@ -18,6 +18,7 @@ from ..autograd.capture.sparsity import Sparsity
 from ..autograd.random import keyed
 from ..datasets import Batch
 from . import build, summary
+from .components import history
 from .components.evaluate import Evaluator, step_sums
 from .components.logs import RunFolder
 from .components.record import RunRecord
@@ -166,8 +167,7 @@ class Training:
         # First every rank ends its buckets: one without samples starts them only here, and ranks
         # must come to their collectives in one order.
         parts.sync.wait()
-        if parts.overlap:
-            parts.overlap.step()
+        parts.overlap.step()
         return rows
 
     def branch(self, batch: Batch, sync: GradientSync, use: Callable[[int], None]) -> Rows:
@@ -230,6 +230,8 @@ class Training:
         if now.step == self.last or (now.epoch + 1) % self.config.eval_every == 0:
             figures |= self.evaluator.validate(self.progress)
         memory = memory_in_use().peak
+        now.take(self.parts.overlap.take())
+        figures |= history.exchange_of(now)
         self.record.log("epoch", self.lr, **figures, memory_peak=memory)
         self.progress.epoch(now.epoch + 1, by_split(figures, task), memory)
         if now.step_in_epoch == len(self.parts.data.train):

@@ -18,9 +18,9 @@ from .config import TrainConfig, parse_size
 from .distributed.agreement import agree, model_facts, work_facts
 from .distributed.buffers import MicroBatchBuffers
 from .distributed.comm import Comm
-from .distributed.exchange import OVERLAPS, OverlapChoice, Reducer
+from .distributed.exchange import Reducer
+from .distributed.overlap import OverlapChoice, ways_to_drive
 from .distributed.sync import GradientSync
-from .errors import UserError
 from .tasks import registry
 from .tasks.task import Task
 
@@ -63,7 +63,7 @@ class Parts:
     reducer: Reducer
     sync: GradientSync
     buffers: MicroBatchBuffers
-    overlap: OverlapChoice | None
+    overlap: OverlapChoice
     planned: int
 
 
@@ -86,11 +86,7 @@ def assemble(
     optimizer = recipe.optimizer(model, flat, planned)
     sampler = data.train.sampler
     reducer = Reducer(comm, sampler.parts)
-    of_gradients = Reducer(comm, sampler.parts, OVERLAPS[0])
-    if config.overlap == "thread" and not comm.concurrent:
-        raise UserError("--overlap: expected none or poll with an MPI without threads, got thread")
-    if config.overlap != "auto":
-        of_gradients.overlap = config.overlap
+    of_gradients = Reducer(comm, sampler.parts)
     return Parts(
         data=data,
         task=recipe.task,
@@ -101,7 +97,7 @@ def assemble(
         reducer=reducer,
         sync=GradientSync(flat, of_gradients, int(config.bucket_mb * 1e6), len(sampler.mine)),
         buffers=MicroBatchBuffers(model, reducer, sampler.mine, sampler.parts),
-        overlap=OverlapChoice(of_gradients) if comm.size > 1 and config.overlap == "auto" else None,
+        overlap=OverlapChoice(of_gradients, ways_to_drive(config.overlap, comm)),
         planned=planned,
     )
 

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 from ...autograd.ledger import Cost, Ledger
 from ..errors import UserError
+from .logs import EXCHANGE
 from .state import MOST
 
 
 class Epoch(NamedTuple):
     """Totals of a run at the end of an epoch: steps, images, seconds, the seconds of them that were
-    not training (evaluation, checkpoints, tuning), and costs by phase."""
+    not training (evaluation, checkpoints, tuning), costs by phase, and the seconds that the
+    exchange of gradients took and that it was hidden, as means over the ranks."""
 
     epoch: int
     step: int
@@ -23,6 +25,8 @@ class Epoch(NamedTuple):
     seconds: float
     overhead_seconds: float
     phases: Mapping[str, Cost]
+    exchange_exposed: float = 0.0
+    exchange_hidden: float = 0.0
 
     def since(self, earlier: Epoch) -> Epoch:
         """Return what an epoch took by itself, `earlier` being the end of the one before."""
@@ -37,6 +41,8 @@ class Epoch(NamedTuple):
             self.seconds - earlier.seconds,
             self.overhead_seconds - earlier.overhead_seconds,
             {name: cost for name, cost in differences.items() if any(cost)},
+            self.exchange_exposed - earlier.exchange_exposed,
+            self.exchange_hidden - earlier.exchange_hidden,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -48,6 +54,7 @@ class Epoch(NamedTuple):
             "seconds": self.seconds,
             "aside": self.overhead_seconds,
             "phases": {name: [*cost] for name, cost in self.phases.items()},
+            "exchange": [self.exchange_exposed, self.exchange_hidden],
         }
 
 
@@ -80,7 +87,17 @@ class Restart(NamedTuple):
 def epoch_of(state: Any, ledger: Ledger) -> dict[str, Any]:
     """Return the record of an epoch that has just ended."""
     totals = state.epoch, state.step, state.images, state.seconds, state.overhead_seconds
-    return Epoch(*totals, ledger.by("phase")).to_json()
+    times = state.exchange_exposed, state.exchange_hidden
+    return Epoch(*totals, ledger.by("phase"), *times).to_json()
+
+
+def exchange_of(state: Any) -> dict[str, float]:
+    """Return the seconds of an epoch's exchange of gradients, for the log: those since the end of
+    the epoch before."""
+    last = state.finished_epochs[-1] if state.finished_epochs else {}
+    before = last.get("exchange", (0.0, 0.0))
+    now = state.exchange_exposed, state.exchange_hidden
+    return {name: a - b for name, a, b in zip(EXCHANGE, now, before, strict=True)}
 
 
 def lost_work(
@@ -104,8 +121,10 @@ def epochs(path: Path, value: Any) -> list[Epoch]:
             phases = {str(n): Cost(*map(int, cost)) for n, cost in entry["phases"].items()}
             step, images = int(entry["step"]), int(entry["images"])
             seconds, overhead = float(entry["seconds"]), float(entry["aside"])
-            ends = Epoch(int(entry["epoch"]), step, images, seconds, overhead, phases)
-            _check(ends[:5], *phases.values())
+            exposed, hidden = map(float, entry.get("exchange", (0.0, 0.0)))
+            totals = step, images, seconds, overhead
+            ends = Epoch(int(entry["epoch"]), *totals, phases, exposed, hidden)
+            _check((ends.epoch, *totals, exposed, hidden), *phases.values())
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(
                 f"{path}: closed: expected a finished epoch, got {entry!r:.60}"

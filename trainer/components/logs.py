@@ -16,6 +16,8 @@ from ..files import collect_temporaries, regular_file, user_errors, write_whole
 from ..lock import Lock
 from ..parsing import parse_json
 
+EXCHANGE = ("exchange_exposed_seconds", "exchange_hidden_seconds")
+
 
 def columns(metrics: Sequence[str]) -> tuple[str, ...]:
     """Return the columns of metrics.csv for a task with these metrics."""
@@ -23,7 +25,8 @@ def columns(metrics: Sequence[str]) -> tuple[str, ...]:
         [f"{split}_{name}" for name in ("loss", *metrics)]
         for split in ("train", "test", "validation")
     )
-    return ("epoch", "step", "lr", *train, *test, "images_per_second", "seconds", *validation)
+    times = "images_per_second", "seconds"
+    return ("epoch", "step", "lr", *train, *test, *times, *validation, *EXCHANGE)
 
 
 class RunFolder:

@@ -110,6 +110,7 @@ class RunRecord:
                 "try a smaller --lr"
             )
         now.seconds += self._elapsed()
+        now.take(parts.overlap.take())
         ledger = self.merged_ledger()
         if now.epoch and not now.step_in_epoch:  # an epoch has just ended
             now.finished_epochs.append(history.epoch_of(now, ledger))

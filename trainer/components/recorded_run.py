@@ -50,6 +50,8 @@ def read(path: Path) -> Run:
         score=meta.get(metric),
         evaluated=meta.get("evaluated"),
         ranks=meta.get("ranks"),
+        exchange_exposed=_seconds(meta.get("exchange_exposed")),
+        exchange_hidden=_seconds(meta.get("exchange_hidden")),
     )
     return _with_folder(run, file, meta, path) if os.path.isdir(path) else run
 
@@ -73,6 +75,11 @@ def _higher_is_better(file: Path, config: object, metric: str) -> bool:
 def _evaluations(count: Any) -> int:
     """Return the number of evaluations on record, 0 where there is none."""
     return count if type(count) is int and 0 < count < MOST else 0
+
+
+def _seconds(value: Any) -> float:
+    """Return the seconds on record, 0 where there are none."""
+    return float(value) if type(value) in (int, float) and 0 <= value < MOST else 0.0
 
 
 def _with_folder(run: Run, file: Path, meta: dict[str, Any], path: Path) -> Run:

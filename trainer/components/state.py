@@ -16,6 +16,7 @@ from ...autograd import nn
 from ...autograd.ledger import Ledger
 from ...autograd.optim import Optimizer
 from ..config import TrainConfig
+from ..distributed.overlap import ExchangeTimes
 from ..errors import UserError
 from ..tasks.task import TaskMetric
 from .checkpoint import Checkpoint
@@ -23,7 +24,10 @@ from .checkpoint import Checkpoint
 MOST = 1 << 100  # of anything counted
 SPLITS = ("test", "validation")
 # What older checkpoints lack: in the state, besides all figures of validation, and in the options.
-LATER = ("closed", "restarts", "evaluations", "best_step", "not_better")
+LATER = (
+    "closed", "restarts", "evaluations", "best_step", "not_better", "exchange_exposed",
+    "exchange_hidden",
+)  # fmt: skip
 LATER_OPTIONS = {"validation": "0", "task": "classification", "optimizer": "sgd"}
 # Names in checkpoints that differ from the attributes of State.
 RECORDED = {"overhead_seconds": "aside", "finished_epochs": "closed"}
@@ -37,9 +41,10 @@ class State:
     """Progress of a training on a task with these `metrics`, all but its tensors.
 
     `sums` over the current epoch: loss, each metric, samples. `seconds` so far, of which
-    `overhead_seconds` for evaluation, checkpoints and tuning. `figures` of the latest evaluation of
-    each split, such as test_loss, None before it. `best` has the first metric's best value on the
-    set that chooses, reached at `best_step`; `not_better` counts evaluations since then.
+    `overhead_seconds` for evaluation, checkpoints and tuning; those that the exchange of gradients
+    took are `exchange_exposed` and `exchange_hidden`, means over the ranks. `figures` of the latest
+    evaluation of each split, such as test_loss, None before it. `best` has the first metric's best
+    value on the set that chooses, reached at `best_step`; `not_better` counts evaluations since.
     `finished_epochs` and `restarts` are the records that `history` reads."""
 
     metrics: tuple[TaskMetric, ...]
@@ -50,6 +55,8 @@ class State:
     seconds: float = 0.0
     overhead_seconds: float = 0.0
     images: int = 0
+    exchange_exposed: float = 0.0
+    exchange_hidden: float = 0.0
     best: float = NO_BEST
     train_loss: float | None = None
     evaluated: int = -1
@@ -80,6 +87,11 @@ class State:
         self.step_in_epoch += 1
         self.images += int(sums[-1])
         self.sums = [a + b for a, b in zip(self.sums, sums, strict=True)]
+
+    def take(self, times: ExchangeTimes) -> None:
+        """Count the times of exchanges."""
+        self.exchange_exposed += times.exposed
+        self.exchange_hidden += times.hidden
 
     def take_score(self, score: float) -> None:
         """Keep the score of an evaluation where it is the best so far."""

@@ -36,7 +36,7 @@ FORWARD = ("forward", *REPEATED)
 JOULES_PER_KWH = 3.6e6
 NOT_RECORDED = (
     "steps of a run that died since the last line of its log",
-    "ledgers and buffers that ranks gather for a checkpoint",
+    "ledgers, buffers and times that ranks gather for a checkpoint",
 )
 PARTS = {
     "training": ("forward", "backward_data", "backward_weights", "update"),
@@ -78,6 +78,8 @@ def bill_report(
         sparsity=sampled,
         machine=_machine(run, machine),
         grams_co2_per_kwh=grams_co2_per_kwh,
+        exchange_exposed=run.exchange_exposed,
+        exchange_hidden=run.exchange_hidden,
     )
 
 

@@ -39,6 +39,14 @@ class EpochRecord(Protocol):
     def phases(self) -> Mapping[str, Cost]:
         """Its costs by phase."""
 
+    @property
+    def exchange_exposed(self) -> float:
+        """Seconds that a rank spent on the exchange of gradients, on average."""
+
+    @property
+    def exchange_hidden(self) -> float:
+        """Seconds of it that went on behind computation."""
+
 
 class RestartRecord(Protocol):
     """A restart from the checkpoint at `step` of a run whose log had `reached` a later step."""
@@ -79,7 +87,9 @@ class Run:
 
     `epochs` is None within the first epoch, whose length is not on record. `unsaved` is work in the
     log beyond the checkpoint. `metric` names the task's figure of merit, and `score` is its value
-    after step `evaluated`. `overhead_seconds`, a part of `seconds`, were not spent training.
+    after step `evaluated`. `overhead_seconds`, a part of `seconds`, were not spent training. The
+    exchange of gradients took a rank `exchange_exposed` seconds on average, and went on for
+    `exchange_hidden` behind its computation.
     """
 
     source: str
@@ -104,3 +114,5 @@ class Run:
     overhead_seconds: Any = None
     batch_size: Any = None
     ranks: Any = None
+    exchange_exposed: float = 0.0
+    exchange_hidden: float = 0.0

@@ -16,8 +16,6 @@ from ...autograd.array import NDArray
 from .comm import Comm, Request
 from .reproducible import fold, owners
 
-WARMING = 5  # steps that are not counted: kernels are compiled, steps recorded
-TRIALS = 7  # steps with each way
 OVERLAPS = ("none", "poll", "thread")
 
 
@@ -126,12 +124,14 @@ class Reducer:
     MPI chooses their order, which for two ranks is no choice.
 
     `overlap` says what drives an exchange between the two: "none" leaves all to `wait`; "poll" does
-    a little in each `poll`; "thread" has a thread that waits for it. With
-    `shift` each rank holds the branch of so many ranks after it.
+    a little in each `poll`; "thread" has a thread that waits for it. `exposed` counts the seconds
+    that callers spent in `start`, `poll` and `wait`. With `shift` each rank holds the branch of so
+    many ranks after it.
     """
 
     def __init__(self, comm: Comm, parts: int = 0, overlap: str = "none", shift: int = 0) -> None:
         self.comm, self.overlap = comm, overlap
+        self.exposed = 0.0
         self._owners = [(rank - shift) % comm.size for rank in owners(parts, comm.size)]
         self.fixed = parts > 0 and comm.size > min(2, parts)
         self._back = comm.stream("return") if self.fixed else comm
@@ -142,6 +142,11 @@ class Reducer:
 
     def start(self, array: NDArray) -> None:
         """Begin to overwrite an array with its sum over the ranks."""
+        begun = time.perf_counter()
+        self._start(array)
+        self.exposed += time.perf_counter() - begun
+
+    def _start(self, array: NDArray) -> None:
         new: Sum = MpiSum(self.comm, array)
         if self.fixed:
             new = TreeSum(self.comm, self._back, array, self._owners)
@@ -153,16 +158,22 @@ class Reducer:
         self._pending.append(new)
         if self.overlap == "poll":
             new.start()
-            self.poll()
+            self._poll()
 
     def poll(self) -> None:
         """Drive what was begun, in its order, as far as it goes without waiting."""
         if self.overlap == "poll":
-            while self._driven < len(self._pending) and self._pending[self._driven].advance():
-                self._driven += 1
+            begun = time.perf_counter()
+            self._poll()
+            self.exposed += time.perf_counter() - begun
+
+    def _poll(self) -> None:
+        while self._driven < len(self._pending) and self._pending[self._driven].advance():
+            self._driven += 1
 
     def wait(self) -> None:
         """Return when every sum is there."""
+        begun = time.perf_counter()
         for future in self._futures:
             future.result()
         for request in self._pending[self._driven :]:
@@ -170,37 +181,4 @@ class Reducer:
         self._futures.clear()
         self._pending.clear()
         self._driven = 0
-
-
-class OverlapChoice:
-    """Finds which of `OVERLAPS` makes steps fastest, by trying each on the real ones: `step` is
-    called after each step, by all ranks alike, which then agree on the slowest rank's times. A
-    thread is not tried where MPI may not be called by two."""
-
-    def __init__(self, reducer: Reducer) -> None:
-        self._reducer = reducer
-        ways = [name for name in OVERLAPS if name != "thread" or reducer.comm.concurrent]
-        self._seconds: dict[str, list[float]] = {name: [] for name in ways}
-        self._turns = iter([*ways[:1] * WARMING, *ways * TRIALS])
-        self._counted = -WARMING
-        self._since = time.perf_counter()
-        self.ended = False
-        reducer.overlap = next(self._turns)
-
-    def step(self) -> None:
-        """Count a step; after the last trial, choose."""
-        if self.ended:
-            return
-        now = time.perf_counter()
-        if self._counted >= 0:
-            self._seconds[self._reducer.overlap].append(now - self._since)
-        self._counted += 1
-        self._since = now
-        following = next(self._turns, None)
-        self.ended = following is None
-        self._reducer.overlap = following or self._fastest()
-
-    def _fastest(self) -> str:
-        times = np.array([np.median(seconds) for seconds in self._seconds.values()])
-        self._reducer.comm.allreduce(times, "max")
-        return [*self._seconds][int(times.argmin())]
+        self.exposed += time.perf_counter() - begun

@@ -28,6 +28,7 @@ FIRST = {
 LATER = {
     "closed": [{"epoch": 1}], "restarts": [], "evaluations": 2, "validation_loss": 0.25,
     "validation_accuracy": 0.875, "best_step": 5, "not_better": 1,
+    "exchange_exposed": 0.25, "exchange_hidden": 0.5,
 }  # fmt: skip
 BESIDES = {"accuracy", "model", "dataset", "seed", "ranks", "config", "ledger"}
 TENSORS = {

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tallygrad.trainer.distributed.comm import SerialComm
-from tallygrad.trainer.distributed.exchange import OVERLAPS, TRIALS, WARMING, OverlapChoice, Reducer
+from tallygrad.trainer.distributed.exchange import OVERLAPS
 
 ORDER = """
 import sys
@@ -69,38 +67,3 @@ def test_ranks_without_micro_batches_add_nothing(mpirun: Any, ranks: int, parts:
     """Not even zeros, which would turn -0.0 into 0.0."""
     done = mpirun(ranks, FEWER, str(parts), "poll")
     assert done.stdout.count("fine") == ranks, done.stderr
-
-
-class Clocked(SerialComm):
-    """The slowest rank's times, as another rank reports them."""
-
-    def __init__(self, times: list[float]) -> None:
-        super().__init__()
-        self.times = times
-
-    def allreduce(self, array: np.ndarray, op: str = "sum") -> None:
-        array[...] = self.times
-
-
-def test_the_fastest_way_is_chosen_after_trials_of_all() -> None:
-    for fastest, name in enumerate(OVERLAPS):
-        reducer = Reducer(Clocked([2.0 - (i == fastest) for i in range(len(OVERLAPS))]))
-        choice, tried = OverlapChoice(reducer), []
-        while not choice.ended:
-            tried.append(reducer.overlap)
-            choice.step()
-        assert reducer.overlap == name
-        assert tried[:WARMING] == [OVERLAPS[0]] * WARMING
-        assert [tried[WARMING:].count(way) for way in OVERLAPS] == [TRIALS] * len(OVERLAPS)
-        choice.step()
-        assert reducer.overlap == name
-
-
-def test_a_thread_is_not_tried_where_mpi_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SerialComm, "concurrent", False)
-    reducer = Reducer(Clocked([2.0, 1.0]))
-    choice, tried = OverlapChoice(reducer), set()
-    while not choice.ended:
-        tried.add(reducer.overlap)
-        choice.step()
-    assert tried == {"none", "poll"} and reducer.overlap == "poll"

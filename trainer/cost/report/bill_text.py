@@ -26,6 +26,8 @@ EPOCHS = (
     Column("other ops", 3), Column("bytes read", 4), Column("bytes written", 4),
     Column("bytes sent", 4), Column("s"),
 )  # fmt: skip
+EXPOSED = [Column("exposed s", 1), Column("hidden s", 1)]
+SHORT = 0.01  # seconds of exchange that are not worth a column
 ZEROS = (
     name_column("layer"), Column("forward non-zero"), Column("backward data non-zero", 1),
     Column("backward weights non-zero", 1), Column("activations zero", 2),
@@ -61,6 +63,12 @@ def _summary(report: BillReport) -> list[str]:
     lines.append(
         f"{report.steps:,} steps, {epochs} epochs, {report.images:,} images, {report.seconds:.1f} s"
     )
+    whole = report.exchange_exposed + report.exchange_hidden
+    if whole >= SHORT:
+        lines.append(
+            f"exchange of gradients: {report.exchange_exposed:.2f} s exposed, "
+            f"{report.exchange_hidden:.2f} s hidden ({percent(report.exchange_hidden / whole)})"
+        )
     if report.inferences:
         lines.append(f"the training took as many MACs as {short(report.inferences)} answers")
     if report.machine is not None:
@@ -139,10 +147,14 @@ def _epochs(every: Sequence[EpochReport]) -> list[str]:
     in_joules = any(price.joules is not None for price in prices)
     in_macs = any(price.mac_energies is not None for price in prices)
     columns = [*EPOCHS, *[Column("J")] * in_joules, *[Column("energy in MACs")] * in_macs]
+    exchanged = any(epoch.exchange_exposed + epoch.exchange_hidden >= SHORT for epoch in every)
+    columns += EXPOSED * exchanged
     rows = []
     for epoch in every[-SHOWN:]:
         energies = [epoch.work.price.joules] * in_joules + [epoch.work.price.mac_energies] * in_macs
-        rows.append((*_epoch(epoch), *["-" if e is None else digits(e) for e in energies]))
+        times = (epoch.exchange_exposed, epoch.exchange_hidden) * exchanged
+        figures = ["-" if e is None else digits(e) for e in energies]
+        rows.append((*_epoch(epoch), *figures, *[f"{seconds:.2f}" for seconds in times]))
     hidden = len(every) - SHOWN
     note = [f"{hidden} earlier epochs: --json"] if hidden > 0 else []
     return [*text_table(columns, rows), *note]

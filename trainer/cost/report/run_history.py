@@ -42,6 +42,7 @@ def epochs(records: Sequence[EpochRecord], priced: Priced) -> list[EpochReport]:
         EpochReport(
             e.epoch, e.step, e.images, e.seconds, e.overhead_seconds, priced(e.phases),
             {name: priced({name: cost}) for name, cost in e.phases.items()},
+            e.exchange_exposed, e.exchange_hidden,
         )
         for e in records
     ]  # fmt: skip

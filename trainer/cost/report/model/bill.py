@@ -86,7 +86,9 @@ class CollectiveReport(NamedTuple):
 
 @dataclass(frozen=True)
 class EpochReport:
-    """A complete epoch by itself; `seconds_aside` of its seconds were not spent training."""
+    """A complete epoch by itself; `seconds_aside` of its seconds were not spent training. Ranks
+    spent `exchange_exposed` of them on the exchange of gradients, on average, and hid the rest of
+    it, `exchange_hidden`."""
 
     epoch: int
     steps: int
@@ -95,6 +97,8 @@ class EpochReport:
     seconds_aside: float
     work: PricedCost
     phases: Mapping[str, PricedCost]
+    exchange_exposed: float = 0.0
+    exchange_hidden: float = 0.0
 
     def to_json(self) -> Json:
         """Return what `--json` prints."""
@@ -104,6 +108,8 @@ class EpochReport:
             "images": self.images,
             "seconds": self.seconds,
             "seconds_aside": self.seconds_aside,
+            "exchange_exposed_seconds": self.exchange_exposed,
+            "exchange_hidden_seconds": self.exchange_hidden,
             **self.work.to_json(),
             "phases": _by_name(self.phases),
         }
@@ -274,6 +280,8 @@ class BillReport:
     sparsity: SparsityReport | None = None
     machine: MachineReport | None = None
     grams_co2_per_kwh: float | None = None
+    exchange_exposed: float = 0.0
+    exchange_hidden: float = 0.0
 
     @property
     def forward(self) -> PhaseReport:
@@ -304,6 +312,8 @@ class BillReport:
             "parts": _by_name(self.parts),
             "total": self.total.to_json(),
             "layers": [layer.to_json() for layer in self.layers],
+            "exchange_exposed_seconds": self.exchange_exposed,
+            "exchange_hidden_seconds": self.exchange_hidden,
             "collectives": [one._asdict() for one in self.collectives],
             "each_epoch": [epoch.to_json() for epoch in self.each_epoch],
             "restarts": self.restarts.to_json(),
