@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from .attempt import Outcome, attempt, fail
+from .attempt import LOST, Outcome, attempt, fail
 from .hostfile import parse_hosts, read_hostfile
+from .hosts import reachable
+from .job import OWN
 from .mpirun import BINDINGS, LaunchError, prepare
 from .supervise import Place, Policy, supervise
 
@@ -33,7 +35,8 @@ def run(arguments: list[str]) -> int:
     except LaunchError as error:
         return fail(str(error), 2)
     local_ranks = 0 if options.hosts else options.ranks
-    return _report(attempt(line, env, command, local_ranks, options.timeout))
+    outcome = attempt(line, env, command, local_ranks, options.timeout)
+    return _report(_name_silent_hosts(outcome, options.hosts))
 
 
 def run_supervised(arguments: list[str]) -> int:
@@ -46,6 +49,20 @@ def run_supervised(arguments: list[str]) -> int:
     except LaunchError as error:
         return fail(str(error), 2)
     return _report(how)
+
+
+def _name_silent_hosts(outcome: Outcome, hosts: str | None) -> Outcome:
+    """Return the outcome, with a message that names the hosts that do not answer if mpirun failed
+    without one: it reports such a host in words of its own, over many lines, or not at all."""
+    if not hosts or outcome.message or outcome.asked or outcome.status in OWN:
+        return outcome
+    named = parse_hosts(hosts)
+    answering = reachable(named)
+    silent = ", ".join(host.name for host in named if host not in answering)
+    if not silent:
+        return outcome
+    advice = f"`tallygrad doctor --hosts {hosts}` names the remedy"
+    return Outcome(LOST, f"--hosts: no answer from {silent}; {advice}", job=outcome.job)
 
 
 def _report(outcome: Outcome) -> int:

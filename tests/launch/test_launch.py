@@ -143,6 +143,23 @@ def test_command_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line(True, 2, None, "socket") == ["mpirun", "-n", "2", *packed, *trainer]
 
 
+def test_a_host_that_does_not_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    agent = tmp_path / "agent"
+    agent.write_text('#!/bin/sh\nfor word; do [ "$word" != dead ] || exit 255; done\nexit 0\n')
+    agent.chmod(0o755)
+    for name in ("HYDRA_LAUNCHER_EXEC", "PRTE_MCA_plm_ssh_agent"):
+        monkeypatch.setenv(name, str(agent))
+    failing = (["sh", "-c", "exit 255"], dict(os.environ))
+    monkeypatch.setattr(launcher, "prepare", lambda *_: failing)
+    assert launcher.run(["--hosts", "dead:1,alive:1", "--", "train"]) == attempt.LOST
+    named = (
+        "--hosts: no answer from dead; `tallygrad doctor --hosts dead:1,alive:1` names the remedy"
+    )
+    assert capfd.readouterr().err.rstrip().endswith(named)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
