@@ -15,6 +15,7 @@ COMMANDS = {
     "inspect": Command("show the contents of a checkpoint"),
     "cost": Command("count the work of a model, layer by layer, without running it"),
     "profile": Command("measure the time of each layer on this host"),
+    "verify": Command("compare the bits of trainings on several ranks and threads"),
     "plan": Command("predict the step time on more ranks"),
     "bill": Command("show what a whole run has cost"),
     "launch": Command("run train or eval on several ranks", parses=True),

@@ -9,6 +9,7 @@ from ..config import integer
 from ..cost.report.markup import MARK
 from ..errors import UserError
 from ..files import OutputFile
+from ..numbers import whole_number
 from .models import OPTIMIZER
 
 
@@ -81,3 +82,15 @@ def page_file(html: str, force: bool) -> OutputFile | None:
     file = OutputFile("--html", Path(html), "a page", MARK, force)
     file.check()
     return file
+
+
+def numbers(flag: str, text: str, most: int) -> list[int]:
+    """Return the whole numbers of a list such as "1,2,4" in ascending order. UserError for
+    anything else."""
+    found = set()
+    for part in text.split(","):
+        number = whole_number(part.strip())
+        if number is None or not 1 <= number <= most:
+            raise UserError(f"{flag}: expected whole numbers from 1 to {most}, got {part!r:.60}")
+        found.add(number)
+    return sorted(found)

@@ -15,7 +15,6 @@ from ..cost.cluster.network import MARK
 from ..distributed.launchers import expected_size
 from ..errors import UserError, nearest, show
 from ..files import OutputFile
-from ..numbers import whole_number
 from . import flags
 from .models import ChosenModel, ModelOptions
 from .ranks import Start, launcher, meet
@@ -137,7 +136,7 @@ def print_plan(options: PlanOptions, start: Start | None, why: str = "") -> int:
 
 def _request(options: PlanOptions) -> PlanRequest:
     """Return what the options ask for. UserError for options out of range."""
-    model, ranks = options.resolve(), _ranks(options.ranks)
+    model, ranks = options.resolve(), flags.numbers("--ranks", options.ranks, MOST_RANKS)
     scalings = SCALINGS if options.scaling == "both" else (options.scaling,)
     _check_ranges(options)
     if scalings == ("strong",) and ranks[0] > options.batch:
@@ -149,19 +148,6 @@ def _request(options: PlanOptions) -> PlanRequest:
     if expected_size() is not None:
         raise UserError("plan: run it without mpirun; it starts ranks by itself")
     return PlanRequest(options, model, ranks, scalings)
-
-
-def _ranks(text: str) -> list[int]:
-    """Return numbers of ranks in ascending order. UserError for anything else."""
-    counts = set()
-    for part in text.split(","):
-        ranks = whole_number(part.strip())
-        if ranks is None or not 1 <= ranks <= MOST_RANKS:
-            raise UserError(
-                f"--ranks: expected whole numbers from 1 to {MOST_RANKS}, got {part!r:.60}"
-            )
-        counts.add(ranks)
-    return sorted(counts)
 
 
 def _check_ranges(options: PlanOptions) -> None:
