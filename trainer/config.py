@@ -186,6 +186,9 @@ class TrainConfig:
         "auto",
         "what drives the exchange of gradients during the backward pass; auto: the fastest",
     )
+    shard_optimizer: bool = _option(
+        False, "split the optimizer's state and its update among the ranks"
+    )
     verify_every: int = _option(
         0, "do every K-th step twice, on different ranks, and compare the bits; 0: never", low=0
     )

@@ -137,7 +137,7 @@ class Training:
     def step(self, batch: Batch) -> list[float]:
         """Do one step; return the sums of loss, metrics and samples over all ranks."""
         now, parts = self.state, self.parts
-        self.lr = parts.optimizer.rates[0]
+        self.lr = parts.update.rates[0]
         self.comm.journal.step, self.comm.journal.activity = now.step + 1, "training"
         sums: list[float] = total(self.gradients(batch), parts.reducer).tolist()
         loss, *metrics = [x / sums[-1] for x in sums[:-1]]
@@ -146,8 +146,7 @@ class Training:
                 f"loss: expected a finite number at step {now.step + 1} of epoch {now.epoch + 1}, "
                 f"got {loss}; try a smaller --lr than {self.config.lr}"
             )
-        parts.optimizer.step()
-        parts.optimizer.zero_grad()
+        parts.update.step()
         if self.samples_zeros() and self.comm.rank == 0:  # one step, however many ranks share it
             self.record.ledger.sampled_steps += 1
         now.count_step(sums)

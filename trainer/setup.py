@@ -21,6 +21,7 @@ from .distributed.comm import Comm
 from .distributed.exchange import Reducer
 from .distributed.overlap import OverlapChoice, ways_to_drive
 from .distributed.sync import GradientSync
+from .distributed.update import ShardedUpdate, Update, cut
 from .tasks import registry
 from .tasks.task import Task
 
@@ -52,14 +53,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a training on this rank. `planned` counts the steps of all epochs."""
+    """The parts of a training on this rank. `names` are those of the flat parameters, `planned`
+    counts the steps of all epochs."""
 
     data: build.Data
     task: Task
     backend: str
     model: nn.Module
     flat: FlatParameters
-    optimizer: Optimizer
+    names: list[str]
+    update: Update
     reducer: Reducer
     sync: GradientSync
     buffers: MicroBatchBuffers
@@ -83,19 +86,27 @@ def assemble(
     agree(comm, lambda: model_facts(model))
     flat = build.flatten_parameters(model, recipe.task, data.train.dataset, config.dtype)
     planned = config.epochs * len(data.train)
-    optimizer = recipe.optimizer(model, flat, planned)
+    by_id = {id(p): name for name, p in model.named_parameters()}
+    names = [by_id[id(p)] for p in flat.parameters]
     sampler = data.train.sampler
     reducer = Reducer(comm, sampler.parts)
-    of_gradients = Reducer(comm, sampler.parts)
+    of_gradients = Reducer(comm, sampler.parts, scatters=config.shard_optimizer)
+    sync = GradientSync(flat, of_gradients, int(config.bucket_mb * 1e6), len(sampler.mine))
+    if of_gradients.scatters:
+        cut(sync, comm)
+    optimizer = recipe.optimizer(model, flat, planned)
     return Parts(
         data=data,
         task=recipe.task,
         backend=backend,
         model=model,
         flat=flat,
-        optimizer=optimizer,
+        names=names,
+        update=ShardedUpdate(optimizer, sync, comm, names)
+        if of_gradients.scatters
+        else Update(optimizer, comm),
         reducer=reducer,
-        sync=GradientSync(flat, of_gradients, int(config.bucket_mb * 1e6), len(sampler.mine)),
+        sync=sync,
         buffers=MicroBatchBuffers(model, reducer, sampler.mine, sampler.parts),
         overlap=OverlapChoice(of_gradients, ways_to_drive(config.overlap, comm)),
         planned=planned,

@@ -6,8 +6,9 @@ gradients, so that the first slice can be sent while the sweep still works on th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from math import prod
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class FlatParameters:
         self.parameters = tuple(parameters)
         sizes = [p.size for p in self.parameters]
         self.offsets = (*accumulate(sizes[:-1], initial=0),)
+        self.shapes = tuple(p.shape for p in self.parameters)
+        self._slices: tuple[FlatParameters, ...] | None = None
         self.dtype: np.dtype[np.generic] = self.parameters[0].dtype
         self.data: Array = zeros(sum(sizes), dtype=self.dtype).data
         self.grad: Array = zeros(sum(sizes), dtype=self.dtype).data
@@ -71,13 +74,45 @@ class FlatParameters:
                 # So that a second call does not wipe out what an exchange has summed meanwhile.
                 p.grad = Tensor(slot)
 
+    @property
+    def slices(self) -> tuple[FlatParameters, ...]:
+        """What an optimizer updates here: a group for each, all parameters unless `cut`."""
+        return (self,) if self._slices is None else self._slices
+
+    def cut(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Let optimizers that are made from now on update, and keep state for, only these ranges of
+        elements, each from its first up to but without its last."""
+        self._slices = tuple(FlatSlice(self, start, stop) for start, stop in spans)
+
     def part(self, array: Array, first: int, last: int) -> Array:
         """Return the parameters from `first` to `last` in an array like `data`, (size,)."""
         # The usual case, all of them, makes no view.
         if last - first == len(self.parameters) - 1:
             return array
         start = self.offsets[first]
-        return array.view(start, (self.offsets[last] + self.parameters[last].size - start,))
+        return array.view(start, (self.offsets[last] + prod(self.shapes[last]) - start,))
+
+
+class FlatSlice(FlatParameters):
+    """The elements from `start` up to but without `stop` of flat parameters, which may begin and
+    end inside a parameter. `shapes` has (elements,) of what lies inside of each, `inside` their
+    range in the parameter."""
+
+    def __init__(self, whole: FlatParameters, start: int, stop: int) -> None:
+        pairs = [
+            (p, range(max(start - offset, 0), min(stop - offset, p.size)))
+            for p, offset in zip(whole.parameters, whole.offsets, strict=True)
+        ]
+        pairs = [(p, inside) for p, inside in pairs if inside]
+        self.parameters = tuple(p for p, _ in pairs)
+        self.inside = tuple(inside for _, inside in pairs)
+        sizes = [len(inside) for inside in self.inside]
+        self.shapes = tuple((size,) for size in sizes)
+        self.offsets = (*accumulate(sizes[:-1], initial=0),) if sizes else ()
+        self._slices = None
+        self.dtype = whole.dtype
+        self.data = whole.data.view(start, (stop - start,))
+        self.grad = whole.grad.view(start, (stop - start,))
 
 
 def flatten(parameters: Sequence[Parameter]) -> FlatParameters:

@@ -67,9 +67,9 @@ class ParameterGroup:
         return self.lr(step) if callable(self.lr) else self.lr
 
     def views(self, slot: Array) -> list[Array]:
-        """Return each parameter's part of a slot, in its shape."""
-        pairs = zip(self.flat.parameters, self.flat.offsets, strict=True)
-        return [slot.view(offset, p.shape) for p, offset in pairs]
+        """Return each parameter's part of a slot, in its shape; (elements,) of a slice."""
+        pairs = zip(self.flat.offsets, self.flat.shapes, strict=True)
+        return [slot.view(offset, shape) for offset, shape in pairs]
 
     def step(self, rate: float) -> None:
         """Update the parameters that have a gradient, one call for each run of neighbours."""
@@ -100,7 +100,8 @@ class Optimizer:
     """Updates parameters by their gradients.
 
     A subclass names its kind of group, in `group`, the slots that its state has, in `slots`, and
-    settings with which it is commonly used, in `usual`.
+    settings with which it is commonly used, in `usual`. It is `elementwise` unless the update of an
+    element depends on others, as through a norm: then slices of parameters cannot be updated apart.
 
     `params` are Parameters, FlatParameters, or groups: mappings with "params" and settings of their
     own. Parameters are laid into flat buffers, those of a group in the given order. A frozen one
@@ -114,6 +115,7 @@ class Optimizer:
     group: ClassVar[type[ParameterGroup]]
     slots: ClassVar[tuple[str, ...]] = ()
     usual: ClassVar[Mapping[str, Any]] = {}
+    elementwise: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -216,7 +218,7 @@ class Optimizer:
     def _listed(self, params: Parameters | Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Return groups, one where there are none, with their parameters in lists."""
         if isinstance(params, FlatParameters):
-            return [{"params": params}]
+            return [{"params": part} for part in params.slices]
         kind = type(self).__name__
         items = _items(kind, params)
         groups = items if items and isinstance(items[0], Mapping) else [{"params": items}]
@@ -230,7 +232,8 @@ class Optimizer:
             if not isinstance(own, FlatParameters):
                 own = _checked(kind, [own] if isinstance(own, Tensor) else _items(kind, own))
             members += own.parameters if isinstance(own, FlatParameters) else own
-            listed.append({**group, "params": own})
+            parts = own.slices if isinstance(own, FlatParameters) else (own,)
+            listed += [{**group, "params": part} for part in parts]
         if len({id(p) for p in members}) < len(members):
             raise ValueError(f"{kind}: expected each parameter once, got one twice")
         return listed

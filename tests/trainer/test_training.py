@@ -75,6 +75,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_folder_is_complete_and_lenet_learns(trained: Path) -> None:
     result = read(trained, "result.json")
     assert result["test_accuracy"] > 0.9 and result["steps"] == 250 and result["ranks"] == 1
+    assert result["optimizer_bytes"] == 4 * 431_080  # momentum
     assert set(result) >= {
         "test_accuracy", "test_loss", "train_loss", "epochs", "steps", "ranks",
         "images_per_second", "wall_seconds", "macs", "checkpoint",

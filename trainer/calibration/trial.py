@@ -50,7 +50,7 @@ def run(comm: Comm, trial: Trial) -> Outcome:
             ends.append(perf_counter())
         parts.buffers.use_means()
         copies = parts.buffers.state_dict()
-        tensors = state.capture(parts.model, parts.optimizer, copies)
+        tensors = state.capture(parts.model, parts.update.state_dict(), copies)
     seconds = np.diff(ends)[trial.steps // 2 :]  # the first steps compile and capture
     return Outcome(
         figures=figures,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import integer
-from ..cost.cluster.allreduce import ALGORITHMS
+from ..cost.cluster.allreduce import ALGORITHMS, HALVED
 from ..cost.cluster.network import MARK
 from ..distributed.launchers import expected_size
 from ..errors import UserError, nearest, show
@@ -36,6 +36,7 @@ class PlanOptions(ModelOptions):
     scaling: str
     algorithm: str
     bucket_mb: float
+    shard_optimizer: bool
     machine: str
     seconds: float
     save: str
@@ -90,6 +91,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--algorithm", default="auto", help="allreduce algorithm (default: the fastest by formula)"
     )
     parser.add_argument("--bucket-mb", type=float, default=1.0, help="as in train")
+    parser.add_argument(
+        "--shard-optimizer", action=argparse.BooleanOptionalAction, default=False,
+        help="as in train",
+    )  # fmt: skip
     parser.add_argument(
         "--machine", default="", help="also predict energy, on a machine: a name or FILE.toml"
     )
@@ -155,6 +160,11 @@ def _check_ranges(options: PlanOptions) -> None:
     if algorithm not in ("auto", *ALGORITHMS):
         known = ("auto", *ALGORITHMS)
         raise UserError(f"--algorithm: unknown value {algorithm!r}{nearest(algorithm, known)}")
+    if options.shard_optimizer and algorithm not in ("auto", *HALVED):
+        raise UserError(
+            f"--algorithm: expected one of auto, {', '.join(HALVED)} with --shard-optimizer, got "
+            f"{algorithm}"
+        )
     if not 0 < seconds <= MOST_SECONDS:
         raise UserError(f"--seconds: expected above 0 and at most {MOST_SECONDS:g}, got {seconds}")
     if not LEAST_BUCKET <= megabytes < MOST_BUCKET:

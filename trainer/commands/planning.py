@@ -76,7 +76,11 @@ def plan(request: PlanRequest, start: Start | None, why: str) -> PlanReport:
         checks=basis.checks,
         plans={
             scaling: [
-                PlanRow(row, memory(work(row.batch)), energy(row) if energy else None)
+                PlanRow(
+                    row,
+                    memory(work(row.batch), row.ranks if options.shard_optimizer else 1),
+                    energy(row) if energy else None,
+                )
                 for row in some
             ]
             for scaling, some in rows.items()
@@ -90,7 +94,7 @@ def _rows(request: PlanRequest, basis: Basis, is_range: bool) -> dict[str, list[
     return {
         name: scaled(
             basis.times, basis.network, request.ranks, options.batch, name, options.bucket_bytes,
-            options.algorithm,
+            options.algorithm, options.shard_optimizer,
         )
         for name in request.scalings
     }  # fmt: skip
@@ -214,6 +218,8 @@ def _notes(request: PlanRequest, basis: Basis, strong: Sequence[Row]) -> list[st
             "the link between hosts is unknown: taken as that inside a host, which it hardly is; "
             "--network tells"
         )
+    if request.options.shard_optimizer:
+        notes.append("--shard-optimizer: computing includes the update of all weights on each rank")
     if batch > times.largest():
         notes.append(
             f"steps were measured up to {times.largest()} images, for want of time; up to "

@@ -60,8 +60,8 @@ class RunRecord:
         """Load a checkpoint. One of another folder brings no best: this folder has none yet."""
         checkpoint = load_checkpoint(source)
         agree(self.comm, lambda: {f"digest of {source}": checkpoint.digest})
-        model, optimizer = self.parts.model, self.parts.optimizer
-        state.restore(source, checkpoint, self.config, model, optimizer, self.state)
+        model, update = self.parts.model, self.parts.update
+        state.restore(source, checkpoint, self.config, model, update, self.state)
         self._copies = state.copies(checkpoint.tensors)
         ledger = state.read_ledger(source, checkpoint.meta)
         if self.comm.rank == 0:
@@ -103,7 +103,7 @@ class RunRecord:
     def _save(self) -> None:
         now, parts, begun = self.state, self.parts, time.monotonic()
         parts.buffers.use_means()
-        copies = parts.buffers.state_dict()
+        copies, slots = parts.buffers.state_dict(), parts.update.state_dict()
         if not np.isfinite(parts.flat.data.value).all():
             raise NotFinite(
                 f"weights: expected finite numbers after step {now.step}, got infinity or NaN; "
@@ -119,7 +119,7 @@ class RunRecord:
             record = state.describe(now, self.config, self.comm.size, ledger)
             data = parts.data.train.dataset
             record |= {"input": [*data.input_shape], "classes": len(data.classes)}
-            tensors = state.capture(parts.model, parts.optimizer, copies)
+            tensors = state.capture(parts.model, slots, copies)
             best = now.evaluated == now.step == now.best_step
             self.latest = self.checkpoints.save(now.step, tensors, record, best=best)
             self.folder.write_json("ledger.json", ledger.to_json())
@@ -167,7 +167,9 @@ class RunRecord:
     def finish(self, best: dict[str, Any]) -> dict[str, Any]:
         """Write the result, with what there is to say of the best checkpoint."""
         now, ledger = self.state, self.merged_ledger()
-        peaks = self.comm.gather_bytes(str(memory_in_use().peak).encode())
+        peak, slots = np.array([memory_in_use().peak]), np.array([self.parts.update.nbytes])
+        self.comm.allreduce(peak, "max")
+        self.comm.allreduce(slots, "max")
         result = {
             **{f"test_{name}": now.figures[f"test_{name}"] for name in now.metric_names},
             "test_loss": now.figures["test_loss"],
@@ -180,7 +182,8 @@ class RunRecord:
             "macs": ledger.total().macs,
             "training_macs": training_macs(ledger.by("phase")),
             "checkpoint": str(self.latest),
-            "memory_peak": max([0, *map(int, peaks)]),
+            "memory_peak": int(peak[0]),
+            "optimizer_bytes": int(slots[0]),
             **best,
         }
         self.folder.write_json("ledger.json", ledger.to_json())

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from ...autograd import nn
 from ...autograd.ledger import Ledger
-from ...autograd.optim import Optimizer
 from ..config import TrainConfig
 from ..distributed.overlap import ExchangeTimes
+from ..distributed.update import Update
 from ..errors import UserError
 from ..tasks.task import TaskMetric
 from .checkpoint import Checkpoint
@@ -151,17 +151,17 @@ def _check_kind(name: str, value: object, default: object) -> None:
 
 
 def capture(
-    model: nn.Module, optimizer: Optimizer, copies: Mapping[str, NDArray[Any]]
+    model: nn.Module, slots: Mapping[str, Any], copies: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    """Return all tensors by fully qualified name.
+    """Return all tensors by fully qualified name; `slots` is the optimizer's state.
 
     They are model/NAME, optimizer/SLOT/NAME, an empty optimizer/unmoved/NAME for each parameter
     that was frozen in every update so far and, for the buffers of each micro-batch,
     micro_batches/NAME."""
     tensors = {MODEL + name: value for name, value in model.state_dict().items()}
-    slots = optimizer.state_dict()
-    for slot in optimizer.slots:
-        tensors |= {f"{OPTIMIZER}{slot}/{name}": value for name, value in slots[slot].items()}
+    for slot, values in slots.items():
+        if isinstance(values, Mapping):  # not the number of the step, nor a list of names
+            tensors |= {f"{OPTIMIZER}{slot}/{name}": value for name, value in values.items()}
     tensors |= {UNMOVED + name: np.zeros(0, bool) for name in slots.get("unmoved", ())}
     return tensors | {COPIES + name: value for name, value in copies.items()}
 
@@ -196,7 +196,7 @@ def restore(
     checkpoint: Checkpoint,
     config: TrainConfig,
     model: nn.Module,
-    optimizer: Optimizer,
+    update: Update,
     state: State,
 ) -> None:
     """Load a checkpoint into a training. UserError where it is of another one, naming what differs
@@ -208,10 +208,10 @@ def restore(
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag}: expected {options.get(name)} as in {path}, got {mine}")
     load_model(path, tensors, model)
-    slots = {slot: _below(f"{OPTIMIZER}{slot}/", tensors) for slot in optimizer.slots}
+    slots = {slot: _below(f"{OPTIMIZER}{slot}/", tensors) for slot in update.slots}
     unmoved = [*_below(UNMOVED, tensors)]
     try:
-        optimizer.load_state_dict({"step": meta["step"], **slots, "unmoved": unmoved})
+        update.load_state_dict({"step": meta["step"], **slots, "unmoved": unmoved})
         state.load_state_dict(meta)
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be resumed from: {_line(error)}") from error

@@ -25,10 +25,8 @@ class Verification:
 
     def __init__(self, config: TrainConfig, comm: Comm, parts: Parts, state: State) -> None:
         self.config, self.comm, self.parts, self.state = config, comm, parts, state
-        by_id = {id(p): name for name, p in parts.model.named_parameters()}
-        names = [by_id[id(p)] for p in parts.flat.parameters]
-        self._guard = DesyncGuard(comm, parts.flat, names)
-        self._verifier = Verifier(comm, parts.flat, names, parts.data.train.sampler.parts)
+        self._guard = DesyncGuard(comm, parts.flat, parts.names)
+        self._verifier = Verifier(comm, parts.flat, parts.names, parts.data.train.sampler.parts)
         self._loader = parts.data.train.of_rank((comm.rank + 1) % comm.size)
         mine = len(self._loader.sampler.mine)
         self._sync = GradientSync(parts.flat, parts.reducer, parts=mine, hooked=False)
@@ -40,7 +38,7 @@ class Verification:
 
     def compare(self) -> None:
         """Compare the ranks where that is due. Raises Corrupted where they differ."""
-        every, rates = self.config.compare_every, self.parts.optimizer.rates
+        every, rates = self.config.compare_every, self.parts.update.rates
         if self.comm.size > 1 and every and self.state.step % every == 0:
             self._guard.check(self.state.step, rates)
 

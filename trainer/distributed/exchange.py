@@ -61,6 +61,12 @@ def piece(count: int, size: int) -> int:
     return -(-count // size)
 
 
+def span(count: int, size: int, rank: int) -> tuple[int, int]:
+    """Return the range of the elements that a rank adds up, from the first up to the last + 1."""
+    width = piece(count, size)
+    return min(rank * width, count), min((rank + 1) * width, count)
+
+
 class TreeSum:
     """A sum along the tree of `reproducible`. Each rank adds up one piece of the array: an
     all-to-all brings the pieces there, an allgather brings the sums back. Like a ring, this moves
@@ -104,18 +110,46 @@ class TreeSum:
         (self._return or self._add()).wait()
         self._put()
 
-    def _add(self) -> Request:
-        """Add up this rank's piece and send it to all."""
+    def _fold(self) -> NDArray:
+        """Return the sum of this rank's piece."""
         # Rank r owns the r-th branch of the tree, so that adding the ranks' pieces along it does
         # the additions that a single rank does with all micro-batches.
         pieces = [self._pieces[rank] for rank in self._owners]
-        mine = fold(pieces, lambda a, b: np.add(a, b, out=a))
-        self._return, self._sums = self._back.iallgather(mine)
+        return fold(pieces, lambda a, b: np.add(a, b, out=a))
+
+    def _add(self) -> Request:
+        """Add up this rank's piece and send it to all."""
+        self._return, self._sums = self._back.iallgather(self._fold())
         return self._return
 
     def _put(self) -> None:
         sums = self._sums.reshape(-1)[: self._array.size]
         self._array[...] = sums.reshape(self._array.shape)
+
+
+class TreeScatter(TreeSum):
+    """A TreeSum without its way back: this rank's piece of the array is overwritten with its sum,
+    and the rest is left as it was."""
+
+    def advance(self) -> bool:
+        """Drive the exchange without waiting; true once the sum of the piece is there."""
+        if self._there is None or not self._there.test():
+            return False
+        self._put()
+        return True
+
+    def finish(self) -> None:
+        """Return once the sum of the piece is there."""
+        if self._there is None:
+            self.start()
+        assert self._there is not None
+        self._there.wait()
+        self._put()
+
+    def _put(self) -> None:
+        array, rank = self._array, self._comm.rank
+        start, stop = span(array.size, self._comm.size, rank)
+        array.reshape(-1)[start:stop] = self._fold()[: stop - start]
 
 
 class Reducer:
@@ -126,15 +160,24 @@ class Reducer:
     `overlap` says what drives an exchange between the two: "none" leaves all to `wait`; "poll" does
     a little in each `poll`; "thread" has a thread that waits for it. `exposed` counts the seconds
     that callers spent in `start`, `poll` and `wait`. With `shift` each rank holds the branch of so
-    many ranks after it.
+    many ranks after it. One that `scatters` leaves on each rank the sum of its own piece alone, see
+    `span`.
     """
 
-    def __init__(self, comm: Comm, parts: int = 0, overlap: str = "none", shift: int = 0) -> None:
+    def __init__(
+        self,
+        comm: Comm,
+        parts: int = 0,
+        overlap: str = "none",
+        shift: int = 0,
+        scatters: bool = False,
+    ) -> None:
         self.comm, self.overlap = comm, overlap
         self.exposed = 0.0
         self._owners = [(rank - shift) % comm.size for rank in owners(parts, comm.size)]
         self.fixed = parts > 0 and comm.size > min(2, parts)
-        self._back = comm.stream("return") if self.fixed else comm
+        self.scatters = scatters and parts > 0 and comm.size > 1
+        self._back = comm.stream("return") if self.fixed and not self.scatters else comm
         self._pending: list[Sum] = []
         self._driven = 0  # of those pending are done
         self._thread: ThreadPoolExecutor | None = None
@@ -148,8 +191,9 @@ class Reducer:
 
     def _start(self, array: NDArray) -> None:
         new: Sum = MpiSum(self.comm, array)
-        if self.fixed:
-            new = TreeSum(self.comm, self._back, array, self._owners)
+        if self.fixed or self.scatters:
+            kind = TreeScatter if self.scatters else TreeSum
+            new = kind(self.comm, self._back, array, self._owners)
         if self.overlap == "thread":
             # One thread: the order of collectives is that of the arrays.
             self._thread = self._thread or ThreadPoolExecutor(1, "tallygrad-exchange")

@@ -39,6 +39,27 @@ def allreduce(g: NDArray, *, through: Reducer) -> None:
     through.start(g)
 
 
+def _half_ring(y: None, g: Spec, *, through: Reducer) -> Cost:
+    """Cost of a ring reduce-scatter for one rank: the first half of an allreduce's messages, and
+    all of its additions (Patarasuk and Yuan 2009)."""
+    p = through.comm.size
+    moved = int(ring_volume(g.nbytes, p) / 2)
+    return Cost(
+        add=(p - 1) * g.size // p,
+        bytes_read=moved,
+        bytes_written=moved,
+        bytes_sent=moved,
+        messages=p - 1,
+    )
+
+
+@primitive(infer=lambda g, *, through: (), cost=_half_ring, writes=(0,), alias=0)
+def reduce_scatter(g: NDArray, *, through: Reducer) -> None:
+    """Begin g = the sum of g over the ranks in this rank's piece of it; `through.wait()` ends
+    it."""
+    through.start(g)
+
+
 def _tree(y: None, x: Spec, *, through: Comm) -> Cost:
     """Cost of a broadcast from rank 0 along a binomial tree for one rank: a message of the whole
     array to each of its children, p-1 over all ranks."""
@@ -171,7 +192,8 @@ class GradientSync:
                 if only_ready and bucket.missing > 0:
                     return
                 self._merge(bucket.array, bucket.start)
-                allreduce(bucket.array, through=self.reducer)
+                exchange = reduce_scatter if self.reducer.scatters else allreduce
+                exchange(bucket.array, through=self.reducer)
                 self.started += 1
 
     def end_branch(self) -> None:

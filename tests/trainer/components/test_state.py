@@ -15,6 +15,8 @@ from tallygrad.trainer.components import state
 from tallygrad.trainer.components.checkpoint import load, save
 from tallygrad.trainer.components.state import State
 from tallygrad.trainer.config import TrainConfig
+from tallygrad.trainer.distributed.comm import SerialComm
+from tallygrad.trainer.distributed.update import Update
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.tasks.classification import Classification
 from tallygrad.trainer.tasks.task import TaskMetric
@@ -50,7 +52,7 @@ def write(path: Path, record: dict[str, Any]) -> None:
 def restore(path: Path) -> tuple[State, nn.Linear, SGD]:
     now, model = State(Classification.metrics), nn.Linear(3, 2)
     sgd = SGD(model.parameters(), 0.1, momentum=0.9, named_parameters=model.named_parameters())
-    state.restore(path, load(path), TrainConfig(), model, sgd, now)
+    state.restore(path, load(path), TrainConfig(), model, Update(sgd, SerialComm()), now)
     return now, model, sgd
 
 
@@ -66,7 +68,7 @@ def test_checkpoints_of_before_load(later: dict[str, Any], tmp_path: Path) -> No
     assert (model.weight.numpy() == 1).all() and sgd.steps == 7
     assert (sgd.state_dict()["velocity"]["bias"] == 4).all()
     tensors = load(tmp_path / "old.h5").tensors
-    assert state.capture(model, sgd, state.copies(tensors)).keys() == TENSORS.keys()
+    assert state.capture(model, sgd.state_dict(), state.copies(tensors)).keys() == TENSORS.keys()
     record = state.describe(now, TrainConfig(), 1, Ledger())
     assert record.keys() == FIRST.keys() | LATER.keys() | BESIDES
     assert {name: record[name] for name in FIRST | later} == FIRST | later
@@ -80,7 +82,7 @@ def test_a_parameter_that_never_moved_is_on_record(tmp_path: Path) -> None:
     assert "unmoved" not in sgd.state_dict()
     sgd.load_state_dict({**sgd.state_dict(), "unmoved": ["bias"]})
     record = state.describe(now, TrainConfig(), 1, Ledger())
-    save(tmp_path / "new.h5", state.capture(model, sgd, {}), record)
+    save(tmp_path / "new.h5", state.capture(model, sgd.state_dict(), {}), record)
     assert restore(tmp_path / "new.h5")[2].state_dict()["unmoved"] == ["bias"]
 
 

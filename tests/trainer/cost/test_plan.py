@@ -16,11 +16,12 @@ from tallygrad.trainer.calibration import host
 from tallygrad.trainer.calibration.rehearsal import Rehearsal, Silent
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import plan as plan_command
-from tallygrad.trainer.cost.cluster.allreduce import ALGORITHMS, Group, Link, allreduce
+from tallygrad.trainer.cost.cluster.allreduce import ALGORITHMS, Group, Link, allreduce, sharded
 from tallygrad.trainer.cost.cluster.network import FOLDER, Exchange, Network, as_toml, load
 from tallygrad.trainer.cost.cluster.scaling import (
     TimedBucket,
     buckets,
+    exchange,
     exposed,
     memory,
     predict,
@@ -294,6 +295,8 @@ def saved(tmp_path: Path) -> str:
         (["lenet", "--ranks-per-host", "-1"],
          "--ranks-per-host: expected at least 1, or 0 for the network's, got -1"),
         (["lenet", "--algorithm", "rings"], "unknown value 'rings'; did you mean 'ring'?"),
+        (["lenet", "--shard-optimizer", "--algorithm", "hierarchical"],
+         "--algorithm: expected one of auto, ring, rabenseifner with --shard-optimizer, got hier"),
         (["lenet", "--network", "ethernet"], "'ethernet'; choose from calibrate, 10-gigabit"),
         (["lenet", "--network", "none.toml"], "none.toml: No such file"),
         (["lenet", "--machine", "abacus"], "no machine 'abacus'"),
@@ -328,7 +331,7 @@ def test_what_a_plan_needs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = plan_command.PlanOptions(
         model="lenet", batch=4, input="", classes=0, ranks="1,2", network="gigabit-ethernet",
         scaling="weak", algorithm="auto", seconds=1.0, bucket_mb=1.0, ranks_per_host=0, machine="",
-        save="", check=True, force=False, as_json=False, worker="",
+        shard_optimizer=False, save="", check=True, force=False, as_json=False, worker="",
     )  # fmt: skip
     with pytest.raises(UserError, match="gigabit-ethernet: no link inside a host, and no mpirun"):
         plan_command.print_plan(chosen, None, "no mpirun here")
@@ -397,3 +400,43 @@ def test_what_a_plan_takes_for_granted_is_said(
     out = capsys.readouterr().out
     assert "that 4 of a host slow each other down no more is assumed" in out
     assert "unknown" not in out
+
+
+def test_shards_split_the_exchange_and_the_momentum() -> None:
+    """By hand: a ring's first half sends 3 quarters and adds them, its second half only sends."""
+    group = Group(4, 4, INSIDE, BETWEEN, REDUCTION)
+    scatter, gather, name = sharded(group, SIZE, "ring")
+    assert (scatter, gather) == (pytest.approx(1e-6 * (753 + 375)), pytest.approx(1e-6 * 753))
+    assert name == "ring" and sharded(group, SIZE)[2] == "rabenseifner"
+    with pytest.raises(ValueError, match="expected one of ring, rabenseifner, got hierarchical"):
+        sharded(group, SIZE, "hierarchical")
+    work = count("lenet", 8, (1, 28, 28), 10, training=True)
+    whole, quarter = memory(work), memory(work, 4)
+    assert quarter == whole._replace(momentum=4 * -(-work.parameters // 4))
+
+
+def test_only_the_first_half_of_a_sharded_exchange_hides() -> None:
+    network = Network("n", "s", inside=INSIDE, exchange=Exchange(REDUCTION, 1.0, 1.0), per_host=4)
+    cut = [TimedBucket(int(SIZE), 0.0)]
+    whole, _ = exchange(network, 4, cut, 1.0, "ring")
+    shards, _ = exchange(network, 4, cut, 1.0, "ring", shards=True)
+    assert shards.whole == pytest.approx(whole.whole)
+    assert shards.exposed - whole.exposed == pytest.approx(1e-6 * 753)
+
+
+def test_a_plan_shards_the_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The weights' way back is exposed: half of what a ring sends."""
+    (file := tmp_path / "saved.toml").write_text(as_toml(network(overlap=1.0), LINEAR))
+    words = ["plan", "lenet", "--network", str(file), "--ranks", "4", "--algorithm", "ring"]
+    found = []
+    for more in ([], ["--shard-optimizer"]):
+        assert main([*words, "--json", *more]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    plain, shards = (each["plans"]["weak"][0] for each in found)
+    assert shards["communication_seconds"] == pytest.approx(plain["communication_seconds"])
+    back = 1e-6 * 3 * (10 + 2500)
+    assert shards["exposed_seconds"] - plain["exposed_seconds"] == pytest.approx(back)
+    momentum = shards["memory_bytes"]["momentum"], plain["memory_bytes"]["momentum"]
+    assert momentum == (431_080, 4 * 431_080)
+    notes = [note for note in found[1]["notes"] if "--shard-optimizer" in note]
+    assert len(notes) == 1 and notes[0] not in found[0]["notes"]

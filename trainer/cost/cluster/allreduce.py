@@ -113,6 +113,22 @@ def hierarchical(group: Group, size: float) -> float:
     return within + 2 * far + (1 - 1 / h) * size / r / group.reduction
 
 
+def sharded(group: Group, size: float, algorithm: str = "auto") -> tuple[float, float, str]:
+    """Return the seconds of a reduce-scatter and of an allgather of `size` bytes, and the algorithm
+    whose first and second half they are. ValueError for an algorithm without halves."""
+    if group.ranks == 1:
+        return 0.0, 0.0, "none"
+    if algorithm not in ("auto", *HALVED):
+        raise ValueError(f"sharded: expected one of {', '.join(HALVED)}, got {algorithm}")
+    tried = HALVED if algorithm == "auto" else (algorithm,)
+    seconds, name = min((ALGORITHMS[name](group, size), name) for name in tried)
+    # Both halves send the same; the first one also adds.
+    adding = (1 - 1 / group.ranks) * size / group.reduction
+    gather = (seconds - adding) / 2
+    return seconds - gather, gather, name
+
+
+HALVED = ("ring", "rabenseifner")
 ALGORITHMS: dict[str, Callable[[Group, float], float]] = {
     "recursive-doubling": recursive_doubling,
     "ring": ring,

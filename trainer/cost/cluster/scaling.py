@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..workload import Work
-from .allreduce import Group, Link, allreduce
+from .allreduce import Group, Link, allreduce, sharded
 from .fitness import bounds
 from .network import Network
 from .step_time import Step, StepTimes
@@ -101,17 +101,27 @@ def group(network: Network, ranks: int) -> Group:
 
 
 def exchange(
-    network: Network, ranks: int, cut: Sequence[TimedBucket], sweep: float, algorithm: str = "auto"
+    network: Network,
+    ranks: int,
+    cut: Sequence[TimedBucket],
+    sweep: float,
+    algorithm: str = "auto",
+    shards: bool = False,
 ) -> tuple[Exposed, str]:
     """Return the seconds of a step's exchange, of gradients and then of loss and metrics, and the
-    algorithm of its largest bucket."""
+    algorithm of its largest bucket. With `shards` of the optimizer's state, weights come last."""
     if ranks == 1:
         return Exposed(0.0, 0.0), "none"
     members = group(network, ranks)
     assert network.exchange is not None
-    each = [allreduce(members, bucket.size, algorithm) for bucket in cut]
-    takes = [seconds for seconds, _ in each]
     last, _ = allreduce(members, METRICS, algorithm)
+    if shards:
+        halves = [sharded(members, bucket.size, algorithm) for bucket in cut]
+        each = [(seconds, name) for seconds, _, name in halves]
+        last += sum(seconds for _, seconds, _ in halves)  # nothing hides it
+    else:
+        each = [allreduce(members, bucket.size, algorithm) for bucket in cut]
+    takes = [seconds for seconds, _ in each]
     # A row names one algorithm: that of the largest bucket, which takes the most time.
     largest = max(range(len(cut)), key=lambda i: cut[i].size)
     overlap = network.exchange.overlap
@@ -121,7 +131,7 @@ def exchange(
 
 def predict(
     times: StepTimes, network: Network, ranks: int, share: int, images: int, least: int,
-    algorithm: str = "auto",
+    algorithm: str = "auto", shards: bool = False,
 ) -> Row:  # fmt: skip
     """Return the step on a number of ranks, of which the one with most has `share` of the `images`;
     buckets have at least `least` bytes.
@@ -133,7 +143,7 @@ def predict(
     middle = step.quantile(0.5)
     slowest = step.quantile(min(0.5 ** (1 / ranks), LATEST))
     cut = buckets(times.bytes, step.ready, least)
-    sent, name = exchange(network, ranks, cut, step.sweep, algorithm)
+    sent, name = exchange(network, ranks, cut, step.sweep, algorithm, shards)
     hosts = -(-ranks // network.per_host)
     seconds = slowest + sent.exposed
     return Row(
@@ -144,7 +154,7 @@ def predict(
 
 def scale(
     times: StepTimes, network: Network, ranks: Sequence[int], batch: int, scaling: str,
-    least: int, algorithm: str = "auto",
+    least: int, algorithm: str = "auto", shards: bool = False,
 ) -> list[Row]:  # fmt: skip
     """Return the step on each number of ranks, with `batch` images per rank ("weak" scaling) or for
     all ranks together ("strong"), where more ranks than images are left out. Efficiency is images
@@ -155,7 +165,7 @@ def scale(
         if scaling == "strong" and p > batch:
             continue
         share, images = (batch, batch * p) if scaling == "weak" else (-(-batch // p), batch)
-        row = predict(times, network, p, share, images, least, algorithm)
+        row = predict(times, network, p, share, images, least, algorithm, shards)
         rate = images / row.seconds / p
         rows.append(row._replace(efficiency=rate / (batch / alone.seconds)))
     return rows
@@ -163,12 +173,13 @@ def scale(
 
 def scale_between(
     times: StepTimes, network: Network, ranks: Sequence[int], batch: int, scaling: str,
-    least: int, algorithm: str = "auto",
+    least: int, algorithm: str = "auto", shards: bool = False,
 ) -> list[Row]:  # fmt: skip
     """Return the rows of `scale` for an unfit calibration, with the ranges that its bounds give."""
     low, high = bounds(times)
     rows = [
-        scale(some, network, ranks, batch, scaling, least, algorithm) for some in (low, times, high)
+        scale(some, network, ranks, batch, scaling, least, algorithm, shards)
+        for some in (low, times, high)
     ]
     most = 1.0 if scaling == "weak" else math.inf  # fewer images of a rank may fit into its caches
     return [_ranged(a, b, c, most) for a, b, c in zip(*rows, strict=True)]
@@ -207,10 +218,9 @@ class RankMemory(NamedTuple):
         return {**dict(parts), "total": self.total, for_backward[0]: for_backward[1]}
 
 
-def memory(work: Work) -> RankMemory:
-    """Return the bytes on a rank: float32 weights, gradients and slots of the optimizer, and the
-    most results that are alive at once."""
+def memory(work: Work, shards: int = 1) -> RankMemory:
+    """Return the bytes on a rank: float32 weights, gradients and slots of the optimizer, of which a
+    rank has one of so many `shards`, and the most results that are alive at once."""
     each = 4 * work.parameters
-    return RankMemory(
-        each, each, work.slots * each, work.peak, sum(layer.stashed for layer in work.layers)
-    )
+    slots = work.slots * 4 * -(-work.parameters // shards)
+    return RankMemory(each, each, slots, work.peak, sum(layer.stashed for layer in work.layers))

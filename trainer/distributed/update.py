@@ -1,0 +1,180 @@
+"""How weights are updated once the gradients of a step are there: by every rank all of them, or by
+each rank its share (ZeRO stage 1: Rajbhandari et al. 2020)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...autograd import context
+from ...autograd.array import NDArray, Spec
+from ...autograd.ledger import Cost
+from ...autograd.nn.errors import compare
+from ...autograd.nn.flat import FlatSlice
+from ...autograd.optim import Optimizer
+from ...autograd.primitive import primitive
+from ..cost.cluster.allreduce import ring_volume
+from ..errors import UserError
+from .comm import Comm
+from .exchange import piece, span
+from .sync import GradientSync
+
+
+class Update:
+    """An optimizer that every rank runs on all weights."""
+
+    def __init__(self, optimizer: Optimizer, comm: Comm) -> None:
+        self.optimizer, self.comm = optimizer, comm
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """What the optimizer keeps for each element."""
+        return self.optimizer.slots
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rates of the next step, which are the same on every rank."""
+        return self.optimizer.rates
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the optimizer's slots on this rank."""
+        groups = self.optimizer.groups
+        return sum(slot.spec.nbytes for group in groups for slot in group.slots().values())
+
+    def step(self) -> None:
+        """Update all weights by their gradients, and forget these."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's whole state on rank 0; elsewhere only the number of steps. All
+        ranks must call it."""
+        return {"step": self.optimizer.steps} if self.comm.rank else self.optimizer.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned. ValueError where it does not fit."""
+        self.optimizer.load_state_dict(state)
+
+
+def _gathering_cost(y: None, x: Spec, *, through: Comm) -> Cost:
+    """Cost of a ring allgather for one rank: p-1 messages, in all (p-1)/p of the array (Patarasuk
+    and Yuan 2009)."""
+    moved = int(ring_volume(x.nbytes, through.size) / 2)
+    return Cost(bytes_read=moved, bytes_written=moved, bytes_sent=moved, messages=through.size - 1)
+
+
+@primitive(infer=lambda x, *, through: (), cost=_gathering_cost, writes=(0,), alias=0)
+def allgather(x: NDArray, *, through: Comm) -> None:
+    """Overwrite each rank's piece of x, see `exchange.span`, with that of the rank."""
+    start, stop = span(x.size, through.size, through.rank)
+    own = np.zeros(piece(x.size, through.size), x.dtype)  # pieces of a collective are of one size
+    own[: stop - start] = x[start:stop]
+    x[...] = through.allgather(own).reshape(-1)[: x.size]
+
+
+def cut(sync: GradientSync, comm: Comm) -> None:
+    """Let optimizers update what this rank adds up: its piece of each bucket."""
+    spans = [span(bucket.array.spec.size, comm.size, comm.rank) for bucket in sync.buckets]
+    pairs = zip(sync.buckets, spans, strict=True)
+    sync.flat.cut((bucket.start + start, bucket.start + stop) for bucket, (start, stop) in pairs)
+
+
+class ShardedUpdate(Update):
+    """An optimizer that on each rank updates its piece of every bucket, and keeps no state for
+    others; each element is updated by the same operations as by `Update`. The parameters, with
+    these `names`, were `cut` before the optimizer was made.
+
+    UserError for an optimizer that is not elementwise, or has groups of its own."""
+
+    def __init__(
+        self, optimizer: Optimizer, sync: GradientSync, comm: Comm, names: Sequence[str]
+    ) -> None:
+        super().__init__(optimizer, comm)
+        self._flat, self._buckets, self._names = sync.flat, sync.buckets, names
+        self._reducer = sync.reducer
+        if not optimizer.elementwise:
+            raise UserError(
+                "--shard-optimizer: expected an optimizer that updates each element by itself, got "
+                f"{type(optimizer).__name__}; use --no-shard-optimizer"
+            )
+        if [group.flat for group in optimizer.groups] != [*sync.flat.slices]:
+            raise UserError(
+                "--shard-optimizer: expected an optimizer over the flat parameters as a whole, got "
+                "one with groups of its own; use --no-shard-optimizer"
+            )
+
+    def step(self) -> None:
+        """Update this rank's weights, and take the others from their ranks."""
+        self.optimizer.step()
+        for p in self._flat.parameters:  # also those that lie on other ranks
+            p.grad = None
+        begun = time.perf_counter()
+        with context.using(phase="communicate", scope="weights", tape=None):
+            for bucket in self._buckets:
+                weights = self._flat.data.view(bucket.start, bucket.array.spec.shape)
+                allgather(weights, through=self.comm)
+        self._reducer.exposed += time.perf_counter() - begun
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state on rank 0, as if that rank had updated all, and only the number of
+        steps elsewhere. All ranks must call it."""
+        own = self.optimizer.state_dict()
+        wholes = {slot: self._gather(slot) for slot in self.slots}
+        unmoved = self.comm.gather_bytes(json.dumps(own.get("unmoved", [])).encode())
+        if not unmoved:
+            return {"step": own["step"]}
+        # A parameter that lies on several ranks is unmoved on all of them.
+        found = {name for text in unmoved for name in json.loads(text)}
+        state = {"step": own["step"], **wholes}
+        ordered = [name for name in self._names if name in found]
+        return {**state, "unmoved": ordered} if ordered else state
+
+    def _gather(self, slot: str) -> dict[str, NDArray]:
+        """Return a slot of all ranks by parameter on rank 0; elsewhere nothing."""
+        stored = [group.slots().get(slot) for group in self.optimizer.groups]
+        own = b"".join(a.value.tobytes() for a in stored if a is not None)
+        rows = [np.frombuffer(x, self._flat.dtype) for x in self.comm.gather_bytes(own)]
+        if None in stored or not rows:
+            return {}
+        whole = np.empty(self._flat.data.shape, self._flat.dtype)
+        done = [0] * len(rows)
+        for bucket in self._buckets:
+            for rank, row in enumerate(rows):
+                start, stop = span(bucket.array.spec.size, len(rows), rank)
+                values = row[done[rank] : done[rank] + stop - start]
+                whole[bucket.start + start : bucket.start + stop] = values
+                done[rank] += stop - start
+        flat = self._flat
+        triples = zip(self._names, flat.offsets, flat.shapes, strict=True)
+        return {
+            name: whole[first : first + int(np.prod(shape))].reshape(shape)
+            for name, first, shape in triples
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the state of a run that was sharded over any number of ranks, or not at all.
+        ValueError where it does not fit."""
+        own = dict(state)
+        for slot in self.slots:
+            if any(slot in group.slots() for group in self.optimizer.groups):
+                own[slot] = self._own(state[slot])
+        self.optimizer.load_state_dict(own)
+
+    def _own(self, saved: Mapping[str, Any]) -> dict[str, NDArray]:
+        """Return what lies on this rank of a slot's values by parameter."""
+        values = {name: np.asarray(value) for name, value in saved.items()}
+        shapes = dict(zip(self._names, self._flat.shapes, strict=True))
+        found = {name: value.shape for name, value in values.items()}
+        compare("optimizer's state", shapes, found, strict=True)
+        names = {id(p): name for p, name in zip(self._flat.parameters, self._names, strict=True)}
+        return {
+            names[id(p)]: values[names[id(p)]].reshape(-1)[inside.start : inside.stop]
+            for part in self._flat.slices
+            if isinstance(part, FlatSlice)
+            for p, inside in zip(part.parameters, part.inside, strict=True)
+        }
