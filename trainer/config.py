@@ -49,6 +49,20 @@ def parse_every(text: str) -> int:
     return every
 
 
+def parse_compress(text: str) -> tuple[str, float]:
+    """Return scheme and share or rank of `none`, `bf16`, `fp16`, `topk=0.05`, `powersgd=2`, the
+    last two also without. ValueError for others, and for those out of range."""
+    name, equals, amount = text.partition("=")
+    known: dict[str, float] = {"none": 0, "bf16": 0, "fp16": 0, "topk": 0.01, "powersgd": 4}
+    value = float(amount) if equals else known.get(name, 0)
+    low, high = {"topk": (0, 1), "powersgd": (1, 1024)}.get(name, (0, 0))
+    is_rank = name == "powersgd" and not (equals and not amount.isdecimal())
+    allowed = low <= value <= high and (is_rank or (value > 0) == (name == "topk"))
+    if name not in known or not allowed or (equals and name not in ("topk", "powersgd")):
+        raise ValueError(f"expected none, bf16, fp16, topk=SHARE or powersgd=RANK, got {text}")
+    return name, value
+
+
 def parse_signals(text: str) -> tuple[int, ...]:
     """Return the numbers of signals such as `TERM,USR1`. ValueError for others, and for those that
     cannot be handled or that tell of faults."""
@@ -188,6 +202,14 @@ class TrainConfig:
     )
     shard_optimizer: bool = _option(
         False, "split the optimizer's state and its update among the ranks"
+    )
+    compress: str = _option(
+        "none",
+        "exchange gradients compressed, with error feedback: bf16, fp16, topk=SHARE or "
+        "powersgd=RANK",
+        metavar="SCHEME",
+        parse=parse_compress,
+        such="none, bf16, fp16, topk=SHARE or powersgd=RANK, such as topk=0.01 or powersgd=4",
     )
     verify_every: int = _option(
         0, "do every K-th step twice, on different ranks, and compare the bits; 0: never", low=0

@@ -14,7 +14,7 @@ from ..autograd.nn.flat import FlatParameters
 from ..autograd.optim import Optimizer
 from ..datasets import Source
 from . import build
-from .config import TrainConfig, parse_size
+from .config import TrainConfig, parse_compress, parse_size
 from .distributed.agreement import agree, model_facts, work_facts
 from .distributed.buffers import MicroBatchBuffers
 from .distributed.comm import Comm
@@ -22,6 +22,7 @@ from .distributed.exchange import Reducer
 from .distributed.overlap import OverlapChoice, ways_to_drive
 from .distributed.sync import GradientSync
 from .distributed.update import ShardedUpdate, Update, cut
+from .errors import UserError
 from .tasks import registry
 from .tasks.task import Task
 
@@ -75,6 +76,7 @@ def assemble(
 ) -> Parts:
     """Return the parts of a training, on every rank the same but for its share of the data. `data`
     and `recipe` stand in for what the options name."""
+    _check_verifiable(config)
     recipe = recipe or Recipe.of(config)
     _check_frozen(recipe.task)
     data = data or build.load_data(config, comm)
@@ -91,7 +93,8 @@ def assemble(
     sampler = data.train.sampler
     reducer = Reducer(comm, sampler.parts)
     of_gradients = Reducer(comm, sampler.parts, scatters=config.shard_optimizer)
-    sync = GradientSync(flat, of_gradients, int(config.bucket_mb * 1e6), len(sampler.mine))
+    bucket_bytes, compress = int(config.bucket_mb * 1e6), parse_compress(config.compress)
+    sync = GradientSync(flat, of_gradients, bucket_bytes, len(sampler.mine), compress=compress)
     if of_gradients.scatters:
         cut(sync, comm)
     optimizer = recipe.optimizer(model, flat, planned)
@@ -111,6 +114,15 @@ def assemble(
         overlap=OverlapChoice(of_gradients, ways_to_drive(config.overlap, comm)),
         planned=planned,
     )
+
+
+def _check_verifiable(config: TrainConfig) -> None:
+    """UserError where steps are to be verified whose sums do not follow from their inputs alone."""
+    if config.verify_every and config.compress != "none":
+        raise UserError(
+            f"--verify-every: expected 0 with --compress {config.compress}, whose sums depend on "
+            f"the steps before, got {config.verify_every}"
+        )
 
 
 def _check_frozen(task: Task) -> None:

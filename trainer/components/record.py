@@ -63,6 +63,8 @@ class RunRecord:
         model, update = self.parts.model, self.parts.update
         state.restore(source, checkpoint, self.config, model, update, self.state)
         self._copies = state.copies(checkpoint.tensors)
+        if self.parts.sync.compressor:
+            self.parts.sync.compressor.load_state_dict(state.exchange(checkpoint.tensors))
         ledger = state.read_ledger(source, checkpoint.meta)
         if self.comm.rank == 0:
             self.earlier = ledger
@@ -104,6 +106,7 @@ class RunRecord:
         now, parts, begun = self.state, self.parts, time.monotonic()
         parts.buffers.use_means()
         copies, slots = parts.buffers.state_dict(), parts.update.state_dict()
+        exchange = parts.sync.compressor.state_dict() if parts.sync.compressor else {}
         if not np.isfinite(parts.flat.data.value).all():
             raise NotFinite(
                 f"weights: expected finite numbers after step {now.step}, got infinity or NaN; "
@@ -119,7 +122,7 @@ class RunRecord:
             record = state.describe(now, self.config, self.comm.size, ledger)
             data = parts.data.train.dataset
             record |= {"input": [*data.input_shape], "classes": len(data.classes)}
-            tensors = state.capture(parts.model, slots, copies)
+            tensors = state.capture(parts.model, slots, copies, exchange)
             best = now.evaluated == now.step == now.best_step
             self.latest = self.checkpoints.save(now.step, tensors, record, best=best)
             self.folder.write_json("ledger.json", ledger.to_json())

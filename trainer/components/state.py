@@ -32,7 +32,7 @@ LATER_OPTIONS = {"validation": "0", "task": "classification", "optimizer": "sgd"
 # Names in checkpoints that differ from the attributes of State.
 RECORDED = {"overhead_seconds": "aside", "finished_epochs": "closed"}
 NO_BEST = -1.0
-MODEL, OPTIMIZER, COPIES = "model/", "optimizer/", "micro_batches/"
+MODEL, OPTIMIZER, COPIES, EXCHANGE = "model/", "optimizer/", "micro_batches/", "exchange/"
 UNMOVED = f"{OPTIMIZER}unmoved/"
 
 
@@ -151,19 +151,28 @@ def _check_kind(name: str, value: object, default: object) -> None:
 
 
 def capture(
-    model: nn.Module, slots: Mapping[str, Any], copies: Mapping[str, NDArray[Any]]
+    model: nn.Module,
+    slots: Mapping[str, Any],
+    copies: Mapping[str, NDArray[Any]],
+    exchange: Mapping[str, NDArray[Any]] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Return all tensors by fully qualified name; `slots` is the optimizer's state.
 
     They are model/NAME, optimizer/SLOT/NAME, an empty optimizer/unmoved/NAME for each parameter
-    that was frozen in every update so far and, for the buffers of each micro-batch,
-    micro_batches/NAME."""
+    that was frozen in every update so far, for the buffers of each micro-batch micro_batches/NAME
+    and, of a compressed exchange, exchange/NAME."""
     tensors = {MODEL + name: value for name, value in model.state_dict().items()}
     for slot, values in slots.items():
         if isinstance(values, Mapping):  # not the number of the step, nor a list of names
             tensors |= {f"{OPTIMIZER}{slot}/{name}": value for name, value in values.items()}
     tensors |= {UNMOVED + name: np.zeros(0, bool) for name in slots.get("unmoved", ())}
+    tensors |= {EXCHANGE + name: value for name, value in (exchange or {}).items()}
     return tensors | {COPIES + name: value for name, value in copies.items()}
+
+
+def exchange(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the state of a compressed exchange from a checkpoint's tensors."""
+    return _below(EXCHANGE, tensors)
 
 
 def copies(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

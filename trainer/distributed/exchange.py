@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Protocol
 
 import numpy as np
@@ -84,10 +85,10 @@ class TreeSum:
 
     def start(self) -> None:
         """Send each rank its piece."""
-        size, array = self._comm.size, self._array
+        size, content = self._comm.size, self._content()
         # Zeros fill the last piece: all pieces of an all-to-all are of one size.
-        padded = np.zeros((size, piece(array.size, size)), array.dtype)
-        padded.reshape(-1)[: array.size] = array.reshape(-1)
+        padded = np.zeros((size, piece(content.size, size)), content.dtype)
+        padded.reshape(-1)[: content.size] = content.reshape(-1)
         self._there, self._pieces = self._comm.ialltoall(padded)
 
     def advance(self) -> bool:
@@ -122,6 +123,10 @@ class TreeSum:
         self._return, self._sums = self._back.iallgather(self._fold())
         return self._return
 
+    def _content(self) -> NDArray:
+        """Return what ranks send each other pieces of."""
+        return self._array
+
     def _put(self) -> None:
         sums = self._sums.reshape(-1)[: self._array.size]
         self._array[...] = sums.reshape(self._array.shape)
@@ -152,6 +157,31 @@ class TreeScatter(TreeSum):
         array.reshape(-1)[start:stop] = self._fold()[: stop - start]
 
 
+class Summation:
+    """Makes the sums of one stream of exchanges: along the tree where they are `fixed`, else by
+    MPI. One that `scatters` leaves each rank its piece. All ranks must make it."""
+
+    def __init__(
+        self,
+        comm: Comm,
+        owners: list[int],
+        fixed: bool,
+        name: str = "",
+        scatters: bool = False,
+    ) -> None:
+        self.comm = comm.stream(name) if name else comm
+        self.owners, self.fixed, self.scatters = owners, fixed, scatters
+        self.back = comm.stream(f"{name} return".strip()) if fixed and not scatters else comm
+
+    def sum(self, array: NDArray) -> Sum:
+        """Return a sum over the ranks that will overwrite an array."""
+        if self.scatters:
+            return TreeScatter(self.comm, self.back, array, self.owners)
+        if self.fixed:
+            return TreeSum(self.comm, self.back, array, self.owners)
+        return MpiSum(self.comm, array)
+
+
 class Reducer:
     """Sums arrays over the ranks: `start` begins, `wait` ends all that were begun. With the number
     of micro-batches (`parts`) the additions are done along the tree of `reproducible`; without it
@@ -174,30 +204,50 @@ class Reducer:
     ) -> None:
         self.comm, self.overlap = comm, overlap
         self.exposed = 0.0
-        self._owners = [(rank - shift) % comm.size for rank in owners(parts, comm.size)]
-        self.fixed = parts > 0 and comm.size > min(2, parts)
+        branches = owners(parts, comm.size) if parts else range(comm.size)
+        self.owners = [(rank - shift) % comm.size for rank in branches]
         self.scatters = scatters and parts > 0 and comm.size > 1
-        self._back = comm.stream("return") if self.fixed and not self.scatters else comm
+        fixed = parts > 0 and comm.size > min(2, parts)
+        self._summation = Summation(comm, self.owners, fixed, scatters=self.scatters)
+        self._summations: dict[str, Summation] = {}
         self._pending: list[Sum] = []
         self._driven = 0  # of those pending are done
         self._thread: ThreadPoolExecutor | None = None
         self._futures: list[Future[None]] = []
 
+    @property
+    def fixed(self) -> bool:
+        """Whether additions are done along the tree; a measurement may forgo it."""
+        return self._summation.fixed
+
+    @fixed.setter
+    def fixed(self, fixed: bool) -> None:
+        self._summation.fixed = fixed
+
     def start(self, array: NDArray) -> None:
         """Begin to overwrite an array with its sum over the ranks."""
+        self.begin(self._summation.sum(array))
+
+    def summation(self, name: str, fixed: bool = False) -> Summation:
+        """Return a stream of exchanges of its own, the same for the same name. All ranks must call
+        this alike."""
+        if name not in self._summations:
+            fixed = fixed or self.fixed
+            self._summations[name] = Summation(self.comm, self.owners, fixed, name)
+        return self._summations[name]
+
+    def begin(self, new: Sum) -> None:
+        """Begin a sum."""
         begun = time.perf_counter()
-        self._start(array)
+        self._begin(new)
         self.exposed += time.perf_counter() - begun
 
-    def _start(self, array: NDArray) -> None:
-        new: Sum = MpiSum(self.comm, array)
-        if self.fixed or self.scatters:
-            kind = TreeScatter if self.scatters else TreeSum
-            new = kind(self.comm, self._back, array, self._owners)
+    def _begin(self, new: Sum) -> None:
         if self.overlap == "thread":
             # One thread: the order of collectives is that of the arrays.
             self._thread = self._thread or ThreadPoolExecutor(1, "tallygrad-exchange")
-            self._futures.append(self._thread.submit(new.finish))
+            # In the caller's context, whose overflows NumPy does not warn of.
+            self._futures.append(self._thread.submit(copy_context().run, new.finish))
             return
         self._pending.append(new)
         if self.overlap == "poll":

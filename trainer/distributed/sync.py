@@ -14,6 +14,7 @@ from ...autograd.primitive import primitive
 from ...autograd.tensor import Parameter, Tensor
 from ..cost.cluster.allreduce import ring_volume
 from .comm import Comm
+from .compression import Compressor
 from .exchange import Reducer
 from .reproducible import merges
 
@@ -111,7 +112,8 @@ class GradientSync:
     A rank with several micro-batches a step (`parts`) calls `set_aside()` between their sweeps.
     Their gradients are added along the tree of `reproducible`, and the exchange begins with the
     last sweep. A rank without any contributes nothing, but takes part in the exchange. Without
-    hooks (`hooked`) it only adds up a rank's own micro-batches, which `end_branch` ends."""
+    hooks (`hooked`) it only adds up a rank's own micro-batches, which `end_branch` ends. `compress`
+    names a scheme of `compression`, and its share or rank."""
 
     def __init__(
         self,
@@ -120,6 +122,7 @@ class GradientSync:
         bucket_bytes: int = 1 << 20,
         parts: int = 1,
         hooked: bool = True,
+        compress: tuple[str, float] = ("none", 0),
     ) -> None:
         self.flat = flat
         self.reducer = reducer
@@ -133,6 +136,10 @@ class GradientSync:
         self.home: dict[int, Bucket] = {}  # bucket of a parameter, by its id
         self.started = 0  # buckets, from the first on, whose exchange has begun
         self._cut(bucket_bytes)
+        self.compressor: Compressor | None = None
+        if compress[0] != "none" and reducer.comm.size > 1:
+            starts = [bucket.start for bucket in self.buckets]
+            self.compressor = Compressor(compress, flat, reducer, starts)
         self.exchanging = True  # else a branch is computed, and its sum over the ranks left out
         # Alone, nobody waits for a sum: there is nothing to begin early.
         for p in flat.parameters if hooked and reducer.comm.size > 1 else ():
@@ -192,8 +199,12 @@ class GradientSync:
                 if only_ready and bucket.missing > 0:
                     return
                 self._merge(bucket.array, bucket.start)
-                exchange = reduce_scatter if self.reducer.scatters else allreduce
-                exchange(bucket.array, through=self.reducer)
+                if self.compressor:
+                    self.compressor.exchange(bucket.array, bucket.start)
+                elif self.reducer.scatters:
+                    reduce_scatter(bucket.array, through=self.reducer)
+                else:
+                    allreduce(bucket.array, through=self.reducer)
                 self.started += 1
 
     def end_branch(self) -> None:

@@ -232,3 +232,26 @@ def test_figures_are_summed_over_parts_and_ranks() -> None:
     rows = np.arange(6.0).reshape(3, 2)
     assert total(rows.copy(), Reducer(SerialComm())).tolist() == [6.0, 9.0]
     assert total(rows.copy(), Reducer(Doubling())).tolist() == [12.0, 18.0]
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_micro_batches_accumulate_and_are_exchanged_once_a_step(parts: int) -> None:
+    """As with torch's `no_sync` around all passes but the last."""
+    net, run = network()
+    comm = Doubling()
+    (alone, *_) = (ag.grad(run(), p)[0].numpy().copy() for p in net.parameters())
+    flat = nn.flatten(nn.gradient_order(run, [*net.parameters()]))
+    sync = GradientSync(flat, Reducer(comm, overlap="poll"), bucket_bytes=1, parts=parts)
+    for step in range(2):
+        for part in range(parts):
+            assert len(comm.log) == step * 2 * len(sync.buckets)  # nothing before the last pass
+            run().backward()
+            if part + 1 < parts:
+                sync.set_aside()
+        started = comm.log[step * 2 * len(sync.buckets) :]
+        assert [word.split()[0] for word in started] == ["start"] * len(sync.buckets)
+        sync.wait()
+        weight = next(net.parameters())
+        np.testing.assert_allclose(weight.grad.numpy(), 2 * parts * alone, rtol=1e-15)
+        for p in flat.parameters:
+            p.grad = None
