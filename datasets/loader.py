@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -68,8 +69,9 @@ class Loader:
 
     Each iteration over the loader returns the batches of the next epoch, starting with epoch 0;
     `epoch(n)` returns those of any epoch. A thread prepares up to `prefetch` batches in advance and
-    ends with the iterator; with 0, the caller prepares them itself. Raises DataError for options
-    that do not fit the data set.
+    ends with the iterator; with 0, the caller prepares them itself. `around()` is a context in
+    which each batch is prepared, to measure it. Raises DataError for options that do not fit the
+    data set.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Loader:
         )
         self.augment = tuple(augment)
         self.prefetch = prefetch
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext
         self._epochs = count()
         self.normalise = Normalise(dataset, dtype)
 
@@ -146,6 +149,10 @@ class Loader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _batch(self, epoch: int, order: Ids, step: int) -> Batch:
+        with self.around():
+            return self._prepare(epoch, order, step)
+
+    def _prepare(self, epoch: int, order: Ids, step: int) -> Batch:
         indices, borders, total = self.sampler.part(order, step)
         images = self.normalise(self.dataset.read(indices))
         if self.augment:

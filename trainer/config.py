@@ -22,6 +22,7 @@ AUTO = "auto"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 OF_THIS_RUN = {
     "out", "resume", "threads", "max_steps", "stop_before", "preempt_signals", "collective_timeout",
+    "timeline", "timeline_steps",
 }  # fmt: skip
 MOST = 1 << 63  # beyond any whole number
 
@@ -192,6 +193,18 @@ class TrainConfig:
         metavar="every=K",
         parse=parse_every,
         such="off or every=K with K at least 1, such as every=100",
+    )
+    timeline: str = _option(
+        "",
+        "write what all ranks do when as a trace for chrome://tracing or Perfetto; auto: "
+        "timeline.json in the run folder",
+        metavar="auto|FILE",
+    )
+    timeline_steps: int = _option(
+        50,
+        "steps that --timeline shows, from the first on; the last with its operations",
+        low=1,
+        high=10_000,
     )
     bucket_mb: float = _option(
         1.0, "size of the gradient buckets that ranks exchange, in MB", low=0.001

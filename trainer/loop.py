@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from .progress import Progress
 from .setup import Recipe, assemble
 from .stop import Stop, Stopped
 from .tasks.task import StepOutput, Task
+from .timeline.timeline import Timeline
 
 
 class Training:
@@ -58,6 +59,7 @@ class Training:
         self.record = RunRecord(config, comm, folder, self.parts, self.state, source)
         self.evaluator = Evaluator(self.parts, self.state, self.stop)
         self.verification = Verification(config, comm, self.parts, self.state)
+        self.timeline = Timeline(config, comm, folder, self.parts)
         self.train_step = trace(self.forward_backward, training=True)
         self.last = min(self.parts.planned, config.max_steps or self.parts.planned)
         self.sampling = parse_every(config.sparsity)
@@ -82,9 +84,11 @@ class Training:
                 context.using(backend=self.parts.backend, ledger=self.record.ledger),
             ):
                 self.tune()
+                self.timeline.open()
                 self.stop.finish_steps()  # before this a signal ends the run at once
                 self.train()
                 best = {} if self.stopped else self.test()
+                self.timeline.close()
                 if self.stopped:
                     self.record.log("stop", self.lr)
                     return {}
@@ -119,8 +123,10 @@ class Training:
     def epoch(self) -> None:
         """Train the rest of an epoch, up to the last step at most."""
         now, data, every = self.state, self.parts.data.train, self.config.checkpoint_every
-        for batch in data.epoch(now.epoch, now.step_in_epoch):
-            *sums, count = self.step(batch)
+        batches = data.epoch(now.epoch, now.step_in_epoch)
+        for batch in self.timeline.batches(batches, now.step):
+            with self.timeline.step(now.step + 1):
+                *sums, count = self.step(batch)
             loss, *metrics = [x / count for x in sums]
             self.progress.step(now.epoch, int(count), loss, self.parts.task.show(metrics))
             is_end = now.step_in_epoch == len(data)
@@ -146,7 +152,8 @@ class Training:
                 f"loss: expected a finite number at step {now.step + 1} of epoch {now.epoch + 1}, "
                 f"got {loss}; try a smaller --lr than {self.config.lr}"
             )
-        parts.update.step()
+        with self.timeline.span("update", "update"):
+            parts.update.step()
         if self.samples_zeros() and self.comm.rank == 0:  # one step, however many ranks share it
             self.record.ledger.sampled_steps += 1
         now.count_step(sums)
@@ -165,7 +172,8 @@ class Training:
         rows = self.branch(batch, parts.sync, parts.buffers.use)
         # First every rank ends its buckets: one without samples starts them only here, and ranks
         # must come to their collectives in one order.
-        parts.sync.wait()
+        with self.timeline.span("exchange", "exchange"):
+            parts.sync.wait()
         parts.overlap.step()
         return rows
 
@@ -180,7 +188,8 @@ class Training:
             use(i)
             if len(micro_batch.labels):  # a small last batch may leave some empty
                 # Dropout is keyed by sample and step, never by rank.
-                with keyed(micro_batch.indices, self.config.seed, self.state.step):
+                keys = keyed(micro_batch.indices, self.config.seed, self.state.step)
+                with keys, self.timeline.span(f"micro-batch {i}", "micro-batch"):
                     rows[i] = self.backward(micro_batch)
         return rows
 
@@ -192,15 +201,20 @@ class Training:
         # all micro-batches is the gradient of the mean over the whole batch.
         share = np.asarray(count / batch.total, self.config.dtype)
         inputs = map(from_numpy, (*parts.task.inputs(batch), share))
-        observed = self.samples_zeros()
-        observer = Sparsity(self.record.ledger, [parts.flat.data]) if observed else None
         try:
-            with context.using(observer=observer) if observer else nullcontext():
+            with self.observing():
                 return step_sums(self.train_step(*inputs), count)
         except OutOfMemory as error:
             least = build.stashed(parts.model, parts.task, parts.data.train, count)
             size = self.config.batch_size
             raise build.memory_error(error, "--batch-size", size, least) from error
+
+    def observing(self) -> AbstractContextManager[Any]:
+        """Return what watches the calls of a micro-batch, which is not replayed then."""
+        ledger = self.record.ledger
+        if not self.samples_zeros():
+            return self.timeline.operations(ledger)
+        return context.using(observer=Sparsity(ledger, [self.parts.flat.data]))
 
     def forward_backward(self, *inputs: Tensor) -> StepOutput:
         """Compute loss, metrics and the gradients of all weights from a task's inputs, followed by

@@ -41,5 +41,6 @@ def run(options: dict[str, Any]) -> int:
             ledger = training.record.total
             table = [bill(ledger), *sparsity(ledger, training.state.step)]
             show("\n" + "\n".join(table) + "\n")
-            show("\n".join(outcome(result, training.parts.task, folder.path)))
+            lines = outcome(result, training.parts.task, folder.path)
+            show("\n".join([*lines, *training.timeline.lines]))
     return 0

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ..timeline.events import Recorder
+
 _ROOT = __name__.rpartition(".trainer.")[0]
 _INNER = tuple(f"{_ROOT}.{name}." for name in ("trainer.distributed", "autograd"))
 KEPT = 32  # collectives that a dump shows
@@ -31,8 +33,8 @@ class Call:
     exchange in flight is only at its end."""
 
     __slots__ = (
-        "_code", "_journal", "_line", "begun", "name", "nbytes", "number", "seconds", "step",
-        "stream",
+        "_code", "_created", "_journal", "_line", "begun", "name", "nbytes", "number", "seconds",
+        "step", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +44,7 @@ class Call:
         self.nbytes = array if isinstance(array, int) else array.nbytes
         self.step = journal.step
         self._code, self._line = _caller()
+        self._created = time.monotonic() if journal.recorder is not None else 0.0
         self.begun = 0.0
         self.seconds = 0.0  # it took, 0 while it lasts
 
@@ -62,8 +65,29 @@ class Call:
         trace: TracebackType | None,
     ) -> None:
         self._journal.waits.pop(threading.get_ident(), None)
-        self.seconds = time.monotonic() - self.begun
+        end = time.monotonic()
+        self.seconds = end - self.begun
         self._journal.latest.append(self)
+        if self._journal.recorder is not None:
+            self._record(self._journal.recorder, end)
+
+    def polled(self) -> None:
+        """Take down an exchange in flight that has ended without a wait."""
+        recorder = self._journal.recorder
+        if recorder is not None and self._created:
+            self._record_flight(recorder, time.monotonic())
+
+    def _record(self, recorder: Recorder, end: float) -> None:
+        args = {"number": self.number, "stream": self.stream, "bytes": self.nbytes}
+        args |= {"step": self.step, "line": self.where}
+        recorder.add(self.name, "collective", self.begun, end, args)
+        if self._created and self.name.startswith("i"):
+            self._record_flight(recorder, end)
+
+    def _record_flight(self, recorder: Recorder, end: float) -> None:
+        args = {"number": self.number, "stream": self.stream, "bytes": self.nbytes}
+        recorder.add(self.name, "exchange in flight", self._created, end, args, flight=True)
+        self._created = 0.0  # once
 
     def __str__(self) -> str:
         size = f" of {self.nbytes:,} bytes" if self.nbytes else ""
@@ -75,9 +99,9 @@ class Journal:
     """What this rank does.
 
     The trainer sets `step`, `activity` and `folder`, where a rank that is about to be ended leaves
-    its stacks. `begun` counts collectives by stream, `waits` has those that threads wait in, by
-    thread, and `latest` those that have ended. `ended` is set before a rank ends in a way that the
-    others hear of otherwise.
+    its stacks, and `recorder`, where a timeline is wanted. `begun` counts collectives by stream,
+    `waits` has those that threads wait in, by thread, and `latest` those that have ended. `ended`
+    is set before a rank ends in a way that the others hear of otherwise.
     """
 
     def __init__(self) -> None:
@@ -88,15 +112,19 @@ class Journal:
         self.latest: deque[Call] = deque(maxlen=KEPT)
         self.ended = threading.Event()
         self.folder: Path | None = None
+        self.recorder: Recorder | None = None
 
     @contextmanager
     def doing(self, activity: str) -> Iterator[None]:
         """Say what this rank does for the length of a block."""
         before, self.activity = self.activity, activity
+        begin, recorder = time.monotonic(), self.recorder
         try:
             yield
         finally:
             self.activity = before
+            if recorder is not None:
+                recorder.add(activity, "activity", begin, time.monotonic(), {"step": self.step})
 
     def collective(self, stream: str, name: str, array: NDArray[Any] | int = 0) -> Call:
         """Return a call of the next number. All ranks must come to the collectives of a stream in

@@ -32,7 +32,10 @@ class MpiRequest:
 
     def test(self) -> bool:
         """Drive the exchange a little; true once the arrays hold the result."""
-        return self._request.Test()
+        ended = self._request.Test()
+        if ended:
+            self._call.polled()
+        return ended
 
 
 class MpiComm:
