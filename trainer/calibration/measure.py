@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -23,10 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...autograd import set_num_threads
-from ..cost.cluster.allreduce import Group, Link, allreduce
+from ..cost.cluster.allreduce import FIXED_ORDER, allreduce
 from ..cost.cluster.step_time import Step
+from ..cost.cluster.traffic import Group, Link
 from ..cost.report.model.plan import CheckReport
 from ..distributed.comm import Comm
+from ..distributed.exchange import MpiSum, Reducer, TreeSum
 from ..files import write_whole
 from ..progress import compiling
 from .rehearsal import Rehearsal, Silent
@@ -54,10 +55,11 @@ def measure(comm: Comm, task: CalibrationTask) -> Calibration:
     """Measure all that the task asks for. Only that of rank 0 has the steps of one rank alone."""
     set_num_threads(1)
     parts = {name: f"for about {task.seconds * share:.0f} s" for name, share in SHARES.items()}
-    messages, measured = None, []
+    messages, measured, overlap = None, [], "none"
     if comm.size > 1:
         _tell(comm, f"measuring messages between {comm.size} ranks of this host {parts['link']}")
         messages = link(comm, task)
+        overlap = messages.overlap
     alone = Silent(0, max(comm.size, 2))
     _tell(comm, f"measuring steps of one rank {parts['alone']}, and compiling before")
     if comm.rank == 0:
@@ -66,7 +68,7 @@ def measure(comm: Comm, task: CalibrationTask) -> Calibration:
     doze(comm)
     if comm.size > 1:
         _tell(comm, f"measuring steps of {comm.size} ranks at once {parts['busy']}")
-        measured.append(steps(comm, task, Silent(comm.rank, comm.size), comm.size))
+        measured.append(steps(comm, task, Silent(comm.rank, comm.size), comm.size, overlap))
     every_step = tuple(step for part in measured for step in part.steps)
     return Calibration(comm.size, comm.library, messages, replace(measured[-1], steps=every_step))
 
@@ -77,26 +79,38 @@ def _tell(comm: Comm, text: str) -> None:
 
 
 def link(comm: Comm, task: CalibrationTask) -> LinkMeasurement:
-    """Measure messages between ranks 0 and 1 in both directions at once, additions, and MPI's own
-    allreduce over all ranks beside the formulas and beside a rank that computes."""
-    each = task.seconds * SHARES["link"] / (3 * len(LARGE) + 2)
-    pair = comm.rank < 2
-    latency = _time(comm, each, _message(comm, SMALL) if pair else None)
-    rates, adding, whole = [], [], {}
-    for size in LARGE:
-        taken = _time(comm, each, _message(comm, size) if pair else None)
-        rates.append(size / (taken - latency if taken > latency else taken))
-        array = np.ones(size // 4, np.float32)
-        adding.append(size / _time(comm, each, _addition(array)))
-        whole[size] = _time(comm, each, partial(_allreduce, comm, array), 0.25)
-    near = Link(latency, median(rates))
-    group = Group(comm.size, comm.size, near, near, median(adding))
-    factor = median(taken / allreduce(group, size)[0] for size, taken in whole.items())
+    """Measure messages between ranks 0 and 1 in both directions at once, additions, and sums over
+    all ranks, by MPI and in fixed order, beside the formulas and beside ranks that compute."""
+    each = task.seconds * SHARES["link"] / (4 * len(LARGE) + 4)
+    near, reduction = _pair(comm, each)
+    group = Group(comm.size, comm.size, near, near, reduction)
+    by_mpi = {n: _time(comm, each, _mpi_sum(comm, n), 0.25) for n in LARGE}
+    fixed = {n: _time(comm, each, _tree_sum(comm, n), 0.25) for n in LARGE}
     middle = LARGE[len(LARGE) // 2]
-    hidden = _hidden(comm, each, middle, whole[middle])
+    polled = hidden(comm, each, middle, "poll")
+    threaded = hidden(comm, each, middle, "thread") if comm.concurrent else 0.0
     return LinkMeasurement(
-        latency, near.bandwidth, group.reduction, factor, hidden, tuple(whole.items())
-    )
+        near.latency, near.bandwidth, reduction, _over_formula(group, by_mpi, "mpi"),
+        _over_formula(group, fixed, FIXED_ORDER), polled, threaded, tuple(by_mpi.items()),
+    )  # fmt: skip
+
+
+def _pair(comm: Comm, seconds: float) -> tuple[Link, float]:
+    """Return the link between ranks 0 and 1, and the bytes per second that a rank adds."""
+    pair = comm.rank < 2
+    latency = _time(comm, seconds, _message(comm, SMALL) if pair else None)
+    rates, adding = [], []
+    for size in LARGE:
+        taken = _time(comm, seconds, _message(comm, size) if pair else None)
+        rates.append(size / (taken - latency if taken > latency else taken))
+        adding.append(size / _time(comm, seconds, _addition(np.ones(size // 4, np.float32))))
+    return Link(latency, median(rates)), median(adding)
+
+
+def _over_formula(group: Group, measured: dict[int, float], algorithm: str) -> float:
+    """Return how many times as long as by formula sums took, measured by bytes."""
+    expected = {n: group.seconds(allreduce(group, n, algorithm)[0]) for n in measured}
+    return median(taken / expected[n] for n, taken in measured.items())
 
 
 def _message(comm: Comm, size: int) -> Callable[[], None]:
@@ -110,8 +124,14 @@ def _addition(array: NDArray[Any]) -> Callable[[], object]:
     return lambda: np.add(array, other, out=array)
 
 
-def _allreduce(comm: Comm, array: NDArray[Any]) -> None:
-    comm.iallreduce(array).wait()
+def _mpi_sum(comm: Comm, size: int) -> Callable[[], None]:
+    array = np.ones(size // 4, np.float32)
+    return lambda: MpiSum(comm, array).finish()
+
+
+def _tree_sum(comm: Comm, size: int) -> Callable[[], None]:
+    array, back = np.ones(size // 4, np.float32), comm.stream("return")
+    return lambda: TreeSum(comm, back, array, [*range(comm.size)]).finish()
 
 
 def _time(
@@ -135,26 +155,31 @@ def _time(
     return float(quantile)
 
 
-def _hidden(comm: Comm, seconds: float, size: int, whole: float) -> float:
-    """Return the share of an exchange that goes on while ranks compute for twice as long as it
-    takes: none where they begin and wait as long as without."""
-    array = np.zeros(size // 4, np.float32)
-    exposed: list[float] = []
+def hidden(comm: Comm, seconds: float, size: int, driven: str) -> float:
+    """Return the share of a sum of `size` bytes that goes on while ranks compute for about as long
+    as it takes: of its time alone, what is missing where both are done at once."""
+    array, reducer = np.zeros(size // 4, np.float32), Reducer(comm, comm.size, driven)
 
-    def run() -> None:
-        begun = perf_counter()
-        request = comm.iallreduce(array)
-        left = perf_counter()
-        while perf_counter() < left + 2 * whole:
-            pass
-        back = perf_counter()
-        request.wait()
-        exposed.append(left - begun + perf_counter() - back)
+    def exchange() -> None:
+        reducer.start(array)
+        reducer.wait()
 
-    _time(comm, seconds, run)
-    hidden = np.array(min(max(1 - np.quantile(exposed, 0.25) / whole, 0.0), 1.0))
-    comm.bcast(hidden)
-    return float(hidden)
+    whole = _time(comm, seconds, exchange, 0.25)
+    part = _addition(np.ones(1 << 14, np.float32))
+    parts = max(1, round(whole / _time(comm, seconds / 4, part, 0.25)))
+
+    def compute() -> None:
+        for _ in range(parts):
+            part()
+            reducer.poll()
+
+    def both() -> None:
+        reducer.start(array)
+        compute()
+        reducer.wait()
+
+    alone, taken = (_time(comm, seconds, run, 0.25) for run in (compute, both))
+    return min(max((whole + alone - taken) / min(whole, alone), 0.0), 1.0)
 
 
 def doze(comm: Comm) -> None:
@@ -220,10 +245,12 @@ def mixed(times: NDArray[Any]) -> NDArray[Any]:
     return quantiles
 
 
-def steps(comm: Comm, task: CalibrationTask, silent: Silent, busy: int) -> StepMeasurements:
+def steps(
+    comm: Comm, task: CalibrationTask, silent: Silent, busy: int, overlap: str = "none"
+) -> StepMeasurements:
     """Measure steps without messages, of this rank alone or, where `busy` is more than 1, of all
-    ranks at once, and then, in turn with them, the trainer's own. From the fewest images on; more
-    than the time allows are left out."""
+    ranks at once, and then, in turn with them, the trainer's own, driven by `overlap`. From the
+    fewest images on; more than the time allows are left out."""
     left = task.seconds * SHARES["busy" if busy > 1 else "alone"]
     together = comm if busy > 1 else silent
     measured: list[Step] = []
@@ -238,7 +265,7 @@ def steps(comm: Comm, task: CalibrationTask, silent: Silent, busy: int) -> StepM
                 break
         each = (task.model, task.input, task.classes, share, task.bucket_mb)
         series = Series(Rehearsal(silent, *each), silent)
-        real = Series(Rehearsal(comm, *each)) if checked else None
+        real = Series(Rehearsal(comm, *each, overlap)) if checked else None
         job = series.job
         begun = perf_counter()
         _rounds(together, series, real, left * max(share / sum(task.batches[i:]), LEAST))

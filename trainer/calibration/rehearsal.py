@@ -42,18 +42,19 @@ class Silent(SerialComm):
 
 
 class Rehearsal:
-    """A training of a model on `share` random images a rank and step."""
+    """A training of a model on `share` random images a rank and step, whose exchange is driven by
+    `overlap`."""
 
     def __init__(
         self, comm: Comm, model: str, shape: tuple[int, int, int], classes: int, share: int,
-        bucket_mb: float,
+        bucket_mb: float, overlap: str = "none",
     ) -> None:  # fmt: skip
         # Rates that keep weights as they are: labels are random, and numbers must stay finite.
         task = "classification" if models.classes(model) else "reconstruction"
         config = TrainConfig(
             model=model, task=task, batch_size=share * comm.size, micro_batches=comm.size,
             threads=1, lr=1e-4, schedule="constant", epochs=1 << 20, log_every=1 << 30,
-            bucket_mb=bucket_mb, overlap="none",
+            bucket_mb=bucket_mb, overlap=overlap,
         )  # fmt: skip
         data = _images(shape, classes, share * comm.size)
         nowhere = RunFolder(Path(os.devnull), writes=False)
@@ -87,8 +88,9 @@ class Rehearsal:
             yield from self.training.parts.data.train.epoch(epoch)
 
     def step(self) -> None:
-        """Do a step, and take down its end."""
+        """Do a step, up to where ranks agree to go on, and take down its end."""
         self.training.step(next(self.batches))
+        self.training.stop.agreed(self.training.comm)
         self.ends.append(perf_counter())
 
     def run(self, more: Callable[[], bool], after: Callable[[], None] = lambda: None) -> None:

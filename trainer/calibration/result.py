@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from ..cost.cluster.allreduce import Link
 from ..cost.cluster.network import Exchange, Network
 from ..cost.cluster.step_time import Step, StepTimes
+from ..cost.cluster.traffic import Link
 from ..cost.report.model.plan import CheckReport
 
 
@@ -36,15 +36,24 @@ class CalibrationTask(NamedTuple):
 class LinkMeasurement:
     """Messages between two ranks of this host: seconds and bytes a second, in both directions at
     once; `reduction`, the bytes a second that a rank adds; `factor`, the time of MPI's allreduce
-    over that by formula; `overlap`, the share of an exchange that goes on while ranks compute; and
+    over that by formula, and `fixed_order_factor` the same of the trainer's sum in fixed order;
+    `polled` and `threaded`, the shares of an exchange that go on while ranks compute; and
     `allreduce`, pairs of bytes and seconds."""
 
     latency: float
     bandwidth: float
     reduction: float
     factor: float
-    overlap: float
+    fixed_order_factor: float
+    polled: float
+    threaded: float
     allreduce: tuple[tuple[int, float], ...]
+
+    @property
+    def overlap(self) -> str:
+        """What drives an exchange best, by the names of `train --overlap`."""
+        shares = {"none": 0.0, "poll": self.polled, "thread": self.threaded}
+        return max(shares, key=shares.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,10 @@ class Calibration:
             return Network("this host", "no link was measured", "", self.ranks)
         where = f"measured between two ranks here, {self.library}"
         near = Link(link.latency, link.bandwidth, where)
-        exchange = Exchange(link.reduction, link.overlap, link.factor)
+        shares = link.polled, link.threaded  # the third way, to leave it all to the end, hides none
+        exchange = Exchange(
+            link.reduction, max(shares), link.factor, *shares, link.fixed_order_factor
+        )
         return Network("this host", where, "", self.ranks, 0, near, None, exchange)
 
     def step_times(self, task: CalibrationTask, source: str) -> StepTimes:

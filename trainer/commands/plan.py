@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import integer
+from ..config import CHOICES, integer
 from ..cost.cluster.allreduce import ALGORITHMS, HALVED
 from ..cost.cluster.network import MARK
+from ..cost.cluster.transfers import ExchangeSettings
 from ..distributed.launchers import expected_size
 from ..errors import UserError, nearest, show
 from ..files import OutputFile
@@ -24,6 +25,7 @@ MOST_SECONDS = 20.0
 MOST_RANKS = 1 << 20
 LEAST_BUCKET, MOST_BUCKET = 0.001, 1e6  # MB
 SCALINGS = ("weak", "strong")
+CHOSEN = ("auto", "mpi", *ALGORITHMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,7 @@ class PlanOptions(ModelOptions):
     ranks_per_host: int
     scaling: str
     algorithm: str
+    overlap: str
     bucket_mb: float
     shard_optimizer: bool
     machine: str
@@ -46,9 +49,11 @@ class PlanOptions(ModelOptions):
     worker: str
 
     @property
-    def bucket_bytes(self) -> int:
-        """The least bytes of a bucket of gradients, rounded as the trainer rounds them."""
-        return int(self.bucket_mb * 1e6)
+    def exchange(self) -> ExchangeSettings:
+        """How `train` exchanges gradients; the least bytes of a bucket are rounded as the trainer
+        rounds them."""
+        least = int(self.bucket_mb * 1e6)
+        return ExchangeSettings(least, self.algorithm, self.overlap, self.shard_optimizer)
 
     @property
     def saved(self) -> OutputFile | None:
@@ -88,8 +93,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scaling", default="weak", choices=(*SCALINGS, "both"),
                         help="--batch is per rank (weak) or for all ranks (strong)")  # fmt: skip
     parser.add_argument(
-        "--algorithm", default="auto", help="allreduce algorithm (default: the fastest by formula)"
-    )
+        "--algorithm", default="auto",
+        help="allreduce algorithm; mpi: the fastest of MPI's by formula (default: as train sums)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--overlap", default="auto", choices=CHOICES["overlap"],
+        help="what drives an exchange while ranks compute, as in train",
+    )  # fmt: skip
     parser.add_argument("--bucket-mb", type=float, default=1.0, help="as in train")
     parser.add_argument(
         "--shard-optimizer", action=argparse.BooleanOptionalAction, default=False,
@@ -157,13 +167,12 @@ def _request(options: PlanOptions) -> PlanRequest:
 
 def _check_ranges(options: PlanOptions) -> None:
     algorithm, seconds, megabytes = options.algorithm, options.seconds, options.bucket_mb
-    if algorithm not in ("auto", *ALGORITHMS):
-        known = ("auto", *ALGORITHMS)
-        raise UserError(f"--algorithm: unknown value {algorithm!r}{nearest(algorithm, known)}")
-    if options.shard_optimizer and algorithm not in ("auto", *HALVED):
+    if algorithm not in CHOSEN:
+        raise UserError(f"--algorithm: unknown value {algorithm!r}{nearest(algorithm, CHOSEN)}")
+    if options.shard_optimizer and algorithm not in ("auto", "mpi", *HALVED):
         raise UserError(
-            f"--algorithm: expected one of auto, {', '.join(HALVED)} with --shard-optimizer, got "
-            f"{algorithm}"
+            f"--algorithm: expected one of auto, mpi, {', '.join(HALVED)} with --shard-optimizer, "
+            f"got {algorithm}"
         )
     if not 0 < seconds <= MOST_SECONDS:
         raise UserError(f"--seconds: expected above 0 and at most {MOST_SECONDS:g}, got {seconds}")

@@ -17,8 +17,9 @@ from ..calibration.result import Calibration, CalibrationTask
 from ..cost.cluster.fitness import faults
 from ..cost.cluster.network import Network, as_toml
 from ..cost.cluster.network import load as load_network
-from ..cost.cluster.scaling import LATEST, Row, memory, predict, scale, scale_between
+from ..cost.cluster.scaling import LATEST, Row, memory, predict, rows, rows_between
 from ..cost.cluster.step_time import StepTimes
+from ..cost.cluster.transfers import ExchangeSettings
 from ..cost.price import Price
 from ..cost.pricing import cost_report
 from ..cost.report.model.plan import CheckReport, PlanReport, PlanRow
@@ -62,7 +63,7 @@ def plan(request: PlanRequest, start: Start | None, why: str) -> PlanReport:
     if file := options.saved:
         file.write(as_toml(basis.network, basis.times))
     unfit = faults(basis.times)
-    rows = _rows(request, basis, is_range=bool(unfit))
+    found = _rows(request, basis, is_range=bool(unfit))
     return PlanReport(
         model=model.name,
         batch=options.batch,
@@ -72,7 +73,7 @@ def plan(request: PlanRequest, start: Start | None, why: str) -> PlanReport:
         machine=options.machine or None,
         network=basis.network,
         faults=unfit,
-        notes=[*basis.notes, *_notes(request, basis, rows.get("strong", ()))],
+        notes=[*basis.notes, *_notes(request, basis, found.get("strong", ()))],
         checks=basis.checks,
         plans={
             scaling: [
@@ -83,18 +84,17 @@ def plan(request: PlanRequest, start: Start | None, why: str) -> PlanReport:
                 )
                 for row in some
             ]
-            for scaling, some in rows.items()
+            for scaling, some in found.items()
         },
     )
 
 
 def _rows(request: PlanRequest, basis: Basis, is_range: bool) -> dict[str, list[Row]]:
     """Return predictions by scaling, as ranges if `is_range`."""
-    options, scaled = request.options, scale_between if is_range else scale
+    options, scaled = request.options, rows_between if is_range else rows
     return {
         name: scaled(
-            basis.times, basis.network, request.ranks, options.batch, name, options.bucket_bytes,
-            options.algorithm, options.shard_optimizer,
+            basis.times, basis.network, request.ranks, options.batch, name, options.exchange
         )
         for name in request.scalings
     }  # fmt: skip
@@ -136,11 +136,11 @@ def _measured(
 def _checked(
     check: CheckReport, times: StepTimes, here: Network, request: PlanRequest
 ) -> CheckReport:
-    """Return a measured step of this host beside what the calibration alone predicts."""
-    options = request.options
+    """Return a measured step of this host, exchanged as `train` does by default, beside what the
+    calibration alone predicts."""
     size, share = check.ranks, check.batch_per_rank
-    settings = options.bucket_bytes, options.algorithm
-    predicted = predict(times, here, size, share, share * size, *settings).seconds
+    default = ExchangeSettings(request.options.exchange.bucket_bytes)
+    predicted = predict(times, here, size, share, share * size, default).seconds
     return check._replace(predicted_seconds=predicted)
 
 

@@ -77,6 +77,8 @@ def test_a_real_calibration_comes_to_an_end(
     inside, exchange = found["network"]["inside"], found["network"]["exchange"]
     assert inside["latency"] > 0 and inside["bandwidth"] > 0 and inside["source"]
     assert exchange["reduction"] > 0 and exchange["factor"] > 0 and 0 <= exchange["overlap"] <= 1
+    assert exchange["fixed_order_factor"] > 0
+    assert exchange["overlap"] == max(exchange["overlap_poll"], exchange["overlap_thread"])
     one, two = found["plans"]["weak"]
     assert one["exposed_seconds"] == 0 < two["exposed_seconds"] < two["step_seconds"]
     assert main([*words, "--network", file]) == 0

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tallygrad.trainer.cli import main
-from tallygrad.trainer.cost.cluster.allreduce import Link
 from tallygrad.trainer.cost.cluster.fitness import bounds, faults
 from tallygrad.trainer.cost.cluster.network import Exchange, Network, as_toml
 from tallygrad.trainer.cost.cluster.step_time import Step, StepTimes
+from tallygrad.trainer.cost.cluster.traffic import Link
 
 LINK = Link(1e-6, 1e20)
 NETWORK = Network("two cores", "", "", 2, 0, LINK, LINK, Exchange(1e20))

@@ -16,18 +16,12 @@ from tallygrad.trainer.calibration import host
 from tallygrad.trainer.calibration.rehearsal import Rehearsal, Silent
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import plan as plan_command
-from tallygrad.trainer.cost.cluster.allreduce import ALGORITHMS, Group, Link, allreduce, sharded
+from tallygrad.trainer.cost.cluster.allreduce import allreduce
 from tallygrad.trainer.cost.cluster.network import FOLDER, Exchange, Network, as_toml, load
-from tallygrad.trainer.cost.cluster.scaling import (
-    TimedBucket,
-    buckets,
-    exchange,
-    exposed,
-    memory,
-    predict,
-    scale,
-)
+from tallygrad.trainer.cost.cluster.scaling import memory, predict, scale
 from tallygrad.trainer.cost.cluster.step_time import Step, StepTimes
+from tallygrad.trainer.cost.cluster.traffic import Group, Link
+from tallygrad.trainer.cost.cluster.transfers import METRICS, STOP, ExchangeSettings
 from tallygrad.trainer.cost.machines.host import Host
 from tallygrad.trainer.cost.roofline import Roofs
 from tallygrad.trainer.cost.workload import count
@@ -36,59 +30,8 @@ from tallygrad.trainer.errors import UserError
 pytestmark = pytest.mark.usefixtures("wide")
 
 INSIDE, BETWEEN = Link(1e-6, 1e9), Link(1e-5, 1e8)
-SIZE, REDUCTION = 1e6, 2e9
-
-# Microseconds of 1 MB. Inside: 1 us, 1000 us for all of it; between: 10 us, 10 000; adding: 500.
-BY_HAND = [
-    ("ring", 4, 4, 6 * (1 + 250) + 375),
-    ("recursive-doubling", 4, 4, 2 * (1 + 1000 + 500)),
-    ("recursive-doubling", 3, 4, (1 + 1000 + 500) + 2 * (1 + 1000) + 500),
-    ("rabenseifner", 4, 4, 4 * 1 + 2 * 750 + 375),
-    ("hierarchical", 4, 4, 6 * (1 + 250) + 375),
-    ("ring", 4, 2, 6 * (10 + 2500) + 375),
-    ("ring", 2, 1, 2 * (10 + 5000) + 250),
-    ("recursive-doubling", 4, 2, (1 + 1000 + 500) + (10 + 2 * 10_000 + 500)),
-    ("rabenseifner", 4, 2, 2 * (10 + 2 * 5000 + 1 + 250) + 375),
-    ("hierarchical", 4, 2, 2 * (1 + 500) + 250 + 2 * (10 + 5000) + 125),
-    ("hierarchical", 4, 1, 2 * (2 * 10 + 7500) + 375),
-]
-
-
-@pytest.mark.parametrize(("name", "ranks", "per_host", "expected"), BY_HAND)
-def test_formulas(name: str, ranks: int, per_host: int, expected: float) -> None:
-    group = Group(ranks, per_host, INSIDE, BETWEEN, REDUCTION)
-    assert ALGORITHMS[name](group, SIZE) == pytest.approx(1e-6 * expected)
-    assert allreduce(group, SIZE, name) == (pytest.approx(1e-6 * expected), name)
-
-
-def test_the_fastest_is_taken() -> None:
-    near, far = (Group(4, n, INSIDE, BETWEEN, REDUCTION) for n in (4, 2))
-    assert allreduce(near, SIZE)[1] == "rabenseifner" and allreduce(far, SIZE)[1] == "hierarchical"
-    assert allreduce(near, 8)[1] == "recursive-doubling"
-    assert allreduce(Group(1, 4, INSIDE, BETWEEN, REDUCTION), SIZE) == (0.0, "none")
-
-
-@pytest.mark.parametrize(
-    ("sweep", "overlap", "expected"),
-    [(4.0, 0.0, 4.0), (4.0, 1.0, 1.0), (4.0, 0.5, 2.5), (9.0, 1.0, 0.0), (2.5, 1.0, 2.5)],
-)
-def test_what_does_not_hide_behind_the_sweep(sweep: float, overlap: float, expected: float) -> None:
-    """Two exchanges of 2 s, from 1 s on and, since the first ends at 3 s, from then on."""
-    assert exposed([1.0, 2.0], [2.0, 2.0], sweep, overlap) == expected
-
-
-def test_an_exchange_begins_when_its_bucket_is_final() -> None:
-    assert exposed([0.0, 5.0], [1.0, 1.0], 5.5, 1.0) == 0.5
-
-
-def test_buckets_are_those_of_the_trainer() -> None:
-    cut = buckets([4, 8, 2, 1], [0.1, 0.2, 0.4, 0.3], 10)
-    assert cut == [TimedBucket(12, 0.2), TimedBucket(3, 0.4)]
-    job = Rehearsal(Silent(0, 2), "lenet", (1, 28, 28), 10, 1, bucket_mb=0.05)
-    found = buckets(job.sizes, [0.0] * len(job.sizes), 50_000)
-    held = job.training.parts.sync.buckets
-    assert [b.size for b in found] == [b.array.spec.nbytes for b in held] and len(held) == 3
-    assert sum(job.sizes) == 4 * 431_080
+REDUCTION = 2e9
+SETTINGS = ExchangeSettings(1)
 
 
 def compute(*steps: Step) -> StepTimes:
@@ -124,20 +67,57 @@ def test_steps_between_and_beyond_what_was_measured(batch: int, busy: int, expec
     assert single.at(6, 1).quantile(0.5) == pytest.approx(6e-3)
 
 
+def seconds(group: Group, size: float, algorithm: str = "mpi") -> float:
+    return group.seconds(allreduce(group, size, algorithm)[0])
+
+
+def test_the_order_is_fixed_as_in_train() -> None:
+    """On three ranks and more; MPI's sum is told beside it, and is chosen by its name."""
+    step = Step(4, 2, (0.010,), 0.009, (0.002, 0.008))
+    by_mpi = ExchangeSettings(1, "mpi")
+    for ranks, settings, name in (
+        (2, SETTINGS, "rabenseifner"), (3, SETTINGS, "fixed-order"), (3, by_mpi, "hierarchical"),
+    ):  # fmt: skip
+        row = predict(compute(step), network(), ranks, 4, 8, settings)
+        assert row.traffic.far_bytes > 1e6 or ranks == 2
+        assert row.algorithm == name and row.mpi_algorithm != "fixed-order"
+        group = Group(ranks, 2, INSIDE, BETWEEN, REDUCTION)
+        for taken, by in ((row.communication, row.algorithm), (row.mpi, row.mpi_algorithm)):
+            large = [seconds(group, n, by) for n in (600_000, 400_000)]
+            small = seconds(group, METRICS, "fixed-order" if by == "fixed-order" else "mpi")
+            assert taken == pytest.approx(sum(large) + small + seconds(group, STOP))
+
+
+def test_each_way_to_overlap_has_its_share() -> None:
+    exchange = Exchange(REDUCTION, 0.5, 2.0, overlap_thread=0.25)
+    shares = [exchange.share(by) for by in ("auto", "none", "poll", "thread")]
+    assert shares == [0.5, 0.0, 0.5, 0.25]
+    assert exchange.slowness("fixed-order") == exchange.slowness("ring") == 2.0
+    assert exchange._replace(fixed_order_factor=3.0).slowness("fixed-order") == 3.0
+    times = compute(Step(4, 2, (0.010,), 0.009, (0.002, 0.008)))
+    of = replace(network(), exchange=exchange)
+    waits = [
+        predict(times, of, 2, 4, 8, ExchangeSettings(1, "mpi", by)).exposed
+        for by in ("none", "thread")
+    ]
+    assert waits[0] > waits[1] > 0
+
+
 def test_a_plan_by_hand() -> None:
     """The median of the slower of two is the quantile of the root of a half; both buckets are
-    final before the sweep ends, and 24 bytes of loss and hits follow."""
+    final before the sweep ends, and loss, hits and whether to stop follow."""
     step = Step(4, 2, (0.010, 0.010, 0.030), 0.009, (0.002, 0.008))
     slower = 0.010 + (2 * 0.5**0.5 - 1) * 0.020
     group = Group(2, 2, INSIDE, INSIDE, REDUCTION)
-    first, second, last = (allreduce(group, n)[0] for n in (600_000, 400_000, 24))
+    first, second, metrics, stop = (seconds(group, n) for n in (600_000, 400_000, METRICS, STOP))
+    last = metrics + stop
     for overlap, waits in ((0.0, first + second), (1.0, 0.008 + second - 0.009)):
-        row = predict(compute(step), network(overlap), 2, 4, 8, least=500_000)
+        row = predict(compute(step), network(overlap), 2, 4, 8, ExchangeSettings(500_000))
         assert row.compute == 0.010 and row.waiting == pytest.approx(slower - 0.010)
         assert row.exposed == pytest.approx(max(waits, 0.0) + last)
         assert row.seconds == pytest.approx(slower + row.exposed)
         assert row.communication == pytest.approx(first + second + last)
-    doubled = predict(compute(step), network(factor=2.0), 2, 4, 8, least=500_000)
+    doubled = predict(compute(step), network(factor=2.0), 2, 4, 8, ExchangeSettings(500_000))
     assert doubled.exposed == pytest.approx(2 * (first + second + last))
 
 
@@ -162,8 +142,9 @@ def test_memory_is_that_of_the_work() -> None:
     assert 0 < found.kept_for_backward < found.results
 
 
-def test_a_silent_rank_moves_nothing_and_tells_when_it_waits() -> None:
-    job = Rehearsal(silent := Silent(1, 2), "lenet", (1, 28, 28), 10, 2, bucket_mb=1.0)
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_silent_rank_moves_nothing_and_tells_when_it_waits(ranks: int) -> None:
+    job = Rehearsal(silent := Silent(1, ranks), "lenet", (1, 28, 28), 10, 2, bucket_mb=1.0)
     job.stamp()
     job.run(lambda: len(job.ends) < 2)
     assert job.training.state.images == 4  # its own: nobody sent the others' numbers
@@ -174,9 +155,12 @@ def test_a_silent_rank_moves_nothing_and_tells_when_it_waits() -> None:
 
 def test_a_saved_calibration_reads_back(tmp_path: Path) -> None:
     file = tmp_path / "cluster.toml"
-    file.write_text(as_toml(replace(network(0.25, 1.5), count=3, note='a "note"'), LINEAR))
-    read, held = load(str(file))
-    assert read == replace(network(0.25, 1.5), count=3, note='a "note"')
+    known = replace(network(0.25, 1.5), count=3, note='a "note"')
+    every = Exchange(REDUCTION, 0.25, 1.5, 0.0, 0.25, 2.0)
+    for net in (replace(known, exchange=every), known):
+        file.write_text(as_toml(net, LINEAR))
+        read, held = load(str(file))
+        assert read == net
     assert held is not None and held.fits("lenet", (1, 28, 28), 10)
     assert not held.fits("lenet", (1, 32, 32), 10)
     for one, other in zip(held.steps, LINEAR.steps, strict=True):
@@ -296,7 +280,7 @@ def saved(tmp_path: Path) -> str:
          "--ranks-per-host: expected at least 1, or 0 for the network's, got -1"),
         (["lenet", "--algorithm", "rings"], "unknown value 'rings'; did you mean 'ring'?"),
         (["lenet", "--shard-optimizer", "--algorithm", "hierarchical"],
-         "--algorithm: expected one of auto, ring, rabenseifner with --shard-optimizer, got hier"),
+         "--algorithm: expected one of auto, mpi, fixed-order, ring, rabenseifner with --shard"),
         (["lenet", "--network", "ethernet"], "'ethernet'; choose from calibrate, 10-gigabit"),
         (["lenet", "--network", "none.toml"], "none.toml: No such file"),
         (["lenet", "--machine", "abacus"], "no machine 'abacus'"),
@@ -330,8 +314,9 @@ def test_a_calibration_replaces_calibrations_alone(
 def test_what_a_plan_needs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = plan_command.PlanOptions(
         model="lenet", batch=4, input="", classes=0, ranks="1,2", network="gigabit-ethernet",
-        scaling="weak", algorithm="auto", seconds=1.0, bucket_mb=1.0, ranks_per_host=0, machine="",
-        shard_optimizer=False, save="", check=True, force=False, as_json=False, worker="",
+        scaling="weak", algorithm="auto", overlap="auto", seconds=1.0, bucket_mb=1.0,
+        ranks_per_host=0, machine="", shard_optimizer=False, save="", check=True, force=False,
+        as_json=False, worker="",
     )  # fmt: skip
     with pytest.raises(UserError, match="gigabit-ethernet: no link inside a host, and no mpirun"):
         plan_command.print_plan(chosen, None, "no mpirun here")
@@ -347,6 +332,7 @@ def test_what_a_plan_needs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 KEYS = {
     "ranks", "hosts", "batch_per_rank", "images", "step_seconds", "compute_seconds",
     "waiting_seconds", "communication_seconds", "exposed_seconds", "algorithm", "efficiency",
+    "mpi_communication_seconds", "mpi_algorithm", "traffic",
     "images_per_second", "memory_bytes", "energy_joules", "step_seconds_range", "efficiency_range",
 }  # fmt: skip
 
@@ -400,28 +386,6 @@ def test_what_a_plan_takes_for_granted_is_said(
     out = capsys.readouterr().out
     assert "that 4 of a host slow each other down no more is assumed" in out
     assert "unknown" not in out
-
-
-def test_shards_split_the_exchange_and_the_momentum() -> None:
-    """By hand: a ring's first half sends 3 quarters and adds them, its second half only sends."""
-    group = Group(4, 4, INSIDE, BETWEEN, REDUCTION)
-    scatter, gather, name = sharded(group, SIZE, "ring")
-    assert (scatter, gather) == (pytest.approx(1e-6 * (753 + 375)), pytest.approx(1e-6 * 753))
-    assert name == "ring" and sharded(group, SIZE)[2] == "rabenseifner"
-    with pytest.raises(ValueError, match="expected one of ring, rabenseifner, got hierarchical"):
-        sharded(group, SIZE, "hierarchical")
-    work = count("lenet", 8, (1, 28, 28), 10, training=True)
-    whole, quarter = memory(work), memory(work, 4)
-    assert quarter == whole._replace(momentum=4 * -(-work.parameters // 4))
-
-
-def test_only_the_first_half_of_a_sharded_exchange_hides() -> None:
-    network = Network("n", "s", inside=INSIDE, exchange=Exchange(REDUCTION, 1.0, 1.0), per_host=4)
-    cut = [TimedBucket(int(SIZE), 0.0)]
-    whole, _ = exchange(network, 4, cut, 1.0, "ring")
-    shards, _ = exchange(network, 4, cut, 1.0, "ring", shards=True)
-    assert shards.whole == pytest.approx(whole.whole)
-    assert shards.exposed - whole.exposed == pytest.approx(1e-6 * 753)
 
 
 def test_a_plan_shards_the_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The time of an allreduce, over links inside hosts and between them.
+"""Sums over ranks: by the algorithms of MPI libraries, and in a fixed order, as the trainer does.
 
 Formulas: Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in
 MPICH" (2005), and Patarasuk and Yuan, "Bandwidth Optimal All-reduce Algorithms for Clusters of
@@ -8,46 +8,16 @@ seconds, and adding m bytes takes m / reduction. The ranks of a host share the l
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil, log2
-from typing import NamedTuple
 
+from .collectives import all_to_all, allgather, halving, ring_round
+from .traffic import Group, Traffic
 
-class Link(NamedTuple):
-    """The link between two ranks: latency in seconds, bandwidth in bytes per second, and the source
-    of both numbers."""
-
-    latency: float
-    bandwidth: float
-    source: str = ""
-
-    def seconds(self, size: float) -> float:
-        """Return the seconds of a message of `size` bytes."""
-        return self.latency + size / self.bandwidth
-
-
-@dataclass(frozen=True)
-class Group:
-    """Ranks that reduce jointly, `per_host` of them on a host, and their links; `reduction` is the
-    speed at which a rank adds, in bytes per second."""
-
-    ranks: int
-    per_host: int
-    inside: Link
-    between: Link
-    reduction: float
-
-    @property
-    def hosts(self) -> int:
-        """The number of hosts; the last one may have fewer ranks."""
-        return -(-self.ranks // self.per_host)
-
-    @property
-    def local(self) -> int:
-        """The number of ranks on a full host."""
-        return min(self.ranks, self.per_host)
+FIXED_ORDER = "fixed-order"
+COPIES = 2  # of the array that a sum in fixed order makes: into pieces, and back
 
 
 def ring_volume(size: int, ranks: int) -> Fraction:
@@ -62,87 +32,104 @@ def doubling_volume(size: int, ranks: int) -> float:
     return log2(ranks) * size
 
 
-def ring(group: Group, size: float) -> float:
-    """Return the seconds of a ring allreduce (Patarasuk and Yuan 2009):
+def ring(group: Group, size: float) -> Traffic:
+    """A ring (Patarasuk and Yuan 2009):
     2 (p-1) (latency + n/p / bandwidth) + (p-1)/p n / reduction. On several hosts every step waits
     for its slowest link."""
     p = group.ranks
-    step = group.inside.seconds(size / p) if group.local > 1 else 0.0
-    if group.hosts > 1:
-        step = max(step, group.between.seconds(size / p))
-    return 2 * (p - 1) * step + (p - 1) / p * size / group.reduction
+    return 2 * (p - 1) * ring_round(group, size / p) + Traffic(worked=(p - 1) / p * size)
 
 
-def recursive_doubling(group: Group, size: float) -> float:
-    """Return the seconds of recursive doubling (Thakur, Rabenseifner and Gropp 2005):
+def recursive_doubling(group: Group, size: float) -> Traffic:
+    """Recursive doubling (Thakur, Rabenseifner and Gropp 2005):
     lg p (latency + n / bandwidth + n / reduction). All ranks of a host share its link. Ranks beyond
     a power of two hand over their array first and receive the sum last."""
-    adding = size / group.reduction
     rounds, within = int(log2(group.ranks)), int(log2(group.local))
     outside = rounds - within if group.hosts > 1 else 0
-    far = group.between.latency + group.local * size / group.between.bandwidth
-    near = group.inside.seconds(size)
-    total = (rounds - outside) * (near + adding) + outside * (far + adding)
+    near, far = Traffic(1, size), Traffic(0, 0, 1, group.local * size)
+    adding = Traffic(worked=size)
+    total = (rounds - outside) * near + outside * far + rounds * adding
     if group.ranks & (group.ranks - 1):
         total += 2 * (far if group.hosts > 1 else near) + adding
     return total
 
 
-def rabenseifner(group: Group, size: float) -> float:
-    """Return the seconds of Rabenseifner's algorithm, recursive halving and then doubling (Thakur,
-    Rabenseifner and Gropp 2005): 2 lg p latency + 2 (p-1)/p n / bandwidth + (p-1)/p n / reduction.
-
-    Distant ranks exchange first, and the most: of p ranks on h hosts each sends (h-1)/h n through
-    its host's link, and the rest inside the host.
-    """
-    p, h = group.ranks, group.hosts
-    levels, outer = ceil(log2(p)), ceil(log2(h))
-    far = outer * group.between.latency
-    far += group.local * (1 - 1 / h) * size / group.between.bandwidth
-    near = (levels - outer) * group.inside.latency + (1 / h - 1 / p) * size / group.inside.bandwidth
-    return 2 * (far + near) + (1 - 1 / p) * size / group.reduction
+def rabenseifner(group: Group, size: float) -> Traffic:
+    """Rabenseifner's algorithm, recursive halving and then doubling (Thakur, Rabenseifner and Gropp
+    2005): 2 lg p latency + 2 (p-1)/p n / bandwidth + (p-1)/p n / reduction."""
+    return 2 * halving(group, size) + Traffic(worked=(1 - 1 / group.ranks) * size)
 
 
-def hierarchical(group: Group, size: float) -> float:
-    """Return the seconds of a hierarchical allreduce: reduce-scatter over a ring inside each host,
-    Rabenseifner's allreduce of the pieces between hosts, where all ranks of a host share its link,
-    and allgather over a ring inside each host."""
+def hierarchical(group: Group, size: float) -> Traffic:
+    """A hierarchical allreduce: reduce-scatter over a ring inside each host, Rabenseifner's
+    allreduce of the pieces between hosts, where all ranks of a host share its link, and allgather
+    over a ring inside each host."""
     r, h = group.local, group.hosts
-    within = 2 * (r - 1) * group.inside.seconds(size / r) + (1 - 1 / r) * size / group.reduction
-    far = ceil(log2(h)) * group.between.latency + (1 - 1 / h) * size / group.between.bandwidth
-    return within + 2 * far + (1 - 1 / h) * size / r / group.reduction
+    near = 2 * (r - 1) * Traffic(1, size / r)
+    far = 2 * Traffic(0, 0, ceil(log2(h)), (1 - 1 / h) * size)
+    return near + far + Traffic(worked=(1 - 1 / r) * size + (1 - 1 / h) * size / r)
 
 
-def sharded(group: Group, size: float, algorithm: str = "auto") -> tuple[float, float, str]:
-    """Return the seconds of a reduce-scatter and of an allgather of `size` bytes, and the algorithm
-    whose first and second half they are. ValueError for an algorithm without halves."""
-    if group.ranks == 1:
-        return 0.0, 0.0, "none"
-    if algorithm not in ("auto", *HALVED):
-        raise ValueError(f"sharded: expected one of {', '.join(HALVED)}, got {algorithm}")
-    tried = HALVED if algorithm == "auto" else (algorithm,)
-    seconds, name = min((ALGORITHMS[name](group, size), name) for name in tried)
-    # Both halves send the same; the first one also adds.
-    adding = (1 - 1 / group.ranks) * size / group.reduction
-    gather = (seconds - adding) / 2
-    return seconds - gather, gather, name
+def fixed_order(group: Group, size: float) -> Traffic:
+    """The trainer's sum in a fixed order (`distributed/exchange.py`): an all-to-all of n/p pieces,
+    (p-1)/p n added and 2 n copied by each rank, and an allgather. On one host or with one rank per
+    host, long arrays take 2 (p-1) (latency + n/p / bandwidth) + (2 + (p-1)/p) n / reduction."""
+    there, back = _fixed_order_halves(group, size)
+    return there + back
 
 
-HALVED = ("ring", "rabenseifner")
-ALGORITHMS: dict[str, Callable[[Group, float], float]] = {
+def _fixed_order_halves(group: Group, size: float) -> tuple[Traffic, Traffic]:
+    local = Traffic(worked=(COPIES / 2 + 1 - 1 / group.ranks) * size)
+    there = all_to_all(group, size / group.ranks) + local
+    return there, Traffic(worked=COPIES / 2 * size) + allgather(group, size)
+
+
+ALGORITHMS: dict[str, Callable[[Group, float], Traffic]] = {
     "recursive-doubling": recursive_doubling,
     "ring": ring,
     "rabenseifner": rabenseifner,
     "hierarchical": hierarchical,
+    FIXED_ORDER: fixed_order,
 }
+HALVED = (FIXED_ORDER, "ring", "rabenseifner")  # a reduce-scatter and an allgather
 
 
-def allreduce(group: Group, size: float, algorithm: str = "auto") -> tuple[float, str]:
-    """Return the seconds of an allreduce of `size` bytes, and its algorithm. "auto" is the fastest,
-    as a well-tuned MPI would choose; a single rank takes no time by "none"."""
+def trained(ranks: int) -> str:
+    """Return the algorithm by which `train` sums over so many ranks: in a fixed order on three or
+    more; of two ranks there is but one order, and "mpi" chooses."""
+    return FIXED_ORDER if ranks > 2 else "mpi"
+
+
+def allreduce(group: Group, size: float, algorithm: str = "mpi") -> tuple[Traffic, str]:
+    """Return a sum of `size` bytes and its algorithm. "mpi" is the fastest but for the fixed order,
+    as a well-tuned MPI would choose; a single rank has nothing to do, by "none"."""
     if group.ranks == 1:
-        return 0.0, "none"
-    tried = [algorithm] if algorithm != "auto" else [*ALGORITHMS]
-    if algorithm == "auto" and group.hosts == 1:
-        tried.remove("hierarchical")  # on one host it is the ring
-    return min((ALGORITHMS[name](group, size), name) for name in tried)
+        return Traffic(), "none"
+    tried = [algorithm]
+    if algorithm == "mpi":
+        tried = [name for name in ALGORITHMS if name != FIXED_ORDER]
+        if group.hosts == 1:
+            tried.remove("hierarchical")  # on one host it is the ring
+    return _fastest(group, size, tried)
+
+
+def _fastest(group: Group, size: float, tried: Sequence[str]) -> tuple[Traffic, str]:
+    found = {name: ALGORITHMS[name](group, size) for name in tried}
+    name = min(found, key=lambda name: (group.seconds(found[name]), name))
+    return found[name], name
+
+
+def sharded(group: Group, size: float, algorithm: str = "mpi") -> tuple[Traffic, Traffic, str]:
+    """Return a reduce-scatter and an allgather of `size` bytes, and the algorithm whose first and
+    second half they are; "mpi" is the faster but for the fixed order. ValueError for an algorithm
+    without halves."""
+    if group.ranks == 1:
+        return Traffic(), Traffic(), "none"
+    if algorithm == FIXED_ORDER:
+        return *_fixed_order_halves(group, size), algorithm
+    if algorithm not in ("mpi", *HALVED):
+        raise ValueError(f"sharded: expected one of mpi, {', '.join(HALVED)}, got {algorithm}")
+    whole, name = _fastest(group, size, HALVED[1:] if algorithm == "mpi" else [algorithm])
+    # Both halves send the same; the first one also adds.
+    half = 0.5 * replace(whole, worked=0.0)
+    return half + Traffic(worked=whole.worked), half, name

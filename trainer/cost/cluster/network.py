@@ -21,7 +21,10 @@
     [exchange]                   # optional; default: measured here
     reduction_bytes_per_second = 4e9   # additions
     overlap = 0.0                # share of an exchange that goes on while ranks compute, 0 to 1
+    overlap_poll = 0.0           # with `train --overlap poll`; default: overlap
+    overlap_thread = 0.0         # with `train --overlap thread`; default: overlap
     factor = 1.0                 # time of MPI's allreduce inside a host, over the formula's
+    fixed_order_factor = 1.0     # that of the trainer's sum in a fixed order; default: factor
 
 `[compute]` holds the step times that a calibration saved: see `step_time.py`.
 """
@@ -35,8 +38,9 @@ from typing import Any, NamedTuple
 
 from ...parsing import read_toml_or_json, resolve_preset
 from ..reader import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, TEXT, KeyPath, Optional, Table
-from .allreduce import Link
+from .allreduce import FIXED_ORDER
 from .step_time import StepTimes
+from .traffic import Link
 
 FOLDER = Path(__file__).parent / "presets"
 MARK = "# A network, as `tallygrad plan --save` writes it.\n"
@@ -51,12 +55,28 @@ class Hosts:
 
 
 class Exchange(NamedTuple):
-    """How fast a rank adds, in bytes per second, the share of an exchange that goes on while ranks
-    compute, and the time of MPI's allreduce inside a host over the formula's."""
+    """How fast a rank adds, in bytes per second; the share of an exchange that goes on while ranks
+    compute, at best and by what drives it; and the times of MPI's allreduce and of the sum in fixed
+    order inside a host, over the formulas'. None is as `overlap`, or as `factor`."""
 
     reduction: float
     overlap: float = 0.0
     factor: float = 1.0
+    overlap_poll: float | None = None
+    overlap_thread: float | None = None
+    fixed_order_factor: float | None = None
+
+    def share(self, driven_by: str) -> float:
+        """Return the share that goes on while ranks compute if an exchange is driven by "none",
+        "poll", "thread", or "auto", the best of them."""
+        shares = {"none": 0.0, "poll": self.overlap_poll, "thread": self.overlap_thread}
+        share = shares.get(driven_by)
+        return self.overlap if share is None else share
+
+    def slowness(self, algorithm: str) -> float:
+        """Return the time of an algorithm inside a host over the formula's."""
+        measured = self.fixed_order_factor if algorithm == FIXED_ORDER else None
+        return measured or self.factor
 
 
 @dataclass(frozen=True)
@@ -111,8 +131,8 @@ def _link(latency_seconds: float, bytes_per_second: float, source: str) -> Link:
     return Link(latency_seconds, bytes_per_second, source)
 
 
-def _exchange(reduction_bytes_per_second: float, overlap: float, factor: float) -> Exchange:
-    return Exchange(reduction_bytes_per_second, overlap, factor)
+def _exchange(reduction_bytes_per_second: float, **others: float) -> Exchange:
+    return Exchange(reduction_bytes_per_second, **others)
 
 
 def _network(
@@ -129,6 +149,9 @@ EXCHANGE = Table(
     reduction_bytes_per_second=POSITIVE,
     overlap=Optional(SHARE, 0.0),
     factor=Optional(POSITIVE, 1.0),
+    overlap_poll=Optional(SHARE),
+    overlap_thread=Optional(SHARE),
+    fixed_order_factor=Optional(POSITIVE),
 )
 FILE = Table(
     _network, name=TEXT, source=TEXT, note=Optional(TEXT, ""),
@@ -149,6 +172,7 @@ def as_toml(network: Network, compute: StepTimes | None = None) -> str:
             values = zip(LINK.fields, link, strict=True)
             lines += ["", f"[{name}]", *[f"{key} = {json.dumps(v)}" for key, v in values]]
     if network.exchange is not None:
-        values = zip(EXCHANGE.fields, network.exchange, strict=True)
-        lines += ["", "[exchange]", *[f"{key} = {json.dumps(v)}" for key, v in values]]
+        pairs = zip(EXCHANGE.fields, network.exchange, strict=True)
+        known = [f"{key} = {json.dumps(v)}" for key, v in pairs if v is not None]
+        lines += ["", "[exchange]", *known]
     return "\n".join([*lines, "", *(compute.lines() if compute else [])])

@@ -2,47 +2,42 @@
 calibration and a network file.
 
 A step takes as long as the slowest rank computes, plus the part of the exchange that its backward
-sweep does not hide, plus the sum of loss and metrics. Gradients are exchanged in buckets, one after
-the other, each as soon as its last gradient is final (`distributed/sync.py`).
+sweep does not hide. What is exchanged is in `transfers.py`: gradients in buckets, one after the
+other, each as soon as its last gradient is final (`distributed/sync.py`), then figures.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..workload import Work
-from .allreduce import Group, Link, allreduce, sharded
 from .fitness import bounds
 from .network import Network
 from .step_time import Step, StepTimes
+from .traffic import Group, Link, Traffic
+from .transfers import ExchangeSettings, transfers
 
-METRICS = 24  # bytes of a step's loss, metrics and samples, in float64
 LATEST = 0.95  # the highest quantile of steps that is used; too few were measured beyond it
 
 
-class TimedBucket(NamedTuple):
-    """Gradients that are exchanged together: their bytes, and the seconds after which the last of
-    them is final."""
+class StepExchange(NamedTuple):
+    """A step's exchange: its seconds, those that ranks wait for, what it asks of links and ranks,
+    and the algorithm of its longest transfer: a row names one."""
 
-    size: int
-    ready: float
-
-
-class Exposed(NamedTuple):
-    """Seconds of an exchange: the whole of it, and the part that ranks wait for."""
-
-    whole: float
-    exposed: float
+    whole: float = 0.0
+    exposed: float = 0.0
+    traffic: Traffic = Traffic()
+    algorithm: str = "none"
 
 
 class Row(NamedTuple):
     """The predicted step on a number of ranks; times in seconds.
 
     `batch` is that of the rank with most images, `images` that of all ranks. `seconds` is the sum
-    of `compute`, of `waiting` for the slowest rank and of `exposed` communication. Ranges are
-    present where the calibration is unfit.
+    of `compute`, of `waiting` for the slowest rank and of `exposed` communication, whose `traffic`
+    is that of the whole step. Ranges are present where the calibration is unfit.
     """
 
     ranks: int
@@ -58,83 +53,65 @@ class Row(NamedTuple):
     efficiency: float = 0.0
     seconds_range: tuple[float, float] | None = None
     efficiency_range: tuple[float, float] | None = None
+    traffic: Traffic = Traffic()
+    mpi: float = 0.0
+    mpi_algorithm: str = "none"
 
 
-def buckets(sizes: Sequence[int], ready: Sequence[float], least: int) -> list[TimedBucket]:
-    """Return gradients of `sizes` bytes, in the order in which they are final, cut into buckets of
-    at least `least` bytes like those of `GradientSync`; the last one may be smaller."""
-    cut: list[TimedBucket] = []
-    size, final = 0, 0.0
-    for i, (more, moment) in enumerate(zip(sizes, ready, strict=True)):
-        size, final = size + more, max(final, moment)
-        if size >= least or i == len(sizes) - 1:
-            cut.append(TimedBucket(size, final))
-            size, final = 0, 0.0
-    return cut
+def exposed(behind: Sequence[tuple[float, float]], sweep: float, overlap: float) -> float:
+    """Return the seconds that ranks wait for exchanges after a sweep that ends at `sweep`: each
+    (when it can begin, seconds that it takes), one after the other.
 
-
-def exposed(starts: Sequence[float], takes: Sequence[float], sweep: float, overlap: float) -> float:
-    """Return the seconds that ranks wait for exchanges after a sweep that ends at `sweep`.
-
-    An exchange begins when its bucket is final and the previous exchange is over. `overlap` is the
-    share of it that MPI carries out while ranks compute; at 0 all exchanges follow the sweep.
+    `overlap` is the share of an exchange that MPI carries out while ranks compute; at 0 all follow
+    the sweep.
     """
     over = 0.0
-    for start, taken in zip(starts, takes, strict=True):
+    for start, taken in behind:
         over = max(over, start) + taken
-    return overlap * max(over - sweep, 0.0) + (1 - overlap) * sum(takes)
+    whole = sum(taken for _, taken in behind)
+    return overlap * max(over - sweep, 0.0) + (1 - overlap) * whole
 
 
-def group(network: Network, ranks: int) -> Group:
+def group(network: Network, ranks: int, algorithm: str = "mpi") -> Group:
     """Return the ranks and their links. Links inside a host are slowed down by the measured ratio
-    of its MPI to the formulas. Without a link between hosts, the one inside is used. ValueError for
-    a network without link or exchange."""
+    of the algorithm to its formula. Without a link between hosts, the one inside is used.
+    ValueError for a network without link or exchange."""
     if network.inside is None or network.exchange is None:
         raise ValueError(
             f"{network.name}: expected a link inside a host and an exchange, got "
             f"{network.inside} and {network.exchange}; a calibration measures both"
         )
     latency, bandwidth, _ = network.inside
-    reduction, _, factor = network.exchange
+    factor = network.exchange.slowness(algorithm)
     inside = Link(latency * factor, bandwidth / factor)
-    return Group(ranks, network.per_host, inside, network.between or inside, reduction / factor)
+    reduction = network.exchange.reduction / factor
+    return Group(ranks, network.per_host, inside, network.between or inside, reduction)
 
 
 def exchange(
-    network: Network,
-    ranks: int,
-    cut: Sequence[TimedBucket],
-    sweep: float,
-    algorithm: str = "auto",
-    shards: bool = False,
-) -> tuple[Exposed, str]:
-    """Return the seconds of a step's exchange, of gradients and then of loss and metrics, and the
-    algorithm of its largest bucket. With `shards` of the optimizer's state, weights come last."""
+    network: Network, ranks: int, times: StepTimes, step: Step, settings: ExchangeSettings
+) -> StepExchange:
+    """Return a step's exchange on a number of ranks."""
     if ranks == 1:
-        return Exposed(0.0, 0.0), "none"
-    members = group(network, ranks)
+        return StepExchange()
     assert network.exchange is not None
-    last, _ = allreduce(members, METRICS, algorithm)
-    if shards:
-        halves = [sharded(members, bucket.size, algorithm) for bucket in cut]
-        each = [(seconds, name) for seconds, _, name in halves]
-        last += sum(seconds for _, seconds, _ in halves)  # nothing hides it
-    else:
-        each = [allreduce(members, bucket.size, algorithm) for bucket in cut]
-    takes = [seconds for seconds, _ in each]
-    # A row names one algorithm: that of the largest bucket, which takes the most time.
-    largest = max(range(len(cut)), key=lambda i: cut[i].size)
-    overlap = network.exchange.overlap
-    waits = exposed([bucket.ready for bucket in cut], takes, sweep, overlap) + last
-    return Exposed(sum(takes) + last, waits), each[largest][1]
+    members = group(network, ranks, settings.on(ranks))
+    parts = transfers(members, times.bytes, step.ready, settings)
+    takes = [members.seconds(part.traffic) for part in parts]
+    pairs = [*zip(parts, takes, strict=True)]
+    behind = [(part.ready, taken) for part, taken in pairs if part.ready is not None]
+    blocking = sum(taken for part, taken in pairs if part.ready is None)
+    waits = exposed(behind, step.sweep, network.exchange.share(settings.overlap)) + blocking
+    longest = max(range(len(takes)), key=takes.__getitem__)
+    whole = sum((part.traffic for part in parts), Traffic())
+    return StepExchange(sum(takes), waits, whole, parts[longest].algorithm)
 
 
 def predict(
-    times: StepTimes, network: Network, ranks: int, share: int, images: int, least: int,
-    algorithm: str = "auto", shards: bool = False,
+    times: StepTimes, network: Network, ranks: int, share: int, images: int,
+    settings: ExchangeSettings,
 ) -> Row:  # fmt: skip
-    """Return the step on a number of ranks, of which the one with most has `share` of the `images`;
-    buckets have at least `least` bytes.
+    """Return the step on a number of ranks, of which the one with most has `share` of the `images`.
 
     The median time of the slowest of p ranks is the quantile 0.5^(1/p) of a single rank's times, if
     their times are independent.
@@ -142,47 +119,53 @@ def predict(
     step: Step = times.at(share, min(ranks, network.per_host))
     middle = step.quantile(0.5)
     slowest = step.quantile(min(0.5 ** (1 / ranks), LATEST))
-    cut = buckets(times.bytes, step.ready, least)
-    sent, name = exchange(network, ranks, cut, step.sweep, algorithm, shards)
+    sent = exchange(network, ranks, times, step, settings)
+    mpi = exchange(network, ranks, times, step, settings._replace(algorithm="mpi"))
     hosts = -(-ranks // network.per_host)
     seconds = slowest + sent.exposed
     return Row(
         ranks, hosts, share, images, seconds, middle, slowest - middle, sent.whole, sent.exposed,
-        name,
+        sent.algorithm, traffic=sent.traffic, mpi=mpi.whole, mpi_algorithm=mpi.algorithm,
     )  # fmt: skip
 
 
 def scale(
     times: StepTimes, network: Network, ranks: Sequence[int], batch: int, scaling: str,
-    least: int, algorithm: str = "auto", shards: bool = False,
+    least: int, algorithm: str = "auto", **others: Any,
 ) -> list[Row]:  # fmt: skip
     """Return the step on each number of ranks, with `batch` images per rank ("weak" scaling) or for
-    all ranks together ("strong"), where more ranks than images are left out. Efficiency is images
-    per second and rank, over those of a single rank."""
-    alone = predict(times, network, 1, batch, batch, least)
-    rows = []
+    all ranks together ("strong"), where more ranks than images are left out. Gradients are
+    exchanged in buckets of at least `least` bytes by an algorithm; `others` are fields of
+    `ExchangeSettings`. Efficiency is images per second and rank, over those of a single rank."""
+    return rows(times, network, ranks, batch, scaling, ExchangeSettings(least, algorithm, **others))
+
+
+def rows(
+    times: StepTimes, network: Network, ranks: Sequence[int], batch: int, scaling: str,
+    settings: ExchangeSettings,
+) -> list[Row]:  # fmt: skip
+    """Return what `scale` does."""
+    alone = predict(times, network, 1, batch, batch, settings)
+    found = []
     for p in ranks:
         if scaling == "strong" and p > batch:
             continue
         share, images = (batch, batch * p) if scaling == "weak" else (-(-batch // p), batch)
-        row = predict(times, network, p, share, images, least, algorithm, shards)
+        row = predict(times, network, p, share, images, settings)
         rate = images / row.seconds / p
-        rows.append(row._replace(efficiency=rate / (batch / alone.seconds)))
-    return rows
+        found.append(row._replace(efficiency=rate / (batch / alone.seconds)))
+    return found
 
 
-def scale_between(
+def rows_between(
     times: StepTimes, network: Network, ranks: Sequence[int], batch: int, scaling: str,
-    least: int, algorithm: str = "auto", shards: bool = False,
+    settings: ExchangeSettings,
 ) -> list[Row]:  # fmt: skip
-    """Return the rows of `scale` for an unfit calibration, with the ranges that its bounds give."""
+    """Return the rows for an unfit calibration, with the ranges that its bounds give."""
     low, high = bounds(times)
-    rows = [
-        scale(some, network, ranks, batch, scaling, least, algorithm, shards)
-        for some in (low, times, high)
-    ]
+    each = [rows(some, network, ranks, batch, scaling, settings) for some in (low, times, high)]
     most = 1.0 if scaling == "weak" else math.inf  # fewer images of a rank may fit into its caches
-    return [_ranged(a, b, c, most) for a, b, c in zip(*rows, strict=True)]
+    return [_ranged(a, b, c, most) for a, b, c in zip(*each, strict=True)]
 
 
 def _ranged(low: Row, row: Row, high: Row, most: float) -> Row:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..cluster.allreduce import FIXED_ORDER
 from ..cluster.network import Network
+from ..cluster.scaling import Row
 from ..price import MACS
 from .model.plan import CheckReport, PlanReport, PlanRow
 from .text_table import Column, fit, text_table
@@ -14,7 +16,8 @@ SHOWN = 3  # faults of a calibration in the text
 COLUMNS = (
     Column("ranks"), Column("allreduce", 4, is_text=True), Column("hosts", 6),
     Column("images a rank", 5), Column("step ms"), Column("compute ms", 2), Column("waiting ms", 2),
-    Column("exposed ms", 2), Column("efficiency %"), Column("images/s", 1), Column("memory", 3),
+    Column("exposed ms", 2), Column("exchange ms", 3), Column("by MPI ms", 3),
+    Column("efficiency %"), Column("images/s", 1), Column("memory", 3),
 )  # fmt: skip
 
 
@@ -55,12 +58,16 @@ def _cells(planned: PlanRow) -> tuple[str, ...]:
     return (
         str(row.ranks), row.algorithm, str(row.hosts), str(row.batch),
         _range(f"{1e3 * seconds:.2f}" for seconds in steps),
-        *[f"{1e3 * seconds:.2f}" for seconds in (row.compute, row.waiting, row.exposed)],
+        *[f"{1e3 * seconds:.2f}" for seconds in _times(row)],
         _range(f"{100 * share:.1f}" for share in shares),
         _range(short(row.images / seconds) for seconds in reversed(steps)),
         f"{short(planned.memory.total)}B",
         *([] if energy is None else [short(energy)]),
     )  # fmt: skip
+
+
+def _times(row: Row) -> tuple[float, ...]:
+    return row.compute, row.waiting, row.exposed, row.communication, row.mpi
 
 
 def _range(ends: Iterable[str]) -> str:
@@ -86,10 +93,11 @@ def _network(network: Network) -> list[str]:
         if link
     ]
     if network.exchange is not None:
-        reduction, overlap, factor = network.exchange
+        held = network.exchange
         lines.append(
-            f"a rank adds {1e-9 * reduction:.3g} GB/s; MPI's allreduce inside a host takes "
-            f"{factor:.2f} times as long as by formula; {100 * overlap:.0f}% of an "
-            "exchange goes on while ranks compute"
+            f"a rank adds {1e-9 * held.reduction:.3g} GB/s; inside a host, MPI's allreduce takes "
+            f"{held.factor:.2f} times as long as by formula, a sum in fixed order "
+            f"{held.slowness(FIXED_ORDER):.2f} times; {100 * held.overlap:.0f}% of an exchange "
+            "goes on while ranks compute"
         )
     return [*lines, network.note] if network.note else lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from ...cluster.network import Network
@@ -56,6 +56,9 @@ class PlanRow:
             "communication_seconds": row.communication,
             "exposed_seconds": row.exposed,
             "algorithm": row.algorithm,
+            "traffic": asdict(row.traffic),
+            "mpi_communication_seconds": row.mpi,
+            "mpi_algorithm": row.mpi_algorithm,
             "efficiency": row.efficiency,
             "step_seconds_range": row.seconds_range,
             "efficiency_range": row.efficiency_range,

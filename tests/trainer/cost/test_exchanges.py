@@ -1,0 +1,153 @@
+"""What exchanges ask of links and ranks: formulas against numbers by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from tallygrad.trainer.calibration.rehearsal import Rehearsal, Silent
+from tallygrad.trainer.cost.cluster.allreduce import ALGORITHMS, allreduce, sharded
+from tallygrad.trainer.cost.cluster.scaling import exposed, memory
+from tallygrad.trainer.cost.cluster.traffic import Group, Link, Traffic
+from tallygrad.trainer.cost.cluster.transfers import (
+    METRICS,
+    STOP,
+    ExchangeSettings,
+    TimedBucket,
+    Transfer,
+    buckets,
+    transfers,
+)
+from tallygrad.trainer.cost.workload import count
+
+INSIDE, BETWEEN = Link(1e-6, 1e9), Link(1e-5, 1e8)
+SIZE, REDUCTION = 1e6, 2e9
+
+# Microseconds of 1 MB. Inside: 1 us, 1000 us for all of it; between: 10 us, 10 000; adding: 500.
+BY_HAND = [
+    ("ring", 4, 4, 6 * (1 + 250) + 375),
+    ("recursive-doubling", 4, 4, 2 * (1 + 1000 + 500)),
+    ("recursive-doubling", 3, 4, (1 + 1000 + 500) + 2 * (1 + 1000) + 500),
+    ("rabenseifner", 4, 4, 4 * 1 + 2 * 750 + 375),
+    ("hierarchical", 4, 4, 6 * (1 + 250) + 375),
+    ("ring", 4, 2, 6 * (10 + 2500) + 375),
+    ("ring", 2, 1, 2 * (10 + 5000) + 250),
+    ("recursive-doubling", 4, 2, (1 + 1000 + 500) + (10 + 2 * 10_000 + 500)),
+    ("rabenseifner", 4, 2, 2 * (10 + 2 * 5000 + 1 + 250) + 375),
+    ("hierarchical", 4, 2, 2 * (1 + 500) + 250 + 2 * (10 + 5000) + 125),
+    ("hierarchical", 4, 1, 2 * (2 * 10 + 7500) + 375),
+    ("fixed-order", 4, 4, 6 * (1 + 250) + 2.75 * 500),
+    ("fixed-order", 4, 2, (1 + 250) + 2 * (10 + 2 * 2500) + 2.75 * 500 + 3 * (10 + 2500)),
+    ("fixed-order", 3, 1, 4 * (10 + 1e4 / 3) + (2 + 2 / 3) * 500),
+]
+
+
+def timed(group: Group, size: float, algorithm: str = "mpi") -> tuple[float, str]:
+    traffic, name = allreduce(group, size, algorithm)
+    return group.seconds(traffic), name
+
+
+@pytest.mark.parametrize(("name", "ranks", "per_host", "expected"), BY_HAND)
+def test_formulas(name: str, ranks: int, per_host: int, expected: float) -> None:
+    group = Group(ranks, per_host, INSIDE, BETWEEN, REDUCTION)
+    assert group.seconds(ALGORITHMS[name](group, SIZE)) == pytest.approx(1e-6 * expected)
+    assert timed(group, SIZE, name) == (pytest.approx(1e-6 * expected), name)
+
+
+def test_the_fastest_is_taken() -> None:
+    near, far = (Group(4, n, INSIDE, BETWEEN, REDUCTION) for n in (4, 2))
+    assert allreduce(near, SIZE)[1] == "rabenseifner" and allreduce(far, SIZE)[1] == "hierarchical"
+    assert allreduce(near, 8)[1] == "recursive-doubling"
+    assert allreduce(Group(1, 4, INSIDE, BETWEEN, REDUCTION), SIZE) == (Traffic(), "none")
+
+
+def test_a_short_sum_in_fixed_order_takes_few_messages() -> None:
+    """Bruck's all-to-all and recursive doubling: two rounds each, of 4 and of 2 and 4 bytes."""
+    group = Group(4, 1, INSIDE, BETWEEN, REDUCTION)
+    expected = 2 * (1e-5 + 4e-8) + 2.75 * 8 / REDUCTION + 2e-5 + 6e-8
+    assert timed(group, 8, "fixed-order")[0] == pytest.approx(expected)
+    on_two_hosts = Group(4, 2, INSIDE, BETWEEN, REDUCTION)  # where one round of two stays inside
+    near, far = 1e-6 + 4e-9, 1e-5 + 2 * 4e-8
+    expected = near + far + 2.75 * 8 / REDUCTION + 1e-5 + 8e-8 + 1e-6 + 2e-9
+    assert timed(on_two_hosts, 8, "fixed-order")[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("per_host", "expected"),
+    [(64, 2 * 1 + 63 * 15.625 + 63 * (1 + 15.625)), (1, 2 * 10 + 63 * 156.25 + 63 * (10 + 156.25))],
+)
+def test_pieces_of_a_middling_size_are_sent_32_at_once(per_host: int, expected: float) -> None:
+    group = Group(64, per_host, INSIDE, BETWEEN, REDUCTION)
+    expected += (3 - 1 / 64) * 500
+    assert timed(group, SIZE, "fixed-order")[0] == pytest.approx(1e-6 * expected)
+
+
+def test_messages_and_bytes_are_counted_by_link() -> None:
+    """Four ranks on two hosts, which share the links between them."""
+    group = Group(4, 2, INSIDE, BETWEEN, REDUCTION)
+    there, back = Traffic(1, 250_000, 2, 1_000_000), Traffic(0, 0, 3, 750_000)
+    found = ALGORITHMS["fixed-order"](group, SIZE)
+    assert found == there + back + Traffic(worked=2_750_000)
+    assert 0.5 * found == Traffic(0.5, 125_000, 2.5, 875_000, 1_375_000) == found * 0.5
+
+
+def test_a_step_exchanges_buckets_and_then_figures() -> None:
+    group = Group(3, 1, INSIDE, BETWEEN, REDUCTION)
+    sizes, ready = (600_000, 300_000, 100_000), (0.1, 0.3, 0.2)
+    found = transfers(group, sizes, ready, ExchangeSettings(500_000))
+    fixed = [allreduce(group, n, "fixed-order") for n in (600_000, 400_000, METRICS)]
+    assert found == [
+        Transfer(*fixed[0], 0.1), Transfer(*fixed[1], 0.3), Transfer(*fixed[2]),
+        Transfer(*allreduce(group, STOP)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sweep", "overlap", "expected"),
+    [(4.0, 0.0, 4.0), (4.0, 1.0, 1.0), (4.0, 0.5, 2.5), (9.0, 1.0, 0.0), (2.5, 1.0, 2.5)],
+)
+def test_what_does_not_hide_behind_the_sweep(sweep: float, overlap: float, expected: float) -> None:
+    """Two exchanges of 2 s, from 1 s on and, since the first ends at 3 s, from then on."""
+    assert exposed([(1.0, 2.0), (2.0, 2.0)], sweep, overlap) == expected
+
+
+def test_an_exchange_begins_when_its_bucket_is_final() -> None:
+    assert exposed([(0.0, 1.0), (5.0, 1.0)], 5.5, 1.0) == 0.5
+
+
+def test_buckets_are_those_of_the_trainer() -> None:
+    cut = buckets([4, 8, 2, 1], [0.1, 0.2, 0.4, 0.3], 10)
+    assert cut == [TimedBucket(12, 0.2), TimedBucket(3, 0.4)]
+    job = Rehearsal(Silent(0, 2), "lenet", (1, 28, 28), 10, 1, bucket_mb=0.05)
+    found = buckets(job.sizes, [0.0] * len(job.sizes), 50_000)
+    held = job.training.parts.sync.buckets
+    assert [b.size for b in found] == [b.array.spec.nbytes for b in held] and len(held) == 3
+    assert sum(job.sizes) == 4 * 431_080
+
+
+def test_shards_split_the_exchange_and_the_momentum() -> None:
+    """By hand: a ring's first half sends 3 quarters and adds them, its second half only sends. In
+    fixed order each half also copies the array once."""
+    group = Group(4, 4, INSIDE, BETWEEN, REDUCTION)
+    for algorithm, copied in (("ring", 0), ("fixed-order", 500)):
+        there, back, name = sharded(group, SIZE, algorithm)
+        assert group.seconds(there) == pytest.approx(1e-6 * (753 + 375 + copied))
+        assert group.seconds(back) == pytest.approx(1e-6 * (753 + copied))
+        assert name == algorithm and there + back == ALGORITHMS[name](group, SIZE)
+    assert sharded(group, SIZE)[2] == "rabenseifner"
+    with pytest.raises(ValueError, match=r"of mpi, fixed-order, ring, .* got hierarch"):
+        sharded(group, SIZE, "hierarchical")
+    work = count("lenet", 8, (1, 28, 28), 10, training=True)
+    whole, quarter = memory(work), memory(work, 4)
+    assert quarter == whole._replace(momentum=4 * -(-work.parameters // 4))
+
+
+def test_only_the_first_half_of_a_sharded_exchange_hides() -> None:
+    group = Group(2, 2, INSIDE, BETWEEN, REDUCTION)
+    settings = ExchangeSettings(1, shard_optimizer=True)
+    found = transfers(group, (600_000, 400_000), (0.1, 0.3), settings)
+    halves = [sharded(group, size, "fixed-order") for size in (600_000, 400_000)]
+    (first, last, _), (second, latest, _) = halves
+    assert [(part.traffic, part.ready) for part in found[:4]] == [
+        (first, 0.1), (second, 0.3), (last, None), (latest, None),
+    ]  # fmt: skip
+    assert found[4:] == transfers(group, (), (), ExchangeSettings(1))  # figures by MPI

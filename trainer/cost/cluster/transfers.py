@@ -1,0 +1,92 @@
+"""What ranks exchange in a step: one list of transfers, whatever the options of `train` make of it.
+
+An option that changes what is sent changes `transfers` and what it calls, and nothing else: sums,
+messages, bytes, work and times all come from its list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .allreduce import FIXED_ORDER, allreduce, sharded, trained
+from .traffic import Group, Traffic
+
+METRICS = 24  # bytes of a step's loss, metrics and samples, in float64
+STOP = 8  # bytes by which ranks agree whether to go on
+
+
+class ExchangeSettings(NamedTuple):
+    """How `train` exchanges: gradients in buckets of at least `bucket_bytes`, summed by an
+    algorithm, "auto" for that of `train`, and driven by "none", "poll", "thread" or the best of
+    them, "auto". With `shard_optimizer` each rank gets the sum of its piece, and then the weights
+    of all."""
+
+    bucket_bytes: int
+    algorithm: str = "auto"
+    overlap: str = "auto"
+    shard_optimizer: bool = False
+
+    def on(self, ranks: int) -> str:
+        """Return the algorithm on a number of ranks."""
+        if self.algorithm != "auto":
+            return self.algorithm
+        return FIXED_ORDER if self.shard_optimizer else trained(ranks)
+
+
+class TimedBucket(NamedTuple):
+    """Gradients that are exchanged together: their bytes, and the seconds after which the last of
+    them is final."""
+
+    size: int
+    ready: float
+
+
+class Transfer(NamedTuple):
+    """A part of a step's exchange: what it asks of links and ranks, by which algorithm, and the
+    seconds of the step after which it can begin; None where ranks wait for all of it."""
+
+    traffic: Traffic
+    algorithm: str
+    ready: float | None = None
+
+
+def buckets(sizes: Sequence[int], ready: Sequence[float], least: int) -> list[TimedBucket]:
+    """Return gradients of `sizes` bytes, in the order in which they are final, cut into buckets of
+    at least `least` bytes like those of `GradientSync`; the last one may be smaller."""
+    cut: list[TimedBucket] = []
+    size, final = 0, 0.0
+    for i, (more, moment) in enumerate(zip(sizes, ready, strict=True)):
+        size, final = size + more, max(final, moment)
+        if size >= least or i == len(sizes) - 1:
+            cut.append(TimedBucket(size, final))
+            size, final = 0, 0.0
+    return cut
+
+
+def transfers(
+    group: Group, sizes: Sequence[int], ready: Sequence[float], settings: ExchangeSettings
+) -> list[Transfer]:
+    """Return a step's exchange in its order: of gradients of `sizes` bytes, each final after
+    `ready` seconds, then of loss and metrics, and of whether to go on."""
+    cut = buckets(sizes, ready, settings.bucket_bytes)
+    arrays = (
+        _shards(group, cut, settings) if settings.shard_optimizer else _sums(group, cut, settings)
+    )
+    # Figures are summed as gradients are without shards.
+    algorithm = settings._replace(shard_optimizer=False).on(group.ranks)
+    figures = Transfer(*allreduce(group, METRICS, algorithm))
+    return [*arrays, figures, Transfer(*allreduce(group, STOP))]
+
+
+def _sums(group: Group, cut: Sequence[TimedBucket], settings: ExchangeSettings) -> list[Transfer]:
+    algorithm = settings.on(group.ranks)
+    return [Transfer(*allreduce(group, size, algorithm), ready) for size, ready in cut]
+
+
+def _shards(group: Group, cut: Sequence[TimedBucket], settings: ExchangeSettings) -> list[Transfer]:
+    """Return the reduce-scatters, which the sweep can hide, and the allgathers of weights."""
+    algorithm = settings.on(group.ranks)
+    halves = [(*sharded(group, size, algorithm), ready) for size, ready in cut]
+    there = [Transfer(traffic, name, ready) for traffic, _, name, ready in halves]
+    return [*there, *[Transfer(traffic, name) for _, traffic, name, _ in halves]]
