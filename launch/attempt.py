@@ -20,12 +20,14 @@ Stamp: TypeAlias = tuple[int, int, int]  # inode, time of the last change, size
 
 class Outcome(NamedTuple):
     """How a job ended: `message` says what its ranks have not said, `asked` tells whether a signal
-    to this process was the reason, and `job` is the job's name (see `reap`)."""
+    to this process was the reason; `job` is the job's name, and `segments` its MPI's shared memory
+    (see `reap`)."""
 
     status: int
     message: str = ""
     asked: bool = False
     job: str = ""
+    segments: tuple[str, ...] = ()
 
 
 def attempt(
@@ -39,7 +41,8 @@ def attempt(
     earlier = _stamp(record)
     job = Job(line, env, ranks)
     status = job.wait(timeout)
-    return _judge(job, status, record, earlier, timeout)._replace(job=job.name)
+    outcome = _judge(job, status, record, earlier, timeout)
+    return outcome._replace(job=job.name, segments=job.segments)
 
 
 def _judge(

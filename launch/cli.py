@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from .attempt import LOST, Outcome, attempt, fail
 from .hostfile import parse_hosts, read_hostfile
-from .hosts import reachable
+from .hosts import reachable, reap_on
 from .job import OWN
 from .mpirun import BINDINGS, LaunchError, prepare
 from .supervise import Place, Policy, supervise
@@ -36,6 +36,8 @@ def run(arguments: list[str]) -> int:
         return fail(str(error), 2)
     local_ranks = 0 if options.hosts else options.ranks
     outcome = attempt(line, env, command, local_ranks, options.timeout)
+    if options.hosts and outcome.status:
+        reap_on(parse_hosts(options.hosts), outcome.job, outcome.segments)
     return _report(_name_silent_hosts(outcome, options.hosts))
 
 

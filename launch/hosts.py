@@ -34,12 +34,13 @@ def reachable(hosts: Sequence[Host]) -> list[Host]:
         return [host for host, up in zip(hosts, pool.map(answers, hosts), strict=True) if up]
 
 
-def reap_on(hosts: Sequence[Host], job: str) -> None:
-    """Kill what a job has left on each host, where an agent reaches them."""
+def reap_on(hosts: Sequence[Host], job: str, segments: Sequence[str] = ()) -> None:
+    """Kill what a job has left on each host, and remove its segments of shared memory, where an
+    agent reaches them."""
     line = agent() if hosts else []
     if not line:
         return
-    command = shlex.join([sys.executable, "-P", "-m", reap.__name__, job])
+    command = shlex.join([sys.executable, "-P", "-m", reap.__name__, job, *segments])
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(lambda host: run(line, host.name, command), hosts))
 

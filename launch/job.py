@@ -24,6 +24,7 @@ GRACE = 120.0  # seconds for ranks to finish their step and write a checkpoint, 
 ONCE = 1.0  # seconds in which signals count as one request: terminal and scheduler may both send
 TIMED_OUT = 124
 LOOK = 5.0  # seconds between checks of which ranks are alive
+ENDING = 10.0  # seconds for MPI to end a job that its ranks have given up
 MISSED = 3  # consecutive checks without a rank after which the job is ended
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")  # variables of MPICH and Open MPI with the rank
 # SIGHUP too: the ranks run in a session of their own, which a closing terminal does not reach. All
@@ -79,6 +80,7 @@ class Job:
         }
         self._monitor = Monitor()
         self.report = ""  # which rank was lost, once the job has ended
+        self.segments: tuple[str, ...] = ()  # of shared memory, on all hosts; see `reap`
         self._process = subprocess.Popen(
             line,
             env={**env, reap.VARIABLE: self.name, **self._monitor.environment},
@@ -103,7 +105,8 @@ class Job:
                     self._look()
                     look = time.monotonic() + LOOK
                 self._pass_on()
-                if time.monotonic() > self._deadline:
+                # Open MPI would wait for its process on a host that is cut off.
+                if time.monotonic() > self._deadline or self._monitor.ending > ENDING:
                     reap.kill(self.name)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(0.1)
@@ -113,6 +116,8 @@ class Job:
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
         status = self._process.wait()
+        self.segments = self._monitor.segments
+        reap.clean(self.name, self.segments)
         by_user = self._asked in (signal.SIGINT, signal.SIGHUP) and status == PREEMPTED
         if self._asked and (status not in OWN or by_user):
             return 128 + self._asked

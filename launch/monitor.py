@@ -26,19 +26,31 @@ class Monitor:
         self._statuses: dict[int, dict[str, Any]] = {}  # the latest, by rank
         self._left: set[int] = set()
         self._first: int | None = None  # rank that ended without a farewell before all others
+        self._verdict, self._condemned = "", 0.0  # why the ranks end the job, and since when
+        self._segments: set[str] = set()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="monitor", daemon=True)
         self._thread.start()
 
+    @property
+    def ending(self) -> float:
+        """The seconds for which the ranks have tried to end the job, 0 where they have not."""
+        return time.monotonic() - self._condemned if self._condemned else 0.0
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """The segments of shared memory that the ranks' MPI has made, on all hosts."""
+        return tuple(sorted(self._segments))
+
     def close(self) -> str:
-        """Stop listening; return which rank was lost first, and what it did, in one line, or an
-        empty one where none was."""
+        """Stop listening; return which rank was lost first, and what it did, or for what the ranks
+        have ended the job, in one line; an empty one where nothing is wrong."""
         time.sleep(POLL)  # what the end of the ranks has sent may still be on its way
         self._closing.set()
         self._thread.join()
         self._hub.close()
         if self._first is None:
-            return ""
+            return self._verdict
         status = self._statuses.get(self._first)
         if status is None:
             return f"rank {self._first} ended unexpectedly, before it said what it does"
@@ -50,6 +62,12 @@ class Monitor:
                 match message:
                     case {"title": str(), "doing": str()}:
                         self._statuses[rank] = message
+                    case {"segments": list(names)}:
+                        self._segments.update(map(str, names))
+                    case {"verdict": str(verdict)}:
+                        self._left.add(rank)
+                        self._verdict = self._verdict or verdict
+                        self._condemned = self._condemned or time.monotonic()
                     case {"farewell": _}:
                         self._left.add(rank)
                     case None if self._first is None and rank not in self._left:

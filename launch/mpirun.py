@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from . import monitor, reap
 from .address import own_address
@@ -22,17 +24,22 @@ class LaunchError(Exception):
 
 
 def prepare(
-    ranks: int, hosts: str | None, command: list[str], binding: str = ""
+    ranks: int,
+    hosts: str | None,
+    command: list[str],
+    binding: str = "",
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[str], dict[str, str]]:
     """Return mpirun's command line and environment for a trainer command.
 
     `hosts` is a list such as "a:4,b:4", None for this host. `binding` is one of `BINDINGS`, or ""
-    for the default. Raises LaunchError if there is no mpirun that works.
+    for the default. `variables` are added to the environment of the ranks, on other hosts too.
+    Raises LaunchError if there is no mpirun that works.
     """
     mpirun = find_mpirun()
     openmpi = is_openmpi(mpirun)
-    line = command_line(mpirun, openmpi, ranks, hosts, command, binding)
-    return line, environment(openmpi)
+    env = {**environment(openmpi), **variables}
+    return command_line(mpirun, openmpi, ranks, hosts, command, binding, env), env
 
 
 def find_mpirun() -> str:
@@ -92,22 +99,31 @@ def command_line(
     hosts: str | None,
     command: list[str],
     binding: str = "",
+    env: Mapping[str, str] = os.environ,
 ) -> list[str]:
     """Return mpirun's command line, which runs this Python: on other hosts under the same path."""
     # -P: a file in the current folder must not shadow a module of the same name.
     python = [sys.executable, "-P", "-m", "tallygrad.trainer"]
-    return [*start_line(mpirun, openmpi, ranks, hosts, binding), *python, *command]
+    return [*start_line(mpirun, openmpi, ranks, hosts, binding, env), *python, *command]
 
 
 def start_line(
-    mpirun: str, openmpi: bool, ranks: int, hosts: str | None, binding: str = ""
+    mpirun: str,
+    openmpi: bool,
+    ranks: int,
+    hosts: str | None,
+    binding: str = "",
+    env: Mapping[str, str] = os.environ,
 ) -> list[str]:
-    """Return the part of mpirun's command line that comes before the program."""
-    options = _openmpi(ranks, hosts, binding) if openmpi else _mpich(hosts, binding)
+    """Return the part of mpirun's command line that comes before the program.
+
+    `env` is the environment to run it with, which reaches other hosts as far as `EXPORTED` says.
+    """
+    options = _openmpi(ranks, hosts, binding, env) if openmpi else _mpich(hosts, binding)
     return [mpirun, "-n", str(ranks), *options]
 
 
-def _openmpi(ranks: int, hosts: str | None, binding: str) -> list[str]:
+def _openmpi(ranks: int, hosts: str | None, binding: str, env: Mapping[str, str]) -> list[str]:
     cores = len(os.sched_getaffinity(0))
     line = ["--map-by", ":OVERSUBSCRIBE"]
     if binding:
@@ -121,7 +137,7 @@ def _openmpi(ranks: int, hosts: str | None, binding: str) -> list[str]:
         line += ["--host", hosts]
         for name in OWN_VARIABLES:
             line += ["-x", name]
-        for name in filter(lambda name: name.startswith(EXPORTED), sorted(os.environ)):
+        for name in filter(lambda name: name.startswith(EXPORTED), sorted(env)):
             line += ["-x", name]
     return line
 

@@ -8,10 +8,12 @@ ends with status 0 counts only if the run has written its completion record.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from .job import PREEMPTED
 from .mpirun import LaunchError, prepare
 
 VARIABLE = "TALLYGRAD_ATTEMPT"
+COPIES = "copies.json"  # in a run folder: where its copies in memory are, and from which step on
 FINAL = (0, 2, 3)  # complete; an error to correct; a loss that is not finite: again would be alike
 LONGEST = 60.0  # seconds between attempts
 
@@ -72,6 +75,7 @@ def supervise(place: Place, command: list[str], policy: Policy, timeout: float |
             return Outcome(outcome.status, text)
         pause = policy.pause(failures)
         step = f"step {before}" if before >= 0 else "the beginning"
+        step += " or later" if (record.parent / COPIES).exists() else ""
         say(f"attempt {number} ended: {reason}; resuming from {step} in {pause:g} s")
         time.sleep(pause)
 
@@ -89,10 +93,9 @@ def _attempt(place: Place, command: list[str], token: str, timeout: float | None
     if number < ranks:
         say(f"running on {number} ranks instead of {ranks}")
     named = ",".join(map(str, answering)) or None
-    line, env = prepare(number, named, command, place.binding)
-    env[VARIABLE] = token
+    line, env = prepare(number, named, command, place.binding, {VARIABLE: token})
     outcome = attempt(line, env, command, 0 if hosts else number, timeout)
-    cluster.reap_on(answering, outcome.job)
+    cluster.reap_on(answering, outcome.job, outcome.segments)
     return outcome
 
 
@@ -103,7 +106,14 @@ def resuming(command: list[str]) -> list[str]:
 
 
 def newest_step(folder: Path) -> int:
-    """Return the step of the newest checkpoint in a run folder, -1 if there is none."""
+    """Return the step of the newest checkpoint in a run folder, or the one that the latest attempt
+    took from memory, if that is later; -1 if there is none."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return max(_on_disk(folder), int(json.loads((folder / COPIES).read_text())["step"]))
+    return _on_disk(folder)
+
+
+def _on_disk(folder: Path) -> int:
     names = (path.name for path in (folder / "checkpoints").glob("step-*.h5"))
     found = (re.fullmatch(r"step-(\d+)\.h5", name) for name in names)
     return max((int(match[1]) for match in found if match), default=-1)

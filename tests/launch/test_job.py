@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from tallygrad.launch import attempt, monitor, mpirun
 from tallygrad.launch import job as jobs
-from tallygrad.launch import mpirun
 
 CALL = "import sys; from tallygrad.launch import cli, job; {}; sys.exit(cli.run(sys.argv[1:]))"
 # Stands in for the trainer. Each rank leaves its number and process id in the folder of the test.
@@ -243,3 +243,38 @@ def test_status_0_counts_only_with_a_new_record(launch: Launch, tmp_path: Path) 
         status, err = _finish(launch(1, "--out", str(folder)))
         assert status == 1 and "result.json: not written" in err
     assert _finish(launch(1, "--out", str(folder), "record")) == (0, "")
+
+
+def test_a_job_that_its_ranks_have_given_up_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stands in for an mpirun that waits for its process on a host that is cut off."""
+    monkeypatch.setattr(jobs, "ENDING", 0.1)
+    code = (
+        "import json, os, time; from tallygrad.launch.channel import Contact, reach; "
+        f"peer = reach(Contact(*json.loads(os.environ[{monitor.VARIABLE!r}])), 0); "
+        "peer.send({'verdict': 'rank 1 is lost'}); time.sleep(60)"
+    )
+    job = jobs.Job([sys.executable, "-c", code], dict(os.environ))
+    assert job.wait(None) == 128 + signal.SIGKILL
+    assert job.report == "rank 1 is lost"
+    how = attempt._judge(job, 137, None, None, None)
+    assert (how.status, how.message) == (attempt.LOST, "rank 1 is lost")
+
+
+LEAVING = """
+import os, pathlib, signal
+name = "mpich_shm_" + os.environ["TALLYGRAD_JOB"]
+pathlib.Path("/dev/shm", name).touch()
+import json; from tallygrad.launch.channel import Contact, reach
+peer = reach(Contact(*json.loads(os.environ["TALLYGRAD_MONITOR"])), 0)
+peer.send({"segments": [name]})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_shared_memory_of_killed_ranks_is_removed() -> None:
+    job = jobs.Job([sys.executable, "-c", LEAVING], dict(os.environ))
+    job.wait(None)
+    assert job.segments == (f"mpich_shm_{job.name}",)
+    assert not Path("/dev/shm", *job.segments).exists()

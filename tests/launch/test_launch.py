@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -117,12 +118,12 @@ def test_mpirun_is_told_apart_by_its_version(tmp_path: Path) -> None:
 
 def test_command_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
-    monkeypatch.setattr(os, "environ", {"TALLYGRAD_DATA": "d", "HOME": "h"})
     monkeypatch.setattr(mpirun, "own_address", lambda hosts: "10.0.0.9" if "a" in hosts else None)
     trainer = [sys.executable, "-P", "-m", "tallygrad.trainer", "train"]
 
     def line(openmpi: bool, ranks: int, hosts: str | None = None, binding: str = "") -> list[str]:
-        return mpirun.command_line("mpirun", openmpi, ranks, hosts, ["train"], binding)
+        env = {"TALLYGRAD_DATA": "d", "HOME": "h"}
+        return mpirun.command_line("mpirun", openmpi, ranks, hosts, ["train"], binding, env)
 
     crowd = ["--map-by", ":OVERSUBSCRIBE"]
     free = [*crowd, "--bind-to", "none"]
@@ -158,6 +159,14 @@ def test_a_host_that_does_not_answer_is_named(
         "--hosts: no answer from dead; `tallygrad doctor --hosts dead:1,alive:1` names the remedy"
     )
     assert capfd.readouterr().err.rstrip().endswith(named)
+
+
+def test_a_job_s_own_variables_reach_other_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mpirun, "find_mpirun", lambda: "mpirun")
+    monkeypatch.setattr(mpirun, "is_openmpi", lambda program: True)
+    line, env = mpirun.prepare(2, "a:1,b:1", ["train"], variables={"TALLYGRAD_ATTEMPT": "run:3"})
+    assert env["TALLYGRAD_ATTEMPT"] == "run:3" and env["PATH"] == os.environ["PATH"]
+    assert ("-x", "TALLYGRAD_ATTEMPT") in itertools.pairwise(line)
 
 
 @pytest.mark.parametrize(

@@ -71,3 +71,24 @@ def test_a_farewell_is_no_loss(listening: tuple[Monitor, Join]) -> None:
     until(lambda: 0 in listener._left)
     peer.close()
     assert listener.close() == ""
+
+
+def test_a_verdict_ends_the_job_and_names_the_reason(listening: tuple[Monitor, Join]) -> None:
+    listener, join = listening
+    peer, other = join(0), join(1)
+    assert listener.ending == 0.0
+    peer.send({"verdict": "rank 1 is lost"})
+    until(lambda: listener.ending > 0.0)
+    other.send({"verdict": "rank 0 does not answer"})
+    until(lambda: len(listener._left) == 2)
+    peer.close()
+    other.close()
+    assert listener.close() == "rank 1 is lost"
+
+
+def test_segments_of_all_ranks_are_collected(listening: tuple[Monitor, Join]) -> None:
+    listener, join = listening
+    join(0).send({"segments": ["sm_segment.a.0", "sm_segment.a.1"]})
+    join(1).send({"segments": ["sm_segment.b.0"]})
+    until(lambda: len(listener.segments) == 3)
+    assert listener.segments == ("sm_segment.a.0", "sm_segment.a.1", "sm_segment.b.0")

@@ -34,10 +34,10 @@ class Attempts:
         self.pauses: list[float] = []
 
     def prepare(
-        self, ranks: int, on: str | None, command: list[str], binding: str
+        self, ranks: int, on: str | None, command: list[str], binding: str, own: dict[str, str]
     ) -> tuple[Any, Any]:
         self.commands.append((ranks, on, command))
-        return [], {}
+        return [], own
 
     def attempt(self, line: Any, env: dict[str, str], *rest: Any) -> Outcome:
         self.tokens.append(env[supervise.VARIABLE])
@@ -114,7 +114,7 @@ def test_a_host_that_does_not_answer_is_left_out(
         return [host for host in wanted if host.name in there]
 
     monkeypatch.setattr(hosts, "reachable", reachable)
-    monkeypatch.setattr(hosts, "reap_on", lambda on, job: reaped.append([h.name for h in on]))
+    monkeypatch.setattr(hosts, "reap_on", lambda on, *job: reaped.append([h.name for h in on]))
     made = attempts((1, 10), (1, 10))
     how = run(tmp_path, 6, "a:4,b:2", retries=2)
     assert [(ranks, on) for ranks, on, _ in made.commands] == [(6, "a:4,b:2"), (2, "b:2")]

@@ -23,11 +23,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Final
 
-from ...launch import monitor
+from ...launch import monitor, reap
 from ...launch.channel import Contact, Hub, Peer, reach
 from ..errors import LostRank, one_line
 from .comm import Comm
 from .journal import Journal
+from .orphan import end_daemon
 from .verdict import PATIENCE, Seen, Status, judge
 
 BEAT: Final = 1.0  # seconds between signs of life
@@ -124,6 +125,8 @@ class Watchdog:
         if outside:
             with suppress(ValueError, TypeError):
                 self._monitor = reach(Contact(*json.loads(outside)), self.comm.rank)
+        if self._monitor is not None:
+            self._monitor.send({"segments": sorted(reap.segments())})
         if self._hub is not None:
             self._preside(self._hub)
         else:
@@ -179,7 +182,7 @@ class Watchdog:
         self._say(verdict)
         self._dump(verdict)
         time.sleep(max(delay, DUMPING))
-        self._end()
+        self._end(verdict)
 
     # -- The others ------------------------------------------------------------------------------
 
@@ -225,7 +228,7 @@ class Watchdog:
     def _obey(self, verdict: str) -> None:
         self._dump(verdict)
         time.sleep(2 * DUMPING)
-        self._end()
+        self._end(verdict)
 
     def _despair(self, verdict: str, delay: float) -> None:
         """End without rank 0: the first rank that is left speaks, and its abort ends the others."""
@@ -233,7 +236,7 @@ class Watchdog:
         # The others find out within a beat, and dump too before this one's abort ends them.
         time.sleep(max(delay, BEAT + DUMPING) + min(0.2 * (self.comm.rank - 1), 5.0))
         self._say(verdict)
-        self._end()
+        self._end(verdict)
 
     # -- All -------------------------------------------------------------------------------------
 
@@ -290,9 +293,11 @@ class Watchdog:
         yield from (f"{call}: {call.seconds:.3f} s" for call in self.journal.latest)
         yield from (f"{call}: not ended" for call in self.journal.waits.copy().values())
 
-    def _end(self) -> None:
+    def _end(self, verdict: str) -> None:
         """End this process even where MPI's abort hangs too."""
-        self._leave()
+        if self._monitor is not None:
+            self._monitor.send({"verdict": verdict})
+        end_daemon(os.environ.get(reap.VARIABLE, ""))
         threading.Thread(target=self.comm.abort, args=(LostRank.status,), daemon=True).start()
         time.sleep(DYING)
         os._exit(LostRank.status)

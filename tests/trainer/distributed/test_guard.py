@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -81,3 +83,19 @@ def test_a_rank_ends_with_its_parent() -> None:
         process.kill()
         # Both streams end only when the rank has ended too.
         assert process.communicate(timeout=30)[1].endswith("launcher of this rank has ended\n")
+
+
+@pytest.mark.parametrize(("name", "job", "ends"), [
+    ("prted", "x", True), ("hydra_pmi_proxy", "x", True), ("prted", "", False), ("sh", "x", False),
+])  # fmt: skip
+def test_a_daemon_that_serves_one_job_ends_with_its_rank(
+    tmp_path: Path, name: str, job: str, ends: bool
+) -> None:
+    daemon = tmp_path / name
+    shutil.copy("/bin/sh", daemon)
+    rank = "from tallygrad.trainer.distributed import orphan; orphan.GRACE = 0.1; "
+    rank += f"orphan.end_daemon({job!r})"
+    # It outlives the rank, for long only where something is to kill it.
+    script = f'"{sys.executable}" -c "{rank}"; sleep {20 if ends else 0.5}; exit 3'
+    done = subprocess.run([daemon, "-c", script], timeout=60)
+    assert done.returncode == (-signal.SIGKILL if ends else 3)

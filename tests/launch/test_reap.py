@@ -1,0 +1,84 @@
+"""What a job leaves on a host: which segments of shared memory are its own, and may go."""
+
+from __future__ import annotations
+
+import mmap
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tallygrad.launch import reap
+
+JOB = "a job that has ended"
+HOLDING = """
+import mmap, sys
+with open(sys.argv[1], "r+b") as file:
+    held = mmap.mmap(file.fileno(), 0)
+print("holds", flush=True)
+sys.stdin.read()
+"""
+Make = Callable[[str], Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Return make(name): a segment in a folder that stands in for the host's memory."""
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    monkeypatch.setattr(reap, "MEMORY", memory)
+
+    def segment(name: str) -> Path:
+        path = memory / name
+        path.write_bytes(bytes(mmap.PAGESIZE))
+        return path
+
+    return segment
+
+
+@pytest.mark.parametrize("name", ["mpich_shm_1f_0", "sm_segment.n1.0.2c8b0000.1"])
+def test_what_is_left_goes(make: Make, name: str) -> None:
+    left, other = make(name), make(f"{name}0")
+    reap.clean(JOB, [name, "mpich_shm_gone_0"])
+    assert not left.exists() and other.exists()
+
+
+def test_what_another_process_uses_stays(make: Make) -> None:
+    path = make("mpich_shm_2_0")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDING, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with holder:
+        assert holder.stdout and holder.stdout.readline() == b"holds\n"
+        reap.clean(JOB, [path.name])
+        assert path.exists()
+    reap.clean(JOB, [path.name])
+    assert not path.exists()
+
+
+def test_only_segments_of_an_mpi_in_this_folder_go(make: Make, tmp_path: Path) -> None:
+    other, outside = make("somebody-s"), tmp_path / "mpich_shm_3_0"
+    outside.touch()
+    (other.parent / "mpich_shm_").mkdir()
+    reap.clean(JOB, [other.name, "../mpich_shm_3_0", "mpich_shm_/../../mpich_shm_3_0", ""])
+    assert other.exists() and outside.exists()
+
+
+def test_what_another_user_owns_stays(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make("mpich_shm_4_0")
+    monkeypatch.setattr(reap.os, "geteuid", lambda: path.stat().st_uid + 1)
+    reap.clean(JOB, [path.name])
+    assert path.exists()
+
+
+def test_a_process_knows_its_segments(make: Make) -> None:
+    with (
+        make("mpich_shm_5_0").open("r+b") as one,
+        make("else").open("r+b") as other,
+        mmap.mmap(one.fileno(), 0),
+        mmap.mmap(other.fileno(), 0),
+    ):
+        assert reap.segments() == {"mpich_shm_5_0"}
+    assert reap.segments() == set()
