@@ -147,6 +147,9 @@ class TrainConfig:
     checkpoint_every: int = _option(
         0, "steps between checkpoints; 0: only at the end of epochs", low=0
     )
+    memory_copy_every: int = _option(
+        0, "steps between copies of the state in the memory of two hosts; 0: none", low=0
+    )
     keep_checkpoints: int = _option(
         3, "number of newest checkpoints to keep, besides the best", low=1
     )

@@ -91,6 +91,7 @@ class Training:
                 self.timeline.close()
                 if self.stopped:
                     self.record.log("stop", self.lr)
+                    self.record.copies.remove()  # the checkpoint is newer
                     return {}
         finally:
             self.progress.close()
@@ -123,6 +124,7 @@ class Training:
     def epoch(self) -> None:
         """Train the rest of an epoch, up to the last step at most."""
         now, data, every = self.state, self.parts.data.train, self.config.checkpoint_every
+        copies = self.config.memory_copy_every
         batches = data.epoch(now.epoch, now.step_in_epoch)
         for batch in self.timeline.batches(batches, now.step):
             with self.timeline.step(now.step + 1):
@@ -137,6 +139,8 @@ class Training:
             self.stopped = self.stop.agreed(self.comm) and not finished
             if is_end or finished or self.stopped or (every and now.step % every == 0):
                 self.record.save()
+            elif copies and now.step % copies == 0:
+                self.record.copy()
             if finished or self.stopped:
                 return
 

@@ -17,7 +17,7 @@ from tallygrad.launch import attempt, cli, hosts, job, mpirun, supervise
 from tallygrad.launch.attempt import Outcome
 from tallygrad.launch.supervise import Policy
 from tallygrad.trainer import errors, lock, stop
-from tallygrad.trainer.components import checkpoint
+from tallygrad.trainer.components import checkpoint, memory_copies
 from tallygrad.trainer.distributed import corruption
 
 COMMAND = ["train", "--model", "mlp"]
@@ -120,6 +120,16 @@ def test_a_host_that_does_not_answer_is_left_out(
     assert [(ranks, on) for ranks, on, _ in made.commands] == [(6, "a:4,b:2"), (2, "b:2")]
     assert reaped == [["a", "b"], ["b"]]
     assert how.status == 1 and "none of the hosts a:4,b:2 answers" in how.message
+
+
+def test_the_newest_step_may_come_from_memory(tmp_path: Path) -> None:
+    assert supervise.newest_step(tmp_path) == -1
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-00000020.h5").touch()
+    for text, step in [('{"step": 25}', 25), ('{"step": 3}', 20), ('{"step": "x"}', 20), ("[", 20)]:
+        (tmp_path / supervise.COPIES).write_text(text)
+        assert supervise.newest_step(tmp_path) == step
+    assert supervise.COPIES == memory_copies.RECORD
 
 
 def test_resume_is_added_once() -> None:

@@ -57,15 +57,24 @@ def save(path: Path, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any
     as the file is long. Raises ValueError for names and types that a checkpoint cannot hold,
     UserError where the file cannot be written.
     """
-    path = Path(path)
+    data, digest = compose(tensors, meta)
+    write(Path(path), data)
+    return digest
+
+
+def compose(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> tuple[memoryview, str]:
+    """Return the bytes of a checkpoint's file, and its digest. ValueError as from `save`."""
     text = _encode(meta)
     _check_names(set(tensors))
     arrays = {name: _storable(name, tensors[name]) for name in sorted(tensors)}
     digest = _digest(arrays, text)
-    image = _image(arrays, text, digest)
+    return _image(arrays, text, digest).getbuffer(), digest
+
+
+def write(path: Path, data: memoryview) -> None:
+    """Write the bytes of a checkpoint, whole or not at all. UserError where that fails."""
     with replacing(path) as temporary, open(temporary, "xb") as file:
-        file.write(image.getbuffer())
-    return digest
+        file.write(data)
 
 
 def load(path: Path) -> Checkpoint:
@@ -143,6 +152,17 @@ class CheckpointFolder:
             except UserError as error:
                 (tell or warn)(f"checkpoint skipped: {error}")
         return None
+
+    def has_since(self, step: int) -> bool:
+        """Tell whether a checkpoint of this step or a later one verifies. Older ones are not
+        read."""
+        for path in [path for s, path in self._steps() if s >= step]:
+            try:
+                verify(path)
+                return True
+            except UserError:
+                continue
+        return False
 
     def _steps(self) -> list[tuple[int, Path]]:
         """Steps and their files, the newest first."""

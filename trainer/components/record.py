@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...autograd import Ledger, context, memory_in_use
 from .. import provenance
-from ..config import TrainConfig
+from ..config import AUTO, TrainConfig
 from ..cost.report.ledger import training_macs
 from ..distributed.agreement import agree
 from ..distributed.comm import Comm
@@ -23,9 +23,10 @@ from ..errors import NotFinite, UserError
 from ..progress import Progress
 from ..setup import Parts
 from . import history, state
-from .checkpoint import CheckpointFolder
+from .checkpoint import CheckpointFolder, compose
 from .checkpoint import load as load_checkpoint
 from .logs import RunFolder, columns
+from .memory_copies import MemoryCopies
 from .resume import settle
 from .state import State
 
@@ -51,6 +52,7 @@ class RunRecord:
         self.config, self.comm, self.folder = config, comm, folder
         self.parts, self.state, self.latest = parts, state, source
         self.checkpoints = CheckpointFolder(folder.checkpoints, config.keep_checkpoints)
+        self.copies = MemoryCopies(comm, folder, config.memory_copy_every)
         self.ledger, self.earlier, self.total = Ledger(), Ledger(), Ledger()
         self._copies: dict[str, NDArray[Any]] = {}
         self._begun = time.monotonic()
@@ -80,6 +82,7 @@ class RunRecord:
             self._share_model()
         self.parts.buffers.load_state_dict(self._copies)
         self.folder.write_json("config.json", self.config.to_json())
+        self.copies.open(self.state.step, goes_on=self.config.resume == AUTO)
         if self.folder.writes:
             before = self.folder.read_json("provenance.json")
             facts = provenance.collect(self.comm, self.config.seed)
@@ -103,7 +106,27 @@ class RunRecord:
             self._save()
 
     def _save(self) -> None:
-        now, parts, begun = self.state, self.parts, time.monotonic()
+        now, begun = self.state, time.monotonic()
+        tensors, record, ledger = self._content()
+        if self.folder.writes:
+            best = now.evaluated == now.step == now.best_step
+            self.latest = self.checkpoints.save(now.step, tensors, record, best=best)
+            self.folder.write_json("ledger.json", ledger.to_json())
+        now.overhead_seconds += time.monotonic() - begun
+
+    def copy(self) -> None:
+        """Keep the state in the memory of two hosts. All ranks call it, as `save`."""
+        with self.comm.journal.doing("checkpoint"):
+            begun = time.monotonic()
+            tensors, record, _ = self._content()
+            data = compose(tensors, record)[0] if self.folder.writes else None
+            self.copies.store(self.state.step, data)
+            self.state.overhead_seconds += time.monotonic() - begun
+
+    def _content(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any], Ledger]:
+        """Return the tensors and the record of a checkpoint, and its ledger; on ranks other than
+        the first, which only take part, empty ones."""
+        now, parts = self.state, self.parts
         parts.buffers.use_means()
         copies, slots = parts.buffers.state_dict(), parts.update.state_dict()
         exchange = parts.sync.compressor.state_dict() if parts.sync.compressor else {}
@@ -117,16 +140,13 @@ class RunRecord:
         ledger = self.merged_ledger()
         if now.epoch and not now.step_in_epoch:  # an epoch has just ended
             now.finished_epochs.append(history.epoch_of(now, ledger))
-        if self.folder.writes:
-            self.folder.check()
-            record = state.describe(now, self.config, self.comm.size, ledger)
-            data = parts.data.train.dataset
-            record |= {"input": [*data.input_shape], "classes": len(data.classes)}
-            tensors = state.capture(parts.model, slots, copies, exchange)
-            best = now.evaluated == now.step == now.best_step
-            self.latest = self.checkpoints.save(now.step, tensors, record, best=best)
-            self.folder.write_json("ledger.json", ledger.to_json())
-        now.overhead_seconds += time.monotonic() - begun
+        if not self.folder.writes:
+            return {}, {}, ledger
+        self.folder.check()
+        record = state.describe(now, self.config, self.comm.size, ledger)
+        data = parts.data.train.dataset
+        record |= {"input": [*data.input_shape], "classes": len(data.classes)}
+        return state.capture(parts.model, slots, copies, exchange), record, ledger
 
     def restore_best(self, progress: Progress) -> bool:
         """Take the weights and buffers of the best checkpoint, which rank 0 reads for all; false
@@ -191,6 +211,7 @@ class RunRecord:
         }
         self.folder.write_json("ledger.json", ledger.to_json())
         self.folder.write_json("result.json", result)  # last: it says that the run is complete
+        self.copies.remove()
         self.total = ledger
         return result
 

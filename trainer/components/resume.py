@@ -22,6 +22,7 @@ from ..lock import Lock
 from . import history
 from .checkpoint import CheckpointFolder, load, newest_checkpoint
 from .logs import RunFolder
+from .memory_copies import newer_in_memory
 from .state import State, recorded
 
 
@@ -33,11 +34,14 @@ def occupy(
     folder, held for it until the end. Rank 0 decides for all: others may see older files. UserError
     where it would overwrite or mix runs, or where another run holds the folder."""
     with ExitStack() as stack:
-        lock, text = None, b""
-        if comm.rank == 0:
+        lock, text, out = None, b"", Path(chosen.get("out") or "")
+        if comm.rank == 0 and chosen.get("out"):
             # Before anything in it is read: a run that still writes would change it.
-            lock = stack.enter_context(Lock(Path(chosen["out"]))) if chosen.get("out") else None
-            config, source = _decide(chosen)
+            lock = stack.enter_context(Lock(out))
+        is_auto = chosen.get("resume") == AUTO and bool(chosen.get("out"))
+        found = newer_in_memory(comm, out) if is_auto else None
+        if comm.rank == 0:
+            config, source = _decide(chosen, found)
             # On record, so that a run that goes on keeps it, on whatever number of ranks.
             config = replace(config, micro_batches=config.micro_batches_on(comm.size))
             lock = lock or stack.enter_context(Lock(_new_folder(config), created=True))
@@ -58,14 +62,14 @@ def _new_folder(config: TrainConfig) -> Path:
     raise AssertionError("count ended")
 
 
-def _decide(chosen: Mapping[str, Any]) -> tuple[TrainConfig, Path | None]:
+def _decide(chosen: Mapping[str, Any], in_memory: Path | None) -> tuple[TrainConfig, Path | None]:
     if chosen.get("data_dir"):
         chosen = {**chosen, "data_dir": str(Path(chosen["data_dir"]).absolute())}
     config = TrainConfig(**chosen)
     if not config.resume:
         return config, None
     if config.resume == AUTO:
-        source = _newest(config.out)
+        source = in_memory or _newest(config.out)
     else:
         source = newest_checkpoint(Path(config.resume))
     if source is None:  # a new run, or one killed before its first checkpoint

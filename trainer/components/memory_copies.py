@@ -1,0 +1,184 @@
+"""Copies of a run's state in the memory of two hosts, which outlive its processes.
+
+A copy is the image of a checkpoint's file, under /dev/shm of rank 0's host and of a partner: the
+first rank on another host. The run folder's `copies.json` has the name of their folder. They are
+kept between the checkpoints on disk: only what is newer than those is ever read.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..distributed.comm import Comm
+from ..errors import UserError, warn
+from ..files import collect_temporaries, user_errors
+from . import checkpoint
+from .checkpoint import CheckpointFolder
+from .logs import RunFolder
+
+MEMORY = Path("/dev/shm")  # RAM, as a file system, that lives as long as the host
+RECORD = "copies.json"
+KEPT = 2  # newest copies on each host
+RESERVED = 16 << 20  # bytes that are left free: MPI needs this memory too
+
+
+class MemoryCopies:
+    """The copies of a run. All ranks come to its methods together."""
+
+    def __init__(self, comm: Comm, folder: RunFolder, every: int) -> None:
+        self.comm, self.run, self.every = comm, folder, every
+        self.name = ""
+        self.partner = -1
+        self._warned = False
+
+    @property
+    def folder(self) -> Path:
+        """Where this host has its copies."""
+        return MEMORY / self.name
+
+    def open(self, step: int, goes_on: bool) -> None:
+        """Settle the name, that of the run before where this one `goes_on` from its newest state,
+        and the partner; put the step on record, from which this run begins."""
+        name = _recorded(self.run.path) if self.comm.rank == 0 and goes_on else ""
+        if self.every:
+            name = name or f"tallygrad-{uuid.uuid4().hex}"
+            self.partner = _partner(self.comm)
+        self.name = self.comm.bcast_bytes(name.encode()).decode()
+        if self.every:
+            self.run.write_json(RECORD, {"name": self.name, "step": step})
+
+    def store(self, step: int, data: memoryview | None) -> None:
+        """Keep an image, which rank 0 has, here and at the partner's."""
+        if self.comm.rank == 0:
+            assert data is not None
+            self._keep(step, data)
+        if self.partner < 0:
+            return
+        size = np.array(len(data) if data is not None else 0)
+        self.comm.bcast(size)
+        # `sendrecv` exchanges: what the partner sends is of no use.
+        if self.comm.rank == 0:
+            mine = np.frombuffer(data, np.uint8)  # type: ignore[arg-type]
+            self.comm.sendrecv(mine, np.empty_like(mine), self.partner)
+        elif self.comm.rank == self.partner:
+            image = np.empty(int(size), np.uint8)
+            self.comm.sendrecv(np.empty_like(image), image, 0)
+            self._keep(step, image.data)
+
+    def remove(self) -> None:
+        """Remove the copies of this host, and their record."""
+        if not self.name:
+            return
+        if self.run.writes:
+            (self.run.path / RECORD).unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _keep(self, step: int, data: memoryview) -> None:
+        """Write a copy, and remove old ones before that. Where it does not fit, warn, once."""
+        try:
+            _write(self.folder, step, data)
+        except UserError as error:
+            if not self._warned:
+                warn(f"no copy in memory of step {step}: {error}; checkpoints on disk go on")
+            self._warned = True
+
+
+def newer_in_memory(comm: Comm, out: Path) -> Path | None:
+    """Return the newest valid copy of the run in `out`, None where a checkpoint on disk is as new.
+
+    Whichever host has it, afterwards each has it, under the same path. All ranks call it."""
+    name = comm.bcast_bytes(_recorded(out).encode() if comm.rank == 0 else b"").decode()
+    if not name:
+        return None
+    mine = _newest(MEMORY / name) if comm.local_rank == 0 else None
+    steps = comm.allgather(np.array(mine[0] if mine else -1))
+    owner = int(steps.argmax())
+    step = int(steps[owner])
+    on_disk = comm.rank == 0 and CheckpointFolder(out / "checkpoints").has_since(step)
+    data = b""
+    if comm.rank == owner and mine:
+        data = mine[1].read_bytes()
+    if step < 0 or comm.bcast_bytes(b"disk" if on_disk else b""):
+        return None
+    if not _spread(comm, name, step, comm.bcast_bytes(data, owner)):
+        return None
+    host = comm.bcast_bytes(socket.gethostname().encode(), owner).decode()
+    if comm.rank == 0:
+        warn(f"{out}: step {step} comes from the memory of {host}")
+    return _path(MEMORY / name, step)
+
+
+def _spread(comm: Comm, name: str, step: int, data: bytes) -> bool:
+    """Give each host a copy; tell whether all could take it."""
+    fits = np.array(1)
+    if comm.local_rank == 0 and not _path(MEMORY / name, step).exists():
+        try:
+            _write(MEMORY / name, step, memoryview(data))
+        except UserError as error:
+            warn(f"no copy in memory of step {step}: {error}")
+            fits[...] = 0
+    comm.allreduce(fits, "min")
+    return bool(fits)
+
+
+def _write(folder: Path, step: int, data: memoryview) -> None:
+    """Write a copy beside `KEPT` - 1 others. UserError where memory has not that much room."""
+    with user_errors(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        collect_temporaries(folder)
+        for _, old in _steps(folder)[KEPT - 1 :]:
+            old.unlink(missing_ok=True)
+        state = os.statvfs(folder)
+    free = state.f_bavail * state.f_frsize
+    needed = len(data) + RESERVED
+    if free < needed:
+        raise UserError(f"{MEMORY}: expected {needed / 1e6:.0f} MB free, got {free / 1e6:.0f} MB")
+    checkpoint.write(_path(folder, step), data)
+
+
+def _newest(folder: Path) -> tuple[int, Path] | None:
+    """Return the newest copy of this host that verifies, and its step."""
+    for step, path in _steps(folder):
+        try:
+            checkpoint.verify(path)
+            return step, path
+        except UserError as error:
+            warn(f"copy in memory skipped: {error}")
+    return None
+
+
+def _steps(folder: Path) -> list[tuple[int, Path]]:
+    """Return the steps and the files of this host's copies, the newest first."""
+    names = (
+        (p.name.removeprefix("step-").removesuffix(".h5"), p) for p in folder.glob("step-*.h5")
+    )
+    return sorted(((int(n), p) for n, p in names if n.isdecimal()), reverse=True)
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.h5"
+
+
+def _recorded(out: Path) -> str:
+    """Return the name on record in a run folder, "" where there is none that could be ours."""
+    record: Any = RunFolder(out, writes=False).read_json(RECORD)
+    name = record.get("name") if isinstance(record, dict) else None
+    digits = name.removeprefix("tallygrad-") if isinstance(name, str) else ""
+    with suppress(ValueError):
+        return f"tallygrad-{uuid.UUID(hex=digits).hex}"
+    return ""
+
+
+def _partner(comm: Comm) -> int:
+    """Return the first rank on another host than rank 0's, -1 where there is none."""
+    hosts = comm.gather_bytes(socket.gethostname().encode())
+    others = [rank for rank, host in enumerate(hosts) if host != hosts[0]]
+    return int(comm.bcast_bytes(str(others[0] if others else -1).encode()))
