@@ -139,7 +139,8 @@ def test_the_picture_shows_the_files_that_its_titles_name() -> None:
 @cache
 def options(command: str) -> set[str]:
     """Return the options that the help of a command lists."""
-    words = ["-m", "bench"] if command == "bench" else ["-m", "tallygrad.trainer", command]
+    is_bench = command.partition(".")[0] == "bench"
+    words = ["-m", command] if is_bench else ["-m", "tallygrad.trainer", command]
     answer = subprocess.run(
         [sys.executable, *words, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
@@ -154,7 +155,7 @@ def commands(page: str) -> list[tuple[str, str]]:
         for line in block.splitlines():
             for words in re.split(r" -- ", line.partition("#")[0]):
                 if match := re.search(
-                    r"\b(?:tallygrad |python -m (?=bench)|^(?=train ))(\w+)(.*)", words
+                    r"\b(?:tallygrad |python -m (?=bench)|^(?=train ))(\w[\w.]*)(.*)", words
                 ):
                     found.append((match[1], match[2]))
     return found

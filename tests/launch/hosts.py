@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 
+NUMBERS = count()
 HEAD = 254  # last number of the address of the host that the tests run on
 
-# In place of ssh: its options are dropped, and the command runs on the "host" of that name.
+# In place of ssh: its options are dropped, and the command runs on the "host" of that name. As with
+# ssh, what runs there outlives it, has another environment, and no file of this host.
 AGENT = """#!/bin/bash
 while [ $# -gt 0 ]; do
     case $1 in
@@ -23,17 +27,22 @@ while [ $# -gt 0 ]; do
     esac
 done
 host=$1; shift
-exec ip netns exec "{prefix}$host" unshare -u -m bash -c \\
-    "hostname $host; mount -t tmpfs tmpfs /dev/shm; exec bash -c \\"\\$0\\"" "$*"
+if ip link show "{prefix}${{host}}o" | grep -q "state DOWN"; then exit 255; fi
+exec nsenter -t "$(cat "{folder}/$host.pid")" -m -u -n -p -- \\
+    env -i HOME="$HOME" PATH="$PATH" PYTHONPATH="$PYTHONPATH" bash -c "$*" \\
+    > >(exec cat) 2> >(exec cat >&2)
 """
+
+# The first process of a host: it has a name, a memory and processes of its own, until it is killed.
+FIRST = "hostname {name}; mount -t tmpfs -o size={memory} tmpfs /dev/shm; echo up; exec sleep 86400"
 
 
 def why_not() -> str:
     """Return why hosts cannot be made here, an empty string where they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    if not all(map(shutil.which, ("ip", "tc", "unshare"))):
-        return "no ip, tc or unshare here"
+    if not all(map(shutil.which, ("ip", "tc", "unshare", "nsenter"))):
+        return "no ip, tc, unshare or nsenter here"
     name = f"tg{os.getpid()}"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
     if made.returncode:
@@ -52,13 +61,16 @@ def _run(*words: str) -> None:
 
 class Hosts:
     """`count` hosts n1, n2, ... on a network of their own, with `rate` as `tc` writes it, such as
-    1gbit, on each link. As a context it takes them down, with whatever still runs there."""
+    1gbit, on each link, and a /dev/shm of `memory`. As a context it takes them down, with whatever
+    still runs there."""
 
-    def __init__(self, count: int, folder: Path, rate: str = "") -> None:
+    def __init__(self, count: int, folder: Path, rate: str = "", memory: str = "64m") -> None:
         self.names = [f"n{i}" for i in range(1, count + 1)]
-        self.folder, self.rate = folder, rate
+        self.folder, self.rate, self.memory = folder, rate, memory
+        self._first: dict[str, subprocess.Popen[str]] = {}
         self._id = os.getpid() % 60_000
-        self._prefix = f"tg{self._id}"
+        # Names of their own: the kernel may take its time to remove those of hosts before.
+        self._prefix = f"tg{self._id}{chr(ord('a') + next(NUMBERS) % 26)}"
         self._net = f"10.{77 + self._id // 256 % 100}.{self._id % 256}"
         self._bridge = f"{self._prefix}br"
 
@@ -82,12 +94,12 @@ class Hosts:
     def __enter__(self) -> Hosts:
         self.folder.mkdir(parents=True, exist_ok=True)
         agent = self.folder / "agent"
-        agent.write_text(AGENT.format(prefix=self._prefix))
+        agent.write_text(AGENT.format(folder=self.folder, prefix=self._prefix))
         agent.chmod(0o755)
         _run("ip", "link", "add", self._bridge, "type", "bridge")
         _run("ip", "addr", "add", f"{self.head}/24", "dev", self._bridge)
         _run("ip", "link", "set", self._bridge, "up")
-        lines = [f"{self._net}.{HEAD} head"]
+        lines = [f"{self._net}.{HEAD} head {socket.gethostname()}"]
         lines += [f"{self._net}.{i} {name}" for i, name in enumerate(self.names, 1)]
         for i, name in enumerate(self.names, 1):
             self._add(i, name, "\n".join(["127.0.0.1 localhost", *lines]) + "\n")
@@ -101,8 +113,9 @@ class Hosts:
     ) -> None:
         for name in self.names:
             self.stop(name)
-            with suppress(subprocess.CalledProcessError):
-                _run("ip", "netns", "del", self._prefix + name)
+            for what in ("link", f"{self._prefix}{name}o"), ("netns", self._prefix + name):
+                with suppress(subprocess.CalledProcessError):
+                    _run("ip", what[0], "del", what[1])
             shutil.rmtree(f"/etc/netns/{self._prefix}{name}", ignore_errors=True)
         with suppress(subprocess.CalledProcessError):
             _run("ip", "link", "del", self._bridge)
@@ -121,10 +134,24 @@ class Hosts:
         _run(*inside, "addr", "add", f"{self._net}.{number}/24", "dev", "eth0")
         _run(*inside, "link", "set", "eth0", "up")
         _run(*inside, "link", "set", "lo", "up")
+        self.start(name)
         if self.rate:
             shape = ("root", "tbf", "rate", self.rate, "burst", "256kb", "latency", "50ms")
             _run("tc", "qdisc", "add", "dev", outer, *shape)
             _run("ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", "eth0", *shape)
+
+    def start(self, name: str) -> None:
+        """Start a host, as after `stop`."""
+        program = FIRST.format(name=name, memory=self.memory)
+        apart = ["unshare", "-u", "-m", "-p", "--fork", "--kill-child", "--mount-proc"]
+        first = subprocess.Popen(
+            ["ip", "netns", "exec", self._prefix + name, *apart, "bash", "-c", program],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert first.stdout and first.stdout.readline() == "up\n", f"host {name} did not start"
+        children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text()
+        (self.folder / f"{name}.pid").write_text(children.strip())
+        self._first[name] = first
 
     def sent(self, name: str) -> int:
         """Return the bytes that a host has sent over its link."""
@@ -142,8 +169,19 @@ class Hosts:
         )
         return [int(word) for word in answer.stdout.split()]
 
+    def memories(self) -> list[Path]:
+        """Return the folders of shared memory of the hosts that are up."""
+        firsts = [(self.folder / f"{name}.pid").read_text() for name in self._first]
+        return [Path("/proc", first, "root/dev/shm") for first in firsts]
+
     def stop(self, name: str) -> None:
-        """Kill whatever runs on a host."""
+        """Kill whatever runs on a host, and the host with it: it does not answer any more."""
         for process in self.processes(name):
             with suppress(OSError):
                 os.kill(process, 9)
+        if name in self._first:
+            self._first.pop(name).communicate()
+
+    def join(self, name: str) -> None:
+        """Take a host's link up again."""
+        _run("ip", "link", "set", f"{self._prefix}{name}o", "up")

@@ -207,8 +207,9 @@ def test_folders_that_are_not_shared(
     runs.mkdir()
     work.mkdir(parents=True)
     monkeypatch.chdir(work)
-    script = f'mount -t tmpfs none "{tmp_path}/{hidden}" && exec "$@"'
-    differ(f"exec unshare --mount sh -c '{script}' sh {tmp_path}/hosts/agent \"$@\"")
+    apart = tmp_path / "apart"
+    apart.write_text(f'mount -t tmpfs none "{tmp_path}/{hidden}" && eval "$1"\n')
+    differ(f'it=${{@: -1}}; set -- "${{@:1:$#-1}}" "unshare --mount bash {apart} ${{it@Q}}"')
     found = by_name(look(setting, hosts=HOSTS, folder=runs))
     if hidden == "runs":
         assert found["run-folder"].status == WARNING and "work-folder" not in found

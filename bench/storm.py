@@ -1,0 +1,133 @@
+"""The kill storm: a supervised run of which a random rank is killed again and again.
+
+`python -m bench.storm --steps 4000 -- --model resnet20 --dataset cifar10 --data-dir DATA` runs the
+trainer's options after `--` undisturbed and through a storm. It tells whether the final weights are
+equal, the steps lost to each kill, and the goodput: the time that the undisturbed run took for its
+steps, over that of the storm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from .trial import TRIAL, left_of, processes_of, start, weights
+
+RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
+
+
+class Storm:
+    """Kills a random rank of a trial every `pause` seconds, in a thread. `kills` has the seconds
+    and the rank of each."""
+
+    def __init__(self, trial: str, pause: float, seed: int) -> None:
+        self.kills: list[tuple[float, int]] = []
+        self._trial, self._pause, self._random = trial, pause, random.Random(seed)
+        self._begun = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def end(self) -> None:
+        """End the storm."""
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(self._pause):
+            if ranks := self._ranks():
+                rank = self._random.choice(sorted(ranks))
+                with suppress(OSError):
+                    os.kill(ranks[rank], 9)
+                    self.kills.append((round(time.monotonic() - self._begun, 1), rank))
+
+    def _ranks(self) -> dict[int, int]:
+        """Return the process of each rank, as far as they have started."""
+        named = ((env.get(name, ""), p) for p, env in processes_of(self._trial) for name in RANKS)
+        return {int(rank): process for rank, process in named if rank.isdecimal()}
+
+
+def launch(how: str, flags: list[str], command: list[str], **env: str) -> float:
+    """Run the launcher, whose errors go to stderr; return the seconds it took."""
+    begun = time.monotonic()
+    job = start(how, flags, command, **env)
+    assert job.stderr is not None
+    for line in job.stderr:
+        if line.startswith("tallygrad: "):
+            print(f"{time.monotonic() - begun:7.1f} {line}", end="", flush=True)
+    if job.wait():
+        raise subprocess.CalledProcessError(job.returncode, job.args)
+    return time.monotonic() - begun
+
+
+def training_seconds(out: Path) -> float:
+    """Return the seconds that a run has spent on its steps, by its own record."""
+    return float(json.loads((out / "result.json").read_text())["wall_seconds"])
+
+
+def report(out: Path, storm: Storm, wall: float, calm: float, trial: str) -> str:
+    """Return what came of a storm that took so many seconds, of `calm` without one."""
+    restarts = json.loads((out / "restarts.json").read_text())
+    lost = [restart["reached"] - restart["step"] for restart in restarts]  # the log has each step
+    ranks = [rank for _, rank in storm.kills]
+    counts = ", ".join(f"{ranks.count(rank)} of rank {rank}" for rank in sorted(set(ranks)))
+    return "\n".join([
+        f"kills {len(ranks)}: {counts}; restarts {len(restarts)}",
+        f"steps lost to a kill: {max(lost, default=0)} at most, {sum(lost)} in all: {lost}",
+        f"seconds {wall:.0f}, undisturbed {calm:.0f}: goodput {calm / wall:.1%}",
+        f"processes left: {len(left_of(trial))}",
+    ])  # fmt: skip
+
+
+def parse() -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(prog="python -m bench.storm", description=__doc__)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--every", type=float, default=15.0, help="seconds between kills")
+    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--checkpoint-every", type=int, default=0)
+    parser.add_argument("--memory-copy-every", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--calm", type=Path, help="folder of the undisturbed run (default: run it)")
+    parser.add_argument("trainer", nargs="*", help="options of the trainer")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the storm and print what came of it."""
+    options = parse()
+    flags = ["-n", str(options.ranks)]
+    words = ["train", *options.trainer, "--max-steps", str(options.steps), "--threads", "1",
+             "--epochs", "1000000", "--eval-every", "1000000", "--log-every", "1"]  # fmt: skip
+    keeping = ["--checkpoint-every", str(options.checkpoint_every), "--memory-copy-every",
+               str(options.memory_copy_every)]  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="storm-") as name:
+        calm, out, trial = options.calm or Path(name, "calm"), Path(name, "storm"), uuid.uuid4().hex
+        if not (calm / "result.json").exists():
+            seconds = launch("run", flags, [*words, "--out", str(calm)])
+            print(f"undisturbed: {seconds:.0f} s, {training_seconds(calm):.0f} s of them in steps")
+        storm = Storm(trial, options.every, options.seed)
+        patient = [*flags, "--retries", "50", "--backoff", "0.1"]
+        command = [*words, *keeping, "--out", str(out)]
+        try:
+            wall = launch("run_supervised", patient, command, **{TRIAL: trial})
+        finally:
+            storm.end()
+        print(report(out, storm, wall, training_seconds(calm), trial))
+        same = weights(out, options.steps) == weights(calm, options.steps)
+    print(f"final weights and optimizer's state equal to the undisturbed run's: {same}")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""Jobs over hosts that fail: what ends, what is left, what goes on, and with which bits."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tallygrad.launch import mpirun
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.hosts
+GRADIENTS = 1_076_264  # bytes of the gradients of mlp
+STEPS = 12
+LONG = 240.0  # seconds; only a net
+
+
+@pytest.fixture(scope="module")
+def package() -> Iterator[Any]:
+    """bench/, which is not installed: the root on the path would bring a bare `autograd`."""
+    place = ROOT / "bench"
+    spec = importlib.util.spec_from_file_location(
+        "bench", place / "__init__.py", submodule_search_locations=[str(place)]
+    )
+    assert spec and spec.loader
+    sys.modules["bench"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["bench"])
+    import_module("bench.faults")
+    yield sys.modules["bench"]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "bench"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def bench(package: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    try:
+        mpirun.find_mpirun()
+    except mpirun.LaunchError as error:
+        pytest.skip(str(error))
+    made = package.trial.Bench(tmp_path_factory.mktemp("faults"), limit=10.0, steps=STEPS)
+    if reason := made.hosts.why_not():
+        pytest.skip(reason)
+    made.prepare()
+    return made
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(alone: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    with alone():
+        yield
+
+
+@pytest.fixture
+def pair(bench: Any, tmp_path: Path) -> Iterator[Any]:
+    with bench.hosts.Hosts(2, tmp_path / "hosts") as hosts:
+        yield hosts
+
+
+def end(job: subprocess.Popen[str]) -> str:
+    """Return what a job says until it ends."""
+    try:
+        return job.communicate(timeout=LONG)[1]
+    except BaseException:
+        job.kill()
+        raise
+
+
+def until(holds: Callable[[], bool], job: subprocess.Popen[str]) -> None:
+    limit = time.monotonic() + LONG
+    while not holds() and job.poll() is None and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert holds()
+
+
+def ended(process: int) -> bool:
+    """Tell whether a process has ended, if only its parent has not asked yet."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def test_gradients_cross_the_wire(package: Any, bench: Any, pair: Any, tmp_path: Path) -> None:
+    before = pair.sent("n1"), pair.sent("n2")
+    where = ["-n", "2", "--hosts", "n1:1,n2:1"]
+    job = package.trial.start("run", where, bench.command(tmp_path / "run"), **pair.environment)
+    text = end(job)
+    assert job.returncode == 0, text
+    for name, sent in zip(pair.names, before, strict=True):
+        assert pair.sent(name) - sent >= STEPS * GRADIENTS
+    assert package.trial.weights(tmp_path / "run", STEPS) == bench.expected
+
+
+@pytest.mark.parametrize(
+    ("name", "statuses"), [("link down", {4}), ("daemon of a host killed", {1, 4})]
+)
+def test_the_loss_of_a_host_ends_the_job(
+    package: Any, bench: Any, name: str, statuses: set[int]
+) -> None:
+    seen = bench.trial(name, package.faults.FAULTS[name])
+    assert seen.status in statuses, seen.stderr
+    if name == "link down":
+        assert "rank 1 on n2 (process " in seen.message and ", trainer/loop.py:" in seen.message
+    assert seen.left_seconds < package.trial.PATIENCE  # all of its processes ended themselves
+    assert seen.segments == 0
+    assert seen.same_bits, seen.resumed
+
+
+def supervised(
+    package: Any, bench: Any, hosts: Any, out: Path, mark: Path, *more: str
+) -> subprocess.Popen[str]:
+    """Start a supervised run over both hosts whose first attempt goes slowly from a mark on."""
+    flags = ["-n", "2", "--hosts", "n1:1,n2:1", "--backoff", "0.1", "--retries", "4"]
+    broken = {"TALLYGRAD_FAULT": "outside", "TALLYGRAD_FAULT_MARK": str(mark)}
+    command = bench.command(out, *more, limit=bench.limit)
+    env = {**hosts.environment, **broken, package.trial.TRIAL: out.name}
+    job: subprocess.Popen[str] = package.trial.start("run_supervised", flags, command, **env)
+    until(mark.exists, job)
+    return job
+
+
+def test_a_host_is_gone_with_its_memory(
+    package: Any, bench: Any, pair: Any, tmp_path: Path
+) -> None:
+    """No checkpoint is on disk: the copy in the memory of the other host is all that is left."""
+    out = tmp_path / "gone"
+    copies = ["--memory-copy-every", "1", "--checkpoint-every", "1000"]
+    job = supervised(package, bench, pair, out, tmp_path / "mark", *copies)
+    pair.stop("n1")
+    text = end(job)
+    assert job.returncode == 0, text
+    assert "supervise: without n1, which does not answer" in text
+    assert "running on 1 ranks instead of 2" in text
+    assert "comes from the memory of n2" in text
+    assert package.trial.weights(out, STEPS) == bench.expected
+    assert not package.trial.left_of(out.name)
+    assert not (out / "copies.json").exists()
+
+
+def test_a_zombie_cannot_write(package: Any, bench: Any, pair: Any, tmp_path: Path) -> None:
+    """Rank 0 is stopped on a host that is cut off; the others go on; then it wakes up."""
+    out = tmp_path / "zombie"
+    job = supervised(package, bench, pair, out, tmp_path / "mark")
+    zombies = [p for p in package.trial.left_of(out.name) if p in pair.processes("n1")]
+    for process in zombies:
+        os.kill(process, signal.SIGSTOP)
+    pair.cut("n1")
+    text = end(job)
+    assert job.returncode == 0, text
+    assert "supervise: without n1, which does not answer" in text
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    assert zombies and not all(map(ended, zombies))
+    pair.join("n1")
+    for process in zombies:
+        with suppress(OSError):
+            os.kill(process, signal.SIGCONT)
+    limit = time.monotonic() + LONG
+    while not all(map(ended, zombies)) and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert all(map(ended, zombies))
+    after = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    stacks = out / "watchdog"  # which even a zombie may write
+    assert {p: t for p, t in after.items() if p.parent != stacks} == {
+        p: t for p, t in before.items() if p.parent != stacks
+    }
+    assert package.trial.weights(out, STEPS) == bench.expected
