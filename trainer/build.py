@@ -82,7 +82,7 @@ def load_split(name: str, split: str, data_dir: str, comm: Comm) -> Dataset:
         raise UserError(f"--dataset: unknown data set {name!r}{nearest(name, datasets.names())}")
     shows = comm.rank == 0
     dataset = datasets.load(name, split, data_dir or None, progress=shows) if shows else None
-    comm.barrier()
+    comm.idle_barrier()
     return dataset or datasets.load(name, split, data_dir or None, progress=False)
 
 

@@ -101,6 +101,9 @@ class Comm(Protocol):
     def barrier(self) -> None:
         """Wait until every rank has come here."""
 
+    def idle_barrier(self) -> None:
+        """Wait until every rank has come here, and leave the cores to those that still work."""
+
     def depart(self, seconds: float) -> bool:
         """Tell that this rank ends its work, and wait for the others to end theirs; return whether
         they did within so many seconds."""
@@ -211,6 +214,9 @@ class SerialComm:
         return [data]
 
     def barrier(self) -> None:
+        """Return at once."""
+
+    def idle_barrier(self) -> None:
         """Return at once."""
 
     def depart(self, seconds: float) -> bool:

@@ -164,6 +164,13 @@ class MpiComm:
         with self.journal.collective(self._stream, "barrier"):
             self._group.Barrier()
 
+    def idle_barrier(self) -> None:
+        """Wait until every rank has come here, and leave the cores to those that still work."""
+        with self.journal.collective(self._stream, "barrier"):
+            request = self._group.Ibarrier()
+            while not request.Test():  # most libraries' own barrier waits at full speed
+                time.sleep(0.001)
+
     def depart(self, seconds: float) -> bool:
         """Tell that this rank ends its work, and wait for the others to end theirs; return whether
         they did within so many seconds."""

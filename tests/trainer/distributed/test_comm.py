@@ -95,6 +95,11 @@ else:
     raise AssertionError("an all-to-all took a row too many")
 
 comm.barrier()
+before = time.process_time()
+if rank == 0:
+    time.sleep(0.5)
+comm.idle_barrier()
+assert time.process_time() - before < 0.25, "the barrier has waited at full speed"
 assert comm.local_size == size and comm.local_rank == rank
 assert comm.library.startswith(("MPICH", "Open MPI", "Intel", "MVAPICH")), comm.library
 print(f"rank {rank} of {size} is right")
