@@ -24,7 +24,7 @@ GRACE = 120.0  # seconds for ranks to finish their step and write a checkpoint, 
 ONCE = 1.0  # seconds in which signals count as one request: terminal and scheduler may both send
 TIMED_OUT = 124
 LOOK = 5.0  # seconds between checks of which ranks are alive
-ENDING = 10.0  # seconds for MPI to end a job that its ranks have given up
+ENDING = 6.0  # seconds for MPI to end a job that its ranks have given up
 MISSED = 3  # consecutive checks without a rank after which the job is ended
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")  # variables of MPICH and Open MPI with the rank
 # SIGHUP too: the ranks run in a session of their own, which a closing terminal does not reach. All
@@ -111,8 +111,10 @@ class Job:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(0.1)
         finally:
+            if self._process.poll() is None:
+                reap.kill(self.name)
+            self.report = self._monitor.close()  # before ranks that are left are killed
             reap.kill(self.name)
-            self.report = self._monitor.close()
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
         status = self._process.wait()

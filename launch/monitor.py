@@ -15,6 +15,7 @@ from .channel import Hub
 
 VARIABLE = "TALLYGRAD_MONITOR"  # tells ranks where to report
 POLL = 0.2  # seconds
+LOSING = 2.0  # seconds for ranks to end that an MPI has left behind
 
 
 class Monitor:
@@ -45,7 +46,10 @@ class Monitor:
     def close(self) -> str:
         """Stop listening; return which rank was lost first, and what it did, or for what the ranks
         have ended the job, in one line; an empty one where nothing is wrong."""
+        end = time.monotonic() + LOSING
         time.sleep(POLL)  # what the end of the ranks has sent may still be on its way
+        while self._is_open and time.monotonic() < end:
+            time.sleep(0.05)
         self._closing.set()
         self._thread.join()
         self._hub.close()
@@ -55,6 +59,12 @@ class Monitor:
         if status is None:
             return f"rank {self._first} ended unexpectedly, before it said what it does"
         return f"{status['title']} ended unexpectedly, {status['doing']}"
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether there are ranks of which nobody knows yet how they end."""
+        known = self._first is not None or self._verdict
+        return not known and bool(self._statuses.keys() - self._left)
 
     def _listen(self) -> None:
         while not self._closing.is_set():

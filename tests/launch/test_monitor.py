@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -92,3 +93,13 @@ def test_segments_of_all_ranks_are_collected(listening: tuple[Monitor, Join]) ->
     join(1).send({"segments": ["sm_segment.b.0"]})
     until(lambda: len(listener.segments) == 3)
     assert listener.segments == ("sm_segment.a.0", "sm_segment.a.1", "sm_segment.b.0")
+
+
+def test_ranks_that_outlive_their_mpi_are_waited_for(listening: tuple[Monitor, Join]) -> None:
+    listener, join = listening
+    ranks = [join(rank) for rank in range(2)]
+    until(lambda: len(listener._statuses) == 2)
+    late = threading.Timer(2 * monitor.POLL, ranks[1].close)
+    late.start()
+    assert listener.close() == "rank 1 on n1 ended unexpectedly, in step 1"
+    late.join()

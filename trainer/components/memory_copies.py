@@ -64,13 +64,13 @@ class MemoryCopies:
             return
         size = np.array(len(data) if data is not None else 0)
         self.comm.bcast(size)
-        # `sendrecv` exchanges: what the partner sends is of no use.
+        nothing = np.empty(0, np.uint8)
         if self.comm.rank == 0:
-            mine = np.frombuffer(data, np.uint8)  # type: ignore[arg-type]
-            self.comm.sendrecv(mine, np.empty_like(mine), self.partner)
+            image = np.frombuffer(data or b"", np.uint8)
+            self.comm.sendrecv(image, nothing, self.partner)
         elif self.comm.rank == self.partner:
             image = np.empty(int(size), np.uint8)
-            self.comm.sendrecv(np.empty_like(image), image, 0)
+            self.comm.sendrecv(nothing, image, 0)
             self._keep(step, image.data)
 
     def remove(self) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
-INTERVAL = 0.5  # seconds between looks at the parent
+INTERVAL = 0.1  # seconds between looks at the parent: the first to lose it is to end first
 GRACE = 5.0  # seconds for a launcher's process to end itself
 DAEMONS = ("prted", "hydra_pmi_proxy")  # processes of Open MPI and MPICH that start ranks on a host
 
