@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from .job import OWN, TIMED_OUT, Job
+from .mpirun import outlives_ranks
 
 LOST = 4  # status of a job that has lost a rank, whatever its MPI says of that
 Stamp: TypeAlias = tuple[int, int, int]  # inode, time of the last change, size
@@ -39,7 +40,7 @@ def attempt(
     """
     record = record_path(command)
     earlier = _stamp(record)
-    job = Job(line, env, ranks)
+    job = Job(line, env, 0 if outlives_ranks(command) else ranks)
     status = job.wait(timeout)
     outcome = _judge(job, status, record, earlier, timeout)
     return outcome._replace(job=job.name, segments=job.segments)

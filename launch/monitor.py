@@ -72,6 +72,7 @@ class Monitor:
                 match message:
                     case {"title": str(), "doing": str()}:
                         self._statuses[rank] = message
+                        self._left.discard(rank)  # the number of another, in a job that shrank
                     case {"segments": list(names)}:
                         self._segments.update(map(str, names))
                     case {"verdict": str(verdict)}:

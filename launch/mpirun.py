@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from types import MappingProxyType
 
 from . import monitor, reap
@@ -14,6 +15,7 @@ from .address import own_address
 
 BINDINGS = ("none", "core", "socket")
 OWN_VARIABLES = (monitor.VARIABLE, reap.VARIABLE)  # which a job sets for its ranks
+SHRINKING = ("--on-lost-rank", "shrink")  # words of a training that goes on without lost ranks
 # Prefixes of variables to pass to other hosts: Open MPI passes only those that it is told to, MPICH
 # passes all.
 EXPORTED = ("TALLYGRAD_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_")
@@ -104,7 +106,15 @@ def command_line(
     """Return mpirun's command line, which runs this Python: on other hosts under the same path."""
     # -P: a file in the current folder must not shadow a module of the same name.
     python = [sys.executable, "-P", "-m", "tallygrad.trainer"]
-    return [*start_line(mpirun, openmpi, ranks, hosts, binding, env), *python, *command]
+    start = start_line(mpirun, openmpi, ranks, hosts, binding, env)
+    if openmpi and outlives_ranks(command):
+        start[1:1] = ["--with-ft", "ulfm"]
+    return [*start, *python, *command]
+
+
+def outlives_ranks(command: list[str]) -> bool:
+    """Return whether a trainer's command is to go on when a rank of it ends."""
+    return "--on-lost-rank=shrink" in command or SHRINKING in pairwise(command)
 
 
 def start_line(

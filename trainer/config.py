@@ -22,7 +22,7 @@ AUTO = "auto"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 OF_THIS_RUN = {
     "out", "resume", "threads", "max_steps", "stop_before", "preempt_signals", "collective_timeout",
-    "timeline", "timeline_steps",
+    "timeline", "timeline_steps", "on_lost_rank",
 }  # fmt: skip
 MOST = 1 << 63  # beyond any whole number
 
@@ -239,6 +239,11 @@ class TrainConfig:
     collective_timeout: float = _option(
         60.0, "seconds to wait for a rank that shows no sign of life", low=1.0
     )
+    on_lost_rank: str = _option(
+        "end",
+        "when a rank has ended: end the job, or shrink it to the others, which resume from the "
+        "newest checkpoint (Open MPI)",
+    )
     preempt_signals: str = _option(
         "TERM,USR1,USR2",
         "signals that end the run after its step, with a checkpoint and status 75",
@@ -282,6 +287,7 @@ VALUES = {str: "NAME", int: "N", float: "X"}
 CHOICES = {
     "task": ("classification", "reconstruction"),
     "on_corruption": ("continue", "stop"),
+    "on_lost_rank": ("end", "shrink"),
     "overlap": ("auto", "none", "poll", "thread"),
     "schedule": ("constant", "step", "cosine", "one-cycle"),
     "augment": ("standard", "cutout", "none"),

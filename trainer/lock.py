@@ -95,13 +95,14 @@ class Sign(NamedTuple):
 class Lock:
     """A run folder held by this process, made where it is missing. As a context it gives up the
     folder at the end, and removes it again where it was `created` for this run, here or before, and
-    nothing was put there."""
+    nothing was put there. `inherits` is the record of a holder that is known to have ended."""
 
-    def __init__(self, folder: Path, created: bool = False) -> None:
+    def __init__(self, folder: Path, created: bool = False, inherits: str = "") -> None:
         self.folder = folder
         self.path = folder / NAME
         self._holder = Holder.here()
-        self._record = json.dumps(asdict(self._holder)).encode()
+        self.record = json.dumps(asdict(self._holder))
+        self._record, self._inherits = self.record.encode(), inherits.encode()
         self._created = [folder] if created else []
         self._ends = threading.Event()
 
@@ -175,7 +176,8 @@ class Lock:
         if seen is None:
             return
         holder = Holder.read(seen.text)
-        if holder and self._holder.follows(holder.attempt):
+        followed = holder is not None and self._holder.follows(holder.attempt)
+        if followed or seen.text == self._inherits:
             self._retire(seen)
             return
         lives = holder.lives() if holder else None

@@ -87,6 +87,7 @@ class Stop:
     def finish_steps(self) -> None:
         """Let a first signal wait from now on, until `agreed` asks for it."""
         self._finishes = True
+        self._asked = time.monotonic()  # what came before was no step
 
     def agreed(self, comm: Comm) -> bool:
         """Tell whether any rank was asked to stop. All ranks must call it alike, after each step

@@ -170,6 +170,40 @@ def test_a_job_s_own_variables_reach_other_hosts(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
+    ("words", "shrinks"),
+    [
+        (["--on-lost-rank", "shrink"], True),
+        (["--lr", "1", "--on-lost-rank=shrink"], True),
+        (["--on-lost-rank", "end", "--out", "shrink"], False),
+        ([], False),
+    ],
+)
+def test_a_job_that_shrinks_is_started_so(words: list[str], shrinks: bool) -> None:
+    def line(openmpi: bool) -> list[str]:
+        return mpirun.command_line("mpirun", openmpi, 2, None, ["train", *words])
+
+    assert (line(True)[1:3] == ["--with-ft", "ulfm"]) == shrinks
+    assert "--with-ft" not in line(False)  # MPICH has no such option
+
+
+@pytest.mark.parametrize(("word", "counted"), [("shrink", 0), ("end", 3)])
+def test_ranks_of_a_job_that_shrinks_are_not_missed(
+    word: str, counted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Job:
+        lost, report, timed_out, asked, name = (), "", False, False, "job"
+
+        def __init__(self, line: list[str], env: dict[str, str], ranks: int) -> None:
+            assert ranks == counted
+
+        def wait(self, timeout: float | None) -> int:
+            return 0
+
+    monkeypatch.setattr(attempt, "Job", Job)
+    assert attempt.attempt([], {}, ["train", "--on-lost-rank", word], 3, None).status == 0
+
+
+@pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["--out", "a b"], "a b/result.json"),

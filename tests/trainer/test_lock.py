@@ -260,6 +260,15 @@ def test_a_later_attempt_takes_the_folder_from_an_earlier_one_that_lives(
                 earlier.check()
 
 
+def test_a_lock_is_inherited_from_the_holder_that_is_known_and_no_other(tmp_path: Path) -> None:
+    with Lock(tmp_path) as lost:  # it lives: only its record says that it need not be asked
+        with pytest.raises(UserError, match="in use by process"):
+            Lock(tmp_path, inherits=Lock(tmp_path).record).__enter__()
+        taken = Lock(tmp_path, inherits=lost.record)
+        with taken, pytest.raises(UserError, match="taken over by process"):
+            lost.check()
+
+
 def test_an_earlier_attempt_does_not_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from ..errors import UserError
 from ..memory import memory_errors
@@ -24,29 +26,65 @@ def meet(
     """Settle the threads (0: those of the environment), meet the other ranks, which must run the
     same command with the same options, and handle signals. `less_memory` says what to try where
     memory runs out."""
+    with (
+        arrive(threads, options) as (comm, stop),
+        together(comm, command, options, less_memory),
+    ):
+        yield comm, stop
+
+
+@contextmanager
+def arrive(threads: int, options: Mapping[str, Any]) -> Iterator[tuple[Comm, Stop]]:
+    """Settle the threads (0: those of the environment), find the other ranks, and handle
+    signals."""
     if not 0 <= threads <= MOST_THREADS:
         raise UserError(f"--threads: expected 0 to {MOST_THREADS}, got {threads}")
     count = configure(wanted=threads)  # before NumPy loads
-    from ...autograd import context, set_num_threads
-    from ..distributed.agreement import agree, program_facts
+    from ...autograd import set_num_threads
     from ..distributed.comm import connect
-    from ..distributed.guard import guard
-    from ..distributed.watchdog import watching
     from ..stop import Stop
 
     set_num_threads(count)
     comm = connect()
     # After `connect`: MPICH installs a handler of its own for SIGUSR1.
+    with Stop(comm.rank == 0, *_requests(options)) as stop:
+        yield comm, stop
+
+
+@contextmanager
+def together(
+    comm: Comm, command: str, options: Mapping[str, Any], less_memory: str
+) -> Iterator[None]:
+    """Watch the ranks for the length of a block, which all of them enter with the same command and
+    options and leave together. `Shrunk` where some have ended and the others are to go on."""
+    from ...autograd import context
+    from ..distributed.agreement import agree, program_facts
+    from ..distributed.guard import guard
+    from ..distributed.watchdog import watching
+
+    shrinks = comm.size > 1 and options.get("on_lost_rank") == "shrink"
     # Options choose the backend of the work itself; what is made before is NumPy's.
     with (
-        Stop(comm.rank == 0, *_requests(options)) as stop,
-        watching(comm, float(options.get("collective_timeout", 60.0))),
-        guard(comm),
+        watching(comm, float(options.get("collective_timeout", 60.0)), shrinks),
+        guard(comm, shrinks),
         memory_errors(less_memory),
         context.using(backend="numpy"),
     ):
+        if shrinks and not comm.outlives_ranks:
+            raise UserError(
+                "--on-lost-rank shrink: expected Open MPI, started by `tallygrad launch` or "
+                f"`mpirun --with-ft ulfm`, got {comm.library} without fault tolerance"
+            )
         agree(comm, lambda: program_facts(command, options))
-        yield comm, stop
+        yield
+
+
+def leave(status: int) -> NoReturn:
+    """End this process, of a job that has shrunk, without MPI's end, which may wait for ever for
+    the ranks that are lost."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _requests(options: Mapping[str, Any]) -> tuple[tuple[int, ...], float]:

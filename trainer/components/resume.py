@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,42 @@ from .memory_copies import newer_in_memory
 from .state import State, recorded
 
 
+@dataclass
+class Heritage:
+    """What a run goes on with that has lost ranks: the options that it has settled, and the record
+    of its lock, whose holder may be among the lost."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    lock: str = ""
+
+    def settle(self, config: TrainConfig, folder: Path, lock: str) -> None:
+        """Keep what the run has begun with."""
+        # On record, so that a run that goes on has as many on whatever number of ranks.
+        self.options = {"out": str(folder), "resume": AUTO, "micro_batches": config.micro_batches}
+        self.lock = lock
+
+    def share(self, comm: Comm) -> None:
+        """Take that of rank 0: a rank may have been lost while the others heard of it."""
+        self.options, self.lock = json.loads(
+            comm.bcast_bytes(json.dumps([self.options, self.lock]).encode())
+        )
+
+
 @contextmanager
 def occupy(
-    chosen: Mapping[str, Any], comm: Comm
+    chosen: Mapping[str, Any], comm: Comm, heritage: Heritage | None = None
 ) -> Iterator[tuple[TrainConfig, Path | None, RunFolder]]:
     """Yield the options of a run, the checkpoint that it goes on from, None for a new run, and its
-    folder, held for it until the end. Rank 0 decides for all: others may see older files. UserError
-    where it would overwrite or mix runs, or where another run holds the folder."""
+    folder, held for it until the end. Rank 0 decides for all: others may see older files. With a
+    `heritage` the run goes on from that, and settles it. UserError where it would overwrite or mix
+    runs, or where another run holds the folder."""
+    heritage = heritage or Heritage()
+    chosen = {**chosen, **heritage.options}
     with ExitStack() as stack:
         lock, text, out = None, b"", Path(chosen.get("out") or "")
         if comm.rank == 0 and chosen.get("out"):
             # Before anything in it is read: a run that still writes would change it.
-            lock = stack.enter_context(Lock(out))
+            lock = stack.enter_context(Lock(out, inherits=heritage.lock))
         is_auto = chosen.get("resume") == AUTO and bool(chosen.get("out"))
         found = newer_in_memory(comm, out) if is_auto else None
         if comm.rank == 0:
@@ -45,10 +69,12 @@ def occupy(
             # On record, so that a run that goes on keeps it, on whatever number of ranks.
             config = replace(config, micro_batches=config.micro_batches_on(comm.size))
             lock = lock or stack.enter_context(Lock(_new_folder(config), created=True))
-            text = json.dumps([config.to_json(), str(source or ""), str(lock.folder)]).encode()
-        values, name, path = json.loads(comm.bcast_bytes(text))
-        folder = RunFolder(Path(path), writes=comm.rank == 0, lock=lock)
-        yield TrainConfig(**values), Path(name) if name else None, folder
+            where = [str(source or ""), str(lock.folder), lock.record]
+            text = json.dumps([config.to_json(), *where]).encode()
+        values, name, path, record = json.loads(comm.bcast_bytes(text))
+        config, folder = TrainConfig(**values), RunFolder(Path(path), comm.rank == 0, lock)
+        heritage.settle(config, folder.path, record)
+        yield config, Path(name) if name else None, folder
 
 
 def _new_folder(config: TrainConfig) -> Path:

@@ -108,6 +108,15 @@ class Comm(Protocol):
         """Tell that this rank ends its work, and wait for the others to end theirs; return whether
         they did within so many seconds."""
 
+    @property
+    def outlives_ranks(self) -> bool:
+        """Whether MPI can go on without a rank that has ended."""
+
+    def survivors(self, error: BaseException) -> tuple[Comm, list[int]] | None:
+        """Return a communicator of the ranks that are left, and those that are not, where `error`
+        says that one has ended and MPI can go on without it; else None. All that are left come
+        here: every operation on this communicator fails from now on."""
+
     def abort(self, status: int) -> NoReturn:
         """End all ranks at once; the launcher returns `status`."""
 
@@ -161,6 +170,7 @@ class SerialComm:
     local_size = 1
     library = "none"
     concurrent = True
+    outlives_ranks = False
 
     def __init__(self) -> None:
         self.journal = Journal()
@@ -222,6 +232,10 @@ class SerialComm:
     def depart(self, seconds: float) -> bool:
         """Return at once."""
         return True
+
+    def survivors(self, error: BaseException) -> tuple[Comm, list[int]] | None:
+        """Return None: there is nobody else."""
+        return None
 
     def abort(self, status: int) -> NoReturn:
         """Raise SystemExit."""

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO
 
@@ -19,8 +19,18 @@ DRAIN = 0.3  # seconds for the launcher to forward the last lines, which an abor
 FAREWELL = 8.0  # seconds that the other ranks get to end too where one exits with status 0
 
 
+class Shrunk(Exception):
+    """Ranks have ended, and those that are left, in `comm`, can go on."""
+
+    def __init__(self, comm: Comm, lost: Sequence[int]) -> None:
+        self.comm, self.lost = comm, lost
+        names = ", ".join(map(str, lost))
+        left = f"{comm.size} rank{'s'[: comm.size > 1]}"
+        super().__init__(f"lost rank {names} of {comm.size + len(lost)}; going on with {left}")
+
+
 @contextmanager
-def guard(comm: Comm) -> Iterator[None]:
+def guard(comm: Comm, shrinks: bool = False) -> Iterator[None]:
     """End every rank as soon as the block, or a thread that it leaves unwatched, fails in this one.
 
     Errors of the user (UserError, the datasets' DataError among them) print one line
@@ -29,12 +39,17 @@ def guard(comm: Comm) -> Iterator[None]:
     traceback and ends with 1. SystemExit keeps its status; where that is 0 it passes once all ranks
     end too, and ends the job with 1 where they do not within `FAREWELL` seconds. A block that ends
     waits for those of the other ranks.
+
+    Where it `shrinks`, the end of another rank raises `Shrunk` instead, if MPI can go on.
     """
     with _threads_too(comm):
         try:
             yield
             comm.depart(math.inf)
         except BaseException as error:
+            if shrinks and (left := comm.survivors(error)):
+                comm.journal.ended.set()
+                raise Shrunk(*left) from error
             _fail(comm, error)
             raise
 

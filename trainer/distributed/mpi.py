@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpi4py import MPI
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
+
+
+# Set by `mpirun --with-ft ulfm` of Open MPI.
+FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
+DRAINING = 1.0  # seconds for an exchange to fail after its communicator was revoked
 
 
 class MpiRequest:
@@ -50,6 +57,7 @@ class MpiComm:
         self._group, self._stream = group, stream
         self.journal = journal or Journal()
         self._streams: dict[str, MpiComm] = {}
+        self._requests: weakref.WeakSet[MpiRequest] = weakref.WeakSet()  # begun and perhaps ended
         self.rank = group.Get_rank()
         self.size = group.Get_size()
         node = group.Split_type(MPI.COMM_TYPE_SHARED)  # a collective: all ranks are here
@@ -91,7 +99,7 @@ class MpiComm:
         """Start to overwrite `array` with its sum over the ranks."""
         check_reduction(array, "sum")
         call = self.journal.collective(self._stream, "iallreduce", array)
-        return MpiRequest(self._group.Iallreduce(MPI.IN_PLACE, array, MPI.SUM), call)
+        return self._begun(self._group.Iallreduce(MPI.IN_PLACE, array, MPI.SUM), call)
 
     def allgather(self, array: NDArray[Any]) -> NDArray[Any]:
         """Stack the ranks' arrays of equal shape: (size, *shape)."""
@@ -111,7 +119,7 @@ class MpiComm:
         check_buffer(array)
         out = np.empty((self.size, *array.shape), array.dtype)
         call = self.journal.collective(self._stream, "iallgather", array)
-        return MpiRequest(self._group.Iallgather(_bytes_of(array), _bytes_of(out)), call), out
+        return self._begun(self._group.Iallgather(_bytes_of(array), _bytes_of(out)), call), out
 
     def ialltoall(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
         """Start to send `array[r]` to each rank r; return the request and a new array of the same
@@ -122,7 +130,12 @@ class MpiComm:
         out = np.empty_like(array)
         call = self.journal.collective(self._stream, "ialltoall", array)
         request = self._group.Ialltoall(_bytes_of(array), _bytes_of(out))
-        return MpiRequest(request, call), out
+        return self._begun(request, call), out
+
+    def _begun(self, request: MPI.Request, call: Call) -> MpiRequest:
+        result = MpiRequest(request, call)
+        self._requests.add(result)
+        return result
 
     def sendrecv(self, array: NDArray[Any], out: NDArray[Any], other: int) -> None:
         """Send `array` to a rank while `out`, of as many bytes, receives what that one sends."""
@@ -183,6 +196,46 @@ class MpiComm:
                     return False
                 time.sleep(0.001)
         return True
+
+    @property
+    def outlives_ranks(self) -> bool:
+        """Whether MPI can go on without a rank that has ended (ULFM, Bland et al. 2013)."""
+        return os.environ.get(FAULT_TOLERANCE) == "1" and hasattr(self._group, "Shrink")
+
+    def survivors(self, error: BaseException) -> tuple[MpiComm, list[int]] | None:
+        """Return a communicator of the ranks that are left, and those that are not, where `error`
+        says that one has ended and MPI can go on without it; else None."""
+        if not isinstance(error, MPI.Exception) or not self.outlives_ranks:
+            return None
+        self._revoke()
+        group = self._group
+        while True:
+            try:
+                group = MPI.Intracomm(group.Shrink())
+                lost = self._lacking(group)
+                return (MpiComm(group), lost) if lost else None
+            except MPI.Exception:  # another has ended meanwhile
+                group.Revoke()
+
+    def _lacking(self, other: MPI.Intracomm) -> list[int]:
+        """Return the ranks of this communicator that are not in another one."""
+        ranks = range(other.Get_size())
+        theirs = other.Get_group().Translate_ranks(ranks, self._group.Get_group())
+        return sorted({*range(self.size)} - {*theirs})
+
+    def _revoke(self) -> None:
+        """Make all operations fail, here and on the other ranks, and wait until none of this rank's
+        is in flight: MPI may write to their arrays until then."""
+        for group in (self._group, self._leaving):
+            with suppress(MPI.Exception):
+                group.Revoke()
+        for stream in self._streams.values():
+            stream._revoke()
+        end = time.monotonic() + DRAINING
+        for request in list(self._requests):
+            with suppress(MPI.Exception):
+                while not request.test() and time.monotonic() < end:
+                    time.sleep(0.001)
 
     def abort(self, status: int) -> NoReturn:
         """End all ranks of the job at once; the launcher returns `status`."""

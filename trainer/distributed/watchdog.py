@@ -90,9 +90,10 @@ class Gaps:
 
 
 @contextmanager
-def watching(comm: Comm, limit: float) -> Iterator[Watchdog | None]:
-    """Watch the ranks for the length of a block; a group of one has nobody to wait for."""
-    watchdog = Watchdog(comm, limit) if comm.size > 1 else None
+def watching(comm: Comm, limit: float, shrinks: bool = False) -> Iterator[Watchdog | None]:
+    """Watch the ranks for the length of a block; a group of one has nobody to wait for. Where the
+    job `shrinks`, the end of a rank is left to MPI, unless others wait for it beyond the limit."""
+    watchdog = Watchdog(comm, limit, shrinks) if comm.size > 1 else None
     try:
         yield watchdog
     finally:
@@ -103,8 +104,8 @@ def watching(comm: Comm, limit: float) -> Iterator[Watchdog | None]:
 class Watchdog:
     """The thread that watches this rank's `journal` and, on rank 0, all ranks."""
 
-    def __init__(self, comm: Comm, limit: float) -> None:
-        self.comm, self.limit = comm, limit
+    def __init__(self, comm: Comm, limit: float, shrinks: bool = False) -> None:
+        self.comm, self.limit, self._shrinks = comm, limit, shrinks
         self.journal: Journal = comm.journal
         self._pulse, self._gaps = Pulse(), Gaps()
         self._host = socket.gethostname()
@@ -143,7 +144,7 @@ class Watchdog:
         while not self.journal.ended.is_set():
             for rank, message in hub.messages(BEAT):
                 match message:
-                    case None if rank not in left and rank in latest:
+                    case None if rank not in left and rank in latest and not self._shrinks:
                         gone[rank] = time.monotonic()
                     case {"farewell": _}:
                         left.add(rank)
@@ -212,13 +213,13 @@ class Watchdog:
         """Wait for the next beat, or until rank 0 or this rank ends."""
         end = time.monotonic() + BEAT
         while time.monotonic() < end and not self.journal.ended.wait(TICK):
-            if peer is not None and select.select([peer.socket], [], [], 0)[0]:
+            if peer and not peer.closed and select.select([peer.socket], [], [], 0)[0]:
                 return
 
     def _judge_head(self, peer: Peer | None, status: Status, silent: float) -> None:
         """End this rank where rank 0 has, or has given no sign of life while this one waits."""
         head = f"rank 0 on {self._contact.host}"
-        if peer is not None and peer.closed:
+        if peer is not None and peer.closed and not self._shrinks:
             self._despair(f"{head} ended unexpectedly; rank {status.rank} is {status.doing}", DYING)
         limit = self.limit if peer is not None else PATIENCE * self.limit
         if silent >= limit and status.waited >= limit:

@@ -1,0 +1,130 @@
+"""A job that goes on without the ranks that it has lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tallygrad.launch import mpirun as launcher
+from tallygrad.trainer.commands import ranks
+from tallygrad.trainer.components.checkpoint import load
+from tallygrad.trainer.distributed.comm import Comm, SerialComm
+from tallygrad.trainer.distributed.guard import Shrunk, guard
+from tallygrad.trainer.errors import UserError
+
+
+class LostOne(Exception):
+    """Stands in for what MPI raises."""
+
+
+class TwoRanks(SerialComm):
+    """Two ranks, of which one may be lost."""
+
+    size = 2
+    outlives_ranks = True
+
+    def survivors(self, error: BaseException) -> tuple[Comm, list[int]] | None:
+        """Return the other one."""
+        return (SerialComm(), [1]) if isinstance(error, LostOne) else None
+
+
+def test_the_ranks_that_are_left_are_handed_on() -> None:
+    with pytest.raises(Shrunk) as shrunk, guard(TwoRanks(), shrinks=True):
+        raise LostOne
+    assert str(shrunk.value) == "lost rank 1 of 2; going on with 1 rank"
+    assert shrunk.value.comm.size == 1
+
+
+@pytest.mark.parametrize(("error", "shrinks"), [(LostOne, False), (ZeroDivisionError, True)])
+def test_other_errors_end_the_job(error: type[Exception], shrinks: bool) -> None:
+    with pytest.raises(SystemExit) as end, guard(TwoRanks(), shrinks):
+        raise error
+    assert end.value.code == 1
+
+
+def test_an_mpi_that_cannot_go_on_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    comm = TwoRanks()
+    comm.outlives_ranks = False
+    options = {"on_lost_rank": "shrink"}
+    with pytest.raises(SystemExit) as end, ranks.together(comm, "train", options, ""):
+        raise AssertionError("expected no training")
+    assert end.value.code == UserError.status
+    assert "--on-lost-rank shrink: expected Open MPI" in capsys.readouterr().err
+
+
+LOSING = """
+import os, signal, sys
+from tallygrad.trainer import cli, loop
+
+step, lost = loop.Training.step, eval(sys.argv.pop(1))
+
+def fatal_step(training, batch):
+    if (training.comm.size, training.comm.rank, training.state.step) in lost:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(training, batch)
+
+loop.Training.step = fatal_step
+sys.exit(cli.main(sys.argv[1:]))
+"""
+TRAIN = [
+    "train", "--model", "mlp", "--dataset", "digits", "--batch-size", "24", "--micro-batches", "4",
+    "--max-steps", "40", "--checkpoint-every", "10", "--on-lost-rank", "shrink",
+]  # fmt: skip
+
+
+def start_line(size: int) -> list[str]:
+    """Return Open MPI's command line; skip where ranks cannot outlive others."""
+    try:
+        program = launcher.find_mpirun()
+        openmpi = launcher.is_openmpi(program)
+    except launcher.LaunchError as error:
+        pytest.skip(str(error))
+    if not openmpi:
+        pytest.skip("MPICH's mpirun ends all ranks with one: needs Open MPI")
+    return [program, "--with-ft", "ulfm", *launcher.start_line(program, True, size, None)[1:]]
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return load(max((folder / "checkpoints").glob("step-*.h5"))).tensors
+
+
+@pytest.mark.parametrize("overlap", ["none", "poll", "thread"])
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("{(3, 1, 15)}", ["lost rank 1 of 3; going on with 2 ranks"]),
+        ("{(3, 0, 5)}", ["lost rank 0 of 3; going on with 2 ranks"]),  # before any checkpoint
+        ("{(3, 0, 25), (2, 0, 35)}", ["lost rank 0 of 3; going on with 2 ranks",
+                                      "lost rank 0 of 2; going on with 1 rank"]),
+        ("{(3, 1, 20), (3, 2, 20)}", ["lost rank 1, 2 of 3; going on with 1 rank"]),
+    ],
+)  # fmt: skip
+@pytest.mark.slow
+def test_the_ranks_that_are_left_end_with_the_same_bits(
+    lost: str, said: list[str], overlap: str, tmp_path: Path,
+    alone: Callable[[], AbstractContextManager[None]],
+) -> None:  # fmt: skip
+    script, out = tmp_path / "script.py", tmp_path / "run"
+    script.write_text(LOSING)
+    env = launcher.environment(openmpi=True) | {"OMP_NUM_THREADS": "1"}
+    words = [*TRAIN, "--overlap", overlap, "--out", str(out)]
+    with alone():
+        job = subprocess.run(
+            [*start_line(3), sys.executable, str(script), lost, *words],
+            env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    assert job.returncode == 0, job.stderr
+    warnings = [line for line in job.stderr.splitlines() if ": warning: lost" in line]
+    assert warnings == [f"tallygrad: warning: {text}" for text in said]
+    one = tmp_path / "one"
+    undisturbed = [sys.executable, "-m", "tallygrad.trainer", *TRAIN, "--out", str(one)]
+    subprocess.run(undisturbed, check=True, capture_output=True, timeout=60)
+    expected, got = weights(one), weights(out)
+    assert expected.keys() == got.keys()
+    assert all(value.tobytes() == got[name].tobytes() for name, value in expected.items())
