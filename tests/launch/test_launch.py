@@ -191,7 +191,7 @@ def test_ranks_of_a_job_that_shrinks_are_not_missed(
     word: str, counted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Job:
-        lost, report, timed_out, asked, name = (), "", False, False, "job"
+        lost, report, timed_out, asked, name, segments = (), "", False, False, "job", ()
 
         def __init__(self, line: list[str], env: dict[str, str], ranks: int) -> None:
             assert ranks == counted

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tallygrad.trainer.commands import ranks
 from tallygrad.trainer.components.checkpoint import load
 from tallygrad.trainer.distributed.comm import Comm, SerialComm
 from tallygrad.trainer.distributed.guard import Shrunk, guard
+from tallygrad.trainer.distributed.watchdog import DYING
 from tallygrad.trainer.errors import UserError
 
 
@@ -59,19 +61,24 @@ def test_an_mpi_that_cannot_go_on_is_refused(capsys: pytest.CaptureFixture[str])
 
 
 LOSING = """
-import os, signal, sys
+import os, signal, sys, time
 from tallygrad.trainer import cli, loop
 
-step, lost = loop.Training.step, eval(sys.argv.pop(1))
+step, lost, seconds = loop.Training.step, eval(sys.argv.pop(1)), float(sys.argv.pop(1))
 
 def fatal_step(training, batch):
-    if (training.comm.size, training.comm.rank, training.state.step) in lost:
+    now = training.comm.size, training.comm.rank, training.state.step
+    if now in lost:
         os.kill(os.getpid(), signal.SIGKILL)
+    if any(now[::2] == (size, at) for size, _, at in lost):
+        time.sleep(seconds)
     return step(training, batch)
 
 loop.Training.step = fatal_step
 sys.exit(cli.main(sys.argv[1:]))
 """
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+Alone: TypeAlias = Callable[[], AbstractContextManager[None]]
 TRAIN = [
     "train", "--model", "mlp", "--dataset", "digits", "--batch-size", "24", "--micro-batches", "4",
     "--max-steps", "40", "--checkpoint-every", "10", "--on-lost-rank", "shrink",
@@ -102,27 +109,38 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
         ("{(3, 0, 5)}", ["lost rank 0 of 3; going on with 2 ranks"]),  # before any checkpoint
         ("{(3, 0, 25), (2, 0, 35)}", ["lost rank 0 of 3; going on with 2 ranks",
                                       "lost rank 0 of 2; going on with 1 rank"]),
-        ("{(3, 1, 20), (3, 2, 20)}", ["lost rank 1, 2 of 3; going on with 1 rank"]),
+        ("{(3, 1, 20), (3, 2, 20)}", ["going on with 1 rank"]),  # together, or one by one
     ],
 )  # fmt: skip
 @pytest.mark.slow
 def test_the_ranks_that_are_left_end_with_the_same_bits(
-    lost: str, said: list[str], overlap: str, tmp_path: Path,
-    alone: Callable[[], AbstractContextManager[None]],
-) -> None:  # fmt: skip
-    script, out = tmp_path / "script.py", tmp_path / "run"
+    lost: str, said: list[str], overlap: str, tmp_path: Path, alone: Alone
+) -> None:
+    check(tmp_path, alone, said, lost, "0", "--overlap", overlap)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.slow
+def test_the_watchdog_leaves_a_lost_rank_to_mpi(rank: int, tmp_path: Path, alone: Alone) -> None:
+    """The others compute for longer than a job that does not shrink would last."""
+    said = [f"lost rank {rank} of 3; going on with 2 ranks"]
+    check(tmp_path, alone, said, f"{{(3, {rank}, 15)}}", str(2 * DYING))
+
+
+def check(folder: Path, alone: Alone, said: list[str], lost: str, *words: str) -> None:
+    """Train with losses and without; the bits must not differ."""
+    script, out, one = (folder / name for name in ("script.py", "run", "one"))
     script.write_text(LOSING)
-    env = launcher.environment(openmpi=True) | {"OMP_NUM_THREADS": "1"}
-    words = [*TRAIN, "--overlap", overlap, "--out", str(out)]
+    seconds, *options = words
+    command = [sys.executable, str(script), lost, seconds, *TRAIN, *options, "--out", str(out)]
     with alone():
         job = subprocess.run(
-            [*start_line(3), sys.executable, str(script), lost, *words],
-            env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+            [*start_line(3), *command], env=launcher.environment(openmpi=True) | ONE_THREAD,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
     assert job.returncode == 0, job.stderr
     warnings = [line for line in job.stderr.splitlines() if ": warning: lost" in line]
-    assert warnings == [f"tallygrad: warning: {text}" for text in said]
-    one = tmp_path / "one"
+    assert all(line.endswith(end) for line, end in zip(warnings[-len(said) :], said, strict=True))
     undisturbed = [sys.executable, "-m", "tallygrad.trainer", *TRAIN, "--out", str(one)]
     subprocess.run(undisturbed, check=True, capture_output=True, timeout=60)
     expected, got = weights(one), weights(out)
