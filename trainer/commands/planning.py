@@ -104,7 +104,7 @@ def _basis(request: PlanRequest, start: Start | None, why: str) -> Basis:
     """Return network and step times from the file of `--network`, and what it leaves open from a
     calibration here."""
     name, model = request.options.network, request.model
-    network, times = Network("this host", "measured here"), None
+    network, times = Network("this host", "measured here", cores=_cores()), None
     if name != "calibrate":
         network, times = load_network(name)
     if per_host := request.options.ranks_per_host:
@@ -166,8 +166,13 @@ def _task(request: PlanRequest) -> CalibrationTask:
 def local_ranks(most: int) -> int:
     """Return how many ranks measure here: one per core and at most `most`, but two at least, since
     a link takes two."""
+    return max(2, min(_cores(), most))
+
+
+def _cores() -> int:
+    """Return the cores of this host that ranks may take."""
     cores = HostCores.here(os.environ)
-    return max(2, min(cores.mask, cores.cores, most))
+    return min(cores.mask, cores.cores)
 
 
 def _calibrate(task: CalibrationTask, most: int, start: Start | None) -> Calibration:
@@ -207,7 +212,9 @@ def _notes(request: PlanRequest, basis: Basis, strong: Sequence[Row]) -> list[st
     """Return what a plan takes for granted."""
     network, times, batch = basis.network, basis.times, request.options.batch
     notes = [STEP, f"computing was measured on {times.source}; images are random"]
-    busy, wanted = times.busiest(), min(request.most, network.per_host)
+    busy, wanted = times.busiest(), network.busy(request.most)
+    if (turns := network.turns(request.most)) > 1:
+        notes.append(f"up to {turns} ranks take turns on a core, each from start to end")
     notes.append(f"and with {busy} busy ranks on the host")
     if wanted > busy:
         notes[-1] += f"; that {wanted} of a host slow each other down no more is assumed"

@@ -121,6 +121,20 @@ def test_a_plan_by_hand() -> None:
     assert doubled.exposed == pytest.approx(2 * (first + second + last))
 
 
+def test_ranks_beyond_the_cores_take_turns() -> None:
+    """Five ranks on two cores: two compute at once, three turns in all; additions take as long."""
+    crowded = replace(network(), per_host=5, cores=2)
+    step = LINEAR.at(4, 2)
+    row = predict(LINEAR, crowded, 5, 4, 20, SETTINGS)
+    assert row.compute == pytest.approx(3 * step.quantile(0.5))
+    spacious = predict(LINEAR, replace(crowded, cores=8), 5, 4, 20, SETTINGS)
+    assert spacious.compute == LINEAR.at(4, 5).quantile(0.5)
+    assert row.communication - spacious.communication == pytest.approx(
+        2 * row.traffic.worked / REDUCTION
+    )
+    assert [crowded.turns(ranks) for ranks in (1, 2, 3, 9)] == [1, 1, 2, 3]
+
+
 def test_weak_and_strong_scaling() -> None:
     free = Link(0.0, 1e30)
     quick = replace(network(), per_host=1, inside=free, between=free, exchange=Exchange(1e30))
@@ -155,7 +169,7 @@ def test_a_silent_rank_moves_nothing_and_tells_when_it_waits(ranks: int) -> None
 
 def test_a_saved_calibration_reads_back(tmp_path: Path) -> None:
     file = tmp_path / "cluster.toml"
-    known = replace(network(0.25, 1.5), count=3, note='a "note"')
+    known = replace(network(0.25, 1.5), count=3, cores=2, note='a "note"')
     every = Exchange(REDUCTION, 0.25, 1.5, 0.0, 0.25, 2.0)
     for net in (replace(known, exchange=every), known):
         file.write_text(as_toml(net, LINEAR))
@@ -385,6 +399,10 @@ def test_what_a_plan_takes_for_granted_is_said(
     assert main([*words[:2], "--network", saved, "--ranks", "4", "--ranks-per-host", "4"]) == 0
     out = capsys.readouterr().out
     assert "that 4 of a host slow each other down no more is assumed" in out
+    other.write_text(as_toml(replace(network(), cores=2), LINEAR))
+    assert main([*words[:2], "--network", str(other), "--ranks", "4", "--ranks-per-host", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "up to 2 ranks take turns on a core" in out and "is assumed" not in out
     assert "unknown" not in out
 
 

@@ -55,9 +55,7 @@ def bounds(times: StepTimes) -> tuple[StepTimes, StepTimes]:
 
 def _scaled(step: Step, end: Callable[[Sequence[float]], float]) -> Step:
     """Return a step scaled to the round that `end`, min or max, selects."""
-    factor = end(step.rounds) / fmean(step.rounds) if step.rounds else 1.0
-    seconds, ready = (tuple(factor * x for x in some) for some in (step.seconds, step.ready))
-    return step._replace(seconds=seconds, ready=ready, sweep=factor * step.sweep)
+    return step.slowed(end(step.rounds) / fmean(step.rounds) if step.rounds else 1.0)
 
 
 def _is_more(other: Step, step: Step) -> bool:

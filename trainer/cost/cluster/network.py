@@ -7,6 +7,7 @@
     [hosts]
     ranks = 32                   # of a host
     count = 16                   # optional: no plan takes more
+    cores = 32                   # optional: more ranks than these take turns
 
     [inside]                     # between ranks of a host; default: measured here
     latency_seconds = 1e-6
@@ -48,10 +49,12 @@ MARK = "# A network, as `tallygrad plan --save` writes it.\n"
 
 @dataclass(frozen=True)
 class Hosts:
-    """Ranks of a host, and the number of hosts, 0 for no limit."""
+    """Ranks of a host, the number of hosts, 0 for no limit, and cores of a host, 0 for as many as
+    ranks."""
 
     ranks: int
     count: int = 0
+    cores: int = 0
 
 
 class Exchange(NamedTuple):
@@ -81,7 +84,8 @@ class Exchange(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """The links between ranks; None is what is not known. `count` of 0 hosts is no limit."""
+    """The links between ranks; None is what is not known. `count` of 0 hosts is no limit, 0 `cores`
+    of a host are as many as it has ranks."""
 
     name: str
     source: str
@@ -91,6 +95,16 @@ class Network:
     inside: Link | None = None
     between: Link | None = None
     exchange: Exchange | None = None
+    cores: int = 0
+
+    def busy(self, ranks: int) -> int:
+        """Return how many ranks of a host compute at once."""
+        local = min(ranks, self.per_host)
+        return min(local, self.cores or local)
+
+    def turns(self, ranks: int) -> int:
+        """Return how many ranks compute one after the other on a core."""
+        return -(-min(ranks, self.per_host) // self.busy(ranks))
 
     @property
     def known(self) -> bool:
@@ -104,6 +118,7 @@ class Network:
             "source": self.source,
             "note": self.note,
             "ranks_per_host": self.per_host,
+            "cores": self.cores,
             "inside": self.inside and self.inside._asdict(),
             "between": self.between and self.between._asdict(),
             "exchange": self.exchange and self.exchange._asdict(),
@@ -139,7 +154,8 @@ def _network(
     name: str, source: str, note: str, hosts: Hosts, inside: Link | None, between: Link | None,
     exchange: Exchange | None, compute: StepTimes | None,
 ) -> tuple[Network, StepTimes | None]:  # fmt: skip
-    network = Network(name, source, note, hosts.ranks, hosts.count, inside, between, exchange)
+    links = inside, between, exchange
+    network = Network(name, source, note, hosts.ranks, hosts.count, *links, hosts.cores)
     return network, compute
 
 
@@ -155,7 +171,7 @@ EXCHANGE = Table(
 )
 FILE = Table(
     _network, name=TEXT, source=TEXT, note=Optional(TEXT, ""),
-    hosts=Table(Hosts, ranks=COUNT, count=Optional(COUNT, 0)),
+    hosts=Table(Hosts, ranks=COUNT, count=Optional(COUNT, 0), cores=Optional(COUNT, 0)),
     inside=Optional(LINK), between=Optional(LINK), exchange=Optional(EXCHANGE),
     compute=Optional(StepTimes),
 )  # fmt: skip
@@ -167,6 +183,7 @@ def as_toml(network: Network, compute: StepTimes | None = None) -> str:
     lines.insert(0, MARK)
     lines += ["", "[hosts]", f"ranks = {network.per_host}"]
     lines += [f"count = {network.count}"] if network.count else []
+    lines += [f"cores = {network.cores}"] if network.cores else []
     for name, link in (("inside", network.inside), ("between", network.between)):
         if link is not None:
             values = zip(LINK.fields, link, strict=True)

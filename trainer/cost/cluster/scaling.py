@@ -74,7 +74,8 @@ def exposed(behind: Sequence[tuple[float, float]], sweep: float, overlap: float)
 
 def group(network: Network, ranks: int, algorithm: str = "mpi") -> Group:
     """Return the ranks and their links. Links inside a host are slowed down by the measured ratio
-    of the algorithm to its formula. Without a link between hosts, the one inside is used.
+    of the algorithm to its formula, and additions where ranks take turns on a core. Without a link
+    between hosts, the one inside is used.
     ValueError for a network without link or exchange."""
     if network.inside is None or network.exchange is None:
         raise ValueError(
@@ -84,7 +85,7 @@ def group(network: Network, ranks: int, algorithm: str = "mpi") -> Group:
     latency, bandwidth, _ = network.inside
     factor = network.exchange.slowness(algorithm)
     inside = Link(latency * factor, bandwidth / factor)
-    reduction = network.exchange.reduction / factor
+    reduction = network.exchange.reduction / factor / network.turns(ranks)
     return Group(ranks, network.per_host, inside, network.between or inside, reduction)
 
 
@@ -116,7 +117,7 @@ def predict(
     The median time of the slowest of p ranks is the quantile 0.5^(1/p) of a single rank's times, if
     their times are independent.
     """
-    step: Step = times.at(share, min(ranks, network.per_host))
+    step: Step = times.at(share, network.busy(ranks)).slowed(network.turns(ranks))
     middle = step.quantile(0.5)
     slowest = step.quantile(min(0.5 ** (1 / ranks), LATEST))
     sent = exchange(network, ranks, times, step, settings)

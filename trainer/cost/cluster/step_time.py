@@ -61,6 +61,11 @@ class Step(NamedTuple):
     ready: tuple[float, ...]
     rounds: tuple[float, ...] = ()
 
+    def slowed(self, factor: float) -> Step:
+        """Return the step with all of its times multiplied."""
+        seconds, ready = (tuple(factor * x for x in some) for some in (self.seconds, self.ready))
+        return self._replace(seconds=seconds, ready=ready, sweep=factor * self.sweep)
+
     def quantile(self, share: float) -> float:
         """Return the seconds that a `share` of the steps, 0 to 1, does not exceed; linear between
         the measured quantiles."""
