@@ -61,14 +61,19 @@ def test_the_fastest_is_taken() -> None:
 
 
 def test_a_short_sum_in_fixed_order_takes_few_messages() -> None:
-    """Bruck's all-to-all and recursive doubling: two rounds each, of 4 and of 2 and 4 bytes."""
+    """Few ranks send all pieces at once, eight by Bruck's algorithm, in three rounds of half of all
+    bytes; recursive doubling brings the sums back."""
+    adding = 2.75 * 8 / REDUCTION
     group = Group(4, 1, INSIDE, BETWEEN, REDUCTION)
-    expected = 2 * (1e-5 + 4e-8) + 2.75 * 8 / REDUCTION + 2e-5 + 6e-8
+    expected = 1e-5 + 6e-8 + adding + 2e-5 + 6e-8
     assert timed(group, 8, "fixed-order")[0] == pytest.approx(expected)
     on_two_hosts = Group(4, 2, INSIDE, BETWEEN, REDUCTION)  # where one round of two stays inside
-    near, far = 1e-6 + 4e-9, 1e-5 + 2 * 4e-8
-    expected = near + far + 2.75 * 8 / REDUCTION + 1e-5 + 8e-8 + 1e-6 + 2e-9
+    expected = 2e-9 + 1e-5 + 8e-8 + adding + 1e-5 + 8e-8 + 1e-6 + 2e-9
     assert timed(on_two_hosts, 8, "fixed-order")[0] == pytest.approx(expected)
+    eight = Group(8, 4, INSIDE, BETWEEN, REDUCTION)  # of whose three rounds two stay inside
+    there = Traffic(2, 2 * 32, 1, 4 * 32)
+    back = Traffic(2, (1 / 2 - 1 / 8) * 64, 1, 4 * 64 / 2)
+    assert ALGORITHMS["fixed-order"](eight, 64) == there + back + Traffic(worked=2.875 * 64)
 
 
 @pytest.mark.parametrize(

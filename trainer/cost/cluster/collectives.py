@@ -11,21 +11,22 @@ from math import ceil, log2
 from .traffic import Group, Traffic
 
 SHORT_PIECE, LONG_PIECE = 256, 32 << 10  # bytes that tell the algorithms of an all-to-all
+MANY = 8  # ranks from which on short pieces go by Bruck's algorithm
 AT_ONCE = 32  # messages that it has under way
 SHORT_POWER, SHORT_OTHER = 1 << 19, 80 << 10  # bytes up to which an allgather doubles, by ranks
 
 
 def all_to_all(group: Group, piece: float) -> Traffic:
     """Each rank sends a piece of so many bytes to each other rank: by Bruck's algorithm for short
-    pieces, lg p (latency + p/2 piece / bandwidth), k messages at once for longer ones,
+    pieces among many, lg p (latency + p/2 piece / bandwidth), k messages at once for longer ones,
     (p-1)/k latency + (p-1) piece / bandwidth, and p-1 pairwise exchanges for long ones,
     (p-1) (latency + piece / bandwidth). The p-r messages to ranks of other hosts share the host's
     link, r at a time."""
     p, r = group.ranks, group.local
-    if piece <= SHORT_PIECE:
+    if piece <= SHORT_PIECE and p >= MANY:
         return doubling_rounds(group, p / 2 * piece)
     near, far = (r - 1) * piece, (p - r) * r * piece
-    if piece >= LONG_PIECE:
+    if piece > LONG_PIECE:
         return Traffic(r - 1, near, p - r, far)
     batches = ceil((p - 1) / AT_ONCE)
     return Traffic(0, near, batches, far) if group.hosts > 1 else Traffic(batches, near)
