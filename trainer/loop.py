@@ -27,8 +27,8 @@ from .components.verification import Verification
 from .config import TrainConfig, parse_every
 from .distributed.buffers import total
 from .distributed.comm import Comm
-from .distributed.corruption import Rows
 from .distributed.sync import GradientSync
+from .distributed.verified_gradients import Rows
 from .errors import NotFinite
 from .progress import Progress
 from .setup import Recipe, assemble
@@ -149,7 +149,7 @@ class Training:
         now, parts = self.state, self.parts
         self.lr = parts.update.rates[0]
         self.comm.journal.step, self.comm.journal.activity = now.step + 1, "training"
-        sums: list[float] = total(self.gradients(batch), parts.reducer).tolist()
+        sums: list[float] = self.gradients(batch).tolist()
         loss, *metrics = [x / sums[-1] for x in sums[:-1]]
         if not math.isfinite(loss):
             raise NotFinite(
@@ -157,7 +157,7 @@ class Training:
                 f"got {loss}; try a smaller --lr than {self.config.lr}"
             )
         with self.timeline.span("update", "update"):
-            parts.update.step()
+            self.verification.update()
         if self.samples_zeros() and self.comm.rank == 0:  # one step, however many ranks share it
             self.record.ledger.sampled_steps += 1
         now.count_step(sums)
@@ -169,7 +169,7 @@ class Training:
 
     def gradients(self, batch: Batch) -> Rows:
         """Leave the gradients of a step, summed over the ranks, and return the sums of loss,
-        metrics and samples of each micro-batch of this rank."""
+        metrics and samples, (n,)."""
         parts = self.parts
         if self.verification.due():
             return self.verification.gradients(batch, self.branch)
@@ -179,7 +179,7 @@ class Training:
         with self.timeline.span("exchange", "exchange"):
             parts.sync.wait()
         parts.overlap.step()
-        return rows
+        return total(rows, parts.reducer)
 
     def branch(self, batch: Batch, sync: GradientSync, use: Callable[[int], None]) -> Rows:
         """Run forward and backward on the micro-batches of a rank, each with the buffers that `use`

@@ -4,20 +4,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TypeAlias
+
+import numpy as np
 
 from ...datasets import Batch
 from ..config import TrainConfig
 from ..distributed.comm import Comm
-from ..distributed.corruption import Corrupted, DesyncGuard, Rows, Verifier
+from ..distributed.corruption import Corrupted, DesyncGuard
+from ..distributed.digests import gather
+from ..distributed.sealed import FlatRegion, JoinedRegion, Region, SealedState
+from ..distributed.statistics import Guest, Statistics
 from ..distributed.sync import GradientSync
+from ..distributed.trial import BranchNames, changes
+from ..distributed.verified_gradients import Branch, GradientVerifier, Rows
+from ..distributed.verified_update import UpdateVerifier
 from ..errors import warn
 from ..setup import Parts
 from .state import State
 
 # Runs forward and backward on a batch's micro-batches, each after a call with its number.
-Branch: TypeAlias = Callable[[Batch, GradientSync, Callable[[int], None]], Rows]
+RunBranch: TypeAlias = Callable[[Batch, GradientSync, Callable[[int], None]], Rows]
 
 
 class Verification:
@@ -26,7 +33,17 @@ class Verification:
     def __init__(self, config: TrainConfig, comm: Comm, parts: Parts, state: State) -> None:
         self.config, self.comm, self.parts, self.state = config, comm, parts, state
         self._guard = DesyncGuard(comm, parts.flat, parts.names)
-        self._verifier = Verifier(comm, parts.flat, parts.names, parts.data.train.sampler.parts)
+        # What lies in memory between two steps: weights and optimizer, running statistics.
+        self._weights = SealedState(comm.rank, _regions(parts))
+        self._statistics = Statistics(parts.buffers)
+        self._running = SealedState(comm.rank, [self._statistics])
+        self._after = self._statistics.read()  # the step
+        self._after_digests = self._running.digests([self._after])
+        columns = BranchNames(parts.names, parts.buffers.names)
+        count = parts.data.train.sampler.parts
+        self._gradients = GradientVerifier(comm, parts.flat, columns, count, self._weights)
+        sums = self._gradients.gradients
+        self._update = UpdateVerifier(comm, parts.flat, parts.update, sums, self._weights)
         self._loader = parts.data.train.of_rank((comm.rank + 1) % comm.size)
         mine = len(self._loader.sampler.mine)
         self._sync = GradientSync(parts.flat, parts.reducer, parts=mine, hooked=False)
@@ -37,38 +54,84 @@ class Verification:
         return every > 0 and (self.state.step + 1) % every == 0
 
     def compare(self) -> None:
-        """Compare the ranks where that is due. Raises Corrupted where they differ."""
+        """Compare the ranks where that is due, and seal what a verified step begins with. Raises
+        Corrupted where ranks differ."""
         every, rates = self.config.compare_every, self.parts.update.rates
         if self.comm.size > 1 and every and self.state.step % every == 0:
             self._guard.check(self.state.step, rates)
+        if self.due():
+            self._seal()
+        elif self._weights.is_sealed:
+            self._weights.drop()
+            self._running.drop()
 
-    def gradients(self, batch: Batch, branch: Branch) -> Rows:
-        """Leave the gradients of a verified step, summed over the ranks, and return its figures.
-        Raises Corrupted for a fault, after which a run is to stop or which does not go away."""
-        parts, now = self.parts, self.state
-        other = self._loader.batch(now.epoch, now.step_in_epoch)
-        statistics = parts.buffers.snapshot()
+    def _seal(self) -> None:
+        """Seal what a verified step begins with, unless the step before has."""
+        if self._weights.is_sealed:
+            return
+        # After steps that were not verified, ranks may differ. This cannot be undone.
+        self._guard.check(self.state.step, self.parts.update.rates)
+        self._weights.seal()
+        self._running.seal()
 
-        def own() -> Rows:
-            parts.buffers.restore(statistics)  # which an attempt before has moved
-            return self._run(branch, batch, parts.sync, parts.buffers.use)
-
+    def gradients(self, batch: Batch, branch: RunBranch) -> Rows:
+        """Leave the gradients of a verified step, summed over the ranks, and return the sum of its
+        figures. Raises Corrupted for a fault, after which a run is to stop or which does not go
+        away."""
+        self._seal()  # in the first step
         found: list[str] = []
-        rows = self._verifier.step(
-            own,
-            partial(self._run, branch, other, self._sync, parts.buffers.use_spare),
+        self._mend(found.append)
+        figures = self._gradients.run(
+            lambda attempt: self._own(batch, branch, attempt),
+            lambda attempt: self._other(branch),
             found.append,
         )
-        for fault in found:
-            line = f"step {now.step + 1}: corrupted: {fault}"
-            if self.config.on_corruption == "stop":
-                raise Corrupted(f"{line}; the checkpoint before it is good")
-            if self.comm.rank == 0:
-                warn(f"{line}; the step was done again")
-        return rows
+        self._running.keep([self._after], self._after_digests)
+        self._report(found)
+        return figures
+
+    def update(self) -> None:
+        """Update the weights, twice in a verified step. Raises Corrupted as `gradients` does."""
+        if not self.due():
+            self.parts.update.step()
+            return
+        found: list[str] = []
+        self._update.run(found.append)
+        self._report(found)
+
+    def _mend(self, tell: Callable[[str], None]) -> None:
+        """Undo what has changed in memory since the step before."""
+        changed = np.array([self._weights.mend(), self._running.mend()])
+        every = gather(self.comm, changed.view(np.uint64), tell).view(np.int64)
+        for sealed, column in zip((self._weights, self._running), every.T, strict=True):
+            for line in changes(column, sealed.names):
+                tell(line)
+
+    def _own(self, batch: Batch, branch: RunBranch, attempt: int) -> Branch:
+        """Compute the branch of this rank."""
+        parts, now = self.parts, self.state
+        if attempt:
+            self._running.restore()
+            # The batch in memory may be what is wrong.
+            batch = parts.data.train.batch(now.epoch, now.step_in_epoch)
+        rows = self._run(branch, batch, parts.sync, parts.buffers.use)
+        self._after = self._statistics.read()
+        self._after_digests = self._running.digests([self._after])
+        statistics = self._statistics.digests(self._after, len(parts.buffers.mine))
+        return Branch(rows.copy(), statistics)
+
+    def _other(self, branch: RunBranch) -> Branch:
+        """Compute the branch of the next rank."""
+        now, count, mine = self.state, len(self._loader.sampler.mine), self._statistics.read()
+        other = self._loader.batch(now.epoch, now.step_in_epoch)
+        guest = Guest(self._statistics, self.comm, self._running.copies[0], count)
+        rows = self._run(branch, other, self._sync, guest.use)
+        statistics = self._statistics.digests(guest.end(), count)
+        self._statistics.write(mine)
+        return Branch(rows.copy(), statistics)
 
     def _run(
-        self, branch: Branch, batch: Batch, sync: GradientSync, use: Callable[[int], None]
+        self, branch: RunBranch, batch: Batch, sync: GradientSync, use: Callable[[int], None]
     ) -> Rows:
         for p in self.parts.flat.parameters:
             p.grad = None
@@ -77,3 +140,27 @@ class Verification:
         sync.end_branch()
         self.parts.sync.exchanging = True
         return rows
+
+    def _report(self, found: list[str]) -> None:
+        """Warn of faults that were repaired, or raise Corrupted where the run is to stop."""
+        for fault in found:
+            line = f"step {self.state.step + 1}: corrupted: {fault}"
+            if self.config.on_corruption == "stop":
+                raise Corrupted(f"{line}; the checkpoint before it is good")
+            if self.comm.rank == 0:
+                warn(f"{line}; repaired")
+
+
+def _regions(parts: Parts) -> list[Region]:
+    """Return the weights and the optimizer's slots."""
+    flat, groups = parts.flat, parts.update.optimizer.groups
+    weights = [f"weights of {name}" for name in parts.names]
+    regions: list[Region] = [FlatRegion(flat.data, flat.offsets, weights)]
+    for slot in parts.update.slots:
+        arrays = [group.slots()[slot] for group in groups if slot in group.slots()]
+        if len(groups) == 1 and groups[0].flat is flat and arrays:
+            labels = [f"{slot} of {name}" for name in parts.names]
+            regions.append(FlatRegion(arrays[0], flat.offsets, labels))
+        else:  # a rank's share: as many pieces on all ranks
+            regions.append(JoinedRegion(arrays, [slot]))
+    return regions

@@ -32,7 +32,6 @@ class MicroBatchBuffers:
         self.names = [name for name, _ in named]
         self.buffers = [b for _, b in named]
         self.copies = [[b.data for b in self.buffers]]
-        self._spare: list[Array] = []
         self.apart = parts > 1 or reducer.comm.size > 1
         if self.apart:
             self.copies = [self._blank() for _ in mine or [0]]
@@ -52,21 +51,6 @@ class MicroBatchBuffers:
     def use(self, part: int) -> None:
         """Let the model read and write the copies of this rank's `part`-th micro-batch."""
         self._use(self.copies[part])
-
-    def snapshot(self) -> list[list[NDArray]]:
-        """Return what the copies of this rank hold."""
-        return [[copy.value.copy() for copy in copies] for copies in self.copies]
-
-    def restore(self, snapshot: list[list[NDArray]]) -> None:
-        """Let the copies hold again what `snapshot` returned."""
-        for copies, values in zip(self.copies, snapshot, strict=True):
-            for copy, value in zip(copies, values, strict=True):
-                copy.write(value)
-
-    def use_spare(self, part: int) -> None:
-        """Let the model write to arrays that nobody reads: for a micro-batch of another rank."""
-        self._spare = self._spare or self._blank()
-        self._use(self._spare)
 
     def use_means(self) -> None:
         """Let the model read the means over the micro-batches of all ranks."""

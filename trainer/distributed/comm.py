@@ -89,8 +89,11 @@ class Comm(Protocol):
         """Start to send `array[r]` to each rank r; return the request and a new array of the same
         shape, whose row r will be what rank r sent. ValueError unless there is a row a rank."""
 
-    def sendrecv(self, array: NDArray[Any], out: NDArray[Any], other: int) -> None:
-        """Send `array` to a rank while `out`, of as many bytes, receives what that one sends."""
+    def sendrecv(
+        self, array: NDArray[Any], out: NDArray[Any], other: int, source: int | None = None
+    ) -> None:
+        """Send `array` to a rank while `out`, of as many bytes as come, receives what `source`
+        sends, by default the same rank."""
 
     def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
         """Return the bytes that rank `root` passed, of any length."""
@@ -207,11 +210,13 @@ class SerialComm:
         check_rows(array, 1)
         return _Done(), array.copy()
 
-    def sendrecv(self, array: NDArray[Any], out: NDArray[Any], other: int) -> None:
+    def sendrecv(
+        self, array: NDArray[Any], out: NDArray[Any], other: int, source: int | None = None
+    ) -> None:
         """Copy `array` to `out`."""
-        self._check_root(other)
+        self._check_root(other or source or 0)
         check_buffer(array)
-        out[...] = array
+        out[...] = array.reshape(out.shape)
 
     def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
         """Return `data`."""

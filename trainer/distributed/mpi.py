@@ -137,12 +137,16 @@ class MpiComm:
         self._requests.add(result)
         return result
 
-    def sendrecv(self, array: NDArray[Any], out: NDArray[Any], other: int) -> None:
-        """Send `array` to a rank while `out`, of as many bytes, receives what that one sends."""
+    def sendrecv(
+        self, array: NDArray[Any], out: NDArray[Any], other: int, source: int | None = None
+    ) -> None:
+        """Send `array` to a rank while `out`, of as many bytes as come, receives what `source`
+        sends, by default the same rank."""
         check_buffer(array)
         check_buffer(out)
         with self.journal.message("sendrecv", array):
-            self._group.Sendrecv(_bytes_of(array), other, recvbuf=_bytes_of(out), source=other)
+            source = other if source is None else source
+            self._group.Sendrecv(_bytes_of(array), other, recvbuf=_bytes_of(out), source=source)
 
     def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
         """Return the bytes that rank `root` passed, of any length."""

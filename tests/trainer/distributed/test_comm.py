@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -80,6 +79,9 @@ other = rank ^ 1 if rank ^ 1 < size else rank
 sent, got = np.full(3, 10.0 * rank), np.zeros(3)
 comm.sendrecv(sent, got, other)
 assert got.tolist() == [10.0 * other] * 3, got
+got = np.zeros((size - 1 + rank) % size + 1)
+comm.sendrecv(np.full(rank + 1, 1.0 * rank), got, (rank + 1) % size, (rank - 1) % size)
+assert got.tolist() == [(rank - 1.0) % size] * len(got), got
 
 texts = [b"", b"one", b"\\0" * 70000, "drei \\u00e9".encode()]
 for root in range(size):
@@ -158,9 +160,7 @@ def test_exception_in_one_rank_ends_the_job(mpirun: Run, failing: int) -> None:
             raise ZeroDivisionError("only here")
         comm.allreduce(np.zeros(3))
     """
-    start = time.monotonic()
-    result = mpirun(2, write(body), timeout=30)
-    assert time.monotonic() - start < 10
+    result = mpirun(2, write(body), timeout=30)  # else it would hang for ever
     assert result.returncode == 1, result
     marked = [line for line in result.stderr.splitlines() if line.startswith(f"[rank {failing}] ")]
     assert marked[0].endswith("Traceback (most recent call last):")

@@ -1,0 +1,177 @@
+"""Verified steps of a single rank: flips in its memory and its computations are without effect."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tallygrad.autograd import context, manual_seed, nn
+from tallygrad.datasets import Source
+from tallygrad.trainer.components import verification
+from tallygrad.trainer.components.logs import RunFolder
+from tallygrad.trainer.config import TrainConfig
+from tallygrad.trainer.distributed.comm import SerialComm
+from tallygrad.trainer.distributed.corruption import Corrupted
+from tallygrad.trainer.loop import Training
+from tallygrad.trainer.setup import Recipe
+
+STEPS = 3
+
+
+def flip(array: Any) -> None:
+    """Flip a high bit of the exponent of an element that is no zero."""
+    words = array.reshape(-1).view(np.uint32)
+    words[int(np.flatnonzero(words)[0])] ^= np.uint32(1 << 26)
+
+
+def small(data: Source) -> nn.Module:
+    """Return a model with batch norm."""
+    manual_seed(0)
+    layers = nn.Conv2d(1, 2, 5, stride=4), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(72, 10))
+
+
+@pytest.fixture
+def make(tmp_path: Path, write_mnist: Any) -> Callable[..., Training]:
+    data = write_mnist(tmp_path / "data", 24, 6)
+
+    def make(**options: Any) -> Training:
+        config = TrainConfig(
+            model="lenet", dataset="mnist", data_dir=str(data), batch_size=6, backend="numpy",
+            augment="none", log_every=1 << 30, **options,
+        )  # fmt: skip
+        recipe = replace(Recipe.of(config), model=small)
+        folder = RunFolder(Path(os.devnull), writes=False)
+        return Training(config, SerialComm(), folder, recipe=recipe)
+
+    return make
+
+
+def run(training: Training, steps: int = STEPS) -> Iterator[int]:
+    """Yield the number of each step before it is done, and once more at the end."""
+    training.record.open()
+    with context.using(backend="numpy", ledger=training.record.ledger):
+        for step, batch in enumerate(training.parts.data.train.epoch(0)):
+            yield step
+            if step == steps:
+                return
+            training.step(batch)
+
+
+def result(training: Training) -> list[bytes]:
+    parts = training.parts
+    slots = [slot for group in parts.update.optimizer.groups for slot in group.slots().values()]
+    arrays = [
+        parts.flat.data,
+        *slots,
+        *(copy for copies in parts.buffers.copies for copy in copies),
+    ]
+    return [np.array(training.state.sums).tobytes(), *[a.value.tobytes() for a in arrays]]
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(verification, "warn", lines.append)
+    return lines
+
+
+def undisturbed(make: Callable[..., Training]) -> list[bytes]:
+    training = make()
+    [*run(training)]
+    return result(training)
+
+
+def test_a_verified_step_leaves_the_bits_of_a_usual_one(
+    make: Callable[..., Training], said: list[str]
+) -> None:
+    expected = undisturbed(make)
+    for every in (1, 2):
+        training = make(verify_every=every)
+        [*run(training)]
+        assert result(training) == expected and not said
+
+
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [("weights", "weights of"), ("velocity", "velocity of"), ("statistics", "1.running_var")],
+)
+@pytest.mark.parametrize("every", [1, 2])
+def test_what_changes_in_memory_between_steps_is_put_right(
+    make: Callable[..., Training], said: list[str], what: str, line: str, every: int
+) -> None:
+    """Step 2 is verified in any case."""
+    training = make(verify_every=every)
+    for step in run(training):
+        parts = training.parts
+        if step == 1:
+            slots = parts.update.optimizer.groups[0].slots()
+            array = {"weights": parts.flat.data, "statistics": parts.buffers.copies[-1][1]}
+            flip((array.get(what) or slots["velocity"]).value)
+    assert result(training) == undisturbed(make)
+    (only,) = said
+    assert only.startswith(f"step 2: corrupted: rank 0: {line}") and "changed; repaired" in only
+
+
+@pytest.mark.parametrize("call", [0, 1])
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("gradient", "rank 0: wrong gradient of 4.weight"),
+        ("statistics", "rank 0: wrong statistics of "),
+        ("images", "rank 0: wrong statistics of 1.running_mean"),
+    ],
+)
+def test_what_is_computed_wrongly_is_computed_again(
+    make: Callable[..., Training], said: list[str], call: int, what: str, line: str
+) -> None:
+    training = make(verify_every=1)
+    inner, calls = training.verification._run, []
+
+    def running(branch: Any, batch: Any, sync: Any, use: Any) -> Any:
+        calls.append(batch)
+        due = len(calls) == 3 + call  # of step 2
+        if due and what == "images":
+            flip(batch.images)
+        rows = inner(branch, batch, sync, use)
+        if due and what == "gradient":
+            flip(training.parts.flat.grad.value)
+        if due and what == "statistics":
+            flip(training.parts.buffers.copies[-1][0].value)
+        return rows
+
+    training.verification._run = running  # type: ignore[method-assign]
+    [*run(training)]
+    assert len(calls) == 2 * (STEPS + 1)
+    assert said and all(each.startswith(f"step 2: corrupted: {line}") for each in said)
+    assert result(training) == undisturbed(make)
+
+
+def test_the_run_ends_where_it_is_to_stop(make: Callable[..., Training]) -> None:
+    training = make(verify_every=1, on_corruption="stop")
+    with pytest.raises(Corrupted, match=r"step 2: corrupted: rank 0: weights of .* changed"):
+        for step in run(training):
+            if step == 1:
+                flip(training.parts.flat.data.value)
+
+
+def test_a_fault_that_stays_ends_the_run(make: Callable[..., Training]) -> None:
+    training = make(verify_every=1)
+    inner, calls = training.verification._run, []
+
+    def running(*arguments: Any) -> Any:
+        rows = inner(*arguments)
+        calls.append(0)
+        if len(calls) % 2:
+            flip(training.parts.flat.grad.value)
+        return rows
+
+    training.verification._run = running  # type: ignore[method-assign]
+    with pytest.raises(Corrupted, match=r"5 attempts: rank 0: other gradient of 4\.weight"):
+        [*run(training)]
