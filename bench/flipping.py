@@ -169,6 +169,9 @@ class Injector:
             wrap(name, lambda result, arguments: result)
 
     def _receive(self, received: Any) -> None:
+        array = received[1] if isinstance(received, tuple) else received
+        if not array.size:
+            return
         if isinstance(received, tuple):  # in flight
             request, received = received
             if self.flip is None or self.flip.place != "message":
@@ -177,7 +180,7 @@ class Injector:
             request.wait()
             request.wait = lambda: None
             request.test = lambda: True
-        if self.messages and self.flip is not None and received.size:
+        if self.messages and self.flip is not None:
             if self.is_next("message", self.flip.call % self.messages):
                 self.apply(received.reshape(-1).view(np.uint8), "message")
         else:
