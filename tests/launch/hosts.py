@@ -61,12 +61,14 @@ def _run(*words: str) -> None:
 
 class Hosts:
     """`count` hosts n1, n2, ... on a network of their own, with `rate` as `tc` writes it, such as
-    1gbit, on each link, and a /dev/shm of `memory`. As a context it takes them down, with whatever
-    still runs there."""
+    1gbit, on each link, and the `burst` that it lets pass faster after a pause, and a /dev/shm of
+    `memory`. As a context it takes them down, with whatever still runs there."""
 
-    def __init__(self, count: int, folder: Path, rate: str = "", memory: str = "64m") -> None:
+    def __init__(
+        self, count: int, folder: Path, rate: str = "", memory: str = "64m", burst: str = "256kb"
+    ) -> None:
         self.names = [f"n{i}" for i in range(1, count + 1)]
-        self.folder, self.rate, self.memory = folder, rate, memory
+        self.folder, self.rate, self.memory, self.burst = folder, rate, memory, burst
         self._first: dict[str, subprocess.Popen[str]] = {}
         self._id = os.getpid() % 60_000
         # Names of their own: the kernel may take its time to remove those of hosts before.
@@ -136,7 +138,7 @@ class Hosts:
         _run(*inside, "link", "set", "lo", "up")
         self.start(name)
         if self.rate:
-            shape = ("root", "tbf", "rate", self.rate, "burst", "256kb", "latency", "50ms")
+            shape = ("root", "tbf", "rate", self.rate, "burst", self.burst, "latency", "50ms")
             _run("tc", "qdisc", "add", "dev", outer, *shape)
             _run("ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", "eth0", *shape)
 

@@ -6,6 +6,7 @@ import pytest
 
 from tallygrad.trainer.calibration.rehearsal import Rehearsal, Silent
 from tallygrad.trainer.cost.cluster.allreduce import ALGORITHMS, allreduce, sharded
+from tallygrad.trainer.cost.cluster.collectives import allgather
 from tallygrad.trainer.cost.cluster.scaling import exposed, memory
 from tallygrad.trainer.cost.cluster.traffic import Group, Link, Traffic
 from tallygrad.trainer.cost.cluster.transfers import (
@@ -156,3 +157,14 @@ def test_only_the_first_half_of_a_sharded_exchange_hides() -> None:
         (first, 0.1), (second, 0.3), (last, None), (latest, None),
     ]  # fmt: skip
     assert found[4:] == transfers(group, (), (), ExchangeSettings(1))  # figures by MPI
+
+
+@pytest.mark.parametrize(
+    ("ranks", "size", "messages"),
+    [(4, 500_000, 2), (4, 600_000, 3), (3, 70_000, 2), (5, 70_000, 3), (5, 90_000, 4)],
+)
+def test_long_arrays_are_gathered_over_a_ring(ranks: int, size: int, messages: int) -> None:
+    """Up to 80 KiB, or 512 KiB on a power of two of ranks, they double."""
+    found = allgather(Group(ranks, 1, INSIDE, BETWEEN, REDUCTION), size)
+    assert found.far_messages == messages
+    assert found.far_bytes == pytest.approx((1 - 1 / ranks) * size)

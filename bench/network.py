@@ -1,0 +1,210 @@
+"""`python -m bench.network`: what `plan` predicts for a network, beside steps over that network.
+
+Network namespaces of this host are the hosts, with one rank each; `tc` gives their links a rate.
+Ranks measure messages between neighbours, additions, steps without messages, exchanges alone, and
+whole steps. Predictions take nothing from the latter two. All ranks measure at once, because they
+share the cores of this host, as hosts do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tallygrad.launch import mpirun
+from tallygrad.trainer.commands.models import ChosenModel, ModelOptions
+from tallygrad.trainer.cost.cluster.network import Exchange, Network
+from tallygrad.trainer.cost.cluster.scaling import predict
+from tallygrad.trainer.cost.cluster.step_time import Step, StepTimes
+from tallygrad.trainer.cost.cluster.traffic import Link
+from tallygrad.trainer.cost.cluster.transfers import ExchangeSettings
+from tallygrad.trainer.cost.report.text_table import Column, text_table
+from tallygrad.trainer.errors import UserError
+
+from .network_rank import RESULT, TASK, Result, Task
+from .trial import hosts_module
+
+UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+PAYLOAD = 1448 / 1514  # of a full frame of TCP as `tc` counts it: without preamble, sum and gap
+BURST = 1e-3  # seconds of a link's rate that pass unhindered after a pause; with less, `tc` is late
+TIMEOUT = 300.0  # seconds of a job
+BOUND = 0.9  # share of the rate that messages reach unless the cores are too slow for it
+COLUMNS = (
+    Column("rate", is_text=True), Column("ranks"), Column("model", is_text=True), Column("images"),
+    Column("limited by", is_text=True), Column("exchange ms"), Column("predicted exchange ms"),
+    Column("compute ms"), Column("step ms"), Column("predicted step ms"),
+    Column("error of exchange %"), Column("error of step %"),
+)  # fmt: skip
+
+
+class Compared(NamedTuple):
+    """What was measured over links of a rate beside the predictions for exchange and step."""
+
+    rate: str
+    ranks: int
+    model: str
+    batch: int
+    measured: Result
+    exchange: float
+    step: float
+
+    @property
+    def error(self) -> float:
+        """The predicted step over the measured one, less 1."""
+        return self.step / self.measured.step - 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**self._asdict(), "measured": self.measured._asdict(), "error": self.error}
+
+    @property
+    def limit(self) -> str:
+        """What bounded long messages: "links", or the "cores" that all hosts here share."""
+        return "links" if self.measured.bandwidth > BOUND * bandwidth(self.rate) else "cores"
+
+
+def bandwidth(rate: str) -> float:
+    """Return the bytes of data per second at a rate as `tc` writes it. UserError for another."""
+    for unit, factor in UNITS.items():
+        number = rate.removesuffix(unit)
+        if number != rate and number.isdecimal() and int(number):
+            return PAYLOAD * int(number) * factor / 8
+    raise UserError(f"--rates: expected such as 100mbit or 10gbit, got {rate!r}")
+
+
+def compare(rate: str, found: Result, task: Task, ranks: int) -> Compared:
+    """Return a measured step beside the prediction for hosts of one rank with links of that
+    rate."""
+    link = Link(found.latency, found.bandwidth)
+    network = Network("", "", "", 1, 0, link, link, Exchange(found.reduction))
+    step = Step(task.batch, 1, (found.compute,), found.compute, (0.0,) * len(found.bytes))
+    times = StepTimes(
+        task.model, task.input, task.classes, "", found.parameters, found.bytes, (step,)
+    )
+    settings = ExchangeSettings(int(task.bucket_mb * 1e6), overlap="none")
+    row = predict(times, network, ranks, task.batch, task.batch * ranks, settings)
+    return Compared(rate, ranks, task.model, task.batch, found, row.communication, row.seconds)
+
+
+namespaces = cache(hosts_module)  # loaded once: it tells the hosts of one process apart
+
+
+def measure(ranks: int, rate: str, task: Task, folder: Path) -> Result:
+    """Measure with ranks on hosts of their own. UserError if they fail, or another way than the
+    links was taken."""
+    (folder / TASK).write_text(json.dumps(task._asdict()), "utf-8")
+    (folder / RESULT).unlink(missing_ok=True)
+    with namespaces().Hosts(ranks, folder / "hosts", **_limit(rate)) as made:
+        env = {**mpirun.environment(openmpi=True), **made.environment}
+        command = _command(made, ranks, folder)
+        subprocess.run(command, env=env, check=False, stdout=sys.stderr, timeout=TIMEOUT)
+        sent = made.sent(made.names[0])
+    if not (folder / RESULT).exists():
+        raise UserError(f"network: the {ranks} ranks wrote no result")
+    found = Result(**json.loads((folder / RESULT).read_text("utf-8")))
+    if sent < sum(found.bytes):
+        raise UserError(f"network: only {sent} bytes crossed a link: the MPI took another way")
+    return found
+
+
+def _limit(rate: str) -> dict[str, str]:
+    """Return what limits the links of hosts."""
+    return {"rate": rate, "burst": f"{int(bandwidth(rate) * BURST) + 16_000}b"}
+
+
+def _command(made: Any, ranks: int, folder: Path) -> list[str]:
+    program = mpirun.find_mpirun()
+    openmpi = mpirun.is_openmpi(program)
+    names = ",".join(f"{name}:1" for name in made.names)
+    line = mpirun.command_line(program, openmpi, ranks, names, [])
+    line = line[: line.index(sys.executable)]  # what follows is the trainer
+    if not openmpi and "-localhost" not in line:
+        line += ["-localhost", made.head]
+    return [*line, sys.executable, "-m", "bench.network_rank", str(folder)]
+
+
+def rows(options: argparse.Namespace, folder: Path) -> Iterator[Compared]:
+    """Yield a row for each model, number of ranks and rate."""
+    for model in options.models:
+        chosen = ModelOptions(model=model, batch=options.batch, input="", classes=0).resolve()
+        for ranks in options.ranks:
+            task = _task(chosen, options)
+            for rate in options.rates:
+                yield compare(rate, measure(ranks, rate, task, folder), task, ranks)
+
+
+def _task(model: ChosenModel, options: argparse.Namespace) -> Task:
+    seconds, megabytes = options.seconds, options.bucket_mb
+    return Task(model.name, model.input, model.classes, options.batch, megabytes, seconds)
+
+
+def cells(row: Compared) -> list[str]:
+    """Return the texts of a row."""
+    found = row.measured
+    times = found.exchange, row.exchange, found.compute, found.step, row.step
+    errors = row.exchange / found.exchange - 1, row.error
+    return [
+        row.rate, str(row.ranks), row.model, str(row.batch), row.limit,
+        *[f"{1e3 * t:.1f}" for t in times], *[f"{100 * error:+.1f}" for error in errors],
+    ]  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    about = "Compare plan's predictions with steps between network namespaces. Needs root."
+    parser = argparse.ArgumentParser("python -m bench.network", description=about)
+    add = parser.add_argument
+    add("--models", type=_words, default=["lenet"], metavar="A,B", help="models (default: lenet)")
+    add("--batch", type=int, default=1, metavar="N", help="images a rank and step (default: 1)")
+    add("--ranks", type=_counts, default=[2, 3, 4, 8], metavar="P,P", help="default: 2,3,4,8")
+    add("--rates", type=_words, default=["1gbit", "10gbit"], metavar="R,R",
+        help="rates of the links (default: 1gbit,10gbit)")  # fmt: skip
+    add("--bucket-mb", type=float, default=1.0, help="as in train (default: 1)")
+    add("--seconds", type=float, default=8.0, metavar="S", help="per measurement (default: 8)")
+    add("--json", type=Path, metavar="FILE", help="also write the rows to a file")
+    return parser
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _counts(text: str) -> list[int]:
+    counts = [int(word) for word in _words(text)]
+    if min(counts) < 2:
+        raise argparse.ArgumentTypeError(f"expected numbers of ranks from 2 up, got {text!r}")
+    return counts
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the table and return the exit status: 2 for what cannot be done."""
+    options = _parser().parse_args(arguments)
+    found: list[Compared] = []
+    try:
+        [*map(bandwidth, options.rates)]
+        if why := namespaces().why_not():
+            raise UserError(f"network: {why}")
+        with tempfile.TemporaryDirectory(prefix="tallygrad-network-") as name:
+            for row in rows(options, Path(name)):
+                print(*cells(row), file=sys.stderr, flush=True)
+                found.append(row)
+    except (UserError, mpirun.LaunchError) as error:
+        print(f"python -m bench.network: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if found:
+            print("\n".join(text_table(COLUMNS, [cells(row) for row in found])))
+    if options.json:
+        listed: list[Mapping[str, Any]] = [row.to_json() for row in found]
+        options.json.write_text(json.dumps(listed, indent=1) + "\n", "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
