@@ -200,7 +200,7 @@ WRONG = [
     ('name = "by hand"', "name = 3", "name: expected a text, got 3"),
     ("ranks = 2\n", "ranks = 0\n", "hosts.ranks: expected a whole number from 1 to 1e+30, got 0"),
     ("ranks = 2\n", "rank = 2\n", "unknown key 'hosts.rank'; did you mean 'ranks'?"),
-    ("[hosts]\nranks = 2\n", "", "hosts: expected a table of ranks, count, got nothing"),
+    ("[hosts]\nranks = 2\n", "", "hosts: expected a table of ranks, count, cores, got nothing"),
     ("latency_seconds = 1e-06", "latency_seconds = -1.0",
      "inside.latency_seconds: expected a number from 0 to 1e+30, got -1.0"),
     ("bytes_per_second = 1000000000.0", "bytes_per_second = 0", "inside.bytes_per_second: expec"),
