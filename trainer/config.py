@@ -227,6 +227,9 @@ class TrainConfig:
         parse=parse_compress,
         such="none, bf16, fp16, topk=SHARE or powersgd=RANK, such as topk=0.01 or powersgd=4",
     )
+    sync_batch_norm: bool = _option(
+        False, "normalise by the statistics of the whole batch, over all ranks"
+    )
     verify_every: int = _option(
         0, "do every K-th step twice, on different ranks, and compare the bits; 0: never", low=0
     )

@@ -60,7 +60,10 @@ class Training:
         self.evaluator = Evaluator(self.parts, self.state, self.stop)
         self.verification = Verification(config, comm, self.parts, self.state)
         self.timeline = Timeline(config, comm, folder, self.parts)
-        self.train_step = trace(self.forward_backward, training=True)
+        self.sweep: Callable[[Tensor, Tensor], None] = Tensor.backward
+        self.train_step: Callable[..., StepOutput] = trace(self.forward_backward, training=True)
+        if self.parts.statistics:  # a capture would not repeat their exchange
+            self.sweep, self.train_step = self.parts.statistics.sweep, self.forward_backward
         self.last = min(self.parts.planned, config.max_steps or self.parts.planned)
         self.sampling = parse_every(config.sparsity)
         self.lr = 0.0
@@ -184,18 +187,27 @@ class Training:
     def branch(self, batch: Batch, sync: GradientSync, use: Callable[[int], None]) -> Rows:
         """Run forward and backward on the micro-batches of a rank, each with the buffers that `use`
         of its number chooses."""
-        micro_batches = batch.parts()
-        rows = np.zeros((len(micro_batches), len(self.parts.task.metrics) + 2))
-        for i, micro_batch in enumerate(micro_batches):
+        jobs = [partial(self.micro_batch, part) for part in batch.parts()]
+        if self.parts.statistics:
+            with self.timeline.span("micro-batches", "micro-batch"):
+                return np.array(self.parts.statistics.run(jobs, sync, use))
+        rows = np.zeros((len(jobs), len(self.parts.task.metrics) + 2))
+        for i, job in enumerate(jobs):
             if i:
                 sync.set_aside()  # the gradients of the one before
             use(i)
-            if len(micro_batch.labels):  # a small last batch may leave some empty
-                # Dropout is keyed by sample and step, never by rank.
-                keys = keyed(micro_batch.indices, self.config.seed, self.state.step)
-                with keys, self.timeline.span(f"micro-batch {i}", "micro-batch"):
-                    rows[i] = self.backward(micro_batch)
+            with self.timeline.span(f"micro-batch {i}", "micro-batch"):
+                rows[i] = job()
         return rows
+
+    def micro_batch(self, batch: Batch) -> list[float]:
+        """Run forward and backward on a micro-batch, which a small last batch may leave empty;
+        return its sums."""
+        if not len(batch.labels):
+            return [0.0] * (len(self.parts.task.metrics) + 2)
+        # Dropout is keyed by sample and step, never by rank.
+        with keyed(batch.indices, self.config.seed, self.state.step):
+            return self.backward(batch)
 
     def backward(self, batch: Batch) -> list[float]:
         """Run forward and backward on a micro-batch; return its sums of loss, metrics, samples."""
@@ -228,7 +240,7 @@ class Training:
         task, output = self.parts.task, self.parts.model(own[0])
         loss = task.loss(output, *own, training=True)
         sums = task.sums(output, *own)
-        loss.backward(share)
+        self.sweep(loss, share)
         return loss, *sums
 
     def due(self) -> bool:

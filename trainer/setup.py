@@ -16,6 +16,7 @@ from ..datasets import Source
 from . import build
 from .config import TrainConfig, parse_compress, parse_size
 from .distributed.agreement import agree, model_facts, work_facts
+from .distributed.batch_statistics import SharedStatistics, check_together
 from .distributed.buffers import MicroBatchBuffers
 from .distributed.comm import Comm
 from .distributed.exchange import Reducer
@@ -67,6 +68,7 @@ class Parts:
     reducer: Reducer
     sync: GradientSync
     buffers: MicroBatchBuffers
+    statistics: SharedStatistics | None
     overlap: OverlapChoice
     planned: int
 
@@ -88,6 +90,8 @@ def assemble(
     agree(comm, lambda: model_facts(model))
     flat = build.flatten_parameters(model, recipe.task, data.train.dataset, config.dtype)
     planned = config.epochs * len(data.train)
+    if config.sync_batch_norm:
+        check_together(model, config.model, data.train.sampler, config.verify_every)
     by_id = {id(p): name for name, p in model.named_parameters()}
     names = [by_id[id(p)] for p in flat.parameters]
     sampler = data.train.sampler
@@ -111,6 +115,9 @@ def assemble(
         reducer=reducer,
         sync=sync,
         buffers=MicroBatchBuffers(model, reducer, sampler.mine, sampler.parts),
+        statistics=SharedStatistics(model, flat, Reducer(comm.stream("statistics"), sampler.parts))
+        if config.sync_batch_norm
+        else None,
         overlap=OverlapChoice(of_gradients, ways_to_drive(config.overlap, comm)),
         planned=planned,
     )

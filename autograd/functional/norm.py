@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..ops import norm as ops
 from ..ops.shape import full
 from ..primitive import Value
 from ..tensor import Tensor, lift
+from .arrange import cat
 
 __all__ = ["batch_norm", "local_response_norm"]
 
@@ -25,12 +27,15 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Return weight (x - mean) / sqrt(var + eps) + bias per channel; input (N, C) or (N, C, ..).
 
     In training, mean and (biased) variance are the batch's, and the running ones, if there are any,
     move towards the batch's by `momentum`, with the variance's unbiased estimate, as in torch
     (Ioffe and Szegedy 2015). Otherwise the running ones are used. An empty batch moves nothing.
+    Where the batch is spread over several inputs, `total` returns a sum over them, for example over
+    ranks, and statistics are those of all.
 
     ValueError for a single value per channel in training, and for missing statistics otherwise."""
     y: Tensor
@@ -47,10 +52,35 @@ def batch_norm(
             raise ValueError("batch_norm: expected running statistics if training=False, got None")
         y = ops.batch_norm_eval(input, w, b, running_mean, running_var, eps=float(eps))
         return y
-    y, mean, var = ops.batch_norm(input, w, b, eps=float(eps))
     count = prod(input.shape) // input.shape[1]
+    if total is not None:
+        y, mean, var, count = _spread(input, w, b, float(eps), count, total)
+    else:
+        y, mean, var = ops.batch_norm(input, w, b, eps=float(eps))
     _update_running(running_mean, running_var, mean, var, momentum, count)
     return y
+
+
+def _spread(
+    x: Tensor, w: Value, b: Value, eps: float, count: int, total: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Return y, mean, variance and number of values per channel of a batch of which x, with `count`
+    values per channel, is a part. Deviations are those from the mean of the whole batch, so the
+    variance is as accurate as that of one input."""
+    channels, axes = x.shape[1], (0, *range(2, x.ndim))
+    each = (1, channels, *(1 for _ in x.shape[2:]))
+    own = Tensor(full(shape=(1,), dtype=x.dtype, value=float(count)))
+    sums = total(cat([x.sum(axes), own]))
+    whole = round(sums[channels:].item())
+    if whole < 2:
+        raise ValueError("batch_norm: expected more than one value per channel in all, got 1")
+    mean = sums[:channels] / whole
+    off = x - mean.reshape(each)
+    var = total((off * off).sum(axes)) / whole
+    weight, bias = (v if isinstance(v, Tensor) else Tensor(v) for v in (w, b))
+    slope = weight / (var + eps).sqrt()
+    y = off * slope.reshape(each) + bias.reshape(each)
+    return y, mean, var, whole
 
 
 def _update_running(

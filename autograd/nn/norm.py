@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy.typing as npt
@@ -21,6 +22,8 @@ class _BatchNorm(Module):
     shown = ("num_features", "eps", "momentum")
     ignored = ("num_batches_tracked",)
     axes: ClassVar[tuple[int, ...]]
+    # Returns a sum over the parts of a batch of which each input is one; None: it is the batch.
+    total: Callable[[Tensor], Tensor] | None = None
     weight: Parameter | None
     bias: Parameter | None
 
@@ -61,6 +64,7 @@ class _BatchNorm(Module):
             self.training or not self.track_running_stats,
             self.momentum,
             self.eps,
+            self.total,
         )
 
 

@@ -40,6 +40,7 @@ class PlanOptions(ModelOptions):
     overlap: str
     bucket_mb: float
     shard_optimizer: bool
+    sync_batch_norm: bool
     machine: str
     seconds: float
     save: str
@@ -101,10 +102,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="what drives an exchange while ranks compute, as in train",
     )  # fmt: skip
     parser.add_argument("--bucket-mb", type=float, default=1.0, help="as in train")
-    parser.add_argument(
-        "--shard-optimizer", action=argparse.BooleanOptionalAction, default=False,
-        help="as in train",
-    )  # fmt: skip
+    for name in ("--shard-optimizer", "--sync-batch-norm"):
+        on_off = argparse.BooleanOptionalAction
+        parser.add_argument(name, action=on_off, default=False, help="as in train")
     parser.add_argument(
         "--machine", default="", help="also predict energy, on a machine: a name or FILE.toml"
     )

@@ -27,7 +27,7 @@ from ..cost.workload import Work
 from ..distributed.comm import SerialComm
 from ..errors import UserError
 from ..threads import HostCores
-from .plan import PlanRequest
+from .plan import PlanOptions, PlanRequest
 from .ranks import Start
 
 PATIENCE = 600.0  # seconds beyond those of measuring, for code that is compiled once
@@ -63,7 +63,7 @@ def plan(request: PlanRequest, start: Start | None, why: str) -> PlanReport:
     if file := options.saved:
         file.write(as_toml(basis.network, basis.times))
     unfit = faults(basis.times)
-    found = _rows(request, basis, is_range=bool(unfit))
+    found = _rows(request, basis, _exchange(options, work(1)), is_range=bool(unfit))
     return PlanReport(
         model=model.name,
         batch=options.batch,
@@ -89,12 +89,26 @@ def plan(request: PlanRequest, start: Start | None, why: str) -> PlanReport:
     )
 
 
-def _rows(request: PlanRequest, basis: Basis, is_range: bool) -> dict[str, list[Row]]:
+def _exchange(options: PlanOptions, work: Work) -> ExchangeSettings:
+    """Return what the options have ranks exchange. UserError where the model has none of it."""
+    if not options.sync_batch_norm:
+        return options.exchange
+    if not work.norms:
+        raise UserError(
+            f"--sync-batch-norm: expected a model with batch norm, got {work.model}; leave the "
+            "option out"
+        )
+    return options.exchange._replace(norms=work.norms)
+
+
+def _rows(
+    request: PlanRequest, basis: Basis, exchange: ExchangeSettings, is_range: bool
+) -> dict[str, list[Row]]:
     """Return predictions by scaling, as ranges if `is_range`."""
     options, scaled = request.options, rows_between if is_range else rows
     return {
         name: scaled(
-            basis.times, basis.network, request.ranks, options.batch, name, options.exchange
+            basis.times, basis.network, request.ranks, options.batch, name, exchange
         )
         for name in request.scalings
     }  # fmt: skip
@@ -227,6 +241,8 @@ def _notes(request: PlanRequest, basis: Basis, strong: Sequence[Row]) -> list[st
         )
     if request.options.shard_optimizer:
         notes.append("--shard-optimizer: computing includes the update of all weights on each rank")
+    if request.options.sync_batch_norm:
+        notes.append("--sync-batch-norm: computing is that of plain batch norm")
     if batch > times.largest():
         notes.append(
             f"steps were measured up to {times.largest()} images, for want of time; up to "

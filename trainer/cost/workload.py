@@ -19,6 +19,7 @@ from ...autograd.ledger import Cost
 
 # The primitives that make a layer of filters, and the kind of that layer in reports.
 KINDS = {"conv2d": "conv", "linear": "fc"}
+BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d
 OTHER = "other"  # the kind of any other layer
 
 
@@ -76,7 +77,8 @@ class Work:
 
     `layers` are in the order of their first call. `parameters` is the number of trained values,
     `peak` the most bytes of results alive at once. `training` tells a training step from a forward
-    pass. `optimizer` has `settings`, and keeps `slots` values for each trained one.
+    pass. `optimizer` has `settings`, and keeps `slots` values for each trained one. `norms` are the
+    channels of the batch norms.
     """
 
     model: str
@@ -90,6 +92,7 @@ class Work:
     optimizer: str
     settings: Sequence[str]
     slots: int
+    norms: tuple[int, ...] = ()
 
     def phase(self, name: str) -> Cost:
         """Return the cost of a phase, summed over all layers."""
@@ -152,7 +155,7 @@ def count(
     slots = max(len(group.slots()) for group in update.groups) if training else 0
     return Work(
         name, batch, input_shape, layers, ledger, size, peak, training, optimizer, [*settings],
-        slots,
+        slots, tuple(m.num_features for m in model.modules() if isinstance(m, BATCH_NORMS)),
     )  # fmt: skip
 
 

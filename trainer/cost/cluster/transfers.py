@@ -20,12 +20,13 @@ class ExchangeSettings(NamedTuple):
     """How `train` exchanges: gradients in buckets of at least `bucket_bytes`, summed by an
     algorithm, "auto" for that of `train`, and driven by "none", "poll", "thread" or the best of
     them, "auto". With `shard_optimizer` each rank gets the sum of its piece, and then the weights
-    of all."""
+    of all. `norms` are the channels of batch norms whose statistics are exchanged."""
 
     bucket_bytes: int
     algorithm: str = "auto"
     overlap: str = "auto"
     shard_optimizer: bool = False
+    norms: tuple[int, ...] = ()
 
     def on(self, ranks: int) -> str:
         """Return the algorithm on a number of ranks."""
@@ -76,7 +77,16 @@ def transfers(
     # Figures are summed as gradients are without shards.
     algorithm = settings._replace(shard_optimizer=False).on(group.ranks)
     figures = Transfer(*allreduce(group, METRICS, algorithm))
-    return [*arrays, figures, Transfer(*allreduce(group, STOP))]
+    # A layer cannot go on without its statistics.
+    sums = [Transfer(*allreduce(group, size, algorithm)) for size in statistics(settings.norms)]
+    return [*sums, *arrays, figures, Transfer(*allreduce(group, STOP))]
+
+
+def statistics(channels: Sequence[int]) -> list[int]:
+    """Return the bytes of the float32 sums that synchronised batch norms of so many channels
+    exchange in a step: of values and their number, of squared deviations, and in the backward pass
+    of the gradients of both."""
+    return [4 * size for c in channels for size in (c + 1, c, c, c + 1)]
 
 
 def _sums(group: Group, cut: Sequence[TimedBucket], settings: ExchangeSettings) -> list[Transfer]:
