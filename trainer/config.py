@@ -227,6 +227,13 @@ class TrainConfig:
         parse=parse_compress,
         such="none, bf16, fp16, topk=SHARE or powersgd=RANK, such as topk=0.01 or powersgd=4",
     )
+    local_steps: int = _option(
+        0, "steps that each micro-batch's worker trains alone before all average; 0: none", low=0
+    )
+    outer_lr: float = _option(1.0, "learning rate of the step from that average", low=0.0)
+    outer_momentum: float = _option(
+        0.0, "Nesterov momentum of the step from that average", low=0.0, high=1.0
+    )
     sync_batch_norm: bool = _option(
         False, "normalise by the statistics of the whole batch, over all ranks"
     )

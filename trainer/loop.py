@@ -27,6 +27,7 @@ from .components.verification import Verification
 from .config import TrainConfig, parse_every
 from .distributed.buffers import total
 from .distributed.comm import Comm
+from .distributed.local import LocalUpdate
 from .distributed.sync import GradientSync
 from .distributed.verified_gradients import Rows
 from .errors import NotFinite
@@ -67,6 +68,8 @@ class Training:
         self.last = min(self.parts.planned, config.max_steps or self.parts.planned)
         self.sampling = parse_every(config.sparsity)
         self.lr = 0.0
+        self.met = 0  # the last step after which ranks exchanged what they have
+        self.rows: Rows | None = None  # sums since then, of workers that train alone
         self.progress = Progress(self.last, 0, folder.writes, bars=False)
 
     def run(self) -> dict[str, Any]:
@@ -102,6 +105,7 @@ class Training:
 
     def train(self) -> None:
         """Train until the run is finished or stopped."""
+        self.met = self.state.step
         try:
             if self.due():  # the run was stopped in an evaluation
                 self.end_epoch()
@@ -130,29 +134,40 @@ class Training:
         copies = self.config.memory_copy_every
         batches = data.epoch(now.epoch, now.step_in_epoch)
         for batch in self.timeline.batches(batches, now.step):
+            met = self.met
             with self.timeline.step(now.step + 1):
-                *sums, count = self.step(batch)
-            loss, *metrics = [x / count for x in sums]
-            self.progress.step(now.epoch, int(count), loss, self.parts.task.show(metrics))
+                sums = self.step(batch)
+            if not sums:
+                continue
+            loss, *metrics = [x / sums[-1] for x in sums[:-1]]
+            shown = self.parts.task.show(metrics)
+            self.progress.step(now.epoch, int(sums[-1]), loss, shown, now.step - met)
             is_end = now.step_in_epoch == len(data)
             if self.due():
                 self.end_epoch()
             finished = self.finished()
             # All ranks ask here, after the same step, so that all stop after the same one.
             self.stopped = self.stop.agreed(self.comm) and not finished
-            if is_end or finished or self.stopped or (every and now.step % every == 0):
+            if is_end or finished or self.stopped or passed(every, met, now.step):
                 self.record.save()
-            elif copies and now.step % copies == 0:
+            elif passed(copies, met, now.step):
                 self.record.copy()
             if finished or self.stopped:
                 return
 
     def step(self, batch: Batch) -> list[float]:
-        """Do one step; return the sums of loss, metrics and samples over all ranks."""
+        """Do one step; return the sums of loss, metrics and samples over all ranks. Where workers
+        train alone, return nothing before they meet, and then the sums since the last meeting."""
         now, parts = self.state, self.parts
         self.lr = parts.update.rates[0]
         self.comm.journal.step, self.comm.journal.activity = now.step + 1, "training"
-        sums: list[float] = self.gradients(batch).tolist()
+        found = self.alone(batch, parts.local) if parts.local else self.gradients(batch)
+        if self.samples_zeros() and self.comm.rank == 0:  # one step, however many ranks share it
+            self.record.ledger.sampled_steps += 1
+        if found is None:
+            now.advance()
+            return []
+        sums: list[float] = found.tolist()
         loss, *metrics = [x / sums[-1] for x in sums[:-1]]
         if not math.isfinite(loss):
             raise NotFinite(
@@ -160,15 +175,35 @@ class Training:
                 f"got {loss}; try a smaller --lr than {self.config.lr}"
             )
         with self.timeline.span("update", "update"):
-            self.verification.update()
-        if self.samples_zeros() and self.comm.rank == 0:  # one step, however many ranks share it
-            self.record.ledger.sampled_steps += 1
+            (parts.local.meet if parts.local else self.verification.update)()
         now.count_step(sums)
-        self.verification.compare()
-        if now.step % self.config.log_every == 0:
+        before, self.met = self.met, now.step
+        self.verification.compare(before)
+        if passed(self.config.log_every, before, now.step):
             figures = dict(zip(now.metric_names, metrics, strict=True))
             self.record.log("step", self.lr, loss=loss, **figures)
         return sums
+
+    def alone(self, batch: Batch, local: LocalUpdate) -> Rows | None:
+        """Do a step of each worker of this rank; where all are to meet after it, return the sums of
+        loss, metrics and samples since the last meeting, (n,)."""
+        jobs = [partial(self.micro_batch, part) for part in batch.parts()]
+        rows = np.zeros((len(jobs), len(self.parts.task.metrics) + 2))
+        for i, job in enumerate(jobs):
+            self.parts.buffers.use(i)
+            local.use(i)
+            with self.timeline.span(f"micro-batch {i}", "micro-batch"):
+                rows[i] = job()
+            local.step()
+        if not jobs:
+            local.skip()
+        self.rows = rows if self.rows is None else self.rows + rows
+        now, after = self.state, self.state.step_in_epoch + 1
+        is_last = after == len(self.parts.data.train) or now.step + 1 == self.last
+        if not is_last and after % self.config.local_steps:
+            return None
+        rows, self.rows = self.rows, None
+        return total(rows, self.parts.reducer)
 
     def gradients(self, batch: Batch) -> Rows:
         """Leave the gradients of a step, summed over the ranks, and return the sums of loss,
@@ -214,8 +249,10 @@ class Training:
         parts, count = self.parts, len(batch.labels)
         parts.model.train()
         # The gradient is seeded with the micro-batch's share of the batch, so that the sum over
-        # all micro-batches is the gradient of the mean over the whole batch.
-        share = np.asarray(count / batch.total, self.config.dtype)
+        # all micro-batches is the gradient of the mean over the whole batch. A worker that trains
+        # alone has a batch of its own.
+        whole = count if parts.local else batch.total
+        share = np.asarray(count / whole, self.config.dtype)
         inputs = map(from_numpy, (*parts.task.inputs(batch), share))
         try:
             with self.observing():
@@ -293,6 +330,11 @@ class Training:
             self.last, self.state.step, folder.writes,
             per_epoch=len(parts.data.train), epochs=self.config.epochs,
         )  # fmt: skip
+
+
+def passed(every: int, before: int, step: int) -> bool:
+    """Tell whether a multiple of `every`, 0 for never, is among the steps after `before`."""
+    return every > 0 and step // every > before // every
 
 
 def by_split(figures: Mapping[str, float], task: Task) -> dict[str, tuple[float, str]]:

@@ -67,10 +67,11 @@ class Progress:
                 bar_format=_bar(self.prefix), **_size(self.stream),
             )  # fmt: skip
 
-    def step(self, epoch: int, images: int, loss: float, metrics: str) -> None:
-        """Show that one more step is done, of an epoch counted from 0, and what it came to."""
-        position = self.done % self.per_epoch + 1
-        self.done, self.steps, self.images = self.done + 1, self.steps + 1, self.images + images
+    def step(self, epoch: int, images: int, loss: float, metrics: str, steps: int = 1) -> None:
+        """Show that more steps are done, of an epoch counted from 0, and what they came to."""
+        position = self.done % self.per_epoch + steps
+        self.done, self.steps = self.done + steps, self.steps + steps
+        self.images += images
         if not self.shows:
             return
         self._end_of_building()
@@ -81,11 +82,11 @@ class Progress:
         figures = f"loss {loss:.4f}, {metrics}, {rate}"
         name = f"epoch {epoch + 1}/{self.epochs}"
         if self.bar is not None:
-            if position == 1:
+            if position <= steps:
                 self.bar.reset(self.per_epoch)
             self.prefix = f"{name} {position}/{self.per_epoch}"
             self.bar.bar_format = _bar(self.prefix, f"{figures}, {left} left")
-            self.bar.update()
+            self.bar.update(steps)
         elif now - self.said >= self.every:
             self.said = now
             self.say(f"{name} step {position}/{self.per_epoch}: {figures}, {left} left")

@@ -12,14 +12,15 @@ import numpy as np
 from ..autograd import nn
 from ..autograd.nn.flat import FlatParameters
 from ..autograd.optim import Optimizer
-from ..datasets import Source
+from ..datasets import Sampler, Source
 from . import build
-from .config import TrainConfig, parse_compress, parse_size
+from .config import TrainConfig, flag, parse_compress, parse_size
 from .distributed.agreement import agree, model_facts, work_facts
 from .distributed.batch_statistics import SharedStatistics, check_together
 from .distributed.buffers import MicroBatchBuffers
 from .distributed.comm import Comm
 from .distributed.exchange import Reducer
+from .distributed.local import LocalUpdate, OuterStep, Workers
 from .distributed.overlap import OverlapChoice, ways_to_drive
 from .distributed.sync import GradientSync
 from .distributed.update import ShardedUpdate, Update, cut
@@ -72,6 +73,11 @@ class Parts:
     overlap: OverlapChoice
     planned: int
 
+    @property
+    def local(self) -> LocalUpdate | None:
+        """The update of workers that train alone, if they do."""
+        return self.update if isinstance(self.update, LocalUpdate) else None
+
 
 def assemble(
     config: TrainConfig, comm: Comm, data: build.Data | None = None, recipe: Recipe | None = None
@@ -79,6 +85,7 @@ def assemble(
     """Return the parts of a training, on every rank the same but for its share of the data. `data`
     and `recipe` stand in for what the options name."""
     _check_verifiable(config)
+    check_alone(config)
     recipe = recipe or Recipe.of(config)
     _check_frozen(recipe.task)
     data = data or build.load_data(config, comm)
@@ -98,10 +105,10 @@ def assemble(
     reducer = Reducer(comm, sampler.parts)
     of_gradients = Reducer(comm, sampler.parts, scatters=config.shard_optimizer)
     bucket_bytes, compress = int(config.bucket_mb * 1e6), parse_compress(config.compress)
-    sync = GradientSync(flat, of_gradients, bucket_bytes, len(sampler.mine), compress=compress)
-    if of_gradients.scatters:
-        cut(sync, comm)
-    optimizer = recipe.optimizer(model, flat, planned)
+    sync = GradientSync(
+        flat, of_gradients, bucket_bytes, len(sampler.mine), config.local_steps == 0, compress
+    )
+    make = partial(recipe.optimizer, model, flat, planned)
     return Parts(
         data=data,
         task=recipe.task,
@@ -109,9 +116,7 @@ def assemble(
         model=model,
         flat=flat,
         names=names,
-        update=ShardedUpdate(optimizer, sync, comm, names)
-        if of_gradients.scatters
-        else Update(optimizer, comm),
+        update=_update(config, make, sync, names, sampler),
         reducer=reducer,
         sync=sync,
         buffers=MicroBatchBuffers(model, reducer, sampler.mine, sampler.parts),
@@ -121,6 +126,39 @@ def assemble(
         overlap=OverlapChoice(of_gradients, ways_to_drive(config.overlap, comm)),
         planned=planned,
     )
+
+
+def _update(
+    config: TrainConfig, make: Callable[[], Optimizer], sync: GradientSync, names: list[str],
+    sampler: Sampler,
+) -> Update:  # fmt: skip
+    """Return how weights are updated: all of them, this rank's share, or those of its workers."""
+    flat, reducer = sync.flat, sync.reducer
+    if config.local_steps:
+        outer = OuterStep(config.outer_lr, config.outer_momentum)
+        workers = Workers(sampler.mine, sampler.parts)
+        optimizers = [make() for _ in workers.mine or [0]]
+        return LocalUpdate(optimizers, flat, names, workers, reducer, outer)
+    if reducer.scatters:
+        cut(sync, reducer.comm)
+        return ShardedUpdate(make(), sync, reducer.comm, names)
+    return Update(make(), reducer.comm)
+
+
+def check_alone(config: TrainConfig) -> None:
+    """UserError for options that workers which train alone cannot follow, or that need some."""
+    steps = config.local_steps
+    for name in ("shard_optimizer", "sync_batch_norm", "compress", "verify_every"):
+        value = getattr(config, name)
+        if steps and value not in (False, 0, "none"):
+            raise UserError(
+                f"--local-steps: expected 0 with {flag(name)}, which needs an exchange in every "
+                f"step, got {steps}"
+            )
+    for name in ("outer_lr", "outer_momentum"):
+        value, usual = getattr(config, name), getattr(TrainConfig, name)
+        if not steps and value != usual:
+            raise UserError(f"{flag(name)}: expected {usual} without --local-steps, got {value}")
 
 
 def _check_verifiable(config: TrainConfig) -> None:

@@ -41,6 +41,7 @@ class PlanOptions(ModelOptions):
     bucket_mb: float
     shard_optimizer: bool
     sync_batch_norm: bool
+    local_steps: int
     machine: str
     seconds: float
     save: str
@@ -54,7 +55,9 @@ class PlanOptions(ModelOptions):
         """How `train` exchanges gradients; the least bytes of a bucket are rounded as the trainer
         rounds them."""
         least = int(self.bucket_mb * 1e6)
-        return ExchangeSettings(least, self.algorithm, self.overlap, self.shard_optimizer)
+        return ExchangeSettings(
+            least, self.algorithm, self.overlap, self.shard_optimizer, local_steps=self.local_steps
+        )
 
     @property
     def saved(self) -> OutputFile | None:
@@ -102,6 +105,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="what drives an exchange while ranks compute, as in train",
     )  # fmt: skip
     parser.add_argument("--bucket-mb", type=float, default=1.0, help="as in train")
+    parser.add_argument("--local-steps", type=integer, default=0, metavar="H", help="as in train")
     for name in ("--shard-optimizer", "--sync-batch-norm"):
         on_off = argparse.BooleanOptionalAction
         parser.add_argument(name, action=on_off, default=False, help="as in train")
@@ -174,6 +178,14 @@ def _check_ranges(options: PlanOptions) -> None:
             f"--algorithm: expected one of auto, mpi, {', '.join(HALVED)} with --shard-optimizer, "
             f"got {algorithm}"
         )
+    if options.local_steps < 0:
+        raise UserError(f"--local-steps: expected at least 0, got {options.local_steps}")
+    for name, given in (
+        ("--shard-optimizer", options.shard_optimizer),
+        ("--sync-batch-norm", options.sync_batch_norm),
+    ):
+        if options.local_steps and given:
+            raise UserError(f"--local-steps: expected 0 with {name}, got {options.local_steps}")
     if not 0 < seconds <= MOST_SECONDS:
         raise UserError(f"--seconds: expected above 0 and at most {MOST_SECONDS:g}, got {seconds}")
     if not LEAST_BUCKET <= megabytes < MOST_BUCKET:

@@ -79,7 +79,11 @@ def plan(request: PlanRequest, start: Start | None, why: str) -> PlanReport:
             scaling: [
                 PlanRow(
                     row,
-                    memory(work(row.batch), row.ranks if options.shard_optimizer else 1),
+                    memory(
+                        work(row.batch),
+                        row.ranks if options.shard_optimizer else 1,
+                        options.local_steps > 0,
+                    ),
                     energy(row) if energy else None,
                 )
                 for row in some

@@ -81,6 +81,8 @@ class RunRecord:
         with context.using(backend=self.parts.backend, ledger=self.ledger):
             self._share_model()
         self.parts.buffers.load_state_dict(self._copies)
+        if self.parts.local:
+            self.parts.local.begin()
         self.folder.write_json("config.json", self.config.to_json())
         self.copies.open(self.state.step, goes_on=self.config.resume == AUTO)
         if self.folder.writes:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ...autograd import nn
 from ...autograd.ledger import Ledger
 from ..config import TrainConfig
+from ..distributed.local import OUTER, WORKERS
 from ..distributed.overlap import ExchangeTimes
 from ..distributed.update import Update
 from ..errors import UserError
@@ -81,10 +82,14 @@ class State:
         """Count the steps and the sums of an epoch from zero."""
         self.step_in_epoch, self.sums = 0, [0.0] * (len(self.metrics) + 2)
 
-    def count_step(self, sums: Sequence[float]) -> None:
-        """Count a step with these sums of loss, metrics and samples."""
+    def advance(self) -> None:
+        """Count a step whose sums are still to come."""
         self.step += 1
         self.step_in_epoch += 1
+
+    def count_step(self, sums: Sequence[float]) -> None:
+        """Count a step with these sums of loss, metrics and samples."""
+        self.advance()
         self.images += int(sums[-1])
         self.sums = [a + b for a, b in zip(self.sums, sums, strict=True)]
 
@@ -159,12 +164,16 @@ def capture(
     """Return all tensors by fully qualified name; `slots` is the optimizer's state.
 
     They are model/NAME, optimizer/SLOT/NAME, an empty optimizer/unmoved/NAME for each parameter
-    that was frozen in every update so far, for the buffers of each micro-batch micro_batches/NAME
-    and, of a compressed exchange, exchange/NAME."""
+    that was frozen in every update so far, for the buffers of each micro-batch micro_batches/NAME,
+    of a compressed exchange exchange/NAME and, of workers that train alone, workers/SLOT/NAME and
+    outer/NAME."""
     tensors = {MODEL + name: value for name, value in model.state_dict().items()}
-    for slot, values in slots.items():
-        if isinstance(values, Mapping):  # not the number of the step, nor a list of names
-            tensors |= {f"{OPTIMIZER}{slot}/{name}": value for name, value in values.items()}
+    own = dict(slots)
+    tensors |= {f"{OUTER}/{name}": value for name, value in own.pop(OUTER, {}).items()}
+    for prefix, some in ((OPTIMIZER, own), (f"{WORKERS}/", own.pop(WORKERS, {}))):
+        for slot, values in some.items():
+            if isinstance(values, Mapping):  # not the number of the step, nor a list of names
+                tensors |= {f"{prefix}{slot}/{name}": value for name, value in values.items()}
     tensors |= {UNMOVED + name: np.zeros(0, bool) for name in slots.get("unmoved", ())}
     tensors |= {EXCHANGE + name: value for name, value in (exchange or {}).items()}
     return tensors | {COPIES + name: value for name, value in copies.items()}
@@ -218,9 +227,10 @@ def restore(
             raise UserError(f"{flag}: expected {options.get(name)} as in {path}, got {mine}")
     load_model(path, tensors, model)
     slots = {slot: _below(f"{OPTIMIZER}{slot}/", tensors) for slot in update.slots}
-    unmoved = [*_below(UNMOVED, tensors)]
+    workers = {slot: _below(f"{WORKERS}/{slot}/", tensors) for slot in update.slots}
+    others = {"unmoved": [*_below(UNMOVED, tensors)], OUTER: _below(f"{OUTER}/", tensors)}
     try:
-        update.load_state_dict({"step": meta["step"], **slots, "unmoved": unmoved})
+        update.load_state_dict({"step": meta["step"], **slots, **others, WORKERS: workers})
         state.load_state_dict(meta)
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be resumed from: {_line(error)}") from error

@@ -297,6 +297,9 @@ def saved(tmp_path: Path) -> str:
          "--algorithm: expected one of auto, mpi, fixed-order, ring, rabenseifner with --shard"),
         (["lenet", "--sync-batch-norm"],
          "--sync-batch-norm: expected a model with batch norm, got lenet; leave the option out"),
+        (["lenet", "--local-steps", "-1"], "--local-steps: expected at least 0, got -1"),
+        (["lenet", "--local-steps", "2", "--shard-optimizer"],
+         "--local-steps: expected 0 with --shard-optimizer, got 2"),
         (["lenet", "--network", "ethernet"], "'ethernet'; choose from calibrate, 10-gigabit"),
         (["lenet", "--network", "none.toml"], "none.toml: No such file"),
         (["lenet", "--machine", "abacus"], "no machine 'abacus'"),
@@ -331,8 +334,8 @@ def test_what_a_plan_needs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = plan_command.PlanOptions(
         model="lenet", batch=4, input="", classes=0, ranks="1,2", network="gigabit-ethernet",
         scaling="weak", algorithm="auto", overlap="auto", seconds=1.0, bucket_mb=1.0,
-        ranks_per_host=0, machine="", shard_optimizer=False, sync_batch_norm=False, save="",
-        check=True, force=False, as_json=False, worker="",
+        ranks_per_host=0, machine="", shard_optimizer=False, sync_batch_norm=False, local_steps=0,
+        save="", check=True, force=False, as_json=False, worker="",
     )  # fmt: skip
     with pytest.raises(UserError, match="gigabit-ethernet: no link inside a host, and no mpirun"):
         plan_command.print_plan(chosen, None, "no mpirun here")
@@ -423,26 +426,4 @@ def test_a_plan_shards_the_optimizer(tmp_path: Path, capsys: pytest.CaptureFixtu
     momentum = shards["memory_bytes"]["momentum"], plain["memory_bytes"]["momentum"]
     assert momentum == (431_080, 4 * 431_080)
     notes = [note for note in found[1]["notes"] if "--shard-optimizer" in note]
-    assert len(notes) == 1 and notes[0] not in found[0]["notes"]
-
-
-def test_a_plan_knows_the_statistics_of_batch_norm(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """ResNet-20 has a batch norm after each of its 19 convolutions: 7 with 16 channels, 6 with 32,
-    6 with 64. Their sums are exposed."""
-    times = replace(LINEAR, model="resnet20", input=(3, 32, 32))
-    (file := tmp_path / "saved.toml").write_text(as_toml(network(overlap=1.0), times))
-    words = ["plan", "resnet20", "--network", str(file), "--ranks", "4", "--algorithm", "ring"]
-    found = []
-    for more in ([], ["--sync-batch-norm"]):
-        assert main([*words, "--json", *more]) == 0
-        found.append(json.loads(capsys.readouterr().out))
-    plain, shared = (each["plans"]["weak"][0] for each in found)
-    group = Group(4, 2, INSIDE, BETWEEN, REDUCTION)
-    sizes = [4 * n for c in [16] * 7 + [32] * 6 + [64] * 6 for n in (c, c, c + 1, c + 1)]
-    added = sum(group.seconds(allreduce(group, size, "ring")[0]) for size in sizes)
-    for key in ("exposed_seconds", "communication_seconds"):
-        assert shared[key] - plain[key] == pytest.approx(added)
-    notes = [note for note in found[1]["notes"] if "--sync-batch-norm" in note]
     assert len(notes) == 1 and notes[0] not in found[0]["notes"]

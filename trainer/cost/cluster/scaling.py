@@ -115,11 +115,13 @@ def predict(
     """Return the step on a number of ranks, of which the one with most has `share` of the `images`.
 
     The median time of the slowest of p ranks is the quantile 0.5^(1/p) of a single rank's times, if
-    their times are independent.
+    their times are independent. Over H steps without an exchange, its lead over the median grows by
+    the root of H, as that of a sum of independent times.
     """
     step: Step = times.at(share, network.busy(ranks)).slowed(network.turns(ranks))
     middle = step.quantile(0.5)
     slowest = step.quantile(min(0.5 ** (1 / ranks), LATEST))
+    slowest = middle + (slowest - middle) / max(settings.local_steps, 1) ** 0.5
     sent = exchange(network, ranks, times, step, settings)
     mpi = exchange(network, ranks, times, step, settings._replace(algorithm="mpi"))
     hosts = -(-ranks // network.per_host)
@@ -202,9 +204,11 @@ class RankMemory(NamedTuple):
         return {**dict(parts), "total": self.total, for_backward[0]: for_backward[1]}
 
 
-def memory(work: Work, shards: int = 1) -> RankMemory:
+def memory(work: Work, shards: int = 1, local: bool = False) -> RankMemory:
     """Return the bytes on a rank: float32 weights, gradients and slots of the optimizer, of which a
-    rank has one of so many `shards`, and the most results that are alive at once."""
+    rank has one of so many `shards`, and the most results that are alive at once. A rank with
+    `local` steps also has the weights of the last meeting, and outer momentum."""
     each = 4 * work.parameters
     slots = work.slots * 4 * -(-work.parameters // shards)
-    return RankMemory(each, each, slots, work.peak, sum(layer.stashed for layer in work.layers))
+    kept = sum(layer.stashed for layer in work.layers)
+    return RankMemory((1 + local) * each, each, slots + local * each, work.peak, kept)

@@ -20,13 +20,15 @@ class ExchangeSettings(NamedTuple):
     """How `train` exchanges: gradients in buckets of at least `bucket_bytes`, summed by an
     algorithm, "auto" for that of `train`, and driven by "none", "poll", "thread" or the best of
     them, "auto". With `shard_optimizer` each rank gets the sum of its piece, and then the weights
-    of all. `norms` are the channels of batch norms whose statistics are exchanged."""
+    of all. `norms` are the channels of batch norms whose statistics are exchanged. With
+    `local_steps` ranks exchange the change of their weights instead, once in so many steps."""
 
     bucket_bytes: int
     algorithm: str = "auto"
     overlap: str = "auto"
     shard_optimizer: bool = False
     norms: tuple[int, ...] = ()
+    local_steps: int = 0
 
     def on(self, ranks: int) -> str:
         """Return the algorithm on a number of ranks."""
@@ -70,6 +72,8 @@ def transfers(
 ) -> list[Transfer]:
     """Return a step's exchange in its order: of gradients of `sizes` bytes, each final after
     `ready` seconds, then of loss and metrics, and of whether to go on."""
+    if settings.local_steps:
+        return _meeting(group, sum(sizes), settings)
     cut = buckets(sizes, ready, settings.bucket_bytes)
     arrays = (
         _shards(group, cut, settings) if settings.shard_optimizer else _sums(group, cut, settings)
@@ -80,6 +84,14 @@ def transfers(
     # A layer cannot go on without its statistics.
     sums = [Transfer(*allreduce(group, size, algorithm)) for size in statistics(settings.norms)]
     return [*sums, *arrays, figures, Transfer(*allreduce(group, STOP))]
+
+
+def _meeting(group: Group, size: int, settings: ExchangeSettings) -> list[Transfer]:
+    """Return the share of a step in an exchange of weights of `size` bytes every few steps."""
+    algorithm = settings.on(group.ranks)
+    sums = [(METRICS, algorithm), (size, algorithm), (STOP, "mpi")]
+    found = [allreduce(group, n, name) for n, name in sums]
+    return [Transfer(traffic * (1 / settings.local_steps), name) for traffic, name in found]
 
 
 def statistics(channels: Sequence[int]) -> list[int]:
