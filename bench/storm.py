@@ -2,8 +2,9 @@
 
 `python -m bench.storm --steps 4000 -- --model resnet20 --dataset cifar10 --data-dir DATA` runs the
 trainer's options after `--` undisturbed and through a storm. It tells whether the final weights are
-equal, the steps lost to each kill, and the goodput: the time that the undisturbed run took for its
-steps, over that of the storm.
+equal, the steps lost to each kill, and the goodput: the time that the steps take undisturbed, over
+that of the storm. With `--step-seconds` each step waits too, as if the model were larger: what else
+runs on this host then changes little. The run to compare the weights with does not wait.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from .trial import TRIAL, left_of, processes_of, start, weights
 
+TIMED = 100  # undisturbed steps that tell how long one takes
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
 
 
@@ -70,9 +72,12 @@ def launch(how: str, flags: list[str], command: list[str], **env: str) -> float:
     return time.monotonic() - begun
 
 
-def training_seconds(out: Path) -> float:
-    """Return the seconds that a run has spent on its steps, by its own record."""
-    return float(json.loads((out / "result.json").read_text())["wall_seconds"])
+def step_seconds(out: Path) -> float:
+    """Return the seconds that a run has taken for a step, without its first steps."""
+    events = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    steps = [event for event in events if event["event"] == "step"]
+    first, last = steps[len(steps) // 4], steps[-1]
+    return float((last["seconds"] - first["seconds"]) / (last["step"] - first["step"]))
 
 
 def report(out: Path, storm: Storm, wall: float, calm: float, trial: str) -> str:
@@ -93,12 +98,12 @@ def parse() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(prog="python -m bench.storm", description=__doc__)
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--step-seconds", type=float, default=0.0, help="seconds a step waits")
     parser.add_argument("--every", type=float, default=15.0, help="seconds between kills")
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--checkpoint-every", type=int, default=0)
     parser.add_argument("--memory-copy-every", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--calm", type=Path, help="folder of the undisturbed run (default: run it)")
     parser.add_argument("trainer", nargs="*", help="options of the trainer")
     return parser.parse_args()
 
@@ -111,19 +116,25 @@ def main() -> int:
              "--epochs", "1000000", "--eval-every", "1000000", "--log-every", "1"]  # fmt: skip
     keeping = ["--checkpoint-every", str(options.checkpoint_every), "--memory-copy-every",
                str(options.memory_copy_every)]  # fmt: skip
+    slow = {"TALLYGRAD_FAULT": "slow", "TALLYGRAD_FAULT_SECONDS": str(options.step_seconds)}
     with tempfile.TemporaryDirectory(prefix="storm-") as name:
-        calm, out, trial = options.calm or Path(name, "calm"), Path(name, "storm"), uuid.uuid4().hex
-        if not (calm / "result.json").exists():
-            seconds = launch("run", flags, [*words, "--out", str(calm)])
-            print(f"undisturbed: {seconds:.0f} s, {training_seconds(calm):.0f} s of them in steps")
+        calm, out, trial = Path(name, "calm"), Path(name, "storm"), uuid.uuid4().hex
+        launch("run", flags, [*words, "--out", str(calm)])
+        timed = calm
+        if options.step_seconds:
+            timed = Path(name, "timed")
+            launch("run", flags, [*words, "--max-steps", str(TIMED), "--out", str(timed)], **slow)
+        seconds = step_seconds(timed) * options.steps
+        print(f"undisturbed: {seconds:.0f} s", flush=True)
         storm = Storm(trial, options.every, options.seed)
         patient = [*flags, "--retries", "50", "--backoff", "0.1"]
         command = [*words, *keeping, "--out", str(out)]
+        env = {TRIAL: trial, **(slow if options.step_seconds else {})}
         try:
-            wall = launch("run_supervised", patient, command, **{TRIAL: trial})
+            wall = launch("run_supervised", patient, command, **env)
         finally:
             storm.end()
-        print(report(out, storm, wall, training_seconds(calm), trial))
+        print(report(out, storm, wall, seconds, trial))
         same = weights(out, options.steps) == weights(calm, options.steps)
     print(f"final weights and optimizer's state equal to the undisturbed run's: {same}")
     return 0 if same else 1
