@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,8 @@ def test_a_run_goes_on_from_memory_and_leaves_nothing_there(
     again = ["--out", str(run.out), "--resume", "auto"]
     assert cli.main([*run.words, *again]) == 0
     assert "step 4 comes from the memory of" in capsys.readouterr().err
+    restarts = json.loads((run.out / "restarts.json").read_text())
+    assert [restart["step"] for restart in restarts] == [4]
     assert not os.listdir(memory) and not (run.out / memory_copies.RECORD).exists()
     assert cli.main([*run.words, "--out", str(tmp_path / "undisturbed")]) == 0
     ends = [f / "checkpoints" / "step-00000006.h5" for f in (run.out, tmp_path / "undisturbed")]
