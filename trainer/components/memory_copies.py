@@ -54,6 +54,8 @@ class MemoryCopies:
         self.name = self.comm.bcast_bytes(name.encode()).decode()
         if self.every:
             self.run.write_json(RECORD, {"name": self.name, "step": step})
+        elif not goes_on and self.run.writes:  # copies of another beginning may be of later steps
+            (self.run.path / RECORD).unlink(missing_ok=True)
 
     def store(self, step: int, data: memoryview | None) -> None:
         """Keep an image, which rank 0 has, here and at the partner's."""

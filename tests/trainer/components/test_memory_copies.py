@@ -89,6 +89,16 @@ def test_another_run_in_the_same_folder_has_other_copies(memory: Path, tmp_path:
     assert newer_in_memory(SerialComm(), tmp_path / "run") is None
 
 
+def test_another_run_without_copies_leaves_none_to_take(memory: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    copies_of(out).store(3, image(3))
+    without = MemoryCopies(SerialComm(), RunFolder(out, writes=True), every=0)
+    without.open(0, goes_on=True)
+    assert newer_in_memory(SerialComm(), out) is not None
+    without.open(0, goes_on=False)
+    assert newer_in_memory(SerialComm(), out) is None
+
+
 @pytest.mark.parametrize("text", ['{"name": "../etc"}', '{"name": 3}', "[]", "{", '{"name": ""}'])
 def test_a_record_that_is_none_of_ours(memory: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / memory_copies.RECORD).write_text(text)

@@ -23,6 +23,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 PRELUDE = """
 import sys
+import threading
 import time
 import numpy as np
 from tallygrad.trainer.distributed.comm import connect
@@ -98,12 +99,12 @@ else:
 
 comm.barrier()
 sleep, naps = time.sleep, []
-time.sleep = lambda seconds: (naps.append(seconds), sleep(seconds))
+time.sleep = lambda seconds: (naps.append(threading.current_thread()), sleep(seconds))
 if rank == 0:
     sleep(0.3)
 comm.idle_barrier()  # most libraries' own waits at full speed
 time.sleep = sleep
-total = np.array(len(naps))
+total = np.array(naps.count(threading.main_thread()))  # others watch the launcher
 comm.allreduce(total)
 assert total > 0, "no rank has slept, though one has come late"
 assert comm.local_size == size and comm.local_rank == rank
