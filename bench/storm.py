@@ -3,8 +3,8 @@
 `python -m bench.storm --steps 4000 -- --model resnet20 --dataset cifar10 --data-dir DATA` runs the
 trainer's options after `--` undisturbed and through a storm. It tells whether the final weights are
 equal, the steps lost to each kill, and the goodput: the time that the steps take undisturbed, over
-that of the storm. With `--step-seconds` each step waits too, as if the model were larger: what else
-runs on this host then changes little. The run to compare the weights with does not wait.
+the time of the storm. With `--step-seconds` each step waits too, as if the model were larger: what
+else runs on this host then changes little. The run to compare the weights with does not wait.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import threading
 import time
 import uuid
 from contextlib import suppress
+from math import inf
 from pathlib import Path
+from typing import Any
 
 from .trial import TRIAL, left_of, processes_of, start, weights
 
@@ -29,13 +31,15 @@ RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
 
 
 class Storm:
-    """Kills a random rank of a trial every `pause` seconds, in a thread. `kills` has the seconds
-    and the rank of each."""
+    """Kills a random rank of a trial every `pause` seconds, in a thread, for `limit` seconds or
+    until the run ends. `kills` has the seconds and the rank of each; `step` is where the run in
+    the folder `out` was at the end of the storm, after `seconds`."""
 
-    def __init__(self, trial: str, pause: float, seed: int) -> None:
+    def __init__(self, trial: str, out: Path, pause: float, limit: float, seed: int) -> None:
         self.kills: list[tuple[float, int]] = []
-        self._trial, self._pause, self._random = trial, pause, random.Random(seed)
-        self._begun = time.monotonic()
+        self.step, self.seconds = 0, 0.0
+        self._trial, self._out, self._random = trial, out, random.Random(seed)
+        self._pause, self._limit, self._begun = pause, limit, time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -46,12 +50,17 @@ class Storm:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._over.wait(self._pause):
+        while not self._over.wait(self._pause) and self._elapsed < self._limit:
             if ranks := self._ranks():
                 rank = self._random.choice(sorted(ranks))
                 with suppress(OSError):
                     os.kill(ranks[rank], 9)
-                    self.kills.append((round(time.monotonic() - self._begun, 1), rank))
+                    self.kills.append((round(self._elapsed, 1), rank))
+        self.step, self.seconds = steps_of(self._out)[-1]["step"], self._elapsed
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._begun
 
     def _ranks(self) -> dict[int, int]:
         """Return the process of each rank, as far as they have started."""
@@ -72,25 +81,33 @@ def launch(how: str, flags: list[str], command: list[str], **env: str) -> float:
     return time.monotonic() - begun
 
 
+def steps_of(out: Path) -> list[dict[str, Any]]:
+    """Return the steps in the log of a run, without a line that is still being written."""
+    lines = (out / "log.jsonl").read_text().splitlines(keepends=True)
+    events = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [event for event in events if event["event"] == "step"]
+
+
 def step_seconds(out: Path) -> float:
     """Return the seconds that a run has taken for a step, without its first steps."""
-    events = map(json.loads, (out / "log.jsonl").read_text().splitlines())
-    steps = [event for event in events if event["event"] == "step"]
+    steps = steps_of(out)
     first, last = steps[len(steps) // 4], steps[-1]
     return float((last["seconds"] - first["seconds"]) / (last["step"] - first["step"]))
 
 
-def report(out: Path, storm: Storm, wall: float, calm: float, trial: str) -> str:
-    """Return what came of a storm that took so many seconds, of `calm` without one."""
+def report(out: Path, storm: Storm, wall: float, step: float, trial: str) -> str:
+    """Return what came of a storm, in a run that took `wall` seconds, of steps that take so many
+    seconds undisturbed."""
     restarts = json.loads((out / "restarts.json").read_text())
     lost = [restart["reached"] - restart["step"] for restart in restarts]  # the log has each step
     ranks = [rank for _, rank in storm.kills]
     counts = ", ".join(f"{ranks.count(rank)} of rank {rank}" for rank in sorted(set(ranks)))
+    goodput = storm.step * step / storm.seconds
     return "\n".join([
         f"kills {len(ranks)}: {counts}; restarts {len(restarts)}",
         f"steps lost to a kill: {max(lost, default=0)} at most, {sum(lost)} in all: {lost}",
-        f"seconds {wall:.0f}, undisturbed {calm:.0f}: goodput {calm / wall:.1%}",
-        f"processes left: {len(left_of(trial))}",
+        f"storm: {storm.step} steps in {storm.seconds:.0f} s, goodput {goodput:.1%}",
+        f"run: {wall:.0f} s; processes left: {len(left_of(trial))}",
     ])  # fmt: skip
 
 
@@ -100,6 +117,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--step-seconds", type=float, default=0.0, help="seconds a step waits")
     parser.add_argument("--every", type=float, default=15.0, help="seconds between kills")
+    parser.add_argument("--minutes", type=float, default=inf, help="of the storm (default: all)")
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--checkpoint-every", type=int, default=0)
     parser.add_argument("--memory-copy-every", type=int, default=0)
@@ -124,9 +142,9 @@ def main() -> int:
         if options.step_seconds:
             timed = Path(name, "timed")
             launch("run", flags, [*words, "--max-steps", str(TIMED), "--out", str(timed)], **slow)
-        seconds = step_seconds(timed) * options.steps
-        print(f"undisturbed: {seconds:.0f} s", flush=True)
-        storm = Storm(trial, options.every, options.seed)
+        seconds = step_seconds(timed)
+        print(f"undisturbed: {seconds:.3f} s a step", flush=True)
+        storm = Storm(trial, out, options.every, 60 * options.minutes, options.seed)
         patient = [*flags, "--retries", "50", "--backoff", "0.1"]
         command = [*words, *keeping, "--out", str(out)]
         env = {TRIAL: trial, **(slow if options.step_seconds else {})}
