@@ -106,7 +106,7 @@ comm.idle_barrier()  # most libraries' own waits at full speed
 time.sleep = sleep
 total = np.array(naps.count(threading.main_thread()))  # others watch the launcher
 comm.allreduce(total)
-assert total > 0, "no rank has slept, though one has come late"
+assert total > 0 or size == 1, "no rank has slept, though one has come late"
 assert comm.local_size == size and comm.local_rank == rank
 assert comm.library.startswith(("MPICH", "Open MPI", "Intel", "MVAPICH")), comm.library
 print(f"rank {rank} of {size} is right")
