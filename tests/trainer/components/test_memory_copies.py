@@ -129,6 +129,7 @@ def run(tmp_path: Path, write_mnist: Write, memory: Path) -> Run:
     words = [
         "train", "--model", "mlp", "--dataset", "mnist", "--data-dir", str(data), "--batch-size",
         "10", "--max-steps", "6", "--backend", "numpy", "--memory-copy-every", "1",
+        "--log-every", "1",
     ]  # fmt: skip
     return Run(out, words)
 
