@@ -17,14 +17,19 @@ from .options import UsageError
 PACKAGES = ("numpy", "torch", "llvmlite")
 
 
+def limit_threads() -> None:
+    """Let this process compute with one thread. Call it before NumPy is imported."""
+    os.environ.update(dict.fromkeys(threads.THREAD_VARIABLES, "1"))
+    threads.configure()
+
+
 def settle(core: int | None) -> int | None:
     """Pin this process to one core and one thread. Call it before NumPy is imported.
 
     Returns the core: `core`, or the last that the process may use; None if the system cannot pin
     processes. Raises UsageError for a core that this process may not use.
     """
-    os.environ.update(dict.fromkeys(threads.THREAD_VARIABLES, "1"))
-    threads.configure()
+    limit_threads()
     # The workers of torch.compile would compete for the core.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     if not hasattr(os, "sched_setaffinity"):

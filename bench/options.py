@@ -74,7 +74,8 @@ def _names(choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     return read
 
 
-def _cases(text: str) -> tuple[Case, ...]:
+def chosen_cases(text: str) -> tuple[Case, ...]:
+    """Return the cases that a list of cases and models names, for `argparse`."""
     names = _names((*CASES, *MODELS))(text)
     return tuple(dict.fromkeys(case for name in names for case in find(name)))
 
@@ -83,7 +84,8 @@ def _torch_modes(text: str) -> tuple[str, ...]:
     return () if text == "none" else _names((*TORCH_MODES, "none"))(text)
 
 
-def _positive(text: str) -> float:
+def positive(text: str) -> float:
+    """Return a number above 0, for `argparse`."""
     try:
         number = float(text)
     except ValueError:
@@ -93,7 +95,8 @@ def _positive(text: str) -> float:
     return number
 
 
-def _count(text: str) -> int:
+def counted(text: str) -> int:
+    """Return a whole number above 0, for `argparse`."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
     return int(text)
@@ -109,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     about = "Time training and inference steps of Tallygrad and torch, in turn, on one core."
     parser = BenchParser("python -m bench", description=about, allow_abbrev=False)
     add = parser.add_argument
-    add("--cases", type=_cases, default=tuple(CASES.values()), metavar="A,B",
+    add("--cases", type=chosen_cases, default=tuple(CASES.values()), metavar="A,B",
         help=f"cases, or models for all of theirs (default: all): {', '.join(CASES)}")  # fmt: skip
     add("--modes", type=_names(MODES), default=MODES, metavar="A,B",
         help="train, infer (default: both)")  # fmt: skip
@@ -117,8 +120,8 @@ def _parser() -> argparse.ArgumentParser:
         help=f"{', '.join(TORCH_MODES)} (default: all), or none")  # fmt: skip
     add("--backend", help="Tallygrad's (default: llvm if it loads, otherwise numpy)")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--rounds", type=_count, metavar="N", help="rounds per case and mode")
-    length.add_argument("--seconds", type=_positive, default=10.0, metavar="S",
+    length.add_argument("--rounds", type=counted, metavar="N", help="rounds per case and mode")
+    length.add_argument("--seconds", type=positive, default=10.0, metavar="S",
         help="seconds per case and mode, without warm-up (default: 10)")  # fmt: skip
     add("--core", type=_core, metavar="K", help="core to run on (default: the last allowed)")
     add("--profile", action="store_true", help="print where Tallygrad's time goes, by primitive")

@@ -14,6 +14,7 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .cost.cluster.compression import parse_compress
 from .errors import UserError, nearest
 from .parsing import read_toml_or_json
 from .threads import MOST_THREADS
@@ -48,20 +49,6 @@ def parse_every(text: str) -> int:
     if every < 1 and text != "off":
         raise ValueError(f"expected off or every=K, got {text}")
     return every
-
-
-def parse_compress(text: str) -> tuple[str, float]:
-    """Return scheme and share or rank of `none`, `bf16`, `fp16`, `topk=0.05`, `powersgd=2`, the
-    last two also without. ValueError for others, and for those out of range."""
-    name, equals, amount = text.partition("=")
-    known: dict[str, float] = {"none": 0, "bf16": 0, "fp16": 0, "topk": 0.01, "powersgd": 4}
-    value = float(amount) if equals else known.get(name, 0)
-    low, high = {"topk": (0, 1), "powersgd": (1, 1024)}.get(name, (0, 0))
-    is_rank = name == "powersgd" and not (equals and not amount.isdecimal())
-    allowed = low <= value <= high and (is_rank or (value > 0) == (name == "topk"))
-    if name not in known or not allowed or (equals and name not in ("topk", "powersgd")):
-        raise ValueError(f"expected none, bf16, fp16, topk=SHARE or powersgd=RANK, got {text}")
-    return name, value
 
 
 def parse_signals(text: str) -> tuple[int, ...]:
@@ -216,6 +203,11 @@ class TrainConfig:
         "auto",
         "what drives the exchange of gradients during the backward pass; auto: the fastest",
     )
+    hierarchical: str = _option(
+        "auto",
+        "sum gradients within each node through shared memory, then among nodes; auto: where "
+        "several nodes have several ranks each, if possible with the same bits",
+    )
     shard_optimizer: bool = _option(
         False, "split the optimizer's state and its update among the ranks"
     )
@@ -299,6 +291,7 @@ CHOICES = {
     "on_corruption": ("continue", "stop"),
     "on_lost_rank": ("end", "shrink"),
     "overlap": ("auto", "none", "poll", "thread"),
+    "hierarchical": ("auto", "on", "off"),
     "schedule": ("constant", "step", "cosine", "one-cycle"),
     "augment": ("standard", "cutout", "none"),
     "dtype": ("float32", "float64"),

@@ -322,7 +322,7 @@ class Training:
         """Say what is about to be trained, and show how far it is from now on."""
         parts, latest, folder = self.parts, self.record.latest, self.record.folder
         args = self.config, parts.model, parts.data, self.comm, parts.backend, folder.path
-        for line in summary.header(*args):
+        for line in (*summary.header(*args), *parts.hierarchy.lines):
             self.progress.say(line)
         if latest is not None:
             self.progress.say(f"resumed from step {self.state.step} ({latest.name})")

@@ -14,12 +14,14 @@ from ..autograd.nn.flat import FlatParameters
 from ..autograd.optim import Optimizer
 from ..datasets import Sampler, Source
 from . import build
-from .config import TrainConfig, flag, parse_compress, parse_size
+from .config import TrainConfig, flag, parse_size
+from .cost.cluster.compression import parse_compress
 from .distributed.agreement import agree, model_facts, work_facts
 from .distributed.batch_statistics import SharedStatistics, check_together
 from .distributed.buffers import MicroBatchBuffers
 from .distributed.comm import Comm
 from .distributed.exchange import Reducer
+from .distributed.hierarchy import Choice, form
 from .distributed.local import LocalUpdate, OuterStep, Workers
 from .distributed.overlap import OverlapChoice, ways_to_drive
 from .distributed.sync import GradientSync
@@ -71,6 +73,7 @@ class Parts:
     buffers: MicroBatchBuffers
     statistics: SharedStatistics | None
     overlap: OverlapChoice
+    hierarchy: Choice
     planned: int
 
     @property
@@ -103,7 +106,10 @@ def assemble(
     names = [by_id[id(p)] for p in flat.parameters]
     sampler = data.train.sampler
     reducer = Reducer(comm, sampler.parts)
-    of_gradients = Reducer(comm, sampler.parts, scatters=config.shard_optimizer)
+    hierarchy = form(config.hierarchical, comm, flat, sampler.parts, _unfit(config))
+    of_gradients = Reducer(
+        comm, sampler.parts, scatters=config.shard_optimizer, nodes=hierarchy.nodes
+    )
     bucket_bytes, compress = int(config.bucket_mb * 1e6), parse_compress(config.compress)
     sync = GradientSync(
         flat, of_gradients, bucket_bytes, len(sampler.mine), config.local_steps == 0, compress
@@ -124,6 +130,7 @@ def assemble(
         if config.sync_batch_norm
         else None,
         overlap=OverlapChoice(of_gradients, ways_to_drive(config.overlap, comm)),
+        hierarchy=hierarchy,
         planned=planned,
     )
 
@@ -159,6 +166,15 @@ def check_alone(config: TrainConfig) -> None:
         value, usual = getattr(config, name), getattr(TrainConfig, name)
         if not steps and value != usual:
             raise UserError(f"{flag(name)}: expected {usual} without --local-steps, got {value}")
+
+
+def _unfit(config: TrainConfig) -> str:
+    """Return what rules out that nodes sum whole gradients, "" for nothing."""
+    if config.local_steps:
+        return "--local-steps exchanges weights"
+    if config.compress != "none":
+        return f"--compress {config.compress} exchanges something else"
+    return "--shard-optimizer exchanges pieces" if config.shard_optimizer else ""
 
 
 def _check_verifiable(config: TrainConfig) -> None:

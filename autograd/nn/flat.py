@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from .. import backends, context, random
-from ..array import Array, array
+from ..array import Array, NDArray, array
 from ..functional.create import zeros
 from ..ledger import Ledger
 from ..ops.update import store
@@ -52,6 +52,22 @@ class FlatParameters:
         if p.grad is not None:
             store(p.slot, p.grad.data)
             p.grad = Tensor(p.slot)
+
+    def lay_gradients(self, memory: NDArray) -> None:
+        """Let the gradients lie in the given memory, (total size,), from now on; they are zeros
+        there. ValueError for memory of another size or type, RuntimeError once there are
+        gradients."""
+        if memory.shape != self.grad.shape or memory.dtype != self.dtype:
+            raise ValueError(
+                f"gradients: expected memory for {self.grad.spec.size} {self.dtype} elements, got "
+                f"{memory.shape} {memory.dtype}"
+            )
+        if any(p.grad is not None for p in self.parameters):
+            raise RuntimeError("gradients: expected none before they are laid elsewhere, got some")
+        memory[...] = 0
+        self.grad = array(memory)
+        for p, offset in zip(self.parameters, self.offsets, strict=True):
+            p.slot = self.grad.view(offset, p.shape)
 
     def zero_missing(self) -> None:
         """Complete the gradient buffer before an exchange or an update.

@@ -69,6 +69,20 @@ class Comm(Protocol):
         """Return a communicator of the same ranks whose collectives have an order of their own:
         within one, all ranks must come to them in the same order. All ranks must call this."""
 
+    def split(self, color: int, name: str) -> Comm:
+        """Return a communicator of the ranks that pass the same number. All ranks must call
+        this."""
+
+    def leaders(self) -> list[int]:
+        """Return for each rank the first rank of its node. All ranks must call this."""
+
+    def shared(self, size: int) -> list[NDArray[Any]]:
+        """Return so many bytes of each rank, at least, which all ranks can read and write; they
+        must be on one node, and all must call this. What is written is seen after an `ibarrier`."""
+
+    def ibarrier(self) -> Request:
+        """Tell that this rank has come here; the request ends once all have."""
+
     def bcast(self, array: NDArray[Any], root: int = 0) -> None:
         """Overwrite `array` with that of rank `root`."""
 
@@ -181,6 +195,24 @@ class SerialComm:
     def stream(self, name: str) -> Comm:
         """Return this one."""
         return self
+
+    def split(self, color: int, name: str) -> Comm:
+        """Return this one."""
+        return self
+
+    def leaders(self) -> list[int]:
+        """Return that the only rank is the first."""
+        return [0]
+
+    def shared(self, size: int) -> list[NDArray[Any]]:
+        """Return memory of this rank."""
+        import numpy as np
+
+        return [np.zeros(size, np.uint8)]
+
+    def ibarrier(self) -> Request:
+        """Return a request that has ended."""
+        return _Done()
 
     def bcast(self, array: NDArray[Any], root: int = 0) -> None:
         """Leave `array` as it is."""

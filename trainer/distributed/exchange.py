@@ -34,6 +34,16 @@ class Sum(Protocol):
         """Return once the sum is there."""
 
 
+class Nodes(Protocol):
+    """`nodes` nodes of `local` ranks each, which sum slices of a buffer that they share."""
+
+    nodes: int
+    local: int
+
+    def sum(self, array: NDArray) -> Sum:
+        """Return a sum over the ranks that will overwrite an array."""
+
+
 class MpiSum:
     """A sum whose order of additions is MPI's."""
 
@@ -191,7 +201,7 @@ class Reducer:
     a little in each `poll`; "thread" has a thread that waits for it. `exposed` counts the seconds
     that callers spent in `start`, `poll` and `wait`. With `shift` each rank holds the branch of so
     many ranks after it. One that `scatters` leaves on each rank the sum of its own piece alone, see
-    `span`.
+    `span`. With `nodes` arrays are slices of the buffer that these share.
     """
 
     def __init__(
@@ -201,8 +211,9 @@ class Reducer:
         overlap: str = "none",
         shift: int = 0,
         scatters: bool = False,
+        nodes: Nodes | None = None,
     ) -> None:
-        self.comm, self.overlap = comm, overlap
+        self.comm, self.overlap, self.nodes = comm, overlap, nodes
         self.exposed = 0.0
         branches = owners(parts, comm.size) if parts else range(comm.size)
         self.owners = [(rank - shift) % comm.size for rank in branches]
@@ -223,10 +234,11 @@ class Reducer:
     @fixed.setter
     def fixed(self, fixed: bool) -> None:
         self._summation.fixed = fixed
+        self.nodes = self.nodes if fixed else None
 
     def start(self, array: NDArray) -> None:
         """Begin to overwrite an array with its sum over the ranks."""
-        self.begin(self._summation.sum(array))
+        self.begin((self.nodes or self._summation).sum(array))
 
     def summation(self, name: str, fixed: bool = False) -> Summation:
         """Return a stream of exchanges of its own, the same for the same name. All ranks must call

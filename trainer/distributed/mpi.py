@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpi4py import MPI
 
-from .comm import Request, check_buffer, check_reduction, check_rows
+from .comm import Comm, Request, SerialComm, check_buffer, check_reduction, check_rows
 from .journal import MAIN, Call, Journal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+PAGE = 4096  # bytes
 _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
 
 
@@ -45,6 +46,26 @@ class MpiRequest:
         return ended
 
 
+class MpiFence(MpiRequest):
+    """A barrier in flight, after which this rank sees what others wrote to `windows` before it."""
+
+    def __init__(self, request: MPI.Request, call: Call, windows: list[MPI.Win]) -> None:
+        super().__init__(request, call)
+        self._windows = windows
+
+    def wait(self) -> None:
+        """Block until all ranks have come to the barrier."""
+        super().wait()
+        _sync(self._windows)
+
+    def test(self) -> bool:
+        """Drive the barrier a little; true once all ranks have come to it."""
+        done = super().test()
+        if done:
+            _sync(self._windows)
+        return done
+
+
 class MpiComm:
     """A communicator of mpi4py in buffer mode; by default all ranks of the job."""
 
@@ -53,11 +74,13 @@ class MpiComm:
         group: MPI.Intracomm = MPI.COMM_WORLD,
         journal: Journal | None = None,
         stream: str = MAIN,
+        windows: list[MPI.Win] | None = None,
     ) -> None:
         self._group, self._stream = group, stream
         self.journal = journal or Journal()
         self._streams: dict[str, MpiComm] = {}
         self._requests: weakref.WeakSet[MpiRequest] = weakref.WeakSet()  # begun and perhaps ended
+        self._windows = [] if windows is None else windows  # of memory that is shared
         self.rank = group.Get_rank()
         self.size = group.Get_size()
         node = group.Split_type(MPI.COMM_TYPE_SHARED)  # a collective: all ranks are here
@@ -70,8 +93,43 @@ class MpiComm:
     def stream(self, name: str) -> MpiComm:
         """Return a communicator of the same ranks whose collectives have an order of their own."""
         if name not in self._streams:
-            self._streams[name] = MpiComm(self._group.Dup(), self.journal, name)
+            self._streams[name] = MpiComm(self._group.Dup(), self.journal, name, self._windows)
         return self._streams[name]
+
+    def split(self, color: int, name: str) -> Comm:
+        """Return a communicator of the ranks that pass the same number."""
+        group = MPI.Intracomm(self._group.Split(color, self.rank))
+        if group.Get_size() == 1:
+            return SerialComm()
+        self._streams[name] = MpiComm(group, self.journal, name)  # to be revoked with this one
+        return self._streams[name]
+
+    def leaders(self) -> list[int]:
+        """Return for each rank the first rank of its node."""
+        import numpy as np
+
+        node = self._group.Split_type(MPI.COMM_TYPE_SHARED)
+        first = np.array(self.rank, np.int64)
+        node.Bcast(first, 0)
+        node.Free()
+        return [int(rank) for rank in self.allgather(first)]
+
+    def shared(self, size: int) -> list[NDArray[Any]]:
+        """Return so many bytes of each rank, at least, which all ranks of a node can use."""
+        import numpy as np
+
+        whole = -(-size // PAGE) * PAGE  # so that every rank's memory is aligned
+        window = MPI.Win.Allocate_shared(whole, 1, comm=self._group)
+        window.Lock_all(MPI.MODE_NOCHECK)  # for good
+        self._windows.append(window)
+        memory = [window.Shared_query(rank)[0] for rank in range(self.size)]
+        return [np.asarray(slot, np.uint8) for slot in memory]
+
+    def ibarrier(self) -> Request:
+        """Tell that this rank has come here; the request ends once all have."""
+        call = self.journal.collective(self._stream, "ibarrier")
+        _sync(self._windows)
+        return self._begun(MpiFence(self._group.Ibarrier(), call, self._windows))
 
     @property
     def concurrent(self) -> bool:
@@ -99,7 +157,7 @@ class MpiComm:
         """Start to overwrite `array` with its sum over the ranks."""
         check_reduction(array, "sum")
         call = self.journal.collective(self._stream, "iallreduce", array)
-        return self._begun(self._group.Iallreduce(MPI.IN_PLACE, array, MPI.SUM), call)
+        return self._begun(MpiRequest(self._group.Iallreduce(MPI.IN_PLACE, array, MPI.SUM), call))
 
     def allgather(self, array: NDArray[Any]) -> NDArray[Any]:
         """Stack the ranks' arrays of equal shape: (size, *shape)."""
@@ -119,7 +177,8 @@ class MpiComm:
         check_buffer(array)
         out = np.empty((self.size, *array.shape), array.dtype)
         call = self.journal.collective(self._stream, "iallgather", array)
-        return self._begun(self._group.Iallgather(_bytes_of(array), _bytes_of(out)), call), out
+        request = self._group.Iallgather(_bytes_of(array), _bytes_of(out))
+        return self._begun(MpiRequest(request, call)), out
 
     def ialltoall(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
         """Start to send `array[r]` to each rank r; return the request and a new array of the same
@@ -130,12 +189,11 @@ class MpiComm:
         out = np.empty_like(array)
         call = self.journal.collective(self._stream, "ialltoall", array)
         request = self._group.Ialltoall(_bytes_of(array), _bytes_of(out))
-        return self._begun(request, call), out
+        return self._begun(MpiRequest(request, call)), out
 
-    def _begun(self, request: MPI.Request, call: Call) -> MpiRequest:
-        result = MpiRequest(request, call)
-        self._requests.add(result)
-        return result
+    def _begun(self, request: MpiRequest) -> MpiRequest:
+        self._requests.add(request)
+        return request
 
     def sendrecv(
         self, array: NDArray[Any], out: NDArray[Any], other: int, source: int | None = None
@@ -245,6 +303,11 @@ class MpiComm:
         """End all ranks of the job at once; the launcher returns `status`."""
         MPI.COMM_WORLD.Abort(status)
         os._exit(status)  # in case Abort returns
+
+
+def _sync(windows: list[MPI.Win]) -> None:
+    for window in windows:
+        window.Sync()
 
 
 def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:

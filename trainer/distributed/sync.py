@@ -15,7 +15,7 @@ from ...autograd.tensor import Parameter, Tensor
 from ..cost.cluster.allreduce import ring_volume
 from .comm import Comm
 from .compression import Compressor
-from .exchange import Reducer
+from .exchange import Reducer, piece
 from .reproducible import merges
 
 
@@ -37,6 +37,31 @@ def _ring(y: None, g: Spec, *, through: Reducer) -> Cost:
 @primitive(infer=lambda g, *, through: (), cost=_ring, writes=(0,), alias=0)
 def allreduce(g: NDArray, *, through: Reducer) -> None:
     """Begin g = the sum of g over the ranks; `through.wait()` ends it."""
+    through.start(g)
+
+
+def _by_nodes(y: None, g: Spec, *, through: Reducer) -> Cost:
+    """Cost of a hierarchical allreduce for one rank, whose piece is 1/r of the array among the r
+    ranks of its node: reading and writing it in the memory of all of them, and a ring over the
+    nodes, whose messages are the only ones."""
+    assert through.nodes is not None
+    r, h = through.nodes.local, through.nodes.nodes
+    mine = piece(g.size, r)
+    size = mine * g.dtype.itemsize
+    moved = int(ring_volume(size, h))
+    return Cost(
+        add=(r - 1) * mine + (h - 1) * mine // h,
+        bytes_read=3 * (r - 1) * size + moved,
+        bytes_written=2 * (r - 1) * size + moved,
+        bytes_sent=moved,
+        messages=2 * (h - 1),
+    )
+
+
+@primitive(infer=lambda g, *, through: (), cost=_by_nodes, writes=(0,), alias=0)
+def allreduce_hierarchical(g: NDArray, *, through: Reducer) -> None:
+    """Begin g = the sum of g over the ranks, within nodes and then among them; `through.wait()`
+    ends it."""
     through.start(g)
 
 
@@ -88,6 +113,16 @@ def share(arrays: Iterable[Array], comm: Comm) -> None:
     with context.using(phase="communicate", scope="weights", tape=None):
         for a in arrays:
             broadcast(a, through=comm)
+
+
+def _exchange(array: Array, reducer: Reducer) -> None:
+    """Begin the exchange that the reducer is made for."""
+    if reducer.scatters:
+        reduce_scatter(array, through=reducer)
+    elif reducer.nodes:
+        allreduce_hierarchical(array, through=reducer)
+    else:
+        allreduce(array, through=reducer)
 
 
 class Bucket:
@@ -201,10 +236,8 @@ class GradientSync:
                 self._merge(bucket.array, bucket.start)
                 if self.compressor:
                     self.compressor.exchange(bucket.array, bucket.start)
-                elif self.reducer.scatters:
-                    reduce_scatter(bucket.array, through=self.reducer)
                 else:
-                    allreduce(bucket.array, through=self.reducer)
+                    _exchange(bucket.array, self.reducer)
                 self.started += 1
 
     def end_branch(self) -> None:

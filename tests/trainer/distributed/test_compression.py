@@ -13,7 +13,8 @@ import tallygrad.autograd as ag
 from tallygrad.autograd import context, models, nn
 from tallygrad.autograd.ledger import Ledger
 from tallygrad.trainer.components.checkpoint import load
-from tallygrad.trainer.config import TrainConfig, parse_compress
+from tallygrad.trainer.config import TrainConfig
+from tallygrad.trainer.cost.cluster.compression import parse_compress
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.distributed.exchange import Reducer
 from tallygrad.trainer.distributed.schemes import (
@@ -33,7 +34,7 @@ import sys
 import numpy as np
 from tallygrad.autograd import nn
 from tallygrad.autograd.nn.flat import flatten
-from tallygrad.trainer.config import parse_compress
+from tallygrad.trainer.cost.cluster.compression import parse_compress
 from tallygrad.trainer.distributed.comm import connect
 from tallygrad.trainer.distributed.exchange import OVERLAPS, Reducer
 from tallygrad.trainer.distributed.guard import guard

@@ -18,6 +18,7 @@ from .model.bill import (
 # Bytes and messages are those of these algorithms; what an MPI library really sends is not visible.
 COLLECTIVES = {
     "allreduce": "ring; in a fixed order all-to-all and allgather, which send as much",
+    "allreduce_hierarchical": "through shared memory in a node (sends nothing); ring among nodes",
     "allreduce_half": "16 bits: all-to-all and allgather",
     "allreduce_top_k": "the largest numbers: allgather over a ring",
     "allreduce_low_rank": "factors of matrices: two allreduces over a ring",
