@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ..config import CHOICES, integer
 from ..cost.cluster.allreduce import ALGORITHMS, HALVED
+from ..cost.cluster.compression import parse_compress
 from ..cost.cluster.network import MARK
 from ..cost.cluster.transfers import ExchangeSettings
 from ..distributed.launchers import expected_size
@@ -42,6 +43,7 @@ class PlanOptions(ModelOptions):
     shard_optimizer: bool
     sync_batch_norm: bool
     local_steps: int
+    compress: str
     machine: str
     seconds: float
     save: str
@@ -106,6 +108,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--bucket-mb", type=float, default=1.0, help="as in train")
     parser.add_argument("--local-steps", type=integer, default=0, metavar="H", help="as in train")
+    parser.add_argument("--compress", default="none", metavar="SCHEME", help="as in train")
     for name in ("--shard-optimizer", "--sync-batch-norm"):
         on_off = argparse.BooleanOptionalAction
         parser.add_argument(name, action=on_off, default=False, help="as in train")
@@ -180,9 +183,14 @@ def _check_ranges(options: PlanOptions) -> None:
         )
     if options.local_steps < 0:
         raise UserError(f"--local-steps: expected at least 0, got {options.local_steps}")
+    try:
+        compresses = parse_compress(options.compress)[0] != "none"
+    except ValueError as error:
+        raise UserError(f"--compress: {error}") from error
     for name, given in (
         ("--shard-optimizer", options.shard_optimizer),
         ("--sync-batch-norm", options.sync_batch_norm),
+        ("--compress", compresses),
     ):
         if options.local_steps and given:
             raise UserError(f"--local-steps: expected 0 with {name}, got {options.local_steps}")

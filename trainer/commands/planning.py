@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 from ..calibration import measure as calibrate
 from ..calibration.host import load as load_machine
 from ..calibration.result import Calibration, CalibrationTask
+from ..cost.cluster.compression import Compression, parse_compress
 from ..cost.cluster.fitness import faults
 from ..cost.cluster.network import Network, as_toml
 from ..cost.cluster.network import load as load_network
@@ -110,12 +111,25 @@ def _rows(
 ) -> dict[str, list[Row]]:
     """Return predictions by scaling, as ranges if `is_range`."""
     options, scaled = request.options, rows_between if is_range else rows
+    if options.compress != "none":
+        exchange = exchange._replace(compression=_compression(request, basis.times))
     return {
         name: scaled(
             basis.times, basis.network, request.ranks, options.batch, name, exchange
         )
         for name in request.scalings
     }  # fmt: skip
+
+
+def _compression(request: PlanRequest, times: StepTimes) -> Compression:
+    """Return how gradients are compressed, and how long that takes, as measured here."""
+    from ..calibration.compression import measure
+
+    model = request.model
+    return measure(
+        parse_compress(request.options.compress), model.name, model.input, model.classes,
+        times.parameters, request.options.exchange.bucket_bytes,
+    )  # fmt: skip
 
 
 def _basis(request: PlanRequest, start: Start | None, why: str) -> Basis:
@@ -243,6 +257,8 @@ def _notes(request: PlanRequest, basis: Basis, strong: Sequence[Row]) -> list[st
             "the link between hosts is unknown: taken as that inside a host, which it hardly is; "
             "--network tells"
         )
+    if request.options.compress != "none":
+        notes.append("compressing was measured here, on one thread; no exchange hides it")
     if request.options.shard_optimizer:
         notes.append("--shard-optimizer: computing includes the update of all weights on each rank")
     if request.options.sync_batch_norm:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import pytest
 
+from tallygrad.autograd import context, nn
+from tallygrad.autograd.functional.create import zeros
+from tallygrad.autograd.ledger import Ledger
+from tallygrad.trainer.calibration.compression import Mirror, measure
 from tallygrad.trainer.calibration.rehearsal import Rehearsal, Silent
 from tallygrad.trainer.cost.cluster.allreduce import ALGORITHMS, allreduce, sharded
 from tallygrad.trainer.cost.cluster.collectives import allgather
+from tallygrad.trainer.cost.cluster.compression import Compression, parse_compress
 from tallygrad.trainer.cost.cluster.scaling import exposed, memory
 from tallygrad.trainer.cost.cluster.traffic import Group, Link, Traffic
 from tallygrad.trainer.cost.cluster.transfers import (
@@ -19,6 +26,9 @@ from tallygrad.trainer.cost.cluster.transfers import (
     transfers,
 )
 from tallygrad.trainer.cost.workload import count
+from tallygrad.trainer.distributed.exchange import Reducer
+from tallygrad.trainer.distributed.hierarchy import obstacle
+from tallygrad.trainer.distributed.sync import GradientSync
 
 INSIDE, BETWEEN = Link(1e-6, 1e9), Link(1e-5, 1e8)
 SIZE, REDUCTION = 1e6, 2e9
@@ -36,6 +46,8 @@ BY_HAND = [
     ("rabenseifner", 4, 2, 2 * (10 + 2 * 5000 + 1 + 250) + 375),
     ("hierarchical", 4, 2, 2 * (1 + 500) + 250 + 2 * (10 + 5000) + 125),
     ("hierarchical", 4, 1, 2 * (2 * 10 + 7500) + 375),
+    ("by-node", 4, 4, 2 * 2 * 1 + 1.5 * 500),
+    ("by-node", 4, 2, 2 * 1 + 500 + 2 * (10 + 5000) + 125),
     ("fixed-order", 4, 4, 6 * (1 + 250) + 2.75 * 500),
     ("fixed-order", 4, 2, (1 + 250) + 2 * (10 + 2 * 2500) + 2.75 * 500 + 3 * (10 + 2500)),
     ("fixed-order", 3, 1, 4 * (10 + 1e4 / 3) + (2 + 2 / 3) * 500),
@@ -168,3 +180,48 @@ def test_long_arrays_are_gathered_over_a_ring(ranks: int, size: int, messages: i
     found = allgather(Group(ranks, 1, INSIDE, BETWEEN, REDUCTION), size)
     assert found.far_messages == messages
     assert found.far_bytes == pytest.approx((1 - 1 / ranks) * size)
+
+
+@pytest.mark.parametrize(("ranks", "local", "name"), [
+    (2, 1, "mpi"), (2, 2, "mpi"), (4, 4, "fixed-order"), (4, 2, "by-node"), (6, 3, "by-node"),
+    (6, 2, "fixed-order"), (12, 3, "by-node"), (5, 2, "fixed-order"), (8, 1, "fixed-order"),
+])  # fmt: skip
+def test_hosts_that_are_branches_of_the_tree_are_summed_first(
+    ranks: int, local: int, name: str
+) -> None:
+    assert ExchangeSettings(1).on(ranks, local) == name
+    leaders = [rank // local * local for rank in range(ranks)]
+    is_used = 1 < local < ranks and not obstacle(leaders, range(ranks))
+    assert is_used == (name == "by-node")
+    compressed = ExchangeSettings(1, compression=Compression("bf16", 0, []))
+    assert "by-node" not in (compressed.on(ranks, local), ExchangeSettings(1, "ring").on(ranks, 2))
+
+
+@pytest.mark.parametrize("scheme", ["bf16", "topk=0.01", "powersgd=2"])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_plan_sends_the_bytes_that_the_ledger_counts(scheme: str, ranks: int) -> None:
+    shapes = [(64, 32), (64,), (1024, 64), (1024,), (8, 4, 3, 3)]
+    comm, option = Mirror(ranks), parse_compress(scheme)
+    flat = nn.flatten([nn.Parameter(zeros(*shape)) for shape in shapes])
+    sync = GradientSync(flat, Reducer(comm, ranks), 100_000, hooked=False, compress=option)
+    with context.using(ledger=Ledger()) as state:
+        sync.wait()
+    sent = sum(cost.bytes_sent for cost in state.ledger.by("primitive").values())
+    group = Group(ranks, ranks, INSIDE, BETWEEN, REDUCTION)
+    settings = ExchangeSettings(100_000, "ring", compression=Compression(*option, shapes, 1, 0.5))
+    sizes = [4 * prod(shape) for shape in shapes]
+    found = transfers(group, sizes, [1.0, 2.0, 3.0, 4.0, 5.0], settings)
+    gradients = [part for part in found if part.ready is not None]
+    assert len(gradients) == len(sync.buckets) > 1 and gradients[-1].ready == 5
+    assert sum(part.traffic.near_bytes for part in gradients) == pytest.approx(sent, rel=1e-3)
+    assert [part.work for part in found if part.work] == [1 + 0.5 * ranks]
+    sharded = transfers(group, sizes, [0.0] * 5, settings._replace(shard_optimizer=True))
+    assert len(sharded) == len(found) + len(gradients)
+
+
+def test_compressing_is_measured_on_this_host() -> None:
+    names = [f"{layer}.{name}" for layer in ("fc2", "fc1") for name in ("weight", "bias")]
+    names += [f"{layer}.{name}" for layer in ("conv2", "conv1") for name in ("weight", "bias")]
+    found = measure(("topk", 0.1), "lenet", (1, 28, 28), 10, names, 1 << 20)
+    assert found.shapes[:2] == [(10, 500), (10,)] and found.shapes[-1] == (20,)
+    assert found.seconds(8) >= found.seconds(2) > 0

@@ -16,7 +16,7 @@ from math import ceil, log2
 from .collectives import all_to_all, allgather, halving, ring_round
 from .traffic import Group, Traffic
 
-FIXED_ORDER = "fixed-order"
+FIXED_ORDER, BY_NODE = "fixed-order", "by-node"
 COPIES = 2  # of the array that a sum in fixed order makes: into pieces, and back
 
 
@@ -78,6 +78,27 @@ def fixed_order(group: Group, size: float) -> Traffic:
     return there + back
 
 
+def by_node(group: Group, size: float) -> Traffic:
+    """The trainer's hierarchical sum (`distributed/hierarchy.py`) on hosts of r ranks each: two
+    barriers of lg r messages, (r-1)/r n added and as much copied in shared memory by each rank, and
+    r sums of n/r bytes over the hosts at a time."""
+    r, h = group.local, group.hosts
+    host = Traffic(2 * ceil(log2(r)), worked=2 * (1 - 1 / r) * size)
+    if h == 1:
+        return host
+    hosts = replace(group, ranks=h, per_host=1)
+    among, _ = allreduce(hosts, size / r, trained(h))
+    return host + replace(among, far_bytes=r * among.far_bytes)
+
+
+def splits(ranks: int, local: int) -> bool:
+    """Tell whether halving the ranks again and again, the first half getting the odd one, comes to
+    parts of `local` ranks: then hosts are branches of the tree in which the trainer sums."""
+    if ranks <= local:
+        return ranks == local
+    return splits((ranks + 1) // 2, local) and splits(ranks // 2, local)
+
+
 def _fixed_order_halves(group: Group, size: float) -> tuple[Traffic, Traffic]:
     local = Traffic(worked=(COPIES / 2 + 1 - 1 / group.ranks) * size)
     there = all_to_all(group, size / group.ranks) + local
@@ -90,24 +111,29 @@ ALGORITHMS: dict[str, Callable[[Group, float], Traffic]] = {
     "rabenseifner": rabenseifner,
     "hierarchical": hierarchical,
     FIXED_ORDER: fixed_order,
+    BY_NODE: by_node,
 }
+OWN = (FIXED_ORDER, BY_NODE)  # the trainer's
 HALVED = (FIXED_ORDER, "ring", "rabenseifner")  # a reduce-scatter and an allgather
 
 
-def trained(ranks: int) -> str:
-    """Return the algorithm by which `train` sums over so many ranks: in a fixed order on three or
+def trained(ranks: int, local: int = 1) -> str:
+    """Return the algorithm by which `train` sums over so many ranks, `local` of them on a host:
+    within hosts first where these are several and it can be, else in a fixed order on three or
     more; of two ranks there is but one order, and "mpi" chooses."""
+    if 1 < local < ranks and splits(ranks, local):
+        return BY_NODE
     return FIXED_ORDER if ranks > 2 else "mpi"
 
 
 def allreduce(group: Group, size: float, algorithm: str = "mpi") -> tuple[Traffic, str]:
-    """Return a sum of `size` bytes and its algorithm. "mpi" is the fastest but for the fixed order,
-    as a well-tuned MPI would choose; a single rank has nothing to do, by "none"."""
+    """Return a sum of `size` bytes and its algorithm. "mpi" is the fastest but for those of the
+    trainer, as a well-tuned MPI would choose; a single rank has nothing to do, by "none"."""
     if group.ranks == 1:
         return Traffic(), "none"
     tried = [algorithm]
     if algorithm == "mpi":
-        tried = [name for name in ALGORITHMS if name != FIXED_ORDER]
+        tried = [name for name in ALGORITHMS if name not in OWN]
         if group.hosts == 1:
             tried.remove("hierarchical")  # on one host it is the ring
     return _fastest(group, size, tried)

@@ -1,9 +1,16 @@
-"""What of gradients is sent when they are exchanged compressed."""
+"""What of gradients is sent when they are exchanged compressed, and by which collectives."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
+from typing import NamedTuple
 
+from .allreduce import allreduce
+from .collectives import all_to_all, allgather
+from .traffic import Group, Traffic
+
+FLOAT_BYTES = 4  # of a number as it is
 CODE_BYTES = 2  # of a number of 16 bits
 INDEX_BYTES = 4  # of the index of a number
 
@@ -35,3 +42,46 @@ def low_rank(shape: tuple[int, ...], rank: int) -> tuple[tuple[int, int], int] |
     rows, columns = shape[0], prod(shape[1:])
     rank = min(rank, rows, columns)
     return ((rows, columns), rank) if rank * (rows + columns) < rows * columns else None
+
+
+class Compression(NamedTuple):
+    """A compressed exchange of float32 gradients of these `shapes`, in the order in which they are
+    final. On p ranks, compressing a step's gradients takes a rank `base` + p `per_rank` seconds."""
+
+    scheme: str
+    amount: float
+    shapes: Sequence[tuple[int, ...]]
+    base: float = 0.0
+    per_rank: float = 0.0
+
+    def seconds(self, ranks: int) -> float:
+        """Return the seconds of compressing and decompressing a step's gradients."""
+        return max(0.0, self.base + ranks * self.per_rank)
+
+    def traffic(self, group: Group, first: int, last: int, algorithm: str) -> Traffic:
+        """Return what the exchange of the parameters from `first` up to but without `last` asks of
+        links, sums by an algorithm among them."""
+        shapes = self.shapes[first:last]
+        size = sum(map(prod, shapes))
+        if self.scheme == "topk":
+            each = kept(size, self.amount) * (INDEX_BYTES + FLOAT_BYTES)
+            return allgather(group, group.ranks * each)
+        if self.scheme == "powersgd":
+            left, right = low_rank_sizes(shapes, int(self.amount))
+            sums = [FLOAT_BYTES * size for size in (left, right) if size]
+            return sum((allreduce(group, size, algorithm)[0] for size in sums), Traffic())
+        codes = CODE_BYTES * size
+        return all_to_all(group, codes / group.ranks) + allgather(group, codes)
+
+
+def low_rank_sizes(shapes: Sequence[tuple[int, ...]], rank: int) -> tuple[int, int]:
+    """Return how many numbers the two sums of factors have, the first one with what is no matrix
+    or would not be smaller."""
+    left = right = 0
+    for shape in shapes:
+        if factors := low_rank(shape, rank):
+            (rows, columns), r = factors
+            left, right = left + rows * r, right + columns * r
+        else:
+            left += prod(shape)
+    return left, right

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 
 from ...parsing import read_toml_or_json, resolve_preset
 from ..reader import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, TEXT, KeyPath, Optional, Table
-from .allreduce import FIXED_ORDER
+from .allreduce import OWN
 from .step_time import StepTimes
 from .traffic import Link
 
@@ -78,7 +78,7 @@ class Exchange(NamedTuple):
 
     def slowness(self, algorithm: str) -> float:
         """Return the time of an algorithm inside a host over the formula's."""
-        measured = self.fixed_order_factor if algorithm == FIXED_ORDER else None
+        measured = self.fixed_order_factor if algorithm in OWN else None
         return measured or self.factor
 
 

@@ -96,9 +96,10 @@ def exchange(
     if ranks == 1:
         return StepExchange()
     assert network.exchange is not None
-    members = group(network, ranks, settings.on(ranks))
+    algorithm = settings.on(ranks, min(ranks, network.per_host))
+    members = group(network, ranks, algorithm)
     parts = transfers(members, times.bytes, step.ready, settings)
-    takes = [members.seconds(part.traffic) for part in parts]
+    takes = [members.seconds(part.traffic) + part.work for part in parts]
     pairs = [*zip(parts, takes, strict=True)]
     behind = [(part.ready, taken) for part, taken in pairs if part.ready is not None]
     blocking = sum(taken for part, taken in pairs if part.ready is None)
@@ -123,7 +124,8 @@ def predict(
     slowest = step.quantile(min(0.5 ** (1 / ranks), LATEST))
     slowest = middle + (slowest - middle) / max(settings.local_steps, 1) ** 0.5
     sent = exchange(network, ranks, times, step, settings)
-    mpi = exchange(network, ranks, times, step, settings._replace(algorithm="mpi"))
+    plain = settings._replace(algorithm="mpi", compression=None)
+    mpi = exchange(network, ranks, times, step, plain)
     hosts = -(-ranks // network.per_host)
     seconds = slowest + sent.exposed
     return Row(

@@ -7,9 +7,11 @@ messages, bytes, work and times all come from its list.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import NamedTuple
 
 from .allreduce import FIXED_ORDER, allreduce, sharded, trained
+from .compression import FLOAT_BYTES, Compression
 from .traffic import Group, Traffic
 
 METRICS = 24  # bytes of a step's loss, metrics and samples, in float64
@@ -20,21 +22,25 @@ class ExchangeSettings(NamedTuple):
     """How `train` exchanges: gradients in buckets of at least `bucket_bytes`, summed by an
     algorithm, "auto" for that of `train`, and driven by "none", "poll", "thread" or the best of
     them, "auto". With `shard_optimizer` each rank gets the sum of its piece, and then the weights
-    of all. `norms` are the channels of batch norms whose statistics are exchanged. With
-    `local_steps` ranks exchange the change of their weights instead, once in so many steps."""
+    of all; with a `compression` all ranks get the sums. `norms` are the channels of batch norms
+    whose statistics are exchanged. With `local_steps` ranks exchange the change of their weights
+    instead, once in so many steps."""
 
     bucket_bytes: int
     algorithm: str = "auto"
     overlap: str = "auto"
     shard_optimizer: bool = False
+    compression: Compression | None = None
     norms: tuple[int, ...] = ()
     local_steps: int = 0
 
-    def on(self, ranks: int) -> str:
-        """Return the algorithm on a number of ranks."""
+    def on(self, ranks: int, local: int = 1) -> str:
+        """Return the algorithm on a number of ranks, `local` of them on a host."""
         if self.algorithm != "auto":
             return self.algorithm
-        return FIXED_ORDER if self.shard_optimizer else trained(ranks)
+        if self.shard_optimizer:
+            return FIXED_ORDER
+        return trained(ranks, 1 if self.compression else local)
 
 
 class TimedBucket(NamedTuple):
@@ -47,11 +53,13 @@ class TimedBucket(NamedTuple):
 
 class Transfer(NamedTuple):
     """A part of a step's exchange: what it asks of links and ranks, by which algorithm, and the
-    seconds of the step after which it can begin; None where ranks wait for all of it."""
+    seconds of the step after which it can begin; None where ranks wait for all of it. `work` are
+    seconds of a rank's own."""
 
     traffic: Traffic
     algorithm: str
     ready: float | None = None
+    work: float = 0.0
 
 
 def buckets(sizes: Sequence[int], ready: Sequence[float], least: int) -> list[TimedBucket]:
@@ -75,9 +83,11 @@ def transfers(
     if settings.local_steps:
         return _meeting(group, sum(sizes), settings)
     cut = buckets(sizes, ready, settings.bucket_bytes)
-    arrays = (
-        _shards(group, cut, settings) if settings.shard_optimizer else _sums(group, cut, settings)
-    )
+    if settings.compression:
+        arrays = _compressed(group, cut, settings, settings.compression)
+    else:
+        exchange = _shards if settings.shard_optimizer else _sums
+        arrays = exchange(group, cut, settings)
     # Figures are summed as gradients are without shards.
     algorithm = settings._replace(shard_optimizer=False).on(group.ranks)
     figures = Transfer(*allreduce(group, METRICS, algorithm))
@@ -102,8 +112,28 @@ def statistics(channels: Sequence[int]) -> list[int]:
 
 
 def _sums(group: Group, cut: Sequence[TimedBucket], settings: ExchangeSettings) -> list[Transfer]:
-    algorithm = settings.on(group.ranks)
+    algorithm = settings.on(group.ranks, group.local)
     return [Transfer(*allreduce(group, size, algorithm), ready) for size, ready in cut]
+
+
+def _compressed(
+    group: Group, cut: Sequence[TimedBucket], settings: ExchangeSettings, how: Compression
+) -> list[Transfer]:
+    """Return the exchange of what is left of each bucket, compressing, which nothing hides, and
+    with shards the allgathers of weights."""
+    plain = settings._replace(shard_optimizer=False)
+    found, first = [], 0
+    for size, ready in cut:
+        last, rest = first, size
+        while rest > 0:
+            rest -= FLOAT_BYTES * prod(how.shapes[last])
+            last += 1
+        traffic = how.traffic(group, first, last, plain.on(group.ranks))
+        found.append(Transfer(traffic, how.scheme, ready))
+        first = last
+    found.append(Transfer(Traffic(), how.scheme, work=how.seconds(group.ranks)))
+    gathers = _shards(group, cut, settings)[len(cut) :] if settings.shard_optimizer else []
+    return [*found, *gathers]
 
 
 def _shards(group: Group, cut: Sequence[TimedBucket], settings: ExchangeSettings) -> list[Transfer]:
