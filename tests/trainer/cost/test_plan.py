@@ -335,7 +335,7 @@ def test_what_a_plan_needs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         model="lenet", batch=4, input="", classes=0, ranks="1,2", network="gigabit-ethernet",
         scaling="weak", algorithm="auto", overlap="auto", seconds=1.0, bucket_mb=1.0,
         ranks_per_host=0, machine="", shard_optimizer=False, sync_batch_norm=False, local_steps=0,
-        save="", check=True, force=False, as_json=False, worker="",
+        compress="none", save="", check=True, force=False, as_json=False, worker="",
     )  # fmt: skip
     with pytest.raises(UserError, match="gigabit-ethernet: no link inside a host, and no mpirun"):
         plan_command.print_plan(chosen, None, "no mpirun here")
