@@ -90,7 +90,7 @@ class Training:
                 context.using(backend=self.parts.backend, ledger=self.record.ledger),
             ):
                 self.tune()
-                self.timeline.open()
+                self.timeline.open(self.last - self.state.step)
                 self.stop.finish_steps()  # before this a signal ends the run at once
                 self.train()
                 best = {} if self.stopped else self.test()
@@ -211,6 +211,7 @@ class Training:
         parts = self.parts
         if self.verification.due():
             return self.verification.gradients(batch, self.branch)
+        parts.overlap.begin()
         rows = self.branch(batch, parts.sync, parts.buffers.use)
         # First every rank ends its buckets: one without samples starts them only here, and ranks
         # must come to their collectives in one order.

@@ -51,7 +51,7 @@ class Stop:
         self._slowest = 0.0  # seconds from there to here
         self.heard = 0  # number of the first signal of this rank
         self.number = 0  # of the one that the ranks agreed on
-        self._says = says
+        self.says = says
         self._finishes = False
         self._before: dict[int, Any] = {}
 
@@ -122,7 +122,7 @@ class Stop:
                 continue
             if first and now - first >= ONCE:
                 os._exit(128 + number)
-            if not first and self._finishes and self._says:
+            if not first and self._finishes and self.says:
                 self._tell(number)
             first = first or now
         os.close(ears)

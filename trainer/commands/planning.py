@@ -145,7 +145,7 @@ def _basis(request: PlanRequest, start: Start | None, why: str) -> Basis:
     if times is not None and not times.fits(model.name, model.input, model.classes):
         times = None
     if times is not None and network.known:
-        return Basis(network, times, notes=[f"nothing was measured here: all is from {name}"])
+        return Basis(network, times, notes=[f"network and steps were not measured here: {name}"])
     if not network.known and start is None:
         raise UserError(f"--network {name}: no link inside a host, and {why}")
     return _measured(request, network, times, start)

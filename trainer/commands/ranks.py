@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from ..errors import UserError
@@ -59,21 +59,23 @@ def together(
     options and leave together. `Shrunk` where some have ended and the others are to go on."""
     from ...autograd import context
     from ..distributed.agreement import agree, program_facts
-    from ..distributed.guard import guard
+    from ..distributed.guard import guard, shrinking
     from ..distributed.watchdog import watching
 
     shrinks = comm.size > 1 and options.get("on_lost_rank") == "shrink"
-    # Options choose the backend of the work itself; what is made before is NumPy's.
-    with (
-        watching(comm, float(options.get("collective_timeout", 60.0)), shrinks),
-        guard(comm, shrinks),
-        memory_errors(less_memory),
-        context.using(backend="numpy"),
-    ):
+    watchdog = watching(comm, float(options.get("collective_timeout", 60.0)), shrinks)
+    with ExitStack() as stack:
+        with shrinking(comm, shrinks):
+            stack.enter_context(watchdog)
+        stack.enter_context(guard(comm, shrinks))
+        stack.enter_context(memory_errors(less_memory))
+        # Options choose the backend of the work itself; what is made before is NumPy's.
+        stack.enter_context(context.using(backend="numpy"))
         if shrinks and not comm.outlives_ranks:
             raise UserError(
-                "--on-lost-rank shrink: expected Open MPI, started by `tallygrad launch` or "
-                f"`mpirun --with-ft ulfm`, got {comm.library} without fault tolerance"
+                "--on-lost-rank shrink: expected Open MPI, started by `mpirun --with-ft ulfm`, or "
+                "by `tallygrad launch` with this option on the command line, got "
+                f"{comm.library} without fault tolerance"
             )
         agree(comm, lambda: program_facts(command, options))
         yield

@@ -43,6 +43,7 @@ def run(options: dict[str, Any]) -> int:
                     status = _train(values, comm, stop, heritage)
             except Shrunk as shrunk:
                 comm = shrunk.comm
+                stop.says = comm.rank == 0
                 if comm.rank == 0:
                     warn(shrunk)
                 continue

@@ -14,13 +14,21 @@ from typing import TypeAlias
 
 from ...autograd import models
 from ..calibration.outcome import RESULT, TRIAL, Outcome, Trial
+from ..distributed.corruption import Corrupted
 from ..errors import UserError
 from .ranks import Start
 from .verify import VerifyOptions
 from .verify_report import Comparison, VerifyReport
 
+TIMED_OUT = 124  # status of a job that has taken longer than it may
 PATIENCE = 600.0  # seconds for a trial; the first one compiles
 Run: TypeAlias = Callable[[Trial], Outcome]
+
+
+class Different(UserError):
+    """Trainings that should be alike are not."""
+
+    status = 1
 
 
 def verify(
@@ -80,6 +88,10 @@ def run_trial(trial: Trial, start: Start | None) -> Outcome:
         else:
             line = [sys.executable, "-P", "-m", "tallygrad.trainer", *command]
             status = subprocess.run(line, stdin=subprocess.DEVNULL, check=False).returncode
+        if status == Corrupted.status:  # the ranks themselves have said which tensor differs
+            raise Different(f"verify: {trial.title}: the ranks hold different weights")
         if status or not (folder / RESULT).exists():
-            raise UserError(f"verify: the training on {trial.title} ended with status {status}")
+            how = f"took more than {PATIENCE:g} s; take fewer --steps"
+            how = how if status == TIMED_OUT else f"ended with status {status}"
+            raise UserError(f"verify: the training on {trial.title} {how}")
         return Outcome.from_json((folder / RESULT).read_text("utf-8"))

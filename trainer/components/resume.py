@@ -28,23 +28,26 @@ from .state import State, recorded
 
 @dataclass
 class Heritage:
-    """What a run goes on with that has lost ranks: the options that it has settled, and the record
-    of its lock, whose holder may be among the lost."""
+    """What a run goes on with that has lost ranks: the options that it has settled, the record of
+    its lock, whose holder may be among the lost, and the checkpoint that it has begun from, for as
+    long as it has none of its own."""
 
     options: dict[str, Any] = field(default_factory=dict)
     lock: str = ""
+    source: str = ""
 
-    def settle(self, config: TrainConfig, folder: Path, lock: str) -> None:
+    def settle(self, config: TrainConfig, folder: Path, lock: str, source: str) -> None:
         """Keep what the run has begun with."""
         # On record, so that a run that goes on has as many on whatever number of ranks.
         self.options = {"out": str(folder), "resume": AUTO, "micro_batches": config.micro_batches}
-        self.lock = lock
+        if config.hierarchical == "on":  # what is left of the nodes may not allow it
+            self.options["hierarchical"] = "auto"
+        self.lock, self.source = lock, source
 
     def share(self, comm: Comm) -> None:
         """Take that of rank 0: a rank may have been lost while the others heard of it."""
-        self.options, self.lock = json.loads(
-            comm.bcast_bytes(json.dumps([self.options, self.lock]).encode())
-        )
+        text = json.dumps([self.options, self.lock, self.source]).encode()
+        self.options, self.lock, self.source = json.loads(comm.bcast_bytes(text))
 
 
 @contextmanager
@@ -65,7 +68,7 @@ def occupy(
         is_auto = chosen.get("resume") == AUTO and bool(chosen.get("out"))
         found = newer_in_memory(comm, out) if is_auto else None
         if comm.rank == 0:
-            config, source = _decide(chosen, found)
+            config, source = _decide(chosen, found, heritage.source)
             # On record, so that a run that goes on keeps it, on whatever number of ranks.
             config = replace(config, micro_batches=config.micro_batches_on(comm.size))
             lock = lock or stack.enter_context(Lock(_new_folder(config), created=True))
@@ -73,7 +76,7 @@ def occupy(
             text = json.dumps([config.to_json(), *where]).encode()
         values, name, path, record = json.loads(comm.bcast_bytes(text))
         config, folder = TrainConfig(**values), RunFolder(Path(path), comm.rank == 0, lock)
-        heritage.settle(config, folder.path, record)
+        heritage.settle(config, folder.path, record, name)
         yield config, Path(name) if name else None, folder
 
 
@@ -88,14 +91,16 @@ def _new_folder(config: TrainConfig) -> Path:
     raise AssertionError("count ended")
 
 
-def _decide(chosen: Mapping[str, Any], in_memory: Path | None) -> tuple[TrainConfig, Path | None]:
+def _decide(
+    chosen: Mapping[str, Any], in_memory: Path | None, begun_from: str = ""
+) -> tuple[TrainConfig, Path | None]:
     if chosen.get("data_dir"):
         chosen = {**chosen, "data_dir": str(Path(chosen["data_dir"]).absolute())}
     config = TrainConfig(**chosen)
     if not config.resume:
         return config, None
     if config.resume == AUTO:
-        source = in_memory or _newest(config.out)
+        source = in_memory or _newest(config.out) or (Path(begun_from) if begun_from else None)
     else:
         source = newest_checkpoint(Path(config.resume))
     if source is None:  # a new run, or one killed before its first checkpoint

@@ -44,14 +44,26 @@ def guard(comm: Comm, shrinks: bool = False) -> Iterator[None]:
     """
     with _threads_too(comm):
         try:
-            yield
-            comm.depart(math.inf)
+            with shrinking(comm, shrinks):
+                yield
+                comm.depart(math.inf)
+        except Shrunk:
+            raise
         except BaseException as error:
-            if shrinks and (left := comm.survivors(error)):
-                comm.journal.ended.set()
-                raise Shrunk(*left) from error
             _fail(comm, error)
             raise
+
+
+@contextmanager
+def shrinking(comm: Comm, shrinks: bool) -> Iterator[None]:
+    """Raise `Shrunk` for an error in a block that tells of lost ranks, if MPI can go on."""
+    try:
+        yield
+    except BaseException as error:
+        if shrinks and (left := comm.survivors(error)):
+            comm.journal.ended.set()
+            raise Shrunk(*left) from error
+        raise
 
 
 @contextmanager

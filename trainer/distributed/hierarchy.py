@@ -44,7 +44,7 @@ def obstacle(leaders: Sequence[int], owners: Sequence[int]) -> str:
         return "nodes differ in their number of ranks, or their ranks are not consecutive"
     tree = {*branches(0, size)}
     if not all((node, local) in tree for node in nodes):
-        return f"{local} ranks of a node are no branch of the tree over {size} ranks"
+        return f"the nodes are {len(nodes)}, not a power of two: each must be a branch of the tree"
     return ""
 
 

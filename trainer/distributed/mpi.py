@@ -32,11 +32,16 @@ class MpiRequest:
 
     def __init__(self, request: MPI.Request, call: Call) -> None:
         self._request, self._call = request, call
+        self.waiting = False  # a thread is in `wait`
 
     def wait(self) -> None:
         """Block until the arrays hold the result."""
-        with self._call:
-            self._request.Wait()
+        self.waiting = True
+        try:
+            with self._call:
+                self._request.Wait()
+        finally:
+            self.waiting = False
 
     def test(self) -> bool:
         """Drive the exchange a little; true once the arrays hold the result."""
@@ -271,13 +276,14 @@ class MpiComm:
             return None
         self._revoke()
         group = self._group
-        while True:
-            try:
-                group = MPI.Intracomm(group.Shrink())
-                lost = self._lacking(group)
-                return (MpiComm(group), lost) if lost else None
-            except MPI.Exception:  # another has ended meanwhile
-                group.Revoke()
+        with self.journal.collective("shrinking", "shrink"):
+            while True:
+                try:
+                    group = MPI.Intracomm(group.Shrink())
+                    lost = self._lacking(group)
+                    return (MpiComm(group), lost) if lost else None
+                except MPI.Exception:  # another has ended meanwhile
+                    group.Revoke()
 
     def _lacking(self, other: MPI.Intracomm) -> list[int]:
         """Return the ranks of this communicator that are not in another one."""
@@ -296,7 +302,8 @@ class MpiComm:
         end = time.monotonic() + DRAINING
         for request in list(self._requests):
             with suppress(MPI.Exception):
-                while not request.test() and time.monotonic() < end:
+                # No two threads may complete a request.
+                while (request.waiting or not request.test()) and time.monotonic() < end:
                     time.sleep(0.001)
 
     def abort(self, status: int) -> NoReturn:

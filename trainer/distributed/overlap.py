@@ -15,6 +15,7 @@ from .exchange import OVERLAPS, Reducer
 WARMING = 5  # steps that are not counted: kernels are compiled, steps recorded
 TRIALS = 7  # steps with each way
 WHOLE = OVERLAPS[0]  # the way that hides nothing
+LONGEST = WARMING + TRIALS * len(OVERLAPS)  # steps until a way is chosen
 
 
 class ExchangeTimes(NamedTuple):
@@ -58,8 +59,12 @@ class OverlapChoice:
         self.ended = False
         reducer.overlap = next(self._turns)
 
+    def begin(self) -> None:
+        """Begin a step: what has come before, such as a checkpoint, does not count."""
+        self._since = time.perf_counter(), self._reducer.exposed
+
     def step(self) -> None:
-        """Count a step; after the last trial, choose."""
+        """Count a step, from `begin` on; after the last trial, choose."""
         now, exposed = time.perf_counter(), self._reducer.exposed
         seconds, waited = now - self._since[0], exposed - self._since[1]
         self._since = now, exposed

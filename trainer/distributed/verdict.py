@@ -67,10 +67,15 @@ def judge(seen: Mapping[int, Seen], limit: float) -> str:
     stuck = [s for s in waiting if s.waited >= limit + s.nbytes / SLOWEST]
     if not stuck:
         return ""
-    at = min(stuck, key=lambda s: s.waits)
+    # Numbers tell which collective comes first only within a stream.
+    longest = max(stuck, key=lambda s: s.waited)
+    at = min((s for s in stuck if s.stream == longest.stream), key=lambda s: s.waits)
     wait = f"{_others(stuck)} for {at.waited:.0f} s in {at.call}"
     # One that has begun an exchange may have gone on computing, without driving it.
-    late = [s for s in seen.values() if not s.status.waits_for(at)]
+    # One in a collective of another stream may itself wait for one that is in none.
+    late = sorted(
+        (s for s in seen.values() if not s.status.waits_for(at)), key=lambda s: s.status.waits > 0
+    )
     for who in (*late, *seen.values()):
         if who.silent >= limit:
             said = f"has given no sign of life for {who.silent:.0f} s"

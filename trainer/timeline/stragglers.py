@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -45,12 +46,13 @@ class RankTimes:
 def rank_times(timeline: RankTimeline) -> RankTimes | None:
     """Return the times of a rank over its recorded steps, without the first and those with single
     operations, if there are others; None without steps."""
-    steps = [span for span in timeline.spans if span.kind == "step"]
+    by_begin = sorted(timeline.spans, key=lambda span: span.begin)
+    steps = [span for span in by_begin if span.kind == "step"]
     usual = [span for span in steps if not span.args.get("operations")]
     steps = usual[WARMING:] or usual or steps
     if not steps:
         return None
-    main = [span for span in timeline.spans if span.thread == 0 and not span.flight]
+    main = [span for span in by_begin if span.thread == 0 and not span.flight]
     exchanges = [span for span in main if span.kind == "exchange"]
     waits = [span for span in main if span.kind == "collective"]
     outside = [span for span in waits if not _within(span, exchanges)]
@@ -69,8 +71,10 @@ def _length(span: Span) -> float:
     return span.end - span.begin
 
 
-def _within(span: Span, others: Iterable[Span]) -> bool:
-    return any(other.begin <= span.begin and span.end <= other.end for other in others)
+def _within(span: Span, others: Sequence[Span]) -> bool:
+    """Tell whether a span lies in one of others, which follow each other in time."""
+    at = bisect_right(others, span.begin, key=lambda other: other.begin) - 1
+    return at >= 0 and span.end <= others[at].end
 
 
 def table(timelines: Sequence[RankTimeline]) -> list[str]:

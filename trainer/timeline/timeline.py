@@ -40,10 +40,12 @@ class Timeline:
         self._file = OutputFile("--timeline", Path(name), "a timeline", MARK)
         self._writes = folder.writes
 
-    def open(self) -> None:
-        """Begin to record. All ranks must call it. UserError where the file cannot be written."""
+    def open(self, steps: int) -> None:
+        """Begin to record a run of so many steps. All ranks must call it. UserError where the file
+        cannot be written."""
         if self.recorder is None:
             return
+        self.left = min(self.left, steps)
         fault = b""
         if self._writes:
             try:

@@ -17,6 +17,8 @@ from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import verifying
 from tallygrad.trainer.commands.verify import VerifyOptions
 from tallygrad.trainer.commands.verify_report import VerifyReport
+from tallygrad.trainer.commands.verifying import run_trial
+from tallygrad.trainer.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("wide")
 Alone = Callable[[], AbstractContextManager[None]]
@@ -147,3 +149,21 @@ def test_options_out_of_range_are_refused(
 ) -> None:
     assert main(["verify", *flags]) == 2
     assert said in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("status", "ends", "said"),
+    [
+        (5, 1, "2 ranks with 1 thread: the ranks hold different weights"),
+        (124, 2, "took more than 600 s; take fewer --steps"),
+        (3, 2, "ended with status 3"),
+    ],
+)
+def test_how_ranks_fail_is_told(status: int, ends: int, said: str) -> None:
+    trial = Trial(
+        model="mlp", dataset="digits", data_dir="", batch_size=8, micro_batches=2, steps=1,
+        backend="numpy", ranks=2, threads=1,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=said) as error:
+        run_trial(trial, lambda ranks, command, seconds: status)
+    assert error.value.status == ends

@@ -368,7 +368,8 @@ def test_a_plan_from_a_file_needs_no_mpi(saved: str) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (
-        found["check"] == [] and f"nothing was measured here: all is from {saved}" in found["notes"]
+        found["check"] == []
+        and f"network and steps were not measured here: {saved}" in found["notes"]
     )
     one, four = found["plans"]["strong"]
     assert set(one) == set(four) == KEYS and (one["ranks"], four["ranks"]) == (1, 4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,24 @@ def test_the_fastest_way_is_chosen_after_trials_of_all() -> None:
         assert [tried[WARMING:].count(way) for way in OVERLAPS] == [TRIALS] * len(OVERLAPS)
         choice.step()
         assert reducer.overlap == name
+
+
+def test_what_lies_between_two_steps_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a checkpoint after each step that tries one of the ways."""
+    clock, taken = itertools.count(step=1.0), []
+
+    class Slowest(Clocked):
+        def allreduce(self, array: np.ndarray, op: str = "sum") -> None:
+            taken.extend(array)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    choice = OverlapChoice(reducer := Reducer(Slowest([])))
+    while not choice.ended:
+        for _ in range(5 if reducer.overlap == "poll" else 0):
+            next(clock)
+        choice.begin()
+        choice.step()
+    assert taken == [1.0] * len(OVERLAPS)
 
 
 def test_a_given_way_is_taken_once_the_whole_exchange_is_measured() -> None:

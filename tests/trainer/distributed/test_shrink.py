@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from tallygrad.launch import mpirun as launcher
+from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import ranks
 from tallygrad.trainer.components.checkpoint import load
+from tallygrad.trainer.components.resume import Heritage, occupy
 from tallygrad.trainer.distributed.comm import Comm, SerialComm
 from tallygrad.trainer.distributed.guard import Shrunk, guard
 from tallygrad.trainer.distributed.watchdog import DYING
@@ -58,6 +60,20 @@ def test_an_mpi_that_cannot_go_on_is_refused(capsys: pytest.CaptureFixture[str])
         raise AssertionError("expected no training")
     assert end.value.code == UserError.status
     assert "--on-lost-rank shrink: expected Open MPI" in capsys.readouterr().err
+
+
+def test_what_is_left_goes_on_from_where_the_run_began(tmp_path: Path) -> None:
+    """Before its first checkpoint, a run that resumes another one has nothing of its own."""
+    words = ["--model", "mlp", "--dataset", "digits", "--max-steps", "2", "--batch-size", "8"]
+    assert main(["train", *words, "--out", str(tmp_path / "first")]) == 0
+    (source,) = (tmp_path / "first" / "checkpoints").glob("step-*.h5")
+    chosen = {"resume": str(source), "out": str(tmp_path / "next"), "hierarchical": "on"}
+    heritage = Heritage()
+    with occupy(chosen, SerialComm(), heritage) as (_, begun_from, _folder):
+        assert begun_from == source
+    with occupy(chosen, SerialComm(), heritage) as (config, begun_from, _folder):
+        assert begun_from == source
+        assert (config.resume, config.hierarchical, config.micro_batches) == ("auto", "auto", 2)
 
 
 LOSING = """

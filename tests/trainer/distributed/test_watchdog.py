@@ -82,6 +82,14 @@ def test_ranks_that_wait_in_two_streams_are_found_out() -> None:
     assert verdict(Seen(one), Seen(waiting(1, 5))) == ""
 
 
+def test_a_rank_in_no_collective_is_blamed_before_those_in_another_stream() -> None:
+    """Rank 2 waits for rank 3, which stands still, within their node."""
+    far = [waiting(rank, 61, number=5) for rank in (0, 1)]
+    near, stuck = waiting(2, 62, number=101, stream="node"), status(3, still=70)
+    seen = [Seen(rank) for rank in (*far, near, stuck)]
+    assert verdict(*seen).startswith("rank 3 on n3 (process 103) has stood still for 70 s")
+
+
 def test_the_journal_names_the_line_outside_the_package() -> None:
     journal = Journal()
     journal.step = 7
