@@ -52,21 +52,23 @@ def batch_norm(
             raise ValueError("batch_norm: expected running statistics if training=False, got None")
         y = ops.batch_norm_eval(input, w, b, running_mean, running_var, eps=float(eps))
         return y
-    count = prod(input.shape) // input.shape[1]
     if total is not None:
-        y, mean, var, count = _spread(input, w, b, float(eps), count, total)
+        y, mean, var, count = _spread(input, w, b, float(eps), total)
     else:
         y, mean, var = ops.batch_norm(input, w, b, eps=float(eps))
+        count = prod(input.shape) // input.shape[1]
     _update_running(running_mean, running_var, mean, var, momentum, count)
     return y
 
 
 def _spread(
-    x: Tensor, w: Value, b: Value, eps: float, count: int, total: Callable[[Tensor], Tensor]
+    x: Tensor, w: Value, b: Value, eps: float, total: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Return y, mean, variance and number of values per channel of a batch of which x, with `count`
-    values per channel, is a part. Deviations are those from the mean of the whole batch, so the
-    variance is as accurate as that of one input."""
+    """Return y, mean, variance and number of values per channel of a batch of which x is a part.
+    Deviations are those from the mean of the whole batch, so the variance is as accurate as that of
+    one input."""
+    ops.per_channel(x.spec, "batch_norm")
+    count = prod(x.shape) // x.shape[1]
     channels, axes = x.shape[1], (0, *range(2, x.ndim))
     each = (1, channels, *(1 for _ in x.shape[2:]))
     own = Tensor(full(shape=(1,), dtype=x.dtype, value=float(count)))

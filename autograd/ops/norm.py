@@ -124,7 +124,7 @@ def _normalised(
     return blocks.shaped(y)
 
 
-def _channels(x: Spec, name: str, **arguments: Spec) -> Spec:
+def per_channel(x: Spec, name: str, **arguments: Spec) -> Spec:
     """Return the Spec of one number per channel, having checked x and its per-channel arguments.
 
     TypeError for an x that is not floating-point, ValueError for shapes that do not fit."""
@@ -142,7 +142,7 @@ def _channels(x: Spec, name: str, **arguments: Spec) -> Spec:
 
 def _batch(x: Spec, w: Spec, b: Spec, *, eps: float) -> tuple[Spec, ...]:
     """Shape rule of batch_norm. ValueError for a single value per channel, whose variance is 0."""
-    each = _channels(x, "batch_norm", weight=w, bias=b)
+    each = per_channel(x, "batch_norm", weight=w, bias=b)
     if x.size < 2 * x.shape[1] or not x.shape[1]:
         raise ValueError(
             f"batch_norm: expected more than one value per channel, got an input of {x.shape}"
@@ -206,7 +206,7 @@ def _statistics_dx(dmean: Value | None, dvar: Value | None, x: Value, mean: Valu
 
 def _sums(dy: Spec, x: Spec, mean: Spec, var: Spec, *, eps: float) -> tuple[Spec, Spec]:
     """Shape rule of batch_norm_sums: two numbers per channel."""
-    each = _channels(x, "batch_norm", mean=mean, var=var)
+    each = per_channel(x, "batch_norm", mean=mean, var=var)
     return each, each
 
 
@@ -319,7 +319,7 @@ def _(
 
 def _fixed(x: Spec, w: Spec, b: Spec, mean: Spec, var: Spec, *, eps: float) -> Spec:
     """Shape rule of batch_norm_eval."""
-    _channels(x, "batch_norm", weight=w, bias=b, running_mean=mean, running_var=var)
+    per_channel(x, "batch_norm", weight=w, bias=b, running_mean=mean, running_var=var)
     return x
 
 
