@@ -93,9 +93,9 @@ def test_ranks_that_hold_other_weights_are_named(
 STOP = ("--on-corruption", "stop")
 DRIFT = """
 compare = verification.Verification.compare
-def comparing(self):
+def comparing(self, before):
     if self.comm.rank == rank:
         flip(self.parts.flat.data.value)
-    compare(self)
+    compare(self, before)
 verification.Verification.compare = comparing
 """
