@@ -25,7 +25,7 @@ from tallygrad.trainer.errors import UserError
     ([0, 0, 2, 2], 4, ""),
     ([0, 0, 0, 0], 4, ""),
     ([0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9], 12, ""),
-    ([0, 0, 2, 2, 4, 4], 6, "no branch"),  # halves are three ranks each
+    ([0, 0, 2, 2, 4, 4], 6, "not a power of two"),  # halves are three ranks each
     ([0, 0, 0, 3, 3], 5, "differ in their number"),
     ([0, 1, 0, 1], 4, "not consecutive"),
     ([0, 1, 2], 3, "a single rank"),
