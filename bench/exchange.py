@@ -4,7 +4,6 @@ bare Allreduce of each bucket, in turn, on ranks with a core each."""
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
@@ -13,13 +12,13 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from tallygrad.trainer.distributed.comm import Comm, connect
+from tallygrad.trainer.distributed.comm import Comm
 from tallygrad.trainer.distributed.exchange import OVERLAPS, Reducer
 from tallygrad.trainer.distributed.guard import guard
 from tallygrad.trainer.distributed.hierarchy import Hierarchy, obstacle
 
-from .options import BenchParser, UsageError, counted, positive
-from .ranks import in_turn, pin
+from .options import BenchParser, counted, positive
+from .ranks import in_turn, several
 
 WARMING = 2  # rounds that are not counted: pages are touched, connections made
 BARE = "bare Allreduce"
@@ -29,11 +28,7 @@ Buckets = Sequence[NDArray[np.float32]]
 def run(arguments: Sequence[str], out: TextIO) -> None:
     """Measure, and print a table on rank 0. UsageError on one rank."""
     options = parse(arguments)
-    comm = connect()
-    if comm.size < 2:
-        raise UsageError("exchange: expected at least 2 ranks, got 1: mpirun -n 2 python -m bench")
-    pin(comm)
-    load = os.getloadavg()[0]
+    comm, load = several("exchange")
     with guard(comm):
         works = contenders(comm, options.mb, options.bucket_mb)
         times = in_turn(comm, works, options.rounds, WARMING)

@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from itertools import chain, count, islice
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,7 @@ def work(comm: Comm, plan: dict[str, Any]) -> None:
     out = open(plan["out"], "w") if comm.rank == 0 else None  # noqa: SIM115
     quiet = np.errstate(all="ignore")
     with quiet, context.using(backend=training.parts.backend, ledger=training.record.ledger):
-        for step, batch in enumerate(islice(_batches(training), plan["steps"]), 1):
+        for step, batch in enumerate(islice(training.parts.data.train.endless(), plan["steps"]), 1):
             injector.begin(step)
             figures = training.step(batch)
             injector.end()
@@ -213,10 +213,6 @@ def work(comm: Comm, plan: dict[str, Any]) -> None:
                 lines.clear()
     if out is not None:
         out.close()
-
-
-def _batches(training: Training) -> Iterator[Any]:
-    return chain.from_iterable(map(training.parts.data.train.epoch, count()))
 
 
 def _facts(training: Training, figures: list[float], done: str) -> bytes:

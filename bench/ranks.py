@@ -8,9 +8,21 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tallygrad.trainer.distributed.comm import Comm
+from tallygrad.trainer.distributed.comm import Comm, connect
+
+from .options import UsageError
 
 NAP = 0.0005  # seconds between two looks whether the others have come
+
+
+def several(name: str) -> tuple[Comm, float]:
+    """Return the ranks of a benchmark, each on a core of its own, and the load of the host before.
+    UsageError on one rank."""
+    comm = connect()
+    if comm.size < 2:
+        raise UsageError(f"{name}: expected at least 2 ranks, got 1: mpirun -n 2 python -m bench")
+    pin(comm)
+    return comm, os.getloadavg()[0]
 
 
 def pin(comm: Comm) -> None:

@@ -7,10 +7,9 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import TextIO
@@ -18,17 +17,17 @@ from typing import TextIO
 import numpy as np
 
 from tallygrad.autograd import context
-from tallygrad.datasets import Batch, Dataset
+from tallygrad.datasets import Dataset
 from tallygrad.trainer.build import loaders
 from tallygrad.trainer.components.logs import RunFolder
 from tallygrad.trainer.config import TrainConfig
-from tallygrad.trainer.distributed.comm import Comm, SerialComm, connect
+from tallygrad.trainer.distributed.comm import Comm, SerialComm
 from tallygrad.trainer.distributed.guard import guard
 from tallygrad.trainer.loop import Training
 
 from .cases import CASES, CLASSES, Case
-from .options import BenchParser, UsageError, chosen_cases, counted, positive
-from .ranks import in_turn, pin, timed
+from .options import BenchParser, chosen_cases, counted, positive
+from .ranks import in_turn, several, timed
 
 DEFAULT = ("resnet20-128", "lenet-64")
 WARMING = 30  # steps before anything is measured: kernels are compiled, overlap is chosen
@@ -39,11 +38,7 @@ Step = Callable[[], object]
 def run(arguments: Sequence[str], out: TextIO) -> None:
     """Measure, and print a table for each case on rank 0. UsageError on one rank."""
     options = parse(arguments)
-    comm = connect()
-    if comm.size < 2:
-        raise UsageError("scaling: expected at least 2 ranks, got 1: mpirun -n 2 python -m bench")
-    pin(comm)
-    load = os.getloadavg()[0]
+    comm, load = several("scaling")
     if comm.rank == 0:
         print(f"{comm.size} ranks; {comm.library}; load {load:.1f} before", file=out)
     with guard(comm):
@@ -122,7 +117,7 @@ def ours(comm: Comm, case: Case, overlap: str = "auto", hierarchical: str = "aut
     nowhere = RunFolder(Path(os.devnull), writes=False)
     training = Training(config, comm, nowhere, data=loaders(config, comm, data, data))
     training.record.open()
-    batches = _batches(training)
+    batches = training.parts.data.train.endless()
 
     def step() -> None:
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
@@ -131,11 +126,6 @@ def ours(comm: Comm, case: Case, overlap: str = "auto", hierarchical: str = "aut
             training.step(next(batches))
 
     return step
-
-
-def _batches(training: Training) -> Iterator[Batch]:
-    for epoch in count():
-        yield from training.parts.data.train.epoch(epoch)
 
 
 def _images(case: Case, ranks: int) -> Dataset:

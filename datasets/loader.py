@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import replace
 from functools import partial
-from itertools import count, pairwise
+from itertools import chain, count, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,6 +133,10 @@ class Loader:
         make = partial(self._batch, epoch, self.sampler.order(epoch))
         steps = range(start, self.steps_per_epoch)
         return self._ahead(make, steps) if self.prefetch else map(make, steps)
+
+    def endless(self) -> Iterator[Batch]:
+        """Yield the batches of one epoch after the other, from epoch 0 on."""
+        return chain.from_iterable(map(self.epoch, count()))
 
     def _ahead(self, make: partial[Batch], steps: range) -> Iterator[Batch]:
         """Yield `make(step)`, computed in a thread; its exceptions are raised here."""

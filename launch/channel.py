@@ -113,10 +113,10 @@ class Hub:
 
     def close(self) -> None:
         """Stop listening and end all connections."""
+        # Those too that have not shown the token, or whose number another rank has taken over.
+        for key in [*self._selector.get_map().values()]:
+            (key.data or self._listening).close()
         self._selector.close()
-        self._listening.close()
-        for peer in self.peers.values():
-            peer.close()
 
     def _accept(self) -> None:
         with suppress(OSError):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tallygrad.launch import attempt, monitor, mpirun
+from tallygrad.launch import attempt, monitor
 from tallygrad.launch import job as jobs
 
 CALL = "import sys; from tallygrad.launch import cli, job; {}; sys.exit(cli.run(sys.argv[1:]))"
@@ -50,18 +50,13 @@ Launch = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def launch(tmp_path: Path, alone: Callable[[], AbstractContextManager[None]]) -> Iterator[Launch]:
+def launch(
+    tmp_path: Path,
+    fake_trainer: Callable[[str], str],
+    alone: Callable[[], AbstractContextManager[None]],
+) -> Iterator[Launch]:
     """Return launch(ranks, *words): `tallygrad launch -n RANKS -- train WORDS`, a fake trainer."""
-    try:
-        mpirun.find_mpirun()
-    except mpirun.LaunchError as error:
-        pytest.skip(str(error))
-    package = tmp_path / "fake" / "tallygrad" / "trainer"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(TRAINER)
-    path = os.pathsep.join(filter(None, [str(tmp_path / "fake"), os.environ.get("PYTHONPATH")]))
-    env = {**os.environ, "PYTHONPATH": path, "FAKE_FOLDER": str(tmp_path)}
+    env = {**os.environ, "PYTHONPATH": fake_trainer(TRAINER), "FAKE_FOLDER": str(tmp_path)}
 
     def start(
         ranks: int, *words: str, options: tuple[str, ...] = (), setup: str = "0"

@@ -74,6 +74,21 @@ def test_a_farewell_is_no_loss(listening: tuple[Monitor, Join]) -> None:
     assert listener.close() == ""
 
 
+def test_a_number_that_another_rank_takes_over_counts_again(
+    listening: tuple[Monitor, Join],
+) -> None:
+    """In a job that has shrunk: rank 2 says farewell and is rank 1 from then on."""
+    listener, join = listening
+    join(1).send({"farewell": True})
+    until(lambda: 1 in listener._left)
+    other = join(1, tells=False)
+    other.send({"title": "rank 1 on n2", "doing": "in step 9"})
+    until(lambda: listener._statuses[1]["doing"] == "in step 9")
+    other.close()
+    until(lambda: listener._first is not None)
+    assert listener.close() == "rank 1 on n2 ended unexpectedly, in step 9"
+
+
 def test_a_verdict_ends_the_job_and_names_the_reason(listening: tuple[Monitor, Join]) -> None:
     listener, join = listening
     peer, other = join(0), join(1)

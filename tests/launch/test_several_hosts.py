@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from tallygrad.launch import mpirun
 from tallygrad.launch.address import own_address
 
 # Stands in for the trainer: ranks meet, and tell their hosts and cores.
@@ -30,19 +29,13 @@ CALL = "import sys; from tallygrad.launch import cli; sys.exit(cli.run(sys.argv[
 
 
 @pytest.fixture
-def launch(tmp_path: Path, alone: Callable[[], AbstractContextManager[None]]) -> Any:
+def launch(
+    fake_trainer: Callable[[str], str], alone: Callable[[], AbstractContextManager[None]]
+) -> Any:
     """Return launch(options, env): the lines that rank 0 of the fake trainer prints."""
-    try:
-        mpirun.find_mpirun()
-    except mpirun.LaunchError as error:
-        pytest.skip(str(error))
-    package = tmp_path / "fake" / "tallygrad" / "trainer"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(TRAINER)
+    path = fake_trainer(TRAINER)
 
     def run(*options: str, env: dict[str, str]) -> list[str]:
-        path = os.pathsep.join(filter(None, [str(tmp_path / "fake"), os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-c", CALL, *options, "--", "train"]
         with alone():
             done = subprocess.run(

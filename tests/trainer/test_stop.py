@@ -19,6 +19,7 @@ import pytest
 from tallygrad.launch import mpirun as launcher
 from tallygrad.trainer import stop
 from tallygrad.trainer.components.checkpoint import load
+from tallygrad.trainer.distributed.comm import SerialComm
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 MODULE = [sys.executable, "-m", "tallygrad.trainer"]
@@ -222,3 +223,19 @@ def test_launched_ranks_stop_go_on_and_are_complete_once(
             done = subprocess.run([*launch, *last], capture_output=True, text=True, timeout=100)
             assert done.returncode == 0 and expected in done.stderr, done.stderr
             assert json.loads((out / "result.json").read_text())["steps"] == step + 1
+
+
+def test_what_comes_before_the_first_step_is_not_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step takes a second, the compilation before it a hundred."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    asked = stop.Stop(deadline=101.0 + 2.5 + stop.MARGIN)
+    now[0] = 100.0
+    asked.finish_steps()
+    now[0] = 101.0
+    assert not asked.agreed(SerialComm())
+    now[0] = 102.0
+    assert asked.agreed(SerialComm())

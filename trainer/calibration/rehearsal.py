@@ -4,8 +4,7 @@ train` does them. Evaluation, checkpoints and the log's lines are no part of a s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...autograd import context, models
 from ...autograd.tensor import Tensor
-from ...datasets import Batch, Dataset
+from ...datasets import Dataset
 from ..build import loaders
 from ..components.logs import RunFolder
 from ..config import TrainConfig
@@ -74,7 +73,7 @@ class Rehearsal:
         self.sizes = [p.size * p.dtype.itemsize for p in self.parameters]
         self.ready = [0.0] * len(self.parameters)
         self.ends: list[float] = []
-        self.batches = self._batches()
+        self.batches = self.training.parts.data.train.endless()
 
     def stamp(self) -> None:
         """From now on take down when each gradient is final."""
@@ -86,10 +85,6 @@ class Rehearsal:
             self.ready[index] = perf_counter()
 
         return final
-
-    def _batches(self) -> Iterator[Batch]:
-        for epoch in count():
-            yield from self.training.parts.data.train.epoch(epoch)
 
     def step(self) -> None:
         """Do a step, up to where ranks agree to go on, and take down its end."""

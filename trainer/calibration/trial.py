@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import chain, count, islice
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from ...autograd import context, models
-from ...datasets import Batch
 from ..components import state
 from ..components.logs import RunFolder
 from ..config import TrainConfig
@@ -46,7 +44,7 @@ def run(comm: Comm, trial: Trial) -> Outcome:
     figures, ends = [], [perf_counter()]
     quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
     with quiet, context.using(backend=parts.backend, ledger=training.record.ledger):
-        for batch in islice(_batches(training), trial.steps):
+        for batch in islice(parts.data.train.endless(), trial.steps):
             figures.append(_digest(np.array(training.step(batch))))
             ends.append(perf_counter())
         parts.buffers.use_means()
@@ -77,11 +75,6 @@ def _config(trial: Trial) -> TrainConfig:
         log_every=1 << 30,
         compare_every=trial.steps if trial.order == "tree" else 0,
     )
-
-
-def _batches(training: Training) -> Iterator[Batch]:
-    """Yield the batches of one epoch after the other."""
-    return chain.from_iterable(map(training.parts.data.train.epoch, count()))
 
 
 def _digest(array: np.ndarray[Any, Any]) -> str:

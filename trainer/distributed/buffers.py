@@ -13,7 +13,7 @@ from ...autograd.ledger import Ledger
 from ...autograd.nn.module import Module
 from ...autograd.ops.reduce import scale
 from ...autograd.ops.update import accumulate, store
-from .exchange import Reducer
+from .exchange import Reducer, gather_rows
 from .reproducible import fold
 from .sync import allreduce
 
@@ -79,9 +79,9 @@ class MicroBatchBuffers:
         state = {}
         for i, name in enumerate(self.names if self.parts > 1 else ()):
             mine = np.stack([copies[i].value for copies in self.copies])[: len(self.mine)]
-            joined = b"".join(self.reducer.comm.gather_bytes(mine.tobytes()))
-            if joined:
-                state[name] = np.frombuffer(joined, mine.dtype).reshape(-1, *mine.shape[1:])
+            rows = gather_rows(self.reducer.comm, mine)
+            if rows is not None:
+                state[name] = rows
         return state
 
     def load_state_dict(self, state: Mapping[str, NDArray]) -> None:

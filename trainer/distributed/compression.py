@@ -16,7 +16,7 @@ from ...autograd.array import Array, NDArray
 from ...autograd.functional.create import zeros
 from ...autograd.nn.flat import FlatParameters
 from ...autograd.ops.update import accumulate
-from .exchange import Reducer
+from .exchange import Reducer, gather_rows
 from .schemes import CODECS, Half, LowRank, Matrix, Scheme, TopK
 
 RESIDUAL, OF_SUMS, FACTORS = "residual", "residual_of_sums", "factors"
@@ -56,12 +56,13 @@ class Compressor:
     def state_dict(self) -> dict[str, NDArray]:
         """Return residuals (ranks, n), those of sums (n,) and factors on rank 0, elsewhere nothing.
         All ranks must call it."""
-        comm, dtype = self._reducer.comm, self._flat.dtype
-        rows = [np.frombuffer(b, dtype) for b in comm.gather_bytes(self.residual.value.tobytes())]
-        lost = [self._gather(s.lost) for s in self.schemes.values() if isinstance(s, Half)]
-        if not rows:
+        comm = self._reducer.comm
+        rows = gather_rows(comm, self.residual.value[None])
+        halves = [s for s in self.schemes.values() if isinstance(s, Half)]
+        lost = [a for a in (gather_rows(comm, s.lost) for s in halves) if a is not None]
+        if rows is None:
             return {}
-        state = {RESIDUAL: np.stack(rows)}
+        state = {RESIDUAL: rows}
         if lost:
             ends = [end - start for start, end in self._slices.items()]
             state[OF_SUMS] = np.concatenate([a[:n] for a, n in zip(lost, ends, strict=True)])
@@ -102,7 +103,3 @@ class Compressor:
     def _matrices(self) -> list[Matrix]:
         schemes = [s for s in self.schemes.values() if isinstance(s, LowRank)]
         return [m for scheme in schemes for m in scheme.matrices]
-
-    def _gather(self, part: NDArray) -> NDArray:
-        joined = b"".join(self._reducer.comm.gather_bytes(part.tobytes()))
-        return np.frombuffer(joined, part.dtype)

@@ -67,6 +67,13 @@ class MpiSum:
             self._request.wait()
 
 
+def gather_rows(comm: Comm, rows: NDArray) -> NDArray | None:
+    """Return the ranks' rows, (n, ..) with an n of each rank's own, one after the other on rank 0;
+    None elsewhere, and if there are none. All ranks must call it."""
+    joined = b"".join(comm.gather_bytes(rows.tobytes()))
+    return np.frombuffer(joined, rows.dtype).reshape(-1, *rows.shape[1:]) if joined else None
+
+
 def piece(count: int, size: int) -> int:
     """Return how many of `count` elements each of `size` ranks adds up; the last may have less."""
     return -(-count // size)

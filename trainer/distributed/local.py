@@ -16,7 +16,7 @@ from ...autograd.ops.elementwise import sub
 from ...autograd.ops.reduce import scale
 from ...autograd.ops.update import accumulate, sgd, store
 from ...autograd.optim import Optimizer
-from .exchange import Reducer
+from .exchange import Reducer, gather_rows
 from .reproducible import fold
 from .sync import allreduce
 from .update import Update
@@ -142,9 +142,9 @@ class LocalUpdate(Update):
         gathered = {}
         for name in own[0]:
             mine = np.stack([values[name] for values in own])[: len(self.workers.mine)]
-            joined = b"".join(self.comm.gather_bytes(mine.tobytes()))
-            if joined:
-                gathered[name] = np.frombuffer(joined, mine.dtype).reshape(-1, *mine.shape[1:])
+            rows = gather_rows(self.comm, mine)
+            if rows is not None:
+                gathered[name] = rows
         return gathered
 
     def _by_name(self, whole: NDArray) -> dict[str, NDArray]:
