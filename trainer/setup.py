@@ -13,8 +13,8 @@ from ..autograd import nn
 from ..autograd.nn.flat import FlatParameters
 from ..autograd.optim import Optimizer
 from ..datasets import Sampler, Source
-from . import build
-from .config import TrainConfig, flag, parse_size
+from . import build, combinations
+from .config import TrainConfig, parse_size
 from .cost.cluster.compression import parse_compress
 from .distributed.agreement import agree, model_facts, work_facts
 from .distributed.batch_statistics import SharedStatistics, check_together
@@ -26,7 +26,6 @@ from .distributed.local import LocalUpdate, OuterStep, Workers
 from .distributed.overlap import OverlapChoice, ways_to_drive
 from .distributed.sync import GradientSync
 from .distributed.update import ShardedUpdate, Update, cut
-from .errors import UserError
 from .tasks import registry
 from .tasks.task import Task
 
@@ -87,8 +86,7 @@ def assemble(
 ) -> Parts:
     """Return the parts of a training, on every rank the same but for its share of the data. `data`
     and `recipe` stand in for what the options name."""
-    _check_verifiable(config)
-    check_alone(config)
+    combinations.check(config)
     recipe = recipe or Recipe.of(config)
     _check_frozen(recipe.task)
     data = data or build.load_data(config, comm)
@@ -101,12 +99,13 @@ def assemble(
     flat = build.flatten_parameters(model, recipe.task, data.train.dataset, config.dtype)
     planned = config.epochs * len(data.train)
     if config.sync_batch_norm:
-        check_together(model, config.model, data.train.sampler, config.verify_every)
+        check_together(model, config.model, data.train.sampler)
     by_id = {id(p): name for name, p in model.named_parameters()}
     names = [by_id[id(p)] for p in flat.parameters]
     sampler = data.train.sampler
     reducer = Reducer(comm, sampler.parts)
-    hierarchy = form(config.hierarchical, comm, flat, sampler.parts, _unfit(config))
+    unfit = combinations.obstacle(config, "hierarchical")
+    hierarchy = form(config.hierarchical, comm, flat, sampler.parts, unfit)
     of_gradients = Reducer(
         comm, sampler.parts, scatters=config.shard_optimizer, nodes=hierarchy.nodes
     )
@@ -150,40 +149,6 @@ def _update(
         cut(sync, reducer.comm)
         return ShardedUpdate(make(), sync, reducer.comm, names)
     return Update(make(), reducer.comm)
-
-
-def check_alone(config: TrainConfig) -> None:
-    """UserError for options that workers which train alone cannot follow, or that need some."""
-    steps = config.local_steps
-    for name in ("shard_optimizer", "sync_batch_norm", "compress", "verify_every"):
-        value = getattr(config, name)
-        if steps and value not in (False, 0, "none"):
-            raise UserError(
-                f"--local-steps: expected 0 with {flag(name)}, which needs an exchange in every "
-                f"step, got {steps}"
-            )
-    for name in ("outer_lr", "outer_momentum"):
-        value, usual = getattr(config, name), getattr(TrainConfig, name)
-        if not steps and value != usual:
-            raise UserError(f"{flag(name)}: expected {usual} without --local-steps, got {value}")
-
-
-def _unfit(config: TrainConfig) -> str:
-    """Return what rules out that nodes sum whole gradients, "" for nothing."""
-    if config.local_steps:
-        return "--local-steps exchanges weights"
-    if config.compress != "none":
-        return f"--compress {config.compress} exchanges something else"
-    return "--shard-optimizer exchanges pieces" if config.shard_optimizer else ""
-
-
-def _check_verifiable(config: TrainConfig) -> None:
-    """UserError where steps are to be verified whose sums do not follow from their inputs alone."""
-    if config.verify_every and config.compress != "none":
-        raise UserError(
-            f"--verify-every: expected 0 with --compress {config.compress}, whose sums depend on "
-            f"the steps before, got {config.verify_every}"
-        )
 
 
 def _check_frozen(task: Task) -> None:

@@ -119,7 +119,7 @@ class SharedStatistics:
         return Summand(whole.value, layer)
 
 
-def check_together(model: Module, name: str, sampler: Sampler, verify_every: int) -> None:
+def check_together(model: Module, name: str, sampler: Sampler) -> None:
     """Raise UserError unless a model, by name, has batch norm and all ranks and micro-batches can
     come to its layers together in every step."""
     size, parts, rest = sampler.size, sampler.parts, sampler.count % sampler.batch_size
@@ -136,9 +136,4 @@ def check_together(model: Module, name: str, sampler: Sampler, verify_every: int
         raise UserError(
             f"--batch-size: expected a last batch of at least {parts} samples, one per "
             f"micro-batch, with --sync-batch-norm, got {rest}; change it by one"
-        )
-    if verify_every:
-        raise UserError(
-            f"--verify-every: expected 0 with --sync-batch-norm, got {verify_every}; a rank cannot "
-            "repeat its micro-batches without the others"
         )

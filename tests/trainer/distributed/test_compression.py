@@ -13,7 +13,6 @@ import tallygrad.autograd as ag
 from tallygrad.autograd import context, models, nn
 from tallygrad.autograd.ledger import Ledger
 from tallygrad.trainer.components.checkpoint import load
-from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.cost.cluster.compression import parse_compress
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.distributed.exchange import Reducer
@@ -24,8 +23,6 @@ from tallygrad.trainer.distributed.schemes import (
     to_float16,
 )
 from tallygrad.trainer.distributed.sync import GradientSync
-from tallygrad.trainer.errors import UserError
-from tallygrad.trainer.setup import assemble
 
 SCHEMES = ("bf16", "fp16", "topk=0.1", "powersgd=2")
 
@@ -180,12 +177,6 @@ def train(mpirun: Any, ranks: int, out: Path, *words: str) -> dict[str, Any]:
     done = mpirun(ranks, command, timeout=300)
     assert done.returncode == 0, done.stderr
     return dict(json.loads((out / "result.json").read_text()))
-
-
-def test_steps_that_depend_on_those_before_cannot_be_verified() -> None:
-    config = TrainConfig(compress="topk=0.1", verify_every=5)
-    with pytest.raises(UserError, match="--verify-every: expected 0 with --compress topk"):
-        assemble(config, SerialComm())
 
 
 def test_a_compressed_run_trains_and_counts_fewer_bytes(mpirun: Any, tmp_path: Path) -> None:

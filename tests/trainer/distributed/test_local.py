@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,10 @@ from tallygrad.autograd import nn
 from tallygrad.autograd.optim import SGD
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components.checkpoint import load
-from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.distributed.exchange import Reducer
 from tallygrad.trainer.distributed.local import LocalUpdate, OuterStep, Workers
-from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.loop import passed
-from tallygrad.trainer.setup import check_alone
 
 SMALL = ["--dataset", "digits", "--eval-batch-size", "1000", "--log-every", "1"]
 DILOCO = ["--local-steps", "3", "--outer-lr", "0.7", "--outer-momentum", "0.9"]
@@ -129,24 +125,6 @@ def test_a_state_goes_to_other_numbers_of_workers_and_to_synchronous_training() 
 )
 def test_what_is_due_every_few_steps(every: int, before: int, step: int, expected: bool) -> None:
     assert passed(every, before, step) == expected
-
-
-@pytest.mark.parametrize(("options", "said"), [
-    ({"shard_optimizer": True}, "--local-steps: expected 0 with --shard-optimizer, which needs an"),
-    ({"sync_batch_norm": True}, "--local-steps: expected 0 with --sync-batch-norm"),
-    ({"compress": "bf16"}, "--local-steps: expected 0 with --compress"),
-    ({"verify_every": 5}, "--local-steps: expected 0 with --verify-every"),
-    ({"local_steps": 0, "outer_lr": 0.5}, "--outer-lr: expected 1.0 without --local-steps"),
-    ({"local_steps": 0, "outer_momentum": 0.9}, "--outer-momentum: expected 0.0 without"),
-])  # fmt: skip
-def test_what_needs_an_exchange_in_every_step_is_refused(
-    options: dict[str, Any], said: str
-) -> None:
-    config = TrainConfig(local_steps=4)
-    check_alone(config)
-    with pytest.raises(UserError) as error:
-        check_alone(replace(config, **options))
-    assert said in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_run_without_exchange_is_refused_before_it_begins(
