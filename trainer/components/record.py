@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..cost.report.ledger import training_macs
 from ..distributed.agreement import agree
 from ..distributed.comm import Comm
 from ..distributed.sync import share
-from ..errors import NotFinite, UserError
+from ..errors import NotFinite, UserError, warn
 from ..progress import Progress
 from ..setup import Parts
 from . import history, state
@@ -65,13 +66,20 @@ class RunRecord:
         model, update = self.parts.model, self.parts.update
         state.restore(source, checkpoint, self.config, model, update, self.state)
         self._copies = state.copies(checkpoint.tensors)
-        if self.parts.sync.compressor:
-            self.parts.sync.compressor.load_state_dict(state.exchange(checkpoint.tensors))
+        self._load_residuals(source, state.exchange(checkpoint.tensors))
         ledger = state.read_ledger(source, checkpoint.meta)
         if self.comm.rank == 0:
             self.earlier = ledger
         if not self.checkpoints.best_path.exists():
             self.state.forget_best()
+
+    def _load_residuals(self, source: Path, exchange: Mapping[str, NDArray[Any]]) -> None:
+        sync, config = self.parts.sync, self.config
+        if config.local_steps or config.verify_every == 1:  # no step adds anything to exact sums
+            if exchange and self.comm.rank == 0:
+                warn(f"{source}: residuals of its --compress are dropped")
+            return
+        (sync.compressor or sync.residuals).load_state_dict(exchange)
 
     def open(self) -> None:
         """Open the folder, give all ranks the weights of rank 0, start the clock."""
@@ -131,7 +139,7 @@ class RunRecord:
         now, parts = self.state, self.parts
         parts.buffers.use_means()
         copies, slots = parts.buffers.state_dict(), parts.update.state_dict()
-        exchange = parts.sync.compressor.state_dict() if parts.sync.compressor else {}
+        exchange = (parts.sync.compressor or parts.sync.residuals).state_dict()
         if not np.isfinite(parts.flat.data.value).all():
             raise NotFinite(
                 f"weights: expected finite numbers after step {now.step}, got infinity or NaN; "

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ...autograd.array import Array, NDArray
+from ...autograd.array import Array, NDArray, array
 from ...autograd.functional.create import zeros
 from ...autograd.nn.flat import FlatParameters
 from ...autograd.ops.update import accumulate
@@ -103,3 +103,29 @@ class Compressor:
     def _matrices(self) -> list[Matrix]:
         schemes = [s for s in self.schemes.values() if isinstance(s, LowRank)]
         return [m for scheme in schemes for m in scheme.matrices]
+
+
+class Residuals:
+    """What compressed steps of an earlier run still owe to one that exchanges exact gradients: it
+    is added once, to the sums of the next step."""
+
+    def __init__(self, flat: FlatParameters) -> None:
+        self._flat = flat
+        self._owed: NDArray | None = None
+
+    def state_dict(self) -> dict[str, NDArray]:
+        """Return what is still owed, as the residual of a single rank (1, n)."""
+        return {} if self._owed is None else {RESIDUAL: self._owed[None]}
+
+    def load_state_dict(self, state: Mapping[str, NDArray]) -> None:
+        """Owe all residuals that a `Compressor` has left."""
+        rows = state.get(RESIDUAL)
+        if rows is not None and rows.shape[1:] == (self._flat.grad.spec.size,):
+            owed = rows.sum(axis=0) + state.get(OF_SUMS, 0)
+            self._owed = owed.astype(self._flat.dtype)
+
+    def settle(self) -> None:
+        """Add what is owed to the gradients."""
+        if self._owed is not None:
+            accumulate(self._flat.grad, array(self._owed))
+            self._owed = None

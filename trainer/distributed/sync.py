@@ -14,7 +14,7 @@ from ...autograd.primitive import primitive
 from ...autograd.tensor import Parameter, Tensor
 from ..cost.cluster.allreduce import ring_volume
 from .comm import Comm
-from .compression import Compressor
+from .compression import Compressor, Residuals
 from .exchange import Reducer, piece
 from .reproducible import merges
 
@@ -175,6 +175,7 @@ class GradientSync:
         if compress[0] != "none" and reducer.comm.size > 1:
             starts = [bucket.start for bucket in self.buckets]
             self.compressor = Compressor(compress, flat, reducer, starts)
+        self.residuals = Residuals(flat)  # of an earlier run, if this one does not compress
         self.exchanging = True  # else a branch is computed, and its sum over the ranks left out
         # Alone, nobody waits for a sum: there is nothing to begin early.
         for p in flat.parameters if hooked and reducer.comm.size > 1 else ():
@@ -261,6 +262,8 @@ class GradientSync:
         # its buckets only here. Every rank must begin every bucket, in one order.
         self._begin(len(self.buckets), only_ready=False)
         self.reducer.wait()
+        with context.using(phase="communicate", scope="gradients", tape=None):
+            self.residuals.settle()
         self.started = self.part = self.depth = 0
         for bucket in self.buckets:
             bucket.missing = bucket.members

@@ -12,9 +12,11 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, models, nn
 from tallygrad.autograd.ledger import Ledger
-from tallygrad.trainer.components.checkpoint import load
+from tallygrad.trainer.cli import main
+from tallygrad.trainer.components.checkpoint import load, save
 from tallygrad.trainer.cost.cluster.compression import parse_compress
 from tallygrad.trainer.distributed.comm import SerialComm
+from tallygrad.trainer.distributed.compression import Residuals
 from tallygrad.trainer.distributed.exchange import Reducer
 from tallygrad.trainer.distributed.schemes import (
     CODECS,
@@ -212,6 +214,59 @@ def test_a_resumed_run_has_the_same_bits_and_may_change_ranks(
     assert train(mpirun, 3, out, "--resume", "auto", "--max-steps", "10")["steps"] == 10
     rows = load(out / "checkpoints/step-00000010.h5").tensors["exchange/residual"]
     assert rows.shape == (3, whole["exchange/residual"].shape[1]) and rows.any(axis=1).all()
+
+
+@pytest.mark.parametrize(("ranks", "scheme"), [(1, "fp16"), (2, "none")])
+def test_a_run_that_goes_on_uncompressed_pays_what_it_owes_once(
+    mpirun: Any, tmp_path: Path, ranks: int, scheme: str
+) -> None:
+    """The first step adds all residuals, which its velocity shows, and leaves none."""
+    paying, free = tmp_path / "paying", tmp_path / "free"
+    words = ["--model", "mlp", "--micro-batches", "4", "--compress", "fp16", "--max-steps", "3"]
+    train(mpirun, 2, paying, *words)
+    third, fourth = "checkpoints/step-00000003.h5", "checkpoints/step-00000004.h5"
+    before = load(paying / third)
+    (free / "checkpoints").mkdir(parents=True)
+    owed = before.tensors["exchange/residual"].sum(axis=0)
+    owed += before.tensors["exchange/residual_of_sums"]
+    rest = {name: a for name, a in before.tensors.items() if not name.startswith("exchange/")}
+    save(free / third, rest, before.meta)
+    for out in (paying, free):
+        more = ["--resume", "auto", "--compress", scheme, "--max-steps", "4"]
+        train(mpirun, ranks, out, *more)
+    paid, unpaid = (load(out / fourth).tensors for out in (paying, free))
+    assert not [name for name in paid if name.startswith("exchange/")]
+    slots = [name for name in paid if name.startswith("optimizer/velocity/")]
+    added = np.concatenate([(paid[name] - unpaid[name]).reshape(-1) for name in slots])
+    assert np.abs(owed).max() > 1e-6
+    np.testing.assert_allclose(np.sort(added), np.sort(owed), rtol=0, atol=1e-7)
+
+
+def test_residuals_wait_for_a_step_and_are_added_once() -> None:
+    flat = nn.flatten([nn.Parameter(ag.zeros(3))])
+    residuals = Residuals(flat)
+    residuals.load_state_dict({"residual": np.ones((2, 4), np.float32)})
+    assert residuals.state_dict() == {}  # of another model
+    rows = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    residuals.load_state_dict({"residual": rows})
+    assert residuals.state_dict()["residual"].tolist() == [[5, 7, 9]]
+    for _ in range(2):
+        residuals.settle()
+        assert flat.grad.value.tolist() == [5, 7, 9]
+    assert residuals.state_dict() == {}
+
+
+@pytest.mark.parametrize("words", [["--local-steps", "2"], ["--verify-every", "1"]])
+def test_residuals_that_no_step_can_add_are_dropped_aloud(
+    mpirun: Any, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(mpirun, 2, tmp_path, "--model", "mlp", "--compress", "topk", "--max-steps", "2")
+    capsys.readouterr()
+    more = ["--out", str(tmp_path), "--resume", "auto", "--max-steps", "3", "--compress", "none"]
+    assert main(["train", *more, *words]) == 0
+    assert "step-00000002.h5: residuals of its --compress are dropped" in capsys.readouterr().err
+    names = load(tmp_path / "checkpoints/step-00000003.h5").tensors
+    assert not [name for name in names if name.startswith("exchange/")]
 
 
 @pytest.mark.slow
