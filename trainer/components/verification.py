@@ -101,10 +101,13 @@ class Verification:
 
     def _mend(self, tell: Callable[[str], None]) -> None:
         """Undo what has changed in memory since the step before."""
-        changed = np.array([self._weights.mend(), self._running.mend()])
-        every = gather(self.comm, changed.view(np.uint64), tell).view(np.int64)
-        for sealed, column in zip((self._weights, self._running), every.T, strict=True):
-            for line in changes(column, sealed.names):
+        names = self._weights.names, self.parts.buffers.names
+        weights, running = self._weights.mend(), self._running.mend()
+        if running >= 0:  # counted through the micro-batches, of which ranks have other numbers
+            running %= len(names[1])
+        every = gather(self.comm, np.array([weights, running]).view(np.uint64), tell)
+        for column, those in zip(every.view(np.int64).T, names, strict=True):
+            for line in changes(column, those):
                 tell(line)
 
     def _own(self, batch: Batch, branch: RunBranch, attempt: int) -> Branch:

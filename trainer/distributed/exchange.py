@@ -79,6 +79,12 @@ def piece(count: int, size: int) -> int:
     return -(-count // size)
 
 
+def starts(count: int, size: int) -> list[int]:
+    """Return the first of `count` elements that each of `size` ranks adds up; `count` or more for a
+    rank without any."""
+    return [rank * piece(count, size) for rank in range(size)]
+
+
 def span(count: int, size: int, rank: int) -> tuple[int, int]:
     """Return the range of the elements that a rank adds up, from the first up to the last + 1."""
     width = piece(count, size)

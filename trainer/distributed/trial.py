@@ -14,6 +14,7 @@ from .digests import Digests
 
 ATTEMPTS = 5  # times that work is done before the run ends
 FIGURES = "loss and metrics"
+UNNAMED = "nothing that can be named"
 
 Tell = Callable[[str], None]
 
@@ -95,8 +96,8 @@ class GradientTrial:
     """The gradients of a step: the digests of each rank's branch, (ranks, names), computed by
     itself (`own`) and by the rank before it (`again`); which piece of a rank's state has changed
     meanwhile (`changed`, numbers of `state`, -1: none); and those of the sums over the ranks from
-    both, (ranks, parameters + 1 + pieces): by parameter, of the figures, and by the piece that each
-    rank adds, where it is known who does."""
+    both, (ranks, parameters + 1 + 2 ranks): by parameter, of the figures, and by the piece of
+    gradients and of figures that each rank adds up."""
 
     names: BranchNames
     state: Sequence[str]
@@ -122,8 +123,8 @@ class GradientTrial:
         return (
             np.array_equal(self.own, self.again)
             and not (self.changed >= 0).any()
-            and np.array_equal(self.sums, self.sums_again)
-            and np.array_equal(self.sums, np.broadcast_to(self.sums[0], self.sums.shape))
+            and not self._unlike().any()
+            and all((sums == sums[0]).all() for sums in (self.sums, self.sums_again))
         )
 
     def faults(self, truth: GradientTrial) -> list[str]:
@@ -139,35 +140,49 @@ class GradientTrial:
                     found.append(f"rank {rank}: wrong {what}")
         if not found:
             found += self._wrong_sums(self.sums, truth.sums)
-            found += self._wrong_sums(self.sums_again, truth.sums)
-        return found or ["nothing that can be named"]
+            found += self._wrong_sums(self.sums_again, truth.sums_again)
+        return found or [UNNAMED]
 
     def _wrong_sums(self, sums: Digests, truth: Digests) -> list[str]:
-        """Name the rank that added a piece wrongly, if all got it so, else the one that got it."""
-        wrong, count = sums != truth, len(self.names.parameters)
-        columns = np.flatnonzero(wrong[:, : count + 1].any(axis=0))
-        if not len(columns):
-            return []
-        what = FIGURES
-        if columns[0] < count:
-            more = ["" for c in columns[1:] if c < count]
-            what = f"gradients of {self.names.parameters[columns[0]]}{_more(more, 'more', '')}"
-        by_all = np.flatnonzero(wrong[:, count + 1 :].all(axis=0))
-        ranks = by_all if len(by_all) else np.flatnonzero(wrong.any(axis=1))
-        return [f"{_ranks(ranks)}: wrong sum of {what}"]
+        """Name who added up sums wrongly, or received them so, by what they are of."""
+        count, size = len(self.names.parameters), len(sums)
+        cuts = count, count + 1, count + 1 + size
+        gradients, figures, added, added_figures = np.split(sums != truth, cuts, axis=1)
+        found = []
+        if gradients.any():
+            columns = np.flatnonzero(gradients.any(axis=0)).tolist()
+            first, *more = (self.names.parameters[c] for c in columns)
+            who = _ranks(_at_fault(added, gradients))
+            found.append(f"{who}: wrong sum of gradients of {first}{_more(more, 'more', '')}")
+        if figures.any():
+            found.append(f"{_ranks(_at_fault(added_figures, figures))}: wrong sum of {FIGURES}")
+        return found
+
+    def _unlike(self) -> NDArray[np.bool_]:
+        """Return which sums some rank has unlike another, or unlike the sums formed again,
+        (parameters + 1,)."""
+        shared = len(self.names.parameters) + 1
+        first = self.sums[0, :shared]
+        sums, sums_again = self.sums[:, :shared], self.sums_again[:, :shared]
+        unlike: NDArray[np.bool_] = np.logical_or.reduce((sums != first) | (sums_again != first))
+        return unlike
 
     def dispute(self) -> str:
         """Say what does not come out alike."""
         for branch, column in np.argwhere(self.own != self.again).tolist():
             pair = _ranks(sorted({branch, (branch - 1) % len(self.own)}), " and ")
             return f"{pair}: other {self.names.wrong([column])} from the same samples"
-        return (changes(self.changed, self.state) or ["sums over the ranks differ"])[0]
+        for line in changes(self.changed, self.state):
+            return line
+        names = *[f"gradients of {name}" for name in self.names.parameters], FIGURES, "a piece"
+        return f"ranks come to different sums of {_first(names, np.append(self._unlike(), True))}"
 
 
 @dataclass(frozen=True)
 class UpdateTrial:
     """An update: the digests of each rank's state after it, (ranks, names), done `once` and done
-    `again`. The first `shared` pieces are the same on all ranks."""
+    `again`. The first `shared` pieces are the same on all ranks. Where a rank updates its share of
+    the weights alone, a column for each rank's share follows the names."""
 
     state: Sequence[str]
     once: Digests
@@ -175,30 +190,54 @@ class UpdateTrial:
     shared: int
 
     @property
+    def _names(self) -> list[str]:
+        return [*self.state, *["weights"] * (self.once.shape[1] - len(self.state))]
+
+    @property
     def is_sound(self) -> bool:
         """Whether everything came out twice alike, and on all ranks."""
-        shared = self.once[:, : self.shared]
-        return np.array_equal(self.once, self.again) and bool((shared == shared[0]).all())
+        return np.array_equal(self.once, self.again) and not self._unlike().any()
+
+    def _unlike(self) -> NDArray[np.bool_]:
+        """Return which columns differ between ranks, though they should not."""
+        unlike: NDArray[np.bool_] = (self.once != self.once[0]).any(axis=0)
+        unlike[self.shared : len(self.state)] = False
+        return unlike
 
     def faults(self, truth: UpdateTrial) -> list[str]:
         """Return what was wrong, in the light of a sound trial of the same update."""
         wrong = (self.once != truth.once) | (self.again != truth.once)
-        own = wrong[:, self.shared :].any(axis=1)  # a wrong share reaches all ranks
-        ranks = np.flatnonzero(own if own.any() else wrong.any(axis=1)).tolist()
-        if self.shared < wrong.shape[1] and len(ranks) == len(wrong):
-            return [f"{_ranks(ranks)}: wrong update of {self._first(wrong[0])}"]
-        return [f"rank {rank}: wrong update of {self._first(wrong[rank])}" for rank in ranks]
+        state, shares = np.split(wrong, [len(self.state)], axis=1)
+        ranks = {*np.flatnonzero(state.any(axis=1)).tolist()}
+        if shares.shape[1]:  # what a rank updates wrongly reaches all
+            own = np.flatnonzero(state[:, self.shared :].any(axis=1)).tolist()
+            ranks = {*_at_fault(shares, state), *own}
+        found = []
+        for rank in sorted(ranks):
+            where = wrong[rank] if wrong[rank].any() else np.logical_or.reduce(wrong)
+            found.append(f"rank {rank}: wrong update of {_first(self._names, where)}")
+        return found or [UNNAMED]
 
     def dispute(self) -> str:
         """Say what does not come out alike."""
         twice = self.once != self.again
         for rank in np.flatnonzero(twice.any(axis=1)):
-            return f"rank {rank}: {self._first(twice[rank])} after the update"
-        shared = self.once[:, : self.shared]
-        return f"ranks hold different {self._first((shared != shared[0]).any(axis=0))}"
+            return f"rank {rank}: {_first(self._names, twice[rank])} after the update"
+        return f"ranks hold different {_first(self._names, self._unlike())}"
 
-    def _first(self, wrong: NDArray[np.bool_]) -> str:
-        return self.state[int(np.flatnonzero(wrong)[0])]
+
+def _first(names: Sequence[str], wrong: NDArray[np.bool_]) -> str:
+    return names[int(np.flatnonzero(wrong)[0])]
+
+
+def _at_fault(added: NDArray[np.bool_], received: NDArray[np.bool_]) -> list[int]:
+    """Return the ranks at fault for wrong sums. Of the piece that each rank adds up, `added`,
+    (ranks, pieces), tells who has it wrong: if several, it was added up wrongly; if one, received
+    so. Where no piece is wrong, a digest was: of a rank that has `received` something wrong."""
+    several = added.sum(axis=0) > 1
+    found = several | added[:, ~several].any(axis=1)
+    ranks: list[int] = np.flatnonzero(found if found.any() else received.any(axis=1)).tolist()
+    return ranks
 
 
 def changes(changed: NDArray[np.int64], names: Sequence[str]) -> list[str]:

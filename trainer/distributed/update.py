@@ -95,7 +95,7 @@ class ShardedUpdate(Update):
         self, optimizer: Optimizer, sync: GradientSync, comm: Comm, names: Sequence[str]
     ) -> None:
         super().__init__(optimizer, comm)
-        self._flat, self._buckets, self._names = sync.flat, sync.buckets, names
+        self._flat, self.buckets, self._names = sync.flat, sync.buckets, names
         self._reducer = sync.reducer
         if not optimizer.elementwise:
             raise UserError(
@@ -115,7 +115,7 @@ class ShardedUpdate(Update):
             p.grad = None
         begun = time.perf_counter()
         with context.using(phase="communicate", scope="weights", tape=None):
-            for bucket in self._buckets:
+            for bucket in self.buckets:
                 weights = self._flat.data.view(bucket.start, bucket.array.spec.shape)
                 allgather(weights, through=self.comm)
         self._reducer.exposed += time.perf_counter() - begun
@@ -143,7 +143,7 @@ class ShardedUpdate(Update):
             return {}
         whole = np.empty(self._flat.data.shape, self._flat.dtype)
         done = [0] * len(rows)
-        for bucket in self._buckets:
+        for bucket in self.buckets:
             for rank, row in enumerate(rows):
                 start, stop = span(bucket.array.spec.size, len(rows), rank)
                 values = row[done[rank] : done[rank] + stop - start]

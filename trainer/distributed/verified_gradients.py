@@ -13,7 +13,7 @@ from ...autograd.nn.flat import FlatParameters
 from .buffers import total
 from .comm import Comm
 from .digests import Digests, digest, digests, gather
-from .exchange import Reducer, piece
+from .exchange import Reducer, piece, starts
 from .sealed import FlatRegion, SealedState
 from .trial import BranchNames, GradientTrial, Tell, settle
 
@@ -44,11 +44,9 @@ class GradientVerifier:
         self.comm, self.flat, self.names, self.state = comm, flat, names, state
         region = FlatRegion(flat.grad, flat.offsets, [f"gradient of {n}" for n in names.parameters])
         self.gradients = SealedState(comm.rank, [region])
-        self._reducer = Reducer(comm, parts)
-        self._shifted = Reducer(comm, parts, shift=1)
-        # MPI alone knows who adds what, unless the order is fixed.
-        width = piece(flat.data.spec.size, comm.size)
-        self._pieces = [rank * width for rank in range(comm.size if self._reducer.fixed else 0)]
+        # Along the tree it is known who adds what. On two ranks MPI's own sums have the same bits.
+        self._reducer, self._shifted = Reducer(comm, parts), Reducer(comm, parts, shift=1)
+        self._reducer.fixed = self._shifted.fixed = comm.size > 1
 
     def run(self, own: Compute, again: Compute, tell: Tell) -> Rows:
         """Leave the gradients summed over the ranks in the flat buffer, and return the sum of the
@@ -72,25 +70,35 @@ class GradientVerifier:
         """Return this rank's row of a trial, and the sums of gradients and figures."""
         grad = self.flat.grad.value
         branch = own(number)
-        mine, facts = grad.copy(), self._digest(branch)
+        mine = grad.copy()
         other = again(number)
-        theirs, facts_again = grad.copy(), self._digest(other)
+        # Digests are those of the numbers that are summed, which have lain in memory until now.
+        facts, facts_again = self._digest(mine, branch), self._digest(grad, other)
         changed = np.array([self.state.mend()]).view(np.uint64)
-        sums, figures = self._sum(self._reducer, mine, branch.rows)
-        sums_again, _ = self._sum(self._shifted, theirs, other.rows)
+        sums_again, _ = self._sum(self._shifted, grad, other.rows, 1)
+        sums, figures = self._sum(self._reducer, mine, branch.rows, 0)
         grad[...] = mine
         row = np.concatenate([facts, facts_again, changed, sums, sums_again])
         return row, [mine, figures]
 
-    def _digest(self, branch: Branch) -> Digests:
+    def _digest(self, gradients: NDArray[Any], branch: Branch) -> Digests:
         """Return the digests of a branch."""
-        gradients = digests(self.flat.grad.value, self.flat.offsets)
-        return np.concatenate([gradients, digest(branch.rows), branch.statistics])
+        found = digests(gradients, self.flat.offsets)
+        return np.concatenate([found, digest(branch.rows), branch.statistics])
 
-    def _sum(self, reducer: Reducer, gradients: NDArray[Any], rows: Rows) -> tuple[Digests, Rows]:
-        """Sum over the ranks, and return the digests of the sums, and the sum of the figures."""
-        reducer.start(gradients)
+    def _sum(
+        self, reducer: Reducer, gradients: NDArray[Any], rows: Rows, turn: int
+    ) -> tuple[Digests, Rows]:
+        """Overwrite gradients with their sum over the ranks; return the digests of the sums, and
+        the sum of the figures. A piece is added up `turn` ranks after the one whose it is: a core
+        that always adds wrongly does so with one of two sums only."""
+        widths = [piece(count, self.comm.size) for count in (gradients.size, rows.shape[1])]
+        turned = np.roll(gradients, turn * widths[0])
+        reducer.start(turned)
         reducer.wait()
-        figures = total(rows.copy(), reducer)
+        figures = total(np.roll(rows, turn * widths[1], axis=1), reducer)
+        added = [digests(x, starts(x.size, self.comm.size)) for x in (turned, figures)]
+        gradients[...] = np.roll(turned, -turn * widths[0])
+        figures = np.roll(figures, -turn * widths[1])
         found = digests(gradients, self.flat.offsets), digest(figures)
-        return np.concatenate([*found, digests(gradients, self._pieces)]), figures
+        return np.concatenate([*found, *added]), figures

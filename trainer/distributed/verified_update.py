@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...autograd.nn.flat import FlatParameters
 from .comm import Comm
-from .digests import Digests, gather
+from .digests import Digests, digests, gather
+from .exchange import starts
 from .sealed import SealedState
 from .trial import Tell, UpdateTrial, changes, settle
 from .update import ShardedUpdate, Update
 
 
 class UpdateVerifier:
-    """Updates weights twice. `gradients` and `state`, of weights and the optimizer's slots, are
-    sealed."""
+    """Updates weights twice. `gradients` and `state`, of weights first and the optimizer's slots,
+    are sealed."""
 
     def __init__(
         self, comm: Comm, flat: FlatParameters, update: Update, gradients: SealedState,
@@ -36,7 +38,8 @@ class UpdateVerifier:
             self.update.step()
             # Of a copy, which becomes the sealed one: what changes from here on is seen later.
             results[0] = self.state.copy()
-            return np.concatenate([changed.view(np.uint64), self.state.digests(results[0])])
+            found = self.state.digests(results[0]), self._shares(results[0][0])
+            return np.concatenate([changed.view(np.uint64), *found])
 
         def attempt(number: int) -> UpdateTrial:
             if number:
@@ -51,7 +54,7 @@ class UpdateVerifier:
             return UpdateTrial(self.state.names, once, again, self._shared)
 
         trial = settle(attempt, tell)
-        self.state.keep(results[0], trial.again[self.comm.rank])
+        self.state.keep(results[0], trial.again[self.comm.rank, : len(self.state.names)])
         self.gradients.drop()
 
     @property
@@ -59,6 +62,17 @@ class UpdateVerifier:
         """How many of the state's pieces all ranks hold alike."""
         sharded = isinstance(self.update, ShardedUpdate)
         return len(self.flat.parameters) if sharded else len(self.state.names)
+
+    def _shares(self, weights: NDArray[Any]) -> Digests:
+        """Return a digest of the weights that each rank updates, if it updates a share."""
+        if not isinstance(self.update, ShardedUpdate):
+            return np.zeros(0, np.uint64)
+        sums = np.zeros(self.comm.size, np.uint64)
+        for bucket in self.update.buckets:
+            count = bucket.array.spec.size
+            part = weights[bucket.start : bucket.start + count]
+            sums += digests(part, starts(count, self.comm.size))
+        return sums
 
     def _tell_changes(self, changed: NDArray[np.int64], tell: Tell) -> None:
         for sealed, column in zip((self.gradients, self.state), changed.T, strict=True):

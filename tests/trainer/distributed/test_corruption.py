@@ -19,6 +19,7 @@ import sys
 import numpy as np
 from tallygrad.trainer import cli
 from tallygrad.trainer.components import verification
+from tallygrad.trainer.distributed import exchange
 rank, index, bit = (int(word) for word in sys.argv[1:4])
 kind, out = sys.argv[4:6]
 calls = [0]
@@ -38,10 +39,39 @@ def flipping(self, branch, batch, sync, use):
     return rows
 verification.Verification._run = flipping
 
-sys.exit(cli.main(["train", "--model", "mlp", "--backend", "numpy",
-    "--batch-size", "12", "--micro-batches", "3", "--max-steps", "3", "--verify-every", "2",
-    "--compare-every", "1", "--seed", "3",
-    "--out", out, *sys.argv[6:]]))
+compare = verification.Verification.compare
+def comparing(self, before):
+    if self.comm.rank == rank and kind == "drift":
+        flip(self.parts.flat.data.value)
+    compare(self, before)
+    if self.comm.rank == rank and kind == "statistics" and self.state.step == 1:
+        flip(self.parts.buffers.copies[-1][index].value)
+verification.Verification.compare = comparing
+
+update = verification.Verification.update
+def updating(self):
+    step = self.parts.update.optimizer.step
+    def disturbed():
+        step()
+        if kind == "update" and self.comm.rank == rank and self.due() and "update" not in calls:
+            calls.append("update")
+            flip(self.parts.update.optimizer.groups[-1].flat.data.value)
+    self.parts.update.optimizer.step = disturbed
+    update(self)
+    del self.parts.update.optimizer.step
+verification.Verification.update = updating
+
+fold = exchange.TreeSum._fold
+def folding(self):
+    sums = fold(self)
+    if calls[0] and kind == "sum" and self._comm.rank == rank and "sum" not in calls:
+        calls.append("sum")
+        flip(sums)
+    return sums
+exchange.TreeSum._fold = folding
+
+sys.exit(cli.main(["train", "--backend", "numpy", "--batch-size", "12", "--max-steps", "3",
+    "--verify-every", "2", "--compare-every", "1", "--seed", "3", "--out", out, *sys.argv[6:]]))
 """
 
 
@@ -58,44 +88,58 @@ def options(tmp_path_factory: pytest.TempPathFactory, write_mnist: Any) -> list[
     return ["--dataset", "mnist", "--data-dir", str(data / "mnist")]
 
 
+MLP = ("--model", "mlp", "--micro-batches", "3")
+IDLE = ("--model", "mlp", "--micro-batches", "2")  # less than ranks
+RAGGED = ("--model", "resnet20", "--micro-batches", "4", "--augment", "none")  # on 3 ranks
+SHARDED = (*MLP, "--shard-optimizer", "--bucket-mb", "0.01")
+TOGETHER = (*MLP, "--hierarchical", "on")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "named"),
+    ("words", "kind", "named"),
     [
-        ("gradient", "rank 1: wrong gradient of "),
-        ("weight", "rank 1: weights of "),
+        (MLP, "gradient", "rank 1: wrong gradient of "),
+        (MLP, "weight", "rank 1: weights of "),
+        (MLP, "sum", "rank 1: wrong sum of gradients of "),
+        (MLP, "update", "rank 1: wrong update of weights of "),
+        (IDLE, "weight", "rank 1: weights of "),
+        (IDLE, "sum", "rank 1: wrong sum of gradients of "),
+        (TOGETHER, "gradient", "rank 1: wrong gradient of "),
+        (SHARDED, "sum", "rank 1: wrong sum of gradients of "),
+        (SHARDED, "update", "rank 1: wrong update of weights of "),
+        (RAGGED, "statistics", "rank 0: bn1.running_var changed"),
     ],
 )
 def test_a_flipped_bit_of_a_verified_step_is_found_named_and_mended(
-    mpirun: Run, tmp_path: Path, options: list[str], kind: str, named: str
+    mpirun: Run, tmp_path: Path, options: list[str], words: tuple[str, ...], kind: str, named: str
 ) -> None:
-    sound = mpirun(3, FLIPPING, "-1", "0", "0", kind, str(tmp_path / "sound"), *options)
-    assert sound.returncode == 0 and "corrupted" not in sound.stderr, sound.stderr
-    args = ("1", "41", "30", kind, str(tmp_path / "flipped"), *options)
-    flipped = mpirun(3, FLIPPING, *args)
+    """What is not disturbed has the bits of a run without verified steps."""
+    rest = [*options, *words]
+    sound = mpirun(3, FLIPPING, "-1", "0", "0", kind, str(tmp_path / "sound"), *rest, *NEVER)
+    assert sound.returncode == 0, sound.stderr
+    args = (named[5], "1", "30", kind)
+    flipped = mpirun(3, FLIPPING, *args, str(tmp_path / "flipped"), *rest)
     assert flipped.returncode == 0, flipped.stderr
-    assert f"step 2: corrupted: {named}" in flipped.stderr
+    lines = [line for line in flipped.stderr.splitlines() if "corrupted" in line]
+    assert len(lines) == 1 and f"step 2: corrupted: {named}" in lines[0], lines
     assert weights(tmp_path / "flipped") == weights(tmp_path / "sound")
-    stopped = mpirun(3, FLIPPING, *args[:4], str(tmp_path / "x"), *options, *STOP)
-    assert stopped.returncode == 5 and f"step 2: corrupted: {named}" in stopped.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_is_to_stop_does(mpirun: Run, tmp_path: Path, options: list[str]) -> None:
+    args = "1", "41", "30", "weight", str(tmp_path / "run"), *options, *MLP
+    done = mpirun(3, FLIPPING, *args, "--on-corruption", "stop")
+    assert done.returncode == 5 and "step 2: corrupted: rank 1: weights of " in done.stderr
 
 
 @pytest.mark.slow
 def test_ranks_that_hold_other_weights_are_named(
     mpirun: Run, tmp_path: Path, options: list[str]
 ) -> None:
-    code = FLIPPING.replace("sys.exit(cli", DRIFT + "sys.exit(cli")
-    done = mpirun(3, code, "2", "5", "3", "late", str(tmp_path / "run"), *options)
+    done = mpirun(3, FLIPPING, "2", "5", "3", "drift", str(tmp_path / "run"), *options, *MLP)
     assert done.returncode == 5
     assert "rank 2 differs from the others in " in done.stderr and "after step 1" in done.stderr
 
 
-STOP = ("--on-corruption", "stop")
-DRIFT = """
-compare = verification.Verification.compare
-def comparing(self, before):
-    if self.comm.rank == rank:
-        flip(self.parts.flat.data.value)
-    compare(self, before)
-verification.Verification.compare = comparing
-"""
+NEVER = ("--verify-every", "0")
