@@ -12,14 +12,15 @@ import secrets
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from .address import ipv4
 
 LONGEST = 1 << 16  # bytes of a line
 CONNECTING = 3.0  # seconds for one address
+Ready: TypeAlias = Sequence[tuple[selectors.SelectorKey, int]]
 
 
 class Contact(NamedTuple):
@@ -100,11 +101,28 @@ class Hub:
         connection has ended."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            for key, _ in self._selector.select(left):
-                if key.fileobj is self._listening:
-                    self._accept()
-                else:
-                    yield from self._read(key.data)
+            yield from self._take(self._selector.select(left))
+
+    def last_messages(self, seconds: float) -> Iterator[tuple[int, Any]]:
+        """Yield, as `messages`, all that has come and what comes until every connection has ended:
+        after so many seconds, what has come."""
+        end = time.monotonic() + seconds
+        while True:
+            ready = self._selector.select(0)
+            left = end - time.monotonic()
+            if not ready and (left <= 0 or len(self._selector.get_map()) == 1):
+                return
+            yield from self._take(ready or self._selector.select(left))
+
+    def _take(
+        self, ready: Sequence[tuple[selectors.SelectorKey, int]]
+    ) -> Iterator[tuple[int, Any]]:
+        """Accept the connections and yield the messages that are ready."""
+        for key, _ in ready:
+            if key.fileobj is self._listening:
+                self._accept()
+            else:
+                yield from self._read(key.data)
 
     def tell(self, message: Any) -> None:
         """Send a message to every rank."""

@@ -40,9 +40,10 @@ def reap_on(hosts: Sequence[Host], job: str, segments: Sequence[str] = ()) -> No
     line = agent() if hosts else []
     if not line:
         return
-    command = shlex.join([sys.executable, "-P", "-m", reap.__name__, job, *segments])
+    command = shlex.join([sys.executable, "-P", "-m", reap.__name__, job])
+    text = "\n".join(segments)  # too many for a command line, in a job of thousands of ranks
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda host: run(line, host.name, command), hosts))
+        list(pool.map(lambda host: run(line, host.name, command, text), hosts))
 
 
 def is_here(name: str) -> bool:
@@ -51,12 +52,13 @@ def is_here(name: str) -> bool:
     return name.rpartition("@")[2] in {"localhost", "127.0.0.1", own, own.partition(".")[0]}
 
 
-def run(line: Sequence[str], host: str, command: str) -> int:
-    """Run a shell command on a host by an agent; return its status, 255 where that fails."""
+def run(line: Sequence[str], host: str, command: str, text: str = "") -> int:
+    """Run a shell command on a host by an agent, with a text to read; return its status, 255 where
+    that fails."""
     try:
         return subprocess.run(
             [*line, host, command],
-            stdin=subprocess.DEVNULL,
+            input=text.encode(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=ANSWER,

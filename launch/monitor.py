@@ -15,7 +15,7 @@ from .channel import Hub
 
 VARIABLE = "TALLYGRAD_MONITOR"  # tells ranks where to report
 POLL = 0.2  # seconds
-LOSING = 2.0  # seconds for ranks to end that an MPI has left behind
+LOSING = 2.0  # seconds for ranks to end that an MPI has left behind, or that are cut off
 
 
 class Monitor:
@@ -44,12 +44,8 @@ class Monitor:
         return tuple(sorted(self._segments))
 
     def close(self) -> str:
-        """Stop listening; return which rank was lost first, and what it did, or for what the ranks
-        have ended the job, in one line; an empty one where nothing is wrong."""
-        end = time.monotonic() + LOSING
-        time.sleep(POLL)  # what the end of the ranks has sent may still be on its way
-        while self._is_open and time.monotonic() < end:
-            time.sleep(0.05)
+        """Hear what ranks have said until they ended; return which was lost first, and what it did,
+        or for what they have ended the job, in one line; an empty one where nothing is wrong."""
         self._closing.set()
         self._thread.join()
         self._hub.close()
@@ -60,26 +56,26 @@ class Monitor:
             return f"rank {self._first} ended unexpectedly, before it said what it does"
         return f"{status['title']} ended unexpectedly, {status['doing']}"
 
-    @property
-    def _is_open(self) -> bool:
-        """Whether there are ranks of which nobody knows yet how they end."""
-        known = self._first is not None or self._verdict
-        return not known and bool(self._statuses.keys() - self._left)
-
     def _listen(self) -> None:
         while not self._closing.is_set():
             for rank, message in self._hub.messages(POLL):
-                match message:
-                    case {"title": str(), "doing": str()}:
-                        self._statuses[rank] = message
-                        self._left.discard(rank)  # the number of another, in a job that shrank
-                    case {"segments": list(names)}:
-                        self._segments.update(map(str, names))
-                    case {"verdict": str(verdict)}:
-                        self._left.add(rank)
-                        self._verdict = self._verdict or verdict
-                        self._condemned = self._condemned or time.monotonic()
-                    case {"farewell": _}:
-                        self._left.add(rank)
-                    case None if self._first is None and rank not in self._left:
-                        self._first = rank
+                self._note(rank, message)
+        # A process that has ended has ended its connection too, after its last message.
+        for rank, message in self._hub.last_messages(LOSING):
+            self._note(rank, message)
+
+    def _note(self, rank: int, message: Any) -> None:
+        match message:
+            case {"title": str(), "doing": str()}:
+                self._statuses[rank] = message
+                self._left.discard(rank)  # the number of another, in a job that shrank
+            case {"segments": list(names)}:
+                self._segments.update(map(str, names))
+            case {"verdict": str(verdict)}:
+                self._left.add(rank)
+                self._verdict = self._verdict or verdict
+                self._condemned = self._condemned or time.monotonic()
+            case {"farewell": _}:
+                self._left.add(rank)
+            case None if self._first is None and rank not in self._left:
+                self._first = rank

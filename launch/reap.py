@@ -2,7 +2,8 @@
 
 Ranks have process groups and sessions of their own, and outlive an mpirun that is killed. So does
 the shared memory of their MPI, which only a rank that ends in order removes. Run as
-`python -m tallygrad.launch.reap JOB SEGMENT...` it kills and removes what a job has left behind.
+`python -m tallygrad.launch.reap JOB` it kills and removes what a job has left behind; the names of
+its segments are the input.
 """
 
 from __future__ import annotations
@@ -72,4 +73,4 @@ def _is_left(name: str) -> bool:
 
 if __name__ == "__main__":
     kill(sys.argv[1])
-    clean(sys.argv[1], sys.argv[2:])
+    clean(sys.argv[1], sys.stdin.read().split())

@@ -6,11 +6,12 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from tallygrad.launch import monitor
-from tallygrad.launch.channel import Contact, Peer, reach
+from tallygrad.launch.channel import Contact, Hub, Peer, reach
 from tallygrad.launch.monitor import Monitor
 
 Join = Callable[..., Peer]
@@ -110,11 +111,51 @@ def test_segments_of_all_ranks_are_collected(listening: tuple[Monitor, Join]) ->
     assert listener.segments == ("sm_segment.a.0", "sm_segment.a.1", "sm_segment.b.0")
 
 
-def test_ranks_that_outlive_their_mpi_are_waited_for(listening: tuple[Monitor, Join]) -> None:
+def test_ranks_that_outlive_their_mpi_are_waited_for(
+    listening: tuple[Monitor, Join], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "LOSING", 60.0)
     listener, join = listening
     ranks = [join(rank) for rank in range(2)]
     until(lambda: len(listener._statuses) == 2)
     late = threading.Timer(2 * monitor.POLL, ranks[1].close)
     late.start()
+    ranks[0].send({"farewell": True})
+    ranks[0].close()
     assert listener.close() == "rank 1 on n1 ended unexpectedly, in step 1"
     late.join()
+
+
+def test_what_ranks_said_before_they_ended_is_heard_by_a_late_listener(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a host that is busy, it may come to nothing before the job has ended."""
+    closing = threading.Event()
+
+    def late(hub: Hub, seconds: float) -> Iterator[tuple[int, Any]]:
+        closing.wait()
+        yield from ()
+
+    monkeypatch.setattr(Hub, "messages", late)
+    listener = Monitor()
+    listener._closing = closing
+    contact = Contact(*json.loads(listener.environment[monitor.VARIABLE]))
+    for rank in range(20):
+        peer = reach(contact, rank)
+        assert peer is not None
+        peer.send({"title": f"rank {rank}", "doing": "in step 1"})
+        peer.send({"segments": [f"sm_segment.{rank}.{i}" for i in range(50)]})
+        peer.send({"verdict": "rank 3 is lost"} if rank == 3 else {"farewell": True})
+        peer.close()
+    assert listener.close() == "rank 3 is lost"
+    assert len(listener.segments) == 20 * 50
+
+
+def test_a_rank_that_is_cut_off_is_not_waited_for_any_longer(
+    listening: tuple[Monitor, Join], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "LOSING", 0.1)
+    listener, join = listening
+    join(0), join(1).close()
+    until(lambda: listener._first is not None)
+    assert listener.close().startswith("rank 1 on n1 ended")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tallygrad.launch import reap
+from tallygrad.launch import hosts, reap
+from tallygrad.launch.hostfile import Host
 
 JOB = "a job that has ended"
 HOLDING = """
@@ -82,3 +84,26 @@ def test_a_process_knows_its_segments(make: Make) -> None:
     ):
         assert reap.segments() == {"mpich_shm_5_0"}
     assert reap.segments() == set()
+
+
+def test_a_host_reads_the_names_of_any_number_of_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than fit a command line. The agent runs the command here."""
+    said = tmp_path / "names"
+    agent = tmp_path / "agent"
+    agent.write_text(f"#!/bin/sh\nshift\ncase $* in *launch.reap*job) cat > {said};; esac\n")
+    agent.chmod(0o755)
+    monkeypatch.setattr(hosts, "agent", lambda: [str(agent)])
+    names = [f"sm_segment.n{i}.0.2c8b0000.1" for i in range(100_000)]
+    hosts.reap_on([Host("n1", 1)], "job", names)
+    assert said.read_text().split() == names
+
+
+def test_a_job_that_has_ended_is_cleaned_up_after_by_name() -> None:
+    """As on another host: the command itself, on the memory of this one."""
+    left = Path("/dev/shm", f"mpich_shm_test_{os.getpid()}")
+    left.touch()
+    command = [sys.executable, "-P", "-m", reap.__name__, JOB]
+    subprocess.run(command, input=f"{left.name}\nmpich_shm_gone_0", text=True, check=True)
+    assert not left.exists()
