@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpi4py import MPI
 
+from ..threads import HostCores
 from .comm import Comm, Request, SerialComm, check_buffer, check_reduction, check_rows
 from .journal import MAIN, Call, Journal
 
@@ -25,13 +26,15 @@ _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
 # Set by `mpirun --with-ft ulfm` of Open MPI.
 FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
 DRAINING = 1.0  # seconds for an exchange to fail after its communicator was revoked
+NAP = 5e-5  # seconds between looks at an exchange, where ranks share cores
+IDLE_NAP = 1e-3  # seconds between looks at a wait that may be long
 
 
 class MpiRequest:
     """An exchange in flight."""
 
-    def __init__(self, request: MPI.Request, call: Call) -> None:
-        self._request, self._call = request, call
+    def __init__(self, request: MPI.Request, call: Call, naps: bool) -> None:
+        self._request, self._call, self._naps = request, call, naps
         self.waiting = False  # a thread is in `wait`
 
     def wait(self) -> None:
@@ -39,7 +42,7 @@ class MpiRequest:
         self.waiting = True
         try:
             with self._call:
-                self._request.Wait()
+                _await(self._request, self._naps)
         finally:
             self.waiting = False
 
@@ -54,8 +57,10 @@ class MpiRequest:
 class MpiFence(MpiRequest):
     """A barrier in flight, after which this rank sees what others wrote to `windows` before it."""
 
-    def __init__(self, request: MPI.Request, call: Call, windows: list[MPI.Win]) -> None:
-        super().__init__(request, call)
+    def __init__(
+        self, request: MPI.Request, call: Call, naps: bool, windows: list[MPI.Win]
+    ) -> None:
+        super().__init__(request, call, naps)
         self._windows = windows
 
     def wait(self) -> None:
@@ -72,7 +77,10 @@ class MpiFence(MpiRequest):
 
 
 class MpiComm:
-    """A communicator of mpi4py in buffer mode; by default all ranks of the job."""
+    """A communicator of mpi4py in buffer mode; by default all ranks of the job.
+
+    One that `naps` leaves its core to other ranks while it waits, where MPI would look at full
+    speed; by default this is so where a host has more ranks than cores."""
 
     def __init__(
         self,
@@ -80,6 +88,7 @@ class MpiComm:
         journal: Journal | None = None,
         stream: str = MAIN,
         windows: list[MPI.Win] | None = None,
+        naps: bool | None = None,
     ) -> None:
         self._group, self._stream = group, stream
         self.journal = journal or Journal()
@@ -92,13 +101,19 @@ class MpiComm:
         self.local_rank = node.Get_rank()
         self.local_size = node.Get_size()
         node.Free()
+        if naps is None:  # all ranks alike: a blocking collective would not meet another kind
+            crowded = self.local_size > HostCores.here(os.environ).cores
+            naps = group.allreduce(crowded, MPI.LOR)
+        self._naps = naps
         # Its own group: a rank may leave while others are in a collective.
         self._leaving = group.Dup()
 
     def stream(self, name: str) -> MpiComm:
         """Return a communicator of the same ranks whose collectives have an order of their own."""
         if name not in self._streams:
-            self._streams[name] = MpiComm(self._group.Dup(), self.journal, name, self._windows)
+            self._streams[name] = MpiComm(
+                self._group.Dup(), self.journal, name, self._windows, self._naps
+            )
         return self._streams[name]
 
     def split(self, color: int, name: str) -> Comm:
@@ -106,7 +121,8 @@ class MpiComm:
         group = MPI.Intracomm(self._group.Split(color, self.rank))
         if group.Get_size() == 1:
             return SerialComm()
-        self._streams[name] = MpiComm(group, self.journal, name)  # to be revoked with this one
+        # Among the streams, to be revoked with this one.
+        self._streams[name] = MpiComm(group, self.journal, name, naps=self._naps)
         return self._streams[name]
 
     def leaders(self) -> list[int]:
@@ -134,7 +150,7 @@ class MpiComm:
         """Tell that this rank has come here; the request ends once all have."""
         call = self.journal.collective(self._stream, "ibarrier")
         _sync(self._windows)
-        return self._begun(MpiFence(self._group.Ibarrier(), call, self._windows))
+        return self._begun(MpiFence(self._group.Ibarrier(), call, self._naps, self._windows))
 
     @property
     def concurrent(self) -> bool:
@@ -150,19 +166,20 @@ class MpiComm:
         """Overwrite `array` with that of rank `root`."""
         check_buffer(array)
         with self.journal.collective(self._stream, "bcast", array):
-            self._group.Bcast(_bytes_of(array), root)
+            self._complete("Bcast", _bytes_of(array), root)
 
     def allreduce(self, array: NDArray[Any], op: str = "sum") -> None:
         """Overwrite `array` with its elementwise sum, max or min over the ranks."""
         check_reduction(array, op)
         with self.journal.collective(self._stream, "allreduce", array):
-            self._group.Allreduce(MPI.IN_PLACE, array, _OPS[op])
+            self._complete("Allreduce", MPI.IN_PLACE, array, _OPS[op])
 
     def iallreduce(self, array: NDArray[Any]) -> Request:
         """Start to overwrite `array` with its sum over the ranks."""
         check_reduction(array, "sum")
         call = self.journal.collective(self._stream, "iallreduce", array)
-        return self._begun(MpiRequest(self._group.Iallreduce(MPI.IN_PLACE, array, MPI.SUM), call))
+        request = self._group.Iallreduce(MPI.IN_PLACE, array, MPI.SUM)
+        return self._begun(MpiRequest(request, call, self._naps))
 
     def allgather(self, array: NDArray[Any]) -> NDArray[Any]:
         """Stack the ranks' arrays of equal shape: (size, *shape)."""
@@ -171,7 +188,7 @@ class MpiComm:
         check_buffer(array)
         out = np.empty((self.size, *array.shape), array.dtype)
         with self.journal.collective(self._stream, "allgather", array):
-            self._group.Allgather(_bytes_of(array), _bytes_of(out))
+            self._complete("Allgather", _bytes_of(array), _bytes_of(out))
         return out
 
     def iallgather(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
@@ -183,7 +200,7 @@ class MpiComm:
         out = np.empty((self.size, *array.shape), array.dtype)
         call = self.journal.collective(self._stream, "iallgather", array)
         request = self._group.Iallgather(_bytes_of(array), _bytes_of(out))
-        return self._begun(MpiRequest(request, call)), out
+        return self._begun(MpiRequest(request, call, self._naps)), out
 
     def ialltoall(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
         """Start to send `array[r]` to each rank r; return the request and a new array of the same
@@ -194,7 +211,7 @@ class MpiComm:
         out = np.empty_like(array)
         call = self.journal.collective(self._stream, "ialltoall", array)
         request = self._group.Ialltoall(_bytes_of(array), _bytes_of(out))
-        return self._begun(MpiRequest(request, call)), out
+        return self._begun(MpiRequest(request, call, self._naps)), out
 
     def _begun(self, request: MpiRequest) -> MpiRequest:
         self._requests.add(request)
@@ -209,7 +226,10 @@ class MpiComm:
         check_buffer(out)
         with self.journal.message("sendrecv", array):
             source = other if source is None else source
-            self._group.Sendrecv(_bytes_of(array), other, recvbuf=_bytes_of(out), source=source)
+            coming = self._group.Irecv(_bytes_of(out), source)
+            going = self._group.Isend(_bytes_of(array), other)
+            for request in (going, coming):
+                _await(request, self._naps)
 
     def bcast_bytes(self, data: bytes, root: int = 0) -> bytes:
         """Return the bytes that rank `root` passed, of any length."""
@@ -233,7 +253,7 @@ class MpiComm:
         layout = (lengths, ends - lengths)
         target = [out, layout, MPI.BYTE] if self.rank == root else None
         with self.journal.collective(self._stream, "gather", len(data)):
-            self._group.Gatherv([np.frombuffer(data, np.uint8), MPI.BYTE], target, root)
+            self._complete("Gatherv", [np.frombuffer(data, np.uint8), MPI.BYTE], target, root)
         if self.rank != root:
             return []
         pieces = zip(ends - lengths, ends, strict=True)
@@ -242,14 +262,12 @@ class MpiComm:
     def barrier(self) -> None:
         """Wait until every rank has come here."""
         with self.journal.collective(self._stream, "barrier"):
-            self._group.Barrier()
+            self._complete("Barrier")
 
     def idle_barrier(self) -> None:
         """Wait until every rank has come here, and leave the cores to those that still work."""
         with self.journal.collective(self._stream, "barrier"):
-            request = self._group.Ibarrier()
-            while not request.Test():  # most libraries' own barrier waits at full speed
-                time.sleep(0.001)
+            _nap_until(self._group.Ibarrier(), IDLE_NAP)
 
     def depart(self, seconds: float) -> bool:
         """Tell that this rank ends its work, and wait for the others to end theirs; return whether
@@ -261,7 +279,7 @@ class MpiComm:
             while not request.Test():
                 if time.monotonic() > end:
                     return False
-                time.sleep(0.001)
+                time.sleep(IDLE_NAP)
         return True
 
     @property
@@ -304,12 +322,33 @@ class MpiComm:
             with suppress(MPI.Exception):
                 # No two threads may complete a request.
                 while (request.waiting or not request.test()) and time.monotonic() < end:
-                    time.sleep(0.001)
+                    time.sleep(IDLE_NAP)
+
+    def _complete(self, name: str, *arguments: Any) -> None:
+        """Run a blocking collective of mpi4py to its end."""
+        if self._naps:
+            _nap_until(getattr(self._group, f"I{name.lower()}")(*arguments))
+        else:
+            getattr(self._group, name)(*arguments)
 
     def abort(self, status: int) -> NoReturn:
         """End all ranks of the job at once; the launcher returns `status`."""
         MPI.COMM_WORLD.Abort(status)
         os._exit(status)  # in case Abort returns
+
+
+def _await(request: MPI.Request, naps: bool) -> None:
+    """Return once a request has ended."""
+    if naps:
+        _nap_until(request)
+    else:
+        request.Wait()
+
+
+def _nap_until(request: MPI.Request, nap: float = NAP) -> None:
+    """Return once a request has ended; leave the core to others meanwhile."""
+    while not request.Test():
+        time.sleep(nap)
 
 
 def _sync(windows: list[MPI.Win]) -> None:

@@ -1,0 +1,72 @@
+"""Ranks that share cores: how they wait for each other, and that their collectives still meet."""
+
+import subprocess
+from collections.abc import Callable
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+# Rank 0 alone has too few cores: all must wait in the same way, or collectives would not match.
+NAPPING = """
+import threading, time
+import numpy as np
+from tallygrad.trainer.distributed import mpi
+from tallygrad.trainer.distributed.comm import connect
+
+cores = 0 if connect().rank == 0 else 1 << 20
+mpi.HostCores.here = classmethod(lambda cls, env: cls(1, cores))
+comm = mpi.MpiComm()
+rank, size = comm.rank, comm.size
+other, half = comm.stream("other"), comm.split(rank // 2, "half")
+mine, late = np.arange(3.0) + rank, size - 1
+everyone = np.arange(3.0) + np.arange(size)[:, None]
+
+def bcast():
+    array = mine.copy()
+    other.bcast(array, late)
+    return array, everyone[late]
+
+def allreduce():
+    array = mine.copy()
+    comm.allreduce(array, "max")
+    return array, everyone[late]
+
+def request():
+    array = mine.copy()
+    comm.iallreduce(array).wait()
+    return array, everyone.sum(0)
+
+def neighbours():
+    out = np.empty(3)
+    comm.sendrecv(mine, out, (rank + 1) % size, (rank - 1) % size)
+    return out, everyone[rank - 1]
+
+def gather():
+    found = comm.gather_bytes(bytes([rank]) * rank, late)
+    return found, [bytes([r]) * r for r in range(size)] if rank == late else []
+
+sleep = time.sleep
+for way in (
+    bcast, allreduce, request, neighbours, gather,
+    lambda: (comm.allgather(mine), everyone), lambda: (comm.barrier(), None),
+):
+    comm.idle_barrier()
+    naps = []
+    time.sleep = lambda seconds: (naps.append(threading.current_thread()), sleep(seconds))
+    if rank == late:
+        sleep(0.2)
+    found, expected = way()
+    time.sleep = sleep
+    assert np.array_equal(found, expected), (way, found, expected)
+    asleep = threading.main_thread() in naps  # other threads watch the launcher
+    assert asleep or rank == late or (way is neighbours and rank > 0) or (way is gather), way
+pair = np.array(rank)
+half.allreduce(pair)
+assert pair == sum(r for r in range(size) if r // 2 == rank // 2)
+print(f"rank {rank} of {size} is right")
+"""
+
+
+def test_ranks_that_share_cores_sleep_while_they_wait(mpirun: Run) -> None:
+    result = mpirun(4, NAPPING)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("is right") == 4, result.stdout
