@@ -1,6 +1,6 @@
 """Copies of a run's state in the memory of two hosts, which outlive its processes.
 
-A copy is the image of a checkpoint's file, under /dev/shm of rank 0's host and of a partner: the
+A copy has what a checkpoint has (`packed`), under /dev/shm of rank 0's host and of a partner: the
 first rank on another host. The run folder's `copies.json` has the name of their folder. They are
 kept between the checkpoints on disk: only what is newer than those is ever read.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from ..distributed.comm import Comm
 from ..errors import UserError, warn
 from ..files import collect_temporaries, user_errors
-from . import checkpoint
+from . import checkpoint, packed
 from .checkpoint import CheckpointFolder
 from .logs import RunFolder
 
@@ -58,7 +58,7 @@ class MemoryCopies:
             (self.run.path / RECORD).unlink(missing_ok=True)
 
     def store(self, step: int, data: memoryview | None) -> None:
-        """Keep an image, which rank 0 has, here and at the partner's."""
+        """Keep packed bytes, which rank 0 has, here and at the partner's."""
         if self.comm.rank == 0:
             assert data is not None
             self._keep(step, data)
@@ -150,7 +150,7 @@ def _newest(folder: Path) -> tuple[int, Path] | None:
     """Return the newest copy of this host that verifies, and its step."""
     for step, path in _steps(folder):
         try:
-            checkpoint.verify(path)
+            packed.verify(path)
             return step, path
         except UserError as error:
             warn(f"copy in memory skipped: {error}")
@@ -159,14 +159,12 @@ def _newest(folder: Path) -> tuple[int, Path] | None:
 
 def _steps(folder: Path) -> list[tuple[int, Path]]:
     """Return the steps and the files of this host's copies, the newest first."""
-    names = (
-        (p.name.removeprefix("step-").removesuffix(".h5"), p) for p in folder.glob("step-*.h5")
-    )
+    names = ((path.stem.removeprefix("step-"), path) for path in folder.glob(f"*{packed.SUFFIX}"))
     return sorted(((int(n), p) for n, p in names if n.isdecimal()), reverse=True)
 
 
 def _path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:08d}.h5"
+    return folder / f"step-{step:08d}{packed.SUFFIX}"
 
 
 def _recorded(out: Path) -> str:

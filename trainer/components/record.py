@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from ..errors import NotFinite, UserError, warn
 from ..progress import Progress
 from ..setup import Parts
 from . import history, state
-from .checkpoint import CheckpointFolder, compose
+from .checkpoint import CheckpointFolder
 from .checkpoint import load as load_checkpoint
 from .logs import RunFolder, columns
 from .memory_copies import MemoryCopies
+from .packed import load_state, pack
 from .resume import settle
 from .state import State
 
@@ -61,7 +63,7 @@ class RunRecord:
 
     def load(self, source: Path) -> None:
         """Load a checkpoint. One of another folder brings no best: this folder has none yet."""
-        checkpoint = load_checkpoint(source)
+        checkpoint = load_state(source)
         agree(self.comm, lambda: {f"digest of {source}": checkpoint.digest})
         model, update = self.parts.model, self.parts.update
         state.restore(source, checkpoint, self.config, model, update, self.state)
@@ -117,25 +119,26 @@ class RunRecord:
 
     def _save(self) -> None:
         now, begun = self.state, time.monotonic()
-        tensors, record, ledger = self._content()
+        tensors, record = self._content()
         if self.folder.writes:
+            record["ledger"] = Ledger.from_json(record["ledger"]).to_json()
             best = now.evaluated == now.step == now.best_step
             self.latest = self.checkpoints.save(now.step, tensors, record, best=best)
-            self.folder.write_json("ledger.json", ledger.to_json())
+            self.folder.write_json("ledger.json", record["ledger"])
         now.overhead_seconds += time.monotonic() - begun
 
     def copy(self) -> None:
         """Keep the state in the memory of two hosts. All ranks call it, as `save`."""
         with self.comm.journal.doing("checkpoint"):
             begun = time.monotonic()
-            tensors, record, _ = self._content()
-            data = compose(tensors, record)[0] if self.folder.writes else None
+            tensors, record = self._content()
+            data = pack(tensors, record) if self.folder.writes else None
             self.copies.store(self.state.step, data)
             self.state.overhead_seconds += time.monotonic() - begun
 
-    def _content(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any], Ledger]:
-        """Return the tensors and the record of a checkpoint, and its ledger; on ranks other than
-        the first, which only take part, empty ones."""
+    def _content(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Return the tensors and the record of a checkpoint, whose ledger is not merged yet; on
+        ranks other than the first, which only take part, empty ones."""
         now, parts = self.state, self.parts
         parts.buffers.use_means()
         copies, slots = parts.buffers.state_dict(), parts.update.state_dict()
@@ -147,16 +150,16 @@ class RunRecord:
             )
         now.seconds += self._elapsed()
         now.take(parts.overlap.take())
-        ledger = self.merged_ledger()
+        entries = self._ledger_entries()
         if now.epoch and not now.step_in_epoch:  # an epoch has just ended
-            now.finished_epochs.append(history.epoch_of(now, ledger))
+            now.finished_epochs.append(history.epoch_of(now, Ledger.from_json(entries)))
         if not self.folder.writes:
-            return {}, {}, ledger
+            return {}, {}
         self.folder.check()
-        record = state.describe(now, self.config, self.comm.size, ledger)
+        record = state.describe(now, self.config, self.comm.size, entries)
         data = parts.data.train.dataset
         record |= {"input": [*data.input_shape], "classes": len(data.classes)}
-        return state.capture(parts.model, slots, copies, exchange), record, ledger
+        return state.capture(parts.model, slots, copies, exchange), record
 
     def restore_best(self, progress: Progress) -> bool:
         """Take the weights and buffers of the best checkpoint, which rank 0 reads for all; false
@@ -175,10 +178,12 @@ class RunRecord:
 
     def merged_ledger(self) -> Ledger:
         """Return the ledger over all ranks and over the runs that this one continues (rank 0)."""
-        ledger = self.earlier.copy()
-        for text in self.comm.gather_bytes(json.dumps(self.ledger.to_json()).encode()):
-            ledger.merge(Ledger.from_json(json.loads(text)))
-        return ledger
+        return Ledger.from_json(self._ledger_entries())
+
+    def _ledger_entries(self) -> list[dict[str, Any]]:
+        """Return the entries of `merged_ledger`, several for one key perhaps."""
+        texts = self.comm.gather_bytes(json.dumps(self.ledger.to_json()).encode())
+        return [*self.earlier.to_json(), *chain.from_iterable(map(json.loads, texts))]
 
     def complete(self, last: int) -> dict[str, Any]:
         """Return the result of a run that was complete before, which stays as it is. UserError

@@ -23,6 +23,7 @@ from . import history
 from .checkpoint import CheckpointFolder, load, newest_checkpoint
 from .logs import RunFolder
 from .memory_copies import newer_in_memory
+from .packed import load_state
 from .state import State, recorded
 
 
@@ -108,7 +109,7 @@ def _decide(
               file=sys.stderr, flush=True)  # fmt: skip
         begun = RunFolder(Path(config.out), writes=False).read_json("config.json")
         return options.resume(chosen, begun if isinstance(begun, dict) else {}), None
-    checkpoint = load(source)
+    checkpoint = load_state(source)
     if config.resume != AUTO and config.out:
         step = int(recorded(source, checkpoint.meta, "step", int))
         _refuse_mixing(source, step, Path(config.out))

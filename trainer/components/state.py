@@ -193,8 +193,10 @@ def _below(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArra
     return {n.removeprefix(prefix): a for n, a in tensors.items() if n.startswith(prefix)}
 
 
-def describe(state: State, config: TrainConfig, ranks: int, ledger: Ledger) -> dict[str, Any]:
-    """Return the record that goes with the tensors."""
+def describe(
+    state: State, config: TrainConfig, ranks: int, ledger: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the record that goes with the tensors; `ledger` is that of all ranks in JSON."""
     metric = state.metric_names[0]
     held_out = state.figures[f"validation_{metric}"]
     return {
@@ -205,7 +207,7 @@ def describe(state: State, config: TrainConfig, ranks: int, ledger: Ledger) -> d
         "seed": config.seed,
         "ranks": ranks,
         "config": config.to_json(),
-        "ledger": ledger.to_json(),
+        "ledger": ledger,
     }
 
 

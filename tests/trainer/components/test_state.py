@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.autograd import Ledger, nn
+from tallygrad.autograd import nn
 from tallygrad.autograd.optim import SGD
 from tallygrad.trainer.components import state
 from tallygrad.trainer.components.checkpoint import load, save
@@ -69,7 +69,7 @@ def test_checkpoints_of_before_load(later: dict[str, Any], tmp_path: Path) -> No
     assert (sgd.state_dict()["velocity"]["bias"] == 4).all()
     tensors = load(tmp_path / "old.h5").tensors
     assert state.capture(model, sgd.state_dict(), state.copies(tensors)).keys() == TENSORS.keys()
-    record = state.describe(now, TrainConfig(), 1, Ledger())
+    record = state.describe(now, TrainConfig(), 1, [])
     assert record.keys() == FIRST.keys() | LATER.keys() | BESIDES
     assert {name: record[name] for name in FIRST | later} == FIRST | later
     assert record["accuracy"] == later.get("validation_accuracy", 0.75)
@@ -81,7 +81,7 @@ def test_a_parameter_that_never_moved_is_on_record(tmp_path: Path) -> None:
     now, model, sgd = restore(tmp_path / "old.h5")
     assert "unmoved" not in sgd.state_dict()
     sgd.load_state_dict({**sgd.state_dict(), "unmoved": ["bias"]})
-    record = state.describe(now, TrainConfig(), 1, Ledger())
+    record = state.describe(now, TrainConfig(), 1, [])
     save(tmp_path / "new.h5", state.capture(model, sgd.state_dict(), {}), record)
     assert restore(tmp_path / "new.h5")[2].state_dict()["unmoved"] == ["bias"]
 
