@@ -6,29 +6,35 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from . import machine
-from .options import UsageError, parse
+from tallygrad.launch.mpirun import LaunchError
+from tallygrad.trainer.errors import UserError
 
-ON_RANKS = ("exchange", "scaling")  # benchmarks of several ranks, each a module
+from . import machine
+from .options import OTHERS, UsageError, parse, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmarks and return the exit status: 2 for an error in the options."""
+    """Run the benchmark that the first word names, or that of single steps; return the
+    exit status: 2 for what the user can mend."""
     words = [*(sys.argv[1:] if arguments is None else arguments)]
+    name = words.pop(0) if words and not words[0].startswith("-") else ""
     try:
-        # Nothing is imported before: NumPy and torch start their threads when they are.
-        if words[:1] in ([name] for name in ON_RANKS):
+        if name:
+            if name not in OTHERS:
+                raise UsageError(unknown(name, OTHERS))
+            # Nothing is imported before: NumPy and torch start their threads when they are.
             machine.limit_threads()
-            import_module(f".{words[0]}", __package__).run(words[1:], sys.stdout)
-            return 0
+            return int(import_module(f".{name}", __package__).run(words))
         options = parse(words)
         core = machine.settle(options.core)
         from .run import run
 
         run(options, core, sys.stdout)
-    except UsageError as error:
-        print(f"python -m bench: {error}", file=sys.stderr)
+    except (UsageError, UserError, LaunchError) as error:
+        print(f"{' '.join(['python -m bench', *[name] * bool(name)])}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

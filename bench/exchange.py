@@ -7,7 +7,6 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
-from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ BARE = "bare Allreduce"
 Buckets = Sequence[NDArray[np.float32]]
 
 
-def run(arguments: Sequence[str], out: TextIO) -> None:
+def run(arguments: Sequence[str]) -> int:
     """Measure, and print a table on rank 0. UsageError on one rank."""
     options = parse(arguments)
     comm, load = several("exchange")
@@ -34,8 +33,9 @@ def run(arguments: Sequence[str], out: TextIO) -> None:
         times = in_turn(comm, works, options.rounds, WARMING)
     if comm.rank == 0:
         what = f"{options.mb:g} MB on {comm.size} ranks, buckets of {options.bucket_mb:g} MB"
-        print(f"{what}; {comm.library}; load {load:.1f} before", file=out)
-        print(table(times), file=out)
+        print(f"{what}; {comm.library}; load {load:.1f} before")
+        print(table(times))
+    return 0
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -1,9 +1,9 @@
 """The fault table: how jobs end when a rank, a host, a disk or a link fails, and what is left.
 
-`python -m bench.faults --repeats 5` needs root, for network namespaces. It tells for each fault
-the seconds from there to the end of the job, its status and message, the processes left behind and
-for how long, the segments of shared memory that stay, and whether the run, resumed, comes to the
-same weights as an undisturbed one.
+Some faults need root, for network namespaces and disks. The table tells for each fault the seconds
+from there to the end of the job, its status and message, the processes left behind and for how
+long, the segments of shared memory that stay, and whether the run, resumed, comes to the same
+weights as an undisturbed one. The status is 1 where something of this is not as it must be.
 """
 
 from __future__ import annotations
@@ -13,14 +13,19 @@ import json
 import os
 import signal
 import statistics
-import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tallygrad.launch.attempt import LOST
+from tallygrad.launch.job import PREEMPTED
+from tallygrad.trainer.errors import UserError
+
+from .hosts import why_not
+from .options import BenchParser, counted, positive
 from .trial import Bench, Ended, Fault, Job
 
 DAEMONS = ("hydra_pmi_proxy", "prted")
@@ -49,23 +54,23 @@ def sending(number: int) -> Callable[[Job, Any], None]:
 
 
 FAULTS = {
-    "SIGKILL of rank 0": Fault("kill:0"),
-    "SIGKILL of rank 1": Fault("kill:1"),
-    "SIGSTOP of rank 1": Fault("stop:1"),
-    "exception in backward": Fault("backward:1"),
-    "exception in a loader thread": Fault("loader:1"),
-    "disk full at a checkpoint": Fault("disk:0", disk=True),
-    "another model on rank 1": Fault("mismatch:1"),
-    "daemon of a host killed": Fault("outside", kill_daemon, hosts=2),
-    "link down": Fault("outside", cut_link, hosts=2, resume_ranks=1),
-    "out of memory": Fault("memory:1"),
-    "SIGTERM": Fault("outside", sending(signal.SIGTERM)),
-    "SIGUSR1": Fault("outside", sending(signal.SIGUSR1)),
-    "SIGUSR2": Fault("outside", sending(signal.SIGUSR2)),
+    "SIGKILL of rank 0": Fault("kill:0", LOST),
+    "SIGKILL of rank 1": Fault("kill:1", LOST),
+    "SIGSTOP of rank 1": Fault("stop:1", LOST),
+    "exception in backward": Fault("backward:1", 1),
+    "exception in a loader thread": Fault("loader:1", 1),
+    "disk full at a checkpoint": Fault("disk:0", UserError.status, disk=True),
+    "another model on rank 1": Fault("mismatch:1", UserError.status),
+    "daemon of a host killed": Fault("outside", LOST, kill_daemon, hosts=2),
+    "link down": Fault("outside", LOST, cut_link, hosts=2, resume_ranks=1),
+    "out of memory": Fault("memory:1", UserError.status),
+    "SIGTERM": Fault("outside", PREEMPTED, sending(signal.SIGTERM)),
+    "SIGUSR1": Fault("outside", PREEMPTED, sending(signal.SIGUSR1)),
+    "SIGUSR2": Fault("outside", PREEMPTED, sending(signal.SIGUSR2)),
 }
 
 
-def summarize(results: list[Ended]) -> str:
+def summarize(results: Sequence[Ended]) -> str:
     """Return the table of all trials, a row per fault, and the messages."""
     names = dict.fromkeys(r.name for r in results)
     lines = [" | ".join(("", *COLUMNS, "")).strip(), "|---" * len(COLUMNS) + "|"]
@@ -90,28 +95,42 @@ def _row(rows: list[Ended]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def main() -> int:
-    """Run the table and print it."""
-    parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--collective-timeout", type=float, default=10.0)
-    parser.add_argument("--steps", type=int, default=16)
+def failures(results: Sequence[Ended], faults: Mapping[str, Fault] = FAULTS) -> list[str]:
+    """Return a line for each trial in which something is not as it must be."""
+    wrong = [(r.name, r.wrong(faults[r.name].status)) for r in results]
+    return [f"{name}: {'; '.join(reasons)}" for name, reasons in wrong if reasons]
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options."""
+    parser = BenchParser("python -m bench faults", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--repeats", type=counted, default=5)
+    parser.add_argument("--collective-timeout", type=positive, default=10.0)
+    parser.add_argument("--steps", type=counted, default=16)
     parser.add_argument("--only", action="append", choices=list(FAULTS))
     parser.add_argument("--json", type=Path, help="file for every trial, a line each")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the table and print it; return 1 where something is not as it must be. UserError where
+    a fault cannot be made here."""
+    options = parse(arguments)
+    chosen = options.only or list(FAULTS)
+    rooted = [name for name in chosen if FAULTS[name].needs_root]
+    if rooted and (reason := why_not()):
+        raise UserError(f"{', '.join(rooted)}: {reason}; choose others with --only")
     results: list[Ended] = []
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         bench = Bench(Path(folder), options.collective_timeout, options.steps)
         bench.prepare()
-        for name in (options.only or list(FAULTS)) * options.repeats:
+        for name in chosen * options.repeats:
             results.append(bench.trial(name, FAULTS[name]))
             print(results[-1], flush=True)
             if options.json:
                 with options.json.open("a") as file:
                     file.write(json.dumps(asdict(results[-1])) + "\n")
     print(summarize(results))
-    return 0 if all(r.same_bits for r in results) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    wrong = failures(results)
+    print(*[f"wrong: {line}" for line in wrong], sep="\n", end="\n" * bool(wrong))
+    return int(bool(wrong))

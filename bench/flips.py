@@ -1,9 +1,8 @@
-"""Injected bit flips: `python -m bench.flips` trains with `--verify-every 1` on several ranks,
+"""Injected bit flips: `python -m bench flips` trains with `--verify-every 1` on several ranks,
 flips a bit per step (see `flipping`), and counts those that were found, named and repaired."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import subprocess
@@ -17,6 +16,8 @@ from random import Random
 from typing import Any
 
 from tallygrad.launch import mpirun
+
+from .options import BenchParser, counted
 
 WARMING = 3  # steps without flips, in which kernels compile and messages are counted
 TIMEOUT = 900.0  # seconds of a training
@@ -79,7 +80,7 @@ def plan(kinds: Sequence[str], count: int, ranks: int, random: Random) -> list[F
     return flips
 
 
-def run(series: Series, ranks: int, flips: Sequence[Flip], steps: int) -> list[dict[str, Any]]:
+def train(series: Series, ranks: int, flips: Sequence[Flip], steps: int) -> list[dict[str, Any]]:
     """Train with these flips; return what each step came to."""
     launcher = mpirun.find_mpirun()
     openmpi = mpirun.is_openmpi(launcher)
@@ -166,20 +167,20 @@ def measure(series: Series, ranks: int, count: int, random: Random) -> list[Verd
     """Return what became of so many flips."""
     flips = plan(series.kinds, count, ranks, random)
     steps = WARMING + count + 1
-    sound = run(series, ranks, [], steps)
+    sound = train(series, ranks, [], steps)
     if any(step["lines"] for step in sound):
         raise SystemExit("flips: faults were reported without any flip")
-    return [*judge(flips, sound, run(series, ranks, flips, steps))]
+    return [*judge(flips, sound, train(series, ranks, flips, steps))]
 
 
-def main() -> int:
+def run(arguments: Sequence[str]) -> int:
     """Flip bits and print the table; return 1 where a flip was missed or not repaired."""
-    parser = argparse.ArgumentParser(prog="python -m bench.flips", description=__doc__)
-    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4], help="numbers of ranks")
-    parser.add_argument("--flips", type=int, default=1000, help="flips in all (default: 1000)")
+    parser = BenchParser("python -m bench flips", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--ranks", type=counted, nargs="+", default=[2, 4], help="numbers of ranks")
+    parser.add_argument("--flips", type=counted, default=1000, help="flips in all (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of what is flipped")
     parser.add_argument("--show", action="store_true", help="print what was reported of each flip")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     random, everything = Random(options.seed), []
     for ranks in options.ranks:
         verdicts: list[Verdict] = []
@@ -192,7 +193,3 @@ def main() -> int:
         print(v.flip, v.tensor, *v.lines, sep="\n    ")
     print("all", *table(everything), sep="\n")
     return int(not all(v.repaired for v in everything))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

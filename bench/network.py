@@ -1,4 +1,4 @@
-"""`python -m bench.network`: what `plan` predicts for a network, beside steps over that network.
+"""`python -m bench network`: what `plan` predicts for a network, beside steps over that network.
 
 Network namespaces of this host are the hosts, with one rank each; `tc` gives their links a rate.
 Ranks measure messages between neighbours, additions, steps without messages, exchanges alone, and
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple, NoReturn
 
 from tallygrad.launch import mpirun
 from tallygrad.trainer.commands.models import ChosenModel, ModelOptions
@@ -28,8 +29,9 @@ from tallygrad.trainer.cost.cluster.transfers import ExchangeSettings
 from tallygrad.trainer.cost.report.text_table import Column, text_table
 from tallygrad.trainer.errors import UserError
 
+from .hosts import Hosts, why_not
 from .network_rank import RESULT, TASK, Result, Task
-from .trial import hosts_module
+from .options import BenchParser
 
 UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 PAYLOAD = 1448 / 1514  # of a full frame of TCP as `tc` counts it: without preamble, sum and gap
@@ -93,24 +95,21 @@ def compare(rate: str, found: Result, task: Task, ranks: int) -> Compared:
     return Compared(rate, ranks, task.model, task.batch, found, row.communication, row.seconds)
 
 
-namespaces = cache(hosts_module)  # loaded once: it tells the hosts of one process apart
-
-
 def measure(ranks: int, rate: str, task: Task, folder: Path) -> Result:
     """Measure with ranks on hosts of their own. UserError if they fail, or another way than the
     links was taken."""
     (folder / TASK).write_text(json.dumps(task._asdict()), "utf-8")
     (folder / RESULT).unlink(missing_ok=True)
-    with namespaces().Hosts(ranks, folder / "hosts", **_limit(rate)) as made:
+    with Hosts(ranks, folder / "hosts", **_limit(rate)) as made:
         env = {**mpirun.environment(openmpi=True), **made.environment}
         command = _command(made, ranks, folder)
         subprocess.run(command, env=env, check=False, stdout=sys.stderr, timeout=TIMEOUT)
         sent = made.sent(made.names[0])
     if not (folder / RESULT).exists():
-        raise UserError(f"network: the {ranks} ranks wrote no result")
+        raise UserError(f"the {ranks} ranks wrote no result")
     found = Result(**json.loads((folder / RESULT).read_text("utf-8")))
     if sent < sum(found.bytes):
-        raise UserError(f"network: only {sent} bytes crossed a link: the MPI took another way")
+        raise UserError(f"only {sent} bytes crossed a link: the MPI took another way")
     return found
 
 
@@ -119,7 +118,7 @@ def _limit(rate: str) -> dict[str, str]:
     return {"rate": rate, "burst": f"{int(bandwidth(rate) * BURST) + 16_000}b"}
 
 
-def _command(made: Any, ranks: int, folder: Path) -> list[str]:
+def _command(made: Hosts, ranks: int, folder: Path) -> list[str]:
     program = mpirun.find_mpirun()
     openmpi = mpirun.is_openmpi(program)
     names = ",".join(f"{name}:1" for name in made.names)
@@ -156,9 +155,9 @@ def cells(row: Compared) -> list[str]:
     ]  # fmt: skip
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> BenchParser:
     about = "Compare plan's predictions with steps between network namespaces. Needs root."
-    parser = argparse.ArgumentParser("python -m bench.network", description=about)
+    parser = BenchParser("python -m bench network", description=about, allow_abbrev=False)
     add = parser.add_argument
     add("--models", type=_words, default=["lenet"], metavar="A,B", help="models (default: lenet)")
     add("--batch", type=int, default=1, metavar="N", help="images a rank and step (default: 1)")
@@ -182,29 +181,31 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the table and return the exit status: 2 for what cannot be done."""
+def run(arguments: Sequence[str]) -> int:
+    """Print the table and write `--json`, with the rows that there are where an error or a signal
+    ends this early. UserError for what cannot be done."""
     options = _parser().parse_args(arguments)
     found: list[Compared] = []
+    [*map(bandwidth, options.rates)]
+    if why := why_not():
+        raise UserError(why)
+    signal.signal(signal.SIGTERM, _end)
     try:
-        [*map(bandwidth, options.rates)]
-        if why := namespaces().why_not():
-            raise UserError(f"network: {why}")
         with tempfile.TemporaryDirectory(prefix="tallygrad-network-") as name:
             for row in rows(options, Path(name)):
                 print(*cells(row), file=sys.stderr, flush=True)
                 found.append(row)
-    except (UserError, mpirun.LaunchError) as error:
-        print(f"python -m bench.network: {error}", file=sys.stderr)
-        return 2
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"the ranks took more than {error.timeout:g} s") from error
     finally:
         if found:
             print("\n".join(text_table(COLUMNS, [cells(row) for row in found])))
-    if options.json:
-        listed: list[Mapping[str, Any]] = [row.to_json() for row in found]
-        options.json.write_text(json.dumps(listed, indent=1) + "\n", "utf-8")
+        if options.json:
+            text = json.dumps([row.to_json() for row in found], indent=1)
+            options.json.write_text(f"{text}\n", "utf-8")
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """End this process in order: what was made is removed on the way."""
+    sys.exit(128 + number)

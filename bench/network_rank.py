@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,12 +22,8 @@ from tallygrad.trainer.distributed.guard import guard
 TASK, RESULT = "task.json", "result.json"
 ROUNDS = 20  # at least
 LEVEL = 0.1  # quantile of rounds: what else the host does only adds
-NAP = 2e-5  # seconds
 LARGE = 1 << 20  # bytes of a long message, and of an addition
 WORDS, LARGES = 16, 2  # of them one after the other
-BLOCKING = ("Allreduce", "Allgather", "Bcast", "Barrier")
-BEGINNING = ("Iallreduce", "Iallgather", "Ialltoall", "Ibarrier")
-GROUPS = ("Dup", "Split")
 
 
 class Task(NamedTuple):
@@ -55,47 +50,6 @@ class Result(NamedTuple):
     step: float
     parameters: tuple[str, ...]
     bytes: tuple[int, ...]
-
-
-class NappingRequest:
-    """A request of mpi4py that is looked at now and then."""
-
-    def __init__(self, request: Any) -> None:
-        self._request = request
-
-    def Wait(self) -> None:
-        """Return when it is over."""
-        while not self._request.Test():
-            time.sleep(NAP)
-
-    def Test(self) -> bool:
-        """Drive it a little; true once it is over."""
-        return bool(self._request.Test())
-
-
-class NappingGroup:
-    """A communicator of mpi4py whose ranks share cores, as hosts do not: one that waits leaves its
-    core to one that works. Whatever blocks is begun and then looked at now and then."""
-
-    def __init__(self, group: Any) -> None:
-        self._group = group
-
-    def Sendrecv(self, array: Any, target: int, out: Any, source: int) -> None:
-        """Send to one rank what another one sends here."""
-        coming = NappingRequest(self._group.Irecv(out, source))
-        NappingRequest(self._group.Isend(array, target)).Wait()
-        coming.Wait()
-
-    def __getattr__(self, name: str) -> Any:
-        if name in BLOCKING:
-            begin = getattr(self._group, f"I{name.lower()}")
-            return lambda *args: NappingRequest(begin(*args)).Wait()
-        found = getattr(self._group, name)
-        if name in GROUPS:
-            return lambda *args: NappingGroup(found(*args))
-        if name in BEGINNING:
-            return lambda *args: NappingRequest(found(*args))
-        return found
 
 
 def measure(comm: Comm, pair: Comm, task: Task) -> Result:
@@ -127,10 +81,10 @@ def _often(run: Callable[[], object], times: int) -> Callable[[], object]:
 def _neighbours(comm: Comm) -> Callable[[], object]:
     """Return the function that sends a long message to the next rank, while one comes from the rank
     before."""
-    group: Any = comm.stream("neighbours")._group  # type: ignore[attr-defined]
+    own = comm.stream("neighbours")
     array, out = np.zeros(LARGE, np.uint8), np.zeros(LARGE, np.uint8)
     following, before = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
-    return lambda: group.Sendrecv(array, following, out, before)
+    return lambda: own.sendrecv(array, out, following, before)
 
 
 def _one(job: Rehearsal) -> Callable[[], bool]:
@@ -173,13 +127,13 @@ def _rounds(comm: Comm, steps: dict[str, Callable[[], object]], seconds: float) 
     return dict(zip(steps, np.quantile(taken, LEVEL, axis=1).tolist(), strict=True))
 
 
-def napping() -> tuple[Comm, Comm]:
-    """Return the ranks of this job, and a rank and its neighbour if it has one."""
+def meet() -> tuple[Comm, Comm]:
+    """Return the ranks of this job, and a rank and its neighbour if it has one. Ranks share cores,
+    as hosts do not: one that waits leaves its core to one that works."""
     from tallygrad.trainer.distributed.mpi import MpiComm  # initialises MPI
 
-    world = MpiComm()
-    group: Any = NappingGroup(world._group)
-    return MpiComm(group), MpiComm(group.Split(world.rank // 2))
+    world = MpiComm(naps=True)
+    return world, world.split(world.rank // 2, "pair")
 
 
 def _go_first() -> None:
@@ -192,7 +146,7 @@ def main(folder: Path) -> None:
     """Do the task of a folder."""
     _go_first()
     set_num_threads(1)
-    comm, pair = napping()
+    comm, pair = meet()
     with guard(comm):
         values = json.loads((folder / TASK).read_text("utf-8"))
         result = measure(comm, pair, Task(**{**values, "input": tuple(values["input"])}))

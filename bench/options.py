@@ -14,6 +14,16 @@ from tallygrad.trainer.files import OutputFile
 
 from .cases import CASES, MODELS, MODES, TORCH_MODES, Case, find
 
+# Benchmarks of other things than single steps, each a module with `run(words) -> status`.
+OTHERS = {
+    "exchange": "the exchange of gradients beside a bare Allreduce (under mpirun)",
+    "scaling": "steps on one rank and on all (under mpirun)",
+    "faults": "how jobs end when a rank, a host, a disk or a link fails",
+    "storm": "a supervised run of which ranks are killed again and again",
+    "flips": "bits that flip in ranks whose steps are verified",
+    "network": "the predictions of plan beside steps over a real network",
+    "simulated": "the predictions of plan beside a simulation",
+}
 MARK = '{\n "host": {'  # the beginning of result files, by which --json recognises them
 
 
@@ -110,7 +120,12 @@ def _core(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     about = "Time training and inference steps of Tallygrad and torch, in turn, on one core."
-    parser = BenchParser("python -m bench", description=about, allow_abbrev=False)
+    others = [f"  {name:12}{what}" for name, what in OTHERS.items()]
+    parser = BenchParser(
+        "python -m bench", description=about, allow_abbrev=False,
+        epilog="\n".join(["others, as `python -m bench NAME --help`:", *others]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     add = parser.add_argument
     add("--cases", type=chosen_cases, default=tuple(CASES.values()), metavar="A,B",
         help=f"cases, or models for all of theirs (default: all): {', '.join(CASES)}")  # fmt: skip

@@ -12,7 +12,6 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import TextIO
 
 import numpy as np
 
@@ -35,17 +34,18 @@ POOL = 20  # batches of images that steps take in turn
 Step = Callable[[], object]
 
 
-def run(arguments: Sequence[str], out: TextIO) -> None:
+def run(arguments: Sequence[str]) -> int:
     """Measure, and print a table for each case on rank 0. UsageError on one rank."""
     options = parse(arguments)
     comm, load = several("scaling")
     if comm.rank == 0:
-        print(f"{comm.size} ranks; {comm.library}; load {load:.1f} before", file=out)
+        print(f"{comm.size} ranks; {comm.library}; load {load:.1f} before")
     with guard(comm):
         for case in options.cases:
             times = measure(comm, case, options)
             if comm.rank == 0:
-                print(table(case, comm.size, times), file=out, flush=True)
+                print(table(case, comm.size, times), flush=True)
+    return 0
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""`python -m bench.simulated`: exchanges as `plan` predicts them, beside a simulation.
+"""`python -m bench simulated`: exchanges as `plan` predicts them, beside a simulation.
 
 SimGrid's SMPI runs the collectives, with the algorithms that MPICH chooses, on a simulated switch
 with one rank per host. Additions take no time on either side. Needs `smpicc` and `smpirun`, which
@@ -25,6 +25,8 @@ from tallygrad.trainer.cost.cluster.network import load
 from tallygrad.trainer.cost.cluster.traffic import Group, Link
 from tallygrad.trainer.cost.report.text_table import Column, text_table
 from tallygrad.trainer.errors import UserError
+
+from .options import BenchParser
 
 SOURCE = Path(__file__).with_suffix(".c")
 PLATFORM = """<?xml version='1.0'?>
@@ -132,9 +134,9 @@ def cells(row: Simulated) -> list[str]:
     return texts
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> BenchParser:
     about = "Compare plan's predictions of exchanges with SimGrid's simulation of their messages."
-    parser = argparse.ArgumentParser("python -m bench.simulated", description=about)
+    parser = BenchParser("python -m bench simulated", description=about, allow_abbrev=False)
     add = parser.add_argument
     add("--models", type=_words, default=["lenet", "resnet20", "resnet18"], metavar="A,B",
         help="models (default: lenet,resnet20,resnet18)")  # fmt: skip
@@ -150,25 +152,17 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the table and return the exit status: 2 for what cannot be done."""
+def run(arguments: Sequence[str]) -> int:
+    """Print the table. UserError for what cannot be done."""
     options = _parser().parse_args(arguments)
-    try:
-        if not all(map(shutil.which, ("smpicc", "smpirun"))):
-            raise UserError("no smpicc or smpirun here; Debian's libsimgrid-dev has them")
-        found = []
-        with tempfile.TemporaryDirectory(prefix="tallygrad-simulated-") as name:
-            for row in rows(options, Path(name)):
-                print(*cells(row), file=sys.stderr, flush=True)
-                found.append(row)
-    except UserError as error:
-        print(f"python -m bench.simulated: {error}", file=sys.stderr)
-        return 2
+    if not all(map(shutil.which, ("smpicc", "smpirun"))):
+        raise UserError("no smpicc or smpirun here; Debian's libsimgrid-dev has them")
+    found = []
+    with tempfile.TemporaryDirectory(prefix="tallygrad-simulated-") as name:
+        for row in rows(options, Path(name)):
+            print(*cells(row), file=sys.stderr, flush=True)
+            found.append(row)
     print("\n".join(text_table(COLUMNS, [cells(row) for row in found])))
     if options.json:
         options.json.write_text(json.dumps([row._asdict() for row in found], indent=1), "utf-8")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,6 @@
 """The kill storm: a supervised run of which a random rank is killed again and again.
 
-`python -m bench.storm --steps 4000 -- --model resnet20 --dataset cifar10 --data-dir DATA` runs the
+`python -m bench storm --steps 4000 -- --model resnet20 --dataset cifar10 --data-dir DATA` runs the
 trainer's options after `--` undisturbed and through a storm. It tells whether the final weights are
 equal, the steps lost to each kill, and the goodput: the time that the steps take undisturbed, over
 the time of the storm. With `--step-seconds` each step waits too, as if the model were larger: what
@@ -14,16 +14,17 @@ import json
 import os
 import random
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import Any
 
+from .options import BenchParser, counted, positive
 from .trial import TRIAL, left_of, processes_of, start, weights
 
 TIMED = 100  # undisturbed steps that tell how long one takes
@@ -111,24 +112,24 @@ def report(out: Path, storm: Storm, wall: float, step: float, trial: str) -> str
     ])  # fmt: skip
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options."""
-    parser = argparse.ArgumentParser(prog="python -m bench.storm", description=__doc__)
-    parser.add_argument("--steps", type=int, required=True)
+    parser = BenchParser("python -m bench storm", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--steps", type=counted, required=True)
     parser.add_argument("--step-seconds", type=float, default=0.0, help="seconds a step waits")
-    parser.add_argument("--every", type=float, default=15.0, help="seconds between kills")
-    parser.add_argument("--minutes", type=float, default=inf, help="of the storm (default: all)")
-    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--every", type=positive, default=15.0, help="seconds between kills")
+    parser.add_argument("--minutes", type=positive, default=inf, help="of the storm (default: all)")
+    parser.add_argument("--ranks", type=counted, default=4)
     parser.add_argument("--checkpoint-every", type=int, default=0)
     parser.add_argument("--memory-copy-every", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("trainer", nargs="*", help="options of the trainer")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> int:
-    """Run the storm and print what came of it."""
-    options = parse()
+def run(arguments: Sequence[str]) -> int:
+    """Run the storm and print what came of it; return 1 where the weights came out otherwise."""
+    options = parse(arguments)
     flags = ["-n", str(options.ranks)]
     words = ["train", *options.trainer, "--max-steps", str(options.steps), "--threads", "1",
              "--epochs", "1000000", "--eval-every", "1000000", "--log-every", "1"]  # fmt: skip
@@ -156,7 +157,3 @@ def main() -> int:
         same = weights(out, options.steps) == weights(calm, options.steps)
     print(f"final weights and optimizer's state equal to the undisturbed run's: {same}")
     return 0 if same else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -16,6 +15,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from . import hosts as namespaces
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0  # seconds for what is left behind to end itself
@@ -45,13 +46,20 @@ sys.exit(getattr(cli, sys.argv[1])(sys.argv[2:]))
 
 @dataclass(frozen=True)
 class Fault:
-    """The fault that ranks have (see `faulty`), what happens outside, and where."""
+    """The fault that ranks have (see `faulty`), the status that the job is to end with, what
+    happens outside, and where."""
 
     injected: str
+    status: int
     act: Callable[[Job, Any], None] = lambda job, hosts: None
     hosts: int = 0
     resume_ranks: int = 2
     disk: bool = False  # the checkpoints lie on a disk that is too small
+
+    @property
+    def needs_root(self) -> bool:
+        """Whether it needs namespaces, or a disk of its own."""
+        return self.hosts > 0 or self.disk
 
     @property
     def where(self) -> list[str]:
@@ -78,6 +86,17 @@ class Ended:
     same_bits: bool = False
     resumed: str = ""
     stderr: str = field(default="", repr=False)
+
+    def wrong(self, expected: int) -> list[str]:
+        """Return what is not as it must be after a fault that ends jobs with a status."""
+        found = [f"status: expected {expected}, got {self.status}"] * (self.status != expected)
+        if self.left_seconds >= PATIENCE:
+            found.append(f"{self.left} processes left for {self.left_seconds:g} s")
+        if self.segments:
+            found.append(f"{self.segments} segments of shared memory left")
+        if not self.same_bits:
+            found.append(f"other bits once resumed {self.resumed}".strip())
+        return found
 
 
 def start(how: str, flags: list[str], command: list[str], **env: str) -> Job:
@@ -113,21 +132,11 @@ def weights(out: Path, step: int) -> dict[str, bytes]:
     return {name: a.tobytes() for name, a in checkpoint.load(path).tensors.items()}
 
 
-def hosts_module() -> Any:
-    """Return the module that makes hosts out of network namespaces."""
-    spec = importlib.util.spec_from_file_location("hosts", ROOT / "tests" / "launch" / "hosts.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 class Bench:
     """Runs faults in a folder, each trial in one of its own. `limit` is the collective timeout."""
 
     def __init__(self, folder: Path, limit: float, steps: int) -> None:
         self.folder, self.limit, self.steps = folder, limit, steps
-        self.hosts = hosts_module()
         self.expected: dict[str, bytes] = {}
 
     def command(self, out: Path, *more: str, limit: float = 60.0) -> list[str]:
@@ -165,7 +174,7 @@ class Bench:
         """Run a fault once, then resume."""
         trial = uuid.uuid4().hex[:8]
         out, mark = self.folder / trial, self.folder / f"{trial}.mark"
-        made = self.hosts.Hosts(fault.hosts, self.folder / f"hosts-{trial}")
+        made = namespaces.Hosts(fault.hosts, self.folder / f"hosts-{trial}")
         small = _small_disk(out / "checkpoints") if fault.disk else nullcontext(lambda: None)
         with made if fault.hosts else nullcontext() as hosts, small as enlarge:
             env = {TRIAL: trial, **(hosts.environment if hosts else {})}

@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import fcntl
+import importlib.util
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +46,19 @@ def write_mnist() -> Write:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def bench_package() -> Any:
+    """bench/, which is not installed: the root on the path would bring a bare `autograd`."""
+    place = Path(__file__).resolve().parents[1] / "bench"
+    spec = importlib.util.spec_from_file_location(
+        "bench", place / "__init__.py", submodule_search_locations=[str(place)]
+    )
+    assert spec and spec.loader
+    sys.modules["bench"] = package = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+    return package
 
 
 def _find_mpirun() -> str | None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -34,20 +32,11 @@ MODELS = ["lenet-64", "lenet5-64", "resnet20-128", "resnet18-32", "mlp-64", "lst
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Any]:
-    """The package, which is not installed: the root on the path would bring a bare `autograd`."""
-    place = ROOT / "bench"
-    spec = importlib.util.spec_from_file_location(
-        "bench", place / "__init__.py", submodule_search_locations=[str(place)]
-    )
-    assert spec and spec.loader
-    sys.modules["bench"] = package = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(package)
+def bench(bench_package: Any) -> Any:
+    """The package with the modules that are used here."""
     for name in ("cases", "options", "measure", "ours", "profile", "report"):
         import_module(f"bench.{name}")
-    yield package
-    for name in [name for name in sys.modules if name.partition(".")[0] == "bench"]:
-        del sys.modules[name]
+    return bench_package
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:

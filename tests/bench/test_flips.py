@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,14 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def flips() -> Any:
-    """The module; its package is not installed."""
-    spec = importlib.util.spec_from_file_location("flips", ROOT / "bench" / "flips.py")
-    assert spec and spec.loader
-    module = sys.modules["flips"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["flips"]
+def flips(bench_package: Any) -> Any:
+    return import_module("bench.flips")
 
 
 def test_plans_cover_all_kinds_places_and_ranks(flips: Any) -> None:
@@ -91,7 +85,7 @@ def test_real_flips_are_found_named_and_repaired(
         launcher.find_mpirun()
     except launcher.LaunchError as error:
         pytest.skip(str(error))
-    command = [sys.executable, "-m", "bench.flips", "--ranks", "3", "--flips", "45"]
+    command = [sys.executable, "-m", "bench", "flips", "--ranks", "3", "--flips", "45"]
     with alone():
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

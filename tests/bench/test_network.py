@@ -1,4 +1,4 @@
-"""What `bench.network` and `bench.simulated` compare. No test looks at a measured time."""
+"""What `bench network` and `bench simulated` compare. No test looks at a measured time."""
 
 from __future__ import annotations
 
@@ -39,22 +39,23 @@ def test_a_row_compares_a_step_with_its_prediction() -> None:
     ("words", "expected"),
     [
         (
-            ["bench.network", "--rates", "1gbps"],
+            ["network", "--rates", "1gbps"],
             "--rates: expected such as 100mbit or 10gbit, got '1gb",
         ),
-        (["bench.network", "--ranks", "1,2"], "expected numbers of ranks from 2 up, got '1,2'"),
+        (["network", "--ranks", "1,2"], "expected numbers of ranks from 2 up, got '1,2'"),
     ],
 )
 def test_options_out_of_range(words: list[str], expected: str) -> None:
-    answer = python("-m", *words)
+    answer = python("-m", "bench", *words)
     assert answer.returncode == 2 and expected in answer.stderr
+    assert answer.stderr.startswith("python -m bench network: ") and answer.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("smpirun"), reason="no SimGrid here")
 def test_long_messages_take_as_long_as_simulated() -> None:
     """On a flat network, where a formula and a simulation of the same messages must agree."""
-    answer = python("-m", "bench.simulated", "--models", "lenet", "--ranks", "4")
+    answer = python("-m", "bench", "simulated", "--models", "lenet", "--ranks", "4")
     assert answer.returncode == 0, answer.stderr
     cells = answer.stdout.splitlines()[-1].split()
     assert cells[:2] == ["lenet", "4"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,9 @@ def fake_trainer(tmp_path: Path) -> Callable[[str], str]:
 
 
 @pytest.fixture
-def make_hosts(tmp_path: Path) -> Iterator[Callable[[int], Any]]:
-    """Return make_hosts(count): `Hosts` n1, n2, ... until the test ends; see `hosts.py`."""
-    spec = importlib.util.spec_from_file_location("hosts", Path(__file__).with_name("hosts.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def make_hosts(bench_package: Any, tmp_path: Path) -> Iterator[Callable[[int], Any]]:
+    """Return make_hosts(count): `Hosts` n1, n2, ... until the test ends; see `bench/hosts.py`."""
+    module = import_module("bench.hosts")
     if reason := module.why_not():
         pytest.skip(reason)
     with ExitStack() as stack:

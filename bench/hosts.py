@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 
 NUMBERS = count()
-HEAD = 254  # last number of the address of the host that the tests run on
+ETC = Path("/etc/netns")  # a namespace's folder here is laid over /etc by `ip netns exec`
+HEAD = 254  # last number of the address of this host
 
 # In place of ssh: its options are dropped, and the command runs on the "host" of that name. As with
 # ssh, what runs there outlives it, has another environment, and no file of this host.
@@ -94,6 +95,14 @@ class Hosts:
         }
 
     def __enter__(self) -> Hosts:
+        try:
+            self._make()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def _make(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         agent = self.folder / "agent"
         agent.write_text(AGENT.format(folder=self.folder, prefix=self._prefix))
@@ -105,7 +114,6 @@ class Hosts:
         lines += [f"{self._net}.{i} {name}" for i, name in enumerate(self.names, 1)]
         for i, name in enumerate(self.names, 1):
             self._add(i, name, "\n".join(["127.0.0.1 localhost", *lines]) + "\n")
-        return self
 
     def __exit__(
         self,
@@ -113,18 +121,21 @@ class Hosts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
         for name in self.names:
             self.stop(name)
             for what in ("link", f"{self._prefix}{name}o"), ("netns", self._prefix + name):
                 with suppress(subprocess.CalledProcessError):
                     _run("ip", what[0], "del", what[1])
-            shutil.rmtree(f"/etc/netns/{self._prefix}{name}", ignore_errors=True)
+            shutil.rmtree(ETC / f"{self._prefix}{name}", ignore_errors=True)
         with suppress(subprocess.CalledProcessError):
             _run("ip", "link", "del", self._bridge)
 
     def _add(self, number: int, name: str, table: str) -> None:
         space = self._prefix + name
-        etc = Path("/etc/netns", space)  # `ip netns exec` lays what is there over /etc
+        etc = ETC / space
         etc.mkdir(parents=True, exist_ok=True)
         (etc / "hosts").write_text(table)
         inner, outer = f"{space}i", f"{space}o"
