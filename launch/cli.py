@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from .attempt import LOST, Outcome, attempt, fail
+from .attempt import LOST, Outcome, attempt, fail, record_path
+from .copies import remove_left
 from .hostfile import parse_hosts, read_hostfile
 from .hosts import reachable, reap_on
 from .job import OWN
@@ -38,6 +39,7 @@ def run(arguments: list[str]) -> int:
     outcome = attempt(line, env, command, local_ranks, options.timeout)
     if options.hosts and outcome.status:
         reap_on(parse_hosts(options.hosts), outcome.job, outcome.segments)
+    _forget_copies(options.hosts, command)
     return _report(_name_silent_hosts(outcome, options.hosts))
 
 
@@ -50,7 +52,14 @@ def run_supervised(arguments: list[str]) -> int:
         how = supervise(place, command, policy, options.timeout)
     except LaunchError as error:
         return fail(str(error), 2)
+    _forget_copies(options.hosts, command)
     return _report(how)
+
+
+def _forget_copies(hosts: str | None, command: list[str]) -> None:
+    record = record_path(command)
+    if hosts and record:
+        remove_left(record.parent, parse_hosts(hosts))
 
 
 def _name_silent_hosts(outcome: Outcome, hosts: str | None) -> Outcome:

@@ -41,9 +41,14 @@ def reap_on(hosts: Sequence[Host], job: str, segments: Sequence[str] = ()) -> No
     if not line:
         return
     command = shlex.join([sys.executable, "-P", "-m", reap.__name__, job])
-    text = "\n".join(segments)  # too many for a command line, in a job of thousands of ranks
+    # As a text: they are too many for a command line in a job of thousands of ranks.
+    run_on(line, hosts, command, "\n".join(segments))
+
+
+def run_on(line: Sequence[str], hosts: Sequence[Host], command: str, text: str = "") -> list[int]:
+    """Run a shell command on each host by an agent, as `run`; return their statuses."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda host: run(line, host.name, command, text), hosts))
+        return list(pool.map(lambda host: run(line, host.name, command, text), hosts))
 
 
 def is_here(name: str) -> bool:

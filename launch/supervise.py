@@ -19,12 +19,12 @@ from pathlib import Path
 
 from . import hosts as cluster
 from .attempt import Outcome, attempt, record_path
+from .copies import RECORD
 from .hostfile import parse_hosts
 from .job import PREEMPTED
 from .mpirun import LaunchError, prepare
 
 VARIABLE = "TALLYGRAD_ATTEMPT"
-COPIES = "copies.json"  # in a run folder: where its copies in memory are, and from which step on
 FINAL = (0, 2, 3)  # complete; an error to correct; a loss that is not finite: again would be alike
 LONGEST = 60.0  # seconds between attempts
 
@@ -75,7 +75,7 @@ def supervise(place: Place, command: list[str], policy: Policy, timeout: float |
             return Outcome(outcome.status, text)
         pause = policy.pause(failures)
         step = f"step {before}" if before >= 0 else "the beginning"
-        step += " or later" if (record.parent / COPIES).exists() else ""
+        step += " or later" if (record.parent / RECORD).exists() else ""
         say(f"attempt {number} ended: {reason}; resuming from {step} in {pause:g} s")
         time.sleep(pause)
 
@@ -109,7 +109,7 @@ def newest_step(folder: Path) -> int:
     """Return the step of the newest checkpoint in a run folder, or the one that the latest attempt
     took from memory, if that is later; -1 if there is none."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        return max(_on_disk(folder), int(json.loads((folder / COPIES).read_text())["step"]))
+        return max(_on_disk(folder), int(json.loads((folder / RECORD).read_text())["step"]))
     return _on_disk(folder)
 
 

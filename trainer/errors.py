@@ -52,6 +52,10 @@ class NotFinite(UserError):
     status = 3
 
 
+class LackOfMemory(UserError):
+    """What is asked for does not fit into the memory of this host, or into its limit."""
+
+
 class LostRank(UserError):
     """A rank that others wait for has ended, stands still or cannot be reached."""
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .cost.report import gigabytes
-from .errors import UserError
+from .errors import LackOfMemory, UserError
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
@@ -25,7 +25,7 @@ def memory_errors(way: str) -> Iterator[None]:
     except MemoryError as error:
         said = [str(error) or "no more memory is available", *getattr(error, "__notes__", ())]
         line = " ".join(" ".join(said).split())
-        raise UserError(f"not enough memory: {line}; {way}") from error
+        raise LackOfMemory(f"not enough memory: {line}; {way}") from error
 
 
 def check_memory(option: str, needed: float, what: str, batch: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -125,7 +126,9 @@ def test_a_host_is_gone_with_its_memory(
     assert "comes from the memory of n2" in text
     assert package.trial.weights(out, STEPS) == bench.expected
     assert not package.trial.left_of(out.name)
-    assert not (out / "copies.json").exists()
+    record = json.loads((out / "copies.json").read_text())
+    assert record["left"] == ["n1"]
+    assert f"copies of its state may stay in /dev/shm/{record['name']} of n1" in text
 
 
 def test_a_zombie_cannot_write(package: Any, bench: Any, pair: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tallygrad.launch import attempt, cli, hosts, job, mpirun, supervise
+from tallygrad.launch import attempt, cli, copies, hosts, job, mpirun, supervise
 from tallygrad.launch.attempt import Outcome
 from tallygrad.launch.supervise import Policy
 from tallygrad.trainer import errors, lock, stop
@@ -127,9 +127,9 @@ def test_the_newest_step_may_come_from_memory(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-00000020.h5").touch()
     for text, step in [('{"step": 25}', 25), ('{"step": 3}', 20), ('{"step": "x"}', 20), ("[", 20)]:
-        (tmp_path / supervise.COPIES).write_text(text)
+        (tmp_path / copies.RECORD).write_text(text)
         assert supervise.newest_step(tmp_path) == step
-    assert supervise.COPIES == memory_copies.RECORD
+    assert copies.RECORD == memory_copies.RECORD
 
 
 def test_resume_is_added_once() -> None:

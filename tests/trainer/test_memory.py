@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +70,31 @@ def test_every_command_says_it_in_a_line(
     err = capfd.readouterr().err
     assert f"tallygrad: error: not enough memory: Unable to allocate 9 TiB; {way}" in err
     assert err.count("\n") == 1
+
+
+LACKING = """
+import socket, sys
+from tallygrad.trainer import cli, loop
+step = loop.Training.gradients
+def lacking(self, batch):
+    if self.comm.rank == 1:
+        raise MemoryError("Unable to allocate 9 TiB")
+    return step(self, batch)
+loop.Training.gradients = lacking
+socket.gethostname = lambda: "n7"
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_the_rank_that_lacks_memory_is_named(mpirun: Any, tmp_path: Path) -> None:
+    words = ["train", "--model", "mlp", "--max-steps", "2", "--out", str(tmp_path / "run")]
+    done = mpirun(2, LACKING, *words)
+    assert done.returncode != 0
+    said = "tallygrad: error: rank 1 on n7: not enough memory: Unable to allocate 9 TiB; take a"
+    assert done.stderr.count("tallygrad: error") == 1 and said in done.stderr
+    limited = ["-m", "tallygrad.trainer", *words, "--memory-limit", "0.1MB"]
+    done = mpirun(2, limited)
+    assert re.search(r"error: rank [01] on \S+: --memory-limit: .* MB of results", done.stderr)
 
 
 def test_a_command_whose_module_does_not_fit_says_it_too(

@@ -1,8 +1,9 @@
 """Copies of a run's state in the memory of two hosts, which outlive its processes.
 
 A copy has what a checkpoint has (`packed`), under /dev/shm of rank 0's host and of a partner: the
-first rank on another host. The run folder's `copies.json` has the name of their folder. They are
-kept between the checkpoints on disk: only what is newer than those is ever read.
+first rank on another host. The run folder's `copies.json` has the name of their folder, and all
+hosts that may have one. They are kept between the checkpoints on disk: only what is newer than
+those is ever read.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class MemoryCopies:
         self.comm, self.run, self.every = comm, folder, every
         self.name = ""
         self.partner = -1
+        self._hosts: list[str] = []  # of the ranks; on rank 0
         self._warned = False
 
     @property
@@ -48,12 +50,14 @@ class MemoryCopies:
         """Settle the name, that of the run before where this one `goes_on` from its newest state,
         and the partner; put the step on record, from which this run begins."""
         name = _recorded(self.run.path) if self.comm.rank == 0 and goes_on else ""
+        self._hosts = [host.decode() for host in self.comm.gather_bytes(_host())]
         if self.every:
+            hosts = {*self._hosts, *(_hosts_of(self.run) if name else ())}
             name = name or f"tallygrad-{uuid.uuid4().hex}"
-            self.partner = _partner(self.comm)
+            self.partner = self._choose_partner()
         self.name = self.comm.bcast_bytes(name.encode()).decode()
         if self.every:
-            self.run.write_json(RECORD, {"name": self.name, "step": step})
+            self.run.write_json(RECORD, {"name": self.name, "step": step, "hosts": sorted(hosts)})
         elif not goes_on and self.run.writes:  # copies of another beginning may be of later steps
             (self.run.path / RECORD).unlink(missing_ok=True)
 
@@ -76,12 +80,21 @@ class MemoryCopies:
             self._keep(step, image.data)
 
     def remove(self) -> None:
-        """Remove the copies of this host, and their record."""
+        """Remove the copies of this job's hosts, and their record unless other hosts may have some:
+        then it names these as `left`, for whoever reaches them."""
         if not self.name:
             return
-        if self.run.writes:
-            (self.run.path / RECORD).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+        left = sorted({*_hosts_of(self.run)} - {*self._hosts}) if self.run.writes else []
+        if left:
+            self.run.write_json(RECORD, {"name": self.name, "left": left})
+        elif self.run.writes:
+            (self.run.path / RECORD).unlink(missing_ok=True)
+
+    def _choose_partner(self) -> int:
+        """Return the first rank on another host than rank 0's, -1 where there is none."""
+        others = [rank for rank, host in enumerate(self._hosts) if host != self._hosts[0]]
+        return int(self.comm.bcast_bytes(str(others[0] if others else -1).encode()))
 
     def _keep(self, step: int, data: memoryview) -> None:
         """Write a copy, and remove old ones before that. Where it does not fit, warn, once."""
@@ -112,7 +125,7 @@ def newer_in_memory(comm: Comm, out: Path) -> Path | None:
         return None
     if not _spread(comm, name, step, comm.bcast_bytes(data, owner)):
         return None
-    host = comm.bcast_bytes(socket.gethostname().encode(), owner).decode()
+    host = comm.bcast_bytes(_host(), owner).decode()
     if comm.rank == 0:
         warn(f"{out}: step {step} comes from the memory of {host}")
     return _path(MEMORY / name, step)
@@ -177,8 +190,12 @@ def _recorded(out: Path) -> str:
     return ""
 
 
-def _partner(comm: Comm) -> int:
-    """Return the first rank on another host than rank 0's, -1 where there is none."""
-    hosts = comm.gather_bytes(socket.gethostname().encode())
-    others = [rank for rank, host in enumerate(hosts) if host != hosts[0]]
-    return int(comm.bcast_bytes(str(others[0] if others else -1).encode()))
+def _hosts_of(run: RunFolder) -> list[str]:
+    """Return the hosts on record, which may have copies."""
+    record: Any = run.read_json(RECORD)
+    hosts = record.get("hosts", []) if isinstance(record, dict) else []
+    return [host for host in hosts if isinstance(host, str)] if isinstance(hosts, list) else []
+
+
+def _host() -> bytes:
+    return socket.gethostname().encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,6 +100,26 @@ def test_another_run_without_copies_leaves_none_to_take(memory: Path, tmp_path: 
     assert newer_in_memory(SerialComm(), out) is not None
     without.open(0, goes_on=False)
     assert newer_in_memory(SerialComm(), out) is None
+
+
+def test_hosts_that_have_left_the_job_are_named_at_its_end(
+    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a loss: the run begins on n1, and goes on and ends on n2 alone."""
+    out, record = tmp_path / "run", tmp_path / "run" / memory_copies.RECORD
+    for host in ("n1", "n2"):
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        copies = copies_of(out, goes_on=host == "n2")
+    assert json.loads(record.read_text())["hosts"] == ["n1", "n2"]
+    copies.store(4, image(4))
+    copies.remove()
+    assert json.loads(record.read_text()) == {"name": copies.name, "left": ["n1"]}
+    assert not copies.folder.exists()
+    assert newer_in_memory(SerialComm(), out) is None
+    other = copies_of(out)
+    assert json.loads(record.read_text())["hosts"] == ["n2"]
+    other.remove()
+    assert not record.exists()
 
 
 @pytest.mark.parametrize("text", ['{"name": "../etc"}', '{"name": 3}', "[]", "{", '{"name": ""}'])
