@@ -206,7 +206,7 @@ class TrainConfig:
     hierarchical: str = _option(
         "auto",
         "sum gradients within each node through shared memory, then among nodes; auto: where "
-        "several nodes have several ranks each, if possible with the same bits",
+        "nodes have several ranks each, if possible with the same bits",
     )
     shard_optimizer: bool = _option(
         False, "split the optimizer's state and its update among the ranks"

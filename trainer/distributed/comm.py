@@ -76,10 +76,6 @@ class Comm(Protocol):
     def leaders(self) -> list[int]:
         """Return for each rank the first rank of its node. All ranks must call this."""
 
-    def shared(self, size: int) -> list[NDArray[Any]]:
-        """Return so many bytes of each rank, at least, which all ranks can read and write; they
-        must be on one node, and all must call this. What is written is seen after an `ibarrier`."""
-
     def ibarrier(self) -> Request:
         """Tell that this rank has come here; the request ends once all have."""
 
@@ -203,12 +199,6 @@ class SerialComm:
     def leaders(self) -> list[int]:
         """Return that the only rank is the first."""
         return [0]
-
-    def shared(self, size: int) -> list[NDArray[Any]]:
-        """Return memory of this rank."""
-        import numpy as np
-
-        return [np.zeros(size, np.uint8)]
 
     def ibarrier(self) -> Request:
         """Return a request that has ended."""

@@ -6,7 +6,6 @@ ranks form a branch of the tree.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,9 +16,12 @@ from ...autograd.nn.flat import FlatParameters
 from ..errors import UserError
 from .comm import Comm, Request
 from .exchange import Sum, Summation, span
+from .node_memory import node_memory
 from .reproducible import fold, owners
 
-MEMORY = "/dev/shm"  # where MPI libraries take shared memory from
+
+class NotShared(Exception):
+    """A node's ranks cannot share memory."""
 
 
 def branches(start: int, size: int) -> Iterator[tuple[int, int]]:
@@ -50,7 +52,9 @@ def obstacle(leaders: Sequence[int], owners: Sequence[int]) -> str:
 
 class Hierarchy:
     """The nodes of a communicator without an `obstacle`, and for each of its ranks a buffer of so
-    many elements that its node shares. All ranks must make it."""
+    many elements, zeros, that its node shares. All ranks must make it.
+
+    NotShared, on all ranks, where the ranks of a node cannot share memory."""
 
     def __init__(
         self, comm: Comm, leaders: Sequence[int], count: int, dtype: np.dtype[Any]
@@ -62,9 +66,13 @@ class Hierarchy:
         self.leaving = self.node.stream("leaving")
         across = comm.split(comm.rank % self.local, "among nodes")
         self.among = Summation(across, [*range(self.nodes)], fixed=self.nodes > 2)
-        shared = self.node.shared(count * dtype.itemsize)
-        self._slots = [memory.view(dtype)[:count] for memory in shared]
-        self.buffer[...] = 0
+        memories = node_memory(self.node, count * dtype.itemsize)
+        is_shared = np.array(memories is not None, np.int64)
+        comm.allreduce(is_shared, "min")
+        if memories is None or not is_shared:
+            raise NotShared("the ranks of a node cannot share memory")
+        self._slots = [memory.view(dtype) for memory in memories]
+        self._start = _address(self.buffer)
 
     @property
     def buffer(self) -> NDArray:
@@ -78,7 +86,7 @@ class Hierarchy:
     def _slices(self, array: NDArray) -> list[NDArray]:
         """Return the slice of each rank of the node that corresponds to one of this rank.
         ValueError for an array elsewhere."""
-        offset = array.ctypes.data - self.buffer.ctypes.data
+        offset = _address(array) - self._start
         start = offset // array.itemsize
         stop = start + array.size
         if not 0 <= start <= stop <= self.buffer.size or array.dtype != self.buffer.dtype:
@@ -87,6 +95,10 @@ class Hierarchy:
                 f"elements, got {array.size} {array.dtype} elements elsewhere"
             )
         return [slot[start:stop] for slot in self._slots]
+
+
+def _address(array: NDArray) -> int:
+    return int(array.__array_interface__["data"][0])  # far quicker than by way of `ctypes`
 
 
 class HierarchicalSum:
@@ -161,37 +173,24 @@ class Choice(NamedTuple):
 
 def form(wanted: str, comm: Comm, flat: FlatParameters, parts: int, unfit: str) -> Choice:
     """Return the nodes to sum gradients with, whose buffer these are laid into, or the reason why
-    there are none. `wanted` is "on", "off" or "auto", which forms them where it may save messages
-    between nodes; `unfit` tells what rules them out. UserError where they are "on" without being
+    there are none. `wanted` is "on", "off" or "auto", which forms them where nodes have several
+    ranks; `unfit` tells what rules them out. UserError where they are "on" without being
     possible."""
     if wanted == "off" or comm.size == 1:
         return Choice(None, "")
     leaders = comm.leaders()
-    if wanted == "auto" and len(set(leaders)) in (1, comm.size):
+    many = len(set(leaders))
+    if wanted == "auto" and many == comm.size:
         return Choice(None, "")
-    size = flat.grad.spec.nbytes * leaders.count(leaders[comm.rank])
-    reason = unfit or obstacle(leaders, owners(parts, comm.size)) or _lack(comm, size)
-    if wanted == "on" and reason:
+    nodes, reason = None, unfit or obstacle(leaders, owners(parts, comm.size))
+    if not reason:
+        try:
+            nodes = Hierarchy(comm, leaders, flat.grad.spec.size, np.dtype(flat.dtype))
+        except NotShared as error:
+            reason = str(error)
+    if nodes:
+        flat.lay_gradients(nodes.buffer)
+    elif wanted == "on":
         raise UserError(f"--hierarchical: expected off or auto, since {reason}, got on")
-    if reason:
-        return Choice(None, reason)
-    nodes = Hierarchy(comm, leaders, flat.grad.spec.size, np.dtype(flat.dtype))
-    flat.lay_gradients(nodes.buffer)
-    return Choice(nodes, "")
-
-
-def _lack(comm: Comm, size: int) -> str:
-    """Return what to say where any node has no room for so many bytes: memory that is shared beyond
-    it would end a rank by SIGBUS."""
-    free = np.array(_free(MEMORY) - size, np.int64)
-    comm.allreduce(free, "min")
-    return f"{MEMORY} of a node has too little room" if free < 0 else ""
-
-
-def _free(folder: str) -> int:
-    """Return the free bytes of a file system, as good as endless where there is none."""
-    try:
-        facts = os.statvfs(folder)
-    except OSError:
-        return 1 << 60
-    return facts.f_bavail * facts.f_frsize
+    # What a single node has without them is no slower than what users expect.
+    return Choice(nodes, "" if nodes or many == 1 else reason)

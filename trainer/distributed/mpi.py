@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PAGE = 4096  # bytes
 _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
 
 
@@ -54,28 +53,6 @@ class MpiRequest:
         return ended
 
 
-class MpiFence(MpiRequest):
-    """A barrier in flight, after which this rank sees what others wrote to `windows` before it."""
-
-    def __init__(
-        self, request: MPI.Request, call: Call, naps: bool, windows: list[MPI.Win]
-    ) -> None:
-        super().__init__(request, call, naps)
-        self._windows = windows
-
-    def wait(self) -> None:
-        """Block until all ranks have come to the barrier."""
-        super().wait()
-        _sync(self._windows)
-
-    def test(self) -> bool:
-        """Drive the barrier a little; true once all ranks have come to it."""
-        done = super().test()
-        if done:
-            _sync(self._windows)
-        return done
-
-
 class MpiComm:
     """A communicator of mpi4py in buffer mode; by default all ranks of the job.
 
@@ -87,14 +64,12 @@ class MpiComm:
         group: MPI.Intracomm = MPI.COMM_WORLD,
         journal: Journal | None = None,
         stream: str = MAIN,
-        windows: list[MPI.Win] | None = None,
         naps: bool | None = None,
     ) -> None:
         self._group, self._stream = group, stream
         self.journal = journal or Journal()
         self._streams: dict[str, MpiComm] = {}
         self._requests: weakref.WeakSet[MpiRequest] = weakref.WeakSet()  # begun and perhaps ended
-        self._windows = [] if windows is None else windows  # of memory that is shared
         self.rank = group.Get_rank()
         self.size = group.Get_size()
         node = group.Split_type(MPI.COMM_TYPE_SHARED)  # a collective: all ranks are here
@@ -111,9 +86,7 @@ class MpiComm:
     def stream(self, name: str) -> MpiComm:
         """Return a communicator of the same ranks whose collectives have an order of their own."""
         if name not in self._streams:
-            self._streams[name] = MpiComm(
-                self._group.Dup(), self.journal, name, self._windows, self._naps
-            )
+            self._streams[name] = MpiComm(self._group.Dup(), self.journal, name, self._naps)
         return self._streams[name]
 
     def split(self, color: int, name: str) -> Comm:
@@ -135,22 +108,10 @@ class MpiComm:
         node.Free()
         return [int(rank) for rank in self.allgather(first)]
 
-    def shared(self, size: int) -> list[NDArray[Any]]:
-        """Return so many bytes of each rank, at least, which all ranks of a node can use."""
-        import numpy as np
-
-        whole = -(-size // PAGE) * PAGE  # so that every rank's memory is aligned
-        window = MPI.Win.Allocate_shared(whole, 1, comm=self._group)
-        window.Lock_all(MPI.MODE_NOCHECK)  # for good
-        self._windows.append(window)
-        memory = [window.Shared_query(rank)[0] for rank in range(self.size)]
-        return [np.asarray(slot, np.uint8) for slot in memory]
-
     def ibarrier(self) -> Request:
         """Tell that this rank has come here; the request ends once all have."""
         call = self.journal.collective(self._stream, "ibarrier")
-        _sync(self._windows)
-        return self._begun(MpiFence(self._group.Ibarrier(), call, self._naps, self._windows))
+        return self._begun(MpiRequest(self._group.Ibarrier(), call, self._naps))
 
     @property
     def concurrent(self) -> bool:
@@ -349,11 +310,6 @@ def _nap_until(request: MPI.Request, nap: float = NAP) -> None:
     """Return once a request has ended; leave the core to others meanwhile."""
     while not request.Test():
         time.sleep(nap)
-
-
-def _sync(windows: list[MPI.Win]) -> None:
-    for window in windows:
-        window.Sync()
 
 
 def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:

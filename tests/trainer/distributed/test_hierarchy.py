@@ -90,14 +90,22 @@ class Four(SerialComm):
     def leaders(self) -> list[int]:
         return [*self.nodes]
 
-    def shared(self, size: int) -> list[np.ndarray]:
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory of two ranks, of which only the first is there."""
+
+    def two(comm: Any, size: int) -> list[np.ndarray]:
         return [np.zeros(size, np.uint8) for _ in range(2)]
+
+    monkeypatch.setattr(hierarchy, "node_memory", two)
 
 
 def flat_parameters() -> nn.FlatParameters:
     return nn.flatten([*nn.Linear(10, 10).parameters()])
 
 
+@pytest.mark.usefixtures("memory")
 def test_gradients_are_laid_into_shared_memory() -> None:
     flat = flat_parameters()
     nodes = form("auto", Four(), flat, 4, "").nodes
@@ -115,15 +123,19 @@ def test_why_there_are_no_hierarchical_sums(monkeypatch: pytest.MonkeyPatch) -> 
     assert form("auto", comm, flat, 4, "--compress bf16").reason == "--compress bf16"
     with pytest.raises(UserError, match="--hierarchical: expected off or auto, since some"):
         form("on", comm, flat, 3, "")
-    monkeypatch.setattr(hierarchy, "_free", lambda folder: 100)
+    monkeypatch.setattr(hierarchy, "node_memory", lambda comm, size: None)
     choice = form("auto", comm, flat, 4, "")
-    assert "too little room" in choice.reason
+    assert choice.reason == "the ranks of a node cannot share memory"
     assert choice.lines == [f"sums     not hierarchical: {choice.reason}"]
-    for leaders in ((0, 0, 0, 0), (0, 1, 2, 3)):  # one node, or no two ranks on any
-        monkeypatch.setattr(Four, "nodes", leaders)
-        assert form("auto", comm, flat, 4, "") == Choice(None, "")
+    monkeypatch.setattr(Four, "nodes", (0, 0, 0, 0))  # nobody expects them on a single node
+    assert form("auto", comm, flat, 4, "") == Choice(None, "")
+    monkeypatch.setattr(Four, "nodes", (0, 1, 2, 3))
+    with pytest.raises(UserError, match="since each node has a single rank, got on"):
+        form("on", comm, flat, 4, "")
+    assert form("auto", comm, flat, 4, "") == Choice(None, "")
 
 
+@pytest.mark.usefixtures("memory")
 def test_ledgers_on_shapes_and_numbers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Reducer, "begin", lambda self, new: None)
     ledgers = []

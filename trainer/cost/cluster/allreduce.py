@@ -121,7 +121,7 @@ def trained(ranks: int, local: int = 1) -> str:
     """Return the algorithm by which `train` sums over so many ranks, `local` of them on a host:
     within hosts first where these are several and it can be, else in a fixed order on three or
     more; of two ranks there is but one order, and "mpi" chooses."""
-    if 1 < local < ranks and splits(ranks, local):
+    if local > 1 and splits(ranks, local):
         return BY_NODE
     return FIXED_ORDER if ranks > 2 else "mpi"
 
