@@ -254,6 +254,7 @@ class MpiComm:
         if not isinstance(error, MPI.Exception) or not self.outlives_ranks:
             return None
         self._revoke()
+        # The revoked communicators stay: to free one is a collective, and ranks of it have ended.
         group = self._group
         with self.journal.collective("shrinking", "shrink"):
             while True:
@@ -266,8 +267,10 @@ class MpiComm:
 
     def _lacking(self, other: MPI.Intracomm) -> list[int]:
         """Return the ranks of this communicator that are not in another one."""
-        ranks = range(other.Get_size())
-        theirs = other.Get_group().Translate_ranks(ranks, self._group.Get_group())
+        whole, left = self._group.Get_group(), other.Get_group()
+        theirs = left.Translate_ranks(range(left.Get_size()), whole)
+        whole.Free()
+        left.Free()
         return sorted({*range(self.size)} - {*theirs})
 
     def _revoke(self) -> None:

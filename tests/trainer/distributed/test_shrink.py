@@ -80,8 +80,10 @@ def test_what_is_left_goes_on_from_where_the_run_began(tmp_path: Path) -> None:
 LOSING = """
 import os, signal, sys, time
 from tallygrad.trainer import cli, loop
+from tallygrad.trainer.distributed.mpi import MpiComm
 
-step, lost, seconds = loop.Training.step, eval(sys.argv.pop(1)), float(sys.argv.pop(1))
+step, depart = loop.Training.step, MpiComm.depart
+lost, seconds = eval(sys.argv.pop(1)), float(sys.argv.pop(1))
 
 def fatal_step(training, batch):
     now = training.comm.size, training.comm.rank, training.state.step
@@ -91,7 +93,12 @@ def fatal_step(training, batch):
         time.sleep(seconds)
     return step(training, batch)
 
-loop.Training.step = fatal_step
+def fatal_depart(comm, *seconds):
+    if (comm.size, comm.rank, "at the end") in lost:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return depart(comm, *seconds)
+
+loop.Training.step, MpiComm.depart = fatal_step, fatal_depart
 sys.exit(cli.main(sys.argv[1:]))
 """
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -141,6 +148,19 @@ def test_the_ranks_that_are_left_end_with_the_same_bits(
 def test_the_watchdog_leaves_a_lost_rank_to_mpi(rank: int, tmp_path: Path, alone: Alone) -> None:
     """The others compute for longer than a job that does not shrink would last."""
     check(tmp_path, alone, [[f"{rank} of 3"]], f"{{(3, {rank}, 15)}}", str(2 * DYING))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("first", ["(3, 2, 15), ", ""])
+@pytest.mark.slow
+def test_a_loss_in_the_last_barrier_leaves_a_complete_run(
+    first: str, rank: int, tmp_path: Path, alone: Alone
+) -> None:
+    """Also of a job that has shrunk before."""
+    size = 2 if first else 3
+    said = ["2 of 3"] * bool(first) + [f"{rank} of {size}"]
+    check(tmp_path, alone, [said], f"{{{first}({size}, {rank}, 'at the end')}}", "0")
+    assert (tmp_path / "run" / "result.json").exists()
 
 
 def check(folder: Path, alone: Alone, said: list[list[str]], lost: str, *words: str) -> None:
