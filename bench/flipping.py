@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tallygrad.trainer.components import verification
 from tallygrad.trainer.components.logs import RunFolder
 from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.distributed.comm import Comm
+from tallygrad.trainer.distributed.trial import FIGURES
 from tallygrad.trainer.loop import Training
 
 from .flips import Flip
@@ -44,6 +45,7 @@ class Injector:
         self.done = ""
         self.calls: dict[str, int] = {}
         self.messages = 0  # received in the step before
+        self.turn = 0  # of the sum under way
         self.output: Tensor | None = None
         names = training.parts.model.named_modules()
         self.modules = [(n, m) for n, m in names if n and not [*m.children()]]
@@ -84,8 +86,7 @@ class Injector:
         (group,) = parts.update.optimizer.groups
         array = arrays[kind] if kind in arrays else group.slots()["velocity"]
         index = self.flip.index % array.value.size
-        name = parts.names[int(np.searchsorted(parts.flat.offsets, index, side="right")) - 1]
-        self.apply(array.value, name)
+        self.apply(array.value, parts.names[_last(parts.flat.offsets, index)])
 
     def _patch(self) -> None:
         training = self.training
@@ -134,7 +135,7 @@ class Injector:
     def _reader(self, index: int) -> str:
         """Return the layer that reads what a module returns, with its batch norm."""
         later = [(name, m) for name, m in self.modules[index + 1 :] if [*m.parameters()]]
-        names = [name for name, _ in later[:1]] or ["loss and metrics"]
+        names = [name for name, _ in later[:1]] or [FIGURES]
         return " or ".join(names + [name for name, m in later[1:2] if [*m.buffers()]])
 
     def _forward(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,40 +152,67 @@ class Injector:
 
     def _patch_messages(self, kind: Any) -> None:
         """Flip bits of what collectives leave on this rank."""
+        gradients = self.training.verification._gradients
+        add = gradients._sum
+
+        def adding(reducer: Any, values: Any, rows: Any, turn: int) -> Any:
+            self.turn = turn
+            return add(reducer, values, rows, turn)
+
+        setattr(gradients, "_sum", adding)  # noqa: B010
 
         def wrap(name: str, received: Callable[[Any, tuple[Any, ...]], Any]) -> None:
             method = getattr(kind, name)
 
             def calling(comm: Any, *arguments: Any, **options: Any) -> Any:
                 result = method(comm, *arguments, **options)
-                self._receive(received(result, arguments))
+                self._receive(name, received(result, arguments))
                 return result
 
             setattr(kind, name, calling)
 
-        wrap("allreduce", lambda result, arguments: arguments[0])
         wrap("allgather", lambda result, arguments: result)
         wrap("sendrecv", lambda result, arguments: arguments[1])
         for name in ("ialltoall", "iallgather"):
             wrap(name, lambda result, arguments: result)
 
-    def _receive(self, received: Any) -> None:
+    def _receive(self, name: str, received: Any) -> None:
         array = received[1] if isinstance(received, tuple) else received
         if not array.size:
             return
+        chosen = self.flip is not None and self.flip.place == "message" and self.messages
+        call = self.flip.call % self.messages if self.flip and chosen else 0
+        if not self.is_next("message", call) or not chosen or self.flip is None:
+            return
         if isinstance(received, tuple):  # in flight
-            request, received = received
-            if self.flip is None or self.flip.place != "message":
-                self.calls["message"] = self.calls.get("message", -1) + 1
-                return
-            request.wait()
-            request.wait = lambda: None
-            request.test = lambda: True
-        if self.messages and self.flip is not None:
-            if self.is_next("message", self.flip.call % self.messages):
-                self.apply(received.reshape(-1).view(np.uint8), "message")
-        else:
-            self.calls["message"] = self.calls.get("message", -1) + 1
+            received[0].wait()
+            received[0].wait = lambda: None
+            received[0].test = lambda: True
+        data = array.reshape(-1).view(np.uint8)
+        self.apply(data, self._content(name, array, self.flip.index % data.size))
+
+    def _content(self, name: str, array: Numbers, byte: int) -> str:
+        """Return what a byte of an array stands for that a collective of this name has left."""
+        parts, comm = self.training.parts, self.training.comm
+        if name == "allgather":
+            return "digests"
+        if name == "sendrecv":
+            starts = self.training.verification._statistics._starts
+            return parts.buffers.names[_last(starts, byte % array.shape[1])]
+        if array.dtype != parts.flat.dtype:
+            return FIGURES
+        count, index = parts.flat.data.spec.size, byte // array.itemsize
+        width = array.shape[1]
+        if name == "ialltoall":
+            index = comm.rank * width + index % width
+        if index >= count:
+            return "padding"
+        return parts.names[_last(parts.flat.offsets, (index - self.turn * width) % count)]
+
+
+def _last(starts: Sequence[int], index: int) -> int:
+    """Return the last of ascending numbers that is not above another one."""
+    return int(np.searchsorted(starts, index, side="right")) - 1
 
 
 def work(comm: Comm, plan: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from .cases import CASES, MODELS, MODES, TORCH_MODES, Case, find
 OTHERS = {
     "exchange": "the exchange of gradients beside a bare Allreduce (under mpirun)",
     "scaling": "steps on one rank and on all (under mpirun)",
+    "verification": "steps with and without --verify-every (under mpirun)",
     "faults": "how jobs end when a rank, a host, a disk or a link fails",
     "storm": "a supervised run of which ranks are killed again and again",
     "flips": "bits that flip in ranks whose steps are verified",
@@ -120,7 +121,7 @@ def _core(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     about = "Time training and inference steps of Tallygrad and torch, in turn, on one core."
-    others = [f"  {name:12}{what}" for name, what in OTHERS.items()]
+    others = [f"  {name:14}{what}" for name, what in OTHERS.items()]
     parser = BenchParser(
         "python -m bench", description=about, allow_abbrev=False,
         epilog="\n".join(["others, as `python -m bench NAME --help`:", *others]),

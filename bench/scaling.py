@@ -12,6 +12,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,8 @@ def measure(comm: Comm, case: Case, options: argparse.Namespace) -> dict[str, li
     asleep."""
     alone = ours(SerialComm(), case)
     steps = {"tallygrad 1": _on_first(comm, alone), "tallygrad apart": alone}
-    steps["tallygrad all"] = ours(comm, case, options.overlap, options.hierarchical)
+    exchange = {"overlap": options.overlap, "hierarchical": options.hierarchical}
+    steps["tallygrad all"] = ours(comm, case, **exchange)
     if options.torch and find_spec("torch"):
         from .ddp import theirs
 
@@ -78,9 +80,9 @@ def measure(comm: Comm, case: Case, options: argparse.Namespace) -> dict[str, li
         steps |= {"torch 1": _on_first(comm, alone), "torch apart": alone}
         steps["torch all"] = theirs(case, comm, Path(_shared_folder(comm)) / "meeting")
     for step in steps.values():
-        timed(comm, partial(_repeat, step, WARMING))
+        timed(comm, partial(repeat, step, WARMING))
     counts = {name: _fitting(comm, step, options.seconds) for name, step in steps.items()}
-    works = {name: partial(_repeat, step, counts[name]) for name, step in steps.items()}
+    works = {name: partial(repeat, step, counts[name]) for name, step in steps.items()}
     times = in_turn(comm, works, options.rounds, warming=1)
     return {name: [t / counts[name] for t in seconds] for name, seconds in times.items()}
 
@@ -90,7 +92,8 @@ def _on_first(comm: Comm, step: Step) -> Step:
     return step if comm.rank == 0 else lambda: None
 
 
-def _repeat(step: Step, times: int) -> None:
+def repeat(step: Step, times: int) -> None:
+    """Do so many steps."""
     for _ in range(times):
         step()
 
@@ -106,12 +109,13 @@ def _shared_folder(comm: Comm) -> str:
     return comm.bcast_bytes(name.encode()).decode()
 
 
-def ours(comm: Comm, case: Case, overlap: str = "auto", hierarchical: str = "auto") -> Step:
-    """Return a step of the trainer with one micro-batch per rank, loading of images included."""
+def ours(comm: Comm, case: Case, **options: Any) -> Step:
+    """Return a step of the trainer with one micro-batch per rank and these options, loading of
+    images included."""
     config = TrainConfig(
         model=case.model, batch_size=case.batch * comm.size, micro_batches=comm.size,
         threads=1, lr=1e-4, schedule="constant", epochs=1 << 20, log_every=1 << 30,
-        overlap=overlap, hierarchical=hierarchical, augment="none",
+        augment="none", **options,
     )  # fmt: skip
     data = _images(case, comm.size)
     nowhere = RunFolder(Path(os.devnull), writes=False)
@@ -124,6 +128,8 @@ def ours(comm: Comm, case: Case, overlap: str = "auto", hierarchical: str = "aut
         ledger = training.record.ledger
         with quiet, context.using(backend=training.parts.backend, ledger=ledger):
             training.step(next(batches))
+        if training.state.step_in_epoch == POOL:
+            training.state.end_epoch()
 
     return step
 

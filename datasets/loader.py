@@ -107,9 +107,10 @@ class Loader:
         other.sampler = replace(self.sampler, rank=rank)
         return other
 
-    def batch(self, epoch: int, step: int) -> Batch:
-        """Return one batch of an epoch."""
-        return self._batch(epoch, self.sampler.order(epoch), step)
+    def batch(self, epoch: int, step: int, order: Ids | None = None) -> Batch:
+        """Return one batch of an epoch, whose order of samples takes a while to make, unless it is
+        given."""
+        return self._batch(epoch, self.sampler.order(epoch) if order is None else order, step)
 
     @property
     def steps_per_epoch(self) -> int:

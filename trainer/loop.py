@@ -302,8 +302,7 @@ class Training:
         self.record.log("epoch", self.lr, **figures, memory_peak=memory)
         self.progress.epoch(now.epoch + 1, by_split(figures, task), memory)
         if now.step_in_epoch == len(self.parts.data.train):
-            now.epoch += 1
-            now.begin_epoch()
+            now.end_epoch()
 
     def finished(self) -> bool:
         """Tell whether the last step is done, or `--patience` evaluations brought no better one."""

@@ -40,7 +40,20 @@ def test_ranks_are_compared_with_one(mpirun: Any) -> None:
     assert (np.array([row[16:].split()[:3] for row in rows], float) > 0).all()
 
 
-@pytest.mark.parametrize("name", ["exchange", "scaling"])
+@pytest.mark.slow
+def test_steps_are_compared_with_verified_ones(mpirun: Any) -> None:
+    """Over the end of an epoch: what is not repeated exactly would be reported."""
+    words = ["-m", "bench", "verification", "--cases", "mlp", "--every", "3,7", "--rounds", "2"]
+    done = mpirun(2, words, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0 and "corrupted" not in done.stderr, done.stderr
+    _, head, *rows = done.stdout.splitlines()
+    assert head.startswith("case ")
+    assert [row.split()[:2] for row in rows] == [["mlp-64", "3"], ["mlp-64", "7"]]
+    assert [row.split()[-1] for row in rows] == ["35%", "16%"]
+    assert (np.array([row.split()[2:4] for row in rows], float) > 0).all()
+
+
+@pytest.mark.parametrize("name", ["exchange", "scaling", "verification"])
 def test_one_rank_is_refused(name: str) -> None:
     command = [sys.executable, "-m", "bench", name]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

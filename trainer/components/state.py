@@ -82,6 +82,11 @@ class State:
         """Count the steps and the sums of an epoch from zero."""
         self.step_in_epoch, self.sums = 0, [0.0] * (len(self.metrics) + 2)
 
+    def end_epoch(self) -> None:
+        """Begin the next epoch."""
+        self.epoch += 1
+        self.begin_epoch()
+
     def advance(self) -> None:
         """Count a step whose sums are still to come."""
         self.step += 1

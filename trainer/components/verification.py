@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...datasets import Batch
 from ..config import TrainConfig
@@ -45,6 +46,9 @@ class Verification:
         sums = self._gradients.gradients
         self._update = UpdateVerifier(comm, parts.flat, parts.update, sums, self._weights)
         self._loader = parts.data.train.of_rank((comm.rank + 1) % comm.size)
+        self._orders: dict[
+            int, NDArray[np.int64]
+        ] = {}  # of the samples of an epoch, that of the latest one
         mine = len(self._loader.sampler.mine)
         self._sync = GradientSync(parts.flat, parts.reducer, parts=mine, hooked=False)
 
@@ -83,7 +87,7 @@ class Verification:
         self._mend(found.append)
         figures = self._gradients.run(
             lambda attempt: self._own(batch, branch, attempt),
-            lambda attempt: self._other(branch),
+            lambda attempt: self._other(branch, attempt),
             found.append,
         )
         self._running.keep([self._after], self._after_digests)
@@ -123,10 +127,12 @@ class Verification:
         statistics = self._statistics.digests(self._after, len(parts.buffers.mine))
         return Branch(rows.copy(), statistics)
 
-    def _other(self, branch: RunBranch) -> Branch:
+    def _other(self, branch: RunBranch, attempt: int) -> Branch:
         """Compute the branch of the next rank."""
         now, count, mine = self.state, len(self._loader.sampler.mine), self._statistics.read()
-        other = self._loader.batch(now.epoch, now.step_in_epoch)
+        if attempt or now.epoch not in self._orders:  # the one in memory may be what is wrong
+            self._orders = {now.epoch: self._loader.sampler.order(now.epoch)}
+        other = self._loader.batch(now.epoch, now.step_in_epoch, self._orders[now.epoch])
         guest = Guest(self._statistics, self.comm, self._running.copies[0], count)
         rows = self._run(branch, other, self._sync, guest.use)
         statistics = self._statistics.digests(guest.end(), count)

@@ -14,15 +14,27 @@ Digests: TypeAlias = NDArray[np.uint64]
 VOTES = 3  # copies of a digest, of which a flipped bit spoils one
 
 
+WORD = 8  # bytes that are added, or compared, at a time where arrays allow it
+
+
 def digests(array: NDArray[Any], offsets: Sequence[int]) -> Digests:
     """Return a sum of the bits of each part of an array (n,) that begins at an offset: any single
     flip changes it."""
     words, starts = array.view(f"u{array.dtype.itemsize}"), np.array(offsets, np.int64)
+    per = WORD // words.itemsize
+    if not (len(words) % per or (starts % per).any()):
+        words, starts = words.view(f"u{WORD}"), starts // per
     sums = np.zeros(len(starts), np.uint64)
     inside = starts < len(words)  # what begins at the end has no elements
     if inside.any():
         sums[inside] = np.add.reduceat(words, starts[inside], dtype=np.uint64)
     return sums
+
+
+def same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Tell whether two arrays (n,) of one type hold the same."""
+    words = f"u{a.dtype.itemsize if a.nbytes % WORD else WORD}"
+    return np.array_equal(a.view(words), b.view(words))
 
 
 def digest(array: NDArray[Any]) -> Digests:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...autograd.array import Array
 from .corruption import Corrupted
-from .digests import Digests, digests
+from .digests import Digests, digests, same_bits
 
 
 class Region(Protocol):
@@ -116,28 +116,32 @@ class SealedState:
         memory with one, or -1. Raises Corrupted where both have changed."""
         changed, first = -1, 0
         for region, copy, sealed in zip(self.regions, self.copies, self._digests, strict=True):
-            wrong = np.flatnonzero(digests(region.read(), region.offsets) != sealed)
-            if len(wrong) and changed < 0:
-                changed = first + int(wrong[0])
-            is_good = np.array_equal(digests(copy, region.offsets), sealed)
-            if len(wrong):
-                self._check(is_good, region.names[wrong[0]])
-                region.write(copy)
-            elif not is_good:
-                copy[...] = region.read()
+            if not same_bits(values := region.read(), copy):
+                wrong = np.flatnonzero(digests(values, region.offsets) != sealed)
+                if len(wrong):
+                    changed = changed if changed >= 0 else first + int(wrong[0])
+                    self._check(copy, region, sealed)
+                    region.write(copy)
+                else:
+                    copy[...] = values
             first += len(sealed)
         return changed
 
     def restore(self) -> None:
         """Let the memory hold again what was sealed. Raises Corrupted where the copy changed."""
         for region, copy, sealed in zip(self.regions, self.copies, self._digests, strict=True):
-            wrong = np.flatnonzero(digests(copy, region.offsets) != sealed)
-            self._check(not len(wrong), region.names[wrong[0]] if len(wrong) else "")
+            self._check(copy, region, sealed)
             region.write(copy)
 
-    def _check(self, is_good: bool, name: str) -> None:
-        if not is_good:
+    def holds(self, values: Sequence[NDArray[Any]]) -> bool:
+        """Tell whether the memory holds these values, by region."""
+        pairs = zip(self.regions, values, strict=True)
+        return all(same_bits(region.read(), value) for region, value in pairs)
+
+    def _check(self, copy: NDArray[Any], region: Region, sealed: Digests) -> None:
+        wrong = np.flatnonzero(digests(copy, region.offsets) != sealed)
+        if len(wrong):
             raise Corrupted(
-                f"corrupted: rank {self.rank}: the copy of {name} changed while it was needed; "
-                "go on from the last checkpoint with --resume"
+                f"corrupted: rank {self.rank}: the copy of {region.names[wrong[0]]} changed while "
+                "it was needed; go on from the last checkpoint with --resume"
             )

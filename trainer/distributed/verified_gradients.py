@@ -92,13 +92,15 @@ class GradientVerifier:
         """Overwrite gradients with their sum over the ranks; return the digests of the sums, and
         the sum of the figures. A piece is added up `turn` ranks after the one whose it is: a core
         that always adds wrongly does so with one of two sums only."""
-        widths = [piece(count, self.comm.size) for count in (gradients.size, rows.shape[1])]
-        turned = np.roll(gradients, turn * widths[0])
+        size = self.comm.size
+        shift, shift_figures = (turn * piece(n, size) for n in (gradients.size, rows.shape[1]))
+        turned = np.roll(gradients, shift) if shift else gradients
         reducer.start(turned)
         reducer.wait()
-        figures = total(np.roll(rows, turn * widths[1], axis=1), reducer)
-        added = [digests(x, starts(x.size, self.comm.size)) for x in (turned, figures)]
-        gradients[...] = np.roll(turned, -turn * widths[0])
-        figures = np.roll(figures, -turn * widths[1])
+        figures = total(np.roll(rows, shift_figures, axis=1), reducer)
+        added = [digests(x, starts(x.size, size)) for x in (turned, figures)]
+        if shift:
+            gradients[...] = np.roll(turned, -shift)
+        figures = np.roll(figures, -shift_figures)
         found = digests(gradients, self.flat.offsets), digest(figures)
         return np.concatenate([*found, *added]), figures

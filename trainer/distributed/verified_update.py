@@ -31,48 +31,53 @@ class UpdateVerifier:
     def run(self, tell: Tell) -> None:
         """Do the update and seal the state. `tell` gets a line on each fault that was mended.
         Raises Corrupted where nothing helps. All ranks must call it."""
-        rewind, results = self._rewinder(), [self.state.copies]
+        rewind, results = self._rewinder(), self.state.copies
 
         def update() -> Digests:
             changed = np.array([self.gradients.mend(), self.state.mend()])
             self.update.step()
-            # Of a copy, which becomes the sealed one: what changes from here on is seen later.
-            results[0] = self.state.copy()
-            found = self.state.digests(results[0]), self._shares(results[0][0])
-            return np.concatenate([changed.view(np.uint64), *found])
+            return changed.view(np.uint64)
 
         def attempt(number: int) -> UpdateTrial:
+            nonlocal results
             if number:
                 rewind()
-            first = update()
+            changed = update()
+            # Of a copy, which becomes the sealed one: what changes from here on is seen later.
+            results = self.state.copy()
+            once = again = self._digests(results)
             rewind()
-            rows = gather(self.comm, np.stack([first, update()]).reshape(-1), tell)
-            halves = np.split(rows, 2, axis=1)
+            changed_again = update()
+            if not self.state.holds(results):
+                again = self._digests(self.state.copy())
+            row = np.concatenate([changed, once, changed_again, again])
+            halves = np.split(gather(self.comm, row, tell), 2, axis=1)
             for half in halves:
                 self._tell_changes(half[:, :2].view(np.int64), tell)
-            once, again = (half[:, 2:] for half in halves)
-            return UpdateTrial(self.state.names, once, again, self._shared)
+            return UpdateTrial(self.state.names, halves[0][:, 2:], halves[1][:, 2:], self._shared)
 
         trial = settle(attempt, tell)
-        self.state.keep(results[0], trial.again[self.comm.rank, : len(self.state.names)])
+        self.state.keep(results, trial.again[self.comm.rank, : len(self.state.names)])
         self.gradients.drop()
+
+    def _digests(self, state: list[NDArray[Any]]) -> Digests:
+        """Return the digests of a state, and of the weights that each rank updates, if it updates a
+        share."""
+        found = self.state.digests(state)
+        if not isinstance(self.update, ShardedUpdate):
+            return found
+        shares = np.zeros(self.comm.size, np.uint64)
+        for bucket in self.update.buckets:
+            count = bucket.array.spec.size
+            part = state[0][bucket.start : bucket.start + count]
+            shares += digests(part, starts(count, self.comm.size))
+        return np.concatenate([found, shares])
 
     @property
     def _shared(self) -> int:
         """How many of the state's pieces all ranks hold alike."""
         sharded = isinstance(self.update, ShardedUpdate)
         return len(self.flat.parameters) if sharded else len(self.state.names)
-
-    def _shares(self, weights: NDArray[Any]) -> Digests:
-        """Return a digest of the weights that each rank updates, if it updates a share."""
-        if not isinstance(self.update, ShardedUpdate):
-            return np.zeros(0, np.uint64)
-        sums = np.zeros(self.comm.size, np.uint64)
-        for bucket in self.update.buckets:
-            count = bucket.array.spec.size
-            part = weights[bucket.start : bucket.start + count]
-            sums += digests(part, starts(count, self.comm.size))
-        return sums
 
     def _tell_changes(self, changed: NDArray[np.int64], tell: Tell) -> None:
         for sealed, column in zip((self.gradients, self.state), changed.T, strict=True):

@@ -153,6 +153,19 @@ def test_what_is_computed_wrongly_is_computed_again(
     assert result(training) == undisturbed(make)
 
 
+def test_an_order_of_samples_that_changed_is_made_again(
+    make: Callable[..., Training], said: list[str]
+) -> None:
+    training = make(verify_every=1)
+    for step in run(training):
+        if step == 1:
+            orders = training.verification._orders
+            orders[0][6] = orders[0][11]
+    (only,) = said
+    assert only.startswith("step 2: corrupted: rank 0: wrong statistics of 1.running_mean")
+    assert result(training) == undisturbed(make)
+
+
 def test_the_run_ends_where_it_is_to_stop(make: Callable[..., Training]) -> None:
     training = make(verify_every=1, on_corruption="stop")
     with pytest.raises(Corrupted, match=r"step 2: corrupted: rank 0: weights of .* changed"):

@@ -8,20 +8,31 @@ import numpy as np
 import pytest
 
 from tallygrad.trainer.distributed.comm import SerialComm
-from tallygrad.trainer.distributed.digests import digest, digests, gather
+from tallygrad.trainer.distributed.digests import digest, digests, gather, same_bits
 
 
+@pytest.mark.parametrize("borders", [[7, 49], [8, 48], [1, 2]])
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
-def test_a_digest_changes_with_any_single_bit(dtype: str) -> None:
-    x = np.random.default_rng(0).standard_normal(50).astype(dtype)
-    words = x.view(f"u{x.itemsize}")
-    before = digests(x, [0, 7, 49])
-    for index in range(50):
-        for bit in range(8 * x.itemsize):
-            words[index] ^= words.dtype.type(1 << bit)
-            part = int(np.searchsorted([7, 49], index, side="right"))
-            assert np.flatnonzero(digests(x, [0, 7, 49]) != before).tolist() == [part]
-            words[index] ^= words.dtype.type(1 << bit)
+def test_a_digest_changes_with_any_single_bit(dtype: str, borders: list[int]) -> None:
+    """Whether or not parts consist of whole words; so does whether two arrays are the same."""
+    for count in (50, 51, 56):
+        x = (100 * np.random.default_rng(0).standard_normal(count)).astype(dtype)
+        words, copy = x.view(f"u{x.itemsize}"), x.copy()
+        before = digests(x, [0, *borders])
+        assert same_bits(x, copy)
+        for index in range(count):
+            for bit in range(8 * x.itemsize):
+                words[index] ^= words.dtype.type(1 << bit)
+                part = int(np.searchsorted(borders, index, side="right"))
+                assert np.flatnonzero(digests(x, [0, *borders]) != before).tolist() == [part]
+                assert not same_bits(x, copy)
+                words[index] ^= words.dtype.type(1 << bit)
+
+
+def test_zeros_of_either_sign_are_not_the_same_bits_and_not_a_number_is() -> None:
+    zeros = np.zeros(4, np.float32)
+    assert not same_bits(zeros, -zeros) and same_bits(zeros / 1, zeros)
+    assert same_bits(np.full(3, np.nan), np.full(3, np.nan))
 
 
 def test_a_part_without_elements_has_an_empty_digest() -> None:
