@@ -12,7 +12,7 @@ from tallygrad.autograd.ledger import Ledger
 from tallygrad.trainer.calibration.compression import Mirror, measure
 from tallygrad.trainer.calibration.rehearsal import Rehearsal, Silent
 from tallygrad.trainer.cost.cluster.allreduce import ALGORITHMS, allreduce, sharded
-from tallygrad.trainer.cost.cluster.collectives import allgather
+from tallygrad.trainer.cost.cluster.collectives import all_to_all, allgather
 from tallygrad.trainer.cost.cluster.compression import Compression, parse_compress
 from tallygrad.trainer.cost.cluster.scaling import exposed, memory
 from tallygrad.trainer.cost.cluster.traffic import Group, Link, Traffic
@@ -99,6 +99,17 @@ def test_pieces_of_a_middling_size_are_sent_32_at_once(per_host: int, expected: 
     assert timed(group, SIZE, "fixed-order")[0] == pytest.approx(1e-6 * expected)
 
 
+@pytest.mark.parametrize(("ranks", "piece", "messages"), [
+    (8, 256, 3), (8, 257, 1), (7, 256, 1), (33, 1000, 1), (34, 1000, 2), (34, 32 << 10, 2),
+    (34, (32 << 10) + 1, 33),
+])  # fmt: skip
+def test_pieces_of_each_length_go_their_way(ranks: int, piece: int, messages: int) -> None:
+    """By Bruck's algorithm, 32 at once, or one after the other."""
+    assert all_to_all(Group(ranks, 1, INSIDE, BETWEEN, REDUCTION), piece).far_messages == messages
+    within = Group(ranks, ranks, INSIDE, BETWEEN, REDUCTION)
+    assert all_to_all(within, piece).near_messages == messages
+
+
 def test_messages_and_bytes_are_counted_by_link() -> None:
     """Four ranks on two hosts, which share the links between them."""
     group = Group(4, 2, INSIDE, BETWEEN, REDUCTION)
@@ -173,10 +184,10 @@ def test_only_the_first_half_of_a_sharded_exchange_hides() -> None:
 
 @pytest.mark.parametrize(
     ("ranks", "size", "messages"),
-    [(4, 500_000, 2), (4, 600_000, 3), (3, 70_000, 2), (5, 70_000, 3), (5, 90_000, 4)],
+    [(4, 500_000, 2), (4, 1 << 19, 3), (3, 70_000, 2), (5, 70_000, 3), (5, 80 << 10, 4)],
 )
 def test_long_arrays_are_gathered_over_a_ring(ranks: int, size: int, messages: int) -> None:
-    """Up to 80 KiB, or 512 KiB on a power of two of ranks, they double."""
+    """Below 80 KiB, or 512 KiB on a power of two of ranks, they double."""
     found = allgather(Group(ranks, 1, INSIDE, BETWEEN, REDUCTION), size)
     assert found.far_messages == messages
     assert found.far_bytes == pytest.approx((1 - 1 / ranks) * size)
