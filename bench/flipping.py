@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tallygrad.autograd import Tensor, context
-from tallygrad.trainer.commands.ranks import meet
+from tallygrad.trainer.commands.ranks import join
 from tallygrad.trainer.components import verification
 from tallygrad.trainer.components.logs import RunFolder
 from tallygrad.trainer.config import TrainConfig
@@ -259,7 +259,7 @@ def _facts(training: Training, figures: list[float], done: str) -> bytes:
 def main() -> None:
     """Run as one of the ranks."""
     plan = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    with meet("flips", 1, {}, "take a smaller model") as (comm, _):
+    with join("flips", 1, {}, "take a smaller model") as (comm, _):
         work(comm, plan)
 
 

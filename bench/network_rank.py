@@ -127,7 +127,7 @@ def _rounds(comm: Comm, steps: dict[str, Callable[[], object]], seconds: float) 
     return dict(zip(steps, np.quantile(taken, LEVEL, axis=1).tolist(), strict=True))
 
 
-def meet() -> tuple[Comm, Comm]:
+def connect_pairs() -> tuple[Comm, Comm]:
     """Return the ranks of this job, and a rank and its neighbour if it has one. Ranks share cores,
     as hosts do not: one that waits leaves its core to one that works."""
     from tallygrad.trainer.distributed.mpi import MpiComm  # initialises MPI
@@ -146,7 +146,7 @@ def main(folder: Path) -> None:
     """Do the task of a folder."""
     _go_first()
     set_num_threads(1)
-    comm, pair = meet()
+    comm, pair = connect_pairs()
     with guard(comm):
         values = json.loads((folder / TASK).read_text("utf-8"))
         result = measure(comm, pair, Task(**{**values, "input": tuple(values["input"])}))

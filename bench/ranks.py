@@ -34,17 +34,17 @@ def pin(comm: Comm) -> None:
 
 def timed(comm: Comm, work: Callable[[], object]) -> float:
     """Return the seconds from when all ranks begin until the last one ends."""
-    meet(comm)
+    nap_until_all(comm)
     comm.barrier()
     begun = time.perf_counter()
     work()
     slowest = np.array(time.perf_counter() - begun)
-    meet(comm)
+    nap_until_all(comm)
     comm.allreduce(slowest, "max")
     return float(slowest)
 
 
-def meet(comm: Comm) -> None:
+def nap_until_all(comm: Comm) -> None:
     """Wait for all ranks without taking anything from one that still works."""
     request = comm.ibarrier()
     while not request.test():

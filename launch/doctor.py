@@ -39,7 +39,7 @@ def examine(setting: Setting, first: bool = True) -> Iterator[Finding]:
         yield from _alone(setting)
         return
     findings = list(_run(CHECKS, setting)) if first else []
-    yield from _timed("ranks", ranks.meet(setting, findings), setting)
+    yield from _timed("ranks", ranks.gather(setting, findings), setting)
 
 
 def _alone(setting: Setting) -> Iterator[Finding]:

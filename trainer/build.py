@@ -28,10 +28,11 @@ from ..autograd.random import moment, replayed
 from ..autograd.tape import Tape
 from ..autograd.tensor import Tensor
 from ..datasets import Batch, Dataset, Loader, Source
-from .config import TrainConfig, flag, parse_part
+from .config import TrainConfig, flag
 from .distributed.comm import Comm
 from .errors import LackOfMemory, UserError, nearest
 from .tasks.task import Task
+from .values import parse_part
 
 
 @dataclass(frozen=True)

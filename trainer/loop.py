@@ -24,7 +24,7 @@ from .components.logs import RunFolder
 from .components.record import RunRecord
 from .components.state import State
 from .components.verification import Verification
-from .config import TrainConfig, parse_every
+from .config import TrainConfig
 from .distributed.buffers import total
 from .distributed.comm import Comm
 from .distributed.local import LocalUpdate
@@ -36,6 +36,7 @@ from .setup import Recipe, assemble
 from .stop import Stop, Stopped
 from .tasks.task import StepOutput, Task
 from .timeline.timeline import Timeline
+from .values import parse_every
 
 
 class Training:
@@ -68,7 +69,7 @@ class Training:
         self.last = min(self.parts.planned, config.max_steps or self.parts.planned)
         self.sampling = parse_every(config.sparsity)
         self.lr = 0.0
-        self.met = 0  # the last step after which ranks exchanged what they have
+        self.synchronised = 0  # the last step after which ranks exchanged what they have
         self.rows: Rows | None = None  # sums since then, of workers that train alone
         self.progress = Progress(self.last, 0, folder.writes, bars=False)
 
@@ -105,7 +106,7 @@ class Training:
 
     def train(self) -> None:
         """Train until the run is finished or stopped."""
-        self.met = self.state.step
+        self.synchronised = self.state.step
         try:
             if self.due():  # the run was stopped in an evaluation
                 self.end_epoch()
@@ -134,30 +135,30 @@ class Training:
         copies = self.config.memory_copy_every
         batches = data.epoch(now.epoch, now.step_in_epoch)
         for batch in self.timeline.batches(batches, now.step):
-            met = self.met
+            before = self.synchronised
             with self.timeline.step(now.step + 1):
                 sums = self.step(batch)
             if not sums:
                 continue
             loss, *metrics = [x / sums[-1] for x in sums[:-1]]
             shown = self.parts.task.show(metrics)
-            self.progress.step(now.epoch, int(sums[-1]), loss, shown, now.step - met)
+            self.progress.step(now.epoch, int(sums[-1]), loss, shown, now.step - before)
             is_end = now.step_in_epoch == len(data)
             if self.due():
                 self.end_epoch()
             finished = self.finished()
             # All ranks ask here, after the same step, so that all stop after the same one.
             self.stopped = self.stop.agreed(self.comm) and not finished
-            if is_end or finished or self.stopped or passed(every, met, now.step):
+            if is_end or finished or self.stopped or passed(every, before, now.step):
                 self.record.save()
-            elif passed(copies, met, now.step):
+            elif passed(copies, before, now.step):
                 self.record.copy()
             if finished or self.stopped:
                 return
 
     def step(self, batch: Batch) -> list[float]:
-        """Do one step; return the sums of loss, metrics and samples over all ranks. Where workers
-        train alone, return nothing before they meet, and then the sums since the last meeting."""
+        """Do one step; return the sums of loss, metrics and samples over all ranks: of workers that
+        train alone nothing until they are synchronised, and then the sums since the last time."""
         now, parts = self.state, self.parts
         self.lr = parts.update.rates[0]
         self.comm.journal.step, self.comm.journal.activity = now.step + 1, "training"
@@ -175,9 +176,9 @@ class Training:
                 f"got {loss}; try a smaller --lr than {self.config.lr}"
             )
         with self.timeline.span("update", "update"):
-            (parts.local.meet if parts.local else self.verification.update)()
+            (parts.local.synchronise if parts.local else self.verification.update)()
         now.count_step(sums)
-        before, self.met = self.met, now.step
+        before, self.synchronised = self.synchronised, now.step
         self.verification.compare(before)
         if passed(self.config.log_every, before, now.step):
             figures = dict(zip(now.metric_names, metrics, strict=True))
@@ -185,8 +186,8 @@ class Training:
         return sums
 
     def alone(self, batch: Batch, local: LocalUpdate) -> Rows | None:
-        """Do a step of each worker of this rank; where all are to meet after it, return the sums of
-        loss, metrics and samples since the last meeting, (n,)."""
+        """Do a step of each worker of this rank; where all are to be synchronised after it, return
+        the sums of loss, metrics and samples since the last time, (n,)."""
         jobs = [partial(self.micro_batch, part) for part in batch.parts()]
         rows = np.zeros((len(jobs), len(self.parts.task.metrics) + 2))
         for i, job in enumerate(jobs):

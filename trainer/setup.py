@@ -14,7 +14,7 @@ from ..autograd.nn.flat import FlatParameters
 from ..autograd.optim import Optimizer
 from ..datasets import Sampler, Source
 from . import build, combinations
-from .config import TrainConfig, parse_size
+from .config import TrainConfig
 from .cost.cluster.compression import parse_compress
 from .distributed.agreement import agree, model_facts, work_facts
 from .distributed.batch_statistics import SharedStatistics, check_together
@@ -28,6 +28,7 @@ from .distributed.sync import GradientSync
 from .distributed.update import ShardedUpdate, Update, cut
 from .tasks import registry
 from .tasks.task import Task
+from .values import parse_size
 
 MakeModel: TypeAlias = Callable[[Source], nn.Module]
 MakeOptimizer: TypeAlias = Callable[[nn.Module, FlatParameters, int], Optimizer]
@@ -104,15 +105,7 @@ def assemble(
     names = [by_id[id(p)] for p in flat.parameters]
     sampler = data.train.sampler
     reducer = Reducer(comm, sampler.parts)
-    unfit = combinations.obstacle(config, "hierarchical")
-    hierarchy = form(config.hierarchical, comm, flat, sampler.parts, unfit)
-    of_gradients = Reducer(
-        comm, sampler.parts, scatters=config.shard_optimizer, nodes=hierarchy.nodes
-    )
-    bucket_bytes, compress = int(config.bucket_mb * 1e6), parse_compress(config.compress)
-    sync = GradientSync(
-        flat, of_gradients, bucket_bytes, len(sampler.mine), config.local_steps == 0, compress
-    )
+    sync, hierarchy = _sync(config, comm, flat, sampler)
     make = partial(recipe.optimizer, model, flat, planned)
     return Parts(
         data=data,
@@ -128,10 +121,24 @@ def assemble(
         statistics=SharedStatistics(model, flat, Reducer(comm.stream("statistics"), sampler.parts))
         if config.sync_batch_norm
         else None,
-        overlap=OverlapChoice(of_gradients, ways_to_drive(config.overlap, comm)),
+        overlap=OverlapChoice(sync.reducer, ways_to_drive(config.overlap, comm)),
         hierarchy=hierarchy,
         planned=planned,
     )
+
+
+def _sync(
+    config: TrainConfig, comm: Comm, flat: FlatParameters, sampler: Sampler
+) -> tuple[GradientSync, Choice]:
+    """Return how gradients are summed over the ranks, and whether within nodes first."""
+    unfit = combinations.obstacle(config, "hierarchical")
+    hierarchy = form(config.hierarchical, comm, flat, sampler.parts, unfit)
+    reducer = Reducer(comm, sampler.parts, scatters=config.shard_optimizer, nodes=hierarchy.nodes)
+    sync = GradientSync(
+        flat, reducer, int(config.bucket_mb * 1e6), len(sampler.mine),
+        hooked=config.local_steps == 0, compress=parse_compress(config.compress),
+    )  # fmt: skip
+    return sync, hierarchy
 
 
 def _update(

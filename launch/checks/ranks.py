@@ -76,8 +76,8 @@ def check(setting: Setting) -> Iterator[Finding]:
         yield from _judge(sizes, places, setting)
 
 
-def meet(setting: Setting, findings: Sequence[Finding]) -> Iterator[Finding]:
-    """Meet the ranks that the launcher started, on each of them; rank 0 yields all findings."""
+def gather(setting: Setting, findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Gather the ranks that the launcher started, on each of them; rank 0 yields all findings."""
     data = json.dumps([asdict(finding) for finding in findings])
     try:
         size, gathered = ask(MEET, data, limit=LIMIT + EACH * setting.ranks)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tallygrad.trainer import cli, config
+from tallygrad.trainer import cli, config, values
 from tallygrad.trainer.commands import dispatch
 from tallygrad.trainer.errors import UserError
 
@@ -33,11 +33,11 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
 
 def test_sizes_are_megabytes_or_say_what_they_are() -> None:
     for text, size in (("0", 0), ("1.5", 1_500_000), ("20mb", 20_000_000), ("2 GB", 2 * 10**9)):
-        assert config.parse_size(text) == size
+        assert values.parse_size(text) == size
 
 
 def test_every_k() -> None:
-    assert [config.parse_every(text) for text in ("off", "every=1", "every=250")] == [0, 1, 250]
+    assert [values.parse_every(text) for text in ("off", "every=1", "every=250")] == [0, 1, 250]
 
 
 @pytest.mark.parametrize(

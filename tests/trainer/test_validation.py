@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tallygrad.datasets import DataError, Dataset, hold_out
-from tallygrad.trainer import config
+from tallygrad.trainer import config, values
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components import record
 from tallygrad.trainer.components.checkpoint import load, save
@@ -51,7 +51,7 @@ def test_neither_part_may_be_empty(count: int) -> None:
     ("text", "part"), [("0", 0), ("5000", 5000), ("0.1", 0.1), ("10%", 0.1), ("1", 1), ("0%", 0)]
 )
 def test_numbers_and_shares(text: str, part: float) -> None:
-    assert config.parse_part(text) == part
+    assert values.parse_part(text) == part
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_numbers_and_shares(text: str, part: float) -> None:
 )
 def test_neither_number_nor_share(text: str) -> None:
     with pytest.raises(ValueError):
-        config.parse_part(text)
+        values.parse_part(text)
 
 
 def test_a_file_may_give_a_number(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def parser(commands: Mapping[str, Command], name: str) -> tuple[Parser, Parser]:
         if one != name:
             table.add_parser(one, help=command.help)
             continue
-        if not command.joint:  # others settle their threads when they meet
+        if not command.joint:  # others settle their threads when they join
             configure()  # before NumPy loads
         module = load(one)
         description = getattr(module, "DESCRIPTION", None)

@@ -32,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(values: Mapping[str, Any]) -> int:
     """Evaluate a checkpoint on all ranks; return the exit status."""
     options = EvalOptions(**values)
-    with ranks.meet("eval", options.threads, values, LESS_MEMORY) as (comm, _):
+    with ranks.join("eval", options.threads, values, LESS_MEMORY) as (comm, _):
         from ..inference import evaluate_checkpoint
 
         evaluate_checkpoint(comm, options, options.batch_size, options.as_json)

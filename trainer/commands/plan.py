@@ -19,7 +19,7 @@ from ..errors import UserError, nearest, show
 from ..files import OutputFile
 from . import flags
 from .models import ChosenModel, ModelOptions
-from .ranks import Start, launcher, meet
+from .ranks import Start, join, launcher
 
 LESS_MEMORY = "take a smaller --batch"
 MOST_SECONDS = 20.0
@@ -136,7 +136,7 @@ def run(values: Mapping[str, Any]) -> int:
     exit status."""
     options = PlanOptions(**values)
     if options.worker:
-        with meet("plan", 1, values, LESS_MEMORY) as (comm, _):
+        with join("plan", 1, values, LESS_MEMORY) as (comm, _):
             from ..calibration import measure
 
             measure.worker(comm, Path(options.worker))

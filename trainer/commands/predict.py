@@ -40,7 +40,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(values: Mapping[str, Any]) -> int:
     """Predict on rank 0, for which the others wait; return the exit status."""
     options = PredictOptions(**values)
-    with ranks.meet("predict", options.threads, values, LESS_MEMORY) as (comm, _):
+    with ranks.join("predict", options.threads, values, LESS_MEMORY) as (comm, _):
         from ..inference import predict
 
         if comm.rank == 0:

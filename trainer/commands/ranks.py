@@ -1,4 +1,4 @@
-"""What the commands that ranks run jointly share: to meet, to agree, and to end together."""
+"""What the commands that ranks run jointly share: to join, to agree, and to end together."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Start: TypeAlias = Callable[[int, list[str], float], int]  # ranks, command, sec
 
 
 @contextmanager
-def meet(
+def join(
     command: str, threads: int, options: Mapping[str, Any], less_memory: str
 ) -> Iterator[tuple[Comm, Stop]]:
-    """Settle the threads (0: those of the environment), meet the other ranks, which must run the
+    """Settle the threads (0: those of the environment), join the other ranks, which must run the
     same command with the same options, and handle signals. `less_memory` says what to try where
     memory runs out."""
     with (
@@ -104,7 +104,8 @@ def leave(status: int) -> NoReturn:
 
 def _requests(options: Mapping[str, Any]) -> tuple[tuple[int, ...], float]:
     """Return the signals that preempt a run, and when it must have ended."""
-    from ..config import TrainConfig, parse_signals, parse_time
+    from ..config import TrainConfig
+    from ..values import parse_signals, parse_time
 
     names = options.get("preempt_signals", TrainConfig.preempt_signals)
     return parse_signals(names), parse_time(options.get("stop_before", TrainConfig.stop_before))

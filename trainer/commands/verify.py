@@ -15,7 +15,7 @@ from ..distributed.launchers import expected_size
 from ..errors import UserError, show
 from ..threads import MOST_THREADS
 from . import flags
-from .ranks import launcher, meet
+from .ranks import join, launcher
 
 DESCRIPTION = """Train for some steps on several numbers of ranks and threads, and compare all bits.
 Status 0: all are the same, and a training that must differ does; otherwise 1."""
@@ -81,7 +81,7 @@ def _work(folder: Path, values: Mapping[str, Any]) -> int:
     from ..calibration.outcome import TRIAL
 
     threads = json.loads((folder / TRIAL).read_text("utf-8"))["threads"]
-    with meet("verify", threads, values, LESS_MEMORY) as (comm, _):
+    with join("verify", threads, values, LESS_MEMORY) as (comm, _):
         from ..calibration import trial
 
         trial.worker(comm, folder)

@@ -42,8 +42,8 @@ class LocalUpdate(Update):
     """Lets each worker update weights of its own by its own gradients; a rank has one for each of
     its micro-batches, with an optimizer each.
 
-    `meet` averages the changes since the last meeting over all workers, along the fixed tree, and
-    takes a step from where they began; all go on from there:
+    `synchronise` averages the changes since the last time over all workers, along the fixed tree,
+    and takes a step from where they began; all go on from there:
 
         d = w before - mean of the workers' w
         v = momentum v + d
@@ -99,7 +99,7 @@ class LocalUpdate(Update):
         """Count a step of a rank without workers."""
         self.optimizer.steps += 1
 
-    def meet(self) -> None:
+    def synchronise(self) -> None:
         """Average the workers' changes, step, and let all go on from there. All ranks must call
         it."""
         flat = self._flat

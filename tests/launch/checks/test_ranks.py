@@ -98,12 +98,12 @@ def test_tasks_of_srun_that_do_not_meet(
     monkeypatch.setattr(mpi, "library", lambda: mpi.Family(library, ()))
     monkeypatch.setattr(ranks, "MEET", "print('[1, [[[\"n1\", 2, [0, 1]], []]]]')")
     job = setting(launcher="srun", ranks=2)
-    (found,) = ranks.meet(job, [])
+    (found,) = ranks.gather(job, [])
     assert found.status == ERROR and found.remedy == f"srun --mpi={plugin}"
-    assert list(ranks.meet(setting(launcher="srun", ranks=2, rank=1), [])) == []
+    assert list(ranks.gather(setting(launcher="srun", ranks=2, rank=1), [])) == []
     monkeypatch.setattr(ranks, "MEET", "raise RuntimeError('no PMI')")
     kept = Finding("mpi", OK, "here")
-    first, found = ranks.meet(job, [kept])
+    first, found = ranks.gather(job, [kept])
     assert first == kept and found.status == ERROR and "RuntimeError: no PMI" in found.seen
 
 

@@ -1,4 +1,4 @@
-"""Workers that train alone between meetings: LocalSGD and DiLoCo."""
+"""Workers that train alone between synchronisations: LocalSGD and DiLoCo."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def events(out: Path) -> list[tuple[int, float]]:
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize(("lr", "momentum"), [(1.0, 0.0), (0.7, 0.9)])
 def test_an_average_by_hand(workers: int, lr: float, momentum: float) -> None:
-    """Against the formulas in NumPy: three meetings, after two steps each."""
+    """Against the formulas in NumPy: three synchronisations, after two steps each."""
     net = nn.Linear(2, 1, bias=False).double()
     net.weight.data.write(np.array([[1.0, -2.0]]))
     flat = nn.flatten([*net.parameters()])
@@ -74,7 +74,7 @@ def test_an_average_by_hand(workers: int, lr: float, momentum: float) -> None:
                 local.step()
             v = 0.5 * v + g
             each = each - 0.1 * v
-        local.meet()
+        local.synchronise()
         d = w - each.mean(axis=0)
         outer_v = momentum * outer_v + d
         w = w - lr * (d + momentum * outer_v)
@@ -135,7 +135,7 @@ def test_a_run_without_exchange_is_refused_before_it_begins(
     assert "--outer-lr: expected 1.0 without --local-steps" in capsys.readouterr().err
 
 
-def test_workers_meet_with_the_same_bits_on_any_ranks(
+def test_workers_are_synchronised_with_the_same_bits_on_any_ranks(
     mpirun: Any, tmp_path: Path, write_mnist: Any
 ) -> None:
     """Three workers on one rank and on two; the last period of the run is a short one."""
@@ -153,7 +153,7 @@ def test_workers_meet_with_the_same_bits_on_any_ranks(
 
 
 @pytest.mark.slow
-def test_meetings_after_each_step_are_synchronous_training(mpirun: Any, tmp_path: Path) -> None:
+def test_workers_synchronised_in_each_step_train_as_one(mpirun: Any, tmp_path: Path) -> None:
     """In float64: an average of weights after one step each is one of gradients."""
     words = ["--model", "lenet", "--micro-batches", "4", "--max-steps", "10", "--dtype", "float64"]
     for name, more in (
@@ -177,7 +177,7 @@ def test_a_run_goes_on_with_the_same_bits_on_other_ranks(
     mpirun: Any, tmp_path: Path, write_mnist: Any
 ) -> None:
     """With batch norm, a last step that leaves workers without samples, and more ranks than
-    workers; checkpoints come with the meeting after they are due, ranks are compared there."""
+    workers; checkpoints come with the synchronisation after they are due, comparisons too."""
     write_mnist(tmp_path / "data", 83, 29)
     words = ["--dataset", "mnist", "--data-dir", str(tmp_path / "data"), "--model", "resnet20"]
     words += ["--batch-size", "10", "--micro-batches", "4", "--epochs", "2", "--eval-batch-size"]

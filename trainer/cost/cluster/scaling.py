@@ -209,7 +209,7 @@ class RankMemory(NamedTuple):
 def memory(work: Work, shards: int = 1, local: bool = False) -> RankMemory:
     """Return the bytes on a rank: float32 weights, gradients and slots of the optimizer, of which a
     rank has one of so many `shards`, and the most results that are alive at once. A rank with
-    `local` steps also has the weights of the last meeting, and outer momentum."""
+    `local` steps also has the weights of the last synchronisation, and outer momentum."""
     each = 4 * work.parameters
     slots = work.slots * 4 * -(-work.parameters // shards)
     kept = sum(layer.stashed for layer in work.layers)

@@ -1,0 +1,66 @@
+"""What values of options stand for that are written as text."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from datetime import time as datetime_time
+from math import inf
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that `500`, `500MB` or `2GB` stands for. ValueError for others."""
+    digits = text.upper().removesuffix("B").strip()
+    unit = {"M": 1e6, "G": 1e9}.get(digits[-1:], 0)
+    size = float(digits[:-1] if unit else digits) * (unit or 1e6)
+    if not 0 <= size < 2**60:
+        raise ValueError(f"size: expected less than 2^60 bytes, got {text}")
+    return int(size)
+
+
+def parse_every(text: str) -> int:
+    """Return K of `every=K`, at least 1, and 0 for `off`. ValueError for others."""
+    name, _, digits = text.partition("=")
+    every = int(digits) if name == "every" and digits.isascii() and digits.isdigit() else 0
+    if every < 1 and text != "off":
+        raise ValueError(f"expected off or every=K, got {text}")
+    return every
+
+
+def parse_signals(text: str) -> tuple[int, ...]:
+    """Return the numbers of signals such as `TERM,USR1`. ValueError for others, and for those that
+    cannot be handled or that tell of faults."""
+    names = [name.strip().upper().removeprefix("SIG") for name in text.split(",")]
+    allowed = ("TERM", "USR1", "USR2", "HUP", "INT", "ALRM", "XCPU", "CONT", "URG", "WINCH")
+    if not set(names) <= set(allowed):
+        raise ValueError(f"expected some of {', '.join(allowed)}")
+    return tuple(int(getattr(signal, f"SIG{name}")) for name in names)
+
+
+def parse_time(text: str, env: Mapping[str, str] = os.environ) -> float:
+    """Return the seconds since the epoch of a time: `auto`, `never`, `90s`, `30m`, `2h` from now, a
+    time of the day, today or tomorrow, or a date with one. ValueError for others."""
+    if text in ("auto", "never"):
+        end = env.get("SLURM_JOB_END_TIME", "") if text == "auto" else ""
+        return float(end) if end.isdecimal() else inf
+    if text[-1:] in _SECONDS and text[:-1].replace(".", "", 1).isdecimal():
+        return time.time() + float(text[:-1]) * _SECONDS[text[-1]]
+    if len(text) in (5, 8) and text[2] == ":":
+        now = datetime.now()
+        at = datetime.combine(now.date(), datetime_time.fromisoformat(text))
+        return (at if at > now else at + timedelta(days=1)).timestamp()
+    return datetime.fromisoformat(text).timestamp()
+
+
+def parse_part(text: str) -> float:
+    """Return the samples that `5000`, or the share of them that `0.1` or `10%` stands for; 0 for
+    none. ValueError for others."""
+    part = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not (0 <= part < 1 or (part < 2**40 and text.strip().isdecimal())):
+        raise ValueError(f"expected a number of samples or a share, got {text}")
+    return part
