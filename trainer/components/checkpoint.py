@@ -20,7 +20,6 @@ from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -254,6 +253,8 @@ def _digest(tensors: Mapping[str, NDArray[Any]], text: bytes) -> str:
 
 def _image(arrays: Mapping[str, NDArray[Any]], text: bytes, digest: str) -> BytesIO:
     """Lay the file out in memory: on a full disk the HDF5 library crashes, Python does not."""
+    import h5py  # loads slowly, and is needed for nothing else
+
     stored = {META: np.frombuffer(text, np.uint8), **arrays}
     longest = _index(stored, dict.fromkeys(stored, 10**19), digest)
     head = 1 << max(511, _SEAL_BYTES + len(longest)).bit_length()

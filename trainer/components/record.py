@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from ..config import AUTO, TrainConfig
 from ..cost.report.ledger import training_macs
 from ..distributed.agreement import agree
 from ..distributed.comm import Comm
+from ..distributed.overlap import ExchangeTimes
 from ..distributed.sync import share
 from ..errors import NotFinite, UserError, warn
 from ..progress import Progress
@@ -149,8 +149,7 @@ class RunRecord:
                 "try a smaller --lr"
             )
         now.seconds += self._elapsed()
-        now.take(parts.overlap.take())
-        entries = self._ledger_entries()
+        entries = self._gather()
         if now.epoch and not now.step_in_epoch:  # an epoch has just ended
             now.finished_epochs.append(history.epoch_of(now, Ledger.from_json(entries)))
         if not self.folder.writes:
@@ -178,12 +177,18 @@ class RunRecord:
 
     def merged_ledger(self) -> Ledger:
         """Return the ledger over all ranks and over the runs that this one continues (rank 0)."""
-        return Ledger.from_json(self._ledger_entries())
+        return Ledger.from_json(self._gather())
 
-    def _ledger_entries(self) -> list[dict[str, Any]]:
-        """Return the entries of `merged_ledger`, several for one key perhaps."""
-        texts = self.comm.gather_bytes(json.dumps(self.ledger.to_json()).encode())
-        return [*self.earlier.to_json(), *chain.from_iterable(map(json.loads, texts))]
+    def _gather(self) -> list[dict[str, Any]]:
+        """Return the entries of `merged_ledger`, several for one key perhaps, and count the times
+        of exchanges (rank 0). One gather, in which only rank 0 waits."""
+        mine = json.dumps([self.parts.overlap.share(), self.ledger.to_json()]).encode()
+        entries = self.earlier.to_json()
+        for text in self.comm.gather_bytes(mine):
+            times, ledger = json.loads(text)
+            self.state.take(ExchangeTimes(*times))
+            entries += ledger
+        return entries
 
     def complete(self, last: int) -> dict[str, Any]:
         """Return the result of a run that was complete before, which stays as it is. UserError

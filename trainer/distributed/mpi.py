@@ -25,6 +25,7 @@ _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
 # Set by `mpirun --with-ft ulfm` of Open MPI.
 FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
 DRAINING = 1.0  # seconds for an exchange to fail after its communicator was revoked
+EXCHANGED, GATHERED = 0, 1  # tags of messages
 NAP = 5e-5  # seconds between looks at an exchange, where ranks share cores
 IDLE_NAP = 1e-3  # seconds between looks at a wait that may be long
 
@@ -187,8 +188,8 @@ class MpiComm:
         check_buffer(out)
         with self.journal.message("sendrecv", array):
             source = other if source is None else source
-            coming = self._group.Irecv(_bytes_of(out), source)
-            going = self._group.Isend(_bytes_of(array), other)
+            coming = self._group.Irecv(_bytes_of(out), source, EXCHANGED)
+            going = self._group.Isend(_bytes_of(array), other, EXCHANGED)
             for request in (going, coming):
                 _await(request, self._naps)
 
@@ -206,19 +207,21 @@ class MpiComm:
 
     def gather_bytes(self, data: bytes, root: int = 0) -> list[bytes]:
         """Return every rank's bytes, of any lengths, on rank `root`; an empty list elsewhere."""
-        import numpy as np
-
-        lengths = self.allgather(np.array(len(data), np.int64))
-        ends = np.cumsum(lengths)
-        out = np.empty(int(ends[-1]) if self.rank == root else 0, np.uint8)
-        layout = (lengths, ends - lengths)
-        target = [out, layout, MPI.BYTE] if self.rank == root else None
         with self.journal.collective(self._stream, "gather", len(data)):
-            self._complete("Gatherv", [np.frombuffer(data, np.uint8), MPI.BYTE], target, root)
-        if self.rank != root:
-            return []
-        pieces = zip(ends - lengths, ends, strict=True)
-        return [out[start:end].tobytes() for start, end in pieces]
+            if self.rank != root:  # as messages: nobody but the root waits
+                _await(self._group.Isend([data, MPI.BYTE], root, GATHERED), self._naps)
+                return []
+            return [data if r == root else self._receive(r) for r in range(self.size)]
+
+    def _receive(self, source: int) -> bytes:
+        """Return a message of `gather_bytes`, of whatever length."""
+        status = MPI.Status()
+        probe = self._group.Improbe if self._naps else self._group.Mprobe
+        while (message := probe(source, GATHERED, status)) is None:
+            time.sleep(NAP)
+        out = bytearray(status.Get_count(MPI.BYTE))
+        _await(message.Irecv([out, MPI.BYTE]), self._naps)
+        return bytes(out)
 
     def barrier(self) -> None:
         """Wait until every rank has come here."""

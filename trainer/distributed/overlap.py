@@ -89,8 +89,14 @@ class OverlapChoice:
         return self._ways[int(times.argmin())]
 
     def take(self) -> ExchangeTimes:
-        """Return the times since the last call, as means over the ranks; all must call it. Nothing
-        counts as hidden before the choice is made."""
+        """Return the times since the last call, as means over the ranks; all must call it."""
+        times = np.array(self.share())
+        self._reducer.comm.allreduce(times)
+        return ExchangeTimes(*times.tolist())
+
+    def share(self) -> ExchangeTimes:
+        """Return this rank's share of the times since the last call: summed over the ranks they are
+        means. Nothing counts as hidden before the choice is made."""
         size = self._reducer.comm.size
         exposed = self._reducer.exposed - self._taken
         steps, waited = self._overlapped
@@ -98,6 +104,4 @@ class OverlapChoice:
         self._taken, self._overlapped = self._reducer.exposed, (0, 0.0)
         if size == 1:  # microseconds in which nothing was exchanged
             return ExchangeTimes()
-        times = np.array([exposed, max(steps * whole - waited, 0.0)]) / size
-        self._reducer.comm.allreduce(times)
-        return ExchangeTimes(*times.tolist())
+        return ExchangeTimes(exposed / size, max(steps * whole - waited, 0.0) / size)

@@ -1,4 +1,4 @@
-"""Ranks that share cores: how they wait for each other, and that their collectives still meet."""
+"""How ranks that share cores wait for each other, and who waits in a gather."""
 
 import subprocess
 from collections.abc import Callable
@@ -64,6 +64,30 @@ half.allreduce(pair)
 assert pair == sum(r for r in range(size) if r // 2 == rank // 2)
 print(f"rank {rank} of {size} is right")
 """
+
+# Rank 0 gathers only once the others have gone on.
+GATHER = """
+import numpy as np
+from tallygrad.trainer.distributed import mpi
+
+for naps in (False, True):
+    comm = mpi.MpiComm(naps=naps)
+    word = np.zeros(1)
+    if comm.rank:
+        assert comm.gather_bytes(bytes([comm.rank]) * comm.rank) == []
+        comm.sendrecv(word, word.copy(), 0)
+    else:
+        for rank in range(1, comm.size):
+            comm.sendrecv(word, word.copy(), rank)
+        assert comm.gather_bytes(b"") == [bytes([r]) * r for r in range(comm.size)]
+    print("is right")
+"""
+
+
+def test_only_the_root_waits_in_a_gather(mpirun: Run) -> None:
+    result = mpirun(3, GATHER)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("is right") == 6, result.stdout
 
 
 def test_ranks_that_share_cores_sleep_while_they_wait(mpirun: Run) -> None:
