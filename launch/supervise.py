@@ -31,15 +31,15 @@ LONGEST = 60.0  # seconds between attempts
 
 @dataclass(frozen=True)
 class Policy:
-    """How often to try: up to `retries` times in a row without a new checkpoint in between, the
-    first time after `backoff` seconds, then after twice as long each time."""
+    """How often to try: again at once after an attempt with a new checkpoint; up to `retries` times
+    in a row without one, first after `backoff` seconds, then after twice as long each time."""
 
     retries: int = 10
     backoff: float = 1.0
 
     def pause(self, failures: int) -> float:
-        """Return the seconds before the next attempt, after so many failures in a row."""
-        return min(LONGEST, self.backoff * 2.0 ** min(failures - 1, 30))
+        """Return the seconds before the next attempt, after so many in a row without progress."""
+        return min(LONGEST, self.backoff * 2.0 ** min(failures - 1, 30)) if failures else 0.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def supervise(place: Place, command: list[str], policy: Policy, timeout: float |
         if outcome.asked or outcome.status in (*FINAL, PREEMPTED):
             return outcome
         after = newest_step(record.parent)
-        failures, before = (1 if after > before else failures + 1), max(after, before)
+        failures, before = (0 if after > before else failures + 1), max(after, before)
         reason = outcome.message or f"status {outcome.status}"
         if failures > policy.retries:
             text = f"no new checkpoint in {failures} attempts, the last of which ended: {reason}"
@@ -76,7 +76,8 @@ def supervise(place: Place, command: list[str], policy: Policy, timeout: float |
         pause = policy.pause(failures)
         step = f"step {before}" if before >= 0 else "the beginning"
         step += " or later" if (record.parent / RECORD).exists() else ""
-        say(f"attempt {number} ended: {reason}; resuming from {step} in {pause:g} s")
+        when = f"in {pause:g} s" if pause else "at once"
+        say(f"attempt {number} ended: {reason}; resuming from {step} {when}")
         time.sleep(pause)
 
 

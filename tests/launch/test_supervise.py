@@ -75,11 +75,11 @@ def test_failures_are_resumed_until_the_run_is_complete(
     ] * 5  # fmt: skip
     run_id = made.tokens[0].partition(":")[0]
     assert made.tokens == [f"{run_id}:{n}" for n in range(1, 6)]
-    assert made.pauses == [1.0, 1.0, 2.0, 1.0]  # a new checkpoint is a new beginning
+    assert made.pauses == [0.0, 0.0, 1.0, 0.0]  # a new checkpoint is a new beginning
     said = capsys.readouterr().err.splitlines()
     assert (
         said[1]
-        == "tallygrad: supervise: attempt 2 ended: ended at 10; resuming from step 10 in 1 s"
+        == "tallygrad: supervise: attempt 2 ended: ended at 10; resuming from step 10 at once"
     )
 
 
@@ -99,7 +99,7 @@ def test_attempts_without_progress_are_counted(
     assert how == Outcome(
         1, "no new checkpoint in 4 attempts, the last of which ended: ended at 10"
     )
-    assert made.pauses == [1.0, 2.0, 4.0]
+    assert made.pauses == [0.0, 1.0, 2.0, 4.0]
     assert Policy(9, 5.0).pause(40) == supervise.LONGEST
 
 
@@ -116,7 +116,7 @@ def test_a_host_that_does_not_answer_is_left_out(
     monkeypatch.setattr(hosts, "reachable", reachable)
     monkeypatch.setattr(hosts, "reap_on", lambda on, *job: reaped.append([h.name for h in on]))
     made = attempts((1, 10), (1, 10))
-    how = run(tmp_path, 6, "a:4,b:2", retries=2)
+    how = run(tmp_path, 6, "a:4,b:2", retries=1)
     assert [(ranks, on) for ranks, on, _ in made.commands] == [(6, "a:4,b:2"), (2, "b:2")]
     assert reaped == [["a", "b"], ["b"]]
     assert how.status == 1 and "none of the hosts a:4,b:2 answers" in how.message
@@ -190,9 +190,9 @@ def test_a_supervised_run_survives_kills_with_the_same_bits(
         )  # fmt: skip
     assert survived.returncode == 0, survived.stderr
     said = [line for line in survived.stderr.splitlines() if "supervise: attempt" in line]
-    assert len(said) == 2 and "from step 3 in 0.1 s" in said[0], survived.stderr
+    assert len(said) == 2 and "from step 3 at once" in said[0], survived.stderr
     # Rank 1 may be killed before rank 0 has written the checkpoint of the step before.
-    assert any(f"from step {step} in 0.1 s" in said[1] for step in (4, 5)), said
+    assert any(f"from step {step} at once" in said[1] for step in (4, 5)), said
     undisturbed = [sys.executable, "-m", "tallygrad.trainer", *words, "--out", str(tmp_path / "u")]
     subprocess.run(undisturbed, env=one_thread, check=True, capture_output=True, timeout=300)
     of = {name: tmp_path / name / "checkpoints" / "step-00000008.h5" for name in ("survived", "u")}
