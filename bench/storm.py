@@ -2,9 +2,10 @@
 
 `python -m bench storm --steps 4000 -- --model resnet20 --dataset cifar10 --data-dir DATA` runs the
 trainer's options after `--` undisturbed and through a storm. It tells whether the final weights are
-equal, the steps lost to each kill, and the goodput: the time that the steps take undisturbed, over
-the time of the storm. With `--step-seconds` each step waits too, as if the model were larger: what
-else runs on this host then changes little. The run to compare the weights with does not wait.
+equal, the steps lost to each kill, and the goodput: the time that the steps take undisturbed, as
+measured before and after, over the time of the storm. With `--step-seconds` each step waits too, as
+if the model were larger: what else runs on this host then changes little. The run to compare the
+weights with does not wait.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 from .options import BenchParser, counted, positive
 from .trial import TRIAL, left_of, processes_of, start, weights
 
-TIMED = 100  # undisturbed steps that tell how long one takes
+TIMED = 200  # undisturbed steps that tell how long one takes
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
 
 
@@ -139,21 +140,25 @@ def run(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="storm-") as name:
         calm, out, trial = Path(name, "calm"), Path(name, "storm"), uuid.uuid4().hex
         launch("run", flags, [*words, "--out", str(calm)])
-        timed = calm
-        if options.step_seconds:
-            timed = Path(name, "timed")
-            launch("run", flags, [*words, "--max-steps", str(TIMED), "--out", str(timed)], **slow)
-        seconds = step_seconds(timed)
-        print(f"undisturbed: {seconds:.3f} s a step", flush=True)
+        env = slow if options.step_seconds else {}
+
+        def undisturbed(when: str) -> float:
+            timed = Path(name, when)
+            launch("run", flags, [*words, "--max-steps", str(TIMED), "--out", str(timed)], **env)
+            seconds = step_seconds(timed)
+            print(f"undisturbed {when}: {seconds:.3f} s a step", flush=True)
+            return seconds
+
+        before = undisturbed("before")
         storm = Storm(trial, out, options.every, 60 * options.minutes, options.seed)
         patient = [*flags, "--retries", "50", "--backoff", "0.1"]
         command = [*words, *keeping, "--out", str(out)]
-        env = {TRIAL: trial, **(slow if options.step_seconds else {})}
         try:
-            wall = launch("run_supervised", patient, command, **env)
+            wall = launch("run_supervised", patient, command, **env, **{TRIAL: trial})
         finally:
             storm.end()
-        print(report(out, storm, wall, seconds, trial))
+        step = (before + undisturbed("after")) / 2
+        print(report(out, storm, wall, step, trial))
         same = weights(out, options.steps) == weights(calm, options.steps)
     print(f"final weights and optimizer's state equal to the undisturbed run's: {same}")
     return 0 if same else 1

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0  # seconds for what is left behind to end itself
 TRIAL = "TALLYGRAD_FAULT_TRIAL"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+COMPILED = tempfile.TemporaryDirectory(prefix="tallygrad-compiled-")  # until this process ends
 Job = subprocess.Popen[str]
 # Runs the launcher with other ranks. What runs in another namespace of processes is hidden from it,
 # as on another host.
@@ -100,11 +102,14 @@ class Ended:
 
 
 def start(how: str, flags: list[str], command: list[str], **env: str) -> Job:
-    """Start the launcher (`how`: run or run_supervised) with a pipe for its errors."""
+    """Start the launcher (`how`: run or run_supervised) with a pipe for its errors. Modules are
+    compiled once, as those of an installed package are."""
+    # An empty variable counts as unset.
+    compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": COMPILED.name}
     code = LAUNCHER.format(script=str(ROOT / "bench" / "faulty.py"))
     return subprocess.Popen(
         [sys.executable, "-c", code, how, *flags, "--", *command],
-        env={**os.environ, **ONE_THREAD, **env}, stdin=subprocess.DEVNULL,
+        env={**os.environ, **ONE_THREAD, **compiled, **env}, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
