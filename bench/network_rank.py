@@ -15,6 +15,8 @@ import numpy as np
 
 from tallygrad.autograd import set_num_threads
 from tallygrad.trainer.calibration.rehearsal import Rehearsal, Silent
+from tallygrad.trainer.cost.cluster.allreduce import recursive_doubling
+from tallygrad.trainer.cost.cluster.traffic import Group, Link
 from tallygrad.trainer.cost.cluster.transfers import METRICS
 from tallygrad.trainer.distributed.comm import Comm
 from tallygrad.trainer.distributed.guard import guard
@@ -38,9 +40,10 @@ class Task(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What ranks measured, all at once: seconds of a short message, bytes per second of long ones
-    to a neighbour and of additions, and seconds of a step without messages, of its exchange alone,
-    and of a whole step; names and bytes of the gradients, in the order in which they are final."""
+    """What ranks measured, all at once: seconds of a message in a short allreduce, bytes per second
+    of long ones to a neighbour beyond that, and of additions, and seconds of a step without
+    messages, of its exchange alone, and of a whole step; names and bytes of the gradients, in the
+    order in which they are final."""
 
     latency: float
     bandwidth: float
@@ -52,7 +55,7 @@ class Result(NamedTuple):
     bytes: tuple[int, ...]
 
 
-def measure(comm: Comm, pair: Comm, task: Task) -> Result:
+def measure(comm: Comm, task: Task) -> Result:
     """Measure all in turn, round by round."""
     each = (task.model, task.input, task.classes, task.batch, task.bucket_mb)
     silent, whole = Rehearsal(Silent(comm.rank, comm.size), *each), Rehearsal(comm, *each)
@@ -60,7 +63,7 @@ def measure(comm: Comm, pair: Comm, task: Task) -> Result:
         job.warm()
     array, word = np.zeros(LARGE // 4, np.float32), np.zeros(1)
     steps: dict[str, Callable[[], object]] = {
-        "latency": _often(lambda: pair.allreduce(word), WORDS),
+        "latency": _often(lambda: comm.allreduce(word), WORDS),
         "bandwidth": _often(_neighbours(comm), LARGES),
         "reduction": _often(lambda: np.add(array, array, out=array), LARGES),
         "compute": lambda: silent.run(_one(silent)),
@@ -68,14 +71,20 @@ def measure(comm: Comm, pair: Comm, task: Task) -> Result:
         "step": lambda: whole.run(_one(whole)),
     }
     found = _rounds(comm, steps, task.seconds)
-    found["latency"] /= WORDS
-    for name in ("bandwidth", "reduction"):
-        found[name] = LARGES * LARGE / found[name]
+    found["latency"] /= WORDS * _messages(comm.size)
+    found["bandwidth"] = LARGE / (found["bandwidth"] / LARGES - found["latency"])
+    found["reduction"] = LARGES * LARGE / found["reduction"]
     return Result(**found, parameters=tuple(silent.names), bytes=tuple(silent.sizes))
 
 
 def _often(run: Callable[[], object], times: int) -> Callable[[], object]:
     return lambda: [run() for _ in range(times)]
+
+
+def _messages(ranks: int) -> float:
+    """Return the messages of an allreduce of a word, one after the other."""
+    link = Link(0.0, 1.0)
+    return recursive_doubling(Group(ranks, 1, link, link, 1.0), 8).far_messages
 
 
 def _neighbours(comm: Comm) -> Callable[[], object]:
@@ -127,13 +136,12 @@ def _rounds(comm: Comm, steps: dict[str, Callable[[], object]], seconds: float) 
     return dict(zip(steps, np.quantile(taken, LEVEL, axis=1).tolist(), strict=True))
 
 
-def connect_pairs() -> tuple[Comm, Comm]:
-    """Return the ranks of this job, and a rank and its neighbour if it has one. Ranks share cores,
-    as hosts do not: one that waits leaves its core to one that works."""
+def connect_all() -> Comm:
+    """Return the ranks of this job. They share cores, as hosts do not: one that waits leaves its
+    core to one that works."""
     from tallygrad.trainer.distributed.mpi import MpiComm  # initialises MPI
 
-    world = MpiComm(naps=True)
-    return world, world.split(world.rank // 2, "pair")
+    return MpiComm(naps=True)
 
 
 def _go_first() -> None:
@@ -146,10 +154,10 @@ def main(folder: Path) -> None:
     """Do the task of a folder."""
     _go_first()
     set_num_threads(1)
-    comm, pair = connect_pairs()
+    comm = connect_all()
     with guard(comm):
         values = json.loads((folder / TASK).read_text("utf-8"))
-        result = measure(comm, pair, Task(**{**values, "input": tuple(values["input"])}))
+        result = measure(comm, Task(**{**values, "input": tuple(values["input"])}))
         if comm.rank == 0:
             (folder / RESULT).write_text(json.dumps(result._asdict()), "utf-8")
 
