@@ -81,6 +81,29 @@ def test_the_bits_are_those_of_the_tree(mpirun: Any, ranks: int, local: int) -> 
         assert done.stdout.count("fine") == ranks, done.stderr
 
 
+REFUSED = """
+import os
+import numpy as np
+from tallygrad.trainer.distributed.comm import connect
+from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.hierarchy import Hierarchy, NotShared
+
+comm = connect()
+if comm.rank > 1:
+    del os.memfd_create
+with guard(comm):
+    try:
+        Hierarchy(comm, [0, 0, 2, 2], 10, np.dtype(np.float32))
+    except NotShared as error:
+        print(f"{error}\n", end="")
+"""
+
+
+def test_no_node_sums_through_memory_that_another_lacks(mpirun: Any) -> None:
+    done = mpirun(4, REFUSED)
+    assert done.stdout.count("the ranks of a node cannot share memory") == 4, done.stderr
+
+
 class Four(SerialComm):
     """Two nodes of two ranks, of which only the shapes matter."""
 
