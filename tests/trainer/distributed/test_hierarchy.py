@@ -95,7 +95,7 @@ with guard(comm):
     try:
         Hierarchy(comm, [0, 0, 2, 2], 10, np.dtype(np.float32))
     except NotShared as error:
-        print(f"{error}\n", end="")
+        print(f"{error}\\n", end="")
 """
 
 
