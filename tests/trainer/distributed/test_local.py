@@ -11,12 +11,15 @@ import pytest
 
 from tallygrad.autograd import nn
 from tallygrad.autograd.optim import SGD
+from tallygrad.datasets import Batch
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components.checkpoint import load
+from tallygrad.trainer.components.logs import RunFolder
+from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.distributed.exchange import Reducer
 from tallygrad.trainer.distributed.local import LocalUpdate, OuterStep, Workers
-from tallygrad.trainer.loop import passed
+from tallygrad.trainer.loop import Training, passed
 
 SMALL = ["--dataset", "digits", "--eval-batch-size", "1000", "--log-every", "1"]
 DILOCO = ["--local-steps", "3", "--outer-lr", "0.7", "--outer-momentum", "0.9"]
@@ -117,6 +120,43 @@ def test_a_state_goes_to_other_numbers_of_workers_and_to_synchronous_training() 
     assert plain.state_dict()["velocity"]["weight"].tolist() == [[2.0, 4.0]]
     three.load_state_dict({"step": 7, "velocity": {"weight": np.ones((1, 2))}})
     assert slots(three) == [[[1.0, 1.0]]] * 3
+
+
+def test_a_rank_without_workers_counts_its_steps() -> None:
+    net = nn.Linear(2, 1, bias=False)
+    flat = nn.flatten([*net.parameters()])
+    optimizer = SGD(flat, 0.1, named_parameters=net.named_parameters())
+    workers, reducer = Workers(range(0), 2), Reducer(SerialComm(), 2)
+    local = LocalUpdate([optimizer], flat, ["weight"], workers, reducer, OuterStep(1.0, 0.0))
+    for _ in range(2):
+        local.skip()
+    assert local.state_dict()["step"] == 2
+
+
+def test_losses_are_means_since_the_synchronisation_before(
+    tmp_path: Path, write_mnist: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers are synchronised at the end of the epoch of four steps, and of the run, too."""
+    write_mnist(tmp_path / "data", 24, 6)
+    config = TrainConfig(
+        model="mlp", dataset="mnist", data_dir=str(tmp_path / "data"), batch_size=6, epochs=2,
+        local_steps=3, max_steps=6, backend="numpy", log_every=1,
+    )  # fmt: skip
+    found: dict[int, list[list[float]]] = {}
+    micro_batch = Training.micro_batch
+
+    def noting(self: Training, batch: Batch) -> list[float]:
+        sums = micro_batch(self, batch)
+        found.setdefault(self.state.step + 1, []).append(sums)
+        return sums
+
+    monkeypatch.setattr(Training, "micro_batch", noting)
+    Training(config, SerialComm(), RunFolder(tmp_path / "run", writes=True)).run()
+    assert [step for step, _ in events(tmp_path / "run")] == [3, 4, 6]
+    for (step, loss), first in zip(events(tmp_path / "run"), (1, 4, 5), strict=True):
+        rows = [row for at in range(first, step + 1) for row in found[at]]
+        loss_sum, _, count = np.sum(rows, axis=0)
+        assert len(rows) == 2 * (step + 1 - first) and loss == pytest.approx(loss_sum / count)
 
 
 @pytest.mark.parametrize(
