@@ -64,7 +64,8 @@ verification.Verification.update = updating
 fold = exchange.TreeSum._fold
 def folding(self):
     sums = fold(self)
-    if calls[0] and kind == "sum" and self._comm.rank == rank and "sum" not in calls:
+    once = kind == "sum" and "sum" not in calls
+    if calls[0] and self._comm.rank == rank and (once or kind == "sums"):
         calls.append("sum")
         flip(sums)
     return sums
@@ -97,29 +98,31 @@ TOGETHER = (*MLP, "--hierarchical", "on")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "kind", "named"),
+    ("ranks", "words", "kind", "named"),
     [
-        (MLP, "gradient", "rank 1: wrong gradient of "),
-        (MLP, "weight", "rank 1: weights of "),
-        (MLP, "sum", "rank 1: wrong sum of gradients of "),
-        (MLP, "update", "rank 1: wrong update of weights of "),
-        (IDLE, "weight", "rank 1: weights of "),
-        (IDLE, "sum", "rank 1: wrong sum of gradients of "),
-        (TOGETHER, "gradient", "rank 1: wrong gradient of "),
-        (SHARDED, "sum", "rank 1: wrong sum of gradients of "),
-        (SHARDED, "update", "rank 1: wrong update of weights of "),
-        (RAGGED, "statistics", "rank 0: bn1.running_var changed"),
+        (3, MLP, "gradient", "rank 1: wrong gradient of "),
+        (3, MLP, "weight", "rank 1: weights of "),
+        (3, MLP, "sum", "rank 1: wrong sum of gradients of "),
+        (2, MLP, "sum", "rank 1: wrong sum of gradients of "),
+        (3, MLP, "update", "rank 1: wrong update of weights of "),
+        (3, IDLE, "weight", "rank 1: weights of "),
+        (3, IDLE, "sum", "rank 1: wrong sum of gradients of "),
+        (3, TOGETHER, "gradient", "rank 1: wrong gradient of "),
+        (3, SHARDED, "sum", "rank 1: wrong sum of gradients of "),
+        (3, SHARDED, "update", "rank 1: wrong update of weights of "),
+        (3, RAGGED, "statistics", "rank 0: bn1.running_var changed"),
     ],
 )
 def test_a_flipped_bit_of_a_verified_step_is_found_named_and_mended(
-    mpirun: Run, tmp_path: Path, options: list[str], words: tuple[str, ...], kind: str, named: str
-) -> None:
+    mpirun: Run, tmp_path: Path, options: list[str], ranks: int, words: tuple[str, ...], kind: str,
+    named: str,
+) -> None:  # fmt: skip
     """What is not disturbed has the bits of a run without verified steps."""
     rest = [*options, *words]
-    sound = mpirun(3, FLIPPING, "-1", "0", "0", kind, str(tmp_path / "sound"), *rest, *NEVER)
+    sound = mpirun(ranks, FLIPPING, "-1", "0", "0", kind, str(tmp_path / "sound"), *rest, *NEVER)
     assert sound.returncode == 0, sound.stderr
     args = (named[5], "1", "30", kind)
-    flipped = mpirun(3, FLIPPING, *args, str(tmp_path / "flipped"), *rest)
+    flipped = mpirun(ranks, FLIPPING, *args, str(tmp_path / "flipped"), *rest)
     assert flipped.returncode == 0, flipped.stderr
     lines = [line for line in flipped.stderr.splitlines() if "corrupted" in line]
     assert len(lines) == 1 and f"step 2: corrupted: {named}" in lines[0], lines
@@ -131,6 +134,15 @@ def test_a_run_that_is_to_stop_does(mpirun: Run, tmp_path: Path, options: list[s
     args = "1", "41", "30", "weight", str(tmp_path / "run"), *options, *MLP
     done = mpirun(3, FLIPPING, *args, "--on-corruption", "stop")
     assert done.returncode == 5 and "step 2: corrupted: rank 1: weights of " in done.stderr
+
+
+@pytest.mark.slow
+def test_a_core_that_always_adds_wrongly_ends_the_run(
+    mpirun: Run, tmp_path: Path, options: list[str]
+) -> None:
+    done = mpirun(3, FLIPPING, "1", "41", "30", "sums", str(tmp_path / "run"), *options, *MLP)
+    assert done.returncode == 5
+    assert "5 attempts: ranks come to different sums of gradients of " in done.stderr
 
 
 @pytest.mark.slow
