@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
-from tallygrad.autograd import nn
+from tallygrad.autograd import context, nn
 from tallygrad.autograd.functional.norm import batch_norm
 from tallygrad.autograd.testing import gradcheck
 from tallygrad.datasets.sampler import Sampler
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components.checkpoint import load
 from tallygrad.trainer.cost.cluster.transfers import statistics
-from tallygrad.trainer.distributed.batch_statistics import check_together
+from tallygrad.trainer.distributed.batch_statistics import SharedStatistics, check_together
+from tallygrad.trainer.distributed.comm import SerialComm
+from tallygrad.trainer.distributed.exchange import Reducer
+from tallygrad.trainer.distributed.sync import GradientSync
 from tallygrad.trainer.errors import UserError
 
 SMALL = ["--dataset", "digits", "--eval-batch-size", "1000", "--log-every", "1"]
@@ -114,6 +117,20 @@ def test_micro_batches_normalise_by_the_whole_batch(mpirun: Any) -> None:
         assert min(shift, weight, *others) > 0.01 and bias < 1e-12
         bits.add(together[6])
     assert len(bits) == 1
+
+
+def test_batch_norm_of_vectors_takes_part_and_its_sums_count_as_its_own() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    x = np.random.default_rng(0).standard_normal((6, 2)).astype(np.float32)
+    expected = net(ag.from_numpy(x)).numpy()
+    flat, reducer = nn.flatten([*net.parameters()]), Reducer(SerialComm(), 2)
+    shared = SharedStatistics(net, flat, reducer)
+    jobs = [lambda part=part: net(ag.from_numpy(part)).numpy() for part in (x[:4], x[4:])]
+    with context.using(ledger=ag.Ledger()) as state:
+        found = shared.run(jobs, GradientSync(flat, reducer, parts=2), lambda number: None)
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=0, atol=1e-6)
+    sums = [row.key for row in state.ledger.rows() if row.key.primitive == "allreduce"]
+    assert [(key.scope, key.phase) for key in sums] == [("1", "communicate")]
 
 
 def test_two_parts_of_a_batch_have_the_derivatives_of_the_whole() -> None:
