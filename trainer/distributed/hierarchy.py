@@ -62,15 +62,15 @@ class Hierarchy:
         self.nodes = len(set(leaders))
         self.local = comm.size // self.nodes
         self.node = comm.split(leaders[comm.rank], "node")
-        # Whether a rank leaves one array before or after it enters the next differs between ranks.
-        self.leaving = self.node.stream("leaving")
-        across = comm.split(comm.rank % self.local, "among nodes")
-        self.among = Summation(across, [*range(self.nodes)], fixed=self.nodes > 2)
         memories = node_memory(self.node, count * dtype.itemsize)
         is_shared = np.array(memories is not None, np.int64)
         comm.allreduce(is_shared, "min")
         if memories is None or not is_shared:
             raise NotShared("the ranks of a node cannot share memory")
+        # Whether a rank leaves one array before or after it enters the next differs between ranks.
+        self.leaving = self.node.stream("leaving")
+        across = comm.split(comm.rank % self.local, "among nodes")
+        self.among = Summation(across, [*range(self.nodes)], fixed=self.nodes > 2)
         self._slots = [memory.view(dtype) for memory in memories]
         self._start = _address(self.buffer)
 

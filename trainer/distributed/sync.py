@@ -225,15 +225,17 @@ class GradientSync:
             return
         self.home[id(parameter)].missing -= 1
         self.reducer.poll()
-        self._begin(len(self.buckets), only_ready=True)
+        ready = self.started
+        while ready < len(self.buckets) and self.buckets[ready].missing <= 0:
+            ready += 1
+        if ready > self.started:
+            self._begin(ready)
 
-    def _begin(self, stop: int, only_ready: bool) -> None:
-        """Begin the exchange of buckets in order, up to the first that is not ready if wanted."""
+    def _begin(self, stop: int) -> None:
+        """Begin the exchange of buckets in order, up to a number."""
         with context.using(phase="communicate", scope="gradients", tape=None):
             while self.started < stop:
                 bucket = self.buckets[self.started]
-                if only_ready and bucket.missing > 0:
-                    return
                 self._merge(bucket.array, bucket.start)
                 if self.compressor:
                     self.compressor.exchange(bucket.array, bucket.start)
@@ -260,7 +262,7 @@ class GradientSync:
             self.flat.zero_missing()
         # A rank whose sweep did not reach some parameters, or that had no samples at all, begins
         # its buckets only here. Every rank must begin every bucket, in one order.
-        self._begin(len(self.buckets), only_ready=False)
+        self._begin(len(self.buckets))
         self.reducer.wait()
         with context.using(phase="communicate", scope="gradients", tape=None):
             self.residuals.settle()
