@@ -200,7 +200,7 @@ def run(arguments: Sequence[str]) -> int:
     finally:
         if found:
             print("\n".join(text_table(COLUMNS, [cells(row) for row in found])))
-        if options.json:
+        if options.json and found:
             text = json.dumps([row.to_json() for row in found], indent=1)
             options.json.write_text(f"{text}\n", "utf-8")
     return 0

@@ -58,7 +58,9 @@ class Storm:
                 with suppress(OSError):
                     os.kill(ranks[rank], 9)
                     self.kills.append((round(self._elapsed, 1), rank))
-        self.step, self.seconds = steps_of(self._out)[-1]["step"], self._elapsed
+        self.seconds = self._elapsed
+        with suppress(OSError, IndexError):  # a run may end before its first step
+            self.step = steps_of(self._out)[-1]["step"]
 
     @property
     def _elapsed(self) -> float:
@@ -100,7 +102,8 @@ def step_seconds(out: Path) -> float:
 def report(out: Path, storm: Storm, wall: float, step: float, trial: str) -> str:
     """Return what came of a storm, in a run that took `wall` seconds, of steps that take so many
     seconds undisturbed."""
-    restarts = json.loads((out / "restarts.json").read_text())
+    log = out / "restarts.json"  # absent where nothing was lost
+    restarts = json.loads(log.read_text()) if log.exists() else []
     lost = [restart["reached"] - restart["step"] for restart in restarts]  # the log has each step
     ranks = [rank for _, rank in storm.kills]
     counts = ", ".join(f"{ranks.count(rank)} of rank {rank}" for rank in sorted(set(ranks)))

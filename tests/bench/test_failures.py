@@ -36,6 +36,19 @@ def test_a_storm_is_reported(load: Callable[[str], Any], tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize("log", [None, "", '{"event": "start"}\n'])
+def test_a_storm_over_a_run_that_takes_no_step_is_reported(
+    load: Callable[[str], Any], tmp_path: Path, log: str | None
+) -> None:
+    if log is not None:
+        (tmp_path / "log.jsonl").write_text(log)
+    storm = load("storm").Storm("no process has this", tmp_path, 0.01, 0.02, 0)
+    storm._thread.join()
+    lines = load("storm").report(tmp_path, storm, 1.0, 0.14, "no process has this").splitlines()
+    assert lines[1] == "steps lost to a kill: 0 at most, 0 in all: []"
+    assert lines[2] == "storm: 0 steps in 0 s, goodput 0.0%"
+
+
 def test_the_undisturbed_step_is_that_after_the_first_quarter(
     load: Callable[[str], Any], tmp_path: Path
 ) -> None:
@@ -124,6 +137,26 @@ def test_rows_outlive_what_ends_a_comparison(
         signal.signal(signal.SIGTERM, before)
     (found,) = json.loads(file.read_text())
     assert found["rate"] == "8mbit" and "+430.6" in capsys.readouterr().out
+
+
+def test_rows_of_an_earlier_comparison_stay_where_there_are_no_others(
+    load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def rows(*_: Any) -> Iterator[Any]:
+        raise UserError("no result")
+        yield
+
+    network, file = load("network"), tmp_path / "rows.json"
+    file.write_text("[1]")
+    monkeypatch.setattr(network, "rows", rows)
+    monkeypatch.setattr(network, "why_not", lambda: "")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(UserError, match="no result"):
+            network.run(["--json", str(file)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert file.read_text() == "[1]"
 
 
 def test_hosts_that_cannot_be_made_are_removed(
