@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...datasets import Batch
+from ...datasets.source import Ids
 from ..config import TrainConfig
 from ..distributed.comm import Comm
 from ..distributed.corruption import Corrupted, DesyncGuard
@@ -46,9 +46,7 @@ class Verification:
         sums = self._gradients.gradients
         self._update = UpdateVerifier(comm, parts.flat, parts.update, sums, self._weights)
         self._loader = parts.data.train.of_rank((comm.rank + 1) % comm.size)
-        self._orders: dict[
-            int, NDArray[np.int64]
-        ] = {}  # of the samples of an epoch, that of the latest one
+        self._order: tuple[int, Ids] | None = None  # an epoch, and its samples
         mine = len(self._loader.sampler.mine)
         self._sync = GradientSync(parts.flat, parts.reducer, parts=mine, hooked=False)
 
@@ -130,9 +128,10 @@ class Verification:
     def _other(self, branch: RunBranch, attempt: int) -> Branch:
         """Compute the branch of the next rank."""
         now, count, mine = self.state, len(self._loader.sampler.mine), self._statistics.read()
-        if attempt or now.epoch not in self._orders:  # the one in memory may be what is wrong
-            self._orders = {now.epoch: self._loader.sampler.order(now.epoch)}
-        other = self._loader.batch(now.epoch, now.step_in_epoch, self._orders[now.epoch])
+        order = self._order
+        if attempt or order is None or order[0] != now.epoch:  # that in memory may be wrong
+            order = self._order = now.epoch, self._loader.sampler.order(now.epoch)
+        other = self._loader.batch(now.epoch, now.step_in_epoch, order[1])
         guest = Guest(self._statistics, self.comm, self._running.copies[0], count)
         rows = self._run(branch, other, self._sync, guest.use)
         statistics = self._statistics.digests(guest.end(), count)

@@ -159,8 +159,9 @@ def test_an_order_of_samples_that_changed_is_made_again(
     training = make(verify_every=1)
     for step in run(training):
         if step == 1:
-            orders = training.verification._orders
-            orders[0][6] = orders[0][11]
+            assert training.verification._order is not None
+            _, order = training.verification._order
+            order[6] = order[11]
     (only,) = said
     assert only.startswith("step 2: corrupted: rank 0: wrong statistics of 1.running_mean")
     assert result(training) == undisturbed(make)
