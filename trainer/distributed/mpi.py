@@ -58,7 +58,7 @@ class MpiComm:
     """A communicator of mpi4py in buffer mode; by default all ranks of the job.
 
     One that `naps` leaves its core to other ranks while it waits, where MPI would look at full
-    speed; by default this is so where a host has more ranks than cores."""
+    speed; by default all do if any host has more ranks than cores that these may use."""
 
     def __init__(
         self,
@@ -76,10 +76,11 @@ class MpiComm:
         node = group.Split_type(MPI.COMM_TYPE_SHARED)  # a collective: all ranks are here
         self.local_rank = node.Get_rank()
         self.local_size = node.Get_size()
-        node.Free()
         if naps is None:  # all ranks alike: a blocking collective would not meet another kind
-            crowded = self.local_size > HostCores.here(os.environ).cores
-            naps = group.allreduce(crowded, MPI.LOR)
+            usable = set[int]().union(*node.allgather(os.sched_getaffinity(0)))
+            cores = min(len(usable), HostCores.here(os.environ).cores)
+            naps = group.allreduce(self.local_size > cores, MPI.LOR)
+        node.Free()
         self._naps = naps
         # Its own group: a rank may leave while others are in a collective.
         self._leaving = group.Dup()

@@ -3,6 +3,8 @@
 import subprocess
 from collections.abc import Callable
 
+import pytest
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 # Rank 0 alone has too few cores: all must wait in the same way, or collectives would not match.
@@ -94,3 +96,25 @@ def test_ranks_that_share_cores_sleep_while_they_wait(mpirun: Run) -> None:
     result = mpirun(4, NAPPING)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("is right") == 4, result.stdout
+
+
+# As under `taskset`, on a host with many cores.
+MASKED = """
+import os, sys
+from tallygrad.trainer.distributed import mpi
+from tallygrad.trainer.distributed.comm import connect
+
+rank, cores = connect().rank, int(sys.argv[1])
+mpi.HostCores.here = classmethod(lambda cls, env: cls(1, 1 << 20))
+os.sched_getaffinity = lambda process: {100 + rank % cores}
+print(f"naps {mpi.MpiComm()._naps}")
+"""
+
+
+@pytest.mark.parametrize(("cores", "naps"), [("2", True), ("3", False)])
+def test_cores_are_those_that_the_ranks_of_a_host_may_use(
+    mpirun: Run, cores: str, naps: bool
+) -> None:
+    result = mpirun(3, MASKED, cores)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(f"naps {naps}") == 3, result.stdout
