@@ -114,9 +114,7 @@ class Hub:
                 return
             yield from self._take(ready or self._selector.select(left))
 
-    def _take(
-        self, ready: Sequence[tuple[selectors.SelectorKey, int]]
-    ) -> Iterator[tuple[int, Any]]:
+    def _take(self, ready: Ready) -> Iterator[tuple[int, Any]]:
         """Accept the connections and yield the messages that are ready."""
         for key, _ in ready:
             if key.fileobj is self._listening:
