@@ -28,7 +28,7 @@ def reachable(hosts: Sequence[Host]) -> list[Host]:
         return list(hosts)
 
     def answers(host: Host) -> bool:
-        return is_here(host.name) or run(line, host.name, "true") == 0
+        return is_here(host.name) or run(line, host.name, "true") is not None
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return [host for host, up in zip(hosts, pool.map(answers, hosts), strict=True) if up]
@@ -45,8 +45,10 @@ def reap_on(hosts: Sequence[Host], job: str, segments: Sequence[str] = ()) -> No
     run_on(line, hosts, command, "\n".join(segments))
 
 
-def run_on(line: Sequence[str], hosts: Sequence[Host], command: str, text: str = "") -> list[int]:
-    """Run a shell command on each host by an agent, as `run`; return their statuses."""
+def run_on(
+    line: Sequence[str], hosts: Sequence[Host], command: str, text: str = ""
+) -> list[str | None]:
+    """Run a shell command on each host by an agent, as `run`; return what they print."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(lambda host: run(line, host.name, command, text), hosts))
 
@@ -57,19 +59,20 @@ def is_here(name: str) -> bool:
     return name.rpartition("@")[2] in {"localhost", "127.0.0.1", own, own.partition(".")[0]}
 
 
-def run(line: Sequence[str], host: str, command: str, text: str = "") -> int:
-    """Run a shell command on a host by an agent, with a text to read; return its status, 255 where
-    that fails."""
+def run(line: Sequence[str], host: str, command: str, text: str = "") -> str | None:
+    """Run a shell command on a host by an agent, with a text to read; return what it prints, None
+    where that fails."""
     try:
-        return subprocess.run(
+        done = subprocess.run(
             [*line, host, command],
             input=text.encode(),
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=ANSWER,
-        ).returncode
+        )
     except (OSError, subprocess.TimeoutExpired):
-        return 255
+        return None
+    return None if done.returncode else done.stdout.decode(errors="replace")
 
 
 def agent(env: Mapping[str, str] = os.environ) -> list[str]:

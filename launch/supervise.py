@@ -8,18 +8,16 @@ ends with status 0 counts only if the run has written its completion record.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import hosts as cluster
 from .attempt import Outcome, attempt, record_path
-from .copies import RECORD
+from .copies import Record
 from .hostfile import parse_hosts
 from .job import PREEMPTED
 from .mpirun import LaunchError, prepare
@@ -75,7 +73,7 @@ def supervise(place: Place, command: list[str], policy: Policy, timeout: float |
             return Outcome(outcome.status, text)
         pause = policy.pause(failures)
         step = f"step {before}" if before >= 0 else "the beginning"
-        step += " or later" if (record.parent / RECORD).exists() else ""
+        step += " or later" if Record.read(record.parent).hosts else ""
         when = f"in {pause:g} s" if pause else "at once"
         say(f"attempt {number} ended: {reason}; resuming from {step} {when}")
         time.sleep(pause)
@@ -109,15 +107,9 @@ def resuming(command: list[str]) -> list[str]:
 def newest_step(folder: Path) -> int:
     """Return the step of the newest checkpoint in a run folder, or the one that the latest attempt
     took from memory, if that is later; -1 if there is none."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        return max(_on_disk(folder), int(json.loads((folder / RECORD).read_text())["step"]))
-    return _on_disk(folder)
-
-
-def _on_disk(folder: Path) -> int:
     names = (path.name for path in (folder / "checkpoints").glob("step-*.h5"))
     found = (re.fullmatch(r"step-(\d+)\.h5", name) for name in names)
-    return max((int(match[1]) for match in found if match), default=-1)
+    return max([Record.read(folder).step, *(int(match[1]) for match in found if match)])
 
 
 def say(text: str) -> None:

@@ -32,6 +32,7 @@ OF_BACKENDS = (*TO_PRIMITIVE, "autograd.backends", "autograd.private")
 NOTHING = (
     "atomic", "dtypes", "memory", "recent", "splitmix64", "storage", "suggest", "threads",
 )  # fmt: skip
+SHARING = ("trainer.components.memory_copies", "trainer.distributed.watchdog")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **{f"autograd.{name}": () for name in NOTHING},
     "autograd.private": ("autograd.atomic",),
@@ -89,9 +90,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # A library: what it needs of a run is handed to it.
     "trainer.cost": ("autograd", "trainer.errors", "trainer.parsing"),
     "trainer.parsing": ("trainer.errors",),
-    # Ranks and their launcher speak over one channel.
-    "trainer.distributed.watchdog": ("trainer", "launch"),
-    "trainer": ("autograd", "datasets", "trainer.distributed.watchdog"),
+    # What ranks share with their launcher: a channel, and the record of copies in memory.
+    **dict.fromkeys(SHARING, ("trainer", "launch")),
+    "trainer": ("autograd", "datasets", *SHARING),
     "launch": (),
 }
 # Allowed besides: inside a function only, and for type checkers only.

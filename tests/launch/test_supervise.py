@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tallygrad.launch import attempt, cli, copies, hosts, job, mpirun, supervise
 from tallygrad.launch.attempt import Outcome
 from tallygrad.launch.supervise import Policy
 from tallygrad.trainer import errors, lock, stop
-from tallygrad.trainer.components import checkpoint, memory_copies
+from tallygrad.trainer.components import checkpoint
 from tallygrad.trainer.distributed import corruption
 
 COMMAND = ["train", "--model", "mlp"]
@@ -126,10 +127,13 @@ def test_the_newest_step_may_come_from_memory(tmp_path: Path) -> None:
     assert supervise.newest_step(tmp_path) == -1
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-00000020.h5").touch()
-    for text, step in [('{"step": 25}', 25), ('{"step": 3}', 20), ('{"step": "x"}', 20), ("[", 20)]:
-        (tmp_path / copies.RECORD).write_text(text)
+    record = tmp_path / copies.RECORD
+    for said, step in [(25, 25), (3, 20), ("x", 20), (True, 20)]:
+        record.write_text(json.dumps({"name": f"tallygrad-{'0f' * 16}", "step": said}))
         assert supervise.newest_step(tmp_path) == step
-    assert copies.RECORD == memory_copies.RECORD
+    for text in ("[", '{"step": 25}'):
+        record.write_text(text)
+        assert supervise.newest_step(tmp_path) == 20
 
 
 def test_resume_is_added_once() -> None:
@@ -203,9 +207,8 @@ def test_a_supervised_run_survives_kills_with_the_same_bits(
 def test_this_host_needs_no_agent_to_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def refuse(line: Any, host: str, command: str) -> int:
+    def refuse(line: Any, host: str, command: str) -> None:
         asked.append(host)
-        return 255
 
     monkeypatch.setattr(hosts, "run", refuse)
     monkeypatch.setattr(hosts, "agent", lambda: ["ssh"])

@@ -12,12 +12,12 @@ import os
 import shutil
 import socket
 import uuid
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ...launch.copies import RECORD, Record
+from ...launch.reap import MEMORY
 from ..distributed.comm import Comm
 from ..errors import UserError, warn
 from ..files import collect_temporaries, user_errors
@@ -25,8 +25,6 @@ from . import checkpoint, packed
 from .checkpoint import CheckpointFolder
 from .logs import RunFolder
 
-MEMORY = Path("/dev/shm")  # RAM, as a file system, that lives as long as the host
-RECORD = "copies.json"
 KEPT = 2  # newest copies on each host
 RESERVED = 16 << 20  # bytes that are left free: MPI needs this memory too
 
@@ -38,7 +36,7 @@ class MemoryCopies:
         self.comm, self.run, self.every = comm, folder, every
         self.name = ""
         self.partner = -1
-        self._hosts: list[str] = []  # of the ranks; on rank 0
+        self._lost: list[str] = []  # hosts that may have copies, and no ranks; on rank 0
         self._warned = False
 
     @property
@@ -49,16 +47,18 @@ class MemoryCopies:
     def open(self, step: int, goes_on: bool) -> None:
         """Settle the name, that of the run before where this one `goes_on` from its newest state,
         and the partner; put the step on record, from which this run begins."""
-        name = _recorded(self.run.path) if self.comm.rank == 0 and goes_on else ""
-        self._hosts = [host.decode() for host in self.comm.gather_bytes(_host())]
+        before = _recorded(self.run.path) if self.comm.rank == 0 and goes_on else Record()
+        hosts = [host.decode() for host in self.comm.gather_bytes(_host())]
+        name = before.name
         if self.every:
-            hosts = {*self._hosts, *(_hosts_of(self.run) if name else ())}
             name = name or f"tallygrad-{uuid.uuid4().hex}"
-            self.partner = self._choose_partner()
+            self.partner = self._choose_partner(hosts)
         self.name = self.comm.bcast_bytes(name.encode()).decode()
-        if self.every:
-            self.run.write_json(RECORD, {"name": self.name, "step": step, "hosts": sorted(hosts)})
-        elif not goes_on and self.run.writes:  # copies of another beginning may be of later steps
+        self._lost = sorted({*before.hosts, *before.left} - {*hosts})
+        if self.name:
+            record = Record(self.name, step, hosts=(*sorted({*hosts, *self._lost}),))
+            self.run.write_json(RECORD, record.to_json())
+        elif self.run.writes:  # copies of another beginning may be of later steps
             (self.run.path / RECORD).unlink(missing_ok=True)
 
     def store(self, step: int, data: memoryview | None) -> None:
@@ -85,15 +85,15 @@ class MemoryCopies:
         if not self.name:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
-        left = sorted({*_hosts_of(self.run)} - {*self._hosts}) if self.run.writes else []
-        if left:
-            self.run.write_json(RECORD, {"name": self.name, "left": left})
+        if self._lost:
+            self.run.write_json(RECORD, Record(self.name, left=(*self._lost,)).to_json())
         elif self.run.writes:
             (self.run.path / RECORD).unlink(missing_ok=True)
 
-    def _choose_partner(self) -> int:
-        """Return the first rank on another host than rank 0's, -1 where there is none."""
-        others = [rank for rank, host in enumerate(self._hosts) if host != self._hosts[0]]
+    def _choose_partner(self, hosts: list[str]) -> int:
+        """Return the first rank on another host than rank 0's, -1 where there is none. Rank 0 has
+        the hosts of all."""
+        others = [rank for rank, host in enumerate(hosts) if host != hosts[0]]
         return int(self.comm.bcast_bytes(str(others[0] if others else -1).encode()))
 
     def _keep(self, step: int, data: memoryview) -> None:
@@ -110,7 +110,7 @@ def newer_in_memory(comm: Comm, out: Path) -> Path | None:
     """Return the newest valid copy of the run in `out`, None where a checkpoint on disk is as new.
 
     Whichever host has it, afterwards each has it, under the same path. All ranks call it."""
-    name = comm.bcast_bytes(_recorded(out).encode() if comm.rank == 0 else b"").decode()
+    name = comm.bcast_bytes(_recorded(out).name.encode() if comm.rank == 0 else b"").decode()
     if not name:
         return None
     mine = _newest(MEMORY / name) if comm.local_rank == 0 else None
@@ -180,21 +180,8 @@ def _path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}{packed.SUFFIX}"
 
 
-def _recorded(out: Path) -> str:
-    """Return the name on record in a run folder, "" where there is none that could be ours."""
-    record: Any = RunFolder(out, writes=False).read_json(RECORD)
-    name = record.get("name") if isinstance(record, dict) else None
-    digits = name.removeprefix("tallygrad-") if isinstance(name, str) else ""
-    with suppress(ValueError):
-        return f"tallygrad-{uuid.UUID(hex=digits).hex}"
-    return ""
-
-
-def _hosts_of(run: RunFolder) -> list[str]:
-    """Return the hosts on record, which may have copies."""
-    record: Any = run.read_json(RECORD)
-    hosts = record.get("hosts", []) if isinstance(record, dict) else []
-    return [host for host in hosts if isinstance(host, str)] if isinstance(hosts, list) else []
+def _recorded(out: Path) -> Record:
+    return Record.of(RunFolder(out, writes=False).read_json(RECORD))
 
 
 def _host() -> bytes:

@@ -31,9 +31,9 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def copies_of(out: Path, goes_on: bool = False) -> MemoryCopies:
+def copies_of(out: Path, goes_on: bool = False, every: int = 1) -> MemoryCopies:
     out.mkdir(exist_ok=True)
-    copies = MemoryCopies(SerialComm(), RunFolder(out, writes=True), every=1)
+    copies = MemoryCopies(SerialComm(), RunFolder(out, writes=True), every)
     copies.open(0, goes_on)
     return copies
 
@@ -120,6 +120,24 @@ def test_hosts_that_have_left_the_job_are_named_at_its_end(
     assert json.loads(record.read_text())["hosts"] == ["n2"]
     other.remove()
     assert not record.exists()
+
+
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_lost_host_stays_on_record_through_a_stop(
+    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    """A host is lost; the run stops with a checkpoint, goes on from there, and ends."""
+    out, record = tmp_path / "run", tmp_path / "run" / memory_copies.RECORD
+    monkeypatch.setattr(socket, "gethostname", lambda: "n1")
+    name = copies_of(out).name
+    monkeypatch.setattr(socket, "gethostname", lambda: "n2")
+    for step in (3, 6):
+        copies = copies_of(out, goes_on=True, every=every)
+        assert json.loads(record.read_text())["hosts"] == ["n1", "n2"]
+        copies.store(step, image(step))
+        copies.remove()
+        assert json.loads(record.read_text()) == {"name": name, "left": ["n1"]}
+    assert not [*memory.iterdir()]
 
 
 @pytest.mark.parametrize("text", ['{"name": "../etc"}', '{"name": 3}', "[]", "{", '{"name": ""}'])
