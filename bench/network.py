@@ -91,7 +91,7 @@ def compare(rate: str, found: Result, task: Task, ranks: int) -> Compared:
         task.model, task.input, task.classes, "", found.parameters, found.bytes, (step,)
     )
     settings = ExchangeSettings(int(task.bucket_mb * 1e6), overlap="none")
-    row = predict(times, network, ranks, task.batch, task.batch * ranks, settings)
+    row = predict(times, network, ranks, task.batch * ranks, settings)
     return Compared(rate, ranks, task.model, task.batch, found, row.communication, row.seconds)
 
 

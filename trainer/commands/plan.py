@@ -43,6 +43,7 @@ class PlanOptions(ModelOptions):
     shard_optimizer: bool
     sync_batch_norm: bool
     local_steps: int
+    micro_batches: int
     compress: str
     machine: str
     seconds: float
@@ -58,8 +59,9 @@ class PlanOptions(ModelOptions):
         rounds them."""
         least = int(self.bucket_mb * 1e6)
         return ExchangeSettings(
-            least, self.algorithm, self.overlap, self.shard_optimizer, local_steps=self.local_steps
-        )
+            least, self.algorithm, self.overlap, self.shard_optimizer,
+            local_steps=self.local_steps, micro_batches=self.micro_batches,
+        )  # fmt: skip
 
     @property
     def saved(self) -> OutputFile | None:
@@ -107,6 +109,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="what drives an exchange while ranks compute, as in train",
     )  # fmt: skip
     parser.add_argument("--bucket-mb", type=float, default=1.0, help="as in train")
+    parser.add_argument(
+        "--micro-batches", type=integer, default=0, metavar="N",
+        help="micro-batches of a step over all ranks (default: one a rank)",
+    )  # fmt: skip
     parser.add_argument("--local-steps", type=integer, default=0, metavar="H", help="as in train")
     parser.add_argument("--compress", default="none", metavar="SCHEME", help="as in train")
     for name in ("--shard-optimizer", "--sync-batch-norm"):
@@ -161,6 +167,7 @@ def _request(options: PlanOptions) -> PlanRequest:
     model, ranks = options.resolve(), flags.numbers("--ranks", options.ranks, MOST_RANKS)
     scalings = SCALINGS if options.scaling == "both" else (options.scaling,)
     _check_ranges(options)
+    _check_combinations(options)
     if scalings == ("strong",) and ranks[0] > options.batch:
         raise UserError(
             f"--ranks: expected at most the {options.batch} images of --batch, got {ranks[0]}"
@@ -181,19 +188,6 @@ def _check_ranges(options: PlanOptions) -> None:
             f"--algorithm: expected one of auto, mpi, {', '.join(HALVED)} with --shard-optimizer, "
             f"got {algorithm}"
         )
-    if options.local_steps < 0:
-        raise UserError(f"--local-steps: expected at least 0, got {options.local_steps}")
-    try:
-        compresses = parse_compress(options.compress)[0] != "none"
-    except ValueError as error:
-        raise UserError(f"--compress: {error}") from error
-    for name, given in (
-        ("--shard-optimizer", options.shard_optimizer),
-        ("--sync-batch-norm", options.sync_batch_norm),
-        ("--compress", compresses),
-    ):
-        if options.local_steps and given:
-            raise UserError(f"--local-steps: expected 0 with {name}, got {options.local_steps}")
     if not 0 < seconds <= MOST_SECONDS:
         raise UserError(f"--seconds: expected above 0 and at most {MOST_SECONDS:g}, got {seconds}")
     if not LEAST_BUCKET <= megabytes < MOST_BUCKET:
@@ -206,3 +200,23 @@ def _check_ranges(options: PlanOptions) -> None:
             f"--ranks-per-host: expected at least 1, or 0 for the network's, got "
             f"{options.ranks_per_host}"
         )
+
+
+def _check_combinations(options: PlanOptions) -> None:
+    """UserError for micro-batches and local steps below 0, or beside what excludes them."""
+    try:
+        compresses = parse_compress(options.compress)[0] != "none"
+    except ValueError as error:
+        raise UserError(f"--compress: {error}") from error
+    together = {"--sync-batch-norm": options.sync_batch_norm}
+    alone = {**together, "--shard-optimizer": options.shard_optimizer, "--compress": compresses}
+    together["--local-steps"] = options.local_steps > 0
+    for name, count, others in (
+        ("--local-steps", options.local_steps, alone),
+        ("--micro-batches", options.micro_batches, together),
+    ):  # fmt: skip
+        if count < 0:
+            raise UserError(f"{name}: expected at least 0, got {count}")
+        for other, given in others.items():
+            if count and given:
+                raise UserError(f"{name}: expected 0 with {other}, got {count}")

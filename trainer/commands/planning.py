@@ -18,7 +18,7 @@ from ..cost.cluster.compression import Compression, parse_compress
 from ..cost.cluster.fitness import faults
 from ..cost.cluster.network import Network, as_toml
 from ..cost.cluster.network import load as load_network
-from ..cost.cluster.scaling import LATEST, Row, memory, predict, rows, rows_between
+from ..cost.cluster.scaling import Row, memory, predict, rows, rows_between
 from ..cost.cluster.step_time import StepTimes
 from ..cost.cluster.transfers import ExchangeSettings
 from ..cost.price import Price
@@ -29,13 +29,10 @@ from ..distributed.comm import SerialComm
 from ..errors import UserError
 from ..threads import HostCores
 from .plan import PlanOptions, PlanRequest
+from .plan_notes import assumptions
 from .ranks import Start
 
 PATIENCE = 600.0  # seconds beyond those of measuring, for code that is compiled once
-STEP = (
-    "a step of the trainer on one thread a rank: loading, augmenting, forward, backward, exchange, "
-    "update; without evaluation, checkpoints and log"
-)
 WorkOf: TypeAlias = Callable[[int], Work]  # by images of a rank
 
 
@@ -74,16 +71,17 @@ def plan(request: PlanRequest, start: Start | None, why: str) -> PlanReport:
         machine=options.machine or None,
         network=basis.network,
         faults=unfit,
-        notes=[*basis.notes, *_notes(request, basis, found.get("strong", ()))],
+        notes=[*basis.notes, *assumptions(request, basis.network, basis.times, found)],
         checks=basis.checks,
         plans={
             scaling: [
                 PlanRow(
                     row,
                     memory(
-                        work(row.batch),
+                        work(row.split.size),
                         row.ranks if options.shard_optimizer else 1,
                         options.local_steps > 0,
+                        row.split.most,
                     ),
                     energy(row) if energy else None,
                 )
@@ -172,7 +170,7 @@ def _checked(
     calibration alone predicts."""
     size, share = check.ranks, check.batch_per_rank
     default = ExchangeSettings(request.options.exchange.bucket_bytes)
-    predicted = predict(times, here, size, share, share * size, default).seconds
+    predicted = predict(times, here, size, share * size, default).seconds
     return check._replace(predicted_seconds=predicted)
 
 
@@ -181,6 +179,8 @@ def _task(request: PlanRequest) -> CalibrationTask:
     times are interpolated."""
     options, model, batch = request.options, request.model, request.options.batch
     shares = {1, min(batch, 2), max(batch // 8, 1), batch}
+    if parts := options.micro_batches:
+        shares.add(-(-batch // parts))
     checks = []
     if "strong" in request.scalings:
         share = -(-batch // local_ranks(request.most))
@@ -240,42 +240,6 @@ def _check_room(network: Network, ranks: Sequence[int]) -> None:
             )
 
 
-def _notes(request: PlanRequest, basis: Basis, strong: Sequence[Row]) -> list[str]:
-    """Return what a plan takes for granted."""
-    network, times, batch = basis.network, basis.times, request.options.batch
-    notes = [STEP, f"computing was measured on {times.source}; images are random"]
-    busy, wanted = times.busiest(), network.busy(request.most)
-    if (turns := network.turns(request.most)) > 1:
-        notes.append(f"up to {turns} ranks take turns on a core, each from start to end")
-    notes.append(f"and with {busy} busy ranks on the host")
-    if wanted > busy:
-        notes[-1] += f"; that {wanted} of a host slow each other down no more is assumed"
-    if 0.5 ** (1 / request.most) > LATEST:
-        notes.append(f"a rank waits for steps up to the {100 * LATEST:.0f}th percentile, no later")
-    if network.between is None and request.most > network.per_host:
-        notes.append(
-            "the link between hosts is unknown: taken as that inside a host, which it hardly is; "
-            "--network tells"
-        )
-    if request.options.compress != "none":
-        notes.append("compressing was measured here, on one thread; no exchange hides it")
-    if request.options.shard_optimizer:
-        notes.append("--shard-optimizer: computing includes the update of all weights on each rank")
-    if request.options.sync_batch_norm:
-        notes.append("--sync-batch-norm: computing is that of plain batch norm")
-    if batch > times.largest():
-        notes.append(
-            f"steps were measured up to {times.largest()} images, for want of time; up to "
-            f"{batch} they follow in a straight line"
-        )
-    if any(row.efficiency > 1 for row in strong):
-        notes.append("an efficiency over 100%: fewer images of a rank took less time an image here")
-    skipped = [p for p in request.ranks if p > batch]
-    if skipped and request.options.scaling != "weak":
-        notes.append(f"{skipped[0]} ranks and more cannot share {batch} images")
-    return notes
-
-
 def _energy(machine: str, work: WorkOf) -> Callable[[Row], Price] | None:
     """Return the function that gives a step's energy on all ranks, without messages; None where no
     machine is named. UserError for a machine without energies."""
@@ -290,12 +254,15 @@ def _energy(machine: str, work: WorkOf) -> Callable[[Row], Price] | None:
         return cost_report(work(batch), machine=priced).totals.training_price or Price()
 
     def step(row: Row) -> Price:
-        share, more = divmod(row.images, row.ranks)
+        parts = row.split.parts
+        share, more = divmod(row.images, parts)
         few = rank(share)
         many = rank(share + 1) if more else few
         if few.energy is None or many.energy is None:
             return Price()
-        energy = (row.ranks - more) * few.energy + more * many.energy
+        energy = (parts - more) * few.energy + more * many.energy
+        if parts != row.ranks and not priced.needs_shapes:  # each rank updates once
+            energy += (row.ranks - parts) * (priced.price(work(1).phase("update")).energy or 0.0)
         return Price(energy, unit=few.unit)
 
     return step

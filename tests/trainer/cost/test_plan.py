@@ -78,7 +78,7 @@ def test_the_order_is_fixed_as_in_train() -> None:
     for ranks, settings, name in (
         (2, SETTINGS, "by-node"), (3, SETTINGS, "fixed-order"), (3, by_mpi, "hierarchical"),
     ):  # fmt: skip
-        row = predict(compute(step), network(), ranks, 4, 8, settings)
+        row = predict(compute(step), network(), ranks, 8, settings)
         assert row.traffic.far_bytes > 1e6 or ranks == 2
         assert row.algorithm == name and row.mpi_algorithm != "fixed-order"
         group = Group(ranks, 2, INSIDE, BETWEEN, REDUCTION)
@@ -97,7 +97,7 @@ def test_each_way_to_overlap_has_its_share() -> None:
     times = compute(Step(4, 2, (0.010,), 0.009, (0.002, 0.008)))
     of = replace(network(), exchange=exchange)
     waits = [
-        predict(times, of, 2, 4, 8, ExchangeSettings(1, "mpi", by)).exposed
+        predict(times, of, 2, 8, ExchangeSettings(1, "mpi", by)).exposed
         for by in ("none", "thread")
     ]
     assert waits[0] > waits[1] > 0
@@ -113,12 +113,12 @@ def test_a_plan_by_hand() -> None:
     metrics, stop = seconds(group, METRICS), seconds(group, STOP)
     last = metrics + stop
     for overlap, waits in ((0.0, first + second), (1.0, 0.008 + second - 0.009)):
-        row = predict(compute(step), network(overlap), 2, 4, 8, ExchangeSettings(500_000))
+        row = predict(compute(step), network(overlap), 2, 8, ExchangeSettings(500_000))
         assert row.compute == 0.010 and row.waiting == pytest.approx(slower - 0.010)
         assert row.exposed == pytest.approx(max(waits, 0.0) + last)
         assert row.seconds == pytest.approx(slower + row.exposed)
         assert row.communication == pytest.approx(first + second + last)
-    doubled = predict(compute(step), network(factor=2.0), 2, 4, 8, ExchangeSettings(500_000))
+    doubled = predict(compute(step), network(factor=2.0), 2, 8, ExchangeSettings(500_000))
     assert doubled.exposed == pytest.approx(2 * (first + second + last))
 
 
@@ -126,9 +126,9 @@ def test_ranks_beyond_the_cores_take_turns() -> None:
     """Five ranks on two cores: two compute at once, three turns in all; additions take as long."""
     crowded = replace(network(), per_host=5, cores=2)
     step = LINEAR.at(4, 2)
-    row = predict(LINEAR, crowded, 5, 4, 20, SETTINGS)
+    row = predict(LINEAR, crowded, 5, 20, SETTINGS)
     assert row.compute == pytest.approx(3 * step.quantile(0.5))
-    spacious = predict(LINEAR, replace(crowded, cores=8), 5, 4, 20, SETTINGS)
+    spacious = predict(LINEAR, replace(crowded, cores=8), 5, 20, SETTINGS)
     assert spacious.compute == LINEAR.at(4, 5).quantile(0.5)
     assert row.communication - spacious.communication == pytest.approx(
         2 * row.traffic.worked / REDUCTION
@@ -300,6 +300,13 @@ def saved(tmp_path: Path) -> str:
         (["lenet", "--sync-batch-norm"],
          "--sync-batch-norm: expected a model with batch norm, got lenet; leave the option out"),
         (["lenet", "--local-steps", "-1"], "--local-steps: expected at least 0, got -1"),
+        (["lenet", "--micro-batches", "-1"], "--micro-batches: expected at least 0, got -1"),
+        (["lenet", "--micro-batches", "2.5"],
+         "--micro-batches: expected a whole number, got '2.5'"),
+        (["lenet", "--micro-batches", "4", "--local-steps", "2"],
+         "--micro-batches: expected 0 with --local-steps, got 4"),
+        (["resnet20", "--micro-batches", "4", "--sync-batch-norm"],
+         "--micro-batches: expected 0 with --sync-batch-norm, got 4"),
         (["lenet", "--local-steps", "2", "--shard-optimizer"],
          "--local-steps: expected 0 with --shard-optimizer, got 2"),
         (["lenet", "--network", "ethernet"], "'ethernet'; choose from calibrate, 10-gigabit"),
@@ -337,7 +344,8 @@ def test_what_a_plan_needs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         model="lenet", batch=4, input="", classes=0, ranks="1,2", network="gigabit-ethernet",
         scaling="weak", algorithm="auto", overlap="auto", seconds=1.0, bucket_mb=1.0,
         ranks_per_host=0, machine="", shard_optimizer=False, sync_batch_norm=False, local_steps=0,
-        compress="none", save="", check=True, force=False, as_json=False, worker="",
+        compress="none", micro_batches=0, save="", check=True, force=False, as_json=False,
+        worker="",
     )  # fmt: skip
     with pytest.raises(UserError, match="gigabit-ethernet: no link inside a host, and no mpirun"):
         plan_command.print_plan(chosen, None, "no mpirun here")
@@ -353,6 +361,7 @@ def test_what_a_plan_needs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 KEYS = {
     "ranks", "hosts", "batch_per_rank", "images", "step_seconds", "compute_seconds",
     "waiting_seconds", "communication_seconds", "exposed_seconds", "algorithm", "efficiency",
+    "micro_batches_per_rank",
     "mpi_communication_seconds", "mpi_algorithm", "traffic",
     "images_per_second", "memory_bytes", "energy_joules", "step_seconds_range", "efficiency_range",
 }  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ..workload import Work
 from .fitness import bounds
+from .micro_batches import Split, split
 from .network import Network
 from .step_time import Step, StepTimes
 from .traffic import Group, Link, Traffic
@@ -35,7 +36,8 @@ class StepExchange(NamedTuple):
 class Row(NamedTuple):
     """The predicted step on a number of ranks; times in seconds.
 
-    `batch` is that of the rank with most images, `images` that of all ranks. `seconds` is the sum
+    `batch` is that of the rank with most images, `images` that of all ranks, and `split` tells
+    their micro-batches. `seconds` is the sum
     of `compute`, of `waiting` for the slowest rank and of `exposed` communication, whose `traffic`
     is that of the whole step. Ranges are present where the calibration is unfit.
     """
@@ -56,6 +58,7 @@ class Row(NamedTuple):
     traffic: Traffic = Traffic()
     mpi: float = 0.0
     mpi_algorithm: str = "none"
+    split: Split = Split(1, 1, 1, 1, 1, 1)
 
 
 def exposed(behind: Sequence[tuple[float, float]], sweep: float, overlap: float) -> float:
@@ -110,28 +113,39 @@ def exchange(
 
 
 def predict(
-    times: StepTimes, network: Network, ranks: int, share: int, images: int,
-    settings: ExchangeSettings,
-) -> Row:  # fmt: skip
-    """Return the step on a number of ranks, of which the one with most has `share` of the `images`.
+    times: StepTimes, network: Network, ranks: int, images: int, settings: ExchangeSettings
+) -> Row:
+    """Return the step of so many `images` on a number of ranks.
 
     The median time of the slowest of p ranks is the quantile 0.5^(1/p) of a single rank's times, if
-    their times are independent. Over H steps without an exchange, its lead over the median grows by
-    the root of H, as that of a sum of independent times.
+    their times are independent. Over m micro-batches, and over H steps without an exchange, its
+    lead over the median grows by the root of their number, as that of a sum of independent times.
     """
-    step: Step = times.at(share, network.busy(ranks)).slowed(network.turns(ranks))
+    parts = split(images, ranks, network.per_host, settings.micro_batches)
+    step = _computation(times, network, parts)
     middle = step.quantile(0.5)
-    slowest = step.quantile(min(0.5 ** (1 / ranks), LATEST))
-    slowest = middle + (slowest - middle) / max(settings.local_steps, 1) ** 0.5
+    lead = step.quantile(min(0.5 ** (1 / parts.working), LATEST)) - middle
+    waiting = lead * (parts.most / max(settings.local_steps, 1)) ** 0.5
     sent = exchange(network, ranks, times, step, settings)
     plain = settings._replace(algorithm="mpi", compression=None)
     mpi = exchange(network, ranks, times, step, plain)
     hosts = -(-ranks // network.per_host)
-    seconds = slowest + sent.exposed
+    seconds = middle + waiting + sent.exposed
     return Row(
-        ranks, hosts, share, images, seconds, middle, slowest - middle, sent.whole, sent.exposed,
+        ranks, hosts, parts.images, images, seconds, middle, waiting, sent.whole, sent.exposed,
         sent.algorithm, traffic=sent.traffic, mpi=mpi.whole, mpi_algorithm=mpi.algorithm,
+        split=parts,
     )  # fmt: skip
+
+
+def _computation(times: StepTimes, network: Network, parts: Split) -> Step:
+    """Return the step of the rank with most micro-batches, all of them as long as the largest. From
+    one to the next, gradients are set aside, a copy, and added to those before."""
+    step, between = times.at(parts.size, network.busy(parts.busy)), 0.0
+    if parts.most > 1:
+        assert network.exchange is not None
+        between = 2 * sum(times.bytes) / network.exchange.reduction
+    return step.repeated(parts.most, between).slowed(network.turns(parts.busy))
 
 
 def scale(
@@ -150,13 +164,13 @@ def rows(
     settings: ExchangeSettings,
 ) -> list[Row]:  # fmt: skip
     """Return what `scale` does."""
-    alone = predict(times, network, 1, batch, batch, settings)
+    alone = predict(times, network, 1, batch, settings)
     found = []
     for p in ranks:
         if scaling == "strong" and p > batch:
             continue
-        share, images = (batch, batch * p) if scaling == "weak" else (-(-batch // p), batch)
-        row = predict(times, network, p, share, images, settings)
+        images = batch * p if scaling == "weak" else batch
+        row = predict(times, network, p, images, settings)
         rate = images / row.seconds / p
         found.append(row._replace(efficiency=rate / (batch / alone.seconds)))
     return found
@@ -169,7 +183,8 @@ def rows_between(
     """Return the rows for an unfit calibration, with the ranges that its bounds give."""
     low, high = bounds(times)
     each = [rows(some, network, ranks, batch, scaling, settings) for some in (low, times, high)]
-    most = 1.0 if scaling == "weak" else math.inf  # fewer images of a rank may fit into its caches
+    # Fewer images of a rank may fit into its caches, and fewer micro-batches take less time.
+    most = math.inf if scaling == "strong" or settings.micro_batches else 1.0
     return [_ranged(a, b, c, most) for a, b, c in zip(*each, strict=True)]
 
 
@@ -206,11 +221,16 @@ class RankMemory(NamedTuple):
         return {**dict(parts), "total": self.total, for_backward[0]: for_backward[1]}
 
 
-def memory(work: Work, shards: int = 1, local: bool = False) -> RankMemory:
+def memory(
+    work: Work, shards: int = 1, local: bool = False, micro_batches: int = 1
+) -> RankMemory:  # fmt: skip
     """Return the bytes on a rank: float32 weights, gradients and slots of the optimizer, of which a
     rank has one of so many `shards`, and the most results that are alive at once. A rank with
-    `local` steps also has the weights of the last synchronisation, and outer momentum."""
+    `local` steps also has the weights of the last synchronisation, and outer momentum; one with
+    several `micro_batches` a step the sums of branches of their tree that wait for the rest, one a
+    level."""
     each = 4 * work.parameters
     slots = work.slots * 4 * -(-work.parameters // shards)
     kept = sum(layer.stashed for layer in work.layers)
-    return RankMemory((1 + local) * each, each, slots + local * each, work.peak, kept)
+    gradients = micro_batches.bit_length() * each
+    return RankMemory((1 + local) * each, gradients, slots + local * each, work.peak, kept)

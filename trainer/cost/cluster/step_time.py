@@ -66,6 +66,13 @@ class Step(NamedTuple):
         seconds, ready = (tuple(factor * x for x in some) for some in (self.seconds, self.ready))
         return self._replace(seconds=seconds, ready=ready, sweep=factor * self.sweep)
 
+    def repeated(self, times: int, between: float) -> Step:
+        """Return the step with so many sweeps, `between` seconds from the end of one to the next.
+        Gradients are final in the last one, and only after it comes what follows a sweep."""
+        before = (times - 1) * (self.sweep + between)
+        seconds, ready = (tuple(before + x for x in some) for some in (self.seconds, self.ready))
+        return self._replace(seconds=seconds, ready=ready, sweep=before + self.sweep)
+
     def quantile(self, share: float) -> float:
         """Return the seconds that a `share` of the steps, 0 to 1, does not exceed; linear between
         the measured quantiles."""

@@ -24,7 +24,8 @@ class ExchangeSettings(NamedTuple):
     them, "auto". With `shard_optimizer` each rank gets the sum of its piece, and then the weights
     of all; with a `compression` all ranks get the sums. `norms` are the channels of batch norms
     whose statistics are exchanged. With `local_steps` ranks exchange the change of their weights
-    instead, once in so many steps."""
+    instead, once in so many steps. Gradients are those of `micro_batches` a step over all ranks, 0
+    for one a rank; the exchange begins with a rank's last one."""
 
     bucket_bytes: int
     algorithm: str = "auto"
@@ -33,6 +34,7 @@ class ExchangeSettings(NamedTuple):
     compression: Compression | None = None
     norms: tuple[int, ...] = ()
     local_steps: int = 0
+    micro_batches: int = 0
 
     def on(self, ranks: int, local: int = 1) -> str:
         """Return the algorithm on a number of ranks, `local` of them on a host."""

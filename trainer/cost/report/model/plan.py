@@ -49,6 +49,7 @@ class PlanRow:
             "ranks": row.ranks,
             "hosts": row.hosts,
             "batch_per_rank": row.batch,
+            "micro_batches_per_rank": row.split.most,
             "images": row.images,
             "step_seconds": row.seconds,
             "compute_seconds": row.compute,
