@@ -17,6 +17,7 @@ from .mpirun import LaunchError, find_mpirun, is_openmpi
 
 AT_ONCE = 32  # hosts
 ANSWER = 10.0  # seconds for a host to answer
+LONGEST = 1 << 16  # bytes of names in a command; Linux takes twice as many
 PLAIN = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")  # never ask for a password
 
 
@@ -40,9 +41,11 @@ def reap_on(hosts: Sequence[Host], job: str, segments: Sequence[str] = ()) -> No
     line = agent() if hosts else []
     if not line:
         return
-    command = shlex.join([sys.executable, "-P", "-m", reap.__name__, job])
-    # As a text: they are too many for a command line in a job of thousands of ranks.
-    run_on(line, hosts, command, "\n".join(segments))
+    names, text = [*segments], ""
+    if len(shlex.join(names)) > LONGEST:
+        names, text = [reap.READ], "\n".join(segments)
+    command = shlex.join([sys.executable, "-P", "-m", reap.__name__, job, *names])
+    run_on(line, hosts, command, text)
 
 
 def run_on(

@@ -2,8 +2,8 @@
 
 Ranks have process groups and sessions of their own, and outlive an mpirun that is killed. So does
 the shared memory of their MPI, which only a rank that ends in order removes. Run as
-`python -m tallygrad.launch.reap JOB` it kills and removes what a job has left behind; the names of
-its segments are the input.
+`python -m tallygrad.launch.reap JOB [SEGMENT...]` it kills and removes what a job has left behind;
+with `-` in place of its segments, their names are the input.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 VARIABLE = "TALLYGRAD_JOB"
+READ = "-"  # in place of names
 MEMORY = Path("/dev/shm")
 SEGMENTS = ("mpich_shm_", "sm_segment.", "vader_segment.")  # of MPICH, and of Open MPI 5 and 4
 DYING = 2.0  # seconds that a killed process may take to end
@@ -72,5 +73,6 @@ def _is_left(name: str) -> bool:
 
 
 if __name__ == "__main__":
-    kill(sys.argv[1])
-    clean(sys.argv[1], sys.stdin.read().split())
+    _, job, *names = sys.argv
+    kill(job)
+    clean(job, sys.stdin.read().split() if names == [READ] else names)

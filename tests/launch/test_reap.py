@@ -86,24 +86,28 @@ def test_a_process_knows_its_segments(make: Make) -> None:
     assert reap.segments() == set()
 
 
-def test_a_host_reads_the_names_of_any_number_of_segments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("count", [0, 1, 100_000])
+def test_hosts_are_told_any_number_of_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """More than fit a command line. The agent runs the command here."""
-    said = tmp_path / "names"
+    """By a command that is never too long; with few names, an agent need not pass input on."""
+    words, text = tmp_path / "words", tmp_path / "input"
     agent = tmp_path / "agent"
-    agent.write_text(f"#!/bin/sh\nshift\ncase $* in *launch.reap*job) cat > {said};; esac\n")
+    agent.write_text(f'#!/bin/sh\nshift\necho "$*" > {words}\ncat > {text}\n')
     agent.chmod(0o755)
     monkeypatch.setattr(hosts, "agent", lambda: [str(agent)])
-    names = [f"sm_segment.n{i}.0.2c8b0000.1" for i in range(100_000)]
+    names = [f"sm_segment.n{i}.0.2c8b0000.1" for i in range(count)]
     hosts.reap_on([Host("n1", 1)], "job", names)
-    assert said.read_text().split() == names
+    told = words.read_text().split()[5:]
+    assert (told, text.read_text().split()) == (([reap.READ], names) if count > 1 else (names, []))
 
 
-def test_a_job_that_has_ended_is_cleaned_up_after_by_name() -> None:
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_job_that_has_ended_is_cleaned_up_after_by_name(reads: bool) -> None:
     """As on another host: the command itself, on the memory of this one."""
     left = Path("/dev/shm", f"mpich_shm_test_{os.getpid()}")
     left.touch()
-    command = [sys.executable, "-P", "-m", reap.__name__, JOB]
-    subprocess.run(command, input=f"{left.name}\nmpich_shm_gone_0", text=True, check=True)
+    names = [left.name, "mpich_shm_gone_0"]
+    words = [sys.executable, "-P", "-m", reap.__name__, JOB, *([reap.READ] if reads else names)]
+    subprocess.run(words, input="\n".join(names) if reads else "", text=True, check=True)
     assert not left.exists()
