@@ -22,7 +22,7 @@ from typing import Any
 
 from tallygrad.launch.attempt import LOST
 from tallygrad.launch.job import PREEMPTED
-from tallygrad.trainer.errors import UserError
+from tallygrad.trainer.errors import LackOfMemory, UserError
 
 from .hosts import why_not
 from .options import BenchParser, counted, positive
@@ -63,7 +63,7 @@ FAULTS = {
     "another model on rank 1": Fault("mismatch:1", UserError.status),
     "daemon of a host killed": Fault("outside", LOST, kill_daemon, hosts=2),
     "link down": Fault("outside", LOST, cut_link, hosts=2, resume_ranks=1),
-    "out of memory": Fault("memory:1", UserError.status),
+    "out of memory": Fault("memory:1", LackOfMemory.status),
     "SIGTERM": Fault("outside", PREEMPTED, sending(signal.SIGTERM)),
     "SIGUSR1": Fault("outside", PREEMPTED, sending(signal.SIGUSR1)),
     "SIGUSR2": Fault("outside", PREEMPTED, sending(signal.SIGUSR2)),

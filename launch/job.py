@@ -33,7 +33,7 @@ RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")  # variables of MPICH and Open MPI 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FORWARDED = (*STOPPING, signal.SIGUSR1, signal.SIGUSR2)
 PREEMPTED = 75  # status of ranks that wrote a checkpoint and ended, as they were asked to
-OWN = (0, 1, 2, 3, 4, 5, PREEMPTED)  # exit statuses of the trainer itself
+OWN = (0, 1, 2, 3, 4, 5, 71, PREEMPTED)  # exit statuses of the trainer itself
 
 
 def start(ranks: int, command: list[str], timeout: float) -> int:

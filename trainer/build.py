@@ -30,7 +30,7 @@ from ..autograd.tensor import Tensor
 from ..datasets import Batch, Dataset, Loader, Source
 from .config import TrainConfig, flag
 from .distributed.comm import Comm
-from .errors import LackOfMemory, UserError, nearest
+from .errors import OverLimit, UserError, nearest
 from .tasks.task import Task
 from .values import parse_part
 
@@ -208,13 +208,13 @@ def limit_memory(backend: str, size: int) -> None:
     set_memory_limit(size)
 
 
-def memory_error(error: OutOfMemory, option: str, batch: int, at_least: int = 0) -> LackOfMemory:
+def memory_error(error: OutOfMemory, option: str, batch: int, at_least: int = 0) -> OverLimit:
     """Return what to say where a batch does not fit the limit, and about how much would; `at_least`
     is known to be needed, where the error tells only how far it came."""
     error = OutOfMemory(max(error.needed, at_least), error.limit)
     fitting = int(0.9 * batch * error.limit / error.needed)
     way = f"try {option} {fitting}, or more --micro-batches" if fitting else "give it more"
-    return LackOfMemory(f"--memory-limit: {error}; {way}")
+    return OverLimit(f"--memory-limit: {error}; {way}")
 
 
 def stashed(model: nn.Module, task: Task, loader: Loader, size: int) -> int:

@@ -53,7 +53,22 @@ class NotFinite(UserError):
 
 
 class LackOfMemory(UserError):
-    """What is asked for does not fit into the memory of this host, or into its limit."""
+    """What is asked for does not fit into the memory of this host, now."""
+
+    status = 71
+
+    @classmethod
+    def of(cls, error: MemoryError, way: str) -> LackOfMemory:
+        """Say what did not fit, where, and a `way` out."""
+        said = [str(error) or "no more memory is available", *getattr(error, "__notes__", ())]
+        line = " ".join(" ".join(said).split())
+        return cls(f"not enough memory: {line}; {way}")
+
+
+class OverLimit(LackOfMemory):
+    """What is asked for does not fit into `--memory-limit`, wherever and whenever it is tried."""
+
+    status = 2
 
 
 class LostRank(UserError):

@@ -23,9 +23,7 @@ def memory_errors(way: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        said = [str(error) or "no more memory is available", *getattr(error, "__notes__", ())]
-        line = " ".join(" ".join(said).split())
-        raise LackOfMemory(f"not enough memory: {line}; {way}") from error
+        raise LackOfMemory.of(error, way) from error
 
 
 def check_memory(option: str, needed: float, what: str, batch: int) -> None:

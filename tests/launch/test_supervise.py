@@ -69,7 +69,7 @@ def run(folder: Path, ranks: int = 4, on: str | None = None, retries: int = 3) -
 def test_failures_are_resumed_until_the_run_is_complete(
     attempts: Callable[..., Attempts], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = attempts((9, 0), (4, 10), (4, 10), (137, 20), (0, 30))
+    made = attempts((9, 0), (4, 10), (71, 10), (137, 20), (0, 30))
     assert run(tmp_path).status == 0
     assert made.commands == [
         (4, None, [*COMMAND, "--out", str(tmp_path), "--resume", "auto"])
@@ -224,4 +224,5 @@ def test_launcher_and_ranks_mean_the_same() -> None:
     assert job.PREEMPTED == stop.PREEMPTED
     assert errors.LostRank.status == attempt.LOST
     own = (errors.UserError, errors.NotFinite, errors.LostRank, corruption.Corrupted)
+    own += (errors.LackOfMemory,)
     assert {0, 1, job.PREEMPTED, *(kind.status for kind in own)} == set(job.OWN)

@@ -66,19 +66,22 @@ def test_every_command_says_it_in_a_line(
         raise MemoryError("Unable to allocate 9 TiB")
 
     monkeypatch.setattr(f"tallygrad.trainer.{where}", full)
-    assert main(command.split()) == 2
+    assert main(command.split()) == 71
     err = capfd.readouterr().err
     assert f"tallygrad: error: not enough memory: Unable to allocate 9 TiB; {way}" in err
     assert err.count("\n") == 1
 
 
 LACKING = """
-import socket, sys
+import socket, sys, threading
 from tallygrad.trainer import cli, loop
-step = loop.Training.gradients
+step, beside = loop.Training.gradients, sys.argv.pop(1) == "thread"
+def lack():
+    raise MemoryError("Unable to allocate 9 TiB")
 def lacking(self, batch):
-    if self.comm.rank == 1:
-        raise MemoryError("Unable to allocate 9 TiB")
+    if self.comm.rank == 1 and self.state.step == 1:
+        threading.Thread(target=lack).start() if beside else lack()
+        threading.Event().wait()
     return step(self, batch)
 loop.Training.gradients = lacking
 socket.gethostname = lambda: "n7"
@@ -86,15 +89,28 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def test_the_rank_that_lacks_memory_is_named(mpirun: Any, tmp_path: Path) -> None:
-    words = ["train", "--model", "mlp", "--max-steps", "2", "--out", str(tmp_path / "run")]
-    done = mpirun(2, LACKING, *words)
-    assert done.returncode != 0
-    said = "tallygrad: error: rank 1 on n7: not enough memory: Unable to allocate 9 TiB; take a"
-    assert done.stderr.count("tallygrad: error") == 1 and said in done.stderr
-    limited = ["-m", "tallygrad.trainer", *words, "--memory-limit", "0.1MB"]
+WORDS = ["train", "--model", "mlp", "--max-steps", "2", "--out"]
+
+
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_the_rank_that_lacks_memory_is_named(mpirun: Any, tmp_path: Path, where: str) -> None:
+    done = mpirun(2, LACKING, where, *WORDS, str(tmp_path / "run"))
+    assert done.returncode == 71 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "tallygrad: error" in line]
+    assert re.search(
+        r"error: rank 1 on n7 \(process \d+\), training, step 2, mpirun\d*/snippet\d*\.py:6: "
+        r"not enough memory: Unable to allocate 9 TiB; take a smaller --batch-size", line,
+    )  # fmt: skip
+
+
+def test_a_limit_that_is_too_low_is_an_error_to_correct(mpirun: Any, tmp_path: Path) -> None:
+    limited = ["-m", "tallygrad.trainer", *WORDS, str(tmp_path / "run"), "--memory-limit", "0.1MB"]
     done = mpirun(2, limited)
-    assert re.search(r"error: rank [01] on \S+: --memory-limit: .* MB of results", done.stderr)
+    assert done.returncode == 2
+    assert re.search(
+        r"error: rank [01] on \S+ \(process \d+\), training, step 1, trainer/loop.py:\d+: "
+        r"--memory-limit: .* MB of results", done.stderr,
+    )  # fmt: skip
 
 
 def test_a_command_whose_module_does_not_fit_says_it_too(
@@ -104,7 +120,7 @@ def test_a_command_whose_module_does_not_fit_says_it_too(
         raise MemoryError
 
     monkeypatch.setattr("tallygrad.trainer.commands.dispatch.load", full)
-    assert main(["cost", "lenet"]) == 2
+    assert main(["cost", "lenet"]) == 71
     said = "tallygrad: error: not enough memory: no more memory is available; free some memory\n"
     assert capfd.readouterr().err == said
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from ..errors import LackOfMemory, UserError
-from ..memory import memory_errors
+from ..errors import UserError
 from ..threads import MOST_THREADS, configure
 
 if TYPE_CHECKING:
@@ -68,9 +66,7 @@ def together(
     with ExitStack() as stack:
         with shrinking(comm, shrinks):
             stack.enter_context(watchdog)
-        stack.enter_context(guard(comm, shrinks))
-        stack.enter_context(_named(comm))
-        stack.enter_context(memory_errors(less_memory))
+        stack.enter_context(guard(comm, shrinks, less_memory))
         # Options choose the backend of the work itself; what is made before is NumPy's.
         stack.enter_context(context.using(backend="numpy"))
         if shrinks and not comm.outlives_ranks:
@@ -81,17 +77,6 @@ def together(
             )
         agree(comm, lambda: program_facts(command, options))
         yield
-
-
-@contextmanager
-def _named(comm: Comm) -> Iterator[None]:
-    """Say which rank lacks memory, if there are others: they may have more."""
-    try:
-        yield
-    except LackOfMemory as error:
-        if comm.size == 1:
-            raise
-        raise LackOfMemory(f"rank {comm.rank} on {socket.gethostname()}: {error}") from error
 
 
 def leave(status: int) -> NoReturn:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
 import sys
 import threading
 import time
@@ -11,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO
 
-from ..errors import Interrupted, UserError, printable
+from ..errors import Interrupted, LackOfMemory, UserError, one_line, printable
 from .comm import Comm
 from .launchers import PATIENCE
+from .verdict import Status
 
 DRAIN = 0.3  # seconds for the launcher to forward the last lines, which an abort can overtake
 FAREWELL = 8.0  # seconds that the other ranks get to end too where one exits with status 0
@@ -30,19 +33,22 @@ class Shrunk(Exception):
 
 
 @contextmanager
-def guard(comm: Comm, shrinks: bool = False) -> Iterator[None]:
+def guard(
+    comm: Comm, shrinks: bool = False, less_memory: str = "free some memory"
+) -> Iterator[None]:
     """End every rank as soon as the block, or a thread that it leaves unwatched, fails in this one.
 
     Errors of the user (UserError, the datasets' DataError among them) print one line
-    `tallygrad: error: ...` and end with their status, 2 unless they say otherwise; an interrupt
-    ends with 130, another signal with 128 and its number; anything else prints this rank's
-    traceback and ends with 1. SystemExit keeps its status; where that is 0 it passes once all ranks
+    `tallygrad: error: ...` and end with their status, 2 unless they say otherwise. So does a lack
+    of memory, with the rank, what it did, and what to try for `less_memory`. An interrupt ends with
+    130, another signal with 128 and its number; anything else prints this rank's traceback and what
+    it did, and ends with 1. SystemExit keeps its status; where that is 0 it passes once all ranks
     end too, and ends the job with 1 where they do not within `FAREWELL` seconds. A block that ends
     waits for those of the other ranks.
 
     Where it `shrinks`, the end of another rank raises `Shrunk` instead, if MPI can go on.
     """
-    with _threads_too(comm):
+    with _threads_too(comm, less_memory):
         try:
             with shrinking(comm, shrinks):
                 yield
@@ -50,7 +56,7 @@ def guard(comm: Comm, shrinks: bool = False) -> Iterator[None]:
         except Shrunk:
             raise
         except BaseException as error:
-            _fail(comm, error)
+            _fail(comm, error, less_memory)
             raise
 
 
@@ -67,12 +73,12 @@ def shrinking(comm: Comm, shrinks: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _threads_too(comm: Comm) -> Iterator[None]:
+def _threads_too(comm: Comm, less_memory: str) -> Iterator[None]:
     """Have an exception that ends a thread end the job: somebody may wait for the thread's work."""
 
     def fail(thread: threading.ExceptHookArgs) -> None:
         if thread.exc_value is not None and not isinstance(thread.exc_value, SystemExit):
-            _fail(comm, thread.exc_value)
+            _fail(comm, thread.exc_value, less_memory)
 
     before, threading.excepthook = threading.excepthook, fail
     try:
@@ -81,8 +87,11 @@ def _threads_too(comm: Comm) -> Iterator[None]:
         threading.excepthook = before
 
 
-def _fail(comm: Comm, error: BaseException) -> None:
+def _fail(comm: Comm, error: BaseException, less_memory: str) -> None:
     """End all ranks as `guard` says; return only for an exit with status 0 that all ranks take."""
+    place = comm.journal.place(error)
+    if isinstance(error, MemoryError):
+        error = LackOfMemory.of(error, less_memory)
     if isinstance(error, SystemExit):
         _leave(comm, error)
     elif isinstance(error, KeyboardInterrupt):
@@ -90,10 +99,25 @@ def _fail(comm: Comm, error: BaseException) -> None:
         _end(comm, by.status, f"tallygrad: {by}\n", shared=True)
     elif isinstance(error, BrokenPipeError):
         _end(comm, 141, "", shared=True)  # whoever read our output has seen enough
+    elif isinstance(error, LackOfMemory) and comm.size > 1:  # other ranks may have more
+        line = f"{_title(comm)}, {place}: {error}"
+        _end(comm, error.status, f"tallygrad: error: {one_line(line)}\n", shared=True)
     elif isinstance(error, UserError):
         _end(comm, error.status, f"tallygrad: error: {error}\n", shared=True)
     else:
-        _end(comm, 1, _rank_traceback(error, comm.rank), shared=False)
+        text = _rank_traceback(error, comm.rank)
+        if comm.size > 1:
+            what = traceback.format_exception_only(error)[-1]
+            line = f"{_title(comm)} failed, {place}: {what.strip()}"
+            text += f"tallygrad: error: {one_line(line)}\n"
+        _end(comm, 1, text, shared=False)
+
+
+def _title(comm: Comm) -> str:
+    """Return the rank, its host and its process."""
+    journal = comm.journal
+    host = socket.gethostname()
+    return Status(comm.rank, host, os.getpid(), journal.step, journal.activity).title
 
 
 def _leave(comm: Comm, end: SystemExit) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import CodeType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _ROOT = __name__.rpartition(".trainer.")[0]
 _INNER = tuple(f"{_ROOT}.{name}." for name in ("trainer.distributed", "autograd"))
+_RAISED = "_tallygrad_raised"  # attribute of an error: the call or the activity that it ended
 KEPT = 32  # collectives that a dump shows
 MAIN = "main"  # the stream of collectives that every rank starts with
 
@@ -65,6 +67,8 @@ class Call:
         trace: TracebackType | None,
     ) -> None:
         self._journal.waits.pop(threading.get_ident(), None)
+        if error is not None:
+            vars(error).setdefault(_RAISED, self)
         end = time.monotonic()
         self.seconds = end - self.begun
         self._journal.latest.append(self)
@@ -92,7 +96,8 @@ class Call:
     def __str__(self) -> str:
         size = f" of {self.nbytes:,} bytes" if self.nbytes else ""
         stream = "" if self.stream == MAIN else f" of {self.stream}"
-        return f"{self.name}{size} (#{self.number}{stream}) at step {self.step}, {self.where}"
+        number = f" (#{self.number}{stream})" if self.number else ""
+        return f"{self.name}{size}{number} at step {self.step}, {self.where}"
 
 
 class Journal:
@@ -121,6 +126,9 @@ class Journal:
         begin, recorder = time.monotonic(), self.recorder
         try:
             yield
+        except BaseException as error:
+            vars(error).setdefault(_RAISED, self._work)
+            raise
         finally:
             self.activity = before
             if recorder is not None:
@@ -137,6 +145,18 @@ class Journal:
         return Call(self, "", name, array, 0)
 
     @property
+    def _work(self) -> str:
+        return f"{self.activity}, step {self.step}"
+
+    def place(self, error: BaseException) -> str:
+        """Return where an error began: the collective, or else the activity, the step, and the
+        source line."""
+        while error.__cause__ is not None:
+            error = error.__cause__
+        raised = vars(error).get(_RAISED, self._work)
+        return f"in {raised}" if isinstance(raised, Call) else f"{raised}, {_line(error)}"
+
+    @property
     def waiting(self) -> Call | None:
         """The collective that this rank waits in: its main thread's, else that of another one."""
         waits = self.waits.copy()
@@ -147,9 +167,23 @@ def _caller() -> tuple[CodeType, int]:
     """Return the code and the line that led to a collective, outside this package and the engine,
     which runs what waits for its turn at any time."""
     frame = sys._getframe(2)
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith(_INNER):
+    while frame.f_back and _is_inner(frame):
         frame = frame.f_back
     return frame.f_code, frame.f_lineno
+
+
+def _is_inner(frame: FrameType) -> bool:
+    name: str = frame.f_globals.get("__name__", "")
+    return name.startswith(_INNER)
+
+
+def _line(error: BaseException) -> str:
+    """Return the innermost source line of a traceback outside this package and the engine."""
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if not found or not _is_inner(frame):
+            found = f"{short(frame.f_code.co_filename)}:{line}"
+    return found
 
 
 def short(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -46,6 +47,26 @@ def test_an_exception_in_a_thread_ends_the_job(mpirun: Run) -> None:
     result = mpirun(2, GUARDED + body, "8", timeout=30)
     marked = [line for line in result.stderr.splitlines() if line.startswith("[rank 1] ")]
     assert result.returncode == 1 and marked[-1].endswith("ZeroDivisionError: division by zero")
+    assert re.search(PLACE.format("starting, step 0", 14) + "ZeroDivisionError: d", result.stderr)
+
+
+PLACE = r"(?m)^tallygrad: error: rank 1 on \S+ \(process \d+\) failed, {}, \S+/snippet\d*\.py:{}: "
+
+
+@pytest.mark.parametrize(("fault", "place"), [
+    ("comm.sendrecv(np.zeros(2), np.zeros(1), 9)", "in sendrecv of 16 bytes at step 7"),
+    ("[][1]", "loading data, step 7"),
+])  # fmt: skip
+def test_a_line_tells_where_a_rank_has_failed(mpirun: Run, fault: str, place: str) -> None:
+    body = f"""
+    comm.journal.step = 7
+    with comm.journal.doing("loading data"):
+        comm.rank and {fault}
+    comm.barrier()
+"""
+    result = mpirun(2, GUARDED + body, "8", timeout=30)
+    assert result.returncode == 1
+    assert re.search(PLACE.format(place, 15), result.stderr), result.stderr
 
 
 UNFIT_RANK = """
