@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from dataclasses import replace
 from typing import NamedTuple
 
 from .config import TrainConfig, flag
@@ -34,17 +36,27 @@ CLASHES = (
 # Options without effect unless another one is given.
 NEEDED = {"outer_lr": "local_steps", "outer_momentum": "local_steps",
           "on_corruption": "verify_every"}  # fmt: skip
+EXCHANGE = {"bucket_mb", "overlap", "hierarchical"}  # say how gradients are exchanged, if they are
 IDLE = {"hierarchical": ("off", "auto")}  # values that ask for nothing, where not the default alone
 
 
 def check(config: TrainConfig) -> None:
     """UserError for an option that cannot be followed, or has no effect, beside the others."""
-    for name, other, reason in CLASHES:
-        if asks(config, name) and asks(config, other):
-            _refuse(config, name, f"with {_said(config, other)}, which {reason}")
+    for clash in CLASHES:
+        if _clash(config, clash):
+            _refuse(config, clash.name, f"with {_said(config, clash.other)}, which {clash.reason}")
     for name, other in NEEDED.items():
         if asks(config, name) and not asks(config, other):
             _refuse(config, name, f"without {flag(other)}")
+
+
+def inherit(config: TrainConfig, chosen: Container[str]) -> TrainConfig:
+    """Return the options of a run that goes on, with the defaults of those that it was not given
+    now and that no longer have an effect beside those `chosen`."""
+    idle = {name for name, other in NEEDED.items() if not asks(config, other)}
+    idle |= {c.name for c in CLASHES if c.name in EXCHANGE and _clash(config, c)}
+    defaults = {name: getattr(TrainConfig, name) for name in idle if name not in chosen}
+    return replace(config, **defaults)
 
 
 def obstacle(config: TrainConfig, name: str) -> str:
@@ -56,6 +68,10 @@ def obstacle(config: TrainConfig, name: str) -> str:
 def asks(config: TrainConfig, name: str) -> bool:
     """Tell whether an option asks for more than its default does."""
     return getattr(config, name) not in _idle(name)
+
+
+def _clash(config: TrainConfig, clash: Clash) -> bool:
+    return asks(config, clash.name) and asks(config, clash.other)
 
 
 def _idle(name: str) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+from .. import combinations
 from .. import config as options
 from ..config import AUTO, TrainConfig
 from ..distributed.comm import Comm
@@ -108,12 +109,16 @@ def _decide(
         print(f"tallygrad: {config.out}: nothing to resume, training starts anew",
               file=sys.stderr, flush=True)  # fmt: skip
         begun = RunFolder(Path(config.out), writes=False).read_json("config.json")
-        return options.resume(chosen, begun if isinstance(begun, dict) else {}), None
+        return _resume(chosen, begun if isinstance(begun, dict) else {}), None
     checkpoint = load_state(source)
     if config.resume != AUTO and config.out:
         step = int(recorded(source, checkpoint.meta, "step", int))
         _refuse_mixing(source, step, Path(config.out))
-    return options.resume(chosen, recorded(source, checkpoint.meta, "config", dict)), source
+    return _resume(chosen, recorded(source, checkpoint.meta, "config", dict)), source
+
+
+def _resume(chosen: Mapping[str, Any], before: Mapping[str, Any]) -> TrainConfig:
+    return combinations.inherit(options.resume(chosen, before), chosen)
 
 
 def _newest(out: str) -> Path | None:

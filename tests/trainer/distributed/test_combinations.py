@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tallygrad.trainer.combinations import check, obstacle
+from tallygrad.trainer import cli
+from tallygrad.trainer.combinations import check, inherit, obstacle
 from tallygrad.trainer.config import TrainConfig, flag
 from tallygrad.trainer.errors import UserError
 
@@ -116,6 +117,54 @@ def test_what_has_no_effect_alone_is_refused(options: dict[str, Any], said: str)
                                     {"local_steps": 3})))  # fmt: skip
     with pytest.raises(UserError, match=re.escape(said)):
         check(TrainConfig(**options))
+
+
+@pytest.mark.parametrize(("before", "chosen", "reset"), [
+    ({"verify_every": 3, "on_corruption": "stop"}, {"verify_every": 0}, {"on_corruption"}),
+    ({"local_steps": 3, "outer_lr": 0.5, "outer_momentum": 0.9}, {"local_steps": 0},
+     {"outer_lr", "outer_momentum"}),
+    ({"bucket_mb": 4.0, "overlap": "poll", "hierarchical": "on"}, {"local_steps": 3},
+     {"bucket_mb", "overlap", "hierarchical"}),
+    ({"hierarchical": "on"}, {"compress": "bf16"}, {"hierarchical"}),
+    ({"hierarchical": "off"}, {"shard_optimizer": True}, {}),
+])  # fmt: skip
+def test_options_without_effect_are_not_inherited(
+    before: dict[str, Any], chosen: dict[str, Any], reset: set[str]
+) -> None:
+    made = inherit(TrainConfig(**{**before, **chosen}), chosen)
+    check(made)
+    assert made == TrainConfig(**{n: v for n, v in before.items() if n not in reset} | chosen)
+    for name in reset:  # given now, they are refused
+        again = {**chosen, name: before[name]}
+        with pytest.raises(UserError, match=flag(name)):
+            check(inherit(TrainConfig(**{**before, **again}), again))
+
+
+@pytest.mark.parametrize(("before", "now", "reset"), [
+    (["--verify-every", "2", "--on-corruption", "stop"], ["--verify-every", "0"], "on_corruption"),
+    (["--bucket-mb", "4"], ["--local-steps", "2"], "bucket_mb"),
+    (["--local-steps", "2", "--outer-lr", "0.5"], ["--local-steps", "0"], "outer_lr"),
+])  # fmt: skip
+def test_a_run_goes_on_without_what_its_options_rule_out(
+    tmp_path: Path, write_mnist: Any, before: list[str], now: list[str], reset: str
+) -> None:
+    write_mnist(tmp_path / "data", 24, 6)
+    words = [
+        "train", "--model", "mlp", "--dataset", "mnist", "--data-dir", str(tmp_path / "data"),
+        "--batch-size", "8", "--backend", "numpy", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    assert cli.main([*words, *before, "--max-steps", "1"]) == 0
+    assert cli.main([*words, *now, "--resume", "auto"]) == 0
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record[reset] == getattr(TrainConfig, reset)
+
+
+@pytest.mark.parametrize("chosen", ["local_steps", "other"])
+def test_options_that_do_more_than_exchange_are_never_dropped(chosen: str) -> None:
+    for name in ("compress", "shard_optimizer", "sync_batch_norm", "verify_every"):
+        config = TrainConfig(**{name: GIVEN[name]}, local_steps=2)
+        with pytest.raises(UserError, match="--local-steps: expected 0 with "):
+            check(inherit(config, {name if chosen == "other" else chosen}))
 
 
 def test_off_asks_for_nothing_and_auto_gives_way() -> None:
