@@ -13,8 +13,9 @@ TRIAL, RESULT = "trial.json", "outcome.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A short training. `order` is that of the sums over ranks: "tree", as in every training, or
-    "mpi", the MPI library's own."""
+    """A short training. `sums` over ranks are formed in a fixed order, "auto" in shared memory if
+    possible, as in every training, or by "messages" alone; or, with "mpi", by the MPI library in an
+    order of its own."""
 
     model: str
     dataset: str
@@ -25,24 +26,27 @@ class Trial:
     backend: str
     ranks: int
     threads: int
-    order: str = "tree"
+    sums: str = "auto"
 
     @property
     def title(self) -> str:
-        """Ranks and threads in words."""
-        return f"{_plural(self.ranks, 'rank')} with {_plural(self.threads, 'thread')}"
+        """Ranks, threads and sums in words."""
+        how = {"messages": " (--hierarchical off)", "mpi": " (MPI's order)"}.get(self.sums, "")
+        return f"{_plural(self.ranks, 'rank')} with {_plural(self.threads, 'thread')}{how}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """Digests of a training: the `figures` (loss, metrics, samples) of each step, and the `tensors`
-    of the final checkpoint by name. `seconds` is the median of the second half of the steps."""
+    of the final checkpoint by name. `seconds` is the median of the second half of the steps;
+    `shares` tells whether ranks summed in shared memory."""
 
     figures: list[str]
     tensors: dict[str, str]
     seconds: float
     library: str
     backend: str
+    shares: bool
 
     @property
     def digest(self) -> str:

@@ -38,7 +38,7 @@ def run(comm: Comm, trial: Trial) -> Outcome:
     micro-batches. Raises Corrupted where the ranks end with different weights."""
     training = Training(_config(trial), comm, RunFolder(Path(os.devnull), writes=False))
     parts = training.parts
-    if trial.order == "mpi":
+    if trial.sums == "mpi":
         parts.reducer.fixed = parts.sync.reducer.fixed = False
     training.record.open()
     figures, ends = [], [perf_counter()]
@@ -58,6 +58,7 @@ def run(comm: Comm, trial: Trial) -> Outcome:
         seconds=float(median(seconds)),
         library=comm.library,
         backend=parts.backend,
+        shares=parts.sync.reducer.nodes is not None,
     )
 
 
@@ -73,7 +74,8 @@ def _config(trial: Trial) -> TrainConfig:
         threads=trial.threads,
         epochs=trial.steps,  # at least as many as are needed
         log_every=1 << 30,
-        compare_every=trial.steps if trial.order == "tree" else 0,
+        hierarchical="auto" if trial.sums == "auto" else "off",
+        compare_every=trial.steps if trial.sums != "mpi" else 0,
     )
 
 

@@ -28,16 +28,24 @@ class Comparison:
         """Return a row of the table."""
         trial = self.trial
         return (
-            str(trial.ranks), str(trial.threads), str(trial.micro_batches),
-            "fixed order" if trial.order == "tree" else "MPI's order",
+            str(trial.ranks), str(trial.threads), str(trial.micro_batches), self._sums,
             f"{1e3 * self.outcome.seconds:.2f}", self.outcome.digest[:SHORT],
             result or ("differs" if self.difference else "same"),
         )  # fmt: skip
+
+    @property
+    def _sums(self) -> str:
+        if self.trial.sums == "mpi":
+            return "MPI's order"
+        if self.outcome.shares:
+            return "in memory"
+        return "messages" if self.trial.ranks > 1 else "one rank"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
             **asdict(self.trial), "seconds_per_step": self.outcome.seconds,
+            "shared_memory": self.outcome.shares,
             "digest": self.outcome.digest, "difference": self.difference or None,
             "library": self.outcome.library, "backend": self.outcome.backend,
         }  # fmt: skip
@@ -59,13 +67,14 @@ class VerifyReport:
         """Whether all is as it must be."""
         return not any(each.difference for each in self.trials) and bool(self.control.difference)
 
-    @property
-    def fixed_seconds(self) -> float | None:
-        """Seconds per step with the fixed order, on the ranks and threads of `mpi`."""
+    def fixed_seconds(self, shares: bool) -> float | None:
+        """Seconds per step with the fixed order, in shared memory or by messages, on the ranks and
+        threads of `mpi`; None where no such training was done."""
         if self.mpi is None:
             return None
-        twin = replace(self.mpi.trial, order="tree")
-        return next(each.outcome.seconds for each in self.trials if each.trial == twin)
+        like = {replace(self.mpi.trial, sums=sums) for sums in ("auto", "messages")}
+        twins = [t.outcome for t in self.trials if t.trial in like and t.outcome.shares == shares]
+        return twins[0].seconds if twins else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -74,7 +83,8 @@ class VerifyReport:
             "trials": [each.to_json() for each in self.trials],
             "control": self.control.to_json(),
             "mpi_order": self.mpi.to_json() if self.mpi else None,
-            "fixed_order_seconds_per_step": self.fixed_seconds,
+            "fixed_order_seconds_per_step": self.fixed_seconds(shares=False),
+            "shared_memory_seconds_per_step": self.fixed_seconds(shares=True),
             "note": self.note or None,
         }
 
@@ -113,11 +123,12 @@ class VerifyReport:
 
     def _cost(self) -> str:
         """Say what the fixed order costs."""
-        if self.mpi is None or self.fixed_seconds is None:
+        fixed, shared = self.fixed_seconds(shares=False), self.fixed_seconds(shares=True)
+        if self.mpi is None or fixed is None:
             return "the fixed order costs nothing up to 2 ranks, where MPI has no other order"
-        own, fixed = self.mpi.outcome.seconds, self.fixed_seconds
+        own, where = self.mpi.outcome.seconds, replace(self.mpi.trial, sums="auto").title
+        faster = f", in shared memory {1e3 * shared:.2f} ms" if shared is not None else ""
         return (
-            f"the fixed order on {self.mpi.trial.title} takes {1e3 * fixed:.2f} ms per step, MPI's "
-            f"own {1e3 * own:.2f} ms ({100 * (fixed / own - 1):+.0f}%); other work on the host "
-            "affects both"
+            f"the fixed order on {where} takes {1e3 * fixed:.2f} ms per step by messages{faster}, "
+            f"MPI's own by messages {1e3 * own:.2f} ms; other work on the host affects all"
         )

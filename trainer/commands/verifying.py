@@ -50,8 +50,9 @@ def verify(
 def compare(
     options: VerifyOptions, ranks: Sequence[int], threads: Sequence[int], run: Run, note: str = ""
 ) -> VerifyReport:
-    """Run a trial for each number of ranks and threads, in ascending order, and compare them."""
-    first, *others = [
+    """Run a trial for each number of ranks and threads, in ascending order, and compare them; where
+    ranks sum in shared memory, one more by messages for each number of ranks."""
+    wanted = [
         Trial(
             model=options.model, dataset=options.dataset, data_dir=options.data_dir,
             batch_size=options.batch_size, micro_batches=options.micro_batches,
@@ -59,26 +60,29 @@ def compare(
         )
         for p, t in product(ranks, threads)
     ]  # fmt: skip
-    reference = run(first)
+    first, reference = wanted[0], run(wanted[0])
 
     def against(trial: Trial) -> Comparison:
-        outcome = run(trial)
+        outcome = reference if trial is first else run(trial)
         return Comparison(trial, outcome, outcome.difference(reference))
 
-    trials = [Comparison(first, reference, ""), *map(against, others)]
+    trials: list[Comparison] = []
+    for trial in wanted:
+        trials.append(against(trial))
+        if trials[-1].outcome.shares and trial.threads == first.threads:
+            trials.append(against(replace(trial, sums="messages")))
     parts = options.micro_batches
     control = against(replace(first, micro_batches=parts // 2 if parts > 1 else 2))
     most = ranks[-1]
-    mpi = against(replace(first, ranks=most, order="mpi")) if most > 2 else None
+    mpi = against(replace(first, ranks=most, sums="mpi")) if most > 2 else None
     return VerifyReport(trials, control, mpi, note)
 
 
 def run_trial(trial: Trial, start: Start | None) -> Outcome:
     """Run a trial: several ranks under `start`, one in a process without MPI. UserError where it
     fails, after its own message."""
-    order = ", MPI's order of sums" if trial.order == "mpi" else ""
-    what = f"{trial.title}, {trial.micro_batches} micro-batches{order}"
-    print(f"verify: {what}", file=sys.stderr, flush=True)
+    what = f"verify: {trial.title}, {trial.micro_batches} micro-batches"
+    print(what, file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="tallygrad-verify-") as name:
         folder = Path(name)
         (folder / TRIAL).write_text(json.dumps(asdict(trial)), "utf-8")

@@ -28,7 +28,7 @@ OPTIONS = VerifyOptions(
 )  # fmt: skip
 GOOD = Outcome(
     figures=["a", "b", "c"], tensors={"model/w": "1", "optimizer/velocity/w": "2"}, seconds=0.2,
-    library="MPICH Version: 5", backend="llvm:auto",
+    library="MPICH Version: 5", backend="llvm:auto", shares=False,
 )  # fmt: skip
 
 
@@ -47,19 +47,26 @@ def test_ranks_and_threads_agree_and_the_control_does_not(
         launcher.find_mpirun()
     except launcher.LaunchError as error:
         pytest.skip(str(error))
-    more = ("--ranks", "1,5", "--threads", "1,2", "--json")
+    more = ("--ranks", "1,3,5", "--threads", "1,2", "--json")
     with alone():
         assert main(words(tmp_path / "data", write_mnist, *more)) == 0
     found = json.loads(capfd.readouterr().out)
     trials = found["trials"]
-    assert [(t["ranks"], t["threads"]) for t in trials] == [(1, 1), (1, 2), (5, 1), (5, 2)]
+    ways = [(t["ranks"], t["threads"], t["sums"]) for t in trials]
+    assert [way for way in ways if way[0] < 4] == [
+        (1, 1, "auto"), (1, 2, "auto"), (3, 1, "auto"), (3, 1, "messages"), (3, 2, "auto"),
+    ]  # fmt: skip
+    assert ways[5:] == [(5, 1, "auto"), (5, 2, "auto")]  # one of which has no micro-batch
+    assert [t["shared_memory"] for t in trials] == [False] * 2 + [True, False, True] + [False] * 2
     assert len({t["digest"] for t in trials}) == 1 and found["same_bits"]
     assert trials[0]["library"] == "none" != trials[2]["library"]
     control = found["control"]
     assert control["micro_batches"] == 2 and control["digest"] != trials[0]["digest"]
     assert control["difference"].startswith("the loss of step 1 and model/conv1.weight")
-    assert found["mpi_order"]["ranks"] == 5 and found["mpi_order"]["order"] == "mpi"
-    assert found["fixed_order_seconds_per_step"] == trials[2]["seconds_per_step"] > 0
+    assert found["mpi_order"]["ranks"] == 5 and found["mpi_order"]["sums"] == "mpi"
+    assert not found["mpi_order"]["shared_memory"]
+    assert found["fixed_order_seconds_per_step"] == trials[5]["seconds_per_step"] > 0
+    assert found["shared_memory_seconds_per_step"] is None
 
 
 def test_without_mpi_threads_are_compared(
@@ -73,7 +80,7 @@ def test_without_mpi_threads_are_compared(
     said = capfd.readouterr().out
     assert "threads only: no mpirun" in said and "reference" in said
     assert "control: 2 micro-batches differ" in said and "no MPI" in said
-    assert len([line for line in said.splitlines() if "fixed order  " in line]) == 2
+    assert len([line for line in said.splitlines() if "one rank  " in line]) == 2
 
 
 def compare(outcome_of: Callable[[Trial], Outcome]) -> VerifyReport:
@@ -82,17 +89,37 @@ def compare(outcome_of: Callable[[Trial], Outcome]) -> VerifyReport:
 
 def of_trial(trial: Trial) -> Outcome:
     """What a sound trainer gives: other bits for other micro-batches, and a slower fixed order."""
-    if trial.order == "mpi":
+    if trial.sums == "mpi":
         return replace(GOOD, seconds=0.1)
-    return GOOD if trial.micro_batches == 4 else replace(GOOD, figures=["x", "b", "c"])
+    good = GOOD if trial.micro_batches == 4 else replace(GOOD, figures=["x", "b", "c"])
+    shares = trial.ranks > 1 and trial.sums == "auto"
+    return replace(good, seconds=0.05, shares=True) if shares else good
 
 
 def test_a_sound_comparison_tells_what_the_fixed_order_costs() -> None:
     report = compare(of_trial)
-    assert report.is_sound and report.fixed_seconds == 0.2
-    text = report.as_text()
-    assert "takes 200.00 ms per step, MPI's own 100.00 ms (+100%)" in " ".join(text.split())
-    assert "same bits: the losses of all steps and 2 tensors" in " ".join(text.split())
+    assert report.is_sound
+    text = " ".join(report.as_text().split())
+    assert (
+        "on 3 ranks with 1 thread takes 200.00 ms per step by messages, in shared memory 50.00 ms, "
+        "MPI's own by messages 100.00 ms"
+    ) in text
+    assert "same bits: the losses of all steps and 2 tensors" in text and "in 3 trainings" in text
+    ways = [(t["ranks"], t["sums"], t["shared_memory"]) for t in report.to_json()["trials"]]
+    assert ways == [(1, "auto", False), (3, "auto", True), (3, "messages", False)]
+
+
+def test_ranks_that_cannot_share_memory_are_not_tried_twice() -> None:
+    report = compare(lambda trial: replace(of_trial(trial), shares=False))
+    assert [t.trial.sums for t in report.trials] == ["auto", "auto"]
+    text = " ".join(report.as_text().split())
+    assert "takes 200.00" not in text and "takes 50.00 ms per step by messages, MPI's own" in text
+
+
+def test_the_reference_has_a_twin_too() -> None:
+    report = verifying.compare(OPTIONS, [2], [1, 2], of_trial)
+    ways = [(t.trial.threads, t.trial.sums) for t in report.trials]
+    assert ways == [(1, "auto"), (1, "messages"), (2, "auto")] and report.mpi is None
 
 
 def test_the_first_tensor_and_step_that_differ_are_named() -> None:
@@ -100,14 +127,14 @@ def test_the_first_tensor_and_step_that_differ_are_named() -> None:
         wrong = replace(
             GOOD, figures=["a", "B", "c"], tensors={**GOOD.tensors, "optimizer/velocity/w": "3"}
         )
-        return wrong if trial.ranks == 3 and trial.order == "tree" else of_trial(trial)
+        return wrong if trial.ranks == 3 and trial.sums == "messages" else of_trial(trial)
 
     report = compare(spoiled)
     assert not report.is_sound and not report.to_json()["same_bits"]
     text = " ".join(report.as_text().split())
     assert (
-        "3 ranks with 1 thread differs from 1 rank with 1 thread in the loss of step 2 and "
-        "optimizer/velocity/w (1 of 2 tensors)"
+        "3 ranks with 1 thread (--hierarchical off) differs from 1 rank with 1 thread in the loss "
+        "of step 2 and optimizer/velocity/w (1 of 2 tensors)"
     ) in text
     assert "same bits" not in text
 
