@@ -13,6 +13,8 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 
+from .slow_link import SlowLink, send_whole_frames
+
 NUMBERS = count()
 ETC = Path("/etc/netns")  # a namespace's folder here is laid over /etc by `ip netns exec`
 HEAD = 254  # last number of the address of this host
@@ -63,14 +65,18 @@ def _run(*words: str) -> None:
 class Hosts:
     """`count` hosts n1, n2, ... on a network of their own, with `rate` as `tc` writes it, such as
     1gbit, on each link, and the `burst` that it lets pass faster after a pause, and a /dev/shm of
-    `memory`. As a context it takes them down, with whatever still runs there."""
+    `memory`. The link of a `slow` host, by its name, has a delay in seconds, and loses a share of
+    frames, each way. As a context it takes them down, with whatever still runs there."""
 
     def __init__(
-        self, count: int, folder: Path, rate: str = "", memory: str = "64m", burst: str = "256kb"
-    ) -> None:
+        self, count: int, folder: Path, rate: str = "", memory: str = "64m", burst: str = "256kb",
+        slow: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:  # fmt: skip
         self.names = [f"n{i}" for i in range(1, count + 1)]
         self.folder, self.rate, self.memory, self.burst = folder, rate, memory, burst
+        self.slow = slow or {}
         self._first: dict[str, subprocess.Popen[str]] = {}
+        self._slow_links: dict[str, SlowLink] = {}
         self._id = os.getpid() % 60_000
         # Names of their own: the kernel may take its time to remove those of hosts before.
         self._prefix = f"tg{self._id}{chr(ord('a') + next(NUMBERS) % 26)}"
@@ -126,10 +132,13 @@ class Hosts:
     def _remove(self) -> None:
         for name in self.names:
             self.stop(name)
-            for what in ("link", f"{self._prefix}{name}o"), ("netns", self._prefix + name):
+            if name in self._slow_links:
+                self._slow_links.pop(name).close()
+            space = self._prefix + name
+            for what in ("link", f"{space}o"), ("link", f"{space}im"), ("netns", space):
                 with suppress(subprocess.CalledProcessError):
                     _run("ip", what[0], "del", what[1])
-            shutil.rmtree(ETC / f"{self._prefix}{name}", ignore_errors=True)
+            shutil.rmtree(ETC / space, ignore_errors=True)
         with suppress(subprocess.CalledProcessError):
             _run("ip", "link", "del", self._bridge)
 
@@ -140,7 +149,10 @@ class Hosts:
         (etc / "hosts").write_text(table)
         inner, outer = f"{space}i", f"{space}o"
         _run("ip", "netns", "add", space)
-        _run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner)
+        if name in self.slow:
+            self._slow_links[name] = _slow_link(inner, outer, *self.slow[name])
+        else:
+            _run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner)
         _run("ip", "link", "set", inner, "netns", space, "name", "eth0")
         _run("ip", "link", "set", outer, "master", self._bridge, "up")
         inside = ("ip", "-n", space)
@@ -151,14 +163,14 @@ class Hosts:
         if self.rate:
             shape = ("root", "tbf", "rate", self.rate, "burst", self.burst, "latency", "50ms")
             _run("tc", "qdisc", "add", "dev", outer, *shape)
-            _run("ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", "eth0", *shape)
+            _run(*self.inside(name), "tc", "qdisc", "add", "dev", "eth0", *shape)
 
     def start(self, name: str) -> None:
         """Start a host, as after `stop`."""
         program = FIRST.format(name=name, memory=self.memory)
         apart = ["unshare", "-u", "-m", "-p", "--fork", "--kill-child", "--mount-proc"]
         first = subprocess.Popen(
-            ["ip", "netns", "exec", self._prefix + name, *apart, "bash", "-c", program],
+            [*self.inside(name), *apart, "bash", "-c", program],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert first.stdout and first.stdout.readline() == "up\n", f"host {name} did not start"
@@ -171,9 +183,17 @@ class Hosts:
         counter = f"/sys/class/net/{self._prefix}{name}o/statistics/rx_bytes"
         return int(Path(counter).read_text())
 
+    def lost(self, name: str) -> int:
+        """Return the frames that a slow host's link has lost."""
+        return self._slow_links[name].lost
+
     def cut(self, name: str) -> None:
         """Take a host's link down."""
         _run("ip", "link", "set", f"{self._prefix}{name}o", "down")
+
+    def inside(self, name: str) -> list[str]:
+        """Return the words before a command that run it on a host's network."""
+        return ["ip", "netns", "exec", self._prefix + name]
 
     def processes(self, name: str) -> list[int]:
         """Return the processes on a host."""
@@ -198,3 +218,13 @@ class Hosts:
     def join(self, name: str) -> None:
         """Take a host's link up again."""
         _run("ip", "link", "set", f"{self._prefix}{name}o", "up")
+
+
+def _slow_link(inner: str, outer: str, delay: float, loss: float) -> SlowLink:
+    """Make both ends of a link, and what delays and loses frames between them."""
+    middle = f"{inner}m", f"{outer}m"
+    for end, near in zip((inner, outer), middle, strict=True):
+        _run("ip", "link", "add", end, "type", "veth", "peer", "name", near)
+        send_whole_frames(end)
+        _run("ip", "link", "set", near, "up")
+    return SlowLink(middle, delay, loss)

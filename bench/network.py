@@ -100,7 +100,7 @@ def measure(ranks: int, rate: str, task: Task, folder: Path) -> Result:
     links was taken."""
     (folder / TASK).write_text(json.dumps(task._asdict()), "utf-8")
     (folder / RESULT).unlink(missing_ok=True)
-    with Hosts(ranks, folder / "hosts", **_limit(rate)) as made:
+    with Hosts(ranks, folder / "hosts", rate, burst=_burst(rate)) as made:
         env = {**mpirun.environment(openmpi=True), **made.environment}
         command = _command(made, ranks, folder)
         subprocess.run(command, env=env, check=False, stdout=sys.stderr, timeout=TIMEOUT)
@@ -113,9 +113,9 @@ def measure(ranks: int, rate: str, task: Task, folder: Path) -> Result:
     return found
 
 
-def _limit(rate: str) -> dict[str, str]:
-    """Return what limits the links of hosts."""
-    return {"rate": rate, "burst": f"{int(bandwidth(rate) * BURST) + 16_000}b"}
+def _burst(rate: str) -> str:
+    """Return what links of a rate let pass faster after a pause, as `tc` writes it."""
+    return f"{int(bandwidth(rate) * BURST) + 16_000}b"
 
 
 def _command(made: Hosts, ranks: int, folder: Path) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -21,6 +23,13 @@ pytestmark = pytest.mark.hosts
 GRADIENTS = 1_076_264  # bytes of the gradients of mlp
 STEPS = 12
 LONG = 240.0  # seconds; only a net
+DELAY, LOSS = 0.02, 0.02  # seconds, and the share of frames, of a slow link
+CONNECT = """
+import socket, sys, time
+begun = time.monotonic()
+socket.create_connection((sys.argv[1], int(sys.argv[2])))
+print(time.monotonic() - begun)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +60,14 @@ def undisturbed(alone: Callable[[], AbstractContextManager[None]]) -> Iterator[N
 @pytest.fixture
 def pair(package: Any, bench: Any, tmp_path: Path) -> Iterator[Any]:
     with package.hosts.Hosts(2, tmp_path / "hosts") as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def slow_pair(package: Any, bench: Any, tmp_path: Path) -> Iterator[Any]:
+    """Two hosts, the second of which has a slow link."""
+    slow = {"n2": (DELAY, LOSS)}
+    with package.hosts.Hosts(2, tmp_path / "hosts", slow=slow) as hosts:
         yield hosts
 
 
@@ -96,6 +113,47 @@ def test_the_loss_of_a_host_ends_the_job(package: Any, bench: Any, name: str) ->
     if name == "link down":
         assert ", trainer/loop.py:" in seen.message
     assert not package.faults.failures([seen])
+
+
+def test_a_slow_link_delays_both_ways(slow_pair: Any) -> None:
+    with socket.create_server((slow_pair.head, 0)) as server:
+        command = [sys.executable, "-c", CONNECT, slow_pair.head, str(server.getsockname()[1])]
+        took = float(subprocess.check_output([*slow_pair.inside("n2"), *command], text=True))
+    assert took >= 2 * DELAY
+
+
+def test_a_slow_link_changes_no_bits(
+    package: Any, bench: Any, slow_pair: Any, tmp_path: Path
+) -> None:
+    """A small model, as TCP comes to 0.3 MB/s: frames are lost, and the watchdog keeps still."""
+    small = ["--model", "lenet5"]
+    undisturbed = package.trial.start("run", ["-n", "1"], bench.command(tmp_path / "one", *small))
+    text = end(undisturbed)
+    assert undisturbed.returncode == 0, text
+    where = ["-n", "2", "--hosts", "n1:1,n2:1"]
+    command = bench.command(tmp_path / "two", *small, limit=bench.limit)
+    job = package.trial.start("run", where, command, **slow_pair.environment)
+    text = end(job)
+    assert job.returncode == 0, text
+    assert "watchdog" not in text and not [*(tmp_path / "two").glob("watchdog/*")]
+    assert slow_pair.lost("n2") > 0
+    found, expected = (package.trial.weights(tmp_path / name, STEPS) for name in ("two", "one"))
+    assert found == expected
+
+
+def test_a_host_that_a_slow_link_loses_is_named(
+    package: Any, bench: Any, slow_pair: Any, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    env = {"TALLYGRAD_FAULT": "outside", "TALLYGRAD_FAULT_MARK": str(mark)}
+    command = bench.command(tmp_path / "run", "--model", "lenet5", limit=bench.limit)
+    where = ["-n", "2", "--hosts", "n1:1,n2:1"]
+    job = package.trial.start("run", where, command, **slow_pair.environment, **env)
+    until(mark.exists, job)
+    slow_pair.cut("n2")
+    text = end(job)
+    assert job.returncode != 0
+    assert "rank 1 on n2 (process " in text, text
 
 
 def supervised(
