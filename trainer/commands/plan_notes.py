@@ -22,13 +22,15 @@ def assumptions(
     """Return what a plan takes for granted; `found` are its rows by scaling."""
     batch = request.options.batch
     notes = [STEP, f"computing was measured on {times.source}; images are random"]
-    busy, wanted = times.busiest(), network.busy(request.most)
-    if (turns := network.turns(request.most)) > 1:
+    splits = [row.split for some in found.values() for row in some]
+    most = max(each.busy for each in splits)
+    busy, wanted = times.busiest(), network.busy(most)
+    if (turns := network.turns(most)) > 1:
         notes.append(f"up to {turns} ranks take turns on a core, each from start to end")
     notes.append(f"and with {busy} busy ranks on the host")
     if wanted > busy:
         notes[-1] += f"; that {wanted} of a host slow each other down no more is assumed"
-    if 0.5 ** (1 / request.most) > LATEST:
+    if 0.5 ** (1 / max(each.working for each in splits)) > LATEST:
         notes.append(f"a rank waits for steps up to the {100 * LATEST:.0f}th percentile, no later")
     if network.between is None and request.most > network.per_host:
         notes.append(
@@ -43,7 +45,7 @@ def assumptions(
         notes.append("--sync-batch-norm: computing is that of plain batch norm")
     notes += _micro_batches(request)
     alone = split(batch, 1, 1, request.options.micro_batches)
-    needed = max([alone.size, *[row.split.size for some in found.values() for row in some]])
+    needed = max(each.size for each in [alone, *splits])
     if needed > times.largest():
         notes.append(
             f"steps were measured up to {times.largest()} images, for want of time; up to "

@@ -154,6 +154,11 @@ def test_ranks_without_a_micro_batch_are_idle(
     assert row["waiting_seconds"] == pytest.approx((2 * 0.5**0.5 - 1) * 4e-3)
     assert (row["batch_per_rank"], row["images"], row["micro_batches_per_rank"]) == (4, 8, 1)
     assert "--micro-batches: of 4 ranks and more, 2 compute" in report["notes"]
+    assert (
+        main([*words[:4], "--ranks", "64", "--ranks-per-host", "32", "--micro-batches", "4"]) == 0
+    )
+    out = capsys.readouterr().out
+    assert "with 2 busy ranks" in out and "percentile" not in out and "slow each other" not in out
     machine = load_machine("horowitz45")
     totals = cost_report(count("lenet", 4, (1, 28, 28), 10, True), machine=machine).totals
     assert totals.training_price and totals.training_price.energy
