@@ -5,22 +5,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..autograd import OutOfMemory, Tensor, backends, context, from_numpy, memory_in_use, trace
-from ..autograd.capture.sparsity import Sparsity
-from ..autograd.random import keyed
+from ..autograd import backends, context, memory_in_use
 from ..datasets import Batch
 from . import build, summary
 from .components import history
-from .components.evaluate import Evaluator, step_sums
+from .components.evaluate import Evaluator
 from .components.logs import RunFolder
+from .components.passes import Passes
 from .components.record import RunRecord
 from .components.state import State
 from .components.verification import Verification
@@ -28,15 +26,13 @@ from .config import TrainConfig
 from .distributed.buffers import total
 from .distributed.comm import Comm
 from .distributed.local import LocalUpdate
-from .distributed.sync import GradientSync
 from .distributed.verified_gradients import Rows
 from .errors import NotFinite
 from .progress import Progress
 from .setup import Recipe, assemble
 from .stop import Stop, Stopped
-from .tasks.task import StepOutput, Task
+from .tasks.task import Task
 from .timeline.timeline import Timeline
-from .values import parse_every
 
 
 class Training:
@@ -62,12 +58,8 @@ class Training:
         self.evaluator = Evaluator(self.parts, self.state, self.stop)
         self.verification = Verification(config, comm, self.parts, self.state)
         self.timeline = Timeline(config, comm, folder, self.parts)
-        self.sweep: Callable[[Tensor, Tensor], None] = Tensor.backward
-        self.train_step: Callable[..., StepOutput] = trace(self.forward_backward, training=True)
-        if self.parts.statistics:  # a capture would not repeat their exchange
-            self.sweep, self.train_step = self.parts.statistics.sweep, self.forward_backward
+        self.passes = Passes(config, self.parts, self.state, self.record, self.timeline)
         self.last = min(self.parts.planned, config.max_steps or self.parts.planned)
-        self.sampling = parse_every(config.sparsity)
         self.lr = 0.0
         self.synchronised = 0  # the last step after which ranks exchanged what they have
         self.rows: Rows | None = None  # sums since then, of workers that train alone
@@ -163,7 +155,9 @@ class Training:
         self.lr = parts.update.rates[0]
         self.comm.journal.step, self.comm.journal.activity = now.step + 1, "training"
         found = self.alone(batch, parts.local) if parts.local else self.gradients(batch)
-        if self.samples_zeros() and self.comm.rank == 0:  # one step, however many ranks share it
+        if (
+            self.passes.samples_zeros() and self.comm.rank == 0
+        ):  # one step, however many ranks share it
             self.record.ledger.sampled_steps += 1
         if found is None:
             now.advance()
@@ -188,7 +182,7 @@ class Training:
     def alone(self, batch: Batch, local: LocalUpdate) -> Rows | None:
         """Do a step of each worker of this rank; where all are to be synchronised after it, return
         the sums of loss, metrics and samples since the last time, (n,)."""
-        jobs = [partial(self.micro_batch, part) for part in batch.parts()]
+        jobs = [partial(self.passes.micro_batch, part) for part in batch.parts()]
         rows = np.zeros((len(jobs), len(self.parts.task.metrics) + 2))
         for i, job in enumerate(jobs):
             self.parts.buffers.use(i)
@@ -211,76 +205,15 @@ class Training:
         metrics and samples, (n,)."""
         parts = self.parts
         if self.verification.due():
-            return self.verification.gradients(batch, self.branch)
+            return self.verification.gradients(batch, self.passes.run)
         parts.overlap.begin()
-        rows = self.branch(batch, parts.sync, parts.buffers.use)
+        rows = self.passes.run(batch, parts.sync, parts.buffers.use)
         # First every rank ends its buckets: one without samples starts them only here, and ranks
         # must come to their collectives in one order.
         with self.timeline.span("exchange", "exchange"):
             parts.sync.wait()
         parts.overlap.step()
         return total(rows, parts.reducer)
-
-    def branch(self, batch: Batch, sync: GradientSync, use: Callable[[int], None]) -> Rows:
-        """Run forward and backward on the micro-batches of a rank, each with the buffers that `use`
-        of its number chooses."""
-        jobs = [partial(self.micro_batch, part) for part in batch.parts()]
-        if self.parts.statistics:
-            with self.timeline.span("micro-batches", "micro-batch"):
-                return np.array(self.parts.statistics.run(jobs, sync, use))
-        rows = np.zeros((len(jobs), len(self.parts.task.metrics) + 2))
-        for i, job in enumerate(jobs):
-            if i:
-                sync.set_aside()  # the gradients of the one before
-            use(i)
-            with self.timeline.span(f"micro-batch {i}", "micro-batch"):
-                rows[i] = job()
-        return rows
-
-    def micro_batch(self, batch: Batch) -> list[float]:
-        """Run forward and backward on a micro-batch, which a small last batch may leave empty;
-        return its sums."""
-        if not len(batch.labels):
-            return [0.0] * (len(self.parts.task.metrics) + 2)
-        # Dropout is keyed by sample and step, never by rank.
-        with keyed(batch.indices, self.config.seed, self.state.step):
-            return self.backward(batch)
-
-    def backward(self, batch: Batch) -> list[float]:
-        """Run forward and backward on a micro-batch; return its sums of loss, metrics, samples."""
-        parts, count = self.parts, len(batch.labels)
-        parts.model.train()
-        # The gradient is seeded with the micro-batch's share of the batch, so that the sum over
-        # all micro-batches is the gradient of the mean over the whole batch. A worker that trains
-        # alone has a batch of its own.
-        whole = count if parts.local else batch.total
-        share = np.asarray(count / whole, self.config.dtype)
-        inputs = map(from_numpy, (*parts.task.inputs(batch), share))
-        try:
-            with self.observing():
-                return step_sums(self.train_step(*inputs), count)
-        except OutOfMemory as error:
-            least = build.stashed(parts.model, parts.task, parts.data.train, count)
-            size = self.config.batch_size
-            raise build.memory_error(error, "--batch-size", size, least) from error
-
-    def observing(self) -> AbstractContextManager[Any]:
-        """Return what watches the calls of a micro-batch, which is not replayed then."""
-        ledger = self.record.ledger
-        if not self.samples_zeros():
-            return self.timeline.operations(ledger)
-        return context.using(observer=Sparsity(ledger, [self.parts.flat.data]))
-
-    def forward_backward(self, *inputs: Tensor) -> StepOutput:
-        """Compute loss, metrics and the gradients of all weights from a task's inputs, followed by
-        the seed of the gradient. Traced: llvm with one thread captures the second call, and replays
-        the capture from the third on."""
-        *own, share = inputs
-        task, output = self.parts.task, self.parts.model(own[0])
-        loss = task.loss(output, *own, training=True)
-        sums = task.sums(output, *own)
-        self.sweep(loss, share)
-        return loss, *sums
 
     def due(self) -> bool:
         """Tell whether an epoch, or the run, has come to its end and is still to be evaluated."""
@@ -308,10 +241,6 @@ class Training:
     def finished(self) -> bool:
         """Tell whether the last step is done, or `--patience` evaluations brought no better one."""
         return self.state.step >= self.last or 0 < self.config.patience <= self.state.not_better
-
-    def samples_zeros(self) -> bool:
-        """Tell whether zeros are counted in the current step, which is not replayed then."""
-        return bool(self.sampling) and (self.state.step + 1) % self.sampling == 0
 
     def tune(self) -> None:
         """Search for the fastest kernels; the time counts as overhead."""

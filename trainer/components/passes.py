@@ -1,0 +1,106 @@
+"""Forward and backward passes on the micro-batches of a rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ...autograd import OutOfMemory, Tensor, context, from_numpy, trace
+from ...autograd.capture.sparsity import Sparsity
+from ...autograd.random import keyed
+from ...datasets import Batch
+from .. import build
+from ..config import TrainConfig
+from ..distributed.sync import GradientSync
+from ..distributed.verified_gradients import Rows
+from ..setup import Parts
+from ..tasks.task import StepOutput
+from ..timeline.timeline import Timeline
+from ..values import parse_every
+from .evaluate import step_sums
+from .record import RunRecord
+from .state import State
+
+
+class Passes:
+    """Runs forward and backward on micro-batches, and leaves their gradients in `parts.flat`."""
+
+    def __init__(
+        self, config: TrainConfig, parts: Parts, state: State, record: RunRecord, timeline: Timeline
+    ) -> None:
+        self.config, self.parts, self.state = config, parts, state
+        self.record, self.timeline = record, timeline
+        self.sampling = parse_every(config.sparsity)
+        self.sweep: Callable[[Tensor, Tensor], None] = Tensor.backward
+        self.train_step: Callable[..., StepOutput] = trace(self.forward_backward, training=True)
+        if parts.statistics:  # a capture would not repeat their exchange
+            self.sweep, self.train_step = parts.statistics.sweep, self.forward_backward
+
+    def run(self, batch: Batch, sync: GradientSync, use: Callable[[int], None]) -> Rows:
+        """Run forward and backward on the micro-batches of a rank, each with the buffers that `use`
+        of its number chooses."""
+        jobs = [partial(self.micro_batch, part) for part in batch.parts()]
+        if self.parts.statistics:
+            with self.timeline.span("micro-batches", "micro-batch"):
+                return np.array(self.parts.statistics.run(jobs, sync, use))
+        rows = np.zeros((len(jobs), len(self.parts.task.metrics) + 2))
+        for i, job in enumerate(jobs):
+            if i:
+                sync.set_aside()  # the gradients of the one before
+            use(i)
+            with self.timeline.span(f"micro-batch {i}", "micro-batch"):
+                rows[i] = job()
+        return rows
+
+    def micro_batch(self, batch: Batch) -> list[float]:
+        """Run forward and backward on a micro-batch, which a small last batch may leave empty;
+        return its sums."""
+        if not len(batch.labels):
+            return [0.0] * (len(self.parts.task.metrics) + 2)
+        # Dropout is keyed by sample and step, never by rank.
+        with keyed(batch.indices, self.config.seed, self.state.step):
+            return self.backward(batch)
+
+    def backward(self, batch: Batch) -> list[float]:
+        """Run forward and backward on a micro-batch; return its sums of loss, metrics, samples."""
+        parts, count = self.parts, len(batch.labels)
+        parts.model.train()
+        # The gradient is seeded with the micro-batch's share of the batch, so that the sum over
+        # all micro-batches is the gradient of the mean over the whole batch. A worker that trains
+        # alone has a batch of its own.
+        whole = count if parts.local else batch.total
+        share = np.asarray(count / whole, self.config.dtype)
+        inputs = map(from_numpy, (*parts.task.inputs(batch), share))
+        try:
+            with self.observing():
+                return step_sums(self.train_step(*inputs), count)
+        except OutOfMemory as error:
+            least = build.stashed(parts.model, parts.task, parts.data.train, count)
+            size = self.config.batch_size
+            raise build.memory_error(error, "--batch-size", size, least) from error
+
+    def observing(self) -> AbstractContextManager[Any]:
+        """Return what watches the calls of a micro-batch, which is not replayed then."""
+        ledger = self.record.ledger
+        if not self.samples_zeros():
+            return self.timeline.operations(ledger)
+        return context.using(observer=Sparsity(ledger, [self.parts.flat.data]))
+
+    def forward_backward(self, *inputs: Tensor) -> StepOutput:
+        """Compute loss, metrics and the gradients of all weights from a task's inputs, followed by
+        the seed of the gradient. Traced: llvm with one thread captures the second call, and replays
+        the capture from the third on."""
+        *own, share = inputs
+        task, output = self.parts.task, self.parts.model(own[0])
+        loss = task.loss(output, *own, training=True)
+        sums = task.sums(output, *own)
+        self.sweep(loss, share)
+        return loss, *sums
+
+    def samples_zeros(self) -> bool:
+        """Tell whether zeros are counted in the current step, which is not replayed then."""
+        return bool(self.sampling) and (self.state.step + 1) % self.sampling == 0
