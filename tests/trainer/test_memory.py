@@ -108,7 +108,7 @@ def test_a_limit_that_is_too_low_is_an_error_to_correct(mpirun: Any, tmp_path: P
     done = mpirun(2, limited)
     assert done.returncode == 2
     assert re.search(
-        r"error: rank [01] on \S+ \(process \d+\), training, step 1, trainer/loop.py:\d+: "
+        r"error: rank [01] on \S+ \(process \d+\), training, step 1, components/passes.py:\d+: "
         r"--memory-limit: .* MB of results", done.stderr,
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from tallygrad.datasets import Batch
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components.checkpoint import load
 from tallygrad.trainer.components.logs import RunFolder
+from tallygrad.trainer.components.passes import Passes
 from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.distributed.exchange import Reducer
@@ -143,14 +144,14 @@ def test_losses_are_means_since_the_synchronisation_before(
         local_steps=3, max_steps=6, backend="numpy", log_every=1,
     )  # fmt: skip
     found: dict[int, list[list[float]]] = {}
-    micro_batch = Training.micro_batch
+    micro_batch = Passes.micro_batch
 
-    def noting(self: Training, batch: Batch) -> list[float]:
+    def noting(self: Passes, batch: Batch) -> list[float]:
         sums = micro_batch(self, batch)
         found.setdefault(self.state.step + 1, []).append(sums)
         return sums
 
-    monkeypatch.setattr(Training, "micro_batch", noting)
+    monkeypatch.setattr(Passes, "micro_batch", noting)
     Training(config, SerialComm(), RunFolder(tmp_path / "run", writes=True)).run()
     assert [step for step, _ in events(tmp_path / "run")] == [3, 4, 6]
     for (step, loss), first in zip(events(tmp_path / "run"), (1, 4, 5), strict=True):
