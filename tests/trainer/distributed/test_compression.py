@@ -216,7 +216,9 @@ def test_a_resumed_run_has_the_same_bits_and_may_change_ranks(
     assert rows.shape == (3, whole["exchange/residual"].shape[1]) and rows.any(axis=1).all()
 
 
-@pytest.mark.parametrize(("ranks", "scheme"), [(1, "fp16"), (2, "none")])
+@pytest.mark.parametrize(
+    ("ranks", "scheme"), [(1, "fp16"), pytest.param(2, "none", marks=pytest.mark.slow)]
+)
 def test_a_run_that_goes_on_uncompressed_pays_what_it_owes_once(
     mpirun: Any, tmp_path: Path, ranks: int, scheme: str
 ) -> None:
@@ -256,7 +258,9 @@ def test_residuals_wait_for_a_step_and_are_added_once() -> None:
     assert residuals.state_dict() == {}
 
 
-@pytest.mark.parametrize("words", [["--local-steps", "2"], ["--verify-every", "1"]])
+@pytest.mark.parametrize("words", [
+    ["--local-steps", "2"], pytest.param(["--verify-every", "1"], marks=pytest.mark.slow),
+])  # fmt: skip
 def test_residuals_that_no_step_can_add_are_dropped_aloud(
     mpirun: Any, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

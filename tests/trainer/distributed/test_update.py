@@ -153,7 +153,7 @@ with guard(comm):
 """
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("ranks", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 def test_shares_of_the_update_add_up_to_the_whole(mpirun: Any, ranks: int) -> None:
     """Weights and state have the bits of the plain update; each rank keeps its share of the state,
     and rank 0 gathers it. One parameter is frozen, some buckets have fewer elements than ranks."""
