@@ -53,9 +53,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line. Errors end the process with status 2 and one line."""
     parser = BenchParser("python -m bench scaling", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    cases = tuple(CASES[name] for name in DEFAULT)
-    add("--cases", type=chosen_cases, default=cases, metavar="A,B",
-        help=f"cases or models (default: {', '.join(DEFAULT)})")  # fmt: skip
+    add_cases(parser)
     add("--rounds", type=counted, default=12, metavar="N", help="rounds (default: 12)")
     add("--seconds", type=positive, default=0.5, metavar="S",
         help="seconds of a round of each contender (default: 0.5)")  # fmt: skip
@@ -64,6 +62,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--torch", action=argparse.BooleanOptionalAction, default=True,
         help="compare with torch, if it is installed (default: yes)")  # fmt: skip
     return parser.parse_args(arguments)
+
+
+def add_cases(parser: argparse.ArgumentParser) -> None:
+    """Add the option that chooses the cases of a benchmark of steps."""
+    parser.add_argument(
+        "--cases", type=chosen_cases, default=tuple(CASES[name] for name in DEFAULT),
+        metavar="A,B", help=f"cases or models (default: {', '.join(DEFAULT)})",
+    )  # fmt: skip
 
 
 def measure(comm: Comm, case: Case, options: argparse.Namespace) -> dict[str, list[float]]:

@@ -11,10 +11,10 @@ from statistics import median
 from tallygrad.trainer.distributed.comm import Comm
 from tallygrad.trainer.distributed.guard import guard
 
-from .cases import CASES, Case
-from .options import BenchParser, chosen_cases, counted
+from .cases import Case
+from .options import BenchParser, counted
 from .ranks import in_turn, several
-from .scaling import DEFAULT, WARMING, ours, repeat
+from .scaling import WARMING, add_cases, ours, repeat
 
 MARGIN = 0.02  # what verification may cost beyond the second computation
 
@@ -39,9 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line. Errors end the process with status 2 and one line."""
     parser = BenchParser("python -m bench verification", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    cases = tuple(CASES[name] for name in DEFAULT)
-    add("--cases", type=chosen_cases, default=cases, metavar="A,B",
-        help=f"cases or models (default: {', '.join(DEFAULT)})")  # fmt: skip
+    add_cases(parser)
     add("--every", type=_numbers, default=(10, 100), metavar="K,L",
         help="steps of which one is verified (default: 10,100)")  # fmt: skip
     add("--rounds", type=counted, default=9, metavar="N", help="rounds (default: 9)")

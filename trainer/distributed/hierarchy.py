@@ -192,5 +192,5 @@ def form(wanted: str, comm: Comm, flat: FlatParameters, parts: int, unfit: str) 
         flat.lay_gradients(nodes.buffer)
     elif wanted == "on":
         raise UserError(f"--hierarchical: expected off or auto, since {reason}, got on")
-    # What a single node has without them is no slower than what users expect.
+    # On a single node they save time only, no messages: that there are none need not be said.
     return Choice(nodes, "" if nodes or many == 1 else reason)

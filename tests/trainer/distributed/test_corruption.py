@@ -137,21 +137,17 @@ def test_a_run_that_is_to_stop_does(mpirun: Run, tmp_path: Path, options: list[s
 
 
 @pytest.mark.slow
-def test_a_core_that_always_adds_wrongly_ends_the_run(
-    mpirun: Run, tmp_path: Path, options: list[str]
+@pytest.mark.parametrize(("what", "said"), [
+    # A core that always adds wrongly, and a rank that holds other weights.
+    (("1", "41", "30", "sums"), ["5 attempts: ranks come to different sums of gradients of "]),
+    (("2", "5", "3", "drift"), ["rank 2 differs from the others in ", "after step 1"]),
+])  # fmt: skip
+def test_what_cannot_be_repaired_ends_the_run(
+    mpirun: Run, tmp_path: Path, options: list[str], what: tuple[str, ...], said: list[str]
 ) -> None:
-    done = mpirun(3, FLIPPING, "1", "41", "30", "sums", str(tmp_path / "run"), *options, *MLP)
+    done = mpirun(3, FLIPPING, *what, str(tmp_path / "run"), *options, *MLP)
     assert done.returncode == 5
-    assert "5 attempts: ranks come to different sums of gradients of " in done.stderr
-
-
-@pytest.mark.slow
-def test_ranks_that_hold_other_weights_are_named(
-    mpirun: Run, tmp_path: Path, options: list[str]
-) -> None:
-    done = mpirun(3, FLIPPING, "2", "5", "3", "drift", str(tmp_path / "run"), *options, *MLP)
-    assert done.returncode == 5
-    assert "rank 2 differs from the others in " in done.stderr and "after step 1" in done.stderr
+    assert all(text in done.stderr for text in said), done.stderr
 
 
 NEVER = ("--verify-every", "0")
