@@ -17,6 +17,7 @@ import numpy as np
 from tallygrad.autograd import Tensor, context
 from tallygrad.trainer.commands.ranks import join
 from tallygrad.trainer.components import verification
+from tallygrad.trainer.components.layer_inputs import LOSS
 from tallygrad.trainer.components.logs import RunFolder
 from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.distributed.comm import Comm
@@ -135,7 +136,7 @@ class Injector:
     def _reader(self, index: int) -> str:
         """Return the layer that reads what a module returns, with its batch norm."""
         later = [(name, m) for name, m in self.modules[index + 1 :] if [*m.parameters()]]
-        names = [name for name, _ in later[:1]] or [FIGURES]
+        names = [name for name, _ in later[:1]] or [LOSS]
         return " or ".join(names + [name for name, m in later[1:2] if [*m.buffers()]])
 
     def _forward(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:

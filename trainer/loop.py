@@ -58,7 +58,9 @@ class Training:
         self.evaluator = Evaluator(self.parts, self.state, self.stop)
         self.verification = Verification(config, comm, self.parts, self.state)
         self.timeline = Timeline(config, comm, folder, self.parts)
-        self.passes = Passes(config, self.parts, self.state, self.record, self.timeline)
+        self.passes = Passes(
+            config, self.parts, self.state, self.record, self.timeline, self.verification.inputs
+        )
         self.last = min(self.parts.planned, config.max_steps or self.parts.planned)
         self.lr = 0.0
         self.synchronised = 0  # the last step after which ranks exchanged what they have
@@ -205,7 +207,7 @@ class Training:
         metrics and samples, (n,)."""
         parts = self.parts
         if self.verification.due():
-            return self.verification.gradients(batch, self.passes.run)
+            return self.verification.gradients(batch, self.passes.verified)
         parts.overlap.begin()
         rows = self.passes.run(batch, parts.sync, parts.buffers.use)
         # First every rank ends its buckets: one without samples starts them only here, and ranks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from ...autograd.random import keyed
 from ...datasets import Batch
 from .. import build
 from ..config import TrainConfig
+from ..distributed.digests import Digests
 from ..distributed.sync import GradientSync
 from ..distributed.verified_gradients import Rows
 from ..setup import Parts
@@ -22,6 +23,7 @@ from ..tasks.task import StepOutput
 from ..timeline.timeline import Timeline
 from ..values import parse_every
 from .evaluate import step_sums
+from .layer_inputs import LayerInputs
 from .record import RunRecord
 from .state import State
 
@@ -30,13 +32,21 @@ class Passes:
     """Runs forward and backward on micro-batches, and leaves their gradients in `parts.flat`."""
 
     def __init__(
-        self, config: TrainConfig, parts: Parts, state: State, record: RunRecord, timeline: Timeline
+        self,
+        config: TrainConfig,
+        parts: Parts,
+        state: State,
+        record: RunRecord,
+        timeline: Timeline,
+        inputs: LayerInputs,
     ) -> None:
         self.config, self.parts, self.state = config, parts, state
-        self.record, self.timeline = record, timeline
+        self.record, self.timeline, self.inputs = record, timeline, inputs
         self.sampling = parse_every(config.sparsity)
         self.sweep: Callable[[Tensor, Tensor], None] = Tensor.backward
         self.train_step: Callable[..., StepOutput] = trace(self.forward_backward, training=True)
+        self.verified_step: Callable[..., StepOutput] = trace(self.forward_sums_backward, True)
+        self.layer_sums: list[list[float]] | None = None  # of each micro-batch, in a verified step
         if parts.statistics:  # a capture would not repeat their exchange
             self.sweep, self.train_step = parts.statistics.sweep, self.forward_backward
 
@@ -55,6 +65,17 @@ class Passes:
             with self.timeline.span(f"micro-batch {i}", "micro-batch"):
                 rows[i] = job()
         return rows
+
+    def verified(
+        self, batch: Batch, sync: GradientSync, use: Callable[[int], None]
+    ) -> tuple[Rows, Digests]:
+        """Do the same as `run` in a step that is done twice; return also the digests of what the
+        layers have read."""
+        self.layer_sums = []
+        try:
+            return self.run(batch, sync, use), self.inputs.digests(self.layer_sums)
+        finally:
+            self.layer_sums = None
 
     def micro_batch(self, batch: Batch) -> list[float]:
         """Run forward and backward on a micro-batch, which a small last batch may leave empty;
@@ -77,11 +98,20 @@ class Passes:
         inputs = map(from_numpy, (*parts.task.inputs(batch), share))
         try:
             with self.observing():
-                return step_sums(self.train_step(*inputs), count)
+                return self.step(count, *inputs)
         except OutOfMemory as error:
             least = build.stashed(parts.model, parts.task, parts.data.train, count)
             size = self.config.batch_size
             raise build.memory_error(error, "--batch-size", size, least) from error
+
+    def step(self, count: int, *inputs: Tensor) -> list[float]:
+        """Run a traced step on the inputs of `count` samples; return its sums."""
+        if self.layer_sums is None:
+            return step_sums(self.train_step(*inputs), count)
+        size = len(self.parts.task.metrics) + 1
+        output = self.verified_step(*inputs)
+        self.layer_sums.append([float(x.item()) for x in output[size:]])
+        return step_sums(output[:size], count)
 
     def observing(self) -> AbstractContextManager[Any]:
         """Return what watches the calls of a micro-batch, which is not replayed then."""
@@ -94,10 +124,19 @@ class Passes:
         """Compute loss, metrics and the gradients of all weights from a task's inputs, followed by
         the seed of the gradient. Traced: llvm with one thread captures the second call, and replays
         the capture from the third on."""
+        return self._forward_backward(inputs, lambda loss: ())
+
+    def forward_sums_backward(self, *inputs: Tensor) -> StepOutput:
+        """Compute the same, and what the layers have read."""
+        return self._forward_backward(inputs, self.inputs.sums)
+
+    def _forward_backward(
+        self, inputs: Sequence[Tensor], between: Callable[[Tensor], Sequence[Tensor]]
+    ) -> StepOutput:
         *own, share = inputs
         task, output = self.parts.task, self.parts.model(own[0])
         loss = task.loss(output, *own, training=True)
-        sums = task.sums(output, *own)
+        sums = *task.sums(output, *own), *between(loss)
         self.sweep(loss, share)
         return loss, *sums
 

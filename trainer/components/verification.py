@@ -13,7 +13,7 @@ from ...datasets.source import Ids
 from ..config import TrainConfig
 from ..distributed.comm import Comm
 from ..distributed.corruption import Corrupted, DesyncGuard
-from ..distributed.digests import gather
+from ..distributed.digests import Digests, gather
 from ..distributed.sealed import FlatRegion, JoinedRegion, Region, SealedState
 from ..distributed.statistics import Guest, Statistics
 from ..distributed.sync import GradientSync
@@ -22,10 +22,12 @@ from ..distributed.verified_gradients import Branch, GradientVerifier, Rows
 from ..distributed.verified_update import UpdateVerifier
 from ..errors import warn
 from ..setup import Parts
+from .layer_inputs import LayerInputs
 from .state import State
 
-# Runs forward and backward on a batch's micro-batches, each after a call with its number.
-RunBranch: TypeAlias = Callable[[Batch, GradientSync, Callable[[int], None]], Rows]
+# Runs forward and backward on a batch's micro-batches, each after a call with its number; returns
+# their figures, and digests of what the layers have read.
+RunBranch: TypeAlias = Callable[[Batch, GradientSync, Callable[[int], None]], tuple[Rows, Digests]]
 
 
 class Verification:
@@ -40,7 +42,11 @@ class Verification:
         self._running = SealedState(comm.rank, [self._statistics])
         self._after = self._statistics.read()  # the step
         self._after_digests = self._running.digests([self._after])
-        columns = BranchNames(parts.names, parts.buffers.names)
+        # Of a model with running statistics, these tell where a pass went wrong.
+        is_told = bool(parts.buffers.names)
+        self.inputs = LayerInputs(() if is_told else parts.model.named_modules())
+        statistics = [f"statistics of {name}" for name in parts.buffers.names]
+        columns = BranchNames(parts.names, statistics + self.inputs.names)
         count = parts.data.train.sampler.parts
         self._gradients = GradientVerifier(comm, parts.flat, columns, count, self._weights)
         sums = self._gradients.gradients
@@ -119,11 +125,11 @@ class Verification:
             self._running.restore()
             # The batch in memory may be what is wrong.
             batch = parts.data.train.batch(now.epoch, now.step_in_epoch)
-        rows = self._run(branch, batch, parts.sync, parts.buffers.use)
+        rows, inputs = self._run(branch, batch, parts.sync, parts.buffers.use)
         self._after = self._statistics.read()
         self._after_digests = self._running.digests([self._after])
         statistics = self._statistics.digests(self._after, len(parts.buffers.mine))
-        return Branch(rows.copy(), statistics)
+        return Branch(rows.copy(), np.append(statistics, inputs))
 
     def _other(self, branch: RunBranch, attempt: int) -> Branch:
         """Compute the branch of the next rank."""
@@ -133,21 +139,21 @@ class Verification:
             order = self._order = now.epoch, self._loader.sampler.order(now.epoch)
         other = self._loader.batch(now.epoch, now.step_in_epoch, order[1])
         guest = Guest(self._statistics, self.comm, self._running.copies[0], count)
-        rows = self._run(branch, other, self._sync, guest.use)
+        rows, inputs = self._run(branch, other, self._sync, guest.use)
         statistics = self._statistics.digests(guest.end(), count)
         self._statistics.write(mine)
-        return Branch(rows.copy(), statistics)
+        return Branch(rows.copy(), np.append(statistics, inputs))
 
     def _run(
         self, branch: RunBranch, batch: Batch, sync: GradientSync, use: Callable[[int], None]
-    ) -> Rows:
+    ) -> tuple[Rows, Digests]:
         for p in self.parts.flat.parameters:
             p.grad = None
         self.parts.sync.exchanging = False  # its hooks hear of another rank's gradients too
-        rows = branch(batch, sync, use)
+        result = branch(batch, sync, use)
         sync.end_branch()
         self.parts.sync.exchanging = True
-        return rows
+        return result
 
     def _report(self, found: list[str]) -> None:
         """Warn of faults that were repaired, or raise Corrupted where the run is to stop."""

@@ -62,25 +62,25 @@ def settle(attempt: Callable[[int], S], tell: Tell) -> S:
 @dataclass(frozen=True)
 class BranchNames:
     """What the digests of a branch stand for: gradients of `parameters`, in the order in which the
-    backward pass finishes them, the figures, and the `statistics` of the forward pass, in its
+    backward pass finishes them, the figures, and what the `forward` pass has read or left, in its
     order."""
 
     parameters: Sequence[str]
-    statistics: Sequence[str]
+    forward: Sequence[str]
 
     @property
     def count(self) -> int:
         """Number of digests."""
-        return len(self.parameters) + 1 + len(self.statistics)
+        return len(self.parameters) + 1 + len(self.forward)
 
     def wrong(self, columns: Sequence[int]) -> str:
-        """Say what is wrong where these digests are. The first layer with wrong statistics, or with
-        a wrong gradient after a good forward pass, is the one where it began."""
+        """Say what is wrong where these digests are. The first layer with wrong inputs or
+        statistics, or with a wrong gradient after a good forward pass, is where it began."""
         figures = len(self.parameters)
-        statistics = [c - figures - 1 for c in columns if c > figures]
+        forward = [c - figures - 1 for c in columns if c > figures]
         gradients = [self.parameters[c] for c in columns if c < figures]
-        if statistics:
-            return f"statistics of {self.statistics[statistics[0]]}{_more(gradients, 'gradient')}"
+        if forward:
+            return f"{self.forward[forward[0]]}{_more(gradients, 'gradient')}"
         if figures in columns:
             return f"{FIGURES}{_more(gradients, 'gradient')}"
         return f"gradient of {gradients[0]}{_more(gradients[1:], 'more', '')}"

@@ -22,11 +22,11 @@ Rows: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Branch:
-    """What a rank's micro-batches leave, besides gradients in the flat buffer: their figures, and a
-    digest of each of their running statistics."""
+    """What a rank's micro-batches leave, besides gradients in the flat buffer: their figures, and
+    digests of what the forward pass has read or left: inputs of layers, running statistics."""
 
     rows: Rows
-    statistics: Digests
+    forward: Digests
 
 
 # Computes a branch for the n-th time, from 0.
@@ -84,7 +84,7 @@ class GradientVerifier:
     def _digest(self, gradients: NDArray[Any], branch: Branch) -> Digests:
         """Return the digests of a branch."""
         found = digests(gradients, self.flat.offsets)
-        return np.concatenate([found, digest(branch.rows), branch.statistics])
+        return np.concatenate([found, digest(branch.rows), branch.forward])
 
     def _sum(
         self, reducer: Reducer, gradients: NDArray[Any], rows: Rows, turn: int

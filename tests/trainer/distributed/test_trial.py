@@ -16,7 +16,7 @@ from tallygrad.trainer.distributed.trial import (
     settle,
 )
 
-NAMES = BranchNames(["b.weight", "a.weight"], ["a.mean", "b.mean"])
+NAMES = BranchNames(["b.weight", "a.weight"], ["statistics of a.mean", "statistics of b.mean"])
 STATE = ["weights of b.weight", "weights of a.weight"]
 
 
