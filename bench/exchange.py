@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tallygrad.trainer.distributed.comm import Comm
 from tallygrad.trainer.distributed.exchange import OVERLAPS, Reducer
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.distributed.hierarchy import Hierarchy, obstacle
 
 from .options import BenchParser, counted, positive

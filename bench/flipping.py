@@ -21,7 +21,7 @@ from tallygrad.trainer.components.layer_inputs import LOSS
 from tallygrad.trainer.components.logs import RunFolder
 from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.distributed.comm import Comm
-from tallygrad.trainer.distributed.trial import FIGURES
+from tallygrad.trainer.distributed.verification.trial import FIGURES
 from tallygrad.trainer.loop import Training
 
 from .flips import Flip

@@ -19,7 +19,7 @@ from tallygrad.trainer.cost.cluster.allreduce import recursive_doubling
 from tallygrad.trainer.cost.cluster.traffic import Group, Link
 from tallygrad.trainer.cost.cluster.transfers import METRICS
 from tallygrad.trainer.distributed.comm import Comm
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 
 TASK, RESULT = "task.json", "result.json"
 ROUNDS = 20  # at least

@@ -22,7 +22,7 @@ from tallygrad.trainer.build import loaders
 from tallygrad.trainer.components.logs import RunFolder
 from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.distributed.comm import Comm, SerialComm
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.loop import Training
 
 from .cases import CASES, CLASSES, Case

@@ -9,7 +9,7 @@ from functools import partial
 from statistics import median
 
 from tallygrad.trainer.distributed.comm import Comm
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 
 from .cases import Case
 from .options import BenchParser, counted

@@ -32,7 +32,7 @@ OF_BACKENDS = (*TO_PRIMITIVE, "autograd.backends", "autograd.private")
 NOTHING = (
     "atomic", "dtypes", "memory", "recent", "splitmix64", "storage", "suggest", "threads",
 )  # fmt: skip
-SHARING = ("trainer.components.memory_copies", "trainer.distributed.watchdog")
+SHARING = ("trainer.components.memory_copies", "trainer.distributed.failures.watchdog")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **{f"autograd.{name}": () for name in NOTHING},
     "autograd.private": ("autograd.atomic",),

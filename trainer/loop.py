@@ -26,7 +26,7 @@ from .config import TrainConfig
 from .distributed.buffers import total
 from .distributed.comm import Comm
 from .distributed.local import LocalUpdate
-from .distributed.verified_gradients import Rows
+from .distributed.verification.gradients import Rows
 from .errors import NotFinite
 from .progress import Progress
 from .setup import Recipe, assemble

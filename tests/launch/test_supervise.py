@@ -19,7 +19,7 @@ from tallygrad.launch.attempt import Outcome
 from tallygrad.launch.supervise import Policy
 from tallygrad.trainer import errors, lock, stop
 from tallygrad.trainer.components import checkpoint
-from tallygrad.trainer.distributed import corruption
+from tallygrad.trainer.distributed.verification import corruption
 
 COMMAND = ["train", "--model", "mlp"]
 

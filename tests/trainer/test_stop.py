@@ -185,7 +185,7 @@ def test_ranks_agree_when_one_is_asked(mpirun: Run, number: signal.Signals) -> N
         f"""
 import os
 from tallygrad.trainer.distributed.comm import connect
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.stop import Stop
 comm = connect()
 with Stop() as stop, guard(comm):

@@ -58,8 +58,8 @@ def together(
     options and leave together. `Shrunk` where some have ended and the others are to go on."""
     from ...autograd import context
     from ..distributed.agreement import agree, program_facts
-    from ..distributed.guard import guard, shrinking
-    from ..distributed.watchdog import watching
+    from ..distributed.failures.guard import guard, shrinking
+    from ..distributed.failures.watchdog import watching
 
     shrinks = comm.size > 1 and options.get("on_lost_rank") == "shrink"
     watchdog = watching(comm, float(options.get("collective_timeout", 60.0)), shrinks)
@@ -118,7 +118,7 @@ def report(error: Exception, alone: bool) -> int:
     """Say what is wrong, and end the ranks that wait for this one. Never returns: raises the error
     itself for a fault of ours, else SystemExit."""
     from ..distributed.comm import SerialComm, UnmetComm, connect
-    from ..distributed.guard import guard
+    from ..distributed.failures.guard import guard
     from ..distributed.launchers import expected_size
 
     if not isinstance(error, UserError) and (alone or expected_size() is None):

@@ -34,7 +34,7 @@ def run(options: dict[str, Any]) -> int:
     values = config.gather(options.pop("config"), options)
     with ranks.arrive(values.get("threads", 0), values) as (comm, stop):
         from ..components.resume import Heritage
-        from ..distributed.guard import Shrunk
+        from ..distributed.failures.guard import Shrunk
 
         heritage, whole = Heritage(), comm
         while True:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from ...autograd import models
 from ..calibration.outcome import RESULT, TRIAL, Outcome, Trial
-from ..distributed.corruption import Corrupted
+from ..distributed.verification.corruption import Corrupted
 from ..errors import UserError
 from .ranks import Start
 from .verify import VerifyOptions

@@ -15,7 +15,7 @@ from ...autograd.ops.elementwise import add
 from ...autograd.ops.reduce import sum as total
 from ...autograd.ops.shape import cast
 from ...autograd.tape import Record, reach
-from ..distributed.digests import Digests
+from ..distributed.verification.digests import Digests
 
 LOSS = "input of the loss"
 

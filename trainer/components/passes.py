@@ -15,9 +15,9 @@ from ...autograd.random import keyed
 from ...datasets import Batch
 from .. import build
 from ..config import TrainConfig
-from ..distributed.digests import Digests
 from ..distributed.sync import GradientSync
-from ..distributed.verified_gradients import Rows
+from ..distributed.verification.digests import Digests
+from ..distributed.verification.gradients import Rows
 from ..setup import Parts
 from ..tasks.task import StepOutput
 from ..timeline.timeline import Timeline

@@ -12,14 +12,14 @@ from ...datasets import Batch
 from ...datasets.source import Ids
 from ..config import TrainConfig
 from ..distributed.comm import Comm
-from ..distributed.corruption import Corrupted, DesyncGuard
-from ..distributed.digests import Digests, gather
-from ..distributed.sealed import FlatRegion, JoinedRegion, Region, SealedState
-from ..distributed.statistics import Guest, Statistics
 from ..distributed.sync import GradientSync
-from ..distributed.trial import BranchNames, changes
-from ..distributed.verified_gradients import Branch, GradientVerifier, Rows
-from ..distributed.verified_update import UpdateVerifier
+from ..distributed.verification.corruption import Corrupted, DesyncGuard
+from ..distributed.verification.digests import Digests, gather
+from ..distributed.verification.gradients import Branch, GradientVerifier, Rows
+from ..distributed.verification.sealed import FlatRegion, JoinedRegion, Region, SealedState
+from ..distributed.verification.statistics import Guest, Statistics
+from ..distributed.verification.trial import BranchNames, changes
+from ..distributed.verification.update import UpdateVerifier
 from ..errors import warn
 from ..setup import Parts
 from .layer_inputs import LayerInputs

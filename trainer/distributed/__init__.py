@@ -1,1 +1,1 @@
-"""Ranks: communicators, the exchange of gradients, and the end of jobs that fail."""
+"""Ranks: communicators, the exchange of gradients, the end of jobs that fail, verified steps."""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ..errors import UserError
 from ..threads import launched_rank
-from .journal import Journal
+from .failures.journal import Journal
+from .failures.orphan import watch_parent
 from .launchers import expected_size, launcher, refuse_others, way_to_meet
-from .orphan import watch_parent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

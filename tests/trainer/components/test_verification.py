@@ -17,7 +17,7 @@ from tallygrad.trainer.components import verification
 from tallygrad.trainer.components.logs import RunFolder
 from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.distributed.comm import SerialComm
-from tallygrad.trainer.distributed.corruption import Corrupted
+from tallygrad.trainer.distributed.verification.corruption import Corrupted
 from tallygrad.trainer.loop import Training
 from tallygrad.trainer.setup import Recipe
 

@@ -32,7 +32,7 @@ from tallygrad.autograd import Parameter, from_numpy, nn, tensor, zeros
 from tallygrad.datasets.sampler import owned
 from tallygrad.trainer.distributed.comm import connect
 from tallygrad.trainer.distributed.exchange import Reducer
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.distributed.batch_statistics import SharedStatistics
 from tallygrad.trainer.distributed.sync import GradientSync
 

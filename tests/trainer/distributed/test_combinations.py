@@ -33,7 +33,7 @@ from tallygrad.autograd import manual_seed, nn
 from tallygrad.trainer.components.logs import RunFolder
 from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.distributed.comm import connect
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.loop import Training
 from tallygrad.trainer.setup import Recipe
 

@@ -15,7 +15,7 @@ import pytest
 from tallygrad.datasets import DataError
 from tallygrad.trainer import threads
 from tallygrad.trainer.distributed.comm import SerialComm
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.errors import Interrupted, NotFinite, UserError
 from tallygrad.trainer.threads import THREAD_VARIABLES, HostCores, configure
 
@@ -27,7 +27,7 @@ import threading
 import time
 import numpy as np
 from tallygrad.trainer.distributed.comm import connect
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.errors import NotFinite, UserError
 comm = connect()
 rank, size = comm.rank, comm.size

@@ -36,7 +36,7 @@ from tallygrad.autograd.nn.flat import flatten
 from tallygrad.trainer.cost.cluster.compression import parse_compress
 from tallygrad.trainer.distributed.comm import connect
 from tallygrad.trainer.distributed.exchange import OVERLAPS, Reducer
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.distributed.reproducible import owners
 from tallygrad.trainer.distributed.sync import GradientSync
 

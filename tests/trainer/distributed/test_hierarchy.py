@@ -41,7 +41,7 @@ import sys
 import numpy as np
 from tallygrad.trainer.distributed.comm import connect
 from tallygrad.trainer.distributed.exchange import OVERLAPS, Reducer
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.distributed.hierarchy import Hierarchy
 
 comm = connect()
@@ -85,7 +85,7 @@ REFUSED = """
 import os
 import numpy as np
 from tallygrad.trainer.distributed.comm import connect
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.distributed.hierarchy import Hierarchy, NotShared
 
 comm = connect()

@@ -16,7 +16,7 @@ from tallygrad.trainer.distributed.node_memory import node_memory
 WRITE = """
 import os
 from tallygrad.trainer.distributed.comm import connect
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.distributed.node_memory import node_memory
 
 comm = connect()

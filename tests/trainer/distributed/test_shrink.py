@@ -19,8 +19,8 @@ from tallygrad.trainer.commands import ranks
 from tallygrad.trainer.components.checkpoint import load
 from tallygrad.trainer.components.resume import Heritage, occupy
 from tallygrad.trainer.distributed.comm import Comm, SerialComm
-from tallygrad.trainer.distributed.guard import Shrunk, guard
-from tallygrad.trainer.distributed.watchdog import DYING
+from tallygrad.trainer.distributed.failures.guard import Shrunk, guard
+from tallygrad.trainer.distributed.failures.watchdog import DYING
 from tallygrad.trainer.errors import UserError
 
 

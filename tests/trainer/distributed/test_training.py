@@ -156,7 +156,7 @@ import numpy as np
 from tallygrad.autograd import from_numpy, nn, optim, tensor
 from tallygrad.autograd.nn.flat import flatten
 from tallygrad.trainer.distributed.comm import connect
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.distributed.exchange import Reducer
 from tallygrad.trainer.distributed.sync import GradientSync
 

@@ -107,7 +107,7 @@ from tallygrad.autograd import manual_seed, nn, optim
 from tallygrad.autograd.nn.flat import flatten
 from tallygrad.trainer.distributed.comm import connect
 from tallygrad.trainer.distributed.exchange import Reducer
-from tallygrad.trainer.distributed.guard import guard
+from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.distributed.sync import GradientSync
 from tallygrad.trainer.distributed.update import ShardedUpdate, Update, cut
 

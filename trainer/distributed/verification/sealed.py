@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ...autograd.array import Array
+from ....autograd.array import Array
 from .corruption import Corrupted
 from .digests import Digests, digests, same_bits
 

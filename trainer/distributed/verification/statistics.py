@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...autograd.array import Array
-from .buffers import MicroBatchBuffers
-from .comm import Comm
+from ....autograd.array import Array
+from ..buffers import MicroBatchBuffers
+from ..comm import Comm
 from .digests import Digests, digests
 
 

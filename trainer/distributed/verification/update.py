@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...autograd.nn.flat import FlatParameters
-from .comm import Comm
+from ....autograd.nn.flat import FlatParameters
+from ..comm import Comm
+from ..exchange import starts
+from ..update import ShardedUpdate, Update
 from .digests import Digests, digests, gather
-from .exchange import starts
 from .sealed import SealedState
 from .trial import Tell, UpdateTrial, changes, settle
-from .update import ShardedUpdate, Update
 
 
 class UpdateVerifier:

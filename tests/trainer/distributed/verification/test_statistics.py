@@ -10,7 +10,7 @@ from tallygrad.autograd import nn
 from tallygrad.trainer.distributed.buffers import MicroBatchBuffers
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.distributed.exchange import Reducer
-from tallygrad.trainer.distributed.statistics import Guest, Statistics
+from tallygrad.trainer.distributed.verification.statistics import Guest, Statistics
 
 
 class Ring(SerialComm):

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tallygrad.trainer.distributed.journal import Journal
-from tallygrad.trainer.distributed.verdict import PATIENCE, Seen, Status, judge
-from tallygrad.trainer.distributed.watchdog import BEAT, GAP, Gaps, Pulse
+from tallygrad.trainer.distributed.failures.journal import Journal
+from tallygrad.trainer.distributed.failures.verdict import PATIENCE, Seen, Status, judge
+from tallygrad.trainer.distributed.failures.watchdog import BEAT, GAP, Gaps, Pulse
 
 LIMIT = 60.0
 ONE = "rank 1 on n1 (process 101)"
@@ -96,9 +96,7 @@ def test_the_journal_names_the_line_outside_the_package() -> None:
     with journal.collective("main", "allreduce", 4000) as call:
         assert journal.waiting is call
     assert journal.waiting is None and list(journal.latest) == [call]
-    assert (
-        str(call) == f"allreduce of 4,000 bytes (#1) at step 7, distributed/test_watchdog.py:{LINE}"
-    )
+    assert str(call) == f"allreduce of 4,000 bytes (#1) at step 7, failures/test_watchdog.py:{LINE}"
     assert journal.begun == {"main": 1}
 
 
@@ -148,8 +146,8 @@ import os, signal, sys, threading, time
 from pathlib import Path
 import numpy as np
 from tallygrad.trainer.distributed.comm import connect
-from tallygrad.trainer.distributed.guard import guard
-from tallygrad.trainer.distributed.watchdog import watching
+from tallygrad.trainer.distributed.failures.guard import guard
+from tallygrad.trainer.distributed.failures.watchdog import watching
 comm = connect()
 with watching(comm, 3.0), guard(comm):
     comm.journal.folder = Path({folder!r})

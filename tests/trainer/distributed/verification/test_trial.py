@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.trainer.distributed.corruption import Corrupted
-from tallygrad.trainer.distributed.trial import (
+from tallygrad.trainer.distributed.verification.corruption import Corrupted
+from tallygrad.trainer.distributed.verification.trial import (
     ATTEMPTS,
     BranchNames,
     GradientTrial,

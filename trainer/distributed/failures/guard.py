@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO
 
-from ..errors import Interrupted, LackOfMemory, UserError, one_line, printable
-from .comm import Comm
-from .launchers import PATIENCE
+from ...errors import Interrupted, LackOfMemory, UserError, one_line, printable
+from ..comm import Comm
+from ..launchers import PATIENCE
 from .verdict import Status
 
 DRAIN = 0.3  # seconds for the launcher to forward the last lines, which an abort can overtake

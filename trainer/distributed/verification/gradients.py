@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ...autograd.nn.flat import FlatParameters
-from .buffers import total
-from .comm import Comm
+from ....autograd.nn.flat import FlatParameters
+from ..buffers import total
+from ..comm import Comm
+from ..exchange import Reducer, piece, starts
 from .digests import Digests, digest, digests, gather
-from .exchange import Reducer, piece, starts
 from .sealed import FlatRegion, SealedState
 from .trial import BranchNames, GradientTrial, Tell, settle
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tallygrad.trainer.distributed.comm import SerialComm
-from tallygrad.trainer.distributed.digests import digest, digests, gather, same_bits
+from tallygrad.trainer.distributed.verification.digests import digest, digests, gather, same_bits
 
 
 @pytest.mark.parametrize("borders", [[7, 49], [8, 48], [1, 2]])

@@ -19,7 +19,7 @@ import sys
 import time
 from threading import Thread
 import numpy as np
-from tallygrad.trainer.distributed import guard as module
+from tallygrad.trainer.distributed.failures import guard as module
 from tallygrad.trainer.distributed.comm import connect
 comm = connect()
 module.FAREWELL = float(sys.argv[1])
@@ -94,8 +94,8 @@ def test_a_rank_that_fails_before_it_meets_the_others_ends_the_job(
 
 def test_a_rank_ends_with_its_parent() -> None:
     """As a launcher's process on the rank's host, which may be killed without a last word."""
-    rank = "import time; from tallygrad.trainer.distributed.orphan import watch_parent as w; w()"
-    rank += "; print(flush=True); time.sleep(60)"
+    rank = "from tallygrad.trainer.distributed.failures.orphan import watch_parent as w; w()"
+    rank += "; import time; print(flush=True); time.sleep(60)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}])"
     with subprocess.Popen(
         [sys.executable, "-c", parent], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -114,7 +114,7 @@ def test_a_daemon_that_serves_one_job_ends_with_its_rank(
 ) -> None:
     daemon = tmp_path / name
     shutil.copy("/bin/sh", daemon)
-    rank = "from tallygrad.trainer.distributed import orphan; orphan.GRACE = 0.1; "
+    rank = "from tallygrad.trainer.distributed.failures import orphan; orphan.GRACE = 0.1; "
     rank += f"orphan.end_daemon({job!r})"
     # It outlives the rank, for long only where something is to kill it.
     script = f'"{sys.executable}" -c "{rank}"; sleep {20 if ends else 0.5}; exit 3'

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tallygrad.autograd.array import Array, array
-from tallygrad.trainer.distributed.corruption import Corrupted
-from tallygrad.trainer.distributed.sealed import FlatRegion, JoinedRegion, SealedState
+from tallygrad.trainer.distributed.verification.corruption import Corrupted
+from tallygrad.trainer.distributed.verification.sealed import FlatRegion, JoinedRegion, SealedState
 
 
 def numbers(count: int) -> Array:

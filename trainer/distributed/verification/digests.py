@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .comm import Comm
+from ..comm import Comm
 
 Digests: TypeAlias = NDArray[np.uint64]
 VOTES = 3  # copies of a digest, of which a flipped bit spoils one

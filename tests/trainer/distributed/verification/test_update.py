@@ -11,10 +11,10 @@ from tallygrad.autograd import manual_seed, nn
 from tallygrad.autograd.nn import flatten
 from tallygrad.autograd.optim import SGD
 from tallygrad.trainer.distributed.comm import SerialComm
-from tallygrad.trainer.distributed.corruption import Corrupted
-from tallygrad.trainer.distributed.sealed import FlatRegion, SealedState
 from tallygrad.trainer.distributed.update import Update
-from tallygrad.trainer.distributed.verified_update import UpdateVerifier
+from tallygrad.trainer.distributed.verification.corruption import Corrupted
+from tallygrad.trainer.distributed.verification.sealed import FlatRegion, SealedState
+from tallygrad.trainer.distributed.verification.update import UpdateVerifier
 
 NAMES = ["weight", "bias"]
 

@@ -23,10 +23,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Final
 
-from ...launch import monitor, reap
-from ...launch.channel import Contact, Hub, Peer, reach
-from ..errors import LostRank, one_line
-from .comm import Comm
+from ....launch import monitor, reap
+from ....launch.channel import Contact, Hub, Peer, reach
+from ...errors import LostRank, one_line
+from ..comm import Comm
 from .journal import Journal
 from .orphan import end_daemon
 from .verdict import PATIENCE, Seen, Status, judge

@@ -2,8 +2,8 @@
 
 Since the bits of a step depend on nothing but its inputs, a step that is done twice must give the
 same bits, and a difference is a fault of hardware. In a verified step each rank computes the share
-of its neighbour too, and the sums over the ranks are formed from both (`verified_gradients`); the
-update is done twice as well (`verified_update`). What differs tells which rank and which parameter
+of its neighbour too, and the sums over the ranks are formed from both (`gradients`); the
+update is done twice as well (`update`). What differs tells which rank and which parameter
 are at fault (`trial`); the work is then done again. What a rank holds between two steps is kept
 twice (`sealed`).
 """
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...autograd.nn.flat import FlatParameters
-from ..errors import UserError
-from .comm import Comm
+from ....autograd.nn.flat import FlatParameters
+from ...errors import UserError
+from ..comm import Comm
 from .digests import digests, gather
 
 
