@@ -39,9 +39,10 @@ BURST = 1e-3  # seconds of a link's rate that pass unhindered after a pause; wit
 TIMEOUT = 300.0  # seconds of a job
 BOUND = 0.9  # share of the rate that messages reach unless the cores are too slow for it
 COLUMNS = (
-    Column("rate", is_text=True), Column("ranks"), Column("model", is_text=True), Column("images"),
-    Column("limited by", is_text=True), Column("exchange ms"), Column("predicted exchange ms"),
-    Column("compute ms"), Column("step ms"), Column("predicted step ms"),
+    Column("rate", is_text=True), Column("ranks"), Column("model", is_text=True),
+    Column("images", order=3), Column("limited by", order=2, is_text=True),
+    Column("exchange ms"), Column("predicted exchange ms"), Column("compute ms", order=1),
+    Column("step ms"), Column("predicted step ms"),
     Column("error of exchange %"), Column("error of step %"),
 )  # fmt: skip
 
