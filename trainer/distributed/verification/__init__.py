@@ -1,1 +1,1 @@
-"""Steps that are done twice, and ranks that are compared: hardware that computes wrongly is seen."""
+"""Steps done twice, and ranks compared: what finds hardware that computes wrongly."""
