@@ -16,8 +16,7 @@ import numpy as np
 
 from tallygrad.autograd import Tensor, context
 from tallygrad.trainer.commands.ranks import join
-from tallygrad.trainer.components import verification
-from tallygrad.trainer.components.layer_inputs import LOSS
+from tallygrad.trainer.components import verified_steps
 from tallygrad.trainer.components.logs import RunFolder
 from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.distributed.comm import Comm
@@ -48,6 +47,9 @@ class Injector:
         self.messages = 0  # received in the step before
         self.turn = 0  # of the sum under way
         self.output: Tensor | None = None
+        # Where a flip in what the last layer returns is first seen.
+        inputs = training.verification.inputs.names
+        self._end = inputs[-1] if inputs else FIGURES
         names = training.parts.model.named_modules()
         self.modules = [(n, m) for n, m in names if n and not [*m.children()]]
         self._patch()
@@ -136,7 +138,7 @@ class Injector:
     def _reader(self, index: int) -> str:
         """Return the layer that reads what a module returns, with its batch norm."""
         later = [(name, m) for name, m in self.modules[index + 1 :] if [*m.parameters()]]
-        names = [name for name, _ in later[:1]] or [LOSS]
+        names = [name for name, _ in later[:1]] or [self._end]
         return " or ".join(names + [name for name, m in later[1:2] if [*m.buffers()]])
 
     def _forward(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -223,7 +225,7 @@ def work(comm: Comm, plan: dict[str, Any]) -> None:
     flips = [Flip(**fields) for fields in plan["flips"]]
     mine = {flip.step: flip for flip in flips if flip.rank == comm.rank}
     lines: list[str] = []
-    setattr(verification, "warn", lines.append)  # noqa: B010
+    setattr(verified_steps, "warn", lines.append)  # noqa: B010
     training.record.open()
     injector = Injector(training, mine)
     out = open(plan["out"], "w") if comm.rank == 0 else None  # noqa: SIM115

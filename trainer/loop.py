@@ -21,7 +21,7 @@ from .components.logs import RunFolder
 from .components.passes import Passes
 from .components.record import RunRecord
 from .components.state import State
-from .components.verification import Verification
+from .components.verified_steps import Verification
 from .config import TrainConfig
 from .distributed.buffers import total
 from .distributed.comm import Comm

@@ -4,7 +4,7 @@ the arithmetic itself."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from .. import context
 from ..array import Array, Spec
@@ -72,10 +72,10 @@ class InferenceTrace:
     The first call of a signature traces the function, the second runs its calls and captures them,
     later ones replay the capture where the backend can."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], shared: SharedMemory) -> None:
+        self.function, self.shared = function, shared
         self.programs: Recent[CallSignature, list[Program]] = Recent(KINDS)
-        self.shared, self.replays = SharedMemory(), 0
+        self.replays = 0
 
     def __call__(self, *inputs: Tensor) -> Any:
         state = context.current()
@@ -135,14 +135,14 @@ class TrainingTrace:
     Of each signature, the first call runs the function, the second captures it, and later ones
     replay the capture where they can."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], shared: SharedMemory) -> None:
+        self.function, self.shared = function, shared
         # By signature: why calls are not replayed, their recordings (none after the first call),
         # and the peaks of the first call.
         self.refused: Recent[CallSignature, str] = Recent(KINDS)
         self.captured: Recent[CallSignature, list[CapturedStep]] = Recent(KINDS)
         self.peaks: Recent[CallSignature, CallBatch] = Recent(KINDS)
-        self.shared, self.calls = SharedMemory(), 0
+        self.calls = 0
 
     def __call__(self, *inputs: Tensor) -> Any:
         state = context.current()
@@ -227,7 +227,12 @@ class TrainingTrace:
         return pack([Tensor(a) for a in capture.results], container)
 
 
-def trace(function: Callable[..., Any], training: bool = False) -> InferenceTrace | TrainingTrace:
+Traced: TypeAlias = InferenceTrace | TrainingTrace
+
+
+def trace(
+    function: Callable[..., Any], training: bool = False, beside: Traced | None = None
+) -> Traced:
     """Return a function that computes what `function`, a model say, computes, without its Python.
 
     It computes without a tape and counts the same, but runs the function's Python only once for
@@ -244,10 +249,12 @@ def trace(function: Callable[..., Any], training: bool = False) -> InferenceTrac
 
     On a backend whose calls can be recorded (llvm, with one thread and no memory limit), later
     calls take no Python at all between those of NumPy. They work in memory of their own, as much as
-    the largest one takes.
+    the largest one takes; with `beside`, in that of another traced function, whose results a call
+    then may overwrite.
 
     RuntimeError, unless `training`, where the function reads numbers of tensors or draws random
     ones, on which calls would depend, where it records gradients or changes the ledger, and where
     it writes to or returns tensors that it makes of numbers. TypeError for inputs and results that
     are no tensors."""
-    return TrainingTrace(function) if training else InferenceTrace(function)
+    shared = beside.shared if beside else SharedMemory()
+    return TrainingTrace(function, shared) if training else InferenceTrace(function, shared)

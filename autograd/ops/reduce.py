@@ -124,6 +124,14 @@ def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
     return broadcast_to(dy, shape=specs[0].shape)
 
 
+@primitive(infer=lambda x: Spec((), INT64), cost=lambda y, x: Cost(add=x.size))
+def checksum(x: NDArray) -> NDArray:
+    """Return the sum of the bits of all elements, read as integers, of which the highest bits are
+    lost: it changes with any single bit, and does not depend on any order."""
+    words = x.view(f"u{x.dtype.itemsize}")
+    return np.add.reduce(words, axis=None, dtype=words.dtype).astype(np.int64)
+
+
 @primitive(infer=occupied, cost=lambda y, x, **a: Cost(cmp=max(x.size - y.size, 0)))
 def amax(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
     """Return the largest value over axes; equal ones share the gradient evenly."""

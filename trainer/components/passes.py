@@ -44,9 +44,12 @@ class Passes:
         self.record, self.timeline, self.inputs = record, timeline, inputs
         self.sampling = parse_every(config.sparsity)
         self.sweep: Callable[[Tensor, Tensor], None] = Tensor.backward
-        self.train_step: Callable[..., StepOutput] = trace(self.forward_backward, training=True)
-        self.verified_step: Callable[..., StepOutput] = trace(self.forward_sums_backward, True)
-        self.layer_sums: list[list[float]] | None = None  # of each micro-batch, in a verified step
+        traced = trace(self.forward_backward, training=True)
+        self.train_step: Callable[..., StepOutput] = traced
+        self.verified_step: Callable[..., StepOutput] = traced
+        if inputs.names:
+            self.verified_step = trace(self.forward_sums_backward, training=True, beside=traced)
+        self.layer_sums: list[list[int]] | None = None  # of each micro-batch, in a verified step
         if parts.statistics:  # a capture would not repeat their exchange
             self.sweep, self.train_step = parts.statistics.sweep, self.forward_backward
 
@@ -110,7 +113,7 @@ class Passes:
             return step_sums(self.train_step(*inputs), count)
         size = len(self.parts.task.metrics) + 1
         output = self.verified_step(*inputs)
-        self.layer_sums.append([float(x.item()) for x in output[size:]])
+        self.layer_sums.append([int(x.item()) for x in output[size:]])
         return step_sums(output[:size], count)
 
     def observing(self) -> AbstractContextManager[Any]:
@@ -131,12 +134,12 @@ class Passes:
         return self._forward_backward(inputs, self.inputs.sums)
 
     def _forward_backward(
-        self, inputs: Sequence[Tensor], between: Callable[[Tensor], Sequence[Tensor]]
+        self, inputs: Sequence[Tensor], observe: Callable[[Tensor], Sequence[Tensor]]
     ) -> StepOutput:
         *own, share = inputs
         task, output = self.parts.task, self.parts.model(own[0])
         loss = task.loss(output, *own, training=True)
-        sums = *task.sums(output, *own), *between(loss)
+        sums = *task.sums(output, *own), *observe(loss)
         self.sweep(loss, share)
         return loss, *sums
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ..errors import UserError
 from ..threads import launched_rank
-from .failures.journal import Journal
 from .failures.orphan import watch_parent
+from .journal import Journal
 from .launchers import expected_size, launcher, refuse_others, way_to_meet
 
 if TYPE_CHECKING:

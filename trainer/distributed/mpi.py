@@ -13,7 +13,7 @@ from mpi4py import MPI
 
 from ..threads import HostCores
 from .comm import Comm, Request, SerialComm, check_buffer, check_reduction, check_rows
-from .failures.journal import MAIN, Call, Journal
+from .journal import MAIN, Call, Journal
 
 if TYPE_CHECKING:
     import numpy as np

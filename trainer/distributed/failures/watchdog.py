@@ -27,7 +27,7 @@ from ....launch import monitor, reap
 from ....launch.channel import Contact, Hub, Peer, reach
 from ...errors import LostRank, one_line
 from ..comm import Comm
-from .journal import Journal
+from ..journal import Journal
 from .orphan import end_daemon
 from .verdict import PATIENCE, Seen, Status, judge
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tallygrad.trainer.distributed.failures.journal import Journal
 from tallygrad.trainer.distributed.failures.verdict import PATIENCE, Seen, Status, judge
 from tallygrad.trainer.distributed.failures.watchdog import BEAT, GAP, Gaps, Pulse
+from tallygrad.trainer.distributed.journal import Journal
 
 LIMIT = 60.0
 ONE = "rank 1 on n1 (process 101)"

@@ -18,7 +18,7 @@ FLIPPING = """
 import sys
 import numpy as np
 from tallygrad.trainer import cli
-from tallygrad.trainer.components import verification
+from tallygrad.trainer.components import verified_steps
 from tallygrad.trainer.distributed import exchange
 rank, index, bit = (int(word) for word in sys.argv[1:4])
 kind, out = sys.argv[4:6]
@@ -27,7 +27,7 @@ calls = [0]
 def flip(array):
     array.reshape(-1).view(np.uint32)[index % array.size] ^= np.uint32(1 << bit)
 
-run = verification.Verification._run
+run = verified_steps.Verification._run
 def flipping(self, branch, batch, sync, use):
     first = calls[0] == 0 and self.comm.rank == rank
     calls[0] += 1
@@ -37,18 +37,18 @@ def flipping(self, branch, batch, sync, use):
     if first and kind == "weight":
         flip(self.parts.flat.data.value)
     return rows
-verification.Verification._run = flipping
+verified_steps.Verification._run = flipping
 
-compare = verification.Verification.compare
+compare = verified_steps.Verification.compare
 def comparing(self, before):
     if self.comm.rank == rank and kind == "drift":
         flip(self.parts.flat.data.value)
     compare(self, before)
     if self.comm.rank == rank and kind == "statistics" and self.state.step == 1:
         flip(self.parts.buffers.copies[-1][index].value)
-verification.Verification.compare = comparing
+verified_steps.Verification.compare = comparing
 
-update = verification.Verification.update
+update = verified_steps.Verification.update
 def updating(self):
     step = self.parts.update.optimizer.step
     def disturbed():
@@ -59,7 +59,7 @@ def updating(self):
     self.parts.update.optimizer.step = disturbed
     update(self)
     del self.parts.update.optimizer.step
-verification.Verification.update = updating
+verified_steps.Verification.update = updating
 
 fold = exchange.TreeSum._fold
 def folding(self):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ...timeline.events import Recorder
+    from ..timeline.events import Recorder
 
 _ROOT = __name__.rpartition(".trainer.")[0]
 _INNER = tuple(f"{_ROOT}.{name}." for name in ("trainer.distributed", "autograd"))

@@ -13,7 +13,7 @@ import pytest
 
 from tallygrad.autograd import context, manual_seed, nn
 from tallygrad.datasets import Source
-from tallygrad.trainer.components import verification
+from tallygrad.trainer.components import verified_steps
 from tallygrad.trainer.components.logs import RunFolder
 from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.distributed.comm import SerialComm
@@ -85,7 +85,7 @@ def result(training: Training) -> list[bytes]:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(verification, "warn", lines.append)
+    monkeypatch.setattr(verified_steps, "warn", lines.append)
     return lines
 
 
@@ -95,12 +95,16 @@ def undisturbed(make: Callable[..., Training], **options: Any) -> list[bytes]:
     return result(training)
 
 
+@pytest.mark.parametrize("model", [small, plain])
+@pytest.mark.parametrize("options", [{}, {"backend": "llvm", "threads": 1, "micro_batches": 3}])
 def test_a_verified_step_leaves_the_bits_of_a_usual_one(
-    make: Callable[..., Training], said: list[str]
+    make: Callable[..., Training], said: list[str], model: Any, options: dict[str, Any]
 ) -> None:
-    expected = undisturbed(make)
+    if options:
+        pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+    expected = undisturbed(make, model=model, **options)
     for every in (1, 2):
-        training = make(verify_every=every)
+        training = make(model, verify_every=every, **options)
         [*run(training)]
         assert result(training) == expected and not said
 
@@ -192,13 +196,16 @@ def test_without_batch_norm_the_layer_that_read_something_wrong_is_named(
     assert result(training) == undisturbed(make, model=plain, micro_batches=2)
 
 
-def test_verified_steps_are_replayed(make: Callable[..., Training]) -> None:
+@pytest.mark.parametrize("model", [small, plain])
+def test_verified_steps_are_replayed(make: Callable[..., Training], model: Any) -> None:
+    """Those of a model whose running statistics tell its layers apart are usual steps."""
     pytest.importorskip("llvmlite", reason="llvmlite is not installed")
-    training = make(plain, verify_every=1, backend="llvm", threads=1)
+    training = make(model, verify_every=2, backend="llvm", threads=1, micro_batches=1)
     [*run(training)]
-    ((_, captured),) = training.passes.verified_step.captured.all()  # type: ignore[attr-defined]
-    assert len(captured) == 1
-    assert result(training) == undisturbed(make, model=plain, backend="llvm", threads=1)
+    steps: Any = {training.passes.train_step, training.passes.verified_step}
+    assert len(steps) == (1 if model is small else 2)
+    assert [len(kept) for step in steps for _, kept in step.captured.all()] == [1] * len(steps)
+    assert len({step.shared for step in steps}) == 1
 
 
 def test_an_order_of_samples_that_changed_is_made_again(

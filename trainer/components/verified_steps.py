@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import numpy as np
 
+from ...autograd.nn.norm import BatchNorm1d, BatchNorm2d
 from ...datasets import Batch
 from ...datasets.source import Ids
 from ..config import TrainConfig
@@ -42,9 +43,7 @@ class Verification:
         self._running = SealedState(comm.rank, [self._statistics])
         self._after = self._statistics.read()  # the step
         self._after_digests = self._running.digests([self._after])
-        # Of a model with running statistics, these tell where a pass went wrong.
-        is_told = bool(parts.buffers.names)
-        self.inputs = LayerInputs(() if is_told else parts.model.named_modules())
+        self.inputs = LayerInputs(_untold(parts))
         statistics = [f"statistics of {name}" for name in parts.buffers.names]
         columns = BranchNames(parts.names, statistics + self.inputs.names)
         count = parts.data.train.sampler.parts
@@ -163,6 +162,13 @@ class Verification:
                 raise Corrupted(f"{line}; the checkpoint before it is good")
             if self.comm.rank == 0:
                 warn(f"{line}; repaired")
+
+
+def _untold(parts: Parts) -> Iterator[str]:
+    """Yield the layers with parameters in the order of the forward pass; none where running
+    statistics tell in which layer a pass went wrong."""
+    if not any(isinstance(m, BatchNorm1d | BatchNorm2d) for m in parts.model.modules()):
+        yield from (name.rpartition(".")[0] for name in reversed(parts.names))
 
 
 def _regions(parts: Parts) -> list[Region]:
