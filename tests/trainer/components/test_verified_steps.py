@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.autograd import context, manual_seed, nn
+from tallygrad.autograd import context, get_num_threads, manual_seed, nn, set_num_threads
 from tallygrad.datasets import Source
 from tallygrad.trainer.components import verified_steps
 from tallygrad.trainer.components.logs import RunFolder
@@ -196,6 +196,16 @@ def test_without_batch_norm_the_layer_that_read_something_wrong_is_named(
     assert result(training) == undisturbed(make, model=plain, micro_batches=2)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute in one thread, as recordings need."""
+    before = get_num_threads()
+    set_num_threads(1)
+    yield
+    set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("model", [small, plain])
 def test_verified_steps_are_replayed(make: Callable[..., Training], model: Any) -> None:
     """Those of a model whose running statistics tell its layers apart are usual steps."""
