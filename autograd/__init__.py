@@ -21,6 +21,7 @@ from . import backends, context, functional, models, nn, optim
 from . import primitive as _primitive
 from . import recorder as _recorder
 from . import tape as _tape
+from .autocast import autocast
 from .backends import get_backend, set_backend
 from .capture.trace import trace
 from .differentiate import checkpoint, enable_grad, grad, is_grad_enabled, no_grad
@@ -49,6 +50,7 @@ __all__ = [
     "Parameter",
     "Tensor",
     "__version__",
+    "autocast",
     "backends",
     "checkpoint",
     "context",

@@ -12,6 +12,7 @@ from .ledger import Ledger
 
 if TYPE_CHECKING:
     from .capture.observer import Observer
+    from .dtypes import DType
     from .tape import Tape
     from .tensor import Tensor
 
@@ -30,9 +31,10 @@ class Context:
     """Immutable state of one thread of control.
 
     `backend`: its name; `phase`: one of PHASES; `scope`: the module path; `tape`: None for
-    inference; `ledger`: where dispatch counts; `observer`: None, or who is told of each call."""
+    inference; `ledger`: where dispatch counts; `observer`: None, or who is told of each call;
+    `autocast`: None, or the narrow type of mixed precision."""
 
-    __slots__ = ("backend", "ledger", "observer", "phase", "scope", "tape")
+    __slots__ = ("autocast", "backend", "ledger", "observer", "phase", "scope", "tape")
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class Context:
         tape: Tape | None,
         ledger: Ledger,
         observer: Observer | None = None,
+        autocast: DType | None = None,
     ) -> None:
         self.backend = backend
         self.phase = phase
@@ -49,24 +52,26 @@ class Context:
         self.tape = tape
         self.ledger = ledger
         self.observer = observer
+        self.autocast = autocast
 
     def replace(self, **changes: Any) -> Context:
         """Return a copy with some fields changed."""
-        state = Context(self.backend, self.phase, self.scope, self.tape, self.ledger, self.observer)
+        state = self.within(self.scope)
         for name, value in changes.items():
             setattr(state, name, value)
         return state
 
     def within(self, scope: str) -> Context:
         """Return a copy with another scope."""
-        return Context(self.backend, self.phase, scope, self.tape, self.ledger, self.observer)
+        return Context(
+            self.backend, self.phase, scope, self.tape, self.ledger, self.observer, self.autocast
+        )
 
     def inside(self, name: str) -> Context:
         """Return a copy with a name, if it is not empty, appended to the scope."""
         if not name:
             return self
-        scope = f"{self.scope}.{name}" if self.scope else name
-        return Context(self.backend, self.phase, scope, self.tape, self.ledger, self.observer)
+        return self.within(f"{self.scope}.{name}" if self.scope else name)
 
 
 _state: ContextVar[Context] = ContextVar("tallygrad")

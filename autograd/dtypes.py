@@ -10,15 +10,23 @@ DType: TypeAlias = np.dtype[Any]
 
 BOOL, INT64 = np.dtype(np.bool_), np.dtype(np.int64)
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+try:  # NumPy has no bfloat16 of its own
+    from ml_dtypes import bfloat16 as _bfloat16
+except ImportError:
+    BFLOAT16: DType | None = None
+else:
+    BFLOAT16 = np.dtype(_bfloat16)
+COMPUTED = (FLOAT32, FLOAT64)  # that backends have kernels for
 # Convolution and pooling take these alone: their sums run over blocks that are laid out for them.
-COMPUTED = (FLOAT32, FLOAT64)
+IMAGES = (*COMPUTED, *([BFLOAT16] if BFLOAT16 else ()))
 
 
 class ElementType(NamedTuple):
     """A row of the table.
 
     A type can be written to another whose `rank` is at least as high, as in torch; sums and
-    products over axes are formed in the `accumulator`."""
+    products over axes are formed in the `accumulator`. Where that is wider than a floating-point
+    type, all arithmetic is done in it, and each result rounded once."""
 
     dtype: DType
     rank: int
@@ -37,6 +45,10 @@ def _rows(rank: int, names: str, accumulator: DType | None = None) -> list[Eleme
     return [ElementType(t, rank, accumulator or t) for t in types]
 
 
+def _narrow(dtype: DType | None) -> list[ElementType]:
+    return [ElementType(dtype, _FLOATING, FLOAT32)] if dtype else []
+
+
 _TABLE = {
     row.dtype.newbyteorder(order): row
     for order in ("=", "S")  # also as files of other machines have it
@@ -45,6 +57,7 @@ _TABLE = {
         *_rows(_SIGNED, "int8 int16 int32 int64", INT64),
         *_rows(_UNSIGNED, "uint8 uint16 uint32 uint64", INT64),
         *_rows(_FLOATING, "float16 float32 float64 longdouble"),
+        *_narrow(BFLOAT16),
     ]
 }
 _FLOATS = frozenset(t for t, row in _TABLE.items() if row.rank == _FLOATING)
@@ -61,6 +74,23 @@ def element_type(dtype: DType) -> ElementType:
 def is_floating(dtype: DType) -> bool:
     """Tell whether a type is floating-point: only such tensors have gradients."""
     return dtype in _FLOATS
+
+
+def is_narrow(dtype: DType) -> bool:
+    """Tell whether a type only stores numbers: arithmetic is done in its wider accumulator."""
+    return dtype == BFLOAT16 and BFLOAT16 is not None
+
+
+def computed_in(dtype: DType) -> DType:
+    """Return the type in which arithmetic on a floating-point type is done: for most, itself."""
+    return _TABLE[dtype].accumulator
+
+
+def bfloat16() -> DType:
+    """Return the type bfloat16. ImportError where ml_dtypes is not installed."""
+    if BFLOAT16 is None:
+        raise ImportError("bfloat16 needs ml_dtypes: pip install 'tallygrad[bfloat16]'")
+    return BFLOAT16
 
 
 def is_integer(dtype: DType) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .array import Spec
-from .dtypes import FLOAT32, FLOAT64, element_type, is_floating
+from .dtypes import FLOAT32, FLOAT64, INT64, bfloat16, is_floating
 from .indexing import select
 from .ops import activation, linear, parts, reduce
 from .ops import compare as cp
@@ -197,14 +197,14 @@ class Operators:
 
         With `keepdim` (of every reduction) reduced axes stay with extent 1. ValueError for an axis
         that does not exist."""
-        counted = self.astype(element_type(self.dtype).accumulator)
+        counted = self if is_floating(self.dtype) else self.astype(INT64)
         return counted._reduce("sum", reduce.sum, dim, keepdim)
 
     def prod(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Return products over axes; of truth values and integers in int64.
 
         The gradient has no derivative."""
-        counted = self.astype(element_type(self.dtype).accumulator)
+        counted = self if is_floating(self.dtype) else self.astype(INT64)
         return counted._reduce("prod", reduce.product, dim, keepdim)
 
     def any(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
@@ -369,6 +369,10 @@ class Operators:
     def float(self) -> Tensor:
         """Return the same numbers in float32."""
         return self.astype(FLOAT32)
+
+    def bfloat16(self) -> Tensor:
+        """Return the same numbers in bfloat16. ImportError where ml_dtypes is not installed."""
+        return self.astype(bfloat16())
 
     def double(self) -> Tensor:
         """Return the same numbers in float64."""

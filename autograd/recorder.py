@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import context
 from .array import Array
+from .autocast import cast_operands
 from .dtypes import FLOAT32, is_floating
 from .operators import Operand
 from .primitive import Primitive, dispatch
@@ -20,6 +21,8 @@ def record(primitive: Primitive, args: tuple[Any, ...], attrs: tuple[Any, ...]) 
     and ndarrays among the arguments become arrays."""
     state = context.current()
     tape, observer = state.tape, state.observer
+    if state.autocast is not None:
+        args = cast_operands(primitive.name, args, state.autocast)
     arrays = _arrays(args, observer)
     sources = () if tape is None else tuple([source_of(a) for a in args])
     if tape is None or not any(sources):

@@ -1,7 +1,8 @@
 """Nested dicts of tensors, arrays, numbers and texts in one file, from which no code is ever run.
 
 The file is a NumPy archive (.npz, without compression): `tree.json` says how things are nested,
-and `0.npy`, `1.npy` .. hold the numbers, bit by bit. `numpy.load(path)["0"]` reads them, too.
+and `0.npy`, `1.npy` .. hold the numbers, bit by bit. `numpy.load(path)["0"]` reads them, too;
+bfloat16 is stored as 16-bit integers, which `tree.json` says.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from . import private
 from .array import NDArray, array
+from .dtypes import bfloat16, is_narrow
 from .tensor import Tensor
 
 TREE = "tree.json"
@@ -71,10 +73,14 @@ def _described(value: Any, numbers: list[NDArray], where: str, depth: int) -> An
         raise TypeError(f"{where:.80}..: expected {DEEP} levels at most")
     if isinstance(value, Tensor | np.ndarray | np.generic):
         values = np.asarray(value)
+        kind = "tensor" if isinstance(value, Tensor) else "array"
+        if is_narrow(values.dtype):  # NumPy can read its bits without ml_dtypes
+            numbers.append(values.view(np.uint16))
+            return {f"{kind} of {values.dtype}": len(numbers) - 1}
         if values.dtype.kind not in KINDS:
             raise TypeError(f"{where}: expected numbers, got an array of {values.dtype}")
         numbers.append(values)
-        return {"tensor" if isinstance(value, Tensor) else "array": len(numbers) - 1}
+        return {kind: len(numbers) - 1}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
@@ -113,9 +119,12 @@ class _Reader:
         if kind in ("list", "tuple"):
             parts = [self.built(part) for part in inner]
             return parts if kind == "list" else tuple(parts)
-        if kind not in ("tensor", "array"):
+        kind, _, stored = kind.partition(" of ")
+        if kind not in ("tensor", "array") or stored not in ("", "bfloat16"):
             raise ValueError(f"an entry of kind {kind!r:.80}")
         numbers = _numbers(self.entry(f"{int(inner)}.npy"))
+        if stored:
+            numbers = numbers.view(bfloat16())
         return Tensor(array(numbers)) if kind == "tensor" else numbers
 
 

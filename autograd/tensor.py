@@ -16,7 +16,7 @@ from .inplace import InPlace
 from .operators import Operand
 from .ops import update
 from .ops.elementwise import copy as clone
-from .ops.shape import full
+from .ops.shape import converted, full
 from .primitive import Value
 from .reading import Reading
 from .tape import Record, Source, Sweep
@@ -168,6 +168,7 @@ class Tensor(InPlace, Reading):
     def hooked(self, gradient: Value) -> Tensor:
         """Return a gradient as the hooks change it. ValueError for a hook that changes its
         shape."""
+        gradient = converted(gradient, self.dtype)
         hooked = gradient if isinstance(gradient, Tensor) else Tensor(gradient)
         for hook in self.hooks:
             changed = hook(hooked)
@@ -321,8 +322,11 @@ def _gradient_of(tensor: Tensor, gradients: dict[tuple[int, int], Value]) -> Ten
     of leaves run now that the gradient is final."""
     source = origin(tensor)
     gradient = None if source is None else gradients.get((id(source[0]), source[1]))
-    if gradient is None or not tensor.is_leaf:
-        return gradient if gradient is None or isinstance(gradient, Tensor) else Tensor(gradient)
+    if gradient is None:
+        return None
+    if not tensor.is_leaf:
+        gradient = converted(gradient, tensor.dtype)
+        return gradient if isinstance(gradient, Tensor) else Tensor(gradient)
     return tensor.hooked(gradient)
 
 

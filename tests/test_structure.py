@@ -32,16 +32,13 @@ OF_BACKENDS = (*TO_PRIMITIVE, "autograd.backends", "autograd.private")
 NOTHING = (
     "atomic", "dtypes", "memory", "recent", "splitmix64", "storage", "suggest", "threads",
 )  # fmt: skip
+ON_BASE = ("array", "context", "deferred", "ledger", "reading", "summation")
 SHARING = ("trainer.components.memory_copies", "trainer.distributed.failures.watchdog")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **{f"autograd.{name}": () for name in NOTHING},
+    **{f"autograd.{name}": BASE for name in ON_BASE},
     "autograd.private": ("autograd.atomic",),
-    "autograd.context": BASE,
-    "autograd.array": BASE,
-    "autograd.ledger": BASE,
     "autograd.nonzeros": ("autograd.array",),
-    "autograd.summation": BASE,
-    "autograd.deferred": BASE,
     "autograd.random": (*BASE, "autograd.backends"),
     # The registry imports backends lazily.
     "autograd.primitive": (*BASE, "autograd.backends", "autograd.capture.observer"),
@@ -64,9 +61,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.tape": TO_OPS,
     "autograd.operators": TO_TAPE,
     "autograd.inplace": (*TO_TAPE, "autograd.operators"),
-    "autograd.reading": BASE,
     "autograd.tensor": (*TO_TAPE, "autograd.inplace", "autograd.operators", "autograd.reading"),
-    "autograd.recorder": (*TO_TENSOR, "autograd.capture.observer"),
+    "autograd.autocast": TO_OPS,
+    "autograd.recorder": (*TO_TENSOR, "autograd.autocast", "autograd.capture.observer"),
     "autograd.differentiate": TO_TENSOR,
     "autograd.saving": (*TO_TENSOR, "autograd.private"),
     "autograd.functional": (*TO_TENSOR, "autograd.backends"),
@@ -122,6 +119,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "tqdm": ("datasets", "trainer"),
     "mpi4py": ("trainer.distributed.mpi",),
     "llvmlite": ("autograd.backends.llvm",),
+    "ml_dtypes": ("autograd.dtypes",),
     "h5py": ("trainer.components.checkpoint",),
 }
 MOST_LINES = 450

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from .. import context
 from ..array import Array, Spec
 from ..backends import Recordable
+from ..dtypes import DType
 from ..ledger import CallBatch, Ledger
 from ..recent import KINDS, RECORDINGS, Recent
 from ..tensor import Tensor
@@ -25,7 +26,8 @@ class CallSignature(NamedTuple):
     """What decides which calls a function makes.
 
     `same`: which inputs are one and the same; `specs`: their shapes and types; `layouts`: whether
-    the engine owns them, and their strides; where the calls run; whether they are put on a tape."""
+    the engine owns them, and their strides; where the calls run; whether they are put on a tape;
+    the type of mixed precision."""
 
     same: tuple[int, ...]
     specs: tuple[Spec, ...]
@@ -34,6 +36,7 @@ class CallSignature(NamedTuple):
     phase: str
     scope: str
     taped: bool
+    autocast: DType | None
 
 
 def call_signature(state: context.Context, arrays: Sequence[Array]) -> CallSignature:
@@ -43,7 +46,8 @@ def call_signature(state: context.Context, arrays: Sequence[Array]) -> CallSigna
     specs = tuple([a.spec for a in arrays])
     layouts = tuple([(a.storage.owned, a.value.strides if a.has_numbers else ()) for a in arrays])
     taped = state.tape is not None
-    return CallSignature(same, specs, layouts, state.backend, state.phase, state.scope, taped)
+    where = state.backend, state.phase, state.scope
+    return CallSignature(same, specs, layouts, *where, taped, state.autocast)
 
 
 def _check_inputs(inputs: Sequence[Any]) -> None:

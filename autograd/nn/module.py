@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .. import context
 from ..array import Array, NDArray, array
 from ..capture.observer import Changes
-from ..dtypes import FLOAT32, FLOAT64, is_floating
+from ..dtypes import FLOAT32, FLOAT64, bfloat16, is_floating
 from ..ledger import Ledger
 from ..ops.shape import cast
 from ..ops.update import store
@@ -244,6 +244,10 @@ class Module:
     def float(self) -> Self:
         """Make parameters and buffers float32. Return self."""
         return self.astype(FLOAT32)
+
+    def bfloat16(self) -> Self:
+        """Make parameters and buffers bfloat16. ImportError where ml_dtypes is not installed."""
+        return self.astype(bfloat16())
 
     def double(self) -> Self:
         """Make parameters and buffers float64. Return self."""

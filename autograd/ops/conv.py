@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from ..array import Array, NDArray, Spec
-from ..dtypes import COMPUTED
+from ..dtypes import IMAGES, computed_in, is_narrow
 from ..ledger import Cost
 from ..nonzeros import Attrs, CountedProduct, count_along, factor
 from ..primitive import Value, primitive
 from .correlation import correlate, spread, weigh
 from .reduce import sum
+from .shape import converted
 from .windows import Padding as Padding
 from .windows import Pair as Pair
 from .windows import Windows, extents, overlaps
@@ -30,8 +31,9 @@ from .windows import Windows, extents, overlaps
 def _check(name: str, a: Spec, b: Spec) -> None:
     """TypeError or ValueError unless both arrays have 4 axes and one type that convolution computes
     in."""
-    if a.dtype != b.dtype or a.dtype not in COMPUTED:
-        raise TypeError(f"{name}: expected two of float32 or of float64, got {a.dtype}, {b.dtype}")
+    if a.dtype != b.dtype or a.dtype not in IMAGES:
+        names = ", ".join(map(str, IMAGES))
+        raise TypeError(f"{name}: expected two of one type ({names}), got {a.dtype}, {b.dtype}")
     if len(a.shape) != 4 or len(b.shape) != 4:
         raise ValueError(f"{name}: expected two arrays of 4 axes, got {a.shape} and {b.shape}")
 
@@ -68,7 +70,8 @@ def _backward_data(dy: Spec, w: Spec, *, size: Pair, groups: int, **attrs: Any) 
 
 
 def _backward_weights(x: Spec, dy: Spec, *, size: Pair, groups: int, **attrs: Any) -> Spec:
-    """Shape rule of conv2d_dw: the filters. ValueError for a dy that no such filters give."""
+    """Shape rule of conv2d_dw: the filters, in the type of sums. ValueError for a dy that no such
+    filters give."""
     _check("conv2d_dw", x, dy)
     if groups < 1 or x.shape[1] % groups:
         raise ValueError(
@@ -76,7 +79,7 @@ def _backward_weights(x: Spec, dy: Spec, *, size: Pair, groups: int, **attrs: An
         )
     w = Spec((dy.shape[1], x.shape[1] // groups, *size), x.dtype)
     _matches("conv2d_dw", dy, _forward(x, w, groups=groups, **attrs))
-    return w
+    return w._replace(dtype=computed_in(x.dtype))
 
 
 def _matches(name: str, dy: Spec, y: Spec) -> None:
@@ -139,7 +142,7 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...], **attrs: Any) -> Value:
 
 @conv2d.vjp("b")
 def _(dy: Value) -> Value:
-    return sum(dy, axes=(0, 2, 3))
+    return sum(dy, axes=(0, 2, 3), wide=is_narrow(dy.dtype))
 
 
 @primitive(infer=_backward_data, cost=lambda dx, dy, w, **a: _macs(dy, w), outputs=("dx",))
@@ -225,9 +228,9 @@ def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Cou
 
 @conv2d_dw.vjp("x")
 def _(ddw: Value, dy: Value, specs: tuple[Spec, ...], size: Pair, **attrs: Any) -> Value:
-    return conv2d_dx(dy, ddw, size=specs[0].shape[2:], **attrs)
+    return conv2d_dx(dy, converted(ddw, dy.dtype), size=specs[0].shape[2:], **attrs)
 
 
 @conv2d_dw.vjp("dy")
 def _(ddw: Value, x: Value, size: Pair, **attrs: Any) -> Value:
-    return conv2d(x, ddw, **attrs)
+    return conv2d(x, converted(ddw, x.dtype), **attrs)

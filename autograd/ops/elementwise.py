@@ -24,7 +24,7 @@ from .rules import (
     same,
     together,
 )
-from .shape import cast, full, zero
+from .shape import converted, full, zero
 
 
 def fit(gradient: Value, spec: Spec) -> Value:
@@ -34,9 +34,9 @@ def fit(gradient: Value, spec: Spec) -> Value:
     floating-point asks for no gradient, so its type is left as it is."""
     if gradient.shape != spec.shape:
         gradient = sum_to(gradient, shape=spec.shape)
-    if gradient.dtype == spec.dtype or not is_floating(spec.dtype):
+    if not is_floating(spec.dtype):
         return gradient  # what is no floating-point number asks for no gradient
-    return cast(gradient, dtype=spec.dtype)
+    return converted(gradient, spec.dtype)
 
 
 @primitive(infer=broadcast, cost=each(add=1))

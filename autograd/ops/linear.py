@@ -12,13 +12,14 @@ from math import prod
 import numpy as np
 
 from ..array import Array, NDArray, Spec
-from ..dtypes import is_floating
+from ..dtypes import computed_in, is_floating, is_narrow
 from ..ledger import Cost
 from ..nonzeros import Attrs, CountedProduct, factor, matrix_product, rows, transposed
 from ..primitive import Value, primitive
 from ..summation import sum_over
 from ..threads import WORTHWHILE, share
 from .elementwise import fit
+from .reduce import sum
 from .rules import common, together
 from .shape import permute, reshape
 
@@ -27,7 +28,7 @@ LONG = 1024  # numbers of an inner axis that are added up in blocks,
 NARROW = 4096  # if the result has so few
 
 
-def _product(x: Spec, w: Spec) -> Spec:
+def _product(x: Spec, w: Spec, *, wide: bool) -> Spec:
     """Shape rule of matmul: leading axes broadcast. ValueError where inner extents differ."""
     if len(x.shape) < 2 or len(w.shape) < 2 or x.shape[-1] != w.shape[-2]:
         raise ValueError(f"matmul: expected (.., a, b) and (.., b, c), got {x.shape} and {w.shape}")
@@ -37,7 +38,8 @@ def _product(x: Spec, w: Spec) -> Spec:
         raise ValueError(
             f"matmul: expected leading axes that broadcast, got {x.shape} and {w.shape}"
         ) from None
-    return Spec((*batch, x.shape[-2], w.shape[-1]), common(x.dtype, w.dtype))
+    dtype = common(x.dtype, w.dtype)
+    return Spec((*batch, x.shape[-2], w.shape[-1]), computed_in(dtype) if wide else dtype)
 
 
 def _multiplied(x: NDArray, w: NDArray) -> NDArray:
@@ -86,10 +88,10 @@ def _long(x: NDArray, w: NDArray) -> NDArray:
     return y + np.matmul(x[..., whole:], w[..., whole:, :]) if whole < inner else y
 
 
-@primitive(infer=_product, cost=lambda y, x, w: Cost(macs=y.size * x.shape[-1]))
-def matmul(x: NDArray, w: NDArray) -> NDArray:
+@primitive(infer=_product, cost=lambda y, x, w, **a: Cost(macs=y.size * x.shape[-1]))
+def matmul(x: NDArray, w: NDArray, *, wide: bool = False) -> NDArray:
     """Return y[.., i, j] = the sum over k of x[.., i, k] w[.., k, j]; stacks of matrices
-    broadcast."""
+    broadcast. If `wide`, it has the type in which the sums are formed."""
     return _multiplied(x, w)
 
 
@@ -164,11 +166,15 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
     if len(x.shape) != 2:
         dy = reshape(dy, shape=(prod(dy.shape[:-1]), dy.shape[-1]))
         x = reshape(x, shape=(prod(x.shape[:-1]), x.shape[-1]))
+    if is_narrow(specs[1].dtype) and is_narrow(x.dtype):
+        return matmul(swapped(dy), x, wide=True)
     return fit(matmul(swapped(dy), x), specs[1])
 
 
 @linear.vjp("b")
 def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
+    if is_narrow(dy.dtype):
+        return sum(dy, axes=tuple(range(len(dy.shape) - 1)), wide=True)
     return fit(dy, specs[2])
 
 

@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 
 from ..array import NDArray, Spec
-from ..dtypes import STATISTICS, is_floating
+from ..dtypes import STATISTICS, computed_in, is_floating
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from .elementwise import add, div, fit, mul, neg, sqrt, sub
@@ -125,7 +125,8 @@ def _normalised(
 
 
 def per_channel(x: Spec, name: str, **arguments: Spec) -> Spec:
-    """Return the Spec of one number per channel, having checked x and its per-channel arguments.
+    """Return the Spec of one number per channel, in the type of sums, having checked x and its
+    per-channel arguments.
 
     TypeError for an x that is not floating-point, ValueError for shapes that do not fit."""
     if not is_floating(x.dtype):
@@ -137,7 +138,7 @@ def per_channel(x: Spec, name: str, **arguments: Spec) -> Spec:
             raise ValueError(
                 f"{name}: expected {what} ({x.shape[1]},) for input {x.shape}, got {spec.shape}"
             )
-    return Spec(x.shape[1:2], x.dtype)
+    return Spec(x.shape[1:2], computed_in(x.dtype))
 
 
 def _batch(x: Spec, w: Spec, b: Spec, *, eps: float) -> tuple[Spec, ...]:
@@ -183,7 +184,7 @@ def _(
         dx = batch_norm_dx(dy, x, w, mean, var, dw, db, eps=eps) if needs[0] else None
         dw, db = fit(dw, specs[1]), fit(db, specs[2])
     if needs[0] and (dmean is not None or dvar is not None):
-        more = _statistics_dx(dmean, dvar, x, mean)
+        more = fit(_statistics_dx(dmean, dvar, x, mean), specs[0])
         dx = more if dx is None else add(dx, more)
     return dx, dw, db
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..array import NDArray, Spec
-from ..dtypes import BOOL, INT64
+from ..dtypes import BOOL, INT64, computed_in
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from ..summation import sum_over
-from .shape import integers, reshape, zero
+from .shape import converted, integers, reshape, zero
 
 
 def axes_of(name: str, axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
@@ -52,15 +52,21 @@ def _spread(dy: Value, x: Spec, axes: tuple[int, ...]) -> Value:
     return broadcast_to(reshape(dy, shape=kept_shape(x, axes)), shape=x.shape)
 
 
-@primitive(infer=reduced, cost=lambda y, x, **a: Cost(add=max(x.size - y.size, 0)))
-def sum(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
-    """Return the sum of x over axes."""
+def _summed(x: Spec, *, axes: tuple[int, ...], wide: bool) -> Spec:
+    """Shape rule of sum."""
+    y = reduced(x, axes=axes)
+    return y._replace(dtype=computed_in(x.dtype)) if wide else y
+
+
+@primitive(infer=_summed, cost=lambda y, x, **a: Cost(add=max(x.size - y.size, 0)))
+def sum(x: NDArray, *, axes: tuple[int, ...], wide: bool = False) -> NDArray:
+    """Return the sum of x over axes; if `wide`, in the type in which it is formed."""
     return sum_over(x, axes)
 
 
 @sum.vjp("x")
 def _(dy: Value, specs: tuple[Spec, ...], axes: tuple[int, ...]) -> Value:
-    return _spread(dy, specs[0], axes)
+    return _spread(converted(dy, specs[0].dtype), specs[0], axes)
 
 
 @primitive(infer=reduced, cost=lambda y, x, **a: Cost(add=max(x.size - y.size, 0), mul=y.size))

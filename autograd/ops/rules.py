@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..array import NDArray, Spec
-from ..dtypes import BOOL, FLOAT32, is_boolean, is_floating, is_integer
+from ..dtypes import BOOL, FLOAT32, computed_in, is_boolean, is_floating, is_integer
 from ..ledger import Cost
 
 
@@ -21,8 +21,12 @@ def common(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
     """Return the type of a result of several operands, as torch has it.
 
     That is the widest floating-point type among them, whatever integers and truth values there are
-    besides; NumPy alone would widen float32 beside int64."""
-    return np.result_type(*([d for d in dtypes if is_floating(d)] or dtypes))
+    besides; NumPy alone would widen float32 beside int64, and not mix bfloat16 and float16, of
+    which neither holds the other."""
+    floats = {d for d in dtypes if is_floating(d)}
+    if len(floats) > 1:
+        floats = {computed_in(d) for d in floats}
+    return np.result_type(*(floats or dtypes))
 
 
 def together(function: np.ufunc, x: NDArray, w: NDArray) -> NDArray:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..array import Array, NDArray, Spec
+from ..dtypes import computed_in
 from ..ledger import Cost
 from ..nonzeros import Attrs, CountedProduct, Factor, matrix_product, rows, transposed
 from ..primitive import Value, primitive
@@ -50,8 +51,12 @@ def input_gradients(
 def fitted(
     gradients: tuple[Value | None, ...], specs: tuple[Spec, ...]
 ) -> tuple[Value | None, ...]:
-    """Return gradients in the shapes and types of their operands."""
-    return tuple(g if g is None else fit(g, s) for g, s in zip(gradients, specs, strict=True))
+    """Return gradients in the shapes and types of their operands; sums of a narrow type stay in the
+    wider one in which they were formed."""
+    return tuple(
+        g if g is None or g.dtype == computed_in(s.dtype) != s.dtype else fit(g, s)
+        for g, s in zip(gradients, specs, strict=True)
+    )
 
 
 def _cut(x: Value, first: int, last: int) -> Value:
@@ -62,7 +67,7 @@ def _cut(x: Value, first: int, last: int) -> Value:
 def _weights(
     dgates: Spec, x: Spec, hs: Spec, h: Spec, *, backwards: bool
 ) -> tuple[Spec, Spec, Spec]:
-    g, dtype = dgates.shape[2], dgates.dtype
+    g, dtype = dgates.shape[2], computed_in(dgates.dtype)
     return Spec((g, x.shape[2]), dtype), Spec((g, hs.shape[2]), dtype), Spec((g,), dtype)
 
 

@@ -193,7 +193,12 @@ def cast(x: NDArray, *, dtype: np.dtype[Any]) -> NDArray:
 
 @cast.vjp("x")
 def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
-    return cast(dy, dtype=specs[0].dtype)
+    return converted(dy, specs[0].dtype)  # sums of a narrow type may come in a wider one
+
+
+def converted(x: Value, dtype: np.dtype[Any]) -> Value:
+    """Return x in a type, itself where it has it."""
+    return x if x.dtype == dtype else cast(x, dtype=dtype)
 
 
 def _joined(*xs: Spec, axis: int) -> Spec:

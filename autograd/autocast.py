@@ -1,0 +1,60 @@
+"""Mixed precision: which primitives compute in a narrow type within `autocast`, and which do not.
+
+As in torch, tensors keep the type that they have; a primitive in `NARROW` has its operands cast, so
+that what follows, the backward pass too, is in the narrow type. Nothing else need change: weights
+stay float32 and get float32 gradients, which are sums of narrow products that are never rounded."""
+
+from __future__ import annotations
+
+from contextlib import ContextDecorator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import context
+from .dtypes import FLOAT32, DType, bfloat16, is_narrow
+from .ops.shape import converted
+
+# Products, where the work is. They are formed in float32 and rounded once.
+NARROW = frozenset({
+    "conv2d", "conv2d_dx", "linear", "lstm_cell", "lstm_sequence", "matmul", "rnn_cell",
+    "rnn_sequence",
+})  # fmt: skip
+# What rounding would spoil: losses, and functions whose results span many magnitudes.
+WIDE = frozenset({
+    "binary_cross_entropy", "cross_entropy", "exp", "log", "log_softmax", "logistic_loss",
+    "nll_loss", "pow", "product", "softmax", "softplus",
+})  # fmt: skip
+
+
+class autocast(context.using, ContextDecorator):
+    """Compute the primitives of `NARROW` in a type, and those of `WIDE` in float32, within a `with`
+    block or a function: `with autocast("bfloat16"): loss = ..`. All others take operands as they
+    come. Float64 stays as it is. The backward pass may be outside of the block.
+
+    With `enabled=False` everything is computed in the type that it has. TypeError for a type other
+    than bfloat16, ImportError where ml_dtypes is not installed."""
+
+    def __init__(self, dtype: npt.DTypeLike = "bfloat16", enabled: bool = True) -> None:
+        narrow = bfloat16() if enabled else None
+        if narrow is not None and np.dtype(dtype) != narrow:
+            raise TypeError(f"autocast: expected bfloat16, got {np.dtype(dtype)}")
+        super().__init__(autocast=narrow)
+
+
+def cast_operands(name: str, operands: tuple[Any, ...], dtype: DType) -> tuple[Any, ...]:
+    """Return the operands of a primitive in the types in which it computes within `autocast`."""
+    if name in NARROW:
+        return tuple([_narrowed(x, dtype) for x in operands])
+    if name in WIDE:
+        return tuple([_widened(x) for x in operands])
+    return operands
+
+
+def _narrowed(x: Any, dtype: DType) -> Any:
+    return converted(x, dtype) if getattr(x, "dtype", None) == FLOAT32 else x
+
+
+def _widened(x: Any) -> Any:
+    return converted(x, FLOAT32) if is_narrow(getattr(x, "dtype", FLOAT32)) else x
