@@ -12,6 +12,7 @@ from .. import datasets
 from ..autograd import (
     Ledger,
     OutOfMemory,
+    autocast,
     backends,
     context,
     grad,
@@ -139,6 +140,15 @@ def create_model(name: str, data: Source, dtype: Any, seed: int = 0) -> nn.Modul
     except ValueError as error:
         raise UserError(f"--model: {error}") from error
     return model.astype(dtype)
+
+
+def mixed(precision: str) -> autocast:
+    """Return the block in which a model and its loss compute in a precision, by name. UserError
+    where bfloat16 is not to be had."""
+    try:
+        return autocast("bfloat16", enabled=precision == "bf16")
+    except ImportError as error:
+        raise UserError(f"--precision: expected float32, got {precision}: {error}") from error
 
 
 def flatten_parameters(model: nn.Module, task: Task, data: Source, dtype: Any) -> FlatParameters:

@@ -68,6 +68,11 @@ class TrainConfig:
         "standard: crop and flip for CIFAR, else nothing; cutout: the same and a blank square",
     )
     dtype: str = _option("float32", "element type of weights, activations and gradients")
+    precision: str = _option(
+        "float32",
+        "bf16: activations, their gradients and products in bfloat16; weights, sums, statistics "
+        "and loss stay float32",
+    )
     seed: int = _option(0, "seed of weights, order, augmentation and dropout", low=0)
     out: str = _option("", "run folder (default: runs/MODEL-DATASET-TIME)", metavar="FOLDER")
     resume: str = _option(
@@ -217,6 +222,7 @@ class TrainConfig:
             "batch_size",
             "optimizer",
             "dtype",
+            "precision",
             "seed",
             "validation",
         )
@@ -237,6 +243,7 @@ CHOICES = {
     "schedule": ("constant", "step", "cosine", "one-cycle"),
     "augment": ("standard", "cutout", "none"),
     "dtype": ("float32", "float64"),
+    "precision": ("float32", "bf16"),
     "backend": ("auto", "llvm", "numpy"),
     "conv": ("auto", "direct", "winograd"),
     "tune": ("off", "fast", "full"),

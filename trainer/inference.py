@@ -60,6 +60,7 @@ class Trained:
             folder = _recorded_folder(trained_with, warns=comm.rank == 0)
         self.data = self._load(name, options.split, folder, comm, trained_with)
         self.dtype = np.dtype("float64" if trained_with.get("dtype") == "float64" else "float32")
+        self.precision = "bf16" if trained_with.get("precision") == "bf16" else "float32"
         conv = trained_with.get("conv")
         conv = conv if conv in config.CHOICES["conv"] else "auto"
         self.backend = build.choose_backend(comm, str(trained_with.get("backend")), conv=conv)
@@ -124,7 +125,7 @@ def evaluate_checkpoint(
         micro_batches=trained.micro_batches,
     )
     with context.using(backend=trained.backend):
-        eval_step = make_eval_step(trained.model, trained.task)
+        eval_step = make_eval_step(trained.model, trained.task, trained.precision)
         progress = Progress(len(loader), 0, comm.rank == 0)
         with closing(progress), backends.watching(progress.compiling):
             sums = evaluate(eval_step, trained.task, loader, comm, progress)
@@ -181,7 +182,8 @@ def _answers(trained: Trained, pixels: NDArray[np.uint8]) -> NDArray[Any]:
     """Return the task's answer for each image (N, C, H, W), some images at a time."""
     x = Normalise(trained.data, trained.dtype)(pixels.transpose(0, 2, 3, 1))
     rows = []
-    with compiling(), no_grad(), context.using(backend=trained.backend, phase="evaluate"):
+    computing = context.using(backend=trained.backend, phase="evaluate")
+    with compiling(), no_grad(), computing, build.mixed(trained.precision):
         for start in range(0, len(x), PREDICTED):
             part = from_numpy(x[start : start + PREDICTED].transpose(0, 3, 1, 2))
             rows.append(trained.task.answers(trained.model(part), part).numpy())

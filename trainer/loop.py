@@ -55,7 +55,7 @@ class Training:
         self.parts = assemble(config, comm, data, recipe)
         self.state = State(self.parts.task.metrics)
         self.record = RunRecord(config, comm, folder, self.parts, self.state, source)
-        self.evaluator = Evaluator(self.parts, self.state, self.stop)
+        self.evaluator = Evaluator(self.parts, self.state, self.stop, config.precision)
         self.verification = Verification(config, comm, self.parts, self.state)
         self.timeline = Timeline(config, comm, folder, self.parts)
         self.passes = Passes(

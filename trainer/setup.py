@@ -26,6 +26,7 @@ from .distributed.local import LocalUpdate, OuterStep, Workers
 from .distributed.overlap import OverlapChoice, ways_to_drive
 from .distributed.sync import GradientSync
 from .distributed.update import ShardedUpdate, Update, cut
+from .errors import UserError
 from .tasks import registry
 from .tasks.task import Task
 from .values import parse_size
@@ -82,12 +83,21 @@ class Parts:
         return self.update if isinstance(self.update, LocalUpdate) else None
 
 
+def _check_types(config: TrainConfig) -> None:
+    build.mixed(config.precision)  # a UserError where it is not to be had
+    if config.precision != "float32" and config.dtype != "float32":
+        raise UserError(
+            f"--dtype: expected float32 with --precision {config.precision}, got {config.dtype}"
+        )
+
+
 def assemble(
     config: TrainConfig, comm: Comm, data: build.Data | None = None, recipe: Recipe | None = None
 ) -> Parts:
     """Return the parts of a training, on every rank the same but for its share of the data. `data`
     and `recipe` stand in for what the options name."""
     combinations.check(config)
+    _check_types(config)
     recipe = recipe or Recipe.of(config)
     _check_frozen(recipe.task)
     data = data or build.load_data(config, comm)

@@ -29,13 +29,17 @@ def header(
     rest = comm.size - parts
     idle = [f"idle     {rest} rank{'s'[: rest > 1]}, for lack of micro-batches ({parts})"]
     return [
-        f"model    {config.model}, {short(values)} parameters, {config.dtype}",
+        f"model    {config.model}, {short(values)} parameters, {_types(config)}",
         f"data     {config.dataset}: {samples}; {shape}, {len(data.train.dataset.classes)} classes",
         f"ranks    {comm.size} x {threads} thread{'s' if threads > 1 else ''}, MPI "
         f"{comm.library}, backend {backend}",
         *(idle if rest > 0 else []),
         f"folder   {folder}",
     ]
+
+
+def _types(config: TrainConfig) -> str:
+    return "bfloat16 and float32" if config.precision == "bf16" else config.dtype
 
 
 def _samples(data: Source) -> str:

@@ -104,6 +104,24 @@ def test_ledger_of_a_run_holds_every_mac(trained: Path) -> None:
     assert read(trained, "result.json")["macs"] == sum(by_phase.values())
 
 
+def test_mixed_precision_learns_and_is_kept(tmp_path: Path) -> None:
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    words = ["--model", "mlp", "--max-steps", "60", "--lr", "0.01"]
+    for precision in ("float32", "bf16"):
+        train(tmp_path / precision, *words, "--precision", precision)
+    plain, mixed = (read(tmp_path / name, "result.json") for name in ("float32", "bf16"))
+    assert mixed["test_loss"] != plain["test_loss"] == pytest.approx(mixed["test_loss"], rel=0.02)
+    kept = load(max((tmp_path / "bf16" / "checkpoints").glob("step-*.h5"))).tensors
+    assert {a.dtype.name for name, a in kept.items() if name.startswith("model/")} == {"float32"}
+    found = json.loads(run("eval", str(tmp_path / "bf16"), "--json").stdout)
+    assert found["loss"] == pytest.approx(mixed["test_loss"], rel=1e-6)
+    again = [*words, "--max-steps", "61", "--resume", "auto"]
+    said = complaint(train(tmp_path / "bf16", *again, "--precision", "float32", status=2))
+    assert "--precision: expected bf16 as in " in said and said.endswith("got float32")
+    said = complaint(train(tmp_path / "c", "--precision", "bf16", "--dtype", "float64", status=2))
+    assert "--dtype: expected float32 with --precision bf16, got float64" in said
+
+
 def test_eval_agrees_with_the_training(trained: Path) -> None:
     result = read(trained, "result.json")
     found = json.loads(run("eval", str(trained), "--json").stdout)

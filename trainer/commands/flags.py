@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..config import integer
+from ..config import CHOICES, integer
 from ..cost.report.markup import MARK
 from ..errors import UserError
 from ..files import OutputFile
@@ -50,6 +50,14 @@ def add_optimizer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--optimizer", default="", help=f"of --training, by name (default: {OPTIMIZER})"
     )
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add `--precision`."""
+    parser.add_argument(
+        "--precision", default="float32", choices=CHOICES["precision"],
+        help="bf16: activations, their gradients and products in bfloat16 (default: float32)",
+    )  # fmt: skip
 
 
 def optimizer(name: str, training: bool) -> str:

@@ -56,10 +56,12 @@ class ChosenModel:
     input: tuple[int, int, int]
     classes: int
 
-    def count(self, batch: int, training: bool, optimizer: str = OPTIMIZER) -> Work:
+    def count(
+        self, batch: int, training: bool, optimizer: str = OPTIMIZER, precision: str = "float32"
+    ) -> Work:
         """Return the work of a training step with an optimizer, by name, or of a forward pass, on
-        `batch` images. UserError for an unknown name and for an input that the model cannot take.
-        """
+        `batch` images, in a precision. UserError for an unknown name, for an input that the model
+        cannot take, and for bf16 where it is not to be had."""
         from ...autograd import optim
         from ..cost.workload import count
 
@@ -68,9 +70,11 @@ class ChosenModel:
         except ValueError as error:
             raise UserError(f"--optimizer: {error}") from error
         try:
-            return count(self.name, batch, self.input, self.classes, training, optimizer)
+            return count(self.name, batch, self.input, self.classes, training, optimizer, precision)
         except ValueError as error:
             raise UserError(str(error)) from error
+        except ImportError as error:
+            raise UserError(f"--precision: {error}") from error
 
 
 def _input_shape(text: str) -> tuple[int, int, int] | None:

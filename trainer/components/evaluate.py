@@ -11,7 +11,7 @@ import numpy as np
 
 from ...autograd import OutOfMemory, Tensor, context, from_numpy, nn, no_grad, trace
 from ...datasets import Loader
-from ..build import memory_error
+from ..build import memory_error, mixed
 from ..distributed.buffers import total
 from ..distributed.comm import Comm
 from ..distributed.exchange import Reducer
@@ -29,13 +29,17 @@ def step_sums(output: StepOutput, count: int) -> list[float]:
     return [float(loss.item()) * count, *(float(m.item()) for m in metrics), float(count)]
 
 
-def make_eval_step(model: nn.Module, task: Task) -> Callable[..., StepOutput]:
+def make_eval_step(
+    model: nn.Module, task: Task, precision: str = "float32"
+) -> Callable[..., StepOutput]:
     """Return the traced function from a task's inputs to loss and metrics, for a model in
-    evaluation mode."""
+    evaluation mode, computed in a precision."""
 
     def eval_step(*inputs: Tensor) -> StepOutput:
-        output = model(inputs[0])
-        return task.loss(output, *inputs, training=False), *task.sums(output, *inputs)
+        with mixed(precision):
+            output = model(inputs[0])
+            loss = task.loss(output, *inputs, training=False)
+        return loss, *task.sums(output, *inputs)
 
     model.eval()
     traced: Callable[..., StepOutput] = trace(eval_step)
@@ -70,9 +74,9 @@ class Evaluator:
     """Evaluates a model between the steps of its training, and keeps in `state` what comes out,
     unless it is stopped before (`Stopped`)."""
 
-    def __init__(self, parts: Parts, state: State, stop: Stop) -> None:
+    def __init__(self, parts: Parts, state: State, stop: Stop, precision: str) -> None:
         self.parts, self.state, self.stop = parts, state, stop
-        self.eval_step = make_eval_step(parts.model, parts.task)
+        self.eval_step = make_eval_step(parts.model, parts.task, precision)
         self.metric = parts.task.metrics[0].name
 
     def validate(self, progress: Progress) -> dict[str, float]:

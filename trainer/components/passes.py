@@ -137,8 +137,10 @@ class Passes:
         self, inputs: Sequence[Tensor], observe: Callable[[Tensor], Sequence[Tensor]]
     ) -> StepOutput:
         *own, share = inputs
-        task, output = self.parts.task, self.parts.model(own[0])
-        loss = task.loss(output, *own, training=True)
+        task = self.parts.task
+        with build.mixed(self.config.precision):
+            output = self.parts.model(own[0])
+            loss = task.loss(output, *own, training=True)
         sums = *task.sums(output, *own), *observe(loss)
         self.sweep(loss, share)
         return loss, *sums

@@ -29,7 +29,9 @@ LATER = (
     "closed", "restarts", "evaluations", "best_step", "not_better", "exchange_exposed",
     "exchange_hidden",
 )  # fmt: skip
-LATER_OPTIONS = {"validation": "0", "task": "classification", "optimizer": "sgd"}
+LATER_OPTIONS = {
+    "validation": "0", "task": "classification", "optimizer": "sgd", "precision": "float32",
+}  # fmt: skip
 # Names in checkpoints that differ from the attributes of State.
 RECORDED = {"overhead_seconds": "aside", "finished_epochs": "closed"}
 NO_BEST = -1.0

@@ -43,11 +43,12 @@ def _conventions(work: Work) -> dict[str, str]:
     """Return how the work is counted, the optimizer's by its name and settings."""
     settings = " and ".join(work.settings).replace("_", " ")
     update = f"{work.optimizer} with {settings}" if settings else work.optimizer
+    types = "bfloat16 and float32" if work.precision == "bf16" else "float32"
     return {
         "mac": "one multiply-accumulate, 2 FLOP; zero padding counts, bias additions do not",
         "weights": "filters and matrices, without biases and what normalisation learns",
         "backward_data": "none for an input that needs no gradient, as the first layer's",
-        "bytes": "float32; each call reads its operands once and writes its results once",
+        "bytes": f"{types}; each call reads its operands once and writes its results once",
         "update": update,
         "exchange": "ring allreduce: 2 (p - 1) / p of the gradients sent by each of p ranks",
         "peak_bytes": "results alive at once, each from the call that makes it to the last that "

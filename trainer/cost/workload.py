@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...autograd import Ledger, Tensor, context, models, nn, no_grad, optim, zeros
+from ...autograd import Ledger, Tensor, autocast, context, models, nn, no_grad, optim, zeros
 from ...autograd.array import Array
 from ...autograd.capture.observer import Dispatched
 from ...autograd.capture.peak_memory import PeakMemory
@@ -78,7 +78,7 @@ class Work:
     `layers` are in the order of their first call. `parameters` is the number of trained values,
     `peak` the most bytes of results alive at once. `training` tells a training step from a forward
     pass. `optimizer` has `settings`, and keeps `slots` values for each trained one. `norms` are the
-    channels of the batch norms.
+    channels of the batch norms. `precision` is float32 or bf16.
     """
 
     model: str
@@ -93,6 +93,7 @@ class Work:
     settings: Sequence[str]
     slots: int
     norms: tuple[int, ...] = ()
+    precision: str = "float32"
 
     def phase(self, name: str) -> Cost:
         """Return the cost of a phase, summed over all layers."""
@@ -127,12 +128,12 @@ def _shape(name: str, args: Sequence[Array], y: Array, attrs: dict[str, Any]) ->
 
 def count(
     name: str, batch: int, input_shape: tuple[int, int, int], classes: int, training: bool,
-    optimizer: str = "sgd", **options: Any,
+    optimizer: str = "sgd", precision: str = "float32", **options: Any,
 ) -> Work:  # fmt: skip
     """Return the work of a step of training with an optimizer, by name, with its usual settings, or
     of a forward pass in evaluation mode. ValueError for an unknown model or optimizer and for what
-    the model cannot take."""
-    ledger = Ledger()
+    the model cannot take, ImportError for bf16 where ml_dtypes is not installed."""
+    ledger, mixed = Ledger(), autocast("bfloat16", enabled=precision == "bf16")
     with context.using(backend="meta", ledger=Ledger(), phase="forward", scope=""):
         model = models.create(name, input_shape=input_shape, classes=classes, **options)
         x = zeros(batch, *input_shape)
@@ -144,11 +145,13 @@ def count(
         recorder = ShapeRecorder(ledger)
         with context.using(ledger=ledger, observer=recorder):
             if training:
-                loss = models.usual_loss(name, model.train()(x), x, labels)
+                with mixed:
+                    loss = models.usual_loss(name, model.train()(x), x, labels)
                 loss.backward(share)  # as a micro-batch's
                 update.step()
             else:
-                _infer(model.eval(), x)
+                with mixed:
+                    _infer(model.eval(), x)
     ledger.add_peaks(recorder.lifetimes.peaks())
     layers = _layers(model, ledger, recorder)
     size, peak = sum(p.size for p in parameters), max(recorder.lifetimes.alive(), default=0)
@@ -156,6 +159,7 @@ def count(
     return Work(
         name, batch, input_shape, layers, ledger, size, peak, training, optimizer, [*settings],
         slots, tuple(m.num_features for m in model.modules() if isinstance(m, BATCH_NORMS)),
+        precision,
     )  # fmt: skip
 
 

@@ -84,6 +84,22 @@ def test_work_grows_with_the_batch_and_shapes_give_it(name: str) -> None:
     assert plain.peak < many.peak and "backward_data" not in plain.ledger.by("phase")
 
 
+def test_mixed_precision_has_the_same_work_and_half_the_bytes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    found = []
+    for precision in ("float32", "bf16"):
+        words = ["cost", "resnet20", "--batch", "32", "--training", "--json"]
+        assert main([*words, "--precision", precision]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    plain, mixed = (report["totals"] for report in found)
+    assert plain["training"]["total_macs"] == mixed["training"]["total_macs"]
+    assert mixed["training"]["total_bytes"] < 0.52 * plain["training"]["total_bytes"]
+    assert 0.5 < mixed["activation_bytes_stashed"] / plain["activation_bytes_stashed"] < 0.52
+    assert found[1]["conventions"]["bytes"].startswith("bfloat16 and float32; ")
+
+
 def test_what_is_dropped_is_not_alive() -> None:
     ledger = Ledger()
     recorder = ShapeRecorder(ledger)
