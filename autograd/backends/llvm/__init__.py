@@ -12,12 +12,14 @@ from .. import Implementation
 from ..reference import reference
 from . import fusion  # noqa: F401  (registers)
 from .compiler.isa import SETS
-from .compiler.isa.targets import CONVOLUTIONS, Target, target
+from .compiler.isa.targets import CONVOLUTIONS, TILES, Target, target
 from .plans import (  # noqa: F401  (registers)
     batch_norm,
     conv,
+    conv_tiles,
     elementwise,
     linear,
+    linear_tiles,
     loss,
     lrn,
     pad,
@@ -27,7 +29,8 @@ from .plans import (  # noqa: F401  (registers)
     sums,
     update,
 )
-from .registry import Deferral, can_fuse, deferral, find, fuse
+from .plans.widened import widened
+from .registry import Deferral, can_fuse, deferral, find, find_tiled, fuse
 from .runtime.executable import Executable, OneAtATime
 from .runtime.recording import NativeRecording
 from .tuning import LEVELS, Tuner
@@ -56,10 +59,16 @@ class Llvm:
         if self.dry:
             return Implementation("llvm", None)
         executable = find(target, name, specs, attrs)
+        is_whole = executable is not None
+        executable = executable or find_tiled(target, name, specs, attrs)
+        if executable is None and not primitive.writes:
+            results = primitive.infer(*specs, **attrs)
+            many = (results,) if isinstance(results, Spec) else results
+            executable = widened(target, name, specs, attrs, many)
         if executable is None:
             return reference(primitive, specs, attrs)
         call = self._call(target, name, specs, attrs, executable)
-        how = None if self.eager else deferral(target, name, specs, attrs)
+        how = deferral(target, name, specs, attrs) if is_whole and not self.eager else None
         return Implementation(
             "llvm", call, how and self._deferral_plan(how, call), executable.executed
         )
@@ -117,18 +126,23 @@ def create(options: str) -> Llvm:
     """Return the backend with options, separated by commas.
 
     Options are an instruction set (avx512, avx2, sse, neon), the algorithm of convolutions (auto,
-    direct, winograd), how long to search for fast tiles (tune=off, tune=fast, tune=full), `eager`
-    to defer no call, and `dry` to search for tiles and run nothing. Raises ValueError for others.
+    direct, winograd), what multiplies bfloat16 tile by tile (tiles=off, tiles=amx, or plain
+    instructions in its place for tests, tiles=emulated), how long to search for fast tiles
+    (tune=off, tune=fast, tune=full), `eager` to defer no call, and `dry` to search for tiles and
+    run nothing. Raises ValueError for others.
     """
-    chosen = {"name": "", "convolution": "auto"}
+    chosen = {"name": "", "convolution": "auto", "tiles": "off"}
     levels, level = [f"tune={level}" for level in LEVELS], "off"
+    tiles = [f"tiles={kind}" for kind in TILES]
     words = [word for word in options.split(",") if word]
     for word in words:
-        known = (*SETS, *CONVOLUTIONS, *levels, EAGER, DRY)
+        known = (*SETS, *CONVOLUTIONS, *tiles, *levels, EAGER, DRY)
         if word not in known:
             raise ValueError(f"backend llvm: expected options {', '.join(known)}, got {word!r}")
         if word in levels:
             level = word.partition("=")[2]
+        elif word in tiles:
+            chosen["tiles"] = word.partition("=")[2]
         elif word in SETS:
             chosen["name"] = word
         elif word in CONVOLUTIONS:

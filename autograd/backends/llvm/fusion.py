@@ -13,6 +13,7 @@ import numpy as np
 
 from ...array import NDArray, Spec
 from ...deferred import Call, Fused, Inlined, Signature
+from ...dtypes import computed_in
 from .compiler.isa.targets import Target
 from .compiler.jit import build
 from .kernels.epilogue import NOTHING, ROWS, Epilogue, merge_moments, merge_sums, scaling
@@ -38,7 +39,7 @@ def _(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Deferral | No
     """Compute the statistics at once and defer the normalisation."""
     if x.size < LEAST:
         return None
-    each = Spec((x.shape[1],), x.dtype)
+    each = Spec((x.shape[1],), computed_in(x.dtype))
     tail = "batch_norm_eval", (x, w, b, each, each), {"eps": eps}
     operands = (0, 1, 2, 4, 5)  # x, w, b, and of the results mean and variance
     return Deferral(tail, operands, (0,), immediate=moments(target, x), name=MOMENTS)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from ...array import Spec
 from ...deferred import MAX_DEPTH, Call, Fused, Signature
-from ...dtypes import COMPUTED
+from ...dtypes import COMPUTED, IMAGES, is_narrow
 from .compiler.isa.targets import Target
 from .runtime.executable import Executable
 
@@ -39,13 +39,17 @@ Fuse: TypeAlias = Callable[[Target, Call, tuple[Signature | None, ...]], Fused |
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 _plans: dict[str, Plan] = {}
+_tiled: dict[str, Plan] = {}
+_narrow: set[str] = set()  # names of plans that take narrow types
 _deferrals: dict[str, Defer] = {}
 _fusions: dict[str, Fuse] = {}
 
 
-def implements(name: str) -> Callable[[Entry], Entry]:
+def implements(name: str, narrow: bool = False) -> Callable[[Entry], Entry]:
     """Register a plan for a primitive by name: `plan(target, *specs, **attributes)`, which returns
-    None for shapes that it leaves to NumPy."""
+    None for shapes that it leaves to NumPy. It is asked for `narrow` types too, if it says so."""
+    if narrow:
+        _narrow.add(name)
     return lambda plan: _once(_plans, name, plan)
 
 
@@ -57,7 +61,24 @@ def find(
     plan = _plans.get(name)
     if plan is None or not specs or any(s.size == 0 or not s.dtype.isnative for s in specs):
         return None
-    if specs[0].dtype not in COMPUTED:
+    if specs[0].dtype not in (IMAGES if name in _narrow else COMPUTED):
+        return None
+    if name not in _narrow and any(is_narrow(s.dtype) for s in specs):
+        return None
+    return plan(target, *specs, **attrs)
+
+
+def tiled(name: str) -> Callable[[Entry], Entry]:
+    """Register a plan of a primitive on arrays of a narrow type, for targets that have tiles."""
+    return lambda plan: _once(_tiled, name, plan)
+
+
+def find_tiled(
+    target: Target, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any]
+) -> Executable | None:
+    """Return the executable of a call by tiles; None where there are none, or they do not pay."""
+    plan = _tiled.get(name)
+    if plan is None or not target.tiles or not all(is_narrow(s.dtype) and s.size for s in specs):
         return None
     return plan(target, *specs, **attrs)
 

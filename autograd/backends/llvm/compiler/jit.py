@@ -144,7 +144,9 @@ def _sources() -> str:
 def made_by(target: Target) -> tuple[Any, ...]:
     """Return what kernels depend on besides their parameters: sources, target, versions."""
     versions = (llvmlite.__version__, llvm.llvm_version_info, sys.platform)
-    made_for = (target.name, target.bits, target.registers, target.cpu, target.features)
+    made_for = (
+        target.name, target.bits, target.registers, target.cpu, target.features, target.tiles,
+    )  # fmt: skip
     return _sources(), made_for, versions
 
 

@@ -17,9 +17,11 @@ import llvmlite.ir as ir
 import numpy as np
 import numpy.typing as npt
 
+from ....dtypes import computed_in, is_narrow
 from .isa.targets import Target
+from .vectors import Variable, Vector
 
-I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+I1, I16, I32, I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 POINTER = ir.PointerType()
 REALS = {4: ir.FloatType(), 8: ir.DoubleType()}
 
@@ -27,93 +29,16 @@ Integer: TypeAlias = Any  # an int, or LLVM's value for one
 Term: TypeAlias = Any  # an Integer, or a pair (Integer, stride)
 
 
-class Vector:
-    """A vector of numbers in a kernel. Operators emit instructions; a plain number stands for a
-    vector of it."""
-
-    __slots__ = ("kernel", "value")
-
-    def __init__(self, kernel: KernelBuilder, value: Any) -> None:
-        self.kernel, self.value = kernel, value
-
-    def _with(self, other: Vector | float, instruction: str, swapped: bool = False) -> Vector:
-        pair = [self.value, self.kernel.vector(other).value]
-        result = getattr(self.kernel.builder, instruction)(*(pair[::-1] if swapped else pair))
-        return Vector(self.kernel, result)
-
-    def __add__(self, other: Vector | float) -> Vector:
-        return self._with(other, "fadd")
-
-    def __sub__(self, other: Vector | float) -> Vector:
-        return self._with(other, "fsub")
-
-    def __mul__(self, other: Vector | float) -> Vector:
-        return self._with(other, "fmul")
-
-    def __truediv__(self, other: Vector | float) -> Vector:
-        return self._with(other, "fdiv")
-
-    def __radd__(self, other: float) -> Vector:
-        return self + other
-
-    def __rmul__(self, other: float) -> Vector:
-        return self * other
-
-    def __rsub__(self, other: float) -> Vector:
-        return self._with(other, "fsub", swapped=True)
-
-    def __rtruediv__(self, other: float) -> Vector:
-        return self._with(other, "fdiv", swapped=True)
-
-    def __gt__(self, other: Vector | float) -> Any:
-        return self._compare(">", other)
-
-    def __lt__(self, other: Vector | float) -> Any:
-        return self._compare("<", other)
-
-    def __ge__(self, other: Vector | float) -> Any:
-        return self._compare(">=", other)
-
-    def __le__(self, other: Vector | float) -> Any:
-        return self._compare("<=", other)
-
-    def equals(self, other: Vector | float) -> Any:
-        """Return a mask: where both are the same number."""
-        return self._compare("==", other)
-
-    def isnan(self) -> Any:
-        """Return a mask: where it is not a number."""
-        return self.kernel.builder.fcmp_unordered("uno", self.value, self.value)
-
-    def _compare(self, how: str, other: Vector | float) -> Any:
-        builder = self.kernel.builder
-        return builder.fcmp_ordered(how, self.value, self.kernel.vector(other).value)
-
-
-class Variable:
-    """A vector that changes, such as a sum. LLVM keeps it in a register (its mem2reg pass)."""
-
-    __slots__ = ("kernel", "slot")
-
-    def __init__(self, kernel: KernelBuilder, slot: Any) -> None:
-        self.kernel, self.slot = kernel, slot
-
-    def get(self) -> Vector:
-        """Return its value at this point of the kernel."""
-        return Vector(self.kernel, self.kernel.builder.load(self.slot, typ=self.kernel.wide))
-
-    def set(self, value: Vector) -> None:
-        """Change it from this point on."""
-        self.kernel.builder.store(value.value, self.slot)
-
-
 class KernelBuilder:
     """A function under construction.
 
-    `pointers` and `integers` name its arguments, in order, which are in `arguments`; `dtype` is the
-    type of its vectors and of the steps of its addresses. LLVM may assume that what is written
-    through one pointer is not accessed through another, except for those in `aliases`: calls may
-    pass one address for several of these. ValueError for an alias that names no pointer.
+    `pointers` and `integers` name its arguments, in order, which are in `arguments`. Numbers lie in
+    memory in the type `stored`, which is also that of the steps of addresses; vectors have the type
+    `dtype`, in which they are computed. It is another one only where the type is narrow, as
+    bfloat16 is: loads widen, and stores round to the nearest, ties to even. LLVM may assume that
+    what is written through one pointer is not accessed through another, except for those in
+    `aliases`: calls may pass one address for several of these. ValueError for an alias that names
+    no pointer.
     """
 
     def __init__(
@@ -123,10 +48,12 @@ class KernelBuilder:
         if others := {*aliases} - {*pointers}:
             known = ", ".join(pointers)
             raise ValueError(f"aliases: expected names of pointers ({known}), got {others.pop()!r}")
-        self.target, self.dtype = target, np.dtype(dtype)
+        self.target, self.stored = target, np.dtype(dtype)
+        self.dtype = computed_in(self.stored)
         self.pointers, self.integers = tuple(pointers), tuple(integers)
         self.lanes = target.lanes(dtype)
         self.real = REALS[self.dtype.itemsize]
+        self.cell = I16 if is_narrow(self.stored) else self.real  # of memory
         self.wide = ir.VectorType(self.real, self.lanes)
         self.module = ir.Module("kernel")
         kinds = [POINTER] * len(pointers) + [I64] * len(integers)
@@ -185,7 +112,7 @@ class KernelBuilder:
         return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
 
     def at(self, pointer: Any, *terms: Term) -> Any:
-        """Return a pointer, advanced by terms as for `sum`, in numbers of this kernel's type. The
+        """Return a pointer, advanced by terms as for `sum`, in numbers as they lie in memory. The
         constant part is added last: it becomes a displacement of the instruction that reads or
         writes there."""
         constant = 0
@@ -197,7 +124,7 @@ class KernelBuilder:
             else:
                 moving.append(term)
         for offset in ([self.sum(*moving)] if moving else []) + ([constant] if constant else []):
-            pointer = self.builder.gep(pointer, [self.integer(offset)], source_etype=self.real)
+            pointer = self.builder.gep(pointer, [self.integer(offset)], source_etype=self.cell)
         return pointer
 
     @contextmanager
@@ -260,6 +187,12 @@ class KernelBuilder:
         variable.set(self.vector(value))
         return variable
 
+    def room(self, size: int) -> Any:
+        """Return the address of so many bytes of the stack, which begin a cache line."""
+        memory = self._first.alloca(ir.ArrayType(ir.IntType(8), size))
+        memory.align = 64
+        return self._first.inttoptr(self._first.ptrtoint(memory, I64), POINTER)
+
     def mask(self, count: Integer) -> Any:
         """Return the mask of the first `count` lanes."""
         kind = ir.VectorType(I1, self.lanes)
@@ -277,43 +210,75 @@ class KernelBuilder:
         """Return the vector at an address; lanes from `count` on are 0, and their memory is not
         touched."""
         if count is None or (isinstance(count, int) and count >= self.lanes):
-            size = self.dtype.itemsize
-            return Vector(self, self.builder.load(pointer, align=size, typ=self.wide))
+            size = self.stored.itemsize
+            value = self.builder.load(pointer, align=size, typ=ir.VectorType(self.cell, self.lanes))
+            return Vector(self, self._widened(value))
         # What the mask leaves out is not touched, so it may lie beyond the array, or the page.
-        name = f"llvm.masked.load.{self._suffix()}.p0"
-        rest = [pointer, I32(self.dtype.itemsize), self.mask(count), self.vector(0.0).value]
-        return Vector(self, self._call(name, self.wide, rest))
+        kind = ir.VectorType(self.cell, self.lanes)
+        rest = ir.Constant(kind, [0 if self.cell is I16 else 0.0] * self.lanes)
+        values = [pointer, I32(self.stored.itemsize), self.mask(count), rest]
+        name = f"llvm.masked.load.{self._suffix(self.cell)}.p0"
+        return Vector(self, self._widened(self._call(name, kind, values)))
 
     def store(self, value: Vector, pointer: Any, count: Integer | None = None) -> None:
         """Write a vector to an address, or its first `count` lanes."""
+        numbers, size = self._narrowed(value.value), self.stored.itemsize
         if count is None or (isinstance(count, int) and count >= self.lanes):
-            self.builder.store(value.value, pointer, align=self.dtype.itemsize)
+            self.builder.store(numbers, pointer, align=size)
             return
-        name = f"llvm.masked.store.{self._suffix()}.p0"
-        rest = [value.value, pointer, I32(self.dtype.itemsize), self.mask(count)]
-        self._call(name, ir.VoidType(), rest)
+        name = f"llvm.masked.store.{self._suffix(self.cell)}.p0"
+        self._call(name, ir.VoidType(), [numbers, pointer, I32(size), self.mask(count)])
 
     def broadcast(self, pointer: Any) -> Vector:
         """Return a vector of the number at an address."""
-        size = self.dtype.itemsize
-        number = self.builder.load(pointer, align=size, typ=self.real)
-        return Vector(self, self._spread(number, self.real))
+        return Vector(self, self._spread(self._number(pointer), self.real))
 
     def gather(self, pointer: Any, stride: int, count: int) -> Vector:
         """Return `count` numbers that are so many apart from an address on, and zeros."""
         value = self.vector(0.0).value
         for lane in range(min(count, self.lanes)):
-            at, size = self.at(pointer, lane * stride), self.dtype.itemsize
-            number = self.builder.load(at, align=size, typ=self.real)
+            number = self._number(self.at(pointer, lane * stride))
             value = self.builder.insert_element(value, number, I32(lane))
         return Vector(self, value)
 
     def scatter(self, value: Vector, pointer: Any, stride: int, count: int) -> None:
         """Write the first `count` numbers, so many apart from an address on."""
+        numbers = self._narrowed(value.value)
         for lane in range(min(count, self.lanes)):
-            number = self.builder.extract_element(value.value, I32(lane))
+            number = self.builder.extract_element(numbers, I32(lane))
             at = self.at(pointer, lane * stride)
-            self.builder.store(number, at, align=self.dtype.itemsize)
+            self.builder.store(number, at, align=self.stored.itemsize)
+
+    def _number(self, pointer: Any) -> Any:
+        """Return the number at an address."""
+        number = self.builder.load(pointer, align=self.stored.itemsize, typ=self.cell)
+        return self._widened(number)
+
+    def _widened(self, value: Any) -> Any:
+        """Return what lies in memory, a number or a vector, in the type of arithmetic."""
+        if self.cell is not I16:
+            return value
+        b, whole, real = self.builder, I32, self.real
+        if isinstance(value.type, ir.VectorType):
+            whole, real = ir.VectorType(I32, self.lanes), self.wide
+        return b.bitcast(b.shl(b.zext(value, whole), self._same(whole, 16)), real)
+
+    def _narrowed(self, value: Any) -> Any:
+        """Return a vector as it lies in memory, rounded to the nearest; NaN stays NaN."""
+        if self.cell is not I16:
+            return value
+        b, whole = self.builder, ir.VectorType(I32, self.lanes)
+        bits, half = b.bitcast(value, whole), self._same(whole, 16)
+        odd = b.and_(b.lshr(bits, half), self._same(whole, 1))
+        rounded = b.add(bits, b.add(odd, self._same(whole, 0x7FFF)))
+        quiet = b.or_(bits, self._same(whole, 1 << 22))  # a fraction that does not round to nothing
+        kept = b.select(b.fcmp_unordered("uno", value, value), quiet, rounded)
+        return b.trunc(b.lshr(kept, half), ir.VectorType(I16, self.lanes))
+
+    def _same(self, kind: Any, value: int) -> Any:
+        """Return an integer, or a vector of it."""
+        many = isinstance(kind, ir.VectorType)
+        return ir.Constant(kind, [value] * self.lanes if many else value)
 
     def _spread(self, number: Any, kind: Any) -> Any:
         wide = ir.VectorType(kind, self.lanes)
@@ -366,8 +331,16 @@ class KernelBuilder:
         """Return this kernel with float64 vectors of as many lanes (LLVM splits them over two
         registers), for sums."""
         other = copy(self)
-        other.dtype, other.real = np.dtype(np.float64), REALS[8]
+        other.stored = other.dtype = np.dtype(np.float64)
+        other.cell = other.real = REALS[8]
         other.wide = ir.VectorType(other.real, self.lanes)
+        return other
+
+    def computed(self) -> KernelBuilder:
+        """Return this kernel with memory in the type in which it computes: for parameters and sums
+        of a narrow type."""
+        other = copy(self)
+        other.stored, other.cell = self.dtype, self.real
         return other
 
     def convert(self, a: Vector) -> Vector:
@@ -383,8 +356,9 @@ class KernelBuilder:
             return self.vector(value)
         return Vector(self, self._spread(self.builder.sitofp(value, self.real), self.real))
 
-    def _suffix(self) -> str:
-        return f"v{self.lanes}f{8 * self.dtype.itemsize}"
+    def _suffix(self, kind: Any = None) -> str:
+        """Return how an intrinsic names vectors, by default those of arithmetic."""
+        return f"v{self.lanes}{'i16' if kind is I16 else f'f{8 * self.dtype.itemsize}'}"
 
     def _call(self, name: str, result: Any, values: list[Any]) -> Any:
         known = self.module.globals.get(name)

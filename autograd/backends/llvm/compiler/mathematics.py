@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import llvmlite.ir as ir
 
-from .language import I32, I64, KernelBuilder, Vector
+from .language import I32, I64, KernelBuilder
+from .vectors import Vector
 
 
 class _Format(NamedTuple):

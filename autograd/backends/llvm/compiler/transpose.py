@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .language import KernelBuilder, Vector
+from .language import KernelBuilder
+from .vectors import Vector
 
 
 def turn(k: KernelBuilder, vectors: Sequence[Vector]) -> list[Vector]:

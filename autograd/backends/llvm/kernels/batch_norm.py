@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import KernelBuilder, Vector
+from ..compiler.language import KernelBuilder
+from ..compiler.vectors import Vector
 from .batch_norm_passes import Extent, Formula, NormRows, Passes, tiles
 from .epilogue import NOTHING, Epilogue
 
@@ -46,8 +47,8 @@ def normalise(
             middle, spread = passes.doubled(mean, c, m), passes.doubled(var, c, m)
         else:
             middle, spread = passes.statistics(x, c, m)
-            k.store(k.convert(middle), k.at(mean, c), m)
-            k.store(k.convert(spread), k.at(var, c), m)
+            passes.put(middle, mean, c, m)
+            passes.put(spread, var, c, m)
             # Rounded as it is written, so that a deferred normalisation gives the same bits.
             spread = passes.d.convert(k.convert(spread))
         slope = passes.doubled(w, c, m) / passes.d.sqrt(spread + eps)
@@ -66,7 +67,7 @@ def statistics(target: Target, rows: NormRows) -> KernelBuilder:
     passes.moments(x)
     for c, (m,) in tiles(k, rows.channels, 1):
         for value, to in zip(passes.statistics(x, c, m), (mean, var), strict=True):
-            k.store(k.convert(value), k.at(to, c), m)
+            passes.put(value, to, c, m)
     return k
 
 
@@ -81,8 +82,8 @@ def gradient_sums(target: Target, rows: NormRows, eps: float, masked: bool) -> K
     passes.products(x, dy, mask if masked else None, mean)
     for c, (m,) in tiles(k, rows.channels, 1):
         root = passes.d.sqrt(passes.doubled(var, c, m) + eps)
-        k.store(k.convert(passes.folded(0, c, m) / root), k.at(dw, c), m)
-        k.store(k.convert(passes.folded(1, c, m)), k.at(db, c), m)
+        passes.put(passes.folded(0, c, m) / root, dw, c, m)
+        passes.put(passes.folded(1, c, m), db, c, m)
     return k
 
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from ....array import Spec
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder, Vector, pieces
+from ..compiler.language import Integer, KernelBuilder, pieces
+from ..compiler.vectors import Vector
 
 BLOCK = 1 << 15  # bytes of rows whose sums run in the arrays' type
 GUESS = 4  # rows whose mean is subtracted from those of a block
@@ -84,6 +85,7 @@ class Passes:
         self, k: KernelBuilder, rows: NormRows, room: Any, extent: Sequence[Integer]
     ) -> None:
         self.k, self.d, self.rows, self.room = k, k.doubles(), rows, room
+        self.c = k.computed()  # coefficients, and what there is one of for each channel
         self.blocks, self.rest, self.tail = extent
         self.whole = k.sum((self.blocks, rows.block), self.rest)
         # A vector takes four: two sums, what is subtracted, and the numbers that are read.
@@ -96,8 +98,8 @@ class Passes:
 
     def coefficient(self, which: int, *offset: Any) -> Any:
         """Return the address of a coefficient; they lie behind the sums."""
-        behind = 2 * self.padded * (8 // self.k.dtype.itemsize)
-        return self.k.at(self.room, behind + which * self.padded, *offset)
+        behind = 2 * self.padded * (8 // self.c.dtype.itemsize)
+        return self.c.at(self.room, behind + which * self.padded, *offset)
 
     def clear(self) -> None:
         """Set the sums to zero."""
@@ -133,7 +135,7 @@ class Passes:
     def ask(self, at: Any, arrays: Sequence[Any]) -> None:
         """Ask for numbers some way ahead: one core alone waits for memory more than it reads."""
         for a in arrays:
-            self.k.prefetch(self.k.at(a, *at, AHEAD // self.k.dtype.itemsize))
+            self.k.prefetch(self.k.at(a, *at, AHEAD // self.k.stored.itemsize))
 
     def add(self, which: int, offset: Any, value: Vector) -> None:
         """Add float64 numbers to the sums."""
@@ -228,7 +230,7 @@ class Passes:
         k, d = self.k, self.d
         for offset, left in self.shorter():
             at = ((self.whole, self.rows.width), offset)
-            off = k.load(k.at(x, *at), left) - k.load(self.coefficient(0, offset))
+            off = k.load(k.at(x, *at), left) - self.c.load(self.coefficient(0, offset))
             top = self._top(dy, y, at, left)
             self.add(0, (offset,), d.convert(off * top))
             self.add(1, (offset,), d.convert(top))
@@ -243,7 +245,7 @@ class Passes:
         k, width = self.k, self.rows.width
         for offset, counts in tiles(k, width, self.most):
             offsets = [j * k.lanes for j in range(len(counts))]
-            middles = [k.load(self.coefficient(0, offset, j)) for j in offsets]
+            middles = [self.c.load(self.coefficient(0, offset, j)) for j in offsets]
             sums = [(k.variable(), k.variable()) for _ in counts]
             with k.loop(count) as i:
                 row = k.sum(first, i)
@@ -267,18 +269,22 @@ class Passes:
 
     def set(self, which: int, c: Integer, m: int, value: Vector) -> None:
         """Write coefficients of some channels, for each pixel of a row."""
-        narrow = self.k.convert(value)
+        narrow = self.c.convert(value)
         with self.k.loop(self.rows.side) as p:
-            self.k.store(narrow, self.coefficient(which, (p, self.rows.channels), c), m)
+            self.c.store(narrow, self.coefficient(which, (p, self.rows.channels), c), m)
 
     def tile(self, which: int, values: Any) -> None:
         """Write coefficients of all channels, from an array."""
         for c, (m,) in tiles(self.k, self.rows.channels, 1):
-            self.set(which, c, m, self.k.load(self.k.at(values, c), m))
+            self.set(which, c, m, self.c.load(self.c.at(values, c), m))
+
+    def put(self, value: Vector, to: Any, c: Integer, m: int) -> None:
+        """Write a float64 number for each of some channels to an array."""
+        self.c.store(self.c.convert(value), self.c.at(to, c), m)
 
     def doubled(self, values: Any, c: Integer, m: int) -> Vector:
         """Return some numbers of an array in float64."""
-        return self.d.convert(self.k.load(self.k.at(values, c), m))
+        return self.d.convert(self.c.load(self.c.at(values, c), m))
 
     def write(self, y: Any, reads: Sequence[Any], coefficients: int, formula: Formula) -> None:
         """Write y = formula(numbers of `reads`, coefficients), row by row."""
@@ -288,7 +294,7 @@ class Passes:
             for offset, counts in tiles(k, width, self.most):
                 offsets = [j * k.lanes for j in range(len(counts))]
                 known = [
-                    [k.load(self.coefficient(i, offset, j)) for i in range(coefficients)]
+                    [self.c.load(self.coefficient(i, offset, j)) for i in range(coefficients)]
                     for j in offsets
                 ]
                 with k.loop(count) as i:
@@ -301,7 +307,7 @@ class Passes:
 
         for offset, left in self.shorter():
             at = ((self.whole, width), offset)
-            factors = [k.load(self.coefficient(i, offset)) for i in range(coefficients)]
+            factors = [self.c.load(self.coefficient(i, offset)) for i in range(coefficients)]
             value = formula([k.load(k.at(a, *at), left) for a in reads], factors)
             k.store(value, k.at(y, *at), left)
         self.over(body, backwards=True)

@@ -18,8 +18,9 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder, Variable, Vector, pieces
+from ..compiler.language import Integer, KernelBuilder, pieces
 from ..compiler.transpose import columns_of
+from ..compiler.vectors import Variable, Vector
 from .border import Border, Pair, seen
 from .epilogue import NOTHING, Epilogue, Tail
 

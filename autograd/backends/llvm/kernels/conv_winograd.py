@@ -18,7 +18,8 @@ from math import prod
 from typing import Any, NamedTuple
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder, Variable, pieces
+from ..compiler.language import Integer, KernelBuilder, pieces
+from ..compiler.vectors import Variable
 from .border import Border, Pair, seen_columns
 from .conv_direct import chunks
 from .conv_winograd_exact import Filters, Pixels, checked, correlated

@@ -15,7 +15,8 @@ from math import nan
 from operator import add
 from typing import Any, NamedTuple
 
-from ..compiler.language import Integer, KernelBuilder, Term, Variable
+from ..compiler.language import Integer, KernelBuilder, Term
+from ..compiler.vectors import Variable
 from .border import Border, Pair
 from .conv_winograd_transforms import Grid, Matrix, witnesses
 

@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..compiler.language import KernelBuilder, Vector
+from ..compiler.language import KernelBuilder
+from ..compiler.vectors import Vector
 
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 Grid: TypeAlias = Sequence[Sequence[Vector]]

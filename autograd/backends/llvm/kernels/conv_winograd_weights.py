@@ -12,8 +12,9 @@ from operator import add
 from typing import Any
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder, Variable, pieces
+from ..compiler.language import Integer, KernelBuilder, pieces
 from ..compiler.transpose import columns_of
+from ..compiler.vectors import Variable
 from .conv_direct import chunks
 from .conv_winograd import BlockShape, Plane, Winograd, add_products, blocks_of, factors, planes
 from .conv_winograd_exact import Filters, Pixels, checked, weighed

@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 from ..compiler import mathematics
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder, Vector
+from ..compiler.language import Integer, KernelBuilder
+from ..compiler.vectors import Vector
 from .sweep import parts_of, sweep
 
 # Gets the kernel, a vector of each array, and vectors of the constants.
@@ -121,7 +122,8 @@ def pointwise(
     names = [f"x{i}" for i in range(arrays)]
     k = KernelBuilder(target, dtype, (*names, "constants", "y"), ("count",))
     *xs, fixed_values, y, count = k.arguments
-    fixed = [k.broadcast(k.at(fixed_values, i)) for i in range(constants)]
+    c = k.computed()
+    fixed = [c.broadcast(c.at(fixed_values, i)) for i in range(constants)]
 
     def body(index: Integer, some: Integer | None) -> None:
         parts = [k.load(k.at(x, index), some) for x in xs]
@@ -149,12 +151,14 @@ def periodic(target: Target, dtype: str, formula: str, swapped: bool) -> KernelB
     return k
 
 
-def converted(target: Target, narrow: bool) -> KernelBuilder:
-    """Return the kernel that writes numbers in another type, float32 for float64 if `narrow`, else
-    the other way: from, to, how many."""
-    k = KernelBuilder(target, "float32", ("x", "y"), ("count",))
+def converted(target: Target, types: tuple[str, str]) -> KernelBuilder:
+    """Return the kernel that writes numbers of one type in another: float32, and float64 or
+    bfloat16. From, to, how many."""
+    kind = "bfloat16" if "bfloat16" in types else "float32"
+    k = KernelBuilder(target, kind, ("x", "y"), ("count",))
     x, y, count = k.arguments
-    source, to = (k.doubles(), k) if narrow else (k, k.doubles())
+    views = {"float32": k.computed(), "bfloat16": k, "float64": k.doubles()}
+    source, to = (views[name] for name in types)
 
     def body(index: Integer, some: Integer | None) -> None:
         to.store(to.convert(source.load(source.at(x, index), some)), to.at(y, index), some)

@@ -13,7 +13,8 @@ from operator import add
 from typing import Any, NamedTuple
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder, Term, Vector, pieces
+from ..compiler.language import Integer, KernelBuilder, Term, pieces
+from ..compiler.vectors import Vector
 
 Pair = tuple[int, int]
 

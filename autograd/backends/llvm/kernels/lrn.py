@@ -12,8 +12,9 @@ from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder, Vector, pieces
+from ..compiler.language import Integer, KernelBuilder, pieces
 from ..compiler.mathematics import exp, log
+from ..compiler.vectors import Vector
 
 # Rows between writing the numbers that windows add up and reading them, at other places than they
 # were written: read at once, they would not have arrived.

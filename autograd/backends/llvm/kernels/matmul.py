@@ -20,8 +20,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder, Variable, Vector, pieces
+from ..compiler.language import Integer, KernelBuilder, pieces
 from ..compiler.transpose import columns_of, turn
+from ..compiler.vectors import Variable, Vector
 from .epilogue import NOTHING, Epilogue, Tail
 
 

@@ -17,7 +17,8 @@ import llvmlite.ir as ir
 import numpy as np
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import I1, I32, POINTER, Integer, KernelBuilder, Vector, pieces
+from ..compiler.language import I1, I32, POINTER, Integer, KernelBuilder, pieces
+from ..compiler.vectors import Vector
 from .border import Pair
 from .windows import PixelStrip, PoolWindows, Reach, WindowRun, runs, strips
 

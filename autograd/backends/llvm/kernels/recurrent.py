@@ -16,8 +16,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder, Variable, Vector, pieces
+from ..compiler.language import Integer, KernelBuilder, pieces
 from ..compiler.mathematics import sigmoid, tanh
+from ..compiler.vectors import Variable, Vector
 from .recurrent_cell import bent, slopes
 from .sweep import sweep
 

@@ -4,8 +4,9 @@ gates, and that of Elman's network. `recurrent.py` uses the same formulas within
 from __future__ import annotations
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder, Vector
+from ..compiler.language import Integer, KernelBuilder
 from ..compiler.mathematics import sigmoid, tanh
+from ..compiler.vectors import Vector
 from .sweep import sweep
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder, Vector
+from ..compiler.language import Integer, KernelBuilder
 from ..compiler.mathematics import exp, expm1, largest, total
+from ..compiler.vectors import Vector
 from .sweep import Body, parts_of, sweep
 
 BLOCK = 1 << 10  # columns whose sums run in the arrays' type

@@ -6,8 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder, Vector
+from ..compiler.language import Integer, KernelBuilder
 from ..compiler.transpose import turn
+from ..compiler.vectors import Vector
 from .sweep import sweep
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 
 from ....array import NDArray, Spec
+from ....dtypes import computed_in
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.batch_norm import gradient, gradient_sums, normalise, statistics
@@ -27,7 +29,7 @@ class _NormCall(ChannelsLast):
         super().__init__(x)
         self.rows, self.extent = arranged(target, x)
         padded = -(-self.rows.width // target.lanes(x.dtype)) * target.lanes(x.dtype)
-        self.room = Scratch(padded * (16 + 4 * x.dtype.itemsize), "uint8")
+        self.room = Scratch(padded * (16 + 4 * computed_in(x.dtype).itemsize), "uint8")
 
     def some(self, images: int) -> tuple[int, int, int]:
         """Return the extent of so many images."""
@@ -43,19 +45,22 @@ class _NormCall(ChannelsLast):
 
     def each(self) -> tuple[NDArray, int, int]:
         """Return two arrays for a number per channel, in one, and their addresses."""
-        pair = np.empty((2, self.rows.channels), self.dtype)
+        pair = np.empty((2, self.rows.channels), computed_in(self.dtype))
         start = address(pair)
-        return pair, start, start + self.rows.channels * self.dtype.itemsize
+        return pair, start, start + self.rows.channels * pair.itemsize
 
 
-def _alike(*specs: Spec) -> bool:
-    return all(s.dtype == specs[0].dtype for s in specs)
+def _fit(images: Sequence[Spec], channels: Sequence[Spec]) -> bool:
+    """Tell whether images are of one type, and what is per channel of the type of sums."""
+    dtype = images[0].dtype
+    wide = computed_in(dtype)
+    return all(s.dtype == dtype for s in images) and all(s.dtype == wide for s in channels)
 
 
-@implements("batch_norm")
+@implements("batch_norm", narrow=True)
 def batch_norm(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Executable | None:
     """Plan a normalisation with the batch's own statistics."""
-    if not _alike(x, w, b):
+    if not _fit((x,), (w, b)):
         return None
     call = _NormCall(target, x)
     function = build(normalise, target, call.rows, float(eps), False)
@@ -84,12 +89,12 @@ def moments(target: Target, x: Spec) -> Executable:
     return Executable(run, native=True)
 
 
-@implements("batch_norm_eval")
+@implements("batch_norm_eval", narrow=True)
 def batch_norm_eval(
     target: Target, x: Spec, w: Spec, b: Spec, mean: Spec, var: Spec, *, eps: float
 ) -> Executable | None:
     """Plan a normalisation with given statistics."""
-    if not _alike(x, w, b, mean, var):
+    if not _fit((x,), (w, b, mean, var)):
         return None
     return normalising(target, x, eps, NOTHING)
 
@@ -116,12 +121,12 @@ def normalising(target: Target, x: Spec, eps: float, epilogue: Epilogue) -> ByIm
     return ByImages(x.shape[0], WORK * x.size, begin)
 
 
-@implements("batch_norm_sums")
+@implements("batch_norm_sums", narrow=True)
 def batch_norm_sums(
     target: Target, dy: Spec, x: Spec, mean: Spec, var: Spec, *, eps: float
 ) -> Executable | None:
     """Plan the gradients of w and b."""
-    if not _alike(dy, x, mean, var):
+    if not _fit((dy, x), (mean, var)):
         return None
     return sums(target, x, eps, masked=False)
 
@@ -144,12 +149,12 @@ def sums(target: Target, x: Spec, eps: float, masked: bool) -> Executable:
     return Executable(run, native=True)
 
 
-@implements("batch_norm_dx")
+@implements("batch_norm_dx", narrow=True)
 def batch_norm_dx(
     target: Target, dy: Spec, x: Spec, *channels: Spec, eps: float
 ) -> Executable | None:
     """Plan the gradient of x."""
-    if not _alike(dy, x, *channels):
+    if not _fit((dy, x), channels):
         return None
     return slope(target, x, eps, masked=False)
 

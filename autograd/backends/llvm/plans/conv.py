@@ -139,7 +139,7 @@ def conv2d_dx(
         if fast is not None:
             return fast
     subgrids = [
-        (first, _subgrid(dy, w, size, first, stride, padding, dilation, groups))
+        (first, reaching_subgrid(dy, w, size, first, stride, padding, dilation, groups))
         for first in product(range(min(stride[0], size[0])), range(min(stride[1], size[1])))
     ]
     return _direct_dx(target, dy, w, size, subgrids, groups, epilogue)
@@ -215,7 +215,7 @@ def _fast_dx(
     return _fast(plan, n, channels, size, 2, epilogue, multiplications(fast, n))
 
 
-def _subgrid(
+def reaching_subgrid(
     dy: Spec, w: Spec, size: Pair, first: Pair, stride: Pair, padding: Any, dilation: Pair,
     groups: int,
 ) -> Correlation:  # fmt: skip

@@ -7,7 +7,7 @@ from math import gcd
 import numpy as np
 
 from ....array import NDArray, Spec
-from ....dtypes import COMPUTED
+from ....dtypes import FLOAT32, IMAGES, computed_in
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.elementwise import converted, periodic, pointwise
@@ -27,7 +27,7 @@ def _plan(
         return None
     layouts, dtype = Layouts(specs[0]), specs[0].dtype
     function = build(pointwise, target, dtype.name, formula, len(specs), len(constants))
-    numbers = np.array(constants or (0.0,), dtype)
+    numbers = np.array(constants or (0.0,), computed_in(dtype))
     fixed, size = address(numbers), layouts.size
 
     def run(*xs: NDArray) -> NDArray:
@@ -46,7 +46,7 @@ def together(target: Target, formula: str, specs: tuple[Spec, ...]) -> Executabl
 
 
 def _register(name: str) -> None:
-    @implements(name)
+    @implements(name, narrow=True)
     def plan(target: Target, *specs: Spec, **attributes: float) -> Executable | None:
         return _plan(target, name, specs, tuple(attributes.values()))
 
@@ -104,7 +104,7 @@ def _channels(
 
 
 def _arithmetic(name: str) -> None:
-    @implements(name)
+    @implements(name, narrow=True)
     def plan(target: Target, x: Spec, w: Spec) -> Executable | None:
         if x.dtype != w.dtype:
             return None
@@ -119,19 +119,23 @@ for _name in ("add", "sub", "mul", "div"):
     _arithmetic(_name)
 
 
-@implements("scale")
+@implements("scale", narrow=True)
 def scale(target: Target, x: Spec, *, factor: float) -> Executable | None:
     """Plan x times a number."""
     return _plan(target, "scaled", (x,), (factor,))
 
 
-@implements("cast")
+@implements("cast", narrow=True)
 def cast(target: Target, x: Spec, *, dtype: np.dtype[np.generic]) -> Executable | None:
-    """Plan the conversion of x between float32 and float64."""
-    if dtype not in COMPUTED or dtype == x.dtype or x.size < LEAST:
-        return None
+    """Plan the conversion of x between float32 and float64, or bfloat16."""
+    fits = FLOAT32 in (x.dtype, dtype) and dtype in IMAGES and dtype != x.dtype
+    return conversion(target, x, dtype) if fits and x.size >= LEAST else None
+
+
+def conversion(target: Target, x: Spec, dtype: np.dtype[np.generic]) -> Executable:
+    """Plan the conversion of x between float32 and another type, however small it is."""
     layouts, results = Layouts(x), Layouts(Spec(x.shape, dtype))
-    function = build(converted, target, dtype.itemsize == 4)
+    function = build(converted, target, (x.dtype.name, dtype.name))
 
     def run(x: NDArray) -> NDArray:
         lie = layouts.of(x)

@@ -209,7 +209,9 @@ def linear(
 
 
 @implements("matmul")
-def matmul(target: Target, x: Spec, w: Spec, *, epilogue: Epilogue = NOTHING) -> Executable | None:
+def matmul(
+    target: Target, x: Spec, w: Spec, *, wide: bool = False, epilogue: Epilogue = NOTHING
+) -> Executable | None:
     """Plan a product with one matrix, in whichever of both ways each of the two lies, and what
     follows, as for `linear`."""
     n, c, m = prod(x.shape[:-1]), x.shape[-1], w.shape[-1]

@@ -46,7 +46,7 @@ def backward_size(pool: PoolWindows) -> int:
     return unrolled([sum(1 + len(p) for s in axis for p in s.pixels) for axis in parts])
 
 
-@implements("max_pool2d")
+@implements("max_pool2d", narrow=True)
 def max_pool2d(
     target: Target, x: Spec, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> Executable | None:
@@ -68,7 +68,7 @@ def max_pool2d(
     return Executable(run, native=True)
 
 
-@implements("max_pool2d_dx")
+@implements("max_pool2d_dx", narrow=True)
 def max_pool2d_dx(
     target: Target, dy: Spec, argmax: Spec, *, size: Pair, kernel: Pair, stride: Pair,
     padding: Padding, dilation: Pair,
@@ -90,7 +90,7 @@ def max_pool2d_dx(
     return Executable(run, native=True)
 
 
-@implements("avg_pool2d")
+@implements("avg_pool2d", narrow=True)
 def avg_pool2d(target: Target, x: Spec, **attributes: Any) -> Executable | None:
     """Plan the mean of each window."""
     pool = pooling(x, dilation=(1, 1), **attributes)
@@ -109,7 +109,7 @@ def avg_pool2d(target: Target, x: Spec, **attributes: Any) -> Executable | None:
     return Executable(run, native=True)
 
 
-@implements("avg_pool2d_dx")
+@implements("avg_pool2d_dx", narrow=True)
 def avg_pool2d_dx(target: Target, dy: Spec, *, size: Pair, **attributes: Any) -> Executable | None:
     """Plan the gradient of means."""
     n, c = dy.shape[:2]

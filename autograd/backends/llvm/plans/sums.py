@@ -35,7 +35,8 @@ def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> Executa
     block = max(16, min(64, BLOCK // period))
     add = build(increase, target, "float64")
     narrow = x.dtype.itemsize < WIDEST
-    copy = build(converted, target, True) if narrow else build(copied, target, "float64")
+    types = "float64", "float32"
+    copy = build(converted, target, types) if narrow else build(copied, target, "float64")
 
     def run(x: NDArray) -> NDArray:
         lie = layouts.of(x)
@@ -61,7 +62,7 @@ def sum_to(target: Target, x: Spec, *, shape: tuple[int, ...]) -> Executable | N
 
 
 @implements("sum")
-def sum(target: Target, x: Spec, *, axes: tuple[int, ...]) -> Executable | None:
+def sum(target: Target, x: Spec, *, axes: tuple[int, ...], wide: bool = False) -> Executable | None:
     """Plan the sum over axes, all but one."""
     left = [i for i in range(len(x.shape)) if i not in axes]
     if len(left) > 1:

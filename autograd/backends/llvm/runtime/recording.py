@@ -151,6 +151,15 @@ class NativeRecording:
             step()
 
 
+def keep_foreign(values: Sequence[NDArray]) -> None:
+    """Let the recording of this thread, if there is one, keep what a native call makes in passing:
+    a replay works on it too, and only blocks of the arena outlive the call by themselves."""
+    recorder = deferred.recorders.get(get_ident()) if deferred.recorders else None
+    if isinstance(recorder, NativeRecording):
+        for value in values:
+            recorder._hold_foreign(value)
+
+
 def _copying(target: Target) -> Executable:
     """Return an executable that copies natively, so that a copy can be walked too."""
 

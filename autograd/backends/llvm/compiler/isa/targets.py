@@ -11,7 +11,8 @@ import llvmlite.binding as llvm
 import numpy as np
 import numpy.typing as npt
 
-from . import SETS, InstructionSet
+from .....dtypes import computed_in
+from . import SETS, InstructionSet, amx
 
 llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
@@ -20,6 +21,8 @@ llvm.initialize_native_asmprinter()
 Variation: TypeAlias = tuple[tuple[str, float], ...]  # fields of a tile and factors
 Tile = TypeVar("Tile", bound=tuple[int, ...])
 CONVOLUTIONS = ("auto", "direct", "winograd")
+TILES = ("off", "amx", "emulated")
+TILE_BITS = 512  # of a row
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Target:
 
     `convolution` says how convolutions are planned: "direct"; "winograd", wherever that can be
     done; "winograd2", with tiles of 2x2 results only; or "auto", where it pays. Winograd's rounding
-    errors are up to ten times as large. `varied` changes the tiles that plans choose.
+    errors are up to ten times as large. `varied` changes the tiles that plans choose. `tiles` says
+    what multiplies bfloat16 tile by tile: "amx", "emulated" for tests, or "" for nothing.
     """
 
     isa: InstructionSet
@@ -36,6 +40,7 @@ class Target:
     features: str
     convolution: str = "auto"
     varied: Variation = ()
+    tiles: str = ""
 
     @property
     def name(self) -> str:
@@ -53,8 +58,9 @@ class Target:
         return self.isa.registers
 
     def lanes(self, dtype: npt.DTypeLike) -> int:
-        """Return how many numbers of a type a vector register holds."""
-        return self.bits // (8 * np.dtype(dtype).itemsize)
+        """Return how many numbers a vector register holds, in the type in which those of a type
+        are computed."""
+        return self.bits // (8 * computed_in(np.dtype(dtype)).itemsize)
 
     @cached_property
     def bare(self) -> Target:
@@ -83,11 +89,12 @@ def available() -> tuple[str, ...]:
     )
 
 
-def target(name: str = "", convolution: str = "auto") -> Target:
+def target(name: str = "", convolution: str = "auto", tiles: str = "off") -> Target:
     """Return the target of an instruction set by name, by default the widest of this machine.
+    `tiles` are those of "amx", "emulated", or "off".
 
-    Raises ValueError for a set that this machine does not execute, and for an unknown kind of
-    convolution.
+    Raises ValueError for a set or for tiles that this machine does not execute, and for an unknown
+    kind of convolution.
     """
     if convolution not in CONVOLUTIONS:
         raise ValueError(f"convolution: expected {', '.join(CONVOLUTIONS)}, got {convolution!r}")
@@ -107,4 +114,9 @@ def target(name: str = "", convolution: str = "auto") -> Target:
     else:
         # Not the host's features: LLVM would use wider registers, or instructions beyond the set.
         cpu, features = SETS[chosen].cpu, ""
-    return Target(SETS[chosen], cpu, features, convolution)
+    if tiles == "emulated" and SETS[chosen].bits != TILE_BITS:
+        raise ValueError(f"tiles: expected avx512 to emulate them, got {chosen}")
+    if tiles == "amx" and not (SETS[chosen].bits == TILE_BITS and amx.permitted()):
+        raise ValueError("tiles: expected a processor with AMX, and leave to use it, got none")
+    multiplied = "" if tiles == "off" else tiles
+    return Target(SETS[chosen], cpu, features, convolution, tiles=multiplied)

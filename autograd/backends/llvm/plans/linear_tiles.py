@@ -1,0 +1,94 @@
+"""Products of bfloat16 by tiles: those of a convolution whose images are single pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+from ....array import NDArray, Spec
+from ..compiler.isa.targets import Target
+from ..compiler.tiles import ROWS
+from ..kernels.conv_tiles import TileCorrelation
+from ..registry import tiled
+from ..runtime.executable import Executable
+from ..runtime.layout import plain
+from .conv_tiles import Correlations, conv2d_dw
+
+LEAST = 1 << 16  # multiply-accumulates from which layouts of their own pay
+ALONE: dict[str, Any] = {
+    "stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1,
+}  # fmt: skip
+Product = Callable[..., NDArray]
+
+
+def _product(
+    target: Target, rows: int, x: Spec, w: Spec, results: int, turned: bool, biased: bool
+) -> Product:
+    """Return a function of x (rows, channels), w (results, channels) or `turned`, and a bias."""
+    channels, dot = x.shape[-1], ((0, 0, 0),)
+    c = TileCorrelation(channels, results, 1, (1, 1), (1, 1), dot, (1, 1), (1, 1))
+    pixels = Spec((rows, channels, 1, 1), x.dtype)
+    call = Correlations(target, [c], pixels, Spec((*w.shape, 1, 1), w.dtype), turned, biased)
+
+    def run(x: NDArray, w: NDArray, *bias: NDArray) -> NDArray:
+        y = call.run(plain(x).reshape(pixels.shape), w.reshape((*w.shape, 1, 1)), *bias)
+        return y.reshape(rows, results)
+
+    return run
+
+
+def _pays(rows: int, channels: int, results: int) -> bool:
+    return rows >= ROWS // 2 and rows * channels * results >= LEAST
+
+
+@tiled("linear")
+def linear(target: Target, x: Spec, w: Spec, *b: Spec) -> Executable | None:
+    """Plan a fully connected layer; None for few numbers."""
+    (m, c), n = w.shape, prod(x.shape[:-1])
+    if not _pays(n, c, m):
+        return None
+    function, shape = _product(target, n, x, w, m, False, bool(b)), (*x.shape[:-1], m)
+
+    def run(x: NDArray, w: NDArray, *bias: NDArray) -> NDArray:
+        return function(x, plain(w), *bias).reshape(shape)
+
+    return Executable(run, native=True)
+
+
+@tiled("matmul")
+def matmul(target: Target, x: Spec, w: Spec, *, wide: bool = False) -> Executable | None:
+    """Plan a product with one matrix, or `wide`, with float32 results; None for few numbers."""
+    n, c, m = prod(x.shape[:-1]), x.shape[-1], w.shape[-1]
+    if len(w.shape) != 2 or not _pays(c if wide else n, n if wide else c, m):
+        return None
+    if wide:
+        return _sums(target, x, w) if len(x.shape) == 2 else None
+    ways: dict[bool, Product] = {}
+    shape = (*x.shape[:-1], m)
+
+    def run(x: NDArray, w: NDArray) -> NDArray:
+        turned = not w.flags.f_contiguous  # else it is a view of (results, channels)
+        if turned not in ways:
+            ways[turned] = _product(target, n, Spec((n, c), x.dtype), Spec(
+                w.shape if turned else w.shape[::-1], x.dtype), m, turned, False)  # fmt: skip
+        return ways[turned](x, plain(w) if turned else w.T).reshape(shape)
+
+    return Executable(run, native=True)
+
+
+def _sums(target: Target, x: Spec, w: Spec) -> Executable | None:
+    """Plan the product of a matrix (results, rows), such as a gradient turned round, with rows: a
+    sum over these in float32."""
+    (m, n), c = x.shape, w.shape[1]
+    rows = Spec((n, c, 1, 1), w.dtype), Spec((n, m, 1, 1), x.dtype)
+    plan = conv2d_dw(target, *rows, size=(1, 1), **ALONE)
+    if plan is None:
+        return None
+
+    def run(x: NDArray, w: NDArray) -> NDArray:
+        parts = plain(w).reshape(rows[0].shape), plain(x.T).reshape(rows[1].shape)
+        y: NDArray = plan.run(*parts).reshape(m, c)
+        return y
+
+    return Executable(run, native=True, keeps=plan)

@@ -1,0 +1,173 @@
+"""Products of tiles, which plain instructions emulate here, and convolutions that are made of
+them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+
+from tallygrad.autograd import backends, context, get_num_threads, set_num_threads
+from tallygrad.autograd.array import Array, Spec, array
+from tallygrad.autograd.backends.llvm.compiler.isa import amx, targets
+from tallygrad.autograd.backends.llvm.registry import find_tiled
+from tallygrad.autograd.dtypes import FLOAT32, bfloat16
+from tallygrad.autograd.ops.conv import conv2d, conv2d_dw, conv2d_dx
+from tallygrad.autograd.ops.linear import linear, matmul
+
+if "avx512" not in targets.available():
+    pytest.skip("tiles are emulated with AVX-512", allow_module_level=True)
+
+BF16 = bfloat16()
+BACKENDS = ["llvm:tiles=emulated"]
+if amx.permitted():
+    BACKENDS.append("llvm:tiles=amx")
+# Images, channels, results, height, width, taps, stride, padding, dilation, bias.
+CASES = [
+    (16, 32, 32, 4, 4, 1, 1, 0, 1, 0),
+    (16, 32, 32, 6, 7, 3, 1, 1, 1, 1),
+    (5, 16, 20, 5, 5, 3, 1, 1, 1, 1),
+    (33, 3, 40, 8, 8, 5, 1, 2, 1, 0),
+    (20, 40, 33, 9, 8, 3, 2, 1, 1, 0),
+    (17, 64, 64, 4, 4, 3, 1, 2, 1, 0),
+    (8, 33, 16, 7, 7, 1, 2, 0, 1, 1),
+    (1, 1, 1, 5, 6, 2, 3, 1, 2, 1),
+    (2, 544, 576, 3, 3, 3, 1, 1, 1, 0),  # weights that do not stay in the cache
+]
+
+
+def draw(rng: np.random.Generator, *shape: int) -> Array:
+    return array(rng.normal(size=shape).astype(BF16))
+
+
+def results(name: str, case: tuple[int, ...]) -> list[Any]:
+    """Return y, dx and dw of a convolution."""
+    n, c, m, h, w, taps, stride, pad, apart, biased = case
+    rng = np.random.default_rng(0)
+    x, filters = draw(rng, n, c, h, w), draw(rng, m, c, taps, taps)
+    bias = [draw(rng, m)] * biased
+    attrs: dict[str, Any] = {
+        "stride": (stride, stride), "padding": ((pad, pad), (pad, pad)),
+        "dilation": (apart, apart), "groups": 1,
+    }  # fmt: skip
+    with context.using(backend=name):
+        y = conv2d(x, filters, *bias, **attrs)
+        dy = draw(np.random.default_rng(1), *y.shape)
+        dx = conv2d_dx(dy, filters, size=(h, w), **attrs)
+        dw = conv2d_dw(x, dy, size=(taps, taps), **attrs)
+        return [a.value for a in (y, dx, dw)]
+
+
+def assert_near(y: Any, expected: Any) -> None:
+    """Sums in another order may be rounded to the next number."""
+    y, expected = y.astype(np.float64), expected.astype(np.float64)
+    bound = 2**-7 * np.abs(expected) + 1e-5 * np.abs(expected).max(initial=0.0)
+    assert (np.abs(y - expected) <= bound).all()
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_convolutions_are_those_of_numpy(name: str, case: tuple[int, ...]) -> None:
+    for y, expected in zip(results(name, case), results("numpy", case), strict=True):
+        assert y.dtype == expected.dtype
+        assert_near(y, expected)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize(
+    ("rows", "channels", "outputs"), [(20, 64, 70), (64, 33, 40), (8, 300, 31)]
+)
+def test_products_are_those_of_numpy(name: str, rows: int, channels: int, outputs: int) -> None:
+    """Forward, and back to rows and weights, whose gradient is float32."""
+    rng = np.random.default_rng(3)
+    x, w, dy = draw(rng, rows, channels), draw(rng, outputs, channels), draw(rng, rows, outputs)
+    bias, turned = draw(rng, outputs), array(np.ascontiguousarray(w.value.T))
+    found = []
+    for each in (name, "numpy"):
+        with context.using(backend=each):
+            found.append([
+                linear(x, w), linear(x, w, bias), matmul(dy, w), matmul(x, turned),
+                matmul(x, array(w.value.T)), matmul(array(dy.value.T), x, wide=True),
+            ])  # fmt: skip
+    for y, expected in zip(*found, strict=True):
+        assert y.dtype == expected.dtype
+        assert_near(y.value, expected.value)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_threads_do_not_change_a_bit(name: str) -> None:
+    case, before, found = (70, 32, 64, 12, 12, 3, 1, 1, 1, 0), get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            set_num_threads(threads)
+            found.append([y.tobytes() for y in results(name, case)])
+    finally:
+        set_num_threads(before)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_product_has_the_bits_of_intels_manual(name: str) -> None:
+    """The products of even and of odd images are summed up apart, 32 images at a time."""
+    rng = np.random.default_rng(2)
+    x, dy = draw(rng, 64, 16, 1, 1), draw(rng, 64, 16, 1, 1)
+    none = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
+    with context.using(backend=name):
+        dw = conv2d_dw(x, dy, size=(1, 1), **none).value[:, :, 0, 0]
+    a, b = (np.asarray(t.value, np.float32)[:, :, 0, 0] for t in (dy, x))
+    total = np.zeros((16, 16), np.float32)
+    for group in (0, 32):
+        sums = np.zeros((2, 16, 16), np.float32)
+        for image in range(group, group + 32):
+            sums[image % 2] += np.outer(a[image], b[image])
+        total += sums[0] + sums[1]
+    assert total.tobytes() == np.ascontiguousarray(dw).tobytes()
+
+
+def test_tiles_take_products_and_convolutions_of_bfloat16_alone() -> None:
+    none = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
+    tiles, others = targets.target(tiles="emulated"), targets.target()
+    calls: list[tuple[str, tuple[tuple[int, ...], ...], dict[str, Any]]] = [
+        ("conv2d", ((16, 32, 5, 5), (32, 32, 1, 1)), none),
+        ("conv2d_dx", ((16, 32, 5, 5), (32, 32, 1, 1)), {**none, "size": (5, 5)}),
+        ("conv2d_dw", ((16, 32, 5, 5), (16, 32, 5, 5)), {**none, "size": (1, 1)}),
+        ("linear", ((64, 64), (64, 64)), {}),
+        ("matmul", ((64, 64), (64, 64)), {}),
+        ("matmul", ((64, 64), (64, 64)), {"wide": True}),
+    ]
+    for name, shapes, attrs in calls:
+        narrow, wide = (tuple(Spec(s, t) for s in shapes) for t in (BF16, FLOAT32))
+        assert find_tiled(tiles, name, narrow, attrs) is not None
+        assert find_tiled(tiles, name, wide, attrs) is None
+        assert find_tiled(others, name, narrow, attrs) is None
+
+
+def test_several_groups_are_left_to_other_kernels() -> None:
+    rng = np.random.default_rng(0)
+    x, filters = draw(rng, 4, 8, 5, 5), draw(rng, 6, 4, 3, 3)
+    attrs = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 2}
+    found = []
+    for name in ("llvm:tiles=emulated", "numpy"):
+        with context.using(backend=name):
+            found.append(conv2d(x, filters, **attrs).value.astype(np.float32))
+    np.testing.assert_allclose(*found, rtol=2**-7, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [("tiles=other", "expected options .*tiles=emulated.*, got 'tiles=other'"),
+     ("avx2,tiles=emulated", "tiles: expected avx512 to emulate them, got avx2")],
+)  # fmt: skip
+def test_other_tiles_are_refused(options: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        backends.get(f"llvm:{options}")
+
+
+def test_without_amx_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amx, "permitted", lambda: False)
+    with pytest.raises(ValueError, match="tiles: expected a processor with AMX, and leave to use"):
+        targets.target(tiles="amx")
