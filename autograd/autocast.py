@@ -6,13 +6,15 @@ stay float32 and get float32 gradients, which are sums of narrow products that a
 
 from __future__ import annotations
 
-from contextlib import ContextDecorator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from . import context
+from .context import P, R
 from .dtypes import FLOAT32, DType, bfloat16, is_narrow
 from .ops.shape import converted
 
@@ -28,7 +30,7 @@ WIDE = frozenset({
 })  # fmt: skip
 
 
-class autocast(context.using, ContextDecorator):
+class autocast(context.using):
     """Compute the primitives of `NARROW` in a type, and those of `WIDE` in float32, within a `with`
     block or a function: `with autocast("bfloat16"): loss = ..`. All others take operands as they
     come. Float64 stays as it is. The backward pass may be outside of the block.
@@ -41,6 +43,15 @@ class autocast(context.using, ContextDecorator):
         if narrow is not None and np.dtype(dtype) != narrow:
             raise TypeError(f"autocast: expected bfloat16, got {np.dtype(dtype)}")
         super().__init__(autocast=narrow)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        return context.in_block(partial(context.using, **self.changes), function)
+
+
+def wide(x: Any) -> Any:
+    """Return an operand of a function that is made of several primitives, but one of WIDE: within
+    `autocast` in float32 if it is narrow."""
+    return x if context.current().autocast is None else _widened(x)
 
 
 def cast_operands(name: str, operands: tuple[Any, ...], dtype: DType) -> tuple[Any, ...]:

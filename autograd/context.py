@@ -4,9 +4,12 @@ It is a ContextVar, so threads and asynchronous tasks have their own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar, Token
+from functools import wraps
+from inspect import isgeneratorfunction
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .ledger import Ledger
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from .tape import Tape
     from .tensor import Tensor
 
+P = ParamSpec("P")
+R = TypeVar("R")
 PHASES = (
     "forward",
     "recompute",
@@ -159,6 +164,19 @@ class using:
         trace: TracebackType | None,
     ) -> None:
         leave(self.tokens.pop())
+
+
+def in_block(block: Callable[[], using], function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that runs in a block of its own each time. TypeError for a generator."""
+    if isgeneratorfunction(function):
+        raise TypeError(f"{function.__name__} is a generator: use a with block inside it")
+
+    @wraps(function)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        with block():
+            return function(*args, **kwargs)
+
+    return inside
 
 
 class scope(using):

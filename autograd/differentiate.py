@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
-from inspect import isgeneratorfunction
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from . import context, random
@@ -25,7 +24,7 @@ class no_grad(context.using):
         super().__init__(tape=None)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        return _wrapped(type(self), function)
+        return context.in_block(type(self), function)
 
 
 class enable_grad(context.using):
@@ -37,20 +36,7 @@ class enable_grad(context.using):
         super().__init__(tape=context.current().tape or Tape())
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        return _wrapped(type(self), function)
-
-
-def _wrapped(block: Callable[[], context.using], function: Callable[P, R]) -> Callable[P, R]:
-    """Return a function that runs in a block of its own each time. TypeError for a generator."""
-    if isgeneratorfunction(function):
-        raise TypeError(f"{function.__name__} is a generator: use a with block inside it")
-
-    @wraps(function)
-    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
-        with block():
-            return function(*args, **kwargs)
-
-    return inside
+        return context.in_block(type(self), function)
 
 
 def is_grad_enabled() -> bool:

@@ -18,7 +18,7 @@ else:
     BFLOAT16 = np.dtype(_bfloat16)
 COMPUTED = (FLOAT32, FLOAT64)  # that backends have kernels for
 # Convolution and pooling take these alone: their sums run over blocks that are laid out for them.
-IMAGES = (*COMPUTED, *([BFLOAT16] if BFLOAT16 else ()))
+KERNEL_TYPES = (*COMPUTED, *([BFLOAT16] if BFLOAT16 else ()))
 
 
 class ElementType(NamedTuple):

@@ -58,6 +58,8 @@ def load(path: str | os.PathLike[str]) -> Any:
         with zipfile.ZipFile(path) as archive:
             reader = _Reader(archive, os.path.getsize(path))
             return reader.built(json.loads(reader.entry(TREE)))
+    except ImportError:  # of what bfloat16 needs
+        raise
     except Exception as error:  # of zipfile, json and NumPy's format
         # zipfile seeks to where a damaged file says: before its start is EINVAL.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:

@@ -249,7 +249,8 @@ class Sweep:
         to."""
         state = context.current()
         tape = (state.tape or Tape()) if self.wrap else None
-        state = state.replace(phase="backward_data", tape=tape)
+        # The forward pass has chosen the types.
+        state = state.replace(phase="backward_data", tape=tape, autocast=None)
         for i in range(len(self.records) - 1, -1, -1):
             record = self.records[i]
             assert record is not None

@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.recorder": (*TO_TENSOR, "autograd.autocast", "autograd.capture.observer"),
     "autograd.differentiate": TO_TENSOR,
     "autograd.saving": (*TO_TENSOR, "autograd.private"),
-    "autograd.functional": (*TO_TENSOR, "autograd.backends"),
+    "autograd.functional": (*TO_TENSOR, "autograd.autocast", "autograd.backends"),
     "autograd.capture": (*TO_NN, "autograd.backends"),
     "autograd.capture.observer": (),
     "autograd.capture.sparsity": (*BASE, "autograd.capture.observer"),

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from ..ops import conv as ops
 from ..ops.elementwise import add
-from ..ops.shape import reshape
+from ..ops.shape import converted, reshape
 from ..tensor import Tensor
 
 __all__ = ["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d"]
@@ -76,7 +76,7 @@ def _biased(name: str, y: Tensor, bias: Tensor | None) -> Tensor:
         return y
     if bias.shape != (y.shape[1],):
         raise ValueError(f"{name}: expected a bias of shape ({y.shape[1]},), got {bias.shape}")
-    return add(y, reshape(bias, shape=(1, y.shape[1], 1, 1)))
+    return add(y, converted(reshape(bias, shape=(1, y.shape[1], 1, 1)), y.dtype))
 
 
 def _padding(

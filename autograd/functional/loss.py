@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from ..autocast import wide
 from ..dtypes import is_floating
 from ..ops import elementwise as el
 from ..ops import loss as ops
@@ -109,11 +110,11 @@ def nll_loss(
 
 
 def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """Return squared differences, (input - target)^2.
+    """Return squared differences, (input - target)^2; within `autocast`, in float32.
 
     ValueError for shapes that differ, where torch only warns."""
     _check("mse_loss", reduction, input, target)
-    off = input - target
+    off = wide(input) - wide(target)
     return _reduced(off * off, reduction)
 
 

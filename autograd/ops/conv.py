@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..array import Array, NDArray, Spec
-from ..dtypes import IMAGES, computed_in, is_narrow
+from ..dtypes import KERNEL_TYPES, computed_in, is_narrow
 from ..ledger import Cost
 from ..nonzeros import Attrs, CountedProduct, count_along, factor
 from ..primitive import Value, primitive
@@ -31,8 +31,8 @@ from .windows import Windows, extents, overlaps
 def _check(name: str, a: Spec, b: Spec) -> None:
     """TypeError or ValueError unless both arrays have 4 axes and one type that convolution computes
     in."""
-    if a.dtype != b.dtype or a.dtype not in IMAGES:
-        names = ", ".join(map(str, IMAGES))
+    if a.dtype != b.dtype or a.dtype not in KERNEL_TYPES:
+        names = ", ".join(map(str, KERNEL_TYPES))
         raise TypeError(f"{name}: expected two of one type ({names}), got {a.dtype}, {b.dtype}")
     if len(a.shape) != 4 or len(b.shape) != 4:
         raise ValueError(f"{name}: expected two arrays of 4 axes, got {a.shape} and {b.shape}")
@@ -132,12 +132,13 @@ def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Cou
 
 @conv2d.vjp("x")
 def _(dy: Value, w: Value, specs: tuple[Spec, ...], **attrs: Any) -> Value:
-    return conv2d_dx(dy, w, size=specs[0].shape[2:], **attrs)
+    # A result that other convolutions took as weights has a gradient in the type of sums.
+    return conv2d_dx(converted(dy, w.dtype), w, size=specs[0].shape[2:], **attrs)
 
 
 @conv2d.vjp("w")
 def _(dy: Value, x: Value, specs: tuple[Spec, ...], **attrs: Any) -> Value:
-    return conv2d_dw(x, dy, size=specs[1].shape[2:], **attrs)
+    return conv2d_dw(x, converted(dy, x.dtype), size=specs[1].shape[2:], **attrs)
 
 
 @conv2d.vjp("b")
@@ -181,12 +182,12 @@ def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Cou
 
 @conv2d_dx.vjp("dy")
 def _(ddx: Value, w: Value, size: Pair, **attrs: Any) -> Value:
-    return conv2d(ddx, w, **attrs)
+    return conv2d(converted(ddx, w.dtype), w, **attrs)
 
 
 @conv2d_dx.vjp("w")
 def _(ddx: Value, dy: Value, specs: tuple[Spec, ...], size: Pair, **attrs: Any) -> Value:
-    return conv2d_dw(ddx, dy, size=specs[1].shape[2:], **attrs)
+    return conv2d_dw(converted(ddx, dy.dtype), dy, size=specs[1].shape[2:], **attrs)
 
 
 @primitive(infer=_backward_weights, cost=lambda dw, x, dy, **a: _macs(dy, dw), outputs=("dw",))

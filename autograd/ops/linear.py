@@ -116,6 +116,8 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
     if len(specs[1].shape) == 2 and len(specs[0].shape) > 2:
         x = reshape(x, shape=(prod(x.shape[:-1]), x.shape[-1]))
         dy = reshape(dy, shape=(x.shape[0], dy.shape[-1]))
+    if len(x.shape) == 2 and is_narrow(specs[1].dtype) and is_narrow(dy.dtype):
+        return matmul(swapped(x), dy, wide=True)
     return fit(matmul(swapped(x), dy), specs[1])
 
 

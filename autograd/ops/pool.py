@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..array import NDArray, Spec
-from ..dtypes import IMAGES, INT64
+from ..dtypes import INT64, KERNEL_TYPES
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from ..summation import BLOCK
@@ -33,8 +33,10 @@ def check_images(name: str, x: Spec) -> None:
 
     Images have the shape (N, C, H, W) and one of the types that convolution and pooling compute in.
     """
-    if x.dtype not in IMAGES:
-        raise TypeError(f"{name}: expected one of {', '.join(map(str, IMAGES))}, got {x.dtype}")
+    if x.dtype not in KERNEL_TYPES:
+        raise TypeError(
+            f"{name}: expected one of {', '.join(map(str, KERNEL_TYPES))}, got {x.dtype}"
+        )
     if len(x.shape) != 4:
         raise ValueError(f"{name}: expected 4 axes (N, C, H, W), got shape {x.shape}")
 

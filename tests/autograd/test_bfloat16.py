@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -167,6 +169,70 @@ def test_mixed_precision_is_traced_apart() -> None:
             assert traced(x).dtype == BF16
             with ag.autocast("bfloat16", enabled=False):
                 assert traced(x).dtype == np.float32
+
+
+@pytest.mark.parametrize("product", [lambda x, w: x @ w, lambda x, w: ag.matmul(x, w)])
+def test_gradients_of_any_product_are_not_rounded(product: Any) -> None:
+    x, w = ag.randn(6, 5), ag.randn(5, 4, requires_grad=True)
+    with ag.autocast():
+        y = product(x, w)
+    y.backward(ag.ones(6, 4).bfloat16())
+    assert w.grad is not None and w.grad.dtype == np.float32
+    assert (w.grad.numpy().view("u4") & 0xFFFF).any()
+
+
+def test_a_result_may_be_the_weights_of_a_convolution() -> None:
+    x, z = ag.randn(2, 3, 5, 5).bfloat16(), ag.randn(4, 3, 3, 3, requires_grad=True)
+    k = ag.randn(3, 3, 1, 1, requires_grad=True)
+    y = ag.conv2d(x, ag.conv2d(z.bfloat16(), k.bfloat16()))
+    y.backward(ag.ones(*y.shape).bfloat16())
+    for leaf in (k, z):
+        assert leaf.grad is not None and leaf.grad.dtype == np.float32
+        assert np.isfinite(leaf.grad.numpy()).all()
+
+
+def test_gradients_of_gradients_have_the_types_of_the_forward_pass() -> None:
+    x, w = ag.randn(2, 3, 5, 5, requires_grad=True), ag.randn(4, 3, 3, 3, requires_grad=True)
+    y = ag.conv2d(x, w).sum()
+    with ag.autocast():  # which begins after it
+        (dx,) = grad(y, x, create_graph=True)
+        assert dx is not None and (dx.numpy().view("u4") & 0xFFFF).any()  # not rounded
+        (dx * dx).sum().backward()
+    assert w.grad is not None and w.grad.dtype == np.float32
+
+
+def test_composed_functions_have_torchs_types_too() -> None:
+    x, w, b = ag.randn(1, 3, 4, 4), ag.randn(3, 2, 2, 2), ag.randn(2)
+    with ag.autocast():
+        assert ag.conv_transpose2d(x, w, b).dtype == BF16
+        assert ag.mse_loss(x.bfloat16(), x.bfloat16()).dtype == np.float32
+    assert ag.mse_loss(x.bfloat16(), x.bfloat16()).dtype == BF16
+
+
+def test_a_decorated_function_has_blocks_of_its_own() -> None:
+    net, x, both = ag.nn.Linear(4, 4), ag.ones(2, 4), Barrier(2)
+
+    @ag.autocast()
+    def run(times: int) -> Tensor:
+        both.wait(60)
+        return run(times - 1) if times else net(x)
+
+    with ThreadPoolExecutor(2) as threads:
+        found = [y.dtype for y in threads.map(run, (3, 3))]
+    assert found == [BF16] * 2 and net(x).dtype == np.float32
+    with pytest.raises(TypeError, match="is a generator"):
+
+        @ag.autocast()
+        def each() -> Any:
+            yield net(x)
+
+
+def test_kernels_are_tuned_for_the_types_that_they_compute_in(backend: str) -> None:
+    if backend == "numpy":
+        pytest.skip("NumPy is not tuned")
+    x, w = ag.randn(2, 4, 6, 6), ag.randn(4, 4, 3, 3)
+    with context.using(backend="llvm:tune=fast"), ag.autocast():
+        assert ag.conv2d(x, w).dtype == BF16
 
 
 def test_other_types_are_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from ...array import Spec
 from ...deferred import MAX_DEPTH, Call, Fused, Signature
-from ...dtypes import COMPUTED, IMAGES, is_narrow
+from ...dtypes import COMPUTED, KERNEL_TYPES, is_narrow
 from .compiler.isa.targets import Target
 from .runtime.executable import Executable
 
@@ -61,7 +61,7 @@ def find(
     plan = _plans.get(name)
     if plan is None or not specs or any(s.size == 0 or not s.dtype.isnative for s in specs):
         return None
-    if specs[0].dtype not in (IMAGES if name in _narrow else COMPUTED):
+    if specs[0].dtype not in (KERNEL_TYPES if name in _narrow else COMPUTED):
         return None
     if name not in _narrow and any(is_narrow(s.dtype) for s in specs):
         return None

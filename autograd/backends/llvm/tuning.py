@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...array import NDArray, Spec
+from ...dtypes import computed_in
 from .compiler import cache, jit
 from .compiler.isa.targets import Target, Variation
 from .registry import find
@@ -66,6 +67,7 @@ class Tuner:
         """Return the target with the choice for this call of a primitive."""
         if name not in TUNED or self.level == "off" or any(s.size == 0 for s in specs):
             return self.target
+        specs = tuple([s._replace(dtype=computed_in(s.dtype)) for s in specs])  # as kernels have it
         key = repr((name, [(s.shape, s.dtype.name) for s in specs], sorted(attrs.items())))
         if self.open and key not in self.choices:
             self.choices[key] = self._choose(key, name, specs, attrs)

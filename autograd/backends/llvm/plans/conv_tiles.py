@@ -78,10 +78,10 @@ class Correlations:
         ]
         weights = self.weights.address(0)
         self.pack(address(filters), weights)
-        others = []
-        for b in bias:
-            others.append(self.bias.address(0))
-            self.widen(address(plain(b)), others[0], self.results)
+        biases = [plain(b) for b in bias]  # which must live until they are read
+        for b in biases:
+            self.widen(address(b), self.bias.address(0), self.results)
+        others = [self.bias.address(0)] * len(biases)
         size = self.dtype.itemsize
         inside = [end.nbytes // blocks(n, ROWS) for end in ends]
         outside = [ROWS * a * prod(p) * size for a, p in (

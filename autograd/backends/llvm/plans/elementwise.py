@@ -7,7 +7,7 @@ from math import gcd
 import numpy as np
 
 from ....array import NDArray, Spec
-from ....dtypes import FLOAT32, IMAGES, computed_in
+from ....dtypes import FLOAT32, KERNEL_TYPES, computed_in
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.elementwise import converted, periodic, pointwise
@@ -128,7 +128,7 @@ def scale(target: Target, x: Spec, *, factor: float) -> Executable | None:
 @implements("cast", narrow=True)
 def cast(target: Target, x: Spec, *, dtype: np.dtype[np.generic]) -> Executable | None:
     """Plan the conversion of x between float32 and float64, or bfloat16."""
-    fits = FLOAT32 in (x.dtype, dtype) and dtype in IMAGES and dtype != x.dtype
+    fits = FLOAT32 in (x.dtype, dtype) and dtype in KERNEL_TYPES and dtype != x.dtype
     return conversion(target, x, dtype) if fits and x.size >= LEAST else None
 
 
