@@ -35,7 +35,7 @@ def check(alone: Callable[[], AbstractContextManager[None]]) -> Check:
     return run
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks_start_and_meet(count: int, check: Check, setting: Make) -> None:
     cores = len(os.sched_getaffinity(0))
     first, second = check(setting(ranks=count, local_ranks=count, cores=cores))

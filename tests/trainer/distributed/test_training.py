@@ -38,8 +38,9 @@ def bits(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("kind", "value", "seed"),
-    [("dtype", "float32", "0"), ("dtype", "float32", "3"), ("dtype", "float64", "0"),
-     ("precision", "bf16", "0")],
+    [("dtype", "float32", "0"), ("precision", "bf16", "0"),
+     pytest.param("dtype", "float32", "3", marks=pytest.mark.slow),
+     pytest.param("dtype", "float64", "0", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_one_and_two_ranks_end_with_the_same_bits(
     mpirun: Any, tmp_path: Path, kind: str, value: str, seed: str
@@ -54,6 +55,7 @@ def test_one_and_two_ranks_end_with_the_same_bits(
     assert bits(tmp_path / "1") == bits(tmp_path / "2")
 
 
+@pytest.mark.slow
 def test_losses_on_more_ranks_than_micro_batches_differ_by_rounding_alone(
     mpirun: Any, tmp_path: Path
 ) -> None:
@@ -112,6 +114,7 @@ def test_ranks_without_a_micro_batch_are_told(
         assert [line for line in done.stderr.splitlines() if line.startswith("idle")] == said
 
 
+@pytest.mark.slow
 def test_eval_repeats_the_loss_of_the_run_to_the_bit(
     mpirun: Any, tmp_path: Path, write_mnist: Any
 ) -> None:
