@@ -18,7 +18,7 @@ from ..compiler.isa.targets import Target
 from ..compiler.language import I16, Integer, KernelBuilder
 from ..compiler.tiles import ROWS, TILE, Tiles
 from .border import Pair
-from .conv_direct import Tap
+from .conv_direct import Correlation, Tap
 
 BLOCK = 32  # channels of a tile
 HALF = BLOCK // 2  # results of a sum
@@ -45,6 +45,14 @@ class TileCorrelation(NamedTuple):
     whole: Pair  # (height, width) of y
     first: Pair = (0, 0)  # pixel of y
     step: Pair = (1, 1)  # from one result to the next
+
+    @classmethod
+    def of(
+        cls, c: Correlation, whole: Pair, first: Pair = (0, 0), step: Pair = (1, 1)
+    ) -> TileCorrelation:
+        """Return a correlation without groups, which writes to a y of this height and width."""
+        own = c.channels, c.results, c.indices, c.image, c.output, c.taps, c.stride
+        return cls(*own, whole, first, step)
 
     @property
     def weights(self) -> int:
@@ -224,10 +232,10 @@ def pack_weights(
     with k.loop(outer) as a, k.loop(inner) as b:
         o, c = (b, a) if turned else (a, b)
         source = k.at(w, (a, inner * indices), (b, indices))
-        o, o_in = _split(k, o, BLOCK)
-        half, o_in = _split(k, o_in, HALF)
-        c, c_in = _split(k, c, BLOCK)
-        pair, odd = _split(k, c_in, 2)
+        o, o_in = split(k, o, BLOCK)
+        half, o_in = split(k, o_in, HALF)
+        c, c_in = split(k, c, BLOCK)
+        pair, odd = split(k, c_in, 2)
         at = (o, indices * many * 2 * PIXEL), (c, 2 * PIXEL), (half, PIXEL)
         to = k.at(packed, *at, (pair, BLOCK), (o_in, 2), odd)
         for index in range(indices):
@@ -236,7 +244,7 @@ def pack_weights(
     return k
 
 
-def _split(k: KernelBuilder, number: Integer, size: int) -> tuple[Integer, Integer]:
+def split(k: KernelBuilder, number: Integer, size: int) -> tuple[Integer, Integer]:
     """Return quotient and rest of a division."""
     if isinstance(number, int):
         return divmod(number, size)

@@ -19,7 +19,7 @@ from ..compiler.transpose import turn
 from ..compiler.vectors import Vector
 from .border import Pair
 from .conv_direct import Tap
-from .conv_tiles import TileCorrelation, blocks
+from .conv_tiles import TileCorrelation, blocks, split
 from .sweep import sweep
 
 IMAGES = 2 * ROWS  # that are summed over at a time
@@ -143,8 +143,8 @@ def unpack_sums(target: Target, results: int, channels: int, indices: int) -> Ke
     sums, w = k.arguments
     rows, columns = blocks(results, ROWS), blocks(channels, ROWS)
     with k.loop(results) as o, k.loop(channels) as c:
-        i, i_in = _divided(k, o)
-        j, j_in = _divided(k, c)
+        i, i_in = split(k, o, ROWS)
+        j, j_in = split(k, c, ROWS)
         at = (i, columns * TILE // 4), (j, TILE // 4), (i_in, ROWS), j_in
         source, to = k.at(sums, *at), k.at(w, (o, channels * indices), (c, indices))
         for index in range(indices):
@@ -153,9 +153,3 @@ def unpack_sums(target: Target, results: int, channels: int, indices: int) -> Ke
             )
             k.builder.store(number, k.at(to, index), align=4)
     return k
-
-
-def _divided(k: KernelBuilder, number: Integer) -> tuple[Integer, Integer]:
-    if isinstance(number, int):
-        return divmod(number, ROWS)
-    return k.builder.udiv(number, k.integer(ROWS)), k.builder.urem(number, k.integer(ROWS))

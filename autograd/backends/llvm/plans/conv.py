@@ -86,12 +86,7 @@ def conv2d(
     """Plan y = the correlation of x (N, C, H, W) with w (M, C/groups, R, S), plus a bias b (M,) if
     there is one, and an epilogue, whose arrays come last."""
     (n, _, h, wide), (m, _, r, s) = x.shape, w.shape
-    e, f = (
-        (size + before + after - d * (t - 1) - 1) // step + 1
-        for size, (before, after), d, t, step in zip(
-            (h, wide), padding, dilation, (r, s), stride, strict=True
-        )
-    )
+    e, f = windows((h, wide), (r, s), stride, padding, dilation)
     start = (-padding[0][0], -padding[1][0])
     if _plain(x, stride, dilation, groups):
         fast = conv_winograd.find(target, (r, s), w.shape[1], m, n, (h, wide), (e, f), start)
@@ -99,7 +94,7 @@ def conv2d(
             plan = conv_winograd.forward(target, fast, n, False, bool(b), epilogue)
             executed = multiplications(fast, n)
             return _fast(plan, n, m, (e, f), 2 + len(b), epilogue, executed)
-    c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
+    c = forward_correlation(x, m, (e, f), (r, s), start, stride, dilation, groups)
     return _direct(target, c, x, w, len(b), groups, epilogue)
 
 
@@ -254,7 +249,7 @@ def conv2d_dw(
         fast = conv_winograd.find(target, (r, s), channels, m, n, (h, wide), (e, f), start)
         if fast:
             return _fast_weights(target, fast, n)
-    c = _forward(x, m, (e, f), (r, s), start, stride, dilation, groups)
+    c = forward_correlation(x, m, (e, f), (r, s), start, stride, dilation, groups)
     tile = weights_tile(target, c, n)
     function, scratch = build(correlate_weights, target, c, tile), bordered(c, tile)
     shape = (groups, r * s, c.channels, c.results)
@@ -280,7 +275,18 @@ def conv2d_dw(
     return Executable(run, native=groups == 1)
 
 
-def _forward(
+def windows(size: Pair, taps: Pair, stride: Pair, padding: Any, dilation: Pair) -> Pair:
+    """Return how many windows lie along each axis of an image, which the shape rule has checked."""
+    e, f = (
+        (n + before + after - d * (t - 1) - 1) // step + 1
+        for n, (before, after), d, t, step in zip(
+            size, padding, dilation, taps, stride, strict=True
+        )
+    )
+    return e, f
+
+
+def forward_correlation(
     x: Spec, m: int, output: Pair, size: Pair, start: Pair, stride: Pair, dilation: Pair,
     groups: int,
 ) -> Correlation:  # fmt: skip

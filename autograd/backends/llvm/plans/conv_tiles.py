@@ -28,17 +28,9 @@ from ..runtime import memory
 from ..runtime.executable import Executable
 from ..runtime.layout import address, channels_last, plain
 from ..runtime.parallel import Scratch, in_parts, over_images
-from .conv import reaching_subgrid
+from .conv import forward_correlation, reaching_subgrid, windows
 
 PARTS = 8  # of the images, at most, whose sums are made apart
-
-
-def _taps(size: Pair, start: Pair, dilation: Pair) -> tuple[tuple[int, int, int], ...]:
-    return tuple(
-        (i * dilation[0] + start[0], j * dilation[1] + start[1], i * size[1] + j)
-        for i in range(size[0])
-        for j in range(size[1])
-    )
 
 
 def _extent(n: int, channels: int, pixels: Pair) -> int:
@@ -107,15 +99,12 @@ def conv2d(
     """Plan a convolution, with a bias if there is one; None for several groups."""
     if groups > 1:
         return None
-    (_, channels, h, wide), (m, _, r, s) = x.shape, w.shape
-    e, f = (
-        (size + before + after - d * (t - 1) - 1) // step + 1
-        for size, (before, after), d, t, step in zip(
-            (h, wide), padding, dilation, (r, s), stride, strict=True
-        )
+    m, _, r, s = w.shape
+    output = windows((x.shape[2], x.shape[3]), (r, s), stride, padding, dilation)
+    start = (-padding[0][0], -padding[1][0])
+    c = TileCorrelation.of(
+        forward_correlation(x, m, output, (r, s), start, stride, dilation, groups), output
     )
-    taps = _taps((r, s), (-padding[0][0], -padding[1][0]), dilation)
-    c = TileCorrelation(channels, m, r * s, (h, wide), (e, f), taps, stride, (e, f))
     call = Correlations(target, [c], x, w, False, bool(b))
     return Executable(call.run, native=True, keeps=call)
 
@@ -128,14 +117,10 @@ def conv2d_dx(
     """Plan the gradient of x: a correlation for the pixels at each remainder by the stride."""
     if groups > 1:
         return None
-    (_, m, e, f), (_, channels, r, s) = dy.shape, w.shape
     several = []
     for first in product(range(min(stride[0], size[0])), range(min(stride[1], size[1]))):
         grid = reaching_subgrid(dy, w, size, first, stride, padding, dilation, groups)
-        several.append(
-            TileCorrelation(m, channels, r * s, (e, f), grid.output, grid.taps, (1, 1), size,
-                            first, stride)
-        )  # fmt: skip
+        several.append(TileCorrelation.of(grid, size, first, stride))
     call = Correlations(target, several, dy, w, True)
     return Executable(call.run, native=True, keeps=call)
 
@@ -149,8 +134,10 @@ def conv2d_dw(
     if groups > 1:
         return None
     (n, channels, h, wide), (_, m, e, f), (r, s) = x.shape, dy.shape, size
-    taps = _taps((r, s), (-padding[0][0], -padding[1][0]), dilation)
-    c = TileCorrelation(channels, m, r * s, (h, wide), (e, f), taps, stride, (e, f))
+    start = (-padding[0][0], -padding[1][0])
+    c = TileCorrelation.of(
+        forward_correlation(x, m, (e, f), (r, s), start, stride, dilation, groups), (e, f)
+    )
     line = (blocks(m, ROWS) * f + stride[0] * blocks(channels, ROWS) * wide) * 2 * gradient.PLACE
     function = build(gradient.correlate_weights, target, c, max(1, gradient.NEAR // line))
     packs = [

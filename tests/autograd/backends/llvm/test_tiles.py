@@ -144,6 +144,8 @@ def test_tiles_take_products_and_convolutions_of_bfloat16_alone() -> None:
         assert find_tiled(tiles, name, narrow, attrs) is not None
         assert find_tiled(tiles, name, wide, attrs) is None
         assert find_tiled(others, name, narrow, attrs) is None
+        if "groups" in attrs:
+            assert find_tiled(tiles, name, narrow, {**attrs, "groups": 2}) is None
 
 
 def test_several_groups_are_left_to_other_kernels() -> None:
