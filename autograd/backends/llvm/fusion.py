@@ -13,18 +13,18 @@ import numpy as np
 
 from ...array import NDArray, Spec
 from ...deferred import Call, Fused, Inlined, Signature
-from ...dtypes import computed_in
+from ...dtypes import computed_in, is_narrow
 from .compiler.isa.targets import Target
 from .compiler.jit import build
 from .kernels.epilogue import NOTHING, ROWS, Epilogue, merge_moments, merge_sums, scaling
+from .plans import conv, conv_tiles
 from .plans.batch_norm import moments, normalising, slope, sums
-from .plans.conv import conv2d, conv2d_dx
 from .plans.elementwise import together
 from .registry import Deferral, defers, find, fuse, fuses
 from .runtime.executable import Executable
 from .runtime.layout import address, plain
 from .runtime.memory import empty
-from .runtime.parallel import ByImages, Work, chained
+from .runtime.parallel import ByImages, Work, chained, in_turn
 
 LEAST = 1 << 16  # numbers from which a pass over memory costs more than deferring a call
 NORM = (None,) * 5  # the operands of a normalisation are read: x, w, b, mean, var
@@ -125,11 +125,20 @@ def _normalised(
     return normalising(target, call.specs[0], call.attrs["eps"], epilogue), NORM
 
 
+def _convolution(call: Call, epilogue: Epilogue) -> ByImages:
+    """Return the kernel of a deferred convolution, or of its gradient of x, and an epilogue."""
+    plans: Any = conv_tiles if is_narrow(call.specs[0].dtype) else conv
+    plan: ByImages = getattr(plans, call.name)(
+        call.target, *call.specs, **call.attrs, epilogue=epilogue
+    )
+    return plan
+
+
 def _scaled(target: Target, call: Call, eps: float, epilogue: Epilogue) -> ByImages:
     """Return the kernel of a convolution, a normalisation, and an epilogue."""
-    plan = conv2d(call.target, *call.specs, **call.attrs, epilogue=epilogue)
+    plan = _convolution(call, epilogue)
     count, channels = len(call.specs), call.specs[1].shape[0]
-    dtype = call.specs[0].dtype
+    dtype = computed_in(call.specs[0].dtype)
     function = build(scaling, target, dtype.name, channels, float(eps))
 
     def begin(*arrays: NDArray) -> tuple[NDArray, Work]:
@@ -164,13 +173,13 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     signature, *others = signatures
     if signature is None or signature.call.name != "conv2d" or any(others):
         return None
-    x, before, summed = call.specs[0], signature.call, Epilogue(moments=True)
-    n, channels = x.shape[:2]
-    plan = conv2d(before.target, *before.specs, **before.attrs, epilogue=summed)
+    x = call.specs[0]
+    plan = _convolution(signature.call, Epilogue(moments=True))
+    n, channels = plan.images, x.shape[1]
     chain = _behind(target, signature, plan)
     if chain is None:
         return None
-    dtype, count = x.dtype, _num_arrays(chain.inlined)
+    dtype, count = computed_in(x.dtype), _num_arrays(chain.inlined)
     merge = build(merge_moments, target, dtype.name, channels, x.size // n // channels)
 
     def run(*arrays: NDArray) -> tuple[Any, ...]:
@@ -200,7 +209,9 @@ def _behind(target: Target, signature: Signature, plan: ByImages) -> Fused | Non
     first, inlined = _by_images(target, before)
     if first is None:
         return None
-    kernel = chained(first, _num_arrays(inlined), plan)
+    # By tiles, images are not gone through one after the other.
+    join = in_turn if is_narrow(signature.call.specs[0].dtype) else chained
+    kernel = join(first, _num_arrays(inlined), plan)
     return Fused(kernel, (inlined, *(None,) * len(others)), ((0,),))
 
 
@@ -226,13 +237,12 @@ def _summing(target: Target, call: Call, signature: Signature) -> Fused | None:
     last, index = _last_gradient(gradient)
     if last.call.name != "conv2d_dx":
         return None
-    back, meets = last.call, last is not gradient
-    epilogue = Epilogue(residual=meets, mask=True, sums=True)
-    plan = conv2d_dx(back.target, *back.specs, **back.attrs, epilogue=epilogue)
+    meets = last is not gradient
+    plan = _convolution(last.call, Epilogue(residual=meets, mask=True, sums=True))
     chain = _behind(target, last, plan)
     if chain is None:
         return None
-    run = _masked_sums(target, call, chain, residual_first=meets and index == 1)
+    run = _masked_sums(target, call, chain, plan.images, residual_first=meets and index == 1)
     inlined: Inlined = chain.inlined
     if meets:
         inlined = (None, inlined) if index else (inlined, None)
@@ -251,21 +261,23 @@ def _last_gradient(signature: Signature) -> tuple[Signature, int]:
     return signature, 0
 
 
-def _masked_sums(target: Target, call: Call, chain: Fused, residual_first: bool) -> Executable:
-    """Return the executable of `_summing`.
+def _masked_sums(
+    target: Target, call: Call, chain: Fused, n: int, residual_first: bool
+) -> Executable:
+    """Return the executable of `_summing`, whose sums are in `n` parts.
 
     It takes the operands of the sum in their order, but the epilogue takes the residual behind the
     convolution's operands: with `residual_first` they are reordered.
     """
-    x = call.specs[1]
-    (n, channels, *_), count = x.shape, _num_arrays(chain.inlined)
-    merge = build(merge_sums, target, x.dtype.name, channels, float(call.attrs["eps"]))
+    x, count = call.specs[1], _num_arrays(chain.inlined)
+    channels, dtype = x.shape[1], computed_in(x.dtype)
+    merge = build(merge_sums, target, dtype.name, channels, float(call.attrs["eps"]))
 
     def run(*arrays: NDArray) -> tuple[Any, ...]:
         if residual_first:
             arrays = (*arrays[1 : count + 1], arrays[0], *arrays[count + 1 :])
         own, (*images, mean, var) = arrays[:count], arrays[count:]
-        rows, pair = empty((n, ROWS["sums"], channels), DOUBLE), np.empty((2, channels), x.dtype)
+        rows, pair = empty((n, ROWS["sums"], channels), DOUBLE), np.empty((2, channels), dtype)
         outputs, var = chain.kernel(*own, *images, mean, rows), plain(var)
         dw, db = pair
         merge(address(rows), address(var), address(dw), address(db), n)

@@ -8,6 +8,7 @@ registers; where fewer lanes are meant, `count` masks the others out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....dtypes import computed_in, is_narrow
+from .bfloat import HALF
 from .isa.targets import Target
 from .vectors import Variable, Vector
 
@@ -75,7 +77,7 @@ class KernelBuilder:
         bits = self.target.bits
         # Else LLVM cuts 512-bit vectors in two on the processors for which it prefers 256.
         width = f'"min-legal-vector-width"="{bits}" "prefer-vector-width"="{bits}"'
-        return str(self.module).replace(")\n{", f") {width}\n{{", 1)
+        return re.sub("^(define .*)$", rf"\1 {width}", str(self.module), flags=re.MULTILINE)
 
     # Integers, addresses and loops.
 
@@ -193,6 +195,38 @@ class KernelBuilder:
         memory.align = 64
         return self._first.inttoptr(self._first.ptrtoint(memory, I64), POINTER)
 
+    def slot(self) -> Any:
+        """Return the address of an integer that changes, which LLVM keeps in a register."""
+        return self._first.alloca(I64)
+
+    def move(self, source: Any, to: Any, count: int) -> None:
+        """Copy numbers as they lie in memory."""
+        for start, kind in self._chunks(count):
+            value = self.builder.load(self.at(source, start), align=self.stored.itemsize, typ=kind)
+            self.builder.store(value, self.at(to, start), align=self.stored.itemsize)
+
+    def clear(self, to: Any, count: int) -> None:
+        """Write zeros."""
+        for start, kind in self._chunks(count):
+            zeros = ir.Constant(kind, [0] * kind.count)
+            self.builder.store(zeros, self.at(to, start), align=self.stored.itemsize)
+
+    def bits(self, pointer: Any, count: Integer) -> Any:
+        """Return the first `count` numbers at an address as they lie in memory, zeros behind."""
+        kind = ir.VectorType(self.cell, self.lanes)
+        rest = ir.Constant(kind, [0 if self.cell is I16 else 0.0] * self.lanes)
+        values = [pointer, I32(self.stored.itemsize), self.mask(count), rest]
+        return self._call(f"llvm.masked.load.{self._suffix(self.cell)}.p0", kind, values)
+
+    def _chunks(self, count: int) -> Iterator[tuple[int, Any]]:
+        """Cut so many numbers into vectors of bytes: where each begins, and its type."""
+        start, size = 0, self.stored.itemsize
+        most = self.target.bits // 8 // size
+        while start < count:
+            part = min(most, 1 << ((count - start).bit_length() - 1))
+            yield start, ir.VectorType(ir.IntType(8), part * size)
+            start += part
+
     def mask(self, count: Integer) -> Any:
         """Return the mask of the first `count` lanes."""
         kind = ir.VectorType(I1, self.lanes)
@@ -214,11 +248,7 @@ class KernelBuilder:
             value = self.builder.load(pointer, align=size, typ=ir.VectorType(self.cell, self.lanes))
             return Vector(self, self._widened(value))
         # What the mask leaves out is not touched, so it may lie beyond the array, or the page.
-        kind = ir.VectorType(self.cell, self.lanes)
-        rest = ir.Constant(kind, [0 if self.cell is I16 else 0.0] * self.lanes)
-        values = [pointer, I32(self.stored.itemsize), self.mask(count), rest]
-        name = f"llvm.masked.load.{self._suffix(self.cell)}.p0"
-        return Vector(self, self._widened(self._call(name, kind, values)))
+        return Vector(self, self._widened(self.bits(pointer, count)))
 
     def store(self, value: Vector, pointer: Any, count: Integer | None = None) -> None:
         """Write a vector to an address, or its first `count` lanes."""
@@ -268,6 +298,9 @@ class KernelBuilder:
         if self.cell is not I16:
             return value
         b, whole = self.builder, ir.VectorType(I32, self.lanes)
+        if self.target.rounds:
+            rounded = self._call("llvm.x86.avx512bf16.cvtneps2bf16.512", HALF, [value])
+            return b.bitcast(rounded, ir.VectorType(I16, self.lanes))
         bits, half = b.bitcast(value, whole), self._same(whole, 16)
         odd = b.and_(b.lshr(bits, half), self._same(whole, 1))
         rounded = b.add(bits, b.add(odd, self._same(whole, 0x7FFF)))
@@ -339,8 +372,13 @@ class KernelBuilder:
     def computed(self) -> KernelBuilder:
         """Return this kernel with memory in the type in which it computes: for parameters and sums
         of a narrow type."""
+        return self.on(self.dtype)
+
+    def on(self, dtype: npt.DTypeLike) -> KernelBuilder:
+        """Return this kernel with memory of a type that is computed in the same one."""
         other = copy(self)
-        other.stored, other.cell = self.dtype, self.real
+        other.stored = np.dtype(dtype)
+        other.cell = I16 if is_narrow(other.stored) else self.real
         return other
 
     def convert(self, a: Vector) -> Vector:

@@ -1,39 +1,47 @@
 """Tiles: matrices of 16 rows of 64 bytes, of which a processor with AMX multiplies pairs.
 
 A product is that of `dot`: of rows of 32 numbers in bfloat16 and columns of 32, which lie in pairs.
-Where `Target.tiles` says "emulated", plain instructions do the same, number by number and bit by
+Where `Target.tiles` says "dot", AVX512-BF16's instruction multiplies a row at a time in their
+place; where it says "emulated", plain instructions do what AMX does, number by number and bit by
 bit, but for denormal numbers, which AMX takes for zeros.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.ir as ir
 
-from .language import I32, I64, POINTER, Integer, KernelBuilder
+from .bfloat import BFLOATS
+from .language import I32, I64, POINTER, KernelBuilder
 
 ROWS, BYTES = 16, 64  # of a tile
 TILE = ROWS * BYTES
 TILES = 8
 I8 = ir.IntType(8)
 WORDS, REALS = ir.VectorType(I32, ROWS), ir.VectorType(ir.FloatType(), ROWS)
+Place = tuple[Any, int]  # where a tile begins, and bytes from one of its rows to the next
 
 
 class Tiles:
-    """The eight tiles of a kernel. They are the thread's: a kernel must `release` them at its
-    end."""
+    """The tiles of a kernel, of given `shapes`: rows and bytes of a row. They are the thread's: a
+    kernel must `release` them at its end."""
 
-    def __init__(self, k: KernelBuilder) -> None:
-        self.k, self._emulated = k, k.target.tiles == "emulated"
-        if self._emulated:
-            self._memory = k.room(TILES * TILE)
+    def __init__(self, k: KernelBuilder, shapes: Sequence[tuple[int, int]]) -> None:
+        self.k, self.shapes, self._amx = k, tuple(shapes), k.target.tiles == "amx"
+        if len(shapes) > TILES:
+            raise ValueError(f"tiles: expected at most {TILES}, got {len(shapes)}")
+        if not self._amx:
+            # Sums lie in memory, and operands where they are.
+            self._sums = k.room(len(shapes) * TILE)
+            self._operands: dict[int, Place] = {}
             return
         # Palette 1, then for each tile the bytes of a row from byte 16, the rows from byte 48.
         shape = bytearray(BYTES)
         shape[0] = 1
-        for tile in range(TILES):
-            shape[16 + 2 * tile], shape[48 + tile] = BYTES, ROWS
+        for tile, (rows, width) in enumerate(shapes):
+            shape[16 + 2 * tile], shape[48 + tile] = width, rows
         kind = ir.ArrayType(I8, BYTES)
         constant = ir.GlobalVariable(k.module, kind, "tiles")
         constant.global_constant, constant.align = True, BYTES
@@ -42,89 +50,136 @@ class Tiles:
 
     def release(self) -> None:
         """Give the tiles back."""
-        if not self._emulated:
+        if self._amx:
             self._call("tilerelease")
 
     def zero(self, tile: int) -> None:
-        """Set a tile to zeros."""
-        if not self._emulated:
+        """Set a tile of sums to zeros."""
+        if self._amx:
             self._call("tilezero", I8(tile))
             return
-        for row in range(ROWS):
+        for row in range(self.shapes[tile][0]):
             self.k.builder.store(ir.Constant(WORDS, [0] * ROWS), self._row(tile, row), align=BYTES)
 
-    def load(self, tile: int, pointer: Any, stride: Integer = BYTES) -> None:
-        """Read a tile, whose rows are so many bytes apart."""
-        if not self._emulated:
-            self._call("tileloadd64", I8(tile), pointer, self.k.integer(stride))
+    def operand(self, tile: int, pointer: Any, stride: int = BYTES) -> None:
+        """Read a factor, whose rows are so many bytes apart. It must not change while in use."""
+        if self._amx:
+            self._call("tileloadd64", I8(tile), pointer, I64(stride))
+        else:
+            self._operands[tile] = pointer, stride
+
+    def load(self, tile: int, pointer: Any, stride: int = BYTES) -> None:
+        """Read sums, whose rows are so many bytes apart."""
+        if self._amx:
+            self._call("tileloadd64", I8(tile), pointer, I64(stride))
             return
-        for row in range(ROWS):
-            value = self.k.builder.load(self._far(pointer, row, stride), align=2, typ=WORDS)
+        for row in range(self.shapes[tile][0]):
+            value = self.k.builder.load(
+                _far(self.k.builder, pointer, row * stride), align=4, typ=WORDS
+            )
             self.k.builder.store(value, self._row(tile, row), align=BYTES)
 
-    def store(self, tile: int, pointer: Any, stride: Integer = BYTES) -> None:
-        """Write a tile, whose rows are so many bytes apart."""
-        if not self._emulated:
-            self._call("tilestored64", I8(tile), pointer, self.k.integer(stride))
+    def store(self, tile: int, pointer: Any, stride: int = BYTES) -> None:
+        """Write sums, whose rows are so many bytes apart."""
+        if self._amx:
+            self._call("tilestored64", I8(tile), pointer, I64(stride))
             return
-        for row in range(ROWS):
+        for row in range(self.shapes[tile][0]):
             value = self.k.builder.load(self._row(tile, row), align=BYTES, typ=WORDS)
-            self.k.builder.store(value, self._far(pointer, row, stride), align=2)
+            self.k.builder.store(value, _far(self.k.builder, pointer, row * stride), align=4)
 
     def dot(self, sums: int, a: int, b: int) -> None:
         """Add products to float32 sums: sums[i, j] += the sum over k of a[i, 2k] b[k, 2j] and
         a[i, 2k + 1] b[k, 2j + 1]. Even and odd products are summed up apart, in the order of k,
         before they are added (Intel's manual, TDPBF16PS)."""
-        if not self._emulated:
+        if self._amx:
             self._call("tdpbf16ps", I8(sums), I8(a), I8(b))
             return
-        function = self.k.module.globals.get("dot") or _emulated_dot(self.k.module)
-        self.k.builder.call(function, [self._row(tile, 0) for tile in (sums, a, b)])
+        (first, down), (second, across) = self._operands[a], self._operands[b]
+        rows, pairs = self.shapes[a][0], self.shapes[a][1] // 4
+        kind = self.k.target.tiles
+        name = f"{kind}_{rows}_{pairs}_{down}_{across}"
+        function = self.k.module.globals.get(name)
+        if function is None:
+            write = _dots if kind == "dot" else _emulated
+            function = _function(self.k.module, name, write(rows, pairs, down, across))
+        self.k.builder.call(function, [self._row(sums, 0), first, second])
 
     def _row(self, tile: int, row: int) -> Any:
-        return self._far(self._memory, tile * ROWS + row, BYTES)
-
-    def _far(self, pointer: Any, times: int, stride: Integer) -> Any:
-        offset = self.k.integer(self.k.times(times, stride))
-        return self.k.builder.gep(pointer, [offset], source_etype=I8)
+        return _far(self.k.builder, self._sums, (tile * ROWS + row) * BYTES)
 
     def _call(self, name: str, *values: Any) -> None:
         self.k._call(f"llvm.x86.{name}", ir.VoidType(), [*values])
 
 
-def _emulated_dot(module: ir.Module) -> ir.Function:
-    """Return a function of the addresses of three tiles that does what `dot` says."""
-    kind = ir.FunctionType(ir.VoidType(), [POINTER] * 3)
-    function = ir.Function(module, kind, "dot")
+Body = Callable[[ir.IRBuilder, Any, Any, Any], None]
+
+
+def _far(builder: ir.IRBuilder, pointer: Any, offset: int) -> Any:
+    return builder.gep(pointer, [I64(offset)], source_etype=I8) if offset else pointer
+
+
+def _function(module: ir.Module, name: str, body: Body) -> ir.Function:
+    """Return a function of the addresses of sums and two factors."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER] * 3), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    sums, a, b = function.args
-    entry = function.append_basic_block("entry")
-    loop, end = function.append_basic_block("row"), function.append_basic_block("end")
-    builder = ir.IRBuilder(entry)
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    row = builder.phi(I64)
-    row.add_incoming(I64(0), entry)
-    far = builder.mul(row, I64(BYTES))
-    totals = [ir.Constant(REALS, [0.0] * ROWS)] * 2
-    for step in range(ROWS):
-        at = builder.gep(a, [builder.add(far, I64(4 * step))], source_etype=I8)
-        pair = _spread(builder, builder.load(at, align=2, typ=I32))
-        at = builder.gep(b, [I64(BYTES * step)], source_etype=I8)
-        columns = builder.load(at, align=2, typ=WORDS)
-        for odd in (0, 1):
-            product = builder.fmul(_half(builder, pair, odd), _half(builder, columns, odd))
-            totals[odd] = builder.fadd(totals[odd], product)
-    at = builder.gep(sums, [far], source_etype=I8)
-    before = builder.load(at, align=4, typ=REALS)
-    builder.store(builder.fadd(before, builder.fadd(*totals)), at, align=4)
-    following = builder.add(row, I64(1))
-    row.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_unsigned("<", following, I64(ROWS)), loop, end)
-    builder.position_at_end(end)
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    body(builder, *function.args)
     builder.ret_void()
     return function
+
+
+def _dots(rows: int, pairs: int, down: int, across: int) -> Body:
+    """Return the body of a product by AVX512-BF16, with a row of sums in each register."""
+
+    def body(builder: ir.IRBuilder, sums: Any, a: Any, b: Any) -> None:
+        places = [_far(builder, sums, row * BYTES) for row in range(rows)]
+        totals = [builder.load(at, align=BYTES, typ=REALS) for at in places]
+        kind = ir.FunctionType(REALS, [REALS, BFLOATS, BFLOATS])
+        name = "llvm.x86.avx512bf16.dpbf16ps.512"
+        dot = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+        for step in range(pairs):
+            columns = builder.load(_far(builder, b, step * across), align=2, typ=WORDS)
+            columns = builder.bitcast(columns, BFLOATS)
+            for row in range(rows):
+                word = builder.load(_far(builder, a, row * down + 4 * step), align=2, typ=I32)
+                pair = builder.bitcast(_spread(builder, word), BFLOATS)
+                totals[row] = builder.call(dot, [totals[row], pair, columns])
+        for at, total in zip(places, totals, strict=True):
+            builder.store(total, at, align=BYTES)
+
+    return body
+
+
+def _emulated(rows: int, pairs: int, down: int, across: int) -> Body:
+    """Return the body of a product that does what `dot` says."""
+
+    def body(builder: ir.IRBuilder, sums: Any, a: Any, b: Any) -> None:
+        before, loop = builder.block, builder.append_basic_block("row")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        row = builder.phi(I64)
+        row.add_incoming(I64(0), before)
+        first = builder.gep(a, [builder.mul(row, I64(down))], source_etype=I8)
+        totals = [ir.Constant(REALS, [0.0] * ROWS)] * 2
+        for step in range(pairs):
+            word = builder.load(_far(builder, first, 4 * step), align=2, typ=I32)
+            columns = builder.load(_far(builder, b, step * across), align=2, typ=WORDS)
+            pair = _spread(builder, word)
+            for odd in (0, 1):
+                product = builder.fmul(_half(builder, pair, odd), _half(builder, columns, odd))
+                totals[odd] = builder.fadd(totals[odd], product)
+        at = builder.gep(sums, [builder.mul(row, I64(BYTES))], source_etype=I8)
+        total = builder.fadd(builder.load(at, align=4, typ=REALS), builder.fadd(*totals))
+        builder.store(total, at, align=4)
+        following = builder.add(row, I64(1))
+        row.add_incoming(following, loop)
+        end = builder.append_basic_block("end")
+        builder.cbranch(builder.icmp_unsigned("<", following, I64(rows)), loop, end)
+        builder.position_at_end(end)
+
+    return body
 
 
 def _spread(builder: ir.IRBuilder, word: Any) -> Any:

@@ -1,40 +1,54 @@
-"""Convolution of bfloat16 images by tiles, and how images and weights lie for it.
+"""Convolution of bfloat16 images by tiles: [row][column][image][channel].
 
-Blocked images are [image / 16][row][channel / 32][column][16 images][32 channels]: a tile is one
-pixel of 16 images in 32 channels, side by side in memory. So a tap is another tile, whatever the
-width of the image; what it sees beyond the border is left out, and no border is copied.
+A tile is one pixel of 16 images, in up to 32 channels. So a tap is another tile, whatever the width
+of the images; what it sees beyond the border is left out, and no border is copied. Two tiles of
+images and two halves of 32 results make four sums, or four tiles of images where there are at most
+16 results: each product waits for the last one on its sums.
 
-Two pixels and two halves of 32 results make four sums. Weights lie in the order in which they are
-read: [result / 32][matrix][channel / 32][half][16 pairs of channels][16 results][2].
+What follows a block of sums (`TileTail`) is written between the products of the next one, which
+leave the other units of the processor idle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
-from typing import Any, NamedTuple
+from math import prod
+from typing import NamedTuple
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import I16, Integer, KernelBuilder
-from ..compiler.tiles import ROWS, TILE, Tiles
+from ..compiler.language import I64, Integer, KernelBuilder, pieces
+from ..compiler.tiles import BYTES, ROWS, TILE, Tiles
 from .border import Pair
 from .conv_direct import Correlation, Tap
+from .epilogue import NOTHING, Epilogue
+from .tile_tail import TileTail
 
-BLOCK = 32  # channels of a tile
-HALF = BLOCK // 2  # results of a sum
-PIXEL = ROWS * BLOCK  # numbers of a tile
+BLOCK = 32  # results of a block
+HALF = BLOCK // 2  # results of a tile of sums
+PANEL = ROWS * BLOCK  # numbers of a tile of weights
 NEAR = 3 << 19  # bytes of weights that stay in a second-level cache
+WIDTH = 2  # bytes of a number
+Tall = tuple[int, ...]  # images in each of a block's tiles
 
 
 def blocks(channels: int, size: int = BLOCK) -> int:
-    """Return how many blocks hold so many channels; the last is filled with zeros."""
+    """Return how many blocks hold so many channels."""
     return -(-channels // size)
+
+
+def depth(channels: int) -> int:
+    """Return how many channels a tile has: the most, up to 32, of which there are whole tiles, in
+    pairs; 0 where these would be too few."""
+    fits = [d for d in range(2, BLOCK + 1, 2) if channels % d == 0]
+    return fits[-1] if fits and (fits[-1] >= HALF or fits[-1] == channels) else 0
 
 
 class TileCorrelation(NamedTuple):
     """y[n, first + step (e, f), :] = the sum over taps of x[n, u e + row, v f + column, :]
-    w[index], as `conv_direct.Correlation`, on blocked images."""
+    w[index], as `conv_direct.Correlation`, on images that lie [row][column][image][channel]."""
 
+    images: int
     channels: int  # of x
     results: int  # channels of y
     indices: int  # matrices of the weights
@@ -48,204 +62,212 @@ class TileCorrelation(NamedTuple):
 
     @classmethod
     def of(
-        cls, c: Correlation, whole: Pair, first: Pair = (0, 0), step: Pair = (1, 1)
+        cls, c: Correlation, images: int, whole: Pair, first: Pair = (0, 0), step: Pair = (1, 1)
     ) -> TileCorrelation:
         """Return a correlation without groups, which writes to a y of this height and width."""
         own = c.channels, c.results, c.indices, c.image, c.output, c.taps, c.stride
-        return cls(*own, whole, first, step)
+        return cls(images, *own, whole, first, step)
 
     @property
     def weights(self) -> int:
-        """Numbers of the weights, as they lie for it."""
-        return blocks(self.results) * self.indices * blocks(self.channels) * 2 * PIXEL
+        """Numbers of the weights, as `tile_weights.pack` lays them out."""
+        tiles = blocks(self.results) * (self.channels // depth(self.channels)) * 2
+        return self.indices * tiles * PANEL
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates, those at borders included."""
+        return prod(self.output) * len(self.taps) * self.channels * self.results * self.images
+
+    def blocked(self) -> Iterator[tuple[Tall, int, int]]:
+        """Yield blocks of images: the tiles of each, the first image, and how many such blocks
+        follow one another."""
+        most = (4 if self.results <= HALF else 2) * ROWS
+        first, whole = 0, self.images // most
+        if whole:
+            yield (ROWS,) * (most // ROWS), 0, whole
+            first = whole * most
+        rest = self.images - first
+        if rest:
+            yield (*(ROWS,) * (rest // ROWS), *(rest % ROWS,) * (rest % ROWS > 0)), first, 1
 
 
-class _Strip(NamedTuple):
-    """Pairs of pixels side by side that see the same taps: from the column `first` on, `times`
-    pairs, or single pixels where `seen` has one entry. `seen` has the taps of each pixel."""
+class _Run(NamedTuple):
+    """Pixels side by side that see the same taps."""
 
     first: int
     times: int
-    seen: tuple[tuple[Tap, ...], ...]
+    taps: tuple[Tap, ...]
 
 
-def _strips(c: TileCorrelation) -> Iterator[_Strip]:
+def _runs(c: TileCorrelation) -> list[_Run]:
     def seen(f: int) -> tuple[Tap, ...]:
         return tuple(t for t in c.taps if 0 <= f * c.stride[1] + t[1] < c.image[1])
 
-    width = c.output[1]
-    pairs = [(f, tuple(seen(p) for p in (f, f + 1) if p < width)) for f in range(0, width, 2)]
-    for taps, group in groupby(pairs, key=lambda pair: pair[1]):
-        several = [*group]
-        yield _Strip(several[0][0], len(several), taps)
+    groups = [(taps, [*group]) for taps, group in groupby(range(c.output[1]), key=seen)]
+    return [_Run(group[0], len(group), taps) for taps, group in groups]
 
 
-def correlate(target: Target, c: TileCorrelation, biased: bool) -> KernelBuilder:
-    """Return the kernel of a correlation: x, w, y, the bias (float32, whole blocks of results) if
-    there is one, number of blocks of 16 images."""
-    k = KernelBuilder(target, "bfloat16", ("x", "w", "y", *("bias",) * biased), ("count",))
-    *_, count = k.arguments
-    writer = _Writer(k, c, biased)
+def correlate(
+    target: Target, c: TileCorrelation, tall: Tall, biased: bool = False,
+    epilogue: Epilogue = NOTHING, begins: bool = True,
+) -> KernelBuilder:  # fmt: skip
+    """Return the kernel of a correlation: x, w, y, the bias if there is one, the epilogue's arrays,
+    the first row of results, number of rows, and of blocks of images. `begins`: it is the first to
+    sum up a row of results, else it goes on."""
+    names = ("x", "w", "y", *("bias",) * biased, *epilogue.pointers)
+    k = KernelBuilder(target, "bfloat16", names, ("first", "rows", "count"))
+    *_, start, rows, _ = k.arguments
+    writer = _Writer(k, c, tall, biased, epilogue, begins)
     if 2 * c.weights > NEAR:
-        with k.loop(blocks(c.results)) as o, k.loop(count) as n, k.loop(c.output[0]) as e:
-            writer.row(n, o, e)
+        for o, size in _results(k, c.results):
+            with k.loop(rows) as e:
+                writer.row(o, k.sum(start, e), size)
     else:
-        with k.loop(count) as n, k.loop(c.output[0]) as e, k.loop(blocks(c.results)) as o:
-            writer.row(n, o, e)
+        with k.loop(rows) as e:
+            for o, size in _results(k, c.results):
+                writer.row(o, k.sum(start, e), size)
     writer.tiles.release()
     return k
 
 
+def _results(k: KernelBuilder, results: int) -> Iterator[tuple[Integer, int]]:
+    """Loop over blocks of results: yield the number of each, and how many results it has."""
+    for first, times, size in pieces(results, BLOCK):
+        with k.loop(times) as i:
+            yield k.sum(i, first // BLOCK), size
+
+
 class _Writer:
-    """Writes a correlation row by row."""
+    """Writes a correlation, a row of results at a time."""
 
-    def __init__(self, k: KernelBuilder, c: TileCorrelation, biased: bool) -> None:
-        self.k, self.c, self.biased = k, c, biased
-        self.tiles = Tiles(k)
-        self.sums = k.room(4 * TILE)  # float32: [pixel][half][image][result]
-        self.halves = 2 if c.results > HALF else 1
-        self.strips = [*_strips(c)]
+    def __init__(
+        self, k: KernelBuilder, c: TileCorrelation, tall: Tall, biased: bool, epilogue: Epilogue,
+        begins: bool,
+    ) -> None:  # fmt: skip
+        self.k, self.c, self.tall, self.halves = k, c, tall, min(2, blocks(c.results, HALF))
+        self.depth = depth(c.channels)
+        self.x, self.w, self.y, *_, self.count = k.arguments
+        sums = len(tall) * self.halves
+        factors = [(high, self.depth * WIDTH) for high in tall][: 8 - sums - self.halves]
+        panel = self.depth // 2, BYTES
+        wide = [(high, BYTES) for high in tall for _ in range(self.halves)]
+        self.tiles = Tiles(k, [*wide, *factors, *[panel] * self.halves])
+        self.factors, self.first_panel = len(factors), sums + len(factors)
+        self.sums = k.room(len(tall) * 2 * TILE)  # [image][half][result]
+        self.before = k.slot()  # where the last block lies in y
+        arrays = dict(zip(k.pointers, k.arguments, strict=False))
+        self.tail = TileTail(k, c.results, arrays, biased, epilogue, begins)
 
-    def row(self, n: Integer, o: Integer, e: Integer) -> None:
-        """Write a row of y in a block of images and results."""
-        k = self.k
-        for strip in self.strips:
-            with k.loop(strip.times) as i:
-                f = k.sum((i, 2), strip.first)
-                self._add(n, o, e, f, strip)
-                self._write(n, o, e, f, len(strip.seen))
+    def row(self, o: Integer, e: Integer, size: int) -> None:
+        """Write a block of `size` results along a row."""
+        k, height = self.k, sum(self.tall)
+        several = k.builder.icmp_unsigned(">", self.count, k.integer(1))
+        self.tail.begin(o, size)
+        for number, run in enumerate(_runs(self.c)):
+            if number == 0:
+                self._block(o, e, run.first, 0, size, run.taps, follows=False)
+                self.tail.shift(e, self.sums, self.tall[0])
+                with k.where(several), k.loop(k.builder.sub(self.count, k.integer(1))) as n:
+                    self._block(o, e, run.first, k.sum(n, 1), size, run.taps)
+                run = run._replace(first=run.first + 1, times=run.times - 1)
+            if run.times:
+                with k.loop(run.times) as i, k.loop(self.count) as n:
+                    self._block(o, e, k.sum(i, run.first), n, size, run.taps)
+        last = k.builder.load(self.before, typ=I64)
+        with k.loop(height) as image:
+            self.tail.image(self.sums, image, last)
+        self.tail.end(e)
 
-    def _add(self, n: Integer, o: Integer, e: Integer, f: Integer, strip: _Strip) -> None:
-        """Sum up a pair of pixels in tiles 2 m + half."""
-        k, c, tiles = self.k, self.c, self.tiles
-        for m in range(len(strip.seen)):
-            for half in range(self.halves):
-                tiles.zero(2 * m + half)
-        for row in sorted({tap[0] for tap in c.taps}):
-            taps = [t for t in c.taps if t[0] == row and any(t in seen for seen in strip.seen)]
-            if not taps:
-                continue
-            at = k.integer(k.sum((e, c.stride[0]), row))
-            inside = k.builder.icmp_unsigned("<", at, k.integer(c.image[0]))
-            with k.where(inside), k.loop(blocks(c.channels)) as b:
-                for tap in taps:
-                    self._tap(n, o, at, f, b, tap, strip)
-
-    def _tap(
-        self, n: Integer, o: Integer, row: Integer, f: Integer, b: Integer, tap: Tap, strip: _Strip
-    ) -> None:
-        k, c, tiles = self.k, self.c, self.tiles
-        x, w, *_ = k.arguments
-        many = blocks(c.channels)
-        for half in range(self.halves):
-            place = (o, c.indices * many * 2 * PIXEL), (b, 2 * PIXEL)
-            tiles.load(6 + half, k.at(w, *place, (tap[2] * many * 2 + half) * PIXEL))
-        for m, seen in enumerate(strip.seen):
-            if tap not in seen:
-                continue
-            line = c.image[1] * PIXEL  # of a row, in a block of channels
-            at = (n, c.image[0] * many * line), (row, many * line), (b, line)
-            column = (f, c.stride[1] * PIXEL), (m * c.stride[1] + tap[1]) * PIXEL
-            tiles.load(4 + m, k.at(x, *at, *column))
-            for half in range(self.halves):
-                tiles.dot(2 * m + half, 4 + m, 6 + half)
-
-    def _write(self, n: Integer, o: Integer, e: Integer, f: Integer, pixels: int) -> None:
-        """Round the sums, and write them to y; results beyond the last are zeros."""
-        k, c, wide = self.k, self.c, self.k.computed()
-        y, many = k.arguments[2], blocks(c.results)
-        for m in range(pixels):
-            for half in range(self.halves):
-                place = (2 * m + half) * TILE // 4
-                self.tiles.store(2 * m + half, wide.at(self.sums, place))
-        line = c.whole[1] * PIXEL
+    def _block(
+        self, o: Integer, e: Integer, f: Integer, n: Integer, size: int, taps: tuple[Tap, ...],
+        follows: bool = True,
+    ) -> None:  # fmt: skip
+        """Sum up a block, and write the one before it, which it follows."""
+        k, c, height = self.k, self.c, sum(self.tall)
+        halves = min(self.halves, blocks(size, HALF))
         row = k.sum((e, c.step[0]), c.first[0])
-        at = (n, c.whole[0] * many * line), (row, many * line), (o, line)
-        column = (f, c.step[1] * PIXEL), c.first[1] * PIXEL
-        bias = [k.vector(0.0)] * 2
-        if self.biased:
-            place = k.arguments[3]
-            bias = [wide.load(wide.at(place, (o, BLOCK), half * HALF)) for half in (0, 1)]
-        for m in range(pixels):
-            to = k.at(y, *at, *column, m * c.step[1] * PIXEL)
-            with k.loop(ROWS) as image:
-                for half in (0, 1):
-                    value = k.vector(0.0)
-                    if half < self.halves:
-                        place = wide.at(self.sums, (image, ROWS), (2 * m + half) * TILE // 4)
-                        value = wide.load(place) + bias[half]
-                    k.store(value, k.at(to, (image, BLOCK), half * HALF))
+        column = k.sum((f, c.step[1]), c.first[1])
+        pixel = k.sum((row, c.whole[1]), column)
+        here = k.sum((pixel, c.images * c.results), (n, height * c.results), (o, BLOCK))
+        last = k.builder.load(self.before, typ=I64)
+
+        def between(first: Integer, images: int) -> list[Callable[[], None]]:
+            """Return what is done between products: images are finished, and asked for."""
+            todo: list[Callable[[], None]] = []
+            for i in range(images):
+                image = k.sum(first, i)
+                if follows:
+                    todo.append(lambda image=image: self.tail.image(self.sums, image, last))
+                todo.append(lambda image=image: self.tail.ask(self.y, image, here))
+            return todo
+
+        for m in range(len(self.tall)):
+            for half in range(halves):
+                self.tiles.zero(m * self.halves + half)
+        many = c.channels // self.depth
+        each = min(d for d in range(1, height + 1) if height % d == 0 and d * many >= height)
+        parts = [(0, height // each, each), (height // each, many - height // each, 0)]
+        for first, times, images in parts:
+            if times:
+                with k.loop(times) as i:
+                    todo = between(k.times(i, images), images)
+                    self._products(o, e, f, n, k.sum(i, first), taps, halves, todo)
+        for m in range(len(self.tall)):
+            for half in range(halves):
+                to = k.computed().at(self.sums, (m * 2 * TILE + half * BYTES) // 4)
+                self.tiles.store(m * self.halves + half, to, 2 * BYTES)
+        k.builder.store(k.integer(here), self.before)
+
+    def _products(
+        self, o: Integer, e: Integer, f: Integer, n: Integer, b: Integer, taps: tuple[Tap, ...],
+        halves: int, todo: list[Callable[[], None]],
+    ) -> None:  # fmt: skip
+        """Add the products of a block of channels, with other work in between where that need not
+        wait for a branch."""
+        k, c = self.k, self.c
+        rows = [(row, [t for t in taps if t[0] == row]) for row in sorted({t[0] for t in taps})]
+        free = next((row for row, _ in rows if self._always(row)), None)
+        if free is None:
+            _spend(todo, 1)
+        for row, some in rows:
+            at = k.integer(k.sum((e, c.stride[0]), row))
+            if self._always(row):
+                self._taps(o, at, f, n, b, some, halves, todo if row == free else [])
+                continue
+            with k.where(k.builder.icmp_unsigned("<", at, k.integer(c.image[0]))):
+                self._taps(o, at, f, n, b, some, halves, [])
+
+    def _always(self, row: int) -> bool:
+        """Tell whether all rows of results see a row of taps."""
+        return row >= 0 and (self.c.output[0] - 1) * self.c.stride[0] + row < self.c.image[0]
+
+    def _taps(
+        self, o: Integer, row: Integer, f: Integer, n: Integer, b: Integer, taps: list[Tap],
+        halves: int, todo: list[Callable[[], None]],
+    ) -> None:  # fmt: skip
+        """Add the products of the taps of a row."""
+        k, c, tiles = self.k, self.c, self.tiles
+        many, pixel = c.channels // self.depth, c.images * c.channels
+        dots = len(taps) * len(self.tall) * halves
+        place = (o, c.indices * many * 2 * PANEL), (b, c.indices * 2 * PANEL)
+        weights = k.at(self.w, *place)
+        at = (row, c.image[1] * pixel), (f, c.stride[1] * pixel), (b, self.depth)
+        line = k.at(self.x, *at, (n, sum(self.tall) * c.channels))
+        for tap in taps:
+            for half in range(halves):
+                tiles.operand(self.first_panel + half, k.at(weights, (2 * tap[2] + half) * PANEL))
+            for m in range(len(self.tall)):
+                factor = len(self.tall) * self.halves + m % self.factors
+                source = k.at(line, tap[1] * pixel + m * ROWS * c.channels)
+                tiles.operand(factor, source, c.channels * WIDTH)
+                for half in range(halves):
+                    tiles.dot(m * self.halves + half, factor, self.first_panel + half)
+                    _spend(todo, dots)
+                    dots -= 1
 
 
-def block_images(target: Target, channels: int, pixels: Pair, back: bool) -> KernelBuilder:
-    """Return the kernel that lays images (h, w) that are channels-last out in blocks, or `back`:
-    channels-last, blocked, number of images. Images and channels beyond the last are zeros in
-    blocks."""
-    k = KernelBuilder(target, "bfloat16", ("plain", "blocked"), ("count",))
-    plain, blocked, count = k.arguments
-    (h, w), many = pixels, blocks(channels)
-    parts = k.builder.udiv(k.sum(count, ROWS - 1), k.integer(ROWS))
-    with k.loop(parts) as n, k.loop(ROWS) as image, k.loop(h) as row:
-        number = k.sum((n, ROWS), image)
-        exists = k.builder.icmp_signed("<", k.integer(number), count)
-        for b in range(many):
-            source = k.at(plain, (number, h * w * channels), (row, w * channels), b * BLOCK)
-            at = (n, h * many * w * PIXEL), (row, many * w * PIXEL), (image, BLOCK)
-            to = k.at(blocked, *at, b * w * PIXEL)
-            _move(k, source, to, w, channels, min(BLOCK, channels - b * BLOCK), exists, back)
-    return k
-
-
-def _move(
-    k: KernelBuilder, plain: Any, blocked: Any, width: int, channels: int, some: int, exists: Any,
-    back: bool,
-) -> None:  # fmt: skip
-    """Move a row of one image in one block of channels, of which there are `some`."""
-    with k.where(exists), k.loop(width) as column:
-        for half in (0, 1):
-            left = min(HALF, some - half * HALF)
-            ends = (
-                k.at(plain, (column, channels), half * HALF),
-                k.at(blocked, (column, PIXEL), half * HALF),
-            )
-            if back:
-                if left > 0:
-                    k.store(k.load(ends[1]), ends[0], left)
-            else:
-                k.store(k.load(ends[0], left) if left > 0 else k.vector(0.0), ends[1])
-    if not back:
-        with k.where(k.builder.not_(exists)), k.loop(width) as column:
-            for half in (0, 1):
-                k.store(k.vector(0.0), k.at(blocked, (column, PIXEL), half * HALF))
-
-
-def pack_weights(
-    target: Target, results: int, channels: int, indices: int, turned: bool
-) -> KernelBuilder:
-    """Return the kernel that lays weights out for `correlate`: w [result][channel][index], or
-    `turned` [channel][result][index], and what it writes, which must be zeros before."""
-    k = KernelBuilder(target, "bfloat16", ("w", "packed"))
-    w, packed = k.arguments
-    many, outer, inner = blocks(channels), results, channels
-    if turned:
-        outer, inner = channels, results
-    with k.loop(outer) as a, k.loop(inner) as b:
-        o, c = (b, a) if turned else (a, b)
-        source = k.at(w, (a, inner * indices), (b, indices))
-        o, o_in = split(k, o, BLOCK)
-        half, o_in = split(k, o_in, HALF)
-        c, c_in = split(k, c, BLOCK)
-        pair, odd = split(k, c_in, 2)
-        at = (o, indices * many * 2 * PIXEL), (c, 2 * PIXEL), (half, PIXEL)
-        to = k.at(packed, *at, (pair, BLOCK), (o_in, 2), odd)
-        for index in range(indices):
-            bits = k.builder.load(k.at(source, index), align=2, typ=I16)
-            k.builder.store(bits, k.at(to, index * many * 2 * PIXEL), align=2)
-    return k
-
-
-def split(k: KernelBuilder, number: Integer, size: int) -> tuple[Integer, Integer]:
-    """Return quotient and rest of a division."""
-    if isinstance(number, int):
-        return divmod(number, size)
-    return k.builder.udiv(number, k.integer(size)), k.builder.urem(number, k.integer(size))
+def _spend(todo: list[Callable[[], None]], turns: int) -> None:
+    """Do what is this turn's share of the work."""
+    for _ in range(blocks(len(todo), turns)):
+        todo.pop(0)()

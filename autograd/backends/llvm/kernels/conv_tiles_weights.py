@@ -1,155 +1,187 @@
 """The gradient of a convolution's weights by tiles: sums over images, pairs of which lie together.
 
-For sums over images these must lie along the inner axis of both factors. Images are packed, 32 at
-a time, as [row][channel / 16][column][16 pairs of images][16 channels][2], and gradients turned
-round, as [..][16 channels][16 pairs of images][2]. Sums are float32, [matrix][result / 16][channel
-/ 16][16 results][16 channels].
+For sums over images these must lie along the inner axis of both factors. Rows of images and of
+gradients are packed, 32 images at a time: gradients as [row][result / 16][column][16 pairs of
+images][16 results][2], images turned round, [row][channel / 16][column][16 channels][16 pairs of
+images][2]. Sums are float32, [matrix][channel][result], whose two inner axes are filled up to 16.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import llvmlite.ir as ir
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import I32, Integer, KernelBuilder
-from ..compiler.tiles import ROWS, TILE, Tiles
+from ..compiler.language import Integer, KernelBuilder
+from ..compiler.tiles import BYTES, ROWS, TILE, Tiles
 from ..compiler.transpose import turn
 from ..compiler.vectors import Vector
-from .border import Pair
 from .conv_direct import Tap
-from .conv_tiles import TileCorrelation, blocks, split
-from .sweep import sweep
+from .conv_tiles import TileCorrelation, blocks
+from .tile_weights import PAIRS, SHORTS
 
 IMAGES = 2 * ROWS  # that are summed over at a time
 PLACE = TILE // 2  # numbers of a tile in bfloat16
-NEAR = 1 << 19  # bytes of both factors that stay in the cache while all sums see them
+SUMS = 6  # tiles of sums, if that leaves one for each factor
 
 
-def pack_images(target: Target, channels: int, pixels: Pair, turned: bool) -> KernelBuilder:
-    """Return the kernel that packs images (h, w) that are channels-last, or gradients (`turned`):
-    images, what it writes, number of images, of which 32 are packed at most. Those beyond the last
-    are zeros."""
-    k = KernelBuilder(target, "bfloat16", ("images", "packed"), ("count",))
-    images, packed, count = k.arguments
-    (h, w), many = pixels, blocks(channels, ROWS)
-    for c in range(many):
-        some = min(ROWS, channels - c * ROWS)
-        with k.loop(h) as row, k.loop(w) as column:
-            at = (row, w * channels), (column, channels), c * ROWS
-            source = k.at(images, *at)
-            pairs = [_pair(k, source, 2 * p, count, h * w * channels, some) for p in range(ROWS)]
-            to = k.at(packed, (row, many * w * PLACE), (column, PLACE), c * w * PLACE)
-            words = k.computed()
-            for p, value in enumerate(turn(k, pairs) if turned else pairs):
-                words.store(value, k.at(to, p * 2 * ROWS))
+def pack_rows(
+    target: Target, images: int, channels: int, width: int, count: int, turned: bool
+) -> KernelBuilder:
+    """Return the kernel that packs rows [row][column][image][channel], perhaps `turned`, of `count`
+    images out of all: images, what it writes, number of rows. Other images count as zeros."""
+    k = KernelBuilder(target, "bfloat16", ("images", "packed"), ("rows",))
+    source, packed, rows = k.arguments
+    many = blocks(channels, ROWS)
+    with k.loop(rows) as row, k.loop(width) as column:
+        pixel = k.sum((row, width), column)
+        for first, times, size in _cut(channels):
+            with k.loop(times) as i:
+                c = k.sum(i, first)
+                at = k.at(source, (pixel, images * channels), (c, ROWS))
+                pairs = [_pair(k, at, 2 * p, count, channels, size) for p in range(ROWS)]
+                to = k.at(packed, (k.sum((row, many), c), width * PLACE), (column, PLACE))
+                for p, value in enumerate(turn(k, pairs) if turned else pairs):
+                    k.computed().store(value, k.at(to, p * 2 * ROWS))
     return k
 
 
-def _pair(
-    k: KernelBuilder, source: Any, first: int, count: Integer, apart: int, some: int
-) -> Vector:
+def _cut(channels: int) -> Iterator[tuple[int, int, int]]:
+    """Cut channels into tiles: the first, how many, and the size of each."""
+    whole, rest = divmod(channels, ROWS)
+    if whole:
+        yield 0, whole, ROWS
+    if rest:
+        yield whole, 1, rest
+
+
+def _pair(k: KernelBuilder, source: Any, first: int, count: int, apart: int, size: int) -> Vector:
     """Return words of the numbers of two images, of which the second has the higher half."""
-    kind = ir.VectorType(I32, k.lanes)
-    halves = []
-    for image in (first, first + 1):
-        exists = k.builder.icmp_signed("<", k.integer(image), count)
-        # Beyond the last image no lane is read.
-        left = k.builder.select(exists, k.integer(some), k.integer(0))
-        bits = k.builder.bitcast(k.load(k.at(source, image * apart), left).value, kind)
-        halves.append(bits)  # widened: in the higher half of each word
-    low = k.builder.lshr(halves[0], ir.Constant(kind, [16] * k.lanes))
-    return Vector(k, k.builder.bitcast(k.builder.or_(low, halves[1]), k.wide))
+
+    def read(image: int) -> Any:
+        if image >= count:
+            return ir.Constant(SHORTS, [0] * ROWS)
+        at = k.at(source, image * apart)
+        return k.builder.load(at, align=2, typ=SHORTS) if size == ROWS else k.bits(at, size)
+
+    both = k.builder.shuffle_vector(read(first), read(first + 1), PAIRS)
+    return Vector(k, k.builder.bitcast(both, k.wide))
 
 
-def correlate_weights(target: Target, c: TileCorrelation, rows: int) -> KernelBuilder:
-    """Return the kernel that adds to sums what 32 images give: packed images, packed gradients,
-    sums. `rows` of the gradient are gone through at a time."""
-    k = KernelBuilder(target, "bfloat16", ("x", "dy", "sums"))
-    tiles = Tiles(k)
-    results, channels = blocks(c.results, ROWS), blocks(c.channels, ROWS)
-    for first in range(0, c.output[0], rows):
-        last = min(first + rows, c.output[0])
-        for o, o_size in _groups(k, results):
-            for b, b_size in _groups(k, channels):
-                for tap in c.taps:
-                    _add(k, tiles, c, (first, last), tap, (o, o_size), (b, b_size))
-    tiles.release()
+def correlate_weights(target: Target, c: TileCorrelation, ring: int) -> KernelBuilder:
+    """Return the kernel that sums up what rows of 32 images' gradients give: packed images, packed
+    gradients, sums, the first row, number of rows, and whether sums `begin` at zero, else they are
+    added to. A row of images lies at its number modulo `ring`, a power of two."""
+    k = KernelBuilder(target, "bfloat16", ("x", "dy", "sums"), ("first", "rows", "begins"))
+    writer = _Writer(k, c, ring)
+    for o, results in _several(k, writer.results, 2):
+        for b, channels in _several(k, writer.channels, 2):
+            for taps in writer.taps(results * channels):
+                writer.add(taps, (o, results), (b, channels))
+    writer.tiles.release()
     return k
 
 
-def _groups(k: KernelBuilder, count: int) -> Any:
-    """Loop over blocks two at a time: yield the first and how many there are."""
-    if count > 1:
-        with k.loop(count // 2) as i:
-            yield k.times(i, 2), 2
-    if count % 2:
-        yield count - 1, 1
+def _several(k: KernelBuilder, count: int, most: int) -> Iterator[tuple[Integer, int]]:
+    """Loop over blocks, `most` at a time: yield the first and how many there are."""
+    whole, rest = divmod(count, most)
+    if whole:
+        with k.loop(whole) as i:
+            yield k.times(i, most), most
+    if rest:
+        yield whole * most, rest
 
 
-def _add(
-    k: KernelBuilder, tiles: Tiles, c: TileCorrelation, rows: Pair, tap: Tap,
-    o: tuple[Integer, int], b: tuple[Integer, int],
-) -> None:  # fmt: skip
-    """Add to the sums of a tap what some rows give, in tiles 2 i + j."""
-    x, dy, sums = k.arguments
-    results, channels = blocks(c.results, ROWS), blocks(c.channels, ROWS)
-    (u, v), (h, w), f = c.stride, c.image, c.output[1]
-    down = [row for row in range(*rows) if 0 <= row * u + tap[0] < h]
-    right = [column for column in range(f) if 0 <= column * v + tap[1] < w]
-    if not down or not right:
-        return
-    wide = k.computed()
-    place = [
-        [
-            wide.at(sums, (o[0], channels * TILE // 4), (b[0], TILE // 4),
-                    (tap[2] * results * channels + i * channels + j) * TILE // 4)
-            for j in range(b[1])
-        ]
-        for i in range(o[1])
-    ]  # fmt: skip
-    for i in range(o[1]):
-        for j in range(b[1]):
-            tiles.load(2 * i + j, place[i][j])
-    with k.loop(len(down)) as row, k.loop(len(right)) as column:
-        top = k.sum(row, down[0])
-        at = (top, results * f * PLACE), (o[0], f * PLACE), (column, PLACE)
-        for i in range(o[1]):
-            tiles.load(4 + i, k.at(dy, *at, (right[0] + i * f) * PLACE))
-        line = k.sum((row, u), down[0] * u + tap[0])
-        at = (line, channels * w * PLACE), (b[0], w * PLACE), (column, v * PLACE)
-        for j in range(b[1]):
-            tiles.load(6 + j, k.at(x, *at, (right[0] * v + tap[1] + j * w) * PLACE))
-        for i in range(o[1]):
-            for j in range(b[1]):
-                tiles.dot(2 * i + j, 4 + i, 6 + j)
-    for i in range(o[1]):
-        for j in range(b[1]):
-            tiles.store(2 * i + j, place[i][j])
+class _Writer:
+    """Writes the sums of some taps, over rows and columns."""
 
+    def __init__(self, k: KernelBuilder, c: TileCorrelation, ring: int) -> None:
+        self.k, self.c, self.ring = k, c, ring
+        self.tiles = Tiles(k, [(ROWS, BYTES)] * 8)
+        self.results, self.channels = blocks(c.results, ROWS), blocks(c.channels, ROWS)
 
-def clear(target: Target) -> KernelBuilder:
-    """Return the kernel that writes zeros: where, how many float32 numbers."""
-    k = KernelBuilder(target, "float32", ("x",), ("count",))
-    x, count = k.arguments
-    sweep(k, count, lambda index, some: k.store(k.vector(0.0), k.at(x, index), some))
-    return k
+    def taps(self, blocks_of_sums: int) -> list[list[Tap]]:
+        """Return the taps that are summed up together: some of a row, as many as there are tiles
+        for sums."""
+        rows: dict[int, list[Tap]] = {}
+        for tap in self.c.taps:
+            rows.setdefault(tap[0], []).append(tap)
+        most = max(1, SUMS // blocks_of_sums)
+        return [row[i : i + most] for row in rows.values() for i in range(0, len(row), most)]
 
+    def add(self, taps: list[Tap], o: tuple[Integer, int], b: tuple[Integer, int]) -> None:
+        """Sum up some taps of a row for blocks of results `o` and of channels `b`."""
+        k, c = self.k, self.c
+        sums = [(t, i, j) for t in range(len(taps)) for i in range(b[1]) for j in range(o[1])]
+        wide, line = k.computed(), self.results * ROWS
+        places = [
+            wide.at(k.arguments[2], (b[0], ROWS * line), (o[0], ROWS),
+                    (taps[t][2] * self.channels * ROWS + i * ROWS) * line + j * ROWS)
+            for t, i, j in sums
+        ]  # fmt: skip
+        zero = k.none(k.builder.sub(k.arguments[5], k.integer(1)))
+        with k.builder.if_else(zero) as (begin, go_on):
+            with begin:
+                for tile in range(len(sums)):
+                    self.tiles.zero(tile)
+            with go_on:
+                for tile, place in enumerate(places):
+                    self.tiles.load(tile, place, 4 * line)
+        _, first, rows = self._rows(taps[0][0])
+        with k.where(k.positive(rows)), k.loop(rows) as r:
+            row = k.sum(first, r)
+            for seen, group in groupby(range(c.output[1]), key=lambda f: self._seen(taps, f)):
+                columns = [*group]
+                if seen:
+                    with k.loop(len(columns)) as i:
+                        self._pixel(taps, o, b, row, k.sum(i, columns[0]), (sums, seen))
+        for tile, place in enumerate(places):
+            self.tiles.store(tile, place, 4 * line)
 
-def unpack_sums(target: Target, results: int, channels: int, indices: int) -> KernelBuilder:
-    """Return the kernel that writes sums as weights [result][channel][index]: sums, weights."""
-    k = KernelBuilder(target, "float32", ("sums", "w"))
-    sums, w = k.arguments
-    rows, columns = blocks(results, ROWS), blocks(channels, ROWS)
-    with k.loop(results) as o, k.loop(channels) as c:
-        i, i_in = split(k, o, ROWS)
-        j, j_in = split(k, c, ROWS)
-        at = (i, columns * TILE // 4), (j, TILE // 4), (i_in, ROWS), j_in
-        source, to = k.at(sums, *at), k.at(w, (o, channels * indices), (c, indices))
-        for index in range(indices):
-            number = k.builder.load(
-                k.at(source, index * rows * columns * TILE // 4), align=4, typ=k.real
-            )
-            k.builder.store(number, k.at(to, index), align=4)
-    return k
+    def _rows(self, tap: int) -> tuple[Integer, Integer, Integer]:
+        """Return of the rows of this call the first of all, then the first for which a tap's row
+        lies in the image, counted from it, and how many do."""
+        k, (u, height) = self.k, (self.c.stride[0], self.c.image[0])
+        start, rows = k.arguments[3:5]
+        first = max(0, -(tap // u))  # the first row of results that sees one of the image
+        last = min(self.c.output[0], (height - 1 - tap) // u + 1)
+        zero = k.integer(0)
+        low = k.builder.sub(k.integer(first), start)
+        low = k.builder.select(k.positive(low), low, zero)
+        high = k.least(k.builder.sub(k.integer(last), start), rows)
+        return start, low, k.builder.sub(high, low)
+
+    def _seen(self, taps: list[Tap], f: int) -> tuple[int, ...]:
+        """Return which taps a column of results sees."""
+        place = f * self.c.stride[1]
+        return tuple(i for i, t in enumerate(taps) if 0 <= place + t[1] < self.c.image[1])
+
+    def _pixel(
+        self, taps: list[Tap], o: tuple[Integer, int], b: tuple[Integer, int], row: Integer,
+        f: Integer, wanted: tuple[list[tuple[int, int, int]], tuple[int, ...]],
+    ) -> None:  # fmt: skip
+        """Add the products of a pixel; `row` counts from the first one of this call."""
+        k, c, tiles, (sums, seen) = self.k, self.c, self.tiles, wanted
+        x, dy, _, start, *_ = k.arguments
+        width, across = c.image[1], c.output[1]
+        spare = 8 - len(sums)
+        factors = [len(sums) + i for i in range(spare)]
+        gradients, images = factors[: spare // 2], factors[spare // 2 :]
+        at = k.sum((k.sum(start, row), c.stride[0]), taps[0][0])
+        slot = k.builder.and_(k.integer(at), k.integer(self.ring - 1))
+        top = k.at(dy, (k.sum((row, self.results), o[0]), across * PLACE), (f, PLACE))
+        line = k.at(x, (k.sum((slot, self.channels), b[0]), width * PLACE),
+                    (f, c.stride[1] * PLACE))  # fmt: skip
+        held: dict[int, int] = {}
+        for number, (t, i) in enumerate((t, i) for t in seen for i in range(b[1])):
+            image = images[number % len(images)]
+            tiles.operand(image, k.at(line, (taps[t][1] + i * width) * PLACE))
+            for j in range(o[1]):
+                gradient = gradients[j % len(gradients)]
+                if held.get(gradient) != j:
+                    tiles.operand(gradient, k.at(top, j * across * PLACE))
+                    held[gradient] = j
+                tiles.dot(sums.index((t, i, j)), image, gradient)

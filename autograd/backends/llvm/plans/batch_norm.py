@@ -33,7 +33,7 @@ class _NormCall(ChannelsLast):
 
     def some(self, images: int) -> tuple[int, int, int]:
         """Return the extent of so many images."""
-        pixels = images * prod(self.shape[1:-1])
+        pixels = images * prod(self.shape[2:])
         rows, tail = divmod(pixels, self.rows.side)
         blocks, rest = divmod(rows, self.rows.block)
         return blocks, rest, tail * self.rows.channels
@@ -66,6 +66,7 @@ def batch_norm(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Exec
     function = build(normalise, target, call.rows, float(eps), False)
 
     def run(x: NDArray, w: NDArray, b: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        call.like(x)
         source, w, b = call.last(x), plain(w), plain(b)
         y, ((mean, var), *pair) = call.result(), call.each()
         arrays = address(source), None, address(w), address(b), *pair, address(y)
@@ -81,6 +82,7 @@ def moments(target: Target, x: Spec) -> Executable:
     function = build(statistics, target, call.rows)
 
     def run(x: NDArray, *_: NDArray) -> tuple[NDArray, NDArray]:
+        call.like(x)
         source = call.last(x)
         (mean, var), *pair = call.each()
         function(address(source), *pair, call.room.address(0), *call.extent)
@@ -107,6 +109,7 @@ def normalising(target: Target, x: Spec, eps: float, epilogue: Epilogue) -> ByIm
     step = call.each_image
 
     def begin(x: NDArray, *others: NDArray) -> tuple[NDArray, Work]:
+        call.like(x)
         source, y = call.last(x), call.result()
         channels, rest = [*map(plain, others[:4])], [*map(call.last, others[4:])]
 
@@ -137,6 +140,7 @@ def sums(target: Target, x: Spec, eps: float, masked: bool) -> Executable:
     function = build(gradient_sums, target, call.rows, float(eps), masked)
 
     def run(dy: NDArray, *others: NDArray) -> tuple[NDArray, NDArray]:
+        call.like(others[masked])
         mask = [*map(call.last, others[:masked])]
         x, mean, var = others[masked:]
         arrays = call.last(x), plain(mean), plain(var)
@@ -166,6 +170,7 @@ def slope(target: Target, x: Spec, eps: float, masked: bool) -> ByImages:
     step, pixels = call.each_image, x.size // x.shape[1]
 
     def begin(dy: NDArray, *others: NDArray) -> tuple[NDArray, Work]:
+        call.like(others[masked])
         mask = [*map(call.last, others[:masked])]
         source, channels = call.last(others[masked]), [*map(plain, others[masked + 1 :])]
         top, dx = call.last(dy), call.result()

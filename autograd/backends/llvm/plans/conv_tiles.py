@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from math import prod
 from typing import Any
@@ -10,119 +11,158 @@ from ....array import NDArray, Spec
 from ....dtypes import FLOAT32
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
-from ..compiler.tiles import ROWS
 from ..kernels import conv_tiles_weights as gradient
 from ..kernels.border import Pair
-from ..kernels.conv_tiles import (
-    BLOCK,
-    TileCorrelation,
-    block_images,
-    blocks,
-    correlate,
-    pack_weights,
-)
-from ..kernels.elementwise import converted
+from ..kernels.conv_direct import Correlation
+from ..kernels.conv_tiles import HALF, TileCorrelation, blocks, correlate, depth
+from ..kernels.epilogue import IMAGES, NOTHING, Epilogue
+from ..kernels.pixels import Windows
 from ..kernels.sweep import increase
+from ..kernels.tile_weights import pack, pack_windows
 from ..registry import tiled
 from ..runtime import memory
 from ..runtime.executable import Executable
-from ..runtime.layout import address, channels_last, plain
-from ..runtime.parallel import Scratch, in_parts, over_images
-from .conv import forward_correlation, reaching_subgrid, windows
+from ..runtime.layout import address, plain
+from ..runtime.parallel import ByImages, Scratch, Work, in_parts, parts_of
+from .conv import FOLD, forward_correlation, reaching_subgrid, windows
+from .pixels import Gathered, Pixels, new_pixels
 
-PARTS = 8  # of the images, at most, whose sums are made apart
-
-
-def _extent(n: int, channels: int, pixels: Pair) -> int:
-    """Return the numbers of blocked images."""
-    return blocks(n, ROWS) * blocks(channels) * prod(pixels) * ROWS * BLOCK
+LARGEST = 256  # numbers of a window that are laid out side by side
+CACHE = 3 << 18  # bytes of both factors that stay in the cache while all sums see them
+Prepare = Callable[[NDArray], NDArray]
 
 
-class Correlations:
-    """Runs correlations of blocked images that write one array, for images that are channels-last
-    outside."""
+def _padded(channels: int) -> int:
+    """Return the next number of channels that tiles hold."""
+    each = blocks(channels, blocks(channels))
+    return blocks(channels) * (each + each % 2)
+
+
+def _source(
+    target: Target, x: Spec, c: Correlation, rows: tuple[int, ...], columns: tuple[int, ...]
+) -> tuple[Correlation, Prepare, bool]:
+    """Return the correlation that tiles do in the place of another, what brings images into the
+    order for it, and whether it sees whole windows as channels of one pixel: taps of `rows` and
+    `columns`, where pixels have few channels."""
+    n, taps = x.shape[0], len(c.taps)
+    if c.channels < HALF and c.channels * taps <= LARGEST:
+        width = _padded(c.channels * taps)
+        seen = Windows(n, c.channels, c.image, c.output, rows, columns, c.stride, width, (0, 0, 0))
+        one = c._replace(
+            channels=width, indices=1, image=c.output, taps=((0, 0, 0),), stride=(1, 1)
+        )
+        return one, Gathered(target, x, seen).of, True
+    return *_dense(target, x, c), False
+
+
+def _dense(target: Target, x: Spec, c: Correlation) -> tuple[Correlation, Prepare]:
+    """Return a correlation of images with as many channels as whole tiles have, and what brings
+    images into their order."""
+    if depth(c.channels):
+        return c, Pixels(target, x).of
+    width = _padded(c.channels)
+    seen = Windows(x.shape[0], c.channels, c.image, c.image, (0,), (0,), (1, 1), width, (0, 0, 0))
+    return c._replace(channels=width), Gathered(target, x, seen).of
+
+
+class TileConvolution:
+    """Runs correlations that write one array (N, results, height, width)."""
 
     def __init__(
-        self, target: Target, several: list[TileCorrelation], x: Spec, w: Spec, turned: bool,
-        biased: bool = False,
+        self, target: Target, several: list[TileCorrelation], prepare: Prepare, packing: Any,
+        w: Spec, biased: bool, epilogue: Epilogue,
     ) -> None:  # fmt: skip
         first = several[0]
-        self.n, self.dtype = x.shape[0], x.dtype
-        self.image, self.whole = first.image, first.whole
-        self.channels, self.results = first.channels, first.results
-        self.functions = [build(correlate, target, c, biased) for c in several]
-        self.block = build(block_images, target, first.channels, first.image, False)
-        self.plain = build(block_images, target, first.results, first.whole, True)
-        sizes = first.results, first.channels, first.indices
-        self.pack = build(pack_weights, target, *sizes, turned)
-        self.weights = Scratch(first.weights, w.dtype)  # padding stays zero
-        self.bias = Scratch(blocks(first.results) * BLOCK, FLOAT32)
-        self.widen = build(converted, target, (x.dtype.name, "float32"))
-        self.macs = sum(prod(c.output) * len(c.taps) for c in several) * prod(sizes[:2]) * self.n
+        self.first, self.several, self.prepare, self.epilogue = first, several, prepare, epilogue
+        self.biased, self.dtype = biased, w.dtype
+        self.pack, self.weights = packing, Scratch(first.weights, "bfloat16")
+        self.shape = first.images, first.results, *first.whole
+        result = Spec(self.shape, w.dtype)
+        self.pixels = Pixels(target, result)
+        self.kernels = []
+        for number, c in enumerate(several):
+            for tall, image, count in c.blocked():
+                begins = not (number or image)
+                function = build(correlate, target, c, tall, biased, epilogue, begins)
+                offsets = image * c.channels * 2, image * c.results * 2
+                self.kernels.append((function, offsets, count, c.output[0]))
 
-    def run(self, x: NDArray, w: NDArray, *bias: NDArray) -> NDArray:
-        """Return the result (N, results, height, width)."""
-        source, filters, n = channels_last(x), plain(w), self.n
-        y = memory.images(n, self.results, *self.whole, self.dtype)
-        ends = [
-            memory.empty((_extent(n, channels, pixels),), self.dtype)
-            for channels, pixels in ((self.channels, self.image), (self.results, self.whole))
-        ]
-        weights = self.weights.address(0)
+    def by_rows(self) -> ByImages:
+        """Return the executable, which works on a row of results at a time."""
+        return ByImages(self.first.output[0], sum(c.macs for c in self.several), self.begin)
+
+    def begin(self, x: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
+        """Return the result, and what works on rows of it."""
+        source, filters = self.prepare(x), plain(w)
+        weights, y = self.weights.address(0), new_pixels(self.shape, self.dtype)
         self.pack(address(filters), weights)
-        biases = [plain(b) for b in bias]  # which must live until they are read
-        for b in biases:
-            self.widen(address(b), self.bias.address(0), self.results)
-        others = [self.bias.address(0)] * len(biases)
-        size = self.dtype.itemsize
-        inside = [end.nbytes // blocks(n, ROWS) for end in ends]
-        outside = [ROWS * a * prod(p) * size for a, p in (
-            (self.channels, self.image), (self.results, self.whole))]  # fmt: skip
+        bias, names = [plain(b) for b in more[: self.biased]], self.epilogue.pointers
+        others = [
+            (self.pixels.of(a) if name in IMAGES else plain(a), name in IMAGES)
+            for name, a in zip(names, more[self.biased :], strict=True)
+        ]
 
         def some(first: int, count: int, worker: int) -> None:
-            images = min(n - first * ROWS, count * ROWS)
-            come, go = (address(end) + first * step for end, step in zip(ends, inside, strict=True))
-            self.block(address(source) + first * outside[0], come, images)
-            for function in self.functions:
-                function(come, weights, go, *others, count)
-            self.plain(address(y) + first * outside[1], go, images)
+            for function, (come, go), images, rows in self.kernels:
+                lines = min(count, rows - first)
+                if lines > 0:
+                    ends = address(source) + come, weights, address(y) + go, *map(address, bias)
+                    tail = [address(a) + go * whole for a, whole in others]
+                    function(*ends, *tail, first, lines, images)
 
-        over_images(self.macs, blocks(n, ROWS), some)
-        return y
+        return y, some
 
 
 @tiled("conv2d")
 def conv2d(
     target: Target, x: Spec, w: Spec, *b: Spec, stride: Pair, padding: Any, dilation: Pair,
-    groups: int,
-) -> Executable | None:  # fmt: skip
-    """Plan a convolution, with a bias if there is one; None for several groups."""
+    groups: int, epilogue: Epilogue = NOTHING,
+) -> ByImages | None:  # fmt: skip
+    """Plan a convolution, with a bias if there is one, and an epilogue, whose arrays come last;
+    None for several groups."""
     if groups > 1:
         return None
+    c, prepare, whole = _forward(target, x, w, stride, padding, dilation)
+    build_pack = pack_windows if whole else pack
+    sizes = w.shape[0], w.shape[1], prod(w.shape[2:])
+    rest = () if whole else (False,)
+    packing = build(build_pack, target, w.dtype.name, sizes, depth(c.channels), c.channels, *rest)
+    return TileConvolution(target, [c], prepare, packing, w, bool(b), epilogue).by_rows()
+
+
+def _forward(
+    target: Target, x: Spec, w: Spec, stride: Pair, padding: Any, dilation: Pair
+) -> tuple[TileCorrelation, Prepare, bool]:
+    """Return a forward convolution as tiles do it; see `_source`."""
     m, _, r, s = w.shape
     output = windows((x.shape[2], x.shape[3]), (r, s), stride, padding, dilation)
     start = (-padding[0][0], -padding[1][0])
-    c = TileCorrelation.of(
-        forward_correlation(x, m, output, (r, s), start, stride, dilation, groups), output
+    c = forward_correlation(x, m, output, (r, s), start, stride, dilation, 1)
+    rows, columns = (
+        tuple(i * d + first for i in range(taps))
+        for taps, d, first in zip((r, s), dilation, start, strict=True)
     )
-    call = Correlations(target, [c], x, w, False, bool(b))
-    return Executable(call.run, native=True, keeps=call)
+    c, prepare, whole = _source(target, x, c, rows, columns)
+    return TileCorrelation.of(c, x.shape[0], output), prepare, whole
 
 
 @tiled("conv2d_dx")
 def conv2d_dx(
     target: Target, dy: Spec, w: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
-    groups: int,
-) -> Executable | None:  # fmt: skip
-    """Plan the gradient of x: a correlation for the pixels at each remainder by the stride."""
+    groups: int, epilogue: Epilogue = NOTHING,
+) -> ByImages | None:  # fmt: skip
+    """Plan the gradient of x, a correlation for the pixels at each remainder by the stride, and an
+    epilogue, whose arrays come last."""
     if groups > 1:
         return None
-    several = []
+    several, n = [], dy.shape[0]
     for first in product(range(min(stride[0], size[0])), range(min(stride[1], size[1]))):
         grid = reaching_subgrid(dy, w, size, first, stride, padding, dilation, groups)
-        several.append(TileCorrelation.of(grid, size, first, stride))
-    call = Correlations(target, several, dy, w, True)
-    return Executable(call.run, native=True, keeps=call)
+        grid, prepare = _dense(target, dy, grid)
+        several.append(TileCorrelation.of(grid, n, size, first, stride))
+    sizes, channels = (w.shape[0], w.shape[1], prod(w.shape[2:])), several[0].channels
+    packing = build(pack, target, w.dtype.name, sizes, depth(channels), channels, True)
+    return TileConvolution(target, several, prepare, packing, w, False, epilogue).by_rows()
 
 
 @tiled("conv2d_dw")
@@ -133,47 +173,97 @@ def conv2d_dw(
     """Plan the gradient of w, in float32."""
     if groups > 1:
         return None
-    (n, channels, h, wide), (_, m, e, f), (r, s) = x.shape, dy.shape, size
-    start = (-padding[0][0], -padding[1][0])
-    c = TileCorrelation.of(
-        forward_correlation(x, m, (e, f), (r, s), start, stride, dilation, groups), (e, f)
-    )
-    line = (blocks(m, ROWS) * f + stride[0] * blocks(channels, ROWS) * wide) * 2 * gradient.PLACE
-    function = build(gradient.correlate_weights, target, c, max(1, gradient.NEAR // line))
-    packs = [
-        build(gradient.pack_images, target, channels, (h, wide), False),
-        build(gradient.pack_images, target, m, (e, f), True),
-    ]
-    rooms = [
-        Scratch(blocks(k, ROWS) * prod(pixels) * gradient.PLACE, x.dtype)
-        for k, pixels in ((channels, (h, wide)), (m, (e, f)))
-    ]
-    extent = r * s * blocks(m, ROWS) * blocks(channels, ROWS) * ROWS * ROWS
-    empty, add = build(gradient.clear, target), build(increase, target, "float32")
-    unpack = build(gradient.unpack_sums, target, m, channels, r * s)
-    groups_of_images = blocks(n, gradient.IMAGES)
-    parts = min(PARTS, groups_of_images)
-    steps = [gradient.IMAGES * a.nbytes // n for a in (x, dy)]
+    channels, m, (r, s) = x.shape[1], dy.shape[1], size
+    w = Spec((m, channels, r, s), x.dtype)
+    c, prepare, whole = _forward(target, x, w, stride, padding, dilation)
+    call = _Gradient(target, c, prepare, Pixels(target, dy))
 
     def run(x: NDArray, dy: NDArray) -> NDArray:
-        sources = channels_last(x), channels_last(dy)
-        sums = memory.empty((parts, extent), FLOAT32)
+        sums = call.run(x, dy)[..., :m]  # (matrices, channels, results)
+        if whole:
+            return sums[0, : channels * r * s].reshape(r, s, channels, -1).transpose(3, 2, 0, 1)
+        return sums[:, :channels].reshape(r, s, channels, -1).transpose(3, 2, 0, 1)
+
+    return Executable(run, native=True, keeps=call)
+
+
+class _Gradient:
+    """Sums up what images and gradients give for the weights."""
+
+    def __init__(
+        self, target: Target, c: TileCorrelation, prepare: Prepare, pixels: Pixels
+    ) -> None:
+        self.c, self.prepare, self.pixels = c, prepare, pixels
+        high, wide = (blocks(k, gradient.ROWS) for k in (c.channels, c.results))
+        self.shape = c.indices, high * gradient.ROWS, wide * gradient.ROWS
+        (u, _), (h, w), (e, f) = c.stride, c.image, c.output
+        self.lines = high * w * gradient.PLACE, wide * f * gradient.PLACE  # numbers of a packed row
+        row = 2 * (u * self.lines[0] + self.lines[1])
+        # Where sums are many, they are read and written for many rows at a time.
+        self.rows = min(e, max(1, CACHE // row, prod(self.shape) * 4 // row))
+        self.taps = min(t[0] for t in c.taps), max(t[0] for t in c.taps)
+        needed = (self.rows - 1) * u + self.taps[1] - self.taps[0] + 1
+        self.ring = 1 << (min(h, needed) - 1).bit_length()
+        self.rooms = [
+            Scratch(rows * line, "bfloat16")
+            for rows, line in zip((self.ring, self.rows), self.lines, strict=True)
+        ]
+        self.add = build(gradient.correlate_weights, target, c, self.ring)
+        self.packs = []
+        for first in range(0, c.images, gradient.IMAGES):
+            count = min(gradient.IMAGES, c.images - first)
+            self.packs.append(
+                [
+                    build(gradient.pack_rows, target, c.images, channels, width, count, turned)
+                    for channels, width, turned in ((c.channels, w, True), (c.results, f, False))
+                ]
+            )
+        self.parts = parts_of(c.macs, e, FOLD * prod(self.shape))
+        self.merge = build(increase, target, "float32")
+
+    def run(self, x: NDArray, dy: NDArray) -> NDArray:
+        """Return sums (matrices, channels, results), the last two filled up."""
+        source, tops, e = self.prepare(x), self.pixels.of(dy), self.c.output[0]
+        sums = memory.empty((self.parts, *self.shape), FLOAT32)
+        size = prod(self.shape)
 
         def one(part: int, first: int, count: int, worker: int) -> None:
-            to = address(sums) + part * extent * sums.itemsize
-            empty(to, extent)
-            packed = [room.address(worker) for room in rooms]
-            for group in range(first, first + count):
-                for pack, a, step, place in zip(packs, sources, steps, packed, strict=True):
-                    images = min(gradient.IMAGES, n - group * gradient.IMAGES)
-                    pack(address(a) + group * step, place, images)
-                function(*packed, to)
+            to = address(sums) + part * size * 4
+            for group in range(len(self.packs)):
+                begins = int(group == 0)
+                done = 0
+                for row in range(first, first + count, self.rows):
+                    rows = min(self.rows, first + count - row)
+                    done = self._pack(address(source), group, row, rows, done, worker)
+                    self._pack_top(address(tops), group, row, rows, worker)
+                    ends = (room.address(worker) for room in self.rooms)
+                    self.add(*ends, to, row, rows, begins)
+                    begins = 0
 
-        in_parts(groups_of_images, parts, one)
-        for part in range(1, parts):
-            add(address(sums), address(sums) + part * extent * sums.itemsize, extent)
-        w = memory.empty((m, channels, r, s), FLOAT32)
-        unpack(address(sums), address(w))
-        return w
+        in_parts(e, self.parts, one)
+        for part in range(1, self.parts):
+            self.merge(address(sums), address(sums) + part * size * 4, size)
+        return sums[0]
 
-    return Executable(run, native=True)
+    def _pack(self, source: int, group: int, row: int, rows: int, done: int, worker: int) -> int:
+        """Pack the rows of images that rows of results see, from `done` on; return the first that
+        is not packed."""
+        c = self.c
+        first = max(done, row * c.stride[0] + self.taps[0], 0)
+        last = min(c.image[0], (row + rows - 1) * c.stride[0] + self.taps[1] + 1)
+        room, line = self.rooms[0].address(worker), c.image[1] * c.images * c.channels * 2
+        from_image = group * gradient.IMAGES * c.channels * 2
+        while first < last:
+            slot = first % self.ring
+            some = min(last - first, self.ring - slot)
+            to = room + slot * self.lines[0] * 2
+            self.packs[group][0](source + first * line + from_image, to, some)
+            first += some
+        return max(done, last)
+
+    def _pack_top(self, tops: int, group: int, row: int, rows: int, worker: int) -> None:
+        """Pack rows of gradients."""
+        c = self.c
+        line = c.output[1] * c.images * c.results * 2
+        from_image = group * gradient.IMAGES * c.results * 2
+        self.packs[group][1](tops + row * line + from_image, self.rooms[1].address(worker), rows)

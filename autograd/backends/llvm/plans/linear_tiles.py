@@ -9,11 +9,10 @@ from typing import Any
 from ....array import NDArray, Spec
 from ..compiler.isa.targets import Target
 from ..compiler.tiles import ROWS
-from ..kernels.conv_tiles import TileCorrelation
 from ..registry import tiled
 from ..runtime.executable import Executable
 from ..runtime.layout import plain
-from .conv_tiles import Correlations, conv2d_dw
+from .conv_tiles import conv2d, conv2d_dw, conv2d_dx
 
 LEAST = 1 << 16  # multiply-accumulates from which layouts of their own pay
 ALONE: dict[str, Any] = {
@@ -26,13 +25,17 @@ def _product(
     target: Target, rows: int, x: Spec, w: Spec, results: int, turned: bool, biased: bool
 ) -> Product:
     """Return a function of x (rows, channels), w (results, channels) or `turned`, and a bias."""
-    channels, dot = x.shape[-1], ((0, 0, 0),)
-    c = TileCorrelation(channels, results, 1, (1, 1), (1, 1), dot, (1, 1), (1, 1))
-    pixels = Spec((rows, channels, 1, 1), x.dtype)
-    call = Correlations(target, [c], pixels, Spec((*w.shape, 1, 1), w.dtype), turned, biased)
+    channels = x.shape[-1]
+    pixels, weights = Spec((rows, channels, 1, 1), x.dtype), Spec((*w.shape, 1, 1), w.dtype)
+    bias = [Spec((results,), x.dtype)] * biased
+    if turned:
+        call = conv2d_dx(target, pixels, weights, size=(1, 1), **ALONE)
+    else:
+        call = conv2d(target, pixels, weights, *bias, **ALONE)
+    assert call is not None
 
     def run(x: NDArray, w: NDArray, *bias: NDArray) -> NDArray:
-        y = call.run(plain(x).reshape(pixels.shape), w.reshape((*w.shape, 1, 1)), *bias)
+        y = call.run(plain(x).reshape(pixels.shape), w.reshape(weights.shape), *bias)
         return y.reshape(rows, results)
 
     return run

@@ -58,13 +58,22 @@ address = _fast_address if _works() else _slow_address
 
 
 class ChannelsLast:
-    """Brings arrays (N, C, ..) of one shape channels-last, and makes results that are."""
+    """Brings arrays (N, C, ..) of one shape channels-last, and makes results that are.
+
+    Pixels lie image by image, (N, .., C), or where an array of `like` does so, images pixel by
+    pixel, (.., N, C)."""
 
     def __init__(self, x: Spec) -> None:
         axes = len(x.shape)
-        self.order = (0, *range(2, axes), 1)
-        self.back = (0, axes - 1, *range(1, axes - 1))
-        self.shape, self.dtype = tuple(x.shape[i] for i in self.order), x.dtype
+        self.shape, self.dtype = x.shape, x.dtype
+        self.orders = (0, *range(2, axes), 1), (*range(2, axes), 0, 1)
+        self.order = self.orders[0]
+
+    def like(self, x: NDArray) -> None:
+        """Let arrays lie as x does, from now on."""
+        first, second = self.orders
+        turned = not x.transpose(first).flags.c_contiguous
+        self.order = second if turned and x.transpose(second).flags.c_contiguous else first
 
     def last(self, x: NDArray) -> NDArray:
         """Return x with its channels last, in row-major order; a copy only where it does not lie so
@@ -72,8 +81,9 @@ class ChannelsLast:
         return plain(x.transpose(self.order))
 
     def result(self) -> NDArray:
-        """Return an uninitialised array of x's shape that lies channels-last."""
-        return empty(self.shape, self.dtype).transpose(self.back)
+        """Return an uninitialised array of x's shape whose channels lie last."""
+        y = empty(tuple([self.shape[i] for i in self.order]), self.dtype)
+        return y.transpose(tuple([self.order.index(i) for i in range(len(self.order))]))
 
 
 def channels_last(x: NDArray) -> NDArray:

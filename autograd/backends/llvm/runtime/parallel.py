@@ -69,6 +69,16 @@ def chained(first: ByImages, count: int, then: ByImages) -> Executable:
     return Executable(run, native=True)
 
 
+def in_turn(first: ByImages, count: int, then: ByImages) -> Executable:
+    """Return the executable of two calls as `chained`, which runs the first to its end."""
+
+    def run(*arrays: NDArray) -> tuple[Any, Any]:
+        intermediate = first.run(*arrays[:count])
+        return then.run(intermediate, *arrays[count:]), intermediate
+
+    return Executable(run, native=True)
+
+
 class Scratch:
     """Zeros for each thread that works on a plan, made when it first does.
 

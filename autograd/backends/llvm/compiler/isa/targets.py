@@ -21,7 +21,7 @@ llvm.initialize_native_asmprinter()
 Variation: TypeAlias = tuple[tuple[str, float], ...]  # fields of a tile and factors
 Tile = TypeVar("Tile", bound=tuple[int, ...])
 CONVOLUTIONS = ("auto", "direct", "winograd")
-TILES = ("off", "amx", "emulated")
+TILES = ("off", "amx", "dot", "emulated")
 TILE_BITS = 512  # of a row
 
 
@@ -32,7 +32,8 @@ class Target:
     `convolution` says how convolutions are planned: "direct"; "winograd", wherever that can be
     done; "winograd2", with tiles of 2x2 results only; or "auto", where it pays. Winograd's rounding
     errors are up to ten times as large. `varied` changes the tiles that plans choose. `tiles` says
-    what multiplies bfloat16 tile by tile: "amx", "emulated" for tests, or "" for nothing.
+    what multiplies bfloat16 tile by tile: "amx"; "dot", AVX512-BF16's products of pairs; "emulated"
+    for tests; or "" for nothing.
     """
 
     isa: InstructionSet
@@ -56,6 +57,11 @@ class Target:
     def registers(self) -> int:
         """Number of vector registers."""
         return self.isa.registers
+
+    @cached_property
+    def rounds(self) -> bool:
+        """Whether an instruction rounds float32 to bfloat16, which takes denormals for zeros."""
+        return self.bits == TILE_BITS and "+avx512bf16" in self.features.split(",")
 
     def lanes(self, dtype: npt.DTypeLike) -> int:
         """Return how many numbers a vector register holds, in the type in which those of a type
@@ -91,7 +97,7 @@ def available() -> tuple[str, ...]:
 
 def target(name: str = "", convolution: str = "auto", tiles: str = "off") -> Target:
     """Return the target of an instruction set by name, by default the widest of this machine.
-    `tiles` are those of "amx", "emulated", or "off".
+    `tiles` are those of "amx", "dot", "emulated", or "off".
 
     Raises ValueError for a set or for tiles that this machine does not execute, and for an unknown
     kind of convolution.
@@ -118,5 +124,7 @@ def target(name: str = "", convolution: str = "auto", tiles: str = "off") -> Tar
         raise ValueError(f"tiles: expected avx512 to emulate them, got {chosen}")
     if tiles == "amx" and not (SETS[chosen].bits == TILE_BITS and amx.permitted()):
         raise ValueError("tiles: expected a processor with AMX, and leave to use it, got none")
+    if tiles == "dot" and "+avx512bf16" not in features.split(","):
+        raise ValueError(f"tiles: expected a processor with AVX512-BF16, got {cpu} with {chosen}")
     multiplied = "" if tiles == "off" else tiles
     return Target(SETS[chosen], cpu, features, convolution, tiles=multiplied)

@@ -1,0 +1,88 @@
+"""Images brought into the order that tiles read, [row][column][image][channel], and back; with the
+numbers that windows see side by side, where pixels have few channels."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from ..compiler.isa.targets import Target
+from ..compiler.language import Integer, KernelBuilder
+from .border import Pair
+
+
+def swapped(target: Target, dtype: str, size: int) -> KernelBuilder:
+    """Return the kernel of y[j, i] = x[i, j], pieces of `size` numbers: x, y, how many i and j."""
+    k = KernelBuilder(target, dtype, ("x", "y"), ("rows", "columns"))
+    x, y, rows, columns = k.arguments
+    with k.loop(rows) as i, k.loop(columns) as j:
+        source = k.at(x, (k.sum((i, columns), j), size))
+        k.move(source, k.at(y, (k.sum((j, rows), i), size)), size)
+    return k
+
+
+class Windows(NamedTuple):
+    """Windows of images, of which each is to be `width` numbers: those that its taps see, row by
+    row, and zeros behind them and for what lies beyond the border."""
+
+    images: int
+    channels: int
+    image: Pair
+    output: Pair
+    rows: tuple[int, ...]  # of the first window's taps, from the image's first row
+    columns: tuple[int, ...]
+    stride: Pair
+    width: int
+    apart: tuple[int, int, int]  # numbers from an image, row and column to the next
+
+    def seen(self, f: int) -> tuple[int, ...]:
+        """Return which columns of taps a window sees."""
+        places = (f * self.stride[1] + c for c in self.columns)
+        return tuple(i for i, p in enumerate(places) if 0 <= p < self.image[1])
+
+    def pieces(self, seen: tuple[int, ...]) -> list[tuple[int, int, int]]:
+        """Return what to copy of a row of taps: from where in the image, to where in the window,
+        how many numbers."""
+        pixel, c = self.apart[2], self.channels
+        dense = pixel == c and [*self.columns] == [*range(self.columns[0], self.columns[-1] + 1)]
+        if dense and seen:
+            return [(self.columns[seen[0]] * c, seen[0] * c, len(seen) * c)]
+        return [(self.columns[i] * pixel, i * c, c) for i in seen]
+
+
+def gathered(target: Target, dtype: str, w: Windows) -> KernelBuilder:
+    """Return the kernel that lays windows out as [row][column][image][width]: images, windows,
+    first row, number of rows."""
+    k = KernelBuilder(target, dtype, ("x", "y"), ("first", "rows"))
+    x, y, start, rows = k.arguments
+    with k.loop(rows) as i:
+        e = k.sum(start, i)
+        for seen, group in groupby(range(w.output[1]), key=w.seen):
+            columns = [*group]
+            with k.loop(len(columns)) as j, k.loop(w.images) as n:
+                f = k.sum(j, columns[0])
+                pixel = k.sum((e, w.output[1]), f)
+                to = k.at(y, (pixel, w.images * w.width), (n, w.width))
+                source = k.at(x, (n, w.apart[0]), (f, w.stride[1] * w.apart[2]))
+                _window(k, w, source, to, e, seen)
+    return k
+
+
+def _window(
+    k: KernelBuilder, w: Windows, source: Any, to: Any, e: Integer, seen: tuple[int, ...]
+) -> None:
+    """Lay out a window of the row e of windows; `source` is the image's first row."""
+    line = len(w.columns) * w.channels
+    for row, down in enumerate(w.rows):
+        at = k.integer(k.sum((e, w.stride[0]), down))
+        inside = k.builder.icmp_unsigned("<", at, k.integer(w.image[0]))
+        own = k.at(to, row * line)
+        with k.builder.if_else(inside) as (there, beyond):
+            with there:
+                if len(seen) < len(w.columns):
+                    k.clear(own, line)
+                for begin, place, count in w.pieces(seen):
+                    k.move(k.at(source, (at, w.apart[1]), begin), k.at(own, place), count)
+            with beyond:
+                k.clear(own, line)
+    k.clear(k.at(to, len(w.rows) * line), w.width - len(w.rows) * line)

@@ -1,0 +1,135 @@
+"""What follows a block of sums of a convolution by tiles: the bias, an epilogue, and writing the
+results. Sums of batch norm run in float32 along a row of results, in registers, and in float64
+from row to row."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import add
+from typing import Any
+
+from ..compiler.language import Integer, KernelBuilder
+from ..compiler.tiles import ROWS
+from ..compiler.vectors import Variable, Vector
+from .epilogue import IMAGES, Epilogue
+from .epilogue import ROWS as SUMS
+
+LINE = 64  # bytes that are asked for at a time
+
+
+class TileTail:
+    """Writes what follows, for a block of results of an image after the other."""
+
+    def __init__(
+        self, k: KernelBuilder, results: int, arrays: dict[str, Any], biased: bool,
+        epilogue: Epilogue, begins: bool,
+    ) -> None:  # fmt: skip
+        self.k, self.wide, self.d = k, k.computed(), k.doubles()
+        self.results, self.arrays, self.epilogue, self.begins = results, arrays, epilogue, begins
+        names = ["bias"] * biased + [n for n in ("slope", "level", "mean") if n in arrays]
+        self.known = {name: [k.variable() for _ in (0, 1)] for name in names}
+        self.shifts = [k.variable() for _ in (0, 1)]
+        self.totals = [[k.variable() for _ in (0, 1)] for _ in (0, 1)]  # first, second; halves
+        self.channel: Integer = 0
+        self.sizes: list[int] = []
+
+    def begin(self, o: Integer, size: int) -> None:
+        """Begin a row of results, `size` channels in block o."""
+        k = self.k
+        self.channel = k.times(o, 2 * ROWS)
+        self.sizes = [n for n in (min(size, ROWS), size - ROWS) if n > 0]
+        for name, variables in self.known.items():
+            read = k if name == "bias" else self.wide
+            for half, n in enumerate(self.sizes):
+                at = read.at(self.arrays[name], self.channel, half * ROWS)
+                variables[half].set(read.load(at, n))
+        for total in self.totals:
+            for variable in total:
+                variable.set(k.vector(0.0))
+
+    def shift(self, e: Integer, sums: Any, images: int) -> None:
+        """Choose what is subtracted before squares are summed up: a mean of some of the first
+        results, near that of all of them, so that these lose no digits where it is far from
+        zero."""
+        if not self.epilogue.moments:
+            return
+        for half, n in enumerate(self.sizes):
+            at = self._sums("moments", e, 0, half)
+            if self.begins:
+                middle = reduce(add, [self._sum(sums, i, half) for i in range(images)])
+                middle = middle * (1 / images)
+                if "bias" in self.known:
+                    middle = middle + self.known["bias"][half].get()
+                self.d.store(self.d.convert(middle), at, n)
+            else:
+                middle = self.k.convert(self.d.load(at, n))
+            self.shifts[half].set(middle)
+
+    def ask(self, y: Any, image: Integer, here: Integer) -> None:
+        """Ask for what an image of a block at `here` reads and writes."""
+        at = here, (image, self.results)
+        self.k.prefetch(self.k.at(y, *at), write=True)
+        for name in IMAGES:
+            if name in self.arrays:
+                self.k.prefetch(self.k.at(self.arrays[name], *at))
+
+    def image(self, sums: Any, image: Integer, here: Integer) -> None:
+        """Finish and write an image of a block at `here`."""
+        k = self.k
+        for half, n in enumerate(self.sizes):
+            at = here, (image, self.results), half * ROWS
+            value = self._follow(self._sum(sums, image, half), half, at, n)
+            k.store(value, k.at(self.arrays["y"], *at), n)
+
+    def _sum(self, sums: Any, image: Integer, half: int) -> Vector:
+        return self.wide.load(self.wide.at(sums, (image, 2 * ROWS), half * ROWS))
+
+    def _follow(self, value: Vector, half: int, at: tuple[Any, ...], n: int) -> Vector:
+        k, e, known = self.k, self.epilogue, self.known
+
+        def there(name: str) -> Vector:
+            return k.load(k.at(self.arrays[name], *at), n)
+
+        if "bias" in known:
+            value = value + known["bias"][half].get()
+        if e.scale:
+            value = k.fma(value, known["slope"][half].get(), known["level"][half].get())
+        if e.residual:
+            value = value + there("residual")
+        if e.relu:
+            # Not the larger of it and 0, so that what is not a number stays.
+            value = k.select(value < 0.0, 0.0, value)
+        if e.mask:
+            value = k.select(there("mask") <= 0.0, 0.0, value)
+        if e.moments:
+            off = value - self.shifts[half].get()
+            self._add(0, half, off)
+            self._add(1, half, off, off)
+        if e.sums:
+            # Deviations, not x: a mean far from zero would cost the products their digits.
+            self._add(0, half, value)
+            self._add(1, half, value, there("seen") - known["mean"][half].get())
+        return value
+
+    def _add(self, which: int, half: int, value: Vector, factor: Vector | float = 1.0) -> None:
+        total: Variable = self.totals[which][half]
+        whole = total.get()
+        total.set(whole + value if isinstance(factor, float) else self.k.fma(value, factor, whole))
+
+    def _sums(self, name: str, e: Integer, row: int, half: int) -> Any:
+        """Return the address of float64 sums of a row of results."""
+        rows = (e, SUMS[name] * self.results), row * self.results
+        return self.d.at(self.arrays[name], *rows, self.channel, half * ROWS)
+
+    def end(self, e: Integer) -> None:
+        """End a row of results: write its sums, or add them."""
+        for name, skip in (("moments", 1), ("sums", 0)):
+            if not getattr(self.epilogue, name):
+                continue
+            for which, total in enumerate(self.totals):
+                for half, n in enumerate(self.sizes):
+                    at = self._sums(name, e, which + skip, half)
+                    value = self.d.convert(total[half].get())
+                    if not self.begins:
+                        value = value + self.d.load(at, n)
+                    self.d.store(value, at, n)
