@@ -122,6 +122,11 @@ class PoolWindows(NamedTuple):
         e, f, c = self.vertical.windows, self.horizontal.windows, self.channels
         return e * f * c, f * c, c
 
+    @property
+    def size(self) -> Pair:
+        """Windows along each axis."""
+        return self.vertical.windows, self.horizontal.windows
+
     def divides(self, vertical: int, horizontal: int) -> int:
         """Return what a sum is divided by, from the elements that count along each axis."""
         return self.divisor or max(vertical * horizontal, 1)

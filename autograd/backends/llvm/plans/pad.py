@@ -14,6 +14,7 @@ from ..registry import implements
 from ..runtime import memory
 from ..runtime.executable import Executable
 from ..runtime.layout import address, layout_stats
+from .pixels import new_pixels
 
 LEAST = 1 << 15  # numbers of the result below which NumPy is as fast
 
@@ -28,10 +29,8 @@ def _plan(target: Target, x: Spec, shape: tuple[int, ...], slices: Slices) -> Ex
     if x.shape[0] != shape[0] or slices[1][2] != 1:
         return None
     (n, c, h, w), size = x.shape, x.dtype.itemsize
-    (_, channels, rows, pixels), (_, (top, *_), (up, _, down), (left, _, right)) = shape, slices
-    first = (up * pixels + left) * channels + top
-    apart = rows * pixels * channels, down * pixels * channels, right * channels
-    function = build(placed, target, x.dtype.name)
+    _, (top, *_), (up, _, down), (left, _, right) = slices
+    functions = [build(placed, target, x.dtype.name, pixelwise) for pixelwise in (False, True)]
     parts = tuple(slice(*s) for s in slices)
 
     def run(x: NDArray) -> NDArray:
@@ -40,15 +39,20 @@ def _plan(target: Target, x: Spec, shape: tuple[int, ...], slices: Slices) -> Ex
             y = np.zeros_like(x, shape=shape)
             y[parts] = x
             return y
-        y = memory.images(*shape, x.dtype)
+        pixelwise = n > 1 and x.strides[0] < min(x.strides[2:])
+        y = new_pixels(shape, x.dtype) if pixelwise else memory.images(*shape, x.dtype)
         steps = [x.strides[i] // size for i in (0, 2, 3)]
-        function(address(x), address(y), n, h, w, c, first, *steps, *apart)
+        image, one, row, pixel = (step // size for step in y.strides)
+        first = up * row + left * pixel + top * one
+        apart = image, down * row, right * pixel
+        sizes = n, h, w, c, first, y.size
+        functions[pixelwise](address(x), address(y), *sizes, *steps, *apart)
         return y
 
     return Executable(run, native=True)
 
 
-@implements("putslice")
+@implements("putslice", narrow=True)
 def putslice(
     target: Target, x: Spec, *, slices: Slices, shape: tuple[int, ...]
 ) -> Executable | None:
@@ -56,7 +60,7 @@ def putslice(
     return _plan(target, x, shape, slices)
 
 
-@implements("pad")
+@implements("pad", narrow=True)
 def pad(
     target: Target, x: Spec, *, widths: tuple[tuple[int, int], ...], value: float
 ) -> Executable | None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ....array import NDArray, Spec
+from ....dtypes import is_narrow
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.border import Pair
@@ -16,7 +17,8 @@ from ..kernels.windows import Padding, PoolWindows, pooling, runs, strips
 from ..registry import implements
 from ..runtime import memory
 from ..runtime.executable import Executable
-from ..runtime.layout import address, channels_last
+from ..runtime.layout import address, channels_last, plain
+from .pixels import BACK, new_pixels
 
 BYTE = np.dtype(np.uint8)
 MOST = 1500  # taps that a kernel's code may have
@@ -46,23 +48,58 @@ def backward_size(pool: PoolWindows) -> int:
     return unrolled([sum(1 + len(p) for s in axis for p in s.pixels) for axis in parts])
 
 
+class _Pool:
+    """Runs a kernel of a pooling on images that lie one after the other, (N, H, W, C), or pixel by
+    pixel, (H, W, N, C): then as one image of N C channels."""
+
+    def __init__(
+        self, target: Target, make: Any, pool: PoolWindows, images: int, unroll: int
+    ) -> None:
+        self.images, self.channels = images, pool.channels
+        self.tiled = bool(target.tiles) and is_narrow(np.dtype(pool.dtype))
+        self.functions = [
+            build(make, target, pool, unroll),
+            build(make, target, pool._replace(channels=images * pool.channels), unroll),
+        ]
+
+    def lies_by_pixels(self, x: NDArray) -> bool:
+        """Tell whether the images of a pixel lie side by side; where nothing tells, whether tiles
+        would have it so."""
+        if not x.transpose(BACK).flags.c_contiguous:
+            return False
+        return self.tiled or not x.transpose(0, 2, 3, 1).flags.c_contiguous
+
+    def new(self, by_pixels: bool, size: Pair, dtype: np.dtype[Any]) -> NDArray:
+        """Return an uninitialised array for images of a size."""
+        shape = self.images, self.channels, *size
+        return new_pixels(shape, dtype) if by_pixels else memory.images(*shape, dtype)
+
+    def run(self, by_pixels: bool, *arrays: NDArray | None) -> None:
+        """Run the kernel on arrays that lie so, or do after a copy."""
+        addresses, kept = [], []
+        for a in arrays:
+            if a is not None:
+                a = plain(a.transpose(BACK)) if by_pixels else channels_last(a)
+                kept.append(a)
+            addresses.append(None if a is None else address(a))
+        self.functions[by_pixels](*addresses, 1 if by_pixels else self.images)
+
+
 @implements("max_pool2d", narrow=True)
 def max_pool2d(
     target: Target, x: Spec, *, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> Executable | None:
     """Plan the largest value of each window, and its tap."""
-    pool = pooling(x, kernel, stride, padding, dilation)
-    unroll = forward_size(pool)
+    windows = pooling(x, kernel, stride, padding, dilation)
+    unroll = forward_size(windows)
     if not unroll or kernel[0] * kernel[1] > PLACES:
         return None
-    function = build(forward, target, pool, unroll)
-    n, c, e, f = *x.shape[:2], pool.vertical.windows, pool.horizontal.windows
+    pool, size = _Pool(target, forward, windows, x.shape[0], unroll), windows.size
 
     def run(x: NDArray) -> tuple[NDArray, NDArray]:
-        source = channels_last(x)
-        y = memory.images(n, c, e, f, x.dtype)
-        argmax = memory.images(n, c, e, f, BYTE)
-        function(address(source), address(y), address(argmax), n)
+        so = pool.lies_by_pixels(x)
+        y, argmax = pool.new(so, size, x.dtype), pool.new(so, size, BYTE)
+        pool.run(so, x, y, argmax)
         return y, argmax
 
     return Executable(run, native=True)
@@ -74,17 +111,16 @@ def max_pool2d_dx(
     padding: Padding, dilation: Pair,
 ) -> Executable | None:  # fmt: skip
     """Plan the gradient of the largest values."""
-    n, c = dy.shape[:2]
-    pool = pooling(Spec((n, c, *size), dy.dtype), kernel, stride, padding, dilation)
-    unroll = backward_size(pool)
+    windows = pooling(Spec((*dy.shape[:2], *size), dy.dtype), kernel, stride, padding, dilation)
+    unroll = backward_size(windows)
     if not unroll or argmax.dtype != np.uint8:
         return None
-    function = build(backward, target, pool, unroll)
+    pool = _Pool(target, backward, windows, dy.shape[0], unroll)
 
     def run(dy: NDArray, argmax: NDArray) -> NDArray:
-        tops, indices = channels_last(dy), channels_last(argmax)
-        dx = memory.images(n, c, *size, dy.dtype)
-        function(address(tops), address(indices), address(dx), n)
+        so = pool.lies_by_pixels(argmax)
+        dx = pool.new(so, size, dy.dtype)
+        pool.run(so, dy, argmax, dx)
         return dx
 
     return Executable(run, native=True)
@@ -93,17 +129,16 @@ def max_pool2d_dx(
 @implements("avg_pool2d", narrow=True)
 def avg_pool2d(target: Target, x: Spec, **attributes: Any) -> Executable | None:
     """Plan the mean of each window."""
-    pool = pooling(x, dilation=(1, 1), **attributes)
-    unroll = forward_size(pool)
+    windows = pooling(x, dilation=(1, 1), **attributes)
+    unroll = forward_size(windows)
     if not unroll:
         return None
-    function = build(forward, target, pool, unroll)
-    n, c, e, f = *x.shape[:2], pool.vertical.windows, pool.horizontal.windows
+    pool = _Pool(target, forward, windows, x.shape[0], unroll)
 
     def run(x: NDArray) -> NDArray:
-        source = channels_last(x)
-        y = memory.images(n, c, e, f, x.dtype)
-        function(address(source), address(y), None, n)
+        so = pool.lies_by_pixels(x)
+        y = pool.new(so, windows.size, x.dtype)
+        pool.run(so, x, y, None)
         return y
 
     return Executable(run, native=True)
@@ -112,17 +147,16 @@ def avg_pool2d(target: Target, x: Spec, **attributes: Any) -> Executable | None:
 @implements("avg_pool2d_dx", narrow=True)
 def avg_pool2d_dx(target: Target, dy: Spec, *, size: Pair, **attributes: Any) -> Executable | None:
     """Plan the gradient of means."""
-    n, c = dy.shape[:2]
-    pool = pooling(Spec((n, c, *size), dy.dtype), dilation=(1, 1), **attributes)
-    unroll = backward_size(pool)
+    windows = pooling(Spec((*dy.shape[:2], *size), dy.dtype), dilation=(1, 1), **attributes)
+    unroll = backward_size(windows)
     if not unroll:
         return None
-    function = build(backward, target, pool, unroll)
+    pool = _Pool(target, backward, windows, dy.shape[0], unroll)
 
     def run(dy: NDArray) -> NDArray:
-        tops = channels_last(dy)
-        dx = memory.images(n, c, *size, dy.dtype)
-        function(address(tops), None, address(dx), n)
+        so = pool.lies_by_pixels(dy)
+        dx = pool.new(so, size, dy.dtype)
+        pool.run(so, dy, None, dx)
         return dx
 
     return Executable(run, native=True)

@@ -11,13 +11,31 @@ import pytest
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
 
-from tallygrad.autograd import backends, context, get_num_threads, set_num_threads
+from tallygrad.autograd import (
+    Tensor,
+    autocast,
+    backends,
+    context,
+    cross_entropy,
+    from_numpy,
+    get_num_threads,
+    manual_seed,
+    nn,
+    no_grad,
+    set_num_threads,
+)
 from tallygrad.autograd.array import Array, Spec, array
+from tallygrad.autograd.backends.llvm import fusion
 from tallygrad.autograd.backends.llvm.compiler.isa import amx, targets
 from tallygrad.autograd.backends.llvm.registry import find_tiled
+from tallygrad.autograd.backends.llvm.runtime.layout import layout_stats
 from tallygrad.autograd.dtypes import FLOAT32, bfloat16
+from tallygrad.autograd.functional.activation import relu
+from tallygrad.autograd.functional.pool import avg_pool2d, max_pool2d
+from tallygrad.autograd.ops.activation import relu as positive
 from tallygrad.autograd.ops.conv import conv2d, conv2d_dw, conv2d_dx
 from tallygrad.autograd.ops.linear import linear, matmul
+from tallygrad.autograd.ops.norm import batch_norm
 
 if "avx512" not in targets.available():
     pytest.skip("tiles are emulated with AVX-512", allow_module_level=True)
@@ -39,6 +57,8 @@ CASES = [
     (8, 33, 16, 7, 7, 1, 2, 0, 1, 1),
     (1, 1, 1, 5, 6, 2, 3, 1, 2, 1),
     (2, 544, 576, 3, 3, 3, 1, 1, 1, 0),  # weights that do not stay in the cache
+    (70, 16, 12, 5, 4, 3, 1, 1, 1, 1),  # four tiles of images and six more, windows of few channels
+    (40, 50, 40, 3, 3, 3, 2, 0, 1, 0),
 ]
 
 
@@ -175,3 +195,97 @@ def test_without_amx_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(amx, "permitted", lambda: False)
     with pytest.raises(ValueError, match="tiles: expected a processor with AMX, and leave to use"):
         targets.target(tiles="amx")
+
+
+class Net(nn.Module):
+    """Convolutions with all that may follow: batch norm, a residual, ReLU, a stride, a bias."""
+
+    def __init__(self) -> None:
+        sizes = [(3, 16, 3, 1), (16, 16, 3, 1), (16, 40, 3, 2), (40, 40, 1, 1)]
+        self.convs = nn.ModuleList([
+            nn.Conv2d(a, b, t, s, padding=t // 2, bias=False) for a, b, t, s in sizes
+        ])  # fmt: skip
+        self.norms = nn.ModuleList([nn.BatchNorm2d(b) for _, b, _, _ in sizes])
+        self.last = nn.Conv2d(40, 24, 3)
+        self.linear = nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = relu(self.norms[0](self.convs[0](x)))
+        a = relu(self.norms[1](self.convs[1](a)) + a)
+        b = relu(self.norms[2](self.convs[2](a)))
+        b = relu(b + self.norms[3](self.convs[3](b)))
+        pooled = max_pool2d(relu(self.last(b)), 2)
+        return self.linear(avg_pool2d(pooled, pooled.shape[2]).flatten(1))
+
+
+def trained(name: str, narrow: bool = True) -> tuple[list[Any], tuple[int, int]]:
+    """Return the loss, the gradients and the evaluation of a net, and what calls of its second step
+    left to NumPy."""
+    manual_seed(0)
+    net, rng, images = Net(), np.random.default_rng(1), 37
+    pixels = rng.normal(size=(images, 21, 21, 3)).astype(np.float32).transpose(0, 3, 1, 2)
+    x, labels = from_numpy(pixels), from_numpy(rng.integers(0, 10, images))
+    with context.using(backend=name), autocast(enabled=narrow):
+        for _ in range(2):
+            before = layout_stats.read()
+            net.zero_grad()
+            loss = cross_entropy(net.train()(x), labels)
+            loss.backward()
+            moves = layout_stats.read()
+        gradients = [p.grad.numpy() for p in net.parameters() if p.grad is not None]
+        with no_grad():
+            scores = net.eval()(x).numpy()
+    return [loss.numpy(), *gradients, scores], (moves[0] - before[0], moves[1] - before[1])
+
+
+@pytest.fixture(scope="module", params=[name for name in BACKENDS if "dot" not in name])
+def fused(request: pytest.FixtureRequest) -> tuple[str, list[Any], tuple[int, int]]:
+    name: str = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fusion, "LEAST", 1)
+        return (name, *trained(name))
+
+
+def test_what_follows_a_convolution_is_fused_into_it(
+    fused: tuple[str, list[Any], tuple[int, int]],
+) -> None:
+    """Its errors are those of the same calls one by one, though fewer numbers are rounded."""
+    name, found, _ = fused
+    eager, _ = trained(f"{name},eager")
+    exact, _ = trained("llvm", narrow=False)
+
+    def errors(values: list[Any]) -> list[float]:
+        pairs = zip(values, exact, strict=True)
+        return [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs]
+
+    for error, expected in zip(errors(found), errors(eager), strict=True):
+        assert error <= 1.3 * expected + 2e-3
+
+
+def test_no_array_is_moved_between_the_kernels_of_a_step(
+    fused: tuple[str, list[Any], tuple[int, int]],
+) -> None:
+    assert fused[2] == (0, 0)
+
+
+@pytest.mark.parametrize("images", [5, 37, 70])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_statistics_keep_their_digits_where_the_mean_is_far_from_zero(
+    name: str, images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusion, "LEAST", 1)
+    rng = np.random.default_rng(4)
+    x, w = draw(rng, images, 16, 6, 5), draw(rng, 20, 16, 1, 1)
+    bias = array(np.full(20, 512.0, BF16))
+    none = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
+    ones, zeros = array(np.ones(20, np.float32)), array(np.zeros(20, np.float32))
+    with context.using(backend=name):
+        y = conv2d(positive(x), w, bias, **none)
+        _, mean, var = batch_norm(y, ones, zeros, eps=1e-5)
+        found = mean.value.copy(), var.value.copy()
+    a, b = (np.asarray(t.value, np.float64) for t in (x, w))
+    a = np.maximum(a, 0)
+    sums = np.einsum("nchw,mc->nmhw", a, b[:, :, 0, 0])
+    np.testing.assert_allclose(found[0] - 512, sums.mean((0, 2, 3)), atol=2e-4)
+    # Sums near 512 have steps of 2^-14.
+    np.testing.assert_allclose(found[1], sums.var((0, 2, 3)), rtol=1e-4)
