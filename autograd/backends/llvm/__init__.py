@@ -125,8 +125,8 @@ def create(options: str) -> Llvm:
     """Return the backend with options, separated by commas.
 
     Options are an instruction set (avx512, avx2, sse, neon), the algorithm of convolutions (auto,
-    direct, winograd), what multiplies bfloat16 tile by tile (tiles=off, tiles=amx, or plain
-    instructions in its place for tests, tiles=emulated), how long to search for fast tiles
+    direct, winograd), what multiplies bfloat16 tile by tile (tiles=off, tiles=amx, AVX512-BF16 with
+    tiles=dot, or plain instructions for tests, tiles=emulated), how long to search for fast tiles
     (tune=off, tune=fast, tune=full), `eager` to defer no call, and `dry` to search for tiles and
     run nothing. Raises ValueError for others.
     """

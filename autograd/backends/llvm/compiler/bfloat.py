@@ -7,7 +7,7 @@ from typing import Any
 import llvmlite.ir as ir
 
 
-class BFloat(ir.Type):
+class BFloat(ir.Type):  # type: ignore[misc]
     """The type `bfloat`."""
 
     def _to_string(self) -> str:

@@ -12,6 +12,7 @@ leave the other units of the processor idle.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import groupby
 from math import prod
 from typing import NamedTuple
@@ -198,8 +199,8 @@ class _Writer:
             for i in range(images):
                 image = k.sum(first, i)
                 if follows:
-                    todo.append(lambda image=image: self.tail.image(self.sums, image, last))
-                todo.append(lambda image=image: self.tail.ask(self.y, image, here))
+                    todo.append(partial(self.tail.image, self.sums, image, last))
+                todo.append(partial(self.tail.ask, self.y, image, here))
             return todo
 
         for m in range(len(self.tall)):

@@ -11,6 +11,7 @@ from ....array import NDArray, Spec
 from ....dtypes import FLOAT32
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
+from ..compiler.tiles import ROWS as HIGH
 from ..kernels import conv_tiles_weights as gradient
 from ..kernels.border import Pair
 from ..kernels.conv_direct import Correlation
@@ -194,8 +195,8 @@ class _Gradient:
         self, target: Target, c: TileCorrelation, prepare: Prepare, pixels: Pixels
     ) -> None:
         self.c, self.prepare, self.pixels = c, prepare, pixels
-        high, wide = (blocks(k, gradient.ROWS) for k in (c.channels, c.results))
-        self.shape = c.indices, high * gradient.ROWS, wide * gradient.ROWS
+        high, wide = (blocks(k, HIGH) for k in (c.channels, c.results))
+        self.shape = c.indices, high * HIGH, wide * HIGH
         (u, _), (h, w), (e, f) = c.stride, c.image, c.output
         self.lines = high * w * gradient.PLACE, wide * f * gradient.PLACE  # numbers of a packed row
         row = 2 * (u * self.lines[0] + self.lines[1])
