@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MODES = ("train", "infer")
-TORCH_MODES = ("nchw", "channels-last", "compile", "bf16")
-FLOAT32_MODES = ("nchw", "channels-last", "compile")
+DTYPES = ("float32", "bf16")
+# Each with the type in which torch then computes, at least in part.
+TORCH_MODES = {
+    "nchw": "float32",
+    "channels-last": "float32",
+    "compile": "float32",
+    "autocast": "bf16",
+    "bfloat16": "bf16",
+    "bfloat16-compile": "bf16",
+    "fp32-precision": "bf16",
+}
 CLASSES = 10
 
 

@@ -12,10 +12,11 @@ from typing import NoReturn
 from tallygrad.trainer.errors import UserError
 from tallygrad.trainer.files import OutputFile
 
-from .cases import CASES, MODELS, MODES, TORCH_MODES, Case, find
+from .cases import CASES, DTYPES, MODELS, MODES, TORCH_MODES, Case, find
 
 # Benchmarks of other things than single steps, each a module with `run(words) -> status`.
 OTHERS = {
+    "accuracy": "the test accuracy in float32 and in bf16, over several seeds",
     "exchange": "the exchange of gradients beside a bare Allreduce (under mpirun)",
     "scaling": "steps on one rank and on all (under mpirun)",
     "verification": "steps with and without --verify-every (under mpirun)",
@@ -38,6 +39,7 @@ class Options:
 
     cases: tuple[Case, ...]
     modes: tuple[str, ...]
+    dtypes: tuple[str, ...]
     torch_modes: tuple[str, ...]
     backend: str | None
     rounds: int | None
@@ -54,6 +56,10 @@ class Options:
     def work(self) -> list[tuple[Case, str]]:
         """Return the pairs of case and mode to measure."""
         return [(case, mode) for case in self.cases for mode in self.modes if mode in case.modes]
+
+    def kinds(self) -> list[str]:
+        """Return torch's modes of the types to measure."""
+        return [kind for kind in self.torch_modes if TORCH_MODES[kind] in self.dtypes]
 
 
 class UsageError(Exception):
@@ -132,7 +138,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"cases, or models for all of theirs (default: all): {', '.join(CASES)}")  # fmt: skip
     add("--modes", type=_names(MODES), default=MODES, metavar="A,B",
         help="train, infer (default: both)")  # fmt: skip
-    add("--torch-modes", type=_torch_modes, default=TORCH_MODES, metavar="A,B",
+    add("--dtypes", type=_names(DTYPES), default=DTYPES, metavar="A,B",
+        help="float32, bf16 (default: both)")  # fmt: skip
+    add("--torch-modes", type=_torch_modes, default=tuple(TORCH_MODES), metavar="A,B",
         help=f"{', '.join(TORCH_MODES)} (default: all), or none")  # fmt: skip
     add("--backend", help="Tallygrad's (default: llvm if it loads, otherwise numpy)")
     length = parser.add_mutually_exclusive_group()

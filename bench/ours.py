@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tallygrad.autograd import (
     Ledger,
     Tensor,
+    autocast,
     backends,
     context,
     cross_entropy,
@@ -50,29 +51,45 @@ def batch(case: Case) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
 class Ours:
     """A model of Tallygrad: `step()` trains it on the same batch each time, or classifies it.
 
-    `step` is traced, as in the trainer; `plain` is the same step without tracing.
+    `step` is traced, as in the trainer; `plain` is the same step without tracing. ImportError where
+    the type is not to be had.
     """
 
-    def __init__(self, case: Case, mode: str, backend: str) -> None:
-        self.backend, self.ledger = backend, Ledger()
+    def __init__(self, case: Case, mode: str, backend: str, dtype: str = "float32") -> None:
+        self.backend, self.ledger, self.dtype = backend, Ledger(), dtype
         self.images, self.labels = batch(case)
         self.model = create(case).train(mode == "train")
         self.step = self.train if mode == "train" else self.infer
         self.plain = self.train_plainly if mode == "train" else self.infer_plainly
         if mode == "train":
-            order = gradient_order(self.loss, [*self.model.parameters()])
+            order = gradient_order(lambda: self.loss(*self.data()), [*self.model.parameters()])
             self.optimizer = SGD(flatten(order), RATE, momentum=MOMENTUM, weight_decay=DECAY)
             self.train_step = trace(self.backward, training=True)
         else:
-            self.classify = trace(self.model)
+            self.classify = trace(self.logits)
 
-    def loss(self) -> Tensor:
+    def mixed(self) -> autocast:
+        """Return the block in which the model and its loss compute in the type."""
+        return autocast("bfloat16", enabled=self.dtype == "bf16")
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        """Return images and labels."""
+        return from_numpy(self.images), from_numpy(self.labels)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the model's output."""
+        with self.mixed():
+            output: Tensor = self.model(images)
+        return output
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a forward pass."""
-        return cross_entropy(self.model(from_numpy(self.images)), from_numpy(self.labels))
+        with self.mixed():
+            return cross_entropy(self.model(images), labels)
 
     def backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Run a forward and a backward pass, and return the loss."""
-        loss = cross_entropy(self.model(images), labels)
+        loss = self.loss(images, labels)
         loss.backward()
         return loss
 
@@ -86,14 +103,14 @@ class Ours:
 
     def _train(self, backward: Callable[[Tensor, Tensor], Tensor]) -> None:
         with context.using(backend=self.backend, ledger=self.ledger):
-            backward(from_numpy(self.images), from_numpy(self.labels))
+            backward(*self.data())
             self.optimizer.step()
             self.optimizer.zero_grad()
 
     def infer_plainly(self) -> Any:
         """Return the logits, without tracing."""
         with no_grad(), context.using(backend=self.backend, ledger=self.ledger, phase="evaluate"):
-            return self.model(from_numpy(self.images))
+            return self.logits(from_numpy(self.images))
 
     def infer(self) -> Any:
         """Return the logits."""

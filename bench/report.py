@@ -6,54 +6,61 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-from .cases import FLOAT32_MODES, Case
+from .cases import DTYPES, TORCH_MODES, Case
 from .measure import Times
 from .profile import ProfileLine
 
 Row: TypeAlias = dict[str, Any]
-OURS = "ours"
 _HEAD = (
     "case", "mode", "dtype", "ours ms", "(min)", "torch ms", "(min)", "torch mode", "ratio",
-    "GFLOP/s", "of peak",
+    "to float32", "GFLOP/s", "of peak",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Result:
-    """A measurement of a case in a mode: times by contender, and Tallygrad's MACs per step."""
+    """A measurement of a case in a mode: times by contender, and Tallygrad's MACs per step, by
+    type."""
 
     case: Case
     mode: str
     times: Mapping[str, Times]
-    macs: int
+    macs: Mapping[str, int]
+
+
+def ours(dtype: str) -> str:
+    """Return the name of Tallygrad in a type among the contenders."""
+    return f"ours {dtype}"
 
 
 def rows(result: Result, peak: float) -> list[Row]:
-    """Return a row that compares with torch's fastest float32 mode and, if measured, one with bf16.
+    """Return a row per type, which compares Tallygrad with torch's fastest mode of that type.
 
     `peak` is the sgemm peak in GFLOP/s.
     """
-    plain = [name for name in FLOAT32_MODES if name in result.times]
-    best = min(plain, key=lambda name: result.times[name].median, default=None)
-    first = [_row(result, "float32", best, peak)]
-    return first + ([_row(result, "bfloat16", "bf16", peak)] if "bf16" in result.times else [])
+    return [_row(result, dtype, peak) for dtype in DTYPES if ours(dtype) in result.times]
 
 
-def _row(result: Result, dtype: str, mode: str | None, peak: float) -> Row:
-    ours = result.times[OURS]
-    torch = result.times[mode] if mode else None
-    gflops = 2e-6 * result.macs / ours.median
+def _row(result: Result, dtype: str, peak: float) -> Row:
+    modes = {name: result.times[name] for name in TORCH_MODES if name in result.times}
+    alike = [name for name in modes if TORCH_MODES[name] == dtype]
+    mode = min(alike, key=lambda name: modes[name].median, default=None)
+    torch = modes[mode] if mode else None
+    mine = result.times[ours(dtype)]
+    plain = result.times.get(ours("float32")) if dtype != "float32" else None
+    gflops = 2e-6 * result.macs[dtype] / mine.median
     return {
         "case": result.case.name,
         "mode": result.mode,
         "dtype": dtype,
-        "ours_ms": asdict(ours),
+        "ours_ms": asdict(mine),
         "torch_ms": asdict(torch) if torch else None,
         "torch_mode": mode,
-        "ratio": torch.median / ours.median if torch else None,
+        "ratio": torch.median / mine.median if torch else None,
+        "to_float32": plain.median / mine.median if plain else None,
         "gflops": gflops,
         "peak_share": gflops / peak,
-        "torch_modes": {k: asdict(v) for k, v in result.times.items() if k != OURS},
+        "torch_modes": {name: asdict(times) for name, times in modes.items()},
     }
 
 
@@ -70,9 +77,8 @@ def table(rows: Sequence[Row], host: Mapping[str, Any]) -> str:
     ]
     modes = list(dict.fromkeys(name for row in rows for name in row["torch_modes"]))
     if len(modes) > 1:
-        each = [row for row in rows if row["dtype"] == "float32"]
-        head = ("torch, median ms", "mode", *modes)
-        lines += ["", *columns(head, [_by_mode(row, modes) for row in each])]
+        each = {(row["case"], row["mode"]): _by_mode(row, modes) for row in rows}
+        lines += ["", *columns(("torch, median ms", "mode", *modes), [*each.values()])]
     return "\n".join([*lines, *[f"note: {note}" for note in host["notes"]]])
 
 
@@ -82,7 +88,7 @@ def _shown(row: Row) -> list[str]:
         *_times(row["ours_ms"]),
         *_times(row["torch_ms"]),
         row["torch_mode"] or "-",
-        "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
+        *("-" if row[key] is None else f"{row[key]:.2f}" for key in ("ratio", "to_float32")),
         f"{row['gflops']:.1f}",
         f"{row['peak_share']:.2f}",
     ]
@@ -98,9 +104,9 @@ def _by_mode(row: Row, modes: Sequence[str]) -> list[str]:
     return [row["case"], row["mode"], *ms]
 
 
-def profile_table(result: Result, parts: Sequence[ProfileLine]) -> str:
+def profile_table(title: str, parts: Sequence[ProfileLine]) -> str:
     """Return the profile of a step as a table."""
-    head = (f"{result.case.name} {result.mode}", "calls", "ms", "share", "GFLOP/s")
+    head = (title, "calls", "ms", "share", "GFLOP/s")
     shown = [
         [
             part.name,

@@ -27,10 +27,10 @@ class Bench:
     def __init__(self, options: Options, core: int | None) -> None:
         self.options, self.core = options, core
         self.notes: list[str] = []
-        self.failed: dict[str, list[str]] = {}
+        self.failed: dict[tuple[str, str], list[str]] = {}  # cases by contender and reason
         self.profiles: list[str] = []
         self.backend = choose_backend(options.backend, self.notes)
-        self.torch: Any = self._load_torch() if options.torch_modes else None
+        self.torch: Any = self._load_torch() if options.kinds() else None
         if core is None:
             self.notes.append(
                 "this system cannot pin processes: the core may change while measuring"
@@ -54,37 +54,58 @@ class Bench:
             results = [self.measure(case, mode) for case, mode in self.options.work()]
         # And again at the end: a core that was busy the first time shows too low a peak.
         peak = max(peak, sgemm_peak())
-        for reason, where in self.failed.items():
-            self.notes.append(f"torch's compile is left out for {', '.join(where)}: {reason}")
+        for (name, reason), where in self.failed.items():
+            self.notes.append(f"{name} is left out for {', '.join(where)}: {reason}")
         host = machine.describe(self.core, self.backend, peak, self.notes)
         return host, [row for result in results for row in report.rows(result, peak)]
 
     def measure(self, case: Case, mode: str) -> report.Result:
         """Measure Tallygrad and the modes of torch in turn; profile Tallygrad if asked to."""
-        print(f"{case.name} {mode}", file=sys.stderr, flush=True)
+        where = f"{case.name} {mode}"
+        print(where, file=sys.stderr, flush=True)
         gc.collect()
-        ours = Ours(case, mode, self.backend)
-        contenders = [Contender(report.OURS, ours.step), *self.theirs(case, mode)]
+        ours = self.ours(case, mode)
+        contenders = [Contender(report.ours(dtype), each.step) for dtype, each in ours.items()]
+        contenders += self.theirs(case, mode)
         times = interleave(contenders, self.options.rounds, self.options.seconds)
-        result = report.Result(case, mode, times, ours.count().total().macs)
+        macs = {dtype: each.count().total().macs for dtype, each in ours.items()}
         if self.options.profile:
-            self.profiles.append(report.profile_table(result, profile(ours)))
-        return result
+            parts = [(f"{where} {dtype}", profile(each)) for dtype, each in ours.items()]
+            self.profiles += [report.profile_table(*part) for part in parts]
+        return report.Result(case, mode, times, macs)
+
+    def ours(self, case: Case, mode: str) -> dict[str, Ours]:
+        """Return Tallygrad in the selected types, without those that are not to be had."""
+        models = {}
+        for dtype in self.options.dtypes:
+            try:
+                models[dtype] = Ours(case, mode, self.backend, dtype)
+                models[dtype].step()
+            except ImportError as error:
+                self.leave_out(f"Tallygrad in {dtype}", f"{case.name} {mode}", error)
+        return models
 
     def theirs(self, case: Case, mode: str) -> list[Contender]:
-        """Return torch in the selected modes, without "compile" if that fails."""
+        """Return torch in the selected modes, without those that fail."""
         contenders: list[Contender] = []
-        for kind in self.options.torch_modes if self.torch else ():
+        if not self.torch:
+            return contenders
+        self.torch.forget()
+        for kind in self.options.kinds():
             try:
                 contender: Contender = self.torch.build(case, mode, kind)
                 contender.step()
             except Exception as error:
-                if kind != "compile":
+                if kind in ("nchw", "channels-last"):
                     raise
-                self.failed.setdefault(first_line(error), []).append(f"{case.name} {mode}")
+                self.leave_out(f"torch's {kind}", f"{case.name} {mode}", error)
             else:
                 contenders.append(contender)
         return contenders
+
+    def leave_out(self, name: str, where: str, error: Exception) -> None:
+        """Note that a contender is not measured in a case and mode, and why."""
+        self.failed.setdefault((name, first_line(error)), []).append(where)
 
 
 def run(options: Options, core: int | None, out: TextIO) -> None:

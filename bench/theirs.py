@@ -15,30 +15,49 @@ torch.set_num_threads(1)
 
 
 def build(case: Case, mode: str, kind: str) -> Contender:
-    """Return torch in a mode: "nchw", "channels-last", "compile" or "bf16".
-
-    "compile" is torch.compile on channels-last, "bf16" autocast to bfloat16 on channels-last.
-    """
+    """Return torch in a mode of `TORCH_MODES`, which docs/bench.md explains. NotImplementedError
+    for one that this torch does not have."""
     layout = torch.contiguous_format if kind == "nchw" else torch.channels_last
+    dtype = torch.bfloat16 if kind.startswith("bfloat16") else torch.float32
     images, labels = map(torch.from_numpy, batch(case))
-    images = images.contiguous(memory_format=layout)
-    model = create(case).to(memory_format=layout).train(mode == "train")
+    images = images.to(dtype, memory_format=layout)
+    model = create(case).to(dtype=dtype, memory_format=layout).train(mode == "train")
     make = _training if mode == "train" else _inference
-    return Contender(kind, make(model, images, labels, kind))
+    step = make(model, images, labels, kind)
+    return Contender(kind, _reduced(step) if kind == "fp32-precision" else step)
+
+
+def forget() -> None:
+    """Drop what was compiled, which would count towards the recompilation limit of later cases."""
+    torch.compiler.reset()
 
 
 def _casting(kind: str) -> Callable[[], Any]:
-    if kind != "bf16":
+    if kind != "autocast":
         return nullcontext
     return lambda: torch.autocast("cpu", dtype=torch.bfloat16)
 
 
 def _compiled(function: Any, kind: str) -> Any:
-    if kind != "compile":
-        return function
-    # Otherwise the graphs of one case count towards the recompilation limit of the next.
-    torch.compiler.reset()
-    return torch.compile(function)
+    return torch.compile(function) if kind.endswith("compile") else function
+
+
+def _reduced(step: Callable[[], None]) -> Callable[[], None]:
+    """Return a step whose float32 products oneDNN may compute in bfloat16. NotImplementedError
+    where torch cannot ask for that."""
+    settings = torch.backends.mkldnn
+    if not hasattr(settings, "fp32_precision"):
+        raise NotImplementedError("torch.backends.mkldnn has no fp32_precision")
+
+    def reduced() -> None:
+        before = settings.fp32_precision
+        settings.fp32_precision = "bf16"
+        try:
+            step()
+        finally:
+            settings.fp32_precision = before
+
+    return reduced
 
 
 def _training(model: Any, images: Any, labels: Any, kind: str) -> Callable[[], None]:

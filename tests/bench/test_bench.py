@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ runpy.run_module("bench", run_name="__main__", alter_sys=True)
 """
 ROW = {
     "case", "mode", "dtype", "ours_ms", "torch_ms", "torch_mode", "ratio", "gflops", "peak_share",
-    "torch_modes",
+    "to_float32", "torch_modes",
 }  # fmt: skip
 MODELS = ["lenet-64", "lenet5-64", "resnet20-128", "resnet18-32", "mlp-64", "lstm-128"]
 
@@ -34,9 +35,19 @@ MODELS = ["lenet-64", "lenet5-64", "resnet20-128", "resnet18-32", "mlp-64", "lst
 @pytest.fixture(scope="module")
 def bench(bench_package: Any) -> Any:
     """The package with the modules that are used here."""
-    for name in ("cases", "options", "measure", "ours", "profile", "report"):
+    for name in ("accuracy", "cases", "options", "measure", "ours", "profile", "report"):
         import_module(f"bench.{name}")
     return bench_package
+
+
+@pytest.fixture
+def quick(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of runs, whose warm-up and rounds are as short as can be."""
+    run = import_module("bench.run")
+    monkeypatch.setattr(bench.measure, "WARM_SECONDS", 0.0)
+    monkeypatch.setattr(bench.measure, "SLICE", 0.0)
+    monkeypatch.setattr(run, "sgemm_peak", lambda: 100.0)
+    return run
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,6 +67,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
             ["--torch-modes", "fast"],
             r"--torch-modes: expected one of nchw, channels-last, compile, .*, got 'fast'$",
         ),
+        (["--dtypes", "bf16,fp8"], r"--dtypes: expected one of float32, bf16, got 'fp8'$"),
         (["--backend", "fpga"], r"--backend: expected one of numpy.*, got 'fpga'$"),
         (["--backend", "meta"], r"--backend: expected one of numpy(?!.*meta,).*, got 'meta'$"),
         (
@@ -104,7 +116,8 @@ def test_threads_and_core_are_settled_before_numpy_loads() -> None:
 def test_without_torch_it_prints_ours_alone(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     options = ["--cases", "lenet-1,mlp", "--rounds", "2", "--backend", "numpy"]
-    answer = call("-c", HIDING_TORCH, *options, "--json", str(file), "--profile")
+    options += ["--dtypes", "float32", "--profile"]
+    answer = call("-c", HIDING_TORCH, *options, "--json", str(file))
     assert answer.returncode == 0, answer.stderr
     assert "note: only Tallygrad is measured, torch does not load" in answer.stdout
     results = json.loads(file.read_text())
@@ -115,7 +128,7 @@ def test_without_torch_it_prints_ours_alone(tmp_path: Path) -> None:
     for row in rows:
         assert row.keys() == ROW
         assert row["dtype"] == "float32" and row["torch_modes"] == {}
-        assert row["torch_ms"] is row["torch_mode"] is row["ratio"] is None
+        assert row["torch_ms"] is row["torch_mode"] is row["ratio"] is row["to_float32"] is None
         assert 0 < row["ours_ms"]["min"] <= row["ours_ms"]["median"]
     macs = [2_293_000, 64 * (3 * 268_800 - 784 * 256), 64 * 268_800]
     for row, each in zip(rows, macs, strict=True):
@@ -125,7 +138,7 @@ def test_without_torch_it_prints_ours_alone(tmp_path: Path) -> None:
     if hasattr(os, "sched_getaffinity"):
         assert host["core"] == max(os.sched_getaffinity(0))
     assert {"cpu", "python", "torch", "llvmlite", "date", "notes"} <= host.keys()
-    profile = answer.stdout.partition("mlp-64 train  ")[2].partition("\n\n")[0]
+    profile = answer.stdout.partition("mlp-64 train float32  ")[2].partition("\n\n")[0]
     lines = {line.split("  ")[0]: line for line in profile.splitlines()[2:]}
     assert {"matmul", "sgd", "cross_entropy", "python and rest", "step"} <= lines.keys()
     shares = {name: float(line.partition("%")[0].split()[-1]) for name, line in lines.items()}
@@ -133,55 +146,109 @@ def test_without_torch_it_prints_ours_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parity
-def test_beside_torch(tmp_path: Path) -> None:
+def test_beside_torch(bench: Any, quick: Any, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
     file = tmp_path / "results.json"
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
     options = ["--cases", "lenet-1,mlp", "--rounds", "1", "--backend", "numpy"]
-    modes = ["--torch-modes", "nchw,channels-last,bf16"]
-    answer = call("-m", "bench", *options, *modes, "--json", str(file))
-    assert answer.returncode == 0, answer.stderr
+    float32, bf16 = ["nchw", "channels-last"], ["autocast", "bfloat16", "fp32-precision"]
+    modes = ["--torch-modes", ",".join(float32 + bf16)]
+    out = StringIO()
+    quick.run(bench.options.parse([*options, *modes, "--json", str(file)]), None, out)
     results = json.loads(file.read_text())
-    assert results["host"]["torch"] and results["host"]["notes"] == []
-    assert [row["dtype"] for row in results["rows"]] == ["float32", "bfloat16"] * 3
+    assert results["host"]["torch"] and "fp32-precision" in out.getvalue()
+    for note in results["host"]["notes"][1:]:  # of a torch without the setting
+        assert note.startswith("torch's fp32-precision is left out for lenet-1 infer, mlp-64 train")
+        bf16.remove("fp32-precision")
+    assert [row["dtype"] for row in results["rows"]] == ["float32", "bf16"] * 3
     for row in results["rows"]:
         assert row.keys() == ROW
-        assert row["torch_modes"].keys() == {"nchw", "channels-last", "bf16"}
+        assert [*row["torch_modes"]] == float32 + bf16
         assert row["torch_ms"] == row["torch_modes"][row["torch_mode"]]
-        assert (row["torch_mode"] == "bf16") == (row["dtype"] == "bfloat16")
+        assert row["torch_mode"] in (float32 if row["dtype"] == "float32" else bf16)
         assert row["ratio"] == row["torch_ms"]["median"] / row["ours_ms"]["median"]
+    for plain, half in zip(results["rows"][::2], results["rows"][1::2], strict=True):
+        assert half["to_float32"] == plain["ours_ms"]["median"] / half["ours_ms"]["median"]
 
 
 @pytest.mark.parity
-def test_compile_that_fails_is_told_once(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_that_fails_is_told_once(
+    bench: Any, quick: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    run, theirs = import_module("bench.run"), import_module("bench.theirs")
+    theirs = import_module("bench.theirs")
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("no compiler\nand more lines")
 
     monkeypatch.setattr(theirs.torch, "compile", fail)
-    monkeypatch.setattr(run, "sgemm_peak", lambda: 100.0)
-    wanted = ["--cases", "mlp", "--torch-modes", "nchw,compile", "--rounds", "1"]
-    host, rows = run.Bench(bench.options.parse([*wanted, "--backend", "numpy"]), 0).run()
+    wanted = ["--cases", "mlp", "--torch-modes", "nchw,compile,bfloat16", "--rounds", "1"]
+    wanted += ["--dtypes", "float32"]
+    host, rows = quick.Bench(bench.options.parse([*wanted, "--backend", "numpy"]), 0).run()
     assert [row["torch_mode"] for row in rows] == ["nchw", "nchw"]
+    assert all(row["torch_modes"].keys() == {"nchw"} for row in rows)
     left_out = "torch's compile is left out for mlp-64 train, mlp-64 infer: OSError: no compiler"
     assert host["notes"] == [left_out]
+
+
+@pytest.mark.parity
+def test_a_torch_without_the_setting_leaves_that_mode_out(
+    bench: Any, quick: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    theirs = import_module("bench.theirs")
+    monkeypatch.setattr(theirs.torch.backends, "mkldnn", object())
+    wanted = ["--cases", "mlp", "--modes", "infer", "--torch-modes", "nchw,fp32-precision"]
+    options = bench.options.parse([*wanted, "--rounds", "1", "--backend", "numpy"])
+    host, rows = quick.Bench(options, 0).run()
+    assert [row["torch_mode"] for row in rows] == ["nchw", None]
+    (note,) = host["notes"]
+    assert note.startswith("torch's fp32-precision is left out for mlp-64 infer: NotImplementedErr")
+
+
+@pytest.mark.parity
+def test_a_setting_of_torch_is_that_of_one_contender(bench: Any) -> None:
+    torch: Any = pytest.importorskip("torch", reason="torch is not installed")
+    theirs, settings = import_module("bench.theirs"), torch.backends.mkldnn
+    if not hasattr(settings, "fp32_precision"):
+        pytest.skip("this torch has no torch.backends.mkldnn.fp32_precision")
+    before, seen = settings.fp32_precision, []
+    theirs._reduced(lambda: seen.append(settings.fp32_precision))()
+    assert seen == ["bf16"] != [before] and settings.fp32_precision == before
 
 
 def test_rows_compare_with_the_best_mode_of_each_type(bench: Any) -> None:
     Times = bench.measure.Times
     times = {
-        "ours": Times(4.0, 3.0),
+        "ours float32": Times(4.0, 3.0),
+        "ours bf16": Times(2.5, 2.0),
         "nchw": Times(9.0, 1.0),
         "compile": Times(8.0, 7.0),
-        "bf16": Times(2.0, 1.5),
+        "autocast": Times(2.0, 1.5),
+        "fp32-precision": Times(1.0, 0.9),
     }
-    result = bench.report.Result(bench.cases.CASES["mlp-64"], "infer", times, macs=10_000_000)
-    plain, half = bench.report.rows(result, 50.0)
+    case, macs = bench.cases.CASES["mlp-64"], {"float32": 10_000_000, "bf16": 10_000_000}
+    plain, half = bench.report.rows(bench.report.Result(case, "infer", times, macs), 50.0)
     assert (plain["dtype"], plain["torch_mode"], plain["ratio"]) == ("float32", "compile", 2.0)
-    assert (half["dtype"], half["torch_mode"], half["ratio"]) == ("bfloat16", "bf16", 0.5)
-    assert plain["ours_ms"] == half["ours_ms"] == {"median": 4.0, "min": 3.0}
+    assert (half["dtype"], half["torch_mode"], half["ratio"]) == ("bf16", "fp32-precision", 0.4)
+    assert (plain["to_float32"], half["to_float32"]) == (None, 1.6)
+    assert half["ours_ms"] == {"median": 2.5, "min": 2.0}
     assert plain["gflops"] == pytest.approx(5.0) and plain["peak_share"] == pytest.approx(0.1)
+    assert half["gflops"] == pytest.approx(8.0)
+    del times["ours float32"]
+    (alone,) = bench.report.rows(bench.report.Result(case, "infer", times, macs), 50.0)
+    assert alone["dtype"] == "bf16" and alone["to_float32"] is None
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_ours_in_bf16_is_that_of_the_trainer(bench: Any, mode: str) -> None:
+    ml_dtypes: Any = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    case = replace(bench.cases.CASES["resnet20-128"], batch=2)
+    plain, half = (bench.ours.Ours(case, mode, "meta", d) for d in ("float32", "bf16"))
+    full, less = plain.count().total(), half.count().total()
+    assert less.macs == full.macs and less.bytes_read < 0.7 * full.bytes_read
+    assert half.infer_plainly().dtype == ml_dtypes.bfloat16
+    assert {p.dtype for p in half.model.parameters()} == {np.dtype(np.float32)}
 
 
 def test_contenders_take_turns(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
