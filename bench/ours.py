@@ -117,11 +117,11 @@ class Ours:
         with context.using(backend=self.backend, ledger=self.ledger, phase="evaluate"):
             return self.classify(from_numpy(self.images))
 
-    def count(self, steps: int = 1) -> Ledger:
-        """Run some steps, and return their ledger."""
+    def count(self, steps: int = 1, plain: bool = False) -> Ledger:
+        """Run some steps, without tracing if `plain`, and return their ledger."""
         self.ledger = Ledger()
         for _ in range(steps):
-            self.step()
+            (self.plain if plain else self.step)()
         return self.ledger
 
 

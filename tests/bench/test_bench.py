@@ -315,6 +315,15 @@ def test_a_profile_of_inference_sees_the_kernels(bench: Any) -> None:
     assert np.array_equal(ours.infer().numpy(), ours.infer_plainly().numpy())
 
 
+def test_a_profile_sees_the_kernels_of_captured_steps(bench: Any) -> None:
+    pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+    ours = bench.ours.Ours(replace(bench.cases.CASES["mlp-64"], batch=2), "train", "llvm")
+    for _ in range(3):
+        ours.step()
+    lines = {line.name: line for line in bench.profile.profile(ours)}
+    assert lines["linear"].calls == 3 and lines["matmul"].calls == 3 + 2
+
+
 def test_resnet18_is_that_of_32_x_32(bench: Any) -> None:
     ours = bench.ours.Ours(replace(bench.cases.CASES["resnet18-32"], batch=1), "infer", "meta")
     assert sum(p.size for p in ours.model.parameters()) == 11_173_962
