@@ -17,9 +17,11 @@ torch.set_num_threads(1)
 distributed: Any = import_module("torch.distributed")
 
 
-def theirs(case: Case, comm: Comm | None = None, meeting: Path | None = None) -> Callable[[], None]:
-    """Return a training step on one batch that stays the same, channels-last; of all ranks where
-    they are given, which meet by a file."""
+def theirs(
+    case: Case, precision: str, comm: Comm | None = None, meeting: Path | None = None
+) -> Callable[[], None]:
+    """Return a training step on one batch that stays the same, channels-last, in bf16 by autocast;
+    of all ranks where they are given, which meet by a file."""
     layout = torch.channels_last
     images, labels = map(torch.from_numpy, batch(case))
     images = images.contiguous(memory_format=layout)
@@ -35,7 +37,9 @@ def theirs(case: Case, comm: Comm | None = None, meeting: Path | None = None) ->
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        functional.cross_entropy(model(images), labels).backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = functional.cross_entropy(model(images), labels)
+        loss.backward()
         optimizer.step()
 
     return step

@@ -25,7 +25,7 @@ from tallygrad.trainer.distributed.comm import Comm, SerialComm
 from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.loop import Training
 
-from .cases import CASES, CLASSES, Case
+from .cases import CASES, CLASSES, DTYPES, Case
 from .options import BenchParser, chosen_cases, counted, positive
 from .ranks import in_turn, several, timed
 
@@ -57,6 +57,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--rounds", type=counted, default=12, metavar="N", help="rounds (default: 12)")
     add("--seconds", type=positive, default=0.5, metavar="S",
         help="seconds of a round of each contender (default: 0.5)")  # fmt: skip
+    add("--precision", choices=DTYPES, default="float32", help="as in train; torch's by autocast")
     add("--overlap", default="auto", help="as in train")
     add("--hierarchical", default="auto", help="as in train")
     add("--torch", action=argparse.BooleanOptionalAction, default=True,
@@ -75,16 +76,17 @@ def add_cases(parser: argparse.ArgumentParser) -> None:
 def measure(comm: Comm, case: Case, options: argparse.Namespace) -> dict[str, list[float]]:
     """Return the seconds of a step in each round, by contender; one on "1" rank leaves the others
     asleep."""
-    alone = ours(SerialComm(), case)
+    precision = options.precision
+    alone = ours(SerialComm(), case, precision=precision)
     steps = {"tallygrad 1": _on_first(comm, alone), "tallygrad apart": alone}
     exchange = {"overlap": options.overlap, "hierarchical": options.hierarchical}
-    steps["tallygrad all"] = ours(comm, case, **exchange)
+    steps["tallygrad all"] = ours(comm, case, precision=precision, **exchange)
     if options.torch and find_spec("torch"):
         from .ddp import theirs
 
-        alone = theirs(case)
+        alone = theirs(case, precision)
         steps |= {"torch 1": _on_first(comm, alone), "torch apart": alone}
-        steps["torch all"] = theirs(case, comm, Path(_shared_folder(comm)) / "meeting")
+        steps["torch all"] = theirs(case, precision, comm, Path(_shared_folder(comm)) / "meeting")
     for step in steps.values():
         timed(comm, partial(repeat, step, WARMING))
     counts = {name: _fitting(comm, step, options.seconds) for name, step in steps.items()}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.distributed.exchange import OVERLAPS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,9 +32,13 @@ def test_the_exchange_is_compared_with_a_bare_allreduce(mpirun: Any) -> None:
 
 
 @pytest.mark.slow
-def test_ranks_are_compared_with_one(mpirun: Any) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_ranks_are_compared_with_one(mpirun: Any, precision: str) -> None:
+    if precision == "bf16":
+        pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
     words = ["-m", "bench", "scaling", "--cases", "mlp", "--rounds", "2", "--seconds", "0.01"]
-    done = mpirun(2, [*words, "--no-torch"], env={"PYTHONPATH": str(ROOT)})
+    words += ["--precision", precision, "--no-torch"]
+    done = mpirun(2, words, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     _, head, *rows = done.stdout.splitlines()
     assert head.startswith("mlp-64")
@@ -59,3 +66,19 @@ def test_one_rank_is_refused(name: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "expected at least 2 ranks, got 1" in done.stderr
+
+
+def test_one_rank_and_all_train_in_the_precision(
+    bench_package: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaling, chosen = import_module("bench.scaling"), []
+
+    def ours(comm: SerialComm, case: Any, **options: Any) -> Callable[[], None]:
+        chosen.append(options["precision"])
+        return lambda: None
+
+    monkeypatch.setattr(scaling, "ours", ours)
+    words = ["--precision", "bf16", "--rounds", "1", "--seconds", "1e-6", "--no-torch"]
+    options = scaling.parse(words)
+    scaling.measure(SerialComm(), options.cases[0], options)
+    assert chosen == ["bf16", "bf16"]
