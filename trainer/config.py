@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .cost.cluster.compression import parse_compress
+from .cost.precision import PRECISIONS
 from .errors import UserError, nearest
 from .parsing import read_toml_or_json
 from .threads import MOST_THREADS
@@ -243,7 +244,7 @@ CHOICES = {
     "schedule": ("constant", "step", "cosine", "one-cycle"),
     "augment": ("standard", "cutout", "none"),
     "dtype": ("float32", "float64"),
-    "precision": ("float32", "bf16"),
+    "precision": PRECISIONS,
     "backend": ("auto", "llvm", "numpy"),
     "conv": ("auto", "direct", "winograd"),
     "tune": ("off", "fast", "full"),

@@ -20,7 +20,7 @@ from . import build, config
 from .commands.checkpoints import CheckpointOptions
 from .components.checkpoint import CheckpointFolder, load, newest_checkpoint, verify
 from .components.evaluate import evaluate, make_eval_step
-from .components.state import load_model, recorded
+from .components.state import load_model, recorded, recorded_precision
 from .distributed.agreement import agree, work_facts
 from .distributed.comm import Comm, SerialComm
 from .errors import NotFinite, UserError, show, warn
@@ -60,7 +60,7 @@ class Trained:
             folder = _recorded_folder(trained_with, warns=comm.rank == 0)
         self.data = self._load(name, options.split, folder, comm, trained_with)
         self.dtype = np.dtype("float64" if trained_with.get("dtype") == "float64" else "float32")
-        self.precision = "bf16" if trained_with.get("precision") == "bf16" else "float32"
+        self.precision = recorded_precision(trained_with)
         conv = trained_with.get("conv")
         conv = conv if conv in config.CHOICES["conv"] else "auto"
         self.backend = build.choose_backend(comm, str(trained_with.get("backend")), conv=conv)

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ...autograd import Ledger, backends, context, from_numpy, models, nn, no_grad, optim
+from ...autograd import Ledger, autocast, backends, context, from_numpy, models, nn, no_grad, optim
 from ...autograd.array import NDArray
 from ...autograd.capture.observer import Dispatched, Observer
 from ...autograd.deferred import recorders
 from ...autograd.ledger import Cost
+from ..build import mixed
 from ..cost.report.model.profile import ConvShare, KernelReport, ProfileReport
 from ..cost.roofline import Roofs
 from ..cost.workload import KINDS, OTHER
@@ -70,13 +71,13 @@ class Measured(NamedTuple):
 
 def measure(
     name: str, batch: int, shape: tuple[int, int, int], classes: int, training: bool,
-    backend: str, steps: int, optimizer: str = "sgd",
+    backend: str, steps: int, optimizer: str = "sgd", precision: str = "float32",
 ) -> tuple[list[Measured], float | None]:  # fmt: skip
     """Run some steps, each kernel by itself, and return what they took, and the joules of one, None
     where they are not known. The optimizer, by name, has its usual settings. ValueError for an
     unknown model or optimizer and what the model cannot take."""
     with context.using(backend="numpy"):
-        step = _step(name, batch, shape, classes, training, optimizer)
+        step = _step(name, batch, shape, classes, training, optimizer, mixed(precision))
     runs: list[Mapping[Key, float]] = []
     with context.using(backend=backend, ledger=Ledger()), np.errstate(all="ignore"):
         with compiling():
@@ -114,6 +115,7 @@ def _step(
     classes: int,
     training: bool,
     optimizer: str,
+    precise: autocast,
 ) -> Callable[[], None]:
     draw = np.random.default_rng(0)
     c, h, w = shape
@@ -124,7 +126,7 @@ def _step(
         model.eval()
 
         def infer() -> None:
-            with no_grad():
+            with no_grad(), precise:
                 model(x)
 
         return infer
@@ -132,7 +134,9 @@ def _step(
     update = optim.create(optimizer, model.parameters(), 1e-3, **settings)
 
     def train() -> None:
-        models.usual_loss(name, model(x), x, labels).backward()
+        with precise:
+            loss = models.usual_loss(name, model(x), x, labels)
+        loss.backward()
         update.step()
         update.zero_grad()
 
@@ -150,7 +154,7 @@ def default_backend() -> str:
 
 def profile_report(
     model: str, batch: int, backend: str, rows: Sequence[Measured], roofs: Roofs,
-    energy: float | None,
+    energy: float | None, precision: str = "float32",
 ) -> ProfileReport:  # fmt: skip
     """Return the report of measured kernels beside the roofs of this host; `energy` are joules of a
     step, None where they are not known."""
@@ -160,6 +164,7 @@ def profile_report(
         model=model,
         batch=batch,
         backend=backend,
+        precision=precision,
         roofs=roofs,
         seconds=total,
         joules=None if energy is None or energy < 0 else energy,

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -263,9 +264,12 @@ def steps(
             together.bcast(dear)
             if dear:
                 break
-        each = (task.model, task.input, task.classes, share, task.bucket_mb)
-        series = Series(Rehearsal(silent, *each), silent)
-        real = Series(Rehearsal(comm, *each, overlap)) if checked else None
+        rehearse = partial(
+            Rehearsal, model=task.model, shape=task.input, classes=task.classes, share=share,
+            bucket_mb=task.bucket_mb, precision=task.precision,
+        )  # fmt: skip
+        series = Series(rehearse(silent), silent)
+        real = Series(rehearse(comm, overlap=overlap)) if checked else None
         job = series.job
         begun = perf_counter()
         _rounds(together, series, real, left * max(share / sum(task.batches[i:]), LEAST))

@@ -24,6 +24,7 @@ class Trial:
     micro_batches: int
     steps: int
     backend: str
+    precision: str
     ranks: int
     threads: int
     sums: str = "auto"

@@ -45,19 +45,19 @@ class Silent(SerialComm):
 
 
 class Rehearsal:
-    """A training of a model on `share` random images a rank and step, whose exchange is driven by
-    `overlap`."""
+    """A training of a model on `share` random images a rank and step in a precision; `overlap`
+    drives the exchange."""
 
     def __init__(
         self, comm: Comm, model: str, shape: tuple[int, int, int], classes: int, share: int,
-        bucket_mb: float, overlap: str = "none",
+        bucket_mb: float, overlap: str = "none", precision: str = "float32",
     ) -> None:  # fmt: skip
         # Rates that keep weights as they are: labels are random, and numbers must stay finite.
         task = "classification" if models.classes(model) else "reconstruction"
         config = TrainConfig(
             model=model, task=task, batch_size=share * comm.size, micro_batches=comm.size,
             threads=1, lr=1e-4, schedule="constant", epochs=1 << 20, log_every=1 << 30,
-            bucket_mb=bucket_mb, overlap=overlap,
+            bucket_mb=bucket_mb, overlap=overlap, precision=precision,
         )  # fmt: skip
         data = _images(shape, classes, share * comm.size)
         nowhere = RunFolder(Path(os.devnull), writes=False)

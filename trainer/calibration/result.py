@@ -23,6 +23,7 @@ class CalibrationTask(NamedTuple):
     checks: tuple[int, ...]
     bucket_mb: float
     seconds: float
+    precision: str = "float32"
 
     @classmethod
     def from_json(cls, text: str) -> CalibrationTask:
@@ -124,7 +125,7 @@ class Calibration:
         return StepTimes(
             task.model, task.input, task.classes,
             f"{measured.backend}, one thread a rank, {source}",
-            measured.parameters, measured.bytes, measured.steps,
+            measured.parameters, measured.bytes, measured.steps, task.precision,
         )  # fmt: skip
 
 

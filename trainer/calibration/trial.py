@@ -71,6 +71,7 @@ def _config(trial: Trial) -> TrainConfig:
         batch_size=trial.batch_size,
         micro_batches=trial.micro_batches,
         backend=trial.backend,
+        precision=trial.precision,
         threads=trial.threads,
         epochs=trial.steps,  # at least as many as are needed
         log_every=1 << 30,

@@ -28,7 +28,6 @@ class CostOptions(ModelOptions):
 
     training: bool
     optimizer: str
-    precision: str
     machine: str
     zeros: str
     ranks: int
@@ -60,7 +59,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--training", action="store_true", help="count a training step instead of inference"
     )
     flags.add_optimizer(parser)
-    flags.add_precision(parser)
     flags.add_page(parser)
 
 
@@ -75,7 +73,7 @@ def run(values: Mapping[str, Any]) -> int:
     if options.ranks < 1:
         raise UserError(f"--ranks: expected at least 1, got {options.ranks}")
     model, optimizer = options.resolve(), flags.optimizer(options.optimizer, options.training)
-    work = model.count(options.batch, options.training, optimizer, options.precision)
+    work = model.count(options.batch, options.training, optimizer)
     page = flags.page_file(options.html, options.force)
     if options.zeros and not options.machine:
         raise UserError("--zeros: expected a --machine too: zeros matter to machines only")

@@ -43,6 +43,7 @@ def add_model(parser: argparse.ArgumentParser, batch: int) -> None:
         "--input", default="", metavar="C,H,W", help="image shape (default: the model's)"
     )
     parser.add_argument("--classes", type=integer, default=0, help="classes (default: the model's)")
+    add_precision(parser)
 
 
 def add_optimizer(parser: argparse.ArgumentParser) -> None:

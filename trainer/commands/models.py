@@ -25,6 +25,7 @@ class ModelOptions:
     batch: int
     input: str
     classes: int
+    precision: str = "float32"
 
     def resolve(self) -> ChosenModel:
         """Return the model with its own input and classes where no option overrides them.
@@ -45,23 +46,23 @@ class ModelOptions:
             raise UserError(
                 f"--classes: expected none, since {self.model} has no classes, got {self.classes}"
             )
-        return ChosenModel(self.model, shape, self.classes or own)
+        return ChosenModel(self.model, shape, self.classes or own, self.precision)
 
 
 @dataclass(frozen=True)
 class ChosenModel:
-    """A model by name, the shape of its images (C, H, W), and its number of classes."""
+    """A model by name, the shape of its images (C, H, W), its number of classes, and the precision
+    in which it computes."""
 
     name: str
     input: tuple[int, int, int]
     classes: int
+    precision: str = "float32"
 
-    def count(
-        self, batch: int, training: bool, optimizer: str = OPTIMIZER, precision: str = "float32"
-    ) -> Work:
+    def count(self, batch: int, training: bool, optimizer: str = OPTIMIZER) -> Work:
         """Return the work of a training step with an optimizer, by name, or of a forward pass, on
-        `batch` images, in a precision. UserError for an unknown name, for an input that the model
-        cannot take, and for bf16 where it is not to be had."""
+        `batch` images. UserError for an unknown name, for an input that the model cannot take, and
+        for bf16 where it is not to be had."""
         from ...autograd import optim
         from ..cost.workload import count
 
@@ -70,7 +71,9 @@ class ChosenModel:
         except ValueError as error:
             raise UserError(f"--optimizer: {error}") from error
         try:
-            return count(self.name, batch, self.input, self.classes, training, optimizer, precision)
+            return count(
+                self.name, batch, self.input, self.classes, training, optimizer, self.precision
+            )
         except ValueError as error:
             raise UserError(str(error)) from error
         except ImportError as error:

@@ -67,6 +67,7 @@ def plan(request: PlanRequest, start: Start | None, why: str) -> PlanReport:
         batch=options.batch,
         input=model.input,
         classes=model.classes,
+        precision=model.precision,
         bucket_mb=options.bucket_mb,
         machine=options.machine or None,
         network=basis.network,
@@ -140,7 +141,9 @@ def _basis(request: PlanRequest, start: Start | None, why: str) -> Basis:
     if per_host := request.options.ranks_per_host:
         network = replace(network, per_host=per_host)
     _check_room(network, request.ranks)
-    if times is not None and not times.fits(model.name, model.input, model.classes):
+    if times is not None and not times.fits(
+        model.name, model.input, model.classes, model.precision
+    ):
         times = None
     if times is not None and network.known:
         return Basis(network, times, notes=[f"network and steps were not measured here: {name}"])
@@ -191,7 +194,7 @@ def _task(request: PlanRequest) -> CalibrationTask:
     wanted = tuple(dict.fromkeys(checks)) if options.check else ()
     return CalibrationTask(
         model.name, model.input, model.classes, tuple(sorted(shares)), wanted, options.bucket_mb,
-        options.seconds,
+        options.seconds, model.precision,
     )  # fmt: skip
 
 

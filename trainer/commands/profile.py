@@ -67,11 +67,13 @@ def run(values: Mapping[str, Any]) -> int:
     try:
         rows, energy = kernels.measure(
             model.name, batch, model.input, model.classes, training, backend, options.steps,
-            optimizer,
+            optimizer, model.precision,
         )  # fmt: skip
     except (ImportError, ValueError) as error:
         raise UserError(str(error)) from error
-    report = kernels.profile_report(model.name, batch, backend, rows, roofs.calibrate(), energy)
+    report = kernels.profile_report(
+        model.name, batch, backend, rows, roofs.calibrate(), energy, model.precision
+    )
     if page:
         page.write(of_profile(report))
     show(json.dumps(report.to_json(), indent=1) if options.as_json else as_text(report))

@@ -36,6 +36,7 @@ class VerifyOptions:
     micro_batches: int
     steps: int
     backend: str
+    precision: str
     as_json: bool
     worker: str
 
@@ -57,6 +58,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--steps", type=integer, default=30, help="steps of each training (default: 30)"
     )
     parser.add_argument("--backend", default="auto", choices=CHOICES["backend"], help="as in train")
+    flags.add_precision(parser)
     flags.add_json(parser)
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
 

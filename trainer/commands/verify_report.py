@@ -95,7 +95,7 @@ class VerifyReport:
         library = next((t.outcome.library for t in self.trials if t.trial.ranks > 1), "no MPI")
         head = (
             f"{trial.model} on {trial.dataset}: {trial.steps} steps of {trial.batch_size} images, "
-            f"{outcome.backend.partition(':')[0]}, {library.partition(',')[0]}"
+            f"{outcome.backend.partition(':')[0]}, {trial.precision}, {library.partition(',')[0]}"
         )
         rows = [first.cells("reference"), *[each.cells() for each in self.trials[1:]]]
         rows += [self.mpi.cells()] if self.mpi else []

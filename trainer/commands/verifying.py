@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ...autograd import models
+from ..build import mixed
 from ..calibration.outcome import RESULT, TRIAL, Outcome, Trial
 from ..distributed.verification.corruption import Corrupted
 from ..errors import UserError
@@ -36,7 +37,9 @@ def verify(
     why: str = "",
 ) -> VerifyReport:  # fmt: skip
     """Return the comparison. `start` runs a command on ranks of this host; without it, for the
-    reason `why`, one rank is all there is. UserError for an unknown model."""
+    reason `why`, one rank is all there is. UserError for an unknown model, and for bf16 where it is
+    not to be had."""
+    mixed(options.precision)
     try:
         models.classes(options.model)
     except ValueError as error:
@@ -56,7 +59,8 @@ def compare(
         Trial(
             model=options.model, dataset=options.dataset, data_dir=options.data_dir,
             batch_size=options.batch_size, micro_batches=options.micro_batches,
-            steps=options.steps, backend=options.backend, ranks=p, threads=t,
+            steps=options.steps, backend=options.backend, precision=options.precision,
+            ranks=p, threads=t,
         )
         for p, t in product(ranks, threads)
     ]  # fmt: skip

@@ -16,7 +16,7 @@ from ..tasks.registry import recorded_task
 from . import history
 from .checkpoint import load, newest_checkpoint
 from .logs import RunFolder
-from .state import MODEL, MOST, read_ledger, recorded
+from .state import MODEL, MOST, read_ledger, recorded, recorded_precision
 
 
 def read(path: Path) -> Run:
@@ -50,6 +50,7 @@ def read(path: Path) -> Run:
         score=meta.get(metric),
         evaluated=meta.get("evaluated"),
         ranks=meta.get("ranks"),
+        precision=recorded_precision(config),
         exchange_exposed=_seconds(meta.get("exchange_exposed")),
         exchange_hidden=_seconds(meta.get("exchange_hidden")),
     )

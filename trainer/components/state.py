@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ...autograd import nn
 from ...autograd.ledger import Ledger
 from ..config import TrainConfig
+from ..cost.precision import PRECISIONS
 from ..distributed.local import OUTER, WORKERS
 from ..distributed.overlap import ExchangeTimes
 from ..distributed.update import Update
@@ -255,6 +256,12 @@ def recorded(path: Path, meta: dict[str, Any], name: str, kind: type) -> Any:
             "is it a checkpoint of `tallygrad train`?"
         )
     return value
+
+
+def recorded_precision(config: object) -> str:
+    """Return the precision among the options on record, float32 where there is none."""
+    name = config.get("precision") if isinstance(config, Mapping) else None
+    return name if name in PRECISIONS else PRECISIONS[0]
 
 
 def read_ledger(path: Path, meta: dict[str, Any]) -> Ledger:

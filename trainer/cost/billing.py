@@ -64,6 +64,7 @@ def bill_report(
         epochs=run.epochs,
         images=run.images,
         seconds=run.seconds,
+        precision=run.precision,
         phases=phases,
         parts=_parts(costs, priced),
         total=total,

@@ -114,5 +114,6 @@ class Run:
     overhead_seconds: Any = None
     batch_size: Any = None
     ranks: Any = None
+    precision: str = "float32"
     exchange_exposed: float = 0.0
     exchange_hidden: float = 0.0

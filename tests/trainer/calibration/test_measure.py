@@ -13,6 +13,7 @@ import pytest
 from tallygrad.launch import mpirun as launcher
 from tallygrad.trainer.calibration import measure as calibrate
 from tallygrad.trainer.calibration.measure import LEVELS, QUANTILES, measure, mixed
+from tallygrad.trainer.calibration.rehearsal import Rehearsal
 from tallygrad.trainer.calibration.result import Calibration, CalibrationTask
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.distributed.comm import SerialComm
@@ -34,16 +35,30 @@ def test_ranks_that_differ_have_the_slowest_of_their_own() -> None:
     assert mixed(constant)[-1] == 3.0
 
 
-@pytest.mark.parametrize(("expected", "batches"), [(0.0, [1, 4]), (1e9, [1])])
+@pytest.mark.parametrize(
+    ("expected", "batches", "precision"), [(0.0, [1, 4], "float32"), (1e9, [1], "bf16")]
+)
 def test_a_process_alone_measures_computing(
-    expected: float, batches: list[int], monkeypatch: pytest.MonkeyPatch
+    expected: float, batches: list[int], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a network is known and no rank can be started; what would take too long is left out."""
+    if precision == "bf16":
+        pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
     monkeypatch.setattr(calibrate, "_expected", lambda result, share: expected)
-    task = CalibrationTask("mlp", (1, 28, 28), 10, (1, 4), (), 1.0, 1.0)
+    task = CalibrationTask("mlp", (1, 28, 28), 10, (1, 4), (), 1.0, 1.0, precision)
+    trained: list[str] = []
+
+    class Kept(Rehearsal):
+        def warm(self) -> None:
+            trained.append(self.training.config.precision)
+            super().warm()
+
+    monkeypatch.setattr(calibrate, "Rehearsal", Kept)
     result = measure(SerialComm(), task)
+    assert trained == [precision] * len(batches)
     assert Calibration.from_json(json.loads(json.dumps(result.to_json()))) == result
     times = result.step_times(task, "here")
+    assert times.fits("mlp", (1, 28, 28), 10, precision)
     assert [(s.batch, s.busy) for s in times.steps] == [(n, 1) for n in batches]
     assert result.link is None and not result.network().known
     for step in times.steps:

@@ -13,6 +13,7 @@ import pytest
 
 from tallygrad.launch import mpirun as launcher
 from tallygrad.trainer.calibration.outcome import Outcome, Trial
+from tallygrad.trainer.calibration.trial import _config
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.commands import verifying
 from tallygrad.trainer.commands.verify import VerifyOptions
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("wide")
 Alone = Callable[[], AbstractContextManager[None]]
 OPTIONS = VerifyOptions(
     model="lenet", dataset="digits", data_dir="", ranks="1,3", threads="1", batch_size=8,
-    micro_batches=4, steps=3, backend="auto", as_json=False, worker="",
+    micro_batches=4, steps=3, backend="auto", precision="bf16", as_json=False, worker="",
 )  # fmt: skip
 GOOD = Outcome(
     figures=["a", "b", "c"], tensors={"model/w": "1", "optimizer/velocity/w": "2"}, seconds=0.2,
@@ -107,6 +108,7 @@ def test_a_sound_comparison_tells_what_the_fixed_order_costs() -> None:
     assert "same bits: the losses of all steps and 2 tensors" in text and "in 3 trainings" in text
     ways = [(t["ranks"], t["sums"], t["shared_memory"]) for t in report.to_json()["trials"]]
     assert ways == [(1, "auto", False), (3, "auto", True), (3, "messages", False)]
+    assert "llvm, bf16," in text and _config(report.control.trial).precision == "bf16"
 
 
 def test_ranks_that_cannot_share_memory_are_not_tried_twice() -> None:
@@ -189,7 +191,7 @@ def test_options_out_of_range_are_refused(
 def test_how_ranks_fail_is_told(status: int, ends: int, said: str) -> None:
     trial = Trial(
         model="mlp", dataset="digits", data_dir="", batch_size=8, micro_batches=2, steps=1,
-        backend="numpy", ranks=2, threads=1,
+        backend="numpy", precision="float32", ranks=2, threads=1,
     )  # fmt: skip
     with pytest.raises(UserError, match=said) as error:
         run_trial(trial, lambda ranks, command, seconds: status)

@@ -73,6 +73,22 @@ def test_it_is_what_shapes_alone_predict(run: Path, capsys: pytest.CaptureFixtur
         assert mine["other_ops"] == STEPS * sum(cost[1:6])
 
 
+def test_mixed_precision_is_billed_as_it_was_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    words = ["train", "--model", "mlp", "--batch-size", "32", "--micro-batches", "1"]
+    words += ["--threads", "1", "--max-steps", "2", "--precision", "bf16", "--out", str(tmp_path)]
+    assert main(words) == 0
+    found = billed(tmp_path, "--machine", "systolic-os", capsys=capsys)
+    assert found["precision"] == "bf16"
+    predicted = count("mlp", 32, (1, 28, 28), 10, training=True, precision="bf16")
+    for phase in ("forward", "backward_data", "backward_weights", "update"):
+        assert found["phases"][phase]["bytes_read"] == 2 * predicted.phase(phase).bytes_read
+    assert main(["bill", str(tmp_path)]) == 0
+    assert re.search(r"64 images, \d+\.\d s, in bf16\n", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize("name", ["systolic-os", "eyeriss-isca16"])
 def test_layers_are_priced_by_their_shapes(
     run: Path, name: str, capsys: pytest.CaptureFixture[str]

@@ -13,13 +13,14 @@ from tallygrad.datasets.sampler import Sampler
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.cost.cluster.allreduce import allreduce
 from tallygrad.trainer.cost.cluster.micro_batches import Split, split
-from tallygrad.trainer.cost.cluster.network import Exchange, Network, as_toml
+from tallygrad.trainer.cost.cluster.network import Exchange, Network, as_toml, load
 from tallygrad.trainer.cost.cluster.step_time import Step, StepTimes
 from tallygrad.trainer.cost.cluster.traffic import Group, Link
 from tallygrad.trainer.cost.cluster.transfers import METRICS, STOP
 from tallygrad.trainer.cost.machines.machine import load as load_machine
 from tallygrad.trainer.cost.pricing import cost_report
 from tallygrad.trainer.cost.workload import count
+from tallygrad.trainer.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("wide")
 
@@ -29,6 +30,31 @@ TIMES = StepTimes(
     "lenet", (1, 28, 28), 10, "by hand", ("b", "a"), (600_000, 400_000),
     (Step(4, 2, (0.010, 0.010, 0.030), 0.009, (0.002, 0.008)),),
 )  # fmt: skip
+
+
+def test_a_plan_is_made_of_steps_in_its_precision(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    file, found = tmp_path / "saved.toml", {}
+    for name in ("float32", "bf16"):
+        file.write_text(as_toml(NETWORK, replace(TIMES, precision=name)))
+        words = ["plan", "lenet", "--network", str(file), "--precision", name, "--batch", "512"]
+        assert main([*words, "--json"]) == 0
+        found[name] = json.loads(capsys.readouterr().out)
+        assert found[name]["precision"] == name
+    mixed, plain = (found[name]["plans"]["weak"][0]["memory_bytes"] for name in ("bf16", "float32"))
+    assert mixed["weights"] == plain["weights"]
+    assert mixed["kept_for_backward"] < 0.8 * plain["kept_for_backward"]
+    asked = TIMES.model, TIMES.input, TIMES.classes
+    read = load(str(file))[1]
+    assert read is not None and read.fits(*asked, "bf16") and not read.fits(*asked)
+    text = file.read_text()
+    file.write_text(text.replace('precision = "bf16"\n', ""))  # of an older version
+    assert load(str(file))[1] == replace(TIMES, steps=read.steps)
+    file.write_text(text.replace('"bf16"', '"fp8"'))
+    with pytest.raises(UserError, match="precision: expected one of float32, bf16, got 'fp8'"):
+        load(str(file))
 
 
 def test_a_plan_knows_the_statistics_of_batch_norm(

@@ -19,20 +19,26 @@ from tallygrad.trainer.cost.workload import count
 ROOFS = Roofs(gflops=100.0, gbytes=10.0)
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["lenet", "resnet20"])
+@pytest.mark.parametrize(
+    ("name", "training", "precision"),
+    [("lenet", False, "float32"), ("lenet", True, "bf16"), ("resnet20", True, "float32"),
+     ("resnet20", False, "float32")],
+)  # fmt: skip
 def test_work_is_that_of_shapes_alone(
-    name: str, training: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, training: bool, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if precision == "bf16":
+        pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
     shape = (1, 28, 28) if name == "lenet" else (3, 32, 32)
     counts = iter([5.0, 8.0])
     monkeypatch.setattr(kernels, "joules", lambda: next(counts))
-    rows, energy = kernels.measure(name, 2, shape, 10, training, "numpy", steps=2)
+    rows, energy = kernels.measure(name, 2, shape, 10, training, "numpy", 2, precision=precision)
     assert energy == 1.5
-    ledger = count(name, 2, shape, 10, training).ledger
+    ledger = count(name, 2, shape, 10, training, precision=precision).ledger
     predicted = {(r.key.scope, r.key.phase) for r in ledger.rows()}
     assert {(r.scope, r.phase) for r in rows} == predicted
     assert sum(r.cost.macs for r in rows) == ledger.total().macs
+    assert sum(r.cost.bytes_read for r in rows) == ledger.total().bytes_read
     assert all(r.seconds > 0 for r in rows if r.cost.macs)
     kinds = {r.scope: r.kind for r in rows}
     assert kinds["conv1"] == "conv" and "fc" in kinds.values() and "other" in kinds.values()

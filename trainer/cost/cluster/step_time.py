@@ -7,6 +7,7 @@ In a file:
     model = "lenet"
     input = [1, 28, 28]
     classes = 10
+    precision = "float32"        # or "bf16"; optional
     source = "llvm, one thread a rank, a processor"
     parameters = ["fc2.weight", "fc2.bias"]  # in the order in which their gradients are final
     bytes = [20000, 40]          # of these gradients
@@ -29,6 +30,7 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from ...errors import UserError
+from ..precision import PRECISIONS
 from ..reader import (
     COUNT,
     COUNT_OR_ZERO,
@@ -39,9 +41,10 @@ from ..reader import (
     Many,
     Optional,
     Table,
+    Text,
 )
 
-KEYS = ("model", "input", "classes", "source", "parameters", "bytes")
+KEYS = ("model", "input", "classes", "precision", "source", "parameters", "bytes")
 STEP = ("batch", "busy", "seconds", "sweep", "ready")
 ROUNDS = "rounds"
 
@@ -85,7 +88,8 @@ class Step(NamedTuple):
 @dataclass(frozen=True)
 class StepTimes:
     """Measured steps of a model, and its parameters with the bytes of their gradients, in the order
-    in which these are final. `classes` is 0 of a model without classes, such as an autoencoder."""
+    in which these are final. `classes` is 0 of a model without classes, such as an autoencoder.
+    `precision` is float32 or bf16."""
 
     model: str
     input: tuple[int, ...]
@@ -94,10 +98,15 @@ class StepTimes:
     parameters: tuple[str, ...]
     bytes: tuple[int, ...]
     steps: tuple[Step, ...]
+    precision: str = "float32"
 
-    def fits(self, model: str, shape: tuple[int, ...], classes: int) -> bool:
-        """Tell whether the steps are those of this model, input (C, H, W) and number of classes."""
-        return (self.model, self.input, self.classes) == (model, shape, classes)
+    def fits(
+        self, model: str, shape: tuple[int, ...], classes: int, precision: str = "float32"
+    ) -> bool:
+        """Tell whether the steps are those of this model, input (C, H, W), number of classes and
+        precision."""
+        own = self.model, self.input, self.classes, self.precision
+        return own == (model, shape, classes, precision)
 
     def largest(self) -> int:
         """Return the largest batch of a rank that was measured."""
@@ -217,7 +226,8 @@ def _step_times(step: Sequence[Step], **values: Any) -> StepTimes:
 
 _TABLE = Table(
     _step_times, model=TEXT, input=Many(COUNT, "whole numbers"), classes=COUNT_OR_ZERO, source=TEXT,
-    parameters=Many(TEXT, "names"), bytes=Many(COUNT, "whole numbers"),
+    precision=Optional(Text(PRECISIONS), PRECISIONS[0]), parameters=Many(TEXT, "names"),
+    bytes=Many(COUNT, "whole numbers"),
     step=Many(
         Table(
             Step, batch=COUNT, busy=COUNT, seconds=Many(POSITIVE, "numbers"), sweep=NOT_NEGATIVE,

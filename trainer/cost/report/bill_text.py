@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ....autograd.ledger import Ledger
 from ...errors import printable
 from ..phases import NAMES, PASSES, WHOLE
+from ..precision import named
 from ..price import Price
 from .ledger import bill, sparsity
 from .metrics import as_text as metrics_text
@@ -61,7 +62,11 @@ def _summary(report: BillReport) -> list[str]:
     if peak:
         lines.append(f"results alive at once on a rank: {short(peak)}B at most")
     lines.append(
-        f"{report.steps:,} steps, {epochs} epochs, {report.images:,} images, {report.seconds:.1f} s"
+        named(
+            f"{report.steps:,} steps, {epochs} epochs, {report.images:,} images, "
+            f"{report.seconds:.1f} s",
+            report.precision,
+        )
     )
     whole = report.exchange_exposed + report.exchange_hidden
     if whole >= SHORT:

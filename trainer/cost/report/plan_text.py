@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from ..cluster.allreduce import FIXED_ORDER
 from ..cluster.network import Network
 from ..cluster.scaling import Row
+from ..precision import named
 from ..price import MACS
 from .model.plan import CheckReport, PlanReport, PlanRow
 from .text_table import Column, fit, text_table
@@ -23,10 +24,10 @@ COLUMNS = (
 
 def as_text(report: PlanReport) -> str:
     """Return a table for each scaling, the checks, and the assumptions of the plan."""
-    lines = _unfit(report.faults)
+    lines, model = _unfit(report.faults), named(report.model, report.precision)
     for scaling, rows in report.plans.items():
         scope = "for each rank" if scaling == "weak" else "for all ranks"
-        what = f"{report.model}, {report.batch} images {scope} ({scaling} scaling)"
+        what = f"{model}, {report.batch} images {scope} ({scaling} scaling)"
         priced = [Column(_energy_head(rows[0]), 1)] if report.machine and rows else []
         table = text_table([*COLUMNS, *priced], [_cells(row) for row in rows])
         lines += [fit(what), *table, ""]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..phases import SHORT, WHOLE
+from ..precision import named
 from .model.profile import KernelReport, ProfileReport
 from .text_table import Column, fit, name_column, text_table
 
@@ -29,8 +30,9 @@ def as_text(report: ProfileReport) -> str:
     table = text_table(COLUMNS, rows, ("all", "", *_figures(report.layers), ""))
     lines = [
         *_quick([one for one in report.layers if one.beats_its_bound and one.share >= LEAST]),
-        f"kernels take {1e3 * report.seconds:.2f} ms; this machine does at most "
-        f"{report.roofs.gflops:.0f} GFLOP/s and {report.roofs.gbytes:.1f} GB/s in one thread",
+        named(f"kernels take {1e3 * report.seconds:.2f} ms", report.precision)
+        + f"; this machine does at most {report.roofs.gflops:.0f} GFLOP/s in float32 and "
+        f"{report.roofs.gbytes:.1f} GB/s in one thread",
         f"energy of a step, in joules: {report.energy}",
         *[
             f"{phase}: convolutions are {100 * share.macs:.1f}% of the MACs, "
@@ -73,5 +75,5 @@ def _quick(rows: Sequence[KernelReport]) -> list[str]:
             "GFLOP/s count, two FLOP a MAC"
         )
     if any(row.roof == "compute" and row.cost.executed >= row.cost.macs for row in rows):
-        reasons.append("a matrix product, which gives the roof, ran slower than this layer")
+        reasons.append("a float32 matrix product, which gives the roof, ran slower than this layer")
     return [f"* faster than its bound: {'; '.join(reasons)}"] if rows else []

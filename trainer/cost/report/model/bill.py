@@ -266,6 +266,7 @@ class BillReport:
     epochs: float | None
     images: int
     seconds: float
+    precision: str
     phases: Mapping[str, PhaseReport]
     parts: Mapping[str, PricedCost]
     total: PricedCost
@@ -308,6 +309,7 @@ class BillReport:
             "epochs": self.epochs,
             "images": self.images,
             "seconds": self.seconds,
+            "precision": self.precision,
             "phases": _by_name(self.phases),
             "parts": _by_name(self.parts),
             "total": self.total.to_json(),

@@ -78,6 +78,7 @@ class PlanReport:
     batch: int
     input: Sequence[int]
     classes: int
+    precision: str
     bucket_mb: float
     machine: str | None
     network: Network
@@ -93,6 +94,7 @@ class PlanReport:
             "batch": self.batch,
             "input": [*self.input],
             "classes": self.classes,
+            "precision": self.precision,
             "bucket_mb": self.bucket_mb,
             "machine": self.machine,
             "network": self.network.to_json(),

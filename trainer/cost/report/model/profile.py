@@ -69,6 +69,7 @@ class ProfileReport:
     model: str
     batch: int
     backend: str
+    precision: str
     roofs: Roofs
     seconds: float
     joules: float | None
@@ -87,6 +88,7 @@ class ProfileReport:
             "model": self.model,
             "batch": self.batch,
             "backend": self.backend,
+            "precision": self.precision,
             "roofs": {"gflops": gflops, "gbytes_per_second": gbytes},
             "seconds": self.seconds,
             "energy_joules": self.energy,
