@@ -21,6 +21,7 @@ from ..cost.cluster.network import load as load_network
 from ..cost.cluster.scaling import Row, memory, predict, rows, rows_between
 from ..cost.cluster.step_time import StepTimes
 from ..cost.cluster.transfers import ExchangeSettings
+from ..cost.machines.machine import Machine
 from ..cost.price import Price
 from ..cost.pricing import cost_report
 from ..cost.report.model.plan import CheckReport, PlanReport, PlanRow
@@ -56,7 +57,8 @@ def plan(request: PlanRequest, start: Start | None, why: str) -> PlanReport:
         return model.count(batch, training=True)
 
     work(1)  # a model that does not exist is refused before anything is measured
-    energy = _energy(options.machine, work)
+    machine = _machine(options.machine, model.precision)
+    energy = _energy(machine, work) if machine else None
     basis = _basis(request, start, why)
     if file := options.saved:
         file.write(as_toml(basis.network, basis.times))
@@ -72,7 +74,11 @@ def plan(request: PlanRequest, start: Start | None, why: str) -> PlanReport:
         machine=options.machine or None,
         network=basis.network,
         faults=unfit,
-        notes=[*basis.notes, *assumptions(request, basis.network, basis.times, found)],
+        notes=[
+            *basis.notes,
+            *assumptions(request, basis.network, basis.times, found),
+            *_note(machine),
+        ],
         checks=basis.checks,
         plans={
             scaling: [
@@ -243,18 +249,27 @@ def _check_room(network: Network, ranks: Sequence[int]) -> None:
             )
 
 
-def _energy(machine: str, work: WorkOf) -> Callable[[Row], Price] | None:
-    """Return the function that gives a step's energy on all ranks, without messages; None where no
-    machine is named. UserError for a machine without energies."""
-    if not machine:
-        return None
-    priced = load_machine(machine)
-    if not priced.has_energy:
-        raise UserError(f"--machine {machine}: {priced.note}")
+def _machine(name: str, precision: str) -> Machine | None:
+    """Return a machine as it computes in a precision, None for "". UserError for a machine without
+    energies."""
+    machine = load_machine(name).at(precision) if name else None
+    if machine and not machine.has_energy:
+        raise UserError(f"--machine {name}: {machine.note}")
+    return machine
+
+
+def _note(machine: Machine | None) -> list[str]:
+    if machine is None or not machine.precision_note:
+        return []
+    return [f"{machine.name}: {machine.precision_note}"]
+
+
+def _energy(machine: Machine, work: WorkOf) -> Callable[[Row], Price]:
+    """Return the function that gives a step's energy on all ranks, without messages."""
 
     @cache
     def rank(batch: int) -> Price:
-        return cost_report(work(batch), machine=priced).totals.training_price or Price()
+        return cost_report(work(batch), machine=machine).totals.training_price or Price()
 
     def step(row: Row) -> Price:
         parts = row.split.parts
@@ -264,8 +279,8 @@ def _energy(machine: str, work: WorkOf) -> Callable[[Row], Price] | None:
         if few.energy is None or many.energy is None:
             return Price()
         energy = (parts - more) * few.energy + more * many.energy
-        if parts != row.ranks and not priced.needs_shapes:  # each rank updates once
-            energy += (row.ranks - parts) * (priced.price(work(1).phase("update")).energy or 0.0)
+        if parts != row.ranks and not machine.needs_shapes:  # each rank updates once
+            energy += (row.ranks - parts) * (machine.price(work(1).phase("update")).energy or 0.0)
         return Price(energy, unit=few.unit)
 
     return step

@@ -52,6 +52,7 @@ def bill_report(
     """Return the bill of a run: by phase, part, layer and epoch. A machine prices it, and a carbon
     intensity turns its joules into grams of CO2. UserError for a run that the machine cannot price,
     and for an intensity where its energies are not in joules."""
+    machine = machine and machine.at(run.precision)
     prices = price_run(run, machine)
     priced = partial(_priced, prices, grams_co2_per_kwh)
     phases, costs = _phases(run.ledger, prices), run.ledger.by("phase")

@@ -25,6 +25,7 @@ def cost_report(
     `ranks` exchange the gradients of a training step. A machine prices the work, with the shares of
     `zeros` that are known. UserError for work that the machine cannot price.
     """
+    machine = machine and machine.at(work.precision)
     layers = [
         _layer(layer, machine, zeros.of(layer.name) if zeros else None) for layer in work.layers
     ]
@@ -34,7 +35,8 @@ def cost_report(
     known = _zeros(work, machine, zeros) if machine is not None and machine.uses_zeros else None
     metrics = of_model(work.model, work.batch, totals, layers, machine, known)
     return CostReport(
-        work.model, work.batch, work.input, _conventions(work), totals, layers, metrics,
+        work.model, work.batch, work.input, work.precision, _conventions(work), totals, layers,
+        metrics,
         None if machine is None else MachineReport.of(machine, known, measured=True),
     )  # fmt: skip
 

@@ -85,8 +85,15 @@ def test_mixed_precision_is_billed_as_it_was_trained(
     predicted = count("mlp", 32, (1, 28, 28), 10, training=True, precision="bf16")
     for phase in ("forward", "backward_data", "backward_weights", "update"):
         assert found["phases"][phase]["bytes_read"] == 2 * predicted.phase(phase).bytes_read
-    assert main(["bill", str(tmp_path)]) == 0
-    assert re.search(r"64 images, \d+\.\d s, in bf16\n", capsys.readouterr().out)
+    assert found["machine"]["precision_note"] == "words have 16 bits in bf16 as in float32"
+    found = billed(tmp_path, "--machine", "horowitz45", capsys=capsys)
+    total, machine = read(tmp_path).ledger.total(), load_machine("horowitz45")
+    expected = (machine.price(total).joules or 0) - 2.6e-12 * total.macs
+    assert found["total"]["energy_joules"] == pytest.approx(expected)
+    assert main(["bill", str(tmp_path), "--machine", "etann"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"64 images, \d+\.\d s, in bf16 ", said)
+    assert "at least; nothing is known of bf16" in said
 
 
 @pytest.mark.parametrize("name", ["systolic-os", "eyeriss-isca16"])

@@ -40,9 +40,12 @@ def test_a_plan_is_made_of_steps_in_its_precision(
     for name in ("float32", "bf16"):
         file.write_text(as_toml(NETWORK, replace(TIMES, precision=name)))
         words = ["plan", "lenet", "--network", str(file), "--precision", name, "--batch", "512"]
+        words += ["--machine", "etann"]
         assert main([*words, "--json"]) == 0
         found[name] = json.loads(capsys.readouterr().out)
         assert found[name]["precision"] == name
+        told = "etann: nothing is known of bf16: a MAC is priced as in float32"
+        assert (told in found[name]["notes"]) == (name == "bf16")
     mixed, plain = (found[name]["plans"]["weak"][0]["memory_bytes"] for name in ("bf16", "float32"))
     assert mixed["weights"] == plain["weights"]
     assert mixed["kept_for_backward"] < 0.8 * plain["kept_for_backward"]

@@ -1,16 +1,17 @@
 """Machines: what arithmetic, memory traffic and time cost on one, as its TOML file says.
 
 Every file has `name`, `kind`, `source` and optionally `note` and `bits`; its kind defines the other
-keys. A kind is a subclass of `Machine` in a module of this folder, or in `machine.py` of a folder
-here. It names its kind, declares the keys of its files as `fields`, and prices work. Nothing else
-needs to know about it: `kinds` imports all modules here and finds the subclasses.
+keys. A table `bf16` has those again that differ in that precision. A kind is a subclass of
+`Machine` in a module of this folder, or in `machine.py` of a folder here. It names its kind,
+declares the keys of its files as `fields`, and prices work. Nothing else needs to know about it:
+`kinds` imports all modules here and finds the subclasses.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +22,7 @@ from ....autograd.ledger import Cost
 from ...errors import UserError
 from ...parsing import read_toml_or_json, resolve_preset
 from ..phases import PASSES
+from ..precision import PRECISIONS
 from ..price import Price
 from ..reader import MISSING, TEXT, Field, KeyPath, Number, Optional, Table, Text
 from ..roofline import Bandwidth, Roofline
@@ -44,12 +46,18 @@ _KINDS: dict[str, type[Machine]] = {}
 @dataclass(frozen=True, kw_only=True)
 class Machine(ABC):
     """A machine that prices work. Subclasses add the fields of their files and set the class
-    attributes below where they differ."""
+    attributes below where they differ.
+
+    `bf16` is the machine as it computes in that precision, None where its file tells nothing of it.
+    `precision_note` says what prices in another `precision` than the file's are."""
 
     name: str
     source: str
     note: str = ""
     bits: int | None = None
+    bf16: Machine | None = None
+    precision: str = PRECISIONS[0]
+    precision_note: str = ""
 
     kind: ClassVar[str] = ""
     fields: ClassVar[Fields | None] = None  # the keys of its files; None: it has no file
@@ -62,6 +70,20 @@ class Machine(ABC):
     def __init_subclass__(cls) -> None:
         if cls.fields is not None and cls.kind:
             _KINDS[cls.kind] = cls
+
+    def at(self, precision: str) -> Machine:
+        """Return the machine as it computes in a precision; where that is not known, this one with
+        a note that says so."""
+        if precision == self.precision:
+            return self
+        return self.bf16 or replace(
+            self, precision=precision, precision_note=self._price_without(precision)
+        )
+
+    def _price_without(self, precision: str) -> str:
+        if self.bits is not None and self.bits <= 16:
+            return f"words have {self.bits} bits in {precision} as in {self.precision}"
+        return f"nothing is known of {precision}: a MAC is priced as in {self.precision}"
 
     @property
     def measured(self) -> Mapping[str, float] | None:
@@ -177,8 +199,28 @@ def load(name_or_file: str) -> Machine:
         )
     path = resolve_preset("--machine", name_or_file, FOLDER, HOST)
     content, key_path = read_toml_or_json("--machine", path), KeyPath(str(path))
+    changes = content.pop("bf16", None)
     kind = Text(tuple(kinds())).read(key_path.at("kind"), content.get("kind", MISSING))
-    return _table(kinds()[kind]).read(key_path, content)
+    table = _table(kinds()[kind])
+    machine = table.read(key_path, content)
+    if changes is None:
+        return machine
+    key_path = key_path.at("bf16")
+    mixed = table.read(key_path, _changed(content, key_path, changes))
+    return replace(machine, bf16=replace(mixed, precision="bf16"))
+
+
+def _changed(content: Mapping[str, Any], key_path: KeyPath, changes: Any) -> Mapping[str, Any]:
+    """Return a file's content with changed keys, those of its tables too."""
+    if not isinstance(changes, Mapping):
+        key_path.refuse("a table", changes)
+    return {
+        **content,
+        **{
+            key: {**content.get(key, {}), **value} if isinstance(value, Mapping) else value
+            for key, value in changes.items()
+        },
+    }
 
 
 def _table(cls: type[Machine]) -> Table[Machine]:

@@ -86,6 +86,7 @@ def _summary(report: BillReport) -> list[str]:
 
 def _on_machine(report: BillReport, machine: MachineReport) -> list[str]:
     notes = [machine.note] if machine.is_measured else []
+    notes += [machine.precision_note] if machine.precision_note else []
     notes += [machine.zeros] if isinstance(machine.zeros, str) else []
     figures = "; ".join([_priced(report.total.price), *notes])
     parts = [(name, part.price) for name, part in report.parts.items() if part.price.is_known]

@@ -27,7 +27,7 @@ NO_MACS = "No layer does any MACs."
 
 def of_cost(report: CostReport, machine: Machine | None) -> str:
     """Return the HTML page of a model's report; `machine` adds its roofline."""
-    totals = report.totals
+    totals, machine = report.totals, machine and machine.at(report.precision)
     prices = {layer.name: layer.prices for layer in report.layers}
     macs = {(layer.name, p): layer.passes[p].macs for layer in report.layers for p in PASSES}
     series = {phase: NAMES[phase] for phase in PASSES}
@@ -56,6 +56,7 @@ def of_cost(report: CostReport, machine: Machine | None) -> str:
 
 def of_bill(report: BillReport, machine: Machine | None) -> str:
     """Return the HTML page of a run's bill; `machine` adds its roofline."""
+    machine = machine and machine.at(report.precision)
     phases = {layer.name: layer.phases for layer in report.layers}
     prices = {name: {p: phase.work.price for p, phase in phases[name].items()} for name in phases}
     macs = {(name, p): phase.work.cost.macs for name in phases for p, phase in phases[name].items()}
@@ -117,7 +118,8 @@ def of_profile(report: ProfileReport) -> str:
 def _of(machine: Machine | None) -> list[str]:
     if machine is None:
         return ["No machine: --machine NAME prices the work."]
-    return [f"Machine: {machine.name}. {machine.source}.", *([machine.note] * bool(machine.note))]
+    notes = filter(None, (machine.precision_note, machine.note))
+    return [f"Machine: {machine.name}. {machine.source}.", *notes]
 
 
 def _energies(layers: Prices, phases: Mapping[str, Price] | None = None) -> list[Figure]:

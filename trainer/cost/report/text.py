@@ -110,12 +110,13 @@ def _priced(report: CostReport, machine: MachineReport) -> list[str]:
 
 def _notes(machine: MachineReport) -> list[str]:
     """Return what the prices leave open, or the source of their zeros."""
+    notes = [machine.precision_note] if machine.precision_note else []
     if machine.is_measured:
-        return [machine.note]
+        return [*notes, machine.note]
     zeros = machine.zeros
     if not isinstance(zeros, ZerosReport):
-        return []
+        return notes
     if zeros.source is None:
-        return [f"no zeros are known (--zeros){f'; {zeros.bound}' if zeros.bound else ''}"]
+        return [*notes, f"no zeros are known (--zeros){f'; {zeros.bound}' if zeros.bound else ''}"]
     others = f"; none are known of {', '.join(zeros.without)}" if zeros.without else ""
-    return [f"zeros are those of {zeros.source}{others}"]
+    return [*notes, f"zeros are those of {zeros.source}{others}"]

@@ -66,6 +66,7 @@ class MachineReport:
     is_measured: bool = False
     measured: Mapping[str, float] | None = None
     zeros: ZerosReport | str | None = None
+    precision_note: str = ""
 
     @classmethod
     def of(
@@ -75,7 +76,7 @@ class MachineReport:
         numbers = machine.measured if measured else None
         return cls(
             machine.name, machine.kind, machine.source, machine.note, machine.is_measured, numbers,
-            zeros,
+            zeros, machine.precision_note,
         )  # fmt: skip
 
     def to_json(self) -> Json:
@@ -83,6 +84,8 @@ class MachineReport:
         report: Json = {
             "name": self.name, "kind": self.kind, "source": self.source, "note": self.note
         }  # fmt: skip
+        if self.precision_note:
+            report["precision_note"] = self.precision_note
         if self.measured is not None:
             energy = {} if "watts" in self.measured else {"energy_joules": NOT_AVAILABLE}
             report |= {"measured": {**self.measured}, **energy}

@@ -159,6 +159,7 @@ class CostReport:
     model: str
     batch: int
     input: Sequence[int]
+    precision: str
     conventions: Mapping[str, str]
     totals: Totals
     layers: Sequence[LayerReport]
@@ -172,6 +173,7 @@ class CostReport:
             "model": self.model,
             "batch": self.batch,
             "input": [*self.input],
+            "precision": self.precision,
             "conventions": {**self.conventions},
             "totals": self.totals.to_json(),
             "layers": [layer.to_json(is_priced) for layer in self.layers],
