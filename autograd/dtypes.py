@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 DType: TypeAlias = np.dtype[Any]
 
@@ -91,6 +92,12 @@ def bfloat16() -> DType:
     if BFLOAT16 is None:
         raise ImportError("bfloat16 needs ml_dtypes: pip install 'tallygrad[bfloat16]'")
     return BFLOAT16
+
+
+def as_dtype(dtype: npt.DTypeLike) -> DType:
+    """Return the type that a name, a class or a type of NumPy stands for. ImportError for bfloat16
+    where ml_dtypes is not installed, TypeError for what is no type."""
+    return bfloat16() if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype)
 
 
 def is_integer(dtype: DType) -> bool:

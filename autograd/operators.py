@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .array import Spec
-from .dtypes import FLOAT32, FLOAT64, INT64, bfloat16, is_floating
+from .dtypes import FLOAT32, FLOAT64, INT64, as_dtype, bfloat16, is_floating
 from .indexing import select
 from .ops import activation, linear, parts, reduce
 from .ops import compare as cp
@@ -361,7 +361,7 @@ class Operators:
 
     def astype(self, dtype: npt.DTypeLike) -> Tensor:
         """Return the same numbers in another type, or the tensor itself where it has that type."""
-        target: np.dtype[Any] = np.dtype(dtype)
+        target = as_dtype(dtype)
         return cast("Tensor", self) if target == self.dtype else sh.cast(self, dtype=target)
 
     to = astype

@@ -8,10 +8,11 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from . import backends, context
 from .array import Array, NDArray, Spec, array
-from .dtypes import is_floating
+from .dtypes import as_dtype, is_floating
 from .splitmix64 import mix, output, words
 
 
@@ -114,13 +115,13 @@ def _rewind(to: Moment) -> None:
     _generator.bit_generator.state = to.generator
 
 
-def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: object) -> Array:
+def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: npt.DTypeLike) -> Array:
     """Return new random numbers.
 
     `kind` is "normal" with mean `low` and deviation `high`, or "uniform" in [low, high). Where the
     backend computes no numbers, only a shape. TypeError for a type that is not floating-point."""
     context.not_replayable("draws random numbers")
-    spec = Spec(shape, np.dtype(dtype))  # type: ignore[call-overload]
+    spec = Spec(shape, as_dtype(dtype))
     if not is_floating(spec.dtype):
         raise TypeError(f"random numbers: expected a floating-point type, got {spec.dtype}")
     if not backends.computes():

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .. import backends, context, random
 from ..array import Array, Spec, array
-from ..dtypes import FLOAT32, FLOAT64, is_floating
+from ..dtypes import FLOAT32, FLOAT64, as_dtype, is_floating
 from ..ops.shape import integers
 from ..tensor import Tensor
 
@@ -47,7 +47,7 @@ def tensor(
 
     Python floats become float32; arrays and tensors, those in lists too, keep their type unless
     `dtype` is given."""
-    numbers = np.array(data, dtype)
+    numbers = np.array(data, None if dtype is None else as_dtype(dtype))
     if dtype is None and numbers.dtype == FLOAT64 and _python(data):
         numbers = numbers.astype(FLOAT32)
     return _new(array(numbers), requires_grad)
@@ -72,7 +72,7 @@ def full(
     requires_grad: bool = False,
 ) -> Tensor:
     """Return a tensor of extents `size` with one value everywhere."""
-    spec = Spec(integers((size,)), np.dtype(dtype))
+    spec = Spec(integers((size,)), as_dtype(dtype))
     computes = backends.computes()
     numbers = np.full(spec.shape, fill_value, spec.dtype) if computes else None
     return _new(Array(spec, numbers), requires_grad)
@@ -107,7 +107,7 @@ def arange(*bounds: float, dtype: npt.DTypeLike | None = None) -> Tensor:
     float32."""
     numbers = np.arange(*bounds)
     default = FLOAT32 if is_floating(numbers.dtype) else numbers.dtype
-    return _new(array(numbers, np.dtype(dtype or default)))
+    return _new(array(numbers, as_dtype(dtype or default)))
 
 
 def rand(

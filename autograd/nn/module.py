@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .. import context
 from ..array import Array, NDArray, array
 from ..capture.observer import Changes
-from ..dtypes import FLOAT32, FLOAT64, bfloat16, is_floating
+from ..dtypes import FLOAT32, FLOAT64, as_dtype, bfloat16, is_floating
 from ..ledger import Ledger
 from ..ops.shape import cast
 from ..ops.update import store
@@ -231,7 +231,7 @@ class Module:
 
         Return self. RuntimeError for parameters that an optimizer has laid into a flat buffer:
         convert the model before building the optimizer."""
-        target_dtype = np.dtype(dtype)
+        target_dtype = as_dtype(dtype)
         for name, t in [*self.named_parameters(), *self.named_buffers()]:
             if is_floating(t.dtype) and t.dtype != target_dtype:
                 if t.slot is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -22,6 +23,9 @@ from tallygrad.autograd.testing.samples import Sample, samples
 pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
 BF16 = dtypes.bfloat16()
 SAMPLES = samples()
+CREATE: list[Callable[..., Tensor]] = [
+    ag.tensor, partial(ag.full, fill_value=1.0), ag.zeros, ag.ones, ag.arange, ag.rand, ag.randn,
+]  # fmt: skip
 
 
 class Calls(PassiveObserver):
@@ -235,6 +239,13 @@ def test_kernels_are_tuned_for_the_types_that_they_compute_in(backend: str) -> N
         assert ag.conv2d(x, w).dtype == BF16
 
 
+@pytest.mark.parametrize("make", CREATE)
+def test_it_may_be_named_wherever_a_type_may(make: Callable[..., Tensor]) -> None:
+    assert make(2, dtype="bfloat16").dtype == BF16
+    with pytest.raises(TypeError, match="data type 'bfloat17' not understood"):
+        make(2, dtype="bfloat17")
+
+
 def test_other_types_are_refused() -> None:
     with pytest.raises(TypeError, match="autocast: expected bfloat16, got float16"):
         ag.autocast("float16")
@@ -242,7 +253,12 @@ def test_other_types_are_refused() -> None:
 
 def test_without_the_package_one_line_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dtypes, "BFLOAT16", None)
-    for call in (ag.ones(1).bfloat16, ag.nn.Linear(1, 1).bfloat16, ag.autocast):
+    name, one, linear = "bfloat16", ag.ones(1), ag.nn.Linear(1, 1)
+    for call in (
+        one.bfloat16, linear.bfloat16, ag.autocast,
+        partial(one.to, name), partial(linear.astype, name), partial(ag.nn.LSTM, 1, 1, dtype=name),
+        *[partial(make, 1, dtype=name) for make in CREATE],
+    ):  # fmt: skip
         with pytest.raises(ImportError, match=r"^bfloat16 needs ml_dtypes: pip install"):
             call()
 
