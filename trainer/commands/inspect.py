@@ -97,13 +97,17 @@ def _row(name: str, array: NDArray[Any]) -> dict[str, Any]:
     """Describe one array."""
     import numpy as np
 
+    from ..bfloat16 import BITS, NAME, as_numbers
+
+    dtype = NAME if array.dtype == BITS else array.dtype.name
+    size, array = array.nbytes, as_numbers(array)
     is_float = array.dtype.kind == "f"
     finite = array[np.isfinite(array)] if is_float else array.reshape(-1)
     return {
         "name": name,
         "shape": list(array.shape),
-        "dtype": array.dtype.name,
-        "bytes": array.nbytes,
+        "dtype": dtype,
+        "bytes": size,
         **_statistics(finite),
         "zeros": int(array.size - np.count_nonzero(array)),
         "nan": int(np.isnan(array).sum()) if is_float else 0,

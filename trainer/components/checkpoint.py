@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bfloat16 import BITS, NAME, as_bits
 from ..errors import UserError, warn
 from ..files import collect_temporaries, regular_file, replacing, user_errors
 from ..parsing import MAX_DEPTH, parse_json
@@ -35,14 +36,15 @@ _SEAL_BYTES = 125
 _DTYPES = {
     np.dtype(code).str: np.dtype(code)
     for code in ("?", "<f2", "<f4", "<f8", "i1", "<i2", "<i4", "<i8", "u1", "<u2", "<u4", "<u8")
-}
+} | {NAME: BITS}
 # What JSON and an index that make no sense raise; RecursionError is a RuntimeError.
 _UNREADABLE = (LookupError, ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: arrays by fully qualified name, the record of the run, the digest."""
+    """What a file holds: arrays by fully qualified name, the record of the run, the digest.
+    Those of bfloat16 have their bits in a field of that name, so that NumPy suffices."""
 
     tensors: dict[str, NDArray[Any]]
     meta: dict[str, Any]
@@ -201,10 +203,20 @@ def _encode(meta: Mapping[str, Any]) -> bytes:
     return json.dumps(meta, sort_keys=True).encode("ascii")
 
 
+def dtype_code(dtype: "np.dtype[Any]") -> str:
+    """Return the name of a type in a file: NumPy's, little-endian, or bfloat16."""
+    return NAME if dtype == BITS else dtype.newbyteorder("<").str
+
+
+def dtype_of(code: str) -> "np.dtype[Any]":
+    """Return the type of a name in a file. KeyError for any other."""
+    return _DTYPES[code]
+
+
 def _storable(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
     """Return the array in the byte order of the file, little-endian; nearly always itself."""
-    array = np.asarray(tensor)
-    dtype = _DTYPES.get(array.dtype.newbyteorder("<").str)
+    array = as_bits(np.asarray(tensor))
+    dtype = _DTYPES.get(dtype_code(array.dtype))
     if dtype is None:
         raise ValueError(f"{name}: expected booleans, integers or floats, got {array.dtype}")
     return array.astype(dtype, copy=False)
@@ -245,7 +257,7 @@ def _digest(tensors: Mapping[str, NDArray[Any]], text: bytes) -> str:
     digest = hashlib.sha256(text)
     for name in sorted(tensors):
         array = tensors[name]
-        label = json.dumps([name, array.dtype.str, array.shape])
+        label = json.dumps([name, dtype_code(array.dtype), array.shape])
         digest.update(f"\n{label}\n".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
@@ -262,9 +274,12 @@ def _image(arrays: Mapping[str, NDArray[Any]], text: bytes, digest: str) -> Byte
     with h5py.File(image, "w", userblock_size=head) as file:
         file.attrs["digest"] = digest
         sets = {
-            name: file.create_dataset(name, data=array, track_times=False)
+            name: file.create_dataset(name, data=_integers(array), track_times=False)
             for name, array in stored.items()
         }
+        for name, array in stored.items():
+            if array.dtype == BITS:
+                sets[name].attrs["dtype"] = NAME
         # An empty array lies nowhere.
         offsets = {name: dataset.id.get_offset() or 0 for name, dataset in sets.items()}
     index = _index(stored, offsets, digest)
@@ -274,9 +289,14 @@ def _image(arrays: Mapping[str, NDArray[Any]], text: bytes, digest: str) -> Byte
     return image
 
 
+def _integers(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the bits of bfloat16 as integers, other arrays as they are."""
+    return array[NAME] if array.dtype == BITS else array
+
+
 def _index(stored: Mapping[str, NDArray[Any]], offsets: Mapping[str, int], digest: str) -> bytes:
     """Write the line that tells the reader each array's type, shape and place in the file."""
-    rows = [[name, a.dtype.str, a.shape, offsets[name]] for name, a in stored.items()]
+    rows = [[name, dtype_code(a.dtype), a.shape, offsets[name]] for name, a in stored.items()]
     return json.dumps({"digest": digest, "arrays": rows}).encode() + b"\n"
 
 
@@ -329,7 +349,7 @@ def _read(file: BufferedReader) -> Checkpoint:
     for name, code, shape, offset in index["arrays"]:
         if not isinstance(name, str) or name in tensors:
             raise ValueError(f"index: expected names, each once, got {name!r}")
-        tensors[name] = _read_array(file, left, name, _DTYPES[code], shape, offset)
+        tensors[name] = _read_array(file, left, name, dtype_of(code), shape, offset)
         left -= tensors[name].nbytes
     text = tensors.pop(META).tobytes()
     _check_names(set(tensors))

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bfloat16 import as_bits
 from ..errors import UserError
 from ..files import regular_file
 from ..parsing import parse_json
 from . import checkpoint
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, dtype_code, dtype_of
 
 SUFFIX = ".copy"
 SEAL = 9  # bytes of the CRC-32 and the end of its line
@@ -28,9 +29,10 @@ SEAL = 9  # bytes of the CRC-32 and the end of its line
 
 def pack(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> memoryview:
     """Return the bytes of a file with these arrays and this record."""
-    rows = [[name, array.dtype.str, array.shape] for name, array in tensors.items()]
+    arrays = {name: as_bits(array) for name, array in tensors.items()}
+    rows = [[name, dtype_code(array.dtype), array.shape] for name, array in arrays.items()]
     head = json.dumps({"arrays": rows, "meta": meta}).encode() + b"\n"
-    bodies = [array.reshape(-1).view(np.uint8).data for array in tensors.values()]
+    bodies = [array.reshape(-1).view(np.uint8).data for array in arrays.values()]
     data = memoryview(bytearray(b"").join([bytes(SEAL), head, *bodies]))
     data[:SEAL] = b"%08x\n" % zlib.crc32(data[SEAL:])
     return data
@@ -46,7 +48,7 @@ def load_state(path: Path) -> Checkpoint:
         head = parse_json(data[SEAL:end])
         arrays, at = {}, end + 1
         for name, code, shape in head["arrays"]:
-            array = np.frombuffer(data, code, math.prod(shape), at)
+            array = np.frombuffer(data, dtype_of(code), math.prod(shape), at)
             arrays[name], at = array.reshape(shape), at + array.nbytes
         return Checkpoint(arrays, head["meta"], data[: SEAL - 1].decode())
     except (LookupError, TypeError, ValueError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bfloat16 import as_numbers
 from ..cost.run import Run
 from ..errors import UserError
 from ..tasks.registry import recorded_task
@@ -39,7 +40,7 @@ def read(path: Path) -> Run:
         each_epoch=history.epochs(file, meta.get("closed", [])),
         restarts=history.restarts(file, meta.get("restarts", [])),
         weights=sum(a.size for a in weights),
-        nonzero_weights=sum(int(np.count_nonzero(a)) for a in weights),
+        nonzero_weights=sum(int(np.count_nonzero(as_numbers(a))) for a in weights),
         batch_size=config.get("batch_size") if isinstance(config, dict) else None,
         overhead_seconds=meta.get("aside"),
         model=meta.get("model"),

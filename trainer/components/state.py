@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...autograd import nn
+from ...autograd.dtypes import BFLOAT16
 from ...autograd.ledger import Ledger
+from ..bfloat16 import BITS, as_numbers
 from ..config import TrainConfig
 from ..cost.precision import PRECISIONS
 from ..distributed.local import OUTER, WORKERS
@@ -198,7 +200,14 @@ def copies(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 
 def _below(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {n.removeprefix(prefix): a for n, a in tensors.items() if n.startswith(prefix)}
+    """Return the tensors of a group, those of bfloat16 in float32 where ml_dtypes is missing."""
+    return {n.removeprefix(prefix): _typed(a) for n, a in tensors.items() if n.startswith(prefix)}
+
+
+def _typed(array: NDArray[Any]) -> NDArray[Any]:
+    if BFLOAT16 is None or array.dtype != BITS:
+        return as_numbers(array)
+    return array.view(BFLOAT16)
 
 
 def describe(
@@ -288,7 +297,6 @@ def _line(error: Exception) -> str:
 def load_model(path: Path, tensors: Mapping[str, NDArray[Any]], model: nn.Module) -> None:
     """Load a checkpoint's model tensors; every name and shape must fit, or UserError."""
     try:
-        arrays = {name: np.asarray(a) for name, a in _below(MODEL, tensors).items()}
-        model.load_state_dict(arrays)
+        model.load_state_dict(_below(MODEL, tensors))
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: {_line(error)}") from error

@@ -11,6 +11,7 @@ import numpy as np
 from ...autograd.array import NDArray, Spec
 from ...autograd.ledger import Cost
 from ...autograd.primitive import Primitive, primitive
+from ..bfloat16 import from_bfloat16, to_bfloat16
 from ..cost.cluster.compression import CODE_BYTES, INDEX_BYTES, kept, low_rank
 from .comm import Request
 from .exchange import Reducer, Sum, Summation, TreeSum, piece
@@ -19,18 +20,6 @@ from .reproducible import fold
 LARGEST_HALF = 65504.0  # of float16
 DType: TypeAlias = np.dtype[Any]
 Codec: TypeAlias = tuple[Callable[[NDArray], NDArray], Callable[[NDArray], NDArray]]
-
-
-def to_bfloat16(values: NDArray) -> NDArray:
-    """Return the bits of floats rounded to bfloat16, half to even; NaN stays NaN."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
-
-
-def from_bfloat16(codes: NDArray) -> NDArray:
-    """Return the floats that bits of bfloat16 stand for."""
-    return (codes.astype(np.uint32) << 16).view(np.float32)
 
 
 def to_float16(values: NDArray) -> NDArray:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tallygrad.trainer.bfloat16 import BITS
 from tallygrad.trainer.components import checkpoint
 from tallygrad.trainer.components.checkpoint import load, save, verify
 from tallygrad.trainer.errors import UserError
@@ -55,9 +56,9 @@ def forge(path: Path, index: object, data: bytes = b"") -> None:
     seal(path, (text + "\n").encode().ljust(4096 - checkpoint._SEAL_BYTES, b"\0") + data)
 
 
-@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u8", "?"])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u8", "?", BITS])
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (2, 3, 4)])
-def test_round_trip_keeps_every_bit(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+def test_round_trip_keeps_every_bit(tmp_path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(1)
     count = int(np.prod(shape)) * np.dtype(dtype).itemsize
     # Random bytes are also NaNs with a payload, infinities and denormals.

@@ -12,6 +12,7 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, models, nn
 from tallygrad.autograd.ledger import Ledger
+from tallygrad.trainer.bfloat16 import to_bfloat16
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components.checkpoint import load, save
 from tallygrad.trainer.cost.cluster.compression import parse_compress
@@ -21,7 +22,6 @@ from tallygrad.trainer.distributed.exchange import Reducer
 from tallygrad.trainer.distributed.schemes import (
     CODECS,
     orthogonalise,
-    to_bfloat16,
     to_float16,
 )
 from tallygrad.trainer.distributed.sync import GradientSync
