@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from . import context
-from .context import P, R
+from .context import Cast, P, R
 from .dtypes import FLOAT32, DType, bfloat16, is_narrow
-from .ops.shape import converted
+from .ops.shape import cast, converted
+from .tensor import Tensor
 
 # Products, where the work is. They are formed in float32 and rounded once.
 NARROW = frozenset({
@@ -34,6 +35,9 @@ class autocast(context.using):
     """Compute the primitives of `NARROW` in a type, and those of `WIDE` in float32, within a `with`
     block or a function: `with autocast("bfloat16"): loss = ..`. All others take operands as they
     come. Float64 stays as it is. The backward pass may be outside of the block.
+
+    A weight (a leaf that requires a gradient, or a Parameter) is cast once within the outermost
+    block, and again after a write in place; writes through memory shared with NumPy go unseen.
 
     With `enabled=False` everything is computed in the type that it has. TypeError for a type other
     than bfloat16, ImportError where ml_dtypes is not installed."""
@@ -64,7 +68,26 @@ def cast_operands(name: str, operands: tuple[Any, ...], dtype: DType) -> tuple[A
 
 
 def _narrowed(x: Any, dtype: DType) -> Any:
-    return converted(x, dtype) if getattr(x, "dtype", None) == FLOAT32 else x
+    if getattr(x, "dtype", None) != FLOAT32:
+        return x
+    is_weight = isinstance(x, Tensor) and x.is_leaf and (x.requires_grad or x.is_parameter)
+    return _weight(x, dtype) if is_weight else converted(x, dtype)
+
+
+def _weight(x: Tensor, dtype: DType) -> Tensor:
+    """Return a weight in a narrow type. It is cast once in a block, unless it changes; but each use
+    is a record of its own, so that gradients of several uses are added in the type of the
+    weight."""
+    state, data = context.current(), x.data
+    known = state.casts.get(id(data))
+    if known is None or known.version != data.storage.version:
+        result: Tensor = converted(x, dtype)
+        state.casts[id(data)] = Cast(data, data.storage.version, result.data)
+        return result
+    if state.tape is None or not x.requires_grad:
+        return Tensor(known.result)
+    record = state.tape.append(cast, (data,), ((x, 0),), (known.result,), (dtype,))
+    return Tensor(known.result, True, (record, 0))
 
 
 def _widened(x: Any) -> Any:

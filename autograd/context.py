@@ -9,11 +9,12 @@ from contextvars import ContextVar, Token
 from functools import wraps
 from inspect import isgeneratorfunction
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from .ledger import Ledger
 
 if TYPE_CHECKING:
+    from .array import Array
     from .capture.observer import Observer
     from .dtypes import DType
     from .tape import Tape
@@ -32,14 +33,23 @@ PHASES = (
 )
 
 
+class Cast(NamedTuple):
+    """The numbers of an array, as they were in a version of its memory, in another type."""
+
+    source: Array
+    version: int
+    result: Array
+
+
 class Context:
     """Immutable state of one thread of control.
 
     `backend`: its name; `phase`: one of PHASES; `scope`: the module path; `tape`: None for
     inference; `ledger`: where dispatch counts; `observer`: None, or who is told of each call;
-    `autocast`: None, or the narrow type of mixed precision."""
+    `autocast`: None, or the narrow type of mixed precision; `casts`: the weights that were cast to
+    it, by the id of their arrays."""
 
-    __slots__ = ("autocast", "backend", "ledger", "observer", "phase", "scope", "tape")
+    __slots__ = ("autocast", "backend", "casts", "ledger", "observer", "phase", "scope", "tape")
 
     def __init__(
         self,
@@ -50,6 +60,7 @@ class Context:
         ledger: Ledger,
         observer: Observer | None = None,
         autocast: DType | None = None,
+        casts: dict[int, Cast] | None = None,
     ) -> None:
         self.backend = backend
         self.phase = phase
@@ -58,19 +69,24 @@ class Context:
         self.ledger = ledger
         self.observer = observer
         self.autocast = autocast
+        self.casts = {} if casts is None else casts
 
     def replace(self, **changes: Any) -> Context:
-        """Return a copy with some fields changed."""
+        """Return a copy with some fields changed. It shares casts of weights as long as the same
+        ledger, observer and backend would see them, and from the outermost `autocast` inwards."""
         state = self.within(self.scope)
         for name, value in changes.items():
             setattr(state, name, value)
+        if self.autocast is None or not changes.keys() <= {"autocast", "tape"}:
+            state.casts = {}
         return state
 
     def within(self, scope: str) -> Context:
         """Return a copy with another scope."""
         return Context(
-            self.backend, self.phase, scope, self.tape, self.ledger, self.observer, self.autocast
-        )
+            self.backend, self.phase, scope, self.tape, self.ledger, self.observer, self.autocast,
+            self.casts,
+        )  # fmt: skip
 
     def inside(self, name: str) -> Context:
         """Return a copy with a name, if it is not empty, appended to the scope."""

@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.operators": TO_TAPE,
     "autograd.inplace": (*TO_TAPE, "autograd.operators"),
     "autograd.tensor": (*TO_TAPE, "autograd.inplace", "autograd.operators", "autograd.reading"),
-    "autograd.autocast": TO_OPS,
+    "autograd.autocast": TO_TENSOR,
     "autograd.recorder": (*TO_TENSOR, "autograd.autocast", "autograd.capture.observer"),
     "autograd.differentiate": TO_TENSOR,
     "autograd.saving": (*TO_TENSOR, "autograd.private"),
