@@ -247,7 +247,8 @@ class Training:
     def tune(self) -> None:
         """Search for the fastest kernels; the time counts as overhead."""
         begun, parts = time.monotonic(), self.parts
-        build.tune(parts.backend, self.comm, parts.model, parts.task, parts.data)
+        with build.mixed(self.config.precision):
+            build.tune(parts.backend, self.comm, parts.model, parts.task, parts.data)
         self.state.overhead_seconds += time.monotonic() - begun
 
     def open_progress(self) -> None:

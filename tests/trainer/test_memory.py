@@ -13,8 +13,10 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import backends, context, nn
-from tallygrad.trainer import memory
+from tallygrad.autograd.memory import OutOfMemory
+from tallygrad.trainer import build, memory
 from tallygrad.trainer.calibration import kernels
+from tallygrad.trainer.calibration.rehearsal import Rehearsal, Silent
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.errors import UserError
 
@@ -70,6 +72,31 @@ def test_every_command_says_it_in_a_line(
     err = capfd.readouterr().err
     assert f"tallygrad: error: not enough memory: Unable to allocate 9 TiB; {way}" in err
     assert err.count("\n") == 1
+
+
+def test_what_is_counted_before_a_step_is_counted_in_its_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kernels are tuned for the types of the training, and a limit is held against its bytes."""
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+
+    def full(*given: object) -> None:
+        raise OutOfMemory(1, 1)
+
+    needed = []
+    for precision, name in (("float32", "None"), ("bf16", "bfloat16")):
+        job = Rehearsal(Silent(0, 1), "resnet20", (3, 32, 32), 10, 8, 1.0, precision=precision)
+        types: list[str] = []
+        monkeypatch.setattr(
+            build, "tune", lambda *given, seen=types: seen.append(str(context.current().autocast))
+        )
+        job.training.tune()
+        assert types == [name]
+        monkeypatch.setattr(job.training.passes, "step", full)
+        with pytest.raises(UserError, match="--memory-limit") as error:
+            job.step()
+        needed.append(float(str(error.value).split()[1]))
+    assert 0.5 < needed[1] / needed[0] < 0.6
 
 
 LACKING = """

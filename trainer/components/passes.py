@@ -103,7 +103,8 @@ class Passes:
             with self.observing():
                 return self.step(count, *inputs)
         except OutOfMemory as error:
-            least = build.stashed(parts.model, parts.task, parts.data.train, count)
+            with build.mixed(self.config.precision):
+                least = build.stashed(parts.model, parts.task, parts.data.train, count)
             size = self.config.batch_size
             raise build.memory_error(error, "--batch-size", size, least) from error
 
