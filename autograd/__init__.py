@@ -38,6 +38,7 @@ from .functional.pool import *
 from .functional.recurrent import *
 from .ledger import Cost, Ledger
 from .memory import OutOfMemory, memory_in_use, set_memory_limit
+from .quantize import quantize
 from .random import manual_seed
 from .saving import load, save
 from .tensor import Parameter, Tensor
@@ -66,6 +67,7 @@ __all__ = [
     "nn",
     "no_grad",
     "optim",
+    "quantize",
     "save",
     "set_backend",
     "set_memory_limit",

@@ -10,6 +10,7 @@ import numpy.typing as npt
 DType: TypeAlias = np.dtype[Any]
 
 BOOL, INT64 = np.dtype(np.bool_), np.dtype(np.int64)
+INT8, UINT8 = np.dtype(np.int8), np.dtype(np.uint8)
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 try:  # NumPy has no bfloat16 of its own
     from ml_dtypes import bfloat16 as _bfloat16

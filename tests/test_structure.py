@@ -78,6 +78,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "autograd.capture.observer",
     ),
     "autograd.models": (*TO_NN, "autograd.backends"),
+    "autograd.quantize": (*TO_NN, "autograd.capture.observer", "autograd.differentiate"),
     "autograd.optim": TO_NN,
     "autograd.testing": ("autograd",),
     "autograd": ("autograd",),  # the package's own file alone

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..autograd import backends, context, from_numpy, no_grad
+from ..autograd import backends, context, from_numpy, nn, no_grad
 from ..datasets import Dataset
 from ..datasets.loader import Normalise
 from . import build, config
@@ -27,6 +27,7 @@ from .errors import NotFinite, UserError, show, warn
 from .images import read_images
 from .numbers import whole_number
 from .progress import Progress, compiling
+from .quantized import Figures, calibrated, compare
 from .tasks.registry import recorded_task
 
 PREDICTED = 256  # images that are predicted at a time
@@ -54,13 +55,15 @@ class Trained:
         checkpoint = load(self.path)
         self.digest = checkpoint.digest
         trained_with = recorded(self.path, checkpoint.meta, "config", dict)
-        name = options.dataset or recorded(self.path, checkpoint.meta, "dataset", str)
-        folder = options.data_dir
-        if not folder and not options.dataset:
-            folder = _recorded_folder(trained_with, warns=comm.rank == 0)
-        self.data = self._load(name, options.split, folder, comm, trained_with)
+        self.dataset = options.dataset or recorded(self.path, checkpoint.meta, "dataset", str)
+        self.folder = options.data_dir
+        if not self.folder and not options.dataset:
+            self.folder = _recorded_folder(trained_with, warns=comm.rank == 0)
+        self.data = self._load(options.split, comm, trained_with)
         self.dtype = np.dtype("float64" if trained_with.get("dtype") == "float64" else "float32")
-        self.precision = recorded_precision(trained_with)
+        self.is_int8 = options.precision == "int8"
+        own = recorded_precision(trained_with)
+        self.precision = "float32" if self.is_int8 else options.precision or own
         conv = trained_with.get("conv")
         conv = conv if conv in config.CHOICES["conv"] else "auto"
         self.backend = build.choose_backend(comm, str(trained_with.get("backend")), conv=conv)
@@ -77,13 +80,16 @@ class Trained:
         checkpoint = {f"digest of {self.path}": self.digest}
         return checkpoint | work_facts(self.backend, self.data)
 
-    def _load(
-        self, name: str, split: str, data_dir: str, comm: Comm, trained_with: dict[str, Any]
-    ) -> Dataset:
+    def int8_model(self, comm: Comm) -> nn.Module:
+        """Return the model with int8 layers, calibrated on images of the training set."""
+        train = build.load_split(self.dataset, "train", self.folder, comm)
+        return calibrated(self.model, train, self.dtype)
+
+    def _load(self, split: str, comm: Comm, trained_with: dict[str, Any]) -> Dataset:
         """Return a split; "validation" is the part of the training set that the run held out."""
         if split != "validation":
-            return build.load_split(name, split, data_dir, comm)
-        train = build.load_split(name, "train", data_dir, comm)
+            return build.load_split(self.dataset, split, self.folder, comm)
+        train = build.load_split(self.dataset, "train", self.folder, comm)
         part, seed = str(trained_with.get("validation", "0")), trained_with.get("seed")
         try:
             validation = build.hold_out(train, part, seed if isinstance(seed, int) else 0)[1]
@@ -124,36 +130,50 @@ def evaluate_checkpoint(
         dtype=trained.dtype,
         micro_batches=trained.micro_batches,
     )
-    with context.using(backend=trained.backend):
-        eval_step = make_eval_step(trained.model, trained.task, trained.precision)
-        progress = Progress(len(loader), 0, comm.rank == 0)
-        with closing(progress), backends.watching(progress.compiling):
-            sums = evaluate(eval_step, trained.task, loader, comm, progress)
-    if comm.rank == 0 or not math.isfinite(sums[0]):  # which ends all ranks alike
-        _show_evaluation(trained, options.split, sums, as_json)
+    progress = Progress(len(loader), 0, comm.rank == 0)
+
+    def evaluated(model: nn.Module) -> Figures:
+        eval_step = make_eval_step(model, trained.task, trained.precision)
+        return _figures(trained, evaluate(eval_step, trained.task, loader, comm, progress))
+
+    computing = context.using(backend=trained.backend)
+    with computing, closing(progress), backends.watching(progress.compiling):
+        figures = evaluated(trained.model)
+        if trained.is_int8:
+            figures = compare(trained.task, figures, evaluated, trained.int8_model(comm))
+    if comm.rank == 0:
+        _show(trained, options, figures, as_json)
 
 
-def _show_evaluation(trained: Trained, split: str, sums: Sequence[float], as_json: bool) -> None:
-    """Print what an evaluation came to, from its sums of loss, metrics and samples. NotFinite for a
-    loss that is none."""
+def _figures(trained: Trained, sums: Sequence[float]) -> Figures:
+    """Return what an evaluation came to, from its sums of loss, metrics and samples. NotFinite, on
+    all ranks alike, for a loss that is none."""
     loss, *totals, count = sums
     if not math.isfinite(loss):
         raise NotFinite(
             f"{trained.path}: expected a finite loss, got {loss / count} over {int(count)} samples"
         )
-    figures: dict[str, Any] = {
-        "checkpoint": str(trained.path),
-        "dataset": trained.data.name,
-        "split": split,
-        "samples": int(count),
-    }
-    texts: dict[str, str] = {}
+    figures: Figures = {"samples": (int(count), str(int(count)))}
     for metric, total in zip(trained.task.metrics, totals, strict=True):
-        figures |= {metric.count: int(total)} if metric.count else {}
-        figures[metric.name], texts[metric.name] = total / count, metric.text(total / count)
-    figures["loss"], texts["loss"] = loss / count, f"{loss / count:.4f}"
-    lines = [f"{name:<11}{texts.get(name, value)}" for name, value in figures.items()]
-    show(_dump(figures) if as_json else "\n".join(lines))
+        if metric.count:
+            figures[metric.count] = int(total), str(int(total))
+        figures[metric.name] = total / count, metric.text(total / count)
+    return figures | {"loss": (loss / count, f"{loss / count:.4f}")}
+
+
+def _show(trained: Trained, options: CheckpointOptions, figures: Figures, as_json: bool) -> None:
+    """Print what was evaluated, and what came out."""
+    about = {
+        "checkpoint": str(trained.path), "dataset": trained.data.name, "split": options.split,
+    }  # fmt: skip
+    if options.precision:
+        about["precision"] = options.precision
+    if as_json:
+        show(_dump(about | {name: value for name, (value, _) in figures.items()}))
+        return
+    lines = about | {name: text for name, (_, text) in figures.items()}
+    width = max(10, *map(len, lines))
+    show("\n".join(f"{name:<{width}} {text}" for name, text in lines.items()))
 
 
 def predict(options: CheckpointOptions, images: str, samples: str, as_json: bool) -> None:
@@ -184,9 +204,10 @@ def _answers(trained: Trained, pixels: NDArray[np.uint8]) -> NDArray[Any]:
     rows = []
     computing = context.using(backend=trained.backend, phase="evaluate")
     with compiling(), no_grad(), computing, build.mixed(trained.precision):
+        model = trained.int8_model(SerialComm()) if trained.is_int8 else trained.model
         for start in range(0, len(x), PREDICTED):
             part = from_numpy(x[start : start + PREDICTED].transpose(0, 3, 1, 2))
-            rows.append(trained.task.answers(trained.model(part), part).numpy())
+            rows.append(trained.task.answers(model(part), part).numpy())
     answers: NDArray[Any] = np.concatenate(rows)
     return answers
 

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from ..ops import conv as ops
 from ..ops.elementwise import add
 from ..ops.shape import converted, reshape
+from ..primitive import Primitive
 from ..tensor import Tensor
 
 __all__ = ["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d"]
@@ -103,26 +104,35 @@ def _padding(
     return (a, b - a), (c, d - c)
 
 
-def _conv(
+def convolve(
+    primitive: Primitive,
     name: str,
     axes: int,
     input: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
+    others: Sequence[Tensor],
     stride: Sizes,
     padding: Sizes | str,
     dilation: Sizes,
     groups: int,
 ) -> Tensor:
+    """Return a convolution by a primitive of images, filters and `others`, such as biases, with the
+    options of `conv2d`."""
     x, w = images(name, input, axes), _filters(name, weight, axes)
     strides = pair(f"{name}: stride", stride, axes, 1)
     spread = pair(f"{name}: dilation", dilation, axes, 1)
     border = _padding(name, padding, axes, w.shape[2:], strides, spread)
-    if bias is not None and bias.shape != w.shape[:1]:
-        raise ValueError(f"{name}: expected a bias of shape {w.shape[:1]}, got {bias.shape}")
-    biases = () if bias is None else (bias,)
-    y = ops.conv2d(x, w, *biases, stride=strides, padding=border, dilation=spread, groups=groups)
+    y = primitive(x, w, *others, stride=strides, padding=border, dilation=spread, groups=groups)
     return y if x is input else restore(y, input, axes)
+
+
+def _biases(name: str, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
+    """Return a bias as what follows the weight. ValueError where it does not fit the filters."""
+    if bias is None:
+        return ()
+    if bias.shape != weight.shape[:1]:
+        raise ValueError(f"{name}: expected a bias of shape {weight.shape[:1]}, got {bias.shape}")
+    return (bias,)
 
 
 def conv2d(
@@ -145,7 +155,10 @@ def conv2d(
     Options are one number or (vertical, horizontal). padding may be "valid" (none) or "same" (E = H
     at stride 1; an odd border is wider at the end). In each of the `groups` a share of the filters
     sees the same share of the channels. ValueError where shapes do not fit."""
-    return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
+    biases = _biases("conv2d", weight, bias)
+    return convolve(
+        ops.conv2d, "conv2d", 2, input, weight, biases, stride, padding, dilation, groups
+    )
 
 
 def conv1d(
@@ -158,7 +171,10 @@ def conv1d(
     groups: int = 1,
 ) -> Tensor:
     """Return `conv2d` of signals: input (N, C, L) or (C, L), weight (M, C/groups, S), bias (M,)."""
-    return _conv("conv1d", 1, input, weight, bias, stride, padding, dilation, groups)
+    biases = _biases("conv1d", weight, bias)
+    return convolve(
+        ops.conv2d, "conv1d", 1, input, weight, biases, stride, padding, dilation, groups
+    )
 
 
 def _conv_transpose(

@@ -1,7 +1,19 @@
 """Layers, with torch's names; initialisers; flat parameter buffers."""
 
 from ..tensor import Parameter
-from . import activation, dropout, flat, init, layers, loss, module, norm, pool, recurrent
+from . import (
+    activation,
+    dropout,
+    flat,
+    init,
+    layers,
+    loss,
+    module,
+    norm,
+    pool,
+    quantized,
+    recurrent,
+)
 from .activation import *
 from .dropout import *
 from .flat import *
@@ -10,6 +22,7 @@ from .loss import *
 from .module import *
 from .norm import *
 from .pool import *
+from .quantized import *
 from .recurrent import *
 
 # Each file names its layers in __all__.
@@ -22,4 +35,5 @@ __all__ += loss.__all__
 __all__ += module.__all__
 __all__ += norm.__all__
 __all__ += pool.__all__
+__all__ += quantized.__all__
 __all__ += recurrent.__all__

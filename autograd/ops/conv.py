@@ -38,7 +38,7 @@ def _check(name: str, a: Spec, b: Spec) -> None:
         raise ValueError(f"{name}: expected two arrays of 4 axes, got {a.shape} and {b.shape}")
 
 
-def _forward(
+def convolved(
     x: Spec, w: Spec, *b: Spec, stride: Pair, padding: Padding, dilation: Pair, groups: int
 ) -> Spec:
     """Shape rule of conv2d. TypeError or ValueError, with both values, for what does not fit."""
@@ -65,7 +65,7 @@ def _backward_data(dy: Spec, w: Spec, *, size: Pair, groups: int, **attrs: Any) 
     """Shape rule of conv2d_dx: the image. ValueError for a dy that no such image gives."""
     _check("conv2d_dx", dy, w)
     x = Spec((dy.shape[0], w.shape[1] * groups, *size), dy.dtype)
-    _matches("conv2d_dx", dy, _forward(x, w, groups=groups, **attrs))
+    _matches("conv2d_dx", dy, convolved(x, w, groups=groups, **attrs))
     return x
 
 
@@ -78,7 +78,7 @@ def _backward_weights(x: Spec, dy: Spec, *, size: Pair, groups: int, **attrs: An
             f"conv2d_dw: expected groups that divide {x.shape[1]} channels, got {groups}"
         )
     w = Spec((dy.shape[1], x.shape[1] // groups, *size), x.dtype)
-    _matches("conv2d_dw", dy, _forward(x, w, groups=groups, **attrs))
+    _matches("conv2d_dw", dy, convolved(x, w, groups=groups, **attrs))
     return w._replace(dtype=computed_in(x.dtype))
 
 
@@ -94,7 +94,20 @@ def _macs(y: Spec, w: Spec) -> Cost:
     return Cost(macs=y.size * w.shape[1] * w.shape[2] * w.shape[3])
 
 
-@primitive(infer=_forward, cost=lambda y, x, w, *b, **a: _macs(y, w)._replace(add=len(b) * y.size))
+def products(
+    x: NDArray, w: NDArray, stride: Pair, padding: Padding, dilation: Pair, groups: int
+) -> NDArray:
+    """Return the cross-correlation of images with filters, channels-last: (N, E, F, M)."""
+    taps = (w.shape[2], w.shape[3])
+    size = (x.shape[2], x.shape[3])
+    e, f = extents("conv2d", size, taps, stride, padding, dilation)
+    y = np.empty((x.shape[0], e, f, w.shape[0]), x.dtype)
+    windows = Windows(taps, stride, (padding[0][0], padding[1][0]), dilation)
+    correlate(x.transpose(0, 2, 3, 1), w.transpose(2, 3, 1, 0), windows, groups, y)
+    return y
+
+
+@primitive(infer=convolved, cost=lambda y, x, w, *b, **a: _macs(y, w)._replace(add=len(b) * y.size))
 def conv2d(
     x: NDArray, w: NDArray, *b: NDArray, stride: Pair, padding: Padding, dilation: Pair,
     groups: int,
@@ -105,12 +118,7 @@ def conv2d(
 
     U is the stride; i and j are spaced by the dilation; k runs over the channels of m's group; x is
     0 in the padding. One bias b (M,) or none."""
-    taps = (w.shape[2], w.shape[3])
-    size = (x.shape[2], x.shape[3])
-    e, f = extents("conv2d", size, taps, stride, padding, dilation)
-    y = np.empty((x.shape[0], e, f, w.shape[0]), x.dtype)
-    windows = Windows(taps, stride, (padding[0][0], padding[1][0]), dilation)
-    correlate(x.transpose(0, 2, 3, 1), w.transpose(2, 3, 1, 0), windows, groups, y)
+    y = products(x, w, stride, padding, dilation, groups)
     for bias in b:
         y += bias
     return y.transpose(0, 3, 1, 2)

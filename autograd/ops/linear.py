@@ -42,7 +42,7 @@ def _product(x: Spec, w: Spec, *, wide: bool) -> Spec:
     return Spec((*batch, x.shape[-2], w.shape[-1]), computed_in(dtype) if wide else dtype)
 
 
-def _multiplied(x: NDArray, w: NDArray) -> NDArray:
+def multiplied(x: NDArray, w: NDArray) -> NDArray:
     """Return x @ w.
 
     A large product of two matrices is cut into blocks of rows or columns, which threads share; a
@@ -92,7 +92,7 @@ def _long(x: NDArray, w: NDArray) -> NDArray:
 def matmul(x: NDArray, w: NDArray, *, wide: bool = False) -> NDArray:
     """Return y[.., i, j] = the sum over k of x[.., i, k] w[.., k, j]; stacks of matrices
     broadcast. If `wide`, it has the type in which the sums are formed."""
-    return _multiplied(x, w)
+    return multiplied(x, w)
 
 
 @matmul.nonzeros
@@ -143,7 +143,7 @@ def linear(x: NDArray, w: NDArray, *b: NDArray) -> NDArray:
 
     Weights have the layout (out, in) of layers, so that neither they nor their gradients are
     transposed in memory."""
-    y = _multiplied(x, w.T)
+    y = multiplied(x, w.T)
     if not b:
         return y
     if y.dtype != common(y.dtype, b[0].dtype):

@@ -14,4 +14,5 @@ class CheckpointOptions:
     dataset: str
     split: str
     data_dir: str
+    precision: str
     threads: int

@@ -12,6 +12,8 @@ from ..files import OutputFile
 from ..numbers import whole_number
 from .models import OPTIMIZER
 
+INFERENCE_PRECISIONS = (*CHOICES["precision"], "int8")
+
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json`."""
@@ -27,6 +29,10 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"),
                         help="validation: held out in training (default: test)")  # fmt: skip
     parser.add_argument("--data-dir", default="", help="folder to search first for data files")
+    parser.add_argument(
+        "--precision", default="", choices=INFERENCE_PRECISIONS,
+        help="int8: products of 8-bit integers (default: that of the training)",
+    )  # fmt: skip
     parser.add_argument(
         "--threads",
         type=integer,

@@ -17,6 +17,7 @@ FAMILIES = (
     "loss",
     "norm",
     "pool",
+    "quantized",
     "recurrent",
     "shape",
 )

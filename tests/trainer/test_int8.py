@@ -1,0 +1,67 @@
+"""`eval` and `predict` with --precision int8, and where int8 is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tallygrad.autograd import Ledger, context, models, no_grad, quantize, zeros
+from tallygrad.trainer.cli import main
+from tallygrad.trainer.quantized import float_layers
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "mlp"
+    words = ["train", "--model", "mlp", "--dataset", "digits", "--max-steps", "40"]
+    assert main([*words, "--validation", "300", "--out", str(out)]) == 0
+    return out
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main([*words]) == 0
+    return capsys.readouterr().out
+
+
+def test_eval_compares_int8_with_float32(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["eval", str(trained), "--split", "validation"]
+    exact = json.loads(said(capsys, *words, "--json"))
+    words += ["--precision", "int8"]
+    found: dict[str, Any] = json.loads(said(capsys, *words, "--json"))
+    for name in ("accuracy", "loss"):
+        assert found[f"float32_{name}"] == exact[name]
+        assert found[f"{name}_difference"] == found[name] - exact[name]
+    assert 0 < abs(found["loss_difference"]) < 0.02 and abs(found["accuracy_difference"]) < 0.02
+    assert found["accuracy"] == found["correct"] / 300 and found["precision"] == "int8"
+    assert found["float32_layers"] == []
+    text = said(capsys, *words)
+    assert f"accuracy_difference {found['accuracy_difference']:+z.4f}\n" in text
+    assert "float32_layers      none\n" in text
+
+
+def test_predict_is_near_what_float32_predicts(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(trained), "--samples", "0-7", "--json"]
+    exact, found = (
+        [json.loads(line) for line in said(capsys, *words, *more).splitlines()]
+        for more in ([], ["--precision", "int8"])
+    )
+    differences = [a["probability"] - b["probability"] for a, b in zip(exact, found, strict=True)]
+    assert 0 < max(map(abs, differences)) < 0.05
+
+
+def test_layers_without_integers_are_named() -> None:
+    model, x = models.create("lstm", input_shape=(1, 8, 8)), zeros(4, 1, 8, 8)
+    with no_grad(), context.using(backend="meta", ledger=Ledger()) as state:
+        quantize(model, [x])(x)
+    assert float_layers(state.ledger) == ["lstm"]
+
+
+def test_training_in_int8_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--precision", "int8"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--precision" in line and "'int8'" in line and "float32, bf16" in line
