@@ -76,7 +76,6 @@ class Uses(PassiveObserver):
             if norm is not None and i == 0:
                 self.sources[norm].add(maker)
                 self.unpaired[norm] += 1
-                call.results[0].realize()  # or what is pending would keep the input alive
             layer = self.layers.get(id(a))
             if layer is None:
                 continue
@@ -103,7 +102,7 @@ class Uses(PassiveObserver):
         layer, again = self.alive.get(a.storage, (None, False))
         if layer is None:
             return None
-        self.readers[layer].add(None if again or a.base is not None else norm)
+        self.readers[layer].add(None if again else norm)
         self.alive[a.storage] = layer, True
         return layer
 
