@@ -54,7 +54,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     form.add_argument("--csv", dest="as_csv", action="store_true", help="print one line per layer")
-    flags.add_model(parser, batch=1)
+    flags.add_model(parser, batch=1, precisions=flags.INFERENCE_PRECISIONS)
     parser.add_argument(
         "--training", action="store_true", help="count a training step instead of inference"
     )

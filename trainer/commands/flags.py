@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import CHOICES, integer
@@ -41,7 +42,9 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model(parser: argparse.ArgumentParser, batch: int) -> None:
+def add_model(
+    parser: argparse.ArgumentParser, batch: int, precisions: Sequence[str] = CHOICES["precision"]
+) -> None:
     """Add the options of `models.ModelOptions`; `batch` is the default of `--batch`."""
     parser.add_argument("model", help="name of a model, such as resnet20")
     parser.add_argument("--batch", type=integer, default=batch, help="images per step")
@@ -49,7 +52,7 @@ def add_model(parser: argparse.ArgumentParser, batch: int) -> None:
         "--input", default="", metavar="C,H,W", help="image shape (default: the model's)"
     )
     parser.add_argument("--classes", type=integer, default=0, help="classes (default: the model's)")
-    add_precision(parser)
+    add_precision(parser, precisions)
 
 
 def add_optimizer(parser: argparse.ArgumentParser) -> None:
@@ -59,11 +62,15 @@ def add_optimizer(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
+def add_precision(
+    parser: argparse.ArgumentParser, choices: Sequence[str] = CHOICES["precision"]
+) -> None:
     """Add `--precision`."""
     parser.add_argument(
-        "--precision", default="float32", choices=CHOICES["precision"],
-        help="bf16: activations, their gradients and products in bfloat16 (default: float32)",
+        "--precision", default="float32", choices=choices,
+        help="bf16: activations, their gradients and products in bfloat16"
+        + "; int8: products of 8-bit integers, in inference" * ("int8" in choices)
+        + " (default: float32)",
     )  # fmt: skip
 
 

@@ -45,7 +45,9 @@ def _conventions(work: Work) -> dict[str, str]:
     """Return how the work is counted, the optimizer's by its name and settings."""
     settings = " and ".join(work.settings).replace("_", " ")
     update = f"{work.optimizer} with {settings}" if settings else work.optimizer
-    types = "bfloat16 and float32" if work.precision == "bf16" else "float32"
+    types = {"bf16": "bfloat16 and float32", "int8": "int8 and float32"}.get(
+        work.precision, "float32"
+    )
     return {
         "mac": "one multiply-accumulate, 2 FLOP; zero padding counts, bias additions do not",
         "weights": "filters and matrices, without biases and what normalisation learns",

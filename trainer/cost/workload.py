@@ -11,14 +11,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...autograd import Ledger, Tensor, autocast, context, models, nn, no_grad, optim, zeros
+from ...autograd import (
+    Ledger,
+    Tensor,
+    autocast,
+    context,
+    models,
+    nn,
+    no_grad,
+    optim,
+    quantize,
+    zeros,
+)
 from ...autograd.array import Array
 from ...autograd.capture.observer import Dispatched
 from ...autograd.capture.peak_memory import PeakMemory
 from ...autograd.ledger import Cost
 
 # The primitives that make a layer of filters, and the kind of that layer in reports.
-KINDS = {"conv2d": "conv", "linear": "fc"}
+KINDS = {
+    "conv2d": "conv", "linear": "fc", "quantized_conv2d": "conv", "quantized_linear": "fc",
+}  # fmt: skip
 BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d
 OTHER = "other"  # the kind of any other layer
 
@@ -78,7 +91,7 @@ class Work:
     `layers` are in the order of their first call. `parameters` is the number of trained values,
     `peak` the most bytes of results alive at once. `training` tells a training step from a forward
     pass. `optimizer` has `settings`, and keeps `slots` values for each trained one. `norms` are the
-    channels of the batch norms. `precision` is float32 or bf16.
+    channels of the batch norms. `precision` is float32, bf16 or int8.
     """
 
     model: str
@@ -119,7 +132,7 @@ class ShapeRecorder(PeakMemory):
 
 def _shape(name: str, args: Sequence[Array], y: Array, attrs: dict[str, Any]) -> LayerShape:
     x, w = args[0].shape, args[1].shape
-    if name == "linear":
+    if KINDS[name] == "fc":
         rows = int(np.prod(x[:-1]))
         return LayerShape(rows, w[0], w[1], 1, 1, 1, 1, 1, 1, (1, 1), 1)
     (n, c, h, wide), (m, _, r, s), (e, f) = x, w, y.shape[2:]
@@ -132,7 +145,10 @@ def count(
 ) -> Work:  # fmt: skip
     """Return the work of a step of training with an optimizer, by name, with its usual settings, or
     of a forward pass in evaluation mode. ValueError for an unknown model or optimizer and for what
-    the model cannot take, ImportError for bf16 where ml_dtypes is not installed."""
+    the model cannot take, such as training in int8, ImportError for bf16 where ml_dtypes is not
+    installed."""
+    if training and precision == "int8":
+        raise ValueError("--precision: expected float32 or bf16 in training, got int8")
     ledger, mixed = Ledger(), autocast("bfloat16", enabled=precision == "bf16")
     with context.using(backend="meta", ledger=Ledger(), phase="forward", scope=""):
         model = models.create(name, input_shape=input_shape, classes=classes, **options)
@@ -142,6 +158,8 @@ def count(
         settings = optim.usual_settings(optimizer)
         if training:
             update = optim.create(optimizer, parameters, 0.1, **settings)
+        else:
+            inferring = quantize(model, [x]) if precision == "int8" else model.eval()
         recorder = ShapeRecorder(ledger)
         with context.using(ledger=ledger, observer=recorder):
             if training:
@@ -151,7 +169,7 @@ def count(
                 update.step()
             else:
                 with mixed:
-                    _infer(model.eval(), x)
+                    _infer(inferring, x)
     ledger.add_peaks(recorder.lifetimes.peaks())
     layers = _layers(model, ledger, recorder)
     size, peak = sum(p.size for p in parameters), max(recorder.lifetimes.alive(), default=0)
