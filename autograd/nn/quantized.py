@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from ..array import array
 from ..functional.arrange import where
 from ..functional.conv import convolve
 from ..ops import quantized as ops
@@ -17,6 +20,15 @@ __all__ = ["QuantizedConv2d", "QuantizedLinear"]
 def scale_of(largest: Tensor, signed: bool) -> Tensor:
     """Return what 1 stands for if the largest integer stands for `largest`; 1 where that is 0."""
     return where(largest > TINY, largest / ops.LEVELS[signed], 1.0)
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    """Return filters whose channels lie side by side in memory, as those of images do."""
+    if weight.ndim < 3 or not weight.data.has_numbers:
+        return weight
+    return Tensor(
+        array(np.moveaxis(np.ascontiguousarray(np.moveaxis(weight.numpy(), 1, -1)), -1, 1))
+    )
 
 
 class _Quantized(Module):
@@ -38,7 +50,7 @@ class _Quantized(Module):
         scale = scale_of(largest, signed=True)
         each = scale.reshape(len(scale), *(1 for _ in weight.shape[1:]))
         self.signed = signed
-        self.register_buffer("weight", ops.quantize(weight, each))
+        self.register_buffer("weight", _channels_last(ops.quantize(weight, each)))
         self.register_buffer("bias", bias)
         self.register_buffer("input_scale", input_scale)
         self.register_buffer("scale", input_scale * scale)

@@ -24,6 +24,7 @@ from .plans import (  # noqa: F401  (registers)
     lrn,
     pad,
     pool,
+    quantized,
     recurrent,
     recurrent_cell,
     sums,

@@ -41,15 +41,19 @@ Entry = TypeVar("Entry", bound=Callable[..., Any])
 _plans: dict[str, Plan] = {}
 _tiled: dict[str, Plan] = {}
 _narrow: set[str] = set()  # names of plans that take narrow types
+_integers: set[str] = set()  # and of those that take integers
 _deferrals: dict[str, Defer] = {}
 _fusions: dict[str, Fuse] = {}
 
 
-def implements(name: str, narrow: bool = False) -> Callable[[Entry], Entry]:
+def implements(name: str, narrow: bool = False, integers: bool = False) -> Callable[[Entry], Entry]:
     """Register a plan for a primitive by name: `plan(target, *specs, **attributes)`, which returns
-    None for shapes that it leaves to NumPy. It is asked for `narrow` types too, if it says so."""
+    None for shapes that it leaves to NumPy. It is asked for `narrow` types too, or for `integers`,
+    if it says so."""
     if narrow:
         _narrow.add(name)
+    if integers:
+        _integers.add(name)
     return lambda plan: _once(_plans, name, plan)
 
 
@@ -61,7 +65,8 @@ def find(
     plan = _plans.get(name)
     if plan is None or not specs or any(s.size == 0 or not s.dtype.isnative for s in specs):
         return None
-    if specs[0].dtype not in (KERNEL_TYPES if name in _narrow else COMPUTED):
+    types = KERNEL_TYPES if name in _narrow else COMPUTED
+    if specs[0].dtype not in types and name not in _integers:
         return None
     if name not in _narrow and any(is_narrow(s.dtype) for s in specs):
         return None

@@ -109,8 +109,7 @@ def test_int8_has_the_same_macs_and_layers_and_fewer_bytes(
         assert main(["cost", name, "--json", "--precision", precision]) == 0
         found.append(json.loads(capsys.readouterr().out))
     plain, ours = (
-        {layer["name"]: layer for layer in report["layers"] if layer["weights"]}
-        for report in found
+        {layer["name"]: layer for layer in report["layers"] if layer["weights"]} for report in found
     )
     assert plain.keys() == ours.keys()
     for key in ("kind", "shape", "weights", "parameters"):

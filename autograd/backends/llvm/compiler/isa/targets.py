@@ -63,6 +63,11 @@ class Target:
         """Whether an instruction rounds float32 to bfloat16, which takes denormals for zeros."""
         return self.bits == TILE_BITS and "+avx512bf16" in self.features.split(",")
 
+    @cached_property
+    def adds_four_bytes(self) -> bool:
+        """Whether an instruction adds four products of bytes to each of 16 sums (AVX512-VNNI)."""
+        return self.bits == TILE_BITS and "+avx512vnni" in self.features.split(",")
+
     def lanes(self, dtype: npt.DTypeLike) -> int:
         """Return how many numbers a vector register holds, in the type in which those of a type
         are computed."""
