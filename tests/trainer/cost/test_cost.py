@@ -100,33 +100,6 @@ def test_mixed_precision_has_the_same_work_and_half_the_bytes(
     assert found[1]["conventions"]["bytes"].startswith("bfloat16 and float32; ")
 
 
-@pytest.mark.parametrize("name", ["lenet", "resnet20"])
-def test_int8_has_the_same_macs_and_layers_and_fewer_bytes(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = []
-    for precision in ("float32", "int8"):
-        assert main(["cost", name, "--json", "--precision", precision]) == 0
-        found.append(json.loads(capsys.readouterr().out))
-    plain, ours = (
-        {layer["name"]: layer for layer in report["layers"] if layer["weights"]} for report in found
-    )
-    assert plain.keys() == ours.keys()
-    for key in ("kind", "shape", "weights", "parameters"):
-        assert [v[key] for v in plain.values()] == [v[key] for v in ours.values()]
-    assert found[0]["totals"]["inference_macs"] == found[1]["totals"]["inference_macs"]
-    assert found[1]["conventions"]["bytes"].startswith("int8 and float32; ")
-    if name == "lenet":  # rounding, then the product: x, scale; q, w, scale, bias; q and y
-        moved = 4 * 784 + 4 + (784 + 500 + 80 + 80) + 784 + 4 * 11520
-        assert ours["conv1"]["bytes_read"] + ours["conv1"]["bytes_written"] == moved
-
-
-def test_training_in_int8_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cost", "lenet", "--training", "--precision", "int8"]) == 2
-    said = "--precision: expected float32 or bf16 in training, got int8\n"
-    assert capsys.readouterr().err == f"tallygrad: error: {said}"
-
-
 def test_what_is_dropped_is_not_alive() -> None:
     ledger = Ledger()
     recorder = ShapeRecorder(ledger)
