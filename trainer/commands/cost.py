@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import integer
+from ..cost.precision import INFERENCE
 from ..errors import UserError, show
 from . import flags
 from .models import ModelOptions
@@ -54,7 +55,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
     form.add_argument("--csv", dest="as_csv", action="store_true", help="print one line per layer")
-    flags.add_model(parser, batch=1, precisions=flags.INFERENCE_PRECISIONS)
+    flags.add_model(parser, batch=1, precisions=INFERENCE)
     parser.add_argument(
         "--training", action="store_true", help="count a training step instead of inference"
     )

@@ -6,14 +6,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config import CHOICES, integer
+from ..config import integer
+from ..cost.precision import INFERENCE, PRECISIONS
 from ..cost.report.markup import MARK
 from ..errors import UserError
 from ..files import OutputFile
 from ..numbers import whole_number
 from .models import OPTIMIZER
-
-INFERENCE_PRECISIONS = (*CHOICES["precision"], "int8")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +30,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
                         help="validation: held out in training (default: test)")  # fmt: skip
     parser.add_argument("--data-dir", default="", help="folder to search first for data files")
     parser.add_argument(
-        "--precision", default="", choices=INFERENCE_PRECISIONS,
+        "--precision", default="", choices=INFERENCE,
         help="int8: products of 8-bit integers (default: that of the training)",
     )  # fmt: skip
     parser.add_argument(
@@ -43,7 +42,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(
-    parser: argparse.ArgumentParser, batch: int, precisions: Sequence[str] = CHOICES["precision"]
+    parser: argparse.ArgumentParser, batch: int, precisions: Sequence[str] = PRECISIONS
 ) -> None:
     """Add the options of `models.ModelOptions`; `batch` is the default of `--batch`."""
     parser.add_argument("model", help="name of a model, such as resnet20")
@@ -62,9 +61,7 @@ def add_optimizer(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_precision(
-    parser: argparse.ArgumentParser, choices: Sequence[str] = CHOICES["precision"]
-) -> None:
+def add_precision(parser: argparse.ArgumentParser, choices: Sequence[str] = PRECISIONS) -> None:
     """Add `--precision`."""
     parser.add_argument(
         "--precision", default="float32", choices=choices,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 PRECISIONS = ("float32", "bf16")
+INFERENCE = (*PRECISIONS, "int8")  # where nothing is trained
 
 
 def named(what: str, precision: str) -> str:

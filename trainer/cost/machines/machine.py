@@ -1,8 +1,8 @@
 """Machines: what arithmetic, memory traffic and time cost on one, as its TOML file says.
 
 Every file has `name`, `kind`, `source` and optionally `note` and `bits`; its kind defines the other
-keys. A table `bf16` has those again that differ in that precision. A kind is a subclass of
-`Machine` in a module of this folder, or in `machine.py` of a folder here. It names its kind,
+keys. Tables `bf16` and `int8` have those again that differ in that precision. A kind is a subclass
+of `Machine` in a module of this folder, or in `machine.py` of a folder here. It names its kind,
 declares the keys of its files as `fields`, and prices work. Nothing else needs to know about it:
 `kinds` imports all modules here and finds the subclasses.
 """
@@ -22,7 +22,7 @@ from ....autograd.ledger import Cost
 from ...errors import UserError
 from ...parsing import read_toml_or_json, resolve_preset
 from ..phases import PASSES
-from ..precision import PRECISIONS
+from ..precision import INFERENCE, PRECISIONS
 from ..price import Price
 from ..reader import MISSING, TEXT, Field, KeyPath, Number, Optional, Table, Text
 from ..roofline import Bandwidth, Roofline
@@ -48,14 +48,14 @@ class Machine(ABC):
     """A machine that prices work. Subclasses add the fields of their files and set the class
     attributes below where they differ.
 
-    `bf16` is the machine as it computes in that precision, None where its file tells nothing of it.
+    `variants` are the machine as it computes in other precisions that its file tells of.
     `precision_note` says what prices in another `precision` than the file's are."""
 
     name: str
     source: str
     note: str = ""
     bits: int | None = None
-    bf16: Machine | None = None
+    variants: tuple[Machine, ...] = ()
     precision: str = PRECISIONS[0]
     precision_note: str = ""
 
@@ -76,9 +76,10 @@ class Machine(ABC):
         a note that says so."""
         if precision == self.precision:
             return self
-        return self.bf16 or replace(
-            self, precision=precision, precision_note=self._price_without(precision)
-        )
+        for variant in self.variants:
+            if variant.precision == precision:
+                return variant
+        return replace(self, precision=precision, precision_note=self._price_without(precision))
 
     def _price_without(self, precision: str) -> str:
         if self.bits is not None and self.bits <= 16:
@@ -199,15 +200,16 @@ def load(name_or_file: str) -> Machine:
         )
     path = resolve_preset("--machine", name_or_file, FOLDER, HOST)
     content, key_path = read_toml_or_json("--machine", path), KeyPath(str(path))
-    changes = content.pop("bf16", None)
+    changes = {name: content.pop(name) for name in INFERENCE[1:] if name in content}
     kind = Text(tuple(kinds())).read(key_path.at("kind"), content.get("kind", MISSING))
     table = _table(kinds()[kind])
     machine = table.read(key_path, content)
-    if changes is None:
-        return machine
-    key_path = key_path.at("bf16")
-    mixed = table.read(key_path, _changed(content, key_path, changes))
-    return replace(machine, bf16=replace(mixed, precision="bf16"))
+    variants = []
+    for precision, values in changes.items():
+        at = key_path.at(precision)
+        variant = table.read(at, _changed(content, at, values))
+        variants.append(replace(variant, precision=precision))
+    return replace(machine, variants=tuple(variants))
 
 
 def _changed(content: Mapping[str, Any], key_path: KeyPath, changes: Any) -> Mapping[str, Any]:
