@@ -36,7 +36,9 @@ def rounding(x: Tensor, signed: bool, shape: tuple[int, ...] = ()) -> tuple[Tens
 
 def rounded(torch: Any, x: Any, signed: bool) -> Any:
     """Return the integers of `quantize` in x's type."""
-    return torch.clamp(torch.round(x.detach() / SCALE), -127 if signed else 0, 127 if signed else 255)
+    return torch.clamp(
+        torch.round(x.detach() / SCALE), -127 if signed else 0, 127 if signed else 255
+    )
 
 
 def conv(

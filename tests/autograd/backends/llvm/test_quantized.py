@@ -49,7 +49,7 @@ def factors(dtype: str, x: tuple[int, ...], w: tuple[int, ...], biased: bool) ->
         (20, 50, (5, 5), (1, 1), NONE, (1, 1)),
         (64, 144, (3, 3), (2, 1), ONE, (1, 1)),  # several groups of filters
         (33, 70, (3, 2), (1, 1), ((1, 0), (2, 1)), (1, 2)),
-        (4, 20, (3, 3), (1, 1), ((-1, -1), (0, 2)), (2, 1)),  # cropped
+        (4, 20, (3, 3), (1, 1), ((-1, -1), (-2, 0)), (2, 1)),  # cropped
     ],
 )
 def test_convolutions(
