@@ -62,8 +62,9 @@ class Trained:
         self.data = self._load(options.split, comm, trained_with)
         self.dtype = np.dtype("float64" if trained_with.get("dtype") == "float64" else "float32")
         self.is_int8 = options.precision == "int8"
-        own = recorded_precision(trained_with)
-        self.precision = "float32" if self.is_int8 else options.precision or own
+        self.precision = _precision(
+            options.precision, recorded_precision(trained_with), str(self.dtype)
+        )
         conv = trained_with.get("conv")
         conv = conv if conv in config.CHOICES["conv"] else "auto"
         self.backend = build.choose_backend(comm, str(trained_with.get("backend")), conv=conv)
@@ -101,6 +102,14 @@ class Trained:
                 "--validation"
             )
         return validation
+
+
+def _precision(asked: str, own: str, dtype: str) -> str:
+    """Return the precision of what stays floating-point: the one `asked` for, "" being that of the
+    training. UserError for one beside float64."""
+    if asked and dtype != "float32":
+        raise UserError(f"--precision: expected none for a checkpoint in {dtype}, got {asked}")
+    return "float32" if asked == "int8" else asked or own
 
 
 def _recorded_folder(trained_with: Mapping[str, Any], warns: bool) -> str:

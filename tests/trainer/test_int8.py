@@ -10,6 +10,8 @@ import pytest
 
 from tallygrad.autograd import Ledger, context, models, no_grad, quantize, zeros
 from tallygrad.trainer.cli import main
+from tallygrad.trainer.errors import UserError
+from tallygrad.trainer.inference import _precision
 from tallygrad.trainer.quantized import float_layers
 
 
@@ -59,6 +61,15 @@ def test_layers_without_integers_are_named() -> None:
     with no_grad(), context.using(backend="meta", ledger=Ledger()) as state:
         quantize(model, [x])(x)
     assert float_layers(state.ledger) == ["lstm"]
+
+
+def test_what_is_computed_in_floating_point() -> None:
+    assert _precision("", "bf16", "float32") == _precision("bf16", "float32", "float32") == "bf16"
+    assert _precision("int8", "bf16", "float32") == "float32"
+    assert _precision("", "float32", "float64") == "float32"
+    with pytest.raises(UserError) as error:
+        _precision("int8", "float32", "float64")
+    assert str(error.value) == "--precision: expected none for a checkpoint in float64, got int8"
 
 
 def test_training_in_int8_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
