@@ -163,8 +163,10 @@ def quantize(model: Module, batches: Iterable[Batch]) -> Module:
     from the largest magnitude in `batches`; inputs without negative numbers there are unsigned. A
     batch is the model's input, or a tuple of its inputs.
 
-    ValueError for no batches, for a model without such layers, and for numbers that are not finite.
-    """
+    ValueError for no batches, for a model without such layers, and for numbers that are not finite,
+    TypeError for a tensor in the place of a list of them."""
+    if isinstance(batches, Tensor):
+        raise TypeError(f"quantize: expected a list of batches, got a tensor {batches.shape}")
     model, ledger = deepcopy(model).eval(), Ledger()
     uses, batch = Uses(model, ledger), None
     with no_grad(), context.using(ledger=ledger, autocast=None):

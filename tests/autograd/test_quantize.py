@@ -252,6 +252,11 @@ def test_what_cannot_be_quantized(model: nn.Module, batches: Any, said: str) -> 
         ag.quantize(model, batches)
 
 
+def test_one_tensor_is_no_list_of_batches() -> None:
+    with pytest.raises(TypeError, match=r"expected a list of batches, got a tensor \(2, 3\)"):
+        ag.quantize(nn.Linear(3, 2), images(2, 3))
+
+
 def test_a_traced_model_computes_the_same_and_has_no_gradient(backend: str) -> None:
     model, x = ag.models.create("lenet"), images(3, 1, 28, 28)
     quantized = ag.quantize(model, [x])
