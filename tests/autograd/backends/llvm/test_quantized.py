@@ -10,8 +10,11 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd import context
 from tallygrad.autograd.array import array
-from tallygrad.autograd.backends.llvm.compiler.isa.targets import available, target
 from tallygrad.autograd.ops import quantized as ops
+
+pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+
+from tallygrad.autograd.backends.llvm.compiler.isa.targets import available, target
 
 NONE, ONE = ((0, 0), (0, 0)), ((1, 1), (1, 1))
 vnni = pytest.mark.skipif(not target().adds_four_bytes, reason="this processor has no AVX512-VNNI")
