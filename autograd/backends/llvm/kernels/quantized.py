@@ -19,6 +19,7 @@ import numpy as np
 
 from ..compiler.isa.targets import Target
 from ..compiler.language import I1, I32, Integer, KernelBuilder, pieces
+from ..compiler.transpose import columns_of
 from .border import Pair, inside
 from .sweep import sweep
 
@@ -297,8 +298,25 @@ def pack(target: Target, results: int, channels: int, taps: int) -> KernelBuilde
     """Return the kernel that lays weights out for `correlate`: w [result][tap][channel], and what
     it writes, which must be zeros before."""
     k = KernelBuilder(target, "float32", ("w", "packed"))
-    b, (w, packed) = octets(k), k.arguments
-    quads = -(-channels // TERMS)
+    w, packed = k.arguments
+    if channels % TERMS:
+        _pack_bytes(k, results, channels, taps)
+        return k
+    words = taps * channels // TERMS  # moved as they are
+    for first, times, rows in pieces(results, SUMS):
+        for begin, steps, size in pieces(words, SUMS):
+            with k.loop(times) as block, k.loop(steps) as step:
+                source = k.at(w, (block, SUMS * words), (step, SUMS), first * words + begin)
+                to = k.at(packed, (block, SUMS * words), (step, SUMS * SUMS))
+                to = k.at(to, first * words + begin * SUMS)
+                for i, column in enumerate(columns_of(k, source, words, rows, size)):
+                    k.store(column, k.at(to, i * SUMS))
+    return k
+
+
+def _pack_bytes(k: KernelBuilder, results: int, channels: int, taps: int) -> None:
+    """Lay weights out whose channels fill no whole groups of four."""
+    b, (w, packed), quads = octets(k), k.arguments, -(-channels // TERMS)
     for first, times, size in pieces(results, SUMS):
         with k.loop(times) as block, k.loop(size) as lane, k.loop(taps) as tap:
             m = k.sum((block, SUMS), lane, first)
@@ -312,7 +330,6 @@ def pack(target: Target, results: int, channels: int, taps: int) -> KernelBuilde
             for i in range(channels - channels % TERMS, channels):
                 one = k.builder.load(b.at(source, i), align=1, typ=I8)
                 k.builder.store(one, b.at(to, i // TERMS * BYTES + i % TERMS), align=1)
-    return k
 
 
 def rounded(target: Target, low: int, high: int) -> KernelBuilder:
