@@ -27,6 +27,7 @@ from .plans import (  # noqa: F401  (registers)
     quantized,
     recurrent,
     recurrent_cell,
+    recurrent_tiles,
     sums,
     update,
 )

@@ -177,7 +177,7 @@ def conv2d_dw(
     channels, m, (r, s) = x.shape[1], dy.shape[1], size
     w = Spec((m, channels, r, s), x.dtype)
     c, prepare, whole = _forward(target, x, w, stride, padding, dilation)
-    call = _Gradient(target, c, prepare, Pixels(target, dy))
+    call = TileGradient(target, c, prepare, Pixels(target, dy).of)
 
     def run(x: NDArray, dy: NDArray) -> NDArray:
         sums = call.run(x, dy)[..., :m]  # (matrices, channels, results)
@@ -188,13 +188,14 @@ def conv2d_dw(
     return Executable(run, native=True, keeps=call)
 
 
-class _Gradient:
-    """Sums up what images and gradients give for the weights."""
+class TileGradient:
+    """Sums up what images and gradients give for the weights. Both are brought [row][column][image]
+    [channel] before."""
 
     def __init__(
-        self, target: Target, c: TileCorrelation, prepare: Prepare, pixels: Pixels
+        self, target: Target, c: TileCorrelation, prepare: Prepare, prepare_top: Prepare
     ) -> None:
-        self.c, self.prepare, self.pixels = c, prepare, pixels
+        self.c, self.prepare, self.prepare_top = c, prepare, prepare_top
         high, wide = (blocks(k, HIGH) for k in (c.channels, c.results))
         self.shape = c.indices, high * HIGH, wide * HIGH
         (u, _), (h, w), (e, f) = c.stride, c.image, c.output
@@ -224,7 +225,7 @@ class _Gradient:
 
     def run(self, x: NDArray, dy: NDArray) -> NDArray:
         """Return sums (matrices, channels, results), the last two filled up."""
-        source, tops, e = self.prepare(x), self.pixels.of(dy), self.c.output[0]
+        source, tops, e = self.prepare(x), self.prepare_top(dy), self.c.output[0]
         sums = memory.empty((self.parts, *self.shape), FLOAT32)
         size = prod(self.shape)
 

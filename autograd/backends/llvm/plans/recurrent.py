@@ -204,7 +204,7 @@ def lstm_sequence_dx(
 
     def run(*xs: NDArray) -> tuple[NDArray, NDArray]:
         acts, cells, c, w, *grad_outputs = map(plain, xs)
-        dhs, dlast, dcell = _placed(grad_outputs, present)
+        dhs, dlast, dcell = placed(grad_outputs, present)
         dh, dc = _start(dlast, c), _start(dcell, c)
         dgates, panels = memory.empty(acts.shape, acts.dtype), lay(w)
         arrays = (acts if dhs is None else dhs, acts, cells, c, panels, dgates, dh, dc)
@@ -229,7 +229,7 @@ def rnn_sequence_dx(
 
     def run(*xs: NDArray) -> NDArray:
         hs, w, *grad_outputs = map(plain, xs)
-        dhs, dlast = _placed(grad_outputs, present)
+        dhs, dlast = placed(grad_outputs, present)
         dh, panels = _start(dlast, hs), lay(w)
         dgates = memory.empty(hs.shape, hs.dtype)
         arrays = (hs if dhs is None else dhs, hs, hs, hs, panels, dgates, dh, dh)
@@ -240,7 +240,8 @@ def rnn_sequence_dx(
     return Executable(run)
 
 
-def _placed(grad_outputs: list[NDArray], present: Flags) -> list[NDArray | None]:
+def placed(grad_outputs: list[NDArray], present: Flags) -> list[NDArray | None]:
+    """Return gradients at their places, None for those that are absent."""
     some = iter(grad_outputs)
     return [next(some) if there else None for there in present]
 

@@ -1,0 +1,269 @@
+"""A recurrent layer's way through a whole sequence of bfloat16 by tiles: plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+from ....array import NDArray, Spec
+from ....dtypes import FLOAT32
+from ....threads import WORTHWHILE, share
+from ..compiler.isa.targets import Target
+from ..compiler.jit import build
+from ..compiler.tiles import ROWS
+from ..kernels.conv_tiles import BLOCK, TileCorrelation, blocks
+from ..kernels.elementwise import converted
+from ..kernels.pixels import Windows, gathered
+from ..kernels.recurrent_tiles import HIGH, TileLayer, backward, forward
+from ..kernels.sums import column_sums
+from ..kernels.sweep import copied, increase
+from ..kernels.tile_weights import pack, packed_size
+from ..registry import tiled
+from ..runtime import memory
+from ..runtime.executable import Executable
+from ..runtime.layout import address, plain
+from ..runtime.parallel import Scratch
+from .conv_tiles import TileGradient
+from .recurrent import Flags, placed
+from .sums import BLOCK as SUMMED
+
+Run = Callable[[int, int, int], None]  # takes the first block of rows, how many, and the thread
+
+
+class _Layer:
+    """What the kernels of a layer share: its sizes, and how threads share the rows of a batch."""
+
+    def __init__(
+        self, target: Target, cell: str, shape: tuple[int, ...], inputs: int, backwards: bool
+    ) -> None:
+        (self.steps, self.batch, self.size), self.target = shape, target
+        self.backwards, self.macs = backwards, prod(shape) * (self.size + inputs)
+        whole, rest = divmod(self.batch, HIGH)
+        layer = TileLayer(cell, self.batch, inputs, self.size, (ROWS, ROWS))
+        self.gates = layer.quarters * self.size
+        self.macs *= layer.quarters
+        self.room = Scratch(HIGH * self.size, FLOAT32)
+        tall = (*(ROWS,) * (rest // ROWS), *(rest % ROWS,) * (rest % ROWS > 0))
+        self.parts = [(layer, 0, whole)] if whole else []
+        self.parts += [(layer._replace(tall=tall), whole, 1)] if rest else []
+
+    def build(self, make: Any, *options: bool) -> list[tuple[Any, int, int]]:
+        """Return kernels, and the blocks of rows that each works on: the first, and how many."""
+        return [
+            (build(make, self.target, layer, *options), first, count)
+            for layer, first, count in self.parts
+        ]
+
+    def run(self, kernels: list[tuple[Any, int, int]], pointers: list[int], back: bool) -> None:
+        """Run a pass, forward or `back`."""
+        down = self.backwards != back
+        way = self.steps, self.steps - 1 if down else 0, -1 if down else 1
+
+        def some(begin: int, end: int, worker: int) -> None:
+            for function, first, count in kernels:
+                start = max(first, begin)
+                many = min(first + count, end) - start
+                if many > 0:
+                    function(*pointers, self.room.address(worker), start, many, *way)
+
+        if self.macs < WORTHWHILE:
+            some(0, blocks(self.batch, HIGH), 0)
+        else:
+            share(blocks(self.batch, HIGH), some)
+
+
+def _pays(shape: tuple[int, ...]) -> bool:
+    """Tell whether states fill whole tiles."""
+    return shape[-1] % BLOCK == 0 and shape[-2] >= ROWS // 2
+
+
+class _Inputs:
+    """Brings inputs (T, N, I) into the order [step][row][numbers, filled up to whole tiles]."""
+
+    def __init__(self, target: Target, x: Spec) -> None:
+        (self.steps, self.batch, self.inputs), self.dtype = x
+        self.width = blocks(self.inputs) * BLOCK
+        steps, batch, size = x.shape
+        one, single = (steps, 1), (0,)
+        apart = {False: (size, batch * size, 0), True: (steps * size, size, 0)}
+        self.kernels = {
+            turned: build(gathered, target, x.dtype.name, Windows(
+                batch, size, one, one, single, single, (1, 1), self.width, each
+            )) for turned, each in apart.items()
+        }  # fmt: skip
+
+    def of(self, x: NDArray) -> NDArray:
+        """Return the inputs (T, N, width)."""
+        turned = not x.flags.c_contiguous and x.transpose(1, 0, 2).flags.c_contiguous
+        if not turned and self.width == self.inputs:
+            return plain(x)
+        y = memory.empty((self.steps, self.batch, self.width), self.dtype)
+        source = x if turned else plain(x)
+        self.kernels[turned](address(source), address(y), 0, self.steps)
+        return y
+
+
+class _Weights:
+    """Packs weights, in memory of its own."""
+
+    def __init__(self, target: Target, w: Spec, padded: int, turned: bool) -> None:
+        outer, inner = w.shape
+        results = inner if turned else outer
+        self.pack = build(pack, target, w.dtype.name, (outer, inner, 1), BLOCK, padded, turned)
+        self.packed = Scratch(packed_size(results, padded, BLOCK, 1), w.dtype)
+
+    def of(self, w: NDArray) -> int:
+        """Return the address of packed weights."""
+        to = self.packed.address(0)
+        self.pack(address(w), to)
+        return to
+
+
+@tiled("lstm_sequence")
+def lstm_sequence(target: Target, *specs: Spec, backwards: bool) -> Executable | None:
+    """Plan an LSTM's forward pass over a sequence; None for states that fill no whole tiles."""
+    return _forward(target, specs, "lstm", backwards, all_steps=True)
+
+
+@tiled("lstm_states")
+def lstm_states(target: Target, *specs: Spec, backwards: bool) -> Executable | None:
+    """Plan an LSTM's forward pass of which only the states are wanted."""
+    return _forward(target, specs, "lstm", backwards, all_steps=False)
+
+
+@tiled("rnn_sequence")
+def rnn_sequence(
+    target: Target, x: Spec, w_ih: Spec, bias: Spec, h: Spec, w: Spec, *, nonlinearity: str,
+    backwards: bool,
+) -> Executable | None:  # fmt: skip
+    """Plan an Elman network's forward pass over a sequence."""
+    return _forward(target, (x, w_ih, bias, h, h, w), nonlinearity, backwards, all_steps=False)
+
+
+def _forward(
+    target: Target, specs: tuple[Spec, ...], cell: str, backwards: bool, all_steps: bool
+) -> Executable | None:
+    x, w_ih, _, h, _, w = specs
+    shape, dtype = (*x.shape[:2], h.shape[1]), x.dtype
+    if not _pays(shape):
+        return None
+    inputs = _Inputs(target, x)
+    layer = _Layer(target, cell, shape, inputs.width, backwards)
+    kernels = layer.build(forward, all_steps)
+    first, second = (
+        _Weights(target, w_ih, inputs.width, False),
+        _Weights(target, w, w.shape[1], False),
+    )
+    copy = build(copied, target, dtype.name)
+    last, lstm = 0 if backwards else -1, cell == "lstm"
+
+    def final(states: NDArray) -> NDArray:
+        y = memory.empty(h.shape, dtype)
+        copy(address(states[last]), address(y), y.size)
+        return y
+
+    def run(x: NDArray, *xs: NDArray) -> tuple[NDArray, ...]:
+        w_ih, bias, h, *c, w = map(plain, xs)
+        hs, rows = memory.empty(shape, dtype), inputs.of(x)
+        cells = memory.empty(shape if all_steps else shape[1:], dtype) if lstm else hs
+        kept = (*shape[:2], layer.gates) if all_steps else (shape[1], layer.gates)
+        acts = memory.empty(kept, dtype) if lstm else hs
+        arrays = bias, h, *(c or [h]), hs, cells, acts
+        ends = address(rows), first.of(w_ih), second.of(w)
+        layer.run(kernels, [*ends, *map(address, arrays)], back=False)
+        if not lstm:
+            return hs, final(hs)
+        if all_steps:
+            return hs, final(hs), final(cells), cells, acts
+        return hs, final(hs), cells
+
+    return Executable(run, native=True)
+
+
+@tiled("lstm_sequence_dx")
+def lstm_sequence_dx(
+    target: Target, acts: Spec, cells: Spec, c: Spec, w: Spec, *grads: Spec, present: Flags,
+    backwards: bool,
+) -> Executable | None:  # fmt: skip
+    """Plan an LSTM's backward pass over a sequence."""
+    run = _backward(target, "lstm", acts, cells, w, present, backwards)
+    return run and Executable(run, native=True)
+
+
+@tiled("rnn_sequence_dx")
+def rnn_sequence_dx(
+    target: Target, hs: Spec, w: Spec, *grads: Spec, present: Flags, nonlinearity: str,
+    backwards: bool,
+) -> Executable | None:  # fmt: skip
+    """Plan an Elman network's backward pass over a sequence."""
+    whole = _backward(target, nonlinearity, hs, hs, w, (*present, False), backwards)
+    if whole is None:
+        return None
+
+    def run(hs: NDArray, w: NDArray, *grads: NDArray) -> NDArray:
+        dgates: NDArray = whole(hs, hs, hs[0], w, *grads)[0]
+        return dgates
+
+    return Executable(run, native=True)
+
+
+def _backward(
+    target: Target, cell: str, acts: Spec, cells: Spec, w: Spec, present: Flags, backwards: bool
+) -> Callable[..., tuple[NDArray, NDArray]] | None:
+    shape, dtype = cells
+    if not _pays(shape):
+        return None
+    layer = _Layer(target, cell, shape, 0, backwards)
+    kernels = layer.build(backward, *present)
+    weights = _Weights(target, w, layer.gates, True)
+
+    def run(*xs: NDArray) -> tuple[NDArray, NDArray]:
+        acts, cells, c, w, *grads = map(plain, xs)
+        tops = [acts if g is None else g for g in placed(grads, present)]
+        dgates, dc = memory.empty((*shape[:2], layer.gates), dtype), memory.empty(shape[1:], dtype)
+        pointers = [address(a) for a in (*tops, acts, cells, c)]
+        ends = weights.of(w), address(dgates), address(dc)
+        layer.run(kernels, [*pointers, *ends], back=True)
+        return dgates, dc
+
+    return run
+
+
+@tiled("sequence_dw")
+def sequence_dw(
+    target: Target, dgates: Spec, x: Spec, hs: Spec, h: Spec, *, backwards: bool
+) -> Executable | None:
+    """Plan the gradients of the weights and the bias, in float32: a gradient of convolutions 1 x 1
+    of which a step is a row, and the step before the row above."""
+    (steps, batch, wide), size, dtype = dgates.shape, hs.shape[2], dgates.dtype
+    if not _pays(hs.shape):
+        return None
+    inputs, as_it_is = _Inputs(target, x), plain
+
+    def gradient(channels: int, count: int, tap: int, prepare: Any) -> TileGradient:
+        image, taps = (count, 1), ((tap, 0, 0),)
+        c = TileCorrelation(batch, channels, wide, 1, image, image, taps, (1, 1), image)
+        return TileGradient(target, c, prepare, as_it_is)
+
+    of_inputs = gradient(inputs.width, steps, 0, inputs.of)
+    of_states = gradient(size, steps, 1 if backwards else -1, as_it_is) if steps > 1 else None
+    of_first = gradient(size, 1, 0, as_it_is)
+    add = build(increase, target, "float32")
+    sums, total = build(column_sums, target, dtype.name, target.registers // 4), Scratch(wide, "d")
+    block, rounded = max(1, SUMMED // wide), build(converted, target, ("float64", "float32"))
+    first = steps - 1 if backwards else 0
+
+    def run(dgates: NDArray, x: NDArray, *states: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        dgates, (hs, h) = plain(dgates), map(plain, states)
+        dw_ih = of_inputs.run(x, dgates)[0]
+        dw = of_first.run(h, dgates[first])[0]
+        if of_states is not None:
+            more = of_states.run(hs, dgates)
+            add(address(dw), address(more), dw.size)
+        db = memory.empty((wide,), FLOAT32)
+        sums(address(dgates), total.address(0), dgates.size, wide, block)
+        rounded(total.address(0), address(db), wide)
+        return dw_ih[: x.shape[2]].T, dw.T, db
+
+    return Executable(run, native=True)

@@ -1,0 +1,135 @@
+"""Recurrent layers of bfloat16 by tiles, beside NumPy: a state is rounded in each step before it is
+multiplied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+
+from tallygrad.autograd import context, get_num_threads, set_num_threads
+from tallygrad.autograd.array import Array, Spec, array
+from tallygrad.autograd.backends.llvm.compiler.isa import amx, targets
+from tallygrad.autograd.backends.llvm.registry import find_tiled
+from tallygrad.autograd.dtypes import FLOAT32, bfloat16
+from tallygrad.autograd.ops.recurrent_sequence import (
+    lstm_sequence,
+    lstm_sequence_dx,
+    lstm_states,
+    rnn_sequence,
+    rnn_sequence_dx,
+)
+from tallygrad.autograd.ops.sequence_weights import sequence_dw
+
+if "avx512" not in targets.available():
+    pytest.skip("tiles are emulated with AVX-512", allow_module_level=True)
+
+BF16 = bfloat16()
+BACKENDS = ["llvm:tiles=emulated"]
+if "+avx512bf16" in targets.target().features.split(","):
+    BACKENDS.append("llvm:tiles=dot")
+if amx.permitted():
+    BACKENDS.append("llvm:tiles=amx")
+# Steps, rows, inputs, units, back to front: whole tiles, and rows and inputs that fill none.
+CASES = [(3, 32, 32, 32, False), (4, 45, 5, 64, True), (1, 9, 40, 32, False), (2, 70, 1, 32, True)]
+
+TOGETHER = [(BACKENDS[0], case) for case in CASES] + [(name, CASES[1]) for name in BACKENDS[1:]]
+
+
+def draw(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Array:
+    return array((scale * rng.normal(size=shape)).astype(BF16))
+
+
+def lstm(name: str, case: tuple[Any, ...]) -> list[Any]:
+    """Return what an LSTM gives forward, in training and in inference, back, and for its weights,
+    back from what NumPy gives forward."""
+    steps, rows, inputs, units, backwards = case
+    rng = np.random.default_rng(0)
+    x = array(np.swapaxes(draw(rng, rows, steps, inputs).value, 0, 1))
+    w_ih, w = (draw(rng, 4 * units, k, scale=units**-0.5) for k in (inputs, units))
+    bias, h, c = draw(rng, 4 * units), draw(rng, rows, units, scale=0.5), draw(rng, rows, units)
+    dhs, dlast, dcell = (
+        draw(rng, steps, rows, units),
+        draw(rng, rows, units),
+        draw(rng, rows, units),
+    )
+    with context.using(backend="numpy"):
+        hs, _, _, cells, acts = lstm_sequence(x, w_ih, bias, h, c, w, backwards=backwards)
+    found: list[Array] = []
+    with context.using(backend=name):
+        found += lstm_sequence(x, w_ih, bias, h, c, w, backwards=backwards)
+        found += lstm_states(x, w_ih, bias, h, c, w, backwards=backwards)
+        for grads in ((dhs, dlast, dcell), (None, dlast, None), (dhs, None, None)):
+            known = [g for g in grads if g is not None]
+            present = tuple(g is not None for g in grads)
+            found += lstm_sequence_dx(
+                acts, cells, c, w, *known, present=present, backwards=backwards
+            )
+        found += sequence_dw(acts, x, hs, h, backwards=backwards)
+        return [a.value for a in found]
+
+
+def rnn(name: str, case: tuple[Any, ...], nonlinearity: str) -> list[Any]:
+    """Return what an Elman network gives forward and back."""
+    steps, rows, inputs, units, backwards = case
+    rng = np.random.default_rng(1)
+    x, h = draw(rng, steps, rows, inputs), draw(rng, rows, units, scale=0.5)
+    w_ih, w = (draw(rng, units, k, scale=units**-0.5) for k in (inputs, units))
+    bias, dhs = draw(rng, units), draw(rng, steps, rows, units)
+    kind: dict[str, Any] = {"nonlinearity": nonlinearity, "backwards": backwards}
+    with context.using(backend="numpy"):
+        hs = rnn_sequence(x, w_ih, bias, h, w, **kind)[0]
+    with context.using(backend=name):
+        found = [*rnn_sequence(x, w_ih, bias, h, w, **kind)]
+        found.append(rnn_sequence_dx(hs, w, dhs, present=(True, False), **kind))
+        return [a.value for a in found]
+
+
+def assert_near(found: list[Any], expected: list[Any]) -> None:
+    for y, right in zip(found, expected, strict=True):
+        assert y.dtype == right.dtype
+        assert y.shape == right.shape
+        error = np.linalg.norm(y.astype(np.float64) - right.astype(np.float64))
+        # Roundings to 8 bits, which add up over the steps.
+        assert error <= 0.01 * np.linalg.norm(right.astype(np.float64))
+
+
+@pytest.mark.parametrize(("name", "case"), TOGETHER, ids=str)
+def test_an_lstm_is_that_of_numpy(name: str, case: tuple[Any, ...]) -> None:
+    assert_near(lstm(name, case), lstm("numpy", case))
+
+
+@pytest.mark.parametrize(("nonlinearity", "case"), [("tanh", CASES[1]), ("relu", CASES[0])])
+def test_an_elman_network_is_that_of_numpy(nonlinearity: str, case: tuple[Any, ...]) -> None:
+    assert_near(rnn(BACKENDS[-1], case, nonlinearity), rnn("numpy", case, nonlinearity))
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    case, before, found = (5, 101, 32, 64, False), get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            set_num_threads(threads)
+            found.append([y.tobytes() for y in lstm(BACKENDS[-1], case)])
+    finally:
+        set_num_threads(before)
+    assert found[0] == found[1]
+
+
+def test_tiles_take_states_of_whole_tiles_alone() -> None:
+    target = targets.target(tiles="emulated")
+    for units, dtype, taken in ((32, BF16, True), (33, BF16, False), (32, FLOAT32, False)):
+        shapes = [
+            (2, 8, 5),
+            (4 * units, 5),
+            (4 * units,),
+            (8, units),
+            (8, units),
+            (4 * units, units),
+        ]
+        specs = tuple(Spec(s, dtype) for s in shapes)
+        found = find_tiled(target, "lstm_sequence", specs, {"backwards": False})
+        assert (found is not None) == taken
