@@ -127,12 +127,12 @@ def create(options: str) -> Llvm:
     """Return the backend with options, separated by commas.
 
     Options are an instruction set (avx512, avx2, sse, neon), the algorithm of convolutions (auto,
-    direct, winograd), what multiplies bfloat16 tile by tile (tiles=off, tiles=amx, AVX512-BF16 with
-    tiles=dot, or plain instructions for tests, tiles=emulated), how long to search for fast tiles
-    (tune=off, tune=fast, tune=full), `eager` to defer no call, and `dry` to search for tiles and
-    run nothing. Raises ValueError for others.
+    direct, winograd), what multiplies bfloat16 tile by tile (tiles=auto, tiles=off, tiles=amx,
+    AVX512-BF16 with tiles=dot, or plain instructions for tests, tiles=emulated), how long to search
+    for fast tiles (tune=off, tune=fast, tune=full), `eager` to defer no call, and `dry` to search
+    for tiles and run nothing. Raises ValueError for others.
     """
-    chosen = {"name": "", "convolution": "auto", "tiles": "off"}
+    chosen = {"name": "", "convolution": "auto", "tiles": "auto"}
     levels, level = [f"tune={level}" for level in LEVELS], "off"
     tiles = [f"tiles={kind}" for kind in TILES]
     words = [word for word in options.split(",") if word]

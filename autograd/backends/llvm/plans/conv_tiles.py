@@ -121,7 +121,7 @@ def conv2d(
 ) -> ByImages | None:  # fmt: skip
     """Plan a convolution, with a bias if there is one, and an epilogue, whose arrays come last;
     None for several groups."""
-    if groups > 1:
+    if groups > 1 or not target.convolves:
         return None
     c, prepare, whole = _forward(target, x, w, stride, padding, dilation)
     build_pack = pack_windows if whole else pack
@@ -154,7 +154,7 @@ def conv2d_dx(
 ) -> ByImages | None:  # fmt: skip
     """Plan the gradient of x, a correlation for the pixels at each remainder by the stride, and an
     epilogue, whose arrays come last."""
-    if groups > 1:
+    if groups > 1 or not target.convolves:
         return None
     several, n = [], dy.shape[0]
     for first in product(range(min(stride[0], size[0])), range(min(stride[1], size[1]))):
@@ -172,7 +172,7 @@ def conv2d_dw(
     groups: int,
 ) -> Executable | None:  # fmt: skip
     """Plan the gradient of w, in float32."""
-    if groups > 1:
+    if groups > 1 or not target.convolves:
         return None
     channels, m, (r, s) = x.shape[1], dy.shape[1], size
     w = Spec((m, channels, r, s), x.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -27,7 +28,7 @@ def _product(
     """Return a function of x (rows, channels), w (results, channels) or `turned`, and a bias."""
     channels = x.shape[-1]
     pixels, weights = Spec((rows, channels, 1, 1), x.dtype), Spec((*w.shape, 1, 1), w.dtype)
-    bias = [Spec((results,), x.dtype)] * biased
+    bias, target = [Spec((results,), x.dtype)] * biased, replace(target, convolution="direct")
     if turned:
         call = conv2d_dx(target, pixels, weights, size=(1, 1), **ALONE)
     else:
@@ -85,7 +86,8 @@ def _sums(target: Target, x: Spec, w: Spec) -> Executable | None:
     sum over these in float32."""
     (m, n), c = x.shape, w.shape[1]
     rows = Spec((n, c, 1, 1), w.dtype), Spec((n, m, 1, 1), x.dtype)
-    plan = conv2d_dw(target, *rows, size=(1, 1), **ALONE)
+    direct = replace(target, convolution="direct")
+    plan = conv2d_dw(direct, *rows, size=(1, 1), **ALONE)
     if plan is None:
         return None
 

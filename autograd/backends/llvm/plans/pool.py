@@ -56,7 +56,7 @@ class _Pool:
         self, target: Target, make: Any, pool: PoolWindows, images: int, unroll: int
     ) -> None:
         self.images, self.channels = images, pool.channels
-        self.tiled = bool(target.tiles) and is_narrow(np.dtype(pool.dtype))
+        self.tiled = target.convolves and is_narrow(np.dtype(pool.dtype))
         self.functions = [
             build(make, target, pool, unroll),
             build(make, target, pool._replace(channels=images * pool.channels), unroll),

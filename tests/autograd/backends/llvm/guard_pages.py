@@ -27,7 +27,8 @@ from tallygrad.autograd.backends.llvm.plans import conv_winograd
 from tallygrad.autograd.backends.llvm.plans.linear import linear
 from tallygrad.autograd.backends.llvm.runtime import layout, memory
 from tallygrad.autograd.backends.llvm.runtime.executable import Executable
-from tallygrad.autograd.dtypes import is_floating
+from tallygrad.autograd.dtypes import computed_in, is_floating
+from tallygrad.autograd.ops.recurrent_sequence import lstm_sequence
 from tallygrad.autograd.testing import samples
 
 PAGE = mmap.PAGESIZE
@@ -144,13 +145,18 @@ def inference(x: Any, w: Any, v: Any, slope: Any, level: Any) -> Any:
 
 CHANNELS = 18  # which fill no vector
 # Function, size (whole tiles of Winograd's method, and others), types.
-BOTH = "float32", "float64"
+ALL = "float32", "bfloat16", "float64"
 JOINED = [
-    (training, (8, 8), BOTH[:1]),
-    (training, (7, 9), BOTH),
-    (narrowing, (7, 9), BOTH[:1]),
-    (inference, (7, 9), BOTH),
+    (training, (8, 8), ALL[:1]),
+    (training, (7, 9), ALL),
+    (narrowing, (7, 9), ALL[:2]),
+    (inference, (7, 9), ALL),
 ]
+
+
+def recurrent(x: Any, w_ih: Any, w: Any, h: Any, c: Any) -> Any:
+    """An LSTM both ways, whose rows and inputs fill no tiles."""
+    return [y for back in (0, 1) for y in lstm_sequence(x, w_ih, w[:, 0], h, c, w, backwards=back)]
 
 
 def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
@@ -166,8 +172,12 @@ def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
             continue
         shapes = ((5, CHANNELS, *size), filters, filters, each, each)
         rng = np.random.default_rng(0)
-        drawn = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+        wide = computed_in(np.dtype(dtype))  # of what there is one of for each channel
+        drawn = [rng.standard_normal(s).astype(wide if s == each else dtype) for s in shapes]
         yield f"joined {number}", drawn, function
+    shapes = (3, 37, 5), (128, 5), (128, 32), (37, 32), (37, 32)
+    drawn = [np.random.default_rng(0).standard_normal(s).astype(dtype) for s in shapes]
+    yield "recurrent", drawn, recurrent
 
 
 def products(backend: str, dtype: str) -> None:

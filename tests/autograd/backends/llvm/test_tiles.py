@@ -43,7 +43,7 @@ if "avx512" not in targets.available():
 BF16 = bfloat16()
 BACKENDS = ["llvm:tiles=emulated"]
 if "+avx512bf16" in targets.target().features.split(","):
-    BACKENDS.append("llvm:tiles=dot")
+    BACKENDS.append("llvm:tiles=dot,direct")
 if amx.permitted():
     BACKENDS.append("llvm:tiles=amx")
 # Images, channels, results, height, width, taps, stride, padding, dilation, bias.
@@ -152,7 +152,7 @@ def test_a_product_has_the_bits_of_intels_manual(name: str) -> None:
 
 def test_tiles_take_products_and_convolutions_of_bfloat16_alone() -> None:
     none = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
-    tiles, others = targets.target(tiles="emulated"), targets.target()
+    tiles, others = targets.target(tiles="emulated"), targets.target(tiles="off")
     calls: list[tuple[str, tuple[tuple[int, ...], ...], dict[str, Any]]] = [
         ("conv2d", ((16, 32, 5, 5), (32, 32, 1, 1)), none),
         ("conv2d_dx", ((16, 32, 5, 5), (32, 32, 1, 1)), {**none, "size": (5, 5)}),
@@ -189,6 +189,18 @@ def test_several_groups_are_left_to_other_kernels() -> None:
 def test_other_tiles_are_refused(options: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         backends.get(f"llvm:{options}")
+
+
+def test_products_of_pairs_are_used_where_they_are_fast() -> None:
+    has_dots = "+avx512bf16" in targets.target().features.split(",")
+    fast = has_dots and targets.target().cpu in targets.FAST_DOTS
+    chosen = targets.target()
+    assert chosen.tiles == ("dot" if fast else "")
+    assert not chosen.convolves
+    assert not targets.target(tiles="off").tiles
+    assert targets.target(tiles="emulated").convolves
+    if has_dots:
+        assert targets.target(convolution="direct", tiles="dot").convolves
 
 
 def test_without_amx_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ llvm.initialize_native_asmprinter()
 Variation: TypeAlias = tuple[tuple[str, float], ...]  # fields of a tile and factors
 Tile = TypeVar("Tile", bound=tuple[int, ...])
 CONVOLUTIONS = ("auto", "direct", "winograd")
-TILES = ("off", "amx", "dot", "emulated")
+TILES = ("auto", "off", "amx", "dot", "emulated")
 TILE_BITS = 512  # of a row
 
 
@@ -57,6 +57,12 @@ class Target:
     def registers(self) -> int:
         """Number of vector registers."""
         return self.isa.registers
+
+    @property
+    def convolves(self) -> bool:
+        """Whether convolutions of bfloat16 multiply tiles. Winograd's algorithm in float32 is
+        faster than "dot", which is used where all are to be direct."""
+        return self.tiles not in ("", "dot") or (bool(self.tiles) and self.convolution == "direct")
 
     @cached_property
     def rounds(self) -> bool:
@@ -100,9 +106,14 @@ def available() -> tuple[str, ...]:
     )
 
 
-def target(name: str = "", convolution: str = "auto", tiles: str = "off") -> Target:
+# LLVM's names of processors whose products of pairs take as long as float32's multiply-adds, for
+# twice as many numbers: Zen 4 and 5. Intel's take four times as long.
+FAST_DOTS = ("znver4", "znver5")
+
+
+def target(name: str = "", convolution: str = "auto", tiles: str = "auto") -> Target:
     """Return the target of an instruction set by name, by default the widest of this machine.
-    `tiles` are those of "amx", "dot", "emulated", or "off".
+    `tiles` are those of "amx", "dot", "emulated", "off", or "auto": "dot" where it is fast.
 
     Raises ValueError for a set or for tiles that this machine does not execute, and for an unknown
     kind of convolution.
@@ -129,7 +140,10 @@ def target(name: str = "", convolution: str = "auto", tiles: str = "off") -> Tar
         raise ValueError(f"tiles: expected avx512 to emulate them, got {chosen}")
     if tiles == "amx" and not (SETS[chosen].bits == TILE_BITS and amx.permitted()):
         raise ValueError("tiles: expected a processor with AMX, and leave to use it, got none")
-    if tiles == "dot" and "+avx512bf16" not in features.split(","):
+    has_dots = "+avx512bf16" in features.split(",")
+    if tiles == "auto":
+        tiles = "dot" if has_dots and cpu in FAST_DOTS else "off"
+    if tiles == "dot" and not has_dots:
         raise ValueError(f"tiles: expected a processor with AVX512-BF16, got {cpu} with {chosen}")
     multiplied = "" if tiles == "off" else tiles
     return Target(SETS[chosen], cpu, features, convolution, tiles=multiplied)
