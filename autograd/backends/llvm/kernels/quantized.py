@@ -35,8 +35,9 @@ class IntegerCorrelation(NamedTuple):
     v f + q j + column, :] w[m, i, j, :]) + bias[m], where (row, column) is `start`."""
 
     signed: bool  # x
-    channels: int  # of x
-    results: int  # channels of y
+    groups: int  # the share of channels and of results that each has:
+    channels: int
+    results: int
     image: Pair  # (h, w) of x
     output: Pair  # (e, f), results along each axis
     taps: Pair
@@ -71,7 +72,7 @@ class IntegerCorrelation(NamedTuple):
         """Whether images are copied to where they have a border, and are unsigned."""
         sizes = zip(self.start, self.seen, self.image, strict=True)
         beyond = any(a < 0 or a + n > whole for a, n, whole in sizes)
-        return beyond or self.signed or self.channels % TERMS > 0
+        return beyond or self.signed or self.groups > 1 or self.channels % TERMS > 0
 
     @property
     def strides(self) -> tuple[int, int, int]:
@@ -111,18 +112,19 @@ def correlate(
     with k.loop(chunks) as chunk:
         first = k.times(chunk, images)
         many = k.least(images, k.builder.sub(count, k.integer(first)))
-        if c.is_copied:
-            with k.loop(many) as n:
-                writer.copy(k.sum(first, n), n)
-        for block, times, size, last in _groups(c, tile.blocks):
-            with k.loop(times) as i, k.loop(many) as n:
-                writer.image(k.sum(first, n), n, k.sum((i, size), block), size, last)
+        with k.loop(c.groups) as writer.group:
+            if c.is_copied:
+                with k.loop(many) as n:
+                    writer.copy(k.sum(first, n), n)
+            for block, times, size, last in _blocks(c, tile.blocks):
+                with k.loop(times) as i, k.loop(many) as n:
+                    writer.image(k.sum(first, n), n, k.sum((i, size), block), size, last)
     return k
 
 
-def _groups(c: IntegerCorrelation, size: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield groups of blocks of results: the first, how many such groups, blocks in each, results
-    in the last block of each."""
+def _blocks(c: IntegerCorrelation, size: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield blocks of results, so many at a time: the first, how many times, blocks each time,
+    results in the last block of each."""
     last = c.results - (c.blocks - 1) * SUMS
     for block, times, some in pieces(c.blocks, size):
         ends = block + times * some == c.blocks
@@ -142,7 +144,8 @@ class _Writer:
         self.scale, self.bias = names["scale"], names.get("bias")
         most = tile.rows * tile.columns * tile.blocks
         self.sums = [k._first.alloca(WORDS) for _ in range(most)]
-        self.starts = k.room(c.blocks * BYTES) if c.signed else None
+        self.starts = k.room(c.groups * c.blocks * BYTES) if c.signed else None
+        self.group: Integer = 0
         if c.signed:
             self._begin()
 
@@ -150,7 +153,7 @@ class _Writer:
         """Write what sums start from: the weights times -128."""
         k, b, c = self.k, self.b, self.c
         upper = ir.Constant(WORDS, [-0x7F7F7F80] * SUMS)  # four times 128
-        with k.loop(c.blocks) as block:
+        with k.loop(c.groups * c.blocks) as block:
             k.builder.store(_zeros(), self.sums[0])
             with k.loop(c.weights // BYTES) as step:
                 weights = self._words(b.at(self.w, (block, c.weights), (step, BYTES)))
@@ -173,13 +176,14 @@ class _Writer:
         )
         if rows <= r or columns <= s:
             return
-        own = c.image[1] * c.channels
-        source = b.at(self.x, (image, c.image[0] * own))
-        source = b.at(source, (c.start[0] + r) * own + (c.start[1] + s) * c.channels)
+        each = c.groups * c.channels
+        own = c.image[1] * each
+        source = b.at(self.x, (image, c.image[0] * own), (self.group, c.channels))
+        source = b.at(source, (c.start[0] + r) * own + (c.start[1] + s) * each)
         to = b.at(to, r * line + s * pixel)
-        runs, run = (1, (columns - s) * pixel) if pixel == c.channels else (columns - s, c.channels)
+        runs, run = (1, (columns - s) * pixel) if pixel == each else (columns - s, c.channels)
         with k.loop(rows - r) as row, k.loop(runs) as i:
-            here = b.at(source, (row, own), (i, c.channels))
+            here = b.at(source, (row, own), (i, each))
             there = b.at(to, (row, line), (i, pixel))
             for first, times, size in pieces(run, BYTES):
                 with k.loop(times) as j:
@@ -196,8 +200,9 @@ class _Writer:
         )
         if not c.is_copied:
             source = b.at(source, c.start[0] * line + c.start[1] * pixel)
-        weights, (e, f) = b.at(self.w, (block, c.weights)), c.output
-        to = k.at(self.y, (image, e * f * c.results), (block, SUMS))
+        (e, f), each = c.output, c.groups * c.results
+        weights = b.at(self.w, (self.group, c.blocks * c.weights), (block, c.weights))
+        to = k.at(self.y, (image, e * f * each), (self.group, c.results), (block, SUMS))
         for top, row_times, rows in pieces(e, self.tile.rows):
             for left, times, columns in pieces(f, self.tile.columns):
                 with k.loop(row_times) as i, k.loop(times) as j:
@@ -205,14 +210,15 @@ class _Writer:
                     begin = (row, c.stride[0] * line), (column, c.stride[1] * pixel)
                     self._begin_sums(block, size, rows * columns)
                     self._add(b.at(source, *begin), weights, size, rows, columns)
-                    place_y = k.at(to, (row, f * c.results), (column, c.results))
+                    place_y = k.at(to, (row, f * each), (column, each))
                     self._write(place_y, block, size, last, rows, columns)
 
     def _begin_sums(self, block: Integer, size: int, pixels: int) -> None:
         for m in range(size):
             start = _zeros()
             if self.starts is not None:
-                start = self._words(self.b.at(self.starts, (block, BYTES), m * BYTES))
+                place = (self.group, self.c.blocks * BYTES), (block, BYTES), m * BYTES
+                start = self._words(self.b.at(self.starts, *place))
             for p in range(pixels):
                 self.k.builder.store(start, self.sums[p * size + m])
 
@@ -255,15 +261,16 @@ class _Writer:
         k, c = self.k, self.c
         for m in range(size):
             some = last if m == size - 1 else SUMS
-            scale = k.load(k.at(self.scale, (block, SUMS), m * SUMS), some)
-            bias = self.bias and k.load(k.at(self.bias, (block, SUMS), m * SUMS), some)
+            place = (self.group, c.results), (block, SUMS), m * SUMS
+            scale = k.load(k.at(self.scale, *place), some)
+            bias = self.bias and k.load(k.at(self.bias, *place), some)
             for row in range(rows):
                 for column in range(columns):
                     slot = self.sums[(row * columns + column) * size + m]
                     total = k.builder.load(slot, typ=WORDS)
                     value = type(scale)(k, k.builder.sitofp(total, k.wide)) * scale
-                    place = (row * c.output[1] + column) * c.results + m * SUMS
-                    k.store(value + bias if bias else value, k.at(to, place), some)
+                    pixel = (row * c.output[1] + column) * c.groups * c.results
+                    k.store(value + bias if bias else value, k.at(to, pixel + m * SUMS), some)
 
     def _dot(self, sums: Any, x: Any, w: Any) -> Any:
         return self.k._call("llvm.x86.avx512.vpdpbusd.512", WORDS, [sums, x, w])

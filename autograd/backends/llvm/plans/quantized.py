@@ -11,6 +11,8 @@ from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.border import Pair
 from ..kernels.quantized import (
+    SUMS,
+    TERMS,
     IntegerCorrelation,
     IntegerTile,
     correlate,
@@ -57,20 +59,23 @@ class Correlations:
         tile = tile_of(target, c, images)
         self.c, self.function = c, build(correlate, target, c, tile, biased)
         self.pack = build(pack, target, c.results, c.channels, prod(c.taps))
-        self.weights = Scratch(c.blocks * c.weights, INT8)  # padding stays zero
+        self.weights = Scratch(c.groups * c.blocks * c.weights, INT8)  # padding stays zero
         self.room = Scratch(c.strides[0] * tile.images * c.is_copied, INT8)
-        self.macs = prod(c.output) * prod(c.taps) * c.results * c.channels
+        self.macs = prod(c.output) * prod(c.taps) * c.groups * c.results * c.channels
 
     def packed(self, w: NDArray) -> int:
         """Return the address of weights (M, .., C) as the kernel takes them."""
-        place = self.weights.address(0)
-        self.pack(address(w), place)
+        c, place = self.c, self.weights.address(0)
+        for group in range(c.groups):
+            source = address(w) + group * c.results * prod(c.taps) * c.channels
+            self.pack(source, place + group * c.blocks * c.weights)
         return place
 
     def run(self, x: int, w: int, vectors: list[int], y: int, images: int) -> None:
         """Correlate images."""
         c = self.c
-        steps = prod(c.image) * c.channels, prod(c.output) * c.results * FLOAT32.itemsize
+        each = prod(c.image) * c.channels, prod(c.output) * c.results * FLOAT32.itemsize
+        steps = [c.groups * size for size in each]
 
         def some(first: int, count: int, worker: int) -> None:
             ends = (a + first * step for a, step in zip((x, y), steps, strict=True))
@@ -87,7 +92,7 @@ def tile_of(target: Target, c: IntegerCorrelation, images: int) -> IntegerTile:
     most = min(16, (target.registers - 2 - blocks) // blocks)
     columns = divisor(c.output[1], most)
     rows = max(1, min(c.output[0], most // columns))
-    each = c.strides[0] + prod(c.output) * c.results * FLOAT32.itemsize
+    each = c.strides[0] + prod(c.output) * c.groups * c.results * FLOAT32.itemsize
     return IntegerTile(rows, columns, blocks, max(1, min(images, CACHE // each)))
 
 
@@ -100,15 +105,18 @@ def quantized_conv2d(
     target: Target, x: Spec, w: Spec, *vectors: Spec, stride: Pair, padding: Any, dilation: Pair,
     groups: int,
 ) -> Executable | None:  # fmt: skip
-    """Plan a convolution; None for several groups, and where there is no such instruction."""
-    if groups > 1 or not _takes(target, *vectors):
+    """Plan a convolution; None for groups of few channels or results, and where there is no such
+    instruction."""
+    (n, _, h, wide), (m, channels, r, s) = x.shape, w.shape
+    is_narrow = groups > 1 and (channels < TERMS or 2 * m < SUMS * groups)
+    if is_narrow or not _takes(target, *vectors):
         return None
-    (n, channels, h, wide), (m, _, r, s) = x.shape, w.shape
     output = windows((h, wide), (r, s), stride, padding, dilation)
     start = (-padding[0][0], -padding[1][0])
     c = IntegerCorrelation(
-        x.dtype == INT8, channels, m, (h, wide), output, (r, s), stride, dilation, start
-    )
+        x.dtype == INT8, groups, channels, m // groups, (h, wide), output, (r, s), stride, dilation,
+        start,
+    )  # fmt: skip
     call = Correlations(target, c, n, len(vectors) > 1)
 
     def run(x: NDArray, w: NDArray, *vectors: NDArray) -> NDArray:
@@ -151,4 +159,4 @@ def quantized_linear(target: Target, x: Spec, w: Spec, *vectors: Spec) -> Execut
 def _row(x: Spec, results: int, pixels: int) -> IntegerCorrelation:
     line, one, none = (1, pixels), (1, 1), (0, 0)
     signed = x.dtype == INT8
-    return IntegerCorrelation(signed, x.shape[-1], results, line, line, one, one, one, none)
+    return IntegerCorrelation(signed, 1, x.shape[-1], results, line, line, one, one, one, none)

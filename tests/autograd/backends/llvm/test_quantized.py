@@ -66,6 +66,17 @@ def test_convolutions(
 
 @vnni
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize(("groups", "channels", "filters"), [(2, 8, 40), (3, 5, 16)])
+def test_groups(dtype: str, groups: int, channels: int, filters: int) -> None:
+    arrays = factors(
+        dtype, (3, 6, 5, groups * channels), (groups * filters, 3, 3, channels), groups == 2
+    )
+    attrs = {"stride": (1, 1), "padding": ONE, "dilation": (1, 1), "groups": groups}
+    on_both(ops.quantized_conv2d, *arrays, **attrs)
+
+
+@vnni
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
 @pytest.mark.parametrize(("rows", "terms", "filters"), [(1, 64, 10), (37, 70, 33), (2, 801, 500)])
 def test_products(dtype: str, rows: int, terms: int, filters: int) -> None:
     on_both(ops.quantized_linear, *factors(dtype, (rows, terms), (filters, terms), rows > 1))
