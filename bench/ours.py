@@ -21,7 +21,7 @@ from tallygrad.autograd import (
     no_grad,
     trace,
 )
-from tallygrad.autograd.nn import Module, flatten, gradient_order
+from tallygrad.autograd.nn import Module, flatten, gradient_order, narrow_products
 from tallygrad.autograd.optim import SGD
 
 from .cases import CLASSES, Case
@@ -66,6 +66,8 @@ class Ours:
             self.optimizer = SGD(flatten(order), RATE, momentum=MOMENTUM, weight_decay=DECAY)
             self.train_step = trace(self.backward, training=True)
         else:
+            if dtype == "bf16":
+                narrow_products(self.model)
             self.classify = trace(self.logits)
 
     def mixed(self) -> autocast:

@@ -74,6 +74,9 @@ class Trained:
         kind = recorded(self.path, checkpoint.meta, "model", str)
         self.model = build.create_model(kind, self.data, self.dtype)
         load_model(self.path, checkpoint.tensors, self.model)
+        if self.precision == "bf16" and not self.is_int8:
+            build.mixed(self.precision)  # a UserError where it is not to be had
+            nn.narrow_products(self.model)
         self.model.eval()
 
     def facts(self) -> dict[str, object]:

@@ -9,6 +9,7 @@ from . import (
     layers,
     loss,
     module,
+    narrow,
     norm,
     pool,
     quantized,
@@ -20,6 +21,7 @@ from .flat import *
 from .layers import *
 from .loss import *
 from .module import *
+from .narrow import *
 from .norm import *
 from .pool import *
 from .quantized import *
@@ -33,6 +35,7 @@ __all__ += flat.__all__
 __all__ += layers.__all__
 __all__ += loss.__all__
 __all__ += module.__all__
+__all__ += narrow.__all__
 __all__ += norm.__all__
 __all__ += pool.__all__
 __all__ += quantized.__all__

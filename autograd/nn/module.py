@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .. import context
 from ..array import Array, NDArray, array
 from ..capture.observer import Changes
-from ..dtypes import FLOAT32, FLOAT64, as_dtype, bfloat16, is_floating
+from ..dtypes import FLOAT32, FLOAT64, DType, as_dtype, bfloat16, is_floating
 from ..ledger import Ledger
 from ..ops.shape import cast
 from ..ops.update import store
@@ -19,6 +19,17 @@ from ..tensor import Parameter, Tensor
 from .errors import compare
 
 __all__ = ["Module", "ModuleList", "Sequential"]
+
+
+def convert(name: str, t: Tensor, dtype: DType) -> None:
+    """Give a floating-point parameter or buffer another type. RuntimeError where an optimizer has
+    laid it into a flat buffer."""
+    if is_floating(t.dtype) and t.dtype != dtype:
+        if t.slot is not None:
+            raise RuntimeError(f"{name}: change its type before building the optimizer")
+        with context.using(ledger=Ledger(), tape=None):
+            t.rebind(cast(t.data, dtype=dtype))
+            t.grad = None
 
 
 class Module:
@@ -233,12 +244,7 @@ class Module:
         convert the model before building the optimizer."""
         target_dtype = as_dtype(dtype)
         for name, t in [*self.named_parameters(), *self.named_buffers()]:
-            if is_floating(t.dtype) and t.dtype != target_dtype:
-                if t.slot is not None:
-                    raise RuntimeError(f"{name}: change its type before building the optimizer")
-                with context.using(ledger=Ledger(), tape=None):
-                    t.rebind(cast(t.data, dtype=target_dtype))
-                    t.grad = None
+            convert(name, t, target_dtype)
         return self
 
     def float(self) -> Self:

@@ -180,3 +180,33 @@ def test_captured_steps_are_those_that_run(backend: str) -> None:
     (plain, before), (traced, after) = found
     assert plain == traced and len({*plain}) == 4
     np.testing.assert_array_equal(before, after)
+
+
+class Layers(nn.Module):
+    """Layers that multiply, and one that does not."""
+
+    def __init__(self) -> None:
+        self.conv, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.back, self.lstm = nn.ConvTranspose2d(4, 3, 2), nn.LSTM(18, 5)
+        self.rnn, self.linear = nn.RNN(5, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.back(self.norm(self.conv(x))).flatten(2).permute(1, 0, 2)
+        return self.linear(self.rnn(self.lstm(y)[0])[0])
+
+
+def test_weights_that_are_narrow_already_give_the_same_bits_without_casts(backend: str) -> None:
+    net, before, after = Layers().eval(), Ledger(), Ledger()
+    x = ag.tensor(np.random.default_rng(0).normal(size=(3, 2, 5, 2)).astype("f4"))
+    with ag.no_grad(), ag.autocast():
+        with context.using(ledger=before):
+            expected = net(x)
+        assert nn.narrow_products(net) is net
+        with context.using(ledger=after):
+            found = net(x)
+    narrow = {name for name, p in net.named_parameters() if str(p.dtype) == "bfloat16"}
+    assert len(narrow) == 7 and all("weight" in name and "norm" not in name for name in narrow)
+    assert found.numpy().tobytes() == expected.numpy().tobytes()
+    all_casts = [sum(n for (_, _, name, *_), n in c.calls.items() if name == "cast")
+                 for c in (before, after)]  # fmt: skip
+    assert all_casts[0] - all_casts[1] == len(narrow)
