@@ -91,18 +91,22 @@ class Tiles:
     def dot(self, sums: int, a: int, b: int) -> None:
         """Add products to float32 sums: sums[i, j] += the sum over k of a[i, 2k] b[k, 2j] and
         a[i, 2k + 1] b[k, 2j + 1]. Even and odd products are summed up apart, in the order of k,
-        before they are added (Intel's manual, TDPBF16PS)."""
+        before they are added (Intel's manual, TDPBF16PS). ValueError for shapes that AMX would
+        refuse."""
+        (high, wide), (rows, width), (deep, across) = (self.shapes[t] for t in (sums, a, b))
+        if (rows, width, across) != (high, 4 * deep, wide):
+            shapes = [self.shapes[t] for t in (sums, a, b)]
+            raise ValueError(f"dot: expected tiles of n x m, n x 4 k and k x m bytes, got {shapes}")
         if self._amx:
             self._call("tdpbf16ps", I8(sums), I8(a), I8(b))
             return
-        (first, down), (second, across) = self._operands[a], self._operands[b]
-        rows, pairs = self.shapes[a][0], self.shapes[a][1] // 4
+        (first, down), (second, apart) = self._operands[a], self._operands[b]
         kind = self.k.target.tiles
-        name = f"{kind}_{rows}_{pairs}_{down}_{across}"
+        name = f"{kind}_{rows}_{deep}_{down}_{apart}"
         function = self.k.module.globals.get(name)
         if function is None:
             write = _dots if kind == "dot" else _emulated
-            function = _function(self.k.module, name, write(rows, pairs, down, across))
+            function = _function(self.k.module, name, write(rows, deep, down, apart))
         self.k.builder.call(function, [self._row(sums, 0), first, second])
 
     def _row(self, tile: int, row: int) -> Any:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ..compiler.isa.targets import Target
 from ..compiler.language import I64, Integer, KernelBuilder, pieces
-from ..compiler.tiles import BYTES, ROWS, TILE, Tiles
+from ..compiler.tiles import BYTES, ROWS, TILE, TILES, Tiles
 from .border import Pair
 from .conv_direct import Correlation, Tap
 from .epilogue import NOTHING, Epilogue
@@ -150,11 +150,15 @@ class _Writer:
         self.depth = depth(c.channels)
         self.x, self.w, self.y, *_, self.count = k.arguments
         sums = len(tall) * self.halves
-        factors = [(high, self.depth * WIDTH) for high in tall][: 8 - sums - self.halves]
+        spare = min(len(tall), TILES - sums - self.halves)
+        # The last tile, which may have fewer rows than the others, has a factor of its own.
+        self.factors = [m % (spare - 1) if spare > 1 else 0 for m in range(len(tall) - 1)]
+        self.factors.append(spare - 1)
+        factors = [(high, self.depth * WIDTH) for high in (*tall[: spare - 1], tall[-1])]
         panel = self.depth // 2, BYTES
         wide = [(high, BYTES) for high in tall for _ in range(self.halves)]
         self.tiles = Tiles(k, [*wide, *factors, *[panel] * self.halves])
-        self.factors, self.first_panel = len(factors), sums + len(factors)
+        self.first_panel = sums + spare
         self.sums = k.room(len(tall) * 2 * TILE)  # [image][half][result]
         self.before = k.slot()  # where the last block lies in y
         arrays = dict(zip(k.pointers, k.arguments, strict=False))
@@ -259,7 +263,7 @@ class _Writer:
             for half in range(halves):
                 tiles.operand(self.first_panel + half, k.at(weights, (2 * tap[2] + half) * PANEL))
             for m in range(len(self.tall)):
-                factor = len(self.tall) * self.halves + m % self.factors
+                factor = len(self.tall) * self.halves + self.factors[m]
                 source = k.at(line, tap[1] * pixel + m * ROWS * c.channels)
                 tiles.operand(factor, source, c.channels * WIDTH)
                 for half in range(halves):

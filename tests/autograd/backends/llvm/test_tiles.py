@@ -58,6 +58,7 @@ CASES = [
     (1, 1, 1, 5, 6, 2, 3, 1, 2, 1),
     (2, 544, 576, 3, 3, 3, 1, 1, 1, 0),  # weights that do not stay in the cache
     (70, 16, 12, 5, 4, 3, 1, 1, 1, 1),  # four tiles of images and six more, windows of few channels
+    (54, 16, 16, 3, 3, 3, 1, 1, 1, 0),  # four tiles of images, of which the last is lower
     (40, 50, 40, 3, 3, 3, 2, 0, 1, 0),
 ]
 
