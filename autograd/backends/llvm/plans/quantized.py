@@ -10,15 +10,8 @@ from ....dtypes import FLOAT32, INT8
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.border import Pair
-from ..kernels.quantized import (
-    SUMS,
-    TERMS,
-    IntegerCorrelation,
-    IntegerTile,
-    correlate,
-    pack,
-    rounded,
-)
+from ..kernels.octets import SUMS, TERMS, pack, rounded
+from ..kernels.quantized import IntegerCorrelation, IntegerTile, correlate
 from ..registry import implements
 from ..runtime import memory
 from ..runtime.executable import Executable
