@@ -77,6 +77,12 @@ def choose_backend(
     return "numpy"
 
 
+def narrow_arithmetic(backend: str) -> str:
+    """Return how a backend computes with bfloat16, in words."""
+    slow = "computed by NumPy in float32, slower than --precision float32"
+    return str(getattr(backends.get(backend), "bfloat16", slow))
+
+
 def load_split(name: str, split: str, data_dir: str, comm: Comm) -> Dataset:
     """Load a data set, rank 0 first: it fetches or draws what the others then find. UserError for
     an unknown name, with the nearest."""

@@ -248,7 +248,7 @@ CHOICES = {
     "backend": ("auto", "llvm", "numpy"),
     "conv": ("auto", "direct", "winograd"),
     "tune": ("off", "fast", "full"),
-    "target": ("host", "avx512", "avx2", "sse", "neon"),
+    "target": ("host", "amx", "avx512", "avx2", "sse", "neon"),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..autograd import get_num_threads, nn
 from ..datasets import Source
+from . import build
 from .build import Data
 from .config import TrainConfig, flag
 from .cost.report import short
@@ -33,6 +34,7 @@ def header(
         f"data     {config.dataset}: {samples}; {shape}, {len(data.train.dataset.classes)} classes",
         f"ranks    {comm.size} x {threads} thread{'s' if threads > 1 else ''}, MPI "
         f"{comm.library}, backend {backend}",
+        *([f"bf16     {build.narrow_arithmetic(backend)}"] if config.precision == "bf16" else []),
         *(idle if rest > 0 else []),
         f"folder   {folder}",
     ]

@@ -108,7 +108,9 @@ def test_mixed_precision_learns_and_is_kept(tmp_path: Path) -> None:
     pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
     words = ["--model", "mlp", "--max-steps", "60", "--lr", "0.01"]
     for precision in ("float32", "bf16"):
-        train(tmp_path / precision, *words, "--precision", precision)
+        done = train(tmp_path / precision, *words, "--precision", precision)
+        # Beside what is trained, how: with which instructions, or in float32.
+        assert ("\nbf16     " in done.stdout + done.stderr) == (precision == "bf16")
     plain, mixed = (read(tmp_path / name, "result.json") for name in ("float32", "bf16"))
     assert mixed["test_loss"] != plain["test_loss"] == pytest.approx(mixed["test_loss"], rel=0.02)
     kept = load(max((tmp_path / "bf16" / "checkpoints").glob("step-*.h5"))).tensors

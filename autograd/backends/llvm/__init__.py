@@ -37,7 +37,7 @@ from .runtime.executable import Executable, OneAtATime
 from .runtime.recording import NativeRecording
 from .tuning import LEVELS, Tuner
 
-EAGER, DRY = "eager", "dry"
+EAGER, DRY, AMX = "eager", "dry", "amx"
 
 
 class Llvm:
@@ -51,6 +51,15 @@ class Llvm:
         self, target: Target, tune: str = "off", eager: bool = False, dry: bool = False
     ) -> None:
         self.target, self.tuner, self.eager, self.dry = target, Tuner(target, tune), eager, dry
+
+    @property
+    def bfloat16(self) -> str:
+        """How bfloat16 is computed, in words."""
+        if self.target.convolves:
+            return f"convolutions, products and recurrent layers use {self.target.tiles}"
+        if self.target.tiles:
+            return "products and recurrent layers use AVX512-BF16, all else is computed in float32"
+        return "computed in float32, about as fast as --precision float32"
 
     def find(
         self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]
@@ -130,20 +139,22 @@ def create(options: str) -> Llvm:
     direct, winograd), what multiplies bfloat16 tile by tile (tiles=auto, tiles=off, tiles=amx,
     AVX512-BF16 with tiles=dot, or plain instructions for tests, tiles=emulated), how long to search
     for fast tiles (tune=off, tune=fast, tune=full), `eager` to defer no call, and `dry` to search
-    for tiles and run nothing. Raises ValueError for others.
+    for tiles and run nothing; `amx` is short for tiles=amx. Raises ValueError for others.
     """
     chosen = {"name": "", "convolution": "auto", "tiles": "auto"}
     levels, level = [f"tune={level}" for level in LEVELS], "off"
     tiles = [f"tiles={kind}" for kind in TILES]
     words = [word for word in options.split(",") if word]
     for word in words:
-        known = (*SETS, *CONVOLUTIONS, *tiles, *levels, EAGER, DRY)
+        known = (*SETS, *CONVOLUTIONS, *tiles, *levels, AMX, EAGER, DRY)
         if word not in known:
             raise ValueError(f"backend llvm: expected options {', '.join(known)}, got {word!r}")
         if word in levels:
             level = word.partition("=")[2]
         elif word in tiles:
             chosen["tiles"] = word.partition("=")[2]
+        elif word == AMX:
+            chosen["tiles"] = word
         elif word in SETS:
             chosen["name"] = word
         elif word in CONVOLUTIONS:

@@ -25,7 +25,7 @@ from tallygrad.autograd import (
     set_num_threads,
 )
 from tallygrad.autograd.array import Array, Spec, array
-from tallygrad.autograd.backends.llvm import fusion
+from tallygrad.autograd.backends.llvm import create, fusion
 from tallygrad.autograd.backends.llvm.compiler.isa import amx, targets
 from tallygrad.autograd.backends.llvm.registry import find_tiled
 from tallygrad.autograd.backends.llvm.runtime.layout import layout_stats
@@ -206,8 +206,15 @@ def test_products_of_pairs_are_used_where_they_are_fast() -> None:
 
 def test_without_amx_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(amx, "permitted", lambda: False)
-    with pytest.raises(ValueError, match="tiles: expected a processor with AMX, and leave to use"):
-        targets.target(tiles="amx")
+    for options in ("tiles=amx", "amx"):
+        with pytest.raises(ValueError, match="tiles: expected a processor with AMX, and leave to"):
+            backends.get(f"llvm:{options},eager")
+
+
+def test_it_says_what_computes_with_bfloat16() -> None:
+    said = {kind: create(f"tiles={kind}").bfloat16 for kind in ("off", "emulated")}
+    assert said["off"] == "computed in float32, about as fast as --precision float32"
+    assert said["emulated"] == "convolutions, products and recurrent layers use emulated"
 
 
 class Net(nn.Module):
