@@ -77,7 +77,8 @@ class Llvm:
             executable = widened(target, name, specs, attrs, many)
         if executable is None:
             return reference(primitive, specs, attrs)
-        call = self._call(target, name, specs, attrs, executable)
+        # Rules of fusion are for kernels that take the operands as they are.
+        call = self._call(target, name, specs, attrs, executable, is_whole)
         how = deferral(target, name, specs, attrs) if is_whole and not self.eager else None
         return Implementation(
             "llvm", call, how and self._deferral_plan(how, call), executable.executed
@@ -85,9 +86,9 @@ class Llvm:
 
     def _call(
         self, target: Target, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any],
-        executable: Executable,
+        executable: Executable, fuses: bool = True,
     ) -> Call:  # fmt: skip
-        fuse = self._fuse if can_fuse(name) and not self.eager else None
+        fuse = self._fuse if fuses and can_fuse(name) and not self.eager else None
         return Call(name, specs, attrs, _one_at_a_time(executable), fuse, target)
 
     def _deferral_plan(self, how: Deferral, call: Call) -> DeferralPlan | None:

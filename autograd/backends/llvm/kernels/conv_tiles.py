@@ -76,6 +76,11 @@ class TileCorrelation(NamedTuple):
         return self.indices * tiles * PANEL
 
     @property
+    def length(self) -> int:
+        """Taps in a kernel's code, in all runs of columns."""
+        return sum(len(run.taps) for run in _runs(self))
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates, those at borders included."""
         return prod(self.output) * len(self.taps) * self.channels * self.results * self.images

@@ -4,7 +4,7 @@ numbers that windows see side by side, where pixels have few channels."""
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ..compiler.isa.targets import Target
 from ..compiler.language import Integer, KernelBuilder
@@ -33,24 +33,26 @@ class Windows(NamedTuple):
     columns: tuple[int, ...]
     stride: Pair
     width: int
-    apart: tuple[int, int, int]  # numbers from an image, row and column to the next
 
     def seen(self, f: int) -> tuple[int, ...]:
         """Return which columns of taps a window sees."""
         places = (f * self.stride[1] + c for c in self.columns)
         return tuple(i for i, p in enumerate(places) if 0 <= p < self.image[1])
 
-    def pieces(self, seen: tuple[int, ...]) -> list[tuple[int, int, int]]:
-        """Return what to copy of a row of taps: from where in the image, to where in the window,
-        how many numbers."""
-        pixel, c = self.apart[2], self.channels
+    def pieces(self, seen: tuple[int, ...], pixel: int) -> list[tuple[int, int, int]]:
+        """Return what to copy of a row of taps: from where in the image, whose pixels are so many
+        numbers apart, to where in the window, how many numbers."""
+        c = self.channels
         dense = pixel == c and [*self.columns] == [*range(self.columns[0], self.columns[-1] + 1)]
         if dense and seen:
             return [(self.columns[seen[0]] * c, seen[0] * c, len(seen) * c)]
         return [(self.columns[i] * pixel, i * c, c) for i in seen]
 
 
-def gathered(target: Target, dtype: str, w: Windows) -> KernelBuilder:
+Apart: TypeAlias = tuple[int, int, int]  # numbers from an image, row and column to the next
+
+
+def gathered(target: Target, dtype: str, w: Windows, apart: Apart) -> KernelBuilder:
     """Return the kernel that lays windows out as [row][column][image][width]: images, windows,
     first row, number of rows."""
     k = KernelBuilder(target, dtype, ("x", "y"), ("first", "rows"))
@@ -63,13 +65,19 @@ def gathered(target: Target, dtype: str, w: Windows) -> KernelBuilder:
                 f = k.sum(j, columns[0])
                 pixel = k.sum((e, w.output[1]), f)
                 to = k.at(y, (pixel, w.images * w.width), (n, w.width))
-                source = k.at(x, (n, w.apart[0]), (f, w.stride[1] * w.apart[2]))
-                _window(k, w, source, to, e, seen)
+                source = k.at(x, (n, apart[0]), (f, w.stride[1] * apart[2]))
+                _window(k, w, apart, source, to, e, seen)
     return k
 
 
 def _window(
-    k: KernelBuilder, w: Windows, source: Any, to: Any, e: Integer, seen: tuple[int, ...]
+    k: KernelBuilder,
+    w: Windows,
+    apart: Apart,
+    source: Any,
+    to: Any,
+    e: Integer,
+    seen: tuple[int, ...],
 ) -> None:
     """Lay out a window of the row e of windows; `source` is the image's first row."""
     line = len(w.columns) * w.channels
@@ -81,8 +89,8 @@ def _window(
             with there:
                 if len(seen) < len(w.columns):
                     k.clear(own, line)
-                for begin, place, count in w.pieces(seen):
-                    k.move(k.at(source, (at, w.apart[1]), begin), k.at(own, place), count)
+                for begin, place, count in w.pieces(seen, apart[2]):
+                    k.move(k.at(source, (at, apart[1]), begin), k.at(own, place), count)
             with beyond:
                 k.clear(own, line)
     k.clear(k.at(to, len(w.rows) * line), w.width - len(w.rows) * line)

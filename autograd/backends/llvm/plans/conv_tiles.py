@@ -28,6 +28,7 @@ from ..runtime.parallel import ByImages, Scratch, Work, in_parts, parts_of
 from .conv import FOLD, forward_correlation, reaching_subgrid, windows
 from .pixels import Gathered, Pixels, new_pixels
 
+MOST = 1500  # taps that a kernel's code may have, in all runs of columns
 LARGEST = 256  # numbers of a window that are laid out side by side
 CACHE = 3 << 18  # bytes of both factors that stay in the cache while all sums see them
 Prepare = Callable[[NDArray], NDArray]
@@ -48,7 +49,7 @@ def _source(
     n, taps = x.shape[0], len(c.taps)
     if c.channels < HALF and c.channels * taps <= LARGEST:
         width = _padded(c.channels * taps)
-        seen = Windows(n, c.channels, c.image, c.output, rows, columns, c.stride, width, (0, 0, 0))
+        seen = Windows(n, c.channels, c.image, c.output, rows, columns, c.stride, width)
         one = c._replace(
             channels=width, indices=1, image=c.output, taps=((0, 0, 0),), stride=(1, 1)
         )
@@ -62,7 +63,7 @@ def _dense(target: Target, x: Spec, c: Correlation) -> tuple[Correlation, Prepar
     if depth(c.channels):
         return c, Pixels(target, x).of
     width = _padded(c.channels)
-    seen = Windows(x.shape[0], c.channels, c.image, c.image, (0,), (0,), (1, 1), width, (0, 0, 0))
+    seen = Windows(x.shape[0], c.channels, c.image, c.image, (0,), (0,), (1, 1), width)
     return c._replace(channels=width), Gathered(target, x, seen).of
 
 
@@ -85,12 +86,16 @@ class TileConvolution:
             for tall, image, count in c.blocked():
                 begins = not (number or image)
                 function = build(correlate, target, c, tall, biased, epilogue, begins)
-                offsets = image * c.channels * 2, image * c.results * 2
-                self.kernels.append((function, offsets, count, c.output[0]))
+                self.kernels.append((function, c, image, sum(tall), count))
+        # Sums are those of a row of results, so these rows cannot be shared otherwise.
+        rows, parts = first.output[0], sum(count for *_, count in first.blocked())
+        self.by_blocks = parts > rows and not (epilogue.moments or epilogue.sums)
+        self.units = parts if self.by_blocks else rows
 
-    def by_rows(self) -> ByImages:
-        """Return the executable, which works on a row of results at a time."""
-        return ByImages(self.first.output[0], sum(c.macs for c in self.several), self.begin)
+    def planned(self) -> ByImages:
+        """Return the executable, which works on a row of results at a time, or on a block of images
+        where rows are few."""
+        return ByImages(self.units, sum(c.macs for c in self.several), self.begin)
 
     def begin(self, x: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
         """Return the result, and what works on rows of it."""
@@ -104,12 +109,19 @@ class TileConvolution:
         ]
 
         def some(first: int, count: int, worker: int) -> None:
-            for function, (come, go), images, rows in self.kernels:
-                lines = min(count, rows - first)
-                if lines > 0:
+            before = 0  # blocks of images of the kernels so far
+            for function, c, image, height, many in self.kernels:
+                row, rows, block, some_blocks = first, min(count, c.output[0] - first), 0, many
+                if self.by_blocks:
+                    row, rows, block = 0, c.output[0], max(0, first - before)
+                    some_blocks = min(many, first + count - before) - block
+                    before = (before + many) % self.units
+                if rows > 0 and some_blocks > 0:
+                    start = image + block * height
+                    come, go = start * c.channels * 2, start * c.results * 2
                     ends = address(source) + come, weights, address(y) + go, *map(address, bias)
                     tail = [address(a) + go * whole for a, whole in others]
-                    function(*ends, *tail, first, lines, images)
+                    function(*ends, *tail, row, rows, some_blocks)
 
         return y, some
 
@@ -121,14 +133,16 @@ def conv2d(
 ) -> ByImages | None:  # fmt: skip
     """Plan a convolution, with a bias if there is one, and an epilogue, whose arrays come last;
     None for several groups."""
-    if groups > 1 or not target.convolves:
+    if groups > 1 or not target.convolves or prod(w.shape[2:]) > LARGEST:
         return None
     c, prepare, whole = _forward(target, x, w, stride, padding, dilation)
+    if c.length > MOST:
+        return None
     build_pack = pack_windows if whole else pack
     sizes = w.shape[0], w.shape[1], prod(w.shape[2:])
     rest = () if whole else (False,)
     packing = build(build_pack, target, w.dtype.name, sizes, depth(c.channels), c.channels, *rest)
-    return TileConvolution(target, [c], prepare, packing, w, bool(b), epilogue).by_rows()
+    return TileConvolution(target, [c], prepare, packing, w, bool(b), epilogue).planned()
 
 
 def _forward(
@@ -154,16 +168,18 @@ def conv2d_dx(
 ) -> ByImages | None:  # fmt: skip
     """Plan the gradient of x, a correlation for the pixels at each remainder by the stride, and an
     epilogue, whose arrays come last."""
-    if groups > 1 or not target.convolves:
+    if groups > 1 or not target.convolves or prod(w.shape[2:]) > LARGEST:
         return None
     several, n = [], dy.shape[0]
     for first in product(range(min(stride[0], size[0])), range(min(stride[1], size[1]))):
         grid = reaching_subgrid(dy, w, size, first, stride, padding, dilation, groups)
         grid, prepare = _dense(target, dy, grid)
         several.append(TileCorrelation.of(grid, n, size, first, stride))
+    if max(c.length for c in several) > MOST:
+        return None
     sizes, channels = (w.shape[0], w.shape[1], prod(w.shape[2:])), several[0].channels
     packing = build(pack, target, w.dtype.name, sizes, depth(channels), channels, True)
-    return TileConvolution(target, several, prepare, packing, w, False, epilogue).by_rows()
+    return TileConvolution(target, several, prepare, packing, w, False, epilogue).planned()
 
 
 @tiled("conv2d_dw")
@@ -172,11 +188,13 @@ def conv2d_dw(
     groups: int,
 ) -> Executable | None:  # fmt: skip
     """Plan the gradient of w, in float32."""
-    if groups > 1 or not target.convolves:
+    if groups > 1 or not target.convolves or prod(size) > LARGEST:
         return None
     channels, m, (r, s) = x.shape[1], dy.shape[1], size
     w = Spec((m, channels, r, s), x.dtype)
     c, prepare, whole = _forward(target, x, w, stride, padding, dilation)
+    if c.length > MOST:
+        return None
     call = TileGradient(target, c, prepare, Pixels(target, dy).of)
 
     def run(x: NDArray, dy: NDArray) -> NDArray:
@@ -220,29 +238,36 @@ class TileGradient:
                     for channels, width, turned in ((c.channels, w, True), (c.results, f, False))
                 ]
             )
-        self.parts = parts_of(c.macs, e, FOLD * prod(self.shape))
+        # Of the rows of results or, where these are few, of the groups of images.
+        self.by_groups = len(self.packs) > e
+        self.units = len(self.packs) if self.by_groups else e
+        self.parts = parts_of(c.macs, self.units, FOLD * prod(self.shape))
         self.merge = build(increase, target, "float32")
 
     def run(self, x: NDArray, dy: NDArray) -> NDArray:
         """Return sums (matrices, channels, results), the last two filled up."""
         source, tops, e = self.prepare(x), self.prepare_top(dy), self.c.output[0]
+        all_groups = 0, len(self.packs)
         sums = memory.empty((self.parts, *self.shape), FLOAT32)
         size = prod(self.shape)
 
         def one(part: int, first: int, count: int, worker: int) -> None:
             to = address(sums) + part * size * 4
-            for group in range(len(self.packs)):
-                begins = int(group == 0)
+            groups, start, end = all_groups, first, first + count
+            if self.by_groups:
+                groups, start, end = (first, first + count), 0, e
+            for group in range(*groups):
+                begins = int(group == groups[0])
                 done = 0
-                for row in range(first, first + count, self.rows):
-                    rows = min(self.rows, first + count - row)
+                for row in range(start, end, self.rows):
+                    rows = min(self.rows, end - row)
                     done = self._pack(address(source), group, row, rows, done, worker)
                     self._pack_top(address(tops), group, row, rows, worker)
                     ends = (room.address(worker) for room in self.rooms)
                     self.add(*ends, to, row, rows, begins)
                     begins = 0
 
-        in_parts(e, self.parts, one)
+        in_parts(self.units, self.parts, one)
         for part in range(1, self.parts):
             self.merge(address(sums), address(sums) + part * size * 4, size)
         return sums[0]

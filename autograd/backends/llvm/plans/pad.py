@@ -30,7 +30,7 @@ def _plan(target: Target, x: Spec, shape: tuple[int, ...], slices: Slices) -> Ex
         return None
     (n, c, h, w), size = x.shape, x.dtype.itemsize
     _, (top, *_), (up, _, down), (left, _, right) = slices
-    functions = [build(placed, target, x.dtype.name, pixelwise) for pixelwise in (False, True)]
+    functions = {False: build(placed, target, x.dtype.name, False)}
     parts = tuple(slice(*s) for s in slices)
 
     def run(x: NDArray) -> NDArray:
@@ -46,6 +46,8 @@ def _plan(target: Target, x: Spec, shape: tuple[int, ...], slices: Slices) -> Ex
         first = up * row + left * pixel + top * one
         apart = image, down * row, right * pixel
         sizes = n, h, w, c, first, y.size
+        if pixelwise not in functions:
+            functions[pixelwise] = build(placed, target, x.dtype.name, pixelwise)
         functions[pixelwise](address(x), address(y), *sizes, *steps, *apart)
         return y
 

@@ -45,12 +45,9 @@ class Gathered:
 
     def __init__(self, target: Target, x: Spec, windows: Windows) -> None:
         n, c, h, w = x.shape
-        self.dtype, self.windows = x.dtype, windows
-        last, first = (h * w * c, w * c, c), (c, w * n * c, n * c)
-        self.kernels = [
-            build(gathered, target, x.dtype.name, windows._replace(apart=apart))
-            for apart in (last, first)
-        ]
+        self.dtype, self.windows, self.target = x.dtype, windows, target
+        self.apart = {False: (h * w * c, w * c, c), True: (c, w * n * c, n * c)}
+        self.kernels: dict[bool, Any] = {}
 
     def of(self, x: NDArray) -> NDArray:
         """Return the windows of x (N, C, H, W)."""
@@ -58,5 +55,8 @@ class Gathered:
         ready = first.flags.c_contiguous
         source = first if ready else channels_last(x)
         y = memory.empty((*w.output, w.images, w.width), self.dtype)
+        if ready not in self.kernels:
+            apart = self.apart[ready]
+            self.kernels[ready] = build(gathered, self.target, self.dtype.name, w, apart)
         self.kernels[ready](address(source), address(y), 0, w.output[0])
         return y

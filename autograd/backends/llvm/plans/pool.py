@@ -55,12 +55,13 @@ class _Pool:
     def __init__(
         self, target: Target, make: Any, pool: PoolWindows, images: int, unroll: int
     ) -> None:
-        self.images, self.channels = images, pool.channels
+        self.images, self.channels, self.target, self.make = images, pool.channels, target, make
         self.tiled = target.convolves and is_narrow(np.dtype(pool.dtype))
-        self.functions = [
-            build(make, target, pool, unroll),
-            build(make, target, pool._replace(channels=images * pool.channels), unroll),
-        ]
+        self.pool, self.unroll, self.functions = pool, unroll, {False: self._function(False)}
+
+    def _function(self, by_pixels: bool) -> Any:
+        many = self.images * self.channels if by_pixels else self.channels
+        return build(self.make, self.target, self.pool._replace(channels=many), self.unroll)
 
     def lies_by_pixels(self, x: NDArray) -> bool:
         """Tell whether the images of a pixel lie side by side; where nothing tells, whether tiles
@@ -82,6 +83,8 @@ class _Pool:
                 a = plain(a.transpose(BACK)) if by_pixels else channels_last(a)
                 kept.append(a)
             addresses.append(None if a is None else address(a))
+        if by_pixels not in self.functions:
+            self.functions[by_pixels] = self._function(by_pixels)
         self.functions[by_pixels](*addresses, 1 if by_pixels else self.images)
 
 

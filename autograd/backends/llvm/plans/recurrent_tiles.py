@@ -85,13 +85,12 @@ class _Inputs:
         (self.steps, self.batch, self.inputs), self.dtype = x
         self.width = blocks(self.inputs) * BLOCK
         steps, batch, size = x.shape
-        one, single = (steps, 1), (0,)
-        apart = {False: (size, batch * size, 0), True: (steps * size, size, 0)}
+        lines, one = (steps, 1), (0,)
+        windows = Windows(batch, size, lines, lines, one, one, (1, 1), self.width)
         self.kernels = {
-            turned: build(gathered, target, x.dtype.name, Windows(
-                batch, size, one, one, single, single, (1, 1), self.width, each
-            )) for turned, each in apart.items()
-        }  # fmt: skip
+            turned: build(gathered, target, x.dtype.name, windows, apart)
+            for turned, apart in ((False, (size, batch * size, 0)), (True, (steps * size, size, 0)))
+        }
 
     def of(self, x: NDArray) -> NDArray:
         """Return the inputs (T, N, width)."""

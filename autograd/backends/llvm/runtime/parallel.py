@@ -48,11 +48,14 @@ def chained(first: ByImages, count: int, then: ByImages) -> Executable:
 
     It takes the `count` arrays of the first and the remaining ones of the second, and returns both
     results, the second's first. A few images go through both before the next few, so that the
-    intermediate result is read from the cache.
+    intermediate result is read from the cache; all of them, where that does not lie image by image.
     """
 
     def run(*arrays: NDArray) -> tuple[Any, Any]:
         intermediate, fill = first.begin(*arrays[:count])
+        if not intermediate.transpose(0, 2, 3, 1).flags.c_contiguous:
+            over_images(first.macs, first.images, fill)
+            return then.run(intermediate, *arrays[count:]), intermediate
         result, work = then.begin(intermediate, *arrays[count:])
         # As many images as leave their intermediate results in the cache.
         few = max(1, CACHED * first.images // intermediate.nbytes)

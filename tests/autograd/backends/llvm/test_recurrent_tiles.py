@@ -105,11 +105,12 @@ def test_an_lstm_is_that_of_numpy(name: str, case: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize(("nonlinearity", "case"), [("tanh", CASES[1]), ("relu", CASES[0])])
 def test_an_elman_network_is_that_of_numpy(nonlinearity: str, case: tuple[Any, ...]) -> None:
-    assert_near(rnn(BACKENDS[-1], case, nonlinearity), rnn("numpy", case, nonlinearity))
+    assert_near(rnn(BACKENDS[0], case, nonlinearity), rnn("numpy", case, nonlinearity))
 
 
 def test_threads_do_not_change_a_bit() -> None:
-    case, before, found = (5, 101, 32, 64, False), get_num_threads(), []
+    """Of so many products that it is worth while to start threads."""
+    case, before, found = (9, 133, 96, 96, False), get_num_threads(), []
     try:
         for threads in (1, 2):
             set_num_threads(threads)

@@ -23,11 +23,13 @@ from tallygrad.autograd import (
     nn,
     no_grad,
     set_num_threads,
+    threads,
 )
 from tallygrad.autograd.array import Array, Spec, array
 from tallygrad.autograd.backends.llvm import create, fusion
 from tallygrad.autograd.backends.llvm.compiler.isa import amx, targets
 from tallygrad.autograd.backends.llvm.registry import find_tiled
+from tallygrad.autograd.backends.llvm.runtime import parallel
 from tallygrad.autograd.backends.llvm.runtime.layout import layout_stats
 from tallygrad.autograd.dtypes import FLOAT32, bfloat16
 from tallygrad.autograd.functional.activation import relu
@@ -131,6 +133,49 @@ def test_threads_do_not_change_a_bit(name: str) -> None:
     finally:
         set_num_threads(before)
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("filters", "attrs"),
+    [((3, 2), {"stride": (2, 1), "padding": ((1, 0), (0, 3)), "dilation": (1, 2)}),
+     ((1, 4), {"stride": (3, 2), "padding": ((0, 2), (3, 1)), "dilation": (1, 1)}),
+     ((5, 1), {"stride": (1, 3), "padding": ((4, 5), (0, 0)), "dilation": (2, 1)})],
+)  # fmt: skip
+def test_axes_may_differ(filters: tuple[int, int], attrs: dict[str, Any]) -> None:
+    """Borders on one side, windows that see nothing but border, strides above the filter's size."""
+    rng, found = np.random.default_rng(6), []
+    x, w = draw(rng, 18, 20, 7, 9), draw(rng, 33, 20, *filters)
+    for name in (BACKENDS[0], "numpy"):
+        with context.using(backend=name):
+            y = conv2d(x, w, **attrs, groups=1)
+            dy = draw(np.random.default_rng(1), *y.shape)
+            dx = conv2d_dx(dy, w, size=(7, 9), **attrs, groups=1)
+            found.append([y, dx, conv2d_dw(x, dy, size=filters, **attrs, groups=1)])
+    for a, b in zip(*found, strict=True):
+        assert_near(a.value, b.value)
+
+
+def test_threads_share_the_rows_of_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are images of one pixel."""
+    rng, before, units = np.random.default_rng(7), get_num_threads(), []
+    x, w, found = draw(rng, 300, 512), draw(rng, 512, 512), []
+    rows, dy = draw(rng, 16384, 64), draw(rng, 16384, 64)
+
+    def share(count: int, work: Any) -> None:
+        units.append(count)
+        threads.share(count, work)
+
+    monkeypatch.setattr(parallel, "share", share)
+    try:
+        for number in (1, 2):
+            set_num_threads(number)
+            with context.using(backend=BACKENDS[0]):
+                y, dw = linear(x, w), matmul(array(dy.value.T), rows, wide=True)
+                found.append((y.value.tobytes(), dw.value.tobytes()))
+    finally:
+        set_num_threads(before)
+    assert found[0] == found[1]
+    assert len(units) == 4 and min(units) >= 2
 
 
 @pytest.mark.parametrize("name", [name for name in BACKENDS if "dot" not in name])
@@ -309,3 +354,45 @@ def test_statistics_keep_their_digits_where_the_mean_is_far_from_zero(
     np.testing.assert_allclose(found[0] - 512, sums.mean((0, 2, 3)), atol=2e-4)
     # Sums near 512 have steps of 2^-14.
     np.testing.assert_allclose(found[1], sums.var((0, 2, 3)), rtol=1e-4)
+
+
+def test_float32_goes_on_where_tiles_have_left_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that lie pixel by pixel are normalised as they lie, and convolved image by image."""
+    monkeypatch.setattr(fusion, "LEAST", 1)
+    x = from_numpy(np.random.default_rng(0).normal(size=(20, 16, 10, 10)).astype(np.float32))
+    found = []
+    for name in (BACKENDS[0], f"{BACKENDS[0]},eager"):
+        manual_seed(0)
+        first, norm, second = nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.Conv2d(32, 32, 3)
+        with context.using(backend=name):
+            with autocast():
+                y = first(x)
+            z = second(relu(norm.train()(y.float())))
+            with no_grad():
+                found.append((z.numpy(), second(relu(norm.eval()(y.float()))).numpy()))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["llvm:auto", BACKENDS[0]])
+def test_a_model_wholly_in_bfloat16_is_that_of_single_calls(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parameters of batch norm are bfloat16, which no fused kernel takes."""
+    monkeypatch.setattr(fusion, "LEAST", 1)
+    found = []
+    for each in (name, f"{name},eager"):
+        manual_seed(0)
+        first, second = (nn.Conv2d(n, 32, 3, bias=False) for n in (16, 32))
+        layers = first, nn.BatchNorm2d(32), nn.ReLU(), second
+        net = nn.Sequential(*layers, nn.BatchNorm2d(32), nn.ReLU()).bfloat16()
+        x = Tensor(draw(np.random.default_rng(0), 20, 16, 8, 8))
+        with context.using(backend=each):
+            y = net.train()(x)
+            y.backward(Tensor(draw(np.random.default_rng(1), *y.shape)))
+            with no_grad():
+                scores = net.eval()(x)
+        grads = [p.grad for p in net.parameters()]
+        found.append([t.numpy().astype(np.float64) for t in (y, scores, *grads) if t is not None])
+    for a, b in zip(*found, strict=True):
+        assert np.linalg.norm(a - b) <= 0.1 * np.linalg.norm(b) + 1e-6
