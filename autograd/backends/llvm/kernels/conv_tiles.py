@@ -38,6 +38,24 @@ def blocks(channels: int, size: int = BLOCK) -> int:
     return -(-channels // size)
 
 
+def in_tiles(rows: int) -> Tall:
+    """Return the rows of each tile that so many fill."""
+    whole, rest = divmod(rows, ROWS)
+    return (*(ROWS,) * whole, *(rest,) * (rest > 0))
+
+
+def cut(k: KernelBuilder, size: int, tile: int) -> Iterator[tuple[Integer, int]]:
+    """Loop over blocks: yield the number and the size of each."""
+    for first, times, part in pieces(size, tile):
+        with k.loop(times) as i:
+            yield k.sum(i, first // tile), part
+
+
+def packed_size(results: int, channels: int, deep: int, matrices: int) -> int:
+    """Return how many numbers weights are as `tile_weights.pack` lays them out."""
+    return blocks(results) * blocks(channels, deep) * matrices * 2 * PANEL
+
+
 def depth(channels: int) -> int:
     """Return how many channels a tile has: the most, up to 32, of which there are whole tiles, in
     pairs; 0 where these would be too few."""
@@ -71,9 +89,8 @@ class TileCorrelation(NamedTuple):
 
     @property
     def weights(self) -> int:
-        """Numbers of the weights, as `tile_weights.pack` lays them out."""
-        tiles = blocks(self.results) * (self.channels // depth(self.channels)) * 2
-        return self.indices * tiles * PANEL
+        """Numbers of the packed weights."""
+        return packed_size(self.results, self.channels, depth(self.channels), self.indices)
 
     @property
     def length(self) -> int:
@@ -91,11 +108,11 @@ class TileCorrelation(NamedTuple):
         most = (4 if self.results <= HALF else 2) * ROWS
         first, whole = 0, self.images // most
         if whole:
-            yield (ROWS,) * (most // ROWS), 0, whole
+            yield in_tiles(most), 0, whole
             first = whole * most
         rest = self.images - first
         if rest:
-            yield (*(ROWS,) * (rest // ROWS), *(rest % ROWS,) * (rest % ROWS > 0)), first, 1
+            yield in_tiles(rest), first, 1
 
 
 class _Run(NamedTuple):
@@ -126,22 +143,15 @@ def correlate(
     *_, start, rows, _ = k.arguments
     writer = _Writer(k, c, tall, biased, epilogue, begins)
     if 2 * c.weights > NEAR:
-        for o, size in _results(k, c.results):
+        for o, size in cut(k, c.results, BLOCK):
             with k.loop(rows) as e:
                 writer.row(o, k.sum(start, e), size)
     else:
         with k.loop(rows) as e:
-            for o, size in _results(k, c.results):
+            for o, size in cut(k, c.results, BLOCK):
                 writer.row(o, k.sum(start, e), size)
     writer.tiles.release()
     return k
-
-
-def _results(k: KernelBuilder, results: int) -> Iterator[tuple[Integer, int]]:
-    """Loop over blocks of results: yield the number of each, and how many results it has."""
-    for first, times, size in pieces(results, BLOCK):
-        with k.loop(times) as i:
-            yield k.sum(i, first // BLOCK), size
 
 
 class _Writer:

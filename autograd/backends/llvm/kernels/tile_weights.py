@@ -3,7 +3,7 @@ channels][16 results][2]."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import llvmlite.ir as ir
@@ -13,7 +13,7 @@ from ..compiler.language import I16, I32, Integer, KernelBuilder, pieces
 from ..compiler.tiles import ROWS
 from ..compiler.transpose import turn
 from ..compiler.vectors import Vector
-from .conv_tiles import BLOCK, PANEL, WIDTH, blocks
+from .conv_tiles import BLOCK, PANEL, WIDTH, cut
 
 # Lanes of two vectors of 16 numbers, in pairs.
 PAIRS = ir.Constant(ir.VectorType(I32, BLOCK), [i for r in range(ROWS) for i in (r, ROWS + r)])
@@ -30,8 +30,8 @@ def pack(
     room = k.room(WIDTH * BLOCK * BLOCK * sizes[2])
     packer = _Packer(k, sizes, padded // depth, turned, room)
     high, wide = (depth, BLOCK) if turned else (BLOCK, depth)
-    for o, rows in _cut(k, sizes[0], high):
-        for i, columns in _cut(k, sizes[1], wide):
+    for o, rows in cut(k, sizes[0], high):
+        for i, columns in cut(k, sizes[1], wide):
             packer.gather(k.times(o, high), k.times(i, wide), rows, columns)
             packer.write(o, i, columns, depth // 2)
     return k
@@ -47,17 +47,10 @@ def pack_windows(
     room = k.room(WIDTH * BLOCK * inner * matrices)
     packer = _Packer(k, (outer, inner * matrices, 1), padded // depth, False, room)
     order = [c * matrices + index for index in range(matrices) for c in range(inner)]
-    for o, rows in _cut(k, outer, BLOCK):
+    for o, rows in cut(k, outer, BLOCK):
         packer.gather(k.times(o, BLOCK), 0, rows, inner * matrices)
         packer.windows(o, depth, order)
     return k
-
-
-def _cut(k: KernelBuilder, size: int, tile: int) -> Iterator[tuple[Integer, int]]:
-    """Loop over blocks: yield the number and the size of each."""
-    for first, times, part in pieces(size, tile):
-        with k.loop(times) as i:
-            yield k.sum(i, first // tile), part
 
 
 class _Packer:
@@ -149,8 +142,3 @@ class _Packer:
             lines.append(Vector(k, b.bitcast(words, k.wide)))
         for p, value in enumerate(turn(k, lines)[:pairs]):
             b.store(b.bitcast(value.value, WORDS), at(to, p * BLOCK), align=2)
-
-
-def packed_size(results: int, channels: int, depth: int, matrices: int) -> int:
-    """Return how many numbers packed weights are."""
-    return blocks(results) * blocks(channels, depth) * matrices * 2 * PANEL

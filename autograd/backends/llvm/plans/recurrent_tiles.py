@@ -12,13 +12,13 @@ from ....threads import WORTHWHILE, share
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..compiler.tiles import ROWS
-from ..kernels.conv_tiles import BLOCK, TileCorrelation, blocks
+from ..kernels.conv_tiles import BLOCK, TileCorrelation, blocks, in_tiles, packed_size
 from ..kernels.elementwise import converted
 from ..kernels.pixels import Windows, gathered
 from ..kernels.recurrent_tiles import HIGH, TileLayer, backward, forward
 from ..kernels.sums import column_sums
 from ..kernels.sweep import copied, increase
-from ..kernels.tile_weights import pack, packed_size
+from ..kernels.tile_weights import pack
 from ..registry import tiled
 from ..runtime import memory
 from ..runtime.executable import Executable
@@ -40,13 +40,12 @@ class _Layer:
         (self.steps, self.batch, self.size), self.target = shape, target
         self.backwards, self.macs = backwards, prod(shape) * (self.size + inputs)
         whole, rest = divmod(self.batch, HIGH)
-        layer = TileLayer(cell, self.batch, inputs, self.size, (ROWS, ROWS))
+        layer = TileLayer(cell, self.batch, inputs, self.size, in_tiles(HIGH))
         self.gates = layer.quarters * self.size
         self.macs *= layer.quarters
         self.room = Scratch(HIGH * self.size, FLOAT32)
-        tall = (*(ROWS,) * (rest // ROWS), *(rest % ROWS,) * (rest % ROWS > 0))
         self.parts = [(layer, 0, whole)] if whole else []
-        self.parts += [(layer._replace(tall=tall), whole, 1)] if rest else []
+        self.parts += [(layer._replace(tall=in_tiles(rest)), whole, 1)] if rest else []
 
     def build(self, make: Any, *options: bool) -> list[tuple[Any, int, int]]:
         """Return kernels, and the blocks of rows that each works on: the first, and how many."""
