@@ -57,7 +57,8 @@ class _Pool:
     ) -> None:
         self.images, self.channels, self.target, self.make = images, pool.channels, target, make
         self.tiled = target.convolves and is_narrow(np.dtype(pool.dtype))
-        self.pool, self.unroll, self.functions = pool, unroll, {False: self._function(False)}
+        self.pool, self.unroll = pool, unroll
+        self.functions = {False: self._function(False)}
 
     def _function(self, by_pixels: bool) -> Any:
         many = self.images * self.channels if by_pixels else self.channels
