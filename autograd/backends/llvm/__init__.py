@@ -69,7 +69,7 @@ class Llvm:
         target = self.tuner.fit(name, specs, attrs)
         if self.dry:
             return Implementation("llvm", None)
-        executable = find(target, name, specs, attrs) or find_tiled(target, name, specs, attrs)
+        executable = find_tiled(target, name, specs, attrs) or find(target, name, specs, attrs)
         is_whole = executable is not None
         if executable is None and not primitive.writes:
             results = primitive.infer(*specs, **attrs)

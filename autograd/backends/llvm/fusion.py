@@ -17,10 +17,9 @@ from ...dtypes import computed_in, is_narrow
 from .compiler.isa.targets import Target
 from .compiler.jit import build
 from .kernels.epilogue import NOTHING, ROWS, Epilogue, merge_moments, merge_sums, scaling
-from .plans import conv, conv_tiles
 from .plans.batch_norm import moments, normalising, slope, sums
 from .plans.elementwise import together
-from .registry import Deferral, defers, find, fuse, fuses
+from .registry import Deferral, defers, find, find_tiled, fuse, fuses
 from .runtime.executable import Executable
 from .runtime.layout import address, plain
 from .runtime.memory import empty
@@ -127,10 +126,9 @@ def _normalised(
 
 def _convolution(call: Call, epilogue: Epilogue) -> ByImages:
     """Return the kernel of a deferred convolution, or of its gradient of x, and an epilogue."""
-    plans: Any = conv_tiles if is_narrow(call.specs[0].dtype) else conv
-    plan: ByImages = getattr(plans, call.name)(
-        call.target, *call.specs, **call.attrs, epilogue=epilogue
-    )
+    attrs = {**call.attrs, "epilogue": epilogue}
+    by_tiles = find_tiled(call.target, call.name, call.specs, attrs)
+    plan: Any = by_tiles or find(call.target, call.name, call.specs, attrs)
     return plan
 
 
@@ -194,6 +192,12 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     return Fused(Executable(run, native=_is_native(chain)), inlined, also_made)
 
 
+def _may_tile(call: Call) -> bool:
+    """Tell whether a convolution may be done by tiles, which do not go through images one after
+    the other."""
+    return call.target.convolves and is_narrow(call.specs[0].dtype)
+
+
 def _read(signature: Signature) -> Inlined:
     """Return how a call is inlined whose operands are all realized."""
     return (None,) * len(signature.operands)
@@ -209,8 +213,7 @@ def _behind(target: Target, signature: Signature, plan: ByImages) -> Fused | Non
     first, inlined = _by_images(target, before)
     if first is None:
         return None
-    # By tiles, images are not gone through one after the other.
-    join = in_turn if is_narrow(signature.call.specs[0].dtype) else chained
+    join = in_turn if _may_tile(signature.call) else chained
     kernel = join(first, _num_arrays(inlined), plan)
     return Fused(kernel, (inlined, *(None,) * len(others)), ((0,),))
 
@@ -310,7 +313,7 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
 @fuses("conv2d_dx")
 def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     """Chain a convolution to the call before it: each few images go through both while cached."""
-    if signatures[0] is None:
+    if signatures[0] is None or _may_tile(call):
         return None
     # A plan of its own: executables have scratch memory, and both may run at the same time.
     then = find(call.target, call.name, call.specs, call.attrs)

@@ -9,6 +9,7 @@ fit, and chunks of images that fit in half of the second-level cache.
 
 A tap (row, column, index) says where, from its window's first pixel, it sees x, and which matrix
 (channels, results) of the weights it multiplies with. Borders are copied with zeros (`border.py`).
+Images of a narrow type are copied too; weights and scratch memory are of the type of arithmetic.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from ....dtypes import is_narrow
 from ..compiler.isa.targets import Target
 from ..compiler.language import Integer, KernelBuilder, pieces
 from ..compiler.transpose import columns_of
@@ -45,7 +49,7 @@ class Correlation(NamedTuple):
     Weights lie as `pack` leaves them; their gradient is [group][index][channels][results].
     """
 
-    dtype: str
+    dtype: str  # of x and y
     channels: int  # of x, per group
     results: int  # channels of y, per group
     groups: int  # of channels that do not see one another
@@ -64,8 +68,8 @@ class Correlation(NamedTuple):
         lows = [min(t[axis] for t in self.taps) for axis in (0, 1)]
         highs = [max(t[axis] for t in self.taps) for axis in (0, 1)]
         size = [(self.output[a] - 1) * self.stride[a] + highs[a] - lows[a] + 1 for a in (0, 1)]
-        whole = self.groups * self.channels
-        return Border(self.image, (lows[0], lows[1]), (size[0], size[1]), whole)
+        whole, narrow = self.groups * self.channels, is_narrow(np.dtype(self.dtype))
+        return Border(self.image, (lows[0], lows[1]), (size[0], size[1]), whole, narrow)
 
     @property
     def macs(self) -> int:
@@ -95,7 +99,7 @@ def correlate(
     epilogue takes, number of images. It `begins` the epilogue's sums, or goes on with them."""
     names = ("x", "w", "y", "scratch", *("bias",) * biased, *epilogue.pointers)
     k = KernelBuilder(target, c.dtype, names, ("count",))
-    x, w, y, scratch, *more, count = k.arguments
+    wide, (x, w, y, scratch, *more, count) = k.computed(), k.arguments
     bias, whole = more[:biased], c.groups * c.results
     tail = Tail(k, epilogue, more[biased:], c.out[0], whole) if any(epilogue) else None
     weights = c.channels * c.results
@@ -104,9 +108,9 @@ def correlate(
         target_ = k.at(y, (first, c.out[0]))
         with k.loop(c.groups) as g:
             block = _GroupWriter(
-                k, c, tile, k.at(source, (g, c.channels)), k.at(w, (g, c.indices * weights)),
-                [k.at(b, (g, c.results)) for b in bias], k.at(target_, (g, c.results)), images,
-                tail, first, k.times(g, c.results), begins,
+                k, c, tile, wide.at(source, (g, c.channels)),
+                wide.at(w, (g, c.indices * weights)), [k.at(b, (g, c.results)) for b in bias],
+                k.at(target_, (g, c.results)), images, tail, first, k.times(g, c.results), begins,
             )  # fmt: skip
             block.run()
     return k
@@ -121,7 +125,7 @@ def pack(
     writes, [group][block][index][channel][result]. So each block's weights lie together, and do not
     meet in few cache sets."""
     k = KernelBuilder(target, dtype, ("w", "packed"))
-    w, packed = k.arguments
+    wide, (w, packed) = k.computed(), k.arguments
     whole = indices * channels * results
     outer, inner = (results, 1) if turned else (1, channels)
     apart = inner * indices
@@ -129,7 +133,7 @@ def pack(
         with k.loop(groups) as g, k.loop(count) as o, k.loop(channels) as channel:
             start = k.sum((o, size), first)
             source = k.at(w, (g, whole), (start, apart), (channel, outer * indices))
-            to = k.at(packed, (g, whole), (start, indices * channels), (channel, size))
+            to = wide.at(packed, (g, whole), (start, indices * channels), (channel, size))
             for begin, times, some in pieces(indices, k.lanes):
                 with k.loop(times) as i:
                     index = k.sum((i, some), begin)
@@ -137,9 +141,9 @@ def pack(
                     for lane in range(0, size, k.lanes):
                         rows = min(k.lanes, size - lane)
                         at = k.at(source, index, lane * apart)
-                        into = k.at(to, (index, channels * size), lane)
+                        into = wide.at(to, (index, channels * size), lane)
                         for j, value in enumerate(columns_of(k, at, apart, rows, some)):
-                            k.store(value, k.at(into, j * channels * size), rows)
+                            wide.store(value, wide.at(into, j * channels * size), rows)
     return k
 
 
@@ -150,7 +154,7 @@ class _GroupWriter:
         self, k: KernelBuilder, c: Correlation, tile: ConvTile, x: Any, w: Any, bias: list[Any],
         y: Any, images: Integer, tail: Tail | None, first: Integer, channel: Integer, begins: bool,
     ) -> None:  # fmt: skip
-        self.k, self.c, self.tile = k, c, tile
+        self.k, self.wide, self.c, self.tile = k, k.computed(), c, tile
         self.x, self.w, self.bias, self.y, self.images = x, w, bias, y, images
         self.tail, self.first, self.channel, self.begins = tail, first, channel, begins
         self.apart = c.border.strides
@@ -183,10 +187,10 @@ class _GroupWriter:
         self, n: Integer, h: Integer, w: Integer, o: Integer, extent: Pair, vectors: int, size: int
     ) -> None:
         """Compute some pixels' results, in registers from the first tap to the last."""
-        k, c, (image, row, pixel) = self.k, self.c, self.apart
-        x = k.at(self.x, (n, image), (h, c.stride[0] * row), (w, c.stride[1] * pixel))
+        k, wide, c, (image, row, pixel) = self.k, self.wide, self.c, self.apart
+        x = wide.at(self.x, (n, image), (h, c.stride[0] * row), (w, c.stride[1] * pixel))
         y = k.at(self.y, (n, c.out[0]), (h, c.out[1]), (w, c.out[2]), o)
-        weights = k.at(self.w, (o, c.indices * c.channels))
+        weights = wide.at(self.w, (o, c.indices * c.channels))
         pixels = [*product(range(extent[0]), range(extent[1]))]
         counts = [min(k.lanes, size - v * k.lanes) for v in range(vectors)]
         first = [k.vector(0.0)] * vectors
@@ -235,7 +239,7 @@ class _GroupWriter:
         width: int,
     ) -> None:
         """Add what some taps contribute, all channels."""
-        k, c, unroll = self.k, self.c, min(self.tile.unroll, self.c.channels)
+        k, c, unroll = self.wide, self.c, min(self.tile.unroll, self.c.channels)
         for start, count, size in pieces(c.channels, unroll):
             with k.loop(count) as i:
                 for j in range(size):
@@ -252,7 +256,7 @@ class _GroupWriter:
         counts: list[int],
         matrix: int,
     ) -> None:
-        k, c, (_, row, pixel) = self.k, self.c, self.apart
+        k, c, (_, row, pixel) = self.wide, self.c, self.apart
         factors = [
             [k.load(k.at(w, tap[2] * matrix + v * k.lanes), n) for v, n in enumerate(counts)]
             for tap in taps
@@ -273,15 +277,16 @@ class _GroupWriter:
 
 def correlate_weights(target: Target, c: Correlation, tile: ConvTile) -> KernelBuilder:
     """Return the kernel of the gradient of the weights: x, dw, dy, scratch, number of images; dw
-    [group][index][channels][results] is the sum over images and pixels of x and dy."""
+    [group][index][channels][results], of the type of arithmetic, is the sum over images and pixels
+    of x and dy."""
     k = KernelBuilder(target, c.dtype, ("x", "w", "y", "scratch"), ("count",))
-    x, w, y, scratch, count = k.arguments
+    wide, (x, w, y, scratch, count) = k.computed(), k.arguments
     for first, images in chunks(k, count, tile.images):
         source = seen(k, c.border, x, scratch, first, images)
         tops = k.at(y, (first, c.out[0]))
         with k.loop(c.groups) as g:
-            part = k.at(source, (g, c.channels)), k.at(tops, (g, c.results))
-            to = k.at(w, (g, c.indices * c.channels * c.results))
+            part = wide.at(source, (g, c.channels)), k.at(tops, (g, c.results))
+            to = wide.at(w, (g, c.indices * c.channels * c.results))
             _weights(k, c, tile, *part, to, images, k.positive(first))
     return k
 
@@ -292,7 +297,7 @@ def _weights(
 ) -> None:  # fmt: skip
     """Go through blocks of taps, channels and results; each is summed in registers over all
     images, and added to what is there only where a flag says `again`."""
-    width = tile.vectors * k.lanes
+    wide, width = k.computed(), tile.vectors * k.lanes
     for start in range(0, len(c.taps), tile.taps):
         taps = c.taps[start : start + tile.taps]
         blocks = product(pieces(c.channels, tile.columns), pieces(c.results, width))
@@ -309,14 +314,14 @@ def _weights(
                     for p in range(channels[2])
                     for v in range(len(counts))
                 }
-                at = k.at(x, channel), k.at(y, result)
+                at = wide.at(x, channel), k.at(y, result)
                 _sweep(k, c, tile, taps, *at, sums, counts, images)
                 for (t, p, v), total in sums.items():
                     offset = (taps[t][2] * c.channels + p) * c.results + v * k.lanes
-                    to = k.at(w, (channel, c.results), result, offset)
+                    to = wide.at(w, (channel, c.results), result, offset)
                     # Not times 0: the first images find memory that was never set, NaN perhaps.
-                    before = k.select(again, k.load(to, counts[v]), 0.0)
-                    k.store(before + total.get(), to, counts[v])
+                    before = k.select(again, wide.load(to, counts[v]), 0.0)
+                    wide.store(before + total.get(), to, counts[v])
 
 
 def _sweep(
@@ -331,13 +336,13 @@ def _sweep(
     images: Integer,
 ) -> None:
     """Add what all pixels of some images contribute to the gradient of some taps."""
-    image, row, pixel = c.border.strides
+    wide, (image, row, pixel) = k.computed(), c.border.strides
     offsets = [c.offset(tap) for tap in taps]
     with k.loop(images) as n, k.loop(c.output[0]) as e:
         for start, count, size in pieces(c.output[1], tile.unroll):
             with k.loop(count) as i:
                 f = k.sum((i, size), start)
-                source = k.at(x, (n, image), (e, c.stride[0] * row), (f, c.stride[1] * pixel))
+                source = wide.at(x, (n, image), (e, c.stride[0] * row), (f, c.stride[1] * pixel))
                 tops = k.at(y, (n, c.out[0]), (e, c.out[1]), (f, c.out[2]))
                 _add_pixels(k, c, offsets, source, tops, sums, counts, size)
 
@@ -348,7 +353,7 @@ def _add_pixels(
 ) -> None:  # fmt: skip
     """Add what `size` pixels of dy from y on contribute. A number of x that several of them see is
     loaded once, and pixels of dy are loaded when the first that needs them comes by."""
-    _, row, pixel = c.border.strides
+    wide, (_, row, pixel) = k.computed(), c.border.strides
     channels = 1 + max(p for _, p, _ in sums)
     readers: dict[Pair, list[tuple[int, int]]] = {}
     for u, (t, (down, right)) in product(range(size), enumerate(offsets)):
@@ -361,7 +366,7 @@ def _add_pixels(
                     k.load(k.at(y, u * c.out[2] + v * k.lanes), m) for v, m in enumerate(counts)
                 ]
         for p in range(channels):
-            value = k.broadcast(k.at(x, down * row + right * pixel + p))
+            value = wide.broadcast(wide.at(x, down * row + right * pixel + p))
             for u, t in users:
                 for v, top in enumerate(loaded[u]):
                     total = sums[t, p, v]

@@ -49,6 +49,7 @@ class Winograd(NamedTuple):
     image: Pair  # (h, w) of x
     output: Pair  # (e, f) of y
     start: Pair  # (top, left) of the first window, perhaps before the image
+    dtype: str = "float32"  # of x, y and the weights in memory; all else is float32
 
     @property
     def size(self) -> int:
@@ -170,6 +171,11 @@ class TileBlock(NamedTuple):
     top: Integer  # first row of tiles
     rows: Integer  # how many
 
+    @property
+    def wide(self) -> KernelBuilder:
+        """The kernel on planes, which are float32."""
+        return self.k.computed()
+
     def tiles(self) -> Iterator[tuple[Integer, Integer, Integer, Integer]]:
         """Loop over the tiles: yield the image, the row, the column and the number of each."""
         k, columns = self.k, self.c.grid[1]
@@ -182,7 +188,7 @@ class TileBlock(NamedTuple):
         """Transform patches of images, of which tiles see the part that the border says, to a
         plane. Beyond the images there are `zeros`, of which a row is given."""
         k, m, columns, pixel = self.k, self.c.outputs, self.c.grid[1], border.channels
-        high, wide = border.image
+        plain, (high, wide) = self.wide, border.image
         reach = range(len(matrix[0]))
         with k.loop(self.images) as i, k.loop(self.rows) as r:
             image = k.at(x, (k.sum(self.first, i), high * wide * pixel))
@@ -205,9 +211,9 @@ class TileBlock(NamedTuple):
                                 for row in rows
                             ]
                             transformed = both(k, evaluate, matrix, numbers)
-                            into = k.at(to, (tile, plane.width), (o, size), start)
+                            into = plain.at(to, (tile, plane.width), (o, size), start)
                             for p, value in enumerate(v for line in transformed for v in line):
-                                k.store(value, k.at(into, p * plane.apart))
+                                plain.store(value, plain.at(into, p * plane.apart))
 
     def _row(self, image: Any, zeros: Any, border: Border, row: Integer) -> Any:
         """Return the address of a row of what tiles see, counted from its first one."""
@@ -226,18 +232,15 @@ class TileBlock(NamedTuple):
         y: Any, tail: Tail | None,
     ) -> None:  # fmt: skip
         """Transform a plane back to y, plus one bias or none, and what follows."""
-        k, c, (image, row, pixel), m = self.k, self.c, self.c.out, self.c.outputs
+        k, wide, c, m = self.k, self.wide, self.c, self.c.outputs
+        image, row, pixel = c.out
         for i, r, t, tile in self.tiles():
-            tile_source = k.at(source, (tile, plane.width))
+            tile_source = wide.at(source, (tile, plane.width))
             pixels = self.pixels(direct, c.border, i, r, t)
             to = k.at(y, (k.sum(self.first, i), image), (r, m * row), (t, m * pixel))
             for start, count, size in pieces(c.results, k.lanes):
                 with k.loop(count) as o:
-                    at = k.at(tile_source, (o, size), start)
-                    products = [
-                        [k.load(k.at(at, (a * c.size + b) * plane.apart)) for b in range(c.size)]
-                        for a in range(c.size)
-                    ]
+                    products = plane_of(wide, c, plane, wide.at(tile_source, (o, size), start))
                     results = both(k, interpolate, matrix, products)
                     result = k.sum((o, size), start)
                     again = correlated(k, pixels, direct.filters, c.channels, result, size)
@@ -306,13 +309,22 @@ class TileBlock(NamedTuple):
         self._fetch(position, self.c.positions, start, size, write=True)
 
     def _fetch(self, part: Integer, parts: int, start: Any, size: int, write: bool) -> None:
-        k, lines = self.k, -(-size // (LINE * parts))
+        k, line = self.k, LINE * 4 // self.k.stored.itemsize
+        lines = -(-size // (line * parts))
         for first, count, unrolled in pieces(lines, 8):
             with k.loop(count) as i:
                 for j in range(unrolled):
                     # The last part may ask beyond the array, which a prefetch may.
-                    at = k.at(start, (part, lines * LINE), (i, unrolled * LINE), (first + j) * LINE)
+                    at = k.at(start, (part, lines * line), (i, unrolled * line), (first + j) * line)
                     k.prefetch(at, write, near=2)
+
+
+def plane_of(k: KernelBuilder, c: Winograd, plane: Plane, pointer: Any) -> Grid:
+    """Return some numbers of a tile at all positions, the first of which is at an address."""
+    return [
+        [k.load(k.at(pointer, (a * c.size + b) * plane.apart)) for b in range(c.size)]
+        for a in range(c.size)
+    ]
 
 
 def blocks_of(
@@ -334,7 +346,8 @@ def convolve(
     row of zeros, memory for both planes, the bias if there is one, what the epilogue takes, number
     of images."""
     names = ("x", "w", "u", "y", "zeros", "v", "p", *("bias",) * biased, *epilogue.pointers)
-    k = KernelBuilder(target, "float32", names, ("count",))
+    k = KernelBuilder(target, c.dtype, names, ("count",))
+    wide = k.computed()
     x, w, u, y, zeros, v, p, *more, count = k.arguments
     filters = Filters.of(w, (c.channels, c.results), c.taps, turned, turned)
     tail = Tail(k, epilogue, more[biased:], c.out[0], c.results) if any(epilogue) else None
@@ -347,11 +360,11 @@ def convolve(
                 block.fetch_x(position, x, b, c.border)
                 block.fetch_y(position, y, b)
                 ends = (
-                    k.at(v, (position, left.apart)),
-                    k.at(u, (position, factors(target, c).apart)),
-                    k.at(p, (position, right.apart)),
+                    wide.at(v, (position, left.apart)),
+                    wide.at(u, (position, factors(target, c).apart)),
+                    wide.at(p, (position, right.apart)),
                 )
-                multiply(k, c, b, (left, right), ends, tiles)
+                multiply(wide, c, b, (left, right), ends, tiles)
             direct = DirectInputs(x, zeros, filters)
             block.collect(values(c.size, c.outputs), p, right, direct, more[:biased], y, tail)
     return k

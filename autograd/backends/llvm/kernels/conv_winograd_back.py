@@ -24,6 +24,7 @@ from .conv_winograd import (
     blocks_of,
     factors,
     multiply,
+    plane_of,
     planes,
 )
 from .conv_winograd_exact import Filters, checked, spread_out
@@ -41,8 +42,7 @@ def turned(c: Winograd) -> Winograd:
 
 def reaches(c: Winograd) -> bool:
     """Tell whether the tiles of a convolution cover all of x."""
-    _, start, size, _ = c.border
-    ends = zip(start, size, c.image, strict=True)
+    ends = zip(c.border.start, c.border.size, c.image, strict=True)
     return all(first <= 0 and first + seen_here >= whole for first, seen_here, whole in ends)
 
 
@@ -60,7 +60,8 @@ def convolve_back(
     [position][result][channel] with channels padded to vectors, dx, a row of zeros, memory for both
     planes and for a canvas, what the epilogue takes, number of images."""
     names = ("y", "w", "u", "x", "zeros", "v", "p", "canvas", *epilogue.pointers)
-    k = KernelBuilder(target, "float32", names, ("count",))
+    k = KernelBuilder(target, c.dtype, names, ("count",))
+    wide = k.computed()
     y, w, u, x, zeros, v, p, memory, *more, count = k.arguments
     each = prod(c.image) * c.channels
     tail = Tail(k, epilogue, more, each, c.channels) if any(epilogue) else None
@@ -70,18 +71,18 @@ def convolve_back(
     apart = canvas(c, right)
     for first, some in chunks(k, count, b.images):
         # Tiles overlap in what they saw of x, so they add up on a canvas before dx is written.
-        _clear(k, memory, k.times(some, apart[0] // k.lanes))
+        _clear(wide, memory, k.times(some, apart[0] // k.lanes))
         for block in blocks_of(k, c, b, first, some):
             block.spread(values(c.size, c.outputs), y, zeros, c.tops, v, left)
             tiles = k.times(k.times(some, block.rows), c.grid[1])
             with k.loop(c.positions) as position:
                 block.fetch_x(position, y, b, c.tops)
                 ends = (
-                    k.at(v, (position, left.apart)),
-                    k.at(u, (position, factors(target, back).apart)),
-                    k.at(p, (position, right.apart)),
+                    wide.at(v, (position, left.apart)),
+                    wide.at(u, (position, factors(target, back).apart)),
+                    wide.at(p, (position, right.apart)),
                 )
-                multiply(k, back, b, (left, right), ends, tiles)
+                multiply(wide, back, b, (left, right), ends, tiles)
             _add(block, p, right, DirectInputs(y, zeros, filters), memory, apart)
         _copy_out(k, c, memory, apart, x, first, some, tail)
     return k
@@ -97,26 +98,23 @@ def _add(
     apart: tuple[int, int, int],
 ) -> None:  # fmt: skip
     """Transform a plane back, and add each tile to what it saw of x."""
-    k, c, m, (image, row, pixel) = block.k, block.c, block.c.outputs, apart
+    k, wide, c, m, (image, row, pixel) = block.k, block.wide, block.c, block.c.outputs, apart
     for i, r, t, tile in block.tiles():
-        tile_source = k.at(source, (tile, plane.width))
-        to = k.at(memory, (i, image), (r, m * row), (t, m * pixel))
+        tile_source = wide.at(source, (tile, plane.width))
+        to = wide.at(memory, (i, image), (r, m * row), (t, m * pixel))
         pixels = block.pixels(direct, c.tops, i, r, t)
         for start, count, size in pieces(c.channels, k.lanes):
             with k.loop(count) as o:
                 channel = k.sum((o, size), start)
-                at, into = k.at(tile_source, channel), k.at(to, channel)
-                products = [
-                    [k.load(k.at(at, (a * c.size + b) * plane.apart)) for b in range(c.size)]
-                    for a in range(c.size)
-                ]
+                at, into = wide.at(tile_source, channel), wide.at(to, channel)
+                products = plane_of(wide, c, plane, at)
                 results = both(k, interpolate, images(c.size), products)
                 again = spread_out(k, pixels, direct.filters, c.results, channel, size, m)
                 results = checked(k, images(c.size), results, size, again)
                 for a, line in enumerate(results):
                     for b, value in enumerate(line):
-                        end = k.at(into, a * row + b * pixel)
-                        k.store(k.load(end) + value, end)
+                        end = wide.at(into, a * row + b * pixel)
+                        wide.store(wide.load(end) + value, end)
 
 
 def _copy_out(
@@ -124,13 +122,13 @@ def _copy_out(
     count: Integer, tail: Tail | None,
 ) -> None:  # fmt: skip
     """Copy what lies within the images, some pixels at a time, and do what follows."""
-    (h, w), (top, left), size = c.image, c.start, c.channels
+    wide, (h, w), (top, left), size = k.computed(), c.image, c.start, c.channels
     with k.loop(count) as i, k.loop(h) as row:
         image = k.sum(first, i)
         for begin, times, pixels in pieces(w, PIXELS):
             with k.loop(times) as j:
                 column = k.sum((j, pixels), begin)
-                source = k.at(
+                source = wide.at(
                     memory, (i, apart[0]), (row, apart[1]), (column, apart[2]),
                     -top * apart[1] - left * apart[2],
                 )  # fmt: skip
@@ -140,7 +138,7 @@ def _copy_out(
                     with k.loop(vectors) as o:
                         channel = k.sum((o, width), start)
                         results = {
-                            (0, p): k.load(k.at(source, channel, p * apart[2]))
+                            (0, p): wide.load(wide.at(source, channel, p * apart[2]))
                             for p in range(pixels)
                         }
                         if tail is not None:

@@ -25,8 +25,8 @@ def spread_weights(target: Target, c: Winograd, turned: bool, opposite: bool) ->
     """Return the kernel that transforms weights for `convolve`: w [result][channel][tap], and the
     transformed ones; `turned`, w is [channel][result][tap]; `opposite`, the taps are read in
     opposite order."""
-    k = KernelBuilder(target, "float32", ("w", "u"))
-    w, u = k.arguments
+    k = KernelBuilder(target, c.dtype, ("w", "u"))
+    wide, (w, u) = k.computed(), k.arguments
     plane, taps = factors(target, c), c.taps**2
     filters = Filters.of(w, (c.channels, c.results), c.taps, turned, opposite)
     order = range(taps)[::-1] if opposite else range(taps)
@@ -34,7 +34,7 @@ def spread_weights(target: Target, c: Winograd, turned: bool, opposite: bool) ->
         with k.loop(count) as o, k.loop(c.channels) as channel:
             result = k.sum((o, size), start)
             at = k.at(w, (channel, filters.channel), (result, filters.result))
-            into = k.at(u, (channel, plane.width), result)
+            into = wide.at(u, (channel, plane.width), result)
             loaded = [
                 value
                 for first, times, some in pieces(taps, k.lanes)
@@ -45,26 +45,26 @@ def spread_weights(target: Target, c: Winograd, turned: bool, opposite: bool) ->
             grid = [line[i : i + c.taps] for i in range(0, taps, c.taps)]
             transformed = both(k, evaluate, values(c.size, c.taps, scaled=True), grid)
             for p, value in enumerate(v for row in transformed for v in row):
-                k.store(value, k.at(into, p * plane.apart))
+                wide.store(value, wide.at(into, p * plane.apart))
     return k
 
 
 def collect_weights(target: Target, c: Winograd, parts: int) -> KernelBuilder:
     """Return the kernel that folds and transforms back what `convolve_weights` summed up for parts
     of the images: it [part], dw [result][channel][tap], x, dy, a row of zeros, number of images."""
-    k = KernelBuilder(target, "float32", ("u", "w", "x", "y", "zeros"), ("count",))
-    u, w, x, y, zeros, many = k.arguments
+    k = KernelBuilder(target, c.dtype, ("u", "w", "x", "y", "zeros"), ("count",))
+    wide, (u, w, x, y, zeros, many) = k.computed(), k.arguments
     pixels = Pixels(x, zeros, c.border, c.start)
     plane, taps = factors(target, c), c.taps**2
     for start, count, size in pieces(c.results, k.lanes):
         with k.loop(count) as o, k.loop(c.channels) as channel:
             result = k.sum((o, size), start)
-            at = k.at(u, (channel, plane.width), result)
-            into = k.at(w, (result, c.channels * taps), (channel, taps))
+            at = wide.at(u, (channel, plane.width), result)
+            into = wide.at(w, (result, c.channels * taps), (channel, taps))
             sums = []
             for p in range(c.positions):
                 indices = [q * c.positions + p for q in range(parts)]
-                first, *more = (k.load(k.at(at, index * plane.apart)) for index in indices)
+                first, *more = (wide.load(wide.at(at, index * plane.apart)) for index in indices)
                 sums.append(reduce(add, more, first))
             grid = [sums[i : i + c.size] for i in range(0, c.positions, c.size)]
             matrix, tops = values(c.size, c.taps, scaled=True), k.at(y, result)
@@ -72,7 +72,7 @@ def collect_weights(target: Target, c: Winograd, parts: int) -> KernelBuilder:
             again = weighed(k, pixels, tops, c.output, c.results, channel, many, size)
             transformed = checked(k, matrix, transformed, size, again)
             for t, value in enumerate(v for row in transformed for v in row):
-                k.scatter(value, k.at(into, t), c.channels * taps, size)
+                wide.scatter(value, wide.at(into, t), c.channels * taps, size)
     return k
 
 
@@ -80,8 +80,8 @@ def convolve_weights(target: Target, c: Winograd, b: BlockShape) -> KernelBuilde
     """Return the kernel of the gradient of the weights: x, the result [position][channel][result],
     dy, a row of zeros, memory for both planes, number of images."""
     names = ("x", "u", "y", "zeros", "v", "p")
-    k = KernelBuilder(target, "float32", names, ("count",))
-    x, u, y, zeros, v, p, count = k.arguments
+    k = KernelBuilder(target, c.dtype, names, ("count",))
+    wide, (x, u, y, zeros, v, p, count) = k.computed(), k.arguments
     left, right = planes(target, c, b)
     for first, some in chunks(k, count, b.images):
         for block in blocks_of(k, c, b, first, some):
@@ -92,11 +92,11 @@ def convolve_weights(target: Target, c: Winograd, b: BlockShape) -> KernelBuilde
                 block.fetch_x(position, x, b, c.border)
                 block.fetch_x(position, y, b, c.tops)
                 ends = (
-                    k.at(v, (position, left.apart)),
-                    k.at(u, (position, factors(target, c).apart)),
-                    k.at(p, (position, right.apart)),
+                    wide.at(v, (position, left.apart)),
+                    wide.at(u, (position, factors(target, c).apart)),
+                    wide.at(p, (position, right.apart)),
                 )
-                _reduce(k, c, b, (left, right), ends, tiles, k.sum(first, block.number))
+                _reduce(wide, c, b, (left, right), ends, tiles, k.sum(first, block.number))
     return k
 
 

@@ -49,12 +49,13 @@ ROWS = {"moments": 3, "sums": 2}  # float64 numbers for each channel of an image
 
 
 class Tail:
-    """Writes an epilogue into a kernel whose images have `each` numbers in `channels` channels."""
+    """Writes an epilogue into a kernel whose images have `each` numbers in `channels` channels.
+    Numbers for each channel are of the type of arithmetic."""
 
     def __init__(
         self, k: KernelBuilder, epilogue: Epilogue, arrays: Sequence[Any], each: int, channels: int
     ) -> None:
-        self.k, self.d, self.epilogue = k, k.doubles(), epilogue
+        self.k, self.wide, self.d, self.epilogue = k, k.computed(), k.doubles(), epilogue
         self.each, self.channels = each, channels
         self.arrays = dict(zip(epilogue.pointers, arrays, strict=True))
 
@@ -80,7 +81,7 @@ class Tail:
             return k.load(at, m)
 
         results = {}
-        each = [k.load(k.at(self.arrays[n], channel), m) for n in ("slope", "level") if e.scale]
+        each = [self._of_channels(n, channel, m) for n in ("slope", "level") if e.scale]
         for pixel, value in values.items():
             if e.scale:
                 value = k.fma(value, *each)
@@ -96,12 +97,15 @@ class Tail:
             self._moments([*results.values()], image, channel, m, begins)
         if e.sums:
             # Deviations, not x: a mean far from zero would cost the products their digits.
-            mean = k.load(k.at(self.arrays["mean"], channel), m)
+            mean = self._of_channels("mean", channel, m)
             off = [there("seen", pixel) - mean for pixel in results]
             products = [v * x for v, x in zip(results.values(), off, strict=True)]
             both = reduce(add, results.values()), reduce(add, products)
             self._add("sums", [*map(self.d.convert, both)], image, channel, m, begins)
         return results
+
+    def _of_channels(self, name: str, channel: Integer, m: int) -> Vector:
+        return self.wide.load(self.wide.at(self.arrays[name], channel), m)
 
     def _moments(
         self, values: list[Vector], image: Integer, channel: Integer, m: int, begins: Any

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ....array import NDArray, Spec
+from ....dtypes import FLOAT32, DType, computed_in
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.border import Pair
@@ -46,7 +47,7 @@ def chunk(c: Correlation, images: int, size: int) -> int:
 def forward_tile(target: Target, c: Correlation, images: int) -> ConvTile:
     """Return a tile for a correlation: its sums, the weights of the shared taps and one number of x
     must fit the registers."""
-    size, vectors = np.dtype(c.dtype).itemsize, 1 if c.results <= target.lanes(c.dtype) else 2
+    size, vectors = _computed(c).itemsize, 1 if c.results <= target.lanes(c.dtype) else 2
     # With stride 1 neighbouring pixels see the same numbers of x through the taps of a row.
     shared = 3 if vectors == 1 and c.stride[1] == 1 else 1
     room = target.registers - 1 - shared * vectors
@@ -62,7 +63,7 @@ def forward_tile(target: Target, c: Correlation, images: int) -> ConvTile:
 def weights_tile(target: Target, c: Correlation, images: int) -> ConvTile:
     """Return a tile for the gradient of the weights: its sums, vectors of dy and one number of x
     must fit the registers."""
-    size = np.dtype(c.dtype).itemsize
+    size = _computed(c).itemsize
     taps = min(target.isa.gradient_taps, len(c.taps)) if c.stride[1] == 1 else 1
     channels = min(target.registers // 4, c.channels)
     if c.channels < 4 and c.stride[1] == 1:
@@ -75,10 +76,15 @@ def weights_tile(target: Target, c: Correlation, images: int) -> ConvTile:
 
 def bordered(c: Correlation, tile: ConvTile) -> Scratch:
     """Return scratch memory for a kernel's images with borders of zeros."""
-    return Scratch(c.border.elements * tile.images, c.dtype)
+    return Scratch(c.border.elements * tile.images, _computed(c))
 
 
-@implements("conv2d")
+def _computed(c: Correlation) -> DType:
+    """Return the type of arithmetic, which is that of weights and scratch memory too."""
+    return computed_in(np.dtype(c.dtype))
+
+
+@implements("conv2d", narrow=True)
 def conv2d(
     target: Target, x: Spec, w: Spec, *b: Spec, stride: Pair, padding: Any, dilation: Pair,
     groups: int, epilogue: Epilogue = NOTHING,
@@ -89,7 +95,8 @@ def conv2d(
     e, f = windows((h, wide), (r, s), stride, padding, dilation)
     start = (-padding[0][0], -padding[1][0])
     if _plain(x, stride, dilation, groups):
-        fast = conv_winograd.find(target, (r, s), w.shape[1], m, n, (h, wide), (e, f), start)
+        sizes = w.shape[1], m, n, (h, wide), (e, f)
+        fast = conv_winograd.find(target, (r, s), *sizes, start, x.dtype.name)
         if fast:
             plan = conv_winograd.forward(target, fast, n, False, bool(b), epilogue)
             executed = multiplications(fast, n)
@@ -123,7 +130,7 @@ def _direct(
     return ByImages(n, c.macs * n, begin)
 
 
-@implements("conv2d_dx")
+@implements("conv2d_dx", narrow=True)
 def conv2d_dx(
     target: Target, dy: Spec, w: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
     groups: int, epilogue: Epilogue = NOTHING,
@@ -197,13 +204,14 @@ def _fast_dx(
     (n, m, *output), (_, channels, r, s) = dy.shape, w.shape
     e, f = output
     start = (-padding[0][0], -padding[1][0])
-    back = conv_winograd.find_back(target, (r, s), channels, m, n, size, (e, f), start)
+    dtype = dy.dtype.name
+    back = conv_winograd.find_back(target, (r, s), channels, m, n, size, (e, f), start, dtype)
     if back:
         plan = conv_winograd.backward(target, back, n, epilogue)
         executed = multiplications(back, n)  # the transposed method's are as many
         return _fast(plan, n, channels, size, 2, epilogue, executed)
     start = (padding[0][0] - r + 1, padding[1][0] - s + 1)
-    fast = conv_winograd.find(target, (r, s), m, channels, n, (e, f), size, start)
+    fast = conv_winograd.find(target, (r, s), m, channels, n, (e, f), size, start, dtype)
     if not fast:
         return None
     plan = conv_winograd.forward(target, fast, n, True, False, epilogue)
@@ -237,29 +245,31 @@ def _reaching(first: int, pad: int, apart: int, step: int, count: int) -> list[P
     return [(tap, total // step) for tap, total in sums if total % step == 0]
 
 
-@implements("conv2d_dw")
+@implements("conv2d_dw", narrow=True)
 def conv2d_dw(
     target: Target, x: Spec, dy: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
     groups: int,
 ) -> Executable:  # fmt: skip
-    """Plan the gradient of w."""
+    """Plan the gradient of w, in the type of arithmetic."""
     (n, channels, h, wide), (_, m, e, f), (r, s) = x.shape, dy.shape, size
     start = (-padding[0][0], -padding[1][0])
     if _plain(x, stride, dilation, groups):
-        fast = conv_winograd.find(target, (r, s), channels, m, n, (h, wide), (e, f), start)
+        sizes = channels, m, n, (h, wide), (e, f)
+        fast = conv_winograd.find(target, (r, s), *sizes, start, x.dtype.name)
         if fast:
             return _fast_weights(target, fast, n)
     c = forward_correlation(x, m, (e, f), (r, s), start, stride, dilation, groups)
+    dtype = _computed(c)
     tile = weights_tile(target, c, n)
     function, scratch = build(correlate_weights, target, c, tile), bordered(c, tile)
     shape = (groups, r * s, c.channels, c.results)
     parts = parts_of(c.macs * n, n, FOLD * prod(shape))
-    steps = x.nbytes // n, prod(shape) * x.dtype.itemsize, dy.nbytes // n
-    add = build(increase, target, c.dtype)
+    steps = x.nbytes // n, prod(shape) * dtype.itemsize, dy.nbytes // n
+    add = build(increase, target, dtype.name)
 
     def run(x: NDArray, dy: NDArray) -> NDArray:
         source, tops = channels_last(x), channels_last(dy)
-        sums = memory.empty((parts, *shape), x.dtype)
+        sums = memory.empty((parts, *shape), dtype)
 
         def one(part: int, first: int, count: int, worker: int) -> None:
             ends = address(source) + first * steps[0], address(sums) + part * steps[1]
@@ -305,7 +315,7 @@ def forward_correlation(
 
 def _plain(x: Spec, stride: Pair, dilation: Pair, groups: int) -> bool:
     """Tell whether Winograd's method supports a convolution's type and attributes."""
-    return x.dtype == np.float32 and stride == dilation == (1, 1) and groups == 1
+    return computed_in(x.dtype) == FLOAT32 and stride == dilation == (1, 1) and groups == 1
 
 
 def _fast(
@@ -347,10 +357,10 @@ def _packer(
         results, channels = channels, results
     width = vectors * target.lanes(w.dtype)
     sizes = groups, indices, channels, results, width
-    function = build(pack, target, w.dtype.name, *sizes, turned)
+    function, dtype = build(pack, target, w.dtype.name, *sizes, turned), computed_in(w.dtype)
 
     def run(w: NDArray) -> NDArray:
-        w, packed = plain(w), memory.empty((w.size,), w.dtype)
+        w, packed = plain(w), memory.empty((w.size,), dtype)
         function(address(w), address(packed))
         return packed
 

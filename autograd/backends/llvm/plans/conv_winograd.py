@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ....array import NDArray
+from ....dtypes import FLOAT32
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.border import Border, Pair
@@ -42,7 +43,7 @@ _shared = threading.local()
 
 def find(
     target: Target, taps: Pair, channels: int, results: int, images: int, image: Pair,
-    output: Pair, start: Pair,
+    output: Pair, start: Pair, dtype: str,
 ) -> Winograd | None:  # fmt: skip
     """Return how Winograd's method does a convolution of stride 1, None where it is to be direct:
     the parameters are those of `Winograd`."""
@@ -50,21 +51,21 @@ def find(
         return None
     large = target.convolution != "winograd2" and taps == (3, 3) and max(output) > 4
     m = 4 if large else 2
-    c = Winograd(m, taps[0], channels, results, image, output, start)
+    c = Winograd(m, taps[0], channels, results, image, output, start, dtype)
     pays = min(channels, results) >= CHANNELS and images * c.grid[0] * c.grid[1] >= TILES
     return c if pays or target.convolution != "auto" else None
 
 
 def find_back(
     target: Target, taps: Pair, channels: int, results: int, images: int, image: Pair,
-    output: Pair, start: Pair,
+    output: Pair, start: Pair, dtype: str,
 ) -> Winograd | None:  # fmt: skip
     """Return how the transposed method gives dx of a convolution with these parameters, None where
     the convolution of dy with turned weights needs no more products, or direct sums are fewer."""
     if target.convolution == "direct" or taps not in ((3, 3), (5, 5)):
         return None
     m = 4 if taps == (3, 3) and max(output) > 4 else 2
-    c = Winograd(m, taps[0], channels, results, image, output, start)
+    c = Winograd(m, taps[0], channels, results, image, output, start, dtype)
     other = turned(c)._replace(output=image, image=output)
     # The transposed method writes a canvas besides, so it must save a fifth of the tiles.
     fewer = 5 * prod(c.grid) <= 4 * prod(other.grid)
@@ -116,7 +117,7 @@ class Planes:
     def addresses(self) -> tuple[int, int]:
         """Return the addresses of both planes, in this thread."""
         cached = vars(_shared)
-        start = address(memory.lasting("memory", sum(self.sizes), np.dtype(np.float32), cached))
+        start = address(memory.lasting("memory", sum(self.sizes), FLOAT32, cached))
         return start, start + 4 * self.sizes[0]
 
 
@@ -125,9 +126,10 @@ def zeros(*borders: Border) -> Scratch:
     return Scratch(max(b.image[1] * b.channels for b in borders), "float32")
 
 
-def _bytes(extents: tuple[int, ...]) -> int:
-    """Return the bytes of an image."""
-    return 4 * prod(extents)
+def _bytes(c: Winograd) -> tuple[int, int]:
+    """Return the bytes of an image of x, and of y."""
+    size = np.dtype(c.dtype).itemsize
+    return size * prod(c.image) * c.channels, size * prod(c.output) * c.results
 
 
 Ends = tuple[int, ...]  # addresses of images, weights, spread ones and results
@@ -145,7 +147,7 @@ def _plan(
 
     def begin(x: NDArray, w: NDArray, bias: list[NDArray], y: NDArray, tail: Following) -> Work:
         # Before the threads start: all of them read the transformed weights.
-        u = memory.empty(shape, w.dtype)
+        u = memory.empty(shape, FLOAT32)
         spread(address(w), address(u))
 
         def work(first: int, count: int, worker: int) -> None:
@@ -171,13 +173,12 @@ def forward(
     both, row = planes(target, c, b), zeros(c.border)
     scratch = Planes(both, c.positions)
     shape = (c.positions, factors(target, c).apart)
-    steps = _bytes((*c.image, c.channels)), _bytes((*c.output, c.results))
 
     def some(ends: Ends, more: list[int], count: int, worker: int) -> None:
         own = row.address(worker), *scratch.addresses()
         function(*ends, *own, *more, count)
 
-    return _plan(c.macs * images, spread, shape, steps, some)
+    return _plan(c.macs * images, spread, shape, _bytes(c), some)
 
 
 def backward(
@@ -193,17 +194,17 @@ def backward(
     scratch = Planes(both, c.positions)
     sums = Scratch(canvas(c, both[1])[0] * b.images, "float32")
     shape = (c.positions, factors(target, back).apart)
-    steps = _bytes((*c.output, c.results)), _bytes((*c.image, c.channels))
 
     def some(ends: Ends, more: list[int], count: int, worker: int) -> None:
         own = row.address(worker), *scratch.addresses(), sums.address(worker)
         function(*ends, *own, *more, count)
 
-    return _plan(c.macs * images, spread, shape, steps, some)
+    return _plan(c.macs * images, spread, shape, _bytes(c)[::-1], some)
 
 
 def weights(target: Target, c: Winograd, images: int) -> Callable[[NDArray, NDArray], NDArray]:
-    """Return `run(x, dy)`, which gives dw (M, C, R, R) from x (N, H, W, C) and dy (N, E, F, M)."""
+    """Return `run(x, dy)`, which gives dw (M, C, R, R), in float32, from x (N, H, W, C) and dy (N,
+    E, F, M)."""
     b = blocks(target, c, images, gradient=True)
     both = planes(target, c, b)
     work = images * prod(c.grid) * c.positions * c.channels * c.results
@@ -213,18 +214,18 @@ def weights(target: Target, c: Winograd, images: int) -> Callable[[NDArray, NDAr
     collect = build(collect_weights, target, c, parts)
     row = zeros(c.border, c.tops)
     scratch = Planes(both, c.positions)
-    steps = _bytes((*c.image, c.channels)), _bytes(shape), _bytes((*c.output, c.results))
+    (image, top), sums = _bytes(c), 4 * prod(shape)
 
     def run(x: NDArray, dy: NDArray) -> NDArray:
-        u = memory.empty((parts, *shape), x.dtype)
+        u = memory.empty((parts, *shape), FLOAT32)
 
         def one(part: int, first: int, count: int, worker: int) -> None:
-            ends = address(x) + first * steps[0], address(u) + part * steps[1]
-            own = address(dy) + first * steps[2], row.address(worker)
+            ends = address(x) + first * image, address(u) + part * sums
+            own = address(dy) + first * top, row.address(worker)
             function(*ends, *own, *scratch.addresses(), count)
 
         in_parts(images, parts, one)
-        dw = memory.empty((c.results, c.channels, c.taps, c.taps), x.dtype)
+        dw = memory.empty((c.results, c.channels, c.taps, c.taps), FLOAT32)
         whole = address(x), address(dy), row.address(0)
         collect(address(u), address(dw), *whole, images)
         return dw

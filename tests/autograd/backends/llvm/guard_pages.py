@@ -147,7 +147,7 @@ CHANNELS = 18  # which fill no vector
 # Function, size (whole tiles of Winograd's method, and others), types.
 ALL = "float32", "bfloat16", "float64"
 JOINED = [
-    (training, (8, 8), ALL[:1]),
+    (training, (8, 8), ALL[:2]),
     (training, (7, 9), ALL),
     (narrowing, (7, 9), ALL[:2]),
     (inference, (7, 9), ALL),
@@ -182,13 +182,13 @@ def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
 
 def products(backend: str, dtype: str) -> None:
     """Let products do what follows, all at once: of many rows, and of so few that y is turned."""
-    target = backends.get(backend).target  # type: ignore[attr-defined]
+    target, wide = backends.get(backend).target, computed_in(np.dtype(dtype))  # type: ignore[attr-defined]
     epilogue = Epilogue(scale=True, residual=True, relu=True, mask=True, moments=True, sums=True)
     for rows, inner, columns in ((45, 35, 19), (7, 150, 133)):
         print("product", rows, dtype, flush=True)
         whole = [np.ones(s, dtype) for s in ((rows, inner), (columns, inner), (columns,))]
         for name in epilogue.pointers:
-            each = np.ones((ROWS[name], columns)) if name in ROWS else np.ones(columns, dtype)
+            each = np.ones((ROWS[name], columns)) if name in ROWS else np.ones(columns, wide)
             whole.append(np.ones((rows, columns), dtype) if name in IMAGES else each)
         arrays = [guarded_copy(a) for a in whole]
         plan = linear(target, *[Spec(a.shape, a.dtype) for a in arrays[:3]], epilogue=epilogue)

@@ -14,6 +14,7 @@ from tallygrad.autograd.array import NDArray, Spec
 from tallygrad.autograd.backends.llvm.compiler.isa import targets
 from tallygrad.autograd.backends.llvm.compiler.jit import build
 from tallygrad.autograd.backends.llvm.kernels.epilogue import (
+    IMAGES,
     ROWS,
     Epilogue,
     merge_moments,
@@ -71,7 +72,7 @@ def name_of(value: Any) -> str:
     return "-".join(value.pointers) or "relu" if isinstance(value, Epilogue) else str(value)
 
 
-def drawn(seed: int, *shape: int, dtype: str, last: bool = True) -> NDArray:
+def drawn(seed: int, *shape: int, dtype: Any, last: bool = True) -> NDArray:
     """Return numbers, images with their channels last in memory."""
     x = np.random.default_rng(seed).standard_normal(shape).astype(dtype)
     if len(shape) == 4 and last:
@@ -83,7 +84,7 @@ def specs(*arrays: NDArray) -> list[Spec]:
     return [Spec(a.shape, a.dtype) for a in arrays]
 
 
-def given(epilogue: Epilogue, shape: tuple[int, ...], dtype: str) -> dict[str, NDArray]:
+def given(epilogue: Epilogue, shape: tuple[int, ...], dtype: Any) -> dict[str, NDArray]:
     """Return the arrays that an epilogue takes, sums as they are when nobody has set them."""
     n, channels = shape[0] if len(shape) == 4 else 1, shape[1]
     made: dict[str, NDArray] = {}
@@ -133,6 +134,38 @@ def test_convolutions(
         y = ops.conv2d_dx.reference(x.astype(float), w.astype(float), **attrs)
     plan = operation(machine, *specs(x, w), **attrs, epilogue=epilogue)
     check(plan, (x, w), y, epilogue, machine)
+
+
+@pytest.mark.parametrize("kernel", [KERNELS[i] for i in (3, 5, 6, 7)], ids=str)
+@pytest.mark.parametrize("back", [False, True], ids=["forward", "dx"])
+def test_images_of_bfloat16_are_computed_in_float32(kernel: tuple[Any, ...], back: bool) -> None:
+    narrow = pytest.importorskip("ml_dtypes").bfloat16
+    how, _, channels, size, taps, other = kernel
+    attrs, everything = {**PLAIN, **other}, Epilogue(*[True] * 6)
+    inner, operation = channels // attrs["groups"], conv2d_dx if back else conv2d
+    w = drawn(1, channels, inner, taps, taps, dtype=narrow, last=False)
+    images = Spec((5, channels, *size), np.dtype("float32"))
+    top = ops.conv2d.infer(images, images._replace(shape=w.shape), **attrs)
+    assert isinstance(top, Spec)
+    ends = (top, images) if back else (images, top)
+    attrs |= {"size": size} if back else {}
+    x, more = drawn(0, *ends[0].shape, dtype=narrow), given(everything, ends[1].shape, narrow)
+    found = []
+    for dtype in (narrow, np.float32):
+        arrays = [
+            a.copy() if name in ROWS else a.astype(dtype if name in IMAGES else np.float32)
+            for name, a in more.items()
+        ]
+        operands = x.astype(dtype), w.astype(dtype)
+        plan: Any = operation(
+            targets.target(convolution=how), *specs(*operands), **attrs, epilogue=everything
+        )
+        y = plan(*operands, *arrays)
+        rows = [a for name, a in zip(more, arrays, strict=True) if name in ROWS]
+        found.append([y.astype(narrow), *rows])
+        assert y.dtype == dtype
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("epilogue", EPILOGUES[4:], ids=name_of)

@@ -24,7 +24,10 @@ from tallygrad.autograd.backends.llvm.runtime import layout
 
 SCRIPT = Path(__file__).parent / "guard_pages.py"
 KINDS = ("auto", "direct", "winograd")
-NARROW = ["llvm:auto", *["llvm:tiles=emulated"] * ("avx512" in targets.available())]
+NARROW = [
+    *(f"llvm:{kind}" for kind in KINDS),
+    *["llvm:tiles=emulated"] * ("avx512" in targets.available()),
+]
 RUNS = [f"llvm:{name},{kind}" for name in targets.available() for kind in KINDS]
 
 

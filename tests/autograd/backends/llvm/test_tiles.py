@@ -1,5 +1,5 @@
 """Products of tiles, which plain instructions emulate here, and convolutions that are made of
-them."""
+them; and what mixed precision fuses, with tiles and without."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ def trained(name: str, narrow: bool = True) -> tuple[list[Any], tuple[int, int]]
     return [loss.numpy(), *gradients, scores], (moves[0] - before[0], moves[1] - before[1])
 
 
-@pytest.fixture(scope="module", params=[name for name in BACKENDS if "dot" not in name])
+@pytest.fixture(scope="module", params=["llvm:auto", *(n for n in BACKENDS if "dot" not in n)])
 def fused(request: pytest.FixtureRequest) -> tuple[str, list[Any], tuple[int, int]]:
     name: str = request.param
     with pytest.MonkeyPatch.context() as patch:

@@ -4,6 +4,7 @@ when it is chosen."""
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ LAYERS = {f"{f}, {name}": layer for f, layers in (("F4", F4), ("F2", F2), ("F(2,
 WITHIN = {4: (1e-5, 1e-4), 2: (1e-6, 1e-5)}
 
 
-def draw(layer: Layer, dtype: str = "float32") -> list[np.ndarray]:
+def draw(layer: Layer, dtype: Any = "float32") -> list[np.ndarray]:
     """Return x, w and dy."""
     rng = np.random.default_rng(3)
     x, w, dy = (rng.standard_normal(shape).astype(dtype) for shape in layer.shapes)
@@ -86,8 +87,9 @@ def last(x: np.ndarray) -> np.ndarray:
 
 
 def passes(
-    layer: Layer, x: np.ndarray, w: np.ndarray, dy: np.ndarray, name: str = ""
-) -> list[np.ndarray]:
+    layer: Layer, x: np.ndarray, w: np.ndarray, dy: np.ndarray, name: str = "",
+    how: str = "winograd",
+) -> list[np.ndarray]:  # fmt: skip
     """Return y, dx and dw: of the kernels for a target, of NumPy without a name."""
     calls: list[tuple[str, list[np.ndarray], dict[str, Any]]] = [
         ("conv2d", [x, w], layer.attributes),
@@ -98,7 +100,7 @@ def passes(
     for primitive, arrays, attributes in calls:
         if name:
             specs = [Spec(a.shape, a.dtype) for a in arrays]
-            kernel = getattr(conv_plans, primitive)(target(name, "winograd"), *specs, **attributes)
+            kernel = getattr(conv_plans, primitive)(target(name, how), *specs, **attributes)
         else:
             kernel = partial(getattr(conv, primitive).reference, **attributes)
         found.append(kernel(*arrays))
@@ -145,6 +147,53 @@ def test_a_bias_is_added(layer: str) -> None:
     np.testing.assert_array_equal(kernel(x, w, b), y + b[:, None, None])
 
 
+def equal_float32(layer: Layer, arrays: list[np.ndarray], *target: str) -> None:
+    """Assert that kernels on narrow arrays compute what those on float32 do, and round that."""
+    expected = passes(layer, *[a.astype(np.float32) for a in arrays], *target)
+    y, dx, dw = passes(layer, *arrays, *target)
+    assert dw.dtype == np.float32
+    for found, wide in zip((y, dx), expected, strict=False):
+        assert found.dtype == arrays[0].dtype
+        rounded = wide.astype(found.dtype)
+        np.testing.assert_array_equal(*[a.astype(np.float32) for a in (found, rounded)])
+    np.testing.assert_array_equal(dw, expected[2])
+
+
+BFLOAT16 = ["F4, ragged, odd channels", "F4, fewer tiles of dy", "F2, 4x4", "F(2,5), ragged"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "how"),
+    [*((layer, available()[0], "winograd") for layer in BFLOAT16),
+     (BFLOAT16[1], available()[-1], "winograd"),
+     (BFLOAT16[0], available()[0], "direct"), (BFLOAT16[1], available()[0], "direct")],
+)  # fmt: skip
+def test_bfloat16_is_computed_in_float32(layer: str, name: str, how: str) -> None:
+    """Also next to what is not finite, where tiles are computed once more."""
+    dtype = pytest.importorskip("ml_dtypes").bfloat16
+    arrays = draw(LAYERS[layer], dtype)
+    equal_float32(LAYERS[layer], arrays, name, how)
+    for a in arrays:
+        a[tuple(n // 2 for n in a.shape)] = np.inf
+        with np.errstate(invalid="ignore"):
+            equal_float32(LAYERS[layer], arrays, name, how)
+        a[...] = 1.0
+
+
+def test_a_bias_of_bfloat16_is_added() -> None:
+    dtype = pytest.importorskip("ml_dtypes").bfloat16
+    layer = LAYERS[BFLOAT16[0]]
+    x, w, _ = draw(layer, dtype)
+    b = np.random.default_rng(4).standard_normal(len(w)).astype(dtype)
+    found = []
+    for arrays in ((x, w, b), [a.astype(np.float32) for a in (x, w, b)]):
+        specs = [Spec(a.shape, a.dtype) for a in arrays]
+        kernel = conv_plans.conv2d(target(convolution="winograd"), *specs, **layer.attributes)
+        found.append(kernel(*arrays))
+    assert found[0].dtype == dtype
+    np.testing.assert_array_equal(found[0], found[1].astype(dtype))
+
+
 class Guarded:
     """Arrays within larger buffers, whose rest must stay as it was."""
 
@@ -175,18 +224,24 @@ class Guarded:
 
     def check(self) -> None:
         """Assert that no guard was written to."""
-        for buffer, size in self.buffers:
+        for array, size in self.buffers:
+            buffer = array.astype(np.float32)
             np.testing.assert_array_equal(buffer[:GUARD], self.rest)
             np.testing.assert_array_equal(buffer[GUARD + size :], self.rest)
 
 
-@pytest.mark.parametrize("name", [*F4, *F25])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*product([*F4, *F25], ["float32"]), ("fewer tiles of dy", "bfloat16"), ("ragged", "bfloat16")],
+)
 def test_nothing_beyond_the_arrays_is_read_or_written(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is read beyond an operand is not a number, and would spread to the results."""
+    if dtype == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
     layer = {**F4, **F25}[name]
-    arrays = draw(layer)
+    arrays = draw(layer, dtype)
     plain = passes(layer, *arrays, available()[0])
     operands, results = Guarded(np.nan), Guarded(PATTERN)
     held = [operands.holding(a) for a in arrays]
@@ -225,7 +280,7 @@ def chosen(layer: Layer, convolution: str) -> int:
     start = (-layer.padding[0][0], -layer.padding[1][0])
     machine = target(convolution=convolution)
     sizes = (layer.r,) * 2, layer.c, layer.m, layer.n, layer.size, (e, f)
-    found = winograd_plan.find(machine, *sizes, start)
+    found = winograd_plan.find(machine, *sizes, start, "float32")
     return found.outputs if found else 0
 
 
@@ -249,7 +304,8 @@ def turned_back(layer: Layer, convolution: str = "auto") -> int:
     e, f = layer.shapes[2][2:]
     start = (-layer.padding[0][0], -layer.padding[1][0])
     sizes = (layer.r,) * 2, layer.c, layer.m, layer.n, layer.size, (e, f)
-    found = winograd_plan.find_back(target(convolution=convolution), *sizes, start)
+    machine = target(convolution=convolution)
+    found = winograd_plan.find_back(machine, *sizes, start, "float32")
     return found.outputs if found else 0
 
 
