@@ -171,6 +171,9 @@ def quantize(model: Module, batches: Iterable[Batch]) -> Module:
     uses, batch = Uses(model, ledger), None
     with no_grad(), context.using(ledger=ledger, autocast=None):
         for batch in batches:
+            for x in batch if isinstance(batch, tuple) else (batch,):
+                if not x.size:
+                    raise ValueError(f"quantize: expected batches with numbers, got {x.shape}")
             with context.using(observer=uses):
                 result = _call(model, batch)
             uses.end_batch()
@@ -204,7 +207,10 @@ def _replacements(model: Module, uses: Uses) -> dict[Module, tuple[str, Module]]
             if norm is not None:
                 replaced[norm] = name, Identity()
     if not replaced:
-        raise ValueError("quantize: expected a model with Conv2d, Conv1d or Linear, got none")
+        raise ValueError(
+            "quantize: expected a model with a Conv2d, Conv1d or Linear of float32 weights that "
+            "nothing else uses, got none"
+        )
     return replaced
 
 

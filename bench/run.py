@@ -13,7 +13,7 @@ import numpy as np
 from . import machine, report
 from .cases import Case
 from .measure import Contender, interleave, sgemm_peak
-from .options import Options
+from .options import Options, UsageError
 from .ours import Ours, choose_backend, first_line
 from .profile import profile
 
@@ -67,6 +67,9 @@ class Bench:
         ours = self.ours(case, mode)
         contenders = [Contender(report.ours(dtype), each.step) for dtype, each in ours.items()]
         contenders += self.theirs(case, mode)
+        if not contenders:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failed)
+            raise UsageError(f"{where}: expected something to measure, got none ({reasons})")
         times = interleave(contenders, self.options.rounds, self.options.seconds)
         macs = {dtype: each.count().total().macs for dtype, each in ours.items()}
         if self.options.profile:

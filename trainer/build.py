@@ -71,7 +71,8 @@ def choose_backend(
                   file=sys.stderr, flush=True)  # fmt: skip
     except ValueError as error:
         if target != "host" or wanted == "llvm":
-            raise UserError(f"--backend llvm: {error}") from error
+            option = "--backend llvm" if target == "host" else f"--target {target}"
+            raise UserError(f"{option}: {error}") from error
         if comm.rank == 0:
             print(f"tallygrad: using NumPy: {error}", file=sys.stderr, flush=True)
     return "numpy"

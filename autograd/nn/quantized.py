@@ -8,6 +8,7 @@ from ..array import array
 from ..functional.arrange import where
 from ..functional.conv import convolve
 from ..ops import quantized as ops
+from ..ops.shape import converted
 from ..tensor import Tensor
 from .layers import Conv2d, Linear
 from .module import Module
@@ -36,11 +37,11 @@ class _Quantized(Module):
 
     `weight` is int8, of `Linear` or `Conv2d`'s shape, `bias` (M,) floating-point, or None. An
     integer of the input stands for `input_scale` (), a sum of products for `scale` (M,). An input
-    that is not `signed` has no negative numbers."""
+    that is not `signed` has no negative numbers; its scale has another name in the state, so that
+    one is not loaded for the other."""
 
     weight: Tensor
     bias: Tensor | None
-    input_scale: Tensor
     scale: Tensor
 
     def __init__(
@@ -52,11 +53,18 @@ class _Quantized(Module):
         self.signed = signed
         self.register_buffer("weight", _channels_last(ops.quantize(weight, each)))
         self.register_buffer("bias", bias)
-        self.register_buffer("input_scale", input_scale)
+        self.register_buffer("signed_scale" if signed else "unsigned_scale", input_scale)
         self.register_buffer("scale", input_scale * scale)
 
+    @property
+    def input_scale(self) -> Tensor:
+        """What 1 stands for in an input (); of the type of the layer's results."""
+        found: Tensor = getattr(self, "signed_scale" if self.signed else "unsigned_scale")
+        return found
+
     def _round(self, x: Tensor) -> Tensor:
-        q: Tensor = ops.quantize(x, self.input_scale, signed=self.signed)
+        scale = self.input_scale
+        q: Tensor = ops.quantize(converted(x, scale.dtype), scale, signed=self.signed)
         return q
 
     def _vectors(self) -> tuple[Tensor, ...]:

@@ -240,7 +240,8 @@ class Aliased(nn.Module):
     ("model", "batches", "said"),
     [
         (nn.Linear(3, 2), [], "expected batches to calibrate with, got none"),
-        (nn.ReLU(), [images(2, 3)], "expected a model with Conv2d, Conv1d or Linear, got none"),
+        (nn.ReLU(), [images(2, 3)], "expected a model with a Conv2d, Conv1d or Linear of float32"),
+        (nn.Linear(3, 2), [images(0, 3)], r"expected batches with numbers, got \(0, 3\)"),
         (nn.Linear(3, 2), [images(2, 3), images(2, 3) * np.nan], ": expected finite inputs, got"),
         (nn.Sequential(nn.Linear(3, 2).apply(lambda m: nn.init.constant_(m.weight, np.inf))),
          [images(2, 3)], "0: expected finite weights, got inf"),
@@ -250,6 +251,24 @@ class Aliased(nn.Module):
 def test_what_cannot_be_quantized(model: nn.Module, batches: Any, said: str) -> None:
     with pytest.raises(ValueError, match=f"quantize: {said}"), np.errstate(all="ignore"):
         ag.quantize(model, batches)
+
+
+def test_a_state_is_not_loaded_where_inputs_have_other_signs() -> None:
+    x = images(4, 3)
+    signed, unsigned = (ag.quantize(nn.Linear(3, 2), [y]) for y in (x, x.abs()))
+    with pytest.raises(ValueError, match="signed_scale: missing"):
+        signed.load_state_dict(unsigned.state_dict())
+
+
+def test_inputs_of_another_type_are_rounded_too() -> None:
+    """As within mixed precision, where the layer before gives bfloat16."""
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    model, x = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.Conv2d(4, 5, 2)), images(2, 3, 4, 4)
+    expected, quantized = model(x).numpy(), ag.quantize(model, [x])
+    with ag.autocast():
+        found = quantized(x)
+    assert found.dtype == "float32"
+    np.testing.assert_allclose(found.numpy(), expected, atol=0.05 * np.abs(expected).max())
 
 
 def test_one_tensor_is_no_list_of_batches() -> None:

@@ -60,6 +60,8 @@ def test_other_machines_say_how_they_price_it() -> None:
         ("mac = 2.0 ", "mak = 2.0 ", "unknown key 'bf16.energy_pj.mak'; did you mean 'mac'?"),
         ("mac = 2.0 ", "mac = -2.0 ", "bf16.energy_pj.mac: expected 0 or a number from 1e-21"),
         ("[bf16]\nbits = 16", "[bf16]\nbit = 16", "unknown key 'bf16.bit'; did you mean 'bits'?"),
+        ("[bf16]\nbits = 16", "[bf16]\nname = 'x'", "bf16.name: expected none, as it is the"),
+        ("[bf16]\nbits = 16", "[bf16]\n[bf16.bits]\nx = 1", "bf16.bits: expected"),
         ("bits = 32", "bits = 32\nbf16 = 3", "bf16: expected a table, got 3"),
     ],
 )

@@ -216,13 +216,15 @@ def _changed(content: Mapping[str, Any], key_path: KeyPath, changes: Any) -> Map
     """Return a file's content with changed keys, those of its tables too."""
     if not isinstance(changes, Mapping):
         key_path.refuse("a table", changes)
-    return {
-        **content,
-        **{
-            key: {**content.get(key, {}), **value} if isinstance(value, Mapping) else value
-            for key, value in changes.items()
-        },
-    }
+    changed = dict(content)
+    for key, value in changes.items():
+        if key in ("name", "kind"):
+            key_path.at(key).refuse("none, as it is the machine's", value)
+        before = content.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            value = {**before, **value}
+        changed[key] = value
+    return changed
 
 
 def _table(cls: type[Machine]) -> Table[Machine]:
