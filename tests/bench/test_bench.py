@@ -248,7 +248,23 @@ def test_ours_in_bf16_is_that_of_the_trainer(bench: Any, mode: str) -> None:
     full, less = plain.count().total(), half.count().total()
     assert less.macs == full.macs and less.bytes_read < 0.7 * full.bytes_read
     assert half.infer_plainly().dtype == ml_dtypes.bfloat16
-    assert {p.dtype for p in half.model.parameters()} == {np.dtype(np.float32)}
+    # For inference weights are cast once, before.
+    filters = half.model.conv1.weight.dtype
+    assert filters == (np.float32 if mode == "train" else ml_dtypes.bfloat16)
+    assert half.model.bn1.weight.dtype == np.float32
+
+
+def test_nothing_to_measure_is_one_line(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ours(*args: Any) -> Any:
+        raise ImportError("no ml_dtypes")
+
+    run = import_module("bench.run")
+    monkeypatch.setattr(run, "Ours", ours)
+    words = ["--dtypes", "bf16", "--torch-modes", "none", "--backend", "numpy"]
+    measured = run.Bench(bench.options.parse(words), None)
+    said = r"expected something to measure, got none \(Tallygrad in bf16: .*no ml_dtypes"
+    with pytest.raises(bench.options.UsageError, match=said):
+        measured.measure(bench.cases.CASES["mlp-64"], "train")
 
 
 def test_contenders_take_turns(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
