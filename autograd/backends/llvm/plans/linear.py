@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ....array import NDArray, Spec
+from ....dtypes import is_narrow
 from ....threads import WORTHWHILE, share
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
@@ -179,19 +180,20 @@ def _pays(sizes: Sizes, m_least: int) -> bool:
     return prod(sizes) >= LEAST and min(sizes) < LARGE and n >= FEW and m >= m_least
 
 
-@implements("linear")
+@implements("linear", narrow=True)
 def linear(
     target: Target, x: Spec, w: Spec, *b: Spec, epilogue: Epilogue = NOTHING
 ) -> Executable | None:
     """Plan a fully connected layer, and what follows, whose arrays come last; all rows of y
-    together are an image."""
+    together are an image. Of narrow types there is a kernel for one row alone, which memory
+    bounds."""
     (m, c), n = w.shape, prod(x.shape[:-1])
     if any(s.dtype != x.dtype for s in (w, *b)):
         return None
     function: Run
     if n == 1 and VECTOR <= c * m < WORTHWHILE and c < SPREAD and not any(epilogue):
         function = build(times_vector, target, x.dtype.name, m, c, bool(b))
-    elif _pays((n, c, m), target.lanes(x.dtype) // 2):
+    elif not is_narrow(x.dtype) and _pays((n, c, m), target.lanes(x.dtype) // 2):
         function = _products(target, (n, c, m), x.dtype.name, False, True, bool(b), epilogue)
     else:
         return None

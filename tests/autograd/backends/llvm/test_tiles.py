@@ -104,7 +104,7 @@ def test_convolutions_are_those_of_numpy(name: str, case: tuple[int, ...]) -> No
 
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize(
-    ("rows", "channels", "outputs"), [(20, 64, 70), (64, 33, 40), (8, 300, 31)]
+    ("rows", "channels", "outputs"), [(20, 64, 70), (64, 33, 40), (8, 300, 31), (1, 300, 40)]
 )
 def test_products_are_those_of_numpy(name: str, rows: int, channels: int, outputs: int) -> None:
     """Forward, and back to rows and weights, whose gradient is float32."""
