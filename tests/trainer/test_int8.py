@@ -28,6 +28,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_eval_compares_int8_with_float32(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["eval", str(trained), "--split", "validation"]
     exact = json.loads(said(capsys, *words, "--json"))
@@ -44,6 +45,7 @@ def test_eval_compares_int8_with_float32(trained: Path, capsys: pytest.CaptureFi
     assert "float32_layers      none\n" in text
 
 
+@pytest.mark.slow
 def test_predict_is_near_what_float32_predicts(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,6 +136,7 @@ def test_convolutions(
     check(plan, (x, w), y, epilogue, machine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [KERNELS[i] for i in (3, 5, 6, 7)], ids=str)
 @pytest.mark.parametrize("back", [False, True], ids=["forward", "dx"])
 def test_images_of_bfloat16_are_computed_in_float32(kernel: tuple[Any, ...], back: bool) -> None:

@@ -37,7 +37,10 @@ if amx.permitted():
 # Steps, rows, inputs, units, back to front: whole tiles, and rows and inputs that fill none.
 CASES = [(3, 32, 32, 32, False), (4, 45, 5, 64, True), (1, 9, 40, 32, False), (2, 70, 1, 32, True)]
 
-TOGETHER = [(BACKENDS[0], case) for case in CASES] + [(name, CASES[1]) for name in BACKENDS[1:]]
+TOGETHER = [
+    *((BACKENDS[0], case) for case in CASES),
+    *(pytest.param(name, CASES[1], marks=pytest.mark.slow) for name in BACKENDS[1:]),
+]
 
 
 def draw(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Array:
@@ -108,6 +111,7 @@ def test_an_elman_network_is_that_of_numpy(nonlinearity: str, case: tuple[Any, .
     assert_near(rnn(BACKENDS[0], case, nonlinearity), rnn("numpy", case, nonlinearity))
 
 
+@pytest.mark.slow
 def test_threads_do_not_change_a_bit() -> None:
     """Of so many products that it is worth while to start threads."""
     case, before, found = (9, 133, 96, 96, False), get_num_threads(), []

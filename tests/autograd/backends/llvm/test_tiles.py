@@ -48,6 +48,8 @@ if "+avx512bf16" in targets.target().features.split(","):
     BACKENDS.append("llvm:tiles=dot,direct")
 if amx.permitted():
     BACKENDS.append("llvm:tiles=amx")
+# The first kind alone is quick to compile for.
+KINDS = [BACKENDS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in BACKENDS[1:])]
 # Images, channels, results, height, width, taps, stride, padding, dilation, bias.
 CASES = [
     (16, 32, 32, 4, 4, 1, 1, 0, 1, 0),
@@ -94,7 +96,7 @@ def assert_near(y: Any, expected: Any) -> None:
     assert (np.abs(y - expected) <= bound).all()
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_convolutions_are_those_of_numpy(name: str, case: tuple[int, ...]) -> None:
     for y, expected in zip(results(name, case), results("numpy", case), strict=True):
@@ -102,7 +104,7 @@ def test_convolutions_are_those_of_numpy(name: str, case: tuple[int, ...]) -> No
         assert_near(y, expected)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize(
     ("rows", "channels", "outputs"), [(20, 64, 70), (64, 33, 40), (8, 300, 31), (1, 300, 40)]
 )
@@ -123,7 +125,7 @@ def test_products_are_those_of_numpy(name: str, rows: int, channels: int, output
         assert_near(y.value, expected.value)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", KINDS)
 def test_threads_do_not_change_a_bit(name: str) -> None:
     case, before, found = (70, 32, 64, 12, 12, 3, 1, 1, 1, 0), get_num_threads(), []
     try:
@@ -311,6 +313,7 @@ def fused(request: pytest.FixtureRequest) -> tuple[str, list[Any], tuple[int, in
         return (name, *trained(name))
 
 
+@pytest.mark.slow
 def test_what_follows_a_convolution_is_fused_into_it(
     fused: tuple[str, list[Any], tuple[int, int]],
 ) -> None:
@@ -327,6 +330,7 @@ def test_what_follows_a_convolution_is_fused_into_it(
         assert error <= 1.3 * expected + 2e-3
 
 
+@pytest.mark.slow
 def test_no_array_is_moved_between_the_kernels_of_a_step(
     fused: tuple[str, list[Any], tuple[int, int]],
 ) -> None:
@@ -334,7 +338,7 @@ def test_no_array_is_moved_between_the_kernels_of_a_step(
 
 
 @pytest.mark.parametrize("images", [5, 37, 70])
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", KINDS)
 def test_statistics_keep_their_digits_where_the_mean_is_far_from_zero(
     name: str, images: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

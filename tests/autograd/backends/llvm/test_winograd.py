@@ -159,14 +159,21 @@ def equal_float32(layer: Layer, arrays: list[np.ndarray], *target: str) -> None:
     np.testing.assert_array_equal(dw, expected[2])
 
 
+def seldom(*values: Any) -> Any:
+    """Return parameters of a test that takes long, since it compiles much."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 BFLOAT16 = ["F4, ragged, odd channels", "F4, fewer tiles of dy", "F2, 4x4", "F(2,5), ragged"]
 
 
 @pytest.mark.parametrize(
     ("layer", "name", "how"),
-    [*((layer, available()[0], "winograd") for layer in BFLOAT16),
-     (BFLOAT16[1], available()[-1], "winograd"),
-     (BFLOAT16[0], available()[0], "direct"), (BFLOAT16[1], available()[0], "direct")],
+    [(BFLOAT16[0], available()[0], "winograd"),
+     *(seldom(layer, available()[0], "winograd") for layer in BFLOAT16[1:]),
+     seldom(BFLOAT16[1], available()[-1], "winograd"),
+     seldom(BFLOAT16[0], available()[0], "direct"),
+     seldom(BFLOAT16[1], available()[0], "direct")],
 )  # fmt: skip
 def test_bfloat16_is_computed_in_float32(layer: str, name: str, how: str) -> None:
     """Also next to what is not finite, where tiles are computed once more."""
@@ -232,7 +239,11 @@ class Guarded:
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [*product([*F4, *F25], ["float32"]), ("fewer tiles of dy", "bfloat16"), ("ragged", "bfloat16")],
+    [
+        *product([*F4, *F25], ["float32"]),
+        seldom("fewer tiles of dy", "bfloat16"),
+        seldom("ragged", "bfloat16"),
+    ],
 )
 def test_nothing_beyond_the_arrays_is_read_or_written(
     name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
