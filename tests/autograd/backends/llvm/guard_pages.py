@@ -197,7 +197,8 @@ def products(backend: str, dtype: str) -> None:
 
 def run(backend: str, dtype: str) -> None:
     """Run everything forward and backward in one type."""
-    products(backend, dtype)
+    if computed_in(np.dtype(dtype)) == dtype:  # of narrow types there is none with an epilogue
+        products(backend, dtype)
     for name, arrays, function in calls(dtype):
         print(name, dtype, flush=True)
         with context.using(backend=backend, ledger=ag.Ledger()):
