@@ -59,7 +59,7 @@ class Llvm:
             return f"convolutions, products and recurrent layers use {self.target.tiles}"
         if self.target.tiles:
             return "products and recurrent layers use AVX512-BF16, all else is computed in float32"
-        return "computed in float32, about as fast as --precision float32"
+        return "computed in float32, which saves memory rather than time"
 
     def find(
         self, primitive: Primitive, specs: tuple[Spec, ...], attrs: dict[str, Any]

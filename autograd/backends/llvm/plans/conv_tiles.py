@@ -30,6 +30,7 @@ from .pixels import Gathered, Pixels, new_pixels
 
 MOST = 1500  # taps that a kernel's code may have, in all runs of columns
 LARGEST = 256  # numbers of a window that are laid out side by side
+TAPS = 256  # of a filter: the kernels that pack weights hold a block of them on the stack
 CACHE = 3 << 18  # bytes of both factors that stay in the cache while all sums see them
 Prepare = Callable[[NDArray], NDArray]
 
@@ -132,8 +133,8 @@ def conv2d(
     groups: int, epilogue: Epilogue = NOTHING,
 ) -> ByImages | None:  # fmt: skip
     """Plan a convolution, with a bias if there is one, and an epilogue, whose arrays come last;
-    None for several groups."""
-    if groups > 1 or not target.convolves or prod(w.shape[2:]) > LARGEST:
+    None for several groups and for large filters."""
+    if groups > 1 or not target.convolves or prod(w.shape[2:]) > TAPS:
         return None
     c, prepare, whole = _forward(target, x, w, stride, padding, dilation)
     if c.length > MOST:
@@ -168,7 +169,7 @@ def conv2d_dx(
 ) -> ByImages | None:  # fmt: skip
     """Plan the gradient of x, a correlation for the pixels at each remainder by the stride, and an
     epilogue, whose arrays come last."""
-    if groups > 1 or not target.convolves or prod(w.shape[2:]) > LARGEST:
+    if groups > 1 or not target.convolves or prod(w.shape[2:]) > TAPS:
         return None
     several, n = [], dy.shape[0]
     for first in product(range(min(stride[0], size[0])), range(min(stride[1], size[1]))):
@@ -188,7 +189,7 @@ def conv2d_dw(
     groups: int,
 ) -> Executable | None:  # fmt: skip
     """Plan the gradient of w, in float32."""
-    if groups > 1 or not target.convolves or prod(size) > LARGEST:
+    if groups > 1 or not target.convolves or prod(size) > TAPS:
         return None
     channels, m, (r, s) = x.shape[1], dy.shape[1], size
     w = Spec((m, channels, r, s), x.dtype)
