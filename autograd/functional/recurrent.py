@@ -1,7 +1,7 @@
 """Recurrent networks. Weights and gates are torch's.
 
-The gates of an LSTM are ordered i f g o and its weights are (4 H, I) and (4 H, H); those of an
-Elman network are (H, I) and (H, H)."""
+The gates of an LSTM are ordered i f g o and its weights are (4 H, I) and (4 H, H); those of a GRU
+are ordered r z n, its weights (3 H, I) and (3 H, H); an Elman network's are (H, I) and (H, H)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from .. import context
+from ..ops import gru as units
 from ..ops import recurrent as ops
 from ..ops import recurrent_sequence as sequences
 from ..ops.elementwise import add
@@ -19,37 +20,56 @@ from .arrange import cat
 from .dropout import dropout as drop
 from .linear import linear
 
-__all__ = ["lstm", "lstm_cell", "rnn_cell", "rnn_relu", "rnn_tanh"]
+__all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn_cell", "rnn_relu", "rnn_tanh"]
 
-# Takes inputs, w_ih and both biases' sum, the states before the first step, w_hh and whether to
+# Takes inputs, the states before the first step, w_ih, w_hh and the biases, if any, and whether to
 # walk backwards; returns the outputs of all steps and the last states.
-Walk: TypeAlias = Callable[
-    [tuple[Value, Value, Value], list[Value], Value, bool], tuple[Value, list[Value]]
-]
+Walk: TypeAlias = Callable[[Value, list[Value], Sequence[Tensor], bool], tuple[Value, list[Value]]]
 NONLINEARITIES = ops.NONLINEARITIES
 
 
 def _lstm_walk(
-    inputs: tuple[Value, Value, Value], state: list[Value], w: Value, backwards: bool
+    x: Value, state: list[Value], params: Sequence[Tensor], backwards: bool
 ) -> tuple[Value, list[Value]]:
-    # Without a tape nobody asks for a gradient.
     """Run an LSTM through one layer in one direction."""
+    # Without a tape nobody asks for a gradient.
     run = sequences.lstm_states if context.current().tape is None else sequences.lstm_sequence
-    hs, h, c, *_ = run(*inputs, *state, w, backwards=backwards)
+    w_ih, w_hh, bias = _summed(*params)
+    hs, h, c, *_ = run(x, w_ih, bias, *state, w_hh, backwards=backwards)
     return hs, [h, c]
+
+
+def _gru_walk(
+    x: Value, state: list[Value], params: Sequence[Tensor], backwards: bool
+) -> tuple[Value, list[Value]]:
+    """Run a GRU through one layer in one direction."""
+    w_ih, w_hh, *biases = params
+    b_ih, b_hh = biases or (None, _no_bias(w_hh))
+    hs, h, _ = units.gru_sequence(linear(x, w_ih, b_ih), *state, w_hh, b_hh, backwards=backwards)
+    return hs, [h]
 
 
 def _rnn_walk(nonlinearity: str) -> Walk:
     """Return the function that runs an Elman network through one layer in one direction."""
 
     def walk(
-        inputs: tuple[Value, Value, Value], state: list[Value], w: Value, backwards: bool
+        x: Value, state: list[Value], params: Sequence[Tensor], backwards: bool
     ) -> tuple[Value, list[Value]]:
         options = {"nonlinearity": nonlinearity, "backwards": backwards}
-        hs, h = sequences.rnn_sequence(*inputs, *state, w, **options)
+        w_ih, w_hh, bias = _summed(*params)
+        hs, h = sequences.rnn_sequence(x, w_ih, bias, *state, w_hh, **options)
         return hs, [h]
 
     return walk
+
+
+def _summed(w_ih: Tensor, w_hh: Tensor, *biases: Tensor) -> tuple[Value, Value, Value]:
+    """Return both weights and the sum of the biases, zeros without."""
+    return w_ih, w_hh, add(*biases) if biases else _no_bias(w_hh)
+
+
+def _no_bias(w: Tensor) -> Value:
+    return full(shape=w.shape[:1], dtype=w.dtype, value=0.0)
 
 
 def rnn_cell(
@@ -92,6 +112,32 @@ def lstm_cell(
     return h, c
 
 
+def gru_cell(
+    input: Tensor,
+    hx: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> Tensor:
+    """Return the next state (N, H) of a GRU for an input (N, I) and a state (N, H).
+
+        a = x w_ih^T + b_ih, u = h w_hh^T + b_hh, each with the thirds r, z, n
+        r, z = sigmoid(a_r + u_r), sigmoid(a_z + u_z)
+        n = tanh(a_n + r u_n)
+        h' = (1 - z) n + z h
+
+    (Gated recurrent unit, Cho et al. 2014, with torch's place of r.) ValueError for shapes that do
+    not fit."""
+    gates, sums = linear(input, w_ih, b_ih), linear(hx, w_hh, b_hh)
+    if hx.ndim != 2 or not gates.shape == sums.shape == (hx.shape[0], 3 * hx.shape[1]):
+        raise ValueError(
+            f"gru_cell: expected states (N, H) and gates (N, 3 H), got {hx.shape}, "
+            f"{gates.shape} and {sums.shape}"
+        )
+    return units.gru_cell(gates, sums, hx)
+
+
 def lstm(
     input: Tensor,
     hx: tuple[Tensor, Tensor] | None,
@@ -112,6 +158,23 @@ def lstm(
     net = _Network("lstm", 4, _lstm_walk, num_layers, bidirectional, batch_first)
     y, (h, c) = net.run(input, hx, 2, params, dropout if training else 0.0)
     return y, (h, c)
+
+
+def gru(
+    input: Tensor,
+    hx: Tensor | None,
+    params: Sequence[Tensor],
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Run a gated recurrent unit, see `gru_cell`, over sequences; all as in `lstm`, with a single
+    state h."""
+    net = _Network("gru", 3, _gru_walk, num_layers, bidirectional, batch_first)
+    y, (h,) = net.run(input, None if hx is None else (hx,), 1, params, dropout if training else 0.0)
+    return y, h
 
 
 def rnn_tanh(
@@ -199,7 +262,7 @@ class _Network:
             outputs = []
             for side in range(self.directions):
                 way = layer * self.directions + side
-                y, last = self._way(x, starts[way], sets[way], side == 1)
+                y, last = self.walk(x, starts[way], sets[way], side == 1)
                 outputs.append(y)
                 finals.append(last)
             x = outputs[0] if len(outputs) == 1 else cat(outputs, 2)
@@ -239,12 +302,3 @@ class _Network:
         if any(h.shape != shape for h in hx):
             raise ValueError(f"{self.name}: expected states {shape}, got {[h.shape for h in hx]}")
         return [[*column] for column in zip(*[ops.parts(h) for h in hx], strict=True)]
-
-    def _way(
-        self, x: Value, state: list[Value], params: Sequence[Tensor], backwards: bool
-    ) -> tuple[Value, list[Value]]:
-        """Run one layer in one direction."""
-        w_ih, w_hh, *biases = params
-        rows = w_ih.shape[:1]
-        bias = add(*biases) if biases else full(shape=rows, dtype=w_hh.dtype, value=0.0)
-        return self.walk((x, w_ih, bias), state, w_hh, backwards)

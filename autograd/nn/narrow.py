@@ -7,11 +7,11 @@ from typing import TypeVar
 from ..dtypes import bfloat16
 from .layers import Conv2d, ConvTranspose2d, Linear
 from .module import Module, convert
-from .recurrent import LSTM, RNN, LSTMCell, RNNCell
+from .recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 __all__ = ["narrow_products"]
 
-PRODUCTS = Linear, Conv2d, ConvTranspose2d, RNN, RNNCell, LSTM, LSTMCell
+PRODUCTS = Linear, Conv2d, ConvTranspose2d, RNN, RNNCell, LSTM, LSTMCell, GRU, GRUCell
 M = TypeVar("M", bound=Module)
 
 

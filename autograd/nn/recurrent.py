@@ -1,5 +1,5 @@
-"""Recurrent layers. Arguments, parameter names and shapes are torch's, gates in its order i f g o;
-so are the initial numbers, drawn evenly from +- 1 / sqrt(hidden_size)."""
+"""Recurrent layers. Arguments, parameter names and shapes are torch's, gates in its order (LSTM:
+i f g o, GRU: r z n); so are the initial numbers, drawn evenly from +- 1 / sqrt(hidden_size)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from ..dtypes import FLOAT32
 from ..functional.create import zeros
 from ..functional.recurrent import (
     NONLINEARITIES,
+    gru,
+    gru_cell,
     lstm,
     lstm_cell,
     rnn_cell,
@@ -23,7 +25,7 @@ from . import init
 from .layers import parameter
 from .module import Module
 
-__all__ = ["LSTM", "RNN", "LSTMCell", "RNNCell"]
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
 
 def _shapes(rows: int, width: int, hidden: int, bias: bool) -> dict[str, tuple[int, ...]]:
@@ -165,6 +167,44 @@ class LSTM(_Recurrent):
         )
 
 
+class GRU(_Recurrent):
+    """Gated recurrent units (Cho et al. 2014); one step is `functional.recurrent.gru_cell`.
+
+    Options are those of RNN."""
+
+    gates = 3
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: npt.DTypeLike = FLOAT32,
+    ) -> None:
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype
+        )
+
+    def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return outputs (T, N, directions H) and final states (layers directions, N, H).
+
+        x is (T, N, I), or (N, T, I) if batch_first; hx are the initial states, None for zeros."""
+        return gru(
+            x,
+            hx,
+            self.weights(),
+            self.num_layers,
+            self.dropout,
+            self.training,
+            self.bidirectional,
+            self.batch_first,
+        )
+
+
 class _Cell(Module):
     shown = ("input_size", "hidden_size")
     gates = 1
@@ -222,6 +262,20 @@ class LSTMCell(_Cell):
         """Return the next h and c, each (N, H); x (N, I), hx: h and c, None for zeros."""
         state = (self.start(x), self.start(x)) if hx is None else hx
         return lstm_cell(x, state, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+
+
+class GRUCell(_Cell):
+    """One step of a GRU, see `GRU`.
+
+    Parameters: weight_ih (3 H, I), weight_hh (3 H, H), bias_ih and bias_hh (3 H,), in the order r z
+    n."""
+
+    gates = 3
+
+    def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Return the next state (N, H); x (N, I), hx (N, H), None for zeros."""
+        h = self.start(x) if hx is None else hx
+        return gru_cell(x, h, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
 
 
 def _known(nonlinearity: str) -> str:

@@ -18,7 +18,6 @@ from ..array import Array, NDArray, Spec
 from ..ledger import Cost
 from ..nonzeros import Attrs, CountedProduct, factor, matrix_product, rows, transposed
 from ..primitive import Value, primitive
-from .elementwise import add
 from .linear import linear, matmul
 from .recurrent import (
     NONLINEARITIES,
@@ -29,8 +28,18 @@ from .recurrent import (
     stack,
 )
 from .rules import agreed, common
-from .sequence_weights import Flags, fitted, input_gradients, states_before, walk
-from .shape import zero
+from .sequence_weights import (
+    Flags,
+    at_places,
+    fitted,
+    input_gradients,
+    known_gradients,
+    nonzeros_back,
+    states_before,
+    steps_of,
+    sum_of,
+    walk,
+)
 
 
 def _checked(name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec, w: Spec) -> Any:
@@ -72,12 +81,6 @@ def _nonzeros(
     ]
 
 
-def _nonzeros_back(w: Array, dgates: Array, backwards: bool) -> list[CountedProduct]:
-    """Count the products of the way back: every step but the first sends one to the step before."""
-    later = dgates.value[:-1] if backwards else dgates.value[1:]
-    return [matrix_product(rows(dgates, later), factor(w, weights=True))]
-
-
 def _inputs(x: NDArray, w_ih: NDArray) -> NDArray:
     """Return x w_ih^T of all steps in one product, which is faster than one for each step."""
     flat = x.reshape(-1, x.shape[2])
@@ -90,37 +93,6 @@ def _total(gates: NDArray, bias: NDArray, h: NDArray, w: NDArray) -> NDArray:
     y += gates
     y += bias
     return y
-
-
-def _present(*grads: Value | None) -> tuple[list[Value], Flags, bool]:
-    """Return the gradients that are not None, flags that tell which they are, and whether to
-    record.
-
-    Gradients are recorded where any of them is a tensor."""
-    known = [dy for dy in grads if dy is not None]
-    return (
-        known,
-        tuple(dy is not None for dy in grads),
-        any(type(dy) is not Array for dy in known),
-    )
-
-
-def _unpack(grads: tuple[NDArray, ...], present: Flags) -> list[NDArray | None]:
-    """Return gradients at their original positions, None for those that are absent."""
-    some = iter(grads)
-    return [next(some) if known else None for known in present]
-
-
-def _parts(x: Value | None, steps: int) -> tuple[Value | None, ...]:
-    """Return the steps of x, or a None for each where x is None."""
-    return (None,) * steps if x is None else parts(x)
-
-
-def _sum(like: Value, x: Value | None, y: Value | None) -> Value:
-    """Return x + y, where None stands for zeros of the shape and type of `like`."""
-    if x is None and y is None:
-        return zero(Spec(like.shape, like.dtype))
-    return x if y is None else y if x is None else add(x, y)
 
 
 def _lstm(
@@ -201,7 +173,7 @@ def _(
     dacts: Value | None, hs: Value, cells: Value, acts: Value, x: Value, w_ih: Value, h: Value,
     c: Value, w: Value, specs: tuple[Spec, ...], needs: Flags, backwards: bool,
 ) -> tuple[Value | None, ...]:  # fmt: skip
-    grads, present, recorded = _present(dhs, dlast, dcell)
+    grads, present, recorded = known_gradients(dhs, dlast, dcell)
     if recorded or dcells is not None or dacts is not None:
         incoming = dhs, dlast, dcell, dcells, dacts
         dgates, dc = _lstm_back(incoming, cells, acts, c, w, backwards)
@@ -223,10 +195,10 @@ def _lstm_back(
     order, steps, values = walk(count, backwards), parts(cells), parts(acts)
     # The cell before each step: c before the first, then that of the step walked before.
     old = dict(zip(order, [c, *[steps[t] for t in order]], strict=False))
-    tops, inner, bends = (_parts(x, count) for x in (dhs, dcells, dacts))
+    tops, inner, bends = (steps_of(x, count) for x in (dhs, dcells, dacts))
     dgates: dict[int, Value] = {}
     for t in reversed(order):
-        dh, dc = _sum(nothing, dh, tops[t]), _sum(nothing, dc, inner[t])
+        dh, dc = sum_of(nothing, dh, tops[t]), sum_of(nothing, dc, inner[t])
         dgates[t], dc = cell_gradients(dh, dc, bends[t], values[t], old[t], steps[t])
         dh = matmul(dgates[t], w)
     return stack(*[dgates[t] for t in range(count)]), dc
@@ -255,7 +227,7 @@ def lstm_sequence_dx(
     `grads` are the gradients of hs, of the last state and of the last cells, as far as `present`
     says. From the last step to the first, dh = dhs[t] + dgates[t + 1] w; the rest is
     `lstm_cell_dx`."""
-    dhs, dh, dcell = _unpack(grads, present)
+    dhs, dh, dcell = at_places(grads, present)
     dgates, nothing = np.empty_like(acts), np.zeros_like(cells[0])
     dc = nothing if dcell is None else dcell
     order = walk(len(acts), backwards)
@@ -272,7 +244,7 @@ def lstm_sequence_dx(
 
 @lstm_sequence_dx.nonzeros
 def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
-    return _nonzeros_back(args[3], results[0], attrs["backwards"])
+    return nonzeros_back(args[3], results[0], attrs["backwards"])
 
 
 def _rnn(
@@ -319,7 +291,7 @@ def _(
     dhs: Value | None, dlast: Value | None, hs: Value, x: Value, w_ih: Value, h: Value, w: Value,
     specs: tuple[Spec, ...], needs: Flags, nonlinearity: str, backwards: bool,
 ) -> tuple[Value | None, ...]:  # fmt: skip
-    grads, present, recorded = _present(dhs, dlast)
+    grads, present, recorded = known_gradients(dhs, dlast)
     if recorded:
         dgates = _rnn_back(dhs, dlast, hs, w, nonlinearity, backwards)
     else:
@@ -335,11 +307,11 @@ def _rnn_back(
 ) -> Value:
     """Return what `rnn_sequence_dx` does, step by step."""
     count = hs.shape[0]
-    values, tops = parts(hs), _parts(dhs, count)
+    values, tops = parts(hs), steps_of(dhs, count)
     _, slope = NONLINEARITIES[nonlinearity]
     dgates: dict[int, Value] = {}
     for t in reversed(walk(count, backwards)):
-        dh = slope(_sum(values[t], dh, tops[t]), values[t])
+        dh = slope(sum_of(values[t], dh, tops[t]), values[t])
         dgates[t] = dh
         dh = matmul(dh, w)
     return stack(*[dgates[t] for t in range(count)])
@@ -364,7 +336,7 @@ def rnn_sequence_dx(
 
     `grads` are the gradients of hs and of the last state, as far as `present` says. From the last
     step to the first, dgates[t] = f'(hs[t]) (dhs[t] + dgates[t + 1] w)."""
-    dhs, dh = _unpack(grads, present)
+    dhs, dh = at_places(grads, present)
     _, slope = NONLINEARITIES[nonlinearity]
     dgates = np.empty_like(hs)
     order = walk(len(hs), backwards)
@@ -378,4 +350,4 @@ def rnn_sequence_dx(
 
 @rnn_sequence_dx.nonzeros
 def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[CountedProduct]:
-    return _nonzeros_back(args[1], results[0], attrs["backwards"])
+    return nonzeros_back(args[1], results[0], attrs["backwards"])

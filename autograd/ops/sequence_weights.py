@@ -13,11 +13,12 @@ import numpy as np
 from ..array import Array, NDArray, Spec
 from ..dtypes import computed_in
 from ..ledger import Cost
-from ..nonzeros import Attrs, CountedProduct, Factor, matrix_product, rows, transposed
+from ..nonzeros import Attrs, CountedProduct, Factor, factor, matrix_product, rows, transposed
 from ..primitive import Value, primitive
 from ..summation import sum_over
 from .elementwise import add, fit
 from .linear import matmul, swapped
+from .recurrent import parts
 from .shape import concatenate, getslice, reshape, zero
 
 Flags: TypeAlias = tuple[bool, ...]
@@ -26,6 +27,37 @@ Flags: TypeAlias = tuple[bool, ...]
 def walk(steps: int, backwards: bool) -> range:
     """Return the steps in the order in which they are taken."""
     return range(steps)[:: -1 if backwards else 1]
+
+
+def known_gradients(*grads: Value | None) -> tuple[list[Value], Flags, bool]:
+    """Return the gradients that are not None, flags that tell which they are, and whether to
+    record.
+
+    Gradients are recorded where any of them is a tensor."""
+    known = [dy for dy in grads if dy is not None]
+    return (
+        known,
+        tuple(dy is not None for dy in grads),
+        any(type(dy) is not Array for dy in known),
+    )
+
+
+def at_places(grads: tuple[NDArray, ...], present: Flags) -> list[NDArray | None]:
+    """Return gradients at their original positions, None for those that are absent."""
+    some = iter(grads)
+    return [next(some) if known else None for known in present]
+
+
+def steps_of(x: Value | None, steps: int) -> tuple[Value | None, ...]:
+    """Return the steps of x, or a None for each where x is None."""
+    return (None,) * steps if x is None else parts(x)
+
+
+def sum_of(like: Value, x: Value | None, y: Value | None) -> Value:
+    """Return x + y, where None stands for zeros of the shape and type of `like`."""
+    if x is None and y is None:
+        return zero(Spec(like.shape, like.dtype))
+    return x if y is None else y if x is None else add(x, y)
 
 
 def input_gradients(
@@ -43,9 +75,14 @@ def input_gradients(
     if needs[1] or needs[2] or needs[-1]:
         dw_ih, dw, db = sequence_dw(dgates, *read, backwards=backwards)
     if needs[3]:
-        first = walk(dgates.shape[0], backwards)[0]
-        dh = matmul(reshape(_cut(dgates, first, first + 1), shape=dgates.shape[1:]), ws[1])
+        dh = first_product(dgates, ws[1], backwards)
     return dx, dw_ih, db, dh, dw
+
+
+def first_product(dgates: Value, w: Value, backwards: bool) -> Value:
+    """Return the first step's dgates times w: the gradient of the first state."""
+    first = walk(dgates.shape[0], backwards)[0]
+    return matmul(reshape(_cut(dgates, first, first + 1), shape=dgates.shape[1:]), w)
 
 
 def fitted(
@@ -100,6 +137,12 @@ def _(args: Sequence[Array], results: Sequence[Array], attrs: Attrs) -> list[Cou
     return [matrix_product(grads, right) for right in (rows(x), states_before(hs, h, **attrs))]
 
 
+def nonzeros_back(w: Array, dgates: Array, backwards: bool) -> list[CountedProduct]:
+    """Count the products of the way back: every step but the first sends one to the step before."""
+    later = dgates.value[:-1] if backwards else dgates.value[1:]
+    return [matrix_product(rows(dgates, later), factor(w, weights=True))]
+
+
 def states_before(hs: Array, h: Array, backwards: bool) -> Factor:
     """Return the states that the steps of a sequence start from, as a factor."""
     return rows(hs, _before(hs.value, h.value, backwards))
@@ -114,21 +157,29 @@ def _(
     ddw_ih: Value | None, ddw: Value | None, ddb: Value | None, dgates: Value, x: Value, hs: Value,
     h: Value, specs: tuple[Spec, ...], backwards: bool,
 ) -> tuple[Value, ...]:  # fmt: skip
-    count, size = hs.shape[0], hs.shape[2]
-    ddw = zero(Spec((dgates.shape[2], size), dgates.dtype)) if ddw is None else ddw
-    inner = _cut(hs, 1, count) if backwards else _cut(hs, 0, count - 1)
-    old = _joined(reshape(h, shape=(1, *h.shape)), inner, backwards)
-    ddgates, dold = matmul(old, swapped(ddw)), matmul(dgates, ddw)
+    ddw = zero(Spec((dgates.shape[2], hs.shape[2]), dgates.dtype)) if ddw is None else ddw
+    ddgates, dhs, dh = states_gradients(ddw, dgates, hs, h, backwards)
     dx = zero(Spec(x.shape, x.dtype))
     if ddw_ih is not None:
         ddgates, dx = add(ddgates, matmul(x, swapped(ddw_ih))), matmul(dgates, ddw_ih)
     if ddb is not None:
         ddgates = add(ddgates, ddb)
+    return ddgates, dx, dhs, dh
+
+
+def states_gradients(
+    ddw: Value, dgates: Value, hs: Value, h: Value, backwards: bool
+) -> tuple[Value, Value, Value]:
+    """Return the gradients of dgates, hs and h for one of dw = dgates^T times the states before."""
+    count = hs.shape[0]
+    inner = _cut(hs, 1, count) if backwards else _cut(hs, 0, count - 1)
+    old = _joined(reshape(h, shape=(1, *h.shape)), inner, backwards)
+    dold = matmul(dgates, ddw)
     first = count - 1 if backwards else 0
     dh = reshape(_cut(dold, first, first + 1), shape=h.shape)
     later = _cut(dold, 0, count - 1) if backwards else _cut(dold, 1, count)
     dhs = _joined(zero(Spec((1, *h.shape), hs.dtype)), later, not backwards)
-    return ddgates, dx, dhs, dh
+    return matmul(old, swapped(ddw)), dhs, dh
 
 
 def _joined(one: Value, others: Value, behind: bool) -> Value:

@@ -55,8 +55,10 @@ def _lstm_row(
     return Sample(f"lstm/{name}", ours, inputs, theirs, macs=macs)
 
 
-def _rnn_row(name: str, kind: str, layers: int = 1, directions: int = 1) -> Sample:
-    """Return the row of one way to run an Elman network."""
+def _rnn_row(
+    name: str, kind: str, layers: int = 1, directions: int = 1, gates: int = 1, biases: bool = True
+) -> Sample:
+    """Return the row of one way to run a network with a single state."""
     function = getattr(fn, kind)
 
     def ours(x: Tensor, h: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
@@ -65,15 +67,15 @@ def _rnn_row(name: str, kind: str, layers: int = 1, directions: int = 1) -> Samp
 
     def theirs(t: Any, x: Any, h: Any, *params: Any) -> tuple[Any, ...]:
         sizes = (layers, 0.0, False, directions == 2, False)
-        return tuple(getattr(t, kind)(x, h, [*params], True, *sizes))
+        return tuple(getattr(t, kind)(x, h, [*params], biases, *sizes))
 
     inputs = (
         normal(T, N, I),
         normal(layers * directions, N, H),
-        *_params(1, layers, directions, True),
+        *_params(gates, layers, directions, biases),
     )
     widths = [I] + [directions * H] * (layers - 1)
-    macs = sum(directions * T * N * H * (width + H) for width in widths)
+    macs = sum(directions * T * N * gates * H * (width + H) for width in widths)
     return Sample(f"{kind}/{name}", ours, inputs, theirs, macs=macs)
 
 
@@ -159,6 +161,21 @@ ROWS = [
             ),
         ),
     ),
+    Sample(
+        "gru_cell",
+        fn.gru_cell,
+        (normal(N, I), STATE, *_cell(3)),
+        lambda t, *args: t.gru_cell(*args),
+        macs=N * (I + H) * 3 * H,
+        wrong=(
+            (
+                "expected states (N, H) and gates (N, 3 H), got (3, 2), (3, 8) and (3, 8)",
+                ((3, 4), (3, 2), (8, 4), (8, 2), (8,), (8,)),
+            ),
+        ),
+    ),
+    _rnn_row("one layer, no bias", "gru", gates=3, biases=False),
+    _rnn_row("two layers, both ways", "gru", 2, 2, gates=3),
     _rnn_row("one layer", "rnn_tanh"),
     _rnn_row("two layers, both ways", "rnn_tanh", 2, 2),
     _rnn_row("two layers", "rnn_relu", 2),

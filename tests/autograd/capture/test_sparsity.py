@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -135,15 +136,14 @@ def test_matrix_products_are_those_of_a_loop(
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("kind", ["lstm", "relu"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "relu"])
 @pytest.mark.parametrize("both", [False, True])
 def test_recurrent_layers_are_those_of_single_products(name: str, kind: str, both: bool) -> None:
     """Of a sequence in one call, against its steps as calls of cells and of `linear`."""
     ag.manual_seed(3)
-    if kind == "lstm":
-        layer: Any = nn.LSTM(3, 4, bidirectional=both)
-    else:
-        layer = nn.RNN(3, 4, nonlinearity="relu", bidirectional=both)
+    kinds: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU}
+    relu = partial(nn.RNN, nonlinearity="relu")
+    layer = kinds.get(kind, relu)(3, 4, bidirectional=both)
     draw = np.random.default_rng(5)
     weights = {n: p.numpy().copy() for n, p in layer.named_parameters()}
     for key, value in weights.items():
@@ -163,7 +163,7 @@ def test_recurrent_layers_are_those_of_single_products(name: str, kind: str, bot
     for (_, phase, *_), one in ledger.sampled.items():
         total[phase] = total.get(phase, SparsitySample()).plus(one)
     steps = 5 * 2 * (2 if both else 1)
-    gates = 4 * (4 if kind == "lstm" else 1)
+    gates = 4 * {"lstm": 4, "gru": 3, "relu": 1}[kind]
     hs = y.numpy().reshape(5, 2, -1, 4).transpose(2, 0, 1, 3)
     nonzero = 0
     for way, states in enumerate(hs):

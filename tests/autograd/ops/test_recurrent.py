@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, random
+from tallygrad.autograd.ops import gru as units
 from tallygrad.autograd.ops import recurrent as ops
 from tallygrad.autograd.ops import recurrent_sequence as sequences
 
@@ -45,8 +48,9 @@ def test_no_state_is_a_state_of_zeros() -> None:
     zeros = ag.zeros(1, N, H, dtype="float64")
     x, params = drawn(T, N, I), parameters()
     close(ag.lstm(x, None, params)[0], ag.lstm(x, (zeros, zeros), params)[0])
-    params = parameters(1)
-    close(ag.rnn_tanh(x, None, params)[0], ag.rnn_tanh(x, zeros, params)[0])
+    for run, gates in ((ag.rnn_tanh, 1), (ag.gru, 3)):
+        params = parameters(gates)
+        close(run(x, None, params)[0], run(x, zeros, params)[0])
 
 
 def test_cells_step_as_sequences_do() -> None:
@@ -57,13 +61,15 @@ def test_cells_step_as_sequences_do() -> None:
         state = ag.lstm_cell(x[t], state, *params)
         close(state[0], y[t])
     close(state[1], c[0])
-    w = parameters(1)
-    y, h = ag.rnn_relu(x, None, w)
-    one = ag.zeros(N, H, dtype="float64")
-    for t in range(T):
-        one = ag.rnn_cell(x[t], one, *w, nonlinearity="relu")
-        close(one, y[t])
-    close(one, h[0])
+    relu = partial(ag.rnn_cell, nonlinearity="relu")
+    for run, cell, gates in ((ag.rnn_relu, relu, 1), (ag.gru, ag.gru_cell, 3)):
+        w = parameters(gates)
+        y, h = run(x, None, w)
+        one = ag.zeros(N, H, dtype="float64")
+        for t in range(T):
+            one = cell(x[t], one, *w)
+            close(one, y[t])
+        close(one, h[0])
 
 
 def test_backwards_is_forwards_on_the_reversed_sequence() -> None:
@@ -72,6 +78,10 @@ def test_backwards_is_forwards_on_the_reversed_sequence() -> None:
     back, (g, _) = ag.lstm(x[::-1], None, params)
     close(there[:, :, H:], back[::-1])
     close(h[1], g[0])
+    params = parameters(3)
+    there, _ = ag.gru(x, None, [*params, *params], bidirectional=True)
+    back, _ = ag.gru(x[::-1], None, params)
+    close(there[:, :, H:], back[::-1])
 
 
 def test_dropout_between_layers_only() -> None:
@@ -154,6 +164,10 @@ def test_steps_without_a_gradient_count_as_zero() -> None:
                 x, w[0], w[2], drawn(N, H), w[1], nonlinearity="tanh", backwards=False
             ),
             r"rnn_sequence: expected x, w_ih, .* of \[\(6, 3, 4\), \(5, 4\), .* \(20, 5\)\]",
+        ),
+        (
+            lambda x, w: units.gru_sequence(x, drawn(N, H), w[1], w[2], backwards=False),
+            r"gru_sequence: expected gates, w, bias of \[\(6, 3, 15\), \(15, 5\), \(15,\)\], got",
         ),
         (
             lambda x, w: sequences.lstm_sequence(
