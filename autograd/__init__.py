@@ -27,6 +27,7 @@ from .capture.trace import trace
 from .differentiate import checkpoint, enable_grad, grad, is_grad_enabled, no_grad
 from .functional.activation import *
 from .functional.arrange import *
+from .functional.attention import *
 from .functional.conv import *
 from .functional.create import *
 from .functional.dropout import *
@@ -77,6 +78,7 @@ __all__ = [
 # Each family of functions names its own in __all__.
 __all__ += functional.activation.__all__
 __all__ += functional.arrange.__all__
+__all__ += functional.attention.__all__
 __all__ += functional.conv.__all__
 __all__ += functional.create.__all__
 __all__ += functional.dropout.__all__

@@ -3,6 +3,7 @@
 from ..tensor import Parameter
 from . import (
     activation,
+    attention,
     dropout,
     flat,
     init,
@@ -16,6 +17,7 @@ from . import (
     recurrent,
 )
 from .activation import *
+from .attention import *
 from .dropout import *
 from .flat import *
 from .layers import *
@@ -30,6 +32,7 @@ from .recurrent import *
 # Each file names its layers in __all__.
 __all__ = ["Parameter", "init"]
 __all__ += activation.__all__
+__all__ += attention.__all__
 __all__ += dropout.__all__
 __all__ += flat.__all__
 __all__ += layers.__all__

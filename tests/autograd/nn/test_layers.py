@@ -117,6 +117,8 @@ ROWS: list[Row] = [
         },
         (2, 4, 3),
     ),
+    ("GRU", {"input_size": 3, "hidden_size": 5, "num_layers": 2}, (4, 2, 3)),
+    ("GRUCell", {"input_size": 3, "hidden_size": 5, "bias": False}, (2, 3)),
     ("RNNCell", {"input_size": 3, "hidden_size": 5, "nonlinearity": "relu"}, (2, 3)),
     ("LSTMCell", {"input_size": 3, "hidden_size": 5}, (2, 3)),
 ]  # fmt: skip
