@@ -33,6 +33,7 @@ NOTHING = (
     "atomic", "dtypes", "memory", "recent", "splitmix64", "storage", "suggest", "threads",
 )  # fmt: skip
 ON_BASE = ("array", "context", "deferred", "ledger", "reading", "summation")
+TO_USERS = ("trainer.errors", "trainer.user_code")
 SHARING = ("trainer.components.memory_copies", "trainer.distributed.failures.watchdog")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **{f"autograd.{name}": () for name in NOTHING},
@@ -83,8 +84,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.testing": ("autograd",),
     "autograd": ("autograd",),  # the package's own file alone
     # What several wings need has one home each.
-    "datasets": ("autograd.private", "autograd.splitmix64", "trainer.errors"),
+    "datasets": ("autograd.private", "autograd.splitmix64", *TO_USERS),
     "trainer.errors": ("autograd.suggest",),
+    "trainer.user_code": ("trainer.errors",),
     # A library: what it needs of a run is handed to it.
     "trainer.cost": ("autograd", "trainer.errors", "trainer.parsing"),
     "trainer.parsing": ("trainer.errors",),
