@@ -21,7 +21,7 @@ from .commands.checkpoints import CheckpointOptions
 from .components.checkpoint import CheckpointFolder, load, newest_checkpoint, verify
 from .components.evaluate import evaluate, make_eval_step
 from .components.state import load_model, recorded, recorded_precision
-from .distributed.agreement import agree, work_facts
+from .distributed.agreement import agree, model_facts, work_facts
 from .distributed.comm import Comm, SerialComm
 from .errors import NotFinite, UserError, show, warn
 from .images import read_images
@@ -65,6 +65,10 @@ class Trained:
         self.precision = _precision(
             options.precision, recorded_precision(trained_with), str(self.dtype)
         )
+        # What activations of integers are scaled for.
+        self.calibration = (
+            [build.load_split(self.dataset, "train", self.folder, comm)] if self.is_int8 else []
+        )
         conv = trained_with.get("conv")
         conv = conv if conv in config.CHOICES["conv"] else "auto"
         self.backend = build.choose_backend(comm, str(trained_with.get("backend")), conv=conv)
@@ -79,15 +83,29 @@ class Trained:
             nn.narrow_products(self.model)
         self.model.eval()
 
+    @property
+    def computed_in(self) -> str:
+        """The precision that a user reads: float64, float32, bf16 or int8."""
+        if self.is_int8:
+            return "int8"
+        return self.precision if self.dtype == np.float32 else str(self.dtype)
+
     def facts(self) -> dict[str, object]:
         """Return what is applied to what, which must be the same on all ranks."""
         checkpoint = {f"digest of {self.path}": self.digest}
-        return checkpoint | work_facts(self.backend, self.data)
+        return checkpoint | work_facts(self.backend, self.data, *self.calibration)
 
     def int8_model(self, comm: Comm) -> nn.Module:
-        """Return the model with int8 layers, calibrated on images of the training set."""
-        train = build.load_split(self.dataset, "train", self.folder, comm)
-        return calibrated(self.model, train, self.dtype)
+        """Return the model with int8 layers, calibrated on images of the training set: that of rank
+        0 on all ranks."""
+        (train,) = self.calibration
+        model = calibrated(self.model, train, self.dtype)
+        agree(comm, lambda: model_facts(model))
+        for buffer in model.buffers():
+            numbers = np.array(buffer.numpy(), order="C")
+            comm.bcast(numbers)
+            buffer.copy_(from_numpy(numbers))
+        return model
 
     def _load(self, split: str, comm: Comm, trained_with: dict[str, Any]) -> Dataset:
         """Return a split; "validation" is the part of the training set that the run held out."""
@@ -177,9 +195,8 @@ def _show(trained: Trained, options: CheckpointOptions, figures: Figures, as_jso
     """Print what was evaluated, and what came out."""
     about = {
         "checkpoint": str(trained.path), "dataset": trained.data.name, "split": options.split,
+        "precision": trained.computed_in,
     }  # fmt: skip
-    if options.precision:
-        about["precision"] = options.precision
     if as_json:
         show(_dump(about | {name: value for name, (value, _) in figures.items()}))
         return

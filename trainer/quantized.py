@@ -11,7 +11,7 @@ from ..autograd import Ledger, context, from_numpy, nn, quantize
 from ..datasets import Dataset
 from ..datasets.loader import Normalise
 from .errors import UserError
-from .tasks.task import Task
+from .tasks.task import Task, change_text
 
 Figures: TypeAlias = dict[str, tuple[Any, str]]  # by name: a value, and its text
 IMAGES, BATCH = 512, 128  # that activations are calibrated on, in all and at a time
@@ -38,11 +38,11 @@ def compare(
     with context.using(ledger=Ledger()) as state:
         figures = evaluated(model)
     merged = dict(figures)
-    names = [*(metric.name for metric in task.metrics), "loss"]
-    merged |= {f"float32_{name}": exact[name] for name in names}
-    for name in names:
+    changes = {metric.name: metric.change for metric in task.metrics} | {"loss": change_text}
+    merged |= {f"float32_{name}": exact[name] for name in changes}
+    for name, text in changes.items():
         change = figures[name][0] - exact[name][0]
-        merged[f"{name}_difference"] = change, f"{change:+z.4f}"
+        merged[f"{name}_difference"] = change, text(change)
     layers = float_layers(state.ledger)
     return merged | {"float32_layers": (layers, ", ".join(layers) or "none")}
 

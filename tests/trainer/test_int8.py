@@ -41,7 +41,8 @@ def test_eval_compares_int8_with_float32(trained: Path, capsys: pytest.CaptureFi
     assert found["accuracy"] == found["correct"] / 300 and found["precision"] == "int8"
     assert found["float32_layers"] == []
     text = said(capsys, *words)
-    assert f"accuracy_difference {found['accuracy_difference']:+z.4f}\n" in text
+    assert f"accuracy_difference {100 * found['accuracy_difference']:+z.2f} points\n" in text
+    assert f"accuracy            {100 * found['accuracy']:.2f}%\n" in text
     assert "float32_layers      none\n" in text
 
 

@@ -117,6 +117,7 @@ def test_mixed_precision_learns_and_is_kept(tmp_path: Path) -> None:
     assert {a.dtype.name for name, a in kept.items() if name.startswith("model/")} == {"float32"}
     found = json.loads(run("eval", str(tmp_path / "bf16"), "--json").stdout)
     assert found["loss"] == pytest.approx(mixed["test_loss"], rel=1e-6)
+    assert found["precision"] == "bf16"
     again = [*words, "--max-steps", "61", "--resume", "auto"]
     said = complaint(train(tmp_path / "bf16", *again, "--precision", "float32", status=2))
     assert "--precision: expected bf16 as in " in said and said.endswith("got float32")
@@ -128,6 +129,7 @@ def test_eval_agrees_with_the_training(trained: Path) -> None:
     result = read(trained, "result.json")
     found = json.loads(run("eval", str(trained), "--json").stdout)
     assert found["accuracy"] == result["test_accuracy"] and found["samples"] == 10_000
+    assert found["precision"] == "float32"
     assert found["loss"] == pytest.approx(result["test_loss"], rel=1e-5)
 
 

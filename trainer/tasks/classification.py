@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...autograd import Tensor, context, cross_entropy, no_grad, softmax
 from ...datasets import Batch, Source
-from ..cost.report import accuracy_text
+from ..cost.report import accuracy_text, points_text
 from .task import Prediction, TaskMetric
 
 
@@ -22,7 +22,7 @@ class Classification:
     label_smoothing: float = 0.0
 
     metrics: ClassVar[tuple[TaskMetric, ...]] = (
-        TaskMetric("accuracy", accuracy_text, count="correct"),
+        TaskMetric("accuracy", accuracy_text, count="correct", change=points_text),
     )
 
     def output_shape(self, data: Source) -> tuple[int, ...]:

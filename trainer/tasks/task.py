@@ -14,17 +14,24 @@ from ...datasets import Batch, Source
 StepOutput: TypeAlias = tuple[Tensor, ...]  # mean loss, then the sum of each metric; all 0-d
 
 
+def change_text(change: float) -> str:
+    """Return the difference of two figures with its sign and four digits: +0.0012."""
+    return f"{change:+z.4f}"
+
+
 @dataclass(frozen=True)
 class TaskMetric:
     """A figure of merit: the mean over the samples of what the task sums up.
 
     Logs, results and checkpoints call it `name`, train_NAME, test_NAME and so on. `text` formats a
-    value with its unit. `count` names the sum where that counts samples, such as "correct"."""
+    value with its unit, `change` the difference of two in the same unit. `count` names the sum
+    where that counts samples, such as "correct"."""
 
     name: str
     text: Callable[[float], str]
     higher_is_better: bool = True
     count: str = ""
+    change: Callable[[float], str] = change_text
 
     def is_better(self, value: float, best: float) -> bool:
         """Tell whether a value is better than the best one so far; NaN never is."""

@@ -37,6 +37,20 @@ OLD_NUMPY = """
 version = metadata.version
 metadata.version = lambda name: "0.9" if name == "numpy" else version(name)
 """
+# Numbers that another processor rounds otherwise, only more so.
+OTHER_SCALES = """
+import tallygrad.trainer.inference as module
+from tallygrad.autograd import no_grad
+calibrated = module.calibrated
+def other(*rest):
+    model = calibrated(*rest)
+    with no_grad():
+        for buffer in model.buffers():
+            if buffer.dtype == "float32":
+                buffer.mul_(2.0)
+    return model
+module.calibrated = other
+"""
 OTHER_DATA = "os.environ['TALLYGRAD_DATA'] = os.environ['OTHER_DATA']"
 
 
@@ -142,6 +156,21 @@ def test_another_checkpoint_and_other_data_for_it(
         assert f"ranks differ in digest of {newest}: expected " in text
     said = change_data(folders[1] / "mnist", "t10k", "labels")
     assert said in run_odd(mpirun, folders, OTHER_DATA, "eval", str(newest))
+
+
+def test_int8_is_the_same_on_any_number_of_ranks(
+    mpirun: Run, tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    """They are calibrated on the same images, and take the scales of rank 0."""
+    env = {"TALLYGRAD_DATA": str(folders[0])}
+    done = mpirun(1, ODD_RANK, "", *train_words(tmp_path), "--max-steps", "2", env=env)
+    assert done.returncode == 0, done.stderr
+    words = ["eval", str(tmp_path / "run"), "--precision", "int8", "--json"]
+    found = [mpirun(n, ODD_RANK, OTHER_SCALES, *words, env=env) for n in (1, 2)]
+    assert '"precision": "int8"' in found[0].stdout
+    assert found[0].stdout == found[1].stdout, found[1].stderr
+    said = change_data(folders[1] / "mnist", "train", "pixel")
+    assert said in run_odd(mpirun, folders, OTHER_DATA, *words)
 
 
 def pictures(count: int = 4, size: int = 2) -> Dataset:

@@ -127,7 +127,8 @@ def test_eval_repeats_the_loss_of_the_run_to_the_bit(
         command = ["-m", "tallygrad.trainer", "eval", str(newest), "--json", "--batch-size", "1"]
         done = mpirun(ranks, command)
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["loss"] == expected["test_loss"]
+        found = json.loads(done.stdout)
+        assert found["loss"] == expected["test_loss"] and found["precision"] == "float64"
 
 
 def test_ranks_that_do_not_divide_the_batch_and_resume_on_fewer(

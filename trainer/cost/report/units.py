@@ -79,6 +79,11 @@ def accuracy_text(share: float) -> str:
     return f"{min(share, 0.9999) if share < 1 else 1.0:.2%}"
 
 
+def points_text(change: float) -> str:
+    """Return a change of an accuracy in percentage points: -0.0012 is -0.12 points."""
+    return f"{100 * change:+z.2f} points"
+
+
 def duration(seconds: float) -> str:
     """Return a time span: 9 s, 1:05, 2:01:05."""
     whole = round(seconds)
