@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from ..autograd.backends import CompileStats, watching
+from ..autograd.backends import CompileStats, compile_stats, watching
 from .cost.report import duration, fit, terminal_width
 
 ROWS = 24  # of a terminal that does not tell
@@ -57,7 +57,7 @@ class Progress:
         self.begun = self.said = time.monotonic()
         self.images = self.steps = 0
         self.building: CompileStats | None = None  # what was shown last, and
-        self.told = CompileStats(0, 0, 0.0)  # what was told when the compiling before it ended
+        self.told = compile_stats()  # what was told when the compiling before it ended
         self.bar: tqdm[Any] | None = None
         if shows and bars and self.stream.isatty():
             position = done % self.per_epoch
@@ -76,20 +76,20 @@ class Progress:
             return
         self._end_of_building()
         now = time.monotonic()
-        passed = max(now - self.begun, 1e-9)
-        left = duration((self.total - self.done) * passed / self.steps)
-        rate = f"{self.images / passed:,.0f} images/s"
-        figures = f"loss {loss:.4f}, {metrics}, {rate}"
+        figures = f"loss {loss:.4f}, {metrics}"
+        if (passed := now - self.begun) > 0:
+            left = duration((self.total - self.done) * passed / self.steps)
+            figures += f", {self.images / passed:,.0f} images/s, {left} left"
         name = f"epoch {epoch + 1}/{self.epochs}"
         if self.bar is not None:
             if position <= steps:
                 self.bar.reset(self.per_epoch)
             self.prefix = f"{name} {position}/{self.per_epoch}"
-            self.bar.bar_format = _bar(self.prefix, f"{figures}, {left} left")
+            self.bar.bar_format = _bar(self.prefix, figures)
             self.bar.update(steps)
         elif now - self.said >= self.every:
             self.said = now
-            self.say(f"{name} step {position}/{self.per_epoch}: {figures}, {left} left")
+            self.say(f"{name} step {position}/{self.per_epoch}: {figures}")
 
     def evaluating(self, split: str, step: int, steps: int) -> None:
         """Show that a step of an evaluation is done."""

@@ -111,6 +111,7 @@ class CompileStats(NamedTuple):
 
 Watcher: TypeAlias = Callable[[CompileStats], None]
 _watchers: list[Watcher] = []
+_compiled = CompileStats(0, 0, 0.0)
 
 
 @contextmanager
@@ -125,8 +126,15 @@ def watching(watcher: Watcher) -> Iterator[None]:
 
 def notify_compiled(state: CompileStats) -> None:
     """Tell the watchers that a kernel was compiled; backends call it."""
+    global _compiled
+    _compiled = state
     for watcher in _watchers:
         watcher(state)
+
+
+def compile_stats() -> CompileStats:
+    """Return what the watchers were told last."""
+    return _compiled
 
 
 def no_options(name: str, options: str) -> None:

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import fcntl
 import io
+import json
 import os
 import re
 import struct
 import sys
 import termios
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tallygrad.autograd import backends
 from tallygrad.autograd.backends import CompileStats, notify_compiled, watching
 from tallygrad.trainer.cli import main
+from tallygrad.trainer.components import evaluate
+from tallygrad.trainer.components.checkpoint import CheckpointFolder
 from tallygrad.trainer.cost.report.units import accuracy_text, duration
 from tallygrad.trainer.progress import Progress, compiling
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_compiled", CompileStats(0, 0, 0.0))
 
 
 class Terminal(io.StringIO):
@@ -195,6 +206,44 @@ def test_compiling_does_not_count_for_the_speed(monkeypatch: pytest.MonkeyPatch)
     progress.compiling(CompileStats(30, 0, 19.0))
     progress.step(0, 64, 0.5, "50.00%")
     assert out.getvalue().endswith("64 images/s, 9 s left\n")
+
+
+def test_kernels_of_an_earlier_training_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counts are those of the process; where no time has passed, no speed is shown."""
+    out, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(backends, "_compiled", CompileStats(900, 0, 500.0))
+    progress = Progress(10, 0, True, stream=out, every=0.0)
+    progress.compiling(CompileStats(901, 0, 502.0))
+    progress.step(0, 64, 0.5, "50.00%")
+    assert out.getvalue().endswith(
+        "1 kernel compiled in 2.0 s\nepoch 1/1 step 1/10: loss 0.5000, 50.00%\n"
+    )
+    now[0] = 4.0
+    progress.step(0, 64, 0.5, "50.00%")
+    assert out.getvalue().endswith(", 64 images/s, 8 s left\n")
+
+
+def test_the_speed_of_a_short_run_is_that_of_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the last evaluations nor the last checkpoint count, however long they take."""
+    clock, late = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + late[0])
+
+    def slowed(work: Any, *rest: Any, **more: Any) -> Any:
+        late[0] += 10
+        return work(*rest, **more)
+
+    monkeypatch.setattr(evaluate, "evaluate", partial(slowed, evaluate.evaluate))
+    save = CheckpointFolder.save
+    monkeypatch.setattr(CheckpointFolder, "save", lambda *a, **b: slowed(save, *a, **b))
+    words = ["--model", "mlp", "--dataset", "digits", "--max-steps", "2", "--backend", "numpy"]
+    words += ["--validation", "100", "--out", str(tmp_path)]
+    assert main(["train", *words, "--eval-batch-size", "2000"]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert 1e-6 < 128 / result["images_per_second"] < result["wall_seconds"] - late[0]
+    assert late[0] == 30
 
 
 def test_kernels_are_counted_in_words_that_fit() -> None:

@@ -210,6 +210,7 @@ class RunRecord:
     def finish(self, best: dict[str, Any]) -> dict[str, Any]:
         """Write the result, with what there is to say of the best checkpoint."""
         now, ledger = self.state, self.merged_ledger()
+        now.seconds += self._elapsed()  # overheads since the last checkpoint are counted, too
         peak, slots = np.array([memory_in_use().peak]), np.array([self.parts.update.nbytes])
         self.comm.allreduce(peak, "max")
         self.comm.allreduce(slots, "max")
