@@ -22,14 +22,13 @@ from .dtypes import COMPUTED
 from .ledger import Ledger
 from .nn.layers import Conv2d, Identity, Linear
 from .nn.module import Module
-from .nn.norm import BatchNorm1d, BatchNorm2d
+from .nn.norm import BatchNorm
 from .nn.quantized import QuantizedConv2d, QuantizedLinear, scale_of
 from .ops.quantized import MOST_TERMS
 from .storage import Storage
 from .tensor import Tensor
 
 Layer: TypeAlias = Conv2d | Linear
-Norm: TypeAlias = BatchNorm1d | BatchNorm2d
 Batch: TypeAlias = Tensor | tuple[Tensor, ...]
 LAYERS: Mapping[str, type[Layer]] = {"conv2d": Conv2d, "linear": Linear}  # by primitive
 
@@ -52,8 +51,8 @@ class Uses(PassiveObserver):
         self.range: dict[Layer, tuple[float, float]] = {}
         self.reshaped: list[Array] = []
         # None is anything else than a batch norm, or a layer.
-        self.readers: dict[Layer, set[Norm | None]] = {m: set() for m in self.layers.values()}
-        self.sources: dict[Norm, set[Layer | None]] = {m: set() for m in self.norms.values()}
+        self.readers: dict[Layer, set[BatchNorm | None]] = {m: set() for m in self.layers.values()}
+        self.sources: dict[BatchNorm, set[Layer | None]] = {m: set() for m in self.norms.values()}
         # Results of layers that somebody holds, and whether a batch norm has read them.
         self.alive: WeakKeyDictionary[Storage, tuple[Layer, bool]] = WeakKeyDictionary()
 
@@ -97,7 +96,7 @@ class Uses(PassiveObserver):
         if len(y.shape) in (2, 4):  # where the second axis is that of the weight's rows
             self.alive[y.storage] = layer, False
 
-    def _read(self, a: Array, norm: Norm | None) -> Layer | None:
+    def _read(self, a: Array, norm: BatchNorm | None) -> Layer | None:
         """Note who reads an array, and return the layer whose result it is, if it is one."""
         layer, again = self.alive.get(a.storage, (None, False))
         if layer is None:
@@ -112,7 +111,7 @@ class Uses(PassiveObserver):
             self.readers[layer].add(None)
         self.alive.clear()
 
-    def folded(self) -> dict[Layer, Norm]:
+    def folded(self) -> dict[Layer, BatchNorm]:
         """Return the batch norms that the layers before them can do the work of."""
         return {
             layer: norm
@@ -132,10 +131,10 @@ def _has_integer_form(module: Module) -> TypeGuard[Layer]:
     return is_plain and prod(weight.shape[1:]) <= MOST_TERMS
 
 
-def _is_foldable(module: Module) -> TypeGuard[Norm]:
-    if not isinstance(module, (BatchNorm1d, BatchNorm2d)):
+def _is_foldable(module: Module) -> TypeGuard[BatchNorm]:
+    if not isinstance(module, BatchNorm):
         return False
-    return type(module).forward is BatchNorm2d.forward and module.running_mean is not None
+    return type(module).forward is BatchNorm.forward and module.running_mean is not None
 
 
 class NoneCalled(PassiveObserver):
@@ -214,7 +213,7 @@ def _replacements(model: Module, uses: Uses) -> dict[Module, tuple[str, Module]]
     return replaced
 
 
-def _integer_form(name: str, layer: Layer, norm: Norm | None, uses: Uses) -> Module:
+def _integer_form(name: str, layer: Layer, norm: BatchNorm | None, uses: Uses) -> Module:
     """Return a layer of integers. ValueError for weights or inputs that are not finite."""
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     if norm is not None:
@@ -232,7 +231,7 @@ def _integer_form(name: str, layer: Layer, norm: Norm | None, uses: Uses) -> Mod
     return QuantizedLinear(layer, *numbers)
 
 
-def _fold(weight: Tensor, bias: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
+def _fold(weight: Tensor, bias: Tensor | None, norm: BatchNorm) -> tuple[Tensor, Tensor]:
     """Return the weight and the bias of a layer that does the work of the batch norm after it."""
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None and var is not None

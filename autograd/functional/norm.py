@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
 
+from .. import context
 from ..array import array
+from ..autocast import wide
+from ..dtypes import computed_in
 from ..ops import lrn, update
 from ..ops import norm as ops
-from ..ops.shape import full
+from ..ops.shape import full, integers
+from ..ops.standardize import standardize
 from ..primitive import Value
 from ..tensor import Tensor, lift
 from .arrange import cat
 
-__all__ = ["batch_norm", "local_response_norm"]
+__all__ = [
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "local_response_norm",
+    "rms_norm",
+]
 
 
 def batch_norm(
@@ -126,3 +137,116 @@ def local_response_norm(
         input, size=int(size), alpha=float(alpha), beta=float(beta), k=float(k)
     )
     return y
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return weight (x - mean) / sqrt(var + eps) + bias over the last axes (Ba et al. 2016).
+
+    Mean and biased variance are those of the axes that `normalized_shape` names, which is the shape
+    of weight and bias too. ValueError where shapes do not fit."""
+    return _over_last("layer_norm", input, normalized_shape, weight, bias, eps, True)
+
+
+def rms_norm(
+    input: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """Return weight x / sqrt(mean of x^2 + eps) over the last axes (Zhang and Sennrich 2019).
+
+    `eps` is by default the machine epsilon of the type. ValueError where shapes do not fit."""
+    small = float(np.finfo(computed_in(input.dtype)).eps) if eps is None else eps
+    return _over_last("rms_norm", input, normalized_shape, weight, None, small, False)
+
+
+def _over_last(
+    name: str, input: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None,
+    bias: Tensor | None, eps: float, centered: bool,
+) -> Tensor:  # fmt: skip
+    """Return the input standardized over its last axes, times a weight, plus a bias."""
+    last = integers((normalized_shape,))
+    if not last or input.shape[-len(last) :] != last:
+        raise ValueError(f"{name}: expected an input of shape (.., {last}), got {input.shape}")
+    for what, v in (("weight", weight), ("bias", bias)):
+        if v is not None and v.shape != last:
+            raise ValueError(f"{name}: expected a {what} of shape {last}, got {v.shape}")
+    x = wide(input).reshape(prod(input.shape[: input.ndim - len(last)]), prod(last))
+    y: Tensor
+    y, _ = standardize(x, groups=1, eps=float(eps), centered=centered)
+    return _affine(y.reshape(input.shape), weight, bias)
+
+
+def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return weight (x - mean) / sqrt(var + eps) + bias, input (N, C, ..), weight and bias (C,).
+
+    Mean and biased variance are those of each sample's groups of channels (Wu and He 2018), so that
+    they do not depend on the batch. ValueError where shapes do not fit."""
+    return _per_sample("group_norm", input, num_groups, weight, bias, eps)
+
+
+def _per_sample(
+    name: str, input: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """Return the groups of each sample standardized, times a weight, plus a bias per channel."""
+    if input.ndim < 2 or groups < 1 or input.shape[1] % groups:
+        raise ValueError(
+            f"{name}: expected an input (N, C, ..) with C divided by {groups}, got {input.shape}"
+        )
+    given = {k: v.spec for k, v in (("weight", weight), ("bias", bias)) if v is not None}
+    ops.per_channel(input.spec, name, **given)
+    y: Tensor
+    y, _ = standardize(wide(input), groups=int(groups), eps=float(eps), centered=True)
+    each = (input.shape[1], *[1] * (input.ndim - 2))
+    w, b = (None if v is None else v.reshape(each) for v in (weight, bias))
+    return _affine(y, w, b)
+
+
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return weight (x - mean) / sqrt(var + eps) + bias, input (N, C, ..) with one or more axes
+    after C.
+
+    Mean and biased variance are those of each channel of each sample (Ulyanov et al. 2016), and the
+    running ones, if there are any, move towards their means over the samples. Without
+    `use_input_stats` the running ones are used. ValueError for a single value per channel of a
+    sample, and for missing statistics."""
+    if not use_input_stats:
+        return batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
+    count = prod(input.shape[2:])
+    if input.ndim < 3 or count == 1:
+        raise ValueError(
+            "instance_norm: expected an input (N, C, ..) of more than one value per channel, got "
+            f"{input.shape}"
+        )
+    if input.size and (running_mean is not None or running_var is not None):
+        with context.using(tape=None):
+            axes = tuple(range(2, input.ndim))
+            mean, var = input.mean(axes).mean(0), input.var(axes, correction=0).mean(0)
+            _update_running(running_mean, running_var, mean, var, momentum, count)
+    return _per_sample("instance_norm", input, max(input.shape[1], 1), weight, bias, eps)

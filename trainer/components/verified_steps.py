@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ...autograd.nn.norm import BatchNorm1d, BatchNorm2d
+from ...autograd.nn.norm import BatchNorm
 from ...datasets import Batch
 from ...datasets.source import Ids
 from ..config import TrainConfig
@@ -167,7 +167,7 @@ class Verification:
 def _untold(parts: Parts) -> Iterator[str]:
     """Yield the layers with parameters in the order of the forward pass; none where running
     statistics tell in which layer a pass went wrong."""
-    if not any(isinstance(m, BatchNorm1d | BatchNorm2d) for m in parts.model.modules()):
+    if not any(isinstance(m, BatchNorm) for m in parts.model.modules()):
         yield from (name.rpartition(".")[0] for name in reversed(parts.names))
 
 

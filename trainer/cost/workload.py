@@ -27,12 +27,12 @@ from ...autograd.array import Array
 from ...autograd.capture.observer import Dispatched
 from ...autograd.capture.peak_memory import PeakMemory
 from ...autograd.ledger import Cost
+from ...autograd.nn.norm import BatchNorm
 
 # The primitives that make a layer of filters, and the kind of that layer in reports.
 KINDS = {
     "conv2d": "conv", "linear": "fc", "quantized_conv2d": "conv", "quantized_linear": "fc",
 }  # fmt: skip
-BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d
 OTHER = "other"  # the kind of any other layer
 
 
@@ -176,7 +176,7 @@ def count(
     slots = max(len(group.slots()) for group in update.groups) if training else 0
     return Work(
         name, batch, input_shape, layers, ledger, size, peak, training, optimizer, [*settings],
-        slots, tuple(m.num_features for m in model.modules() if isinstance(m, BATCH_NORMS)),
+        slots, tuple(m.num_features for m in model.modules() if isinstance(m, BatchNorm)),
         precision,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from ...autograd.array import NDArray, Spec, array
 from ...autograd.ledger import Cost
 from ...autograd.nn.flat import FlatParameters
 from ...autograd.nn.module import Module
-from ...autograd.nn.norm import BatchNorm1d, BatchNorm2d
+from ...autograd.nn.norm import BatchNorm
 from ...autograd.ops.update import accumulate, store
 from ...autograd.primitive import Value, primitive
 from ...autograd.tensor import Parameter, Tensor
@@ -56,7 +56,7 @@ class SharedStatistics:
 
     def __init__(self, model: Module, flat: FlatParameters, reducer: Reducer) -> None:
         self._flat, self._reducer = flat, reducer
-        self._layers = [m for m in model.modules() if isinstance(m, BatchNorm1d | BatchNorm2d)]
+        self._layers = [m for m in model.modules() if isinstance(m, BatchNorm)]
         self._together = LockStep(self._add)
         self._running = 0  # the micro-batch that goes on
         self._gradients: list[list[tuple[Parameter, Tensor | None]]] = []
@@ -123,7 +123,7 @@ def check_together(model: Module, name: str, sampler: Sampler) -> None:
     """Raise UserError unless a model, by name, has batch norm and all ranks and micro-batches can
     come to its layers together in every step."""
     size, parts, rest = sampler.size, sampler.parts, sampler.count % sampler.batch_size
-    if not any(isinstance(m, BatchNorm1d | BatchNorm2d) for m in model.modules()):
+    if not any(isinstance(m, BatchNorm) for m in model.modules()):
         raise UserError(
             f"--sync-batch-norm: expected a model with batch norm, got {name}; leave the option out"
         )

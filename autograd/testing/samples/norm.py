@@ -57,7 +57,78 @@ def _response_row(name: str, shape: tuple[int, ...], size: int, **options: float
     return Sample(f"local_response_norm/{name}", ours, (normal(*shape),), theirs, wrong=wrong)
 
 
+def _affine(
+    function: Callable[..., Tensor], ours: tuple[Any, ...], theirs: tuple[Any, ...] | None = None
+) -> tuple[Any, Any]:
+    """Return a normalisation and torch's, of an input, perhaps a weight and perhaps a bias."""
+    return (
+        lambda x, *affine: function(x, *ours, *affine),
+        lambda t, x, *affine: getattr(t.nn.functional, function.__name__)(
+            x, *(theirs or ours), *affine
+        ),
+    )
+
+
+def _instance(x: Tensor, w: Tensor | None = None, b: Tensor | None = None) -> Tensor:
+    return fn.instance_norm(x, None, None, w, b)
+
+
+def _torch_instance(t: Any, x: Any, *affine: Any) -> Any:
+    return t.nn.functional.instance_norm(x, None, None, *affine)
+
+
+def _per_sample(name: str, function: Any, inputs: tuple[Any, ...], *wrong: Any) -> Sample:
+    """Return the row of a normalisation that each sample has for itself."""
+    return Sample(name, function[0], inputs, function[1], wrong=wrong)
+
+
+LAYER, ROWWISE = _affine(fn.layer_norm, ((3, 4),)), _affine(fn.layer_norm, (4,), ((4,),))
+GROUPS, RMS = _affine(fn.group_norm, (2,)), _affine(fn.rms_norm, (5,), ((5,),))
+PER_SAMPLE = [
+    _per_sample(
+        "layer_norm",
+        ROWWISE,
+        (normal(2, 3, 4), normal(4), normal(4)),
+        ("layer_norm: expected an input of shape (.., (4,)), got (2, 5)", ((2, 5), (4,), (4,))),
+        ("layer_norm: expected a weight of shape (4,), got (3,)", ((2, 4), (3,), (4,))),
+        ("layer_norm: expected a bias of shape (4,), got (1,)", ((2, 4), (4,), (1,))),
+    ),
+    _per_sample("layer_norm/several axes", LAYER, (normal(5, 3, 4),)),
+    _per_sample(
+        "rms_norm",
+        RMS,
+        (normal(2, 3, 5), normal(5)),
+        ("rms_norm: expected an input of shape (.., (5,)), got ()", ((), (5,))),
+    ),
+    _per_sample(
+        "group_norm",
+        GROUPS,
+        (normal(3, 4, 2, 3), normal(4), normal(4)),
+        (
+            "group_norm: expected an input (N, C, ..) with C divided by 2, got (3, 5, 2)",
+            ((3, 5, 2), (5,), (5,)),
+        ),
+        (
+            "group_norm: expected weight (4,) for input (3, 4), got (2,)",
+            ((3, 4), (2,), (4,)),
+        ),
+    ),
+    _per_sample("group_norm/rows", GROUPS, (normal(5, 6),)),
+    _per_sample("group_norm/empty", GROUPS, (normal(0, 4, 2), normal(4))),
+    _per_sample(
+        "instance_norm",
+        (_instance, _torch_instance),
+        (normal(2, 3, 5), normal(3), normal(3)),
+        (
+            "instance_norm: expected an input (N, C, ..) of more than one value per channel, got "
+            "(2, 3, 1)",
+            ((2, 3, 1), (3,), (3,)),
+        ),
+    ),
+]
+
 ROWS = [
+    *PER_SAMPLE,
     Sample(
         "batch_norm",
         _train(),
@@ -75,6 +146,7 @@ ROWS = [
     Sample("batch_norm/eps", _train(eps=0.5), (IMAGES, normal(4)), _torch_train(eps=0.5)),
     Sample("batch_norm/weight only", _train(), (normal(5, 4), normal(4)), _torch_train()),
     Sample("batch_norm/rows", _train(), (normal(5, 4), normal(4), normal(4)), _torch_train()),
+    Sample("batch_norm/volumes", _train(), (normal(2, 3, 2, 2, 2), normal(3)), _torch_train()),
     Sample("batch_norm/signals", _train(), (normal(3, 4, 5), normal(4), normal(4)), _torch_train()),
     Sample(
         "batch_norm/evaluation",

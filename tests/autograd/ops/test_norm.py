@@ -169,3 +169,51 @@ def test_a_mean_of_ten_thousand_deviations(shape: tuple[int, ...], backend: str)
     assert np.abs(y - exact).max() < 2**-11 / np.sqrt(var.min()) + 2e-6
     count = exact[:, 0].size
     np.testing.assert_allclose(running[1].numpy(), var.ravel() * count / (count - 1), rtol=1e-6)
+
+
+PER_SAMPLE = {
+    "layer_norm": (lambda x, w, b: ag.layer_norm(x, w.shape, w, b, 0.0), (2, 3), (3000,)),
+    "group_norm": (lambda x, w, b: ag.group_norm(x, 2, w, b, 0.0), (3, 4, 41, 31), (4,)),
+    "instance_norm": (
+        lambda x, w, b: ag.instance_norm(x, None, None, w, b, eps=0.0), (3, 4, 41, 31), (4,),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PER_SAMPLE)
+def test_statistics_of_a_sample_far_from_zero(name: str) -> None:
+    """Deviations are formed in float64: y is exact, whatever the mean."""
+    function, lead, each = PER_SAMPLE[name]
+    shape = lead if len(lead) == 4 else (*lead, *each)
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32) + np.float32(1e4)
+    groups = x.astype(np.float64).reshape({"group_norm": (6, -1)}.get(name, (*shape[:2], -1)))
+    off = groups - groups.mean(-1, keepdims=True)
+    exact = (off / np.sqrt(np.square(off).mean(-1, keepdims=True))).reshape(shape)
+    w, b = ag.full(each, 1.5, requires_grad=True), ag.zeros(*each, requires_grad=True)
+    y = function(ag.from_numpy(x), w, b)
+    np.testing.assert_allclose(y.numpy(), 1.5 * exact, rtol=1e-6, atol=1e-7)
+    y.sum().backward()
+    assert w.grad is not None
+    axes = (0, 1) if name == "layer_norm" else (0, 2, 3)
+    np.testing.assert_allclose(w.grad.numpy(), exact.sum(axes), rtol=1e-5, atol=2e-3)
+
+
+def test_what_a_norm_of_samples_keeps() -> None:
+    """The standardized input, which the weight's gradient takes, and one number for each row."""
+    x = ag.from_numpy(images(4, 6, 5, 2)).requires_grad_()
+    w, b = ag.Parameter(ag.ones(6)), ag.Parameter(ag.zeros(6))
+    with context.using(ledger=ag.Ledger()) as state:
+        ag.group_norm(x, 3, w, b)
+    stashed = {row.key.primitive: row.stashed for row in state.ledger if row.stashed}
+    assert stashed["standardize"] == x.size * 4 + 4 * 3 * 4
+    assert sum(stashed.values()) - stashed["standardize"] <= w.size * 4
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "group_norm"])
+def test_autocast_normalises_in_float32(name: str) -> None:
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    x = ag.randn(2, 4).bfloat16()
+    with ag.autocast():
+        y = getattr(ag, name)(x, 4)
+    assert y.dtype == np.float32
+    assert getattr(ag, name)(x, 4).dtype == x.dtype
