@@ -37,7 +37,8 @@ class autocast(context.using):
     come. Float64 stays as it is. The backward pass may be outside of the block.
 
     A weight (a leaf that requires a gradient, or a Parameter) is cast once within the outermost
-    block, and again after a write in place; writes through memory shared with NumPy go unseen.
+    block, and again after a write in place; writes through memory shared with NumPy go unseen. Its
+    narrow form lives as long as the weight, at most to the end of the block.
 
     With `enabled=False` everything is computed in the type that it has. TypeError for a type other
     than bfloat16, ImportError where ml_dtypes is not installed."""
@@ -79,10 +80,10 @@ def _weight(x: Tensor, dtype: DType) -> Tensor:
     is a record of its own, so that gradients of several uses are added in the type of the
     weight."""
     state, data = context.current(), x.data
-    known = state.casts.get(id(data))
+    known = state.casts.get(data)
     if known is None or known.version != data.storage.version:
         result: Tensor = converted(x, dtype)
-        state.casts[id(data)] = Cast(data, data.storage.version, result.data)
+        state.casts[data] = Cast(data.storage.version, result.data)
         return result
     if state.tape is None or not x.requires_grad:
         return Tensor(known.result)

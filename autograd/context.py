@@ -9,7 +9,8 @@ from contextvars import ContextVar, Token
 from functools import wraps
 from inspect import isgeneratorfunction
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 from .ledger import Ledger
 
@@ -36,9 +37,12 @@ PHASES = (
 class Cast(NamedTuple):
     """The numbers of an array, as they were in a version of its memory, in another type."""
 
-    source: Array
     version: int
     result: Array
+
+
+Casts: TypeAlias = "WeakKeyDictionary[Array, Cast]"  # as long as their arrays are in use
+_NO_CASTS: Casts = WeakKeyDictionary()  # outside of `autocast`, where nothing is added
 
 
 class Context:
@@ -47,7 +51,7 @@ class Context:
     `backend`: its name; `phase`: one of PHASES; `scope`: the module path; `tape`: None for
     inference; `ledger`: where dispatch counts; `observer`: None, or who is told of each call;
     `autocast`: None, or the narrow type of mixed precision; `casts`: the weights that were cast to
-    it, by the id of their arrays."""
+    it, by their arrays."""
 
     __slots__ = ("autocast", "backend", "casts", "ledger", "observer", "phase", "scope", "tape")
 
@@ -60,7 +64,7 @@ class Context:
         ledger: Ledger,
         observer: Observer | None = None,
         autocast: DType | None = None,
-        casts: dict[int, Cast] | None = None,
+        casts: Casts | None = None,
     ) -> None:
         self.backend = backend
         self.phase = phase
@@ -69,7 +73,7 @@ class Context:
         self.ledger = ledger
         self.observer = observer
         self.autocast = autocast
-        self.casts = {} if casts is None else casts
+        self.casts = _NO_CASTS if casts is None else casts
 
     def replace(self, **changes: Any) -> Context:
         """Return a copy with some fields changed. It shares casts of weights as long as the same
@@ -78,7 +82,7 @@ class Context:
         for name, value in changes.items():
             setattr(state, name, value)
         if self.autocast is None or not changes.keys() <= {"autocast", "tape"}:
-            state.casts = {}
+            state.casts = _NO_CASTS if state.autocast is None else WeakKeyDictionary()
         return state
 
     def within(self, scope: str) -> Context:

@@ -65,6 +65,21 @@ def test_ten_uses_are_one_cast(backend: str) -> None:
         assert casts(ledger) == 4
 
 
+def test_casts_live_no_longer_than_what_was_cast() -> None:
+    """Inputs with gradients, and models, that come and go in a long block; in bytes of results."""
+    pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+    used = []
+    with context.using(backend="llvm"), ag.autocast():
+        for _ in range(6):
+            x = ag.tensor(np.ones((64, 64), "f4"), requires_grad=True)
+            layer = nn.Linear(64, 64)
+            layer(x).sum().backward()
+            assert len(context.current().casts) == 3
+            del x, layer
+            used.append(ag.memory_in_use().used)
+    assert used[1:] == used[:1] * 5
+
+
 def test_a_weight_that_changes_is_cast_again(backend: str) -> None:
     w, x = weight(), ag.tensor(np.eye(4, dtype="f4"))
 
