@@ -28,7 +28,7 @@ from .tile_tail import TileTail
 BLOCK = 32  # results of a block
 HALF = BLOCK // 2  # results of a tile of sums
 PANEL = ROWS * BLOCK  # numbers of a tile of weights
-NEAR = 3 << 19  # bytes of weights that stay in a second-level cache
+SPACE = TILES - 2  # tiles of images in a block of 16 results, beside one of weights and a factor
 WIDTH = 2  # bytes of a number
 Tall = tuple[int, ...]  # images in each of a block's tiles
 
@@ -61,6 +61,18 @@ def depth(channels: int) -> int:
     pairs; 0 where these would be too few."""
     fits = [d for d in range(2, BLOCK + 1, 2) if channels % d == 0]
     return fits[-1] if fits and (fits[-1] >= HALF or fits[-1] == channels) else 0
+
+
+class TileBlocks(NamedTuple):
+    """How a correlation goes through its results, which changes none of them."""
+
+    images: int  # tiles of 16 images in a block
+    near: int  # bytes of weights that stay in a second-level cache: more are read once for all rows
+    seen: int  # bytes of images that a call reads: they stay there while all weights see them
+
+    def tiles(self, results: int) -> int:
+        """Return the tiles of images in a block, of which the registers hold all sums."""
+        return min(self.images, SPACE if results <= HALF else 2)
 
 
 class TileCorrelation(NamedTuple):
@@ -102,10 +114,10 @@ class TileCorrelation(NamedTuple):
         """Multiply-accumulates, those at borders included."""
         return prod(self.output) * len(self.taps) * self.channels * self.results * self.images
 
-    def blocked(self) -> Iterator[tuple[Tall, int, int]]:
-        """Yield blocks of images: the tiles of each, the first image, and how many such blocks
-        follow one another."""
-        most = (4 if self.results <= HALF else 2) * ROWS
+    def blocked(self, tiles: int) -> Iterator[tuple[Tall, int, int]]:
+        """Yield blocks of images, so many tiles each: their rows, the first image, and how many
+        such blocks follow one another."""
+        most = tiles * ROWS
         first, whole = 0, self.images // most
         if whole:
             yield in_tiles(most), 0, whole
@@ -132,17 +144,18 @@ def _runs(c: TileCorrelation) -> list[_Run]:
 
 
 def correlate(
-    target: Target, c: TileCorrelation, tall: Tall, biased: bool = False,
+    target: Target, c: TileCorrelation, tall: Tall, outer: bool, biased: bool = False,
     epilogue: Epilogue = NOTHING, begins: bool = True,
 ) -> KernelBuilder:  # fmt: skip
     """Return the kernel of a correlation: x, w, y, the bias if there is one, the epilogue's arrays,
-    the first row of results, number of rows, and of blocks of images. `begins`: it is the first to
-    sum up a row of results, else it goes on."""
+    the first row of results, number of rows, and of blocks of images. `outer`: a block of results
+    goes through all rows before the next. `begins`: the kernel is the first to sum up a row of
+    results, else it goes on."""
     names = ("x", "w", "y", *("bias",) * biased, *epilogue.pointers)
     k = KernelBuilder(target, "bfloat16", names, ("first", "rows", "count"))
     *_, start, rows, _ = k.arguments
     writer = _Writer(k, c, tall, biased, epilogue, begins)
-    if 2 * c.weights > NEAR:
+    if outer:
         for o, size in cut(k, c.results, BLOCK):
             with k.loop(rows) as e:
                 writer.row(o, k.sum(start, e), size)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.ir as ir
 
@@ -25,7 +25,14 @@ from .tile_weights import PAIRS, SHORTS
 
 IMAGES = 2 * ROWS  # that are summed over at a time
 PLACE = TILE // 2  # numbers of a tile in bfloat16
-SUMS = 6  # tiles of sums, if that leaves one for each factor
+SUMS = 6  # tiles of sums, at most: that leaves one for each factor
+
+
+class TileSums(NamedTuple):
+    """How sums are formed, which changes none of them."""
+
+    rows: int  # of results that are packed at a time
+    sums: int  # tiles of sums at a time
 
 
 def pack_rows(
@@ -71,12 +78,15 @@ def _pair(k: KernelBuilder, source: Any, first: int, count: int, apart: int, siz
     return Vector(k, k.builder.bitcast(both, k.wide))
 
 
-def correlate_weights(target: Target, c: TileCorrelation, ring: int) -> KernelBuilder:
+def correlate_weights(
+    target: Target, c: TileCorrelation, ring: int, together: int
+) -> KernelBuilder:
     """Return the kernel that sums up what rows of 32 images' gradients give: packed images, packed
     gradients, sums, the first row, number of rows, and whether sums `begin` at zero, else they are
-    added to. A row of images lies at its number modulo `ring`, a power of two."""
+    added to. A row of images lies at its number modulo `ring`, a power of two. `together`: how many
+    tiles of sums are formed at a time, at least those of a tap."""
     k = KernelBuilder(target, "bfloat16", ("x", "dy", "sums"), ("first", "rows", "begins"))
-    writer = _Writer(k, c, ring)
+    writer = _Writer(k, c, ring, together)
     for o, results in _several(k, writer.results, 2):
         for b, channels in _several(k, writer.channels, 2):
             for taps in writer.taps(results * channels):
@@ -98,8 +108,8 @@ def _several(k: KernelBuilder, count: int, most: int) -> Iterator[tuple[Integer,
 class _Writer:
     """Writes the sums of some taps, over rows and columns."""
 
-    def __init__(self, k: KernelBuilder, c: TileCorrelation, ring: int) -> None:
-        self.k, self.c, self.ring = k, c, ring
+    def __init__(self, k: KernelBuilder, c: TileCorrelation, ring: int, together: int) -> None:
+        self.k, self.c, self.ring, self.together = k, c, ring, together
         self.tiles = Tiles(k, [(ROWS, BYTES)] * 8)
         self.results, self.channels = blocks(c.results, ROWS), blocks(c.channels, ROWS)
 
@@ -109,7 +119,7 @@ class _Writer:
         rows: dict[int, list[Tap]] = {}
         for tap in self.c.taps:
             rows.setdefault(tap[0], []).append(tap)
-        most = max(1, SUMS // blocks_of_sums)
+        most = max(1, self.together // blocks_of_sums)
         return [row[i : i + most] for row in rows.values() for i in range(0, len(row), most)]
 
     def add(self, taps: list[Tap], o: tuple[Integer, int], b: tuple[Integer, int]) -> None:

@@ -15,7 +15,7 @@ from ..compiler.tiles import ROWS as HIGH
 from ..kernels import conv_tiles_weights as gradient
 from ..kernels.border import Pair
 from ..kernels.conv_direct import Correlation
-from ..kernels.conv_tiles import HALF, TileCorrelation, blocks, correlate, depth
+from ..kernels.conv_tiles import HALF, WIDTH, TileBlocks, TileCorrelation, blocks, correlate, depth
 from ..kernels.epilogue import IMAGES, NOTHING, Epilogue
 from ..kernels.pixels import Windows
 from ..kernels.sweep import increase
@@ -32,6 +32,7 @@ MOST = 1500  # taps that a kernel's code may have, in all runs of columns
 LARGEST = 256  # numbers of a window that are laid out side by side
 TAPS = 256  # of a filter: the kernels that pack weights hold a block of them on the stack
 CACHE = 3 << 18  # bytes of both factors that stay in the cache while all sums see them
+NEAR, SEEN = 3 << 19, 1 << 19  # bytes of weights, and of images: see `TileBlocks`
 Prepare = Callable[[NDArray], NDArray]
 
 
@@ -82,16 +83,23 @@ class TileConvolution:
         self.shape = first.images, first.results, *first.whole
         result = Spec(self.shape, w.dtype)
         self.pixels = Pixels(target, result)
-        self.kernels = []
+        self.kernels, any_outer = [], False
+        way = target.vary(TileBlocks(4 if first.results <= HALF else 2, NEAR, SEEN))
+        parts = [*first.blocked(way.tiles(first.results))]
         for number, c in enumerate(several):
-            for tall, image, count in c.blocked():
+            outer = WIDTH * c.weights > way.near
+            any_outer |= outer
+            for tall, image, count in parts:
                 begins = not (number or image)
-                function = build(correlate, target, c, tall, biased, epilogue, begins)
+                function = build(correlate, target, c, tall, outer, biased, epilogue, begins)
                 self.kernels.append((function, c, image, sum(tall), count))
         # Sums are those of a row of results, so these rows cannot be shared otherwise.
-        rows, parts = first.output[0], sum(count for *_, count in first.blocked())
-        self.by_blocks = parts > rows and not (epilogue.moments or epilogue.sums)
-        self.units = parts if self.by_blocks else rows
+        rows, whole = first.output[0], sum(count for *_, count in parts)
+        self.by_blocks = whole > rows and not (epilogue.moments or epilogue.sums)
+        self.units = whole if self.by_blocks else rows
+        size = WIDTH * first.images * first.channels * prod(first.image)
+        goes_over = self.by_blocks or any_outer  # images again for each block of results
+        self.few = max(1, way.seen * self.units // size) if goes_over else self.units
 
     def planned(self) -> ByImages:
         """Return the executable, which works on a row of results at a time, or on a block of images
@@ -110,6 +118,10 @@ class TileConvolution:
         ]
 
         def some(first: int, count: int, worker: int) -> None:
+            for start in range(first, first + count, self.few):
+                few(start, min(self.few, first + count - start))
+
+        def few(first: int, count: int) -> None:
             before = 0  # blocks of images of the kernels so far
             for function, c, image, height, many in self.kernels:
                 row, rows, block, some_blocks = first, min(count, c.output[0] - first), 0, many
@@ -221,7 +233,9 @@ class TileGradient:
         self.lines = high * w * gradient.PLACE, wide * f * gradient.PLACE  # numbers of a packed row
         row = 2 * (u * self.lines[0] + self.lines[1])
         # Where sums are many, they are read and written for many rows at a time.
-        self.rows = min(e, max(1, CACHE // row, prod(self.shape) * 4 // row))
+        guess = min(e, max(1, CACHE // row, prod(self.shape) * 4 // row))
+        way = target.vary(gradient.TileSums(guess, gradient.SUMS))
+        self.rows, together = min(e, way.rows), min(gradient.SUMS, way.sums)
         self.taps = min(t[0] for t in c.taps), max(t[0] for t in c.taps)
         needed = (self.rows - 1) * u + self.taps[1] - self.taps[0] + 1
         self.ring = 1 << (min(h, needed) - 1).bit_length()
@@ -229,7 +243,7 @@ class TileGradient:
             Scratch(rows * line, "bfloat16")
             for rows, line in zip((self.ring, self.rows), self.lines, strict=True)
         ]
-        self.add = build(gradient.correlate_weights, target, c, self.ring)
+        self.add = build(gradient.correlate_weights, target, c, self.ring, together)
         self.packs = []
         for first in range(0, c.images, gradient.IMAGES):
             count = min(gradient.IMAGES, c.images - first)

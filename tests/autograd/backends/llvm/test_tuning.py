@@ -13,6 +13,7 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd import backends, context
 from tallygrad.autograd.array import Spec
+from tallygrad.autograd.dtypes import BFLOAT16
 from tallygrad.autograd.ops import conv
 from tallygrad.datasets import Dataset, Loader
 from tallygrad.trainer import build
@@ -22,10 +23,11 @@ from tallygrad.trainer.tasks.classification import Classification
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
 from tallygrad.autograd.backends.llvm import tuning
-from tallygrad.autograd.backends.llvm.compiler import cache
+from tallygrad.autograd.backends.llvm.compiler import cache, jit
 from tallygrad.autograd.backends.llvm.compiler.isa import targets
 from tallygrad.autograd.backends.llvm.kernels.conv_direct import ConvTile
-from tallygrad.autograd.backends.llvm.registry import find
+from tallygrad.autograd.backends.llvm.plans import conv_tiles
+from tallygrad.autograd.backends.llvm.registry import find, find_tiled
 from tallygrad.autograd.backends.llvm.tuning import Choice, Tuner
 
 PLAIN = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
@@ -83,6 +85,10 @@ class Clock:
         self.planned: list[Choice] = []
         monkeypatch.setattr(tuning, "perf_counter", lambda: self.now)
         monkeypatch.setattr(tuning, "find", self.find)
+        monkeypatch.setattr(tuning, "find_tiled", self.find_tiled)
+
+    def find_tiled(self, target: targets.Target, name: str, *call: Any) -> Any:
+        return find_tiled(target, name, *call) and self.find(target)
 
     def find(self, target: targets.Target, *_: Any) -> Any:
         choice = Choice(target.convolution, target.varied)
@@ -153,6 +159,70 @@ def test_whoever_adopts_choices_makes_none(monkeypatch: pytest.MonkeyPatch) -> N
     assert fit(other) == half
     assert fit(other, "conv2d_dx") == Choice("auto", ()) and not clock.planned
     assert fit(Tuner(GUESS, "off")) == Choice("auto", ()) and not clock.planned
+
+
+tiles = pytest.mark.skipif(
+    BFLOAT16 is None or "avx512" not in targets.available(),
+    reason="tiles are emulated with AVX-512",
+)
+
+
+@tiles
+def test_no_choice_of_tiles_changes_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, kernels, calls = np.random.default_rng(0), [], []
+
+    def build(*parameters: Any) -> Any:
+        function = jit.build(*parameters)
+
+        def call(*arguments: Any) -> None:
+            calls.append(parameters)
+            function(*arguments)
+
+        kernels.append(parameters[0:1] + parameters[2:])
+        return call
+
+    monkeypatch.setattr(conv_tiles, "build", build)
+    images, filters, dy = (110, 16, 3, 3), (12, 16, 1, 2), (110, 12, 3, 2)
+    attributes = {**PLAIN, "padding": ((0, 0), (0, 0))}
+    for name, shapes, asked in (
+        ("conv2d", (images, filters), attributes),
+        ("conv2d_dw", (images, dy), {**attributes, "size": (1, 2)}),
+        ("linear", ((200, 64), (80, 64)), {}),
+    ):
+        given, found, ways = [rng.standard_normal(s).astype(BFLOAT16) for s in shapes], set(), set()
+        for varied in ((), *tuning.TILES_FAST, *tuning.TILES_MORE):
+            target = replace(targets.target(tiles="emulated"), varied=varied)
+            kernels.clear(), calls.clear()
+            kernel = find_tiled(target, name, specs(given), asked)
+            assert kernel is not None
+            found.add(kernel(*given).tobytes())
+            ways.add((repr(kernels), len(calls)))
+        assert len(found) == 1 and len(ways) >= 3
+
+
+@tiles
+@pytest.mark.usefixtures("empty")
+def test_bfloat16_by_tiles_is_tuned_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    emulated = targets.target(tiles="emulated")
+    one = tuning.TILES_FAST[0]
+    clock = Clock(monkeypatch, {Choice("auto", one): 0.5})
+    narrow, wide = ((Spec((64, 64), np.dtype(t)),) * 2 for t in (BFLOAT16, np.float32))
+    assert Tuner(emulated, "fast").fit("linear", narrow, {}).varied == one
+    assert {choice.convolution for choice in clock.planned} == {"auto"}
+    # Neither float32 nor targets without tiles have such choices, nor have products too small.
+    for target, pair in ((emulated, wide), (targets.target(tiles="off"), narrow)):
+        assert Tuner(target, "fast").fit("linear", pair, {}) == target
+    small = (Spec((4, 64), np.dtype(BFLOAT16)),) * 2
+    assert Tuner(emulated, "fast").fit("linear", small, {}) == emulated
+    # Convolutions by tiles have no other method, unless tiles are a method among others.
+    images = tuple(s._replace(dtype=np.dtype(BFLOAT16)) for s in specs(arrays("conv2d", PLAIN)[0]))
+    clock.planned.clear()
+    assert Tuner(emulated, "fast").fit("conv2d", images, PLAIN).varied == one
+    assert {choice.convolution for choice in clock.planned} == {"auto"}
+    if "+avx512bf16" in emulated.features.split(","):
+        clock.planned.clear()
+        Tuner(targets.target(tiles="dot"), "fast").fit("conv2d", images, STRIDED | {"groups": 1})
+        assert {choice.convolution for choice in clock.planned} == {"auto", "direct"}
 
 
 class SecondRank(SerialComm):
