@@ -1,14 +1,17 @@
 """Tiles: matrices of 16 rows of 64 bytes, of which a processor with AMX multiplies pairs.
 
-A product is that of `dot`: of rows of 32 numbers in bfloat16 and columns of 32, which lie in pairs.
-Where `Target.tiles` says "dot", AVX512-BF16's instruction multiplies a row at a time in their
-place; where it says "emulated", plain instructions do what AMX does, number by number and bit by
-bit, but for denormal numbers, which AMX takes for zeros.
+A product is that of `dot`: of rows of 32 numbers in bfloat16 and columns of 32, which lie in pairs,
+or of 64 integers of 8 bits, which lie in fours. Where `Target.tiles` says "dot", AVX512-BF16's
+instruction multiplies a row at a time in their place; where it says "emulated", plain instructions
+do what AMX does, number by number and bit by bit, but for denormal numbers, which AMX takes for
+zeros.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import llvmlite.ir as ir
@@ -21,15 +24,20 @@ TILE = ROWS * BYTES
 TILES = 8
 I8 = ir.IntType(8)
 WORDS, REALS = ir.VectorType(I32, ROWS), ir.VectorType(ir.FloatType(), ROWS)
+# Instructions, by the type of the first factor. Integers of the second one are signed.
+PRODUCTS = {"bfloat16": "tdpbf16ps", "int8": "tdpbssd", "uint8": "tdpbusd"}
 Place = tuple[Any, int]  # where a tile begins, and bytes from one of its rows to the next
 
 
 class Tiles:
-    """The tiles of a kernel, of given `shapes`: rows and bytes of a row. They are the thread's: a
-    kernel must `release` them at its end."""
+    """The tiles of a kernel, of given `shapes`: rows and bytes of a row. Factors are of the type
+    `kind`. They are the thread's: a kernel must `release` them at its end."""
 
-    def __init__(self, k: KernelBuilder, shapes: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self, k: KernelBuilder, shapes: Sequence[tuple[int, int]], kind: str = "bfloat16"
+    ) -> None:
         self.k, self.shapes, self._amx = k, tuple(shapes), k.target.tiles == "amx"
+        self.kind = kind
         if len(shapes) > TILES:
             raise ValueError(f"tiles: expected at most {TILES}, got {len(shapes)}")
         if not self._amx:
@@ -91,21 +99,22 @@ class Tiles:
     def dot(self, sums: int, a: int, b: int) -> None:
         """Add products to float32 sums: sums[i, j] += the sum over k of a[i, 2k] b[k, 2j] and
         a[i, 2k + 1] b[k, 2j + 1]. Even and odd products are summed up apart, in the order of k,
-        before they are added (Intel's manual, TDPBF16PS). ValueError for shapes that AMX would
-        refuse."""
+        before they are added (Intel's manual, TDPBF16PS). Of 8-bit integers, sums of four products
+        are added to 32-bit sums. ValueError for shapes that AMX would refuse."""
         (high, wide), (rows, width), (deep, across) = (self.shapes[t] for t in (sums, a, b))
         if (rows, width, across) != (high, 4 * deep, wide):
             shapes = [self.shapes[t] for t in (sums, a, b)]
             raise ValueError(f"dot: expected tiles of n x m, n x 4 k and k x m bytes, got {shapes}")
         if self._amx:
-            self._call("tdpbf16ps", I8(sums), I8(a), I8(b))
+            self._call(PRODUCTS[self.kind], I8(sums), I8(a), I8(b))
             return
         (first, down), (second, apart) = self._operands[a], self._operands[b]
-        kind = self.k.target.tiles
-        name = f"{kind}_{rows}_{deep}_{down}_{apart}"
+        name = f"{self.kind}_{rows}_{deep}_{down}_{apart}"
         function = self.k.module.globals.get(name)
         if function is None:
-            write = _dots if kind == "dot" else _emulated
+            write = _dots if self.k.target.tiles == "dot" else _emulated
+            if self.kind != "bfloat16":
+                write = partial(_integers, self.kind == "int8")
             function = _function(self.k.module, name, write(rows, deep, down, apart))
         self.k.builder.call(function, [self._row(sums, 0), first, second])
 
@@ -160,30 +169,58 @@ def _emulated(rows: int, pairs: int, down: int, across: int) -> Body:
     """Return the body of a product that does what `dot` says."""
 
     def body(builder: ir.IRBuilder, sums: Any, a: Any, b: Any) -> None:
-        before, loop = builder.block, builder.append_basic_block("row")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        row = builder.phi(I64)
-        row.add_incoming(I64(0), before)
-        first = builder.gep(a, [builder.mul(row, I64(down))], source_etype=I8)
-        totals = [ir.Constant(REALS, [0.0] * ROWS)] * 2
-        for step in range(pairs):
-            word = builder.load(_far(builder, first, 4 * step), align=2, typ=I32)
-            columns = builder.load(_far(builder, b, step * across), align=2, typ=WORDS)
-            pair = _spread(builder, word)
-            for odd in (0, 1):
-                product = builder.fmul(_half(builder, pair, odd), _half(builder, columns, odd))
-                totals[odd] = builder.fadd(totals[odd], product)
-        at = builder.gep(sums, [builder.mul(row, I64(BYTES))], source_etype=I8)
-        total = builder.fadd(builder.load(at, align=4, typ=REALS), builder.fadd(*totals))
-        builder.store(total, at, align=4)
-        following = builder.add(row, I64(1))
-        row.add_incoming(following, loop)
-        end = builder.append_basic_block("end")
-        builder.cbranch(builder.icmp_unsigned("<", following, I64(rows)), loop, end)
-        builder.position_at_end(end)
+        with _rows(builder, rows, sums, a, down) as (at, first):
+            totals = [ir.Constant(REALS, [0.0] * ROWS)] * 2
+            for step in range(pairs):
+                word = builder.load(_far(builder, first, 4 * step), align=2, typ=I32)
+                columns = builder.load(_far(builder, b, step * across), align=2, typ=WORDS)
+                pair = _spread(builder, word)
+                for odd in (0, 1):
+                    product = builder.fmul(_half(builder, pair, odd), _half(builder, columns, odd))
+                    totals[odd] = builder.fadd(totals[odd], product)
+            total = builder.fadd(builder.load(at, align=4, typ=REALS), builder.fadd(*totals))
+            builder.store(total, at, align=4)
 
     return body
+
+
+def _integers(signed: bool, rows: int, fours: int, down: int, across: int) -> Body:
+    """Return the body of a product of 8-bit integers, of which the first are `signed` or not."""
+
+    def body(builder: ir.IRBuilder, sums: Any, a: Any, b: Any) -> None:
+        with _rows(builder, rows, sums, a, down) as (at, first):
+            total = builder.load(at, align=4, typ=WORDS)
+            for step in range(fours):
+                word = builder.load(_far(builder, first, 4 * step), align=1, typ=I32)
+                columns = builder.load(_far(builder, b, step * across), align=1, typ=WORDS)
+                four = _spread(builder, word)
+                for i in range(4):
+                    factors = _octet(builder, four, i, signed), _octet(builder, columns, i, True)
+                    total = builder.add(total, builder.mul(*factors))
+            builder.store(total, at, align=4)
+
+    return body
+
+
+@contextmanager
+def _rows(
+    builder: ir.IRBuilder, rows: int, sums: Any, a: Any, down: int
+) -> Iterator[tuple[Any, Any]]:
+    """Loop over rows: yield the addresses of sums and of the first factor's numbers."""
+    before, loop = builder.block, builder.append_basic_block("row")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    row = builder.phi(I64)
+    row.add_incoming(I64(0), before)
+    yield tuple(
+        builder.gep(start, [builder.mul(row, I64(apart))], source_etype=I8)
+        for start, apart in ((sums, BYTES), (a, down))
+    )
+    following = builder.add(row, I64(1))
+    row.add_incoming(following, loop)
+    end = builder.append_basic_block("end")
+    builder.cbranch(builder.icmp_unsigned("<", following, I64(rows)), loop, end)
+    builder.position_at_end(end)
 
 
 def _spread(builder: ir.IRBuilder, word: Any) -> Any:
@@ -199,3 +236,10 @@ def _half(builder: ir.IRBuilder, words: Any, odd: int) -> Any:
     else:
         bits = builder.shl(words, ir.Constant(WORDS, [16] * ROWS))
     return builder.bitcast(bits, REALS)
+
+
+def _octet(builder: ir.IRBuilder, words: Any, number: int, signed: bool) -> Any:
+    """Return an 8-bit integer of each word, in 32 bits."""
+    up = builder.shl(words, ir.Constant(WORDS, [24 - 8 * number] * ROWS))
+    down = builder.ashr if signed else builder.lshr
+    return down(up, ir.Constant(WORDS, [24] * ROWS))

@@ -1,9 +1,9 @@
-"""Convolution of bfloat16 images by tiles: [row][column][image][channel].
+"""Convolution of images by tiles: [row][column][image][channel], in bfloat16 or in 8-bit integers.
 
-A tile is one pixel of 16 images, in up to 32 channels. So a tap is another tile, whatever the width
-of the images; what it sees beyond the border is left out, and no border is copied. Two tiles of
-images and two halves of 32 results make four sums, or four tiles of images where there are at most
-16 results: each product waits for the last one on its sums.
+A tile is one pixel of 16 images, in up to 32 channels, or 64 of integers. So a tap is another tile,
+whatever the width of the images; what it sees beyond the border is left out, and no border is
+copied. Two tiles of images and two halves of 32 results make four sums, or four tiles of images
+where there are at most 16 results: each product waits for the last one on its sums.
 
 What follows a block of sums (`TileTail`) is written between the products of the next one, which
 leave the other units of the processor idle.
@@ -23,6 +23,7 @@ from ..compiler.tiles import BYTES, ROWS, TILE, TILES, Tiles
 from .border import Pair
 from .conv_direct import Correlation, Tap
 from .epilogue import NOTHING, Epilogue
+from .octets import octets
 from .tile_tail import TileTail
 
 BLOCK = 32  # results of a block
@@ -56,11 +57,12 @@ def packed_size(results: int, channels: int, deep: int, matrices: int) -> int:
     return blocks(results) * blocks(channels, deep) * matrices * 2 * PANEL
 
 
-def depth(channels: int) -> int:
-    """Return how many channels a tile has: the most, up to 32, of which there are whole tiles, in
-    pairs; 0 where these would be too few."""
-    fits = [d for d in range(2, BLOCK + 1, 2) if channels % d == 0]
-    return fits[-1] if fits and (fits[-1] >= HALF or fits[-1] == channels) else 0
+def depth(channels: int, width: int = WIDTH) -> int:
+    """Return how many channels, of so many bytes, a tile has: the most of which there are whole
+    tiles, in words of 32 bits; 0 where these would be too few."""
+    most, word = BYTES // width, 4 // width
+    fits = [d for d in range(word, most + 1, word) if channels % d == 0]
+    return fits[-1] if fits and (2 * fits[-1] >= most or fits[-1] == channels) else 0
 
 
 class TileBlocks(NamedTuple):
@@ -90,6 +92,7 @@ class TileCorrelation(NamedTuple):
     whole: Pair  # (height, width) of y
     first: Pair = (0, 0)  # pixel of y
     step: Pair = (1, 1)  # from one result to the next
+    kind: str = "bfloat16"  # of x: or int8, or uint8, with y in float32
 
     @classmethod
     def of(
@@ -100,9 +103,35 @@ class TileCorrelation(NamedTuple):
         return cls(images, *own, whole, first, step)
 
     @property
+    def is_integer(self) -> bool:
+        """Whether x and w are integers, whose sums are scaled."""
+        return self.kind != "bfloat16"
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number of x and w."""
+        return 1 if self.is_integer else WIDTH
+
+    @property
+    def depth(self) -> int:
+        """Channels of a tile."""
+        return depth(self.channels, self.width)
+
+    @property
     def weights(self) -> int:
         """Numbers of the packed weights."""
-        return packed_size(self.results, self.channels, depth(self.channels), self.indices)
+        return blocks(self.results) * self.apart[0]
+
+    @property
+    def apart(self) -> tuple[int, int, int, int]:
+        """Numbers from the weights of 32 results, of a tile's channels, of a matrix and of 16
+        results to the next: as `tile_weights.pack` lays them out, or `octets.pack`."""
+        if self.is_integer:
+            matrix = self.channels * HALF
+            half = self.indices * matrix
+            return 2 * half, self.depth * HALF, matrix, half
+        block = self.indices * 2 * PANEL
+        return self.channels // self.depth * block, block, 2 * PANEL, PANEL
 
     @property
     def length(self) -> int:
@@ -147,12 +176,13 @@ def correlate(
     target: Target, c: TileCorrelation, tall: Tall, outer: bool, biased: bool = False,
     epilogue: Epilogue = NOTHING, begins: bool = True,
 ) -> KernelBuilder:  # fmt: skip
-    """Return the kernel of a correlation: x, w, y, the bias if there is one, the epilogue's arrays,
-    the first row of results, number of rows, and of blocks of images. `outer`: a block of results
-    goes through all rows before the next. `begins`: the kernel is the first to sum up a row of
-    results, else it goes on."""
-    names = ("x", "w", "y", *("bias",) * biased, *epilogue.pointers)
-    k = KernelBuilder(target, "bfloat16", names, ("first", "rows", "count"))
+    """Return the kernel of a correlation: x, w, y, the scale of integers' sums, the bias if there
+    is one, the epilogue's arrays, the first row of results, number of rows, and of blocks of
+    images. `outer`: a block of results goes through all rows before the next. `begins`: the kernel
+    is the first to sum up a row of results, else it goes on."""
+    names = ("x", "w", "y", *("scale",) * c.is_integer, *("bias",) * biased, *epilogue.pointers)
+    results = "float32" if c.is_integer else c.kind
+    k = KernelBuilder(target, results, names, ("first", "rows", "count"))
     *_, start, rows, _ = k.arguments
     writer = _Writer(k, c, tall, biased, epilogue, begins)
     if outer:
@@ -175,22 +205,24 @@ class _Writer:
         begins: bool,
     ) -> None:  # fmt: skip
         self.k, self.c, self.tall, self.halves = k, c, tall, min(2, blocks(c.results, HALF))
-        self.depth = depth(c.channels)
+        self.narrow = octets(k) if c.is_integer else k  # of x and w
+        self.depth = c.depth
         self.x, self.w, self.y, *_, self.count = k.arguments
         sums = len(tall) * self.halves
         spare = min(len(tall), TILES - sums - self.halves)
         # The last tile, which may have fewer rows than the others, has a factor of its own.
         self.factors = [m % (spare - 1) if spare > 1 else 0 for m in range(len(tall) - 1)]
         self.factors.append(spare - 1)
-        factors = [(high, self.depth * WIDTH) for high in (*tall[: spare - 1], tall[-1])]
-        panel = self.depth // 2, BYTES
+        line = self.depth * c.width
+        factors = [(high, line) for high in (*tall[: spare - 1], tall[-1])]
+        panel = line // 4, BYTES
         wide = [(high, BYTES) for high in tall for _ in range(self.halves)]
-        self.tiles = Tiles(k, [*wide, *factors, *[panel] * self.halves])
+        self.tiles = Tiles(k, [*wide, *factors, *[panel] * self.halves], c.kind)
         self.first_panel = sums + spare
         self.sums = k.room(len(tall) * 2 * TILE)  # [image][half][result]
         self.before = k.slot()  # where the last block lies in y
         arrays = dict(zip(k.pointers, k.arguments, strict=False))
-        self.tail = TileTail(k, c.results, arrays, biased, epilogue, begins)
+        self.tail = TileTail(k, c.results, arrays, epilogue, begins)
 
     def row(self, o: Integer, e: Integer, size: int) -> None:
         """Write a block of `size` results along a row."""
@@ -280,20 +312,20 @@ class _Writer:
         halves: int, todo: list[Callable[[], None]],
     ) -> None:  # fmt: skip
         """Add the products of the taps of a row."""
-        k, c, tiles = self.k, self.c, self.tiles
-        many, pixel = c.channels // self.depth, c.images * c.channels
+        k, c, tiles = self.narrow, self.c, self.tiles
+        pixel, (block, deep, matrix, half_block) = c.images * c.channels, c.apart
         dots = len(taps) * len(self.tall) * halves
-        place = (o, c.indices * many * 2 * PANEL), (b, c.indices * 2 * PANEL)
-        weights = k.at(self.w, *place)
-        at = (row, c.image[1] * pixel), (f, c.stride[1] * pixel), (b, self.depth)
-        line = k.at(self.x, *at, (n, sum(self.tall) * c.channels))
+        weights = k.at(self.w, (o, block), (b, deep))
+        place = (row, c.image[1] * pixel), (f, c.stride[1] * pixel), (b, self.depth)
+        line = k.at(self.x, *place, (n, sum(self.tall) * c.channels))
         for tap in taps:
             for half in range(halves):
-                tiles.operand(self.first_panel + half, k.at(weights, (2 * tap[2] + half) * PANEL))
+                at = k.at(weights, tap[2] * matrix + half * half_block)
+                tiles.operand(self.first_panel + half, at)
             for m in range(len(self.tall)):
                 factor = len(self.tall) * self.halves + self.factors[m]
                 source = k.at(line, tap[1] * pixel + m * ROWS * c.channels)
-                tiles.operand(factor, source, c.channels * WIDTH)
+                tiles.operand(factor, source, c.channels * c.width)
                 for half in range(halves):
                     tiles.dot(m * self.halves + half, factor, self.first_panel + half)
                     _spend(todo, dots)

@@ -1,7 +1,7 @@
 """Bytes in kernels: numbers rounded to 8-bit integers, and weights laid out for their products.
 
 Weights lie in the order in which they are read: [result / 16][tap][channel / 4][16 results]
-[4 channels].
+[4 channels]. Where channels are filled up, their fours are, too.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def octets(k: KernelBuilder) -> KernelBuilder:
     return other
 
 
-def pack(target: Target, results: int, channels: int, taps: int) -> KernelBuilder:
-    """Return the kernel that lays weights out for `quantized.correlate`: w [result][tap][channel],
-    and what it writes, which must be zeros before."""
+def pack(target: Target, results: int, channels: int, taps: int, quads: int) -> KernelBuilder:
+    """Return the kernel that lays weights out for products of integers: w [result][tap][channel],
+    and what it writes, with so many fours of channels, which must be zeros before."""
     k = KernelBuilder(target, "float32", ("w", "packed"))
     w, packed = k.arguments
-    if channels % TERMS:
-        _pack_bytes(k, results, channels, taps)
+    if channels != quads * TERMS:
+        _pack_bytes(k, results, channels, taps, quads)
         return k
     words = taps * channels // TERMS  # moved as they are
     for first, times, rows in pieces(results, SUMS):
@@ -49,9 +49,9 @@ def pack(target: Target, results: int, channels: int, taps: int) -> KernelBuilde
     return k
 
 
-def _pack_bytes(k: KernelBuilder, results: int, channels: int, taps: int) -> None:
-    """Lay weights out whose channels fill no whole groups of four."""
-    b, (w, packed), quads = octets(k), k.arguments, -(-channels // TERMS)
+def _pack_bytes(k: KernelBuilder, results: int, channels: int, taps: int, quads: int) -> None:
+    """Lay weights out whose channels do not fill all fours."""
+    b, (w, packed) = octets(k), k.arguments
     for first, times, size in pieces(results, SUMS):
         with k.loop(times) as block, k.loop(size) as lane, k.loop(taps) as tap:
             m = k.sum((block, SUMS), lane, first)

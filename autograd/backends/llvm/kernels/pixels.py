@@ -9,11 +9,21 @@ from typing import Any, NamedTuple, TypeAlias
 from ..compiler.isa.targets import Target
 from ..compiler.language import Integer, KernelBuilder
 from .border import Pair
+from .octets import octets
+
+
+def _builder(
+    target: Target, dtype: str, pointers: tuple[str, ...], integers: tuple[str, ...]
+) -> KernelBuilder:
+    """Return a kernel with addresses in numbers of a type, which may be 8-bit integers."""
+    if not dtype.endswith("int8"):
+        return KernelBuilder(target, dtype, pointers, integers)
+    return octets(KernelBuilder(target, "float32", pointers, integers))
 
 
 def swapped(target: Target, dtype: str, size: int) -> KernelBuilder:
     """Return the kernel of y[j, i] = x[i, j], pieces of `size` numbers: x, y, how many i and j."""
-    k = KernelBuilder(target, dtype, ("x", "y"), ("rows", "columns"))
+    k = _builder(target, dtype, ("x", "y"), ("rows", "columns"))
     x, y, rows, columns = k.arguments
     with k.loop(rows) as i, k.loop(columns) as j:
         source = k.at(x, (k.sum((i, columns), j), size))
@@ -55,7 +65,7 @@ Apart: TypeAlias = tuple[int, int, int]  # numbers from an image, row and column
 def gathered(target: Target, dtype: str, w: Windows, apart: Apart) -> KernelBuilder:
     """Return the kernel that lays windows out as [row][column][image][width]: images, windows,
     first row, number of rows."""
-    k = KernelBuilder(target, dtype, ("x", "y"), ("first", "rows"))
+    k = _builder(target, dtype, ("x", "y"), ("first", "rows"))
     x, y, start, rows = k.arguments
     with k.loop(rows) as i:
         e = k.sum(start, i)

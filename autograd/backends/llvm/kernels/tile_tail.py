@@ -1,6 +1,6 @@
-"""What follows a block of sums of a convolution by tiles: the bias, an epilogue, and writing the
-results. Sums of batch norm run in float32 along a row of results, in registers, and in float64
-from row to row."""
+"""What follows a block of sums of a convolution by tiles: the scale of integers, the bias, an
+epilogue, and writing the results. Sums of batch norm run in float32 along a row of results, in
+registers, and in float64 from row to row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from ..compiler.language import Integer, KernelBuilder
+import llvmlite.ir as ir
+
+from ..compiler.language import I32, Integer, KernelBuilder
 from ..compiler.tiles import ROWS
 from ..compiler.vectors import Variable, Vector
 from .epilogue import IMAGES, Epilogue
@@ -21,12 +23,12 @@ class TileTail:
     """Writes what follows, for a block of results of an image after the other."""
 
     def __init__(
-        self, k: KernelBuilder, results: int, arrays: dict[str, Any], biased: bool,
-        epilogue: Epilogue, begins: bool,
+        self, k: KernelBuilder, results: int, arrays: dict[str, Any], epilogue: Epilogue,
+        begins: bool,
     ) -> None:  # fmt: skip
         self.k, self.wide, self.d = k, k.computed(), k.doubles()
         self.results, self.arrays, self.epilogue, self.begins = results, arrays, epilogue, begins
-        names = ["bias"] * biased + [n for n in ("slope", "level", "mean") if n in arrays]
+        names = [n for n in ("scale", "bias", "slope", "level", "mean") if n in arrays]
         self.known = {name: [k.variable() for _ in (0, 1)] for name in names}
         self.shifts = [k.variable() for _ in (0, 1)]
         self.totals = [[k.variable() for _ in (0, 1)] for _ in (0, 1)]  # first, second; halves
@@ -68,7 +70,8 @@ class TileTail:
     def ask(self, y: Any, image: Integer, here: Integer) -> None:
         """Ask for what an image of a block at `here` reads and writes."""
         at = here, (image, self.results)
-        self.k.prefetch(self.k.at(y, *at), write=True)
+        for first in range(0, 2 * ROWS, LINE // self.k.stored.itemsize):
+            self.k.prefetch(self.k.at(y, *at, first), write=True)
         for name in IMAGES:
             if name in self.arrays:
                 self.k.prefetch(self.k.at(self.arrays[name], *at))
@@ -82,7 +85,12 @@ class TileTail:
             k.store(value, k.at(self.arrays["y"], *at), n)
 
     def _sum(self, sums: Any, image: Integer, half: int) -> Vector:
-        return self.wide.load(self.wide.at(sums, (image, 2 * ROWS), half * ROWS))
+        at = self.wide.at(sums, (image, 2 * ROWS), half * ROWS)
+        if "scale" not in self.known:
+            return self.wide.load(at)
+        whole = self.k.builder.load(at, align=LINE, typ=ir.VectorType(I32, ROWS))
+        scale: Vector = self.known["scale"][half].get()
+        return Vector(self.k, self.k.builder.sitofp(whole, self.k.wide)) * scale
 
     def _follow(self, value: Vector, half: int, at: tuple[Any, ...], n: int) -> Vector:
         k, e, known = self.k, self.epilogue, self.known

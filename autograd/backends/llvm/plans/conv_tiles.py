@@ -1,4 +1,5 @@
-"""Convolution of bfloat16 images by tiles, and its gradients: plans."""
+"""Convolution of bfloat16 images by tiles, and its gradients: plans. Forward, also of 8-bit
+integers."""
 
 from __future__ import annotations
 
@@ -8,14 +9,15 @@ from math import prod
 from typing import Any
 
 from ....array import NDArray, Spec
-from ....dtypes import FLOAT32
+from ....dtypes import FLOAT32, DType
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
+from ..compiler.tiles import BYTES
 from ..compiler.tiles import ROWS as HIGH
 from ..kernels import conv_tiles_weights as gradient
 from ..kernels.border import Pair
 from ..kernels.conv_direct import Correlation
-from ..kernels.conv_tiles import HALF, WIDTH, TileBlocks, TileCorrelation, blocks, correlate, depth
+from ..kernels.conv_tiles import HALF, TileBlocks, TileCorrelation, blocks, correlate, depth
 from ..kernels.epilogue import IMAGES, NOTHING, Epilogue
 from ..kernels.pixels import Windows
 from ..kernels.sweep import increase
@@ -29,17 +31,17 @@ from .conv import FOLD, forward_correlation, reaching_subgrid, windows
 from .pixels import Gathered, Pixels, new_pixels
 
 MOST = 1500  # taps that a kernel's code may have, in all runs of columns
-LARGEST = 256  # numbers of a window that are laid out side by side
+LARGEST = 512  # bytes of a window that are laid out side by side
 TAPS = 256  # of a filter: the kernels that pack weights hold a block of them on the stack
 CACHE = 3 << 18  # bytes of both factors that stay in the cache while all sums see them
 NEAR, SEEN = 3 << 19, 1 << 19  # bytes of weights, and of images: see `TileBlocks`
 Prepare = Callable[[NDArray], NDArray]
 
 
-def _padded(channels: int) -> int:
-    """Return the next number of channels that tiles hold."""
-    each = blocks(channels, blocks(channels))
-    return blocks(channels) * (each + each % 2)
+def _padded(channels: int, width: int) -> int:
+    """Return the next number of channels, of so many bytes, that tiles hold."""
+    many = blocks(channels * width, BYTES)
+    return many * blocks(blocks(channels, many) * width, 4) * 4 // width
 
 
 def _source(
@@ -48,9 +50,9 @@ def _source(
     """Return the correlation that tiles do in the place of another, what brings images into the
     order for it, and whether it sees whole windows as channels of one pixel: taps of `rows` and
     `columns`, where pixels have few channels."""
-    n, taps = x.shape[0], len(c.taps)
-    if c.channels < HALF and c.channels * taps <= LARGEST:
-        width = _padded(c.channels * taps)
+    n, taps, size = x.shape[0], len(c.taps), x.dtype.itemsize
+    if 2 * c.channels * size < BYTES and c.channels * taps * size <= LARGEST:
+        width = _padded(c.channels * taps, size)
         seen = Windows(n, c.channels, c.image, c.output, rows, columns, c.stride, width)
         one = c._replace(
             channels=width, indices=1, image=c.output, taps=((0, 0, 0),), stride=(1, 1)
@@ -62,42 +64,54 @@ def _source(
 def _dense(target: Target, x: Spec, c: Correlation) -> tuple[Correlation, Prepare]:
     """Return a correlation of images with as many channels as whole tiles have, and what brings
     images into their order."""
-    if depth(c.channels):
+    if depth(c.channels, x.dtype.itemsize):
         return c, Pixels(target, x).of
-    width = _padded(c.channels)
+    width = _padded(c.channels, x.dtype.itemsize)
     seen = Windows(x.shape[0], c.channels, c.image, c.image, (0,), (0,), (1, 1), width)
     return c._replace(channels=width), Gathered(target, x, seen).of
 
 
+class PackedWeights:
+    """Packs weights, which are brought into an `order` before, in memory of its own."""
+
+    def __init__(self, function: Any, size: int, dtype: str, order: Prepare = plain) -> None:
+        self.function, self.order, self.memory = function, order, Scratch(size, dtype)
+
+    def of(self, w: NDArray) -> int:
+        """Return the address of packed weights."""
+        filters, to = self.order(w), self.memory.address(0)
+        self.function(address(filters), to)
+        return to
+
+
 class TileConvolution:
-    """Runs correlations that write one array (N, results, height, width)."""
+    """Runs correlations that write one array (N, results, height, width) of a type; `names` are
+    those of vectors that come first behind the factors."""
 
     def __init__(
-        self, target: Target, several: list[TileCorrelation], prepare: Prepare, packing: Any,
-        w: Spec, biased: bool, epilogue: Epilogue,
+        self, target: Target, several: list[TileCorrelation], prepare: Prepare,
+        weights: PackedWeights, dtype: DType, names: tuple[str, ...], epilogue: Epilogue = NOTHING,
     ) -> None:  # fmt: skip
         first = several[0]
-        self.first, self.several, self.prepare, self.epilogue = first, several, prepare, epilogue
-        self.biased, self.dtype = biased, w.dtype
-        self.pack, self.weights = packing, Scratch(first.weights, "bfloat16")
+        self.first, self.several, self.prepare, self.weights = first, several, prepare, weights
+        self.dtype, self.names = dtype, (*names, *epilogue.pointers)
         self.shape = first.images, first.results, *first.whole
-        result = Spec(self.shape, w.dtype)
-        self.pixels = Pixels(target, result)
+        self.pixels = Pixels(target, Spec(self.shape, dtype))
         self.kernels, any_outer = [], False
         way = target.vary(TileBlocks(4 if first.results <= HALF else 2, NEAR, SEEN))
         parts = [*first.blocked(way.tiles(first.results))]
         for number, c in enumerate(several):
-            outer = WIDTH * c.weights > way.near
+            outer = c.width * c.weights > way.near
             any_outer |= outer
             for tall, image, count in parts:
-                begins = not (number or image)
-                function = build(correlate, target, c, tall, outer, biased, epilogue, begins)
+                options = "bias" in names, epilogue, not (number or image)
+                function = build(correlate, target, c, tall, outer, *options)
                 self.kernels.append((function, c, image, sum(tall), count))
         # Sums are those of a row of results, so these rows cannot be shared otherwise.
         rows, whole = first.output[0], sum(count for *_, count in parts)
         self.by_blocks = whole > rows and not (epilogue.moments or epilogue.sums)
         self.units = whole if self.by_blocks else rows
-        size = WIDTH * first.images * first.channels * prod(first.image)
+        size = first.width * first.images * first.channels * prod(first.image)
         goes_over = self.by_blocks or any_outer  # images again for each block of results
         self.few = max(1, way.seen * self.units // size) if goes_over else self.units
 
@@ -108,13 +122,11 @@ class TileConvolution:
 
     def begin(self, x: NDArray, w: NDArray, *more: NDArray) -> tuple[NDArray, Work]:
         """Return the result, and what works on rows of it."""
-        source, filters = self.prepare(x), plain(w)
-        weights, y = self.weights.address(0), new_pixels(self.shape, self.dtype)
-        self.pack(address(filters), weights)
-        bias, names = [plain(b) for b in more[: self.biased]], self.epilogue.pointers
+        source, weights = self.prepare(x), self.weights.of(w)
+        y = new_pixels(self.shape, self.dtype)
         others = [
             (self.pixels.of(a) if name in IMAGES else plain(a), name in IMAGES)
-            for name, a in zip(names, more[self.biased :], strict=True)
+            for name, a in zip(self.names, more, strict=True)
         ]
 
         def some(first: int, count: int, worker: int) -> None:
@@ -131,8 +143,11 @@ class TileConvolution:
                     before = (before + many) % self.units
                 if rows > 0 and some_blocks > 0:
                     start = image + block * height
-                    come, go = start * c.channels * 2, start * c.results * 2
-                    ends = address(source) + come, weights, address(y) + go, *map(address, bias)
+                    come, go = (
+                        start * k * s
+                        for k, s in ((c.channels, c.width), (c.results, self.dtype.itemsize))
+                    )
+                    ends = address(source) + come, weights, address(y) + go
                     tail = [address(a) + go * whole for a, whole in others]
                     function(*ends, *tail, row, rows, some_blocks)
 
@@ -148,17 +163,18 @@ def conv2d(
     None for several groups and for large filters."""
     if groups > 1 or not target.convolves or prod(w.shape[2:]) > TAPS:
         return None
-    c, prepare, whole = _forward(target, x, w, stride, padding, dilation)
+    c, prepare, whole = forward(target, x, w, stride, padding, dilation)
     if c.length > MOST:
         return None
     build_pack = pack_windows if whole else pack
     sizes = w.shape[0], w.shape[1], prod(w.shape[2:])
     rest = () if whole else (False,)
-    packing = build(build_pack, target, w.dtype.name, sizes, depth(c.channels), c.channels, *rest)
-    return TileConvolution(target, [c], prepare, packing, w, bool(b), epilogue).planned()
+    function = build(build_pack, target, w.dtype.name, sizes, c.depth, c.channels, *rest)
+    weights, names = PackedWeights(function, c.weights, c.kind), ("bias",) * len(b)
+    return TileConvolution(target, [c], prepare, weights, w.dtype, names, epilogue).planned()
 
 
-def _forward(
+def forward(
     target: Target, x: Spec, w: Spec, stride: Pair, padding: Any, dilation: Pair
 ) -> tuple[TileCorrelation, Prepare, bool]:
     """Return a forward convolution as tiles do it; see `_source`."""
@@ -171,7 +187,8 @@ def _forward(
         for taps, d, first in zip((r, s), dilation, start, strict=True)
     )
     c, prepare, whole = _source(target, x, c, rows, columns)
-    return TileCorrelation.of(c, x.shape[0], output), prepare, whole
+    found = TileCorrelation.of(c, x.shape[0], output)
+    return found._replace(kind=x.dtype.name), prepare, whole
 
 
 @tiled("conv2d_dx")
@@ -190,9 +207,10 @@ def conv2d_dx(
         several.append(TileCorrelation.of(grid, n, size, first, stride))
     if max(c.length for c in several) > MOST:
         return None
-    sizes, channels = (w.shape[0], w.shape[1], prod(w.shape[2:])), several[0].channels
-    packing = build(pack, target, w.dtype.name, sizes, depth(channels), channels, True)
-    return TileConvolution(target, several, prepare, packing, w, False, epilogue).planned()
+    sizes, one = (w.shape[0], w.shape[1], prod(w.shape[2:])), several[0]
+    function = build(pack, target, w.dtype.name, sizes, one.depth, one.channels, True)
+    weights = PackedWeights(function, one.weights, one.kind)
+    return TileConvolution(target, several, prepare, weights, w.dtype, (), epilogue).planned()
 
 
 @tiled("conv2d_dw")
@@ -205,7 +223,7 @@ def conv2d_dw(
         return None
     channels, m, (r, s) = x.shape[1], dy.shape[1], size
     w = Spec((m, channels, r, s), x.dtype)
-    c, prepare, whole = _forward(target, x, w, stride, padding, dilation)
+    c, prepare, whole = forward(target, x, w, stride, padding, dilation)
     if c.length > MOST:
         return None
     call = TileGradient(target, c, prepare, Pixels(target, dy).of)

@@ -42,7 +42,8 @@ def _product(
     return run
 
 
-def _pays(rows: int, channels: int, results: int) -> bool:
+def pays(rows: int, channels: int, results: int) -> bool:
+    """Tell whether tiles pay for a product: its rows fill half of one, and it is not small."""
     return rows >= ROWS // 2 and rows * channels * results >= LEAST
 
 
@@ -50,7 +51,7 @@ def _pays(rows: int, channels: int, results: int) -> bool:
 def linear(target: Target, x: Spec, w: Spec, *b: Spec) -> Executable | None:
     """Plan a fully connected layer; None for few numbers."""
     (m, c), n = w.shape, prod(x.shape[:-1])
-    if not _pays(n, c, m):
+    if not pays(n, c, m):
         return None
     function, shape = _product(target, n, x, w, m, False, bool(b)), (*x.shape[:-1], m)
 
@@ -64,7 +65,7 @@ def linear(target: Target, x: Spec, w: Spec, *b: Spec) -> Executable | None:
 def matmul(target: Target, x: Spec, w: Spec, *, wide: bool = False) -> Executable | None:
     """Plan a product with one matrix, or `wide`, with float32 results; None for few numbers."""
     n, c, m = prod(x.shape[:-1]), x.shape[-1], w.shape[-1]
-    if len(w.shape) != 2 or not _pays(c if wide else n, n if wide else c, m):
+    if len(w.shape) != 2 or not pays(c if wide else n, n if wide else c, m):
         return None
     if wide:
         return _sums(target, x, w) if len(x.shape) == 2 else None

@@ -18,6 +18,7 @@ from ..runtime.executable import Executable
 from ..runtime.layout import Layouts, address, channels_last, plain
 from ..runtime.parallel import Scratch, over_images
 from .conv import CACHE, divisor, windows
+from .quantized_tiles import convolution, product
 
 LEAST = 1 << 8  # numbers below which NumPy rounds as fast
 MOST_BLOCKS = 4  # of 16 results in a tile
@@ -51,7 +52,7 @@ class Correlations:
     def __init__(self, target: Target, c: IntegerCorrelation, images: int, biased: bool) -> None:
         tile = tile_of(target, c, images)
         self.c, self.function = c, build(correlate, target, c, tile, biased)
-        self.pack = build(pack, target, c.results, c.channels, prod(c.taps))
+        self.pack = build(pack, target, c.results, c.channels, prod(c.taps), c.quads)
         self.weights = Scratch(c.groups * c.blocks * c.weights, INT8)  # padding stays zero
         self.room = Scratch(c.strides[0] * tile.images * c.is_copied, INT8)
         self.macs = prod(c.output) * prod(c.taps) * c.groups * c.results * c.channels
@@ -89,8 +90,8 @@ def tile_of(target: Target, c: IntegerCorrelation, images: int) -> IntegerTile:
     return IntegerTile(rows, columns, blocks, max(1, min(images, CACHE // each)))
 
 
-def _takes(target: Target, *vectors: Spec) -> bool:
-    return target.adds_four_bytes and all(v.dtype == FLOAT32 for v in vectors)
+def _are_float32(vectors: tuple[Spec, ...]) -> bool:
+    return all(v.dtype == FLOAT32 for v in vectors)
 
 
 @implements("quantized_conv2d", integers=True)
@@ -98,12 +99,17 @@ def quantized_conv2d(
     target: Target, x: Spec, w: Spec, *vectors: Spec, stride: Pair, padding: Any, dilation: Pair,
     groups: int,
 ) -> Executable | None:  # fmt: skip
-    """Plan a convolution; None for groups of few channels or results, and where there is no such
-    instruction."""
+    """Plan a convolution, by tiles where there are some; None for groups of few channels or
+    results, and where there is no such instruction."""
     (n, _, h, wide), (m, channels, r, s) = x.shape, w.shape
     is_narrow = groups > 1 and (channels < TERMS or 2 * m < SUMS * groups)
-    if is_narrow or not _takes(target, *vectors):
+    if is_narrow or not _are_float32(vectors):
         return None
+    by_tiles = groups == 1 and convolution(
+        target, x, w, len(vectors) > 1, stride, padding, dilation
+    )
+    if by_tiles or not target.adds_four_bytes:
+        return by_tiles or None
     output = windows((h, wide), (r, s), stride, padding, dilation)
     start = (-padding[0][0], -padding[1][0])
     c = IntegerCorrelation(
@@ -124,10 +130,13 @@ def quantized_conv2d(
 
 @implements("quantized_linear", integers=True)
 def quantized_linear(target: Target, x: Spec, w: Spec, *vectors: Spec) -> Executable | None:
-    """Plan a product, as a convolution of images that are some rows each; None where there is no
-    such instruction."""
-    if not _takes(target, *vectors):
+    """Plan a product, by tiles where there are some, else as a convolution of images that are some
+    rows each; None where there is no such instruction."""
+    if not _are_float32(vectors):
         return None
+    by_tiles = product(target, x, w, len(vectors) > 1)
+    if by_tiles or not target.adds_four_bytes:
+        return by_tiles
     n, (m, channels) = prod(x.shape[:-1]), w.shape
     few = max(1, min(n, tile_of(target, _row(x, m, n), 1).columns))
     calls = [

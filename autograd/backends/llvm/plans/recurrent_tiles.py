@@ -24,7 +24,7 @@ from ..runtime import memory
 from ..runtime.executable import Executable
 from ..runtime.layout import address, plain
 from ..runtime.parallel import Scratch
-from .conv_tiles import TileGradient
+from .conv_tiles import PackedWeights, TileGradient
 from .recurrent import Flags, placed
 from .sums import BLOCK as SUMMED
 
@@ -102,20 +102,11 @@ class _Inputs:
         return y
 
 
-class _Weights:
-    """Packs weights, in memory of its own."""
-
-    def __init__(self, target: Target, w: Spec, padded: int, turned: bool) -> None:
-        outer, inner = w.shape
-        results = inner if turned else outer
-        self.pack = build(pack, target, w.dtype.name, (outer, inner, 1), BLOCK, padded, turned)
-        self.packed = Scratch(packed_size(results, padded, BLOCK, 1), w.dtype)
-
-    def of(self, w: NDArray) -> int:
-        """Return the address of packed weights."""
-        to = self.packed.address(0)
-        self.pack(address(w), to)
-        return to
+def _weights(target: Target, w: Spec, padded: int, turned: bool) -> PackedWeights:
+    outer, inner = w.shape
+    function = build(pack, target, w.dtype.name, (outer, inner, 1), BLOCK, padded, turned)
+    size = packed_size(inner if turned else outer, padded, BLOCK, 1)
+    return PackedWeights(function, size, w.dtype.name)
 
 
 @tiled("lstm_sequence")
@@ -150,8 +141,8 @@ def _forward(
     layer = _Layer(target, cell, shape, inputs.width, backwards)
     kernels = layer.build(forward, all_steps)
     first, second = (
-        _Weights(target, w_ih, inputs.width, False),
-        _Weights(target, w, w.shape[1], False),
+        _weights(target, w_ih, inputs.width, False),
+        _weights(target, w, w.shape[1], False),
     )
     copy = build(copied, target, dtype.name)
     last, lstm = 0 if backwards else -1, cell == "lstm"
@@ -214,7 +205,7 @@ def _backward(
         return None
     layer = _Layer(target, cell, shape, 0, backwards)
     kernels = layer.build(backward, *present)
-    weights = _Weights(target, w, layer.gates, True)
+    weights = _weights(target, w, layer.gates, True)
 
     def run(*xs: NDArray) -> tuple[NDArray, NDArray]:
         acts, cells, c, w, *grads = map(plain, xs)

@@ -28,6 +28,7 @@ from tallygrad.autograd.backends.llvm.plans.linear import linear
 from tallygrad.autograd.backends.llvm.runtime import layout, memory
 from tallygrad.autograd.backends.llvm.runtime.executable import Executable
 from tallygrad.autograd.dtypes import computed_in, is_floating
+from tallygrad.autograd.ops.quantized import quantized_conv2d
 from tallygrad.autograd.ops.recurrent_sequence import lstm_sequence
 from tallygrad.autograd.testing import samples
 
@@ -178,6 +179,14 @@ def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
     shapes = (3, 37, 5), (128, 5), (128, 32), (37, 32), (37, 32)
     drawn = [np.random.default_rng(0).standard_normal(s).astype(dtype) for s in shapes]
     yield "recurrent", drawn, recurrent
+    rng, attrs = np.random.default_rng(0), {"stride": (1, 1), "dilation": (1, 1), "groups": 1}
+    for signed, channels in ((True, 3), (False, 33), (True, 70)):
+        kind = np.int8 if signed else np.uint8
+        x, w = (rng.integers(0, 99, s, t) for s, t in (
+            ((21, channels, 5, 6), kind), ((37, channels, 3, 3), np.int8)))  # fmt: skip
+        vectors = list(rng.standard_normal((2, 37)).astype(np.float32))
+        function = partial(quantized_conv2d, padding=((1, 1), (0, 2)), **attrs)
+        yield f"integers, {channels}", [x, w, *vectors], function
 
 
 def products(backend: str, dtype: str) -> None:

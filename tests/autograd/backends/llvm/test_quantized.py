@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,21 +10,24 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import context
-from tallygrad.autograd.array import array
+from tallygrad.autograd.array import Spec, array
 from tallygrad.autograd.ops import quantized as ops
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
 from tallygrad.autograd.backends.llvm.compiler.isa.targets import available, target
+from tallygrad.autograd.backends.llvm.plans import quantized_tiles
 
 NONE, ONE = ((0, 0), (0, 0)), ((1, 1), (1, 1))
 vnni = pytest.mark.skipif(not target().adds_four_bytes, reason="this processor has no AVX512-VNNI")
 
 
-def on_both(function: Any, *arrays: np.ndarray, expected: str = "llvm", **attrs: Any) -> None:
+def on_both(
+    function: Any, *arrays: np.ndarray, expected: str = "llvm", name: str = "llvm", **attrs: Any
+) -> None:
     """Compare bits and layouts of the results of numpy and llvm, and who computed."""
     found = []
-    for backend in ("numpy", "llvm"):
+    for backend in ("numpy", name):
         with context.using(backend=backend, ledger=ag.Ledger()) as state:
             y = function(*map(array, arrays), **attrs)
             found.append(y.value)
@@ -80,6 +84,51 @@ def test_groups(dtype: str, groups: int, channels: int, filters: int) -> None:
 @pytest.mark.parametrize(("rows", "terms", "filters"), [(1, 64, 10), (37, 70, 33), (2, 801, 500)])
 def test_products(dtype: str, rows: int, terms: int, filters: int) -> None:
     on_both(ops.quantized_linear, *factors(dtype, (rows, terms), (filters, terms), rows > 1))
+
+
+@pytest.mark.skipif("avx512" not in available(), reason="tiles are emulated with AVX-512")
+@pytest.mark.parametrize(
+    ("dtype", "shape", "filters", "taps", "options"),
+    [
+        # Windows side by side, 17 images, 24 results.
+        ("int8", (17, 5, 4, 3), 24, (3, 2), {"padding": ((1, 1), (0, 1))}),
+        # Channels filled up, in two tiles each; strides and dilations; the last tile is lower.
+        ("uint8", (25, 5, 6, 70), 40, (2, 2), {"stride": (2, 1), "dilation": (1, 2)}),
+        # Four tiles of images; taps beyond the border are left out.
+        ("int8", (70, 3, 3, 64), 12, (3, 1), {"padding": ((1, 1), (0, 0))}),
+        # Fours that tiles divide otherwise than channels.
+        ("uint8", (16, 1, 2, 150), 33, (1, 1), {}),
+    ],
+)
+def test_convolutions_by_tiles(
+    dtype: str, shape: tuple[int, ...], filters: int, taps: tuple[int, int], options: dict[str, Any]
+) -> None:
+    one = {"stride": (1, 1), "padding": NONE, "dilation": (1, 1), "groups": 1}
+    arrays = factors(dtype, shape, (filters, *taps, shape[-1]), filters % 16 > 0)
+    on_both(ops.quantized_conv2d, *arrays, name="llvm:tiles=emulated", **one | options)
+
+
+@pytest.mark.skipif("avx512" not in available(), reason="tiles are emulated with AVX-512")
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_products_by_tiles(dtype: str) -> None:
+    arrays = factors(dtype, (37, 70), (133, 70), True)
+    on_both(ops.quantized_linear, *arrays, name="llvm:tiles=emulated")
+
+
+def test_tiles_are_for_8_images_or_rows_and_more() -> None:
+    emulated = replace(target(), tiles="emulated")
+    amx = replace(emulated, tiles="amx", features="+amx-tile,+amx-bf16,+amx-int8")
+    assert emulated.multiplies_octets and amx.multiplies_octets
+    assert not replace(amx, features="+amx-tile,+amx-bf16").multiplies_octets
+    assert not replace(amx, tiles="dot").multiplies_octets
+    w = Spec((64, 64, 1, 1), np.dtype(np.int8))
+    plan = quantized_tiles.convolution
+    for images, by_tiles in ((7, False), (8, True)):
+        x = Spec((images, 64, 5, 5), np.dtype(np.uint8))
+        found = plan(emulated, x, w, False, (1, 1), NONE, (1, 1))
+        assert (found is not None) == by_tiles
+        rows = x._replace(shape=(images, 64)), w._replace(shape=(512, 64))
+        assert (quantized_tiles.product(emulated, *rows, False) is not None) == by_tiles
 
 
 @vnni

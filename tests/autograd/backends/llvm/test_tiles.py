@@ -3,6 +3,7 @@ them; and what mixed precision fuses, with tiles and without."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+
+import llvmlite.binding as llvm
 
 from tallygrad.autograd import (
     Tensor,
@@ -28,6 +31,9 @@ from tallygrad.autograd import (
 from tallygrad.autograd.array import Array, Spec, array
 from tallygrad.autograd.backends.llvm import create, fusion
 from tallygrad.autograd.backends.llvm.compiler.isa import amx, targets
+from tallygrad.autograd.backends.llvm.compiler.language import KernelBuilder
+from tallygrad.autograd.backends.llvm.kernels.conv_tiles import TileCorrelation, correlate
+from tallygrad.autograd.backends.llvm.kernels.conv_tiles_weights import correlate_weights
 from tallygrad.autograd.backends.llvm.registry import find_tiled
 from tallygrad.autograd.backends.llvm.runtime import parallel
 from tallygrad.autograd.backends.llvm.runtime.layout import layout_stats
@@ -196,6 +202,33 @@ def test_a_product_has_the_bits_of_intels_manual(name: str) -> None:
             sums[image % 2] += np.outer(a[image], b[image])
         total += sums[0] + sums[1]
     assert total.tobytes() == np.ascontiguousarray(dw).tobytes()
+
+
+def assembly(kernel: KernelBuilder, target: targets.Target) -> str:
+    """Return what LLVM makes of a kernel."""
+    module = llvm.parse_assembly(kernel.text())
+    module.triple = llvm.get_process_triple()
+    made_for = llvm.Target.from_default_triple()
+    machine = made_for.create_target_machine(cpu=target.cpu, features=target.features)
+    return str(machine.emit_assembly(module))
+
+
+@pytest.mark.parametrize(
+    ("kind", "instruction"),
+    [("bfloat16", "tdpbf16ps"), ("int8", "tdpbssd"), ("uint8", "tdpbusd")],
+)
+def test_amx_multiplies_where_it_is_asked_for(kind: str, instruction: str) -> None:
+    """Kernels are compiled for AMX, which need not be there."""
+    features = "+avx512bf16,+avx512bw,+avx512dq,+avx512vl,+amx-tile,+amx-bf16,+amx-int8"
+    here = targets.target(tiles="emulated")
+    there = replace(here, cpu="sapphirerapids", features=features, tiles="amx")
+    taps = (0, 0, 0), (0, 1, 1)
+    c = TileCorrelation(64, 64, 40, 2, (3, 3), (3, 2), taps, (1, 1), (3, 2), kind=kind)
+    written = assembly(correlate(there, c, (16, 16), False), there)
+    for each in ("ldtilecfg", "tileloadd", instruction, "tilestored", "tilerelease"):
+        assert each in written
+    if kind == "bfloat16":
+        assert instruction in assembly(correlate_weights(there, c, 4, 6), there)
 
 
 def test_tiles_take_products_and_convolutions_of_bfloat16_alone() -> None:

@@ -74,6 +74,12 @@ class Target:
         """Whether an instruction adds four products of bytes to each of 16 sums (AVX512-VNNI)."""
         return self.bits == TILE_BITS and "+avx512vnni" in self.features.split(",")
 
+    @cached_property
+    def multiplies_octets(self) -> bool:
+        """Whether tiles of 8-bit integers are multiplied."""
+        has_octets = "+amx-int8" in self.features.split(",")
+        return self.tiles == "emulated" or (self.tiles == "amx" and has_octets)
+
     def lanes(self, dtype: npt.DTypeLike) -> int:
         """Return how many numbers a vector register holds, in the type in which those of a type
         are computed."""
