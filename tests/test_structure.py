@@ -17,7 +17,7 @@ FOLDERS = ("autograd", "datasets", "trainer", "launch")
 # The layers, lowest first: a module, and what it may import. A name stands for all that lies below
 # it, the longest name that fits a module counts, and what lies below its own name is allowed too.
 LOWEST = (
-    "context", "array", "deferred", "dtypes", "ledger", "memory", "nonzeros", "recent",
+    "context", "array", "deferred", "dtypes", "gaussian", "ledger", "memory", "nonzeros", "recent",
     "splitmix64", "storage", "summation", "threads",
 )  # fmt: skip
 BASE = tuple(f"autograd.{name}" for name in LOWEST)
@@ -32,8 +32,8 @@ OF_BACKENDS = (*TO_PRIMITIVE, "autograd.backends", "autograd.private")
 NOTHING = (
     "atomic", "dtypes", "memory", "recent", "splitmix64", "storage", "suggest", "threads",
 )  # fmt: skip
-ON_BASE = ("array", "context", "deferred", "ledger", "reading", "summation")
 TO_USERS = ("trainer.errors", "trainer.user_code")
+ON_BASE = ("array", "context", "deferred", "gaussian", "ledger", "reading", "summation")
 SHARING = ("trainer.components.memory_copies", "trainer.distributed.failures.watchdog")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **{f"autograd.{name}": () for name in NOTHING},

@@ -71,6 +71,11 @@ def zero(spec: Spec) -> Value:
     return full(shape=spec.shape, dtype=spec.dtype, value=0.0)
 
 
+def constant(like: Value, value: float) -> Value:
+    """Return a number in the type of another value."""
+    return full(shape=(), dtype=like.dtype, value=value)
+
+
 def completed(old: tuple[int, ...], new: Sequence[Any]) -> tuple[int, ...]:
     """Return the new shape of a reshape with its -1, if any, worked out. ValueError where none
     fits."""

@@ -103,6 +103,24 @@ ROWS: list[Row] = [
     ("Tanh", {}, IMAGES),
     ("Softmax", {"dim": 1}, IMAGES),
     ("LogSoftmax", {"dim": -1}, IMAGES),
+    ("Softmin", {"dim": 1}, IMAGES),
+    ("Softplus", {"beta": 1.5}, (5, 6)),
+    ("GELU", {}, (5, 6)),
+    ("GELU", {"approximate": "tanh"}, (5, 6)),
+    *[
+        (name, {}, (5, 6))
+        for name in (
+            "ReLU6", "SELU", "SiLU", "Mish", "Hardswish", "LogSigmoid", "Tanhshrink", "Softsign",
+        )
+    ],
+    ("CELU", {"alpha": 0.5}, (5, 6)),
+    ("Hardtanh", {"min_val": -0.3, "max_val": 0.4}, (5, 6)),
+    ("PReLU", {}, (5, 6)),
+    ("PReLU", {"num_parameters": 4, "init": 0.1}, IMAGES),
+    ("Softshrink", {"lambd": 0.3}, (5, 6)),
+    ("Hardshrink", {"lambd": 0.3}, (5, 6)),
+    ("Threshold", {"threshold": 0.1, "value": 20.0}, (5, 6)),
+    ("GLU", {"dim": 1}, IMAGES),
     ("Flatten", {"start_dim": 1, "end_dim": 2}, IMAGES),
     ("Identity", {}, IMAGES),
     ("Dropout", {"p": 0.0}, IMAGES),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import llvmlite.ir as ir
 
+from .... import gaussian
 from .language import I32, I64, KernelBuilder
 from .vectors import Vector
 
@@ -72,6 +73,19 @@ def tanh(k: KernelBuilder, x: Vector) -> Vector:
     """Return tanh x = (e^2x - 1) / (e^2x + 1)."""
     grown = _expm1(k, within(k, x + x, -40.0, 40.0))
     return _quotient(k, grown, grown + 2.0)
+
+
+def normal(k: KernelBuilder, x: Vector) -> tuple[Vector, Vector]:
+    """Return the probability of a normal number below x, and e^(-x^2 / 2); see `gaussian.py`."""
+    size = k.dtype.itemsize
+    z = within(k, k.larger(0.0 - x, x), 0.0, gaussian.LARGEST[size])
+    bell = exp(k, z * z * -0.5)
+    t = _quotient(k, z - gaussian.POINT, z + gaussian.POINT)
+    series = k.vector(gaussian.TAIL[size][-1])
+    for coefficient in gaussian.TAIL[size][-2::-1]:
+        series = k.fma(series, t, coefficient)
+    tail = bell * series
+    return k.select(x < 0.0, tail, 1.0 - tail), bell
 
 
 def _quotient(k: KernelBuilder, a: Vector | None, b: Vector) -> Vector:

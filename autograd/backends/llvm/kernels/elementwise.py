@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from ....gaussian import BEND, DENSITY, STEEP
 from ..compiler import mathematics
 from ..compiler.isa.targets import Target
 from ..compiler.language import Integer, KernelBuilder
@@ -60,6 +61,76 @@ def _tanh_dx(k: KernelBuilder, dy: Vector, y: Vector) -> Vector:
     return dy * (1.0 - y * y)
 
 
+def _gelu(k: KernelBuilder, x: Vector) -> Vector:
+    return x * mathematics.normal(k, x)[0]
+
+
+def _gelu_dx(k: KernelBuilder, dy: Vector, x: Vector) -> Vector:
+    below, bell = mathematics.normal(k, x)
+    return dy * k.fma(x * DENSITY, bell, below)
+
+
+def _silu(k: KernelBuilder, x: Vector) -> Vector:
+    return x * mathematics.sigmoid(k, x)
+
+
+def _silu_dx(k: KernelBuilder, dy: Vector, x: Vector) -> Vector:
+    gate = mathematics.sigmoid(k, x)
+    return dy * k.fma(x, gate * (1.0 - gate), gate)
+
+
+def _gelu_tanh_gate(k: KernelBuilder, x: Vector) -> Vector:
+    return mathematics.sigmoid(k, STEEP * k.fma(BEND, x * x * x, x))
+
+
+def _gelu_tanh(k: KernelBuilder, x: Vector) -> Vector:
+    return x * _gelu_tanh_gate(k, x)
+
+
+def _gelu_tanh_dx(k: KernelBuilder, dy: Vector, x: Vector) -> Vector:
+    gate = _gelu_tanh_gate(k, x)
+    rise = k.fma(3 * BEND * STEEP, x * x, STEEP)
+    return dy * k.fma(x * (gate * (1.0 - gate)), rise, gate)
+
+
+def _mish_gate(k: KernelBuilder, x: Vector) -> tuple[Vector, Vector]:
+    grown = mathematics.exp(k, x)
+    return grown, grown * (grown + 2.0)
+
+
+CALM = 20.0  # x from which the gate rounds to 1
+
+
+def _mish(k: KernelBuilder, x: Vector) -> Vector:
+    _, n = _mish_gate(k, k.select(x > CALM, CALM, x))
+    return x * (n / (n + 2.0))
+
+
+def _mish_dx(k: KernelBuilder, dy: Vector, x: Vector) -> Vector:
+    x = k.select(x > CALM, CALM, x)
+    grown, n = _mish_gate(k, x)
+    inverse = 1.0 / (n + 2.0)
+    rate = 4.0 * (grown * (grown + 1.0)) * (inverse * inverse)
+    return dy * k.fma(x, rate, n * inverse)
+
+
+def _hardswish(k: KernelBuilder, x: Vector) -> Vector:
+    return x * (mathematics.within(k, x + 3.0, 0.0, 6.0) * (1 / 6))
+
+
+def _hardswish_dx(k: KernelBuilder, dy: Vector, x: Vector) -> Vector:
+    inner = k.fma(x, 1 / 3, 0.5)
+    return dy * k.select(x <= -3.0, 0.0, k.select(x >= 3.0, 1.0, inner))
+
+
+def _hardtanh(k: KernelBuilder, x: Vector, low: Vector, high: Vector) -> Vector:
+    return k.larger(low, k.select(x > high, high, x))
+
+
+def _hardtanh_dx(k: KernelBuilder, dy: Vector, y: Vector, low: Vector, high: Vector) -> Vector:
+    return k.select(y <= low, 0.0, k.select(y >= high, 0.0, dy))
+
+
 def _exp(k: KernelBuilder, x: Vector) -> Vector:
     return mathematics.exp(k, x)
 
@@ -103,6 +174,18 @@ FORMULAS: dict[str, Formula] = {
     "sigmoid_dx": _sigmoid_dx,
     "tanh": _tanh,
     "tanh_dx": _tanh_dx,
+    "gelu": _gelu,
+    "gelu_dx": _gelu_dx,
+    "gelu_tanh": _gelu_tanh,
+    "gelu_tanh_dx": _gelu_tanh_dx,
+    "silu": _silu,
+    "silu_dx": _silu_dx,
+    "mish": _mish,
+    "mish_dx": _mish_dx,
+    "hardswish": _hardswish,
+    "hardswish_dx": _hardswish_dx,
+    "hardtanh": _hardtanh,
+    "hardtanh_dx": _hardtanh_dx,
     "exp": _exp,
     "neg": _neg,
     "add": _add,

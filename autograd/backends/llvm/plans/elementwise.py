@@ -53,7 +53,8 @@ def _register(name: str) -> None:
 
 for _name in (
     "relu", "relu_dx", "leaky_relu", "leaky_relu_dx", "elu", "elu_dx", "sigmoid", "sigmoid_dx",
-    "tanh", "tanh_dx", "exp", "neg",
+    "tanh", "tanh_dx", "gelu", "gelu_dx", "gelu_tanh", "gelu_tanh_dx", "silu", "silu_dx", "mish",
+    "mish_dx", "hardswish", "hardswish_dx", "hardtanh", "hardtanh_dx", "exp", "neg",
 ):  # fmt: skip
     _register(_name)
 
