@@ -31,6 +31,7 @@ from .functional.attention import *
 from .functional.conv import *
 from .functional.create import *
 from .functional.dropout import *
+from .functional.indexing import *
 from .functional.linear import *
 from .functional.loss import *
 from .functional.norm import *
@@ -82,6 +83,7 @@ __all__ += functional.attention.__all__
 __all__ += functional.conv.__all__
 __all__ += functional.create.__all__
 __all__ += functional.dropout.__all__
+__all__ += functional.indexing.__all__
 __all__ += functional.linear.__all__
 __all__ += functional.loss.__all__
 __all__ += functional.norm.__all__

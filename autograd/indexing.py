@@ -1,15 +1,16 @@
 """What stands between the brackets of x[...]: an index is split into views and gathers.
 
-Integers, slices, None and `...` make a view. Integer arrays, on neighbouring axes, gather."""
+Integers, slices, None and `...` make a view. Integer arrays, on neighbouring axes, gather; truth
+masks stand for the positions where they are true."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import context
-from .array import Array, array
+from .array import Array, NDArray, array
 from .dtypes import is_integer
 from .ops.reduce import broadcast_to
 from .ops.shape import getslice, index, indexed, reshape
@@ -18,19 +19,20 @@ from .primitive import Value
 
 
 def select(x: Value, key: Any) -> Value:
-    """Return x[key] for integers, slices, None, `...` and integer arrays on neighbouring axes.
+    """Return x[key] for integers, slices, None, `...`, and integer arrays and truth masks on
+    neighbouring axes.
 
-    IndexError for a position out of range; TypeError for a truth mask, whose result would have a
-    shape that depends on numbers."""
-    y, gathers = _viewed(x, key)
+    IndexError for a position out of range and for a mask of another shape. What a mask selects has
+    a shape that depends on numbers, so it cannot be traced."""
+    y, gathers = _viewed(x, _without_masks(x, key, "reads"))
     return _gather(y, gathers) if gathers else y
 
 
 def assign(x: Array, key: Any, value: Array) -> None:
-    """Write x[key] = value, broadcast, for the keys that `select` knows and for truth masks.
+    """Write x[key] = value, broadcast, for the keys that `select` knows.
 
     Of several values for one position, the last one stays."""
-    y, gathers = _viewed(x, _without_masks(key))
+    y, gathers = _viewed(x, _without_masks(x, key, "writes"))
     positions = [item for _, item in gathers]
     axis = _first_axis(gathers)
     shape = indexed(y.spec, *[p.spec for p in positions], axis=axis).shape if gathers else y.shape
@@ -45,17 +47,51 @@ def assign(x: Array, key: Any, value: Array) -> None:
         store(y, value)
 
 
-def _without_masks(key: Any) -> tuple[Any, ...]:
+def _without_masks(x: Value, key: Any, does: str) -> tuple[Any, ...]:
     """Return the items of a key, truth masks replaced by the positions where they are true."""
-    items: list[Any] = []
-    for item in key if isinstance(key, tuple) else (key,):
-        numbers = np.asarray(item) if isinstance(item, list) else item
-        if getattr(numbers, "dtype", None) == np.bool_ and numbers.shape:
-            context.not_replayable("writes where numbers tell it to")
-            items += np.nonzero(np.asarray(numbers))
+    items = [_mask(item) for item in (key if isinstance(key, tuple) else (key,))]
+    if not any(isinstance(item, _Mask) for item in items):
+        return tuple(items)
+    context.not_replayable(f"{does} where numbers tell it to")
+    replaced: list[Any] = []
+    axis = 0
+    for item in _without_ellipsis(items, len(x.shape)):
+        if isinstance(item, _Mask):
+            replaced += item.positions(x.shape[axis:])
         else:
-            items.append(item)
-    return tuple(items)
+            replaced.append(item)
+        axis += _axes(item)
+    return tuple(replaced)
+
+
+class _Mask(NamedTuple):
+    """A truth mask in a key."""
+
+    truths: NDArray
+
+    def positions(self, shape: tuple[int, ...]) -> tuple[NDArray, ...]:
+        """Return the positions where it is true. IndexError for another shape than that of the
+        axes."""
+        if shape[: self.truths.ndim] != self.truths.shape:
+            raise IndexError(
+                f"index: expected a mask of shape {shape[: self.truths.ndim]}, got "
+                f"{self.truths.shape}"
+            )
+        return np.nonzero(self.truths)
+
+
+def _mask(item: Any) -> Any:
+    """Return an item of a key, as a mask where it is one."""
+    numbers = np.asarray(item) if isinstance(item, list) else item
+    is_mask = getattr(numbers, "dtype", None) == np.bool_ and numbers.shape
+    return _Mask(np.asarray(numbers)) if is_mask else item
+
+
+def _axes(item: Any) -> int:
+    """Return how many axes an item of a key stands for."""
+    if isinstance(item, _Mask):
+        return item.truths.ndim
+    return int(item is not None and item is not Ellipsis)
 
 
 def _viewed(x: Value, key: Any) -> tuple[Value, list[tuple[int, Value]]]:
@@ -96,7 +132,7 @@ def _without_ellipsis(items: list[Any], ndim: int) -> list[Any]:
     """Return the items of a key with `...` replaced by slices, one for each axis that is not
     indexed."""
     ellipses = [i for i, k in enumerate(items) if k is Ellipsis]
-    named = sum(k is not None and k is not Ellipsis for k in items)
+    named = sum(map(_axes, items))
     if named > ndim or len(ellipses) > 1:
         raise IndexError(
             f"index: expected up to {ndim} indices and one '...', got {named} and {len(ellipses)}"
@@ -122,10 +158,7 @@ def _positions(item: Any) -> Value:
             f"{type(item).__name__}"
         )
     if not is_integer(item.dtype):
-        raise TypeError(
-            f"index: expected integers, got {item.dtype}, whose result has no fixed shape; see "
-            "where()"
-        )
+        raise TypeError(f"index: expected integers or truth values, got {item.dtype}")
     return item
 
 

@@ -82,6 +82,24 @@ class InPlace(Operators):
         """Replace each element that passes a bound by that bound."""
         return self._change("clamp_", lambda x, _: x.clamp(min, max), 0)
 
+    def masked_fill_(self, mask: Tensor, value: Tensor | float) -> Tensor:
+        """Write a value where a mask holds."""
+        return self._change("masked_fill_", lambda x, _: x.masked_fill(mask, value), value)
+
+    def scatter_(self, dim: int, index: Tensor, src: Tensor | float) -> Tensor:
+        """Write elements of `src`, or one number, to positions along an axis."""
+        return self._change("scatter_", lambda x, _: x.scatter(dim, index, src), src)
+
+    def scatter_add_(self, dim: int, index: Tensor, src: Tensor) -> Tensor:
+        """Add elements of `src` at positions along an axis."""
+        return self._change("scatter_add_", lambda x, _: x.scatter_add(dim, index, src), src)
+
+    def index_add_(self, dim: int, index: Tensor, source: Tensor, alpha: float = 1) -> Tensor:
+        """Add parts of `source`, times alpha, at positions along an axis."""
+        return self._change(
+            "index_add_", lambda x, _: x.index_add(dim, index, source, alpha), source
+        )
+
     def copy_(self, other: Operand) -> Tensor:
         """Write other numbers, broadcast to the shape, into the memory.
 

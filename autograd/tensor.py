@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from . import context
 from .array import Array, Size, Spec, array
@@ -19,10 +20,11 @@ from .ops.elementwise import copy as clone
 from .ops.shape import converted, full
 from .primitive import Value
 from .reading import Reading
+from .selecting import Selecting
 from .tape import Record, Source, Sweep
 
 
-class Tensor(InPlace, Reading):
+class Tensor(InPlace, Selecting, Reading):
     """Numbers with a history. `data` is an Array handle; numbers leave through `numpy()`, `item()`
     and `tolist()`. `source` is (record, position) for a computed tensor, None for a leaf.
 
@@ -107,6 +109,10 @@ class Tensor(InPlace, Reading):
     def lifted(self, value: Operand) -> Array:
         """Return an operand as an array; a number takes the tensor's type if that can hold it."""
         return lift(value, self.dtype)
+
+    def wrap(self, numbers: npt.NDArray[Any]) -> Tensor:
+        """Return other numbers as a tensor."""
+        return Tensor(array(numbers))
 
     def become(self, result: Tensor) -> None:
         """Take over the numbers and the history of another tensor."""

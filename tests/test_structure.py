@@ -24,7 +24,8 @@ BASE = tuple(f"autograd.{name}" for name in LOWEST)
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
 TO_OPS = (*TO_PRIMITIVE, "autograd.ops")
 TO_TAPE = (*TO_OPS, "autograd.tape", "autograd.indexing", "autograd.random")
-TO_TENSOR = (*TO_TAPE, "autograd.inplace", "autograd.operators", "autograd.tensor")
+OF_TENSOR = ("autograd.inplace", "autograd.operators", "autograd.selecting")
+TO_TENSOR = (*TO_TAPE, *OF_TENSOR, "autograd.tensor")
 TO_FUNCTIONAL = (*TO_TENSOR, "autograd.functional")
 TO_NN = (*TO_FUNCTIONAL, "autograd.nn", "autograd.suggest")
 LLVM = "autograd.backends.llvm"
@@ -60,9 +61,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.ops": TO_PRIMITIVE,
     "autograd.indexing": TO_OPS,
     "autograd.tape": TO_OPS,
-    "autograd.operators": TO_TAPE,
+    **dict.fromkeys(("autograd.operators", "autograd.selecting"), TO_TAPE),
     "autograd.inplace": (*TO_TAPE, "autograd.operators"),
-    "autograd.tensor": (*TO_TAPE, "autograd.inplace", "autograd.operators", "autograd.reading"),
+    "autograd.tensor": (*TO_TAPE, *OF_TENSOR, "autograd.reading"),
     "autograd.autocast": TO_TENSOR,
     "autograd.recorder": (*TO_TENSOR, "autograd.autocast", "autograd.capture.observer"),
     "autograd.differentiate": TO_TENSOR,
@@ -109,9 +110,8 @@ MAY_NAME: dict[str, tuple[str, ...]] = {
         f"autograd.{name}" for name in ("array", "ledger", "nn", "primitive", "storage", "tensor")
     ),
     "autograd.capture.peak_memory": ("autograd.ledger", "autograd.storage", "autograd.tensor"),
-    "autograd.inplace": ("autograd.tensor",),
+    **dict.fromkeys(OF_TENSOR, ("autograd.tensor",)),
     "autograd.storage": ("autograd.array", "autograd.deferred"),
-    "autograd.operators": ("autograd.tensor",),
     "autograd.capture.sparsity": ("autograd.tensor",),
 }
 # A backend is imported by the registry alone, inside a function.

@@ -5,6 +5,7 @@ from . import (
     activation,
     attention,
     dropout,
+    embedding,
     flat,
     init,
     layers,
@@ -19,6 +20,7 @@ from . import (
 from .activation import *
 from .attention import *
 from .dropout import *
+from .embedding import *
 from .flat import *
 from .layers import *
 from .loss import *
@@ -34,6 +36,7 @@ __all__ = ["Parameter", "init"]
 __all__ += activation.__all__
 __all__ += attention.__all__
 __all__ += dropout.__all__
+__all__ += embedding.__all__
 __all__ += flat.__all__
 __all__ += layers.__all__
 __all__ += loss.__all__

@@ -144,7 +144,7 @@ def indexed(x: Spec, *indices: Spec, axis: int) -> Spec:
     """Shape rule of `index`. TypeError for indices that are not integers, ValueError for too
     many."""
     if not all(is_integer(i.dtype) for i in indices):
-        raise TypeError(f"index: expected integer arrays, got {indices[0].dtype}; see where()")
+        raise TypeError(f"index: expected integer arrays, got {indices[0].dtype}")
     if axis + len(indices) > len(x.shape):
         raise ValueError(
             f"index: expected up to {max(len(x.shape) - axis, 0)} arrays from axis {axis} on, "

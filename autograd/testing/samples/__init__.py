@@ -14,6 +14,7 @@ FAMILIES = (
     "attention",
     "conv",
     "elementwise",
+    "indexing",
     "linear",
     "loss",
     "norm",

@@ -1,0 +1,176 @@
+"""Functions that choose, order and rearrange elements, with torch's names and argument order.
+
+Most are methods of Tensor too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..ops.gather import embedding as rows
+from ..selecting import Ordered
+from ..tensor import Tensor
+
+__all__ = [
+    "argsort",
+    "bincount",
+    "embedding",
+    "gather",
+    "index_add",
+    "index_select",
+    "masked_fill",
+    "masked_select",
+    "moveaxis",
+    "movedim",
+    "nonzero",
+    "repeat_interleave",
+    "roll",
+    "scatter",
+    "scatter_add",
+    "sort",
+    "swapaxes",
+    "swapdims",
+    "tile",
+    "topk",
+    "unflatten",
+    "unique",
+]
+
+
+def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
+    """Return the rows of the weight (rows, C) that `input`, integers of any shape, names: (.., C).
+
+    The row `padding_idx` has no gradient. The gradient's additions are those of the rows that are
+    named. IndexError for a row out of range."""
+    count = weight.shape[0] if weight.ndim else 0
+    if padding_idx is not None and not -count <= padding_idx < count:
+        raise ValueError(
+            f"embedding: expected padding_idx in [{-count}, {count}), got {padding_idx}"
+        )
+    padding = -1 if padding_idx is None else padding_idx % count
+    y: Tensor = rows(weight, input, padding=padding)
+    return y
+
+
+def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Return input[index[i, j, ..], j, ..] for dim 0, likewise for others.
+
+    The result has the index's shape. ValueError for an index that is larger along another axis,
+    IndexError for a position out of range."""
+    return input.gather(dim, index)
+
+
+def scatter(input: Tensor, dim: int, index: Tensor, src: Tensor | float) -> Tensor:
+    """Return the input with elements of `src`, or one number, at positions along an axis: the
+    reverse of `gather`."""
+    return input.scatter(dim, index, src)
+
+
+def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """Return the input with elements of `src` added at positions along an axis."""
+    return input.scatter_add(dim, index, src)
+
+
+def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Return the parts at positions (one axis) along an axis."""
+    return input.index_select(dim, index)
+
+
+def index_add(
+    input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1
+) -> Tensor:
+    """Return the input with parts of `source`, times alpha, added at positions along an axis."""
+    return input.index_add(dim, index, source, alpha)
+
+
+def masked_fill(input: Tensor, mask: Tensor, value: Tensor | float) -> Tensor:
+    """Return `value` where the mask holds, else the elements; both broadcast."""
+    return input.masked_fill(mask, value)
+
+
+def masked_select(input: Tensor, mask: Tensor) -> Tensor:
+    """Return the elements where the mask holds, in one row; both broadcast.
+
+    The shape depends on numbers, so `trace` cannot record it."""
+    return input.masked_select(mask)
+
+
+def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
+    """Return the positions of the elements in order along an axis; see `sort`."""
+    return input.argsort(dim, descending, stable)
+
+
+def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Ordered:
+    """Return the elements in order along an axis, and their positions.
+
+    Equal ones keep their order; NaN counts as the largest."""
+    return input.sort(dim, descending, stable)
+
+
+def topk(
+    input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> Ordered:
+    """Return the k largest or smallest elements along an axis, in order, and their positions.
+
+    Of equal ones the first count. ValueError for more than there are."""
+    return input.topk(k, dim, largest, sorted)
+
+
+def nonzero(input: Tensor, *, as_tuple: bool = False) -> Tensor | tuple[Tensor, ...]:
+    """Return the positions of elements that are not 0, (count, axes), row by row; with `as_tuple` a
+    tensor for each axis."""
+    return input.nonzero(as_tuple)
+
+
+def unique(
+    input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
+) -> Any:
+    """Return the values that occur, in ascending order.
+
+    With `return_inverse` also where each element's value is in them, with `return_counts` how often
+    each occurs."""
+    return input.unique(sorted, return_inverse, return_counts)
+
+
+def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """Return how often each number from 0 on occurs in a row of integers, or the sum of its
+    weights."""
+    return input.bincount(weights, minlength)
+
+
+def roll(
+    input: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None
+) -> Tensor:
+    """Return the elements moved along axes; those that leave at one end come in at the other."""
+    return input.roll(shifts, dims)
+
+
+def repeat_interleave(input: Tensor, repeats: int | Tensor, dim: int | None = None) -> Tensor:
+    """Return each part along an axis several times in a row, by default of the flattened tensor."""
+    return input.repeat_interleave(repeats, dim)
+
+
+def tile(input: Tensor, dims: Sequence[int]) -> Tensor:
+    """Return the tensor several times along its last axes."""
+    return input.tile(dims)
+
+
+def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    """Return the tensor with one axis as several, of which one extent may be -1."""
+    return input.unflatten(dim, sizes)
+
+
+def movedim(input: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
+    """Return the tensor with axes moved to other places; the others keep their order."""
+    return input.movedim(source, destination)
+
+
+moveaxis = movedim
+
+
+def swapaxes(input: Tensor, axis0: int, axis1: int) -> Tensor:
+    """Return the tensor with two axes exchanged."""
+    return input.swapaxes(axis0, axis1)
+
+
+swapdims = swapaxes

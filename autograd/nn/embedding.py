@@ -1,0 +1,66 @@
+"""Rows of a table by number, with torch's arguments."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy.typing as npt
+
+from .. import context
+from ..dtypes import FLOAT32
+from ..functional.indexing import embedding
+from ..tensor import Parameter, Tensor
+from . import init
+from .layers import parameter
+from .module import Module
+
+__all__ = ["Embedding"]
+
+
+class Embedding(Module):
+    """A table of learned rows: x, integers of any shape, becomes (.., embedding_dim).
+
+    The weight (num_embeddings, embedding_dim) is drawn from the normal distribution; the row
+    `padding_idx` is 0 and has no gradient. IndexError for a row out of range."""
+
+    shown = ("num_embeddings", "embedding_dim", "padding_idx")
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        dtype: npt.DTypeLike = FLOAT32,
+        _weight: Tensor | None = None,
+    ) -> None:
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise ValueError(
+                f"Embedding: expected padding_idx in [{-num_embeddings}, {num_embeddings}), got "
+                f"{padding_idx}"
+            )
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
+        if _weight is not None:
+            self.weight = Parameter(_weight)
+            return
+        self.weight = parameter(num_embeddings, embedding_dim, dtype=dtype)
+        init.normal_(self.weight)
+        if self.padding_idx is not None:
+            with context.using(tape=None):
+                init.zeros_(self.weight[self.padding_idx])
+
+    @classmethod
+    def from_pretrained(
+        cls, embeddings: Tensor, freeze: bool = True, padding_idx: int | None = None
+    ) -> Self:
+        """Return a layer whose weight is a given matrix, by default without a gradient."""
+        if embeddings.ndim != 2:
+            raise ValueError(f"Embedding: expected a matrix, got shape {embeddings.shape}")
+        rows, columns = embeddings.shape
+        layer = cls(rows, columns, padding_idx, embeddings.dtype, embeddings)
+        layer.weight.requires_grad_(not freeze)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (.., embedding_dim)."""
+        return embedding(x, self.weight, self.padding_idx)
