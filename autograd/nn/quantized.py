@@ -51,7 +51,7 @@ class _Quantized(Module):
         scale = scale_of(largest, signed=True)
         each = scale.reshape(len(scale), *(1 for _ in weight.shape[1:]))
         self.signed = signed
-        self.register_buffer("weight", _channels_last(ops.quantize(weight, each)))
+        self.register_buffer("weight", _channels_last(ops.quantize(weight, each, scale)[0]))
         self.register_buffer("bias", bias)
         self.register_buffer("signed_scale" if signed else "unsigned_scale", input_scale)
         self.register_buffer("scale", input_scale * scale)
@@ -62,14 +62,13 @@ class _Quantized(Module):
         found: Tensor = getattr(self, "signed_scale" if self.signed else "unsigned_scale")
         return found
 
-    def _round(self, x: Tensor) -> Tensor:
-        scale = self.input_scale
-        q: Tensor = ops.quantize(converted(x, scale.dtype), scale, signed=self.signed)
-        return q
-
-    def _vectors(self) -> tuple[Tensor, ...]:
-        """Return what a primitive takes after its factors: the scale, and the bias, if any."""
-        return (self.scale,) if self.bias is None else (self.scale, self.bias)
+    def _round(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Return what a primitive takes: x and the weight as integers, and the scale, and the bias,
+        if any. The scale is NaN if x has infinities or NaN, so that results are."""
+        one = self.input_scale
+        numbers = converted(x.detach(), one.dtype)  # nothing here has a derivative
+        q, scale = ops.quantize(numbers, one, self.scale, signed=self.signed)
+        return q, self.weight, (scale,) if self.bias is None else (scale, self.bias)
 
 
 class QuantizedLinear(_Quantized):
@@ -85,7 +84,8 @@ class QuantizedLinear(_Quantized):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (.., out_features)."""
-        y: Tensor = ops.quantized_linear(self._round(x), self.weight, *self._vectors())
+        q, weight, vectors = self._round(x)
+        y: Tensor = ops.quantized_linear(q, weight, *vectors)
         return y
 
 
@@ -106,6 +106,6 @@ class QuantizedConv2d(_Quantized):
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, out_channels, H', W')."""
         return convolve(
-            ops.quantized_conv2d, f"conv{self.axes}d", self.axes, self._round(x), self.weight,
-            self._vectors(), self.stride, self.padding, self.dilation, self.groups,
+            ops.quantized_conv2d, f"conv{self.axes}d", self.axes, *self._round(x),
+            self.stride, self.padding, self.dilation, self.groups,
         )  # fmt: skip

@@ -26,26 +26,34 @@ MOST_TERMS = (2**31 - 1) // (255 * 128)  # of a sum that must fit into 32 bits
 EXACT = 1 << 24  # integers up to here are exact in float32
 
 
-def _rounded(x: Spec, scale: Spec, *, signed: bool) -> Spec:
+def _rounded(x: Spec, scale: Spec, factors: Spec, *, signed: bool) -> tuple[Spec, Spec]:
     """Shape rule of quantize. TypeError or ValueError where the scale does not fit x."""
-    if x.dtype not in KERNEL_TYPES or x.dtype != scale.dtype:
+    if x.dtype not in KERNEL_TYPES or not x.dtype == scale.dtype == factors.dtype:
         names = ", ".join(map(str, KERNEL_TYPES))
-        raise TypeError(f"expected x and scale of one type ({names}), got {x.dtype}, {scale.dtype}")
+        raise TypeError(
+            f"expected x, scale and factors of one type ({names}), got {x.dtype}, {scale.dtype}, "
+            f"{factors.dtype}"
+        )
     if np.broadcast_shapes(x.shape, scale.shape) != x.shape:
         raise ValueError(f"expected a scale that broadcasts to {x.shape}, got {scale.shape}")
-    return Spec(x.shape, INT8 if signed else UINT8)
+    return Spec(x.shape, INT8 if signed else UINT8), factors
 
 
-@primitive(infer=_rounded, cost=each(mul=1, add=1, cmp=2))
-def quantize(x: NDArray, scale: NDArray, *, signed: bool = True) -> NDArray:
-    """Return x (1 / scale), rounded half to even, as int8 or uint8.
+@primitive(infer=_rounded, cost=each(mul=1, add=1, cmp=3), outputs=("q", "checked"))
+def quantize(
+    x: NDArray, scale: NDArray, factors: NDArray, *, signed: bool = True
+) -> tuple[NDArray, NDArray]:
+    """Return x (1 / scale), rounded half to even, as int8 or uint8, and the factors of any shape by
+    which products of these integers will be multiplied: NaN where x has a number that is not
+    finite, which no integer stands for.
 
     What exceeds the levels becomes the nearest one, NaN the lowest. The scale is positive."""
     most = LEVELS[signed]
     y = np.asarray(np.multiply(x, np.reciprocal(scale)))
     np.rint(y, out=y)
     np.fmin(np.fmax(y, -most if signed else 0, out=y), most, out=y)
-    return y.astype(INT8 if signed else UINT8)
+    checked = factors.copy() if np.isfinite(x).all() else np.full_like(factors, np.nan)
+    return y.astype(INT8 if signed else UINT8), checked
 
 
 def _check(terms: int, filters: int, x: Spec, w: Spec, *vectors: Spec) -> None:

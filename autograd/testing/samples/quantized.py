@@ -31,7 +31,7 @@ def per_filter(dtype: Any, filters: int, biased: bool) -> list[NDArray]:
 def rounding(x: Tensor, signed: bool, shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
     """Return x as integers, and their scale in a shape."""
     scale = Tensor(array(np.full(shape, SCALE, x.dtype)))
-    return ops.quantize(x, scale, signed=signed), scale
+    return ops.quantize(x, scale, scale, signed=signed)[0], scale
 
 
 def rounded(torch: Any, x: Any, signed: bool) -> Any:

@@ -35,8 +35,8 @@ def test_macs_and_layers_are_those_of_float32_and_bytes_are_fewer(
     assert exact["totals"]["inference_macs"] == found["totals"]["inference_macs"]
     assert exact["totals"]["inference_bytes"] > 1.2 * found["totals"]["inference_bytes"]
     assert found["conventions"]["bytes"].startswith("int8 and float32; ")
-    if name == "lenet":  # rounding, then the product: x, scale; q, w, scale, bias; q and y
-        moved = 4 * 784 + 4 + (784 + 500 + 80 + 80) + 784 + 4 * 11520
+    if name == "lenet":  # rounding, then the product: x, scale, factors; q, w, factors, bias;
+        moved = 4 * 784 + 4 + 80 + (784 + 500 + 80 + 80) + (784 + 80) + 4 * 11520  # q, factors; y
         assert ours["conv1"]["bytes_read"] + ours["conv1"]["bytes_written"] == moved
 
 

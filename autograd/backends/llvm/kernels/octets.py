@@ -68,15 +68,20 @@ def _pack_bytes(k: KernelBuilder, results: int, channels: int, taps: int, quads:
 
 
 def rounded(target: Target, low: int, high: int) -> KernelBuilder:
-    """Return the kernel that rounds float32 numbers to bytes: x, a scale, y, how many. NaN becomes
-    the lowest."""
-    k = KernelBuilder(target, "float32", ("x", "scale", "y"), ("count",))
-    (x, scale, y, count), b = k.arguments, octets(k)
-    rate = 1.0 / k.broadcast(scale)
+    """Return the kernel that rounds float32 numbers to bytes: x, a scale, factors, y, factors that
+    are NaN if a number is not finite; how many numbers, how many factors. NaN becomes the
+    lowest."""
+    pointers = ("x", "scale", "factors", "y", "checked")
+    k = KernelBuilder(target, "float32", pointers, ("count", "filters"))
+    (x, scale, factors, y, checked, count, filters), b = k.arguments, octets(k)
+    rate, nothing = 1.0 / k.broadcast(scale), k.variable()  # NaN where a number was not finite
     kind = ir.VectorType(I8, k.lanes)
 
     def body(index: Integer, some: Integer | None) -> None:
-        value = k.load(k.at(x, index), some) * rate
+        value = k.load(k.at(x, index), some)
+        none = value - value
+        nothing.set(k.select(none.isnan(), none, nothing.get()))
+        value = value * rate
         value = Vector(k, k._call(f"llvm.rint.{k._suffix()}", k.wide, [value.value]))
         value = k.larger(value, float(low))
         value = k.select(value < float(high), value, float(high))
@@ -88,5 +93,10 @@ def rounded(target: Target, low: int, high: int) -> KernelBuilder:
         name = f"llvm.masked.store.v{k.lanes}i8.p0"
         k._call(name, ir.VoidType(), [numbers, to, I32(1), k.mask(some)])
 
+    def check(index: Integer, some: Integer | None) -> None:
+        k.store(k.load(k.at(factors, index), some) + either, k.at(checked, index), some)
+
     sweep(k, count, body)
+    either = k.select(k.any(nothing.get().isnan()), float("nan"), 0.0)
+    sweep(k, filters, check)
     return k

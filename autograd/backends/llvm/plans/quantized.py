@@ -25,23 +25,27 @@ MOST_BLOCKS = 4  # of 16 results in a tile
 
 
 @implements("quantize")
-def quantize(target: Target, x: Spec, scale: Spec, *, signed: bool) -> Executable | None:
+def quantize(
+    target: Target, x: Spec, scale: Spec, factors: Spec, *, signed: bool
+) -> Executable | None:
     """Plan the rounding of float32 numbers by one scale; None for others."""
-    if x.dtype != FLOAT32 or scale.size != 1 or x.size < LEAST:
+    if x.dtype != FLOAT32 or scale.size != 1 or x.size < LEAST or not factors.size:
         return None
     low, high = (-127, 127) if signed else (0, 255)
     function = build(rounded, target, low, high)
     dtype = "int8" if signed else "uint8"
     layouts, results = Layouts(x), Layouts(Spec(x.shape, INT8))
 
-    def run(x: NDArray, scale: NDArray) -> NDArray:
+    def run(x: NDArray, scale: NDArray, factors: NDArray) -> tuple[NDArray, NDArray]:
         lie = layouts.of(x)
         if lie is None:
             lie = layouts.plain
             x = layouts.moved(x, lie[1])
         y = results.new(tuple(s // x.itemsize for s in lie[1]))
-        function(address(x), address(scale), address(y), layouts.size)
-        return y.view(dtype)
+        checked, factors = memory.empty(factors.shape, FLOAT32), plain(factors)
+        ends = address(factors), address(y), address(checked)
+        function(address(x), address(scale), *ends, layouts.size, factors.size)
+        return y.view(dtype), checked
 
     return Executable(run, native=True)
 

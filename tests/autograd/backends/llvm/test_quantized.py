@@ -145,13 +145,18 @@ def test_what_is_left_to_numpy() -> None:
 def test_rounding(name: str, signed: bool) -> None:
     rng = np.random.default_rng(0)
     x = (200 * rng.standard_normal((7, 5, 4, 11))).astype(np.float32).transpose(0, 3, 1, 2)
-    x[0, :6, 0, 0] = [np.nan, np.inf, -np.inf, 0.5, -1.5, 2.5]
-    scale = np.float32(1.0)
-    expected = ops.quantize(array(x), array(scale), signed=signed)
-    with context.using(backend=f"llvm:{name}"):
-        found = ops.quantize(array(x), array(scale), signed=signed)
-    np.testing.assert_array_equal(found.value, expected.value)
-    assert found.value.strides == expected.value.strides
+    x[0, :3, 0, 0] = [0.5, -1.5, 2.5]
+    odd = x.copy("K")
+    odd[0, :3, 0, 0] = [np.nan, np.inf, -np.inf]
+    scale, factors = array(np.float32(1.0)), array(np.arange(21, dtype=np.float32))
+    for numbers in (x, odd):
+        expected = ops.quantize(array(numbers), scale, factors, signed=signed)
+        with context.using(backend=f"llvm:{name}"):
+            found = ops.quantize(array(numbers), scale, factors, signed=signed)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a.value, b.value)
+        assert found[0].value.strides == expected[0].value.strides
+        assert np.isnan(found[1].value).all() == (numbers is odd)
 
 
 @vnni
