@@ -31,6 +31,7 @@ from .tensor import Tensor
 Layer: TypeAlias = Conv2d | Linear
 Batch: TypeAlias = Tensor | tuple[Tensor, ...]
 LAYERS: Mapping[str, type[Layer]] = {"conv2d": Conv2d, "linear": Linear}  # by primitive
+AXES = {"conv2d": 4, "linear": 2}  # of results whose second axis is that of the weight's rows
 
 
 class Uses(PassiveObserver):
@@ -69,6 +70,8 @@ class Uses(PassiveObserver):
     def add(self, call: Dispatched) -> None:
         """Observe a call."""
         name, args = call.primitive.name, call.args
+        if name == "reshape" and self._keeps_channels(args[0], call.results[0]):
+            return
         norm = self.norms.get(id(args[3])) if name == "batch_norm_eval" else None
         for i, a in enumerate(args):
             maker = self._read(a, norm if i == 0 else None)
@@ -84,16 +87,24 @@ class Uses(PassiveObserver):
                 continue
             self.unpaired[layer] += 1
             if i == 1 and isinstance(layer, LAYERS.get(name, ())):
-                self._computed(layer, args[0], call.results[0])
+                self._computed(layer, args[0], call.results[0], AXES[name])
 
-    def _computed(self, layer: Layer, x: Array, y: Array) -> None:
+    def _keeps_channels(self, y: Array, result: Array) -> bool:
+        """Tell whether a layer's results are reshaped, as those of Conv1d, such that the second
+        axis stays that of the weight's rows; who reads the new array then reads them."""
+        if y.storage not in self.alive or result.shape[:2] != y.shape[:2]:
+            return False
+        self.alive[result.storage] = self.alive[y.storage]
+        return True
+
+    def _computed(self, layer: Layer, x: Array, y: Array, axes: int) -> None:
         """Observe what a layer made of its input."""
         low, high = self.range.get(layer, (inf, -inf))
         if x.has_numbers and x.spec.size:
             low = float(np.minimum(x.value.min(), low))
             high = float(np.maximum(x.value.max(), high))
         self.range[layer] = low, high
-        if len(y.shape) in (2, 4):  # where the second axis is that of the weight's rows
+        if len(y.shape) == axes:
             self.alive[y.storage] = layer, False
 
     def _read(self, a: Array, norm: BatchNorm | None) -> Layer | None:
@@ -162,17 +173,14 @@ def quantize(model: Module, batches: Iterable[Batch]) -> Module:
     from the largest magnitude in `batches`; inputs without negative numbers there are unsigned. A
     batch is the model's input, or a tuple of its inputs.
 
-    ValueError for no batches, for a model without such layers, and for numbers that are not finite,
-    TypeError for a tensor in the place of a list of them."""
-    if isinstance(batches, Tensor):
-        raise TypeError(f"quantize: expected a list of batches, got a tensor {batches.shape}")
+    ValueError for no batches, for a model without such layers or one that is quantized, and for
+    numbers that are not finite, TypeError for what is no model, and what is no list of batches."""
+    _check(model, batches)
     model, ledger = deepcopy(model).eval(), Ledger()
     uses, batch = Uses(model, ledger), None
     with no_grad(), context.using(ledger=ledger, autocast=None):
         for batch in batches:
-            for x in batch if isinstance(batch, tuple) else (batch,):
-                if not x.size:
-                    raise ValueError(f"quantize: expected batches with numbers, got {x.shape}")
+            _check_batch(batch)
             with context.using(observer=uses):
                 result = _call(model, batch)
             uses.end_batch()
@@ -189,6 +197,36 @@ def quantize(model: Module, batches: Iterable[Batch]) -> Module:
         with context.using(observer=NoneCalled(names, ledger)):
             _call(model, batch)
     return model.eval()
+
+
+def _check(model: object, batches: object) -> None:
+    """TypeError or ValueError for what is no model in floating-point and no list of batches."""
+    if not isinstance(model, Module):
+        said = f"{type(model).__name__} {getattr(model, '__name__', '')}".rstrip()
+        raise TypeError(f"quantize: expected a Module, not traced yet, got {said}")
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedConv2d | QuantizedLinear):
+            raise ValueError(
+                "quantize: expected a model in floating-point, got one that is quantized: "
+                f"{name or type(module).__name__}"
+            )
+    if isinstance(batches, Tensor):
+        raise TypeError(f"quantize: expected a list of batches, got a tensor {batches.shape}")
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"quantize: expected a list of batches, got {type(batches).__name__}")
+
+
+def _check_batch(batch: object) -> None:
+    """TypeError or ValueError for a batch that is not a tensor, or a tuple of them, of numbers."""
+    inputs = batch if isinstance(batch, tuple) else (batch,)
+    for x in inputs:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                "quantize: expected each batch as a tensor, or a tuple of the model's inputs, got "
+                f"{type(x).__name__}"
+            )
+        if not x.size:
+            raise ValueError(f"quantize: expected batches with numbers, got {x.shape}")
 
 
 def _call(model: Module, batch: Batch) -> object:

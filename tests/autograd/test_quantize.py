@@ -39,12 +39,32 @@ def test_sums_are_exact(dtype: str, terms: int) -> None:
 
 def test_rounding() -> None:
     x = np.array([-300.0, -0.75, -0.5, -0.25, 0.25, 0.74, 127.0, 200.0, np.nan], np.float32)
-    scale = array(np.float32(0.5))
-    signed = ops.quantize(array(x), scale).value
-    assert signed.dtype == np.int8
+    scale, factors = array(np.float32(0.5)), array(np.arange(3, dtype=np.float32))
+    signed, checked = (a.value for a in ops.quantize(array(x), scale, factors))
+    assert signed.dtype == np.int8 and np.isnan(checked).all()
     assert signed.tolist() == [-127, -2, -1, 0, 0, 1, 127, 127, -127]
-    unsigned = ops.quantize(array(x), scale, signed=False).value
-    assert unsigned.dtype == np.uint8 and unsigned.tolist() == [0, 0, 0, 0, 0, 1, 254, 255, 0]
+    unsigned, checked = (a.value for a in ops.quantize(array(x[:-1]), scale, factors, signed=False))
+    assert unsigned.dtype == np.uint8 and unsigned.tolist() == [0, 0, 0, 0, 0, 1, 254, 255]
+    assert checked.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "llvm"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1000])  # in whole vectors, and in the rest
+def test_numbers_that_are_not_finite_are_not_hidden(backend: str, value: float, place: int) -> None:
+    """What integers cannot stand for makes all results of the call NaN; other calls keep theirs."""
+    if backend == "llvm":
+        pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2697, 2))
+    good = images(1, 1, 31, 33)
+    pixels = good.numpy().copy()
+    pixels.reshape(-1)[place] = value
+    with context.using(backend=backend), ag.no_grad():
+        quantized = ag.quantize(net, [good])
+        expected = quantized(good).numpy()
+        assert np.isnan(quantized(ag.tensor(pixels)).numpy()).all()
+        np.testing.assert_array_equal(quantized(good).numpy(), expected)
+        assert np.isfinite(expected).all()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +102,7 @@ def settled(model: nn.Module) -> nn.Module:
     """Give batch norms statistics and weights such as training does."""
     rng = np.random.default_rng(1)
     for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d):
+        if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d):
             for name, low in (("running_mean", -1), ("running_var", 0.5), ("weight", 0.5)):
                 numbers = rng.uniform(low, 2, m.num_features).astype(np.float32)
                 with ag.no_grad():
@@ -129,7 +149,7 @@ NOT_FOLDED = {
 def first(result: Any) -> NDArray:
     y = result[0] if isinstance(result, tuple) else result
     assert isinstance(y, ag.Tensor)
-    return y.numpy()
+    return y.detach().numpy()
 
 
 @pytest.mark.parametrize("backend", ["numpy", "llvm"])
@@ -145,6 +165,28 @@ def test_a_norm_is_folded_where_nothing_else_reads(name: str, backend: str) -> N
     assert isinstance(quantized.bn, nn.Identity) == (name in FOLDED)
     assert isinstance(quantized.conv, nn.QuantizedConv2d)
     assert np.abs(ours - exact).max() < 0.03 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "folds"), [("in a row", True), ("read again", False), ("returned", False)]
+)
+def test_a_norm_of_signals_is_folded_likewise(name: str, folds: bool, backend: str) -> None:
+    """Results of Conv1d are those of images, reshaped."""
+    model, x = Chain((FOLDED | NOT_FOLDED)[name]), images(4, 3, 9)
+    model.conv, model.bn = nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8)
+    settled(model)
+    quantized = ag.quantize(model, [x])
+    assert isinstance(quantized, Chain) and isinstance(quantized.bn, nn.Identity) == folds
+    exact, ours = first(model(x)), first(quantized(x))
+    assert np.abs(ours - exact).max() < 0.03 * np.abs(exact).max()
+
+
+def test_a_norm_of_another_axis_is_not_folded() -> None:
+    model, x = settled(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm2d(5))), images(2, 5, 3, 6)
+    quantized = ag.quantize(model, [x])
+    assert isinstance(quantized, nn.Sequential) and isinstance(quantized[1], nn.BatchNorm2d)
+    exact = model(x).detach().numpy()
+    assert np.abs(quantized(x).numpy() - exact).max() < 0.03 * np.abs(exact).max()
 
 
 def kinds(model: nn.Module, kind: type[nn.Module]) -> int:
@@ -246,10 +288,32 @@ class Aliased(nn.Module):
         (nn.Sequential(nn.Linear(3, 2).apply(lambda m: nn.init.constant_(m.weight, np.inf))),
          [images(2, 3)], "0: expected finite weights, got inf"),
         (Aliased(), [images(2, 3)], "fc: expected calls as a child of a module alone, got"),
+        (nn.Sequential(ag.quantize(nn.Linear(3, 2), [images(2, 3)])), [images(2, 3)],
+         "expected a model in floating-point, got one that is quantized: 0$"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_quantized(model: nn.Module, batches: Any, said: str) -> None:
     with pytest.raises(ValueError, match=f"quantize: {said}"), np.errstate(all="ignore"):
+        ag.quantize(model, batches)
+
+
+@pytest.mark.parametrize(
+    ("model", "batches", "said"),
+    [
+        (np.tanh, [], "expected a Module, not traced yet, got ufunc tanh"),
+        (ag.trace(nn.ReLU()), [], "expected a Module, not traced yet, got InferenceTrace"),
+        (nn.Linear(3, 2), images(2, 3), r"expected a list of batches, got a tensor \(2, 3\)"),
+        (nn.Linear(3, 2), 7, "expected a list of batches, got int"),
+        (
+            nn.Linear(3, 2),
+            [np.ones((2, 3))],
+            "expected each batch as a tensor, or a .*, got ndarray",
+        ),
+        (nn.Linear(3, 2), [[images(2, 3)]], "expected each batch as a tensor, or a .*, got list"),
+    ],
+)
+def test_what_is_no_model_and_no_batches(model: Any, batches: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=f"quantize: {said}"):
         ag.quantize(model, batches)
 
 
@@ -271,11 +335,6 @@ def test_inputs_of_another_type_are_rounded_too() -> None:
     np.testing.assert_allclose(found.numpy(), expected, atol=0.05 * np.abs(expected).max())
 
 
-def test_one_tensor_is_no_list_of_batches() -> None:
-    with pytest.raises(TypeError, match=r"expected a list of batches, got a tensor \(2, 3\)"):
-        ag.quantize(nn.Linear(3, 2), images(2, 3))
-
-
 def test_a_traced_model_computes_the_same_and_has_no_gradient(backend: str) -> None:
     model, x = ag.models.create("lenet"), images(3, 1, 28, 28)
     quantized = ag.quantize(model, [x])
@@ -283,5 +342,6 @@ def test_a_traced_model_computes_the_same_and_has_no_gradient(backend: str) -> N
         expected, traced = quantized(x).numpy(), ag.trace(quantized)
         for _ in range(3):
             np.testing.assert_array_equal(traced(x).numpy(), expected)
-    assert not quantized(x).requires_grad and not [*quantized.parameters()]
+    assert not quantized(images(3, 1, 28, 28).requires_grad_()).requires_grad
+    assert not [*quantized.parameters()]
     assert len([*model.parameters()]) == 8
