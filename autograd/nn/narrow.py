@@ -11,21 +11,21 @@ from .recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 __all__ = ["narrow_products"]
 
-PRODUCTS = Linear, Conv2d, ConvTranspose2d, RNN, RNNCell, LSTM, LSTMCell, GRU, GRUCell
+PRODUCTS = Linear, Conv2d, ConvTranspose2d
+RECURRENT = RNN, RNNCell, LSTM, LSTMCell, GRU, GRUCell  # biases are added up in float32
 M = TypeVar("M", bound=Module)
 
 
 def narrow_products(model: M) -> M:
-    """Make the matrices and filters of linear, convolutional and recurrent layers bfloat16 in
-    place, for inference within `autocast`, and return the model.
+    """Make the parameters of linear and convolutional layers and the matrices of recurrent ones
+    bfloat16 in place, for inference within `autocast`, and return the model.
 
-    There they give the same bits as float32 weights, but are not cast in each call; biases and all
-    other parameters stay float32. ImportError where ml_dtypes is not installed; RuntimeError for
+    There they give the same bits as float32 parameters, but are not cast in each call; all others
+    stay float32. ImportError where ml_dtypes is not installed; RuntimeError for
     weights that an optimizer has laid into a flat buffer."""
     dtype = bfloat16()
     for layer in model.modules():
-        if isinstance(layer, PRODUCTS):
-            for name, weight in layer.named_parameters():
-                if len(weight.shape) > 1:
-                    convert(name, weight, dtype)
+        for name, p in layer.named_parameters() if isinstance(layer, PRODUCTS + RECURRENT) else ():
+            if len(p.shape) > 1 or isinstance(layer, PRODUCTS):
+                convert(name, p, dtype)
     return model

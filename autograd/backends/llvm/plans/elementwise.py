@@ -7,7 +7,7 @@ from math import gcd
 import numpy as np
 
 from ....array import NDArray, Spec
-from ....dtypes import FLOAT32, KERNEL_TYPES, computed_in
+from ....dtypes import FLOAT32, KERNEL_TYPES, computed_in, is_narrow
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.elementwise import converted, periodic, pointwise
@@ -128,9 +128,11 @@ def scale(target: Target, x: Spec, *, factor: float) -> Executable | None:
 
 @implements("cast", narrow=True)
 def cast(target: Target, x: Spec, *, dtype: np.dtype[np.generic]) -> Executable | None:
-    """Plan the conversion of x between float32 and float64, or bfloat16."""
+    """Plan the conversion of x between float32 and float64, or bfloat16, for which NumPy is slower
+    however few the numbers are."""
     fits = FLOAT32 in (x.dtype, dtype) and dtype in KERNEL_TYPES and dtype != x.dtype
-    return conversion(target, x, dtype) if fits and x.size >= LEAST else None
+    pays = x.size >= LEAST or is_narrow(x.dtype) or is_narrow(dtype)
+    return conversion(target, x, dtype) if fits and pays else None
 
 
 def conversion(target: Target, x: Spec, dtype: np.dtype[np.generic]) -> Executable:

@@ -84,17 +84,19 @@ def matmul(target: Target, x: Spec, w: Spec, *, wide: bool = False) -> Executabl
 
 def _sums(target: Target, x: Spec, w: Spec) -> Executable | None:
     """Plan the product of a matrix (results, rows), such as a gradient turned round, with rows: a
-    sum over these in float32."""
+    sum over these in float32. The result lies as it is read, unless that would leave gaps between
+    its rows."""
     (m, n), c = x.shape, w.shape[1]
-    rows = Spec((n, c, 1, 1), w.dtype), Spec((n, m, 1, 1), x.dtype)
+    turned = c % ROWS == 0  # a filter's results are the last axis in memory
+    factors = Spec((n, m, 1, 1), x.dtype), Spec((n, c, 1, 1), w.dtype)
     direct = replace(target, convolution="direct")
-    plan = conv2d_dw(direct, *rows, size=(1, 1), **ALONE)
+    plan = conv2d_dw(direct, *(factors if turned else factors[::-1]), size=(1, 1), **ALONE)
     if plan is None:
         return None
 
     def run(x: NDArray, w: NDArray) -> NDArray:
-        parts = plain(w).reshape(rows[0].shape), plain(x.T).reshape(rows[1].shape)
-        y: NDArray = plan.run(*parts).reshape(m, c)
-        return y
+        parts = plain(x.T).reshape(factors[0].shape), plain(w).reshape(factors[1].shape)
+        y: NDArray = plan.run(*(parts if turned else parts[::-1]))
+        return y.reshape(c, m).T if turned else y.reshape(m, c)
 
     return Executable(run, native=True, keeps=plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from ....array import NDArray, Spec
+from ....dtypes import computed_in, is_narrow
 from ....summation import sum_over
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
@@ -23,7 +24,8 @@ WIDEST = 8  # bytes of a float64, in which sums of blocks are added up
 
 
 def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> Executable | None:
-    """Plan sums over all axes but one, or over all, into `shape`; None for few numbers."""
+    """Plan sums over all axes but one, or over all, into `shape`, in the type in which they are
+    formed; None for few numbers."""
     columns = prod(shape)
     if x.size < LEAST or columns == x.size:
         return None
@@ -34,20 +36,22 @@ def _sums(target: Target, x: Spec, axis: int, shape: tuple[int, ...]) -> Executa
     parts, period = Scratch(times * columns, "float64"), times * columns
     block = max(16, min(64, BLOCK // period))
     add = build(increase, target, "float64")
-    narrow = x.dtype.itemsize < WIDEST
-    types = "float64", "float32"
-    copy = build(converted, target, types) if narrow else build(copied, target, "float64")
+    dtype = computed_in(x.dtype)
+    if dtype.itemsize < WIDEST:
+        copy = build(converted, target, ("float64", dtype.name))
+    else:
+        copy = build(copied, target, "float64")
 
     def run(x: NDArray) -> NDArray:
         lie = layouts.of(x)
         if lie is None or (columns > 1 and not layouts.inner(lie, axis)):
             layout_stats.fallbacks += 1
-            return sum_over(x, others).reshape(shape)
+            return sum_over(x.astype(dtype, copy=False), others).reshape(shape)
         to = parts.address(0)
         function(address(x), to, layouts.size, period, block)
         for row in range(1, times):
             add(to, to + row * columns * WIDEST, columns)
-        y = empty(shape, x.dtype)
+        y = empty(shape, dtype)
         copy(to, address(y), columns)
         return y
 
@@ -61,10 +65,10 @@ def sum_to(target: Target, x: Spec, *, shape: tuple[int, ...]) -> Executable | N
     return None if axis is None else _sums(target, x, axis, shape)
 
 
-@implements("sum")
+@implements("sum", narrow=True)
 def sum(target: Target, x: Spec, *, axes: tuple[int, ...], wide: bool = False) -> Executable | None:
     """Plan the sum over axes, all but one."""
     left = [i for i in range(len(x.shape)) if i not in axes]
-    if len(left) > 1:
+    if len(left) > 1 or (is_narrow(x.dtype) and not wide):
         return None
     return _sums(target, x, left[0] if left else 0, tuple(x.shape[i] for i in left))
