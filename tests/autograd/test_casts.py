@@ -220,7 +220,8 @@ def test_weights_that_are_narrow_already_give_the_same_bits_without_casts(backen
         with context.using(ledger=after):
             found = net(x)
     narrow = {name for name, p in net.named_parameters() if str(p.dtype) == "bfloat16"}
-    assert len(narrow) == 7 and all("weight" in name and "norm" not in name for name in narrow)
+    biases = {f"{name}.bias" for name in ("conv", "back", "linear")}
+    assert len(narrow) == 10 and {name for name in narrow if "weight" not in name} == biases
     assert found.numpy().tobytes() == expected.numpy().tobytes()
     all_casts = [sum(n for (_, _, name, *_), n in c.calls.items() if name == "cast")
                  for c in (before, after)]  # fmt: skip

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import llvmlite.ir as ir
 
 from .... import gaussian
+from ....dtypes import is_narrow
 from .language import I32, I64, KernelBuilder
 from .vectors import Vector
 
@@ -36,6 +37,14 @@ FORMATS = {
     ),
 }
 LOG2E = 1.4426950408889634
+ROUGH = 5  # terms of the exponential's series for results that are stored as bfloat16: 2^-18
+# tanh x / x as a quotient of polynomials of x^2, fitted to the least relative error for |x| up to
+# NEARLY_ONE, 2^-19; as large is that of 1 for larger ones.
+RATIO = (
+    (0.999999074, 0.123344375, 0.00230436686, 4.0507994e-06),
+    (1.0, 0.456670704, 0.0212035703, 0.000145227949),
+)
+NEARLY_ONE = 6.9
 LOG_TERMS = {4: 5, 8: 11}  # of the series of a logarithm, by bytes of a number
 
 
@@ -69,8 +78,20 @@ def sigmoid(k: KernelBuilder, x: Vector) -> Vector:
     return k.select(x < least, 0.0, y)
 
 
+def sigmoid_gate(k: KernelBuilder, x: Vector) -> Vector:
+    """Return 1 / (1 + e^-x): where numbers are stored as bfloat16, with an error of 2^-20 whatever
+    x is."""
+    if not is_narrow(k.stored):
+        return sigmoid(k, x)
+    top, bottom = _ratio(k, x, 0.5)
+    return k.fma(top, _quotient(k, None, bottom), 0.5)
+
+
 def tanh(k: KernelBuilder, x: Vector) -> Vector:
-    """Return tanh x = (e^2x - 1) / (e^2x + 1)."""
+    """Return tanh x = (e^2x - 1) / (e^2x + 1): where numbers are stored as bfloat16, with a
+    relative error of 2^-19."""
+    if is_narrow(k.stored):
+        return _quotient(k, *_ratio(k, x, 1.0))
     grown = _expm1(k, within(k, x + x, -40.0, 40.0))
     return _quotient(k, grown, grown + 2.0)
 
@@ -86,6 +107,19 @@ def normal(k: KernelBuilder, x: Vector) -> tuple[Vector, Vector]:
         series = k.fma(series, t, coefficient)
     tail = bell * series
     return k.select(x < 0.0, tail, 1.0 - tail), bell
+
+
+def _ratio(k: KernelBuilder, x: Vector, scale: float) -> tuple[Vector, Vector]:
+    """Return two numbers whose quotient is scale tanh(scale x)."""
+    x = within(k, x, -NEARLY_ONE / scale, NEARLY_ONE / scale)
+    square, parts = x * x, []
+    for numbers, many in zip(RATIO, (1, 0), strict=True):  # the first one times scale^2
+        *rest, last = (n * scale ** (2 * (i + many)) for i, n in enumerate(numbers))
+        part = k.vector(last)
+        for number in reversed(rest):
+            part = k.fma(part, square, number)
+        parts.append(part)
+    return x * parts[0], parts[1]
 
 
 def _quotient(k: KernelBuilder, a: Vector | None, b: Vector) -> Vector:
@@ -133,7 +167,8 @@ def _reduce(k: KernelBuilder, x: Vector) -> tuple[ir.Value, Vector]:
     r = k.fma(rounded, -f.log2[1], k.fma(rounded, -f.log2[0], x))
     square = r * r
     # By twos, which leaves the processor less to wait for than one by one does.
-    pairs = [k.fma(r, 1.0 / factorial(i + 1), 1.0 / factorial(i)) for i in range(2, f.terms, 2)]
+    terms = ROUGH if is_narrow(k.stored) else f.terms
+    pairs = [k.fma(r, 1.0 / factorial(i + 1), 1.0 / factorial(i)) for i in range(2, terms, 2)]
     series = pairs.pop()
     while pairs:
         series = k.fma(series, square, pairs.pop())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..compiler.isa.targets import Target
 from ..compiler.language import Integer, KernelBuilder
-from ..compiler.mathematics import sigmoid, tanh
+from ..compiler.mathematics import sigmoid_gate, tanh
 from ..compiler.tiles import BYTES, ROWS, TILE, Tiles
 from ..compiler.vectors import Vector
 from .conv_tiles import BLOCK, PANEL, WIDTH
@@ -181,7 +181,7 @@ class _Forward:
         if layer.quarters == 1:
             k.store(bent(k, layer.cell, sums[0]), state)
             return
-        functions = sigmoid, sigmoid, tanh, sigmoid
+        functions = sigmoid_gate, sigmoid_gate, tanh, sigmoid_gate
         acts = [function(k, value) for function, value in zip(functions, sums, strict=True)]
         i, f, g, o = acts
         own = wide.at(self.at["room"], (line, size), *unit)

@@ -45,7 +45,9 @@ def _plan(target: Target, x: Spec, shape: tuple[int, ...], slices: Slices) -> Ex
         image, one, row, pixel = (step // size for step in y.strides)
         first = up * row + left * pixel + top * one
         apart = image, down * row, right * pixel
-        sizes = n, h, w, c, first, y.size
+        # A row that lies side by side in both is copied as one pixel.
+        row_of = (1, w * c) if steps[2] == c == right * pixel else (w, c)
+        sizes = n, h, *row_of, first, y.size
         if pixelwise not in functions:
             functions[pixelwise] = build(placed, target, x.dtype.name, pixelwise)
         functions[pixelwise](address(x), address(y), *sizes, *steps, *apart)

@@ -11,12 +11,14 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd.array import Spec
+from tallygrad.autograd.dtypes import bfloat16
 from tallygrad.autograd.ops import linear as ops
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
 from tallygrad.autograd.backends.llvm.compiler.isa import targets
 from tallygrad.autograd.backends.llvm.plans import linear
+from tallygrad.autograd.backends.llvm.registry import find_tiled
 from tallygrad.autograd.backends.llvm.runtime import layout
 from tallygrad.autograd.backends.llvm.runtime.executable import Executable
 
@@ -238,3 +240,20 @@ def test_the_ledger_shows_a_bias_as_additions() -> None:
         ag.linear(x, w)
     (row,) = [row for row in state.ledger if row.key.primitive == "linear"]
     assert (row.cost.macs, row.cost.add) == (2 * 4 * 5 * 3, 4 * 3)
+
+
+@pytest.mark.skipif("avx512" not in WIDTHS, reason="tiles are emulated with AVX-512")
+@pytest.mark.parametrize("columns", [32, 40])
+def test_gradients_of_matrices_lie_as_they_are_read(columns: int) -> None:
+    """A step copies them, and turns them round where their rows would have gaps."""
+    rng = np.random.default_rng(0)
+    dy, x = (rng.standard_normal((64, n)).astype("f4").astype(bfloat16()) for n in (48, columns))
+    plan = find_tiled(
+        targets.target(tiles="emulated"), "matmul",
+        (Spec((48, 64), bfloat16()), Spec(x.shape, bfloat16())), {"wide": True},
+    )  # fmt: skip
+    assert plan is not None
+    dw = plan(dy.T, x)
+    wanted = dy.T.astype("f8") @ x.astype("f8")
+    np.testing.assert_allclose(dw, wanted, atol=1e-4)
+    assert (dw if columns == 32 else dw.T).strides[-1] == 4
