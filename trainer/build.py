@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -249,13 +249,13 @@ def optimizer_settings(config: TrainConfig) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"--optimizer: {error}") from error
     every = {setting for name in optim.names() for setting in optim.options(name)}
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if item.name in every.difference(own) and value != item.default:
-            raise UserError(
-                f"{flag(item.name)}: expected none with --optimizer {config.optimizer}, got {value}"
-            )
-    return {name: value for name, value in config.to_json().items() if name in own}
+    settings = config.settings()
+    for name in settings.keys() & every.difference(own):
+        raise UserError(
+            f"{flag(name)}: expected none with --optimizer {config.optimizer}, "
+            f"got {getattr(config, name)}"
+        )
+    return {name: value for name, value in settings.items() if name in own}
 
 
 def create_optimizer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 from .cost.cluster.compression import parse_compress
 from .cost.precision import PRECISIONS
 from .errors import UserError, nearest
+from .optimizer_options import OptimizerOptions
+from .optimizer_options import option as _option
 from .parsing import read_toml_or_json
 from .threads import MOST_THREADS
 from .values import parse_every, parse_part, parse_signals, parse_size, parse_time
@@ -24,12 +26,8 @@ OF_THIS_RUN = {
 MOST = 1 << 63  # beyond any whole number
 
 
-def _option(default: Any, text: str, **limits: Any) -> Any:
-    return field(default=default, metadata={"help": text, **limits})
-
-
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(OptimizerOptions):
     """Everything that decides what a training does; the same fields whatever the number of ranks.
     Names are those of the flags and of the TOML file's keys, with `_` for `-`."""
 
@@ -54,13 +52,6 @@ class TrainConfig:
         "results; 0: one per rank, and at least two",
         low=0,
     )
-    optimizer: str = _option("sgd", "optimizer, by name")
-    lr: float = _option(0.02, "peak learning rate", low=0.0)
-    momentum: float = _option(0.9, "momentum", low=0.0, high=1.0)
-    nesterov: bool = _option(False, "use Nesterov momentum")
-    weight_decay: float = _option(5e-4, "weight decay", low=0.0)
-    schedule: str = _option("cosine", "learning rate schedule over all epochs")
-    warmup_steps: int = _option(0, "steps of linear warm-up from zero", low=0)
     label_smoothing: float = _option(
         0.0, "share of each label that is spread over all classes", low=0, high=1
     )
@@ -285,21 +276,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add `--config FILE` and a flag for each field; one that is not given leaves no trace."""
     text = "TOML file with option names as keys, or the config.json of a run"
     parser.add_argument("--config", metavar="FILE", help=text)
+    updates = parser.add_argument_group("optimizer")
+    ours = {item.name for item in fields(OptimizerOptions)}
     for item in fields(TrainConfig):
-        shown = "" if item.default == "" else f" (default: {item.default})"
+        group = updates if item.name in ours else parser
+        shown = "" if item.default in ("", None) else f" (default: {item.default})"
         text = (item.metadata["help"] + shown).replace("%", "%%")
         name = flag(item.name)
         if isinstance(item.default, bool):
             on_off = argparse.BooleanOptionalAction
-            parser.add_argument(name, action=on_off, help=text, default=argparse.SUPPRESS)
+            group.add_argument(name, action=on_off, help=text, default=argparse.SUPPRESS)
         else:
-            kind = type(item.default)
+            kind = _kind(item)
             value = item.metadata.get("metavar") or VALUES[kind]
             if item.name in CHOICES:
                 value = "{" + ",".join(CHOICES[item.name]) + "}"
-            parser.add_argument(
-                name, type=kind, help=text, metavar=value, default=argparse.SUPPRESS
-            )
+            group.add_argument(name, type=kind, help=text, metavar=value, default=argparse.SUPPRESS)
 
 
 def gather(file: str | None, flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -313,7 +305,8 @@ def gather(file: str | None, flags: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"{file}: unknown key {key!r}{nearest(name, known)}")
         if name in values:
             raise UserError(f"{file}: {key}: expected once, got it twice, with - and with _")
-        values[name] = _checked(known[name], value, f"{file}: {key}")
+        if value is not None or known[name].default is not None:  # a setting that was lacking
+            values[name] = _checked(known[name], value, f"{file}: {key}")
     for name, value in flags.items():
         values[name] = _checked(known[name], value, flag(name))
     return values
@@ -324,10 +317,12 @@ def resume(chosen: Mapping[str, Any], recorded: Mapping[str, Any]) -> TrainConfi
     Where it stops, where it writes and its threads are this run's own."""
     names = {item.name for item in fields(TrainConfig)} - OF_THIS_RUN
     known = {item.name: item for item in fields(TrainConfig)}
+    if chosen.get("optimizer", recorded.get("optimizer")) != recorded.get("optimizer"):
+        names -= {item.name for item in fields(OptimizerOptions)}  # it will be refused
     inherited = {
         name: _checked(known[name], value, f"checkpoint: {name}")
         for name, value in recorded.items()
-        if name in names
+        if name in names and (value is not None or known[name].default is not None)
     }
     return TrainConfig(**{**inherited, **chosen})
 
@@ -350,10 +345,15 @@ def _digits(value: int) -> str:
     return str(value) if abs(value) < 1 << 1024 else f"one of {value.bit_length()} bits"
 
 
+def _kind(item: Field[Any]) -> Any:
+    """Return the type of a field's values."""
+    assert item.default is not MISSING
+    return item.metadata.get("kind", type(item.default))
+
+
 def _checked(item: Field[Any], value: Any, name: str) -> Any:
     """Return a value of the field's type within its limits."""
-    assert item.default is not MISSING
-    kind = type(item.default)
+    kind = _kind(item)
     if kind is float and type(value) is int:
         value = float(value) if abs(value) < 2**1000 else inf
     if kind is str and "numbers" in item.metadata and type(value) in (int, float):

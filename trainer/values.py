@@ -32,6 +32,14 @@ def parse_every(text: str) -> int:
     return every
 
 
+def parse_betas(text: str) -> tuple[float, float]:
+    """Return the numbers of `0.9,0.999`, each in [0, 1). ValueError for others."""
+    beta1, beta2 = map(float, text.split(","))
+    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
+        raise ValueError(f"expected two numbers in [0, 1), got {text}")
+    return beta1, beta2
+
+
 def parse_signals(text: str) -> tuple[int, ...]:
     """Return the numbers of signals such as `TERM,USR1`. ValueError for others, and for those that
     cannot be handled or that tell of faults."""

@@ -14,7 +14,7 @@ from ..primitive import primitive
 from .shape import indexed
 
 
-def _fits(slot: Spec, *others: Spec, **attrs: object) -> tuple[Spec, ...]:
+def fits(slot: Spec, *others: Spec, **attrs: object) -> tuple[Spec, ...]:
     """Shape rule of updates, which have no result. ValueError for an operand of another shape."""
     for other in others:
         if other.shape not in ((), slot.shape):
@@ -22,7 +22,7 @@ def _fits(slot: Spec, *others: Spec, **attrs: object) -> tuple[Spec, ...]:
     return ()
 
 
-@primitive(infer=_fits, cost=lambda y, slot, g: Cost(bytes_read=g.nbytes), writes=(0,))
+@primitive(infer=fits, cost=lambda y, slot, g: Cost(bytes_read=g.nbytes), writes=(0,))
 def store(slot: NDArray, g: NDArray) -> None:
     """Write g to slot, broadcast to its shape."""
     slot[...] = g
@@ -30,7 +30,7 @@ def store(slot: NDArray, g: NDArray) -> None:
 
 def _placed(slot: Spec, g: Spec, *indices: Spec, axis: int) -> tuple[Spec, ...]:
     """Shape rule of put."""
-    return _fits(indexed(slot, *indices, axis=axis), g)
+    return fits(indexed(slot, *indices, axis=axis), g)
 
 
 def _placing_cost(y: None, slot: Spec, g: Spec, *indices: Spec, axis: int) -> Cost:
@@ -50,14 +50,14 @@ def put(slot: NDArray, g: NDArray, *indices: NDArray, axis: int) -> None:
     slot[key] = g
 
 
-@primitive(infer=_fits, cost=lambda y, slot, g: Cost(add=slot.size), writes=(0,))
+@primitive(infer=fits, cost=lambda y, slot, g: Cost(add=slot.size), writes=(0,))
 def accumulate(slot: NDArray, g: NDArray) -> None:
     """Add g to slot."""
     np.add(slot, g, out=slot)
 
 
 @primitive(
-    infer=_fits,
+    infer=fits,
     cost=lambda y, mean, *others, unbiased: Cost(
         add=4 * mean.size, mul=(2 + (unbiased != 1)) * mean.size
     ),
@@ -92,7 +92,7 @@ def _sgd_cost(
     )
 
 
-@primitive(infer=_fits, cost=_sgd_cost, writes=(0, 2))
+@primitive(infer=fits, cost=_sgd_cost, writes=(0, 2))
 def sgd(
     w: NDArray,
     g: NDArray,

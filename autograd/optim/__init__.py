@@ -1,15 +1,23 @@
 """Optimizers and learning rates."""
 
 from . import schedules
+from .adagrad import Adagrad
+from .adam import Adam, AdamW
 from .optimizer import Optimizer, ParameterGroup
-from .registry import create, names, options, usual_settings
+from .registry import create, defaults, names, options, usual_settings
+from .rmsprop import RMSprop
 from .sgd import SGD
 
 __all__ = [
     "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
     "Optimizer",
     "ParameterGroup",
+    "RMSprop",
     "create",
+    "defaults",
     "names",
     "options",
     "schedules",

@@ -38,24 +38,36 @@ class ParameterGroup:
     lr: float | Schedule
 
     def __post_init__(self) -> None:
-        self.updated = [False] * len(self.flat.parameters)  # in any step so far
+        self.counts = [0] * len(self.flat.parameters)  # updates of each so far
         self.check()
+
+    @classmethod
+    def kind(cls) -> str:
+        """Return the optimizer's name, for messages."""
+        return cls.__name__.removesuffix("Group")
 
     def check(self) -> None:
         """ValueError for settings out of range."""
 
+    def check_least(self, *names: str) -> None:
+        """ValueError for settings below 0 that may not be."""
+        for name in names:
+            value = getattr(self, name)
+            if not callable(value) and not value >= 0:
+                raise ValueError(f"{self.kind()}: expected {name} of at least 0, got {value}")
+
     @property
-    def starts_differently(self) -> bool:
-        """Whether the first update of a parameter is unlike later ones."""
+    def counts_matter(self) -> bool:
+        """Whether the update of a parameter depends on how many it has had."""
         return False
 
     def slots(self) -> dict[str, Array]:
         """Return, by name, the flat arrays of what is kept for each element from step to step."""
         return {}
 
-    def update(self, first: int, last: int, lr: Array, started: bool) -> None:
-        """Update the parameters from `first` to `last`; `started` unless it is for the first
-        time."""
+    def update(self, first: int, last: int, lr: Array, count: int) -> None:
+        """Update the parameters from `first` to `last`, which have had `count` updates, where that
+        matters."""
         raise NotImplementedError(f"{type(self).__name__} has no update")
 
     def slot(self) -> Array:
@@ -75,25 +87,49 @@ class ParameterGroup:
         """Update the parameters that have a gradient, one call for each run of neighbours."""
         self.flat.zero_missing()
         lr = array(rate, self.flat.dtype)
-        for started, first, last in self._runs():
-            self.update(first, last, lr, started)
+        for count, first, last in self._runs():
+            self.update(first, last, lr, count)
 
-    def _runs(self) -> list[tuple[bool, int, int]]:
-        """Return runs of parameters to update: whether they were updated before, the first, the
+    def _runs(self) -> list[tuple[int, int, int]]:
+        """Return runs of parameters to update: how many updates they have had, the first, the
         last."""
-        # None: no update. Otherwise whether the parameter was updated before, where that matters:
-        # only neighbours of one kind lie in one run.
-        starts = self.starts_differently
-        ways = [None if p.grad is None else updated or not starts
-                for p, updated in zip(self.flat.parameters, self.updated, strict=True)]  # fmt: skip
-        pairs = zip(ways, self.updated, strict=True)
-        self.updated = [updated or way is not None for way, updated in pairs]
+        # None: no update. Otherwise how many there were before, where that matters: only neighbours
+        # with the same count lie in one run.
+        matter, parameters = self.counts_matter, self.flat.parameters
+        ways = [None if p.grad is None else count * matter
+                for p, count in zip(parameters, self.counts, strict=True)]  # fmt: skip
+        pairs = zip(ways, self.counts, strict=True)
+        self.counts = [count + (way is not None) for way, count in pairs]
         runs = []
         for way, run in groupby(range(len(ways)), ways.__getitem__):
             if way is not None:
                 first, *rest = run
                 runs.append((way, first, rest[-1] if rest else first))
         return runs
+
+
+class SlottedGroup(ParameterGroup):
+    """A group that keeps the slots that `slot_names` lists for its settings."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._slots = {name: self.slot() for name in self.slot_names()}
+        self._none = zeros(dtype=self.flat.dtype).data
+
+    def slot_names(self) -> tuple[str, ...]:
+        """Return the names of the slots that the settings need."""
+        raise NotImplementedError(f"{type(self).__name__} has no slot_names")
+
+    def slots(self) -> dict[str, Array]:
+        """Return the slots by name."""
+        return self._slots
+
+    def operands(self, first: int, last: int, *names: str) -> list[Array]:
+        """Return weights, gradients and slots of the parameters from `first` to `last`, each
+        (size,), but () of a slot that the settings do not need."""
+        flat = self.flat
+        arrays = (flat.data, flat.grad, *(self._slots.get(name) for name in names))
+        return [self._none if a is None else flat.part(a, first, last) for a in arrays]
 
 
 class Optimizer:
@@ -171,26 +207,33 @@ class Optimizer:
         """Return all that the optimizer needs to continue.
 
         That is {"step": updates so far}, for each slot {name: copy in the parameter's shape}, and
-        "unmoved", if there are any: the names of parameters that were frozen in every update, so
-        that their first one is still to come."""
+        "missed", if there are any: {name: number of updates in which the parameter was frozen}."""
         state: dict[str, Any] = {"step": self.steps}
         for slot in self.slots:
             state[slot] = {name: Tensor(a).numpy().copy() for name, a in self._slot(slot).items()}
-        updated = [flag for group in self.groups for flag in group.updated]
-        pairs = zip(self.names, updated, strict=True)
-        unmoved = [name for name, flag in pairs if self.steps and not flag]
-        return {**state, "unmoved": unmoved} if unmoved else state
+        counts = [count for group in self.groups for count in group.counts]
+        pairs = zip(self.names, counts, strict=True)
+        missed = {name: self.steps - count for name, count in pairs if count < self.steps}
+        return {**state, "missed": missed} if missed else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned, by the names in it, whatever the order of the
-        flat buffers is now. "unmoved" may be missing.
+        flat buffers is now. "missed" may be missing.
 
         ValueError for a step that counts no updates, or one that lists every missing or extra name
         and every wrong shape; then nothing is loaded."""
-        step = state["step"]
-        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < LATEST:
-            kind = type(self).__name__
+        step, kind = state["step"], type(self).__name__
+        if not _is_count(step, LATEST):
             raise ValueError(f"{kind}: step: expected a whole number from 0 up, got {step!r:.60}")
+        missed = {
+            name: np.asarray(count).tolist() for name, count in state.get("missed", {}).items()
+        }
+        for name, count in missed.items():
+            if not _is_count(count, step + 1):
+                raise ValueError(
+                    f"{kind}: missed: {name}: expected a whole number from 0 to {step}, "
+                    f"got {count!r:.60}"
+                )
         pairs = []
         for slot in self.slots:
             current = self._slot(slot)
@@ -202,9 +245,8 @@ class Optimizer:
         for a, value in pairs:
             assign(Tensor(a), array(value, a.dtype))
         self.steps = step
-        unmoved = {*state.get("unmoved", ())}
         for group, names in self._named_groups():
-            group.updated = [step > 0 and name not in unmoved for name in names]
+            group.counts = [step - missed.get(name, 0) for name in names]
 
     def _group(self, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> ParameterGroup:
         """Return a group with its own settings or the default ones."""
@@ -237,6 +279,10 @@ class Optimizer:
         if len({id(p) for p in members}) < len(members):
             raise ValueError(f"{kind}: expected each parameter once, got one twice")
         return listed
+
+
+def _is_count(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < most
 
 
 def _items(kind: str, params: Any) -> list[Any]:

@@ -11,11 +11,16 @@ from typing import Any
 
 from ..suggest import unknown
 from ..tensor import Parameter
+from .adagrad import Adagrad
+from .adam import Adam, AdamW
 from .optimizer import Optimizer, Parameters
+from .rmsprop import RMSprop
 from .schedules import Schedule
 from .sgd import SGD
 
-_OPTIMIZERS: dict[str, type[Any]] = {"sgd": SGD}
+_OPTIMIZERS: dict[str, type[Any]] = {
+    "sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "adagrad": Adagrad,
+}  # fmt: skip
 
 
 def names() -> tuple[str, ...]:
@@ -28,6 +33,14 @@ def options(name: str) -> tuple[str, ...]:
     for an unknown name, with the nearest."""
     shared = {"params", "lr", "named_parameters"}
     return tuple(p for p in signature(_class(name)).parameters if p not in shared)
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Return the settings of an optimizer that have a default, the learning rate among them.
+    ValueError for an unknown name, with the nearest."""
+    settings = signature(_class(name)).parameters.values()
+    every = {p.name: p.default for p in settings if p.default is not p.empty}
+    return {n: value for n, value in every.items() if n in ("lr", *options(name))}
 
 
 def usual_settings(name: str) -> dict[str, Any]:

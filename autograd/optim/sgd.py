@@ -29,10 +29,7 @@ class SGDGroup(ParameterGroup):
 
     def check(self) -> None:
         """ValueError for negative settings, and for nesterov without momentum."""
-        for name in ("lr", "momentum", "weight_decay"):
-            value = getattr(self, name)
-            if not callable(value) and value < 0:
-                raise ValueError(f"SGD: expected {name} of at least 0, got {value}")
+        self.check_least("lr", "momentum", "weight_decay")
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError(
                 "SGD: expected momentum above 0 and dampening 0 with nesterov, "
@@ -40,7 +37,7 @@ class SGDGroup(ParameterGroup):
             )
 
     @property
-    def starts_differently(self) -> bool:
+    def counts_matter(self) -> bool:
         """True with dampening: the first gradient enters the velocity whole."""
         return bool(self.dampening)
 
@@ -48,7 +45,7 @@ class SGDGroup(ParameterGroup):
         """Return the velocity, where there is momentum."""
         return {"velocity": self.velocity} if self.momentum else {}
 
-    def update(self, first: int, last: int, lr: Array, started: bool) -> None:
+    def update(self, first: int, last: int, lr: Array, count: int) -> None:
         """Update neighbouring parameters in one call."""
         flat = self.flat
         ops.sgd(
@@ -57,7 +54,7 @@ class SGDGroup(ParameterGroup):
             flat.part(self.velocity, first, last) if self.momentum else self.velocity,
             lr,
             momentum=self.momentum,
-            dampening=self.dampening if started else 0.0,
+            dampening=self.dampening if count else 0.0,
             weight_decay=self.weight_decay,
             nesterov=self.nesterov,
         )

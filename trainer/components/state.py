@@ -39,7 +39,8 @@ LATER_OPTIONS = {
 RECORDED = {"overhead_seconds": "aside", "finished_epochs": "closed"}
 NO_BEST = -1.0
 MODEL, OPTIMIZER, COPIES, EXCHANGE = "model/", "optimizer/", "micro_batches/", "exchange/"
-UNMOVED = f"{OPTIMIZER}unmoved/"
+MISSED = f"{OPTIMIZER}missed/"
+UNMOVED = f"{OPTIMIZER}unmoved/"  # in older checkpoints: those that missed every update
 
 
 @dataclass
@@ -173,18 +174,17 @@ def capture(
 ) -> dict[str, NDArray[Any]]:
     """Return all tensors by fully qualified name; `slots` is the optimizer's state.
 
-    They are model/NAME, optimizer/SLOT/NAME, an empty optimizer/unmoved/NAME for each parameter
-    that was frozen in every update so far, for the buffers of each micro-batch micro_batches/NAME,
-    of a compressed exchange exchange/NAME and, of workers that train alone, workers/SLOT/NAME and
+    They are model/NAME, optimizer/SLOT/NAME, in optimizer/missed/NAME the number of updates in
+    which a parameter was frozen, for the buffers of each micro-batch micro_batches/NAME, of a
+    compressed exchange exchange/NAME and, of workers that train alone, workers/SLOT/NAME and
     outer/NAME."""
     tensors = {MODEL + name: value for name, value in model.state_dict().items()}
     own = dict(slots)
     tensors |= {f"{OUTER}/{name}": value for name, value in own.pop(OUTER, {}).items()}
     for prefix, some in ((OPTIMIZER, own), (f"{WORKERS}/", own.pop(WORKERS, {}))):
         for slot, values in some.items():
-            if isinstance(values, Mapping):  # not the number of the step, nor a list of names
-                tensors |= {f"{prefix}{slot}/{name}": value for name, value in values.items()}
-    tensors |= {UNMOVED + name: np.zeros(0, bool) for name in slots.get("unmoved", ())}
+            if isinstance(values, Mapping):  # not the number of the step
+                tensors |= {f"{prefix}{slot}/{n}": np.asarray(v) for n, v in values.items()}
     tensors |= {EXCHANGE + name: value for name, value in (exchange or {}).items()}
     return tensors | {COPIES + name: value for name, value in copies.items()}
 
@@ -247,7 +247,8 @@ def restore(
     load_model(path, tensors, model)
     slots = {slot: _below(f"{OPTIMIZER}{slot}/", tensors) for slot in update.slots}
     workers = {slot: _below(f"{WORKERS}/{slot}/", tensors) for slot in update.slots}
-    others = {"unmoved": [*_below(UNMOVED, tensors)], OUTER: _below(f"{OUTER}/", tensors)}
+    missed = dict.fromkeys(_below(UNMOVED, tensors), meta["step"]) | _below(MISSED, tensors)
+    others = {"missed": missed, OUTER: _below(f"{OUTER}/", tensors)}
     try:
         update.load_state_dict({"step": meta["step"], **slots, **others, WORKERS: workers})
         state.load_state_dict(meta)

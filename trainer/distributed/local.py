@@ -135,7 +135,7 @@ class LocalUpdate(Update):
         state[WORKERS] = gathered
         velocity = self._velocity.value
         state[OUTER] = self._by_name(velocity) if self.outer.momentum else {}
-        return {**state, "unmoved": own[0]["unmoved"]} if "unmoved" in own[0] else state
+        return {**state, "missed": own[0]["missed"]} if "missed" in own[0] else state
 
     def _gather(self, own: Sequence[Mapping[str, NDArray]]) -> dict[str, NDArray]:
         """Return a slot of all workers by parameter on rank 0; elsewhere nothing."""

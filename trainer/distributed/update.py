@@ -125,14 +125,14 @@ class ShardedUpdate(Update):
         steps elsewhere. All ranks must call it."""
         own = self.optimizer.state_dict()
         wholes = {slot: self._gather(slot) for slot in self.slots}
-        unmoved = self.comm.gather_bytes(json.dumps(own.get("unmoved", [])).encode())
-        if not unmoved:
+        texts = self.comm.gather_bytes(json.dumps(own.get("missed", {})).encode())
+        if not texts:
             return {"step": own["step"]}
-        # A parameter that lies on several ranks is unmoved on all of them.
-        found = {name for text in unmoved for name in json.loads(text)}
+        # A parameter that lies on several ranks has missed as many updates on all of them.
+        found = {name: count for text in texts for name, count in json.loads(text).items()}
         state = {"step": own["step"], **wholes}
-        ordered = [name for name in self._names if name in found]
-        return {**state, "unmoved": ordered} if ordered else state
+        missed = {name: found[name] for name in self._names if name in found}
+        return {**state, "missed": missed} if missed else state
 
     def _gather(self, slot: str) -> dict[str, NDArray]:
         """Return a slot of all ranks by parameter on rank 0; elsewhere nothing."""

@@ -22,6 +22,7 @@ from .plans import (  # noqa: F401  (registers)
     linear_tiles,
     loss,
     lrn,
+    moments,
     pad,
     pool,
     quantized,

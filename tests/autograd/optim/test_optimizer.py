@@ -23,7 +23,7 @@ class AveragedGroup(ParameterGroup):
     def slots(self) -> dict[str, Array]:
         return {"gradients": self.gradients, "weights": self.weights}
 
-    def update(self, first: int, last: int, lr: Array, started: bool) -> None:
+    def update(self, first: int, last: int, lr: Array, count: int) -> None:
         data, grad = (self.flat.part(a, first, last) for a in (self.flat.data, self.flat.grad))
         ops.accumulate(self.flat.part(self.gradients, first, last), grad)
         options = {"momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,10 @@ TENSORS = {
 LIKELIHOOD = TaskMetric("likelihood", str)
 
 
-def write(path: Path, record: dict[str, Any]) -> None:
+def write(path: Path, record: dict[str, Any], others: Mapping[str, Any] | None = None) -> None:
     tensors = {name: np.full(shape, i + 1.0, np.float32)
                for i, (name, shape) in enumerate(TENSORS.items())}  # fmt: skip
+    tensors |= others or {}
     save(path, tensors, {**record, "config": TrainConfig().to_json(), "ledger": []})
 
 
@@ -75,15 +77,21 @@ def test_checkpoints_of_before_load(later: dict[str, Any], tmp_path: Path) -> No
     assert record["accuracy"] == later.get("validation_accuracy", 0.75)
 
 
-def test_a_parameter_that_never_moved_is_on_record(tmp_path: Path) -> None:
-    """Its first update is still to come: with dampening that is unlike later ones."""
+@pytest.mark.parametrize("missed", [7, 3])
+def test_updates_that_a_parameter_missed_are_on_record(tmp_path: Path, missed: int) -> None:
+    """The first update is unlike later ones with dampening, any with a correction of bias."""
     write(tmp_path / "old.h5", FIRST)
     now, model, sgd = restore(tmp_path / "old.h5")
-    assert "unmoved" not in sgd.state_dict()
-    sgd.load_state_dict({**sgd.state_dict(), "unmoved": ["bias"]})
+    assert "missed" not in sgd.state_dict()
+    sgd.load_state_dict({**sgd.state_dict(), "missed": {"bias": missed}})
     record = state.describe(now, TrainConfig(), 1, [])
     save(tmp_path / "new.h5", state.capture(model, sgd.state_dict(), {}), record)
-    assert restore(tmp_path / "new.h5")[2].state_dict()["unmoved"] == ["bias"]
+    assert restore(tmp_path / "new.h5")[2].state_dict()["missed"] == {"bias": missed}
+
+
+def test_a_parameter_that_never_moved_is_read_from_older_checkpoints(tmp_path: Path) -> None:
+    write(tmp_path / "old.h5", FIRST, {"optimizer/unmoved/bias": np.zeros(0, bool)})
+    assert restore(tmp_path / "old.h5")[2].state_dict()["missed"] == {"bias": 7}
 
 
 def test_a_best_of_before_is_bettered_only_by_a_better_one(tmp_path: Path) -> None:

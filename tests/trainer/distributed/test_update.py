@@ -111,7 +111,7 @@ from tallygrad.trainer.distributed.failures.guard import guard
 from tallygrad.trainer.distributed.sync import GradientSync
 from tallygrad.trainer.distributed.update import ShardedUpdate, Update, cut
 
-def training(comm, shards):
+def training(comm, shards, name, settings):
     manual_seed(0)
     net = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3), nn.Linear(3, 3))
     names = [name for name, _ in net.named_parameters()]
@@ -119,17 +119,17 @@ def training(comm, shards):
     sync = GradientSync(flat, Reducer(comm, 4, scatters=shards), bucket_bytes=1)
     if shards:
         cut(sync, comm)
-    sgd = optim.SGD(flat, 0.5, momentum=0.5, dampening=0.5,
-                    named_parameters=net.named_parameters())
-    update = ShardedUpdate(sgd, sync, comm, names) if shards else Update(sgd, comm)
+    made = optim.create(name, flat, 0.5, net.named_parameters(), **settings)
+    update = ShardedUpdate(made, sync, comm, names) if shards else Update(made, comm)
     net[0].weight.requires_grad_(False)
     rng = np.random.default_rng(comm.rank)
     for step in range(3):
         if step == 2:  # state that has gone through a checkpoint
             text = json.dumps(plain(update.state_dict())).encode()
             state = json.loads(comm.bcast_bytes(text))
-            state["velocity"] = {n: np.reshape(state["velocity"][n], p.shape)
-                                 for n, p in net.named_parameters()}
+            for slot in {*made.slots} & {n for n, parts in state.items() if parts}:
+                state[slot] = {n: np.reshape(state[slot][n], p.shape)
+                               for n, p in net.named_parameters()}
             update.load_state_dict(state)
         for p in flat.parameters[1:]:
             p.slot.write(rng.standard_normal(p.shape))
@@ -140,13 +140,15 @@ def training(comm, shards):
     return flat.data.value.tobytes(), plain(update.state_dict()), update.nbytes
 
 def plain(state):
-    return {k: {n: x.ravel().tolist() for n, x in v.items()} if k == "velocity" else v
+    return {k: v if k in ("step", "missed") else {n: x.ravel().tolist() for n, x in v.items()}
             for k, v in state.items()}
 
 comm = connect()
 with guard(comm):
-    expected, own = training(comm, False), training(comm, True)
-    assert expected[:2] == own[:2]
+    for how in [("rmsprop", {"momentum": 0.5}), ("adamw", {}),
+                ("sgd", {"momentum": 0.5, "dampening": 0.5})]:
+        expected, own = training(comm, False, *how), training(comm, True, *how)
+        assert expected[:2] == own[:2], how
     every = comm.gather_bytes(json.dumps([expected[2], own[2], own[1]]).encode())
     if comm.rank == 0:
         print(json.dumps([json.loads(x) for x in every]))
@@ -164,7 +166,7 @@ def test_shares_of_the_update_add_up_to_the_whole(mpirun: Any, ranks: int) -> No
     assert sum(own for _, own, _ in every) == 4 * sum(sizes)
     assert every[0][:2] == [4 * sum(sizes), 4 * sum(-(-size // ranks) for size in sizes)]
     state = every[0][2]
-    assert state["step"] == 3 and state["unmoved"] == ["0.weight"]
+    assert state["step"] == 3 and state["missed"] == {"0.weight": 3}
     assert all(any(values) == (name != "0.weight") for name, values in state["velocity"].items())
     assert all(text == {"step": 3} for _, _, text in every[1:])
 

@@ -44,7 +44,7 @@ class TwoSlotsGroup(ParameterGroup):
     def slots(self) -> dict[str, Array]:
         return {"mean": self.mean, "square": self.square}
 
-    def update(self, first: int, last: int, lr: Array, started: bool) -> None:
+    def update(self, first: int, last: int, lr: Array, count: int) -> None:
         flat = self.flat
         w, g, mean, square = (
             flat.part(whole, first, last)

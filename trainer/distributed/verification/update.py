@@ -88,13 +88,13 @@ class UpdateVerifier:
         """Return what undoes an update that comes after this call."""
         optimizer, parameters = self.update.optimizer, self.flat.parameters
         steps, gradients = optimizer.steps, [p.grad for p in parameters]
-        updated = [[*group.updated] for group in optimizer.groups]
+        counts = [[*group.counts] for group in optimizer.groups]
 
         def rewind() -> None:
             self.state.restore()
             optimizer.steps = steps
-            for group, flags in zip(optimizer.groups, updated, strict=True):
-                group.updated = [*flags]
+            for group, before in zip(optimizer.groups, counts, strict=True):
+                group.counts = [*before]
             for p, gradient in zip(parameters, gradients, strict=True):
                 p.grad = gradient
 

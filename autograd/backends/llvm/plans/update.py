@@ -21,7 +21,8 @@ from ..runtime.layout import Layouts, address, layout_stats, overlap, plain
 LEAST = 1 << 12  # elements below which NumPy is as fast
 
 
-def _alike(*specs: Spec) -> bool:
+def alike(*specs: Spec) -> bool:
+    """Tell whether arrays have one shape and type, and enough elements for a kernel."""
     return all(s == specs[0] for s in specs) and specs[0].size >= LEAST
 
 
@@ -31,7 +32,7 @@ def sgd(
     weight_decay: float, nesterov: bool,
 ) -> Executable | None:  # fmt: skip
     """Plan a step of stochastic gradient descent."""
-    if not _alike(w, g, v if momentum else w) or lr.shape != ():
+    if not alike(w, g, v if momentum else w) or lr.shape != ():
         return None
     layouts, options = Layouts(w), (momentum != 0, weight_decay != 0, bool(nesterov))
     function = build(descend, target, w.dtype.name, *options)
@@ -47,7 +48,7 @@ def sgd(
                 *[address(x) for x in (w, rest[-1], rest[0])], address_of_settings, layouts.size
             )
 
-        _in_place(layouts, go, changed, (g,))
+        in_place(layouts, go, changed, (g,))
 
     return Executable(run)
 
@@ -55,7 +56,7 @@ def sgd(
 @implements("accumulate")
 def accumulate(target: Target, slot: Spec, g: Spec) -> Executable | None:
     """Plan slot = slot + g."""
-    if not _alike(slot, g):
+    if not alike(slot, g):
         return None
     layouts = Layouts(slot)
     function = build(increase, target, slot.dtype.name)
@@ -63,10 +64,10 @@ def accumulate(target: Target, slot: Spec, g: Spec) -> Executable | None:
     def go(slot: NDArray, g: NDArray) -> None:
         function(address(slot), address(g), layouts.size)
 
-    return Executable(lambda slot, g: _in_place(layouts, go, (slot,), (g,)), native=True)
+    return Executable(lambda slot, g: in_place(layouts, go, (slot,), (g,)), native=True)
 
 
-def _in_place(
+def in_place(
     layouts: Layouts, go: Any, changed: Sequence[NDArray], read: Sequence[NDArray]
 ) -> None:
     """Run a kernel that changes arrays and reads others. Where they do not lie alike, or a changed

@@ -1,0 +1,120 @@
+"""Adam and AdamW on flat buffers: one call per group and step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..array import Array, array
+from ..ops import moments
+from ..tensor import Parameter
+from .optimizer import Optimizer, Parameters, SlottedGroup
+from .schedules import Schedule
+
+SLOTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+
+@dataclass
+class AdamGroup(SlottedGroup):
+    """Parameters, the averages of their gradients and of their squares, and with amsgrad the
+    largest of these."""
+
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    amsgrad: bool
+    decoupled: ClassVar[bool] = False
+
+    def check(self) -> None:
+        """ValueError for negative settings, and for betas that are not two numbers in [0, 1)."""
+        self.check_least("lr", "eps", "weight_decay")
+        self.betas = check_betas(self.kind(), self.betas)
+
+    @property
+    def counts_matter(self) -> bool:
+        """True: averages are corrected for the zeros that they began with."""
+        return True
+
+    def slot_names(self) -> tuple[str, ...]:
+        """Return the averages, and the largest one with amsgrad."""
+        return SLOTS[: 2 + self.amsgrad]
+
+    def update(self, first: int, last: int, lr: Array, count: int) -> None:
+        """Update neighbouring parameters in one call."""
+        moments.adam(
+            *self.operands(first, last, *SLOTS),
+            lr,
+            *(array(1 - beta ** (count + 1)) for beta in self.betas),
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            decoupled=self.decoupled,
+            amsgrad=self.amsgrad,
+        )
+
+
+class AdamWGroup(AdamGroup):
+    """The same, with weight decay that does not enter the averages."""
+
+    decoupled = True
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015), in torch's form.
+
+        g = grad + weight_decay w
+        exp_avg = exp_avg + (1 - beta1) (g - exp_avg)
+        exp_avg_sq = beta2 exp_avg_sq + (1 - beta2) g^2
+        w = w - lr / (1 - beta1^t) exp_avg / (sqrt(exp_avg_sq / (1 - beta2^t)) + eps)
+
+    in a parameter's t-th update; `amsgrad` takes the largest exp_avg_sq so far (Reddi et al. 2018).
+    `lr` is a number or a schedule. Parameters and errors are those of `Optimizer`."""
+
+    group = AdamGroup
+    slots = SLOTS
+
+    def __init__(
+        self,
+        params: Parameters | Iterable[Mapping[str, Any]],
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        named_parameters: Iterable[tuple[str, Parameter]] | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad
+        }  # fmt: skip
+        super().__init__(params, defaults, named_parameters)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): instead of joining the
+    gradient, it multiplies the weights by 1 - lr weight_decay."""
+
+    group = AdamWGroup
+
+    def __init__(
+        self,
+        params: Parameters | Iterable[Mapping[str, Any]],
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        named_parameters: Iterable[tuple[str, Parameter]] | None = None,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, named_parameters)
+
+
+def check_betas(kind: str, betas: Any) -> tuple[float, float]:
+    """Return two rates of decay as a tuple. ValueError for others than two numbers in [0, 1)."""
+    try:
+        beta1, beta2 = map(float, betas)
+    except (TypeError, ValueError):
+        beta1 = beta2 = -1.0
+    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
+        raise ValueError(f"{kind}: expected betas of two numbers in [0, 1), got {betas!r:.60}")
+    return beta1, beta2

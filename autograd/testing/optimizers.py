@@ -1,0 +1,81 @@
+"""Optimizers beside torch's: which are compared, and how far apart the weights are."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import context, optim
+from ..array import NDArray
+from ..functional.create import tensor
+from ..ledger import Ledger
+from ..optim import schedules
+from ..tensor import Parameter
+
+SHAPES = ((8, 5), (5,), (3, 2, 3, 3))
+STEPS = 50
+
+
+class OptimizerSample(NamedTuple):
+    """An optimizer of ours and of torch, with the settings of both."""
+
+    name: str
+    settings: dict[str, Any]
+
+    def __str__(self) -> str:
+        return " ".join([self.name, *(f"{n}={v}" for n, v in self.settings.items())])
+
+
+SAMPLES = [
+    OptimizerSample("SGD", {"momentum": 0.9, "nesterov": True}),
+    OptimizerSample("Adam", {}),
+    OptimizerSample("Adam", {"betas": (0.8, 0.95), "eps": 1e-6, "amsgrad": True}),
+    OptimizerSample("AdamW", {}),
+    OptimizerSample("AdamW", {"amsgrad": True}),
+    OptimizerSample("RMSprop", {}),
+    OptimizerSample("RMSprop", {"alpha": 0.9, "momentum": 0.5, "centered": True}),
+    OptimizerSample("Adagrad", {}),
+    OptimizerSample("Adagrad", {"lr_decay": 0.1, "initial_accumulator_value": 0.5}),
+]
+
+
+def difference(sample: OptimizerSample, torch: Any, dtype: str) -> float:
+    """Return the largest difference of a weight from that of the module `torch` after 50 steps,
+    with a warm-up, a cosine, and two groups with a learning rate and a weight decay of their
+    own."""
+    start = _noise(-1, dtype)
+    ours = [Parameter(tensor(w.copy())) for w in start]
+    theirs = [torch.nn.Parameter(torch.tensor(w)) for w in start]
+    schedule = schedules.by_name("cosine", 0.01, STEPS, warmup=5)
+    mine = make(sample, ours, schedule)
+    other = make(sample, theirs, 0.01, torch.optim)
+    with context.using(ledger=Ledger()):
+        for step in range(STEPS):
+            for group, rate in zip(other.param_groups, mine.rates, strict=True):
+                group["lr"] = rate
+            for p, t, noise in zip(ours, theirs, _noise(step, dtype), strict=True):
+                p.deliver(tensor(gradient(p.numpy(), noise)))
+                t.grad = torch.tensor(gradient(t.detach().numpy(), noise))
+            mine.step()
+            other.step()
+            mine.zero_grad()
+    pairs = zip(ours, theirs, strict=True)
+    return max(float(np.abs(p.numpy() - t.detach().numpy()).max()) for p, t in pairs)
+
+
+def make(sample: OptimizerSample, weights: Any, lr: Any, module: Any = optim) -> Any:
+    """Return an optimizer of two groups."""
+    first = {"params": weights[:2], "weight_decay": 0.1}
+    second = {"params": weights[2:], "lr": 0.005}
+    return getattr(module, sample.name)([first, second], lr=lr, **sample.settings)
+
+
+def gradient(w: NDArray, noise: NDArray) -> NDArray:
+    """Return the gradient of a quadratic, with noise: a weight that went astray would show."""
+    return np.asarray(0.5 * w + noise, w.dtype)
+
+
+def _noise(step: int, dtype: str) -> list[NDArray]:
+    rng = np.random.default_rng(step + 1)
+    return [rng.standard_normal(shape).astype(dtype) for shape in SHAPES]

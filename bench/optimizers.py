@@ -1,0 +1,83 @@
+"""Optimizers beside torch's: how far apart weights are after 50 steps, in float64 and float32, and
+the time of an update of float32 weights, on one thread."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tallygrad.autograd import Ledger, context, from_numpy, optim, tensor
+from tallygrad.autograd.nn import Parameter
+from tallygrad.autograd.testing.optimizers import SAMPLES, OptimizerSample, difference
+
+from .measure import Contender, Times, interleave
+from .options import BenchParser, counted
+from .ours import choose_backend
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Compare, and print a table."""
+    options = parse(arguments)
+    notes: list[str] = []
+    backend = choose_backend(options.backend, notes)
+    try:
+        import torch
+    except ImportError:
+        torch = None  # type: ignore[assignment]
+        notes.append("no comparison with torch: it is not installed")
+    for note in notes:
+        print(note)
+    print("| optimizer | float64 | float32 | ms | torch, ms |\n|---|---|---|---|---|")
+    for sample in SAMPLES:
+        figures = [f"{difference(sample, torch, d):.1e}" for d in ("float64", "float32") if torch]
+        with context.using(backend=backend, ledger=Ledger()):
+            times = measure(sample, torch, options)
+        figures += [f"{one.median:.2f}" for one in times.values()]
+        print(f"| `{sample}` | " + " | ".join(figures) + " |", flush=True)
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line. Errors end the process with status 2 and one line."""
+    parser = BenchParser("python -m bench optimizers", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--parameters", type=counted, default=1_000_000, metavar="N",
+        help="weights of an update (default: 1,000,000)")  # fmt: skip
+    add("--backend", help="Tallygrad's (default: llvm if it loads, otherwise numpy)")
+    add("--rounds", type=counted, default=9, metavar="N", help="rounds (default: 9)")
+    return parser.parse_args(arguments)
+
+
+def measure(sample: OptimizerSample, torch: Any, options: argparse.Namespace) -> dict[str, Times]:
+    """Return the times of an update, ours and torch's fastest, in float32."""
+    numbers = np.random.default_rng(0).standard_normal((2, options.parameters), np.float32)
+    contenders = [Contender("ours", ours(sample, *numbers))]
+    if torch:
+        torch.set_num_threads(1)
+        contenders.append(Contender("torch", theirs(sample, torch, *numbers)))
+    return interleave(contenders, options.rounds, 0.0)
+
+
+def ours(sample: OptimizerSample, weights: Any, gradient: Any) -> Callable[[], object]:
+    """Return our update."""
+    p = Parameter(tensor(weights.copy()))
+    made = getattr(optim, sample.name)([p], lr=1e-3, **sample.settings)
+    p.deliver(from_numpy(gradient))
+    return lambda: made.step()
+
+
+def theirs(
+    sample: OptimizerSample, torch: Any, weights: Any, gradient: Any
+) -> Callable[[], object]:
+    """Return torch's update, in one fused kernel where it has one."""
+    p = torch.nn.Parameter(torch.tensor(weights))
+    p.grad = torch.tensor(gradient)
+    make = getattr(torch.optim, sample.name)
+    try:
+        made = make([p], lr=1e-3, fused=True, **sample.settings)
+    except (TypeError, RuntimeError):
+        made = make([p], lr=1e-3, **sample.settings)
+    return lambda: made.step()

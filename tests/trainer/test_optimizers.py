@@ -1,0 +1,112 @@
+"""Optimizers by the command line: their settings, their checkpoints, their work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tallygrad.autograd import optim
+from tallygrad.trainer import build, cli, config
+from tallygrad.trainer.components.checkpoint import load
+from tallygrad.trainer.config import TrainConfig
+from tallygrad.trainer.cost.workload import count
+
+Train = Callable[..., int]
+
+
+@pytest.fixture
+def train(tmp_path: Path, write_mnist: Any) -> Train:
+    write_mnist(tmp_path / "data", 24, 6)
+    words = [
+        "train", "--model", "mlp", "--dataset", "mnist", "--data-dir", str(tmp_path / "data"),
+        "--batch-size", "8", "--backend", "numpy", "--epochs", "2", "--log-every", "1",
+    ]  # fmt: skip
+    return lambda out, *more: cli.main([*words, "--out", str(tmp_path / out), *more])
+
+
+def bits(out: Path) -> dict[str, bytes]:
+    tensors = load(max((out / "checkpoints").glob("step-*.h5"))).tensors
+    return {name: value.tobytes() for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize("name", optim.names())
+def test_settings_that_are_not_given_are_those_of_the_optimizer(name: str) -> None:
+    made = TrainConfig(optimizer=name)
+    own = {"lr": made.lr, **build.optimizer_settings(made)}
+    shown = {n: value for n, value in optim.defaults(name).items() if n in made.to_json()}
+    if name == "sgd":
+        shown |= {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}
+    assert own == {n: value for n, value in shown.items() if value is not False}
+    assert len(own) > 2
+
+
+def test_settings_on_record_are_those_of_the_run(tmp_path: Path) -> None:
+    made = TrainConfig(optimizer="adamw", betas="0.8,0.95")
+    assert (made.lr, made.weight_decay, made.momentum) == (1e-3, 1e-2, None)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(made.to_json()))
+    assert TrainConfig(**config.gather(str(file), {})) == made
+    assert config.resume({"lr": 0.5}, made.to_json()) == TrainConfig(
+        optimizer="adamw", betas="0.8,0.95", lr=0.5
+    )
+    assert build.optimizer_settings(made)["betas"] == (0.8, 0.95)
+
+
+def test_a_run_goes_on_with_its_optimizer(train: Train, tmp_path: Path) -> None:
+    words = ("--optimizer", "adamw", "--betas", "0.8,0.95", "--eps", "1e-6", "--amsgrad")
+    assert train("whole", *words) == 0
+    assert train("parts", *words, "--max-steps", "4") == 0
+    assert train("parts", "--resume", "auto", "--max-steps", "0") == 0
+    expected = bits(tmp_path / "whole")
+    assert bits(tmp_path / "parts") == expected
+    slots = {name.split("/")[1] for name in expected if name.startswith("optimizer/")}
+    assert slots == {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
+    record = json.loads((tmp_path / "parts" / "config.json").read_text())
+    assert (record["betas"], record["eps"], record["amsgrad"]) == ("0.8,0.95", 1e-6, True)
+    rows = json.loads((tmp_path / "parts" / "ledger.json").read_text())
+    updates = [row for row in rows if row.get("phase") == "update"]
+    assert [(row["primitive"], row["calls"]) for row in updates] == [("adam", 6)]
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--optimizer", "adam", "--momentum", "0.9"],
+     "--momentum: expected none with --optimizer adam, got 0.9"),
+    (["--betas", "0.9,0.99"], "--betas: expected none with --optimizer sgd, got 0.9,0.99"),
+    (["--optimizer", "adam", "--centered"],
+     "--centered: expected none with --optimizer adam, got True"),
+    (["--optimizer", "adam", "--betas", "0.9"],
+     "--betas: expected two numbers in [0, 1), such as 0.9,0.999, got '0.9'"),
+    (["--optimizer", "adam", "--betas", "0.9,1"], "0.9,0.999, got '0.9,1'"),
+    (["--optimizer", "adam", "--eps", "-1"], "--eps: expected at least 0.0, got -1.0"),
+    (["--optimizer", "adma"], "--optimizer: unknown optimizer 'adma'; did you mean 'adam'"),
+])  # fmt: skip
+def test_settings_that_do_not_fit_are_refused_in_a_line(
+    train: Train, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert train("out", *words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+
+
+def test_another_optimizer_does_not_go_on(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("out", "--optimizer", "rmsprop", "--max-steps", "1") == 0
+    assert train("out", "--optimizer", "adam", "--resume", "auto") == 2
+    assert "--optimizer: expected rmsprop as in " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "operations", "words"), [
+    ("adam", 13, 7), ("adamw", 14, 7), ("rmsprop", 9, 5), ("adagrad", 7, 5)
+])  # fmt: skip
+def test_the_cost_of_a_step_has_the_work_of_the_update(
+    name: str, operations: int, words: int
+) -> None:
+    """Operations and words that are moved, for each parameter."""
+    work = count("mlp", 1, (1, 28, 28), 10, training=True, optimizer=name)
+    cost = work.phase("update")
+    done = cost.add + cost.mul + cost.div + cost.exp
+    assert done == operations * work.parameters
+    assert cost.bytes_read + cost.bytes_written == 4 * words * work.parameters

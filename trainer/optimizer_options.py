@@ -1,0 +1,85 @@
+"""Options of a training that say how weights are updated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .values import parse_betas
+
+# Defaults of the learning rate, and of SGD's settings; those of other optimizers are the classes'.
+DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}}
+LR = 0.02
+
+
+def option(default: Any, text: str, **limits: Any) -> Any:
+    """Return a field: its default, its text for `--help`, and the limits of its values."""
+    return field(default=default, metadata={"help": text, **limits})
+
+
+def _setting(text: str, kind: type = float, **limits: Any) -> Any:
+    """Return the field of an optimizer's setting, which has a value where the optimizer has it."""
+    return option(None, text, kind=kind, **limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """The optimizer, its settings and its learning rates. A setting that is not given has the
+    optimizer's default, and is None where the optimizer lacks it."""
+
+    optimizer: str = option("sgd", "sgd, adam, adamw, rmsprop or adagrad")
+    lr: float = _setting(
+        "peak learning rate (default: 0.02 of sgd, 0.001 of adam and adamw, 0.01 of others)",
+        low=0.0,
+    )
+    momentum: float | None = _setting(
+        "momentum of sgd (default: 0.9) and rmsprop (default: 0)", low=0.0, high=1.0
+    )
+    nesterov: bool = option(False, "use Nesterov momentum")
+    weight_decay: float | None = _setting(
+        "weight decay (default: 5e-4 of sgd, 0.01 of adamw, otherwise 0)", low=0.0
+    )
+    betas: str | None = _setting(
+        "what averages of gradients and of their squares keep in a step (default: 0.9,0.999)",
+        kind=str,
+        metavar="X,X",
+        parse=parse_betas,
+        such="two numbers in [0, 1), such as 0.9,0.999",
+    )
+    eps: float | None = _setting("what is added to the roots of averages", low=0.0)
+    amsgrad: bool = option(False, "divide by the largest average of squares so far")
+    alpha: float | None = _setting(
+        "what rmsprop's average of squares keeps in a step (default: 0.99)", low=0.0, high=1.0
+    )
+    centered: bool = option(False, "divide by the variance of gradients in rmsprop")
+    lr_decay: float | None = _setting(
+        "decay of adagrad's rate with its steps (default: 0)", low=0.0
+    )
+    initial_accumulator_value: float | None = _setting(
+        "what adagrad's sums begin with (default: 0)", low=0.0
+    )
+    schedule: str = option("cosine", "learning rate schedule over all epochs")
+    warmup_steps: int = option(0, "steps of linear warm-up from zero", low=0)
+
+    def __post_init__(self) -> None:
+        from ..autograd import optim  # here, as it loads NumPy
+
+        known = self.optimizer in optim.names()
+        own = optim.defaults(self.optimizer) if known else {}
+        own = {"lr": LR, **own, **DEFAULTS.get(self.optimizer, {})}
+        for item in fields(OptimizerOptions):
+            if getattr(self, item.name) is None and item.name in own:
+                value = own[item.name]
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                object.__setattr__(self, item.name, text)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options that are settings of optimizers, and have a value, in the optimizers'
+        form."""
+        found = {}
+        for item in fields(OptimizerOptions):
+            value = getattr(self, item.name)
+            if value is not None and value is not False:
+                parse = item.metadata.get("parse", lambda value: value)
+                found[item.name] = parse(value)
+        return found
