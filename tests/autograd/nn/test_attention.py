@@ -62,6 +62,48 @@ def test_parity_with_torch(case: str) -> None:
         np.testing.assert_allclose(a.numpy(), b.detach().numpy(), rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_first": True, "activation": "gelu"},
+        {"norm_first": True, "layer_norm_eps": 0.1},
+        {"bias": False},
+    ],
+    ids=str,
+)
+def test_the_encoder_layer_is_torchs(options: dict[str, Any]) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    theirs = torch.nn.TransformerEncoderLayer(E, H, 8, dropout=0.0, **options).double()
+    for p in theirs.parameters():
+        torch.nn.init.normal_(p)
+    ours = nn.TransformerEncoderLayer(E, H, 8, dropout=0.0, **options).double()
+    state = {k: v.detach().numpy() for k, v in theirs.state_dict().items()}
+    assert [*state] == [*ours.state_dict()]
+    ours.load_state_dict(state)
+    numbers = drawn(N, S, E) if options.get("batch_first") else drawn(S, N, E)
+    x, tx = ag.tensor(numbers, requires_grad=True), torch.tensor(numbers, requires_grad=True)
+    y = ours(x, src_key_padding_mask=ag.tensor(PADDING))
+    t = theirs(tx, src_key_padding_mask=torch.tensor(PADDING))
+    (y * y).sum().backward()
+    (t * t).sum().backward()
+    pairs = [(y, t), (x.grad, tx.grad)]
+    pairs += [(p.grad, q.grad) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True)]
+    for a, b in pairs:
+        np.testing.assert_allclose(a.numpy(), b.detach().numpy(), rtol=1e-8, atol=1e-9)
+
+
+def test_dropout_of_the_encoder_layer_goes_by_the_sample() -> None:
+    layer, x = nn.TransformerEncoderLayer(E, H, 8, dropout=0.5), ag.randn(S, N, E)
+    found = []
+    for samples in (np.arange(N), np.arange(1)):
+        with random.keyed(samples, 0, 0):
+            found.append(layer(x[:, : len(samples)], is_causal=True).numpy()[:, 0])
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
+    with random.keyed(np.arange(N), 0, 1):
+        assert not np.allclose(layer(x, is_causal=True).numpy()[:, 0], found[0])
+
+
 def test_one_tensor_is_projected_by_one_product() -> None:
     layer, x = nn.MultiheadAttention(E, H), ag.tensor(drawn(L, N, E), "float32")
     with ag.context.using(ledger=ag.Ledger()) as state:
@@ -107,6 +149,10 @@ def test_dropout_acts_on_the_weights_in_training() -> None:
     [
         (lambda x: nn.MultiheadAttention(5, 2), "num_heads that divide embed_dim, got 2 and 5"),
         (lambda x: nn.MultiheadAttention(4, 2, 1.5), r"expected dropout in \[0, 1\], got 1.5"),
+        (
+            lambda x: nn.TransformerEncoderLayer(E, H, activation="gelo"),
+            "unknown activation 'gelo'; did you mean 'gelu'",
+        ),
         (
             lambda x: nn.MultiheadAttention(E, H)(x, x[0], x),
             r"of 2 or of 3 axes, got \(3, 4, 6\), \(4, 6\), \(3, 4, 6\)",
