@@ -30,6 +30,7 @@ from .functional.arrange import *
 from .functional.attention import *
 from .functional.conv import *
 from .functional.create import *
+from .functional.distance import *
 from .functional.dropout import *
 from .functional.indexing import *
 from .functional.linear import *
@@ -38,6 +39,7 @@ from .functional.norm import *
 from .functional.parts import *
 from .functional.pool import *
 from .functional.recurrent import *
+from .functional.reduce import *
 from .ledger import Cost, Ledger
 from .memory import OutOfMemory, memory_in_use, set_memory_limit
 from .quantize import quantize
@@ -82,6 +84,7 @@ __all__ += functional.arrange.__all__
 __all__ += functional.attention.__all__
 __all__ += functional.conv.__all__
 __all__ += functional.create.__all__
+__all__ += functional.distance.__all__
 __all__ += functional.dropout.__all__
 __all__ += functional.indexing.__all__
 __all__ += functional.linear.__all__
@@ -90,6 +93,7 @@ __all__ += functional.norm.__all__
 __all__ += functional.parts.__all__
 __all__ += functional.pool.__all__
 __all__ += functional.recurrent.__all__
+__all__ += functional.reduce.__all__
 
 if TYPE_CHECKING:
     __version__: str

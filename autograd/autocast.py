@@ -26,8 +26,8 @@ NARROW = frozenset({
 })  # fmt: skip
 # What rounding would spoil: losses, and functions whose results span many magnitudes.
 WIDE = frozenset({
-    "binary_cross_entropy", "cross_entropy", "exp", "log", "log_softmax", "logistic_loss",
-    "nll_loss", "pow", "product", "softmax", "softplus",
+    "binary_cross_entropy", "cross_entropy", "ctc_loss", "exp", "gaussian_nll_loss", "huber", "log",
+    "log_softmax", "logistic_loss", "nll_loss", "pow", "product", "softmax", "softplus",
 })  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from ..tensor import Parameter
 from . import (
     activation,
     attention,
+    distance,
     dropout,
     embedding,
     flat,
@@ -19,6 +20,7 @@ from . import (
 )
 from .activation import *
 from .attention import *
+from .distance import *
 from .dropout import *
 from .embedding import *
 from .flat import *
@@ -35,6 +37,7 @@ from .recurrent import *
 __all__ = ["Parameter", "init"]
 __all__ += activation.__all__
 __all__ += attention.__all__
+__all__ += distance.__all__
 __all__ += dropout.__all__
 __all__ += embedding.__all__
 __all__ += flat.__all__

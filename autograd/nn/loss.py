@@ -4,24 +4,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, ClassVar
+
 from ..functional import loss as F
 from ..tensor import Tensor
 from .module import Module
 
-__all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "MSELoss", "NLLLoss"]
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CTCLoss",
+    "CrossEntropyLoss",
+    "GaussianNLLLoss",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
+    "MSELoss",
+    "NLLLoss",
+    "PoissonNLLLoss",
+    "SmoothL1Loss",
+    "SoftMarginLoss",
+]
 
 
-class _Loss(Module):
-    shown = ("reduction",)
+class Loss(Module):
+    """A function of tensors, and of the attributes in `shown`.
 
-    def __init__(self, reduction: str = "mean") -> None:
-        if reduction not in F.REDUCTIONS:
+    ValueError for a reduction that is not in `reductions`."""
+
+    shown: tuple[str, ...] = ("reduction",)
+    reductions: tuple[str, ...] = F.REDUCTIONS
+    function: ClassVar[Callable[..., Tensor]]
+
+    def __init__(self, reduction: str = "mean", **options: Any) -> None:
+        if reduction not in self.reductions:
             name = type(self).__name__
-            raise ValueError(f"{name}: expected reduction in {F.REDUCTIONS}, got {reduction!r}")
+            raise ValueError(f"{name}: expected reduction in {self.reductions}, got {reduction!r}")
         self.reduction = reduction
+        for name, value in options.items():
+            setattr(self, name, value)
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """Return a number, or the loss of each sample for "none"."""
+        options = {name: getattr(self, name) for name in self.shown}
+        return type(self).function(*inputs, **named, **options)
 
 
-class CrossEntropyLoss(_Loss):
+class CrossEntropyLoss(Loss):
     """Cross entropy of logits (N, C, ..) with integer labels (N, ..) or class probabilities.
 
     `weight` (C,) weighs the classes, labels equal to ignore_index do not count, and label_smoothing
@@ -46,7 +76,7 @@ class CrossEntropyLoss(_Loss):
         )
 
 
-class NLLLoss(_Loss):
+class NLLLoss(Loss):
     """Negative log-likelihood of integer labels (N, ..) under log-probabilities (N, C, ..).
 
     Options are those of CrossEntropyLoss; the input is what LogSoftmax returns."""
@@ -64,15 +94,96 @@ class NLLLoss(_Loss):
         return F.nll_loss(input, target, self.weight, self.ignore_index, self.reduction)
 
 
-class MSELoss(_Loss):
+class MSELoss(Loss):
     """Squared differences of input and target, which have one shape."""
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return a number, or the shape of input for "none"."""
-        return F.mse_loss(input, target, reduction=self.reduction)
+    function = staticmethod(F.mse_loss)
 
 
-class BCELoss(_Loss):
+class L1Loss(Loss):
+    """Absolute differences of input and target, which have one shape."""
+
+    function = staticmethod(F.l1_loss)
+
+
+class HuberLoss(Loss):
+    """Half of the squared differences up to delta, straight beyond (Huber 1964)."""
+
+    shown = ("reduction", "delta")
+    function = staticmethod(F.huber_loss)
+
+    def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
+        super().__init__(reduction, delta=delta)
+
+
+class SmoothL1Loss(Loss):
+    """`HuberLoss` with delta beta, divided by beta."""
+
+    shown = ("reduction", "beta")
+    function = staticmethod(F.smooth_l1_loss)
+
+    def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
+        super().__init__(reduction, beta=beta)
+
+
+class KLDivLoss(Loss):
+    """The divergence of log-probabilities from probabilities, see `functional.loss.kl_div`."""
+
+    shown = ("reduction", "log_target")
+    reductions = (*F.REDUCTIONS, "batchmean")
+    function = staticmethod(F.kl_div)
+
+    def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
+        super().__init__(reduction, log_target=log_target)
+
+
+class GaussianNLLLoss(Loss):
+    """Negative log-likelihood of targets under normal distributions: input, target, variance.
+
+    See `functional.loss.gaussian_nll_loss`."""
+
+    shown = ("full", "eps", "reduction")
+    function = staticmethod(F.gaussian_nll_loss)
+
+    def __init__(self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> None:
+        super().__init__(reduction, full=full, eps=eps)
+
+
+class PoissonNLLLoss(Loss):
+    """Negative log-likelihood of counts, see `functional.loss.poisson_nll_loss`."""
+
+    shown = ("log_input", "full", "eps", "reduction")
+    function = staticmethod(F.poisson_nll_loss)
+
+    def __init__(
+        self,
+        log_input: bool = True,
+        full: bool = False,
+        eps: float = 1e-8,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction, log_input=log_input, full=full, eps=eps)
+
+
+class SoftMarginLoss(Loss):
+    """log(1 + exp(- target input)), targets being 1 or -1."""
+
+    function = staticmethod(F.soft_margin_loss)
+
+
+class CTCLoss(Loss):
+    """Connectionist temporal classification, see `functional.loss.ctc_loss`."""
+
+    shown = ("blank", "reduction", "zero_infinity")
+    function = staticmethod(F.ctc_loss)
+
+    def __init__(
+        self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False
+    ) -> None:
+        super().__init__(reduction, blank=blank, zero_infinity=zero_infinity)
+
+
+class BCELoss(Loss):
     """Binary cross entropy of probabilities with targets in [0, 1], times `weight`.
 
     For logits use BCEWithLogitsLoss, which is exact for large ones."""
@@ -87,7 +198,7 @@ class BCELoss(_Loss):
         return F.binary_cross_entropy(input, target, self.weight, self.reduction)
 
 
-class BCEWithLogitsLoss(_Loss):
+class BCEWithLogitsLoss(Loss):
     """Binary cross entropy of sigmoid(logits) with targets in [0, 1], times `weight`.
 
     `pos_weight` multiplies the part of the positive targets."""

@@ -15,10 +15,11 @@ from ..dtypes import is_floating, is_integer
 from ..ledger import Cost
 from ..primitive import Value, primitive
 from .activation import sigmoid, softmax_dx, softplus, sum_less_one
-from .elementwise import add, div, fit, log, maximum, mul, neg, sub
+from .elementwise import add, clip, div, fit, log, maximum, mul, neg, sub
+from .reduce import scale
 from .reduce import sum as total
 from .rules import agreed, broadcast, each, floating
-from .shape import cast, full
+from .shape import cast, constant, full
 
 
 def _labelled(name: str, x: Spec, target: Spec, w: tuple[Spec, ...]) -> None:
@@ -343,3 +344,45 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
 def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
     x = x if x.dtype == dy.dtype else cast(x, dtype=dy.dtype)
     return fit(mul(dy, softplus(x)), specs[2])
+
+
+@primitive(infer=lambda x, *, delta: floating(x), cost=each(cmp=2, mul=2, add=1))
+def huber(x: NDArray, *, delta: float) -> NDArray:
+    """Return x^2 / 2 up to |x| = delta, and its tangent delta (|x| - delta / 2) beyond (Huber
+    1964)."""
+    far = np.abs(x)
+    near = np.minimum(far, x.dtype.type(delta))
+    return near * (far - near * x.dtype.type(0.5))
+
+
+@huber.vjp("x")
+def _(dy: Value, x: Value, delta: float) -> Value:
+    return mul(dy, clip(x, low=-delta, high=delta))
+
+
+@primitive(
+    infer=lambda x, var, *, eps: floating(broadcast(x, var)),
+    cost=each(cmp=1, exp=1, div=1, mul=2, add=1),
+)
+def gaussian_nll_loss(x: NDArray, var: NDArray, *, eps: float) -> NDArray:
+    """Return (log v + x^2 / v) / 2 for a deviation x and the variance v, which is at least eps.
+
+    The gradient of a smaller variance is that at eps, as in torch. ValueError for a negative
+    one."""
+    if (var < 0).any():
+        raise ValueError(f"gaussian_nll_loss: expected var of at least 0, got {var.min()}")
+    x, var = agreed(x, var)
+    var = np.maximum(var, var.dtype.type(eps))
+    return np.asarray((np.log(var) + x * x / var) * var.dtype.type(0.5))
+
+
+@gaussian_nll_loss.vjp("x")
+def _(dy: Value, x: Value, var: Value, specs: tuple[Spec, ...], eps: float) -> Value:
+    return fit(mul(dy, div(x, clip(var, low=eps, high=None))), specs[0])
+
+
+@gaussian_nll_loss.vjp("var")
+def _(dy: Value, x: Value, var: Value, specs: tuple[Spec, ...], eps: float) -> Value:
+    var = clip(var, low=eps, high=None)
+    excess = sub(constant(var, 1.0), div(mul(x, x), var))
+    return fit(mul(dy, scale(div(excess, var), factor=0.5)), specs[1])

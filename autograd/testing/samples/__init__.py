@@ -13,6 +13,7 @@ FAMILIES = (
     "activation",
     "attention",
     "conv",
+    "distance",
     "elementwise",
     "indexing",
     "linear",

@@ -10,9 +10,10 @@ import numpy as np
 from ...functional import loss as fn
 from ...functional.create import tensor
 from ...tensor import Tensor
-from .sample import Sample, labels, normal
+from .sample import Sample, labels, normal, positive
 
 WEIGHT = np.array([0.5, 2.0, 1.5, 0.25, 1.0])
+SIGNS = np.where(np.arange(20) % 3 == 1, -1.0, 1.0).reshape(4, 5)
 ROWS_OF_LOGITS = (normal(6, 5), labels(6, classes=5))
 PIXELS = (normal(2, 5, 3, 2), labels(2, 3, 2, classes=5))
 MISFITS = (
@@ -103,6 +104,44 @@ def _torch_positive(t: Any, x: Any, target: Any) -> Any:
     return t.nn.functional.binary_cross_entropy_with_logits(x, target, pos_weight=weight)
 
 
+def _alike(name: str, label: str, inputs: tuple[Any, ...], **options: Any) -> Sample:
+    """Return a row of a loss that torch has by the same name, with the same options."""
+    function: Any = getattr(fn, name)
+    return Sample(
+        f"{name}/{label}",
+        lambda *xs: function(*xs, **options),
+        inputs,
+        lambda t, *xs: getattr(t.nn.functional, name)(*xs, **options),
+        wrong=((f"{name}: expected a target of shape (4, 5), got (3, 5)", MISFIT[len(inputs)]),),
+    )
+
+
+MISFIT = {2: ((4, 5), (3, 5)), 3: ((4, 5), (3, 5), (4, 5))}
+
+
+def _ctc(steps: int, rows: tuple[Any, ...], label: str = "", **options: Any) -> Sample:
+    """Return a row of ctc_loss: of logits (steps, 3, 4), targets, and lengths of both."""
+    targets, *lengths = map(np.array, rows)
+
+    def draw(a: Any) -> Callable[[np.random.Generator], Any]:
+        return lambda rng: a.copy()
+
+    return Sample(
+        f"ctc_loss/{label}",
+        lambda x, *rest: fn.ctc_loss(x.log_softmax(-1), *rest, **options),
+        (normal(steps, 3, 4), draw(targets), *map(draw, lengths)),
+        lambda t, x, *rest: t.nn.functional.ctc_loss(x.log_softmax(-1), *rest, **options),
+        second=False,
+        wrong=(
+            ("expected targets (3, S) and lengths (3,), got ", ((5, 3, 4), (2, 2), (3,), (3,))),
+        ),
+    )
+
+
+def _distance_to(x: Tensor, target: Tensor) -> Any:
+    return fn.gaussian_nll_loss(x, target, 0.5, full=True, reduction="sum")
+
+
 TWO, SOFT = (normal(4, 5), normal(4, 5)), _probabilities(4, 5)
 ROWS = [
     Sample("cross_entropy", _entropy(), ROWS_OF_LOGITS, _torch_entropy(), wrong=MISFITS),
@@ -154,6 +193,57 @@ ROWS = [
         fn.binary_cross_entropy,
         (SOFT, SOFT, normal(5)),
         lambda t, x, target, w: (t.nn.BCELoss(reduction="none")(x, target) * w).mean(),
+    ),
+    _alike("l1_loss", "mean", TWO),
+    _alike("huber_loss", "mean", TWO),
+    _alike("huber_loss", "delta 0.3", TWO, delta=0.3, reduction="none"),
+    _alike("smooth_l1_loss", "mean", TWO),
+    _alike("smooth_l1_loss", "beta 0.3", TWO, beta=0.3, reduction="sum"),
+    _alike("smooth_l1_loss", "beta 0", TWO, beta=0.0),
+    _alike("kl_div", "sum", (normal(4, 5), SOFT), reduction="sum"),
+    _alike("kl_div", "logarithms", TWO, log_target=True, reduction="batchmean"),
+    _alike("gaussian_nll_loss", "mean", (*TWO, positive(4, 5)), full=True),
+    Sample(
+        "gaussian_nll_loss/one variance",
+        _distance_to,
+        TWO,
+        lambda t, x, target: t.nn.functional.gaussian_nll_loss(
+            x, target, t.full((4, 1), 0.5, dtype=x.dtype), full=True, reduction="sum"
+        ),
+    ),
+    _alike("poisson_nll_loss", "mean", (normal(4, 5), positive(4, 5)), full=True),
+    _alike(
+        "poisson_nll_loss",
+        "expectations",
+        (positive(4, 5), positive(4, 5)),
+        log_input=False,
+        reduction="none",
+    ),
+    Sample(
+        "soft_margin_loss",
+        lambda x: fn.soft_margin_loss(x, tensor(SIGNS, x.dtype)),
+        (normal(4, 5),),
+        lambda t, x: t.nn.functional.soft_margin_loss(x, t.tensor(SIGNS, dtype=x.dtype)),
+        wrong=(("soft_margin_loss: expected a target of shape (3,), got (4, 5)", ((3,),)),),
+    ),
+    _ctc(5, ([[1, 2, 2], [3, 1, 3], [2, 2, 2]], [5, 5, 4], [3, 2, 1]), "mean"),
+    Sample(
+        "ctc_loss/labels in a row",
+        lambda x, t: fn.ctc_loss(x.log_softmax(2), t, [4, 2, 3], (2, 2, 1), reduction="none"),
+        (normal(4, 3, 4), lambda rng: np.array([1, 1, 3, 2, 1])),
+        lambda t, x, target: t.nn.functional.ctc_loss(
+            x.log_softmax(2), target, [4, 2, 3], (2, 2, 1), reduction="none"
+        ),
+        second=False,
+        wrong=(("expected target_lengths that add up to 4, got 5", ((4, 3, 4), (4,))),),
+    ),
+    _ctc(
+        5,
+        ([[0, 0], [1, 2], [1, 1]], [2, 5, 5], [2, 0, 2]),
+        "too long",
+        blank=3,
+        reduction="sum",
+        zero_infinity=True,
     ),
     Sample("binary_cross_entropy_with_logits/positive", _positive, TWO, _torch_positive),
 ]

@@ -118,3 +118,69 @@ def test_other_wrong_arguments() -> None:
         ag.nll_loss(x, ag.tensor([0.0, 1.0]))
     with pytest.raises(RuntimeError, match="no derivative with respect to w"):
         ag.cross_entropy(x, ag.tensor([0, 1]), ag.ones(5, requires_grad=True)).backward()
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda x: ag.huber_loss(x, x, delta=0.0), "huber_loss: expected delta > 0, got 0.0"),
+        (
+            lambda x: ag.smooth_l1_loss(x, x, "sum", -1),
+            "smooth_l1_loss: expected beta >= 0, got -1",
+        ),
+        (
+            lambda x: ag.gaussian_nll_loss(x, x, x * 0 - 2),
+            "gaussian_nll_loss: expected var of at least 0, got -2.0",
+        ),
+        (
+            lambda x: ag.gaussian_nll_loss(x, x, ag.ones(3)),
+            "gaussian_nll_loss: expected shapes that broadcast, got (2, 5) and (3,)",
+        ),
+        (
+            lambda x: ag.gaussian_nll_loss(x, x, ag.ones(4, 2, 5)),
+            "gaussian_nll_loss: expected var to fit input (2, 5), got (4, 2, 5)",
+        ),
+        (
+            lambda x: ag.gaussian_nll_loss(x, x, x, eps=0),
+            "gaussian_nll_loss: expected eps > 0, got 0",
+        ),
+        (lambda x: ag.norm(x, "nuc"), "norm: expected p to be a number or 'fro', got 'nuc'"),
+        (
+            lambda x: ag.multi_margin_loss(x, ag.tensor([0, 1]), p=3),
+            "multi_margin_loss: expected p of 1 or 2, got 3",
+        ),
+        (
+            lambda x: ag.kl_div(x, x, "avg"),
+            "kl_div: expected reduction in ('mean', 'sum', 'none'), got 'avg'",
+        ),
+    ],
+)
+def test_wrong_options(call: Callable[[ag.Tensor], ag.Tensor], said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        call(logits(2, 5).detach())
+    assert str(caught.value) == said
+
+
+def test_a_small_variance_keeps_a_gradient() -> None:
+    """As in torch, where a variance below eps counts as eps."""
+    v = ag.tensor([1e-9, 2.0], requires_grad=True)
+    loss = ag.gaussian_nll_loss(ag.tensor([1.0, 1.0]), ag.zeros(2), v, eps=0.25, reduction="none")
+    np.testing.assert_allclose(loss.numpy(), [(np.log(0.25) + 4) / 2, (np.log(2) + 0.5) / 2], 1e-6)
+    loss.sum().backward()
+    assert v.grad is not None
+    np.testing.assert_allclose(v.grad.numpy(), [(1 - 4) / 0.25 / 2, (1 - 0.5) / 2 / 2], 1e-6)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0, np.inf])
+def test_a_norm_of_zeros_has_no_gradient(p: float) -> None:
+    x = ag.zeros(2, 3, requires_grad=True)
+    y = ag.norm(x, p, 1)
+    (dx,) = ag.grad(y, x, ag.ones(2))
+    assert dx is not None and not y.numpy().any() and not dx.numpy().any()
+
+
+def test_a_certain_target_costs_nothing() -> None:
+    target = ag.tensor([[1.0, 0.0]], requires_grad=True)
+    loss = ag.kl_div(ag.tensor([[0.0, -1e30]]), target, "batchmean")
+    (dt,) = ag.grad(loss, target)
+    assert dt is not None and loss.item() == 0 and np.isfinite(dt.numpy()).all()
