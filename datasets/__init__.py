@@ -1,6 +1,6 @@
-"""Data sets in memory, and loaders that split their samples between ranks.
+"""Data sets, and loaders that split their samples between ranks.
 
-    train = load("digits", "train")
+    train = load("digits", "train")  # or a folder of images, or a file: "pets/", "pets.h5"
     loader = Loader(train, 128, rank=comm.rank, size=comm.size, augment=standard(train.name))
     for batch in loader.epoch(0):
         ...
@@ -12,16 +12,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from .augment import Augment, Cutout, Flip, PadCrop, standard
 from .fetch import check_data_dir
 from .loader import Batch, Loader
+from .reading import Reading
 from .sampler import HOLDING_OUT, Sampler, philox
 from .sets import cifar, mnist
 from .sets.digits import load_digits
-from .source import DataError, Dataset, Source
+from .sets.folder import load_folder
+from .sets.npz import load_npz
+from .source import DataError, Dataset, Source, Subset
 
 __all__ = [
     "Augment",
@@ -32,20 +36,31 @@ __all__ = [
     "Flip",
     "Loader",
     "PadCrop",
+    "Reading",
     "Sampler",
     "Source",
+    "Subset",
     "hold_out",
+    "is_own",
     "load",
+    "load_own",
     "names",
     "standard",
 ]
 
 SPLITS = ("train", "test")
+ARCHIVES, HDF5 = (".npz",), (".h5", ".hdf5")
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that `load` accepts; "digits" needs no files."""
+    """Return the names of the built-in data sets; "digits" needs no files."""
     return ("digits", *mnist.FAMILIES, *cifar.FAMILIES)
+
+
+def is_own(name: str) -> bool:
+    """Tell whether a name is the path of a user's own data set, rather than a built-in one's."""
+    known = Path(name).suffix.lower() in (*ARCHIVES, *HDF5)
+    return name not in names() and (known or os.sep in name or os.path.isdir(name))
 
 
 def load(
@@ -57,16 +72,23 @@ def load(
     download: bool = True,
     progress: bool = True,
     mirrors: Sequence[str] | None = None,
-) -> Dataset:
-    """Load the "train" or "test" split of a data set.
+    reading: Reading | None = None,
+) -> Source:
+    """Load a split of a data set: "train" or "test", or one more that an own data set has.
 
-    Files are searched for in `data_dir`, in the folder that the environment variable TALLYGRAD_DATA
-    names, and in the cache folder, in this order. Missing files are downloaded to the cache, unless
-    `download` is false; `mirrors` are base URLs that replace the built-in ones. `progress` shows a
-    bar if stderr is a terminal. `seed` only affects "digits", which needs no files.
+    Files of built-in sets are searched for in `data_dir`, in the folder that the environment
+    variable TALLYGRAD_DATA names, and in the cache folder, in this order. Missing files are
+    downloaded to the cache, unless `download` is false; `mirrors` are base URLs that replace the
+    built-in ones. `progress` shows a bar if stderr is a terminal. `seed` only affects "digits",
+    which needs no files. `reading` has the options of own data sets.
 
     Raises DataError for an unknown name or split, and for missing or damaged files.
     """
+    if is_own(name):
+        splits = load_own(name, reading, progress)
+        if split not in splits:
+            raise DataError(f"split: expected one of {', '.join(splits)} of {name}, got {split!r}")
+        return splits[split]
     if name not in names():
         raise DataError(f"--dataset: expected one of {', '.join(names())}, got {name!r}")
     if split not in SPLITS:
@@ -78,7 +100,28 @@ def load(
     return reader(name, split, data_dir, fetch=download, progress=progress, mirrors=mirrors)
 
 
-def hold_out(dataset: Dataset, count: int, seed: int = 0) -> tuple[Dataset, Dataset]:
+def load_own(
+    name: str | os.PathLike[str], reading: Reading | None = None, progress: bool = True
+) -> dict[str, Source]:
+    """Load all splits of a folder of images, a NumPy archive (.npz) or an HDF5 file (.h5): "train",
+    "test" and perhaps "validation". Raises DataError, which names the file, for what does not fit.
+    """
+    path, reading = Path(name), reading or Reading()
+    suffix = path.suffix.lower()
+    if not path.exists():
+        raise DataError(f"--dataset {path}: no such file or folder")
+    if path.is_dir():
+        return load_folder(path, reading, progress)
+    if suffix in HDF5:
+        from .sets.hdf5 import load_hdf5  # h5py loads slowly
+
+        return load_hdf5(path, reading)
+    if suffix in ARCHIVES:
+        return load_npz(path, reading)
+    raise DataError(f"--dataset {path}: expected a folder, .npz, .h5 or .hdf5, got a {suffix} file")
+
+
+def hold_out(dataset: Source, count: int, seed: int = 0) -> tuple[Source, Source]:
     """Split `count` samples off a data set: return the rest, and them as the split "validation".
 
     The selection depends only on the seed and on the size of the data set. Both parts keep the
@@ -94,4 +137,4 @@ def hold_out(dataset: Dataset, count: int, seed: int = 0) -> tuple[Dataset, Data
     mask = np.zeros(size, bool)
     mask[np.argsort(words, kind="stable")[:count]] = True
     rest, validation = (np.flatnonzero(part).astype(np.int64) for part in (~mask, mask))
-    return dataset.subset(rest, dataset.split), dataset.subset(validation, "validation")
+    return Subset(dataset, rest, dataset.split), Subset(dataset, validation, "validation")

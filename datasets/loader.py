@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from .augment import Augment, fold, sample_keys
 from .sampler import Sampler
-from .source import Bytes, DataError, Ids, Source
+from .source import DataError, Ids, Pixels, Source
 
 
 class Batch(NamedTuple):
@@ -43,19 +43,22 @@ class Batch(NamedTuple):
 
 
 class Normalise:
-    """Turn uint8 images (n, H, W, C) into floats: `(x / 255 - mean) / std` per channel."""
+    """Turn images (n, H, W, C) into floats per channel: `(x - mean) / std`, where x are bytes
+    divided by 255, or floats as they are."""
 
     def __init__(self, dataset: Source, dtype: DTypeLike) -> None:
         """Repeat mean and std along a row of pixels: NumPy is faster on long rows."""
         mean, std = np.array(dataset.mean), np.array(dataset.std)
         width = dataset.input_shape[2]
         self.scale = np.tile(1 / (255 * std), width).astype(dtype)
+        self.float_scale = np.tile(1 / std, width).astype(dtype)
         self.shift = np.tile(-mean / std, width).astype(dtype)
 
-    def __call__(self, images: Bytes) -> NDArray[Any]:
+    def __call__(self, images: Pixels) -> NDArray[Any]:
         """Return a new float array of the same shape."""
-        rows = images.reshape(*images.shape[:2], len(self.scale))
-        result: NDArray[Any] = np.multiply(rows, self.scale, dtype=self.scale.dtype)
+        scale = self.scale if images.dtype == np.uint8 else self.float_scale
+        rows = images.reshape(*images.shape[:2], len(scale))
+        result: NDArray[Any] = np.multiply(rows, scale, dtype=scale.dtype)
         result += self.shift
         return result.reshape(images.shape)
 

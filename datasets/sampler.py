@@ -14,7 +14,7 @@ from .source import DataError, Ids
 SEEDS = 1 << 64
 # Independent streams of random numbers from one seed: the upper half of the second word of the
 # Philox key.
-ORDER, DRAWING, HOLDING_OUT = 1, 2, 3
+ORDER, DRAWING, HOLDING_OUT, TESTING = 1, 2, 3, 4
 
 
 def philox(seed: int, stream: int, index: int) -> np.random.Philox:

@@ -1,9 +1,10 @@
-"""What a loader reads: the protocol `Source`, and data sets in memory."""
+"""What a loader reads: the protocol `Source`, data sets in memory, and parts of either."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from ..trainer.errors import UserError
 
 Bytes = NDArray[np.uint8]
 Ids = NDArray[np.int64]
+Pixels = NDArray[Any]  # uint8 or float32
+Moments = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std, as in Source
 
 
 class DataError(UserError, ValueError):
@@ -43,19 +46,19 @@ class Source(Protocol):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean of each channel, for pixels in [0, 1]."""
+        """Mean of each channel: for pixels in [0, 1] if they are bytes, else of the values."""
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Standard deviation of each channel, for pixels in [0, 1]."""
+        """Standard deviation of each channel, of the same."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
 
-    def read(self, indices: Ids) -> Bytes:
-        """Return the images of samples (n,) in a new array (n, H, W, C).
+    def read(self, indices: Ids) -> Pixels:
+        """Return the images of samples (n,) in a new array (n, H, W, C), uint8 or float32.
 
-        It is called from the loader's thread.
+        It is called from the loader's threads, several at a time.
         """
 
 
@@ -76,14 +79,14 @@ class Facts:
 class Dataset:
     """One split in memory, which implements `Source`.
 
-    `images` are uint8 (N, C, H, W) in channels-last memory: their transposition to (N, H, W, C) is
-    contiguous. `labels` are int64 (N,). `mean` and `std` are per channel, for pixels in [0, 1].
-    Raises DataError unless there is one label per image.
+    `images` are uint8 or float32 (N, C, H, W) in channels-last memory: their transposition to
+    (N, H, W, C) is contiguous. `labels` are int64 (N,). `mean` and `std` are as in `Source`. Raises
+    DataError unless there is one label per image.
     """
 
     name: str
     split: str
-    images: Bytes
+    images: Pixels
     labels: Ids
     classes: tuple[str, ...]
     mean: tuple[float, ...]
@@ -114,13 +117,55 @@ class Dataset:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
-    def read(self, indices: Ids) -> Bytes:
+    def read(self, indices: Ids) -> Pixels:
         """Return the images of samples (n,) in a new array (n, H, W, C)."""
         return self.images.transpose(0, 2, 3, 1)[indices]
 
-    def subset(self, indices: Ids, split: str) -> Dataset:
-        """Return a copy of the samples `indices` (n,), in that order, as the split `split`."""
-        return replace(self, split=split, images=self.images[indices], labels=self.labels[indices])
+
+@dataclass(frozen=True)
+class Subset:
+    """The samples `indices` (n,) of a source, in that order, as a split of another name."""
+
+    source: Source
+    indices: Ids
+    split: str
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return self.source.name
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return self.source.input_shape
+
+    @cached_property
+    def labels(self) -> Ids:
+        """Class of each sample, int64 (n,)."""
+        return self.source.labels[self.indices]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.source.classes
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of each channel of the whole source."""
+        return self.source.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of each channel of the whole source."""
+        return self.source.std
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, indices: Ids) -> Pixels:
+        """Return the images of samples (n,) in a new array (n, H, W, C)."""
+        return self.source.read(self.indices[indices])
 
 
 def assemble(name: str, split: str, images: Bytes, labels: Ids, facts: Facts) -> Dataset:
@@ -128,7 +173,7 @@ def assemble(name: str, split: str, images: Bytes, labels: Ids, facts: Facts) ->
     return Dataset(name, split, images, labels, facts.classes, facts.mean, facts.std)
 
 
-def channels_last(images: Bytes) -> Bytes:
+def channels_last(images: Pixels) -> Pixels:
     """Return images (N, C, H, W) with memory in the order N, H, W, C; copies only if needed."""
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 

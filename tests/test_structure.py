@@ -30,9 +30,7 @@ TO_FUNCTIONAL = (*TO_TENSOR, "autograd.functional")
 TO_NN = (*TO_FUNCTIONAL, "autograd.nn", "autograd.suggest")
 LLVM = "autograd.backends.llvm"
 OF_BACKENDS = (*TO_PRIMITIVE, "autograd.backends", "autograd.private")
-NOTHING = (
-    "atomic", "dtypes", "memory", "recent", "splitmix64", "storage", "suggest", "threads",
-)  # fmt: skip
+NOTHING = ("atomic", "dtypes", "memory", "recent", "splitmix64", "storage", "suggest", "threads")
 TO_USERS = ("trainer.errors", "trainer.user_code")
 ON_BASE = ("array", "context", "deferred", "gaussian", "ledger", "reading", "summation")
 SHARING = ("trainer.components.memory_copies", "trainer.distributed.failures.watchdog")
@@ -85,7 +83,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.testing": ("autograd",),
     "autograd": ("autograd",),  # the package's own file alone
     # What several wings need has one home each.
-    "datasets": ("autograd.private", "autograd.splitmix64", *TO_USERS),
+    "datasets": ("autograd.atomic", "autograd.private", "autograd.splitmix64", *TO_USERS),
     "trainer.errors": ("autograd.suggest",),
     "trainer.user_code": ("trainer.errors",),
     # A library: what it needs of a run is handed to it.
@@ -123,7 +121,9 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "mpi4py": ("trainer.distributed.mpi",),
     "llvmlite": ("autograd.backends.llvm",),
     "ml_dtypes": ("autograd.dtypes",),
-    "h5py": ("trainer.components.checkpoint",),
+    "h5py": ("datasets.sets.hdf5", "trainer.components.checkpoint"),
+    "hdf5plugin": ("datasets.sets.hdf5",),
+    "PIL": ("datasets.formats.pictures", "datasets.sets.folder"),
 }
 MOST_LINES = 450
 AT_THE_TOP = {"conftest.py", "test_docs.py", "test_package.py", "test_structure.py"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +29,12 @@ from ..autograd.optim import Optimizer, schedules
 from ..autograd.random import moment, replayed
 from ..autograd.tape import Tape
 from ..autograd.tensor import Tensor
-from ..datasets import Batch, Dataset, Loader, Source
+from ..datasets import Batch, Loader, Source
 from .config import TrainConfig, flag
 from .distributed.comm import Comm
 from .errors import OverLimit, UserError, nearest
 from .tasks.task import Task
-from .values import parse_part
+from .values import parse_image_size, parse_part, parse_share, parse_size
 
 
 @dataclass(frozen=True)
@@ -84,27 +85,55 @@ def narrow_arithmetic(backend: str) -> str:
     return str(getattr(backends.get(backend), "bfloat16", slow))
 
 
-def load_split(name: str, split: str, data_dir: str, comm: Comm) -> Dataset:
-    """Load a data set, rank 0 first: it fetches or draws what the others then find. UserError for
-    an unknown name, with the nearest."""
-    if name not in datasets.names():
+def reading(config: TrainConfig) -> datasets.Reading:
+    """Return how the options say an own data set is read. UserError for options of such sets with
+    one that is built in."""
+    if not datasets.is_own(config.dataset):
+        for name in ("test_split", "image_size", "image_fit", "image_colors"):
+            value = getattr(config, name)
+            if value != getattr(TrainConfig, name):
+                raise UserError(
+                    f"{flag(name)}: expected none with --dataset {config.dataset}, which is built "
+                    f"in, got {value}"
+                )
+    return datasets.Reading(
+        test_split=parse_share(config.test_split),
+        size=parse_image_size(config.image_size),
+        fit=config.image_fit,
+        colors=config.image_colors,
+        memory=parse_size(config.data_memory),
+    )
+
+
+def load_splits(
+    name: str, splits: Sequence[str], data_dir: str, comm: Comm, how: datasets.Reading
+) -> dict[str, Source]:
+    """Load splits of a data set, of an own one all, rank 0 first: it fetches, draws or decodes what
+    the others then find. UserError for an unknown name, with the nearest."""
+    own = datasets.is_own(name)
+    if not own and name not in datasets.names():
         raise UserError(f"--dataset: unknown data set {name!r}{nearest(name, datasets.names())}")
-    shows = comm.rank == 0
-    dataset = datasets.load(name, split, data_dir or None, progress=shows) if shows else None
+
+    def load() -> dict[str, Source]:
+        shows = comm.rank == 0
+        if own:
+            return datasets.load_own(name, how, progress=shows)
+        return {one: datasets.load(name, one, data_dir or None, progress=shows) for one in splits}
+
+    found = load() if comm.rank == 0 else {}
     comm.idle_barrier()
-    return dataset or datasets.load(name, split, data_dir or None, progress=False)
+    return found or load()
 
 
 def load_data(config: TrainConfig, comm: Comm) -> Data:
     """Return the loaders that the options ask for."""
+    how = reading(config)
     with comm.journal.doing("loading data"):
-        train, test = (
-            load_split(config.dataset, split, config.data_dir, comm) for split in ("train", "test")
-        )
-    return loaders(config, comm, train, test)
+        found = load_splits(config.dataset, ("train", "test"), config.data_dir, comm, how)
+    return loaders(config, comm, found["train"], found["test"], found.get("validation"))
 
 
-def hold_out(data: Dataset, part: str, seed: int) -> tuple[Dataset, Dataset | None]:
+def hold_out(data: Source, part: str, seed: int) -> tuple[Source, Source | None]:
     """Return a training set without the part of it that `--validation` holds out, and that."""
     number = parse_part(part)
     if not number:
@@ -112,9 +141,13 @@ def hold_out(data: Dataset, part: str, seed: int) -> tuple[Dataset, Dataset | No
     return datasets.hold_out(data, round(number * len(data)) if number < 1 else int(number), seed)
 
 
-def loaders(config: TrainConfig, comm: Comm, train: Dataset, test: Dataset) -> Data:
-    """Return the loaders of the splits, augmented as the options and the data set's name say."""
-    train, validation = hold_out(train, config.validation, config.seed)
+def loaders(
+    config: TrainConfig, comm: Comm, train: Source, test: Source, validation: Source | None = None
+) -> Data:
+    """Return the loaders of the splits, augmented as the options and the data set's name say. A
+    validation set that the data have is replaced by what `--validation` holds out."""
+    train, held_out = hold_out(train, config.validation, config.seed)
+    validation = held_out or validation
     augment = datasets.standard(train.name) if config.augment != "none" else ()
     if config.augment == "cutout":
         augment = (*augment, datasets.Cutout(max(train.input_shape[2] // 2, 1)))
@@ -130,7 +163,7 @@ def loaders(config: TrainConfig, comm: Comm, train: Dataset, test: Dataset) -> D
 
 
 def test_loader(
-    data: Dataset, batch_size: int, *, size: int, micro_batches: int, **shared: Any
+    data: Source, batch_size: int, *, size: int, micro_batches: int, **shared: Any
 ) -> Loader:
     """Return a loader in natural order, without augmentation; a batch is at least one sample a
     micro-batch, and at most the data set."""

@@ -16,7 +16,15 @@ from .optimizer_options import OptimizerOptions
 from .optimizer_options import option as _option
 from .parsing import read_toml_or_json
 from .threads import MOST_THREADS
-from .values import parse_every, parse_part, parse_signals, parse_size, parse_time
+from .values import (
+    parse_every,
+    parse_image_size,
+    parse_part,
+    parse_share,
+    parse_signals,
+    parse_size,
+    parse_time,
+)
 
 AUTO = "auto"
 OF_THIS_RUN = {
@@ -37,13 +45,48 @@ class TrainConfig(OptimizerOptions):
         "images alexnet, overfeat, googlenet, vgg11, 13, 16 or 19, resnet18, 34, 50, 101 or 152",
     )
     dataset: str = _option(
-        "digits", "digits (drawn, needs no files), mnist, fashion-mnist, cifar10 or cifar100"
+        "digits",
+        "digits (drawn, needs no files), mnist, fashion-mnist, cifar10 or cifar100; or your own: a "
+        "folder of images, FILE.npz or FILE.h5",
+        metavar="NAME|PATH",
     )
     task: str = _option(
         "classification",
         "training objective; reconstruction: an autoencoder returns its input images",
     )
     data_dir: str = _option("", "folder to search first for data files", metavar="FOLDER")
+    test_split: str = _option(
+        "0",
+        "share of your own data set's samples that become its test set, such as 0.2; 0: it has one",
+        metavar="SHARE",
+        numbers=True,
+        parse=parse_share,
+        such="a share, such as 0.2",
+    )
+    image_size: str = _option(
+        "",
+        "size of the images of your own data set, such as 32 or 32x48 (height x width)",
+        metavar="SIZE",
+        numbers=True,
+        parse=parse_image_size,
+        such="a size in pixels, such as 32 or 32x48 (height x width)",
+    )
+    image_fit: str = _option(
+        "crop",
+        "how images of other sizes get --image-size; crop: scaled to cover it, then the middle; "
+        "resize: scaled in both directions",
+    )
+    image_colors: str = _option(
+        "auto", "colours of the images of your own data set; auto: rgb if any of them has colours"
+    )
+    data_memory: str = _option(
+        "512MB",
+        "images of your own data set up to which they are held in memory; others are read when "
+        "they are needed, with the same results",
+        metavar="SIZE",
+        parse=parse_size,
+        such="a size, such as 500MB or 2GB",
+    )
     epochs: int = _option(1, "passes over the training set", low=1)
     batch_size: int = _option(64, "images per step, split across ranks", low=1)
     micro_batches: int = _option(
@@ -210,6 +253,10 @@ class TrainConfig(OptimizerOptions):
         names = (
             "model",
             "dataset",
+            "test_split",
+            "image_size",
+            "image_fit",
+            "image_colors",
             "task",
             "batch_size",
             "optimizer",
@@ -233,6 +280,8 @@ CHOICES = {
     "overlap": ("auto", "none", "poll", "thread"),
     "hierarchical": ("auto", "on", "off"),
     "schedule": ("constant", "step", "cosine", "one-cycle"),
+    "image_fit": ("crop", "resize"),
+    "image_colors": ("auto", "grey", "rgb"),
     "augment": ("standard", "cutout", "none"),
     "dtype": ("float32", "float64"),
     "precision": PRECISIONS,

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..autograd import backends, context, from_numpy, nn, no_grad
-from ..datasets import Dataset
+from ..datasets import Reading, Source
 from ..datasets.loader import Normalise
+from ..datasets.source import Pixels
 from . import build, config
 from .commands.checkpoints import CheckpointOptions
 from .components.checkpoint import CheckpointFolder, load, newest_checkpoint, verify
@@ -59,6 +61,7 @@ class Trained:
         self.folder = options.data_dir
         if not self.folder and not options.dataset:
             self.folder = _recorded_folder(trained_with, warns=comm.rank == 0)
+        self.reading = _reading(self.path, checkpoint.meta, trained_with, bool(options.dataset))
         self.data = self._load(options.split, comm, trained_with)
         self.dtype = np.dtype("float64" if trained_with.get("dtype") == "float64" else "float32")
         self.is_int8 = options.precision == "int8"
@@ -66,9 +69,7 @@ class Trained:
             options.precision, recorded_precision(trained_with), str(self.dtype)
         )
         # What activations of integers are scaled for.
-        self.calibration = (
-            [build.load_split(self.dataset, "train", self.folder, comm)] if self.is_int8 else []
-        )
+        self.calibration = [self._splits("train", comm)["train"]] if self.is_int8 else []
         conv = trained_with.get("conv")
         conv = conv if conv in config.CHOICES["conv"] else "auto"
         self.backend = build.choose_backend(comm, str(trained_with.get("backend")), conv=conv)
@@ -107,14 +108,19 @@ class Trained:
             buffer.copy_(from_numpy(numbers))
         return model
 
-    def _load(self, split: str, comm: Comm, trained_with: dict[str, Any]) -> Dataset:
-        """Return a split; "validation" is the part of the training set that the run held out."""
+    def _splits(self, split: str, comm: Comm) -> dict[str, Source]:
+        return build.load_splits(self.dataset, (split,), self.folder, comm, self.reading)
+
+    def _load(self, split: str, comm: Comm, trained_with: dict[str, Any]) -> Source:
+        """Return a split; "validation" is the part of the training set that the run held out, else
+        that of the data set."""
+        found = self._splits("train" if split == "validation" else split, comm)
         if split != "validation":
-            return build.load_split(self.dataset, split, self.folder, comm)
-        train = build.load_split(self.dataset, "train", self.folder, comm)
+            return found[split]
         part, seed = str(trained_with.get("validation", "0")), trained_with.get("seed")
         try:
-            validation = build.hold_out(train, part, seed if isinstance(seed, int) else 0)[1]
+            seed = seed if isinstance(seed, int) else 0
+            validation = build.hold_out(found["train"], part, seed)[1] or found.get("validation")
         except ValueError as error:
             raise UserError(f"{self.path}: --validation on record: {error}") from error
         if validation is None:
@@ -123,6 +129,36 @@ class Trained:
                 "--validation"
             )
         return validation
+
+
+def _reading(
+    path: Path, meta: Mapping[str, Any], trained_with: Mapping[str, Any], other: bool
+) -> Reading:
+    """Return how own data sets are read for a model: as in its training, with the classes, mean and
+    std on record. An `other` data set without a test set is one itself."""
+    names = ("dataset", "test_split", "image_size", "image_fit", "image_colors", "data_memory")
+    known = {name: trained_with[name] for name in names if name in trained_with}
+    how = build.reading(config.resume({}, known))
+    classes = meta.get("class_names")
+    if classes is None:  # of an earlier version
+        return how
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{path}: class_names: expected a list of names, got {classes!r:.60}")
+    mean, std = (_numbers(path, meta, name) for name in ("mean", "std"))
+    share = None if other else how.test_split
+    return replace(how, classes=tuple(classes), moments=(mean, std), test_split=share)
+
+
+def _numbers(path: Path, meta: Mapping[str, Any], name: str) -> tuple[float, ...]:
+    """Return a list of numbers on record. UserError where it is none, or a deviation is not above
+    0."""
+    values = meta.get(name)
+    low = 0 if name == "std" else -math.inf
+    if not isinstance(values, list) or not all(
+        type(x) in (int, float) and math.isfinite(x) and x > low for x in values
+    ):
+        raise UserError(f"{path}: {name}: expected finite numbers, got {values!r:.60}")
+    return tuple(map(float, values))
 
 
 def _precision(asked: str, own: str, dtype: str) -> str:
@@ -213,11 +249,12 @@ def predict(options: CheckpointOptions, images: str, samples: str, as_json: bool
     trained = Trained(options, SerialComm())
     labels = None
     if images:
-        pixels = read_images(Path(images), trained.data.input_shape)
+        pixels = read_images(Path(images), trained.data.input_shape).transpose(0, 2, 3, 1)
         indices = list(range(len(pixels)))
     else:
         indices = ranges(samples or "0-9", len(trained.data))
-        pixels, labels = trained.data.images[indices], trained.data.labels[indices]
+        pixels = trained.data.read(np.array(indices))
+        labels = trained.data.labels[indices]
     for i, (index, answer) in enumerate(zip(indices, _answers(trained, pixels), strict=True)):
         label = None if labels is None else int(labels[i])
         values, text = trained.task.prediction(answer, trained.data, label)
@@ -227,9 +264,9 @@ def predict(options: CheckpointOptions, images: str, samples: str, as_json: bool
             show(f"{index:>6}  {text}")
 
 
-def _answers(trained: Trained, pixels: NDArray[np.uint8]) -> NDArray[Any]:
-    """Return the task's answer for each image (N, C, H, W), some images at a time."""
-    x = Normalise(trained.data, trained.dtype)(pixels.transpose(0, 2, 3, 1))
+def _answers(trained: Trained, pixels: Pixels) -> NDArray[Any]:
+    """Return the task's answer for each image (N, H, W, C), some images at a time."""
+    x = Normalise(trained.data, trained.dtype)(pixels)
     rows = []
     computing = context.using(backend=trained.backend, phase="evaluate")
     with compiling(), no_grad(), computing, build.mixed(trained.precision):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import DTypeLike
 
 from ..autograd import Ledger, context, from_numpy, nn, quantize
-from ..datasets import Dataset
+from ..datasets import Source
 from ..datasets.loader import Normalise
 from .errors import UserError
 from .tasks.task import Task, change_text
@@ -18,12 +19,12 @@ IMAGES, BATCH = 512, 128  # that activations are calibrated on, in all and at a 
 INTEGER = ("quantized_conv2d", "quantized_linear")
 
 
-def calibrated(model: nn.Module, train: Dataset, dtype: DTypeLike) -> nn.Module:
+def calibrated(model: nn.Module, train: Source, dtype: DTypeLike) -> nn.Module:
     """Return a model of int8 layers whose activations are scaled for images spread evenly over the
     training set. UserError for a model that has none, and for numbers that are not finite."""
     step = -(-len(train) // IMAGES)
-    pixels = train.images[list(range(0, len(train), step))]
-    x = Normalise(train, dtype)(pixels.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    pixels = train.read(np.arange(0, len(train), step))
+    x = Normalise(train, dtype)(pixels).transpose(0, 3, 1, 2)
     try:
         return quantize(model, (from_numpy(x[i : i + BATCH]) for i in range(0, len(x), BATCH)))
     except ValueError as error:

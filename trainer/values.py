@@ -72,3 +72,23 @@ def parse_part(text: str) -> float:
     if not (0 <= part < 1 or (part < 2**40 and text.strip().isdecimal())):
         raise ValueError(f"expected a number of samples or a share, got {text}")
     return part
+
+
+def parse_share(text: str) -> float:
+    """Return the share that `0.1` or `10%` stands for. ValueError for others."""
+    share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 <= share < 1:
+        raise ValueError(f"expected a share, got {text}")
+    return share
+
+
+def parse_image_size(text: str) -> tuple[int, int] | None:
+    """Return the height and width that `32` or `32x48` stands for, None for "". ValueError for
+    others."""
+    if not text:
+        return None
+    height, x, width = text.partition("x")
+    size = int(height), int(width if x else height)
+    if not all(1 <= side <= 8192 for side in size):
+        raise ValueError(f"expected sides of 1 to 8192 pixels, got {text}")
+    return size

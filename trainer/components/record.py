@@ -158,6 +158,7 @@ class RunRecord:
         record = state.describe(now, self.config, self.comm.size, entries)
         data = parts.data.train.dataset
         record |= {"input": [*data.input_shape], "classes": len(data.classes)}
+        record |= {"class_names": data.classes, "mean": data.mean, "std": data.std}
         return state.capture(parts.model, slots, copies, exchange), record
 
     def restore_best(self, progress: Progress) -> bool:

@@ -13,6 +13,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+from ...datasets import is_own
 from .. import combinations
 from .. import config as options
 from ..config import AUTO, TrainConfig
@@ -84,7 +85,8 @@ def occupy(
 
 def _new_folder(config: TrainConfig) -> Path:
     """Make a folder that no other run has, named after the model, the data set and the time."""
-    name = f"{config.model}-{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    data = Path(config.dataset).stem if is_own(config.dataset) else config.dataset
+    name = f"{config.model}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
     for suffix in chain([""], map("-{}".format, count(2))):
         path = Path("runs", name + suffix)
         with user_errors(path), suppress(FileExistsError):
@@ -98,6 +100,8 @@ def _decide(
 ) -> tuple[TrainConfig, Path | None]:
     if chosen.get("data_dir"):
         chosen = {**chosen, "data_dir": str(Path(chosen["data_dir"]).absolute())}
+    if is_own(chosen.get("dataset", "")):
+        chosen = {**chosen, "dataset": str(Path(chosen["dataset"]).absolute())}
     config = TrainConfig(**chosen)
     if not config.resume:
         return config, None

@@ -34,6 +34,7 @@ LATER = (
 )  # fmt: skip
 LATER_OPTIONS = {
     "validation": "0", "task": "classification", "optimizer": "sgd", "precision": "float32",
+    "test_split": "0", "image_size": "", "image_fit": "crop", "image_colors": "auto",
 }  # fmt: skip
 # Names in checkpoints that differ from the attributes of State.
 RECORDED = {"overhead_seconds": "aside", "finished_epochs": "closed"}
@@ -241,7 +242,7 @@ def restore(
     tensors, meta = checkpoint.tensors, checkpoint.meta
     options = LATER_OPTIONS | recorded(path, meta, "config", dict)
     for name, mine in config.identity().items():
-        if options.get(name) != mine:
+        if not _is_same(name, options.get(name), mine):
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag}: expected {options.get(name)} as in {path}, got {mine}")
     load_model(path, tensors, model)
@@ -254,6 +255,13 @@ def restore(
         state.load_state_dict(meta)
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be resumed from: {_line(error)}") from error
+
+
+def _is_same(name: str, before: object, now: object) -> bool:
+    """Compare an option of two runs; own data sets may have moved to another folder."""
+    if name == "dataset" and isinstance(before, str) and isinstance(now, str):
+        return Path(before).name == Path(now).name
+    return before == now
 
 
 def recorded(path: Path, meta: dict[str, Any], name: str, kind: type) -> Any:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ...autograd import backends, nn
 from ...datasets import Source
+from ...datasets.source import Pixels
 from ..errors import UserError
 from ..provenance import package_version
 from .comm import Comm
@@ -97,12 +98,13 @@ def _data_facts(data: Source) -> dict[str, object]:
         f"number of images of {split}": len(data),
         f"shape of images of {split}": data.input_shape,
         f"number of classes of {split}": len(data.classes),
+        f"mean and std of {split}": (*data.mean, *data.std),
         f"hash of labels of {split}": _hash([data.labels]),
         f"hash of {images} of {split}": _hash(_images(data, step)),
     }
 
 
-def _images(data: Source, step: int) -> Iterator[NDArray[np.uint8]]:
+def _images(data: Source, step: int) -> Iterator[Pixels]:
     """Yield every `step`-th image, some at a time: a source need not hold them in memory."""
     indices = np.arange(0, len(data), step)
     for start in range(0, len(indices), READ):

@@ -1,0 +1,252 @@
+"""From stored images and labels to the splits of a user's own data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .reading import Reading
+from .sampler import TESTING, philox
+from .source import DataError, Dataset, Ids, Moments, Pixels, Source, checked_labels
+from .store import ArrayStore, Part, Store, held, measure, size_of
+
+MOST_CLASSES = 100_000
+
+
+class Split(NamedTuple):
+    """Stored images and the label of each: whole numbers, names, or rows with a single one."""
+
+    images: Store
+    labels: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """One split of a data set that stays where it is stored, which implements `Source`."""
+
+    name: str
+    split: str
+    store: Store
+    labels: Ids
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        _, height, width, channels = self.store.shape
+        return channels, height, width
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, indices: Ids) -> Pixels:
+        """Return the images of samples (n,) in a new array (n, H, W, C)."""
+        return self.store.read(indices)
+
+
+def finish(
+    name: str,
+    where: str,
+    parts: Mapping[str, Split],
+    reading: Reading,
+    classes: Sequence[str] = (),
+    moments: Moments | None = None,
+) -> dict[str, Source]:
+    """Return the sources of a data set's splits, `parts` being what is stored; "" among them is a
+    part that belongs to no split. `classes` and `moments` are what the data say of themselves.
+
+    Raises DataError for labels, shapes or splits that do not fit.
+    """
+    for split in parts.values():
+        _check_lengths(split)
+    shape = _common_shape(parts)
+    coded, names = encode(parts, classes)
+    if reading.classes:
+        coded, names = _recode(where, coded, names, reading.classes), reading.classes
+    chosen = resolve(where, {split: Split(parts[split].images, coded[split]) for split in coded},
+                     reading.test_split)  # fmt: skip
+    if not classes and not reading.classes:
+        _check_all_occur(chosen["train"], names)
+    if sum(size_of(split.images) for split in chosen.values()) <= reading.memory:
+        chosen = {key: Split(held(split.images), split.labels) for key, split in chosen.items()}
+    mean, std = reading.moments or moments or measure(chosen["train"].images)
+    if len(mean) != shape[2] or len(std) != shape[2]:
+        raise DataError(f"{where}: mean and std: expected {shape[2]} of each, one per channel, "
+                        f"got {len(mean)} and {len(std)}")  # fmt: skip
+    return {key: _source(name, key, split, names, (mean, std)) for key, split in chosen.items()}
+
+
+def resolve(where: str, parts: Mapping[str, Split], share: float | None) -> dict[str, Split]:
+    """Return the splits train, test and, of three, validation.
+
+    Where there is no test set, the validation set is it; where there is none of either, it is a
+    `share` of the samples, always the same ones, or with None all of them. DataError if a share is
+    needed but not given, or given but not needed.
+    """
+    found = dict(parts)
+    train = found.pop("train", None) or found.pop("", None)
+    if train is None:
+        raise DataError(f"{where}: expected training data, got only {', '.join(found) or 'none'}")
+    if "test" not in found and "validation" in found:
+        found["test"] = found.pop("validation")
+    if "test" in found:
+        if share:
+            raise DataError(f"--test-split: expected none, as {where} has a test set, got {share}")
+        return {"train": train, **found}
+    if share is None:
+        return {"train": train, "test": train}
+    count = len(train.labels)
+    size = round(share * count)
+    if not 0 < size < count:
+        raise DataError(
+            f"{where}: expected a test set, or --test-split such as 0.2 to take one from its "
+            f"{count} samples, got {share or 'neither'}"
+        )
+    words = philox(0, TESTING, 0).random_raw(count)
+    mask = np.zeros(count, bool)
+    mask[np.argsort(words, kind="stable")[:size]] = True
+    return {"train": _take(train, ~mask), "test": _take(train, mask)}
+
+
+def encode(
+    parts: Mapping[str, Split], classes: Sequence[str]
+) -> tuple[dict[str, Ids], tuple[str, ...]]:
+    """Return the labels of each part as int64 (N,), and the names of the classes: those given, else
+    the names that occur, else the numbers."""
+    flat = {key: _flatten(split) for key, split in parts.items()}
+    if any(labels.dtype.kind == "U" for labels in flat.values()):
+        return _encode_names(parts, flat, classes)
+    count = len(classes) or 1 + max(_largest(parts[key], labels) for key, labels in flat.items())
+    checked = {key: checked_labels(flat[key], count, parts[key].images.where) for key in flat}
+    return checked, tuple(classes) or tuple(map(str, range(count)))
+
+
+def check_names(where: str, classes: Sequence[str]) -> None:
+    """DataError for names of classes that are empty or alike but for case."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(name.casefold(), name)
+        if not name or other is not name:
+            got = f"{other!r} and {name!r}" if name else "an empty one"
+            raise DataError(f"{where}: expected classes of different names, got {got}")
+
+
+def _recode(
+    where: str, coded: Mapping[str, Ids], own: Sequence[str], classes: Sequence[str]
+) -> dict[str, Ids]:
+    """Return labels that number other classes, those of a model; classes whose `own` names are
+    numbers only keep them."""
+    if tuple(own) == tuple(map(str, range(len(own)))):
+        return {key: checked_labels(ids, len(classes), where) for key, ids in coded.items()}
+    wrong = next((name for name in own if name not in classes), None)
+    if wrong is not None:
+        raise DataError(f"{where}: expected classes of the {len(classes)} that the model was "
+                        f"trained with, such as {classes[0]!r}, got {wrong!r}")  # fmt: skip
+    numbers = np.array([classes.index(name) for name in own], np.int64)
+    return {key: numbers[ids] for key, ids in coded.items()}
+
+
+def _encode_names(
+    parts: Mapping[str, Split], flat: Mapping[str, NDArray[Any]], classes: Sequence[str]
+) -> tuple[dict[str, Ids], tuple[str, ...]]:
+    names = tuple(classes) or tuple(
+        sorted({str(name) for labels in flat.values() for name in np.unique(labels)})
+    )
+    number = {name: i for i, name in enumerate(names)}
+    coded = {}
+    for key, labels in flat.items():
+        wrong = next((str(name) for name in labels if str(name) not in number), None)
+        if wrong is not None:
+            raise DataError(
+                f"{parts[key].images.where}: label: expected one of {len(names)} classes, such as "
+                f"{names[0]!r}, got {wrong!r}"
+            )
+        coded[key] = np.array([number[str(name)] for name in labels], np.int64)
+    return coded, names
+
+
+def _flatten(split: Split) -> NDArray[Any]:
+    """Return labels as (N,): names as text, or whole numbers."""
+    labels, where = split.labels, split.images.where
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2 and labels.dtype.kind in "biuf":
+        ones = labels == 1
+        if not (ones.sum(1) == 1).all() or not ((labels == 0) | ones).all():
+            row = int(np.argmin((ones.sum(1) == 1) & ((labels == 0) | ones).all(1)))
+            raise DataError(f"{where}: labels of row {row}: expected a single 1 among 0, "
+                            f"got {labels[row][:8].tolist()}")  # fmt: skip
+        labels = ones.argmax(1)
+    if labels.dtype.kind == "S":
+        labels = np.char.decode(labels, "utf-8", "replace")
+    whole = labels.dtype.kind in "biuU" or (labels.dtype.kind == "f" and _is_whole(labels))
+    if labels.ndim != 1 or not whole:
+        raise DataError(
+            f"{where}: labels: expected whole numbers or names (N,), got {labels.dtype} "
+            f"{labels.shape}"
+        )
+    return labels if labels.dtype.kind == "U" else labels.astype(np.int64)
+
+
+def _is_whole(labels: NDArray[Any]) -> bool:
+    return bool(np.isfinite(labels).all() and (labels == np.rint(labels)).all())
+
+
+def _largest(split: Split, labels: NDArray[Any]) -> int:
+    most = int(labels.max(initial=0))
+    if most >= MOST_CLASSES:
+        raise DataError(f"{split.images.where}: label at index {int(labels.argmax())}: expected "
+                        f"less than {MOST_CLASSES}, got {most}")  # fmt: skip
+    return most
+
+
+def _check_lengths(split: Split) -> None:
+    count, where = split.images.shape[0], split.images.where
+    if count != len(split.labels):
+        raise DataError(f"{where}: expected {count} labels, one per image, got {len(split.labels)}")
+    if 0 in split.images.shape:
+        raise DataError(f"{where}: expected at least one image with pixels, "
+                        f"got shape {split.images.shape}")  # fmt: skip
+
+
+def _common_shape(parts: Mapping[str, Split]) -> tuple[int, int, int]:
+    """Return (H, W, C) of all images. DataError where they differ."""
+    first = (parts.get("train") or next(iter(parts.values()))).images
+    for split in parts.values():
+        mine = split.images
+        if mine.shape[1:] != first.shape[1:] or mine.dtype != first.dtype:
+            raise DataError(
+                f"{mine.where}: expected {first.dtype} images {first.shape[1:]} (height, width, "
+                f"channels) as in {first.where}, got {mine.dtype} {mine.shape[1:]}"
+            )
+    return first.shape[1:]
+
+
+def _check_all_occur(train: Split, names: Sequence[str]) -> None:
+    """DataError for a class without training samples: labels that begin at 1, for example."""
+    absent = np.flatnonzero(np.bincount(train.labels, minlength=len(names)) == 0)
+    if len(absent):
+        raise DataError(
+            f"{train.images.where}: labels: expected training samples of all {len(names)} classes "
+            f"0 to {len(names) - 1}, got none of {names[absent[0]]}"
+        )
+
+
+def _take(split: Split, mask: NDArray[np.bool_]) -> Split:
+    return Split(Part(split.images, np.flatnonzero(mask).astype(np.int64)), split.labels[mask])
+
+
+def _source(
+    name: str, key: str, split: Split, classes: tuple[str, ...], moments: Moments
+) -> Source:
+    store = split.images
+    if isinstance(store, ArrayStore):
+        images = store.images.transpose(0, 3, 1, 2)
+        return Dataset(name, key, images, split.labels, classes, *moments)
+    return Streamed(name, key, store, split.labels, classes, *moments)

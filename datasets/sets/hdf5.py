@@ -1,0 +1,286 @@
+"""Own data sets as HDF5 files: arrays of images and labels, by their names, read where they lie.
+
+`write` makes such files. Images are (N, H, W, C), one after the other or in chunks of few images,
+so that a shuffled sample reads little more than itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats.chunks import GZIP, SHUFFLE, ChunkDecoder, Chunked, Contiguous, File, Reader
+from ..own import Split, check_names, finish
+from ..reading import Reading
+from ..source import DataError, Ids, Moments, Pixels, Source
+from ..store import channels_last_view, check_finite, kind_of, measure, pieces, pixels
+from .arrays import CLASSES, find_arrays
+
+COMPRESSIONS = ("none", "gzip", "lz4", "zstd", "blosc")
+BLOCK = 4096  # bytes that a disk reads at least; a chunk has as many images as fit
+MOST_ARRAYS = 1000
+# A file may unpack to FREE bytes plus EXPANSION times its size.
+FREE, EXPANSION = 1 << 28, 200
+READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError)
+_LIBRARY = Lock()
+
+
+class HdfStore:
+    """Images of one array of a file, which implements `Store`."""
+
+    def __init__(self, path: Path, array: h5py.Dataset, size: tuple[int, int] | None) -> None:
+        """Raise DataError for an array that cannot hold images."""
+        self.where = f"{path}{array.name}"
+        shape, self._axes = channels_last_view(array.shape, size) if array.ndim > 1 else (None, ())
+        kind = kind_of(array.dtype) if array.dtype.fields is None else None
+        if shape is None or kind is None:
+            raise DataError(
+                f"{self.where}: expected numbers (N, H, W, C), (N, C, H, W), (N, H, W) or (N, D), "
+                f"got {array.dtype} {array.shape}"
+            )
+        self.dtype, self._form = kind, shape[1:]
+        self._row, self._type = array.shape[1:], array.dtype
+        count, height, width, channels = (shape[axis] for axis in self._axes)
+        self.shape = (count, height, width, channels)
+        self.layout = describe_layout(array)
+        self._reader = _reader(path, array)
+
+    def read(self, indices: Ids) -> Pixels:
+        """Return images (n,) in a new array (n, H, W, C)."""
+        rows = np.empty((len(indices), *self._row), self._type)
+        self._reader.fill(rows, indices)
+        images = rows.reshape(-1, *self._form) if len(indices) else rows.reshape(0, *self._form)
+        images = pixels(np.ascontiguousarray(images.transpose(self._axes)))
+        return check_finite(images, self.where, indices)
+
+
+def load_hdf5(path: Path, reading: Reading, name: str = "", where: str = "") -> dict[str, Source]:
+    """Return the splits in a file; name and place are the file's unless they are given. Raises
+    DataError for damaged files and unknown contents."""
+    parts, classes, moments = open_parts(path, reading.size)
+    return finish(name or path.stem, where or str(path), parts, reading, classes, moments)
+
+
+def open_parts(
+    path: Path, size: tuple[int, int] | None = None
+) -> tuple[dict[str, Split], tuple[str, ...], Moments | None]:
+    """Return the parts of a file, the names of its classes and its mean and std, if it has them."""
+    try:
+        with open(path, "rb"):
+            pass  # HDF5's messages are long; Python says what is wrong with the path
+        with h5py.File(path, "r") as file:
+            arrays = _arrays(path, file)
+            parts = {
+                split: Split(HdfStore(path, arrays[images], size), _labels(arrays[labels]))
+                for split, (images, labels) in find_arrays(str(path), arrays).items()
+            }
+            named = next((arrays[name] for name in arrays if name.lower() in CLASSES), None)
+            classes = () if named is None else tuple(map(str, _labels(named).reshape(-1)))
+            moments = _moments(file)
+    except DataError:
+        raise
+    except READ_ERRORS as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"{path}: cannot be read as HDF5: {reason!s:.200}") from error
+    check_names(str(path), classes)
+    return parts, classes, moments
+
+
+def write(
+    path: Path,
+    parts: Mapping[str, Split],
+    classes: tuple[str, ...],
+    compression: str = "none",
+    tell: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Write parts to a new file with the names of the classes, mean and std; call `tell` with the
+    number of images of each piece written.
+
+    OSError where it cannot be written.
+    """
+    size = sum(math.prod(p.images.shape) * p.images.dtype.itemsize for p in parts.values())
+    free = os.statvfs(path.parent)
+    if compression == "none" and size > free.f_bavail * free.f_frsize:
+        raise OSError(f"expected {size} bytes of free disk space, got "
+                      f"{free.f_bavail * free.f_frsize}")  # fmt: skip
+    with h5py.File(path, "x", libver="latest") as file:
+        file.attrs["tallygrad"] = 1
+        names = np.array([name.encode() for name in classes])
+        file.create_dataset("classes", data=names, track_times=False)
+        for key, part in parts.items():
+            _write_part(file.require_group(key or "/"), part, compression, tell)
+    written, _, _ = open_parts(path)  # read again: the images may take long to make
+    moments = measure((written.get("train") or written[""]).images)
+    with h5py.File(path, "r+") as file:
+        file.attrs["mean"], file.attrs["std"] = (np.array(values) for values in moments)
+
+
+def _write_part(
+    group: h5py.Group, part: Split, compression: str, tell: Callable[[int], object]
+) -> None:
+    store, digest, start = part.images, hashlib.sha256(), 0
+    row = math.prod(store.shape[1:]) * store.dtype.itemsize
+    options = _options(compression, max(1, BLOCK // max(row, 1)), store.dtype.itemsize)
+    if "chunks" in options:
+        options["chunks"] = (min(options["chunks"][0], store.shape[0]), *store.shape[1:])
+    images = group.create_dataset("images", store.shape, store.dtype, track_times=False, **options)
+    for piece in pieces(store):
+        images[start : start + len(piece)] = piece
+        digest.update(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
+        start += len(piece)
+        tell(len(piece))
+    labels = part.labels.astype("<i8")
+    digest.update(labels.tobytes())
+    group.create_dataset("labels", data=labels, track_times=False)
+    group.attrs["sha256"] = digest.hexdigest()
+
+
+def _options(compression: str, length: int, itemsize: int) -> dict[str, Any]:
+    """Return what `create_dataset` needs for a compression; chunks are (length,)."""
+    if compression == "none":
+        return {}
+    if compression == "gzip":
+        return {"chunks": (length,), "compression": 4, "shuffle": itemsize > 1}
+    try:
+        import hdf5plugin
+    except ImportError as error:
+        raise DataError(
+            f"--compression: expected none or gzip without hdf5plugin, got {compression} "
+            "(pip install hdf5plugin)"
+        ) from error
+    made = {"lz4": hdf5plugin.LZ4, "zstd": hdf5plugin.Zstd, "blosc": hdf5plugin.Blosc}
+    return {"chunks": (length,), **made[compression]()}
+
+
+def describe_layout(array: h5py.Dataset) -> dict[str, Any]:
+    """Return how an array is stored: images a chunk (0: no chunks), filters, bytes on disk."""
+    plist = array.id.get_create_plist()
+    names = [plist.get_filter(i)[3].decode() for i in range(plist.get_nfilters())]
+    return {
+        "chunk": array.chunks[0] if array.chunks else 0,
+        "filters": names,
+        "stored": array.id.get_storage_size(),
+    }
+
+
+def _arrays(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Return the arrays of a file and of its groups by name. DataError for one that lies in another
+    file, and for one that claims more than a file of this size holds."""
+    names = list(file)[:MOST_ARRAYS]
+    for name in list(names):
+        if isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(
+            file[name], h5py.Group
+        ):
+            names += [f"{name}/{child}" for child in list(file[name])[:MOST_ARRAYS]]
+    arrays = {}
+    most = FREE + EXPANSION * os.path.getsize(path)
+    for name in names:
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            raise DataError(f"{path}: {name}: expected an array in this file, got a link")
+        array = file[name]
+        if isinstance(array, h5py.Dataset):
+            if array.is_virtual or array.external:
+                raise DataError(
+                    f"{path}: {name}: expected an array in this file, got one elsewhere"
+                )
+            if array.nbytes > most:
+                raise DataError(
+                    f"{path}: {name}: expected at most {most} bytes in a file of this size, "
+                    f"got {array.nbytes}"
+                )
+            arrays[name] = array
+    return arrays
+
+
+def _moments(file: h5py.File) -> Moments | None:
+    if "mean" not in file.attrs or "std" not in file.attrs:
+        return None
+    mean, std = (
+        tuple(np.asarray(file.attrs[key], np.float64).reshape(-1).tolist())
+        for key in ("mean", "std")
+    )
+    if not all(map(math.isfinite, (*mean, *std))) or min(std, default=0) <= 0:
+        raise ValueError(f"mean, std: expected finite numbers and std above 0, got {mean}, {std}")
+    return mean, std
+
+
+def _labels(array: h5py.Dataset) -> NDArray[Any]:
+    """Return an array of labels; strings of any length as NumPy's."""
+    if h5py.check_string_dtype(array.dtype) is None:
+        return np.asarray(array[()])
+    return np.asarray(array.asstr()[()], np.str_)
+
+
+def _reader(path: Path, array: h5py.Dataset) -> Reader:
+    """Return the fastest reader of an array's rows: past the library, where its layout allows."""
+    row = math.prod(array.shape[1:]) * array.dtype.itemsize
+    offset = array.id.get_offset()
+    if array.chunks is None and offset is not None:
+        return Contiguous(File(path), offset, row)
+    length = array.chunks[0] if array.chunks else max(1, BLOCK // max(row, 1))
+    return Chunked(length, _chunk_decoder(path, array) or _library_decoder(path, array, length))
+
+
+def _library_decoder(path: Path, array: h5py.Dataset, length: int) -> Callable[[int], NDArray[Any]]:
+    """Return a function that lets HDF5 decode: for its other filters and chunks of other forms."""
+    _load_plugins(array)
+    array = h5py.File(path, "r")[array.name]  # which stays open
+
+    def decode(number: int) -> NDArray[Any]:
+        try:
+            with _LIBRARY:
+                rows: NDArray[Any] = array[number * length : (number + 1) * length]
+                return rows
+        except READ_ERRORS as error:
+            raise DataError(
+                f"{path}{array.name}: images from {number * length} on cannot be read: "
+                f"{error!s:.200}"
+            ) from error
+
+    return decode
+
+
+def _load_plugins(array: h5py.Dataset) -> None:
+    plist = array.id.get_create_plist()
+    codes = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    if all(h5py.h5z.filter_avail(code) for code in codes):
+        return
+    try:
+        import hdf5plugin  # noqa: F401
+    except ImportError as error:
+        raise DataError(
+            f"{array.file.filename}{array.name}: needs hdf5plugin for its compression "
+            f"({', '.join(describe_layout(array)['filters'])}) (pip install hdf5plugin)"
+        ) from error
+
+
+def _chunk_decoder(path: Path, array: h5py.Dataset) -> ChunkDecoder | None:
+    """Return a decoder of chunks of whole rows, None where the library must decode."""
+    plist = array.id.get_create_plist()
+    codes = tuple(plist.get_filter(i)[0] for i in range(plist.get_nfilters()))
+    whole = array.chunks is not None and array.chunks[1:] == array.shape[1:]
+    known = whole and set(codes) <= {GZIP, SHUFFLE} and hasattr(array.id, "chunk_iter")
+    if not known or array.file.userblock_size:
+        return None
+    count = -(-array.shape[0] // array.chunks[0])
+    offsets, sizes = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    masks = set()
+
+    def take(info: Any) -> None:
+        number = info.chunk_offset[0] // array.chunks[0]
+        offsets[number], sizes[number] = info.byte_offset, info.size
+        masks.add(info.filter_mask)
+
+    array.id.chunk_iter(take)
+    if masks - {0}:
+        return None  # some chunks were written without some filters
+    return ChunkDecoder(File(path), array.chunks, array.dtype, offsets, sizes, codes)

@@ -1,0 +1,128 @@
+"""Trainings on a user's own data: the same bits from every form, and what a checkpoint keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tallygrad.trainer.cli import main
+from tallygrad.trainer.components.checkpoint import load
+
+Image = pytest.importorskip("PIL.Image")
+WORDS = ["train", "--model", "mlp", "--batch-size", "8", "--backend", "numpy", "--epochs", "1"]
+NAMES = ("cat", "dog", "owl")
+
+
+@pytest.fixture
+def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of images, and the same as a NumPy archive."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (36, 5, 5, 3), np.uint8)
+    labels = np.repeat([0, 1, 2], 12)
+    images[np.arange(36), :2, :, labels] = 255
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        place = Path("pets", "train" if i % 3 else "test", NAMES[label], f"{i:03}.png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place)
+    train = np.arange(36) % 3 > 0
+    np.savez("pets.npz", x_train=images[train], y_train=labels[train], x_test=images[~train],
+             y_test=labels[~train], classes=np.array(NAMES))  # fmt: skip
+    return tmp_path / "pets"
+
+
+def train(*words: str, out: str = "run") -> dict[str, Any]:
+    assert main([*WORDS, "--out", out, *words]) == 0
+    result: dict[str, Any] = json.loads(Path(out, "result.json").read_text())
+    return result
+
+
+def weights(out: str) -> dict[str, bytes]:
+    tensors = load(next(Path(out, "checkpoints").glob("step-*.h5"))).tensors
+    return {name: array.tobytes() for name, array in tensors.items()}
+
+
+def test_every_form_trains_to_the_same_bits(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train("--dataset", "pets", out="a")
+    assert "3x5x5, 3 classes" in capsys.readouterr().err
+    train("--dataset", "pets", "--data-memory", "0", out="b")
+    train("--dataset", "pets.npz", out="c")
+    assert weights("a") == weights("b") == weights("c")
+
+
+def test_a_checkpoint_keeps_classes_and_normalisation(
+    pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train("--dataset", "pets")
+    meta = load(next(Path("run", "checkpoints").glob("step-*.h5"))).meta
+    assert meta["class_names"] == list(NAMES) and len(meta["mean"]) == len(meta["std"]) == 3
+    assert meta["config"]["dataset"] == str(pets)
+    capsys.readouterr()
+    assert main(["eval", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(result["test_loss"])
+    # Other data are normalised as in training, and have its classes: "owl" stays the third.
+    owls = Path("more", "owl")
+    owls.mkdir(parents=True)
+    for i in range(24, 36, 3):
+        (owls / f"{i}.png").write_bytes((pets / "test" / "owl" / f"{i:03}.png").read_bytes())
+    assert main(["eval", "run", "--dataset", "more", "--json"]) == 0
+    more = json.loads(capsys.readouterr().out)
+    assert main(["predict", "run", "--samples", "8-11", "--json"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert more["samples"] == 4 and {answer["label"] for answer in answers} == {"owl"}
+    assert more["correct"] == sum(answer["name"] == "owl" for answer in answers)
+    capsys.readouterr()
+    (Path("more") / "fox").mkdir()
+    Image.new("RGB", (5, 5)).save(Path("more", "fox", "1.png"))
+    assert main(["eval", "run", "--dataset", "more"]) == 2
+    assert "got 'fox'" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_data_that_have_moved(
+    pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("--dataset", "pets.npz")
+    Path("elsewhere").mkdir()
+    Path("pets.npz").rename("elsewhere/pets.npz")
+    again = ["--resume", "auto", "--epochs", "2"]
+    assert main([*WORDS, "--out", "run", *again[:2]]) == 2
+    assert "pets.npz: no such file" in capsys.readouterr().err
+    assert train(*again, "--dataset", "elsewhere/pets.npz")["epochs"] == 2
+    assert main([*WORDS, "--out", "run", *again[:2], "--dataset", "elsewhere/pets.npz",
+                 "--image-fit", "resize"]) == 2  # fmt: skip
+    assert "--image-fit: expected crop as in" in capsys.readouterr().err
+
+
+def test_a_validation_set_of_the_data(pets: Path) -> None:
+    (pets / "val").mkdir()
+    (pets / "test" / "cat").rename(pets / "val" / "cat")
+    result = train("--dataset", "pets", "--image-size", "4x3")
+    assert "validation_accuracy" in result or "best_test_accuracy" in result
+    assert main(["eval", "run", "--split", "validation"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--dataset", "digits", "--image-size", "9"],
+            "--image-size: expected none with",
+        ),
+        (["--dataset", "pets", "--image-size", "9x"], "--image-size: expected a size in pixels"),
+        (["--dataset", "pets", "--test-split", "1"], "--test-split: expected a share"),
+        (["--dataset", "pet"], "--dataset: unknown data set 'pet'"),
+        (["--dataset", "./pet"], "pet: no such file or folder"),
+        (["--dataset", "pets", "--image-colors", "red"], "--image-colors: unknown value 'red'"),
+    ],
+)
+def test_what_does_not_fit(
+    pets: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*WORDS, *words, "--out", "run"]) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "error" in x]
+    assert message in line
