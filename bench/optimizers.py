@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,10 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     notes: list[str] = []
     backend = choose_backend(options.backend, notes)
+    torch: Any = None
     try:
-        import torch
+        torch = import_module("torch")
     except ImportError:
-        torch = None  # type: ignore[assignment]
         notes.append("no comparison with torch: it is not installed")
     for note in notes:
         print(note)
