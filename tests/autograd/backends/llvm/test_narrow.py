@@ -49,9 +49,9 @@ def test_tanh_of_bfloat16(target: targets.Target) -> None:
     wanted = np.tanh(x.astype("f8")).astype("f4").astype(bfloat16())
     assert (got != wanted).mean() < 0.005
     np.testing.assert_allclose(got.astype("f4"), wanted.astype("f4"), rtol=2**-7)
-    special = np.array([np.nan, np.inf, -np.inf, 0.0, 1e-30, -90], bfloat16())
+    special = np.repeat(np.array([np.nan, np.inf, -np.inf, 0, 1e-30, -90], bfloat16()), 64)
     got = kernel(target, activation.tanh, special)(special).astype("f4")
-    np.testing.assert_allclose(got, [np.nan, 1, -1, 0, 1e-30, -1], rtol=2**-8)
+    np.testing.assert_allclose(got[::64], [np.nan, 1, -1, 0, 1e-30, -1], rtol=2**-8)
 
 
 def test_few_numbers_are_cast_by_kernels(target: targets.Target) -> None:
