@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 from tallygrad.launch import mpirun
-from tallygrad.trainer.commands.models import ChosenModel, ModelOptions
+from tallygrad.trainer.commands.chosen_model import ChosenModel, ModelOptions
 from tallygrad.trainer.cost.cluster.network import Exchange, Network
 from tallygrad.trainer.cost.cluster.scaling import predict
 from tallygrad.trainer.cost.cluster.step_time import Step, StepTimes

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tallygrad.trainer.calibration.rehearsal import Rehearsal, Silent
-from tallygrad.trainer.commands.models import ModelOptions
+from tallygrad.trainer.commands.chosen_model import ModelOptions
 from tallygrad.trainer.cost.cluster.allreduce import FIXED_ORDER, allreduce
 from tallygrad.trainer.cost.cluster.network import load
 from tallygrad.trainer.cost.cluster.traffic import Group, Link

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ from ..autograd.random import moment, replayed
 from ..autograd.tape import Tape
 from ..autograd.tensor import Tensor
 from ..datasets import Batch, Loader, Source
+from . import user_code
 from .config import TrainConfig, flag
 from .distributed.comm import Comm
 from .errors import OverLimit, UserError, nearest
@@ -199,7 +201,25 @@ def flatten_parameters(model: nn.Module, task: Task, data: Source, dtype: Any) -
         return _blank_loss(model, task, data, 2, dtype)
 
     model.train()
-    return flatten(gradient_order(run, list(model.parameters())))
+    with _fitting():
+        return flatten(gradient_order(run, list(model.parameters())))
+
+
+def check_output(model: nn.Module, task: Task, data: Source, dtype: Any) -> None:
+    """UserError where a model's output does not fit the task, or it cannot take the images."""
+    blank = context.using(backend=backends.SHAPES_ONLY, tape=None, ledger=Ledger(), scope="")
+    with _fitting(), blank, replayed(moment()):
+        _blank_loss(model, task, data, 2, dtype)
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """UserError for a model that cannot take the images of a data set."""
+    try:
+        with user_code.explained("--model"):
+            yield
+    except ValueError as error:
+        raise UserError(f"--model: {error}") from error
 
 
 def _blank_loss(model: nn.Module, task: Task, data: Source, size: int, dtype: Any) -> Tensor:
@@ -209,10 +229,11 @@ def _blank_loss(model: nn.Module, task: Task, data: Source, size: int, dtype: An
     labels: Any = zeros(size, dtype=np.int64)
     inputs = task.inputs(Batch(images, labels, np.zeros(size, np.int64), size, (0, size)))
     output = model(inputs[0])
-    expected, shape = task.output_shape(data), output.shape[1:]
+    expected = (size, *task.output_shape(data))
+    shape = output.shape if isinstance(output, Tensor) else type(output).__name__
     if shape != expected:
         raise UserError(
-            f"--task: expected a model whose output for a sample is {expected}, got {shape}; "
+            f"--task: expected a model whose output for {size} samples is {expected}, got {shape}; "
             "choose another --model or --task"
         )
     return task.loss(output, *inputs, training=False)

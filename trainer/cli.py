@@ -13,6 +13,7 @@ COMMANDS = {
     "eval": Command("evaluate a checkpoint on a data set", joint=True),
     "predict": Command("apply a checkpoint to images", joint=True),
     "inspect": Command("show the contents of a checkpoint"),
+    "models": Command("list the models"),
     "cost": Command("count the work of a model, layer by layer, without running it"),
     "profile": Command("measure the time of each layer on this host"),
     "verify": Command("compare the bits of trainings on several ranks and threads"),

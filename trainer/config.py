@@ -7,17 +7,20 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from .cost.cluster.compression import parse_compress
 from .cost.precision import PRECISIONS
 from .errors import UserError, nearest
 from .optimizer_options import OptimizerOptions
 from .optimizer_options import option as _option
+from .parser import MOST
 from .parsing import read_toml_or_json
 from .threads import MOST_THREADS
+from .user_code import names_code, same
 from .values import (
     parse_every,
+    parse_hash,
     parse_image_size,
     parse_part,
     parse_share,
@@ -31,7 +34,12 @@ OF_THIS_RUN = {
     "out", "resume", "threads", "max_steps", "stop_before", "preempt_signals", "collective_timeout",
     "timeline", "timeline_steps", "on_lost_rank",
 }  # fmt: skip
-MOST = 1 << 63  # beyond any whole number
+CODE = ("model", "dataset")  # options that may name code
+# What a resumed run must share with the run that it goes on with.
+IDENTITY = (
+    "model", "model_args", "dataset", "test_split", "image_size", "image_fit", "image_colors",
+    "task", "batch_size", "optimizer", "dtype", "precision", "seed", "validation",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +49,19 @@ class TrainConfig(OptimizerOptions):
 
     model: str = _option(
         "lenet",
-        "mlp, lenet, lenet5, lstm, autoencoder, resnet20, 32, 44, 56, 110 or 1001; for larger "
-        "images alexnet, overfeat, googlenet, vgg11, 13, 16 or 19, resnet18, 34, 50, 101 or 152",
+        "model, by name (`tallygrad models` lists them), or your own: FILE.py:NAME or "
+        "package.module:NAME, a class or a function",
+    )
+    model_args: str = _option(
+        "", "options of the model, such as option=B,width=32", metavar="KEY=VALUE,..."
+    )
+    model_sha256: str = _option(
+        "",
+        "train only with this SHA-256, or its first digits, of the file of an own model; any: also "
+        "resume with a changed file",
+        metavar="HEX|any",
+        parse=parse_hash,
+        such="8 to 64 hexadecimal digits or any",
     )
     dataset: str = _option(
         "digits",
@@ -248,24 +267,11 @@ class TrainConfig(OptimizerOptions):
         """Return the number of micro-batches of a step on so many ranks."""
         return self.micro_batches or max(2, ranks)
 
-    def identity(self) -> dict[str, Any]:
-        """Return the options that a resumed run must share with the run it goes on with."""
-        names = (
-            "model",
-            "dataset",
-            "test_split",
-            "image_size",
-            "image_fit",
-            "image_colors",
-            "task",
-            "batch_size",
-            "optimizer",
-            "dtype",
-            "precision",
-            "seed",
-            "validation",
-        )
-        return {name: getattr(self, name) for name in names}
+    def difference(self, recorded: Mapping[str, Any]) -> str:
+        """Return the first option in which a run that goes on with a recorded one must not differ
+        from that, but does; "" where there is none."""
+        pairs = ((name, getattr(self, name), recorded.get(name)) for name in IDENTITY)
+        return next((name for name, *values in pairs if not _alike(name, *values)), "")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -290,30 +296,6 @@ CHOICES = {
     "tune": ("off", "fast", "full"),
     "target": ("host", "amx", "avx512", "avx2", "sse", "neon"),
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line and that takes no abbreviations."""
-
-    commands: Any
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UserError."""
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
-def integer(text: str) -> int:
-    """Return the whole number that an option is given, for `argparse`."""
-    try:
-        value = int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r:.60}") from error
-    if abs(value) >= MOST:
-        raise argparse.ArgumentTypeError(f"expected less than {MOST}, got {text!s:.60}")
-    return value
 
 
 def flag(name: str) -> str:
@@ -356,6 +338,7 @@ def gather(file: str | None, flags: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"{file}: {key}: expected once, got it twice, with - and with _")
         if value is not None or known[name].default is not None:  # a setting that was lacking
             values[name] = _checked(known[name], value, f"{file}: {key}")
+    refuse_code(values, flags, f"{file}")
     for name, value in flags.items():
         values[name] = _checked(known[name], value, flag(name))
     return values
@@ -373,7 +356,28 @@ def resume(chosen: Mapping[str, Any], recorded: Mapping[str, Any]) -> TrainConfi
         for name, value in recorded.items()
         if name in names and (value is not None or known[name].default is not None)
     }
+    if not same(inherited.get("model", ""), chosen.get("model", inherited.get("model", ""))):
+        inherited.pop("model_args", None)
     return TrainConfig(**{**inherited, **chosen})
+
+
+def _alike(name: str, mine: object, recorded: object) -> bool:
+    """Compare an option of two runs; own data and code may have moved to another folder."""
+    if name in CODE and isinstance(mine, str) and isinstance(recorded, str):
+        return same(mine, recorded) or (
+            name == "dataset" and Path(mine).name == Path(recorded).name
+        )
+    return mine == recorded
+
+
+def refuse_code(read: Mapping[str, Any], named: Mapping[str, Any], where: str) -> None:
+    """UserError for code that a file names, and the command line does not: see `user_code`."""
+    for name in CODE:
+        if names_code(value := read.get(name, "")) and name not in named:
+            raise UserError(
+                f"{flag(name)}: expected {value} on the command line, as in {where}, got none; "
+                "code runs only where you name it"
+            )
 
 
 def _read(file: Path) -> dict[str, Any]:

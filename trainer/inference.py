@@ -18,7 +18,7 @@ from ..autograd import backends, context, from_numpy, nn, no_grad
 from ..datasets import Reading, Source
 from ..datasets.loader import Normalise
 from ..datasets.source import Pixels
-from . import build, config
+from . import build, config, user_code
 from .commands.checkpoints import CheckpointOptions
 from .components.checkpoint import CheckpointFolder, load, newest_checkpoint, verify
 from .components.evaluate import evaluate, make_eval_step
@@ -28,6 +28,7 @@ from .distributed.comm import Comm, SerialComm
 from .errors import NotFinite, UserError, show, warn
 from .images import read_images
 from .numbers import whole_number
+from .own_models import named_again
 from .progress import Progress, compiling
 from .quantized import Figures, calibrated, compare
 from .tasks.registry import recorded_task
@@ -77,8 +78,11 @@ class Trained:
         self.micro_batches = parts if isinstance(parts, int) and parts > 0 else 1
         self.task = recorded_task(self.path, trained_with)
         kind = recorded(self.path, checkpoint.meta, "model", str)
-        self.model = build.create_model(kind, self.data, self.dtype)
+        digest = str(trained_with.get("model_sha256", ""))
+        name = named_again(kind, options.model, digest, str(self.path), warns=comm.rank == 0)
+        self.model = build.create_model(name, self.data, self.dtype)
         load_model(self.path, checkpoint.tensors, self.model)
+        build.check_output(self.model, self.task, self.data, self.dtype)
         if self.precision == "bf16" and not self.is_int8:
             build.mixed(self.precision)  # a UserError where it is not to be had
             nn.narrow_products(self.model)
@@ -94,7 +98,8 @@ class Trained:
     def facts(self) -> dict[str, object]:
         """Return what is applied to what, which must be the same on all ranks."""
         checkpoint = {f"digest of {self.path}": self.digest}
-        return checkpoint | work_facts(self.backend, self.data, *self.calibration)
+        data = work_facts(self.backend, self.data, *self.calibration)
+        return checkpoint | user_code.facts() | data
 
     def int8_model(self, comm: Comm) -> nn.Module:
         """Return the model with int8 layers, calibrated on images of the training set: that of rank

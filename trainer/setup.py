@@ -13,7 +13,7 @@ from ..autograd import nn
 from ..autograd.nn.flat import FlatParameters
 from ..autograd.optim import Optimizer
 from ..datasets import Sampler, Source
-from . import build, combinations
+from . import build, combinations, user_code
 from .config import TrainConfig
 from .cost.cluster.compression import parse_compress
 from .distributed.agreement import agree, model_facts, work_facts
@@ -27,6 +27,7 @@ from .distributed.overlap import OverlapChoice, ways_to_drive
 from .distributed.sync import GradientSync
 from .distributed.update import ShardedUpdate, Update, cut
 from .errors import UserError
+from .own_models import registered
 from .tasks import registry
 from .tasks.task import Task
 from .values import parse_size
@@ -49,8 +50,10 @@ class Recipe:
         """Return what the options ask for. UserError for options of task and optimizer that do not
         fit."""
 
+        name = registered(config.model, config.model_args)
+
         def model(data: Source) -> nn.Module:
-            return build.create_model(config.model, data, np.dtype(config.dtype), config.seed)
+            return build.create_model(name, data, np.dtype(config.dtype), config.seed)
 
         task = registry.create(config.task, config.to_json())
         build.optimizer_settings(config)  # refuses what does not fit before data are loaded
@@ -103,7 +106,7 @@ def assemble(
     data = data or build.load_data(config, comm)
     backend = build.choose_backend(comm, config.backend, config.target, config.conv, config.tune)
     splits = [x.dataset for x in (data.train, data.validation, data.test) if x]
-    agree(comm, lambda: work_facts(backend, *splits))
+    agree(comm, lambda: user_code.facts() | work_facts(backend, *splits))
     build.limit_memory(backend, parse_size(config.memory_limit))
     model = recipe.model(data.train.dataset)
     agree(comm, lambda: model_facts(model))

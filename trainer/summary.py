@@ -11,10 +11,12 @@ from ..autograd import get_num_threads, nn
 from ..datasets import Source
 from . import build
 from .build import Data
-from .config import TrainConfig, flag
+from .config import CODE, TrainConfig, flag
 from .cost.report import short
 from .distributed.comm import Comm
+from .own_models import full_name
 from .tasks.task import Task, TaskMetric
+from .user_code import names_code
 
 
 def header(
@@ -25,12 +27,12 @@ def header(
     sets = [data.train.dataset, *([data.validation.dataset] if data.validation else [])]
     samples = ", ".join(_samples(one) for one in (*sets, data.test.dataset))
     shape = "x".join(map(str, data.train.dataset.input_shape))
-    threads = get_num_threads()
+    threads, name = get_num_threads(), full_name(config.model, config.model_args)
     parts = data.train.sampler.parts
     rest = comm.size - parts
     idle = [f"idle     {rest} rank{'s'[: rest > 1]}, for lack of micro-batches ({parts})"]
     return [
-        f"model    {config.model}, {short(values)} parameters, {_types(config)}",
+        f"model    {name}, {short(values)} parameters, {_types(config)}",
         f"data     {config.dataset}: {samples}; {shape}, {len(data.train.dataset.classes)} classes",
         f"ranks    {comm.size} x {threads} thread{'s' if threads > 1 else ''}, MPI "
         f"{comm.library}, backend {backend}",
@@ -48,7 +50,7 @@ def _samples(data: Source) -> str:
     return f"{len(data):,} {data.split}"
 
 
-def outcome(result: Mapping[str, Any], task: Task, folder: Path) -> list[str]:
+def outcome(result: Mapping[str, Any], config: TrainConfig, task: Task, folder: Path) -> list[str]:
     """Return what a training came to, from its result, and how to go on."""
     metrics = [f"{m.name} {m.text(result[f'test_{m.name}'])}" for m in task.metrics]
     return [
@@ -57,7 +59,7 @@ def outcome(result: Mapping[str, Any], task: Task, folder: Path) -> list[str]:
         f"{result['images_per_second']:,.0f} images/s, {result['wall_seconds']:.1f} s",
         f"checkpoint    {result['checkpoint']}",
         f"log           {folder}/log.jsonl",
-        f"evaluate      tallygrad eval {folder}",
+        f"evaluate      {join(['tallygrad', 'eval', str(folder), *_code(config)])}",
     ]
 
 
@@ -65,11 +67,18 @@ def continuation(step: int, config: TrainConfig, ranks: int, folder: Path) -> st
     """Return where a run was stopped, and the command that goes on: it must give anew what a
     checkpoint does not keep."""
     words = ["tallygrad", "train", "--out", str(folder), "--resume", "auto"]
+    words += _code(config)
     for name in ("max_steps", "threads"):
         value = getattr(config, name)
         words += [flag(name), str(value)] if value else []
     shared = ", on any number of ranks" if ranks > 1 else ""
     return f"stopped at step {step}; continue with `{join(words)}`{shared}"
+
+
+def _code(config: TrainConfig) -> list[str]:
+    """Return the options of a command that have to name the run's code again."""
+    values = {name: getattr(config, name) for name in CODE}
+    return [w for n, v in values.items() if names_code(v) for w in (flag(n), v)]
 
 
 def _best(result: Mapping[str, Any], metric: TaskMetric) -> list[str]:

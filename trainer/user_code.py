@@ -68,7 +68,7 @@ def load(option: str, name: str) -> UserCode:
             )
         module, digest = _module(option, source)
         if not hasattr(module, attribute):
-            names = [one for one in vars(module) if not one.startswith("_")]
+            names = [n for n, value in vars(module).items() if n[0] != "_" and callable(value)]
             raise UserError(f"{option}: no {attribute!r} in {source}{nearest(attribute, names)}")
         file = str(getattr(module, "__file__", None) or "")
         _loaded[name] = UserCode(name, file, digest, getattr(module, attribute))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Mapping
@@ -21,6 +22,13 @@ def parse_size(text: str) -> int:
     if not 0 <= size < 2**60:
         raise ValueError(f"size: expected less than 2^60 bytes, got {text}")
     return int(size)
+
+
+def parse_hash(text: str) -> str:
+    """Return the first digits of a hash, "any" or "". ValueError for others."""
+    if text not in ("", "any") and not re.fullmatch("[0-9a-f]{8,64}", text):
+        raise ValueError(f"expected hexadecimal digits, got {text}")
+    return text
 
 
 def parse_every(text: str) -> int:

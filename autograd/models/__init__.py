@@ -4,13 +4,23 @@ They classify images (N, C, H, W) and return logits (N, classes); an autoencoder
 again. Sources stand with each."""
 
 from . import alexnet, autoencoder, googlenet, imagenet_resnet, lenet, lstm, mlp, resnet, vgg
-from .registry import classes, create, input_shape, names, register, usual_loss
+from .naming import full_name, parse_options, split_name
+from .registry import (
+    classes,
+    create,
+    input_shape,
+    names,
+    register,
+    takes_classes,
+    usual_loss,
+)
 
 __all__ = [
     "alexnet",
     "autoencoder",
     "classes",
     "create",
+    "full_name",
     "googlenet",
     "imagenet_resnet",
     "input_shape",
@@ -18,8 +28,11 @@ __all__ = [
     "lstm",
     "mlp",
     "names",
+    "parse_options",
     "register",
     "resnet",
+    "split_name",
+    "takes_classes",
     "usual_loss",
     "vgg",
 ]

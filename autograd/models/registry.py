@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, TypeVar
 
+from .. import backends, context
+from ..functional.create import zeros
 from ..functional.loss import cross_entropy, mse_loss
+from ..ledger import Ledger
 from ..nn.module import Module
 from ..suggest import unknown
 from ..tensor import Tensor
+from .naming import split_name
 
 Shape = tuple[int, int, int]  # channels, height, width of an image
 _models: dict[str, Callable[..., Module]] = {}
 _depths: dict[str, Sequence[int]] = {}
+_DATA = ("input_shape", "classes")  # options that follow from the data
 B = TypeVar("B", bound=Callable[..., Module])
 
 
-def register(name: str, depths: Sequence[int] = ()) -> Callable[[B], B]:
-    """Register a function of (input_shape, classes, options ..) under a name.
+def register(name: str, depths: Sequence[int] = (), listed: bool = True) -> Callable[[B], B]:
+    """Register a class or a function of options under a name, which `names` has if `listed`.
 
-    `depths` are the usual values of its option `depth`, which `names` lists. A function without
-    `classes` makes models that return their images, such as autoencoders."""
+    Those that it has of `input_shape` and `classes` follow from the data. `depths` are the usual
+    values of its option `depth`, which `names` lists. One without `classes` makes models that
+    return their images, such as autoencoders, or that have a fixed number of classes."""
 
     def enter(builder: B) -> B:
-        _models[name], _depths[name] = builder, depths
+        _models[name] = builder
+        if listed:
+            _depths[name] = depths
         return builder
 
     return enter
@@ -39,13 +47,28 @@ def names() -> tuple[str, ...]:
 
 
 def _builder(name: str) -> Callable[..., Module]:
-    """Return what makes the model of a name. ValueError for an unknown one, with the nearest."""
-    family = re.fullmatch(r"([a-z]+)(\d+)", name)
-    if name not in _models and family and _depths.get(family[1]):
-        return partial(_models[family[1]], depth=int(family[2]))
-    if name not in _models:
-        raise unknown("model", name, names())
-    return _models[name]
+    """Return what makes the model of a name. ValueError for an unknown one or for an unknown
+    option, with the nearest."""
+    base, options = split_name(name)
+    family = re.fullmatch(r"([a-z]+)(\d+)", base)
+    if base in _models:
+        builder = _models[base]
+    elif family and _depths.get(family[1]):
+        builder = partial(_models[family[1]], depth=int(family[2]))
+    else:
+        raise unknown("model", base, names())
+    _check_options(base, builder, options)
+    return partial(builder, **options) if options else builder
+
+
+def _check_options(name: str, builder: Callable[..., Module], options: Mapping[str, Any]) -> None:
+    parameters = signature(builder).parameters
+    if any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    fixed = {*_DATA, *(builder.keywords if isinstance(builder, partial) else ())}
+    known = [p for p in parameters if p not in fixed]
+    for option in options.keys() - {*known}:
+        raise unknown(f"option of model {name}", option, known)
 
 
 def create(
@@ -54,37 +77,75 @@ def create(
     """Return a new model for images of `input_shape` (C, H, W), whose result is (N, classes).
 
     Both are those of its paper unless given; an autoencoder's result has the shape of the images. A
-    number at the end of a name that is not registered itself is the option `depth`: resnet20.
-    ValueError for an unknown name or option, with the nearest one, and for what the model cannot
-    take."""
+    number at the end of a name that is not registered itself is the option `depth`: resnet20. A
+    name may have options: `resnet20(option='B')`. ValueError for an unknown name or option, with
+    the nearest one, for what the model cannot take, and for what makes no module."""
     builder = _builder(name)
-    fixed = builder.keywords if isinstance(builder, partial) else {}
-    fixed_options = {"input_shape", "classes", *fixed}
+    _check_options(name, builder, options)
     parameters = signature(builder).parameters
-    known = [p for p in parameters if p not in fixed_options]
-    for option in options.keys() - {*known}:
-        raise unknown(f"option of model {name}", option, known)
     data = {"input_shape": input_shape, "classes": classes}
     shape_options = {k: v for k, v in data.items() if v is not None and k in parameters}
-    return builder(**shape_options, **options)
+    model = builder(**shape_options, **options)
+    if not isinstance(model, Module):
+        raise ValueError(f"model {name}: expected a Module, got {type(model).__name__}")
+    return model
 
 
 def input_shape(name: str) -> Shape:
     """Return the (C, H, W) of the images that a model was made for. ValueError for an unknown
-    name."""
-    shape: Shape = signature(_builder(name)).parameters["input_shape"].default
+    name, and for a model that does not say."""
+    shape: Shape | None = _default(name, "input_shape")
+    if shape is None:
+        raise ValueError(f"{name}: expected a default of input_shape, got none")
     return shape
 
 
-def classes(name: str) -> int:
-    """Return how many classes the model of a name tells apart by default, 0 for an autoencoder.
-    ValueError for an unknown name."""
-    parameter = signature(_builder(name)).parameters.get("classes")
-    return parameter.default if parameter else 0
+def classes(name: str, shape: Shape | None = None) -> int:
+    """Return how many classes the model of a name tells apart by default, 0 for one that returns
+    its images, of `shape` (C, H, W). ValueError for an unknown name, and where neither a default
+    nor the model's result says."""
+    if "classes" not in signature(_builder(name)).parameters:
+        return _output_width(name, shape or input_shape(name))
+    number: int | None = _default(name, "classes")
+    if number is None:
+        raise ValueError(f"{name}: expected a default of classes, got none")
+    return number
 
 
-def usual_loss(name: str, output: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    """Return the loss (0-d) that the model of a name is usually trained with: cross-entropy, or, of
-    an autoencoder, the squared error against its images."""
-    loss: Tensor = cross_entropy(output, labels) if classes(name) else mse_loss(output, images)
+def takes_classes(name: str) -> bool:
+    """Tell whether the number of classes of a model can be chosen. ValueError for an unknown
+    name."""
+    return "classes" in signature(_builder(name)).parameters
+
+
+def _default(name: str, option: str) -> Any:
+    """Return the default of an option, None where there is none."""
+    parameter = signature(_builder(name)).parameters.get(option)
+    return None if parameter is None or parameter.default is Parameter.empty else parameter.default
+
+
+def _output_width(name: str, shape: Shape) -> int:
+    """Return the classes in the result of a model that fixes their number, 0 where it returns its
+    images; by a run on shapes alone."""
+    with context.using(backend=backends.SHAPES_ONLY, ledger=Ledger(), tape=None):
+        images = zeros(1, *shape)
+        output = create(name, input_shape=shape).eval()(images)
+        loss = usual_loss(output, images, zeros(1, dtype="int64"))
+    assert loss.shape == ()
+    return 0 if output.shape == images.shape else output.shape[1]
+
+
+def usual_loss(output: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the loss (0-d) that a model is usually trained with: of scores (N, classes)
+    cross-entropy, of images the squared error against the model's own. ValueError for a result of
+    another shape."""
+    shape = output.shape if isinstance(output, Tensor) else type(output).__name__
+    if shape == images.shape:
+        loss: Tensor = mse_loss(output, images)
+    elif isinstance(output, Tensor) and output.ndim == 2 and len(output) == len(labels):
+        loss = cross_entropy(output, labels)
+    else:
+        raise ValueError(
+            f"model: expected a result ({len(labels)}, classes) or {images.shape}, got {shape}"
+        )
     return loss

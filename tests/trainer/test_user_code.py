@@ -71,7 +71,7 @@ def test_a_module_is_imported_from_this_folder_after_installed_ones(
         ("def f():\n    return 1 / 0\nf()\n", r"my\.py:3 > my\.py:2: ZeroDivisionError: division"),
         ("class Net\n", r"my\.py:1: SyntaxError: expected ':'"),
         ("raise SystemExit('usage')\n", r"my\.py:1: SystemExit: usage"),
-        ("Nett = 1\n", r"no 'Net' in .*my\.py; did you mean 'Nett'\?"),
+        ("def Nett(): ...\n", r"no 'Net' in .*my\.py; did you mean 'Nett'\?"),
     ],
 )
 def test_faults_are_told_in_one_line_with_their_place(tmp_path: Path, text: str, said: str) -> None:

@@ -135,7 +135,7 @@ def _step(
 
     def train() -> None:
         with precise:
-            loss = models.usual_loss(name, model(x), x, labels)
+            loss = models.usual_loss(model(x), x, labels)
         loss.backward()
         update.step()
         update.zero_grad()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...autograd import context, models
+from ...autograd import context
 from ...autograd.tensor import Tensor
 from ...datasets import Dataset
 from ..build import loaders
@@ -20,6 +20,7 @@ from ..components.logs import RunFolder
 from ..config import TrainConfig
 from ..distributed.comm import Comm, SerialComm
 from ..loop import Training
+from ..own_models import registered, usual_task
 
 POOL = 48 << 20  # bytes of random images that a rank draws from, at most
 WARM, WARM_SECONDS = 4, 0.3  # steps and seconds until code is made, recorded and settled
@@ -53,9 +54,9 @@ class Rehearsal:
         bucket_mb: float, overlap: str = "none", precision: str = "float32",
     ) -> None:  # fmt: skip
         # Rates that keep weights as they are: labels are random, and numbers must stay finite.
-        task = "classification" if models.classes(model) else "reconstruction"
         config = TrainConfig(
-            model=model, task=task, batch_size=share * comm.size, micro_batches=comm.size,
+            model=model, task=usual_task(registered(model), shape),
+            batch_size=share * comm.size, micro_batches=comm.size,
             threads=1, lr=1e-4, schedule="constant", epochs=1 << 20, log_every=1 << 30,
             bucket_mb=bucket_mb, overlap=overlap, precision=precision,
         )  # fmt: skip

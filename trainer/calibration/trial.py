@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...autograd import context, models
+from ...autograd import context
 from ..components import state
 from ..components.logs import RunFolder
 from ..config import TrainConfig
@@ -22,6 +22,7 @@ from ..distributed.comm import Comm
 from ..distributed.overlap import LONGEST
 from ..files import write_whole
 from ..loop import Training
+from ..own_models import registered, usual_task
 from .outcome import RESULT, TRIAL, Outcome, Trial
 
 
@@ -65,7 +66,7 @@ def run(comm: Comm, trial: Trial) -> Outcome:
 def _config(trial: Trial) -> TrainConfig:
     return TrainConfig(
         model=trial.model,
-        task="classification" if models.classes(trial.model) else "reconstruction",
+        task=usual_task(registered(trial.model)),
         dataset=trial.dataset,
         data_dir=trial.data_dir,
         batch_size=trial.batch_size,

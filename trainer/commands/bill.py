@@ -23,6 +23,7 @@ class BillOptions:
     """The options of `tallygrad bill`; "" and None are what was not given."""
 
     run: str
+    model: str
     machine: str
     co2: float | None
     as_json: bool
@@ -36,6 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--machine", default="", help="price the run on a machine: a name or FILE.toml"
     )
+    flags.add_code(parser)
     parser.add_argument("--co2", type=float, metavar="G", help="grams of CO2 per kilowatt hour")
     flags.add_json(parser)
     flags.add_page(parser)
@@ -56,8 +58,10 @@ def run(values: Mapping[str, Any]) -> int:
         )
     if options.co2 is not None and not options.machine:
         raise UserError("--co2: expected a --machine too, which knows the energy")
-    record, page = read(Path(options.run)), flags.page_file(options.html, options.force)
+    page = flags.page_file(options.html, options.force)
     machine = load(options.machine) if options.machine else None
+    counts_again = bool(options.model) or (machine is not None and machine.needs_shapes)
+    record = read(Path(options.run), options.model if counts_again else None)
     if options.co2 is not None and machine and not machine.has_energy:
         raise UserError(f"--co2: {machine.note}")
     report = bill_report(record, machine, options.co2)

@@ -11,6 +11,7 @@ class CheckpointOptions:
     those of the environment."""
 
     checkpoint: str
+    model: str
     dataset: str
     split: str
     data_dir: str

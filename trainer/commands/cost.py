@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import integer
 from ..cost.precision import INFERENCE
 from ..errors import UserError, show
+from ..parser import integer
+from ..user_code import same
 from . import flags
-from .models import ModelOptions
+from .chosen_model import ModelOptions
 
 if TYPE_CHECKING:
     from ..cost.machines.machine import Machine
@@ -119,7 +120,7 @@ def _zeros_of_run(name: str, expected: str, layers: list[str]) -> Zeros:
     file = newest_checkpoint(Path(name))
     meta = load(file).meta
     model = recorded(file, meta, "model", str)
-    if model != expected:
+    if not same(model, expected):
         raise UserError(f"--zeros {name}: expected a run of {expected}, got a run of {model}")
     steps = recorded(file, meta, "step", int)
     return from_run(name, read_ledger(file, meta), steps, model, layers)

@@ -13,9 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 from .. import streams
-from ..config import Parser
 from ..errors import Interrupted, UserError, nearest
 from ..memory import memory_errors
+from ..parser import Parser
 from ..threads import configure, launched_rank
 
 TOP = ("--help", "-h", "--version")  # options without a command

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import integer
 from ..distributed.launchers import expected_size, launcher
 from ..errors import UserError, show
+from ..parser import integer
 from ..threads import (
     MOST_THREADS,
     HostCores,

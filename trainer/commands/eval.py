@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import integer
+from ..parser import integer
 from . import flags, ranks
 from .checkpoints import CheckpointOptions
 

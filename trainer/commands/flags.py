@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config import integer
 from ..cost.precision import INFERENCE, PRECISIONS
 from ..cost.report.markup import MARK
 from ..errors import UserError
 from ..files import OutputFile
 from ..numbers import whole_number
-from .models import OPTIMIZER
+from ..parser import integer
+from .chosen_model import OPTIMIZER
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +25,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", help="checkpoint, or run folder: its best, otherwise its newest"
     )
+    add_code(parser)
     parser.add_argument("--dataset", default="", help="data set (default: that of the training)")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"),
                         help="validation: held out in training (default: test)")  # fmt: skip
@@ -45,13 +46,31 @@ def add_model(
     parser: argparse.ArgumentParser, batch: int, precisions: Sequence[str] = PRECISIONS
 ) -> None:
     """Add the options of `models.ModelOptions`; `batch` is the default of `--batch`."""
-    parser.add_argument("model", help="name of a model, such as resnet20")
+    parser.add_argument(
+        "model", help="name of a model, such as resnet20, or FILE.py:NAME or package.module:NAME"
+    )
+    add_model_args(parser)
     parser.add_argument("--batch", type=integer, default=batch, help="images per step")
     parser.add_argument(
         "--input", default="", metavar="C,H,W", help="image shape (default: the model's)"
     )
     parser.add_argument("--classes", type=integer, default=0, help="classes (default: the model's)")
     add_precision(parser, precisions)
+
+
+def add_model_args(parser: argparse.ArgumentParser) -> None:
+    """Add `--model-args`."""
+    parser.add_argument(
+        "--model-args", default="", metavar="KEY=VALUE,...", help="options of the model"
+    )
+
+
+def add_code(parser: argparse.ArgumentParser) -> None:
+    """Add `--model` to a command that reads a checkpoint."""
+    parser.add_argument(
+        "--model", default="", metavar="FILE.py:NAME",
+        help="code of an own model again: a checkpoint runs none by itself",
+    )  # fmt: skip
 
 
 def add_optimizer(parser: argparse.ArgumentParser) -> None:

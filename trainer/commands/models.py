@@ -1,91 +1,73 @@
-"""The model that `cost`, `plan` and `profile` are asked about, and its work.
-
-Imports the engine inside functions only, so that `--help` loads neither it nor NumPy.
-"""
+"""`tallygrad models`: the models that there are, or own ones: input, classes, parameters, MACs."""
 
 from __future__ import annotations
 
+import argparse
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
-from ..numbers import whole_number
+from ..cost.report import Column, name_column, text_table
+from ..errors import show
+from . import flags
+from .chosen_model import choose
 
 if TYPE_CHECKING:
     from ..cost.workload import Work
+    from .chosen_model import ChosenModel
 
-OPTIMIZER = "sgd"  # of a training step that names none
+LESS_MEMORY = "free some memory"
+COLUMNS = (
+    name_column("model"), Column("input"), Column("classes"), Column("parameters"),
+    Column("MACs per image"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """The options that `flags.add_model` adds; `input` is "" and `classes` 0 where not given."""
+class ModelsOptions:
+    """The options of `tallygrad models`."""
 
-    model: str
-    batch: int
-    input: str
-    classes: int
-    precision: str = "float32"
-
-    def resolve(self) -> ChosenModel:
-        """Return the model with its own input and classes where no option overrides them.
-        UserError for an unknown model and for values out of range."""
-        from ...autograd import models
-
-        if self.batch < 1:
-            raise UserError(f"--batch: expected at least 1, got {self.batch}")
-        if self.classes < 0:
-            raise UserError(f"--classes: expected at least 1, or 0 for the model's own, "
-                            f"got {self.classes}")  # fmt: skip
-        try:
-            shape = _input_shape(self.input) or models.input_shape(self.model)
-            own = models.classes(self.model)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        if self.classes and not own:
-            raise UserError(
-                f"--classes: expected none, since {self.model} has no classes, got {self.classes}"
-            )
-        return ChosenModel(self.model, shape, self.classes or own, self.precision)
+    names: list[str]
+    model_args: str
+    as_json: bool
 
 
-@dataclass(frozen=True)
-class ChosenModel:
-    """A model by name, the shape of its images (C, H, W), its number of classes, and the precision
-    in which it computes."""
-
-    name: str
-    input: tuple[int, int, int]
-    classes: int
-    precision: str = "float32"
-
-    def count(self, batch: int, training: bool, optimizer: str = OPTIMIZER) -> Work:
-        """Return the work of a training step with an optimizer, by name, or of a forward pass, on
-        `batch` images. UserError for an unknown name, for an input that the model cannot take, and
-        for bf16 where it is not to be had."""
-        from ...autograd import optim
-        from ..cost.workload import count
-
-        try:
-            optim.options(optimizer)
-        except ValueError as error:
-            raise UserError(f"--optimizer: {error}") from error
-        try:
-            return count(
-                self.name, batch, self.input, self.classes, training, optimizer, self.precision
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        except ImportError as error:
-            raise UserError(f"--precision: {error}") from error
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the models to show, and how to print them."""
+    parser.add_argument(
+        "names", nargs="*", metavar="MODEL",
+        help="name, FILE.py:NAME or package.module:NAME (default: all of Tallygrad's)",
+    )  # fmt: skip
+    flags.add_model_args(parser)
+    flags.add_json(parser)
 
 
-def _input_shape(text: str) -> tuple[int, int, int] | None:
-    """Return the numbers of "C,H,W", None for an empty text. UserError for anything else."""
-    if not text:
-        return None
-    sizes = [whole_number(part.strip()) for part in text.split(",")]
-    if len(sizes) != 3 or not all(sizes):
-        raise UserError(f"--input: expected C,H,W, such as 3,224,224, got {text!r:.60}")
-    c, h, w = (size or 0 for size in sizes)
-    return c, h, w
+def run(values: Mapping[str, Any]) -> int:
+    """Print models, each at the size that it was made for. UserError for an unknown one."""
+    options = ModelsOptions(**values)
+    from ...autograd import models
+
+    chosen = [choose(n, options.model_args) for n in options.names or sorted(models.names())]
+    rows = [_row(model, model.count(1, training=False)) for model in chosen]
+    if options.as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        show("\n".join(text_table(COLUMNS, [_cells(row) for row in rows])))
+    return 0
+
+
+def _row(model: ChosenModel, work: Work) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "input": [*model.input],
+        "classes": model.classes,
+        "parameters": work.parameters,
+        "macs": work.phase("forward").macs,
+    }
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    numbers = (row["parameters"], row["macs"])
+    shape = "x".join(map(str, row["input"]))
+    return [row["model"], shape, str(row["classes"] or "-"), *(f"{n:,}" for n in numbers)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import CHOICES, integer
+from ..config import CHOICES
 from ..cost.cluster.allreduce import ALGORITHMS, HALVED
 from ..cost.cluster.compression import parse_compress
 from ..cost.cluster.network import MARK
@@ -17,8 +17,9 @@ from ..cost.cluster.transfers import ExchangeSettings
 from ..distributed.launchers import expected_size
 from ..errors import UserError, nearest, show
 from ..files import OutputFile
+from ..parser import integer
 from . import flags
-from .models import ChosenModel, ModelOptions
+from .chosen_model import ChosenModel, ModelOptions
 from .ranks import Start, join, launcher
 
 LESS_MEMORY = "take a smaller --batch"

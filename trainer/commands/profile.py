@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from ..config import integer
 from ..errors import UserError, show
 from ..memory import check_memory
+from ..parser import integer
 from . import flags
-from .models import ModelOptions
+from .chosen_model import ModelOptions
 
 if TYPE_CHECKING:
     from ..cost.workload import Work

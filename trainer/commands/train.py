@@ -78,5 +78,5 @@ def _report(
         return
     ledger = training.record.total
     show("\n" + "\n".join([bill(ledger), *sparsity(ledger, step)]) + "\n")
-    lines = outcome(result, training.parts.task, folder.path)
+    lines = outcome(result, chosen, training.parts.task, folder.path)
     show("\n".join([*lines, *training.timeline.lines]))

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import CHOICES, integer
+from ..config import CHOICES
 from ..distributed.launchers import expected_size
 from ..errors import UserError, show
+from ..parser import integer
 from ..threads import MOST_THREADS
 from . import flags
 from .ranks import join, launcher
@@ -39,11 +40,13 @@ class VerifyOptions:
     precision: str
     as_json: bool
     worker: str
+    model_args: str = ""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what to train, and on how many ranks and threads."""
-    parser.add_argument("--model", default="lenet", help="model (default: lenet)")
+    parser.add_argument("--model", default="lenet", help="as in train (default: lenet)")
+    flags.add_model_args(parser)
     parser.add_argument("--dataset", default="digits", help="data set (default: digits)")
     parser.add_argument("--data-dir", default="", help="folder to search first for data files")
     parser.add_argument(

@@ -17,6 +17,7 @@ from ..build import mixed
 from ..calibration.outcome import RESULT, TRIAL, Outcome, Trial
 from ..distributed.verification.corruption import Corrupted
 from ..errors import UserError
+from ..own_models import registered
 from .ranks import Start
 from .verify import VerifyOptions
 from .verify_report import Comparison, VerifyReport
@@ -41,9 +42,11 @@ def verify(
     not to be had."""
     mixed(options.precision)
     try:
-        models.classes(options.model)
+        name = registered(options.model, options.model_args)
+        models.takes_classes(name)  # there is one of this name
     except ValueError as error:
         raise UserError(str(error)) from error
+    options = replace(options, model=name)
     note = ""
     if start is None and any(count > 1 for count in ranks):
         note, ranks = f"threads only: {why}", [1]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...autograd import Ledger, context, memory_in_use
-from .. import provenance
+from .. import provenance, user_code
 from ..config import AUTO, TrainConfig
 from ..cost.report.ledger import training_macs
 from ..distributed.agreement import agree
@@ -100,6 +100,7 @@ class RunRecord:
             facts = provenance.collect(self.comm, self.config.seed)
             resumed = str(self.latest) if self.latest else None
             facts |= {"backend": self.parts.backend, "resumed_from": resumed, "before": before}
+            facts["code"] = user_code.loaded()
             self.folder.write_json("provenance.json", facts)
         self._begun = time.monotonic()
 

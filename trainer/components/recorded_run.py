@@ -13,6 +13,7 @@ import numpy as np
 from ..bfloat16 import as_numbers
 from ..cost.run import Run
 from ..errors import UserError
+from ..own_models import named_again
 from ..tasks.registry import recorded_task
 from . import history
 from .checkpoint import load, newest_checkpoint
@@ -20,15 +21,19 @@ from .logs import RunFolder
 from .state import MODEL, MOST, read_ledger, recorded, recorded_precision
 
 
-def read(path: Path) -> Run:
-    """Return the run of a folder or a checkpoint. UserError where there is none, or no ledger."""
+def read(path: Path, code: str | None = None) -> Run:
+    """Return the run of a folder or a checkpoint. Its model can be made unless `code` is None: "",
+    or the name of what an own model is made by. UserError where there is none, or no ledger."""
     file = newest_checkpoint(path)
     checkpoint = load(file)
     meta = checkpoint.meta
     steps, epoch = (recorded(file, meta, name, int) for name in ("step", "epoch"))
     images, within = (recorded(file, meta, name, int) for name in ("images", "step_in_epoch"))
     weights = [a for name, a in checkpoint.tensors.items() if name.startswith(MODEL) and a.ndim > 1]
-    config, metric = meta.get("config"), _metric(meta)
+    config, metric, model = meta.get("config"), _metric(meta), meta.get("model")
+    if code is not None and isinstance(model, str):
+        digest = config.get("model_sha256") if isinstance(config, dict) else ""
+        model = named_again(model, code, f"{digest}", str(file))
     run = Run(
         source=str(file),
         ledger=read_ledger(file, meta),
@@ -43,7 +48,7 @@ def read(path: Path) -> Run:
         nonzero_weights=sum(int(np.count_nonzero(as_numbers(a))) for a in weights),
         batch_size=config.get("batch_size") if isinstance(config, dict) else None,
         overhead_seconds=meta.get("aside"),
-        model=meta.get("model"),
+        model=model,
         input=meta.get("input"),
         classes=meta.get("classes"),
         metric=metric,

@@ -21,6 +21,8 @@ from ..distributed.comm import Comm
 from ..errors import UserError
 from ..files import user_errors
 from ..lock import Lock
+from ..own_models import pinned
+from ..user_code import label
 from . import history
 from .checkpoint import CheckpointFolder, load, newest_checkpoint
 from .logs import RunFolder
@@ -72,6 +74,7 @@ def occupy(
         found = newer_in_memory(comm, out) if is_auto else None
         if comm.rank == 0:
             config, source = _decide(chosen, found, heritage.source)
+            config = pinned(config)
             # On record, so that a run that goes on keeps it, on whatever number of ranks.
             config = replace(config, micro_batches=config.micro_batches_on(comm.size))
             lock = lock or stack.enter_context(Lock(_new_folder(config), created=True))
@@ -85,8 +88,7 @@ def occupy(
 
 def _new_folder(config: TrainConfig) -> Path:
     """Make a folder that no other run has, named after the model, the data set and the time."""
-    data = Path(config.dataset).stem if is_own(config.dataset) else config.dataset
-    name = f"{config.model}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{label(config.model)}-{label(config.dataset)}-{time.strftime('%Y%m%d-%H%M%S')}"
     for suffix in chain([""], map("-{}".format, count(2))):
         path = Path("runs", name + suffix)
         with user_errors(path), suppress(FileExistsError):
@@ -122,7 +124,9 @@ def _decide(
 
 
 def _resume(chosen: Mapping[str, Any], before: Mapping[str, Any]) -> TrainConfig:
-    return combinations.inherit(options.resume(chosen, before), chosen)
+    config = options.resume(chosen, before)
+    options.refuse_code(config.to_json(), chosen, "the run to resume")
+    return combinations.inherit(config, chosen)
 
 
 def _newest(out: str) -> Path | None:

@@ -16,12 +16,13 @@ from ...autograd import nn
 from ...autograd.dtypes import BFLOAT16
 from ...autograd.ledger import Ledger
 from ..bfloat16 import BITS, as_numbers
-from ..config import TrainConfig
+from ..config import TrainConfig, flag
 from ..cost.precision import PRECISIONS
 from ..distributed.local import OUTER, WORKERS
 from ..distributed.overlap import ExchangeTimes
 from ..distributed.update import Update
 from ..errors import UserError
+from ..own_models import full_name
 from ..tasks.task import TaskMetric
 from .checkpoint import Checkpoint
 
@@ -33,8 +34,9 @@ LATER = (
     "exchange_hidden",
 )  # fmt: skip
 LATER_OPTIONS = {
-    "validation": "0", "task": "classification", "optimizer": "sgd", "precision": "float32",
-    "test_split": "0", "image_size": "", "image_fit": "crop", "image_colors": "auto",
+    "model_args": "", "validation": "0", "task": "classification", "optimizer": "sgd",
+    "precision": "float32", "test_split": "0", "image_size": "", "image_fit": "crop",
+    "image_colors": "auto",
 }  # fmt: skip
 # Names in checkpoints that differ from the attributes of State.
 RECORDED = {"overhead_seconds": "aside", "finished_epochs": "closed"}
@@ -220,7 +222,7 @@ def describe(
     return {
         **state.state_dict(),
         metric: state.figures[f"test_{metric}"] if held_out is None else held_out,
-        "model": config.model,
+        "model": full_name(config.model, config.model_args),
         "dataset": config.dataset,
         "seed": config.seed,
         "ranks": ranks,
@@ -241,10 +243,10 @@ def restore(
     with both values."""
     tensors, meta = checkpoint.tensors, checkpoint.meta
     options = LATER_OPTIONS | recorded(path, meta, "config", dict)
-    for name, mine in config.identity().items():
-        if not _is_same(name, options.get(name), mine):
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"{flag}: expected {options.get(name)} as in {path}, got {mine}")
+    if name := config.difference(options):
+        raise UserError(
+            f"{flag(name)}: expected {options.get(name)} as in {path}, got {getattr(config, name)}"
+        )
     load_model(path, tensors, model)
     slots = {slot: _below(f"{OPTIMIZER}{slot}/", tensors) for slot in update.slots}
     workers = {slot: _below(f"{WORKERS}/{slot}/", tensors) for slot in update.slots}
@@ -255,13 +257,6 @@ def restore(
         state.load_state_dict(meta)
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be resumed from: {_line(error)}") from error
-
-
-def _is_same(name: str, before: object, now: object) -> bool:
-    """Compare an option of two runs; own data sets may have moved to another folder."""
-    if name == "dataset" and isinstance(before, str) and isinstance(now, str):
-        return Path(before).name == Path(now).name
-    return before == now
 
 
 def recorded(path: Path, meta: dict[str, Any], name: str, kind: type) -> Any:

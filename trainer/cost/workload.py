@@ -164,7 +164,7 @@ def count(
         with context.using(ledger=ledger, observer=recorder):
             if training:
                 with mixed:
-                    loss = models.usual_loss(name, model.train()(x), x, labels)
+                    loss = models.usual_loss(model.train()(x), x, labels)
                 loss.backward(share)  # as a micro-batch's
                 update.step()
             else:

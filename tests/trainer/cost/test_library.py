@@ -68,7 +68,7 @@ def test_the_optimizer_of_a_step_has_a_name(capsys: pytest.CaptureFixture[str]) 
     [
         (["mlp", "--optimizer", "sgd"], "--optimizer: expected --training too, got sgd"),
         (["autoencoder", "--classes", "5"],
-         "--classes: expected none, since autoencoder has no classes, got 5"),
+         "--classes: expected none, since autoencoder has no option classes, got 5"),
         (["mlp", "--training", "--optimizer", "sdg"], "--optimizer: unknown optimizer 'sdg'"),
     ],
 )  # fmt: skip

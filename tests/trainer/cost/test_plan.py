@@ -313,7 +313,7 @@ def saved(tmp_path: Path) -> str:
         (["lenet", "--network", "none.toml"], "none.toml: No such file"),
         (["lenet", "--machine", "abacus"], "no machine 'abacus'"),
         (["autoencoder", "--classes", "5"],
-         "--classes: expected none, since autoencoder has no classes, got 5"),
+         "--classes: expected none, since autoencoder has no option classes, got 5"),
         (["lenet", "--save", "no/such/folder/x.toml"],
          "cannot write no/such/folder/x.toml: No such file or directory"),
     ],
