@@ -16,12 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..trainer.user_code import names_code
 from .augment import Augment, Cutout, Flip, PadCrop, standard
 from .fetch import check_data_dir
 from .loader import Batch, Loader
 from .reading import Reading
 from .sampler import HOLDING_OUT, Sampler, philox
 from .sets import cifar, mnist
+from .sets.code import load_code
 from .sets.digits import load_digits
 from .sets.folder import load_folder
 from .sets.npz import load_npz
@@ -59,7 +61,7 @@ def names() -> tuple[str, ...]:
 
 def is_own(name: str) -> bool:
     """Tell whether a name is the path of a user's own data set, rather than a built-in one's."""
-    known = Path(name).suffix.lower() in (*ARCHIVES, *HDF5)
+    known = Path(name).suffix.lower() in (*ARCHIVES, *HDF5) or names_code(name)
     return name not in names() and (known or os.sep in name or os.path.isdir(name))
 
 
@@ -103,11 +105,15 @@ def load(
 def load_own(
     name: str | os.PathLike[str], reading: Reading | None = None, progress: bool = True
 ) -> dict[str, Source]:
-    """Load all splits of a folder of images, a NumPy archive (.npz) or an HDF5 file (.h5): "train",
-    "test" and perhaps "validation". Raises DataError, which names the file, for what does not fit.
+    """Load all splits of a folder of images, a NumPy archive (.npz), an HDF5 file (.h5), or what
+    code of the user makes (FILE.py:NAME): "train", "test" and perhaps "validation".
+
+    Raises DataError, which names the file, for what does not fit.
     """
     path, reading = Path(name), reading or Reading()
     suffix = path.suffix.lower()
+    if names_code(str(name)):
+        return load_code(str(name), reading)
     if not path.exists():
         raise DataError(f"--dataset {path}: no such file or folder")
     if path.is_dir():

@@ -177,3 +177,16 @@ def kind_of(dtype: DTypeLike) -> np.dtype[Any] | None:
     if kind == np.uint8:
         return kind
     return np.dtype(np.float32) if kind.kind in "biuf" else None
+
+
+def array_store(where: str, array: NDArray[Any], size: tuple[int, int] | None) -> ArrayStore:
+    """Return images from an array of a form that is known; see `channels_last_view`. DataError for
+    others, and for NaN."""
+    shape, axes = channels_last_view(array.shape, size) if array.ndim > 1 else (None, ())
+    if shape is None or kind_of(array.dtype) is None:
+        raise DataError(
+            f"{where}: expected numbers (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D), "
+            f"got {array.dtype} {array.shape}"
+        )
+    images = pixels(np.ascontiguousarray(array.reshape(shape).transpose(axes)))
+    return ArrayStore(where, check_finite(images, where, np.arange(len(images))))

@@ -32,6 +32,7 @@ from .own_models import named_again
 from .progress import Progress, compiling
 from .quantized import Figures, calibrated, compare
 from .tasks.registry import recorded_task
+from .user_code import names_code, same
 
 PREDICTED = 256  # images that are predicted at a time
 
@@ -59,10 +60,15 @@ class Trained:
         self.digest = checkpoint.digest
         trained_with = recorded(self.path, checkpoint.meta, "config", dict)
         self.dataset = options.dataset or recorded(self.path, checkpoint.meta, "dataset", str)
+        if names_code(self.dataset) and not options.dataset:
+            raise UserError(
+                f"--dataset: expected {self.dataset}, which {self.path} was trained on, got none; "
+                "code runs only where you name it"
+            )
         self.folder = options.data_dir
         if not self.folder and not options.dataset:
             self.folder = _recorded_folder(trained_with, warns=comm.rank == 0)
-        self.reading = _reading(self.path, checkpoint.meta, trained_with, bool(options.dataset))
+        self.reading = _reading(self.path, checkpoint.meta, trained_with, options.dataset)
         self.data = self._load(options.split, comm, trained_with)
         self.dtype = np.dtype("float64" if trained_with.get("dtype") == "float64" else "float32")
         self.is_int8 = options.precision == "int8"
@@ -137,20 +143,21 @@ class Trained:
 
 
 def _reading(
-    path: Path, meta: Mapping[str, Any], trained_with: Mapping[str, Any], other: bool
+    path: Path, meta: Mapping[str, Any], trained_with: Mapping[str, Any], other: str
 ) -> Reading:
     """Return how own data sets are read for a model: as in its training, with the classes, mean and
     std on record. An `other` data set without a test set is one itself."""
     names = ("dataset", "test_split", "image_size", "image_fit", "image_colors", "data_memory")
     known = {name: trained_with[name] for name in names if name in trained_with}
-    how = build.reading(config.resume({}, known))
+    again = {"dataset": other} if other else {}
+    how = build.reading(config.resume(again, known))
     classes = meta.get("class_names")
     if classes is None:  # of an earlier version
         return how
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UserError(f"{path}: class_names: expected a list of names, got {classes!r:.60}")
     mean, std = (_numbers(path, meta, name) for name in ("mean", "std"))
-    share = None if other else how.test_split
+    share = None if other and not same(other, str(known.get("dataset"))) else how.test_split
     return replace(how, classes=tuple(classes), moments=(mean, std), test_split=share)
 
 

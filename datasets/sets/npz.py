@@ -6,15 +6,13 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..own import Split, check_names, finish
 from ..reading import Reading
 from ..source import DataError, Source
-from ..store import ArrayStore, channels_last_view, check_finite, kind_of, pixels
+from ..store import array_store
 from .arrays import CLASSES, find_arrays
 
 # An archive may unpack to FREE bytes plus EXPANSION times its size: deflate can expand 1032 times,
@@ -32,7 +30,9 @@ def load_npz(path: Path, reading: Reading) -> dict[str, Source]:
         names = _members(path)
         with np.load(path, allow_pickle=False) as archive:
             parts = {
-                split: Split(_store(path, archive, images, reading), archive[labels])
+                split: Split(
+                    array_store(f"{path}/{images}", archive[images], reading.size), archive[labels]
+                )
                 for split, (images, labels) in find_arrays(str(path), names).items()
             }
             classes = next((archive[name] for name in names if name.lower() in CLASSES), None)
@@ -61,16 +61,3 @@ def _members(path: Path) -> list[str]:
     if size > most:
         raise DataError(f"{path}: expected to unpack to at most {most} bytes, got {size}")
     return names
-
-
-def _store(path: Path, archive: Any, name: str, reading: Reading) -> ArrayStore:
-    array: NDArray[Any] = archive[name]
-    where = f"{path}/{name}"
-    shape, axes = channels_last_view(array.shape, reading.size) if array.ndim > 1 else (None, ())
-    if shape is None or kind_of(array.dtype) is None:
-        raise DataError(
-            f"{where}: expected numbers (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D), "
-            f"got {array.dtype} {array.shape}"
-        )
-    images = pixels(np.ascontiguousarray(array.reshape(shape).transpose(axes)))
-    return ArrayStore(where, check_finite(images, where, np.arange(len(images))))

@@ -126,3 +126,83 @@ def test_what_does_not_fit(
     assert main([*WORDS, *words, "--out", "run"]) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "error" in x]
     assert message in line
+
+
+CODE = """
+import numpy as np
+
+def load():
+    with np.load("pets.npz") as f:
+        return {one: (f[f"x_{one}"], f[f"y_{one}"], f["classes"]) for one in ("train", "test")}
+
+def dataset(split):
+    return load()[split]
+
+def whole():
+    return tuple(np.concatenate([part[i] for part in load().values()]) for i in (0, 1))
+
+class Blank:
+    name, split, input_shape, labels = "blank", "train", (3, 5, 5), np.zeros(24, np.int64)
+    classes, mean, std = ("a", "b"), (0.0,) * 3, (1.0,) * 3
+    def __len__(self):
+        return 24
+    def read(self, indices):
+        return np.zeros((len(indices), 5, 5, 3), np.uint8)
+
+def source(split):
+    return Blank()
+
+class Wrong(Blank):
+    labels = Blank.labels + 2
+
+def wrong(split):
+    return Wrong()
+
+def broken(split):
+    raise KeyError(split)
+
+def three(split):
+    return 1
+
+number = 3
+"""
+
+
+@pytest.fixture
+def code(pets: Path) -> str:
+    Path("mine.py").write_text(CODE)
+    return "mine.py"
+
+
+def test_code_trains_to_the_same_bits(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    train("--dataset", "pets.npz", out="a")
+    for name in ("dataset", "load"):
+        train("--dataset", f"{code}:{name}", out=name)
+        assert weights(name) == weights("a")
+    train("--dataset", f"{code}:whole", "--test-split", "0.25", out="whole")
+    train("--dataset", f"{code}:source", out="source")
+    capsys.readouterr()
+    assert main(["eval", "dataset"]) == 2
+    assert "code runs only where you name it" in capsys.readouterr().err
+    assert main(["eval", "whole", "--dataset", f"{code}:whole", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 9  # the test set of the training
+    assert main(["eval", "dataset", "--dataset", f"{code}:whole", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 36
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("broken", "--dataset: mine.py:32: KeyError: 'train'"),
+        ("wrong", "train: label at index 0: expected 0 to 1, got 2"),
+        ("three", "expected (images, labels) or an object with name, got int"),
+        ("number", "expected a function, got int"),
+        ("datasets", "no 'datasets' in mine.py; did you mean 'dataset'?"),
+        ("whole", "expected a test set, or --test-split such as 0.2"),
+    ],
+)
+def test_code_that_does_not_fit(
+    code: str, name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*WORDS, "--dataset", f"{code}:{name}", "--out", "run"]) == 2
+    assert message in capsys.readouterr().err

@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..files import user_errors
 from ..lock import Lock
 from ..own_models import pinned
-from ..user_code import label
+from ..user_code import label, names_code
 from . import history
 from .checkpoint import CheckpointFolder, load, newest_checkpoint
 from .logs import RunFolder
@@ -102,7 +102,7 @@ def _decide(
 ) -> tuple[TrainConfig, Path | None]:
     if chosen.get("data_dir"):
         chosen = {**chosen, "data_dir": str(Path(chosen["data_dir"]).absolute())}
-    if is_own(chosen.get("dataset", "")):
+    if is_own(chosen.get("dataset", "")) and not names_code(chosen["dataset"]):
         chosen = {**chosen, "dataset": str(Path(chosen["dataset"]).absolute())}
     config = TrainConfig(**chosen)
     if not config.resume:
