@@ -6,8 +6,9 @@ import hashlib
 import http.client
 import os
 import urllib.request
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,6 +21,7 @@ from .source import DataError
 PIECE = 1 << 20  # bytes per read
 LARGEST = 1 << 30  # bytes of a download; the largest data set has 0.2 GB
 TIMEOUT = 30.0  # seconds
+DEPTH, MOST_FOLDERS = 4, 500  # levels below --data-dir that are searched, and folders
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,31 @@ def folders(
 
     First the set's `own` subfolders. Then the root itself, if it has the name of one of them
     (`TALLYGRAD_DATA=/data/mnist`), or if it is `explicit` (from `--data-dir`) and does not have the
-    name of a `foreign` set's folder: MNIST and Fashion-MNIST use the same file names.
+    name of a `foreign` set's folder: MNIST and Fashion-MNIST use the same file names. Below an
+    explicit root, all further folders follow, those of other sets excepted.
     """
     yield from (root / name for name in own)
     if _named_like(root, own) or (explicit and not _named_like(root, foreign)):
         yield root
+    if explicit:
+        known = {root / name for name in own}
+        yield from (folder for folder in _below(root, foreign) if folder not in known)
+
+
+def _below(root: Path, foreign: Sequence[str]) -> Iterator[Path]:
+    """Yield the folders under a root, level by level, but none of or in `foreign` sets' folders."""
+    queue = deque([(root, 0)])
+    for _ in range(MOST_FOLDERS):
+        if not queue:
+            return
+        folder, depth = queue.popleft()
+        with suppress(OSError), os.scandir(folder) as entries:
+            names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+            children = [folder / name for name in names]
+            children = [child for child in children if not _named_like(child, foreign)]
+            yield from children
+            if depth + 1 < DEPTH:
+                queue.extend((child, depth + 1) for child in children)
 
 
 def _named_like(root: Path, names: Sequence[str]) -> bool:

@@ -66,7 +66,7 @@ class TrainConfig(OptimizerOptions):
     dataset: str = _option(
         "digits",
         "digits (drawn, needs no files), mnist, fashion-mnist, cifar10 or cifar100; or your own: a "
-        "folder of images, FILE.npz or FILE.h5",
+        "folder of images, FILE.npz, FILE.h5 or code (FILE.py:NAME)",
         metavar="NAME|PATH",
     )
     task: str = _option(

@@ -27,6 +27,7 @@ MOST_AXES = 32
 NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f4", "f8", "b1"}
 KEYS = (str, bytes, int, float, bool, type(None))  # hashed and compared in linear time
 MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
+NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 
 
 class Broken(ValueError):
@@ -61,16 +62,13 @@ class PickledType:
 class PickledArray:
     """An array under construction: its state (version, shape, type, order, data) sets the value."""
 
-    def __init__(self) -> None:
-        self.value: NDArray[Any] = np.empty(0, np.uint8)
+    def __init__(self, value: NDArray[Any] | None = None) -> None:
+        self.value: NDArray[Any] = np.empty(0, np.uint8) if value is None else value
 
     def build(self, state: tuple[Any, ...]) -> None:
         """Set `value` from the state."""
         _, shape, kind, fortran, data = state
-        if not isinstance(shape, tuple):
-            raise Broken(f"expected a tuple as the shape of an array, got {type(shape).__name__}")
-        value = _from_bytes(kind, shape[::-1] if fortran else shape, data)
-        self.value = value.T if fortran else value
+        self.value = _from_buffer(data, kind, shape, "F" if fortran else "C")
 
 
 def unpickle(data: bytes, where: str) -> dict[Any, Any]:
@@ -203,6 +201,9 @@ class _Interpreter:
                     f"expected numpy.ndarray as the class of an array, got {type(kind).__name__}"
                 )
             self.push(PickledArray())
+        elif function.name == "_frombuffer":
+            data, kind, shape, order = arguments
+            self.push(PickledArray(_from_buffer(data, kind, shape, order)))
         else:
             raise Broken(f"expected a function to call, got the class {function.name}")
 
@@ -235,7 +236,19 @@ GLOBALS = {
     ("numpy", "dtype"),
     ("_codecs", "encode"),
     *((module, name) for module in MULTIARRAY for name in ("_reconstruct", "scalar")),
+    *((module, "_frombuffer") for module in NUMERIC),
 }
+
+
+def _from_buffer(data: object, kind: object, shape: object, order: object) -> NDArray[Any]:
+    """Return an array over `data`, by rows (C) or by columns (F)."""
+    if not isinstance(shape, tuple):
+        raise Broken(f"expected a tuple as the shape of an array, got {type(shape).__name__}")
+    if _short(order) not in ("C", "F"):
+        raise Broken(f"expected C or F as the order of an array, got {order!r:.20}")
+    columns = _short(order) == "F"
+    value = _from_bytes(kind, shape[::-1] if columns else shape, data)
+    return value.T if columns else value
 
 
 def _from_bytes(kind: object, shape: tuple[Any, ...], data: object) -> NDArray[Any]:
@@ -292,6 +305,7 @@ _PUSH: dict[bytes, Callable[[_Interpreter], Any]] = {
     pickle.BINSTRING: lambda m: m.take(m.number("<i")),
     pickle.BINBYTES: lambda m: m.take(m.number("<I")),
     pickle.BINBYTES8: lambda m: m.take(m.number("<Q")),
+    pickle.BYTEARRAY8: lambda m: m.take(m.number("<Q")),
     pickle.SHORT_BINUNICODE: lambda m: m.take(m.number("<B")).decode("utf-8", "surrogatepass"),
     pickle.BINUNICODE: lambda m: m.take(m.number("<I")).decode("utf-8", "surrogatepass"),
     pickle.BINUNICODE8: lambda m: m.take(m.number("<Q")).decode("utf-8", "surrogatepass"),

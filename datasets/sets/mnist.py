@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: two IDX files per split, plain or gzip.
+"""MNIST and Fashion-MNIST: two IDX files per split, plain or gzip, or a CSV file.
 
 Both sets use the same file names (`train-images-idx3-ubyte` and so on), so only the folder tells
 them apart. The files may hold any number of images of 28 x 28 pixels.
@@ -6,6 +6,7 @@ them apart. The files may hold any number of images of 28 x 28 pixels.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 
 from ..fetch import Remote, download, download_dir, folders, incomplete, missing, roots
 from ..formats.idx import read_idx
+from ..formats.table import read_csv
 from ..source import DataError, Dataset, Facts, assemble, checked_labels
 
 STEMS = {
@@ -96,16 +98,17 @@ def load_mnist(
     the two files is skipped; it is reported if no other folder has both, or if it is `data_dir`.
     Raises DataError for missing and for damaged files.
     """
-    pair = _find(name, split, data_dir)
-    if pair is None:
-        pair = _fetch(name, split, data_dir, fetch, progress, mirrors)
+    found = _find(name, split, data_dir)
+    if isinstance(found, Path):
+        return read_table(name, split, found)
+    pair = found or _fetch(name, split, data_dir, fetch, progress, mirrors)
     return read_pair(name, split, *pair)
 
 
 def _find(
     name: str, split: str, data_dir: str | os.PathLike[str] | None
-) -> tuple[Path, Path] | None:
-    """Return the images and the labels file of a split; None if no folder has either.
+) -> tuple[Path, Path] | Path | None:
+    """Return the images and the labels file of a split, or its CSV file; None if no folder has any.
 
     Raises DataError if no folder has both, but one has some of the set's files.
     """
@@ -121,6 +124,8 @@ def _find(
         for folder in folders(root, own, foreign, explicit=explicit):
             if (pair := _pair(folder, split)) is not None:
                 return pair
+            if (table := _table(name, folder, split)) is not None:
+                return table
             there = [file for each in STEMS for file in _select(folder, each, present=True)]
             errors += incomplete(folder, there, _select(folder, split, present=False))
     if errors:
@@ -195,6 +200,23 @@ def _select(folder: Path, split: str, present: bool) -> list[str]:
 
 
 def _existing(folder: Path, stem: str, rank: str) -> Path | None:
-    """Return the first of a file's usual names that exists."""
-    names = (f"{stem}{dot}{rank}-ubyte{end}" for end in ("", ".gz") for dot in "-.")
-    return next((folder / name for name in names if os.path.isfile(folder / name)), None)
+    """Return the first of a file's usual names that exists; on Kaggle, it is in a folder of the
+    same name."""
+    names = [f"{stem}{dot}{rank}-ubyte{end}" for end in ("", ".gz") for dot in "-."]
+    paths = [*(folder / name for name in names), *(folder / name / name for name in names)]
+    return next((path for path in paths if os.path.isfile(path)), None)
+
+
+def _table(name: str, folder: Path, split: str) -> Path | None:
+    """Return the CSV file of a split, as on Kaggle: label and pixels of an image a line."""
+    path = folder / f"{name}_{split}.csv"
+    return path if os.path.isfile(path) else None
+
+
+def read_table(name: str, split: str, path: Path) -> Dataset:
+    """Return a split from a CSV file. DataError for damaged ones."""
+    facts = FAMILIES[name].facts
+    rows = read_csv(path, 1 + math.prod(facts.shape))
+    labels = checked_labels(rows[:, 0], len(facts.classes), str(path))
+    images = np.ascontiguousarray(rows[:, 1:]).reshape(-1, *facts.shape)
+    return assemble(name, split, images, labels, facts)

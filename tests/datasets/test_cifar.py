@@ -154,7 +154,7 @@ def test_archives_of_every_form(tmp_path: Path, form: int) -> None:
 def test_python_3_pickles(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, "cifar100", True)
     for file, seed in (("train", 0), ("test", 1)):
-        for protocol in range(5):
+        for protocol in range(6):
             content = {"data": images(seed), "fine_labels": labels("cifar100", seed)}
             (folder / file).write_bytes(pickle.dumps(content, protocol))
             if file == "test":
@@ -273,7 +273,7 @@ class Evil:
         return self.call
 
 
-@pytest.mark.parametrize("protocol", range(5))
+@pytest.mark.parametrize("protocol", range(6))
 def test_malicious_pickles_run_nothing(tmp_path: Path, protocol: int) -> None:
     target = tmp_path / "made"
     evils = (Evil(os.system, f"touch {target}"), Evil(eval, f"open({str(target)!r}, 'w')"),
@@ -329,7 +329,7 @@ def test_sizes_in_a_pickle_are_checked() -> None:
 
 
 def test_stand_ins_rebuild_what_numpy_wrote() -> None:
-    for protocol in range(5):
+    for protocol in range(6):
         content = {
             "a": np.arange(6, dtype=np.int16).reshape(2, 3),
             "f": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
