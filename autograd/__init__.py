@@ -40,6 +40,7 @@ from .functional.parts import *
 from .functional.pool import *
 from .functional.recurrent import *
 from .functional.reduce import *
+from .functional.volume import *
 from .ledger import Cost, Ledger
 from .memory import OutOfMemory, memory_in_use, set_memory_limit
 from .quantize import quantize
@@ -94,6 +95,7 @@ __all__ += functional.parts.__all__
 __all__ += functional.pool.__all__
 __all__ += functional.recurrent.__all__
 __all__ += functional.reduce.__all__
+__all__ += functional.volume.__all__
 
 if TYPE_CHECKING:
     __version__: str

@@ -33,12 +33,18 @@ def pair(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, i
             a, b = value
             if type(a) is int and type(b) is int and a >= least and b >= least:
                 return a, b
+    numbers = sizes(name, value, axes, least)
+    return (least, numbers[0]) if axes == 1 else (numbers[0], numbers[1])
+
+
+def sizes(name: str, value: Sizes, axes: int, least: int = 0) -> tuple[int, ...]:
+    """Return an option as a number for each axis. ValueError where any is below `least`."""
     many = tuple(value) if isinstance(value, Sequence) else (value,)
     numbers = tuple(index(v) for v in many)
     numbers = numbers * axes if len(numbers) == 1 else numbers
     if len(numbers) != axes or min(numbers) < least:
         raise ValueError(f"{name}: expected one number or {axes}, at least {least}, got {value}")
-    return (least, numbers[0]) if axes == 1 else (numbers[0], numbers[1])
+    return numbers
 
 
 def images(name: str, input: Tensor, axes: int = 2) -> Tensor:
@@ -80,28 +86,28 @@ def _biased(name: str, y: Tensor, bias: Tensor | None) -> Tensor:
     return add(y, converted(reshape(bias, shape=(1, y.shape[1], 1, 1)), y.dtype))
 
 
-def _padding(
+def borders(
     name: str,
     padding: Sizes | str,
-    axes: int,
     taps: tuple[int, ...],
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-) -> ops.Padding:
-    """Return padding as ((top, bottom), (left, right)), having resolved "valid" and "same"."""
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> tuple[ops.Pair, ...]:
+    """Return padding as (before, after) for each axis, having resolved "valid" and "same"."""
     if not isinstance(padding, str):
-        top, left = pair(f"{name}: padding", padding, axes)
-        return (top, top), (left, left)
+        label, axes = f"{name}: padding", len(taps)
+        numbers = pair(label, padding) if axes == 2 else sizes(label, padding, axes)
+        return tuple([(n, n) for n in numbers])
     if padding == "valid":
-        return (0, 0), (0, 0)
+        return ((0, 0),) * len(taps)
     if padding != "same" or max(stride) > 1:
         raise ValueError(
             f"{name}: expected padding of numbers, 'valid' or, for stride 1, 'same', "
             f"got {padding!r} with stride {stride}"
         )
     # Reach - 1 pixels in all; an odd number is wider at the end, as in torch.
-    (a, b), (c, d) = ((d * (r - 1) // 2, d * (r - 1)) for r, d in zip(taps, dilation, strict=True))
-    return (a, b - a), (c, d - c)
+    reaches = [d * (r - 1) for r, d in zip(taps, dilation, strict=True)]
+    return tuple((n // 2, n - n // 2) for n in reaches)
 
 
 def convolve(
@@ -121,12 +127,14 @@ def convolve(
     x, w = images(name, input, axes), _filters(name, weight, axes)
     strides = pair(f"{name}: stride", stride, axes, 1)
     spread = pair(f"{name}: dilation", dilation, axes, 1)
-    border = _padding(name, padding, axes, w.shape[2:], strides, spread)
+    # The height of signals, 1, has no border.
+    border = borders(name, padding, weight.shape[2:], strides, spread[2 - axes :])
+    border = border if axes == 2 else ((0, 0), *border)
     y = primitive(x, w, *others, stride=strides, padding=border, dilation=spread, groups=groups)
     return y if x is input else restore(y, input, axes)
 
 
-def _biases(name: str, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
+def biases(name: str, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
     """Return a bias as what follows the weight. ValueError where it does not fit the filters."""
     if bias is None:
         return ()
@@ -155,10 +163,8 @@ def conv2d(
     Options are one number or (vertical, horizontal). padding may be "valid" (none) or "same" (E = H
     at stride 1; an odd border is wider at the end). In each of the `groups` a share of the filters
     sees the same share of the channels. ValueError where shapes do not fit."""
-    biases = _biases("conv2d", weight, bias)
-    return convolve(
-        ops.conv2d, "conv2d", 2, input, weight, biases, stride, padding, dilation, groups
-    )
+    b = biases("conv2d", weight, bias)
+    return convolve(ops.conv2d, "conv2d", 2, input, weight, b, stride, padding, dilation, groups)
 
 
 def conv1d(
@@ -171,10 +177,8 @@ def conv1d(
     groups: int = 1,
 ) -> Tensor:
     """Return `conv2d` of signals: input (N, C, L) or (C, L), weight (M, C/groups, S), bias (M,)."""
-    biases = _biases("conv1d", weight, bias)
-    return convolve(
-        ops.conv2d, "conv1d", 1, input, weight, biases, stride, padding, dilation, groups
-    )
+    b = biases("conv1d", weight, bias)
+    return convolve(ops.conv2d, "conv1d", 1, input, weight, b, stride, padding, dilation, groups)
 
 
 def _conv_transpose(
@@ -197,28 +201,48 @@ def _conv_transpose(
         )
     u, p = pair(f"{name}: stride", stride, axes, 1), pair(f"{name}: padding", padding, axes)
     q = pair(f"{name}: dilation", dilation, axes, 1)
-    more = _output_padding(name, output_padding, axes, u, q)
-    reach = [d * (r - 1) + 1 for d, r in zip(q, w.shape[2:], strict=True)]
-    h, k = ((x.shape[2 + i] - 1) * u[i] + reach[i] + more[i] - 2 * p[i] for i in (0, 1))
-    if min(h, k) < 1:
-        raise ValueError(
-            f"{name}: expected an output of at least 1 x 1, got {h} x {k} from input {input.shape} "
-            f"with padding {p}"
-        )
+    more = output_padding_of(name, output_padding, axes, u[2 - axes :], q[2 - axes :])
+    more = more if axes == 2 else (0, *more)
+    size = transposed_extents(name, x.shape[2:], w.shape[2:], u, p, q, more)
     # What a whole stride of output_padding uncovers, no window of the convolution may see.
     top, left = ((p[i], p[i] - more[i] // u[i] * u[i]) for i in (0, 1))
-    # The transposed convolution is the data gradient of a convolution from (h, k) to the input's
+    # The transposed convolution is the data gradient of a convolution from `size` to the input's
     # extent.
-    y = ops.conv2d_dx(x, w, size=(h, k), stride=u, padding=(top, left), dilation=q, groups=groups)
+    y = ops.conv2d_dx(x, w, size=size, stride=u, padding=(top, left), dilation=q, groups=groups)
     return restore(_biased(name, y, bias), input, axes)
 
 
-def _output_padding(
-    name: str, value: Sizes, axes: int, stride: ops.Pair, dilation: ops.Pair
-) -> ops.Pair:
-    """Return output_padding as a pair. ValueError where it reaches both stride and dilation: the
-    added rows would be seen by no window."""
-    more = pair(f"{name}: output_padding", value, axes)
+def transposed_extents(
+    name: str,
+    size: tuple[int, ...],
+    taps: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    more: tuple[int, ...],
+) -> tuple[int, ...]:
+    """Return the extents of the result of a transposed convolution; `more` is its output_padding.
+    ValueError for an empty one."""
+    reach = [d * (r - 1) + 1 for d, r in zip(dilation, taps, strict=True)]
+    out = tuple(
+        (n - 1) * u + r + m - 2 * p
+        for n, u, r, m, p in zip(size, stride, reach, more, padding, strict=True)
+    )
+    if min(out) < 1:
+        least, got = (" x ".join(map(str, e)) for e in ((1,) * len(out), out))
+        raise ValueError(
+            f"{name}: expected an output of at least {least}, got {got} from input of {size} with "
+            f"padding {padding}"
+        )
+    return out
+
+
+def output_padding_of(
+    name: str, value: Sizes, axes: int, stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Return output_padding for each axis. ValueError where it reaches both stride and dilation:
+    the added rows would be seen by no window."""
+    more = sizes(f"{name}: output_padding", value, axes)
     if any(a >= max(b, c) for a, b, c in zip(more, stride, dilation, strict=True)):
         raise ValueError(
             f"{name}: expected output_padding below stride {stride} or dilation {dilation}, "

@@ -1,12 +1,13 @@
 """Pooling, with torch.nn.functional's names and argument order.
 
 Images are (N, C, H, W) or (C, H, W). Options are one number or (vertical, horizontal); the stride
-is the kernel size unless given."""
+is the kernel size unless given. Signals (N, C, L) or (C, L) are pooled as images of height 1."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from typing import Literal, overload
 
 from ..ops import adaptive
@@ -16,11 +17,23 @@ from ..recent import CALLS
 from ..tensor import Tensor
 from .conv import Sizes, images, pair, restore
 
-__all__ = ["adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "max_pool2d"]
+__all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "lp_pool1d",
+    "lp_pool2d",
+    "max_pool1d",
+    "max_pool2d",
+]
 
 
 def _windows(
     name: str,
+    axes: int,
     size: tuple[int, ...],
     kernel_size: Sizes,
     stride: Sizes | None,
@@ -32,10 +45,10 @@ def _windows(
 
     With ceil_mode the border grows at the end so that a last window is whole, if it starts within
     the image or the border before it."""
-    kernel = pair(f"{name}: kernel_size", kernel_size, least=1)
-    strides = kernel if stride is None else pair(f"{name}: stride", stride, least=1)
-    border = pair(f"{name}: padding", padding)
-    spread = pair(f"{name}: dilation", dilation, least=1)
+    kernel = pair(f"{name}: kernel_size", kernel_size, axes, 1)
+    strides = kernel if stride is None else pair(f"{name}: stride", stride, axes, 1)
+    border = pair(f"{name}: padding", padding, axes)
+    spread = pair(f"{name}: dilation", dilation, axes, 1)
     if not ceil_mode and border == (0, 0):  # by far the most frequent, and met in every call
         return kernel, strides, (border, border), spread
     down, right = _ends(name, size, kernel, strides, border, spread, ceil_mode)
@@ -104,16 +117,51 @@ def max_pool2d(
     (kernel - 1) - 1) / stride + 1 rows, rounded down or, with ceil_mode, up (but no window starts
     beyond the image). With return_indices, also the int64 positions within the image, row by row.
     ValueError where no window fits."""
-    x = images("max_pool2d", input)
+    y, position = max_pool(
+        "max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
+    )
+    return y if position is None else (y, position)
+
+
+def max_pool(
+    name: str,
+    axes: int,
+    input: Tensor,
+    kernel_size: Sizes,
+    stride: Sizes | None,
+    padding: Sizes,
+    dilation: Sizes,
+    ceil_mode: bool,
+    return_indices: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the largest values over windows of one or two axes, and perhaps their positions."""
+    x = images(name, input, axes)
     kernel, strides, border, spread = _windows(
-        "max_pool2d", x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode
+        name, axes, x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode
     )
     attrs = {"kernel": kernel, "stride": strides, "padding": border, "dilation": spread}
     y, argmax = ops.max_pool2d(x, **attrs)
+    y = y if x is input else restore(y, input, axes)
     if not return_indices:
-        return y if x is input else restore(y, input)
+        return y, None
     position = ops.max_pool2d_position(argmax, size=x.shape[2:], **attrs)
-    return restore(y, input), restore(position, input)
+    return y, restore(position, input, axes)
+
+
+def max_pool1d(
+    input: Tensor,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return `max_pool2d` of signals (N, C, L) or (C, L)."""
+    y, position = max_pool(
+        "max_pool1d", 1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
+    )
+    return y if position is None else (y, position)
 
 
 def avg_pool2d(
@@ -130,12 +178,30 @@ def avg_pool2d(
     The sum is divided by the window's size, without its part in the padding unless
     count_include_pad, and always without what ceil_mode adds; or by divisor_override. ValueError
     where no window fits."""
-    x = images("avg_pool2d", input)
+    return avg_pool(
+        "avg_pool2d", 2, input, kernel_size, stride, padding, ceil_mode, count_include_pad,
+        divisor_override,
+    )  # fmt: skip
+
+
+def avg_pool(
+    name: str,
+    axes: int,
+    input: Tensor,
+    kernel_size: Sizes,
+    stride: Sizes | None,
+    padding: Sizes,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Return the means over windows of one or two axes."""
+    x = images(name, input, axes)
     kernel, strides, border, _ = _windows(
-        "avg_pool2d", x.shape[2:], kernel_size, stride, padding, 1, ceil_mode
+        name, axes, x.shape[2:], kernel_size, stride, padding, 1, ceil_mode
     )
     if divisor_override == 0:
-        raise ValueError("avg_pool2d: expected divisor_override positive or None, got 0")
+        raise ValueError(f"{name}: expected divisor_override positive or None, got 0")
     y = ops.avg_pool2d(
         x,
         kernel=kernel,
@@ -144,20 +210,77 @@ def avg_pool2d(
         counted=bool(count_include_pad),
         divisor=divisor_override or 0,
     )
-    return y if x is input else restore(y, input)
+    return y if x is input else restore(y, input, axes)
 
 
-def _output(
+def avg_pool1d(
+    input: Tensor,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """Return `avg_pool2d` of signals (N, C, L) or (C, L)."""
+    return avg_pool(
+        "avg_pool1d", 1, input, kernel_size, stride, padding, ceil_mode, count_include_pad
+    )
+
+
+def lp_pool2d(
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Return the p-norm of each window, (sum of x^p)^(1/p) with p = `norm_type`, as in torch
+    without absolute values; options as for `max_pool2d`."""
+    return _lp_pool("lp_pool2d", 2, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool1d(
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Return `lp_pool2d` of signals (N, C, L) or (C, L)."""
+    return _lp_pool("lp_pool1d", 1, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def _lp_pool(
+    name: str, axes: int, input: Tensor, p: float, kernel_size: Sizes, stride: Sizes | None,
+    ceil_mode: bool,
+) -> Tensor:  # fmt: skip
+    if not p:
+        raise ValueError(f"{name}: expected a norm_type other than 0, got {p}")
+    taps = prod(pair(f"{name}: kernel_size", kernel_size, axes, 1))
+    means = avg_pool(name, axes, input**p, kernel_size, stride, 0, ceil_mode, True)
+    return (means * taps) ** (1 / p)
+
+
+def output_of(
     name: str, output_size: int | Sequence[int | None] | None, size: tuple[int, ...]
-) -> Pair:
-    """Return (E, F), with the image's own extent for each None."""
-    sizes = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * 2
-    if len(sizes) != 2 or min(n for n in (*sizes, 0) if n is not None) < 0:
+) -> tuple[int, ...]:
+    """Return the output's extents, with the input's own for each None."""
+    axes = len(size)
+    sizes = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * axes
+    if len(sizes) != axes or min(n for n in (*sizes, 0) if n is not None) < 0:
         raise ValueError(
-            f"{name}: expected output_size of one number or 2, at least 0, got {output_size}"
+            f"{name}: expected output_size of one number or {axes}, at least 0, got {output_size}"
         )
-    h, w = (n if m is None else int(m) for n, m in zip(size, sizes, strict=True))
-    return h, w
+    return tuple(n if m is None else int(m) for n, m in zip(size, sizes, strict=True))
+
+
+def _adapted(
+    name: str, axes: int, input: Tensor, output_size: int | Sequence[int | None] | None
+) -> tuple[Tensor, Pair]:
+    """Return the input as images, and the extents of the output."""
+    x = images(name, input, axes)
+    out = output_of(name, output_size, x.shape[-axes:])
+    return x, (1, out[0]) if axes == 1 else (out[0], out[1])
 
 
 def _divides(size: tuple[int, ...], out: Pair) -> Pair | None:
@@ -172,12 +295,24 @@ def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None] |
 
     Window e has the rows floor(e H/E) to ceil((e+1) H/E), columns likewise. None keeps an extent.
     ValueError for a negative size."""
-    x = images("adaptive_avg_pool2d", input)
-    out = _output("adaptive_avg_pool2d", output_size, x.shape[2:])
+    return _adaptive_avg("adaptive_avg_pool2d", 2, input, output_size)
+
+
+def adaptive_avg_pool1d(input: Tensor, output_size: int | Sequence[int | None] | None) -> Tensor:
+    """Return `adaptive_avg_pool2d` of signals (N, C, L) or (C, L)."""
+    return _adaptive_avg("adaptive_avg_pool1d", 1, input, output_size)
+
+
+def _adaptive_avg(
+    name: str, axes: int, input: Tensor, output_size: int | Sequence[int | None] | None
+) -> Tensor:
+    x, out = _adapted(name, axes, input, output_size)
     kernel = _divides(x.shape[2:], out)
     if kernel is not None:
-        return avg_pool2d(input, kernel)
-    return restore(adaptive.adaptive_avg_pool2d(x, out=out), input)
+        y = avg_pool(name, 2, x, kernel, None, 0, False, True)
+    else:
+        y = adaptive.adaptive_avg_pool2d(x, out=out)
+    return y if x is input else restore(y, input, axes)
 
 
 def adaptive_max_pool2d(
@@ -189,12 +324,36 @@ def adaptive_max_pool2d(
     `adaptive_avg_pool2d`.
 
     With return_indices, also their int64 positions within the image, row by row."""
-    x = images("adaptive_max_pool2d", input)
-    out = _output("adaptive_max_pool2d", output_size, x.shape[2:])
+    both = adaptive_max("adaptive_max_pool2d", 2, input, output_size, return_indices)
+    return both if return_indices else both[0]
+
+
+def adaptive_max_pool1d(
+    input: Tensor,
+    output_size: int | Sequence[int | None] | None,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return `adaptive_max_pool2d` of signals (N, C, L) or (C, L)."""
+    both = adaptive_max("adaptive_max_pool1d", 1, input, output_size, return_indices)
+    return both if return_indices else both[0]
+
+
+def adaptive_max(
+    name: str,
+    axes: int,
+    input: Tensor,
+    output_size: int | Sequence[int | None] | None,
+    return_indices: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the largest values over windows of one or two axes, and their positions, which are
+    the values again where nobody asks for them."""
+    x, out = _adapted(name, axes, input, output_size)
     kernel = _divides(x.shape[2:], out)
     if kernel is not None:
-        if return_indices:
-            return max_pool2d(input, kernel, return_indices=True)
-        return max_pool2d(input, kernel)
-    y, position = adaptive.adaptive_max_pool2d(x, out=out)
-    return (restore(y, input), restore(position, input)) if return_indices else restore(y, input)
+        y, position = max_pool(name, 2, x, kernel, None, 0, 1, False, return_indices)
+    else:
+        y, position = adaptive.adaptive_max_pool2d(x, out=out)
+    position = y if position is None else position
+    if x is input:
+        return y, position
+    return restore(y, input, axes), restore(position, input, axes)

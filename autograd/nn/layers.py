@@ -17,10 +17,11 @@ from ..functional.conv import (
     conv2d,
     conv_transpose1d,
     conv_transpose2d,
-    pair,
+    sizes,
 )
 from ..functional.create import zeros
 from ..functional.linear import linear
+from ..functional.volume import conv3d, conv_transpose3d
 from ..tensor import Parameter, Tensor
 from . import init
 from .module import Module
@@ -28,17 +29,14 @@ from .module import Module
 __all__ = [
     "Conv1d",
     "Conv2d",
+    "Conv3d",
     "ConvTranspose1d",
     "ConvTranspose2d",
+    "ConvTranspose3d",
     "Flatten",
     "Identity",
     "Linear",
 ]
-
-
-def numbers(name: str, value: Sizes, axes: int = 2, least: int = 0) -> tuple[int, ...]:
-    """Return one number for each axis. ValueError for another count, or a number below `least`."""
-    return pair(name, value, axes, least)[2 - axes :]
 
 
 def parameter(*shape: int, dtype: npt.DTypeLike = FLOAT32) -> Parameter:
@@ -113,7 +111,7 @@ class _Filters(Module):
             )
 
     def _numbers(self, option: str, value: Sizes, least: int = 0) -> tuple[int, ...]:
-        return numbers(f"{type(self).__name__}: {option}", value, self.axes, least)
+        return sizes(f"{type(self).__name__}: {option}", value, self.axes, least)
 
 
 class Conv2d(_Filters):
@@ -160,6 +158,19 @@ class Conv1d(Conv2d):
     axes = 1
 
 
+class Conv3d(Conv2d):
+    """`Conv2d` of volumes: x (N, in_channels, D, H, W), weight (out_channels, in_channels / groups,
+    T, R, S)."""
+
+    axes = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, out_channels, D', H', W')."""
+        return conv3d(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
+
+
 class ConvTranspose2d(_Filters):
     """Transposed convolution, a layer that enlarges images: what `Conv2d` does to a gradient.
 
@@ -192,8 +203,7 @@ class ConvTranspose2d(_Filters):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, out_channels, H', W')."""
-        convolve = conv_transpose2d if self.axes == 2 else conv_transpose1d
-        return convolve(
+        return (conv_transpose1d, conv_transpose2d, conv_transpose3d)[self.axes - 1](
             x,
             self.weight,
             self.bias,
@@ -209,6 +219,12 @@ class ConvTranspose1d(ConvTranspose2d):
     """`ConvTranspose2d` of signals: weight (in_channels, out_channels / groups, S)."""
 
     axes = 1
+
+
+class ConvTranspose3d(ConvTranspose2d):
+    """`ConvTranspose2d` of volumes: weight (in_channels, out_channels / groups, T, R, S)."""
+
+    axes = 3
 
 
 class Flatten(Module):

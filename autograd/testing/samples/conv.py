@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ...functional.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
+from ...functional.volume import conv3d, conv_transpose3d
 from .sample import Sample, normal
 
 Shape = tuple[int, ...]
 Wrong = tuple[tuple[str, tuple[Shape, ...]], ...]
-FUNCTIONS = {f.__name__: f for f in (conv1d, conv2d, conv_transpose1d, conv_transpose2d)}
+FUNCTIONS = {
+    f.__name__: f
+    for f in (conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d)
+}
 
 
 def row(
@@ -99,4 +103,31 @@ ROWS = [
         stride=2),
     row("conv_transpose1d", 2 * 3 * 4 * 5 * 6, (2, 3, 6), (3, 4, 5), 4, stride=2, padding=2,
         output_padding=1),
+    row(
+        "conv3d", 2 * 4 * 2 * 9 * 4 * 3 * 4, (2, 2, 4, 3, 4), (4, 2, 3, 1, 3), 4, padding="same",
+        wrong=(
+            ("conv3d: expected an input of 2 channels for weight (4, 2, 3, 1, 3), got 3",
+             ((2, 3, 4, 3, 4), (4, 2, 3, 1, 3), (4,))),
+            ("conv3d: expected a padded input of at least (3, 1, 3), got (2, 3, 6)",
+             ((2, 2, 0, 3, 4), (4, 2, 3, 1, 3), (4,))),
+            ("conv3d: expected a bias of shape (4,), got (5,)",
+             ((2, 2, 4, 3, 4), (4, 2, 3, 1, 3), (5,))),
+            ("conv3d: expected a weight of 5 axes, got shape (4, 2, 3, 1)",
+             ((2, 2, 4, 3, 4), (4, 2, 3, 1), (4,))),
+            ("conv3d: expected an input of 4 or 5 axes, got shape (2, 3, 4)",
+             ((2, 3, 4), (4, 2, 3, 1, 3), (4,))),
+        ),
+    ),
+    row("conv3d/everything, no batch", 4 * 2 * 4 * 12, (4, 5, 3, 4), (4, 2, 2, 1, 2),
+        stride=(2, 1, 2), padding=(1, 0, 1), dilation=(3, 1, 2), groups=2),
+    row(
+        "conv_transpose3d", 2 * 4 * 2 * 12 * 12, (2, 4, 2, 2, 3), (4, 2, 2, 2, 3), 4,
+        stride=(3, 1, 2), padding=1, output_padding=(2, 0, 1), groups=2, dilation=(1, 2, 1),
+        wrong=(
+            ("conv_transpose3d: expected an input of 4 channels for weight (4, 2, 2, 2, 3), got 3",
+             ((2, 3, 2, 2, 3), (4, 2, 2, 2, 3), (4,))),
+            ("conv_transpose3d: expected a bias of shape (4,), got (2,)",
+             ((2, 4, 2, 2, 3), (4, 2, 2, 2, 3), (2,))),
+        ),
+    ),
 ]  # fmt: skip

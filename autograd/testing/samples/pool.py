@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from ...functional.pool import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
-from .sample import Sample, distinct
+from ...functional import pool, volume
+from .sample import Sample, distinct, positive
 
 Shape = tuple[int, ...]
 Wrong = tuple[tuple[str, tuple[Shape, ...]], ...]
 FUNCTIONS = {
-    f.__name__: f for f in (adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d)
+    name: getattr(module, name)
+    for module in (pool, volume)
+    for name in module.__all__
+    if "pool" in name
 }
 
 
@@ -79,4 +83,22 @@ ROWS = [
     row("adaptive_max_pool2d/indices", (2, 3, 7, 5), (3, 4), return_indices=True),
     row("adaptive_max_pool2d/indices of tiles", (2, 3, 6, 8), (3, 2), return_indices=True),
     row("adaptive_max_pool2d/larger, no batch", (3, 3, 4), 5),
+    row("max_pool1d", (2, 3, 9), 3, stride=2, padding=1, dilation=2, return_indices=True,
+        wrong=(("max_pool1d: expected an input of 2 or 3 axes, got shape (9,)", ((9,),)),)),
+    row("avg_pool1d", (2, 3, 8), 3, stride=2, padding=1, ceil_mode=True, count_include_pad=False),
+    row("adaptive_avg_pool1d", (2, 3, 7), 3),
+    row("adaptive_max_pool1d", (3, 8), 4, return_indices=True),
+    row("max_pool3d", (2, 3, 4, 3, 4), (2, 1, 2),
+        wrong=(("max_pool3d: expected an input of 4 or 5 axes, got shape (4, 3, 4)",
+                ((4, 3, 4),)),)),
+    row("max_pool3d/everything, no batch", (2, 5, 6, 5), (2, 3, 2), stride=(2, 2, 1),
+        padding=(1, 1, 0), dilation=(2, 1, 1), ceil_mode=True, return_indices=True),
+    row("avg_pool3d", (2, 2, 5, 4, 5), (3, 2, 3), stride=2, padding=(1, 1, 0), ceil_mode=True,
+        count_include_pad=False),
+    row("avg_pool3d/divisor, no batch", (2, 3, 4, 2), 2, padding=1, divisor_override=5),
+    row("adaptive_avg_pool3d", (2, 2, 4, 3, 5), (3, None, 2)),
+    row("adaptive_max_pool3d", (2, 2, 4, 3, 5), (3, 2, None), return_indices=True),
 ]  # fmt: skip
+# Of others, roots of sums of odd powers are not numbers.
+LP = row("lp_pool2d", (), 3.0, kernel_size=(2, 3), stride=1)
+ROWS.append(replace(LP, inputs=(positive(2, 3, 5, 4),)))

@@ -11,7 +11,7 @@ import tallygrad.autograd as ag
 from tallygrad.autograd import context, nn
 
 Row = tuple[str, dict[str, Any], tuple[int, ...]]
-IMAGES = (2, 4, 7, 6)
+IMAGES, VOLUMES = (2, 4, 7, 6), (2, 2, 3, 3, 4)
 ROWS: list[Row] = [
     ("Linear", {"in_features": 6, "out_features": 3}, (2, 4, 6)),
     ("Linear", {"in_features": 6, "out_features": 3, "bias": False}, (5, 6)),
@@ -60,6 +60,29 @@ ROWS: list[Row] = [
         },
         (2, 4, 7),
     ),
+    (
+        "Conv3d",
+        {
+            "in_channels": 2, "out_channels": 4, "kernel_size": (2, 1, 2), "padding": (1, 0, 1),
+            "stride": 2, "groups": 2, "dilation": (2, 1, 1),
+        },
+        VOLUMES,
+    ),
+    (
+        "ConvTranspose3d",
+        {"in_channels": 2, "out_channels": 2, "kernel_size": 2, "stride": (1, 2, 2)},
+        VOLUMES,
+    ),
+    ("MaxPool1d", {"kernel_size": 2, "return_indices": True}, (2, 5)),
+    ("MaxPool3d", {"kernel_size": 2, "padding": (1, 0, 1), "stride": 1}, VOLUMES),
+    ("AvgPool1d", {"kernel_size": 2, "ceil_mode": True}, (2, 5)),
+    ("AvgPool3d", {"kernel_size": (2, 1, 2), "divisor_override": 3}, VOLUMES),
+    ("LPPool1d", {"norm_type": 2, "kernel_size": 2}, (2, 5)),
+    ("LPPool2d", {"norm_type": 2, "kernel_size": (2, 3), "ceil_mode": True}, IMAGES),
+    ("AdaptiveAvgPool1d", {"output_size": 2}, (2, 5)),
+    ("AdaptiveAvgPool3d", {"output_size": 2}, VOLUMES),
+    ("AdaptiveMaxPool1d", {"output_size": 2}, (2, 5)),
+    ("AdaptiveMaxPool3d", {"output_size": (1, None, 2)}, VOLUMES),
     ("MaxPool2d", {"kernel_size": 2}, IMAGES),
     ("MaxPool2d", {"kernel_size": 3, "padding": 1, "return_indices": True}, IMAGES),
     ("AvgPool2d", {"kernel_size": 2, "divisor_override": 3}, IMAGES),
