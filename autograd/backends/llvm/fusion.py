@@ -16,7 +16,7 @@ from ...deferred import Call, Fused, Inlined, Signature
 from ...dtypes import computed_in, is_narrow
 from .compiler.isa.targets import Target
 from .compiler.jit import build
-from .kernels.epilogue import NOTHING, ROWS, Epilogue, merge_moments, merge_sums, scaling
+from .kernels.epilogue import NOTHING, TOTALS, Epilogue, merge_moments, merge_sums, scaling
 from .plans.batch_norm import moments, normalising, slope, sums
 from .plans.elementwise import together
 from .registry import Deferral, defers, find, find_tiled, fuse, fuses
@@ -181,7 +181,7 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     merge = build(merge_moments, target, dtype.name, channels, x.size // n // channels)
 
     def run(*arrays: NDArray) -> tuple[Any, ...]:
-        rows, pair = empty((n, ROWS["moments"], channels), DOUBLE), np.empty((2, channels), dtype)
+        rows, pair = empty((n, TOTALS["moments"], channels), DOUBLE), np.empty((2, channels), dtype)
         outputs = chain.kernel(*arrays[:count], rows)
         mean, var = pair
         merge(address(rows), address(mean), address(var), n)
@@ -280,7 +280,7 @@ def _masked_sums(
         if residual_first:
             arrays = (*arrays[1 : count + 1], arrays[0], *arrays[count + 1 :])
         own, (*images, mean, var) = arrays[:count], arrays[count:]
-        rows, pair = empty((n, ROWS["sums"], channels), DOUBLE), np.empty((2, channels), dtype)
+        rows, pair = empty((n, TOTALS["sums"], channels), DOUBLE), np.empty((2, channels), dtype)
         outputs, var = chain.kernel(*own, *images, mean, rows), plain(var)
         dw, db = pair
         merge(address(rows), address(var), address(dw), address(db), n)

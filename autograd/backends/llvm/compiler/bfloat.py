@@ -21,4 +21,4 @@ class BFloat(ir.Type):  # type: ignore[misc]
 
 
 BFLOATS = ir.VectorType(BFloat(), 32)  # of a vector of 512 bits
-HALF = ir.VectorType(BFloat(), 16)
+HALF_BFLOATS = ir.VectorType(BFloat(), 16)

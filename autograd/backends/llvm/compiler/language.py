@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....dtypes import computed_in, is_narrow
-from .bfloat import HALF
+from .bfloat import HALF_BFLOATS
 from .isa.targets import Target
 from .vectors import Variable, Vector
 
@@ -299,7 +299,7 @@ class KernelBuilder:
             return value
         b, whole = self.builder, ir.VectorType(I32, self.lanes)
         if self.target.rounds:
-            rounded = self._call("llvm.x86.avx512bf16.cvtneps2bf16.512", HALF, [value])
+            rounded = self._call("llvm.x86.avx512bf16.cvtneps2bf16.512", HALF_BFLOATS, [value])
             return b.bitcast(rounded, ir.VectorType(I16, self.lanes))
         bits, half = b.bitcast(value, whole), self._same(whole, 16)
         odd = b.and_(b.lshr(bits, half), self._same(whole, 1))

@@ -23,7 +23,7 @@ from .conv_direct import Tap
 from .conv_tiles import TileCorrelation, blocks
 from .tile_weights import PAIRS, SHORTS
 
-IMAGES = 2 * ROWS  # that are summed over at a time
+BATCH = 2 * ROWS  # images that are summed over at a time
 PLACE = TILE // 2  # numbers of a tile in bfloat16
 SUMS = 6  # tiles of sums, at most: that leaves one for each factor
 

@@ -45,7 +45,7 @@ class Epilogue(NamedTuple):
 
 NOTHING = Epilogue()
 IMAGES = ("residual", "mask", "seen")  # arrays of the result's shape
-ROWS = {"moments": 3, "sums": 2}  # float64 numbers for each channel of an image
+TOTALS = {"moments": 3, "sums": 2}  # float64 numbers for each channel of an image
 
 
 class Tail:
@@ -134,7 +134,7 @@ class Tail:
     ) -> None:  # fmt: skip
         d = self.d
         for row, value in enumerate(values, skip):
-            rows = (image, ROWS[name] * self.channels), row * self.channels
+            rows = (image, TOTALS[name] * self.channels), row * self.channels
             to = d.at(self.arrays[name], *rows, channel)
             before = d.load(to, m)
             # A choice, not a product with 0: the sums lie in memory that was never set.

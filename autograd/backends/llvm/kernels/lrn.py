@@ -1,6 +1,6 @@
 """Local response normalisation: x over a power of a sum of squares of neighbouring channels.
 
-For ROWS pixels at a time, a first body writes what windows add up to a scratch row with zeros on
+For STRIP pixels at a time, a first body writes what windows add up to a scratch row with zeros on
 both sides, so that no window asks where channels end; a second body sums the windows with unaligned
 loads and writes the results.
 """
@@ -18,7 +18,7 @@ from ..compiler.vectors import Vector
 
 # Rows between writing the numbers that windows add up and reading them, at other places than they
 # were written: read at once, they would not have arrived.
-ROWS = 8  # that a body does before the next one
+STRIP = 8  # that a body does before the next one
 MOST = 4  # powers of quarters up to this are products of roots
 # Gets a place in the arrays, the place in the room where its window starts, and how many numbers
 # count there; None for a whole vector.
@@ -39,12 +39,12 @@ class LrnRows(NamedTuple):
 
 
 def _swept(k: KernelBuilder, rows: LrnRows, count: Integer, bodies: tuple[Body, ...]) -> None:
-    """Write down each body for all channels of ROWS rows, and all for the next rows, and so on."""
+    """Write down each body for all channels of STRIP rows, and all for the next rows, and so on."""
     # A window spans channels of a row, so the first body must end a row before the next begins it.
     span = rows.room(k.lanes)
-    with k.loop(k.builder.udiv(k.sum(count, ROWS - 1), k.integer(ROWS))) as group:
-        first = k.times(group, ROWS)
-        some = k.least(ROWS, k.builder.sub(count, first))
+    with k.loop(k.builder.udiv(k.sum(count, STRIP - 1), k.integer(STRIP))) as group:
+        first = k.times(group, STRIP)
+        some = k.least(STRIP, k.builder.sub(count, first))
         for body in bodies:
             with k.loop(some) as i:
                 for start, times, size in pieces(rows.channels, k.lanes):

@@ -18,7 +18,7 @@ from ..compiler.vectors import Vector
 from .conv_tiles import BLOCK, PANEL, WIDTH
 from .recurrent_cell import bent, slopes
 
-HIGH = 2 * ROWS  # rows of the batch that are worked on at a time
+BATCH_ROWS = 2 * ROWS  # rows of the batch that are worked on at a time
 TOGETHER = 2  # rows whose cells are written side by side, for their functions are long chains
 
 
@@ -74,7 +74,7 @@ class _Products:
         """Write the sums to `room`, [16 columns][row][16], from such 16 columns on."""
         for half in (0, 1):
             for m in range(self.many):
-                at = ((first + half) * HIGH + m * ROWS) * ROWS
+                at = ((first + half) * BATCH_ROWS + m * ROWS) * ROWS
                 self.tiles.store(half * self.many + m, self.k.computed().at(room, at))
 
 
@@ -94,7 +94,7 @@ def forward(target: Target, layer: TileLayer, keeps: bool) -> KernelBuilder:
     *_, first, count, steps, start, way = k.arguments
     writer = _Forward(k, layer, keeps)
     with k.loop(count) as i:
-        row = k.sum((k.sum(first, i), HIGH))
+        row = k.sum((k.sum(first, i), BATCH_ROWS))
         writer.begin(row)
         with k.loop(steps) as s:
             writer.step(row, k.sum(start, (s, way)), s, way)
@@ -166,7 +166,8 @@ class _Forward:
                 line = k.sum((i, together), r)
                 place = half if layer.quarters == 1 else 0
                 values = [
-                    wide.load(wide.at(self.sums, (line, ROWS), (place + q) * HIGH * ROWS)) + bias[q]
+                    wide.load(wide.at(self.sums, (line, ROWS), (place + q) * BATCH_ROWS * ROWS))
+                    + bias[q]
                     for q in quarters
                 ]
                 self._cell(values, k.sum(row, line), line, t, unit)
@@ -204,7 +205,7 @@ def backward(target: Target, layer: TileLayer, tops: bool, last: bool, cell: boo
     *_, first, count, steps, start, way = k.arguments
     writer = _Backward(k, layer, (tops, last, cell))
     with k.loop(count) as i:
-        row = k.sum((k.sum(first, i), HIGH))
+        row = k.sum((k.sum(first, i), BATCH_ROWS))
         writer.begin(row)
         with k.loop(steps) as s:
             final = k.builder.icmp_signed("==", k.integer(k.sum(s, 1)), steps)
@@ -279,7 +280,7 @@ class _Backward:
                 if self.last:
                     at = (k.sum(row, r), size), (u, BLOCK), half * ROWS
                     value = k.load(k.at(self.at["dlast"], *at))
-                wide.store(value, wide.at(self.sums, (r, ROWS), half * HIGH * ROWS))
+                wide.store(value, wide.at(self.sums, (r, ROWS), half * BATCH_ROWS * ROWS))
 
     def _slopes(
         self, row: Integer, t: Integer, way: Integer, place: tuple[Integer, int], final: Any
@@ -292,7 +293,7 @@ class _Backward:
         gates = layer.quarters * size
         with k.loop(layer.rows) as line:
             r = k.sum(row, line)
-            dh = wide.load(wide.at(self.sums, (line, ROWS), half * HIGH * ROWS))
+            dh = wide.load(wide.at(self.sums, (line, ROWS), half * BATCH_ROWS * ROWS))
             state = (t, batch * size), (r, size), *unit
             if self.tops:
                 dh = dh + k.load(k.at(self.at["dhs"], *state))

@@ -13,8 +13,7 @@ import llvmlite.ir as ir
 from ..compiler.language import I32, Integer, KernelBuilder
 from ..compiler.tiles import ROWS
 from ..compiler.vectors import Variable, Vector
-from .epilogue import IMAGES, Epilogue
-from .epilogue import ROWS as SUMS
+from .epilogue import IMAGES, TOTALS, Epilogue
 
 LINE = 64  # bytes that are asked for at a time
 
@@ -126,7 +125,7 @@ class TileTail:
 
     def _sums(self, name: str, e: Integer, row: int, half: int) -> Any:
         """Return the address of float64 sums of a row of results."""
-        rows = (e, SUMS[name] * self.results), row * self.results
+        rows = (e, TOTALS[name] * self.results), row * self.results
         return self.d.at(self.arrays[name], *rows, self.channel, half * ROWS)
 
     def end(self, e: Integer) -> None:

@@ -12,8 +12,7 @@ from ....array import NDArray, Spec
 from ....dtypes import FLOAT32, DType
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
-from ..compiler.tiles import BYTES
-from ..compiler.tiles import ROWS as HIGH
+from ..compiler.tiles import BYTES, ROWS
 from ..kernels import conv_tiles_weights as gradient
 from ..kernels.border import Pair
 from ..kernels.conv_direct import Correlation
@@ -245,8 +244,8 @@ class TileGradient:
         self, target: Target, c: TileCorrelation, prepare: Prepare, prepare_top: Prepare
     ) -> None:
         self.c, self.prepare, self.prepare_top = c, prepare, prepare_top
-        high, wide = (blocks(k, HIGH) for k in (c.channels, c.results))
-        self.shape = c.indices, high * HIGH, wide * HIGH
+        high, wide = (blocks(k, ROWS) for k in (c.channels, c.results))
+        self.shape = c.indices, high * ROWS, wide * ROWS
         (u, _), (h, w), (e, f) = c.stride, c.image, c.output
         self.lines = high * w * gradient.PLACE, wide * f * gradient.PLACE  # numbers of a packed row
         row = 2 * (u * self.lines[0] + self.lines[1])
@@ -263,8 +262,8 @@ class TileGradient:
         ]
         self.add = build(gradient.correlate_weights, target, c, self.ring, together)
         self.packs = []
-        for first in range(0, c.images, gradient.IMAGES):
-            count = min(gradient.IMAGES, c.images - first)
+        for first in range(0, c.images, gradient.BATCH):
+            count = min(gradient.BATCH, c.images - first)
             self.packs.append(
                 [
                     build(gradient.pack_rows, target, c.images, channels, width, count, turned)
@@ -312,7 +311,7 @@ class TileGradient:
         first = max(done, row * c.stride[0] + self.taps[0], 0)
         last = min(c.image[0], (row + rows - 1) * c.stride[0] + self.taps[1] + 1)
         room, line = self.rooms[0].address(worker), c.image[1] * c.images * c.channels * 2
-        from_image = group * gradient.IMAGES * c.channels * 2
+        from_image = group * gradient.BATCH * c.channels * 2
         while first < last:
             slot = first % self.ring
             some = min(last - first, self.ring - slot)
@@ -325,5 +324,5 @@ class TileGradient:
         """Pack rows of gradients."""
         c = self.c
         line = c.output[1] * c.images * c.results * 2
-        from_image = group * gradient.IMAGES * c.results * 2
+        from_image = group * gradient.BATCH * c.results * 2
         self.packs[group][1](tops + row * line + from_image, self.rooms[1].address(worker), rows)

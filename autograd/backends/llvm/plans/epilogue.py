@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ....array import NDArray
-from ..kernels.epilogue import IMAGES, ROWS, Epilogue
+from ..kernels.epilogue import IMAGES, TOTALS, Epilogue
 from ..runtime.layout import address, channels_last, plain
 
 
@@ -23,7 +23,7 @@ def tail_of(epilogue: Epilogue, arrays: Sequence[NDArray]) -> Following:
     for name, a in zip(epilogue.pointers, arrays, strict=True):
         whole = name in IMAGES
         a = channels_last(a) if whole else plain(a)
-        entries.append((a, a.nbytes // len(a) if whole or name in ROWS else 0, whole))
+        entries.append((a, a.nbytes // len(a) if whole or name in TOTALS else 0, whole))
 
     def addresses(first: int, offset: int = 0) -> list[int]:
         return [address(a) + first * step + offset * whole for a, step, whole in entries]

@@ -17,7 +17,7 @@ from ....dtypes import is_narrow
 from ....threads import WORTHWHILE, share
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
-from ..kernels.epilogue import IMAGES, NOTHING, ROWS, Epilogue
+from ..kernels.epilogue import IMAGES, NOTHING, TOTALS, Epilogue
 from ..kernels.matmul import MatmulTile, MatrixProduct, Order, multiply, room
 from ..kernels.matvec import times_vector
 from ..registry import implements
@@ -123,7 +123,7 @@ class _SharedProduct:
         """
         sums = channels * 8 // self.size
         return [
-            a + (pixels if name in IMAGES else sums if name in ROWS else channels)
+            a + (pixels if name in IMAGES else sums if name in TOTALS else channels)
             for name, a in zip(self.names, more, strict=True)
         ]
 

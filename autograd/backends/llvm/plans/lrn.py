@@ -5,7 +5,7 @@ from __future__ import annotations
 from ....array import NDArray, Spec
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
-from ..kernels.lrn import MOST, ROWS, LrnRows, backward, forward
+from ..kernels.lrn import MOST, STRIP, LrnRows, backward, forward
 from ..registry import implements
 from ..runtime.executable import Executable
 from ..runtime.layout import ChannelsLast, address
@@ -13,7 +13,7 @@ from ..runtime.parallel import Scratch
 
 
 class _LrnCall(ChannelsLast):
-    """What the calls of a plan share: rows, their number, and zeros around ROWS of them."""
+    """What the calls of a plan share: rows, their number, and zeros around STRIP of them."""
 
     def __init__(self, target: Target, x: Spec, before: int, after: int) -> None:
         super().__init__(x)
@@ -21,7 +21,7 @@ class _LrnCall(ChannelsLast):
         most = channels - 1
         self.rows = LrnRows(x.dtype.name, channels, min(before, most), min(after, most))
         self.count = x.size // channels
-        self.room = Scratch(ROWS * self.rows.room(target.lanes(x.dtype)), x.dtype)
+        self.room = Scratch(STRIP * self.rows.room(target.lanes(x.dtype)), x.dtype)
 
 
 def _takes(beta: float) -> bool:

@@ -15,7 +15,7 @@ from ..compiler.tiles import ROWS
 from ..kernels.conv_tiles import BLOCK, TileCorrelation, blocks, in_tiles, packed_size
 from ..kernels.elementwise import converted
 from ..kernels.pixels import Windows, gathered
-from ..kernels.recurrent_tiles import HIGH, TileLayer, backward, forward
+from ..kernels.recurrent_tiles import BATCH_ROWS, TileLayer, backward, forward
 from ..kernels.sums import column_sums
 from ..kernels.sweep import copied, increase
 from ..kernels.tile_weights import pack
@@ -39,11 +39,11 @@ class _Layer:
     ) -> None:
         (self.steps, self.batch, self.size), self.target = shape, target
         self.backwards, self.macs = backwards, prod(shape) * (self.size + inputs)
-        whole, rest = divmod(self.batch, HIGH)
-        layer = TileLayer(cell, self.batch, inputs, self.size, in_tiles(HIGH))
+        whole, rest = divmod(self.batch, BATCH_ROWS)
+        layer = TileLayer(cell, self.batch, inputs, self.size, in_tiles(BATCH_ROWS))
         self.gates = layer.quarters * self.size
         self.macs *= layer.quarters
-        self.room = Scratch(HIGH * self.size, FLOAT32)
+        self.room = Scratch(BATCH_ROWS * self.size, FLOAT32)
         self.parts = [(layer, 0, whole)] if whole else []
         self.parts += [(layer._replace(tall=in_tiles(rest)), whole, 1)] if rest else []
 
@@ -67,9 +67,9 @@ class _Layer:
                     function(*pointers, self.room.address(worker), start, many, *way)
 
         if self.macs < WORTHWHILE:
-            some(0, blocks(self.batch, HIGH), 0)
+            some(0, blocks(self.batch, BATCH_ROWS), 0)
         else:
-            share(blocks(self.batch, HIGH), some)
+            share(blocks(self.batch, BATCH_ROWS), some)
 
 
 def _pays(shape: tuple[int, ...]) -> bool:

@@ -15,7 +15,7 @@ from tallygrad.autograd.backends.llvm.compiler.isa import targets
 from tallygrad.autograd.backends.llvm.compiler.jit import build
 from tallygrad.autograd.backends.llvm.kernels.epilogue import (
     IMAGES,
-    ROWS,
+    TOTALS,
     Epilogue,
     merge_moments,
     merge_sums,
@@ -89,8 +89,8 @@ def given(epilogue: Epilogue, shape: tuple[int, ...], dtype: Any) -> dict[str, N
     n, channels = shape[0] if len(shape) == 4 else 1, shape[1]
     made: dict[str, NDArray] = {}
     for i, name in enumerate(epilogue.pointers):
-        if name in ROWS:
-            made[name] = np.full((n, ROWS[name], channels), np.nan)
+        if name in TOTALS:
+            made[name] = np.full((n, TOTALS[name], channels), np.nan)
         else:
             whole = name in ("residual", "mask", "seen")
             made[name] = drawn(50 + i, *(shape if whole else (channels,)), dtype=dtype)
@@ -154,7 +154,7 @@ def test_images_of_bfloat16_are_computed_in_float32(kernel: tuple[Any, ...], bac
     found = []
     for dtype in (narrow, np.float32):
         arrays = [
-            a.copy() if name in ROWS else a.astype(dtype if name in IMAGES else np.float32)
+            a.copy() if name in TOTALS else a.astype(dtype if name in IMAGES else np.float32)
             for name, a in more.items()
         ]
         operands = x.astype(dtype), w.astype(dtype)
@@ -162,7 +162,7 @@ def test_images_of_bfloat16_are_computed_in_float32(kernel: tuple[Any, ...], bac
             targets.target(convolution=how), *specs(*operands), **attrs, epilogue=everything
         )
         y = plan(*operands, *arrays)
-        rows = [a for name, a in zip(more, arrays, strict=True) if name in ROWS]
+        rows = [a for name, a in zip(more, arrays, strict=True) if name in TOTALS]
         found.append([y.astype(narrow), *rows])
         assert y.dtype == dtype
     for a, b in zip(*found, strict=True):
