@@ -85,7 +85,8 @@ def test_mixed_precision_is_billed_as_it_was_trained(
     predicted = count("mlp", 32, (1, 28, 28), 10, training=True, precision="bf16")
     for phase in ("forward", "backward_data", "backward_weights", "update"):
         assert found["phases"][phase]["bytes_read"] == 2 * predicted.phase(phase).bytes_read
-    assert found["machine"]["precision_note"] == "words have 16 bits in bf16 as in float32"
+    note = found["machine"]["precision_note"]
+    assert note == "has words of 16 bits in any precision: bf16 is priced as float32"
     found = billed(tmp_path, "--machine", "horowitz45", capsys=capsys)
     total, machine = read(tmp_path).ledger.total(), load_machine("horowitz45")
     expected = (machine.price(total).joules or 0) - 2.6e-12 * total.macs

@@ -63,7 +63,7 @@ def test_machines_price_integers_or_say_that_they_do_not(
                 assert price.levels[level] == pytest.approx(wide.levels[level] / 2)
             assert price.dram_bytes == (wide.dram_bytes or 0) / 2
     for name, said in (
-        ("eyeriss", "words have 16 bits in int8 as in float32"),
+        ("eyeriss", "has words of 16 bits in any precision: int8 is priced as float32"),
         ("etann", "nothing is known of int8: a MAC is priced as in float32"),
     ):
         assert main(["cost", "lenet", "--precision", "int8", "--machine", name]) == 0

@@ -44,7 +44,8 @@ def test_other_machines_say_how_they_price_it() -> None:
         assert mixed.at("bf16") is mixed and machine.at("float32") is machine
         said[name] = mixed.precision_note
     assert said.pop("truenorth") == said.pop("etann")
-    assert set(said.values()) == {"words have 16 bits in bf16 as in float32"} and len(said) > 5
+    note = "has words of 16 bits in any precision: bf16 is priced as float32"
+    assert set(said.values()) == {note} and len(said) > 5
     for precision, is_told in (("float32", False), ("bf16", True)):
         work = count("mlp", 1, (1, 28, 28), 10, training=False, precision=precision)
         report = cost_report(work, machine=load("etann"))

@@ -83,7 +83,8 @@ class Machine(ABC):
 
     def _price_without(self, precision: str) -> str:
         if self.bits is not None and self.bits <= 16:
-            return f"words have {self.bits} bits in {precision} as in {self.precision}"
+            bits = f"has words of {self.bits} bits in any precision"
+            return f"{bits}: {precision} is priced as {self.precision}"
         return f"nothing is known of {precision}: a MAC is priced as in {self.precision}"
 
     @property
