@@ -17,7 +17,18 @@ from pathlib import Path
 import numpy as np
 
 from ..trainer.user_code import names_code
-from .augment import Augment, Cutout, Flip, PadCrop, standard
+from .augment import (
+    Augment,
+    Brightness,
+    Contrast,
+    Cutout,
+    Flip,
+    PadCrop,
+    ResizedCrop,
+    Rotate,
+    parse_augment,
+    standard,
+)
 from .fetch import check_data_dir
 from .loader import Batch, Loader
 from .reading import Reading
@@ -32,6 +43,8 @@ from .source import DataError, Dataset, Source, Subset
 __all__ = [
     "Augment",
     "Batch",
+    "Brightness",
+    "Contrast",
     "Cutout",
     "DataError",
     "Dataset",
@@ -39,6 +52,8 @@ __all__ = [
     "Loader",
     "PadCrop",
     "Reading",
+    "ResizedCrop",
+    "Rotate",
     "Sampler",
     "Source",
     "Subset",
@@ -47,6 +62,7 @@ __all__ = [
     "load",
     "load_own",
     "names",
+    "parse_augment",
     "standard",
 ]
 

@@ -130,6 +130,7 @@ def load_splits(
 def load_data(config: TrainConfig, comm: Comm) -> Data:
     """Return the loaders that the options ask for."""
     how = reading(config)
+    datasets.parse_augment(config.augment)  # refuses what is unknown before data are loaded
     with comm.journal.doing("loading data"):
         found = load_splits(config.dataset, ("train", "test"), config.data_dir, comm, how)
     return loaders(config, comm, found["train"], found["test"], found.get("validation"))
@@ -150,9 +151,7 @@ def loaders(
     validation set that the data have is replaced by what `--validation` holds out."""
     train, held_out = hold_out(train, config.validation, config.seed)
     validation = held_out or validation
-    augment = datasets.standard(train.name) if config.augment != "none" else ()
-    if config.augment == "cutout":
-        augment = (*augment, datasets.Cutout(max(train.input_shape[2] // 2, 1)))
+    augment = datasets.parse_augment(config.augment, train.name, train.input_shape)
     dtype = np.dtype(config.dtype)
     shared: dict[str, Any] = {"rank": comm.rank, "size": comm.size, "dtype": dtype}
     shared["micro_batches"] = config.micro_batches_on(comm.size)

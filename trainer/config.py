@@ -119,7 +119,10 @@ class TrainConfig(OptimizerOptions):
     )
     augment: str = _option(
         "standard",
-        "standard: crop and flip for CIFAR, else nothing; cutout: the same and a blank square",
+        "random changes of training images, in this order: some of standard (crop and flip for "
+        "CIFAR, else nothing), crop, reflect, flip, vflip, cutout, resized, rotate, brightness and "
+        "contrast, perhaps with a number, such as crop=4,flip,cutout=8; or none",
+        metavar="NAME,...",
     )
     dtype: str = _option("float32", "element type of weights, activations and gradients")
     precision: str = _option(
@@ -288,7 +291,6 @@ CHOICES = {
     "schedule": ("constant", "step", "cosine", "one-cycle"),
     "image_fit": ("crop", "resize"),
     "image_colors": ("auto", "grey", "rgb"),
-    "augment": ("standard", "cutout", "none"),
     "dtype": ("float32", "float64"),
     "precision": PRECISIONS,
     "backend": ("auto", "llvm", "numpy"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,9 @@ def test_a_checkpoint_keeps_classes_and_normalisation(
     assert meta["config"]["dataset"] == str(pets)
     capsys.readouterr()
     assert main(["eval", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(result["test_loss"])
+    shutil.copytree(pets / "test", "same")
+    assert main(["eval", "run", "--dataset", "same", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(result["test_loss"])
     # Other data are normalised as in training, and have its classes: "owl" stays the third.
     owls = Path("more", "owl")

@@ -74,7 +74,7 @@ def ragged(folder: Path, write_mnist: Any) -> list[str]:
     write_mnist(folder, 43, 29)
     words = ["--dataset", "mnist", "--data-dir", str(folder), "--model", "resnet20"]
     words += ["--batch-size", "20", "--micro-batches", "6", "--epochs", "2", "--lr", "0.1"]
-    return [*words, "--augment", "cutout", "--eval-batch-size", "11", "--bucket-mb", "0.2"]
+    return [*words, "--augment", "standard,cutout", "--eval-batch-size", "11", "--bucket-mb", "0.2"]
 
 
 def test_a_ragged_run_has_the_same_bits_on_any_ranks_and_stopped_or_not(
