@@ -10,14 +10,14 @@ For example:
     print(ag.context.current().ledger.total().macs)
 
 Names, argument orders, shapes and defaults are torch's wherever torch has the same thing.
-`functional` has the functions, which are also names of this package; `nn` layers, losses and
-initialisers; `optim` optimizers and learning-rate schedules; `models` networks by name; `context`
-the backend, phase, scope, tape and ledger in use; `backends` who computes. docs/engine.md tells how
-the parts fit together."""
+`functional` and `mathematics` have the functions, which are names of this package too; `nn` layers,
+losses and initialisers; `optim` optimizers and learning-rate schedules; `models` networks by name;
+`context` the backend, phase, scope, tape and ledger in use; `backends` who computes. docs/engine.md
+tells how the parts fit together."""
 
 from typing import TYPE_CHECKING
 
-from . import backends, context, functional, models, nn, optim
+from . import backends, context, functional, mathematics, models, nn, optim
 from . import primitive as _primitive
 from . import recorder as _recorder
 from . import tape as _tape
@@ -39,9 +39,9 @@ from .functional.norm import *
 from .functional.parts import *
 from .functional.pool import *
 from .functional.recurrent import *
-from .functional.reduce import *
 from .functional.volume import *
 from .ledger import Cost, Ledger
+from .mathematics import *
 from .memory import OutOfMemory, memory_in_use, set_memory_limit
 from .quantize import quantize
 from .random import manual_seed
@@ -94,8 +94,8 @@ __all__ += functional.norm.__all__
 __all__ += functional.parts.__all__
 __all__ += functional.pool.__all__
 __all__ += functional.recurrent.__all__
-__all__ += functional.reduce.__all__
 __all__ += functional.volume.__all__
+__all__ += mathematics.__all__
 
 if TYPE_CHECKING:
     __version__: str

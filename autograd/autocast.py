@@ -26,8 +26,10 @@ NARROW = frozenset({
 })  # fmt: skip
 # What rounding would spoil: losses, and functions whose results span many magnitudes.
 WIDE = frozenset({
-    "binary_cross_entropy", "cross_entropy", "ctc_loss", "exp", "gaussian_nll_loss", "huber", "log",
-    "log_softmax", "logistic_loss", "nll_loss", "pow", "product", "softmax", "softplus",
+    "acos", "asin", "binary_cross_entropy", "cosh", "cross_entropy", "ctc_loss", "cumprod",
+    "cumsum", "exp", "exp2", "expm1", "gaussian_nll_loss", "huber", "log", "log10", "log1p", "log2",
+    "log_softmax", "logistic_loss", "logsumexp", "nll_loss", "pow", "product", "sinh", "softmax",
+    "softplus", "tan",
 })  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from . import context
 from .array import Array, Size, Spec, array
 from .dtypes import FLOAT32, INT64, holds, is_floating
 from .inplace import InPlace
+from .methods import Methods
 from .operators import Operand
 from .ops import update
 from .ops.elementwise import copy as clone
@@ -24,7 +25,7 @@ from .selecting import Selecting
 from .tape import Record, Source, Sweep
 
 
-class Tensor(InPlace, Selecting, Reading):
+class Tensor(InPlace, Selecting, Methods, Reading):
     """Numbers with a history. `data` is an Array handle; numbers leave through `numpy()`, `item()`
     and `tolist()`. `source` is (record, position) for a computed tensor, None for a leaf.
 

@@ -24,7 +24,9 @@ BASE = tuple(f"autograd.{name}" for name in LOWEST)
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
 TO_OPS = (*TO_PRIMITIVE, "autograd.ops")
 TO_TAPE = (*TO_OPS, "autograd.tape", "autograd.indexing", "autograd.random")
-OF_TENSOR = ("autograd.inplace", "autograd.operators", "autograd.selecting")
+OF_TENSOR = tuple(
+    f"autograd.{name}" for name in ("inplace", "mathematics", "methods", "operators", "selecting")
+)
 TO_TENSOR = (*TO_TAPE, *OF_TENSOR, "autograd.tensor")
 TO_FUNCTIONAL = (*TO_TENSOR, "autograd.functional")
 TO_NN = (*TO_FUNCTIONAL, "autograd.nn", "autograd.suggest")
@@ -48,19 +50,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     f"{LLVM}.kernels": (*OF_BACKENDS, f"{LLVM}.compiler"),
     f"{LLVM}.runtime": (*OF_BACKENDS, f"{LLVM}.compiler", f"{LLVM}.kernels"),
     f"{LLVM}.registry": (*OF_BACKENDS, f"{LLVM}.compiler.isa", f"{LLVM}.runtime"),
-    f"{LLVM}.plans": (
-        *OF_BACKENDS,
-        f"{LLVM}.compiler",
-        f"{LLVM}.kernels",
-        f"{LLVM}.registry",
-        f"{LLVM}.runtime",
-    ),
+    f"{LLVM}.plans": OF_BACKENDS
+    + tuple(f"{LLVM}.{name}" for name in ("compiler", "kernels", "registry", "runtime")),
     LLVM: (*OF_BACKENDS, LLVM),
     "autograd.ops": TO_PRIMITIVE,
     "autograd.indexing": TO_OPS,
     "autograd.tape": TO_OPS,
     **dict.fromkeys(("autograd.operators", "autograd.selecting"), TO_TAPE),
     "autograd.inplace": (*TO_TAPE, "autograd.operators"),
+    "autograd.mathematics": (*TO_TAPE, "autograd.operators", "autograd.selecting"),
+    "autograd.methods": (*TO_OPS, "autograd.mathematics", "autograd.operators"),
     "autograd.tensor": (*TO_TAPE, *OF_TENSOR, "autograd.reading"),
     "autograd.autocast": TO_TENSOR,
     "autograd.recorder": (*TO_TENSOR, "autograd.autocast", "autograd.capture.observer"),
@@ -96,10 +95,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 # Allowed besides: inside a function only, and for type checkers only.
 MAY_IMPORT_LAZILY: dict[str, tuple[str, ...]] = {
-    "trainer.commands.doctor": ("launch",),
-    "trainer.commands.launch": ("launch",),
-    "trainer.commands.ranks": ("launch",),
-    "trainer.commands.supervise": ("launch",),
+    f"trainer.commands.{name}": ("launch",) for name in ("doctor", "launch", "ranks", "supervise")
 }
 MAY_NAME: dict[str, tuple[str, ...]] = {
     "trainer.commands.doctor": ("launch",),

@@ -9,12 +9,12 @@ import numpy as np
 from ..array import array
 from ..autocast import wide
 from ..dtypes import is_integer
+from ..mathematics import norm
 from ..ops import compare as cp
 from ..ops import elementwise as el
 from ..tensor import Tensor
 from .arrange import minimum, where
 from .loss import check, reduced
-from .reduce import norm
 
 __all__ = [
     "cosine_embedding_loss",

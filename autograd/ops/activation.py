@@ -6,6 +6,8 @@ kink are torch's."""
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from ..array import NDArray, Spec
@@ -14,7 +16,7 @@ from ..primitive import Value, primitive
 from ..summation import sum_over
 from .compare import ge
 from .elementwise import add, exp, mul, sub, where
-from .reduce import kept_shape, scale
+from .reduce import kept_shape, reduced, scale, spread
 from .reduce import sum as total
 from .rules import each, floating
 from .shape import full, reshape, zero
@@ -251,6 +253,27 @@ def sum_less_one(powers: NDArray, axis: int) -> NDArray:
     ones = powers.shape[axis] - _sums(small, axis)
     small *= powers
     return np.asarray(_sums(small, axis) + (ones - 1))
+
+
+@primitive(
+    infer=lambda x, *, axes: floating(reduced(x, axes=axes)),
+    cost=lambda y, x, **a: Cost(cmp=x.size, add=2 * x.size, exp=x.size + y.size),
+)
+def logsumexp(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
+    """Return log(the sum of e^x over axes), x being shifted by its largest to stay finite."""
+    last = range(x.ndim - len(axes), x.ndim)
+    moved = np.moveaxis(x, axes, last)
+    flat = moved.reshape(*moved.shape[: last.start], prod(x.shape[a] for a in axes))
+    top = flat.max(-1, keepdims=True, initial=-np.inf)
+    shift = np.where(np.isneginf(top), x.dtype.type(0), top)
+    with np.errstate(invalid="ignore", divide="ignore"):  # of infinities: decided below
+        y = np.log1p(sum_less_one(np.exp(flat - shift), -1)) + shift
+    return np.where(np.isposinf(top), top, y)[..., 0]
+
+
+@logsumexp.vjp("x")
+def _(dy: Value, x: Value, y: Value, specs: tuple[Spec, ...], axes: tuple[int, ...]) -> Value:
+    return mul(spread(dy, specs[0], axes), exp(sub(x, spread(y, specs[0], axes))))
 
 
 @primitive(infer=lambda x, *, axis: floating(x), cost=each(cmp=1, add=2, exp=1, div=1))

@@ -64,3 +64,9 @@ def within(x: NDArray, *, low: float | None, high: float | None) -> NDArray:
     """Return whether low <= x <= high; a bound that is None is not tested."""
     above = np.ones(x.shape, bool) if low is None else x >= low
     return above if high is None else above & (x <= high)
+
+
+@primitive(infer=lambda x, w, **a: truth(x, w), cost=each(cmp=2, mul=1, add=2))
+def isclose(x: NDArray, w: NDArray, *, rtol: float, atol: float, equal_nan: bool) -> NDArray:
+    """Return where |x - w| <= atol + rtol |w|, or both are equal, or no numbers if `equal_nan`."""
+    return np.isclose(x, w, rtol, atol, equal_nan)

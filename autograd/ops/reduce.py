@@ -47,8 +47,8 @@ def kept_shape(x: Spec, axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(1 if i in axes else n for i, n in enumerate(x.shape))
 
 
-def _spread(dy: Value, x: Spec, axes: tuple[int, ...]) -> Value:
-    """Return the gradient of a sum: dy repeated along the axes that were summed over."""
+def spread(dy: Value, x: Spec, axes: tuple[int, ...]) -> Value:
+    """Return a reduced array repeated along the axes that it lacks: the gradient of a sum."""
     return broadcast_to(reshape(dy, shape=kept_shape(x, axes)), shape=x.shape)
 
 
@@ -66,7 +66,7 @@ def sum(x: NDArray, *, axes: tuple[int, ...], wide: bool = False) -> NDArray:
 
 @sum.vjp("x")
 def _(dy: Value, specs: tuple[Spec, ...], axes: tuple[int, ...]) -> Value:
-    return _spread(converted(dy, specs[0].dtype), specs[0], axes)
+    return spread(converted(dy, specs[0].dtype), specs[0], axes)
 
 
 @primitive(infer=reduced, cost=lambda y, x, **a: Cost(add=max(x.size - y.size, 0), mul=y.size))
@@ -79,7 +79,7 @@ def mean(x: NDArray, *, axes: tuple[int, ...]) -> NDArray:
 @mean.vjp("x")
 def _(dy: Value, specs: tuple[Spec, ...], axes: tuple[int, ...]) -> Value:
     count = prod(specs[0].shape[a] for a in axes)
-    return _spread(scale(dy, factor=1 / count if count else 0.0), specs[0], axes)
+    return spread(scale(dy, factor=1 / count if count else 0.0), specs[0], axes)
 
 
 @primitive(infer=lambda x, *, factor: x, cost=lambda y, x, **a: Cost(mul=y.size))

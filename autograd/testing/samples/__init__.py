@@ -18,6 +18,7 @@ FAMILIES = (
     "indexing",
     "linear",
     "loss",
+    "mathematics",
     "norm",
     "pool",
     "quantized",

@@ -1,0 +1,119 @@
+"""Functions of numbers at their edges: integers, truth values, what is no number, zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import mathematics
+
+SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -2.5, 7.5, 3.0]
+WHOLE = [7, -7, 0, 3, -2, 5, 1]
+
+
+def test_functions_are_methods_too() -> None:
+    assert [n for n in mathematics.__all__ if not callable(getattr(ag.Tensor, n, None))] == []
+    assert set(mathematics.__all__) <= set(ag.__all__)
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "isnan": lambda t, x, w: t.isnan(x),
+    "isinf": lambda t, x, w: t.isinf(x),
+    "isfinite": lambda t, x, w: t.isfinite(x),
+    "logical_not": lambda t, x, w: t.logical_not(x),
+    "logical_and": lambda t, x, w: t.logical_and(x, w),
+    "logical_or": lambda t, x, w: t.logical_or(x, w),
+    "logical_xor": lambda t, x, w: x.logical_xor(w),
+    "comparisons": lambda t, x, w: t.eq(x, w) ^ t.lt(x, w) ^ t.ge(x, w) ^ t.ne(x, 3),
+    "count_nonzero": lambda t, x, w: t.count_nonzero(x),
+    "sign": lambda t, x, w: t.sign(x),
+    "remainder": lambda t, x, w: t.remainder(x, w) + x % 3 + 3 % w,
+    "fmod": lambda t, x, w: t.fmod(x, w),
+    "floor_divide": lambda t, x, w: t.floor_divide(x, w) + x // 3 + 3 // w,
+    "cumsum": lambda t, x, w: t.cumsum(x, 0),
+    "cumprod": lambda t, x, w: t.cumprod(w, 0),
+    "add": lambda t, x, w: t.add(x, w, alpha=3) - t.sub(x, 2, alpha=2),
+    "isclose": lambda t, x, w: t.isclose(x, w, equal_nan=True) & t.isclose(x, x),
+    "amax": lambda t, x, w: t.amax(x, 0) + t.amin(x, 0),
+    "median": lambda t, x, w: t.median(x),
+    "square": lambda t, x, w: t.square(x) - t.neg(w),
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("numbers", [SPECIAL, WHOLE], ids=["floats", "integers"])
+def test_results_and_types_are_those_of_torch(name: str, numbers: list[Any]) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    x, w = numbers, numbers[-1:] + [n or 4 for n in numbers[:-1]]
+    with np.errstate(all="ignore"):
+        ours = CALLS[name](ag, ag.tensor(x), ag.tensor(w))
+    theirs = CALLS[name](torch, torch.tensor(x), torch.tensor(w))
+    assert str(ours.dtype) == str(theirs.dtype).removeprefix("torch.")
+    np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-6)
+
+
+def test_division_by_zero() -> None:
+    x = ag.tensor([1, 2])
+    for call in (lambda: x % 0, lambda: x // ag.tensor([1, 0]), lambda: ag.fmod(x, 0)):
+        with pytest.raises(
+            ZeroDivisionError, match=r"^\w+: expected integers other than 0 to divide by, got 0$"
+        ):
+            call()
+    assert np.isnan((ag.ones(1) % 0.0).item())
+
+
+def test_comparisons_of_whole_tensors() -> None:
+    x, z = ag.tensor([1.0, np.nan]), ag.tensor([1.0 + 1e-7, np.nan])
+    assert ag.allclose(x, z, equal_nan=True) and not ag.allclose(x, z)
+    assert not ag.allclose(x[:1], x[:1] * 1.1) and ag.allclose(x[:1], x[:1] * 1.1, rtol=0.2)
+    assert ag.equal(x[:1], ag.ones(1)) and not ag.equal(x, x) and not ag.equal(ag.ones(2), x[:1])
+
+
+def test_a_product_of_zeros_has_a_gradient() -> None:
+    for zeros in ([], [1], [0, 2]):
+        numbers = np.array([2.0, -3.0, 0.5, 4.0])
+        numbers[zeros] = 0
+        x = ag.tensor(numbers, requires_grad=True)
+        rate = np.array([1.0, -2.0, 3.0, 0.5])
+        (dx,) = ag.grad(x.cumprod(0), x, ag.tensor(rate))
+        # The products are linear in each factor.
+        expected = [
+            (rate * (np.cumprod(np.where(np.arange(4) == i, 1, numbers)))
+             - rate * (np.cumprod(np.where(np.arange(4) == i, 0, numbers)))).sum()
+            for i in range(4)
+        ]  # fmt: skip
+        assert dx is not None
+        np.testing.assert_allclose(dx.numpy(), expected)
+
+
+def test_running_sums_keep_their_digits() -> None:
+    y = ag.full(1 << 20, 0.1).cumsum(0)
+    exact = np.float64(np.float32(0.1)) * (1 << 20)
+    assert y.dtype == np.float32 and y.numpy()[-1] == np.float32(exact)
+
+
+def test_sums_of_powers_at_infinity() -> None:
+    rows = [[np.inf, 0, 1], [-np.inf] * 3, [np.nan, 0, 0], [-np.inf, 0, -20], [1e4, 1e4, -1e4]]
+    y = ag.logsumexp(ag.tensor(rows, dtype="float64"), 1)
+    expected = [np.inf, -np.inf, np.nan, np.log1p(np.exp(-20)), 1e4 + np.log(2)]
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-12)
+    assert ag.logsumexp(ag.zeros(0, 2), 0).tolist() == [-np.inf] * 2
+
+
+def test_median_of_few_elements() -> None:
+    with pytest.raises(ValueError, match=r"^median: expected elements along axis 0, got shape "):
+        ag.zeros(0).median()
+    assert ag.tensor(3.0).median(0).indices.item() == 0
+    assert ag.tensor([4.0, 1.0, 3.0, 2.0]).median().item() == 2
+
+
+def test_steps_have_no_slope() -> None:
+    x = ag.tensor([2.5, -1.5], requires_grad=True)
+    y = x.floor() + x.round() + x // 2.0 + x.sign()
+    (dx,) = ag.grad(y, x, ag.ones(2))
+    assert dx is not None and not dx.numpy().any()
