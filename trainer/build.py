@@ -17,6 +17,7 @@ from ..autograd import (
     autocast,
     backends,
     context,
+    from_numpy,
     grad,
     manual_seed,
     models,
@@ -37,6 +38,8 @@ from .distributed.comm import Comm
 from .errors import OverLimit, UserError, nearest
 from .tasks.task import Task
 from .values import parse_image_size, parse_part, parse_share, parse_size
+
+PREPARING = 5000  # training images from which a model may compute what it starts with
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,14 @@ def create_model(name: str, data: Source, dtype: Any, seed: int = 0) -> nn.Modul
     except ValueError as error:
         raise UserError(f"--model: {error}") from error
     return model.astype(dtype)
+
+
+def prepare(model: nn.Module, data: Loader) -> None:
+    """Let a model that has a method `prepare(images)` compute what it takes from data, such as
+    filters that whiten: from the first training images, normalised."""
+    if hasattr(model, "prepare"):
+        pixels = data.dataset.read(np.arange(min(PREPARING, len(data.dataset))))
+        model.prepare(from_numpy(data.normalise(pixels).transpose(0, 3, 1, 2)))
 
 
 def mixed(precision: str) -> autocast:

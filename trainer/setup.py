@@ -109,6 +109,7 @@ def assemble(
     agree(comm, lambda: user_code.facts() | work_facts(backend, *splits))
     build.limit_memory(backend, parse_size(config.memory_limit))
     model = recipe.model(data.train.dataset)
+    build.prepare(model, data.train)
     agree(comm, lambda: model_facts(model))
     flat = build.flatten_parameters(model, recipe.task, data.train.dataset, config.dtype)
     planned = config.epochs * len(data.train)

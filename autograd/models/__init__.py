@@ -3,7 +3,18 @@
 They classify images (N, C, H, W) and return logits (N, classes); an autoencoder returns the images
 again. Sources stand with each."""
 
-from . import alexnet, autoencoder, googlenet, imagenet_resnet, lenet, lstm, mlp, resnet, vgg
+from . import (
+    airbench,
+    alexnet,
+    autoencoder,
+    googlenet,
+    imagenet_resnet,
+    lenet,
+    lstm,
+    mlp,
+    resnet,
+    vgg,
+)
 from .naming import full_name, parse_options, split_name
 from .registry import (
     classes,
@@ -16,6 +27,7 @@ from .registry import (
 )
 
 __all__ = [
+    "airbench",
     "alexnet",
     "autoencoder",
     "classes",

@@ -115,6 +115,38 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     return _write(tensor, array(q.reshape(tensor.shape), tensor.dtype))
 
 
+def dirac_(tensor: Tensor) -> Tensor:
+    """Write filters (M, C, R, ..) of which the first C pass one channel each on; others are zero.
+    ValueError for fewer than three axes."""
+    if len(tensor.shape) < 3:
+        raise ValueError(f"dirac_: expected filters of at least 3 axes, got shape {tensor.shape}")
+    numbers, index = np.zeros(tensor.shape, tensor.dtype), np.arange(min(tensor.shape[:2]))
+    numbers[(index, index, *(n // 2 for n in tensor.shape[2:]))] = 1
+    return _write(tensor, array(numbers))
+
+
+def whiten_(tensor: Tensor, images: Tensor, eps: float = 5e-4) -> Tensor:
+    """Write filters (M, C, R, S) that whiten the patches of images (N, C, H, W): the directions of
+    most variance, each over its deviation, then their negatives, as far as there are filters
+    (Coates and Ng 2012; Jordan 2024). `eps` is added to the variances.
+
+    ValueError for images of other channels or smaller than a patch, and for more than 2 C R S
+    filters."""
+    (count, *patch), pixels = tensor.shape, images.numpy()
+    size = prod(patch)
+    fits = pixels.ndim == 4 and pixels.shape[1] == patch[0]
+    if not fits or pixels.shape[2] < patch[1] or pixels.shape[3] < patch[2]:
+        raise ValueError(f"whiten_: expected images with patches {patch}, got {pixels.shape}")
+    if count > 2 * size:
+        raise ValueError(f"whiten_: expected at most {2 * size} filters, got {count}")
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, patch[1:], (2, 3))
+    patches = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, size).astype(np.float64)
+    values, directions = np.linalg.eigh(patches.T @ patches / len(patches))
+    filters = (directions / np.sqrt(values + eps)).T[::-1].reshape(size, *patch)
+    numbers = np.concatenate([filters, -filters])[:count]
+    return _write(tensor, array(numbers.astype(tensor.dtype)))
+
+
 def _deviation(tensor: Tensor, a: float, mode: Fan, nonlinearity: str) -> float:
     fan = dict(zip(("fan_in", "fan_out"), fans(tensor.shape), strict=True))
     if mode not in fan:

@@ -66,7 +66,7 @@ def work(
 # Every model for small images under its own name, at their size; test_zoo.py has the others.
 RESNETS = [f"resnet{depth}" for depth in (20, 32, 44, 56, 110)]
 NATIVE = [(name, DIGITS) for name in ("mlp", "lenet", "lenet5", "lstm")]
-NATIVE += [(name, {"input_shape": (3, 32, 32)}) for name in RESNETS]
+NATIVE += [(name, {"input_shape": (3, 32, 32)}) for name in (*RESNETS, "airbench")]
 
 
 @pytest.mark.parametrize(("name", "options"), [*NATIVE, *CASES], ids=lambda v: str(v)[:60])
@@ -312,3 +312,32 @@ def test_parity_with_torch(kind: str) -> None:
         1e-9,
         1e-11,
     )
+
+
+def test_airbench_is_the_papers() -> None:
+    with context.using(backend="meta", ledger=ag.Ledger(), tape=None) as state:
+        model = models.create("airbench").eval()
+        model(ag.zeros(1, 3, 32, 32))
+    assert sum(p.size for p in model.parameters()) == 1_972_792
+    assert state.ledger.total().macs == 118_147_360
+    with pytest.raises(ValueError, match=r"^airbench: .* at least 25 x 25, got 24 x 32"):
+        models.create("airbench", input_shape=(3, 24, 32))
+
+
+def test_airbench_whitens_patches() -> None:
+    """Its first filters pass a channel on; those that whiten get no gradient."""
+    images = np.random.default_rng(0).normal(size=(40, 3, 32, 32)).astype("f4")
+    images[:, 1] += images[:, 0]
+    model = models.create("airbench")
+    model.prepare(ag.tensor(images))
+    with ag.no_grad():
+        model.whiten.bias[:] = 0.0
+        y = model.whiten(ag.tensor(images)).numpy().transpose(1, 0, 2, 3).reshape(24, -1)
+    np.testing.assert_allclose(y[12:], -y[:12], atol=1e-5)
+    np.testing.assert_allclose(y[:12] @ y[:12].T / y.shape[1], np.eye(12), atol=0.02)
+    first = model.blocks[0].conv1.weight.numpy()
+    x = np.random.default_rng(1).normal(size=(1, 24, 5, 5)).astype("f4")
+    passed = ag.conv2d(ag.tensor(x), ag.tensor(first[:24]), padding=1).numpy()
+    np.testing.assert_array_equal(passed, x)
+    cross_entropy(model(ag.tensor(images)), ag.tensor(np.zeros(40, np.int64))).backward()
+    assert model.whiten.weight.grad is None and model.whiten.bias.grad is not None

@@ -226,7 +226,8 @@ def test_kernels_give_the_same_losses(case: tuple[str, int, Options], rtol: floa
 def test_every_name_is_known() -> None:
     resnets = (18, 20, 32, 34, 44, 50, 56, 101, 110, 152, 1001)
     families = {"vgg": (11, 13, 16, 19), "resnet": resnets}
-    others = {"mlp", "lenet", "lenet5", "lstm", "alexnet", "overfeat", "googlenet", "autoencoder"}
+    others = {"mlp", "lenet", "lenet5", "lstm", "airbench", "alexnet", "overfeat", "googlenet"}
+    others.add("autoencoder")
     members = {f"{name}{depth}" for name, depths in families.items() for depth in depths}
     assert set(models.names()) == others | members
 
@@ -239,7 +240,7 @@ def test_a_name_alone_gives_the_papers_network() -> None:
             shape, classes = (1, 28, 28), 10
         elif name in OWN:
             shape = OWN[name]
-        elif name.startswith("resnet") and hasattr(model, "preactivated"):
+        elif name == "airbench" or (name.startswith("resnet") and hasattr(model, "preactivated")):
             shape, classes = SMALL, 10
         with context.using(backend="meta", tape=None):
             output = model.eval()(ag.zeros(2, *shape))

@@ -441,3 +441,28 @@ def test_a_parameter_under_two_names_is_one() -> None:
     assert net.b.tolist() == [3, 3]
     del net.a
     assert [*net.state_dict()] == ["b"]
+
+
+def test_dirac_and_whitening_filters() -> None:
+    for shape in ((4, 2, 3, 5), (2, 4, 3)):
+        t = nn.init.dirac_(nn.init.ones_(ag.zeros(*shape))).numpy()
+        middle = t[(slice(None), slice(None), *(n // 2 for n in shape[2:]))]
+        assert t.sum() == 2 and (middle == np.eye(*shape[:2])).all()
+    images = ag.tensor(np.random.default_rng(0).normal(size=(50, 2, 6, 5)) * [[[1.0]], [[3.0]]])
+    few = nn.init.whiten_(ag.zeros(4, 2, 1, 1, dtype=np.float64), images, eps=0.0).numpy()[
+        ..., 0, 0
+    ]
+    np.testing.assert_allclose(np.abs(few) @ [1, 3], [1, 1, 1, 1], rtol=0.1)
+    assert (few[2:] == -few[:2]).all() and abs(few[0, 1]) > abs(few[0, 0])
+    for message, shape, data in (
+        ("^dirac_: .* at least 3 axes, got shape .3, 3.", (3, 3), None),
+        (
+            "^whiten_: expected images with patches .2, 7, 1., got .50, 2, 6, 5.",
+            (1, 2, 7, 1),
+            images,
+        ),
+        ("^whiten_: expected at most 4 filters, got 5", (5, 2, 1, 1), images),
+    ):
+        with pytest.raises(ValueError, match=message):
+            t = ag.zeros(*shape)
+            nn.init.dirac_(t) if data is None else nn.init.whiten_(t, data)
