@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..differentiate import no_grad
 from ..functional.activation import gelu
 from ..functional.pool import max_pool2d
 from ..nn import init
@@ -19,8 +18,7 @@ SMALL = 1 / 9  # times the logits: the first updates are small
 def _convolution(inside: int, outside: int) -> Conv2d:
     """Return a convolution 3 x 3 without bias, whose first filters pass their channel on."""
     layer = Conv2d(inside, outside, 3, padding=1, bias=False)
-    with no_grad():
-        init.dirac_(layer.weight[: min(inside, outside)])
+    init.dirac_(layer.weight.detach()[: min(inside, outside)])
     return layer
 
 

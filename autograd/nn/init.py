@@ -121,7 +121,9 @@ def dirac_(tensor: Tensor) -> Tensor:
     if len(tensor.shape) < 3:
         raise ValueError(f"dirac_: expected filters of at least 3 axes, got shape {tensor.shape}")
     numbers, index = np.zeros(tensor.shape, tensor.dtype), np.arange(min(tensor.shape[:2]))
-    numbers[(index, index, *(n // 2 for n in tensor.shape[2:]))] = 1
+    window = tensor.shape[2:]
+    middle = np.ravel_multi_index([n // 2 for n in window], window)
+    numbers.reshape(*tensor.shape[:2], -1)[index, index, middle] = 1
     return _write(tensor, array(numbers))
 
 

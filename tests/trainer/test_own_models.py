@@ -7,8 +7,12 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
+from tallygrad.autograd import Tensor, nn
+from tallygrad.datasets import Loader, load
+from tallygrad.trainer.build import prepare
 from tallygrad.trainer.cli import main
 
 NET = """
@@ -244,3 +248,20 @@ def test_ranks_agree_on_the_file(mpirun: Any, own: Own, tmp_path: Path) -> None:
         f"ranks differ in SHA-256 of my.py:Net: expected {digests[0]} as on rank 0, got "
         f"{digests[1]} on rank 1" in done.stderr
     )
+
+
+def test_a_model_prepares_itself_from_training_images() -> None:
+    seen: list[Any] = []
+
+    class Whitened(nn.Module):
+        def prepare(self, images: Tensor) -> None:
+            seen.append(images.numpy())
+
+    digits = load("digits", "train")
+    prepare(Whitened(), Loader(digits, 64))
+    prepare(nn.Identity(), Loader(digits, 64))
+    (images,) = seen
+    assert images.shape == (5000, 1, 28, 28) and images.dtype == "float32"
+    whole = digits.read(np.arange(5000)).transpose(0, 3, 1, 2) / 255
+    wanted = (whole - digits.mean[0]) / digits.std[0]
+    np.testing.assert_allclose(images, wanted, atol=1e-5)
