@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from .components import history
 from .components.evaluate import Evaluator
 from .components.logs import RunFolder
 from .components.passes import Passes
-from .components.record import RunRecord
+from .components.record import Listener, RunRecord
 from .components.state import State
 from .components.verified_steps import Verification
 from .config import TrainConfig
@@ -49,12 +49,14 @@ class Training:
         data: build.Data | None = None,
         stop: Stop | None = None,
         recipe: Recipe | None = None,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         self.config, self.comm = config, comm
         self.stop, self.stopped = stop or Stop(), False
         self.parts = assemble(config, comm, data, recipe)
         self.state = State(self.parts.task.metrics)
-        self.record = RunRecord(config, comm, folder, self.parts, self.state, source)
+        self.record = RunRecord(config, comm, folder, self.parts, self.state, source, listeners)
+        self.ended = False  # on the wish of a listener
         self.evaluator = Evaluator(self.parts, self.state, self.stop, config.precision)
         self.verification = Verification(config, comm, self.parts, self.state)
         self.timeline = Timeline(config, comm, folder, self.parts)
@@ -235,14 +237,20 @@ class Training:
         memory = memory_in_use().peak
         now.take(self.parts.overlap.take())
         figures |= history.exchange_of(now)
-        self.record.log("epoch", self.lr, **figures, memory_peak=memory)
+        asked = self.record.log("epoch", self.lr, **figures, memory_peak=memory)
+        if self.record.listeners:
+            answer = np.array(int(asked))
+            self.comm.allreduce(answer, "max")
+            self.ended = bool(answer)
         self.progress.epoch(now.epoch + 1, by_split(figures, task), memory)
         if now.step_in_epoch == len(self.parts.data.train):
             now.end_epoch()
 
     def finished(self) -> bool:
-        """Tell whether the last step is done, or `--patience` evaluations brought no better one."""
-        return self.state.step >= self.last or 0 < self.config.patience <= self.state.not_better
+        """Tell whether the last step is done, `--patience` evaluations brought no better one, or a
+        listener wants to end."""
+        is_last = self.state.step >= self.last or self.ended
+        return is_last or 0 < self.config.patience <= self.state.not_better
 
     def tune(self) -> None:
         """Search for the fastest kernels; the time counts as overhead."""

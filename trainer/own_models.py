@@ -69,7 +69,9 @@ def named_again(recorded: str, given: str, digest: str, where: str, warns: bool 
             f"--model: expected {name}, which {where} was trained with, got none; "
             "code runs only where you name it"
         )
-    if given and not same(given, name):
+    # `fit` records the name of a class or a function without a file.
+    is_known = names_code(name) or name in models.names() or not same(given, f"script:{name}")
+    if given and is_known and not same(given, name):
         raise UserError(f"--model: expected {name} as in {where}, got {given}")
     full = registered(models.full_name(given or name, options))
     if warns and names_code(given) and (found := load("--model", given).sha256) != digest:

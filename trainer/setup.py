@@ -119,7 +119,7 @@ def assemble(
     names = [by_id[id(p)] for p in flat.parameters]
     sampler = data.train.sampler
     reducer = Reducer(comm, sampler.parts)
-    sync, hierarchy = _sync(config, comm, flat, sampler)
+    sync, hierarchy = make_sync(config, comm, flat, sampler.parts, len(sampler.mine))
     make = partial(recipe.optimizer, model, flat, planned)
     return Parts(
         data=data,
@@ -141,15 +141,16 @@ def assemble(
     )
 
 
-def _sync(
-    config: TrainConfig, comm: Comm, flat: FlatParameters, sampler: Sampler
+def make_sync(
+    config: TrainConfig, comm: Comm, flat: FlatParameters, parts: int, mine: int
 ) -> tuple[GradientSync, Choice]:
-    """Return how gradients are summed over the ranks, and whether within nodes first."""
+    """Return how the gradients of `parts` micro-batches, so many of them of this rank, are summed
+    over the ranks, and whether within nodes first."""
     unfit = combinations.obstacle(config, "hierarchical")
-    hierarchy = form(config.hierarchical, comm, flat, sampler.parts, unfit)
-    reducer = Reducer(comm, sampler.parts, scatters=config.shard_optimizer, nodes=hierarchy.nodes)
+    hierarchy = form(config.hierarchical, comm, flat, parts, unfit)
+    reducer = Reducer(comm, parts, scatters=config.shard_optimizer, nodes=hierarchy.nodes)
     sync = GradientSync(
-        flat, reducer, int(config.bucket_mb * 1e6), len(sampler.mine),
+        flat, reducer, int(config.bucket_mb * 1e6), mine,
         hooked=config.local_steps == 0, compress=parse_compress(config.compress),
     )  # fmt: skip
     return sync, hierarchy

@@ -5,6 +5,7 @@ another number of them. It gets one: the threads that share a rank's cores are t
 whose results do not depend on how many there are.
 """
 
+import ctypes
 import os
 import sys
 from collections.abc import Mapping, MutableMapping
@@ -28,6 +29,9 @@ _LOCAL_RANKS = (
     "JSM_NAMESPACE_LOCAL_RANK",
 )
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "JSM_NAMESPACE_RANK")
+_SETTERS = (
+    "scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_", "openblas_set_num_threads",
+)  # fmt: skip
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -71,6 +75,17 @@ def configure(
     if _wants_skylake_kernels(machine.cpuinfo):
         env.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
     return threads
+
+
+def limit_blas() -> None:
+    """Keep a BLAS that is loaded already to one thread, where it is OpenBLAS, as in NumPy's
+    wheels: a script has often loaded NumPy before it joins the other ranks."""
+    libraries = {line.split()[-1] for line in _read(Path("/proc/self/maps")).splitlines()}
+    for path in filter(lambda path: "openblas" in path, libraries):
+        library = ctypes.CDLL(path)
+        for name in _SETTERS:
+            if hasattr(library, name):
+                getattr(library, name)(1)
 
 
 def launched_rank(env: Mapping[str, str] = os.environ) -> int:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ RESULT = {
 }  # fmt: skip
 
 
+Listener: TypeAlias = Callable[[Mapping[str, Any]], object]
+
+
 class RunRecord:
     """Keeps the state of a training in its folder, and takes it from there again. `ledger` counts
     this rank's work of this run; `latest` is the newest checkpoint, or the one to resume from."""
@@ -51,9 +54,11 @@ class RunRecord:
         parts: Parts,
         state: State,
         source: Path | None,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         self.config, self.comm, self.folder = config, comm, folder
         self.parts, self.state, self.latest = parts, state, source
+        self.listeners = listeners
         self.checkpoints = CheckpointFolder(folder.checkpoints, config.keep_checkpoints)
         self.copies = MemoryCopies(comm, folder, config.memory_copy_every)
         self.ledger, self.earlier, self.total = Ledger(), Ledger(), Ledger()
@@ -104,14 +109,17 @@ class RunRecord:
             self.folder.write_json("provenance.json", facts)
         self._begun = time.monotonic()
 
-    def log(self, event: str, lr: float, **figures: Any) -> None:
-        """Write one line of the log."""
+    def log(self, event: str, lr: float, **figures: Any) -> bool:
+        """Write one line of the log, and tell the listeners; return whether one of them returned
+        True."""
         now = self.state
         seconds = now.seconds + time.monotonic() - self._begun
-        self.folder.log({
+        line = {
             "event": event, "step": now.step, "epoch": now.epoch + 1, "lr": lr, **figures,
             "images_per_second": now.speed(seconds), "seconds": seconds,
-        })  # fmt: skip
+        }  # fmt: skip
+        self.folder.log(line)
+        return True in [listener(line) is True for listener in self.listeners]
 
     def save(self) -> None:
         """Write a checkpoint (rank 0). All ranks call it: they merge buffers and ledgers."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -241,20 +241,40 @@ def restore(
 ) -> None:
     """Load a checkpoint into a training. UserError where it is of another one, naming what differs
     with both values."""
-    tensors, meta = checkpoint.tensors, checkpoint.meta
+    meta = checkpoint.meta
     options = LATER_OPTIONS | recorded(path, meta, "config", dict)
     if name := config.difference(options):
         raise UserError(
             f"{flag(name)}: expected {options.get(name)} as in {path}, got {getattr(config, name)}"
         )
-    load_model(path, tensors, model)
+    load_model(path, checkpoint.tensors, model)
+    load_optimizer(path, checkpoint, update)
+    try:
+        state.load_state_dict(meta)
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot be resumed from: {_line(error)}") from error
+
+
+class Restorable(Protocol):
+    """An optimizer, or an update by one."""
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """What it keeps for each element."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Go on from a state. ValueError where it does not fit."""
+
+
+def load_optimizer(path: Path, checkpoint: Checkpoint, update: Restorable) -> None:
+    """Load a checkpoint's optimizer. UserError where it does not fit."""
+    tensors, meta = checkpoint.tensors, checkpoint.meta
     slots = {slot: _below(f"{OPTIMIZER}{slot}/", tensors) for slot in update.slots}
     workers = {slot: _below(f"{WORKERS}/{slot}/", tensors) for slot in update.slots}
-    missed = dict.fromkeys(_below(UNMOVED, tensors), meta["step"]) | _below(MISSED, tensors)
-    others = {"missed": missed, OUTER: _below(f"{OUTER}/", tensors)}
+    others = {OUTER: _below(f"{OUTER}/", tensors), WORKERS: workers}
     try:
-        update.load_state_dict({"step": meta["step"], **slots, **others, WORKERS: workers})
-        state.load_state_dict(meta)
+        missed = dict.fromkeys(_below(UNMOVED, tensors), meta["step"]) | _below(MISSED, tensors)
+        update.load_state_dict({"step": meta["step"], **slots, "missed": missed, **others})
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be resumed from: {_line(error)}") from error
 

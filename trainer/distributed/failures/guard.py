@@ -56,7 +56,7 @@ def guard(
         except Shrunk:
             raise
         except BaseException as error:
-            _fail(comm, error, less_memory)
+            fail(comm, error, less_memory)
             raise
 
 
@@ -76,18 +76,18 @@ def shrinking(comm: Comm, shrinks: bool) -> Iterator[None]:
 def _threads_too(comm: Comm, less_memory: str) -> Iterator[None]:
     """Have an exception that ends a thread end the job: somebody may wait for the thread's work."""
 
-    def fail(thread: threading.ExceptHookArgs) -> None:
+    def failed(thread: threading.ExceptHookArgs) -> None:
         if thread.exc_value is not None and not isinstance(thread.exc_value, SystemExit):
-            _fail(comm, thread.exc_value, less_memory)
+            fail(comm, thread.exc_value, less_memory)
 
-    before, threading.excepthook = threading.excepthook, fail
+    before, threading.excepthook = threading.excepthook, failed
     try:
         yield
     finally:
         threading.excepthook = before
 
 
-def _fail(comm: Comm, error: BaseException, less_memory: str) -> None:
+def fail(comm: Comm, error: BaseException, less_memory: str = "free some memory") -> None:
     """End all ranks as `guard` says; return only for an exit with status 0 that all ranks take."""
     place = comm.journal.place(error)
     if isinstance(error, MemoryError):

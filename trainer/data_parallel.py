@@ -1,0 +1,288 @@
+"""A training loop of the user's own on any number of ranks, with the sums of the trainer.
+
+A step's batch is divided into micro-batches, which ranks share. A rank's loop runs once for each of
+its own; `DistributedOptimizer` sums their gradients over all ranks in the fixed order of
+`distributed.reproducible` and updates once a step, so results have the bits of `tallygrad train`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from copy import copy
+from dataclasses import replace
+from typing import Any, TypeVar, overload
+
+import numpy as np
+
+from ..autograd import Tensor, context, from_numpy, is_grad_enabled, nn
+from ..autograd.nn.flat import FlatParameters
+from ..autograd.optim import Optimizer
+from ..autograd.random import keyed
+from ..datasets import Batch, Loader
+from ..datasets.sampler import owned
+from . import session
+from .components.evaluate import evaluate as evaluate_batches
+from .components.evaluate import make_eval_step
+from .config import TrainConfig
+from .distributed.agreement import agree, model_facts, work_facts
+from .distributed.buffers import MicroBatchBuffers
+from .distributed.comm import Comm
+from .distributed.exchange import Reducer
+from .distributed.overlap import OverlapChoice, ways_to_drive
+from .distributed.sync import GradientSync, share
+from .errors import UserError
+from .progress import Progress
+from .setup import make_sync
+from .tasks import registry
+from .tasks.task import Task
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class DistributedOptimizer:
+    """An optimizer whose `step` ends a micro-batch: the last one of a step sums the gradients over
+    all ranks and updates the weights. `optimizer` is the one it was made of, `steps` counts
+    updates."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, micro_batches: range, parts: int, comm: Comm
+    ) -> None:
+        self.model, self.optimizer, self.comm = model, optimizer, comm
+        self.mine, self.parts = micro_batches, parts
+        names = {id(p): name for name, p in model.named_parameters()}
+        pairs = zip(optimizer.parameters, optimizer.names, strict=True)
+        optimizer.names = [names.get(id(p), name) for p, name in pairs]
+        self.syncs = [
+            self._sync(group.flat, comm if i == 0 else comm.stream(f"group {i}"))
+            for i, group in enumerate(optimizer.groups)
+        ]
+        ways = ways_to_drive("auto", comm)
+        self.overlaps = [OverlapChoice(sync.reducer, ways) for sync in self.syncs]
+        self.buffers = MicroBatchBuffers(model, Reducer(comm, parts), micro_batches, parts)
+        flats = [group.flat.data for group in optimizer.groups]
+        share([*flats, *[b.data for b in model.buffers()]], comm)
+        self.buffers.load_state_dict({})
+        self.loaders: list[ShardedLoader] = []
+        self.ended = 0  # micro-batches of this rank
+        self._batch: Batch | None = None  # under way
+        self._has_swept = False
+
+    def _sync(self, flat: FlatParameters, comm: Comm) -> GradientSync:
+        sync, _ = make_sync(TrainConfig(), comm, flat, self.parts, len(self.mine))
+        sync.exchanging = False  # only in the sweep of `backward`
+        return sync
+
+    @property
+    def steps(self) -> int:
+        """Updates so far: the same on all ranks, which micro-batches are not."""
+        return self.optimizer.steps
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """What the optimizer keeps for each element."""
+        return self.optimizer.slots
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rate of each group in the next step."""
+        return self.optimizer.rates
+
+    def backward(self, loss: Tensor) -> None:
+        """Sweep back from the mean loss (0-d) over a micro-batch, weighted by its share of the
+        batch. RuntimeError outside the loop over a sharded loader, and for a second sweep."""
+        if self._batch is None or self._has_swept:
+            raise RuntimeError(
+                "backward: expected one call for each micro-batch, in a loop over a loader from "
+                f"distribute() and with model.train(), got {'two' if self._batch else 'another'}"
+            )
+        self._has_swept = True
+        seed = np.asarray(len(self._batch.labels) / self._batch.total, loss.dtype)
+        for sync in self.syncs:
+            sync.exchanging = True
+        try:
+            loss.backward(from_numpy(seed))
+        finally:
+            for sync in self.syncs:
+                sync.exchanging = False
+
+    def step(self) -> None:
+        """End a micro-batch, and after the last one of this rank the step. RuntimeError unless
+        `backward` of this optimizer was called."""
+        if not self._has_swept:
+            raise RuntimeError("step: expected optimizer.backward(loss) before it, got none")
+        self.end()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the micro-batch."""
+        self.optimizer.zero_grad()
+
+    def begin(self, index: int, batch: Batch) -> None:
+        """Begin a micro-batch, the `index`-th of this rank; called by the loader."""
+        if index == 0:
+            for overlap in self.overlaps:
+                overlap.begin()
+        self._batch, self._has_swept = batch, False
+        self.buffers.use(index)
+
+    def end(self) -> None:
+        """End a micro-batch, which may have been empty."""
+        self.ended += 1
+        self._batch, self._has_swept = None, False
+        if self.ended % max(len(self.mine), 1):
+            for sync in self.syncs:
+                sync.set_aside()
+            return
+        for sync in self.syncs:
+            sync.wait()
+        for overlap in self.overlaps:
+            overlap.step()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's state, which is the same on all ranks."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self.optimizer.load_state_dict(state)
+
+
+class ShardedLoader:
+    """Yields this rank's micro-batches of each step, as a `Batch` each.
+
+    While gradients are recorded and a model trains, the loop over it is a training: every
+    micro-batch ends with `optimizer.step()`. Otherwise, as with `model.eval()`, it is an
+    evaluation, for which models read the means of their batch statistics."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self.optimizers: list[DistributedOptimizer] = []
+        self.next_epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.next_epoch += 1
+        return self.epoch(self.next_epoch - 1)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the micro-batches of an epoch from a step on."""
+        training = is_grad_enabled() and any(o.model.training for o in self.optimizers)
+        if not training:
+            for optimizer in self.optimizers:
+                optimizer.buffers.use_means()
+        return self._run(epoch, start, training)
+
+    def _run(self, epoch: int, start: int, training: bool) -> Iterator[Batch]:
+        for batch in self.loader.epoch(epoch, start):
+            parts = batch.parts()
+            if not training:
+                yield from (part for part in parts if len(part.labels))
+                continue
+            for index, part in enumerate(parts):
+                yield from self._train(index, part)
+            if not parts:  # more ranks than micro-batches: this one only takes part in the sums
+                for optimizer in self.optimizers:
+                    optimizer.end()
+
+    def _train(self, index: int, part: Batch) -> Iterator[Batch]:
+        """Yield a micro-batch, unless it is empty, and see that it was trained on."""
+        before = [optimizer.ended for optimizer in self.optimizers]
+        if not len(part.labels):
+            for optimizer in self.optimizers:
+                optimizer.end()
+            return
+        for optimizer in self.optimizers:
+            _check_start(optimizer, index)
+            optimizer.begin(index, part)
+        with ExitStack() as stack:
+            seed, step = self.loader.sampler.seed, self.optimizers[0].steps
+            stack.enter_context(keyed(part.indices, seed, step))
+            yield part
+        if [optimizer.ended - 1 for optimizer in self.optimizers] != before:
+            raise RuntimeError(
+                "loader: expected optimizer.step() once for each micro-batch; to evaluate, call "
+                "model.eval() first"
+            )
+
+
+def _check_start(optimizer: DistributedOptimizer, index: int) -> None:
+    """RuntimeError where the loop before was left within a step."""
+    done = optimizer.ended % max(len(optimizer.mine), 1)
+    if done != index:
+        raise RuntimeError(
+            f"loader: expected a step to be finished, got one with {done} of "
+            f"{len(optimizer.mine)} micro-batches; leave a loop only after optimizer.steps grew"
+        )
+
+
+@overload
+def distribute(
+    model: M, optimizer: Optimizer, /, *, micro_batches: int = 0
+) -> tuple[M, DistributedOptimizer]: ...
+@overload
+def distribute(
+    model: M, optimizer: Optimizer, train: Loader | ShardedLoader, /, *, micro_batches: int = 0
+) -> tuple[M, DistributedOptimizer, ShardedLoader]: ...
+@overload
+def distribute(
+    model: M, optimizer: Optimizer, train: Loader | ShardedLoader, test: Loader | ShardedLoader, /,
+    *, micro_batches: int = 0,
+) -> tuple[M, DistributedOptimizer, ShardedLoader, ShardedLoader]: ...  # fmt: skip
+def distribute(
+    model: M, optimizer: Optimizer, /, *loaders: Loader | ShardedLoader, micro_batches: int = 0
+) -> tuple[Any, ...]:
+    """Return a model, its optimizer and the loaders of its data for training on all ranks.
+
+    All ranks get the weights of rank 0. A step's batch, of the loader's size, has so many
+    micro-batches, 0 for one per rank and at least two: with the same number results have the same
+    bits on any number of ranks. UserError where ranks differ in model or data, or where a batch has
+    fewer samples than micro-batches."""
+    comm = session.comm()
+    parts = TrainConfig(micro_batches=micro_batches).micro_batches_on(comm.size)
+    sharded = [_sharded(loader, comm, parts) for loader in loaders]
+    sources = [one.loader.dataset for one in sharded]
+    backend = context.current().backend
+    agree(comm, lambda: {**model_facts(model), **work_facts(backend, *sources)})
+    mine = range(*owned(parts, comm.rank, comm.size))
+    made = DistributedOptimizer(model, optimizer, mine, parts, comm)
+    made.loaders = sharded
+    for one in sharded:
+        one.optimizers.append(made)
+    return (model, made, *sharded)
+
+
+def _sharded(loader: Loader | ShardedLoader, comm: Comm, parts: int) -> ShardedLoader:
+    if isinstance(loader, ShardedLoader):
+        return loader
+    if loader.sampler.batch_size < parts:
+        raise UserError(
+            f"distribute: expected batches of at least {parts} samples, one a micro-batch, got "
+            f"{loader.sampler.batch_size}"
+        )
+    own = copy(loader)
+    own.sampler = replace(loader.sampler, rank=comm.rank, size=comm.size, micro_batches=parts)
+    return ShardedLoader(own)
+
+
+def evaluate(
+    model: nn.Module, data: ShardedLoader, task: Task | str = "classification"
+) -> dict[str, float]:
+    """Return loss and metrics of a task, such as accuracy, over the samples of a sharded loader:
+    the same bits on any number of ranks. All ranks must call it. The model is in evaluation mode
+    meanwhile."""
+    task = registry.create(task) if isinstance(task, str) else task
+    for optimizer in data.optimizers:
+        optimizer.buffers.use_means()
+    was = model.training
+    try:
+        quiet = Progress(len(data), 0, False)
+        step = make_eval_step(model, task)
+        loss, *sums, samples = evaluate_batches(step, task, data.loader, session.comm(), quiet)
+    finally:
+        model.train(was)
+    names = ("loss", *(metric.name for metric in task.metrics))
+    return {name: value / samples for name, value in zip(names, (loss, *sums), strict=True)}

@@ -1,0 +1,58 @@
+"""Checkpoints of scripts: the model, the optimizer and where the loaders are, in the format of
+`tallygrad train`, which `tallygrad inspect` shows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..autograd import nn
+from . import session
+from .components import checkpoint, state
+from .data_parallel import DistributedOptimizer
+from .errors import UserError
+from .files import user_errors
+
+
+def save(
+    path: str | os.PathLike[str], model: nn.Module, optimizer: DistributedOptimizer, **values: Any
+) -> None:
+    """Write model, optimizer, epochs of its loaders and plain `values` to a file, whole or not at
+    all; rank 0 writes, and all ranks must call it, after a whole step. UserError where it cannot be
+    written, ValueError for values that JSON cannot hold."""
+    optimizer.buffers.use_means()
+    copies = optimizer.buffers.state_dict()
+    if session.rank() == 0:
+        target = Path(path)
+        with user_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        epochs = [loader.next_epoch for loader in optimizer.loaders]
+        record = {"script": {"epochs": epochs, "values": values}, "step": optimizer.steps}
+        tensors = state.capture(model, optimizer.state_dict(), copies)
+        checkpoint.save(target, tensors, record)
+    session.barrier()
+
+
+def load(
+    path: str | os.PathLike[str], model: nn.Module, optimizer: DistributedOptimizer
+) -> dict[str, Any]:
+    """Continue from a file of `save`, on any number of ranks: return its values. UserError, naming
+    the first difference, where it is of another model or optimizer; nothing in the file runs."""
+    source = Path(path)
+    held = checkpoint.load(source)
+    script = state.recorded(source, held.meta, "script", dict)
+    values, epochs = script.get("values"), script.get("epochs")
+    if not isinstance(values, dict) or not isinstance(epochs, list):
+        raise UserError(f"{source}: script: expected values and epochs, got {script!r:.60}")
+    if len(epochs) != len(optimizer.loaders) or not all(type(n) is int and n >= 0 for n in epochs):
+        raise UserError(
+            f"{source}: epochs: expected a number for each of {len(optimizer.loaders)} loaders, "
+            f"got {epochs!r:.60}"
+        )
+    state.load_model(source, held.tensors, model)
+    state.load_optimizer(source, held, optimizer)
+    optimizer.buffers.load_state_dict(state.copies(held.tensors))
+    for loader, epoch in zip(optimizer.loaders, epochs, strict=True):
+        loader.next_epoch = epoch
+    return values
