@@ -8,11 +8,15 @@ from collections.abc import Iterable
 SYNONYMS: tuple[frozenset[str], ...] = tuple(
     frozenset(words.split())
     for words in (
-        "lr learningrate alpha stepsize",
+        "lr learningrate stepsize",
         "batchsize batch bs b trainbatchsize minibatch images",
         "epochs numepochs nepochs nbepochs epoch e",
         "maxsteps steps numsteps iterations maxiter maxiters iters",
         "weightdecay wd l2 decay",
+        "clipnorm gradclip clipgradnorm maxgradnorm gradclipnorm clip",
+        "clipvalue clipgradvalue gradclipvalue",
+        "optimizer optim opt solver",
+        "eps epsilon",
         "momentum mom beta",
         "schedule scheduler lrscheduler lrschedule lrpolicy",
         "warmupsteps warmup warmupepochs warmupiters",

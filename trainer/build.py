@@ -335,6 +335,10 @@ def create_optimizer(
     chosen = optimizer_settings(config)
     if chosen.get("nesterov") and not config.momentum:
         raise UserError(f"--nesterov: expected --momentum above 0, got {config.momentum}")
+    if not config.decay_norm_bias and not config.weight_decay:
+        raise UserError(
+            f"--no-decay-norm-bias: expected --weight-decay above 0, got {config.weight_decay}"
+        )
     settings: dict[str, Any] = {}
     if config.schedule == "step":
         settings["milestones"] = (steps // 2, steps * 3 // 4)
@@ -343,6 +347,9 @@ def create_optimizer(
             config.schedule, config.lr, steps, config.warmup_steps, **settings
         )
         names = model.named_parameters()
-        return optim.create(config.optimizer, flat, schedule, named_parameters=names, **chosen)
+        made = optim.create(config.optimizer, flat, schedule, named_parameters=names, **chosen)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if not config.decay_norm_bias:
+        made.exempt_from_decay(p for p in model.parameters() if p.ndim <= 1)
+    return made

@@ -24,8 +24,8 @@ def _setting(text: str, kind: type = float, **limits: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """The optimizer, its settings and its learning rates. A setting that is not given has the
-    optimizer's default, and is None where the optimizer lacks it."""
+    """The optimizer, its settings, what is done to gradients, and learning rates. A setting that is
+    not given has the optimizer's default, and is None where the optimizer lacks it."""
 
     optimizer: str = option("sgd", "sgd, adam, adamw, rmsprop or adagrad")
     lr: float = _setting(
@@ -57,6 +57,15 @@ class OptimizerOptions:
     )
     initial_accumulator_value: float | None = _setting(
         "what adagrad's sums begin with (default: 0)", low=0.0
+    )
+    decay_norm_bias: bool = option(
+        True, "let weight decay change biases and the parameters of norms, too"
+    )
+    clip_norm: float = option(
+        0.0, "largest norm of the gradient, which is scaled down to it; 0: any", low=0.0
+    )
+    clip_value: float = option(
+        0.0, "largest absolute value of an element of the gradient; 0: any", low=0.0
     )
     schedule: str = option("cosine", "learning rate schedule over all epochs")
     warmup_steps: int = option(0, "steps of linear warm-up from zero", low=0)

@@ -19,6 +19,7 @@ from .cost.cluster.compression import parse_compress
 from .distributed.agreement import agree, model_facts, work_facts
 from .distributed.batch_statistics import SharedStatistics, check_together
 from .distributed.buffers import MicroBatchBuffers
+from .distributed.clipping import Clip
 from .distributed.comm import Comm
 from .distributed.exchange import Reducer
 from .distributed.hierarchy import Choice, form
@@ -161,16 +162,19 @@ def _update(
     sampler: Sampler,
 ) -> Update:  # fmt: skip
     """Return how weights are updated: all of them, this rank's share, or those of its workers."""
-    flat, reducer = sync.flat, sync.reducer
+    flat, reducer, clip = sync.flat, sync.reducer, None
+    if config.clip_norm or config.clip_value:
+        count, shards = flat.data.spec.size, reducer.scatters
+        clip = Clip(config.clip_norm, config.clip_value, count, reducer.comm, shards)
     if config.local_steps:
         outer = OuterStep(config.outer_lr, config.outer_momentum)
         workers = Workers(sampler.mine, sampler.parts)
         optimizers = [make() for _ in workers.mine or [0]]
-        return LocalUpdate(optimizers, flat, names, workers, reducer, outer)
+        return LocalUpdate(optimizers, flat, names, workers, reducer, outer, clip)
     if reducer.scatters:
         cut(sync, reducer.comm)
-        return ShardedUpdate(make(), sync, reducer.comm, names)
-    return Update(make(), reducer.comm)
+        return ShardedUpdate(make(), sync, reducer.comm, names, clip)
+    return Update(make(), reducer.comm, clip)
 
 
 def _check_frozen(task: Task) -> None:

@@ -17,6 +17,7 @@ from . import (
     pool,
     quantized,
     recurrent,
+    utils,
 )
 from .activation import *
 from .attention import *
@@ -34,7 +35,7 @@ from .quantized import *
 from .recurrent import *
 
 # Each file names its layers in __all__.
-__all__ = ["Parameter", "init"]
+__all__ = ["Parameter", "init", "utils"]
 __all__ += activation.__all__
 __all__ += attention.__all__
 __all__ += distance.__all__

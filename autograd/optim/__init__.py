@@ -3,7 +3,7 @@
 from . import schedules
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
-from .optimizer import Optimizer, ParameterGroup
+from .optimizer import Optimizer, ParameterGroup, Run, SlottedGroup
 from .registry import create, defaults, names, options, usual_settings
 from .rmsprop import RMSprop
 from .sgd import SGD
@@ -16,6 +16,8 @@ __all__ = [
     "Optimizer",
     "ParameterGroup",
     "RMSprop",
+    "Run",
+    "SlottedGroup",
     "create",
     "defaults",
     "names",

@@ -10,7 +10,7 @@ from ..array import Array, array
 from ..functional.create import full
 from ..ops import moments
 from ..tensor import Parameter
-from .optimizer import Optimizer, Parameters, SlottedGroup
+from .optimizer import Optimizer, Parameters, Run, SlottedGroup
 from .schedules import Schedule
 
 
@@ -41,12 +41,13 @@ class AdagradGroup(SlottedGroup):
         start = self.initial_accumulator_value
         return full(self.flat.data.shape, start, dtype=self.flat.dtype).data
 
-    def update(self, first: int, last: int, lr: Array, count: int) -> None:
+    def update(self, run: Run, lr: Array) -> None:
         """Update neighbouring parameters in one call."""
         if self.lr_decay:
-            lr = array(float(lr.value) / (1 + count * self.lr_decay), self.flat.dtype)
-        operands = self.operands(first, last, "sum")
-        moments.adagrad(*operands, lr, eps=self.eps, weight_decay=self.weight_decay)
+            lr = array(float(lr.value) / (1 + run.done * self.lr_decay), self.flat.dtype)
+        operands = self.operands(run, "sum")
+        decay = self.weight_decay * run.decays
+        moments.adagrad(*operands, lr, eps=self.eps, weight_decay=decay)
 
 
 class Adagrad(Optimizer):

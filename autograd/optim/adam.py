@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ..array import Array, array
 from ..ops import moments
 from ..tensor import Parameter
-from .optimizer import Optimizer, Parameters, SlottedGroup
+from .optimizer import Optimizer, Parameters, Run, SlottedGroup
 from .schedules import Schedule
 
 SLOTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
@@ -40,15 +40,15 @@ class AdamGroup(SlottedGroup):
         """Return the averages, and the largest one with amsgrad."""
         return SLOTS[: 2 + self.amsgrad]
 
-    def update(self, first: int, last: int, lr: Array, count: int) -> None:
+    def update(self, run: Run, lr: Array) -> None:
         """Update neighbouring parameters in one call."""
         moments.adam(
-            *self.operands(first, last, *SLOTS),
+            *self.operands(run, *SLOTS),
             lr,
-            *(array(1 - beta ** (count + 1)) for beta in self.betas),
+            *(array(1 - beta ** (run.done + 1)) for beta in self.betas),
             betas=self.betas,
             eps=self.eps,
-            weight_decay=self.weight_decay,
+            weight_decay=self.weight_decay * run.decays,
             decoupled=self.decoupled,
             amsgrad=self.amsgrad,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import groupby, islice
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -27,6 +27,17 @@ SCOPE = "optimizer"
 LATEST = 1 << 63  # beyond any step
 
 
+class Run(NamedTuple):
+    """Neighbouring parameters that are updated in one call, from the `first` to the `last`: `done`
+    is the number of updates that they have had, where that matters, `decays` tells whether weight
+    decay is for them."""
+
+    first: int
+    last: int
+    done: int
+    decays: bool
+
+
 @dataclass
 class ParameterGroup:
     """Parameters that share their settings, which are the dataclass fields after `flat`.
@@ -39,6 +50,7 @@ class ParameterGroup:
 
     def __post_init__(self) -> None:
         self.counts = [0] * len(self.flat.parameters)  # updates of each so far
+        self.decays = [True] * len(self.flat.parameters)
         self.check()
 
     @classmethod
@@ -65,9 +77,8 @@ class ParameterGroup:
         """Return, by name, the flat arrays of what is kept for each element from step to step."""
         return {}
 
-    def update(self, first: int, last: int, lr: Array, count: int) -> None:
-        """Update the parameters from `first` to `last`, which have had `count` updates, where that
-        matters."""
+    def update(self, run: Run, lr: Array) -> None:
+        """Update the parameters of a run."""
         raise NotImplementedError(f"{type(self).__name__} has no update")
 
     def slot(self) -> Array:
@@ -87,24 +98,22 @@ class ParameterGroup:
         """Update the parameters that have a gradient, one call for each run of neighbours."""
         self.flat.zero_missing()
         lr = array(rate, self.flat.dtype)
-        for count, first, last in self._runs():
-            self.update(first, last, lr, count)
+        for run in self._runs():
+            self.update(run, lr)
 
-    def _runs(self) -> list[tuple[int, int, int]]:
-        """Return runs of parameters to update: how many updates they have had, the first, the
-        last."""
-        # None: no update. Otherwise how many there were before, where that matters: only neighbours
-        # with the same count lie in one run.
-        matter, parameters = self.counts_matter, self.flat.parameters
-        ways = [None if p.grad is None else count * matter
-                for p, count in zip(parameters, self.counts, strict=True)]  # fmt: skip
+    def _runs(self) -> list[Run]:
+        """Return runs of parameters to update."""
+        # None: no update. Only neighbours that are updated alike lie in one run.
+        triples = zip(self.flat.parameters, self.counts, self.decays, strict=True)
+        ways = [None if p.grad is None else (count * self.counts_matter, decays)
+                for p, count, decays in triples]  # fmt: skip
         pairs = zip(ways, self.counts, strict=True)
         self.counts = [count + (way is not None) for way, count in pairs]
         runs = []
         for way, run in groupby(range(len(ways)), ways.__getitem__):
             if way is not None:
                 first, *rest = run
-                runs.append((way, first, rest[-1] if rest else first))
+                runs.append(Run(first, rest[-1] if rest else first, *way))
         return runs
 
 
@@ -124,12 +133,12 @@ class SlottedGroup(ParameterGroup):
         """Return the slots by name."""
         return self._slots
 
-    def operands(self, first: int, last: int, *names: str) -> list[Array]:
-        """Return weights, gradients and slots of the parameters from `first` to `last`, each
-        (size,), but () of a slot that the settings do not need."""
+    def operands(self, run: Run, *names: str) -> list[Array]:
+        """Return weights, gradients and slots of a run, each (size,), but () of a slot that the
+        settings do not need."""
         flat = self.flat
         arrays = (flat.data, flat.grad, *(self._slots.get(name) for name in names))
-        return [self._none if a is None else flat.part(a, first, last) for a in arrays]
+        return [self._none if a is None else flat.part(a, run.first, run.last) for a in arrays]
 
 
 class Optimizer:
@@ -182,6 +191,12 @@ class Optimizer:
             for group in self.groups:
                 group.step(group.rate(self.steps))
         self.steps += 1
+
+    def exempt_from_decay(self, parameters: Iterable[Parameter]) -> None:
+        """Let weight decay leave some parameters out from now on, such as biases."""
+        exempt = {id(p) for p in parameters}
+        for group in self.groups:
+            group.decays = [id(p) not in exempt for p in group.flat.parameters]
 
     def zero_grad(self) -> None:
         """Forget all gradients; the next backward writes instead of adding."""

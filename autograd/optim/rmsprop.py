@@ -9,7 +9,7 @@ from typing import Any
 from ..array import Array
 from ..ops import moments
 from ..tensor import Parameter
-from .optimizer import Optimizer, Parameters, SlottedGroup
+from .optimizer import Optimizer, Parameters, Run, SlottedGroup
 from .schedules import Schedule
 
 SLOTS = ("square_avg", "grad_avg", "momentum_buffer")
@@ -35,14 +35,14 @@ class RMSpropGroup(SlottedGroup):
         used = (True, self.centered, self.momentum > 0)
         return tuple(name for name, uses in zip(SLOTS, used, strict=True) if uses)
 
-    def update(self, first: int, last: int, lr: Array, count: int) -> None:
+    def update(self, run: Run, lr: Array) -> None:
         """Update neighbouring parameters in one call."""
         moments.rmsprop(
-            *self.operands(first, last, *SLOTS),
+            *self.operands(run, *SLOTS),
             lr,
             alpha=self.alpha,
             eps=self.eps,
-            weight_decay=self.weight_decay,
+            weight_decay=self.weight_decay * run.decays,
             momentum=self.momentum,
             centered=self.centered,
         )

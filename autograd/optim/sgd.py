@@ -10,7 +10,7 @@ from ..array import Array
 from ..functional.create import zeros
 from ..ops import update as ops
 from ..tensor import Parameter
-from .optimizer import Optimizer, ParameterGroup, Parameters
+from .optimizer import Optimizer, ParameterGroup, Parameters, Run
 from .schedules import Schedule
 
 
@@ -45,17 +45,17 @@ class SGDGroup(ParameterGroup):
         """Return the velocity, where there is momentum."""
         return {"velocity": self.velocity} if self.momentum else {}
 
-    def update(self, first: int, last: int, lr: Array, count: int) -> None:
+    def update(self, run: Run, lr: Array) -> None:
         """Update neighbouring parameters in one call."""
-        flat = self.flat
+        flat, (first, last, done, decays) = self.flat, run
         ops.sgd(
             flat.part(flat.data, first, last),
             flat.part(flat.grad, first, last),
             flat.part(self.velocity, first, last) if self.momentum else self.velocity,
             lr,
             momentum=self.momentum,
-            dampening=self.dampening if count else 0.0,
-            weight_decay=self.weight_decay,
+            dampening=self.dampening if done else 0.0,
+            weight_decay=self.weight_decay * decays,
             nesterov=self.nesterov,
         )
 

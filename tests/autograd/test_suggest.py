@@ -55,7 +55,8 @@ def test_typing_errors_by_hand(a: str, b: str, errors: int) -> None:
     ("words", "complaint"),
     [
         (["train", "--learning-rate", "1"], "unknown option --learning-rate; did you mean '--lr'?"),
-        (["train", "--optimizer", "adam"], "unknown optimizer 'adam'; choose from sgd"),
+        (["train", "--optimizer", "lion"], "unknown optimizer 'lion'; choose from sgd, adam"),
+        (["train", "--max-grad-norm", "1"], "--max-grad-norm; did you mean '--clip-norm'?"),
         (["train", "--np", "4"], "--np: ranks come from the launcher"),
         (["train", "--zzz"], "unknown option --zzz (see tallygrad train --help)"),
         (

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tallygrad.autograd import optim
@@ -110,3 +111,45 @@ def test_the_cost_of_a_step_has_the_work_of_the_update(
     done = cost.add + cost.mul + cost.div + cost.exp
     assert done == operations * work.parameters
     assert cost.bytes_read + cost.bytes_written == 4 * words * work.parameters
+
+
+def changes(out: Path, name: str) -> dict[str, Any]:
+    """Return what a step has changed of the weights, by the checkpoints before and after."""
+    folder = out / "checkpoints"
+    first, last = (load(folder / f"step-{step:08}.h5").tensors for step in (1, 2))
+    found = {n: last[n].astype("float64") - first[n] for n in last if n.startswith(name)}
+    assert len(found) == 6
+    return found
+
+
+@pytest.mark.parametrize(("option", "order"), [("--clip-norm", 2), ("--clip-value", np.inf)])
+def test_a_clipped_gradient_moves_weights_so_far(
+    train: Train, tmp_path: Path, option: str, order: float
+) -> None:
+    words = ["--momentum", "0", "--weight-decay", "0", "--lr", "1", "--schedule", "constant"]
+    words += ["--max-steps", "2", "--checkpoint-every", "1"]
+    moved = []
+    for name, clip in (("free", "0"), ("clipped", "0.001")):
+        assert train(name, *words, option, clip) == 0
+        every = np.concatenate([x.ravel() for x in changes(tmp_path / name, "model/").values()])
+        moved.append(np.linalg.norm(every, order))
+    assert moved[1] == pytest.approx(1e-3, rel=1e-3) and moved[0] > 1e-2
+    rows = json.loads((tmp_path / "clipped" / "ledger.json").read_text())
+    clips = [r for r in rows if r.get("primitive") in ("clip_to_norm", "clip_to_value")]
+    assert [(r["scope"], r["phase"], r["calls"]) for r in clips] == [("optimizer", "update", 2)]
+
+
+def test_biases_may_be_left_out_of_decay(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--lr", "0.1", "--weight-decay", "1", "--max-steps", "2", "--checkpoint-every", "1"]
+    words += ["--eps", "1e9", "--optimizer", "adamw"]
+    assert train("all", *words) == 0
+    assert train("some", *words, "--no-decay-norm-bias") == 0
+    # With so large an eps nothing but decay moves the weights.
+    for name, biases in (("all", True), ("some", False)):
+        for parameter, x in changes(tmp_path / name, "model/").items():
+            assert (np.abs(x).max() > 1e-4) == (biases or x.ndim > 1), parameter
+    assert train("none", "--weight-decay", "0", "--no-decay-norm-bias") == 2
+    said = "--no-decay-norm-bias: expected --weight-decay above 0, got 0.0"
+    assert said in capsys.readouterr().err

@@ -16,6 +16,7 @@ from ...autograd.ops.elementwise import sub
 from ...autograd.ops.reduce import scale
 from ...autograd.ops.update import accumulate, sgd, store
 from ...autograd.optim import Optimizer
+from .clipping import Clip
 from .exchange import Reducer, gather_rows
 from .reproducible import fold
 from .sync import allreduce
@@ -54,9 +55,9 @@ class LocalUpdate(Update):
 
     def __init__(
         self, optimizers: Sequence[Optimizer], flat: FlatParameters, names: Sequence[str],
-        workers: Workers, reducer: Reducer, outer: OuterStep,
+        workers: Workers, reducer: Reducer, outer: OuterStep, clip: Clip | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(optimizers[0], reducer.comm)
+        super().__init__(optimizers[0], reducer.comm, clip)
         self.optimizers, self.workers, self.outer = optimizers, workers, outer
         self._flat, self._names, self._reducer = flat, names, reducer
         self._before = self._blank()

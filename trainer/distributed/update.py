@@ -19,16 +19,17 @@ from ...autograd.optim import Optimizer
 from ...autograd.primitive import primitive
 from ..cost.cluster.allreduce import ring_volume
 from ..errors import UserError
+from .clipping import Clip
 from .comm import Comm
 from .exchange import piece, span
 from .sync import GradientSync
 
 
 class Update:
-    """An optimizer that every rank runs on all weights."""
+    """An optimizer that every rank runs on all weights, perhaps after a `clip` of gradients."""
 
-    def __init__(self, optimizer: Optimizer, comm: Comm) -> None:
-        self.optimizer, self.comm = optimizer, comm
+    def __init__(self, optimizer: Optimizer, comm: Comm, clip: Clip | None = None) -> None:
+        self.optimizer, self.comm, self.clip = optimizer, comm, clip
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -48,8 +49,13 @@ class Update:
 
     def step(self) -> None:
         """Update all weights by their gradients, and forget these."""
-        self.optimizer.step()
+        self._step()
         self.optimizer.zero_grad()
+
+    def _step(self) -> None:
+        if self.clip:
+            self.clip(self.optimizer)
+        self.optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's whole state on rank 0; elsewhere only the number of steps. All
@@ -92,9 +98,10 @@ class ShardedUpdate(Update):
     UserError for an optimizer that is not elementwise, or has groups of its own."""
 
     def __init__(
-        self, optimizer: Optimizer, sync: GradientSync, comm: Comm, names: Sequence[str]
-    ) -> None:
-        super().__init__(optimizer, comm)
+        self, optimizer: Optimizer, sync: GradientSync, comm: Comm, names: Sequence[str],
+        clip: Clip | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(optimizer, comm, clip)
         self._flat, self.buckets, self._names = sync.flat, sync.buckets, names
         self._reducer = sync.reducer
         if not optimizer.elementwise:
@@ -110,7 +117,7 @@ class ShardedUpdate(Update):
 
     def step(self) -> None:
         """Update this rank's weights, and take the others from their ranks."""
-        self.optimizer.step()
+        self._step()
         for p in self._flat.parameters:  # also those that lie on other ranks
             p.grad = None
         begun = time.perf_counter()

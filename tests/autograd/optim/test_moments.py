@@ -156,3 +156,23 @@ def test_an_operand_of_another_shape_is_refused(primitive: Primitive) -> None:
     attrs |= {"alpha": 0.5} if primitive is moments.rmsprop else {}
     with pytest.raises(ValueError, match=r"update: expected an array of shape \(3,\), got \(2,\)"):
         primitive(w, wrong, *[w] * count, eps=0.1, **attrs)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_parameters_exempt_from_decay_are_like_a_group_without_it(sample: OptimizerSample) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    mine = weights()
+    theirs = [torch.nn.Parameter(torch.tensor(p.numpy().copy())) for p in mine]
+    ours = getattr(optim, sample.name)(mine, lr=0.1, weight_decay=0.5, **sample.settings)
+    ours.exempt_from_decay(p for p in mine if p.ndim == 1)
+    groups = [{"params": theirs[::2]}, {"params": theirs[1::2], "weight_decay": 0.0}]
+    other = getattr(torch.optim, sample.name)(groups, lr=0.1, weight_decay=0.5, **sample.settings)
+    for step in range(4):
+        ours.zero_grad()
+        for t, g in zip(theirs, feed(mine, step), strict=True):
+            t.grad = torch.tensor(g)
+        ours.step()
+        other.step()
+    for p, t in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(p.numpy(), t.detach().numpy(), rtol=1e-12, atol=1e-12)

@@ -10,7 +10,7 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd.array import Array
 from tallygrad.autograd.ops import update as ops
-from tallygrad.autograd.optim import Optimizer, ParameterGroup
+from tallygrad.autograd.optim import Optimizer, ParameterGroup, Run
 
 
 class AveragedGroup(ParameterGroup):
@@ -23,7 +23,8 @@ class AveragedGroup(ParameterGroup):
     def slots(self) -> dict[str, Array]:
         return {"gradients": self.gradients, "weights": self.weights}
 
-    def update(self, first: int, last: int, lr: Array, count: int) -> None:
+    def update(self, run: Run, lr: Array) -> None:
+        first, last, *_ = run
         data, grad = (self.flat.part(a, first, last) for a in (self.flat.data, self.flat.grad))
         ops.accumulate(self.flat.part(self.gradients, first, last), grad)
         options = {"momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}

@@ -16,7 +16,7 @@ from tallygrad.autograd import models, nn
 from tallygrad.autograd.array import Array, array
 from tallygrad.autograd.nn.flat import FlatParameters
 from tallygrad.autograd.ops import elementwise, update
-from tallygrad.autograd.optim import Optimizer, ParameterGroup, registry
+from tallygrad.autograd.optim import Optimizer, ParameterGroup, Run, registry
 from tallygrad.datasets import Dataset
 from tallygrad.trainer.build import loaders
 from tallygrad.trainer.components.checkpoint import load
@@ -44,7 +44,8 @@ class TwoSlotsGroup(ParameterGroup):
     def slots(self) -> dict[str, Array]:
         return {"mean": self.mean, "square": self.square}
 
-    def update(self, first: int, last: int, lr: Array, count: int) -> None:
+    def update(self, run: Run, lr: Array) -> None:
+        first, last, *_ = run
         flat = self.flat
         w, g, mean, square = (
             flat.part(whole, first, last)

@@ -92,6 +92,8 @@ class UpdateVerifier:
 
         def rewind() -> None:
             self.state.restore()
+            if self.update.clip:  # which changes them
+                self.gradients.restore()
             optimizer.steps = steps
             for group, before in zip(optimizer.groups, counts, strict=True):
                 group.counts = [*before]
