@@ -158,6 +158,11 @@ class TrainConfig(OptimizerOptions):
         such="a number of samples or a share, such as 5000 or 0.1",
     )
     patience: int = _option(0, "stop after N evaluations without a better metric; 0: never", low=0)
+    tta: str = _option(
+        "none",
+        "evaluate the mean of the outputs for several views of each image; flip: it and its mirror "
+        "image; translate: both, also shifted by a pixel",
+    )
     eval_batch_size: int = _option(0, "images per evaluation step; 0: as in training", low=0)
     log_every: int = _option(20, "steps between lines of log.jsonl", low=1)
     threads: int = _option(
@@ -295,6 +300,7 @@ CHOICES = {
     "precision": PRECISIONS,
     "backend": ("auto", "llvm", "numpy"),
     "conv": ("auto", "direct", "winograd"),
+    "tta": ("none", "flip", "translate"),
     "tune": ("off", "fast", "full"),
     "target": ("host", "amx", "avx512", "avx2", "sse", "neon"),
 }

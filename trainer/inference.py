@@ -22,7 +22,8 @@ from . import build, config, user_code
 from .commands.checkpoints import CheckpointOptions
 from .components.checkpoint import CheckpointFolder, load, newest_checkpoint, verify
 from .components.evaluate import evaluate, make_eval_step
-from .components.state import load_model, recorded, recorded_precision
+from .components.state import load_model, recorded, recorded_choice, recorded_precision
+from .components.views import VIEWS, check_views, mean_output
 from .distributed.agreement import agree, model_facts, work_facts
 from .distributed.comm import Comm, SerialComm
 from .errors import NotFinite, UserError, show, warn
@@ -75,6 +76,7 @@ class Trained:
         self.precision = _precision(
             options.precision, recorded_precision(trained_with), str(self.dtype)
         )
+        self.tta = options.tta or recorded_choice(trained_with, "tta", VIEWS)
         # What activations of integers are scaled for.
         self.calibration = [self._splits("train", comm)["train"]] if self.is_int8 else []
         conv = trained_with.get("conv")
@@ -89,6 +91,7 @@ class Trained:
         self.model = build.create_model(name, self.data, self.dtype)
         load_model(self.path, checkpoint.tensors, self.model)
         build.check_output(self.model, self.task, self.data, self.dtype)
+        check_views(self.tta, self.task, self.data)
         if self.precision == "bf16" and not self.is_int8:
             build.mixed(self.precision)  # a UserError where it is not to be had
             nn.narrow_products(self.model)
@@ -211,7 +214,7 @@ def evaluate_checkpoint(
     progress = Progress(len(loader), 0, comm.rank == 0)
 
     def evaluated(model: nn.Module) -> Figures:
-        eval_step = make_eval_step(model, trained.task, trained.precision)
+        eval_step = make_eval_step(model, trained.task, trained.precision, trained.tta)
         return _figures(trained, evaluate(eval_step, trained.task, loader, comm, progress))
 
     computing = context.using(backend=trained.backend)
@@ -243,7 +246,7 @@ def _show(trained: Trained, options: CheckpointOptions, figures: Figures, as_jso
     """Print what was evaluated, and what came out."""
     about = {
         "checkpoint": str(trained.path), "dataset": trained.data.name, "split": options.split,
-        "precision": trained.computed_in,
+        "precision": trained.computed_in, **({} if trained.tta == "none" else {"tta": trained.tta}),
     }  # fmt: skip
     if as_json:
         show(_dump(about | {name: value for name, (value, _) in figures.items()}))
@@ -285,7 +288,7 @@ def _answers(trained: Trained, pixels: Pixels) -> NDArray[Any]:
         model = trained.int8_model(SerialComm()) if trained.is_int8 else trained.model
         for start in range(0, len(x), PREDICTED):
             part = from_numpy(x[start : start + PREDICTED].transpose(0, 3, 1, 2))
-            rows.append(trained.task.answers(model(part), part).numpy())
+            rows.append(trained.task.answers(mean_output(model, part, trained.tta), part).numpy())
     answers: NDArray[Any] = np.concatenate(rows)
     return answers
 

@@ -57,7 +57,7 @@ class Training:
         self.state = State(self.parts.task.metrics)
         self.record = RunRecord(config, comm, folder, self.parts, self.state, source, listeners)
         self.ended = False  # on the wish of a listener
-        self.evaluator = Evaluator(self.parts, self.state, self.stop, config.precision)
+        self.evaluator = Evaluator(self.parts, self.state, self.stop, config.precision, config.tta)
         self.verification = Verification(config, comm, self.parts, self.state)
         self.timeline = Timeline(config, comm, folder, self.parts)
         self.passes = Passes(

@@ -16,4 +16,5 @@ class CheckpointOptions:
     split: str
     data_dir: str
     precision: str
+    tta: str
     threads: int

@@ -35,6 +35,10 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         help="int8: products of 8-bit integers (default: that of the training)",
     )  # fmt: skip
     parser.add_argument(
+        "--tta", default="", choices=("none", "flip", "translate"),
+        help="average the outputs for several views of each image (default: as in the training)",
+    )  # fmt: skip
+    parser.add_argument(
         "--threads",
         type=integer,
         default=0,

@@ -21,6 +21,7 @@ from ..setup import Parts
 from ..stop import Stop
 from ..tasks.task import StepOutput, Task
 from .state import State
+from .views import check_views, mean_output
 
 
 def step_sums(output: StepOutput, count: int) -> list[float]:
@@ -30,14 +31,14 @@ def step_sums(output: StepOutput, count: int) -> list[float]:
 
 
 def make_eval_step(
-    model: nn.Module, task: Task, precision: str = "float32"
+    model: nn.Module, task: Task, precision: str = "float32", tta: str = "none"
 ) -> Callable[..., StepOutput]:
     """Return the traced function from a task's inputs to loss and metrics, for a model in
-    evaluation mode, computed in a precision."""
+    evaluation mode, computed in a precision, of outputs averaged over the views of `tta`."""
 
     def eval_step(*inputs: Tensor) -> StepOutput:
         with mixed(precision):
-            output = model(inputs[0])
+            output = mean_output(model, inputs[0], tta)
             loss = task.loss(output, *inputs, training=False)
         return loss, *task.sums(output, *inputs)
 
@@ -74,9 +75,12 @@ class Evaluator:
     """Evaluates a model between the steps of its training, and keeps in `state` what comes out,
     unless it is stopped before (`Stopped`)."""
 
-    def __init__(self, parts: Parts, state: State, stop: Stop, precision: str) -> None:
+    def __init__(
+        self, parts: Parts, state: State, stop: Stop, precision: str, tta: str = "none"
+    ) -> None:
         self.parts, self.state, self.stop = parts, state, stop
-        self.eval_step = make_eval_step(parts.model, parts.task, precision)
+        check_views(tta, parts.task, parts.data.test.dataset)
+        self.eval_step = make_eval_step(parts.model, parts.task, precision, tta)
         self.metric = parts.task.metrics[0].name
 
     def validate(self, progress: Progress) -> dict[str, float]:

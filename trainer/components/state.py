@@ -291,10 +291,16 @@ def recorded(path: Path, meta: dict[str, Any], name: str, kind: type) -> Any:
     return value
 
 
+def recorded_choice(config: object, option: str, choices: Sequence[str]) -> str:
+    """Return one of an option's choices among the options on record, the first where there is
+    none."""
+    name = config.get(option) if isinstance(config, Mapping) else None
+    return str(name) if name in choices else choices[0]
+
+
 def recorded_precision(config: object) -> str:
     """Return the precision among the options on record, float32 where there is none."""
-    name = config.get("precision") if isinstance(config, Mapping) else None
-    return name if name in PRECISIONS else PRECISIONS[0]
+    return recorded_choice(config, "precision", PRECISIONS)
 
 
 def read_ledger(path: Path, meta: dict[str, Any]) -> Ledger:

@@ -1,0 +1,54 @@
+"""Test-time augmentation: the mean of a model's outputs over several views of each image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ...autograd import Tensor, pad
+from ...datasets import Source
+from ..errors import UserError
+from ..tasks.task import Task
+
+VIEWS = ("none", "flip", "translate")  # what `views` understands
+SHIFT = 1  # pixels
+
+
+def views(images: Tensor, tta: str) -> Iterator[tuple[float, Tensor]]:
+    """Yield the views of images (N, C, H, W), and the share of each in the mean.
+
+    flip: the images and their mirror images. translate: both, and with half of the weight both of
+    the images shifted by a pixel up and left, and down and right, with mirrored borders (Jordan
+    2024)."""
+    if tta == "none":
+        yield 1.0, images
+        return
+    shifted = [(1.0, images)]
+    if tta == "translate":
+        wide = pad(images, (SHIFT,) * 4, mode="reflect")
+        far = 2 * SHIFT
+        shifted = [(0.5, images), (0.25, wide[..., :-far, :-far]), (0.25, wide[..., far:, far:])]
+    for share, view in shifted:
+        yield share / 2, view
+        yield share / 2, view[..., ::-1]
+
+
+def mean_output(model: Callable[[Tensor], Tensor], images: Tensor, tta: str) -> Tensor:
+    """Return the mean of a model's outputs over the views of images."""
+    if tta == "none":
+        return model(images)
+    first, *others = [model(view) * share for share, view in views(images, tta)]
+    return sum(others, first)
+
+
+def check_views(tta: str, task: Task, data: Source) -> None:
+    """UserError where outputs of views cannot be averaged: they are images themselves, or images
+    are too small to be shifted."""
+    if tta == "none":
+        return
+    if len(shape := task.output_shape(data)) > 1:
+        raise UserError(f"--tta: expected none for outputs that are images, {shape}, got {tta}")
+    if tta == "translate" and min(data.input_shape[1:]) <= SHIFT:
+        raise UserError(
+            f"--tta: expected images larger than {SHIFT} x {SHIFT} to shift, "
+            f"got {data.input_shape[1]} x {data.input_shape[2]}"
+        )
