@@ -18,6 +18,7 @@ import numpy as np
 
 from ..trainer.user_code import names_code
 from .augment import (
+    AlternatingFlip,
     Augment,
     Brightness,
     Contrast,
@@ -41,6 +42,7 @@ from .sets.npz import load_npz
 from .source import DataError, Dataset, Source, Subset
 
 __all__ = [
+    "AlternatingFlip",
     "Augment",
     "Batch",
     "Brightness",

@@ -26,7 +26,9 @@ WORD = (1 << 64) - 1
 
 
 class Augment(Protocol):
-    """What a Loader accepts in `augment`."""
+    """What a Loader accepts in `augment`. Its keys are others in each epoch; one with an attribute
+    `alternates` that is true gets the same ones in all, but for their last bits, which change from
+    epoch to epoch."""
 
     def __call__(self, images: Images, keys: Keys, fill: float = 0) -> Images:
         """Return augmented copies of images (n, H, W, C), each drawn from its own key (n,)."""
@@ -102,6 +104,22 @@ class Flip:
         result = images.copy()
         chosen = uniform(keys, 0) < self.p
         result[chosen] = images[chosen, ::-1] if self.vertical else images[chosen, :, ::-1]
+        return result
+
+
+@dataclass(frozen=True)
+class AlternatingFlip:
+    """Flip half of the images horizontally in even epochs, the other half in odd ones.
+
+    So each image is seen both ways in two epochs in a row (Jordan 2024)."""
+
+    alternates = True
+
+    def __call__(self, images: Images, keys: Keys, fill: float = 0) -> Images:
+        """Flip images (n, H, W, C) whose key is odd along W; `fill` is unused."""
+        result = images.copy()
+        chosen = keys & np.uint64(1) == 1
+        result[chosen] = images[chosen, :, ::-1]
         return result
 
 
@@ -250,6 +268,7 @@ def _sample(
 
 
 Shape = tuple[int, int, int]
+BARE: dict[str, Callable[[], Augment]] = {"alternate": AlternatingFlip}  # by name
 # By name: what makes it from a number, that number for images (C, H, W) where none is given, and
 # whether it is whole.
 NAMED: dict[str, tuple[Callable[[Any], Augment], Callable[[Shape], float], bool]] = {
@@ -285,8 +304,14 @@ def parse_augment(text: str, name: str = "", shape: Shape = (1, 64, 64)) -> tupl
             result += standard(name)
             continue
         kind, equals, number = word.partition("=")
+        if kind in BARE:
+            if equals:
+                raise DataError(f"--augment: {kind}: expected no number, got {number!r:.60}")
+            result.append(BARE[kind]())
+            continue
         if kind not in NAMED:
-            raise DataError(f"--augment: unknown {kind!r}{nearest(kind, (*NAMED, 'standard'))}")
+            known = (*NAMED, *BARE, "standard")
+            raise DataError(f"--augment: unknown {kind!r}{nearest(kind, known)}")
         make, usual, whole = NAMED[kind]
         result.append(make(_number(word, number, whole) if equals else usual(shape)))
     return tuple(result)

@@ -166,6 +166,10 @@ class Loader:
         if self.augment:
             keys = sample_keys(self.sampler.seed, epoch, indices)
             for position, augmentation in enumerate(self.augment):
-                images = augmentation(images, fold(keys, position))
+                own = fold(keys, position)
+                if getattr(augmentation, "alternates", False):
+                    lasting = sample_keys(self.sampler.seed, 0, indices)
+                    own = fold(lasting, position) ^ np.uint64(epoch & 1)
+                images = augmentation(images, own)
         labels = self.dataset.labels[indices]
         return Batch(images.transpose(0, 3, 1, 2), labels, indices, total, borders)

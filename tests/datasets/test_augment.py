@@ -111,6 +111,8 @@ def test_lists_of_names() -> None:
         ("", "--augment: unknown ''"),
         ("crop=1.5", "--augment: crop=1.5: expected a whole number, got '1.5'"),
         ("flip=x", "--augment: flip=x: expected a number, got 'x'"),
+        ("alternate=2", "--augment: alternate: expected no number, got '2'"),
+        ("alternat", "unknown 'alternat'; did you mean 'alternate'"),
         ("flip=nan", r"Flip: expected p in \[0, 1\], got nan"),
         ("crop=0", "PadCrop: expected pad of at least 1, got 0"),
         ("resized=0", r"ResizedCrop: expected least in \(0, 1\], got 0"),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tallygrad.autograd.splitmix64 import output
 from tallygrad.datasets import (
+    AlternatingFlip,
     Batch,
     Cutout,
     DataError,
@@ -391,3 +392,26 @@ def test_sampler_alone() -> None:
         Sampler("toy", 10, 4, micro_batches=-1)
     idle = Sampler("toy", 10, 4, rank=3, size=4, micro_batches=2)
     assert not idle.mine and idle.part(order, 0)[1:] == ((0,), 4)
+
+
+def test_an_alternating_flip_shows_each_image_both_ways() -> None:
+    """In two epochs in a row, and in the same way again two epochs later."""
+    data = dataset(64)
+
+    def ways(epoch: int) -> dict[int, bool]:
+        loader = Loader(data, 16, seed=3, augment=(AlternatingFlip(),))
+        plain = Loader(data, 16, seed=3)
+        found = {}
+        for batch, other in zip(loader.epoch(epoch), plain.epoch(epoch), strict=True):
+            for index, image, unchanged in zip(
+                batch.indices, batch.images, other.images, strict=True
+            ):
+                flipped = not np.array_equal(image, unchanged)
+                assert np.array_equal(image[..., ::-1] if flipped else image, unchanged)
+                found[int(index)] = flipped
+        return found
+
+    first, second, third = map(ways, range(3))
+    assert first == third and len(first) == 64
+    assert all(first[i] != second[i] for i in first)
+    assert 16 < sum(first.values()) < 48
