@@ -10,17 +10,18 @@ For example:
     print(ag.context.current().ledger.total().macs)
 
 Names, argument orders, shapes and defaults are torch's wherever torch has the same thing.
-`functional` and `mathematics` have the functions, which are names of this package too; `nn` layers,
-losses and initialisers; `optim` optimizers and learning-rate schedules; `models` networks by name;
-`context` the backend, phase, scope, tape and ledger in use; `backends` who computes. docs/engine.md
-tells how the parts fit together."""
+`functional`, `mathematics` and `algebra` have the functions, which are names of this package too;
+`nn` layers, losses and initialisers; `optim` optimizers and learning-rate schedules; `models`
+networks by name; `context` the backend, phase, scope, tape and ledger in use; `backends` who
+computes. docs/engine.md tells how the parts fit together."""
 
 from typing import TYPE_CHECKING
 
-from . import backends, context, functional, mathematics, models, nn, optim
+from . import algebra, backends, context, functional, mathematics, models, nn, optim
 from . import primitive as _primitive
 from . import recorder as _recorder
 from . import tape as _tape
+from .algebra import *
 from .autocast import autocast
 from .backends import get_backend, set_backend
 from .capture.trace import trace
@@ -32,6 +33,7 @@ from .functional.conv import *
 from .functional.create import *
 from .functional.distance import *
 from .functional.dropout import *
+from .functional.einsum import *
 from .functional.indexing import *
 from .functional.linear import *
 from .functional.loss import *
@@ -39,6 +41,7 @@ from .functional.norm import *
 from .functional.parts import *
 from .functional.pool import *
 from .functional.recurrent import *
+from .functional.sampling import *
 from .functional.volume import *
 from .ledger import Cost, Ledger
 from .mathematics import *
@@ -87,6 +90,7 @@ __all__ += functional.conv.__all__
 __all__ += functional.create.__all__
 __all__ += functional.distance.__all__
 __all__ += functional.dropout.__all__
+__all__ += functional.einsum.__all__
 __all__ += functional.indexing.__all__
 __all__ += functional.linear.__all__
 __all__ += functional.loss.__all__
@@ -94,7 +98,9 @@ __all__ += functional.norm.__all__
 __all__ += functional.parts.__all__
 __all__ += functional.pool.__all__
 __all__ += functional.recurrent.__all__
+__all__ += functional.sampling.__all__
 __all__ += functional.volume.__all__
+__all__ += algebra.__all__
 __all__ += mathematics.__all__
 
 if TYPE_CHECKING:

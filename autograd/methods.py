@@ -1,9 +1,10 @@
-"""The functions of numbers as methods of a tensor: one definition serves both."""
+"""The functions of numbers and matrices as methods of a tensor: one definition serves both."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import algebra as al
 from . import mathematics as m
 from .operators import Operand
 from .ops import rounding
@@ -77,6 +78,19 @@ class Methods:
     sub = m.sub
     tan = m.tan
     trunc = m.trunc
+
+    addmm = al.addmm
+    baddbmm = al.baddbmm
+    bmm = al.bmm
+    broadcast_to = al.broadcast_to
+    diag = al.diag
+    diagonal = al.diagonal
+    dot = al.dot
+    mm = al.mm
+    mv = al.mv
+    outer = al.outer
+    tril = al.tril
+    triu = al.triu
 
     __mod__ = m.remainder
     __floordiv__ = m.floor_divide

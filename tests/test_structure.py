@@ -25,7 +25,8 @@ TO_PRIMITIVE = (*BASE, "autograd.primitive")
 TO_OPS = (*TO_PRIMITIVE, "autograd.ops")
 TO_TAPE = (*TO_OPS, "autograd.tape", "autograd.indexing", "autograd.random")
 OF_TENSOR = tuple(
-    f"autograd.{name}" for name in ("inplace", "mathematics", "methods", "operators", "selecting")
+    f"autograd.{name}"
+    for name in ("algebra", "inplace", "mathematics", "methods", "operators", "selecting")
 )
 TO_TENSOR = (*TO_TAPE, *OF_TENSOR, "autograd.tensor")
 TO_FUNCTIONAL = (*TO_TENSOR, "autograd.functional")
@@ -57,9 +58,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.indexing": TO_OPS,
     "autograd.tape": TO_OPS,
     **dict.fromkeys(("autograd.operators", "autograd.selecting"), TO_TAPE),
-    "autograd.inplace": (*TO_TAPE, "autograd.operators"),
+    **dict.fromkeys(("autograd.algebra", "autograd.inplace"), (*TO_TAPE, "autograd.operators")),
     "autograd.mathematics": (*TO_TAPE, "autograd.operators", "autograd.selecting"),
-    "autograd.methods": (*TO_OPS, "autograd.mathematics", "autograd.operators"),
+    "autograd.methods": (*TO_OPS, "autograd.algebra", "autograd.mathematics", "autograd.operators"),
     "autograd.tensor": (*TO_TAPE, *OF_TENSOR, "autograd.reading"),
     "autograd.autocast": TO_TENSOR,
     "autograd.recorder": (*TO_TENSOR, "autograd.autocast", "autograd.capture.observer"),

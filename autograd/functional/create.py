@@ -19,8 +19,15 @@ from ..tensor import Tensor
 
 __all__ = [
     "arange",
+    "empty",
+    "empty_like",
+    "eye",
     "from_numpy",
     "full",
+    "full_like",
+    "linspace",
+    "logspace",
+    "meshgrid",
     "ones",
     "ones_like",
     "rand",
@@ -92,14 +99,91 @@ def ones(
     return full(integers(size), 1.0, dtype, requires_grad)
 
 
-def zeros_like(input: Tensor) -> Tensor:
-    """Return zeros of another tensor's shape and type."""
-    return full(input.shape, 0.0, input.dtype)
+def empty(
+    *size: int | Sequence[int], dtype: npt.DTypeLike = FLOAT32, requires_grad: bool = False
+) -> Tensor:
+    """Return zeros, for numbers to be written to; extents are listed as for `zeros`."""
+    return zeros(*size, dtype=dtype, requires_grad=requires_grad)
 
 
-def ones_like(input: Tensor) -> Tensor:
-    """Return ones of another tensor's shape and type."""
-    return full(input.shape, 1.0, input.dtype)
+def full_like(
+    input: Tensor,
+    fill_value: float,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Return one value everywhere in another tensor's shape, and its type unless `dtype` is
+    given."""
+    return full(input.shape, fill_value, input.dtype if dtype is None else dtype, requires_grad)
+
+
+def zeros_like(
+    input: Tensor, *, dtype: npt.DTypeLike | None = None, requires_grad: bool = False
+) -> Tensor:
+    """Return zeros of another tensor's shape, and its type unless `dtype` is given."""
+    return full_like(input, 0.0, dtype=dtype, requires_grad=requires_grad)
+
+
+empty_like = zeros_like
+
+
+def ones_like(
+    input: Tensor, *, dtype: npt.DTypeLike | None = None, requires_grad: bool = False
+) -> Tensor:
+    """Return ones of another tensor's shape, and its type unless `dtype` is given."""
+    return full_like(input, 1.0, dtype=dtype, requires_grad=requires_grad)
+
+
+def eye(
+    n: int, m: int | None = None, *, dtype: npt.DTypeLike = FLOAT32, requires_grad: bool = False
+) -> Tensor:
+    """Return the matrix (n, m) with ones on its diagonal; m is n by default."""
+    return _new(array(np.eye(n, m, dtype=as_dtype(dtype))), requires_grad)
+
+
+def linspace(
+    start: float,
+    end: float,
+    steps: int,
+    *,
+    dtype: npt.DTypeLike = FLOAT32,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Return `steps` numbers at equal distances from start to end, both included."""
+    return _new(array(np.linspace(start, end, steps), as_dtype(dtype)), requires_grad)
+
+
+def logspace(
+    start: float,
+    end: float,
+    steps: int,
+    base: float = 10.0,
+    *,
+    dtype: npt.DTypeLike = FLOAT32,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Return powers of `base` whose exponents are `linspace(start, end, steps)`."""
+    numbers = np.logspace(start, end, steps, base=base)
+    return _new(array(numbers, as_dtype(dtype)), requires_grad)
+
+
+def meshgrid(*tensors: Tensor | Sequence[Tensor], indexing: str = "ij") -> list[Tensor]:
+    """Return the coordinates of a grid, from vectors of those along each axis.
+
+    With indexing="xy" the first two axes are exchanged. ValueError for another word and for
+    tensors that are no vectors."""
+    vectors = [x for t in tensors for x in ([t] if isinstance(t, Tensor) else t)]
+    if indexing not in ("ij", "xy"):
+        raise ValueError(f"meshgrid: expected indexing 'ij' or 'xy', got {indexing!r}")
+    if any(x.ndim > 1 for x in vectors):
+        raise ValueError(f"meshgrid: expected vectors, got shapes {[x.shape for x in vectors]}")
+    shape = [x.numel() for x in vectors]
+    grids = [
+        x.reshape([-1 if i == k else 1 for k in range(len(shape))]).expand(*shape)
+        for i, x in enumerate(vectors)
+    ]
+    return [g.transpose(0, 1) for g in grids] if indexing == "xy" and len(shape) > 1 else grids
 
 
 def arange(*bounds: float, dtype: npt.DTypeLike | None = None) -> Tensor:

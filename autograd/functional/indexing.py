@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..ops.gather import embedding as rows
+from ..ops.gather import one_hot as hot
 from ..selecting import Ordered
 from ..tensor import Tensor
 
@@ -23,6 +24,7 @@ __all__ = [
     "moveaxis",
     "movedim",
     "nonzero",
+    "one_hot",
     "repeat_interleave",
     "roll",
     "scatter",
@@ -49,6 +51,17 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> 
         )
     padding = -1 if padding_idx is None else padding_idx % count
     y: Tensor = rows(weight, input, padding=padding)
+    return y
+
+
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """Return 1 at the position that each integer is along a new last axis, 0 elsewhere, as int64.
+
+    `num_classes` is its extent, one more than the largest integer for -1. IndexError for an integer
+    out of range, TypeError for other types."""
+    if num_classes < 0:
+        num_classes = int(tensor.numpy().max(initial=-1)) + 1
+    y: Tensor = hot(tensor, classes=num_classes)
     return y
 
 

@@ -202,3 +202,17 @@ def order(x: NDArray, *, axis: int, descending: bool, count: int) -> NDArray:
 @order.vjp("x")
 def _(dy: Value, specs: tuple[Spec, ...]) -> Value:
     return zero(specs[0])
+
+
+def _hot(x: Spec, *, classes: int) -> Spec:
+    """Shape rule of one_hot: an axis more."""
+    _integers(x)
+    return Spec((*x.shape, classes), INT64)
+
+
+@primitive(infer=_hot, cost=lambda y, x, **a: Cost())
+def one_hot(x: NDArray, *, classes: int) -> NDArray:
+    """Return 1 at the position that each element is along a new last axis, 0 elsewhere."""
+    y = np.zeros((*x.shape, classes), INT64)
+    np.put_along_axis(y, in_range("one_hot", x, classes)[..., None], 1, -1)
+    return y

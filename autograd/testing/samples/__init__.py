@@ -11,6 +11,7 @@ from .sample import Sample
 
 FAMILIES = (
     "activation",
+    "algebra",
     "attention",
     "conv",
     "distance",
