@@ -27,6 +27,7 @@ OTHERS = {
     "flips": "bits that flip in ranks whose steps are verified",
     "network": "the predictions of plan beside steps over a real network",
     "simulated": "the predictions of plan beside a simulation",
+    "streaming": "training on a file that is read while training, beside memory",
 }
 MARK = '{\n "host": {'  # the beginning of result files, by which --json recognises them
 

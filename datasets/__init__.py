@@ -32,13 +32,15 @@ from .augment import (
 )
 from .fetch import check_data_dir
 from .loader import Batch, Loader
+from .own import Opened, finish, fitted
+from .packing import as_opened, faults, pack
 from .reading import Reading
 from .sampler import HOLDING_OUT, Sampler, philox
 from .sets import cifar, mnist
-from .sets.code import load_code
+from .sets.code import open_code
 from .sets.digits import load_digits
-from .sets.folder import load_folder
-from .sets.npz import load_npz
+from .sets.folder import open_folder
+from .sets.npz import open_npz
 from .source import DataError, Dataset, Source, Subset
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "Dataset",
     "Flip",
     "Loader",
+    "Opened",
     "PadCrop",
     "Reading",
     "ResizedCrop",
@@ -59,11 +62,15 @@ __all__ = [
     "Sampler",
     "Source",
     "Subset",
+    "as_opened",
+    "faults",
     "hold_out",
     "is_own",
     "load",
     "load_own",
     "names",
+    "open_own",
+    "pack",
     "parse_augment",
     "standard",
 ]
@@ -128,20 +135,34 @@ def load_own(
 
     Raises DataError, which names the file, for what does not fit.
     """
-    path, reading = Path(name), reading or Reading()
+    reading = reading or Reading()
+    opened = open_own(name, reading, progress)
+    return finish(opened, reading) if isinstance(opened, Opened) else opened
+
+
+def open_own(
+    name: str | os.PathLike[str], reading: Reading, progress: bool = True, cached: bool = True
+) -> Opened | dict[str, Source]:
+    """Return what a folder, file or code holds: its parts, or sources that code has made."""
+    opened = _open(str(name), reading, progress, cached)
+    return fitted(opened, reading) if isinstance(opened, Opened) else opened
+
+
+def _open(name: str, reading: Reading, progress: bool, cached: bool) -> Opened | dict[str, Source]:
+    path = Path(name)
     suffix = path.suffix.lower()
-    if names_code(str(name)):
-        return load_code(str(name), reading)
+    if names_code(name):
+        return open_code(name, reading)
     if not path.exists():
         raise DataError(f"--dataset {path}: no such file or folder")
     if path.is_dir():
-        return load_folder(path, reading, progress)
+        return open_folder(path, reading, progress, cached)
     if suffix in HDF5:
-        from .sets.hdf5 import load_hdf5  # h5py loads slowly
+        from .sets.hdf5 import open_hdf5  # h5py loads slowly
 
-        return load_hdf5(path, reading)
+        return open_hdf5(path, reading)
     if suffix in ARCHIVES:
-        return load_npz(path, reading)
+        return open_npz(path, reading)
     raise DataError(f"--dataset {path}: expected a folder, .npz, .h5 or .hdf5, got a {suffix} file")
 
 

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from .augment import Augment, fold, sample_keys
 from .sampler import Sampler
-from .source import DataError, Ids, Pixels, Source
+from .source import DataError, Ids, Pixels, Source, readers
 
 
 class Batch(NamedTuple):
@@ -72,7 +72,8 @@ class Loader:
 
     Each iteration over the loader returns the batches of the next epoch, starting with epoch 0;
     `epoch(n)` returns those of any epoch. A thread prepares up to `prefetch` batches in advance and
-    ends with the iterator; with 0, the caller prepares them itself. `around()` is a context in
+    ends with the iterator; with 0, the caller prepares them itself. Of a source that is read by
+    several threads (its `readers`), each prepares a batch. `around()` is a context in
     which each batch is prepared, to measure it. Raises DataError for options that do not fit the
     data set.
     """
@@ -143,13 +144,14 @@ class Loader:
         return chain.from_iterable(map(self.epoch, count()))
 
     def _ahead(self, make: partial[Batch], steps: range) -> Iterator[Batch]:
-        """Yield `make(step)`, computed in a thread; its exceptions are raised here."""
+        """Yield `make(step)`, computed in threads; their exceptions are raised here."""
         pending: deque[Future[Batch]] = deque()
-        pool = ThreadPoolExecutor(1, thread_name_prefix="tallygrad-loader")
+        threads = readers(self.dataset)
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="tallygrad-loader")
         try:
             for step in steps:
                 pending.append(pool.submit(make, step))
-                if len(pending) > self.prefetch:
+                if len(pending) > self.prefetch + threads - 1:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .formats.pictures import fit_bytes, need_pillow
 from .reading import Reading
 from .sampler import TESTING, philox
 from .source import DataError, Dataset, Ids, Moments, Pixels, Source, checked_labels
 from .store import ArrayStore, Part, Store, held, measure, size_of
 
 MOST_CLASSES = 100_000
+READERS = 4  # threads that read ahead, so that a disk has several requests at a time
 
 
 class Split(NamedTuple):
@@ -35,6 +37,7 @@ class Streamed:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    readers: int = READERS
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -50,19 +53,59 @@ class Streamed:
         return self.store.read(indices)
 
 
-def finish(
-    name: str,
-    where: str,
-    parts: Mapping[str, Split],
-    reading: Reading,
-    classes: Sequence[str] = (),
-    moments: Moments | None = None,
-) -> dict[str, Source]:
-    """Return the sources of a data set's splits, `parts` being what is stored; "" among them is a
-    part that belongs to no split. `classes` and `moments` are what the data say of themselves.
+class Opened(NamedTuple):
+    """What a file or folder holds: parts by split, "" being a part of none, and what it says of
+    itself. `where` is for messages."""
 
-    Raises DataError for labels, shapes or splits that do not fit.
-    """
+    name: str
+    where: str
+    parts: Mapping[str, Split]
+    classes: tuple[str, ...] = ()
+    moments: Moments | None = None
+
+
+@dataclass(frozen=True)
+class Resized:
+    """A store whose images are brought to another size."""
+
+    store: Store
+    size: tuple[int, int]
+    fit: str
+
+    @property
+    def where(self) -> str:
+        """The file or folder, for messages."""
+        return self.store.where
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, H, W, C)."""
+        return self.store.shape[0], *self.size, self.store.shape[3]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8."""
+        return self.store.dtype
+
+    def read(self, indices: Ids) -> Pixels:
+        """Return images (n,) in a new array (n, H, W, C)."""
+        return fit_bytes(self.store.read(indices), self.size, self.fit)
+
+
+def fitted(opened: Opened, reading: Reading) -> Opened:
+    """Return the same with images of the size of the options; if that is another one, mean and std
+    are to be measured again."""
+    images = {key: _fitted(part.images, reading) for key, part in opened.parts.items()}
+    if all(images[key] is part.images for key, part in opened.parts.items()):
+        return opened
+    parts = {key: Split(images[key], part.labels) for key, part in opened.parts.items()}
+    return opened._replace(parts=parts, moments=None)
+
+
+def finish(opened: Opened, reading: Reading) -> dict[str, Source]:
+    """Return the sources of a data set's splits. Raises DataError for labels, shapes or splits that
+    do not fit."""
+    name, where, parts, classes, moments = opened
     for split in parts.values():
         _check_lengths(split)
     shape = _common_shape(parts)
@@ -240,6 +283,19 @@ def _check_all_occur(train: Split, names: Sequence[str]) -> None:
 
 def _take(split: Split, mask: NDArray[np.bool_]) -> Split:
     return Split(Part(split.images, np.flatnonzero(mask).astype(np.int64)), split.labels[mask])
+
+
+def _fitted(store: Store, reading: Reading) -> Store:
+    """Return a store whose images have the size of the options."""
+    if reading.size is None or store.shape[1:3] == reading.size:
+        return store
+    if store.dtype != np.uint8 or store.shape[3] not in (1, 3):
+        raise DataError(
+            f"{store.where}: expected bytes with 1 or 3 channels to bring to --image-size, got "
+            f"{store.dtype} with {store.shape[3]}"
+        )
+    need_pillow(store.where)
+    return Resized(store, reading.size, reading.fit)
 
 
 def _source(

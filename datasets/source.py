@@ -160,12 +160,22 @@ class Subset:
         """Standard deviation of each channel of the whole source."""
         return self.source.std
 
+    @property
+    def readers(self) -> int:
+        """Threads that read the source at a time."""
+        return readers(self.source)
+
     def __len__(self) -> int:
         return len(self.indices)
 
     def read(self, indices: Ids) -> Pixels:
         """Return the images of samples (n,) in a new array (n, H, W, C)."""
         return self.source.read(self.indices[indices])
+
+
+def readers(source: Source) -> int:
+    """Return how many threads should read a source at a time: what it says, by default one."""
+    return int(getattr(source, "readers", 1))
 
 
 def assemble(name: str, split: str, images: Bytes, labels: Ids, facts: Facts) -> Dataset:

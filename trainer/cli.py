@@ -14,6 +14,7 @@ COMMANDS = {
     "predict": Command("apply a checkpoint to images", joint=True),
     "inspect": Command("show the contents of a checkpoint"),
     "models": Command("list the models"),
+    "data": Command("pack a data set into one file, show or check one"),
     "cost": Command("count the work of a model, layer by layer, without running it"),
     "profile": Command("measure the time of each layer on this host"),
     "verify": Command("compare the bits of trainings on several ranks and threads"),

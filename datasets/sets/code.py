@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...trainer import user_code
-from ..own import Split, check_names, finish
+from ..own import Opened, Split, check_names
 from ..reading import Reading, split_of
 from ..source import DataError, Source, Subset, checked_labels
 from ..store import ArrayStore, array_store
@@ -18,9 +18,10 @@ OF_SOURCE = ("name", "split", "input_shape", "labels", "classes", "mean", "std",
 TESTS = ("train", "test")
 
 
-def load_code(name: str, reading: Reading) -> dict[str, Source]:
-    """Return the splits that the user's function makes, which is called `function(split)` for
-    "train" and "test", or `function()` for a mapping of all splits or for data of none.
+def open_code(name: str, reading: Reading) -> Opened | dict[str, Source]:
+    """Return the parts, or the sources by split, that the user's function makes. It is called
+    `function(split)` for "train" and "test", or `function()` for a mapping of all splits or for
+    data of none.
 
     A split is (images, labels), or (images, labels, names of the classes), or an object that
     implements `Source`. Raises DataError for other results, and for errors in the code.
@@ -39,7 +40,7 @@ def load_code(name: str, reading: Reading) -> dict[str, Source]:
     parts = {key: _part(f"{name} {key}".strip(), value, reading) for key, value in made.items()}
     classes = next((tuple(map(str, v[2])) for v in made.values() if len(v) == 3), ())
     check_names(name, classes)
-    return finish(name.rpartition(":")[2], name, parts, reading, classes)
+    return Opened(name.rpartition(":")[2], name, parts, classes)
 
 
 def _call(name: str, function: Any) -> dict[str, Any]:

@@ -5,23 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from ...trainer.errors import warn
 from ..fetch import cache_dir
 from ..formats.pictures import Header, decode, need_pillow, read_header
-from ..own import Split, encode, finish
+from ..own import Opened, Split
+from ..packing import new_file, write_packed
 from ..reading import Reading
-from ..source import DataError, Ids, Pixels, Source
+from ..source import DataError, Ids, Pixels
 from .listing import Listing, list_folder
 
 VERSION = 1  # of what is in the cache
@@ -49,23 +46,24 @@ class PictureStore:
         return images
 
 
-def load_folder(root: Path, reading: Reading, progress: bool) -> dict[str, Source]:
-    """Return the splits in a folder of images.
+def open_folder(root: Path, reading: Reading, progress: bool, cached: bool = True) -> Opened:
+    """Return what a folder of images holds.
 
-    They are decoded once and stored in the cache, unless it cannot be written. Raises DataError for
-    what does not fit, naming folder or file.
+    They are decoded once and stored in the cache, unless it cannot be written; if not `cached`,
+    whenever they are read. Raises DataError for what does not fit, naming folder or file.
     """
-    from .hdf5 import load_hdf5
+    from .hdf5 import open_hdf5
 
     need_pillow(str(root))
-    name = root.resolve().name
     listings, classes = list_folder(root)
-    path = _cache_path(listings, reading)
+    path = _cache_path(listings, reading) if cached else None
+    opened = Opened(root.resolve().name, str(root), {}, classes)
     if path is None or not path.exists():
         parts = picture_parts(listings, reading)
         if path is None or not _fill_cache(path, parts, classes, progress):
-            return finish(name, str(root), parts, reading, classes)
-    return load_hdf5(path, reading, name, str(root))
+            return opened._replace(parts=parts)
+    stored = open_hdf5(path, Reading())
+    return opened._replace(parts=stored.parts, moments=stored.moments)
 
 
 def picture_parts(listings: dict[str, Listing], reading: Reading) -> dict[str, Split]:
@@ -129,38 +127,8 @@ def _fill_cache(
     """Decode all images into the cache; false, with a warning, where it cannot be written."""
     try:
         with new_file(path) as temporary:
-            pack(temporary, parts, classes, progress=progress)
+            write_packed(temporary, parts, classes, progress=progress)
         return True
     except OSError as error:
         warn(f"{path}: images are not cached: {error.strerror or error}")
         return False
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """Yield a name for a file to write, in the same folder, that becomes `path`, or vanishes if the
-    block fails."""
-    from ...autograd.atomic import publishing
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{token_hex(8)}.part")
-    with publishing(str(temporary), str(path)):
-        yield temporary
-
-
-def pack(
-    path: Path,
-    parts: dict[str, Split],
-    classes: tuple[str, ...],
-    compression: str = "none",
-    progress: bool = False,
-) -> None:
-    """Write images with numbers as labels, the names of the classes, mean and std to a new file."""
-    from .hdf5 import write
-
-    coded, names = encode(parts, classes)
-    coded_parts = {key: Split(parts[key].images, coded[key]) for key in parts}
-    total = sum(len(part.labels) for part in parts.values())
-    bar = tqdm(total=total, desc=path.name, unit="image", disable=None if progress else True)
-    with bar:
-        write(path, coded_parts, names, compression, bar.update)

@@ -19,14 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats.chunks import GZIP, SHUFFLE, ChunkDecoder, Chunked, Contiguous, File, Reader
-from ..own import Split, check_names, finish
+from ..own import Opened, Split, check_names
 from ..reading import Reading
-from ..source import DataError, Ids, Moments, Pixels, Source
+from ..source import DataError, Ids, Moments, Pixels
 from ..store import channels_last_view, check_finite, kind_of, measure, pieces, pixels
 from .arrays import CLASSES, find_arrays
 
 COMPRESSIONS = ("none", "gzip", "lz4", "zstd", "blosc")
 BLOCK = 4096  # bytes that a disk reads at least; a chunk has as many images as fit
+FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32001: "blosc", 32004: "lz4", 32015: "zstd"}
+LAYOUT = "NHWC"  # says that channels are last, however few pixels there are
 MOST_ARRAYS = 1000
 # A file may unpack to FREE bytes plus EXPANSION times its size.
 FREE, EXPANSION = 1 << 28, 200
@@ -41,6 +43,8 @@ class HdfStore:
         """Raise DataError for an array that cannot hold images."""
         self.where = f"{path}{array.name}"
         shape, self._axes = channels_last_view(array.shape, size) if array.ndim > 1 else (None, ())
+        if array.ndim == 4 and _text(array.attrs.get("layout", "")) == LAYOUT:
+            shape, self._axes = array.shape, (0, 1, 2, 3)
         kind = kind_of(array.dtype) if array.dtype.fields is None else None
         if shape is None or kind is None:
             raise DataError(
@@ -52,6 +56,7 @@ class HdfStore:
         count, height, width, channels = (shape[axis] for axis in self._axes)
         self.shape = (count, height, width, channels)
         self.layout = describe_layout(array)
+        self.digest = _text(array.parent.attrs.get("sha256", ""))
         self._reader = _reader(path, array)
 
     def read(self, indices: Ids) -> Pixels:
@@ -63,47 +68,41 @@ class HdfStore:
         return check_finite(images, self.where, indices)
 
 
-def load_hdf5(path: Path, reading: Reading, name: str = "", where: str = "") -> dict[str, Source]:
-    """Return the splits in a file; name and place are the file's unless they are given. Raises
-    DataError for damaged files and unknown contents."""
-    parts, classes, moments = open_parts(path, reading.size)
-    return finish(name or path.stem, where or str(path), parts, reading, classes, moments)
-
-
-def open_parts(
-    path: Path, size: tuple[int, int] | None = None
-) -> tuple[dict[str, Split], tuple[str, ...], Moments | None]:
-    """Return the parts of a file, the names of its classes and its mean and std, if it has them."""
+def open_hdf5(path: Path, reading: Reading) -> Opened:
+    """Return what a file holds. Raises DataError for damaged files and unknown contents."""
     try:
         with open(path, "rb"):
             pass  # HDF5's messages are long; Python says what is wrong with the path
         with h5py.File(path, "r") as file:
             arrays = _arrays(path, file)
             parts = {
-                split: Split(HdfStore(path, arrays[images], size), _labels(arrays[labels]))
+                split: Split(HdfStore(path, arrays[images], reading.size), _labels(arrays[labels]))
                 for split, (images, labels) in find_arrays(str(path), arrays).items()
             }
             named = next((arrays[name] for name in arrays if name.lower() in CLASSES), None)
             classes = () if named is None else tuple(map(str, _labels(named).reshape(-1)))
             moments = _moments(file)
+            name = _text(file.attrs.get("name", ""))[:100]
     except DataError:
         raise
     except READ_ERRORS as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(f"{path}: cannot be read as HDF5: {reason!s:.200}") from error
     check_names(str(path), classes)
-    return parts, classes, moments
+    return Opened(name or path.stem, str(path), parts, classes, moments)
 
 
 def write(
     path: Path,
     parts: Mapping[str, Split],
     classes: tuple[str, ...],
+    moments: Moments | None = None,
     compression: str = "none",
+    name: str = "",
     tell: Callable[[int], object] = lambda count: None,
 ) -> None:
-    """Write parts to a new file with the names of the classes, mean and std; call `tell` with the
-    number of images of each piece written.
+    """Write parts to a new file with the names of the classes, mean and std, which are measured
+    unless they are given; call `tell` with the number of images of each piece written.
 
     OSError where it cannot be written.
     """
@@ -113,15 +112,20 @@ def write(
         raise OSError(f"expected {size} bytes of free disk space, got "
                       f"{free.f_bavail * free.f_frsize}")  # fmt: skip
     with h5py.File(path, "x", libver="latest") as file:
-        file.attrs["tallygrad"] = 1
+        file.attrs["tallygrad"], file.attrs["name"] = 1, name
         names = np.array([name.encode() for name in classes])
         file.create_dataset("classes", data=names, track_times=False)
         for key, part in parts.items():
             _write_part(file.require_group(key or "/"), part, compression, tell)
-    written, _, _ = open_parts(path)  # read again: the images may take long to make
-    moments = measure((written.get("train") or written[""]).images)
+    moments = moments or _measure(path)
     with h5py.File(path, "r+") as file:
         file.attrs["mean"], file.attrs["std"] = (np.array(values) for values in moments)
+
+
+def _measure(path: Path) -> Moments:
+    """Return mean and std of the training images in a file: to make them again may take long."""
+    parts = open_hdf5(path, Reading()).parts
+    return measure((parts.get("train") or parts[""]).images)
 
 
 def _write_part(
@@ -133,6 +137,7 @@ def _write_part(
     if "chunks" in options:
         options["chunks"] = (min(options["chunks"][0], store.shape[0]), *store.shape[1:])
     images = group.create_dataset("images", store.shape, store.dtype, track_times=False, **options)
+    images.attrs["layout"] = LAYOUT
     for piece in pieces(store):
         images[start : start + len(piece)] = piece
         digest.update(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
@@ -164,7 +169,8 @@ def _options(compression: str, length: int, itemsize: int) -> dict[str, Any]:
 def describe_layout(array: h5py.Dataset) -> dict[str, Any]:
     """Return how an array is stored: images a chunk (0: no chunks), filters, bytes on disk."""
     plist = array.id.get_create_plist()
-    names = [plist.get_filter(i)[3].decode() for i in range(plist.get_nfilters())]
+    filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
+    names = [FILTERS.get(code) or name.decode("ascii", "replace") for code, _, _, name in filters]
     return {
         "chunk": array.chunks[0] if array.chunks else 0,
         "filters": names,
@@ -218,6 +224,10 @@ def _labels(array: h5py.Dataset) -> NDArray[Any]:
     if h5py.check_string_dtype(array.dtype) is None:
         return np.asarray(array[()])
     return np.asarray(array.asstr()[()], np.str_)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _reader(path: Path, array: h5py.Dataset) -> Reader:

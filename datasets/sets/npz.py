@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..own import Split, check_names, finish
+from ..own import Opened, Split, check_names
 from ..reading import Reading
-from ..source import DataError, Source
+from ..source import DataError
 from ..store import array_store
 from .arrays import CLASSES, find_arrays
 
@@ -24,8 +24,8 @@ UNREADABLE = (
 )  # fmt: skip
 
 
-def load_npz(path: Path, reading: Reading) -> dict[str, Source]:
-    """Return the splits in an archive. Raises DataError for damaged files and unknown contents."""
+def open_npz(path: Path, reading: Reading) -> Opened:
+    """Return what an archive holds. Raises DataError for damaged files and unknown contents."""
     try:
         names = _members(path)
         with np.load(path, allow_pickle=False) as archive:
@@ -44,7 +44,7 @@ def load_npz(path: Path, reading: Reading) -> dict[str, Source]:
         raise DataError(f"{path}: cannot be read as a NumPy archive: {error!s:.200}") from error
     named = () if classes is None else tuple(map(str, classes.reshape(-1)))
     check_names(str(path), named)
-    return finish(path.stem, str(path), parts, reading, named)
+    return Opened(path.stem, str(path), parts, named)
 
 
 def _members(path: Path) -> list[str]:
