@@ -27,20 +27,24 @@ class OptimizerOptions:
     """The optimizer, its settings, what is done to gradients, and learning rates. A setting that is
     not given has the optimizer's default, and is None where the optimizer lacks it."""
 
-    optimizer: str = option("sgd", "sgd, adam, adamw, rmsprop or adagrad")
+    optimizer: str = option("sgd", "sgd, adam, adamw, rmsprop, adagrad, lars, lamb or muon")
     lr: float = _setting(
-        "peak learning rate (default: 0.02 of sgd, 0.001 of adam and adamw, 0.01 of others)",
+        "peak learning rate (default: 0.02 of sgd, 0.01 of rmsprop and adagrad, 1 of lars, 0.001 "
+        "of others)",
         low=0.0,
     )
     momentum: float | None = _setting(
-        "momentum of sgd (default: 0.9) and rmsprop (default: 0)", low=0.0, high=1.0
+        "momentum of sgd and lars (default: 0.9), muon (0.95) and rmsprop (0)", low=0.0, high=1.0
     )
     nesterov: bool = option(False, "use Nesterov momentum")
     weight_decay: float | None = _setting(
-        "weight decay (default: 5e-4 of sgd, 0.01 of adamw, otherwise 0)", low=0.0
+        "weight decay (default: 5e-4 of sgd, 0.01 of adamw and lamb, 1e-4 of lars, 0.1 of muon, "
+        "otherwise 0)",
+        low=0.0,
     )
     betas: str | None = _setting(
-        "what averages of gradients and of their squares keep in a step (default: 0.9,0.999)",
+        "what averages of gradients and of their squares keep in a step (default: 0.9,0.999; "
+        "0.9,0.95 of muon)",
         kind=str,
         metavar="X,X",
         parse=parse_betas,
@@ -57,6 +61,12 @@ class OptimizerOptions:
     )
     initial_accumulator_value: float | None = _setting(
         "what adagrad's sums begin with (default: 0)", low=0.0
+    )
+    trust_coefficient: float | None = _setting(
+        "step of lars as a share of a parameter's norm (default: 0.001)", low=0.0
+    )
+    ns_steps: int | None = _setting(
+        "iterations in which muon makes steps orthogonal (default: 5)", kind=int, low=0, high=100
     )
     decay_norm_bias: bool = option(
         True, "let weight decay change biases and the parameters of norms, too"

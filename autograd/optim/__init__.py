@@ -3,16 +3,20 @@
 from . import schedules
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
+from .layerwise import LAMB, LARS, Muon
 from .optimizer import Optimizer, ParameterGroup, Run, SlottedGroup
 from .registry import create, defaults, names, options, usual_settings
 from .rmsprop import RMSprop
 from .sgd import SGD
 
 __all__ = [
+    "LAMB",
+    "LARS",
     "SGD",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Muon",
     "Optimizer",
     "ParameterGroup",
     "RMSprop",

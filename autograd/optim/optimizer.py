@@ -123,7 +123,7 @@ class SlottedGroup(ParameterGroup):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._slots = {name: self.slot() for name in self.slot_names()}
-        self._none = zeros(dtype=self.flat.dtype).data
+        self.unused = zeros(dtype=self.flat.dtype).data
 
     def slot_names(self) -> tuple[str, ...]:
         """Return the names of the slots that the settings need."""
@@ -138,7 +138,7 @@ class SlottedGroup(ParameterGroup):
         settings do not need."""
         flat = self.flat
         arrays = (flat.data, flat.grad, *(self._slots.get(name) for name in names))
-        return [self._none if a is None else flat.part(a, run.first, run.last) for a in arrays]
+        return [self.unused if a is None else flat.part(a, run.first, run.last) for a in arrays]
 
 
 class Optimizer:

@@ -13,6 +13,7 @@ from ..suggest import unknown
 from ..tensor import Parameter
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
+from .layerwise import LAMB, LARS, Muon
 from .optimizer import Optimizer, Parameters
 from .rmsprop import RMSprop
 from .schedules import Schedule
@@ -20,6 +21,7 @@ from .sgd import SGD
 
 _OPTIMIZERS: dict[str, type[Any]] = {
     "sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "adagrad": Adagrad,
+    "lars": LARS, "lamb": LAMB, "muon": Muon,
 }  # fmt: skip
 
 

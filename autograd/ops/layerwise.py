@@ -1,0 +1,144 @@
+"""Steps of optimizers that look at a whole parameter: LARS and LAMB at its norm, Muon at it as a
+matrix.
+
+Norms are formed in float64. Numbers that change from step to step are 0-d arrays."""
+
+from __future__ import annotations
+
+from math import prod, sqrt
+
+import numpy as np
+
+from ..array import NDArray, Spec
+from ..dtypes import FLOAT64
+from ..ledger import Cost
+from ..primitive import primitive
+from .update import fits
+
+
+def _norm(x: NDArray) -> float:
+    return sqrt(np.square(x, dtype=FLOAT64).sum())
+
+
+def _lars_cost(
+    y: None, w: Spec, g: Spec, velocity: Spec, lr: Spec, *, momentum: float, weight_decay: float,
+    trust_coefficient: float, eps: float, adapts: bool,
+) -> Cost:  # fmt: skip
+    """Cost rule of lars: two norms, the rate, decay, momentum and the step."""
+    pairs = 2 + (weight_decay != 0) + 2 * adapts
+    return Cost(add=pairs * w.size, mul=(pairs + adapts) * w.size)
+
+
+@primitive(infer=fits, cost=_lars_cost, writes=(0, 2))
+def lars(
+    w: NDArray, g: NDArray, velocity: NDArray, lr: NDArray, *, momentum: float,
+    weight_decay: float, trust_coefficient: float, eps: float, adapts: bool,
+) -> None:  # fmt: skip
+    """Take one step of LARS (You et al. 2017) on a parameter.
+
+    rate = trust_coefficient |w| / (|g| + weight_decay |w| + eps), 1 where it does not adapt or
+           a norm is 0
+    velocity = momentum velocity + rate (g + weight_decay w)
+    w = w - lr velocity"""
+    real, rate = w.dtype.type, 1.0
+    if adapts:
+        weight, gradient = _norm(w), _norm(g)
+        if weight and gradient:
+            rate = trust_coefficient * weight / (gradient + weight_decay * weight + eps)
+    d = g + real(weight_decay) * w if weight_decay else g
+    velocity *= real(momentum)
+    velocity += real(rate) * d if adapts else d
+    w -= real(lr) * velocity
+
+
+def _lamb_cost(
+    y: None, w: Spec, g: Spec, mean: Spec, square: Spec, lr: Spec, bias1: Spec, bias2: Spec, *,
+    betas: tuple[float, float], eps: float, weight_decay: float, adapts: bool,
+) -> Cost:  # fmt: skip
+    """Cost rule of lamb: the averages of Adam, decay, two norms and the step."""
+    more = (weight_decay != 0) + 2 * adapts
+    return Cost(add=(5 + more) * w.size, mul=(7 + more) * w.size, div=w.size, exp=w.size)
+
+
+@primitive(infer=fits, cost=_lamb_cost, writes=(0, 2, 3))
+def lamb(
+    w: NDArray, g: NDArray, mean: NDArray, square: NDArray, lr: NDArray, bias1: NDArray,
+    bias2: NDArray, *, betas: tuple[float, float], eps: float, weight_decay: float, adapts: bool,
+) -> None:  # fmt: skip
+    """Take one step of LAMB (You et al. 2020) on a parameter; `mean`, `square` and the biases are
+    those of adam.
+
+        r = mean / bias1 / (sqrt(square / bias2) + eps) + weight_decay w
+        rate = |w| / |r|, 1 where it does not adapt or a norm is 0
+        w = w - lr rate r"""
+    real, (beta1, beta2) = w.dtype.type, betas
+    mean += real(1 - beta1) * (g - mean)
+    square *= real(beta2)
+    square += real(1 - beta2) * (g * g)
+    root = np.sqrt(square) * real(float(bias2) ** -0.5) + real(eps)
+    r = real(1 / float(bias1)) * mean / root
+    if weight_decay:
+        r += real(weight_decay) * w
+    rate = 1.0
+    if adapts:
+        weight, step = _norm(w), _norm(r)
+        rate = weight / step if weight and step else 1.0
+    w -= real(float(lr) * rate) * r
+
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, by its author
+
+
+def matrix_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return rows and columns of a parameter as a matrix: a filter is a row."""
+    return shape[0], prod(shape[1:])
+
+
+def _muon_cost(
+    y: None, w: Spec, g: Spec, mean: Spec, lr: Spec, *, momentum: float, weight_decay: float,
+    ns_steps: int, eps: float, scale: float,
+) -> Cost:  # fmt: skip
+    """Cost rule of muon: products are counted as multiplications and additions, as MACs are those
+    of the model."""
+    low, high = sorted(matrix_of(w.shape))
+    products = ns_steps * (2 * low * low * high + low**3)
+    squares, decays = ns_steps * low * low, weight_decay != 0
+    return Cost(
+        add=products + squares + (5 + ns_steps + 1) * w.size,
+        mul=products + 2 * squares + (4 + ns_steps + 1 + decays) * w.size,
+        div=w.size,
+    )
+
+
+@primitive(infer=fits, cost=_muon_cost, writes=(0, 2))
+def muon(
+    w: NDArray, g: NDArray, mean: NDArray, lr: NDArray, *, momentum: float, weight_decay: float,
+    ns_steps: int, eps: float, scale: float,
+) -> None:  # fmt: skip
+    """Take one step of Muon (Jordan et al. 2024) on a matrix or a bank of filters.
+
+        mean = mean + (1 - momentum) (g - mean)
+        w = w (1 - lr weight_decay) - lr scale orthogonal(g + momentum (mean - g))
+
+    where the singular values of `orthogonal(x)` are near 1 (`orthogonalize`)."""
+    real = w.dtype.type
+    mean += real(1 - momentum) * (g - mean)
+    step = (g + real(momentum) * (mean - g)).reshape(matrix_of(w.shape))
+    step = orthogonalize(step, ns_steps, eps).reshape(w.shape)
+    if weight_decay:
+        w *= real(1 - float(lr) * weight_decay)
+    w -= real(float(lr) * scale) * step
+
+
+def orthogonalize(x: NDArray, steps: int, eps: float) -> NDArray:
+    """Return a matrix with the singular vectors of x, (a, b), and singular values near 1, between
+    about 0.7 and 1.2, by Newton-Schulz iterations with a quintic polynomial."""
+    real = x.dtype.type
+    a, b, c = map(real, COEFFICIENTS)
+    tall = x.shape[0] > x.shape[1]
+    x = np.ascontiguousarray(x.T if tall else x)
+    x = x / real(max(_norm(x), eps))
+    for _ in range(steps):
+        square = x @ x.T
+        x = a * x + (b * square + c * (square @ square)) @ x
+    return x.T if tall else x
