@@ -11,6 +11,7 @@ from .. import context
 from ..array import array
 from ..autocast import wide
 from ..dtypes import computed_in
+from ..mathematics import norm
 from ..ops import lrn, update
 from ..ops import norm as ops
 from ..ops.shape import full, integers
@@ -25,6 +26,7 @@ __all__ = [
     "instance_norm",
     "layer_norm",
     "local_response_norm",
+    "normalize",
     "rms_norm",
 ]
 
@@ -250,3 +252,8 @@ def instance_norm(
             mean, var = input.mean(axes).mean(0), input.var(axes, correction=0).mean(0)
             _update_running(running_mean, running_var, mean, var, momentum, count)
     return _per_sample("instance_norm", input, max(input.shape[1], 1), weight, bias, eps)
+
+
+def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
+    """Return the input divided by its p-norm along an axis, or by eps where that is larger."""
+    return input / norm(input, p, dim, keepdim=True).clamp(min=float(eps))

@@ -4,10 +4,12 @@ from ..tensor import Parameter
 from . import (
     activation,
     attention,
+    containers,
     distance,
     dropout,
     embedding,
     flat,
+    image,
     init,
     layers,
     loss,
@@ -21,10 +23,12 @@ from . import (
 )
 from .activation import *
 from .attention import *
+from .containers import *
 from .distance import *
 from .dropout import *
 from .embedding import *
 from .flat import *
+from .image import *
 from .layers import *
 from .loss import *
 from .module import *
@@ -37,11 +41,13 @@ from .recurrent import *
 # Each file names its layers in __all__.
 __all__ = ["Parameter", "init", "utils"]
 __all__ += activation.__all__
+__all__ += containers.__all__
 __all__ += attention.__all__
 __all__ += distance.__all__
 __all__ += dropout.__all__
 __all__ += embedding.__all__
 __all__ += flat.__all__
+__all__ += image.__all__
 __all__ += layers.__all__
 __all__ += loss.__all__
 __all__ += module.__all__

@@ -4,11 +4,25 @@ In evaluation they return their input. ValueError for a p outside [0, 1]."""
 
 from __future__ import annotations
 
-from ..functional.dropout import dropout, dropout2d
+from ..functional.dropout import (
+    alpha_dropout,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
+)
 from ..tensor import Tensor
 from .module import Module
 
-__all__ = ["Dropout", "Dropout2d"]
+__all__ = [
+    "AlphaDropout",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "FeatureAlphaDropout",
+]
 
 
 class _Dropout(Module):
@@ -34,3 +48,36 @@ class Dropout2d(_Dropout):
     def forward(self, x: Tensor) -> Tensor:
         """Return x's shape; x (N, C, H, W)."""
         return dropout2d(x, self.p, self.training)
+
+
+class Dropout1d(_Dropout):
+    """`Dropout2d` of signals."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape; x (N, C, L)."""
+        return dropout1d(x, self.p, self.training)
+
+
+class Dropout3d(_Dropout):
+    """`Dropout2d` of volumes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape; x (N, C, D, H, W)."""
+        return dropout3d(x, self.p, self.training)
+
+
+class AlphaDropout(_Dropout):
+    """Sets elements to the lowest value of selu with probability p in training, and keeps mean and
+    variance (Klambauer et al. 2017)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        return alpha_dropout(x, self.p, self.training)
+
+
+class FeatureAlphaDropout(_Dropout):
+    """`AlphaDropout` of whole channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape; x (N, C, ..)."""
+        return feature_alpha_dropout(x, self.p, self.training)

@@ -5,6 +5,7 @@ uniform in +- 1 / sqrt(fan_in)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 from typing import ClassVar
 
@@ -20,13 +21,14 @@ from ..functional.conv import (
     sizes,
 )
 from ..functional.create import zeros
-from ..functional.linear import linear
+from ..functional.linear import bilinear, linear
 from ..functional.volume import conv3d, conv_transpose3d
 from ..tensor import Parameter, Tensor
 from . import init
 from .module import Module
 
 __all__ = [
+    "Bilinear",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -36,6 +38,7 @@ __all__ = [
     "Flatten",
     "Identity",
     "Linear",
+    "Unflatten",
 ]
 
 
@@ -72,6 +75,36 @@ class Linear(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (.., out_features)."""
         return linear(x, self.weight, self.bias)
+
+
+class Bilinear(Module):
+    """y[.., o] = the sum over i, j of x1[.., i] weight[o, i, j] x2[.., j], plus bias[o].
+
+    The weight is (out_features, in1_features, in2_features), the bias (out_features,) or None; both
+    are uniform in +- 1 / sqrt(in1_features)."""
+
+    shown = ("in1_features", "in2_features", "out_features")
+    bias: Parameter | None
+
+    def __init__(
+        self,
+        in1_features: int,
+        in2_features: int,
+        out_features: int,
+        bias: bool = True,
+        dtype: npt.DTypeLike = FLOAT32,
+    ) -> None:
+        self.in1_features, self.in2_features = in1_features, in2_features
+        self.out_features, bound = out_features, 1 / sqrt(max(in1_features, 1))
+        self.weight = parameter(out_features, in1_features, in2_features, dtype=dtype)
+        self.register_parameter("bias", parameter(out_features, dtype=dtype) if bias else None)
+        init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """Return (.., out_features)."""
+        return bilinear(x1, x2, self.weight, self.bias)
 
 
 class _Filters(Module):
@@ -238,6 +271,20 @@ class Flatten(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x with fewer axes."""
         return x.flatten(self.start_dim, self.end_dim)
+
+
+class Unflatten(Module):
+    """Turns the axis `dim` into several of the extents `unflattened_size`, one of which may be
+    -1."""
+
+    shown = ("dim", "unflattened_size")
+
+    def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
+        self.dim, self.unflattened_size = dim, tuple(unflattened_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with more axes."""
+        return x.unflatten(self.dim, self.unflattened_size)
 
 
 class Identity(Module):

@@ -291,8 +291,8 @@ def assign(target: Tensor, numbers: Array) -> None:
         store(target.data, numbers)
 
 
-class _Container(Module):
-    """Modules in order, which whoever holds the container may also call one by one."""
+class Container(Module):
+    """Modules which whoever holds the container may also call one by one."""
 
     def _inner(self, name: str) -> str:
         return _joined(self._name, name)
@@ -301,6 +301,10 @@ class _Container(Module):
         super()._called(name)
         for key, module in self.named_children():
             module._called(self._inner(key))
+
+
+class _Series(Container):
+    """Modules by number."""
 
     def __len__(self) -> int:
         return len([*self.children()])
@@ -315,7 +319,7 @@ class _Container(Module):
         setattr(self, [name for name, _ in self.named_children()][index], module)
 
 
-class Sequential(_Container):
+class Sequential(_Series):
     """Modules called one after the other, each on the result of the one before.
 
     They are named "0", "1", .. or by the keys of a mapping. ValueError for a name with a dot, or
@@ -341,7 +345,7 @@ class Sequential(_Container):
         return x
 
 
-class ModuleList(_Container):
+class ModuleList(_Series):
     """Modules in a list, called by whoever holds it; their scopes have the list's name in front."""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:

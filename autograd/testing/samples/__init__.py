@@ -16,6 +16,7 @@ FAMILIES = (
     "conv",
     "distance",
     "elementwise",
+    "image",
     "indexing",
     "linear",
     "loss",

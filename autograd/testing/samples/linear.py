@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...functional.linear import linear, matmul
+from ...functional.linear import bilinear, linear, matmul
 from .sample import Sample, normal
 
 ROWS = [
@@ -76,5 +76,20 @@ ROWS = [
         (normal(5), normal(5)),
         lambda t, x, w: t.matmul(x, w),
         macs=5,
+    ),
+    Sample(
+        "bilinear",
+        bilinear,
+        (normal(2, 3, 4), normal(2, 3, 2), normal(5, 4, 2), normal(5)),
+        lambda t, *tensors: t.nn.functional.bilinear(*tensors),
+        macs=2 * 3 * (4 * 5 * 2 + 5 * 2),
+        wrong=(
+            (
+                "bilinear: expected inputs (.., I) and (.., J) and weight (O, I, J), got (3, 4), "
+                "(3, 2) and (5, 4, 3)",
+                ((3, 4), (3, 2), (5, 4, 3), (5,)),
+            ),
+            ("bilinear: expected a bias of shape (5,), got (4,)", ((4,), (2,), (5, 4, 2), (4,))),
+        ),
     ),
 ]

@@ -130,6 +130,9 @@ PER_SAMPLE = [
 ROWS = [
     *PER_SAMPLE,
     Sample(
+        "normalize", fn.normalize, (normal(2, 3, 4),), lambda t, x: t.nn.functional.normalize(x)
+    ),
+    Sample(
         "batch_norm",
         _train(),
         (IMAGES, normal(4), normal(4)),

@@ -62,7 +62,7 @@ def test_p_of_0_and_1_are_exact() -> None:
     assert x.grad is not None and not x.grad.numpy().any()
 
 
-@pytest.mark.parametrize("drop", [ag.dropout, ag.dropout2d])
+@pytest.mark.parametrize("drop", [ag.dropout, ag.dropout2d, ag.alpha_dropout])
 def test_evaluation_changes_nothing(drop: Callable[..., ag.Tensor]) -> None:
     x = ones(2, 3, 4, 5)
     assert drop(x, 0.5, training=False) is x
@@ -169,3 +169,39 @@ def test_a_batch_that_is_not_the_steps() -> None:
         ),
     ):
         ag.dropout(ones(5, 2))
+
+
+@pytest.mark.parametrize(
+    ("drop", "shape", "wrong"),
+    [
+        (ag.dropout1d, (8, 5, 3), (4, 3, 2, 1)),
+        (ag.dropout3d, (8, 5, 1, 3, 2), (4, 3, 2, 1)),
+        (ag.feature_alpha_dropout, (8, 5, 3), (4, 3)),
+    ],
+)
+def test_channels_of_signals_and_volumes(
+    drop: Drop, shape: tuple[int, ...], wrong: tuple[int, ...]
+) -> None:
+    y = drop(ones(*shape), 0.5, True).numpy().reshape(40, -1)
+    np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1], y.shape))
+    assert len(np.unique(y)) == 2
+    with pytest.raises(ValueError, match=rf"^{drop.__name__}: expected an input .+, got shape"):
+        drop(ones(*wrong), 0.5, True)
+
+
+def test_alpha_dropout_keeps_mean_and_variance() -> None:
+    ag.manual_seed(3)
+    x = ag.randn(100, 1000, requires_grad=True)
+    y = ag.alpha_dropout(x, 0.3, True)
+    values, counts = np.unique(y.numpy(), return_counts=True)
+    dropped = y.numpy() == values[counts.argmax()]
+    assert np.mean(dropped) == pytest.approx(0.3, abs=0.01)
+    assert y.numpy().mean() == pytest.approx(0, abs=0.02)
+    assert y.numpy().var() == pytest.approx(1, abs=0.02)
+    y.sum().backward()
+    assert x.grad is not None
+    slope = x.grad.numpy()
+    assert not slope[dropped].any() and np.ptp(slope[~dropped]) == 0
+    kept, old = y.numpy()[~dropped], x.numpy()[~dropped]
+    np.testing.assert_allclose(np.diff(kept), slope[~dropped][0] * np.diff(old), atol=1e-5)
+    assert not ag.alpha_dropout(x, 1.0, True).numpy().any()

@@ -1,0 +1,69 @@
+"""Layers and functions of images: what they refuse, and long rows as torch has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd import nn
+
+IMAGE = ag.zeros(1, 4, 3, 5)
+WRONG: list[tuple[Callable[[], Any], str]] = [
+    (lambda: ag.interpolate(IMAGE, 2, mode="cubic"), "interpolate: expected mode in ('nearest', "),
+    (lambda: ag.interpolate(IMAGE, 2, mode="linear"), "interpolate: expected an input of 3 axes"),
+    (lambda: ag.interpolate(IMAGE, 2, align_corners=True), "interpolate: expected align_corners="),
+    (lambda: ag.interpolate(IMAGE), "interpolate: expected either size or scale_factor, got None"),
+    (lambda: ag.interpolate(IMAGE, 2, 2.0), "interpolate: expected either size or scale_factor"),
+    (lambda: ag.interpolate(IMAGE, (2, 2, 2)), "interpolate: expected 2 results of at least 1"),
+    (lambda: ag.interpolate(IMAGE, scale_factor=0.1), "interpolate: expected 2 results of at le"),
+    (lambda: ag.pixel_shuffle(IMAGE, 0), "pixel_shuffle: expected an input (.., channels, H, W)"),
+    (lambda: ag.fold(IMAGE, 4, 2), "fold: expected an input (.., multiple of 4, 9), got shape (1"),
+    (lambda: ag.fold(IMAGE, 1, 2), "fold: expected a padded image that kernel (2, 2) with dilat"),
+    (lambda: nn.ZeroPad2d((1, 2)), "ZeroPad2d: expected one width or 4, got (1, 2)"),
+    (lambda: nn.ZeroPad1d(1)(IMAGE), "ZeroPad1d: expected an input of 2 or 3 axes, got shape (1"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG, ids=[m[:40] for _, m in WRONG])
+def test_what_does_not_fit(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bicubic"])
+def test_rows_of_any_length_as_in_torch(mode: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    x = np.random.default_rng(0).standard_normal((1, 1, 2, 30))
+    for size in range(1, 130):
+        for dtype in (np.float32, np.float64):
+            ours = ag.interpolate(ag.tensor(x, dtype), (2, size), mode=mode).numpy()
+            theirs = torch.tensor(x.astype(dtype))
+            theirs = torch.nn.functional.interpolate(theirs, (2, size), mode=mode).numpy()
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+
+
+def test_patches_come_together_again() -> None:
+    x = ag.rand(2, 3, 6, 4)
+    counts = ag.fold(ag.unfold(ag.ones(2, 3, 6, 4), 3, padding=1), (6, 4), 3, padding=1)
+    y = ag.fold(ag.unfold(x, 3, padding=1), (6, 4), 3, padding=1) / counts
+    np.testing.assert_allclose(y.numpy(), x.numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(
+        ag.pixel_unshuffle(ag.pixel_shuffle(IMAGE, 2), 2).shape, (1, 4, 3, 5)
+    )
+
+
+def test_windows_are_a_view_that_nothing_writes_to() -> None:
+    from tallygrad.autograd.ops.sliding import sliding
+
+    x = ag.arange(5).float()
+    y = sliding(x, axis=0, taps=2, stride=1, dilation=1)
+    assert y.data.owner is x.data
+    assert y.tolist() == [[0, 1], [1, 2], [2, 3], [3, 4]]
+    with pytest.raises(ValueError, match="share memory"):
+        y += 1.0
