@@ -16,8 +16,8 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from ..autograd import Tensor, context, from_numpy, is_grad_enabled, nn
-from ..autograd.nn.flat import FlatParameters
-from ..autograd.optim import Optimizer
+from ..autograd.nn.flat import FlatParameters, flatten
+from ..autograd.optim import Optimizer, ParameterGroup
 from ..autograd.random import keyed
 from ..datasets import Batch, Loader
 from ..datasets.sampler import owned
@@ -50,9 +50,7 @@ class DistributedOptimizer:
     ) -> None:
         self.model, self.optimizer, self.comm = model, optimizer, comm
         self.mine, self.parts = micro_batches, parts
-        names = {id(p): name for name, p in model.named_parameters()}
-        pairs = zip(optimizer.parameters, optimizer.names, strict=True)
-        optimizer.names = [names.get(id(p), name) for p, name in pairs]
+        _arrange(model, optimizer)
         self.syncs = [
             self._sync(group.flat, comm if i == 0 else comm.stream(f"group {i}"))
             for i, group in enumerate(optimizer.groups)
@@ -77,6 +75,11 @@ class DistributedOptimizer:
     def steps(self) -> int:
         """Updates so far: the same on all ranks, which micro-batches are not."""
         return self.optimizer.steps
+
+    @property
+    def groups(self) -> list[ParameterGroup]:
+        """The groups of parameters, with their settings."""
+        return self.optimizer.groups
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -147,6 +150,19 @@ class DistributedOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self.optimizer.load_state_dict(state)
+
+
+def _arrange(model: nn.Module, optimizer: Optimizer) -> None:
+    """Name the parameters of an optimizer as the model does, and lay those of a new one about in
+    the order in which a sweep finishes them: exchanges begin then while the sweep still runs."""
+    names = {id(p): n for p, n in zip(optimizer.parameters, optimizer.names, strict=True)}
+    names |= {id(p): name for name, p in model.named_parameters()}
+    if optimizer.steps == 0:
+        optimizer.groups = [
+            replace(group, flat=flatten([*reversed(group.flat.parameters)]))
+            for group in optimizer.groups
+        ]
+    optimizer.names = [names[id(p)] for p in optimizer.parameters]
 
 
 class ShardedLoader:

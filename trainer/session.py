@@ -21,6 +21,7 @@ from .distributed.comm import Comm, connect
 from .distributed.failures.guard import fail
 from .distributed.failures.watchdog import watching
 from .threads import configure, limit_blas
+from .user_code import refuse_training
 
 _joined: list[Comm] = []  # the ranks, once they have met
 _status: list[object] = [None]  # what sys.exit was given
@@ -33,6 +34,7 @@ def init(*, threads: int = 0, collective_timeout: float = 60.0) -> None:
     traceback, and so does a rank that does not come to a collective within `collective_timeout`
     seconds. `threads` are those of a rank; 0: its share of the host's cores. UserError where ranks
     cannot meet, or run different software. A second call does nothing."""
+    refuse_training()
     if _joined:
         return
     set_num_threads(configure(wanted=threads))

@@ -36,6 +36,7 @@ class UserCode:
 
 _modules: dict[str, tuple[ModuleType, str]] = {}
 _loaded: dict[str, UserCode] = {}
+_running: list[str] = []  # files and modules that are being loaded
 
 
 def names_code(name: str) -> bool:
@@ -121,6 +122,7 @@ def _module(option: str, source: str) -> tuple[ModuleType, str]:
 @contextmanager
 def _failing(option: str, source: str) -> Iterator[None]:
     """Raise UserError for whatever goes wrong while code is imported, with the line of it."""
+    _running.append(source)
     try:
         yield
     except (UserError, KeyboardInterrupt):
@@ -131,6 +133,17 @@ def _failing(option: str, source: str) -> Iterator[None]:
         folder = files[0].parent if files else Path(source).absolute().parent
         where = place(error, [folder]) or source
         raise UserError(f"{option}: {where}: {_said(error)}") from error
+    finally:
+        _running.pop()
+
+
+def refuse_training() -> None:
+    """Raise UserError where a script trains while it is loaded for what it defines."""
+    if _running:
+        raise UserError(
+            f"{_running[-1]}: expected a file that can be loaded for its model, got one that "
+            'trains; put that under: if __name__ == "__main__":'
+        )
 
 
 def _said(error: BaseException) -> str:

@@ -99,3 +99,14 @@ def test_errors_of_called_code_have_its_lines_and_others_none(tmp_path: Path) ->
         net()
     with pytest.raises(ZeroDivisionError), user_code.explained("--model"):
         _ = 1 / 0
+
+
+def test_a_script_that_trains_where_it_is_loaded_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "trains.py"
+    file.write_text("import tallygrad.trainer as tg\ntg.init()\ndef net(): ...\n")
+    with pytest.raises(UserError, match=r"got one that trains; put that under: if __name__"):
+        user_code.load("--model", f"{file}:net")
+    file.write_text(
+        "import tallygrad.trainer as tg\nif __name__ == '__main__': tg.init()\nN = int\n"
+    )
+    assert user_code.load("--model", f"{file}:N").value is int
