@@ -31,6 +31,7 @@ from .augment import (
     standard,
 )
 from .fetch import check_data_dir
+from .indices import IndexLoader
 from .loader import Batch, Loader
 from .own import Opened, finish, fitted
 from .packing import as_opened, faults, pack
@@ -53,6 +54,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Flip",
+    "IndexLoader",
     "Loader",
     "Opened",
     "PadCrop",

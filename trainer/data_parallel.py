@@ -7,11 +7,11 @@ its own; `DistributedOptimizer` sums their gradients over all ranks in the fixed
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from copy import copy
 from dataclasses import replace
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from ..autograd.nn.flat import FlatParameters, flatten
 from ..autograd.optim import Optimizer, ParameterGroup
 from ..autograd.random import keyed
 from ..datasets import Batch, Loader
-from ..datasets.sampler import owned
+from ..datasets.sampler import Sampler, owned
 from . import session
 from .components.evaluate import evaluate as evaluate_batches
 from .components.evaluate import make_eval_step
@@ -38,6 +38,21 @@ from .tasks import registry
 from .tasks.task import Task
 
 M = TypeVar("M", bound=nn.Module)
+
+
+class Batches(Protocol):
+    """A loader: `Loader` or `IndexLoader`."""
+
+    sampler: Sampler
+
+    def __len__(self) -> int:
+        """Return the steps of an epoch."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Return the batches of an epoch from a step on."""
+
+
+AnyLoader: TypeAlias = "Batches | ShardedLoader"
 
 
 class DistributedOptimizer:
@@ -172,7 +187,7 @@ class ShardedLoader:
     micro-batch ends with `optimizer.step()`. Otherwise, as with `model.eval()`, it is an
     evaluation, for which models read the means of their batch statistics."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Batches) -> None:
         self.loader = loader
         self.optimizers: list[DistributedOptimizer] = []
         self.next_epoch = 0
@@ -241,15 +256,15 @@ def distribute(
 ) -> tuple[M, DistributedOptimizer]: ...
 @overload
 def distribute(
-    model: M, optimizer: Optimizer, train: Loader | ShardedLoader, /, *, micro_batches: int = 0
+    model: M, optimizer: Optimizer, train: AnyLoader, /, *, micro_batches: int = 0
 ) -> tuple[M, DistributedOptimizer, ShardedLoader]: ...
 @overload
 def distribute(
-    model: M, optimizer: Optimizer, train: Loader | ShardedLoader, test: Loader | ShardedLoader, /,
+    model: M, optimizer: Optimizer, train: AnyLoader, test: AnyLoader, /,
     *, micro_batches: int = 0,
 ) -> tuple[M, DistributedOptimizer, ShardedLoader, ShardedLoader]: ...  # fmt: skip
 def distribute(
-    model: M, optimizer: Optimizer, /, *loaders: Loader | ShardedLoader, micro_batches: int = 0
+    model: M, optimizer: Optimizer, /, *loaders: AnyLoader, micro_batches: int = 0
 ) -> tuple[Any, ...]:
     """Return a model, its optimizer and the loaders of its data for training on all ranks.
 
@@ -260,9 +275,7 @@ def distribute(
     comm = session.comm()
     parts = TrainConfig(micro_batches=micro_batches).micro_batches_on(comm.size)
     sharded = [_sharded(loader, comm, parts) for loader in loaders]
-    sources = [one.loader.dataset for one in sharded]
-    backend = context.current().backend
-    agree(comm, lambda: {**model_facts(model), **work_facts(backend, *sources)})
+    agree(comm, lambda: {**model_facts(model), **_loader_facts(sharded)})
     mine = range(*owned(parts, comm.rank, comm.size))
     made = DistributedOptimizer(model, optimizer, mine, parts, comm)
     made.loaders = sharded
@@ -271,7 +284,15 @@ def distribute(
     return (model, made, *sharded)
 
 
-def _sharded(loader: Loader | ShardedLoader, comm: Comm, parts: int) -> ShardedLoader:
+def _loader_facts(loaders: Sequence[ShardedLoader]) -> dict[str, object]:
+    """Return what computes and what tells data and batches from others."""
+    sources = [one.loader.dataset for one in loaders if isinstance(one.loader, Loader)]
+    batches = [replace(one.loader.sampler, rank=0) for one in loaders]
+    facts = work_facts(context.current().backend, *sources)
+    return facts | {f"batches of loader {i}": batch for i, batch in enumerate(batches)}
+
+
+def _sharded(loader: AnyLoader, comm: Comm, parts: int) -> ShardedLoader:
     if isinstance(loader, ShardedLoader):
         return loader
     if loader.sampler.batch_size < parts:
@@ -290,6 +311,8 @@ def evaluate(
     """Return loss and metrics of a task, such as accuracy, over the samples of a sharded loader:
     the same bits on any number of ranks. All ranks must call it. The model is in evaluation mode
     meanwhile."""
+    if not isinstance(data.loader, Loader):
+        raise TypeError(f"evaluate: expected a sharded Loader, got {type(data.loader).__name__}")
     task = registry.create(task) if isinstance(task, str) else task
     for optimizer in data.optimizers:
         optimizer.buffers.use_means()

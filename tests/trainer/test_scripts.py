@@ -15,7 +15,7 @@ import pytest
 import tallygrad.autograd as ag
 import tallygrad.trainer as tg
 from tallygrad.autograd import models, nn, optim
-from tallygrad.datasets import Dataset, Loader
+from tallygrad.datasets import Dataset, IndexLoader, Loader
 from tallygrad.trainer import session
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components.checkpoint import load
@@ -193,6 +193,32 @@ def test_a_step_is_that_of_the_whole_batch(made: Made) -> None:
         update.zero_grad()
     for p, q in zip(model.parameters(), whole.parameters(), strict=True):
         np.testing.assert_allclose(p.numpy(), q.numpy(), rtol=1e-5, atol=1e-7)
+
+
+def test_batches_of_numbers_shard_data_of_the_script(alone_here: None) -> None:
+    """Each sample once an epoch, and a step the gradient of the mean over its batch."""
+    x = np.random.default_rng(0).standard_normal((10, 2)).astype(np.float32)
+    y = x @ np.array([[1.0], [2.0]], np.float32)
+    for micro_batches in (1, 3):
+        ag.manual_seed(0)
+        model = nn.Linear(2, 1)
+        model, optimizer, train = tg.distribute(
+            model, optim.SGD(model.parameters(), lr=0.3), IndexLoader(10, 4, seed=5),
+            micro_batches=micro_batches,
+        )  # fmt: skip
+        numbers = []
+        for _ in range(20):
+            for batch in train:
+                rows = batch.indices
+                loss = ag.mse_loss(model(ag.from_numpy(x[rows])), ag.from_numpy(y[rows]))
+                optimizer.backward(loss)
+                optimizer.step()
+                numbers.append(rows)
+        assert sorted(np.concatenate(numbers)) == [*np.repeat(np.arange(10), 20)]
+        assert optimizer.steps == 60
+        np.testing.assert_allclose(model.weight.numpy(), [[1, 2]], atol=1e-3)
+    with pytest.raises(TypeError, match="expected a sharded Loader, got IndexLoader"):
+        tg.evaluate(model, train)
 
 
 def no_step(model: nn.Module, optimizer: tg.DistributedOptimizer, batch: Any) -> None:

@@ -56,12 +56,12 @@ def test_a_module_is_imported_from_this_folder_after_installed_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for package in ("mine_alone", "pytest"):
+    for package in ("mine_alone", "xmlrpc"):  # one of Python, and not imported yet
         (tmp_path / package).mkdir()
         (tmp_path / package / "nets.py").write_text("def net(): return 7\n")
     assert user_code.load("--model", "mine_alone.nets:net").value() == 7
-    with pytest.raises(UserError, match=r"pytest\.nets: ModuleNotFoundError"):
-        user_code.load("--model", "pytest.nets:net")
+    with pytest.raises(UserError, match=r"xmlrpc\.nets: ModuleNotFoundError"):
+        user_code.load("--model", "xmlrpc.nets:net")
 
 
 @pytest.mark.parametrize(

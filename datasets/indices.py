@@ -1,0 +1,38 @@
+"""Batches of sample numbers, for data that a script holds itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+from .loader import Batch
+from .sampler import Sampler
+from .source import DataError
+
+
+class IndexLoader:
+    """Batches of numbers from 0 to `samples` - 1, in the order of `Loader`: `batch.indices` (n,).
+
+    Each iteration returns the next epoch, `epoch(n)` any one. DataError for a batch that does not
+    fit."""
+
+    def __init__(
+        self, samples: int, batch_size: int, *, seed: int = 0, shuffle: bool = True
+    ) -> None:
+        self.sampler = Sampler("the data", samples, batch_size, seed=seed, shuffle=shuffle)
+        self._epochs = count()
+
+    def __len__(self) -> int:
+        return self.sampler.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(next(self._epochs))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Return the batches of an epoch from a step on; numbers stand for images and labels."""
+        if not 0 <= start <= len(self):
+            raise DataError(f"start: expected a step in 0 to {len(self)}, got {start}")
+        order = self.sampler.order(epoch)
+        for step in range(start, len(self)):
+            indices, borders, total = self.sampler.part(order, step)
+            yield Batch(indices, indices, indices, total, borders)
