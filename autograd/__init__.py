@@ -10,14 +10,14 @@ For example:
     print(ag.context.current().ledger.total().macs)
 
 Names, argument orders, shapes and defaults are torch's wherever torch has the same thing.
-`functional`, `mathematics` and `algebra` have the functions, which are names of this package too;
+`functional`, `mathematics`, `reducing` and `algebra` have the functions, which are names here too;
 `nn` layers, losses and initialisers; `optim` optimizers and learning-rate schedules; `models`
 networks by name; `context` the backend, phase, scope, tape and ledger in use; `backends` who
 computes. docs/engine.md tells how the parts fit together."""
 
 from typing import TYPE_CHECKING
 
-from . import algebra, backends, context, functional, mathematics, models, nn, optim
+from . import algebra, backends, context, functional, mathematics, models, nn, optim, reducing
 from . import primitive as _primitive
 from . import recorder as _recorder
 from . import tape as _tape
@@ -49,6 +49,7 @@ from .mathematics import *
 from .memory import OutOfMemory, memory_in_use, set_memory_limit
 from .quantize import quantize
 from .random import manual_seed
+from .reducing import *
 from .saving import load, save
 from .tensor import Parameter, Tensor
 from .threads import get_num_threads, set_num_threads
@@ -104,6 +105,7 @@ __all__ += functional.sampling.__all__
 __all__ += functional.volume.__all__
 __all__ += algebra.__all__
 __all__ += mathematics.__all__
+__all__ += reducing.__all__
 
 if TYPE_CHECKING:
     __version__: str

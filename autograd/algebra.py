@@ -28,6 +28,7 @@ __all__ = [
     "mm",
     "mv",
     "outer",
+    "t",
     "tril",
     "triu",
 ]
@@ -64,6 +65,13 @@ def mv(input: Tensor, vec: Tensor) -> Tensor:
 def dot(input: Tensor, tensor: Tensor) -> Tensor:
     """Return the sum of the products of two vectors' elements. ValueError for other shapes."""
     return _product("dot", input, tensor, 1, 1)
+
+
+def t(input: Tensor) -> Tensor:
+    """Return a matrix transposed; vectors and numbers as they are. ValueError for more axes."""
+    if len(input.shape) > 2:
+        raise ValueError(f"t: expected up to two axes, got shape {input.shape}")
+    return input.T
 
 
 def outer(input: Tensor, vec2: Tensor) -> Tensor:

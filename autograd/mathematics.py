@@ -6,17 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from .dtypes import BOOL, INT64, is_floating
-from .operators import Axis, Operand, Operators
-from .ops import activation, gather, reduce, rounding, scan
+import numpy as np
+
+from .dtypes import BOOL, is_floating
+from .operators import Operand, Operators
 from .ops import compare as cp
 from .ops import elementwise as el
+from .ops import rounding
 from .ops import shape as sh
 from .ops import transcendental as tr
 from .primitive import Primitive
-from .selecting import Ordered
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -26,9 +27,9 @@ __all__ = [
     "acos",
     "acosh",
     "add",
+    "addcdiv",
+    "addcmul",
     "allclose",
-    "amax",
-    "amin",
     "asin",
     "asinh",
     "atan",
@@ -36,11 +37,10 @@ __all__ = [
     "atanh",
     "ceil",
     "clamp",
+    "clamp_max",
+    "clamp_min",
     "clip",
     "cosh",
-    "count_nonzero",
-    "cumprod",
-    "cumsum",
     "div",
     "eq",
     "equal",
@@ -67,16 +67,12 @@ __all__ = [
     "logical_not",
     "logical_or",
     "logical_xor",
-    "logsumexp",
     "lt",
-    "mean",
-    "median",
     "mul",
+    "nan_to_num",
     "ne",
     "neg",
-    "norm",
     "pow",
-    "prod",
     "reciprocal",
     "remainder",
     "round",
@@ -84,12 +80,9 @@ __all__ = [
     "sign",
     "sinh",
     "square",
-    "std",
     "sub",
-    "sum",
     "tan",
     "trunc",
-    "var",
 ]
 
 
@@ -125,8 +118,6 @@ atan2, fmod = _binary(tr.atan2), _binary(rounding.fmod)
 remainder, floor_divide = _binary(rounding.remainder), _binary(rounding.floor_divide)
 mul, div, pow = _binary(el.mul), _binary(el.div), _binary(el.pow)
 abs, clamp, clip = Operators.abs, Operators.clamp, Operators.clip
-sum, mean, prod = Operators.sum, Operators.mean, Operators.prod
-var, std = Operators.var, Operators.std
 eq, ne, lt = _binary(cp.eq), _binary(cp.ne), _binary(cp.lt)
 le, gt, ge = _binary(cp.le), _binary(cp.gt), _binary(cp.ge)
 
@@ -140,6 +131,26 @@ def add(input: Tensor, other: Operand, *, alpha: float = 1) -> Tensor:
 def sub(input: Tensor, other: Operand, *, alpha: float = 1) -> Tensor:
     """Return input - alpha other."""
     return add(input, other, alpha=-alpha)
+
+
+def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    """Return input + value tensor1 tensor2."""
+    return add(input, tensor1 * tensor2, alpha=value)
+
+
+def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    """Return input + value tensor1 / tensor2."""
+    return add(input, tensor1 / tensor2, alpha=value)
+
+
+def clamp_min(input: Tensor, min: float) -> Tensor:
+    """Return each element, or min where it is smaller."""
+    return input.clamp(min=min)
+
+
+def clamp_max(input: Tensor, max: float) -> Tensor:
+    """Return each element, or max where it is larger."""
+    return input.clamp(max=max)
 
 
 def square(input: Tensor) -> Tensor:
@@ -163,7 +174,7 @@ def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     """Return the nearest number with so many digits behind the point; of two the even one."""
     if not decimals:
         return cast("Tensor", rounding.round(input))
-    shift = 10.0 ** max(decimals, -decimals)
+    shift = 10.0 ** (decimals if decimals > 0 else -decimals)
     y = rounding.round(input * shift if decimals > 0 else input / shift)
     return cast("Tensor", y / shift if decimals > 0 else y * shift)
 
@@ -203,6 +214,20 @@ def _truth(x: Operand) -> Tensor:
     if isinstance(x, bool | int | float):
         return cast("Tensor", sh.full(shape=(), dtype=BOOL, value=bool(x)))
     return cast("Tensor", cp.ne(x, sh.full(shape=(), dtype=x.dtype, value=0)))
+
+
+def nan_to_num(
+    input: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
+) -> Tensor:
+    """Return finite numbers: `nan` for what is none, and for infinities the largest and smallest of
+    the type, or those that are given."""
+    if not is_floating(input.dtype):
+        return input.clone()
+    most = float(np.nextafter(input.dtype.type(inf), input.dtype.type(0)))
+    high, low = most if posinf is None else posinf, -most if neginf is None else neginf
+    y = el.where(isnan(input), sh.constant(input, nan), input)
+    y = el.where(cp.eq(input, inf), sh.constant(input, high), y)
+    return cast("Tensor", el.where(cp.eq(input, -inf), sh.constant(input, low), y))
 
 
 def logical_not(input: Tensor) -> Tensor:
@@ -248,93 +273,3 @@ def allclose(
 def equal(input: Tensor, other: Tensor) -> bool:
     """Tell whether shapes and all numbers are equal."""
     return input.shape == other.shape and bool(eq(input, other).all().item())
-
-
-def amax(input: Tensor, dim: Axis = None, keepdim: bool = False) -> Tensor:
-    """Return the largest values over axes, all for None; equal ones share the gradient."""
-    return input.max(dim, keepdim)
-
-
-def amin(input: Tensor, dim: Axis = None, keepdim: bool = False) -> Tensor:
-    """Return the smallest values over axes, all for None; equal ones share the gradient."""
-    return input.min(dim, keepdim)
-
-
-def count_nonzero(input: Tensor, dim: Axis = None) -> Tensor:
-    """Return how many elements over axes are not 0."""
-    return _truth(input).sum(dim)
-
-
-def logsumexp(input: Tensor, dim: Axis = None, keepdim: bool = False) -> Tensor:
-    """Return log(the sum of e^x over axes), finite for any finite x."""
-    axes = reduce.axes_of("logsumexp", dim, len(input.shape))
-    y: Tensor = activation.logsumexp(input, axes=axes)
-    return y.reshape(reduce.kept_shape(input.spec, axes)) if keepdim else y
-
-
-def norm(input: Tensor, p: float | str = "fro", dim: Axis = None, keepdim: bool = False) -> Tensor:
-    """Return the p-norm over axes, all of them for None: (the sum of |x|^p)^(1/p).
-
-    p = inf gives the largest |x|, -inf the smallest, 0 the number of elements that are not 0; "fro"
-    is 2. The gradient is 0 where the norm is. ValueError for another name and axes that do not
-    exist."""
-    if isinstance(p, str) and p != "fro":
-        raise ValueError(f"norm: expected p to be a number or 'fro', got {p!r}")
-    order = 2.0 if isinstance(p, str) else float(p)
-    if order == 2:
-        return cast("Tensor", el.deviation((input * input).sum(dim, keepdim)))
-    far = input.abs()
-    if order in (inf, -inf):
-        return far.max(dim, keepdim) if order > 0 else far.min(dim, keepdim)
-    if order == 0:
-        return (far > 0).astype(input.dtype).sum(dim, keepdim)
-    if order == 1:
-        return far.sum(dim, keepdim)
-    total = (far**order).sum(dim, keepdim)
-    # The root has an infinite slope at 0, which must not meet a slope of 0.
-    nothing, one = total <= 0, sh.constant(total, 1.0)
-    y: Tensor = el.where(nothing, total, el.where(nothing, one, total) ** (1 / order))
-    return y
-
-
-def cumsum(input: Tensor, dim: int) -> Tensor:
-    """Return the sum of the elements up to each one along an axis; of integers in int64."""
-    axis, x = _scanned("cumsum", input, dim)
-    return cast("Tensor", scan.cumsum(x, axis=axis, reverse=False)).reshape(input.shape)
-
-
-def cumprod(input: Tensor, dim: int) -> Tensor:
-    """Return the product of the elements up to each one along an axis; of integers in int64.
-
-    The gradient has no derivative."""
-    axis, x = _scanned("cumprod", input, dim)
-    return cast("Tensor", scan.cumprod(x, axis=axis)).reshape(input.shape)
-
-
-def _scanned(name: str, input: Tensor, dim: int) -> tuple[int, Tensor]:
-    """Return an axis, and what runs along it: of a number, one element."""
-    x = input if is_floating(input.dtype) else input.astype(INT64)
-    x = x if x.shape else x.reshape(1)
-    return sh.axis_of(name, dim, len(x.shape)), x
-
-
-def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
-    """Return the median, of an even number the lower one of the middle; not a number if any is not.
-
-    Along an axis, (values, indices). ValueError for no elements."""
-    if dim is None:
-        return median(input.reshape(-1), 0)[0]
-    x = input if input.shape else input.reshape(1)
-    axis = sh.axis_of("median", dim, len(x.shape))
-    size = x.shape[axis]
-    if not size:
-        raise ValueError(f"median: expected elements along axis {dim}, got shape {input.shape}")
-    half = gather.order(x, axis=axis, descending=False, count=(size + 1) // 2)
-    lead = (slice(None),) * axis
-    position = half[*lead, -1:]
-    broken = isnan(x)
-    first = reduce.argmax(broken, axis=axis).unsqueeze(axis)
-    position = el.where(broken.any(axis, True), first, position)
-    values = gather.gather(x, position, axis=axis)
-    keeps = keepdim and bool(input.shape)
-    return Ordered(*[y if keeps else y.squeeze(axis) for y in (values, position)])

@@ -1,16 +1,24 @@
-"""The functions of numbers and matrices as methods of a tensor: one definition serves both."""
+"""Functions of tensors as methods: one definition serves both. And those that torch's users expect
+of memory and types."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
 
 from . import algebra as al
 from . import mathematics as m
+from . import reducing as r
+from .dtypes import BOOL, INT64, is_floating
 from .operators import Operand
 from .ops import rounding
 
 if TYPE_CHECKING:
     from .tensor import Tensor
+
+
+Truth = bool  # which is a method below
 
 
 class Methods:
@@ -21,19 +29,18 @@ class Methods:
     acos = m.acos
     acosh = m.acosh
     add = m.add
+    addcdiv = m.addcdiv
+    addcmul = m.addcmul
     allclose = m.allclose
-    amax = m.amax
-    amin = m.amin
     asin = m.asin
     asinh = m.asinh
     atan = m.atan
     atan2 = m.atan2
     atanh = m.atanh
     ceil = m.ceil
+    clamp_max = m.clamp_max
+    clamp_min = m.clamp_min
     cosh = m.cosh
-    count_nonzero = m.count_nonzero
-    cumprod = m.cumprod
-    cumsum = m.cumsum
     div = m.div
     eq = m.eq
     equal = m.equal
@@ -60,13 +67,11 @@ class Methods:
     logical_not = m.logical_not
     logical_or = m.logical_or
     logical_xor = m.logical_xor
-    logsumexp = m.logsumexp
     lt = m.lt
-    median = m.median
     mul = m.mul
+    nan_to_num = m.nan_to_num
     ne = m.ne
     neg = m.neg
-    norm = m.norm
     pow = m.pow
     reciprocal = m.reciprocal
     remainder = m.remainder
@@ -79,6 +84,22 @@ class Methods:
     tan = m.tan
     trunc = m.trunc
 
+    amax = r.amax
+    amin = r.amin
+    count_nonzero = r.count_nonzero
+    cumprod = r.cumprod
+    cumsum = r.cumsum
+    diff = r.diff
+    dist = r.dist
+    histc = r.histc
+    logsumexp = r.logsumexp
+    max = r.max
+    median = r.median
+    min = r.min
+    norm = r.norm
+    std_mean = r.std_mean
+    var_mean = r.var_mean
+
     addmm = al.addmm
     baddbmm = al.baddbmm
     bmm = al.bmm
@@ -89,6 +110,7 @@ class Methods:
     mm = al.mm
     mv = al.mv
     outer = al.outer
+    t = al.t
     tril = al.tril
     triu = al.triu
 
@@ -100,3 +122,45 @@ class Methods:
 
     def __rfloordiv__(self, other: Operand) -> Tensor:
         return rounding.floor_divide(other, self)
+
+    @property
+    def _me(self) -> Tensor:
+        return cast("Tensor", self)
+
+    def contiguous(self) -> Tensor:
+        """Return the tensor itself: functions take any layout."""
+        return self._me
+
+    def cpu(self) -> Tensor:
+        """Return the tensor itself: there is no other device."""
+        return self._me
+
+    def long(self) -> Tensor:
+        """Return the same numbers in int64."""
+        return self._me.astype(INT64)
+
+    def int(self) -> Tensor:
+        """Return the same numbers in int32."""
+        return self._me.astype(np.int32)
+
+    def bool(self) -> Tensor:
+        """Return where elements are not 0."""
+        return self._me.astype(BOOL)
+
+    def type_as(self, other: Tensor) -> Tensor:
+        """Return the same numbers in another tensor's type."""
+        return self._me.astype(other.dtype)
+
+    def expand_as(self, other: Tensor) -> Tensor:
+        """Return the tensor repeated to another tensor's shape, without a copy."""
+        return self._me.expand(other.shape)
+
+    def view_as(self, other: Tensor) -> Tensor:
+        """Return the same elements in another tensor's shape."""
+        return self._me.reshape(other.shape)
+
+    reshape_as = view_as
+
+    def is_floating_point(self) -> Truth:
+        """Tell whether the type is floating-point."""
+        return is_floating(self._me.dtype)

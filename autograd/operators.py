@@ -234,14 +234,6 @@ class Operators:
         is 0."""
         return el.deviation(self.var(dim, keepdim, correction))
 
-    def max(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
-        """Return the largest values over axes: values only; for positions see `argmax`."""
-        return self._reduce("max", reduce.amax, dim, keepdim)
-
-    def min(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
-        """Return the smallest values over axes: values only; for positions see `argmin`."""
-        return self._reduce("min", reduce.amin, dim, keepdim)
-
     def argmax(self, dim: int | None = None) -> Tensor:
         """Return the position of the largest value along an axis, in the flattened tensor for
         None."""

@@ -24,10 +24,9 @@ BASE = tuple(f"autograd.{name}" for name in LOWEST)
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
 TO_OPS = (*TO_PRIMITIVE, "autograd.ops")
 TO_TAPE = (*TO_OPS, "autograd.tape", "autograd.indexing", "autograd.random")
-OF_TENSOR = tuple(
-    f"autograd.{name}"
-    for name in ("algebra", "inplace", "mathematics", "methods", "operators", "selecting")
-)
+OF_TENSOR = tuple(f"autograd.{name}" for name in (
+    "algebra", "inplace", "mathematics", "methods", "operators", "reducing", "selecting",
+))  # fmt: skip
 TO_TENSOR = (*TO_TAPE, *OF_TENSOR, "autograd.tensor")
 TO_FUNCTIONAL = (*TO_TENSOR, "autograd.functional")
 TO_NN = (*TO_FUNCTIONAL, "autograd.nn", "autograd.suggest")
@@ -59,8 +58,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.tape": TO_OPS,
     **dict.fromkeys(("autograd.operators", "autograd.selecting"), TO_TAPE),
     **dict.fromkeys(("autograd.algebra", "autograd.inplace"), (*TO_TAPE, "autograd.operators")),
-    "autograd.mathematics": (*TO_TAPE, "autograd.operators", "autograd.selecting"),
-    "autograd.methods": (*TO_OPS, "autograd.algebra", "autograd.mathematics", "autograd.operators"),
+    "autograd.mathematics": (*TO_TAPE, "autograd.operators"),
+    "autograd.reducing": (*TO_TAPE, "autograd.operators", "autograd.selecting"),
+    "autograd.methods": (*TO_OPS, *OF_TENSOR),
     "autograd.tensor": (*TO_TAPE, *OF_TENSOR, "autograd.reading"),
     "autograd.autocast": TO_TENSOR,
     "autograd.recorder": (*TO_TENSOR, "autograd.autocast", "autograd.capture.observer"),

@@ -47,7 +47,7 @@ class _Quantized(Module):
     def __init__(
         self, weight: Tensor, bias: Tensor | None, input_scale: Tensor, signed: bool
     ) -> None:
-        largest = weight.abs().max(tuple(range(1, weight.ndim)))
+        largest = weight.abs().amax(tuple(range(1, weight.ndim)))
         scale = scale_of(largest, signed=True)
         each = scale.reshape(len(scale), *(1 for _ in weight.shape[1:]))
         self.signed = signed

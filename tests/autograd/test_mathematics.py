@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
-from tallygrad.autograd import mathematics
+from tallygrad.autograd import mathematics, reducing
 
 SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -2.5, 7.5, 3.0]
 WHOLE = [7, -7, 0, 3, -2, 5, 1]
 
 
 def test_functions_are_methods_too() -> None:
-    assert [n for n in mathematics.__all__ if not callable(getattr(ag.Tensor, n, None))] == []
-    assert set(mathematics.__all__) <= set(ag.__all__)
+    names = [*mathematics.__all__, *reducing.__all__]
+    assert [n for n in names if not callable(getattr(ag.Tensor, n, None))] == []
+    assert {*names} <= {*ag.__all__}
 
 
 CALLS: dict[str, Callable[..., Any]] = {
@@ -40,6 +41,12 @@ CALLS: dict[str, Callable[..., Any]] = {
     "isclose": lambda t, x, w: t.isclose(x, w, equal_nan=True) & t.isclose(x, x),
     "amax": lambda t, x, w: t.amax(x, 0) + t.amin(x, 0),
     "median": lambda t, x, w: t.median(x),
+    "max": lambda t, x, w: t.max(x, 0)[1] + x.min(0).indices,
+    "maximum": lambda t, x, w: t.max(x, w) + t.min(x, w) - t.max(w),
+    "nan_to_num": lambda t, x, w: t.nan_to_num(x, 1.0) - t.nan_to_num(x, posinf=9.0, neginf=-9.0),
+    "histc": lambda t, x, w: t.histc(w.float(), 3, 0, 5) * t.histc(w[-2:].float(), 3),
+    "types": lambda t, x, w: x.bool().int() + w.long().type_as(x).expand_as(x).contiguous().cpu(),
+    "reshaped": lambda t, x, w: t.flatten(t.reshape(x, (7, 1)).t().view_as(x.reshape(1, 7)).T),
     "square": lambda t, x, w: t.square(x) - t.neg(w),
 }
 
@@ -110,6 +117,14 @@ def test_median_of_few_elements() -> None:
         ag.zeros(0).median()
     assert ag.tensor(3.0).median(0).indices.item() == 0
     assert ag.tensor([4.0, 1.0, 3.0, 2.0]).median().item() == 2
+
+
+def test_bounds_of_a_histogram() -> None:
+    with pytest.raises(
+        ValueError, match=r"^histc: expected bins > 0 and min <= max, got 0, 2 and "
+    ):
+        ag.histc(ag.ones(3), 0, 2, 1)
+    assert ag.histc(ag.ones(3), 2).tolist() == [0, 3]  # from 0 to 2
 
 
 def test_steps_have_no_slope() -> None:

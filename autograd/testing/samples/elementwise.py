@@ -153,27 +153,23 @@ def _reductions(name: str, draw: Callable[..., Any]) -> list[Sample]:
 
 
 def _extreme(name: str) -> list[Sample]:
-    over: Any = {"max": "amax", "min": "amin"}[name]
+    over = f"a{name}"
     return [
         _alike(name, lambda x: getattr(x, name)(), (distinct(3, 4),)),
-        Sample(
+        _alike(
             f"{name}/one axis",
-            lambda x: getattr(x, name)(1),
+            lambda x: getattr(x, over)(1),
             (distinct(2, 3, 4),),
-            lambda t, x: getattr(x, over)(1),
             wrong=(("expected at least one element along axes (1,), got (2, 0, 4)", ((2, 0, 4),)),),
         ),
-        Sample(
+        _alike(
             f"{name}/several axes, kept",
-            lambda x: getattr(x, name)((0, -1), True),
+            lambda x: getattr(x, over)((0, -1), True),
             (distinct(2, 3, 4),),
-            lambda t, x: getattr(x, over)((0, -1), True),
         ),
-        Sample(
-            f"{name}/ties",
-            lambda x: getattr(x * 0.0, name)(1),
-            (normal(2, 3),),
-            lambda t, x: getattr(x * 0.0, over)(1),
+        _alike(f"{name}/ties", lambda x: getattr(x * 0.0, over)(1), (normal(2, 3),)),
+        _alike(
+            f"{name}/positions", lambda x: tuple(getattr(x, name)(1, True)), (distinct(2, 3, 4),)
         ),
     ]
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ... import mathematics as m
+from ... import mathematics, reducing
 from .sample import Sample, distinct, normal, positive
 
+m = SimpleNamespace(**vars(mathematics), **{n: getattr(reducing, n) for n in reducing.__all__})
 X, PAIR = (normal(3, 4),), (distinct(3, 4), positive(3, 4))
 APART = (("expected shapes that broadcast, got (3, 4) and (4, 3)", ((3, 4), (4, 3))),)
 
@@ -48,6 +50,13 @@ ROWS = [
     _alike("lerp", lambda t, x, w: t.lerp(x, w, 0.3), PAIR),
     _alike("lerp/weights", lambda t, x, w, v: t.lerp(x, w, v), (*PAIR, normal(4))),
     _alike("add/alpha", lambda t, x, w: t.sub(t.add(x, w, alpha=2), w, alpha=0.5), PAIR),
+    _alike(
+        "addcmul", lambda t, x, w: t.addcmul(w, x, w, value=2) - t.addcdiv(x, x, w, value=0.5), PAIR
+    ),
+    _alike("clamp/one side", lambda t, x: t.clamp_min(x, 0.2) * t.clamp_max(x, 0.1), PAIR[:1]),
+    _alike("moments", lambda t, x: (*t.std_mean(x, 1), *t.var_mean(x, 0, keepdim=True)), X),
+    _alike("diff", lambda t, x: t.diff(x, 2, 1) * t.diff(x)[:, :2], X),
+    _alike("dist", lambda t, x, w: t.dist(x, w, 3.0), PAIR),
     _alike("logsumexp", lambda t, x: t.logsumexp(x, 1), X),
     _alike("logsumexp/axes", lambda t, x: t.logsumexp(x, (0, -1), True), (normal(2, 3, 4),)),
     _alike("logsumexp/large", lambda t, x: t.logsumexp(x * 1e3, 0), (distinct(3, 4),)),
