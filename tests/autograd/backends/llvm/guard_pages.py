@@ -179,14 +179,18 @@ def calls(dtype: str) -> Iterator[tuple[str, list[Any], Callable[..., Any]]]:
     shapes = (3, 37, 5), (128, 5), (128, 32), (37, 32), (37, 32)
     drawn = [np.random.default_rng(0).standard_normal(s).astype(dtype) for s in shapes]
     yield "recurrent", drawn, recurrent
-    rng, attrs = np.random.default_rng(0), {"stride": (1, 1), "dilation": (1, 1), "groups": 1}
     for signed, channels in ((True, 3), (False, 33), (True, 70)):
-        kind = np.int8 if signed else np.uint8
-        x, w = (rng.integers(0, 99, s, t) for s, t in (
-            ((21, channels, 5, 6), kind), ((37, channels, 3, 3), np.int8)))  # fmt: skip
-        vectors = list(rng.standard_normal((2, 37)).astype(np.float32))
-        function = partial(quantized_conv2d, padding=((1, 1), (0, 2)), **attrs)
-        yield f"integers, {channels}", [x, w, *vectors], function
+        rng, kind = np.random.default_rng(0), np.int8 if signed else np.uint8
+        x = rng.integers(0, 99, (21, channels, 5, 6), kind)
+        w = rng.integers(-99, 99, (37, channels, 3, 3), np.int8)
+        yield f"integers, {channels}", [x, w, *rng.standard_normal((2, 37), np.float32)], integers
+
+
+def integers(*arrays: Any) -> Any:
+    """A convolution of 8-bit integers, which has no gradient."""
+    attrs = {"stride": (1, 1), "padding": ((1, 1), (0, 2)), "dilation": (1, 1), "groups": 1}
+    with ag.no_grad():
+        return quantized_conv2d(*arrays, **attrs)
 
 
 def products(backend: str, dtype: str) -> None:
