@@ -107,16 +107,32 @@ class Tiles:
             raise ValueError(f"dot: expected tiles of n x m, n x 4 k and k x m bytes, got {shapes}")
         if self._amx:
             self._call(PRODUCTS[self.kind], I8(sums), I8(a), I8(b))
+        else:
+            self._product([sums], a, [b])
+
+    def dots(self, sums: Sequence[int], a: int, factors: Sequence[int]) -> None:
+        """Add products of a factor and several others to as many sums, as `dot`."""
+        shapes = {(self.shapes[s], self.shapes[b]) for s, b in zip(sums, factors, strict=True)}
+        if self.k.target.tiles == "dot" and len(shapes) == 1:
+            self._product(sums, a, factors)
             return
-        (first, down), (second, apart) = self._operands[a], self._operands[b]
-        name = f"{self.kind}_{rows}_{deep}_{down}_{apart}"
+        for total, b in zip(sums, factors, strict=True):
+            self.dot(total, a, b)
+
+    def _product(self, sums: Sequence[int], a: int, factors: Sequence[int]) -> None:
+        """Call what multiplies in the place of AMX."""
+        (rows, _), (deep, _) = self.shapes[a], self.shapes[factors[0]]
+        (first, down), others = self._operands[a], [self._operands[b] for b in factors]
+        across = tuple(apart for _, apart in others)
+        name = "_".join(map(str, (self.kind, rows, deep, down, *across)))
         function = self.k.module.globals.get(name)
         if function is None:
             write = _dots if self.k.target.tiles == "dot" else _emulated
             if self.kind != "bfloat16":
                 write = partial(_integers, self.kind == "int8")
-            function = _function(self.k.module, name, write(rows, deep, down, apart))
-        self.k.builder.call(function, [self._row(sums, 0), first, second])
+            function = _function(self.k.module, name, len(sums), write(rows, deep, down, across))
+        places = [self._row(total, 0) for total in sums]
+        self.k.builder.call(function, [first, *places, *(b for b, _ in others)])
 
     def _row(self, tile: int, row: int) -> Any:
         return _far(self.k.builder, self._sums, (tile * ROWS + row) * BYTES)
@@ -125,56 +141,71 @@ class Tiles:
         self.k._call(f"llvm.x86.{name}", ir.VoidType(), [*values])
 
 
-Body = Callable[[ir.IRBuilder, Any, Any, Any], None]
+# Writes what adds to sums the products of a factor and others, given the addresses of all of them.
+Body = Callable[[ir.IRBuilder, Any, Sequence[Any], Sequence[Any]], None]
 
 
 def _far(builder: ir.IRBuilder, pointer: Any, offset: int) -> Any:
     return builder.gep(pointer, [I64(offset)], source_etype=I8) if offset else pointer
 
 
-def _function(module: ir.Module, name: str, body: Body) -> ir.Function:
-    """Return a function of the addresses of sums and two factors."""
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER] * 3), name)
+def _function(module: ir.Module, name: str, count: int, body: Body) -> ir.Function:
+    """Return a function of the addresses of a factor, so many sums, and as many factors."""
+    kinds = [POINTER] * (1 + 2 * count)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    body(builder, *function.args)
+    a, *others = function.args
+    body(builder, a, others[:count], others[count:])
     builder.ret_void()
     return function
 
 
-def _dots(rows: int, pairs: int, down: int, across: int) -> Body:
-    """Return the body of a product by AVX512-BF16, with a row of sums in each register."""
+def _dots(rows: int, pairs: int, down: int, across: Sequence[int]) -> Body:
+    """Return the body of products by AVX512-BF16, with sums of some rows in registers: the fewer
+    rows, the more products share what is read of the first factor."""
+    together = ROWS // len(across)
 
-    def body(builder: ir.IRBuilder, sums: Any, a: Any, b: Any) -> None:
-        places = [_far(builder, sums, row * BYTES) for row in range(rows)]
-        totals = [builder.load(at, align=BYTES, typ=REALS) for at in places]
+    def body(builder: ir.IRBuilder, a: Any, sums: Sequence[Any], factors: Sequence[Any]) -> None:
         kind = ir.FunctionType(REALS, [REALS, BFLOATS, BFLOATS])
         name = "llvm.x86.avx512bf16.dpbf16ps.512"
         dot = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        for step in range(pairs):
-            columns = builder.load(_far(builder, b, step * across), align=2, typ=WORDS)
-            columns = builder.bitcast(columns, BFLOATS)
-            for row in range(rows):
-                word = builder.load(_far(builder, a, row * down + 4 * step), align=2, typ=I32)
-                pair = builder.bitcast(_spread(builder, word), BFLOATS)
-                totals[row] = builder.call(dot, [totals[row], pair, columns])
-        for at, total in zip(places, totals, strict=True):
-            builder.store(total, at, align=BYTES)
+        for first in range(0, rows, together):
+            some = range(first, min(rows, first + together))
+            places = [[_far(builder, at, row * BYTES) for at in sums] for row in some]
+            totals = [[builder.load(at, align=BYTES, typ=REALS) for at in row] for row in places]
+            for step in range(pairs):
+                columns = [
+                    builder.bitcast(
+                        builder.load(_far(builder, b, step * apart), align=2, typ=WORDS), BFLOATS
+                    )
+                    for b, apart in zip(factors, across, strict=True)
+                ]
+                for row, line in zip(some, totals, strict=True):
+                    word = builder.load(_far(builder, a, row * down + 4 * step), align=2, typ=I32)
+                    pair = builder.bitcast(_spread(builder, word), BFLOATS)
+                    line[:] = [
+                        builder.call(dot, [total, pair, b])
+                        for total, b in zip(line, columns, strict=True)
+                    ]
+            for to, line in zip(places, totals, strict=True):
+                for at, total in zip(to, line, strict=True):
+                    builder.store(total, at, align=BYTES)
 
     return body
 
 
-def _emulated(rows: int, pairs: int, down: int, across: int) -> Body:
+def _emulated(rows: int, pairs: int, down: int, across: Sequence[int]) -> Body:
     """Return the body of a product that does what `dot` says."""
 
-    def body(builder: ir.IRBuilder, sums: Any, a: Any, b: Any) -> None:
-        with _rows(builder, rows, sums, a, down) as (at, first):
+    def body(builder: ir.IRBuilder, a: Any, sums: Sequence[Any], factors: Sequence[Any]) -> None:
+        with _rows(builder, rows, sums[0], a, down) as (at, first):
             totals = [ir.Constant(REALS, [0.0] * ROWS)] * 2
             for step in range(pairs):
                 word = builder.load(_far(builder, first, 4 * step), align=2, typ=I32)
-                columns = builder.load(_far(builder, b, step * across), align=2, typ=WORDS)
-                pair = _spread(builder, word)
+                other = _far(builder, factors[0], step * across[0])
+                columns, pair = builder.load(other, align=2, typ=WORDS), _spread(builder, word)
                 for odd in (0, 1):
                     product = builder.fmul(_half(builder, pair, odd), _half(builder, columns, odd))
                     totals[odd] = builder.fadd(totals[odd], product)
@@ -184,19 +215,19 @@ def _emulated(rows: int, pairs: int, down: int, across: int) -> Body:
     return body
 
 
-def _integers(signed: bool, rows: int, fours: int, down: int, across: int) -> Body:
+def _integers(signed: bool, rows: int, fours: int, down: int, across: Sequence[int]) -> Body:
     """Return the body of a product of 8-bit integers, of which the first are `signed` or not."""
 
-    def body(builder: ir.IRBuilder, sums: Any, a: Any, b: Any) -> None:
-        with _rows(builder, rows, sums, a, down) as (at, first):
+    def body(builder: ir.IRBuilder, a: Any, sums: Sequence[Any], factors: Sequence[Any]) -> None:
+        with _rows(builder, rows, sums[0], a, down) as (at, first):
             total = builder.load(at, align=4, typ=WORDS)
             for step in range(fours):
                 word = builder.load(_far(builder, first, 4 * step), align=1, typ=I32)
-                columns = builder.load(_far(builder, b, step * across), align=1, typ=WORDS)
-                four = _spread(builder, word)
+                other = _far(builder, factors[0], step * across[0])
+                columns, four = builder.load(other, align=1, typ=WORDS), _spread(builder, word)
                 for i in range(4):
-                    factors = _octet(builder, four, i, signed), _octet(builder, columns, i, True)
-                    total = builder.add(total, builder.mul(*factors))
+                    pair = _octet(builder, four, i, signed), _octet(builder, columns, i, True)
+                    total = builder.add(total, builder.mul(*pair))
             builder.store(total, at, align=4)
 
     return body

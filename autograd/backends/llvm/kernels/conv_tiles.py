@@ -314,7 +314,7 @@ class _Writer:
         """Add the products of the taps of a row."""
         k, c, tiles = self.narrow, self.c, self.tiles
         pixel, (block, deep, matrix, half_block) = c.images * c.channels, c.apart
-        dots = len(taps) * len(self.tall) * halves
+        steps = len(taps) * len(self.tall)
         weights = k.at(self.w, (o, block), (b, deep))
         place = (row, c.image[1] * pixel), (f, c.stride[1] * pixel), (b, self.depth)
         line = k.at(self.x, *place, (n, sum(self.tall) * c.channels))
@@ -326,10 +326,10 @@ class _Writer:
                 factor = len(self.tall) * self.halves + self.factors[m]
                 source = k.at(line, tap[1] * pixel + m * ROWS * c.channels)
                 tiles.operand(factor, source, c.channels * c.width)
-                for half in range(halves):
-                    tiles.dot(m * self.halves + half, factor, self.first_panel + half)
-                    _spend(todo, dots)
-                    dots -= 1
+                panels = range(self.first_panel, self.first_panel + halves)
+                tiles.dots(range(m * self.halves, m * self.halves + halves), factor, panels)
+                _spend(todo, steps)
+                steps -= 1
 
 
 def _spend(todo: list[Callable[[], None]], turns: int) -> None:

@@ -15,16 +15,18 @@ from typing import Any, NamedTuple
 import llvmlite.ir as ir
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import Integer, KernelBuilder
+from ..compiler.language import I16, I32, Integer, KernelBuilder
 from ..compiler.tiles import BYTES, ROWS, TILE, Tiles
 from ..compiler.transpose import turn
 from ..compiler.vectors import Vector
 from .conv_direct import Tap
 from .conv_tiles import TileCorrelation, blocks
-from .tile_weights import PAIRS, SHORTS
 
 BATCH = 2 * ROWS  # images that are summed over at a time
 PLACE = TILE // 2  # numbers of a tile in bfloat16
+# Lanes of two vectors of 16 numbers, in pairs.
+PAIRS = ir.Constant(ir.VectorType(I32, 2 * ROWS), [i for r in range(ROWS) for i in (r, ROWS + r)])
+SHORTS = ir.VectorType(I16, ROWS)
 SUMS = 6  # tiles of sums, at most: that leaves one for each factor
 
 
@@ -189,9 +191,10 @@ class _Writer:
         for number, (t, i) in enumerate((t, i) for t in seen for i in range(b[1])):
             image = images[number % len(images)]
             tiles.operand(image, k.at(line, (taps[t][1] + i * width) * PLACE))
-            for j in range(o[1]):
-                gradient = gradients[j % len(gradients)]
-                if held.get(gradient) != j:
-                    tiles.operand(gradient, k.at(top, j * across * PLACE))
-                    held[gradient] = j
-                tiles.dot(sums.index((t, i, j)), image, gradient)
+            for first in range(0, o[1], len(gradients)):
+                some = dict(zip(range(first, o[1]), gradients, strict=False))
+                for j, gradient in some.items():
+                    if held.get(gradient) != j:
+                        tiles.operand(gradient, k.at(top, j * across * PLACE))
+                        held[gradient] = j
+                tiles.dots([sums.index((t, i, j)) for j in some], image, [*some.values()])

@@ -66,9 +66,8 @@ class _Products:
             for m in range(self.many):
                 at = k.at(x, (b, BLOCK), m * ROWS * apart)
                 self.tiles.operand(2 * self.many + m, at, apart * WIDTH)
-                for half in (0, 1):
-                    sums = half * self.many + m
-                    self.tiles.dot(sums, 2 * self.many + m, 3 * self.many + half)
+                sums, panels = (m, self.many + m), (3 * self.many, 3 * self.many + 1)
+                self.tiles.dots(sums, 2 * self.many + m, panels)
 
     def store(self, room: Any, first: int) -> None:
         """Write the sums to `room`, [16 columns][row][16], from such 16 columns on."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import llvmlite.ir as ir
 
+from ..compiler.bfloat import BFLOATS
 from ..compiler.language import I32, Integer, KernelBuilder
 from ..compiler.tiles import ROWS
 from ..compiler.vectors import Variable, Vector
@@ -77,11 +78,18 @@ class TileTail:
 
     def image(self, sums: Any, image: Integer, here: Integer) -> None:
         """Finish and write an image of a block at `here`."""
-        k = self.k
+        k, values = self.k, []
         for half, n in enumerate(self.sizes):
             at = here, (image, self.results), half * ROWS
-            value = self._follow(self._sum(sums, image, half), half, at, n)
-            k.store(value, k.at(self.arrays["y"], *at), n)
+            values.append(self._follow(self._sum(sums, image, half), half, at, n))
+        to = k.at(self.arrays["y"], here, (image, self.results))
+        if self.sizes == [ROWS, ROWS] and k.target.rounds and k.stored.itemsize == 2:
+            name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"  # the second becomes the lower half
+            whole = k._call(name, BFLOATS, [value.value for value in reversed(values)])
+            k.builder.store(whole, to, align=2)
+            return
+        for half, (value, n) in enumerate(zip(values, self.sizes, strict=True)):
+            k.store(value, k.at(to, half * ROWS), n)
 
     def _sum(self, sums: Any, image: Integer, half: int) -> Vector:
         at = self.wide.at(sums, (image, 2 * ROWS), half * ROWS)

@@ -3,142 +3,209 @@ channels][16 results][2]."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import llvmlite.ir as ir
 
 from ..compiler.isa.targets import Target
-from ..compiler.language import I16, I32, Integer, KernelBuilder, pieces
+from ..compiler.language import I1, I16, I32, Integer, KernelBuilder, pieces
 from ..compiler.tiles import ROWS
 from ..compiler.transpose import turn
 from ..compiler.vectors import Vector
 from .conv_tiles import BLOCK, PANEL, WIDTH, cut
 
-# Lanes of two vectors of 16 numbers, in pairs.
-PAIRS = ir.Constant(ir.VectorType(I32, BLOCK), [i for r in range(ROWS) for i in (r, ROWS + r)])
-SHORTS, WORDS = ir.VectorType(I16, ROWS), ir.VectorType(I32, ROWS)
+# Of two vectors of 32 numbers, the first 16 or the last ones, in pairs.
+PAIRS = [
+    ir.Constant(ir.VectorType(I32, BLOCK), [i for r in lanes for i in (r, r + BLOCK)])
+    for lanes in (range(ROWS), range(ROWS, BLOCK))
+]
+SHORTS, WORDS = ir.VectorType(I16, BLOCK), ir.VectorType(I32, ROWS)
 
 
 def pack(
-    target: Target, dtype: str, sizes: tuple[int, int, int], depth: int, padded: int, turned: bool
+    target: Target, sizes: tuple[int, int, int], depth: int, padded: int, turned: bool
 ) -> KernelBuilder:
-    """Return the kernel that rounds and packs weights of `sizes` (outer, inner, matrices): w
+    """Return the kernel that packs weights of `sizes` (outer, inner, matrices): w
     [outer][inner][matrix], packed. Results are the outer ones, channels the inner ones, or
     `turned` the other way round; channels are `padded` with zeros."""
-    k = KernelBuilder(target, dtype, ("w", "packed"))
-    room = k.room(WIDTH * BLOCK * BLOCK * sizes[2])
-    packer = _Packer(k, sizes, padded // depth, turned, room)
+    k = KernelBuilder(target, "bfloat16", ("w", "packed"))
+    packer = _Packer(k, sizes, padded // depth, turned)
     high, wide = (depth, BLOCK) if turned else (BLOCK, depth)
     for o, rows in cut(k, sizes[0], high):
         for i, columns in cut(k, sizes[1], wide):
-            packer.gather(k.times(o, high), k.times(i, wide), rows, columns)
-            packer.write(o, i, columns, depth // 2)
+            packer.block((o, high), (i, wide), (rows, columns), depth // 2)
     return k
 
 
 def pack_windows(
-    target: Target, dtype: str, sizes: tuple[int, int, int], depth: int, padded: int
+    target: Target, sizes: tuple[int, int, int], depth: int, padded: int
 ) -> KernelBuilder:
     """Return the kernel that packs weights of `sizes` for windows that lie side by side: channels
     are the inner ones of one matrix after the other."""
     outer, inner, matrices = sizes
-    k = KernelBuilder(target, dtype, ("w", "packed"))
-    room = k.room(WIDTH * BLOCK * inner * matrices)
-    packer = _Packer(k, (outer, inner * matrices, 1), padded // depth, False, room)
+    k = KernelBuilder(target, "bfloat16", ("w", "packed"))
+    packer = _Packer(k, (outer, inner * matrices, 1), padded // depth, False)
     order = [c * matrices + index for index in range(matrices) for c in range(inner)]
     for o, rows in cut(k, outer, BLOCK):
-        packer.gather(k.times(o, BLOCK), 0, rows, inner * matrices)
-        packer.windows(o, depth, order)
+        packer.windows(o, rows, depth, order)
     return k
 
 
 class _Packer:
-    """Packs a block of weights by way of `room`: [inner][matrix][32 outer ones] in bfloat16."""
+    """Packs weights, a block at a time. Words hold numbers of two outer ones: of neighbours, where
+    these are channels, else of two that are 16 apart."""
 
     def __init__(
-        self, k: KernelBuilder, sizes: tuple[int, int, int], many: int, turned: bool, room: Any
+        self, k: KernelBuilder, sizes: tuple[int, int, int], many: int, turned: bool
     ) -> None:
-        self.k, self.turned, self.room = k, turned, room
-        (_, self.inner, self.matrices), self.many = sizes, many
-        self.narrow = k.on("bfloat16")
+        self.k, self.b, self.many, self.turned = k, k.builder, many, turned
+        _, self.inner, self.matrices = sizes
+        self.line = self.inner * self.matrices  # numbers from an outer one to the next
+        self.room: Any = None  # [inner][matrix][16 words]
 
-    def gather(self, outer: Integer, inner: Integer, rows: int, columns: int) -> None:
-        """Bring a block to the room, a square of numbers at a time."""
-        k, at = self.k, self.narrow.at
-        line = self.inner * self.matrices
-        w = k.at(k.arguments[0], (outer, line), (inner, self.matrices))
-        for first, times, size in pieces(columns * self.matrices, ROWS):
-            with k.loop(times) as i:
-                column = k.sum((i, ROWS), first)
-                for half in (0, 1):
-                    lines = [
-                        k.load(k.at(w, r * line, column), size) if r < rows else k.vector(0.0)
-                        for r in range(half * ROWS, (half + 1) * ROWS)
-                    ]
-                    for c, value in enumerate(turn(k, lines)[:size]):
-                        to = at(self.room, (column, BLOCK), c * BLOCK + half * ROWS)
-                        self.narrow.store(value, to)
-
-    def write(self, o: Integer, i: Integer, columns: int, pairs: int) -> None:
-        """Write a block from the room."""
-        k, at = self.k, self.narrow.at
+    def block(
+        self, outer: tuple[Integer, int], inner: tuple[Integer, int], sizes: tuple[int, int],
+        pairs: int,
+    ) -> None:  # fmt: skip
+        """Pack a block of `sizes` (outer, inner); `outer` and `inner`: its number, and the size of
+        whole ones."""
+        k = self.k
+        (o, high), (i, wide) = outer, inner
         result, block = (i, o) if self.turned else (o, i)
+        w = k.at(k.arguments[0], (o, high * self.line), (i, wide * self.matrices))
         step = self.matrices * 2 * PANEL
+        to = k.at(k.arguments[1], (result, self.many * step), (block, step))
+        if self.matrices == 1:
+            (self._rows if self.turned else self._columns)(w, to, sizes, pairs)
+            return
+        self._gather(w, sizes[0], sizes[1] * self.matrices)
         with k.loop(self.matrices) as index:
-            to = at(k.arguments[1], (result, self.many * step), (block, step), (index, 2 * PANEL))
-            for half in (0, 1):
-                panel = at(to, half * PANEL)
-                if self.turned:
-                    self._turned(panel, index, half, columns - half * ROWS, pairs)
-                else:
-                    self._straight(panel, index, half, columns, pairs)
+            panels = k.at(to, (index, 2 * PANEL))
+            (self._turned if self.turned else self._straight)(panels, index, sizes[1], pairs)
 
-    def _straight(self, to: Any, index: Integer, half: int, columns: int, pairs: int) -> None:
-        """Write pairs of inner ones, which are channels."""
-        k, at, b = self.k, self.narrow.at, self.k.builder
-        zeros = ir.Constant(SHORTS, [0] * ROWS)
-        whole, odd = divmod(columns, 2)
-        for first, times, both in ((0, whole, True), (whole, odd, False)):
-            if times:
-                with k.loop(times) as p:
-                    pair = k.sum(p, first)
-                    place = at(self.room, (pair, 2 * self.matrices * BLOCK), (index, BLOCK))
-                    one = b.load(at(place, half * ROWS), align=2, typ=SHORTS)
-                    other = at(place, self.matrices * BLOCK + half * ROWS)
-                    two = b.load(other, align=2, typ=SHORTS) if both else zeros
-                    b.store(b.shuffle_vector(one, two, PAIRS), at(to, (pair, BLOCK)), align=2)
-        rest = pairs - whole - odd
-        if rest:
-            with k.loop(rest) as p:
-                self.narrow.clear(at(to, (k.sum(p, whole + odd), BLOCK)), BLOCK)
-
-    def windows(self, o: Integer, depth: int, order: Sequence[int]) -> None:
-        """Write a block of results, whose channels stand in the room in another `order`."""
-        k, at, b = self.k, self.narrow.at, self.k.builder
-        to = at(k.arguments[1], (o, self.many * 2 * PANEL))
-
-        def read(channel: int, half: int) -> Any:
-            if channel >= len(order):
-                return ir.Constant(SHORTS, [0] * ROWS)
-            place = at(self.room, order[channel] * BLOCK + half * ROWS)
-            return b.load(place, align=2, typ=SHORTS)
-
+    def windows(self, o: Integer, rows: int, depth: int, order: Sequence[int]) -> None:
+        """Pack a block of results, whose channels stand in another `order`."""
+        k = self.k
+        self._gather(k.at(k.arguments[0], (o, BLOCK * self.line)), rows, self.inner)
+        to = k.at(k.arguments[1], (o, self.many * 2 * PANEL))
         for pair in range(self.many * depth // 2):
             block, row = divmod(pair, depth // 2)
-            for half in (0, 1):
-                both = b.shuffle_vector(read(2 * pair, half), read(2 * pair + 1, half), PAIRS)
-                b.store(both, at(to, (2 * block + half) * PANEL + row * BLOCK), align=2)
+            both = [
+                self._read(order[c]) if c < len(order) else _zeros()
+                for c in (2 * pair, 2 * pair + 1)
+            ]
+            self._write(both, k.at(to, block * 2 * PANEL + row * BLOCK))
 
-    def _turned(self, to: Any, index: Integer, half: int, columns: int, pairs: int) -> None:
+    def _gather(self, w: Any, rows: int, numbers: int) -> None:
+        """Bring so many numbers of outer ones to the room, a square of words at a time."""
+        k = self.k
+        self.room = self.room or k.room(WIDTH * BLOCK * numbers)  # the first block is the largest
+        step, apart = (2, 1) if self.turned else (1, ROWS)
+        for first, times, size in pieces(numbers, BLOCK):
+            with k.loop(times) as i:
+                number = k.sum((i, BLOCK), first)
+                low, high = (
+                    self._square(k.at(w, number), rows, size, step, half * apart) for half in (0, 1)
+                )
+                for c in range(size):
+                    value = self._meet(low[c // 2], high[c // 2], c % 2)
+                    self._store(value, k.at(self.room, (number, BLOCK), c * BLOCK))
+
+    def _square(self, w: Any, rows: int, size: int, step: int, first: int) -> list[Any]:
+        """Return words of 16 of the `rows` outer ones, `step` apart, turned round: of each two of
+        `size` numbers."""
+        lines = [
+            self._load(self.k.at(w, r * self.line), size) if r < rows else _zeros()
+            for r in range(first, first + ROWS * step, step)
+        ]
+        vectors = [Vector(self.k, self.b.bitcast(words, self.k.wide)) for words in lines]
+        turned = turn(self.k, vectors)[: -(-size // 2)]
+        return [self.b.bitcast(value.value, WORDS) for value in turned]
+
+    def _columns(self, w: Any, to: Any, sizes: tuple[int, int], pairs: int) -> None:
+        """Pack outer ones that are results, whose channels lie in pairs as they are."""
+        for half in (0, 1):
+            words = self._square(w, sizes[0], sizes[1], 1, half * ROWS)
+            for p in range(pairs):
+                value = words[p] if p < len(words) else _zeros()
+                self._store(value, self.k.at(to, half * PANEL + p * BLOCK))
+
+    def _rows(self, w: Any, to: Any, sizes: tuple[int, int], pairs: int) -> None:
+        """Pack outer ones that are channels, two of which lie one above the other."""
+        k, (rows, columns) = self.k, sizes
+        for pair, count in self._pairs(rows, pairs):
+            lines = [
+                self._load(k.at(w, (pair, 2 * self.line), j * self.line), columns)
+                if j < count else _zeros() for j in (0, 1)
+            ]  # fmt: skip
+            shorts = [self.b.bitcast(words, SHORTS) for words in lines]
+            for half, order in enumerate(PAIRS):
+                value = self.b.shuffle_vector(*shorts, order)
+                self._store(value, k.at(to, half * PANEL, (pair, BLOCK)))
+
+    def _straight(self, to: Any, index: Integer, columns: int, pairs: int) -> None:
+        """Write pairs of inner ones, which are channels."""
+        for pair, count in self._pairs(columns, pairs):
+            both = [
+                self._read((pair, 2 * self.matrices), j * self.matrices, index)
+                if j < count else _zeros() for j in (0, 1)
+            ]  # fmt: skip
+            self._write(both, self.k.at(to, (pair, BLOCK)))
+
+    def _pairs(self, count: int, pairs: int) -> Iterator[tuple[Integer, int]]:
+        """Loop over pairs of so many numbers: yield each, and how many of its two there are."""
+        whole, odd = divmod(count, 2)
+        for first, last, size in ((0, whole, 2), (whole, whole + odd, 1), (whole + odd, pairs, 0)):
+            if last > first:
+                with self.k.loop(last - first) as i:
+                    yield self.k.sum(i, first), size
+
+    def _turned(self, to: Any, index: Integer, columns: int, pairs: int) -> None:
         """Write pairs of outer ones, which are channels; inner ones are results."""
-        k, at, b = self.k, self.narrow.at, self.k.builder
-        lines = []
-        for c in range(ROWS):
-            words = ir.Constant(WORDS, [0] * ROWS)
-            if c < columns:
-                place = (half * ROWS + c) * self.matrices * BLOCK
-                words = b.load(at(self.room, place, (index, BLOCK)), align=2, typ=WORDS)
-            lines.append(Vector(k, b.bitcast(words, k.wide)))
-        for p, value in enumerate(turn(k, lines)[:pairs]):
-            b.store(b.bitcast(value.value, WORDS), at(to, p * BLOCK), align=2)
+        for half in (0, 1):
+            lines = [
+                self._read(c * self.matrices, index) if c < columns else _zeros()
+                for c in range(half * ROWS, (half + 1) * ROWS)
+            ]
+            vectors = [Vector(self.k, self.b.bitcast(words, self.k.wide)) for words in lines]
+            for p, value in enumerate(turn(self.k, vectors)[:pairs]):
+                self._store(value.value, self.k.at(to, half * PANEL + p * BLOCK))
+
+    def _write(self, both: Sequence[Any], to: Any) -> None:
+        """Write a pair of channels of 32 results, given as words of results that are 16 apart."""
+        low, high = both
+        for half in (0, 1):
+            self._store(self._meet(low, high, half), self.k.at(to, half * PANEL))
+
+    def _meet(self, low: Any, high: Any, half: int) -> Any:
+        """Return words of the low halves of two vectors of words, or of their high ones."""
+        b, up = self.b, _same(16)
+        if half:
+            return b.or_(b.lshr(low, up), b.and_(high, _same(0xFFFF0000)))
+        return b.or_(b.and_(low, _same(0xFFFF)), b.shl(high, up))
+
+    def _read(self, *number: Any) -> Any:
+        """Return the words of a number in the room."""
+        terms = [(*t[:-1], t[-1] * BLOCK) if isinstance(t, tuple) else (t, BLOCK) for t in number]
+        return self.b.load(self.k.at(self.room, *terms), align=2, typ=WORDS)
+
+    def _load(self, pointer: Any, count: int) -> Any:
+        """Return words of up to 32 numbers, zeros behind."""
+        if count == BLOCK:
+            return self.b.load(pointer, align=2, typ=WORDS)
+        mask = ir.Constant(ir.VectorType(I1, BLOCK), [i < count for i in range(BLOCK)])
+        values = [pointer, I32(WIDTH), mask, ir.Constant(SHORTS, [0] * BLOCK)]
+        numbers = self.k._call("llvm.masked.load.v32i16.p0", SHORTS, values)
+        return self.b.bitcast(numbers, WORDS)
+
+    def _store(self, value: Any, pointer: Any) -> None:
+        self.b.store(value, pointer, align=2)
+
+
+def _same(number: int) -> Any:
+    return ir.Constant(WORDS, [number] * ROWS)
+
+
+def _zeros() -> Any:
+    return _same(0)

@@ -37,7 +37,7 @@ NEAR, SEEN = 3 << 19, 1 << 19  # bytes of weights, and of images: see `TileBlock
 Prepare = Callable[[NDArray], NDArray]
 
 
-def _padded(channels: int, width: int) -> int:
+def padded(channels: int, width: int) -> int:
     """Return the next number of channels, of so many bytes, that tiles hold."""
     many = blocks(channels * width, BYTES)
     return many * blocks(blocks(channels, many) * width, 4) * 4 // width
@@ -51,7 +51,7 @@ def _source(
     `columns`, where pixels have few channels."""
     n, taps, size = x.shape[0], len(c.taps), x.dtype.itemsize
     if 2 * c.channels * size < BYTES and c.channels * taps * size <= LARGEST:
-        width = _padded(c.channels * taps, size)
+        width = padded(c.channels * taps, size)
         seen = Windows(n, c.channels, c.image, c.output, rows, columns, c.stride, width)
         one = c._replace(
             channels=width, indices=1, image=c.output, taps=((0, 0, 0),), stride=(1, 1)
@@ -65,7 +65,7 @@ def _dense(target: Target, x: Spec, c: Correlation) -> tuple[Correlation, Prepar
     images into their order."""
     if depth(c.channels, x.dtype.itemsize):
         return c, Pixels(target, x).of
-    width = _padded(c.channels, x.dtype.itemsize)
+    width = padded(c.channels, x.dtype.itemsize)
     seen = Windows(x.shape[0], c.channels, c.image, c.image, (0,), (0,), (1, 1), width)
     return c._replace(channels=width), Gathered(target, x, seen).of
 
@@ -168,7 +168,7 @@ def conv2d(
     build_pack = pack_windows if whole else pack
     sizes = w.shape[0], w.shape[1], prod(w.shape[2:])
     rest = () if whole else (False,)
-    function = build(build_pack, target, w.dtype.name, sizes, c.depth, c.channels, *rest)
+    function = build(build_pack, target, sizes, c.depth, c.channels, *rest)
     weights, names = PackedWeights(function, c.weights, c.kind), ("bias",) * len(b)
     return TileConvolution(target, [c], prepare, weights, w.dtype, names, epilogue).planned()
 
@@ -207,7 +207,7 @@ def conv2d_dx(
     if max(c.length for c in several) > MOST:
         return None
     sizes, one = (w.shape[0], w.shape[1], prod(w.shape[2:])), several[0]
-    function = build(pack, target, w.dtype.name, sizes, one.depth, one.channels, True)
+    function = build(pack, target, sizes, one.depth, one.channels, True)
     weights = PackedWeights(function, one.weights, one.kind)
     return TileConvolution(target, several, prepare, weights, w.dtype, (), epilogue).planned()
 

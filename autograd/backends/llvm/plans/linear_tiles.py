@@ -10,10 +10,12 @@ from typing import Any
 from ....array import NDArray, Spec
 from ..compiler.isa.targets import Target
 from ..compiler.tiles import ROWS
+from ..kernels.conv_tiles_weights import BATCH
 from ..registry import tiled
 from ..runtime.executable import Executable
 from ..runtime.layout import plain
 from .conv_tiles import conv2d, conv2d_dw, conv2d_dx
+from .pixels import BACK
 
 LEAST = 1 << 16  # multiply-accumulates from which layouts of their own pay
 ALONE: dict[str, Any] = {
@@ -88,14 +90,16 @@ def _sums(target: Target, x: Spec, w: Spec) -> Executable | None:
     its rows."""
     (m, n), c = x.shape, w.shape[1]
     turned = c % ROWS == 0  # a filter's results are the last axis in memory
-    factors = Spec((n, m, 1, 1), x.dtype), Spec((n, c, 1, 1), w.dtype)
+    # Whole groups of images are rows of pixels, over which sums stay in tiles.
+    height, images = (n // BATCH, BATCH) if n % BATCH == 0 else (1, n)
+    factors = [Spec((images, k, height, 1), a.dtype) for k, a in ((m, x), (c, w))]
     direct = replace(target, convolution="direct")
     plan = conv2d_dw(direct, *(factors if turned else factors[::-1]), size=(1, 1), **ALONE)
     if plan is None:
         return None
 
     def run(x: NDArray, w: NDArray) -> NDArray:
-        parts = plain(x.T).reshape(factors[0].shape), plain(w).reshape(factors[1].shape)
+        parts = [plain(a).reshape(height, 1, images, -1).transpose(BACK) for a in (x.T, w)]
         y: NDArray = plan.run(*(parts if turned else parts[::-1]))
         return y.reshape(c, m).T if turned else y.reshape(m, c)
 

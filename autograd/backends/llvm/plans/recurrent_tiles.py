@@ -104,7 +104,7 @@ class _Inputs:
 
 def _weights(target: Target, w: Spec, padded: int, turned: bool) -> PackedWeights:
     outer, inner = w.shape
-    function = build(pack, target, w.dtype.name, (outer, inner, 1), BLOCK, padded, turned)
+    function = build(pack, target, (outer, inner, 1), BLOCK, padded, turned)
     size = packed_size(inner if turned else outer, padded, BLOCK, 1)
     return PackedWeights(function, size, w.dtype.name)
 

@@ -31,9 +31,12 @@ from tallygrad.autograd import (
 from tallygrad.autograd.array import Array, Spec, array
 from tallygrad.autograd.backends.llvm import create, fusion
 from tallygrad.autograd.backends.llvm.compiler.isa import amx, targets
+from tallygrad.autograd.backends.llvm.compiler.jit import build
 from tallygrad.autograd.backends.llvm.compiler.language import KernelBuilder
-from tallygrad.autograd.backends.llvm.kernels.conv_tiles import TileCorrelation, correlate
+from tallygrad.autograd.backends.llvm.kernels.conv_tiles import TileCorrelation, correlate, depth
 from tallygrad.autograd.backends.llvm.kernels.conv_tiles_weights import correlate_weights
+from tallygrad.autograd.backends.llvm.kernels.tile_weights import pack
+from tallygrad.autograd.backends.llvm.plans.conv_tiles import padded as filled_up
 from tallygrad.autograd.backends.llvm.registry import find_tiled
 from tallygrad.autograd.backends.llvm.runtime import parallel
 from tallygrad.autograd.backends.llvm.runtime.layout import layout_stats
@@ -204,6 +207,26 @@ def test_a_product_has_the_bits_of_intels_manual(name: str) -> None:
     assert total.tobytes() == np.ascontiguousarray(dw).tobytes()
 
 
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("sizes", [(20, 16, 9), (34, 40, 4), (70, 34, 1), (6, 6, 3)], ids=str)
+def test_weights_are_packed_in_pairs_of_channels(sizes: Any, turned: bool) -> None:
+    """As [result / 32][channel / depth][matrix][half][pair of channels][16 results][2]."""
+    numbers = np.random.default_rng(0).integers(1, 2**16, sizes).astype(np.uint16)
+    w = numbers.transpose(1, 0, 2) if turned else numbers
+    results, channels, matrices = w.shape
+    padded = filled_up(channels, 2)
+    deep, outer = depth(padded), -(-results // 32)
+    whole = np.zeros((outer * 32, padded, matrices), np.uint16)
+    whole[:results, :channels] = w
+    parts = whole.reshape(outer, 2, 16, padded // deep, deep // 2, 2, matrices)
+    expected = parts.transpose(0, 3, 6, 1, 4, 2, 5)
+    packed = np.zeros((*expected.shape[:4], 512), np.uint16)
+    function = build(pack, targets.target(), sizes, deep, padded, turned)
+    function(numbers.ctypes.data, packed.ctypes.data)
+    found = packed[..., : deep // 2 * 32].reshape(expected.shape)
+    np.testing.assert_array_equal(found, expected)
+
+
 def assembly(kernel: KernelBuilder, target: targets.Target) -> str:
     """Return what LLVM makes of a kernel."""
     module = llvm.parse_assembly(kernel.text())
@@ -225,6 +248,7 @@ def test_amx_multiplies_where_it_is_asked_for(kind: str, instruction: str) -> No
     taps = (0, 0, 0), (0, 1, 1)
     c = TileCorrelation(64, 64, 40, 2, (3, 3), (3, 2), taps, (1, 1), (3, 2), kind=kind)
     written = assembly(correlate(there, c, (16, 16), False), there)
+    assert ("vcvtne2ps2bf16" in written) == (kind == "bfloat16")
     for each in ("ldtilecfg", "tileloadd", instruction, "tilestored", "tilerelease"):
         assert each in written
     if kind == "bfloat16":
