@@ -24,13 +24,13 @@ from .border import Pair
 from .conv_direct import Correlation, Tap
 from .epilogue import NOTHING, Epilogue
 from .octets import octets
+from .shorts import WIDTH
 from .tile_tail import TileTail
 
 BLOCK = 32  # results of a block
 HALF = BLOCK // 2  # results of a tile of sums
 PANEL = ROWS * BLOCK  # numbers of a tile of weights
 SPACE = TILES - 2  # tiles of images in a block of 16 results, beside one of weights and a factor
-WIDTH = 2  # bytes of a number
 Tall = tuple[int, ...]  # images in each of a block's tiles
 
 

@@ -8,25 +8,19 @@ images][2]. Sums are float32, [matrix][channel][result], whose two inner axes ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-import llvmlite.ir as ir
-
 from ..compiler.isa.targets import Target
-from ..compiler.language import I16, I32, Integer, KernelBuilder
+from ..compiler.language import Integer, KernelBuilder, pieces
 from ..compiler.tiles import BYTES, ROWS, TILE, Tiles
-from ..compiler.transpose import turn
-from ..compiler.vectors import Vector
 from .conv_direct import Tap
 from .conv_tiles import TileCorrelation, blocks
+from .shorts import load, meet, paired, square, store
 
 BATCH = 2 * ROWS  # images that are summed over at a time
 PLACE = TILE // 2  # numbers of a tile in bfloat16
-# Lanes of two vectors of 16 numbers, in pairs.
-PAIRS = ir.Constant(ir.VectorType(I32, 2 * ROWS), [i for r in range(ROWS) for i in (r, ROWS + r)])
-SHORTS = ir.VectorType(I16, ROWS)
 SUMS = 6  # tiles of sums, at most: that leaves one for each factor
 
 
@@ -47,37 +41,26 @@ def pack_rows(
     many = blocks(channels, ROWS)
     with k.loop(rows) as row, k.loop(width) as column:
         pixel = k.sum((row, width), column)
-        for first, times, size in _cut(channels):
+        for first, times, size in pieces(channels, 2 * ROWS):
             with k.loop(times) as i:
-                c = k.sum(i, first)
-                at = k.at(source, (pixel, images * channels), (c, ROWS))
-                pairs = [_pair(k, at, 2 * p, count, channels, size) for p in range(ROWS)]
-                to = k.at(packed, (k.sum((row, many), c), width * PLACE), (column, PLACE))
-                for p, value in enumerate(turn(k, pairs) if turned else pairs):
-                    k.computed().store(value, k.at(to, p * 2 * ROWS))
+                at = k.at(source, (pixel, images * channels), (i, size), first)
+                lines = [load(k, k.at(at, n * channels), size * (n < count)) for n in range(BATCH)]
+                for tile, words in enumerate(_packed(k, lines, turned)[: blocks(size, ROWS)]):
+                    c = k.sum((i, 2), first // ROWS + tile)
+                    to = k.at(packed, (k.sum((row, many), c), width * PLACE), (column, PLACE))
+                    for p, value in enumerate(words):
+                        store(k, value, k.at(to, p * 2 * ROWS))
     return k
 
 
-def _cut(channels: int) -> Iterator[tuple[int, int, int]]:
-    """Cut channels into tiles: the first, how many, and the size of each."""
-    whole, rest = divmod(channels, ROWS)
-    if whole:
-        yield 0, whole, ROWS
-    if rest:
-        yield whole, 1, rest
-
-
-def _pair(k: KernelBuilder, source: Any, first: int, count: int, apart: int, size: int) -> Vector:
-    """Return words of the numbers of two images, of which the second has the higher half."""
-
-    def read(image: int) -> Any:
-        if image >= count:
-            return ir.Constant(SHORTS, [0] * ROWS)
-        at = k.at(source, image * apart)
-        return k.builder.load(at, align=2, typ=SHORTS) if size == ROWS else k.bits(at, size)
-
-    both = k.builder.shuffle_vector(read(first), read(first + 1), PAIRS)
-    return Vector(k, k.builder.bitcast(both, k.wide))
+def _packed(k: KernelBuilder, lines: Sequence[Any], turned: bool) -> list[list[Any]]:
+    """Return two tiles, whose words are numbers of two images, of 32 images' numbers."""
+    if turned:
+        low, high = (square(k, lines[odd::2]) for odd in (0, 1))
+        rows = [meet(k, low[c // 2], high[c // 2], c % 2) for c in range(2 * ROWS)]
+        return [rows[:ROWS], rows[ROWS:]]
+    pairs = [paired(k, *lines[i : i + 2]) for i in range(0, BATCH, 2)]
+    return [list(tile) for tile in zip(*pairs, strict=True)]
 
 
 def correlate_weights(

@@ -15,8 +15,9 @@ from ..compiler.language import Integer, KernelBuilder
 from ..compiler.mathematics import sigmoid_gate, tanh
 from ..compiler.tiles import BYTES, ROWS, TILE, Tiles
 from ..compiler.vectors import Vector
-from .conv_tiles import BLOCK, PANEL, WIDTH
+from .conv_tiles import BLOCK, PANEL
 from .recurrent_cell import bent, slopes
+from .shorts import WIDTH
 
 BATCH_ROWS = 2 * ROWS  # rows of the batch that are worked on at a time
 TOGETHER = 2  # rows whose cells are written side by side, for their functions are long chains

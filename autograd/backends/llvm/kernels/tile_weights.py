@@ -6,21 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import llvmlite.ir as ir
-
 from ..compiler.isa.targets import Target
-from ..compiler.language import I1, I16, I32, Integer, KernelBuilder, pieces
+from ..compiler.language import Integer, KernelBuilder, pieces
 from ..compiler.tiles import ROWS
-from ..compiler.transpose import turn
-from ..compiler.vectors import Vector
-from .conv_tiles import BLOCK, PANEL, WIDTH, cut
-
-# Of two vectors of 32 numbers, the first 16 or the last ones, in pairs.
-PAIRS = [
-    ir.Constant(ir.VectorType(I32, BLOCK), [i for r in lanes for i in (r, r + BLOCK)])
-    for lanes in (range(ROWS), range(ROWS, BLOCK))
-]
-SHORTS, WORDS = ir.VectorType(I16, BLOCK), ir.VectorType(I32, ROWS)
+from .conv_tiles import BLOCK, PANEL, cut
+from .shorts import WIDTH, load, meet, paired, square, store
 
 
 def pack(
@@ -59,7 +49,7 @@ class _Packer:
     def __init__(
         self, k: KernelBuilder, sizes: tuple[int, int, int], many: int, turned: bool
     ) -> None:
-        self.k, self.b, self.many, self.turned = k, k.builder, many, turned
+        self.k, self.many, self.turned = k, many, turned
         _, self.inner, self.matrices = sizes
         self.line = self.inner * self.matrices  # numbers from an outer one to the next
         self.room: Any = None  # [inner][matrix][16 words]
@@ -91,11 +81,11 @@ class _Packer:
         to = k.at(k.arguments[1], (o, self.many * 2 * PANEL))
         for pair in range(self.many * depth // 2):
             block, row = divmod(pair, depth // 2)
-            both = [
-                self._read(order[c]) if c < len(order) else _zeros()
+            one, two = (
+                self._read(c < len(order), order[min(c, len(order) - 1)])
                 for c in (2 * pair, 2 * pair + 1)
-            ]
-            self._write(both, k.at(to, block * 2 * PANEL + row * BLOCK))
+            )
+            self._write(one, two, k.at(to, block * 2 * PANEL + row * BLOCK))
 
     def _gather(self, w: Any, rows: int, numbers: int) -> None:
         """Bring so many numbers of outer ones to the room, a square of words at a time."""
@@ -109,49 +99,42 @@ class _Packer:
                     self._square(k.at(w, number), rows, size, step, half * apart) for half in (0, 1)
                 )
                 for c in range(size):
-                    value = self._meet(low[c // 2], high[c // 2], c % 2)
-                    self._store(value, k.at(self.room, (number, BLOCK), c * BLOCK))
+                    value = meet(k, low[c // 2], high[c // 2], c % 2)
+                    store(k, value, k.at(self.room, (number, BLOCK), c * BLOCK))
 
     def _square(self, w: Any, rows: int, size: int, step: int, first: int) -> list[Any]:
         """Return words of 16 of the `rows` outer ones, `step` apart, turned round: of each two of
         `size` numbers."""
-        lines = [
-            self._load(self.k.at(w, r * self.line), size) if r < rows else _zeros()
-            for r in range(first, first + ROWS * step, step)
-        ]
-        vectors = [Vector(self.k, self.b.bitcast(words, self.k.wide)) for words in lines]
-        turned = turn(self.k, vectors)[: -(-size // 2)]
-        return [self.b.bitcast(value.value, WORDS) for value in turned]
+        outer = range(first, first + ROWS * step, step)
+        lines = [load(self.k, self.k.at(w, r * self.line), size * (r < rows)) for r in outer]
+        return square(self.k, lines)
 
     def _columns(self, w: Any, to: Any, sizes: tuple[int, int], pairs: int) -> None:
         """Pack outer ones that are results, whose channels lie in pairs as they are."""
         for half in (0, 1):
             words = self._square(w, sizes[0], sizes[1], 1, half * ROWS)
             for p in range(pairs):
-                value = words[p] if p < len(words) else _zeros()
-                self._store(value, self.k.at(to, half * PANEL + p * BLOCK))
+                store(self.k, words[p], self.k.at(to, half * PANEL + p * BLOCK))
 
     def _rows(self, w: Any, to: Any, sizes: tuple[int, int], pairs: int) -> None:
         """Pack outer ones that are channels, two of which lie one above the other."""
         k, (rows, columns) = self.k, sizes
         for pair, count in self._pairs(rows, pairs):
-            lines = [
-                self._load(k.at(w, (pair, 2 * self.line), j * self.line), columns)
-                if j < count else _zeros() for j in (0, 1)
-            ]  # fmt: skip
-            shorts = [self.b.bitcast(words, SHORTS) for words in lines]
-            for half, order in enumerate(PAIRS):
-                value = self.b.shuffle_vector(*shorts, order)
-                self._store(value, k.at(to, half * PANEL, (pair, BLOCK)))
+            one, two = (
+                load(k, k.at(w, (pair, 2 * self.line), j * self.line), columns * (j < count))
+                for j in (0, 1)
+            )
+            for half, words in enumerate(paired(k, one, two)):
+                store(k, words, k.at(to, half * PANEL, (pair, BLOCK)))
 
     def _straight(self, to: Any, index: Integer, columns: int, pairs: int) -> None:
         """Write pairs of inner ones, which are channels."""
         for pair, count in self._pairs(columns, pairs):
-            both = [
-                self._read((pair, 2 * self.matrices), j * self.matrices, index)
-                if j < count else _zeros() for j in (0, 1)
-            ]  # fmt: skip
-            self._write(both, self.k.at(to, (pair, BLOCK)))
+            one, two = (
+                self._read(j < count, (pair, 2 * self.matrices), j * self.matrices, index)
+                for j in (0, 1)
+            )
+            self._write(one, two, self.k.at(to, (pair, BLOCK)))
 
     def _pairs(self, count: int, pairs: int) -> Iterator[tuple[Integer, int]]:
         """Loop over pairs of so many numbers: yield each, and how many of its two there are."""
@@ -165,47 +148,18 @@ class _Packer:
         """Write pairs of outer ones, which are channels; inner ones are results."""
         for half in (0, 1):
             lines = [
-                self._read(c * self.matrices, index) if c < columns else _zeros()
+                self._read(c < columns, c * self.matrices, index)
                 for c in range(half * ROWS, (half + 1) * ROWS)
             ]
-            vectors = [Vector(self.k, self.b.bitcast(words, self.k.wide)) for words in lines]
-            for p, value in enumerate(turn(self.k, vectors)[:pairs]):
-                self._store(value.value, self.k.at(to, half * PANEL + p * BLOCK))
+            for p, words in enumerate(square(self.k, lines)[:pairs]):
+                store(self.k, words, self.k.at(to, half * PANEL + p * BLOCK))
 
-    def _write(self, both: Sequence[Any], to: Any) -> None:
+    def _write(self, one: Any, two: Any, to: Any) -> None:
         """Write a pair of channels of 32 results, given as words of results that are 16 apart."""
-        low, high = both
         for half in (0, 1):
-            self._store(self._meet(low, high, half), self.k.at(to, half * PANEL))
+            store(self.k, meet(self.k, one, two, half), self.k.at(to, half * PANEL))
 
-    def _meet(self, low: Any, high: Any, half: int) -> Any:
-        """Return words of the low halves of two vectors of words, or of their high ones."""
-        b, up = self.b, _same(16)
-        if half:
-            return b.or_(b.lshr(low, up), b.and_(high, _same(0xFFFF0000)))
-        return b.or_(b.and_(low, _same(0xFFFF)), b.shl(high, up))
-
-    def _read(self, *number: Any) -> Any:
-        """Return the words of a number in the room."""
+    def _read(self, is_there: bool, *number: Any) -> Any:
+        """Return the words of a number in the room, zeros where it is not there."""
         terms = [(*t[:-1], t[-1] * BLOCK) if isinstance(t, tuple) else (t, BLOCK) for t in number]
-        return self.b.load(self.k.at(self.room, *terms), align=2, typ=WORDS)
-
-    def _load(self, pointer: Any, count: int) -> Any:
-        """Return words of up to 32 numbers, zeros behind."""
-        if count == BLOCK:
-            return self.b.load(pointer, align=2, typ=WORDS)
-        mask = ir.Constant(ir.VectorType(I1, BLOCK), [i < count for i in range(BLOCK)])
-        values = [pointer, I32(WIDTH), mask, ir.Constant(SHORTS, [0] * BLOCK)]
-        numbers = self.k._call("llvm.masked.load.v32i16.p0", SHORTS, values)
-        return self.b.bitcast(numbers, WORDS)
-
-    def _store(self, value: Any, pointer: Any) -> None:
-        self.b.store(value, pointer, align=2)
-
-
-def _same(number: int) -> Any:
-    return ir.Constant(WORDS, [number] * ROWS)
-
-
-def _zeros() -> Any:
-    return _same(0)
+        return load(self.k, self.k.at(self.room, *terms), BLOCK * is_there)
