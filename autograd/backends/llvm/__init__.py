@@ -59,7 +59,8 @@ class Llvm:
         if self.target.convolves:
             return f"convolutions, products and recurrent layers use {self.target.tiles}"
         if self.target.tiles:
-            return "products and recurrent layers use AVX512-BF16, all else is computed in float32"
+            done = "products, recurrent layers and convolutions 1 x 1"
+            return f"{done} use AVX512-BF16, all else is computed in float32"
         return "computed in float32, which saves memory rather than time"
 
     def find(

@@ -316,7 +316,8 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     if signatures[0] is None or _may_tile(call):
         return None
     # A plan of its own: executables have scratch memory, and both may run at the same time.
-    then = find(call.target, call.name, call.specs, call.attrs)
+    found = call.target, call.name, call.specs, call.attrs
+    then = find_tiled(*found) or find(*found)
     if not isinstance(then, ByImages):
         return None
     return _behind(target, Signature(call, signatures), then)

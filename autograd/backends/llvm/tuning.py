@@ -157,7 +157,7 @@ class _Trials:
         # By tiles of bfloat16, whatever the method, or by the method "direct" alone.
         self.may_tile = bool(target.tiles) and is_narrow(specs[0].dtype)
         self.must_tile = find_tiled(target, name, specs, attrs) is not None
-        axes = PIXELS if self.must_tile else CHANNELS_LAST
+        axes = PIXELS if self.must_tile and target.convolves else CHANNELS_LAST
         # Memory that was never written to would be faster than any real array.
         self.arrays = [[_drawn(spec, axes, copy) for spec in specs] for copy in range(COPIES)]
         self.kernels: dict[Choice, Executable] = {}

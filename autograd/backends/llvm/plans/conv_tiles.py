@@ -27,6 +27,7 @@ from ..runtime.executable import Executable
 from ..runtime.layout import address, plain
 from ..runtime.parallel import ByImages, Scratch, Work, in_parts, parts_of
 from .conv import FOLD, forward_correlation, reaching_subgrid, windows
+from .conv_pointwise import is_pointwise, pointwise, pointwise_dw
 from .pixels import Gathered, Pixels, new_pixels
 
 MOST = 1500  # taps that a kernel's code may have, in all runs of columns
@@ -85,11 +86,12 @@ class PackedWeights:
 
 class TileConvolution:
     """Runs correlations that write one array (N, results, height, width) of a type; `names` are
-    those of vectors that come first behind the factors."""
+    those of vectors that come first behind the factors. `by_rows`: never by blocks of images."""
 
     def __init__(
         self, target: Target, several: list[TileCorrelation], prepare: Prepare,
         weights: PackedWeights, dtype: DType, names: tuple[str, ...], epilogue: Epilogue = NOTHING,
+        by_rows: bool = False,
     ) -> None:  # fmt: skip
         first = several[0]
         self.first, self.several, self.prepare, self.weights = first, several, prepare, weights
@@ -108,7 +110,7 @@ class TileConvolution:
                 self.kernels.append((function, c, image, sum(tall), count))
         # Sums are those of a row of results, so these rows cannot be shared otherwise.
         rows, whole = first.output[0], sum(count for *_, count in parts)
-        self.by_blocks = whole > rows and not (epilogue.moments or epilogue.sums)
+        self.by_blocks = whole > rows and not (epilogue.moments or epilogue.sums or by_rows)
         self.units = whole if self.by_blocks else rows
         size = first.width * first.images * first.channels * prod(first.image)
         goes_over = self.by_blocks or any_outer  # images again for each block of results
@@ -156,10 +158,12 @@ class TileConvolution:
 @tiled("conv2d")
 def conv2d(
     target: Target, x: Spec, w: Spec, *b: Spec, stride: Pair, padding: Any, dilation: Pair,
-    groups: int, epilogue: Epilogue = NOTHING,
+    groups: int, epilogue: Epilogue = NOTHING, by_rows: bool = False,
 ) -> ByImages | None:  # fmt: skip
     """Plan a convolution, with a bias if there is one, and an epilogue, whose arrays come last;
     None for several groups and for large filters."""
+    if groups == 1 and not target.convolves and is_pointwise(x, w, stride, padding):
+        return pointwise(conv2d, target, (x, w, *b), epilogue, {})
     if groups > 1 or not target.convolves or prod(w.shape[2:]) > TAPS:
         return None
     c, prepare, whole = forward(target, x, w, stride, padding, dilation)
@@ -170,7 +174,8 @@ def conv2d(
     rest = () if whole else (False,)
     function = build(build_pack, target, sizes, c.depth, c.channels, *rest)
     weights, names = PackedWeights(function, c.weights, c.kind), ("bias",) * len(b)
-    return TileConvolution(target, [c], prepare, weights, w.dtype, names, epilogue).planned()
+    call = TileConvolution(target, [c], prepare, weights, w.dtype, names, epilogue, by_rows)
+    return call.planned()
 
 
 def forward(
@@ -193,10 +198,12 @@ def forward(
 @tiled("conv2d_dx")
 def conv2d_dx(
     target: Target, dy: Spec, w: Spec, *, size: Pair, stride: Pair, padding: Any, dilation: Pair,
-    groups: int, epilogue: Epilogue = NOTHING,
+    groups: int, epilogue: Epilogue = NOTHING, by_rows: bool = False,
 ) -> ByImages | None:  # fmt: skip
     """Plan the gradient of x, a correlation for the pixels at each remainder by the stride, and an
     epilogue, whose arrays come last."""
+    if groups == 1 and not target.convolves and is_pointwise(dy, w, stride, padding):
+        return pointwise(conv2d_dx, target, (dy, w), epilogue, {"size": (dy.shape[0], 1)})
     if groups > 1 or not target.convolves or prod(w.shape[2:]) > TAPS:
         return None
     several, n = [], dy.shape[0]
@@ -209,7 +216,8 @@ def conv2d_dx(
     sizes, one = (w.shape[0], w.shape[1], prod(w.shape[2:])), several[0]
     function = build(pack, target, sizes, one.depth, one.channels, True)
     weights = PackedWeights(function, one.weights, one.kind)
-    return TileConvolution(target, several, prepare, weights, w.dtype, (), epilogue).planned()
+    call = TileConvolution(target, several, prepare, weights, w.dtype, (), epilogue, by_rows)
+    return call.planned()
 
 
 @tiled("conv2d_dw")
@@ -218,10 +226,12 @@ def conv2d_dw(
     groups: int,
 ) -> Executable | None:  # fmt: skip
     """Plan the gradient of w, in float32."""
-    if groups > 1 or not target.convolves or prod(size) > TAPS:
-        return None
     channels, m, (r, s) = x.shape[1], dy.shape[1], size
     w = Spec((m, channels, r, s), x.dtype)
+    if groups == 1 and not target.convolves and is_pointwise(x, w, stride, padding):
+        return pointwise_dw(conv2d_dw, target, x, dy)
+    if groups > 1 or not target.convolves or prod(size) > TAPS:
+        return None
     c, prepare, whole = forward(target, x, w, stride, padding, dilation)
     if c.length > MOST:
         return None

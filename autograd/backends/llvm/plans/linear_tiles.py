@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 from ....array import NDArray, Spec
 from ..compiler.isa.targets import Target
@@ -14,13 +13,11 @@ from ..kernels.conv_tiles_weights import BATCH
 from ..registry import tiled
 from ..runtime.executable import Executable
 from ..runtime.layout import plain
+from .conv_pointwise import ALONE
 from .conv_tiles import conv2d, conv2d_dw, conv2d_dx
 from .pixels import BACK
 
 LEAST = 1 << 16  # multiply-accumulates from which layouts of their own pay
-ALONE: dict[str, Any] = {
-    "stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1,
-}  # fmt: skip
 Product = Callable[..., NDArray]
 
 

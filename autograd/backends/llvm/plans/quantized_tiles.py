@@ -14,8 +14,9 @@ from ..kernels.octets import TERMS, pack
 from ..runtime.executable import Executable
 from ..runtime.layout import channels_last, plain
 from ..runtime.parallel import ByImages
+from .conv_pointwise import ALONE
 from .conv_tiles import MOST, PackedWeights, TileConvolution, forward
-from .linear_tiles import ALONE, pays
+from .linear_tiles import pays
 
 Padding = tuple[Pair, Pair]
 

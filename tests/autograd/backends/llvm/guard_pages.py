@@ -22,7 +22,7 @@ from tallygrad.autograd import backends, context
 from tallygrad.autograd.array import Array, Spec
 from tallygrad.autograd.backends import llvm
 from tallygrad.autograd.backends.llvm import fusion
-from tallygrad.autograd.backends.llvm.kernels.epilogue import IMAGES, ROWS, Epilogue
+from tallygrad.autograd.backends.llvm.kernels.epilogue import IMAGES, TOTALS, Epilogue
 from tallygrad.autograd.backends.llvm.plans import conv_winograd
 from tallygrad.autograd.backends.llvm.plans.linear import linear
 from tallygrad.autograd.backends.llvm.runtime import layout, memory
@@ -103,6 +103,7 @@ CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]]
     "strided": ((3, 17, 15, 13), (34, 17, 3, 3), {"padding": 1, "stride": 2}),
     "dilated groups": ((2, 18, 13, 11), (20, 9, 3, 3), {"padding": 2, "dilation": 2, "groups": 2}),
     "pointwise": ((3, 33, 5, 7), (18, 33, 1, 1), {"stride": (2, 1)}),
+    "single pixels": ((3, 48, 5, 7), (18, 48, 1, 1), {}),
     "one row": ((2, 1, 1, 40), (20, 1, 1, 7), {"padding": (0, 3)}),
 }
 
@@ -201,7 +202,7 @@ def products(backend: str, dtype: str) -> None:
         print("product", rows, dtype, flush=True)
         whole = [np.ones(s, dtype) for s in ((rows, inner), (columns, inner), (columns,))]
         for name in epilogue.pointers:
-            each = np.ones((ROWS[name], columns)) if name in ROWS else np.ones(columns, wide)
+            each = np.ones((TOTALS[name], columns)) if name in TOTALS else np.ones(columns, wide)
             whole.append(np.ones((rows, columns), dtype) if name in IMAGES else each)
         arrays = [guarded_copy(a) for a in whole]
         plan = linear(target, *[Spec(a.shape, a.dtype) for a in arrays[:3]], epilogue=epilogue)

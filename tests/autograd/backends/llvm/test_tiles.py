@@ -3,7 +3,6 @@ them; and what mixed precision fuses, with tiles and without."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,6 @@ import pytest
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
-
-import llvmlite.binding as llvm
 
 from tallygrad.autograd import (
     Tensor,
@@ -31,12 +28,6 @@ from tallygrad.autograd import (
 from tallygrad.autograd.array import Array, Spec, array
 from tallygrad.autograd.backends.llvm import create, fusion
 from tallygrad.autograd.backends.llvm.compiler.isa import amx, targets
-from tallygrad.autograd.backends.llvm.compiler.jit import build
-from tallygrad.autograd.backends.llvm.compiler.language import KernelBuilder
-from tallygrad.autograd.backends.llvm.kernels.conv_tiles import TileCorrelation, correlate, depth
-from tallygrad.autograd.backends.llvm.kernels.conv_tiles_weights import correlate_weights
-from tallygrad.autograd.backends.llvm.kernels.tile_weights import pack
-from tallygrad.autograd.backends.llvm.plans.conv_tiles import padded as filled_up
 from tallygrad.autograd.backends.llvm.registry import find_tiled
 from tallygrad.autograd.backends.llvm.runtime import parallel
 from tallygrad.autograd.backends.llvm.runtime.layout import layout_stats
@@ -53,10 +44,12 @@ if "avx512" not in targets.available():
 
 BF16 = bfloat16()
 BACKENDS = ["llvm:tiles=emulated"]
-if "+avx512bf16" in targets.target().features.split(","):
+HAS_DOTS = "+avx512bf16" in targets.target().features.split(",")
+if HAS_DOTS:
     BACKENDS.append("llvm:tiles=dot,direct")
 if amx.permitted():
     BACKENDS.append("llvm:tiles=amx")
+dots = pytest.mark.skipif(not HAS_DOTS, reason="this processor has no AVX512-BF16")
 # The first kind alone is quick to compile for.
 KINDS = [BACKENDS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in BACKENDS[1:])]
 # Images, channels, results, height, width, taps, stride, padding, dilation, bias.
@@ -166,6 +159,50 @@ def test_axes_may_differ(filters: tuple[int, int], attrs: dict[str, Any]) -> Non
         assert_near(a.value, b.value)
 
 
+@dots
+def test_single_pixels_are_multiplied_as_they_lie() -> None:
+    """By pairs, where convolutions by tiles are not asked for."""
+    rng, target = np.random.default_rng(6), targets.target(tiles="dot")
+    one = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
+    for n, c, m, h, w in ((3, 32, 40, 7, 7), (2, 48, 17, 4, 8)):
+        x, filters, dy = draw(rng, n, c, h, w), draw(rng, m, c, 1, 1), draw(rng, n, m, h, w)
+        found = []
+        for name in ("llvm:tiles=dot", "numpy"):
+            with context.using(backend=name):
+                y = conv2d(x, filters, draw(np.random.default_rng(0), m), **one)
+                dx = conv2d_dx(dy, filters, size=(h, w), **one)
+                found.append([y, dx, conv2d_dw(x, dy, size=(1, 1), **one)])
+        for a, b in zip(*found, strict=True):
+            assert_near(a.value, b.value)
+        assert found[0][0].value.transpose(0, 2, 3, 1).flags.c_contiguous
+        specs = x.spec, filters.spec
+        assert find_tiled(target, "conv2d", specs, one) is not None
+        for other in ({"stride": (2, 1)}, {"padding": ((1, 1), (0, 0))}, {"groups": 2}):
+            assert find_tiled(target, "conv2d", specs, one | other) is None
+        small = x.spec._replace(shape=(n, c, 1, 7)), filters.spec
+        assert find_tiled(target, "conv2d", small, one) is None
+
+
+@dots
+def test_what_follows_single_pixels_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion, "LEAST", 1)
+    found = []
+    for name in ("llvm:tiles=dot", "llvm:tiles=dot,eager"):
+        manual_seed(0)
+        first, second = (nn.Conv2d(*sizes, 1, bias=False) for sizes in ((32, 48), (48, 32)))
+        norms = nn.BatchNorm2d(48), nn.BatchNorm2d(32)
+        x = Tensor(draw(np.random.default_rng(0), 5, 32, 3, 4))
+        with context.using(backend=name), autocast():
+            y = relu(norms[1].train()(second(relu(norms[0].train()(first(x))))) + x)
+            y.backward(Tensor(draw(np.random.default_rng(1), *y.shape)))
+            with no_grad():
+                scores = relu(norms[1].eval()(second(relu(norms[0].eval()(first(x))))) + x)
+        grads = [p.grad for layer in (first, second, *norms) for p in layer.parameters()]
+        found.append([t.numpy().astype(np.float64) for t in (y, scores, *grads) if t is not None])
+    for a, b in zip(*found, strict=True):
+        assert np.linalg.norm(a - b) <= 0.02 * np.linalg.norm(b) + 1e-6
+
+
 def test_threads_share_the_rows_of_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are images of one pixel."""
     rng, before, units = np.random.default_rng(7), get_num_threads(), []
@@ -205,54 +242,6 @@ def test_a_product_has_the_bits_of_intels_manual(name: str) -> None:
             sums[image % 2] += np.outer(a[image], b[image])
         total += sums[0] + sums[1]
     assert total.tobytes() == np.ascontiguousarray(dw).tobytes()
-
-
-@pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize("sizes", [(20, 16, 9), (34, 40, 4), (70, 34, 1), (6, 6, 3)], ids=str)
-def test_weights_are_packed_in_pairs_of_channels(sizes: Any, turned: bool) -> None:
-    """As [result / 32][channel / depth][matrix][half][pair of channels][16 results][2]."""
-    numbers = np.random.default_rng(0).integers(1, 2**16, sizes).astype(np.uint16)
-    w = numbers.transpose(1, 0, 2) if turned else numbers
-    results, channels, matrices = w.shape
-    padded = filled_up(channels, 2)
-    deep, outer = depth(padded), -(-results // 32)
-    whole = np.zeros((outer * 32, padded, matrices), np.uint16)
-    whole[:results, :channels] = w
-    parts = whole.reshape(outer, 2, 16, padded // deep, deep // 2, 2, matrices)
-    expected = parts.transpose(0, 3, 6, 1, 4, 2, 5)
-    packed = np.zeros((*expected.shape[:4], 512), np.uint16)
-    function = build(pack, targets.target(), sizes, deep, padded, turned)
-    function(numbers.ctypes.data, packed.ctypes.data)
-    found = packed[..., : deep // 2 * 32].reshape(expected.shape)
-    np.testing.assert_array_equal(found, expected)
-
-
-def assembly(kernel: KernelBuilder, target: targets.Target) -> str:
-    """Return what LLVM makes of a kernel."""
-    module = llvm.parse_assembly(kernel.text())
-    module.triple = llvm.get_process_triple()
-    made_for = llvm.Target.from_default_triple()
-    machine = made_for.create_target_machine(cpu=target.cpu, features=target.features)
-    return str(machine.emit_assembly(module))
-
-
-@pytest.mark.parametrize(
-    ("kind", "instruction"),
-    [("bfloat16", "tdpbf16ps"), ("int8", "tdpbssd"), ("uint8", "tdpbusd")],
-)
-def test_amx_multiplies_where_it_is_asked_for(kind: str, instruction: str) -> None:
-    """Kernels are compiled for AMX, which need not be there."""
-    features = "+avx512bf16,+avx512bw,+avx512dq,+avx512vl,+amx-tile,+amx-bf16,+amx-int8"
-    here = targets.target(tiles="emulated")
-    there = replace(here, cpu="sapphirerapids", features=features, tiles="amx")
-    taps = (0, 0, 0), (0, 1, 1)
-    c = TileCorrelation(64, 64, 40, 2, (3, 3), (3, 2), taps, (1, 1), (3, 2), kind=kind)
-    written = assembly(correlate(there, c, (16, 16), False), there)
-    assert ("vcvtne2ps2bf16" in written) == (kind == "bfloat16")
-    for each in ("ldtilecfg", "tileloadd", instruction, "tilestored", "tilerelease"):
-        assert each in written
-    if kind == "bfloat16":
-        assert instruction in assembly(correlate_weights(there, c, 4, 6), there)
 
 
 def test_tiles_take_products_and_convolutions_of_bfloat16_alone() -> None:
