@@ -10,10 +10,10 @@ import h5py
 import numpy as np
 import pytest
 
-from tallygrad.datasets import DataError, Loader, Reading, load_own
+from tallygrad.datasets import DataError, Loader, Reading, hold_out, load_own
 from tallygrad.datasets.formats import chunks
 from tallygrad.datasets.formats.chunks import ChunkDecoder, Chunked, Contiguous
-from tallygrad.datasets.sets import hdf5
+from tallygrad.datasets.sets.hdf5 import HdfStore
 
 IMAGES = np.random.default_rng(0).integers(0, 99, (41, 6, 5, 3), np.uint8)
 LABELS = np.arange(41) % 3
@@ -55,7 +55,7 @@ def test_common_layouts_are_read_past_the_library(tmp_path: Path) -> None:
     readers = []
     for layout in LAYOUTS[:5]:
         with h5py.File(save(tmp_path / "a.h5", **layout)) as file:
-            readers.append(hdf5.HdfStore(tmp_path / "a.h5", file["images"], None)._reader)
+            readers.append(HdfStore(tmp_path / "a.h5", file["images"], None)._reader)
     assert isinstance(readers[0], Contiguous)
     decoders = [reader.decode for reader in readers[1:] if isinstance(reader, Chunked)]
     assert [isinstance(decoder, ChunkDecoder) for decoder in decoders] == [True] * 3 + [False]
@@ -75,6 +75,27 @@ def test_an_epoch_is_that_of_memory_on_any_number_of_ranks(tmp_path: Path, ranks
             np.testing.assert_array_equal(one.labels, other.labels)
             seen += other.indices.tolist()
     assert sorted(seen) == list(range(41))
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_several_threads_read_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_out: bool
+) -> None:
+    data: Any = load_own(save(tmp_path / "a.h5"), STREAM)["train"]
+    assert data.readers == 4
+    together = threading.Barrier(4, timeout=20)  # reads of four batches must be under way at once
+    plain = HdfStore.read
+
+    def read(store: HdfStore, indices: Any) -> Any:
+        together.wait()
+        return plain(store, indices)
+
+    monkeypatch.setattr(HdfStore, "read", read)
+    source = hold_out(data, 1)[0] if held_out else data
+    batches = list(Loader(source, 10 if held_out else 11, seed=3, prefetch=1).epoch(0))
+    order = Loader(source, 10, seed=3).sampler.order(0)
+    assert [i for batch in batches for i in batch.indices.tolist()] == order.tolist()
+    assert len(batches) == 4
 
 
 def test_threads_read_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
