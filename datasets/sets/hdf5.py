@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -111,15 +113,62 @@ def write(
     if compression == "none" and size > free.f_bavail * free.f_frsize:
         raise OSError(f"expected {size} bytes of free disk space, got "
                       f"{free.f_bavail * free.f_frsize}")  # fmt: skip
-    with h5py.File(path, "x", libver="latest") as file:
+    with _written(path, "x+", "w") as (file, check):
         file.attrs["tallygrad"], file.attrs["name"] = 1, name
         names = np.array([name.encode() for name in classes])
         file.create_dataset("classes", data=names, track_times=False)
         for key, part in parts.items():
-            _write_part(file.require_group(key or "/"), part, compression, tell)
+            for count in _write_part(file.require_group(key or "/"), part, compression):
+                check()
+                tell(count)
     moments = moments or _measure(path)
-    with h5py.File(path, "r+") as file:
+    with _written(path, "r+", "r+") as (file, check):
         file.attrs["mean"], file.attrs["std"] = (np.array(values) for values in moments)
+
+
+class _Unfailing(FileIO):
+    """A file for the HDF5 library, which crashes where a disk is full: it is told of no failure to
+    write, and `failure` keeps the first."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of the data, or pretend to."""
+        view, start = memoryview(data), self.tell()
+        done = 0
+        while done < len(view) and self.failure is None:
+            try:
+                done += super().write(view[done:]) or 0
+            except OSError as error:
+                self.failure = error
+        self.seek(start + len(view))
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size, or pretend to."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the first failure."""
+        if self.failure is not None:
+            raise self.failure
+
+
+@contextmanager
+def _written(path: Path, mode: str, how: str) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """Open a file to write, with a function that raises OSError if that has failed so far."""
+    with _Unfailing(path, mode) as stream:
+        try:
+            with h5py.File(stream, how, libver="latest") as file:
+                yield file, stream.check
+        except (RuntimeError, ValueError):  # of a library that could not read what it had written
+            stream.check()
+            raise
+        stream.check()
 
 
 def _measure(path: Path) -> Moments:
@@ -128,9 +177,8 @@ def _measure(path: Path) -> Moments:
     return measure((parts.get("train") or parts[""]).images)
 
 
-def _write_part(
-    group: h5py.Group, part: Split, compression: str, tell: Callable[[int], object]
-) -> None:
+def _write_part(group: h5py.Group, part: Split, compression: str) -> Iterator[int]:
+    """Write a part, and yield the number of images of each piece written."""
     store, digest, start = part.images, hashlib.sha256(), 0
     row = math.prod(store.shape[1:]) * store.dtype.itemsize
     options = _options(compression, max(1, BLOCK // max(row, 1)), store.dtype.itemsize)
@@ -142,7 +190,7 @@ def _write_part(
         images[start : start + len(piece)] = piece
         digest.update(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
         start += len(piece)
-        tell(len(piece))
+        yield len(piece)
     labels = part.labels.astype("<i8")
     digest.update(labels.tobytes())
     group.create_dataset("labels", data=labels, track_times=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,23 @@ def test_a_broken_image_leaves_no_file(pets: Path, capsys: pytest.CaptureFixture
     assert main(["data", "pack", "pets", "a.h5", "--image-size", "4"]) == 2
     assert "dog/2.png: expected an image" in capsys.readouterr().err
     assert [path.name for path in Path().iterdir()] == ["pets"]
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_a_full_disk_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    compression: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    np.savez("a.npz", images=RNG.integers(0, 256, (900, 20, 20), np.uint8), labels=np.zeros(900))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        assert main(["data", "pack", "a.npz", "a.h5", "--compression", compression]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "a.h5: cannot be written: File too large" in capsys.readouterr().err
+    assert [path.name for path in Path().iterdir()] == ["a.npz"]
 
 
 def test_imagenets_layout_packs_and_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
