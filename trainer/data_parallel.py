@@ -140,6 +140,8 @@ class DistributedOptimizer:
         if index == 0:
             for overlap in self.overlaps:
                 overlap.begin()
+        journal = self.comm.journal
+        journal.step, journal.activity = self.steps + 1, "training"
         self._batch, self._has_swept = batch, False
         self.buffers.use(index)
 
