@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 import numpy as np
 
 from ..autograd import Tensor, context, from_numpy, is_grad_enabled, nn
+from ..autograd.array import Array
 from ..autograd.nn.flat import FlatParameters, flatten
 from ..autograd.optim import Optimizer, ParameterGroup
 from ..autograd.random import keyed
@@ -73,8 +74,7 @@ class DistributedOptimizer:
         ways = ways_to_drive("auto", comm)
         self.overlaps = [OverlapChoice(sync.reducer, ways) for sync in self.syncs]
         self.buffers = MicroBatchBuffers(model, Reducer(comm, parts), micro_batches, parts)
-        flats = [group.flat.data for group in optimizer.groups]
-        share([*flats, *[b.data for b in model.buffers()]], comm)
+        share([*_weights(model, optimizer), *[b.data for b in model.buffers()]], comm)
         self.buffers.load_state_dict({})
         self.loaders: list[ShardedLoader] = []
         self.ended = 0  # micro-batches of this rank
@@ -160,6 +160,15 @@ class DistributedOptimizer:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
+    def check_place(self, expected: int = 0) -> None:
+        """RuntimeError unless so many micro-batches of a step have ended."""
+        done = self.ended % max(len(self.mine), 1)
+        if done != expected:
+            raise RuntimeError(
+                f"loader: expected a step to be finished, got one with {done} of {len(self.mine)} "
+                "micro-batches; leave a loop, or save, only after optimizer.steps grew"
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's state, which is the same on all ranks."""
         return self.optimizer.state_dict()
@@ -167,6 +176,13 @@ class DistributedOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self.optimizer.load_state_dict(state)
+
+
+def _weights(model: nn.Module, optimizer: Optimizer) -> list[Array]:
+    """Return the flat weights of an optimizer, and those of the model that it does not train."""
+    trained = {id(p) for p in optimizer.parameters}
+    others = [p.data for p in model.parameters() if id(p) not in trained]
+    return [*[group.flat.data for group in optimizer.groups], *others]
 
 
 def _arrange(model: nn.Module, optimizer: Optimizer) -> None:
@@ -229,7 +245,7 @@ class ShardedLoader:
                 optimizer.end()
             return
         for optimizer in self.optimizers:
-            _check_start(optimizer, index)
+            optimizer.check_place(index)
             optimizer.begin(index, part)
         with ExitStack() as stack:
             seed, step = self.loader.sampler.seed, self.optimizers[0].steps
@@ -240,16 +256,6 @@ class ShardedLoader:
                 "loader: expected optimizer.step() once for each micro-batch; to evaluate, call "
                 "model.eval() first"
             )
-
-
-def _check_start(optimizer: DistributedOptimizer, index: int) -> None:
-    """RuntimeError where the loop before was left within a step."""
-    done = optimizer.ended % max(len(optimizer.mine), 1)
-    if done != index:
-        raise RuntimeError(
-            f"loader: expected a step to be finished, got one with {done} of "
-            f"{len(optimizer.mine)} micro-batches; leave a loop only after optimizer.steps grew"
-        )
 
 
 @overload

@@ -20,7 +20,8 @@ def save(
 ) -> None:
     """Write model, optimizer, epochs of its loaders and plain `values` to a file, whole or not at
     all; rank 0 writes, and all ranks must call it, after a whole step. UserError where it cannot be
-    written, ValueError for values that JSON cannot hold."""
+    written, ValueError for values that JSON cannot hold, RuntimeError within a step."""
+    optimizer.check_place()
     optimizer.buffers.use_means()
     copies = optimizer.buffers.state_dict()
     if session.rank() == 0:

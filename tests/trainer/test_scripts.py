@@ -263,8 +263,9 @@ def test_a_loop_left_within_a_step_is_refused_and_evaluation_needs_no_step(made:
         optimizer.backward(loss_of(model, batch))
         optimizer.step()
         break
-    with pytest.raises(RuntimeError, match="got one with 1 of 3 micro-batches"):
-        next(iter(train))
+    for more in (lambda: next(iter(train)), lambda: tg.save("none.h5", model, optimizer)):
+        with pytest.raises(RuntimeError, match="got one with 1 of 3 micro-batches"):
+            more()
     model.eval()
     assert sum(len(batch.labels) for batch in train) == 12
     with pytest.raises(UserError, match="expected batches of at least 9 samples"):
@@ -300,10 +301,23 @@ def test_files_of_others_are_refused(made: Made, place: Path, tmp_path: Path) ->
     [("raise ValueError('no good')", 1, "[rank 1] ValueError: no good"),
      pytest.param("sys.exit(3)", 3, "", marks=pytest.mark.slow)],
 )  # fmt: skip
-def test_a_rank_that_fails_ends_the_job(mpirun: Any, ending: str, status: int, said: str) -> None:
-    code = (
-        f"import sys\nimport tallygrad.trainer as tg\nif tg.rank():\n    {ending}\ntg.barrier()\n"
-    )
+def test_all_ranks_get_the_weights_of_the_first_and_one_that_fails_ends_the_job(
+    mpirun: Any, ending: str, status: int, said: str
+) -> None:
+    code = f"""
+import sys
+import tallygrad.autograd as ag, tallygrad.trainer as tg
+from tallygrad.autograd import nn, optim
+
+ag.manual_seed(tg.rank())
+model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+model, optimizer = tg.distribute(model, optim.SGD(model[1].parameters(), 0.1))
+for p in model.parameters():  # one of the layers is not trained
+    assert (tg.sum(p.numpy()) == 2 * p.numpy()).all()
+if tg.rank():
+    {ending}
+tg.barrier()
+"""
     done = mpirun(2, code, timeout=50)
     assert done.returncode == status and said in done.stderr
 
