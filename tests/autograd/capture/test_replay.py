@@ -63,7 +63,7 @@ def there_and_back(row: Sample) -> Callable[..., tuple[Tensor, ...]]:
 
 
 @pytest.mark.parametrize("name", ROWS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_every_operation(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plans = ("elementwise", "sums", "linear", "loss", "pad")
     for module in ("fusion", *(f"plans.{plan}" for plan in plans)):
