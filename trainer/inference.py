@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..autograd import backends, context, from_numpy, nn, no_grad
 from ..datasets import Reading, Source
+from ..datasets.formats.pictures import decode, is_picture
 from ..datasets.loader import Normalise
 from ..datasets.source import Pixels
 from . import build, config, user_code
@@ -264,7 +265,7 @@ def predict(options: CheckpointOptions, images: str, samples: str, as_json: bool
     trained = Trained(options, SerialComm())
     labels = None
     if images:
-        pixels = read_images(Path(images), trained.data.input_shape).transpose(0, 2, 3, 1)
+        pixels = _pixels(Path(images), trained)
         indices = list(range(len(pixels)))
     else:
         indices = ranges(samples or "0-9", len(trained.data))
@@ -277,6 +278,15 @@ def predict(options: CheckpointOptions, images: str, samples: str, as_json: bool
             print(_dump({"index": index, **values}))
         else:
             show(f"{index:>6}  {text}")
+
+
+def _pixels(path: Path, trained: Trained) -> Pixels:
+    """Return the images of a file (N, H, W, C); a picture is brought to the model's size."""
+    channels, *size = trained.data.input_shape
+    if is_picture(path.name) and channels in (1, 3):
+        height, width = size
+        return decode(path, (height, width), trained.reading.fit, channels == 3)[None]
+    return read_images(path, trained.data.input_shape).transpose(0, 2, 3, 1)
 
 
 def _answers(trained: Trained, pixels: Pixels) -> NDArray[Any]:

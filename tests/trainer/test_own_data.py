@@ -87,6 +87,25 @@ def test_a_checkpoint_keeps_classes_and_normalisation(
     assert "got 'fox'" in capsys.readouterr().err
 
 
+def test_pictures_are_predicted(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train("--dataset", "pets")
+    capsys.readouterr()
+
+    def predict(*words: str) -> list[dict[str, Any]]:
+        assert main(["predict", "run", *words, "--json"]) == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    (sample,) = predict("--samples", "11")
+    (answer,) = predict("pets/test/owl/033.png")
+    assert sample.pop("index") == 11 and sample.pop("label") == "owl"
+    assert answer.pop("index") == 0 and answer.pop("label") is None and answer == sample
+    Image.open("pets/test/owl/033.png").resize((50, 90)).save("large.JPG")
+    assert predict("large.JPG")[0].keys() >= {"name", "probability"}
+    Path("broken.png").write_bytes(b"no image")
+    assert main(["predict", "run", "broken.png"]) == 2
+    assert "broken.png: expected an image" in capsys.readouterr().err
+
+
 def test_a_run_goes_on_with_data_that_have_moved(
     pets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "images",
         nargs="?",
         default="",
-        help=".npy or IDX file of one or more images, with values 0 to 255 or 0 to 1",
+        help="PNG, JPEG or other picture; or a .npy or IDX file of one or more images, with values "
+        "0 to 255 or 0 to 1",
     )
     parser.add_argument(
         "--samples", default="", help="samples of the data set, such as 0-9,17 (default: 0-9)"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -94,6 +95,24 @@ def test_a_ragged_run_has_the_same_bits_on_any_ranks_and_stopped_or_not(
     found.append(bits(out))
     assert len(found[0]) > 100
     assert all(other == found[0] for other in found[1:])
+
+
+def test_ranks_that_read_a_file_have_the_bits_of_one_that_holds_it(
+    mpirun: Any, tmp_path: Path
+) -> None:
+    """Each sample once an epoch, in the same order, from chunks that three ranks unpack."""
+    images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), np.uint8)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for split in ("train", "test"):
+            file.create_dataset(f"{split}/images", data=images, chunks=(7, 8, 8, 3),
+                                compression="gzip")  # fmt: skip
+            file[f"{split}/labels"] = np.arange(50) % 3
+    words = ["--dataset", str(tmp_path / "a.h5"), "--model", "mlp", "--batch-size", "12"]
+    words += ["--micro-batches", "4", "--augment", "crop=1,flip", "--backend", "numpy"]
+    for ranks, memory in ((1, "1GB"), (3, "0")):
+        out = tmp_path / str(ranks)
+        assert train(mpirun, ranks, out, *words, "--data-memory", memory)["steps"] == 5
+    assert bits(tmp_path / "1") == bits(tmp_path / "3")
 
 
 def test_ranks_without_a_micro_batch_are_told(
