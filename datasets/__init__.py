@@ -33,7 +33,7 @@ from .augment import (
 from .fetch import check_data_dir
 from .indices import IndexLoader
 from .loader import Batch, Loader
-from .own import Opened, finish, fitted
+from .own import LARGE_CHUNK, Opened, chunk_of, finish, fitted
 from .packing import as_opened, faults, pack
 from .reading import Reading
 from .sampler import HOLDING_OUT, Sampler, philox
@@ -45,6 +45,7 @@ from .sets.npz import open_npz
 from .source import DataError, Dataset, Source, Subset
 
 __all__ = [
+    "LARGE_CHUNK",
     "AlternatingFlip",
     "Augment",
     "Batch",
@@ -65,6 +66,7 @@ __all__ = [
     "Source",
     "Subset",
     "as_opened",
+    "chunk_of",
     "faults",
     "hold_out",
     "is_own",

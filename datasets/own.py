@@ -16,6 +16,7 @@ from .source import DataError, Dataset, Ids, Moments, Pixels, Source, checked_la
 from .store import ArrayStore, Part, Store, held, measure, size_of
 
 MOST_CLASSES = 100_000
+LARGE_CHUNK = 64  # images that are slow to read for one of them
 READERS = 4  # threads that read ahead, so that a disk has several requests at a time
 
 
@@ -90,6 +91,17 @@ class Resized:
     def read(self, indices: Ids) -> Pixels:
         """Return images (n,) in a new array (n, H, W, C)."""
         return fit_bytes(self.store.read(indices), self.size, self.fit)
+
+
+def chunk_of(images: object) -> int:
+    """Return how many images a shuffled one is read with, 0 where it is read alone: `images` is a
+    store or a source."""
+    while not hasattr(images, "layout"):
+        inner = getattr(images, "store", None)
+        if inner is None:
+            return 0
+        images = inner
+    return int(images.layout["chunk"])
 
 
 def fitted(opened: Opened, reading: Reading) -> Opened:

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from .source import DataError, Ids, Moments, Pixels
 
 PIECE = 8 << 20  # bytes of images that are read at a time
-MEASURED = 20_000  # images, evenly spread, that mean and std are taken from
+MEASURED = 1 << 28  # bytes of images, evenly spread, that mean and std are taken from
 
 
 class Store(Protocol):
@@ -113,12 +113,12 @@ def held(store: Store) -> ArrayStore:
 def measure(store: Store) -> Moments:
     """Return mean and standard deviation of each channel, of bytes divided by 255.
 
-    They are taken from up to `MEASURED` images, evenly spread over all. The sums of bytes are exact
-    and therefore the same on any machine. A channel that is constant gets the deviation 1.
+    They are taken from up to `MEASURED` bytes of images, evenly spread over all. The sums of bytes
+    are exact and therefore the same on any machine. A constant channel gets the deviation 1.
     """
     total = squares = shift = np.zeros(store.shape[3])
     count = 0
-    for piece in pieces(store, -(-store.shape[0] // MEASURED)):
+    for piece in pieces(store, -(-size_of(store) // MEASURED)):
         values = piece.reshape(-1, store.shape[3]).astype(np.float64)
         if piece.dtype != np.uint8:
             shift = values.mean(0) if count == 0 else shift

@@ -35,7 +35,7 @@ from ..datasets import Batch, Loader, Source
 from . import user_code
 from .config import TrainConfig, flag
 from .distributed.comm import Comm
-from .errors import OverLimit, UserError, nearest
+from .errors import OverLimit, UserError, nearest, warn
 from .tasks.task import Task
 from .values import parse_image_size, parse_part, parse_share, parse_size
 
@@ -127,6 +127,10 @@ def load_splits(
 
     found = load() if comm.rank == 0 else {}
     comm.idle_barrier()
+    chunk = max(map(datasets.chunk_of, found.values()), default=0)
+    if chunk > datasets.LARGE_CHUNK:
+        warn(f"--dataset {name}: a shuffled image is read with the {chunk} of its chunk; "
+             "`tallygrad data pack` makes smaller chunks")  # fmt: skip
     return found or load()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tallygrad.datasets import DataError, Loader, Reading, load_own
+from tallygrad.datasets import DataError, Loader, Reading, load_own, store
 from tallygrad.datasets.sets import npz
 from tallygrad.datasets.sets.arrays import find_arrays
 from tallygrad.datasets.store import ArrayStore, measure
@@ -206,6 +206,13 @@ def test_a_constant_channel_has_deviation_one() -> None:
     for value in (np.uint8(51), np.float32(0.2)):
         mean, std = measure(ArrayStore("a", np.full((3, 2, 2, 1), value)))
         assert mean == pytest.approx((0.2,)) and std == (1.0,)
+
+
+def test_what_is_measured_is_spread_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)
+    monkeypatch.setattr(store, "MEASURED", 30)
+    mean, _ = measure(ArrayStore("a", images))
+    assert mean == (np.arange(0, 100, 4).mean() / 255,)
 
 
 def test_archives_that_are_damaged_or_bombs(

@@ -125,6 +125,8 @@ def _pack(options: DataOptions) -> int:
 
 def describe(opened: Opened) -> list[str]:
     """Return a table of the splits, and what is known of classes and normalisation."""
+    from ...datasets import LARGE_CHUNK, chunk_of
+
     order = sorted(opened.parts, key=("", "train", "validation", "test").index)
     rows = [_row(key or "(none)", opened.parts[key]) for key in order]
     lines = [opened.where, "", *text_table(COLUMNS, rows), ""]
@@ -135,7 +137,7 @@ def describe(opened: Opened) -> list[str]:
     if opened.moments:
         mean, std = (" ".join(f"{x:.4f}" for x in values[:8]) for values in opened.moments)
         lines += [f"mean     {mean}", f"std      {std}"]
-    slow = [key for key, part in opened.parts.items() if _layout(part).get("chunk", 0) > 64]
+    slow = [key for key, part in opened.parts.items() if chunk_of(part.images) > LARGE_CHUNK]
     if slow:
         lines.append(
             f"note     a shuffled sample of {', '.join(slow)} reads a whole chunk: "

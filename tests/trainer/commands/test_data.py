@@ -103,6 +103,9 @@ def test_info(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
         file["labels"] = np.zeros(99, int)
     assert main(["data", "info", "big.h5"]) == 0
     assert "reads a whole chunk: `tallygrad data pack`" in capsys.readouterr().out
+    for memory, warns in (("0", True), ("1MB", False)):
+        train("big.h5", memory, "--data-memory", memory, "--test-split", "0.1")
+        assert ("read with the 99 of its chunk" in capsys.readouterr().err) == warns
 
 
 def check(capsys: pytest.CaptureFixture[str], source: str) -> tuple[int, list[str]]:
