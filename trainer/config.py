@@ -9,13 +9,13 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
+from . import recipes
 from .cost.cluster.compression import parse_compress
 from .cost.precision import PRECISIONS
 from .errors import UserError, nearest
 from .optimizer_options import OptimizerOptions
 from .optimizer_options import option as _option
 from .parser import MOST
-from .parsing import read_toml_or_json
 from .threads import MOST_THREADS
 from .user_code import names_code, same
 from .values import (
@@ -315,6 +315,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add `--config FILE` and a flag for each field; one that is not given leaves no trace."""
     text = "TOML file with option names as keys, or the config.json of a run"
     parser.add_argument("--config", metavar="FILE", help=text)
+    text = f"options of a training whose result is known: {', '.join(recipes.names())}"
+    parser.add_argument("--recipe", metavar="NAME", help=text)
     updates = parser.add_argument_group("optimizer")
     ours = {item.name for item in fields(OptimizerOptions)}
     for item in fields(TrainConfig):
@@ -333,12 +335,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             group.add_argument(name, type=kind, help=text, metavar=value, default=argparse.SUPPRESS)
 
 
-def gather(file: str | None, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge file < flags into values by field name. UserError for an unknown key, naming the
-    nearest known one, a key given twice, a value of another type, or one out of range."""
+def gather(file: str | None, flags: Mapping[str, Any], recipe: str | None = None) -> dict[str, Any]:
+    """Merge recipe < file < flags into values by field name. UserError for an unknown key, naming
+    the nearest known one, a key given twice, a value of another type, or one out of range."""
     known = {item.name: item for item in fields(TrainConfig)}
+    values = _of_file(recipes.recipe(recipe), known) if recipe else {}
+    if file:
+        own = _of_file(Path(file), known)
+        refuse_code(own, flags, file)
+        values |= own
+    for name, value in flags.items():
+        values[name] = _checked(known[name], value, flag(name))
+    return values
+
+
+def _of_file(file: Path, known: Mapping[str, Field[Any]]) -> dict[str, Any]:
+    """Return the options of a file by field name."""
     values: dict[str, Any] = {}
-    for key, value in _read(Path(file)).items() if file else ():
+    for key, value in recipes.read_options(file).items():
         name = key.replace("-", "_")
         if name not in known:
             raise UserError(f"{file}: unknown key {key!r}{nearest(name, known)}")
@@ -346,9 +360,6 @@ def gather(file: str | None, flags: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"{file}: {key}: expected once, got it twice, with - and with _")
         if value is not None or known[name].default is not None:  # a setting that was lacking
             values[name] = _checked(known[name], value, f"{file}: {key}")
-    refuse_code(values, flags, f"{file}")
-    for name, value in flags.items():
-        values[name] = _checked(known[name], value, flag(name))
     return values
 
 
@@ -386,19 +397,6 @@ def refuse_code(read: Mapping[str, Any], named: Mapping[str, Any], where: str) -
                 f"{flag(name)}: expected {value} on the command line, as in {where}, got none; "
                 "code runs only where you name it"
             )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    kind = "JSON" if file.suffix == ".json" else "TOML"
-    content: dict[str, Any] = read_toml_or_json("--config", file, kind)
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: expected an object of options, got {content!r:.60}")
-    for key, value in content.items():
-        if isinstance(value, dict):
-            raise UserError(
-                f"{file}: {key}: expected a value, got a table; keys stand at the top level"
-            )
-    return content
 
 
 def _digits(value: int) -> str:

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from tallygrad.trainer import cli, config, values
+from tallygrad.autograd import models
+from tallygrad.trainer import cli, config, recipes, values
 from tallygrad.trainer.commands import dispatch
 from tallygrad.trainer.errors import UserError
+from tallygrad.trainer.setup import Recipe
 
 SIZE = "memory-limit: expected a size, such as 500MB or 2GB, got "
 EVERY = "sparsity: expected off or every=K with K at least 1, such as every=100, got "
@@ -204,3 +206,20 @@ def test_options_choose_the_backend_not_the_environment(
         command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_recipes_are_options_under_those_of_file_and_flags(tmp_path: Path) -> None:
+    plain = config.gather(None, {}, "cifar10-resnet20")
+    assert plain["model"] == "resnet20" and plain["epochs"] == 8
+    file = write(tmp_path, "epochs = 3\nlr = 0.5")
+    values = config.gather(file, {"lr": 0.25}, "cifar10-resnet20")
+    assert values == {**plain, "epochs": 3, "lr": 0.25}
+    with pytest.raises(UserError, match=r"^--recipe: unknown recipe 'cifar'"):
+        config.gather(None, {}, "cifar")
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_can_be_trained(name: str) -> None:
+    chosen = config.TrainConfig(**config.gather(None, {}, name))
+    assert chosen.dataset in name and Recipe.of(chosen).task.metrics
+    assert set(models.names()) >= {chosen.model}

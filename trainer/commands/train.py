@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ..stop import Stop
 
 DESCRIPTION = """Train a model: alone, under mpirun, or with `tallygrad launch -n 4 -- train`.
-Flags override the file given with --config, which overrides the defaults."""
+Flags override the file given with --config, which overrides --recipe, which overrides the
+defaults."""
 LESS_MEMORY = "take a smaller --batch-size, more --micro-batches, or more ranks on other hosts"
 
 
@@ -31,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(options: dict[str, Any]) -> int:
     """Train, or go on with a training; return the exit status."""
-    values = config.gather(options.pop("config"), options)
+    values = config.gather(options.pop("config"), options, options.pop("recipe"))
     with ranks.arrive(values.get("threads", 0), values) as (comm, stop):
         from ..components.resume import Heritage
         from ..distributed.failures.guard import Shrunk
