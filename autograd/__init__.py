@@ -43,6 +43,7 @@ from .functional.parts import *
 from .functional.pool import *
 from .functional.recurrent import *
 from .functional.sampling import *
+from .functional.spike import *
 from .functional.volume import *
 from .ledger import Cost, Ledger
 from .mathematics import *
@@ -102,6 +103,7 @@ __all__ += functional.parts.__all__
 __all__ += functional.pool.__all__
 __all__ += functional.recurrent.__all__
 __all__ += functional.sampling.__all__
+__all__ += functional.spike.__all__
 __all__ += functional.volume.__all__
 __all__ += algebra.__all__
 __all__ += mathematics.__all__

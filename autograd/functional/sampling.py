@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from .. import backends, context, random
 from ..array import Array, NDArray, Spec, array
-from ..dtypes import FLOAT32, INT64, as_dtype, is_floating
+from ..dtypes import FLOAT32, INT64, as_dtype
+from ..ops.dropout import bernoulli as drawn_ones
 from ..ops.shape import axis_of, integers
 from ..tensor import Tensor
 from .create import rand, randn
@@ -81,18 +82,17 @@ def randperm(n: int, *, dtype: npt.DTypeLike = INT64) -> Tensor:
 def bernoulli(input: Tensor) -> Tensor:
     """Return 1 with the probability that each element is, else 0, in the input's type.
 
-    ValueError for what is no probability, TypeError for other types than floating-point."""
-    if not is_floating(input.dtype):
-        raise TypeError(f"bernoulli: expected floating-point numbers, got {input.dtype}")
-
-    def draw(generator: np.random.Generator) -> NDArray:
+    Draws are keyed by the sample, the first axis, as those of `dropout`. ValueError for what is no
+    probability, TypeError for other types than floating-point."""
+    if backends.computes():
         p = input.numpy()
         wrong = p[~((p >= 0) & (p <= 1))]
         if wrong.size:
             raise ValueError(f"bernoulli: expected probabilities in [0, 1], got {wrong[0]}")
-        return generator.random(p.shape) < p
-
-    return _drawn(input.spec, draw)
+    x = input.detach() if input.ndim else input.detach().reshape(1)
+    keys, use = random.sample_keys(x.shape[0])
+    y: Tensor = drawn_ones(x, keys, use=use)
+    return y if input.ndim else y.reshape(())
 
 
 def multinomial(input: Tensor, num_samples: int, replacement: bool = False) -> Tensor:

@@ -4,6 +4,7 @@ from ..tensor import Parameter
 from . import (
     activation,
     attention,
+    boltzmann,
     containers,
     distance,
     dropout,
@@ -19,10 +20,12 @@ from . import (
     pool,
     quantized,
     recurrent,
+    spiking,
     utils,
 )
 from .activation import *
 from .attention import *
+from .boltzmann import *
 from .containers import *
 from .distance import *
 from .dropout import *
@@ -37,12 +40,14 @@ from .norm import *
 from .pool import *
 from .quantized import *
 from .recurrent import *
+from .spiking import *
 
 # Each file names its layers in __all__.
 __all__ = ["Parameter", "init", "utils"]
 __all__ += activation.__all__
 __all__ += containers.__all__
 __all__ += attention.__all__
+__all__ += boltzmann.__all__
 __all__ += distance.__all__
 __all__ += dropout.__all__
 __all__ += embedding.__all__
@@ -56,3 +61,4 @@ __all__ += norm.__all__
 __all__ += pool.__all__
 __all__ += quantized.__all__
 __all__ += recurrent.__all__
+__all__ += spiking.__all__

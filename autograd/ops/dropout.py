@@ -1,10 +1,13 @@
-"""Dropout, with masks that depend on a key per sample and on nothing else.
+"""Dropout and draws of 0 or 1, which depend on a key per sample and on nothing else.
 
 The same sample gets the same mask on any number of ranks, in any batch and on any backend, because
 the random bits are hashes (SplitMix64) of the sample's key, the use within the step and the
 element's index, not draws from a shared generator."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 
@@ -32,14 +35,19 @@ def keep_mask(keys: NDArray, shape: tuple[int, ...], p: float, use: int) -> NDAr
     if least in (0, 2**32):
         keep[...] = least == 0
         return keep.reshape(shape)
+    for rows, hashes in _hashes(keys, count, use):
+        np.greater_equal(hashes, np.uint32(least), out=keep[rows])
+    return keep.reshape(shape)
+
+
+def _hashes(keys: NDArray, count: int, use: int) -> Iterator[tuple[slice, NDArray]]:
+    """Yield rows, some at a time, and their 32-bit hashes (rows, count), see `keep_mask`."""
     start = mix(words(keys) + words([use * GAMMA % 2**64]))
     steps = (np.arange((count + 1) // 2, dtype=np.uint64) + np.uint64(1)) * np.uint64(GAMMA)
     samples = max(1, BLOCK // max(steps.size, 1))
-    for i in range(0, shape[0], samples):
+    for i in range(0, len(start), samples):
         hashes = mix(start[i : i + samples, None] + steps)
-        halves = hashes.astype("<u8", copy=False).view("<u4")
-        np.greater_equal(halves[:, :count], np.uint32(least), out=keep[i : i + samples])
-    return keep.reshape(shape)
+        yield slice(i, i + samples), hashes.astype("<u8", copy=False).view("<u4")[:, :count]
 
 
 def _dropped(x: Spec, keys: Spec, *, p: float, use: int, channels: bool) -> tuple[Spec, Spec]:
@@ -49,11 +57,15 @@ def _dropped(x: Spec, keys: Spec, *, p: float, use: int, channels: bool) -> tupl
         raise ValueError(f"dropout: expected p in [0, 1], got {p}")
     if not is_floating(x.dtype):
         raise TypeError(f"dropout: expected floating-point numbers, got {x.dtype}")
+    _one_for_each_row("dropout", x, keys)
+    return x, Spec((*x.shape[:2], *[1] * (len(x.shape) - 2)) if channels else x.shape, BOOL)
+
+
+def _one_for_each_row(name: str, x: Spec, keys: Spec) -> None:
     if keys.shape != x.shape[:1]:
         raise ValueError(
-            f"dropout: expected keys {x.shape[:1]} for the rows of {x.shape}, got {keys.shape}"
+            f"{name}: expected keys {x.shape[:1]} for the rows of {x.shape}, got {keys.shape}"
         )
-    return x, Spec((*x.shape[:2], *[1] * (len(x.shape) - 2)) if channels else x.shape, BOOL)
 
 
 def _scaled(x: NDArray, keep: NDArray, p: float) -> NDArray:
@@ -103,3 +115,24 @@ def dropout_dx(dy: NDArray, keep: NDArray, *, p: float) -> NDArray:
 @dropout_dx.vjp("dy")
 def _(ddx: Value, keep: Value, p: float) -> Value:
     return dropout_dx(ddx, keep, p=p)
+
+
+def _drawn(x: Spec, keys: Spec, *, use: int) -> Spec:
+    """Shape rule of bernoulli."""
+    if not is_floating(x.dtype):
+        raise TypeError(f"bernoulli: expected floating-point numbers, got {x.dtype}")
+    _one_for_each_row("bernoulli", x, keys)
+    return x
+
+
+@primitive(infer=_drawn, cost=each(cmp=1))
+def bernoulli(x: NDArray, keys: NDArray, *, use: int) -> NDArray:
+    """Return 1 with probability x, else 0, element by element, to a resolution of 2^-32.
+
+    keys (N,) uint64 name the samples, which are the rows of x (N, ..); `use` tells apart several
+    draws in one step. Random bits are not counted."""
+    y, count = np.empty(x.shape, x.dtype), prod(x.shape[1:])
+    flat, drawn = x.reshape(len(x), count), y.reshape(len(x), count)
+    for rows, hashes in _hashes(keys, count, use):
+        drawn[rows] = hashes < flat[rows] * np.float64(2**32)
+    return y

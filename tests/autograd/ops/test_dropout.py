@@ -205,3 +205,29 @@ def test_alpha_dropout_keeps_mean_and_variance() -> None:
     kept, old = y.numpy()[~dropped], x.numpy()[~dropped]
     np.testing.assert_allclose(np.diff(kept), slope[~dropped][0] * np.diff(old), atol=1e-5)
     assert not ag.alpha_dropout(x, 1.0, True).numpy().any()
+
+
+def test_bernoulli_draws_ones_with_the_given_probabilities() -> None:
+    p = np.tile(np.array([0, 0.1, 0.5, 1], np.float32), (2000, 25))
+    ag.manual_seed(2)
+    y = ag.bernoulli(ag.tensor(p)).numpy()
+    assert {*np.unique(y)} == {0, 1} and y.dtype == np.float32
+    shares = y.reshape(2000, 25, 4).mean((0, 1))
+    np.testing.assert_allclose(shares, p[0, :4], atol=0.006)
+    assert shares[0] == 0 and shares[3] == 1
+    half = y[:, 2::4] != 0
+    assert np.mean(half[:, 1:] == half[:, :-1]) == pytest.approx(0.5, abs=0.01)
+    assert ag.bernoulli(ag.zeros(0, 3)).shape == (0, 3) and ag.bernoulli(ag.ones(())).item() == 1
+
+
+def test_bernoulli_goes_by_the_sample_and_has_no_gradient() -> None:
+    found = []
+    for samples in (SAMPLES, SAMPLES[:5]):
+        with random.keyed(samples, 7, 3):
+            p = ag.full((len(samples), 9), 0.5, requires_grad=True)
+            y = ag.bernoulli(p)
+        assert not y.requires_grad
+        found.append(y.numpy()[:5])
+    np.testing.assert_array_equal(*found)
+    with context.using(backend="meta"):
+        assert ag.bernoulli(ag.zeros(4, 3)).shape == (4, 3)
