@@ -4,7 +4,7 @@ numbers."""
 from __future__ import annotations
 
 import numpy as np
-from shared import Outcome, batches, counted, digits, minimise, report
+from shared import batches, counted, digits, minimise, report
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import models, nn
@@ -12,7 +12,7 @@ from tallygrad.autograd import models, nn
 CODE = 16
 
 
-def main() -> Outcome:
+def main() -> None:
     """Train on 10,000 digits; as many principal components are the best linear code."""
     ag.manual_seed(0)
     (x, _), (test, _) = digits("train", 10_000), digits("test", 2_000)
@@ -30,7 +30,7 @@ def main() -> Outcome:
     plane = axes[:, -CODE:]
     linear = np.square((test - mean) - (test - mean) @ plane @ plane.T).mean()
     reference = "16 principal components", float(linear)
-    return report("test squared error a pixel", error, (0.022, 0.029), reference, training, answer)
+    report("test squared error a pixel", error, (0.022, 0.029), reference, training, answer)
 
 
 if __name__ == "__main__":

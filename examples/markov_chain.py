@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from shared import Outcome, counted, report
+from shared import counted, report
 
 import tallygrad.autograd as ag
 
@@ -31,7 +31,7 @@ def entropy_rate(chances: ag.Tensor) -> ag.Tensor:
     return rate
 
 
-def main() -> Outcome:
+def main() -> None:
     """Estimate the chances from a walk, and compare entropy rates."""
     rng = np.random.default_rng(0)
     true = rng.dirichlet(np.ones(STATES), STATES)
@@ -44,7 +44,7 @@ def main() -> Outcome:
         one_hot[-1] @ estimate
     bits = entropy_rate(estimate).item()
     truth = "that of the chain itself", entropy_rate(ag.tensor(true)).item()
-    return report("entropy rate, bits a step", bits, (1.70, 1.72), truth, training, answer)
+    report("entropy rate, bits a step", bits, (1.70, 1.72), truth, training, answer)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ mistakes (Novikoff 1962)."""
 from __future__ import annotations
 
 import numpy as np
-from shared import Outcome, counted, report
+from shared import counted, report
 
 import tallygrad.autograd as ag
 
 MARGIN = 0.1
 
 
-def main() -> Outcome:
+def main() -> None:
     """Learn to separate 500 points of length R = 1 that keep a margin from a plane."""
     rng = np.random.default_rng(0)
     x, plane = rng.standard_normal((2000, 20)), rng.standard_normal(20)
@@ -31,7 +31,7 @@ def main() -> Outcome:
     with counted() as answer:
         w @ points[0]
     bound = "mistakes, the most that Novikoff's theorem allows", 1 / MARGIN**2
-    return report("mistakes until none is left", mistakes, (20, 100), bound, training, answer)
+    report("mistakes until none is left", mistakes, (20, 100), bound, training, answer)
 
 
 if __name__ == "__main__":

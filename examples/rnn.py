@@ -4,7 +4,7 @@ that a third of the bits can be foreseen."""
 from __future__ import annotations
 
 import numpy as np
-from shared import Outcome, counted, minimise, report
+from shared import counted, minimise, report
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import nn
@@ -32,7 +32,7 @@ def drawn(rng: np.random.Generator, count: int) -> ag.Tensor:
     return ag.tensor(bits, dtype="float32")
 
 
-def main() -> Outcome:
+def main() -> None:
     """Learn to foresee the next bit; the two bits of three that are chance cost one bit each."""
     rng = np.random.default_rng(0)
     ag.manual_seed(0)
@@ -48,7 +48,7 @@ def main() -> Outcome:
     with ag.no_grad():
         bits_a_step = loss(model(test[:-1]), test[1:]).item() / np.log(2)
     chance = "19 of 29 bits are chance", 19 / 29
-    return report("bits a step", bits_a_step, (0.64, 0.68), chance, training, answer)
+    report("bits a step", bits_a_step, (0.64, 0.68), chance, training, answer)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +14,6 @@ from tallygrad import datasets
 from tallygrad.autograd import Ledger, Tensor, context, cross_entropy, nn, no_grad, optim, tensor
 from tallygrad.trainer.cost.report.units import short
 from tallygrad.trainer.cost.workload import other_operations
-
-
-class Outcome(NamedTuple):
-    """What an example found, the band in which it must lie, the training's MACs, and how many
-    inferences take as many."""
-
-    result: float
-    band: tuple[float, float]
-    macs: int
-    inferences: float
 
 
 @contextmanager
@@ -78,7 +68,7 @@ def report(
     reference: tuple[str, float],
     training: Ledger,
     answer: Ledger,
-) -> Outcome:
+) -> None:
     """Print a result, the reference value, and the bill: MACs of the training by pass, and how many
     inferences (`answer` is the work of one) they are worth."""
     total, one = training.total(), answer.total().macs
@@ -89,4 +79,3 @@ def report(
     print(f"{'training':<11}{short(total.macs)} MACs = {parts}")
     print(f"{'':<11}{short(other_operations(total))} other operations")
     print(f"{'worth':<11}{short(total.macs / one)} inferences of {short(one)} MACs")
-    return Outcome(result, band, total.macs, total.macs / one)

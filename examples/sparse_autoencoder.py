@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared import Outcome, batches, counted, digits, minimise, report
+from shared import batches, counted, digits, minimise, report
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import Ledger, nn
@@ -44,13 +44,13 @@ def trained(weight: float) -> tuple[float, float, Ledger, Ledger]:
         return activity, model(images, 0.0).item(), training, answer
 
 
-def main() -> Outcome:
+def main() -> None:
     """Train with the penalty and without it."""
     dense, error, *_ = trained(0.0)
     activity, sparse_error, training, answer = trained(1.0)
     name = f"mean activity, {ACTIVE} wanted, squared error a pixel {sparse_error:.4f}"
     reference = f"without penalty, squared error {error:.4f}", dense
-    return report(name, activity, (0.045, 0.065), reference, training, answer)
+    report(name, activity, (0.045, 0.065), reference, training, answer)
 
 
 if __name__ == "__main__":
