@@ -29,6 +29,7 @@ from .plans import (  # noqa: F401  (registers)
     recurrent,
     recurrent_cell,
     recurrent_tiles,
+    standardize,
     sums,
     update,
 )

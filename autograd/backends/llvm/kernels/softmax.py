@@ -1,9 +1,7 @@
 """Softmax, its logarithm and cross entropy, row by row: a row has the numbers of all classes.
 
 Each kernel sweeps a row some times: for the largest number, for powers and their sums, and for the
-division. Sums stay in one vector register in the arrays' type; beyond BLOCK columns they are added
-up in float64 from block to block, so that rounding errors do not grow with the classes.
-"""
+division."""
 
 from __future__ import annotations
 
@@ -13,11 +11,10 @@ import numpy as np
 
 from ..compiler.isa.targets import Target
 from ..compiler.language import Integer, KernelBuilder
-from ..compiler.mathematics import exp, expm1, largest, total
+from ..compiler.mathematics import exp, expm1, largest
 from ..compiler.vectors import Vector
-from .sweep import Body, parts_of, sweep
-
-BLOCK = 1 << 10  # columns whose sums run in the arrays' type
+from .rows import RowSum, sweep_blocks
+from .sweep import sweep
 
 
 def _most(k: KernelBuilder, row: Any, size: Integer) -> Vector:
@@ -33,42 +30,6 @@ def _most(k: KernelBuilder, row: Any, size: Integer) -> Vector:
     return largest(k, most.get())
 
 
-class _Sum:
-    """A sum over a row: in the arrays' type over a block of columns, in float64 over blocks, where
-    there are several."""
-
-    def __init__(self, k: KernelBuilder, blocks: bool) -> None:
-        self._k, self._wide, self._many = k, k.doubles(), blocks
-        self._part, self._blocks = k.variable(), self._wide.variable()
-
-    def add(self, x: Vector, some: Integer | None) -> None:
-        """Add what is there of a vector."""
-        x = x if some is None else self._k.select(self._k.mask(some), x, 0.0)
-        self._part.set(self._part.get() + x)
-
-    def end_block(self) -> None:
-        """Add up what a block came to."""
-        self._blocks.set(self._blocks.get() + self._wide.convert(self._part.get()))
-        self._part.set(self._k.vector(0.0))
-
-    def total(self) -> Vector:
-        """Return the sum, in all lanes."""
-        sums = self._blocks if self._many else self._part
-        return total(self._k, self._k.convert(sums.get()))
-
-
-def _sweep_blocks(k: KernelBuilder, size: Integer, blocks: bool, body: Body, *sums: _Sum) -> None:
-    """Write down `body` for all places of a row, with what adds up sums in blocks."""
-    if not blocks:
-        return sweep(k, size, body)
-    with k.loop(parts_of(k, size, BLOCK)) as i:
-        start = k.times(i, BLOCK)
-        count = k.least(BLOCK, k.builder.sub(k.integer(size), k.integer(start)))
-        sweep(k, count, lambda index, some: body(k.sum(start, index), some))
-        for sum in sums:
-            sum.end_block()
-
-
 def grown(
     target: Target, dtype: str, powers: bool, logarithm: bool, weighted: bool, blocks: bool
 ) -> KernelBuilder:
@@ -82,7 +43,7 @@ def grown(
     with k.loop(rows) as i:
         source, to = k.at(x, (i, size)), k.at(y, (i, size))
         most = _most(k, source, size)
-        whole, inner, ones = (_Sum(k, blocks) for _ in range(3))
+        whole, inner, ones = (RowSum(k, blocks) for _ in range(3))
 
         def body(index: Integer, some: Integer | None) -> None:
             exponent = k.load(k.at(source, index), some) - most
@@ -97,7 +58,7 @@ def grown(
                 inner.add(exponent * k.load(k.at(w, index), some), some)
             k.store(power if powers else exponent, k.at(to, index), some)
 
-        _sweep_blocks(k, size, blocks, body, whole, inner, ones)
+        sweep_blocks(k, size, blocks, body, whole, inner, ones)
         sum = whole.total()
         k.store(sum + (ones.total() - 1.0) if logarithm else sum, k.at(sums, i), 1)
         k.store(most, k.at(sums, rows, i), 1)
@@ -132,14 +93,14 @@ def slope(target: Target, dtype: str, logarithm: bool, blocks: bool) -> KernelBu
         top, value, to = (k.at(p, (i, size)) for p in (dy, y, dx))
 
         def summed(base: Vector) -> Vector:
-            sum = _Sum(k, blocks)
+            sum = RowSum(k, blocks)
 
             def body(index: Integer, some: Integer | None) -> None:
                 d = k.load(k.at(top, index), some)
                 part = d if logarithm else (d - base) * k.load(k.at(value, index), some)
                 sum.add(part, some)
 
-            _sweep_blocks(k, size, blocks, body, sum)
+            sweep_blocks(k, size, blocks, body, sum)
             return sum.total()
 
         base = k.vector(0.0) if logarithm else summed(k.vector(0.0))
@@ -170,7 +131,7 @@ def entropy_slope(target: Target, dtype: str, smooth: bool, blocks: bool) -> Ker
             k.broadcast(k.at(factors, (rows, j), i)) if j < 2 or smooth else k.vector(0.0)
             for j in range(3)
         )
-        label, others = k.read(labels, i), _Sum(k, blocks)
+        label, others = k.read(labels, i), RowSum(k, blocks)
 
         def body(index: Integer, some: Integer | None) -> None:
             value = k.load(k.at(source, index), some)
@@ -183,7 +144,7 @@ def entropy_slope(target: Target, dtype: str, smooth: bool, blocks: bool) -> Ker
                 result = result - soft * k.load(k.at(w, index), some)
             k.store(result, k.at(to, index), some)
 
-        _sweep_blocks(k, size, blocks, body, others)
+        sweep_blocks(k, size, blocks, body, others)
         # After the sweep, when the sum of the others is known, which is 1 - p at the label.
         spot = k.at(to, label)
         result = k.load(spot, 1) - k.load(k.at(source, label), 1) * hit

@@ -9,7 +9,8 @@ import numpy as np
 from ....array import NDArray, Spec
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
-from ..kernels.softmax import BLOCK, entropy_slope, finished, grown, slope
+from ..kernels.rows import BLOCK
+from ..kernels.softmax import entropy_slope, finished, grown, slope
 from ..registry import implements
 from ..runtime import memory
 from ..runtime.executable import Executable
