@@ -356,7 +356,12 @@ class Operators:
         target = as_dtype(dtype)
         return cast("Tensor", self) if target == self.dtype else sh.cast(self, dtype=target)
 
-    to = astype
+    def to(self, target: npt.DTypeLike | Tensor) -> Tensor:
+        """Return the same numbers in another type, or that of another tensor; the tensor itself for
+        the device "cpu", the only one that there is."""
+        if isinstance(target, str) and target == "cpu":
+            return cast("Tensor", self)
+        return self.astype(target.dtype if isinstance(target, Operators) else target)
 
     def float(self) -> Tensor:
         """Return the same numbers in float32."""

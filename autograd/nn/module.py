@@ -247,6 +247,11 @@ class Module:
             convert(name, t, target_dtype)
         return self
 
+    def to(self, target: npt.DTypeLike) -> Self:
+        """Convert to another type, see `astype`; for the device "cpu", the only one that there is,
+        change nothing. Return self."""
+        return self if isinstance(target, str) and target == "cpu" else self.astype(target)
+
     def float(self) -> Self:
         """Make parameters and buffers float32. Return self."""
         return self.astype(FLOAT32)

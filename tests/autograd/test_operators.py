@@ -57,6 +57,14 @@ def test_types_with_python_numbers(dtype: str) -> None:
         assert (x**2).dtype == (x * np.int64(2)).dtype == (x ** np.int64(2)).dtype == dtype
 
 
+def test_the_only_device() -> None:
+    x, net = ag.ones(2), nn.Linear(2, 1)
+    assert x.to("cpu") is x and net.to("cpu") is net and x.to(x.double()).dtype == np.float64
+    assert x.to("int64").dtype == np.int64 and net.to("float64").weight.dtype == np.float64
+    with pytest.raises(TypeError, match="cuda"):
+        x.to("cuda")
+
+
 def test_a_gradient_has_the_type_of_its_operand() -> None:
     x = ag.tensor(np.array([1.0, 2.0], np.float32), requires_grad=True)
     w = ag.tensor(np.array([3.0, 0.5]), requires_grad=True)
