@@ -25,6 +25,7 @@ DEPTH = 4  # levels below the folder at which splits are searched for
 MOST_FOLDERS = 2000  # that are searched for splits
 MOST_TEXT = 1 << 26  # bytes of a file of labels
 LABEL_WORDS = ("label", "annotation", "ground_truth", "solution", "classes")
+HIDDEN = (".", "__MACOSX")
 SYNSETS = ("map_clsloc.txt", "synsets.txt")
 
 
@@ -77,6 +78,11 @@ def _find_splits(root: Path) -> dict[str, Path]:
 
 
 def _named_splits(folder: Path, children: list[Path]) -> dict[str, Path]:
+    """Return the children that are named as splits; none if they are classes of such names, as
+    other folders of images beside them tell."""
+    flat = [child for child in children if _pictures(child)]
+    if {split_of(child.name) for child in flat} > {""}:
+        return {}
     splits: dict[str, Path] = {}
     for child in children:
         split = split_of(child.name)
@@ -225,7 +231,7 @@ def _synsets(place: Path, root: Path) -> dict[str, str]:
 def _folders(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+            names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(HIDDEN))
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror or error}") from error
     return [folder / name for name in names]

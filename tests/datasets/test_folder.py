@@ -183,6 +183,13 @@ def test_tiny_imagenet_and_kaggle(tmp_path: Path) -> None:
     assert data["train"].classes == ("cat", "frog") and sorted(both.tolist()) == [0, 0, 1, 1]
 
 
+def test_classes_that_are_named_as_splits(tmp_path: Path) -> None:
+    draw_classes(tmp_path / "a", 2, ("bus", "train", "Test"))
+    draw(tmp_path / "a" / "__MACOSX" / "._1.png")
+    data = load_own(tmp_path / "a", Reading(test_split=None))["train"]
+    assert data.classes == ("Test", "bus", "train") and len(data) == 6
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
