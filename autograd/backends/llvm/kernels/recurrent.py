@@ -31,7 +31,7 @@ TOGETHER = 3  # rows whose cells are written side by side, for their functions a
 class RecurrentLayer(NamedTuple):
     """A kind of layer, for a batch that leaves the same rest."""
 
-    cell: str  # lstm, tanh or relu
+    cell: str  # lstm, gru, tanh or relu
     size: int  # numbers in a state
     rest: int  # rows of the batch that fill no whole tile
     inputs: int = 0  # numbers in an input (forward only)
@@ -45,11 +45,11 @@ class RecurrentLayer(NamedTuple):
     @property
     def gates(self) -> int:
         """Numbers in the gates of a row."""
-        return self.size * (4 if self.lstm else 1)
+        return self.size * {"lstm": 4, "gru": 3}.get(self.cell, 1)
 
     def block(self, lanes: int) -> int:
         """Units of a panel of the forward product."""
-        return lanes if self.lstm else WIDE * lanes
+        return lanes if self.gates > self.size else WIDE * lanes
 
 
 def tile(target: Target) -> int:
@@ -220,7 +220,7 @@ def forward(target: Target, dtype: str, layer: RecurrentLayer) -> KernelBuilder:
     return k
 
 
-class _StepBack(NamedTuple):
+class StepBack(NamedTuple):
     """Addresses of one step backward."""
 
     k: KernelBuilder
@@ -302,7 +302,7 @@ def backward(target: Target, dtype: str, layer: RecurrentLayer, tops: bool) -> K
     wide = k.times(batch, layer.gates)
     with k.loop(steps) as s:
         t, last = k.sum(start, (s, way)), k.builder.icmp_signed("==", k.sum(s, 1), steps)
-        step = _StepBack(
+        step = StepBack(
             k, layer, k.at(dhs, (t, states)) if tops else None, k.at(acts, (t, wide)),
             k.at(acts, (k.sum(t, way), wide)),
             k.builder.select(last, c, k.at(cells, (k.sum(t, way), states))),
@@ -311,11 +311,11 @@ def backward(target: Target, dtype: str, layer: RecurrentLayer, tops: bool) -> K
         with k.loop(rows.many()) as r:
             step.slopes(k.sum(first, r))
         with k.where(k.builder.not_(last)):
-            _carry(step, w, rows)
+            carry(step, w, rows)
     return k
 
 
-def _carry(step: _StepBack, w: Any, rows: BatchRows) -> None:
+def carry(step: StepBack, w: Any, rows: BatchRows) -> None:
     """Multiply the gradients of the gates of all rows by w."""
     k, layer = step.k, step.layer
     line = WIDE * k.lanes

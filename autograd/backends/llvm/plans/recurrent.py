@@ -13,6 +13,8 @@ from ....threads import WORTHWHILE, share
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.recurrent import WIDE, RecurrentLayer, backward, forward, tile
+from ..kernels.recurrent_gru import backward as gru_backward
+from ..kernels.recurrent_gru import forward as gru_forward
 from ..kernels.recurrent_weights import Sums, weights
 from ..registry import implements
 from ..runtime import memory
@@ -162,6 +164,28 @@ def _lstm(
     return Executable(run)
 
 
+@implements("gru_sequence")
+def gru_sequence(
+    target: Target, gates: Spec, h: Spec, w: Spec, bias: Spec, *, backwards: bool
+) -> Executable | None:
+    """Plan a GRU's forward pass over a sequence."""
+    if not _alike(gates, h, w, bias):
+        return None
+    shape, dtype, wide = (*gates.shape[:2], h.shape[1]), h.dtype, 4 * h.shape[1]
+    plan = _SequencePlan(target, "gru", Spec(shape, dtype), backwards, gates.size * h.shape[1])
+    function = build(gru_forward, target, dtype.name, plan.layer)
+    lay, where, none = plan.panels(0), plan.way(back=False), np.empty((w.shape[0], 0), dtype)
+
+    def run(*xs: NDArray) -> tuple[NDArray, ...]:
+        gates, h, w, bias = map(plain, xs)
+        hs, acts = memory.empty(shape, dtype), memory.empty((*shape[:2], wide), dtype)
+        pointers = [address(a) for a in (gates, bias, h, lay(none, w), hs, acts)]
+        plan.share(lambda *rows: function(*pointers, plan.batch, *rows, *where))
+        return hs, _copy(hs[plan.last]), acts
+
+    return Executable(run)
+
+
 @implements("rnn_sequence")
 def rnn_sequence(
     target: Target, *specs: Spec, nonlinearity: str, backwards: bool
@@ -215,6 +239,31 @@ def lstm_sequence_dx(
     return Executable(run)
 
 
+@implements("gru_sequence_dx")
+def gru_sequence_dx(
+    target: Target, *specs: Spec, present: Flags, backwards: bool
+) -> Executable | None:
+    """Plan a GRU's backward pass over a sequence."""
+    if not _alike(*specs):
+        return None
+    states, wide = specs[1], (*specs[1].shape[:2], 3 * specs[1].shape[2])
+    plan = _SequencePlan(target, "gru", states, backwards, 3 * states.size * states.shape[2])
+    function = build(gru_backward, target, states.dtype.name, plan.layer, present[0])
+    lay, where = plan.panels_back(), plan.way(back=True)
+
+    def run(*xs: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        acts, hs, h, w, *grad_outputs = map(plain, xs)
+        dhs, dlast = placed(grad_outputs, present)
+        dh, panels = _start(dlast, h), lay(w)
+        dgates, dstates = (memory.empty(wide, hs.dtype) for _ in range(2))
+        arrays = (acts if dhs is None else dhs, acts, hs, h, panels, dgates, dstates, dh)
+        pointers = [address(a) for a in arrays]
+        plan.share(lambda *rows: function(*pointers, plan.batch, *rows, *where))
+        return dgates, dstates, dh
+
+    return Executable(run)
+
+
 @implements("rnn_sequence_dx")
 def rnn_sequence_dx(
     target: Target, *specs: Spec, present: Flags, nonlinearity: str, backwards: bool
@@ -262,8 +311,7 @@ def sequence_dw(
         return None
     (steps, batch, wide), size, dtype = dgates.shape, hs.shape[2], dgates.dtype
     width, kernels = x.shape[2], {}
-    where = (steps, steps - 1, -1) if backwards else (steps, 0, 1)
-    macs = dgates.size * (width + size)
+    where, macs = _order(steps, backwards), dgates.size * (width + size)
 
     def run(dgates: NDArray, x: NDArray, *states: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         x, row, step = _rows(x)
@@ -277,6 +325,33 @@ def sequence_dw(
         return dw_ih, dw, db
 
     rows = tile(target)
+    return Executable(run)
+
+
+def _order(steps: int, backwards: bool) -> tuple[int, int, int]:
+    """Return the number of steps, the first one, and how far it is to the next."""
+    return (steps, steps - 1, -1) if backwards else (steps, 0, 1)
+
+
+@implements("states_dw")
+def states_dw(
+    target: Target, dgates: Spec, hs: Spec, h: Spec, *, backwards: bool
+) -> Executable | None:
+    """Plan the gradients of the weights of states and of their bias: those of a layer whose inputs
+    have no numbers."""
+    if not _alike(dgates, hs, h):
+        return None
+    (steps, batch, wide), size, dtype = dgates.shape, hs.shape[2], dgates.dtype
+    function = build(weights, target, dtype.name, Sums(batch, wide, size, 0, 0))
+    where, rows, macs = _order(steps, backwards), tile(target), dgates.size * size
+
+    def run(*xs: NDArray) -> tuple[NDArray, NDArray]:
+        dgates, hs, h = map(plain, xs)
+        dw, db = _zeros((wide, size), dtype), _zeros((wide,), dtype)
+        pointers = [address(a) for a in (dgates, dgates, hs, h, dw, dw, db)]
+        _shared(wide, rows, macs, lambda *some: function(*pointers, *some, *where, 0))
+        return dw, db
+
     return Executable(run)
 
 

@@ -21,6 +21,7 @@ from tallygrad.autograd.backends.llvm.plans import recurrent as recurrent_sequen
 from tallygrad.autograd.backends.llvm.runtime import layout, memory
 from tallygrad.autograd.ops import recurrent
 from tallygrad.autograd.ops import recurrent_sequence as ops
+from tallygrad.autograd.ops.gru import gru_sequence, gru_sequence_dx, states_dw
 from tallygrad.autograd.ops.sequence_weights import sequence_dw
 from tallygrad.autograd.primitive import Primitive
 
@@ -97,6 +98,24 @@ def test_lstm(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", SIZES[::2])
+def test_gru(
+    size: tuple[int, int, int], dtype: str, target: targets.Target, guards: list[np.ndarray]
+) -> None:
+    t, n, h = size
+    way = {"backwards": h % 2 == 0}
+    state, w = numbers(dtype, n, h), numbers(dtype, 3 * h, h)
+    gates, bias = numbers(dtype, t, n, 3 * h), numbers(dtype, 3 * h)
+    hs, _, acts = check(target, gru_sequence, gates, state, w, bias, **way)
+    dys = numbers(dtype, t, n, h, seed=1), numbers(dtype, n, h, seed=2)
+    for there in ((True, True), (False, True), (True, False)):
+        some = [dy for dy, flag in zip(dys, there, strict=True) if flag]
+        kept = acts, hs, state, w, *some
+        _, dstates, _ = check(target, gru_sequence_dx, *kept, present=there, **way)
+    check(target, states_dw, dstates, hs, state, **way)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 @pytest.mark.parametrize("size", SIZES)
 def test_rnn(
@@ -124,12 +143,13 @@ def test_rnn_cell(
         check(target, recurrent.rnn_cell, x, h, nonlinearity=nonlinearity)
 
 
-def step() -> list[np.ndarray]:
-    """Return results and gradients of an LSTM and an Elman network, inputs lying both ways."""
+def step(*kinds: tuple[Any, int]) -> list[np.ndarray]:
+    """Return results and gradients of networks, by default an LSTM and an Elman network, given by
+    function and gates; inputs lie both ways."""
     x = ag.tensor(numbers("float32", 4, 50, 9), requires_grad=True)
     found = []
     with context.using(backend="llvm"):
-        for run, gates in ((ag.lstm, 4), (ag.rnn_tanh, 1)):
+        for run, gates in kinds or ((ag.lstm, 4), (ag.rnn_tanh, 1)):
             shapes = (gates * 40, 9), (gates * 40, 40), (gates * 40,), (gates * 40,)
             params = [ag.tensor(numbers("float32", *s), requires_grad=True) for s in shapes]
             for first in (False, True):
@@ -140,13 +160,13 @@ def step() -> list[np.ndarray]:
 
 
 def test_threads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = get_num_threads()
-    expected = step()
+    before, kinds = get_num_threads(), ((ag.lstm, 4), (ag.gru, 3), (ag.rnn_tanh, 1))
+    expected = step(*kinds)
     monkeypatch.setattr(recurrent_sequence, "WORTHWHILE", 0)
     try:
         for count in (1, 2, 3, 7):
             set_num_threads(count)
-            for a, b in zip(step(), expected, strict=True):
+            for a, b in zip(step(*kinds), expected, strict=True):
                 np.testing.assert_array_equal(a, b)
     finally:
         set_num_threads(before)
