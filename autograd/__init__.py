@@ -34,6 +34,7 @@ from .functional.create import *
 from .functional.distance import *
 from .functional.dropout import *
 from .functional.einsum import *
+from .functional.grid import *
 from .functional.image import *
 from .functional.indexing import *
 from .functional.linear import *
@@ -94,6 +95,7 @@ __all__ += functional.create.__all__
 __all__ += functional.distance.__all__
 __all__ += functional.dropout.__all__
 __all__ += functional.einsum.__all__
+__all__ += functional.grid.__all__
 __all__ += functional.image.__all__
 __all__ += functional.indexing.__all__
 __all__ += functional.linear.__all__

@@ -120,7 +120,7 @@ class Selecting:
         )
         return select(x, chosen)
 
-    def order(self, name: str, dim: int, descending: bool, count: int | None) -> Tensor:
+    def _order(self, name: str, dim: int, descending: bool, count: int | None) -> Tensor:
         """Return the positions of the first elements in an order along an axis, all for None."""
         axis = sh.axis_of(name, dim, max(len(self.shape), 1))
         x = self if self.shape else sh.reshape(self, shape=(1,))
@@ -130,19 +130,19 @@ class Selecting:
 
     def argsort(self, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
         """Return the positions of the elements in order along an axis; see `sort`."""
-        return self.order("argsort", dim, descending, None)
+        return self._order("argsort", dim, descending, None)
 
     def sort(self, dim: int = -1, descending: bool = False, stable: bool = False) -> Ordered:
         """Return the elements in order along an axis, and their positions.
 
         Equal ones keep their order; NaN counts as the largest."""
-        return self._taken(dim, self.order("sort", dim, descending, None))
+        return self._taken(dim, self._order("sort", dim, descending, None))
 
     def topk(self, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Ordered:
         """Return the k largest or smallest elements along an axis, in order, and their positions.
 
         Of equal ones the first count. ValueError for more than there are."""
-        return self._taken(dim, self.order("topk", dim, largest, k))
+        return self._taken(dim, self._order("topk", dim, largest, k))
 
     def _taken(self, dim: int, positions: Tensor) -> Ordered:
         if not self.shape:
@@ -166,7 +166,7 @@ class Selecting:
         With `return_inverse` also where each element's value is in them, with `return_counts` how
         often each occurs."""
         flat = sh.reshape(self, shape=(prod(self.shape),))
-        positions = flat.order("unique", 0, False, None)
+        positions = flat._order("unique", 0, False, None)
         values = ga.gather(flat, positions, axis=0)
         fresh = np.ones(len(values), bool)
         fresh[1:] = cp.ne(values[1:], values[:-1]).numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...functional import image as fn
+from ...functional.grid import BORDERS, affine_grid, grid_sample
 from .sample import Sample, normal
 
 Wrong = tuple[tuple[str, tuple[tuple[int, ...], ...]], ...]
@@ -65,5 +66,36 @@ ROWS = [
         "fold", (2, 12, 8), output_size=(4, 5), kernel_size=(2, 3), dilation=(2, 1),
         padding=(1, 0), stride=(1, 2),
         wrong=(("fold: expected an input (.., multiple of 6, 8), got shape (12, 9)", ((12, 9),)),),
+    ),
+]  # fmt: skip
+
+
+def sampled(border: str, aligned: bool, mode: str, wrong: Wrong = ()) -> Sample:
+    """Return the row of one way to sample images, beyond them too."""
+    return Sample(
+        f"grid_sample/{mode}, {border}",
+        lambda x, grid: grid_sample(x, grid, mode, border, aligned),
+        (normal(2, 2, 3, 4), normal(2, 2, 3, 2)),
+        lambda t, x, grid: t.nn.functional.grid_sample(x, grid, mode, border, aligned),
+        wrong=wrong,
+    )
+
+
+ROWS += [
+    sampled(BORDERS[0], False, "bilinear", (
+        ("grid_sample: expected images (N, C, H, W) and places (N, E, F, 2), got (2, 2, 3, 4) and "
+         "(1, 2, 3, 2)", ((2, 2, 3, 4), (1, 2, 3, 2))),
+    )),
+    sampled(BORDERS[2], True, "bilinear"),
+    Sample(
+        "affine_grid",
+        lambda theta: affine_grid(theta, (2, 1, 3, 4)),
+        (normal(2, 2, 3),),
+        lambda t, theta: t.nn.functional.affine_grid(theta, (2, 1, 3, 4), align_corners=False),
+        macs=2 * 12 * 3 * 2,
+        wrong=(
+            ("affine_grid: expected theta (N, 2, 3) and size (N, C, H, W), got (2, 3, 3) and",
+             ((2, 3, 3),)),
+        ),
     ),
 ]  # fmt: skip

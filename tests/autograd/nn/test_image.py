@@ -23,6 +23,10 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: ag.pixel_shuffle(IMAGE, 0), "pixel_shuffle: expected an input (.., channels, H, W)"),
     (lambda: ag.fold(IMAGE, 4, 2), "fold: expected an input (.., multiple of 4, 9), got shape (1"),
     (lambda: ag.fold(IMAGE, 1, 2), "fold: expected a padded image that kernel (2, 2) with dilat"),
+    (
+        lambda: ag.grid_sample(IMAGE, ag.zeros(1, 2, 2, 2), "linear"),
+        "grid_sample: expected a mode in ('bilinear', 'nearest') and a padding_mode in ('zeros', ",
+    ),
     (lambda: nn.ZeroPad2d((1, 2)), "ZeroPad2d: expected one width or 4, got (1, 2)"),
     (lambda: nn.ZeroPad1d(1)(IMAGE), "ZeroPad1d: expected an input of 2 or 3 axes, got shape (1"),
 ]
@@ -46,6 +50,24 @@ def test_rows_of_any_length_as_in_torch(mode: str) -> None:
             theirs = torch.tensor(x.astype(dtype))
             theirs = torch.nn.functional.interpolate(theirs, (2, size), mode=mode).numpy()
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("border", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_places_far_beyond_the_image_as_in_torch(mode: str, border: str, aligned: bool) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    draw = np.random.default_rng(0)
+    x, theta = draw.standard_normal((2, 3, 4, 5)), 2 * draw.standard_normal((2, 2, 3))
+    size = (2, 3, 6, 7)
+    places = ag.affine_grid(ag.tensor(theta), size, aligned)
+    y = ag.grid_sample(ag.tensor(x), places, mode, border, aligned)
+    fn = torch.nn.functional
+    theirs = fn.affine_grid(torch.tensor(theta), size, aligned)
+    np.testing.assert_allclose(places.numpy(), theirs.numpy(), rtol=0, atol=1e-12)
+    expected = fn.grid_sample(torch.tensor(x), theirs, mode, border, aligned)
+    np.testing.assert_allclose(y.numpy(), expected.numpy(), rtol=0, atol=1e-11)
 
 
 def test_patches_come_together_again() -> None:
