@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.formats.idx import read_idx
-from ..datasets.source import Bytes, DataError
+from ..datasets.source import Bytes, DataError, Pixels
+from ..datasets.store import check_finite
 from .errors import UserError
 
 Shape = tuple[int, int, int]
@@ -38,8 +39,9 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-def read_images(path: Path, shape: Shape) -> Bytes:
-    """Return the (N, C, H, W) uint8 images of a .npy or IDX file, for a model of `shape` (C, H, W).
+def read_images(path: Path, shape: Shape, floats: bool = False) -> Pixels:
+    """Return the (N, C, H, W) uint8 images of a .npy or IDX file, for a model of `shape` (C, H, W);
+    for one that was trained on `floats`, numbers as they are, in float32.
 
     Taken are one image or several, channels first or last, without their axis where there is one;
     whole numbers from 0 to 255, or floats that are shares from 0 to 1 as torchvision's ToTensor
@@ -48,7 +50,13 @@ def read_images(path: Path, shape: Shape) -> Bytes:
     array = _in_shape(path, _read(path), shape)
     if not array.size:
         raise UserError(f"{path}: expected at least one image, got shape {array.shape}")
-    return _as_bytes(path, array)
+    return _as_floats(path, array) if floats else _as_bytes(path, array)
+
+
+def _as_floats(path: Path, array: NDArray[Any]) -> Pixels:
+    if array.dtype.kind not in "iuf":
+        raise UserError(f"{path}: expected numbers, got elements of type {array.dtype}")
+    return check_finite(array.astype(np.float32), str(path), np.arange(len(array)))
 
 
 def _read(path: Path) -> NDArray[Any]:

@@ -283,10 +283,11 @@ def predict(options: CheckpointOptions, images: str, samples: str, as_json: bool
 def _pixels(path: Path, trained: Trained) -> Pixels:
     """Return the images of a file (N, H, W, C); a picture is brought to the model's size."""
     channels, *size = trained.data.input_shape
-    if is_picture(path.name) and channels in (1, 3):
+    floats = trained.data.read(np.arange(1)).dtype != np.uint8
+    if is_picture(path.name) and channels in (1, 3) and not floats:
         height, width = size
         return decode(path, (height, width), trained.reading.fit, channels == 3)[None]
-    return read_images(path, trained.data.input_shape).transpose(0, 2, 3, 1)
+    return read_images(path, trained.data.input_shape, floats).transpose(0, 2, 3, 1)
 
 
 def _answers(trained: Trained, pixels: Pixels) -> NDArray[Any]:

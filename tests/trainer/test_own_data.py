@@ -106,6 +106,26 @@ def test_pictures_are_predicted(pets: Path, capsys: pytest.CaptureFixture[str]) 
     assert "broken.png: expected an image" in capsys.readouterr().err
 
 
+def test_numbers_that_are_no_bytes_are_predicted_as_they_are(
+    pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.random.default_rng(0).normal(40, 900, (30, 7)).astype(np.float32)
+    np.savez("rows.npz", x=values, y=np.arange(30) % 2)
+    train("--dataset", "rows.npz", "--test-split", "0.2")
+    capsys.readouterr()
+    assert main(["predict", "run", "--samples", "0-5", "--json"]) == 0
+    known = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    np.save("rows.npy", values[:, :, None, None])
+    assert main(["predict", "run", "rows.npy", "--json"]) == 0
+    found = [json.loads(line)["probability"] for line in capsys.readouterr().out.splitlines()]
+    assert len(found) == 30 and len(known) == 6
+    assert all(min(abs(one["probability"] - x) for x in found) < 1e-5 for one in known)
+    values[3, 2] = np.nan
+    np.save("rows.npy", values[:, :, None, None])
+    assert main(["predict", "run", "rows.npy"]) == 2
+    assert "rows.npy: image 3: expected finite numbers, got nan" in capsys.readouterr().err
+
+
 def test_a_run_goes_on_with_data_that_have_moved(
     pets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
