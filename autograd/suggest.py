@@ -17,6 +17,7 @@ SYNONYMS: tuple[frozenset[str], ...] = tuple(
         "clipvalue clipgradvalue gradclipvalue",
         "optimizer optim opt solver",
         "eps epsilon",
+        "ema emadecay modelema averagedecay",
         "momentum mom beta",
         "schedule scheduler lrscheduler lrschedule lrpolicy",
         "warmupsteps warmup warmupepochs warmupiters",

@@ -356,4 +356,6 @@ def create_optimizer(
         raise UserError(str(error)) from error
     if not config.decay_norm_bias:
         made.exempt_from_decay(p for p in model.parameters() if p.ndim <= 1)
+    for average in config.averages():
+        made.add(average)
     return made

@@ -20,11 +20,14 @@ class Clash(NamedTuple):
 
 EVERY_STEP = "needs an exchange in every step"
 WEIGHTS = "exchanges weights instead of gradients"
+ALONE = "trains weights of each worker, and has an average of its own"
 CLASHES = (
     Clash("local_steps", "shard_optimizer", EVERY_STEP),
     Clash("local_steps", "sync_batch_norm", EVERY_STEP),
     Clash("local_steps", "compress", EVERY_STEP),
     Clash("local_steps", "verify_every", EVERY_STEP),
+    Clash("ema", "local_steps", ALONE),
+    Clash("lookahead", "local_steps", ALONE),
     Clash("bucket_mb", "local_steps", WEIGHTS),
     Clash("overlap", "local_steps", WEIGHTS),
     Clash("hierarchical", "local_steps", WEIGHTS),

@@ -23,7 +23,7 @@ from . import build, config, user_code
 from .commands.checkpoints import CheckpointOptions
 from .components.checkpoint import CheckpointFolder, load, newest_checkpoint, verify
 from .components.evaluate import evaluate, make_eval_step
-from .components.state import load_model, recorded, recorded_choice, recorded_precision
+from .components.state import load_evaluated, recorded, recorded_choice, recorded_precision
 from .components.views import VIEWS, check_views, mean_output
 from .distributed.agreement import agree, model_facts, work_facts
 from .distributed.comm import Comm, SerialComm
@@ -90,7 +90,7 @@ class Trained:
         digest = str(trained_with.get("model_sha256", ""))
         name = named_again(kind, options.model, digest, str(self.path), warns=comm.rank == 0)
         self.model = build.create_model(name, self.data, self.dtype)
-        load_model(self.path, checkpoint.tensors, self.model)
+        self.averaged = load_evaluated(self.path, checkpoint.tensors, self.model)
         build.check_output(self.model, self.task, self.data, self.dtype)
         check_views(self.tta, self.task, self.data)
         if self.precision == "bf16" and not self.is_int8:
@@ -248,6 +248,7 @@ def _show(trained: Trained, options: CheckpointOptions, figures: Figures, as_jso
     about = {
         "checkpoint": str(trained.path), "dataset": trained.data.name, "split": options.split,
         "precision": trained.computed_in, **({} if trained.tta == "none" else {"tta": trained.tta}),
+        **({"weights": "moving average"} if trained.averaged else {}),
     }  # fmt: skip
     if as_json:
         show(_dump(about | {name: value for name, (value, _) in figures.items()}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .values import parse_betas
+from .values import parse_betas, parse_lookahead
 
 # Defaults of the learning rate, and of SGD's settings; those of other optimizers are the classes'.
 DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}}
@@ -77,6 +77,19 @@ class OptimizerOptions:
     clip_value: float = option(
         0.0, "largest absolute value of an element of the gradient; 0: any", low=0.0
     )
+    ema: float = option(
+        0.0,
+        "decay of a moving average of the weights, which evaluations use; 0: none",
+        low=0.0,
+        high=0.999999,
+    )
+    lookahead: str = option(
+        "off",
+        "every K steps move slow weights by ALPHA towards the others, and go on from them",
+        metavar="K,ALPHA",
+        parse=parse_lookahead,
+        such="off, or steps and a share, such as 5,0.5",
+    )
     schedule: str = option("cosine", "learning rate schedule over all epochs")
     warmup_steps: int = option(0, "steps of linear warm-up from zero", low=0)
 
@@ -102,3 +115,13 @@ class OptimizerOptions:
                 parse = item.metadata.get("parse", lambda value: value)
                 found[item.name] = parse(value)
         return found
+
+    def averages(self) -> list[Any]:
+        """Return the averages of the weights that the options ask for."""
+        from ..autograd.optim import EMA, Lookahead
+
+        found: list[Any] = []
+        lookahead = parse_lookahead(self.lookahead)
+        if lookahead:
+            found.append(Lookahead(*lookahead))
+        return [*found, EMA(self.ema)] if self.ema else found

@@ -37,6 +37,7 @@ def header(
         f"ranks    {comm.size} x {threads} thread{'s' if threads > 1 else ''}, MPI "
         f"{comm.library}, backend {backend}",
         *([f"bf16     {build.narrow_arithmetic(backend)}"] if config.precision == "bf16" else []),
+        *([f"weights  evaluated: their moving average, decay {config.ema}"] if config.ema else []),
         *(idle if rest > 0 else []),
         f"folder   {folder}",
     ]

@@ -48,6 +48,18 @@ def parse_betas(text: str) -> tuple[float, float]:
     return beta1, beta2
 
 
+def parse_lookahead(text: str) -> tuple[int, float] | None:
+    """Return the numbers of `5,0.5`: at least 1, and in [0, 1]; None for `off`. ValueError for
+    others."""
+    if text == "off":
+        return None
+    first, second = text.split(",")
+    steps, share = int(first), float(second)
+    if steps < 1 or not 0 <= share <= 1:
+        raise ValueError(f"expected at least 1 and a share in [0, 1], got {text}")
+    return steps, share
+
+
 def parse_signals(text: str) -> tuple[int, ...]:
     """Return the numbers of signals such as `TERM,USR1`. ValueError for others, and for those that
     cannot be handled or that tell of faults."""

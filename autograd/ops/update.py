@@ -58,6 +58,16 @@ def accumulate(slot: NDArray, g: NDArray) -> None:
 
 @primitive(
     infer=fits,
+    cost=lambda y, slot, x, rate: Cost(add=2 * slot.size, mul=slot.size),
+    writes=(0,),
+)
+def average(slot: NDArray, x: NDArray, rate: NDArray) -> None:
+    """Move a slot towards x: slot = slot + rate (x - slot), with a 0-d rate."""
+    slot += rate.astype(slot.dtype) * (x - slot)
+
+
+@primitive(
+    infer=fits,
     cost=lambda y, mean, *others, unbiased: Cost(
         add=4 * mean.size, mul=(2 + (unbiased != 1)) * mean.size
     ),

@@ -3,6 +3,7 @@
 from . import schedules
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
+from .averages import EMA, Lookahead
 from .layerwise import LAMB, LARS, Muon
 from .optimizer import Optimizer, ParameterGroup, Run, SlottedGroup
 from .registry import create, defaults, names, options, usual_settings
@@ -10,12 +11,14 @@ from .rmsprop import RMSprop
 from .sgd import SGD
 
 __all__ = [
+    "EMA",
     "LAMB",
     "LARS",
     "SGD",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Lookahead",
     "Muon",
     "Optimizer",
     "ParameterGroup",

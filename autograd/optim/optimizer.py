@@ -6,20 +6,25 @@ it; `sgd.py` is the model."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from itertools import groupby, islice
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from itertools import groupby, islice, product
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
 from .. import context
 from ..array import Array, array
 from ..functional.create import zeros
+from ..ledger import Ledger
 from ..nn.errors import compare
 from ..nn.flat import FlatParameters, flatten
 from ..nn.module import assign
+from ..ops import elementwise
+from ..ops.update import store
 from ..suggest import unknown
 from ..tensor import Parameter, Tensor
+from .averages import EMA, Lookahead
 from .schedules import Schedule
 
 Parameters: TypeAlias = FlatParameters | Iterable[Parameter]
@@ -51,6 +56,7 @@ class ParameterGroup:
     def __post_init__(self) -> None:
         self.counts = [0] * len(self.flat.parameters)  # updates of each so far
         self.decays = [True] * len(self.flat.parameters)
+        self.averages: dict[str, Array] = {}  # slots that the optimizer's averages have
         self.check()
 
     @classmethod
@@ -75,6 +81,10 @@ class ParameterGroup:
 
     def slots(self) -> dict[str, Array]:
         """Return, by name, the flat arrays of what is kept for each element from step to step."""
+        return {**self.own_slots(), **self.averages}
+
+    def own_slots(self) -> dict[str, Array]:
+        """Return the slots without those of averages."""
         return {}
 
     def update(self, run: Run, lr: Array) -> None:
@@ -129,7 +139,7 @@ class SlottedGroup(ParameterGroup):
         """Return the names of the slots that the settings need."""
         raise NotImplementedError(f"{type(self).__name__} has no slot_names")
 
-    def slots(self) -> dict[str, Array]:
+    def own_slots(self) -> dict[str, Array]:
         """Return the slots by name."""
         return self._slots
 
@@ -158,7 +168,7 @@ class Optimizer:
     listed twice; TypeError for what is no tensor."""
 
     group: ClassVar[type[ParameterGroup]]
-    slots: ClassVar[tuple[str, ...]] = ()
+    slots: tuple[str, ...] = ()
     usual: ClassVar[Mapping[str, Any]] = {}
     elementwise: ClassVar[bool] = True
 
@@ -170,6 +180,7 @@ class Optimizer:
     ) -> None:
         self.groups = [self._group(options, defaults) for options in self._listed(params)]
         self.steps = 0
+        self.averages: list[EMA | Lookahead] = []
         names = {id(p): name for name, p in named_parameters or ()}
         self.names = [names.get(id(p), str(i)) for i, p in enumerate(self.parameters)]
 
@@ -188,9 +199,50 @@ class Optimizer:
         # A replay would neither advance the count nor ask the schedule for the next rate.
         context.not_replayable("counts a step of an optimizer")
         with context.using(phase="update", scope=SCOPE, tape=None):
+            if not self.steps:  # the weights may have changed since `add`
+                self._begin(self.averages)
             for group in self.groups:
                 group.step(group.rate(self.steps))
+                for one in self.averages:
+                    one.update(group.flat, group.averages[one.slot], self.steps + 1)
         self.steps += 1
+
+    def add(self, average: EMA | Lookahead) -> Self:
+        """Begin an average of the weights; return self. ValueError where there is one of its
+        kind."""
+        if average.slot in self.slots:
+            kind = type(average).__name__
+            raise ValueError(f"{type(self).__name__}: expected no {kind} yet, got another one")
+        self.slots = (*self.slots, average.slot)
+        # Slow weights first: the average is of what they leave.
+        self.averages = sorted([*self.averages, average], key=lambda one: isinstance(one, EMA))
+        with context.using(ledger=Ledger()):
+            for group in self.groups:
+                group.averages[average.slot] = ParameterGroup.slot(group)
+            self._begin([average])
+        return self
+
+    def _begin(self, averages: Iterable[EMA | Lookahead]) -> None:
+        with context.using(phase="update", scope=SCOPE, tape=None):
+            for group, one in product(self.groups, averages):
+                store(group.averages[one.slot], group.flat.data)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the parameters have the average of the weights (EMA) within a `with` block, and then
+        the weights again. ValueError where there is none."""
+        if EMA.slot not in self.slots:
+            raise ValueError(f"{type(self).__name__}: expected an EMA, got none: add(EMA(..))")
+        with context.using(phase="update", scope=SCOPE, tape=None):
+            weights = [elementwise.copy(group.flat.data) for group in self.groups]
+            for group in self.groups:
+                store(group.flat.data, group.averages[EMA.slot])
+        try:
+            yield
+        finally:
+            with context.using(phase="update", scope=SCOPE, tape=None):
+                for group, before in zip(self.groups, weights, strict=True):
+                    store(group.flat.data, before)
 
     def exempt_from_decay(self, parameters: Iterable[Parameter]) -> None:
         """Let weight decay leave some parameters out from now on, such as biases."""
@@ -233,7 +285,8 @@ class Optimizer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned, by the names in it, whatever the order of the
-        flat buffers is now. "missed" may be missing.
+        flat buffers is now. "missed" may be missing; averages that are missing begin with the
+        weights.
 
         ValueError for a step that counts no updates, or one that lists every missing or extra name
         and every wrong shape; then nothing is loaded."""
@@ -250,7 +303,10 @@ class Optimizer:
                     f"got {count!r:.60}"
                 )
         pairs = []
+        new = [one for one in self.averages if not state.get(one.slot)]
         for slot in self.slots:
+            if slot in (one.slot for one in new):
+                continue
             current = self._slot(slot)
             saved = {name: np.asarray(value) for name, value in state[slot].items()}
             shapes = {name: a.shape for name, a in current.items()}
@@ -260,6 +316,7 @@ class Optimizer:
         for a, value in pairs:
             assign(Tensor(a), array(value, a.dtype))
         self.steps = step
+        self._begin(new)
         for group, names in self._named_groups():
             group.counts = [step - missed.get(name, 0) for name in names]
 

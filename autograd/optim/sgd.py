@@ -41,7 +41,7 @@ class SGDGroup(ParameterGroup):
         """True with dampening: the first gradient enters the velocity whole."""
         return bool(self.dampening)
 
-    def slots(self) -> dict[str, Array]:
+    def own_slots(self) -> dict[str, Array]:
         """Return the velocity, where there is momentum."""
         return {"velocity": self.velocity} if self.momentum else {}
 

@@ -153,3 +153,55 @@ def test_biases_may_be_left_out_of_decay(
     assert train("none", "--weight-decay", "0", "--no-decay-norm-bias") == 2
     said = "--no-decay-norm-bias: expected --weight-decay above 0, got 0.0"
     assert said in capsys.readouterr().err
+
+
+def test_averages_are_evaluated_and_go_on(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--ema", "0.5", "--lookahead", "2,0.5", "--lr", "0.1")
+    assert train("whole", *words) == 0
+    assert "weights  evaluated: their moving average, decay 0.5" in capsys.readouterr().err
+    assert train("parts", *words, "--max-steps", "4") == 0
+    assert train("parts", "--resume", "auto", "--max-steps", "0") == 0
+    expected = bits(tmp_path / "whole")
+    assert bits(tmp_path / "parts") == expected
+    parameter = next(n for n in expected if n.startswith("optimizer/ema/"))
+    assert expected[parameter] != expected[parameter.replace("optimizer/ema/", "model/")]
+    losses = [json.loads((tmp_path / n / "result.json").read_text())["test_loss"]
+              for n in ("whole", "parts")]  # fmt: skip
+    capsys.readouterr()
+    last = max((tmp_path / "whole" / "checkpoints").glob("step-*.h5"))
+    assert cli.main(["eval", str(last), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["weights"] == "moving average" and said["loss"] == losses[0] == losses[1]
+
+
+def test_the_best_average_is_tested(
+    train: Train, tmp_path: Path, write_mnist: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one that was evaluated at the best step, not the last one."""
+    write_mnist(tmp_path / "more", 24, 400)
+    words = ("--ema", "0.5", "--validation", "8", "--lr", "0.1", "--epochs", "4", "--momentum", "0")
+    words += ("--data-dir", str(tmp_path / "more"))
+    assert train("run", *words) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["best_step"] < result["steps"]
+    capsys.readouterr()
+    assert cli.main(["eval", str(tmp_path / "run"), "--split", "test", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["accuracy"] == result["best_test_accuracy"] != result["test_accuracy"]
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--lookahead", "5"], "--lookahead: expected off, or steps and a share, such as 5,0.5, got"),
+    (["--lookahead", "0,0.5"], "such as 5,0.5, got '0,0.5'"),
+    (["--ema", "1"], "--ema: expected 0.0 to 0.999999, got 1.0"),
+    (["--ema", "0.9", "--local-steps", "2"], "--ema: expected 0.0 with --local-steps 2, which"),
+    (["--lookahead", "2,0.5", "--local-steps", "2"], "--lookahead: expected off with --local-step"),
+])  # fmt: skip
+def test_averages_that_do_not_fit_are_refused_in_a_line(
+    train: Train, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert train("out", *words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line

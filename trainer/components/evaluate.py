@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -107,20 +108,26 @@ class Evaluator:
         of_best = now.figures[f"test_{metric}"]
         if now.best_step != now.step:
             is_restored = restore_best()
-            of_best = self._evaluate(data.test, progress)[f"test_{metric}"] if is_restored else None
+            # What the best checkpoint has is what was evaluated then: averages, if there are any.
+            found = self._evaluate(data.test, progress, restored=True) if is_restored else {}
+            of_best = found.get(f"test_{metric}")
         name = f"validation_{metric}"
         return {**best, name: now.figures[name], f"best_test_{metric}": of_best}
 
-    def _evaluate(self, data: Loader, progress: Progress) -> dict[str, float]:
-        """Return mean loss and metrics over a set, each as SPLIT_NAME."""
+    def _evaluate(
+        self, data: Loader, progress: Progress, restored: bool = False
+    ) -> dict[str, float]:
+        """Return mean loss and metrics over a set, each as SPLIT_NAME, by the average of the
+        weights if there is one and the weights are not `restored`."""
         now, task, begun = self.state, self.parts.task, time.monotonic()
         split = data.dataset.split
         try:
             self.parts.model.eval()
             comm = self.parts.reducer.comm
-            loss, *sums, count = evaluate(
-                self.eval_step, task, data, comm, progress, lambda: self.stop.check(comm)
-            )
+            with nullcontext() if restored else self.parts.update.averaged():
+                loss, *sums, count = evaluate(
+                    self.eval_step, task, data, comm, progress, lambda: self.stop.check(comm)
+                )
         except OutOfMemory as error:
             raise memory_error(error, "--eval-batch-size", data.sampler.batch_size) from error
         if not math.isfinite(loss):

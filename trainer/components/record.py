@@ -176,7 +176,7 @@ class RunRecord:
         path, answer = self.checkpoints.best_path, b""
         if self.folder.writes:
             try:
-                state.load_model(path, load_checkpoint(path).tensors, self.parts.model)
+                state.load_evaluated(path, load_checkpoint(path).tensors, self.parts.model)
                 answer = b"read"
             except UserError as error:
                 progress.say(f"warning: {error}: the best is not tested")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ...autograd import nn
 from ...autograd.dtypes import BFLOAT16
 from ...autograd.ledger import Ledger
+from ...autograd.optim import EMA
 from ..bfloat16 import BITS, as_numbers
 from ..config import TrainConfig, flag
 from ..cost.precision import PRECISIONS
@@ -42,6 +43,7 @@ LATER_OPTIONS = {
 RECORDED = {"overhead_seconds": "aside", "finished_epochs": "closed"}
 NO_BEST = -1.0
 MODEL, OPTIMIZER, COPIES, EXCHANGE = "model/", "optimizer/", "micro_batches/", "exchange/"
+AVERAGES = f"{OPTIMIZER}{EMA.slot}/"
 MISSED = f"{OPTIMIZER}missed/"
 UNMOVED = f"{OPTIMIZER}unmoved/"  # in older checkpoints: those that missed every update
 
@@ -322,6 +324,14 @@ def read_ledger(path: Path, meta: dict[str, Any]) -> Ledger:
 def _line(error: Exception) -> str:
     """Return the first lines of a message as one: what does not fit, and the first instance."""
     return " ".join(str(error.args[0] if error.args else error).splitlines()[:2])
+
+
+def load_evaluated(path: Path, tensors: Mapping[str, NDArray[Any]], model: nn.Module) -> bool:
+    """Load what evaluations of a training use: the average of the weights if there is one, which
+    is returned, and the model's other tensors. UserError where anything does not fit."""
+    averages = _below(AVERAGES, tensors)
+    load_model(path, {**tensors, **{MODEL + name: a for name, a in averages.items()}}, model)
+    return bool(averages)
 
 
 def load_model(path: Path, tensors: Mapping[str, NDArray[Any]], model: nn.Module) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ...autograd.array import NDArray, Spec
 from ...autograd.ledger import Cost
 from ...autograd.nn.errors import compare
 from ...autograd.nn.flat import FlatSlice
-from ...autograd.optim import Optimizer
+from ...autograd.optim import EMA, Optimizer
 from ...autograd.primitive import primitive
 from ..cost.cluster.allreduce import ring_volume
 from ..errors import UserError
@@ -56,6 +57,16 @@ class Update:
         if self.clip:
             self.clip(self.optimizer)
         self.optimizer.step()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the model have the moving average of the weights within a `with` block, if there is
+        one. All ranks must call it."""
+        if EMA.slot not in self.slots:
+            yield
+            return
+        with self.optimizer.averaged():
+            yield
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's whole state on rank 0; elsewhere only the number of steps. All
@@ -121,11 +132,29 @@ class ShardedUpdate(Update):
         for p in self._flat.parameters:  # also those that lie on other ranks
             p.grad = None
         begun = time.perf_counter()
+        self._gather_weights()
+        self._reducer.exposed += time.perf_counter() - begun
+
+    def _gather_weights(self) -> None:
         with context.using(phase="communicate", scope="weights", tape=None):
             for bucket in self.buckets:
                 weights = self._flat.data.view(bucket.start, bucket.array.spec.shape)
                 allgather(weights, through=self.comm)
-        self._reducer.exposed += time.perf_counter() - begun
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The same; each rank keeps all weights meanwhile, so that nothing is exchanged at the
+        end."""
+        if EMA.slot not in self.slots:
+            yield
+            return
+        whole = self._flat.data.value.copy()
+        try:
+            with self.optimizer.averaged():
+                self._gather_weights()
+                yield
+        finally:
+            self._flat.data.write(whole)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state on rank 0, as if that rank had updated all, and only the number of

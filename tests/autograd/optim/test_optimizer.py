@@ -20,7 +20,7 @@ class AveragedGroup(ParameterGroup):
         super().__post_init__()
         self.gradients, self.weights = self.slot(), self.slot()
 
-    def slots(self) -> dict[str, Array]:
+    def own_slots(self) -> dict[str, Array]:
         return {"gradients": self.gradients, "weights": self.weights}
 
     def update(self, run: Run, lr: Array) -> None:

@@ -57,7 +57,8 @@ def bits(number, options):
     result = training.run()
     slots = [slot.value for group in training.parts.update.optimizer.groups
              for slot in group.slots().values()]
-    size = sum(slot.size for slot in slots)
+    names = {n for group in training.parts.update.optimizer.groups for n in group.slots()}
+    size = sum(slot.size for slot in slots) / len(names)
     assert (size < training.parts.flat.data.spec.size) == config.shard_optimizer, size
     weights = training.parts.flat.data.value
     return weights.tobytes().hex() + repr(result["train_loss"]) + repr(result["test_loss"])
@@ -189,12 +190,16 @@ def test_options_that_go_together_give_the_bits_that_they_promise(
         pair = {name: every[name] for name in (one, other)}
         if table().get(frozenset(pair)) != "no" and not {*pair} <= {*COURSES}:
             runs.append(pair)
-    arguments = [str(tmp_path), str(tmp_path / "data"), json.dumps(runs)]
+    averaging = {"ema": 0.5, "lookahead": "2,0.5", "optimizer": "adamw"}
+    extra = [averaging, averaging | {"shard_optimizer": True}, averaging | {"verify_every": 1}]
+    arguments = [str(tmp_path), str(tmp_path / "data"), json.dumps(runs + extra)]
     done = mpirun(2, TRAIN, *arguments, timeout=250)
     assert done.returncode == 0 and "corrupted" not in done.stderr, done.stderr
     found = json.loads((tmp_path / "bits.json").read_text())
     count = 1 + len(COURSES)
     plain = {frozenset(run): bits for run, bits in zip(runs[:count], found, strict=False)}
     assert len({*plain.values()}) == count and len(runs) > 36
+    *found, averaged, shared, verified = found
+    assert averaged == shared == verified and averaged not in found
     for run, bits in zip(runs, found, strict=True):
         assert bits == plain[frozenset(name for name in run if name in COURSES)], run

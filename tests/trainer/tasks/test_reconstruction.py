@@ -41,7 +41,7 @@ class TwoSlotsGroup(ParameterGroup):
         super().__post_init__()
         self.mean, self.square = self.slot(), self.slot()
 
-    def slots(self) -> dict[str, Array]:
+    def own_slots(self) -> dict[str, Array]:
         return {"mean": self.mean, "square": self.square}
 
     def update(self, run: Run, lr: Array) -> None:

@@ -93,6 +93,27 @@ def _overlapping(layouts: Layouts, changed: Sequence[NDArray], read: Sequence[ND
     )
 
 
+@implements("average")
+def average(target: Target, slot: Spec, x: Spec, rate: Spec) -> Executable | None:
+    """Plan slot = slot + rate (x - slot)."""
+    if not alike(slot, x) or rate.shape != ():
+        return None
+    layouts = Layouts(slot)
+    function = build(averaged, target, slot.dtype.name)
+
+    def run(slot: NDArray, x: NDArray, rate: NDArray) -> None:
+        factors = np.array([float(rate), 1], slot.dtype)  # a recording would keep the rate
+        where = address(factors)
+
+        def go(slot: NDArray, x: NDArray) -> None:
+            other = where + factors.itemsize
+            function(address(slot), address(x), where, other, layouts.size)
+
+        in_place(layouts, go, (slot,), (x,))
+
+    return Executable(run)
+
+
 @implements("store")
 def store(target: Target, slot: Spec, g: Spec) -> Executable | None:
     """Plan slot = g: where g's first axis is the last one in memory, as in the gradients of matrix

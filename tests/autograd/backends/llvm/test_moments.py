@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
-from tallygrad.autograd.ops import moments
+from tallygrad.autograd.ops import moments, update
 from tallygrad.autograd.primitive import Primitive
 
 from .test_elementwise import intact, kernel, numbers, target  # noqa: F401  (a fixture)
@@ -25,6 +25,7 @@ CASES: list[tuple[Primitive, int, dict[str, Any]]] = [
     (moments.rmsprop, 3, {"alpha": 0.9, "eps": 1e-3, "centered": True, "momentum": 0.9}),
     (moments.adagrad, 1, {"eps": 1e-6}),
     (moments.adagrad, 1, {"eps": 1e-6, "weight_decay": 0.1}),
+    (update.average, 0, {}),
 ]
 
 

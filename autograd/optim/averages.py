@@ -1,0 +1,63 @@
+"""Averages of weights that go along with an optimizer: of the last steps (EMA), and Lookahead.
+
+They are slots of its groups: in its state, and updated with the weights. `optimizer.add(..)` begins
+one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..array import Array, array
+from ..nn.flat import FlatParameters
+from ..ops.update import average, store
+
+
+@dataclass(frozen=True)
+class EMA:
+    """An exponential moving average of the weights, which changes nothing of the training.
+
+        average = average + (1 - min(decay, (1 + t) / (10 + t))) (w - average)
+
+    after step t = 1, 2, ..; the rate is larger at first, so that the initial weights are soon
+    forgotten. `optimizer.averaged()` lets the parameters have the average for a while. ValueError
+    for a decay that is not in [0, 1)."""
+
+    decay: float = 0.999
+    slot: ClassVar[str] = "ema"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"EMA: expected decay in [0, 1), got {self.decay}")
+
+    def update(self, flat: FlatParameters, slot: Array, step: int) -> None:
+        """Take in the weights after a step, counted from 1."""
+        rate = 1 - min(self.decay, (1 + step) / (10 + step))
+        average(slot, flat.data, array(rate, flat.dtype))
+
+
+@dataclass(frozen=True)
+class Lookahead:
+    """Slow weights, which every `k` steps move towards the others, and replace them (Zhang et al.
+    2019).
+
+        slow = slow + alpha (w - slow), w = slow
+
+    ValueError for k below 1, or alpha that is not in [0, 1]."""
+
+    k: int = 5
+    alpha: float = 0.5
+    slot: ClassVar[str] = "slow"
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or not 0 <= self.alpha <= 1:
+            raise ValueError(
+                f"Lookahead: expected k of at least 1 and alpha in [0, 1], got {self.k} and "
+                f"{self.alpha}"
+            )
+
+    def update(self, flat: FlatParameters, slot: Array, step: int) -> None:
+        """Move the weights after a step, counted from 1, if it is a k-th one."""
+        if step % self.k == 0:
+            average(slot, flat.data, array(self.alpha, flat.dtype))
+            store(flat.data, slot)
