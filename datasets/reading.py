@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from .source import DataError, Moments
 
-SPLITS = ("train", "test", "validation")
 # What people call their splits, in any case.
 WORDS = {
     "train": ("train", "training", "tr"),

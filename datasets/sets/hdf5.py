@@ -27,7 +27,6 @@ from ..source import DataError, Ids, Moments, Pixels
 from ..store import channels_last_view, check_finite, kind_of, measure, pieces, pixels
 from .arrays import CLASSES, find_arrays
 
-COMPRESSIONS = ("none", "gzip", "lz4", "zstd", "blosc")
 BLOCK = 4096  # bytes that a disk reads at least; a chunk has as many images as fit
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32001: "blosc", 32004: "lz4", 32015: "zstd"}
 LAYOUT = "NHWC"  # says that channels are last, however few pixels there are
