@@ -285,6 +285,14 @@ def test_a_callback_ends_a_fit_at_the_end_of_an_epoch(alone_here: None) -> None:
         tg.fit(linear(), data, data, lr=-1.0)
 
 
+def test_all_names_are_there_and_are_completed() -> None:
+    assert {*tg.__all__} <= {*dir(tg)}
+    assert all(getattr(tg, name).__doc__ for name in tg.__all__)
+    page = (ROOT / "docs" / "scripts.md").read_text(encoding="utf-8")
+    named = {*re.findall(r"`(\w+)\(", page.partition("## Names")[2])}
+    assert named == {name for name in tg.__all__ if name.islower()}
+
+
 def test_files_of_others_are_refused(made: Made, place: Path, tmp_path: Path) -> None:
     model, optimizer, _ = made
     with pytest.raises(UserError, match="script: expected dict, got None"):
