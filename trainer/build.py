@@ -27,6 +27,7 @@ from ..autograd import (
     zeros,
 )
 from ..autograd.nn.flat import FlatParameters, flatten, gradient_order
+from ..autograd.nn.norm import norm_parameters
 from ..autograd.optim import Optimizer, schedules
 from ..autograd.random import moment, replayed
 from ..autograd.tape import Tape
@@ -356,6 +357,7 @@ def create_optimizer(
         raise UserError(str(error)) from error
     if not config.decay_norm_bias:
         made.exempt_from_decay(p for p in model.parameters() if p.ndim <= 1)
+    made.scale_rates(norm_parameters(model), config.norm_lr)
     for average in config.averages():
         made.add(average)
     return made

@@ -71,6 +71,9 @@ class OptimizerOptions:
     decay_norm_bias: bool = option(
         True, "let weight decay change biases and the parameters of norms, too"
     )
+    norm_lr: float = option(
+        1.0, "learning rate of the parameters of norms, as a multiple of the others'", low=0.0
+    )
     clip_norm: float = option(
         0.0, "largest norm of the gradient, which is scaled down to it; 0: any", low=0.0
     )

@@ -50,6 +50,12 @@ class _Affine(Module):
         self.register_parameter("bias", Parameter(zero) if bias else None)
 
 
+def norm_parameters(model: Module) -> list[Parameter]:
+    """Return the weights and biases of a model's norms."""
+    norms = [m for m in model.modules() if isinstance(m, _Affine)]
+    return [p for norm in norms for p in norm.parameters()]
+
+
 class _Tracking(_Affine):
     """Holds running statistics per channel, and takes inputs with any of the numbers of `axes`."""
 

@@ -35,12 +35,13 @@ LATEST = 1 << 63  # beyond any step
 class Run(NamedTuple):
     """Neighbouring parameters that are updated in one call, from the `first` to the `last`: `done`
     is the number of updates that they have had, where that matters, `decays` tells whether weight
-    decay is for them."""
+    decay is for them, `factor` is their rate as a multiple of the group's."""
 
     first: int
     last: int
     done: int
     decays: bool
+    factor: float
 
 
 @dataclass
@@ -56,6 +57,7 @@ class ParameterGroup:
     def __post_init__(self) -> None:
         self.counts = [0] * len(self.flat.parameters)  # updates of each so far
         self.decays = [True] * len(self.flat.parameters)
+        self.factors = [1.0] * len(self.flat.parameters)
         self.averages: dict[str, Array] = {}  # slots that the optimizer's averages have
         self.check()
 
@@ -107,16 +109,15 @@ class ParameterGroup:
     def step(self, rate: float) -> None:
         """Update the parameters that have a gradient, one call for each run of neighbours."""
         self.flat.zero_missing()
-        lr = array(rate, self.flat.dtype)
         for run in self._runs():
-            self.update(run, lr)
+            self.update(run, array(rate * run.factor, self.flat.dtype))
 
     def _runs(self) -> list[Run]:
         """Return runs of parameters to update."""
         # None: no update. Only neighbours that are updated alike lie in one run.
-        triples = zip(self.flat.parameters, self.counts, self.decays, strict=True)
-        ways = [None if p.grad is None else (count * self.counts_matter, decays)
-                for p, count, decays in triples]  # fmt: skip
+        each = zip(self.flat.parameters, self.counts, self.decays, self.factors, strict=True)
+        ways = [None if p.grad is None else (count * self.counts_matter, decays, factor)
+                for p, count, decays, factor in each]  # fmt: skip
         pairs = zip(ways, self.counts, strict=True)
         self.counts = [count + (way is not None) for way, count in pairs]
         runs = []
@@ -249,6 +250,13 @@ class Optimizer:
         exempt = {id(p) for p in parameters}
         for group in self.groups:
             group.decays = [id(p) not in exempt for p in group.flat.parameters]
+
+    def scale_rates(self, parameters: Iterable[Parameter], factor: float) -> None:
+        """Let the learning rate of some parameters be a multiple of their group's from now on."""
+        chosen = {id(p) for p in parameters}
+        for group in self.groups:
+            pairs = zip(group.flat.parameters, group.factors, strict=True)
+            group.factors = [factor if id(p) in chosen else old for p, old in pairs]
 
     def zero_grad(self) -> None:
         """Forget all gradients; the next backward writes instead of adding."""

@@ -47,7 +47,7 @@ class SGDGroup(ParameterGroup):
 
     def update(self, run: Run, lr: Array) -> None:
         """Update neighbouring parameters in one call."""
-        flat, (first, last, done, decays) = self.flat, run
+        flat, (first, last, done, decays, _) = self.flat, run
         ops.sgd(
             flat.part(flat.data, first, last),
             flat.part(flat.grad, first, last),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.autograd import optim
+from tallygrad.autograd import models, nn, optim
 from tallygrad.trainer import build, cli, config
 from tallygrad.trainer.components.checkpoint import load
 from tallygrad.trainer.config import TrainConfig
@@ -205,3 +205,13 @@ def test_averages_that_do_not_fit_are_refused_in_a_line(
     assert train("out", *words) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert said in line
+
+
+def test_norms_have_a_rate_of_their_own() -> None:
+    model = models.create("resnet20", input_shape=(3, 8, 8))
+    flat = nn.flatten([*model.parameters()])
+    made = build.create_optimizer(TrainConfig(norm_lr=64.0), model, flat, 10)
+    factors = zip(flat.parameters, made.groups[0].factors, strict=True)
+    scaled = {id(p) for p, factor in factors if factor == 64}
+    assert scaled == {id(p) for name, p in model.named_parameters() if ".bn" in f".{name}"}
+    assert 0 < len(scaled) < len(flat.parameters)

@@ -176,3 +176,20 @@ def test_parameters_exempt_from_decay_are_like_a_group_without_it(sample: Optimi
         other.step()
     for p, t in zip(mine, theirs, strict=True):
         np.testing.assert_allclose(p.numpy(), t.detach().numpy(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_scaled_rates_are_those_of_a_group_with_its_own(sample: OptimizerSample) -> None:
+    made = getattr(optim, sample.name)
+    mine, apart = weights(), weights()
+    ours = made(mine, lr=0.1, weight_decay=0.5, **sample.settings)
+    ours.scale_rates((p for p in mine if p.ndim == 1), 3.0)
+    groups = [{"params": apart[::2]}, {"params": apart[1::2], "lr": 0.1 * 3.0}]
+    others = made(groups, lr=0.1, weight_decay=0.5, **sample.settings)
+    for step in range(3):
+        for parameters, optimizer in ((mine, ours), (apart, others)):
+            optimizer.zero_grad()
+            feed(parameters, step)
+            optimizer.step()
+    for p, q in zip(mine, apart, strict=True):
+        np.testing.assert_array_equal(p.numpy(), q.numpy())
