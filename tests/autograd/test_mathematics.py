@@ -45,6 +45,9 @@ CALLS: dict[str, Callable[..., Any]] = {
     "maximum": lambda t, x, w: t.max(x, w) + t.min(x, w) - t.max(w),
     "nan_to_num": lambda t, x, w: t.nan_to_num(x, 1.0) - t.nan_to_num(x, posinf=9.0, neginf=-9.0),
     "histc": lambda t, x, w: t.histc(w.float(), 3, 0, 5) * t.histc(w[-2:].float(), 3),
+    "round": lambda t, x, w: (
+        t.round(x * 1.255, decimals=1) + t.dist(w[-2:] * 1.0, w[-2:] * 2.0, 3.0)
+    ),
     "types": lambda t, x, w: x.bool().int() + w.long().type_as(x).expand_as(x).contiguous().cpu(),
     "reshaped": lambda t, x, w: t.flatten(t.reshape(x, (7, 1)).t().view_as(x.reshape(1, 7)).T),
     "square": lambda t, x, w: t.square(x) - t.neg(w),

@@ -24,7 +24,7 @@ def _alike(name: str, label: str = "", *options: Any, **more: Any) -> Sample:
 
 
 WIDE = (distinct(5, 25),)  # from -6 to 6
-ODD = (("glu: expected an even extent along axis -1, got shape (2, 3)", ((2, 3),)),)
+ODD = (("glu: expected an even extent along axis 1, got shape (2, 3)", ((2, 3),)),)
 MISFIT = (("prelu: expected a weight of 1 or 3 numbers for input (2, 3), got ", ((2, 3), (2,))),)
 MORE = [
     _alike("gelu", inputs=WIDE),
@@ -37,9 +37,7 @@ MORE = [
     *[_alike(name, inputs=WIDE) for name in ("silu", "mish", "hardswish", "relu6")],
     # torch's own divides by 6 in float32.
     Sample("hardsigmoid", fn.hardsigmoid, WIDE, lambda t, x: t.nn.functional.relu6(x + 3) / 6),
-    Sample("mish/large", lambda x: fn.mish(x * 40.0), X, lambda t, x: t.nn.functional.mish(x * 40)),
-    *[_alike(name) for name in ("selu", "celu", "softsign", "tanhshrink", "softshrink")],
-    *[_alike(name) for name in ("hardshrink", "hardtanh", "logsigmoid")],
+    *[_alike(name) for name in ("selu", "softsign", "tanhshrink", "logsigmoid")],
     _alike("celu", "alpha 0.5", 0.5),
     _alike("hardtanh", "bounds", -0.21, 0.3),
     _alike("softshrink", "lambd 0.3", 0.3),
@@ -48,8 +46,7 @@ MORE = [
     _alike("prelu", inputs=(distinct(3, 4), normal(1))),
     _alike("prelu", "channels", inputs=(distinct(2, 3, 2, 2), normal(3)), wrong=MISFIT),
     _alike("softmin", "axis", 0, inputs=(normal(3, 4),)),
-    _alike("glu", inputs=(normal(3, 4),), wrong=ODD),
-    _alike("glu", "channels", 1, inputs=(normal(2, 4, 3),)),
+    _alike("glu", "channels", 1, inputs=(normal(2, 4, 3),), wrong=ODD),
     _alike("softplus", "beta", 1.5),
 ]
 
