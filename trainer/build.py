@@ -37,8 +37,9 @@ from . import user_code
 from .config import TrainConfig, flag
 from .distributed.comm import Comm
 from .errors import OverLimit, UserError, nearest, warn
+from .optimizer_options import OF_SCHEDULES
 from .tasks.task import Task
-from .values import parse_image_size, parse_part, parse_share, parse_size
+from .values import parse_image_size, parse_milestones, parse_part, parse_share, parse_size
 
 PREPARING = 5000  # training images from which a model may compute what it starts with
 
@@ -327,6 +328,26 @@ def optimizer_settings(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in own}
 
 
+def schedule_settings(config: TrainConfig, steps: int) -> dict[str, Any]:
+    """Return the options that are settings of the schedule over `steps` steps. UserError for one
+    that only other schedules have."""
+    settings: dict[str, Any] = {}
+    for name, owners in OF_SCHEDULES.items():
+        value = getattr(config, name)
+        if value is not None and config.schedule not in owners:
+            raise UserError(
+                f"{flag(name)}: expected none with --schedule {config.schedule}, got {value}"
+            )
+        settings |= {} if value is None else {name: value}
+    per_epoch = steps // config.epochs
+    if config.schedule == "step":
+        after = [epochs * per_epoch for epochs in parse_milestones(config.milestones or "1")]
+        settings["milestones"] = tuple(after) if config.milestones else (steps // 2, steps * 3 // 4)
+    if config.schedule == "exponential":
+        settings["step_size"] = per_epoch
+    return settings
+
+
 def create_optimizer(
     config: TrainConfig, model: nn.Module, flat: FlatParameters, steps: int
 ) -> Optimizer:
@@ -344,9 +365,7 @@ def create_optimizer(
         raise UserError(
             f"--no-decay-norm-bias: expected --weight-decay above 0, got {config.weight_decay}"
         )
-    settings: dict[str, Any] = {}
-    if config.schedule == "step":
-        settings["milestones"] = (steps // 2, steps * 3 // 4)
+    settings = schedule_settings(config, steps)
     try:
         schedule = schedules.by_name(
             config.schedule, config.lr, steps, config.warmup_steps, **settings

@@ -13,7 +13,7 @@ from . import recipes
 from .cost.cluster.compression import parse_compress
 from .cost.precision import PRECISIONS
 from .errors import UserError, nearest
-from .optimizer_options import OptimizerOptions
+from .optimizer_options import OF_SCHEDULES, OptimizerOptions
 from .optimizer_options import option as _option
 from .parser import MOST
 from .threads import MOST_THREADS
@@ -293,7 +293,7 @@ CHOICES = {
     "on_lost_rank": ("end", "shrink"),
     "overlap": ("auto", "none", "poll", "thread"),
     "hierarchical": ("auto", "on", "off"),
-    "schedule": ("constant", "step", "cosine", "one-cycle"),
+    "schedule": ("constant", "step", "cosine", "one-cycle", "exponential", "polynomial"),
     "image_fit": ("crop", "resize"),
     "image_colors": ("auto", "grey", "rgb"),
     "dtype": ("float32", "float64"),
@@ -370,6 +370,8 @@ def resume(chosen: Mapping[str, Any], recorded: Mapping[str, Any]) -> TrainConfi
     known = {item.name: item for item in fields(TrainConfig)}
     if chosen.get("optimizer", recorded.get("optimizer")) != recorded.get("optimizer"):
         names -= {item.name for item in fields(OptimizerOptions)}  # it will be refused
+    if chosen.get("schedule", recorded.get("schedule")) != recorded.get("schedule"):
+        names -= {*OF_SCHEDULES}
     inherited = {
         name: _checked(known[name], value, f"checkpoint: {name}")
         for name, value in recorded.items()

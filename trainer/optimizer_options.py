@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .values import parse_betas, parse_lookahead
+from .values import parse_betas, parse_lookahead, parse_milestones
 
 # Defaults of the learning rate, and of SGD's settings; those of other optimizers are the classes'.
 DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}}
 LR = 0.02
+# Options of schedules, and which have them.
+OF_SCHEDULES = {
+    "milestones": ("step",), "gamma": ("step", "exponential"), "power": ("polynomial",)
+}  # fmt: skip
 
 
 def option(default: Any, text: str, **limits: Any) -> Any:
@@ -94,6 +98,20 @@ class OptimizerOptions:
         such="off, or steps and a share, such as 5,0.5",
     )
     schedule: str = option("cosine", "learning rate schedule over all epochs")
+    milestones: str | None = _setting(
+        "epochs after which the schedule step multiplies by --gamma, such as 30,60 (default: half "
+        "and three quarters of all)",
+        kind=str,
+        metavar="N,...",
+        parse=parse_milestones,
+        such="rising numbers of epochs, such as 30,60",
+    )
+    gamma: float | None = _setting(
+        "factor of the schedules step (default: 0.1) and, in each epoch, exponential (0.95)",
+        low=1e-9,
+        high=1.0,
+    )
+    power: float | None = _setting("of the schedule polynomial (default: 1)", low=0.0)
     warmup_steps: int = option(0, "steps of linear warm-up from zero", low=0)
 
     def __post_init__(self) -> None:

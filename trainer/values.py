@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from datetime import time as datetime_time
+from itertools import pairwise
 from math import inf
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -58,6 +59,14 @@ def parse_lookahead(text: str) -> tuple[int, float] | None:
     if steps < 1 or not 0 <= share <= 1:
         raise ValueError(f"expected at least 1 and a share in [0, 1], got {text}")
     return steps, share
+
+
+def parse_milestones(text: str) -> tuple[int, ...]:
+    """Return the numbers of `30,60`, which rise from at least 1. ValueError for others."""
+    numbers = tuple(map(int, text.split(",")))
+    if numbers[0] < 1 or any(a >= b for a, b in pairwise(numbers)):
+        raise ValueError(f"expected rising numbers, got {text}")
+    return numbers
 
 
 def parse_signals(text: str) -> tuple[int, ...]:

@@ -1,13 +1,14 @@
 """Learning-rate schedules: functions of the step, which counts updates from 0.
 
-They have no state, so a run that resumes at a step continues with its rate."""
+They have no state, so a run that resumes at a step continues with its rate; ReduceLROnPlateau has
+one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
-from math import cos, pi
+from math import cos, inf, pi
 from typing import TypeAlias
 
 from ..suggest import unknown
@@ -62,6 +63,100 @@ class Cosine:
 
     def __call__(self, step: int) -> float:
         return _between(self.lr, self.minimum, min(step / self.total, 1.0))
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """Multiply by gamma in `step_size` steps, a part of that in each."""
+
+    lr: float
+    gamma: float = 0.95
+    step_size: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma <= 1 or not self.step_size > 0:
+            raise ValueError(
+                f"exponential: expected gamma in (0, 1] and step_size above 0, got {self.gamma} "
+                f"and {self.step_size}"
+            )
+
+    def __call__(self, step: int) -> float:
+        return self.lr * self.gamma ** (step / self.step_size)
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """From lr to 0 over `total` steps, as the remaining share of them to a power; 1 is a line."""
+
+    lr: float
+    total: int
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive("polynomial", self.total)
+        if not self.power >= 0:
+            raise ValueError(f"polynomial: expected power of at least 0, got {self.power}")
+
+    def __call__(self, step: int) -> float:
+        return self.lr * (1 - min(step / self.total, 1.0)) ** self.power
+
+
+class ReduceLROnPlateau:
+    """Multiply by `factor` after more than `patience` calls of `observe` without a better value, in
+    torch's form. It has a state: `state_dict` and `load_state_dict`.
+
+    A value is better if it is below the best one by a share `threshold` of it (`mode` "min"), or
+    above ("max"); with `threshold_mode` "abs" by that much. After a cut, `cooldown` calls count
+    nothing; the rate does not fall below `min_lr`, nor by less than `eps`. ValueError for settings
+    out of range."""
+
+    def __init__(
+        self, lr: float, mode: str = "min", factor: float = 0.1, patience: int = 10,
+        threshold: float = 1e-4, threshold_mode: str = "rel", cooldown: int = 0,
+        min_lr: float = 0.0, eps: float = 1e-8,
+    ) -> None:  # fmt: skip
+        if mode not in ("min", "max") or threshold_mode not in ("rel", "abs"):
+            raise ValueError(
+                "plateau: expected mode min or max and threshold_mode rel or abs, got "
+                f"{mode!r:.60} and {threshold_mode!r:.60}"
+            )
+        if not 0 <= factor < 1:
+            raise ValueError(f"plateau: expected factor in [0, 1), got {factor}")
+        self.lr, self.factor, self.patience, self.cooldown = lr, factor, patience, cooldown
+        self.sign = 1.0 if mode == "min" else -1.0
+        self.threshold, self.is_relative = threshold, threshold_mode == "rel"
+        self.min_lr, self.eps = min_lr, eps
+        self.best, self.not_better, self.cooling = self.sign * inf, 0, 0
+
+    def __call__(self, step: int) -> float:
+        return self.lr
+
+    def observe(self, value: float) -> None:
+        """Take in a loss or a metric."""
+        if self._is_better(value):
+            self.best, self.not_better = value, 0
+        else:
+            self.not_better += 1
+        if self.cooling:
+            self.cooling, self.not_better = self.cooling - 1, 0
+        if self.not_better > self.patience:
+            lower = max(self.lr * self.factor, self.min_lr)
+            self.lr = lower if self.lr - lower > self.eps else self.lr
+            self.cooling, self.not_better = self.cooldown, 0
+
+    def _is_better(self, value: float) -> bool:
+        if not self.is_relative:
+            return self.sign * (value - self.best) < -self.threshold
+        return self.sign * (value - self.best * (1 - self.sign * self.threshold)) < 0
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what it needs to continue."""
+        return {name: getattr(self, name) for name in ("lr", "best", "not_better", "cooling")}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Continue from what `state_dict` returned."""
+        for name in self.state_dict():
+            setattr(self, name, state[name])
 
 
 @dataclass(frozen=True)
@@ -127,6 +222,8 @@ _SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "step": StepDecay,
     "cosine": Cosine,
     "one-cycle": OneCycle,
+    "exponential": Exponential,
+    "polynomial": Polynomial,
 }
 
 
@@ -139,7 +236,8 @@ def by_name(name: str, lr: float, total: int, warmup: int = 0, **options: object
     """Return a schedule for `total` steps, the first `warmup` of them with a linear warm-up.
 
     Options are the fields of its class: step_size, milestones, gamma (step); minimum (cosine);
-    rising, div_factor, final_div_factor (one-cycle). ValueError for an unknown name or option, with
+    rising, div_factor, final_div_factor (one-cycle); gamma, step_size (exponential); power
+    (polynomial). ValueError for an unknown name or option, with
     the nearest, or a number out of range."""
     if name not in _SCHEDULES:
         raise unknown("schedule", name, _SCHEDULES)

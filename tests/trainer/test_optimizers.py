@@ -215,3 +215,44 @@ def test_norms_have_a_rate_of_their_own() -> None:
     scaled = {id(p) for p, factor in factors if factor == 64}
     assert scaled == {id(p) for name, p in model.named_parameters() if ".bn" in f".{name}"}
     assert 0 < len(scaled) < len(flat.parameters)
+
+
+@pytest.mark.parametrize(("words", "rates"), [
+    (["--schedule", "step", "--milestones", "1", "--gamma", "0.5"], [1, 1, 1, 0.5, 0.5, 0.5]),
+    (["--schedule", "step"], [1, 1, 1, 0.1, 0.01, 0.01]),
+    (["--schedule", "exponential", "--gamma", "0.125"], [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]),
+    (["--schedule", "polynomial", "--power", "2"], [(1 - t / 6) ** 2 for t in range(6)]),
+    (["--schedule", "polynomial", "--warmup-steps", "3"], [0.25, 5 / 12, 0.5, 0.5, 1 / 3, 1 / 6]),
+])  # fmt: skip
+def test_schedules_over_two_epochs_of_three_steps(
+    train: Train, tmp_path: Path, words: list[str], rates: list[float]
+) -> None:
+    assert train("run", "--lr", "1e-3", *words) == 0
+    events = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    found = [1e3 * event["lr"] for event in events if event["event"] == "step"]
+    assert found == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--power", "2"], "--power: expected none with --schedule cosine, got 2.0"),
+    (["--gamma", "0.5", "--schedule", "constant"],
+     "--gamma: expected none with --schedule constant, got 0.5"),
+    (["--milestones", "1"], "--milestones: expected none with --schedule cosine, got 1"),
+    (["--schedule", "step", "--milestones", "2,1"],
+     "--milestones: expected rising numbers of epochs, such as 30,60, got '2,1'"),
+    (["--schedule", "ExponentialLR"], "unknown value 'ExponentialLR'; did you mean 'exponential'"),
+])  # fmt: skip
+def test_options_that_a_schedule_lacks_are_refused_in_a_line(
+    train: Train, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert train("out", *words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+
+
+def test_a_run_may_go_on_with_another_schedule(train: Train, tmp_path: Path) -> None:
+    words = ("--schedule", "exponential", "--gamma", "0.5")
+    assert train("run", *words, "--max-steps", "3") == 0
+    assert train("run", "--resume", "auto", "--max-steps", "0", "--schedule", "constant") == 0
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (record["schedule"], record["gamma"]) == ("constant", None)

@@ -327,6 +327,10 @@ CASES: dict[str, tuple[schedules.Schedule, int, Callable[[Any, Any], Any]]] = {
             o, 0.4, 7, pct_start=0.6, div_factor=10, final_div_factor=100
         ),
     ),
+    "exponential": (schedules.Exponential(0.4, 0.9), 9, lambda s, o: s.ExponentialLR(o, 0.9)),
+    "polynomial": (
+        schedules.Polynomial(0.4, 7, 2.0), 9, lambda s, o: s.PolynomialLR(o, 7, power=2.0)
+    ),
     "warm-up": (
         schedules.Warmup(schedules.Constant(0.4), 4),
         8,
@@ -363,7 +367,12 @@ def test_by_name() -> None:
     )
     step = schedules.by_name("step", 0.1, 10, milestones=(3, 6), gamma=0.5)
     assert step == schedules.StepDecay(0.1, None, (3, 6), 0.5)
-    assert set(schedules.names()) == {"constant", "step", "cosine", "one-cycle"}
+    assert set(schedules.names()) == {
+        "constant", "step", "cosine", "one-cycle", "exponential", "polynomial"
+    }  # fmt: skip
+    assert schedules.by_name("polynomial", 0.1, 9, power=2.0) == schedules.Polynomial(0.1, 9, 2.0)
+    # Half an epoch of six steps.
+    assert schedules.by_name("exponential", 0.1, 9, gamma=0.25, step_size=6)(3) == 0.05
 
 
 @pytest.mark.parametrize(
@@ -379,9 +388,50 @@ def test_by_name() -> None:
         ({"name": "step", "step_size": 0}, "expected step_size above 0, got 0"),
         ({"name": "cosine", "total": 0}, "expected total above 0, got 0"),
         ({"name": "one-cycle", "rising": 2.0}, "expected rising in .0, 1., got 2.0"),
+        (
+            {"name": "exponential", "gamma": 1.5},
+            "exponential: expected gamma in .0, 1. and step_size",
+        ),
+        ({"name": "polynomial", "power": -1.0}, "polynomial: expected power of at least 0, got -1"),
+        ({"name": "MultiStepLR"}, "unknown schedule 'MultiStepLR'; did you mean 'step'?"),
         ({"name": "constant", "warmup": -1}, "expected steps of at least 0, got -1"),
     ],
 )
 def test_by_name_refuses(arguments: dict[str, Any], piece: str) -> None:
     with pytest.raises(ValueError, match=piece):
         schedules.by_name(**{"lr": 0.1, "total": 10, **arguments})
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("settings", [
+    {}, {"mode": "max", "factor": 0.5, "patience": 1},
+    {"patience": 0, "cooldown": 2, "min_lr": 0.03},
+    {"threshold": 0.5, "threshold_mode": "abs", "patience": 1}, {"factor": 0.0, "eps": 0.2},
+    {"mode": "max", "threshold": 0.3, "patience": 1, "factor": 0.3},
+], ids=str)  # fmt: skip
+def test_plateaus_are_those_of_torch(settings: dict[str, Any]) -> None:
+    """Half of the way the state goes through `state_dict`."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.4)
+    other = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **settings)
+    ours = schedules.ReduceLROnPlateau(0.4, **settings)
+    values = np.random.default_rng(1).standard_normal(60) + 3
+    found = []
+    for i, value in enumerate([*values, float("nan"), *values[::-1]]):
+        if i == 30:
+            state, ours = ours.state_dict(), schedules.ReduceLROnPlateau(9.0, **settings)
+            ours.load_state_dict(state)
+        ours.observe(float(value))
+        other.step(float(value))
+        found.append(ours(i))
+        assert found[-1] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+    assert len({*found}) > 1 or settings.get("eps")
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"mode": "least"}, "plateau: expected mode min or max and threshold_mode rel or abs, got"),
+    ({"factor": 1.0}, "plateau: expected factor in .0, 1., got 1.0"),
+])  # fmt: skip
+def test_plateaus_that_cannot_be(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        schedules.ReduceLROnPlateau(0.1, **settings)
