@@ -74,8 +74,9 @@ def run(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as place:
         path = Path(place, "drawn.h5")
         draw(path, options.size, options.side)
-        times = measure(path, options)
+        # First, while this process is small: a child's largest memory begins with its parent's.
         ends = {kind: train(path, kind, options) for kind in MEMORY}
+        times = measure(path, options)
         print(f"{path.stat().st_size / 1e9:.2f} GB, {options.model}, batches of {options.batch}, "
               f"{options.rounds} slices of {options.steps} steps each")  # fmt: skip
         print("        images/s  of memory   fastest  of memory  resident MB")
