@@ -118,10 +118,8 @@ def finish(opened: Opened, reading: Reading) -> dict[str, Source]:
     """Return the sources of a data set's splits. Raises DataError for labels, shapes or splits that
     do not fit."""
     name, where, parts, classes, moments = opened
-    for split in parts.values():
-        _check_lengths(split)
-    shape = _common_shape(parts)
     coded, names = encode(parts, classes)
+    shape = _common_shape(parts)
     if reading.classes:
         coded, names = _recode(where, coded, names, reading.classes), reading.classes
     chosen = resolve(where, {split: Split(parts[split].images, coded[split]) for split in coded},
@@ -173,7 +171,9 @@ def encode(
     parts: Mapping[str, Split], classes: Sequence[str]
 ) -> tuple[dict[str, Ids], tuple[str, ...]]:
     """Return the labels of each part as int64 (N,), and the names of the classes: those given, else
-    the names that occur, else the numbers."""
+    the names that occur, else the numbers. DataError for labels that do not fit the images."""
+    for split in parts.values():
+        _check_lengths(split)
     flat = {key: _flatten(split) for key, split in parts.items()}
     if any(labels.dtype.kind == "U" for labels in flat.values()):
         return _encode_names(parts, flat, classes)

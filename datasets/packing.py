@@ -104,8 +104,12 @@ def pack(opened: Opened, path: Path, compression: str = "none", progress: bool =
 
 def faults(opened: Opened) -> Iterator[str]:
     """Yield a line for each fault of a data set, all of whose images are read: images that cannot
-    be read, contents that differ from the SHA-256 on record, and images of the training set that
-    are in another split too."""
+    be read, contents that differ from the SHA-256 on record, images of the training set that are in
+    another split too, and labels that do not fit."""
+    try:
+        encode(opened.parts, opened.classes)
+    except DataError as error:
+        yield str(error)
     hashes: dict[str, set[bytes]] = {}
     for key, part in opened.parts.items():
         hashes[key] = set()

@@ -85,7 +85,7 @@ def run(values: Mapping[str, Any]) -> int:
     for line in datasets.faults(opened):
         show(line)
         count += 1
-    images = sum(len(part.labels) for part in opened.parts.values())
+    images = sum(part.images.shape[0] for part in opened.parts.values())
     show(f"{opened.where}: {images:,} images read, {count or 'no'} fault{'s'[: count != 1]}")
     return 2 if count else 0
 

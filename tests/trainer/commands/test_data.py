@@ -129,6 +129,26 @@ def test_check_tells_every_fault(pets: Path, capsys: pytest.CaptureFixture[str])
     assert lines[3] == "pets: 18 images read, 3 faults"
 
 
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (6, np.arange(5), "a.npz/x: expected 6 labels, one per image, got 5"),
+        (0, np.arange(0), "a.npz/x: expected at least one image with pixels, got shape (0, 4, 4"),
+        (6, np.arange(6) + 0.5, "a.npz/x: labels: expected whole numbers or names"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(
+    pets: Path, images: int, labels: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez("a.npz", x=np.ones((images, 4, 4), np.float32), y=labels)
+    status, lines = check(capsys, "a.npz")
+    assert status == 2 and message in lines[0]
+    assert lines[1:] == [f"a.npz: {images} images read, 1 fault"]
+    assert main(["data", "pack", "a.npz", "a.h5"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("a.h5").exists()
+
+
 def test_check_compares_digests(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "pack", "pets", "a.h5"]) == 0
     assert check(capsys, "a.h5") == (0, ["a.h5: 18 images read, no faults"])
