@@ -214,11 +214,18 @@ def flatten_parameters(model: nn.Module, task: Task, data: Source, dtype: Any) -
     step on the meta backend tells."""
 
     def run() -> Tensor:
-        return _blank_loss(model, task, data, 2, dtype)
+        loss = _blank_loss(model, task, data, 2, dtype)
+        if not loss.requires_grad:
+            raise UserError(
+                f"--model: expected an output with a gradient for {len(parameters)} parameters, "
+                "got one without: is it detached, or are all of them frozen?"
+            )
+        return loss
 
+    parameters = list(model.parameters())
     model.train()
     with _fitting():
-        return flatten(gradient_order(run, list(model.parameters())))
+        return flatten(gradient_order(run, parameters))
 
 
 def check_output(model: nn.Module, task: Task, data: Source, dtype: Any) -> None:
@@ -234,7 +241,7 @@ def _fitting() -> Iterator[None]:
     try:
         with user_code.explained("--model"):
             yield
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         raise UserError(f"--model: {error}") from error
 
 

@@ -47,6 +47,16 @@ def fails(input_shape, classes):
 def nothing():
     return None
 
+class Bare(nn.Module):
+    pass
+
+class Detached(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+def detached():
+    return Detached(nn.Flatten(), nn.Linear(784, 10))
+
 ready = nn.Identity()
 Other = Net
 """
@@ -133,6 +143,8 @@ def test_models_lists_all_with_parameters_and_macs(capsys: pytest.CaptureFixture
         ("pair", r"expected a model whose output for 2 samples is (2, 10), got tuple"),
         ("wrong", r"--model: linear: expected input (.., C) and weight (M, C), got (2, 784) and"),
         ("fails", r"--model: my.py:28: IndexError: tuple index out of range"),
+        ("Bare", r"--model: Bare has no forward"),
+        ("detached", r"--model: expected an output with a gradient for 2 parameters, got one"),
         ("nothing", r"expected a Module, got NoneType"),
         ("ready", r"to be a class or a function that returns a Module, got a Identity"),
         ("Nett", r"did you mean 'Net'?"),
