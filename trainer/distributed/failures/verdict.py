@@ -70,7 +70,7 @@ def judge(seen: Mapping[int, Seen], limit: float) -> str:
     # Numbers tell which collective comes first only within a stream.
     longest = max(stuck, key=lambda s: s.waited)
     at = min((s for s in stuck if s.stream == longest.stream), key=lambda s: s.waits)
-    wait = f"{_others(stuck)} for {at.waited:.0f} s in {at.call}"
+    wait = f"{_others([s for s in stuck if s.waits_for(at)])} for {at.waited:.0f} s in {at.call}"
     # One that has begun an exchange may have gone on computing, without driving it.
     # One in a collective of another stream may itself wait for one that is in none.
     late = sorted(

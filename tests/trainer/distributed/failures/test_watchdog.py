@@ -44,6 +44,8 @@ def verdict(*seen: Seen) -> str:
          f"{ONE} has given no sign of life for 62 s; "
          "rank 0 waits for it for 61 s in allreduce (#10)"),
         ([Seen(waiting(0, 61)), Seen(status(1, still=70))], ONE + " has stood still for 70 s"),
+        ([Seen(waiting(0, 61)), Seen(waiting(1, 61, stream="node"))],
+         "rank 0 waits for it for 61 s in allreduce (#10)"),
         ([Seen(waiting(0, 61)), Seen(waiting(1, 61)), Seen(status(2), silent=61)],
          "rank 0 and 1 more wait for it"),
         ([Seen(waiting(0, PATIENCE * LIMIT)), Seen(status(1))], ONE + " has not come"),
