@@ -101,6 +101,32 @@ class Polynomial:
         return self.lr * (1 - min(step / self.total, 1.0)) ** self.power
 
 
+@dataclass(frozen=True)
+class Triangle:
+    """A line from the share `start` of lr up to lr, after the share `rising` of `total` steps, and
+    a line down to the share `end` of it (Jordan 2024)."""
+
+    lr: float
+    total: int
+    start: float = 0.2
+    rising: float = 0.23
+    end: float = 0.07
+
+    def __post_init__(self) -> None:
+        _positive("triangle", self.total)
+        if not 0 < self.rising < 1 or not min(self.start, self.end) >= 0:
+            raise ValueError(
+                "triangle: expected rising in (0, 1), and start and end of at least 0, got "
+                f"{self.rising}, {self.start} and {self.end}"
+            )
+
+    def __call__(self, step: int) -> float:
+        done = min(step / self.total, 1.0)
+        if done <= self.rising:
+            return self.lr * (self.start + (1 - self.start) * done / self.rising)
+        return self.lr * (self.end + (1 - self.end) * (1 - done) / (1 - self.rising))
+
+
 class ReduceLROnPlateau:
     """Multiply by `factor` after more than `patience` calls of `observe` without a better value, in
     torch's form. It has a state: `state_dict` and `load_state_dict`.
@@ -224,6 +250,7 @@ _SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "one-cycle": OneCycle,
     "exponential": Exponential,
     "polynomial": Polynomial,
+    "triangle": Triangle,
 }
 
 
@@ -237,8 +264,8 @@ def by_name(name: str, lr: float, total: int, warmup: int = 0, **options: object
 
     Options are the fields of its class: step_size, milestones, gamma (step); minimum (cosine);
     rising, div_factor, final_div_factor (one-cycle); gamma, step_size (exponential); power
-    (polynomial). ValueError for an unknown name or option, with
-    the nearest, or a number out of range."""
+    (polynomial); start, rising, end (triangle). ValueError for an unknown name or option, with the
+    nearest, or a number out of range."""
     if name not in _SCHEDULES:
         raise unknown("schedule", name, _SCHEDULES)
     if lr < 0:

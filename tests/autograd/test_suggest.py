@@ -69,7 +69,7 @@ def test_typing_errors_by_hand(a: str, b: str, errors: int) -> None:
         (["plan", "lenet", "--network", "infiniband"], "did you mean 'infiniband-hdr'?"),
         (["train", "lenet"], "train: unexpected argument 'lenet': models are named by --model"),
         (["--verison"], "got option --verison; did you mean '--version'?"),
-        ([], "expected a command, one of train, eval, predict, inspect, cost,"),
+        ([], "expected a command, one of train, eval, predict, inspect, models, data, cost,"),
         (["trian"], "unknown command 'trian'; did you mean 'train'?"),
         (["frobnicate"], "unknown command 'frobnicate'; choose from train, eval,"),
     ],

@@ -352,6 +352,14 @@ def test_schedules_end_and_stay() -> None:
     assert schedules.OneCycle(1.0, 1)(0) in (1.0, pytest.approx(1 / 25e4))
 
 
+def test_a_triangle_rises_and_falls_in_lines() -> None:
+    triangle = schedules.Triangle(2.0, 100)
+    assert rates(triangle, 100)[0] == 0.4 and triangle(23) == pytest.approx(2.0)
+    np.testing.assert_allclose(np.diff(rates(triangle, 24)), 1.6 / 23)
+    np.testing.assert_allclose(np.diff([triangle(step) for step in range(23, 101)]), -1.86 / 77)
+    assert triangle(100) == triangle(999) == pytest.approx(0.14)
+
+
 def test_warm_up_rises_to_the_schedule_below() -> None:
     inner = schedules.Cosine(1.0, 10)
     outer = schedules.Warmup(inner, 3)
@@ -368,7 +376,7 @@ def test_by_name() -> None:
     step = schedules.by_name("step", 0.1, 10, milestones=(3, 6), gamma=0.5)
     assert step == schedules.StepDecay(0.1, None, (3, 6), 0.5)
     assert set(schedules.names()) == {
-        "constant", "step", "cosine", "one-cycle", "exponential", "polynomial"
+        "constant", "step", "cosine", "one-cycle", "exponential", "polynomial", "triangle"
     }  # fmt: skip
     assert schedules.by_name("polynomial", 0.1, 9, power=2.0) == schedules.Polynomial(0.1, 9, 2.0)
     # Half an epoch of six steps.
@@ -392,6 +400,7 @@ def test_by_name() -> None:
             {"name": "exponential", "gamma": 1.5},
             "exponential: expected gamma in .0, 1. and step_size",
         ),
+        ({"name": "triangle", "rising": 1.0}, "triangle: expected rising in .0, 1., and start"),
         ({"name": "polynomial", "power": -1.0}, "polynomial: expected power of at least 0, got -1"),
         ({"name": "MultiStepLR"}, "unknown schedule 'MultiStepLR'; did you mean 'step'?"),
         ({"name": "constant", "warmup": -1}, "expected steps of at least 0, got -1"),
