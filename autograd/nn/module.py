@@ -296,6 +296,14 @@ def assign(target: Tensor, numbers: Array) -> None:
         store(target.data, numbers)
 
 
+def checked(container: str, name: str, module: Any) -> Any:
+    """Return a module that a container is to hold. TypeError for what is none, such as a class."""
+    if not isinstance(module, Module):
+        got = f"the class {module.__name__}" if isinstance(module, type) else f"{module!r:.60}"
+        raise TypeError(f"{container}: {name}: expected a Module, got {got}")
+    return module
+
+
 class Container(Module):
     """Modules which whoever holds the container may also call one by one."""
 
@@ -321,14 +329,15 @@ class _Series(Container):
         return [*self.children()][index]
 
     def __setitem__(self, index: int, module: Module) -> None:
-        setattr(self, [name for name, _ in self.named_children()][index], module)
+        name = [name for name, _ in self.named_children()][index]
+        setattr(self, name, checked(type(self).__name__, name, module))
 
 
 class Sequential(_Series):
     """Modules called one after the other, each on the result of the one before.
 
     They are named "0", "1", .. or by the keys of a mapping. ValueError for a name with a dot, or
-    one that is in use."""
+    one that is in use; TypeError for what is no module."""
 
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
         for i, item in enumerate(modules):
@@ -337,7 +346,7 @@ class Sequential(_Series):
                     raise ValueError(
                         f"Sequential: expected an unused name without dots, got {name!r}"
                     )
-                setattr(self, name, module)
+                setattr(self, name, checked("Sequential", name, module))
 
     def _inner(self, name: str) -> str:
         # A subclass with a forward of its own calls its modules within its own scope.
@@ -359,5 +368,6 @@ class ModuleList(_Series):
 
     def append(self, module: Module) -> Self:
         """Add a module at the end. Return self."""
-        setattr(self, str(len(self)), module)
+        name = str(len(self))
+        setattr(self, name, checked(type(self).__name__, name, module))
         return self

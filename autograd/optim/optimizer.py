@@ -298,7 +298,12 @@ class Optimizer:
 
         ValueError for a step that counts no updates, or one that lists every missing or extra name
         and every wrong shape; then nothing is loaded."""
-        step, kind = state["step"], type(self).__name__
+        kind, new = type(self).__name__, [a for a in self.averages if not state.get(a.slot)]
+        needed = ["step", *(s for s in self.slots if s not in (a.slot for a in new))]
+        if absent := [name for name in needed if name not in state]:
+            got = ", ".join(state) or "none"
+            raise ValueError(f"{kind}: expected a state with {', '.join(absent)}, got {got}")
+        step = state["step"]
         if not _is_count(step, LATEST):
             raise ValueError(f"{kind}: step: expected a whole number from 0 up, got {step!r:.60}")
         missed = {
@@ -311,10 +316,7 @@ class Optimizer:
                     f"got {count!r:.60}"
                 )
         pairs = []
-        new = [one for one in self.averages if not state.get(one.slot)]
-        for slot in self.slots:
-            if slot in (one.slot for one in new):
-                continue
+        for slot in needed[1:]:
             current = self._slot(slot)
             saved = {name: np.asarray(value) for name, value in state[slot].items()}
             shapes = {name: a.shape for name, a in current.items()}
