@@ -87,26 +87,7 @@ __all__ = [
     "trace",
 ]
 # Each family of functions names its own in __all__.
-__all__ += functional.activation.__all__
-__all__ += functional.arrange.__all__
-__all__ += functional.attention.__all__
-__all__ += functional.conv.__all__
-__all__ += functional.create.__all__
-__all__ += functional.distance.__all__
-__all__ += functional.dropout.__all__
-__all__ += functional.einsum.__all__
-__all__ += functional.grid.__all__
-__all__ += functional.image.__all__
-__all__ += functional.indexing.__all__
-__all__ += functional.linear.__all__
-__all__ += functional.loss.__all__
-__all__ += functional.norm.__all__
-__all__ += functional.parts.__all__
-__all__ += functional.pool.__all__
-__all__ += functional.recurrent.__all__
-__all__ += functional.sampling.__all__
-__all__ += functional.spike.__all__
-__all__ += functional.volume.__all__
+__all__ += functional.__all__
 __all__ += algebra.__all__
 __all__ += mathematics.__all__
 __all__ += reducing.__all__

@@ -10,6 +10,7 @@ from . import (
     dropout,
     embedding,
     flat,
+    functional,
     image,
     init,
     layers,
@@ -43,7 +44,7 @@ from .recurrent import *
 from .spiking import *
 
 # Each file names its layers in __all__.
-__all__ = ["Parameter", "init", "utils"]
+__all__ = ["Parameter", "functional", "init", "utils"]
 __all__ += activation.__all__
 __all__ += containers.__all__
 __all__ += attention.__all__

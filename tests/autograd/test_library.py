@@ -140,7 +140,7 @@ def test_a_loader_goes_through_epochs(prefetch: int) -> None:
     assert pickle.loads(pickle.dumps(dataset())).name == "tiny" and len(twin) == 3
 
 
-OTHERS = ("__init__", "errors", "init", "utils")  # modules that are no family
+OTHERS = ("__init__", "errors", "functional", "init", "utils")  # modules that are no family
 
 
 @pytest.mark.parametrize(
@@ -155,3 +155,11 @@ def test_what_a_family_names_is_in_the_package(package: ModuleType, folder: str)
         for name in module.__all__:
             assert name in package.__all__ and getattr(package, name) is getattr(module, name)
     assert len({*package.__all__}) == len(package.__all__)
+
+
+def test_functional_holds_all_functions_where_torch_has_them() -> None:
+    functional = import_module("tallygrad.autograd.functional")
+    in_nn = import_module("tallygrad.autograd.nn.functional")
+    assert {"gelu", "linear", "embedding", "cross_entropy"} <= set(functional.__all__)
+    for name in functional.__all__:
+        assert getattr(functional, name) is getattr(in_nn, name) is getattr(ag, name)

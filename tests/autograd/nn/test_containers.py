@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
@@ -73,3 +75,14 @@ def test_bilinear_as_in_torch() -> None:
     a, b = draw.standard_normal((5, 3)), draw.standard_normal((5, 2))
     expected = theirs(torch.tensor(a), torch.tensor(b)).detach().numpy()
     np.testing.assert_allclose(ours(ag.tensor(a), ag.tensor(b)).numpy(), expected, rtol=1e-12)
+
+
+def test_containers_hold_modules_only() -> None:
+    with pytest.raises(TypeError, match="Sequential: 1: expected a Module, got the class ReLU"):
+        nn.Sequential(nn.Identity(), cast(Any, nn.ReLU))
+    layers = nn.ModuleList([nn.Identity()])
+    with pytest.raises(TypeError, match="ModuleList: 1: expected a Module, got 3"):
+        layers.append(cast(Any, 3))
+    with pytest.raises(TypeError, match="ModuleList: 0: expected a Module, got None"):
+        layers[0] = cast(Any, None)
+    assert len(layers) == 1

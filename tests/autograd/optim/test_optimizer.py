@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
+from tallygrad.autograd import nn, optim
 from tallygrad.autograd.array import Array
 from tallygrad.autograd.ops import update as ops
 from tallygrad.autograd.optim import Optimizer, ParameterGroup, Run
@@ -77,3 +78,12 @@ def test_nothing_is_loaded_where_one_slot_does_not_fit() -> None:
     ):
         other.load_state_dict(state)
     assert not other.state_dict()["gradients"]["b"].any() and other.steps == 0
+
+
+def test_the_state_of_another_kind_is_refused() -> None:
+    layer = nn.Linear(2, 1)
+    sgd, adam = optim.SGD(layer.parameters(), 0.1), optim.Adam(layer.parameters())
+    with pytest.raises(ValueError, match="Adam: expected a state with exp_avg, exp_avg_sq, max_ex"):
+        adam.load_state_dict(sgd.state_dict())
+    with pytest.raises(ValueError, match="SGD: expected a state with step, velocity, got none"):
+        sgd.load_state_dict({})
