@@ -98,7 +98,14 @@ def bfloat16() -> DType:
 def as_dtype(dtype: npt.DTypeLike) -> DType:
     """Return the type that a name, a class or a type of NumPy stands for. ImportError for bfloat16
     where ml_dtypes is not installed, TypeError for what is no type."""
-    return bfloat16() if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype)
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        return bfloat16()
+    try:
+        return np.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(
+            f"expected an element type such as 'float32' (the only device is 'cpu'), got {dtype!r}"
+        ) from error
 
 
 def is_integer(dtype: DType) -> bool:

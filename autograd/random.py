@@ -29,8 +29,11 @@ _source: ContextVar[SampleKeys | None] = ContextVar("tallygrad_random", default=
 
 
 def manual_seed(seed: int) -> None:
-    """Restart the generator behind `randn`, `rand`, initialisers and dropout outside `keyed`."""
+    """Restart the generator behind `randn`, `rand`, initialisers and dropout outside `keyed`.
+    ValueError for a seed that is no integer from 0 up."""
     global _generator
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"manual_seed: expected an integer of at least 0, got {seed!r:.60}")
     _generator = np.random.Generator(np.random.Philox(seed))
 
 

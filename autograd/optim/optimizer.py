@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import groupby, islice, product
+from numbers import Real
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
@@ -73,8 +74,8 @@ class ParameterGroup:
         """ValueError for settings below 0 that may not be."""
         for name in names:
             value = getattr(self, name)
-            if not callable(value) and not value >= 0:
-                raise ValueError(f"{self.kind()}: expected {name} of at least 0, got {value}")
+            if not callable(value) and not (isinstance(value, Real) and value >= 0):
+                raise ValueError(f"{self.kind()}: expected {name} of at least 0, got {value!r}")
 
     @property
     def counts_matter(self) -> bool:

@@ -243,7 +243,7 @@ def test_kernels_are_tuned_for_the_types_that_they_compute_in(backend: str) -> N
 @pytest.mark.parametrize("make", CREATE)
 def test_it_may_be_named_wherever_a_type_may(make: Callable[..., Tensor]) -> None:
     assert make(2, dtype="bfloat16").dtype == BF16
-    with pytest.raises(TypeError, match="data type 'bfloat17' not understood"):
+    with pytest.raises(TypeError, match=r"expected an element type .* got 'bfloat17'"):
         make(2, dtype="bfloat17")
 
 

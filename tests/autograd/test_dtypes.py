@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
-from tallygrad.autograd import dtypes
+from tallygrad.autograd import dtypes, nn
 
 NUMPY = [np.dtype(code) for code in "?bhilqBHILQefdg"]
 
@@ -50,3 +52,10 @@ def test_a_cast_keeps_the_numbers_in_any_byte_order(source: type, target: str) -
     cast = ag.from_numpy(numbers).to(target).numpy()
     assert cast.dtype == np.dtype(target)
     np.testing.assert_array_equal(cast, numbers.astype(target))
+
+
+@pytest.mark.parametrize("thing", [ag.ones(2), nn.Linear(2, 2)], ids=["tensor", "module"])
+def test_there_is_one_device(thing: Any) -> None:
+    assert thing.to("cpu") is thing
+    with pytest.raises(TypeError, match=r"the only device is 'cpu'.*, got 'cuda:0'$"):
+        thing.to("cuda:0")

@@ -1,8 +1,9 @@
-"""Numbers drawn: the ends of their range, for every type."""
+"""Numbers drawn: the ends of their range, for every type; seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,3 +63,9 @@ def test_a_range_of_one_number(dtype: str) -> None:
 def test_only_floating_point_numbers_are_drawn(make: Callable[..., ag.Tensor], dtype: str) -> None:
     with pytest.raises(TypeError, match=f"expected a floating-point type, got {dtype}"):
         make(3, dtype=dtype)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "x"])
+def test_a_seed_is_an_integer_from_0_up(seed: Any) -> None:
+    with pytest.raises(ValueError, match=f"^manual_seed: .* at least 0, got {seed!r}$"):
+        ag.manual_seed(seed)

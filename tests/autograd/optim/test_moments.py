@@ -141,6 +141,7 @@ def test_the_ledger_counts_each_operation(
     ("AdamW", {"betas": 0.9}, r"AdamW: expected betas of two numbers in \[0, 1\), got 0.9"),
     ("RMSprop", {"alpha": -1.0}, "RMSprop: expected alpha of at least 0, got -1.0"),
     ("Adagrad", {"lr_decay": -1.0}, "Adagrad: expected lr_decay of at least 0, got -1.0"),
+    ("Adam", {"lr": "0.1"}, "Adam: expected lr of at least 0, got '0.1'"),
     ("Adagrad", {"lr": float("nan")}, "Adagrad: expected lr of at least 0, got nan"),
 ])  # fmt: skip
 def test_wrong_settings(name: str, settings: dict[str, Any], said: str) -> None:
