@@ -19,6 +19,7 @@ from .parser import MOST
 from .threads import MOST_THREADS
 from .user_code import names_code, same
 from .values import (
+    digits,
     parse_every,
     parse_hash,
     parse_image_size,
@@ -287,6 +288,7 @@ class TrainConfig(OptimizerOptions):
 
 
 VALUES = {str: "NAME", int: "N", float: "X"}
+WIDEST = 40  # characters of choices that stand in the usage line; more stand in the option's help
 CHOICES = {
     "task": ("classification", "reconstruction"),
     "on_corruption": ("continue", "stop"),
@@ -340,6 +342,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             value = item.metadata.get("metavar") or VALUES[kind]
             if item.name in CHOICES:
                 value = "{" + ",".join(CHOICES[item.name]) + "}"
+                if len(value) > WIDEST:
+                    value, text = "NAME", f"{text}: {', '.join(CHOICES[item.name])}"
             group.add_argument(name, type=kind, help=text, metavar=value, default=argparse.SUPPRESS)
 
 
@@ -409,11 +413,6 @@ def refuse_code(read: Mapping[str, Any], named: Mapping[str, Any], where: str) -
             )
 
 
-def _digits(value: int) -> str:
-    """Return a number that may be too long to print."""
-    return str(value) if abs(value) < 1 << 1024 else f"one of {value.bit_length()} bits"
-
-
 def _kind(item: Field[Any]) -> Any:
     """Return the type of a field's values."""
     assert item.default is not MISSING
@@ -431,7 +430,7 @@ def _checked(item: Field[Any], value: Any, name: str) -> Any:
         raise UserError(f"{name}: expected {kind.__name__}, got {value!r}")
     low, high = item.metadata.get("low"), item.metadata.get("high")
     if kind is int and abs(value) >= MOST:
-        raise UserError(f"{name}: expected less than {MOST}, got {_digits(value)}")
+        raise UserError(f"{name}: expected less than {MOST}, got {digits(value)}")
     if kind is float and not isfinite(value):
         raise UserError(f"{name}: expected a finite number, got {value}")
     if (low is not None and value < low) or (high is not None and value > high):

@@ -121,3 +121,8 @@ def parse_image_size(text: str) -> tuple[int, int] | None:
     if not all(1 <= side <= 8192 for side in size):
         raise ValueError(f"expected sides of 1 to 8192 pixels, got {text}")
     return size
+
+
+def digits(value: int) -> str:
+    """Return a number that may be too long to print."""
+    return str(value) if abs(value) < 1 << 1024 else f"one of {value.bit_length()} bits"

@@ -178,7 +178,9 @@ def test_options_of_a_resumed_run_lie_under_those_given_now() -> None:
 def test_help_names_choices_and_values(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert "--schedule {constant,step,cosine,one-cycle}" in shown and "--out FOLDER" in shown
+    assert "--tune {off,fast,full}" in shown and "--out FOLDER" in shown
+    assert "--schedule NAME" in shown
+    assert "): constant, step, cosine, one-cycle, exponential," in " ".join(shown.split())
 
 
 def test_an_interrupt_before_the_ranks_know_each_other(
