@@ -23,9 +23,7 @@ from tallygrad.autograd.backends.llvm.compiler.isa import targets
 from tallygrad.autograd.backends.llvm.runtime import memory
 
 ROWS = {row.name: row for row in samples()}
-# Most kernels for narrower registers differ in that width alone: they compile among the slow ones.
-WIDEST, *OTHERS = [f"llvm:{name}" for name in targets.available()]
-WIDTHS = [WIDEST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+WIDTHS = [f"llvm:{name}" for name in targets.available()]
 
 
 def run(row: Sample, arrays: list[np.ndarray], backend: str) -> tuple[list[ag.Tensor], ag.Ledger]:
