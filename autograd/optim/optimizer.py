@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import groupby, islice, product
-from numbers import Real
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
@@ -74,8 +73,11 @@ class ParameterGroup:
         """ValueError for settings below 0 that may not be."""
         for name in names:
             value = getattr(self, name)
-            if not callable(value) and not (isinstance(value, Real) and value >= 0):
-                raise ValueError(f"{self.kind()}: expected {name} of at least 0, got {value!r}")
+            if not callable(value) and not (
+                isinstance(value, int | float | np.number) and value >= 0
+            ):
+                kind = self.kind()
+                raise ValueError(f"{kind}: expected {name} of at least 0, got {value!r}")
 
     @property
     def counts_matter(self) -> bool:
