@@ -49,7 +49,7 @@ def test_every_operation_equals_numpy(name: str, backend: str) -> None:
     order, and Winograd's, whose transforms cost two more digits; float64 always exact sums.
     Narrower registers hold either type in the same way: float32 suffices."""
     for dtype in WITHIN if backend == WIDTHS[0] else ("float32",):
-        within, arrays = (WITHIN[dtype],) = ROWS[name].draw(dtype=dtype)
+        within, arrays = WITHIN[dtype], ROWS[name].draw(dtype=dtype)
         expected, ledger = run(ROWS[name], arrays, "numpy")
         found, mine = run(ROWS[name], arrays, backend)
         for a, b in zip(found, expected, strict=True):
