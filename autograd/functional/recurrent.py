@@ -173,8 +173,7 @@ def gru(
     """Run a gated recurrent unit, see `gru_cell`, over sequences; all as in `lstm`, with a single
     state h."""
     net = _Network("gru", 3, _gru_walk, num_layers, bidirectional, batch_first)
-    y, (h,) = net.run(input, None if hx is None else (hx,), 1, params, dropout if training else 0.0)
-    return y, h
+    return net.run_single(input, hx, params, dropout if training else 0.0)
 
 
 def rnn_tanh(
@@ -189,8 +188,7 @@ def rnn_tanh(
 ) -> tuple[Tensor, Tensor]:
     """Run an Elman network (Elman 1990) over sequences; all as in `lstm`, with a single state h."""
     net = _Network("rnn_tanh", 1, _rnn_walk("tanh"), num_layers, bidirectional, batch_first)
-    y, (h,) = net.run(input, None if hx is None else (hx,), 1, params, dropout if training else 0.0)
-    return y, h
+    return net.run_single(input, hx, params, dropout if training else 0.0)
 
 
 def rnn_relu(
@@ -205,8 +203,7 @@ def rnn_relu(
 ) -> tuple[Tensor, Tensor]:
     """Run an Elman network with max(x, 0) in place of tanh; all as in `rnn_tanh`."""
     net = _Network("rnn_relu", 1, _rnn_walk("relu"), num_layers, bidirectional, batch_first)
-    y, (h,) = net.run(input, None if hx is None else (hx,), 1, params, dropout if training else 0.0)
-    return y, h
+    return net.run_single(input, hx, params, dropout if training else 0.0)
 
 
 def _stacked(states: Sequence[Value]) -> Value:
@@ -246,6 +243,13 @@ class _Network:
             return self._batched(input, hx, states, params, p)
         y, last = self._batched(input.transpose(0, 1), hx, states, params, p)
         return y.transpose(0, 1), last
+
+    def run_single(
+        self, input: Tensor, hx: Tensor | None, params: Sequence[Tensor], p: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `run` does for cells with a single state."""
+        y, (h,) = self.run(input, None if hx is None else (hx,), 1, params, p)
+        return y, h
 
     def _batched(
         self, x: Any, hx: Sequence[Tensor] | None, states: int, params: Sequence[Tensor], p: float

@@ -55,12 +55,12 @@ class _Recurrent(Module):
         self,
         input_size: int,
         hidden_size: int,
-        num_layers: int,
-        bias: bool,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
-        dtype: npt.DTypeLike,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: npt.DTypeLike = FLOAT32,
     ) -> None:
         if not 0 <= dropout <= 1:
             name = type(self).__name__
@@ -81,6 +81,11 @@ class _Recurrent(Module):
     def weights(self) -> list[Parameter]:
         """Return the parameters, layer by layer and within it direction by direction."""
         return [getattr(self, name) for name in self.order]
+
+    def _options(self) -> tuple[list[Parameter], int, float, bool, bool, bool]:
+        """Return what the functions of sequences take behind the states."""
+        way = self.training, self.bidirectional, self.batch_first
+        return self.weights(), self.num_layers, self.dropout, *way
 
 
 class RNN(_Recurrent):
@@ -114,16 +119,7 @@ class RNN(_Recurrent):
 
         x is (T, N, I), or (N, T, I) if batch_first; hx are the initial states, None for zeros."""
         run = rnn_tanh if self.nonlinearity == "tanh" else rnn_relu
-        return run(
-            x,
-            hx,
-            self.weights(),
-            self.num_layers,
-            self.dropout,
-            self.training,
-            self.bidirectional,
-            self.batch_first,
-        )
+        return run(x, hx, *self._options())
 
 
 class LSTM(_Recurrent):
@@ -134,37 +130,13 @@ class LSTM(_Recurrent):
 
     gates = 4
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        dtype: npt.DTypeLike = FLOAT32,
-    ) -> None:
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype
-        )
-
     def forward(
         self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return outputs (T, N, directions H) and the final (h, c), each (layers directions, N, H).
 
         x is (T, N, I), or (N, T, I) if batch_first; hx are the initial h and c, None for zeros."""
-        return lstm(
-            x,
-            hx,
-            self.weights(),
-            self.num_layers,
-            self.dropout,
-            self.training,
-            self.bidirectional,
-            self.batch_first,
-        )
+        return lstm(x, hx, *self._options())
 
 
 class GRU(_Recurrent):
@@ -174,35 +146,11 @@ class GRU(_Recurrent):
 
     gates = 3
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        dtype: npt.DTypeLike = FLOAT32,
-    ) -> None:
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype
-        )
-
     def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return outputs (T, N, directions H) and final states (layers directions, N, H).
 
         x is (T, N, I), or (N, T, I) if batch_first; hx are the initial states, None for zeros."""
-        return gru(
-            x,
-            hx,
-            self.weights(),
-            self.num_layers,
-            self.dropout,
-            self.training,
-            self.bidirectional,
-            self.batch_first,
-        )
+        return gru(x, hx, *self._options())
 
 
 class _Cell(Module):
