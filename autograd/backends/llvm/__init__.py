@@ -34,7 +34,7 @@ from .plans import (  # noqa: F401  (registers)
     update,
 )
 from .plans.widened import widened
-from .registry import Deferral, can_fuse, deferral, find, find_tiled, fuse
+from .registry import Deferral, can_fuse, deferral, find, find_fastest, fuse
 from .runtime.executable import Executable, OneAtATime
 from .runtime.recording import NativeRecording
 from .tuning import LEVELS, Tuner
@@ -72,7 +72,7 @@ class Llvm:
         target = self.tuner.fit(name, specs, attrs)
         if self.dry:
             return Implementation("llvm", None)
-        executable = find_tiled(target, name, specs, attrs) or find(target, name, specs, attrs)
+        executable = find_fastest(target, name, specs, attrs)
         is_whole = executable is not None
         if executable is None and not primitive.writes:
             results = primitive.infer(*specs, **attrs)

@@ -19,7 +19,7 @@ from .compiler.jit import build
 from .kernels.epilogue import NOTHING, TOTALS, Epilogue, merge_moments, merge_sums, scaling
 from .plans.batch_norm import moments, normalising, slope, sums
 from .plans.elementwise import together
-from .registry import Deferral, defers, find, find_tiled, fuse, fuses
+from .registry import Deferral, defers, find, find_fastest, find_tiled, fuse, fuses
 from .runtime.executable import Executable
 from .runtime.layout import address, plain
 from .runtime.memory import empty
@@ -316,8 +316,7 @@ def _(target: Target, call: Call, signatures: Signatures) -> Fused | None:
     if signatures[0] is None or _may_tile(call):
         return None
     # A plan of its own: executables have scratch memory, and both may run at the same time.
-    found = call.target, call.name, call.specs, call.attrs
-    then = find_tiled(*found) or find(*found)
+    then = find_fastest(call.target, call.name, call.specs, call.attrs)
     if not isinstance(then, ByImages):
         return None
     return _behind(target, Signature(call, signatures), then)

@@ -88,6 +88,13 @@ def find_tiled(
     return plan(target, *specs, **attrs)
 
 
+def find_fastest(
+    target: Target, name: str, specs: tuple[Spec, ...], attrs: dict[str, Any]
+) -> Executable | None:
+    """Return the executable of a call, by tiles where they pay; None where there is none."""
+    return find_tiled(target, name, specs, attrs) or find(target, name, specs, attrs)
+
+
 def defers(name: str) -> Callable[[Entry], Entry]:
     """Register how calls of a primitive are deferred: `how(target, *specs, **attributes)`, which
     returns None for calls that run at once."""

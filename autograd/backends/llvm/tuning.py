@@ -21,7 +21,7 @@ from ...array import NDArray, Spec
 from ...dtypes import computed_in, is_narrow
 from .compiler import cache, jit
 from .compiler.isa.targets import Target, Variation
-from .registry import find, find_tiled
+from .registry import find_fastest, find_tiled
 from .runtime.executable import Executable
 
 LEVELS = ("off", "fast", "full")
@@ -206,8 +206,7 @@ class _Trials:
     def _kernel(self, choice: Choice) -> Executable:
         if choice not in self.kernels:
             target = replace(self.target, **choice._asdict())
-            call = target, self.name, self.specs, self.attrs
-            kernel = find_tiled(*call) or find(*call)
+            kernel = find_fastest(target, self.name, self.specs, self.attrs)
             assert kernel is not None, f"{self.name}: no kernel for {self.specs}"
             self.kernels[choice] = kernel
         return self.kernels[choice]

@@ -212,12 +212,20 @@ def forward(target: Target, dtype: str, layer: RecurrentLayer) -> KernelBuilder:
             k.builder.select(begins, c, k.at(cells, (earlier, apart[1]))),
             k.at(cells, (t, apart[1])),
         )  # fmt: skip
-        for begin, count, units in pieces(layer.size, layer.block(k.lanes)):
-            with k.loop(count) as j:
-                weights = k.at(w, (j, panel), begin // layer.block(k.lanes) * panel)
-                unit = k.sum((j, units), begin)
-                rows.each_tile(partial(step.multiply, weights, unit, units))
+        each_panel(layer, w, panel, rows, step.multiply)
     return k
+
+
+def each_panel(
+    layer: RecurrentLayer, w: Any, panel: int, rows: BatchRows, multiply: Callable[..., None]
+) -> None:
+    """Call `multiply` for each panel of weights, of so many numbers, and each tile of rows: panel,
+    first unit, number of units, first row, number of rows."""
+    k = rows.k
+    for begin, count, units in pieces(layer.size, layer.block(k.lanes)):
+        with k.loop(count) as j:
+            weights = k.at(w, (j, panel), begin // layer.block(k.lanes) * panel)
+            rows.each_tile(partial(multiply, weights, k.sum((j, units), begin), units))
 
 
 class StepBack(NamedTuple):

@@ -5,13 +5,21 @@ vector holds side by side in a panel. The products of the inputs with their weig
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 from ..compiler.isa.targets import Target
 from ..compiler.language import Integer, KernelBuilder, pieces
 from ..compiler.mathematics import sigmoid, tanh
-from .recurrent import TOGETHER, BatchRows, Factors, RecurrentLayer, StepBack, carry, products
+from .recurrent import (
+    TOGETHER,
+    BatchRows,
+    Factors,
+    RecurrentLayer,
+    StepBack,
+    carry,
+    each_panel,
+    products,
+)
 from .sweep import sweep
 
 GATES = 3
@@ -82,11 +90,7 @@ def forward(target: Target, dtype: str, layer: RecurrentLayer) -> KernelBuilder:
             k.builder.select(k.none(s), h, before), k.at(hs, (t, states)),
             k.at(acts, (t, k.times(batch, 4 * size))),
         )  # fmt: skip
-        for begin, count, units in pieces(size, k.lanes):
-            with k.loop(count) as j:
-                weights = k.at(w, (j, panel), begin // k.lanes * panel)
-                unit = k.sum((j, units), begin)
-                rows.each_tile(partial(step.multiply, weights, unit, units))
+        each_panel(layer, w, panel, rows, step.multiply)
     return k
 
 

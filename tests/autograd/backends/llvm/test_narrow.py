@@ -10,10 +10,11 @@ import pytest
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
 from tallygrad.autograd.array import Spec
+from tallygrad.autograd.backends.llvm.compiler import mathematics
 from tallygrad.autograd.backends.llvm.compiler.isa import targets
 from tallygrad.autograd.backends.llvm.registry import find
 from tallygrad.autograd.dtypes import FLOAT32, bfloat16
-from tallygrad.autograd.ops import activation, reduce
+from tallygrad.autograd.ops import activation, elementwise, reduce
 from tallygrad.autograd.primitive import Primitive
 
 
@@ -61,3 +62,23 @@ def test_few_numbers_are_cast_by_kernels(target: targets.Target) -> None:
         assert plan is not None and plan.native
         numbers = np.array([1, -2.5, 3], source)
         assert plan(numbers).dtype == to and plan(numbers).tolist() == [1, -2.5, 3]
+
+
+def test_the_quotient_for_tanh_is_as_near_as_it_says() -> None:
+    x = np.linspace(1e-3, mathematics.NEARLY_ONE, 20_001)
+    top, bottom = (np.polyval(numbers[::-1], x * x) for numbers in mathematics.RATIO)
+    found = x * top / bottom
+    assert np.abs(found / np.tanh(x) - 1).max() < 2**-19
+    assert abs(found[-1] - 1) < 2**-19  # which stands for all larger ones
+    assert np.abs(found - np.tanh(x)).max() / 2 < 2**-20  # of a gate, half of it and half
+
+
+def test_exponentials_of_bfloat16(target: targets.Target) -> None:
+    """At most one in 200 numbers is rounded to the other side."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(bfloat16())
+    x = every[np.abs(every.astype("f4")) < 80]
+    x = x[np.abs(x.astype("f4")) > 2**-6]
+    got = kernel(target, elementwise.exp, x)(x)
+    wanted = np.exp(x.astype("f8")).astype("f4").astype(bfloat16())
+    assert (got != wanted).mean() < 0.005
+    np.testing.assert_allclose(got.astype("f4"), wanted.astype("f4"), rtol=2**-7)
