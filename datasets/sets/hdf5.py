@@ -72,9 +72,8 @@ class HdfStore:
 def open_hdf5(path: Path, reading: Reading) -> Opened:
     """Return what a file holds. Raises DataError for damaged files and unknown contents."""
     try:
-        with open(path, "rb"):
-            pass  # HDF5's messages are long; Python says what is wrong with the path
-        with h5py.File(path, "r") as file:
+        # Opened by Python, which says what is wrong with a path in few words.
+        with path.open("rb") as opened, h5py.File(opened, "r") as file:
             arrays = _arrays(path, file)
             parts = {
                 split: Split(HdfStore(path, arrays[images], reading.size), _labels(arrays[labels]))
