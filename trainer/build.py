@@ -384,6 +384,6 @@ def create_optimizer(
     if not config.decay_norm_bias:
         made.exempt_from_decay(p for p in model.parameters() if p.ndim <= 1)
     made.scale_rates(norm_parameters(model), config.norm_lr)
-    for average in config.averages():
+    for average in config.averages(steps):
         made.add(average)
     return made

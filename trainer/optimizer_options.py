@@ -92,10 +92,11 @@ class OptimizerOptions:
     )
     lookahead: str = option(
         "off",
-        "every K steps move slow weights by ALPHA towards the others, and go on from them",
-        metavar="K,ALPHA",
+        "every K steps move slow weights by ALPHA towards the others, and go on from them; with "
+        "POWER, by a share that falls from 1 to ALPHA in the training as that power of the steps",
+        metavar="K,ALPHA[,POWER]",
         parse=parse_lookahead,
-        such="off, or steps and a share, such as 5,0.5",
+        such="off, or steps, a share and perhaps a power, such as 5,0.5 or 5,0.2,3",
     )
     schedule: str = option("cosine", "learning rate schedule over all epochs")
     milestones: str | None = _setting(
@@ -137,12 +138,13 @@ class OptimizerOptions:
                 found[item.name] = parse(value)
         return found
 
-    def averages(self) -> list[Any]:
-        """Return the averages of the weights that the options ask for."""
-        from ..autograd.optim import EMA, Lookahead
+    def averages(self, steps: int) -> list[Any]:
+        """Return the averages of the weights that the options ask for, in a training of `steps`."""
+        from ..autograd.optim import EMA, Falling, Lookahead
 
         found: list[Any] = []
         lookahead = parse_lookahead(self.lookahead)
         if lookahead:
-            found.append(Lookahead(*lookahead))
+            k, alpha, power = lookahead
+            found.append(Lookahead(k, Falling(alpha, steps, power) if power else alpha))
         return [*found, EMA(self.ema)] if self.ema else found

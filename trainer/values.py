@@ -49,16 +49,16 @@ def parse_betas(text: str) -> tuple[float, float]:
     return beta1, beta2
 
 
-def parse_lookahead(text: str) -> tuple[int, float] | None:
-    """Return the numbers of `5,0.5`: at least 1, and in [0, 1]; None for `off`. ValueError for
-    others."""
+def parse_lookahead(text: str) -> tuple[int, float, float] | None:
+    """Return the numbers of `5,0.5` or `5,0.2,3`: at least 1, in [0, 1], and at least 0, which is
+    0 where it is missing; None for `off`. ValueError for others."""
     if text == "off":
         return None
-    first, second = text.split(",")
-    steps, share = int(first), float(second)
-    if steps < 1 or not 0 <= share <= 1:
-        raise ValueError(f"expected at least 1 and a share in [0, 1], got {text}")
-    return steps, share
+    first, second, third = (text if text.count(",") > 1 else f"{text},0").split(",")
+    steps, share, power = int(first), float(second), float(third)
+    if steps < 1 or not 0 <= share <= 1 or not 0 <= power < inf:
+        raise ValueError(f"expected at least 1, a share in [0, 1] and a power, got {text}")
+    return steps, share, power
 
 
 def parse_milestones(text: str) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from . import schedules
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
-from .averages import EMA, Lookahead
+from .averages import EMA, Falling, Lookahead
 from .layerwise import LAMB, LARS, Muon
 from .optimizer import Optimizer, ParameterGroup, Run, SlottedGroup
 from .registry import create, defaults, names, options, usual_settings
@@ -18,6 +18,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "Falling",
     "Lookahead",
     "Muon",
     "Optimizer",

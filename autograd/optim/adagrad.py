@@ -46,7 +46,7 @@ class AdagradGroup(SlottedGroup):
         if self.lr_decay:
             lr = array(float(lr.value) / (1 + run.done * self.lr_decay), self.flat.dtype)
         operands = self.operands(run, "sum")
-        decay = self.weight_decay * run.decays
+        decay = self.weight_decay * run.decay
         moments.adagrad(*operands, lr, eps=self.eps, weight_decay=decay)
 
 

@@ -48,7 +48,7 @@ class AdamGroup(SlottedGroup):
             *(array(1 - beta ** (run.done + 1)) for beta in self.betas),
             betas=self.betas,
             eps=self.eps,
-            weight_decay=self.weight_decay * run.decays,
+            weight_decay=self.weight_decay * run.decay,
             decoupled=self.decoupled,
             amsgrad=self.amsgrad,
         )

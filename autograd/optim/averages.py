@@ -11,6 +11,7 @@ from typing import ClassVar
 from ..array import Array, array
 from ..nn.flat import FlatParameters
 from ..ops.update import average, store
+from .schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,44 @@ class EMA:
 
 
 @dataclass(frozen=True)
+class Falling:
+    """A share that falls from 1 to `end` over `total` steps (Jordan 2024).
+
+        1 - (1 - end) (step / total)^power
+
+    ValueError for an end that is not in [0, 1], no steps, and a power below 0."""
+
+    end: float
+    total: int
+    power: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.end <= 1 or self.total < 1 or self.power < 0:
+            raise ValueError(
+                "Falling: expected end in [0, 1], total of at least 1 and power of at least 0, "
+                f"got {self.end}, {self.total} and {self.power}"
+            )
+
+    def __call__(self, step: int) -> float:
+        return 1 - (1 - self.end) * min(step / self.total, 1) ** self.power
+
+
+@dataclass(frozen=True)
 class Lookahead:
     """Slow weights, which every `k` steps move towards the others, and replace them (Zhang et al.
     2019).
 
         slow = slow + alpha (w - slow), w = slow
 
-    ValueError for k below 1, or alpha that is not in [0, 1]."""
+    `alpha` is a number, or a function of the steps that were made, such as `Falling`. ValueError
+    for k below 1, or alpha that is not in [0, 1]."""
 
     k: int = 5
-    alpha: float = 0.5
+    alpha: float | Schedule = 0.5
     slot: ClassVar[str] = "slow"
 
     def __post_init__(self) -> None:
-        if self.k < 1 or not 0 <= self.alpha <= 1:
+        if self.k < 1 or not (callable(self.alpha) or 0 <= self.alpha <= 1):
             raise ValueError(
                 f"Lookahead: expected k of at least 1 and alpha in [0, 1], got {self.k} and "
                 f"{self.alpha}"
@@ -59,5 +84,6 @@ class Lookahead:
     def update(self, flat: FlatParameters, slot: Array, step: int) -> None:
         """Move the weights after a step, counted from 1, if it is a k-th one."""
         if step % self.k == 0:
-            average(slot, flat.data, array(self.alpha, flat.dtype))
+            alpha = self.alpha(step) if callable(self.alpha) else self.alpha
+            average(slot, flat.data, array(alpha, flat.dtype))
             store(flat.data, slot)

@@ -39,7 +39,7 @@ class LARSGroup(SlottedGroup):
                 *self.operands(one, "velocity"),
                 lr,
                 momentum=self.momentum,
-                weight_decay=self.weight_decay * run.decays,
+                weight_decay=self.weight_decay * run.decay,
                 trust_coefficient=self.trust_coefficient,
                 eps=self.eps,
                 adapts=len(self.flat.shapes[one.first]) > 1,
@@ -117,7 +117,7 @@ class LAMBGroup(AveragingGroup):
                 *self.biases(run),
                 betas=self.betas,
                 eps=self.eps,
-                weight_decay=self.weight_decay * run.decays,
+                weight_decay=self.weight_decay * run.decay,
                 adapts=len(self.flat.shapes[one.first]) > 1,
             )
 
@@ -172,7 +172,7 @@ class MuonGroup(AveragingGroup):
 
     def update(self, run: Run, lr: Array) -> None:
         """Update neighbouring parameters, in a call each."""
-        decay = self.weight_decay * run.decays
+        decay = self.weight_decay * run.decay
         for one in each(run):
             shape, biases = self.flat.shapes[one.first], self.biases(run)
             w, g, mean, square = self.operands(one, *self.slot_names())

@@ -34,13 +34,13 @@ LATEST = 1 << 63  # beyond any step
 
 class Run(NamedTuple):
     """Neighbouring parameters that are updated in one call, from the `first` to the `last`: `done`
-    is the number of updates that they have had, where that matters, `decays` tells whether weight
-    decay is for them, `factor` is their rate as a multiple of the group's."""
+    is the number of updates that they have had, where that matters; `factor` is their rate, and
+    `decay` their weight decay, as a multiple of the group's."""
 
     first: int
     last: int
     done: int
-    decays: bool
+    decay: float
     factor: float
 
 
@@ -119,7 +119,8 @@ class ParameterGroup:
         """Return runs of parameters to update."""
         # None: no update. Only neighbours that are updated alike lie in one run.
         each = zip(self.flat.parameters, self.counts, self.decays, self.factors, strict=True)
-        ways = [None if p.grad is None else (count * self.counts_matter, decays, factor)
+        ways = [None if p.grad is None else
+                (count * self.counts_matter, decays / factor if factor else 0.0, factor)
                 for p, count, decays, factor in each]  # fmt: skip
         pairs = zip(ways, self.counts, strict=True)
         self.counts = [count + (way is not None) for way, count in pairs]
@@ -255,7 +256,9 @@ class Optimizer:
             group.decays = [id(p) not in exempt for p in group.flat.parameters]
 
     def scale_rates(self, parameters: Iterable[Parameter], factor: float) -> None:
-        """Let the learning rate of some parameters be a multiple of their group's from now on."""
+        """Let the learning rate of some parameters be a multiple of their group's from now on.
+
+        Weight decay times the rate stays as it is."""
         chosen = {id(p) for p in parameters}
         for group in self.groups:
             pairs = zip(group.flat.parameters, group.factors, strict=True)

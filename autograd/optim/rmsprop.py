@@ -42,7 +42,7 @@ class RMSpropGroup(SlottedGroup):
             lr,
             alpha=self.alpha,
             eps=self.eps,
-            weight_decay=self.weight_decay * run.decays,
+            weight_decay=self.weight_decay * run.decay,
             momentum=self.momentum,
             centered=self.centered,
         )

@@ -47,7 +47,7 @@ class SGDGroup(ParameterGroup):
 
     def update(self, run: Run, lr: Array) -> None:
         """Update neighbouring parameters in one call."""
-        flat, (first, last, done, decays, _) = self.flat, run
+        flat, (first, last, done, decay, _) = self.flat, run
         ops.sgd(
             flat.part(flat.data, first, last),
             flat.part(flat.grad, first, last),
@@ -55,7 +55,7 @@ class SGDGroup(ParameterGroup):
             lr,
             momentum=self.momentum,
             dampening=self.dampening if done else 0.0,
-            weight_decay=self.weight_decay * decays,
+            weight_decay=self.weight_decay * decay,
             nesterov=self.nesterov,
         )
 

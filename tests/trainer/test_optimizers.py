@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tallygrad.autograd import models, nn, optim
+from tallygrad.autograd.optim import Falling, Lookahead
 from tallygrad.trainer import build, cli, config
 from tallygrad.trainer.components.checkpoint import load
 from tallygrad.trainer.config import TrainConfig
@@ -193,8 +194,9 @@ def test_the_best_average_is_tested(
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["--lookahead", "5"], "--lookahead: expected off, or steps and a share, such as 5,0.5, got"),
-    (["--lookahead", "0,0.5"], "such as 5,0.5, got '0,0.5'"),
+    (["--lookahead", "5"], "--lookahead: expected off, or steps, a share and perhaps a power, "),
+    (["--lookahead", "0,0.5"], "such as 5,0.5 or 5,0.2,3, got '0,0.5'"),
+    (["--lookahead", "5,0.5,1,1"], "such as 5,0.5 or 5,0.2,3, got '5,0.5,1,1'"),
     (["--ema", "1"], "--ema: expected 0.0 to 0.999999, got 1.0"),
     (["--ema", "0.9", "--local-steps", "2"], "--ema: expected 0.0 with --local-steps 2, which"),
     (["--lookahead", "2,0.5", "--local-steps", "2"], "--lookahead: expected off with --local-step"),
@@ -205,6 +207,14 @@ def test_averages_that_do_not_fit_are_refused_in_a_line(
     assert train("out", *words) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert said in line
+
+
+@pytest.mark.parametrize(("text", "alpha"), [("5,0.25", 0.25), ("5,0.25,2", Falling(0.25, 10, 2))])
+def test_the_share_of_lookahead_may_fall(text: str, alpha: object) -> None:
+    model = models.create("lenet", input_shape=(1, 28, 28))
+    flat = nn.flatten([*model.parameters()])
+    made = build.create_optimizer(TrainConfig(lookahead=text), model, flat, 10)
+    assert made.averages == [Lookahead(5, alpha)]
 
 
 def test_norms_have_a_rate_of_their_own() -> None:

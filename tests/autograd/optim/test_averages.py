@@ -10,7 +10,7 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, nn, optim
-from tallygrad.autograd.optim import EMA, SGD, Lookahead, Optimizer
+from tallygrad.autograd.optim import EMA, SGD, Falling, Lookahead, Optimizer
 
 SHAPES = ((3, 2), (4,))
 
@@ -61,18 +61,22 @@ def test_the_moving_average_follows_its_formula() -> None:
     np.testing.assert_array_equal(flat(mine), last)
 
 
-def test_lookahead_follows_its_formula() -> None:
+@pytest.mark.parametrize(("alpha", "shares"), [
+    (0.4, {3: 0.4, 6: 0.4}),
+    (Falling(0.25, 6, 2.0), {3: 1 - 0.75 / 4, 6: 0.25}),
+], ids=["number", "falling"])  # fmt: skip
+def test_lookahead_follows_its_formula(alpha: Any, shares: dict[int, float]) -> None:
     slow = flat(weights())
 
     def each(w: Any, t: int) -> Any:
         nonlocal slow
         if t % 3:
             return w
-        slow = slow + 0.4 * (w - slow)
+        slow = slow + shares[t] * (w - slow)
         return slow
 
     mine = weights()
-    train(mine, SGD(mine, 0.1).add(Lookahead(3, 0.4)), 0, 7)
+    train(mine, SGD(mine, 0.1).add(Lookahead(3, alpha)), 0, 7)
     np.testing.assert_allclose(flat(mine), course(each)[-1], rtol=1e-13)
 
 
@@ -143,6 +147,8 @@ def test_the_ledger_counts_averages_on_meta_too() -> None:
     (lambda: EMA(1.0), r"EMA: expected decay in \[0, 1\), got 1.0"),
     (lambda: Lookahead(0), "Lookahead: expected k of at least 1 and alpha in .0, 1., got 0 and"),
     (lambda: Lookahead(1, 1.5), "Lookahead: expected k of at least 1 and alpha in .*got 1 and 1.5"),
+    (lambda: Falling(1.5, 10), "Falling: expected end in .0, 1., .* got 1.5, 10 and 3.0"),
+    (lambda: Falling(0.5, 0), "Falling: .*total of at least 1 .* got 0.5, 0 and 3.0"),
     (lambda: SGD(weights()).add(EMA()).add(EMA()), "SGD: expected no EMA yet, got another one"),
     (lambda: SGD(weights()).averaged().__enter__(), "SGD: expected an EMA, got none"),
 ])  # fmt: skip

@@ -185,7 +185,8 @@ def test_scaled_rates_are_those_of_a_group_with_its_own(sample: OptimizerSample)
     mine, apart = weights(), weights()
     ours = made(mine, lr=0.1, weight_decay=0.5, **sample.settings)
     ours.scale_rates((p for p in mine if p.ndim == 1), 3.0)
-    groups = [{"params": apart[::2]}, {"params": apart[1::2], "lr": 0.1 * 3.0}]
+    scaled = {"params": apart[1::2], "lr": 0.1 * 3.0, "weight_decay": 0.5 / 3.0}
+    groups = [{"params": apart[::2]}, scaled]
     others = made(groups, lr=0.1, weight_decay=0.5, **sample.settings)
     for step in range(3):
         for parameters, optimizer in ((mine, ours), (apart, others)):
