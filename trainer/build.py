@@ -327,11 +327,12 @@ def optimizer_settings(config: TrainConfig) -> dict[str, Any]:
         raise UserError(f"--optimizer: {error}") from error
     every = {setting for name in optim.names() for setting in optim.options(name)}
     settings = config.settings()
-    for name in settings.keys() & every.difference(own):
-        raise UserError(
-            f"{flag(name)}: expected none with --optimizer {config.optimizer}, "
-            f"got {getattr(config, name)}"
-        )
+    for name in settings:
+        if name in every.difference(own):
+            raise UserError(
+                f"{flag(name)}: expected none with --optimizer {config.optimizer}, "
+                f"got {getattr(config, name)}"
+            )
     return {name: value for name, value in settings.items() if name in own}
 
 
@@ -341,15 +342,18 @@ def schedule_settings(config: TrainConfig, steps: int) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name, owners in OF_SCHEDULES.items():
         value = getattr(config, name)
-        if value is not None and config.schedule not in owners:
+        if value is None:
+            continue
+        if config.schedule not in owners:
             raise UserError(
                 f"{flag(name)}: expected none with --schedule {config.schedule}, got {value}"
             )
-        settings |= {} if value is None else {name: value}
+        settings[name] = value
     per_epoch = steps // config.epochs
-    if config.schedule == "step":
-        after = [epochs * per_epoch for epochs in parse_milestones(config.milestones or "1")]
-        settings["milestones"] = tuple(after) if config.milestones else (steps // 2, steps * 3 // 4)
+    if config.schedule == "step" and config.milestones:
+        settings["milestones"] = tuple(n * per_epoch for n in parse_milestones(config.milestones))
+    elif config.schedule == "step":
+        settings["milestones"] = (steps // 2, steps * 3 // 4)
     if config.schedule == "exponential":
         settings["step_size"] = per_epoch
     return settings

@@ -8,7 +8,6 @@ its own; `DistributedOptimizer` sums their gradients over all ranks in the fixed
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from copy import copy
 from dataclasses import replace
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
@@ -247,9 +246,7 @@ class ShardedLoader:
         for optimizer in self.optimizers:
             optimizer.check_place(index)
             optimizer.begin(index, part)
-        with ExitStack() as stack:
-            seed, step = self.loader.sampler.seed, self.optimizers[0].steps
-            stack.enter_context(keyed(part.indices, seed, step))
+        with keyed(part.indices, self.loader.sampler.seed, self.optimizers[0].steps):
             yield part
         if [optimizer.ended - 1 for optimizer in self.optimizers] != before:
             raise RuntimeError(

@@ -24,7 +24,7 @@ from .commands.checkpoints import CheckpointOptions
 from .components.checkpoint import CheckpointFolder, load, newest_checkpoint, verify
 from .components.evaluate import evaluate, make_eval_step
 from .components.state import load_evaluated, recorded, recorded_choice, recorded_precision
-from .components.views import VIEWS, check_views, mean_output
+from .components.views import check_views, mean_output
 from .distributed.agreement import agree, model_facts, work_facts
 from .distributed.comm import Comm, SerialComm
 from .errors import NotFinite, UserError, show, warn
@@ -72,16 +72,15 @@ class Trained:
             self.folder = _recorded_folder(trained_with, warns=comm.rank == 0)
         self.reading = _reading(self.path, checkpoint.meta, trained_with, options.dataset)
         self.data = self._load(options.split, comm, trained_with)
-        self.dtype = np.dtype("float64" if trained_with.get("dtype") == "float64" else "float32")
+        self.dtype = np.dtype(_choice(trained_with, "dtype"))
         self.is_int8 = options.precision == "int8"
         self.precision = _precision(
             options.precision, recorded_precision(trained_with), str(self.dtype)
         )
-        self.tta = options.tta or recorded_choice(trained_with, "tta", VIEWS)
+        self.tta = options.tta or _choice(trained_with, "tta")
         # What activations of integers are scaled for.
         self.calibration = [self._splits("train", comm)["train"]] if self.is_int8 else []
-        conv = trained_with.get("conv")
-        conv = conv if conv in config.CHOICES["conv"] else "auto"
+        conv = _choice(trained_with, "conv")
         self.backend = build.choose_backend(comm, str(trained_with.get("backend")), conv=conv)
         parts = trained_with.get("micro_batches")
         self.micro_batches = parts if isinstance(parts, int) and parts > 0 else 1
@@ -183,6 +182,10 @@ def _precision(asked: str, own: str, dtype: str) -> str:
     if asked and dtype != "float32":
         raise UserError(f"--precision: expected none for a checkpoint in {dtype}, got {asked}")
     return "float32" if asked == "int8" else asked or own
+
+
+def _choice(trained_with: Mapping[str, Any], option: str) -> str:
+    return recorded_choice(trained_with, option, config.CHOICES[option])
 
 
 def _recorded_folder(trained_with: Mapping[str, Any], warns: bool) -> str:

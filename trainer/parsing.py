@@ -76,13 +76,18 @@ def read_toml_or_json(option: str, path: Path, kind: str = "TOML") -> Any:
         raise UserError(f"{option}: {path}: not valid {kind}: {said[0]:.200}") from error
 
 
+def preset_names(folder: Path) -> list[str]:
+    """Return the names of a folder's TOML files, without their ending, in order."""
+    return sorted(file.stem for file in folder.glob("*.toml"))
+
+
 def resolve_preset(option: str, name_or_file: str, folder: Path, other: str) -> Path:
     """Return the file that an option names: one that ends in .toml, or one of a folder without its
     ending. UserError for what is neither, with all names and the `other` that the option knows."""
     path = Path(name_or_file)
     if path.suffix == ".toml":
         return path
-    names = sorted(file.stem for file in folder.glob("*.toml"))
+    names = preset_names(folder)
     if name_or_file not in names:
         raise UserError(
             f"{option}: no {option.strip('-')} {name_or_file!r}"

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, nearest
-from .parsing import read_toml_or_json
+from .parsing import preset_names, read_toml_or_json
 
 FOLDER = Path(__file__).parent / "presets"
 
 
 def names() -> list[str]:
     """Return the names of all recipes."""
-    return sorted(file.stem for file in FOLDER.glob("*.toml"))
+    return preset_names(FOLDER)
 
 
 def recipe(name: str) -> Path:

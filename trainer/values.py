@@ -94,10 +94,15 @@ def parse_time(text: str, env: Mapping[str, str] = os.environ) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
+def _number(text: str) -> float:
+    """Return the number that `0.1` or `10%` stands for. ValueError for others."""
+    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+
+
 def parse_part(text: str) -> float:
     """Return the samples that `5000`, or the share of them that `0.1` or `10%` stands for; 0 for
     none. ValueError for others."""
-    part = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    part = _number(text)
     if not (0 <= part < 1 or (part < 2**40 and text.strip().isdecimal())):
         raise ValueError(f"expected a number of samples or a share, got {text}")
     return part
@@ -105,7 +110,7 @@ def parse_part(text: str) -> float:
 
 def parse_share(text: str) -> float:
     """Return the share that `0.1` or `10%` stands for. ValueError for others."""
-    share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    share = _number(text)
     if not 0 <= share < 1:
         raise ValueError(f"expected a share, got {text}")
     return share

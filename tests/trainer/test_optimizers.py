@@ -85,8 +85,21 @@ def test_a_run_goes_on_with_its_optimizer(train: Train, tmp_path: Path) -> None:
     (["--optimizer", "adam", "--betas", "0.9,1"], "0.9,0.999, got '0.9,1'"),
     (["--optimizer", "adam", "--eps", "-1"], "--eps: expected at least 0.0, got -1.0"),
     (["--optimizer", "adma"], "--optimizer: unknown optimizer 'adma'; did you mean 'adam'"),
+    (["--lookahead", "5"], "--lookahead: expected off, or steps, a share and perhaps a power, "),
+    (["--lookahead", "0,0.5"], "such as 5,0.5 or 5,0.2,3, got '0,0.5'"),
+    (["--lookahead", "5,0.5,1,1"], "such as 5,0.5 or 5,0.2,3, got '5,0.5,1,1'"),
+    (["--ema", "1"], "--ema: expected 0.0 to 0.999999, got 1.0"),
+    (["--ema", "0.9", "--local-steps", "2"], "--ema: expected 0.0 with --local-steps 2, which"),
+    (["--lookahead", "2,0.5", "--local-steps", "2"], "--lookahead: expected off with --local-step"),
+    (["--power", "2"], "--power: expected none with --schedule cosine, got 2.0"),
+    (["--gamma", "0.5", "--schedule", "constant"],
+     "--gamma: expected none with --schedule constant, got 0.5"),
+    (["--milestones", "1"], "--milestones: expected none with --schedule cosine, got 1"),
+    (["--schedule", "step", "--milestones", "2,1"],
+     "--milestones: expected rising numbers of epochs, such as 30,60, got '2,1'"),
+    (["--schedule", "ExponentialLR"], "unknown value 'ExponentialLR'; did you mean 'exponential'"),
 ])  # fmt: skip
-def test_settings_that_do_not_fit_are_refused_in_a_line(
+def test_options_that_do_not_fit_are_refused_in_a_line(
     train: Train, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
     assert train("out", *words) == 2
@@ -193,22 +206,6 @@ def test_the_best_average_is_tested(
     assert said["accuracy"] == result["best_test_accuracy"] != result["test_accuracy"]
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["--lookahead", "5"], "--lookahead: expected off, or steps, a share and perhaps a power, "),
-    (["--lookahead", "0,0.5"], "such as 5,0.5 or 5,0.2,3, got '0,0.5'"),
-    (["--lookahead", "5,0.5,1,1"], "such as 5,0.5 or 5,0.2,3, got '5,0.5,1,1'"),
-    (["--ema", "1"], "--ema: expected 0.0 to 0.999999, got 1.0"),
-    (["--ema", "0.9", "--local-steps", "2"], "--ema: expected 0.0 with --local-steps 2, which"),
-    (["--lookahead", "2,0.5", "--local-steps", "2"], "--lookahead: expected off with --local-step"),
-])  # fmt: skip
-def test_averages_that_do_not_fit_are_refused_in_a_line(
-    train: Train, capsys: pytest.CaptureFixture[str], words: list[str], said: str
-) -> None:
-    assert train("out", *words) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert said in line
-
-
 @pytest.mark.parametrize(("text", "alpha"), [("5,0.25", 0.25), ("5,0.25,2", Falling(0.25, 10, 2))])
 def test_the_share_of_lookahead_may_fall(text: str, alpha: object) -> None:
     model = models.create("lenet", input_shape=(1, 28, 28))
@@ -241,23 +238,6 @@ def test_schedules_over_two_epochs_of_three_steps(
     events = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
     found = [1e3 * event["lr"] for event in events if event["event"] == "step"]
     assert found == pytest.approx(rates)
-
-
-@pytest.mark.parametrize(("words", "said"), [
-    (["--power", "2"], "--power: expected none with --schedule cosine, got 2.0"),
-    (["--gamma", "0.5", "--schedule", "constant"],
-     "--gamma: expected none with --schedule constant, got 0.5"),
-    (["--milestones", "1"], "--milestones: expected none with --schedule cosine, got 1"),
-    (["--schedule", "step", "--milestones", "2,1"],
-     "--milestones: expected rising numbers of epochs, such as 30,60, got '2,1'"),
-    (["--schedule", "ExponentialLR"], "unknown value 'ExponentialLR'; did you mean 'exponential'"),
-])  # fmt: skip
-def test_options_that_a_schedule_lacks_are_refused_in_a_line(
-    train: Train, capsys: pytest.CaptureFixture[str], words: list[str], said: str
-) -> None:
-    assert train("out", *words) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert said in line
 
 
 def test_a_run_may_go_on_with_another_schedule(train: Train, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ import pytest
 
 import tallygrad.autograd as ag
 import tallygrad.trainer as tg
+from tallygrad import datasets
 from tallygrad.autograd import models, nn, optim
 from tallygrad.datasets import Dataset, IndexLoader, Loader
-from tallygrad.trainer import session
+from tallygrad.trainer import session, user_code
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components.checkpoint import load
 from tallygrad.trainer.distributed.comm import SerialComm
@@ -124,22 +124,14 @@ def test_a_script_has_the_bits_of_the_command_on_more_ranks_than_micro_batches(
 
 
 def test_fit_has_the_bits_of_the_command(place: Path, alone_here: None) -> None:
-    sys.modules.pop("script", None)
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    spec = spec_from_file_location("fitted", place / "script.py")
-    assert spec and spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    from tallygrad.datasets import load as load_data
-
-    splits = [load_data("mnist", split, place / "data") for split in ("train", "test")]
+    net = user_code.load("--model", f"{place / 'script.py'}:Net").value
+    splits = [datasets.load("mnist", split, place / "data") for split in ("train", "test")]
     options = {word[2:].replace("-", "_"): value for word, value in zip(
         WORDS[2:-2:2], WORDS[3:-2:2], strict=True)}  # fmt: skip
     options = {k: int(v) if v.isdigit() else v for k, v in options.items()}
     events: list[str] = []
     history = tg.fit(
-        module.Net, *splits, out=str(place / "fitted"), backend="numpy", log_every=1,
+        net, *splits, out=str(place / "fitted"), backend="numpy", log_every=1,
         callbacks=[lambda event: events.append(event["event"])], **options,
     )  # fmt: skip
     result = json.loads((place / "run" / "result.json").read_text())

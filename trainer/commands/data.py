@@ -146,14 +146,10 @@ def describe(opened: Opened) -> list[str]:
     return lines
 
 
-def _layout(part: Any) -> dict[str, Any]:
-    return getattr(part.images, "layout", {})
-
-
 def _row(key: str, part: Any) -> list[str]:
     import numpy as np
 
-    store, layout = part.images, _layout(part)
+    store, layout = part.images, getattr(part.images, "layout", {})
     count, height, width, channels = store.shape
     size = count * height * width * channels * store.dtype.itemsize
     _, members = np.unique(part.labels, axis=0, return_counts=True)

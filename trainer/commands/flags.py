@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..config import CHOICES
 from ..cost.precision import INFERENCE, PRECISIONS
 from ..cost.report.markup import MARK
 from ..errors import UserError
@@ -35,7 +36,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         help="int8: products of 8-bit integers (default: that of the training)",
     )  # fmt: skip
     parser.add_argument(
-        "--tta", default="", choices=("none", "flip", "translate"),
+        "--tta", default="", choices=CHOICES["tta"],
         help="average the outputs for several views of each image (default: as in the training)",
     )  # fmt: skip
     parser.add_argument(

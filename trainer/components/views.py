@@ -9,19 +9,15 @@ from ...datasets import Source
 from ..errors import UserError
 from ..tasks.task import Task
 
-VIEWS = ("none", "flip", "translate")  # what `views` understands
 SHIFT = 1  # pixels
 
 
 def views(images: Tensor, tta: str) -> Iterator[tuple[float, Tensor]]:
-    """Yield the views of images (N, C, H, W), and the share of each in the mean.
+    """Yield the views of images (N, C, H, W) that are not none, and the share of each in the mean.
 
     flip: the images and their mirror images. translate: both, and with half of the weight both of
     the images shifted by a pixel up and left, and down and right, with mirrored borders (Jordan
     2024)."""
-    if tta == "none":
-        yield 1.0, images
-        return
     shifted = [(1.0, images)]
     if tta == "translate":
         wide = pad(images, (SHIFT,) * 4, mode="reflect")

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from ....autograd.ledger import Cost
 from ...errors import UserError
-from ...parsing import read_toml_or_json, resolve_preset
+from ...parsing import preset_names, read_toml_or_json, resolve_preset
 from ..phases import PASSES
 from ..precision import INFERENCE, PRECISIONS
 from ..price import Price
@@ -186,7 +186,7 @@ def kinds() -> Mapping[str, type[Machine]]:
 
 def names() -> tuple[str, ...]:
     """Return the names of the presets, and `host`."""
-    return (*sorted(file.stem for file in FOLDER.glob("*.toml")), HOST)
+    return (*preset_names(FOLDER), HOST)
 
 
 def load(name_or_file: str) -> Machine:
