@@ -17,11 +17,10 @@ computes. docs/engine.md tells how the parts fit together."""
 
 from typing import TYPE_CHECKING
 
-from . import algebra, backends, context, functional, mathematics, models, nn, optim, reducing
+from . import backends, context, functional, models, nn, optim
 from . import primitive as _primitive
 from . import recorder as _recorder
 from . import tape as _tape
-from .algebra import *
 from .autocast import autocast
 from .backends import get_backend, set_backend
 from .capture.trace import trace
@@ -47,11 +46,13 @@ from .functional.sampling import *
 from .functional.spike import *
 from .functional.volume import *
 from .ledger import Cost, Ledger
-from .mathematics import *
 from .memory import OutOfMemory, memory_in_use, set_memory_limit
+from .methods import algebra, mathematics, reducing
+from .methods.algebra import *
+from .methods.mathematics import *
+from .methods.reducing import *
 from .quantize import quantize
 from .random import manual_seed
-from .reducing import *
 from .saving import load, save
 from .tensor import Parameter, Tensor
 from .threads import get_num_threads, set_num_threads

@@ -8,7 +8,7 @@ from . import context
 from .array import Array
 from .autocast import cast_operands
 from .dtypes import FLOAT32, is_floating
-from .operators import Operand
+from .methods.operators import Operand
 from .primitive import Primitive, dispatch
 from .tensor import Tensor, lift, source_of
 

@@ -13,15 +13,15 @@ import numpy.typing as npt
 from . import context
 from .array import Array, Size, Spec, array
 from .dtypes import FLOAT32, INT64, holds, is_floating
-from .inplace import InPlace
-from .methods import Methods
-from .operators import Operand
+from .methods.inplace import InPlace
+from .methods.named import Methods
+from .methods.operators import Operand
+from .methods.reading import Reading
+from .methods.selecting import Selecting
 from .ops import update
 from .ops.elementwise import copy as clone
 from .ops.shape import converted, full
 from .primitive import Value
-from .reading import Reading
-from .selecting import Selecting
 from .tape import Record, Source, Sweep
 
 

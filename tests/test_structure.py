@@ -24,17 +24,15 @@ BASE = tuple(f"autograd.{name}" for name in LOWEST)
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
 TO_OPS = (*TO_PRIMITIVE, "autograd.ops")
 TO_TAPE = (*TO_OPS, "autograd.tape", "autograd.indexing", "autograd.random")
-OF_TENSOR = tuple(f"autograd.{name}" for name in (
-    "algebra", "inplace", "mathematics", "methods", "operators", "reducing", "selecting",
-))  # fmt: skip
-TO_TENSOR = (*TO_TAPE, *OF_TENSOR, "autograd.tensor")
+TO_TENSOR = (*TO_TAPE, "autograd.methods", "autograd.tensor")
+METHODS = ("algebra", "inplace", "mathematics", "named", "operators", "reducing", "selecting")
 TO_FUNCTIONAL = (*TO_TENSOR, "autograd.functional")
 TO_NN = (*TO_FUNCTIONAL, "autograd.nn", "autograd.suggest")
 LLVM = "autograd.backends.llvm"
 OF_BACKENDS = (*TO_PRIMITIVE, "autograd.backends", "autograd.private")
 NOTHING = ("atomic", "dtypes", "memory", "recent", "splitmix64", "storage", "suggest", "threads")
 TO_USERS = ("trainer.errors", "trainer.user_code")
-ON_BASE = ("array", "context", "deferred", "gaussian", "ledger", "reading", "summation")
+ON_BASE = ("array", "context", "deferred", "gaussian", "ledger", "summation")
 SHARING = ("trainer.components.memory_copies", "trainer.distributed.failures.watchdog")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **{f"autograd.{name}": () for name in NOTHING},
@@ -56,12 +54,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "autograd.ops": TO_PRIMITIVE,
     "autograd.indexing": TO_OPS,
     "autograd.tape": TO_OPS,
-    **dict.fromkeys(("autograd.operators", "autograd.selecting"), TO_TAPE),
-    **dict.fromkeys(("autograd.algebra", "autograd.inplace"), (*TO_TAPE, "autograd.operators")),
-    "autograd.mathematics": (*TO_TAPE, "autograd.operators"),
-    "autograd.reducing": (*TO_TAPE, "autograd.operators", "autograd.selecting"),
-    "autograd.methods": (*TO_OPS, *OF_TENSOR),
-    "autograd.tensor": (*TO_TAPE, *OF_TENSOR, "autograd.reading"),
+    "autograd.methods": TO_TAPE,
+    "autograd.tensor": (*TO_TAPE, "autograd.methods"),
     "autograd.autocast": TO_TENSOR,
     "autograd.recorder": (*TO_TENSOR, "autograd.autocast", "autograd.capture.observer"),
     "autograd.differentiate": TO_TENSOR,
@@ -105,7 +99,7 @@ MAY_NAME: dict[str, tuple[str, ...]] = {
         f"autograd.{name}" for name in ("array", "ledger", "nn", "primitive", "storage", "tensor")
     ),
     "autograd.capture.peak_memory": ("autograd.ledger", "autograd.storage", "autograd.tensor"),
-    **dict.fromkeys(OF_TENSOR, ("autograd.tensor",)),
+    **{f"autograd.methods.{name}": ("autograd.tensor",) for name in METHODS},
     "autograd.storage": ("autograd.array", "autograd.deferred"),
     "autograd.capture.sparsity": ("autograd.tensor",),
 }

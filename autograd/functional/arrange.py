@@ -9,7 +9,7 @@ import numpy as np
 
 from ..array import Array, array
 from ..dtypes import FLOAT32, element_type
-from ..operators import Operand
+from ..methods.operators import Operand
 from ..ops import elementwise as el
 from ..ops import shape as sh
 from ..tensor import Tensor

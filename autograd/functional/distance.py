@@ -9,9 +9,9 @@ import numpy as np
 from ..array import array
 from ..autocast import wide
 from ..dtypes import is_integer
+from ..methods.reducing import norm
 from ..ops import compare as cp
 from ..ops import elementwise as el
-from ..reducing import norm
 from ..tensor import Tensor
 from .arrange import minimum, where
 from .loss import check, reduced

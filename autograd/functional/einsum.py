@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import TypeAlias
 
-from ..algebra import diagonal
+from ..methods.algebra import diagonal
 from ..tensor import Tensor
 
 __all__ = ["einsum"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..array import array
 from ..dtypes import INT64
-from ..mathematics import floor, round
+from ..methods.mathematics import floor, round
 from ..ops.gather import gather
 from ..ops.linear import matmul
 from ..ops.reduce import broadcast_to

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..methods.selecting import Ordered
 from ..ops.gather import embedding as rows
 from ..ops.gather import one_hot as hot
-from ..selecting import Ordered
 from ..tensor import Tensor
 
 __all__ = [

@@ -11,12 +11,12 @@ from .. import context
 from ..array import array
 from ..autocast import wide
 from ..dtypes import computed_in
+from ..methods.reducing import norm
 from ..ops import lrn, update
 from ..ops import norm as ops
 from ..ops.shape import full, integers
 from ..ops.standardize import standardize
 from ..primitive import Value
-from ..reducing import norm
 from ..tensor import Tensor, lift
 from .arrange import cat
 

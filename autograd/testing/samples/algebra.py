@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ... import algebra
 from ...functional.create import meshgrid
 from ...functional.einsum import einsum
+from ...methods import algebra
 from .sample import Sample, normal
 
 MATRIX, VECTOR, PAIR = normal(3, 4), normal(4), (normal(2, 3, 4), normal(2, 4, 5))

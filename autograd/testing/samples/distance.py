@@ -10,7 +10,7 @@ import numpy as np
 
 from ...functional import distance as fn
 from ...functional.create import tensor
-from ...reducing import norm
+from ...methods.reducing import norm
 from .sample import Sample, distinct, labels, normal
 
 PAIR, TRIPLE = (normal(4, 5), normal(4, 5)), (normal(4, 5), normal(4, 5), normal(4, 5))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import mathematics, reducing
+from ...methods import mathematics, reducing
 from .sample import Sample, distinct, normal, positive
 
 m = SimpleNamespace(**vars(mathematics), **{n: getattr(reducing, n) for n in reducing.__all__})

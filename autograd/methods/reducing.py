@@ -10,17 +10,17 @@ from math import inf, isfinite
 from typing import TYPE_CHECKING, cast
 from typing import Any as Either
 
-from .dtypes import INT64, is_floating
+from ..dtypes import INT64, is_floating
+from ..ops import activation, gather, reduce, scan
+from ..ops import compare as cp
+from ..ops import elementwise as el
+from ..ops import shape as sh
+from ..primitive import Primitive
 from .operators import Axis, Operators
-from .ops import activation, gather, reduce, scan
-from .ops import compare as cp
-from .ops import elementwise as el
-from .ops import shape as sh
-from .primitive import Primitive
 from .selecting import Ordered
 
 if TYPE_CHECKING:
-    from .tensor import Tensor
+    from ..tensor import Tensor
 
 __all__ = [
     "all",

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from . import context
-from .dtypes import element_type
-from .indexing import assign
+from .. import context
+from ..dtypes import element_type
+from ..indexing import assign
+from ..ops import compare, reduce, update
+from ..ops import elementwise as el
+from ..ops.shape import cast as to_type
 from .operators import Operand, Operators
-from .ops import compare, reduce, update
-from .ops import elementwise as el
-from .ops.shape import cast as to_type
 
 if TYPE_CHECKING:
-    from .array import Array
-    from .tensor import Tensor
+    from ..array import Array
+    from ..tensor import Tensor
 
 
 class InPlace(Operators):

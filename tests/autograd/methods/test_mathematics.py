@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
-from tallygrad.autograd import mathematics, reducing
+from tallygrad.autograd.methods import mathematics, reducing
 
 SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -2.5, 7.5, 3.0]
 WHOLE = [7, -7, 0, 3, -2, 5, 1]

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from .dtypes import BOOL, is_floating
+from ..dtypes import BOOL, is_floating
+from ..ops import compare as cp
+from ..ops import elementwise as el
+from ..ops import rounding
+from ..ops import shape as sh
+from ..ops import transcendental as tr
+from ..primitive import Primitive
 from .operators import Operand, Operators
-from .ops import compare as cp
-from .ops import elementwise as el
-from .ops import rounding
-from .ops import shape as sh
-from .ops import transcendental as tr
-from .primitive import Primitive
 
 if TYPE_CHECKING:
-    from .tensor import Tensor
+    from ..tensor import Tensor
 
 __all__ = [
     "abs",

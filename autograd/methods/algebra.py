@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from .array import array
+from ..array import array
+from ..ops import elementwise as el
+from ..ops import linear, reduce
+from ..ops import shape as sh
 from .operators import Size
-from .ops import elementwise as el
-from .ops import linear, reduce
-from .ops import shape as sh
 
 if TYPE_CHECKING:
-    from .tensor import Tensor
+    from ..tensor import Tensor
 
 __all__ = [
     "addmm",

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from ..dtypes import BOOL, INT64, is_floating
+from ..ops import rounding
 from . import algebra as al
 from . import mathematics as m
 from . import reducing as r
-from .dtypes import BOOL, INT64, is_floating
 from .operators import Operand
-from .ops import rounding
 
 if TYPE_CHECKING:
-    from .tensor import Tensor
+    from ..tensor import Tensor
 
 
 Truth = bool  # which is a method below

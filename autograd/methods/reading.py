@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from . import context
-from .array import Array, NDArray, Spec
+from .. import context
+from ..array import Array, NDArray, Spec
 
 
 class Reading:

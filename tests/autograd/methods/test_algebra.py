@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
-from tallygrad.autograd import algebra, context
+from tallygrad.autograd import context
+from tallygrad.autograd.methods import algebra
 
 X, V = ag.ones(2, 3), ag.ones(3)
 

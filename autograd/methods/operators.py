@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from .array import Spec
-from .dtypes import FLOAT32, FLOAT64, INT64, as_dtype, bfloat16, is_floating
-from .indexing import select
-from .ops import activation, linear, parts, reduce
-from .ops import compare as cp
-from .ops import elementwise as el
-from .ops import shape as sh
+from ..array import Spec
+from ..dtypes import FLOAT32, FLOAT64, INT64, as_dtype, bfloat16, is_floating
+from ..indexing import select
+from ..ops import activation, linear, parts, reduce
+from ..ops import compare as cp
+from ..ops import elementwise as el
+from ..ops import shape as sh
 
 if TYPE_CHECKING:
-    from .tensor import Tensor
+    from ..tensor import Tensor
 
 Operand: TypeAlias = "Tensor | npt.NDArray[Any] | float"
 Axis: TypeAlias = int | tuple[int, ...] | None

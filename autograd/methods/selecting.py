@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
-from .dtypes import BOOL, INT64, is_floating, is_integer
-from .indexing import select
-from .ops import compare as cp
-from .ops import elementwise as el
-from .ops import gather as ga
-from .ops import reduce
-from .ops import shape as sh
+from ..dtypes import BOOL, INT64, is_floating, is_integer
+from ..indexing import select
+from ..ops import compare as cp
+from ..ops import elementwise as el
+from ..ops import gather as ga
+from ..ops import reduce
+from ..ops import shape as sh
 
 if TYPE_CHECKING:
-    from .array import NDArray
-    from .tensor import Tensor
+    from ..array import NDArray
+    from ..tensor import Tensor
 
 Size: TypeAlias = int | Sequence[int]
 
