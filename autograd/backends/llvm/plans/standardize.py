@@ -1,19 +1,31 @@
-"""Layer norm and RMS norm: plans for rows (N, C) of one group. Groups of images are NumPy's."""
+"""Layer, group and RMS norm: plans for rows, and for images whose channels come last.
+
+Groups that lie in one piece are rows. Where channels come last, they do not: there the kernels of
+batch norm give sums for each channel of an image, which are few and are put together by NumPy, and
+write the result."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
 
 from ....array import NDArray, Spec
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
+from ..kernels.batch_norm import gradient, gradient_sums, normalise, statistics
+from ..kernels.batch_norm_passes import arranged
 from ..kernels.rows import BLOCK
 from ..kernels.standardize import slope, standardized
 from ..registry import implements
 from ..runtime import memory
 from ..runtime.executable import Executable
 from ..runtime.layout import address, plain
-from ..runtime.parallel import ByImages, Work
+from ..runtime.parallel import ByImages, Scratch, Work, over_images
 
 WORK = 4  # MACs in whose time a number is read and written
+CACHED = 1 << 19  # bytes of images between the passes over them
 
 
 @implements("standardize")
@@ -21,15 +33,28 @@ def standardize(
     target: Target, x: Spec, *, groups: int, eps: float, centered: bool
 ) -> Executable | None:
     """Plan y and rate."""
-    if len(x.shape) != 2 or groups != 1:
+    in_rows = _rows(target, x, groups, eps, centered)
+    if len(x.shape) == 2:
+        return in_rows
+    if not centered or not x.size:
         return None
-    rows, size = x.shape
+    in_images = _Images(target, x, groups)
+
+    def run(x: NDArray) -> tuple[NDArray, NDArray]:
+        return in_rows.run(x) if x.flags.c_contiguous else in_images.standardized(x, eps)
+
+    return Executable(run)
+
+
+def _rows(target: Target, x: Spec, groups: int, eps: float, centered: bool) -> ByImages:
+    rows = x.shape[0] * groups
+    size = x.size // max(rows, 1)
     function = build(standardized, target, x.dtype.name, eps, centered, size > BLOCK)
     step = size * x.dtype.itemsize
 
     def begin(x: NDArray) -> tuple[tuple[NDArray, NDArray], Work]:
         source, y = plain(x), memory.empty(x.shape, x.dtype)
-        rates = memory.empty((rows, 1), x.dtype)
+        rates = memory.empty((x.shape[0], groups), x.dtype)
 
         def work(first: int, count: int, worker: int) -> None:
             row = address(rates) + first * rates.itemsize
@@ -45,9 +70,24 @@ def standardize_dx(
     target: Target, dy: Spec, y: Spec, rate: Spec, *, groups: int, centered: bool
 ) -> Executable | None:
     """Plan the gradient of x."""
-    if len(y.shape) != 2 or groups != 1 or not dy.dtype == y.dtype == rate.dtype:
+    if not dy.dtype == y.dtype == rate.dtype:
         return None
-    rows, size = y.shape
+    in_rows = _rows_dx(target, y, groups, centered)
+    if len(y.shape) == 2:
+        return in_rows
+    if not centered or not y.size:
+        return None
+    in_images = _Images(target, y, groups)
+
+    def run(dy: NDArray, y: NDArray, rate: NDArray) -> NDArray:
+        return (in_rows.run if y.flags.c_contiguous else in_images.slope)(dy, y, rate)
+
+    return Executable(run)
+
+
+def _rows_dx(target: Target, y: Spec, groups: int, centered: bool) -> ByImages:
+    rows = y.shape[0] * groups
+    size = y.size // max(rows, 1)
     function = build(slope, target, y.dtype.name, centered, size > BLOCK)
     step = size * y.dtype.itemsize
 
@@ -62,3 +102,105 @@ def standardize_dx(
         return dx, work
 
     return ByImages(rows, WORK * y.size, begin)
+
+
+class _Images:
+    """Calls over images (N, C, ..) whose channels come last in memory, a few images after another,
+    which stay in the cache between two passes."""
+
+    def __init__(self, target: Target, x: Spec, groups: int) -> None:
+        axes = len(x.shape)
+        self.order = (0, *range(2, axes), 1)
+        self.back = (0, axes - 1, *range(1, axes - 1))  # undoes it
+        self.shape, self.dtype, self.groups = x.shape, x.dtype, groups
+        self.rows, self.extent = arranged(target, Spec((1, *x.shape[1:]), x.dtype))
+        self.step = x.size // max(x.shape[0], 1) * x.dtype.itemsize
+        self.few = max(1, CACHED // max(self.step, 1))
+        # Two rows of float64 sums, and four of coefficients.
+        padded = -(-self.rows.width // target.lanes(x.dtype)) * target.lanes(x.dtype)
+        self.room = Scratch(padded * (16 + 4 * x.dtype.itemsize), "uint8")
+        rows = self.rows
+        self.moments = build(statistics, target, rows)
+        self.write = build(normalise, target, rows, 0.0, True)
+        self.sums = build(gradient_sums, target, rows, 0.0, False)
+        self.write_dx = build(gradient, target, rows, 0.0, False)
+        self.zeros, self.ones = np.zeros(rows.channels, x.dtype), np.ones(rows.channels, x.dtype)
+
+    def last(self, x: NDArray) -> NDArray:
+        """Return x (N, .., C) in row-major order."""
+        return plain(x.transpose(self.order))
+
+    def result(self) -> NDArray:
+        """Return an uninitialised array (N, .., C)."""
+        return memory.empty(tuple(self.shape[i] for i in self.order), self.dtype)
+
+    def parts(self, first: int, count: int) -> Iterator[tuple[range, NDArray]]:
+        """Yield a few of `count` images after another, with room for two numbers per channel."""
+        for start in range(first, first + count, self.few):
+            some = range(start, min(start + self.few, first + count))
+            yield some, np.empty((2, len(some), self.rows.channels), self.dtype)
+
+    def mean(self, each: NDArray) -> NDArray:
+        """Return the mean over each group's channels (images, groups, 1) of numbers (images, C)."""
+        parts = each.astype(np.float64).reshape(len(each), self.groups, -1)
+        return np.asarray(parts.mean(2, keepdims=True))
+
+    def spread(self, each: NDArray) -> NDArray:
+        """Return numbers (images, groups, 1) for each channel, (images, C), in the images' type."""
+        wide = np.broadcast_to(each, (*each.shape[:2], self.rows.channels // self.groups))
+        return wide.reshape(len(each), -1).astype(self.dtype)
+
+    def standardized(self, x: NDArray, eps: float) -> tuple[NDArray, NDArray]:
+        """Return y, and rate (N, groups)."""
+        source, y = self.last(x), self.result()
+        rates = np.empty((self.shape[0], self.groups), self.dtype)
+
+        def work(first: int, count: int, worker: int) -> None:
+            room = self.room.address(worker)
+            for some, numbers in self.parts(first, count):
+                for i, (mean, var) in zip(some, numbers.swapaxes(0, 1), strict=True):
+                    ends = address(mean), address(var), room
+                    self.moments(address(source) + i * self.step, *ends, *self.extent)
+                means, variances = numbers
+                middle = self.mean(means)
+                apart = means.reshape(len(some), self.groups, -1) - middle
+                variance = self.mean(variances) + np.square(apart).mean(2, keepdims=True)
+                rate = 1 / np.sqrt(variance + eps)
+                rates[some.start : some.stop] = rate[..., 0]
+                for i, m, r in zip(some, self.spread(middle), self.spread(rate), strict=True):
+                    channels = address(r), address(self.zeros), address(m), address(self.ones)
+                    at = i * self.step
+                    self.write(
+                        address(source) + at, None, *channels, address(y) + at, room, *self.extent
+                    )
+
+        over_images(WORK * x.size, self.shape[0], work)
+        return y.transpose(self.back), rates
+
+    def slope(self, dy: NDArray, y: NDArray, rate: NDArray) -> NDArray:
+        """Return dx."""
+        top, value, dx = self.last(dy), self.last(y), self.result()
+        pixels = prod(self.shape[2:])
+
+        def work(first: int, count: int, worker: int) -> None:
+            room = self.room.address(worker)
+            known = address(self.zeros), address(self.ones)
+            for some, numbers in self.parts(first, count):
+                for i, (tilt, level) in zip(some, numbers.swapaxes(0, 1), strict=True):
+                    at = i * self.step
+                    ends = address(tilt), address(level), room
+                    self.sums(
+                        address(top) + at, None, address(value) + at, *known, *ends, *self.extent
+                    )
+                means = [self.spread(self.mean(sums) / pixels) for sums in numbers]
+                rates = self.spread(rate[some.start : some.stop, :, None])
+                for i, r, tilt, level in zip(some, rates, *means, strict=True):
+                    at = i * self.step
+                    channels = address(r), *known, address(tilt), address(level)
+                    self.write_dx(
+                        address(top) + at, None, address(value) + at, *channels,
+                        address(dx) + at, room, *self.extent, 1,
+                    )  # fmt: skip
+
+        over_images(WORK * y.size, self.shape[0], work)
+        return dx.transpose(self.back)
