@@ -79,7 +79,7 @@ class Trained:
         )
         self.tta = options.tta or _choice(trained_with, "tta")
         # What activations of integers are scaled for.
-        self.calibration = [self._splits("train", comm)["train"]] if self.is_int8 else []
+        self.calibration = [self._trained_on(comm, trained_with)] if self.is_int8 else []
         conv = _choice(trained_with, "conv")
         self.backend = build.choose_backend(comm, str(trained_with.get("backend")), conv=conv)
         parts = trained_with.get("micro_batches")
@@ -128,21 +128,32 @@ class Trained:
     def _load(self, split: str, comm: Comm, trained_with: dict[str, Any]) -> Source:
         """Return a split; "validation" is the part of the training set that the run held out, else
         that of the data set."""
-        found = self._splits("train" if split == "validation" else split, comm)
         if split != "validation":
-            return found[split]
-        part, seed = str(trained_with.get("validation", "0")), trained_with.get("seed")
-        try:
-            seed = seed if isinstance(seed, int) else 0
-            validation = build.hold_out(found["train"], part, seed)[1] or found.get("validation")
-        except ValueError as error:
-            raise UserError(f"{self.path}: --validation on record: {error}") from error
+            return self._splits(split, comm)[split]
+        _, validation = self._divided(comm, trained_with)
         if validation is None:
             raise UserError(
                 f"--split: expected train or test, got validation: {self.path} was trained without "
                 "--validation"
             )
         return validation
+
+    def _trained_on(self, comm: Comm, trained_with: dict[str, Any]) -> Source:
+        """Return the training set without what the run held out; of another data set, all of it."""
+        if same(self.dataset, str(trained_with.get("dataset"))):
+            return self._divided(comm, trained_with)[0]
+        return self._splits("train", comm)["train"]
+
+    def _divided(self, comm: Comm, trained_with: dict[str, Any]) -> tuple[Source, Source | None]:
+        """Return what the run trained on, and what it validated with, if it did."""
+        found = self._splits("train", comm)
+        part, seed = str(trained_with.get("validation", "0")), trained_with.get("seed")
+        try:
+            seed = seed if isinstance(seed, int) else 0
+            train, validation = build.hold_out(found["train"], part, seed)
+        except ValueError as error:
+            raise UserError(f"{self.path}: --validation on record: {error}") from error
+        return train, validation or found.get("validation")
 
 
 def _reading(

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tallygrad.autograd import Ledger, context, models, no_grad, quantize, zeros
 from tallygrad.trainer.cli import main
+from tallygrad.trainer.commands.checkpoints import CheckpointOptions
+from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.errors import UserError
-from tallygrad.trainer.inference import _precision
+from tallygrad.trainer.inference import Trained, _precision
 from tallygrad.trainer.quantized import float_layers
 
 
@@ -57,6 +60,17 @@ def test_predict_is_near_what_float32_predicts(
     )
     differences = [a["probability"] - b["probability"] for a, b in zip(exact, found, strict=True)]
     assert 0 < max(map(abs, differences)) < 0.05
+
+
+def test_activations_are_scaled_for_what_was_trained_on(trained: Path) -> None:
+    options = CheckpointOptions(
+        checkpoint=str(trained), model="", dataset="", split="validation", data_dir="",
+        precision="int8", tta="", threads=0,
+    )  # fmt: skip
+    found = Trained(options, SerialComm())
+    (train,) = found.calibration
+    pixels = [{*map(bytes, part.read(np.arange(len(part))))} for part in (train, found.data)]
+    assert len(found.data) == 300 and not pixels[0] & pixels[1]
 
 
 def test_layers_without_integers_are_named() -> None:
