@@ -50,7 +50,7 @@ class Falling:
     power: float = 3.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.end <= 1 or self.total < 1 or self.power < 0:
+        if not (0 <= self.end <= 1 and self.total >= 1 and self.power >= 0):
             raise ValueError(
                 "Falling: expected end in [0, 1], total of at least 1 and power of at least 0, "
                 f"got {self.end}, {self.total} and {self.power}"
@@ -75,10 +75,12 @@ class Lookahead:
     slot: ClassVar[str] = "slow"
 
     def __post_init__(self) -> None:
-        if self.k < 1 or not (callable(self.alpha) or 0 <= self.alpha <= 1):
+        if not (self.k >= 1 and self.k % 1 == 0) or not (
+            callable(self.alpha) or 0 <= self.alpha <= 1
+        ):
             raise ValueError(
-                f"Lookahead: expected k of at least 1 and alpha in [0, 1], got {self.k} and "
-                f"{self.alpha}"
+                f"Lookahead: expected a whole k of at least 1 and alpha in [0, 1], "
+                f"got {self.k} and {self.alpha}"
             )
 
     def update(self, flat: FlatParameters, slot: Array, step: int) -> None:

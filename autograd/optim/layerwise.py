@@ -25,8 +25,9 @@ class LARSGroup(SlottedGroup):
     eps: float
 
     def check(self) -> None:
-        """ValueError for negative settings."""
-        self.check_least("lr", "momentum", "weight_decay", "trust_coefficient", "eps")
+        """ValueError for settings out of range."""
+        self.check_least("lr", "weight_decay", "trust_coefficient", "eps")
+        self.check_least("momentum", most=1)
 
     def slot_names(self) -> tuple[str, ...]:
         """Return the velocity."""
@@ -165,7 +166,11 @@ class MuonGroup(AveragingGroup):
     def check(self) -> None:
         """ValueError for settings out of range."""
         super().check()
-        self.check_least("momentum", "ns_steps")
+        self.check_least("momentum", most=1)
+        if not isinstance(self.ns_steps, int) or not 0 <= self.ns_steps <= 100:
+            raise ValueError(
+                f"Muon: expected a whole ns_steps in [0, 100], got {self.ns_steps!r:.60}"
+            )
         if self.adjust_lr_fn not in self.SCALES:
             known = " or ".join(self.SCALES)
             raise ValueError(f"Muon: expected adjust_lr_fn {known}, got {self.adjust_lr_fn!r:.60}")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import groupby, islice, product
+from math import inf
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
@@ -69,15 +70,16 @@ class ParameterGroup:
     def check(self) -> None:
         """ValueError for settings out of range."""
 
-    def check_least(self, *names: str) -> None:
-        """ValueError for settings below 0 that may not be."""
+    def check_least(self, *names: str, most: float = inf) -> None:
+        """ValueError for settings that are no numbers from 0 to `most`; a schedule may be the
+        rate."""
+        range_ = "of at least 0" if most == inf else f"in [0, {most:g}]"
         for name in names:
             value = getattr(self, name)
-            if not callable(value) and not (
-                isinstance(value, int | float | np.number) and value >= 0
+            if not (name == "lr" and callable(value)) and not (
+                isinstance(value, int | float | np.number) and 0 <= value <= most
             ):
-                kind = self.kind()
-                raise ValueError(f"{kind}: expected {name} of at least 0, got {value!r}")
+                raise ValueError(f"{self.kind()}: expected {name} {range_}, got {value!r:.60}")
 
     @property
     def counts_matter(self) -> bool:
@@ -258,7 +260,9 @@ class Optimizer:
     def scale_rates(self, parameters: Iterable[Parameter], factor: float) -> None:
         """Let the learning rate of some parameters be a multiple of their group's from now on.
 
-        Weight decay times the rate stays as it is."""
+        Weight decay times the rate stays as it is. ValueError for a negative one."""
+        if not factor >= 0:
+            raise ValueError(f"{type(self).__name__}: expected factor of at least 0, got {factor}")
         chosen = {id(p) for p in parameters}
         for group in self.groups:
             pairs = zip(group.flat.parameters, group.factors, strict=True)

@@ -27,8 +27,9 @@ class RMSpropGroup(SlottedGroup):
     centered: bool
 
     def check(self) -> None:
-        """ValueError for negative settings."""
-        self.check_least("lr", "alpha", "eps", "weight_decay", "momentum")
+        """ValueError for settings out of range."""
+        self.check_least("lr", "eps", "weight_decay")
+        self.check_least("alpha", "momentum", most=1)
 
     def slot_names(self) -> tuple[str, ...]:
         """Return the slots that the settings need."""

@@ -43,6 +43,8 @@ class StepDecay:
             raise ValueError("step decay: expected step_size or milestones, got neither")
         if self.step_size is not None and self.step_size < 1:
             raise ValueError(f"step decay: expected step_size above 0, got {self.step_size}")
+        if not self.gamma >= 0:
+            raise ValueError(f"step decay: expected gamma of at least 0, got {self.gamma}")
 
     def __call__(self, step: int) -> float:
         drops = sum(step >= m for m in self.milestones) + step // (self.step_size or step + 1)
@@ -148,6 +150,11 @@ class ReduceLROnPlateau:
             )
         if not 0 <= factor < 1:
             raise ValueError(f"plateau: expected factor in [0, 1), got {factor}")
+        if not min(patience, threshold, cooldown, min_lr, eps) >= 0:
+            raise ValueError(
+                "plateau: expected patience, threshold, cooldown, min_lr and eps of at least 0, "
+                f"got {patience}, {threshold}, {cooldown}, {min_lr} and {eps}"
+            )
         self.lr, self.factor, self.patience, self.cooldown = lr, factor, patience, cooldown
         self.sign = 1.0 if mode == "min" else -1.0
         self.threshold, self.is_relative = threshold, threshold_mode == "rel"
@@ -219,6 +226,11 @@ class OneCycle:
         _positive("one-cycle", self.total)
         if not 0 <= self.rising <= 1:
             raise ValueError(f"one-cycle: expected rising in [0, 1], got {self.rising}")
+        if not min(self.div_factor, self.final_div_factor) > 0:
+            raise ValueError(
+                "one-cycle: expected div_factor and final_div_factor above 0, got "
+                f"{self.div_factor} and {self.final_div_factor}"
+            )
 
     def __call__(self, step: int) -> float:
         start = self.lr / self.div_factor
@@ -268,7 +280,7 @@ def by_name(name: str, lr: float, total: int, warmup: int = 0, **options: object
     nearest, or a number out of range."""
     if name not in _SCHEDULES:
         raise unknown("schedule", name, _SCHEDULES)
-    if lr < 0:
+    if not lr >= 0:
         raise ValueError(f"schedule {name}: expected lr of at least 0, got {lr}")
     make = _SCHEDULES[name]
     fields = [field for field in signature(make).parameters if field not in ("lr", "total")]

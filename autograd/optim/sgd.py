@@ -28,8 +28,9 @@ class SGDGroup(ParameterGroup):
         self.velocity = self.slot() if self.momentum else zeros(dtype=self.flat.dtype).data
 
     def check(self) -> None:
-        """ValueError for negative settings, and for nesterov without momentum."""
-        self.check_least("lr", "momentum", "weight_decay")
+        """ValueError for settings out of range, and for nesterov without momentum."""
+        self.check_least("lr", "weight_decay")
+        self.check_least("momentum", "dampening", most=1)
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError(
                 "SGD: expected momentum above 0 and dampening 0 with nesterov, "

@@ -145,8 +145,11 @@ def test_the_ledger_counts_averages_on_meta_too() -> None:
 
 @pytest.mark.parametrize(("make", "said"), [
     (lambda: EMA(1.0), r"EMA: expected decay in \[0, 1\), got 1.0"),
-    (lambda: Lookahead(0), "Lookahead: expected k of at least 1 and alpha in .0, 1., got 0 and"),
-    (lambda: Lookahead(1, 1.5), "Lookahead: expected k of at least 1 and alpha in .*got 1 and 1.5"),
+    (lambda: Lookahead(0), "Lookahead: expected a whole k of at least 1 and .* got 0 and"),
+    (lambda: Lookahead(1, 1.5), "Lookahead: expected a whole k of at least 1 and .*got 1 and 1.5"),
+    (lambda: Lookahead(2.5), "Lookahead: expected a whole k of at least 1 and .* got 2.5 and 0.5"),
+    (lambda: Falling(0.5, 1, float("nan")), "Falling: .*power of at least 0, got 0.5, 1 and nan"),
+    (lambda: SGD(weights()).scale_rates([], -1), "SGD: expected factor of at least 0, got -1"),
     (lambda: Falling(1.5, 10), "Falling: expected end in .0, 1., .* got 1.5, 10 and 3.0"),
     (lambda: Falling(0.5, 0), "Falling: .*total of at least 1 .* got 0.5, 0 and 3.0"),
     (lambda: SGD(weights()).add(EMA()).add(EMA()), "SGD: expected no EMA yet, got another one"),

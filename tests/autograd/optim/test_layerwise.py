@@ -136,7 +136,9 @@ def test_the_products_of_muon_are_counted_on_meta_too() -> None:
     ("LARS", {"trust_coefficient": -1.0}, "LARS: expected trust_coefficient of at least 0, got -1"),
     ("LAMB", {"betas": (1.0, 0.9)}, r"LAMB: expected betas of two numbers in \[0, 1\)"),
     ("Muon", {"adjust_lr_fn": "none"}, "Muon: expected adjust_lr_fn original or match_rms_adamw"),
-    ("Muon", {"ns_steps": -1}, "Muon: expected ns_steps of at least 0, got -1"),
+    ("Muon", {"ns_steps": -1}, "Muon: expected a whole ns_steps in .0, 100., got -1"),
+    ("Muon", {"ns_steps": 2.5}, r"Muon: expected a whole ns_steps in \[0, 100\], got 2"),
+    ("LARS", {"momentum": 2}, r"LARS: expected momentum in \[0, 1\], got 2"),
 ])  # fmt: skip
 def test_wrong_settings(name: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):

@@ -265,7 +265,8 @@ def test_without_momentum_there_is_no_velocity() -> None:
     ("settings", "piece"),
     [
         ({"lr": -0.1}, "expected lr of at least 0, got -0.1"),
-        ({"momentum": -1.0}, "expected momentum of at least 0, got -1.0"),
+        ({"momentum": -1.0}, r"expected momentum in \[0, 1\], got -1.0"),
+        ({"dampening": float("nan")}, r"expected dampening in \[0, 1\], got nan"),
         ({"weight_decay": -2.0}, "expected weight_decay of at least 0, got -2.0"),
         (
             {"nesterov": True},
@@ -392,6 +393,12 @@ def test_by_name() -> None:
             "unknown option of schedule cosine 'minimun'; did you mean 'minimum'?",
         ),
         ({"name": "constant", "lr": -1.0}, "expected lr of at least 0, got -1.0"),
+        ({"name": "constant", "lr": float("nan")}, "expected lr of at least 0, got nan"),
+        ({"name": "step", "step_size": 1, "gamma": -1.0}, "expected gamma of at least 0, got -1.0"),
+        (
+            {"name": "one-cycle", "div_factor": 0},
+            "expected div_factor and final_div_factor above 0",
+        ),
         ({"name": "step"}, "expected step_size or milestones, got neither"),
         ({"name": "step", "step_size": 0}, "expected step_size above 0, got 0"),
         ({"name": "cosine", "total": 0}, "expected total above 0, got 0"),
@@ -440,6 +447,7 @@ def test_plateaus_are_those_of_torch(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("settings", "said"), [
     ({"mode": "least"}, "plateau: expected mode min or max and threshold_mode rel or abs, got"),
     ({"factor": 1.0}, "plateau: expected factor in .0, 1., got 1.0"),
+    ({"patience": -1}, "plateau: expected patience, threshold, cooldown, min_lr and eps of at lea"),
 ])  # fmt: skip
 def test_plateaus_that_cannot_be(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
