@@ -4,8 +4,9 @@ from . import schedules
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
 from .averages import EMA, Falling, Lookahead
+from .group import ParameterGroup, Run, SlottedGroup
 from .layerwise import LAMB, LARS, Muon
-from .optimizer import Optimizer, ParameterGroup, Run, SlottedGroup
+from .optimizer import Optimizer
 from .registry import create, defaults, names, options, usual_settings
 from .rmsprop import RMSprop
 from .sgd import SGD

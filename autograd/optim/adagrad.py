@@ -10,7 +10,8 @@ from ..array import Array, array
 from ..functional.create import full
 from ..ops import moments
 from ..tensor import Parameter
-from .optimizer import Optimizer, Parameters, Run, SlottedGroup
+from .group import Run, SlottedGroup
+from .optimizer import Optimizer, Parameters
 from .schedules import Schedule
 
 

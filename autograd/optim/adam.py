@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from ..array import Array, array
 from ..ops import moments
 from ..tensor import Parameter
-from .optimizer import Optimizer, Parameters, Run, SlottedGroup
+from .group import Run, SlottedGroup
+from .optimizer import Optimizer, Parameters
 from .schedules import Schedule
 
 SLOTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")

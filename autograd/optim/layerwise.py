@@ -11,7 +11,8 @@ from ..array import Array, array
 from ..ops import layerwise, moments
 from ..tensor import Parameter
 from .adam import check_betas
-from .optimizer import Optimizer, Parameters, Run, SlottedGroup
+from .group import Run, SlottedGroup
+from .optimizer import Optimizer, Parameters
 from .schedules import Schedule
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from ..array import Array
 from ..ops import moments
 from ..tensor import Parameter
-from .optimizer import Optimizer, Parameters, Run, SlottedGroup
+from .group import Run, SlottedGroup
+from .optimizer import Optimizer, Parameters
 from .schedules import Schedule
 
 SLOTS = ("square_avg", "grad_avg", "momentum_buffer")

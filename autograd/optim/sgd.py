@@ -10,7 +10,8 @@ from ..array import Array
 from ..functional.create import zeros
 from ..ops import update as ops
 from ..tensor import Parameter
-from .optimizer import Optimizer, ParameterGroup, Parameters, Run
+from .group import ParameterGroup, Run
+from .optimizer import Optimizer, Parameters
 from .schedules import Schedule
 
 

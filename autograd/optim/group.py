@@ -1,0 +1,140 @@
+"""Groups of parameters on flat buffers: settings, slots, and runs of parameters to update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+
+from ..array import Array, array
+from ..functional.create import zeros
+from ..nn.flat import FlatParameters
+from .schedules import Schedule
+
+
+class Run(NamedTuple):
+    """Neighbouring parameters that are updated in one call, from the `first` to the `last`: `done`
+    is the number of updates that they have had, where that matters; `factor` is their rate, and
+    `decay` their weight decay, as a multiple of the group's."""
+
+    first: int
+    last: int
+    done: int
+    decay: float
+    factor: float
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that share their settings, which are the dataclass fields after `flat`.
+
+    `lr` is a number or a schedule. A subclass adds its settings, checks them in `check`, creates
+    its slots with `slot` and updates a run of neighbouring parameters in one call of `update`."""
+
+    flat: FlatParameters
+    lr: float | Schedule
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * len(self.flat.parameters)  # updates of each so far
+        self.decays = [True] * len(self.flat.parameters)
+        self.factors = [1.0] * len(self.flat.parameters)
+        self.averages: dict[str, Array] = {}  # slots that the optimizer's averages have
+        self.check()
+
+    @classmethod
+    def kind(cls) -> str:
+        """Return the optimizer's name, for messages."""
+        return cls.__name__.removesuffix("Group")
+
+    def check(self) -> None:
+        """ValueError for settings out of range."""
+
+    def check_least(self, *names: str, most: float = inf) -> None:
+        """ValueError for settings that are no numbers from 0 to `most`; a schedule may be the
+        rate."""
+        range_ = "of at least 0" if most == inf else f"in [0, {most:g}]"
+        for name in names:
+            value = getattr(self, name)
+            if not (name == "lr" and callable(value)) and not (
+                isinstance(value, int | float | np.number) and 0 <= value <= most
+            ):
+                raise ValueError(f"{self.kind()}: expected {name} {range_}, got {value!r:.60}")
+
+    @property
+    def counts_matter(self) -> bool:
+        """Whether the update of a parameter depends on how many it has had."""
+        return False
+
+    def slots(self) -> dict[str, Array]:
+        """Return, by name, the flat arrays of what is kept for each element from step to step."""
+        return {**self.own_slots(), **self.averages}
+
+    def own_slots(self) -> dict[str, Array]:
+        """Return the slots without those of averages."""
+        return {}
+
+    def update(self, run: Run, lr: Array) -> None:
+        """Update the parameters of a run."""
+        raise NotImplementedError(f"{type(self).__name__} has no update")
+
+    def slot(self) -> Array:
+        """Return a new flat array of zeros, one element for each of the parameters'."""
+        return zeros(*self.flat.data.shape, dtype=self.flat.dtype).data
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        return self.lr(step) if callable(self.lr) else self.lr
+
+    def views(self, slot: Array) -> list[Array]:
+        """Return each parameter's part of a slot, in its shape; (elements,) of a slice."""
+        pairs = zip(self.flat.offsets, self.flat.shapes, strict=True)
+        return [slot.view(offset, shape) for offset, shape in pairs]
+
+    def step(self, rate: float) -> None:
+        """Update the parameters that have a gradient, one call for each run of neighbours."""
+        self.flat.zero_missing()
+        for run in self._runs():
+            self.update(run, array(rate * run.factor, self.flat.dtype))
+
+    def _runs(self) -> list[Run]:
+        """Return runs of parameters to update."""
+        # None: no update. Only neighbours that are updated alike lie in one run.
+        each = zip(self.flat.parameters, self.counts, self.decays, self.factors, strict=True)
+        ways = [None if p.grad is None else
+                (count * self.counts_matter, decays / factor if factor else 0.0, factor)
+                for p, count, decays, factor in each]  # fmt: skip
+        pairs = zip(ways, self.counts, strict=True)
+        self.counts = [count + (way is not None) for way, count in pairs]
+        runs = []
+        for way, run in groupby(range(len(ways)), ways.__getitem__):
+            if way is not None:
+                first, *rest = run
+                runs.append(Run(first, rest[-1] if rest else first, *way))
+        return runs
+
+
+class SlottedGroup(ParameterGroup):
+    """A group that keeps the slots that `slot_names` lists for its settings."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._slots = {name: self.slot() for name in self.slot_names()}
+        self.unused = zeros(dtype=self.flat.dtype).data
+
+    def slot_names(self) -> tuple[str, ...]:
+        """Return the names of the slots that the settings need."""
+        raise NotImplementedError(f"{type(self).__name__} has no slot_names")
+
+    def own_slots(self) -> dict[str, Array]:
+        """Return the slots by name."""
+        return self._slots
+
+    def operands(self, run: Run, *names: str) -> list[Array]:
+        """Return weights, gradients and slots of a run, each (size,), but () of a slot that the
+        settings do not need."""
+        flat = self.flat
+        arrays = (flat.data, flat.grad, *(self._slots.get(name) for name in names))
+        return [self.unused if a is None else flat.part(a, run.first, run.last) for a in arrays]
