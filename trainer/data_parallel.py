@@ -168,6 +168,11 @@ class DistributedOptimizer:
                 "micro-batches; leave a loop, or save, only after optimizer.steps grew"
             )
 
+    @property
+    def in_loop(self) -> bool:
+        """Whether the body of a loop over a loader runs."""
+        return self.optimizer.in_loop
+
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's state, which is the same on all ranks."""
         return self.optimizer.state_dict()
@@ -236,6 +241,10 @@ class ShardedLoader:
                 for optimizer in self.optimizers:
                     optimizer.end()
 
+    def _in_loop(self, now: bool) -> None:
+        for optimizer in self.optimizers:
+            optimizer.optimizer.in_loop = now
+
     def _train(self, index: int, part: Batch) -> Iterator[Batch]:
         """Yield a micro-batch, unless it is empty, and see that it was trained on."""
         before = [optimizer.ended for optimizer in self.optimizers]
@@ -247,7 +256,11 @@ class ShardedLoader:
             optimizer.check_place(index)
             optimizer.begin(index, part)
         with keyed(part.indices, self.loader.sampler.seed, self.optimizers[0].steps):
-            yield part
+            self._in_loop(True)
+            try:
+                yield part
+            finally:
+                self._in_loop(False)
         if [optimizer.ended - 1 for optimizer in self.optimizers] != before:
             raise RuntimeError(
                 "loader: expected optimizer.step() once for each micro-batch; to evaluate, call "

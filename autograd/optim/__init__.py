@@ -1,6 +1,6 @@
 """Optimizers and learning rates."""
 
-from . import schedules
+from . import lr_scheduler, schedules
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
 from .averages import EMA, Falling, Lookahead
@@ -29,6 +29,7 @@ __all__ = [
     "SlottedGroup",
     "create",
     "defaults",
+    "lr_scheduler",
     "names",
     "options",
     "schedules",

@@ -51,6 +51,7 @@ class Optimizer:
     slots: tuple[str, ...] = ()
     usual: ClassVar[Mapping[str, Any]] = {}
     elementwise: ClassVar[bool] = True
+    in_loop = False  # within the body of a loop that ranks run different numbers of times
 
     def __init__(
         self,

@@ -225,6 +225,12 @@ def plain_sweep(model: nn.Module, optimizer: tg.DistributedOptimizer, batch: Any
     optimizer.step()
 
 
+def scheduled_step(model: nn.Module, optimizer: tg.DistributedOptimizer, batch: Any) -> None:
+    optimizer.backward(loss_of(model, batch))
+    optimizer.step()
+    optim.lr_scheduler.StepLR(optimizer.optimizer, 1).step()
+
+
 def two_sweeps(model: nn.Module, optimizer: tg.DistributedOptimizer, batch: Any) -> None:
     no_step(model, optimizer, batch)
     no_step(model, optimizer, batch)
@@ -235,6 +241,7 @@ def two_sweeps(model: nn.Module, optimizer: tg.DistributedOptimizer, batch: Any)
     [
         (no_step, "expected optimizer.step() once for each micro-batch"),
         (plain_sweep, "step: expected optimizer.backward(loss) before it, got none"),
+        (scheduled_step, "expected step() after a loop over a loader of distribute(), got it with"),
         (two_sweeps, "expected one call for each micro-batch"),
     ],
 )
@@ -263,6 +270,16 @@ def test_a_loop_left_within_a_step_is_refused_and_evaluation_needs_no_step(made:
     with pytest.raises(UserError, match="expected batches of at least 9 samples"):
         tg.distribute(linear(), optim.SGD(linear().parameters(), 0.1), Loader(images(12), 6),
                       micro_batches=9)  # fmt: skip
+
+
+def test_a_scheduler_steps_between_epochs(made: Made) -> None:
+    model, optimizer, train = made
+    scheduler = optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    for batch in train:
+        optimizer.backward(loss_of(model, batch))
+        optimizer.step()
+    scheduler.step()
+    assert optimizer.rates == optimizer.optimizer.rates == [0.05]
 
 
 def test_a_callback_ends_a_fit_at_the_end_of_an_epoch(alone_here: None) -> None:
