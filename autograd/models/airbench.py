@@ -58,6 +58,8 @@ class AirBench(Module):
         inside = 8 * channels  # each direction of a patch, and its negative
         self.whiten = Conv2d(channels, inside, 2)
         self.whiten.weight.requires_grad = False
+        assert self.whiten.bias is not None
+        init.zeros_(self.whiten.bias)
         widths = inside, *WIDTHS
         self.blocks = Sequential(*map(Block, widths, WIDTHS))
         self.head = Linear(WIDTHS[-1] * sizes[0] * sizes[1], classes, bias=False)

@@ -331,7 +331,6 @@ def test_airbench_whitens_patches() -> None:
     model = models.create("airbench")
     model.prepare(ag.tensor(images))
     with ag.no_grad():
-        model.whiten.bias[:] = 0.0
         y = model.whiten(ag.tensor(images)).numpy().transpose(1, 0, 2, 3).reshape(24, -1)
     np.testing.assert_allclose(y[12:], -y[:12], atol=1e-5)
     np.testing.assert_allclose(y[:12] @ y[:12].T / y.shape[1], np.eye(12), atol=0.02)
