@@ -21,6 +21,7 @@ from . import backends, context, functional, models, nn, optim
 from . import primitive as _primitive
 from . import recorder as _recorder
 from . import tape as _tape
+from .added_loss import add_loss, added_losses
 from .autocast import autocast
 from .backends import get_backend, set_backend
 from .capture.trace import trace
@@ -64,6 +65,8 @@ __all__ = [
     "Parameter",
     "Tensor",
     "__version__",
+    "add_loss",
+    "added_losses",
     "autocast",
     "backends",
     "checkpoint",

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from . import context, random
+from .added_loss import add_loss, added_losses
 from .primitive import Value
 from .tape import Record, Source, Sweep, Tape, reach
 from .tensor import Tensor, origin, sweep
@@ -112,7 +113,7 @@ class _Recompute:
         )
         try:
             with random.replayed(self.moment):
-                results = _tuple(self.function(*fresh))
+                _, results = _run(self.function, fresh)
         finally:
             context.leave(token)
         # Sources in the order of the record: arguments first, then what the function read besides.
@@ -150,6 +151,21 @@ def _tuple(result: Any) -> tuple[Tensor, ...]:
     return results
 
 
+def _run(function: Callable[..., Any], args: Sequence[Any]) -> tuple[Any, tuple[Tensor, ...]]:
+    """Return what a function returns, and the tensors of that with the losses that it adds."""
+    with added_losses() as terms:
+        result = function(*args)
+    return result, (*_tuple(result), *terms)
+
+
+def _handed_on(result: Any, tensors: Sequence[Tensor]) -> Any:
+    """Return tensors in the form of a function's result; add those beyond, which are losses."""
+    many = len(_tuple(result))
+    for term in tensors[many:]:
+        add_loss(term)
+    return tuple(tensors[:many]) if isinstance(result, tuple) else tensors[0]
+
+
 def checkpoint(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Return `function(*args, **options)` without saving what its gradient needs.
 
@@ -164,12 +180,11 @@ def checkpoint(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     moment = random.moment()
     watched = Tape(keep=False)
     with context.using(tape=watched):
-        result = function(*args)
-    results = _tuple(result)
+        result, results = _run(function, args)
     mine = [o for a in args if isinstance(a, Tensor) and (o := origin(a))]
     sources = [*mine, *_others(results, watched, mine)]
     if not sources:
-        return result
+        return _handed_on(result, results)
     operation = _Recompute(function, args, moment, len(results))
     operation.state = operation.state.replace(phase="recompute")
     record = Record(outer, operation, tuple(sources))
@@ -180,7 +195,7 @@ def checkpoint(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         Tensor(y.data, True, (record, i)) if y.requires_grad else Tensor(y.data)
         for i, y in enumerate(results)
     ]
-    return tuple(tensors) if isinstance(result, tuple) else tensors[0]
+    return _handed_on(result, tensors)
 
 
 def _others(results: Sequence[Tensor], watched: Tape, mine: Sequence[Source]) -> list[Source]:

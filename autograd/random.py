@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +18,17 @@ from .splitmix64 import mix, output, words
 
 
 class SampleKeys:
-    """Keys for the samples of one step; `calls` distinguishes the uses within the step."""
+    """Keys for the samples of one step; `calls` distinguishes the uses within the step. `generator`
+    draws what is not keyed by the sample, from the key of the first one on."""
 
     def __init__(self, keys: Array) -> None:
         self.keys = keys
         self.calls = 0
+
+    @cached_property
+    def generator(self) -> np.random.Generator:
+        """The generator of these samples in this step."""
+        return np.random.Generator(np.random.Philox(key=int(self.keys.value[:1].sum())))
 
 
 _generator = np.random.Generator(np.random.Philox(0))
@@ -38,13 +45,15 @@ def manual_seed(seed: int) -> None:
 
 
 def generator() -> np.random.Generator:
-    """Return the generator that `manual_seed` restarts."""
-    return _generator
+    """Return the generator of the step within `keyed`, else the one that `manual_seed` restarts."""
+    source = _source.get()
+    return source.generator if source else _generator
 
 
 @contextmanager
 def keyed(samples: NDArray, seed: int, step: int) -> Iterator[SampleKeys]:
-    """Key dropout masks within the block by (seed, step, use within the step, sample) alone.
+    """Key dropout masks within the block by (seed, step, use within the step, sample) alone, and
+    the generator of all other draws by (seed, step, first sample).
 
     Any number of ranks then draws the same. `samples`: (N,) global numbers of the batch's rows."""
     # Hashed at each stage: neighbouring seeds, steps and samples get unrelated keys.
@@ -83,7 +92,7 @@ def _next(source: SampleKeys | None) -> int:
 
 
 class Moment(NamedTuple):
-    """The state of dropout's randomness, for `replayed`."""
+    """The state of the randomness, for `replayed`."""
 
     source: SampleKeys | None
     calls: int
@@ -94,28 +103,28 @@ def moment() -> Moment:
     """Return the current state of the randomness, for `replayed`."""
     source = _source.get()
     calls = 0 if source is None else source.calls
-    return Moment(source, calls, _generator.bit_generator.state)
+    return Moment(source, calls, generator().bit_generator.state)
 
 
 @contextmanager
 def replayed(then: Moment) -> Iterator[None]:
     """Draw within the block as from an earlier moment on; afterwards, as if the block had drawn
     nothing."""
-    now = moment()
     token = _source.set(then.source)
+    now = moment()
     _rewind(then)
     try:
         yield
     finally:
+        _rewind(now)
         _source.reset(token)
-        _rewind(then._replace(calls=now.calls if then.source is now.source else then.calls))
-        _generator.bit_generator.state = now.generator
 
 
 def _rewind(to: Moment) -> None:
+    """Return the current source of randomness to a moment of its own."""
     if to.source is not None:
         to.source.calls = to.calls
-    _generator.bit_generator.state = to.generator
+    generator().bit_generator.state = to.generator
 
 
 def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: npt.DTypeLike) -> Array:
@@ -130,7 +139,7 @@ def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: npt.
     if not backends.computes():
         return Array(spec, None)
     # Drawn in float64 and rounded, so that float32 and float64 models start from the same numbers.
-    numbers = getattr(_generator, kind)(low, high, shape).astype(spec.dtype, copy=False)
+    numbers = getattr(generator(), kind)(low, high, shape).astype(spec.dtype, copy=False)
     if kind == "uniform":
         _below(numbers, spec.dtype.type(low), spec.dtype.type(high))
     return array(numbers)

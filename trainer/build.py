@@ -14,6 +14,7 @@ from .. import datasets
 from ..autograd import (
     Ledger,
     OutOfMemory,
+    added_losses,
     autocast,
     backends,
     context,
@@ -251,7 +252,8 @@ def _blank_loss(model: nn.Module, task: Task, data: Source, size: int, dtype: An
     images: Any = zeros(size, *data.input_shape, dtype=dtype)
     labels: Any = zeros(size, dtype=np.int64)
     inputs = task.inputs(Batch(images, labels, np.zeros(size, np.int64), size, (0, size)))
-    output = model(inputs[0])
+    with added_losses() as terms:
+        output = model(inputs[0])
     expected = (size, *task.output_shape(data))
     shape = output.shape if isinstance(output, Tensor) else type(output).__name__
     if shape != expected:
@@ -259,7 +261,7 @@ def _blank_loss(model: nn.Module, task: Task, data: Source, size: int, dtype: An
             f"--task: expected a model whose output for {size} samples is {expected}, got {shape}; "
             "choose another --model or --task"
         )
-    return task.loss(output, *inputs, training=False)
+    return sum(terms, task.loss(output, *inputs, training=False))
 
 
 def tune(name: str, comm: Comm, model: nn.Module, task: Task, data: Data) -> None:

@@ -13,7 +13,7 @@ from . import recipes
 from .cost.cluster.compression import parse_compress
 from .cost.precision import PRECISIONS
 from .errors import UserError, nearest
-from .optimizer_options import OF_SCHEDULES, OptimizerOptions
+from .optimizer_options import OF_SCHEDULES, SCHEDULES, OptimizerOptions
 from .optimizer_options import option as _option
 from .parser import MOST
 from .threads import MOST_THREADS
@@ -72,7 +72,8 @@ class TrainConfig(OptimizerOptions):
     )
     task: str = _option(
         "classification",
-        "training objective; reconstruction: an autoencoder returns its input images",
+        "training objective; reconstruction, or reconstruct: an autoencoder returns its input "
+        "images",
     )
     data_dir: str = _option("", "folder to search first for data files", metavar="FOLDER")
     test_split: str = _option(
@@ -295,15 +296,7 @@ CHOICES = {
     "on_lost_rank": ("end", "shrink"),
     "overlap": ("auto", "none", "poll", "thread"),
     "hierarchical": ("auto", "on", "off"),
-    "schedule": (
-        "constant",
-        "step",
-        "cosine",
-        "one-cycle",
-        "exponential",
-        "polynomial",
-        "triangle",
-    ),
+    "schedule": SCHEDULES,
     "image_fit": ("crop", "resize"),
     "image_colors": ("auto", "grey", "rgb"),
     "dtype": ("float32", "float64"),
@@ -314,6 +307,7 @@ CHOICES = {
     "tune": ("off", "fast", "full"),
     "target": ("host", "amx", "avx512", "avx2", "sse", "neon"),
 }
+SHORT = {"task": {"reconstruct": "reconstruction"}}  # other words for choices
 
 
 def flag(name: str) -> str:
@@ -442,6 +436,7 @@ def _checked(item: Field[Any], value: Any, name: str) -> Any:
         except ValueError as error:
             such = item.metadata["such"]
             raise UserError(f"{name}: expected {such}, got {value!r:.60}") from error
+    value = SHORT.get(item.name, {}).get(value, value)
     choices = CHOICES.get(item.name, ())
     if choices and value not in choices:
         raise UserError(f"{name}: unknown value {value!r}{nearest(value, choices)}")

@@ -10,6 +10,7 @@ from .values import parse_betas, parse_lookahead, parse_milestones
 # Defaults of the learning rate, and of SGD's settings; those of other optimizers are the classes'.
 DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}}
 LR = 0.02
+SCHEDULES = ("constant", "step", "cosine", "one-cycle", "exponential", "polynomial", "triangle")
 # Options of schedules, and which have them.
 OF_SCHEDULES = {
     "milestones": ("step",), "gamma": ("step", "exponential"), "power": ("polynomial",)

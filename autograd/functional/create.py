@@ -199,7 +199,8 @@ def rand(
 ) -> Tensor:
     """Return numbers drawn uniformly from [0, 1).
 
-    They come from the generator that `manual_seed` restarts."""
+    They come from the generator that `manual_seed` restarts, in a step of training from the
+    step's."""
     return Tensor(random.draw("uniform", integers(size), 0.0, 1.0, dtype), requires_grad)
 
 
@@ -208,5 +209,6 @@ def randn(
 ) -> Tensor:
     """Return numbers drawn from the normal distribution of mean 0 and deviation 1.
 
-    They come from the generator that `manual_seed` restarts."""
+    They come from the generator that `manual_seed` restarts, in a step of training from the
+    step's."""
     return Tensor(random.draw("normal", integers(size), 0.0, 1.0, dtype), requires_grad)

@@ -1,4 +1,5 @@
-"""Random numbers of other distributions, from the generator that `manual_seed` restarts.
+"""Random numbers of other distributions, from the generator that `manual_seed` restarts, in a step
+of training from the step's.
 
 Functions that draw cannot be replayed, so `trace` runs them anew. They have no gradient."""
 

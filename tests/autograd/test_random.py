@@ -69,3 +69,39 @@ def test_only_floating_point_numbers_are_drawn(make: Callable[..., ag.Tensor], d
 def test_a_seed_is_an_integer_from_0_up(seed: Any) -> None:
     with pytest.raises(ValueError, match=f"^manual_seed: .* at least 0, got {seed!r}$"):
         ag.manual_seed(seed)
+
+
+DRAWS: tuple[Callable[[], ag.Tensor], ...] = (
+    lambda: ag.randn(3),
+    lambda: ag.rand_like(ag.zeros(3)),
+    lambda: ag.randint(1 << 30, 3),
+    lambda: ag.gumbel_softmax(ag.zeros(3)),
+)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_draws_of_a_step_are_keyed(draw: Callable[[], ag.Tensor]) -> None:
+    """They depend on seed, step and samples, not on what was drawn before."""
+
+    def drawn(first: int, seed: int, step: int) -> list[float]:
+        with random.keyed(np.arange(first, 9), seed, step):
+            return [*draw().tolist(), *draw().tolist()]
+
+    found = drawn(0, 1, 2)
+    before = random.generator().bit_generator.state
+    assert drawn(0, 1, 2) == found and found[:3] != found[3:]
+    assert random.generator().bit_generator.state["state"]["counter"].tolist() == (
+        before["state"]["counter"].tolist()
+    )
+    others = [drawn(*changed) for changed in ((1, 1, 2), (0, 2, 2), (0, 1, 3))]
+    assert len({tuple(values) for values in (found, *others)}) == 4
+
+
+def test_draws_of_a_step_are_repeated_by_a_checkpoint() -> None:
+    x = ag.ones(5, requires_grad=True)
+    with random.keyed(np.arange(5), 0, 0):
+        y = ag.checkpoint(lambda x: x * ag.randn(5), x)
+        after = ag.randn(5).tolist()
+        y.sum().backward()
+        assert after != ag.randn(5).tolist()
+    np.testing.assert_array_equal(y.numpy(), x.grad.numpy())

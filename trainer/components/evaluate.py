@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ...autograd import OutOfMemory, Tensor, context, from_numpy, nn, no_grad, trace
+from ...autograd import (
+    OutOfMemory,
+    Tensor,
+    added_losses,
+    context,
+    from_numpy,
+    nn,
+    no_grad,
+    trace,
+)
 from ...datasets import Loader
 from ..build import memory_error, mixed
 from ..distributed.buffers import total
@@ -38,9 +47,9 @@ def make_eval_step(
     evaluation mode, computed in a precision, of outputs averaged over the views of `tta`."""
 
     def eval_step(*inputs: Tensor) -> StepOutput:
-        with mixed(precision):
+        with mixed(precision), added_losses() as terms:
             output = mean_output(model, inputs[0], tta)
-            loss = task.loss(output, *inputs, training=False)
+            loss = sum(terms, task.loss(output, *inputs, training=False))
         return loss, *task.sums(output, *inputs)
 
     model.eval()

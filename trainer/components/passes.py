@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...autograd import OutOfMemory, Tensor, context, from_numpy, trace
+from ...autograd import OutOfMemory, Tensor, added_losses, context, from_numpy, trace
 from ...autograd.capture.sparsity import Sparsity
 from ...autograd.random import keyed
 from ...datasets import Batch
@@ -139,9 +139,9 @@ class Passes:
     ) -> StepOutput:
         *own, share = inputs
         task = self.parts.task
-        with build.mixed(self.config.precision):
+        with build.mixed(self.config.precision), added_losses() as terms:
             output = self.parts.model(own[0])
-            loss = task.loss(output, *own, training=True)
+            loss = sum(terms, task.loss(output, *own, training=True))
         sums = *task.sums(output, *own), *observe(loss)
         self.sweep(loss, share)
         return loss, *sums

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ...autograd import Tensor, pad
+from ...autograd import Tensor, add_loss, added_losses, pad
 from ...datasets import Source
 from ..errors import UserError
 from ..tasks.task import Task
@@ -29,11 +29,20 @@ def views(images: Tensor, tta: str) -> Iterator[tuple[float, Tensor]]:
 
 
 def mean_output(model: Callable[[Tensor], Tensor], images: Tensor, tta: str) -> Tensor:
-    """Return the mean of a model's outputs over the views of images."""
+    """Return the mean of a model's outputs over the views of images; so are the terms that it adds
+    to the loss."""
     if tta == "none":
         return model(images)
-    first, *others = [model(view) * share for share, view in views(images, tta)]
+    first, *others = [_part(model, view, share) for share, view in views(images, tta)]
     return sum(others, first)
+
+
+def _part(model: Callable[[Tensor], Tensor], view: Tensor, share: float) -> Tensor:
+    with added_losses() as terms:
+        output = model(view)
+    for term in terms:
+        add_loss(term * share)
+    return output * share
 
 
 def check_views(tta: str, task: Task, data: Source) -> None:

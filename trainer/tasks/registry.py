@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ..config import SHORT
 from ..errors import UserError, nearest
 from .classification import Classification
 from .reconstruction import Reconstruction
@@ -27,6 +28,7 @@ def names() -> tuple[str, ...]:
 def create(name: str, options: Mapping[str, Any] | None = None) -> Task:
     """Return the task of a name. Those of the options that are fields of its dataclass are its own.
     UserError for an unknown name, and for an option that only another task has."""
+    name = SHORT["task"].get(name, name)
     if name not in _TASKS:
         raise UserError(f"--task: unknown task {name!r}{nearest(name, _TASKS)}")
     options = options or {}

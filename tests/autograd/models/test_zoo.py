@@ -227,7 +227,7 @@ def test_every_name_is_known() -> None:
     resnets = (18, 20, 32, 34, 44, 50, 56, 101, 110, 152, 1001)
     families = {"vgg": (11, 13, 16, 19), "resnet": resnets}
     others = {"mlp", "lenet", "lenet5", "lstm", "airbench", "alexnet", "overfeat", "googlenet"}
-    others.add("autoencoder")
+    others |= {"autoencoder", "denoising", "vae"}
     members = {f"{name}{depth}" for name, depths in families.items() for depth in depths}
     assert set(models.names()) == others | members
 
@@ -236,7 +236,7 @@ def test_a_name_alone_gives_the_papers_network() -> None:
     for name in models.names():
         model = create(name)
         shape, classes = (3, 224, 224), 1000
-        if name in ("mlp", "lenet", "lenet5", "lstm", "autoencoder"):
+        if name in ("mlp", "lenet", "lenet5", "lstm", "autoencoder", "denoising", "vae"):
             shape, classes = (1, 28, 28), 10
         elif name in OWN:
             shape = OWN[name]

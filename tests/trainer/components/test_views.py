@@ -34,11 +34,15 @@ def test_views_are_mirrored_and_shifted() -> None:
 @pytest.mark.parametrize("tta", ["flip", "translate"])
 def test_the_mean_of_the_outputs(tta: str) -> None:
     def model(x: ag.Tensor) -> ag.Tensor:
+        ag.add_loss(x[0, 0, 0, 0])
         return (x * x)[:, 0, 0, :2]
 
     outputs = [share * model(view).numpy() for share, view in views(ag.tensor(IMAGES), tta)]
-    mean = mean_output(model, ag.tensor(IMAGES), tta).numpy()
+    with ag.added_losses() as terms:
+        mean = mean_output(model, ag.tensor(IMAGES), tta).numpy()
     np.testing.assert_allclose(mean, np.sum(outputs, 0), rtol=1e-6)
+    added = [share * view[0, 0, 0, 0].item() for share, view in views(ag.tensor(IMAGES), tta)]
+    assert sum(term.item() for term in terms) == pytest.approx(sum(added))
     plain = mean_output(model, ag.tensor(IMAGES), "none").numpy()
     np.testing.assert_array_equal(plain, model(ag.tensor(IMAGES)).numpy())
 

@@ -1,4 +1,4 @@
-"""An autoencoder through the command line: trained on one and two ranks, resumed, evaluated."""
+"""Autoencoders through the command line: trained on one and two ranks, resumed, evaluated."""
 
 from __future__ import annotations
 
@@ -70,3 +70,23 @@ def test_a_run_goes_on_with_its_own_task(trained: Path, capsys: pytest.CaptureFi
 def test_what_a_run_costs(command: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["autoencoder", "--training"] if command == "cost" else [str(trained)]
     assert "decoder.2" in said(capsys, command, *words)
+
+
+@pytest.mark.parametrize("model", ["denoising", "vae"])
+def test_draws_are_the_same_on_any_ranks_and_after_a_resume(
+    model: str, mpirun: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--model", model, "--model-args", "hidden=16,code=4", "--task", "reconstruct",
+             *WORDS[5:11], "--optimizer", "adam"]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main([*words, "--max-steps", "6", "--threads", "2", "--out", str(one)]) == 0
+    assert main([*words, "--max-steps", "3", "--out", str(two)]) == 0
+    rest = [*words, "--max-steps", "6", "--out", str(two), "--resume", "auto"]
+    done = mpirun(2, ["-m", "tallygrad.trainer", *rest], timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert tensors(two) == tensors(one)
+    result = json.loads((one / "result.json").read_text())
+    capsys.readouterr()
+    figures = [json.loads(said(capsys, "eval", str(one), "--json")) for _ in range(2)]
+    assert figures[0] == figures[1] and figures[0]["loss"] == pytest.approx(result["test_loss"])
+    assert said(capsys, "predict", str(one)) == said(capsys, "predict", str(one))

@@ -24,7 +24,8 @@ def test_the_flag_offers_what_is_registered() -> None:
 def test_options_of_a_task_are_its_own() -> None:
     options = TrainConfig(label_smoothing=0.1).to_json()
     assert registry.create("classification", options) == Classification(0.1)
-    assert registry.create("reconstruction", TrainConfig().to_json()) == Reconstruction()
+    for name in ("reconstruction", "reconstruct"):
+        assert registry.create(name, TrainConfig().to_json()) == Reconstruction()
     said = "--label-smoothing: expected none with --task reconstruction, got 0.1"
     with pytest.raises(UserError, match=said):
         registry.create("reconstruction", options)
