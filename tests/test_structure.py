@@ -18,7 +18,7 @@ FOLDERS = ("autograd", "datasets", "trainer", "launch")
 # it, the longest name that fits a module counts, and what lies below its own name is allowed too.
 LOWEST = (
     "context", "array", "deferred", "dtypes", "gaussian", "ledger", "memory", "nonzeros", "recent",
-    "splitmix64", "storage", "summation", "threads",
+    "splitmix64", "storage", "summation", "threads", "update_rules",
 )  # fmt: skip
 BASE = tuple(f"autograd.{name}" for name in LOWEST)
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
@@ -30,7 +30,10 @@ TO_FUNCTIONAL = (*TO_TENSOR, "autograd.functional")
 TO_NN = (*TO_FUNCTIONAL, "autograd.nn", "autograd.suggest")
 LLVM = "autograd.backends.llvm"
 OF_BACKENDS = (*TO_PRIMITIVE, "autograd.backends", "autograd.private")
-NOTHING = ("atomic", "dtypes", "memory", "recent", "splitmix64", "storage", "suggest", "threads")
+NOTHING = (
+    "atomic", "dtypes", "memory", "recent", "splitmix64", "storage", "suggest", "threads",
+    "update_rules",
+)  # fmt: skip
 TO_USERS = ("trainer.errors", "trainer.user_code")
 ON_BASE = ("array", "context", "deferred", "gaussian", "ledger", "summation")
 SHARING = ("trainer.components.memory_copies", "trainer.distributed.failures.watchdog")

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .values import parse_betas, parse_lookahead, parse_milestones
+from .values import (
+    parse_betas,
+    parse_etas,
+    parse_lookahead,
+    parse_milestones,
+    parse_step_sizes,
+)
 
 # Defaults of the learning rate, and of SGD's settings; those of other optimizers are the classes'.
 DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}}
@@ -32,10 +38,14 @@ class OptimizerOptions:
     """The optimizer, its settings, what is done to gradients, and learning rates. A setting that is
     not given has the optimizer's default, and is None where the optimizer lacks it."""
 
-    optimizer: str = option("sgd", "sgd, adam, adamw, rmsprop, adagrad, lars, lamb or muon")
+    optimizer: str = option(
+        "sgd",
+        "sgd, adam, adamw, nadam, radam, adamax, rmsprop, adagrad, adadelta, asgd, rprop, lars, "
+        "lamb or muon",
+    )
     lr: float = _setting(
-        "peak learning rate (default: 0.02 of sgd, 0.01 of rmsprop and adagrad, 1 of lars, 0.001 "
-        "of others)",
+        "peak learning rate (default: 0.02 of sgd, 0.01 of rmsprop, adagrad, asgd and rprop, 1 of "
+        "lars and adadelta, 0.002 of nadam and adamax, 0.001 of others)",
         low=0.0,
     )
     momentum: float | None = _setting(
@@ -58,7 +68,38 @@ class OptimizerOptions:
     eps: float | None = _setting("what is added to the roots of averages", low=0.0)
     amsgrad: bool = option(False, "divide by the largest average of squares so far")
     alpha: float | None = _setting(
-        "what rmsprop's average of squares keeps in a step (default: 0.99)", low=0.0, high=1.0
+        "what rmsprop's average of squares keeps in a step (default: 0.99); power of the fall of "
+        "asgd's rate (0.75)",
+        low=0.0,
+        high=1.0,
+    )
+    rho: float | None = _setting(
+        "what adadelta's averages keep in a step (default: 0.9)", low=0.0, high=1.0
+    )
+    decoupled_weight_decay: bool = option(
+        False, "let weight decay change the weights, as in adamw, in nadam and radam"
+    )
+    momentum_decay: float | None = _setting(
+        "how fast nadam's momentum rises (default: 0.004)", low=0.0
+    )
+    lambd: float | None = _setting("decay of asgd's weights and rate (default: 0.0001)", low=0.0)
+    t0: float | None = _setting(
+        "steps after which asgd begins to average (default: 1000000)", low=0.0
+    )
+    etas: str | None = _setting(
+        "what rprop multiplies step sizes by where a gradient turns, and where it does not "
+        "(default: 0.5,1.2)",
+        kind=str,
+        metavar="X,X",
+        parse=parse_etas,
+        such="numbers below and above 1, such as 0.5,1.2",
+    )
+    step_sizes: str | None = _setting(
+        "smallest and largest step size of rprop (default: 1e-06,50)",
+        kind=str,
+        metavar="X,X",
+        parse=parse_step_sizes,
+        such="two numbers of at least 0, the smaller one first, such as 1e-6,50",
     )
     centered: bool = option(False, "divide by the variance of gradients in rmsprop")
     lr_decay: float | None = _setting(

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from datetime import time as datetime_time
 from itertools import pairwise
@@ -43,10 +43,24 @@ def parse_every(text: str) -> int:
 
 def parse_betas(text: str) -> tuple[float, float]:
     """Return the numbers of `0.9,0.999`, each in [0, 1). ValueError for others."""
-    beta1, beta2 = map(float, text.split(","))
-    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
-        raise ValueError(f"expected two numbers in [0, 1), got {text}")
-    return beta1, beta2
+    return _pair(text, lambda x, y: 0 <= x < 1 and 0 <= y < 1)
+
+
+def parse_etas(text: str) -> tuple[float, float]:
+    """Return the numbers of `0.5,1.2`, below and above 1. ValueError for others."""
+    return _pair(text, lambda x, y: 0 < x < 1 < y < inf)
+
+
+def parse_step_sizes(text: str) -> tuple[float, float]:
+    """Return the numbers of `1e-6,50`, the smaller one first. ValueError for others."""
+    return _pair(text, lambda x, y: 0 <= x <= y)
+
+
+def _pair(text: str, holds: Callable[[float, float], bool]) -> tuple[float, float]:
+    x, y = map(float, text.split(","))
+    if not holds(x, y):
+        raise ValueError(f"expected other numbers, got {text}")
+    return x, y
 
 
 def parse_lookahead(text: str) -> tuple[int, float, float] | None:

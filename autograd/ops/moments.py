@@ -1,132 +1,114 @@
-"""Steps of optimizers that keep moments of the gradient: Adam and AdamW, RMSprop, Adagrad.
+"""Steps of optimizers that keep numbers for each weight, such as moments of the gradient.
 
-Formulae are torch's, whose order of operations every backend keeps: an element has the same bits
-whatever it is updated together with. Numbers that change from step to step are 0-d arrays; a slot
-that the options do not use may be one, too, and is left alone."""
+Each is a primitive made of a rule in `update_rules.py`, which has its formula. Numbers that change
+from step to step are 0-d arrays; a slot that the options do not use may be one, too, and is left
+alone."""
 
 from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from ..array import NDArray, Spec
 from ..ledger import Cost
-from ..primitive import primitive
+from ..primitive import Primitive
+from ..update_rules import RULES, Rule, Step
 from .update import fits
 
-
-def _cost(w: Spec, slots: int, add: int, mul: int, cmp: int = 0, div: int = 1) -> Cost:
-    """Return the cost of a step that does so many operations, and a square root, for an element."""
-    return Cost(
-        add=add * w.size,
-        mul=mul * w.size,
-        div=div * w.size,
-        cmp=cmp * w.size,
-        exp=w.size,
-        bytes_read=(2 + slots) * w.nbytes,
-        bytes_written=(1 + slots) * w.nbytes,
-    )
+BLOCK = 1 << 15  # elements at a time
 
 
-def _adam_cost(
-    y: None, w: Spec, g: Spec, mean: Spec, square: Spec, largest: Spec, lr: Spec, bias1: Spec,
-    bias2: Spec, *, betas: tuple[float, float], eps: float, weight_decay: float, decoupled: bool,
-    amsgrad: bool,
-) -> Cost:  # fmt: skip
-    """Cost rule of adam: decoupled decay is one multiplication, the other kind an addition too."""
-    decays = weight_decay != 0
-    return _cost(w, 2 + amsgrad, 5 + (decays and not decoupled), 6 + decays, cmp=amsgrad)
+class _Arrays:
+    """The algebra of NumPy's arrays of a type."""
+
+    sqrt, larger = staticmethod(np.sqrt), staticmethod(np.maximum)
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.real = dtype.type
+
+    def select(self, mask: NDArray, a: Any, b: Any) -> NDArray:
+        return np.where(mask, self.real(a), self.real(b))
 
 
-@primitive(infer=fits, cost=_adam_cost, writes=(0, 2, 3, 4))
-def adam(
-    w: NDArray, g: NDArray, mean: NDArray, square: NDArray, largest: NDArray, lr: NDArray,
-    bias1: NDArray, bias2: NDArray, *, betas: tuple[float, float], eps: float,
-    weight_decay: float = 0.0, decoupled: bool = False, amsgrad: bool = False,
-) -> None:  # fmt: skip
-    """Take one step of Adam (Kingma and Ba 2015) or, with `decoupled`, of AdamW (Loshchilov and
-    Hutter 2019).
+class _Counted:
+    """A number of which nothing is known but what is done with it, and the algebra of such."""
 
-        w = w (1 - lr weight_decay)  if decoupled, else g = g + weight_decay w
-        mean = mean + (1 - beta1) (g - mean)
-        square = beta2 square + (1 - beta2) g^2
-        w = w - lr / bias1 mean / (sqrt(square) / sqrt(bias2) + eps)
+    def __init__(self, counts: Counter[str]) -> None:
+        self.counts = counts
 
-    with bias1 = 1 - beta1^t and bias2 = 1 - beta2^t in step t = 1, 2, ..; `amsgrad` divides by the
-    largest square so far (Reddi et al. 2018)."""
-    real, (beta1, beta2) = w.dtype.type, betas
-    if weight_decay and decoupled:
-        w *= real(1 - float(lr) * weight_decay)
-    elif weight_decay:
-        g = g + real(weight_decay) * w
-    mean += real(1 - beta1) * (g - mean)
-    square *= real(beta2)
-    square += real(1 - beta2) * (g * g)
-    if amsgrad:
-        np.maximum(largest, square, out=largest)
-        square = largest
-    root = np.sqrt(square) * real(float(bias2) ** -0.5) + real(eps)
-    w -= real(float(lr) / float(bias1)) * (mean / root)
+    def _done(self, kind: str) -> _Counted:
+        self.counts[kind] += 1
+        return self
 
+    def __add__(self, other: object) -> _Counted:
+        return self._done("add")
 
-def _rmsprop_cost(
-    y: None, w: Spec, g: Spec, square: Spec, mean: Spec, velocity: Spec, lr: Spec, *, alpha: float,
-    eps: float, weight_decay: float, momentum: float, centered: bool,
-) -> Cost:  # fmt: skip
-    """Cost rule of rmsprop: each option that is in use adds its operations."""
-    decays, moves = weight_decay != 0, momentum != 0
-    add, mul = 3 + decays + 3 * centered + moves, 4 + decays + 2 * centered + moves
-    return _cost(w, 1 + centered + moves, add, mul, cmp=centered)
+    def __mul__(self, other: object) -> _Counted:
+        return self._done("mul")
+
+    def __truediv__(self, other: object) -> _Counted:
+        return self._done("div")
+
+    def __gt__(self, other: object) -> _Counted:
+        return self._done("cmp")
+
+    __sub__ = __rsub__ = __add__
+    __lt__ = __gt__
+
+    def sqrt(self, a: object) -> _Counted:
+        return self._done("exp")
+
+    def larger(self, a: object, b: object) -> _Counted:
+        return self._done("cmp")
+
+    def select(self, mask: object, a: object, b: object) -> _Counted:
+        return self
 
 
-@primitive(infer=fits, cost=_rmsprop_cost, writes=(0, 2, 3, 4))
-def rmsprop(
-    w: NDArray, g: NDArray, square: NDArray, mean: NDArray, velocity: NDArray, lr: NDArray, *,
-    alpha: float, eps: float, weight_decay: float = 0.0, momentum: float = 0.0,
-    centered: bool = False,
-) -> None:  # fmt: skip
-    """Take one step of RMSprop (Tieleman and Hinton 2012), `centered` after Graves (2013).
-
-    g = g + weight_decay w
-    square = alpha square + (1 - alpha) g^2
-    mean = mean + (1 - alpha) (g - mean)  if centered, else 0
-    g = g / (sqrt(max(square - mean^2, 0)) + eps)
-    velocity = momentum velocity + g  with momentum, else g
-    w = w - lr velocity"""
-    real = w.dtype.type
-    if weight_decay:
-        g = g + real(weight_decay) * w
-    square *= real(alpha)
-    square += real(1 - alpha) * (g * g)
-    variance = square
-    if centered:
-        mean += real(1 - alpha) * (g - mean)
-        variance = np.maximum(square - mean * mean, real(0))  # rounding may bring it below
-    g = g / (np.sqrt(variance) + real(eps))
-    if momentum:
-        velocity *= real(momentum)
-        velocity += g
-        g = velocity
-    w -= real(lr) * g
+def _blocks(arrays: list[NDArray]) -> Iterable[list[NDArray]]:
+    """Return parts of arrays of one shape, so that temporaries stay in the cache."""
+    if not all(x.flags.c_contiguous for x in arrays):
+        return [arrays]
+    flat = [x.reshape(-1) for x in arrays]
+    return ([x[i : i + BLOCK] for x in flat] for i in range(0, arrays[0].size, BLOCK))
 
 
-def _adagrad_cost(
-    y: None, w: Spec, g: Spec, total: Spec, lr: Spec, *, eps: float, weight_decay: float
-) -> Cost:
-    """Cost rule of adagrad."""
-    return _cost(w, 1, 3 + (weight_decay != 0), 2 + (weight_decay != 0))
+def _made(rule: Rule) -> Primitive:
+    """Return the primitive of a rule: weights, gradient, slots, numbers; settings by keyword."""
+    own = inspect.signature(rule.step).parameters.values()
+    numbers = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in own)
+    first, count = 2 + len(rule.slots), len(rule.slots)
+
+    def reference(w: NDArray, g: NDArray, *rest: NDArray, **attrs: Any) -> None:
+        step: Step = rule.step(*map(float, rest[count:]), **attrs)
+        slots = [x for x, used in zip(rest[:count], step.slots, strict=True) if used]
+        settings = [w.dtype.type(number) for number in step.numbers]
+        for weights, gradient, *some in _blocks([w, g, *slots]):
+            algebra = _Arrays(w.dtype)
+            new = rule.formula(algebra, settings, step.flags, weights, gradient, *some)
+            for old, value in zip((weights, *some), new, strict=True):
+                old[...] = value
+
+    def cost(y: None, w: Spec, *others: Spec, **attrs: Any) -> Cost:
+        step: Step = rule.step(*[1.0] * numbers, **attrs)
+        used, counts = sum(step.slots), Counter[str]()
+        one = _Counted(counts)
+        rule.formula(one, [one] * len(step.numbers), step.flags, *[one] * (2 + used))
+        return Cost(
+            **{kind: times * w.size for kind, times in counts.items()},
+            bytes_read=(2 + used) * w.nbytes,
+            bytes_written=(1 + used) * w.nbytes,
+        )
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    arrays = [inspect.Parameter(name, kind) for name in ("w", "g", *rule.slots)]
+    reference.__name__, reference.__doc__ = rule.step.__name__, rule.step.__doc__
+    reference.__dict__["__signature__"] = inspect.Signature([*arrays, *own])
+    return Primitive(reference, fits, cost, writes=(0, *range(2, first)))
 
 
-@primitive(infer=fits, cost=_adagrad_cost, writes=(0, 2))
-def adagrad(
-    w: NDArray, g: NDArray, total: NDArray, lr: NDArray, *, eps: float, weight_decay: float = 0.0
-) -> None:
-    """Take one step of Adagrad (Duchi et al. 2011).
-
-    g = g + weight_decay w
-    total = total + g^2
-    w = w - lr g / (sqrt(total) + eps)"""
-    real = w.dtype.type
-    if weight_decay:
-        g = g + real(weight_decay) * w
-    total += g * g
-    w -= real(lr) * (g / (np.sqrt(total) + real(eps)))
+adam, nadam, adamax, rmsprop, adagrad, adadelta, asgd, rprop = map(_made, RULES.values())

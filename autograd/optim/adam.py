@@ -17,25 +17,38 @@ SLOTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 @dataclass
-class AdamGroup(SlottedGroup):
-    """Parameters, the averages of their gradients and of their squares, and with amsgrad the
-    largest of these."""
+class AveragingGroup(SlottedGroup):
+    """Parameters, and averages of their gradients and of their squares."""
 
     betas: tuple[float, float]
     eps: float
     weight_decay: float
-    amsgrad: bool
-    decoupled: ClassVar[bool] = False
 
     def check(self) -> None:
         """ValueError for negative settings, and for betas that are not two numbers in [0, 1)."""
         self.check_least("lr", "eps", "weight_decay")
-        self.betas = check_betas(self.kind(), self.betas)
+        self.check_pair("betas", lambda x, y: 0 <= x < 1 and 0 <= y < 1, "in [0, 1)")
 
     @property
     def counts_matter(self) -> bool:
         """True: averages are corrected for the zeros that they began with."""
         return True
+
+    def slot_names(self) -> tuple[str, ...]:
+        """Return the averages."""
+        return ("exp_avg", "exp_avg_sq")
+
+    def biases(self, run: Run) -> list[Array]:
+        """Return the corrections of a run's averages."""
+        return [array(1 - beta ** (run.done + 1)) for beta in self.betas]
+
+
+@dataclass
+class AdamGroup(AveragingGroup):
+    """The same, and with amsgrad the largest averages of squares."""
+
+    amsgrad: bool
+    decoupled: ClassVar[bool] = False
 
     def slot_names(self) -> tuple[str, ...]:
         """Return the averages, and the largest one with amsgrad."""
@@ -46,7 +59,7 @@ class AdamGroup(SlottedGroup):
         moments.adam(
             *self.operands(run, *SLOTS),
             lr,
-            *(array(1 - beta ** (run.done + 1)) for beta in self.betas),
+            *self.biases(run),
             betas=self.betas,
             eps=self.eps,
             weight_decay=self.weight_decay * run.decay,
@@ -108,14 +121,3 @@ class AdamW(Adam):
         named_parameters: Iterable[tuple[str, Parameter]] | None = None,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, named_parameters)
-
-
-def check_betas(kind: str, betas: Any) -> tuple[float, float]:
-    """Return two rates of decay as a tuple. ValueError for others than two numbers in [0, 1)."""
-    try:
-        beta1, beta2 = map(float, betas)
-    except (TypeError, ValueError):
-        beta1 = beta2 = -1.0
-    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
-        raise ValueError(f"{kind}: expected betas of two numbers in [0, 1), got {betas!r:.60}")
-    return beta1, beta2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from math import inf
@@ -62,6 +63,19 @@ class ParameterGroup:
                 isinstance(value, int | float | np.number) and 0 <= value <= most
             ):
                 raise ValueError(f"{self.kind()}: expected {name} {range_}, got {value!r:.60}")
+
+    def check_pair(self, name: str, holds: Callable[[float, float], bool], words: str) -> None:
+        """Make a setting a tuple of two floats. ValueError for others than two numbers that are in
+        a relation, which `words` describe."""
+        value = getattr(self, name)
+        try:
+            x, y = map(float, value)
+            if not holds(x, y):
+                raise ValueError
+        except (TypeError, ValueError):
+            what = f"{self.kind()}: expected {name} of two numbers {words}"
+            raise ValueError(f"{what}, got {value!r:.60}") from None
+        setattr(self, name, (x, y))
 
     @property
     def counts_matter(self) -> bool:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, ClassVar
 
-from ..array import Array, array
+from ..array import Array
 from ..ops import layerwise, moments
 from ..tensor import Parameter
-from .adam import check_betas
+from .adam import AveragingGroup
 from .group import Run, SlottedGroup
 from .optimizer import Optimizer, Parameters
 from .schedules import Schedule
@@ -78,33 +78,6 @@ class LARS(Optimizer):
             "trust_coefficient": trust_coefficient, "eps": eps,
         }  # fmt: skip
         super().__init__(params, defaults, named_parameters)
-
-
-@dataclass
-class AveragingGroup(SlottedGroup):
-    """Parameters, and averages of their gradients and of their squares."""
-
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
-
-    def check(self) -> None:
-        """ValueError for negative settings, and for betas that are not two numbers in [0, 1)."""
-        self.check_least("lr", "eps", "weight_decay")
-        self.betas = check_betas(self.kind(), self.betas)
-
-    @property
-    def counts_matter(self) -> bool:
-        """True: averages are corrected for the zeros that they began with."""
-        return True
-
-    def slot_names(self) -> tuple[str, ...]:
-        """Return the averages."""
-        return ("exp_avg", "exp_avg_sq")
-
-    def biases(self, run: Run) -> list[Array]:
-        """Return the corrections of a run's averages."""
-        return [array(1 - beta ** (run.done + 1)) for beta in self.betas]
 
 
 class LAMBGroup(AveragingGroup):

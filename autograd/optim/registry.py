@@ -11,17 +11,22 @@ from typing import Any
 
 from ..suggest import unknown
 from ..tensor import Parameter
+from .adadelta import Adadelta
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
+from .adam_variants import Adamax, NAdam, RAdam
+from .asgd import ASGD
 from .layerwise import LAMB, LARS, Muon
 from .optimizer import Optimizer, Parameters
 from .rmsprop import RMSprop
+from .rprop import Rprop
 from .schedules import Schedule
 from .sgd import SGD
 
 _OPTIMIZERS: dict[str, type[Any]] = {
     "sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "adagrad": Adagrad,
-    "lars": LARS, "lamb": LAMB, "muon": Muon,
+    "nadam": NAdam, "radam": RAdam, "adamax": Adamax, "adadelta": Adadelta, "asgd": ASGD,
+    "rprop": Rprop, "lars": LARS, "lamb": LAMB, "muon": Muon,
 }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +20,17 @@ STEPS = 50
 
 
 class OptimizerSample(NamedTuple):
-    """An optimizer of ours and of torch, with the settings of both."""
+    """An optimizer of ours and of torch, with the settings of both. Those that are `steady` are
+    compared without a schedule."""
 
     name: str
     settings: dict[str, Any]
+    steady: bool = False
+
+    def decay(self, weight_decay: float) -> dict[str, float]:
+        """Return the setting of weight decay, none where the optimizer lacks it."""
+        known = optim.options(self.name.lower())
+        return {"weight_decay": weight_decay} if "weight_decay" in known else {}
 
     def __str__(self) -> str:
         return " ".join([self.name, *(f"{n}={v}" for n, v in self.settings.items())])
@@ -37,6 +46,16 @@ SAMPLES = [
     OptimizerSample("RMSprop", {"alpha": 0.9, "momentum": 0.5, "centered": True}),
     OptimizerSample("Adagrad", {}),
     OptimizerSample("Adagrad", {"lr_decay": 0.1, "initial_accumulator_value": 0.5}),
+    OptimizerSample("NAdam", {}),
+    OptimizerSample("NAdam", {"momentum_decay": 0.1, "decoupled_weight_decay": True}),
+    OptimizerSample("RAdam", {}),
+    OptimizerSample("RAdam", {"betas": (0.8, 0.9), "decoupled_weight_decay": True}),
+    OptimizerSample("Adamax", {}),
+    OptimizerSample("Adadelta", {}),
+    OptimizerSample("ASGD", {}, steady=True),  # torch takes the rate of the step before
+    OptimizerSample("ASGD", {"lambd": 0.1, "alpha": 0.5, "t0": 5.0}, steady=True),
+    OptimizerSample("Rprop", {}),
+    OptimizerSample("Rprop", {"etas": (0.4, 1.5), "step_sizes": (1e-3, 0.02)}),
 ]
 
 
@@ -47,10 +66,10 @@ def difference(sample: OptimizerSample, torch: Any, dtype: str) -> float:
     start = _noise(-1, dtype)
     ours = [Parameter(tensor(w.copy())) for w in start]
     theirs = [torch.nn.Parameter(torch.tensor(w)) for w in start]
-    schedule = schedules.by_name("cosine", 0.01, STEPS, warmup=5)
+    schedule = 0.01 if sample.steady else schedules.by_name("cosine", 0.01, STEPS, warmup=5)
     mine = make(sample, ours, schedule)
     other = make(sample, theirs, 0.01, torch.optim)
-    with context.using(ledger=Ledger()):
+    with context.using(ledger=Ledger()), default_type(torch, dtype):
         for step in range(STEPS):
             for group, rate in zip(other.param_groups, mine.rates, strict=True):
                 group["lr"] = rate
@@ -64,9 +83,20 @@ def difference(sample: OptimizerSample, torch: Any, dtype: str) -> float:
     return max(float(np.abs(p.numpy() - t.detach().numpy()).max()) for p, t in pairs)
 
 
+@contextmanager
+def default_type(torch: Any, dtype: str) -> Iterator[None]:
+    """Let `torch` keep numbers of its own, such as products of momenta, in a type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def make(sample: OptimizerSample, weights: Any, lr: Any, module: Any = optim) -> Any:
     """Return an optimizer of two groups."""
-    first = {"params": weights[:2], "weight_decay": 0.1}
+    first = {"params": weights[:2], **sample.decay(0.1)}
     second = {"params": weights[2:], "lr": 0.005}
     return getattr(module, sample.name)([first, second], lr=lr, **sample.settings)
 

@@ -84,6 +84,12 @@ def test_a_run_goes_on_with_its_optimizer(train: Train, tmp_path: Path) -> None:
      "--betas: expected two numbers in [0, 1), such as 0.9,0.999, got '0.9'"),
     (["--optimizer", "adam", "--betas", "0.9,1"], "0.9,0.999, got '0.9,1'"),
     (["--optimizer", "adam", "--eps", "-1"], "--eps: expected at least 0.0, got -1.0"),
+    (["--optimizer", "rprop", "--etas", "2,3"],
+     "--etas: expected numbers below and above 1, such as 0.5,1.2, got '2,3'"),
+    (["--optimizer", "rprop", "--step-sizes", "1,0"],
+     "--step-sizes: expected two numbers of at least 0, the smaller one first, such as 1e-6,50, "),
+    (["--optimizer", "rprop", "--weight-decay", "1"],
+     "--weight-decay: expected none with --optimizer rprop, got 1.0"),
     (["--optimizer", "adma"], "--optimizer: unknown optimizer 'adma'; did you mean 'adam'"),
     (["--lookahead", "5"], "--lookahead: expected off, or steps, a share and perhaps a power, "),
     (["--lookahead", "0,0.5"], "such as 5,0.5 or 5,0.2,3, got '0,0.5'"),
@@ -114,7 +120,8 @@ def test_another_optimizer_does_not_go_on(train: Train, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(("name", "operations", "words"), [
-    ("adam", 13, 7), ("adamw", 14, 7), ("rmsprop", 9, 5), ("adagrad", 7, 5)
+    ("adam", 13, 7), ("adamw", 14, 7), ("rmsprop", 9, 5), ("adagrad", 7, 5), ("nadam", 16, 7),
+    ("radam", 13, 7), ("adamax", 9, 7), ("adadelta", 16, 7), ("asgd", 3, 5), ("rprop", 4, 7),
 ])  # fmt: skip
 def test_the_cost_of_a_step_has_the_work_of_the_update(
     name: str, operations: int, words: int

@@ -145,7 +145,7 @@ def plain(state):
 
 comm = connect()
 with guard(comm):
-    for how in [("rmsprop", {"momentum": 0.5}), ("adamw", {}),
+    for how in [("rmsprop", {"momentum": 0.5}), ("adamw", {}), ("rprop", {}),
                 ("sgd", {"momentum": 0.5, "dampening": 0.5})]:
         expected, own = training(comm, False, *how), training(comm, True, *how)
         assert expected[:2] == own[:2], how

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import llvmlite
 import llvmlite.binding as llvm
 
-from .... import gaussian
+from .... import gaussian, update_rules
 from ....recent import KERNELS
 from ... import CompileStats, notify_compiled
 from . import cache as disk
@@ -132,8 +132,11 @@ def _nowhere(code: int, arguments: tuple[int | None, ...], engine: Any) -> None:
 
 @cache
 def _sources() -> str:
-    """Return a digest of every source file of the backend, and of the coefficients that it uses."""
-    digest = hashlib.sha256(Path(gaussian.__file__).read_bytes())
+    """Return a digest of every source file of the backend, and of coefficients and formulae that it
+    uses."""
+    digest = hashlib.sha256()
+    for path in (gaussian.__file__, update_rules.__file__):
+        digest.update(Path(path).read_bytes())
     for file in sorted(BACKEND.rglob("*.py")):
         # The length keeps what moves from one file to the next from going unseen.
         content = file.read_bytes()

@@ -16,26 +16,33 @@ from tallygrad.autograd.primitive import Primitive
 from .test_elementwise import intact, kernel, numbers, target  # noqa: F401  (a fixture)
 
 BETAS = {"betas": (0.9, 0.99), "eps": 1e-6}
-CASES: list[tuple[Primitive, int, dict[str, Any]]] = [
+CASES: list[tuple[Primitive, int, dict[str, Any]]] = [  # and how many numbers it takes
     (moments.adam, 3, {**BETAS}),
     (moments.adam, 3, {**BETAS, "weight_decay": 0.1, "amsgrad": True}),
     (moments.adam, 3, {**BETAS, "weight_decay": 0.1, "decoupled": True}),
-    (moments.rmsprop, 3, {"alpha": 0.9, "eps": 1e-6}),
-    (moments.rmsprop, 3, {"alpha": 0.9, "eps": 1e-6, "weight_decay": 0.1, "momentum": 0.9}),
-    (moments.rmsprop, 3, {"alpha": 0.9, "eps": 1e-3, "centered": True, "momentum": 0.9}),
+    (moments.rmsprop, 1, {"alpha": 0.9, "eps": 1e-6}),
+    (moments.rmsprop, 1, {"alpha": 0.9, "eps": 1e-6, "weight_decay": 0.1, "momentum": 0.9}),
+    (moments.rmsprop, 1, {"alpha": 0.9, "eps": 1e-3, "centered": True, "momentum": 0.9}),
     (moments.adagrad, 1, {"eps": 1e-6}),
     (moments.adagrad, 1, {"eps": 1e-6, "weight_decay": 0.1}),
-    (update.average, 0, {}),
+    (moments.nadam, 4, {**BETAS, "weight_decay": 0.1}),
+    (moments.adamax, 2, {**BETAS}),
+    (moments.adadelta, 1, {"rho": 0.9, "eps": 1e-6}),
+    (moments.asgd, 2, {"lambd": 0.1, "weight_decay": 0.1}),
+    (moments.asgd, 2, {"lambd": 0.1, "averages": True}),
+    (moments.rprop, 1, {"etas": (0.5, 1.2), "step_sizes": (0.3, 0.9)}),
+    (moments.rprop, 1, {"etas": (0.5, 1.2), "step_sizes": (0.3, 0.9), "first": True}),
+    (update.average, 1, {}),
 ]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("primitive", "slots", "options"), CASES)
+@pytest.mark.parametrize(("primitive", "count", "options"), CASES)
 def test_steps_have_the_bits_of_the_reference(
-    primitive: Primitive, slots: int, options: dict[str, Any], dtype: str
+    primitive: Primitive, count: int, options: dict[str, Any], dtype: str
 ) -> None:
-    scalars = [np.array(0.05, dtype), np.array(0.1), np.array(0.01)]
-    scalars = scalars if primitive is moments.adam else scalars[:1]
+    scalars = [np.array(0.05, dtype), *(np.array(x) for x in (0.1, 0.01, 0.02))][:count]
+    slots = len(primitive.arguments) - 2 - count
     for shape, layout in [((1,), "plain"), ((1337,), "gaps"), ((5, 17), "turned")]:
         arrays = [numbers(*shape, dtype=dtype, seed=i, layout=layout) for i in range(2 + slots)]
         for slot in arrays[2:]:
