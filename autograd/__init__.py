@@ -17,15 +17,26 @@ computes. docs/engine.md tells how the parts fit together."""
 
 from typing import TYPE_CHECKING
 
-from . import backends, context, functional, models, nn, optim
+from . import backends, context, cuda, functional, models, nn, optim
+from . import dtypes as _dtypes
 from . import primitive as _primitive
 from . import recorder as _recorder
 from . import tape as _tape
+from . import typenames as _typenames
 from .added_loss import add_loss, added_losses
 from .autocast import autocast
 from .backends import get_backend, set_backend
 from .capture.trace import trace
-from .differentiate import checkpoint, enable_grad, grad, is_grad_enabled, no_grad
+from .device import device
+from .differentiate import (
+    checkpoint,
+    enable_grad,
+    grad,
+    inference_mode,
+    is_grad_enabled,
+    no_grad,
+    set_grad_enabled,
+)
 from .functional.activation import *
 from .functional.arrange import *
 from .functional.attention import *
@@ -53,13 +64,18 @@ from .methods.algebra import *
 from .methods.mathematics import *
 from .methods.reducing import *
 from .quantize import quantize
-from .random import manual_seed
+from .random import Generator, initial_seed, manual_seed
 from .saving import load, save
 from .tensor import Parameter, Tensor
 from .threads import get_num_threads, set_num_threads
+from .typenames import *
+from .typenames import bool as bool
+from .typenames import float as float
+from .typenames import int as int
 
 __all__ = [
     "Cost",
+    "Generator",
     "Ledger",
     "OutOfMemory",
     "Parameter",
@@ -71,10 +87,14 @@ __all__ = [
     "backends",
     "checkpoint",
     "context",
+    "cuda",
+    "device",
     "enable_grad",
     "get_backend",
     "get_num_threads",
     "grad",
+    "inference_mode",
+    "initial_seed",
     "is_grad_enabled",
     "load",
     "manual_seed",
@@ -86,6 +106,7 @@ __all__ = [
     "quantize",
     "save",
     "set_backend",
+    "set_grad_enabled",
     "set_memory_limit",
     "set_num_threads",
     "trace",
@@ -95,12 +116,16 @@ __all__ += functional.__all__
 __all__ += algebra.__all__
 __all__ += mathematics.__all__
 __all__ += reducing.__all__
+__all__ += _typenames.__all__
 
 if TYPE_CHECKING:
     __version__: str
+    bfloat16: _dtypes.DType
 else:
 
-    def __getattr__(name: str) -> str:
+    def __getattr__(name):
+        if name == "bfloat16":  # ImportError where ml_dtypes is not installed
+            return _dtypes.bfloat16()
         if name == "__version__":
             from importlib.metadata import version
 

@@ -154,6 +154,14 @@ def reads_numbers() -> None:
     not_replayable("reads a tensor's numbers")
 
 
+def created(a: Array) -> Array:
+    """Tell the observer, if any, of an array that comes from no call, and return it."""
+    observer = current().observer
+    if observer is not None:
+        observer.created.append(a)
+    return a
+
+
 def reads(tensor: Tensor) -> None:
     """Tell the observer, if any, that a tensor's array is read by other means than a call."""
     observer = current().observer

@@ -28,6 +28,36 @@ class no_grad(context.using):
         return context.in_block(type(self), function)
 
 
+class inference_mode(no_grad):
+    """`no_grad`, or with a `mode` of False no change at all."""
+
+    __slots__ = ("mode",)
+
+    def __init__(self, mode: bool = True) -> None:
+        super().__init__()
+        if not mode:
+            self.changes = {}
+        self.mode = mode
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        return context.in_block(partial(type(self), self.mode), function)
+
+
+class set_grad_enabled(context.using):
+    """Record, or record nothing, within the block or the decorated function.
+
+    Unlike torch's, it does nothing outside of a `with` block and a decorator."""
+
+    __slots__ = ("mode",)
+
+    def __init__(self, mode: bool) -> None:
+        super().__init__(tape=context.current().tape or Tape() if mode else None)
+        self.mode = mode
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        return context.in_block(partial(type(self), self.mode), function)
+
+
 class enable_grad(context.using):
     """Record within the block, or the decorated function, even inside a `no_grad`."""
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from . import backends, context
 from .array import Array, NDArray, Spec, array
+from .device import Device, check_device
 from .dtypes import as_dtype, is_floating
 from .splitmix64 import mix, output, words
 
@@ -31,23 +32,52 @@ class SampleKeys:
         return np.random.Generator(np.random.Philox(key=int(self.keys.value[:1].sum())))
 
 
-_generator = np.random.Generator(np.random.Philox(0))
+class Generator:
+    """A stream of random numbers of its own, for the argument `generator` of functions that
+    draw."""
+
+    def __init__(self, device: Device = "cpu") -> None:
+        check_device(device)
+        self.manual_seed(0)
+
+    def manual_seed(self, seed: int) -> Self:
+        """Restart the stream. Return self. ValueError for a seed that is no integer from 0 up."""
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise ValueError(f"manual_seed: expected an integer of at least 0, got {seed!r:.60}")
+        self._seed = int(seed)
+        self.numbers = np.random.Generator(np.random.Philox(self._seed))
+        return self
+
+    def initial_seed(self) -> int:
+        """Return the seed that the stream began with."""
+        return self._seed
+
+
+DEFAULT = Generator()
 _source: ContextVar[SampleKeys | None] = ContextVar("tallygrad_random", default=None)
 
 
-def manual_seed(seed: int) -> None:
-    """Restart the generator behind `randn`, `rand`, initialisers and dropout outside `keyed`.
-    ValueError for a seed that is no integer from 0 up."""
-    global _generator
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"manual_seed: expected an integer of at least 0, got {seed!r:.60}")
-    _generator = np.random.Generator(np.random.Philox(seed))
+def manual_seed(seed: int) -> Generator:
+    """Restart the generator behind `randn`, `rand`, initialisers and dropout outside `keyed`, and
+    return it. ValueError for a seed that is no integer from 0 up."""
+    return DEFAULT.manual_seed(seed)
 
 
-def generator() -> np.random.Generator:
-    """Return the generator of the step within `keyed`, else the one that `manual_seed` restarts."""
+def initial_seed() -> int:
+    """Return the seed of that generator, 0 before `manual_seed`."""
+    return DEFAULT.initial_seed()
+
+
+def numbers_of(generator: Generator | None = None) -> np.random.Generator:
+    """Return what draws: a given generator, else that of the step within `keyed`, else the one that
+    `manual_seed` restarts. TypeError for what is no generator."""
+    if not isinstance(generator, Generator | None):
+        kind = type(generator).__name__
+        raise TypeError(f"generator: expected a Generator or None, got {kind}")
     source = _source.get()
-    return source.generator if source else _generator
+    if generator is None and source:
+        return source.generator
+    return (generator or DEFAULT).numbers
 
 
 @contextmanager
@@ -66,16 +96,17 @@ def keyed(samples: NDArray, seed: int, step: int) -> Iterator[SampleKeys]:
         _source.reset(token)
 
 
-def sample_keys(count: int) -> tuple[Array, int]:
+def sample_keys(count: int, generator: Generator | None = None) -> tuple[Array, int]:
     """Return (N,) uint64 keys for `count` samples, and the number of this use within the step.
 
-    ValueError where the current batch has another number of samples."""
+    With a `generator` they are drawn from it, whatever the step is. ValueError where the current
+    batch has another number of samples."""
     context.not_replayable("draws random numbers")
-    source = _source.get()
+    source = _source.get() if generator is None else None
     if not backends.computes():
         return Array(Spec((count,), np.dtype(np.uint64)), None), _next(source)
     if source is None:
-        keys = _generator.integers(0, 2**64, count, dtype=np.uint64)
+        keys = numbers_of(generator).integers(0, 2**64, count, dtype=np.uint64)
         return array(keys), 0
     if source.keys.shape != (count,):
         samples = source.keys.shape[0]
@@ -103,7 +134,7 @@ def moment() -> Moment:
     """Return the current state of the randomness, for `replayed`."""
     source = _source.get()
     calls = 0 if source is None else source.calls
-    return Moment(source, calls, generator().bit_generator.state)
+    return Moment(source, calls, numbers_of().bit_generator.state)
 
 
 @contextmanager
@@ -124,10 +155,17 @@ def _rewind(to: Moment) -> None:
     """Return the current source of randomness to a moment of its own."""
     if to.source is not None:
         to.source.calls = to.calls
-    generator().bit_generator.state = to.generator
+    numbers_of().bit_generator.state = to.generator
 
 
-def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: npt.DTypeLike) -> Array:
+def draw(
+    kind: str,
+    shape: tuple[int, ...],
+    low: float,
+    high: float,
+    dtype: npt.DTypeLike,
+    generator: Generator | None = None,
+) -> Array:
     """Return new random numbers.
 
     `kind` is "normal" with mean `low` and deviation `high`, or "uniform" in [low, high). Where the
@@ -139,7 +177,7 @@ def draw(kind: str, shape: tuple[int, ...], low: float, high: float, dtype: npt.
     if not backends.computes():
         return Array(spec, None)
     # Drawn in float64 and rounded, so that float32 and float64 models start from the same numbers.
-    numbers = getattr(generator(), kind)(low, high, shape).astype(spec.dtype, copy=False)
+    numbers = getattr(numbers_of(generator), kind)(low, high, shape).astype(spec.dtype, copy=False)
     if kind == "uniform":
         _below(numbers, spec.dtype.type(low), spec.dtype.type(high))
     return array(numbers)

@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from . import context
 from .array import Array, Size, Spec, array
+from .device import CPU, device
 from .dtypes import FLOAT32, INT64, holds, is_floating
+from .methods.creating import Creating
 from .methods.inplace import InPlace
 from .methods.named import Methods
 from .methods.operators import Operand
@@ -25,7 +27,7 @@ from .primitive import Value
 from .tape import Record, Source, Sweep
 
 
-class Tensor(InPlace, Selecting, Methods, Reading):
+class Tensor(InPlace, Selecting, Creating, Methods, Reading):
     """Numbers with a history. `data` is an Array handle; numbers leave through `numpy()`, `item()`
     and `tolist()`. `source` is (record, position) for a computed tensor, None for a leaf.
 
@@ -64,6 +66,11 @@ class Tensor(InPlace, Selecting, Methods, Reading):
     def dtype(self) -> np.dtype[Any]:
         """Element type."""
         return self.data.spec.dtype
+
+    @property
+    def device(self) -> device:
+        """The CPU, the only device that there is."""
+        return CPU
 
     @property
     def spec(self) -> Spec:
@@ -111,9 +118,9 @@ class Tensor(InPlace, Selecting, Methods, Reading):
         """Return an operand as an array; a number takes the tensor's type if that can hold it."""
         return lift(value, self.dtype)
 
-    def wrap(self, numbers: npt.NDArray[Any]) -> Tensor:
+    def wrap(self, numbers: npt.NDArray[Any] | Array) -> Tensor:
         """Return other numbers as a tensor."""
-        return Tensor(array(numbers))
+        return Tensor(numbers if isinstance(numbers, Array) else array(numbers))
 
     def become(self, result: Tensor) -> None:
         """Take over the numbers and the history of another tensor."""

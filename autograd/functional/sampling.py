@@ -6,17 +6,19 @@ Functions that draw cannot be replayed, so `trace` runs them anew. They have no 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import backends, context, random
 from ..array import Array, NDArray, Spec, array
+from ..device import Device, check_device
 from ..dtypes import FLOAT32, INT64, as_dtype
 from ..ops.dropout import bernoulli as drawn_ones
 from ..ops.shape import axis_of, integers
 from ..tensor import Tensor
-from .create import rand, randn
+from .create import Drawing, rand, randn, typed
 
 __all__ = [
     "bernoulli",
@@ -30,27 +32,41 @@ __all__ = [
 ]
 
 
-def _drawn(spec: Spec, draw: Callable[[np.random.Generator], NDArray]) -> Tensor:
-    """Return what `draw` takes from the generator; only a shape where no numbers are computed."""
+def _drawn(
+    shape: tuple[int, ...],
+    draw: Callable[[np.random.Generator], NDArray],
+    dtype: npt.DTypeLike | None = None,
+    generator: random.Generator | None = None,
+    requires_grad: bool = False,
+    device: Device = None,
+) -> Tensor:
+    """Return what `draw` takes from a generator, int64 by default; only a shape where no numbers
+    are computed."""
     context.not_replayable("draws random numbers")
+    check_device(device)
+    spec = Spec(shape, INT64 if dtype is None else as_dtype(dtype))
     if not backends.computes():
-        return Tensor(Array(spec, None))
-    numbers = draw(random.generator()).astype(spec.dtype, copy=False)
-    return Tensor(array(numbers))
+        return Tensor(Array(spec, None), requires_grad)
+    numbers = draw(random.numbers_of(generator)).astype(spec.dtype, copy=False)
+    return Tensor(array(numbers), requires_grad)
 
 
-def rand_like(input: Tensor, *, dtype: npt.DTypeLike | None = None) -> Tensor:
+def rand_like(input: Tensor, **options: Unpack[Drawing]) -> Tensor:
     """Return `rand` of another tensor's shape, and its type unless `dtype` is given."""
-    return rand(input.shape, dtype=input.dtype if dtype is None else dtype)
+    return rand(input.shape, **typed(options, input.dtype))
 
 
-def randn_like(input: Tensor, *, dtype: npt.DTypeLike | None = None) -> Tensor:
+def randn_like(input: Tensor, **options: Unpack[Drawing]) -> Tensor:
     """Return `randn` of another tensor's shape, and its type unless `dtype` is given."""
-    return randn(input.shape, dtype=input.dtype if dtype is None else dtype)
+    return randn(input.shape, **typed(options, input.dtype))
 
 
 def normal(
-    mean: Tensor | float, std: Tensor | float = 1.0, size: int | Sequence[int] | None = None
+    mean: Tensor | float,
+    std: Tensor | float = 1.0,
+    size: int | Sequence[int] | None = None,
+    *,
+    generator: random.Generator | None = None,
 ) -> Tensor:
     """Return normal numbers, of one mean and deviation, or of tensors that are broadcast.
 
@@ -61,29 +77,30 @@ def normal(
         raise TypeError(f"normal: expected tensors or a size, got {given}")
     shape = np.broadcast_shapes(*shapes) if size is None else integers((size,))
     dtype = next((x.dtype for x in (mean, std) if isinstance(x, Tensor)), FLOAT32)
-    return randn(shape, dtype=dtype) * std + mean
+    return randn(shape, dtype=dtype, generator=generator) * std + mean
 
 
-def randint(low: int, *rest: int | Sequence[int], dtype: npt.DTypeLike = INT64) -> Tensor:
+def randint(low: int, *rest: int | Sequence[int], **options: Unpack[Drawing]) -> Tensor:
     """Return integers in [low, high): `randint(high, size)`, low being 0, or `randint(low, high,
     size)`. ValueError where there are none."""
     *bounds, size = (low, *rest)
     first, last = (0, *bounds) if len(bounds) == 1 else bounds
     if not first < last:
         raise ValueError(f"randint: expected low < high, got {first} and {last}")
-    spec = Spec(integers((size,)), as_dtype(dtype))
-    return _drawn(spec, lambda generator: generator.integers(first, last, spec.shape))
+    shape = integers((size,))
+    return _drawn(shape, lambda numbers: numbers.integers(first, last, shape), **options)
 
 
-def randperm(n: int, *, dtype: npt.DTypeLike = INT64) -> Tensor:
+def randperm(n: int, **options: Unpack[Drawing]) -> Tensor:
     """Return 0 to n - 1 in random order."""
-    return _drawn(Spec((n,), as_dtype(dtype)), lambda generator: generator.permutation(n))
+    return _drawn((n,), lambda numbers: numbers.permutation(n), **options)
 
 
-def bernoulli(input: Tensor) -> Tensor:
+def bernoulli(input: Tensor, *, generator: random.Generator | None = None) -> Tensor:
     """Return 1 with the probability that each element is, else 0, in the input's type.
 
-    Draws are keyed by the sample, the first axis, as those of `dropout`. ValueError for what is no
+    Draws are keyed by the sample, the first axis, as those of `dropout`, or come from `generator`.
+    ValueError for what is no
     probability, TypeError for other types than floating-point."""
     if backends.computes():
         p = input.numpy()
@@ -91,12 +108,18 @@ def bernoulli(input: Tensor) -> Tensor:
         if wrong.size:
             raise ValueError(f"bernoulli: expected probabilities in [0, 1], got {wrong[0]}")
     x = input.detach() if input.ndim else input.detach().reshape(1)
-    keys, use = random.sample_keys(x.shape[0])
+    keys, use = random.sample_keys(x.shape[0], generator)
     y: Tensor = drawn_ones(x, keys, use=use)
     return y if input.ndim else y.reshape(())
 
 
-def multinomial(input: Tensor, num_samples: int, replacement: bool = False) -> Tensor:
+def multinomial(
+    input: Tensor,
+    num_samples: int,
+    replacement: bool = False,
+    *,
+    generator: random.Generator | None = None,
+) -> Tensor:
     """Return positions (N, num_samples) drawn with the weights of each row (N, C), or of one (C,).
 
     Without `replacement` no position is drawn twice in a row. ValueError for weights that are
@@ -104,7 +127,7 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False) -> T
     if input.ndim not in (1, 2):
         raise ValueError(f"multinomial: expected weights (N, C) or (C,), got {input.shape}")
 
-    def draw(generator: np.random.Generator) -> NDArray:
+    def draw(numbers: np.random.Generator) -> NDArray:
         w = np.asarray(input.numpy(), np.float64)
         if not (np.isfinite(w) & (w >= 0)).all():
             raise ValueError("multinomial: expected finite weights of at least 0, got others")
@@ -114,14 +137,14 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False) -> T
             raise ValueError(f"multinomial: expected {least} weights above 0, got {few}")
         if replacement:
             ends = np.cumsum(w, -1)
-            at = generator.random((*w.shape[:-1], num_samples, 1)) * ends[..., None, -1:]
+            at = numbers.random((*w.shape[:-1], num_samples, 1)) * ends[..., None, -1:]
             return np.asarray((ends[..., None, :] <= at).sum(-1))
         # The order of exponential waiting times, whose rates are the weights.
         with np.errstate(divide="ignore"):
-            waits = generator.exponential(size=w.shape) / w
+            waits = numbers.exponential(size=w.shape) / w
         return np.argsort(waits, -1)[..., :num_samples]
 
-    return _drawn(Spec((*input.shape[:-1], num_samples), INT64), draw)
+    return _drawn((*input.shape[:-1], num_samples), draw, generator=generator)
 
 
 def gumbel_softmax(logits: Tensor, tau: float = 1.0, hard: bool = False, dim: int = -1) -> Tensor:
@@ -130,7 +153,7 @@ def gumbel_softmax(logits: Tensor, tau: float = 1.0, hard: bool = False, dim: in
 
     With `hard`, 1 for the class that has most, else 0, with the gradient of the softmax."""
     axis = axis_of("gumbel_softmax", dim, logits.ndim)
-    noise = _drawn(logits.spec, lambda generator: generator.gumbel(size=logits.shape))
+    noise = _drawn(logits.shape, lambda numbers: numbers.gumbel(size=logits.shape), logits.dtype)
     soft = ((logits + noise) / tau).softmax(axis)
     if not hard:
         return soft

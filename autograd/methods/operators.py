@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..array import Spec
+from ..device import Device, target_type
 from ..dtypes import FLOAT32, FLOAT64, INT64, as_dtype, bfloat16, is_floating
 from ..indexing import select
 from ..ops import activation, linear, parts, reduce
@@ -356,12 +357,20 @@ class Operators:
         target = as_dtype(dtype)
         return cast("Tensor", self) if target == self.dtype else sh.cast(self, dtype=target)
 
-    def to(self, target: npt.DTypeLike | Tensor) -> Tensor:
+    def to(
+        self,
+        target: npt.DTypeLike | Tensor | Device = None,
+        dtype: npt.DTypeLike | None = None,
+        non_blocking: bool = False,
+        copy: bool = False,
+        *,
+        device: Device = None,
+    ) -> Tensor:
         """Return the same numbers in another type, or that of another tensor; the tensor itself for
-        the device "cpu", the only one that there is."""
-        if isinstance(target, str) and target == "cpu":
-            return cast("Tensor", self)
-        return self.astype(target.dtype if isinstance(target, Operators) else target)
+        the device "cpu", the only one that there is, unless `copy` is set."""
+        wanted = target_type(target, dtype, device)
+        y = cast("Tensor", self) if wanted is None else self.astype(wanted)
+        return y.clone() if copy and y is self else y
 
     def float(self) -> Tensor:
         """Return the same numbers in float32."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from .. import context
 from ..array import Array, NDArray, array
 from ..capture.observer import Changes
+from ..device import Device, target_type
 from ..dtypes import FLOAT32, FLOAT64, DType, as_dtype, bfloat16, is_floating
 from ..ledger import Ledger
 from ..ops.shape import cast
@@ -247,10 +248,22 @@ class Module:
             convert(name, t, target_dtype)
         return self
 
-    def to(self, target: npt.DTypeLike) -> Self:
+    def to(
+        self,
+        target: npt.DTypeLike | Tensor | Device = None,
+        dtype: npt.DTypeLike | None = None,
+        non_blocking: bool = False,
+        *,
+        device: Device = None,
+    ) -> Self:
         """Convert to another type, see `astype`; for the device "cpu", the only one that there is,
         change nothing. Return self."""
-        return self if isinstance(target, str) and target == "cpu" else self.astype(target)
+        wanted = target_type(target, dtype, device)
+        return self if wanted is None else self.astype(wanted)
+
+    def cpu(self) -> Self:
+        """Return self: there is no other device."""
+        return self
 
     def float(self) -> Self:
         """Make parameters and buffers float32. Return self."""

@@ -44,7 +44,7 @@ def test_no_draw_gives_the_upper_end(
     dtype: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(random, "_generator", Greatest(np.random.Philox(0)))
+    monkeypatch.setattr(random.DEFAULT, "numbers", Greatest(np.random.Philox(0)))
     end = np.asarray(high, dtype)
     drawn = draw(ag.zeros(4, 5, dtype=dtype)).numpy()
     assert drawn.dtype == dtype
@@ -88,9 +88,9 @@ def test_draws_of_a_step_are_keyed(draw: Callable[[], ag.Tensor]) -> None:
             return [*draw().tolist(), *draw().tolist()]
 
     found = drawn(0, 1, 2)
-    before = random.generator().bit_generator.state
+    before = random.numbers_of().bit_generator.state
     assert drawn(0, 1, 2) == found and found[:3] != found[3:]
-    assert random.generator().bit_generator.state["state"]["counter"].tolist() == (
+    assert random.numbers_of().bit_generator.state["state"]["counter"].tolist() == (
         before["state"]["counter"].tolist()
     )
     others = [drawn(*changed) for changed in ((1, 1, 2), (0, 2, 2), (0, 1, 3))]
