@@ -7,7 +7,7 @@ How a sum is cut depends on shapes and strides alone."""
 
 from __future__ import annotations
 
-from math import prod
+from math import frexp, inf, ldexp, prod
 
 import numpy as np
 
@@ -31,6 +31,21 @@ def sum_over(x: NDArray, axes: tuple[int, ...]) -> NDArray:
     others = [a for a in order if a not in axes]
     result = np.asarray(y).reshape([x.shape[a] for a in others])
     return result.transpose(sorted(range(len(others)), key=others.__getitem__))
+
+
+def largest_square(largest: float) -> float:
+    """Return the square of the largest absolute value of numbers; inf beyond 1e140."""
+    return largest**2 if abs(largest) < 1e140 else abs(largest) * inf
+
+
+def exact_grids(most: float, count: int) -> tuple[float, float]:
+    """Return two numbers for exact sums of `count` numbers in [0, most], with 0 < most < inf.
+
+    (x + grid) - grid rounds x to multiples of a number so large that sums of such are exact in
+    float64; what the first grid leaves is rounded by the second one (Demmel and Nguyen 2013)."""
+    first = frexp(2 * count * most)[1]
+    second = frexp(count * ldexp(1.0, first - 52))[1]
+    return ldexp(1.5, first), ldexp(1.5, second)
 
 
 def _innermost(x: NDArray, axes: tuple[int, ...]) -> bool:

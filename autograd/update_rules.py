@@ -1,5 +1,4 @@
-"""Rules of optimizers that update each weight by itself: one formula for NumPy, for kernels and for
-the count of operations.
+"""Rules of optimizers: one formula for NumPy, for kernels and for the count of operations.
 
 A formula takes what computes (`Algebra`), the numbers and flags that follow from the settings, and
 weights, gradient and slots; it returns new weights and slots. Its operations and their order are
@@ -291,3 +290,48 @@ def rprop(
     w = w - size sign(g)
     before = g"""
     return Step((first,), (*etas, *step_sizes, lr), (True, True))
+
+
+def lars(
+    c: Sequence[Numbers], flags: Sequence[bool], w: Numbers, g: Numbers, velocity: Numbers
+) -> tuple[Numbers, Numbers]:
+    """Return weights and velocity after a step of LARS. Numbers: momentum, the rate by norms, lr,
+    decay; flags: decay, rate."""
+    keep, rate, lr, decay = c
+    decays, adapts = flags
+    d = g + decay * w if decays else g
+    velocity = velocity * keep + (rate * d if adapts else d)
+    return w - lr * velocity, velocity
+
+
+def lars_rate(
+    weight: float, gradient: float, weight_decay: float, trust_coefficient: float, eps: float
+) -> float:
+    """Return the rate of LARS by the norms of weights and gradient, 1 where one is 0."""
+    if not (weight and gradient):
+        return 1.0
+    return trust_coefficient * weight / (gradient + weight_decay * weight + eps)
+
+
+def lamb_numbers(
+    bias1: float, bias2: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> tuple[float, ...]:
+    """Return the numbers that `lamb_averages` and `lamb_step` take."""
+    return (*_rates(betas), bias2**-0.5, eps, 1 / bias1, weight_decay)
+
+
+lamb_averages = _averages
+
+
+def lamb_step(
+    m: Algebra, c: Sequence[Numbers], decays: bool, w: Numbers, mean: Numbers, square: Numbers
+) -> Numbers:
+    """Return the step of LAMB before it is scaled."""
+    *_, scale, eps, unbiased, decay = c
+    step = unbiased * mean / (m.sqrt(square) * scale + eps)
+    return step + decay * w if decays else step
+
+
+def lamb_rate(weight: float, step: float) -> float:
+    """Return the rate of LAMB by the norms of weights and step, 1 where one is 0."""
+    return weight / step if weight and step else 1.0

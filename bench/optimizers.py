@@ -1,5 +1,5 @@
 """Optimizers beside torch's: how far apart weights are after 50 steps, in float64 and float32, and
-the time of an update of float32 weights, on one thread."""
+the time of an update of float32 weights, and of clipping by the norm, on one thread."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ import numpy as np
 
 from tallygrad.autograd import Ledger, context, from_numpy, optim, tensor
 from tallygrad.autograd.nn import Parameter
+from tallygrad.autograd.nn.utils import clip_grad_norm_
 from tallygrad.autograd.testing.optimizers import SAMPLES, OptimizerSample, difference
 
 from .measure import Contender, Times, interleave
 from .options import BenchParser, counted
 from .ours import choose_backend
+
+OWN = ("LARS", "LAMB")  # which torch lacks
+TYPES = ("float64", "float32")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -32,13 +36,21 @@ def run(arguments: Sequence[str]) -> int:
     for note in notes:
         print(note)
     print("| optimizer | float64 | float32 | ms | torch, ms |\n|---|---|---|---|---|")
-    for sample in SAMPLES:
-        figures = [f"{difference(sample, torch, d):.1e}" for d in ("float64", "float32") if torch]
+    for sample in (*SAMPLES, *(OptimizerSample(name, {}) for name in OWN)):
+        both = torch if sample.name not in OWN else None
+        figures = [f"{difference(sample, both, d):.1e}" if both else "" for d in TYPES]
         with context.using(backend=backend, ledger=Ledger()):
-            times = measure(sample, torch, options)
-        figures += [f"{one.median:.2f}" for one in times.values()]
-        print(f"| `{sample}` | " + " | ".join(figures) + " |", flush=True)
+            times = measure(sample, both, options)
+        show(str(sample), figures, times)
+    with context.using(backend=backend, ledger=Ledger()):
+        show("clip_grad_norm_", ["", ""], measure_clipping(torch, options))
     return 0
+
+
+def show(name: str, figures: Sequence[str], times: dict[str, Times]) -> None:
+    """Print a row of the table; what there is no figure for stays empty."""
+    ms = [f"{times[who].median:.2f}" if who in times else "" for who in ("ours", "torch")]
+    print(f"| `{name}` | " + " | ".join([*figures, *ms]) + " |", flush=True)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -54,11 +66,29 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def measure(sample: OptimizerSample, torch: Any, options: argparse.Namespace) -> dict[str, Times]:
     """Return the times of an update, ours and torch's fastest, in float32."""
-    numbers = np.random.default_rng(0).standard_normal((2, options.parameters), np.float32)
+    numbers = drawn(options)
     contenders = [Contender("ours", ours(sample, *numbers))]
     if torch:
         torch.set_num_threads(1)
         contenders.append(Contender("torch", theirs(sample, torch, *numbers)))
+    return interleave(contenders, options.rounds, 0.0)
+
+
+def drawn(options: argparse.Namespace) -> Any:
+    """Return weights and a gradient, matrices of a row."""
+    return np.random.default_rng(0).standard_normal((2, 1, options.parameters), np.float32)
+
+
+def measure_clipping(torch: Any, options: argparse.Namespace) -> dict[str, Times]:
+    """Return the times of clipping a gradient by its norm, ours and torch's."""
+    weights, gradient = drawn(options)
+    p = Parameter(tensor(weights))
+    p.deliver(from_numpy(gradient))
+    contenders = [Contender("ours", lambda: clip_grad_norm_(p, 1e9))]
+    if torch:
+        t = torch.nn.Parameter(torch.tensor(weights))
+        t.grad = torch.tensor(gradient)
+        contenders.append(Contender("torch", lambda: torch.nn.utils.clip_grad_norm_([t], 1e9)))
     return interleave(contenders, options.rounds, 0.0)
 
 

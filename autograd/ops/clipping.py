@@ -5,7 +5,7 @@ ranks, and in whatever order they are added."""
 
 from __future__ import annotations
 
-from math import frexp, inf, isfinite, ldexp, sqrt
+from math import inf, sqrt
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ..array import NDArray, Spec
 from ..dtypes import FLOAT64
 from ..ledger import Cost
 from ..primitive import primitive
+from ..summation import exact_grids, largest_square
 from .update import fits
 
 BLOCK = 1 << 14  # elements at a time: they fit in the second-level cache
@@ -32,15 +33,11 @@ def square_sums(x: NDArray, largest: NDArray, *, count: int) -> NDArray:
     """Return two sums, (2,), that add up to the sum of squares, and are exact: those of other parts
     of the same `count` elements, with their `largest` absolute value, may be added in any order.
 
-    Squares are rounded to multiples of a number so large that sums of such are exact in float64;
-    what that leaves goes to the second sum in the same way (Demmel and Nguyen 2013)."""
-    most = float(largest) ** 2 if abs(float(largest)) < 1e140 else abs(float(largest)) * inf
-    if not most or not isfinite(most):
+    Squares are rounded by two grids, see `exact_grids`, with a sum each."""
+    most = largest_square(float(largest))
+    if not 0 < most < inf:
         return np.array([most, 0.0])
-    first = frexp(2 * count * most)[1]
-    second = frexp(count * ldexp(1.0, first - 52))[1]
-    grids = [ldexp(1.5, first), ldexp(1.5, second)]
-    sums, flat = np.zeros(2), x.reshape(-1)
+    grids, sums, flat = exact_grids(most, count), np.zeros(2), x.reshape(-1)
     for start in range(0, x.size, BLOCK):
         rest = np.square(flat[start : start + BLOCK].astype(FLOAT64))
         for i, grid in enumerate(grids):

@@ -9,10 +9,12 @@ from math import prod, sqrt
 
 import numpy as np
 
+from .. import update_rules as rules
 from ..array import NDArray, Spec
 from ..dtypes import FLOAT64
 from ..ledger import Cost
 from ..primitive import primitive
+from .moments import Arrays, blocks
 from .update import fits
 
 
@@ -40,15 +42,13 @@ def lars(
            a norm is 0
     velocity = momentum velocity + rate (g + weight_decay w)
     w = w - lr velocity"""
-    real, rate = w.dtype.type, 1.0
+    rate = 1.0
     if adapts:
-        weight, gradient = _norm(w), _norm(g)
-        if weight and gradient:
-            rate = trust_coefficient * weight / (gradient + weight_decay * weight + eps)
-    d = g + real(weight_decay) * w if weight_decay else g
-    velocity *= real(momentum)
-    velocity += real(rate) * d if adapts else d
-    w -= real(lr) * velocity
+        rate = rules.lars_rate(_norm(w), _norm(g), weight_decay, trust_coefficient, eps)
+    numbers = [w.dtype.type(x) for x in (momentum, rate, lr, weight_decay)]
+    flags = weight_decay != 0, adapts
+    for some, gradient, old in blocks([w, g, velocity]):
+        some[...], old[...] = rules.lars(numbers, flags, some, gradient, old)
 
 
 def _lamb_cost(
@@ -71,18 +71,12 @@ def lamb(
         r = mean / bias1 / (sqrt(square / bias2) + eps) + weight_decay w
         rate = |w| / |r|, 1 where it does not adapt or a norm is 0
         w = w - lr rate r"""
-    real, (beta1, beta2) = w.dtype.type, betas
-    mean += real(1 - beta1) * (g - mean)
-    square *= real(beta2)
-    square += real(1 - beta2) * (g * g)
-    root = np.sqrt(square) * real(float(bias2) ** -0.5) + real(eps)
-    r = real(1 / float(bias1)) * mean / root
-    if weight_decay:
-        r += real(weight_decay) * w
-    rate = 1.0
-    if adapts:
-        weight, step = _norm(w), _norm(r)
-        rate = weight / step if weight and step else 1.0
+    real, algebra = w.dtype.type, Arrays(w.dtype)
+    known = rules.lamb_numbers(float(bias1), float(bias2), betas, eps, weight_decay)
+    numbers = [real(number) for number in known]
+    mean[...], square[...] = rules.lamb_averages(numbers, g, mean, square)
+    r = rules.lamb_step(algebra, numbers, weight_decay != 0, w, mean, square)
+    rate = rules.lamb_rate(_norm(w), _norm(r)) if adapts else 1.0
     w -= real(float(lr) * rate) * r
 
 

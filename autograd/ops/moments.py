@@ -22,7 +22,7 @@ from .update import fits
 BLOCK = 1 << 15  # elements at a time
 
 
-class _Arrays:
+class Arrays:
     """The algebra of NumPy's arrays of a type."""
 
     sqrt, larger = staticmethod(np.sqrt), staticmethod(np.maximum)
@@ -69,7 +69,7 @@ class _Counted:
         return self
 
 
-def _blocks(arrays: list[NDArray]) -> Iterable[list[NDArray]]:
+def blocks(arrays: list[NDArray]) -> Iterable[list[NDArray]]:
     """Return parts of arrays of one shape, so that temporaries stay in the cache."""
     if not all(x.flags.c_contiguous for x in arrays):
         return [arrays]
@@ -87,8 +87,8 @@ def _made(rule: Rule) -> Primitive:
         step: Step = rule.step(*map(float, rest[count:]), **attrs)
         slots = [x for x, used in zip(rest[:count], step.slots, strict=True) if used]
         settings = [w.dtype.type(number) for number in step.numbers]
-        for weights, gradient, *some in _blocks([w, g, *slots]):
-            algebra = _Arrays(w.dtype)
+        for weights, gradient, *some in blocks([w, g, *slots]):
+            algebra = Arrays(w.dtype)
             new = rule.formula(algebra, settings, step.flags, weights, gradient, *some)
             for old, value in zip((weights, *some), new, strict=True):
                 old[...] = value

@@ -18,6 +18,7 @@ from .plans import (  # noqa: F401  (registers)
     conv,
     conv_tiles,
     elementwise,
+    layerwise,
     linear,
     linear_tiles,
     loss,

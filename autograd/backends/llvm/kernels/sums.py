@@ -34,6 +34,28 @@ def column_sums(target: Target, dtype: str, vectors: int) -> KernelBuilder:
     return k
 
 
+def grid_sums(target: Target, dtype: str) -> KernelBuilder:
+    """Return the kernel of exact sums of squares, rounded by two grids, in a vector of float64
+    each: x, grids in float64, sums, number of elements."""
+    k = KernelBuilder(target, dtype, ("x", "grids", "sums"), ("count",))
+    x, grids, sums, count = k.arguments
+    d = k.doubles()
+    pairs = [(d.broadcast(d.at(grids, i)), d.variable()) for i in range(2)]
+
+    def body(index: Integer, some: Integer | None) -> None:
+        number = d.convert(k.load(k.at(x, index), some))
+        rest = number * number
+        for grid, total in pairs:
+            rounded = (rest + grid) - grid
+            total.set(total.get() + rounded)
+            rest = rest - rounded
+
+    sweep(k, count, body)
+    for i, (_, total) in enumerate(pairs):
+        d.store(total.get(), d.at(sums, i * d.lanes))
+    return k
+
+
 def _add_block(
     k: KernelBuilder, d: KernelBuilder, top: Any, y: Any, high: Integer, columns: Integer,
     vectors: int,

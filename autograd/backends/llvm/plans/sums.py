@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import inf, prod
+
+import numpy as np
 
 from ....array import NDArray, Spec
 from ....dtypes import computed_in, is_narrow
-from ....summation import sum_over
+from ....summation import exact_grids, largest_square, sum_over
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.elementwise import converted
-from ..kernels.sums import column_sums
+from ..kernels.sums import column_sums, grid_sums
 from ..kernels.sweep import copied, increase
 from ..registry import implements
 from ..runtime.executable import Executable
-from ..runtime.layout import Layouts, address, layout_stats
+from ..runtime.layout import Layouts, address, layout_stats, plain
 from ..runtime.memory import empty
 from ..runtime.parallel import Scratch
 from .elementwise import LEAST, axis_left, repeats
@@ -72,3 +74,22 @@ def sum(target: Target, x: Spec, *, axes: tuple[int, ...], wide: bool = False) -
     if len(left) > 1 or (is_narrow(x.dtype) and not wide):
         return None
     return _sums(target, x, left[0] if left else 0, tuple(x.shape[i] for i in left))
+
+
+@implements("square_sums")
+def square_sums(target: Target, x: Spec, largest: Spec, *, count: int) -> Executable | None:
+    """Plan exact sums of squares, which have the same bits in any order."""
+    if x.size < LEAST:
+        return None
+    layouts, function = Layouts(x), build(grid_sums, target, x.dtype.name)
+
+    def run(x: NDArray, largest: NDArray) -> NDArray:
+        most = largest_square(float(largest))
+        if not 0 < most < inf:
+            return np.array([most, 0.0])
+        x = x if layouts.of(x) else plain(x)
+        grids, sums = np.array(exact_grids(most, count)), np.empty((2, target.lanes(x.dtype)))
+        function(address(x), address(grids), address(sums), layouts.size)
+        return np.asarray(sums.sum(1))
+
+    return Executable(run)  # not native: a recording would keep the grids
