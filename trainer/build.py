@@ -42,6 +42,7 @@ from .optimizer_options import OF_SCHEDULES
 from .tasks.task import Task
 from .values import parse_image_size, parse_milestones, parse_part, parse_share, parse_size
 
+LOSS = "loss"  # what plateaus look at by default
 PREPARING = 5000  # training images from which a model may compute what it starts with
 
 
@@ -338,9 +339,9 @@ def optimizer_settings(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in own}
 
 
-def schedule_settings(config: TrainConfig, steps: int) -> dict[str, Any]:
+def schedule_settings(config: TrainConfig, task: Task, steps: int) -> dict[str, Any]:
     """Return the options that are settings of the schedule over `steps` steps. UserError for one
-    that only other schedules have."""
+    that only other schedules have, and for a metric that the task lacks."""
     settings: dict[str, Any] = {}
     for name, owners in OF_SCHEDULES.items():
         value = getattr(config, name)
@@ -350,7 +351,7 @@ def schedule_settings(config: TrainConfig, steps: int) -> dict[str, Any]:
             raise UserError(
                 f"{flag(name)}: expected none with --schedule {config.schedule}, got {value}"
             )
-        settings[name] = value
+        settings[name.removeprefix("plateau_")] = value
     per_epoch = steps // config.epochs
     if config.schedule == "step" and config.milestones:
         settings["milestones"] = tuple(n * per_epoch for n in parse_milestones(config.milestones))
@@ -358,11 +359,21 @@ def schedule_settings(config: TrainConfig, steps: int) -> dict[str, Any]:
         settings["milestones"] = (steps // 2, steps * 3 // 4)
     if config.schedule == "exponential":
         settings["step_size"] = per_epoch
+    if config.schedule == "plateau":
+        settings["mode"] = _mode(settings.pop("metric", LOSS), task)
     return settings
 
 
+def _mode(metric: str, task: Task) -> str:
+    """Return whether of a metric "min" or "max" is better."""
+    higher = {LOSS: False} | {one.name: one.higher_is_better for one in task.metrics}
+    if metric not in higher:
+        raise UserError(f"--plateau-metric: unknown metric {metric!r}{nearest(metric, higher)}")
+    return "max" if higher[metric] else "min"
+
+
 def create_optimizer(
-    config: TrainConfig, model: nn.Module, flat: FlatParameters, steps: int
+    config: TrainConfig, task: Task, model: nn.Module, flat: FlatParameters, steps: int
 ) -> Optimizer:
     """Return the optimizer that the options name, with its schedule over `steps` steps. UserError
     for what does not fit."""
@@ -378,7 +389,7 @@ def create_optimizer(
         raise UserError(
             f"--no-decay-norm-bias: expected --weight-decay above 0, got {config.weight_decay}"
         )
-    settings = schedule_settings(config, steps)
+    settings = schedule_settings(config, task, steps)
     try:
         schedule = schedules.by_name(
             config.schedule, config.lr, steps, config.warmup_steps, **settings

@@ -100,9 +100,10 @@ def _recipe(
         models.register(name, listed=False)(model)
         return build.create_model(name, data, dtype, settings.seed)
 
-    named = partial(build.create_optimizer, settings)
+    own = registry.create(task, settings.to_json()) if isinstance(task, str) else task
+    named = partial(build.create_optimizer, settings, own)
     return Recipe(
-        registry.create(task, settings.to_json()) if isinstance(task, str) else task,
+        own,
         make_model,
         named if isinstance(optimizer, str) else optimizer,
     )

@@ -232,7 +232,8 @@ class Training:
         now.train_loss, *metrics = [x / count for x in sums]
         names = ("train_loss", *(f"train_{name}" for name in now.metric_names))
         figures = dict(zip(names, (now.train_loss, *metrics), strict=True))
-        if now.step == self.last or (now.epoch + 1) % self.config.eval_every == 0:
+        is_planned = (now.epoch + 1) % self.config.eval_every == 0
+        if now.step == self.last or is_planned:
             figures |= self.evaluator.validate(self.progress)
         memory = memory_in_use().peak
         now.take(self.parts.overlap.take())
@@ -244,6 +245,9 @@ class Training:
             self.ended = bool(answer)
         self.progress.epoch(now.epoch + 1, by_split(figures, task), memory)
         if now.step_in_epoch == len(self.parts.data.train):
+            # An evaluation at --max-steps would make a resumed run another one.
+            if is_planned and (line := self.parts.plateaus.observe(figures)):
+                self.progress.say(line)
             now.end_epoch()
 
     def finished(self) -> bool:

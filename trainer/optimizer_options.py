@@ -16,10 +16,14 @@ from .values import (
 # Defaults of the learning rate, and of SGD's settings; those of other optimizers are the classes'.
 DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}}
 LR = 0.02
-SCHEDULES = ("constant", "step", "cosine", "one-cycle", "exponential", "polynomial", "triangle")
+SCHEDULES = (
+    "constant", "step", "cosine", "one-cycle", "exponential", "polynomial", "triangle", "plateau",
+)  # fmt: skip
 # Options of schedules, and which have them.
 OF_SCHEDULES = {
-    "milestones": ("step",), "gamma": ("step", "exponential"), "power": ("polynomial",)
+    "milestones": ("step",), "gamma": ("step", "exponential"), "power": ("polynomial",),
+    "plateau_factor": ("plateau",), "plateau_patience": ("plateau",),
+    "plateau_metric": ("plateau",),
 }  # fmt: skip
 
 
@@ -155,6 +159,20 @@ class OptimizerOptions:
         high=1.0,
     )
     power: float | None = _setting("of the schedule polynomial (default: 1)", low=0.0)
+    plateau_factor: float | None = _setting(
+        "factor of the schedule plateau (default: 0.1)", low=0.0, high=1.0
+    )
+    plateau_patience: int | None = _setting(
+        "consecutive evaluations without a better value that the schedule plateau allows before "
+        "it multiplies by its factor (default: 10)",
+        kind=int,
+        low=0,
+    )
+    plateau_metric: str | None = _setting(
+        "what the schedule plateau watches on the validation set: loss (default), or the task's "
+        "metric, such as accuracy or mae",
+        kind=str,
+    )
     warmup_steps: int = option(0, "steps of linear warm-up from zero", low=0)
 
     def __post_init__(self) -> None:

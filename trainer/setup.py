@@ -14,6 +14,7 @@ from ..autograd.nn.flat import FlatParameters
 from ..autograd.optim import Optimizer
 from ..datasets import Sampler, Source
 from . import build, combinations, user_code
+from .components.plateaus import Plateaus
 from .config import TrainConfig
 from .cost.cluster.compression import parse_compress
 from .distributed.agreement import agree, model_facts, work_facts
@@ -58,7 +59,7 @@ class Recipe:
 
         task = registry.create(config.task, config.to_json())
         build.optimizer_settings(config)  # refuses what does not fit before data are loaded
-        return cls(task, model, partial(build.create_optimizer, config))
+        return cls(task, model, partial(build.create_optimizer, config, task))
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Parts:
     flat: FlatParameters
     names: list[str]
     update: Update
+    plateaus: Plateaus
     reducer: Reducer
     sync: GradientSync
     buffers: MicroBatchBuffers
@@ -122,6 +124,8 @@ def assemble(
     reducer = Reducer(comm, sampler.parts)
     sync, hierarchy = make_sync(config, comm, flat, sampler.parts, len(sampler.mine))
     make = partial(recipe.optimizer, model, flat, planned)
+    update = _update(config, make, sync, names, sampler)
+    held_out = data.validation.dataset.split if data.validation else None
     return Parts(
         data=data,
         task=recipe.task,
@@ -129,7 +133,8 @@ def assemble(
         model=model,
         flat=flat,
         names=names,
-        update=_update(config, make, sync, names, sampler),
+        update=update,
+        plateaus=Plateaus(update, config.plateau_metric or build.LOSS, held_out),
         reducer=reducer,
         sync=sync,
         buffers=MicroBatchBuffers(model, reducer, sampler.mine, sampler.parts),

@@ -263,6 +263,7 @@ _SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "exponential": Exponential,
     "polynomial": Polynomial,
     "triangle": Triangle,
+    "plateau": ReduceLROnPlateau,
 }
 
 
@@ -276,8 +277,8 @@ def by_name(name: str, lr: float, total: int, warmup: int = 0, **options: object
 
     Options are the fields of its class: step_size, milestones, gamma (step); minimum (cosine);
     rising, div_factor, final_div_factor (one-cycle); gamma, step_size (exponential); power
-    (polynomial); start, rising, end (triangle). ValueError for an unknown name or option, with the
-    nearest, or a number out of range."""
+    (polynomial); start, rising, end (triangle); those of ReduceLROnPlateau (plateau). ValueError
+    for an unknown name or option, with the nearest, or a number out of range."""
     if name not in _SCHEDULES:
         raise unknown("schedule", name, _SCHEDULES)
     if not lr >= 0:

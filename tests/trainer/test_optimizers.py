@@ -16,6 +16,7 @@ from tallygrad.trainer import build, cli, config
 from tallygrad.trainer.components.checkpoint import load
 from tallygrad.trainer.config import TrainConfig
 from tallygrad.trainer.cost.workload import count
+from tallygrad.trainer.tasks.classification import Classification
 
 Train = Callable[..., int]
 
@@ -103,6 +104,11 @@ def test_a_run_goes_on_with_its_optimizer(train: Train, tmp_path: Path) -> None:
     (["--milestones", "1"], "--milestones: expected none with --schedule cosine, got 1"),
     (["--schedule", "step", "--milestones", "2,1"],
      "--milestones: expected rising numbers of epochs, such as 30,60, got '2,1'"),
+    (["--plateau-factor", "0.5"], "-factor: expected none with --schedule cosine, got 0.5"),
+    (["--schedule", "plateau"], "--schedule plateau: expected --validation above 0, or data with"),
+    (["--schedule", "plateau", "--plateau-metric", "mae"],
+     "--plateau-metric: unknown metric 'mae'; choose from loss, accuracy"),
+    (["--schedule", "plateau", "--plateau-factor", "1"], "expected factor in [0, 1), got 1.0"),
     (["--schedule", "ExponentialLR"], "unknown value 'ExponentialLR'; did you mean 'exponential'"),
 ])  # fmt: skip
 def test_options_that_do_not_fit_are_refused_in_a_line(
@@ -217,14 +223,14 @@ def test_the_best_average_is_tested(
 def test_the_share_of_lookahead_may_fall(text: str, alpha: object) -> None:
     model = models.create("lenet", input_shape=(1, 28, 28))
     flat = nn.flatten([*model.parameters()])
-    made = build.create_optimizer(TrainConfig(lookahead=text), model, flat, 10)
+    made = build.create_optimizer(TrainConfig(lookahead=text), Classification(), model, flat, 10)
     assert made.averages == [Lookahead(5, alpha)]
 
 
 def test_norms_have_a_rate_of_their_own() -> None:
     model = models.create("resnet20", input_shape=(3, 8, 8))
     flat = nn.flatten([*model.parameters()])
-    made = build.create_optimizer(TrainConfig(norm_lr=64.0), model, flat, 10)
+    made = build.create_optimizer(TrainConfig(norm_lr=64.0), Classification(), model, flat, 10)
     factors = zip(flat.parameters, made.groups[0].factors, strict=True)
     scaled = {id(p) for p, factor in factors if factor == 64}
     assert scaled == {id(p) for name, p in model.named_parameters() if ".bn" in f".{name}"}

@@ -72,6 +72,7 @@ class RunRecord:
         agree(self.comm, lambda: {f"digest of {source}": checkpoint.digest})
         model, update = self.parts.model, self.parts.update
         state.restore(source, checkpoint, self.config, model, update, self.state)
+        self.parts.plateaus.load(source, state.schedules(checkpoint.tensors))
         self._copies = state.copies(checkpoint.tensors)
         self._load_residuals(source, state.exchange(checkpoint.tensors))
         ledger = state.read_ledger(source, checkpoint.meta)
@@ -168,6 +169,7 @@ class RunRecord:
         data = parts.data.train.dataset
         record |= {"input": [*data.input_shape], "classes": len(data.classes)}
         record |= {"class_names": data.classes, "mean": data.mean, "std": data.std}
+        slots[state.SCHEDULES] = parts.plateaus.state_dict()
         return state.capture(parts.model, slots, copies, exchange), record
 
     def restore_best(self, progress: Progress) -> bool:

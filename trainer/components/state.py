@@ -43,6 +43,7 @@ LATER_OPTIONS = {
 RECORDED = {"overhead_seconds": "aside", "finished_epochs": "closed"}
 NO_BEST = -1.0
 MODEL, OPTIMIZER, COPIES, EXCHANGE = "model/", "optimizer/", "micro_batches/", "exchange/"
+SCHEDULES = "schedules"
 AVERAGES = f"{OPTIMIZER}{EMA.slot}/"
 MISSED = f"{OPTIMIZER}missed/"
 UNMOVED = f"{OPTIMIZER}unmoved/"  # in older checkpoints: those that missed every update
@@ -180,9 +181,9 @@ def capture(
     """Return all tensors by fully qualified name; `slots` is the optimizer's state.
 
     They are model/NAME, optimizer/SLOT/NAME, in optimizer/missed/NAME the number of updates in
-    which a parameter was frozen, for the buffers of each micro-batch micro_batches/NAME, of a
-    compressed exchange exchange/NAME and, of workers that train alone, workers/SLOT/NAME and
-    outer/NAME."""
+    which a parameter was frozen, in optimizer/schedules/NAME the state of schedules, for the
+    buffers of each micro-batch micro_batches/NAME, of a compressed exchange exchange/NAME and, of
+    workers that train alone, workers/SLOT/NAME and outer/NAME."""
     tensors = {MODEL + name: value for name, value in model.state_dict().items()}
     own = dict(slots)
     tensors |= {f"{OUTER}/{name}": value for name, value in own.pop(OUTER, {}).items()}
@@ -202,6 +203,11 @@ def exchange(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 def copies(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return the buffers of each micro-batch from a checkpoint's tensors."""
     return _below(COPIES, tensors)
+
+
+def schedules(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the state of schedules from a checkpoint's tensors."""
+    return _below(f"{OPTIMIZER}{SCHEDULES}/", tensors)
 
 
 def _below(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -31,6 +31,7 @@ class Update:
 
     def __init__(self, optimizer: Optimizer, comm: Comm, clip: Clip | None = None) -> None:
         self.optimizer, self.comm, self.clip = optimizer, comm, clip
+        self.optimizers: Sequence[Optimizer] = [optimizer]  # all of this rank
 
     @property
     def slots(self) -> tuple[str, ...]:

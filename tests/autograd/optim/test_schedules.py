@@ -98,7 +98,8 @@ def test_by_name() -> None:
     step = schedules.by_name("step", 0.1, 10, milestones=(3, 6), gamma=0.5)
     assert step == schedules.StepDecay(0.1, None, (3, 6), 0.5)
     assert set(schedules.names()) == {
-        "constant", "step", "cosine", "one-cycle", "exponential", "polynomial", "triangle"
+        "constant", "step", "cosine", "one-cycle", "exponential", "polynomial", "triangle",
+        "plateau",
     }  # fmt: skip
     assert schedules.by_name("polynomial", 0.1, 9, power=2.0) == schedules.Polynomial(0.1, 9, 2.0)
     # Half an epoch of six steps.

@@ -74,10 +74,26 @@ def test_what_a_run_costs(command: str, trained: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("model", ["denoising", "vae"])
 def test_draws_are_the_same_on_any_ranks_and_after_a_resume(
-    model: str, mpirun: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, mpirun: Any, tmp_path: Path, write_mnist: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["train", "--model", model, "--model-args", "hidden=16,code=4", "--task", "reconstruct",
-             *WORDS[5:11], "--optimizer", "adam"]  # fmt: skip
+    data = str(write_mnist(tmp_path / "data", 96, 8))
+    words = [
+        "train",
+        "--model",
+        model,
+        "--model-args",
+        "hidden=16,code=4",
+        "--task",
+        "reconstruct",
+        "--dataset",
+        "mnist",
+        "--data-dir",
+        data,
+        "--batch-size",
+        "16",
+        "--optimizer",
+        "adam",
+    ]
     one, two = tmp_path / "one", tmp_path / "two"
     assert main([*words, "--max-steps", "6", "--threads", "2", "--out", str(one)]) == 0
     assert main([*words, "--max-steps", "3", "--out", str(two)]) == 0
