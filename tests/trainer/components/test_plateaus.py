@@ -98,14 +98,14 @@ def test_a_script_brings_a_schedule() -> None:
         return Dataset("set", split, images, np.arange(8) % 2, ("a", "b"), (0.5,), (0.3,))
 
     def optimizer(model: nn.Module, flat: nn.FlatParameters, steps: int) -> optim.SGD:
-        never = {"patience": 0, "threshold": 9.0}  # is a value better but for the first
+        never = {"patience": 0, "threshold": 9.0}  # is a value better
         return optim.SGD(flat, lr=ReduceLROnPlateau(0.01, factor=0.5, **never))
 
     train, test, validation = map(data, ("train", "test", "validation"))
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     history = tg.fit(net, train, test, validation=validation, optimizer=optimizer, epochs=4,
                      batch_size=8)  # fmt: skip
-    assert history["lr"] == [0.01, 0.01, 0.005, 0.0025]
+    assert history["lr"] == [0.01, 0.005, 0.0025, 0.00125]
 
 
 def plateaus(*rates: float) -> Plateaus:

@@ -76,7 +76,7 @@ def test_what_a_run_costs(command: str, trained: Path, capsys: pytest.CaptureFix
 def test_draws_are_the_same_on_any_ranks_and_after_a_resume(
     model: str, mpirun: Any, tmp_path: Path, write_mnist: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = str(write_mnist(tmp_path / "data", 96, 8))
+    data = str(write_mnist(tmp_path / "data", 96, 16))
     words = [
         "train",
         "--model",
