@@ -14,6 +14,7 @@ from . import context
 from .array import Array, Size, Spec, array
 from .device import CPU, device
 from .dtypes import FLOAT32, INT64, holds, is_floating
+from .hooks import RemovableHandle
 from .methods.creating import Creating
 from .methods.inplace import InPlace
 from .methods.named import Methods
@@ -201,9 +202,9 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
         update.accumulate(slot, gradient.data)
         return self.grad + gradient if gradient.source else Tensor(slot)
 
-    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """Call `hook(gradient)` in each backward; what it returns, if anything, replaces the
-        gradient. Return a function that removes the hook. RuntimeError for a tensor that requires
+        gradient. The handle removes the hook. RuntimeError for a tensor that requires
         no gradient."""
         if not self.requires_grad:
             raise RuntimeError(
@@ -211,7 +212,7 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
             )
         if self.source is None:
             self.hooks.append(hook)
-            return lambda: self.hooks.remove(hook)
+            return RemovableHandle(lambda: self.hooks.remove(hook))
         context.not_replayable("hooks a gradient of its own")
         record, position = self.source
 
@@ -223,7 +224,7 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
         record.hooks = record.hooks or {}
         hooks = record.hooks.setdefault(position, [])
         hooks.append(inner)
-        return lambda: hooks.remove(inner)
+        return RemovableHandle(lambda: hooks.remove(inner))
 
     def retain_grad(self) -> None:
         """Keep `grad` on a computed tensor, too."""

@@ -17,8 +17,8 @@ FOLDERS = ("autograd", "datasets", "trainer", "launch")
 # The layers, lowest first: a module, and what it may import. A name stands for all that lies below
 # it, the longest name that fits a module counts, and what lies below its own name is allowed too.
 LOWEST = (
-    "context", "array", "deferred", "device", "dtypes", "gaussian", "ledger", "memory", "nonzeros",
-    "recent", "splitmix64", "storage", "summation", "threads", "update_rules",
+    "context", "array", "deferred", "device", "dtypes", "gaussian", "hooks", "ledger", "memory",
+    "nonzeros", "recent", "splitmix64", "storage", "summation", "threads", "update_rules",
 )  # fmt: skip
 BASE = tuple(f"autograd.{name}" for name in LOWEST)
 TO_PRIMITIVE = (*BASE, "autograd.primitive")
@@ -31,7 +31,7 @@ TO_NN = (*TO_FUNCTIONAL, "autograd.nn", "autograd.suggest")
 LLVM = "autograd.backends.llvm"
 OF_BACKENDS = (*TO_PRIMITIVE, "autograd.backends", "autograd.private")
 NOTHING = (
-    "atomic", "dtypes", "memory", "recent", "splitmix64", "storage", "suggest", "threads",
+    "atomic", "dtypes", "hooks", "memory", "recent", "splitmix64", "storage", "suggest", "threads",
     "update_rules",
 )  # fmt: skip
 TO_USERS = ("trainer.errors", "trainer.user_code")

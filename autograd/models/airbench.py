@@ -5,8 +5,9 @@ from __future__ import annotations
 from ..functional.activation import gelu
 from ..functional.pool import max_pool2d
 from ..nn import init
+from ..nn.containers import Sequential
 from ..nn.layers import Conv2d, Linear
-from ..nn.module import Module, Sequential
+from ..nn.module import Module
 from ..nn.norm import BatchNorm2d
 from ..tensor import Tensor
 from .registry import Shape, register

@@ -9,8 +9,9 @@ from math import prod
 from ..added_loss import add_loss
 from ..functional.sampling import randn_like
 from ..nn.activation import ReLU
+from ..nn.containers import Sequential
 from ..nn.layers import Linear
-from ..nn.module import Module, Sequential
+from ..nn.module import Module
 from ..tensor import Tensor
 from .registry import Shape, register
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..functional.arrange import pad
 from ..nn.activation import ReLU, Tanh
+from ..nn.containers import Sequential
 from ..nn.layers import Conv2d, Flatten, Linear
-from ..nn.module import Module, Sequential
+from ..nn.module import Module
 from ..nn.pool import AvgPool2d, MaxPool2d
 from ..tensor import Tensor
 from .registry import Shape, register

@@ -7,8 +7,9 @@ from itertools import pairwise
 from math import prod
 
 from ..nn.activation import ReLU
+from ..nn.containers import Sequential
 from ..nn.layers import Flatten, Linear
-from ..nn.module import Module, Sequential
+from ..nn.module import Module
 from .registry import Shape, register
 
 

@@ -11,9 +11,10 @@ from ..functional.create import zeros
 from ..ledger import Ledger
 from ..nn import init
 from ..nn.activation import ReLU
+from ..nn.containers import Sequential
 from ..nn.dropout import Dropout
 from ..nn.layers import Conv2d, Flatten, Linear
-from ..nn.module import Module, Sequential
+from ..nn.module import Module
 from ..nn.norm import LocalResponseNorm
 from ..tensor import Tensor
 from .registry import Shape

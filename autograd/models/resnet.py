@@ -10,8 +10,9 @@ from typing import Any, Literal
 from ..functional.activation import relu
 from ..functional.arrange import pad
 from ..nn import init
+from ..nn.containers import Sequential
 from ..nn.layers import Conv2d, Identity, Linear
-from ..nn.module import Module, Sequential
+from ..nn.module import Module
 from ..nn.norm import BatchNorm2d
 from ..nn.pool import AdaptiveAvgPool2d
 from ..suggest import unknown

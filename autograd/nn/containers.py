@@ -3,12 +3,107 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from ..tensor import Parameter, Tensor
-from .module import Container, Module
+from .module import Module, joined
 
-__all__ = ["ModuleDict", "ParameterDict", "ParameterList"]
+__all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
+
+
+def checked(container: str, name: str, module: Any) -> Any:
+    """Return a module that a container is to hold. TypeError for what is none, such as a class."""
+    if not isinstance(module, Module):
+        got = f"the class {module.__name__}" if isinstance(module, type) else f"{module!r:.60}"
+        raise TypeError(f"{container}: {name}: expected a Module, got {got}")
+    return module
+
+
+class Container(Module):
+    """Modules which whoever holds the container may also call one by one."""
+
+    def _inner(self, name: str) -> str:
+        return joined(self._name, name)
+
+    def _called(self, name: str) -> None:
+        super()._called(name)
+        for key, module in self.named_children():
+            module._called(self._inner(key))
+
+
+class _Series(Container):
+    """Modules by number."""
+
+    def __len__(self) -> int:
+        return len([*self.children()])
+
+    def __iter__(self) -> Iterator[Module]:
+        return self.children()
+
+    def append(self, module: Module) -> Self:
+        """Add a module at the end. Return self."""
+        name = str(len(self))
+        setattr(self, name, checked(type(self).__name__, name, module))
+        return self
+
+    def extend(self, modules: Iterable[Module]) -> Self:
+        """Add modules at the end. Return self."""
+        for module in modules:
+            self.append(module)
+        return self
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        name = [name for name, _ in self.named_children()][index]
+        setattr(self, name, checked(type(self).__name__, name, module))
+
+
+class Sequential(_Series):
+    """Modules called one after the other, each on the result of the one before.
+
+    They are named "0", "1", .. or by the keys of a mapping. ValueError for a name with a dot, or
+    one that is in use; TypeError for what is no module."""
+
+    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
+        for i, item in enumerate(modules):
+            for name, module in item.items() if isinstance(item, Mapping) else [(str(i), item)]:
+                if hasattr(self, name) or "." in name or not name:
+                    raise ValueError(
+                        f"Sequential: expected an unused name without dots, got {name!r}"
+                    )
+                setattr(self, name, checked("Sequential", name, module))
+
+    @overload
+    def __getitem__(self, index: int) -> Module: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequential: ...
+    def __getitem__(self, index: int | slice) -> Module:
+        if isinstance(index, slice):
+            return Sequential(dict([*self.named_children()][index]))
+        return [*self.children()][index]
+
+    def _inner(self, name: str) -> str:
+        # A subclass with a forward of its own calls its modules within its own scope.
+        return super()._inner(name) if type(self).forward is Sequential.forward else name
+
+    def forward(self, x: Any) -> Any:
+        """Return the result of the last module."""
+        for name, module in self.named_children():
+            x = module._run(name, x)
+        return x
+
+
+class ModuleList(_Series):
+    """Modules in a list, called by whoever holds it; their scopes have the list's name in front."""
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        self.extend(modules)
+
+    @overload
+    def __getitem__(self, index: int) -> Module: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Module]: ...
+    def __getitem__(self, index: int | slice) -> Module | list[Module]:
+        return [*self.children()][index]
 
 
 class _Keyed(Module):

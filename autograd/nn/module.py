@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,17 @@ from ..array import Array, NDArray, array
 from ..capture.observer import Changes
 from ..device import Device, target_type
 from ..dtypes import FLOAT32, FLOAT64, DType, as_dtype, bfloat16, is_floating
+from ..hooks import RemovableHandle
 from ..ledger import Ledger
 from ..ops.shape import cast
 from ..ops.update import store
+from ..suggest import unknown
 from ..tensor import Parameter, Tensor
 from .errors import compare
 
-__all__ = ["Module", "ModuleList", "Sequential"]
+__all__ = ["Module"]
+
+T = TypeVar("T")
 
 
 def convert(name: str, t: Tensor, dtype: DType) -> None:
@@ -31,6 +35,13 @@ def convert(name: str, t: Tensor, dtype: DType) -> None:
         with context.using(ledger=Ledger(), tape=None):
             t.rebind(cast(t.data, dtype=dtype))
             t.grad = None
+
+
+class Hook(NamedTuple):
+    """A function that a call of a module calls."""
+
+    function: Callable[..., Any]
+    with_kwargs: bool
 
 
 class Module:
@@ -50,6 +61,8 @@ class Module:
     _name: str = ""
     _buffers: Mapping[str, bool] = {}  # name: whether state_dict has it
     _parameters: frozenset[str] = frozenset()  # names, of those that are None too
+    _pre_hooks: tuple[Hook, ...] = ()
+    _hooks: tuple[Hook, ...] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Parameter):
@@ -88,6 +101,27 @@ class Module:
         """Take the name that the parent gives."""
         super().__setattr__("_name", name)
 
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Hold a module, or None in the place of one, under a name.
+
+        TypeError for anything else, ValueError for an empty name or one with a dot."""
+        _check_registration("module", name, module, Module)
+        setattr(self, name, module)
+
+    register_module = add_module
+
+    def get_submodule(self, target: str) -> Module:
+        """Return the module of a full name, itself for "". AttributeError where there is none."""
+        return _found("module", target, dict(self._walk("")))
+
+    def get_parameter(self, target: str) -> Parameter:
+        """Return the parameter of a full name. AttributeError where there is none."""
+        return _found("parameter", target, dict(self.named_parameters()))
+
+    def get_buffer(self, target: str) -> Tensor:
+        """Return the buffer of a full name. AttributeError where there is none."""
+        return _found("buffer", target, dict(self.named_buffers()))
+
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
         """Hold a parameter, or None in the place of one, under a name.
 
@@ -111,13 +145,52 @@ class Module:
         state = context.current()
         if state.observer is not None:
             state.observer.called(self)
+        forward = self._hooked if self._hooks or self._pre_hooks else self.forward
         if not scope:
-            return self.forward(*args, **kwargs)
+            return forward(*args, **kwargs)
         token = context.enter(state.inside(scope))
         try:
-            return self.forward(*args, **kwargs)
+            return forward(*args, **kwargs)
         finally:
             context.leave(token)
+
+    def _hooked(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the hooks around `forward`."""
+        context.not_replayable("calls hooks of a module")
+        for hook in self._pre_hooks:
+            changed = hook.function(self, args, *[kwargs] * hook.with_kwargs)
+            if changed is not None and hook.with_kwargs:
+                args, kwargs = changed
+            elif changed is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
+        result = self.forward(*args, **kwargs)
+        for hook in self._hooks:
+            changed = hook.function(self, args, *[kwargs] * hook.with_kwargs, result)
+            result = result if changed is None else changed
+        return result
+
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Call `hook(module, args)` before each forward; what it returns, if anything, replaces the
+        arguments. With `with_kwargs`, hook(module, args, kwargs) returns both."""
+        return self._register("_pre_hooks", Hook(hook, with_kwargs), prepend)
+
+    def register_forward_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Call `hook(module, args, result)` after each forward; what it returns, if anything,
+        replaces the result. With `with_kwargs` it is hook(module, args, kwargs, result)."""
+        return self._register("_hooks", Hook(hook, with_kwargs), prepend)
+
+    def _register(self, kind: str, hook: Hook, prepend: bool) -> RemovableHandle:
+        hooks = getattr(self, kind)
+        setattr(self, kind, (hook, *hooks) if prepend else (*hooks, hook))
+
+        def remove() -> None:
+            setattr(self, kind, tuple(h for h in getattr(self, kind) if h is not hook))
+
+        return RemovableHandle(remove)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the results. Every subclass defines it; callers call the module itself."""
@@ -142,7 +215,7 @@ class Module:
     def _walk(self, prefix: str) -> Iterator[tuple[str, Module]]:
         yield prefix, self
         for name, child in self.named_children():
-            yield from child._walk(_joined(prefix, name))
+            yield from child._walk(joined(prefix, name))
 
     def modules(self) -> Iterator[Module]:
         """Yield this module and all below it."""
@@ -162,7 +235,7 @@ class Module:
             for name, value in module._own(what):
                 if id(value) not in visited:
                     visited.add(id(value))
-                    yield _joined(path, name), value
+                    yield joined(path, name), value
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """Yield (full name, parameter), a shared one once, under its first name."""
@@ -213,7 +286,7 @@ class Module:
         for path, module in self._walk(""):
             buffers = [(k, b) for k, b in module._own(Tensor) if module._buffers[k]]
             own = [*module._own(Parameter), *buffers]
-            state.update({_joined(path, name): t for name, t in own})
+            state.update({joined(path, name): t for name, t in own})
         return state
 
     def state_dict(self) -> dict[str, NDArray]:
@@ -228,7 +301,7 @@ class Module:
         Types are converted. ValueError that lists every wrong shape and, if strict, every missing
         and extra name, or that names read-only memory; then nothing is loaded."""
         mine = self._state()
-        idle = {_joined(path, name) for path, m in self._walk("") for name in m.ignored}
+        idle = {joined(path, name) for path, m in self._walk("") for name in m.ignored}
         arrays = {name: np.asarray(value) for name, value in state.items() if name not in idle}
         shapes = {name: t.shape for name, t in mine.items()}
         result = compare("state", shapes, {k: v.shape for k, v in arrays.items()}, strict)
@@ -299,7 +372,14 @@ def _check_registration(what: str, name: str, value: object, kind: type) -> None
         raise TypeError(f"{name}: expected a {expected}, got {type(value).__name__}")
 
 
-def _joined(path: str, name: str) -> str:
+def _found(what: str, target: str, every: Mapping[str, T]) -> T:
+    if target not in every:
+        raise AttributeError(str(unknown(what, target, every)))
+    return every[target]
+
+
+def joined(path: str, name: str) -> str:
+    """Return the full name of what a module holds under a name."""
     return f"{path}.{name}" if path else name
 
 
@@ -307,80 +387,3 @@ def assign(target: Tensor, numbers: Array) -> None:
     """Write numbers into a tensor's memory without counting it, since it is no part of any step."""
     with context.using(ledger=Ledger(), tape=None):
         store(target.data, numbers)
-
-
-def checked(container: str, name: str, module: Any) -> Any:
-    """Return a module that a container is to hold. TypeError for what is none, such as a class."""
-    if not isinstance(module, Module):
-        got = f"the class {module.__name__}" if isinstance(module, type) else f"{module!r:.60}"
-        raise TypeError(f"{container}: {name}: expected a Module, got {got}")
-    return module
-
-
-class Container(Module):
-    """Modules which whoever holds the container may also call one by one."""
-
-    def _inner(self, name: str) -> str:
-        return _joined(self._name, name)
-
-    def _called(self, name: str) -> None:
-        super()._called(name)
-        for key, module in self.named_children():
-            module._called(self._inner(key))
-
-
-class _Series(Container):
-    """Modules by number."""
-
-    def __len__(self) -> int:
-        return len([*self.children()])
-
-    def __iter__(self) -> Iterator[Module]:
-        return self.children()
-
-    def __getitem__(self, index: int) -> Module:
-        return [*self.children()][index]
-
-    def __setitem__(self, index: int, module: Module) -> None:
-        name = [name for name, _ in self.named_children()][index]
-        setattr(self, name, checked(type(self).__name__, name, module))
-
-
-class Sequential(_Series):
-    """Modules called one after the other, each on the result of the one before.
-
-    They are named "0", "1", .. or by the keys of a mapping. ValueError for a name with a dot, or
-    one that is in use; TypeError for what is no module."""
-
-    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
-        for i, item in enumerate(modules):
-            for name, module in item.items() if isinstance(item, Mapping) else [(str(i), item)]:
-                if hasattr(self, name) or "." in name or not name:
-                    raise ValueError(
-                        f"Sequential: expected an unused name without dots, got {name!r}"
-                    )
-                setattr(self, name, checked("Sequential", name, module))
-
-    def _inner(self, name: str) -> str:
-        # A subclass with a forward of its own calls its modules within its own scope.
-        return super()._inner(name) if type(self).forward is Sequential.forward else name
-
-    def forward(self, x: Any) -> Any:
-        """Return the result of the last module."""
-        for name, module in self.named_children():
-            x = module._run(name, x)
-        return x
-
-
-class ModuleList(_Series):
-    """Modules in a list, called by whoever holds it; their scopes have the list's name in front."""
-
-    def __init__(self, modules: Iterable[Module] = ()) -> None:
-        for module in modules:
-            self.append(module)
-
-    def append(self, module: Module) -> Self:
-        """Add a module at the end. Return self."""
-        name = str(len(self))
-        setattr(self, name, checked(type(self).__name__, name, module))
-        return self
