@@ -30,23 +30,34 @@ class Reading:
         @property
         def spec(self) -> Spec: ...
 
+    def _read(self, how: str) -> Array:
+        """Return the array, whose numbers are read. RuntimeError where it has none."""
+        context.reads_numbers()
+        if not self.data.has_numbers:
+            raise RuntimeError(
+                f"{how}: expected a tensor with numbers, got one of shape {self.shape} of the meta "
+                "backend, which computes shapes alone: what it counts must not depend on numbers"
+            )
+        return self.data
+
     def numpy(self) -> NDArray:
         """Return the numbers without a copy, as a view of the tensor's memory: do not write to
         them."""
-        context.reads_numbers()
-        return self.data.shown()
+        return self._read("numpy()").shown()
 
     def item(self) -> float | int | bool:
         """Return the number of a tensor that holds a single one. ValueError otherwise."""
+        return self._single("item()")
+
+    def _single(self, how: str) -> float | int | bool:
         if self.spec.size != 1:
-            raise ValueError(f"item: expected a tensor of one element, got shape {self.shape}")
-        context.reads_numbers()
-        return self.data.value.item()
+            name = how.removesuffix("()")
+            raise ValueError(f"{name}: expected a tensor of one element, got shape {self.shape}")
+        return self._read(how).value.item()
 
     def tolist(self) -> Any:
         """Return nested lists of Python numbers."""
-        context.reads_numbers()
-        return self.data.value.tolist()
+        return self._read("tolist()").value.tolist()
 
     def __repr__(self) -> str:
         numbers = np.array2string(self.data.value) if self.data.has_numbers else "meta"
@@ -62,14 +73,13 @@ class Reading:
         return format(self.item(), spec)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> NDArray:
-        context.reads_numbers()
-        return np.array(self.data.value, dtype, copy=copy)
+        return np.array(self._read("ndarray or mask").value, dtype, copy=copy)
 
     def __bool__(self) -> bool:
-        return bool(self.item())
+        return bool(self._single("bool()"))
 
     def __float__(self) -> float:
-        return float(self.item())
+        return float(self._single("float()"))
 
     def __int__(self) -> int:
-        return int(self.item())
+        return int(self._single("int()"))

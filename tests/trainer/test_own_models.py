@@ -59,6 +59,14 @@ def detached():
 
 ready = nn.Identity()
 Other = Net
+
+class Reads(Net):
+    def forward(self, x):
+        return super().forward(x) * float(x.numpy().mean())
+
+class Branches(Net):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else x
 """
 
 
@@ -166,6 +174,14 @@ def test_what_does_not_fit_is_one_line(
         (["cost", "{}:Net", "--input", "1,2,3"], "got none; name it by --classes N"),
         (["cost", "{}:twelve", "--input", "1,2,3"], "twelve: linear: expected input"),
         (["cost", "{}:Net", "--model-args", "widht=3"], "'widht'; did you mean 'width'?"),
+        (
+            ["cost", "{}:Reads", "--input", "1,28,28", "--classes", "9"],
+            "my.py:48: RuntimeError: numpy(): expected a tensor with numbers, got one of shape",
+        ),
+        (
+            ["cost", "{}:Branches", "--input", "1,2,2", "--classes", "9"],
+            "my.py:52: RuntimeError: bool(): expected a tensor with numbers, got one of shape ()",
+        ),
         (["cost", "lenet", "--model-args", "a=1"], "unknown option of model lenet 'a'"),
         (["cost", "lenet", "--model-args", "a"], "--model-args: expected KEY=VALUE,..."),
         (["train", "--model-sha256", "12345678"], "--model-sha256: expected none with --model"),
