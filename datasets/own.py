@@ -121,7 +121,7 @@ def finish(opened: Opened, reading: Reading) -> dict[str, Source]:
     coded, names = encode(parts, classes)
     shape = _common_shape(parts)
     if reading.classes:
-        coded, names = _recode(where, coded, names, reading.classes), reading.classes
+        coded, names = _recode(opened, coded, names, reading.classes), reading.classes
     chosen = resolve(where, {split: Split(parts[split].images, coded[split]) for split in coded},
                      reading.test_split)  # fmt: skip
     if not classes and not reading.classes:
@@ -193,16 +193,19 @@ def check_names(where: str, classes: Sequence[str]) -> None:
 
 
 def _recode(
-    where: str, coded: Mapping[str, Ids], own: Sequence[str], classes: Sequence[str]
+    opened: Opened, coded: Mapping[str, Ids], own: Sequence[str], classes: Sequence[str]
 ) -> dict[str, Ids]:
     """Return labels that number other classes, those of a model; classes whose `own` names are
     numbers only keep them."""
     if tuple(own) == tuple(map(str, range(len(own)))):
-        return {key: checked_labels(ids, len(classes), where) for key, ids in coded.items()}
+        places = {key: opened.parts[key].images.where for key in coded}
+        return {key: checked_labels(ids, len(classes), places[key]) for key, ids in coded.items()}
     wrong = next((name for name in own if name not in classes), None)
     if wrong is not None:
-        raise DataError(f"{where}: expected classes of the {len(classes)} that the model was "
-                        f"trained with, such as {classes[0]!r}, got {wrong!r}")  # fmt: skip
+        raise DataError(
+            f"{opened.where}: expected classes of the {len(classes)} that the model was trained "
+            f"with, such as {classes[0]!r}, got {wrong!r}"
+        )
     numbers = np.array([classes.index(name) for name in own], np.int64)
     return {key: numbers[ids] for key, ids in coded.items()}
 
@@ -216,11 +219,11 @@ def _encode_names(
     number = {name: i for i, name in enumerate(names)}
     coded = {}
     for key, labels in flat.items():
-        wrong = next((str(name) for name in labels if str(name) not in number), None)
+        wrong = next((i for i, name in enumerate(labels) if str(name) not in number), None)
         if wrong is not None:
             raise DataError(
-                f"{parts[key].images.where}: label: expected one of {len(names)} classes, such as "
-                f"{names[0]!r}, got {wrong!r}"
+                f"{parts[key].images.where}: label at index {wrong}: expected one of {len(names)} "
+                f"classes, such as {names[0]!r}, got {str(labels[wrong])!r:.60}"
             )
         coded[key] = np.array([number[str(name)] for name in labels], np.int64)
     return coded, names
@@ -240,17 +243,33 @@ def _flatten(split: Split) -> NDArray[Any]:
         labels = ones.argmax(1)
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels, "utf-8", "replace")
-    whole = labels.dtype.kind in "biuU" or (labels.dtype.kind == "f" and _is_whole(labels))
-    if labels.ndim != 1 or not whole:
+    if labels.ndim == 1 and labels.dtype.kind == "O":
+        labels = _typed(labels, where)
+    if labels.ndim != 1 or labels.dtype.kind not in "biufU":
         raise DataError(
             f"{where}: labels: expected whole numbers or names (N,), got {labels.dtype} "
             f"{labels.shape}"
         )
+    if labels.dtype.kind == "f" and len(wrong := np.flatnonzero(~_is_whole(labels))):
+        raise DataError(f"{where}: label at index {wrong[0]}: expected a whole number, "
+                        f"got {labels[wrong[0]]}")  # fmt: skip
     return labels if labels.dtype.kind == "U" else labels.astype(np.int64)
 
 
-def _is_whole(labels: NDArray[Any]) -> bool:
-    return bool(np.isfinite(labels).all() and (labels == np.rint(labels)).all())
+def _typed(labels: NDArray[Any], where: str) -> NDArray[Any]:
+    """Return the labels of a list of objects (N,), which are numbers or names."""
+    wrong = (
+        i for i, one in enumerate(labels) if not isinstance(one, int | float | str | np.number)
+    )
+    if (i := next(wrong, None)) is not None:
+        raise DataError(f"{where}: label at index {i}: expected a whole number or a name, "
+                        f"got {type(labels[i]).__name__}")  # fmt: skip
+    return np.array(labels.tolist())
+
+
+def _is_whole(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    whole: NDArray[np.bool_] = np.isfinite(labels) & (labels == np.rint(labels))
+    return whole
 
 
 def _largest(split: Split, labels: NDArray[Any]) -> int:

@@ -113,14 +113,7 @@ def _list_split(split: str, place: Path, root: Path, classes: list[str]) -> List
     if not files:
         return None
     labels = _find_labels(split, place, root, files, classes)
-    if labels is None:
-        if split == "test":
-            return None
-        raise DataError(
-            f"{place}: expected a folder a class, or a text file with the labels of its "
-            f"{len(files)} images, got neither"
-        )
-    return Listing(place, tuple(files), labels)
+    return None if labels is None else Listing(place, tuple(files), labels)
 
 
 def _list_classes(place: Path, folders: list[Path], classes: list[str]) -> Listing:
@@ -141,17 +134,26 @@ def _list_classes(place: Path, folders: list[Path], classes: list[str]) -> Listi
 def _find_labels(
     split: str, place: Path, root: Path, files: list[Path], classes: list[str]
 ) -> tuple[str, ...] | None:
-    """Return the label of each file from the nearest text file that has them all."""
-    stems = [file.stem for file in files]
+    """Return the label of each file from the nearest text file that has them all; None where a
+    test set has no such file."""
+    stems, got = [file.stem for file in files], "neither"
     for text in _label_files(split, place, root):
         rows = _read_rows(text)
         named = {Path(row[0]).stem: row[1] for row in rows if len(row) > 1 and row[1]}
         if all(stem in named for stem in stems):
-            return _as_classes(text, [named[stem].split()[0] for stem in stems], classes)
+            return _as_classes(text, files, [named[stem].split()[0] for stem in stems], classes)
+        if not named.keys().isdisjoint(stems):
+            lacking = next(file for file in files if file.stem not in named)
+            got = f"none of {lacking.name} in {text}"
         numbers = [row[0] for row in rows]
         if len(numbers) == len(files) and all(len(row) == 1 for row in rows):
-            return _by_synset(text, numbers, _synsets(place, root), classes)
-    return None
+            return _by_synset(text, files, numbers, _synsets(place, root), classes)
+    if split == "test":
+        return None
+    raise DataError(
+        f"{place}: expected a folder a class, or a text file with the labels of its {len(files)} "
+        f"images, got {got}"
+    )
 
 
 def _around(place: Path, root: Path) -> list[Path]:
@@ -187,33 +189,42 @@ def _read_rows(text: Path) -> list[list[str]]:
     return [line.strip().split(None, 2)[:2] for line in lines]
 
 
-def _as_classes(text: Path, labels: list[str], classes: list[str]) -> tuple[str, ...]:
-    """Return labels as names of classes. Numbers count the sorted class folders from 0."""
+def _as_classes(
+    text: Path, files: list[Path], labels: list[str], classes: list[str]
+) -> tuple[str, ...]:
+    """Return the labels of files as names of classes. Numbers count the sorted class folders from
+    0."""
     known = set(classes)
     if not classes or known.issuperset(labels):
         return tuple(labels)
+    expected = f"one of {len(classes)} classes, such as {classes[0]!r}"
     if all(label.isdecimal() for label in labels):
-        numbers = [int(label) for label in labels]
-        if max(numbers) < len(classes):
-            return tuple(classes[number] for number in numbers)
-        raise DataError(f"{text}: label: expected 0 to {len(classes) - 1}, got {max(numbers)}")
-    wrong = next(label for label in labels if label not in known)
-    raise DataError(f"{text}: label: expected one of {len(classes)} classes, such as "
-                    f"{classes[0]!r}, got {wrong!r}")  # fmt: skip
+        known = set(map(str, range(len(classes))))
+        labels = [str(int(label)) for label in labels]
+        expected = f"0 to {len(classes) - 1}"
+    wrong = next((pair for pair in zip(files, labels, strict=True) if pair[1] not in known), None)
+    if wrong is not None:
+        raise DataError(f"{text}: label of {wrong[0].name}: expected {expected}, got {wrong[1]!r}")
+    return tuple(classes[int(label)] for label in labels)
 
 
 def _by_synset(
-    text: Path, numbers: list[str], synsets: Mapping[str, str], classes: list[str]
-) -> tuple[str, ...]:
+    text: Path, files: list[Path], numbers: list[str], synsets: Mapping[str, str],
+    classes: list[str],
+) -> tuple[str, ...]:  # fmt: skip
     if not synsets:
         raise DataError(
             f"{text}: expected {' or '.join(SYNSETS)} beside it, which says what class each number "
             "from 1 on stands for, got neither"
         )
-    wrong = next((number for number in numbers if synsets.get(number) not in classes), None)
+    pairs = zip(files, numbers, strict=True)
+    wrong = next((pair for pair in pairs if synsets.get(pair[1]) not in classes), None)
     if wrong is not None:
-        raise DataError(f"{text}: label: expected a number of one of {len(classes)} classes, "
-                        f"got {wrong!r} ({synsets.get(wrong, 'unknown')})")  # fmt: skip
+        file, number = wrong
+        raise DataError(
+            f"{text}: label of {file.name}: expected a number of one of {len(classes)} classes, "
+            f"got {number!r} ({synsets.get(number, 'unknown')})"
+        )
     return tuple(synsets[number] for number in numbers)
 
 

@@ -162,7 +162,9 @@ def test_imagenet(tmp_path: Path) -> None:
         (truth.parent / "map_clsloc.txt").write_text(text)
         assert found() == labels
     truth.write_text("1\n2\n3\n4\n")
-    with pytest.raises(DataError, match=r"number of one of 3 classes, got '4' \(unknown\)"):
+    with pytest.raises(
+        DataError, match=r"0003\.JPEG: expected a number .* 3 classes, got '4' \(unknown"
+    ):
         found()
 
 
@@ -193,11 +195,15 @@ def test_classes_that_are_named_as_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0.png cat\n1.png emu\n", "label: expected one of 3 classes, such as 'cat', got 'emu'"),
-        ("0.png 0\n1.png 3\n", r"label: expected 0 to 2, got 3"),
+        (
+            "0.png cat\n1.png emu\n",
+            "txt: label of 1.png: expected one of 3 classes, such as 'cat', got 'emu'",
+        ),
+        ("0.png 0\n1.png 3\n", "txt: label of 1.png: expected 0 to 2, got '3'"),
+        ("0.png 02\n1.png -1\n", "txt: label of 0.png: expected one of 3 classes, such as 'cat'"),
         (
             "0.png cat\n",
-            "expected a folder a class, or a text file with the labels of its 2 images",
+            "text file with the labels of its 2 images, got none of 1.png in .*/val.txt",
         ),
     ],
 )

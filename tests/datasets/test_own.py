@@ -160,7 +160,12 @@ NAN = np.where(np.arange(30)[:, None] == 17, np.nan, np.ones((30, 4)))
         ({"images": IMAGES, "labels": LABELS + 1}, "all 4 classes 0 to 3, got none of 0"),
         ({"images": IMAGES, "labels": LABELS - 1}, "label at index 0: expected 0 to 1, got -1"),
         ({"images": IMAGES, "labels": LABELS * 60_000}, "expected less than 100000, got 120000"),
-        ({"images": IMAGES, "labels": LABELS / 2}, "expected whole numbers or names"),
+        ({"images": IMAGES, "labels": LABELS / 2}, "at index 1: expected a whole number, got 0.5"),
+        ({"images": IMAGES, "labels": LABELS + 0j}, "whole numbers or names .* got complex128"),
+        (
+            {"images": IMAGES, "labels": np.array(["a", "b", "c"])[LABELS], "classes": ["a", "b"]},
+            "label at index 2: expected one of 2 classes, such as 'a', got 'c'",
+        ),
         ({"images": IMAGES, "labels": np.ones((30, 2))}, "row 0: expected a single 1 among 0"),
         ({"images": IMAGES, "labels": LABELS[:9]}, "expected 30 labels, one per image, got 9"),
         ({"images": IMAGES}, "expected labels beside images, got none among images"),

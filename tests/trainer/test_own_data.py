@@ -207,6 +207,12 @@ def broken(split):
 def three(split):
     return 1
 
+def holes(split):
+    return np.zeros((3, 5, 5, 3), np.uint8), [0, 1, None]
+
+def floats(split):
+    return np.zeros((3, 5, 5, 3), np.uint8), np.array([0, 1, 1.5], object)
+
 number = 3
 """
 
@@ -239,6 +245,8 @@ def test_code_trains_to_the_same_bits(code: str, capsys: pytest.CaptureFixture[s
         ("broken", "--dataset: mine.py:32: KeyError: 'train'"),
         ("wrong", "train: label at index 0: expected 0 to 1, got 2"),
         ("three", "expected (images, labels) or an object with name, got int"),
+        ("holes", "train: label at index 2: expected a whole number or a name, got NoneType"),
+        ("floats", "train: label at index 2: expected a whole number, got 1.5"),
         ("number", "expected a function, got int"),
         ("datasets", "no 'datasets' in mine.py; did you mean 'dataset'?"),
         ("whole", "expected a test set, or --test-split such as 0.2"),
