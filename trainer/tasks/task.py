@@ -65,7 +65,8 @@ class Task(Protocol):
         the first."""
 
     def loss(self, output: Tensor, *inputs: Tensor, training: bool) -> Tensor:
-        """Return the mean loss over the samples (0-d), which training minimises."""
+        """Return the mean loss over the samples (0-d), which training minimises together with the
+        terms that the model adds (`add_loss`)."""
 
     def sums(self, output: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the sum of each metric over the samples (0-d). Sums, since ranks add them up."""
