@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...autograd import context
 from ...autograd.array import Array, NDArray, Spec
 from ...autograd.ledger import Cost
-from ...autograd.nn.utils import largest, square_sums
+from ...autograd.nn.utils.clipping import largest, square_sums
 from ...autograd.ops import clipping
 from ...autograd.optim import Optimizer
 from ...autograd.optim.optimizer import SCOPE

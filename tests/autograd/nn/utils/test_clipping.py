@@ -11,7 +11,12 @@ import pytest
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, nn
 from tallygrad.autograd.array import array
-from tallygrad.autograd.nn.utils import clip_grad_norm_, clip_grad_value_, largest, square_sums
+from tallygrad.autograd.nn.utils.clipping import (
+    clip_grad_norm_,
+    clip_grad_value_,
+    largest,
+    square_sums,
+)
 from tallygrad.autograd.ops import clipping
 
 SHAPES = ((3, 2), (4,), (2, 1, 2))

@@ -7,13 +7,13 @@ from math import inf, isfinite
 
 import numpy as np
 
-from .. import context
-from ..array import Array, array
-from ..ops import clipping
-from ..ops.elementwise import maximum
-from ..ops.shape import converted
-from ..ops.update import accumulate
-from ..tensor import Tensor
+from ... import context
+from ...array import Array, array
+from ...ops import clipping
+from ...ops.elementwise import maximum
+from ...ops.shape import converted
+from ...ops.update import accumulate
+from ...tensor import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 

@@ -1,0 +1,25 @@
+"""What is done to parameters and gradients, with torch's names."""
+
+from . import parametrizations, parametrize, prune
+from .clipping import clip_grad_norm_, clip_grad_value_
+from .reparametrize import (
+    remove_spectral_norm,
+    remove_weight_norm,
+    spectral_norm,
+    weight_norm,
+)
+from .vector import parameters_to_vector, vector_to_parameters
+
+__all__ = [
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "parameters_to_vector",
+    "parametrizations",
+    "parametrize",
+    "prune",
+    "remove_spectral_norm",
+    "remove_weight_norm",
+    "spectral_norm",
+    "vector_to_parameters",
+    "weight_norm",
+]
