@@ -75,14 +75,6 @@ def test_a_resumed_run_has_the_same_bits(more: list[str], words: Words, tmp_path
     assert rates(tmp_path / "cut") == rates(tmp_path / "whole")
 
 
-def test_ranks_have_the_same_rates(words: Words, tmp_path: Path, mpirun: Any) -> None:
-    assert cli.main(words("one", *FALLING)) == 0
-    more = ("--compare-every", "1")
-    done = mpirun(2, ["-m", "tallygrad.trainer", *words("two", *FALLING, *more)], timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert tensors(tmp_path / "two") == tensors(tmp_path / "one")
-
-
 def test_a_new_rate_holds(words: Words, tmp_path: Path) -> None:
     assert cli.main(words("run", *FALLING, "--max-steps", "6")) == 0
     again = ("--resume", "auto", "--max-steps", "7", "--lr", "0.0625")
