@@ -9,6 +9,7 @@ from .asgd import ASGD
 from .averages import EMA, Falling, Lookahead
 from .group import ParameterGroup, Run, SlottedGroup
 from .layerwise import LAMB, LARS, Muon
+from .lbfgs import LBFGS
 from .optimizer import Optimizer
 from .registry import create, defaults, names, options, usual_settings
 from .rmsprop import RMSprop
@@ -20,6 +21,7 @@ __all__ = [
     "EMA",
     "LAMB",
     "LARS",
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adagrad",

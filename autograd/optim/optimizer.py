@@ -5,7 +5,7 @@ it; `sgd.py` is the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from itertools import islice, product
@@ -75,8 +75,10 @@ class Optimizer:
         """The learning rate of each group in the next step."""
         return [group.rate(self.steps) for group in self.groups]
 
-    def step(self) -> None:
-        """Update all parameters by their gradients."""
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update all parameters by their gradients. A `closure` is called before, to compute them;
+        its loss is returned."""
+        loss = closure() if closure else None
         # A replay would neither advance the count nor ask the schedule for the next rate.
         context.not_replayable("counts a step of an optimizer")
         with context.using(phase="update", scope=SCOPE, tape=None):
@@ -87,6 +89,7 @@ class Optimizer:
                 for one in self.averages:
                     one.update(group.flat, group.averages[one.slot], self.steps + 1)
         self.steps += 1
+        return loss
 
     def add(self, average: EMA | Lookahead) -> Self:
         """Begin an average of the weights; return self. ValueError where there is one of its
