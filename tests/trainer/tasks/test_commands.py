@@ -72,16 +72,19 @@ def test_what_a_run_costs(command: str, trained: Path, capsys: pytest.CaptureFix
     assert "decoder.2" in said(capsys, command, *words)
 
 
-@pytest.mark.parametrize(("model", "ranks"), [("denoising", 1), ("vae", 2)])
+@pytest.mark.parametrize(
+    ("model", "ranks", "more"),
+    [("denoising", 1, []),
+     ("vae", 2, ["--schedule", "plateau", "--plateau-patience", "0", "--lr", "0.3"])],
+)  # fmt: skip
 def test_draws_and_rates_are_the_same_on_any_ranks_and_after_a_resume(
-    model: str, ranks: int, mpirun: Any, tmp_path: Path, write_mnist: Any,
+    model: str, ranks: int, more: list[str], mpirun: Any, tmp_path: Path, write_mnist: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     data = str(write_mnist(tmp_path / "data", 48, 16))
     words = ["train", "--model", model, "--model-args", "hidden=16,code=4", "--task", "reconstruct",
              "--dataset", "mnist", "--data-dir", data, "--batch-size", "16", "--optimizer", "adam",
-             "--schedule", "plateau", "--plateau-patience", "0", "--validation", "16",
-             "--lr", "0.3", "--epochs", "4", "--log-every", "1"]  # fmt: skip
+             "--validation", "16", "--epochs", "4", "--log-every", "1", *more]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
     assert main([*words, "--threads", "2", "--out", str(one)]) == 0
     rates = [json.loads(line).get("lr") for line in (one / "log.jsonl").read_text().splitlines()]
