@@ -113,6 +113,12 @@ def is_integer(dtype: DType) -> bool:
     return dtype in _INTEGERS
 
 
+def category(dtype: DType) -> int:
+    """Return the place of a type among truth values, integers and floating-point numbers: that of
+    an operand without axes must be higher for it to widen one that has axes."""
+    return 0 if is_boolean(dtype) else 1 if is_integer(dtype) else 2
+
+
 def is_boolean(dtype: DType) -> bool:
     """Tell whether a type holds truth values."""
     return dtype == BOOL

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import context
-from .array import Array
+from .array import Array, array
 from .autocast import cast_operands
-from .dtypes import FLOAT32, is_floating
+from .dtypes import FLOAT32, holds, is_floating
 from .methods.operators import Operand
 from .primitive import Primitive, dispatch
 from .tensor import Tensor, lift, source_of
@@ -69,4 +69,9 @@ def _lifted(value: Operand, args: tuple[Any, ...]) -> Array:
             f"data: expected an Array, got {type(value.data).__name__}; write numbers into a "
             "tensor with no_grad() and copy_()"
         )
-    return lift(value, next((t.dtype for t in args if isinstance(t, Tensor)), FLOAT32))
+    first = next((t for t in args if isinstance(t, Tensor)), None)
+    lifted = lift(value, FLOAT32 if first is None else first.dtype)
+    if type(value) is int and first is not None and not holds(first.dtype, value):
+        # A number too large for the tensor's type must widen it, which 0-d operands do not.
+        lifted = array(lifted.value.reshape((1,) * first.ndim))
+    return lifted

@@ -9,16 +9,18 @@ from collections.abc import Callable
 import numpy as np
 
 from ..array import NDArray, Spec
-from ..dtypes import BOOL
+from ..dtypes import BOOL, is_floating
 from ..primitive import Primitive, primitive
-from .rules import broadcast, each, together, truth, whole
+from .rules import agreed, broadcast, each, together, truth, whole
 
 
 def _comparison(function: Callable[[NDArray, NDArray], NDArray], name: str) -> Primitive:
     """Return the primitive of a comparison."""
 
     def reference(x: NDArray, w: NDArray) -> NDArray:
-        return function(x, w)
+        # A float64 without axes is rounded to the type of its partner, as in torch.
+        floats = is_floating(x.dtype) and is_floating(w.dtype)
+        return function(*agreed(x, w)) if floats else function(x, w)
 
     reference.__name__ = name
     reference.__doc__ = f"y = x {name} w, as truth values."

@@ -90,7 +90,7 @@ def _(dy: Value, x: Value, specs: tuple[Spec, ...]) -> Value:
 @primitive(infer=quotient, cost=each(div=1))
 def div(x: NDArray, w: NDArray) -> NDArray:
     """Return x / w, in float32 for integers; infinite or not a number where w is 0."""
-    dtype = x.dtype if x.dtype == w.dtype else common(x.dtype, w.dtype)
+    dtype = x.dtype if x.dtype == w.dtype else common(x, w)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         return np.divide(x, w, dtype=dtype if is_floating(dtype) else FLOAT32)
 
@@ -167,7 +167,7 @@ def log_of_base(x: NDArray, w: NDArray) -> NDArray:
 
     It is 0 for x = 0 with w >= 0, where x^w is constant, as in torch."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.log(np.where((x == 0) & (w >= 0), 1, x), dtype=common(x.dtype, w.dtype))
+        return np.log(np.where((x == 0) & (w >= 0), 1, x), dtype=common(x, w))
 
 
 @log_of_base.vjp("x")

@@ -62,7 +62,7 @@ def _gru(gates: Spec, h: Spec, w: Spec, bias: Spec, *, backwards: bool) -> tuple
     shapes = [gates.shape, w.shape, bias.shape]
     if shapes != expected or len(h.shape) != 2 or not gates.shape[0]:
         raise ValueError(f"gru_sequence: expected gates, w, bias of {expected}, got {shapes}")
-    dtype = common(gates.dtype, h.dtype, w.dtype, bias.dtype)
+    dtype = common(gates, h, w, bias)
     states = (gates.shape[0], *h.shape)
     acts = Spec((*states[:2], 4 * size), dtype)
     return Spec(states, dtype), Spec(h.shape, dtype), acts

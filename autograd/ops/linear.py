@@ -38,7 +38,7 @@ def _product(x: Spec, w: Spec, *, wide: bool) -> Spec:
         raise ValueError(
             f"matmul: expected leading axes that broadcast, got {x.shape} and {w.shape}"
         ) from None
-    dtype = common(x.dtype, w.dtype)
+    dtype = common(x, w)
     return Spec((*batch, x.shape[-2], w.shape[-1]), computed_in(dtype) if wide else dtype)
 
 
@@ -129,7 +129,7 @@ def _linear(x: Spec, w: Spec, *b: Spec) -> Spec:
         )
     if b and b[0].shape != w.shape[:1]:
         raise ValueError(f"linear: expected a bias of shape {w.shape[:1]}, got {b[0].shape}")
-    return Spec((*x.shape[:-1], w.shape[0]), common(x.dtype, *[s.dtype for s in (w, *b)]))
+    return Spec((*x.shape[:-1], w.shape[0]), common(x, w, *b))
 
 
 def _linear_cost(y: Spec, x: Spec, w: Spec, *b: Spec) -> Cost:
@@ -146,7 +146,7 @@ def linear(x: NDArray, w: NDArray, *b: NDArray) -> NDArray:
     y = multiplied(x, w.T)
     if not b:
         return y
-    if y.dtype != common(y.dtype, b[0].dtype):
+    if y.dtype != common(y, *b):
         return together(np.add, y, b[0])
     return np.add(y, b[0], out=y)
 

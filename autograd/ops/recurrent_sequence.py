@@ -52,7 +52,7 @@ def _checked(name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec,
     shapes = [x.shape, w_ih.shape, bias.shape, state.shape, w.shape]
     if shapes != expected or len(x.shape) != 3 or not x.shape[0]:
         raise ValueError(f"{name}: expected x, w_ih, bias, state, w of {expected}, got {shapes}")
-    return common(*[s.dtype for s in (x, w_ih, bias, state, w)])
+    return common(x, w_ih, bias, state, w)
 
 
 def _forward_cost(cells: Cost, states: Spec, x: Spec, bias: Spec) -> Cost:
@@ -99,11 +99,12 @@ def _lstm(
     x: Spec, w_ih: Spec, bias: Spec, h: Spec, c: Spec, w: Spec, *, backwards: bool
 ) -> tuple[Spec, ...]:
     """Shape rule of lstm_sequence."""
-    dtype = common(_checked("lstm_sequence", 4, x, w_ih, bias, h, w), c.dtype)
+    _checked("lstm_sequence", 4, x, w_ih, bias, h, w)
     if c.shape != h.shape:
         raise ValueError(
             f"lstm_sequence: expected cells of the states' shape {h.shape}, got {c.shape}"
         )
+    dtype = common(x, w_ih, bias, h, c, w)
     states, last = Spec((x.shape[0], *h.shape), dtype), Spec(h.shape, dtype)
     return states, last, last, states, Spec((*x.shape[:2], *bias.shape), dtype)
 

@@ -12,13 +12,26 @@ from typing import Any
 import numpy as np
 
 from ..array import NDArray, Spec
-from ..dtypes import BOOL, FLOAT32, computed_in, is_boolean, is_floating, is_integer
+from ..dtypes import BOOL, FLOAT32, category, computed_in, is_boolean, is_floating, is_integer
 from ..ledger import Cost
 
 
-@cache
-def common(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
+def common(*operands: Spec | NDArray) -> np.dtype[Any]:
     """Return the type of a result of several operands, as torch has it.
+
+    Operands without axes count only where their category (truth values, integers, floating-point
+    numbers) is higher than that of all operands with axes."""
+    with_axes = _widest(*[x.dtype for x in operands if x.shape])
+    without = _widest(*[x.dtype for x in operands if not x.shape])
+    if with_axes is None or (without is not None and category(without) > category(with_axes)):
+        assert without is not None, "a call without operands"
+        return without
+    return with_axes
+
+
+@cache
+def _widest(*dtypes: np.dtype[Any]) -> np.dtype[Any] | None:
+    """Return the common type of operands of equal standing, None for no operand.
 
     That is the widest floating-point type among them, whatever integers and truth values there are
     besides; NumPy alone would widen float32 beside int64, and not mix bfloat16 and float16, of
@@ -26,19 +39,19 @@ def common(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
     floats = {d for d in dtypes if is_floating(d)}
     if len(floats) > 1:
         floats = {computed_in(d) for d in floats}
-    return np.result_type(*(floats or dtypes))
+    return np.result_type(*(floats or dtypes)) if dtypes else None
 
 
 def together(function: np.ufunc, x: NDArray, w: NDArray) -> NDArray:
     """Return function(x, w), computed in the common type of both."""
     if x.dtype == w.dtype:
         return function(x, w)
-    return function(x, w, dtype=common(x.dtype, w.dtype))
+    return function(x, w, dtype=common(x, w), casting="unsafe")  # a 0-d operand may be narrowed
 
 
 def agreed(*xs: NDArray) -> list[NDArray]:
     """Return arrays converted to their common type, without a copy where they have it."""
-    dtype = common(*[x.dtype for x in xs])
+    dtype = common(*xs)
     return [x.astype(dtype, copy=False) for x in xs]
 
 
@@ -49,7 +62,7 @@ def broadcast(*specs: Spec) -> Spec:
     except ValueError:
         shapes = " and ".join(str(s.shape) for s in specs)
         raise ValueError(f"expected shapes that broadcast, got {shapes}") from None
-    return Spec(shape, common(*[s.dtype for s in specs]))
+    return Spec(shape, common(*specs))
 
 
 def quotient(x: Spec, w: Spec) -> Spec:

@@ -215,13 +215,13 @@ def _joined(*xs: Spec, axis: int) -> Spec:
         )
     first = xs[0].shape
     shape = (*first[:axis], sum(x.shape[axis] for x in xs), *first[axis + 1 :])
-    return Spec(shape, common(*[x.dtype for x in xs]))
+    return Spec(shape, common(*xs))
 
 
 @primitive(infer=_joined, cost=free)
 def concatenate(*xs: NDArray, axis: int) -> NDArray:
     """Return arrays joined one after the other along an existing axis."""
-    return np.concatenate(xs, axis, dtype=common(*[x.dtype for x in xs]))
+    return np.concatenate(xs, axis, dtype=common(*xs))
 
 
 @concatenate.vjp("xs")

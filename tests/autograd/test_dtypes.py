@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -59,3 +60,29 @@ def test_there_is_one_device(thing: Any) -> None:
     assert thing.to("cpu") is thing
     with pytest.raises(TypeError, match=r"the only device is 'cpu'.*, got 'cuda:0'$"):
         thing.to("cuda:0")
+
+
+@pytest.mark.parametrize("other", ["bool", "int8", "uint8", "int64", "float32", "float64"])
+@pytest.mark.parametrize("mine", ["bool", "uint8", "int64", "bfloat16", "float32", "float64"])
+def test_numbers_without_axes_widen_as_in_torch(mine: str, other: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    for x, w in itertools.product(((), (2,)), repeat=2):
+        ours = [ag.ones(*s).to(t) for s, t in ((x, mine), (w, other))]
+        theirs = [torch.ones(s, dtype=getattr(torch, t)) for s, t in ((x, mine), (w, other))]
+        expected = str(torch.result_type(*theirs)).removeprefix("torch.")
+        y = ag.where(ag.tensor(True), *ours)
+        assert str(y.dtype) == expected and y.tolist() == np.ones(y.shape).tolist()
+        if "bool" not in (mine, other):
+            for name in ("add", "mul", "maximum", "remainder"):
+                y, z = getattr(ag, name)(*ours), getattr(torch, name)(*theirs)
+                assert str(y.dtype) == expected and y.tolist() == z.tolist(), name
+
+
+def test_a_wide_number_leaves_gradients_their_types() -> None:
+    x, w = ag.ones(3).requires_grad_(), ag.tensor(np.sqrt(3.0)).requires_grad_()
+    y = x / w
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == np.float32 and w.grad.dtype == np.float64
+    assert (ag.tensor([0.1]) == ag.tensor(np.float64(0.1))).tolist() == [True]
+    narrow = ag.tensor(np.array([[1, 200]], np.uint8))
+    assert (narrow + 300).tolist() == [[301, 500]] and (narrow[0, 0] * -1).tolist() == -1
