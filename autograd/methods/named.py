@@ -96,6 +96,7 @@ class Methods:
     max = r.max
     median = r.median
     min = r.min
+    mode = r.mode
     norm = r.norm
     std_mean = r.std_mean
     var_mean = r.var_mean

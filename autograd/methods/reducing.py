@@ -42,6 +42,7 @@ __all__ = [
     "mean",
     "median",
     "min",
+    "mode",
     "norm",
     "numel",
     "permute",
@@ -192,6 +193,25 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Eith
     first = reduce.argmax(broken, axis=axis).unsqueeze(axis)
     position = el.where(broken.any(axis, True), first, position)
     return _taken(input, x, axis, position, keepdim)
+
+
+def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Ordered:
+    """Return the most frequent values along an axis, of equally frequent ones the least, and where
+    they occur last. ValueError for no elements."""
+    x = input if input.shape else input.reshape(1)
+    axis = sh.axis_of("mode", dim, len(x.shape))
+    size, lead = x.shape[axis], (slice(None),) * axis
+    if not size:
+        raise ValueError(f"mode: expected elements along axis {dim}, got shape {input.shape}")
+    order = gather.order(x, axis=axis, descending=False, count=size)
+    in_order = gather.gather(x, order, axis=axis)
+    changes = cp.ne(in_order[*lead, 1:], in_order[*lead, :-1]).astype(INT64)
+    run = cumsum(sh.concatenate(order[*lead, :1] * 0, changes, axis=axis), axis)
+    ones = sh.full(shape=x.shape, dtype=INT64, value=1)
+    lengths = gather.scatter_sum(ones, run, axis=axis, shape=x.shape)
+    longest = reduce.argmax(lengths, axis=axis).unsqueeze(axis)
+    last = gather.gather(cumsum(lengths, axis), longest, axis=axis) - 1
+    return _taken(input, x, axis, gather.gather(order, last, axis=axis), keepdim)
 
 
 def std_mean(

@@ -22,6 +22,7 @@ from . import (
     quantized,
     recurrent,
     spiking,
+    transformer,
     utils,
 )
 from .activation import *
@@ -42,6 +43,7 @@ from .pool import *
 from .quantized import *
 from .recurrent import *
 from .spiking import *
+from .transformer import *
 
 # Each file names its layers in __all__.
 __all__ = ["Parameter", "functional", "init", "utils"]
@@ -63,3 +65,4 @@ __all__ += pool.__all__
 __all__ += quantized.__all__
 __all__ += recurrent.__all__
 __all__ += spiking.__all__
+__all__ += transformer.__all__

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
-from typing import Any
 
 import numpy.typing as npt
 
 from ..dtypes import BOOL, FLOAT32
-from ..functional.activation import gelu, relu
 from ..functional.arrange import where
 from ..functional.attention import attention
 from ..functional.linear import linear
 from ..ops.attention import causal
-from ..suggest import unknown
 from ..tensor import Parameter, Tensor
 from . import init
-from .dropout import Dropout
 from .layers import Linear, parameter
 from .module import Module
-from .norm import LayerNorm
 
-__all__ = ["MultiheadAttention", "TransformerEncoderLayer"]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "relu": relu}
+__all__ = ["MultiheadAttention"]
 
 
 class MultiheadAttention(Module):
@@ -158,72 +150,3 @@ def _both(mask: Tensor | None, padding: Tensor) -> Tensor:
 def _added(mask: Tensor) -> Tensor:
     """Return a mask as numbers to add to scores."""
     return where(mask, 0.0, -inf) if mask.dtype == BOOL else mask
-
-
-class TransformerEncoderLayer(Module):
-    """Self-attention and two linear layers for each position, both with residuals and layer norms
-    (Vaswani et al. 2017).
-
-    The norms follow the sums or, with `norm_first`, precede what is added (Xiong et al. 2020).
-    `activation` is "relu", "gelu" or a function. ValueError for an unknown name."""
-
-    shown = ("norm_first",)
-
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: str | Callable[[Tensor], Tensor] = "relu",
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-        dtype: npt.DTypeLike = FLOAT32,
-    ) -> None:
-        if isinstance(activation, str):
-            if activation not in ACTIVATIONS:
-                raise unknown("activation", activation, ACTIVATIONS)
-            activation = ACTIVATIONS[activation]
-        self.activation, self.batch_first, self.norm_first = activation, batch_first, norm_first
-        self.self_attn = MultiheadAttention(
-            d_model, nhead, dropout, bias, batch_first=True, dtype=dtype
-        )
-        self.linear1 = Linear(d_model, dim_feedforward, bias, dtype)
-        self.linear2 = Linear(dim_feedforward, d_model, bias, dtype)
-        self.norm1, self.norm2 = (
-            LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype) for _ in range(2)
-        )
-        self.dropout, self.dropout1, self.dropout2 = (Dropout(dropout) for _ in range(3))
-
-    def forward(
-        self,
-        src: Tensor,
-        src_mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> Tensor:
-        """Return src's shape (L, N, E), with `batch_first` (N, L, E), or (L, E); masks are those of
-        `MultiheadAttention`."""
-        # Samples come first within, for dropout goes by the sample.
-        turned = src.ndim == 3 and not self.batch_first
-        x = src.transpose(0, 1) if turned else src
-        masks = {
-            "attn_mask": src_mask, "key_padding_mask": src_key_padding_mask, "is_causal": is_causal
-        }  # fmt: skip
-        if self.norm_first:
-            x = x + self._attended(self.norm1(x), masks)
-            x = x + self._fed_forward(self.norm2(x))
-        else:
-            x = self.norm1(x + self._attended(x, masks))
-            x = self.norm2(x + self._fed_forward(x))
-        return x.transpose(0, 1) if turned else x
-
-    def _attended(self, x: Tensor, masks: dict[str, Any]) -> Tensor:
-        y: Tensor = self.dropout1(self.self_attn(x, x, x, need_weights=False, **masks)[0])
-        return y
-
-    def _fed_forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
-        return y

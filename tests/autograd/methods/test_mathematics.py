@@ -115,6 +115,22 @@ def test_sums_of_powers_at_infinity() -> None:
     assert ag.logsumexp(ag.zeros(0, 2), 0).tolist() == [-np.inf] * 2
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_the_most_frequent_values_are_torchs(dim: int) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    numbers = np.random.default_rng(dim + 1).integers(0, 4, (5, 7, 6)).astype(np.float32)
+    x = ag.tensor(numbers, requires_grad=True)
+    y, t = x.mode(dim, True), torch.tensor(numbers).mode(dim, True)
+    np.testing.assert_array_equal(y.values.detach().numpy(), t.values.numpy())
+    np.testing.assert_array_equal(y.indices.numpy(), t.indices.numpy())
+    y.values.sum().backward()
+    assert x.grad is not None and x.grad.sum().item() == y.values.numel()
+    assert ag.mode(ag.tensor(3)).values.item() == 3
+    with pytest.raises(ValueError, match="mode: expected elements along axis 0, got shape"):
+        ag.zeros(0).mode(0)
+
+
 def test_median_of_few_elements() -> None:
     with pytest.raises(ValueError, match=r"^median: expected elements along axis 0, got shape "):
         ag.zeros(0).median()

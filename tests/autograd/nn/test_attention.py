@@ -93,6 +93,49 @@ def test_the_encoder_layer_is_torchs(options: dict[str, Any]) -> None:
         np.testing.assert_allclose(a.numpy(), b.detach().numpy(), rtol=1e-8, atol=1e-9)
 
 
+MASKS = {"tgt_mask": np.triu(np.full((L, L), -np.inf), 1), "memory_key_padding_mask": PADDING}
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("options", [{"batch_first": True}, {"norm_first": True}], ids=str)
+def test_the_transformer_is_torchs(options: dict[str, Any]) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    sizes = {"num_encoder_layers": 2, "num_decoder_layers": 2, "dim_feedforward": 5}
+    theirs = torch.nn.Transformer(E, H, dropout=0.0, **sizes, **options).double()
+    for p in theirs.parameters():
+        torch.nn.init.normal_(p)
+    ours = nn.Transformer(E, H, dropout=0.0, **sizes, **options).double()
+    state = {k: v.detach().numpy() for k, v in theirs.state_dict().items()}
+    assert [*state] == [*ours.state_dict()]
+    ours.load_state_dict(state)
+    batch_first = options.get("batch_first", False)
+    numbers = [drawn(*((N, t, E) if batch_first else (t, N, E))) for t in (S, L)]
+    x = [ag.tensor(a, requires_grad=True) for a in numbers]
+    tx = [torch.tensor(a, requires_grad=True) for a in numbers]
+    y = ours(*x, **{k: ag.tensor(v) for k, v in MASKS.items()})
+    t = theirs(*tx, **{k: torch.tensor(v) for k, v in MASKS.items()})
+    again = ours(*x, memory_key_padding_mask=ag.tensor(PADDING), tgt_is_causal=True)
+    np.testing.assert_allclose(again.detach().numpy(), y.detach().numpy(), rtol=1e-12)
+    (y * y).sum().backward()
+    (t * t).sum().backward()
+    pairs = [(y, t), *((a.grad, b.grad) for a, b in zip(x, tx, strict=True))]
+    pairs += [(p.grad, q.grad) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True)]
+    for a, b in pairs:
+        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-7, atol=1e-8)
+
+
+def test_layers_of_a_stack_are_copies_and_the_mask_is_torchs() -> None:
+    layer = nn.TransformerEncoderLayer(E, H, 8)
+    first, second = nn.TransformerEncoder(layer, 2).layers
+    assert first.linear1.weight is not second.linear1.weight is not layer.linear1.weight
+    np.testing.assert_array_equal(first.linear1.weight.numpy(), second.linear1.weight.numpy())
+    mask = nn.Transformer.generate_square_subsequent_mask(3)
+    assert mask.tolist() == np.triu(np.full((3, 3), -np.inf), 1).tolist()
+    with pytest.raises(ValueError, match="TransformerEncoder: expected num_layers of at least 1"):
+        nn.TransformerEncoder(layer, 0)
+
+
 def test_dropout_of_the_encoder_layer_goes_by_the_sample() -> None:
     layer, x = nn.TransformerEncoderLayer(E, H, 8, dropout=0.5), ag.randn(S, N, E)
     found = []

@@ -93,6 +93,13 @@ def test_an_optimizer_trains_it_in_a_replayed_step_and_removal_keeps_the_weight(
     np.testing.assert_array_equal(*results)
 
 
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_two_forwards_may_come_before_the_backward(wrap: Wrap) -> None:
+    layer = wrap(utils, nn.Linear(5, 3))
+    (layer(ag.ones(1, 5)).sum() - layer(ag.zeros(1, 5)).sum()).backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
 def test_spectral_norm_makes_the_largest_singular_value_1() -> None:
     layer = parametrizations.spectral_norm(nn.Linear(6, 4))
     assert np.linalg.svd(layer.eval().weight.numpy())[1][0] == pytest.approx(1, rel=1e-2)
