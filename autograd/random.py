@@ -31,6 +31,14 @@ class SampleKeys:
         """The generator of these samples in this step."""
         return np.random.Generator(np.random.Philox(key=int(self.keys.value[:1].sum())))
 
+    def rows(self, count: int) -> Array:
+        """Return keys (count,) of rows: those of the samples where the rows can be these, else
+        hashes of the first sample's key and of each row's number."""
+        if self.keys.shape == (count,):
+            return self.keys
+        first = output(words([self.keys.value[:1].sum()]))
+        return array(mix(first ^ mix(words(np.arange(count)))))
+
 
 class Generator:
     """A stream of random numbers of its own, for the argument `generator` of functions that
@@ -82,10 +90,12 @@ def numbers_of(generator: Generator | None = None) -> np.random.Generator:
 
 @contextmanager
 def keyed(samples: NDArray, seed: int, step: int) -> Iterator[SampleKeys]:
-    """Key dropout masks within the block by (seed, step, use within the step, sample) alone, and
-    the generator of all other draws by (seed, step, first sample).
+    """Key dropout masks within the block by (seed, step, use within the step, sample) alone, or
+    where the first axis does not hold the samples by (seed, step, use, first sample, row); and the
+    generator of all other draws by (seed, step, first sample).
 
-    Any number of ranks then draws the same. `samples`: (N,) global numbers of the batch's rows."""
+    Any number of ranks then draws the same, as the micro-batches are the same. `samples`: (N,)
+    global numbers of the batch's rows."""
     # Hashed at each stage: neighbouring seeds, steps and samples get unrelated keys.
     start = mix(output(words([seed])) ^ words([step]))
     source = SampleKeys(array(mix(start ^ mix(words(samples)))))
@@ -97,10 +107,10 @@ def keyed(samples: NDArray, seed: int, step: int) -> Iterator[SampleKeys]:
 
 
 def sample_keys(count: int, generator: Generator | None = None) -> tuple[Array, int]:
-    """Return (N,) uint64 keys for `count` samples, and the number of this use within the step.
+    """Return (N,) uint64 keys for `count` rows, and the number of this use within the step.
 
-    With a `generator` they are drawn from it, whatever the step is. ValueError where the current
-    batch has another number of samples."""
+    Rows that are as many as the step's samples have the samples' keys, others those of their number
+    in the micro-batch. With a `generator` they are drawn from it, whatever the step is."""
     context.not_replayable("draws random numbers")
     source = _source.get() if generator is None else None
     if not backends.computes():
@@ -108,10 +118,7 @@ def sample_keys(count: int, generator: Generator | None = None) -> tuple[Array, 
     if source is None:
         keys = numbers_of(generator).integers(0, 2**64, count, dtype=np.uint64)
         return array(keys), 0
-    if source.keys.shape != (count,):
-        samples = source.keys.shape[0]
-        raise ValueError(f"dropout: expected {samples} rows, the samples of the step, got {count}")
-    return source.keys, _next(source)
+    return source.rows(count), _next(source)
 
 
 def _next(source: SampleKeys | None) -> int:

@@ -23,8 +23,9 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Return the input (N, ..) with each element set to 0 with probability p, the others divided by
     1 - p.
 
-    Outside training the input itself is returned. Within `random.keyed` the first axis holds the
-    step's samples, and what is dropped does not depend on how they are spread over ranks.
+    Outside training the input itself is returned. In a training step, what is dropped depends on
+    the sample where the first axis is as long as the micro-batch, else on the micro-batch, and in
+    no case on ranks.
     ValueError for a p outside [0, 1]."""
     _check("dropout", p)
     if not training or p == 0:

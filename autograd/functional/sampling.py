@@ -99,9 +99,8 @@ def randperm(n: int, **options: Unpack[Drawing]) -> Tensor:
 def bernoulli(input: Tensor, *, generator: random.Generator | None = None) -> Tensor:
     """Return 1 with the probability that each element is, else 0, in the input's type.
 
-    Draws are keyed by the sample, the first axis, as those of `dropout`, or come from `generator`.
-    ValueError for what is no
-    probability, TypeError for other types than floating-point."""
+    Draws are keyed by the first axis, as those of `dropout`, or come from `generator`.
+    ValueError for what is no probability, TypeError for other types than floating-point."""
     if backends.computes():
         p = input.numpy()
         wrong = p[~((p >= 0) & (p <= 1))]

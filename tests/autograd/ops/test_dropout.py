@@ -161,14 +161,22 @@ def test_channels_are_needed() -> None:
         ag.dropout2d(ones(2, 3))
 
 
-def test_a_batch_that_is_not_the_steps() -> None:
-    with (
-        random.keyed(SAMPLES, 0, 0),
-        pytest.raises(
-            ValueError, match=r"^dropout: expected 12 rows, the samples of the step, got 5"
-        ),
-    ):
-        ag.dropout(ones(5, 2))
+@pytest.mark.parametrize("rows", [1, 7, 36])
+def test_rows_that_are_no_samples_go_by_the_micro_batch(rows: int) -> None:
+    """As folded axes (N L, ..), sequences (L, N, ..) and weights have them."""
+
+    def masks(samples: np.ndarray, step: int = 3, seed: int = 7) -> list[np.ndarray]:
+        with random.keyed(samples, seed, step):
+            return [ag.dropout(ones(rows, 300), 0.4).numpy() for _ in range(2)]
+
+    first, second = masks(SAMPLES)
+    np.testing.assert_array_equal(masks(SAMPLES)[0], first)
+    assert np.mean(first == 0) == pytest.approx(0.4, abs=0.1)
+    others = [second, masks(SAMPLES, 4)[0], masks(SAMPLES, seed=8)[0], masks(SAMPLES[1:])[0]]
+    if rows > 1:
+        others.append(np.roll(first, 1, 0))
+    for other in others:
+        assert np.mean(first == other) == pytest.approx(0.52, abs=0.12)
 
 
 @pytest.mark.parametrize(
