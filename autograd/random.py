@@ -106,6 +106,11 @@ def keyed(samples: NDArray, seed: int, step: int) -> Iterator[SampleKeys]:
         _source.reset(token)
 
 
+def in_step() -> bool:
+    """Tell whether a micro-batch of a step is under way, see `keyed`."""
+    return _source.get() is not None
+
+
 def sample_keys(count: int, generator: Generator | None = None) -> tuple[Array, int]:
     """Return (N,) uint64 keys for `count` rows, and the number of this use within the step.
 

@@ -8,18 +8,20 @@ its own; `DistributedOptimizer` sums their gradients over all ranks in the fixed
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
-from typing import Any, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
 
 from ..autograd import Tensor, context, from_numpy, is_grad_enabled, nn
 from ..autograd.array import Array
-from ..autograd.nn.flat import FlatParameters, flatten
-from ..autograd.optim import Optimizer, ParameterGroup
+from ..autograd.nn.flat import FlatParameters
+from ..autograd.optim import EMA, Lookahead, Optimizer, ParameterGroup
+from ..autograd.optim.schedules import Schedule
 from ..autograd.random import keyed
-from ..datasets import Batch, Loader
+from ..datasets import Batch, IndexLoader, Loader
 from ..datasets.sampler import Sampler, owned
 from . import session
 from .components.evaluate import evaluate as evaluate_batches
@@ -27,6 +29,7 @@ from .components.evaluate import make_eval_step
 from .config import TrainConfig
 from .distributed.agreement import agree, model_facts, work_facts
 from .distributed.buffers import MicroBatchBuffers
+from .distributed.clipping import Clip
 from .distributed.comm import Comm
 from .distributed.exchange import Reducer
 from .distributed.overlap import OverlapChoice, ways_to_drive
@@ -61,8 +64,9 @@ class DistributedOptimizer:
     updates."""
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, micro_batches: range, parts: int, comm: Comm
-    ) -> None:
+        self, model: nn.Module, optimizer: Optimizer, micro_batches: range, parts: int, comm: Comm,
+        clip_norm: float = 0.0, clip_value: float = 0.0,
+    ) -> None:  # fmt: skip
         self.model, self.optimizer, self.comm = model, optimizer, comm
         self.mine, self.parts = micro_batches, parts
         _arrange(model, optimizer)
@@ -70,6 +74,8 @@ class DistributedOptimizer:
             self._sync(group.flat, comm if i == 0 else comm.stream(f"group {i}"))
             for i, group in enumerate(optimizer.groups)
         ]
+        count = sum(p.size for p in optimizer.parameters)
+        self.clip = Clip(clip_norm, clip_value, count, comm) if clip_norm or clip_value else None
         ways = ways_to_drive("auto", comm)
         self.overlaps = [OverlapChoice(sync.reducer, ways) for sync in self.syncs]
         self.buffers = MicroBatchBuffers(model, Reducer(comm, parts), micro_batches, parts)
@@ -94,6 +100,20 @@ class DistributedOptimizer:
     def groups(self) -> list[ParameterGroup]:
         """The groups of parameters, with their settings."""
         return self.optimizer.groups
+
+    @property
+    def param_groups(self) -> list[ParameterGroup]:
+        """The same, by torch's name."""
+        return self.optimizer.groups
+
+    @property
+    def lr(self) -> float | Schedule:
+        """The learning rate of the first group, or its schedule; setting it sets all groups'."""
+        return self.optimizer.lr
+
+    @lr.setter
+    def lr(self, value: float | Schedule) -> None:
+        self.optimizer.lr = value
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -134,6 +154,19 @@ class DistributedOptimizer:
         """Forget the gradients of the micro-batch."""
         self.optimizer.zero_grad()
 
+    def add(self, average: EMA | Lookahead) -> Self:
+        """Begin an average of the weights; return self. ValueError where there is one of its
+        kind."""
+        self.optimizer.add(average)
+        return self
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the model have the moving average of the weights within a `with` block. ValueError
+        where there is none."""
+        with self.optimizer.averaged():
+            yield
+
     def begin(self, index: int, batch: Batch) -> None:
         """Begin a micro-batch, the `index`-th of this rank; called by the loader."""
         if index == 0:
@@ -156,6 +189,8 @@ class DistributedOptimizer:
             sync.wait()
         for overlap in self.overlaps:
             overlap.step()
+        if self.clip:
+            self.clip(self.optimizer)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -195,10 +230,7 @@ def _arrange(model: nn.Module, optimizer: Optimizer) -> None:
     names = {id(p): n for p, n in zip(optimizer.parameters, optimizer.names, strict=True)}
     names |= {id(p): name for name, p in model.named_parameters()}
     if optimizer.steps == 0:
-        optimizer.groups = [
-            replace(group, flat=flatten([*reversed(group.flat.parameters)]))
-            for group in optimizer.groups
-        ]
+        optimizer.groups = [group.turned() for group in optimizer.groups]
     optimizer.names = [names[id(p)] for p in optimizer.parameters]
 
 
@@ -270,36 +302,64 @@ class ShardedLoader:
 
 @overload
 def distribute(
-    model: M, optimizer: Optimizer, /, *, micro_batches: int = 0
-) -> tuple[M, DistributedOptimizer]: ...
+    model: M, optimizer: Optimizer, /,
+    *, micro_batches: int = 0, clip_norm: float = 0.0, clip_value: float = 0.0,
+) -> tuple[M, DistributedOptimizer]: ...  # fmt: skip
 @overload
 def distribute(
-    model: M, optimizer: Optimizer, train: AnyLoader, /, *, micro_batches: int = 0
-) -> tuple[M, DistributedOptimizer, ShardedLoader]: ...
+    model: M, optimizer: Optimizer, train: AnyLoader, /,
+    *, micro_batches: int = 0, clip_norm: float = 0.0, clip_value: float = 0.0,
+) -> tuple[M, DistributedOptimizer, ShardedLoader]: ...  # fmt: skip
 @overload
 def distribute(
     model: M, optimizer: Optimizer, train: AnyLoader, test: AnyLoader, /,
-    *, micro_batches: int = 0,
+    *, micro_batches: int = 0, clip_norm: float = 0.0, clip_value: float = 0.0,
 ) -> tuple[M, DistributedOptimizer, ShardedLoader, ShardedLoader]: ...  # fmt: skip
 def distribute(
-    model: M, optimizer: Optimizer, /, *loaders: AnyLoader, micro_batches: int = 0
-) -> tuple[Any, ...]:
+    model: M, optimizer: Optimizer, /, *loaders: AnyLoader,
+    micro_batches: int = 0, clip_norm: float = 0.0, clip_value: float = 0.0,
+) -> tuple[Any, ...]:  # fmt: skip
     """Return a model, its optimizer and the loaders of its data for training on all ranks.
 
     All ranks get the weights of rank 0. A step's batch, of the loader's size, has so many
     micro-batches, 0 for one per rank and at least two: with the same number results have the same
-    bits on any number of ranks. UserError where ranks differ in model or data, or where a batch has
-    fewer samples than micro-batches."""
+    bits on any number of ranks. Before each update the gradient of the whole batch is clipped, its
+    elements to `clip_value` and then its norm to `clip_norm`; 0 leaves it as it is.
+
+    UserError where ranks differ in model or data, or where a batch has fewer samples than
+    micro-batches; TypeError for other objects than these, ValueError for a negative limit."""
+    _check(model, optimizer, loaders)
+    if not (clip_norm >= 0 and clip_value >= 0):
+        raise ValueError(
+            "distribute: expected clip_norm and clip_value of at least 0, got "
+            f"{clip_norm} and {clip_value}"
+        )
     comm = session.comm()
     parts = TrainConfig(micro_batches=micro_batches).micro_batches_on(comm.size)
     sharded = [_sharded(loader, comm, parts) for loader in loaders]
     agree(comm, lambda: {**model_facts(model), **_loader_facts(sharded)})
     mine = range(*owned(parts, comm.rank, comm.size))
-    made = DistributedOptimizer(model, optimizer, mine, parts, comm)
+    made = DistributedOptimizer(model, optimizer, mine, parts, comm, clip_norm, clip_value)
     made.loaders = sharded
     for one in sharded:
         one.optimizers.append(made)
     return (model, made, *sharded)
+
+
+def _check(model: object, optimizer: object, loaders: Sequence[object]) -> None:
+    """TypeError where something else stands in the place of a model, an optimizer or a loader."""
+    fits = {
+        "a Module": (model, isinstance(model, nn.Module)),
+        "an Optimizer": (optimizer, isinstance(optimizer, Optimizer)),
+    }
+    for i, one in enumerate(loaders):
+        fits[f"loader {i} to be a Loader or IndexLoader"] = one, hasattr(one, "epoch")
+    for what, (given, is_one) in fits.items():
+        if not is_one:
+            raise TypeError(
+                f"distribute: expected {what} of tallygrad, got {type(given).__name__}; the order "
+                "is model, optimizer, loaders"
+            )
 
 
 def _loader_facts(loaders: Sequence[ShardedLoader]) -> dict[str, object]:
@@ -329,8 +389,12 @@ def evaluate(
     """Return loss and metrics of a task, such as accuracy, over the samples of a sharded loader:
     the same bits on any number of ranks. All ranks must call it. The model is in evaluation mode
     meanwhile."""
-    if not isinstance(data.loader, Loader):
-        raise TypeError(f"evaluate: expected a sharded Loader, got {type(data.loader).__name__}")
+    if not isinstance(data, ShardedLoader) or not isinstance(data.loader, Loader):
+        own = data.loader if isinstance(data, ShardedLoader) else data
+        raise TypeError(
+            "evaluate: expected a Loader that distribute() returned, got "
+            f"{'an' if isinstance(own, IndexLoader) else 'another'} {type(own).__name__}"
+        )
     task = registry.create(task) if isinstance(task, str) else task
     for optimizer in data.optimizers:
         optimizer.buffers.use_means()

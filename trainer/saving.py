@@ -20,7 +20,9 @@ def save(
 ) -> None:
     """Write model, optimizer, epochs of its loaders and plain `values` to a file, whole or not at
     all; rank 0 writes, and all ranks must call it, after a whole step. UserError where it cannot be
-    written, ValueError for values that JSON cannot hold, RuntimeError within a step."""
+    written, ValueError for values that JSON cannot hold, RuntimeError within a step, TypeError for
+    an optimizer that is not distribute()'s."""
+    _check("save", optimizer)
     optimizer.check_place()
     optimizer.buffers.use_means()
     copies = optimizer.buffers.state_dict()
@@ -36,16 +38,23 @@ def save(
 
 
 def load(
-    path: str | os.PathLike[str], model: nn.Module, optimizer: DistributedOptimizer
+    path: str | os.PathLike[str], model: nn.Module, optimizer: DistributedOptimizer | None = None
 ) -> dict[str, Any]:
-    """Continue from a file of `save`, on any number of ranks: return its values. UserError, naming
-    the first difference, where it is of another model or optimizer; nothing in the file runs."""
+    """Continue from a file of `save`, on any number of ranks: return its values. Without an
+    optimizer, the model alone gets what the file holds. UserError, naming the first difference,
+    where it is of another model or optimizer; nothing in the file runs. TypeError for an optimizer
+    that is not distribute()'s."""
+    if optimizer is not None:
+        _check("load", optimizer)
     source = Path(path)
     held = checkpoint.load(source)
     script = state.recorded(source, held.meta, "script", dict)
     values, epochs = script.get("values"), script.get("epochs")
     if not isinstance(values, dict) or not isinstance(epochs, list):
         raise UserError(f"{source}: script: expected values and epochs, got {script!r:.60}")
+    if optimizer is None:
+        state.load_evaluated(source, held.tensors, model)
+        return values
     if len(epochs) != len(optimizer.loaders) or not all(type(n) is int and n >= 0 for n in epochs):
         raise UserError(
             f"{source}: epochs: expected a number for each of {len(optimizer.loaders)} loaders, "
@@ -57,3 +66,11 @@ def load(
     for loader, epoch in zip(optimizer.loaders, epochs, strict=True):
         loader.next_epoch = epoch
     return values
+
+
+def _check(what: str, optimizer: object) -> None:
+    if not isinstance(optimizer, DistributedOptimizer):
+        raise TypeError(
+            f"{what}: expected the optimizer that distribute() returned, got "
+            f"{type(optimizer).__name__}"
+        )

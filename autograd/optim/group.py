@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from ..array import Array, array
 from ..functional.create import zeros
-from ..nn.flat import FlatParameters
+from ..nn.flat import FlatParameters, flatten
 from .schedules import Schedule
 
 
@@ -49,6 +49,30 @@ class ParameterGroup:
     def kind(cls) -> str:
         """Return the optimizer's name, for messages."""
         return cls.__name__.removesuffix("Group")
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a setting, or "params", as of torch's groups. KeyError for others."""
+        if name == "params":
+            return [*self.flat.parameters]
+        self._check_setting(name)
+        return getattr(self, name)
+
+    def __setitem__(self, name: str, value: object) -> None:
+        """Change a setting from the next step on. KeyError for others, ValueError for one out of
+        range."""
+        self._check_setting(name)
+        before = getattr(self, name)
+        setattr(self, name, value)
+        try:
+            self.check()
+        except ValueError:
+            setattr(self, name, before)
+            raise
+
+    def _check_setting(self, name: str) -> None:
+        names = [item.name for item in fields(self) if item.name != "flat"]
+        if name not in names:
+            raise KeyError(f"{self.kind()}: expected one of {', '.join(names)}, got {name}")
 
     def check(self) -> None:
         """ValueError for settings out of range."""
@@ -97,6 +121,14 @@ class ParameterGroup:
     def slot(self) -> Array:
         """Return a new flat array of zeros, one element for each of the parameters'."""
         return zeros(*self.flat.data.shape, dtype=self.flat.dtype).data
+
+    def turned(self) -> Self:
+        """Return a group of the same settings, without any updates yet, whose parameters lie in
+        the opposite order."""
+        new = replace(self, flat=flatten([*reversed(self.flat.parameters)]))
+        new.decays, new.factors = self.decays[::-1], self.factors[::-1]
+        new.averages = {name: new.slot() for name in self.averages}
+        return new
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""

@@ -25,6 +25,7 @@ from ..suggest import unknown
 from ..tensor import Parameter, Tensor
 from .averages import EMA, Lookahead
 from .group import ParameterGroup
+from .schedules import Schedule
 
 Parameters: TypeAlias = FlatParameters | Iterable[Parameter]
 SCOPE = "optimizer"
@@ -69,6 +70,21 @@ class Optimizer:
     def parameters(self) -> list[Parameter]:
         """All parameters, group by group, in the order of the flat buffers."""
         return [p for group in self.groups for p in group.flat.parameters]
+
+    @property
+    def param_groups(self) -> list[ParameterGroup]:
+        """The groups: `optimizer.param_groups[0]["lr"] = 0.01`, as in torch."""
+        return self.groups
+
+    @property
+    def lr(self) -> float | Schedule:
+        """The learning rate of the first group, or its schedule; setting it sets all groups'."""
+        return self.groups[0].lr
+
+    @lr.setter
+    def lr(self, value: float | Schedule) -> None:
+        for group in self.groups:
+            group["lr"] = value
 
     @property
     def rates(self) -> list[float]:

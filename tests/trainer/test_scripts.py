@@ -38,8 +38,12 @@ class Net(nn.Module):
         self.norm = nn.BatchNorm2d(4)
         self.drop = nn.Dropout(0.3)
         self.fc = nn.Linear(144, classes)
+        self.register_buffer("seen", ag.zeros(1, dtype=np.int64))
 
     def forward(self, x):
+        if self.training:
+            with ag.no_grad():
+                self.seen += len(x)
         return self.fc(self.drop(self.norm(self.conv(x)).relu().flatten(1)))
 
 def train(data, out, epochs, goes_on):
@@ -49,10 +53,11 @@ def train(data, out, epochs, goes_on):
     others = [p for p in model.parameters() if all(p is not q for q in last)]
     groups = [{"params": others}, {"params": last}]
     optimizer = optim.SGD(groups, lr=0.02, momentum=0.9, weight_decay=5e-4)
+    optimizer.add(optim.EMA(0.9))
     train = Loader(load("mnist", "train", data), 20)
     test = Loader(load("mnist", "test", data), 11, shuffle=False)
     model, optimizer, train, test = tg.distribute(
-        model, optimizer, train, test, micro_batches=6
+        model, optimizer, train, test, micro_batches=6, clip_norm=0.5
     )
     first = tg.load(out, model, optimizer)["epoch"] + 1 if goes_on else 0
     for epoch in range(first, epochs):
@@ -65,11 +70,11 @@ def train(data, out, epochs, goes_on):
             optimizer.step()
     model.eval()
     correct = 0
-    with ag.no_grad():
+    with optimizer.averaged(), ag.no_grad():
         for batch in test:
             scores = model(ag.from_numpy(batch.images)).numpy()
             correct += int((scores.argmax(1) == batch.labels).sum())
-    figures = tg.evaluate(model, test)
+        figures = tg.evaluate(model, test)
     assert tg.sum(correct) == round(figures["accuracy"] * 29)
     tg.save(out, model, optimizer, epoch=epoch)
     return figures, optimizer
@@ -80,8 +85,8 @@ if __name__ == "__main__":
     print(json.dumps([tg.size(), optimizer.steps, figures]))
 '''
 WORDS = ["--dataset", "mnist", "--batch-size", "20", "--micro-batches", "6", "--epochs", "2",
-         "--schedule", "constant", "--augment", "none", "--eval-batch-size", "11",
-         "--backend", "numpy"]  # fmt: skip
+         "--schedule", "constant", "--augment", "none", "--clip-norm", "0.5", "--ema", "0.9",
+         "--eval-batch-size", "11", "--backend", "numpy"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +133,7 @@ def test_fit_has_the_bits_of_the_command(place: Path, alone_here: None) -> None:
     splits = [datasets.load("mnist", split, place / "data") for split in ("train", "test")]
     options = {word[2:].replace("-", "_"): value for word, value in zip(
         WORDS[2:-2:2], WORDS[3:-2:2], strict=True)}  # fmt: skip
-    options = {k: int(v) if v.isdigit() else v for k, v in options.items()}
+    options = {k: json.loads(v) if v[0].isdigit() else v for k, v in options.items()}
     events: list[str] = []
     history = tg.fit(
         net, *splits, out=str(place / "fitted"), backend="numpy", log_every=1,
@@ -154,6 +159,14 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
 
 
+def optimizer_of(model: nn.Module) -> optim.Optimizer:
+    """Return an optimizer with settings of single parameters."""
+    optimizer = optim.SGD(model.parameters(), lr=0.1, weight_decay=0.5)
+    optimizer.exempt_from_decay(p for p in model.parameters() if p.ndim == 1)
+    optimizer.scale_rates((p for p in model.parameters() if p.ndim == 2), 2.0)
+    return optimizer
+
+
 Made = tuple[nn.Module, tg.DistributedOptimizer, tg.ShardedLoader]
 
 
@@ -161,9 +174,7 @@ Made = tuple[nn.Module, tg.DistributedOptimizer, tg.ShardedLoader]
 def made(alone_here: None) -> Made:
     ag.manual_seed(0)
     model = linear()
-    return tg.distribute(
-        model, optim.SGD(model.parameters(), lr=0.1), Loader(images(12), 6), micro_batches=3
-    )
+    return tg.distribute(model, optimizer_of(model), Loader(images(12), 6), micro_batches=3)
 
 
 def loss_of(model: nn.Module, batch: Any) -> ag.Tensor:
@@ -175,7 +186,7 @@ def test_a_step_is_that_of_the_whole_batch(made: Made) -> None:
     model, optimizer, train = made
     ag.manual_seed(0)
     whole = linear()
-    update = optim.SGD(whole.parameters(), lr=0.1)
+    update = optimizer_of(whole)
     steps = []
     for batch in train:
         optimizer.backward(loss_of(model, batch))
@@ -212,7 +223,7 @@ def test_batches_of_numbers_shard_data_of_the_script(alone_here: None) -> None:
         assert sorted(np.concatenate(numbers)) == [*np.repeat(np.arange(10), 20)]
         assert optimizer.steps == 60
         np.testing.assert_allclose(model.weight.numpy(), [[1, 2]], atol=1e-3)
-    with pytest.raises(TypeError, match="expected a sharded Loader, got IndexLoader"):
+    with pytest.raises(TypeError, match="returned, got an IndexLoader"):
         tg.evaluate(model, train)
 
 
@@ -231,6 +242,16 @@ def scheduled_step(model: nn.Module, optimizer: tg.DistributedOptimizer, batch: 
     optim.lr_scheduler.StepLR(optimizer.optimizer, 1).step()
 
 
+def clipped_part(model: nn.Module, optimizer: tg.DistributedOptimizer, batch: Any) -> None:
+    optimizer.backward(loss_of(model, batch))
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+
+def limited_part(model: nn.Module, optimizer: tg.DistributedOptimizer, batch: Any) -> None:
+    optimizer.backward(loss_of(model, batch))
+    nn.utils.clip_grad_value_(model.parameters(), 1.0)
+
+
 def two_sweeps(model: nn.Module, optimizer: tg.DistributedOptimizer, batch: Any) -> None:
     no_step(model, optimizer, batch)
     no_step(model, optimizer, batch)
@@ -242,6 +263,8 @@ def two_sweeps(model: nn.Module, optimizer: tg.DistributedOptimizer, batch: Any)
         (no_step, "expected optimizer.step() once for each micro-batch"),
         (plain_sweep, "step: expected optimizer.backward(loss) before it, got none"),
         (scheduled_step, "expected step() after a loop over a loader of distribute(), got it with"),
+        (clipped_part, "loop over a loader of distribute(); distribute(.., clip_norm=X) clips the"),
+        (limited_part, "distribute(.., clip_value=X) clips the batch's"),
         (two_sweeps, "expected one call for each micro-batch"),
     ],
 )
@@ -270,6 +293,36 @@ def test_a_loop_left_within_a_step_is_refused_and_evaluation_needs_no_step(made:
     with pytest.raises(UserError, match="expected batches of at least 9 samples"):
         tg.distribute(linear(), optim.SGD(linear().parameters(), 0.1), Loader(images(12), 6),
                       micro_batches=9)  # fmt: skip
+
+
+@pytest.mark.parametrize(("wrong", "kind", "message"), [
+    (lambda m, o, t: tg.distribute(o, m, t), TypeError, "expected a Module of tallygrad, got SGD"),
+    (lambda m, o, t: tg.distribute(m, t), TypeError, "expected an Optimizer of tallygrad, got Loa"),
+    (lambda m, o, t: tg.distribute(m, o, [t]), TypeError, "loader 0 to be a Loader or IndexLoader"),
+    (lambda m, o, t: tg.distribute(m, o, t, clip_norm=-1), ValueError, "at least 0, got -1 and 0"),
+    (lambda m, o, t: tg.evaluate(m, t), TypeError, "distribute() returned, got another Loader"),
+    (lambda m, o, t: tg.save("none.h5", m, o), TypeError, "optimizer that distribute() returned"),
+    (lambda m, o, t: tg.load("none.h5", m, o), TypeError, "optimizer that distribute() returned"),
+])  # fmt: skip
+def test_other_objects_than_those_of_distribute_are_refused(
+    alone_here: None, wrong: Callable[..., object], kind: type[Exception], message: str
+) -> None:
+    model = linear()
+    with pytest.raises(kind, match=re.escape(message)):
+        wrong(model, optimizer_of(model), Loader(images(12), 6))
+
+
+def test_rates_can_be_set(made: Made) -> None:
+    _, optimizer, _ = made
+    optimizer.param_groups[0]["lr"] = 0.3
+    assert optimizer.lr == 0.3 and optimizer.rates == [0.3]
+    optimizer.lr = 0.4
+    assert optimizer.optimizer.rates == [0.4] and len(optimizer.param_groups[0]["params"]) == 2
+    with pytest.raises(ValueError, match="SGD: expected lr of at least 0, got -1"):
+        optimizer.lr = -1.0
+    with pytest.raises(KeyError, match=r"SGD: expected one of lr, momentum, .*, got rate"):
+        optimizer.param_groups[0]["rate"] = 1.0
+    assert optimizer.rates == [0.4]
 
 
 def test_a_scheduler_steps_between_epochs(made: Made) -> None:
@@ -308,6 +361,9 @@ def test_files_of_others_are_refused(made: Made, place: Path, tmp_path: Path) ->
         tg.load(place / "run" / "checkpoints" / "best.h5", model, optimizer)
     tg.save(tmp_path / "a" / "net.h5", model, optimizer, note="mine")
     assert tg.load(tmp_path / "a" / "net.h5", model, optimizer) == {"note": "mine"}
+    alone = linear()
+    assert tg.load(tmp_path / "a" / "net.h5", alone) == {"note": "mine"}
+    np.testing.assert_array_equal(alone[1].weight.numpy(), model[1].weight.numpy())
     other = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     with pytest.raises(UserError, match=r"1\.weight: expected \(4, 16\), state has \(3, 16\)"):
         tg.load(tmp_path / "a" / "net.h5", other, optimizer)

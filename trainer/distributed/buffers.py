@@ -8,6 +8,7 @@ import numpy as np
 
 from ...autograd import context
 from ...autograd.array import Array, NDArray, array
+from ...autograd.dtypes import is_floating
 from ...autograd.functional.create import zeros
 from ...autograd.ledger import Ledger
 from ...autograd.nn.module import Module
@@ -19,18 +20,17 @@ from .sync import allreduce
 
 
 class MicroBatchBuffers:
-    """The float buffers of a model that each micro-batch changes by itself, such as the running
+    """The buffers of a model that each micro-batch changes by itself, such as the running
     statistics of batch norm.
 
     There is a copy for each of the `mine` micro-batches of this rank, out of `parts`, so that no
     value depends on how many ranks share them. Evaluation and the model's part of a checkpoint use
-    their mean; training continues with the copies."""
+    their mean, but of integers the first micro-batch's; training continues with the copies."""
 
     def __init__(self, model: Module, reducer: Reducer, mine: range, parts: int) -> None:
         self.reducer, self.mine, self.parts = reducer, mine, parts
-        named = [(name, b) for name, b in model.named_buffers() if b.dtype.kind == "f"]
-        self.names = [name for name, _ in named]
-        self.buffers = [b for _, b in named]
+        named = dict(model.named_buffers())
+        self.names, self.buffers = [*named], [*named.values()]
         self.copies = [[b.data for b in self.buffers]]
         self.apart = parts > 1 or reducer.comm.size > 1
         if self.apart:
@@ -53,11 +53,18 @@ class MicroBatchBuffers:
         self._use(self.copies[part])
 
     def use_means(self) -> None:
-        """Let the model read the means over the micro-batches of all ranks."""
+        """Let the model read the means over the micro-batches of all ranks, and of integers what
+        the first one has."""
         if not self.apart:
             return
+        averaged = []
         with context.using(phase="communicate", scope="buffers", tape=None):
             for mean, copies in zip(self.means, zip(*self.copies, strict=True), strict=True):
+                if not is_floating(mean.dtype):
+                    store(mean, copies[0])
+                    self.reducer.comm.bcast(mean.value)  # rank 0 has the first micro-batch
+                    continue
+                averaged.append(mean)
                 sums = [mean]
                 sums += [zeros(c.spec.shape, dtype=c.spec.dtype).data for c in copies[1:]]
                 # `fold` overwrites what it adds: it gets copies of the copies.
@@ -65,7 +72,7 @@ class MicroBatchBuffers:
                     store(slot, copy)
                 allreduce(fold(sums, accumulate), through=self.reducer)
             self.reducer.wait()
-            for mean in self.means:
+            for mean in averaged:
                 store(mean, scale(mean, factor=1.0 / self.parts))
         self._use(self.means)
 

@@ -7,7 +7,7 @@ from math import inf, isfinite
 
 import numpy as np
 
-from ... import context
+from ... import context, random
 from ...array import Array, array
 from ...ops import clipping
 from ...ops.elementwise import maximum
@@ -29,7 +29,8 @@ def clip_grad_norm_(
 
     It has the same bits for any order and split of the parameters. ValueError for another norm than
     2 and inf, or a `max_norm` that is negative, RuntimeError for one that is not finite where
-    `error_if_nonfinite`."""
+    `error_if_nonfinite`, and where gradients are those of a micro-batch."""
+    _check_whole("clip_grad_norm_", "clip_norm")
     if norm_type not in (2, inf):
         raise ValueError(f"clip_grad_norm_: expected norm_type 2 or inf, got {norm_type}")
     if not max_norm >= 0:
@@ -51,12 +52,22 @@ def clip_grad_norm_(
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
     """Limit the elements of gradients to [-clip_value, clip_value]. ValueError for a negative
-    one."""
+    one, RuntimeError where gradients are those of a micro-batch."""
+    _check_whole("clip_grad_value_", "clip_value")
     if not clip_value >= 0:
         raise ValueError(f"clip_grad_value_: expected clip_value of at least 0, got {clip_value}")
     with context.using(tape=None):
         for g in _gradients(parameters):
             clipping.clip_to_value(g, most=float(clip_value))
+
+
+def _check_whole(name: str, option: str) -> None:
+    """RuntimeError where gradients are those of a micro-batch: clipped, ranks would differ."""
+    if random.in_step():
+        raise RuntimeError(
+            f"{name}: expected gradients of a whole batch, got those of a micro-batch, within a "
+            f"loop over a loader of distribute(); distribute(.., {option}=X) clips the batch's"
+        )
 
 
 def largest(gradients: Sequence[Array]) -> Array:
