@@ -28,6 +28,7 @@ from .components.evaluate import evaluate as evaluate_batches
 from .components.evaluate import make_eval_step
 from .config import TrainConfig
 from .distributed.agreement import agree, model_facts, work_facts
+from .distributed.batch_statistics import RankStatistics, synchronised
 from .distributed.buffers import MicroBatchBuffers
 from .distributed.clipping import Clip
 from .distributed.comm import Comm
@@ -82,6 +83,9 @@ class DistributedOptimizer:
         share([*_weights(model, optimizer), *[b.data for b in model.buffers()]], comm)
         self.buffers.load_state_dict({})
         self.loaders: list[ShardedLoader] = []
+        self.together = bool(synchronised(model))
+        if self.together:
+            RankStatistics(Reducer(comm.stream("statistics"), parts)).join(synchronised(model))
         self.ended = 0  # micro-batches of this rank
         self._batch: Batch | None = None  # under way
         self._has_swept = False
@@ -262,6 +266,8 @@ class ShardedLoader:
         return self._run(epoch, start, training)
 
     def _run(self, epoch: int, start: int, training: bool) -> Iterator[Batch]:
+        if training and any(optimizer.together for optimizer in self.optimizers):
+            self._check_full()
         for batch in self.loader.epoch(epoch, start):
             parts = batch.parts()
             if not training:
@@ -272,6 +278,16 @@ class ShardedLoader:
             if not parts:  # more ranks than micro-batches: this one only takes part in the sums
                 for optimizer in self.optimizers:
                     optimizer.end()
+
+    def _check_full(self) -> None:
+        """UserError where a rank would have no samples of a step: others would wait for it."""
+        sampler = self.loader.sampler
+        rest = sampler.count % sampler.batch_size
+        if 0 < rest < sampler.parts:
+            raise UserError(
+                f"SyncBatchNorm: expected a last batch of at least {sampler.parts} samples, one "
+                f"per rank, got {rest}; change the batch size by one"
+            )
 
     def _in_loop(self, now: bool) -> None:
         for optimizer in self.optimizers:
@@ -336,6 +352,13 @@ def distribute(
         )
     comm = session.comm()
     parts = TrainConfig(micro_batches=micro_batches).micro_batches_on(comm.size)
+    if synchronised(model):
+        parts = micro_batches or comm.size
+        if parts != comm.size:
+            raise UserError(
+                f"distribute: expected a micro-batch per rank, {comm.size}, for SyncBatchNorm "
+                f"layers, got {parts}"
+            )
     sharded = [_sharded(loader, comm, parts) for loader in loaders]
     agree(comm, lambda: {**model_facts(model), **_loader_facts(sharded)})
     mine = range(*owned(parts, comm.rank, comm.size))

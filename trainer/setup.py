@@ -18,7 +18,7 @@ from .components.plateaus import Plateaus
 from .config import TrainConfig
 from .cost.cluster.compression import parse_compress
 from .distributed.agreement import agree, model_facts, work_facts
-from .distributed.batch_statistics import SharedStatistics, check_together
+from .distributed.batch_statistics import SharedStatistics, check_together, synchronised
 from .distributed.buffers import MicroBatchBuffers
 from .distributed.clipping import Clip
 from .distributed.comm import Comm
@@ -118,6 +118,11 @@ def assemble(
     planned = config.epochs * len(data.train)
     if config.sync_batch_norm:
         check_together(model, config.model, data.train.sampler)
+    elif synchronised(model):
+        raise UserError(
+            f"--sync-batch-norm: expected it with the SyncBatchNorm layers of {config.model}, got "
+            "none; add it"
+        )
     by_id = {id(p): name for name, p in model.named_parameters()}
     names = [by_id[id(p)] for p in flat.parameters]
     sampler = data.train.sampler

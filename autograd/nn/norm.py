@@ -33,6 +33,7 @@ __all__ = [
     "LayerNorm",
     "LocalResponseNorm",
     "RMSNorm",
+    "SyncBatchNorm",
 ]
 
 
@@ -109,7 +110,7 @@ class BatchNorm(_Tracking):
             self.training or not self.track_running_stats,
             self.momentum,
             self.eps,
-            self.total,
+            self.total if self.training else None,
         )
 
 
@@ -137,6 +138,29 @@ class BatchNorm3d(BatchNorm):
     """Batch normalisation of volumes x (N, C, D, H, W); all as in `BatchNorm2d`."""
 
     axes = (5,)
+
+
+class SyncBatchNorm(BatchNorm):
+    """Batch normalisation of x (N, C, ..) by the statistics of the whole batch, over all ranks: in
+    a loop of `trainer.distribute`, and with `train --sync-batch-norm`.
+
+    Elsewhere it is `BatchNorm2d` for inputs of any number of axes from 2 on."""
+
+    axes = (2, 3, 4, 5)
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: Module) -> Module:
+        """Put such a layer in the place of every batch norm of a module, with its parameters and
+        statistics. Return the module, or the new layer for a batch norm."""
+        if isinstance(module, BatchNorm):
+            layer = cls.__new__(cls)
+            vars(layer).update(vars(module))
+            return layer
+        for name, child in [*module.named_children()]:
+            converted = cls.convert_sync_batchnorm(child)
+            if converted is not child:
+                setattr(module, name, converted)
+        return module
 
 
 class LocalResponseNorm(Module):

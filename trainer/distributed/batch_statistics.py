@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import NamedTuple, Protocol, TypeVar
 
 from ...autograd import context, grad
 from ...autograd.array import NDArray, Spec, array
 from ...autograd.ledger import Cost
 from ...autograd.nn.flat import FlatParameters
 from ...autograd.nn.module import Module
-from ...autograd.nn.norm import BatchNorm
+from ...autograd.nn.norm import BatchNorm, SyncBatchNorm
 from ...autograd.ops.update import accumulate, store
 from ...autograd.primitive import Value, primitive
 from ...autograd.tensor import Parameter, Tensor
@@ -31,19 +32,26 @@ class Summand(NamedTuple):
     layer: str
 
 
-def _copying(y: Spec, x: Spec, *, through: LockStep[Summand]) -> Cost:
+class Meeting(Protocol):
+    """Where what micro-batches bring is added up."""
+
+    def meet(self, value: Summand) -> Summand:
+        """Bring a summand; return the sum."""
+
+
+def _copying(y: Spec, x: Spec, *, through: Meeting) -> Cost:
     """Cost of handing x over; additions and messages count where they are done."""
     return Cost(bytes_read=x.nbytes, bytes_written=y.nbytes)
 
 
 @primitive(infer=lambda x, *, through: x, cost=_copying)
-def batch_sum(x: NDArray, *, through: LockStep[Summand]) -> NDArray:
+def batch_sum(x: NDArray, *, through: Meeting) -> NDArray:
     """Return the sum of x over all micro-batches of the step, added along the fixed tree."""
     return through.meet(Summand(x.copy(), context.current().scope)).numbers.copy()
 
 
 @batch_sum.vjp("x")
-def _(dy: Value, through: LockStep[Summand]) -> Value:
+def _(dy: Value, through: Meeting) -> Value:
     # The x of each micro-batch reaches the loss of every other.
     with context.using(phase="communicate"):
         return batch_sum(dy, through=through)
@@ -104,19 +112,49 @@ class SharedStatistics:
         self._gradients = []
 
     def _total(self, x: Tensor) -> Tensor:
-        y: Tensor
-        with context.using(phase="communicate"):
-            y = batch_sum(x, through=self._together)
-        return y
+        return _summed(x, self._together)
 
     def _add(self, summands: Sequence[Summand]) -> Summand:
         """Add up what this rank's micro-batches brought, and then over the ranks."""
-        layer = summands[0].layer
-        with context.using(phase="communicate", scope=layer, tape=None):
-            whole = fold([array(s.numbers) for s in summands], accumulate)
-            allreduce(whole, through=self._reducer)
-            self._reducer.wait()
-        return Summand(whole.value, layer)
+        return _added(summands, self._reducer)
+
+
+def _summed(x: Tensor, through: Meeting) -> Tensor:
+    y: Tensor
+    with context.using(phase="communicate"):
+        y = batch_sum(x, through=through)
+    return y
+
+
+def _added(summands: Sequence[Summand], reducer: Reducer) -> Summand:
+    layer = summands[0].layer
+    with context.using(phase="communicate", scope=layer, tape=None):
+        whole = fold([array(s.numbers) for s in summands], accumulate)
+        allreduce(whole, through=reducer)
+        reducer.wait()
+    return Summand(whole.value, layer)
+
+
+class RankStatistics:
+    """Adds what the only micro-batch of each rank brings over the ranks, for the `SyncBatchNorm`
+    layers of a loop of the user's. The reducer must have a stream of its own."""
+
+    def __init__(self, reducer: Reducer) -> None:
+        self._reducer = reducer
+
+    def meet(self, value: Summand) -> Summand:
+        """Return the sum over the ranks."""
+        return _added([value], self._reducer)
+
+    def join(self, layers: Sequence[SyncBatchNorm]) -> None:
+        """Let layers normalise by the statistics of all ranks."""
+        for layer in layers:
+            layer.total = partial(_summed, through=self)
+
+
+def synchronised(model: Module) -> list[SyncBatchNorm]:
+    """Return the layers of a model that normalise by the statistics of the whole batch."""
+    return [m for m in model.modules() if isinstance(m, SyncBatchNorm)]
 
 
 def check_together(model: Module, name: str, sampler: Sampler) -> None:
