@@ -283,8 +283,9 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
     try:
         info = primitive.resolved[key]
     except KeyError:
-        fresh, info = True, primitive.resolve(*key)
-        primitive.resolved[key] = info
+        fresh = True
+    if fresh:  # outside of the block, whose KeyError would precede an error of the shape rule
+        info = primitive.resolved[key] = primitive.resolve(*key)
     # In a backward sweep, gradients of weights count under a phase of their own.
     phase = state.phase
     if primitive.phase is not None and phase == "backward_data":

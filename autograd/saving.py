@@ -22,11 +22,13 @@ import numpy as np
 
 from . import private
 from .array import NDArray, array
+from .device import Device, check_device
 from .dtypes import bfloat16, is_narrow
 from .tensor import Tensor
 
 TREE = "tree.json"
 DEEP = 100  # levels of nesting
+TORCH = "one of torch: read it with torch.load, whose state dicts load_state_dict takes"
 KINDS = "biufc"  # of numbers: truth values, integers, real and complex ones
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -49,13 +51,19 @@ def save(state: Any, path: str | os.PathLike[str]) -> None:
                 np.lib.format.write_array(entry, values, allow_pickle=False)
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: str | os.PathLike[str], map_location: Device = None) -> Any:
     """Return what `save` wrote; tensors are leaves without a gradient.
 
+    `map_location`, the only device that there is, serves torch's scripts.
+
     No code of the file is run, and none takes more memory than the file is long. ValueError for a
-    file that `save` did not write, or a damaged one."""
+    file that `save` did not write, or a damaged one, and for another device than the CPU."""
+    check_device(map_location)
+    where = os.fspath(path)
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/data.pkl") for name in archive.namelist()):
+                raise ValueError(TORCH)
             reader = _Reader(archive, os.path.getsize(path))
             return reader.built(json.loads(reader.entry(TREE)))
     except ImportError:  # of what bfloat16 needs
@@ -65,7 +73,6 @@ def load(path: str | os.PathLike[str]) -> Any:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        where = os.fspath(path)
         raise ValueError(f"{where}: expected a file of save(), got {said:.200}") from error
 
 

@@ -14,7 +14,7 @@ from ..ops import compare as cp
 from ..ops import elementwise as el
 from ..tensor import Tensor
 from .arrange import minimum, where
-from .loss import check, reduced
+from .loss import check, reduced, tensors
 
 __all__ = [
     "cosine_embedding_loss",
@@ -32,6 +32,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 
     Norms count as eps where they are smaller. ValueError for an axis that does not exist and
     shapes that do not broadcast."""
+    tensors("cosine_similarity", x1=x1, x2=x2)
     x, y = wide(x1), wide(x2)
     whole = x * y
     lengths = [norm(v.expand(whole.shape), 2.0, dim).clamp(min=eps) for v in (x, y)]
@@ -42,6 +43,7 @@ def pairwise_distance(
     x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:
     """Return the p-norm of x1 - x2 + eps along the last axis; x1 and x2 are broadcast."""
+    tensors("pairwise_distance", x1=x1, x2=x2)
     return norm(wide(x1) - wide(x2) + eps, p, -1, keepdim)
 
 
@@ -52,6 +54,7 @@ def _above(x: Tensor) -> Tensor:
 
 def _signs(name: str, target: Tensor, shape: tuple[int, ...], reduction: str) -> None:
     """ValueError for an unknown reduction, and for signs of another shape than the losses."""
+    tensors(name, target=target)
     check(name, reduction, target)
     if target.shape != shape:
         raise ValueError(f"{name}: expected a target of shape {shape}, got {target.shape}")
@@ -63,6 +66,7 @@ def hinge_embedding_loss(
     """Return distances whose target is 1, and max(margin - distance, 0) where it is -1.
 
     ValueError for shapes that differ."""
+    tensors("hinge_embedding_loss", input=input)
     _signs("hinge_embedding_loss", target, input.shape, reduction)
     x = wide(input)
     loss = where(target == -1, 0.0, x) + where(target == 1, 0.0, _above(margin - x))
@@ -74,6 +78,7 @@ def margin_ranking_loss(
 ) -> Tensor:
     """Return max(margin - target (input1 - input2), 0): 0 where input1 exceeds input2, or with
     target -1 falls short of it, by the margin."""
+    tensors("margin_ranking_loss", input1=input1, input2=input2, target=target)
     check("margin_ranking_loss", reduction, input1)
     return reduced(_above(margin - target * (wide(input1) - wide(input2))), reduction)
 
@@ -85,6 +90,7 @@ def cosine_embedding_loss(
     it is -1.
 
     Also of single vectors (D,). ValueError for shapes that do not fit."""
+    tensors("cosine_embedding_loss", input1=input1, input2=input2, target=target)
     _signs("cosine_embedding_loss", target, input1.shape[:-1], reduction)
     x, y = wide(input1), wide(input2)
     squares = [(v * v).sum(-1) + 1e-12 for v in (x, y)]
@@ -108,6 +114,7 @@ def triplet_margin_loss(
 
     With `swap`, d(positive, negative) counts where it is smaller than d(anchor, negative) (Balntas
     et al. 2016)."""
+    tensors("triplet_margin_loss", anchor=anchor, positive=positive, negative=negative)
     check("triplet_margin_loss", reduction, anchor)
     near, far = (pairwise_distance(anchor, x, p, eps) for x in (positive, negative))
     if swap:
@@ -129,6 +136,7 @@ def multi_margin_loss(
     Scores are (N, C) or (C,), labels (N,) or (); `weight` (C,) weighs the labels. ValueError for p
     other than 1 and 2 and shapes that do not fit."""
     check("multi_margin_loss", reduction, input)
+    tensors("multi_margin_loss", target=target)
     if p not in (1, 2):
         raise ValueError(f"multi_margin_loss: expected p of 1 or 2, got {p}")
     if not is_integer(target.dtype) or target.shape != input.shape[:-1] or not input.ndim:

@@ -39,12 +39,37 @@ __all__ = [
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def check(name: str, reduction: str, input: Tensor, target: Tensor | None = None) -> None:
-    """ValueError for an unknown reduction, and for a target of another shape than the input."""
+def tensors(name: str, **arguments: object) -> None:
+    """TypeError for an argument that is neither a tensor nor an ndarray."""
+    for argument, value in arguments.items():
+        if not isinstance(value, Tensor | np.ndarray):
+            got = type(value).__name__
+            raise TypeError(f"{name}: expected {argument} to be a tensor, got {got}")
+
+
+def check(name: str, reduction: str, input: Tensor, *targets: Tensor) -> None:
+    """ValueError for an unknown reduction, and for a target of another shape than the input;
+    TypeError for what is no tensor."""
+    tensors(name, input=input)
     if reduction not in REDUCTIONS:
         raise ValueError(f"{name}: expected reduction in {REDUCTIONS}, got {reduction!r}")
-    if target is not None and target.shape != input.shape:
-        raise ValueError(f"{name}: expected a target of shape {input.shape}, got {target.shape}")
+    for target in targets:
+        tensors(name, target=target)
+        if target.shape != input.shape:
+            raise ValueError(
+                f"{name}: expected a target of shape {input.shape}, got {target.shape}"
+            )
+
+
+def _classified(name: str, reduction: str, input: Tensor, target: Tensor) -> None:
+    """Check a loss of logits, or log-probabilities, with labels."""
+    check(name, reduction, input)
+    tensors(name, target=target)
+    if not is_floating(input.dtype):
+        raise TypeError(
+            f"{name}: expected floating-point input (N, C, ..), such as logits, got {input.dtype} "
+            f"{input.shape}"
+        )
 
 
 def reduced(loss: Tensor, reduction: str) -> Tensor:
@@ -67,7 +92,7 @@ def cross_entropy(
     weights, as in torch; samples labelled `ignore_index` do not count; `label_smoothing` s in [0,
     1] mixes s / C into every class (Szegedy et al. 2016). IndexError for a label that is no class;
     ValueError for shapes or options that do not fit."""
-    check("cross_entropy", reduction, input)
+    _classified("cross_entropy", reduction, input, target)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(
             f"cross_entropy: expected label_smoothing in [0, 1], got {label_smoothing}"
@@ -97,7 +122,11 @@ def _soft(
     input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float
 ) -> Tensor:
     """Return the cross entropy of logits with class probabilities."""
-    check("cross_entropy", reduction, input, target)
+    if target.shape != input.shape:
+        raise ValueError(
+            f"cross_entropy: expected integer labels or class probabilities {input.shape} as "
+            f"target, got {target.dtype} {target.shape}"
+        )
     axis = 0 if input.ndim == 1 else 1
     classes = input.shape[axis]
     q = target * (1.0 - smoothing) + smoothing / classes if smoothing else target
@@ -117,7 +146,7 @@ def nll_loss(
     ..).
 
     Options and errors are those of `cross_entropy`, of which this is the second half."""
-    check("nll_loss", reduction, input)
+    _classified("nll_loss", reduction, input, target)
     if input.ndim == 1:
         alone = input.unsqueeze(0), target.reshape(1)
         return nll_loss(*alone, weight, ignore_index, reduction).reshape(())
@@ -131,7 +160,6 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """Return squared differences, (input - target)^2; within `autocast`, in float32.
 
     ValueError for shapes that differ, where torch only warns."""
-    check("mse_loss", reduction, input, target)
     off = _difference("mse_loss", input, target, reduction)
     return reduced(off * off, reduction)
 
@@ -267,6 +295,7 @@ def ctc_loss(
     a target that is too long is infinite, or 0 with `zero_infinity`. ValueError for
     shapes and lengths that do not fit, IndexError for a label that is no class. Its gradient has no
     derivative."""
+    tensors("ctc_loss", log_probs=log_probs, targets=targets)
     check("ctc_loss", reduction, log_probs)
     if log_probs.ndim == 2:
         lengths = [_lengths(n).reshape(1) for n in (input_lengths, target_lengths)]

@@ -20,7 +20,7 @@ from ..summation import sum_over
 from ..threads import WORTHWHILE, share
 from .elementwise import fit
 from .reduce import sum
-from .rules import common, together
+from .rules import common, one_kind, together
 from .shape import permute, reshape
 
 BLOCK, BLOCKS = 256, 16  # rows or columns that a thread takes at least; how many blocks at most
@@ -38,6 +38,7 @@ def _product(x: Spec, w: Spec, *, wide: bool) -> Spec:
         raise ValueError(
             f"matmul: expected leading axes that broadcast, got {x.shape} and {w.shape}"
         ) from None
+    one_kind("matmul", x, w)
     dtype = common(x, w)
     return Spec((*batch, x.shape[-2], w.shape[-1]), computed_in(dtype) if wide else dtype)
 
@@ -129,6 +130,7 @@ def _linear(x: Spec, w: Spec, *b: Spec) -> Spec:
         )
     if b and b[0].shape != w.shape[:1]:
         raise ValueError(f"linear: expected a bias of shape {w.shape[:1]}, got {b[0].shape}")
+    one_kind("linear", x, w, *b)
     return Spec((*x.shape[:-1], w.shape[0]), common(x, w, *b))
 
 

@@ -27,7 +27,7 @@ from .recurrent import (
     parts,
     stack,
 )
-from .rules import agreed, common
+from .rules import agreed, common, one_kind
 from .sequence_weights import (
     Flags,
     at_places,
@@ -52,6 +52,7 @@ def _checked(name: str, many: int, x: Spec, w_ih: Spec, bias: Spec, state: Spec,
     shapes = [x.shape, w_ih.shape, bias.shape, state.shape, w.shape]
     if shapes != expected or len(x.shape) != 3 or not x.shape[0]:
         raise ValueError(f"{name}: expected x, w_ih, bias, state, w of {expected}, got {shapes}")
+    one_kind(name, x, w_ih, bias, state, w)
     return common(x, w_ih, bias, state, w)
 
 

@@ -42,6 +42,17 @@ def _widest(*dtypes: np.dtype[Any]) -> np.dtype[Any] | None:
     return np.result_type(*(floats or dtypes)) if dtypes else None
 
 
+def one_kind(name: str, *operands: Spec) -> None:
+    """TypeError where integers or truth values meet floating-point numbers, as in torch's
+    products: mostly pictures that were not scaled."""
+    if len({is_floating(x.dtype) for x in operands}) > 1:
+        got = " and ".join(str(x.dtype) for x in operands)
+        raise TypeError(
+            f"{name}: expected floating-point numbers alone, or integers alone, got {got}; "
+            "convert with .float()"
+        )
+
+
 def together(function: np.ufunc, x: NDArray, w: NDArray) -> NDArray:
     """Return function(x, w), computed in the common type of both."""
     if x.dtype == w.dtype:

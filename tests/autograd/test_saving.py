@@ -195,6 +195,15 @@ def test_other_files(tmp_path: Path) -> None:
         ag.load(tmp_path / "none")
 
 
+def test_a_file_of_torch(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "t.pt", "w") as archive:
+        archive.writestr("t/data.pkl", b"")
+    with pytest.raises(ValueError, match=r"t\.pt: expected a file of save\(\), got one of torch: "):
+        ag.load(tmp_path / "t.pt", map_location="cpu")
+    with pytest.raises(ValueError, match=r"device: expected 'cpu', .* got 'cuda'"):
+        ag.load(tmp_path / "t.pt", map_location="cuda")
+
+
 def test_an_entry_that_starts_before_the_file(tmp_path: Path) -> None:
     """The system refuses to read there: the file is damaged, not unreadable."""
     path = tmp_path / "model.npz"

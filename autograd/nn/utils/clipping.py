@@ -21,7 +21,7 @@ __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor],
     max_norm: float,
-    norm_type: float = 2.0,
+    norm_type: float | str = 2.0,
     error_if_nonfinite: bool = False,
 ) -> Tensor:
     """Scale gradients down where their norm, as of one vector, is above `max_norm`; return the
@@ -31,8 +31,8 @@ def clip_grad_norm_(
     2 and inf, or a `max_norm` that is negative, RuntimeError for one that is not finite where
     `error_if_nonfinite`, and where gradients are those of a micro-batch."""
     _check_whole("clip_grad_norm_", "clip_norm")
-    if norm_type not in (2, inf):
-        raise ValueError(f"clip_grad_norm_: expected norm_type 2 or inf, got {norm_type}")
+    if norm_type not in (2, inf, "inf"):
+        raise ValueError(f"clip_grad_norm_: expected norm_type 2 or inf, got {norm_type!r}")
     if not max_norm >= 0:
         raise ValueError(f"clip_grad_norm_: expected max_norm of at least 0, got {max_norm}")
     found = _gradients(parameters)

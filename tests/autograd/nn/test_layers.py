@@ -373,3 +373,19 @@ def test_options_that_do_not_fit_the_axes() -> None:
             layer(1, 1, size)
     with pytest.raises(ValueError, match="MaxPool2d: stride: expected one number or 2, at least 1"):
         nn.MaxPool2d(2, stride=0)
+
+
+@pytest.mark.parametrize("call", [
+    lambda x: nn.Linear(3, 2)(x), lambda x: x @ ag.ones(3, 2), lambda x: ag.ones(2, 2) @ x,
+    lambda x: nn.LSTM(3, 2)(x.unsqueeze(0)), lambda x: nn.GRU(3, 2)(x.unsqueeze(0)),
+])  # fmt: skip
+def test_products_of_integers_and_other_numbers(call: Any) -> None:
+    with pytest.raises(TypeError, match=r"alone, got .*uint8.*; convert with \.float\(\)$"):
+        call(ag.ones(2, 3).to("uint8"))
+
+
+def test_an_error_of_a_shape_has_no_other_before_it() -> None:
+    layer = nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 2))
+    with pytest.raises(ValueError, match=r"^linear: expected input \(\.\., C\) and") as caught:
+        layer(ag.ones(2, 3))
+    assert caught.value.__context__ is None

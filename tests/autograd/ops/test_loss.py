@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,3 +186,26 @@ def test_a_certain_target_costs_nothing() -> None:
     loss = ag.kl_div(ag.tensor([[0.0, -1e30]]), target, "batchmean")
     (dt,) = ag.grad(loss, target)
     assert dt is not None and loss.item() == 0 and np.isfinite(dt.numpy()).all()
+
+
+LOGITS, LABELS = ag.zeros(4, 3), ag.tensor([0, 1, 2, 0])
+
+
+@pytest.mark.parametrize(("call", "said"), [
+    (lambda: ag.cross_entropy((LOGITS, LOGITS), LABELS), "input to be a tensor, got tuple"),
+    (lambda: ag.cross_entropy(LOGITS, [0, 1, 2, 0]), "expected target to be a tensor, got list"),
+    (lambda: ag.cross_entropy(LOGITS.argmax(1), LABELS), "expected floating-point input (N, C"),
+    (lambda: ag.cross_entropy(LOGITS, LABELS.float()),
+     "expected integer labels or class probabilities (4, 3) as target, got float32 (4,)"),
+    (lambda: ag.nll_loss(LOGITS.argmax(1), LABELS), "nll_loss: expected floating-point input (N,"),
+    (lambda: ag.mse_loss(LOGITS, None), "mse_loss: expected target to be a tensor, got NoneType"),
+    (lambda: ag.binary_cross_entropy(LOGITS, 0.5), "expected target to be a tensor, got float"),
+    (lambda: ag.ctc_loss(LOGITS, [1], [4], [1]), "expected targets to be a tensor, got list"),
+    (lambda: ag.triplet_margin_loss(LOGITS, LOGITS, 1), "negative to be a tensor, got int"),
+    (lambda: ag.cosine_embedding_loss(LOGITS, 1, LABELS), "input2 to be a tensor, got int"),
+    (lambda: ag.hinge_embedding_loss([0.0], LABELS), "input to be a tensor, got list"),
+    (lambda: ag.multi_margin_loss(LOGITS, [1] * 4), "expected target to be a tensor, got list"),
+])  # fmt: skip
+def test_what_is_no_input_or_target(call: Any, said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(said)):
+        call()
