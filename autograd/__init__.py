@@ -59,8 +59,9 @@ from .functional.spike import *
 from .functional.volume import *
 from .ledger import Cost, Ledger
 from .memory import OutOfMemory, memory_in_use, set_memory_limit
-from .methods import algebra, mathematics, reducing
+from .methods import algebra, derived, mathematics, reducing
 from .methods.algebra import *
+from .methods.derived import *
 from .methods.mathematics import *
 from .methods.reducing import *
 from .quantize import quantize
@@ -114,6 +115,7 @@ __all__ = [
 # Each family of functions names its own in __all__.
 __all__ += functional.__all__
 __all__ += algebra.__all__
+__all__ += derived.__all__
 __all__ += mathematics.__all__
 __all__ += reducing.__all__
 __all__ += _typenames.__all__

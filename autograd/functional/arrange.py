@@ -9,16 +9,21 @@ import numpy as np
 
 from ..array import Array, array
 from ..dtypes import FLOAT32, element_type
+from ..methods.derived import maximum, minimum
 from ..methods.operators import Operand
 from ..ops import elementwise as el
 from ..ops import shape as sh
 from ..tensor import Tensor
 
 __all__ = [
+    "broadcast_tensors",
     "cat",
+    "column_stack",
+    "concat",
     "concatenate",
     "cos",
     "exp",
+    "hstack",
     "log",
     "maximum",
     "minimum",
@@ -26,6 +31,7 @@ __all__ = [
     "sin",
     "sqrt",
     "stack",
+    "vstack",
     "where",
 ]
 
@@ -40,7 +46,34 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return sh.concatenate(*tensors, axis=sh.axis_of("cat", dim, tensors[0].ndim))
 
 
-concatenate = cat
+concatenate = concat = cat
+
+
+def _lifted(tensors: Sequence[Tensor], ndim: int) -> list[Tensor]:
+    """Return tensors with at least so many axes, vectors as rows."""
+    return [t.reshape((1,) * (ndim - t.ndim) + t.shape) if t.ndim < ndim else t for t in tensors]
+
+
+def hstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors joined along the second axis, or vectors along the first."""
+    every = _lifted(tensors, 1)
+    return cat(every, 0 if all(t.ndim == 1 for t in every) else 1)
+
+
+def vstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors joined along the first axis, vectors as rows."""
+    return cat(_lifted(tensors, 2))
+
+
+def column_stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors joined along the second axis, vectors as columns."""
+    return cat([t.reshape(-1, 1) if t.ndim < 2 else t for t in tensors], 1)
+
+
+def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors repeated to one shape, without a copy."""
+    shape = np.broadcast_shapes(*(t.shape for t in tensors))
+    return tuple(t.expand(*shape) for t in tensors)
 
 
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -140,16 +173,6 @@ def _number(value: Operand, beside: Operand) -> Operand | Array:
     dtype = getattr(beside, "dtype", own)
     fits = element_type(dtype).rank >= element_type(own).rank
     return array(value, dtype if fits else own)
-
-
-def maximum(input: Operand, other: Operand) -> Tensor:
-    """Return the larger of each pair; equal ones receive half the gradient each."""
-    return el.maximum(input, other)
-
-
-def minimum(input: Operand, other: Operand) -> Tensor:
-    """Return the smaller of each pair; equal ones receive half the gradient each."""
-    return el.minimum(input, other)
 
 
 def exp(input: Tensor) -> Tensor:

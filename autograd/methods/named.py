@@ -10,6 +10,7 @@ import numpy as np
 from ..dtypes import BOOL, INT64, is_floating
 from ..ops import rounding
 from . import algebra as al
+from . import derived as d
 from . import mathematics as m
 from . import reducing as r
 from .operators import Operand
@@ -114,6 +115,33 @@ class Methods:
     t = al.t
     tril = al.tril
     triu = al.triu
+
+    absolute = d.absolute
+    deg2rad = d.deg2rad
+    divide = d.divide
+    greater = d.greater
+    greater_equal = d.greater_equal
+    hypot = d.hypot
+    inner = d.inner
+    less = d.less
+    less_equal = d.less_equal
+    logaddexp = d.logaddexp
+    logit = d.logit
+    maximum = d.maximum
+    minimum = d.minimum
+    multiply = d.multiply
+    nanmean = d.nanmean
+    nansum = d.nansum
+    narrow = d.narrow
+    negative = d.negative
+    not_equal = d.not_equal
+    rad2deg = d.rad2deg
+    ravel = d.ravel
+    select = d.select
+    subtract = d.subtract
+    take_along_dim = d.take_along_dim
+    true_divide = d.true_divide
+    xlogy = d.xlogy
 
     __mod__ = m.remainder
     __floordiv__ = m.floor_divide

@@ -1,0 +1,76 @@
+"""Functions that are a few others: torch's results and gradients, and that they are methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tallygrad.autograd as ag
+from tallygrad.autograd.methods import derived
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "names": lambda t, x, y: t.absolute(x) - t.negative(y) * t.multiply(x, 2) + t.divide(x, y),
+    "more names": lambda t, x, y: t.subtract(x, y) + t.true_divide(x, y) * x.negative(),
+    "comparisons": lambda t, x, y: (
+        (t.greater(x, y) | t.less_equal(x, y)) & t.not_equal(x, y) & x.less(9) & x.greater_equal(-9)
+    ),
+    "maximum": lambda t, x, y: t.maximum(x, y) * x.minimum(y),
+    "angles": lambda t, x, y: t.deg2rad(x) + t.rad2deg(y),
+    "hypot": lambda t, x, y: t.hypot(x, y),
+    "logaddexp": lambda t, x, y: t.logaddexp(x * 90, y),
+    "logit": lambda t, x, y: t.logit(y.sigmoid()) + t.logit(x, 0.1),
+    "xlogy": lambda t, x, y: t.xlogy(x * (x > 0), y.abs()),
+    "nansum": lambda t, x, y: t.nansum(y.log() + x, 1) + t.nansum(y.log()),
+    "nanmean": lambda t, x, y: t.nanmean(y.log() * x, 0, True),
+    "inner": lambda t, x, y: t.inner(x, y.reshape(2, 2, 3)) + t.inner(x[0], y[1]),
+    "ravel": lambda t, x, y: t.ravel(x.t()) + x.narrow(1, -2, 1).sum() + t.select(y, 1, -1)[2],
+    "take": lambda t, x, y: (
+        t.take_along_dim(x, t.argsort(y, 1), 1) + t.take_along_dim(x, t.argsort(y, 1)).sum()
+    ),
+    "stacks": lambda t, x, y: t.vstack([x, y[0]]) @ t.hstack([x.t(), y[0].reshape(3, 1)]),
+    "columns": lambda t, x, y: t.column_stack([x[:, 0], y, t.hstack([x[0], y[0, 1:2]])]),
+    "broadcast": lambda t, x, y: t.concat(t.broadcast_tensors(x[:, :1], y[0])),
+}
+
+
+def test_functions_are_methods_too() -> None:
+    assert [n for n in derived.__all__ if not callable(getattr(ag.Tensor, n, None))] == []
+    assert {*derived.__all__} <= {*ag.__all__}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", CALLS)
+def test_results_and_gradients_are_torchs(name: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    numbers = np.random.default_rng(1).standard_normal((2, 4, 3))
+    results = []
+    for t in (ag, torch):
+        x, y = (t.tensor(n, requires_grad=True) for n in numbers)
+        with np.errstate(invalid="ignore"):
+            z = CALLS[name](t, x, y)
+            if z.requires_grad and not name.startswith("nan"):
+                (z * z).sum().backward()
+        results.append([z, *(a.grad for a in (x, y) if a.grad is not None)])
+    for mine, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(mine.detach().numpy(), theirs.detach().numpy(), 1e-10, 1e-12)
+
+
+def test_sums_of_powers_at_infinity() -> None:
+    inf, x = np.inf, ag.tensor([np.inf, -np.inf, 800.0, -np.inf])
+    y = ag.logaddexp(x, ag.tensor([1.0, -np.inf, 800.0, 2.0]))
+    np.testing.assert_allclose(y.numpy(), [inf, -inf, 800 + np.log(2), 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: x.narrow(1, 2, 2), "narrow: expected start and length within 3, got 2 and 2"),
+        (lambda x: x.inner(ag.ones(2)), r"inner: expected one last extent, got \(4, 3\) and \(2,"),
+    ],
+)
+def test_what_does_not_fit_is_named(call: Callable[[ag.Tensor], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(ag.ones(4, 3))
