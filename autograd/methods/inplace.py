@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from .. import context
+from .. import context, random
 from ..dtypes import element_type
 from ..indexing import assign
 from ..ops import compare, reduce, update
@@ -19,6 +19,15 @@ from .operators import Operand, Operators
 if TYPE_CHECKING:
     from ..array import Array
     from ..tensor import Tensor
+
+
+def _of_itself(name: str) -> Callable[[Any], Tensor]:
+    def method(self: Any) -> Tensor:
+        return self._change(f"{name}_", lambda x, _: getattr(x, name)(), 0)
+
+    method.__name__ = method.__qualname__ = f"{name}_"
+    method.__doc__ = f"Apply `{name}` in place."
+    return method
 
 
 class InPlace(Operators):
@@ -78,6 +87,28 @@ class InPlace(Operators):
         """Divide in place."""
         return self._change("div_", el.div, other)
 
+    abs_, exp_, log_, sqrt_ = (_of_itself(name) for name in ("abs", "exp", "log", "sqrt"))
+    neg_, square_, sign_ = (_of_itself(name) for name in ("neg", "square", "sign"))
+    relu_, sigmoid_, tanh_ = (_of_itself(name) for name in ("relu", "sigmoid", "tanh"))
+    floor_, ceil_, round_ = (_of_itself(name) for name in ("floor", "ceil", "round"))
+    reciprocal_ = _of_itself("reciprocal")
+
+    def pow_(self, exponent: Operand) -> Tensor:
+        """Raise to a power in place."""
+        return self._change("pow_", el.pow, exponent)
+
+    def lerp_(self, end: Tensor, weight: float) -> Tensor:
+        """Add weight (end - x) in place."""
+        return self._change("lerp_", lambda x, _: x.lerp(end, weight), end)
+
+    def addcmul_(self, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+        """Add value tensor1 tensor2 in place."""
+        return self._change("addcmul_", el.add, _times(tensor1 * tensor2, value))
+
+    def addcdiv_(self, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+        """Add value tensor1 / tensor2 in place."""
+        return self._change("addcdiv_", el.add, _times(tensor1 / tensor2, value))
+
     def clamp_(self, min: float | None = None, max: float | None = None) -> Tensor:
         """Replace each element that passes a bound by that bound."""
         return self._change("clamp_", lambda x, _: x.clamp(min, max), 0)
@@ -118,6 +149,25 @@ class InPlace(Operators):
         """Write zeros."""
         self._unrecorded("zero_")
         self._write(self.lifted(0))
+        return cast("Tensor", self)
+
+    def normal_(
+        self, mean: float = 0, std: float = 1, *, generator: random.Generator | None = None
+    ) -> Tensor:
+        """Write numbers drawn from a normal distribution, as by `randn`."""
+        return self._draw("normal", mean, std, generator)
+
+    def uniform_(
+        self, a: float = 0, b: float = 1, *, generator: random.Generator | None = None
+    ) -> Tensor:
+        """Write numbers drawn uniformly from [a, b), as by `rand`."""
+        return self._draw("uniform", a, b, generator)
+
+    def _draw(
+        self, kind: str, low: float, high: float, generator: random.Generator | None
+    ) -> Tensor:
+        self._unrecorded(f"{kind}_")
+        self._write(random.draw(kind, self.shape, low, high, self.dtype, generator))
         return cast("Tensor", self)
 
     def __setitem__(self, key: Any, value: Operand) -> None:

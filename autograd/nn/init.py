@@ -51,6 +51,26 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     return _write(tensor, random.draw("normal", tensor.shape, mean, std, tensor.dtype))
 
 
+def trunc_normal_(
+    tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0
+) -> Tensor:
+    """Draw from the normal distribution within [a, b], again where a number is outside.
+
+    ValueError for bounds more than 2 deviations from the mean on one side, in which few are."""
+    if not (a < b and a < mean + 2 * std and b > mean - 2 * std):
+        raise ValueError(
+            f"trunc_normal_: expected bounds near {mean} +- {2 * std}, got {a} and {b}"
+        )
+    drawn = random.draw("normal", tensor.shape, mean, std, tensor.dtype)
+    if drawn.has_numbers:
+        numbers = drawn.value
+        while (outside := (numbers < a) | (numbers > b)).any():
+            count = int(np.count_nonzero(outside))
+            again = random.draw("normal", (count,), mean, std, tensor.dtype)
+            numbers[outside] = again.value
+    return _write(tensor, drawn)
+
+
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Write one value everywhere."""
     return _write(tensor, array(val, tensor.dtype))

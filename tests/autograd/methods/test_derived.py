@@ -62,6 +62,7 @@ def test_sums_of_powers_at_infinity() -> None:
     inf, x = np.inf, ag.tensor([np.inf, -np.inf, 800.0, -np.inf])
     y = ag.logaddexp(x, ag.tensor([1.0, -np.inf, 800.0, 2.0]))
     np.testing.assert_allclose(y.numpy(), [inf, -inf, 800 + np.log(2), 2], rtol=1e-6)
+    assert ag.xlogy(ag.zeros(2), ag.tensor([0.0, -1.0])).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(

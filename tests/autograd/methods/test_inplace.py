@@ -251,3 +251,61 @@ def test_traced_calls_write_again() -> None:
 
     traced = ag.trace(count)
     assert [traced(x).item() for _ in range(4)] == [2, 4, 6, 8] and state.item() == 4
+
+
+NAMES = "abs sqrt exp log neg square sigmoid tanh relu reciprocal sign floor"
+STEPS: list[Callable[..., Any]] = [
+    *(
+        lambda x, y, name=name: getattr(x, f"{name}_")()
+        for name in [
+            "abs",
+            "sqrt",
+            "exp",
+            "log",
+            "neg",
+            "square",
+            "sigmoid",
+            "tanh",
+            "relu",
+            "reciprocal",
+            "sign",
+            "floor",
+        ]
+    ),
+    lambda x, y: x.ceil_().round_(),
+    lambda x, y: x.add_(y).pow_(-2.0),
+    lambda x, y: x.lerp_(y, 0.1),
+    lambda x, y: x.addcmul_(y, y, value=0.5),
+    lambda x, y: x.addcdiv_(y, y * y, value=-0.1),
+]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("recorded", [False, True])
+def test_steps_in_place_are_torchs(recorded: bool) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    numbers = np.random.default_rng(0).uniform(0.5, 2, (2, 6))
+    results = []
+    for t in (ag, torch):
+        w, y = (t.tensor(n, requires_grad=recorded) for n in numbers)
+        found = []
+        for step in STEPS:
+            x = w * 1.0
+            assert step(x, y) is x
+            found.append(x)
+            if recorded:
+                (x * x).sum().backward()
+        results.append([*found, *([w.grad, y.grad] if recorded else [])])
+    for mine, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(mine.detach().numpy(), theirs.detach().numpy(), 1e-10, 1e-12)
+
+
+def test_numbers_are_drawn_into_a_tensor() -> None:
+    for method, function in (("normal_", ag.randn), ("uniform_", ag.rand)):
+        x, own = ag.zeros(3, 2), ag.Generator().manual_seed(4)
+        assert getattr(x, method)(generator=own) is x
+        expected = function(3, 2, generator=ag.Generator().manual_seed(4))
+        np.testing.assert_array_equal(x.numpy(), expected.numpy())
+    assert 5 <= ag.zeros(100).uniform_(5, 6).numpy().min() < 5.2
+    with pytest.raises(RuntimeError, match="normal_: in place on a tensor with a gradient"):
+        ag.zeros(2, requires_grad=True).normal_()

@@ -15,6 +15,7 @@ from tallygrad.autograd import context, nn
 DRAWN: list[tuple[Callable[[ag.Tensor], ag.Tensor], float, float]] = [
     (lambda t: nn.init.uniform_(t, -2, 4), 1.0, 6 / sqrt(12)),
     (lambda t: nn.init.normal_(t, 3.0, 0.5), 3.0, 0.5),
+    (lambda t: nn.init.trunc_normal_(t, 1.0, 0.5, 0.0, 2.0), 1.0, 0.5 * 0.8796),
     (lambda t: nn.init.xavier_uniform_(t, 2.0), 0.0, 2 * sqrt(2 / (180 + 360))),
     (lambda t: nn.init.xavier_normal_(t), 0.0, sqrt(2 / (180 + 360))),
     (lambda t: nn.init.kaiming_uniform_(t, nonlinearity="relu"), 0.0, sqrt(2 / 180)),
@@ -33,6 +34,13 @@ def test_initial_statistics(
     numbers = t.numpy().astype(np.float64)
     assert numbers.mean() == pytest.approx(mean, abs=5 * deviation / sqrt(t.size))
     assert numbers.std() == pytest.approx(deviation, rel=0.05)
+
+
+def test_truncated_numbers_are_within_bounds() -> None:
+    numbers = nn.init.trunc_normal_(ag.zeros(5000), 0.5, 1.0, 0.0, 1.0).numpy()
+    assert 0 <= numbers.min() < 0.01 and 0.99 < numbers.max() <= 1
+    with pytest.raises(ValueError, match=r"expected bounds near 0.0 \+- 2.0, got 3 and 4"):
+        nn.init.trunc_normal_(ag.zeros(2), a=3, b=4)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (6, 4), (3, 2, 2, 2)])
