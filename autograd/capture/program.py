@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from ..array import Array, array
@@ -10,7 +10,7 @@ from ..deferred import Call, compute
 from ..ledger import CallBatch, Ledger
 from ..primitive import CallInfo, Primitive, perform
 from .guards import DependencyRecorder, Guards
-from .observer import FROM_NUMBERS, Dispatched
+from .observer import Dispatched
 from .peak_memory import Lifetimes
 from .replay import Replay
 
@@ -44,8 +44,15 @@ class CallRecorder(DependencyRecorder):
     """Records the calls that are dispatched; arrays are numbered in the order of their first
     use."""
 
-    def __init__(self, inputs: Sequence[Array], ledger: Ledger) -> None:
-        super().__init__(inputs, ledger)
+    def __init__(
+        self,
+        inputs: Sequence[Array],
+        ledger: Ledger,
+        function: Callable[..., Any],
+        strict: bool = True,
+    ) -> None:
+        super().__init__(inputs, ledger, function)
+        self.strict, self.refused = strict, ""
         self.arrays: list[Array] = []
         self.calls: list[TracedCall] = []
         self._indices: dict[int, int] = {}
@@ -66,6 +73,13 @@ class CallRecorder(DependencyRecorder):
         indices = tuple(map(self.index, call.args)), tuple(map(self.index, call.results))
         self.calls.append(TracedCall(call.primitive, call.info, *indices, call.key, ()))
 
+    def refuse(self, what: str) -> None:
+        """Remember the first reason why the calls would not do the same again; RuntimeError if
+        `strict`."""
+        if self.strict:
+            super().refuse(what)
+        self.refused = self.refused or what
+
 
 class Program:
     """Calls to run again.
@@ -79,8 +93,6 @@ class Program:
         self.container, self.guards = container, guards
         self.replay: Replay | None = None
         self.replayable = not recorder.writes_inputs
-        if recorder.has_created(a.storage for a in outputs):
-            raise RuntimeError(f"trace: the function returns a tensor that it {FROM_NUMBERS}")
         self.inputs, self.outputs = recorder.input_indices, [recorder.index(a) for a in outputs]
         computed = {index for call in recorder.calls for index in call.results}
         dropped = computed | {*self.inputs}

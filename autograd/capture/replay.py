@@ -7,7 +7,7 @@ gradients are kept as in a plain run."""
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from threading import RLock
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -171,20 +171,25 @@ class StepRecorder(DependencyRecorder):
     """Observes a training step.
 
     It records what calls are filed under, what they compute, which leaves get their gradients, and
-    whether the step could be replayed (`refused` tells why not)."""
+    whether the step could be replayed (`refused` tells why not, `changed` what it changes of
+    Python's state)."""
 
     training = True
 
     def __init__(
-        self, inputs: Sequence[Array], ledger: Ledger, recording: BackendRecording
+        self,
+        inputs: Sequence[Array],
+        ledger: Ledger,
+        function: Callable[..., Any],
+        recording: BackendRecording,
     ) -> None:
-        super().__init__(inputs, ledger)
+        super().__init__(inputs, ledger, function)
         self.recording = recording
         self.keys: list[Any] = []
         self.lifetimes = Lifetimes()
         self.foreign: dict[int, Array] = {}  # arrays from elsewhere
         self.leaves: list[Tensor] = []
-        self.refused = ""
+        self.refused = self.changed = ""
 
     def add(self, call: Dispatched) -> None:
         """Record what a call is filed under and what it computes."""
@@ -219,6 +224,9 @@ class StepRecorder(DependencyRecorder):
 
     def check(self) -> None:
         """Find out, after the function returned, what a replay would not repeat."""
+        self.changed = self.python.changed()
+        if self.changed:
+            self.refuse(self.changed)
         if self.writes_inputs:
             self.refuse("writes to an input")
         if any(p.grad is None or p.grad.data is not p.slot for p in self.leaves):

@@ -3,6 +3,7 @@ the arithmetic itself."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,6 +20,7 @@ from .peak_memory import PeakMemory
 from .program import CallRecorder, Program
 from .replay import Capture, CapturedStep, SharedMemory, StepRecorder, pack, recordable
 
+Tell: TypeAlias = Callable[[str], None]  # what is told of a change of Python's state
 LONG = 4 * RECORDINGS  # calls for which a recording is kept that is not used
 
 
@@ -76,9 +78,15 @@ class InferenceTrace:
     The first call of a signature traces the function, the second runs its calls and captures them,
     later ones replay the capture where the backend can."""
 
-    def __init__(self, function: Callable[..., Any], shared: SharedMemory) -> None:
+    def __init__(
+        self, function: Callable[..., Any], shared: SharedMemory, strict: bool, tell: Tell
+    ) -> None:
         self.function, self.shared = function, shared
+        self.strict, self.tell = strict, tell
         self.programs: Recent[CallSignature, list[Program]] = Recent(KINDS)
+        # Why calls are not repeated, and what the first call changed of Python's state.
+        self.refused: Recent[CallSignature, str] = Recent(KINDS)
+        self.changed: Recent[CallSignature, str] = Recent(KINDS)
         self.replays = 0
 
     def __call__(self, *inputs: Tensor) -> Any:
@@ -88,17 +96,15 @@ class InferenceTrace:
         _check_inputs(inputs)
         arrays = [x.data for x in inputs]
         key = call_signature(state, arrays)
+        if self.refused.find(key) is not None:
+            with context.using(tape=None):
+                return pack(*_unpack(self.function(*inputs)))
         for program in self.programs.find(key) or ():
             if program.guards.hold():
-                results = self._run(program, arrays, state)
+                results, container = self._run(program, arrays, state), program.container
                 break
         else:
-            results, program = self._trace(arrays, key.same, state.ledger)
-            older = (self.programs.find(key) or [])[1 - RECORDINGS :]
-            self.programs[key] = [*older, program]
-            every = (p for _, programs in self.programs.all() for p in programs)
-            self.replays = sum(p.replay is not None for p in every)
-        container = program.container
+            results, container = self._trace(arrays, key, state.ledger)
         return Tensor(results[0]) if container is None else container(map(Tensor, results))
 
     def _run(self, program: Program, arrays: list[Array], state: context.Context) -> list[Array]:
@@ -117,20 +123,45 @@ class InferenceTrace:
         return capture.results
 
     def _trace(
-        self, arrays: list[Array], same: tuple[int, ...], ledger: Ledger
-    ) -> tuple[list[Array], Program]:
-        """Run the function once; return its results and the program of its calls."""
+        self, arrays: list[Array], key: CallSignature, ledger: Ledger
+    ) -> tuple[list[Array], type | None]:
+        """Run the function once; return its results and their container. Keep its calls, if they
+        can be repeated."""
         # Under new handles, inputs are told from arrays that the function has from elsewhere.
         handles = [Array(a.spec, a.value if a.has_numbers else None, a.owner, -1) for a in arrays]
-        inputs = [handles[i] for i in same]
-        recorder = CallRecorder(inputs, ledger)
+        inputs = [handles[i] for i in key.same]
+        recorder = CallRecorder(inputs, ledger, self.function, self.strict)
         with context.using(tape=None, observer=recorder):
             result = self.function(*[Tensor(a) for a in inputs])
         tensors, container = _unpack(result)
         results = [t.data for t in tensors]
-        program = Program(recorder, results, container, Guards(recorder, self.function))
-        ledger.add_peaks(program.batch.peaks)
-        return results, program
+        if recorder.has_created(a.storage for a in results):
+            recorder.refuse(f"returns a tensor that it {FROM_NUMBERS}")
+        ledger.add_peaks(recorder.lifetimes.peaks())
+        if recorder.refused:
+            self.refused[key] = recorder.refused
+        elif changed := recorder.python.changed():
+            self._give_up(key, changed)
+        else:
+            guards = Guards(recorder, self.function)
+            self._keep(key, Program(recorder, results, container, guards))
+        return results, container
+
+    def _give_up(self, key: CallSignature, changed: str) -> None:
+        """Run the function as it is from now on, if this is its second call: the first may have
+        prepared something."""
+        if self.changed.find(key) is None:
+            self.changed[key] = changed
+        else:
+            self.refused[key] = changed
+            self.tell(changed)
+
+    def _keep(self, key: CallSignature, program: Program) -> None:
+        """Keep a program for later calls."""
+        older = (self.programs.find(key) or [])[1 - RECORDINGS :]
+        self.programs[key] = [*older, program]
+        every = (p for _, programs in self.programs.all() for p in programs)
+        self.replays = sum(p.replay is not None for p in every)
 
 
 class TrainingTrace:
@@ -139,8 +170,8 @@ class TrainingTrace:
     Of each signature, the first call runs the function, the second captures it, and later ones
     replay the capture where they can."""
 
-    def __init__(self, function: Callable[..., Any], shared: SharedMemory) -> None:
-        self.function, self.shared = function, shared
+    def __init__(self, function: Callable[..., Any], shared: SharedMemory, tell: Tell) -> None:
+        self.function, self.shared, self.tell = function, shared, tell
         # By signature: why calls are not replayed, their recordings (none after the first call),
         # and the peaks of the first call.
         self.refused: Recent[CallSignature, str] = Recent(KINDS)
@@ -204,7 +235,7 @@ class TrainingTrace:
     ) -> Any:
         """Run the function and keep its calls, if they can be replayed."""
         with Capture(backend, self.shared, [x.data for x in inputs]) as capture:
-            recorder = StepRecorder(capture.inputs, ledger, capture.recording)
+            recorder = StepRecorder(capture.inputs, ledger, self.function, capture.recording)
             with context.using(observer=recorder):
                 copies = [Tensor(a) for a in capture.inputs]
                 tensors, container = _unpack(self.function(*[copies[i] for i in key.same]))
@@ -224,6 +255,8 @@ class TrainingTrace:
         recorder.detach_survivors()
         if recorder.refused:
             self.refused[key] = recorder.refused
+            if recorder.refused == recorder.changed:
+                self.tell(recorder.changed)
         else:
             step = CapturedStep(replay, Guards(recorder, self.function), recorder.leaves, container)
             step.used = self.calls
@@ -234,8 +267,16 @@ class TrainingTrace:
 Traced: TypeAlias = InferenceTrace | TrainingTrace
 
 
+def _warn(changed: str) -> None:
+    warnings.warn(f"trace: the function {changed}; it is run each time", RuntimeWarning, 2)
+
+
 def trace(
-    function: Callable[..., Any], training: bool = False, beside: Traced | None = None
+    function: Callable[..., Any],
+    training: bool = False,
+    beside: Traced | None = None,
+    strict: bool = True,
+    tell: Tell = _warn,
 ) -> Traced:
     """Return a function that computes what `function`, a model say, computes, without its Python.
 
@@ -247,6 +288,9 @@ def trace(
     modules or variables that `function` looks at have changed; not where lists or other objects
     have changed in place (docs/tracing.md has the full list). The function must start no threads.
 
+    A function that changes the state of Python, such as attributes of its modules or `random`, is
+    run as it is each time; `tell` is called with what it changes, by default for a warning.
+
     With `training` the function may call `backward`: gradients of parameters that lie in flat
     buffers are stored and announced as usual, unless some are there already. Nothing is refused
     then: where calls would not do the same again, the function is run as it is, each time.
@@ -256,9 +300,11 @@ def trace(
     the largest one takes; with `beside`, in that of another traced function, whose results a call
     then may overwrite.
 
-    RuntimeError, unless `training`, where the function reads numbers of tensors or draws random
-    ones, on which calls would depend, where it records gradients or changes the ledger, and where
-    it writes to or returns tensors that it makes of numbers. TypeError for inputs and results that
-    are no tensors."""
+    RuntimeError, if `strict` and not `training`, where the function reads numbers of tensors or
+    draws random ones, on which calls would depend, where it records gradients or changes the
+    ledger, and where it writes to or returns tensors that it makes of numbers; if not `strict`, it
+    is run as it is. TypeError for inputs and results that are no tensors."""
     shared = beside.shared if beside else SharedMemory()
-    return TrainingTrace(function, shared) if training else InferenceTrace(function, shared)
+    if training:
+        return TrainingTrace(function, shared, tell)
+    return InferenceTrace(function, shared, strict, tell)

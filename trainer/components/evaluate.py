@@ -20,6 +20,7 @@ from ...autograd import (
     no_grad,
     trace,
 )
+from ...autograd.random import keyed
 from ...datasets import Loader
 from ..build import memory_error, mixed
 from ..distributed.buffers import total
@@ -44,7 +45,8 @@ def make_eval_step(
     model: nn.Module, task: Task, precision: str = "float32", tta: str = "none"
 ) -> Callable[..., StepOutput]:
     """Return the traced function from a task's inputs to loss and metrics, for a model in
-    evaluation mode, computed in a precision, of outputs averaged over the views of `tta`."""
+    evaluation mode, computed in a precision, of outputs averaged over the views of `tta`. A model
+    whose calls cannot be repeated runs each time."""
 
     def eval_step(*inputs: Tensor) -> StepOutput:
         with mixed(precision), added_losses() as terms:
@@ -53,7 +55,7 @@ def make_eval_step(
         return loss, *task.sums(output, *inputs)
 
     model.eval()
-    traced: Callable[..., StepOutput] = trace(eval_step)
+    traced: Callable[..., StepOutput] = trace(eval_step, strict=False, tell=lambda changed: None)
     return traced
 
 
@@ -73,7 +75,8 @@ def evaluate(
         for step, batch in enumerate(data.epoch(0), 1):
             for row, part in zip(rows, batch.parts(), strict=True):
                 if len(part.labels):
-                    output = eval_step(*map(from_numpy, task.inputs(part)))
+                    with keyed(part.indices, 0, 0):
+                        output = eval_step(*map(from_numpy, task.inputs(part)))
                     row += step_sums(output, len(part.labels))
             progress.evaluating(data.dataset.split, step, len(data))
             between()

@@ -18,6 +18,7 @@ from ..config import TrainConfig
 from ..distributed.sync import GradientSync
 from ..distributed.verification.digests import Digests
 from ..distributed.verification.gradients import Rows
+from ..errors import warn
 from ..setup import Parts
 from ..tasks.task import StepOutput
 from ..timeline.timeline import Timeline
@@ -44,14 +45,23 @@ class Passes:
         self.record, self.timeline, self.inputs = record, timeline, inputs
         self.sampling = parse_every(config.sparsity)
         self.sweep: Callable[[Tensor, Tensor], None] = Tensor.backward
-        traced = trace(self.forward_backward, training=True)
+        self.told: set[str] = set()
+        traced = trace(self.forward_backward, training=True, tell=self.tell)
         self.train_step: Callable[..., StepOutput] = traced
         self.verified_step: Callable[..., StepOutput] = traced
         if inputs.names:
-            self.verified_step = trace(self.forward_sums_backward, training=True, beside=traced)
+            self.verified_step = trace(
+                self.forward_sums_backward, training=True, beside=traced, tell=self.tell
+            )
         self.layer_sums: list[list[int]] | None = None  # of each micro-batch, in a verified step
         if parts.statistics:  # a capture would not repeat their exchange
             self.sweep, self.train_step = parts.statistics.sweep, self.forward_backward
+
+    def tell(self, changed: str) -> None:
+        """Say once what a model changes in Python's state, which a captured step would not."""
+        if changed not in self.told and self.record.folder.writes:
+            warn(f"model: forward {changed}; steps run without capture")
+        self.told.add(changed)
 
     def run(self, batch: Batch, sync: GradientSync, use: Callable[[int], None]) -> Rows:
         """Run forward and backward on the micro-batches of a rank, each with the buffers that `use`
