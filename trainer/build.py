@@ -259,10 +259,15 @@ def _blank_loss(model: nn.Module, task: Task, data: Source, size: int, dtype: An
     shape = output.shape if isinstance(output, Tensor) else type(output).__name__
     if shape != expected:
         raise UserError(
-            f"--task: expected a model whose output for {size} samples is {expected}, got {shape}; "
-            "choose another --model or --task"
+            f"--model: expected a model whose output for {size} samples is {expected}, got "
+            f"{shape}; mend forward, or choose another --task"
         )
-    return sum(terms, task.loss(output, *inputs, training=False))
+    loss = sum(terms, task.loss(output, *inputs, training=False))
+    if loss.dtype != dtype:
+        raise UserError(
+            f"--model: expected an output of {np.dtype(dtype)}, as --dtype says, got {output.dtype}"
+        )
+    return loss
 
 
 def tune(name: str, comm: Comm, model: nn.Module, task: Task, data: Data) -> None:

@@ -12,6 +12,7 @@ from .errors import UserError, warn
 from .user_code import SHOWN, UserCode, explained, load, names_code, same
 
 ANY = "any"  # hash of a file
+FROM_DATA = ("input_shape", "classes", "num_classes")  # options that follow from the data
 
 
 class Builder:
@@ -32,7 +33,8 @@ class Builder:
             self.__signature__.bind(**options)
         except TypeError as error:
             raise UserError(f"--model-args: {self.code.name}: {error}") from error
-        with explained("--model"):
+        given = ",".join(f"{k}={v}" for k, v in options.items() if k not in FROM_DATA)
+        with explained(f"--model with --model-args {given}" if given else "--model"):
             model: nn.Module = self.code.value(**options)
             return model
 

@@ -21,15 +21,17 @@ Shape = tuple[int, int, int]  # channels, height, width of an image
 _models: dict[str, Callable[..., Module]] = {}
 _depths: dict[str, Sequence[int]] = {}
 _DATA = ("input_shape", "classes")  # options that follow from the data
+_CLASSES = ("classes", "num_classes")  # names of the second, the latter as in torch's scripts
 B = TypeVar("B", bound=Callable[..., Module])
 
 
 def register(name: str, depths: Sequence[int] = (), listed: bool = True) -> Callable[[B], B]:
     """Register a class or a function of options under a name, which `names` has if `listed`.
 
-    Those that it has of `input_shape` and `classes` follow from the data. `depths` are the usual
-    values of its option `depth`, which `names` lists. One without `classes` makes models that
-    return their images, such as autoencoders, or that have a fixed number of classes."""
+    Those that it has of `input_shape` and `classes` (or `num_classes`) follow from the data.
+    `depths` are the usual values of its option `depth`, which `names` lists. One without `classes`
+    makes models that return their images, such as autoencoders, or that have a fixed number of
+    classes."""
 
     def enter(builder: B) -> B:
         _models[name] = builder
@@ -83,7 +85,7 @@ def create(
     builder = _builder(name)
     _check_options(name, builder, options)
     parameters = signature(builder).parameters
-    data = {"input_shape": input_shape, "classes": classes}
+    data = {"input_shape": input_shape, _classes_option(builder) or "classes": classes}
     shape_options = {k: v for k, v in data.items() if v is not None and k in parameters}
     model = builder(**shape_options, **options)
     if not isinstance(model, Module):
@@ -104,9 +106,10 @@ def classes(name: str, shape: Shape | None = None) -> int:
     """Return how many classes the model of a name tells apart by default, 0 for one that returns
     its images, of `shape` (C, H, W). ValueError for an unknown name, and where neither a default
     nor the model's result says."""
-    if "classes" not in signature(_builder(name)).parameters:
+    option = _classes_option(_builder(name))
+    if option is None:
         return _output_width(name, shape or input_shape(name))
-    number: int | None = _default(name, "classes")
+    number: int | None = _default(name, option)
     if number is None:
         raise ValueError(f"{name}: expected a default of classes, got none")
     return number
@@ -115,7 +118,15 @@ def classes(name: str, shape: Shape | None = None) -> int:
 def takes_classes(name: str) -> bool:
     """Tell whether the number of classes of a model can be chosen. ValueError for an unknown
     name."""
-    return "classes" in signature(_builder(name)).parameters
+    return _classes_option(_builder(name)) is not None
+
+
+def _classes_option(builder: Callable[..., Module]) -> str | None:
+    """Return the name of the option that gets the number of classes, None where there is none, or
+    where it is given."""
+    given = builder.keywords if isinstance(builder, partial) else ()
+    parameters = signature(builder).parameters
+    return next((name for name in _CLASSES if name in parameters and name not in given), None)
 
 
 def _default(name: str, option: str) -> Any:

@@ -67,6 +67,13 @@ class Reads(Net):
 class Branches(Net):
     def forward(self, x):
         return super().forward(x) if x.sum() > 0 else x
+
+class Wide(Net):
+    def forward(self, x):
+        return super().forward(x).double()
+
+def as_in_torch(num_classes=7, width=3):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, num_classes))
 """
 
 
@@ -136,6 +143,27 @@ def test_commands_take_an_own_model(own: Own, capsys: pytest.CaptureFixture[str]
                    "parameters": 0, "macs": 0}  # fmt: skip
 
 
+def test_files_may_follow_options(own: Own, capsys: pytest.CaptureFixture[str]) -> None:
+    images = own.file.parent / "images.npy"
+    np.save(images, np.zeros((2, 28, 28), np.uint8))
+    words = ["predict", str(own.run), "--model", f"{own.file}:Net", "--json", str(images)]
+    assert len(said(capsys, *words).splitlines()) == 2
+    assert len(json.loads(said(capsys, "models", "lenet", "--json", "alexnet"))) == 2
+    line = said(capsys, *words, "more", status=2)
+    assert line == "tallygrad: error: predict: unexpected argument 'more'"
+
+
+@pytest.mark.parametrize(("words", "classes"), [
+    ([], 7), (["--classes", "5"], 5), (["--model-args", "num_classes=4"], 4),
+])  # fmt: skip
+def test_classes_have_their_name_in_torch(
+    own: Own, words: list[str], classes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = ["--input", "1,28,28", "--json"]
+    counts = json.loads(said(capsys, "cost", f"{own.file}:as_in_torch", *shape, *words))
+    assert counts["totals"]["inference_macs"] == 784 * classes
+
+
 def test_models_lists_all_with_parameters_and_macs(capsys: pytest.CaptureFixture[str]) -> None:
     lines = said(capsys, "models").splitlines()
     (lenet,) = (line.split() for line in lines if line.split()[0] == "lenet")
@@ -151,6 +179,7 @@ def test_models_lists_all_with_parameters_and_macs(capsys: pytest.CaptureFixture
         ("pair", r"expected a model whose output for 2 samples is (2, 10), got tuple"),
         ("wrong", r"--model: linear: expected input (.., C) and weight (M, C), got (2, 784) and"),
         ("fails", r"--model: my.py:28: IndexError: tuple index out of range"),
+        ("Wide", r"--model: expected an output of float32, as --dtype says, got float64"),
         ("Bare", r"--model: Bare has no forward"),
         ("detached", r"--model: expected an output with a gradient for 2 parameters, got one"),
         ("nothing", r"expected a Module, got NoneType"),
@@ -181,6 +210,10 @@ def test_what_does_not_fit_is_one_line(
         (
             ["cost", "{}:Branches", "--input", "1,2,2", "--classes", "9"],
             "my.py:52: RuntimeError: bool(): expected a tensor with numbers, got one of shape ()",
+        ),
+        (
+            ["train", "--model", "{}:Net", "--dataset", "digits", "--model-args", "width=ten"],
+            "--model with --model-args width=ten: my.py:6: TypeError: ",
         ),
         (["cost", "lenet", "--model-args", "a=1"], "unknown option of model lenet 'a'"),
         (["cost", "lenet", "--model-args", "a"], "--model-args: expected KEY=VALUE,..."),

@@ -94,10 +94,13 @@ def parse(commands: Mapping[str, Command], words: Sequence[str]) -> dict[str, An
     known option."""
     _check_command(words, commands)
     top, chosen = parser(commands, words[0])
-    known, unknown = top.parse_known_args(words)
+    if chosen is top:
+        return vars(top.parse_args(words))
+    # Intermixed: files may follow options.
+    known, unknown = chosen.parse_known_intermixed_args(words[1:])
     if unknown:
         raise _unknown(words[0], unknown[0], chosen)
-    return vars(known)
+    return {"command": words[0], **vars(known)}
 
 
 def parser(commands: Mapping[str, Command], name: str) -> tuple[Parser, Parser]:

@@ -55,6 +55,6 @@ def test_a_record_of_an_unknown_task(name: Any) -> None:
 def test_a_model_that_does_not_fit_its_task(model: str, task: str, shapes: tuple[str, str]) -> None:
     config = TrainConfig(model=model, task=task, dataset="digits", backend="numpy")
     comm = SerialComm()
-    said = f"--task: expected a model whose output for 2 samples is {shapes[0]}, got {shapes[1]};"
+    said = f"--model: expected a model whose output for 2 samples is {shapes[0]}, got {shapes[1]};"
     with pytest.raises(UserError, match=said):
         assemble(config, comm, build.load_data(config, comm))
