@@ -154,8 +154,8 @@ class DistributedOptimizer:
             raise RuntimeError("step: expected optimizer.backward(loss) before it, got none")
         self.end()
 
-    def zero_grad(self) -> None:
-        """Forget the gradients of the micro-batch."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of the micro-batch, which are None then."""
         self.optimizer.zero_grad()
 
     def add(self, average: EMA | Lookahead) -> Self:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ..tensor import Tensor
 
 
-Truth = bool  # which is a method below
+Truth = bool  # which are methods below
+Count = int
 
 
 class Methods:
@@ -159,6 +160,27 @@ class Methods:
     def contiguous(self) -> Tensor:
         """Return the tensor itself: functions take any layout."""
         return self._me
+
+    def is_contiguous(self) -> Truth:
+        """Return True: functions take any layout."""
+        return True
+
+    def nelement(self) -> Count:
+        """Return the number of elements."""
+        return self._me.numel()
+
+    def ndimension(self) -> Count:
+        """Return the number of axes."""
+        return len(self._me.shape)
+
+    def element_size(self) -> Count:
+        """Return the bytes of an element."""
+        return self._me.dtype.itemsize
+
+    @property
+    def nbytes(self) -> Count:
+        """Bytes of all elements."""
+        return self._me.spec.nbytes
 
     def cpu(self) -> Tensor:
         """Return the tensor itself: there is no other device."""

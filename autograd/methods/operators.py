@@ -222,32 +222,49 @@ class Operators:
         counted = self if is_floating(self.dtype) else self.float()
         return counted._reduce("mean", reduce.mean, dim, keepdim)
 
-    def var(self, dim: Axis = None, keepdim: bool = False, correction: int = 1) -> Tensor:
-        """Return variances over axes: squared deviations divided by their number less
-        `correction`."""
+    def var(
+        self,
+        dim: Axis = None,
+        keepdim: bool = False,
+        correction: int = 1,
+        unbiased: bool | None = None,
+    ) -> Tensor:
+        """Return variances over axes: squared deviations divided by their number less `correction`,
+        which `unbiased` gives as 1 or 0."""
+        correction = correction if unbiased is None else int(unbiased)
         axes = reduce.axes_of("var", dim, len(self.shape))
         count = int(np.prod([self.shape[a] for a in axes]))
         off = self - self.mean(dim, keepdim=True)
         return (off * off).sum(dim, keepdim) / max(count - correction, 0)
 
-    def std(self, dim: Axis = None, keepdim: bool = False, correction: int = 1) -> Tensor:
+    def std(
+        self,
+        dim: Axis = None,
+        keepdim: bool = False,
+        correction: int = 1,
+        unbiased: bool | None = None,
+    ) -> Tensor:
         """Return standard deviations over axes: the square root of `var`, with gradient 0 where it
         is 0."""
-        return el.deviation(self.var(dim, keepdim, correction))
+        return el.deviation(self.var(dim, keepdim, correction, unbiased))
 
-    def argmax(self, dim: int | None = None) -> Tensor:
+    def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
         """Return the position of the largest value along an axis, in the flattened tensor for
         None."""
-        return self._position_of("argmax", reduce.argmax, dim)
+        return self._position_of("argmax", reduce.argmax, dim, keepdim)
 
-    def argmin(self, dim: int | None = None) -> Tensor:
+    def argmin(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
         """Return the position of the smallest value along an axis, in the flattened tensor for
         None."""
-        return self._position_of("argmin", reduce.argmin, dim)
+        return self._position_of("argmin", reduce.argmin, dim, keepdim)
 
-    def _position_of(self, name: str, how: Any, dim: int | None) -> Tensor:
+    def _position_of(self, name: str, how: Any, dim: int | None, keepdim: bool) -> Tensor:
         flat = self.reshape(-1) if dim is None else self
-        return how(flat, axis=sh.axis_of(name, 0 if dim is None else dim, len(flat.shape)))
+        axis = sh.axis_of(name, 0 if dim is None else dim, len(flat.shape))
+        y: Tensor = how(flat, axis=axis)
+        if not keepdim:
+            return y
+        return y.reshape([1] * len(self.shape)) if dim is None else y.unsqueeze(axis)
 
     def reshape(self, *shape: Size) -> Tensor:
         """Return the same elements in another shape; one extent may be -1. ValueError where none

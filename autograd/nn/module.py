@@ -275,8 +275,10 @@ class Module:
             p.requires_grad_(on)
         return self
 
-    def zero_grad(self) -> None:
-        """Forget the gradients of all parameters; the next backward writes instead of adding."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all parameters; the next backward writes instead of adding.
+
+        They are None then, whatever `set_to_none` is."""
         for p in self.parameters():
             p.grad = None
 

@@ -161,8 +161,10 @@ class Optimizer:
             pairs = zip(group.flat.parameters, group.factors, strict=True)
             group.factors = [factor if id(p) in chosen else old for p, old in pairs]
 
-    def zero_grad(self) -> None:
-        """Forget all gradients; the next backward writes instead of adding."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients; the next backward writes instead of adding.
+
+        They are None then, whatever `set_to_none` is."""
         for p in self.parameters:
             p.grad = None
 

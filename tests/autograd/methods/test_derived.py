@@ -30,6 +30,10 @@ CALLS: dict[str, Callable[..., Any]] = {
     "take": lambda t, x, y: (
         t.take_along_dim(x, t.argsort(y, 1), 1) + t.take_along_dim(x, t.argsort(y, 1)).sum()
     ),
+    "positions": lambda t, x, y: (
+        x.argmax(1, True) + y.argmin(dim=1, keepdim=True) * x.argmax(keepdim=True)
+    ),
+    "spread": lambda t, x, y: x.var(0, unbiased=False) + y.std(dim=0, unbiased=True),
     "stacks": lambda t, x, y: t.vstack([x, y[0]]) @ t.hstack([x.t(), y[0].reshape(3, 1)]),
     "columns": lambda t, x, y: t.column_stack([x[:, 0], y, t.hstack([x[0], y[0, 1:2]])]),
     "broadcast": lambda t, x, y: t.concat(t.broadcast_tensors(x[:, :1], y[0])),
@@ -56,6 +60,26 @@ def test_results_and_gradients_are_torchs(name: str) -> None:
         results.append([z, *(a.grad for a in (x, y) if a.grad is not None)])
     for mine, theirs in zip(*results, strict=True):
         np.testing.assert_allclose(mine.detach().numpy(), theirs.detach().numpy(), 1e-10, 1e-12)
+
+
+@pytest.mark.parity
+def test_extents_and_bytes_are_torchs() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    mine, theirs = (
+        (x.nelement(), x.ndimension(), x.element_size(), x.nbytes, x.is_contiguous())
+        for x in (t.zeros(4, 3, dtype=t.float64) for t in (ag, torch))
+    )
+    assert mine == theirs
+
+
+def test_gradients_are_forgotten_by_torchs_words() -> None:
+    layer = ag.nn.Linear(2, 1)
+    sgd = ag.optim.SGD(layer.parameters(), 0.1)
+    for forget in (layer.zero_grad, sgd.zero_grad):
+        layer(ag.ones(1, 2)).sum().backward()
+        assert layer.weight.grad is not None
+        forget(set_to_none=False)
+        assert layer.weight.grad is None
 
 
 def test_sums_of_powers_at_infinity() -> None:
