@@ -76,7 +76,7 @@ def test_a_gradient_has_the_type_of_its_operand() -> None:
         ag.maximum(x, k).sum() + ag.where(x > 1.5, x, w).sum() + ag.where(k > 2, k, x).sum(),
         (ag.cat([x, w]) * ag.cat([w, x])).sum() + (ag.stack([x, w, x * 2]) ** 2).sum(),
         ag.binary_cross_entropy(p, q) + ag.binary_cross_entropy(q * 0.5, p),
-        (x.reshape(1, 2) @ w.reshape(2, 1)).sum() + (x @ k),
+        (x.reshape(1, 2) @ w.reshape(2, 1)).sum() + (x @ k.float()),
     ]
     for y in results:
         leaves = [t for t in (x, w, p, q)]
