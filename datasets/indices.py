@@ -13,13 +13,21 @@ from .source import DataError
 class IndexLoader:
     """Batches of numbers from 0 to `samples` - 1, in the order of `Loader`: `batch.indices` (n,).
 
-    Each iteration returns the next epoch, `epoch(n)` any one. DataError for a batch that does not
-    fit."""
+    Each iteration returns the next epoch, `epoch(n)` any one; `drop_last` omits a smaller last
+    batch. DataError for a batch that does not fit."""
 
     def __init__(
-        self, samples: int, batch_size: int, *, seed: int = 0, shuffle: bool = True
+        self,
+        samples: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
     ) -> None:
-        self.sampler = Sampler("the data", samples, batch_size, seed=seed, shuffle=shuffle)
+        self.sampler = Sampler(
+            "the data", samples, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last
+        )
         self._epochs = count()
 
     def __len__(self) -> int:

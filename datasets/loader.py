@@ -66,7 +66,8 @@ class Normalise:
 class Loader:
     """This rank's share of batches of global size `batch_size`, split into micro-batches.
 
-    Each sample occurs exactly once per epoch, on any number of ranks (see `Sampler`). The order
+    Each sample occurs exactly once per epoch, on any number of ranks (see `Sampler`); `drop_last`
+    omits a smaller last batch. The order
     depends on seed and epoch only; without `shuffle` it is that of the data set. The augmentations
     in `augment` are applied to normalised images in sequence, keyed by seed, epoch and sample.
 
@@ -91,13 +92,14 @@ class Loader:
         augment: Sequence[Augment] = (),
         dtype: DTypeLike = np.float32,
         prefetch: int = 2,
+        drop_last: bool = False,
     ) -> None:
         name = f"{dataset.name}/{dataset.split}"
         if prefetch < 0:
             raise DataError(f"prefetch: expected at least 0, got {prefetch}")
         self.dataset = dataset
         self.sampler = Sampler(
-            name, len(dataset), batch_size, rank, size, seed, shuffle, micro_batches
+            name, len(dataset), batch_size, rank, size, seed, shuffle, micro_batches, drop_last
         )
         self.augment = tuple(augment)
         self.prefetch = prefetch
@@ -118,7 +120,7 @@ class Loader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches per epoch, including a smaller last one."""
+        """Batches per epoch, including a smaller last one unless it is dropped."""
         return self.sampler.steps
 
     def __len__(self) -> int:

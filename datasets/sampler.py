@@ -69,8 +69,9 @@ class Sampler:
     A step consists of `parts` contiguous micro-batches (see `share`), and a rank processes adjacent
     ones (see `owned`): in rank order, the samples of all ranks are the batch of a single rank.
     `parts` is `micro_batches` (0: one per rank), but at most one per sample; ranks beyond that
-    number process none. The last step may be smaller; its micro-batches may then be empty. Raises
-    DataError for options that do not fit together; `name` is the data set's in the message.
+    number process none. The last step may be smaller, its micro-batches empty; `drop_last` omits
+    it. Raises DataError for options that do not fit together; `name` is the data set's in the
+    message.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Sampler:
     seed: int = 0
     shuffle: bool = True
     micro_batches: int = 0
+    drop_last: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
@@ -110,8 +112,13 @@ class Sampler:
 
     @property
     def steps(self) -> int:
-        """Steps per epoch, including a smaller last one."""
-        return -(-self.count // self.batch_size)
+        """Steps per epoch, including a smaller last one unless it is dropped."""
+        return self.count // self.batch_size + (self.rest > 0)
+
+    @property
+    def rest(self) -> int:
+        """Samples of a smaller last step, 0 without one."""
+        return 0 if self.drop_last else self.count % self.batch_size
 
     def order(self, epoch: int) -> Ids:
         """Return the sample numbers of an epoch in order, int64 (count,)."""

@@ -282,7 +282,7 @@ class ShardedLoader:
     def _check_full(self) -> None:
         """UserError where a rank would have no samples of a step: others would wait for it."""
         sampler = self.loader.sampler
-        rest = sampler.count % sampler.batch_size
+        rest = sampler.rest
         if 0 < rest < sampler.parts:
             raise UserError(
                 f"SyncBatchNorm: expected a last batch of at least {sampler.parts} samples, one "

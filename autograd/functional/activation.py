@@ -5,6 +5,7 @@ TypeError for tensors that are not floating-point."""
 
 from __future__ import annotations
 
+from ..methods.arguments import may_be_in_place
 from ..ops import activation as ops
 from ..ops import compare as cp
 from ..ops import elementwise as el
@@ -46,12 +47,14 @@ __all__ = [
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
+@may_be_in_place
 def relu(input: Tensor) -> Tensor:
     """Return max(x, 0); its gradient at 0 is 0."""
     y: Tensor = ops.relu(input)
     return y
 
 
+@may_be_in_place
 def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
     """Return x where x > 0, else negative_slope x (Maas et al. 2013)."""
     slope = float(negative_slope)
@@ -63,6 +66,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
     return y
 
 
+@may_be_in_place
 def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """Return x where x > 0, else alpha (e^x - 1) (Clevert et al. 2016)."""
     y: Tensor = ops.elu(input, alpha=float(alpha))
@@ -106,18 +110,21 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     return y
 
 
+@may_be_in_place
 def silu(input: Tensor) -> Tensor:
     """Return x / (1 + e^-x), also called swish (Elfwing et al. 2017)."""
     y: Tensor = gated.silu(input)
     return y
 
 
+@may_be_in_place
 def mish(input: Tensor) -> Tensor:
     """Return x tanh(log(1 + e^x)) (Misra 2019)."""
     y: Tensor = gated.mish(input)
     return y
 
 
+@may_be_in_place
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
     """Return x limited to [min_val, max_val], with slope 0 at both.
 
@@ -126,29 +133,34 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tens
     return y
 
 
+@may_be_in_place
 def relu6(input: Tensor) -> Tensor:
     """Return x limited to [0, 6]."""
     return hardtanh(input, 0.0, 6.0)
 
 
+@may_be_in_place
 def hardsigmoid(input: Tensor) -> Tensor:
     """Return (x + 3) / 6 limited to [0, 1]."""
     y: Tensor = scale(relu6(el.add(input, 3.0)), factor=1 / 6)
     return y
 
 
+@may_be_in_place
 def hardswish(input: Tensor) -> Tensor:
     """Return x times `hardsigmoid` of x (Howard et al. 2019)."""
     y: Tensor = gated.hardswish(input)
     return y
 
 
+@may_be_in_place
 def selu(input: Tensor) -> Tensor:
     """Return 1.0507 x where x > 0, else 1.0507 times 1.6733 (e^x - 1) (Klambauer et al. 2017)."""
     y: Tensor = scale(elu(input, SELU_ALPHA), factor=SELU_SCALE)
     return y
 
 
+@may_be_in_place
 def celu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """Return x where x > 0, else alpha (e^(x / alpha) - 1) (Barron 2017).
 
@@ -202,6 +214,7 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     return y
 
 
+@may_be_in_place
 def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
     """Return x where it is above the threshold, else the value."""
     y: Tensor = el.where(input <= threshold, float(value), input)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 import numpy as np
 
@@ -155,11 +155,22 @@ def _repeated(x: Tensor, widths: Widths, mode: str) -> Tensor:
     return x
 
 
-def where(condition: Tensor, input: Operand, other: Operand) -> Tensor:
+@overload
+def where(condition: Tensor) -> tuple[Tensor, ...]: ...
+@overload
+def where(condition: Tensor, input: Operand, other: Operand) -> Tensor: ...
+def where(
+    condition: Tensor, input: Operand | None = None, other: Operand | None = None
+) -> Tensor | tuple[Tensor, ...]:
     """Return elements of `input` where the condition holds, else of `other`; all three broadcast.
+    Without them, the positions where it holds, a tensor for each axis.
 
     A Python number takes the other operand's type where that can hold it; two numbers give bool,
-    int64 or float32. ValueError for shapes that do not broadcast."""
+    int64 or float32. ValueError for shapes that do not broadcast, TypeError for one of two."""
+    if input is None and other is None:
+        return condition.nonzero(as_tuple=True)
+    if input is None or other is None:
+        raise TypeError("where: expected input and other, or neither, got one of them")
     return el.where(condition, _number(input, other), _number(other, input))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import sqrt
 
+from ..methods.arguments import may_be_in_place
 from ..ops import dropout as ops
 from ..random import sample_keys
 from ..tensor import Tensor
@@ -19,6 +20,7 @@ __all__ = [
 ]
 
 
+@may_be_in_place
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Return the input (N, ..) with each element set to 0 with probability p, the others divided by
     1 - p.
@@ -37,6 +39,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     return y if input.ndim else y.reshape(())
 
 
+@may_be_in_place
 def dropout2d(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Return the input (N, C, ..) with each channel of a sample dropped as a whole with probability
     p.
@@ -46,11 +49,13 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     return _of_channels("dropout2d", 0, input, p, training)
 
 
+@may_be_in_place
 def dropout1d(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Return `dropout2d` of signals (N, C, L)."""
     return _of_channels("dropout1d", 3, input, p, training)
 
 
+@may_be_in_place
 def dropout3d(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Return `dropout2d` of volumes (N, C, D, H, W)."""
     return _of_channels("dropout3d", 5, input, p, training)
@@ -74,6 +79,7 @@ def _of_channels(name: str, axes: int, input: Tensor, p: float, training: bool) 
 LOWEST = -1.0507009873554805 * 1.6732632423543772
 
 
+@may_be_in_place
 def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False) -> Tensor:
     """Return the input (N, ..) with each element set to the lowest value of selu with probability
     p, and all scaled and shifted so that mean 0 and variance 1 stay (Klambauer et al. 2017).
@@ -82,6 +88,7 @@ def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False) -> Tens
     return _alpha("alpha_dropout", input, p, training, False)
 
 
+@may_be_in_place
 def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False) -> Tensor:
     """Return `alpha_dropout` of whole channels of (N, C, ..)."""
     return _alpha("feature_alpha_dropout", input, p, training, True)

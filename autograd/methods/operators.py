@@ -17,6 +17,7 @@ from ..ops import activation, linear, parts, reduce
 from ..ops import compare as cp
 from ..ops import elementwise as el
 from ..ops import shape as sh
+from .arguments import numpy_names
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -193,6 +194,7 @@ class Operators:
         spec = Spec(self.shape, self.dtype)
         return sh.reshape(y, shape=reduce.kept_shape(spec, axes)) if keepdim else y
 
+    @numpy_names
     def sum(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Return sums over axes, all for None; truth values and integers are summed in int64.
 
@@ -201,6 +203,7 @@ class Operators:
         counted = self if is_floating(self.dtype) else self.astype(INT64)
         return counted._reduce("sum", reduce.sum, dim, keepdim)
 
+    @numpy_names
     def prod(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Return products over axes; of truth values and integers in int64.
 
@@ -208,20 +211,24 @@ class Operators:
         counted = self if is_floating(self.dtype) else self.astype(INT64)
         return counted._reduce("prod", reduce.product, dim, keepdim)
 
+    @numpy_names
     def any(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Return True where any element over axes is not 0."""
         return self._reduce("any", reduce.any_of, dim, keepdim)
 
+    @numpy_names
     def all(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Return True where no element over axes is 0."""
         return self._reduce("all", reduce.all_of, dim, keepdim)
 
+    @numpy_names
     def mean(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
         """Return means over axes; of truth values and integers in float32."""
         # Means of integers are rarely integers.
         counted = self if is_floating(self.dtype) else self.float()
         return counted._reduce("mean", reduce.mean, dim, keepdim)
 
+    @numpy_names
     def var(
         self,
         dim: Axis = None,
@@ -237,6 +244,7 @@ class Operators:
         off = self - self.mean(dim, keepdim=True)
         return (off * off).sum(dim, keepdim) / max(count - correction, 0)
 
+    @numpy_names
     def std(
         self,
         dim: Axis = None,
@@ -248,11 +256,13 @@ class Operators:
         is 0."""
         return el.deviation(self.var(dim, keepdim, correction, unbiased))
 
+    @numpy_names
     def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
         """Return the position of the largest value along an axis, in the flattened tensor for
         None."""
         return self._position_of("argmax", reduce.argmax, dim, keepdim)
 
+    @numpy_names
     def argmin(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
         """Return the position of the smallest value along an axis, in the flattened tensor for
         None."""

@@ -16,6 +16,7 @@ from ..ops import compare as cp
 from ..ops import elementwise as el
 from ..ops import shape as sh
 from ..primitive import Primitive
+from .arguments import numpy_names
 from .operators import Axis, Operators
 from .selecting import Ordered
 
@@ -74,16 +75,19 @@ def _over(primitive: Primitive, input: Tensor, dim: Axis, keepdim: bool) -> Tens
     return y.reshape(reduce.kept_shape(input.spec, axes)) if keepdim else y
 
 
+@numpy_names
 def amax(input: Tensor, dim: Axis = None, keepdim: bool = False) -> Tensor:
     """Return the largest values over axes, all for None; equal ones share the gradient."""
     return _over(reduce.amax, input, dim, keepdim)
 
 
+@numpy_names
 def amin(input: Tensor, dim: Axis = None, keepdim: bool = False) -> Tensor:
     """Return the smallest values over axes, all for None; equal ones share the gradient."""
     return _over(reduce.amin, input, dim, keepdim)
 
 
+@numpy_names
 def max(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Either:
     """Return the largest value; along an axis (values, positions), of equal ones the first; with
     another tensor in place of the axis, the larger of each pair. See also `amax`."""
@@ -94,6 +98,7 @@ def max(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -
     return _chosen("max", reduce.argmax, input, dim, keepdim)
 
 
+@numpy_names
 def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Either:
     """Return the smallest value; along an axis (values, positions), of equal ones the first; with
     another tensor in place of the axis, the smaller of each pair. See also `amin`."""
@@ -124,11 +129,13 @@ def count_nonzero(input: Tensor, dim: Axis = None) -> Tensor:
     return cast("Tensor", cp.ne(input, nothing)).sum(dim)
 
 
+@numpy_names
 def logsumexp(input: Tensor, dim: Axis = None, keepdim: bool = False) -> Tensor:
     """Return log(the sum of e^x over axes), finite for any finite x."""
     return _over(activation.logsumexp, input, dim, keepdim)
 
 
+@numpy_names
 def norm(input: Tensor, p: float | str = "fro", dim: Axis = None, keepdim: bool = False) -> Tensor:
     """Return the p-norm over axes, all of them for None: (the sum of |x|^p)^(1/p).
 
@@ -154,6 +161,7 @@ def norm(input: Tensor, p: float | str = "fro", dim: Axis = None, keepdim: bool 
     return y
 
 
+@numpy_names
 def cumsum(input: Tensor, dim: int) -> Tensor:
     """Return the sum of the elements up to each one along an axis; of integers in int64."""
     axis, x = _scanned("cumsum", input, dim)
@@ -175,6 +183,7 @@ def _scanned(name: str, input: Tensor, dim: int) -> tuple[int, Tensor]:
     return sh.axis_of(name, dim, len(x.shape)), x
 
 
+@numpy_names
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Either:
     """Return the median, of an even number the lower one of the middle; not a number if any is not.
 

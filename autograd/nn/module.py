@@ -20,6 +20,7 @@ from ..ops.update import store
 from ..suggest import unknown
 from ..tensor import Parameter, Tensor
 from .errors import compare
+from .options import unusual_options
 
 __all__ = ["Module"]
 
@@ -353,9 +354,12 @@ class Module:
         return self.astype(FLOAT64)
 
     def extra_repr(self) -> str:
-        """Return what repr() shows in brackets before the children, by default the attributes in
-        `shown`."""
-        return ", ".join(f"{name}={getattr(self, name)}" for name in self.shown)
+        """Return what repr() shows in brackets before the children: by default the attributes in
+        `shown`, and where there are any, options that differ from the constructor's defaults."""
+        options = {name: getattr(self, name) for name in self.shown}
+        if options:
+            options |= unusual_options(self, self.shown)
+        return ", ".join(f"{name}={value!r}" for name, value in options.items())
 
     def __repr__(self) -> str:
         lines = [f"({name}): {child!r}" for name, child in self.named_children()]

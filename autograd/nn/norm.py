@@ -75,7 +75,7 @@ class _Tracking(_Affine):
     ) -> None:
         check_momentum(momentum)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.track_running_stats = track_running_stats
+        self.affine, self.track_running_stats = affine, track_running_stats
         self._hold(num_features, dtype, affine, affine)
         self.running_mean: Tensor | None = None
         self.running_var: Tensor | None = None
@@ -253,6 +253,7 @@ class GroupNorm(_Affine):
                 f"GroupNorm: expected groups that divide {num_channels} channels, got {num_groups}"
             )
         self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
+        self.affine = affine
         self._hold(num_channels, dtype, affine, affine)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -277,6 +278,7 @@ class LayerNorm(_Affine):
         dtype: npt.DTypeLike = FLOAT32,
     ) -> None:
         self.normalized_shape, self.eps = integers((normalized_shape,)), eps
+        self.elementwise_affine = elementwise_affine
         self._hold(
             self.normalized_shape, dtype, elementwise_affine, elementwise_affine and bool(bias)
         )
@@ -302,6 +304,7 @@ class RMSNorm(_Affine):
         dtype: npt.DTypeLike = FLOAT32,
     ) -> None:
         self.normalized_shape, self.eps = integers((normalized_shape,)), eps
+        self.elementwise_affine = elementwise_affine
         self._hold(self.normalized_shape, dtype, elementwise_affine, False)
 
     def forward(self, x: Tensor) -> Tensor:

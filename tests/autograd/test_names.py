@@ -163,3 +163,43 @@ def test_blocks_without_gradients() -> None:
         assert ag.set_grad_enabled(mode)(ag.is_grad_enabled)() is mode
     assert not ag.inference_mode()(ag.is_grad_enabled)()
     assert ag.inference_mode(False)(ag.is_grad_enabled)()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", [
+    "sum", "prod", "any", "all", "mean", "var", "std", "argmax", "argmin", "amax", "amin", "max",
+    "logsumexp", "norm",
+])  # fmt: skip
+def test_reductions_take_numpys_names(name: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    x = np.arange(6, dtype=np.float32).reshape(2, 3) - 2.5
+    # torch takes `axis` of some as methods only, and `keepdims` of `norm` not at all.
+    found = getattr(ag.tensor(x), name)(axis=1, keepdims=True)
+    expected = getattr(torch.tensor(x), name)(dim=1, keepdim=True)
+    found, expected = (y[0] if isinstance(y, tuple) else y for y in (found, expected))
+    assert found.shape == tuple(expected.shape)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-6)
+    with pytest.raises(TypeError, match=f"^{name}: expected dim or axis, got both$"):
+        getattr(ag, name)(ag.tensor(x), dim=0, axis=1)
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "silu", "hardtanh", "relu6", "dropout"])
+def test_functions_in_place(name: str) -> None:
+    function, options = getattr(ag, name), {"p": 1.0} if name == "dropout" else {}
+    leaf = ag.tensor([-1.0, 2.0], requires_grad=True)
+    x = leaf * 1.0
+    expected = function(x, **options).tolist()
+    assert function(x, inplace=True, **options) is x and x.tolist() == expected
+    assert function(x, inplace=False, **options) is not x
+    x.sum().backward()
+    if name == "relu":
+        assert leaf.grad is not None and leaf.grad.tolist() == [0.0, 1.0]
+    with pytest.raises(RuntimeError, match=rf"^{name}\(inplace=True\): in place on a leaf"):
+        function(leaf, inplace=True, **options)
+
+
+def test_where_of_a_condition_alone() -> None:
+    x = ag.tensor([[1.0, 0.0], [0.0, 2.0]])
+    assert [at.tolist() for at in ag.where(x > 0)] == [[0, 1], [0, 1]]
+    with pytest.raises(TypeError, match=r"^where: expected input and other, or neither, got one"):
+        ag.where(x > 0, x)  # type: ignore[call-overload]

@@ -21,6 +21,7 @@ from tallygrad.datasets import (
     DataError,
     Dataset,
     Flip,
+    IndexLoader,
     Loader,
     PadCrop,
     Sampler,
@@ -415,3 +416,11 @@ def test_an_alternating_flip_shows_each_image_both_ways() -> None:
     assert first == third and len(first) == 64
     assert all(first[i] != second[i] for i in first)
     assert 16 < sum(first.values()) < 48
+
+
+def test_a_smaller_last_batch_is_dropped() -> None:
+    dropping = IndexLoader(10, 4, drop_last=True)
+    sizes = [[len(batch.indices) for batch in loader] for loader in (IndexLoader(10, 4), dropping)]
+    assert sizes == [[4, 4, 2], [4, 4]] and len(dropping) == 2 and dropping.sampler.rest == 0
+    assert len(IndexLoader(8, 4)) == len(IndexLoader(8, 4, drop_last=True)) == 2
+    assert [batch.total for batch in Loader(dataset(10), 4, drop_last=True)] == [4, 4]

@@ -160,7 +160,7 @@ def synchronised(model: Module) -> list[SyncBatchNorm]:
 def check_together(model: Module, name: str, sampler: Sampler) -> None:
     """Raise UserError unless a model, by name, has batch norm and all ranks and micro-batches can
     come to its layers together in every step."""
-    size, parts, rest = sampler.size, sampler.parts, sampler.count % sampler.batch_size
+    size, parts, rest = sampler.size, sampler.parts, sampler.rest
     if not any(isinstance(m, BatchNorm) for m in model.modules()):
         raise UserError(
             f"--sync-batch-norm: expected a model with batch norm, got {name}; leave the option out"

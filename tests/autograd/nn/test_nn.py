@@ -195,6 +195,13 @@ def test_repr_is_a_tree() -> None:
     assert repr(nn.Sequential(nn.Linear(2, 3), nn.ReLU())) == (
         "Sequential(\n  (0): Linear(in_features=2, out_features=3)\n  (1): ReLU()\n)"
     )
+    assert repr(nn.Conv2d(1, 2, 3, dilation=2, bias=False)).endswith("dilation=(2, 2), bias=False)")
+    assert repr(nn.Linear(2, 3, bias=False)) == "Linear(in_features=2, out_features=3, bias=False)"
+    assert repr(nn.BatchNorm2d(3)) == "BatchNorm2d(num_features=3, eps=1e-05, momentum=0.1)"
+    told = repr(nn.BatchNorm2d(3, affine=False, track_running_stats=False))
+    assert told.endswith("momentum=0.1, affine=False, track_running_stats=False)")
+    assert repr(nn.LayerNorm(3, elementwise_affine=False)).endswith("affine=False, bias=False)")
+    assert repr(nn.CrossEntropyLoss(ag.ones(3))) == "CrossEntropyLoss(reduction='mean')"
     assert "    (conv): Conv2d(in_channels=2," in repr(Net().stage1)
 
 
