@@ -132,6 +132,12 @@ class Tensor(InPlace, Selecting, Creating, Methods, Reading):
         context.reads(self)
         return Tensor(self.data)
 
+    def detach_(self) -> Tensor:
+        """Forget the history, and that a gradient is wanted. Return self."""
+        context.reads(self)
+        self.source, self.requires_grad = None, False
+        return self
+
     def requires_grad_(self, on: bool = True) -> Tensor:
         """Switch the accumulation of a gradient on or off. Return self. RuntimeError for a computed
         tensor, TypeError for one that is not floating-point."""

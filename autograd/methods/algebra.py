@@ -4,6 +4,8 @@ Names and arguments are torch's."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,6 +15,7 @@ from ..ops import elementwise as el
 from ..ops import linear, reduce
 from ..ops import shape as sh
 from .operators import Size
+from .reducing import norm
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -22,6 +25,8 @@ __all__ = [
     "baddbmm",
     "bmm",
     "broadcast_to",
+    "cdist",
+    "cross",
     "diag",
     "diagonal",
     "dot",
@@ -29,6 +34,7 @@ __all__ = [
     "mv",
     "outer",
     "t",
+    "tensordot",
     "tril",
     "triu",
 ]
@@ -174,3 +180,45 @@ def broadcast_to(input: Tensor, size: Size) -> Tensor:
     """Return the tensor repeated to a larger shape, without a copy; see `Tensor.expand`."""
     y: Tensor = reduce.broadcast_to(input, shape=sh.integers((size,)))
     return y
+
+
+def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
+    """Return the cross products of vectors along an axis of extent 3, the first such for None; both
+    are broadcast. ValueError where there is none."""
+    shape = np.broadcast_shapes(input.shape, other.shape)
+    axis = next((a for a, n in enumerate(shape) if n == 3), 0) if dim is None else dim
+    if not shape or shape[sh.axis_of("cross", axis, len(shape))] != 3:
+        raise ValueError(
+            f"cross: expected an axis of extent 3, got {input.shape}, {other.shape}, dim={dim}"
+        )
+    x, w = (v.expand(*shape) for v in (input, other))
+    return x.roll(-1, axis) * w.roll(1, axis) - x.roll(1, axis) * w.roll(-1, axis)
+
+
+def tensordot(input: Tensor, other: Tensor, dims: int | Sequence[Sequence[int]] = 2) -> Tensor:
+    """Return the sums of products over `dims` last axes of the input and as many first ones of the
+    other, or over those in two lists. ValueError where their extents differ."""
+    count = len(input.shape)
+    pair = (range(count - dims, count), range(dims)) if isinstance(dims, int) else dims
+    ours = [sh.axis_of("tensordot", a, count) for a in pair[0]]
+    theirs = [sh.axis_of("tensordot", a, len(other.shape)) for a in pair[1]]
+    if [input.shape[a] for a in ours] != [other.shape[a] for a in theirs]:
+        raise ValueError(
+            f"tensordot: expected equal extents over {dims}, got {input.shape} and {other.shape}"
+        )
+    rows = [a for a in range(count) if a not in ours]
+    columns = [a for a in range(len(other.shape)) if a not in theirs]
+    inner = prod(input.shape[a] for a in ours)
+    x = input.permute(*rows, *ours).reshape(prod(input.shape[a] for a in rows), inner)
+    w = other.permute(*theirs, *columns).reshape(inner, prod(other.shape[a] for a in columns))
+    y = cast("Tensor", linear.matmul(x, w))
+    return y.reshape([input.shape[a] for a in rows] + [other.shape[a] for a in columns])
+
+
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Tensor:
+    """Return the p-norms (.., P, R) of the differences of all rows (.., P, M) and (.., R, M).
+
+    All differences are in memory at once."""
+    if len(x1.shape) < 2 or len(x2.shape) < 2 or x1.shape[-1] != x2.shape[-1]:
+        raise ValueError(f"cdist: expected (.., P, M) and (.., R, M), got {x1.shape}, {x2.shape}")
+    return norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)

@@ -107,6 +107,7 @@ class Methods:
     baddbmm = al.baddbmm
     bmm = al.bmm
     broadcast_to = al.broadcast_to
+    cross = al.cross
     diag = al.diag
     diagonal = al.diagonal
     dot = al.dot
@@ -156,6 +157,11 @@ class Methods:
     @property
     def _me(self) -> Tensor:
         return cast("Tensor", self)
+
+    @property
+    def mT(self) -> Tensor:
+        """The tensor with its last two axes exchanged."""
+        return self._me.transpose(-2, -1)
 
     def contiguous(self) -> Tensor:
         """Return the tensor itself: functions take any layout."""

@@ -277,6 +277,20 @@ class Selecting:
 
     moveaxis = movedim
 
+    def unfold(self, dimension: int, size: int, step: int) -> Tensor:
+        """Return the windows of an axis, `step` apart, whose elements are along a new last axis.
+
+        ValueError for a window that does not fit and a step below 1."""
+        axis = sh.axis_of("unfold", dimension, len(self.shape))
+        length = self.shape[axis]
+        if not (0 < size <= length and step > 0):
+            raise ValueError(
+                f"unfold: expected a size in 1 to {length} and a step, got {size} and {step}"
+            )
+        starts = np.arange(0, length - size + 1, step)
+        at = self.wrap((starts[:, None] + np.arange(size)).reshape(-1))
+        return self.index_select(axis, at).unflatten(axis, (-1, size)).movedim(axis + 1, -1)
+
     def swapaxes(self, axis0: int, axis1: int) -> Tensor:
         """Return the tensor with two axes exchanged."""
         return self._me.transpose(axis0, axis1)

@@ -203,3 +203,12 @@ def test_where_of_a_condition_alone() -> None:
     assert [at.tolist() for at in ag.where(x > 0)] == [[0, 1], [0, 1]]
     with pytest.raises(TypeError, match=r"^where: expected input and other, or neither, got one"):
         ag.where(x > 0, x)  # type: ignore[call-overload]
+
+
+def test_history_is_forgotten_in_place_and_defaults_are_torchs() -> None:
+    leaf = ag.ones(2).requires_grad_()
+    x = leaf * 2
+    assert x.detach_() is x and not x.requires_grad and x.is_leaf and x.tolist() == [2.0, 2.0]
+    first, second = ag.tensor([[1.0, 0.0, 0.0]]), ag.tensor([[0.0, 1.0, 0.0]])
+    assert ag.cross(first, second).tolist() == [[0.0, 0.0, 1.0]]
+    assert ag.tensordot(ag.ones(2, 3), ag.ones(3, 4), 1).shape == (2, 4)

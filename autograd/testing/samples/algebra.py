@@ -31,6 +31,7 @@ def _einsum(equation: str, *shapes: tuple[int, ...], macs: int = 0, wrong: Any =
     )
 
 
+PAIR_OF_STACKS = normal(2, 3, 4), normal(4, 2, 2)
 STACKS = (("bmm: expected (n, a, b) and (n, b, c), got ", ((2, 3, 4), (1, 4, 5))),)
 EXTENTS = (("expected one extent of 'j' in 'ij,jk', got 3 and 4", ((2, 3), (4, 2))),)
 AXES = (("expected 2 axes for 'ij' of 'ij,jk', got 3", ((2, 3, 1), (3, 2))),)
@@ -49,6 +50,25 @@ ROWS = [
     _alike("triangles", lambda t, x: t.tril(x, 1) * 2 - t.triu(x, -1), (normal(2, 3, 4),)),
     _alike("diag", lambda t, x: t.diag(x, 1) + t.diag(x, -1), (normal(3),)),
     _alike("diag/of a matrix", lambda t, x: t.diag(x, -1) * t.diag(x), (normal(4, 3),)),
+    _alike(
+        "cross",
+        lambda t, x, w: t.cross(x, w, 0) + x.cross(w, -1),
+        (normal(3, 3), normal(3, 3)),
+        wrong=(("cross: expected an axis of extent 3, got ", ((2, 4), (2, 4))),),
+    ),
+    _alike(
+        "tensordot",
+        lambda t, x, w: t.tensordot(x, w, ([0, 2], [2, 0])),
+        PAIR_OF_STACKS,
+        macs=3 * 4 * 2 * 2,
+        wrong=(("tensordot: expected equal extents over ", ((2, 3, 4), (2, 4, 3))),),
+    ),
+    _alike(
+        "cdist",
+        lambda t, x, w: t.cdist(x, w),
+        (normal(2, 3, 4), normal(2, 2, 4)),
+        wrong=(("cdist: expected (.., P, M) and (.., R, M), got ", ((2, 4), (2, 3))),),
+    ),
     _alike("diagonal", lambda t, x: t.diagonal(x, 1, 2, 0), (normal(3, 2, 4),)),
     Sample(
         "meshgrid",

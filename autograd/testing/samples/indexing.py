@@ -116,5 +116,11 @@ ROWS = [
         wrong=(("reshape: expected 5 elements as in (5,), got (2, -1)", ((1, 5),)),),
     ),
     _alike("movedim", lambda x: x.movedim((0, 1), (2, 0)), (normal(2, 3, 4),)),
+    _alike(
+        "windows of an axis",
+        lambda x: x.unfold(0, 2, 1).mT,
+        (normal(3, 4),),
+        wrong=(("unfold: expected a size in 1 to 1 and a step, got 2 and 1", ((1, 3),)),),
+    ),
     _alike("swapaxes", lambda x: x.swapaxes(0, -1), (X,)),
 ]

@@ -157,7 +157,7 @@ ROWS = [
         _entropy(),
         TWO,
         _torch_entropy(),
-        wrong=(("expected a target of shape (4, 5), got (4, 6)", ((4, 5), (4, 6))),),
+        wrong=(("class probabilities (4, 5) as target, got float64 (4, 6)", ((4, 5), (4, 6))),),
     ),
     Sample(
         "cross_entropy/probabilities, smooth, weights",
