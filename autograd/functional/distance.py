@@ -17,6 +17,7 @@ from .arrange import minimum, where
 from .loss import check, reduced, tensors
 
 __all__ = [
+    "cdist",
     "cosine_embedding_loss",
     "cosine_similarity",
     "hinge_embedding_loss",
@@ -25,6 +26,15 @@ __all__ = [
     "pairwise_distance",
     "triplet_margin_loss",
 ]
+
+
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Tensor:
+    """Return the p-norms (.., P, R) of the differences of all rows (.., P, M) and (.., R, M).
+
+    All differences are in memory at once."""
+    if len(x1.shape) < 2 or len(x2.shape) < 2 or x1.shape[-1] != x2.shape[-1]:
+        raise ValueError(f"cdist: expected (.., P, M) and (.., R, M), got {x1.shape}, {x2.shape}")
+    return norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:

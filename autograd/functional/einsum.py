@@ -1,4 +1,4 @@
-"""Sums of products, named by their axes (Einstein 1916)."""
+"""Sums of products over axes that are named (Einstein 1916) or numbered."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from math import prod
 from typing import TypeAlias
 
 from ..methods.algebra import diagonal
+from ..ops.shape import axis_of
 from ..tensor import Tensor
 
-__all__ = ["einsum"]
+__all__ = ["einsum", "tensordot"]
 
 Labels: TypeAlias = tuple[
     str, ...
@@ -39,6 +40,25 @@ def einsum(equation: str, *operands: Tensor | Sequence[Tensor]) -> Tensor:
         total, names = _multiplied(total, names, x, more, later)
     total, names = _summed(total, names, {*result})
     return total.permute([names.index(n) for n in result])
+
+
+def tensordot(input: Tensor, other: Tensor, dims: int | Sequence[Sequence[int]] = 2) -> Tensor:
+    """Return the sums of products over `dims` last axes of the input and as many first ones of the
+    other, or over those in two lists. ValueError where their extents differ."""
+    count = len(input.shape)
+    pair = (range(count - dims, count), range(dims)) if isinstance(dims, int) else dims
+    ours = [axis_of("tensordot", a, count) for a in pair[0]]
+    theirs = [axis_of("tensordot", a, len(other.shape)) for a in pair[1]]
+    if [input.shape[a] for a in ours] != [other.shape[a] for a in theirs]:
+        raise ValueError(
+            f"tensordot: expected equal extents over {dims}, got {input.shape} and {other.shape}"
+        )
+    rows = [a for a in range(count) if a not in ours]
+    columns = [a for a in range(len(other.shape)) if a not in theirs]
+    inner = prod(input.shape[a] for a in ours)
+    x = input.permute(*rows, *ours).reshape(prod(input.shape[a] for a in rows), inner)
+    w = other.permute(*theirs, *columns).reshape(inner, prod(other.shape[a] for a in columns))
+    return (x @ w).reshape([input.shape[a] for a in rows] + [other.shape[a] for a in columns])
 
 
 def _parsed(equation: str, tensors: Sequence[Tensor]) -> tuple[list[Labels], Labels]:

@@ -4,8 +4,6 @@ Names and arguments are torch's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,7 +13,6 @@ from ..ops import elementwise as el
 from ..ops import linear, reduce
 from ..ops import shape as sh
 from .operators import Size
-from .reducing import norm
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -25,7 +22,6 @@ __all__ = [
     "baddbmm",
     "bmm",
     "broadcast_to",
-    "cdist",
     "cross",
     "diag",
     "diagonal",
@@ -34,7 +30,6 @@ __all__ = [
     "mv",
     "outer",
     "t",
-    "tensordot",
     "tril",
     "triu",
 ]
@@ -193,32 +188,3 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
         )
     x, w = (v.expand(*shape) for v in (input, other))
     return x.roll(-1, axis) * w.roll(1, axis) - x.roll(1, axis) * w.roll(-1, axis)
-
-
-def tensordot(input: Tensor, other: Tensor, dims: int | Sequence[Sequence[int]] = 2) -> Tensor:
-    """Return the sums of products over `dims` last axes of the input and as many first ones of the
-    other, or over those in two lists. ValueError where their extents differ."""
-    count = len(input.shape)
-    pair = (range(count - dims, count), range(dims)) if isinstance(dims, int) else dims
-    ours = [sh.axis_of("tensordot", a, count) for a in pair[0]]
-    theirs = [sh.axis_of("tensordot", a, len(other.shape)) for a in pair[1]]
-    if [input.shape[a] for a in ours] != [other.shape[a] for a in theirs]:
-        raise ValueError(
-            f"tensordot: expected equal extents over {dims}, got {input.shape} and {other.shape}"
-        )
-    rows = [a for a in range(count) if a not in ours]
-    columns = [a for a in range(len(other.shape)) if a not in theirs]
-    inner = prod(input.shape[a] for a in ours)
-    x = input.permute(*rows, *ours).reshape(prod(input.shape[a] for a in rows), inner)
-    w = other.permute(*theirs, *columns).reshape(inner, prod(other.shape[a] for a in columns))
-    y = cast("Tensor", linear.matmul(x, w))
-    return y.reshape([input.shape[a] for a in rows] + [other.shape[a] for a in columns])
-
-
-def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Tensor:
-    """Return the p-norms (.., P, R) of the differences of all rows (.., P, M) and (.., R, M).
-
-    All differences are in memory at once."""
-    if len(x1.shape) < 2 or len(x2.shape) < 2 or x1.shape[-1] != x2.shape[-1]:
-        raise ValueError(f"cdist: expected (.., P, M) and (.., R, M), got {x1.shape}, {x2.shape}")
-    return norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)

@@ -140,7 +140,8 @@ def test_a_loader_goes_through_epochs(prefetch: int) -> None:
     assert pickle.loads(pickle.dumps(dataset())).name == "tiny" and len(twin) == 3
 
 
-OTHERS = ("__init__", "errors", "functional", "init", "utils")  # modules that are no family
+# Modules that are no family.
+OTHERS = ("__init__", "errors", "functional", "init", "options", "utils")
 
 
 @pytest.mark.parametrize(

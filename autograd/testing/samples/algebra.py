@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ...functional.create import meshgrid
-from ...functional.einsum import einsum
+from ...functional.distance import cdist
+from ...functional.einsum import einsum, tensordot
 from ...methods import algebra
 from .sample import Sample, normal
 
@@ -56,17 +57,19 @@ ROWS = [
         (normal(3, 3), normal(3, 3)),
         wrong=(("cross: expected an axis of extent 3, got ", ((2, 4), (2, 4))),),
     ),
-    _alike(
+    Sample(
         "tensordot",
-        lambda t, x, w: t.tensordot(x, w, ([0, 2], [2, 0])),
+        lambda x, w: tensordot(x, w, ([0, 2], [2, 0])),
         PAIR_OF_STACKS,
+        lambda t, x, w: t.tensordot(x, w, ([0, 2], [2, 0])),
         macs=3 * 4 * 2 * 2,
         wrong=(("tensordot: expected equal extents over ", ((2, 3, 4), (2, 4, 3))),),
     ),
-    _alike(
+    Sample(
         "cdist",
-        lambda t, x, w: t.cdist(x, w),
+        cdist,
         (normal(2, 3, 4), normal(2, 2, 4)),
+        lambda t, x, w: t.cdist(x, w),
         wrong=(("cdist: expected (.., P, M) and (.., R, M), got ", ((2, 4), (2, 3))),),
     ),
     _alike("diagonal", lambda t, x: t.diagonal(x, 1, 2, 0), (normal(3, 2, 4),)),
