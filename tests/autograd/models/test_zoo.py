@@ -215,6 +215,7 @@ def test_training_lowers_the_loss(name: str, extent: int, options: Options) -> N
 
 
 # In a thousand layers roundings grow.
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "rtol"), [(TRAINED[0], 1e-5), (TRAINED[-1], 1e-2)])
 def test_kernels_give_the_same_losses(case: tuple[str, int, Options], rtol: float) -> None:
     pytest.importorskip("llvmlite", reason="llvmlite is not installed")

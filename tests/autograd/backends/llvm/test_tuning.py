@@ -235,6 +235,7 @@ class SecondRank(SerialComm):
         return self.sent
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("empty")
 def test_one_rank_tunes_before_the_training_and_all_take_its_choices(
     monkeypatch: pytest.MonkeyPatch,
