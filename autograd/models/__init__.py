@@ -23,7 +23,7 @@ from .registry import (
     names,
     register,
     takes_classes,
-    usual_loss,
+    training_loss,
 )
 
 __all__ = [
@@ -45,6 +45,6 @@ __all__ = [
     "resnet",
     "split_name",
     "takes_classes",
-    "usual_loss",
+    "training_loss",
     "vgg",
 ]

@@ -9,6 +9,7 @@ from inspect import Parameter, signature
 from typing import Any, TypeVar
 
 from .. import backends, context
+from ..added_loss import added_losses
 from ..functional.create import zeros
 from ..functional.loss import cross_entropy, mse_loss
 from ..ledger import Ledger
@@ -141,12 +142,12 @@ def _output_width(name: str, shape: Shape) -> int:
     with context.using(backend=backends.SHAPES_ONLY, ledger=Ledger(), tape=None):
         images = zeros(1, *shape)
         output = create(name, input_shape=shape).eval()(images)
-        loss = usual_loss(output, images, zeros(1, dtype="int64"))
+        loss = _usual_loss(output, images, zeros(1, dtype="int64"))
     assert loss.shape == ()
     return 0 if output.shape == images.shape else output.shape[1]
 
 
-def usual_loss(output: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+def _usual_loss(output: Tensor, images: Tensor, labels: Tensor) -> Tensor:
     """Return the loss (0-d) that a model is usually trained with: of scores (N, classes)
     cross-entropy, of images the squared error against the model's own. ValueError for a result of
     another shape."""
@@ -160,3 +161,9 @@ def usual_loss(output: Tensor, images: Tensor, labels: Tensor) -> Tensor:
             f"model: expected a result ({len(labels)}, classes) or {images.shape}, got {shape}"
         )
     return loss
+
+
+def training_loss(model: Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the loss (0-d) that a model is usually trained with, with the terms that it adds."""
+    with added_losses() as terms:
+        return sum(terms, _usual_loss(model(images), images, labels))

@@ -11,18 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ...autograd import (
-    Ledger,
-    added_losses,
-    autocast,
-    backends,
-    context,
-    from_numpy,
-    models,
-    nn,
-    no_grad,
-    optim,
-)
+from ...autograd import Ledger, autocast, backends, context, from_numpy, models, nn, no_grad, optim
 from ...autograd.array import NDArray
 from ...autograd.capture.observer import Dispatched, Observer
 from ...autograd.deferred import recorders
@@ -145,8 +134,8 @@ def _step(
     update = optim.create(optimizer, model.parameters(), 1e-3, **settings)
 
     def train() -> None:
-        with precise, added_losses() as terms:
-            loss = sum(terms, models.usual_loss(model(x), x, labels))
+        with precise:
+            loss = models.training_loss(model, x, labels)
         loss.backward()
         update.step()
         update.zero_grad()

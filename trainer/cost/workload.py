@@ -14,7 +14,6 @@ import numpy as np
 from ...autograd import (
     Ledger,
     Tensor,
-    added_losses,
     autocast,
     context,
     models,
@@ -164,8 +163,8 @@ def count(
         recorder = ShapeRecorder(ledger)
         with context.using(ledger=ledger, observer=recorder):
             if training:
-                with mixed, added_losses() as terms:
-                    loss = sum(terms, models.usual_loss(model.train()(x), x, labels))
+                with mixed:
+                    loss = models.training_loss(model.train(), x, labels)
                 loss.backward(share)  # as a micro-batch's
                 update.step()
             else:

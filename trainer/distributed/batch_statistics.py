@@ -63,9 +63,9 @@ class SharedStatistics:
     come between those of gradients."""
 
     def __init__(self, model: Module, flat: FlatParameters, reducer: Reducer) -> None:
-        self._flat, self._reducer = flat, reducer
+        self._flat = flat
         self._layers = [m for m in model.modules() if isinstance(m, BatchNorm)]
-        self._together = LockStep(self._add)
+        self._together = LockStep(partial(_added, reducer=reducer))
         self._running = 0  # the micro-batch that goes on
         self._gradients: list[list[tuple[Parameter, Tensor | None]]] = []
 
@@ -82,7 +82,7 @@ class SharedStatistics:
 
         self._gradients = [[] for _ in jobs]
         for layer in self._layers:
-            layer.total = self._total
+            layer.total = partial(_summed, through=self._together)
         try:
             results = self._together.run(jobs, before)
         finally:
@@ -111,13 +111,6 @@ class SharedStatistics:
                 p.announce()
         self._gradients = []
 
-    def _total(self, x: Tensor) -> Tensor:
-        return _summed(x, self._together)
-
-    def _add(self, summands: Sequence[Summand]) -> Summand:
-        """Add up what this rank's micro-batches brought, and then over the ranks."""
-        return _added(summands, self._reducer)
-
 
 def _summed(x: Tensor, through: Meeting) -> Tensor:
     y: Tensor
@@ -127,6 +120,7 @@ def _summed(x: Tensor, through: Meeting) -> Tensor:
 
 
 def _added(summands: Sequence[Summand], reducer: Reducer) -> Summand:
+    """Add up what this rank's micro-batches brought, and then over the ranks."""
     layer = summands[0].layer
     with context.using(phase="communicate", scope=layer, tape=None):
         whole = fold([array(s.numbers) for s in summands], accumulate)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ... import context
+from ...dtypes import DType
+from ...functional.create import randn
 from ...functional.norm import normalize
 from ...methods.reducing import norm
 from ...tensor import Tensor
@@ -38,6 +40,11 @@ def matrix_of(weight: Tensor, dim: int) -> Tensor:
     """Return a weight as a matrix whose rows are an axis."""
     first = weight.movedim(dim, 0)
     return first.reshape(first.shape[0], -1)
+
+
+def direction(size: int, dtype: DType, eps: float) -> Tensor:
+    """Return a random vector of length 1."""
+    return normalize(randn(size, dtype=dtype), dim=0, eps=eps)
 
 
 def power_iteration(matrix: Tensor, u: Tensor, v: Tensor, eps: float) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 from ... import context
-from ...functional.create import randn
-from ...functional.norm import normalize
 from ...tensor import Tensor
 from ..module import Module
 from .computed import parameter_of
-from .normed import matrix_of, power_iteration, recomposed, rows_of, spectral, split
+from .normed import direction, matrix_of, power_iteration, recomposed, rows_of, spectral, split
 from .parametrize import register_parametrization
 
 __all__ = ["spectral_norm", "weight_norm"]
@@ -40,7 +38,7 @@ class _SpectralNorm(Module):
         self.n_power_iterations, self.eps, self.dim = count, eps, dim
         with context.using(tape=None):
             matrix = matrix_of(weight.detach(), dim)
-            u, v = (normalize(randn(n, dtype=weight.dtype), dim=0, eps=eps) for n in matrix.shape)
+            u, v = (direction(n, weight.dtype, eps) for n in matrix.shape)
             for _ in range(FIRST):
                 power_iteration(matrix.T, v, u, eps)
         self.register_buffer("_u", u)

@@ -6,13 +6,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TypeVar
 
-from ...dtypes import DType
-from ...functional.create import randn
-from ...functional.norm import normalize
 from ...tensor import Parameter, Tensor
 from ..module import Module
 from .computed import compute, computed_of, parameter_of, restore
-from .normed import matrix_of, power_iteration, recomposed, rows_of, spectral, split
+from .normed import direction, matrix_of, power_iteration, recomposed, rows_of, spectral, split
 
 __all__ = ["remove_spectral_norm", "remove_weight_norm", "spectral_norm", "weight_norm"]
 
@@ -58,7 +55,7 @@ def spectral_norm(
     p = parameter_of("spectral_norm", module, name)
     dim = rows_of(module) if dim is None else dim
     rows, columns = matrix_of(p, dim).shape
-    u, v = (_direction(n, p.dtype, eps) for n in (rows, columns))
+    u, v = (direction(n, p.dtype, eps) for n in (rows, columns))
     compute(
         module, name,
         partial(_spectral_normed, name=name, count=n_power_iterations, eps=eps, dim=dim),
@@ -67,10 +64,6 @@ def spectral_norm(
     module.register_buffer(f"{name}_u", u)
     module.register_buffer(f"{name}_v", v)
     return module
-
-
-def _direction(size: int, dtype: DType, eps: float) -> Tensor:
-    return normalize(randn(size, dtype=dtype), dim=0, eps=eps)
 
 
 def _spectral_normed(module: Module, name: str, count: int, eps: float, dim: int) -> Tensor:

@@ -22,7 +22,7 @@ from ..runtime.parallel import ByImages, Scratch, Work
 WORK = 8  # MACs in whose time a number is read and written
 
 
-class _NormCall(ChannelsLast):
+class NormCall(ChannelsLast):
     """What the calls of a plan share: the sizes, and memory for sums and coefficients."""
 
     def __init__(self, target: Target, x: Spec) -> None:
@@ -62,7 +62,7 @@ def batch_norm(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Exec
     """Plan a normalisation with the batch's own statistics."""
     if not _fit((x,), (w, b)):
         return None
-    call = _NormCall(target, x)
+    call = NormCall(target, x)
     function = build(normalise, target, call.rows, float(eps), False)
 
     def run(x: NDArray, w: NDArray, b: NDArray) -> tuple[NDArray, NDArray, NDArray]:
@@ -78,7 +78,7 @@ def batch_norm(target: Target, x: Spec, w: Spec, b: Spec, *, eps: float) -> Exec
 
 def moments(target: Target, x: Spec) -> Executable:
     """Plan mean and variance of x."""
-    call = _NormCall(target, x)
+    call = NormCall(target, x)
     function = build(statistics, target, call.rows)
 
     def run(x: NDArray, *_: NDArray) -> tuple[NDArray, NDArray]:
@@ -104,7 +104,7 @@ def batch_norm_eval(
 def normalising(target: Target, x: Spec, eps: float, epilogue: Epilogue) -> ByImages:
     """Plan a normalisation with given statistics and an epilogue: of x, w, b, mean, var and the
     residual, if there is one."""
-    call = _NormCall(target, x)
+    call = NormCall(target, x)
     function = build(normalise, target, call.rows, float(eps), True, epilogue)
     step = call.each_image
 
@@ -136,7 +136,7 @@ def batch_norm_sums(
 
 def sums(target: Target, x: Spec, eps: float, masked: bool) -> Executable:
     """Plan the gradients of w and b: of dy, a mask if there is one, x, mean and var."""
-    call = _NormCall(target, x)
+    call = NormCall(target, x)
     function = build(gradient_sums, target, call.rows, float(eps), masked)
 
     def run(dy: NDArray, *others: NDArray) -> tuple[NDArray, NDArray]:
@@ -165,7 +165,7 @@ def batch_norm_dx(
 
 def slope(target: Target, x: Spec, eps: float, masked: bool) -> ByImages:
     """Plan the gradient of x: of dy, a mask if there is one, x, w, mean, var, dw and db."""
-    call = _NormCall(target, x)
+    call = NormCall(target, x)
     function = build(gradient, target, call.rows, float(eps), masked)
     step, pixels = call.each_image, x.size // x.shape[1]
 

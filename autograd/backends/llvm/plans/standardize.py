@@ -15,14 +15,14 @@ from ....array import NDArray, Spec
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
 from ..kernels.batch_norm import gradient, gradient_sums, normalise, statistics
-from ..kernels.batch_norm_passes import arranged
 from ..kernels.rows import BLOCK
 from ..kernels.standardize import slope, standardized
 from ..registry import implements
 from ..runtime import memory
 from ..runtime.executable import Executable
-from ..runtime.layout import address, plain
-from ..runtime.parallel import ByImages, Scratch, Work, over_images
+from ..runtime.layout import ChannelsLast, address, plain
+from ..runtime.parallel import ByImages, Work, over_images
+from .batch_norm import NormCall
 
 WORK = 4  # MACs in whose time a number is read and written
 CACHED = 1 << 19  # bytes of images between the passes over them
@@ -109,30 +109,22 @@ class _Images:
     which stay in the cache between two passes."""
 
     def __init__(self, target: Target, x: Spec, groups: int) -> None:
-        axes = len(x.shape)
-        self.order = (0, *range(2, axes), 1)
-        self.back = (0, axes - 1, *range(1, axes - 1))  # undoes it
-        self.shape, self.dtype, self.groups = x.shape, x.dtype, groups
-        self.rows, self.extent = arranged(target, Spec((1, *x.shape[1:]), x.dtype))
-        self.step = x.size // max(x.shape[0], 1) * x.dtype.itemsize
-        self.few = max(1, CACHED // max(self.step, 1))
-        # Two rows of float64 sums, and four of coefficients.
-        padded = -(-self.rows.width // target.lanes(x.dtype)) * target.lanes(x.dtype)
-        self.room = Scratch(padded * (16 + 4 * x.dtype.itemsize), "uint8")
-        rows = self.rows
-        self.moments = build(statistics, target, rows)
-        self.write = build(normalise, target, rows, 0.0, True)
-        self.sums = build(gradient_sums, target, rows, 0.0, False)
-        self.write_dx = build(gradient, target, rows, 0.0, False)
-        self.zeros, self.ones = np.zeros(rows.channels, x.dtype), np.ones(rows.channels, x.dtype)
-
-    def last(self, x: NDArray) -> NDArray:
-        """Return x (N, .., C) in row-major order."""
-        return plain(x.transpose(self.order))
-
-    def result(self) -> NDArray:
-        """Return an uninitialised array (N, .., C)."""
-        return memory.empty(tuple(self.shape[i] for i in self.order), self.dtype)
+        self.dtype, self.groups, self.images = x.dtype, groups, x.shape[0]
+        self.layout = ChannelsLast(x)
+        one = NormCall(target, Spec((1, *x.shape[1:]), x.dtype))  # of an image
+        self.rows, self.extent, self.room, self.step = (
+            one.rows,
+            one.extent,
+            one.room,
+            one.each_image,
+        )
+        self.few = max(1, CACHED // self.step)
+        self.moments = build(statistics, target, one.rows)
+        self.write = build(normalise, target, one.rows, 0.0, True)
+        self.sums = build(gradient_sums, target, one.rows, 0.0, False)
+        self.write_dx = build(gradient, target, one.rows, 0.0, False)
+        channels = one.rows.channels
+        self.zeros, self.ones = np.zeros(channels, x.dtype), np.ones(channels, x.dtype)
 
     def parts(self, first: int, count: int) -> Iterator[tuple[range, NDArray]]:
         """Yield a few of `count` images after another, with room for two numbers per channel."""
@@ -152,8 +144,8 @@ class _Images:
 
     def standardized(self, x: NDArray, eps: float) -> tuple[NDArray, NDArray]:
         """Return y, and rate (N, groups)."""
-        source, y = self.last(x), self.result()
-        rates = np.empty((self.shape[0], self.groups), self.dtype)
+        source, y = self.layout.last(x), self.layout.result()
+        rates = np.empty((self.images, self.groups), self.dtype)
 
         def work(first: int, count: int, worker: int) -> None:
             room = self.room.address(worker)
@@ -174,13 +166,13 @@ class _Images:
                         address(source) + at, None, *channels, address(y) + at, room, *self.extent
                     )
 
-        over_images(WORK * x.size, self.shape[0], work)
-        return y.transpose(self.back), rates
+        over_images(WORK * x.size, self.images, work)
+        return y, rates
 
     def slope(self, dy: NDArray, y: NDArray, rate: NDArray) -> NDArray:
         """Return dx."""
-        top, value, dx = self.last(dy), self.last(y), self.result()
-        pixels = prod(self.shape[2:])
+        top, value = self.layout.last(dy), self.layout.last(y)
+        dx, pixels = self.layout.result(), prod(y.shape[2:])
 
         def work(first: int, count: int, worker: int) -> None:
             room = self.room.address(worker)
@@ -202,5 +194,5 @@ class _Images:
                         address(dx) + at, room, *self.extent, 1,
                     )  # fmt: skip
 
-        over_images(WORK * y.size, self.shape[0], work)
-        return dx.transpose(self.back)
+        over_images(WORK * y.size, self.images, work)
+        return dx
