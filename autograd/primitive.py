@@ -286,9 +286,9 @@ def dispatch(primitive: Primitive, args: tuple[Array, ...], attrs: tuple[Any, ..
         fresh = True
     if fresh:  # outside of the block, whose KeyError would precede an error of the shape rule
         info = primitive.resolved[key] = primitive.resolve(*key)
-    # In a backward sweep, gradients of weights count under a phase of their own.
+    # In a backward sweep, some count by what they compute, whatever derivative calls them.
     phase = state.phase
-    if primitive.phase is not None and phase == "backward_data":
+    if primitive.phase is not None and phase in ("backward_data", "backward_weights"):
         phase = primitive.phase
     try:
         results = perform(primitive, info, args, fresh)

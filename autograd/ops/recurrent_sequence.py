@@ -219,6 +219,7 @@ def _lstm_dx(
         lstm_cell_dx.cost(y, cells), cells, w, present
     ),
     outputs=("dgates", "dc"),
+    phase="backward_data",  # also where only the weights want a gradient
 )
 def lstm_sequence_dx(
     acts: NDArray, cells: NDArray, c: NDArray, w: NDArray, *grads: NDArray, present: Flags,
@@ -325,6 +326,7 @@ def _rnn_back(
         NONLINEARITIES[nonlinearity][1].cost(hs, hs), hs, w, present
     ),
     outputs=("dgates",),
+    phase="backward_data",
 )
 def rnn_sequence_dx(
     hs: NDArray,

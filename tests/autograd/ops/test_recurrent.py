@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tallygrad.autograd as ag
-from tallygrad.autograd import context, random
+from tallygrad.autograd import context, nn, random
 from tallygrad.autograd.ops import gru as units
 from tallygrad.autograd.ops import recurrent as ops
 from tallygrad.autograd.ops import recurrent_sequence as sequences
@@ -117,6 +117,19 @@ def test_the_products_of_a_sequence_are_one_call() -> None:
         ag.lstm(drawn(T, N, I), None, parameters())
     products = {cost.macs: n for (*_, name, _, cost), n in state.ledger.calls.items() if cost.macs}
     assert products == {T * N * (I + H) * 4 * H: 1}
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_the_way_back_through_time_is_work_on_data(kind: type[nn.Module]) -> None:
+    """Also in a first layer, whose inputs want no gradient: its weights take as many MACs back as
+    forward, and each step but the last gets a product from the next one."""
+    layer, x = kind(I, H), ag.randn(T, N, I)
+    with context.using(ledger=ag.Ledger()) as state:
+        layer(x)[0].sum().backward()
+    macs = {phase: cost.macs for phase, cost in state.ledger.by("phase").items()}
+    gates = len(layer.weight_hh_l0)
+    assert macs["forward"] == macs["backward_weights"] == T * N * gates * (I + H)
+    assert macs["backward_data"] == (T - 1) * N * gates * H
 
 
 def test_an_empty_batch() -> None:
