@@ -19,9 +19,9 @@ def main() -> None:
     height = x @ (plane / np.linalg.norm(plane))
     far = np.flatnonzero(abs(height) >= MARGIN)[:500]
     points, signs = ag.tensor(x[far]), np.sign(height[far])
-    w, mistakes, wrong = ag.zeros(20, dtype="float64"), 0, 1
+    w, mistakes, wrong, most = ag.zeros(20, dtype="float64"), 0, 1, 1 / MARGIN**2
     with counted() as training, ag.no_grad():
-        while wrong:
+        while wrong and mistakes <= most:
             wrong = 0
             for point, sign in zip(points, signs, strict=True):
                 if sign * (w @ point).item() <= 0:
@@ -30,7 +30,7 @@ def main() -> None:
             mistakes += wrong
     with counted() as answer:
         w @ points[0]
-    bound = "mistakes, the most that Novikoff's theorem allows", 1 / MARGIN**2
+    bound = "mistakes, the most that Novikoff's theorem allows", most
     report("mistakes until none is left", mistakes, (20, 100), bound, training, answer)
 
 

@@ -1,5 +1,5 @@
-"""Restricted Boltzmann machine trained by contrastive divergence (Hinton 2002) on bars and stripes,
-small enough to count every state."""
+"""Restricted Boltzmann machine (Smolensky 1986) trained by contrastive divergence (Hinton 2002) on
+bars and stripes, small enough to count every state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def bars_and_stripes() -> ag.Tensor:
 
 
 def main() -> None:
-    """Learn their distribution with chains that go on; its entropy bounds the surprise."""
+    """Learn their distribution with chains that go on (Tieleman 2008); its entropy is the least
+    surprise."""
     ag.manual_seed(0)
     patterns = bars_and_stripes()
     model = nn.RestrictedBoltzmannMachine(SIDE**2, 16)
@@ -33,7 +34,8 @@ def main() -> None:
     with counted() as training:
         for _ in range(2000):
             chains = model.gibbs(chains)
-            minimise(optimizer, [model(patterns, 1, chains)])
+            energies = [model.free_energy(v).mean() for v in (patterns, chains)]
+            minimise(optimizer, [energies[0] - energies[1]])
     with counted() as answer, ag.no_grad():
         model.hidden_given(patterns[:1])
     states = ag.tensor(np.array([*product([0, 1], repeat=SIDE**2)]), dtype="float32")

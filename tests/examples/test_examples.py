@@ -45,6 +45,8 @@ def test_the_figure_lies_within_its_band(name: str) -> None:
             assert number(told) == pytest.approx(number(counted), rel=0.3)
     else:
         assert bill == [macs, inferences]
+    if name == "rnn":  # shown on the page, too
+        assert ended.stdout[ended.stdout.index("training") :] in PAGE
 
 
 def number(text: str) -> float:
