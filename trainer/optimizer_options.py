@@ -81,7 +81,7 @@ class OptimizerOptions:
         "what adadelta's averages keep in a step (default: 0.9)", low=0.0, high=1.0
     )
     decoupled_weight_decay: bool = option(
-        False, "let weight decay change the weights, as in adamw, in nadam and radam"
+        False, "let weight decay change the weights, as in adamw, in adam, nadam and radam"
     )
     momentum_decay: float | None = _setting(
         "how fast nadam's momentum rises (default: 0.004)", low=0.0

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from ..array import Array
 from ..ops import moments
 from ..tensor import Parameter
 from .group import Run, SlottedGroup
-from .optimizer import Optimizer, Parameters
+from .optimizer import Optimizer, Options, Parameters
 from .schedules import Schedule
 
 SLOTS = ("square_avg", "acc_delta")
@@ -62,6 +62,7 @@ class Adadelta(Optimizer):
         eps: float = 1e-6,
         weight_decay: float = 0.0,
         named_parameters: Iterable[tuple[str, Parameter]] | None = None,
+        **options: Unpack[Options],
     ) -> None:
         defaults = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults, named_parameters)
+        super().__init__(params, defaults, named_parameters, **options)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from ..array import Array, array
 from ..functional.create import full
 from ..ops import moments
 from ..tensor import Parameter
 from .group import Run, SlottedGroup
-from .optimizer import Optimizer, Parameters
+from .optimizer import Optimizer, Options, Parameters
 from .schedules import Schedule
 
 
@@ -73,9 +73,10 @@ class Adagrad(Optimizer):
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
         named_parameters: Iterable[tuple[str, Parameter]] | None = None,
+        **options: Unpack[Options],
     ) -> None:
         defaults = {
             "lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay,
             "initial_accumulator_value": initial_accumulator_value, "eps": eps,
         }  # fmt: skip
-        super().__init__(params, defaults, named_parameters)
+        super().__init__(params, defaults, named_parameters, **options)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Unpack
 
 from ..array import Array, array
 from ..ops import moments
 from ..tensor import Parameter
 from .group import Run, SlottedGroup
-from .optimizer import Optimizer, Parameters
+from .optimizer import Optimizer, Options, Parameters
 from .schedules import Schedule
 
 SLOTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
@@ -48,7 +48,7 @@ class AdamGroup(AveragingGroup):
     """The same, and with amsgrad the largest averages of squares."""
 
     amsgrad: bool
-    decoupled: ClassVar[bool] = False
+    decoupled_weight_decay: bool
 
     def slot_names(self) -> tuple[str, ...]:
         """Return the averages, and the largest one with amsgrad."""
@@ -63,15 +63,13 @@ class AdamGroup(AveragingGroup):
             betas=self.betas,
             eps=self.eps,
             weight_decay=self.weight_decay * run.decay,
-            decoupled=self.decoupled,
+            decoupled=self.decoupled_weight_decay,
             amsgrad=self.amsgrad,
         )
 
 
 class AdamWGroup(AdamGroup):
-    """The same, with weight decay that does not enter the averages."""
-
-    decoupled = True
+    """The same, for AdamW."""
 
 
 class Adam(Optimizer):
@@ -82,7 +80,8 @@ class Adam(Optimizer):
         exp_avg_sq = beta2 exp_avg_sq + (1 - beta2) g^2
         w = w - lr / (1 - beta1^t) exp_avg / (sqrt(exp_avg_sq / (1 - beta2^t)) + eps)
 
-    in a parameter's t-th update; `amsgrad` takes the largest exp_avg_sq so far (Reddi et al. 2018).
+    in a parameter's t-th update; `amsgrad` takes the largest exp_avg_sq so far (Reddi et al. 2018),
+    and `decoupled_weight_decay` makes it AdamW.
     `lr` is a number or a schedule. Parameters and errors are those of `Optimizer`."""
 
     group = AdamGroup
@@ -97,11 +96,14 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         named_parameters: Iterable[tuple[str, Parameter]] | None = None,
+        decoupled_weight_decay: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         defaults = {
-            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad,
+            "decoupled_weight_decay": decoupled_weight_decay,
         }  # fmt: skip
-        super().__init__(params, defaults, named_parameters)
+        super().__init__(params, defaults, named_parameters, **options)
 
 
 class AdamW(Adam):
@@ -119,5 +121,8 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
         named_parameters: Iterable[tuple[str, Parameter]] | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, named_parameters)
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad, named_parameters, True, **options
+        )

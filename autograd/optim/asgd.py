@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from ..array import Array, array
 from ..ops import moments
 from ..tensor import Parameter
 from .group import Run, SlottedGroup
-from .optimizer import Optimizer, Parameters
+from .optimizer import Optimizer, Options, Parameters
 from .schedules import Schedule
 
 
@@ -73,8 +73,9 @@ class ASGD(Optimizer):
         t0: float = 1e6,
         weight_decay: float = 0.0,
         named_parameters: Iterable[tuple[str, Parameter]] | None = None,
+        **options: Unpack[Options],
     ) -> None:
         defaults = {
             "lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay
         }  # fmt: skip
-        super().__init__(params, defaults, named_parameters)
+        super().__init__(params, defaults, named_parameters, **options)

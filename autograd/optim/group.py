@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
 from math import inf
 from typing import Any, NamedTuple, Self
@@ -13,6 +13,8 @@ import numpy as np
 from ..array import Array, array
 from ..functional.create import zeros
 from ..nn.flat import FlatParameters, flatten
+from ..ops.elementwise import neg
+from ..ops.update import store
 from .schedules import Schedule
 
 
@@ -32,11 +34,13 @@ class Run(NamedTuple):
 class ParameterGroup:
     """Parameters that share their settings, which are the dataclass fields after `flat`.
 
-    `lr` is a number or a schedule. A subclass adds its settings, checks them in `check`, creates
+    `lr` is a number or a schedule; with `maximize`, gradients count with the opposite sign. A
+    subclass adds its settings, checks them in `check`, creates
     its slots with `slot` and updates a run of neighbouring parameters in one call of `update`."""
 
     flat: FlatParameters
     lr: float | Schedule
+    maximize: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         self.counts = [0] * len(self.flat.parameters)  # updates of each so far
@@ -142,8 +146,15 @@ class ParameterGroup:
     def step(self, rate: float) -> None:
         """Update the parameters that have a gradient, one call for each run of neighbours."""
         self.flat.zero_missing()
+        self._turn()
         for run in self._runs():
             self.update(run, array(rate * run.factor, self.flat.dtype))
+        self._turn()
+
+    def _turn(self) -> None:
+        """Give gradients the opposite sign, if they are climbed."""
+        if self.maximize:
+            store(self.flat.grad, neg(self.flat.grad))
 
     def _runs(self) -> list[Run]:
         """Return runs of parameters to update."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from ..array import Array
 from ..ops import layerwise, moments
 from ..tensor import Parameter
 from .adam import AveragingGroup
 from .group import Run, SlottedGroup
-from .optimizer import Optimizer, Parameters
+from .optimizer import Optimizer, Options, Parameters
 from .schedules import Schedule
 
 
@@ -72,12 +72,13 @@ class LARS(Optimizer):
         trust_coefficient: float = 1e-3,
         eps: float = 1e-8,
         named_parameters: Iterable[tuple[str, Parameter]] | None = None,
+        **options: Unpack[Options],
     ) -> None:
         defaults = {
             "lr": lr, "momentum": momentum, "weight_decay": weight_decay,
             "trust_coefficient": trust_coefficient, "eps": eps,
         }  # fmt: skip
-        super().__init__(params, defaults, named_parameters)
+        super().__init__(params, defaults, named_parameters, **options)
 
 
 class LAMBGroup(AveragingGroup):
@@ -119,9 +120,10 @@ class LAMB(Optimizer):
         eps: float = 1e-6,
         weight_decay: float = 1e-2,
         named_parameters: Iterable[tuple[str, Parameter]] | None = None,
+        **options: Unpack[Options],
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults, named_parameters)
+        super().__init__(params, defaults, named_parameters, **options)
 
 
 @dataclass
@@ -202,12 +204,13 @@ class Muon(Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         named_parameters: Iterable[tuple[str, Parameter]] | None = None,
+        **options: Unpack[Options],
     ) -> None:
         defaults = {
             "lr": lr, "weight_decay": weight_decay, "momentum": momentum, "ns_steps": ns_steps,
             "adjust_lr_fn": adjust_lr_fn, "betas": betas, "eps": eps,
         }  # fmt: skip
-        super().__init__(params, defaults, named_parameters)
+        super().__init__(params, defaults, named_parameters, **options)
 
 
 def each(run: Run) -> Iterable[Run]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from inspect import signature
 from itertools import islice, product
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 
@@ -32,6 +33,17 @@ SCOPE = "optimizer"
 LATEST = 1 << 63  # beyond any step
 
 
+class Options(TypedDict, total=False):
+    """What torch's optimizers take besides: `maximize` climbs instead of descending; the others
+    choose among its implementations, and change nothing here."""
+
+    maximize: bool
+    foreach: bool | None
+    fused: bool | None
+    capturable: bool
+    differentiable: bool
+
+
 class Optimizer:
     """Updates parameters by their gradients.
 
@@ -39,14 +51,15 @@ class Optimizer:
     settings with which it is commonly used, in `usual`. It is `elementwise` unless the update of an
     element depends on others, as through a norm: then slices of parameters cannot be updated apart.
 
-    `params` are Parameters, FlatParameters, or groups: mappings with "params" and settings of their
-    own. Parameters are laid into flat buffers, those of a group in the given order. A frozen one
-    stays as it is until it requires a gradient again; any other one without a gradient counts as
-    having zeros. `named_parameters` names the parameters in `state_dict`; else they are numbered in
-    the order of `params`.
+    `params` are Parameters, pairs (name, Parameter), FlatParameters, or groups: mappings with
+    "params" and settings of their own. Parameters are laid into flat buffers, those of a group in
+    the given order. A frozen one stays as it is until it requires a gradient again; any other one
+    without a gradient counts as having zeros. `named_parameters`, or the names of pairs, name the
+    parameters in `state_dict`; else they are numbered in the order of `params`. With `maximize`,
+    also a setting of a group, all gradients count with the opposite sign.
 
     ValueError for settings out of range, no parameters, computed tensors and a parameter that is
-    listed twice; TypeError for what is no tensor."""
+    listed twice; TypeError for what is no tensor, and for an unknown option."""
 
     group: ClassVar[type[ParameterGroup]]
     slots: tuple[str, ...] = ()
@@ -59,12 +72,45 @@ class Optimizer:
         params: Parameters | Iterable[Mapping[str, Any]],
         defaults: Mapping[str, Any],
         named_parameters: Iterable[tuple[str, Parameter]] | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        self.groups = [self._group(options, defaults) for options in self._listed(params)]
+        self._check_options(options)
+        self.defaults = {**defaults, "maximize": options.get("maximize", False)}
+        self._names = {id(p): name for name, p in named_parameters or ()}
+        self.groups: list[ParameterGroup] = []
+        self.groups = [self._group(settings) for settings in self._listed(params)]
         self.steps = 0
         self.averages: list[EMA | Lookahead] = []
-        names = {id(p): name for name, p in named_parameters or ()}
-        self.names = [names.get(id(p), str(i)) for i, p in enumerate(self.parameters)]
+        self.names: list[str] = []
+        self._name()
+
+    def _name(self) -> None:
+        """Name the parameters that have no name yet."""
+        rest = [*enumerate(self.parameters)][len(self.names) :]
+        self.names += [self._names.get(id(p), str(i)) for i, p in rest]
+
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        """TypeError for an unknown option, ValueError for one that is not to be had."""
+        for name in options.keys() - Options.__annotations__.keys():
+            own = (p for p in signature(type(self)).parameters if p != "options")
+            known = (*own, *Options.__annotations__)
+            raise TypeError(str(unknown(f"option of {type(self).__name__}", name, known)))
+        if options.get("differentiable"):
+            raise ValueError(
+                f"{type(self).__name__}: expected differentiable=False, got True: updates have no "
+                "derivative"
+            )
+
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        """Update further parameters from now on, with settings of their own or those of the
+        optimizer. Errors are those of the parameters that it begins with."""
+        added = [self._group(settings) for settings in self._listed([param_group])]
+        self.groups += added
+        self._name()
+        with context.using(ledger=Ledger()):
+            for group, one in product(added, self.averages):
+                group.averages[one.slot] = group.slot()
+                store(group.averages[one.slot], group.flat.data)
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -235,23 +281,26 @@ class Optimizer:
         for group, names in self._named_groups():
             group.counts = [step - missed.get(name, 0) for name in names]
 
-    def _group(self, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> ParameterGroup:
+    def _group(self, settings: Mapping[str, Any]) -> ParameterGroup:
         """Return a group with its own settings or the default ones."""
-        settings = tuple(f.name for f in fields(self.group) if f.name != "flat")
-        for name in options.keys() - {"params", *settings}:
-            raise unknown("setting of a group", name, settings)
-        params = options["params"]
+        known = tuple(f.name for f in fields(self.group) if f.name != "flat")
+        for name in settings.keys() - {"params", *known, *Options.__annotations__}:
+            raise unknown("setting of a group", name, known)
+        self._check_options({name: settings[name] for name in settings.keys() - {"params", *known}})
+        params = settings["params"]
         flat = params if isinstance(params, FlatParameters) else flatten(params)
-        return self.group(flat, **{name: options.get(name, defaults[name]) for name in settings})
+        return self.group(flat, **{name: settings.get(name, self.defaults[name]) for name in known})
 
     def _listed(self, params: Parameters | Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Return groups, one where there are none, with their parameters in lists."""
         if isinstance(params, FlatParameters):
             return [{"params": part} for part in params.slices]
         kind = type(self).__name__
-        items = _items(kind, params)
+        items = self._items(params)
         groups = items if items and isinstance(items[0], Mapping) else [{"params": items}]
-        members: list[Tensor] = []
+        members: list[Tensor] = [
+            p for group in getattr(self, "groups", ()) for p in group["params"]
+        ]
         listed: list[Mapping[str, Any]] = []
         for group in groups:
             if not isinstance(group, Mapping) or "params" not in group:
@@ -259,13 +308,21 @@ class Optimizer:
                 raise TypeError(f"{kind}: expected groups with 'params', got {name}")
             own = group["params"]
             if not isinstance(own, FlatParameters):
-                own = _checked(kind, [own] if isinstance(own, Tensor) else _items(kind, own))
+                own = _checked(kind, [own] if isinstance(own, Tensor) else self._items(own))
             members += own.parameters if isinstance(own, FlatParameters) else own
             parts = own.slices if isinstance(own, FlatParameters) else (own,)
             listed += [{**group, "params": part} for part in parts]
         if len({id(p) for p in members}) < len(members):
             raise ValueError(f"{kind}: expected each parameter once, got one twice")
         return listed
+
+    def _items(self, params: Any) -> list[Any]:
+        """Return parameters or groups in a list, and take note of the names of pairs."""
+        items = _items(type(self).__name__, params)
+        if not items or not all(isinstance(one, tuple) and len(one) == 2 for one in items):
+            return items
+        self._names.update({id(p): name for name, p in items if isinstance(name, str)})
+        return [p for _, p in items]
 
 
 def _is_count(value: object, most: int) -> bool:

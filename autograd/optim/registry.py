@@ -38,7 +38,7 @@ def names() -> tuple[str, ...]:
 def options(name: str) -> tuple[str, ...]:
     """Return the settings of an optimizer besides the learning rate, such as momentum. ValueError
     for an unknown name, with the nearest."""
-    shared = {"params", "lr", "named_parameters"}
+    shared = {"params", "lr", "named_parameters", "options"}
     return tuple(p for p in signature(_class(name)).parameters if p not in shared)
 
 

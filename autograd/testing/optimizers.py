@@ -40,6 +40,7 @@ SAMPLES = [
     OptimizerSample("SGD", {"momentum": 0.9, "nesterov": True}),
     OptimizerSample("Adam", {}),
     OptimizerSample("Adam", {"betas": (0.8, 0.95), "eps": 1e-6, "amsgrad": True}),
+    OptimizerSample("Adam", {"decoupled_weight_decay": True, "maximize": True}),
     OptimizerSample("AdamW", {}),
     OptimizerSample("AdamW", {"amsgrad": True}),
     OptimizerSample("RMSprop", {}),

@@ -9,13 +9,16 @@ import numpy as np
 
 from ... import context, random
 from ...array import Array, array
+from ...dtypes import FLOAT32, FLOAT64
+from ...functional.arrange import stack
+from ...methods.reducing import norm as power_norm
 from ...ops import clipping
 from ...ops.elementwise import maximum
 from ...ops.shape import converted
 from ...ops.update import accumulate
 from ...tensor import Tensor
 
-__all__ = ["clip_grad_norm_", "clip_grad_value_"]
+__all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
 
 def clip_grad_norm_(
@@ -23,34 +26,71 @@ def clip_grad_norm_(
     max_norm: float,
     norm_type: float | str = 2.0,
     error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
 ) -> Tensor:
     """Scale gradients down where their norm, as of one vector, is above `max_norm`; return the
-    norm, ().
+    norm, (). `foreach`, which chooses among torch's implementations, changes nothing.
 
-    It has the same bits for any order and split of the parameters. ValueError for another norm than
-    2 and inf, or a `max_norm` that is negative, RuntimeError for one that is not finite where
+    The norms 2 and inf have the same bits for any order and split of the parameters. ValueError for
+    a `max_norm` that is negative, RuntimeError for a norm that is not finite where
     `error_if_nonfinite`, and where gradients are those of a micro-batch."""
     _check_whole("clip_grad_norm_", "clip_norm")
-    if norm_type not in (2, inf, "inf"):
-        raise ValueError(f"clip_grad_norm_: expected norm_type 2 or inf, got {norm_type!r}")
-    if not max_norm >= 0:
-        raise ValueError(f"clip_grad_norm_: expected max_norm of at least 0, got {max_norm}")
+    _check_most("clip_grad_norm_", max_norm)
     found = _gradients(parameters)
-    if not found:
-        return Tensor(array(np.float32(0)))
+    norm = _total_norm("clip_grad_norm_", found, norm_type, error_if_nonfinite)
+    _clip(found, max_norm, norm)
+    return Tensor(converted(norm, found[0].dtype if found else FLOAT32))
+
+
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor],
+    norm_type: float | str = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """Return the norm of tensors, as of one vector, (). Errors as of `clip_grad_norm_`."""
+    every = [tensors] if isinstance(tensors, Tensor) else tensors
+    found = [t.data for t in every]
+    norm = _total_norm("get_total_norm", found, norm_type, error_if_nonfinite)
+    return Tensor(converted(norm, found[0].dtype if found else FLOAT32))
+
+
+def clip_grads_with_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    total_norm: Tensor,
+    foreach: bool | None = None,
+) -> None:
+    """Scale gradients down by a norm that is known, where that is above `max_norm`. Errors as of
+    `clip_grad_norm_`."""
+    _check_whole("clip_grads_with_norm_", "clip_norm")
+    _check_most("clip_grads_with_norm_", max_norm)
+    _clip(_gradients(parameters), max_norm, converted(total_norm.data, FLOAT64))
+
+
+def _total_norm(name: str, found: Sequence[Array], norm_type: float | str, finite: bool) -> Array:
+    p = float(norm_type)
     with context.using(tape=None):
         norm = largest(found)
-        if norm_type == 2:
-            count = sum(g.spec.size for g in found)
-            norm = clipping.norm_of(square_sums(found, norm, count))
-        if error_if_nonfinite and not isfinite(norm.value):
-            raise RuntimeError(f"clip_grad_norm_: expected a finite norm, got {norm.value}")
-        for g in found:
-            clipping.clip_to_norm(g, norm, most=float(max_norm))
-        return Tensor(converted(norm, found[0].dtype))
+        if p == 2:
+            norm = clipping.norm_of(square_sums(found, norm, sum(g.spec.size for g in found)))
+        elif p != inf and found:
+            each = [power_norm(Tensor(converted(g, FLOAT64)), p) for g in found]
+            norm = power_norm(stack(each), p).data
+        if finite and not isfinite(norm.value):
+            raise RuntimeError(f"{name}: expected a finite norm, got {norm.value}")
+    return norm
 
 
-def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
+def _clip(gradients: Iterable[Array], most: float, norm: Array) -> None:
+    with context.using(tape=None):
+        for g in gradients:
+            clipping.clip_to_norm(g, norm, most=float(most))
+
+
+def clip_grad_value_(
+    parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None
+) -> None:
     """Limit the elements of gradients to [-clip_value, clip_value]. ValueError for a negative
     one, RuntimeError where gradients are those of a micro-batch."""
     _check_whole("clip_grad_value_", "clip_value")
@@ -68,6 +108,11 @@ def _check_whole(name: str, option: str) -> None:
             f"{name}: expected gradients of a whole batch, got those of a micro-batch, within a "
             f"loop over a loader of distribute(); distribute(.., {option}=X) clips the batch's"
         )
+
+
+def _check_most(name: str, max_norm: float) -> None:
+    if not max_norm >= 0:
+        raise ValueError(f"{name}: expected max_norm of at least 0, got {max_norm}")
 
 
 def largest(gradients: Sequence[Array]) -> Array:
