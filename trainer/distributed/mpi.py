@@ -88,26 +88,29 @@ class MpiComm:
     def stream(self, name: str) -> MpiComm:
         """Return a communicator of the same ranks whose collectives have an order of their own."""
         if name not in self._streams:
-            self._streams[name] = MpiComm(self._group.Dup(), self.journal, name, self._naps)
+            with self.journal.collective(self._stream, "stream"):
+                self._streams[name] = MpiComm(self._group.Dup(), self.journal, name, self._naps)
         return self._streams[name]
 
     def split(self, color: int, name: str) -> Comm:
         """Return a communicator of the ranks that pass the same number."""
-        group = MPI.Intracomm(self._group.Split(color, self.rank))
-        if group.Get_size() == 1:
-            return SerialComm()
-        # Among the streams, to be revoked with this one.
-        self._streams[name] = MpiComm(group, self.journal, name, naps=self._naps)
+        with self.journal.collective(self._stream, "split"):
+            group = MPI.Intracomm(self._group.Split(color, self.rank))
+            if group.Get_size() == 1:
+                return SerialComm()
+            # Among the streams, to be revoked with this one.
+            self._streams[name] = MpiComm(group, self.journal, name, naps=self._naps)
         return self._streams[name]
 
     def leaders(self) -> list[int]:
         """Return for each rank the first rank of its node."""
         import numpy as np
 
-        node = self._group.Split_type(MPI.COMM_TYPE_SHARED)
         first = np.array(self.rank, np.int64)
-        node.Bcast(first, 0)
-        node.Free()
+        with self.journal.collective(self._stream, "leaders"):
+            node = self._group.Split_type(MPI.COMM_TYPE_SHARED)
+            node.Bcast(first, 0)
+            node.Free()
         return [int(rank) for rank in self.allgather(first)]
 
     def ibarrier(self) -> Request:

@@ -19,6 +19,9 @@ mpi.HostCores.here = classmethod(lambda cls, env: cls(1, cores))
 comm = mpi.MpiComm()
 rank, size = comm.rank, comm.size
 other, half = comm.stream("other"), comm.split(rank // 2, "half")
+assert comm.leaders() == [0] * size
+# The watchdog sees ranks wait in these, too.
+assert [call.name for call in comm.journal.latest] == ["stream", "split", "leaders", "allgather"]
 mine, late = np.arange(3.0) + rank, size - 1
 everyone = np.arange(3.0) + np.arange(size)[:, None]
 
