@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from . import context
 from .context import Cast, P, R
+from .device import check_device, device
 from .dtypes import FLOAT32, DType, bfloat16, is_narrow
 from .ops.shape import cast, converted
 from .tensor import Tensor
@@ -42,10 +43,20 @@ class autocast(context.using):
     block, and again after a write in place; writes through memory shared with NumPy go unseen. Its
     narrow form lives as long as the weight, at most to the end of the block.
 
-    With `enabled=False` everything is computed in the type that it has. TypeError for a type other
-    than bfloat16, ImportError where ml_dtypes is not installed."""
+    With `enabled=False` everything is computed in the type that it has. The name of the device may
+    come first, as in torch: `autocast("cpu", dtype=..)`. TypeError for a type other than bfloat16,
+    ValueError for another device, ImportError where ml_dtypes is not installed."""
 
-    def __init__(self, dtype: npt.DTypeLike = "bfloat16", enabled: bool = True) -> None:
+    def __init__(
+        self,
+        device_type: device | npt.DTypeLike = "cpu",
+        dtype: npt.DTypeLike = "bfloat16",
+        enabled: bool = True,
+    ) -> None:
+        if isinstance(device_type, device | str) and str(device_type).startswith(("cpu", "cuda")):
+            check_device(device_type)
+        else:
+            dtype = device_type
         narrow = bfloat16() if enabled else None
         if narrow is not None and np.dtype(dtype) != narrow:
             raise TypeError(f"autocast: expected bfloat16, got {np.dtype(dtype)}")

@@ -124,11 +124,28 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Subset:
-    """The samples `indices` (n,) of a source, in that order, as a split of another name."""
+    """The samples `indices` (n,) of a source, in that order, as a split of another name: by default
+    of the same.
+
+    DataError for indices that are no whole numbers, or that the source lacks."""
 
     source: Source
     indices: Ids
-    split: str
+    split: str = ""
+
+    def __post_init__(self) -> None:
+        indices = np.asarray(self.indices)
+        if indices.ndim != 1 or indices.dtype.kind not in "iu":
+            raise DataError(
+                f"{self.name}: expected indices (n,) of samples, whole numbers, got "
+                f"{indices.dtype} of shape {indices.shape}"
+            )
+        count = len(self.source)
+        wrong = indices[(indices < 0) | (indices >= count)]
+        if len(wrong):
+            raise DataError(f"{self.name}: expected indices from 0 to {count - 1}, got {wrong[0]}")
+        object.__setattr__(self, "indices", indices)
+        object.__setattr__(self, "split", self.split or self.source.split)
 
     @property
     def name(self) -> str:

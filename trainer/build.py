@@ -225,6 +225,11 @@ def flatten_parameters(model: nn.Module, task: Task, data: Source, dtype: Any) -
         return loss
 
     parameters = list(model.parameters())
+    if not parameters:
+        raise UserError(
+            "--model: expected at least one parameter, got none: layers in a list or dict of "
+            "Python are not found, nn.ModuleList and nn.ModuleDict are"
+        )
     model.train()
     with _fitting():
         return flatten(gradient_order(run, parameters))

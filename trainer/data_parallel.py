@@ -17,8 +17,10 @@ import numpy as np
 
 from ..autograd import Tensor, context, from_numpy, is_grad_enabled, nn
 from ..autograd.array import Array
+from ..autograd.hooks import RemovableHandle
 from ..autograd.nn.flat import FlatParameters
 from ..autograd.optim import EMA, Lookahead, Optimizer, ParameterGroup
+from ..autograd.optim.optimizer import StepHook
 from ..autograd.optim.schedules import Schedule
 from ..autograd.random import keyed
 from ..datasets import Batch, IndexLoader, Loader
@@ -131,11 +133,17 @@ class DistributedOptimizer:
 
     def backward(self, loss: Tensor) -> None:
         """Sweep back from the mean loss (0-d) over a micro-batch, weighted by its share of the
-        batch. RuntimeError outside the loop over a sharded loader, and for a second sweep."""
+        batch. RuntimeError outside the loop over a sharded loader, and for a second sweep;
+        ValueError for a loss with axes."""
         if self._batch is None or self._has_swept:
             raise RuntimeError(
                 "backward: expected one call for each micro-batch, in a loop over a loader from "
                 f"distribute() and with model.train(), got {'two' if self._batch else 'another'}"
+            )
+        if loss.shape:
+            raise ValueError(
+                "backward: expected the mean loss of the samples, one number, got a tensor of "
+                f"shape {loss.shape}"
             )
         self._has_swept = True
         seed = np.asarray(len(self._batch.labels) / self._batch.total, loss.dtype)
@@ -157,6 +165,11 @@ class DistributedOptimizer:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of the micro-batch, which are None then."""
         self.optimizer.zero_grad()
+
+    def register_step_post_hook(self, hook: StepHook) -> RemovableHandle:
+        """Call `hook(optimizer, (), {})` after each update, on all ranks. Return a handle that
+        removes it."""
+        return self.optimizer.register_step_post_hook(lambda _, *rest: hook(self, *rest))
 
     def add(self, average: EMA | Lookahead) -> Self:
         """Begin an average of the weights; return self. ValueError where there is one of its

@@ -100,13 +100,15 @@ def print(*values: object, sep: str = " ", end: str = "\n", file: IO[str] | None
 
 
 @overload
+def sum(value: int) -> int: ...
+@overload
 def sum(value: float | Tensor) -> float: ...
 @overload
 def sum(value: NDArray[Any]) -> NDArray[Any]: ...
 def sum(value: float | Tensor | NDArray[Any]) -> float | NDArray[Any]:
-    """Return the sum over the ranks of a number, such as a count, or of an array, in float64. All
-    ranks must call it. Counts are exact on any number of ranks."""
-    own = value.numpy() if isinstance(value, Tensor) else value
-    total = np.array(own, np.float64, order="C")
+    """Return the sum over the ranks of a number, such as a count, or of an array. All ranks must
+    call it. Integers are summed as int64, exactly on any number of ranks, all else as float64."""
+    own = np.asarray(value.numpy() if isinstance(value, Tensor) else value)
+    total = np.array(own, np.int64 if own.dtype.kind in "biu" else np.float64, order="C")
     comm().allreduce(total)
-    return total if isinstance(value, np.ndarray) else float(total)
+    return total if isinstance(value, np.ndarray) else total.item()

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 Shape = tuple[int, ...]
 
 
+class IncompatibleKeys(NamedTuple):
+    """Names that a state lacks, and those that it has beyond what is expected."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
 def compare(
     kind: str, expected: Mapping[str, Shape], state: Mapping[str, Shape], strict: bool
-) -> tuple[list[str], list[str]]:
+) -> IncompatibleKeys:
     """Return the missing and the unexpected names of a state.
 
     `expected` and `state` map names to shapes; `kind` is what messages call the state. ValueError
@@ -26,4 +34,4 @@ def compare(
         wrong += [f"{name}: extra, nothing has this name" for name in extra]
     if wrong:
         raise ValueError("\n".join([f"the {kind} does not fit, nothing was loaded:", *wrong]))
-    return missing, extra
+    return IncompatibleKeys(missing, extra)

@@ -19,7 +19,7 @@ from ..ops.shape import cast
 from ..ops.update import store
 from ..suggest import unknown
 from ..tensor import Parameter, Tensor
-from .errors import compare
+from .errors import IncompatibleKeys, compare
 from .options import unusual_options
 
 __all__ = ["Module"]
@@ -298,8 +298,9 @@ class Module:
 
     def load_state_dict(
         self, state: Mapping[str, npt.ArrayLike], strict: bool = True
-    ) -> tuple[list[str], list[str]]:
-        """Write saved numbers into parameters and buffers; return the missing and the extra names.
+    ) -> IncompatibleKeys:
+        """Write saved numbers into parameters and buffers; return `missing_keys` and
+        `unexpected_keys`.
 
         Types are converted. ValueError that lists every wrong shape and, if strict, every missing
         and extra name, or that names read-only memory; then nothing is loaded."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import context
 from ..array import Array, array
+from ..hooks import RemovableHandle
 from ..ledger import Ledger
 from ..nn.errors import compare
 from ..nn.flat import FlatParameters, flatten
@@ -29,6 +30,7 @@ from .group import ParameterGroup
 from .schedules import Schedule
 
 Parameters: TypeAlias = FlatParameters | Iterable[Parameter]
+StepHook: TypeAlias = Callable[[Any, tuple[Any, ...], dict[str, Any]], None]
 SCOPE = "optimizer"
 LATEST = 1 << 63  # beyond any step
 
@@ -81,6 +83,7 @@ class Optimizer:
         self.groups = [self._group(settings) for settings in self._listed(params)]
         self.steps = 0
         self.averages: list[EMA | Lookahead] = []
+        self.post_step_hooks: list[StepHook] = []
         self.names: list[str] = []
         self._name()
 
@@ -151,7 +154,22 @@ class Optimizer:
                 for one in self.averages:
                     one.update(group.flat, group.averages[one.slot], self.steps + 1)
         self.steps += 1
+        self._run_hooks()
         return loss
+
+    def register_step_post_hook(self, hook: StepHook) -> RemovableHandle:
+        """Call `hook(optimizer, (), {})` after each update, as to step a scheduler or to average
+        weights by hand. Return a handle that removes it."""
+        self.post_step_hooks.append(hook)
+        return RemovableHandle(lambda: self.post_step_hooks.remove(hook))
+
+    def _run_hooks(self) -> None:
+        in_loop, self.in_loop = self.in_loop, False  # ranks update equally often
+        try:
+            for hook in [*self.post_step_hooks]:
+                hook(self, (), {})
+        finally:
+            self.in_loop = in_loop
 
     def add(self, average: EMA | Lookahead) -> Self:
         """Begin an average of the weights; return self. ValueError where there is one of its
@@ -339,7 +357,10 @@ def _items(kind: str, params: Any) -> list[Any]:
 def _checked(kind: str, params: list[Any]) -> list[Any]:
     """Return parameters that training can change."""
     if not params:
-        raise ValueError(f"{kind}: expected at least one parameter, got none")
+        raise ValueError(
+            f"{kind}: expected at least one parameter, got none: are layers in a list or dict of "
+            "Python? Those of nn.ModuleList and nn.ModuleDict are found"
+        )
     for p in params:
         if not isinstance(p, Tensor):
             raise TypeError(f"{kind}: expected parameters, got {type(p).__name__}")

@@ -250,6 +250,17 @@ def test_it_may_be_named_wherever_a_type_may(make: Callable[..., Tensor]) -> Non
 def test_other_types_are_refused() -> None:
     with pytest.raises(TypeError, match="autocast: expected bfloat16, got float16"):
         ag.autocast("float16")
+    with pytest.raises(ValueError, match=r"device: expected 'cpu', .* got 'cuda:0'"):
+        ag.autocast("cuda:0")
+
+
+def test_autocast_takes_the_device_first_as_in_torch() -> None:
+    x = ag.ones(2, 2)
+    for block in (ag.autocast("cpu", dtype=ag.bfloat16), ag.autocast(ag.device("cpu"), BF16)):
+        with block:
+            assert (x @ x).dtype == BF16
+    with ag.autocast("cpu", enabled=False):
+        assert (x @ x).dtype == np.float32
 
 
 def test_without_the_package_one_line_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,13 @@ def nothing():
 class Bare(nn.Module):
     pass
 
+class Listed(nn.Module):
+    def __init__(self):
+        self.layers = [nn.Linear(784, 10)]
+
+    def forward(self, x):
+        return self.layers[0](x.flatten(1))
+
 class Detached(nn.Sequential):
     def forward(self, x):
         return super().forward(x).detach()
@@ -181,6 +188,7 @@ def test_models_lists_all_with_parameters_and_macs(capsys: pytest.CaptureFixture
         ("fails", r"--model: my.py:28: IndexError: tuple index out of range"),
         ("Wide", r"--model: expected an output of float32, as --dtype says, got float64"),
         ("Bare", r"--model: Bare has no forward"),
+        ("Listed", r"--model: expected at least one parameter, got none: layers in a list or dict"),
         ("detached", r"--model: expected an output with a gradient for 2 parameters, got one"),
         ("nothing", r"expected a Module, got NoneType"),
         ("ready", r"to be a class or a function that returns a Module, got a Identity"),

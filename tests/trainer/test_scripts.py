@@ -252,6 +252,12 @@ def limited_part(model: nn.Module, optimizer: tg.DistributedOptimizer, batch: An
     nn.utils.clip_grad_value_(model.parameters(), 1.0)
 
 
+def no_mean(model: nn.Module, optimizer: tg.DistributedOptimizer, batch: Any) -> None:
+    scores = model(ag.from_numpy(batch.images))
+    labels = ag.from_numpy(batch.labels)
+    optimizer.backward(ag.cross_entropy(scores, labels, reduction="none"))
+
+
 def two_sweeps(model: nn.Module, optimizer: tg.DistributedOptimizer, batch: Any) -> None:
     no_step(model, optimizer, batch)
     no_step(model, optimizer, batch)
@@ -265,6 +271,10 @@ def two_sweeps(model: nn.Module, optimizer: tg.DistributedOptimizer, batch: Any)
         (scheduled_step, "expected step() after a loop over a loader of distribute(), got it with"),
         (clipped_part, "loop over a loader of distribute(); distribute(.., clip_norm=X) clips the"),
         (limited_part, "distribute(.., clip_value=X) clips the batch's"),
+        (
+            no_mean,
+            "backward: expected the mean loss of the samples, one number, got a tensor of sh",
+        ),
         (two_sweeps, "expected one call for each micro-batch"),
     ],
 )
@@ -272,7 +282,7 @@ def test_a_loop_that_would_train_something_else_is_refused(
     made: Made, body: Callable[..., None], message: str
 ) -> None:
     model, optimizer, train = made
-    with pytest.raises(RuntimeError, match=re.escape(message)):
+    with pytest.raises((RuntimeError, ValueError), match=re.escape(message)):
         for batch in train:
             body(model, optimizer, batch)
 
@@ -333,6 +343,33 @@ def test_a_scheduler_steps_between_epochs(made: Made) -> None:
         optimizer.step()
     scheduler.step()
     assert optimizer.rates == optimizer.optimizer.rates == [0.05]
+
+
+def test_a_hook_runs_after_each_update(made: Made) -> None:
+    """Not after each micro-batch: there a scheduler may step, and an average is made by hand."""
+    model, optimizer, train = made
+    scheduler = optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    seen: list[Any] = []
+    optimizer.register_step_post_hook(lambda *_: scheduler.step())
+    handle = optimizer.register_step_post_hook(lambda *given: seen.append(given))
+    rates = []
+    for batch in train:
+        optimizer.backward(loss_of(model, batch))
+        optimizer.step()
+        assert optimizer.in_loop
+        rates.append(optimizer.lr)
+    assert rates == [0.1, 0.1, 0.05, 0.05, 0.05, 0.025]
+    assert seen == [(optimizer, (), {})] * 2
+    handle.remove()
+    optimizer.optimizer.step()
+    assert len(seen) == 2 and optimizer.lr == 0.0125
+
+
+def test_counts_are_summed_as_counts(alone_here: None) -> None:
+    large = (1 << 53) + 1  # which float64 cannot hold
+    assert tg.sum(large) == large and type(tg.sum(large)) is int
+    assert type(tg.sum(np.int32(3))) is int and type(tg.sum(3.0)) is float
+    assert tg.sum(np.arange(2)).dtype == np.int64 and tg.sum(np.ones(2)).dtype == np.float64
 
 
 def test_a_callback_ends_a_fit_at_the_end_of_an_epoch(alone_here: None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tallygrad.datasets import DataError, Dataset, hold_out
+from tallygrad.datasets import DataError, Dataset, Subset, hold_out
 from tallygrad.trainer import config, values
 from tallygrad.trainer.cli import main
 from tallygrad.trainer.components import record
@@ -34,6 +34,16 @@ def test_two_parts_make_the_whole_and_keep_their_order() -> None:
     assert sorted([*kept.labels, *held.labels]) == [*range(100)]
     assert (np.diff(kept.labels) > 0).all() and (np.diff(held.labels) > 0).all()
     assert held.labels.max() - held.labels.min() > 40  # drawn from all of it, not cut off
+
+
+def test_a_subset_has_the_split_of_its_source_and_only_samples_that_are_there() -> None:
+    whole = numbered(10)
+    part = Subset(whole, range(2, 5))
+    assert part.split == "train" and [*part.labels] == [2, 3, 4]
+    assert part.read(np.array([1])).shape == (1, 2, 2, 1)
+    for wrong, got in ([0, 10], "9, got 10"), ([-1], "9, got -1"), ([0.5], "numbers, got float64"):
+        with pytest.raises(DataError, match=got):
+            Subset(whole, wrong)
 
 
 def test_the_seed_alone_chooses() -> None:

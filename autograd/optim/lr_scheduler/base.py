@@ -55,7 +55,8 @@ def check_outside_loop(optimizer: Rated) -> None:
     if optimizer.in_loop:
         raise RuntimeError(
             "lr_scheduler: expected step() after a loop over a loader of distribute(), got it "
-            "within; a rate for each step is a schedule: optim.SGD(.., lr=schedules.OneCycle(..))"
+            "within; to step it after each update, as on one rank, call "
+            "optimizer.register_step_post_hook(lambda *_: scheduler.step()) before the loop"
         )
 
 

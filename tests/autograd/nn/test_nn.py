@@ -172,7 +172,8 @@ def test_everything_that_is_wrong_with_a_state_is_listed_and_nothing_loaded() ->
     for name, value in net.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
     loaded = {"conv1.bias": np.ones(6), "x": np.ones(1)}
-    missing, extra = net.load_state_dict(loaded, strict=False)
+    result = missing, extra = net.load_state_dict(loaded, strict=False)
+    assert result.missing_keys is missing and result.unexpected_keys is extra
     assert missing == ["conv1.weight", "fc.weight", "fc.bias"] and extra == ["x"]
     assert (net.state_dict()["conv1.bias"] == 1).all()
 
