@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from . import context
 from .context import Cast, P, R
-from .device import check_device, device
+from .device import device
 from .dtypes import FLOAT32, DType, bfloat16, is_narrow
 from .ops.shape import cast, converted
 from .tensor import Tensor
@@ -53,9 +53,9 @@ class autocast(context.using):
         dtype: npt.DTypeLike = "bfloat16",
         enabled: bool = True,
     ) -> None:
-        if isinstance(device_type, device | str) and str(device_type).startswith(("cpu", "cuda")):
-            check_device(device_type)
-        else:
+        if isinstance(device_type, str) and device_type.startswith(("cpu", "cuda")):
+            device(device_type)
+        elif not isinstance(device_type, device):
             dtype = device_type
         narrow = bfloat16() if enabled else None
         if narrow is not None and np.dtype(dtype) != narrow:
