@@ -365,13 +365,6 @@ def test_a_hook_runs_after_each_update(made: Made) -> None:
     assert len(seen) == 2 and optimizer.lr == 0.0125
 
 
-def test_counts_are_summed_as_counts(alone_here: None) -> None:
-    large = (1 << 53) + 1  # which float64 cannot hold
-    assert tg.sum(large) == large and type(tg.sum(large)) is int
-    assert type(tg.sum(np.int32(3))) is int and type(tg.sum(3.0)) is float
-    assert tg.sum(np.arange(2)).dtype == np.int64 and tg.sum(np.ones(2)).dtype == np.float64
-
-
 def test_a_callback_ends_a_fit_at_the_end_of_an_epoch(alone_here: None) -> None:
     data = images(12)
     history = tg.fit(
