@@ -20,6 +20,7 @@ from .distributed.agreement import agree, program_facts
 from .distributed.comm import Comm, connect
 from .distributed.failures.guard import fail
 from .distributed.failures.watchdog import watching
+from .distributed.journal import WHOLE
 from .threads import configure, limit_blas
 from .user_code import refuse_training
 
@@ -40,6 +41,7 @@ def init(*, threads: int = 0, collective_timeout: float = 60.0) -> None:
     set_num_threads(configure(wanted=threads))
     limit_blas()
     comm = connect()
+    comm.journal.inner = WHOLE
     _joined.append(comm)
     if comm.size > 1:
         _watch(comm, collective_timeout)

@@ -124,6 +124,13 @@ def dataset(count: int = 10) -> Dataset:
     return Dataset("tiny", "train", images, np.arange(count), ("a", "b"), (0.0,) * 3, (1.0,) * 3)
 
 
+def test_methods_of_torchs_data_are_told_how_to_write() -> None:
+    x = ag.zeros(2, requires_grad=True)
+    with pytest.raises(AttributeError, match=r"no attribute 'zero_': .*; read x.detach\(\), write"):
+        x.data.zero_()
+    assert copy.deepcopy(x).tolist() == [0, 0] and not hasattr(x.data, "__array__")
+
+
 def test_a_data_set_is_shown_in_a_line() -> None:
     assert repr(dataset()) == "Dataset(tiny/train: 10 images of 3 x 4 x 5, 2 classes)"
     assert repr(dataset(0)).startswith("Dataset(tiny/train: 0 images")

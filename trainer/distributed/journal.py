@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ..timeline.events import Recorder
 
 _ROOT = __name__.rpartition(".trainer.")[0]
-_INNER = tuple(f"{_ROOT}.{name}." for name in ("trainer.distributed", "autograd"))
+INNER = tuple(f"{_ROOT}.{name}." for name in ("trainer.distributed", "autograd"))
+WHOLE = (f"{_ROOT}.",)
 _RAISED = "_tallygrad_raised"  # attribute of an error: the call or the activity that it ended
 KEPT = 32  # collectives that a dump shows
 MAIN = "main"  # the stream of collectives that every rank starts with
@@ -45,14 +46,14 @@ class Call:
         self._journal, self.stream, self.name, self.number = journal, stream, name, number
         self.nbytes = array if isinstance(array, int) else array.nbytes
         self.step = journal.step
-        self._code, self._line = _caller()
+        self._code, self._line = _caller(journal.inner)
         self._created = time.monotonic() if journal.recorder is not None else 0.0
         self.begun = 0.0
         self.seconds = 0.0  # it took, 0 while it lasts
 
     @property
     def where(self) -> str:
-        """The source line that asked for it, outside this package."""
+        """The source line that asked for it, outside the journal's `inner` packages."""
         return f"{short(self._code.co_filename)}:{self._line}"
 
     def __enter__(self) -> Call:
@@ -106,7 +107,8 @@ class Journal:
     The trainer sets `step`, `activity` and `folder`, where a rank that is about to be ended leaves
     its stacks, and `recorder`, where a timeline is wanted. `begun` counts collectives by stream,
     `waits` has those that threads wait in, by thread, and `latest` those that have ended. `ended`
-    is set before a rank ends in a way that the others hear of otherwise.
+    is set before a rank ends in a way that the others hear of otherwise. Lines of the `inner`
+    packages are not named: in a script of the user, its own line says more than ours.
     """
 
     def __init__(self) -> None:
@@ -118,6 +120,7 @@ class Journal:
         self.ended = threading.Event()
         self.folder: Path | None = None
         self.recorder: Recorder | None = None
+        self.inner = INNER
 
     @contextmanager
     def doing(self, activity: str) -> Iterator[None]:
@@ -154,7 +157,9 @@ class Journal:
         while error.__cause__ is not None:
             error = error.__cause__
         raised = vars(error).get(_RAISED, self._work)
-        return f"in {raised}" if isinstance(raised, Call) else f"{raised}, {_line(error)}"
+        return (
+            f"in {raised}" if isinstance(raised, Call) else f"{raised}, {_line(error, self.inner)}"
+        )
 
     @property
     def waiting(self) -> Call | None:
@@ -163,25 +168,25 @@ class Journal:
         return waits.get(threading.main_thread().ident or 0) or next(iter(waits.values()), None)
 
 
-def _caller() -> tuple[CodeType, int]:
-    """Return the code and the line that led to a collective, outside this package and the engine,
-    which runs what waits for its turn at any time."""
+def _caller(inner: tuple[str, ...]) -> tuple[CodeType, int]:
+    """Return the code and the line that led to a collective, outside the inner packages. The engine
+    is one: it runs what waits for its turn at any time."""
     frame = sys._getframe(2)
-    while frame.f_back and _is_inner(frame):
+    while frame.f_back and _is_in(frame, inner):
         frame = frame.f_back
     return frame.f_code, frame.f_lineno
 
 
-def _is_inner(frame: FrameType) -> bool:
+def _is_in(frame: FrameType, packages: tuple[str, ...]) -> bool:
     name: str = frame.f_globals.get("__name__", "")
-    return name.startswith(_INNER)
+    return name.startswith(packages)
 
 
-def _line(error: BaseException) -> str:
-    """Return the innermost source line of a traceback outside this package and the engine."""
+def _line(error: BaseException, inner: tuple[str, ...]) -> str:
+    """Return the innermost source line of a traceback outside the inner packages."""
     found = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
-        if not found or not _is_inner(frame):
+        if not found or not _is_in(frame, inner):
             found = f"{short(frame.f_code.co_filename)}:{line}"
     return found
 

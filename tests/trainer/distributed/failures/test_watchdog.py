@@ -12,7 +12,7 @@ import pytest
 
 from tallygrad.trainer.distributed.failures.verdict import PATIENCE, Seen, Status, judge
 from tallygrad.trainer.distributed.failures.watchdog import BEAT, GAP, Gaps, Pulse
-from tallygrad.trainer.distributed.journal import Journal
+from tallygrad.trainer.distributed.journal import INNER, WHOLE, Journal
 
 LIMIT = 60.0
 ONE = "rank 1 on n1 (process 101)"
@@ -103,6 +103,20 @@ def test_the_journal_names_the_line_outside_the_package() -> None:
 
 
 LINE = test_the_journal_names_the_line_outside_the_package.__code__.co_firstlineno + 3
+
+
+def test_in_a_script_the_journal_names_the_line_of_the_script() -> None:
+    """Of the same call, and of an error; the command names the trainer's line."""
+    scope: dict[str, Any] = {"__name__": "tallygrad.trainer.saving"}
+    text = "def save(journal):\n    return journal.collective('main', 'allreduce')"
+    exec(compile(text, "trainer/saving.py", "exec"), scope)
+    for inner, place in (INNER, "trainer/saving.py:2"), (WHOLE, "failures/test_watchdog.py:"):
+        journal = Journal()
+        journal.inner = inner
+        assert place in str(scope["save"](journal))
+        with pytest.raises(AttributeError) as caught:
+            scope["save"](None)
+        assert place in journal.place(caught.value)
 
 
 def test_the_main_thread_is_seen_to_move_and_to_stand_still(
