@@ -17,6 +17,7 @@ from ..nn.module import Module
 from ..suggest import unknown
 from ..tensor import Tensor
 from .naming import split_name
+from .options import check_types
 
 Shape = tuple[int, int, int]  # channels, height, width of an image
 _models: dict[str, Callable[..., Module]] = {}
@@ -72,6 +73,7 @@ def _check_options(name: str, builder: Callable[..., Module], options: Mapping[s
     known = [p for p in parameters if p not in fixed]
     for option in options.keys() - {*known}:
         raise unknown(f"option of model {name}", option, known)
+    check_types(name, builder, options)
 
 
 def create(

@@ -52,7 +52,13 @@ def test_the_code_is_drawn_in_training_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [("denoising", {"noise": -1.0}, "denoising: expected noise of at least 0, got -1.0"),
-     ("vae", {"beta": float("nan")}, "vae: expected beta of at least 0, got nan")],
+     ("vae", {"beta": float("nan")}, "vae: expected beta of at least 0, got nan"),
+     ("vae", {"beta": "x"}, "vae: beta: expected a number, got 'x'"),
+     ("vae", {"code": 0}, "vae: code: expected a whole number of at least 1, got 0"),
+     ("mlp", {"hidden": (3, "x")}, r"mlp: hidden: .* least 1 or several, .* got \(3, 'x'\)"),
+     ("googlenet", {"aux": 1}, "googlenet: aux: expected true or false, got 1"),
+     ("resnet20", {"width": True}, "resnet20: width: expected a whole number .* got True"),
+     ("resnet50", {"stem": 7}, "resnet50: stem: expected a word or none, got 7")],
 )  # fmt: skip
 def test_options_that_cannot_be(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
