@@ -36,6 +36,7 @@ OF_THIS_RUN = {
     "timeline", "timeline_steps", "on_lost_rank",
 }  # fmt: skip
 CODE = ("model", "dataset")  # options that may name code
+UPDATES = {item.name for item in fields(OptimizerOptions)}
 # What a resumed run must share with the run that it goes on with.
 IDENTITY = (
     "model", "model_args", "dataset", "test_split", "image_size", "image_fit", "image_colors",
@@ -122,8 +123,8 @@ class TrainConfig(OptimizerOptions):
     augment: str = _option(
         "standard",
         "random changes of training images, in this order: some of standard (crop and flip for "
-        "CIFAR, else nothing), crop, reflect, flip, vflip, cutout, resized, rotate, brightness and "
-        "contrast, perhaps with a number, such as crop=4,flip,cutout=8; or none",
+        "CIFAR, else nothing), crop, reflect, flip, vflip, alternate, cutout, resized, rotate, "
+        "brightness and contrast, perhaps with a number, such as crop=4,flip,cutout=8; or none",
         metavar="NAME,...",
     )
     dtype: str = _option("float32", "element type of weights, activations and gradients")
@@ -241,7 +242,7 @@ class TrainConfig(OptimizerOptions):
         False, "normalise by the statistics of the whole batch, over all ranks"
     )
     verify_every: int = _option(
-        0, "do every K-th step twice, on different ranks, and compare the bits; 0: never", low=0
+        0, "do every N-th step twice, on different ranks, and compare the bits; 0: never", low=0
     )
     on_corruption: str = _option(
         "continue", "after a verified step differed and was repeated: continue or stop"
@@ -322,9 +323,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     text = f"options of a training whose result is known: {', '.join(recipes.names())}"
     parser.add_argument("--recipe", metavar="NAME", help=text)
     updates = parser.add_argument_group("optimizer")
-    ours = {item.name for item in fields(OptimizerOptions)}
     for item in fields(TrainConfig):
-        group = updates if item.name in ours else parser
+        group = updates if item.name in UPDATES else parser
         shown = "" if item.default in ("", None) else f" (default: {item.default})"
         text = (item.metadata["help"] + shown).replace("%", "%%")
         name = flag(item.name)
@@ -342,17 +342,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def gather(file: str | None, flags: Mapping[str, Any], recipe: str | None = None) -> dict[str, Any]:
-    """Merge recipe < file < flags into values by field name. UserError for an unknown key, naming
-    the nearest known one, a key given twice, a value of another type, or one out of range."""
+    """Merge recipe < file < flags into values by field name. With another optimizer, the recipe's
+    options of the optimizer are left out. UserError for an unknown key, naming the nearest known
+    one, a key given twice, a value of another type, or one out of range."""
     known = {item.name: item for item in fields(TrainConfig)}
-    values = _of_file(recipes.recipe(recipe), known) if recipe else {}
+    values = _of_file(Path(file), known) if file else {}
     if file:
-        own = _of_file(Path(file), known)
-        refuse_code(own, flags, file)
-        values |= own
+        refuse_code(values, flags, file)
     for name, value in flags.items():
         values[name] = _checked(known[name], value, flag(name))
-    return values
+    usual = _of_file(recipes.recipe(recipe), known) if recipe else {}
+    its = usual.get("optimizer", TrainConfig.optimizer)
+    if values.get("optimizer", its) != its:
+        usual = {name: value for name, value in usual.items() if name not in UPDATES}
+    return usual | values
 
 
 def _of_file(file: Path, known: Mapping[str, Field[Any]]) -> dict[str, Any]:
@@ -375,7 +378,7 @@ def resume(chosen: Mapping[str, Any], recorded: Mapping[str, Any]) -> TrainConfi
     names = {item.name for item in fields(TrainConfig)} - OF_THIS_RUN
     known = {item.name: item for item in fields(TrainConfig)}
     if chosen.get("optimizer", recorded.get("optimizer")) != recorded.get("optimizer"):
-        names -= {item.name for item in fields(OptimizerOptions)}  # it will be refused
+        names -= UPDATES  # it will be refused
     if chosen.get("schedule", recorded.get("schedule")) != recorded.get("schedule"):
         names -= {*OF_SCHEDULES}
     inherited = {

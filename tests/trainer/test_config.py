@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tallygrad.autograd import models
+from tallygrad.datasets import augment
 from tallygrad.trainer import cli, config, recipes, values
 from tallygrad.trainer.commands import dispatch
 from tallygrad.trainer.errors import UserError
@@ -218,6 +219,23 @@ def test_recipes_are_options_under_those_of_file_and_flags(tmp_path: Path) -> No
     assert values == {**plain, "epochs": 3, "lr": 0.25}
     with pytest.raises(UserError, match=r"^--recipe: unknown recipe 'cifar'"):
         config.gather(None, {}, "cifar")
+
+
+def test_another_optimizer_leaves_out_the_recipes_options_of_its_own() -> None:
+    usual = config.gather(None, {}, "cifar10-94")
+    assert config.gather(None, {"optimizer": "sgd", "lr": 0.1}, "cifar10-94") == usual | {"lr": 0.1}
+    other = config.gather(None, {"optimizer": "adamw"}, "cifar10-94")
+    assert other == {
+        "optimizer": "adamw", "model": "airbench", "dataset": "cifar10", "epochs": 10,
+        "batch_size": 1000, "augment": "alternate,reflect=2", "label_smoothing": 0.2,
+        "tta": "translate", "eval_every": 10,
+    }  # fmt: skip
+
+
+def test_help_names_every_augmentation() -> None:
+    text = config.TrainConfig.__dataclass_fields__["augment"].metadata["help"]
+    words = {word.strip(",;").partition("=")[0] for word in text.split()}
+    assert words >= {*augment.NAMED, *augment.BARE, "standard", "none"}
 
 
 @pytest.mark.parametrize("name", recipes.names())
