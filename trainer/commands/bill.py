@@ -1,6 +1,5 @@
 """`tallygrad bill`: what a whole run cost, from its ledger: by phase, layer and epoch, in MACs,
-bytes, joules and grams of CO2, what restarts wasted, and how many answers of the finished model
-cost as much."""
+bytes, joules and grams of CO2, what restarts wasted, and how many inferences cost as much."""
 
 from __future__ import annotations
 

@@ -90,9 +90,9 @@ def test_cost_has_units_sums_and_no_columns_of_zeros(wide: None, printed: Printe
     head, *_ = lines
     rows = {line.split("  ")[0]: line for line in lines}
     assert rows["all layers"].split()[-4:-2] == ["430k", "2.29M"]
-    assert rows["4 without MACs"].split()[3:5] == ["0", "0"] and "kept" not in head
+    assert rows["4 without MACs"].split()[3:5] == ["0", "0"] and "stash" not in head
     lines = printed("cost", "lenet", "--training")
-    assert lines[0].split("  ")[-1].strip() == "kept bytes"
+    assert lines[0].split("  ")[-1].strip() == "stash bytes"
     unknown = [line for line in lines if line.startswith("unknown")]
     assert len(unknown) == 3 and unknown[2].startswith("unknown (--machine prices it): machine, b")
 

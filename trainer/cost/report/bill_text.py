@@ -56,15 +56,16 @@ def as_text(report: BillReport, ledger: Ledger) -> str:
 
 
 def _summary(report: BillReport) -> list[str]:
-    epochs = "less than 1" if report.epochs is None else f"{report.epochs:.4g}"
+    many = report.epochs
+    epochs = "less than 1" if many is None else f"{many:.4g}"
+    epochs += " epoch" if many in (None, 1) else " epochs"
     lines = []
     peak = max((phase.peak_bytes for phase in report.phases.values()), default=0)
     if peak:
-        lines.append(f"results alive at once on a rank: {short(peak)}B at most")
+        lines.append(f"peak memory of a rank: {short(peak)}B")
     lines.append(
         named(
-            f"{report.steps:,} steps, {epochs} epochs, {report.images:,} images, "
-            f"{report.seconds:.1f} s",
+            f"{report.steps:,} steps, {epochs}, {report.images:,} images, {report.seconds:.1f} s",
             report.precision,
         )
     )
@@ -75,7 +76,7 @@ def _summary(report: BillReport) -> list[str]:
             f"{report.exchange_hidden:.2f} s hidden ({percent(report.exchange_hidden / whole)})"
         )
     if report.inferences:
-        lines.append(f"the training took as many MACs as {short(report.inferences)} answers")
+        lines.append(f"the training took as many MACs as {short(report.inferences)} inferences")
     if report.machine is not None:
         lines += _on_machine(report, report.machine)
     if report.total.grams_co2 is not None:

@@ -215,7 +215,7 @@ def memory(about: str, layers: Sequence[tuple[str, Mapping[str, int]]]) -> Figur
     used = [(name or WHOLE, peaks) for name, peaks in layers if any(peaks.values())]
     most = [max(peaks.values()) for _, peaks in used]
     if not used:
-        return Figure(title, about, missing="Nobody looked which results were alive at once.")
+        return Figure(title, about, missing="Peak memory was not recorded.")
     largest = sorted(range(len(used)), key=lambda i: -most[i])[:MOST_ROWS]
     shown = [Bar(used[i][0], [most[i]], si(most[i], "B")) for i in sorted(largest)]
     chart = bars("memory", title, about, shown)

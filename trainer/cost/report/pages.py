@@ -21,7 +21,7 @@ from .model.profile import ProfileReport
 from .page import render
 
 Prices: TypeAlias = Mapping[str, Mapping[str, Price]]  # by layer and phase
-ALIVE = "The most bytes of results that are alive at once"
+PEAK = "Peak memory of results"
 NO_MACS = "No layer does any MACs."
 
 
@@ -41,7 +41,7 @@ def of_cost(report: CostReport, machine: Machine | None) -> str:
         *_energies(prices),
         _under_roofs(prices, machine, macs),
         memory_figure(
-            f"{ALIVE} while a layer works, in a step.",
+            f"{PEAK} while a layer works, in a step.",
             [(e.name, {p: e.passes[p].peak_bytes for p in PASSES}) for e in report.layers],
         ),
         against(_ratios(totals)),
@@ -69,7 +69,7 @@ def of_bill(report: BillReport, machine: Machine | None) -> str:
         *_energies(prices, {p: report.phases[p].work.price for p in order}),
         _under_roofs(prices, machine, macs),
         memory_figure(
-            f"{ALIVE} on one rank while a layer worked.",
+            f"{PEAK} on one rank while a layer worked.",
             [(name, {p: one.peak_bytes for p, one in phases[name].items()}) for name in phases],
         ),
         against(_billed_ratios(report)),

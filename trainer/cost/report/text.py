@@ -34,7 +34,7 @@ def as_text(report: CostReport) -> str:
     columns = [
         name_column("layer"), Column("shape", 1, is_text=True), Column("weights", 2),
         *[Column(f"{SHORT[name]} MACs") for name in passes],
-        Column("other ops", 4), Column("bytes", 5), *[Column("kept bytes", 3)] * training,
+        Column("other ops", 4), Column("bytes", 5), *[Column("stash bytes", 3)] * training,
     ]  # fmt: skip
     layers = report.layers
     busy = [layer for layer in layers if any(layer.passes[name].macs for name in PASSES)]
@@ -81,8 +81,8 @@ def _summary(report: CostReport) -> list[str]:
     if training is not None:
         lines += [
             f"training {training.total_macs:,} MACs, {training.over_inference:.4f} times inference",
-            f"kept for the way back {short(training.activation_bytes_stashed)}B, "
-            f"results alive at most {short(totals.peak_bytes)}B, "
+            f"stash {short(training.activation_bytes_stashed)}B, "
+            f"peak memory {short(totals.peak_bytes)}B, "
             f"update {short(training.update_bytes)}B, "
             f"exchange {short(training.exchange_bytes_per_rank)}B a rank",
         ]
