@@ -167,8 +167,8 @@ class DistributedOptimizer:
         self.optimizer.zero_grad()
 
     def register_step_post_hook(self, hook: StepHook) -> RemovableHandle:
-        """Call `hook(optimizer, (), {})` after each update, on all ranks. Return a handle that
-        removes it."""
+        """Call `hook(optimizer, (), {})` after each update, on all ranks. It reads the means of the
+        buffers over all micro-batches. Return a handle that removes it."""
         return self.optimizer.register_step_post_hook(lambda _, *rest: hook(self, *rest))
 
     def add(self, average: EMA | Lookahead) -> Self:
@@ -208,6 +208,8 @@ class DistributedOptimizer:
             overlap.step()
         if self.clip:
             self.clip(self.optimizer)
+        if self.optimizer.post_step_hooks:  # which may copy the model: alike on all ranks
+            self.buffers.use_means()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
