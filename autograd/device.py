@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy.typing as npt
 
-from .dtypes import DType, as_dtype
+from .dtypes import FLOAT32, DType, as_dtype
 
 Device: TypeAlias = "device | str | None"
 
@@ -56,3 +56,10 @@ def target_type(target: Any, dtype: npt.DTypeLike | None, name: Device) -> DType
     elif target is not None:
         dtype = getattr(target, "dtype", target) if hasattr(target, "spec") else target
     return None if dtype is None else as_dtype(dtype)
+
+
+def layer_type(name: Device, dtype: npt.DTypeLike | None) -> DType:
+    """Return the type of a layer's parameters, float32 for None. ValueError for another device than
+    the CPU, TypeError for what is no type."""
+    check_device(name)
+    return FLOAT32 if dtype is None else as_dtype(dtype)

@@ -16,12 +16,16 @@ from ..ops import shape as sh
 from ..tensor import Tensor
 
 __all__ = [
+    "atleast_1d",
+    "atleast_2d",
+    "atleast_3d",
     "broadcast_tensors",
     "cat",
     "column_stack",
     "concat",
     "concatenate",
     "cos",
+    "dstack",
     "exp",
     "hstack",
     "log",
@@ -39,10 +43,12 @@ __all__ = [
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Return tensors joined one after the other along the existing axis `dim`.
 
-    All other extents must be equal; types are promoted to the common one. ValueError for no
-    tensors, an axis that does not exist or shapes that differ."""
+    All other extents must be equal, but empty vectors are left out; types are promoted to the
+    common one. ValueError for no tensors, an axis that does not exist or shapes that differ."""
     if not tensors:
         raise ValueError("cat: expected at least one tensor, got none")
+    if any(t.shape == (0,) for t in tensors) and any(t.ndim > 1 for t in tensors):
+        tensors = [t for t in tensors if t.shape != (0,)]  # such as a list that one begins with
     return sh.concatenate(*tensors, axis=sh.axis_of("cat", dim, tensors[0].ndim))
 
 
@@ -63,6 +69,27 @@ def hstack(tensors: Sequence[Tensor]) -> Tensor:
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
     """Return tensors joined along the first axis, vectors as rows."""
     return cat(_lifted(tensors, 2))
+
+
+def dstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors joined along the third axis, vectors as rows of it."""
+    return cat([atleast_3d(t) for t in tensors], 2)
+
+
+def atleast_1d(tensor: Tensor) -> Tensor:
+    """Return a number as a vector, all else as it is."""
+    return tensor if tensor.ndim else tensor.reshape(1)
+
+
+def atleast_2d(tensor: Tensor) -> Tensor:
+    """Return numbers and vectors as a row, all else as it is."""
+    return tensor if tensor.ndim > 1 else tensor.reshape(1, -1)
+
+
+def atleast_3d(tensor: Tensor) -> Tensor:
+    """Return numbers, vectors and matrices with axes behind, and one in front of a vector; all else
+    as it is."""
+    return tensor if tensor.ndim > 2 else atleast_2d(tensor).unsqueeze(-1)
 
 
 def column_stack(tensors: Sequence[Tensor]) -> Tensor:
@@ -188,24 +215,24 @@ def _number(value: Operand, beside: Operand) -> Operand | Array:
 
 def exp(input: Tensor) -> Tensor:
     """Return e to the power of each element."""
-    return el.exp(input)
+    return input.exp()
 
 
 def log(input: Tensor) -> Tensor:
     """Return natural logarithms: -inf at 0, not a number below."""
-    return el.log(input)
+    return input.log()
 
 
 def sqrt(input: Tensor) -> Tensor:
     """Return square roots; not a number below 0."""
-    return el.sqrt(input)
+    return input.sqrt()
 
 
 def sin(input: Tensor) -> Tensor:
     """Return sines, of radians."""
-    return el.sin(input)
+    return input.sin()
 
 
 def cos(input: Tensor) -> Tensor:
     """Return cosines, of radians."""
-    return el.cos(input)
+    return input.cos()

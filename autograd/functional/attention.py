@@ -20,15 +20,30 @@ def scaled_dot_product_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
     """Return softmax(scale query key^T) value (N, .., L, V) (Vaswani et al. 2017).
 
     Query is (N, .., L, E), key (N, .., S, E), value (N, .., S, V). `attn_mask` broadcasts to (N,
     .., L, S): truth values that are True at what may be read, or numbers added to the scores. With
     `is_causal`, position l reads positions up to l. `scale` is 1 / sqrt(E) by default. `dropout_p`
-    acts on the weights, also outside training. ValueError for shapes that do not fit, and for both
-    masks."""
+    acts on the weights, also outside training. With `enable_gqa` each head of key and value, axis
+    -3, serves several neighbouring ones of the query (Ainslie et al. 2023). ValueError for shapes
+    that do not fit, and for both masks."""
+    if enable_gqa:
+        key, value = (_shared_heads(t, query) for t in (key, value))
     return attention(query, key, value, attn_mask, dropout_p, is_causal, scale)[0]
+
+
+def _shared_heads(x: Tensor, query: Tensor) -> Tensor:
+    """Return key or value with each head as often as queries share it."""
+    heads, wanted = (t.shape[-3] if t.ndim > 2 else 0 for t in (x, query))
+    if not heads or wanted % heads:
+        raise ValueError(
+            "scaled_dot_product_attention: expected heads of key and value that divide the query's "
+            f"with enable_gqa, got {x.shape} and {query.shape}"
+        )
+    return x.repeat_interleave(wanted // heads, -3)
 
 
 def attention(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from .. import backends, context, random
 from ..array import Array, Spec, array
 from ..device import Device, check_device
-from ..dtypes import FLOAT32, FLOAT64, DType, as_dtype, is_floating
+from ..dtypes import BOOL, FLOAT32, FLOAT64, INT64, DType, as_dtype, is_floating
 from ..ops.shape import integers
 from ..tensor import Tensor
 
@@ -126,8 +126,10 @@ def full(
     requires_grad: bool = False,
     device: Device = None,
 ) -> Tensor:
-    """Return a tensor of extents `size` with one value everywhere."""
-    spec = Spec(integers((size,)), FLOAT32 if dtype is None else as_dtype(dtype))
+    """Return a tensor of extents `size` with one value everywhere, by default in the type of the
+    value: int64, float32 or truth values."""
+    kind = {bool: BOOL, int: INT64}.get(type(fill_value), FLOAT32)  # as torch infers it
+    spec = Spec(integers((size,)), kind if dtype is None else as_dtype(dtype))
     computes = backends.computes()
     numbers = np.full(spec.shape, fill_value, spec.dtype) if computes else None
     return _new(Array(spec, numbers), None, requires_grad, device)

@@ -73,10 +73,13 @@ def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
     return input.gather(dim, index)
 
 
-def scatter(input: Tensor, dim: int, index: Tensor, src: Tensor | float) -> Tensor:
-    """Return the input with elements of `src`, or one number, at positions along an axis: the
-    reverse of `gather`."""
-    return input.scatter(dim, index, src)
+def scatter(
+    input: Tensor, dim: int, index: Tensor, src: Tensor | float | None = None, *,
+    value: float | None = None,
+) -> Tensor:  # fmt: skip
+    """Return the input with elements of `src`, or one number, also as `value`, at positions along
+    an axis: the reverse of `gather`."""
+    return input.scatter(dim, index, src, value=value)
 
 
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
@@ -158,9 +161,11 @@ def roll(
     return input.roll(shifts, dims)
 
 
-def repeat_interleave(input: Tensor, repeats: int | Tensor, dim: int | None = None) -> Tensor:
+def repeat_interleave(
+    input: Tensor, repeats: int | Tensor, dim: int | None = None, *, output_size: int | None = None
+) -> Tensor:
     """Return each part along an axis several times in a row, by default of the flattened tensor."""
-    return input.repeat_interleave(repeats, dim)
+    return input.repeat_interleave(repeats, dim, output_size=output_size)
 
 
 def tile(input: Tensor, dims: Sequence[int]) -> Tensor:

@@ -87,10 +87,11 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
     return (x / (1 - x)).log()
 
 
-def xlogy(input: Tensor, other: Tensor) -> Tensor:
-    """Return input log(other), 0 where the input is 0."""
-    nothing = cp.eq(input, sh.constant(input, 0.0))
-    return input * cast("Tensor", el.where(nothing, sh.constant(other, 1.0), other)).log()
+def xlogy(input: Operand, other: Operand) -> Tensor:
+    """Return input log(other), 0 where the input is 0; at least one is a tensor."""
+    nothing = cp.bit_and(cp.eq(input, 0.0), cp.le(other, 0.0))
+    logarithms = cast("Tensor", el.where(nothing, 1.0, other))._real().log()
+    return cast("Tensor", el.mul(input, logarithms))
 
 
 def nansum(input: Tensor, dim: Axis = None, keepdim: bool = False) -> Tensor:

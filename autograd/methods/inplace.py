@@ -109,7 +109,9 @@ class InPlace(Operators):
         """Add value tensor1 / tensor2 in place."""
         return self._change("addcdiv_", el.add, _times(tensor1 / tensor2, value))
 
-    def clamp_(self, min: float | None = None, max: float | None = None) -> Tensor:
+    def clamp_(
+        self, min: float | Tensor | None = None, max: float | Tensor | None = None
+    ) -> Tensor:
         """Replace each element that passes a bound by that bound."""
         return self._change("clamp_", lambda x, _: x.clamp(min, max), 0)
 
@@ -117,9 +119,21 @@ class InPlace(Operators):
         """Write a value where a mask holds."""
         return self._change("masked_fill_", lambda x, _: x.masked_fill(mask, value), value)
 
-    def scatter_(self, dim: int, index: Tensor, src: Tensor | float) -> Tensor:
-        """Write elements of `src`, or one number, to positions along an axis."""
-        return self._change("scatter_", lambda x, _: x.scatter(dim, index, src), src)
+    def scatter_(
+        self,
+        dim: int,
+        index: Tensor,
+        src: Tensor | float | None = None,
+        *,
+        value: float | None = None,
+    ) -> Tensor:
+        """Write elements of `src`, or one number, also as `value`, to positions along an axis."""
+        numbers = src if value is None else value
+        return self._change(
+            "scatter_",
+            lambda x, _: x.scatter(dim, index, numbers),
+            0 if numbers is None else numbers,
+        )
 
     def scatter_add_(self, dim: int, index: Tensor, src: Tensor) -> Tensor:
         """Add elements of `src` at positions along an axis."""

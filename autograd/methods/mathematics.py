@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -86,11 +86,38 @@ __all__ = [
 ]
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
 def _unary(primitive: Primitive) -> Callable[[Tensor], Tensor]:
     def function(input: Tensor) -> Tensor:
         y: Tensor = primitive(input)
         return y
 
+    return _named(function, primitive)
+
+
+def _real(primitive: Primitive) -> Callable[[Tensor], Tensor]:
+    """Return a function of real numbers, which integers and truth values become."""
+
+    def function(input: Tensor) -> Tensor:
+        y: Tensor = primitive(input._real())
+        return y
+
+    return _named(function, primitive)
+
+
+def _rounding(primitive: Primitive) -> Callable[[Tensor], Tensor]:
+    """Return a function that leaves integers as they are."""
+
+    def function(input: Tensor) -> Tensor:
+        y: Tensor = primitive(input) if is_floating(input.dtype) else input.clone()
+        return y
+
+    return _named(function, primitive)
+
+
+def _named(function: F, primitive: Primitive) -> F:
     function.__name__ = function.__qualname__ = primitive.name
     function.__doc__ = primitive.__doc__
     return function
@@ -106,17 +133,17 @@ def _binary(primitive: Primitive) -> Callable[[Tensor, Operand], Tensor]:
     return function
 
 
-expm1, log1p, exp2 = _unary(tr.expm1), _unary(tr.log1p), _unary(tr.exp2)
-log2, log10 = _unary(tr.log2), _unary(tr.log10)
-tan, asin, acos, atan = _unary(tr.tan), _unary(tr.asin), _unary(tr.acos), _unary(tr.atan)
-sinh, cosh = _unary(tr.sinh), _unary(tr.cosh)
-asinh, acosh, atanh = _unary(tr.asinh), _unary(tr.acosh), _unary(tr.atanh)
-erf, erfc = _unary(tr.erf), _unary(tr.erfc)
+expm1, log1p, exp2 = _real(tr.expm1), _real(tr.log1p), _real(tr.exp2)
+log2, log10 = _real(tr.log2), _real(tr.log10)
+tan, asin, acos, atan = _real(tr.tan), _real(tr.asin), _real(tr.acos), _real(tr.atan)
+sinh, cosh = _real(tr.sinh), _real(tr.cosh)
+asinh, acosh, atanh = _real(tr.asinh), _real(tr.acosh), _real(tr.atanh)
+erf, erfc = _real(tr.erf), _real(tr.erfc)
 sign, neg = _unary(el.sign), _unary(el.neg)
-floor, ceil, trunc = _unary(rounding.floor), _unary(rounding.ceil), _unary(rounding.trunc)
+floor, ceil, trunc = _rounding(rounding.floor), _rounding(rounding.ceil), _rounding(rounding.trunc)
 atan2, fmod = _binary(tr.atan2), _binary(rounding.fmod)
 remainder, floor_divide = _binary(rounding.remainder), _binary(rounding.floor_divide)
-mul, div, pow = _binary(el.mul), _binary(el.div), _binary(el.pow)
+mul, pow = _binary(el.mul), _binary(el.pow)
 abs, clamp, clip = Operators.abs, Operators.clamp, Operators.clip
 eq, ne, lt = _binary(cp.eq), _binary(cp.ne), _binary(cp.lt)
 le, gt, ge = _binary(cp.le), _binary(cp.gt), _binary(cp.ge)
@@ -131,6 +158,21 @@ def add(input: Tensor, other: Operand, *, alpha: float = 1) -> Tensor:
 def sub(input: Tensor, other: Operand, *, alpha: float = 1) -> Tensor:
     """Return input - alpha other."""
     return add(input, other, alpha=-alpha)
+
+
+def div(input: Tensor, other: Operand, *, rounding_mode: str | None = None) -> Tensor:
+    """Return input / other, rounded towards 0 ("trunc") or down ("floor"): of integers then to
+    integers. ValueError for another mode."""
+    if rounding_mode not in (None, "trunc", "floor"):
+        raise ValueError(f"div: expected rounding_mode 'trunc' or 'floor', got {rounding_mode!r}")
+    if rounding_mode == "floor":
+        return floor_divide(input, other)
+    if rounding_mode is None:
+        return cast("Tensor", el.div(input, other))
+    kinds = input.dtype, other.dtype if hasattr(other, "dtype") else np.asarray(other).dtype
+    if any(map(is_floating, kinds)):
+        return trunc(input / other)
+    return floor_divide(input - fmod(input, other), other)
 
 
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
@@ -167,11 +209,13 @@ def reciprocal(input: Tensor) -> Tensor:
 
 def rsqrt(input: Tensor) -> Tensor:
     """Return 1 / sqrt(x): infinite at 0, not a number below."""
-    return reciprocal(el.sqrt(input))
+    return reciprocal(input.sqrt())
 
 
 def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     """Return the nearest number with so many digits behind the point; of two the even one."""
+    if not is_floating(input.dtype):
+        return input.clone()
     if not decimals:
         return cast("Tensor", rounding.round(input))
     shift = 10.0 ** (decimals if decimals > 0 else -decimals)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from ..device import check_device
 from ..dtypes import BOOL, INT64, is_floating
 from ..ops import rounding
 from . import algebra as al
@@ -191,6 +192,15 @@ class Methods:
     def cpu(self) -> Tensor:
         """Return the tensor itself: there is no other device."""
         return self._me
+
+    def cuda(self, device: object = None) -> Tensor:
+        """ValueError: there is no such device."""
+        check_device("cuda")
+        return self._me
+
+    def half(self) -> Tensor:
+        """Return the same numbers in float16."""
+        return self._me.astype(np.float16)
 
     def long(self) -> Tensor:
         """Return the same numbers in int64."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..array import Spec
 from ..device import Device, target_type
-from ..dtypes import FLOAT32, FLOAT64, INT64, as_dtype, bfloat16, is_floating
+from ..dtypes import FLOAT32, FLOAT64, INT64, DType, as_dtype, bfloat16, is_floating
 from ..indexing import select
 from ..ops import activation, linear, parts, reduce
 from ..ops import compare as cp
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Operand: TypeAlias = "Tensor | npt.NDArray[Any] | float"
 Axis: TypeAlias = int | tuple[int, ...] | None
+Type: TypeAlias = npt.DTypeLike | None  # None: as it is
 Size: TypeAlias = int | Sequence[int]
 
 
@@ -135,23 +136,23 @@ class Operators:
 
     def exp(self) -> Tensor:
         """Return e to the power of each element."""
-        return el.exp(self)
+        return el.exp(self._real())
 
     def log(self) -> Tensor:
         """Return natural logarithms."""
-        return el.log(self)
+        return el.log(self._real())
 
     def sin(self) -> Tensor:
         """Return sines, of radians."""
-        return el.sin(self)
+        return el.sin(self._real())
 
     def cos(self) -> Tensor:
         """Return cosines, of radians."""
-        return el.cos(self)
+        return el.cos(self._real())
 
     def sqrt(self) -> Tensor:
         """Return square roots."""
-        return el.sqrt(self)
+        return el.sqrt(self._real())
 
     def relu(self) -> Tensor:
         """Return each element, or 0 where it is negative."""
@@ -159,28 +160,47 @@ class Operators:
 
     def sigmoid(self) -> Tensor:
         """Return 1 / (1 + e^-x) of each element."""
-        return activation.sigmoid(self)
+        return activation.sigmoid(self._real())
 
     def tanh(self) -> Tensor:
         """Return hyperbolic tangents."""
-        return activation.tanh(self)
+        return activation.tanh(self._real())
 
-    def softmax(self, dim: int) -> Tensor:
-        """Return e^x divided by its sum along the axis `dim`."""
-        return activation.softmax(self, axis=sh.axis_of("softmax", dim, len(self.shape)))
+    def _real(self) -> Tensor:
+        """Return floating-point numbers: integers and truth values as float32."""
+        return cast("Tensor", self) if is_floating(self.dtype) else self.float()
 
-    def log_softmax(self, dim: int) -> Tensor:
-        """Return the logarithm of softmax along the axis `dim`."""
-        return activation.log_softmax(self, axis=sh.axis_of("log_softmax", dim, len(self.shape)))
+    def softmax(self, dim: int | None = None, *, dtype: npt.DTypeLike | None = None) -> Tensor:
+        """Return e^x divided by its sum along an axis, of x converted to a `dtype`, if given.
 
-    def clamp(self, min: float | None = None, max: float | None = None) -> Tensor:
-        """Return each element, or the bound that it passes; the gradient is 1 within and at the
-        bounds.
+        The axis is by default, as in torch, the first of 0, 1 or 3 axes, else the second. x is
+        shifted by its maximum, so it never overflows. ValueError for an axis that there is not."""
+        return self._along("softmax", activation.softmax, dim, dtype)
+
+    def log_softmax(self, dim: int | None = None, *, dtype: npt.DTypeLike | None = None) -> Tensor:
+        """Return the logarithm of softmax, without its loss of small probabilities; all else as in
+        `softmax`."""
+        return self._along("log_softmax", activation.log_softmax, dim, dtype)
+
+    def _along(self, name: str, of: Any, dim: int | None, dtype: Type) -> Tensor:
+        """Return a primitive's result along an axis."""
+        x = cast("Tensor", self) if dtype is None else self.astype(dtype)
+        rows = x if x.ndim else x.reshape(1)
+        axis = sh.axis_of(name, int(x.ndim not in (0, 1, 3)) if dim is None else dim, rows.ndim)
+        y: Tensor = of(rows, axis=axis)
+        return y if x.ndim else y.reshape(())
+
+    def clamp(self, min: float | Tensor | None = None, max: float | Tensor | None = None) -> Tensor:
+        """Return each element, or the bound that it passes; the gradient is 1 within and, of
+        numbers, at the bounds. Bounds may be tensors, broadcast to the elements.
 
         Integers with a fractional bound give float32. ValueError without any bound."""
         bounds = [b for b in (min, max) if b is not None]
         if not bounds:
             raise ValueError("clamp: expected min, max or both, got neither")
+        if any(getattr(b, "shape", ()) for b in bounds):
+            y: Any = self if min is None else el.maximum(self, min)
+            return cast("Tensor", y if max is None else el.minimum(y, max))
         fractions = any(isinstance(b, float | np.floating) for b in bounds)
         broken = fractions and not is_floating(self.dtype)
         low, high = (None if b is None else np.asarray(b).item() for b in (min, max))
@@ -194,21 +214,28 @@ class Operators:
         spec = Spec(self.shape, self.dtype)
         return sh.reshape(y, shape=reduce.kept_shape(spec, axes)) if keepdim else y
 
+    def _counted(self, whole: DType, dtype: Type) -> Tensor:
+        """Return elements in a type, by default their own, or `whole` of what is no floating-point
+        number."""
+        if dtype is None:
+            return cast("Tensor", self) if is_floating(self.dtype) else self.astype(whole)
+        return self.astype(dtype)
+
     @numpy_names
-    def sum(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
+    def sum(self, dim: Axis = None, keepdim: bool = False, *, dtype: Type = None) -> Tensor:
         """Return sums over axes, all for None; truth values and integers are summed in int64.
 
-        With `keepdim` (of every reduction) reduced axes stay with extent 1. ValueError for an axis
-        that does not exist."""
-        counted = self if is_floating(self.dtype) else self.astype(INT64)
+        With `keepdim` (of every reduction) reduced axes stay with extent 1; elements are converted
+        to a `dtype`, if given, before. ValueError for an axis that does not exist."""
+        counted = self._counted(INT64, dtype)
         return counted._reduce("sum", reduce.sum, dim, keepdim)
 
     @numpy_names
-    def prod(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
+    def prod(self, dim: Axis = None, keepdim: bool = False, *, dtype: Type = None) -> Tensor:
         """Return products over axes; of truth values and integers in int64.
 
         The gradient has no derivative."""
-        counted = self if is_floating(self.dtype) else self.astype(INT64)
+        counted = self._counted(INT64, dtype)
         return counted._reduce("prod", reduce.product, dim, keepdim)
 
     @numpy_names
@@ -222,23 +249,25 @@ class Operators:
         return self._reduce("all", reduce.all_of, dim, keepdim)
 
     @numpy_names
-    def mean(self, dim: Axis = None, keepdim: bool = False) -> Tensor:
+    def mean(self, dim: Axis = None, keepdim: bool = False, *, dtype: Type = None) -> Tensor:
         """Return means over axes; of truth values and integers in float32."""
-        # Means of integers are rarely integers.
-        counted = self if is_floating(self.dtype) else self.float()
+        counted = self._counted(FLOAT32, dtype)  # means of integers are rarely integers
         return counted._reduce("mean", reduce.mean, dim, keepdim)
 
     @numpy_names
     def var(
         self,
         dim: Axis = None,
+        unbiased: bool = True,
         keepdim: bool = False,
-        correction: int = 1,
-        unbiased: bool | None = None,
+        *,
+        correction: int | None = None,
     ) -> Tensor:
         """Return variances over axes: squared deviations divided by their number less `correction`,
-        which `unbiased` gives as 1 or 0."""
-        correction = correction if unbiased is None else int(unbiased)
+        1 or, not `unbiased`, 0. `var(False)` is that over all elements."""
+        if isinstance(dim, bool):
+            return self.var(None, dim, keepdim, correction=correction)
+        correction = int(unbiased) if correction is None else correction
         axes = reduce.axes_of("var", dim, len(self.shape))
         count = int(np.prod([self.shape[a] for a in axes]))
         off = self - self.mean(dim, keepdim=True)
@@ -248,13 +277,14 @@ class Operators:
     def std(
         self,
         dim: Axis = None,
+        unbiased: bool = True,
         keepdim: bool = False,
-        correction: int = 1,
-        unbiased: bool | None = None,
+        *,
+        correction: int | None = None,
     ) -> Tensor:
         """Return standard deviations over axes: the square root of `var`, with gradient 0 where it
         is 0."""
-        return el.deviation(self.var(dim, keepdim, correction, unbiased))
+        return el.deviation(self.var(dim, unbiased, keepdim, correction=correction))
 
     @numpy_names
     def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
@@ -269,12 +299,13 @@ class Operators:
         return self._position_of("argmin", reduce.argmin, dim, keepdim)
 
     def _position_of(self, name: str, how: Any, dim: int | None, keepdim: bool) -> Tensor:
-        flat = self.reshape(-1) if dim is None else self
+        flat = self.reshape(-1) if dim is None or not self.shape else self
         axis = sh.axis_of(name, 0 if dim is None else dim, len(flat.shape))
         y: Tensor = how(flat, axis=axis)
         if not keepdim:
             return y
-        return y.reshape([1] * len(self.shape)) if dim is None else y.unsqueeze(axis)
+        whole = dim is None or not self.shape
+        return y.reshape([1] * len(self.shape)) if whole else y.unsqueeze(axis)
 
     def reshape(self, *shape: Size) -> Tensor:
         """Return the same elements in another shape; one extent may be -1. ValueError where none
@@ -297,11 +328,12 @@ class Operators:
         y: Tensor = sh.reshape(self, shape=flat)
         return y
 
-    def squeeze(self, dim: int | None = None) -> Tensor:
-        """Return the tensor without its axes of extent 1, or without one of them."""
+    def squeeze(self, dim: int | Sequence[int] | None = None) -> Tensor:
+        """Return the tensor without its axes of extent 1, or without one or some of them."""
         drop = {i for i, n in enumerate(self.shape) if n == 1}
         if dim is not None:
-            drop &= {sh.axis_of("squeeze", dim, max(len(self.shape), 1))}
+            axes, ndim = sh.integers((dim,)), max(len(self.shape), 1)
+            drop &= {sh.axis_of("squeeze", axis, ndim) for axis in axes}
         return self.reshape(tuple(n for i, n in enumerate(self.shape) if i not in drop))
 
     def unsqueeze(self, dim: int) -> Tensor:

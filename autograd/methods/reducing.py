@@ -10,7 +10,9 @@ from math import inf, isfinite
 from typing import TYPE_CHECKING, cast
 from typing import Any as Either
 
-from ..dtypes import INT64, is_floating
+import numpy.typing as npt
+
+from ..dtypes import INT64
 from ..ops import activation, gather, reduce, scan
 from ..ops import compare as cp
 from ..ops import elementwise as el
@@ -162,23 +164,23 @@ def norm(input: Tensor, p: float | str = "fro", dim: Axis = None, keepdim: bool 
 
 
 @numpy_names
-def cumsum(input: Tensor, dim: int) -> Tensor:
+def cumsum(input: Tensor, dim: int, *, dtype: npt.DTypeLike | None = None) -> Tensor:
     """Return the sum of the elements up to each one along an axis; of integers in int64."""
-    axis, x = _scanned("cumsum", input, dim)
+    axis, x = _scanned("cumsum", input, dim, dtype)
     return cast("Tensor", scan.cumsum(x, axis=axis, reverse=False)).reshape(input.shape)
 
 
-def cumprod(input: Tensor, dim: int) -> Tensor:
+def cumprod(input: Tensor, dim: int, *, dtype: npt.DTypeLike | None = None) -> Tensor:
     """Return the product of the elements up to each one along an axis; of integers in int64.
 
     The gradient has no derivative."""
-    axis, x = _scanned("cumprod", input, dim)
+    axis, x = _scanned("cumprod", input, dim, dtype)
     return cast("Tensor", scan.cumprod(x, axis=axis)).reshape(input.shape)
 
 
-def _scanned(name: str, input: Tensor, dim: int) -> tuple[int, Tensor]:
+def _scanned(name: str, input: Tensor, dim: int, dtype: npt.DTypeLike | None) -> tuple[int, Tensor]:
     """Return an axis, and what runs along it: of a number, one element."""
-    x = input if is_floating(input.dtype) else input.astype(INT64)
+    x = input._counted(INT64, dtype)
     x = x if x.shape else x.reshape(1)
     return sh.axis_of(name, dim, len(x.shape)), x
 
@@ -224,17 +226,21 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Ordered:
 
 
 def std_mean(
-    input: Tensor, dim: Axis = None, keepdim: bool = False, correction: int = 1
-) -> tuple[Tensor, Tensor]:
+    input: Tensor, dim: Axis = None, unbiased: bool = True, keepdim: bool = False, *,
+    correction: int | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return standard deviations and means over axes, all for None."""
-    return input.std(dim, keepdim, correction), input.mean(dim, keepdim)
+    std = input.std(dim, unbiased, keepdim, correction=correction)
+    return std, input.mean(None if isinstance(dim, bool) else dim, keepdim)
 
 
 def var_mean(
-    input: Tensor, dim: Axis = None, keepdim: bool = False, correction: int = 1
-) -> tuple[Tensor, Tensor]:
+    input: Tensor, dim: Axis = None, unbiased: bool = True, keepdim: bool = False, *,
+    correction: int | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return variances and means over axes, all for None."""
-    return input.var(dim, keepdim, correction), input.mean(dim, keepdim)
+    var = input.var(dim, unbiased, keepdim, correction=correction)
+    return var, input.mean(None if isinstance(dim, bool) else dim, keepdim)
 
 
 def diff(input: Tensor, n: int = 1, dim: int = -1) -> Tensor:

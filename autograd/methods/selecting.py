@@ -48,6 +48,10 @@ class Selecting:
     def _me(self) -> Tensor:
         return cast("Tensor", self)
 
+    def where(self, condition: Tensor, other: Tensor | float) -> Tensor:
+        """Return the elements where a condition holds, those of another tensor elsewhere."""
+        return cast("Tensor", el.where(condition, self, other))
+
     def gather(self, dim: int, index: Tensor) -> Tensor:
         """Return x[index[i, j, ..], j, ..] for dim 0, likewise for others.
 
@@ -55,13 +59,24 @@ class Selecting:
         IndexError for a position out of range."""
         return ga.gather(self, index, axis=sh.axis_of("gather", dim, len(self.shape)))
 
-    def scatter(self, dim: int, index: Tensor, src: Tensor | float) -> Tensor:
-        """Return the tensor with elements of `src`, or one number, at positions along an axis.
+    def scatter(
+        self,
+        dim: int,
+        index: Tensor,
+        src: Tensor | float | None = None,
+        *,
+        value: float | None = None,
+    ) -> Tensor:
+        """Return the tensor with elements of `src`, or one number, also as `value`, at positions
+        along an axis.
 
         Of several elements for one position the last one stays; the gradient of each is then that
         of the position, as in torch."""
         axis = sh.axis_of("scatter", dim, len(self.shape))
-        return ga.scatter(self, self._source(src, index), index, axis=axis)
+        numbers = src if value is None else value
+        if numbers is None:
+            raise TypeError("scatter: expected src or value, got neither")
+        return ga.scatter(self, self._source(numbers, index), index, axis=axis)
 
     def scatter_add(self, dim: int, index: Tensor, src: Tensor) -> Tensor:
         """Return the tensor with elements of `src` added at positions along an axis."""
@@ -212,11 +227,14 @@ class Selecting:
                 y = sh.concatenate(y[*lead, cut:], y[*lead, :cut], axis=axis)
         return cast("Tensor", y)
 
-    def repeat_interleave(self, repeats: int | Tensor, dim: int | None = None) -> Tensor:
+    def repeat_interleave(
+        self, repeats: int | Tensor, dim: int | None = None, *, output_size: int | None = None
+    ) -> Tensor:
         """Return each part along an axis several times in a row, by default of the flattened
         tensor.
 
-        `repeats` is one number for all parts or a tensor of one for each."""
+        `repeats` is one number for all parts or a tensor of one for each; their sum,
+        `output_size`, need not be given."""
         x = sh.reshape(self, shape=(prod(self.shape),)) if dim is None else self._me
         axis = sh.axis_of("repeat_interleave", dim or 0, len(x.shape))
         if isinstance(repeats, int):

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy.typing as npt
 
-from ..dtypes import FLOAT32
+from ..device import Device, layer_type
 from ..functional import activation as F
 from ..functional.create import full
 from ..tensor import Parameter, Tensor
@@ -35,6 +35,7 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Softmax",
+    "Softmax2d",
     "Softmin",
     "Softplus",
     "Softshrink",
@@ -189,8 +190,13 @@ class PReLU(Module):
     shown = ("num_parameters",)
 
     def __init__(
-        self, num_parameters: int = 1, init: float = 0.25, dtype: npt.DTypeLike = FLOAT32
+        self,
+        num_parameters: int = 1,
+        init: float = 0.25,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         self.num_parameters = num_parameters
         self.weight = Parameter(full(num_parameters, init, dtype))
 
@@ -202,11 +208,11 @@ class PReLU(Module):
 class Softplus(_Activation):
     """log(1 + exp(beta x)) / beta, a smooth max(x, 0)."""
 
-    shown = ("beta",)
+    shown = ("beta", "threshold")
     function = staticmethod(F.softplus)
 
-    def __init__(self, beta: float = 1.0) -> None:
-        self.beta = beta
+    def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
+        self.beta, self.threshold = beta, threshold
 
 
 class Softshrink(_Activation):
@@ -247,15 +253,25 @@ class GLU(_Activation):
 
 
 class Softmax(_Activation):
-    """exp(x) divided by its sum along the axis `dim`.
+    """exp(x) divided by its sum along the axis `dim`, None for that of `functional.softmax`.
 
     `CrossEntropyLoss` takes logits: put no softmax in front of it."""
 
     shown = ("dim",)
     function = staticmethod(F.softmax)
 
-    def __init__(self, dim: int = -1) -> None:
+    def __init__(self, dim: int | None = None) -> None:
         self.dim = dim
+
+
+class Softmax2d(Module):
+    """`Softmax` over the channels of images, x (N, C, H, W) or (C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape. ValueError for another number of axes."""
+        if x.ndim not in (3, 4):
+            raise ValueError(f"Softmax2d: expected an input of 3 or 4 axes, got shape {x.shape}")
+        return F.softmax(x, -3)
 
 
 class Softmin(Softmax):

@@ -6,7 +6,8 @@ from math import inf
 
 import numpy.typing as npt
 
-from ..dtypes import BOOL, FLOAT32
+from ..device import Device, layer_type
+from ..dtypes import BOOL
 from ..functional.arrange import where
 from ..functional.attention import attention
 from ..functional.linear import linear
@@ -42,8 +43,10 @@ class MultiheadAttention(Module):
         kdim: int | None = None,
         vdim: int | None = None,
         batch_first: bool = False,
-        dtype: npt.DTypeLike = FLOAT32,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         if embed_dim < 1 or num_heads < 1 or embed_dim % num_heads:
             raise ValueError(
                 "MultiheadAttention: expected num_heads that divide embed_dim, got "
@@ -65,7 +68,7 @@ class MultiheadAttention(Module):
         self.register_parameter(
             "in_proj_bias", parameter(3 * embed_dim, dtype=dtype) if bias else None
         )
-        self.out_proj = Linear(embed_dim, embed_dim, bias, dtype)
+        self.out_proj = Linear(embed_dim, embed_dim, bias, dtype=dtype)
         if self.out_proj.bias is not None:
             init.zeros_(self.out_proj.bias)
 

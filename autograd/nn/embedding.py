@@ -7,7 +7,7 @@ from typing import Self
 import numpy.typing as npt
 
 from .. import context
-from ..dtypes import FLOAT32
+from ..device import Device, layer_type
 from ..functional.indexing import embedding
 from ..tensor import Parameter, Tensor
 from . import init
@@ -30,9 +30,11 @@ class Embedding(Module):
         num_embeddings: int,
         embedding_dim: int,
         padding_idx: int | None = None,
-        dtype: npt.DTypeLike = FLOAT32,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
         _weight: Tensor | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
             raise ValueError(
                 f"Embedding: expected padding_idx in [{-num_embeddings}, {num_embeddings}), got "
@@ -57,7 +59,7 @@ class Embedding(Module):
         if embeddings.ndim != 2:
             raise ValueError(f"Embedding: expected a matrix, got shape {embeddings.shape}")
         rows, columns = embeddings.shape
-        layer = cls(rows, columns, padding_idx, embeddings.dtype, embeddings)
+        layer = cls(rows, columns, padding_idx, _weight=embeddings)
         layer.weight.requires_grad_(not freeze)
         return layer
 

@@ -11,7 +11,9 @@ from typing import ClassVar
 
 import numpy.typing as npt
 
+from ..device import Device, layer_type
 from ..dtypes import FLOAT32
+from ..functional.arrange import pad
 from ..functional.conv import (
     Sizes,
     conv1d,
@@ -23,9 +25,12 @@ from ..functional.conv import (
 from ..functional.create import zeros
 from ..functional.linear import bilinear, linear
 from ..functional.volume import conv3d, conv_transpose3d
+from ..suggest import unknown
 from ..tensor import Parameter, Tensor
 from . import init
 from .module import Module
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 __all__ = [
     "Bilinear",
@@ -65,8 +70,14 @@ class Linear(Module):
     bias: Parameter | None
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, dtype: npt.DTypeLike = FLOAT32
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         self.in_features, self.out_features = in_features, out_features
         self.weight = parameter(out_features, in_features, dtype=dtype)
         self.register_parameter("bias", parameter(out_features, dtype=dtype) if bias else None)
@@ -92,8 +103,10 @@ class Bilinear(Module):
         in2_features: int,
         out_features: int,
         bias: bool = True,
-        dtype: npt.DTypeLike = FLOAT32,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         self.in1_features, self.in2_features = in1_features, in2_features
         self.out_features, bound = out_features, 1 / sqrt(max(in1_features, 1))
         self.weight = parameter(out_features, in1_features, in2_features, dtype=dtype)
@@ -152,8 +165,9 @@ class Conv2d(_Filters):
 
     x is (N, in_channels, H, W), weight (out_channels, in_channels / groups, R, S), bias
     (out_channels,). `kernel_size`, `stride`, `padding` and `dilation` are one number or (vertical,
-    horizontal); padding, in zeros on each side, may also be "same" or "valid". In each of the
-    `groups` a share of the filters sees the same share of the channels.
+    horizontal); padding, on each side, may also be "same" or "valid". It is of zeros, or as
+    `padding_mode` has it one of the others of `functional.arrange.pad`. In each of the `groups` a
+    share of the filters sees the same share of the channels.
 
     ValueError where the groups do not divide the channels, and for options out of range."""
 
@@ -169,19 +183,38 @@ class Conv2d(_Filters):
         dilation: Sizes = 1,
         groups: int = 1,
         bias: bool = True,
-        dtype: npt.DTypeLike = FLOAT32,
+        padding_mode: str = "zeros",
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         super().__init__(
             in_channels, out_channels, kernel_size, stride, dilation, groups, bias, dtype
         )
+        if padding_mode not in PADDING_MODES:
+            raise unknown("padding_mode", padding_mode, PADDING_MODES)
+        self.padding_mode = padding_mode
         self.padding = padding if isinstance(padding, str) else self._numbers("padding", padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, out_channels, H', W')."""
-        convolve = conv2d if self.axes == 2 else conv1d
-        return convolve(
-            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        x, padding = self._bordered(x)
+        return (conv1d, conv2d, conv3d)[self.axes - 1](
+            x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
         )
+
+    def _bordered(self, x: Tensor) -> tuple[Tensor, Sizes | str]:
+        """Return x with its border, unless that is of zeros, and the padding that is left to do."""
+        if self.padding_mode == "zeros" or self.padding == "valid":
+            return x, self.padding
+        widths: list[int] = []
+        for axis in reversed(range(self.axes)):
+            if isinstance(self.padding, str):  # "same": of an odd border more behind
+                both = self.dilation[axis] * (self.kernel_size[axis] - 1)
+                widths += [both // 2, both - both // 2]
+            else:
+                widths += [self.padding[axis]] * 2
+        return pad(x, widths, self.padding_mode), 0
 
 
 class Conv1d(Conv2d):
@@ -196,12 +229,6 @@ class Conv3d(Conv2d):
     T, R, S)."""
 
     axes = 3
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, out_channels, D', H', W')."""
-        return conv3d(
-            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
 
 
 class ConvTranspose2d(_Filters):
@@ -226,26 +253,47 @@ class ConvTranspose2d(_Filters):
         groups: int = 1,
         bias: bool = True,
         dilation: Sizes = 1,
-        dtype: npt.DTypeLike = FLOAT32,
+        padding_mode: str = "zeros",
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
+        if padding_mode != "zeros":
+            name = type(self).__name__
+            raise ValueError(f"{name}: expected padding_mode 'zeros', got {padding_mode!r}")
         super().__init__(
             in_channels, out_channels, kernel_size, stride, dilation, groups, bias, dtype
         )
         self.padding = self._numbers("padding", padding)
         self.output_padding = self._numbers("output_padding", output_padding)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, out_channels, H', W')."""
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Return (N, out_channels, H', W'), with those last extents that `output_size` gives.
+        ValueError where they cannot be reached."""
         return (conv_transpose1d, conv_transpose2d, conv_transpose3d)[self.axes - 1](
             x,
             self.weight,
             self.bias,
             self.stride,
             self.padding,
-            self.output_padding,
+            self.output_padding if output_size is None else self._missing(x, output_size),
             self.groups,
             self.dilation,
         )
+
+    def _missing(self, x: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
+        """Return the output_padding that gives the last extents of an `output_size`."""
+        wanted, missing = tuple(output_size)[-self.axes :], []
+        for i, extent in enumerate(x.shape[-self.axes :]):
+            least = (extent - 1) * self.stride[i] - 2 * self.padding[i] + 1
+            least += self.dilation[i] * (self.kernel_size[i] - 1)
+            if len(wanted) < self.axes or not 0 <= wanted[i] - least < self.stride[i]:
+                raise ValueError(
+                    f"{type(self).__name__}: expected an output_size from {least} to "
+                    f"{least + self.stride[i] - 1} along axis {i - self.axes}, got {output_size}"
+                )
+            missing.append(wanted[i] - least)
+        return tuple(missing)
 
 
 class ConvTranspose1d(ConvTranspose2d):

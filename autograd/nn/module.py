@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,18 +11,19 @@ import numpy.typing as npt
 from .. import context
 from ..array import Array, NDArray, array
 from ..capture.observer import Changes
-from ..device import Device, target_type
+from ..device import Device, check_device, target_type
 from ..dtypes import FLOAT32, FLOAT64, DType, as_dtype, bfloat16, is_floating
-from ..hooks import RemovableHandle
 from ..ledger import Ledger
 from ..ops.shape import cast
 from ..ops.update import store
 from ..suggest import unknown
 from ..tensor import Parameter, Tensor
+from .buffer import Buffer
 from .errors import IncompatibleKeys, compare
+from .hooks import Hooked
 from .options import unusual_options
 
-__all__ = ["Module"]
+__all__ = ["Buffer", "Module"]
 
 T = TypeVar("T")
 
@@ -38,14 +39,7 @@ def convert(name: str, t: Tensor, dtype: DType) -> None:
             t.grad = None
 
 
-class Hook(NamedTuple):
-    """A function that a call of a module calls."""
-
-    function: Callable[..., Any]
-    with_kwargs: bool
-
-
-class Module:
+class Module(Hooked):
     """Base of every layer and model.
 
     Attributes that are Parameters or Modules belong to the module under the attribute's name;
@@ -62,11 +56,11 @@ class Module:
     _name: str = ""
     _buffers: Mapping[str, bool] = {}  # name: whether state_dict has it
     _parameters: frozenset[str] = frozenset()  # names, of those that are None too
-    _pre_hooks: tuple[Hook, ...] = ()
-    _hooks: tuple[Hook, ...] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Parameter):
+        if isinstance(value, Buffer):
+            self._buffers = {**self._buffers, name: value.persistent}
+        elif isinstance(value, Parameter):
             self._parameters |= {name}
         elif value is not None and (kind := self._kind(name)) and not isinstance(value, kind):
             raise TypeError(
@@ -146,7 +140,7 @@ class Module:
         state = context.current()
         if state.observer is not None:
             state.observer.called(self)
-        forward = self._hooked if self._hooks or self._pre_hooks else self.forward
+        forward = self._hooked if self.has_hooks else self.forward
         if not scope:
             return forward(*args, **kwargs)
         token = context.enter(state.inside(scope))
@@ -154,44 +148,6 @@ class Module:
             return forward(*args, **kwargs)
         finally:
             context.leave(token)
-
-    def _hooked(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the hooks around `forward`."""
-        context.not_replayable("calls hooks of a module")
-        for hook in self._pre_hooks:
-            changed = hook.function(self, args, *[kwargs] * hook.with_kwargs)
-            if changed is not None and hook.with_kwargs:
-                args, kwargs = changed
-            elif changed is not None:
-                args = changed if isinstance(changed, tuple) else (changed,)
-        result = self.forward(*args, **kwargs)
-        for hook in self._hooks:
-            changed = hook.function(self, args, *[kwargs] * hook.with_kwargs, result)
-            result = result if changed is None else changed
-        return result
-
-    def register_forward_pre_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> RemovableHandle:
-        """Call `hook(module, args)` before each forward; what it returns, if anything, replaces the
-        arguments. With `with_kwargs`, hook(module, args, kwargs) returns both."""
-        return self._register("_pre_hooks", Hook(hook, with_kwargs), prepend)
-
-    def register_forward_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> RemovableHandle:
-        """Call `hook(module, args, result)` after each forward; what it returns, if anything,
-        replaces the result. With `with_kwargs` it is hook(module, args, kwargs, result)."""
-        return self._register("_hooks", Hook(hook, with_kwargs), prepend)
-
-    def _register(self, kind: str, hook: Hook, prepend: bool) -> RemovableHandle:
-        hooks = getattr(self, kind)
-        setattr(self, kind, (hook, *hooks) if prepend else (*hooks, hook))
-
-        def remove() -> None:
-            setattr(self, kind, tuple(h for h in getattr(self, kind) if h is not hook))
-
-        return RemovableHandle(remove)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the results. Every subclass defines it; callers call the module itself."""
@@ -340,6 +296,11 @@ class Module:
 
     def cpu(self) -> Self:
         """Return self: there is no other device."""
+        return self
+
+    def cuda(self, device: object = None) -> Self:
+        """ValueError: there is no such device."""
+        check_device("cuda")
         return self
 
     def float(self) -> Self:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy.typing as npt
 
-from ..dtypes import FLOAT32
+from ..device import Device, layer_type
 from ..functional.create import ones, zeros
 from ..functional.norm import (
     batch_norm,
@@ -71,8 +71,10 @@ class _Tracking(_Affine):
         momentum: float = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        dtype: npt.DTypeLike = FLOAT32,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         check_momentum(momentum)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
@@ -194,9 +196,11 @@ class InstanceNorm2d(_Tracking):
         momentum: float = 0.1,
         affine: bool = False,
         track_running_stats: bool = False,
-        dtype: npt.DTypeLike = FLOAT32,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+        dtype = layer_type(device, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x's shape. ValueError for another number of axes or of channels."""
@@ -246,8 +250,10 @@ class GroupNorm(_Affine):
         num_channels: int,
         eps: float = 1e-5,
         affine: bool = True,
-        dtype: npt.DTypeLike = FLOAT32,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         if num_groups < 1 or num_channels % num_groups:
             raise ValueError(
                 f"GroupNorm: expected groups that divide {num_channels} channels, got {num_groups}"
@@ -275,8 +281,10 @@ class LayerNorm(_Affine):
         eps: float = 1e-5,
         elementwise_affine: bool = True,
         bias: bool = True,
-        dtype: npt.DTypeLike = FLOAT32,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         self.normalized_shape, self.eps = integers((normalized_shape,)), eps
         self.elementwise_affine = elementwise_affine
         self._hold(
@@ -301,8 +309,10 @@ class RMSNorm(_Affine):
         normalized_shape: int | Sequence[int],
         eps: float | None = None,
         elementwise_affine: bool = True,
-        dtype: npt.DTypeLike = FLOAT32,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         self.normalized_shape, self.eps = integers((normalized_shape,)), eps
         self.elementwise_affine = elementwise_affine
         self._hold(self.normalized_shape, dtype, elementwise_affine, False)

@@ -215,9 +215,19 @@ class AdaptiveAvgPool3d(AdaptiveAvgPool2d):
 class AdaptiveMaxPool2d(AdaptiveAvgPool2d):
     """The largest value over windows laid out so that the result has the extent `output_size`.
 
-    None keeps an extent."""
+    None keeps an extent; `return_indices` adds the places of the values."""
 
     function: ClassVar[Function] = staticmethod(pool.adaptive_max_pool2d)
+
+    def __init__(
+        self, output_size: int | Sequence[int | None] | None, return_indices: bool = False
+    ) -> None:
+        super().__init__(output_size)
+        self.return_indices = return_indices
+
+    def forward(self, x: Tensor) -> Any:
+        """Return (N, C, *output_size), and with `return_indices` the places, in the same shape."""
+        return type(self).function(x, self.output_size, self.return_indices)
 
 
 class AdaptiveMaxPool1d(AdaptiveMaxPool2d):

@@ -7,7 +7,7 @@ from math import sqrt
 
 import numpy.typing as npt
 
-from ..dtypes import FLOAT32
+from ..device import Device, layer_type
 from ..functional.create import zeros
 from ..functional.recurrent import (
     NONLINEARITIES,
@@ -60,8 +60,10 @@ class _Recurrent(Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        dtype: npt.DTypeLike = FLOAT32,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         if not 0 <= dropout <= 1:
             name = type(self).__name__
             raise ValueError(f"{name}: expected dropout in [0, 1], got {dropout}")
@@ -107,11 +109,20 @@ class RNN(_Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        dtype: npt.DTypeLike = FLOAT32,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         self.nonlinearity = _known(nonlinearity)
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            dtype=dtype,
         )
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -160,8 +171,14 @@ class _Cell(Module):
     bias_hh: Parameter | None
 
     def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, dtype: npt.DTypeLike = FLOAT32
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         self.input_size, self.hidden_size = input_size, hidden_size
         rows = self.gates * hidden_size
         self.weight_ih = parameter(rows, input_size, dtype=dtype)
@@ -186,9 +203,11 @@ class RNNCell(_Cell):
         hidden_size: int,
         bias: bool = True,
         nonlinearity: str = "tanh",
-        dtype: npt.DTypeLike = FLOAT32,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, dtype)
+        dtype = layer_type(device, dtype)
+        super().__init__(input_size, hidden_size, bias, dtype=dtype)
         self.nonlinearity = _known(nonlinearity)
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
@@ -207,7 +226,12 @@ class LSTMCell(_Cell):
     gates = 4
 
     def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Return the next h and c, each (N, H); x (N, I), hx: h and c, None for zeros."""
+        """Return the next h and c, each (N, H); x (N, I), hx: h and c, None for zeros; all with N
+        or all without."""
+        if x.ndim == 1:
+            rows = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
+            h, c = self.forward(x.unsqueeze(0), rows)
+            return h.squeeze(0), c.squeeze(0)
         state = (self.start(x), self.start(x)) if hx is None else hx
         return lstm_cell(x, state, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
 
@@ -221,7 +245,10 @@ class GRUCell(_Cell):
     gates = 3
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Return the next state (N, H); x (N, I), hx (N, H), None for zeros."""
+        """Return the next state (N, H); x (N, I), hx (N, H), None for zeros; all with N or all
+        without."""
+        if x.ndim == 1:
+            return self.forward(x.unsqueeze(0), None if hx is None else hx.unsqueeze(0)).squeeze(0)
         h = self.start(x) if hx is None else hx
         return gru_cell(x, h, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
 

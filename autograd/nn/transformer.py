@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from ..device import Device, layer_type
 from ..dtypes import FLOAT32
 from ..functional.activation import gelu, relu
 from ..functional.create import from_numpy
@@ -55,8 +56,10 @@ class _Layer(Module):
         batch_first: bool = False,
         norm_first: bool = False,
         bias: bool = True,
-        dtype: npt.DTypeLike = FLOAT32,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         if isinstance(activation, str):
             if activation not in ACTIVATIONS:
                 raise unknown("activation", activation, ACTIVATIONS)
@@ -67,8 +70,8 @@ class _Layer(Module):
                 d_model, nhead, dropout, bias, batch_first=True, dtype=dtype
             )
             setattr(self, name, attention)
-        self.linear1 = Linear(d_model, dim_feedforward, bias, dtype)
-        self.linear2 = Linear(dim_feedforward, d_model, bias, dtype)
+        self.linear1 = Linear(d_model, dim_feedforward, bias, dtype=dtype)
+        self.linear2 = Linear(dim_feedforward, d_model, bias, dtype=dtype)
         self.dropout = Dropout(dropout)
         for i in range(1, len(self.attentions) + 2):
             setattr(self, f"norm{i}", LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype))
@@ -154,7 +157,7 @@ class _Stack(Module):
 
     norm: Module | None
 
-    def __init__(self, layer: Module, num_layers: int, norm: Module | None = None) -> None:
+    def _copy(self, layer: Module, num_layers: int, norm: Module | None) -> None:
         if num_layers < 1:
             name = type(self).__name__
             raise ValueError(f"{name}: expected num_layers of at least 1, got {num_layers}")
@@ -169,7 +172,18 @@ class _Stack(Module):
 
 class TransformerEncoder(_Stack):
     """Copies of an encoder layer, one after the other, and a norm of the last result, if one is
-    given. The copies begin with the same weights. ValueError for no layers."""
+    given. The copies begin with the same weights; `enable_nested_tensor` and `mask_check`, which
+    choose among torch's implementations, change nothing. ValueError for no layers."""
+
+    def __init__(
+        self,
+        encoder_layer: Module,
+        num_layers: int,
+        norm: Module | None = None,
+        enable_nested_tensor: bool = True,
+        mask_check: bool = True,
+    ) -> None:
+        self._copy(encoder_layer, num_layers, norm)
 
     def forward(
         self,
@@ -188,6 +202,9 @@ class TransformerEncoder(_Stack):
 class TransformerDecoder(_Stack):
     """Copies of a decoder layer, one after the other, and a norm of the last result, if one is
     given. The copies begin with the same weights. ValueError for no layers."""
+
+    def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
+        self._copy(decoder_layer, num_layers, norm)
 
     def forward(
         self,
@@ -227,11 +244,13 @@ class Transformer(Module):
         batch_first: bool = False,
         norm_first: bool = False,
         bias: bool = True,
-        dtype: npt.DTypeLike = FLOAT32,
+        device: Device = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
+        dtype = layer_type(device, dtype)
         options: tuple[Any, ...] = (
             d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first,
-            norm_first, bias, dtype,
+            norm_first, bias, device, dtype,
         )  # fmt: skip
         norms = [LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype) for _ in range(2)]
         self.encoder = TransformerEncoder(

@@ -22,6 +22,8 @@ def axes_of(name: str, axis: int | tuple[int, ...] | None, ndim: int) -> tuple[i
     """Return axes as a sorted tuple of non-negative numbers, all of them for None. ValueError,
     which names the operation, for an axis out of range or listed twice."""
     listed = range(ndim) if axis is None else integers((axis,))
+    if not ndim and [*listed] in ([0], [-1]):  # as in torch, a number has an axis that is none
+        return ()
     axes = tuple(sorted(a + ndim if a < 0 else a for a in listed))
     if len(set(axes)) != len(axes) or any(not 0 <= a < ndim for a in axes):
         raise ValueError(f"{name}: expected distinct axes in [{-ndim}, {ndim}), got {axis}")

@@ -1,6 +1,6 @@
 """What is done to parameters and gradients, with torch's names."""
 
-from . import parametrizations, parametrize, prune
+from . import parametrizations, parametrize, prune, rnn
 from .clipping import (
     clip_grad_norm_,
     clip_grad_value_,
@@ -26,6 +26,7 @@ __all__ = [
     "prune",
     "remove_spectral_norm",
     "remove_weight_norm",
+    "rnn",
     "spectral_norm",
     "vector_to_parameters",
     "weight_norm",

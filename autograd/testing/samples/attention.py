@@ -61,4 +61,17 @@ ROWS = [
         lambda t, *qkv: t.nn.functional.scaled_dot_product_attention(*qkv, is_causal=True),
         macs=2 * N * L * S * (E + V),
     ),
+    Sample(
+        "scaled_dot_product_attention/shared heads",
+        partial(scaled_dot_product_attention, enable_gqa=True),
+        (normal(N, 4, L, E), normal(N, 2, S, E), normal(N, 2, S, V)),
+        lambda t, *qkv: t.nn.functional.scaled_dot_product_attention(*qkv, enable_gqa=True),
+        macs=4 * N * L * S * (E + V),
+        wrong=(
+            (
+                "expected heads of key and value that divide",
+                ((2, 3, 3, 4), (2, 2, 5, 4), (2, 2, 5, 6)),
+            ),
+        ),
+    ),
 ]

@@ -140,8 +140,9 @@ def _reductions(name: str, draw: Callable[..., Any]) -> list[Sample]:
         def function(x: Any) -> Any:
             return getattr(x, name)(axis, keepdim=keepdim)
 
-        outside = (("expected distinct axes in [0, 0), got ", ((),)),)
-        return _alike(f"{name}/{label}", function, (draw(2, 3, 4),), wrong=outside)
+        outside = (("expected distinct axes in [0, 0), got ", ((),)),)  # a number has axis -1
+        wrong = outside if axis != -1 else ()
+        return _alike(f"{name}/{label}", function, (draw(2, 3, 4),), wrong=wrong)
 
     return [
         _alike(name, lambda x: getattr(x, name)(), (draw(3, 4),)),

@@ -36,6 +36,55 @@ CALLS: dict[str, Callable[..., Any]] = {
     "spread": lambda t, x, y: x.var(0, unbiased=False) + y.std(dim=0, unbiased=True),
     "stacks": lambda t, x, y: t.vstack([x, y[0]]) @ t.hstack([x.t(), y[0].reshape(3, 1)]),
     "columns": lambda t, x, y: t.column_stack([x[:, 0], y, t.hstack([x[0], y[0, 1:2]])]),
+    "depth": lambda t, x, y: (
+        t.dstack([x, y]) * t.atleast_3d(x)
+        + t.dstack([t.atleast_1d(x[0, 0]), x[0, :1]]).sum()
+        + t.atleast_2d(y[0, 0]).sum()
+    ),
+    "divisions": lambda t, x, y: (
+        t.div(x, y, rounding_mode="trunc") + x.div(y, rounding_mode="floor") + x.div(y)
+    ),
+    "whole divisions": lambda t, x, y: (
+        (x * 9).long().div(t.tensor(-4), rounding_mode="trunc")
+        - (x * 9).long().div(4, rounding_mode="floor")
+    ),
+    "bounds": lambda t, x, y: t.clamp(x, min=y) * y.clamp(x - 0.5, x + 0.5) + x.where(x > y, y),
+    "spread by place": lambda t, x, y: (
+        x.var(0, False) + y.std(0, False, True) + x.var(False) + t.std_mean(y, 0, False)[0]
+    ),
+    "numbers": lambda t, x, y: (
+        x.sum().sum(0) * y.mean().mean(-1, keepdim=True) * x.max().amax(0)
+        + y.sum().argmax(0)
+        + t.softmax(x.sum(), 0)
+        + t.log_softmax(y.mean(), -1)
+    ),
+    "types": lambda t, x, y: (
+        (x > 0).sum(0, dtype=t.float64) * (x > 0).mean(1, dtype=t.float64).sum() * y
+        + (y > 0).cumsum(1, dtype=t.float64)
+        + (x.int() + 2).prod(dtype=t.float64)
+        + t.softmax((x * 2).int(), 1, dtype=t.float64)
+        + y.cumprod(0, dtype=t.float64)
+    ),
+    "usual axes": lambda t, x, y: (
+        t.nn.functional.softmax(x)
+        + t.nn.Softmax()(t.stack([x, y])).sum(0)
+        + t.nn.functional.softmin(x[0])
+        + t.nn.LogSoftmax()(y.reshape(1, 2, 2, 3)).sum()
+    ),
+    "of whole numbers": lambda t, x, y: (
+        t.exp2((x * 3).int())
+        + ((y * 3).long() ** 2).sqrt()
+        + t.erf(x > 9) * t.sin((y * 3).int())
+        + (x * 3).int().floor()
+        + t.sigmoid((y * 0).int())
+        + (x * 9).int().round()
+    ),
+    "logarithm at 0": lambda t, x, y: t.xlogy(x * (x > 0), y.abs() + 1) + t.xlogy(2, y.abs()),
+    "squeezed": lambda t, x, y: x.reshape(1, 4, 1, 3).squeeze((0, 2)) * t.cat([t.tensor([]), y]),
+    "put": lambda t, x, y: (
+        x.scatter(1, t.tensor([[0], [2]]), value=0.5)
+        + t.repeat_interleave(y[:2], t.tensor([3, 1]), dim=0, output_size=4)
+    ),
     "broadcast": lambda t, x, y: t.concat(t.broadcast_tensors(x[:, :1], y[0])),
 }
 
@@ -46,6 +95,7 @@ def test_functions_are_methods_too() -> None:
 
 
 @pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
 @pytest.mark.parametrize("name", CALLS)
 def test_results_and_gradients_are_torchs(name: str) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")

@@ -108,3 +108,45 @@ def test_series_have_slices_and_grow() -> None:
         part(ag.ones(1, 1)).numpy(), layers[2](layers[1](ag.ones(1, 1))).numpy()
     )
     assert nn.ModuleList(layers)[::-2] == [layers[3], layers[1]]
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+def test_backward_hooks_are_torchs() -> None:
+    """With gradients of arguments and results, and in their place what the hook returns."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    numbers = np.arange(6, dtype=np.float32).reshape(2, 3)
+    seen: list[list[Any]] = []
+    for t in (ag, torch):
+        layer = t.nn.Linear(3, 2)
+        with t.no_grad():
+            layer.weight.fill_(0.5)
+        found: list[Any] = []
+
+        def hook(module: Any, into: Any, out: Any, found: list[Any] = found) -> Any:
+            found += [[None if g is None else g.tolist() for g in (*into, *out)]]
+            return (into[0] * 2,) if into[0] is not None else None
+
+        x = t.tensor(numbers, requires_grad=True)
+        handle = layer.register_full_backward_hook(hook)
+        for y in (layer(x * 3), layer(x) * 2, layer(t.tensor(numbers))):
+            y.sum().backward()
+        handle.remove()
+        layer(x).sum().backward()
+        seen.append([*found, x.grad.tolist(), layer.weight.grad.tolist()])
+    assert seen[0] == seen[1] and len(seen[0]) == 5
+
+
+def test_a_backward_hook_of_several_arguments() -> None:
+    """It sees all gradients, and can replace none."""
+    layer, found = nn.Bilinear(2, 3, 1), []
+    handle = layer.register_full_backward_hook(
+        lambda module, into, out: found.append([g.shape for g in (*into, *out)])
+    )
+    x, y = ag.randn(4, 2, requires_grad=True), ag.randn(4, 3, requires_grad=True)
+    layer(x, y).sum().backward()
+    assert found == [[(4, 2), (4, 3), (4, 1)]]
+    handle.remove()
+    layer.register_full_backward_hook(lambda module, into, out: into)
+    with pytest.raises(RuntimeError, match="expected a hook that returns None for several"):
+        layer(x, y).sum().backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,27 @@ ROWS: list[Row] = [
         {"in_channels": 4, "out_channels": 2, "kernel_size": 3, "padding": "same"},
         IMAGES,
     ),
+    (
+        "Conv2d",
+        {
+            "in_channels": 4, "out_channels": 2, "kernel_size": 2, "padding": "same",
+            "padding_mode": "replicate",
+        },
+        IMAGES,
+    ),
+    (
+        "Conv1d",
+        {
+            "in_channels": 4, "out_channels": 2, "kernel_size": 3, "padding": 2, "stride": 2,
+            "padding_mode": "reflect", "device": "cpu",
+        },
+        (2, 4, 7),
+    ),
+    ("Softmax2d", {}, IMAGES),
+    ("Softplus", {"beta": 2.0, "threshold": 0.5}, (2, 3)),
+    ("AdaptiveMaxPool2d", {"output_size": (2, None), "return_indices": True}, IMAGES),
+    ("LSTMCell", {"input_size": 3, "hidden_size": 4}, (3,)),
+    ("GRUCell", {"input_size": 3, "hidden_size": 4}, (3,)),
     ("ConvTranspose2d", {"in_channels": 4, "out_channels": 6, "kernel_size": 3}, IMAGES),
     (
         "ConvTranspose2d",
@@ -212,8 +234,8 @@ def test_parity_with_torch(name: str, options: dict[str, Any], shape: tuple[int,
     for training in True, False:
         x, tx = ag.tensor(numbers, requires_grad=True), torch.tensor(numbers, requires_grad=True)
         mine, other = flat(ours.train(training)(x)), flat(theirs.train(training)(tx))
-        sum((y * y).sum() for y in mine).backward()
-        sum((y * y).sum() for y in other).backward()
+        for results in mine, other:
+            sum((y * y).sum() for y in results if y.requires_grad).backward()
         for a, b in [*zip(mine, other, strict=True), (x.grad, tx.grad)]:
             np.testing.assert_allclose(a.numpy(), b.detach().numpy(), rtol=1e-9, atol=1e-11)
     for (key, p), (_, q) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
@@ -231,7 +253,7 @@ def test_shapes_alone_give_the_same_ledger(
         with context.using(backend=backend, ledger=ag.Ledger()) as state:
             layer = getattr(nn, name)(**options)
             x = ag.rand(*shape, requires_grad=True)
-            sum(y.sum() for y in flat(layer(x))).backward()
+            sum(y.sum() for y in flat(layer(x)) if y.requires_grad).backward()
         assert x.grad is not None and x.grad.shape == shape
         ledgers.append(state.ledger)
     assert ledgers[0] == ledgers[1]
@@ -354,6 +376,36 @@ def test_wrong_options() -> None:
     for layer in nn.RNN, nn.RNNCell:
         with pytest.raises(ValueError, match="unknown nonlinearity 'tanhh'; did you mean 'tanh'"):
             layer(2, 2, nonlinearity="tanhh")
+    with pytest.raises(ValueError, match="unknown padding_mode 'zero'; did you mean 'zeros'"):
+        nn.Conv2d(1, 1, 3, padding_mode="zero")
+    with pytest.raises(ValueError, match="ConvTranspose1d: expected padding_mode 'zeros', got"):
+        nn.ConvTranspose1d(1, 1, 3, padding_mode="reflect")
+    with pytest.raises(ValueError, match="device: expected 'cpu', the only one"):
+        nn.Linear(2, 2, device="cuda")
+
+
+def test_every_layer_that_takes_a_type_takes_a_device_before_it() -> None:
+    for name in nn.__all__:
+        layer = getattr(nn, name)
+        known = [*signature(layer).parameters] if isinstance(layer, type) else []
+        if "dtype" in known and name != "RestrictedBoltzmannMachine":  # which torch lacks
+            assert known[known.index("dtype") - 1] == "device", name
+    made = nn.Linear(2, 2, True, "cpu", None), nn.GroupNorm(1, 2, device=None, dtype=ag.float64)
+    assert [layer.weight.dtype for layer in made] == [ag.float32, ag.float64]
+
+
+@pytest.mark.parity
+def test_a_transposed_convolution_reaches_a_size() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    theirs, ours = (t.ConvTranspose2d(1, 2, 3, (3, 2), 1) for t in (torch.nn, nn))
+    ours.load_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
+    numbers = np.random.default_rng(0).standard_normal((1, 1, 4, 5)).astype(np.float32)
+    for size in ((12, 9), (1, 2, 10, 10)):
+        y = ours(ag.tensor(numbers), output_size=size)
+        z = theirs(torch.tensor(numbers), output_size=size).detach().numpy()
+        np.testing.assert_allclose(y.detach().numpy(), z, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="output_size from 10 to 12 along axis -2, got"):
+        ours(ag.tensor(numbers), output_size=(13, 9))
 
 
 @pytest.mark.parametrize("name", ["ReLU", "LeakyReLU", "ELU", "Dropout", "Dropout2d"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 
@@ -397,3 +399,11 @@ def test_a_parameter_under_two_names_is_one() -> None:
     assert net.b.tolist() == [3, 3]
     del net.a
     assert [*net.state_dict()] == ["b"]
+
+
+def test_a_buffer_registers_itself() -> None:
+    model = nn.Module()
+    model.mean, model.seen = nn.Buffer(ag.ones(2)), nn.Buffer(ag.zeros(1), persistent=False)
+    assert [name for name, _ in model.named_buffers()] == ["mean", "seen"]
+    assert [*model.state_dict()] == ["mean"] == [*deepcopy(model).state_dict()]
+    assert [*model.parameters()] == []
