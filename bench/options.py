@@ -18,6 +18,7 @@ from .cases import CASES, DTYPES, MODELS, MODES, TORCH_MODES, Case, find
 OTHERS = {
     "accuracy": "the test accuracy in float32 and in bf16, over several seeds",
     "int8": "inference in int8 beside float32",
+    "operations": "the results and gradients of operations beside torch's",
     "optimizers": "the weights and the times of updates beside torch's",
     "exchange": "the exchange of gradients beside a bare Allreduce (under mpirun)",
     "scaling": "steps on one rank and on all (under mpirun)",

@@ -128,6 +128,9 @@ CHOICES = [
             "ge": lambda x, w: x >= w,
             "eq": lambda x, w: x == w,
             "ne": lambda x, w: x != w,
+            "logic": lambda x, w: ((x > 0) | (w > 0)) ^ ~(x > w),
+            "isclose": lambda x, w: x.isclose(w, atol=0.5),
+            "all": lambda x, w: (x > w).all(1, keepdim=True),
         }.items()
     ],
 ]

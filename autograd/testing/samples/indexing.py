@@ -29,6 +29,12 @@ ROWS = [
         lambda t, ids, w: t.nn.functional.embedding(ids, w),
         wrong=(("embedding: expected a weight (rows, C), got shape (4,)", ((2,), (4,))),),
     ),
+    Sample(
+        "one_hot",
+        lambda ids, w: fn.one_hot(ids, 4) * w,
+        (labels(2, 3, classes=4), normal(4)),
+        lambda t, ids, w: t.nn.functional.one_hot(ids, 4) * w,
+    ),
     _alike(
         "gather",
         lambda x, i: x.gather(0, i),

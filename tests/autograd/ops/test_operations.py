@@ -11,16 +11,12 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import context
-from tallygrad.autograd.array import Array
 from tallygrad.autograd.testing import Sample, gradcheck, gradgradcheck, samples
+from tallygrad.autograd.testing.parity import evaluate, evaluate_torch
 
 ROWS = samples()
 BY_NAME = {row.name: row for row in ROWS}
 each_row = pytest.mark.parametrize("name", BY_NAME)
-
-
-def outputs(result: object) -> list[ag.Tensor]:
-    return [*result] if isinstance(result, tuple | list) else [result]
 
 
 def test_names_are_unique() -> None:
@@ -45,14 +41,8 @@ def test_gradient_of_gradient(name: str) -> None:
 
 def run(row: Sample, arrays: list[np.ndarray], backend: str) -> tuple[list[ag.Tensor], ag.Ledger]:
     """Forward and backward; return results, gradients and the ledger."""
-    with context.using(backend=backend, ledger=ag.Ledger()) as state:
-        tensors = [ag.Tensor(Array(ag.tensor(a).spec, a), a.dtype.kind == "f") for a in arrays]
-        results = outputs(row.function(*tensors))
-        for y in results:
-            if y.requires_grad:
-                y.backward(ag.ones_like(y), retain_graph=True)
-        grads = [t.grad for t in tensors if t.grad is not None]
-    return [*results, *grads], state.ledger
+    results, grads, ledger = evaluate(row, arrays, backend)
+    return [*results, *grads], ledger
 
 
 @each_row
@@ -121,16 +111,12 @@ def test_parity_with_torch(name: str, dtype: str) -> None:
     row = BY_NAME[name]
     arrays = row.draw(dtype=dtype)
     ours, _ = run(row, arrays, "numpy")
-    theirs = [torch.tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays]
-    results = outputs(row.torch(torch, *theirs))
-    live = [y for y in results if y.requires_grad]
-    if live:
-        torch.autograd.backward(live, [torch.ones_like(y) for y in live])
-    expected = [*results, *[t.grad for t in theirs if t.grad is not None]]
+    results, grads = evaluate_torch(row, arrays, torch)
+    expected = [*results, *grads]
     rtol, atol = (2e-4, 2e-5) if dtype == "float32" else (1e-9, 1e-11)
     assert len(ours) == len(expected)
     for a, b in zip(ours, expected, strict=True):
-        np.testing.assert_allclose(a.numpy(), b.detach().numpy(), rtol=rtol, atol=atol)
+        np.testing.assert_allclose(a.numpy(), b, rtol=rtol, atol=atol)
 
 
 def test_no_operation_names_a_backend() -> None:
