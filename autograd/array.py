@@ -56,6 +56,10 @@ class Size(int):
         return self.shape if dim is None else self.shape[dim]
 
 
+class NoNumbers(RuntimeError):
+    """The numbers of an array of the meta backend were asked for: it has a shape alone."""
+
+
 class Array:
     """Handle on an n-dimensional array.
 
@@ -120,11 +124,11 @@ class Array:
     def value(self) -> NDArray:
         """The numbers, computed now if they are pending.
 
-        RuntimeError for an array of the meta backend, which has none."""
+        NoNumbers for an array of the meta backend, which has none."""
         if self._value is None:
             self.realize()
             if self._value is None:
-                raise RuntimeError(
+                raise NoNumbers(
                     f"an array of shape {self.shape} was computed on the meta backend: no numbers"
                 )
         return self._value

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from ..autograd import (
     set_memory_limit,
     zeros,
 )
+from ..autograd.array import NoNumbers
 from ..autograd.nn.flat import FlatParameters, flatten, gradient_order
 from ..autograd.nn.norm import norm_parameters
 from ..autograd.optim import Optimizer, schedules
@@ -42,6 +44,7 @@ from .optimizer_options import OF_SCHEDULES
 from .tasks.task import Task
 from .values import parse_image_size, parse_milestones, parse_part, parse_share, parse_size
 
+T = TypeVar("T")
 LOSS = "loss"  # what plateaus look at by default
 PREPARING = 5000  # training images from which a model may compute what it starts with
 
@@ -214,9 +217,20 @@ def mixed(precision: str) -> autocast:
 def flatten_parameters(model: nn.Module, task: Task, data: Source, dtype: Any) -> FlatParameters:
     """Move the parameters into one buffer, in the order in which a sweep finishes them, which a
     step on the meta backend tells."""
+    parameters = list(model.parameters())
+    if not parameters:
+        raise UserError(
+            "--model: expected at least one parameter, got none: layers in a list or dict of "
+            "Python are not found, nn.ModuleList and nn.ModuleDict are"
+        )
 
-    def run() -> Tensor:
-        loss = _blank_loss(model, task, data, 2, dtype)
+    def order(twin: nn.Module, backend: str) -> list[int]:
+        places = {id(p): i for i, p in enumerate(twin.parameters())}
+        found = gradient_order(lambda: run(twin), list(twin.parameters()), backend)
+        return [places[id(p)] for p in found]
+
+    def run(twin: nn.Module) -> Tensor:
+        loss = _blank_loss(twin, task, data, 2, dtype)
         if not loss.requires_grad:
             raise UserError(
                 f"--model: expected an output with a gradient for {len(parameters)} parameters, "
@@ -224,22 +238,29 @@ def flatten_parameters(model: nn.Module, task: Task, data: Source, dtype: Any) -
             )
         return loss
 
-    parameters = list(model.parameters())
-    if not parameters:
-        raise UserError(
-            "--model: expected at least one parameter, got none: layers in a list or dict of "
-            "Python are not found, nn.ModuleList and nn.ModuleDict are"
-        )
     model.train()
-    with _fitting():
-        return flatten(gradient_order(run, parameters))
+    return flatten([parameters[i] for i in _rehearsed(model, order)])
 
 
 def check_output(model: nn.Module, task: Task, data: Source, dtype: Any) -> None:
     """UserError where a model's output does not fit the task, or it cannot take the images."""
-    blank = context.using(backend=backends.SHAPES_ONLY, tape=None, ledger=Ledger(), scope="")
-    with _fitting(), blank, replayed(moment()):
-        _blank_loss(model, task, data, 2, dtype)
+
+    def run(twin: nn.Module, backend: str) -> None:
+        blank = context.using(backend=backend, tape=None, ledger=Ledger(), scope="")
+        with blank, replayed(moment()):
+            _blank_loss(twin, task, data, 2, dtype)
+
+    _rehearsed(model, run)
+
+
+def _rehearsed(model: nn.Module, run: Callable[[nn.Module, str], T]) -> T:
+    """Run a model on shapes alone or, where it reads numbers, a copy of it on numbers: forward may
+    change buffers. UserError for a model that cannot take the images of a data set."""
+    with _fitting():
+        try:
+            return run(model, backends.SHAPES_ONLY)
+        except NoNumbers:
+            return run(deepcopy(model), "numpy")
 
 
 @contextmanager
@@ -248,15 +269,19 @@ def _fitting() -> Iterator[None]:
     try:
         with user_code.explained("--model"):
             yield
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"--model: {error}") from error
 
 
 def _blank_loss(model: nn.Module, task: Task, data: Source, size: int, dtype: Any) -> Tensor:
-    """Return the loss of `size` blank samples like those of a data set. UserError where the model's
-    output does not fit the task."""
+    """Return the loss of `size` blank samples like those of a data set or, where numbers count, of
+    its first ones. UserError where the model's output does not fit the task."""
     images: Any = zeros(size, *data.input_shape, dtype=dtype)
     labels: Any = zeros(size, dtype=np.int64)
+    if backends.computes():
+        first = np.arange(size) % len(data)
+        pixels = Loader(data, 1, dtype=np.dtype(dtype)).normalise(data.read(first))
+        images, labels = from_numpy(pixels.transpose(0, 3, 1, 2)), from_numpy(data.labels[first])
     inputs = task.inputs(Batch(images, labels, np.zeros(size, np.int64), size, (0, size)))
     with added_losses() as terms:
         output = model(inputs[0])
@@ -304,7 +329,7 @@ def _run_dry(
 ) -> Tensor:
     """Run forward on shapes alone, on a backend that has no numbers; return the loss."""
     blank = context.using(backend=name, tape=Tape(), ledger=ledger, scope="")
-    with blank, replayed(moment()):
+    with _fitting(), blank, replayed(moment()):
         return _blank_loss(model, task, loader.dataset, size, loader.normalise.scale.dtype)
 
 
@@ -325,9 +350,11 @@ def memory_error(error: OutOfMemory, option: str, batch: int, at_least: int = 0)
 
 
 def stashed(model: nn.Module, task: Task, loader: Loader, size: int) -> int:
-    """Return the bytes that a micro-batch keeps for its backward sweep."""
+    """Return the bytes that a micro-batch keeps for its backward sweep, 0 where shapes alone do not
+    tell."""
     ledger = Ledger()
-    _run_dry("meta", model, task, loader, size, ledger)
+    with suppress(UserError):
+        _run_dry(backends.SHAPES_ONLY, model, task, loader, size, ledger)
     return sum(row.stashed for row in ledger)
 
 

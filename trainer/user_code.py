@@ -105,7 +105,7 @@ def explained(option: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if where := place(error):
             raise UserError(f"{option}: {where}: {_said(error)}") from error
         raise

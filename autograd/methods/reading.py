@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import context
-from ..array import Array, NDArray, Spec
+from ..array import Array, NDArray, NoNumbers, Spec
 
 
 class Reading:
@@ -31,12 +31,12 @@ class Reading:
         def spec(self) -> Spec: ...
 
     def _read(self, how: str) -> Array:
-        """Return the array, whose numbers are read. RuntimeError where it has none."""
+        """Return the array, whose numbers are read. NoNumbers where it has none."""
         context.reads_numbers()
         if not self.data.has_numbers:
-            raise RuntimeError(
+            raise NoNumbers(
                 f"{how}: expected a tensor with numbers, got one of shape {self.shape} of the meta "
-                "backend, which computes shapes alone: what it counts must not depend on numbers"
+                "backend, which computes shapes alone"
             )
         return self.data
 

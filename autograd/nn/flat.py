@@ -149,16 +149,18 @@ def flatten(parameters: Sequence[Parameter]) -> FlatParameters:
     return FlatParameters(parameters)
 
 
-def gradient_order(run: Callable[[], Tensor], parameters: Sequence[Parameter]) -> list[Parameter]:
+def gradient_order(
+    run: Callable[[], Tensor],
+    parameters: Sequence[Parameter],
+    backend: str = backends.SHAPES_ONLY,
+) -> list[Parameter]:
     """Return the parameters in the order in which a backward sweep from `run()` finishes their
     gradients.
 
     Those that it does not reach come last. `run` is called on the meta backend, so no number,
-    gradient, hook, count or random stream is touched. RuntimeError where its result has no
-    history."""
-    blank = context.using(
-        backend=backends.SHAPES_ONLY, tape=Tape(), ledger=Ledger(), phase="forward", scope=""
-    )
+    gradient, hook, count or random stream is touched; on another, `run` may change buffers.
+    NoNumbers where it reads numbers on the former, RuntimeError where its result has no history."""
+    blank = context.using(backend=backend, tape=Tape(), ledger=Ledger(), phase="forward", scope="")
     with blank, random.replayed(random.moment()):
         first = _first_readers(run())
     never = -1

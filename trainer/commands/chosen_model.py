@@ -36,9 +36,6 @@ class ModelOptions:
         UserError for an unknown model and for values out of range."""
         if self.batch < 1:
             raise UserError(f"--batch: expected at least 1, got {self.batch}")
-        if self.classes < 0:
-            raise UserError(f"--classes: expected at least 1, or 0 for the model's own, "
-                            f"got {self.classes}")  # fmt: skip
         return choose(self.model, self.model_args, self.input, self.classes, self.precision)
 
 
@@ -50,6 +47,8 @@ def choose(
     from ...autograd import models
     from ..own_models import registered
 
+    if classes < 0:
+        raise UserError(f"--classes: expected at least 1, or 0 for the model's own, got {classes}")
     name = registered(model, model_args)
     with _faults(name):
         if classes and not models.takes_classes(name):
@@ -62,12 +61,19 @@ def choose(
 @contextmanager
 def _faults(name: str) -> Iterator[None]:
     """UserError, with the place of it, for what is wrong with a model."""
-    from ..user_code import explained, names_code
+    from ...autograd.array import NoNumbers
+    from ..user_code import explained, names_code, place
 
     try:
         with explained("--model"):
-            yield
-    except ValueError as error:
+            try:
+                yield
+            except NoNumbers as error:
+                raise UserError(
+                    f"--model: {place(error)}: {error}; `tallygrad train` runs a model that reads "
+                    "numbers, and `tallygrad bill` counts its run"
+                ) from error
+    except (ValueError, TypeError) as error:
         text = f"{error}{_way_out(str(error))}"
         raise UserError(
             f"{name}: {text}" if names_code(name) and name not in text else text

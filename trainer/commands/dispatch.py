@@ -97,10 +97,18 @@ def parse(commands: Mapping[str, Command], words: Sequence[str]) -> dict[str, An
     if chosen is top:
         return vars(top.parse_args(words))
     # Intermixed: files may follow options.
-    known, unknown = chosen.parse_known_intermixed_args(words[1:])
+    known, unknown = chosen.parse_known_intermixed_args(_without_model(words[1:], chosen))
     if unknown:
         raise _unknown(words[0], unknown[0], chosen)
     return {"command": words[0], **vars(known)}
+
+
+def _without_model(words: Sequence[str], chosen: Parser) -> list[str]:
+    """Return the words with NAME for `--model NAME`, where a command names models without it."""
+    alone = {action.dest for action in chosen._actions if not action.option_strings}
+    if not alone & {"model", "models"}:
+        return [*words]
+    return [word.removeprefix("--model=") for word in words if word != "--model"]
 
 
 def parser(commands: Mapping[str, Command], name: str) -> tuple[Parser, Parser]:

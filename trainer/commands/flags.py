@@ -56,11 +56,16 @@ def add_model(
     )
     add_model_args(parser)
     parser.add_argument("--batch", type=integer, default=batch, help="images per step")
+    add_shape(parser)
+    add_precision(parser, precisions)
+
+
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    """Add `--input` and `--classes`."""
     parser.add_argument(
         "--input", default="", metavar="C,H,W", help="image shape (default: the model's)"
     )
     parser.add_argument("--classes", type=integer, default=0, help="classes (default: the model's)")
-    add_precision(parser, precisions)
 
 
 def add_model_args(parser: argparse.ArgumentParser) -> None:

@@ -28,27 +28,31 @@ COLUMNS = (
 class ModelsOptions:
     """The options of `tallygrad models`."""
 
-    names: list[str]
+    models: list[str]
     model_args: str
+    input: str
+    classes: int
     as_json: bool
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the models to show, and how to print them."""
     parser.add_argument(
-        "names", nargs="*", metavar="MODEL",
+        "models", nargs="*", metavar="MODEL",
         help="name, FILE.py:NAME or package.module:NAME (default: all of Tallygrad's)",
     )  # fmt: skip
     flags.add_model_args(parser)
+    flags.add_shape(parser)
     flags.add_json(parser)
 
 
 def run(values: Mapping[str, Any]) -> int:
-    """Print models, each at the size that it was made for. UserError for an unknown one."""
+    """Print models, by default at the size that each was made for. UserError for unknown ones."""
     options = ModelsOptions(**values)
     from ...autograd import models
 
-    chosen = [choose(n, options.model_args) for n in options.names or sorted(models.names())]
+    how = (options.model_args, options.input, options.classes)
+    chosen = [choose(name, *how) for name in options.models or sorted(models.names())]
     rows = [_row(model, model.count(1, training=False)) for model in chosen]
     if options.as_json:
         print(json.dumps(rows, indent=1))
