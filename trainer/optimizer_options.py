@@ -23,7 +23,8 @@ SCHEDULES = (
 OF_SCHEDULES = {
     "milestones": ("step",), "gamma": ("step", "exponential"), "power": ("polynomial",),
     "plateau_factor": ("plateau",), "plateau_patience": ("plateau",),
-    "plateau_metric": ("plateau",),
+    "plateau_metric": ("plateau",), "plateau_threshold": ("plateau",),
+    "plateau_cooldown": ("plateau",), "plateau_min_lr": ("plateau",),
 }  # fmt: skip
 
 
@@ -172,6 +173,19 @@ class OptimizerOptions:
         "what the schedule plateau watches on the validation set: loss (default), or the task's "
         "metric, such as accuracy or mae",
         kind=str,
+    )
+    plateau_threshold: float | None = _setting(
+        "share of the best value by which another must be better for the schedule plateau "
+        "(default: 0.0001)",
+        low=0.0,
+    )
+    plateau_cooldown: int | None = _setting(
+        "evaluations after a fall that the schedule plateau does not count (default: 0)",
+        kind=int,
+        low=0,
+    )
+    plateau_min_lr: float | None = _setting(
+        "learning rate below which the schedule plateau does not go (default: 0)", low=0.0
     )
     warmup_steps: int = option(0, "steps of linear warm-up from zero", low=0)
 

@@ -64,6 +64,25 @@ def test_the_rate_falls_after_more_evaluations_than_patience(
     assert schedule["optimizer/schedules/0/lr"] == 5e-7  # of the evaluations after 2 and 4 epochs
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ((), [1, 1, 0.5, 0.25]),
+        (("--plateau-min-lr", "4e-7"), [1, 1, 0.5, 0.4]),
+        (("--plateau-cooldown", "1"), [1, 1, 0.5, 0.5]),
+        (("--plateau-metric", "loss", "--plateau-threshold", "0"), [1, 1, 1, 1]),
+        (("--plateau-metric", "loss", "--plateau-threshold", "0.9"), [1, 1, 0.5, 0.25]),
+    ],
+)
+def test_settings_of_plateaus(
+    words: Words, tmp_path: Path, settings: tuple[str, ...], expected: list[float]
+) -> None:
+    """Steps too small to change the accuracy, which lower the loss."""
+    fixed = ("--plateau-metric", "accuracy", "--plateau-factor", "0.5", "--plateau-patience", "0")
+    assert cli.main(words("run", *fixed, "--lr", "1e-6", *settings)) == 0
+    assert [1e6 * rate for rate in rates(tmp_path / "run")[::2]] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("more", [[], ["--local-steps", "1"], ["--shard-optimizer"]])
 def test_a_resumed_run_has_the_same_bits(more: list[str], words: Words, tmp_path: Path) -> None:
     assert cli.main(words("whole", *FALLING, *more)) == 0
