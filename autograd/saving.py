@@ -29,6 +29,8 @@ from .tensor import Tensor
 TREE = "tree.json"
 DEEP = 100  # levels of nesting
 TORCH = "one of torch: read it with torch.load, whose state dicts load_state_dict takes"
+# The pickled number that files of torch before 1.6 begin with.
+OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 KINDS = "biufc"  # of numbers: truth values, integers, real and complex ones
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -61,6 +63,9 @@ def load(path: str | os.PathLike[str], map_location: Device = None) -> Any:
     check_device(map_location)
     where = os.fspath(path)
     try:
+        with open(path, "rb") as file:
+            if file.read(len(OLD_TORCH)) == OLD_TORCH:
+                raise ValueError(TORCH)
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/data.pkl") for name in archive.namelist()):
                 raise ValueError(TORCH)

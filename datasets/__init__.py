@@ -80,7 +80,7 @@ __all__ = [
 ]
 
 SPLITS = ("train", "test")
-ARCHIVES, HDF5 = (".npz",), (".h5", ".hdf5")
+ARCHIVES, HDF5, CODE = (".npz",), (".h5", ".hdf5"), ".py"
 
 
 def names() -> tuple[str, ...]:
@@ -90,8 +90,8 @@ def names() -> tuple[str, ...]:
 
 def is_own(name: str) -> bool:
     """Tell whether a name is the path of a user's own data set, rather than a built-in one's."""
-    known = Path(name).suffix.lower() in (*ARCHIVES, *HDF5) or names_code(name)
-    return name not in names() and (known or os.sep in name or os.path.isdir(name))
+    known = Path(name).suffix.lower() in (*ARCHIVES, *HDF5, CODE) or names_code(name)
+    return name not in names() and (known or os.sep in name or os.path.exists(name))
 
 
 def load(
@@ -157,6 +157,8 @@ def _open(name: str, reading: Reading, progress: bool, cached: bool) -> Opened |
     suffix = path.suffix.lower()
     if names_code(name):
         return open_code(name, reading)
+    if suffix == CODE:
+        raise DataError(f"--dataset: expected {name}:NAME, a function in it, got {name}")
     if not path.exists():
         raise DataError(f"--dataset {path}: no such file or folder")
     if path.is_dir():
@@ -167,7 +169,7 @@ def _open(name: str, reading: Reading, progress: bool, cached: bool) -> Opened |
         return open_hdf5(path, reading)
     if suffix in ARCHIVES:
         return open_npz(path, reading)
-    raise DataError(f"--dataset {path}: expected a folder, .npz, .h5 or .hdf5, got a {suffix} file")
+    raise DataError(f"--dataset {path}: expected a folder, .npz, .h5 or .hdf5, got {path.name}")
 
 
 def hold_out(dataset: Source, count: int, seed: int = 0) -> tuple[Source, Source]:

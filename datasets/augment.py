@@ -312,9 +312,18 @@ def parse_augment(text: str, name: str = "", shape: Shape = (1, 64, 64)) -> tupl
         if kind not in NAMED:
             known = (*NAMED, *BARE, "standard")
             raise DataError(f"--augment: unknown {kind!r}{nearest(kind, known)}")
-        make, usual, whole = NAMED[kind]
-        result.append(make(_number(word, number, whole) if equals else usual(shape)))
+        result.append(_made(word, shape))
     return tuple(result)
+
+
+def _made(word: str, shape: Shape) -> Augment:
+    kind, equals, number = word.partition("=")
+    make, usual, whole = NAMED[kind]
+    value = _number(word, number, whole) if equals else usual(shape)
+    try:
+        return make(value)
+    except DataError as error:
+        raise DataError(f"--augment: {word}: {error}") from error
 
 
 def _number(word: str, text: str, whole: bool) -> float:

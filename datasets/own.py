@@ -302,6 +302,15 @@ def _common_shape(parts: Mapping[str, Split]) -> tuple[int, int, int]:
     return first.shape[1:]
 
 
+def check_labels(parts: Mapping[str, Split], classes: Sequence[str]) -> None:
+    """DataError for labels that do not fit the images and, where no names of classes are given, for
+    a class without training samples."""
+    coded, names = encode(parts, classes)
+    key = "train" if "train" in coded else ""
+    if key in coded and not classes:
+        _check_all_occur(Split(parts[key].images, coded[key]), names)
+
+
 def _check_all_occur(train: Split, names: Sequence[str]) -> None:
     """DataError for a class without training samples: labels that begin at 1, for example."""
     absent = np.flatnonzero(np.bincount(train.labels, minlength=len(names)) == 0)

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from ..autograd.atomic import publishing
-from .own import Opened, Split, encode
+from .own import Opened, Split, check_labels, encode
 from .source import DataError, Ids, Moments, Pixels, Source
 from .store import Store
 
@@ -95,6 +95,7 @@ def pack(opened: Opened, path: Path, compression: str = "none", progress: bool =
     for part in parts.values():
         if part.images.shape[1:] != next(iter(parts.values())).images.shape[1:]:
             raise DataError(f"{where}: expected images of one size, got {part.images.shape[1:]}")
+    check_labels(parts, classes)
     try:
         with new_file(path) as temporary:
             write_packed(temporary, parts, classes, moments, compression, name, progress)
@@ -107,7 +108,7 @@ def faults(opened: Opened) -> Iterator[str]:
     be read, contents that differ from the SHA-256 on record, images of the training set that are in
     another split too, and labels that do not fit."""
     try:
-        encode(opened.parts, opened.classes)
+        check_labels(opened.parts, opened.classes)
     except DataError as error:
         yield str(error)
     hashes: dict[str, set[bytes]] = {}

@@ -62,6 +62,9 @@ class Source(Protocol):
         """
 
 
+OF_SOURCE = ("name", "split", "input_shape", "labels", "classes", "mean", "std", "read", "__len__")
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known of a data set before it is read: `shape` is (C, H, W) of an image.

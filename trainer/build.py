@@ -218,11 +218,6 @@ def flatten_parameters(model: nn.Module, task: Task, data: Source, dtype: Any) -
     """Move the parameters into one buffer, in the order in which a sweep finishes them, which a
     step on the meta backend tells."""
     parameters = list(model.parameters())
-    if not parameters:
-        raise UserError(
-            "--model: expected at least one parameter, got none: layers in a list or dict of "
-            "Python are not found, nn.ModuleList and nn.ModuleDict are"
-        )
 
     def order(twin: nn.Module, backend: str) -> list[int]:
         places = {id(p): i for i, p in enumerate(twin.parameters())}
@@ -231,6 +226,11 @@ def flatten_parameters(model: nn.Module, task: Task, data: Source, dtype: Any) -
 
     def run(twin: nn.Module) -> Tensor:
         loss = _blank_loss(twin, task, data, 2, dtype)
+        if not parameters:
+            raise UserError(
+                "--model: expected at least one parameter, got none: layers in a list or dict of "
+                "Python are not found, nn.ModuleList and nn.ModuleDict are"
+            )
         if not loss.requires_grad:
             raise UserError(
                 f"--model: expected an output with a gradient for {len(parameters)} parameters, "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from os import devnull
 from pathlib import Path
@@ -14,11 +14,13 @@ import numpy as np
 
 from ..autograd import context, models, nn
 from ..datasets import Source
+from ..datasets.source import OF_SOURCE
 from . import build, config, session
 from .components.logs import RunFolder
 from .components.resume import occupy
 from .config import TrainConfig
 from .distributed.comm import Comm
+from .errors import nearest
 from .loop import Training
 from .setup import MakeOptimizer, Recipe
 from .tasks import registry
@@ -57,7 +59,9 @@ def fit(
     epochs=3 and batch_size=128; with `out` the run has a folder, else no file is written. An
     `optimizer` is a name, or a function of model, flat parameters and the steps of all epochs. On
     every rank, `callbacks` get each event of the log, as a mapping; one that returns True for an
-    "epoch" ends the training there. UserError for options that do not fit."""
+    "epoch" ends the training there. UserError for options that do not fit, TypeError for unknown
+    ones and for what is no model or data set."""
+    _check(model, {"train": train, "test": test, "validation": validation}, options)
     comm, history = session.comm(), History()
     names = {
         "model": type(model).__name__ if isinstance(model, nn.Module) else model.__name__,
@@ -73,6 +77,21 @@ def fit(
         )  # fmt: skip
         history.result = training.run()
     return history
+
+
+def _check(model: object, data: Mapping[str, object], options: Iterable[str]) -> None:
+    """TypeError for what is no model or data set, and for an unknown option, with the nearest."""
+    wanted = {"model": (model, callable(model), "a Module, or a class or function that makes one")}
+    for name, one in data.items():
+        fits = one is None or all(hasattr(one, attribute) for attribute in OF_SOURCE)
+        wanted[name] = one, fits, "a data set, such as datasets.load() returns"
+    for name, (one, fits, what) in wanted.items():
+        if not fits:
+            raise TypeError(f"fit: {name}: expected {what}, got {type(one).__name__}")
+    known = [item.name for item in fields(TrainConfig)]
+    for name in options:
+        if name not in known:
+            raise TypeError(f"fit: unknown option {name!r}{nearest(name, known)}")
 
 
 @contextmanager

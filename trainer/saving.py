@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ def save(
 ) -> None:
     """Write model, optimizer, epochs of its loaders and plain `values` to a file, whole or not at
     all; rank 0 writes, and all ranks must call it, after a whole step. UserError where it cannot be
-    written, ValueError for values that JSON cannot hold, RuntimeError within a step, TypeError for
-    an optimizer that is not distribute()'s."""
+    written, RuntimeError within a step, TypeError for values that JSON cannot hold and for an
+    optimizer that is not distribute()'s."""
     _check("save", optimizer)
+    _check_plain(values)
     optimizer.check_place()
     optimizer.buffers.use_means()
     copies = optimizer.buffers.state_dict()
@@ -41,13 +43,17 @@ def load(
     path: str | os.PathLike[str], model: nn.Module, optimizer: DistributedOptimizer | None = None
 ) -> dict[str, Any]:
     """Continue from a file of `save`, on any number of ranks: return its values. Without an
-    optimizer, the model alone gets what the file holds. UserError, naming the first difference,
+    optimizer, the model alone gets what the file holds, which may be a checkpoint of `tallygrad
+    train`, too: without values. UserError, naming the first difference,
     where it is of another model or optimizer; nothing in the file runs. TypeError for an optimizer
     that is not distribute()'s."""
     if optimizer is not None:
         _check("load", optimizer)
     source = Path(path)
     held = checkpoint.load(source)
+    if optimizer is None and "script" not in held.meta:
+        state.load_evaluated(source, held.tensors, model)
+        return {}
     script = state.recorded(source, held.meta, "script", dict)
     values, epochs = script.get("values"), script.get("epochs")
     if not isinstance(values, dict) or not isinstance(epochs, list):
@@ -66,6 +72,17 @@ def load(
     for loader, epoch in zip(optimizer.loaders, epochs, strict=True):
         loader.next_epoch = epoch
     return values
+
+
+def _check_plain(values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"save: {name}: expected numbers, texts, and lists and dictionaries of them, got "
+                f"{type(value).__name__}"
+            ) from error
 
 
 def _check(what: str, optimizer: object) -> None:

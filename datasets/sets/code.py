@@ -11,10 +11,9 @@ import numpy as np
 from ...trainer import user_code
 from ..own import Opened, Split, check_names
 from ..reading import Reading, split_of
-from ..source import DataError, Source, Subset, checked_labels
+from ..source import OF_SOURCE, DataError, Source, Subset, checked_labels
 from ..store import ArrayStore, array_store
 
-OF_SOURCE = ("name", "split", "input_shape", "labels", "classes", "mean", "std", "read", "__len__")
 TESTS = ("train", "test")
 
 
@@ -85,6 +84,11 @@ def _checked(where: str, split: str, value: Any) -> Source:
 def _part(where: str, value: tuple[Any, ...], reading: Reading) -> Split:
     if len(value) not in (2, 3):
         raise DataError(f"--dataset {where}: expected (images, labels), got {len(value)} values")
-    images, labels = (np.asarray(one) for one in value[:2])
+    try:
+        images, labels = (np.asarray(one) for one in value[:2])
+    except ValueError as error:  # of lists of different lengths
+        raise DataError(
+            f"--dataset {where}: expected images and labels as arrays: {error}"
+        ) from error
     store: ArrayStore = array_store(where, images, reading.size)
     return Split(store, labels)

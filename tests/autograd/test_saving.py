@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import pickle
 import stat
 import zipfile
 from contextlib import nullcontext
@@ -202,6 +203,11 @@ def test_a_file_of_torch(tmp_path: Path) -> None:
         ag.load(tmp_path / "t.pt", map_location="cpu")
     with pytest.raises(ValueError, match=r"device: expected 'cpu', .* got 'cuda'"):
         ag.load(tmp_path / "t.pt", map_location="cuda")
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + b"of torch < 1.6")
+    with pytest.raises(
+        ValueError, match=r"old\.pt: expected a file of save\(\), got one of torch: "
+    ):
+        ag.load(tmp_path / "old.pt")
 
 
 def test_an_entry_that_starts_before_the_file(tmp_path: Path) -> None:

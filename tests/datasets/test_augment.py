@@ -113,7 +113,7 @@ def test_lists_of_names() -> None:
         ("flip=x", "--augment: flip=x: expected a number, got 'x'"),
         ("alternate=2", "--augment: alternate: expected no number, got '2'"),
         ("alternat", "unknown 'alternat'; did you mean 'alternate'"),
-        ("flip=nan", r"Flip: expected p in \[0, 1\], got nan"),
+        ("flip=nan", r"--augment: flip=nan: Flip: expected p in \[0, 1\], got nan"),
         ("crop=0", "PadCrop: expected pad of at least 1, got 0"),
         ("resized=0", r"ResizedCrop: expected least in \(0, 1\], got 0"),
         ("rotate=91", r"Rotate: expected degrees in \(0, 90\], got 91"),

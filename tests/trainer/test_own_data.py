@@ -160,12 +160,15 @@ def test_a_validation_set_of_the_data(pets: Path) -> None:
         (["--dataset", "pets", "--test-split", "1"], "--test-split: expected a share"),
         (["--dataset", "pet"], "--dataset: unknown data set 'pet'"),
         (["--dataset", "./pet"], "pet: no such file or folder"),
+        (["--dataset", "my.py"], "my.py:NAME, a function in it, got"),
+        (["--dataset", "run.csv"], "run.csv: expected a folder, .npz, .h5 or .hdf5, got run.csv"),
         (["--dataset", "pets", "--image-colors", "red"], "--image-colors: unknown value 'red'"),
     ],
 )
 def test_what_does_not_fit(
     pets: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("run.csv").touch()
     assert main([*WORDS, *words, "--out", "run"]) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "error" in x]
     assert message in line
@@ -213,6 +216,9 @@ def holes(split):
 def floats(split):
     return np.zeros((3, 5, 5, 3), np.uint8), np.array([0, 1, 1.5], object)
 
+def nested(split):
+    return (np.zeros((3, 5, 5, 3), np.uint8), np.zeros(3, np.int64)), 3
+
 number = 3
 """
 
@@ -247,6 +253,7 @@ def test_code_trains_to_the_same_bits(code: str, capsys: pytest.CaptureFixture[s
         ("three", "expected (images, labels) or an object with name, got int"),
         ("holes", "train: label at index 2: expected a whole number or a name, got NoneType"),
         ("floats", "train: label at index 2: expected a whole number, got 1.5"),
+        ("nested", "mine.py:nested train: expected images and labels as arrays: "),
         ("number", "expected a function, got int"),
         ("datasets", "no 'datasets' in mine.py; did you mean 'dataset'?"),
         ("whole", "expected a test set, or --test-split such as 0.2"),

@@ -212,7 +212,7 @@ def test_models_lists_all_with_parameters_and_macs(capsys: pytest.CaptureFixture
         ("Listed", r"--model: expected at least one parameter, got none: layers in a list or dict"),
         ("detached", r"--model: expected an output with a gradient for 2 parameters, got one"),
         ("Asks", r"--model: Asks.forward() missing 1 required positional argument: 'y'"),
-        ("Leaves", r"--model: my.py:64: SystemExit: 3"),
+        ("Leaves", r"--model: my.py:71: SystemExit: 3"),
         ("nothing", r"expected a Module, got NoneType"),
         ("ready", r"to be a class or a function that returns a Module, got a Identity"),
         ("Nett", r"did you mean 'Net'?"),
@@ -236,11 +236,11 @@ def test_what_does_not_fit_is_one_line(
         (["cost", "{}:Net", "--model-args", "widht=3"], "'widht'; did you mean 'width'?"),
         (
             ["cost", "{}:Reads", "--input", "1,28,28", "--classes", "9"],
-            "my.py:48: numpy(): expected a tensor with numbers, got one of shape",
+            "my.py:55: numpy(): expected a tensor with numbers, got one of shape",
         ),
         (
             ["cost", "{}:Branches", "--input", "1,2,2", "--classes", "9"],
-            "my.py:52: bool(): expected a tensor with numbers, got one of shape ()",
+            "my.py:59: bool(): expected a tensor with numbers, got one of shape ()",
         ),
         (
             ["train", "--model", "{}:Net", "--dataset", "digits", "--model-args", "width=ten"],

@@ -134,6 +134,7 @@ def test_check_tells_every_fault(pets: Path, capsys: pytest.CaptureFixture[str])
     [
         (6, np.arange(5), "a.npz/x: expected 6 labels, one per image, got 5"),
         (0, np.arange(0), "a.npz/x: expected at least one image with pixels, got shape (0, 4, 4"),
+        (6, np.arange(6) % 2 + 1, "a.npz/x: labels: expected training samples of all 3 classes 0"),
         (6, np.arange(6) + 0.5, "a.npz/x: label at index 0: expected a whole number, got 0.5"),
     ],
 )
