@@ -385,33 +385,6 @@ def test_all_names_are_there_and_are_completed() -> None:
     assert named == {name for name in tg.__all__ if name.islower()}
 
 
-@pytest.mark.parametrize(("wrong", "message"), [
-    (lambda m, d: tg.fit(m, d, d, epoch=2), "fit: unknown option 'epoch'; did you mean 'epochs'?"),
-    (lambda m, d: tg.fit("lenet", d, d), "fit: model: expected a Module, or a class or"),
-    (lambda m, d: tg.fit(m, Loader(d, 6), d), "fit: train: expected a data set, such as datasets."),
-    (lambda m, d: tg.fit(m, d, "digits"), "such as datasets.load() returns, got str"),
-])  # fmt: skip
-def test_what_a_fit_cannot_take_is_named(
-    alone_here: None, wrong: Callable[..., object], message: str
-) -> None:
-    with pytest.raises(TypeError, match=re.escape(message)):
-        wrong(linear(), images(12))
-
-
-def test_values_that_a_checkpoint_cannot_hold_are_named(made: Made, tmp_path: Path) -> None:
-    model, optimizer, _ = made
-    with pytest.raises(TypeError, match=r"save: best: expected numbers, texts, .* got Tensor"):
-        tg.save(tmp_path / "net.h5", model, optimizer, epoch=1, best=ag.zeros(2))
-    assert not (tmp_path / "net.h5").exists()
-
-
-def test_a_model_loads_a_checkpoint_of_a_fit(tmp_path: Path, alone_here: None) -> None:
-    trained, loaded, data = linear(), linear(), images(12)
-    tg.fit(trained, data, data, batch_size=6, backend="numpy", out=str(tmp_path / "run"))
-    assert tg.load(tmp_path / "run" / "checkpoints" / "step-00000002.h5", loaded) == {}
-    np.testing.assert_array_equal(loaded[1].weight.numpy(), trained[1].weight.numpy())
-
-
 def test_files_of_others_are_refused(made: Made, place: Path, tmp_path: Path) -> None:
     model, optimizer, _ = made
     with pytest.raises(UserError, match="script: expected dict, got None"):
