@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,13 @@ import numpy as np
 from tallygrad.autograd import Ledger, context, from_numpy, optim, tensor
 from tallygrad.autograd.nn import Parameter
 from tallygrad.autograd.nn.utils import clip_grad_norm_
-from tallygrad.autograd.testing.optimizers import SAMPLES, OptimizerSample, difference
+from tallygrad.autograd.testing.optimizers import (
+    OF_MATRICES,
+    SAMPLES,
+    SHAPES,
+    OptimizerSample,
+    difference,
+)
 
 from .measure import Contender, Times, interleave
 from .options import BenchParser, counted
@@ -36,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     for note in notes:
         print(note)
     print("| optimizer | float64 | float32 | ms | torch, ms |\n|---|---|---|---|---|")
-    for sample in (*SAMPLES, *(OptimizerSample(name, {}) for name in OWN)):
+    for sample in (*SAMPLES, *OF_MATRICES, *(OptimizerSample(name, {}) for name in OWN)):
         both = torch if sample.name not in OWN else None
         figures = [f"{difference(sample, both, d):.1e}" if both else "" for d in TYPES]
         with context.using(backend=backend, ledger=Ledger()):
@@ -66,7 +73,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def measure(sample: OptimizerSample, torch: Any, options: argparse.Namespace) -> dict[str, Times]:
     """Return the times of an update, ours and torch's fastest, in float32."""
-    numbers = drawn(options)
+    rows = 1 if sample.shapes == SHAPES else isqrt(options.parameters)
+    numbers = drawn(options, rows)
     contenders = [Contender("ours", ours(sample, *numbers))]
     if torch:
         torch.set_num_threads(1)
@@ -74,9 +82,10 @@ def measure(sample: OptimizerSample, torch: Any, options: argparse.Namespace) ->
     return interleave(contenders, options.rounds, 0.0)
 
 
-def drawn(options: argparse.Namespace) -> Any:
-    """Return weights and a gradient, matrices of a row."""
-    return np.random.default_rng(0).standard_normal((2, 1, options.parameters), np.float32)
+def drawn(options: argparse.Namespace, rows: int = 1) -> Any:
+    """Return weights and a gradient, matrices of so many rows."""
+    shape = (2, rows, options.parameters // rows)
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
 def measure_clipping(torch: Any, options: argparse.Namespace) -> dict[str, Times]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .values import (
+    parse_adjust_lr_fn,
     parse_betas,
     parse_etas,
     parse_lookahead,
@@ -13,8 +14,12 @@ from .values import (
     parse_step_sizes,
 )
 
-# Defaults of the learning rate, and of SGD's settings; those of other optimizers are the classes'.
-DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}}
+# Defaults that are not the classes'.
+# Muon's steps are scaled such that one rate fits matrices and other parameters.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "sgd": {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4},
+    "muon": {"adjust_lr_fn": "match_rms_adamw"},
+}
 LR = 0.02
 SCHEDULES = (
     "constant", "step", "cosine", "one-cycle", "exponential", "polynomial", "triangle", "plateau",
@@ -56,7 +61,7 @@ class OptimizerOptions:
     momentum: float | None = _setting(
         "momentum of sgd and lars (default: 0.9), muon (0.95) and rmsprop (0)", low=0.0, high=1.0
     )
-    nesterov: bool = option(False, "use Nesterov momentum")
+    nesterov: bool = option(False, "use Nesterov momentum in sgd; muon always does")
     weight_decay: float | None = _setting(
         "weight decay (default: 5e-4 of sgd, 0.01 of adamw and lamb, 1e-4 of lars, 0.1 of muon, "
         "otherwise 0)",
@@ -118,6 +123,13 @@ class OptimizerOptions:
     )
     ns_steps: int | None = _setting(
         "iterations in which muon makes steps orthogonal (default: 5)", kind=int, low=0, high=100
+    )
+    adjust_lr_fn: str | None = _setting(
+        "scale of muon's steps: match_rms_adamw (default), so that the rates of adamw fit, or "
+        "original",
+        kind=str,
+        parse=parse_adjust_lr_fn,
+        such="original or match_rms_adamw",
     )
     decay_norm_bias: bool = option(
         True, "let weight decay change biases and the parameters of norms, too"
@@ -196,7 +208,8 @@ class OptimizerOptions:
         own = optim.defaults(self.optimizer) if known else {}
         own = {"lr": LR, **own, **DEFAULTS.get(self.optimizer, {})}
         for item in fields(OptimizerOptions):
-            if getattr(self, item.name) is None and item.name in own:
+            given = getattr(self, item.name)
+            if (given is None or given is False) and own.get(item.name, False) is not False:
                 value = own[item.name]
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else value
                 object.__setattr__(self, item.name, text)

@@ -56,6 +56,13 @@ def parse_step_sizes(text: str) -> tuple[float, float]:
     return _pair(text, lambda x, y: 0 <= x <= y)
 
 
+def parse_adjust_lr_fn(text: str) -> str:
+    """Return the name of a scale of Muon's steps. ValueError for others."""
+    if text not in ("original", "match_rms_adamw"):
+        raise ValueError(f"expected original or match_rms_adamw, got {text}")
+    return text
+
+
 def _pair(text: str, holds: Callable[[float, float], bool]) -> tuple[float, float]:
     x, y = map(float, text.split(","))
     if not holds(x, y):

@@ -6,6 +6,7 @@ Norms are formed in float64. Numbers that change from step to step are 0-d array
 from __future__ import annotations
 
 from math import prod, sqrt
+from typing import TypeAlias
 
 import numpy as np
 
@@ -80,7 +81,8 @@ def lamb(
     w -= real(float(lr) * rate) * r
 
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, by its author
+Coefficients: TypeAlias = tuple[float, float, float]
+COEFFICIENTS: Coefficients = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, by its author
 
 
 def matrix_of(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -89,46 +91,49 @@ def matrix_of(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _muon_cost(
-    y: None, w: Spec, g: Spec, mean: Spec, lr: Spec, *, momentum: float, weight_decay: float,
-    ns_steps: int, eps: float, scale: float,
+    y: None, w: Spec, g: Spec, mean: Spec, lr: Spec, *, momentum: float, nesterov: bool,
+    weight_decay: float, ns_coefficients: Coefficients, ns_steps: int, eps: float, scale: float,
 ) -> Cost:  # fmt: skip
     """Cost rule of muon: products are counted as multiplications and additions, as MACs are those
     of the model."""
     low, high = sorted(matrix_of(w.shape))
     products = ns_steps * (2 * low * low * high + low**3)
-    squares, decays = ns_steps * low * low, weight_decay != 0
+    squares, decays, looks = ns_steps * low * low, weight_decay != 0, bool(nesterov)
     return Cost(
-        add=products + squares + (5 + ns_steps + 1) * w.size,
-        mul=products + 2 * squares + (4 + ns_steps + 1 + decays) * w.size,
+        add=products + squares + (3 + 2 * looks + ns_steps + 1) * w.size,
+        mul=products + 2 * squares + (3 + looks + ns_steps + 1 + decays) * w.size,
         div=w.size,
     )
 
 
 @primitive(infer=fits, cost=_muon_cost, writes=(0, 2))
 def muon(
-    w: NDArray, g: NDArray, mean: NDArray, lr: NDArray, *, momentum: float, weight_decay: float,
-    ns_steps: int, eps: float, scale: float,
+    w: NDArray, g: NDArray, mean: NDArray, lr: NDArray, *, momentum: float, nesterov: bool,
+    weight_decay: float, ns_coefficients: Coefficients, ns_steps: int, eps: float, scale: float,
 ) -> None:  # fmt: skip
     """Take one step of Muon (Jordan et al. 2024) on a matrix or a bank of filters.
 
         mean = mean + (1 - momentum) (g - mean)
-        w = w (1 - lr weight_decay) - lr scale orthogonal(g + momentum (mean - g))
+        d = g + momentum (mean - g)  with nesterov, else d = mean
+        w = w (1 - lr weight_decay) - lr scale orthogonal(d)
 
-    where the singular values of `orthogonal(x)` are near 1 (`orthogonalize`)."""
+    where the singular values of `orthogonal(d)` are near 1 (`orthogonalize`)."""
     real = w.dtype.type
     mean += real(1 - momentum) * (g - mean)
-    step = (g + real(momentum) * (mean - g)).reshape(matrix_of(w.shape))
-    step = orthogonalize(step, ns_steps, eps).reshape(w.shape)
+    step = (g + real(momentum) * (mean - g) if nesterov else mean).reshape(matrix_of(w.shape))
+    step = orthogonalize(step, ns_steps, eps, ns_coefficients).reshape(w.shape)
     if weight_decay:
         w *= real(1 - float(lr) * weight_decay)
     w -= real(float(lr) * scale) * step
 
 
-def orthogonalize(x: NDArray, steps: int, eps: float) -> NDArray:
+def orthogonalize(
+    x: NDArray, steps: int, eps: float, coefficients: Coefficients = COEFFICIENTS
+) -> NDArray:
     """Return a matrix with the singular vectors of x, (a, b), and singular values near 1, between
     about 0.7 and 1.2, by Newton-Schulz iterations with a quintic polynomial."""
     real = x.dtype.type
-    a, b, c = map(real, COEFFICIENTS)
+    a, b, c = map(real, coefficients)
     tall = x.shape[0] > x.shape[1]
     x = np.ascontiguousarray(x.T if tall else x)
     x = x / real(max(_norm(x), eps))

@@ -131,8 +131,10 @@ class MuonGroup(AveragingGroup):
     """The same, for Muon: matrices have no averages of squares, these stay zeros."""
 
     momentum: float
+    nesterov: bool
+    ns_coefficients: layerwise.Coefficients
     ns_steps: int
-    adjust_lr_fn: str
+    adjust_lr_fn: str | None
 
     SCALES: ClassVar = {
         "original": lambda rows, columns: sqrt(max(1.0, rows / columns)),
@@ -147,9 +149,14 @@ class MuonGroup(AveragingGroup):
             raise ValueError(
                 f"Muon: expected a whole ns_steps in [0, 100], got {self.ns_steps!r:.60}"
             )
-        if self.adjust_lr_fn not in self.SCALES:
+        if self.adjust_lr_fn not in (None, *self.SCALES):
             known = " or ".join(self.SCALES)
             raise ValueError(f"Muon: expected adjust_lr_fn {known}, got {self.adjust_lr_fn!r:.60}")
+        self.ns_coefficients = tuple(self.ns_coefficients)
+        if len(self.ns_coefficients) != 3:
+            raise ValueError(
+                f"Muon: expected three ns_coefficients, got {len(self.ns_coefficients)}"
+            )
 
     def update(self, run: Run, lr: Array) -> None:
         """Update neighbouring parameters, in a call each."""
@@ -163,10 +170,12 @@ class MuonGroup(AveragingGroup):
                     *(x.view(0, shape) for x in (w, g, mean)),
                     lr,
                     momentum=self.momentum,
+                    nesterov=self.nesterov,
                     weight_decay=decay,
+                    ns_coefficients=self.ns_coefficients,
                     ns_steps=self.ns_steps,
-                    eps=1e-7,
-                    scale=self.SCALES[self.adjust_lr_fn](rows, columns),
+                    eps=self.eps,
+                    scale=self.SCALES[self.adjust_lr_fn or "original"](rows, columns),
                 )
             else:
                 moments.adam(
@@ -181,13 +190,13 @@ class Muon(Optimizer):
     filter as a row, for filter banks; AdamW with `betas` and `eps` for parameters with one axis.
 
         exp_avg = exp_avg + (1 - momentum) (grad - exp_avg)
-        step = orthogonalised grad + momentum (exp_avg - grad)  by `ns_steps` of Newton-Schulz
-        w = w (1 - lr weight_decay) - lr scale step
+        d = grad + momentum (exp_avg - grad)  with nesterov, else d = exp_avg
+        w = w (1 - lr weight_decay) - lr scale orthogonal(d)  by `ns_steps` of Newton-Schulz
 
-    The scale of a matrix (a, b) is 0.2 sqrt(max(a, b)), so that AdamW's `lr` fits (Liu et al.
-    2025); with `adjust_lr_fn` "original" sqrt(max(1, a / b)), torch's default. Other than torch's,
-    steps are computed in the type of the weights, not in bfloat16. Parameters and errors are those
-    of `Optimizer`."""
+    The scale of a matrix (a, b) is sqrt(max(1, a / b)); with `adjust_lr_fn` "match_rms_adamw" it is
+    0.2 sqrt(max(a, b)), so that AdamW's `lr` fits (Liu et al. 2025). Other than torch's, steps are
+    computed in the type of the weights, not in bfloat16. Parameters and errors are those of
+    `Optimizer`; ValueError also for other than three `ns_coefficients`."""
 
     group = MuonGroup
     slots = ("exp_avg", "exp_avg_sq")
@@ -199,16 +208,19 @@ class Muon(Optimizer):
         lr: float | Schedule = 1e-3,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: layerwise.Coefficients = layerwise.COEFFICIENTS,
+        eps: float = 1e-7,
         ns_steps: int = 5,
-        adjust_lr_fn: str = "match_rms_adamw",
+        adjust_lr_fn: str | None = None,
         betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
         named_parameters: Iterable[tuple[str, Parameter]] | None = None,
         **options: Unpack[Options],
     ) -> None:
         defaults = {
-            "lr": lr, "weight_decay": weight_decay, "momentum": momentum, "ns_steps": ns_steps,
-            "adjust_lr_fn": adjust_lr_fn, "betas": betas, "eps": eps,
+            "lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov,
+            "ns_coefficients": ns_coefficients, "eps": eps, "ns_steps": ns_steps,
+            "adjust_lr_fn": adjust_lr_fn, "betas": betas,
         }  # fmt: skip
         super().__init__(params, defaults, named_parameters, **options)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -15,17 +15,20 @@ from ..ledger import Ledger
 from ..optim import schedules
 from ..tensor import Parameter
 
-SHAPES = ((8, 5), (5,), (3, 2, 3, 3))
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+SHAPES: Shapes = ((8, 5), (5,), (3, 2, 3, 3))
+MATRICES: Shapes = ((8, 5), (5, 9), (4, 4))
 STEPS = 50
 
 
 class OptimizerSample(NamedTuple):
-    """An optimizer of ours and of torch, with the settings of both. Those that are `steady` are
-    compared without a schedule."""
+    """An optimizer of ours and of torch, with the settings of both and the `shapes` of weights.
+    Those that are `steady` are compared without a schedule."""
 
     name: str
     settings: dict[str, Any]
     steady: bool = False
+    shapes: Shapes = SHAPES
 
     def decay(self, weight_decay: float) -> dict[str, float]:
         """Return the setting of weight decay, none where the optimizer lacks it."""
@@ -59,22 +62,32 @@ SAMPLES = [
     OptimizerSample("Rprop", {"etas": (0.4, 1.5), "step_sizes": (1e-3, 0.02)}),
 ]
 
+# torch's takes matrices alone.
+OF_MATRICES = [
+    OptimizerSample("Muon", {}, shapes=MATRICES),
+    OptimizerSample(
+        "Muon", {"adjust_lr_fn": "match_rms_adamw", "nesterov": False}, False, MATRICES
+    ),
+    OptimizerSample("Muon", {"ns_coefficients": (2.0, -1.5, 0.5), "ns_steps": 3}, False, MATRICES),
+]
+
 
 def difference(sample: OptimizerSample, torch: Any, dtype: str) -> float:
     """Return the largest difference of a weight from that of the module `torch` after 50 steps,
     with a warm-up, a cosine, and two groups with a learning rate and a weight decay of their
-    own."""
-    start = _noise(-1, dtype)
+    own. What torch computes in bfloat16 is computed in the type of the weights."""
+    start = _noise(-1, dtype, sample.shapes)
     ours = [Parameter(tensor(w.copy())) for w in start]
     theirs = [torch.nn.Parameter(torch.tensor(w)) for w in start]
     schedule = 0.01 if sample.steady else schedules.by_name("cosine", 0.01, STEPS, warmup=5)
     mine = make(sample, ours, schedule)
     other = make(sample, theirs, 0.01, torch.optim)
-    with context.using(ledger=Ledger()), default_type(torch, dtype):
+    with context.using(ledger=Ledger()), default_type(torch, dtype), _unrounded(torch):
         for step in range(STEPS):
             for group, rate in zip(other.param_groups, mine.rates, strict=True):
                 group["lr"] = rate
-            for p, t, noise in zip(ours, theirs, _noise(step, dtype), strict=True):
+            noises = _noise(step, dtype, sample.shapes)
+            for p, t, noise in zip(ours, theirs, noises, strict=True):
                 p.deliver(tensor(gradient(p.numpy(), noise)))
                 t.grad = torch.tensor(gradient(t.detach().numpy(), noise))
             mine.step()
@@ -95,6 +108,17 @@ def default_type(torch: Any, dtype: str) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+@contextmanager
+def _unrounded(torch: Any) -> Iterator[None]:
+    """Let `torch` keep the type of numbers that it would round to bfloat16."""
+    before = torch.Tensor.bfloat16
+    torch.Tensor.bfloat16 = torch.Tensor.clone
+    try:
+        yield
+    finally:
+        torch.Tensor.bfloat16 = before
+
+
 def make(sample: OptimizerSample, weights: Any, lr: Any, module: Any = optim) -> Any:
     """Return an optimizer of two groups."""
     first = {"params": weights[:2], **sample.decay(0.1)}
@@ -107,6 +131,6 @@ def gradient(w: NDArray, noise: NDArray) -> NDArray:
     return np.asarray(0.5 * w + noise, w.dtype)
 
 
-def _noise(step: int, dtype: str) -> list[NDArray]:
+def _noise(step: int, dtype: str, shapes: Shapes) -> list[NDArray]:
     rng = np.random.default_rng(step + 1)
-    return [rng.standard_normal(shape).astype(dtype) for shape in SHAPES]
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]

@@ -43,6 +43,8 @@ def test_settings_that_are_not_given_are_those_of_the_optimizer(name: str) -> No
     shown = {n: value for n, value in optim.defaults(name).items() if n in made.to_json()}
     if name == "sgd":
         shown |= {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}
+    if name == "muon":
+        shown |= {"adjust_lr_fn": "match_rms_adamw"}
     assert own == {n: value for n, value in shown.items() if value is not False}
     assert len(own) > 2
 
@@ -91,6 +93,8 @@ def test_a_run_goes_on_with_its_optimizer(train: Train, tmp_path: Path) -> None:
      "--step-sizes: expected two numbers of at least 0, the smaller one first, such as 1e-6,50, "),
     (["--optimizer", "rprop", "--weight-decay", "1"],
      "--weight-decay: expected none with --optimizer rprop, got 1.0"),
+    (["--optimizer", "muon", "--adjust-lr-fn", "adamw"],
+     "--adjust-lr-fn: expected original or match_rms_adamw, got 'adamw'"),
     (["--optimizer", "adma"], "--optimizer: unknown optimizer 'adma'; did you mean 'adam'"),
     (["--lookahead", "5"], "--lookahead: expected off, or steps, a share and perhaps a power, "),
     (["--lookahead", "0,0.5"], "such as 5,0.5 or 5,0.2,3, got '0,0.5'"),

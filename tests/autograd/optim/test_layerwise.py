@@ -35,7 +35,7 @@ def lamb(w: Any, g: Any, slots: dict[str, Any], t: int, lr: float, decay: float)
 
 def muon(w: Any, g: Any, slots: dict[str, Any], t: int, lr: float, decay: float) -> Any:
     if w.ndim == 1:
-        return w * (1 - lr * decay) - lr * adam(g, slots, t, (0.9, 0.95), 1e-8)
+        return w * (1 - lr * decay) - lr * adam(g, slots, t, (0.9, 0.95), 1e-7)
     slots["m"] = 0.95 * slots.get("m", 0) + 0.05 * g
     x = (0.05 * g + 0.95 * slots["m"]).reshape(len(w), -1)
     left, singular, right = np.linalg.svd(x, full_matrices=False)
@@ -47,7 +47,9 @@ def muon(w: Any, g: Any, slots: dict[str, Any], t: int, lr: float, decay: float)
 
 
 CASES: list[tuple[str, Any, dict[str, Any]]] = [
-    ("LARS", lars, {"trust_coefficient": 0.01}), ("LAMB", lamb, {}), ("Muon", muon, {}),
+    ("LARS", lars, {"trust_coefficient": 0.01}),
+    ("LAMB", lamb, {}),
+    ("Muon", muon, {"adjust_lr_fn": "match_rms_adamw"}),
 ]  # fmt: skip
 
 
@@ -73,26 +75,6 @@ def test_fifty_steps_end_where_the_formula_does(
         made.zero_grad()
     far = max(np.abs(p.numpy() - w).max() for p, w in zip(ours, exact, strict=True))
     assert far < (1e-12 if dtype == "float64" else 2e-6)
-
-
-@pytest.mark.parity
-def test_muon_is_like_that_of_torch() -> None:
-    """Which computes in bfloat16."""
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    rng = np.random.default_rng(0)
-    w, g = rng.standard_normal((2, 6, 9), np.float32)
-    p, t = nn.Parameter(ag.tensor(w)), torch.nn.Parameter(torch.tensor(w))
-    for how in ("original", "match_rms_adamw"):
-        ours = optim.Muon([p], lr=0.1, adjust_lr_fn=how)
-        other = torch.optim.Muon([t], lr=0.1, adjust_lr_fn=how)
-        for _ in range(3):
-            p.deliver(ag.tensor(g))
-            t.grad = torch.tensor(g)
-            ours.step()
-            other.step()
-            ours.zero_grad()
-    np.testing.assert_allclose(p.numpy(), t.detach().numpy(), atol=0.02)
-    assert np.abs(p.numpy() - w).max() > 0.1
 
 
 @pytest.mark.parametrize("shape", [(8, 5), (5, 8), (4, 4), (1, 9)])
@@ -136,6 +118,7 @@ def test_the_products_of_muon_are_counted_on_meta_too() -> None:
     ("LARS", {"trust_coefficient": -1.0}, "LARS: expected trust_coefficient of at least 0, got -1"),
     ("LAMB", {"betas": (1.0, 0.9)}, r"LAMB: expected betas of two numbers in \[0, 1\)"),
     ("Muon", {"adjust_lr_fn": "none"}, "Muon: expected adjust_lr_fn original or match_rms_adamw"),
+    ("Muon", {"ns_coefficients": (3.0, -4.0)}, "Muon: expected three ns_coefficients, got 2"),
     ("Muon", {"ns_steps": -1}, "Muon: expected a whole ns_steps in .0, 100., got -1"),
     ("Muon", {"ns_steps": 2.5}, r"Muon: expected a whole ns_steps in \[0, 100\], got 2"),
     ("LARS", {"momentum": 2}, r"LARS: expected momentum in \[0, 1\], got 2"),

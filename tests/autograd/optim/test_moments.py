@@ -12,6 +12,7 @@ from tallygrad.autograd import context, nn, optim
 from tallygrad.autograd.ops import moments
 from tallygrad.autograd.primitive import REQUIRED, Primitive
 from tallygrad.autograd.testing.optimizers import (
+    OF_MATRICES,
     SAMPLES,
     OptimizerSample,
     default_type,
@@ -40,7 +41,7 @@ def feed(parameters: list[nn.Parameter], step: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+@pytest.mark.parametrize("sample", [*SAMPLES, *OF_MATRICES], ids=str)
 def test_fifty_steps_end_where_those_of_torch_do(sample: OptimizerSample) -> None:
     """With groups, weight decay and a schedule with a warm-up."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
