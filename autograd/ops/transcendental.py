@@ -12,11 +12,12 @@ import numpy as np
 from .. import gaussian
 from ..array import NDArray, Spec
 from ..primitive import Primitive, Value, primitive
-from .elementwise import add, div, exp, fit, mul, neg, sub
+from .compare import eq
+from .elementwise import add, div, exp, fit, mul, neg, sub, where
 from .elementwise import sqrt as root
 from .reduce import scale
 from .rules import agreed, broadcast, each, floating
-from .shape import constant
+from .shape import constant, full
 
 
 def _function(of: Callable[[NDArray], NDArray], name: str, text: str) -> Primitive:
@@ -147,9 +148,16 @@ def atan2(x: NDArray, w: NDArray) -> NDArray:
 
 @atan2.vjp("x")
 def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
-    return fit(div(mul(dy, w), add(mul(x, x), mul(w, w))), specs[0])
+    return fit(div(mul(dy, w), _squares(x, w)), specs[0])
 
 
 @atan2.vjp("w")
 def _(dy: Value, x: Value, w: Value, specs: tuple[Spec, ...]) -> Value:
-    return fit(neg(div(mul(dy, x), add(mul(x, x), mul(w, w)))), specs[1])
+    return fit(neg(div(mul(dy, x), _squares(x, w))), specs[1])
+
+
+def _squares(x: Value, w: Value) -> Value:
+    """Return x^2 + w^2, but 1 at the origin, where the gradients of the angle are 0 as in torch."""
+    squares = add(mul(x, x), mul(w, w))
+    zero, one = (full(shape=(), dtype=squares.dtype, value=value) for value in (0.0, 1.0))
+    return where(eq(squares, zero), one, squares)

@@ -136,7 +136,19 @@ def test_sums_of_powers_at_infinity() -> None:
     inf, x = np.inf, ag.tensor([np.inf, -np.inf, 800.0, -np.inf])
     y = ag.logaddexp(x, ag.tensor([1.0, -np.inf, 800.0, 2.0]))
     np.testing.assert_allclose(y.numpy(), [inf, -inf, 800 + np.log(2), 2], rtol=1e-6)
-    assert ag.xlogy(ag.zeros(2), ag.tensor([0.0, -1.0])).tolist() == [0, 0]
+    x, z = ag.zeros(3, requires_grad=True), ag.tensor([0.0, -1.0, np.e], requires_grad=True)
+    y = ag.xlogy(x, z)
+    y.sum().backward()
+    assert y.tolist() == [0, 0, 0] and x.grad is not None and z.grad is not None
+    np.testing.assert_allclose(x.grad.numpy(), [0, 0, 1], rtol=1e-6)
+    assert z.grad.tolist()[1:] == [0, 0]
+
+
+def test_an_angle_at_the_origin_has_gradients_of_zero() -> None:
+    x, w = (ag.tensor([0.0, 1.0], requires_grad=True) for _ in range(2))
+    ag.atan2(x, w).sum().backward()
+    assert x.grad is not None and w.grad is not None
+    assert (x.grad.tolist(), w.grad.tolist()) == ([0, 0.5], [0, -0.5])
 
 
 @pytest.mark.parametrize(
