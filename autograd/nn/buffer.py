@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..array import Array
 from ..tensor import Tensor
 
+__all__ = ["Buffer"]
+
 
 class Buffer(Tensor):
     """A tensor that a module registers as a buffer where it is an attribute of it: `state_dict` has

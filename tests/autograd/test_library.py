@@ -148,7 +148,7 @@ def test_a_loader_goes_through_epochs(prefetch: int) -> None:
 
 
 # Modules that are no family.
-OTHERS = ("__init__", "errors", "functional", "init", "options", "utils")
+OTHERS = ("__init__", "errors", "functional", "hooks", "init", "options", "utils")
 
 
 @pytest.mark.parametrize(

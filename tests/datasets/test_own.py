@@ -246,5 +246,5 @@ def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"--dataset .*no\.npz: no such file or folder"):
         load_own(tmp_path / "no.npz")
     (tmp_path / "a.csv").touch()
-    with pytest.raises(DataError, match=r"expected a folder, \.npz, \.h5 or \.hdf5, got a \.csv"):
+    with pytest.raises(DataError, match=r"expected a folder, \.npz, \.h5 or \.hdf5, got a\.csv"):
         load_own(tmp_path / "a.csv")
