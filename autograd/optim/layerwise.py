@@ -152,11 +152,12 @@ class MuonGroup(AveragingGroup):
         if self.adjust_lr_fn not in (None, *self.SCALES):
             known = " or ".join(self.SCALES)
             raise ValueError(f"Muon: expected adjust_lr_fn {known}, got {self.adjust_lr_fn!r:.60}")
-        self.ns_coefficients = tuple(self.ns_coefficients)
         if len(self.ns_coefficients) != 3:
             raise ValueError(
                 f"Muon: expected three ns_coefficients, got {len(self.ns_coefficients)}"
             )
+        a, b, c = self.ns_coefficients
+        self.ns_coefficients = (a, b, c)  # hashable, also if a list was given
 
     def update(self, run: Run, lr: Array) -> None:
         """Update neighbouring parameters, in a call each."""
