@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..autograd import nn
+from ..autograd import nn, optim
 from ..autograd.nn.flat import FlatParameters
 from ..autograd.optim import Optimizer
 from ..datasets import Sampler, Source
@@ -159,7 +159,8 @@ def make_sync(
     over the ranks, and whether within nodes first."""
     unfit = combinations.obstacle(config, "hierarchical")
     hierarchy = form(config.hierarchical, comm, flat, parts, unfit)
-    reducer = Reducer(comm, parts, scatters=config.shard_optimizer, nodes=hierarchy.nodes)
+    scatters = config.shard_optimizer and optim.is_elementwise(config.optimizer)
+    reducer = Reducer(comm, parts, scatters=scatters, nodes=hierarchy.nodes)
     sync = GradientSync(
         flat, reducer, int(config.bucket_mb * 1e6), mine,
         hooked=config.local_steps == 0, compress=parse_compress(config.compress),
@@ -174,14 +175,16 @@ def _update(
     """Return how weights are updated: all of them, this rank's share, or those of its workers."""
     flat, reducer, clip = sync.flat, sync.reducer, None
     if config.clip_norm or config.clip_value:
-        count, shards = flat.data.spec.size, reducer.scatters
-        clip = Clip(config.clip_norm, config.clip_value, count, reducer.comm, shards)
+        count = flat.data.spec.size
+        clip = Clip(
+            config.clip_norm, config.clip_value, count, reducer.comm, config.shard_optimizer
+        )
     if config.local_steps:
         outer = OuterStep(config.outer_lr, config.outer_momentum)
         workers = Workers(sampler.mine, sampler.parts)
         optimizers = [make() for _ in workers.mine or [0]]
         return LocalUpdate(optimizers, flat, names, workers, reducer, outer, clip)
-    if reducer.scatters:
+    if config.shard_optimizer:
         cut(sync, reducer.comm)
         return ShardedUpdate(make(), sync, reducer.comm, names, clip)
     return Update(make(), reducer.comm, clip)

@@ -95,10 +95,11 @@ class FlatParameters:
         """What an optimizer updates here: a group for each, all parameters unless `cut`."""
         return (self,) if self._slices is None else self._slices
 
-    def cut(self, spans: Iterable[tuple[int, int]]) -> None:
+    def cut(self, spans: Iterable[tuple[int, int]], whole: bool = False) -> None:
         """Let optimizers that are made from now on update, and keep state for, only these ranges of
-        elements, each from its first up to but without its last."""
-        self._slices = tuple(FlatSlice(self, start, stop) for start, stop in spans)
+        elements, each from its first up to but without its last; with `whole`, they are of whole
+        parameters, which keep their shapes."""
+        self._slices = tuple(FlatSlice(self, start, stop, whole) for start, stop in spans)
 
     def part(self, array: Array, first: int, last: int) -> Array:
         """Return the parameters from `first` to `last` in an array like `data`, (size,)."""
@@ -111,24 +112,24 @@ class FlatParameters:
 
 class FlatSlice(FlatParameters):
     """The elements from `start` up to but without `stop` of flat parameters, which may begin and
-    end inside a parameter. `shapes` has (elements,) of what lies inside of each, `inside` their
-    range in the parameter."""
+    end inside a parameter, unless it has parameters as a `whole`. `shapes` has (elements,) of what
+    lies inside of each, or the shapes of whole ones, `inside` their range in the parameter."""
 
-    def __init__(self, whole: FlatParameters, start: int, stop: int) -> None:
+    def __init__(self, flat: FlatParameters, start: int, stop: int, whole: bool) -> None:
         pairs = [
             (p, range(max(start - offset, 0), min(stop - offset, p.size)))
-            for p, offset in zip(whole.parameters, whole.offsets, strict=True)
+            for p, offset in zip(flat.parameters, flat.offsets, strict=True)
         ]
         pairs = [(p, inside) for p, inside in pairs if inside]
         self.parameters = tuple(p for p, _ in pairs)
         self.inside = tuple(inside for _, inside in pairs)
         sizes = [len(inside) for inside in self.inside]
-        self.shapes = tuple((size,) for size in sizes)
+        self.shapes = tuple(p.shape if whole else (len(inside),) for p, inside in pairs)
         self.offsets = (*accumulate(sizes[:-1], initial=0),) if sizes else ()
         self._slices = None
-        self.dtype = whole.dtype
-        self.data = whole.data.view(start, (stop - start,))
-        self.grad = whole.grad.view(start, (stop - start,))
+        self.dtype = flat.dtype
+        self.data = flat.data.view(start, (stop - start,))
+        self.grad = flat.grad.view(start, (stop - start,))
 
 
 def flatten(parameters: Sequence[Parameter]) -> FlatParameters:

@@ -11,7 +11,7 @@ from .group import ParameterGroup, Run, SlottedGroup
 from .layerwise import LAMB, LARS, Muon
 from .lbfgs import LBFGS
 from .optimizer import Optimizer
-from .registry import create, defaults, names, options, usual_settings
+from .registry import create, defaults, is_elementwise, names, options, usual_settings
 from .rmsprop import RMSprop
 from .rprop import Rprop
 from .sgd import SGD
@@ -41,6 +41,7 @@ __all__ = [
     "SlottedGroup",
     "create",
     "defaults",
+    "is_elementwise",
     "lr_scheduler",
     "names",
     "options",

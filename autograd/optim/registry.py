@@ -56,6 +56,12 @@ def usual_settings(name: str) -> dict[str, Any]:
     return dict(_class(name).usual)
 
 
+def is_elementwise(name: str) -> bool:
+    """Tell whether an optimizer updates each element by itself, so that slices of parameters can be
+    updated apart. ValueError for an unknown name, with the nearest."""
+    return bool(_class(name).elementwise)
+
+
 def create(
     name: str,
     params: Parameters,

@@ -8,7 +8,7 @@ lacks it must still be able to end the others.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -90,6 +90,10 @@ class Comm(Protocol):
 
     def allgather(self, array: NDArray[Any]) -> NDArray[Any]:
         """Stack the ranks' arrays of equal shape: (size, *shape)."""
+
+    def allgather_pieces(self, array: NDArray[Any], borders: Sequence[int]) -> None:
+        """Overwrite each rank's piece of `array` (n,), which lies between two of the `borders`,
+        with that of the rank."""
 
     def iallgather(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
         """Start to stack the ranks' arrays of equal shape; return the request and a new array,
@@ -222,6 +226,10 @@ class SerialComm:
         """Return a view of `array` with a leading axis of one."""
         check_buffer(array)
         return array[None]
+
+    def allgather_pieces(self, array: NDArray[Any], borders: Sequence[int]) -> None:
+        """Do nothing: the only piece is there."""
+        check_buffer(array)
 
     def iallgather(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
         """Return a view of `array` with a leading axis of one."""

@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 import time
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpi4py import MPI
@@ -156,6 +158,18 @@ class MpiComm:
         with self.journal.collective(self._stream, "allgather", array):
             self._complete("Allgather", _bytes_of(array), _bytes_of(out))
         return out
+
+    def allgather_pieces(self, array: NDArray[Any], borders: Sequence[int]) -> None:
+        """Overwrite each rank's piece of `array` (n,), which lies between two of the `borders`,
+        with that of the rank."""
+        check_buffer(array)
+        # Of elements of any size, so that counts stay small.
+        kind = MPI.BYTE.Create_contiguous(array.itemsize).Commit()
+        counts = [stop - start for start, stop in pairwise(borders)]
+        whole = [_bytes_of(array), counts, [*borders[:-1]], kind]
+        with self.journal.collective(self._stream, "allgather", array):
+            self._complete("Allgatherv", MPI.IN_PLACE, whole)
+        kind.Free()
 
     def iallgather(self, array: NDArray[Any]) -> tuple[Request, NDArray[Any]]:
         """Start to stack the ranks' arrays of equal shape; return the request and a new array,

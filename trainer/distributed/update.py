@@ -1,13 +1,17 @@
 """How weights are updated once the gradients of a step are there: by every rank all of them, or by
-each rank its share (ZeRO stage 1: Rajbhandari et al. 2020)."""
+each rank its share (ZeRO stage 1: Rajbhandari et al. 2020).
+
+A share is a piece of each bucket, of which the rank gets the sums alone. For an optimizer that
+looks at whole parameters, it is neighbouring parameters, and the sums are those of all ranks."""
 
 from __future__ import annotations
 
 import json
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +26,7 @@ from ..cost.cluster.allreduce import ring_volume
 from ..errors import UserError
 from .clipping import Clip
 from .comm import Comm
-from .exchange import piece, span
+from .exchange import span
 from .sync import GradientSync
 
 
@@ -79,48 +83,68 @@ class Update:
         self.optimizer.load_state_dict(state)
 
 
-def _gathering_cost(y: None, x: Spec, *, through: Comm) -> Cost:
-    """Cost of a ring allgather for one rank: p-1 messages, in all (p-1)/p of the array (Patarasuk
-    and Yuan 2009)."""
+def _gathering_cost(y: None, x: Spec, *, through: Comm, borders: tuple[int, ...]) -> Cost:
+    """Cost of a ring allgather for one rank: p-1 messages, in all (p-1)/p of the array, of pieces
+    of any sizes on average (Patarasuk and Yuan 2009)."""
     moved = int(ring_volume(x.nbytes, through.size) / 2)
     return Cost(bytes_read=moved, bytes_written=moved, bytes_sent=moved, messages=through.size - 1)
 
 
-@primitive(infer=lambda x, *, through: (), cost=_gathering_cost, writes=(0,), alias=0)
-def allgather(x: NDArray, *, through: Comm) -> None:
-    """Overwrite each rank's piece of x, see `exchange.span`, with that of the rank."""
-    start, stop = span(x.size, through.size, through.rank)
-    own = np.zeros(piece(x.size, through.size), x.dtype)  # pieces of a collective are of one size
-    own[: stop - start] = x[start:stop]
-    x[...] = through.allgather(own).reshape(-1)[: x.size]
+@primitive(infer=lambda x, *, through, borders: (), cost=_gathering_cost, writes=(0,), alias=0)
+def allgather(x: NDArray, *, through: Comm, borders: tuple[int, ...]) -> None:
+    """Overwrite each rank's piece of x, which lies between two of the `borders`, with that of the
+    rank."""
+    through.allgather_pieces(x, borders)
+
+
+class Shared(NamedTuple):
+    """Elements of flat parameters from `start` on, of which each rank updates those between two of
+    the `borders`, counted from there."""
+
+    start: int
+    borders: tuple[int, ...]
+
+    def of(self, rank: int) -> tuple[int, int]:
+        """Return the range of a rank in the flat parameters."""
+        return self.start + self.borders[rank], self.start + self.borders[rank + 1]
+
+
+def shared(sync: GradientSync, ranks: int) -> list[Shared]:
+    """Return what ranks share: each bucket, if each rank gets the sum of its piece, else all, cut
+    between parameters, about evenly."""
+    if sync.reducer.scatters:
+        sizes = [(bucket.start, bucket.array.spec.size) for bucket in sync.buckets]
+        return [
+            Shared(start, (*(span(size, ranks, rank)[0] for rank in range(ranks)), size))
+            for start, size in sizes
+        ]
+    ends = [*sync.flat.offsets[1:], sync.flat.data.spec.size]
+    middles = [(start + end) / 2 for start, end in zip(sync.flat.offsets, ends, strict=True)]
+    # A parameter is updated by the rank in whose even share its middle lies.
+    firsts = [bisect_left(middles, rank * ends[-1] / ranks) for rank in range(ranks)]
+    return [Shared(0, (*([0, *ends][first] for first in firsts), ends[-1]))]
 
 
 def cut(sync: GradientSync, comm: Comm) -> None:
-    """Let optimizers update what this rank adds up: its piece of each bucket."""
-    spans = [span(bucket.array.spec.size, comm.size, comm.rank) for bucket in sync.buckets]
-    pairs = zip(sync.buckets, spans, strict=True)
-    sync.flat.cut((bucket.start + start, bucket.start + stop) for bucket, (start, stop) in pairs)
+    """Let optimizers update this rank's share."""
+    spans = (each.of(comm.rank) for each in shared(sync, comm.size))
+    sync.flat.cut(spans, whole=not sync.reducer.scatters)
 
 
 class ShardedUpdate(Update):
-    """An optimizer that on each rank updates its piece of every bucket, and keeps no state for
-    others; each element is updated by the same operations as by `Update`. The parameters, with
-    these `names`, were `cut` before the optimizer was made.
+    """An optimizer that on each rank updates its share, and keeps no state for others; each element
+    is updated by the same operations as by `Update`. The parameters, with these `names`, were `cut`
+    before the optimizer was made.
 
-    UserError for an optimizer that is not elementwise, or has groups of its own."""
+    UserError for an optimizer with groups of its own."""
 
     def __init__(
         self, optimizer: Optimizer, sync: GradientSync, comm: Comm, names: Sequence[str],
         clip: Clip | None = None,
     ) -> None:  # fmt: skip
         super().__init__(optimizer, comm, clip)
-        self._flat, self.buckets, self._names = sync.flat, sync.buckets, names
-        self._reducer = sync.reducer
-        if not optimizer.elementwise:
-            raise UserError(
-                "--shard-optimizer: expected an optimizer that updates each element by itself, got "
-                f"{type(optimizer).__name__}; use --no-shard-optimizer"
-            )
+        self._flat, self._names, self._reducer = sync.flat, names, sync.reducer
+        self.shared = shared(sync, comm.size)
         if [group.flat for group in optimizer.groups] != [*sync.flat.slices]:
             raise UserError(
                 "--shard-optimizer: expected an optimizer over the flat parameters as a whole, got "
@@ -138,9 +162,9 @@ class ShardedUpdate(Update):
 
     def _gather_weights(self) -> None:
         with context.using(phase="communicate", scope="weights", tape=None):
-            for bucket in self.buckets:
-                weights = self._flat.data.view(bucket.start, bucket.array.spec.shape)
-                allgather(weights, through=self.comm)
+            for start, borders in self.shared:
+                weights = self._flat.data.view(start, (borders[-1],))
+                allgather(weights, through=self.comm, borders=borders)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -180,11 +204,10 @@ class ShardedUpdate(Update):
             return {}
         whole = np.empty(self._flat.data.shape, self._flat.dtype)
         done = [0] * len(rows)
-        for bucket in self.buckets:
+        for each in self.shared:
             for rank, row in enumerate(rows):
-                start, stop = span(bucket.array.spec.size, len(rows), rank)
-                values = row[done[rank] : done[rank] + stop - start]
-                whole[bucket.start + start : bucket.start + stop] = values
+                start, stop = each.of(rank)
+                whole[start:stop] = row[done[rank] : done[rank] + stop - start]
                 done[rank] += stop - start
         flat = self._flat
         triples = zip(self._names, flat.offsets, flat.shapes, strict=True)
@@ -210,8 +233,10 @@ class ShardedUpdate(Update):
         compare("optimizer's state", shapes, found, strict=True)
         names = {id(p): name for p, name in zip(self._flat.parameters, self._names, strict=True)}
         return {
-            names[id(p)]: values[names[id(p)]].reshape(-1)[inside.start : inside.stop]
+            names[id(p)]: values[names[id(p)]]
+            .reshape(-1)[inside.start : inside.stop]
+            .reshape(shape)
             for part in self._flat.slices
             if isinstance(part, FlatSlice)
-            for p, inside in zip(part.parameters, part.inside, strict=True)
+            for p, inside, shape in zip(part.parameters, part.inside, part.shapes, strict=True)
         }

@@ -16,7 +16,7 @@ from tallygrad.trainer.components.checkpoint import load
 from tallygrad.trainer.distributed.comm import SerialComm
 from tallygrad.trainer.distributed.exchange import Reducer
 from tallygrad.trainer.distributed.sync import GradientSync
-from tallygrad.trainer.distributed.update import ShardedUpdate, cut
+from tallygrad.trainer.distributed.update import ShardedUpdate, cut, shared
 from tallygrad.trainer.errors import UserError
 
 SMALL = ["--dataset", "digits", "--eval-batch-size", "1000", "--log-every", "1"]
@@ -56,6 +56,26 @@ def test_shards_give_the_same_bits_on_any_ranks(mpirun: Any, tmp_path: Path, ove
     for ranks in (2, 3, 4):
         train(mpirun, ranks, tmp_path / str(ranks), *words, SHARD)
         assert bits(tmp_path / str(ranks)) == expected
+
+
+@pytest.mark.slow
+def test_whole_parameters_are_shared_with_the_same_bits(mpirun: Any, tmp_path: Path) -> None:
+    """Each rank makes its own matrices orthogonal; clipping and verification know all of them."""
+    words = ["--model", "lenet", "--optimizer", "muon", "--micro-batches", "4", "--max-steps", "4"]
+    words += ["--clip-norm", "0.5", "--verify-every", "2", "--bucket-mb", "0.02"]
+    train(mpirun, 1, tmp_path / "1", *words)
+    for ranks in (2, 3):
+        train(mpirun, ranks, tmp_path / str(ranks), *words, SHARD)
+        assert bits(tmp_path / str(ranks)) == bits(tmp_path / "1")
+    added = [
+        sum(row["calls"] * row["add"] for row in rows(tmp_path / name, "update")
+            if row["primitive"] == "muon")
+        for name in ("1", "3")
+    ]  # fmt: skip
+    assert added[0] == added[1] > 0
+    train(mpirun, 3, tmp_path / "1", *words, "--resume", "auto", "--max-steps", "6", SHARD)
+    train(mpirun, 2, tmp_path / "3", *words, "--resume", "auto", "--max-steps", "6", SHARD)
+    assert bits(tmp_path / "3") == bits(tmp_path / "1")
 
 
 @pytest.mark.slow
@@ -116,7 +136,8 @@ def training(comm, shards, name, settings):
     net = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3), nn.Linear(3, 3))
     names = [name for name, _ in net.named_parameters()]
     flat = flatten([*net.parameters()])
-    sync = GradientSync(flat, Reducer(comm, 4, scatters=shards), bucket_bytes=1)
+    scatters = shards and optim.is_elementwise(name)
+    sync = GradientSync(flat, Reducer(comm, 4, scatters=scatters), bucket_bytes=1)
     if shards:
         cut(sync, comm)
     made = optim.create(name, flat, 0.5, net.named_parameters(), **settings)
@@ -145,8 +166,8 @@ def plain(state):
 
 comm = connect()
 with guard(comm):
-    for how in [("rmsprop", {"momentum": 0.5}), ("adamw", {}), ("rprop", {}),
-                ("sgd", {"momentum": 0.5, "dampening": 0.5})]:
+    for how in [("rmsprop", {"momentum": 0.5}), ("adamw", {}), ("rprop", {}), ("lars", {}),
+                ("lamb", {}), ("muon", {}), ("sgd", {"momentum": 0.5, "dampening": 0.5})]:
         expected, own = training(comm, False, *how), training(comm, True, *how)
         assert expected[:2] == own[:2], how
     every = comm.gather_bytes(json.dumps([expected[2], own[2], own[1]]).encode())
@@ -198,12 +219,16 @@ def test_a_state_that_does_not_fit_is_refused_whole() -> None:
             update.load_state_dict({"step": 1, "velocity": wrong})
 
 
-def test_an_optimizer_that_looks_beyond_an_element_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(SGD, "elementwise", False)
-    with pytest.raises(UserError, match="updates each element by itself, got SGD"):
-        shards()
+def test_optimizers_of_whole_parameters_share_these() -> None:
+    """About evenly: a parameter belongs to the rank in whose even share its middle lies."""
+    net = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3), nn.Linear(3, 3))
+    flat = nn.flatten([*net.parameters()])
+    sync = GradientSync(flat, Reducer(Pair(), 2), bucket_bytes=1)
+    for borders in ((0, 78), (0, 42, 78), (0, 35, 42, 63, 78), (0, 0, 35, 35, 42, 42, 63, 66, 78)):
+        assert shared(sync, len(borders) - 1) == [(0, borders)]
+    cut(sync, Pair())
+    (part,) = flat.slices
+    assert part.shapes == ((7, 5), (7,)) and part.data.shape == (42,)
 
 
 def test_an_optimizer_with_groups_of_its_own_is_refused() -> None:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from ....autograd.nn.flat import FlatParameters
 from ..comm import Comm
-from ..exchange import starts
 from ..update import ShardedUpdate, Update
 from .digests import Digests, digests, gather
 from .sealed import SealedState
@@ -67,10 +66,8 @@ class UpdateVerifier:
         if not isinstance(self.update, ShardedUpdate):
             return found
         shares = np.zeros(self.comm.size, np.uint64)
-        for bucket in self.update.buckets:
-            count = bucket.array.spec.size
-            part = state[0][bucket.start : bucket.start + count]
-            shares += digests(part, starts(count, self.comm.size))
+        for start, borders in self.update.shared:
+            shares += digests(state[0][start : start + borders[-1]], borders[:-1])
         return np.concatenate([found, shares])
 
     @property
