@@ -335,3 +335,18 @@ def lamb_step(
 def lamb_rate(weight: float, step: float) -> float:
     """Return the rate of LAMB by the norms of weights and step, 1 where one is 0."""
     return weight / step if weight and step else 1.0
+
+
+def muon_step(
+    c: Sequence[Numbers], nesterov: bool, g: Numbers, mean: Numbers
+) -> tuple[Numbers, Numbers]:
+    """Return Muon's average, and what is to become orthogonal, by 1 - momentum and momentum."""
+    gain, momentum = c
+    mean = mean + gain * (g - mean)
+    return mean, g + momentum * (mean - g) if nesterov else mean
+
+
+def muon_weights(c: Sequence[Numbers], decays: bool, w: Numbers, step: Numbers) -> Numbers:
+    """Return Muon's weights after an orthogonal step, by what decay keeps of them and the rate."""
+    keep, rate = c
+    return (w * keep if decays else w) - rate * step

@@ -5,22 +5,13 @@ Norms are formed in float64. Numbers that change from step to step are 0-d array
 
 from __future__ import annotations
 
-from math import prod, sqrt
-from typing import TypeAlias
-
-import numpy as np
-
 from .. import update_rules as rules
 from ..array import NDArray, Spec
-from ..dtypes import FLOAT64
 from ..ledger import Cost
+from ..orthogonal import Coefficients, matrix_of, norm, orthogonalize
 from ..primitive import primitive
 from .moments import Arrays, blocks
 from .update import fits
-
-
-def _norm(x: NDArray) -> float:
-    return sqrt(np.square(x, dtype=FLOAT64).sum())
 
 
 def _lars_cost(
@@ -45,7 +36,7 @@ def lars(
     w = w - lr velocity"""
     rate = 1.0
     if adapts:
-        rate = rules.lars_rate(_norm(w), _norm(g), weight_decay, trust_coefficient, eps)
+        rate = rules.lars_rate(norm(w), norm(g), weight_decay, trust_coefficient, eps)
     numbers = [w.dtype.type(x) for x in (momentum, rate, lr, weight_decay)]
     flags = weight_decay != 0, adapts
     for some, gradient, old in blocks([w, g, velocity]):
@@ -77,17 +68,8 @@ def lamb(
     numbers = [real(number) for number in known]
     mean[...], square[...] = rules.lamb_averages(numbers, g, mean, square)
     r = rules.lamb_step(algebra, numbers, weight_decay != 0, w, mean, square)
-    rate = rules.lamb_rate(_norm(w), _norm(r)) if adapts else 1.0
+    rate = rules.lamb_rate(norm(w), norm(r)) if adapts else 1.0
     w -= real(float(lr) * rate) * r
-
-
-Coefficients: TypeAlias = tuple[float, float, float]
-COEFFICIENTS: Coefficients = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, by its author
-
-
-def matrix_of(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return rows and columns of a parameter as a matrix: a filter is a row."""
-    return shape[0], prod(shape[1:])
 
 
 def _muon_cost(
@@ -118,26 +100,8 @@ def muon(
         w = w (1 - lr weight_decay) - lr scale orthogonal(d)
 
     where the singular values of `orthogonal(d)` are near 1 (`orthogonalize`)."""
-    real = w.dtype.type
-    mean += real(1 - momentum) * (g - mean)
-    step = (g + real(momentum) * (mean - g) if nesterov else mean).reshape(matrix_of(w.shape))
-    step = orthogonalize(step, ns_steps, eps, ns_coefficients).reshape(w.shape)
-    if weight_decay:
-        w *= real(1 - float(lr) * weight_decay)
-    w -= real(float(lr) * scale) * step
-
-
-def orthogonalize(
-    x: NDArray, steps: int, eps: float, coefficients: Coefficients = COEFFICIENTS
-) -> NDArray:
-    """Return a matrix with the singular vectors of x, (a, b), and singular values near 1, between
-    about 0.7 and 1.2, by Newton-Schulz iterations with a quintic polynomial."""
-    real = x.dtype.type
-    a, b, c = map(real, coefficients)
-    tall = x.shape[0] > x.shape[1]
-    x = np.ascontiguousarray(x.T if tall else x)
-    x = x / real(max(_norm(x), eps))
-    for _ in range(steps):
-        square = x @ x.T
-        x = a * x + (b * square + c * (square @ square)) @ x
-    return x.T if tall else x
+    real, matrix = w.dtype.type, matrix_of(w.shape)
+    mean[...], step = rules.muon_step((real(1 - momentum), real(momentum)), nesterov, g, mean)
+    step = orthogonalize(step.reshape(matrix), ns_steps, eps, ns_coefficients).reshape(w.shape)
+    numbers = real(1 - float(lr) * weight_decay), real(float(lr) * scale)
+    w[...] = rules.muon_weights(numbers, weight_decay != 0, w, step)

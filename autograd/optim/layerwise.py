@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Unpack
 
 from ..array import Array
 from ..ops import layerwise, moments
+from ..orthogonal import COEFFICIENTS, Coefficients, matrix_of
 from ..tensor import Parameter
 from .adam import AveragingGroup
 from .group import Run, SlottedGroup
@@ -132,7 +133,7 @@ class MuonGroup(AveragingGroup):
 
     momentum: float
     nesterov: bool
-    ns_coefficients: layerwise.Coefficients
+    ns_coefficients: Coefficients
     ns_steps: int
     adjust_lr_fn: str | None
 
@@ -166,7 +167,7 @@ class MuonGroup(AveragingGroup):
             shape, biases = self.flat.shapes[one.first], self.biases(run)
             w, g, mean, square = self.operands(one, *self.slot_names())
             if len(shape) > 1:
-                rows, columns = layerwise.matrix_of(shape)
+                rows, columns = matrix_of(shape)
                 layerwise.muon(
                     *(x.view(0, shape) for x in (w, g, mean)),
                     lr,
@@ -210,7 +211,7 @@ class Muon(Optimizer):
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         nesterov: bool = True,
-        ns_coefficients: layerwise.Coefficients = layerwise.COEFFICIENTS,
+        ns_coefficients: Coefficients = COEFFICIENTS,
         eps: float = 1e-7,
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,

@@ -9,7 +9,7 @@ import pytest
 
 import tallygrad.autograd as ag
 from tallygrad.autograd import context, nn, optim
-from tallygrad.autograd.ops.layerwise import orthogonalize
+from tallygrad.autograd.orthogonal import orthogonalize
 
 SHAPES = ((3, 4), (4,), (5, 2, 2, 1), (2, 3))
 NORM = np.linalg.norm

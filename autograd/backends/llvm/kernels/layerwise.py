@@ -1,11 +1,12 @@
-"""Kernels of LARS and LAMB: a sweep that forms norms, in float64, and one that updates weights."""
+"""Kernels of LARS, LAMB and Muon: a sweep before what a parameter is looked at as a whole for, such
+as its norm in float64, and one that updates weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from ....update_rules import lamb_averages, lamb_step, lars
+from ....update_rules import lamb_averages, lamb_step, lars, muon_step, muon_weights
 from ..compiler.isa.targets import Target
 from ..compiler.language import Integer, KernelBuilder
 from ..compiler.vectors import Vector
@@ -101,6 +102,37 @@ def lamb_second(target: Target, dtype: str, decays: bool) -> KernelBuilder:
         weights, *averages = _loaded(k, (w, mean, square), index, some)
         step = lamb_step(k, numbers, decays, weights, *averages)
         k.store(weights - rate * step, k.at(w, index), some)
+
+    sweep(k, count, body)
+    return k
+
+
+def muon_first(target: Target, dtype: str, nesterov: bool) -> KernelBuilder:
+    """Return the kernel of Muon's average, and of what is to become orthogonal: g, mean, numbers,
+    step, number of elements."""
+    names = ("g", "mean")
+    k = KernelBuilder(target, dtype, (*names, "settings", "step"), ("count",), aliases=names)
+    g, mean, settings, step, count = k.arguments
+    numbers = _numbers(k, settings, 2)
+
+    def body(index: Integer, some: Integer | None) -> None:
+        new = muon_step(numbers, nesterov, *_loaded(k, (g, mean), index, some))
+        for value, array in zip(new, (mean, step), strict=True):
+            k.store(value, k.at(array, index), some)
+
+    sweep(k, count, body)
+    return k
+
+
+def muon_second(target: Target, dtype: str, decays: bool) -> KernelBuilder:
+    """Return the kernel of Muon's weights: w, orthogonal step, numbers, number of elements."""
+    k = KernelBuilder(target, dtype, ("w", "step", "settings"), ("count",))
+    w, step, settings, count = k.arguments
+    numbers = _numbers(k, settings, 2)
+
+    def body(index: Integer, some: Integer | None) -> None:
+        new = muon_weights(numbers, decays, *_loaded(k, (w, step), index, some))
+        k.store(new, k.at(w, index), some)
 
     sweep(k, count, body)
     return k

@@ -1,5 +1,5 @@
-"""LARS and LAMB: norms in one sweep over a parameter, its update in another one. Sums depend on
-shapes and the target alone."""
+"""LARS, LAMB and Muon: one sweep over a parameter before it is looked at as a whole, its update in
+another one. Sums depend on shapes and the target alone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from math import sqrt
 import numpy as np
 
 from ....array import NDArray, Spec
+from ....orthogonal import Coefficients, matrix_of, orthogonalize
 from ....update_rules import lamb_numbers, lamb_rate, lars_rate
 from ..compiler.isa.targets import Target
 from ..compiler.jit import build
-from ..kernels.layerwise import lamb_first, lamb_second, lars_update, squares
+from ..kernels.layerwise import (
+    lamb_first,
+    lamb_second,
+    lars_update,
+    muon_first,
+    muon_second,
+    squares,
+)
 from ..registry import implements
 from ..runtime.executable import Executable
 from ..runtime.layout import Layouts, address
@@ -70,6 +78,34 @@ def lamb(
             update(*map(address, (w, mean, square, numbers)), layouts.size)
 
         in_place(layouts, go, (w, mean, square), (g,))
+
+    return Executable(run)
+
+
+@implements("muon")
+def muon(
+    target: Target, w: Spec, g: Spec, mean: Spec, lr: Spec, *, momentum: float, nesterov: bool,
+    weight_decay: float, ns_coefficients: Coefficients, ns_steps: int, eps: float, scale: float,
+) -> Executable | None:  # fmt: skip
+    """Plan a step of Muon. Its products are the reference's, by BLAS."""
+    if not alike(w, g, mean):
+        return None
+    layouts, dtype = Layouts(w), w.dtype.name
+    first = build(muon_first, target, dtype, bool(nesterov))
+    second = build(muon_second, target, dtype, weight_decay != 0)
+    averaging = np.array([1 - momentum, momentum], w.dtype)
+
+    def run(w: NDArray, g: NDArray, mean: NDArray, lr: NDArray) -> None:
+        def go(w: NDArray, mean: NDArray, g: NDArray) -> None:
+            step = np.empty_like(w)  # in the layout of w
+            first(*map(address, (g, mean, averaging, step)), layouts.size)
+            matrix = step.reshape(matrix_of(w.shape))
+            found = orthogonalize(matrix, ns_steps, eps, ns_coefficients)
+            step[...] = found.reshape(w.shape)
+            numbers = np.array([1 - float(lr) * weight_decay, float(lr) * scale], w.dtype)
+            second(*map(address, (w, step, numbers)), layouts.size)
+
+        in_place(layouts, go, (w, mean), (g,))
 
     return Executable(run)
 

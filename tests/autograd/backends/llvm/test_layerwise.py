@@ -1,5 +1,5 @@
-"""LARS, LAMB and norms: near the NumPy references on every target, whatever the layout, and nowhere
-outside of their arrays."""
+"""LARS, LAMB, Muon and norms: near the NumPy references on every target, whatever the layout, and
+nowhere outside of their arrays."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from tallygrad.autograd.ops import clipping, layerwise
+from tallygrad.autograd.orthogonal import COEFFICIENTS
 from tallygrad.autograd.primitive import Primitive
 
 from .test_elementwise import intact, kernel, numbers, target  # noqa: F401  (a fixture)
 
 LARS = {"momentum": 0.9, "trust_coefficient": 0.1, "eps": 1e-8}
 LAMB = {"betas": (0.9, 0.99), "eps": 1e-6}
+MUON = {
+    "momentum": 0.9, "ns_coefficients": COEFFICIENTS, "ns_steps": 2, "eps": 1e-7,
+    "scale": 0.3,
+}  # fmt: skip
 CASES: list[tuple[Primitive, int, dict[str, Any]]] = [
     (layerwise.lars, 1, {**LARS, "weight_decay": 0.1, "adapts": True}),
     (layerwise.lars, 1, {**LARS, "weight_decay": 0.0, "adapts": True}),
@@ -24,6 +29,8 @@ CASES: list[tuple[Primitive, int, dict[str, Any]]] = [
     (layerwise.lamb, 3, {**LAMB, "weight_decay": 0.1, "adapts": True}),
     (layerwise.lamb, 3, {**LAMB, "weight_decay": 0.0, "adapts": True}),
     (layerwise.lamb, 3, {**LAMB, "weight_decay": 0.1, "adapts": False}),
+    (layerwise.muon, 1, {**MUON, "weight_decay": 0.1, "nesterov": True}),
+    (layerwise.muon, 1, {**MUON, "weight_decay": 0.0, "nesterov": False}),
 ]
 
 
@@ -46,7 +53,7 @@ def test_steps_are_those_of_the_reference(
             run(*arrays, *scalars)
             primitive.reference(*theirs, *scalars, **options)
         for x, y in zip(arrays, theirs, strict=True):
-            np.testing.assert_allclose(x, y, rtol=close if options["adapts"] else 0, atol=0)
+            np.testing.assert_allclose(x, y, rtol=close if options.get("adapts") else 0, atol=0)
             assert intact(x)
         scalars[0] *= 0.5  # it may change from step to step
 
