@@ -28,7 +28,13 @@ NARROW = [
     *(f"llvm:{kind}" for kind in KINDS[1:]),  # of which "auto" is one or the other
     *["llvm:tiles=emulated"] * ("avx512" in targets.available()),
 ]
-RUNS = [f"llvm:{name},{kind}" for name in targets.available() for kind in KINDS]
+# Narrower registers hold either type in the same way: float32 suffices.
+RUNS = [
+    (f"llvm:{name},{kind}", dtype)
+    for name in targets.available()
+    for kind in KINDS
+    for dtype in ("float32", "float64")[: 1 + (name == targets.available()[0])]
+]
 
 
 def guarded(*words: str) -> subprocess.CompletedProcess[str]:
@@ -39,10 +45,7 @@ def guarded(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["behind", "before"])
-@pytest.mark.parametrize(
-    ("backend", "dtype"),
-    [*product(RUNS, ("float32", "float64")), *product(NARROW, ("bfloat16",))],
-)
+@pytest.mark.parametrize(("backend", "dtype"), [*RUNS, *product(NARROW, ("bfloat16",))])
 def test_no_sample_leaves_its_arrays(backend: str, dtype: str, end: str) -> None:
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
