@@ -111,6 +111,7 @@ def bits(path: Path) -> dict[str, bytes]:
     return {name: value.tobytes() for name, value in load(path).tensors.items()}
 
 
+@pytest.mark.slow
 def test_a_script_has_the_bits_of_the_command_on_more_ranks_than_micro_batches(
     mpirun: Any, place: Path
 ) -> None:

@@ -82,7 +82,7 @@ sys.exit(main(["train", "--out", sys.argv[2]]))
     ("absent", "status", "said"),
     [
         ("numpy", 1, "[rank 1] ModuleNotFoundError: "),
-        ("mpi4py", 2, "tallygrad: error: MPI cannot be loaded"),
+        pytest.param("mpi4py", 2, "tallygrad: error: MPI cannot be loaded", marks=pytest.mark.slow),
     ],
 )
 def test_a_rank_that_fails_before_it_meets_the_others_ends_the_job(

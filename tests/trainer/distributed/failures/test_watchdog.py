@@ -177,7 +177,7 @@ print("done", flush=True)
 BUSY = "end = time.monotonic() + 8\n            while time.monotonic() < end: sum(range(1000))"
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_stopped_rank_ends_the_job(mpirun: Callable[..., Any], tmp_path: Path, rank: int) -> None:
     fault = "os.kill(os.getpid(), signal.SIGSTOP)"
     done = mpirun(3, ["-c", RANKS.format(folder=str(tmp_path / "dump"), rank=rank, fault=fault)])
@@ -198,6 +198,7 @@ def test_a_rank_that_stands_still_ends_the_job(mpirun: Callable[..., Any], tmp_p
     assert "threading.py" in (tmp_path / "dump" / "rank-1.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_rank_that_works_is_waited_for(mpirun: Callable[..., Any], tmp_path: Path) -> None:
     done = mpirun(2, ["-c", RANKS.format(folder=str(tmp_path / "dump"), rank=1, fault=BUSY)])
     assert done.returncode == 0 and done.stdout.split() == ["done", "done"], done.stderr
